@@ -1,1 +1,73 @@
-//! Placeholder.
+//! What NSQ's outside world can see and two programs must agree on: the client protocol V2, the
+//! protocol between nsqd and nsqlookupd, and the JSON that both daemons serve.
+//!
+//! Everything here is pure: bytes in, values out, and back. No socket, no file, no clock. Whatever
+//! comes from the wire is checked against a limit before anything is allocated for it, and no input
+//! makes a function panic.
+//!
+//! ```text
+//! client to nsqd    "  V2"  then commands:   NAME SP PARAM .. LF  [ length(4) body ]
+//! nsqd to client    frames:                  size(4) type(4) data(size - 4)
+//! message frame     data:                    timestamp(8) attempts(2) id(16) body
+//!
+//! nsqd to lookupd   "  V1"  then commands:   NAME SP PARAM .. LF  [ length(4) body ]
+//! lookupd to nsqd   responses:               size(4) data(size)
+//! ```
+//!
+//! All integers are big-endian. The modules, in reading order:
+//!
+//! - [`name`]: topic and channel names; [`message_id`]: message ids
+//! - [`frame`] and [`message`]: what nsqd sends
+//! - [`command`] and [`batch`]: what a client sends; [`limits`]: how much of it
+//! - [`command_decoder`]: reading commands from a growing buffer
+//! - [`error`]: what a client is told when something is wrong
+//! - [`identify`]: what client and nsqd agree on at the start of a connection
+//! - [`lookup`]: nsqd and nsqlookupd over TCP; [`discovery`]: nsqlookupd's JSON
+//! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`
+//! - [`json`]: a forgiving JSON reader, and JSON as NSQ's programs write it
+
+pub mod message_id;
+pub mod name;
+
+pub mod frame;
+pub mod message;
+
+pub mod batch;
+pub mod command;
+pub mod limits;
+
+pub mod command_decoder;
+
+pub mod error;
+
+pub mod identify;
+
+pub mod discovery;
+pub mod lookup;
+
+pub mod stats;
+pub mod stats_text;
+
+pub mod json;
+
+pub use batch::{BatchError, BatchPart, MessageBatch, put_mpub};
+pub use command::{Command, MAGIC_V2, Verb};
+pub use command_decoder::{Decoded, command_name, decode, mpub_topic, truncated};
+pub use discovery::{ChannelsResponse, LookupResponse, Node, NodesResponse, Producer, TopicsResponse};
+pub use error::{ErrorCode, ProtocolError, quote};
+pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameType, put_frame};
+pub use identify::{IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, negotiate};
+pub use limits::Limits;
+pub use lookup::{
+    LookupCommand, LookupDecoded, LookupError, LookupLimits, LookupdInfo, MAGIC_V1, PeerInfo, decode_lookup,
+    decode_lookup_response, lookup_truncated, put_lookup_response,
+};
+pub use message::{
+    MESSAGE_FRAME_OVERHEAD, MESSAGE_HEADER_BYTES, Message, MessageView, put_message_frame, set_attempts,
+};
+pub use message_id::MessageId;
+pub use name::{ChannelName, InvalidName, TopicName, is_valid_name};
+pub use stats::{
+    ChannelStats, ClientStats, E2eLatency, InfoResponse, MemoryStats, Percentile, PubCount, Stats, TopicStats,
+};
+pub use stats_text::render_text;

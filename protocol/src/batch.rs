@@ -1,0 +1,358 @@
+//! Several messages published at once: the body of MPUB, and of a binary `/mpub`.
+//!
+//! ```text
+//! count(4)  count * ( size(4) body(size) )
+//! ```
+//!
+//! MPUB puts the length of all this before it. That length is checked against the limit but does not
+//! delimit the batch: count and sizes do, as in NSQ. Since their sum could be anything, it has a
+//! limit of its own here.
+
+use crate::error::{ErrorCode, ProtocolError};
+use crate::limits::Limits;
+
+/// Smallest message in a batch: four bytes of size and a body of one.
+const MIN_ITEM_BYTES: usize = 5;
+
+/// A batch that has been checked, still where it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageBatch<'a> {
+    /// Sizes and bodies, exactly.
+    items: &'a [u8],
+    count: usize,
+}
+
+impl<'a> MessageBatch<'a> {
+    /// Reads a batch from the start of `buf`; also says how many bytes it took. What follows is not
+    /// looked at.
+    ///
+    /// Checks go from front to back, and the first that fails decides, however much of the batch is
+    /// there yet.
+    pub fn parse_binary(buf: &'a [u8], limits: &Limits) -> Result<(Self, usize), BatchError> {
+        let Some((count, items)) = buf.split_first_chunk::<4>() else {
+            return Err(BatchError::Incomplete { part: BatchPart::Count, needed: 4 });
+        };
+        let claimed = i32::from_be_bytes(*count);
+        let count = usize::try_from(claimed).unwrap_or(0);
+        if count == 0 || count > limits.max_batch_count() {
+            return Err(BatchError::InvalidCount(claimed));
+        }
+        let max_total = limits.max_batch_bytes();
+        let mut at = 0;
+        for index in 0..count {
+            // At least this much is still to come after the present message.
+            let min_rest = (count - index - 1) * MIN_ITEM_BYTES;
+            let Some(size) = items.get(at..).and_then(|rest| rest.first_chunk::<4>()) else {
+                let needed = 4 + at + MIN_ITEM_BYTES + min_rest;
+                return Err(BatchError::Incomplete { part: BatchPart::Size(index), needed });
+            };
+            let claimed = i32::from_be_bytes(*size);
+            let size = usize::try_from(claimed).unwrap_or(0);
+            if size == 0 {
+                return Err(BatchError::InvalidSize { index, size: claimed });
+            }
+            if size > limits.max_msg_size {
+                return Err(BatchError::MessageTooBig { size, max: limits.max_msg_size });
+            }
+            at += 4 + size;
+            let needed = 4 + at + min_rest;
+            if needed > max_total {
+                return Err(BatchError::BatchTooBig { size: needed, max: limits.max_body_size });
+            }
+            if at > items.len() {
+                return Err(BatchError::Incomplete { part: BatchPart::Body(index), needed });
+            }
+        }
+        Ok((Self { items: &items[..at], count }, 4 + at))
+    }
+
+    /// Appends `[count] ([size] [body])*` to `out`: the body of a binary `/mpub`. A batch must be
+    /// shorter than 2 GiB.
+    pub fn encode_bodies<B: AsRef<[u8]>>(bodies: &[B], out: &mut Vec<u8>) {
+        out.reserve(encoded_bytes(bodies));
+        out.extend_from_slice(&(bodies.len() as u32).to_be_bytes());
+        for body in bodies {
+            out.extend_from_slice(&(body.as_ref().len() as u32).to_be_bytes());
+            out.extend_from_slice(body.as_ref());
+        }
+    }
+
+    /// How many messages there are; never zero.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes of all bodies together.
+    pub fn body_bytes(&self) -> usize {
+        self.items.len() - 4 * self.count
+    }
+
+    /// The bodies, in order.
+    pub fn iter(&self) -> Bodies<'a> {
+        Bodies { items: self.items, left: self.count }
+    }
+
+    /// Appends length, count and messages, as MPUB has them after its line.
+    pub(crate) fn put_sized(&self, out: &mut Vec<u8>) {
+        out.reserve(8 + self.items.len());
+        out.extend_from_slice(&(4 + self.items.len() as u32).to_be_bytes());
+        out.extend_from_slice(&(self.count as u32).to_be_bytes());
+        out.extend_from_slice(self.items);
+    }
+}
+
+impl<'a> IntoIterator for MessageBatch<'a> {
+    type Item = &'a [u8];
+    type IntoIter = Bodies<'a>;
+    fn into_iter(self) -> Bodies<'a> {
+        self.iter()
+    }
+}
+
+impl<'a> IntoIterator for &MessageBatch<'a> {
+    type Item = &'a [u8];
+    type IntoIter = Bodies<'a>;
+    fn into_iter(self) -> Bodies<'a> {
+        self.iter()
+    }
+}
+
+/// The bodies of a [`MessageBatch`], in order.
+#[derive(Clone, Debug)]
+pub struct Bodies<'a> {
+    items: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Iterator for Bodies<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (size, rest) = self.items.split_first_chunk::<4>()?;
+        let (body, rest) = rest.split_at_checked(u32::from_be_bytes(*size) as usize)?;
+        self.items = rest;
+        self.left -= 1;
+        Some(body)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Bodies<'_> {}
+
+/// Appends a whole MPUB command to `out`, straight from the bodies. It must be shorter than 2 GiB.
+pub fn put_mpub<B: AsRef<[u8]>>(out: &mut Vec<u8>, topic: &str, bodies: &[B]) {
+    out.extend_from_slice(b"MPUB ");
+    out.extend_from_slice(topic.as_bytes());
+    out.push(b'\n');
+    out.extend_from_slice(&(encoded_bytes(bodies) as u32).to_be_bytes());
+    MessageBatch::encode_bodies(bodies, out);
+}
+
+fn encoded_bytes<B: AsRef<[u8]>>(bodies: &[B]) -> usize {
+    4 + bodies.iter().map(|body| 4 + body.as_ref().len()).sum::<usize>()
+}
+
+/// Why there is no batch (yet).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Right so far, but not all there.
+    #[error("batch is incomplete")]
+    Incomplete {
+        /// What the buffer ends in.
+        part: BatchPart,
+        /// Bytes that the batch has at the least, within the limits: until they are there, looking
+        /// again is of no use.
+        needed: usize,
+    },
+    /// The count is not positive, or so large that not even the smallest messages would fit.
+    #[error("invalid message count {0}")]
+    InvalidCount(i32),
+    /// A message is empty or of negative size.
+    #[error("invalid message({index}) body size {size}")]
+    InvalidSize {
+        /// Which message, from 0.
+        index: usize,
+        /// Its size field.
+        size: i32,
+    },
+    /// A message exceeds the limit for one.
+    #[error("message too big {size} > {max}")]
+    MessageTooBig {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The messages together exceed the limit for all.
+    #[error("body too big {size} > {max}")]
+    BatchTooBig {
+        /// What they come to at the least.
+        size: usize,
+        /// The limit.
+        max: usize,
+    },
+}
+
+/// A part of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchPart {
+    /// The count at its start.
+    Count,
+    /// The size of the message with this index.
+    Size(usize),
+    /// The body of the message with this index.
+    Body(usize),
+}
+
+impl BatchError {
+    /// Whether the fault lies in the batch as a whole and not in one of its messages.
+    pub fn is_about_batch(&self) -> bool {
+        matches!(
+            self,
+            Self::InvalidCount(_)
+                | Self::BatchTooBig { .. }
+                | Self::Incomplete { part: BatchPart::Count, .. }
+        )
+    }
+
+    /// The error that MPUB gives; for an incomplete batch, when nothing more will come.
+    pub fn to_protocol_error(self) -> ProtocolError {
+        let code = if self.is_about_batch() { ErrorCode::BadBody } else { ErrorCode::BadMessage };
+        let text = match self {
+            Self::Incomplete { part: BatchPart::Count, .. } => "MPUB failed to read message count".into(),
+            Self::Incomplete { part: BatchPart::Size(index), .. } => {
+                format!("MPUB failed to read message({index}) body size")
+            }
+            Self::Incomplete { part: BatchPart::Body(_), .. } => "MPUB failed to read message body".into(),
+            wrong => format!("MPUB {wrong}"),
+        };
+        ProtocolError::new(code, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn limits() -> Limits {
+        Limits { max_msg_size: 10, max_body_size: 54, ..Limits::default() }
+    }
+
+    fn error(bytes: &[u8]) -> BatchError {
+        MessageBatch::parse_binary(bytes, &limits()).unwrap_err()
+    }
+
+    #[test]
+    fn a_batch_is_read_in_place() {
+        let bytes = b"\0\0\0\x02\0\0\0\x01x\0\0\0\x02yyrest";
+        let (batch, consumed) = MessageBatch::parse_binary(bytes, &limits()).unwrap();
+        assert_eq!((batch.len(), batch.body_bytes(), consumed), (2, 3, 15));
+        assert_eq!(batch.iter().collect::<Vec<_>>(), [&b"x"[..], b"yy"]);
+        assert_eq!(batch.iter().len(), 2);
+    }
+
+    #[test]
+    fn mpub_as_clients_send_it() {
+        let mut out = Vec::new();
+        put_mpub(&mut out, "t", &["x", "yy"]);
+        assert_eq!(out, b"MPUB t\n\0\0\0\x0f\0\0\0\x02\0\0\0\x01x\0\0\0\x02yy");
+    }
+
+    #[test]
+    fn the_count_must_fit_the_limit() {
+        // (54 - 4) / 5 = 10
+        assert_eq!(error(b"\0\0\0\0"), BatchError::InvalidCount(0));
+        assert_eq!(error(b"\xff\xff\xff\xff"), BatchError::InvalidCount(-1));
+        assert_eq!(error(b"\0\0\0\x0b"), BatchError::InvalidCount(11));
+        assert_eq!(error(b"\0\0\0\x0a"), BatchError::Incomplete { part: BatchPart::Size(0), needed: 54 });
+    }
+
+    #[test]
+    fn sizes_are_checked_before_bodies_come() {
+        assert_eq!(error(b"\0\0\0\x01\0\0\0\0"), BatchError::InvalidSize { index: 0, size: 0 });
+        assert_eq!(
+            error(b"\0\0\0\x02\0\0\0\x01x\x80\0\0\0"),
+            BatchError::InvalidSize { index: 1, size: i32::MIN }
+        );
+        assert_eq!(error(b"\0\0\0\x01\0\0\0\x0b"), BatchError::MessageTooBig { size: 11, max: 10 });
+        assert_eq!(
+            error(b"\0\0\0\x02\0\0\0\x0a"),
+            BatchError::Incomplete { part: BatchPart::Body(0), needed: 4 + 14 + 5 }
+        );
+    }
+
+    #[test]
+    fn the_total_has_a_limit_whatever_the_sizes_say() {
+        let mut bytes = Vec::new();
+        MessageBatch::encode_bodies(&[[b'x'; 10]; 4], &mut bytes);
+        assert!(MessageBatch::parse_binary(&bytes, &limits()).is_ok());
+        bytes.clear();
+        MessageBatch::encode_bodies(&[[b'x'; 10]; 5], &mut bytes);
+        assert_eq!(error(&bytes), BatchError::BatchTooBig { size: 65, max: 54 });
+    }
+
+    #[test]
+    fn errors_have_the_texts_of_nsqd() {
+        let cases: &[(BatchError, &str)] = &[
+            (
+                BatchError::Incomplete { part: BatchPart::Count, needed: 4 },
+                "E_BAD_BODY MPUB failed to read message count",
+            ),
+            (BatchError::InvalidCount(-1), "E_BAD_BODY MPUB invalid message count -1"),
+            (
+                BatchError::Incomplete { part: BatchPart::Size(3), needed: 4 },
+                "E_BAD_MESSAGE MPUB failed to read message(3) body size",
+            ),
+            (
+                BatchError::InvalidSize { index: 2, size: 0 },
+                "E_BAD_MESSAGE MPUB invalid message(2) body size 0",
+            ),
+            (BatchError::MessageTooBig { size: 9, max: 8 }, "E_BAD_MESSAGE MPUB message too big 9 > 8"),
+            (
+                BatchError::Incomplete { part: BatchPart::Body(3), needed: 4 },
+                "E_BAD_MESSAGE MPUB failed to read message body",
+            ),
+            (BatchError::BatchTooBig { size: 9, max: 8 }, "E_BAD_BODY MPUB body too big 9 > 8"),
+        ];
+        for (error, text) in cases {
+            assert_eq!(error.to_protocol_error().to_string(), *text);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bodies_survive(
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 1..20),
+        ) {
+            let mut bytes = Vec::new();
+            MessageBatch::encode_bodies(&bodies, &mut bytes);
+            let (batch, consumed) = MessageBatch::parse_binary(&bytes, &Limits::default()).unwrap();
+            prop_assert_eq!(consumed, bytes.len());
+            prop_assert_eq!(batch.iter().map(<[u8]>::to_vec).collect::<Vec<_>>(), bodies);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic_or_ask_for_too_much(
+            bytes in prop::collection::vec(prop_oneof![4 => 0u8..3, 1 => any::<u8>()], 0..100),
+        ) {
+            let limits = limits();
+            match MessageBatch::parse_binary(&bytes, &limits) {
+                Ok((batch, consumed)) => {
+                    prop_assert!(consumed <= bytes.len());
+                    prop_assert_eq!(batch.iter().count(), batch.len());
+                    prop_assert_eq!(batch.iter().map(<[u8]>::len).sum::<usize>(), batch.body_bytes());
+                }
+                Err(BatchError::Incomplete { needed, .. }) => {
+                    prop_assert!(needed > bytes.len() && needed <= limits.max_batch_bytes());
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}

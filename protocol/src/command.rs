@@ -1,0 +1,268 @@
+//! Commands: what a client sends, one variant each, with its wire form.
+//!
+//! A [`Command`] borrows from the buffer it was read from, so that no body is copied on its way in.
+//! Encoding stands here; [`command_decoder`](crate::command_decoder) reads what is written here.
+
+use crate::batch::MessageBatch;
+use crate::message_id::MessageId;
+use crate::name::{ChannelName, TopicName};
+
+/// The first four bytes of a client's connection to nsqd.
+pub const MAGIC_V2: &[u8; 4] = b"  V2";
+
+/// The name of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // The names are the protocol's; `Command` says what each does.
+pub enum Verb {
+    Identify,
+    Auth,
+    Sub,
+    Pub,
+    Mpub,
+    Dpub,
+    Rdy,
+    Fin,
+    Req,
+    Touch,
+    Cls,
+    Nop,
+}
+
+impl Verb {
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identify => "IDENTIFY",
+            Self::Auth => "AUTH",
+            Self::Sub => "SUB",
+            Self::Pub => "PUB",
+            Self::Mpub => "MPUB",
+            Self::Dpub => "DPUB",
+            Self::Rdy => "RDY",
+            Self::Fin => "FIN",
+            Self::Req => "REQ",
+            Self::Touch => "TOUCH",
+            Self::Cls => "CLS",
+            Self::Nop => "NOP",
+        }
+    }
+
+    /// The command of that name. Names are upper case.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"FIN" => Self::Fin,
+            b"PUB" => Self::Pub,
+            b"RDY" => Self::Rdy,
+            b"REQ" => Self::Req,
+            b"NOP" => Self::Nop,
+            b"SUB" => Self::Sub,
+            b"CLS" => Self::Cls,
+            b"MPUB" => Self::Mpub,
+            b"DPUB" => Self::Dpub,
+            b"TOUCH" => Self::Touch,
+            b"AUTH" => Self::Auth,
+            b"IDENTIFY" => Self::Identify,
+            _ => return None,
+        })
+    }
+}
+
+impl std::fmt::Display for Verb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A command that is well-formed and within the limits. Whether it is allowed now is for the
+/// connection to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// `IDENTIFY` LF length JSON. Answered by JSON or `OK`.
+    Identify {
+        /// The JSON, not looked into.
+        body: &'a [u8],
+    },
+    /// `AUTH` LF length secret. Answered by JSON.
+    Auth {
+        /// Opaque bytes for the auth server.
+        secret: &'a [u8],
+    },
+    /// `SUB topic channel`: makes the connection a consumer. Answered by `OK`.
+    Sub {
+        /// The topic, created if missing.
+        topic: TopicName,
+        /// The channel, created if missing.
+        channel: ChannelName,
+    },
+    /// `PUB topic` LF length body. Answered by `OK`.
+    Pub {
+        /// A valid topic name.
+        topic: &'a str,
+        /// The message.
+        body: &'a [u8],
+    },
+    /// `DPUB topic delay` LF length body: a message that is deferred at first. Answered by `OK`.
+    Dpub {
+        /// A valid topic name.
+        topic: &'a str,
+        /// How long to defer it, in milliseconds; within [`Limits`](crate::Limits).
+        delay_ms: u64,
+        /// The message.
+        body: &'a [u8],
+    },
+    /// `MPUB topic` LF length count (length body)*: all messages or none. Answered by one `OK`.
+    Mpub {
+        /// A valid topic name.
+        topic: &'a str,
+        /// One message or more.
+        messages: MessageBatch<'a>,
+    },
+    /// `RDY count`: how many messages may be in flight to this connection. Not answered.
+    Rdy {
+        /// The RDY count; within [`Limits`](crate::Limits).
+        count: u64,
+    },
+    /// `FIN id`: the message is dealt with. Not answered.
+    Fin {
+        /// Of a message in flight.
+        id: MessageId,
+    },
+    /// `REQ id delay`: the message is to be handed out again. Not answered.
+    Req {
+        /// Of a message in flight.
+        id: MessageId,
+        /// How long to defer it, in milliseconds; whatever the client said, saturated at `u64::MAX`.
+        delay_ms: u64,
+    },
+    /// `TOUCH id`: starts the message's timeout anew. Not answered.
+    Touch {
+        /// Of a message in flight.
+        id: MessageId,
+    },
+    /// `CLS`: no more messages, please. Answered by `CLOSE_WAIT`.
+    Cls,
+    /// `NOP`: a sign of life, and the answer to a heartbeat. Not answered.
+    Nop,
+}
+
+impl Command<'_> {
+    /// The command's name.
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Identify { .. } => Verb::Identify,
+            Self::Auth { .. } => Verb::Auth,
+            Self::Sub { .. } => Verb::Sub,
+            Self::Pub { .. } => Verb::Pub,
+            Self::Dpub { .. } => Verb::Dpub,
+            Self::Mpub { .. } => Verb::Mpub,
+            Self::Rdy { .. } => Verb::Rdy,
+            Self::Fin { .. } => Verb::Fin,
+            Self::Req { .. } => Verb::Req,
+            Self::Touch { .. } => Verb::Touch,
+            Self::Cls => Verb::Cls,
+            Self::Nop => Verb::Nop,
+        }
+    }
+
+    /// Appends the command's wire form to `out`.
+    ///
+    /// It does not check what the decoder checks: a body must be shorter than 2 GiB, and an id must
+    /// hold neither blank, CR nor LF, as none that came from nsqd does.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.verb().name().as_bytes());
+        match self {
+            Self::Identify { body } | Self::Auth { secret: body } => put_line_end_and_body(out, body),
+            Self::Sub { topic, channel } => {
+                put_param(out, topic.as_str().as_bytes());
+                put_param(out, channel.as_str().as_bytes());
+                out.push(b'\n');
+            }
+            Self::Pub { topic, body } => {
+                put_param(out, topic.as_bytes());
+                put_line_end_and_body(out, body);
+            }
+            Self::Dpub { topic, delay_ms, body } => {
+                put_param(out, topic.as_bytes());
+                put_number(out, *delay_ms);
+                put_line_end_and_body(out, body);
+            }
+            Self::Mpub { topic, messages } => {
+                put_param(out, topic.as_bytes());
+                out.push(b'\n');
+                messages.put_sized(out);
+            }
+            Self::Rdy { count } => {
+                put_number(out, *count);
+                out.push(b'\n');
+            }
+            Self::Req { id, delay_ms } => {
+                put_param(out, id.as_bytes());
+                put_number(out, *delay_ms);
+                out.push(b'\n');
+            }
+            Self::Fin { id } | Self::Touch { id } => {
+                put_param(out, id.as_bytes());
+                out.push(b'\n');
+            }
+            Self::Cls | Self::Nop => out.push(b'\n'),
+        }
+    }
+}
+
+fn put_param(out: &mut Vec<u8>, param: &[u8]) {
+    out.push(b' ');
+    out.extend_from_slice(param);
+}
+
+fn put_number(out: &mut Vec<u8>, number: u64) {
+    put_param(out, number.to_string().as_bytes());
+}
+
+fn put_line_end_and_body(out: &mut Vec<u8>, body: &[u8]) {
+    out.reserve(5 + body.len());
+    out.push(b'\n');
+    out.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    out.extend_from_slice(body);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(command: Command<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        command.encode(&mut out);
+        out
+    }
+
+    #[test]
+    fn commands_as_clients_send_them() {
+        let id = MessageId(*b"18a1d53483a69000");
+        let topic = TopicName::new("t").unwrap();
+        let channel = ChannelName::new("c#ephemeral").unwrap();
+        assert_eq!(encoded(Command::Identify { body: b"{}" }), b"IDENTIFY\n\0\0\0\x02{}");
+        assert_eq!(encoded(Command::Auth { secret: b"s" }), b"AUTH\n\0\0\0\x01s");
+        assert_eq!(encoded(Command::Sub { topic, channel }), b"SUB t c#ephemeral\n");
+        assert_eq!(encoded(Command::Pub { topic: "t", body: b"x" }), b"PUB t\n\0\0\0\x01x");
+        assert_eq!(
+            encoded(Command::Dpub { topic: "t", delay_ms: 700, body: b"x" }),
+            b"DPUB t 700\n\0\0\0\x01x"
+        );
+        assert_eq!(encoded(Command::Rdy { count: 0 }), b"RDY 0\n");
+        assert_eq!(encoded(Command::Fin { id }), b"FIN 18a1d53483a69000\n");
+        assert_eq!(encoded(Command::Req { id, delay_ms: 5 }), b"REQ 18a1d53483a69000 5\n");
+        assert_eq!(encoded(Command::Touch { id }), b"TOUCH 18a1d53483a69000\n");
+        assert_eq!(encoded(Command::Cls), b"CLS\n");
+        assert_eq!(encoded(Command::Nop), b"NOP\n");
+    }
+
+    #[test]
+    fn names_lead_back_to_their_verb() {
+        use Verb::*;
+        for verb in [Identify, Auth, Sub, Pub, Mpub, Dpub, Rdy, Fin, Req, Touch, Cls, Nop] {
+            assert_eq!(Verb::from_name(verb.name().as_bytes()), Some(verb));
+        }
+        assert_eq!(Verb::from_name(b"pub"), None);
+        assert_eq!(Verb::from_name(b""), None);
+    }
+}

@@ -1,0 +1,379 @@
+//! Reads commands from a growing buffer: nsqd's side.
+//!
+//! ```text
+//! line = NAME *( SP PARAM ) [CR] LF        at most Limits::max_line_bytes
+//! body = length(4, signed) bytes(length)   after the lines of IDENTIFY AUTH PUB DPUB MPUB
+//! ```
+//!
+//! Each single blank separates, so doubled or trailing ones make empty parameters. Parameters beyond
+//! those expected are ignored, except for AUTH, which has none.
+//!
+//! [`decode`] keeps nothing between calls and allocates nothing for the commands of the data path.
+//! Within a command the checks go from front to back and the first that fails decides, as soon as the
+//! bytes for it are there. Whether a command is allowed in the present state of the connection comes
+//! before all of them, and is for the connection to check, by the verb.
+
+use memchr::memchr;
+
+use crate::batch::{BatchError, MessageBatch};
+use crate::command::{Command, Verb};
+use crate::error::{ErrorCode, ProtocolError, quote};
+pub use crate::limits::Limits;
+use crate::message_id::MessageId;
+use crate::name::{ChannelName, TopicName, valid_name};
+
+/// What stands at the start of the buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoded<'a> {
+    /// Right so far, but not all there.
+    Incomplete {
+        /// Known once the line is there and valid.
+        verb: Option<Verb>,
+        /// Bytes that the command has at the least, within the limits: until that many are in the
+        /// buffer, looking again is of no use.
+        needed: usize,
+    },
+    /// A command.
+    Command {
+        /// The command, borrowed from the buffer.
+        command: Command<'a>,
+        /// Bytes it took.
+        consumed: usize,
+    },
+    /// A command that is wrong.
+    Invalid {
+        /// None for an unknown command.
+        verb: Option<Verb>,
+        /// What to tell the client.
+        error: ProtocolError,
+        /// Bytes of its line, for a connection that ignores the command.
+        consumed: usize,
+    },
+    /// No line end within the limit: the connection is to be closed without a frame.
+    LineTooLong,
+}
+
+/// Reads the command at the start of `buf`.
+#[inline]
+pub fn decode<'a>(buf: &'a [u8], limits: &Limits) -> Decoded<'a> {
+    match plain_fin(buf) {
+        Some(id) => Decoded::Command { command: Command::Fin { id }, consumed: PLAIN_FIN_BYTES },
+        None => decode_any(buf, limits),
+    }
+}
+
+/// The name of the command at the start of `buf`, known or not, once its line is there.
+pub fn command_name<'a>(buf: &'a [u8], limits: &Limits) -> Option<&'a [u8]> {
+    let (line, _) = split_line(buf, limits).ok()?;
+    Params::new(line).next()
+}
+
+/// The topic of the MPUB at the start of `buf`, once its line is there and valid, whatever its body.
+///
+/// MPUB is authorized before its body: this is how, when [`decode`] says `Incomplete` or `Invalid`.
+pub fn mpub_topic<'a>(buf: &'a [u8], limits: &Limits) -> Option<&'a str> {
+    let (line, _) = split_line(buf, limits).ok()?;
+    let mut params = Params::new(line);
+    (params.next()? == b"MPUB").then(|| params.next())?.and_then(|topic| valid_name(topic).ok())
+}
+
+/// What to tell the client when nothing more will come, or not in time, and `buf` starts with an
+/// unfinished command. None when there is nothing to tell: the buffer ends within a line, or what is
+/// there is already a command or an error.
+pub fn truncated(buf: &[u8], limits: &Limits) -> Option<ProtocolError> {
+    let Decoded::Incomplete { verb: Some(verb), .. } = decode(buf, limits) else {
+        return None;
+    };
+    let (_, body_at) = split_line(buf, limits).ok()?;
+    let body = &buf[body_at..];
+    let size_is_there = body.len() >= 4;
+    let (code, what) = match verb {
+        Verb::Mpub if size_is_there => {
+            return MessageBatch::parse_binary(&body[4..], limits).err().map(BatchError::to_protocol_error);
+        }
+        Verb::Pub | Verb::Dpub if size_is_there => (ErrorCode::BadMessage, "message body"),
+        Verb::Pub | Verb::Dpub => (ErrorCode::BadMessage, "message body size"),
+        _ if size_is_there => (ErrorCode::BadBody, "body"),
+        _ => (ErrorCode::BadBody, "body size"),
+    };
+    Some(ProtocolError::new(code, format!("{verb} failed to read {what}")))
+}
+
+const PLAIN_FIN_BYTES: usize = "FIN ".len() + MessageId::BYTES + 1;
+
+/// The id, if `buf` starts with a FIN as clients send it. FIN is the most frequent command: one per
+/// message. In this form there is nothing to search for.
+#[inline]
+fn plain_fin(buf: &[u8]) -> Option<MessageId> {
+    let fin = buf.first_chunk::<PLAIN_FIN_BYTES>()?;
+    let (name, rest) = fin.split_first_chunk::<4>()?;
+    let (id, end) = rest.split_first_chunk::<16>()?;
+    // Anything that could end the line or the parameter earlier goes the long way.
+    let is_plain = name == b"FIN " && end == b"\n" && id.iter().all(|&byte| byte > b' ');
+    is_plain.then_some(MessageId(*id))
+}
+
+fn decode_any<'a>(buf: &'a [u8], limits: &Limits) -> Decoded<'a> {
+    let (line, body_at) = match split_line(buf, limits) {
+        Ok(found) => found,
+        Err(LineError::Incomplete) => return Decoded::Incomplete { verb: None, needed: buf.len() + 1 },
+        Err(LineError::TooLong) => return Decoded::LineTooLong,
+    };
+    let mut params = Params::new(line);
+    let name = params.next().unwrap_or_default();
+    let Some(verb) = Verb::from_name(name) else {
+        let error = ProtocolError::echo(ErrorCode::Invalid, "invalid command ", name);
+        return Decoded::Invalid { verb: None, error, consumed: body_at };
+    };
+    match decode_params(verb, params, &buf[body_at..], limits) {
+        Ok((command, body_bytes)) => Decoded::Command { command, consumed: body_at + body_bytes },
+        Err(Stop::Incomplete(needed)) => Decoded::Incomplete { verb: Some(verb), needed: body_at + needed },
+        Err(Stop::Wrong(error)) => Decoded::Invalid { verb: Some(verb), error, consumed: body_at },
+    }
+}
+
+/// Why there is no command; bytes are counted from the end of the line.
+enum Stop {
+    Incomplete(usize),
+    Wrong(ProtocolError),
+}
+
+impl From<ProtocolError> for Stop {
+    fn from(error: ProtocolError) -> Self {
+        Self::Wrong(error)
+    }
+}
+
+/// Reads what follows the name; gives the command and how many bytes of `body` it took.
+fn decode_params<'a>(
+    verb: Verb,
+    mut params: Params<'a>,
+    body: &'a [u8],
+    limits: &Limits,
+) -> Result<(Command<'a>, usize), Stop> {
+    let command = match verb {
+        Verb::Pub => {
+            let topic = topic(verb, params.required(verb, PARAMETERS)?)?;
+            let (body, consumed) = message_body(verb, body, limits)?;
+            return Ok((Command::Pub { topic, body }, consumed));
+        }
+        Verb::Mpub => {
+            let topic = topic(verb, params.required(verb, PARAMETERS)?)?;
+            let (messages, consumed) = batch_body(body, limits)?;
+            return Ok((Command::Mpub { topic, messages }, consumed));
+        }
+        Verb::Dpub => {
+            let name = params.required(verb, PARAMETERS)?;
+            let delay = params.required(verb, PARAMETERS)?;
+            let topic = topic(verb, name)?;
+            let delay_ms = delay_ms(verb, delay)?;
+            let max = limits.max_req_timeout_ms;
+            if delay_ms > max {
+                return Err(invalid(format!("DPUB timeout {delay_ms} out of range 0-{max}")).into());
+            }
+            let (body, consumed) = message_body(verb, body, limits)?;
+            return Ok((Command::Dpub { topic, delay_ms, body }, consumed));
+        }
+        Verb::Identify => {
+            let (body, consumed) = control_body(verb, body, limits)?;
+            return Ok((Command::Identify { body }, consumed));
+        }
+        Verb::Auth => {
+            if params.next().is_some() {
+                return Err(invalid("AUTH invalid number of parameters").into());
+            }
+            let (secret, consumed) = control_body(verb, body, limits)?;
+            return Ok((Command::Auth { secret }, consumed));
+        }
+        Verb::Fin => Command::Fin { id: message_id(params.required(verb, PARAMS)?)? },
+        Verb::Touch => Command::Touch { id: message_id(params.required(verb, PARAMS)?)? },
+        Verb::Req => {
+            let id = params.required(verb, PARAMS)?;
+            let delay = params.required(verb, PARAMS)?;
+            Command::Req { id: message_id(id)?, delay_ms: delay_ms(verb, delay)? }
+        }
+        Verb::Rdy => Command::Rdy { count: rdy_count(params.next(), limits)? },
+        Verb::Sub => {
+            let topic = params.required(verb, PARAMETERS)?;
+            let channel = params.required(verb, PARAMETERS)?;
+            Command::Sub {
+                topic: TopicName::from_bytes(topic).map_err(|_| bad_topic(verb, topic))?,
+                channel: ChannelName::from_bytes(channel).map_err(|_| bad_channel(channel))?,
+            }
+        }
+        Verb::Cls => Command::Cls,
+        Verb::Nop => Command::Nop,
+    };
+    Ok((command, 0))
+}
+
+// Lines.
+
+enum LineError {
+    Incomplete,
+    TooLong,
+}
+
+/// The line at the start of `buf` without its end, and where what follows begins.
+#[inline]
+fn split_line<'a>(buf: &'a [u8], limits: &Limits) -> Result<(&'a [u8], usize), LineError> {
+    let window = &buf[..buf.len().min(limits.max_line_bytes)];
+    match memchr(b'\n', window) {
+        Some(end) => {
+            let line = &buf[..end];
+            Ok((line.strip_suffix(b"\r").unwrap_or(line), end + 1))
+        }
+        None if buf.len() < limits.max_line_bytes => Err(LineError::Incomplete),
+        None => Err(LineError::TooLong),
+    }
+}
+
+/// The parts of a line between its blanks.
+struct Params<'a> {
+    rest: Option<&'a [u8]>,
+}
+
+impl<'a> Params<'a> {
+    fn new(line: &'a [u8]) -> Self {
+        Self { rest: Some(line) }
+    }
+
+    fn required(&mut self, verb: Verb, word: &str) -> Result<&'a [u8], ProtocolError> {
+        self.next().ok_or_else(|| invalid(format!("{verb} insufficient number of {word}")))
+    }
+}
+
+// NSQ says the one in some commands and the other in the rest.
+const PARAMETERS: &str = "parameters";
+const PARAMS: &str = "params";
+
+impl<'a> Iterator for Params<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let rest = self.rest?;
+        // Parameters are short: a plain loop beats a search made for long ones.
+        match rest.iter().position(|&byte| byte == b' ') {
+            Some(end) => {
+                self.rest = Some(&rest[end + 1..]);
+                Some(&rest[..end])
+            }
+            None => self.rest.take(),
+        }
+    }
+}
+
+fn topic(verb: Verb, name: &[u8]) -> Result<&str, ProtocolError> {
+    valid_name(name).map_err(|_| bad_topic(verb, name))
+}
+
+fn message_id(id: &[u8]) -> Result<MessageId, ProtocolError> {
+    MessageId::from_slice(id).ok_or_else(|| invalid("invalid message ID"))
+}
+
+fn delay_ms(verb: Verb, delay: &[u8]) -> Result<u64, ProtocolError> {
+    let wrong =
+        || ProtocolError::echo(ErrorCode::Invalid, &format!("{verb} could not parse timeout "), delay);
+    decimal(delay).ok_or_else(wrong)
+}
+
+fn rdy_count(count: Option<&[u8]>, limits: &Limits) -> Result<u64, ProtocolError> {
+    let Some(raw) = count else {
+        return Ok(1);
+    };
+    let wrong = || ProtocolError::echo(ErrorCode::Invalid, "RDY could not parse count ", raw);
+    let count = decimal(raw).ok_or_else(wrong)?;
+    let max = limits.max_rdy_count;
+    if count > max {
+        return Err(invalid(format!("RDY count {count} out of range 0-{max}")));
+    }
+    Ok(count)
+}
+
+/// Decimal digits, none meaning zero, saturated; `None` if there is anything else.
+fn decimal(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        Some(number.saturating_mul(10).saturating_add(digit))
+    })
+}
+
+// Bodies.
+
+/// The body of PUB or DPUB, and how many bytes it took with its length.
+#[inline]
+fn message_body<'a>(verb: Verb, buf: &'a [u8], limits: &Limits) -> Result<(&'a [u8], usize), Stop> {
+    let claimed = body_size(buf)?;
+    let Ok(size @ 1..) = usize::try_from(claimed) else {
+        let text = format!("{verb} invalid message body size {claimed}");
+        return Err(ProtocolError::new(ErrorCode::BadMessage, text).into());
+    };
+    if size > limits.max_msg_size {
+        let text = format!("{verb} message too big {size} > {}", limits.max_msg_size);
+        return Err(ProtocolError::new(ErrorCode::BadMessage, text).into());
+    }
+    sized(buf, size)
+}
+
+/// The body of IDENTIFY or AUTH, and how many bytes it took with its length.
+fn control_body<'a>(verb: Verb, buf: &'a [u8], limits: &Limits) -> Result<(&'a [u8], usize), Stop> {
+    let size = control_body_size(verb, buf, limits)?;
+    sized(buf, size)
+}
+
+/// The batch of MPUB, and how many bytes it took with its length.
+fn batch_body<'a>(buf: &'a [u8], limits: &Limits) -> Result<(MessageBatch<'a>, usize), Stop> {
+    control_body_size(Verb::Mpub, buf, limits)?;
+    match MessageBatch::parse_binary(&buf[4..], limits) {
+        Ok((batch, consumed)) => Ok((batch, 4 + consumed)),
+        Err(BatchError::Incomplete { needed, .. }) => Err(Stop::Incomplete(4 + needed)),
+        Err(error) => Err(error.to_protocol_error().into()),
+    }
+}
+
+fn control_body_size(verb: Verb, buf: &[u8], limits: &Limits) -> Result<usize, Stop> {
+    let claimed = body_size(buf)?;
+    let Ok(size @ 1..) = usize::try_from(claimed) else {
+        let text = format!("{verb} invalid body size {claimed}");
+        return Err(ProtocolError::new(ErrorCode::BadBody, text).into());
+    };
+    if size > limits.max_body_size {
+        let text = format!("{verb} body too big {size} > {}", limits.max_body_size);
+        return Err(ProtocolError::new(ErrorCode::BadBody, text).into());
+    }
+    Ok(size)
+}
+
+fn body_size(buf: &[u8]) -> Result<i32, Stop> {
+    buf.first_chunk().map(|size| i32::from_be_bytes(*size)).ok_or(Stop::Incomplete(4))
+}
+
+fn sized(buf: &[u8], size: usize) -> Result<(&[u8], usize), Stop> {
+    let end = 4 + size;
+    buf.get(4..end).map(|body| (body, end)).ok_or(Stop::Incomplete(end))
+}
+
+// Errors.
+
+fn invalid(text: impl Into<Vec<u8>>) -> ProtocolError {
+    ProtocolError::new(ErrorCode::Invalid, text)
+}
+
+fn bad_topic(verb: Verb, name: &[u8]) -> ProtocolError {
+    // NSQ doubles the code for this command; whoever compares whole texts expects it so.
+    let doubled = if verb == Verb::Mpub { "E_BAD_TOPIC " } else { "" };
+    let text = [format!("{doubled}{verb} topic name ").as_bytes(), &quote(name), b" is not valid"].concat();
+    ProtocolError::new(ErrorCode::BadTopic, text)
+}
+
+fn bad_channel(name: &[u8]) -> ProtocolError {
+    ProtocolError::new(
+        ErrorCode::BadChannel,
+        [b"SUB channel name ", &quote(name)[..], b" is not valid"].concat(),
+    )
+}
+
+#[cfg(test)]
+#[path = "command_decoder_tests.rs"]
+mod tests;
