@@ -1,1 +1,98 @@
-//! Placeholder.
+//! A client for [NSQ](https://nsq.io), and for the nsqd of this project.
+//!
+//! Publish:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let producer = nsq::Producer::new("127.0.0.1:4150")?;
+//! producer.publish("orders", "one message").await?;
+//! producer.publish_many("orders", ["several", "at", "once"]).await?;
+//! producer.publish_deferred("orders", std::time::Duration::from_secs(60), "in a minute").await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Consume with a handler, whose return value is the answer:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let consumer = nsq::Consumer::builder("orders", "billing")
+//!     .lookupd(["127.0.0.1:4161"])
+//!     .concurrency(10)
+//!     .handler(async |message: nsq::Delivery| {
+//!         println!("{}", std::str::from_utf8(message.body())?);
+//!         Ok::<(), std::str::Utf8Error>(())
+//!     })
+//!     .start()?;
+//! let report = consumer.run_until(tokio::signal::ctrl_c(), nsq::Drain::default()).await;
+//! println!("{report:?}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! or from a stream, answering each message:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut messages =
+//!     nsq::Consumer::builder("orders", "billing").nsqd("127.0.0.1:4150").max_in_flight(100).stream()?;
+//! while let Some(message) = messages.next().await {
+//!     println!("{:?}", message.body());
+//!     message.finish()?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Programs to start from are in `examples/`.
+//!
+//! # What it promises
+//!
+//! - A publish that returned `Ok` was acknowledged by nsqd. One that failed says whether nsqd may have it.
+//! - Heartbeats and answers flow however busy the handlers are.
+//! - A message that is dropped unanswered is requeued.
+//! - Futures may be dropped at any time; what that means for the message is documented at each.
+//! - Nothing waits without a bound, and no task outlives its handle after a shutdown.
+//!
+//! TLS, compression and AUTH are not there yet: asking for them is an error, not ignored.
+//!
+//! # The code, in reading order
+//!
+//! [`config`](Config); `transport`, `handshake`, `connect`, `frame_reader` (a connection comes to be);
+//! [`producer`]; [`consumer`]; and its pure parts: `rdy` (who gets how much), `backoff` (when handling
+//! fails), `membership` and `lookup` (whom to connect to); [`admin`] over `http`.
+
+mod addresses;
+mod config;
+mod error;
+mod time;
+
+mod connect;
+mod frame_reader;
+mod handshake;
+mod transport;
+
+pub mod consumer;
+pub mod producer;
+
+mod backoff;
+mod lookup;
+mod membership;
+mod rdy;
+
+pub mod admin;
+mod http;
+
+pub use addresses::Addresses;
+pub use config::{BackoffStrategy, Config, Interval, OptionValue, TlsVersion};
+pub use consumer::{
+    Consumer, ConsumerBuilder, ConsumerState, ConsumerStats, Delivery, Drain, DrainReport, Event, Handler,
+    IntoOutcome, Message, MessageStream, Outcome, Requeue, Unfinished,
+};
+pub use error::{
+    AnswerError, BatchError, ConfigError, ConnectError, ConnectStage, Disconnect, LookupError, PublishError,
+    StartError,
+};
+pub use handshake::ServerInfo;
+pub use nsq_protocol::MessageId;
+pub use producer::{Guarantee, Producer, ProducerBuilder, PublishFuture, Receipt, Strategy};

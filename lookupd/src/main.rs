@@ -1,2 +1,43 @@
-//! Placeholder.
-fn main() {}
+//! The nsqlookupd program: flags, start, signal, stop.
+
+use std::process::ExitCode;
+
+use nsq_daemon::log::{self, Logger};
+use nsq_daemon::shutdown::StopSignals;
+use nsq_daemon::{info, version_line};
+use nsqlookupd::flags::{self, Flags, PROGRAM};
+use nsqlookupd::{Config, Lookupd};
+
+fn main() -> ExitCode {
+    let flags = match flags::parse(std::env::args_os()) {
+        Ok(flags) => flags,
+        Err(exit) => return exit.report(PROGRAM),
+    };
+    match start(flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            log::fatal(PROGRAM, format_args!("{text}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(flags: Flags) -> Result<(), String> {
+    // Before the runtime's threads: the logger asks for the local time zone.
+    let logger = Logger::new(flags.log_prefix.clone(), flags.log_level);
+    info!(logger, "{}", version_line(PROGRAM));
+    let failed = |error: &dyn std::fmt::Display| format!("failed to instantiate {PROGRAM} - {error}");
+    let config = Config::from_flags(&flags).map_err(|error| failed(&error))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| failed(&error))?;
+    runtime.block_on(async {
+        let mut signals = StopSignals::catch().map_err(|error| failed(&error))?;
+        let lookupd = Lookupd::start(config, logger).await.map_err(|error| failed(&error))?;
+        let broken = tokio::select! {
+            () = signals.wait() => None,
+            error = lookupd.broken() => Some(error),
+        };
+        lookupd.shutdown().await;
+        broken.map_or(Ok(()), |error| Err(error.to_string()))
+    })
+}

@@ -1,1 +1,35 @@
-//! Placeholder.
+//! The harness of the end-to-end tests: start the real binaries, talk to them, wait, break them.
+//!
+//! It shares no code with what it tests: frames, commands and HTTP are spelled out here once more, so that
+//! a mistake in `nsq-protocol` cannot cancel itself out. It starts only what `cargo build` produced, and it
+//! never sleeps to let something happen: it waits for a condition, with a deadline and the last value seen.
+//!
+//! Modules in reading order:
+//! - [`deadline`]: one test, one runtime, one overall deadline
+//! - [`daemon`]: nsqd and nsqlookupd as processes: start, stop, kill -9, restart, their log
+//! - [`wire`]: a bare peer of the TCP protocol: send bytes, expect frames
+//! - [`http`]: a small HTTP/1.1 client, also for requests that no decent client would send
+//! - [`stats`]: what `/stats` says of a topic or a channel
+//! - [`wait`]: wait until a condition holds
+//! - [`process`]: what the kernel knows of a process: memory, bytes written
+//! - [`foreign`]: the programs in `clients/`, written for NSQ's existing client libraries
+
+pub mod deadline;
+
+pub mod daemon;
+
+pub mod wire;
+
+pub mod http;
+
+pub mod stats;
+
+pub mod wait;
+
+pub mod process;
+
+pub mod foreign;
+
+pub use daemon::Daemon;
+pub use deadline::{test, test_within};
+pub use wire::Peer;

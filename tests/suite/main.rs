@@ -1,1 +1,59 @@
-//! One test binary.
+//! The end-to-end tests, in one binary so that they link once: real daemons, real sockets, real clients.
+//!
+//! `tests/run` builds the binaries, installs the foreign clients and runs everything; one module alone:
+//! `cargo test -p nsq-tests --test suite publish::`. Modules in reading order, from the first byte of a
+//! connection to a cluster that loses nodes:
+
+/// The magic, the grammar of commands, what is allowed when.
+mod session;
+
+/// IDENTIFY: decoding, bounds, the reply.
+mod identify;
+
+/// PUB, MPUB, DPUB: limits, names, errors.
+mod publish;
+
+/// SUB: names, limits, fan-out, sharing among consumers.
+mod subscribe;
+
+/// RDY, flushing, sampling, slow consumers.
+mod flow_control;
+
+/// FIN, REQ, TOUCH, timeouts, disconnects.
+mod acknowledge;
+
+/// DPUB and delayed REQ: never early, in every channel.
+mod defer;
+
+/// Heartbeats and deadlines.
+mod liveness;
+
+/// Pause, empty and delete, of topics and channels.
+mod pause_empty_delete;
+
+/// `#ephemeral` names.
+mod ephemeral;
+
+/// Bytes that no client would send, on every port.
+mod hostile_input;
+
+/// SIGTERM, the memory bound, what is written how often.
+mod durability;
+
+/// kill -9 under load.
+mod recovery;
+
+/// nsqd's HTTP interface.
+mod http_api;
+
+/// nsqlookupd, and nsqd as its client.
+mod lookup;
+
+/// The client library of this project.
+mod client_crate;
+
+/// Existing client libraries, unchanged.
+mod interop;
+
+/// Facts about the source tree.
+mod tidy;

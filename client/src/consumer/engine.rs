@@ -1,0 +1,370 @@
+//! The task that decides for one consumer: whom to connect to, when to look up, who gets which RDY.
+//!
+//! It owns the pure parts (membership, RDY distribution) and feeds them with what happens; connections,
+//! lookups and handlers are tasks of their own that report here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use nsq_protocol::{ChannelName, TopicName};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::link::{Link, Timeouts};
+use super::shared::{ConsumerState, Event, Shared};
+use crate::backoff::BackoffState;
+use crate::config::Config;
+use crate::connect::connect;
+use crate::error::{ConnectError, ConnectStage, Disconnect, StartError};
+use crate::handshake::Purpose;
+use crate::http::HttpClient;
+use crate::lookup::{Lookup, Lookupd, look_up};
+use crate::membership::{Membership, MembershipOptions};
+use crate::rdy::{ConnectionId, Distributor, Mode, RdyOptions};
+use crate::time;
+
+/// What connections and lookups tell the engine.
+pub(super) enum Report {
+    Up(Arc<Link>),
+    Down { node: Arc<str>, id: ConnectionId, error: ConnectError },
+    LookedUp(Lookup),
+}
+
+/// What a consumer is for.
+pub(super) struct Assignment {
+    pub(super) topic: TopicName,
+    pub(super) channel: ChannelName,
+    pub(super) nsqds: Vec<Arc<str>>,
+    pub(super) lookupds: Vec<Lookupd>,
+}
+
+pub(super) struct Engine {
+    shared: Arc<Shared>,
+    config: Arc<Config>,
+    assignment: Arc<Assignment>,
+    membership: Membership,
+    distributor: Distributor,
+    links: BTreeMap<ConnectionId, Arc<Link>>,
+    /// Connections that are gone while their messages are still being handled.
+    lingering: Vec<Arc<Link>>,
+    next_id: u64,
+    reports: mpsc::UnboundedReceiver<Report>,
+    reports_tx: mpsc::UnboundedSender<Report>,
+    http: HttpClient,
+    next_lookup_at: Option<Instant>,
+    last_lookup_at: Option<Instant>,
+    looking_up: bool,
+    /// Some lookup has come back.
+    looked_up: bool,
+    last_error: Option<StartError>,
+    /// Connections, lookups: they end with the engine.
+    tasks: JoinSet<()>,
+    workers: JoinSet<()>,
+}
+
+/// Lookups that are made because a connection broke are not made more often than this.
+const MIN_LOOKUP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl Engine {
+    pub(super) fn new(shared: Arc<Shared>, config: Arc<Config>, assignment: Assignment) -> Self {
+        let now = time::now();
+        let mut membership = Membership::new(MembershipOptions {
+            reconnect_initial: config.reconnect_initial,
+            reconnect_max: config.reconnect_max,
+            forget_after: config.forget_after,
+        });
+        for nsqd in &assignment.nsqds {
+            membership.add_fixed(Arc::clone(nsqd), now);
+        }
+        let rdy_options = RdyOptions {
+            idle_timeout: config.low_rdy_idle_timeout,
+            slice: config.low_rdy_slice,
+            fair_share: config.fair_share,
+        };
+        let (reports_tx, reports) = mpsc::unbounded_channel();
+        Engine {
+            distributor: Distributor::new(rdy_options, config.effective_max_in_flight()),
+            http: HttpClient::new(config.dial_timeout, config.lookupd_poll_timeout, &config.user_agent),
+            next_lookup_at: (!assignment.lookupds.is_empty()).then_some(now),
+            assignment: Arc::new(assignment),
+            shared,
+            config,
+            membership,
+            links: BTreeMap::new(),
+            lingering: Vec::new(),
+            next_id: 0,
+            reports,
+            reports_tx,
+            last_lookup_at: None,
+            looking_up: false,
+            looked_up: false,
+            last_error: None,
+            tasks: JoinSet::new(),
+            workers: JoinSet::new(),
+        }
+    }
+
+    pub(super) fn spawn_worker(&mut self, worker: impl Future<Output = ()> + Send + 'static) {
+        self.workers.spawn(worker);
+    }
+
+    /// Runs the consumer until it is asked to stop, and stops it.
+    pub(super) async fn run(mut self) {
+        let drain = loop {
+            if let Some(drain) = self.shared.requested_drain() {
+                break drain;
+            }
+            let now = time::now();
+            self.connect_due(now);
+            self.look_up_due(now);
+            let wake_at = self.apply_rdy(now);
+            self.publish_state(now);
+            let wake_at =
+                [wake_at, self.membership.next_due(), self.next_lookup_due()].into_iter().flatten().min();
+            self.wait_for_event(wake_at).await;
+        };
+        self.drain(drain).await;
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        self.links.values().cloned().collect()
+    }
+
+    pub(super) fn lingering_in_flight(&mut self) -> u64 {
+        self.lingering.retain(|link| link.in_flight() > 0);
+        self.lingering.iter().map(|link| link.in_flight()).sum()
+    }
+
+    /// Waits until something happens or `until`, and takes in what happened.
+    pub(super) async fn wait_for_event(&mut self, until: Option<Instant>) {
+        let sleep = async {
+            match until {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Never `None`: the engine holds a sender itself.
+            Some(report) = self.reports.recv() => {
+                self.take_report(report);
+                while let Ok(report) = self.reports.try_recv() {
+                    self.take_report(report);
+                }
+            }
+            () = self.shared.wake.notified() => {}
+            () = sleep => {}
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    pub(super) async fn stop_workers(&mut self) {
+        // Those that are done have nothing to cancel; the others are dropped where they stand.
+        self.workers.shutdown().await;
+    }
+
+    fn take_report(&mut self, report: Report) {
+        let now = time::now();
+        match report {
+            Report::Up(link) => {
+                self.membership.connected(&link.node, now);
+                self.distributor.connected(link.id, link.max_rdy_count, now);
+                self.shared.emit(Event::Connected { node: Arc::clone(&link.node) });
+                if self.shared.stopping.is_cancelled() {
+                    link.send_cls();
+                }
+                self.links.insert(link.id, link);
+                self.last_error = None;
+                *self.shared.links.lock() = self.links();
+            }
+            Report::Down { node, id, error } => {
+                if let Some(link) = self.links.remove(&id) {
+                    self.lingering.retain(|link| link.in_flight() > 0);
+                    self.lingering.push(link);
+                    *self.shared.links.lock() = self.links();
+                }
+                self.distributor.disconnected(id);
+                let refused = error.cause.is_authorization();
+                if self.membership.disconnected(&node, refused, now, rand::random())
+                    && !self.assignment.lookupds.is_empty()
+                {
+                    let earliest = self.last_lookup_at.map_or(now, |at| now.max(at + MIN_LOOKUP_INTERVAL));
+                    self.next_lookup_at = self.next_lookup_at.map(|at| at.min(earliest));
+                }
+                self.shared.emit(Event::Disconnected { node, reason: error.cause.clone() });
+                self.last_error = Some(StartError::Connect(error));
+            }
+            Report::LookedUp(lookup) => {
+                self.looking_up = false;
+                self.looked_up = true;
+                self.membership.looked_up(&lookup.listed, &lookup.elsewhere, lookup.any_answer, now);
+                if lookup.any_answer && matches!(self.last_error, Some(StartError::Lookup(_))) {
+                    self.last_error = None;
+                }
+                for error in lookup.errors {
+                    self.shared.emit(Event::LookupFailed(error.clone()));
+                    if !lookup.any_answer {
+                        self.last_error = Some(StartError::Lookup(error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn connect_due(&mut self, now: Instant) {
+        for node in self.membership.due(now) {
+            let id = ConnectionId(self.next_id);
+            self.next_id += 1;
+            let purpose = Purpose::Subscribe {
+                topic: self.assignment.topic.clone(),
+                channel: self.assignment.channel.clone(),
+            };
+            let guard =
+                DownGuard { node: Arc::clone(&node), id, error: None, reports: self.reports_tx.clone() };
+            self.tasks.spawn(run_connection(
+                guard,
+                purpose,
+                Arc::clone(&self.config),
+                Arc::clone(&self.shared),
+            ));
+        }
+    }
+
+    fn next_lookup_due(&self) -> Option<Instant> {
+        self.next_lookup_at.filter(|_| !self.looking_up)
+    }
+
+    fn look_up_due(&mut self, now: Instant) {
+        if self.next_lookup_due().is_none_or(|at| at > now) {
+            return;
+        }
+        let jitter = 1.0 + self.config.lookupd_poll_jitter * rand::random::<f64>();
+        self.next_lookup_at = Some(now + self.config.lookupd_poll_interval.mul_f64(jitter));
+        self.last_lookup_at = Some(now);
+        self.looking_up = true;
+        let http = self.http.clone();
+        let assignment = Arc::clone(&self.assignment);
+        let suspects = self.membership.suspects();
+        let reports = self.reports_tx.clone();
+        self.tasks.spawn(async move {
+            let lookup = look_up(&http, &assignment.lookupds, &assignment.topic, &suspects).await;
+            // The engine is gone only when nobody needs this any more.
+            let _ = reports.send(Report::LookedUp(lookup));
+        });
+    }
+
+    /// Sends the RDY changes that are due. Returns when to look again.
+    fn apply_rdy(&mut self, now: Instant) -> Option<Instant> {
+        let max_in_flight = self.shared.max_in_flight.load(Ordering::Relaxed);
+        self.distributor.set_max_in_flight(max_in_flight);
+        let backoff = self.shared.backoff_state(now);
+        let mode = match backoff {
+            _ if self.shared.paused.load(Ordering::Relaxed) => Mode::Hold,
+            BackoffState::Paused { .. } => Mode::Hold,
+            BackoffState::Probing { .. } => Mode::Probe,
+            BackoffState::Normal => Mode::Open,
+        };
+        let mut seen = Vec::with_capacity(self.links.len());
+        for (id, link) in &self.links {
+            let observed = (link.in_flight(), link.last_message_at());
+            self.distributor.observe(*id, observed.0, observed.1);
+            seen.push(observed);
+        }
+        let plan = self.distributor.plan(mode, now);
+        for (id, rdy) in &plan.changes {
+            if let Some(link) = self.links.get(id) {
+                link.set_rdy(*rdy);
+            }
+        }
+        self.shared.watch_answers.store(plan.watch_answers, Ordering::SeqCst);
+        for id in &plan.watch_messages {
+            if let Some(link) = self.links.get(id) {
+                link.watch_messages();
+            }
+        }
+        // Whoever changed something before the flags were set did not see them: look again.
+        let unseen = self.links.values().zip(&seen).any(|(link, (in_flight, last_message_at))| {
+            (plan.watch_answers && link.in_flight() != *in_flight)
+                || (!plan.watch_messages.is_empty() && link.last_message_at() != *last_message_at)
+        });
+        if unseen {
+            self.shared.wake.notify_one();
+        }
+        let pause_end = match backoff {
+            BackoffState::Paused { until, .. } => Some(until),
+            _ => None,
+        };
+        [plan.wake_at, pause_end].into_iter().flatten().min()
+    }
+
+    fn publish_state(&self, now: Instant) {
+        let paused = self.shared.paused.load(Ordering::Relaxed)
+            || self.shared.max_in_flight.load(Ordering::Relaxed) == 0;
+        let state = if !self.links.is_empty() {
+            match self.shared.backoff_state(now) {
+                _ if paused => ConsumerState::Paused,
+                BackoffState::Paused { level, .. } | BackoffState::Probing { level } => {
+                    ConsumerState::BackingOff { level }
+                }
+                BackoffState::Normal => ConsumerState::Running,
+            }
+        } else if self.membership.has_untried() {
+            ConsumerState::Connecting
+        } else if let Some(error) = &self.last_error {
+            ConsumerState::Failing(error.clone())
+        } else if !self.looked_up {
+            ConsumerState::Starting
+        } else {
+            ConsumerState::NoNodes
+        };
+        self.shared.state.send_if_modified(|current| {
+            let differs = !current.is_same_as(&state);
+            if differs {
+                *current = state;
+            }
+            differs
+        });
+    }
+}
+
+/// Reports the end of a connection however it comes, a panic included.
+struct DownGuard {
+    node: Arc<str>,
+    id: ConnectionId,
+    error: Option<ConnectError>,
+    reports: mpsc::UnboundedSender<Report>,
+}
+
+impl Drop for DownGuard {
+    fn drop(&mut self) {
+        let error = self.error.take().unwrap_or_else(|| ConnectError {
+            node: Arc::clone(&self.node),
+            stage: ConnectStage::Dial,
+            cause: Disconnect::Stopped,
+        });
+        let _ = self.reports.send(Report::Down { node: Arc::clone(&self.node), id: self.id, error });
+    }
+}
+
+async fn run_connection(mut guard: DownGuard, purpose: Purpose, config: Arc<Config>, shared: Arc<Shared>) {
+    let connecting = tokio::select! {
+        connected = connect(&guard.node, purpose, &config) => connected,
+        () = shared.stopping.cancelled() => return,
+    };
+    match connecting {
+        Err(error) => guard.error = Some(error),
+        Ok(established) => {
+            let link = Arc::new(Link::new(guard.id, &established, shared));
+            let _ = guard.reports.send(Report::Up(Arc::clone(&link)));
+            let timeouts = Timeouts { silence: config.silence_limit(), write: config.write_timeout };
+            let cause = link.run(established, timeouts).await;
+            let node = Arc::clone(&guard.node);
+            guard.error = Some(ConnectError { node, stage: ConnectStage::Established, cause });
+        }
+    }
+}

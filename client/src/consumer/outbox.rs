@@ -1,0 +1,105 @@
+//! What waits to be written to one connection.
+//!
+//! Answers are encoded straight into one buffer, from any thread, without waiting; the connection's writer
+//! takes the whole buffer, writes it in one go, and comes back for what has gathered meanwhile. So many
+//! answers share a write, and none waits for a timer.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::error::Disconnect;
+use crate::transport::WriteHalf;
+
+/// Beyond this, what is merely useful (TOUCH) is refused. FIN and REQ are bounded by what is in flight.
+const CROWDED_BYTES: usize = 1 << 20;
+/// A buffer that grew beyond this is not kept.
+const MAX_KEPT_BYTES: usize = 256 << 10;
+
+#[derive(Default)]
+pub(super) struct Outbox {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    bytes: Vec<u8>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Open,
+    /// What is here will be written, then our side is closed.
+    Finishing,
+    /// Nothing will be written any more.
+    Closed,
+}
+
+impl Outbox {
+    /// Queues what `encode` appends. False if it can no longer be sent.
+    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Open {
+            return false;
+        }
+        let was_empty = state.bytes.is_empty();
+        encode(&mut state.bytes);
+        drop(state);
+        if was_empty {
+            self.wake.notify_one();
+        }
+        true
+    }
+
+    /// Like [`push`](Outbox::push), but also false when much is waiting already.
+    pub(super) fn push_if_room(&self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let crowded = self.state.lock().bytes.len() > CROWDED_BYTES;
+        !crowded && self.push(encode)
+    }
+
+    /// Lets the writer send what is here and then say that nothing follows.
+    pub(super) fn finish(&self) {
+        let mut state = self.state.lock();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Finishing;
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Drops what is here: the connection is gone.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.phase = Phase::Closed;
+        state.bytes = Vec::new();
+    }
+
+    /// Writes until the connection fails, or all is written after [`finish`](Outbox::finish).
+    pub(super) async fn write_to(&self, writer: &mut WriteHalf, timeout: Duration) -> Result<(), Disconnect> {
+        let mut bytes = Vec::new();
+        loop {
+            let phase = {
+                let mut state = self.state.lock();
+                std::mem::swap(&mut state.bytes, &mut bytes);
+                state.phase
+            };
+            if !bytes.is_empty() {
+                writer.write(&bytes, timeout).await?;
+                bytes.clear();
+                if bytes.capacity() > MAX_KEPT_BYTES {
+                    bytes = Vec::new();
+                }
+                continue;
+            }
+            if phase != Phase::Open {
+                writer.finish().await;
+                return Ok(());
+            }
+            self.wake.notified().await;
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! From an open byte stream to a connection that is ready: magic, IDENTIFY, and SUB for a consumer.
+//! Pure: frames come in, bytes go out.
+//!
+//! ```text
+//! start ─▶ Identifying ──reply──▶ [upgrades, AUTH: not yet] ──▶ Subscribing ──OK──▶ ready
+//!                                                          └──── (a producer) ────▶ ready
+//! ```
+//!
+//! TLS, compression and AUTH belong between the IDENTIFY reply and SUB, each confirmed by a frame of its own.
+
+use std::time::Duration;
+
+use nsq_protocol::{
+    ChannelName, Command, Frame, FrameType, IdentifyReply, IdentifyRequest, MAGIC_V2, TopicName,
+};
+
+use crate::config::Config;
+use crate::error::{ConnectStage, Disconnect};
+
+/// What a server without feature negotiation is taken to have.
+const ASSUMED_MAX_RDY_COUNT: u64 = 2500;
+const ASSUMED_MSG_TIMEOUT: Duration = Duration::from_secs(60);
+const ASSUMED_MAX_MSG_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// NSQ's defaults, for servers that do not tell.
+pub(crate) const ASSUMED_MAX_MSG_SIZE: usize = 1 << 20;
+pub(crate) const ASSUMED_MAX_BODY_SIZE: usize = 5 << 20;
+
+/// What the server told about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerInfo {
+    /// nsqd's version; empty if it did not tell.
+    pub version: String,
+    /// The highest RDY count it accepts.
+    pub max_rdy_count: u64,
+    /// How long it waits for an answer to a message.
+    pub msg_timeout: Duration,
+    /// How long touching can stretch that.
+    pub max_msg_timeout: Duration,
+    /// The largest message it accepts; NSQ's default if it did not tell.
+    pub max_msg_size: usize,
+    /// The largest batch it accepts; NSQ's default if it did not tell.
+    pub max_body_size: usize,
+    /// Whether it told the two sizes.
+    pub sizes_known: bool,
+}
+
+impl ServerInfo {
+    fn assumed() -> Self {
+        ServerInfo {
+            version: String::new(),
+            max_rdy_count: ASSUMED_MAX_RDY_COUNT,
+            msg_timeout: ASSUMED_MSG_TIMEOUT,
+            max_msg_timeout: ASSUMED_MAX_MSG_TIMEOUT,
+            max_msg_size: ASSUMED_MAX_MSG_SIZE,
+            max_body_size: ASSUMED_MAX_BODY_SIZE,
+            sizes_known: false,
+        }
+    }
+
+    fn from_reply(data: &[u8]) -> Result<Self, Disconnect> {
+        // Servers without feature negotiation say `OK`.
+        if data.first() != Some(&b'{') {
+            return Ok(ServerInfo::assumed());
+        }
+        let reply: IdentifyReply = serde_json::from_slice(data)
+            .map_err(|e| Disconnect::Protocol(format!("the reply to IDENTIFY is not valid: {e}")))?;
+        if reply.auth_required {
+            return Err(Disconnect::Unsupported("AUTH"));
+        }
+        if reply.tls_v1 || reply.snappy || reply.deflate {
+            // It would talk in another encoding from here on, though nobody asked.
+            return Err(Disconnect::Protocol("nsqd turned on an encoding that was not asked for".into()));
+        }
+        let assumed = ServerInfo::assumed();
+        let count = |value: i64| u64::try_from(value).ok().filter(|count| *count > 0);
+        let ms = |value: i64| count(value).map(Duration::from_millis);
+        let size =
+            |value: Option<i64>| value.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
+        Ok(ServerInfo {
+            version: reply.version,
+            max_rdy_count: count(reply.max_rdy_count).unwrap_or(assumed.max_rdy_count),
+            msg_timeout: ms(reply.msg_timeout).unwrap_or(assumed.msg_timeout),
+            max_msg_timeout: ms(reply.max_msg_timeout).unwrap_or(assumed.max_msg_timeout),
+            max_msg_size: size(reply.max_msg_size).unwrap_or(assumed.max_msg_size),
+            max_body_size: size(reply.max_body_size).unwrap_or(assumed.max_body_size),
+            sizes_known: size(reply.max_msg_size).is_some() && size(reply.max_body_size).is_some(),
+        })
+    }
+}
+
+/// What the connection is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Purpose {
+    Publish,
+    Subscribe { topic: TopicName, channel: ChannelName },
+}
+
+/// Where a handshake stands after a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Waiting,
+    Ready(ServerInfo),
+}
+
+#[derive(Debug)]
+enum State {
+    Identifying,
+    Subscribing(ServerInfo),
+    Done,
+}
+
+pub(crate) struct Handshake {
+    purpose: Purpose,
+    state: State,
+}
+
+impl Handshake {
+    /// Begins: `out` gets what must be written first.
+    pub(crate) fn start(purpose: Purpose, config: &Config, out: &mut Vec<u8>) -> Self {
+        out.extend_from_slice(MAGIC_V2);
+        // Only strings and numbers: this cannot fail, and an empty body would be refused by nsqd.
+        let body = serde_json::to_vec(&identify_request(config)).unwrap_or_default();
+        Command::Identify { body: &body }.encode(out);
+        Handshake { purpose, state: State::Identifying }
+    }
+
+    pub(crate) fn stage(&self) -> ConnectStage {
+        match self.state {
+            State::Identifying => ConnectStage::Identify,
+            State::Subscribing(_) | State::Done => ConnectStage::Subscribe,
+        }
+    }
+
+    /// Takes a frame; `out` gets what must be written before the next.
+    pub(crate) fn on_frame(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<Progress, Disconnect> {
+        if frame.is_heartbeat() {
+            Command::Nop.encode(out);
+            return Ok(Progress::Waiting);
+        }
+        match frame.kind {
+            FrameType::Error => return Err(Disconnect::refused(&frame.data)),
+            FrameType::Message => return Err(Disconnect::Protocol("a message before RDY".into())),
+            FrameType::Response => {}
+        }
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Identifying => {
+                let server = ServerInfo::from_reply(&frame.data)?;
+                match &self.purpose {
+                    Purpose::Publish => Ok(Progress::Ready(server)),
+                    Purpose::Subscribe { topic, channel } => {
+                        Command::Sub { topic: topic.clone(), channel: channel.clone() }.encode(out);
+                        self.state = State::Subscribing(server);
+                        Ok(Progress::Waiting)
+                    }
+                }
+            }
+            State::Subscribing(server) if &frame.data[..] == nsq_protocol::frame::OK => {
+                Ok(Progress::Ready(server))
+            }
+            State::Subscribing(_) | State::Done => Err(Disconnect::Protocol(format!(
+                "unexpected response {:?}",
+                String::from_utf8_lossy(&frame.data[..frame.data.len().min(100)])
+            ))),
+        }
+    }
+}
+
+fn identify_request(config: &Config) -> IdentifyRequest {
+    let host = host_name();
+    let short_host = host.split('.').next().unwrap_or_default().to_owned();
+    let client_id = config.client_id.clone().unwrap_or(short_host);
+    let hostname = config.hostname.clone().unwrap_or(host);
+    let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    IdentifyRequest {
+        client_id: Some(client_id),
+        hostname: Some(hostname),
+        user_agent: Some(config.user_agent.clone()),
+        feature_negotiation: Some(true),
+        heartbeat_interval: config.heartbeat_interval.to_wire(),
+        output_buffer_size: Some(config.output_buffer_size),
+        output_buffer_timeout: config.output_buffer_timeout.to_wire(),
+        sample_rate: (config.sample_rate > 0).then_some(config.sample_rate.into()),
+        msg_timeout: (!config.msg_timeout.is_zero()).then(|| ms(config.msg_timeout)),
+        topology_region: text(&config.topology_region),
+        topology_zone: text(&config.topology_zone),
+        ..IdentifyRequest::default()
+    }
+}
+
+#[cfg(unix)]
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(unix))]
+fn host_name() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use nsq_protocol::{Decoded, Limits, decode};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame(kind: FrameType, data: &[u8]) -> Frame {
+        Frame { kind, data: Bytes::copy_from_slice(data) }
+    }
+
+    fn response(data: &[u8]) -> Frame {
+        frame(FrameType::Response, data)
+    }
+
+    fn subscribe() -> Purpose {
+        Purpose::Subscribe {
+            topic: TopicName::new("orders").unwrap(),
+            channel: ChannelName::new("billing#ephemeral").unwrap(),
+        }
+    }
+
+    #[test]
+    fn identify_says_who_we_are_and_only_what_was_set() {
+        let config = Config::new().client_id("me".to_owned()).hostname("here".to_owned());
+        let mut out = Vec::new();
+        Handshake::start(Purpose::Publish, &config, &mut out);
+        let rest = out.strip_prefix(MAGIC_V2).unwrap();
+        let Decoded::Command { command: Command::Identify { body }, consumed } =
+            decode(rest, &Limits::default())
+        else {
+            panic!("not an IDENTIFY")
+        };
+        assert_eq!(consumed, rest.len());
+        let request = IdentifyRequest::parse(body).unwrap();
+        let expected = IdentifyRequest {
+            client_id: Some("me".into()),
+            hostname: Some("here".into()),
+            user_agent: Some(concat!("nsq-rs/", env!("CARGO_PKG_VERSION")).into()),
+            feature_negotiation: Some(true),
+            heartbeat_interval: Some(30_000),
+            output_buffer_size: Some(16384),
+            ..IdentifyRequest::default()
+        };
+        assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn a_consumer_subscribes_after_the_reply() {
+        let mut out = Vec::new();
+        let mut handshake = Handshake::start(subscribe(), &Config::new(), &mut out);
+        out.clear();
+        let heartbeat = response(nsq_protocol::frame::HEARTBEAT);
+        assert_eq!(handshake.on_frame(&heartbeat, &mut out).unwrap(), Progress::Waiting);
+        assert_eq!(out, b"NOP\n");
+        out.clear();
+        let reply =
+            response(br#"{"max_rdy_count":10,"version":"1.3.0","msg_timeout":1000,"max_msg_timeout":5000}"#);
+        assert_eq!(handshake.on_frame(&reply, &mut out).unwrap(), Progress::Waiting);
+        assert_eq!(out, b"SUB orders billing#ephemeral\n");
+        let Progress::Ready(server) = handshake.on_frame(&response(b"OK"), &mut out).unwrap() else {
+            panic!("not ready")
+        };
+        assert_eq!((server.max_rdy_count, server.msg_timeout), (10, Duration::from_secs(1)));
+        assert_eq!((server.max_msg_size, server.sizes_known), (ASSUMED_MAX_MSG_SIZE, false));
+    }
+
+    #[test]
+    fn replies_of_old_and_of_our_servers() {
+        let ready = |data: &[u8]| {
+            let mut handshake = Handshake::start(Purpose::Publish, &Config::new(), &mut Vec::new());
+            handshake.on_frame(&response(data), &mut Vec::new())
+        };
+        assert_eq!(ready(b"OK").unwrap(), Progress::Ready(ServerInfo::assumed()));
+        let Progress::Ready(ours) = ready(br#"{"max_msg_size":5,"max_body_size":9,"x":null}"#).unwrap()
+        else {
+            panic!("not ready")
+        };
+        assert_eq!((ours.max_msg_size, ours.max_body_size, ours.sizes_known), (5, 9, true));
+        assert!(matches!(ready(br#"{"auth_required":true}"#), Err(Disconnect::Unsupported("AUTH"))));
+        assert!(matches!(ready(br#"{"snappy":true}"#), Err(Disconnect::Protocol(_))));
+        assert!(matches!(ready(b"{"), Err(Disconnect::Protocol(_))));
+    }
+
+    #[test]
+    fn errors_carry_code_and_description() {
+        let mut handshake = Handshake::start(subscribe(), &Config::new(), &mut Vec::new());
+        let error = frame(FrameType::Error, b"E_BAD_BODY IDENTIFY heartbeat interval (5) is invalid");
+        match handshake.on_frame(&error, &mut Vec::new()) {
+            Err(Disconnect::Refused { code, description }) => {
+                assert_eq!(code, "E_BAD_BODY");
+                assert_eq!(description, "IDENTIFY heartbeat interval (5) is invalid");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    proptest! {
+        /// Whatever a server says, the handshake ends in an answer and never panics.
+        #[test]
+        fn survives_anything(frames in prop::collection::vec(
+            (0u8..3, prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..40),
+                Just(b"OK".to_vec()),
+                Just(b"{}".to_vec()),
+                Just(b"_heartbeat_".to_vec()),
+            ]), 0..6))
+        {
+            let mut out = Vec::new();
+            let mut handshake = Handshake::start(subscribe(), &Config::new(), &mut out);
+            for (kind, data) in frames {
+                let kind = [FrameType::Response, FrameType::Error, FrameType::Message][usize::from(kind)];
+                let _ = handshake.stage();
+                if handshake.on_frame(&frame(kind, &data), &mut out).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! Publishing: each publish resolves with its own result.
+//!
+//! ```text
+//! publish ──▶ node queue ──many per write──▶ nsqd
+//!    ▲            │ slot                      │
+//!    └── result ──┴──── answers, in order ◀───┘
+//! ```
+//!
+//! In reading order: this file (what applications call, choice of the node, retries), `publication` (one
+//! command), `slot` (its result), `node` (queue and connection).
+
+mod node;
+mod publication;
+mod slot;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::addresses::Addresses;
+use crate::config::{Config, OptionValue};
+use crate::error::{BatchError, ConfigError, ConnectError, Disconnect, PublishError};
+use crate::handshake::{ASSUMED_MAX_BODY_SIZE, ASSUMED_MAX_MSG_SIZE, ServerInfo};
+use crate::transport::check_address;
+use node::{Node, Status};
+use publication::{Publication, SizeLimits};
+use slot::{Cancelled, Failure, Slot, SlotResult};
+
+/// What is retried when it is unknown whether nsqd has a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guarantee {
+    /// It is sent again: never lost, possibly repeated.
+    #[default]
+    AtLeastOnce,
+    /// It is reported as [`PublishError::Unknown`]: never repeated by this library.
+    AtMostOnce,
+}
+
+/// How a producer with several nsqds chooses one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// The first that is connected, in the order given; the others are for when it fails.
+    #[default]
+    Failover,
+    /// Each in turn, except those that have failed and are not back yet.
+    RoundRobin,
+}
+
+/// An acknowledged publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Receipt {
+    /// The nsqd that has it.
+    pub node: Arc<str>,
+    /// How often it was sent or tried, this time included.
+    pub attempts: u32,
+}
+
+/// Settings of a producer that does not run yet.
+#[derive(Clone, Debug, Default)]
+#[must_use = "a producer exists from `build()` on"]
+pub struct ProducerBuilder {
+    nsqds: Vec<String>,
+    config: Config,
+    guarantee: Guarantee,
+    strategy: Strategy,
+}
+
+impl ProducerBuilder {
+    /// Publishes to this nsqd, or to one of these; given as `host:port` of their TCP ports (4150).
+    pub fn nsqd(mut self, addresses: impl Addresses) -> Self {
+        self.nsqds.extend(addresses.into_addresses());
+        self
+    }
+
+    /// Replaces all options.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Sets an option by name; see [`Config::set`].
+    pub fn set(mut self, name: &str, value: impl Into<OptionValue>) -> Result<Self, ConfigError> {
+        self.config.set(name, value)?;
+        Ok(self)
+    }
+
+    /// What happens when it is unknown whether nsqd has a message.
+    pub fn guarantee(mut self, guarantee: Guarantee) -> Self {
+        self.guarantee = guarantee;
+        self
+    }
+
+    /// How one of several nsqds is chosen.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// How long a publish may take, with queueing, connecting and retries. 10 s unless set.
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
+        self.config.publish_timeout = timeout;
+        self
+    }
+
+    /// The producer. It connects when it is first used; [`Producer::ping`] does that on purpose. Must be
+    /// called within a tokio runtime.
+    pub fn build(self) -> Result<Producer, ConfigError> {
+        if self.nsqds.is_empty() {
+            return Err(ConfigError::NoAddress { lookupd: false });
+        }
+        self.config.validate()?;
+        let config = Arc::new(self.config);
+        let stop = CancellationToken::new();
+        let has_alternatives = self.nsqds.len() > 1;
+        let nodes = self
+            .nsqds
+            .iter()
+            .map(|address| {
+                let address = check_address(address)?;
+                Ok(Arc::new(Node::new(address, has_alternatives, Arc::clone(&config), stop.clone())))
+            })
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        for node in &nodes {
+            tokio::spawn(Arc::clone(node).run());
+        }
+        let room = Arc::new(Semaphore::new(config.max_pending_bytes as usize));
+        let inner = Inner {
+            nodes,
+            room,
+            config,
+            guarantee: self.guarantee,
+            strategy: self.strategy,
+            next: AtomicUsize::new(0),
+            stop,
+        };
+        Ok(Producer { inner: Arc::new(inner) })
+    }
+}
+
+/// Publishes messages. Cheap to clone; clones share connections.
+///
+/// Every call checks topic and sizes before anything is written, waits for nsqd's OK, reconnects and
+/// retries until `publish_timeout`, and reports what became of the message otherwise. Calls may run at the
+/// same time: they share writes, and none waits for another's answer.
+///
+/// Dropping a publish's future before it was written means it is not sent; afterwards it is sent, and the
+/// answer discarded.
+#[derive(Clone)]
+pub struct Producer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    nodes: Vec<Arc<Node>>,
+    /// One permit per byte that may be pending; see [`Inner::room_for`].
+    room: Arc<Semaphore>,
+    config: Arc<Config>,
+    guarantee: Guarantee,
+    strategy: Strategy,
+    next: AtomicUsize,
+    stop: CancellationToken,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Producer {
+    /// Prepares a producer.
+    pub fn builder() -> ProducerBuilder {
+        ProducerBuilder::default()
+    }
+
+    /// A producer with default settings for one nsqd, `host:port`.
+    pub fn new(nsqd: impl Addresses) -> Result<Producer, ConfigError> {
+        Producer::builder().nsqd(nsqd).build()
+    }
+
+    /// Publishes one message.
+    pub async fn publish(
+        &self,
+        topic: impl AsRef<str>,
+        body: impl Into<Bytes>,
+    ) -> Result<Receipt, PublishError> {
+        let publication = Publication::single(topic.as_ref(), body.into())?;
+        self.publish_now(publication, self.deadline()).await
+    }
+
+    /// Publishes one message that no consumer gets before `delay` has passed.
+    pub async fn publish_deferred(
+        &self,
+        topic: impl AsRef<str>,
+        delay: Duration,
+        body: impl Into<Bytes>,
+    ) -> Result<Receipt, PublishError> {
+        let publication = Publication::deferred(topic.as_ref(), delay, body.into())?;
+        self.publish_now(publication, self.deadline()).await
+    }
+
+    /// Publishes many messages to one topic: all or none of them, as long as they fit into one batch (5 MiB
+    /// unless nsqd says otherwise). More are sent as several batches, one after the other.
+    pub async fn publish_many<B: Into<Bytes>>(
+        &self,
+        topic: impl AsRef<str>,
+        bodies: impl IntoIterator<Item = B>,
+    ) -> Result<(), BatchError> {
+        let mut acknowledged = 0;
+        let fail = |acknowledged, error| BatchError { acknowledged, error };
+        let bodies: Vec<Bytes> = bodies.into_iter().map(Into::into).collect();
+        let limits = self.limits_for(&bodies).await;
+        let batches = Publication::batches(topic.as_ref(), bodies, &limits).map_err(|e| fail(0, e))?;
+        for (count, batch) in batches {
+            self.publish_now(batch, self.deadline()).await.map_err(|e| fail(acknowledged, e))?;
+            acknowledged += count;
+        }
+        Ok(())
+    }
+
+    /// Queues one message at once, without waiting; the future brings the result. Messages are sent in the
+    /// order of these calls, as long as none has to be retried. [`PublishError::Full`] if too much is pending.
+    pub fn send(
+        &self,
+        topic: impl AsRef<str>,
+        body: impl Into<Bytes>,
+    ) -> Result<PublishFuture, PublishError> {
+        let publication = Arc::new(Publication::single(topic.as_ref(), body.into())?);
+        let room =
+            match Arc::clone(&self.inner.room).try_acquire_many_owned(self.inner.room_for(&publication)) {
+                Ok(room) => room,
+                Err(TryAcquireError::NoPermits) => return Err(PublishError::Full),
+                Err(TryAcquireError::Closed) => return Err(PublishError::Closed),
+            };
+        let deadline = self.deadline();
+        let ticket = Ticket::issue(&self.inner, publication, room);
+        let producer = self.clone();
+        Ok(PublishFuture(Box::pin(async move { producer.inner.resolve(ticket, deadline).await })))
+    }
+
+    /// Connects if need be, and returns what the (first) nsqd tells about itself, or why the attempt failed.
+    pub async fn ping(&self) -> Result<ServerInfo, ConnectError> {
+        self.inner.nodes[0].ensure_connected().await.map(|server| (*server).clone())
+    }
+
+    /// Waits until everything that was queued before has its result.
+    pub async fn flush(&self) {
+        // Permits come in the order they are asked for, so having all means that nothing older is pending.
+        // An error means that the producer is closed, and nothing pending.
+        let _ = self.inner.room.acquire_many(self.inner.config.max_pending_bytes).await;
+    }
+
+    /// Refuses new publishes, waits for the results of pending ones, and closes the connections. Returns
+    /// whether all had their result in time; the others fail.
+    pub async fn close(&self, deadline: Duration) -> bool {
+        let all = self.inner.config.max_pending_bytes;
+        let flushed = tokio::time::timeout(deadline, self.inner.room.acquire_many(all)).await.is_ok();
+        self.inner.room.close();
+        self.inner.stop.cancel();
+        flushed
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.inner.config.publish_timeout
+    }
+
+    async fn publish_now(
+        &self,
+        publication: Publication,
+        deadline: Instant,
+    ) -> Result<Receipt, PublishError> {
+        let publication = Arc::new(publication);
+        let cost = self.inner.room_for(&publication);
+        let acquire = Arc::clone(&self.inner.room).acquire_many_owned(cost);
+        let room = match tokio::time::timeout_at(deadline, acquire).await {
+            Ok(Ok(room)) => room,
+            Ok(Err(_)) => return Err(PublishError::Closed),
+            Err(_) => {
+                let node = Arc::clone(&self.inner.pick(None).address);
+                let reason = Disconnect::Timeout(self.inner.config.publish_timeout);
+                return Err(PublishError::NotSent { node, reason });
+            }
+        };
+        let ticket = Ticket::issue(&self.inner, publication, room);
+        self.inner.resolve(ticket, deadline).await
+    }
+
+    /// The limits to split a batch by. Only worth a connection if NSQ's defaults do not do.
+    async fn limits_for(&self, bodies: &[Bytes]) -> SizeLimits {
+        let assumed = SizeLimits { max_msg_size: ASSUMED_MAX_MSG_SIZE, max_body_size: ASSUMED_MAX_BODY_SIZE };
+        let node = self.inner.pick(None);
+        let max_msg_size = self.inner.config.max_msg_size;
+        match node.status() {
+            Status::Connected(server) => SizeLimits::of(&server, max_msg_size),
+            _ if bodies.iter().all(|body| body.len() <= assumed.max_msg_size) => assumed,
+            _ => {
+                let connecting = tokio::time::timeout_at(self.deadline(), node.ensure_connected());
+                match connecting.await {
+                    Ok(Ok(server)) => SizeLimits::of(&server, max_msg_size),
+                    // Sending will fail for the same reason, and say so.
+                    _ => SizeLimits { max_msg_size: usize::MAX, ..assumed },
+                }
+            }
+        }
+    }
+}
+
+/// The result of [`Producer::send`].
+#[must_use = "the message is only sent for sure if the future is awaited"]
+pub struct PublishFuture(Pin<Box<dyn Future<Output = Result<Receipt, PublishError>> + Send>>);
+
+impl Future for PublishFuture {
+    type Output = Result<Receipt, PublishError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(context)
+    }
+}
+
+impl std::fmt::Debug for PublishFuture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PublishFuture").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nodes: Vec<&str> = self.inner.nodes.iter().map(|node| &*node.address).collect();
+        f.debug_struct("Producer").field("nodes", &nodes).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Permits for one publish. At least `max_pending_bytes / max_pending`, so that one semaphore bounds both
+    /// bytes and number; at most all of them, so that a huge one is sent alone instead of never.
+    fn room_for(&self, publication: &Publication) -> u32 {
+        let max_bytes = self.config.max_pending_bytes;
+        let least = (max_bytes / self.config.max_pending).max(1);
+        u32::try_from(publication.body_bytes()).unwrap_or(u32::MAX).clamp(least, max_bytes)
+    }
+
+    /// The node for the next publish; `failed` is the one that just did not do.
+    fn pick(&self, failed: Option<&Arc<Node>>) -> &Arc<Node> {
+        let count = self.nodes.len();
+        let first = match (self.strategy, failed) {
+            (Strategy::RoundRobin, _) => self.next.fetch_add(1, Ordering::Relaxed),
+            (Strategy::Failover, None) => 0,
+            (Strategy::Failover, Some(failed)) => self
+                .nodes
+                .iter()
+                .position(|node| Arc::ptr_eq(node, failed))
+                .map_or(0, |position| position + 1),
+        };
+        let in_order = || (0..count).map(move |offset| &self.nodes[(first + offset) % count]);
+        let usable =
+            |node: &&Arc<Node>| !node.has_failed() && failed.is_none_or(|failed| !Arc::ptr_eq(node, failed));
+        let connected = match self.strategy {
+            Strategy::Failover => in_order().find(|node| usable(node) && node.is_connected()),
+            // Those that are not connected yet get their turn as well, which connects them.
+            Strategy::RoundRobin => None,
+        };
+        connected.or_else(|| in_order().find(usable)).unwrap_or(&self.nodes[first % count])
+    }
+
+    /// Waits for the result, and retries what may be retried.
+    async fn resolve(&self, mut ticket: Ticket, deadline: Instant) -> Result<Receipt, PublishError> {
+        let mut attempts = 1;
+        loop {
+            let result = match tokio::time::timeout_at(deadline, ticket.result()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    let timeout = Disconnect::Timeout(self.config.publish_timeout);
+                    match ticket.slot.cancel() {
+                        Cancelled::Done(result) => result,
+                        Cancelled::Written => Err(Failure::Unknown(timeout)),
+                        // Why it could not be sent says more than that it took long.
+                        Cancelled::NotSent => Err(Failure::NotSent(match ticket.node.status() {
+                            Status::Failed(error) => error.cause,
+                            _ => timeout,
+                        })),
+                    }
+                }
+            };
+            match result {
+                Ok(()) => return Ok(Receipt { node: Arc::clone(&ticket.node.address), attempts }),
+                Err(failure) if self.may_retry(&failure) && Instant::now() < deadline => {
+                    attempts += 1;
+                    ticket.retry_at(Arc::clone(self.pick(Some(&ticket.node))));
+                }
+                Err(failure) => return Err(publish_error(failure, &ticket.node.address)),
+            }
+        }
+    }
+
+    fn may_retry(&self, failure: &Failure) -> bool {
+        if self.stop.is_cancelled() {
+            return false;
+        }
+        match failure {
+            Failure::NotSent(_) => true,
+            Failure::Unknown(_) => self.guarantee == Guarantee::AtLeastOnce,
+            // nsqd could not store it, which may be different elsewhere or later. A batch may be there in part.
+            Failure::Refused { code, .. } => match code.as_str() {
+                "E_PUB_FAILED" | "E_DPUB_FAILED" => true,
+                "E_MPUB_FAILED" => self.guarantee == Guarantee::AtLeastOnce,
+                _ => false,
+            },
+            Failure::TooBig { .. } => false,
+        }
+    }
+}
+
+fn publish_error(failure: Failure, node: &Arc<str>) -> PublishError {
+    let node = Arc::clone(node);
+    match failure {
+        Failure::NotSent(Disconnect::Stopped) => PublishError::Closed,
+        Failure::NotSent(reason) => PublishError::NotSent { node, reason },
+        Failure::Unknown(reason) => PublishError::Unknown { node, reason },
+        Failure::Refused { code, description } => PublishError::Refused { node, code, description },
+        Failure::TooBig { size, max } => PublishError::TooBig { size, max },
+    }
+}
+
+/// A publish under way. Dropping it cancels what is not written yet.
+struct Ticket {
+    publication: Arc<Publication>,
+    slot: Arc<Slot>,
+    node: Arc<Node>,
+}
+
+impl Ticket {
+    fn issue(inner: &Inner, publication: Arc<Publication>, room: OwnedSemaphorePermit) -> Self {
+        let slot = Slot::new(room);
+        let node = Arc::clone(inner.pick(None));
+        node.enqueue(Arc::clone(&publication), Arc::clone(&slot));
+        Ticket { publication, slot, node }
+    }
+
+    fn retry_at(&mut self, node: Arc<Node>) {
+        self.slot.retry();
+        self.node = node;
+        self.node.enqueue(Arc::clone(&self.publication), Arc::clone(&self.slot));
+    }
+
+    async fn result(&self) -> SlotResult {
+        std::future::poll_fn(|context| self.slot.poll(context)).await
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.slot.cancel();
+    }
+}

@@ -1,0 +1,130 @@
+//! The admin calls: what they ask, and how they fail.
+
+use std::time::Duration;
+
+use nsq::admin::{AdminErrorKind, LookupdClient, NsqdClient, StatsQuery};
+
+use crate::stub_http::{StubHttp, producer};
+
+#[tokio::test]
+async fn nsqd_calls_ask_what_they_should() {
+    let stub = StubHttp::start().await;
+    let nsqd = NsqdClient::new(&stub.address).unwrap();
+    for path in [
+        "/ping",
+        "/pub",
+        "/mpub",
+        "/topic/create",
+        "/topic/delete",
+        "/topic/empty",
+        "/topic/pause",
+        "/topic/unpause",
+        "/channel/create",
+        "/channel/delete",
+        "/channel/empty",
+        "/channel/pause",
+        "/channel/unpause",
+    ] {
+        stub.answer(path, 200, "OK");
+    }
+    stub.answer("/config/log_level", 200, "2");
+    nsqd.ping().await.unwrap();
+    nsqd.publish("t#ephemeral", "body").await.unwrap();
+    nsqd.publish_deferred("t", Duration::from_secs(1), "body").await.unwrap();
+    nsqd.publish_many("t", &["a", "bc"]).await.unwrap();
+    nsqd.create_topic("t").await.unwrap();
+    nsqd.delete_topic("t").await.unwrap();
+    nsqd.empty_topic("t").await.unwrap();
+    nsqd.pause_topic("t").await.unwrap();
+    nsqd.unpause_topic("t").await.unwrap();
+    nsqd.create_channel("t", "c").await.unwrap();
+    nsqd.delete_channel("t", "c").await.unwrap();
+    nsqd.empty_channel("t", "c").await.unwrap();
+    nsqd.pause_channel("t", "c").await.unwrap();
+    nsqd.unpause_channel("t", "c").await.unwrap();
+    assert_eq!(nsqd.config("log_level").await.unwrap(), "2");
+    assert_eq!(nsqd.set_config("log_level", "info").await.unwrap(), "2");
+    assert_eq!(
+        stub.lines(),
+        [
+            "GET /ping",
+            "POST /pub?topic=t%23ephemeral",
+            "POST /pub?topic=t&defer=1000",
+            "POST /mpub?topic=t&binary=true",
+            "POST /topic/create?topic=t",
+            "POST /topic/delete?topic=t",
+            "POST /topic/empty?topic=t",
+            "POST /topic/pause?topic=t",
+            "POST /topic/unpause?topic=t",
+            "POST /channel/create?topic=t&channel=c",
+            "POST /channel/delete?topic=t&channel=c",
+            "POST /channel/empty?topic=t&channel=c",
+            "POST /channel/pause?topic=t&channel=c",
+            "POST /channel/unpause?topic=t&channel=c",
+            "GET /config/log_level",
+            "PUT /config/log_level",
+        ]
+    );
+    assert_eq!(stub.requests()[1].1, "body");
+    assert_eq!(stub.requests()[3].1, "\0\0\0\x02\0\0\0\x01a\0\0\0\x02bc");
+    assert_eq!(stub.requests()[15].1, "info");
+}
+
+#[tokio::test]
+async fn statistics_and_info_are_typed() {
+    let stub = StubHttp::start().await;
+    stub.answer(
+        "/stats",
+        200,
+        r#"{"version":"1.3.0","health":"OK","start_time":1,"topics":[{"topic_name":"t","depth":13,"new_field":1}],"producers":null}"#,
+    );
+    stub.answer("/info", 200, r#"{"version":"1.3.0","http_port":4151,"tcp_port":-1}"#);
+    let nsqd = NsqdClient::new(format!("http://{}", stub.address)).unwrap();
+    let query = StatsQuery { topic: Some("t".into()), ..StatsQuery::default() };
+    let stats = nsqd.stats(&query).await.unwrap();
+    assert_eq!(stats.topics.unwrap()[0].depth, 13);
+    assert_eq!(nsqd.info().await.unwrap().tcp_port, -1);
+    assert_eq!(stub.lines()[0], "GET /stats?format=json&include_clients=false&include_mem=false&topic=t");
+}
+
+#[tokio::test]
+async fn lookupd_calls() {
+    let stub = StubHttp::lookupd(["127.0.0.1:4150"]).await;
+    stub.answer("/topics", 200, r#"{"topics":["a","b"]}"#);
+    stub.answer("/channels", 200, r#"{"channels":[]}"#);
+    stub.answer("/nodes", 200, &format!(r#"{{"producers":[{}]}}"#, producer("127.0.0.1:4150")));
+    stub.answer("/topic/tombstone", 200, "");
+    stub.answer("/info", 200, r#"{"version":"1.3.0"}"#);
+    let lookupd = LookupdClient::new(&stub.address).unwrap();
+    assert_eq!(lookupd.topics().await.unwrap(), ["a", "b"]);
+    assert!(lookupd.channels("a").await.unwrap().is_empty());
+    assert_eq!(lookupd.lookup("a").await.unwrap().producers[0].tcp_port, 4150);
+    assert_eq!(lookupd.nodes().await.unwrap().producers[0].broadcast_address, "127.0.0.1");
+    assert_eq!(lookupd.info().await.unwrap().version, "1.3.0");
+    lookupd.tombstone("a", "127.0.0.1:4151").await.unwrap();
+    assert_eq!(stub.lines().last().unwrap(), "POST /topic/tombstone?topic=a&node=127.0.0.1%3A4151");
+}
+
+#[tokio::test]
+async fn failures_say_what_happened_where() {
+    let stub = StubHttp::start().await;
+    stub.answer("/topic/delete", 404, r#"{"message":"TOPIC_NOT_FOUND"}"#);
+    stub.answer("/ping", 500, "NOK - disk full");
+    stub.answer("/stats", 200, "<html>");
+    let nsqd = NsqdClient::new(&stub.address).unwrap();
+    let error = nsqd.delete_topic("t").await.unwrap_err();
+    assert!(error.is_not_found());
+    assert!(error.to_string().contains("/topic/delete?topic=t: TOPIC_NOT_FOUND (status 404)"), "{error}");
+    let error = nsqd.ping().await.unwrap_err();
+    assert!(error.to_string().contains("NOK - disk full"), "{error}");
+    let error = nsqd.stats(&StatsQuery::default()).await.unwrap_err();
+    assert!(matches!(error.kind, AdminErrorKind::Unexpected(_)));
+    let nobody = NsqdClient::new("127.0.0.1:1").unwrap().ping().await.unwrap_err();
+    assert!(matches!(nobody.kind, AdminErrorKind::Unreachable(_)));
+    assert!(nobody.to_string().contains("refused"), "{nobody}");
+    let hanging = StubHttp::hanging().await;
+    let impatient = NsqdClient::new(&hanging.address)
+        .unwrap()
+        .timeouts(Duration::from_secs(1), Duration::from_millis(50));
+    assert!(matches!(impatient.ping().await.unwrap_err().kind, AdminErrorKind::Timeout(_)));
+}

@@ -1,0 +1,117 @@
+//! Finding nsqds through lookupds.
+
+use std::time::{Duration, Instant};
+
+use nsq::{Config, Consumer, ConsumerState, MessageStream, StartError};
+
+use crate::stub_http::{StubHttp, producer};
+use crate::stub_nsqd::StubNsqd;
+use crate::wait::{PATIENCE, until};
+
+fn consume(lookupds: &[&StubHttp]) -> MessageStream {
+    let addresses: Vec<String> = lookupds.iter().map(|lookupd| lookupd.address.clone()).collect();
+    let config = Config::new().lookupd_poll_interval(Duration::from_millis(20));
+    Consumer::builder("t#ephemeral", "c")
+        .lookupd(addresses)
+        .config(config)
+        .max_in_flight(10)
+        .stream()
+        .unwrap()
+}
+
+fn connected(messages: &MessageStream) -> u64 {
+    messages.consumer().stats().connections
+}
+
+/// One hangs, one lies, one knows half, one knows the other half: running at once.
+#[tokio::test]
+async fn several_lookupds_are_asked_at_once_and_united() {
+    let nsqds = [StubNsqd::start().await, StubNsqd::start().await];
+    let lookupds = [
+        StubHttp::hanging().await,
+        StubHttp::start().await,
+        StubHttp::lookupd([nsqds[0].address.as_str(), "127.0.0.1:1"]).await,
+        StubHttp::lookupd([nsqds[0].address.as_str(), nsqds[1].address.as_str()]).await,
+    ];
+    lookupds[1].answer("/lookup", 200, "not json");
+    let config = Config::new().lookupd_poll_timeout(Duration::from_millis(300));
+    let addresses: Vec<String> =
+        lookupds.iter().map(|lookupd| format!("http://{}/", lookupd.address)).collect();
+    let started_at = Instant::now();
+    let messages = Consumer::builder("t#ephemeral", "c")
+        .lookupd(addresses)
+        .config(config)
+        .max_in_flight(10)
+        .stream()
+        .unwrap();
+    until("both", || connected(&messages), |count| *count == 2).await;
+    assert!(started_at.elapsed() < Duration::from_secs(3));
+    assert_eq!(lookupds[3].lines()[0], "GET /lookup?topic=t%23ephemeral");
+}
+
+#[tokio::test]
+async fn the_older_wrapped_answer_is_understood() {
+    let nsqd = StubNsqd::start().await;
+    let lookupd = StubHttp::start().await;
+    let body = format!(
+        r#"{{"status_code":200,"status_txt":"OK","data":{{"producers":[{}]}}}}"#,
+        producer(&nsqd.address)
+    );
+    lookupd.answer("/lookup", 200, &body);
+    let messages = consume(&[&lookupd]);
+    until("connected", || connected(&messages), |count| *count == 1).await;
+}
+
+#[tokio::test]
+async fn new_nodes_are_found_and_vanished_ones_kept_while_they_live() {
+    let nsqds = [StubNsqd::start().await, StubNsqd::start().await];
+    let lookupd = StubHttp::start().await;
+    lookupd.answer("/lookup", 404, r#"{"message":"TOPIC_NOT_FOUND"}"#);
+    let messages = consume(&[&lookupd]);
+    let state = || messages.consumer().state();
+    until("no nodes", state, |state| matches!(state, ConsumerState::NoNodes)).await;
+    lookupd.set_nodes([nsqds[0].address.as_str()]);
+    until("one", || connected(&messages), |count| *count == 1).await;
+    lookupd.set_nodes([nsqds[1].address.as_str()]);
+    until("both", || connected(&messages), |count| *count == 2).await;
+}
+
+#[tokio::test]
+async fn a_node_that_restarts_is_connected_again() {
+    let nsqd = StubNsqd::start().await;
+    let lookupd = StubHttp::lookupd([nsqd.address.as_str()]).await;
+    lookupd.answer("/nodes", 200, r#"{"producers":[]}"#);
+    let messages = consume(&[&lookupd]);
+    until("connected", || connected(&messages), |count| *count == 1).await;
+    // It is gone from everywhere, as it is while an nsqd restarts.
+    lookupd.set_nodes([]);
+    nsqd.hang_up();
+    until("again", || nsqd.state().connections_made, |count| *count == 2).await;
+}
+
+/// It lives, but a lookup no longer lists it: tombstoned, or the topic was deleted there.
+#[tokio::test]
+async fn a_node_that_gave_up_the_topic_is_left_alone() {
+    let nsqds = [StubNsqd::start().await, StubNsqd::start().await];
+    let lookupd = StubHttp::lookupd(nsqds.iter().map(|nsqd| nsqd.address.as_str())).await;
+    let messages = consume(&[&lookupd]);
+    until("both", || connected(&messages), |count| *count == 2).await;
+    lookupd.answer("/nodes", 200, &format!(r#"{{"producers":[{}]}}"#, producer(&nsqds[0].address)));
+    lookupd.set_nodes([nsqds[1].address.as_str()]);
+    nsqds[0].hang_up();
+    nsqds[1].hang_up();
+    until("the other is back", || nsqds[1].state().connections_made, |count| *count == 2).await;
+    let asked = lookupd.lines().len();
+    until("some more lookups", || lookupd.lines().len(), |count| *count > asked + 10).await;
+    assert_eq!(nsqds[0].state().connections_made, 1);
+}
+
+#[tokio::test]
+async fn failing_lookups_are_told() {
+    let messages = Consumer::builder("t", "c").lookupd("127.0.0.1:1").stream().unwrap();
+    match messages.consumer().wait_ready(PATIENCE).await {
+        Err(StartError::Lookup(error)) => assert_eq!(&*error.lookupd, "127.0.0.1:1"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(messages.consumer().state(), ConsumerState::Failing(_)));
+}

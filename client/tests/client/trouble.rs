@@ -1,0 +1,188 @@
+//! Publishing when the nsqd refuses, hangs up, is silent or is not there.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use nsq::{Config, Disconnect, Guarantee, Producer, PublishError};
+use tokio::net::TcpListener;
+
+use crate::stub_nsqd::{Script, StubNsqd};
+use crate::wait::{soon, until};
+
+/// An address where nobody listens.
+async fn dead_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+fn impatient(nsqd: &str) -> Producer {
+    let timeout = Duration::from_millis(200);
+    Producer::builder().nsqd(nsqd).publish_timeout(timeout).build().unwrap()
+}
+
+#[tokio::test]
+async fn a_refusal_hits_the_offender_alone() {
+    let nsqd = StubNsqd::with(Script { refused_topic: Some("bad".into()), ..Script::default() }).await;
+    let producer = Producer::new(&nsqd.address).unwrap();
+    let sends: Vec<_> = (0..100)
+        .map(|n| producer.send(if n == 50 { "bad" } else { "good" }, n.to_string()).unwrap())
+        .collect();
+    for (n, result) in soon("results", join_all(sends)).await.into_iter().enumerate() {
+        match result {
+            Ok(_) => assert_ne!(n, 50),
+            Err(PublishError::Refused { code, .. }) => assert_eq!((n, code.as_str()), (50, "E_BAD_TOPIC")),
+            Err(other) => panic!("{n}: {other}"),
+        }
+    }
+    // nsqd had not got to those behind, so none of them is there twice.
+    assert_eq!(nsqd.bodies().len(), 99);
+    assert_eq!(nsqd.state().connections_made, 2);
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_renewed_and_the_unknown_repeated() {
+    let nsqd = StubNsqd::with(Script { hang_up_after: Some(50), ..Script::default() }).await;
+    let producer = Producer::new(&nsqd.address).unwrap();
+    let sends: Vec<_> = (0..100).map(|n| producer.send("t", n.to_string()).unwrap()).collect();
+    let mut repeated = 0;
+    for result in soon("results", join_all(sends)).await {
+        repeated += usize::from(result.unwrap().attempts > 1);
+    }
+    let mut bodies = nsqd.bodies();
+    assert!(repeated >= 1 && bodies.len() <= 100 + repeated);
+    bodies.sort();
+    bodies.dedup();
+    assert_eq!(bodies.len(), 100, "none is lost");
+}
+
+#[tokio::test]
+async fn at_most_once_reports_the_unknown_and_repeats_nothing() {
+    let nsqd = StubNsqd::with(Script { hang_up_after: Some(10), ..Script::default() }).await;
+    let producer = Producer::builder().nsqd(&nsqd.address).guarantee(Guarantee::AtMostOnce).build().unwrap();
+    let sends: Vec<_> = (0..20).map(|n| producer.send("t", n.to_string()).unwrap()).collect();
+    let mut unknown = 0;
+    for result in soon("results", join_all(sends)).await {
+        match result {
+            Ok(_) => {}
+            Err(error) if error.is_unknown() => unknown += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(unknown >= 1);
+    let mut bodies = nsqd.bodies();
+    let count = bodies.len();
+    bodies.sort();
+    bodies.dedup();
+    assert_eq!(bodies.len(), count, "nothing is there twice");
+}
+
+#[tokio::test]
+async fn silence_ends_in_an_unknown() {
+    let nsqd = StubNsqd::with(Script { mute: true, ..Script::default() }).await;
+    let error = impatient(&nsqd.address).publish("t", "x").await.unwrap_err();
+    assert!(matches!(error, PublishError::Unknown { reason: Disconnect::Timeout(_), .. }), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_there_ends_in_not_sent_and_says_why() {
+    let address = dead_address().await;
+    let producer = impatient(&address);
+    let error = producer.publish("t", "x").await.unwrap_err();
+    assert!(matches!(error, PublishError::NotSent { reason: Disconnect::Io(_), .. }), "{error}");
+    assert!(error.to_string().contains("refused"), "{error}");
+    let started_at = Instant::now();
+    let error = producer.ping().await.unwrap_err();
+    assert!(error.to_string().contains(&address), "{error}");
+    assert!(started_at.elapsed() < Duration::from_secs(2), "a ping does not wait for better times");
+}
+
+#[tokio::test]
+async fn publishes_wait_for_an_nsqd_that_comes_back() {
+    let address = dead_address().await;
+    let producer = Producer::new(&address).unwrap();
+    let waiting = tokio::spawn({
+        let producer = producer.clone();
+        async move { producer.publish("t", "x").await }
+    });
+    producer.ping().await.unwrap_err();
+    let nsqd = StubNsqd::start_on(&address, Script::default()).await;
+    soon("publish", waiting).await.unwrap().unwrap();
+    assert_eq!(nsqd.bodies(), ["x"]);
+}
+
+#[tokio::test]
+async fn what_is_dropped_before_it_was_written_is_not_sent() {
+    let address = dead_address().await;
+    let producer = Producer::new(&address).unwrap();
+    drop(producer.send("t", "dropped").unwrap());
+    let kept = producer.send("t", "kept").unwrap();
+    let nsqd = StubNsqd::start_on(&address, Script::default()).await;
+    soon("publish", kept).await.unwrap();
+    assert_eq!(nsqd.bodies(), ["kept"]);
+}
+
+#[tokio::test]
+async fn another_nsqd_takes_over() {
+    let first = StubNsqd::start().await;
+    let second = StubNsqd::start().await;
+    let producer = Producer::builder().nsqd([first.address.clone(), second.address.clone()]).build().unwrap();
+    producer.publish("t", "1").await.unwrap();
+    first.stop();
+    let receipt = soon("failover", producer.publish("t", "2")).await.unwrap();
+    assert_eq!(*receipt.node, *second.address);
+    assert_eq!(first.bodies(), ["1"]);
+    assert_eq!(second.bodies(), ["2"]);
+}
+
+#[tokio::test]
+async fn a_dead_first_choice_costs_little() {
+    let nsqd = StubNsqd::start().await;
+    let addresses = [dead_address().await, nsqd.address.clone()];
+    let producer = Producer::builder().nsqd(addresses).build().unwrap();
+    let receipt = soon("failover", producer.publish("t", "x")).await.unwrap();
+    assert_eq!((&*receipt.node, receipt.attempts), (&*nsqd.address, 2));
+    assert_eq!(producer.publish("t", "y").await.unwrap().attempts, 1);
+}
+
+#[tokio::test]
+async fn an_http_port_is_recognised() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request";
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+            std::future::pending::<()>().await;
+        }
+    });
+    let error = Producer::new(&address).unwrap().ping().await.unwrap_err();
+    assert!(matches!(error.cause, Disconnect::HttpPeer), "{error}");
+}
+
+/// The server restarts again and again; whatever was reported as published is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_lose_nothing_that_was_acknowledged() {
+    let nsqd = StubNsqd::start().await;
+    let config =
+        Config::new().reconnect_initial(Duration::from_millis(1)).reconnect_max(Duration::from_millis(5));
+    let producer = Producer::builder().nsqd(&nsqd.address).config(config).build().unwrap();
+    let publishing = tokio::spawn(async move {
+        for n in 0..2000 {
+            producer.publish("t", n.to_string()).await.unwrap();
+        }
+    });
+    let mut hung_up = 0;
+    while !publishing.is_finished() {
+        let seen = nsqd.state().published.len();
+        until("progress", || nsqd.state().published.len(), |count| *count > seen || publishing.is_finished())
+            .await;
+        nsqd.hang_up();
+        hung_up += 1;
+    }
+    publishing.await.unwrap();
+    assert!(hung_up > 10);
+    let mut bodies = nsqd.bodies();
+    bodies.sort();
+    bodies.dedup();
+    assert_eq!(bodies.len(), 2000);
+}

@@ -1,0 +1,298 @@
+//! What a node says: magic, then commands, each answered by one response, in order.
+//!
+//! ```text
+//! read the magic -> ( decode -> execute -> answer )* -> goodbye: the node's registrations go
+//! ```
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use nsq_daemon::listen::{Remote, Stream};
+use nsq_daemon::log::Logger;
+use nsq_daemon::{NSQ_VERSION, error, hostname, info, warn};
+use nsq_protocol::json::to_json;
+use nsq_protocol::{
+    ChannelName, ErrorCode, LookupCommand, LookupDecoded, LookupdInfo, MAGIC_V1, PeerInfo, ProtocolError,
+    TopicName, decode_lookup, lookup_truncated, put_lookup_response,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::clock;
+use crate::config::Limits;
+use crate::registry::{Node, NodeId, Registry};
+
+/// How much is read at once.
+const READ_BYTES: usize = 4096;
+
+/// After an error we read on this long and this much, so that our closing does not tear the answer
+/// out of the node's hands.
+const LINGER: Duration = Duration::from_secs(1);
+const MAX_LINGER_BYTES: usize = 1 << 20;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) logger: Logger,
+    pub(crate) limits: Limits,
+    pub(crate) info: LookupdInfo,
+    next_id: AtomicU64,
+}
+
+impl Context {
+    pub(crate) fn new(registry: Arc<Registry>, logger: Logger, limits: Limits, info: LookupdInfo) -> Self {
+        Self { registry, logger, limits, info, next_id: AtomicU64::new(0) }
+    }
+}
+
+/// What nodes are told of this nsqlookupd.
+pub(crate) fn lookupd_info(broadcast_address: String, tcp_port: u16, http_port: u16) -> LookupdInfo {
+    LookupdInfo {
+        broadcast_address,
+        hostname: hostname(),
+        http_port,
+        tcp_port,
+        version: NSQ_VERSION.to_owned(),
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    /// The node has closed it, between commands.
+    #[error("closed")]
+    Closed,
+    /// The node has broken off in the middle of something.
+    #[error("closed in the middle of a command")]
+    Unfinished,
+    /// Something took too long.
+    #[error("{0} took too long")]
+    TooLong(&'static str),
+    /// The node said something wrong, and was told so.
+    #[error("{0}")]
+    Refused(ProtocolError),
+    /// The network failed.
+    #[error("{0}")]
+    Broken(#[from] io::Error),
+}
+
+/// Serves a node until it leaves. Dropping the future closes the connection and forgets the node.
+pub(crate) async fn serve(context: Arc<Context>, stream: Stream, remote: Remote) {
+    let id = NodeId(context.next_id.fetch_add(1, Ordering::Relaxed));
+    info!(context.logger, "TCP: new client({remote})");
+    let mut connection =
+        Connection { context, stream, remote, id, node: None, input: BytesMut::new(), output: Vec::new() };
+    let Err(ended) = connection.run().await;
+    let logger = &connection.context.logger;
+    match &ended {
+        Ended::Closed => info!(logger, "TCP: client({remote}) closed"),
+        Ended::Refused(error) => error!(logger, "TCP: client({remote}) refused - {error}"),
+        ended => warn!(logger, "TCP: client({remote}) lost - {ended}"),
+    }
+    if let Ended::Refused(_) = ended {
+        connection.linger().await;
+    }
+}
+
+struct Connection {
+    context: Arc<Context>,
+    stream: Stream,
+    remote: Remote,
+    id: NodeId,
+    /// Set by IDENTIFY.
+    node: Option<Arc<Node>>,
+    /// What has been read and is no whole command yet. The decoder's limits bound it.
+    input: BytesMut,
+    output: Vec<u8>,
+}
+
+enum Never {}
+
+impl Connection {
+    async fn run(&mut self) -> Result<Never, Ended> {
+        self.read_magic().await?;
+        loop {
+            let refusal = self.execute_what_is_there();
+            self.flush().await?;
+            if let Some(error) = refusal {
+                return Err(Ended::Refused(error));
+            }
+            self.read_command().await?;
+        }
+    }
+
+    async fn read_magic(&mut self) -> Result<(), Ended> {
+        let deadline = self.deadline();
+        while self.input.len() < MAGIC_V1.len() {
+            self.read(deadline, "the magic").await?;
+        }
+        let magic = self.input.split_to(MAGIC_V1.len());
+        if magic[..] == MAGIC_V1[..] {
+            return Ok(());
+        }
+        let error = ProtocolError::new(ErrorCode::BadProtocol, "");
+        self.answer_error(&error);
+        self.flush().await?;
+        Err(Ended::Refused(error))
+    }
+
+    /// Answers all commands in the buffer; gives the error that ends the connection, which is
+    /// answered too.
+    fn execute_what_is_there(&mut self) -> Option<ProtocolError> {
+        loop {
+            let sizes = &self.context.limits.sizes;
+            let error = match decode_lookup(&self.input, self.node.is_some(), sizes) {
+                LookupDecoded::Incomplete => return None,
+                LookupDecoded::Command { command, consumed } => {
+                    self.input.advance(consumed);
+                    match self.execute(command) {
+                        Ok(()) => continue,
+                        Err(error) => error,
+                    }
+                }
+                LookupDecoded::Invalid { error, .. } => error,
+            };
+            self.answer_error(&error);
+            return Some(error);
+        }
+    }
+
+    /// Reads until there is a whole command, or one that is wrong.
+    async fn read_command(&mut self) -> Result<(), Ended> {
+        if self.input.is_empty() {
+            // Between commands a node may be silent; that it is still there is for the kernel to find.
+            self.input.reserve(READ_BYTES);
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(Ended::Closed);
+            }
+        }
+        let deadline = self.deadline();
+        let sizes = self.context.limits.sizes.clone();
+        while decode_lookup(&self.input, self.node.is_some(), &sizes) == LookupDecoded::Incomplete {
+            let ended = match self.read(deadline, "a command").await {
+                Ok(()) => continue,
+                Err(ended) => ended,
+            };
+            if let Some(error) = lookup_truncated(&self.input, self.node.is_some(), &sizes) {
+                self.answer_error(&error);
+                self.flush().await?;
+                return Err(Ended::Refused(error));
+            }
+            return Err(ended);
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, deadline: Instant, what: &'static str) -> Result<(), Ended> {
+        self.input.reserve(READ_BYTES);
+        match timeout_at(deadline, self.stream.read_buf(&mut self.input)).await {
+            Err(_) => Err(Ended::TooLong(what)),
+            Ok(Ok(0)) if self.input.is_empty() => Err(Ended::Closed),
+            Ok(Ok(0)) => Err(Ended::Unfinished),
+            Ok(read) => Ok(read.map(|_| ())?),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Ended> {
+        let written = timeout(self.context.limits.command_timeout, self.stream.write_all(&self.output)).await;
+        self.output.clear();
+        Ok(written.map_err(|_| Ended::TooLong("taking an answer"))??)
+    }
+
+    /// Closes our side and reads what the node had already sent.
+    async fn linger(&mut self) {
+        let discard = async {
+            self.stream.shutdown().await?;
+            let mut discarded = 0;
+            while discarded < MAX_LINGER_BYTES {
+                self.input.clear();
+                self.input.reserve(READ_BYTES);
+                match self.stream.read_buf(&mut self.input).await? {
+                    0 => break,
+                    count => discarded += count,
+                }
+            }
+            io::Result::Ok(())
+        };
+        // However it ends, the connection ends now.
+        let _ = timeout(LINGER, discard).await;
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.context.limits.command_timeout
+    }
+
+    fn answer(&mut self, data: &[u8]) {
+        put_lookup_response(&mut self.output, data);
+    }
+
+    fn answer_error(&mut self, error: &ProtocolError) {
+        self.answer(&error.frame_data());
+    }
+
+    fn execute(&mut self, command: LookupCommand) -> Result<(), ProtocolError> {
+        match command {
+            LookupCommand::Identify(info) => return self.identify(info),
+            LookupCommand::Register { topic, channel } => {
+                let node = self.node()?;
+                if self.context.registry.register(node, &topic, channel.as_ref()) {
+                    self.log_registration("REGISTER", &topic, channel.as_ref());
+                }
+            }
+            LookupCommand::Unregister { topic, channel } => {
+                let node = self.node()?;
+                if self.context.registry.unregister(node, &topic, channel.as_ref()) {
+                    self.log_registration("UNREGISTER", &topic, channel.as_ref());
+                }
+            }
+            LookupCommand::Ping => self.node.iter().for_each(|node| node.seen(clock::now())),
+        }
+        self.answer(b"OK");
+        Ok(())
+    }
+
+    fn identify(&mut self, info: PeerInfo) -> Result<(), ProtocolError> {
+        let reply = to_json(&self.context.info)
+            .map_err(|_| ProtocolError::new(ErrorCode::BadBody, "IDENTIFY failed to encode the answer"))?;
+        let remote = self.remote;
+        info!(
+            self.context.logger,
+            "CLIENT({remote}): IDENTIFY Address:{} TCP:{} HTTP:{} Version:{}",
+            info.broadcast_address,
+            info.tcp_port,
+            info.http_port,
+            info.version,
+        );
+        let node = self.context.registry.identify(self.id, remote.to_string(), info, clock::now());
+        self.node = Some(node);
+        self.answer(&reply);
+        Ok(())
+    }
+
+    /// The decoder refuses what needs a node before there is one.
+    fn node(&self) -> Result<&Arc<Node>, ProtocolError> {
+        self.node.as_ref().ok_or_else(|| ProtocolError::new(ErrorCode::Invalid, "client must IDENTIFY"))
+    }
+
+    fn log_registration(&self, command: &str, topic: &TopicName, channel: Option<&ChannelName>) {
+        let (category, subkey) = channel.map_or(("topic", ""), |channel| ("channel", channel.as_str()));
+        let remote = self.remote;
+        info!(
+            self.context.logger,
+            "DB: client({remote}) {command} category:{category} key:{topic} subkey:{subkey}"
+        );
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            self.context.registry.remove(&node);
+            info!(self.context.logger, "DB: client({}) UNREGISTER category:client key: subkey:", self.remote);
+        }
+    }
+}

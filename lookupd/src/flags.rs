@@ -1,0 +1,118 @@
+//! The flags, as typed. Name, default and help of each stand here and nowhere else.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use nsq_daemon::config_file::{Key, Kind};
+use nsq_daemon::flags::Exit;
+use nsq_daemon::go_duration;
+use nsq_daemon::log::Level;
+
+/// The program's name, in its version line and its last words.
+pub const PROGRAM: &str = "nsqlookupd";
+
+/// What the command line and the config file say.
+#[derive(Debug, Clone, Parser)]
+#[command(about = "Tells NSQ's consumers which nodes have a topic")]
+pub struct Flags {
+    /// Print the version and exit
+    #[arg(long, action = ArgAction::Set, default_value_t = false, hide_possible_values = true)]
+    pub version: bool,
+
+    /// Path of a TOML config file
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "FILE")]
+    pub config: OsString,
+
+    /// Lowest level that is logged: debug, info, warn, error or fatal
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub log_level: Level,
+
+    /// Put before every line of the log
+    #[arg(long, default_value = "[nsqlookupd] ", value_name = "TEXT")]
+    pub log_prefix: String,
+
+    /// Without effect; use --log-level
+    #[arg(long, action = ArgAction::Set, default_value_t = false, hide = true)]
+    pub verbose: bool,
+
+    /// Where nodes register, host:port; port 0 for any free one
+    #[arg(long, default_value = "0.0.0.0:4160", value_name = "ADDRESS")]
+    pub tcp_address: String,
+
+    /// Where clients ask over HTTP, host:port
+    #[arg(long, default_value = "0.0.0.0:4161", value_name = "ADDRESS")]
+    pub http_address: String,
+
+    /// Address of this nsqlookupd as nodes are to use it
+    #[arg(long, default_value_t = nsq_daemon::hostname(), value_name = "HOST")]
+    pub broadcast_address: String,
+
+    /// How long a node may be silent before it is hidden
+    #[arg(long, default_value = "5m", value_parser = go_duration::parse, value_name = "DURATION")]
+    pub inactive_producer_timeout: Duration,
+
+    /// How long a tombstoned node stays hidden for its topic
+    #[arg(long, default_value = "45s", value_parser = go_duration::parse, value_name = "DURATION")]
+    pub tombstone_lifetime: Duration,
+}
+
+const KEYS: [Key; 7] = [
+    Key::new("log_level", "log-level", Kind::String),
+    Key::new("log_prefix", "log-prefix", Kind::String),
+    Key::new("tcp_address", "tcp-address", Kind::String),
+    Key::new("http_address", "http-address", Kind::String),
+    Key::new("broadcast_address", "broadcast-address", Kind::String),
+    Key::new("inactive_producer_timeout", "inactive-producer-timeout", Kind::Duration),
+    Key::new("tombstone_lifetime", "tombstone-lifetime", Kind::Duration),
+];
+
+/// Reads a command line, program name first, and the config file that it names.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Flags, Exit> {
+    nsq_daemon::flags::parse(PROGRAM, args, &KEYS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &[&str]) -> Result<Flags, Exit> {
+        parse(std::iter::once(PROGRAM).chain(words.iter().copied()).map(OsString::from))
+    }
+
+    #[test]
+    fn defaults_are_nsqs() {
+        let flags = run(&[]).unwrap();
+        assert_eq!(flags.tcp_address, "0.0.0.0:4160");
+        assert_eq!(flags.http_address, "0.0.0.0:4161");
+        assert_eq!(flags.broadcast_address, nsq_daemon::hostname());
+        assert_eq!(flags.inactive_producer_timeout, Duration::from_secs(300));
+        assert_eq!(flags.tombstone_lifetime, Duration::from_secs(45));
+        assert_eq!((flags.log_level, flags.log_prefix.as_str()), (Level::Info, "[nsqlookupd] "));
+    }
+
+    #[test]
+    fn flags_as_go_takes_them() {
+        let flags = run(&["-tcp-address=:0", "--log-level", "WARN", "-verbose", "rest", "--nope"]).unwrap();
+        assert_eq!(flags.tcp_address, ":0");
+        assert_eq!(flags.log_level, Level::Warn);
+        assert!(matches!(run(&["--log-level=warning"]), Err(Exit::WrongFlag(_))));
+        assert!(matches!(run(&["--tombstone-lifetime=45"]), Err(Exit::WrongFlag(_))));
+    }
+
+    #[test]
+    fn every_key_of_the_file_is_a_flag() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nsqlookupd.cfg");
+        let text = "log_level = 'error'\nlog_prefix = 'p '\ntcp_address = ':1'\nhttp_address = ':2'\n\
+                    broadcast_address = 'b'\ninactive_producer_timeout = '1m'\ntombstone_lifetime = 1500\n";
+        std::fs::write(&path, text).unwrap();
+        let config = format!("--config={}", path.display());
+        let flags = run(&[&config, "--http-address=:3"]).unwrap();
+        assert_eq!((flags.log_level, flags.log_prefix.as_str()), (Level::Error, "p "));
+        assert_eq!((flags.tcp_address.as_str(), flags.http_address.as_str()), (":1", ":3"));
+        assert_eq!(flags.broadcast_address, "b");
+        assert_eq!(flags.inactive_producer_timeout, Duration::from_secs(60));
+        assert_eq!(flags.tombstone_lifetime, Duration::from_millis(1500));
+    }
+}

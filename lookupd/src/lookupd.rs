@@ -1,0 +1,133 @@
+//! What a running nsqlookupd owns: the registry, a listener for nodes, a listener for HTTP.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use nsq_daemon::http::Server;
+use nsq_daemon::info;
+use nsq_daemon::listen::{BindError, Listener};
+use nsq_daemon::log::Logger;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, TcpAddress};
+use crate::connection::{self, Context, lookupd_info};
+use crate::http::Http;
+use crate::registry::Registry;
+
+/// A running nsqlookupd. Dropping it stops it as [`Lookupd::shutdown`] does, without waiting.
+#[derive(Debug)]
+pub struct Lookupd {
+    tcp_addr: SocketAddr,
+    http_addr: SocketAddr,
+    logger: Logger,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    /// The words of the listener that broke, if one did.
+    broken: watch::Receiver<Option<String>>,
+}
+
+impl Lookupd {
+    /// Listens, and serves in tasks of the current tokio runtime.
+    pub async fn start(config: Config, logger: Logger) -> io::Result<Self> {
+        let tcp = bind(&config.tcp_address).await?;
+        let http = bind(&config.http_address).await?;
+        let (tcp_addr, http_addr) = (local_addr(&tcp)?, local_addr(&http)?);
+        info!(logger, "TCP: listening on {tcp_addr}");
+        info!(logger, "HTTP: listening on {http_addr}");
+
+        let registry = Arc::new(Registry::new(config.inactive_producer_timeout, config.tombstone_lifetime));
+        let info = lookupd_info(config.broadcast_address, tcp_addr.port(), http_addr.port());
+        let context = Arc::new(Context::new(Arc::clone(&registry), logger.clone(), config.limits, info));
+        let server = Server::new(Http::new(registry, logger.clone()), logger.clone());
+
+        let (broken_tx, broken) = watch::channel(None);
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn({
+            let (stop, tasks, broken_tx) = (stop.clone(), tasks.clone(), broken_tx.clone());
+            async move {
+                if let Err(error) = accept_nodes(tcp, context, stop, tasks).await {
+                    broken_tx.send_replace(Some(format!("TCP: listener failed - {error}")));
+                }
+            }
+        });
+        tasks.spawn({
+            let stop = stop.clone();
+            async move {
+                if let Err(error) = server.serve(http, stop).await {
+                    broken_tx.send_replace(Some(format!("HTTP: listener failed - {error}")));
+                }
+            }
+        });
+        Ok(Self { tcp_addr, http_addr, logger, stop, tasks, broken })
+    }
+
+    /// Where nodes register.
+    pub fn tcp_addr(&self) -> SocketAddr {
+        self.tcp_addr
+    }
+
+    /// Where clients ask.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_addr
+    }
+
+    /// Waits until a listener breaks, after which there is no use in going on. Normally that never
+    /// happens. Dropping the future loses nothing.
+    pub async fn broken(&self) -> io::Error {
+        let mut broken = self.broken.clone();
+        match broken.wait_for(Option::is_some).await.map(|text| text.clone()) {
+            Ok(text) => io::Error::other(text.unwrap_or_default()),
+            // Both listeners are closed: we are stopping.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Closes listeners and connections, and waits until all tasks have ended. Requests that are under
+    /// way are still answered.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        info!(self.logger, "bye");
+    }
+}
+
+impl Drop for Lookupd {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn bind(address: &TcpAddress) -> io::Result<Listener> {
+    let bound = Listener::bind(address.address()).await;
+    bound.map_err(|error: BindError| io::Error::new(error.source.kind(), error))
+}
+
+fn local_addr(listener: &Listener) -> io::Result<SocketAddr> {
+    listener.local_addr().ok_or_else(|| io::Error::other("the listener has no address"))
+}
+
+/// Accepts nodes until told to stop, which also ends their connections.
+async fn accept_nodes(
+    listener: Listener,
+    context: Arc<Context>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) -> io::Result<()> {
+    loop {
+        let (stream, remote) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let (context, stop) = (Arc::clone(&context), stop.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = connection::serve(context, stream, remote) => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+}

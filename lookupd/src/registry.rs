@@ -1,0 +1,394 @@
+//! The registration database: which node has which topic and channel.
+//!
+//! ```text
+//! nodes     connection -> node: who it is, when it was last heard of
+//! topics    name       -> nodes that have the topic, each with its tombstone
+//!                         channels: name -> nodes that have the channel
+//! ```
+//!
+//! No sockets and no clock: the moment comes in where it matters. Topics and channels outlive their
+//! nodes: that is how they are remembered while no node is connected, until somebody deletes them.
+//!
+//! Shared by reference: each topic is one entry of a concurrent map, so nodes that register and clients
+//! that ask meet only at the same topic. Nobody holds two entries at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use nsq_protocol::{
+    ChannelName, LookupResponse, Node as NodeJson, NodesResponse, PeerInfo, Producer, TopicName,
+};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+/// In a question, the name that means all; it is no valid name.
+const ALL: &str = "*";
+
+/// What `/debug` says of a record that was never tombstoned: Go's zero time.
+const NEVER_UNIX_NS: i64 = -6_795_364_578_871_345_152;
+
+/// A moment on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// On a clock that never goes back; decides.
+    pub elapsed: Duration,
+    /// On the wall, in nanoseconds since 1970; is only shown.
+    pub unix_ns: i64,
+}
+
+impl Moment {
+    fn since(&self, earlier: &Self) -> Duration {
+        self.elapsed.saturating_sub(earlier.elapsed)
+    }
+}
+
+/// A node's identity: its connection, of which there is never a second one with the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+/// A connected node that has identified.
+#[derive(Debug)]
+pub struct Node {
+    id: NodeId,
+    remote_address: String,
+    info: PeerInfo,
+    last_seen: Mutex<Moment>,
+}
+
+impl Node {
+    /// What the node said of itself.
+    pub fn info(&self) -> &PeerInfo {
+        &self.info
+    }
+
+    /// The node has been heard of.
+    pub fn seen(&self, now: Moment) {
+        *self.last_seen.lock() = now;
+    }
+
+    /// How a tombstone names it.
+    fn http_address(&self) -> String {
+        format!("{}:{}", self.info.broadcast_address, self.info.http_port)
+    }
+}
+
+/// A node's registration of a topic.
+#[derive(Debug, Clone)]
+struct Record {
+    node: Arc<Node>,
+    /// When the node was last hidden for this topic.
+    tombstoned_at: Option<Moment>,
+}
+
+#[derive(Debug, Default)]
+struct Topic {
+    /// `None` when only channels of it are registered: UNREGISTER of an ephemeral topic leaves them.
+    records: Option<BTreeMap<NodeId, Record>>,
+    channels: BTreeMap<String, BTreeMap<NodeId, Arc<Node>>>,
+}
+
+impl Topic {
+    fn is_gone(&self) -> bool {
+        self.records.is_none() && self.channels.is_empty()
+    }
+}
+
+/// The registration database.
+#[derive(Debug)]
+pub struct Registry {
+    nodes: DashMap<NodeId, Arc<Node>>,
+    topics: DashMap<String, Topic>,
+    inactive_producer_timeout: Duration,
+    tombstone_lifetime: Duration,
+}
+
+impl Registry {
+    /// An empty one.
+    pub fn new(inactive_producer_timeout: Duration, tombstone_lifetime: Duration) -> Self {
+        Self { nodes: DashMap::new(), topics: DashMap::new(), inactive_producer_timeout, tombstone_lifetime }
+    }
+
+    // What nodes do.
+
+    /// A node has introduced itself.
+    pub fn identify(&self, id: NodeId, remote_address: String, info: PeerInfo, now: Moment) -> Arc<Node> {
+        let node = Arc::new(Node { id, remote_address, info, last_seen: Mutex::new(now) });
+        self.nodes.insert(id, Arc::clone(&node));
+        node
+    }
+
+    /// A node has a topic, or a channel of it. Says whether that is news. A record that is there
+    /// already keeps its tombstone.
+    pub fn register(&self, node: &Arc<Node>, topic: &TopicName, channel: Option<&ChannelName>) -> bool {
+        let mut entry = self.topics.entry(topic.as_str().to_owned()).or_default();
+        let records = entry.records.get_or_insert_default();
+        let known_before = records.len();
+        records.entry(node.id).or_insert_with(|| Record { node: Arc::clone(node), tombstoned_at: None });
+        let new_topic = records.len() > known_before;
+        let new_channel = channel.is_some_and(|channel| {
+            let nodes = entry.channels.entry(channel.as_str().to_owned()).or_default();
+            nodes.insert(node.id, Arc::clone(node)).is_none()
+        });
+        new_topic || new_channel
+    }
+
+    /// A node no longer has a topic with all its channels, or one channel. Says whether it had it.
+    /// What is ephemeral goes with its last node, but not the channels of a topic.
+    pub fn unregister(&self, node: &Node, topic: &TopicName, channel: Option<&ChannelName>) -> bool {
+        let Some(mut entry) = self.topics.get_mut(topic.as_str()) else { return false };
+        let removed = match channel {
+            Some(channel) => entry.unregister_channel(node, channel),
+            None => entry.unregister_topic(node, topic),
+        };
+        // The entry must be let go before the map is asked again.
+        drop(entry);
+        self.topics.remove_if(topic.as_str(), |_, topic| topic.is_gone());
+        removed
+    }
+
+    /// A node has left. What it had stays known, even if it is ephemeral.
+    pub fn remove(&self, node: &Node) {
+        self.nodes.remove(&node.id);
+        for mut entry in self.topics.iter_mut() {
+            let topic = entry.value_mut();
+            topic.records.iter_mut().for_each(|records| drop(records.remove(&node.id)));
+            topic.channels.values_mut().for_each(|nodes| drop(nodes.remove(&node.id)));
+        }
+    }
+
+    // What operators do.
+
+    /// Makes a topic known.
+    pub fn create_topic(&self, topic: &TopicName) {
+        self.topics.entry(topic.as_str().to_owned()).or_default().records.get_or_insert_default();
+    }
+
+    /// Makes a channel and its topic known.
+    pub fn create_channel(&self, topic: &TopicName, channel: &ChannelName) {
+        let mut entry = self.topics.entry(topic.as_str().to_owned()).or_default();
+        entry.records.get_or_insert_default();
+        entry.channels.entry(channel.as_str().to_owned()).or_default();
+    }
+
+    /// Forgets a topic and its channels. Nodes are not told. Says whether it was known.
+    pub fn delete_topic(&self, topic: &str) -> bool {
+        self.topics.remove(topic).is_some()
+    }
+
+    /// Forgets a channel. Says whether it was known.
+    pub fn delete_channel(&self, topic: &TopicName, channel: &ChannelName) -> bool {
+        let Some(mut entry) = self.topics.get_mut(topic.as_str()) else { return false };
+        let known = entry.channels.remove(channel.as_str()).is_some();
+        drop(entry);
+        self.topics.remove_if(topic.as_str(), |_, topic| topic.is_gone());
+        known
+    }
+
+    /// Hides the nodes of that HTTP address (`broadcast_address:http_port`) for a topic.
+    pub fn tombstone(&self, topic: &str, http_address: &str, now: Moment) {
+        let Some(mut entry) = self.topics.get_mut(topic) else { return };
+        let records = entry.records.iter_mut().flat_map(BTreeMap::values_mut);
+        for record in records.filter(|record| record.node.http_address() == http_address) {
+            record.tombstoned_at = Some(now);
+        }
+    }
+
+    // What everybody asks. Lists are sorted.
+
+    /// All topics.
+    pub fn topics(&self) -> Vec<String> {
+        let registered = self.topics.iter().filter(|entry| entry.records.is_some());
+        sorted(registered.map(|entry| entry.key().clone()).collect())
+    }
+
+    /// The channels of a topic; none if it is not known. `*` stands for all topics.
+    pub fn channels(&self, topic: &str) -> Vec<String> {
+        let mut channels = Vec::new();
+        self.for_each(topic, |topic| channels.extend(topic.channels.keys().cloned()));
+        sorted(channels)
+    }
+
+    /// Where a topic is: its channels, and its nodes that are neither silent nor hidden. `None` if
+    /// the topic is not known. `*` stands for all topics.
+    pub fn lookup(&self, topic: &str, now: Moment) -> Option<LookupResponse> {
+        let mut known = false;
+        let mut producers: BTreeMap<NodeId, Producer> = BTreeMap::new();
+        self.for_each(topic, |topic| {
+            let Some(records) = &topic.records else { return };
+            known = true;
+            let visible = records.values().filter(|record| self.is_active(&record.node, now));
+            for record in visible.filter(|record| !self.is_hidden(record, now)) {
+                producers.entry(record.node.id).or_insert_with(|| producer(&record.node));
+            }
+        });
+        let producers = producers.into_values().collect();
+        known.then(|| LookupResponse { channels: self.channels(topic), producers })
+    }
+
+    /// All nodes that are not silent, with their topics.
+    pub fn nodes(&self, now: Moment) -> NodesResponse {
+        let mut topics_of: HashMap<NodeId, BTreeMap<String, bool>> = HashMap::new();
+        for entry in &self.topics {
+            for record in entry.records.iter().flat_map(BTreeMap::values) {
+                let hidden = self.is_hidden(record, now);
+                topics_of.entry(record.node.id).or_default().insert(entry.key().clone(), hidden);
+            }
+        }
+        let mut active: Vec<Arc<Node>> = self.nodes.iter().map(|entry| Arc::clone(&entry)).collect();
+        active.retain(|node| self.is_active(node, now));
+        active.sort_unstable_by_key(|node| node.id);
+        let with_topics = |node: &Arc<Node>| node_json(node, topics_of.remove(&node.id).unwrap_or_default());
+        NodesResponse { producers: active.iter().map(with_topics).collect() }
+    }
+
+    /// All records, by `<category>:<topic>:<channel>`.
+    pub fn debug(&self) -> BTreeMap<String, Vec<DebugRecord>> {
+        let mut all: BTreeMap<String, Vec<DebugRecord>> = BTreeMap::new();
+        let mut add = |key: String, record| all.entry(key).or_default().push(record);
+        let mut nodes: Vec<Arc<Node>> = self.nodes.iter().map(|entry| Arc::clone(&entry)).collect();
+        nodes.sort_unstable_by_key(|node| node.id);
+        for node in &nodes {
+            add("client::".to_owned(), DebugRecord::new(node, None));
+        }
+        for entry in &self.topics {
+            let name = entry.key();
+            for record in entry.records.iter().flat_map(BTreeMap::values) {
+                add(format!("topic:{name}:"), DebugRecord::new(&record.node, record.tombstoned_at));
+            }
+            for (channel, nodes) in &entry.channels {
+                for node in nodes.values() {
+                    add(format!("channel:{name}:{channel}"), DebugRecord::new(node, None));
+                }
+            }
+        }
+        all
+    }
+
+    fn for_each(&self, topic: &str, mut visit: impl FnMut(&Topic)) {
+        if topic == ALL {
+            self.topics.iter().for_each(|entry| visit(&entry));
+        } else if let Some(entry) = self.topics.get(topic) {
+            visit(&entry);
+        }
+    }
+
+    fn is_active(&self, node: &Node, now: Moment) -> bool {
+        now.since(&node.last_seen.lock()) <= self.inactive_producer_timeout
+    }
+
+    fn is_hidden(&self, record: &Record, now: Moment) -> bool {
+        record.tombstoned_at.is_some_and(|at| now.since(&at) < self.tombstone_lifetime)
+    }
+}
+
+impl Topic {
+    fn unregister_channel(&mut self, node: &Node, channel: &ChannelName) -> bool {
+        let Some(nodes) = self.channels.get_mut(channel.as_str()) else { return false };
+        let removed = nodes.remove(&node.id).is_some();
+        if nodes.is_empty() && channel.is_ephemeral() {
+            self.channels.remove(channel.as_str());
+        }
+        removed
+    }
+
+    fn unregister_topic(&mut self, node: &Node, name: &TopicName) -> bool {
+        self.channels.values_mut().for_each(|nodes| drop(nodes.remove(&node.id)));
+        let Some(records) = &mut self.records else { return false };
+        let removed = records.remove(&node.id).is_some();
+        if records.is_empty() && name.is_ephemeral() {
+            self.records = None;
+        }
+        removed
+    }
+}
+
+fn sorted(mut names: Vec<String>) -> Vec<String> {
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn producer(node: &Node) -> Producer {
+    let info = node.info.clone();
+    Producer {
+        remote_address: node.remote_address.clone(),
+        hostname: info.hostname,
+        broadcast_address: info.broadcast_address,
+        tcp_port: info.tcp_port,
+        http_port: info.http_port,
+        version: info.version,
+        topology_zone: info.topology_zone,
+        topology_region: info.topology_region,
+    }
+}
+
+/// `topics` says of each whether the node is hidden for it. Both lists come from one map, so they are of
+/// one length, on which NSQ's nsqadmin relies.
+fn node_json(node: &Node, topics: BTreeMap<String, bool>) -> NodeJson {
+    let (topics, tombstones) = topics.into_iter().unzip();
+    let producer = producer(node);
+    NodeJson {
+        remote_address: producer.remote_address,
+        hostname: producer.hostname,
+        broadcast_address: producer.broadcast_address,
+        tcp_port: producer.tcp_port,
+        http_port: producer.http_port,
+        version: producer.version,
+        topology_zone: producer.topology_zone,
+        topology_region: producer.topology_region,
+        tombstones,
+        topics,
+    }
+}
+
+/// A record as `/debug` shows it. Keys in alphabetical order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DebugRecord {
+    /// See [`PeerInfo`].
+    pub broadcast_address: String,
+    /// See [`PeerInfo`].
+    pub hostname: String,
+    /// See [`PeerInfo`].
+    pub http_port: u16,
+    /// The node's end of its connection, `ip:port`.
+    pub id: String,
+    /// When the node was last heard of, in nanoseconds since 1970.
+    pub last_update: i64,
+    /// See [`PeerInfo`].
+    pub tcp_port: u16,
+    /// Whether it was ever hidden: stays true when the tombstone has no effect any more.
+    pub tombstoned: bool,
+    /// When, in nanoseconds since 1970.
+    pub tombstoned_at: i64,
+    /// See [`PeerInfo`].
+    pub topology_region: String,
+    /// See [`PeerInfo`].
+    pub topology_zone: String,
+    /// See [`PeerInfo`].
+    pub version: String,
+}
+
+impl DebugRecord {
+    fn new(node: &Node, tombstoned_at: Option<Moment>) -> Self {
+        let info = node.info.clone();
+        Self {
+            broadcast_address: info.broadcast_address,
+            hostname: info.hostname,
+            http_port: info.http_port,
+            id: node.remote_address.clone(),
+            last_update: node.last_seen.lock().unix_ns,
+            tcp_port: info.tcp_port,
+            tombstoned: tombstoned_at.is_some(),
+            tombstoned_at: tombstoned_at.map_or(NEVER_UNIX_NS, |at| at.unix_ns),
+            topology_region: info.topology_region,
+            topology_zone: info.topology_zone,
+            version: info.version,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

@@ -1,0 +1,319 @@
+//! The channel against a naive model: random operations on both, and what must always hold checked after each.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::saved::Clocks;
+use super::state::{AckError, ChannelState, Mark, Source, Supply, TakeEnd};
+
+const TIMEOUT: u64 = 1_000;
+const MAX_TIMEOUT: u64 = 3_000;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(u8),
+    PublishDeferred(u8, u16),
+    Refuse(u8),
+    Subscribe,
+    Disconnect(u8),
+    Ready(u8, u8),
+    Take(u8, u8),
+    Finish(u8),
+    Requeue(u8, u16),
+    Touch(u8),
+    Pass(u16),
+    Pause(bool),
+    Empty,
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u8..20).prop_map(Step::Publish),
+        1 => (1u8..4, 1u16..3000).prop_map(|(count, delay)| Step::PublishDeferred(count, delay)),
+        1 => (1u8..4).prop_map(Step::Refuse),
+        1 => Just(Step::Subscribe),
+        1 => any::<u8>().prop_map(Step::Disconnect),
+        3 => (any::<u8>(), 0u8..12).prop_map(|(who, count)| Step::Ready(who, count)),
+        8 => (any::<u8>(), 1u8..8).prop_map(|(who, room)| Step::Take(who, room)),
+        8 => any::<u8>().prop_map(Step::Finish),
+        3 => (any::<u8>(), prop_oneof![Just(0u16), 1u16..3000]).prop_map(|(which, delay)| Step::Requeue(which, delay)),
+        2 => any::<u8>().prop_map(Step::Touch),
+        3 => (1u16..1500).prop_map(Step::Pass),
+        1 => any::<bool>().prop_map(Step::Pause),
+        1 => Just(Step::Empty),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// Where the model thinks a message is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Where {
+    Ready,
+    InFlight { key: u32, deadline: u64, delivered: u64 },
+    Deferred { due: u64 },
+}
+
+/// Gives whatever it is asked for, up to a room.
+struct AnySource {
+    room: u64,
+    given: Vec<(u64, u16)>,
+    /// The last message given in its turn.
+    last_first: u64,
+}
+
+impl Source for AnySource {
+    fn first(&mut self, from: u64, max_count: u64) -> Supply {
+        let count = max_count.min(self.room);
+        if count == 0 {
+            return Supply::Full;
+        }
+        assert!(from > self.last_first, "first deliveries follow publishing order");
+        self.last_first = from + count - 1;
+        self.room -= count;
+        self.given.extend((from..from + count).map(|sequence| (sequence, 1)));
+        Supply::Given(count)
+    }
+
+    fn again(&mut self, sequence: u64, attempts: u16) -> Supply {
+        if self.room == 0 {
+            return Supply::Full;
+        }
+        self.room -= 1;
+        self.given.push((sequence, attempts));
+        Supply::Given(1)
+    }
+}
+
+struct Pair {
+    state: ChannelState,
+    /// Every message that is not finished, with its attempts.
+    model: BTreeMap<u64, (Where, u16)>,
+    /// RDY and timeout by consumer.
+    ready: BTreeMap<u32, u64>,
+    end: u64,
+    now: u64,
+    paused: bool,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Pair {
+            state: ChannelState::new(100, MAX_TIMEOUT),
+            model: BTreeMap::new(),
+            ready: BTreeMap::new(),
+            end: 100,
+            now: 0,
+            paused: false,
+        }
+    }
+
+    fn clocks(&self) -> Clocks {
+        Clocks { monotonic: self.now, wall_ns: 1_000_000 + self.now as i64 }
+    }
+
+    fn consumer(&self, pick: u8) -> Option<u32> {
+        let keys: Vec<_> = self.ready.keys().copied().collect();
+        (!keys.is_empty()).then(|| keys[pick as usize % keys.len()])
+    }
+
+    fn some_message(&self, pick: u8) -> Option<(u64, Where)> {
+        let all: Vec<_> = self.model.iter().map(|(&sequence, &(place, _))| (sequence, place)).collect();
+        (!all.is_empty()).then(|| all[pick as usize % all.len()])
+    }
+
+    fn in_flight(&self, key: u32) -> u64 {
+        self.model.values().filter(|(place, _)| matches!(place, Where::InFlight { key: k, .. } if *k == key)).count() as u64
+    }
+
+    fn give_back(&mut self, which: impl Fn(Where) -> bool) {
+        for (place, _) in self.model.values_mut().filter(|(place, _)| which(*place)) {
+            *place = Where::Ready;
+        }
+    }
+
+    fn apply(&mut self, step: Step) {
+        match step {
+            Step::Publish(count) => self.publish(count, None),
+            Step::PublishDeferred(count, delay) => self.publish(count, Some(self.now + u64::from(delay))),
+            Step::Refuse(count) => {
+                let from = self.end;
+                self.end += u64::from(count);
+                self.state.release(self.end, &[Mark::Skipped { from, to: self.end }], None);
+            }
+            Step::Subscribe => {
+                let key = self.state.add_consumer(TIMEOUT, 0);
+                assert!(self.ready.insert(key, 0).is_none());
+            }
+            Step::Disconnect(pick) => {
+                if let Some(key) = self.consumer(pick) {
+                    self.state.remove_consumer(key);
+                    self.ready.remove(&key);
+                    self.give_back(|place| matches!(place, Where::InFlight { key: k, .. } if k == key));
+                }
+            }
+            Step::Ready(pick, count) => {
+                if let Some(key) = self.consumer(pick) {
+                    self.state.set_ready(key, u64::from(count));
+                    self.ready.insert(key, u64::from(count));
+                }
+            }
+            Step::Take(pick, room) => self.take(pick, room),
+            Step::Finish(pick) => self.finish(pick),
+            Step::Requeue(pick, delay) => self.requeue(pick, u64::from(delay)),
+            Step::Touch(pick) => {
+                if let Some((sequence, Where::InFlight { key, delivered, .. })) = self.some_message(pick) {
+                    assert_eq!(self.state.touch(key, sequence, self.now), Ok(()));
+                    let deadline = (self.now + TIMEOUT).min(delivered + MAX_TIMEOUT);
+                    self.model.get_mut(&sequence).unwrap().0 = Where::InFlight { key, deadline, delivered };
+                }
+            }
+            Step::Pass(time) => {
+                self.now += u64::from(time);
+                self.state.expire(self.now);
+                let now = self.now;
+                self.give_back(|place| match place {
+                    Where::InFlight { deadline, .. } => deadline <= now,
+                    Where::Deferred { due } => due <= now,
+                    Where::Ready => false,
+                });
+            }
+            Step::Pause(paused) => {
+                self.state.set_paused(paused);
+                self.paused = paused;
+            }
+            Step::Empty => {
+                self.state.empty();
+                self.model.clear();
+            }
+            Step::Restart => self.restart(),
+        }
+    }
+
+    fn publish(&mut self, count: u8, due: Option<u64>) {
+        let from = self.end;
+        self.end += u64::from(count);
+        let marks: Vec<_> = due.map(|due| Mark::Deferred { from, to: self.end, due }).into_iter().collect();
+        self.state.release(self.end, &marks, None);
+        let place = due.map_or(Where::Ready, |due| Where::Deferred { due });
+        self.model.extend((from..self.end).map(|sequence| (sequence, (place, 0))));
+    }
+
+    fn take(&mut self, pick: u8, room: u8) {
+        let Some(key) = self.consumer(pick) else { return };
+        let available = self.model.values().filter(|(place, _)| *place == Where::Ready).count() as u64;
+        let before = self.in_flight(key);
+        let mut source = AnySource { room: u64::from(room), given: Vec::new(), last_first: 0 };
+        let (count, end) = self.state.take(key, self.now, &mut source);
+        assert_eq!(count, source.given.len() as u64);
+        assert!(count == 0 || !self.paused, "a paused channel hands out nothing");
+        let allowed = self.ready[&key].saturating_sub(before);
+        assert!(count <= allowed, "RDY exceeded");
+        if !self.paused && allowed > 0 && available > 0 {
+            assert!(count > 0, "something to take, room for it, and nothing given");
+        }
+        assert_eq!(end == TakeEnd::Full, count == u64::from(room) && end == TakeEnd::Full);
+        for (sequence, attempts) in source.given {
+            let (place, seen) = self.model.get_mut(&sequence).expect("handed out, but finished or never published");
+            assert_eq!(*place, Where::Ready, "message {sequence} handed out twice or too early");
+            *seen += 1;
+            assert_eq!(attempts, *seen);
+            *place = Where::InFlight { key, deadline: self.now + TIMEOUT, delivered: self.now };
+        }
+    }
+
+    fn finish(&mut self, pick: u8) {
+        let Some((sequence, place)) = self.some_message(pick) else { return };
+        match place {
+            Where::InFlight { key, .. } => {
+                assert_eq!(self.state.finish(key + 1, sequence), Err(AckError::NotOwner));
+                assert_eq!(self.state.finish(key, sequence), Ok(()));
+                assert_eq!(self.state.finish(key, sequence), Err(AckError::NotInFlight));
+                self.model.remove(&sequence);
+            }
+            _ => assert_eq!(self.state.finish(0, sequence), Err(AckError::NotInFlight)),
+        }
+    }
+
+    fn requeue(&mut self, pick: u8, delay: u64) {
+        let Some((sequence, Where::InFlight { key, .. })) = self.some_message(pick) else { return };
+        let attempts = self.state.requeue(key, sequence, delay, self.now).unwrap();
+        let (place, seen) = self.model.get_mut(&sequence).unwrap();
+        assert_eq!(attempts, *seen);
+        *place = if delay == 0 { Where::Ready } else { Where::Deferred { due: self.now + delay } };
+    }
+
+    /// A clean stop and a start: in flight goes back, everything else stays.
+    fn restart(&mut self) {
+        for key in std::mem::take(&mut self.ready).into_keys() {
+            self.state.remove_consumer(key);
+        }
+        self.give_back(|place| matches!(place, Where::InFlight { .. }));
+        let saved = self.state.save(self.clocks());
+        let mut state = ChannelState::restore(&saved, self.end, MAX_TIMEOUT, self.clocks(), u64::MAX / 4);
+        state.recovered();
+        assert_eq!(state.save(self.clocks()), saved);
+        // A due time that has just come is no deferral any more.
+        state.expire(self.now);
+        self.state = state;
+    }
+
+    fn check(&self) {
+        let ready = self.model.values().filter(|(place, _)| *place == Where::Ready).count() as u64;
+        let deferred = self.model.values().filter(|(place, _)| matches!(place, Where::Deferred { .. })).count();
+        let in_flight = self.model.values().filter(|(place, _)| matches!(place, Where::InFlight { .. })).count();
+        assert_eq!(self.state.depth(), ready);
+        assert_eq!(self.state.deferred_count(), deferred);
+        assert_eq!(self.state.in_flight_count(), in_flight);
+        let oldest = self.model.keys().next().copied().unwrap_or(self.end);
+        assert!(self.state.lowest_needed() <= oldest, "the log would forget a message that is needed");
+        let deadline = self.model.values().filter_map(|(place, _)| match place {
+            Where::InFlight { deadline, .. } => Some(*deadline),
+            Where::Deferred { due } => Some(*due),
+            Where::Ready => None,
+        });
+        assert_eq!(self.state.next_deadline(), deadline.min());
+        for (&key, &rdy) in &self.ready {
+            let consumer = self.state.consumers().get(key).unwrap();
+            assert_eq!(consumer.in_flight_count, self.in_flight(key));
+            assert_eq!(consumer.ready_count, rdy);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn channel_behaves_as_the_model(steps in proptest::collection::vec(step(), 1..120)) {
+        let mut pair = Pair::new();
+        for step in steps {
+            pair.apply(step);
+            pair.check();
+        }
+    }
+
+    #[test]
+    fn whoever_is_parked_gets_what_comes(consumers in 1usize..6, batches in proptest::collection::vec(1u64..40, 1..30)) {
+        let mut state = ChannelState::new(1, MAX_TIMEOUT);
+        let keys: Vec<_> = (0..consumers).map(|_| state.add_consumer(TIMEOUT, 0)).collect();
+        let mut source = AnySource { room: u64::MAX, given: Vec::new(), last_first: 0 };
+        for &key in &keys {
+            state.set_ready(key, 2500);
+            state.take(key, 0, &mut source);
+        }
+        let mut end = 1;
+        for batch in batches {
+            end += batch;
+            state.release(end, &[], None);
+            // Each woken consumer takes once and goes to sleep; the chain of wakes must leave nothing behind.
+            while let Some(key) = state.wake_next() {
+                let (count, _) = state.take(key, 0, &mut source);
+                prop_assert!(count > 0);
+            }
+            prop_assert_eq!(state.depth(), 0);
+        }
+        prop_assert_eq!(source.given.len() as u64, end - 1);
+    }
+}

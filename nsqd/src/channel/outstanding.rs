@@ -1,0 +1,289 @@
+//! Pure: the messages of a channel that were handed out or deferred and are not finished, by sequence number.
+//!
+//! Sequence numbers are handed out in order and mostly finished in about that order, so the index is a window: a
+//! deque of slots from the oldest outstanding message to the newest. Stragglers (deferred for a week, one stuck
+//! consumer) move from a window that has become mostly empty to a tree, so that memory follows what is outstanding
+//! and not what has passed since. Entries live in a slab and are named by their [`Slot`].
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::clock::Nanos;
+
+/// Index of an entry in the slab. Valid until the entry is removed.
+pub type Slot = u32;
+
+/// No slot.
+pub const NONE: Slot = u32::MAX;
+
+/// Where an outstanding message stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At the consumer `owner`, until `deadline`.
+    InFlight,
+    /// Held back until `deadline`.
+    Deferred,
+    /// Handed out before, to be handed out again.
+    Waiting,
+    /// The slab entry is free.
+    Free,
+}
+
+/// One outstanding message.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The message.
+    pub sequence: u64,
+    /// In flight: when it times out. Deferred: when it is due.
+    pub deadline: Nanos,
+    /// In flight: when it was handed out, which caps TOUCH.
+    pub delivered_at: Nanos,
+    /// Neighbours in the owner's in-flight list; `next` also links free entries.
+    pub(super) previous: Slot,
+    pub(super) next: Slot,
+    /// In flight: the consumer's key.
+    pub owner: u32,
+    /// Deliveries so far.
+    pub attempts: u16,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outstanding {
+    entries: Vec<Entry>,
+    first_free: Slot,
+    count: usize,
+    /// Slots of the sequence numbers from `window_start` on; `NONE` where nothing is outstanding. The first is never `NONE`.
+    window: VecDeque<Slot>,
+    window_start: u64,
+    window_count: usize,
+    sparse: BTreeMap<u64, Slot>,
+}
+
+impl Default for Outstanding {
+    fn default() -> Self {
+        Outstanding {
+            entries: Vec::new(),
+            first_free: NONE,
+            count: 0,
+            window: VecDeque::new(),
+            window_start: 0,
+            window_count: 0,
+            sparse: BTreeMap::new(),
+        }
+    }
+}
+
+/// A window shorter than this is never thinned out.
+const WINDOW_KEEP: usize = 4096;
+/// A window with less than one in this many places taken moves its oldest entries to the tree.
+const WINDOW_SPARSITY: usize = 8;
+/// A jump in sequence numbers longer than this is not filled with empty places.
+const WINDOW_JUMP: u64 = 1024;
+
+impl Outstanding {
+    /// How many messages are outstanding.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether nothing is outstanding.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The oldest outstanding sequence number.
+    pub fn lowest(&self) -> Option<u64> {
+        let in_window = (!self.window.is_empty()).then_some(self.window_start);
+        match (self.sparse.first_key_value(), in_window) {
+            (Some((&sparse, _)), Some(window)) => Some(sparse.min(window)),
+            (Some((&sparse, _)), None) => Some(sparse),
+            (None, in_window) => in_window,
+        }
+    }
+
+    /// The entry of a slot that is in use.
+    pub fn entry(&self, slot: Slot) -> &Entry {
+        &self.entries[slot as usize]
+    }
+
+    /// The entry of a slot that is in use, to be changed.
+    pub fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
+        &mut self.entries[slot as usize]
+    }
+
+    /// Where `sequence` is kept, if it is outstanding.
+    pub fn find(&self, sequence: u64) -> Option<Slot> {
+        if let Some(offset) = sequence.checked_sub(self.window_start)
+            && let Some(&slot) = self.window.get(usize::try_from(offset).ok()?)
+            && slot != NONE
+        {
+            return Some(slot);
+        }
+        // Also within the window's range: it may have grown past one that was inserted ahead.
+        self.sparse.get(&sequence).copied()
+    }
+
+    /// Adds a message that is not outstanding yet.
+    pub fn insert(&mut self, entry: Entry) -> Slot {
+        let sequence = entry.sequence;
+        let slot = self.allocate(entry);
+        let end = self.window_start + self.window.len() as u64;
+        if self.window.is_empty() {
+            self.window_start = sequence;
+            self.push_window(slot);
+        } else if sequence < self.window_start {
+            self.sparse.insert(sequence, slot);
+        } else if sequence < end {
+            self.window[(sequence - self.window_start) as usize] = slot;
+            self.window_count += 1;
+        } else if sequence - end > WINDOW_JUMP {
+            self.move_window_to_sparse(0);
+            self.window_start = sequence;
+            self.push_window(slot);
+        } else {
+            self.window.extend(std::iter::repeat_n(NONE, (sequence - end) as usize));
+            self.push_window(slot);
+            if self.window.len() > WINDOW_KEEP && self.window_count * WINDOW_SPARSITY < self.window.len() {
+                self.move_window_to_sparse(WINDOW_KEEP / 2);
+            }
+        }
+        slot
+    }
+
+    /// Adds a message far ahead of the others (deferred before its turn), without stretching the window to it.
+    pub fn insert_ahead(&mut self, entry: Entry) -> Slot {
+        let sequence = entry.sequence;
+        let end = self.window_start + self.window.len() as u64;
+        if !self.window.is_empty() && sequence >= self.window_start && sequence <= end {
+            return self.insert(entry);
+        }
+        let slot = self.allocate(entry);
+        self.sparse.insert(sequence, slot);
+        slot
+    }
+
+    /// Removes the entry of a slot that is in use and linked in no list.
+    pub fn remove(&mut self, slot: Slot) -> Entry {
+        let sequence = self.entries[slot as usize].sequence;
+        match sequence.checked_sub(self.window_start) {
+            Some(offset) if self.window.get(offset as usize) == Some(&slot) => {
+                self.window[offset as usize] = NONE;
+                self.window_count -= 1;
+                self.trim_window();
+            }
+            _ => {
+                self.sparse.remove(&sequence);
+            }
+        }
+        let free = Entry { place: Place::Free, next: self.first_free, ..self.entries[slot as usize] };
+        self.first_free = slot;
+        self.count -= 1;
+        std::mem::replace(&mut self.entries[slot as usize], free)
+    }
+
+    /// Removes everything.
+    pub fn clear(&mut self) {
+        *self = Outstanding::default();
+    }
+
+    /// All entries in use, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(|entry| entry.place != Place::Free)
+    }
+
+    fn allocate(&mut self, entry: Entry) -> Slot {
+        self.count += 1;
+        if self.first_free == NONE {
+            self.entries.push(entry);
+            return (self.entries.len() - 1) as Slot;
+        }
+        let slot = self.first_free;
+        self.first_free = self.entries[slot as usize].next;
+        self.entries[slot as usize] = entry;
+        slot
+    }
+
+    fn push_window(&mut self, slot: Slot) {
+        self.window.push_back(slot);
+        self.window_count += 1;
+    }
+
+    fn trim_window(&mut self) {
+        while let Some(&NONE) = self.window.front() {
+            self.window.pop_front();
+            self.window_start += 1;
+        }
+    }
+
+    fn move_window_to_sparse(&mut self, keep: usize) {
+        while self.window.len() > keep {
+            let Some(slot) = self.window.pop_front() else { break };
+            if slot != NONE {
+                self.sparse.insert(self.window_start, slot);
+                self.window_count -= 1;
+            }
+            self.window_start += 1;
+        }
+        self.trim_window();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(sequence: u64) -> Entry {
+        Entry {
+            sequence,
+            deadline: 0,
+            delivered_at: 0,
+            previous: NONE,
+            next: NONE,
+            owner: 0,
+            attempts: 0,
+            place: Place::Waiting,
+        }
+    }
+
+    #[test]
+    fn a_straggler_does_not_stretch_the_window() {
+        let mut outstanding = Outstanding::default();
+        outstanding.insert(entry(1));
+        for sequence in 2..1_000_000 {
+            let slot = outstanding.insert(entry(sequence));
+            outstanding.remove(slot);
+        }
+        assert_eq!(outstanding.lowest(), Some(1));
+        assert!(outstanding.window.len() <= WINDOW_KEEP + 1);
+        assert!(outstanding.entries.len() <= 2);
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_map(steps in proptest::collection::vec((0u64..6000, 0u8..4), 1..400)) {
+            let mut outstanding = Outstanding::default();
+            let mut model = BTreeMap::new();
+            for (sequence, action) in steps {
+                match (action, model.contains_key(&sequence)) {
+                    (0 | 1, false) => { model.insert(sequence, outstanding.insert(entry(sequence))); }
+                    (2, false) => { model.insert(sequence, outstanding.insert_ahead(entry(sequence))); }
+                    (_, true) => {
+                        let slot = model.remove(&sequence).unwrap();
+                        prop_assert_eq!(outstanding.remove(slot).sequence, sequence);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(outstanding.len(), model.len());
+                prop_assert_eq!(outstanding.lowest(), model.first_key_value().map(|(&k, _)| k));
+                prop_assert_eq!(outstanding.find(sequence), model.get(&sequence).copied());
+            }
+            for (sequence, slot) in model {
+                prop_assert_eq!(outstanding.find(sequence), Some(slot));
+                prop_assert_eq!(outstanding.entry(slot).sequence, sequence);
+            }
+        }
+    }
+}

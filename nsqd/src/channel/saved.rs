@@ -1,0 +1,207 @@
+//! Pure: a channel's state to and from a checkpoint, and the journal's records replayed onto it.
+//!
+//! Replaying is idempotent: a checkpoint is taken while acknowledgements go on, so records from before it may come
+//! again. What was handed out without being finished counts as delivered once more, and waits.
+
+use std::cmp::Reverse;
+
+use super::outstanding::{Entry, NONE, Place};
+use super::runs::Runs;
+use super::state::{ChannelState, Counters};
+use crate::clock::Nanos;
+use crate::storage::checkpoint::OutstandingCheckpoint;
+
+/// Both clocks at one moment, to turn saved wall time into deadlines and back.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    /// Monotonic.
+    pub monotonic: Nanos,
+    /// Wall time, ns since the epoch.
+    pub wall_ns: i64,
+}
+
+impl Clocks {
+    /// The wall time of a deadline.
+    pub fn to_wall(self, deadline: Nanos) -> i64 {
+        self.wall_ns.saturating_add_unsigned(deadline).saturating_sub_unsigned(self.monotonic)
+    }
+
+    /// The deadline for a saved wall time: at once if it has passed, and never further away than `longest`, however
+    /// the wall clock has jumped meanwhile.
+    pub fn to_deadline(self, wall_ns: i64, longest: Nanos) -> Nanos {
+        let left = u64::try_from(wall_ns.saturating_sub(self.wall_ns)).unwrap_or(0);
+        self.monotonic + left.min(longest)
+    }
+}
+
+/// What a checkpoint keeps of a channel, names and numbers apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedChannel {
+    /// First sequence number never handed out.
+    pub cursor: u64,
+    /// Parts behind the cursor's end that are skipped.
+    pub skipped: Vec<(u64, u64)>,
+    /// Not finished.
+    pub outstanding: Vec<OutstandingCheckpoint>,
+    /// Paused.
+    pub paused: bool,
+    /// Counters.
+    pub counters: Counters,
+}
+
+impl ChannelState {
+    /// For a checkpoint.
+    pub fn save(&self, clocks: Clocks) -> SavedChannel {
+        let mut outstanding: Vec<_> = (self.outstanding.iter())
+            .map(|entry| OutstandingCheckpoint {
+                sequence: entry.sequence,
+                attempts: entry.attempts,
+                due_ns: if entry.place == Place::Deferred { clocks.to_wall(entry.deadline) } else { 0 },
+            })
+            .collect();
+        outstanding.sort_unstable_by_key(|entry| entry.sequence);
+        SavedChannel {
+            cursor: self.cursor,
+            skipped: self.skipped.iter().collect(),
+            outstanding,
+            paused: self.paused,
+            counters: self.counters,
+        }
+    }
+
+    /// From a checkpoint of a topic that was released up to `released`. Until [`ChannelState::recovered`],
+    /// outstanding messages are in no queue.
+    pub fn restore(
+        saved: &SavedChannel,
+        released: u64,
+        max_message_timeout: Nanos,
+        clocks: Clocks,
+        longest_delay: Nanos,
+    ) -> Self {
+        let mut state = ChannelState::new(saved.cursor, max_message_timeout);
+        state.skipped = saved.skipped.iter().copied().collect::<Runs>();
+        state.end = released.max(saved.cursor);
+        state.paused = saved.paused;
+        state.counters = saved.counters;
+        for entry in &saved.outstanding {
+            state.replay_insert(entry.sequence, entry.attempts);
+            state.replay_defer(entry.sequence, entry.due_ns, clocks, longest_delay);
+        }
+        state
+    }
+
+    /// A Finish record.
+    pub fn replay_finish(&mut self, from: u64, to: u64) {
+        self.replay_handed_out(to);
+        for sequence in from..to {
+            if let Some(slot) = self.outstanding.find(sequence) {
+                self.outstanding.remove(slot);
+            }
+        }
+    }
+
+    /// A Requeue record. One for a message that is finished already is old news.
+    pub fn replay_requeue(&mut self, sequence: u64, attempts: u16, due_ns: i64, clocks: Clocks, longest: Nanos) {
+        self.replay_handed_out(sequence + 1);
+        if let Some(slot) = self.outstanding.find(sequence) {
+            self.outstanding.entry_mut(slot).attempts = attempts;
+            self.replay_defer(sequence, due_ns, clocks, longest);
+        }
+    }
+
+    /// A deferred publish that this channel got. One that the checkpoint knows already is old news.
+    pub fn replay_deferred_publish(&mut self, from: u64, to: u64, due_ns: i64, clocks: Clocks, longest: Nanos) {
+        for sequence in from.max(self.end)..to {
+            self.replay_insert(sequence, 0);
+            self.replay_defer(sequence, due_ns, clocks, longest);
+        }
+        if to > self.end {
+            self.skipped.push(from.max(self.end), to);
+            self.counters.message_count += to - from.max(self.end);
+            self.end = to;
+            self.pass_skipped();
+        }
+    }
+
+    /// A plain publish (or, with `skip`, numbers that stand for nothing) that this channel got.
+    pub fn replay_release(&mut self, to: u64, skip: bool) {
+        if to > self.end {
+            if skip {
+                self.skipped.push(self.end, to);
+            } else {
+                self.counters.message_count += to - self.end;
+            }
+            self.end = to;
+            self.pass_skipped();
+        }
+    }
+
+    /// A ChannelEmptied record.
+    pub fn replay_empty(&mut self, up_to: u64) {
+        let old: Vec<_> = (self.outstanding.iter()).map(|entry| entry.sequence).filter(|&s| s < up_to).collect();
+        for slot in old.into_iter().filter_map(|sequence| self.outstanding.find(sequence)).collect::<Vec<_>>() {
+            self.outstanding.remove(slot);
+        }
+        self.cursor = self.cursor.max(up_to);
+        self.end = self.end.max(up_to);
+        self.pass_skipped();
+    }
+
+    /// Everything has been replayed: what is outstanding goes to where it is handed out from.
+    pub fn recovered(&mut self) {
+        let mut entries: Vec<_> =
+            self.outstanding.iter().map(|entry| (entry.sequence, entry.place, entry.deadline)).collect();
+        entries.sort_unstable_by_key(|&(sequence, ..)| sequence);
+        for (sequence, place, deadline) in entries {
+            let Some(slot) = self.outstanding.find(sequence) else { continue };
+            match place {
+                Place::Deferred => self.deferred.push(Reverse((deadline, slot))),
+                // They were there before what is ahead of the cursor now.
+                _ => self.waiting.push_back((0, slot)),
+            }
+        }
+    }
+
+    /// All before `to` was handed out at some time before the journal's end: who is not known to be finished was in
+    /// flight, and has one attempt behind it.
+    fn replay_handed_out(&mut self, to: u64) {
+        while self.cursor < to {
+            let until = self.skipped.first().map_or(to, |(from, _)| from.min(to));
+            for sequence in self.cursor..until {
+                self.replay_insert(sequence, 1);
+            }
+            if until > self.end {
+                self.counters.message_count += until - self.end.max(self.cursor);
+            }
+            self.cursor = until;
+            self.end = self.end.max(self.cursor);
+            self.pass_skipped();
+        }
+    }
+
+    fn replay_insert(&mut self, sequence: u64, attempts: u16) {
+        if self.outstanding.find(sequence).is_none() {
+            self.outstanding.insert_ahead(Entry {
+                sequence,
+                deadline: 0,
+                delivered_at: 0,
+                previous: NONE,
+                next: NONE,
+                owner: 0,
+                attempts,
+                place: Place::Waiting,
+            });
+        }
+    }
+
+    fn replay_defer(&mut self, sequence: u64, due_ns: i64, clocks: Clocks, longest: Nanos) {
+        let Some(slot) = self.outstanding.find(sequence) else { return };
+        let entry = self.outstanding.entry_mut(slot);
+        if due_ns > clocks.wall_ns {
+            entry.place = Place::Deferred;
+            entry.deadline = clocks.to_deadline(due_ns, longest);
+        } else {
+            entry.place = Place::Waiting;
+        }
+    }
+}

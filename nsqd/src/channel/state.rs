@@ -1,0 +1,591 @@
+//! Pure: everything that decides about one channel's messages.
+//!
+//! ```text
+//!             release                 take                    finish
+//!  (topic) ------------> ahead ----------------> in flight ------------> finished
+//!             |                                   |   ^
+//!   deferred  |      due            requeue(delay)|   | take again
+//!  publish    +--> deferred ----+   <-------------+   |
+//!                     ^         v                 |   |
+//!                     |       waiting ----------------+
+//!                     +----------- requeue(0), time out, disconnect --> waiting
+//! ```
+//!
+//! A channel holds no messages: *ahead* is the range from the read cursor to the end, *outstanding* are those in
+//! flight, deferred or waiting, and everything else behind the cursor is finished. Messages that wait to be handed
+//! out again stand behind all that was there when they came back, as in NSQ: each remembers where the end was then.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use super::consumers::{ConsumerKey, Consumers};
+use super::outstanding::{Entry, NONE, Outstanding, Place, Slot};
+use super::runs::Runs;
+use crate::clock::Nanos;
+
+/// Where a channel's messages come from while it hands them out; implemented over the topic's log.
+pub trait Source {
+    /// Gives up to `max_count` messages starting with sequence number `from`, for the first time.
+    fn first(&mut self, from: u64, max_count: u64) -> Supply;
+    /// Gives one message once more, with its attempts set.
+    fn again(&mut self, sequence: u64, attempts: u16) -> Supply;
+}
+
+/// What a [`Source`] answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supply {
+    /// So many messages were given, at least one.
+    Given(u64),
+    /// The messages before this sequence number cannot be read back; it goes on from there.
+    Lost(u64),
+    /// There are no messages before this sequence number: they were finished before a restart forgot it.
+    Gone(u64),
+    /// They are on disk and must be loaded first.
+    OnDisk,
+    /// The consumer's output has no room now.
+    Full,
+}
+
+/// Why [`ChannelState::take`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TakeEnd {
+    /// Nothing (more) to hand out, or paused: the consumer is parked if it has room.
+    Parked,
+    /// The consumer has its share or its RDY is used up.
+    Satisfied,
+    /// See [`Supply::OnDisk`].
+    OnDisk,
+    /// See [`Supply::Full`].
+    Full,
+}
+
+/// Why an acknowledgement was refused. The connection stays usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AckError {
+    /// Finished, requeued or timed out before, or never there.
+    NotInFlight,
+    /// In flight to somebody else.
+    NotOwner,
+}
+
+/// What a release brings besides plain messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// These sequence numbers do not exist (refused or emptied).
+    Skipped {
+        /// First of them.
+        from: u64,
+        /// One past the last.
+        to: u64,
+    },
+    /// These were published deferred.
+    Deferred {
+        /// First of them.
+        from: u64,
+        /// One past the last.
+        to: u64,
+        /// When they are due.
+        due: Nanos,
+    },
+}
+
+/// Counters that only grow.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages that ever entered.
+    pub message_count: u64,
+    /// REQs.
+    pub requeue_count: u64,
+    /// Time-outs in flight.
+    pub timeout_count: u64,
+    /// Messages that could not be read back from disk.
+    pub lost_count: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct ChannelState {
+    /// First sequence number never handed out.
+    pub(super) cursor: u64,
+    /// One past the last that was released to this channel.
+    pub(super) end: u64,
+    /// Parts of `cursor..end` that are not to be handed out in turn: deferred, dropped, refused.
+    pub(super) skipped: Runs,
+    pub(super) outstanding: Outstanding,
+    /// To be handed out again, with the end at the time they came back.
+    pub(super) waiting: VecDeque<(u64, Slot)>,
+    /// Due times. A deferred message leaves only by falling due or with everything else, so nothing here is stale.
+    pub(super) deferred: BinaryHeap<Reverse<(Nanos, Slot)>>,
+    pub(super) paused: bool,
+    pub(super) counters: Counters,
+    consumers: Consumers,
+    in_flight_count: usize,
+    /// Finished since [`ChannelState::drain_finished`] was last called.
+    finished: Runs,
+    max_message_timeout: Nanos,
+    random: u64,
+}
+
+impl ChannelState {
+    /// An empty channel that starts at `cursor`. `max_message_timeout` caps what TOUCH can reach per delivery.
+    pub fn new(cursor: u64, max_message_timeout: Nanos) -> Self {
+        ChannelState {
+            cursor,
+            end: cursor,
+            skipped: Runs::default(),
+            outstanding: Outstanding::default(),
+            waiting: VecDeque::new(),
+            deferred: BinaryHeap::new(),
+            paused: false,
+            counters: Counters::default(),
+            consumers: Consumers::default(),
+            in_flight_count: 0,
+            finished: Runs::default(),
+            max_message_timeout,
+            random: cursor.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+        }
+    }
+
+    /// The topic has released its messages up to `to`. With `bound`, what does not fit is dropped, newest first
+    /// (ephemeral channels).
+    pub fn release(&mut self, to: u64, marks: &[Mark], bound: Option<u64>) {
+        let from = self.end;
+        if to <= from {
+            return;
+        }
+        let mut skipped_count = 0;
+        let mut plain = Vec::new();
+        let mut at = from;
+        for &mark in marks {
+            let (start, end) = match mark {
+                Mark::Skipped { from, to } | Mark::Deferred { from, to, .. } => (from.max(at), to),
+            };
+            if start >= end {
+                continue;
+            }
+            if bound.is_some() && at < start {
+                plain.push((at, start));
+            }
+            at = end;
+            self.skipped.push(start, end);
+            match mark {
+                Mark::Skipped { .. } => skipped_count += end - start,
+                Mark::Deferred { due, .. } => (start..end).for_each(|sequence| self.defer_ahead(sequence, 0, due)),
+            }
+        }
+        self.end = to;
+        if let Some(bound) = bound {
+            if at < to {
+                plain.push((at, to));
+            }
+            skipped_count += self.drop_newest(&plain, bound);
+        }
+        self.counters.message_count += (to - from) - skipped_count;
+        self.pass_skipped();
+    }
+
+    /// Drops released messages beyond the bound, newest first; returns how many.
+    fn drop_newest(&mut self, released: &[(u64, u64)], bound: u64) -> u64 {
+        let room = bound.saturating_add(self.consumers.room());
+        let mut excess = self.depth().saturating_sub(room);
+        let mut dropped = Vec::new();
+        for &(from, to) in released.iter().rev() {
+            let count = excess.min(to - from);
+            if count > 0 {
+                dropped.push((to - count, to));
+                excess -= count;
+            }
+        }
+        // Skipped ranges are kept in order; what is dropped may lie before a deferred one of the same release.
+        let mut all: Vec<_> = self.skipped.iter().chain(dropped.iter().copied()).collect();
+        all.sort_unstable();
+        self.skipped = all.into_iter().collect();
+        dropped.iter().map(|(from, to)| to - from).sum()
+    }
+
+    pub(super) fn defer_ahead(&mut self, sequence: u64, attempts: u16, due: Nanos) {
+        let slot = self.outstanding.insert_ahead(Entry {
+            sequence,
+            deadline: due,
+            delivered_at: 0,
+            previous: NONE,
+            next: NONE,
+            owner: 0,
+            attempts,
+            place: Place::Deferred,
+        });
+        self.deferred.push(Reverse((due, slot)));
+    }
+
+    /// Moves the cursor over what is not to be handed out in turn.
+    pub(super) fn pass_skipped(&mut self) {
+        while let Some((from, to)) = self.skipped.first()
+            && from <= self.cursor
+        {
+            self.cursor = self.cursor.max(to);
+            self.skipped.pop_first();
+        }
+    }
+
+    /// Hands out messages to a consumer: at most its fair share of what is there, at most what RDY allows. Returns how
+    /// many were given, and why it ended there.
+    pub fn take(&mut self, key: ConsumerKey, now: Nanos, source: &mut impl Source) -> (u64, TakeEnd) {
+        let Some(consumer) = self.consumers.get(key) else { return (0, TakeEnd::Satisfied) };
+        let (room, timeout, sample_rate) = (consumer.room(), consumer.message_timeout, consumer.sample_rate);
+        if room == 0 {
+            return (0, TakeEnd::Satisfied);
+        }
+        let available = if self.paused { 0 } else { self.depth() };
+        if available == 0 {
+            self.consumers.park(key);
+            return (0, TakeEnd::Parked);
+        }
+        let share = available.div_ceil(self.consumers.eligible_count().max(1) as u64).min(room);
+        let mut given = 0;
+        let mut end = TakeEnd::Satisfied;
+        while given < share {
+            let next_waiting = self.waiting.front().copied();
+            let supply = match next_waiting {
+                Some((after, slot)) if self.cursor >= after => self.give_again(key, slot, now, timeout, source),
+                _ if self.cursor < self.end => {
+                    if sample_rate > 0 && !self.sampled(sample_rate) {
+                        self.finished.push(self.cursor, self.cursor + 1);
+                        self.advance(1);
+                        continue;
+                    }
+                    let until = next_waiting.map_or(self.end, |(after, _)| after).min(
+                        self.skipped.first().map_or(u64::MAX, |(from, _)| from),
+                    );
+                    let most = if sample_rate > 0 { 1 } else { (share - given).min(until - self.cursor) };
+                    self.give_first(key, most, now, timeout, source)
+                }
+                _ => {
+                    self.consumers.park(key);
+                    end = TakeEnd::Parked;
+                    break;
+                }
+            };
+            match supply {
+                Supply::Given(count) => given += count,
+                Supply::Lost(_) | Supply::Gone(_) => {}
+                Supply::OnDisk => {
+                    end = TakeEnd::OnDisk;
+                    break;
+                }
+                Supply::Full => {
+                    end = TakeEnd::Full;
+                    break;
+                }
+            }
+        }
+        self.in_flight_count += given as usize;
+        self.consumers.update(key, |consumer| {
+            consumer.in_flight_count += given;
+            consumer.message_count += given;
+        });
+        if end == TakeEnd::Satisfied && share < room {
+            // Others have a share in what is left; should they not want it, the turn comes back to this one.
+            self.consumers.park(key);
+        }
+        (given, end)
+    }
+
+    fn give_first(
+        &mut self,
+        key: ConsumerKey,
+        most: u64,
+        now: Nanos,
+        timeout: Nanos,
+        source: &mut impl Source,
+    ) -> Supply {
+        let supply = source.first(self.cursor, most);
+        match supply {
+            Supply::Given(count) => {
+                let outstanding = &mut self.outstanding;
+                let deadline = now.saturating_add(timeout);
+                self.consumers.update(key, |consumer| {
+                    for sequence in self.cursor..self.cursor + count {
+                        let slot = outstanding.insert(Entry {
+                            sequence,
+                            deadline,
+                            delivered_at: now,
+                            previous: NONE,
+                            next: NONE,
+                            owner: key,
+                            attempts: 1,
+                            place: Place::InFlight,
+                        });
+                        consumer.in_flight.insert(outstanding, slot);
+                    }
+                });
+                self.advance(count);
+            }
+            Supply::Lost(up_to) | Supply::Gone(up_to) => {
+                let up_to = up_to.clamp(self.cursor + 1, self.cursor + most);
+                if matches!(supply, Supply::Lost(_)) {
+                    self.counters.lost_count += up_to - self.cursor;
+                }
+                self.finished.push(self.cursor, up_to);
+                self.advance(up_to - self.cursor);
+            }
+            Supply::OnDisk | Supply::Full => {}
+        }
+        supply
+    }
+
+    fn give_again(
+        &mut self,
+        key: ConsumerKey,
+        slot: Slot,
+        now: Nanos,
+        timeout: Nanos,
+        source: &mut impl Source,
+    ) -> Supply {
+        let entry = self.outstanding.entry(slot);
+        let (sequence, attempts) = (entry.sequence, entry.attempts.saturating_add(1));
+        let supply = source.again(sequence, attempts);
+        match supply {
+            Supply::Given(_) => {
+                self.waiting.pop_front();
+                let entry = self.outstanding.entry_mut(slot);
+                entry.attempts = attempts;
+                entry.place = Place::InFlight;
+                entry.owner = key;
+                entry.delivered_at = now;
+                entry.deadline = now.saturating_add(timeout);
+                let outstanding = &mut self.outstanding;
+                self.consumers.update(key, |consumer| consumer.in_flight.insert(outstanding, slot));
+            }
+            Supply::Lost(_) | Supply::Gone(_) => {
+                self.waiting.pop_front();
+                self.outstanding.remove(slot);
+                self.counters.lost_count += u64::from(matches!(supply, Supply::Lost(_)));
+                self.finished.push(sequence, sequence + 1);
+            }
+            Supply::OnDisk | Supply::Full => {}
+        }
+        supply
+    }
+
+    fn advance(&mut self, count: u64) {
+        self.cursor += count;
+        self.pass_skipped();
+    }
+
+    /// Whether a consumer that samples gets the next message (xorshift: cheap, and good enough for a share).
+    fn sampled(&mut self, rate: u8) -> bool {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 33) % 100 < u64::from(rate)
+    }
+
+    /// FIN.
+    pub fn finish(&mut self, key: ConsumerKey, sequence: u64) -> Result<(), AckError> {
+        let slot = self.owned(key, sequence)?;
+        self.leave_flight(slot, |consumer| consumer.finish_count += 1);
+        self.outstanding.remove(slot);
+        self.finished.push(sequence, sequence + 1);
+        Ok(())
+    }
+
+    /// REQ: at once behind what is there, or after `delay`. Returns the attempts so far.
+    pub fn requeue(&mut self, key: ConsumerKey, sequence: u64, delay: Nanos, now: Nanos) -> Result<u16, AckError> {
+        let slot = self.owned(key, sequence)?;
+        self.leave_flight(slot, |consumer| consumer.requeue_count += 1);
+        self.counters.requeue_count += 1;
+        if delay == 0 {
+            self.wait(slot);
+        } else {
+            let due = now.saturating_add(delay);
+            let entry = self.outstanding.entry_mut(slot);
+            entry.place = Place::Deferred;
+            entry.deadline = due;
+            self.deferred.push(Reverse((due, slot)));
+        }
+        Ok(self.outstanding.entry(slot).attempts)
+    }
+
+    /// TOUCH: the full timeout from now, capped by the maximum since delivery.
+    pub fn touch(&mut self, key: ConsumerKey, sequence: u64, now: Nanos) -> Result<(), AckError> {
+        let slot = self.owned(key, sequence)?;
+        let (outstanding, cap) = (&mut self.outstanding, self.max_message_timeout);
+        self.consumers.update(key, |consumer| {
+            consumer.in_flight.unlink(outstanding, slot);
+            let entry = outstanding.entry_mut(slot);
+            entry.deadline =
+                now.saturating_add(consumer.message_timeout).min(entry.delivered_at.saturating_add(cap));
+            consumer.in_flight.insert(outstanding, slot);
+        });
+        Ok(())
+    }
+
+    fn owned(&self, key: ConsumerKey, sequence: u64) -> Result<Slot, AckError> {
+        let slot = self.outstanding.find(sequence).ok_or(AckError::NotInFlight)?;
+        let entry = self.outstanding.entry(slot);
+        match entry.place {
+            Place::InFlight if entry.owner == key => Ok(slot),
+            Place::InFlight => Err(AckError::NotOwner),
+            _ => Err(AckError::NotInFlight),
+        }
+    }
+
+    fn leave_flight(&mut self, slot: Slot, count: impl FnOnce(&mut super::consumers::Consumer)) {
+        let owner = self.outstanding.entry(slot).owner;
+        let outstanding = &mut self.outstanding;
+        self.consumers.update(owner, |consumer| {
+            consumer.in_flight.unlink(outstanding, slot);
+            consumer.in_flight_count -= 1;
+            count(consumer);
+        });
+        self.in_flight_count -= 1;
+    }
+
+    /// Behind everything that is there now.
+    pub(super) fn wait(&mut self, slot: Slot) {
+        self.outstanding.entry_mut(slot).place = Place::Waiting;
+        self.waiting.push_back((self.end, slot));
+    }
+
+    /// Time has come to `now`: messages past their deadline in flight, and deferred ones that are due, wait to be
+    /// handed out. Returns the time-outs per consumer, so that an owner's freed room can be used.
+    pub fn expire(&mut self, now: Nanos) -> Vec<ConsumerKey> {
+        let mut owners = Vec::new();
+        for key in self.consumers.iter().map(|(key, _)| key).collect::<Vec<_>>() {
+            let mut any = false;
+            while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first())
+                && self.outstanding.entry(slot).deadline <= now
+            {
+                self.leave_flight(slot, |_| {});
+                self.counters.timeout_count += 1;
+                self.wait(slot);
+                any = true;
+            }
+            if any {
+                owners.push(key);
+            }
+        }
+        while let Some(&Reverse((due, slot))) = self.deferred.peek()
+            && due <= now
+        {
+            self.deferred.pop();
+            self.wait(slot);
+        }
+        owners
+    }
+
+    /// When [`ChannelState::expire`] next has something to do.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        let in_flight =
+            self.consumers.iter().filter_map(|(_, consumer)| consumer.in_flight.first_deadline(&self.outstanding));
+        in_flight.chain(self.deferred.peek().map(|&Reverse((due, _))| due)).min()
+    }
+
+    /// The earliest deadline that concerns one consumer's list or the deferred ones; cheaper than
+    /// [`ChannelState::next_deadline`] with many consumers.
+    pub fn next_deadline_of(&self, key: ConsumerKey) -> Option<Nanos> {
+        let in_flight =
+            self.consumers.get(key).and_then(|consumer| consumer.in_flight.first_deadline(&self.outstanding));
+        in_flight.into_iter().chain(self.deferred.peek().map(|&Reverse((due, _))| due)).min()
+    }
+
+    /// A consumer subscribes, with RDY 0.
+    pub fn add_consumer(&mut self, message_timeout: Nanos, sample_rate: u8) -> ConsumerKey {
+        self.consumers.add(message_timeout, sample_rate)
+    }
+
+    /// A consumer leaves; what it had in flight waits to be handed out again.
+    pub fn remove_consumer(&mut self, key: ConsumerKey) {
+        while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first()) {
+            self.leave_flight(slot, |_| {});
+            self.wait(slot);
+        }
+        self.consumers.remove(key);
+    }
+
+    /// RDY.
+    pub fn set_ready(&mut self, key: ConsumerKey, ready_count: u64) {
+        self.consumers.update(key, |consumer| consumer.ready_count = ready_count);
+    }
+
+    /// CLS.
+    pub fn close_consumer(&mut self, key: ConsumerKey) {
+        self.consumers.close(key);
+    }
+
+    /// If there is something to hand out and somebody parked who may have it, the one to wake.
+    pub fn wake_next(&mut self) -> Option<ConsumerKey> {
+        if self.paused || self.depth() == 0 { None } else { self.consumers.unpark_next() }
+    }
+
+    /// Drops everything: ahead, in flight, deferred, waiting.
+    pub fn empty(&mut self) {
+        let keys: Vec<_> = self.consumers.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first()) {
+                self.leave_flight(slot, |_| {});
+            }
+        }
+        self.outstanding.clear();
+        self.waiting.clear();
+        self.deferred.clear();
+        self.skipped.clear();
+        self.finished.clear();
+        self.cursor = self.end;
+    }
+
+    /// Nothing is handed out while paused; acknowledgements and deadlines go on.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Messages that can be handed out: ahead and waiting.
+    pub fn depth(&self) -> u64 {
+        self.end - self.cursor - self.skipped.count() + self.waiting.len() as u64
+    }
+
+    /// The oldest message that is not finished: whatever lies before it, this channel needs no more.
+    pub fn lowest_needed(&self) -> u64 {
+        self.outstanding.lowest().map_or(self.cursor, |lowest| lowest.min(self.cursor))
+    }
+
+    /// One past the last that was released to this channel.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// First sequence number never handed out.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// Messages in flight.
+    pub fn in_flight_count(&self) -> usize {
+        self.in_flight_count
+    }
+
+    /// Messages held back.
+    pub fn deferred_count(&self) -> usize {
+        self.deferred.len()
+    }
+
+    /// Counters.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// The consumers.
+    pub fn consumers(&self) -> &Consumers {
+        &self.consumers
+    }
+
+    /// What was finished since the last call, for the journal.
+    pub fn drain_finished(&mut self) -> Option<Runs> {
+        (!self.finished.is_empty()).then(|| std::mem::take(&mut self.finished))
+    }
+}

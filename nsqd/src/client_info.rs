@@ -1,0 +1,86 @@
+//! Who is connected: what `/stats` tells of one TCP connection. Written by the connection, read by anybody.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use parking_lot::Mutex;
+
+/// What IDENTIFY told, or what stands in for it.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    /// `client_id`.
+    pub client_id: String,
+    /// `hostname`.
+    pub hostname: String,
+    /// `user_agent`.
+    pub user_agent: String,
+    /// `sample_rate`, percent.
+    pub sample_rate: u8,
+    /// `topology_zone`.
+    pub topology_zone: String,
+    /// `topology_region`.
+    pub topology_region: String,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct ClientInfo {
+    /// `ip:port`, or `@` on a unix socket.
+    pub remote_address: String,
+    /// When it connected, unix seconds.
+    pub connected_at: i64,
+    identity: Mutex<Identity>,
+    state: AtomicU8,
+    published: Mutex<Vec<(String, u64)>>,
+}
+
+impl ClientInfo {
+    /// A connection that has not identified itself: its address stands in for names.
+    pub fn new(remote_address: String, connected_at: i64) -> Self {
+        let host = match remote_address.rsplit_once(':') {
+            Some((host, _)) => host.trim_matches(['[', ']']).to_owned(),
+            None => String::new(),
+        };
+        let identity = Identity { client_id: host.clone(), hostname: host, ..Identity::default() };
+        ClientInfo {
+            remote_address,
+            connected_at,
+            identity: Mutex::new(identity),
+            state: AtomicU8::new(0),
+            published: Mutex::default(),
+        }
+    }
+
+    /// IDENTIFY came.
+    pub fn identify(&self, identity: Identity) {
+        *self.identity.lock() = identity;
+    }
+
+    /// A copy of what it told of itself.
+    pub fn identity(&self) -> Identity {
+        self.identity.lock().clone()
+    }
+
+    /// The protocol state, as a number of NSQ's: 0 init, 3 subscribed, 4 closing.
+    pub fn state(&self) -> u8 {
+        self.state.load(Ordering::Relaxed)
+    }
+
+    /// Tells the protocol state.
+    pub fn set_state(&self, state: u8) {
+        self.state.store(state, Ordering::Relaxed);
+    }
+
+    /// Counts messages published to a topic.
+    pub fn count_published(&self, topic: &str, count: u64) {
+        let mut published = self.published.lock();
+        match published.iter_mut().find(|(name, _)| name == topic) {
+            Some((_, total)) => *total += count,
+            None => published.push((topic.to_owned(), count)),
+        }
+    }
+
+    /// Messages published so far, by topic.
+    pub fn published(&self) -> Vec<(String, u64)> {
+        self.published.lock().clone()
+    }
+}

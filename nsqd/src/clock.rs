@@ -1,0 +1,29 @@
+//! The only file that asks for the time. Everything that decides takes `now` as an argument.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds on the monotonic clock since the process first asked. Never goes back; used for every deadline.
+pub type Nanos = u64;
+
+static START: OnceLock<Instant> = OnceLock::new();
+
+/// The monotonic time now.
+pub fn monotonic() -> Nanos {
+    START.get_or_init(Instant::now).elapsed().as_nanos() as Nanos
+}
+
+/// The `Instant` that a monotonic time stands for, for the runtime's timers.
+pub fn instant(at: Nanos) -> Instant {
+    *START.get_or_init(Instant::now) + Duration::from_nanos(at)
+}
+
+/// Nanoseconds of wall time since the Unix epoch: message timestamps, and deadlines that must outlive the process.
+pub fn wall_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
+}
+
+/// A span as nanoseconds, saturating.
+pub fn nanos(span: Duration) -> Nanos {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}

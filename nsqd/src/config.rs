@@ -1,0 +1,426 @@
+//! Flags and config file become one [`Config`]: checked, complete, never changed while the daemon runs.
+//!
+//! Features that do not exist yet have their flags all the same. Where leaving one without effect would silently lose
+//! protection (TLS, authentication), the daemon refuses to start; the harmless ones are told in a line of the log.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+use nsq_daemon::flags::{self as daemon_flags, Exit};
+use nsq_daemon::listen::{Address, parse_address};
+use nsq_daemon::log::{Level, Logger};
+use nsq_protocol::{IdentifyLimits, Limits};
+
+use crate::engine::EngineLimits;
+use crate::flags::{Flags, KEYS, PROGRAM, TlsRequired, TlsVersion};
+use crate::log::chunk::CHUNK_BYTES;
+use crate::storage::Durability;
+use crate::storage::journal::DEFAULT_FILE_BYTES;
+
+/// Node ids are below this.
+const NODE_ID_LIMIT: u16 = 1024;
+
+/// See the module. Fields are named after the keys of the config file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Lowest level of log lines, at start.
+    pub log_level: Level,
+    /// In front of every log line.
+    pub log_prefix: String,
+    /// Upper bits of message ids, below 1024.
+    pub node_id: u16,
+    /// Where clients connect.
+    pub tcp_address: Address,
+    /// Where HTTP is served; none for nowhere.
+    pub http_address: Option<Address>,
+    /// Where HTTPS would be served.
+    pub https_address: String,
+    /// This host's name.
+    pub hostname: String,
+    /// Address that others are told; the host name by default.
+    pub broadcast_address: String,
+    /// TCP port that others are told; 0 for the real one.
+    pub broadcast_tcp_port: u16,
+    /// HTTP port that others are told; 0 for the real one.
+    pub broadcast_http_port: u16,
+    /// Lookupds at start.
+    pub lookupd_tcp_addresses: Vec<String>,
+    /// Limit for connecting to lookupd's HTTP.
+    pub http_client_connect_timeout: Duration,
+    /// Limit for a whole request to it.
+    pub http_client_request_timeout: Duration,
+    /// How auth servers would be asked.
+    pub auth_http_request_method: String,
+    /// Region of this node; may be empty.
+    pub topology_region: String,
+    /// Zone of this node; may be empty.
+    pub topology_zone: String,
+    /// Experiments that were asked for.
+    pub enable_experiment: Vec<String>,
+    /// Directory of all files.
+    pub data_path: PathBuf,
+    /// When a publish is acknowledged.
+    pub durability: Durability,
+    /// Messages in memory, per topic.
+    pub mem_queue_size: u64,
+    /// Bytes in memory, per topic.
+    pub mem_queue_bytes: usize,
+    /// Size of a segment file.
+    pub max_bytes_per_file: u64,
+    /// Without effect; told by `/config`.
+    pub sync_every: u64,
+    /// Without effect; told by `/config`.
+    pub sync_timeout: Duration,
+    /// Without effect; told by `/config`.
+    pub queue_scan_worker_pool_max: u64,
+    /// Without effect; told by `/config`.
+    pub queue_scan_selection_count: u64,
+    /// How long a message may be in flight by default.
+    pub msg_timeout: Duration,
+    /// And at most.
+    pub max_msg_timeout: Duration,
+    /// Longest body of a message, in bytes.
+    pub max_msg_size: usize,
+    /// Longest body of a command, in bytes.
+    pub max_body_size: usize,
+    /// Longest delay of a message.
+    pub max_req_timeout: Duration,
+    /// Longest heartbeat interval.
+    pub max_heartbeat_interval: Duration,
+    /// Highest RDY count.
+    pub max_rdy_count: u64,
+    /// Largest output buffer, in bytes.
+    pub max_output_buffer_size: usize,
+    /// Longest output buffer timeout.
+    pub max_output_buffer_timeout: Duration,
+    /// Shortest output buffer timeout.
+    pub min_output_buffer_timeout: Duration,
+    /// Output buffer timeout by default.
+    pub output_buffer_timeout: Duration,
+    /// Most consumers of a channel; 0 for no limit.
+    pub max_channel_consumers: usize,
+    /// Where and how statistics would be pushed.
+    pub statsd: StatsdConfig,
+    /// Quantiles of the end-to-end latency, highest first.
+    pub e2e_processing_latency_percentiles: Vec<f64>,
+    /// Window of samples for them.
+    pub e2e_processing_latency_window_time: Duration,
+    /// Certificates of authorities; empty for none.
+    pub tls_root_ca_file: String,
+    /// Oldest version of TLS.
+    pub tls_min_version: TlsVersion,
+    /// Whether deflate is allowed.
+    pub deflate: bool,
+    /// Highest level of deflate.
+    pub max_deflate_level: u8,
+    /// Whether snappy is allowed.
+    pub snappy: bool,
+}
+
+/// Where and how statistics would be pushed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StatsdConfig {
+    /// `host:port`; empty for nowhere.
+    pub address: String,
+    /// Prefix of keys, `%s` not yet replaced.
+    pub prefix: String,
+    /// Time between pushes.
+    pub interval: Duration,
+    /// Whether memory is among the statistics.
+    pub mem_stats: bool,
+    /// Bytes per datagram.
+    pub udp_packet_size: u64,
+    /// Whether ephemeral topics and channels are left out.
+    pub exclude_ephemeral: bool,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Start {
+    /// The daemon, with this configuration, logging here.
+    Run(Box<Config>, Logger),
+    /// Nothing more: all was said, `--version` for instance, or what is wrong.
+    Exit(ExitCode),
+}
+
+/// Why flags that are each fine are not fine together, or not yet.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// A quantile is no number.
+    #[error("Could not parse: {0}")]
+    NotANumber(String),
+    /// A quantile is not in (0, 1].
+    #[error("failed to instantiate nsqd - invalid E2E processing latency percentile: {0}")]
+    PercentileOutOfRange(f64),
+    /// The level of deflate is not in 1..=9.
+    #[error("failed to instantiate nsqd - --max-deflate-level must be [1,9]")]
+    DeflateLevel,
+    /// The node id is not in 0..1024.
+    #[error("failed to instantiate nsqd - --node-id must be [0,1024)")]
+    NodeId,
+    /// TLS is asked for, but cannot be had without certificate and key.
+    #[error("failed to instantiate nsqd - cannot require TLS client connections without TLS key and cert")]
+    TlsWithoutCertificate,
+    /// The file of authorities is no good.
+    #[error("failed to instantiate nsqd - failed to build TLS config - {0}")]
+    RootCaFile(String),
+    /// Auth servers are asked in an unknown way.
+    #[error("failed to instantiate nsqd - --auth-http-request-method must be get or post")]
+    AuthMethod,
+    /// A protection that does not exist yet.
+    #[error("failed to instantiate nsqd - --{flag} is not supported yet: {loss}")]
+    NotSupported {
+        /// The flag.
+        flag: &'static str,
+        /// What going on without it would mean.
+        loss: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads a command line, program name first, and the config file that it names; tells on stderr what is wrong
+    /// or without effect. To be called before there are threads: the logger asks for the local time zone.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Start {
+        match Self::read(args) {
+            Ok((config, warnings)) => {
+                let logger = Logger::new(config.log_prefix.clone(), config.log_level);
+                for warning in warnings {
+                    nsq_daemon::warn!(logger, "{warning}");
+                }
+                Start::Run(Box::new(config), logger)
+            }
+            Err(exit) => Start::Exit(exit.report(PROGRAM)),
+        }
+    }
+
+    /// Reads a command line and the config file that it names; also says which flags have no effect. The error says
+    /// how to leave: `--version`, `--help`, or a mistake with its exit code.
+    pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<(Self, Vec<String>), Exit> {
+        let flags: Flags = daemon_flags::parse(PROGRAM, args.into_iter(), KEYS)?;
+        let warnings = warnings(&flags);
+        let config = Self::from_flags(flags, nsq_daemon::hostname());
+        let config = config.and_then(|config| {
+            check_root_ca_file(&config.tls_root_ca_file)?;
+            Ok(config)
+        });
+        Ok((config.map_err(|error| Exit::Fatal(error.to_string()))?, warnings))
+    }
+
+    /// Pure: checks the flags in NSQ's order.
+    pub fn from_flags(flags: Flags, hostname: String) -> Result<Self, ConfigError> {
+        let max_deflate_level =
+            u8::try_from(flags.max_deflate_level).ok().filter(|level| (1..=9).contains(level));
+        let max_deflate_level = max_deflate_level.ok_or(ConfigError::DeflateLevel)?;
+        let node_id = match flags.node_id {
+            None => default_node_id(&hostname),
+            Some(id) => u16::try_from(id).ok().filter(|id| *id < NODE_ID_LIMIT).ok_or(ConfigError::NodeId)?,
+        };
+        refuse_unsupported(&flags)?;
+        if !["get", "post"].contains(&flags.auth_http_request_method.as_str()) {
+            return Err(ConfigError::AuthMethod);
+        }
+        let e2e_processing_latency_percentiles = percentiles(&flags.e2e_processing_latency_percentile)?;
+        let broadcast_address = flags.broadcast_address.filter(|address| !address.is_empty());
+        Ok(Config {
+            log_level: flags.log_level,
+            log_prefix: flags.log_prefix,
+            node_id,
+            tcp_address: parse_address(&flags.tcp_address),
+            http_address: (!flags.http_address.is_empty()).then(|| parse_address(&flags.http_address)),
+            https_address: flags.https_address,
+            broadcast_address: broadcast_address.unwrap_or_else(|| hostname.clone()),
+            hostname,
+            broadcast_tcp_port: flags.broadcast_tcp_port,
+            broadcast_http_port: flags.broadcast_http_port,
+            lookupd_tcp_addresses: flags.lookupd_tcp_address,
+            http_client_connect_timeout: flags.http_client_connect_timeout,
+            http_client_request_timeout: flags.http_client_request_timeout,
+            auth_http_request_method: flags.auth_http_request_method,
+            topology_region: flags.topology_region,
+            topology_zone: flags.topology_zone,
+            enable_experiment: flags.enable_experiment,
+            data_path: if flags.data_path.is_empty() { ".".into() } else { flags.data_path.into() },
+            durability: flags.durability,
+            mem_queue_size: flags.mem_queue_size,
+            mem_queue_bytes: size(flags.mem_queue_bytes),
+            max_bytes_per_file: flags.max_bytes_per_file,
+            sync_every: flags.sync_every,
+            sync_timeout: flags.sync_timeout,
+            queue_scan_worker_pool_max: flags.queue_scan_worker_pool_max,
+            queue_scan_selection_count: flags.queue_scan_selection_count,
+            msg_timeout: flags.msg_timeout,
+            max_msg_timeout: flags.max_msg_timeout,
+            max_msg_size: size(flags.max_msg_size),
+            max_body_size: size(flags.max_body_size),
+            max_req_timeout: flags.max_req_timeout,
+            max_heartbeat_interval: flags.max_heartbeat_interval,
+            max_rdy_count: flags.max_rdy_count,
+            max_output_buffer_size: size(flags.max_output_buffer_size),
+            max_output_buffer_timeout: flags.max_output_buffer_timeout,
+            min_output_buffer_timeout: flags.min_output_buffer_timeout,
+            output_buffer_timeout: flags.output_buffer_timeout,
+            max_channel_consumers: size(flags.max_channel_consumers),
+            statsd: StatsdConfig {
+                address: flags.statsd_address,
+                prefix: flags.statsd_prefix,
+                interval: flags.statsd_interval,
+                mem_stats: flags.statsd_mem_stats,
+                udp_packet_size: flags.statsd_udp_packet_size,
+                exclude_ephemeral: flags.statsd_exclude_ephemeral,
+            },
+            e2e_processing_latency_percentiles,
+            e2e_processing_latency_window_time: flags.e2e_processing_latency_window_time,
+            tls_root_ca_file: flags.tls_root_ca_file,
+            tls_min_version: flags.tls_min_version,
+            deflate: flags.deflate.unwrap_or(true),
+            max_deflate_level,
+            snappy: flags.snappy.unwrap_or(true),
+        })
+    }
+
+    /// What a client may send.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_msg_size: self.max_msg_size,
+            max_body_size: self.max_body_size,
+            max_req_timeout_ms: u64::try_from(self.max_req_timeout.as_millis()).unwrap_or(u64::MAX),
+            max_rdy_count: self.max_rdy_count,
+            ..Limits::default()
+        }
+    }
+
+    /// What a client may negotiate. TLS and compression are answered as off until they exist.
+    pub fn identify_limits(&self) -> IdentifyLimits {
+        IdentifyLimits {
+            max_heartbeat_interval: self.max_heartbeat_interval,
+            max_output_buffer_size: self.max_output_buffer_size,
+            output_buffer_timeout: self.output_buffer_timeout,
+            min_output_buffer_timeout: self.min_output_buffer_timeout,
+            max_output_buffer_timeout: self.max_output_buffer_timeout,
+            msg_timeout: self.msg_timeout,
+            max_msg_timeout: self.max_msg_timeout,
+            tls: false,
+            snappy: false,
+            deflate: false,
+            max_deflate_level: self.max_deflate_level,
+            ..IdentifyLimits::default()
+        }
+    }
+
+    /// What bounds topics and channels.
+    pub fn engine_limits(&self) -> EngineLimits {
+        EngineLimits {
+            mem_queue_size: self.mem_queue_size,
+            mem_queue_bytes: self.mem_queue_bytes,
+            max_msg_timeout: self.max_msg_timeout,
+            max_req_timeout: self.max_req_timeout,
+            max_channel_consumers: self.max_channel_consumers,
+            node_id: self.node_id,
+            max_bytes_per_file: self.max_bytes_per_file,
+            chunk_bytes: CHUNK_BYTES,
+            journal_file_bytes: DEFAULT_FILE_BYTES,
+        }
+    }
+}
+
+impl Default for Config {
+    /// What an empty command line gives.
+    fn default() -> Self {
+        // Defaults stand in one place, with their flags; a test sees to it that they are valid.
+        Self::read([PROGRAM.into()]).expect("the flags' defaults are valid").0
+    }
+}
+
+/// CRC-32 of the host name's MD5, below 1024.
+fn default_node_id(hostname: &str) -> u16 {
+    (crc32fast::hash(&Md5::digest(hostname.as_bytes())) % u32::from(NODE_ID_LIMIT)) as u16
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Flags that would protect something, if they had an effect.
+fn refuse_unsupported(flags: &Flags) -> Result<(), ConfigError> {
+    const PLAIN: &str = "connections would not be encrypted";
+    const UNVERIFIED: &str = "client certificates would not be asked for";
+    const OPEN: &str = "clients would not be authenticated";
+    let certificate = !flags.tls_cert.is_empty() && !flags.tls_key.is_empty();
+    let demanded = flags.tls_required != TlsRequired::No
+        || ["require", "require-verify"].contains(&flags.tls_client_auth_policy.as_str());
+    if demanded && !certificate {
+        return Err(ConfigError::TlsWithoutCertificate);
+    }
+    let unsupported = [
+        ("tls-cert", !flags.tls_cert.is_empty(), PLAIN),
+        ("tls-key", !flags.tls_key.is_empty(), PLAIN),
+        ("tls-client-auth-policy", !flags.tls_client_auth_policy.is_empty(), UNVERIFIED),
+        ("auth-http-address", !flags.auth_http_address.is_empty(), OPEN),
+    ];
+    match unsupported.into_iter().find(|(_, set, _)| *set) {
+        Some((flag, _, loss)) => Err(ConfigError::NotSupported { flag, loss }),
+        None => Ok(()),
+    }
+}
+
+/// What a flag's being set does not do.
+fn warnings(flags: &Flags) -> Vec<String> {
+    const YET: &str = "has no effect yet";
+    const DEPRECATED: &str = "is deprecated and has no effect";
+    const DURABILITY: &str =
+        "has no effect: --durability=sync makes every acknowledged message survive a power failure";
+    const SCAN: &str = "has no effect: deadlines are kept in order, nothing is scanned";
+    let told = [
+        ("verbose", flags.verbose, DEPRECATED),
+        ("worker-id", flags.worker_id, DEPRECATED),
+        ("https-address", !["", "0.0.0.0:4152"].contains(&flags.https_address.as_str()), YET),
+        ("enable-experiment", !flags.enable_experiment.is_empty(), YET),
+        ("sync-every", flags.sync_every != 2500, DURABILITY),
+        ("sync-timeout", flags.sync_timeout != Duration::from_secs(2), DURABILITY),
+        ("queue-scan-worker-pool-max", flags.queue_scan_worker_pool_max != 4, SCAN),
+        ("queue-scan-selection-count", flags.queue_scan_selection_count != 20, SCAN),
+        ("statsd-address", !flags.statsd_address.is_empty(), YET),
+        ("e2e-processing-latency-percentile", !flags.e2e_processing_latency_percentile.is_empty(), YET),
+        ("tls-root-ca-file", !flags.tls_root_ca_file.is_empty(), YET),
+        ("tls-min-version", flags.tls_min_version != TlsVersion::default(), YET),
+        ("deflate", flags.deflate == Some(true), YET),
+        ("max-deflate-level", flags.max_deflate_level != 6, YET),
+        ("snappy", flags.snappy == Some(true), YET),
+    ];
+    told.into_iter().filter(|(_, set, _)| *set).map(|(flag, _, text)| format!("--{flag} {text}")).collect()
+}
+
+/// Quantiles, highest first.
+fn percentiles(given: &[String]) -> Result<Vec<f64>, ConfigError> {
+    let words = given.iter().flat_map(|list| list.split(',')).map(str::trim);
+    let mut quantiles = words
+        .map(|word| match word.parse::<f64>() {
+            Ok(quantile) if quantile > 0.0 && quantile <= 1.0 => Ok(quantile),
+            Ok(quantile) => Err(ConfigError::PercentileOutOfRange(quantile)),
+            Err(_) => Err(ConfigError::NotANumber(word.to_owned())),
+        })
+        .collect::<Result<Vec<f64>, _>>()?;
+    quantiles.sort_unstable_by(|a, b| b.total_cmp(a));
+    Ok(quantiles)
+}
+
+/// As NSQ does even when nothing uses the file: who named it believes that it is good.
+fn check_root_ca_file(path: &str) -> Result<(), ConfigError> {
+    const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    if path.is_empty() {
+        return Ok(());
+    }
+    let pem =
+        std::fs::read(path).map_err(|error| ConfigError::RootCaFile(format!("open {path}: {error}")))?;
+    if memchr::memmem::find(&pem, CERTIFICATE).is_none() {
+        return Err(ConfigError::RootCaFile(format!("no certificate in {path}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

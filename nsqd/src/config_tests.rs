@@ -1,0 +1,144 @@
+use super::*;
+
+fn read(words: &[&str]) -> Result<(Config, Vec<String>), Exit> {
+    Config::read(std::iter::once(PROGRAM).chain(words.iter().copied()).map(OsString::from))
+}
+
+fn run(words: &[&str]) -> Result<Config, Exit> {
+    read(words).map(|(config, _)| config)
+}
+
+fn fatal(words: &[&str]) -> String {
+    match run(words) {
+        Err(Exit::Fatal(text)) => text,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+fn with_file(toml: &str, words: &[&str]) -> Result<Config, Exit> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nsqd.cfg");
+    std::fs::write(&path, toml).unwrap();
+    let config = format!("--config={}", path.display());
+    run(&[&[config.as_str()], words].concat())
+}
+
+#[test]
+fn defaults_are_nsqs() {
+    let config = Config::default();
+    let hostname = nsq_daemon::hostname();
+    assert_eq!(config, run(&[]).unwrap());
+    assert_eq!(config.node_id, default_node_id(&hostname));
+    assert_eq!(config.broadcast_address, hostname);
+    assert_eq!(config.tcp_address.to_string(), "0.0.0.0:4150");
+    assert_eq!(config.http_address.as_ref().unwrap().to_string(), "0.0.0.0:4151");
+    assert_eq!((config.durability, config.mem_queue_bytes), (Durability::Write, 64 << 20));
+    assert_eq!(config.log_prefix, "[nsqd] ");
+    assert_eq!(config.limits(), Limits::default());
+    let nsqs = IdentifyLimits { snappy: false, deflate: false, ..IdentifyLimits::default() };
+    assert_eq!(format!("{:?}", config.identify_limits()), format!("{nsqs:?}"));
+    let Start::Run(started, logger) = Config::from_args(["nsqd".into(), "--log-level=error".into()]) else {
+        panic!("it should start")
+    };
+    assert_eq!((started.log_level, logger.level()), (Level::Error, Level::Error));
+}
+
+#[test]
+fn the_node_id_is_made_of_the_host_name_as_nsq_makes_it() {
+    assert_eq!(default_node_id("vm"), 617);
+    assert_eq!(run(&["--node-id=1023"]).unwrap().node_id, 1023);
+    for id in ["1024", "-1"] {
+        assert_eq!(
+            fatal(&[&format!("--node-id={id}")]),
+            "failed to instantiate nsqd - --node-id must be [0,1024)"
+        );
+    }
+}
+
+#[test]
+fn flags_and_file() {
+    let file = "id = 7\nnsqlookupd_tcp_addresses = ['a:1']\ndurability = 'sync'\nmsg_timeout = 1500\n\
+                lookupd_tcp_address = ['ignored:1']\ntls_required = false\n";
+    let config = with_file(file, &["--msg-timeout=2s"]).unwrap();
+    assert_eq!((config.node_id, config.durability), (7, Durability::Sync));
+    assert_eq!(config.lookupd_tcp_addresses, ["a:1"]);
+    assert_eq!(config.msg_timeout, Duration::from_secs(2));
+    let config = with_file(file, &["-lookupd-tcp-address", "b:2", "-lookupd-tcp-address=c:3"]).unwrap();
+    assert_eq!(config.lookupd_tcp_addresses, ["b:2", "c:3"]);
+    assert_eq!(config.msg_timeout, Duration::from_millis(1500));
+}
+
+#[test]
+fn empty_addresses() {
+    let config = run(&["--http-address=", "--broadcast-address=", "--data-path="]).unwrap();
+    assert_eq!(config.http_address, None);
+    assert_eq!(config.broadcast_address, config.hostname);
+    assert_eq!(config.data_path, PathBuf::from("."));
+    assert_eq!(run(&["--tcp-address=/run/q.sock"]).unwrap().tcp_address, Address::Unix("/run/q.sock".into()));
+}
+
+#[test]
+fn wrong_flags_and_wrong_files_leave_differently() {
+    for words in [
+        &["--log-level=warning"][..],
+        &["--tls-required=perhaps"],
+        &["--tls-min-version=ssl3.0"],
+        &["--durability=always"],
+        &["--mem-queue-size=-1"],
+        &["--max-msg-size=0"],
+        &["--worker-id=5"],
+        &["--msg-timeout=60"],
+        &["--no-such-flag"],
+    ] {
+        assert!(matches!(run(words), Err(Exit::WrongFlag(_))), "{words:?}");
+    }
+    for file in ["log_level = 'warning'", "tls_required = 'perhaps'", "msg_timeout = 1.5", "id = 5000", "x"] {
+        assert!(matches!(with_file(file, &[]), Err(Exit::Fatal(_))), "{file}");
+    }
+    assert!(matches!(run(&["--version", "--config=/nonexistent"]), Err(Exit::Version(_))));
+    assert!(matches!(run(&["--help"]), Err(Exit::Help(text)) if text.contains("--durability")));
+}
+
+#[test]
+fn protection_is_never_silently_lost() {
+    let no_tls =
+        "failed to instantiate nsqd - cannot require TLS client connections without TLS key and cert";
+    assert_eq!(fatal(&["--tls-required"]), no_tls);
+    assert_eq!(fatal(&["--tls-required=tcp-https"]), no_tls);
+    assert_eq!(fatal(&["--tls-client-auth-policy=require-verify"]), no_tls);
+    for words in [
+        &["--tls-cert=c.pem", "--tls-key=k.pem"][..],
+        &["--tls-cert=c.pem", "--tls-key=k.pem", "--tls-required"],
+        &["--tls-key=k.pem"],
+        &["--tls-client-auth-policy=requires"],
+        &["--auth-http-address=127.0.0.1:1"],
+    ] {
+        assert!(fatal(words).contains(" is not supported yet: "), "{words:?}");
+    }
+    assert!(fatal(&["--tls-root-ca-file=/nonexistent"]).contains("failed to build TLS config"));
+    assert!(fatal(&["--auth-http-request-method=GET"]).contains("get or post"));
+    assert!(fatal(&["--max-deflate-level=10"]).ends_with("--max-deflate-level must be [1,9]"));
+}
+
+#[test]
+fn what_has_no_effect_is_told() {
+    let warned = |words: &[&str]| read(words).unwrap().1;
+    assert_eq!(warned(&[]), Vec::<String>::new());
+    assert_eq!(warned(&["--statsd-address=h:1"]), ["--statsd-address has no effect yet"]);
+    assert_eq!(warned(&["--verbose"]), ["--verbose is deprecated and has no effect"]);
+    assert_eq!(warned(&["--snappy", "--deflate"]).len(), 2);
+    assert_eq!(warned(&["--snappy=false", "--deflate=false", "--https-address="]), Vec::<String>::new());
+    assert_eq!(warned(&["--sync-every=1"]).len(), 1);
+    assert_eq!(warned(&["-worker-id", "5", "--nonsense"]).len(), 1);
+}
+
+#[test]
+fn percentiles_are_sorted_and_checked() {
+    let flag = "--e2e-processing-latency-percentile";
+    let config = run(&[&format!("{flag}=0.5, 1.0"), &format!("{flag}=0.99")]).unwrap();
+    assert_eq!(config.e2e_processing_latency_percentiles, [1.0, 0.99, 0.5]);
+    assert_eq!(fatal(&[&format!("{flag}=abc")]), "Could not parse: abc");
+    for bad in ["0", "1.1", "NaN"] {
+        assert!(fatal(&[&format!("{flag}={bad}")]).contains("percentile"), "{bad}");
+    }
+}

@@ -1,0 +1,169 @@
+//! SUB, RDY, FIN, REQ, TOUCH and CLS.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsq_protocol::{
+    ChannelName, Command, Decoded, ErrorCode, MessageId, ProtocolError, TopicName, Verb, decode,
+};
+
+use super::state::ConnectionState;
+use super::{Connection, End};
+use crate::channel::{AckError, Channel, ConsumerKey, ConsumerSignal};
+use crate::clock;
+use crate::log::tail::sequence_of;
+use crate::topic::Topic;
+use crate::topic::registry::Registry;
+
+/// A consumer's place in a channel. Dropping it gives the place up: what was in flight is handed out again.
+pub struct Subscription {
+    topic: Arc<Topic>,
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// The consumer's name there.
+    pub key: ConsumerKey,
+    /// Where the channel wakes it.
+    pub signal: Arc<ConsumerSignal>,
+    left: bool,
+}
+
+impl Subscription {
+    /// Gives the place up; an ephemeral channel goes with its last consumer.
+    pub async fn leave(mut self, registry: &Registry) {
+        self.left = true;
+        if self.channel.unsubscribe(self.key) {
+            registry.consumer_left(&self.topic, &self.channel).await;
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if !self.left {
+            self.channel.unsubscribe(self.key);
+        }
+    }
+}
+
+/// A channel or topic that is being deleted is looked for once more after this time: an ephemeral one comes back.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+impl Connection {
+    /// Executes SUB.
+    pub(super) async fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), End> {
+        if self.settings.heartbeat_interval.is_none() {
+            return Err(ProtocolError::new(ErrorCode::Invalid, "cannot SUB with heartbeats disabled").into());
+        }
+        let subscription = match self.try_subscribe(topic, channel).await? {
+            Some(subscription) => subscription,
+            None => {
+                tokio::time::sleep(RETRY_AFTER).await;
+                let again = self.try_subscribe(topic, channel).await?;
+                again.ok_or_else(|| sub_failed("to deleted topic/channel"))?
+            }
+        };
+        self.subscription = Some(subscription);
+        self.state = ConnectionState::Subscribed;
+        self.info.set_state(self.state as u8);
+        self.output.ok(1);
+        Ok(())
+    }
+
+    /// None if the channel went away meanwhile.
+    async fn try_subscribe(
+        &self,
+        topic: &TopicName,
+        channel: &ChannelName,
+    ) -> Result<Option<Subscription>, ProtocolError> {
+        let registry = &self.context.registry;
+        let topic = registry.get_or_create(topic).await.map_err(|error| sub_failed(&error.to_string()))?;
+        let channel = match topic.get_or_create_channel(channel).await {
+            Ok(channel) => channel,
+            Err(_) if topic.is_closed() => return Ok(None),
+            Err(error) => return Err(sub_failed(&error.to_string())),
+        };
+        let limit = registry.engine().limits.max_channel_consumers;
+        let (timeout, sample_rate) = (self.settings.message_timeout, self.settings.sample_rate);
+        match channel.subscribe(self.info.clone(), timeout, sample_rate, limit) {
+            Ok(Some((key, signal))) => Ok(Some(Subscription { topic, channel, key, signal, left: false })),
+            Ok(None) => Err(sub_failed(&format!(
+                "consumers for {}:{} exceeds limit of {limit}",
+                topic.name(),
+                channel.name()
+            ))),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Executes RDY.
+    pub(super) fn ready(&mut self, count: u64) {
+        if let Some(subscription) = &self.subscription {
+            subscription.channel.set_ready(subscription.key, count);
+            self.may_take = true;
+        }
+    }
+
+    /// Executes CLS.
+    pub(super) fn close_subscription(&mut self) {
+        if let Some(subscription) = &self.subscription {
+            subscription.channel.close_consumer(subscription.key);
+        }
+        self.state = ConnectionState::Closing;
+        self.info.set_state(self.state as u8);
+        self.output.respond(b"CLOSE_WAIT");
+    }
+
+    /// Executes the acknowledgements at the start of `data` (at least one is there, whole), up to the first other
+    /// command, under one lock of the channel; returns the bytes used.
+    pub(super) fn acknowledge_run(&mut self, data: &[u8]) -> usize {
+        let context = self.context.clone();
+        let Some(subscription) = &self.subscription else { return data.len() };
+        let max_delay = context.registry.engine().limits.max_req_timeout;
+        let mut acknowledging = subscription.channel.acknowledge(subscription.key);
+        let mut used = 0;
+        while let Decoded::Command { command, consumed } = decode(&data[used..], &context.limits) {
+            let (verb, id, result) = match command {
+                Command::Fin { id } => (Verb::Fin, id, by_number(id, |n| acknowledging.finish(n))),
+                Command::Req { id, delay_ms } => {
+                    let delay = Duration::from_millis(delay_ms).min(max_delay);
+                    (Verb::Req, id, by_number(id, |n| acknowledging.requeue(n, clock::nanos(delay))))
+                }
+                Command::Touch { id } => (Verb::Touch, id, by_number(id, |n| acknowledging.touch(n))),
+                _ => break,
+            };
+            if let Err(error) = result {
+                self.output.error(&refused(verb, id, error));
+            }
+            used += consumed;
+        }
+        drop(acknowledging);
+        self.may_take = true;
+        used
+    }
+}
+
+/// Ids that we never gave out are not in flight.
+fn by_number(id: MessageId, act: impl FnOnce(u64) -> Result<(), AckError>) -> Result<(), AckError> {
+    id.to_u64().map_or(Err(AckError::NotInFlight), |number| act(sequence_of(number)))
+}
+
+fn refused(verb: Verb, id: MessageId, error: AckError) -> ProtocolError {
+    let code = match verb {
+        Verb::Req => ErrorCode::ReqFailed,
+        Verb::Touch => ErrorCode::TouchFailed,
+        _ => ErrorCode::FinFailed,
+    };
+    let reason = match error {
+        AckError::NotInFlight => "ID not in flight",
+        AckError::NotOwner => "client does not own message",
+    };
+    let mut text = format!("{verb} ").into_bytes();
+    text.extend_from_slice(id.as_bytes());
+    text.extend_from_slice(b" failed ");
+    text.extend_from_slice(reason.as_bytes());
+    ProtocolError::new(code, text)
+}
+
+fn sub_failed(reason: &str) -> ProtocolError {
+    ProtocolError::new(ErrorCode::SubFailed, format!("SUB failed {reason}"))
+}

@@ -1,0 +1,110 @@
+//! Pure: the bytes that came and were not understood yet.
+
+/// A buffer that is read into at its end and consumed from its front. It grows to what a command needs (its claim was
+/// checked against the limits) and to what the peer sends at a time, and shrinks when idle.
+#[derive(Debug, Default)]
+pub struct Input {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+/// First size, and the size that an idle connection keeps.
+const SMALL: usize = 4 * 1024;
+/// A peer that fills the buffer at each read gets up to so much; larger commands get what they need.
+const LARGE: usize = 256 * 1024;
+
+impl Input {
+    /// What is there.
+    pub fn data(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Whether nothing is there.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// These bytes were understood.
+    pub fn consume(&mut self, count: usize) {
+        self.start += count;
+        debug_assert!(self.start <= self.end);
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    /// A command of so many bytes is on its way.
+    pub fn expect(&mut self, needed: usize) {
+        if needed > self.buffer.len() - self.start {
+            self.compact();
+            if needed > self.buffer.len() {
+                self.buffer.resize(needed.next_power_of_two().min(needed + LARGE), 0);
+            }
+        }
+    }
+
+    /// Where to read the next bytes into; never empty.
+    pub fn spare(&mut self) -> &mut [u8] {
+        if self.end == self.buffer.len() {
+            self.compact();
+        }
+        if self.end == self.buffer.len() {
+            self.buffer.resize((self.buffer.len() * 2).max(SMALL), 0);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// So many bytes were read into [`Input::spare`].
+    pub fn filled(&mut self, count: usize) {
+        self.end += count;
+        if self.end == self.buffer.len() && self.buffer.len() < LARGE {
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
+    }
+
+    /// Nothing has come for a while.
+    pub fn idle(&mut self) {
+        if self.is_empty() && self.buffer.len() > SMALL {
+            self.buffer = Vec::new();
+        }
+    }
+
+    fn compact(&mut self) {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_bytes_through_growing_and_compacting() {
+        let mut input = Input::default();
+        let mut sent = 0u8;
+        let mut seen = 0u8;
+        for round in 0..200usize {
+            let spare = input.spare();
+            let count = spare.len().min(round * 37 + 1);
+            for byte in &mut spare[..count] {
+                *byte = sent;
+                sent = sent.wrapping_add(1);
+            }
+            input.filled(count);
+            input.expect(round * 100);
+            let take = input.data().len().saturating_sub(round % 7);
+            for &byte in &input.data()[..take] {
+                assert_eq!(byte, seen);
+                seen = seen.wrapping_add(1);
+            }
+            input.consume(take);
+        }
+        input.consume(input.data().len());
+        input.idle();
+        assert_eq!(input.buffer.len(), 0);
+    }
+}

@@ -1,0 +1,73 @@
+//! Accepting connections, and the four bytes that each begins with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsq_daemon::listen::{Listener, Remote, Stream};
+use nsq_daemon::log::Logger;
+use nsq_protocol::{ErrorCode, FrameType, MAGIC_V2, put_frame};
+use tokio::io::AsyncReadExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::input::Input;
+use super::transport::Transport;
+use super::{Connection, ConnectionContext, End};
+use crate::client_info::ClientInfo;
+use crate::clock;
+
+/// A connection that has not sent its magic by then is closed; the reference waits for ever.
+const MAGIC_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Accepts connections until stopped, then ends them all; each runs in a task of its own. Fails if the listener does.
+pub async fn accept_loop(
+    listener: Listener,
+    context: Arc<ConnectionContext>,
+    logger: Logger,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let mut connections = JoinSet::new();
+    let result = loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, remote)) => {
+                    nsq_daemon::info!(logger, "TCP: new client({remote})");
+                    connections.spawn(serve(stream, remote, context.clone(), logger.clone()));
+                }
+                Err(error) => break Err(error),
+            },
+            Some(_) = connections.join_next() => {}
+            () = stop.cancelled() => break Ok(()),
+        }
+    };
+    drop(listener);
+    // Closing without a word is what clients expect of a daemon that stops.
+    connections.shutdown().await;
+    result
+}
+
+async fn serve(mut stream: Stream, remote: Remote, context: Arc<ConnectionContext>, logger: Logger) {
+    let mut magic = [0; 4];
+    match tokio::time::timeout(MAGIC_TIMEOUT, stream.read_exact(&mut magic)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) | Err(_) => return,
+    }
+    if &magic != MAGIC_V2 {
+        nsq_daemon::error!(logger, "client({remote}) bad protocol magic '{}'", magic.escape_ascii());
+        let mut frame = Vec::new();
+        put_frame(&mut frame, FrameType::Error, ErrorCode::BadProtocol.as_str().as_bytes());
+        Transport::Plain(stream).close(&frame, false).await;
+        return;
+    }
+    let connected_at = clock::wall_ns() / 1_000_000_000;
+    let info = Arc::new(ClientInfo::new(remote.to_string(), connected_at));
+    let connection = Connection::new(context, Transport::Plain(stream), info, Input::default());
+    match connection.run().await {
+        End::Close => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] exiting"),
+        End::Io(error) => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] {error}"),
+        End::Error(error) => {
+            let text = error.frame_data();
+            nsq_daemon::error!(logger, "[{remote}] - {}", text.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! One TCP connection: socket to frame to command to effect, and messages back.
+//!
+//! One task per connection does everything, in a loop that reads like this: execute what has come, take messages if
+//! there is room, then wait until bytes come, bytes can go, messages are there, or time is up. Reading never waits for
+//! writing: a consumer that stops reading can still send its FINs.
+//!
+//! - [`listener`]: accepting, the magic, the goodbye
+//! - [`state`]: pure; which command is legal when
+//! - [`input`]: pure; bytes not understood yet
+//! - [`identify`]: IDENTIFY
+//! - [`publish`]: PUB, MPUB, DPUB
+//! - [`consume`]: SUB, RDY, FIN, REQ, TOUCH, CLS
+//! - [`transport`]: the byte stream
+
+pub mod consume;
+pub mod identify;
+pub mod input;
+pub mod listener;
+pub mod publish;
+pub mod state;
+pub mod transport;
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+
+use nsq_protocol::{Command, Decoded, ErrorCode, IdentifyReply, Limits, ProtocolError, decode, truncated};
+use tokio::time::Sleep;
+
+use self::consume::Subscription;
+use self::identify::Settings;
+use self::input::Input;
+use self::state::{ConnectionState, Permit};
+use self::transport::Transport;
+use crate::client_info::ClientInfo;
+use crate::clock::{self, Nanos};
+use crate::delivery::{Output, deliver};
+use crate::topic::Topic;
+use crate::topic::registry::Registry;
+
+/// What all connections share.
+pub struct ConnectionContext {
+    /// The topics.
+    pub registry: Arc<Registry>,
+    /// Bounds of commands.
+    pub limits: Limits,
+    /// Bounds and defaults of IDENTIFY.
+    pub identify: nsq_protocol::IdentifyLimits,
+    /// What IDENTIFY is answered with, but for what was negotiated.
+    pub reply: IdentifyReply,
+    /// Connections that have published.
+    pub producers: Arc<crate::producers::Producers>,
+}
+
+/// Why a connection ends.
+#[derive(Debug)]
+pub enum End {
+    /// The peer closed its side, or sends nothing, or reads nothing; or its channel is gone.
+    Close,
+    /// It did something wrong and is told so.
+    Error(ProtocolError),
+    /// The socket failed.
+    Io(io::Error),
+}
+
+impl From<ProtocolError> for End {
+    fn from(error: ProtocolError) -> Self {
+        End::Error(error)
+    }
+}
+
+/// What [`Connection::wait`] waited for.
+enum Event {
+    /// Bytes came.
+    Read(usize),
+    /// The peer sends no more.
+    ReadEnd,
+    /// Bytes went out.
+    Written,
+    /// The channel has something, or is gone.
+    Woken,
+    /// A deadline or a heartbeat.
+    Timer,
+}
+
+/// See the module.
+pub struct Connection {
+    context: Arc<ConnectionContext>,
+    transport: Transport,
+    info: Arc<ClientInfo>,
+    state: ConnectionState,
+    settings: Settings,
+    input: Input,
+    /// Until so many bytes are in `input`, looking at it again is of no use.
+    needed: usize,
+    output: Output,
+    subscription: Option<Subscription>,
+    /// The topic published to last: most connections publish to one.
+    last_topic: Option<Arc<Topic>>,
+    is_producer: bool,
+    /// There may be messages to take.
+    may_take: bool,
+    /// When the last whole command came: what liveness is measured from.
+    last_command_at: Nanos,
+    next_heartbeat: Nanos,
+    /// Since when output has not moved.
+    blocked_since: Option<Nanos>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    /// A connection whose magic has been read.
+    pub fn new(context: Arc<ConnectionContext>, transport: Transport, info: Arc<ClientInfo>, input: Input) -> Self {
+        let settings = Settings::default_for(&context.identify);
+        let now = clock::monotonic();
+        let mut connection = Connection {
+            context,
+            transport,
+            info,
+            state: ConnectionState::Init,
+            input,
+            needed: 1,
+            output: Output::default(),
+            subscription: None,
+            last_topic: None,
+            is_producer: false,
+            may_take: false,
+            last_command_at: now,
+            next_heartbeat: now + settings.heartbeat_interval.unwrap_or(0),
+            blocked_since: None,
+            timer: Box::pin(tokio::time::sleep_until(clock::instant(now).into())),
+            settings,
+        };
+        connection.arm_timer(now);
+        connection
+    }
+
+    /// Serves the connection until it ends, and says goodbye.
+    pub async fn run(mut self) -> End {
+        let end = loop {
+            if let Err(end) = self.execute_input().await {
+                break end;
+            }
+            if self.may_take
+                && let Some(subscription) = &self.subscription
+            {
+                self.may_take = deliver(&subscription.channel, subscription.key, &mut self.output);
+            }
+            match self.wait().await {
+                Ok(Event::Read(count)) => self.input.filled(count),
+                Ok(Event::ReadEnd) => break self.truncated_end(),
+                Ok(Event::Written) => {}
+                Ok(Event::Woken) => {
+                    if self.subscription.as_ref().is_some_and(|s| s.signal.closed.load(Ordering::Acquire)) {
+                        break End::Close;
+                    }
+                    self.may_take = true;
+                }
+                Ok(Event::Timer) => {
+                    if let Err(end) = self.on_timer() {
+                        break end;
+                    }
+                }
+                Err(error) => break End::Io(error),
+            }
+        };
+        if let Some(subscription) = self.subscription.take() {
+            subscription.leave(&self.context.registry).await;
+        }
+        if self.is_producer {
+            self.context.producers.remove(&self.info);
+        }
+        if let End::Error(error) = &end {
+            self.output.error(error);
+        }
+        self.transport.close(self.output.pending(), matches!(end, End::Io(_))).await;
+        end
+    }
+
+    /// Executes all whole commands that have come.
+    async fn execute_input(&mut self) -> Result<(), End> {
+        if self.input.data().len() < self.needed {
+            return Ok(());
+        }
+        self.needed = 1;
+        // The buffer is out of `self` while commands that borrow from it are executed.
+        let mut input = std::mem::take(&mut self.input);
+        let result = self.execute_all(&mut input).await;
+        self.input = input;
+        result
+    }
+
+    async fn execute_all(&mut self, input: &mut Input) -> Result<(), End> {
+        let context = self.context.clone();
+        let mut any = false;
+        while !input.is_empty() {
+            match decode(input.data(), &context.limits) {
+                Decoded::Command { command, consumed } => {
+                    any = true;
+                    match self.state.permit(command.verb()) {
+                        Permit::Yes => {
+                            let consumed = self.execute(command, consumed, input.data()).await?;
+                            input.consume(consumed);
+                        }
+                        Permit::Ignore => input.consume(consumed),
+                        Permit::No(error) => return Err(error.into()),
+                    }
+                }
+                Decoded::Incomplete { verb, needed } => {
+                    if let Some(Permit::No(error)) = verb.map(|verb| self.state.permit(verb)) {
+                        return Err(error.into());
+                    }
+                    input.expect(needed);
+                    self.needed = needed;
+                    break;
+                }
+                Decoded::Invalid { verb, error, consumed } => match verb.map(|verb| self.state.permit(verb)) {
+                    Some(Permit::Ignore) => input.consume(consumed),
+                    Some(Permit::No(illegal)) => return Err(illegal.into()),
+                    Some(Permit::Yes) | None => return Err(error.into()),
+                },
+                Decoded::LineTooLong => return Err(End::Close),
+            }
+        }
+        if any {
+            self.last_command_at = clock::monotonic();
+        }
+        Ok(())
+    }
+
+    /// Executes a command, and those behind it that belong to the same batch; returns the bytes used. `data` starts
+    /// with the command, which took `consumed` bytes.
+    async fn execute(&mut self, command: Command<'_>, consumed: usize, data: &[u8]) -> Result<usize, End> {
+        match command {
+            Command::Pub { .. } | Command::Mpub { .. } | Command::Dpub { .. } => return self.publish_run(data).await,
+            Command::Fin { .. } | Command::Req { .. } | Command::Touch { .. } => return Ok(self.acknowledge_run(data)),
+            Command::Rdy { count } => self.ready(count),
+            Command::Nop => {}
+            Command::Sub { topic, channel } => self.subscribe(&topic, &channel).await?,
+            Command::Identify { body } => self.identify(body)?,
+            Command::Cls => self.close_subscription(),
+            Command::Auth { .. } => return Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled").into()),
+        }
+        Ok(consumed)
+    }
+
+    /// Waits for whatever comes first. Nothing is lost when one of several things is reported: the others are
+    /// reported by the next call.
+    async fn wait(&mut self) -> io::Result<Event> {
+        // Messages alone never come near this; who pipelines commands without reading the answers does.
+        let hoard = HOARD_BYTES + self.context.limits.max_msg_size;
+        let Connection { transport, input, output, subscription, timer, blocked_since, .. } = self;
+        let wake = async {
+            match subscription {
+                Some(subscription) => subscription.signal.wake.notified().await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut wake = std::pin::pin!(wake);
+        std::future::poll_fn(|cx| {
+            let mut wrote = false;
+            while !output.pending().is_empty() {
+                match transport.poll_write(cx, output.pending()) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(Ok(count)) => {
+                        output.consume(count);
+                        wrote = true;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        if wrote || blocked_since.is_none() {
+                            *blocked_since = Some(clock::monotonic());
+                        }
+                        break;
+                    }
+                }
+            }
+            if output.pending().is_empty() {
+                *blocked_since = None;
+            }
+            if output.pending().len() < hoard {
+                match transport.poll_read(cx, input.spare()) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Event::ReadEnd)),
+                    Poll::Ready(Ok(count)) => return Poll::Ready(Ok(Event::Read(count))),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {}
+                }
+            }
+            if wake.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(Event::Woken));
+            }
+            if wrote {
+                return Poll::Ready(Ok(Event::Written));
+            }
+            timer.as_mut().poll(cx).map(|()| Ok(Event::Timer))
+        })
+        .await
+    }
+
+    /// A deadline or a heartbeat is due, or was put off meanwhile.
+    fn on_timer(&mut self) -> Result<(), End> {
+        let now = clock::monotonic();
+        let Some(interval) = self.settings.heartbeat_interval else {
+            self.arm_timer(now);
+            return Ok(());
+        };
+        if now >= self.last_command_at.saturating_add(interval.saturating_mul(2)) {
+            return Err(self.truncated_end());
+        }
+        if self.blocked_since.is_some_and(|since| now >= since.saturating_add(interval)) {
+            return Err(End::Close);
+        }
+        if now >= self.next_heartbeat {
+            self.output.respond(b"_heartbeat_");
+            self.next_heartbeat = now + interval;
+            self.input.idle();
+        }
+        self.arm_timer(now);
+        Ok(())
+    }
+
+    fn arm_timer(&mut self, now: Nanos) {
+        let at = match self.settings.heartbeat_interval {
+            Some(interval) => {
+                let silent = self.last_command_at.saturating_add(interval.saturating_mul(2));
+                let blocked = self.blocked_since.map_or(Nanos::MAX, |since| since.saturating_add(interval));
+                self.next_heartbeat.min(silent).min(blocked)
+            }
+            None => now + FAR_AWAY,
+        };
+        self.timer.as_mut().reset(clock::instant(at).into());
+    }
+
+    /// The end of a connection that sends no more: if it left a command unfinished, it is told so.
+    fn truncated_end(&self) -> End {
+        truncated(self.input.data(), &self.context.limits).map_or(End::Close, End::Error)
+    }
+}
+
+/// Unread answers beyond this (and a message) stop us from reading more commands.
+const HOARD_BYTES: usize = 1024 * 1024;
+
+/// A timer that is not needed is set so far ahead.
+const FAR_AWAY: Nanos = 24 * 3600 * 1_000_000_000;

@@ -1,0 +1,117 @@
+//! PUB, MPUB and DPUB.
+//!
+//! What has come in one read is one batch: successive PUBs to a topic are appended together, and all publishes are
+//! made durable together, by one write of the journal, before the first of them is answered.
+
+use std::time::Duration;
+
+use nsq_protocol::{Command, Decoded, ErrorCode, ProtocolError, TopicName, Verb, decode};
+
+use super::{Connection, End};
+use crate::topic::{Publication, PublishError, Topic};
+use std::sync::Arc;
+
+/// Bodies that are appended at a time at most, so that the topic's lock is not held for long.
+const RUN_BODIES: usize = 1024;
+
+struct Pending {
+    publication: Publication,
+    verb: Verb,
+    commands: usize,
+}
+
+impl Connection {
+    /// Executes the publishes at the start of `data` (at least one is there, whole), up to the first other command;
+    /// returns the bytes used.
+    pub(super) async fn publish_run(&mut self, data: &[u8]) -> Result<usize, End> {
+        let mut used = 0;
+        let mut pending = Vec::new();
+        let result = loop {
+            match self.append_next(&data[used..], &mut pending).await {
+                Ok(0) => break Ok(used),
+                Ok(consumed) => used += consumed,
+                Err(end) => break Err(end),
+            }
+        };
+        // What came before a refused command is answered first.
+        for Pending { publication, verb, commands } in pending {
+            publication.committed().await.map_err(|error| failed(verb, &error))?;
+            self.output.ok(commands);
+        }
+        result
+    }
+
+    /// Appends the publish at the start of `data`, and the PUBs to the same topic behind it. Returns the bytes used;
+    /// 0 if no publish stands there.
+    async fn append_next(&mut self, data: &[u8], pending: &mut Vec<Pending>) -> Result<usize, End> {
+        let context = self.context.clone();
+        let Decoded::Command { command, mut consumed } = decode(data, &context.limits) else { return Ok(0) };
+        let verb = command.verb();
+        let mut commands = 1;
+        let publication = match command {
+            Command::Mpub { topic: name, messages } => {
+                let topic = self.topic(name, verb).await?;
+                self.count_published(name, messages.len() as u64);
+                topic.append(messages.iter(), messages.body_bytes(), None)
+            }
+            Command::Dpub { topic: name, delay_ms, body } => {
+                let topic = self.topic(name, verb).await?;
+                let delay = (delay_ms > 0).then(|| Duration::from_millis(delay_ms));
+                self.count_published(name, 1);
+                topic.append([body].into_iter(), body.len(), delay)
+            }
+            Command::Pub { topic: name, body } => {
+                let topic = self.topic(name, verb).await?;
+                let mut bodies = vec![body];
+                let mut body_bytes = body.len();
+                while bodies.len() < RUN_BODIES
+                    && let Decoded::Command { command: Command::Pub { topic, body }, consumed: more } =
+                        decode(&data[consumed..], &context.limits)
+                    && topic == name
+                {
+                    bodies.push(body);
+                    body_bytes += body.len();
+                    consumed += more;
+                }
+                commands = bodies.len();
+                self.count_published(name, commands as u64);
+                topic.append(bodies.into_iter(), body_bytes, None)
+            }
+            _ => return Ok(0),
+        };
+        let publication = publication.map_err(|error| failed(verb, &error))?;
+        pending.push(Pending { publication, verb, commands });
+        Ok(consumed)
+    }
+
+    async fn topic(&mut self, name: &str, verb: Verb) -> Result<Arc<Topic>, End> {
+        if let Some(topic) = &self.last_topic
+            && topic.name().as_str() == name
+            && !topic.is_closed()
+        {
+            return Ok(topic.clone());
+        }
+        let bad_topic = |_| ProtocolError::new(ErrorCode::BadTopic, format!("{verb} topic name is not valid"));
+        let name = TopicName::new(name).map_err(bad_topic)?;
+        let topic = self.context.registry.get_or_create(&name).await.map_err(|error| failed(verb, &error))?;
+        self.last_topic = Some(topic.clone());
+        Ok(topic)
+    }
+
+    fn count_published(&mut self, topic: &str, count: u64) {
+        self.info.count_published(topic, count);
+        if !self.is_producer {
+            self.is_producer = true;
+            self.context.producers.add(&self.info);
+        }
+    }
+}
+
+fn failed(verb: Verb, error: &PublishError) -> End {
+    let code = match verb {
+        Verb::Mpub => ErrorCode::MpubFailed,
+        Verb::Dpub => ErrorCode::DpubFailed,
+        _ => ErrorCode::PubFailed,
+    };
+    End::Error(ProtocolError::new(code, format!("{verb} failed {error}")))
+}

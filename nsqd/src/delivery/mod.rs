@@ -1,0 +1,31 @@
+//! From a channel to a consumer's output.
+//!
+//! A consumer that was woken, or whose FIN made room, takes its share in batches straight into its output, as long
+//! as there is something to take and room to put it. What is on disk is loaded in between, a block at a time.
+
+pub mod output;
+
+use std::sync::Arc;
+
+pub use self::output::Output;
+use crate::channel::{Channel, ConsumerKey, TakeEnd};
+
+/// Takes what the consumer may have now. Returns whether there may be more once output has drained; if not, the
+/// consumer will be woken.
+pub fn deliver(channel: &Arc<Channel>, key: ConsumerKey, output: &mut Output) -> bool {
+    loop {
+        let room = output.room();
+        let taken = channel.take(key, output.frames(), room);
+        match taken.end {
+            TakeEnd::Parked | TakeEnd::Satisfied => return false,
+            TakeEnd::Full => return true,
+            TakeEnd::OnDisk => {
+                if let Some(request) = taken.request {
+                    // Most blocks come from the page cache in microseconds; a hop to another thread costs more.
+                    let loaded = request.load();
+                    channel.loaded(&request, loaded);
+                }
+            }
+        }
+    }
+}

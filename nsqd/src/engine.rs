@@ -1,0 +1,212 @@
+//! What all topics and channels share: the journal, the place for segments, the limits, the timers, the health.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use nsq_daemon::log::Logger;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::log::tail::MemoryBound;
+use crate::storage::data_dir::DataDir;
+use crate::storage::journal::{Journal, JournalError};
+use crate::storage::segment::{BlockRef, SegmentReport, SegmentStore};
+use crate::storage::{ChannelNumber, Durability, Storage, TopicNumber};
+use crate::timers::Timers;
+
+/// Logs at info level with the engine's logger.
+#[macro_export]
+macro_rules! log_info {
+    ($engine:expr, $($text:tt)*) => { nsq_daemon::info!($engine.logger, $($text)*) };
+}
+
+/// Logs at error level with the engine's logger.
+#[macro_export]
+macro_rules! log_error {
+    ($engine:expr, $($text:tt)*) => { nsq_daemon::error!($engine.logger, $($text)*) };
+}
+
+/// The numbers that bound topics and channels.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineLimits {
+    /// `--mem-queue-size`: messages in memory per topic.
+    pub mem_queue_size: u64,
+    /// `--mem-queue-bytes`: bytes in memory per topic.
+    pub mem_queue_bytes: usize,
+    /// `--max-msg-timeout`.
+    pub max_msg_timeout: Duration,
+    /// `--max-req-timeout`.
+    pub max_req_timeout: Duration,
+    /// `--max-channel-consumers`; 0 for no limit.
+    pub max_channel_consumers: usize,
+    /// `--node-id`, 0..1024: the upper bits of message ids.
+    pub node_id: u16,
+    /// `--max-bytes-per-file`: size of a segment file.
+    pub max_bytes_per_file: u64,
+    /// Size of a memory chunk, and of a block on disk: [`crate::log::chunk::CHUNK_BYTES`], but for tests.
+    pub chunk_bytes: usize,
+    /// Size of a journal file: [`crate::storage::journal::DEFAULT_FILE_BYTES`], but for tests.
+    pub journal_file_bytes: u64,
+}
+
+impl EngineLimits {
+    /// What a topic may keep in memory.
+    pub fn memory_bound(&self) -> MemoryBound {
+        MemoryBound { messages: self.mem_queue_size, bytes: self.mem_queue_bytes, chunk_bytes: self.chunk_bytes }
+    }
+}
+
+/// Something could not be stored. The text is for logs and for the publisher.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct StorageError(String);
+
+impl From<JournalError> for StorageError {
+    fn from(error: JournalError) -> Self {
+        StorageError(error.to_string())
+    }
+}
+
+/// See the module.
+pub struct Engine {
+    /// Every durable fact; none with `--durability=overflow`.
+    pub journal: Option<Arc<Journal>>,
+    /// Where files are.
+    pub storage: Arc<dyn Storage>,
+    /// Which files.
+    pub data_dir: DataDir,
+    /// When a publish is acknowledged.
+    pub durability: Durability,
+    /// Bounds.
+    pub limits: EngineLimits,
+    /// Deadlines.
+    pub timers: Arc<Timers>,
+    /// Log lines.
+    pub logger: Logger,
+    next_topic: AtomicU32,
+    next_channel: AtomicU32,
+    stopping: AtomicBool,
+    unhealthy: Mutex<Option<String>>,
+    topology: watch::Sender<u64>,
+}
+
+/// What an engine is made with.
+pub struct EngineParts {
+    /// See [`Engine::journal`].
+    pub journal: Option<Arc<Journal>>,
+    /// See [`Engine::storage`].
+    pub storage: Arc<dyn Storage>,
+    /// See [`Engine::data_dir`].
+    pub data_dir: DataDir,
+    /// See [`Engine::durability`].
+    pub durability: Durability,
+    /// See [`Engine::limits`].
+    pub limits: EngineLimits,
+    /// See [`Engine::logger`].
+    pub logger: Logger,
+    /// The first numbers to give to a topic and a channel.
+    pub next_numbers: (TopicNumber, ChannelNumber),
+}
+
+impl Engine {
+    /// An engine with nothing in it.
+    pub fn new(parts: EngineParts) -> Arc<Self> {
+        Arc::new(Engine {
+            journal: parts.journal,
+            storage: parts.storage,
+            data_dir: parts.data_dir,
+            durability: parts.durability,
+            limits: parts.limits,
+            timers: Timers::new(),
+            logger: parts.logger,
+            next_topic: AtomicU32::new(parts.next_numbers.0),
+            next_channel: AtomicU32::new(parts.next_numbers.1),
+            stopping: AtomicBool::new(false),
+            unhealthy: Mutex::new(None),
+            topology: watch::Sender::new(0),
+        })
+    }
+
+    /// The journal for something that is ephemeral or not.
+    pub fn journal_for(&self, ephemeral: bool) -> Option<&Arc<Journal>> {
+        self.journal.as_ref().filter(|_| !ephemeral)
+    }
+
+    /// A number that no topic of this data directory ever had.
+    pub fn next_topic_number(&self) -> TopicNumber {
+        self.next_topic.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A number that no channel of this data directory ever had.
+    pub fn next_channel_number(&self) -> ChannelNumber {
+        self.next_channel.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The numbers that would be given next, for a checkpoint.
+    pub fn next_numbers(&self) -> (TopicNumber, ChannelNumber) {
+        (self.next_topic.load(Ordering::Relaxed), self.next_channel.load(Ordering::Relaxed))
+    }
+
+    /// Where a topic created now starts counting: the microsecond. So ids are not used again when a topic is deleted
+    /// and made anew, or when its newest messages were lost with memory: clients that look for duplicates by id would
+    /// drop the new ones.
+    pub fn first_sequence(&self, wall_ns: i64) -> u64 {
+        u64::try_from(wall_ns / 1000).unwrap_or(0)
+    }
+
+    /// A topic's segment files.
+    pub fn open_segments(
+        &self,
+        topic: TopicNumber,
+    ) -> std::io::Result<(SegmentStore, Vec<BlockRef>, SegmentReport)> {
+        SegmentStore::open(self.storage.clone(), self.data_dir.topic_dir(topic), self.limits.max_bytes_per_file)
+    }
+
+    /// Topics or channels came or went: lookupd must hear of it.
+    pub fn topology_changed(&self) {
+        self.topology.send_modify(|version| *version += 1);
+    }
+
+    /// Changes with every [`Engine::topology_changed`].
+    pub fn topology(&self) -> watch::Receiver<u64> {
+        self.topology.subscribe()
+    }
+
+    /// The daemon stops: no topics are created any more.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether the daemon stops.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Remembers that the disk failed us, besides the journal, which has a memory of its own.
+    pub fn set_unhealthy(&self, cause: &str) {
+        let mut unhealthy = self.unhealthy.lock();
+        if unhealthy.as_deref() != Some(cause) {
+            crate::log_error!(self, "{cause}");
+            *unhealthy = Some(cause.to_owned());
+        }
+    }
+
+    /// A storage error with this text.
+    pub fn storage_error(&self, cause: impl ToString) -> StorageError {
+        StorageError(cause.to_string())
+    }
+
+    /// The disk works again.
+    pub fn set_healthy(&self) {
+        *self.unhealthy.lock() = None;
+    }
+
+    /// Why publishing does not work, if it does not.
+    pub fn health(&self) -> Result<(), String> {
+        if let Some(cause) = &*self.unhealthy.lock() {
+            return Err(cause.clone());
+        }
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.health())
+    }
+}

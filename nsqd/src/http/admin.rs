@@ -1,0 +1,129 @@
+//! `/topic/*` and `/channel/*`.
+//!
+//! Checks come in this order: the query, the topic's presence and name, the channel's presence and name, then whether
+//! there are such. What an operator changed is in the journal before the answer.
+
+use std::sync::Arc;
+
+use nsq_daemon::http::{HttpError, Query, Request, Response, response};
+use nsq_protocol::{ChannelName, TopicName};
+
+use super::{HttpContext, not_stored, required, topic_parameter};
+use crate::channel::Channel;
+use crate::topic::Topic;
+
+const INVALID_TOPIC: HttpError = HttpError::bad_request("INVALID_TOPIC");
+const TOPIC_NOT_FOUND: HttpError = HttpError::not_found("TOPIC_NOT_FOUND");
+const CHANNEL_NOT_FOUND: HttpError = HttpError::not_found("CHANNEL_NOT_FOUND");
+
+/// `POST /topic/create?topic=`
+pub async fn create_topic(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    let query = request.query_without_body().await?;
+    let name = TopicName::new(&*topic_parameter(&query)?).map_err(|_| INVALID_TOPIC)?;
+    context.registry.get_or_create(&name).await.map_err(|error| not_stored(context, error))?;
+    Ok(response::empty())
+}
+
+/// `POST /topic/delete?topic=`
+pub async fn delete_topic(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    let query = request.query_without_body().await?;
+    let name = topic_parameter(&query)?;
+    if !context.registry.delete(&name).await {
+        return Err(TOPIC_NOT_FOUND);
+    }
+    Ok(response::empty())
+}
+
+/// `POST /topic/empty?topic=`
+pub async fn empty_topic(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    let query = request.query_without_body().await?;
+    let name = topic_parameter(&query)?;
+    if !nsq_protocol::is_valid_name(name.as_bytes()) {
+        return Err(INVALID_TOPIC);
+    }
+    find_topic(context, &name)?.empty();
+    persisted(context).await
+}
+
+/// `POST /topic/pause?topic=` and `/topic/unpause`
+pub async fn pause_topic(
+    context: &HttpContext,
+    request: &mut Request,
+    paused: bool,
+) -> Result<Response, HttpError> {
+    let query = request.query_without_body().await?;
+    find_topic(context, &topic_parameter(&query)?)?.set_paused(paused);
+    persisted(context).await
+}
+
+/// `POST /channel/create?topic=&channel=`: the topic must be there.
+pub async fn create_channel(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    let query = request.query_without_body().await?;
+    let (topic, name) = channel_parameters(context, &query)?;
+    topic.get_or_create_channel(&name).await.map_err(|error| not_stored(context, error))?;
+    Ok(response::empty())
+}
+
+/// `POST /channel/delete?topic=&channel=`: an ephemeral topic goes with its last channel.
+pub async fn delete_channel(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    let query = request.query_without_body().await?;
+    let (topic, name) = channel_parameters(context, &query)?;
+    let last = topic.delete_channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
+    if last {
+        context.registry.topic_lost_last_channel(&topic).await;
+    }
+    persisted(context).await
+}
+
+/// `POST /channel/empty?topic=&channel=`
+pub async fn empty_channel(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    find_channel(context, &request.query_without_body().await?)?.empty();
+    persisted(context).await
+}
+
+/// `POST /channel/pause?topic=&channel=` and `/channel/unpause`
+pub async fn pause_channel(
+    context: &HttpContext,
+    request: &mut Request,
+    paused: bool,
+) -> Result<Response, HttpError> {
+    find_channel(context, &request.query_without_body().await?)?.set_paused(paused);
+    persisted(context).await
+}
+
+fn find_topic(context: &HttpContext, name: &str) -> Result<Arc<Topic>, HttpError> {
+    context.registry.get(name).ok_or(TOPIC_NOT_FOUND)
+}
+
+/// The topic, which must be there, and the channel's valid name.
+fn channel_parameters(
+    context: &HttpContext,
+    query: &Query<'_>,
+) -> Result<(Arc<Topic>, ChannelName), HttpError> {
+    let invalid = |word| move |_| HttpError::bad_request(word);
+    let topic = TopicName::new(&*topic_parameter(query)?).map_err(invalid("INVALID_ARG_TOPIC"))?;
+    let channel = required(query, "channel", "MISSING_ARG_CHANNEL")?;
+    let channel = ChannelName::new(&*channel).map_err(invalid("INVALID_ARG_CHANNEL"))?;
+    Ok((find_topic(context, topic.as_str())?, channel))
+}
+
+fn find_channel(context: &HttpContext, query: &Query<'_>) -> Result<Arc<Channel>, HttpError> {
+    let (topic, name) = channel_parameters(context, query)?;
+    topic.channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)
+}
+
+/// Answers when the change is in the journal. The wait is for the disk, so it is not done on a thread that serves
+/// others.
+async fn persisted(context: &HttpContext) -> Result<Response, HttpError> {
+    let Some(journal) = context.registry.engine().journal.clone() else { return Ok(response::empty()) };
+    let flushed = tokio::task::spawn_blocking(move || journal.flush()).await;
+    match flushed {
+        Ok(Ok(())) => Ok(response::empty()),
+        Ok(Err(error)) => {
+            nsq_daemon::error!(context.logger, "HTTP: the change may be lost at the next start: {error}");
+            Err(HttpError::INTERNAL_ERROR)
+        }
+        // It panicked, which the panic hook has told.
+        Err(_) => Err(HttpError::INTERNAL_ERROR),
+    }
+}

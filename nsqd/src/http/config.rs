@@ -1,0 +1,201 @@
+//! `/config/:opt`: what is set, by the keys of the config file; two options can be changed while nsqd runs.
+
+use nsq_daemon::http::{BodyError, HttpError, Request, Response, response};
+use nsq_daemon::listen::Address;
+use nsq_daemon::log::Level;
+use serde_json::{Value, json};
+
+use super::HttpContext;
+use super::stats::nanoseconds;
+use crate::config::Config;
+
+const INVALID_OPTION: HttpError = HttpError::bad_request("INVALID_OPTION");
+const INVALID_VALUE: HttpError = HttpError::bad_request("INVALID_VALUE");
+const NO_VALUE: HttpError = HttpError::too_large("INVALID_VALUE");
+
+/// `GET /config/:opt`: texts as they are, all else as JSON; durations in nanoseconds.
+pub async fn get(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    request.body.discard().await?;
+    answer(context, request)
+}
+
+/// `PUT /config/:opt`: the body is the new value, which is also the answer.
+pub async fn put(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    let body = request.body.read_limited(context.config.max_msg_size).await;
+    let body = body.map_err(|error| match error {
+        BodyError::TooBig => NO_VALUE,
+        BodyError::Unreadable(_) => HttpError::INTERNAL_ERROR,
+    })?;
+    if body.is_empty() {
+        return Err(NO_VALUE);
+    }
+    match request.parameter.as_deref() {
+        Some("nsqlookupd_tcp_addresses") => context.lookupd_addresses.set(addresses(&body)?),
+        Some("log_level") => context.logger.set_level(level(&body)?),
+        _ => return Err(INVALID_OPTION),
+    }
+    answer(context, request)
+}
+
+fn answer(context: &HttpContext, request: &Request) -> Result<Response, HttpError> {
+    let option = request.parameter.as_deref().unwrap_or_default();
+    match value(context, option).ok_or(INVALID_OPTION)? {
+        Value::String(text) => Ok(response::text(text)),
+        value => Ok(response::value(request.encoding, &value)),
+    }
+}
+
+/// A JSON array of texts, or `null` for none.
+fn addresses(body: &[u8]) -> Result<Vec<String>, HttpError> {
+    let addresses: Option<Vec<String>> = serde_json::from_slice(body).map_err(|_| INVALID_VALUE)?;
+    Ok(addresses.unwrap_or_default())
+}
+
+/// A bare word.
+fn level(body: &[u8]) -> Result<Level, HttpError> {
+    std::str::from_utf8(body).ok().and_then(|word| word.parse().ok()).ok_or(INVALID_VALUE)
+}
+
+/// What can change or is known only at run time; the rest is the flags'.
+fn value(context: &HttpContext, option: &str) -> Option<Value> {
+    let config = &context.config;
+    let value = match option {
+        "log_level" => json!(context.logger.level() as u8),
+        "nsqlookupd_tcp_addresses" => json!(context.lookupd_addresses.get()),
+        "broadcast_tcp_port" => json!(broadcast_port(config.broadcast_tcp_port, context.tcp_port)),
+        "broadcast_http_port" => json!(broadcast_port(config.broadcast_http_port, context.http_port)),
+        "statsd_prefix" => {
+            let port = broadcast_port(config.broadcast_http_port, context.http_port);
+            json!(statsd_prefix(&config.statsd.prefix, &config.broadcast_address, port))
+        }
+        option => return set_at_start(config, option),
+    };
+    Some(value)
+}
+
+fn set_at_start(config: &Config, option: &str) -> Option<Value> {
+    let value = match option {
+        "id" => json!(config.node_id),
+        "log_prefix" => json!(config.log_prefix),
+        "tcp_address" => json!(config.tcp_address.to_string()),
+        "http_address" => json!(config.http_address.as_ref().map(Address::to_string).unwrap_or_default()),
+        "https_address" => json!(config.https_address),
+        "broadcast_address" => json!(config.broadcast_address),
+        // Authentication does not exist yet: nobody could have set a server.
+        "auth_http_addresses" => json!([]),
+        "auth_http_request_method" => json!(config.auth_http_request_method),
+        "http_client_connect_timeout" => json!(nanoseconds(config.http_client_connect_timeout)),
+        "http_client_request_timeout" => json!(nanoseconds(config.http_client_request_timeout)),
+        "topology_region" => json!(config.topology_region),
+        "topology_zone" => json!(config.topology_zone),
+        "enable_experiment" => json!(config.enable_experiment),
+        "data_path" => json!(config.data_path.to_string_lossy()),
+        "durability" => json!(config.durability.to_string()),
+        "mem_queue_size" => json!(config.mem_queue_size),
+        "mem_queue_bytes" => json!(config.mem_queue_bytes),
+        "max_bytes_per_file" => json!(config.max_bytes_per_file),
+        "sync_every" => json!(config.sync_every),
+        "sync_timeout" => json!(nanoseconds(config.sync_timeout)),
+        "queue_scan_selection_count" => json!(config.queue_scan_selection_count),
+        "queue_scan_worker_pool_max" => json!(config.queue_scan_worker_pool_max),
+        "msg_timeout" => json!(nanoseconds(config.msg_timeout)),
+        "max_msg_timeout" => json!(nanoseconds(config.max_msg_timeout)),
+        "max_msg_size" => json!(config.max_msg_size),
+        "max_body_size" => json!(config.max_body_size),
+        "max_req_timeout" => json!(nanoseconds(config.max_req_timeout)),
+        "max_heartbeat_interval" => json!(nanoseconds(config.max_heartbeat_interval)),
+        "max_rdy_count" => json!(config.max_rdy_count),
+        "max_output_buffer_size" => json!(config.max_output_buffer_size),
+        "max_output_buffer_timeout" => json!(nanoseconds(config.max_output_buffer_timeout)),
+        "min_output_buffer_timeout" => json!(nanoseconds(config.min_output_buffer_timeout)),
+        "output_buffer_timeout" => json!(nanoseconds(config.output_buffer_timeout)),
+        "max_channel_consumers" => json!(config.max_channel_consumers),
+        "statsd_address" => json!(config.statsd.address),
+        "statsd_interval" => json!(nanoseconds(config.statsd.interval)),
+        "statsd_mem_stats" => json!(config.statsd.mem_stats),
+        "statsd_udp_packet_size" => json!(config.statsd.udp_packet_size),
+        "statsd_exclude_ephemeral" => json!(config.statsd.exclude_ephemeral),
+        "e2e_processing_latency_window_time" => json!(nanoseconds(config.e2e_processing_latency_window_time)),
+        "e2e_processing_latency_percentiles" => json!(config.e2e_processing_latency_percentiles),
+        // TLS does not exist yet: nobody could have set these.
+        "tls_cert" | "tls_key" | "tls_client_auth_policy" => json!(""),
+        "tls_required" => json!(0),
+        "tls_root_ca_file" => json!(config.tls_root_ca_file),
+        "tls_min_version" => json!(config.tls_min_version as u16),
+        "deflate" => json!(config.deflate),
+        "max_deflate_level" => json!(config.max_deflate_level),
+        "snappy" => json!(config.snappy),
+        _ => return None,
+    };
+    Some(value)
+}
+
+/// The port that others are told.
+fn broadcast_port(set: u16, real: i64) -> i64 {
+    if set == 0 { real } else { set.into() }
+}
+
+/// The prefix with `%s` replaced by the host key, and a dot at its end.
+fn statsd_prefix(prefix: &str, address: &str, port: i64) -> String {
+    let host =
+        if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+    let mut expanded = prefix.replace("%s", &host.replace(['.', ':'], "_"));
+    if !expanded.is_empty() && !expanded.ends_with('.') {
+        expanded.push('.');
+    }
+    expanded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::KEYS;
+
+    /// Told by [`value`] itself.
+    const AT_RUN_TIME: [&str; 5] = [
+        "log_level",
+        "nsqlookupd_tcp_addresses",
+        "broadcast_tcp_port",
+        "broadcast_http_port",
+        "statsd_prefix",
+    ];
+
+    #[test]
+    fn every_key_of_the_file_can_be_read() {
+        let config = Config::default();
+        for key in KEYS {
+            let told = AT_RUN_TIME.contains(&key.key) || set_at_start(&config, key.key).is_some();
+            assert!(told, "{}", key.key);
+        }
+        for unknown in ["node_id", "config", "version", "queue_scan_interval", ""] {
+            assert_eq!(set_at_start(&config, unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_nsqs() {
+        let config = Config::default();
+        assert_eq!(set_at_start(&config, "msg_timeout"), Some(json!(60_000_000_000_i64)));
+        assert_eq!(set_at_start(&config, "tls_min_version"), Some(json!(769)));
+        assert_eq!(set_at_start(&config, "http_address"), Some(json!("0.0.0.0:4151")));
+    }
+
+    #[test]
+    fn the_statsd_prefix_is_expanded() {
+        assert_eq!(statsd_prefix("nsq.%s", "my.host-1", 26151), "nsq.my_host-1_26151.");
+        assert_eq!(statsd_prefix("x.", "h", 1), "x.");
+        assert_eq!(statsd_prefix("%s", "::1", 1), "[__1]_1.");
+        assert_eq!(statsd_prefix("", "h", 1), "");
+    }
+
+    #[test]
+    fn new_values() {
+        assert_eq!(addresses(b"[\"a:1\",\"b:2\"]").unwrap(), ["a:1", "b:2"]);
+        assert_eq!(addresses(b"null").unwrap(), Vec::<String>::new());
+        assert!(addresses(b"a:1").is_err() && addresses(b"[1]").is_err());
+        assert_eq!(level(b"DEBUG"), Ok(Level::Debug));
+        for bad in [&b"warning"[..], b"2", b"info\n", b"\"info\"", b"\xff"] {
+            assert_eq!(level(bad), Err(INVALID_VALUE));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! nsqd over HTTP: publishing, administration, statistics, configuration.
+//!
+//! | | | |
+//! |---|---|---|
+//! | GET | `/ping` | `OK`, or 500 and why publishing does not work ([`stats`]) |
+//! | GET | `/info` | who this node is ([`stats`]) |
+//! | GET | `/stats` | topics, channels, clients, as text, JSON or MessagePack ([`stats`]) |
+//! | POST | `/pub` | one message, perhaps deferred ([`publish`]) |
+//! | POST | `/mpub` | several, by line or with sizes ([`publish`]) |
+//! | POST | `/topic/create`, `/topic/delete`, `/topic/empty`, `/topic/pause`, `/topic/unpause` | ([`admin`]) |
+//! | POST | `/channel/create`, `/channel/delete`, `/channel/empty`, `/channel/pause`, `/channel/unpause` | ([`admin`]) |
+//! | GET, PUT | `/config/:opt` | what is set; two options can be changed ([`config`]) |
+//! | GET, POST | `/debug/pprof/...` | what of Go's profiler has a meaning here ([`debug`]) |
+//! | PUT, POST | `/debug/setblockrate`, `/debug/freememory` | ([`debug`]) |
+//!
+//! Parameters come from the query string. Serving, routing and the form of answers are `nsq_daemon::http`'s.
+
+pub mod admin;
+pub mod config;
+pub mod debug;
+pub mod publish;
+pub mod stats;
+
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
+
+use nsq_daemon::http::{HttpError, Method, Query, Request, Response, Router, Service, pprof};
+use nsq_daemon::log::Logger;
+
+use crate::config::Config;
+use crate::producers::Producers;
+use crate::topic::PublishError;
+use crate::topic::registry::Registry;
+
+/// The lookupds that this node tells about itself, as they are now.
+pub trait LookupdAddresses: Send + Sync {
+    /// `host:port` of each.
+    fn get(&self) -> Vec<String>;
+    /// Replaces them: connections to those that are gone end, to new ones begin.
+    fn set(&self, addresses: Vec<String>);
+}
+
+/// What the endpoints work on; the service to be given to [`nsq_daemon::http::Server`].
+pub struct HttpContext {
+    /// The topics.
+    pub registry: Arc<Registry>,
+    /// TCP connections that have published.
+    pub producers: Arc<Producers>,
+    /// The flags.
+    pub config: Arc<Config>,
+    /// Its level can be changed.
+    pub logger: Logger,
+    /// When the daemon started.
+    pub started_at: SystemTime,
+    /// The port that clients connect to; -1 for a unix socket.
+    pub tcp_port: i64,
+    /// The port of this service; -1 for a unix socket, 0 for none.
+    pub http_port: i64,
+    /// The lookupds, which can be changed.
+    pub lookupd_addresses: Arc<dyn LookupdAddresses>,
+}
+
+/// The endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// `GET /ping`
+    Ping,
+    /// `GET /info`
+    Info,
+    /// `GET /stats`
+    Stats,
+    /// `POST /pub`
+    Publish,
+    /// `POST /mpub`
+    PublishMany,
+    /// `POST /topic/create`
+    TopicCreate,
+    /// `POST /topic/delete`
+    TopicDelete,
+    /// `POST /topic/empty`
+    TopicEmpty,
+    /// `POST /topic/pause` (true) and `/topic/unpause`
+    TopicPause(bool),
+    /// `POST /channel/create`
+    ChannelCreate,
+    /// `POST /channel/delete`
+    ChannelDelete,
+    /// `POST /channel/empty`
+    ChannelEmpty,
+    /// `POST /channel/pause` (true) and `/channel/unpause`
+    ChannelPause(bool),
+    /// `GET /config/:opt`
+    ConfigGet,
+    /// `PUT /config/:opt`
+    ConfigPut,
+    /// A page below `/debug/pprof/`
+    Pprof(&'static str),
+    /// `PUT /debug/setblockrate`
+    SetBlockRate,
+    /// `POST /debug/freememory`
+    FreeMemory,
+}
+
+impl Service for HttpContext {
+    type Route = Route;
+
+    fn router(&self) -> &Router<Route> {
+        static ROUTER: LazyLock<Router<Route>> = LazyLock::new(routes);
+        &ROUTER
+    }
+
+    async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
+        let (context, request) = (self, &mut request);
+        match route {
+            Route::Publish => publish::one(context, request).await,
+            Route::PublishMany => publish::many(context, request).await,
+            Route::Ping => stats::ping(context, request).await,
+            Route::Info => stats::info(context, request).await,
+            Route::Stats => stats::stats(context, request).await,
+            Route::TopicCreate => admin::create_topic(context, request).await,
+            Route::TopicDelete => admin::delete_topic(context, request).await,
+            Route::TopicEmpty => admin::empty_topic(context, request).await,
+            Route::TopicPause(paused) => admin::pause_topic(context, request, paused).await,
+            Route::ChannelCreate => admin::create_channel(context, request).await,
+            Route::ChannelDelete => admin::delete_channel(context, request).await,
+            Route::ChannelEmpty => admin::empty_channel(context, request).await,
+            Route::ChannelPause(paused) => admin::pause_channel(context, request, paused).await,
+            Route::ConfigGet => config::get(context, request).await,
+            Route::ConfigPut => config::put(context, request).await,
+            Route::Pprof(page) => {
+                request.body.discard().await?;
+                pprof::page(page)
+            }
+            Route::SetBlockRate => debug::set_block_rate(request).await,
+            Route::FreeMemory => debug::free_memory(context, request).await,
+        }
+    }
+}
+
+fn routes() -> Router<Route> {
+    let router = Router::new()
+        .add(Method::GET, "/ping", Route::Ping)
+        .add(Method::GET, "/info", Route::Info)
+        .add(Method::GET, "/stats", Route::Stats)
+        .add_unlogged(Method::POST, "/pub", Route::Publish)
+        .add_unlogged(Method::POST, "/mpub", Route::PublishMany)
+        .add(Method::POST, "/topic/create", Route::TopicCreate)
+        .add(Method::POST, "/topic/delete", Route::TopicDelete)
+        .add(Method::POST, "/topic/empty", Route::TopicEmpty)
+        .add(Method::POST, "/topic/pause", Route::TopicPause(true))
+        .add(Method::POST, "/topic/unpause", Route::TopicPause(false))
+        .add(Method::POST, "/channel/create", Route::ChannelCreate)
+        .add(Method::POST, "/channel/delete", Route::ChannelDelete)
+        .add(Method::POST, "/channel/empty", Route::ChannelEmpty)
+        .add(Method::POST, "/channel/pause", Route::ChannelPause(true))
+        .add(Method::POST, "/channel/unpause", Route::ChannelPause(false))
+        .add(Method::GET, "/config/:opt", Route::ConfigGet)
+        .add(Method::PUT, "/config/:opt", Route::ConfigPut)
+        .add(Method::GET, "/debug/pprof/", Route::Pprof(""))
+        .add(Method::POST, "/debug/pprof/symbol", Route::Pprof("symbol"))
+        .add(Method::PUT, "/debug/setblockrate", Route::SetBlockRate)
+        .add(Method::POST, "/debug/freememory", Route::FreeMemory);
+    pprof::PAGES
+        .iter()
+        .fold(router, |router, page| router.add(Method::GET, page.path, Route::Pprof(page.name)))
+}
+
+/// `503 EXITING`: the topic is being deleted, the daemon stops, or the message could not be stored.
+const EXITING: HttpError = HttpError::unavailable("EXITING");
+
+/// A parameter that must be there, if only empty.
+fn required<'q>(query: &Query<'q>, key: &str, missing: &'static str) -> Result<Cow<'q, str>, HttpError> {
+    query.get(key).ok_or(HttpError::bad_request(missing))
+}
+
+/// The `topic` parameter, valid or not.
+fn topic_parameter<'q>(query: &Query<'q>) -> Result<Cow<'q, str>, HttpError> {
+    required(query, "topic", "MISSING_ARG_TOPIC")
+}
+
+/// Why something that needed the disk did not happen, for those who do not publish.
+fn not_stored(context: &HttpContext, error: PublishError) -> HttpError {
+    match error {
+        PublishError::Exiting => EXITING,
+        PublishError::Storage(error) => {
+            nsq_daemon::error!(context.logger, "HTTP: {error}");
+            HttpError::INTERNAL_ERROR
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! `/pub` and `/mpub`.
+//!
+//! Messages are appended from where the request was read; nothing is copied on the way. The answer comes when they are
+//! as durable as asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nsq_daemon::http::{BodyError, HttpError, Query, Request, Response, response};
+use nsq_protocol::{BatchError, BatchPart, MessageBatch, TopicName};
+
+use super::{EXITING, HttpContext, topic_parameter};
+use crate::topic::Topic;
+
+const MSG_TOO_BIG: HttpError = HttpError::too_large("MSG_TOO_BIG");
+const MSG_EMPTY: HttpError = HttpError::bad_request("MSG_EMPTY");
+const INVALID_TOPIC: HttpError = HttpError::bad_request("INVALID_TOPIC");
+const INVALID_DEFER: HttpError = HttpError::bad_request("INVALID_DEFER");
+const BODY_TOO_BIG: HttpError = HttpError::too_large("BODY_TOO_BIG");
+const BAD_BODY: HttpError = HttpError::too_large("BAD_BODY");
+const BAD_MESSAGE: HttpError = HttpError::too_large("BAD_MESSAGE");
+
+/// `POST /pub?topic=[&defer=<ms>]`: the body is the message.
+pub async fn one(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    let body = read(request, context.config.max_msg_size, MSG_TOO_BIG).await?;
+    if body.is_empty() {
+        return Err(MSG_EMPTY);
+    }
+    let query = request.query()?;
+    let topic = topic(context, &query).await?;
+    // The topic stays even if the delay is wrong, as in NSQ.
+    let delay = match query.get("defer") {
+        Some(text) => delay(&text, context.config.max_req_timeout)?,
+        None => None,
+    };
+    publish(&topic, std::iter::once(&body[..]), body.len(), delay).await
+}
+
+/// `POST /mpub?topic=[&binary=true]`: the body is a message per line, or a batch as in MPUB.
+pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    let limits = context.config.limits();
+    if request.body.content_length().is_some_and(|length| length > limits.max_body_size as u64) {
+        return Err(BODY_TOO_BIG);
+    }
+    let query = request.query()?;
+    let topic = topic(context, &query).await?;
+    let binary = query.get("binary").is_some_and(|value| match &*value {
+        "true" | "1" => true,
+        "false" | "0" => false,
+        other => {
+            nsq_daemon::warn!(context.logger, "HTTP: deprecated value {other:?} for binary taken as true");
+            true
+        }
+    });
+    if binary {
+        let body = read(request, limits.max_batch_bytes(), BODY_TOO_BIG).await?;
+        let (batch, _) = MessageBatch::parse_binary(&body, &limits).map_err(refuse_batch)?;
+        return publish(&topic, batch.iter(), batch.body_bytes(), None).await;
+    }
+    let body = read(request, limits.max_body_size, BODY_TOO_BIG).await?;
+    let (messages, body_bytes) = lines(&body, limits.max_msg_size)?;
+    if messages.is_empty() {
+        return Ok(response::text("OK"));
+    }
+    publish(&topic, messages.into_iter(), body_bytes, None).await
+}
+
+async fn read(request: &mut Request, limit: usize, too_big: HttpError) -> Result<Bytes, HttpError> {
+    request.body.read_limited(limit).await.map_err(|error| match error {
+        BodyError::TooBig => too_big,
+        BodyError::Unreadable(_) => HttpError::INTERNAL_ERROR,
+    })
+}
+
+/// The topic that is named, made if missing.
+async fn topic(context: &HttpContext, query: &Query<'_>) -> Result<Arc<Topic>, HttpError> {
+    let name = topic_parameter(query)?;
+    // What is in the registry has a valid name.
+    if let Some(topic) = context.registry.get(&name) {
+        return Ok(topic);
+    }
+    let name = TopicName::new(&*name).map_err(|_| INVALID_TOPIC)?;
+    context.registry.get_or_create(&name).await.map_err(|_| EXITING)
+}
+
+async fn publish<'a>(
+    topic: &Topic,
+    bodies: impl ExactSizeIterator<Item = &'a [u8]>,
+    body_bytes: usize,
+    delay: Option<Duration>,
+) -> Result<Response, HttpError> {
+    let publication = topic.append(bodies, body_bytes, delay).map_err(|_| EXITING)?;
+    publication.committed().await.map_err(|_| EXITING)?;
+    Ok(response::text("OK"))
+}
+
+/// Milliseconds, at most the limit; 0 is no delay.
+fn delay(text: &str, max: Duration) -> Result<Option<Duration>, HttpError> {
+    let milliseconds: i64 = text.parse().map_err(|_| INVALID_DEFER)?;
+    let delay = Duration::from_millis(u64::try_from(milliseconds).map_err(|_| INVALID_DEFER)?);
+    if delay > max {
+        return Err(INVALID_DEFER);
+    }
+    Ok((!delay.is_zero()).then_some(delay))
+}
+
+/// A message per line, and their bytes together. Empty lines are none.
+fn lines(body: &[u8], max_msg_size: usize) -> Result<(Vec<&[u8]>, usize), HttpError> {
+    let mut messages = Vec::new();
+    let mut body_bytes = 0;
+    let mut rest = body;
+    while !rest.is_empty() {
+        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
+        if line.len() > max_msg_size {
+            return Err(MSG_TOO_BIG);
+        }
+        if !line.is_empty() {
+            body_bytes += line.len();
+            messages.push(line);
+        }
+    }
+    Ok((messages, body_bytes))
+}
+
+fn refuse_batch(error: BatchError) -> HttpError {
+    match error {
+        BatchError::InvalidCount(_) | BatchError::Incomplete { part: BatchPart::Count, .. } => BAD_BODY,
+        BatchError::BatchTooBig { .. } => BODY_TOO_BIG,
+        _ => BAD_MESSAGE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nsq_protocol::Limits;
+
+    #[test]
+    fn delays_are_milliseconds_up_to_the_limit() {
+        let max = Duration::from_secs(3600);
+        assert_eq!(delay("0", max), Ok(None));
+        assert_eq!(delay("+250", max), Ok(Some(Duration::from_millis(250))));
+        assert_eq!(delay("3600000", max), Ok(Some(max)));
+        for bad in ["", "-1", "3600001", "1s", "1.5", "9223372036854775807", "9223372036854775808"] {
+            assert_eq!(delay(bad, max), Err(INVALID_DEFER), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_message_per_line() {
+        let split = |body: &'static [u8]| lines(body, 4);
+        assert_eq!(split(b""), Ok((vec![], 0)));
+        assert_eq!(split(b"\n\n"), Ok((vec![], 0)));
+        assert_eq!(split(b"a\r\n\nbcde\nf"), Ok((vec![&b"a\r"[..], b"bcde", b"f"], 7)));
+        assert_eq!(split(b"abcd\n"), Ok((vec![&b"abcd"[..]], 4)));
+        assert_eq!(split(b"a\nabcde"), Err(MSG_TOO_BIG));
+    }
+
+    #[test]
+    fn bad_batches_have_their_words() {
+        let limits = Limits { max_msg_size: 4, max_body_size: 24, ..Limits::default() };
+        let refuse = |body: &[u8]| refuse_batch(MessageBatch::parse_binary(body, &limits).unwrap_err()).word;
+        assert_eq!(refuse(b""), "BAD_BODY");
+        assert_eq!(refuse(b"\0\0\0\0"), "BAD_BODY");
+        assert_eq!(refuse(b"\xff\xff\xff\xff"), "BAD_BODY");
+        assert_eq!(refuse(b"\0\0\0\x05"), "BAD_BODY", "more than fit the limit");
+        assert_eq!(refuse(b"\0\0\0\x01"), "BAD_MESSAGE");
+        assert_eq!(refuse(b"\0\0\0\x01\0\0\0\0"), "BAD_MESSAGE");
+        assert_eq!(refuse(b"\0\0\0\x01\0\0\0\x05abcde"), "BAD_MESSAGE");
+        assert_eq!(refuse(b"\0\0\0\x01\0\0\0\x02a"), "BAD_MESSAGE");
+    }
+}

@@ -1,0 +1,199 @@
+//! Pure: a piece of memory with consecutive messages of one topic, each encoded as the frame of its first delivery.
+
+use nsq_protocol::message_id::MessageId;
+use nsq_protocol::{MESSAGE_FRAME_OVERHEAD, put_message_frame, set_attempts};
+
+/// The usual size of a chunk: large enough that writing one to disk is one good write, small enough that reading one
+/// back to find a single message is no waste.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Offset of the attempts field in an encoded message frame: size, type, timestamp.
+const ATTEMPTS_OFFSET: usize = 4 + 4 + 8;
+
+/// See the module. Sequence numbers in a chunk have no holes.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    first_sequence: u64,
+    /// Where each message's frame starts in `bytes`.
+    offsets: Vec<u32>,
+    bytes: Vec<u8>,
+}
+
+impl Chunk {
+    /// An empty chunk whose first message will be `first_sequence`.
+    pub fn new(first_sequence: u64) -> Self {
+        Chunk { first_sequence, offsets: Vec::new(), bytes: Vec::new() }
+    }
+
+    /// A chunk made of frames read back from disk; `offsets` are where each frame starts.
+    pub fn from_frames(first_sequence: u64, bytes: Vec<u8>, offsets: Vec<u32>) -> Self {
+        Chunk { first_sequence, offsets, bytes }
+    }
+
+    /// Encodes one message behind the others.
+    pub fn push(&mut self, timestamp_ns: i64, id: u64, body: &[u8]) {
+        self.offsets.push(self.bytes.len() as u32);
+        put_message_frame(&mut self.bytes, timestamp_ns, 1, MessageId::from_u64(id), body);
+    }
+
+    /// Makes room for a batch, so that it is copied once.
+    pub fn reserve(&mut self, count: usize, body_bytes: usize) {
+        self.offsets.reserve(count);
+        self.bytes.reserve(body_bytes + count * MESSAGE_FRAME_OVERHEAD);
+    }
+
+    /// Appends frames that are encoded already (recovery); each frame's own size field tells where the next begins.
+    /// Returns how many there were, or `None` (nothing appended) if they do not add up.
+    pub fn push_frames(&mut self, frames: &[u8]) -> Option<u32> {
+        let (start, count) = (self.bytes.len(), self.offsets.len());
+        let mut at = 0;
+        while at < frames.len() {
+            let size = frames.get(at..at + 4).map(|size| u32::from_be_bytes(size.try_into().unwrap_or_default()));
+            let end = size.map_or(usize::MAX, |size| at + 4 + size as usize);
+            if end > frames.len() || end - at < MESSAGE_FRAME_OVERHEAD {
+                self.offsets.truncate(count);
+                return None;
+            }
+            self.offsets.push((start + at) as u32);
+            at = end;
+        }
+        self.bytes.extend_from_slice(frames);
+        Some((self.offsets.len() - count) as u32)
+    }
+
+    /// Drops the messages from `sequence` on.
+    pub fn truncate(&mut self, sequence: u64) {
+        let end = self.offset_of(sequence);
+        self.bytes.truncate(end);
+        self.offsets.truncate((sequence - self.first_sequence) as usize);
+    }
+
+    /// Starts over with the same memory.
+    pub fn reset(&mut self, first_sequence: u64) {
+        self.first_sequence = first_sequence;
+        self.offsets.clear();
+        self.bytes.clear();
+    }
+
+    /// Gives back memory that an idle topic should not hold.
+    pub fn shrink(&mut self) {
+        if self.is_empty() {
+            self.offsets = Vec::new();
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Sequence number of the first message (or of the next one, while empty).
+    pub fn first_sequence(&self) -> u64 {
+        self.first_sequence
+    }
+
+    /// One past the last message.
+    pub fn end_sequence(&self) -> u64 {
+        self.first_sequence + self.offsets.len() as u64
+    }
+
+    /// How many messages.
+    pub fn count(&self) -> u64 {
+        self.offsets.len() as u64
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// Bytes of all frames.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether this message is in here.
+    pub fn holds(&self, sequence: u64) -> bool {
+        sequence >= self.first_sequence && sequence < self.end_sequence()
+    }
+
+    /// All frames.
+    pub fn frames(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The frames from message `from` (which is in here) to the end.
+    pub fn frames_from(&self, from: u64) -> &[u8] {
+        &self.bytes[self.offset_of(from)..]
+    }
+
+    /// Appends to `out` up to `max_count` frames from message `from` (which is in here) on, as many as fit into
+    /// `room` bytes; returns how many. The first one goes in however big it is when `room` is not used up.
+    pub fn copy(&self, from: u64, max_count: u64, room: usize, out: &mut Vec<u8>) -> u64 {
+        let first = (from - self.first_sequence) as usize;
+        let start = self.offset_of(from);
+        let last = (first as u64 + max_count).min(self.offsets.len() as u64) as usize;
+        let mut end = last;
+        if self.offset_at(last) - start > room {
+            // Few batches reach the limit, so the search is off the common path.
+            end = first + self.offsets[first..last].partition_point(|&offset| offset as usize - start <= room);
+            end = (end - 1).max(first + usize::from(room > 0));
+        }
+        out.extend_from_slice(&self.bytes[start..self.offset_at(end)]);
+        (end - first) as u64
+    }
+
+    /// Appends the frame of one message (which is in here) to `out`, with its attempts set.
+    pub fn copy_again(&self, sequence: u64, attempts: u16, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.copy(sequence, 1, usize::MAX, out);
+        debug_assert!(out.len() >= start + ATTEMPTS_OFFSET + 2);
+        set_attempts(&mut out[start..], attempts);
+    }
+
+    fn offset_of(&self, sequence: u64) -> usize {
+        self.offset_at((sequence - self.first_sequence) as usize)
+    }
+
+    fn offset_at(&self, index: usize) -> usize {
+        self.offsets.get(index).map_or(self.bytes.len(), |&offset| offset as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(bodies: &[&[u8]]) -> Chunk {
+        let mut chunk = Chunk::new(10);
+        for (index, body) in bodies.iter().enumerate() {
+            chunk.push(1, index as u64, body);
+        }
+        chunk
+    }
+
+    #[test]
+    fn copies_as_many_as_fit() {
+        let chunk = chunk(&[b"a", b"bb", b"ccc"]);
+        let size = |count: u64| MESSAGE_FRAME_OVERHEAD * count as usize;
+        let copied = |from, count, room| {
+            let mut out = Vec::new();
+            (chunk.copy(from, count, room, &mut out), out.len())
+        };
+        assert_eq!(copied(10, 3, usize::MAX), (3, size(3) + 6));
+        assert_eq!(copied(10, 9, usize::MAX), (3, size(3) + 6));
+        assert_eq!(copied(11, 1, usize::MAX), (1, size(1) + 2));
+        assert_eq!(copied(10, 3, size(2) + 3), (2, size(2) + 3));
+        assert_eq!(copied(10, 3, size(2) + 2), (1, size(1) + 1));
+        assert_eq!(copied(10, 3, 1), (1, size(1) + 1), "the first one always fits");
+        assert_eq!(copied(10, 3, 0), (0, 0));
+    }
+
+    #[test]
+    fn takes_frames_back_and_refuses_what_does_not_add_up() {
+        let original = chunk(&[b"a", b"bb", b"ccc"]);
+        let mut copy = Chunk::new(10);
+        assert_eq!(copy.push_frames(original.frames()), Some(3));
+        assert_eq!(copy.offsets, original.offsets);
+        let bytes = original.frames();
+        assert_eq!(copy.push_frames(&bytes[..bytes.len() - 1]), None);
+        assert_eq!(copy.push_frames(&[0, 0, 0, 1, 0]), None);
+        assert_eq!(copy.count(), 3);
+    }
+}

@@ -1,0 +1,241 @@
+//! A topic's messages in order: memory first, segments behind.
+//!
+//! [`TopicLog`] is the handle that the topic and its channels share. It does not know what a channel is: who still
+//! needs messages holds a *floor*, a number below which it needs nothing, and whatever lies below all floors is
+//! forgotten. Locks, in this order: segments, tail. The tail's is never held across a disk access.
+//!
+//! - [`chunk`]: encoded messages in memory
+//! - [`tail`]: which chunk or block has which message; appending; the memory bound
+//! - [`reader`]: copies messages out, to a consumer's output
+
+pub mod chunk;
+pub mod reader;
+pub mod tail;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use self::chunk::Chunk;
+use self::tail::Tail;
+use crate::channel::Mark;
+use crate::storage::segment::SegmentStore;
+
+/// A number that somebody promises never to ask below.
+pub type Floor = Arc<AtomicU64>;
+
+/// See the module.
+pub struct TopicLog {
+    tail: Mutex<Tail>,
+    segments: Mutex<SegmentStore>,
+    floors: Mutex<Vec<Floor>>,
+    /// Next sequence number; a copy of the tail's, to be looked at without its lock.
+    end: AtomicU64,
+    /// See [`Tail::first_release`].
+    first_release: AtomicU64,
+    has_marks: AtomicBool,
+    /// The last attempt to write a segment failed, so memory cannot be freed.
+    spill_failed: AtomicBool,
+}
+
+impl TopicLog {
+    /// A log over what recovery found (or over nothing).
+    pub fn new(tail: Tail, segments: SegmentStore) -> Self {
+        let log = TopicLog {
+            end: AtomicU64::new(0),
+            first_release: AtomicU64::new(0),
+            has_marks: AtomicBool::new(!tail.marks().is_empty()),
+            tail: Mutex::new(tail),
+            segments: Mutex::new(segments),
+            floors: Mutex::new(Vec::new()),
+            spill_failed: AtomicBool::new(false),
+        };
+        log.publish_numbers(&log.tail.lock());
+        log
+    }
+
+    /// Appends a batch. `journal` is called with the first sequence number and the encoded frames while the order of
+    /// appends is still fixed; if it fails, nothing was appended and its error is returned.
+    pub fn append<'a, T, E>(
+        &self,
+        bodies: impl Iterator<Item = &'a [u8]>,
+        (count, body_bytes): (usize, usize),
+        timestamp_ns: i64,
+        deferred_until: Option<crate::clock::Nanos>,
+        journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
+    ) -> Result<(u64, u64, T), E> {
+        let mut tail = self.tail.lock();
+        let (first, frames) = tail.append(bodies, count, body_bytes, timestamp_ns);
+        let result = journal(first, frames);
+        let end = tail.next_sequence();
+        if result.is_err() {
+            tail.undo(first);
+        } else if let Some(due) = deferred_until {
+            self.mark_locked(&mut tail, Mark::Deferred { from: first, to: end, due });
+        }
+        self.publish_numbers(&tail);
+        result.map(|value| (first, end, value))
+    }
+
+    /// Appends a batch found in the journal, unless it is in a segment already. False if it makes no sense.
+    pub fn append_recovered(&self, first_sequence: u64, count: u32, frames: &[u8]) -> bool {
+        let mut tail = self.tail.lock();
+        let sound = tail.append_recovered(first_sequence, count, frames);
+        self.publish_numbers(&tail);
+        sound
+    }
+
+    /// Goes on counting at `next_sequence`, if that is later.
+    pub fn skip_to(&self, next_sequence: u64) {
+        let mut tail = self.tail.lock();
+        tail.skip_to(next_sequence);
+        self.publish_numbers(&tail);
+    }
+
+    /// The messages `from..to` will never be released: refused, or emptied.
+    pub fn skip(&self, from: u64, to: u64) {
+        if from < to {
+            self.mark_locked(&mut self.tail.lock(), Mark::Skipped { from, to });
+        }
+    }
+
+    fn mark_locked(&self, tail: &mut Tail, mark: Mark) {
+        tail.mark(mark);
+        self.has_marks.store(true, Ordering::Release);
+    }
+
+    /// Something that the next release must tell the channels.
+    pub fn mark(&self, mark: Mark) {
+        self.mark_locked(&mut self.tail.lock(), mark);
+    }
+
+    /// What a release up to `to` must tell the channels.
+    pub fn take_marks(&self, to: u64) -> Vec<Mark> {
+        if !self.has_marks.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut tail = self.tail.lock();
+        let marks = tail.take_marks(to);
+        self.has_marks.store(!tail.marks().is_empty(), Ordering::Release);
+        marks
+    }
+
+    /// A copy of the marks that no release has taken yet.
+    pub fn marks(&self) -> Vec<Mark> {
+        self.tail.lock().marks().to_vec()
+    }
+
+    /// Somebody needs messages from `floor` on, until the number is raised or the handle dropped.
+    pub fn hold(&self, floor: u64) -> Floor {
+        let floor = Arc::new(AtomicU64::new(floor));
+        self.floors.lock().push(floor.clone());
+        floor
+    }
+
+    /// Whether a floor raised to `floor` may let something be freed; cheap enough to ask after each batch of FINs.
+    pub fn worth_trimming(&self, floor: u64) -> bool {
+        floor >= self.first_release.load(Ordering::Relaxed)
+    }
+
+    /// Frees what nobody needs: memory at once, segment files when all of one is free.
+    pub fn trim(&self) {
+        let floor = self.floor();
+        let mut tail = self.tail.lock();
+        let blocks_before = tail.oldest_block();
+        tail.trim(floor);
+        let blocks_freed = tail.oldest_block() != blocks_before;
+        self.publish_numbers(&tail);
+        drop(tail);
+        if blocks_freed && let Some(mut segments) = self.segments.try_lock() {
+            // A file that cannot be removed now is tried again with the next one.
+            let _ = segments.release_below(floor);
+        }
+    }
+
+    fn floor(&self) -> u64 {
+        let mut floors = self.floors.lock();
+        floors.retain(|floor| Arc::strong_count(floor) > 1);
+        floors.iter().map(|floor| floor.load(Ordering::Acquire)).min().unwrap_or(0)
+    }
+
+    /// Moves the oldest messages to disk while memory holds more than its bound; returns how many chunks were
+    /// written. One caller at a time works; others return at once.
+    pub fn spill(&self) -> io::Result<usize> {
+        if !self.tail.lock().is_over(1) {
+            return Ok(0);
+        }
+        let Some(mut segments) = self.segments.try_lock() else { return Ok(0) };
+        let mut written = 0;
+        loop {
+            let Some(chunk) = self.tail.lock().over() else { break };
+            self.write_chunk(&mut segments, &chunk)?;
+            written += 1;
+        }
+        Ok(written)
+    }
+
+    /// Whether memory is at twice its bound because the disk takes no more: time to refuse publishes.
+    pub fn is_stuck(&self) -> bool {
+        self.spill_failed.load(Ordering::Relaxed) && self.tail.lock().is_over(2)
+    }
+
+    /// Writes to segments whatever up to `sequence` is needed and only in memory (and in the journal).
+    pub fn persist_up_to(&self, sequence: u64, sync: bool) -> io::Result<()> {
+        let mut segments = self.segments.lock();
+        self.trim_tail();
+        loop {
+            let Some(chunk) = self.tail.lock().unwritten_up_to(sequence) else { break };
+            self.write_chunk(&mut segments, &chunk)?;
+        }
+        if sync { segments.sync() } else { Ok(()) }
+    }
+
+    fn trim_tail(&self) {
+        let floor = self.floor();
+        let mut tail = self.tail.lock();
+        tail.trim(floor);
+        self.publish_numbers(&tail);
+    }
+
+    fn write_chunk(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<()> {
+        let written = segments.append(chunk.first_sequence(), chunk.count() as u32, chunk.frames());
+        self.spill_failed.store(written.is_err(), Ordering::Relaxed);
+        let block = written?;
+        let mut tail = self.tail.lock();
+        tail.written(chunk, block);
+        self.publish_numbers(&tail);
+        Ok(())
+    }
+
+    fn publish_numbers(&self, tail: &Tail) {
+        self.end.store(tail.next_sequence(), Ordering::Release);
+        self.first_release.store(tail.first_release(), Ordering::Relaxed);
+    }
+
+    /// The sequence number that the next message gets.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// The oldest message in memory; older ones are on disk.
+    pub fn memory_start(&self) -> u64 {
+        self.tail.lock().memory_start()
+    }
+
+    /// Deletes all files. The log must not be used any more.
+    pub fn delete_files(&self) -> io::Result<()> {
+        self.segments.lock().remove_all()
+    }
+
+    /// Bytes in segment files.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segments.lock().bytes()
+    }
+
+    /// Gives back memory that an idle topic should not hold.
+    pub fn shrink(&self) {
+        self.tail.lock().shrink();
+    }
+}

@@ -1,0 +1,289 @@
+//! Pure: where a topic's messages are: the newest in memory chunks, older ones in the blocks of its segments.
+//!
+//! Appending gives out sequence numbers. The tail chunk grows; sealed chunks are immutable and shared, so that one
+//! can be written to a segment without holding the lock that readers and publishers need.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::chunk::Chunk;
+use crate::channel::Mark;
+use crate::storage::segment::BlockRef;
+
+/// What is kept in memory per topic, besides the chunk that is being filled.
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryBound {
+    /// Messages (`--mem-queue-size`).
+    pub messages: u64,
+    /// Bytes of their frames (`--mem-queue-bytes`).
+    pub bytes: usize,
+    /// A chunk is sealed once it holds about so many bytes; one batch may exceed it, since a batch is never split.
+    pub chunk_bytes: usize,
+}
+
+/// Where a message is.
+pub enum Location<'a> {
+    /// In this chunk.
+    Memory(&'a Chunk),
+    /// In this block of a segment.
+    Disk(BlockRef),
+    /// Nowhere; the next one that is somewhere, if any.
+    Missing(Option<u64>),
+}
+
+#[derive(Debug)]
+struct Sealed {
+    chunk: Arc<Chunk>,
+    /// Set once it also stands in a segment.
+    on_disk: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Tail {
+    sealed: VecDeque<Sealed>,
+    sealed_messages: u64,
+    sealed_bytes: usize,
+    open: Chunk,
+    bound: MemoryBound,
+    blocks: VecDeque<BlockRef>,
+    /// Ids are the node number in the upper ten bits, the sequence number below.
+    id_base: u64,
+    /// What the next release must tell the channels; in order of sequence numbers.
+    marks: Vec<Mark>,
+}
+
+impl Tail {
+    /// An empty log that starts at `next_sequence`, on a node of this number (0..1024).
+    pub fn new(next_sequence: u64, node_id: u16, bound: MemoryBound) -> Self {
+        Tail {
+            bound,
+            sealed: VecDeque::new(),
+            sealed_messages: 0,
+            sealed_bytes: 0,
+            open: Chunk::new(next_sequence),
+            blocks: VecDeque::new(),
+            id_base: u64::from(node_id) << SEQUENCE_BITS,
+            marks: Vec::new(),
+        }
+    }
+
+    /// The sequence number that the next message gets.
+    pub fn next_sequence(&self) -> u64 {
+        self.open.end_sequence()
+    }
+
+    /// Appends a batch; returns the first sequence number, and the frames as they lie in memory.
+    pub fn append<'a>(
+        &mut self,
+        bodies: impl Iterator<Item = &'a [u8]>,
+        count: usize,
+        body_bytes: usize,
+        timestamp_ns: i64,
+    ) -> (u64, &[u8]) {
+        self.make_room(body_bytes);
+        let first = self.open.end_sequence();
+        self.open.reserve(count, body_bytes);
+        for (index, body) in bodies.enumerate() {
+            self.open.push(timestamp_ns, self.id_base | (first + index as u64), body);
+        }
+        (first, if self.open.end_sequence() == first { &[] } else { self.open.frames_from(first) })
+    }
+
+    /// Takes back the newest batch, which nobody has seen.
+    pub fn undo(&mut self, first_sequence: u64) {
+        self.open.truncate(first_sequence);
+    }
+
+    /// Appends a batch found in the journal, unless it is in a segment already. A hole before `first_sequence` is left
+    /// as a hole. Returns false for frames that do not add up.
+    pub fn append_recovered(&mut self, first_sequence: u64, count: u32, frames: &[u8]) -> bool {
+        let end = first_sequence + u64::from(count);
+        if end <= self.next_sequence() {
+            return true;
+        }
+        if first_sequence < self.next_sequence() {
+            // The first batch of which anything is needed: what comes before that comes along.
+            let nothing_yet = self.open.is_empty() && self.sealed.is_empty();
+            let on_disk = self.blocks.back().is_some_and(|block| block.end_sequence() > first_sequence);
+            if !nothing_yet || on_disk {
+                return false;
+            }
+            self.open.reset(first_sequence);
+        }
+        self.skip_to(first_sequence);
+        self.make_room(frames.len());
+        self.open.push_frames(frames) == Some(count)
+    }
+
+    /// Goes on with a later sequence number; those between exist nowhere.
+    pub fn skip_to(&mut self, next_sequence: u64) {
+        if next_sequence > self.next_sequence() {
+            self.seal();
+            self.open.reset(next_sequence);
+        }
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        if !self.open.is_empty() && self.open.len_bytes() + bytes > self.bound.chunk_bytes {
+            self.seal();
+        }
+    }
+
+    /// Closes the chunk that is being filled.
+    pub fn seal(&mut self) {
+        if self.open.is_empty() {
+            return;
+        }
+        let next = Chunk::new(self.open.end_sequence());
+        let chunk = std::mem::replace(&mut self.open, next);
+        self.sealed_messages += chunk.count();
+        self.sealed_bytes += chunk.len_bytes();
+        self.sealed.push_back(Sealed { chunk: Arc::new(chunk), on_disk: false });
+    }
+
+    /// Finds a message.
+    pub fn locate(&self, sequence: u64) -> Location<'_> {
+        if self.open.holds(sequence) {
+            return Location::Memory(&self.open);
+        }
+        let index = self.sealed.partition_point(|sealed| sealed.chunk.end_sequence() <= sequence);
+        let in_memory = self.sealed.get(index).map(|sealed| &*sealed.chunk);
+        if let Some(chunk) = in_memory.filter(|chunk| chunk.holds(sequence)) {
+            return Location::Memory(chunk);
+        }
+        let index = self.blocks.partition_point(|block| block.end_sequence() <= sequence);
+        let on_disk = self.blocks.get(index);
+        if let Some(block) = on_disk.filter(|block| block.first_sequence <= sequence) {
+            return Location::Disk(block.clone());
+        }
+        let next_open = (!self.open.is_empty() && self.open.first_sequence() > sequence).then(|| self.open.first_sequence());
+        let nexts = [on_disk.map(|block| block.first_sequence), in_memory.map(Chunk::first_sequence), next_open];
+        Location::Missing(nexts.into_iter().flatten().min())
+    }
+
+    /// Forgets what lies wholly before `floor`, the oldest message that anybody still needs.
+    pub fn trim(&mut self, floor: u64) {
+        while let Some(sealed) = self.sealed.front()
+            && sealed.chunk.end_sequence() <= floor
+        {
+            self.drop_oldest_sealed();
+        }
+        while let Some(block) = self.blocks.front()
+            && block.end_sequence() <= floor
+        {
+            self.blocks.pop_front();
+        }
+        if !self.open.is_empty() && self.open.end_sequence() <= floor {
+            self.open.reset(self.open.end_sequence());
+        }
+    }
+
+    fn drop_oldest_sealed(&mut self) {
+        if let Some(sealed) = self.sealed.pop_front() {
+            self.sealed_messages -= sealed.chunk.count();
+            self.sealed_bytes -= sealed.chunk.len_bytes();
+        }
+    }
+
+    /// While more is in memory than the bound allows: drops chunks that are on disk, and returns the first that must
+    /// be written there; [`Tail::written`] takes it on.
+    pub fn over(&mut self) -> Option<Arc<Chunk>> {
+        while self.is_over(1) {
+            match self.sealed.front() {
+                Some(sealed) if sealed.on_disk => self.drop_oldest_sealed(),
+                Some(sealed) => return Some(sealed.chunk.clone()),
+                None => return None,
+            }
+        }
+        None
+    }
+
+    /// Whether more is in memory than so many times the bound.
+    pub fn is_over(&self, times: u8) -> bool {
+        let times = usize::from(times);
+        self.sealed_messages > self.bound.messages.saturating_mul(times as u64)
+            || self.sealed_bytes > self.bound.bytes.saturating_mul(times)
+    }
+
+    /// The oldest chunk with messages up to `sequence` that stands in no segment yet.
+    pub fn unwritten_up_to(&mut self, sequence: u64) -> Option<Arc<Chunk>> {
+        if !self.open.is_empty() && self.open.first_sequence() <= sequence {
+            self.seal();
+        }
+        let sealed = self.sealed.iter().find(|sealed| !sealed.on_disk)?;
+        (sealed.chunk.first_sequence() <= sequence).then(|| sealed.chunk.clone())
+    }
+
+    /// The chunk stands in a segment now.
+    pub fn written(&mut self, chunk: &Chunk, block: BlockRef) {
+        let index = self.blocks.partition_point(|other| other.first_sequence < block.first_sequence);
+        self.blocks.insert(index, block);
+        let first = chunk.first_sequence();
+        if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.chunk.first_sequence() == first) {
+            sealed.on_disk = true;
+        }
+    }
+
+    /// Blocks found in the segments at start, oldest first.
+    pub fn adopt_blocks(&mut self, blocks: Vec<BlockRef>) {
+        self.blocks = blocks.into();
+        if let Some(last) = self.blocks.back() {
+            let end = last.end_sequence();
+            self.skip_to(end);
+        }
+    }
+
+    /// Remembers something that the next release must tell the channels.
+    pub fn mark(&mut self, mark: Mark) {
+        let index = self.marks.partition_point(|other| mark_start(other) < mark_start(&mark));
+        self.marks.insert(index, mark);
+    }
+
+    /// Takes the marks before `to`.
+    pub fn take_marks(&mut self, to: u64) -> Vec<Mark> {
+        let rest = self.marks.split_off(self.marks.partition_point(|mark| mark_start(mark) < to));
+        std::mem::replace(&mut self.marks, rest)
+    }
+
+    /// The marks that no release has taken yet.
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
+    }
+
+    /// The oldest message in memory (or the next, if none is).
+    pub fn memory_start(&self) -> u64 {
+        self.sealed.front().map_or(self.open.first_sequence(), |sealed| sealed.chunk.first_sequence())
+    }
+
+    /// The first sequence number whose passing lets [`Tail::trim`] free something.
+    pub fn first_release(&self) -> u64 {
+        let chunk = self.sealed.front().map(|sealed| sealed.chunk.end_sequence());
+        let block = self.blocks.front().map(BlockRef::end_sequence);
+        chunk.into_iter().chain(block).min().unwrap_or_else(|| self.open.end_sequence())
+    }
+
+    /// First message of the oldest block.
+    pub fn oldest_block(&self) -> Option<u64> {
+        self.blocks.front().map(|block| block.first_sequence)
+    }
+
+    /// Gives back the memory of an empty tail.
+    pub fn shrink(&mut self) {
+        self.open.shrink();
+    }
+}
+
+/// Bits of an id that spell the sequence number.
+pub const SEQUENCE_BITS: u32 = 54;
+
+/// The sequence number that an id spells, whatever the node.
+pub fn sequence_of(id: u64) -> u64 {
+    id & ((1 << SEQUENCE_BITS) - 1)
+}
+
+fn mark_start(mark: &Mark) -> u64 {
+    match mark {
+        Mark::Skipped { from, .. } | Mark::Deferred { from, .. } => *from,
+    }
+}

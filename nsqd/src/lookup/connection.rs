@@ -1,0 +1,107 @@
+//! One TCP connection to an nsqlookupd: commands out, one response to each back in, every wait bounded.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use nsq_protocol::{LookupError, decode_lookup_response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Why a connection to an nsqlookupd came to its end, or to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookupFailure {
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    #[error("{doing} took longer than {after:?}")]
+    TimedOut { doing: &'static str, after: Duration },
+    #[error("connection lost: {0}")]
+    Io(#[from] io::Error),
+    #[error("it closed the connection")]
+    Closed,
+    #[error("{0}")]
+    Response(#[from] LookupError),
+    #[error("it sent {0} bytes without being asked")]
+    Unasked(usize),
+    #[error("it answered {command} with {text}")]
+    Refused { command: String, text: String },
+}
+
+impl LookupFailure {
+    /// `command` was answered with an error.
+    pub fn refused(command: &[u8], text: &[u8]) -> Self {
+        const MAX_TEXT_BYTES: usize = 300;
+        let text = &text[..text.len().min(MAX_TEXT_BYTES)];
+        LookupFailure::Refused {
+            command: String::from_utf8_lossy(command).trim_end().to_owned(),
+            text: String::from_utf8_lossy(text).into_owned(),
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct LookupConnection {
+    stream: TcpStream,
+    received: BytesMut,
+    /// For writing a batch of commands, and for one whole response.
+    io_timeout: Duration,
+    max_response_bytes: usize,
+}
+
+impl LookupConnection {
+    /// Resolves the address and connects.
+    pub async fn open(
+        address: &str,
+        (dial_timeout, io_timeout): (Duration, Duration),
+        max_response_bytes: usize,
+    ) -> Result<Self, LookupFailure> {
+        let stream = timeout(dial_timeout, TcpStream::connect(address))
+            .await
+            .map_err(|_| LookupFailure::TimedOut { doing: "connecting", after: dial_timeout })?
+            .map_err(LookupFailure::Connect)?;
+        // One response is awaited after each write: Nagle's algorithm could only delay.
+        stream.set_nodelay(true)?;
+        Ok(LookupConnection { stream, received: BytesMut::with_capacity(1024), io_timeout, max_response_bytes })
+    }
+
+    /// Sends encoded commands.
+    pub async fn send(&mut self, commands: &[u8]) -> Result<(), LookupFailure> {
+        timeout(self.io_timeout, self.stream.write_all(commands))
+            .await
+            .map_err(|_| LookupFailure::TimedOut { doing: "sending", after: self.io_timeout })?
+            .map_err(LookupFailure::Io)
+    }
+
+    /// The response to the oldest unanswered command.
+    pub async fn response(&mut self) -> Result<Bytes, LookupFailure> {
+        timeout(self.io_timeout, self.read_response())
+            .await
+            .map_err(|_| LookupFailure::TimedOut { doing: "waiting for its answer", after: self.io_timeout })?
+    }
+
+    async fn read_response(&mut self) -> Result<Bytes, LookupFailure> {
+        loop {
+            let size = decode_lookup_response(&self.received, self.max_response_bytes)?;
+            if let Some(bytes) = size.map(|(_, bytes)| bytes) {
+                return Ok(self.received.split_to(bytes).freeze().split_off(4));
+            }
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err(LookupFailure::Closed);
+            }
+        }
+    }
+
+    /// Completes when the connection breaks; to be awaited while no command is unanswered. Dropping the future loses
+    /// nothing.
+    pub async fn broken(&mut self) -> LookupFailure {
+        if self.received.is_empty() {
+            match self.stream.read_buf(&mut self.received).await {
+                Ok(0) => return LookupFailure::Closed,
+                Ok(_) => {}
+                Err(error) => return LookupFailure::Io(error),
+            }
+        }
+        LookupFailure::Unasked(self.received.len())
+    }
+}

@@ -1,0 +1,331 @@
+//! nsqd as a client of nsqlookupd: tells each one which topics and channels this node has, and asks them all for
+//! the channels of a topic that is made here.
+//!
+//! One task per nsqlookupd, so that a slow one delays nobody. Each compares what the node has with what its
+//! nsqlookupd was told, and says the difference; so nothing depends on how many changes were missed, and
+//! a new connection is only the case that nothing has been told yet. A task always reads, so it notices at once when
+//! the other side goes, and tries again after 100 ms, 200 ms, and so on up to 15 s, or when there is something new to
+//! tell. On shutdown the connections are closed and nothing is unregistered: nsqlookupd forgets the node by itself.
+//!
+//! - `state`: pure; what to tell
+//! - `backoff`: pure; when to try again
+//! - `connection`: one TCP connection
+//! - `peer`: the task of one nsqlookupd
+//! - `query`: asking one over HTTP
+
+mod backoff;
+mod connection;
+mod peer;
+mod query;
+mod state;
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use nsq_daemon::log::Logger;
+use nsq_protocol::{ChannelName, PeerInfo, TopicName};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::peer::{Peer, PeerParts, PeerState, Timing};
+use self::query::QueryLimits;
+use self::state::{TopicEntry, Topology};
+use crate::topic::registry::{ChannelOracle, Registry};
+
+/// What [`LookupPeers`] start with.
+#[derive(Debug, Clone)]
+pub struct LookupOptions {
+    /// `--lookupd-tcp-address`: host and port of each nsqlookupd.
+    pub addresses: Vec<String>,
+    /// How this node introduces itself. Without both ports it cannot be registered.
+    pub peer: PeerInfo,
+    /// `--http-client-connect-timeout`; zero for none of its own.
+    pub http_connect_timeout: Duration,
+    /// `--http-client-request-timeout`; zero for 15 s.
+    pub http_request_timeout: Duration,
+    /// `--max-body-size`: the longest answer that is read.
+    pub max_body_size: usize,
+    /// Log lines.
+    pub logger: Logger,
+    /// Closes all connections.
+    pub stop: CancellationToken,
+}
+
+/// How one nsqlookupd is doing, for diagnostics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookupStatus {
+    /// As configured.
+    pub address: String,
+    /// Connected, and the node has introduced itself.
+    pub connected: bool,
+    /// Why the last connection, or attempt to connect, failed; stays when the next one is better.
+    pub last_error: Option<String>,
+    /// Where it is asked for channels, once it has told.
+    pub http_address: Option<String>,
+}
+
+/// All configured nsqlookupds. Dropping it closes their connections.
+pub struct LookupPeers {
+    options: LookupOptions,
+    node: Arc<PeerInfo>,
+    timing: Timing,
+    topology: watch::Sender<Option<Arc<Topology>>>,
+    peers: Mutex<Peers>,
+    /// Ends all tasks.
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+struct Peers {
+    /// As configured, duplicates included.
+    addresses: Vec<String>,
+    tasks: Vec<PeerTask>,
+}
+
+struct PeerTask {
+    address: String,
+    state: watch::Receiver<PeerState>,
+    _stop_on_drop: DropGuard,
+}
+
+/// How long a topic's creation waits for answers when no limit is configured.
+const MAX_QUERY_TIMEOUT: Duration = Duration::from_secs(15);
+
+impl LookupPeers {
+    /// Starts a task per address, inside a Tokio runtime. They connect when there is something to register: after
+    /// [`LookupPeers::attach`].
+    pub fn start(options: LookupOptions) -> Arc<Self> {
+        Self::start_with(options, Timing::default())
+    }
+
+    fn start_with(options: LookupOptions, timing: Timing) -> Arc<Self> {
+        let stop = options.stop.child_token();
+        let peers = Arc::new(LookupPeers {
+            node: Arc::new(options.peer.clone()),
+            timing,
+            topology: watch::Sender::new(None),
+            peers: Mutex::new(Peers { addresses: Vec::new(), tasks: Vec::new() }),
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+            options,
+        });
+        peers.set_addresses(peers.options.addresses.clone());
+        peers
+    }
+
+    /// Connects everywhere, registers what the registry holds now, and from then on what comes and goes. To be
+    /// called once, when recovery is over. Does not keep the registry alive.
+    pub fn attach(&self, registry: &Arc<Registry>) {
+        let changes = registry.engine().topology();
+        let registry = Arc::downgrade(registry);
+        self.follow(changes, move || registry.upgrade().map(|registry| topology_of(&registry)));
+    }
+
+    /// Asks `gather` for the topology now, after each of `changes`, and now and then in between; until it has none.
+    fn follow(
+        &self,
+        mut changes: watch::Receiver<u64>,
+        gather: impl Fn() -> Option<Topology> + Send + 'static,
+    ) {
+        // At once, so that whoever creates a topic next finds the tasks at work.
+        look(&gather, &self.topology);
+        let (topology, stop, look_again) = (self.topology.clone(), self.stop.clone(), self.timing.ping_interval);
+        let follow = async move {
+            let mut took = Duration::ZERO;
+            loop {
+                // When many topics are made in a row, looking at all of them for each one would take more time than
+                // making them: a tenth at most goes into it.
+                sleep(took * 9).await;
+                if let Ok(Err(_)) = timeout(look_again, changes.changed()).await {
+                    return;
+                }
+                let started = Instant::now();
+                if !look(&gather, &topology) {
+                    return;
+                }
+                took = started.elapsed();
+            }
+        };
+        tokio::spawn(async move { stop.run_until_cancelled(follow).await });
+    }
+
+    /// The configured addresses.
+    pub fn addresses(&self) -> Vec<String> {
+        self.peers.lock().addresses.clone()
+    }
+
+    /// Replaces the addresses: who is not among them is disconnected at once, who is new is connected at once, the
+    /// others' connections stay. Inside a Tokio runtime.
+    pub fn set_addresses(&self, addresses: Vec<String>) {
+        let mut peers = self.peers.lock();
+        let wanted: BTreeSet<&String> = addresses.iter().collect();
+        peers.tasks.retain(|task| {
+            let is_wanted = wanted.contains(&task.address);
+            if !is_wanted {
+                nsq_daemon::info!(self.options.logger, "LOOKUPD({}): removing peer", task.address);
+            }
+            is_wanted
+        });
+        for address in wanted {
+            if !peers.tasks.iter().any(|task| task.address == *address) {
+                nsq_daemon::info!(self.options.logger, "LOOKUPD({address}): adding peer");
+                peers.tasks.push(self.start_task(address.clone()));
+            }
+        }
+        peers.addresses = addresses;
+    }
+
+    fn start_task(&self, address: String) -> PeerTask {
+        let state = watch::Sender::new(PeerState::default());
+        let stop = self.stop.child_token();
+        let task = PeerTask {
+            address: address.clone(),
+            state: state.subscribe(),
+            _stop_on_drop: stop.clone().drop_guard(),
+        };
+        let peer = Peer::new(PeerParts {
+            address,
+            node: self.node.clone(),
+            timing: self.timing,
+            max_response_bytes: self.options.max_body_size,
+            logger: self.options.logger.clone(),
+            topology: self.topology.subscribe(),
+            state: state.clone(),
+        });
+        tokio::spawn(async move {
+            stop.run_until_cancelled(peer.run()).await;
+            state.send_modify(|state| state.is_connected = false);
+        });
+        task
+    }
+
+    /// How each nsqlookupd is doing, by address.
+    pub fn status(&self) -> Vec<LookupStatus> {
+        let peers = self.peers.lock();
+        let mut all: Vec<_> = peers
+            .tasks
+            .iter()
+            .map(|task| {
+                let state = task.state.borrow().clone();
+                LookupStatus {
+                    address: task.address.clone(),
+                    connected: state.is_connected,
+                    last_error: state.last_error,
+                    http_address: state.http_address,
+                }
+            })
+            .collect();
+        all.sort_unstable_by(|a, b| a.address.cmp(&b.address));
+        all
+    }
+}
+
+impl ChannelOracle for LookupPeers {
+    fn channels_of<'a>(
+        &'a self,
+        topic: &'a TopicName,
+    ) -> Pin<Box<dyn Future<Output = Vec<ChannelName>> + Send + 'a>> {
+        Box::pin(async move { self.stop.run_until_cancelled(self.ask_all(topic)).await.unwrap_or_default() })
+    }
+}
+
+impl LookupPeers {
+    /// The channels that any nsqlookupd knows for this topic. Who fails, fails alone, with a warning.
+    async fn ask_all(&self, topic: &TopicName) -> Vec<ChannelName> {
+        let logger = &self.options.logger;
+        let peers: Vec<_> =
+            self.peers.lock().tasks.iter().map(|task| (task.address.clone(), task.state.clone())).collect();
+        if peers.is_empty() {
+            return Vec::new();
+        }
+        let asked = peers.into_iter().map(|(address, state)| async move {
+            let http = self.http_address(state).await?;
+            Some((address, query::channels_of(&http, topic, self.query_limits()).await))
+        });
+        let answers: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        if answers.is_empty() {
+            nsq_daemon::error!(
+                logger,
+                "TOPIC({topic}): no nsqlookupd has told where to ask for its channels, so it starts without them"
+            );
+        }
+        let mut channels = BTreeSet::new();
+        for (address, answer) in answers {
+            match answer {
+                Ok(names) => channels.extend(valid_names(names, |name| {
+                    nsq_daemon::warn!(logger, "LOOKUPD({address}): topic {topic} has an invalid channel {name:?}");
+                })),
+                Err(error) => {
+                    nsq_daemon::warn!(logger, "LOOKUPD({address}): cannot ask for the channels of topic {topic}: {error}");
+                }
+            }
+        }
+        channels.into_iter().collect()
+    }
+
+    /// Where to ask. The first messages after a start should reach the channels known elsewhere too, so the outcome
+    /// of the first attempt to connect is awaited.
+    async fn http_address(&self, mut state: watch::Receiver<PeerState>) -> Option<String> {
+        if self.topology.borrow().is_some() {
+            let first_attempt = self.timing.dial_timeout + self.timing.io_timeout;
+            let _ = timeout(first_attempt, state.wait_for(|state| state.was_tried)).await;
+        }
+        state.borrow().http_address.clone()
+    }
+
+    fn query_limits(&self) -> QueryLimits {
+        let or = |timeout: Duration, default| if timeout.is_zero() { default } else { timeout };
+        let request_timeout = or(self.options.http_request_timeout, MAX_QUERY_TIMEOUT);
+        QueryLimits {
+            connect_timeout: or(self.options.http_connect_timeout, request_timeout),
+            request_timeout,
+            max_body_bytes: self.options.max_body_size,
+        }
+    }
+}
+
+fn valid_names(names: Vec<String>, on_invalid: impl Fn(&str)) -> Vec<ChannelName> {
+    let valid = |name: String| match ChannelName::new(&name) {
+        Ok(name) => Some(name),
+        Err(_) => {
+            on_invalid(&name);
+            None
+        }
+    };
+    names.into_iter().filter_map(valid).collect()
+}
+
+/// Tells the tasks what there is, if that is news to them. Returns false when nobody knows any more.
+fn look(gather: impl Fn() -> Option<Topology>, topology: &watch::Sender<Option<Arc<Topology>>>) -> bool {
+    let Some(present) = gather() else { return false };
+    topology.send_if_modified(|told| {
+        let is_news = told.as_deref() != Some(&present);
+        if is_news {
+            *told = Some(Arc::new(present));
+        }
+        is_news
+    });
+    true
+}
+
+fn topology_of(registry: &Registry) -> Topology {
+    let entry = |topic: &crate::topic::Topic| TopicEntry {
+        number: topic.number(),
+        channels: topic
+            .channels()
+            .iter()
+            .map(|channel| (channel.name().clone(), channel.number()))
+            .collect(),
+    };
+    Topology(registry.all().iter().map(|topic| (topic.name().clone(), entry(topic))).collect())
+}
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,320 @@
+//! The task that keeps one nsqlookupd informed: connect, introduce the node, register what it has, say what changes,
+//! and all over again when the connection breaks.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsq_daemon::log::{Level, Logger};
+use nsq_protocol::{LookupCommand, LookupdInfo, MAGIC_V1, PeerInfo};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+
+use super::backoff::Backoff;
+use super::connection::{LookupConnection, LookupFailure};
+use super::query::join_host_port;
+use super::state::{Registrations, Step, Topology};
+
+/// How one nsqlookupd is doing.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PeerState {
+    /// Whether the first attempt to connect has had its outcome.
+    pub was_tried: bool,
+    /// Connected, and it knows who we are.
+    pub is_connected: bool,
+    /// Why the last connection, or attempt to connect, failed.
+    pub last_error: Option<String>,
+    /// Where its HTTP interface is. Once known, not forgotten: it may work when the other does not.
+    pub http_address: Option<String>,
+}
+
+/// The task's waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timing {
+    pub dial_timeout: Duration,
+    /// For one write, and for one response.
+    pub io_timeout: Duration,
+    pub ping_interval: Duration,
+    pub min_backoff: Duration,
+    pub max_backoff: Duration,
+    /// A connection that lasted this long was a success.
+    pub stable_after: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            dial_timeout: Duration::from_secs(1),
+            io_timeout: Duration::from_secs(1),
+            ping_interval: Duration::from_secs(15),
+            min_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(15),
+            stable_after: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What a task is made with.
+pub(super) struct PeerParts {
+    pub address: String,
+    pub node: Arc<PeerInfo>,
+    pub timing: Timing,
+    pub max_response_bytes: usize,
+    pub logger: Logger,
+    /// What the node has; None until that is known, and until then nobody is told that there is a node.
+    pub topology: watch::Receiver<Option<Arc<Topology>>>,
+    pub state: watch::Sender<PeerState>,
+}
+
+/// See the module.
+pub(super) struct Peer {
+    parts: PeerParts,
+    registrations: Registrations,
+    /// Await each answer before sending the next command. Slow, but when nsqlookupd closes the connection after an
+    /// error while there are unread commands, its system may throw the error away before we have read it.
+    one_by_one: bool,
+}
+
+/// Commands that are sent before their answers are awaited. They fit into any socket buffer, so that both sides
+/// cannot wait for each other.
+const BATCH: usize = 64;
+
+/// More changes than this are summed up in one line.
+const MAX_LINES: usize = 16;
+
+impl Peer {
+    /// A task to be [`run`](Self::run).
+    pub fn new(parts: PeerParts) -> Self {
+        Peer { parts, registrations: Registrations::default(), one_by_one: false }
+    }
+
+    /// Goes on until it is dropped, which may happen at any point and closes the connection.
+    pub async fn run(mut self) {
+        if let Some(lack) = lack(&self.parts.node) {
+            // It would be refused again and again.
+            let text = format!("cannot register this node: it has no {lack}");
+            nsq_daemon::error!(self.parts.logger, "LOOKUPD({}): {text}", self.parts.address);
+            self.failed(text);
+            return;
+        }
+        if self.parts.topology.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
+        let timing = self.parts.timing;
+        let mut backoff = Backoff::new(timing.min_backoff, timing.max_backoff);
+        loop {
+            self.parts.topology.mark_unchanged();
+            let started = Instant::now();
+            let Err(failure) = self.connect_and_serve().await;
+            nsq_daemon::error!(self.parts.logger, "LOOKUPD({}): {failure}", self.parts.address);
+            self.registrations.disconnected(matches!(failure, LookupFailure::Refused { .. }));
+            self.failed(failure.to_string());
+            if started.elapsed() >= timing.stable_after {
+                backoff.reset();
+            }
+            rest(&mut self.parts.topology, timing.min_backoff, backoff.delay(rand::random())).await;
+        }
+    }
+
+    fn failed(&self, error: String) {
+        self.parts.state.send_modify(|state| {
+            state.was_tried = true;
+            state.is_connected = false;
+            state.last_error = Some(error);
+        });
+    }
+
+    async fn connect_and_serve(&mut self) -> Result<Infallible, LookupFailure> {
+        let mut connection = self.connect().await?;
+        let ping_interval = self.parts.timing.ping_interval;
+        let mut pings = interval_at(Instant::now() + ping_interval, ping_interval);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let topology = self.parts.topology.borrow_and_update().clone();
+            if let Some(topology) = topology {
+                self.tell(&mut connection, &topology).await?;
+            }
+            tokio::select! {
+                _ = pings.tick() => self.ping(&mut connection).await?,
+                () = changed(&mut self.parts.topology) => {}
+                failure = connection.broken() => return Err(failure),
+            }
+        }
+    }
+
+    /// Connects and introduces the node.
+    async fn connect(&self) -> Result<LookupConnection, LookupFailure> {
+        let PeerParts { address, node, timing, max_response_bytes, logger, state, .. } = &self.parts;
+        nsq_daemon::info!(logger, "LOOKUPD({address}): connecting");
+        let timeouts = (timing.dial_timeout, timing.io_timeout);
+        let mut connection = LookupConnection::open(address, timeouts, *max_response_bytes).await?;
+        let mut hello = MAGIC_V1.to_vec();
+        LookupCommand::Identify(PeerInfo::clone(node)).encode(&mut hello);
+        connection.send(&hello).await?;
+        let answer = connection.response().await?;
+        // An error text is not JSON.
+        let info =
+            LookupdInfo::parse(&answer).map_err(|_| LookupFailure::refused(b"IDENTIFY", &answer))?;
+        let is_usable = !info.broadcast_address.is_empty() && info.http_port != 0;
+        let http_address = is_usable.then(|| join_host_port(&info.broadcast_address, info.http_port));
+        match &http_address {
+            Some(http) => {
+                nsq_daemon::info!(logger, "LOOKUPD({address}): connected, version {}, HTTP at {http}", info.version);
+            }
+            None => nsq_daemon::error!(
+                logger,
+                "LOOKUPD({address}): connected, but it does not tell its HTTP address, so it will not be asked for \
+                 the channels of new topics"
+            ),
+        }
+        state.send_modify(|state| {
+            state.was_tried = true;
+            state.is_connected = true;
+            state.http_address = http_address.or(state.http_address.take());
+        });
+        Ok(connection)
+    }
+
+    /// Makes it know `topology`.
+    async fn tell(
+        &mut self,
+        connection: &mut LookupConnection,
+        topology: &Topology,
+    ) -> Result<(), LookupFailure> {
+        loop {
+            let steps = self.registrations.plan(topology);
+            if steps.is_empty() {
+                self.one_by_one = false;
+                return Ok(());
+            }
+            // Stays so if this fails.
+            let batch = if std::mem::replace(&mut self.one_by_one, true) { 1 } else { BATCH };
+            self.send_steps(connection, &steps, batch).await?;
+            self.one_by_one = batch == 1;
+        }
+    }
+
+    async fn send_steps(
+        &mut self,
+        connection: &mut LookupConnection,
+        steps: &[Step],
+        batch: usize,
+    ) -> Result<(), LookupFailure> {
+        if steps.len() > MAX_LINES {
+            let (logger, address) = (&self.parts.logger, &self.parts.address);
+            nsq_daemon::info!(logger, "LOOKUPD({address}): telling {} topics and channels", steps.len());
+        }
+        let mut sent = Vec::new();
+        for batch in steps.chunks(batch) {
+            sent.clear();
+            for step in batch {
+                let start = sent.len();
+                step.command().encode(&mut sent);
+                self.log_step(&sent[start..], steps.len());
+            }
+            self.registrations.sending(batch);
+            connection.send(&sent).await?;
+            for step in batch {
+                self.take_answer(connection, step).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_answer(
+        &mut self,
+        connection: &mut LookupConnection,
+        step: &Step,
+    ) -> Result<(), LookupFailure> {
+        let answer = connection.response().await?;
+        if !is_error(&answer) {
+            self.registrations.confirmed(step);
+            return Ok(());
+        }
+        self.registrations.refused(step, &answer);
+        let mut command = Vec::new();
+        step.command().encode(&mut command);
+        Err(LookupFailure::refused(&command, &answer))
+    }
+
+    fn log_step(&self, command: &[u8], steps: usize) {
+        let level = if steps > MAX_LINES { Level::Debug } else { Level::Info };
+        if self.parts.logger.enabled(level) {
+            let command = String::from_utf8_lossy(command.trim_ascii_end());
+            self.parts.logger.log(level, format_args!("LOOKUPD({}): {command}", self.parts.address));
+        }
+    }
+
+    async fn ping(&self, connection: &mut LookupConnection) -> Result<(), LookupFailure> {
+        nsq_daemon::debug!(self.parts.logger, "LOOKUPD({}): sending heartbeat", self.parts.address);
+        connection.send(b"PING\n").await?;
+        let answer = connection.response().await?;
+        if is_error(&answer) { Err(LookupFailure::refused(b"PING", &answer)) } else { Ok(()) }
+    }
+}
+
+/// Responses have no type.
+fn is_error(answer: &[u8]) -> bool {
+    answer.starts_with(b"E_")
+}
+
+/// What is missing for nsqlookupd to accept the node: it wants ports, which there are none of when a listener is
+/// disabled or a unix socket.
+fn lack(node: &PeerInfo) -> Option<&'static str> {
+    match node {
+        _ if node.http_port == 0 => Some("HTTP port (see --http-address, --broadcast-http-port)"),
+        _ if node.tcp_port == 0 => Some("TCP port (see --tcp-address, --broadcast-tcp-port)"),
+        _ if node.broadcast_address.is_empty() => Some("address (see --broadcast-address)"),
+        _ if node.version.is_empty() => Some("version"),
+        _ => None,
+    }
+}
+
+/// Waits for `delay`. Something new to tell is worth a new attempt before that, but not one for each of a thousand new
+/// topics: so not before `min`.
+async fn rest(topology: &mut watch::Receiver<Option<Arc<Topology>>>, min: Duration, delay: Duration) {
+    sleep(min).await;
+    let _ = timeout(delay.saturating_sub(min), changed(topology)).await;
+}
+
+/// Waits for news. None will come when the sender is gone: then this task is about to be dropped.
+async fn changed(topology: &mut watch::Receiver<Option<Arc<Topology>>>) {
+    if topology.changed().await.is_err() {
+        pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn news_cut_the_rest_short() {
+        let (min, hour) = (Duration::from_millis(2), Duration::from_secs(3600));
+        let sender = watch::Sender::new(None);
+        let mut topology = sender.subscribe();
+        let started = Instant::now();
+        rest(&mut topology, min, min * 3).await;
+        assert!(started.elapsed() >= min * 3);
+        let started = Instant::now();
+        sender.send_replace(Some(Arc::default()));
+        timeout(Duration::from_secs(30), rest(&mut topology, min, hour)).await.unwrap();
+        assert!(started.elapsed() >= min);
+    }
+
+    #[test]
+    fn without_ports_there_is_no_registering() {
+        let whole = PeerInfo {
+            broadcast_address: "b".into(),
+            http_port: 4151,
+            tcp_port: 4150,
+            version: "1.3.0".into(),
+            ..PeerInfo::default()
+        };
+        assert_eq!(lack(&whole), None);
+        assert!(lack(&PeerInfo { http_port: 0, ..whole.clone() }).is_some_and(|lack| lack.contains("HTTP port")));
+        assert!(lack(&PeerInfo { tcp_port: 0, ..whole.clone() }).is_some_and(|lack| lack.contains("TCP port")));
+        assert!(lack(&PeerInfo { broadcast_address: String::new(), ..whole }).is_some());
+    }
+}

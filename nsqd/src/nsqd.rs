@@ -1,0 +1,305 @@
+//! A running daemon: what it owns, starting and stopping.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use nsq_daemon::http::Server;
+use nsq_daemon::listen::{Address, Listener};
+use nsq_daemon::log::Logger;
+use nsq_protocol::{IdentifyReply, PeerInfo};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::connection::ConnectionContext;
+use crate::connection::listener::accept_loop;
+use crate::http::{HttpContext, LookupdAddresses};
+use crate::lookup::{LookupOptions, LookupPeers};
+use crate::producers::Producers;
+use crate::startup::{self, StartOptions, persist};
+use crate::storage::data_dir::DataDir;
+use crate::storage::file::FileStorage;
+use crate::storage::Storage;
+use crate::topic::registry::Registry;
+
+/// How often the journal is looked at: may old files go?
+const PERSIST_INTERVAL: Duration = Duration::from_millis(200);
+/// Without a journal, a checkpoint follows a change of topics or channels after this pause, for all that changed in it.
+const TOPOLOGY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the daemon did not start: the text after `FATAL: `.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+/// See the module. Dropping it without [`Nsqd::shutdown`] is like a kill.
+pub struct Nsqd {
+    registry: Arc<Registry>,
+    tcp_address: Option<SocketAddr>,
+    http_address: Option<SocketAddr>,
+    stop: CancellationToken,
+    /// Stops after everybody else: deadlines go on while connections end.
+    stop_background: CancellationToken,
+    serving: Vec<JoinHandle<std::io::Result<()>>>,
+    background: Vec<JoinHandle<()>>,
+    failed: CancellationToken,
+    logger: Logger,
+}
+
+impl Nsqd {
+    /// Locks and reads the data directory, listens, and serves.
+    pub async fn start(config: Config, logger: Logger) -> Result<Nsqd, StartError> {
+        let config = Arc::new(config);
+        let instantiate = |error: String| StartError(format!("failed to instantiate nsqd - {error}"));
+        nsq_daemon::info!(logger, "{}", nsq_daemon::version_line("nsqd"));
+        nsq_daemon::info!(logger, "ID: {}", config.node_id);
+        let storage: Arc<dyn Storage> = Arc::new(FileStorage);
+        let data_dir = DataDir::open(&storage, &config.data_path).map_err(|error| instantiate(error.to_string()))?;
+        let tcp = bind(Some(&config.tcp_address)).await.map_err(instantiate)?;
+        let http = bind(config.http_address.as_ref()).await.map_err(instantiate)?;
+
+        let stop = CancellationToken::new();
+        let stop_background = CancellationToken::new();
+        let lookup = LookupPeers::start(LookupOptions {
+            addresses: config.lookupd_tcp_addresses.clone(),
+            peer: peer_info(&config, port(&tcp), port(&http)),
+            http_connect_timeout: config.http_client_connect_timeout,
+            http_request_timeout: config.http_client_request_timeout,
+            max_body_size: config.max_body_size,
+            logger: logger.clone(),
+            stop: stop.clone(),
+        });
+        let options = StartOptions {
+            storage,
+            data_dir,
+            durability: config.durability,
+            limits: config.engine_limits(),
+            logger: logger.clone(),
+            oracle: Some(lookup.clone()),
+        };
+        let recovered = tokio::task::spawn_blocking(move || startup::recover(options)).await;
+        let registry = match recovered {
+            Ok(result) => result.map_err(|error| StartError(format!("failed to load metadata - {error}")))?,
+            Err(error) => return Err(StartError(format!("failed to load metadata - {error}"))),
+        };
+        lookup.attach(&registry);
+
+        let producers = Arc::new(Producers::default());
+        let mut nsqd = Nsqd {
+            tcp_address: tcp.as_ref().and_then(Listener::local_addr),
+            http_address: http.as_ref().and_then(Listener::local_addr),
+            registry: registry.clone(),
+            stop,
+            stop_background,
+            serving: Vec::new(),
+            background: Vec::new(),
+            failed: CancellationToken::new(),
+            logger,
+        };
+        nsqd.spawn_background();
+        let http_context = HttpContext {
+            registry: registry.clone(),
+            producers: producers.clone(),
+            config: config.clone(),
+            logger: nsqd.logger.clone(),
+            started_at: SystemTime::now(),
+            tcp_port: info_port(&tcp),
+            http_port: info_port(&http),
+            lookupd_addresses: lookup,
+        };
+        if let Some(listener) = tcp {
+            nsq_daemon::info!(nsqd.logger, "TCP: listening on {}", listening_on(&listener, &config.tcp_address));
+            let context = Arc::new(connection_context(&config, registry, producers));
+            let (logger, stop) = (nsqd.logger.clone(), nsqd.stop.clone());
+            nsqd.serve(accept_loop(listener, context, logger, stop));
+        }
+        if let (Some(listener), Some(address)) = (http, &config.http_address) {
+            nsq_daemon::info!(nsqd.logger, "HTTP: listening on {}", listening_on(&listener, address));
+            let server = Server::new(http_context, nsqd.logger.clone());
+            let stop = nsqd.stop.clone();
+            nsqd.serve(async move { server.serve(listener, stop).await });
+        }
+        Ok(nsqd)
+    }
+
+    fn serve(&mut self, server: impl Future<Output = std::io::Result<()>> + Send + 'static) {
+        let failed = self.failed.clone();
+        self.serving.push(tokio::spawn(async move {
+            let result = server.await;
+            if result.is_err() {
+                failed.cancel();
+            }
+            result
+        }));
+    }
+
+    fn spawn_background(&mut self) {
+        let timers = self.registry.engine().timers.clone();
+        self.background.push(tokio::spawn(timers.run(self.stop_background.clone())));
+        self.background.push(tokio::spawn(persist_loop(self.registry.clone(), self.stop_background.clone())));
+    }
+
+    /// The topics.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Where clients connect; none on a unix socket.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp_address
+    }
+
+    /// Where HTTP is served; none on a unix socket, or if it is disabled.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
+    /// Waits until a listener has failed, which should end the daemon.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
+    /// Stops in good order: no new connections, all sessions closed, everything on disk.
+    pub async fn shutdown(mut self) -> Result<(), String> {
+        nsq_daemon::info!(self.logger, "NSQ: stopping subsystems");
+        self.registry.engine().set_stopping();
+        self.stop.cancel();
+        let mut result = Ok(());
+        for server in self.serving.drain(..) {
+            if let Ok(Err(error)) = server.await {
+                result = Err(error.to_string());
+            }
+        }
+        self.stop_background.cancel();
+        for task in self.background.drain(..) {
+            // A task that panicked has been reported by the panic hook.
+            let _ = task.await;
+        }
+        for topic in self.registry.all() {
+            topic.close();
+        }
+        let registry = self.registry.clone();
+        let persisted = tokio::task::spawn_blocking(move || persist_at_end(&registry)).await;
+        match persisted.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(()) => nsq_daemon::info!(self.logger, "NSQ: bye"),
+            Err(error) => {
+                nsq_daemon::error!(self.logger, "failed to persist metadata - {error}");
+                result = result.and(Err(error));
+            }
+        }
+        result
+    }
+}
+
+impl LookupdAddresses for LookupPeers {
+    fn get(&self) -> Vec<String> {
+        self.addresses()
+    }
+
+    fn set(&self, addresses: Vec<String>) {
+        self.set_addresses(addresses);
+    }
+}
+
+fn persist_at_end(registry: &Registry) -> Result<(), String> {
+    let engine = registry.engine();
+    nsq_daemon::info!(engine.logger, "NSQ: persisting topic/channel metadata to {}", engine.data_dir.path().display());
+    match &engine.journal {
+        None => persist::persist_all(registry, true),
+        Some(journal) => {
+            journal.flush().map_err(|error| error.to_string())?;
+            persist::write_checkpoint(registry, true)?;
+            journal.close().map_err(|error| error.to_string())
+        }
+    }
+}
+
+/// Lets go of old journal files; without a journal, writes down which topics and channels there are.
+async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
+    let engine = registry.engine().clone();
+    let mut topology = engine.topology();
+    topology.mark_unchanged();
+    loop {
+        let work: fn(&Registry) -> Result<usize, String> = match &engine.journal {
+            Some(_) => {
+                tokio::select! {
+                    () = tokio::time::sleep(PERSIST_INTERVAL) => {}
+                    () = stop.cancelled() => return,
+                }
+                persist::retire_journal_files
+            }
+            None => {
+                tokio::select! {
+                    changed = topology.changed() => if changed.is_err() { return },
+                    () = stop.cancelled() => return,
+                }
+                tokio::time::sleep(TOPOLOGY_PAUSE).await;
+                topology.mark_unchanged();
+                |registry| persist::write_checkpoint(registry, false).map(|()| 1)
+            }
+        };
+        let registry = registry.clone();
+        match tokio::task::spawn_blocking(move || work(&registry)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(_)) => engine.set_healthy(),
+            Ok(Err(error)) => engine.set_unhealthy(&error),
+            Err(error) => engine.set_unhealthy(&error.to_string()),
+        }
+    }
+}
+
+async fn bind(address: Option<&Address>) -> Result<Option<Listener>, String> {
+    match address {
+        None => Ok(None),
+        Some(address) => Listener::bind(address).await.map(Some).map_err(|error| error.to_string()),
+    }
+}
+
+fn listening_on(listener: &Listener, address: &Address) -> String {
+    listener.local_addr().map_or_else(|| address.to_string(), |address| address.to_string())
+}
+
+fn port(listener: &Option<Listener>) -> u16 {
+    listener.as_ref().and_then(Listener::local_port).unwrap_or(0)
+}
+
+/// The port as `/info` shows it: -1 for a unix socket, 0 when disabled.
+fn info_port(listener: &Option<Listener>) -> i64 {
+    listener.as_ref().map_or(0, |listener| listener.local_port().map_or(-1, i64::from))
+}
+
+fn peer_info(config: &Config, tcp_port: u16, http_port: u16) -> PeerInfo {
+    let or_real = |broadcast: u16, real: u16| if broadcast == 0 { real } else { broadcast };
+    PeerInfo {
+        broadcast_address: config.broadcast_address.clone(),
+        hostname: nsq_daemon::hostname(),
+        tcp_port: or_real(config.broadcast_tcp_port, tcp_port),
+        http_port: or_real(config.broadcast_http_port, http_port),
+        version: nsq_daemon::NSQ_VERSION.to_owned(),
+        topology_zone: config.topology_zone.clone(),
+        topology_region: config.topology_region.clone(),
+    }
+}
+
+fn connection_context(config: &Config, registry: Arc<Registry>, producers: Arc<Producers>) -> ConnectionContext {
+    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    ConnectionContext {
+        registry,
+        producers,
+        limits: config.limits(),
+        identify: config.identify_limits(),
+        reply: IdentifyReply {
+            max_rdy_count: i64::try_from(config.max_rdy_count).unwrap_or(i64::MAX),
+            version: nsq_daemon::NSQ_VERSION.to_owned(),
+            max_msg_timeout: millis(config.max_msg_timeout),
+            max_deflate_level: i64::from(config.max_deflate_level),
+            topology_region: config.topology_region.clone(),
+            topology_zone: config.topology_zone.clone(),
+            max_msg_size: i64::try_from(config.max_msg_size).ok(),
+            max_body_size: i64::try_from(config.max_body_size).ok(),
+            ..IdentifyReply::default()
+        },
+    }
+}
+

@@ -1,0 +1,407 @@
+//! The whole engine on a real directory, against a naive model: random work, clean stops, crashes, small files and
+//! little memory, so that spilling, moving to segments, checkpoints and recovery all happen all the time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsq_daemon::log::Logger;
+use nsq_protocol::{ChannelName, MessageView, TopicName};
+use proptest::prelude::*;
+
+use super::{StartOptions, persist, recover};
+use crate::channel::{Channel, ConsumerKey, TakeEnd};
+use crate::client_info::ClientInfo;
+use crate::engine::EngineLimits;
+use crate::log::tail::sequence_of;
+use crate::storage::data_dir::DataDir;
+use crate::storage::file::FileStorage;
+use crate::storage::{Durability, Storage};
+use crate::topic::Topic;
+use crate::topic::registry::Registry;
+
+const CHANNELS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish { count: u8, size: u16 },
+    PublishDeferred { delay_ms: u16 },
+    Channel(u8),
+    DeleteChannel(u8),
+    Take { channel: u8, room: u16 },
+    Finish { channel: u8, count: u8 },
+    Requeue { channel: u8, delay: bool },
+    PauseTopic(bool),
+    PauseChannel(u8, bool),
+    EmptyChannel(u8),
+    EmptyTopic,
+    Retire,
+    Stop,
+    Crash { flushed: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        10 => (1u8..40, 1u16..400).prop_map(|(count, size)| Step::Publish { count, size }),
+        1 => (0u16..3).prop_map(|delay| Step::PublishDeferred { delay_ms: delay * 20_000 }),
+        2 => any::<u8>().prop_map(Step::Channel),
+        1 => any::<u8>().prop_map(Step::DeleteChannel),
+        8 => (any::<u8>(), 1u16..6000).prop_map(|(channel, room)| Step::Take { channel, room }),
+        8 => (any::<u8>(), 1u8..60).prop_map(|(channel, count)| Step::Finish { channel, count }),
+        2 => (any::<u8>(), any::<bool>()).prop_map(|(channel, delay)| Step::Requeue { channel, delay }),
+        1 => any::<bool>().prop_map(Step::PauseTopic),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(channel, paused)| Step::PauseChannel(channel, paused)),
+        1 => any::<u8>().prop_map(Step::EmptyChannel),
+        1 => Just(Step::EmptyTopic),
+        2 => Just(Step::Retire),
+        1 => Just(Step::Stop),
+        2 => any::<bool>().prop_map(|flushed| Step::Crash { flushed }),
+    ]
+}
+
+/// A channel as the model sees it: bodies are numbers.
+#[derive(Debug, Default, Clone)]
+struct ModelChannel {
+    /// Must come (again), unless finished later.
+    needed: BTreeSet<u64>,
+    /// Finished since the start, or since the journal was last flushed: a crash may forget it.
+    finished: BTreeSet<u64>,
+    /// Finished, and a crash may have forgotten it.
+    maybe: BTreeSet<u64>,
+    /// In flight now: sequence number to body.
+    in_flight: BTreeMap<u64, u64>,
+}
+
+impl ModelChannel {
+    fn forget(&mut self, body: u64) {
+        self.needed.remove(&body);
+        self.maybe.remove(&body);
+        self.finished.insert(body);
+    }
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    durability: Durability,
+    runtime: tokio::runtime::Runtime,
+    registry: Option<Arc<Registry>>,
+    consumers: BTreeMap<String, (Arc<Channel>, ConsumerKey)>,
+    next_body: u64,
+    model: BTreeMap<String, ModelChannel>,
+    /// Published and not released to any channel.
+    held: BTreeSet<u64>,
+    paused: bool,
+}
+
+impl World {
+    fn new(durability: Durability) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let mut world = World {
+            dir: tempfile::tempdir().unwrap(),
+            durability,
+            runtime,
+            registry: None,
+            consumers: BTreeMap::new(),
+            next_body: 1,
+            model: BTreeMap::new(),
+            held: BTreeSet::new(),
+            paused: false,
+        };
+        world.start();
+        world
+    }
+
+    fn start(&mut self) {
+        let storage: Arc<dyn Storage> = Arc::new(FileStorage);
+        let registry = recover(StartOptions {
+            data_dir: DataDir::open(&storage, self.dir.path()).unwrap(),
+            storage,
+            durability: self.durability,
+            limits: EngineLimits {
+                mem_queue_size: 50,
+                mem_queue_bytes: 8 * 1024,
+                max_msg_timeout: Duration::from_secs(900),
+                max_req_timeout: Duration::from_secs(3600),
+                max_channel_consumers: 0,
+                node_id: 7,
+                max_bytes_per_file: 16 * 1024,
+                chunk_bytes: 1024,
+                journal_file_bytes: 16 * 1024,
+            },
+            logger: Logger::silent(),
+            oracle: None,
+        })
+        .unwrap();
+        let name = TopicName::new("t").unwrap();
+        let topic = self.runtime.block_on(registry.get_or_create(&name)).unwrap();
+        let names: Vec<_> = topic.channels().iter().map(|channel| channel.name().to_string()).collect();
+        let expected: Vec<_> = self.model.keys().cloned().collect();
+        assert_eq!(names, expected, "channels survive");
+        for channel in topic.channels() {
+            self.subscribe(channel);
+        }
+        self.registry = Some(registry);
+    }
+
+    fn topic(&self) -> Arc<Topic> {
+        self.registry.as_ref().unwrap().get("t").unwrap()
+    }
+
+    fn subscribe(&mut self, channel: Arc<Channel>) {
+        let info = Arc::new(ClientInfo::new("@".to_owned(), 0));
+        let (key, _) = channel.subscribe(info, 60_000_000_000, 0, 0).unwrap().unwrap();
+        channel.set_ready(key, 2500);
+        self.consumers.insert(channel.name().to_string(), (channel, key));
+    }
+
+    fn pick(&self, pick: u8) -> Option<(String, Arc<Channel>, ConsumerKey)> {
+        let index = pick as usize % self.consumers.len().max(1);
+        self.consumers.iter().nth(index).map(|(name, (channel, key))| (name.clone(), channel.clone(), *key))
+    }
+
+    fn publish(&mut self, count: u8, size: u16, delay: Option<Duration>) {
+        let numbers: Vec<u64> = (0..u64::from(count)).map(|index| self.next_body + index).collect();
+        self.next_body += u64::from(count);
+        let bodies: Vec<Vec<u8>> = numbers.iter().map(|&number| body(number, size as usize)).collect();
+        let bytes = bodies.iter().map(Vec::len).sum();
+        let publication = self.topic().append(bodies.iter().map(Vec::as_slice), bytes, delay).unwrap();
+        self.runtime.block_on(publication.committed()).unwrap();
+        self.held.extend(numbers);
+        self.release();
+    }
+
+    fn release(&mut self) {
+        if !self.paused && !self.model.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            self.model.values_mut().for_each(|channel| channel.needed.extend(&held));
+        }
+    }
+
+    fn apply(&mut self, step: Step) {
+        match step {
+            Step::Publish { count, size } => self.publish(count, size, None),
+            Step::PublishDeferred { delay_ms } => {
+                self.publish(1, 30, Some(Duration::from_millis(u64::from(delay_ms))));
+            }
+            Step::Channel(pick) => {
+                let name = ChannelName::new(format!("c{}", pick as usize % CHANNELS)).unwrap();
+                if !self.consumers.contains_key(name.as_str()) {
+                    let topic = self.topic();
+                    let channel = self.runtime.block_on(topic.get_or_create_channel(&name)).unwrap();
+                    self.subscribe(channel);
+                    self.model.insert(name.to_string(), ModelChannel::default());
+                    self.release();
+                }
+            }
+            Step::DeleteChannel(pick) => {
+                if let Some((name, ..)) = self.pick(pick) {
+                    self.topic().delete_channel(&name);
+                    self.flush();
+                    self.consumers.remove(&name);
+                    self.model.remove(&name);
+                }
+            }
+            Step::Take { channel, room } => self.take(channel, room as usize),
+            Step::Finish { channel, count } => self.finish(channel, count as usize),
+            Step::Requeue { channel, delay } => self.requeue(channel, delay),
+            Step::PauseTopic(paused) => {
+                self.topic().set_paused(paused);
+                self.flush();
+                self.paused = paused;
+                self.release();
+            }
+            Step::PauseChannel(pick, paused) => {
+                if let Some((_, channel, _)) = self.pick(pick) {
+                    channel.set_paused(paused);
+                }
+            }
+            Step::EmptyChannel(pick) => {
+                if let Some((name, channel, _)) = self.pick(pick) {
+                    channel.empty();
+                    let model = self.model.get_mut(&name).unwrap();
+                    model.in_flight.clear();
+                    let all = std::mem::take(&mut model.needed);
+                    model.finished.extend(all);
+                    model.finished.append(&mut model.maybe);
+                }
+            }
+            Step::EmptyTopic => {
+                self.topic().empty();
+                self.flush();
+                self.held.clear();
+            }
+            Step::Retire => {
+                persist::retire_journal_files(self.registry.as_ref().unwrap()).unwrap();
+            }
+            Step::Stop => {
+                self.stop(true);
+                self.start();
+            }
+            Step::Crash { flushed } => {
+                // Without a journal nothing is promised but for a clean stop.
+                if self.durability == Durability::Overflow {
+                    self.stop(true);
+                } else {
+                    if flushed {
+                        self.flush();
+                    }
+                    self.stop(false);
+                }
+                self.start();
+            }
+        }
+    }
+
+    /// From here on nothing that happened before is forgotten.
+    fn flush(&mut self) {
+        if let Some(journal) = &self.registry.as_ref().unwrap().engine().journal {
+            journal.flush().unwrap();
+        }
+        self.model.values_mut().for_each(|model| model.finished.clear());
+    }
+
+    fn stop(&mut self, clean: bool) {
+        for (channel, key) in std::mem::take(&mut self.consumers).into_values() {
+            if clean {
+                channel.unsubscribe(key);
+            }
+        }
+        let registry = self.registry.take().unwrap();
+        let engine = registry.engine().clone();
+        if clean {
+            match &engine.journal {
+                None => persist::persist_all(&registry, true).unwrap(),
+                Some(journal) => {
+                    journal.flush().unwrap();
+                    persist::write_checkpoint(&registry, true).unwrap();
+                    journal.close().unwrap();
+                }
+            }
+        }
+        for model in self.model.values_mut() {
+            model.in_flight.clear();
+            let mut finished = std::mem::take(&mut model.finished);
+            if !clean {
+                model.maybe.append(&mut finished);
+            }
+        }
+    }
+
+    fn take(&mut self, pick: u8, room: usize) {
+        let Some((name, channel, key)) = self.pick(pick) else { return };
+        let mut out = Vec::new();
+        self.take_into(&channel, key, &mut out, room);
+        let model = self.model.get_mut(&name).unwrap();
+        for (sequence, number) in messages(&out) {
+            assert!(
+                model.needed.contains(&number) || model.maybe.contains(&number),
+                "{name} got message {number}, which it must not get"
+            );
+            assert!(!model.in_flight.values().any(|&other| other == number), "handed out twice");
+            model.in_flight.insert(sequence, number);
+        }
+    }
+
+    fn take_into(&self, channel: &Arc<Channel>, key: ConsumerKey, out: &mut Vec<u8>, room: usize) {
+        loop {
+            let left = room.saturating_sub(out.len());
+            let taken = channel.take(key, out, left);
+            match (taken.end, taken.request) {
+                (TakeEnd::OnDisk, Some(request)) => channel.loaded(&request, request.load()),
+                _ => return,
+            }
+        }
+    }
+
+    fn finish(&mut self, pick: u8, count: usize) {
+        let Some((name, channel, key)) = self.pick(pick) else { return };
+        let model = self.model.get_mut(&name).unwrap();
+        let mut run = channel.acknowledge(key);
+        for sequence in model.in_flight.keys().copied().take(count).collect::<Vec<_>>() {
+            run.finish(sequence).unwrap();
+            let number = model.in_flight.remove(&sequence).unwrap();
+            model.forget(number);
+        }
+    }
+
+    fn requeue(&mut self, pick: u8, delay: bool) {
+        let Some((name, channel, key)) = self.pick(pick) else { return };
+        let model = self.model.get_mut(&name).unwrap();
+        if let Some((sequence, number)) = model.in_flight.pop_first() {
+            channel.acknowledge(key).requeue(sequence, if delay { 1_000_000 } else { 0 }).unwrap();
+            // One that was finished before a crash that forgot it is needed again now: it was handed out again.
+            model.maybe.remove(&number);
+            model.needed.insert(number);
+        }
+    }
+
+    /// At the end everything that is needed must come, once all pauses are over and all delays have passed.
+    fn drain(&mut self) {
+        self.apply(Step::PauseTopic(false));
+        for (name, (channel, key)) in self.consumers.clone() {
+            channel.set_paused(false);
+            crate::timers::Expire::expire(&*channel, u64::MAX / 2);
+            let mut left = self.model[&name].needed.clone();
+            for number in self.model[&name].in_flight.values() {
+                left.remove(number);
+            }
+            loop {
+                let mut out = Vec::new();
+                self.take_into(&channel, key, &mut out, 1 << 20);
+                if out.is_empty() {
+                    break;
+                }
+                let mut run = channel.acknowledge(key);
+                for (sequence, number) in messages(&out) {
+                    left.remove(&number);
+                    run.finish(sequence).unwrap();
+                }
+            }
+            // Messages in flight were timed out by the jump in time, and came again above.
+            assert_eq!(left, BTreeSet::new(), "{name} never got these");
+            assert_eq!(channel.inspect(|state, _| state.depth()), 0);
+        }
+    }
+}
+
+/// A body says its number, and is filled so that a wrong byte shows.
+fn body(number: u64, size: usize) -> Vec<u8> {
+    let mut body = number.to_be_bytes().to_vec();
+    body.extend((0..size).map(|index| (number as usize * 31 + index) as u8));
+    body
+}
+
+fn messages(mut frames: &[u8]) -> Vec<(u64, u64)> {
+    let mut found = Vec::new();
+    while let Some((size, rest)) = frames.split_first_chunk::<4>() {
+        let (frame, rest) = rest.split_at(u32::from_be_bytes(*size) as usize);
+        let message = MessageView::parse(&frame[4..]).unwrap();
+        let number = u64::from_be_bytes(message.body[..8].try_into().unwrap());
+        assert_eq!(message.body, body(number, message.body.len() - 8), "a wrong body");
+        found.push((sequence_of(message.id.to_u64().unwrap()), number));
+        frames = rest;
+    }
+    found
+}
+
+fn check(durability: Durability, steps: Vec<Step>) {
+    let mut world = World::new(durability);
+    for step in steps {
+        world.apply(step);
+    }
+    world.drain();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 3000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_acknowledged_is_lost_with_a_journal(steps in proptest::collection::vec(step(), 1..120)) {
+        check(Durability::Write, steps);
+    }
+
+    #[test]
+    fn nothing_is_lost_by_a_clean_stop_without_a_journal(steps in proptest::collection::vec(step(), 1..80)) {
+        check(Durability::Overflow, steps);
+    }
+}

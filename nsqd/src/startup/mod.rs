@@ -1,0 +1,216 @@
+//! Before the first connection: the data directory is locked and read, and topics and channels come back.
+//!
+//! - [`replay`]: pure; checkpoint and journal records to topics and channels
+//! - [`persist`]: the other way round: checkpoints, and letting go of old journal files
+
+pub mod persist;
+pub mod replay;
+#[cfg(test)]
+mod engine_tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nsq_daemon::log::Logger;
+
+use self::replay::{Replay, ReplayLimits, ReplayedTopic};
+use crate::channel::Mark;
+use crate::channel::saved::Clocks;
+use crate::clock;
+use crate::engine::{Engine, EngineLimits, EngineParts};
+use crate::log::TopicLog;
+use crate::log::tail::Tail;
+use crate::storage::checkpoint;
+use crate::storage::data_dir::DataDir;
+use crate::storage::journal::{Journal, JournalOptions, JournalReport};
+use crate::storage::segment::{SegmentReport, SegmentStore};
+use crate::storage::{Durability, Storage, TopicNumber};
+use crate::topic::registry::{ChannelOracle, Registry};
+use crate::topic::release::ReleasePoint;
+use crate::topic::{Topic, TopicParts};
+
+/// How the engine is started.
+pub struct StartOptions {
+    /// Where files are; real ones, but for tests.
+    pub storage: Arc<dyn Storage>,
+    /// The locked data directory.
+    pub data_dir: DataDir,
+    /// When a publish is acknowledged.
+    pub durability: Durability,
+    /// Bounds.
+    pub limits: EngineLimits,
+    /// Log lines.
+    pub logger: Logger,
+    /// Who knows the channels of a new topic.
+    pub oracle: Option<Arc<dyn ChannelOracle>>,
+}
+
+/// Why the data directory could not be read. Nothing was changed but what recovery itself may do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RecoveryError(String);
+
+fn failed(what: &str) -> impl Fn(String) -> RecoveryError + '_ {
+    move |cause| RecoveryError(format!("{what}: {cause}"))
+}
+
+/// Brings back all topics and channels: the checkpoint, then the journal's records since.
+pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
+    let StartOptions { storage, data_dir, durability, limits, logger, oracle } = options;
+    let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
+    let replay_limits = ReplayLimits {
+        max_message_timeout: clock::nanos(limits.max_msg_timeout),
+        longest_delay: clock::nanos(limits.max_req_timeout),
+        clocks,
+    };
+    data_dir.prepare(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
+    let saved = checkpoint::read(&*storage, &data_dir.checkpoint_path())
+        .map_err(|error| failed("cannot read checkpoint")(error.to_string()))?;
+    let open_log = |number, first_sequence| open_log(&storage, &data_dir, limits, &logger, number, first_sequence);
+    let mut replay =
+        Replay::new(saved.as_ref(), replay_limits, open_log).map_err(failed("cannot restore checkpoint"))?;
+
+    let mut journal_options = JournalOptions::new(data_dir.journal_dir(), durability);
+    journal_options.file_bytes = limits.journal_file_bytes;
+    journal_options.not_before = saved.as_ref().map_or_else(Default::default, |saved| saved.journal_from);
+    let mut replay_error = None;
+    let mut since_tidy = 0;
+    let (journal, report) = Journal::open(storage.clone(), journal_options, &mut |at, record| {
+        if replay_error.is_some() {
+            return;
+        }
+        since_tidy += 1;
+        if let Err(error) = replay.apply(at, record) {
+            replay_error = Some(error);
+        } else if since_tidy % TIDY_EVERY == 0
+            && let Some(error) = replay.topics.values().find_map(|topic| topic.tidy().err())
+        {
+            replay_error = Some(error.to_string());
+        }
+    })
+    .map_err(|error| RecoveryError(error.to_string()))?;
+    if let Some(error) = replay_error {
+        return Err(failed("cannot replay journal")(error));
+    }
+    report_journal(&logger, &report, replay.nonsense_count);
+    let Replay { topics, next_numbers, .. } = replay;
+    let engine = Engine::new(EngineParts {
+        journal: (durability != Durability::Overflow).then(|| journal.clone()),
+        storage,
+        data_dir,
+        durability,
+        limits,
+        logger,
+        next_numbers,
+    });
+    let registry = Registry::new(engine.clone(), oracle);
+    let unclean_overflow = durability == Durability::Overflow && !saved.as_ref().is_none_or(|saved| saved.clean_shutdown);
+    let numbers: BTreeSet<TopicNumber> = topics.keys().copied().collect();
+    for (number, mut topic) in topics {
+        // Without a journal, what has spilled since the checkpoint is known from the segments alone.
+        topic.end = topic.end.max(topic.log.end());
+        if unclean_overflow {
+            topic.end = topic.end.max(engine.first_sequence(clocks.wall_ns));
+            topic.unreleased.push((topic.log.end(), topic.end, None));
+        }
+        topic.advance(replay_limits);
+        registry.adopt(bring_back(&engine, number, topic, clocks).map_err(failed("cannot write segment"))?);
+    }
+    remove_orphans(&engine, &numbers);
+    if durability == Durability::Overflow {
+        persist::move_journal_to_segments(&registry, &journal).map_err(failed("cannot move journal to segments"))?;
+    }
+    Ok(registry)
+}
+
+fn open_log(
+    storage: &Arc<dyn Storage>,
+    data_dir: &DataDir,
+    limits: EngineLimits,
+    logger: &Logger,
+    number: TopicNumber,
+    first_sequence: u64,
+) -> Result<Arc<TopicLog>, String> {
+    let dir = data_dir.topic_dir(number);
+    let (segments, blocks, report) = SegmentStore::open(storage.clone(), dir, limits.max_bytes_per_file)
+        .map_err(|error| format!("cannot open segments of topic {number}: {error}"))?;
+    report_segments(logger, number, &report);
+    let mut tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
+    tail.adopt_blocks(blocks);
+    Ok(Arc::new(TopicLog::new(tail, segments)))
+}
+
+fn report_segments(logger: &Logger, topic: TopicNumber, report: &SegmentReport) {
+    if report.cut_bytes > 0 {
+        nsq_daemon::warn!(logger, "SEGMENTS({topic}): cut a torn write of {} bytes", report.cut_bytes);
+    }
+    for damage in &report.damaged {
+        let path = damage.path.display();
+        nsq_daemon::error!(logger, "SEGMENTS({topic}): {path} is damaged at {}, {} bytes", damage.offset, damage.bytes);
+    }
+    for path in &report.set_aside {
+        nsq_daemon::error!(logger, "SEGMENTS({topic}): unreadable file set aside as {}", path.display());
+    }
+}
+
+fn report_journal(logger: &Logger, report: &JournalReport, nonsense_count: u64) {
+    if report.records > 0 {
+        let JournalReport { records, bytes, files, .. } = report;
+        nsq_daemon::info!(logger, "JOURNAL: read {records} records, {bytes} bytes, {files} files");
+    }
+    if let Some(at) = report.torn_at {
+        nsq_daemon::info!(logger, "JOURNAL: cut a torn write of {} bytes at {at}", report.cut_bytes);
+    }
+    for damage in &report.damaged {
+        nsq_daemon::error!(logger, "JOURNAL: damaged at {}, {} bytes", damage.lsn, damage.bytes);
+    }
+    for number in &report.missing_files {
+        nsq_daemon::error!(logger, "JOURNAL: file {number} is missing");
+    }
+    for path in &report.set_aside {
+        nsq_daemon::error!(logger, "JOURNAL: unreadable file set aside as {}", path.display());
+    }
+    if nonsense_count > 0 {
+        nsq_daemon::error!(logger, "JOURNAL: {nonsense_count} records made no sense and were passed over");
+    }
+}
+
+/// Records between two looks at what can be freed.
+const TIDY_EVERY: u64 = 4096;
+
+fn bring_back(
+    engine: &Arc<Engine>,
+    number: TopicNumber,
+    topic: ReplayedTopic,
+    clocks: Clocks,
+) -> Result<Arc<Topic>, String> {
+    topic.log.skip_to(topic.end);
+    let longest = clock::nanos(engine.limits.max_req_timeout);
+    for &(from, to, due) in &topic.unreleased {
+        topic.log.mark(match due {
+            Some(due) => Mark::Deferred { from, to, due: clocks.to_deadline(due, longest) },
+            None => Mark::Skipped { from, to },
+        });
+    }
+    topic.tidy().map_err(|error| error.to_string())?;
+    let point = ReleasePoint::new(topic.released, topic.end, topic.paused, true);
+    let parts =
+        TopicParts { name: topic.name.clone(), number, log: topic.log.clone(), point, counters: topic.counters };
+    let live = Topic::new(engine.clone(), parts);
+    for (number, mut channel) in topic.channels {
+        channel.state.recovered();
+        live.adopt_channel(channel.name, number, channel.state);
+    }
+    live.start();
+    Ok(live)
+}
+
+/// Deletes the files of topics that no longer exist: a crash came between the record and the files.
+fn remove_orphans(engine: &Engine, numbers: &BTreeSet<TopicNumber>) {
+    let Ok(found) = engine.data_dir.topic_numbers(&*engine.storage) else { return };
+    for number in found.into_iter().filter(|number| !numbers.contains(number)) {
+        if let Err(error) = engine.storage.remove_dir_all(&engine.data_dir.topic_dir(number)) {
+            crate::log_error!(engine, "cannot remove the files of deleted topic {number}: {error}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Checkpoints, and letting go of old journal files.
+//!
+//! The journal's oldest file can go when nothing unfinished is only in it. What is, moves to its topic's segments;
+//! then a checkpoint is written that no longer needs the file's other records; then the file is recycled. The order
+//! matters: a crash after any step leaves all that the steps before it left.
+
+use std::sync::Arc;
+
+use crate::channel::saved::Clocks;
+use crate::clock;
+use crate::engine::Engine;
+use crate::storage::Durability;
+use crate::storage::checkpoint::{self, Checkpoint};
+use crate::storage::journal::{Journal, Lsn};
+use crate::topic::registry::Registry;
+
+/// Journal files kept before the oldest are let go: room for consumers to finish what is in them, so that little has
+/// to be moved.
+const KEEP_JOURNAL_FILES: usize = 4;
+
+/// Writes a checkpoint of all topics and channels.
+pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(), String> {
+    let engine = registry.engine();
+    // Before anything is looked at: what happens from here on is replayed, whether or not it was seen.
+    let journal_from = engine.journal.as_ref().map_or(Lsn(0), |journal| journal.position());
+    let (next_topic_number, next_channel_number) = engine.next_numbers();
+    let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
+    let topics = registry.all();
+    let topics = topics.iter().filter(|topic| !topic.name().is_ephemeral()).map(|topic| topic.save(clocks)).collect();
+    let saved = Checkpoint { journal_from, next_topic_number, next_channel_number, topics, clean_shutdown };
+    checkpoint::write(&*engine.storage, &engine.data_dir.checkpoint_path(), &saved).map_err(|error| error.to_string())
+}
+
+/// Lets go of the oldest journal files while there are more than a few. Returns how many went.
+pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
+    let Some(journal) = &registry.engine().journal else { return Ok(0) };
+    let files = journal.files();
+    let excess = files.len().saturating_sub(KEEP_JOURNAL_FILES);
+    if excess == 0 {
+        return Ok(0);
+    }
+    for file in &files[..excess] {
+        move_to_segments(registry, &file.topics)?;
+    }
+    write_checkpoint(registry, false)?;
+    for file in &files[..excess] {
+        journal.retire_oldest(file.number).map_err(|error| error.to_string())?;
+    }
+    Ok(excess)
+}
+
+fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(), String> {
+    let sync = registry.engine().durability == Durability::Sync;
+    for topic in registry.all() {
+        if let Ok(index) = published.binary_search_by_key(&topic.number(), |&(number, _)| number) {
+            topic.log().persist_up_to(published[index].1, sync).map_err(|error| error.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes everything that is needed to segments, and a checkpoint: what a clean stop without a journal leaves.
+pub fn persist_all(registry: &Registry, clean_shutdown: bool) -> Result<(), String> {
+    for topic in registry.all().iter().filter(|topic| !topic.name().is_ephemeral()) {
+        topic.log().persist_up_to(u64::MAX, true).map_err(|error| error.to_string())?;
+    }
+    write_checkpoint(registry, clean_shutdown)
+}
+
+/// The daemon goes on without a journal: what only the journal holds moves to segments, and its files go.
+pub fn move_journal_to_segments(registry: &Registry, journal: &Arc<Journal>) -> Result<(), String> {
+    if !journal.files().is_empty() {
+        persist_all(registry, false)?;
+    }
+    journal.close().map_err(|error| error.to_string())?;
+    let engine: &Engine = registry.engine();
+    engine.storage.remove_dir_all(&engine.data_dir.journal_dir()).map_err(|error| error.to_string())
+}

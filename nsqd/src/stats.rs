@@ -1,0 +1,224 @@
+//! What `/stats` tells: topics, channels, consumers and producers, as they are at the moment.
+//!
+//! A topic's numbers are taken under its lock, a channel's and its consumers' under the channel's: each line is
+//! consistent in itself, and nobody is stopped to take them all at once.
+
+use nsq_protocol::{ChannelStats, ClientStats, MemoryStats, PubCount, Stats, TopicStats};
+
+use crate::channel::{Channel, ChannelState, ConsumerKey};
+use crate::client_info::ClientInfo;
+use crate::engine::Engine;
+use crate::producers::Producers;
+use crate::topic::Topic;
+use crate::topic::registry::Registry;
+
+/// Which statistics are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatsRequest<'a> {
+    /// Only this topic.
+    pub topic: Option<&'a str>,
+    /// Only this channel, and only topics that have it.
+    pub channel: Option<&'a str>,
+    /// List consumers and producers.
+    pub include_clients: bool,
+    /// Tell about memory.
+    pub include_memory: bool,
+}
+
+impl Default for StatsRequest<'_> {
+    /// Everything.
+    fn default() -> Self {
+        Self { topic: None, channel: None, include_clients: true, include_memory: true }
+    }
+}
+
+/// Takes the statistics. `start_time` is in unix seconds.
+pub fn collect(
+    registry: &Registry,
+    producers: &Producers,
+    start_time: i64,
+    request: StatsRequest<'_>,
+) -> Stats {
+    let topics = match request.topic {
+        Some(name) => registry.get(name).map(|topic| vec![topic]),
+        None => Some(registry.all()),
+    };
+    Stats {
+        version: nsq_daemon::NSQ_VERSION.to_owned(),
+        health: health(registry.engine()),
+        start_time,
+        topics: topics.map(|topics| topics.iter().filter_map(|topic| topic_stats(topic, request)).collect()),
+        memory: request.include_memory.then(memory_stats),
+        producers: request.include_clients.then(|| producer_stats(producers, request.topic)).flatten(),
+    }
+}
+
+/// `OK`, or `NOK - ` and why.
+pub fn health(engine: &Engine) -> String {
+    match engine.health() {
+        Ok(()) => "OK".to_owned(),
+        Err(cause) => format!("NOK - {cause}"),
+    }
+}
+
+/// None if the topic lacks the channel that was asked for.
+fn topic_stats(topic: &Topic, request: StatsRequest<'_>) -> Option<TopicStats> {
+    let channels = match request.channel {
+        Some(name) => vec![topic.channel(name)?],
+        None => topic.channels(),
+    };
+    let memory_start = topic.log().memory_start();
+    let channels = channels.iter().map(|channel| channel_stats(channel, memory_start, request)).collect();
+    let (depth, backend_depth, paused) = topic.depth();
+    let (message_count, message_bytes) = topic.counters();
+    Some(TopicStats {
+        topic_name: topic.name().to_string(),
+        channels,
+        depth: signed(depth),
+        backend_depth: signed(backend_depth.min(depth)),
+        message_count,
+        message_bytes,
+        paused,
+        ..TopicStats::default()
+    })
+}
+
+fn channel_stats(channel: &Channel, memory_start: u64, request: StatsRequest<'_>) -> ChannelStats {
+    // Under the channel's lock only numbers are taken; texts are put together when consumers can go on.
+    let (stats, consumers) = channel.inspect(|state, infos| {
+        let consumers: Vec<_> = match request.include_clients {
+            true => infos.iter().map(|(key, info)| (info.clone(), consumer_stats(state, *key))).collect(),
+            false => Vec::new(),
+        };
+        (channel_numbers(state, memory_start), consumers)
+    });
+    let clients = consumers.into_iter().map(|(info, numbers)| client_stats(&info, numbers, request.topic));
+    ChannelStats {
+        channel_name: channel.name().to_string(),
+        clients: request.include_clients.then(|| clients.collect()),
+        ..stats
+    }
+}
+
+fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
+    let counters = state.counters();
+    ChannelStats {
+        depth: signed(state.depth()),
+        backend_depth: signed(on_disk(state, memory_start)),
+        in_flight_count: signed(state.in_flight_count() as u64),
+        deferred_count: signed(state.deferred_count() as u64),
+        message_count: counters.message_count,
+        requeue_count: counters.requeue_count,
+        timeout_count: counters.timeout_count,
+        client_count: signed(state.consumers().len() as u64),
+        paused: state.is_paused(),
+        ..ChannelStats::default()
+    }
+}
+
+/// How much of the depth is only on disk: what lies ahead of the cursor and before what is in memory. Redeliveries
+/// are not told apart.
+fn on_disk(state: &ChannelState, memory_start: u64) -> u64 {
+    memory_start.min(state.end()).saturating_sub(state.cursor()).min(state.depth())
+}
+
+/// What the channel knows of a consumer; the rest is for [`client_stats`].
+fn consumer_stats(state: &ChannelState, key: ConsumerKey) -> ClientStats {
+    let Some(consumer) = state.consumers().get(key) else { return ClientStats::default() };
+    ClientStats {
+        ready_count: signed(consumer.ready_count),
+        in_flight_count: signed(consumer.in_flight_count),
+        message_count: consumer.message_count,
+        finish_count: consumer.finish_count,
+        requeue_count: consumer.requeue_count,
+        ..ClientStats::default()
+    }
+}
+
+/// Adds what is known of a connection whether or not it consumes. With `topic`, what it published elsewhere is left
+/// out.
+fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) -> ClientStats {
+    let identity = info.identity();
+    let mut pub_counts: Vec<PubCount> = (info.published().into_iter())
+        .filter(|(name, _)| topic.is_none_or(|topic| topic == name))
+        .map(|(topic, count)| PubCount { topic, count })
+        .collect();
+    pub_counts.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
+    ClientStats {
+        client_id: identity.client_id,
+        hostname: identity.hostname,
+        version: "V2".to_owned(),
+        remote_address: info.remote_address.clone(),
+        state: i64::from(info.state()),
+        connect_ts: info.connected_at,
+        sample_rate: i64::from(identity.sample_rate),
+        user_agent: identity.user_agent,
+        topology_zone: identity.topology_zone,
+        topology_region: identity.topology_region,
+        pub_counts,
+        ..numbers
+    }
+}
+
+/// None, not an empty list, if nobody has published.
+fn producer_stats(producers: &Producers, topic: Option<&str>) -> Option<Vec<ClientStats>> {
+    let producers = producers.all();
+    (!producers.is_empty())
+        .then(|| producers.iter().map(|info| client_stats(info, ClientStats::default(), topic)).collect())
+}
+
+/// There is no garbage collector: what the process holds for itself counts as heap in use, the rest is 0.
+fn memory_stats() -> MemoryStats {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    MemoryStats { heap_in_use_bytes: anonymous_bytes(&status), ..MemoryStats::default() }
+}
+
+/// The resident memory that is not a file's, from the text of `/proc/<pid>/status`.
+fn anonymous_bytes(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kibibytes = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0).saturating_mul(1024)
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anonymous_memory_is_found() {
+        let status = "Name:\tnsqd\nVmRSS:\t    9000 kB\nRssAnon:\t    1234 kB\nRssFile:\t 5 kB\n";
+        assert_eq!(anonymous_bytes(status), 1234 * 1024);
+        assert_eq!(anonymous_bytes("RssAnon: much"), 0);
+        assert!(memory_stats().heap_in_use_bytes > 0);
+    }
+
+    #[test]
+    fn a_client_is_told_with_what_it_published() {
+        let info = ClientInfo::new("127.0.0.1:5000".into(), 1000);
+        info.count_published("b", 2);
+        info.count_published("a", 1);
+        info.set_state(3);
+        let stats = client_stats(&info, ClientStats::default(), None);
+        assert_eq!((stats.client_id.as_str(), stats.state, stats.connect_ts), ("127.0.0.1", 3, 1000));
+        let counts = |stats: &ClientStats| {
+            stats.pub_counts.iter().map(|pubs| (pubs.topic.clone(), pubs.count)).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&stats), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+        assert_eq!(counts(&client_stats(&info, ClientStats::default(), Some("b"))), [("b".to_owned(), 2)]);
+        assert_eq!(counts(&client_stats(&info, ClientStats::default(), Some("c"))), []);
+    }
+
+    #[test]
+    fn no_producers_are_no_list() {
+        let producers = Producers::default();
+        assert_eq!(producer_stats(&producers, None), None);
+        let info = std::sync::Arc::new(ClientInfo::new("127.0.0.1:5000".into(), 1000));
+        info.count_published("a", 1);
+        producers.add(&info);
+        assert_eq!(producer_stats(&producers, Some("other")).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,135 @@
+//! A segment's unit: messages with consecutive sequence numbers, back to back as encoded frames. Pure.
+//!
+//! ```text
+//! magic u32 | length u32 | content CRC-32C u32 | count u32 | first sequence u64 | mark u32 | frames
+//! ```
+//!
+//! A header can be judged without its content, so that a start reads headers only. The mark
+//! ties it to its file and offset (see [`seal`](super::seal)).
+
+use super::seal::Seal;
+
+/// Length of a block's header.
+pub const BLOCK_HEADER_BYTES: usize = 28;
+const MAGIC: u32 = u32::from_le_bytes(*b"NSQB");
+
+/// What stands before a block's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockHeader {
+    /// Bytes of the frames.
+    pub length: u32,
+    /// CRC-32C of the frames.
+    pub checksum: u32,
+    /// Number of messages; not 0.
+    pub count: u32,
+    /// Sequence number of the first.
+    pub first_sequence: u64,
+}
+
+impl BlockHeader {
+    /// The header for these frames. `None` if there are none, or too many for one block.
+    pub fn new(first_sequence: u64, count: u32, frames: &[u8]) -> Option<Self> {
+        first_sequence.checked_add(u64::from(count))?;
+        let length = u32::try_from(frames.len()).ok()?;
+        (count > 0).then(|| Self { length, checksum: crc32c::crc32c(frames), count, first_sequence })
+    }
+
+    /// The bytes for a block at `offset` of the file with this seal.
+    pub fn encode(&self, seal: Seal, offset: u64) -> [u8; BLOCK_HEADER_BYTES] {
+        let mut bytes = [0; BLOCK_HEADER_BYTES];
+        bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.length.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.checksum.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.count.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.first_sequence.to_le_bytes());
+        let mark = seal.mark(offset, &bytes[..24]);
+        bytes[24..].copy_from_slice(&mark.to_le_bytes());
+        bytes
+    }
+
+    /// The header, if these bytes are one for this place.
+    pub fn decode(bytes: &[u8; BLOCK_HEADER_BYTES], seal: Seal, offset: u64) -> Option<Self> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let header = Self {
+            length: word(4),
+            checksum: word(8),
+            count: word(12),
+            first_sequence: u64::from(word(16)) | u64::from(word(20)) << 32,
+        };
+        let valid = word(0) == MAGIC && word(24) == seal.mark(offset, &bytes[..24]);
+        let in_range = header.first_sequence.checked_add(u64::from(header.count)).is_some();
+        (valid && header.count > 0 && in_range).then_some(header)
+    }
+}
+
+/// Where each of `count` frames that fill `frames` starts, and at the end where the last one ends.
+///
+/// A frame's first 4 bytes are its length without them, big-endian. `None` if that does not add up.
+pub fn frame_offsets(frames: &[u8], count: u32) -> Option<Vec<u32>> {
+    u32::try_from(frames.len()).ok()?;
+    // A frame has 4 bytes at least: a count that cannot be is not believed.
+    if frames.len() / 4 < count as usize {
+        return None;
+    }
+    let mut offsets = Vec::with_capacity(count as usize + 1);
+    let mut at = 0_usize;
+    for _ in 0..count {
+        offsets.push(at as u32);
+        let size = frames[at..].first_chunk().map(|size| u32::from_be_bytes(*size))?;
+        at = at.checked_add(4)?.checked_add(size as usize)?;
+        if at > frames.len() {
+            return None;
+        }
+    }
+    offsets.push(at as u32);
+    (at == frames.len()).then_some(offsets)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_header_is_valid_at_its_place_only() {
+        let seal = Seal::new(1, 2);
+        let header = BlockHeader::new(77, 3, b"frames").unwrap();
+        let bytes = header.encode(seal, 500);
+        assert_eq!(BlockHeader::decode(&bytes, seal, 500), Some(header));
+        assert_eq!(BlockHeader::decode(&bytes, seal, 501), None);
+        assert_eq!(BlockHeader::decode(&bytes, Seal::new(2, 2), 500), None);
+        for at in 0..BLOCK_HEADER_BYTES {
+            let mut broken = bytes;
+            broken[at] ^= 0x10;
+            assert_eq!(BlockHeader::decode(&broken, seal, 500), None);
+        }
+    }
+
+    #[test]
+    fn impossible_blocks_have_no_header() {
+        assert_eq!(BlockHeader::new(1, 0, b""), None);
+        assert_eq!(BlockHeader::new(u64::MAX, 2, b""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_found_again(bodies: Vec<Vec<u8>>) {
+            let mut frames = Vec::new();
+            for body in &bodies {
+                frames.extend_from_slice(&(body.len() as u32).to_be_bytes());
+                frames.extend_from_slice(body);
+            }
+            let offsets = frame_offsets(&frames, bodies.len() as u32).unwrap();
+            for (body, range) in bodies.iter().zip(offsets.windows(2)) {
+                prop_assert_eq!(body, &frames[range[0] as usize + 4..range[1] as usize]);
+            }
+            prop_assert_eq!(frame_offsets(&frames, bodies.len() as u32 + 1), None);
+        }
+
+        #[test]
+        fn any_bytes_are_no_panic(frames: Vec<u8>, count: u32) {
+            frame_offsets(&frames, count);
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Saved state of topics and channels, from which reading the journal goes on.
+//!
+//! Plain data: whoever owns the state fills it in, this file knows how it is kept. MessagePack
+//! behind a header; written aside, synced, renamed over the one before, directory synced, so that
+//! there is always one whole checkpoint or none. Structs are arrays of their fields in order: a field
+//! may be added at the end, with a default, and the format version stays.
+
+use std::{io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ChannelNumber, Storage, TopicNumber, journal::Lsn};
+
+const MAGIC: [u8; 8] = *b"nsqrsCKP";
+/// Goes up when an older version could not read a checkpoint any more.
+const FORMAT_VERSION: u32 = 1;
+/// Magic, version, CRC-32C, length.
+const HEADER_BYTES: usize = 24;
+/// A claim of more than this is damage.
+const MAX_CHECKPOINT_BYTES: u64 = 16 << 30;
+
+/// Everything about topics and channels that is not a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// All that journal records before this place say is in here.
+    pub journal_from: Lsn,
+    /// The number for the next new topic.
+    pub next_topic_number: TopicNumber,
+    /// The number for the next new channel.
+    pub next_channel_number: ChannelNumber,
+    /// The topics.
+    pub topics: Vec<TopicCheckpoint>,
+    /// Nothing happened after it was written: there is nothing to read in the journal.
+    pub clean_shutdown: bool,
+}
+
+/// A topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicCheckpoint {
+    /// Its number.
+    pub number: TopicNumber,
+    /// Its name.
+    pub name: String,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// The sequence number of its next message.
+    pub next_sequence: u64,
+    /// The release point.
+    pub released: u64,
+    /// Whether the release point follows the end.
+    pub releasing: bool,
+    /// Runs `(from, to)` of sequence numbers that do not exist.
+    pub skipped: Vec<(u64, u64)>,
+    /// Deferred messages behind the release point: sequence number and due time, wall clock, nanoseconds.
+    pub unreleased_deferred: Vec<(u64, i64)>,
+    /// Messages ever published.
+    pub message_count: u64,
+    /// Bytes of their bodies.
+    pub message_bytes: u64,
+    /// Its channels.
+    pub channels: Vec<ChannelCheckpoint>,
+}
+
+/// A channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelCheckpoint {
+    /// Its number.
+    pub number: ChannelNumber,
+    /// Its name.
+    pub name: String,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// The read cursor.
+    pub cursor: u64,
+    /// Runs `(from, to)` ahead of the cursor that it must not hand out.
+    pub skipped_ahead: Vec<(u64, u64)>,
+    /// Messages behind the cursor that are not finished.
+    pub outstanding: Vec<OutstandingCheckpoint>,
+    /// Messages that ever entered it.
+    pub message_count: u64,
+    /// Requeues ever.
+    pub requeue_count: u64,
+    /// Timeouts ever.
+    pub timeout_count: u64,
+}
+
+/// An outstanding message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutstandingCheckpoint {
+    /// Its sequence number.
+    pub sequence: u64,
+    /// Deliveries so far.
+    pub attempts: u16,
+    /// When it is due, wall clock, nanoseconds; 0 if it was waiting or in flight: deliverable at once.
+    pub due_ns: i64,
+}
+
+/// Why there is no checkpoint to go on from.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The system could not read or write it.
+    #[error("checkpoint: {0}")]
+    Io(#[from] io::Error),
+    /// The bytes are not those that were written.
+    #[error("damaged checkpoint: {0}")]
+    Damaged(&'static str),
+    /// It was written by a newer version.
+    #[error("checkpoint has format version {0}, newer than this program knows")]
+    NewerVersion(u32),
+}
+
+/// Replaces the checkpoint at `path`. After an error the old one is still there, unless the new one is.
+pub fn write(storage: &dyn Storage, path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    let bytes = encode(checkpoint)?;
+    let aside = path.with_extension("new");
+    match storage.remove(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let file = storage.create(&aside, 0)?;
+    file.write_all_at(&bytes, 0)?;
+    file.sync_data()?;
+    storage.rename(&aside, path)?;
+    if let Some(dir) = path.parent() {
+        storage.sync_dir(dir)?;
+    }
+    Ok(())
+}
+
+/// Reads the checkpoint at `path`, if there is one.
+pub fn read(storage: &dyn Storage, path: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
+    let file = match storage.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let len = file.len()?;
+    if len > MAX_CHECKPOINT_BYTES {
+        return Err(CheckpointError::Damaged("too long"));
+    }
+    let mut bytes = vec![0; len as usize];
+    let filled = file.read_at(&mut bytes, 0)?;
+    decode(&bytes[..filled]).map(Some)
+}
+
+fn encode(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; HEADER_BYTES];
+    rmp_serde::encode::write(&mut bytes, checkpoint).map_err(io::Error::other)?;
+    let length = (bytes.len() - HEADER_BYTES) as u64;
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    bytes[16..24].copy_from_slice(&length.to_le_bytes());
+    let checksum = checksum(&bytes);
+    bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
+    let Some((header, content)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return Err(CheckpointError::Damaged("too short"));
+    };
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let length = u64::from(word(16)) | u64::from(word(20)) << 32;
+    if header[..8] != MAGIC {
+        return Err(CheckpointError::Damaged("no checkpoint"));
+    }
+    if length != content.len() as u64 || word(12) != checksum(bytes) {
+        return Err(CheckpointError::Damaged("wrong checksum"));
+    }
+    if word(8) > FORMAT_VERSION {
+        return Err(CheckpointError::NewerVersion(word(8)));
+    }
+    rmp_serde::from_slice(content).map_err(|_| CheckpointError::Damaged("wrong content"))
+}
+
+/// Over all but itself.
+fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::faulty::{Fault, FaultyStorage, Op};
+
+    fn sample() -> Checkpoint {
+        let outstanding =
+            (0..1000).map(|sequence| OutstandingCheckpoint { sequence, attempts: 1, due_ns: 0 }).collect();
+        let channel = ChannelCheckpoint {
+            number: 3,
+            name: "ch".into(),
+            cursor: 1000,
+            outstanding,
+            skipped_ahead: vec![(1001, 1003)],
+            ..ChannelCheckpoint::default()
+        };
+        let topic = TopicCheckpoint {
+            number: 2,
+            name: "..".into(),
+            paused: true,
+            next_sequence: 1 << 40,
+            unreleased_deferred: vec![(7, i64::MAX)],
+            channels: vec![channel],
+            ..TopicCheckpoint::default()
+        };
+        Checkpoint { journal_from: Lsn(5 << 32 | 128), topics: vec![topic], ..Checkpoint::default() }
+    }
+
+    fn storage() -> FaultyStorage {
+        let storage = FaultyStorage::default();
+        storage.create_dir_all(Path::new("/data")).unwrap();
+        storage
+    }
+
+    fn path() -> &'static Path {
+        Path::new("/data/checkpoint")
+    }
+
+    #[test]
+    fn round_trip_survives_power_loss() {
+        let storage = storage();
+        assert_eq!(read(&storage, path()).unwrap(), None);
+        write(&storage, path(), &Checkpoint::default()).unwrap();
+        write(&storage, path(), &sample()).unwrap();
+        assert_eq!(read(&storage.after_power_loss(1), path()).unwrap(), Some(sample()));
+    }
+
+    #[test]
+    fn an_outstanding_message_takes_few_bytes() {
+        assert!(encode(&sample()).unwrap().len() < 7 * 1000);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_one() {
+        for op in [Op::Create, Op::Write, Op::Sync, Op::Rename, Op::SyncDir] {
+            for seed in 0..8 {
+                let storage = storage();
+                write(&storage, path(), &sample()).unwrap();
+                storage.plan(Fault { written: 10, ..Fault::next(op, 1, io::ErrorKind::Other) });
+                assert!(write(&storage, path(), &Checkpoint::default()).is_err());
+                let found = read(&storage.after_power_loss(seed), path()).unwrap();
+                assert_eq!(found, Some(sample()), "{op:?}");
+                write(&storage, path(), &Checkpoint::default()).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let bytes = encode(&sample()).unwrap();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            assert!(matches!(decode(&damaged), Err(CheckpointError::Damaged(_))), "byte {at}");
+        }
+        assert!(decode(&bytes[..bytes.len() - 1]).is_err());
+        assert!(decode(&[]).is_err());
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage() {
+        let mut bytes = encode(&sample()).unwrap();
+        bytes[8] = 2;
+        let checksum = checksum(&bytes);
+        bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+        assert!(matches!(decode(&bytes), Err(CheckpointError::NewerVersion(2))));
+    }
+}

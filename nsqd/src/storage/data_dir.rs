@@ -1,0 +1,275 @@
+//! The layout of the data directory, its lock and its format version.
+//!
+//! ```text
+//! format              version of the layout, as text
+//! checkpoint          saved state; checkpoint.new while it is written
+//! journal/            <number>.journal, <number>.spare
+//! topics/<number>/    <number>.segment
+//! ```
+//!
+//! Topics are numbers here because a name may be `..`. None of our names can be one of NSQ's
+//! (`nsqd.dat`, `*.diskqueue.*`), so its files may lie beside ours. The lock is NSQ's, too: an exclusive
+//! `flock` on the directory itself, so the two never work on one directory at the same time.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{DirLock, Storage, TopicNumber};
+
+/// Goes up when an older version could not use the directory any more.
+const FORMAT_VERSION: u32 = 1;
+/// More is not a version.
+const MAX_FORMAT_FILE_BYTES: u64 = 64;
+
+/// A data directory that is ours until this is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: DirLock,
+}
+
+/// Why a data directory cannot be used. Nothing in it was touched.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// It cannot be opened.
+    #[error("failed to lock data-path: open {}: {}", path.display(), plain(error))]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Somebody else has the lock.
+    #[error(
+        "failed to lock data-path: cannot flock directory {} - {} (possibly in use by another instance of nsqd)",
+        path.display(), plain(error)
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// No files can be made in it.
+    #[error("data-path {} is not writable: {}", path.display(), plain(error))]
+    NotWritable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// It was used by a newer version.
+    #[error("data-path {} has format version {version}, newer than this program knows ({FORMAT_VERSION})", path.display())]
+    NewerVersion {
+        /// The directory.
+        path: PathBuf,
+        /// Its version.
+        version: u64,
+    },
+    /// The format file is no format file.
+    #[error("{} does not hold a format version", path.display())]
+    BadFormatFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The format file or the directories cannot be read or made.
+    #[error("failed to prepare {}: {}", path.display(), plain(error))]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl DataDir {
+    /// Takes the directory, which must exist, be writable, and not be of a newer version. Changes nothing in it.
+    pub fn open(storage: &Arc<dyn Storage>, path: impl Into<PathBuf>) -> Result<Self, DataDirError> {
+        let path = path.into();
+        let lock = match storage.lock_dir(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(DataDirError::Locked { path, error });
+            }
+            Err(error) => return Err(DataDirError::Open { path, error }),
+        };
+        let dir = Self { path, _lock: lock };
+        dir.check_version(&**storage)?;
+        match storage.check_writable(&dir.path) {
+            Ok(()) => Ok(dir),
+            Err(error) => Err(DataDirError::NotWritable { path: dir.path, error }),
+        }
+    }
+
+    /// Makes what is missing: the format file and the directories.
+    pub fn prepare(&self, storage: &dyn Storage) -> Result<(), DataDirError> {
+        for dir in [self.journal_dir(), self.topics_dir()] {
+            storage.create_dir_all(&dir).map_err(|error| DataDirError::Io { path: dir, error })?;
+        }
+        let path = self.format_path();
+        self.write_format(storage, &path).map_err(|error| DataDirError::Io { path, error })
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the journal's files are.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    /// Where the topics' directories are.
+    pub fn topics_dir(&self) -> PathBuf {
+        self.path.join("topics")
+    }
+
+    /// Where a topic's segments are.
+    pub fn topic_dir(&self, topic: TopicNumber) -> PathBuf {
+        self.topics_dir().join(topic.to_string())
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint_path(&self) -> PathBuf {
+        self.path.join("checkpoint")
+    }
+
+    /// The topics that have a directory: those of deleted topics are to be removed.
+    pub fn topic_numbers(&self, storage: &dyn Storage) -> io::Result<Vec<TopicNumber>> {
+        let names = match storage.list(&self.topics_dir()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            names => names?,
+        };
+        let mut numbers: Vec<TopicNumber> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    fn format_path(&self) -> PathBuf {
+        self.path.join("format")
+    }
+
+    fn check_version(&self, storage: &dyn Storage) -> Result<(), DataDirError> {
+        let path = self.format_path();
+        let text = match read_text(storage, &path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(DataDirError::Io { path, error }),
+        };
+        match text.trim().parse() {
+            Ok(version) if version > u64::from(FORMAT_VERSION) => {
+                Err(DataDirError::NewerVersion { path: self.path.clone(), version })
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err(DataDirError::BadFormatFile { path }),
+        }
+    }
+
+    fn write_format(&self, storage: &dyn Storage, path: &Path) -> io::Result<()> {
+        match read_text(storage, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found.map(drop),
+        }
+        // Written aside: half a format file would keep everybody out.
+        let aside = path.with_extension("new");
+        match storage.remove(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = storage.create(&aside, 0)?;
+        file.write_all_at(format!("{FORMAT_VERSION}\n").as_bytes(), 0)?;
+        file.sync_data()?;
+        storage.rename(&aside, path)?;
+        storage.sync_dir(&self.path)
+    }
+}
+
+fn read_text(storage: &dyn Storage, path: &Path) -> io::Result<String> {
+    let file = storage.open(path)?;
+    let mut bytes = vec![0; file.len()?.min(MAX_FORMAT_FILE_BYTES) as usize];
+    let filled = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(filled);
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The system's words as NSQ's users know them: without the number, in lower case.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{
+        faulty::{Fault, FaultyStorage, Op},
+        file::FileStorage,
+    };
+
+    fn real() -> Arc<dyn Storage> {
+        Arc::new(FileStorage)
+    }
+
+    #[test]
+    fn a_fresh_directory_is_prepared_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&real(), dir.path()).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "opening changes nothing");
+        data.prepare(&FileStorage).unwrap();
+        data.prepare(&FileStorage).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "1\n");
+        FileStorage.create_dir_all(&data.topic_dir(12)).unwrap();
+        FileStorage.create_dir_all(&data.topic_dir(7)).unwrap();
+        assert_eq!(data.topic_numbers(&FileStorage).unwrap(), [7, 12]);
+        drop(data);
+        DataDir::open(&real(), dir.path()).unwrap();
+    }
+
+    #[test]
+    fn errors_read_as_nsq_says_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().display();
+        let missing = dir.path().join("missing");
+        assert_eq!(
+            DataDir::open(&real(), &missing).unwrap_err().to_string(),
+            format!("failed to lock data-path: open {path}/missing: no such file or directory")
+        );
+        let _first = DataDir::open(&real(), dir.path()).unwrap();
+        assert_eq!(
+            DataDir::open(&real(), dir.path()).unwrap_err().to_string(),
+            format!(
+                "failed to lock data-path: cannot flock directory {path} - resource temporarily unavailable \
+                 (possibly in use by another instance of nsqd)"
+            )
+        );
+    }
+
+    #[test]
+    fn a_newer_or_strange_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("format"), "2\n").unwrap();
+        let error = DataDir::open(&real(), dir.path()).unwrap_err();
+        assert!(matches!(error, DataDirError::NewerVersion { version: 2, .. }));
+        std::fs::write(dir.path().join("format"), "x").unwrap();
+        let error = DataDir::open(&real(), dir.path()).unwrap_err();
+        assert!(matches!(error, DataDirError::BadFormatFile { .. }));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_unwritable_directory_is_refused() {
+        let storage = FaultyStorage::default();
+        storage.create_dir_all(Path::new("/data")).unwrap();
+        storage.plan(Fault::next(Op::Create, 1, io::ErrorKind::ReadOnlyFilesystem));
+        let storage: Arc<dyn Storage> = Arc::new(storage);
+        let error = DataDir::open(&storage, "/data").unwrap_err();
+        assert!(matches!(error, DataDirError::NotWritable { .. }), "{error}");
+        DataDir::open(&storage, "/data").unwrap();
+    }
+}

@@ -1,0 +1,205 @@
+//! Which journal files there are, and what was published in each.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use super::{JournalOptions, Lsn, format};
+use crate::storage::{Storage, TopicNumber};
+
+/// A file of the journal, as far as reclaiming space needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalFileInfo {
+    /// The file's number.
+    pub number: u64,
+    /// Place of its first record.
+    pub first_lsn: Lsn,
+    /// Bytes that it takes on disk.
+    pub bytes: u64,
+    /// For each topic, the last sequence number published in it; ordered by topic.
+    pub topics: Vec<(TopicNumber, u64)>,
+}
+
+/// How many retired files are kept for reuse.
+const MAX_SPARES: usize = 2;
+
+pub(super) struct Catalog {
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    file_bytes: u64,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    files: VecDeque<FileEntry>,
+    /// File names of retired files, all of the usual size.
+    spares: Vec<String>,
+    position: Lsn,
+    next_spare: u64,
+}
+
+/// A file and what was published in it.
+#[derive(Debug)]
+pub(super) struct FileEntry {
+    pub number: u32,
+    pub bytes: u64,
+    pub topics: HashMap<TopicNumber, u64>,
+    /// Nothing will be written to it any more.
+    pub sealed: bool,
+    /// Some of it could not be read: it is set aside and not recycled.
+    pub damaged: bool,
+}
+
+impl Catalog {
+    pub(super) fn new(
+        storage: &Arc<dyn Storage>,
+        options: &JournalOptions,
+        files: VecDeque<FileEntry>,
+        spares: Vec<String>,
+        next_number: u32,
+    ) -> Self {
+        let next_spare = spares.iter().filter_map(|name| spare_number(name)).max().map_or(0, |n| n + 1);
+        Self {
+            storage: Arc::clone(storage),
+            dir: options.dir.clone(),
+            file_bytes: options.file_bytes,
+            inner: Mutex::new(Inner {
+                files,
+                spares,
+                position: format::lsn(next_number, format::FILE_HEADER_BYTES),
+                next_spare,
+            }),
+        }
+    }
+
+    pub(super) fn position(&self) -> Lsn {
+        self.inner.lock().position
+    }
+
+    pub(super) fn files(&self) -> Vec<JournalFileInfo> {
+        let info = |entry: &FileEntry| {
+            let mut topics: Vec<_> = entry.topics.iter().map(|(&topic, &last)| (topic, last)).collect();
+            topics.sort_unstable();
+            JournalFileInfo {
+                number: u64::from(entry.number),
+                first_lsn: format::lsn(entry.number, format::FILE_HEADER_BYTES),
+                bytes: entry.bytes,
+                topics,
+            }
+        };
+        self.inner.lock().files.iter().map(info).collect()
+    }
+
+    /// A good write ended at `end` in the newest file; `published` lists its batches.
+    pub(super) fn written(&self, end: Lsn, published: &[(TopicNumber, u64)]) {
+        let mut inner = self.inner.lock();
+        inner.position = end;
+        if let Some(entry) = inner.files.back_mut() {
+            for &(topic, last) in published {
+                let highest = entry.topics.entry(topic).or_insert(last);
+                *highest = last.max(*highest);
+            }
+        }
+    }
+
+    /// Writing goes on in a new file.
+    pub(super) fn started(&self, number: u32, bytes: u64) {
+        let mut inner = self.inner.lock();
+        if let Some(before) = inner.files.back_mut() {
+            before.sealed = true;
+        }
+        inner.position = format::lsn(number, format::FILE_HEADER_BYTES);
+        inner.files.push_back(FileEntry {
+            number,
+            bytes,
+            topics: HashMap::new(),
+            sealed: false,
+            damaged: false,
+        });
+    }
+
+    /// The newest file, which held nothing, is gone.
+    pub(super) fn removed_newest(&self, number: u32) {
+        let mut inner = self.inner.lock();
+        if inner.files.back().is_some_and(|entry| entry.number == number) {
+            inner.files.pop_back();
+        }
+    }
+
+    /// Takes a retired file for reuse.
+    pub(super) fn take_spare(&self) -> Option<String> {
+        self.inner.lock().spares.pop()
+    }
+
+    /// A spare that could not be used after all.
+    pub(super) fn return_spare(&self, name: String) {
+        self.inner.lock().spares.push(name);
+    }
+
+    pub(super) fn retire_oldest(&self, number: u64) -> io::Result<()> {
+        let (oldest, spare) = self.take_oldest(number)?;
+        // Without the lock: removing a large file takes a while, and writers need the lock.
+        let path = self.dir.join(file_name(oldest.number));
+        let outcome = match &spare {
+            _ if oldest.damaged => self.storage.rename(&path, &self.dir.join(damaged_name(oldest.number))),
+            Some(spare) => self.storage.rename(&path, &self.dir.join(spare)),
+            None => self.storage.remove(&path),
+        };
+        let mut inner = self.inner.lock();
+        match outcome {
+            Ok(()) => inner.spares.extend(spare),
+            Err(_) => inner.files.push_front(oldest),
+        }
+        outcome
+    }
+
+    /// Takes the oldest file off the list, with a name for it if it is to be recycled.
+    fn take_oldest(&self, number: u64) -> io::Result<(FileEntry, Option<String>)> {
+        let mut inner = self.inner.lock();
+        // The last file stays even when it is sealed: it keeps the numbering.
+        let retirable = inner.files.len() > 1
+            && inner.files.front().is_some_and(|oldest| u64::from(oldest.number) == number && oldest.sealed);
+        let oldest = if retirable { inner.files.pop_front() } else { None };
+        let Some(oldest) = oldest else {
+            let text = "not the oldest journal file, or still in use";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        };
+        let recycle = !oldest.damaged && oldest.bytes == self.file_bytes && inner.spares.len() < MAX_SPARES;
+        let spare = recycle.then(|| {
+            inner.next_spare += 1;
+            spare_name(inner.next_spare - 1)
+        });
+        Ok((oldest, spare))
+    }
+}
+
+/// The name of a journal file.
+pub(super) fn file_name(number: u32) -> String {
+    format!("{number:020}.journal")
+}
+
+/// The number in the name of a journal file.
+pub(super) fn file_number(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".journal")?;
+    (digits.len() == 20).then(|| digits.parse().ok()).flatten()
+}
+
+/// The name of a file that is kept because some of it could not be read.
+pub(super) fn damaged_name(number: u32) -> String {
+    format!("{number:020}.journal.damaged")
+}
+
+/// The name of a retired file.
+pub(super) fn spare_name(number: u64) -> String {
+    format!("{number}.spare")
+}
+
+/// The number in the name of a retired file.
+pub(super) fn spare_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".spare")?.parse().ok()
+}

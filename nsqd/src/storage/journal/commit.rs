@@ -1,0 +1,114 @@
+//! What a caller holds while its record is on the way: a ticket, then a future.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+};
+
+use super::{
+    JournalError,
+    group::{Group, Progress},
+};
+
+/// Stands for an appended record until its outcome is known.
+///
+/// Dropping it says that nobody wants to know; the record is written all the same.
+#[must_use = "a publish is acknowledged only after its ticket was committed"]
+pub struct Ticket {
+    group: Arc<Group>,
+    batch: u64,
+    resolved: bool,
+}
+
+impl Ticket {
+    pub(super) fn new(group: Arc<Group>, batch: u64) -> Self {
+        Self { group, batch, resolved: false }
+    }
+
+    /// See [`Journal::try_commit`](super::Journal::try_commit).
+    pub(super) fn try_commit(mut self) -> Result<Result<(), JournalError>, Self> {
+        let outcome = match self.progress() {
+            Progress::Done(outcome) => Some(outcome),
+            Progress::Wait(_) => None,
+        };
+        outcome.ok_or(self)
+    }
+
+    #[inline]
+    fn progress(&mut self) -> Progress<'_> {
+        let progress = self.group.progress(self.batch);
+        self.resolved = matches!(progress, Progress::Done(_));
+        progress
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.resolved {
+            self.group.abandon(self.batch);
+        }
+    }
+}
+
+/// The future of [`Journal::commit`](super::Journal::commit).
+///
+/// Cancel safety: dropping it loses the answer, nothing else.
+#[must_use = "futures do nothing unless polled"]
+pub struct Commit {
+    ticket: Ticket,
+    /// Our number among the waiters, once we wait.
+    waiter: Option<u64>,
+}
+
+impl Commit {
+    pub(super) fn new(ticket: Ticket) -> Self {
+        Self { ticket, waiter: None }
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<(), JournalError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { ticket, waiter } = self.get_mut();
+        match ticket.progress() {
+            Progress::Done(outcome) => {
+                *waiter = None;
+                Poll::Ready(outcome)
+            }
+            Progress::Wait(turn) => {
+                *waiter = Some(turn.wait(*waiter, cx.waker()));
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Commit {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter {
+            self.ticket.group.leave(waiter);
+        }
+    }
+}
+
+/// Runs a commit on a thread that may block.
+pub(super) fn block_on(commit: Commit) -> Result<(), JournalError> {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut commit = std::pin::pin!(commit);
+    loop {
+        if let Poll::Ready(outcome) = commit.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return outcome;
+        }
+        thread::park();
+    }
+}

@@ -1,0 +1,201 @@
+//! A journal file's bytes: its header, and what stands before each record. Pure.
+//!
+//! ```text
+//! file:    header copy (64) | header copy (64) | record | record | ... | 00 00 00 00
+//! record:  length u32 | content CRC-32C u32 | mark u32 | content (length bytes)
+//! ```
+//!
+//! The zero length behind the last record tells a clean end from a torn one; a file that is
+//! filled to the last byte has none. What lies behind it is left from the file's earlier life.
+
+use super::Lsn;
+use crate::storage::seal::Seal;
+
+/// Where the first record of a file starts: behind two copies of the header.
+pub(super) const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
+const HEADER_COPY_BYTES: usize = 64;
+const MAGIC: [u8; 8] = *b"nsqrsJRN";
+/// Goes up when an older version could not read the file any more.
+pub(super) const FORMAT_VERSION: u32 = 1;
+
+/// Length, content checksum, mark.
+pub(super) const RECORD_HEADER_BYTES: usize = 12;
+/// The zero length that ends a file.
+pub(super) const TERMINATOR: [u8; 4] = [0; 4];
+
+/// What a file says of itself, and of the file before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileHeader {
+    pub number: u32,
+    pub stamp: u64,
+    /// The file before, and where its last record ends, if there was one: so a reader knows when
+    /// a file that is complete has lost its end.
+    pub previous: Option<(u32, u32)>,
+}
+
+/// Why a header could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeaderError {
+    /// All zeros: a file that was made and never written to.
+    Blank,
+    Damaged,
+    NewerVersion(u32),
+}
+
+impl FileHeader {
+    /// Both copies.
+    pub(super) fn encode(&self) -> [u8; FILE_HEADER_BYTES as usize] {
+        let mut copy = [0; HEADER_COPY_BYTES];
+        let (previous_number, previous_end) = self.previous.unwrap_or((0, 0));
+        copy[..8].copy_from_slice(&MAGIC);
+        copy[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        copy[12..16].copy_from_slice(&self.number.to_le_bytes());
+        copy[16..24].copy_from_slice(&self.stamp.to_le_bytes());
+        copy[24..28].copy_from_slice(&previous_number.to_le_bytes());
+        copy[28..32].copy_from_slice(&previous_end.to_le_bytes());
+        let check = crc32c::crc32c(&copy[..60]);
+        copy[60..].copy_from_slice(&check.to_le_bytes());
+        let mut both = [0; FILE_HEADER_BYTES as usize];
+        both[..HEADER_COPY_BYTES].copy_from_slice(&copy);
+        both[HEADER_COPY_BYTES..].copy_from_slice(&copy);
+        both
+    }
+
+    /// Reads whichever copy is whole. A file that is too short for its header is damaged, too.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
+        let copies = bytes.chunks_exact(HEADER_COPY_BYTES).take(2);
+        for copy in copies {
+            if copy[..8] != MAGIC || crc32c::crc32c(&copy[..60]) != u32_at(copy, 60) {
+                continue;
+            }
+            let version = u32_at(copy, 8);
+            if version > FORMAT_VERSION {
+                return Err(HeaderError::NewerVersion(version));
+            }
+            let previous = (u32_at(copy, 24), u32_at(copy, 28));
+            return Ok(Self {
+                number: u32_at(copy, 12),
+                stamp: u64::from(u32_at(copy, 16)) | u64::from(u32_at(copy, 20)) << 32,
+                previous: (previous.1 != 0).then_some(previous),
+            });
+        }
+        Err(if bytes.iter().all(|&byte| byte == 0) { HeaderError::Blank } else { HeaderError::Damaged })
+    }
+
+    pub(super) fn seal(&self) -> Seal {
+        Seal::new(self.stamp, u64::from(self.number))
+    }
+}
+
+/// A record's header, as far as it can be judged without its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RecordHeader {
+    /// Bytes of the content.
+    pub length: u32,
+    checksum: u32,
+}
+
+impl RecordHeader {
+    /// The header if its mark is that of this file and offset.
+    pub(super) fn decode(bytes: &[u8; RECORD_HEADER_BYTES], seal: Seal, offset: u64) -> Option<Self> {
+        let header = Self { length: u32_at(bytes, 0), checksum: u32_at(bytes, 4) };
+        (header.length != 0 && seal.mark(offset, &bytes[..8]) == u32_at(bytes, 8)).then_some(header)
+    }
+
+    /// Whether this is the content that the header was written for.
+    pub(super) fn covers(&self, content: &[u8]) -> bool {
+        content.len() == self.length as usize && crc32c::crc32c(content) == self.checksum
+    }
+}
+
+/// Appends a record whose header has its length only: where it will stand is not known yet.
+/// Returns the length of the content.
+pub(super) fn put_unsealed(buf: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+    let start = buf.len();
+    buf.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
+    encode(buf);
+    let length = buf.len() - start - RECORD_HEADER_BYTES;
+    buf[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+    length
+}
+
+/// Completes the headers of unsealed records that will stand back to back from `offset` on,
+/// and shows each content to `seen`.
+pub(super) fn seal_records(buf: &mut [u8], seal: Seal, offset: u64, mut seen: impl FnMut(&[u8])) {
+    let mut rest = buf;
+    let mut offset = offset;
+    while let Some((header, tail)) = rest.split_first_chunk_mut::<RECORD_HEADER_BYTES>() {
+        let length = u32_at(header, 0) as usize;
+        let (content, tail) = tail.split_at_mut(length);
+        header[4..8].copy_from_slice(&crc32c::crc32c(content).to_le_bytes());
+        let mark = seal.mark(offset, &header[..8]);
+        header[8..].copy_from_slice(&mark.to_le_bytes());
+        seen(content);
+        offset += (RECORD_HEADER_BYTES + length) as u64;
+        rest = tail;
+    }
+}
+
+/// The place of a record in file `number` at `offset`.
+pub(super) fn lsn(number: u32, offset: u64) -> Lsn {
+    debug_assert!(offset <= u64::from(u32::MAX));
+    Lsn(u64::from(number) << 32 | offset)
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: FileHeader =
+        FileHeader { number: 3, stamp: 0x0123_4567_89ab_cdef, previous: Some((2, 500)) };
+
+    #[test]
+    fn either_header_copy_is_enough() {
+        let bytes = HEADER.encode();
+        for broken in 0..HEADER_COPY_BYTES {
+            let mut first = bytes;
+            first[broken] ^= 1;
+            assert_eq!(FileHeader::decode(&first), Ok(HEADER));
+            let mut second = bytes;
+            second[HEADER_COPY_BYTES + broken] ^= 1;
+            assert_eq!(FileHeader::decode(&second), Ok(HEADER));
+            first[HEADER_COPY_BYTES + broken] ^= 1;
+            assert_eq!(FileHeader::decode(&first), Err(HeaderError::Damaged));
+        }
+        assert_eq!(FileHeader::decode(&[0; 128]), Err(HeaderError::Blank));
+        assert_eq!(FileHeader::decode(&[]), Err(HeaderError::Blank));
+    }
+
+    #[test]
+    fn a_newer_version_is_told_from_damage() {
+        let mut bytes = HEADER.encode();
+        bytes[8..12].copy_from_slice(&9_u32.to_le_bytes());
+        let check = crc32c::crc32c(&bytes[..60]);
+        bytes[60..64].copy_from_slice(&check.to_le_bytes());
+        assert_eq!(FileHeader::decode(&bytes), Err(HeaderError::NewerVersion(9)));
+    }
+
+    #[test]
+    fn a_sealed_record_is_valid_at_its_place_only() {
+        let mut buf = Vec::new();
+        put_unsealed(&mut buf, |out| out.extend_from_slice(b"first"));
+        put_unsealed(&mut buf, |out| out.extend_from_slice(b"second"));
+        let mut seen = Vec::new();
+        seal_records(&mut buf, HEADER.seal(), 1000, |content| seen.push(content.to_vec()));
+        assert_eq!(seen, [b"first".to_vec(), b"second".to_vec()]);
+
+        let second: &[u8; RECORD_HEADER_BYTES] = buf[17..29].try_into().unwrap();
+        let header = RecordHeader::decode(second, HEADER.seal(), 1017).unwrap();
+        assert!(header.covers(b"second"));
+        assert!(!header.covers(b"secone"));
+        assert_eq!(RecordHeader::decode(second, HEADER.seal(), 1018), None);
+        let other = FileHeader { stamp: 5, ..HEADER };
+        assert_eq!(RecordHeader::decode(second, other.seal(), 1017), None);
+    }
+}

@@ -1,0 +1,376 @@
+//! Group commit: the records that wait, who writes them, and who is told.
+//!
+//! Records collect in the *pending* buffer, which has a batch number. Whoever leads swaps it for the
+//! spare one, writes it outside of the lock, and then tells all tickets of the batch. While
+//! somebody leads, others append to the next batch and wait.
+//!
+//! Who leads: with [`Durability::Sync`](super::Durability) the journal's thread. Otherwise the first that
+//! finds nobody leading; it serves those who came meanwhile for a few rounds more, then wakes one of
+//! the waiters, which finds nobody leading. Leading happens within one poll, so dropping a future cannot
+//! interrupt it, and a waiter that is dropped wakes another: nobody is left waiting.
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::{
+    Durability, JournalError, JournalOptions,
+    catalog::Catalog,
+    commit::{Commit, Ticket, block_on},
+    pending::{MAX_LAZY_KEPT_BYTES, State, ThreadState, Waiter, Work},
+    writer::Writer,
+};
+use crate::storage::record::Record;
+
+/// So many pending bytes of lazy records are written without waiting for the interval.
+const LAZY_KICK_BYTES: usize = 64 << 10;
+/// So many writes a leader makes for others before it hands over.
+const MAX_ROUNDS: usize = 8;
+
+/// What the handle, the tickets and the journal's thread share.
+pub(super) struct Group {
+    sync: bool,
+    flush_interval: Duration,
+    state: Mutex<State>,
+    /// Wakes the journal's thread.
+    work: Condvar,
+    /// Locked by the leader only, and by `sync`.
+    writer: Mutex<Writer>,
+    pub(super) catalog: Arc<Catalog>,
+    /// All batches up to this one are done. Written under the state's lock.
+    resolved: AtomicU64,
+    /// Some tickets of resolved batches failed. Written under the state's lock, before `resolved`.
+    failing: AtomicBool,
+    pub(super) bytes_written: AtomicU64,
+}
+
+impl Group {
+    pub(super) fn new(options: &JournalOptions, writer: Writer, catalog: Arc<Catalog>) -> Self {
+        Self {
+            sync: options.durability == Durability::Sync,
+            flush_interval: options.flush_interval,
+            state: Mutex::new(State::new()),
+            work: Condvar::new(),
+            writer: Mutex::new(writer),
+            catalog,
+            resolved: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            bytes_written: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn append(self: &Arc<Self>, record: &Record<'_>) -> Result<Ticket, JournalError> {
+        let mut state = self.state.lock();
+        state.admit()?;
+        state.pending.push(record)?;
+        Ok(self.take_ticket(&mut state))
+    }
+
+    /// A ticket for the pending batch.
+    fn take_ticket(self: &Arc<Self>, state: &mut State) -> Ticket {
+        state.pending.tickets += 1;
+        Ticket::new(Arc::clone(self), state.batch)
+    }
+
+    pub(super) fn append_lazy(&self, record: &Record<'_>) {
+        let mut state = self.state.lock();
+        if state.latched.is_some() || state.refusing {
+            state.forgotten += 1;
+            return;
+        }
+        if state.last_error.is_some() && state.pending.bytes.len() > MAX_LAZY_KEPT_BYTES {
+            state.forgotten += 1;
+            return;
+        }
+        match state.pending.push(record) {
+            Ok(range) => state.pending.note_lazy(range),
+            Err(_) => {
+                state.forgotten += 1;
+                return;
+            }
+        }
+        if state.pending.bytes.len() >= LAZY_KICK_BYTES && !state.kicked && state.last_error.is_none() {
+            state.kicked = true;
+            self.set_due(&mut state, Instant::now());
+        } else if state.lazy_due.is_none() {
+            self.set_due(&mut state, Instant::now() + self.flush_interval);
+        }
+    }
+
+    /// The journal's thread will write what is pending at `due`, unless somebody else does before.
+    fn set_due(&self, state: &mut State, due: Instant) {
+        state.lazy_due = Some(due);
+        match state.thread {
+            ThreadState::Idle => _ = self.work.notify_one(),
+            ThreadState::Until(wakes) if wakes > due => _ = self.work.notify_one(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn run_flusher(&self) {
+        let mut state = self.state.lock();
+        while !state.stop {
+            match state.work(self.sync) {
+                Work::Now => {
+                    self.lead(state, 1);
+                    state = self.state.lock();
+                }
+                Work::At(due) => {
+                    state.thread = ThreadState::Until(due);
+                    self.work.wait_until(&mut state, due);
+                    state.thread = ThreadState::Busy;
+                }
+                Work::None => {
+                    state.thread = ThreadState::Idle;
+                    self.work.wait(&mut state);
+                    state.thread = ThreadState::Busy;
+                }
+            }
+        }
+        // Whoever still waits finds the thread stopped, and leads.
+        let waiters = mem::take(&mut state.waiters);
+        drop(state);
+        waiters.into_iter().for_each(|waiter| waiter.waker.wake());
+    }
+
+    /// Writes what is pending, and then, at most `rounds` times in all, what was waited for meanwhile.
+    fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>, rounds: usize) {
+        state.leading = true;
+        for round in 1.. {
+            state = self.write_batch(state);
+            if round >= rounds || state.waiters.is_empty() {
+                break;
+            }
+        }
+        state.leading = false;
+        // The thread leaves things alone while somebody leads.
+        if state.lazy_due.is_some() && state.thread == ThreadState::Idle {
+            self.work.notify_one();
+        }
+        self.hand_over(state);
+    }
+
+    fn write_batch<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let empty = mem::take(&mut state.spare);
+        let mut buffer = mem::replace(&mut state.pending, empty);
+        let batch = state.batch;
+        state.batch += 1;
+        state.writing_tickets = buffer.tickets;
+        state.lazy_due = None;
+        state.kicked = false;
+        let failed_before = state.last_error.is_some();
+        drop(state);
+
+        let outcome = match buffer.bytes.is_empty() {
+            false => self.writer.lock().write(&mut buffer.bytes),
+            true if failed_before => self.writer.lock().probe(),
+            true => Ok(0),
+        };
+
+        let mut state = self.state.lock();
+        let resolved = match outcome {
+            Ok(bytes) => {
+                self.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+                state.last_error = None;
+                state.forgotten = 0;
+                batch
+            }
+            Err(cause) => {
+                state.fail(batch, &buffer, cause);
+                self.failing.store(state.failure.is_some(), Ordering::Relaxed);
+                batch + 1
+            }
+        };
+        state.writing_tickets = 0;
+        buffer.clear();
+        state.spare = buffer;
+        self.resolved.store(resolved, Ordering::Release);
+        self.wake_resolved(state, resolved)
+    }
+
+    fn wake_resolved<'a>(&'a self, mut state: MutexGuard<'a, State>, resolved: u64) -> MutexGuard<'a, State> {
+        if !state.waiters.iter().any(|waiter| waiter.batch <= resolved) {
+            return state;
+        }
+        let mut woken = mem::take(&mut state.woken);
+        woken.extend(
+            state.waiters.extract_if(.., |waiter| waiter.batch <= resolved).map(|waiter| waiter.waker),
+        );
+        drop(state);
+        woken.drain(..).for_each(Waker::wake);
+        let mut state = self.state.lock();
+        state.woken = woken;
+        state
+    }
+
+    /// Blocks until everything appended so far is written.
+    pub(super) fn flush(self: &Arc<Self>) -> Result<(), JournalError> {
+        let mut state = self.state.lock();
+        if let Some(cause) = &state.latched {
+            return Err(cause.clone());
+        }
+        if let Some(failure) = &state.failure {
+            return Err(failure.cause.clone());
+        }
+        if state.pending.bytes.is_empty() && !state.leading {
+            return Ok(());
+        }
+        // An empty batch is good, too: it comes after the one being written.
+        let ticket = self.take_ticket(&mut state);
+        drop(state);
+        block_on(Commit::new(ticket))
+    }
+
+    pub(super) fn sync(&self) -> Result<(), JournalError> {
+        self.writer.lock().sync()
+    }
+
+    pub(super) fn refuse_appends(&self) {
+        self.state.lock().refusing = true;
+    }
+
+    pub(super) fn stop(&self) {
+        self.state.lock().stop = true;
+        self.work.notify_one();
+    }
+
+    pub(super) fn health(&self) -> Result<(), String> {
+        let state = self.state.lock();
+        match state.latched.as_ref().or(state.last_error.as_ref()) {
+            Some(cause) if state.forgotten > 0 => {
+                Err(format!("{cause} ({} acknowledgements not remembered)", state.forgotten))
+            }
+            Some(cause) => Err(cause.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the ticket's batch is done; if so, the ticket is resolved.
+    fn outcome(&self, state: &mut State, batch: u64) -> Option<Result<(), JournalError>> {
+        if self.resolved.load(Ordering::Relaxed) < batch {
+            return None;
+        }
+        let Some(failure) = state.failure.as_mut().filter(|failure| failure.batches.contains(&batch)) else {
+            return Some(Ok(()));
+        };
+        let cause = failure.cause.clone();
+        failure.unresolved -= 1;
+        if failure.unresolved == 0 {
+            state.failure = None;
+            self.failing.store(false, Ordering::Relaxed);
+        }
+        Some(Err(cause))
+    }
+
+    /// Without a lock: whether the batch was written well. `false` if that is not sure.
+    #[inline]
+    fn surely_written(&self, batch: u64) -> bool {
+        self.resolved.load(Ordering::Acquire) >= batch && !self.failing.load(Ordering::Relaxed)
+    }
+
+    /// Whether a caller may write now, and not only the journal's thread.
+    fn may_lead(&self, state: &State) -> bool {
+        !state.leading && (!self.sync || state.stop)
+    }
+
+    /// For a ticket of this batch: finds the outcome, and before that writes, if a caller may and nobody does.
+    #[inline]
+    pub(super) fn progress(&self, batch: u64) -> Progress<'_> {
+        if self.surely_written(batch) {
+            return Progress::Done(Ok(()));
+        }
+        let mut state = self.state.lock();
+        if self.may_lead(&state) && self.resolved.load(Ordering::Relaxed) < batch {
+            self.lead(state, MAX_ROUNDS);
+            state = self.state.lock();
+        }
+        match self.outcome(&mut state, batch) {
+            Some(outcome) => Progress::Done(outcome),
+            None => Progress::Wait(Turn { group: self, state, batch }),
+        }
+    }
+
+    /// A ticket of this batch was dropped: nobody will ask for its outcome.
+    pub(super) fn abandon(&self, batch: u64) {
+        if self.surely_written(batch) {
+            return;
+        }
+        let mut state = self.state.lock();
+        if self.outcome(&mut state, batch).is_some() {
+            return;
+        }
+        if batch < state.batch {
+            state.writing_tickets -= 1;
+            return;
+        }
+        state.pending.tickets -= 1;
+        if state.lazy_due.is_none() {
+            // Nobody else may come to write it.
+            self.set_due(&mut state, Instant::now() + self.flush_interval);
+        }
+    }
+
+    /// A waiter goes. If it was the one that was woken to lead, somebody else must.
+    pub(super) fn leave(&self, waiter: u64) {
+        let mut state = self.state.lock();
+        if let Some(at) = state.waiters.iter().position(|other| other.id == waiter) {
+            state.waiters.swap_remove(at);
+        }
+        self.hand_over(state);
+    }
+
+    /// Wakes one of those who wait, if nobody leads. It will find that out, and lead.
+    fn hand_over(&self, state: MutexGuard<'_, State>) {
+        if self.may_lead(&state)
+            && let Some(heir) = state.waiters.first()
+        {
+            let heir = heir.waker.clone();
+            drop(state);
+            heir.wake();
+        }
+    }
+}
+
+/// How it is with a ticket.
+pub(super) enum Progress<'a> {
+    Done(Result<(), JournalError>),
+    Wait(Turn<'a>),
+}
+
+/// The moment in which a ticket's holder is told to wait; nothing changes before it has said how to wake it.
+pub(super) struct Turn<'a> {
+    group: &'a Group,
+    state: MutexGuard<'a, State>,
+    batch: u64,
+}
+
+impl Turn<'_> {
+    /// Waits, as the waiter that it was before or as a new one. Returns its number.
+    pub(super) fn wait(mut self, known: Option<u64>, waker: &Waker) -> u64 {
+        let state = &mut *self.state;
+        let id = match state.waiters.iter_mut().find(|waiter| Some(waiter.id) == known) {
+            Some(waiter) => {
+                waiter.waker.clone_from(waker);
+                waiter.id
+            }
+            None => {
+                state.next_waiter += 1;
+                let id = state.next_waiter;
+                state.waiters.push(Waiter { id, batch: self.batch, waker: waker.clone() });
+                id
+            }
+        };
+        if self.group.sync && state.thread != ThreadState::Busy {
+            self.group.work.notify_one();
+        }
+        id
+    }
+}

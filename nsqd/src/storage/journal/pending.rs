@@ -1,0 +1,197 @@
+//! What waits to be written, and what became of what was: the state behind the journal's lock.
+//! No files here; its one effect is on itself.
+
+use std::{mem, ops::RangeInclusive, task::Waker, time::Instant};
+
+use super::{JournalError, MAX_PENDING_BYTES, MAX_RECORD_BYTES, format, writer::RETRY_INTERVAL};
+use crate::storage::record::Record;
+
+/// So many bytes of lazy records are kept while writing fails; what comes beyond is forgotten.
+pub(super) const MAX_LAZY_KEPT_BYTES: usize = 8 << 20;
+/// A buffer that grew beyond is given back when it is no longer filled.
+const KEPT_BUFFER_BYTES: usize = 4 << 20;
+
+/// What the journal's lock protects.
+pub(super) struct State {
+    pub pending: Buffer,
+    /// The other buffer, empty, unless it is being written.
+    pub spare: Buffer,
+    /// Number of the pending batch.
+    pub batch: u64,
+    pub leading: bool,
+    /// Tickets of the batch being written that are still held.
+    pub writing_tickets: usize,
+    pub waiters: Vec<Waiter>,
+    pub next_waiter: u64,
+    pub failure: Option<Failure>,
+    /// A failed sync: for ever.
+    pub latched: Option<JournalError>,
+    /// Cleared by a good write.
+    pub last_error: Option<JournalError>,
+    /// Lazy records forgotten since the last good write.
+    pub forgotten: u64,
+    /// When the pending bytes are written although nobody waits.
+    pub lazy_due: Option<Instant>,
+    /// The pending bytes have become many, and the journal's thread was told.
+    pub kicked: bool,
+    /// Taken and given back by whoever wakes waiters, to keep its room.
+    pub woken: Vec<Waker>,
+    pub thread: ThreadState,
+    pub refusing: bool,
+    pub stop: bool,
+}
+
+/// Records in their order, not yet sealed.
+#[derive(Default)]
+pub(super) struct Buffer {
+    pub bytes: Vec<u8>,
+    pub tickets: usize,
+    /// Where the lazy records are; neighbours are one range.
+    pub lazy: Vec<(usize, usize)>,
+}
+
+pub(super) struct Waiter {
+    pub id: u64,
+    pub batch: u64,
+    pub waker: Waker,
+}
+
+/// The outcome of the failed batches, until all their tickets know it.
+pub(super) struct Failure {
+    pub batches: RangeInclusive<u64>,
+    pub cause: JournalError,
+    pub unresolved: usize,
+}
+
+/// What the journal's thread is doing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ThreadState {
+    Busy,
+    Idle,
+    Until(Instant),
+}
+
+pub(super) enum Work {
+    Now,
+    At(Instant),
+    None,
+}
+
+impl Buffer {
+    pub(super) fn push(&mut self, record: &Record<'_>) -> Result<(usize, usize), JournalError> {
+        if let Record::Publish { frames, .. } = record
+            && frames.len() > MAX_RECORD_BYTES
+        {
+            return Err(JournalError::TooLarge);
+        }
+        let start = self.bytes.len();
+        if start > MAX_PENDING_BYTES {
+            return Err(JournalError::Overloaded);
+        }
+        let length = format::put_unsealed(&mut self.bytes, |out| record.encode(out));
+        if length > MAX_RECORD_BYTES {
+            self.bytes.truncate(start);
+            return Err(JournalError::TooLarge);
+        }
+        Ok((start, self.bytes.len()))
+    }
+
+    pub(super) fn note_lazy(&mut self, (start, end): (usize, usize)) {
+        match self.lazy.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => self.lazy.push((start, end)),
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        if self.bytes.capacity() > KEPT_BUFFER_BYTES && self.bytes.len() < KEPT_BUFFER_BYTES / 4 {
+            self.bytes = Vec::with_capacity(KEPT_BUFFER_BYTES / 4);
+        }
+        self.bytes.clear();
+        self.tickets = 0;
+        self.lazy.clear();
+    }
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self {
+            pending: Buffer::default(),
+            spare: Buffer::default(),
+            batch: 1,
+            leading: false,
+            writing_tickets: 0,
+            waiters: Vec::new(),
+            next_waiter: 0,
+            failure: None,
+            latched: None,
+            last_error: None,
+            forgotten: 0,
+            lazy_due: None,
+            kicked: false,
+            woken: Vec::new(),
+            thread: ThreadState::Busy,
+            refusing: false,
+            stop: false,
+        }
+    }
+
+    pub(super) fn admit(&self) -> Result<(), JournalError> {
+        if let Some(cause) = &self.latched {
+            return Err(cause.clone());
+        }
+        if let Some(failure) = &self.failure {
+            return Err(failure.cause.clone());
+        }
+        if self.refusing { Err(JournalError::Closed) } else { Ok(()) }
+    }
+
+    /// What there is to do for the journal's thread.
+    pub(super) fn work(&self, sync: bool) -> Work {
+        if self.leading || self.latched.is_some() {
+            return Work::None;
+        }
+        if sync && !self.waiters.is_empty() {
+            return Work::Now;
+        }
+        match self.lazy_due {
+            Some(due) if !self.pending.bytes.is_empty() || self.last_error.is_some() => {
+                if due <= Instant::now() { Work::Now } else { Work::At(due) }
+            }
+            _ => Work::None,
+        }
+    }
+
+    /// A batch that was written failed, and with it the one that waits behind it.
+    pub(super) fn fail(&mut self, batch: u64, written: &Buffer, cause: JournalError) {
+        let forever = matches!(cause, JournalError::Sync(_));
+        let behind = mem::take(&mut self.pending);
+        if !forever {
+            self.keep_lazy(written);
+            self.keep_lazy(&behind);
+        }
+        let unresolved = self.writing_tickets + behind.tickets;
+        self.batch += 1;
+        if unresolved > 0 {
+            self.failure = Some(Failure { batches: batch..=batch + 1, cause: cause.clone(), unresolved });
+        }
+        // With nothing to write it is still tried, so that health comes back without a publish.
+        self.lazy_due = Some(Instant::now() + RETRY_INTERVAL);
+        self.last_error = Some(cause.clone());
+        if forever {
+            self.latched = Some(cause);
+        }
+    }
+
+    pub(super) fn keep_lazy(&mut self, from: &Buffer) {
+        for &(start, end) in &from.lazy {
+            let at = self.pending.bytes.len();
+            if at + (end - start) > MAX_LAZY_KEPT_BYTES {
+                self.forgotten += 1;
+                continue;
+            }
+            self.pending.bytes.extend_from_slice(&from.bytes[start..end]);
+            self.pending.note_lazy((at, self.pending.bytes.len()));
+        }
+    }
+}

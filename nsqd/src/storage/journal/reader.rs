@@ -1,0 +1,381 @@
+//! Reads the journal's files at start.
+//!
+//! A file that has a successor ends where the successor's header says. Whatever does not verify
+//! before that is damage: it is reported, and reading goes on at the next record that does verify. The
+//! newest file ends at its terminator; if there is none, the last write was torn and is cut.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    JournalError, JournalOptions, Lsn,
+    catalog::{self, FileEntry},
+    format::{self, FILE_HEADER_BYTES, FileHeader, HeaderError, RECORD_HEADER_BYTES, RecordHeader},
+};
+use crate::storage::{
+    Storage, StorageFile, TopicNumber,
+    record::{self, Record},
+    seal::Seal,
+};
+
+/// What was found when the journal was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JournalReport {
+    /// Files read.
+    pub files: usize,
+    /// Records shown to `replay`.
+    pub records: u64,
+    /// Bytes of these records.
+    pub bytes: u64,
+    /// Where the newest file was cut, if its last write was torn.
+    pub torn_at: Option<Lsn>,
+    /// Bytes of the torn write, as far as they can be told from what was there before.
+    pub cut_bytes: u64,
+    /// What could not be read although it was once written as a whole.
+    pub damaged: Vec<Damage>,
+    /// Numbers of files that should be there and are not.
+    pub missing_files: Vec<u64>,
+    /// Files that could not be read at all, with the names they have now.
+    pub set_aside: Vec<PathBuf>,
+}
+
+/// A damaged stretch of a journal file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where it starts.
+    pub lsn: Lsn,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// Everything that the journal needs to go on.
+pub(super) struct Found {
+    pub files: VecDeque<FileEntry>,
+    pub spares: Vec<String>,
+    /// Number of the next file.
+    pub next_number: u32,
+    /// The newest file and the end of its last record.
+    pub last_end: Option<(u32, u32)>,
+    pub report: JournalReport,
+}
+
+struct OpenFile {
+    header: FileHeader,
+    file: Arc<dyn StorageFile>,
+    len: u64,
+}
+
+/// Reads all files in `options.dir`.
+pub(super) fn read_all(
+    storage: &dyn Storage,
+    options: &JournalOptions,
+    replay: &mut dyn FnMut(Lsn, Record<'_>),
+) -> Result<Found, JournalError> {
+    let mut report = JournalReport::default();
+    let names = storage
+        .create_dir_all(&options.dir)
+        .and_then(|()| storage.list(&options.dir))
+        .map_err(|error| read_error(&options.dir, error))?;
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| catalog::file_number(name)).collect();
+    numbers.sort_unstable();
+    refuse_newer(storage, options, &numbers)?;
+    let mut spares = check_spares(storage, options, &names)?;
+
+    let mut open_files = Vec::new();
+    for (index, &number) in numbers.iter().enumerate() {
+        let newest = index + 1 == numbers.len();
+        open_files.extend(open_file(storage, options, number, newest, &mut spares, &mut report)?);
+    }
+
+    let mut found = Found {
+        files: VecDeque::new(),
+        spares,
+        next_number: next_number(&numbers, options.not_before),
+        last_end: None,
+        report,
+    };
+    for (index, open) in open_files.iter().enumerate() {
+        let next = open_files.get(index + 1).map(|next| &next.header);
+        note_missing(&open.header, next, &mut found.report);
+        let path = options.dir.join(catalog::file_name(open.header.number));
+        let entry = scan(open, next, &mut found, replay).map_err(|error| read_error(&path, error))?;
+        found.files.push_back(entry);
+    }
+    found.report.files = open_files.len();
+    Ok(found)
+}
+
+fn read_error(path: &Path, error: io::Error) -> JournalError {
+    JournalError::Read { path: path.to_path_buf(), error: Arc::new(error) }
+}
+
+/// Numbers only grow, also when files were set aside or removed: places must not come again.
+fn next_number(numbers: &[u32], not_before: Lsn) -> u32 {
+    let floor = u32::try_from(not_before.file_number()).unwrap_or(u32::MAX);
+    numbers.last().copied().unwrap_or(0).max(floor).saturating_add(1)
+}
+
+/// The retired files that can be reused; others (left from another file size) are removed.
+fn check_spares(
+    storage: &dyn Storage,
+    options: &JournalOptions,
+    names: &[String],
+) -> Result<Vec<String>, JournalError> {
+    let mut spares = Vec::new();
+    for name in names.iter().filter(|name| catalog::spare_number(name).is_some()) {
+        let path = options.dir.join(name);
+        let check = || -> io::Result<bool> {
+            let usable = storage.open(&path)?.len()? == options.file_bytes;
+            if !usable {
+                storage.remove(&path)?;
+            }
+            Ok(usable)
+        };
+        if check().map_err(|error| read_error(&path, error))? {
+            spares.push(name.clone());
+        }
+    }
+    Ok(spares)
+}
+
+/// Before anything is changed: there must be no file of a newer version.
+fn refuse_newer(
+    storage: &dyn Storage,
+    options: &JournalOptions,
+    numbers: &[u32],
+) -> Result<(), JournalError> {
+    for &number in numbers {
+        let path = options.dir.join(catalog::file_name(number));
+        let (header, _, _) = read_header(storage, &path).map_err(|error| read_error(&path, error))?;
+        if let Err(HeaderError::NewerVersion(version)) = header {
+            return Err(JournalError::NewerVersion { path, version });
+        }
+    }
+    Ok(())
+}
+
+/// A file's header, the file, and its length.
+type ReadHeader = (Result<FileHeader, HeaderError>, Arc<dyn StorageFile>, u64);
+
+fn read_header(storage: &dyn Storage, path: &Path) -> io::Result<ReadHeader> {
+    let file = storage.open(path)?;
+    let len = file.len()?.min(u64::from(u32::MAX));
+    let mut header = [0; FILE_HEADER_BYTES as usize];
+    let filled = file.read_at(&mut header, 0)?;
+    Ok((FileHeader::decode(&header[..filled]), file, len))
+}
+
+/// Opens a file and reads its header. `None` if there is nothing to read in it.
+fn open_file(
+    storage: &dyn Storage,
+    options: &JournalOptions,
+    number: u32,
+    newest: bool,
+    spares: &mut Vec<String>,
+    report: &mut JournalReport,
+) -> Result<Option<OpenFile>, JournalError> {
+    let path = options.dir.join(catalog::file_name(number));
+    let (header, file, len) = read_header(storage, &path).map_err(|error| read_error(&path, error))?;
+    let unused = match header {
+        Ok(header) if header.number == number => return Ok(Some(OpenFile { header, file, len })),
+        Err(HeaderError::NewerVersion(version)) => return Err(JournalError::NewerVersion { path, version }),
+        // A file that was made, or taken from the spares, and not yet written to when we stopped. Then
+        // nothing was ever acknowledged that would be in it.
+        Ok(_) | Err(HeaderError::Blank) => newest,
+        Err(HeaderError::Damaged) => false,
+    };
+    if unused {
+        discard(storage, options, &path, len, spares).map_err(|error| read_error(&path, error))?;
+    } else {
+        let aside = options.dir.join(catalog::damaged_name(number));
+        storage.rename(&path, &aside).map_err(|error| read_error(&path, error))?;
+        report.damaged.push(Damage { lsn: format::lsn(number, 0), bytes: len });
+        report.set_aside.push(aside);
+    }
+    Ok(None)
+}
+
+fn discard(
+    storage: &dyn Storage,
+    options: &JournalOptions,
+    path: &Path,
+    len: u64,
+    spares: &mut Vec<String>,
+) -> io::Result<()> {
+    if len != options.file_bytes {
+        return storage.remove(path);
+    }
+    let number = spares.iter().filter_map(|name| catalog::spare_number(name)).max().map_or(0, |n| n + 1);
+    let name = catalog::spare_name(number);
+    storage.rename(path, &options.dir.join(&name))?;
+    spares.push(name);
+    Ok(())
+}
+
+fn note_missing(header: &FileHeader, next: Option<&FileHeader>, report: &mut JournalReport) {
+    if let Some(next) = next
+        && let Some((previous, _)) = next.previous
+        && previous != header.number
+        && !report.damaged.iter().any(|damage| damage.lsn.file_number() == u64::from(previous))
+    {
+        report.missing_files.push(u64::from(previous));
+    }
+}
+
+/// Shows the whole records of a file to `replay`.
+fn scan(
+    open: &OpenFile,
+    next: Option<&FileHeader>,
+    found: &mut Found,
+    replay: &mut dyn FnMut(Lsn, Record<'_>),
+) -> io::Result<FileEntry> {
+    let number = open.header.number;
+    // Known exactly if the successor is there, else the terminator must be found.
+    let sealed_end = next
+        .and_then(|next| next.previous)
+        .and_then(|(previous, end)| (previous == number).then_some(u64::from(end)));
+    let end = sealed_end.map_or(open.len, |end| end.min(open.len));
+    let mut window = Window::new(&*open.file, end);
+    let mut topics = HashMap::new();
+    let mut damaged = false;
+    let mut offset = FILE_HEADER_BYTES;
+    let report = &mut found.report;
+    loop {
+        if let Some(length) =
+            show_record(&mut window, open.header.seal(), number, offset, &mut topics, replay)?
+        {
+            report.records += 1;
+            report.bytes += length;
+            offset += length;
+            continue;
+        }
+        if sealed_end.is_some_and(|sealed_end| offset >= sealed_end) {
+            break;
+        }
+        let head = window.get(offset, format::TERMINATOR.len())?;
+        if sealed_end.is_none() && head.iter().all(|&byte| byte == 0) {
+            break;
+        }
+        if let Some(resumed) = find_record(&mut window, open.header.seal(), offset + 1)? {
+            report.damaged.push(Damage { lsn: format::lsn(number, offset), bytes: resumed - offset });
+            damaged = true;
+            offset = resumed;
+            continue;
+        }
+        if next.is_some() {
+            let lost = sealed_end.unwrap_or(end).saturating_sub(offset);
+            report.damaged.push(Damage { lsn: format::lsn(number, offset), bytes: lost });
+            damaged = true;
+        } else {
+            report.torn_at = Some(format::lsn(number, offset));
+            report.cut_bytes = torn_bytes(&mut window, open.header.seal(), offset)?;
+        }
+        break;
+    }
+    found.last_end = Some((number, offset as u32));
+    Ok(FileEntry { number, bytes: open.len, topics, sealed: true, damaged })
+}
+
+/// Shows the record at `offset` to `replay`, if there is a whole one, and returns its length with its header.
+fn show_record(
+    window: &mut Window<'_>,
+    seal: Seal,
+    number: u32,
+    offset: u64,
+    topics: &mut HashMap<TopicNumber, u64>,
+    replay: &mut dyn FnMut(Lsn, Record<'_>),
+) -> io::Result<Option<u64>> {
+    let Some(content) = whole_record(window, seal, offset)? else { return Ok(None) };
+    // The checksum is right, so a record that makes no sense was written so. It counts as damage.
+    let Ok(record) = Record::decode(content) else { return Ok(None) };
+    let length = (RECORD_HEADER_BYTES + content.len()) as u64;
+    if let Some((topic, last)) = record::published(content) {
+        let highest = topics.entry(topic).or_insert(last);
+        *highest = last.max(*highest);
+    }
+    replay(format::lsn(number, offset), record);
+    Ok(Some(length))
+}
+
+fn record_header(window: &mut Window<'_>, seal: Seal, offset: u64) -> io::Result<Option<RecordHeader>> {
+    let header = window.get(offset, RECORD_HEADER_BYTES)?.first_chunk();
+    Ok(header.and_then(|header| RecordHeader::decode(header, seal, offset)))
+}
+
+fn whole_record<'w>(window: &'w mut Window<'_>, seal: Seal, offset: u64) -> io::Result<Option<&'w [u8]>> {
+    let Some(header) = record_header(window, seal, offset)? else { return Ok(None) };
+    let start = offset + RECORD_HEADER_BYTES as u64;
+    if u64::from(header.length) > window.end.saturating_sub(start) {
+        return Ok(None);
+    }
+    let content = window.get(start, header.length as usize)?;
+    Ok(header.covers(content).then_some(content))
+}
+
+/// The first place from `from` on where a whole record stands.
+fn find_record(window: &mut Window<'_>, seal: Seal, from: u64) -> io::Result<Option<u64>> {
+    let mut from = from;
+    while from < window.end {
+        let bytes = window.get(from, Window::STEP)?;
+        let places = bytes.len().saturating_sub(RECORD_HEADER_BYTES - 1);
+        let marked = bytes.windows(RECORD_HEADER_BYTES).zip(from..).find_map(|(header, offset)| {
+            let header = header.first_chunk()?;
+            RecordHeader::decode(header, seal, offset).map(|_| offset)
+        });
+        match marked {
+            Some(offset) => {
+                if whole_record(window, seal, offset)?.is_some_and(|content| Record::decode(content).is_ok())
+                {
+                    return Ok(Some(offset));
+                }
+                from = offset + 1;
+            }
+            None if places == 0 => break,
+            None => from += places as u64,
+        }
+    }
+    Ok(None)
+}
+
+/// How much of a write that was torn at `offset` can be recognised.
+fn torn_bytes(window: &mut Window<'_>, seal: Seal, offset: u64) -> io::Result<u64> {
+    let length = record_header(window, seal, offset)?.map_or(0, |header| u64::from(header.length));
+    Ok((RECORD_HEADER_BYTES as u64 + length).min(window.end - offset))
+}
+
+/// A file, read piece by piece.
+struct Window<'f> {
+    file: &'f dyn StorageFile,
+    buf: Vec<u8>,
+    start: u64,
+    /// Nothing is read beyond.
+    end: u64,
+}
+
+impl<'f> Window<'f> {
+    /// How much is read at least.
+    const STEP: usize = 1 << 20;
+
+    fn new(file: &'f dyn StorageFile, end: u64) -> Self {
+        Self { file, buf: Vec::new(), start: 0, end }
+    }
+
+    /// The bytes at `offset`; fewer than `len` only where the file ends.
+    fn get(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let len = self.end.saturating_sub(offset).min(len as u64) as usize;
+        let have = self.start + self.buf.len() as u64;
+        if offset < self.start || offset + len as u64 > have {
+            let read_len = self.end.saturating_sub(offset).min(len.max(Self::STEP) as u64) as usize;
+            self.buf.resize(read_len, 0);
+            self.start = offset;
+            let filled = self.file.read_at(&mut self.buf, offset)?;
+            self.buf.truncate(filled);
+        }
+        let from = (offset - self.start) as usize;
+        Ok(&self.buf[from..self.buf.len().min(from + len)])
+    }
+}

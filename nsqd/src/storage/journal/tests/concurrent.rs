@@ -1,0 +1,221 @@
+//! Many publishers at once, and futures that are given up.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+#[test]
+fn dropping_a_commit_hangs_nobody() {
+    for durability in [Durability::Write, Durability::Sync] {
+        let storage = FaultyStorage::default();
+        let opened = open(&storage, durability);
+        let journal = &opened.journal;
+        storage.close_gate();
+        let leader = std::thread::spawn({
+            let journal = Arc::clone(journal);
+            move || put(&journal, 0, b"x")
+        });
+        storage.wait_for_write();
+        let mut commits: Vec<_> = (1..20)
+            .map(|sequence| journal.commit(journal.append(&publish(sequence, b"x")).unwrap()))
+            .collect();
+        assert!(commits.iter_mut().all(|commit| poll(commit).is_pending()));
+        // The first waiter would be woken to lead; it goes while others stay.
+        commits.drain(..5);
+        storage.open_gate();
+        commits.drain(..5);
+        leader.join().unwrap().unwrap();
+        for commit in commits {
+            wait(commit).unwrap();
+        }
+        journal.flush().unwrap();
+        assert_eq!(sequences(&open(&storage.after_kill(), durability)).len(), 20);
+    }
+}
+
+#[test]
+fn commits_outlive_the_handle() {
+    let storage = FaultyStorage::default();
+    let opened = open(&storage, Durability::Sync);
+    storage.close_gate();
+    let leader = std::thread::spawn({
+        let ticket = opened.journal.append(&publish(0, b"x")).unwrap();
+        let commit = opened.journal.commit(ticket);
+        move || wait(commit)
+    });
+    storage.wait_for_write();
+    let ticket = opened.journal.append(&publish(1, b"x")).unwrap();
+    let mut commit = opened.journal.commit(ticket);
+    assert!(poll(&mut commit).is_pending());
+    let dropper = std::thread::spawn(move || drop(opened));
+    storage.open_gate();
+    leader.join().unwrap().unwrap();
+    wait(commit).unwrap();
+    dropper.join().unwrap();
+}
+
+/// Each publisher sees its commit only after the record can be read back.
+#[test]
+fn concurrent_publishers_see_their_commit_after_it_is_so() {
+    for durability in [Durability::Write, Durability::Sync] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = JournalOptions { file_bytes: 16 << 10, ..JournalOptions::new(dir.path(), durability) };
+        let (journal, _) = Journal::open(Arc::new(FileStorage), options.clone(), &mut |_, _| {}).unwrap();
+        let per_task = if durability == Durability::Sync { 30 } else { 300 };
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for topic in 0..8_u32 {
+                let journal = Arc::clone(&journal);
+                tasks.spawn(async move {
+                    for sequence in 0..per_task {
+                        let frames = [topic as u8; 200];
+                        let record = Record::Publish {
+                            topic,
+                            first_sequence: sequence,
+                            count: 1,
+                            due_ns: None,
+                            frames: &frames,
+                        };
+                        let before = journal.bytes_written();
+                        let ticket = journal.append(&record).unwrap();
+                        if sequence % 7 == 3 {
+                            // Given up right away, or after one poll: others must not notice.
+                            let mut commit = journal.commit(ticket);
+                            let _ = futures_util::poll!(&mut commit);
+                            continue;
+                        }
+                        tokio::time::timeout(Duration::from_secs(20), journal.commit(ticket))
+                            .await
+                            .unwrap()
+                            .unwrap();
+                        assert!(journal.bytes_written() > before);
+                    }
+                });
+            }
+            while let Some(outcome) = tasks.join_next().await {
+                outcome.unwrap();
+            }
+        });
+        journal.flush().unwrap();
+        let mut last: BTreeMap<u32, u64> = BTreeMap::new();
+        let (_again, report) = Journal::open(Arc::new(FileStorage), options, &mut |_, record| {
+            let Record::Publish { topic, first_sequence, frames, .. } = record else { panic!("{record:?}") };
+            assert_eq!(frames, [topic as u8; 200]);
+            let next = last.entry(topic).or_insert(0);
+            assert_eq!(*next, first_sequence, "order within a topic");
+            *next += 1;
+        })
+        .unwrap();
+        assert!(last.len() == 8 && last.values().all(|&count| count == per_task));
+        assert_eq!((report.torn_at, report.damaged.len()), (None, 0));
+    }
+}
+
+/// Publishers, writes that fail now and then, and futures that are given up: what was acknowledged is there,
+/// what was refused is not.
+#[test]
+fn acknowledged_is_there_and_refused_is_not() {
+    for (durability, seed) in [(Durability::Write, 1), (Durability::Write, 2), (Durability::Sync, 3)] {
+        let storage = FaultyStorage::default();
+        let journal = open(&storage, durability).journal;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        let mut outcomes = BTreeMap::new();
+        runtime.block_on(async {
+            let mut tasks = tokio::task::JoinSet::new();
+            for task in 0..16_u64 {
+                let (journal, storage) = (Arc::clone(&journal), storage.clone());
+                tasks.spawn(async move {
+                    let mut outcomes = Vec::new();
+                    for n in 0..200 {
+                        let sequence = task * 1000 + n;
+                        let chance = (sequence * 2_654_435_761 + seed) % 31;
+                        if chance == 0 {
+                            let written = (sequence % 400) as usize;
+                            storage.plan(Fault { written, ..Fault::next(Op::Write, 1, ErrorKind::Other) });
+                        }
+                        journal.append_lazy(&Record::TopicDeleted { topic: 1 });
+                        let Ok(ticket) = journal.append(&publish(sequence, &sequence.to_le_bytes())) else {
+                            tokio::task::yield_now().await;
+                            outcomes.push((sequence, Some(false)));
+                            continue;
+                        };
+                        let mut commit = journal.commit(ticket);
+                        if chance == 5 {
+                            let outcome = match futures_util::poll!(&mut commit) {
+                                Poll::Ready(outcome) => Some(outcome.is_ok()),
+                                Poll::Pending => None,
+                            };
+                            outcomes.push((sequence, outcome));
+                            continue;
+                        }
+                        let outcome = tokio::time::timeout(Duration::from_secs(20), commit).await;
+                        outcomes.push((sequence, Some(outcome.expect("a commit hangs").is_ok())));
+                    }
+                    outcomes
+                });
+            }
+            while let Some(of_task) = tasks.join_next().await {
+                outcomes.extend(of_task.unwrap());
+            }
+        });
+        storage.heal();
+        journal.close().unwrap();
+        let again = open(&storage.after_kill(), durability);
+        let found: std::collections::BTreeSet<_> = sequences(&again).into_iter().collect();
+        assert_eq!(found.len(), again.batches.len(), "nothing twice");
+        for (sequence, acknowledged) in outcomes {
+            assert!(
+                acknowledged.is_none_or(|it| it == found.contains(&sequence)),
+                "{sequence}: {acknowledged:?}"
+            );
+        }
+        assert_eq!((again.report.torn_at, again.report.damaged.len()), (None, 0));
+    }
+}
+
+#[test]
+fn a_commit_can_be_read_back_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions::new(dir.path(), Durability::Write);
+    let (journal, _) = Journal::open(Arc::new(FileStorage), options.clone(), &mut |_, _| {}).unwrap();
+    for sequence in 0..20 {
+        put(&journal, sequence, b"x").unwrap();
+        let mut count = 0;
+        Journal::open(Arc::new(FileStorage), options.clone(), &mut |_, _| count += 1).unwrap();
+        assert_eq!(count, sequence + 1);
+    }
+}
+
+/// Not a test of speed, but of the shape: what a commit costs besides its write.
+/// Run with `--ignored --nocapture` in release.
+#[test]
+#[ignore = "measures"]
+fn measure() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = JournalOptions::new(dir.path(), Durability::Write);
+    let (journal, _) = Journal::open(Arc::new(FileStorage), options, &mut |_, _| {}).unwrap();
+    let frames = [7; 234];
+    for round in 0..6_u32 {
+        let started = Instant::now();
+        for sequence in 0..500_000 {
+            let ticket = journal.append(&publish(sequence, &frames)).unwrap();
+            assert!(matches!(poll(&mut journal.commit(ticket)), Poll::Ready(Ok(()))));
+            if sequence % 100_000 == 0 {
+                while journal.files().len() > 2 {
+                    journal.retire_oldest(journal.files()[0].number).unwrap();
+                }
+            }
+        }
+        let total = started.elapsed() / 500_000;
+        let file = FileStorage.open(&dir.path().join(catalog::file_name(1 + round)));
+        let started = Instant::now();
+        if let Ok(file) = file {
+            (0..100_000).for_each(|n| file.write_all_at(&frames, 128 + n * 250).unwrap());
+        }
+        println!("the write alone: {:?}", started.elapsed() / 100_000);
+        println!("round {round}: {total:?} per append and commit");
+    }
+}

@@ -1,0 +1,148 @@
+//! Writes, syncs and files that fail.
+
+use super::*;
+
+#[test]
+fn a_failed_write_fails_its_tickets_and_those_behind() {
+    let storage = FaultyStorage::default();
+    let opened = open(&storage, Durability::Write);
+    let journal = &opened.journal;
+    put(journal, 0, b"good").unwrap();
+    storage.close_gate();
+    storage.plan(Fault { written: 20, ..Fault::next(Op::Write, 1, ErrorKind::Other) });
+    let first = journal.append(&publish(1, b"torn")).unwrap();
+    let writer = std::thread::spawn({
+        let journal = Arc::clone(journal);
+        move || wait(journal.commit(first))
+    });
+    storage.wait_for_write();
+    let behind = journal.append(&publish(2, b"behind")).unwrap();
+    let mut behind = journal.commit(behind);
+    assert!(poll(&mut behind).is_pending());
+    storage.open_gate();
+
+    assert!(matches!(writer.join().unwrap(), Err(JournalError::Write(_))));
+    // One ticket is still out, so nothing is accepted yet.
+    assert!(matches!(journal.append(&publish(1, b"early")), Err(JournalError::Write(_))));
+    assert!(journal.flush().is_err());
+    assert!(matches!(wait(behind), Err(JournalError::Write(_))));
+    assert!(journal.health().is_err());
+
+    put(journal, 1, b"again").unwrap();
+    assert_eq!(journal.health(), Ok(()));
+    let again = open(&storage.after_kill(), Durability::Write);
+    assert_eq!(again.batches, [(1, 0, b"good".to_vec()), (1, 1, b"again".to_vec())]);
+    assert_eq!((again.report.torn_at, again.report.damaged.len()), (None, 0));
+}
+
+#[test]
+fn a_refused_batch_does_not_come_back() {
+    // The whole batch was written before the error, and a shorter one is written over it.
+    for crash_before_the_next_write in [true, false] {
+        let storage = FaultyStorage::default();
+        let opened = open(&storage, Durability::Write);
+        put(&opened.journal, 0, b"x").unwrap();
+        storage.plan(Fault { written: 1 << 20, ..Fault::next(Op::Write, 1, ErrorKind::Other) });
+        let refused: Vec<_> =
+            (1..4).map(|sequence| opened.journal.append(&publish(sequence, b"refused")).unwrap()).collect();
+        for ticket in refused {
+            assert!(wait(opened.journal.commit(ticket)).is_err());
+        }
+        if !crash_before_the_next_write {
+            put(&opened.journal, 1, b"1234567").unwrap();
+        }
+        let expected = if crash_before_the_next_write { vec![0] } else { vec![0, 1] };
+        assert_eq!(sequences(&open(&storage.after_kill(), Durability::Write)), expected);
+    }
+}
+
+#[test]
+fn dropped_tickets_count_as_told() {
+    let storage = FaultyStorage::default();
+    let opened = open(&storage, Durability::Write);
+    storage.plan(Fault::next(Op::Write, 2, ErrorKind::Other));
+    let asked = opened.journal.append(&publish(1, b"x")).unwrap();
+    let dropped_before = opened.journal.append(&publish(2, b"x")).unwrap();
+    let dropped_after = opened.journal.append(&publish(3, b"x")).unwrap();
+    drop(dropped_before);
+    assert!(wait(opened.journal.commit(asked)).is_err());
+    assert!(opened.journal.append(&publish(1, b"x")).is_err());
+    drop(dropped_after);
+    put(&opened.journal, 1, b"x").unwrap();
+    assert_eq!(sequences(&open(&storage.after_kill(), Durability::Write)), [1]);
+}
+
+#[test]
+fn a_full_disk_refuses_and_recovers_by_itself() {
+    for durability in [Durability::Write, Durability::Sync] {
+        let storage = FaultyStorage::default();
+        let opened = open(&storage, durability);
+        let journal = &opened.journal;
+        fill(journal, 0..6);
+        storage.plan(Fault::next(Op::Create, usize::MAX, ErrorKind::StorageFull));
+        let error = (6..20).find_map(|sequence| put(journal, sequence, &[1; 3000]).err()).unwrap();
+        assert!(matches!(&error, JournalError::Write(cause) if cause.kind() == ErrorKind::StorageFull));
+        assert!(journal.health().unwrap_err().contains("no storage space"));
+        // What fits in the file that is there is still written: consumers go on.
+        journal.append_lazy(&Record::Finish { topic: 1, channel: 1, runs: (&[(3, 1)]).into() });
+        eventually("the acknowledgement", || open(&storage.after_kill(), durability).finished == [3]);
+        let sequence = 100;
+        assert!(put(journal, sequence, &[1; 3500]).is_err());
+        storage.heal();
+        eventually("health", || journal.health().is_ok());
+        put(journal, sequence, &[1; 3500]).unwrap();
+        let again = open(&storage.after_kill(), durability);
+        assert_eq!(sequences(&again).last(), Some(&sequence));
+        assert_eq!((again.report.torn_at, again.report.damaged.len()), (None, 0));
+    }
+}
+
+#[test]
+fn lazy_records_outlive_a_failed_write() {
+    let storage = FaultyStorage::default();
+    let opened = open(&storage, Durability::Write);
+    let finish = |sequence| {
+        opened.journal.append_lazy(&Record::Finish { topic: 1, channel: 1, runs: (&[(sequence, 1)]).into() })
+    };
+    storage.close_gate();
+    storage.plan(Fault::next(Op::Write, 3, ErrorKind::Other));
+    finish(1);
+    let ticket = opened.journal.append(&publish(9, b"x")).unwrap();
+    finish(2);
+    storage.open_gate();
+    // The lazy interval may have written it before us; either way this batch failed or will fail.
+    assert!(wait(opened.journal.commit(ticket)).is_err());
+    finish(3);
+    eventually("health", || opened.journal.health().is_ok());
+    let again = open(&storage.after_kill(), Durability::Write);
+    assert_eq!((again.finished, again.batches), (vec![1, 2, 3], vec![]));
+}
+
+#[test]
+fn a_failed_sync_is_for_ever() {
+    let storage = FaultyStorage::default();
+    let opened = open(&storage, Durability::Sync);
+    put(&opened.journal, 0, b"x").unwrap();
+    storage.plan(Fault::next(Op::Sync, 1, ErrorKind::Other));
+    assert!(matches!(put(&opened.journal, 1, b"x"), Err(JournalError::Sync(_))));
+    assert!(matches!(put(&opened.journal, 1, b"x"), Err(JournalError::Sync(_))));
+    opened.journal.append_lazy(&Record::TopicDeleted { topic: 1 });
+    assert!(opened.journal.flush().is_err());
+    assert!(opened.journal.health().unwrap_err().contains("sync failed"));
+    assert!(opened.journal.close().is_err());
+}
+
+#[test]
+fn a_first_write_that_fails_leaves_no_trace() {
+    let storage = FaultyStorage::default();
+    let opened = open(&storage, Durability::Write);
+    storage.plan(Fault { written: 300, ..Fault::next(Op::Write, 1, ErrorKind::Other) });
+    assert!(put(&opened.journal, 0, &[1; 500]).is_err());
+    assert_eq!(open(&storage.after_kill(), Durability::Write).report, JournalReport::default());
+    // The next one does not even fit in the file that was made.
+    put(&opened.journal, 0, &[2; 2 * FILE_BYTES as usize]).unwrap();
+    put(&opened.journal, 1, b"x").unwrap();
+    let again = open(&storage.after_kill(), Durability::Write);
+    assert_eq!(sequences(&again), [0, 1]);
+    assert_eq!((again.report.damaged, again.report.missing_files), (vec![], vec![]));
+}

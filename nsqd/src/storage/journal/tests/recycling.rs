@@ -1,0 +1,77 @@
+//! What becomes of files that are needed no more.
+
+use super::*;
+
+#[test]
+fn files_say_what_was_published_in_them() {
+    let opened = open(&FaultyStorage::default(), Durability::Write);
+    fill(&opened.journal, 0..20);
+    let record = Record::Publish { topic: 9, first_sequence: 40, count: 3, due_ns: Some(1), frames: b"x" };
+    opened.journal.flush().unwrap();
+    wait(opened.journal.commit(opened.journal.append(&record).unwrap())).unwrap();
+    let files = opened.journal.files();
+    assert!(files.windows(2).all(|pair| pair[0].number < pair[1].number && pair[0].topics < pair[1].topics));
+    assert_eq!(files.last().unwrap().topics, [(1, 19), (9, 42)]);
+    assert!(files.iter().all(|file| file.bytes == FILE_BYTES && file.first_lsn.file_number() == file.number));
+}
+
+#[test]
+fn only_the_oldest_sealed_file_can_be_retired() {
+    let opened = open(&FaultyStorage::default(), Durability::Write);
+    fill(&opened.journal, 0..20);
+    let files = opened.journal.files();
+    assert!(opened.journal.retire_oldest(files[1].number).is_err());
+    for file in &files[..files.len() - 1] {
+        opened.journal.retire_oldest(file.number).unwrap();
+    }
+    assert!(opened.journal.retire_oldest(files.last().unwrap().number).is_err());
+    fill(&opened.journal, 20..40);
+}
+
+#[test]
+fn recycled_files_never_show_their_past() {
+    for durability in [Durability::Write, Durability::Sync] {
+        let storage = FaultyStorage::default();
+        let opened = open(&storage, durability);
+        let mut oldest = 0;
+        for sequence in 0..200 {
+            put(&opened.journal, sequence, &[7; 500]).unwrap();
+            let files = opened.journal.files();
+            if files.len() > 3 {
+                oldest = files[0].topics[0].1 + 1;
+                opened.journal.retire_oldest(files[0].number).unwrap();
+            }
+            let again = open(&storage.after_kill(), durability);
+            assert_eq!(sequences(&again), (oldest..=sequence).collect::<Vec<_>>());
+            assert_eq!((again.report.torn_at, again.report.damaged.len()), (None, 0));
+        }
+        // 200 records of half a kilobyte in five files: they were used again and again.
+        assert!(storage.paths().len() <= 6, "{:?}", storage.paths());
+    }
+}
+
+#[test]
+fn a_recycled_file_that_was_not_written_to_is_no_damage() {
+    let storage = FaultyStorage::default();
+    let opened = open(&storage, Durability::Write);
+    fill(&opened.journal, 0..20);
+    let oldest = opened.journal.files()[0].number as u32;
+    let newest = opened.journal.files().last().unwrap().number as u32;
+    opened.journal.retire_oldest(u64::from(oldest)).unwrap();
+    drop(opened);
+    let dir = Path::new(DIR);
+    storage.rename(&dir.join(catalog::spare_name(0)), &dir.join(catalog::file_name(newest + 1))).unwrap();
+    let again = open(&storage, Durability::Write);
+    assert_eq!((again.report.damaged.len(), again.report.torn_at), (0, None));
+    assert_eq!(sequences(&again).last(), Some(&19));
+    fill(&again.journal, 20..21);
+    assert_eq!(sequences(&open(&storage.after_kill(), Durability::Write)).last(), Some(&20));
+}
+
+#[test]
+fn entries_are_sealed_when_read() {
+    // `retire_oldest` relies on it: at start nothing is being written to.
+    let storage = written(20, 500);
+    let found = reader::read_all(&storage, &options(Durability::Write), &mut |_, _| {}).unwrap();
+    assert!(found.files.iter().all(|entry| entry.sealed && !entry.damaged));
+}

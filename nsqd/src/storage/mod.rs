@@ -1,0 +1,150 @@
+//! The only room that touches a disk.
+//!
+//! It knows bytes, numbers and files. It does not know what a topic or a channel does with
+//! them, nor the wire, nor the clock that messages are stamped with. In reading order:
+//!
+//! - [`file`]: real files behind the [`Storage`] trait; `faulty`: their twin for tests, which
+//!   fails on demand and shows what a crash leaves behind;
+//! - [`data_dir`]: the layout of the data directory, its lock and its format version;
+//! - [`record`]: the kinds of journal record and their bytes;
+//! - [`seal`]: what ties bytes to one place in one file, so that stale bytes are never taken for new;
+//! - [`journal`]: one sequence of files for all topics, with group commit;
+//! - [`block`] and [`segment`]: what outlives memory, one set of files per topic;
+//! - [`checkpoint`]: saved state, from which reading the journal goes on.
+//!
+//! The bytes are described, and the recovery argued, in `docs/DATA_FORMAT.md`.
+
+use std::{fmt, io, path::Path, str::FromStr, sync::Arc};
+
+#[cfg(test)]
+pub mod faulty;
+pub mod file;
+
+pub mod data_dir;
+pub mod record;
+pub mod seal;
+
+pub mod journal;
+
+pub mod block;
+pub mod segment;
+
+pub mod checkpoint;
+
+/// A topic's number in this data directory. Never used again for another topic.
+pub type TopicNumber = u32;
+
+/// A channel's number in this data directory. Never used again for another channel.
+pub type ChannelNumber = u32;
+
+/// The files and directories that the room works on.
+///
+/// All calls block. Paths are used as they are given.
+pub trait Storage: Send + Sync + 'static {
+    /// Creates a file with room for `preallocate_bytes` (its length, all zeros). Fails if it exists.
+    fn create(&self, path: &Path, preallocate_bytes: u64) -> io::Result<Arc<dyn StorageFile>>;
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>>;
+    /// Creates a directory and those above it, unless they are there.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// The names of the entries of a directory, in no particular order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory and all that is in it.
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Renames a file, replacing `to` if it exists.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Makes created, renamed and removed names in `dir` survive a power failure.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Takes the exclusive lock on a directory, without waiting: `WouldBlock` if somebody has it.
+    fn lock_dir(&self, dir: &Path) -> io::Result<DirLock>;
+    /// Fails unless files can be created in `dir`; changes nothing.
+    fn check_writable(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// An open file, used by position only, so that readers and a writer need no lock between them.
+pub trait StorageFile: Send + Sync {
+    /// Reads at most `buf.len()` bytes; fewer only at the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `buf`. After an error any part of it may have been written.
+    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes the buffers one after the other, in one call if possible.
+    fn write_all_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()>;
+    /// Returns when everything written is on stable storage.
+    fn sync_data(&self) -> io::Result<()>;
+    /// The file's length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+    /// Sets the file's length.
+    fn truncate(&self, len: u64) -> io::Result<()>;
+}
+
+/// Holds a directory's lock until it is dropped.
+#[derive(Debug)]
+pub struct DirLock {
+    _held: Box<dyn fmt::Debug + Send + Sync>,
+}
+
+impl DirLock {
+    /// Wraps whatever releases the lock when it is dropped.
+    pub fn new(held: impl fmt::Debug + Send + Sync + 'static) -> Self {
+        Self { _held: Box::new(held) }
+    }
+}
+
+/// When a publish is acknowledged; named by what it survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Durability {
+    /// Acknowledged in memory. Survives a clean stop; there is no journal.
+    Overflow,
+    /// Acknowledged when its journal record was handed to the kernel. Survives the death of the process.
+    #[default]
+    Write,
+    /// Acknowledged when its journal record is on stable storage. Survives power loss.
+    Sync,
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Durability::Overflow => "overflow",
+            Durability::Write => "write",
+            Durability::Sync => "sync",
+        })
+    }
+}
+
+impl FromStr for Durability {
+    type Err = UnknownDurability;
+
+    fn from_str(word: &str) -> Result<Self, UnknownDurability> {
+        match word {
+            "overflow" => Ok(Durability::Overflow),
+            "write" => Ok(Durability::Write),
+            "sync" => Ok(Durability::Sync),
+            _ => Err(UnknownDurability),
+        }
+    }
+}
+
+/// The word is none of the durability levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of overflow, write, sync")]
+pub struct UnknownDurability;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durability_levels_have_one_word_each() {
+        for level in [Durability::Overflow, Durability::Write, Durability::Sync] {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
+        assert_eq!("fsync".parse::<Durability>(), Err(UnknownDurability));
+    }
+}

@@ -1,0 +1,49 @@
+//! What ties bytes to one place in one life of one file.
+//!
+//! Journal files are recycled and a failed write may leave whole records behind its end, so a
+//! checksum of the content alone would accept bytes that belong to another file, another
+//! offset or an earlier life. Every file therefore draws a random stamp when it begins a life,
+//! and the header of every record and block carries a mark: a CRC-32C that starts from stamp and file
+//! number and covers the offset and the header's own fields (among them the content's CRC-32C).
+
+/// The part of a mark that is the same for a whole file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    seed: u32,
+}
+
+impl Seal {
+    /// The seal of the file `number` that was given `stamp`.
+    pub fn new(stamp: u64, number: u64) -> Self {
+        Self { seed: crc32c::crc32c_append(crc32c::crc32c(&stamp.to_le_bytes()), &number.to_le_bytes()) }
+    }
+
+    /// The mark of a header with these `fields` at `offset`.
+    #[inline]
+    pub fn mark(self, offset: u64, fields: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c_append(self.seed, &offset.to_le_bytes()), fields)
+    }
+}
+
+/// A stamp for a file that begins a life.
+pub fn new_stamp() -> u64 {
+    rand::random()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_depends_on_everything() {
+        let mark = Seal::new(1, 2).mark(3, b"fields");
+        for other in [
+            Seal::new(9, 2).mark(3, b"fields"),
+            Seal::new(1, 9).mark(3, b"fields"),
+            Seal::new(1, 2).mark(9, b"fields"),
+            Seal::new(1, 2).mark(3, b"fieldz"),
+        ] {
+            assert_ne!(mark, other);
+        }
+    }
+}

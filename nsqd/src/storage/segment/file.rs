@@ -1,0 +1,283 @@
+//! One segment file, and how a block is read from it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use super::NewBlock;
+use crate::storage::{
+    Storage, StorageFile,
+    block::{self, BLOCK_HEADER_BYTES, BlockHeader},
+    seal::{self, Seal},
+};
+
+/// Where the first block starts: behind two copies of the header.
+pub(super) const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
+const HEADER_COPY_BYTES: usize = 32;
+const MAGIC: [u8; 8] = *b"nsqrsSEG";
+const FORMAT_VERSION: u32 = 1;
+
+/// Where a block is. Cheap to clone; reading needs neither the store nor a lock on it.
+#[derive(Clone, Debug)]
+pub struct BlockRef {
+    /// Sequence number of its first message.
+    pub first_sequence: u64,
+    /// Number of messages.
+    pub count: u32,
+    /// Bytes of the frames.
+    pub bytes: u32,
+    checksum: u32,
+    /// Where the frames start.
+    offset: u64,
+    file: Arc<SegmentFile>,
+}
+
+/// A block's messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedBlock {
+    /// Sequence number of the first message.
+    pub first_sequence: u64,
+    /// Encoded frames, back to back.
+    pub frames: Vec<u8>,
+    /// Where each frame starts, and at the end where the last one ends.
+    pub offsets: Vec<u32>,
+}
+
+/// Why a block could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The system could not read it.
+    #[error("cannot read {path}: {error}")]
+    Io {
+        /// The segment file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
+    /// The bytes are not those that were written.
+    #[error("damaged block at offset {offset} of {path}")]
+    Damaged {
+        /// The segment file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+    },
+}
+
+impl BlockRef {
+    /// Reads the block and checks it.
+    pub fn read(&self) -> Result<LoadedBlock, ReadError> {
+        let mut frames = vec![0; self.bytes as usize];
+        let filled = self
+            .file
+            .handle()
+            .and_then(|handle| handle.read_at(&mut frames, self.offset))
+            .map_err(|error| ReadError::Io { path: self.file.path.clone(), error })?;
+        let whole = filled == frames.len() && crc32c::crc32c(&frames) == self.checksum;
+        whole
+            .then(|| block::frame_offsets(&frames, self.count))
+            .flatten()
+            .map(|offsets| LoadedBlock { first_sequence: self.first_sequence, frames, offsets })
+            .ok_or_else(|| ReadError::Damaged { path: self.file.path.clone(), offset: self.offset })
+    }
+
+    /// One more than the sequence number of its last message.
+    pub fn end_sequence(&self) -> u64 {
+        self.first_sequence + u64::from(self.count)
+    }
+
+    /// The number of the file that it is in.
+    pub fn file_number(&self) -> u64 {
+        self.file.number
+    }
+
+    pub(super) fn file(&self) -> Arc<SegmentFile> {
+        Arc::clone(&self.file)
+    }
+}
+
+impl LoadedBlock {
+    /// The frame of the message with this index in the block.
+    pub fn frame(&self, index: usize) -> Option<&[u8]> {
+        let (start, end) = (*self.offsets.get(index)?, *self.offsets.get(index + 1)?);
+        self.frames.get(start as usize..end as usize)
+    }
+}
+
+/// A segment file; open only while somebody needs it, since there may be one per topic.
+pub(super) struct SegmentFile {
+    storage: Arc<dyn Storage>,
+    path: PathBuf,
+    number: u64,
+    stamp: u64,
+    handle: Mutex<Option<Arc<dyn StorageFile>>>,
+}
+
+impl SegmentFile {
+    /// Makes a file. Its header is written with its first block.
+    pub(super) fn create(storage: &Arc<dyn Storage>, dir: &Path, number: u64) -> io::Result<Self> {
+        let path = dir.join(file_name(number));
+        let handle = match storage.create(&path, 0) {
+            // Left by an append that failed and could not be taken back.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                storage.remove(&path)?;
+                storage.create(&path, 0)?
+            }
+            made => made?,
+        };
+        Ok(Self {
+            storage: Arc::clone(storage),
+            path,
+            number,
+            stamp: seal::new_stamp(),
+            handle: Mutex::new(Some(handle)),
+        })
+    }
+
+    /// Opens a file and reads its header. `None` if that is not possible.
+    pub(super) fn open(storage: &Arc<dyn Storage>, dir: &Path, number: u64) -> io::Result<Option<Self>> {
+        let path = dir.join(file_name(number));
+        let handle = storage.open(&path)?;
+        let mut header = [0; FILE_HEADER_BYTES as usize];
+        let filled = handle.read_at(&mut header, 0)?;
+        let stamp = decode_header(&header[..filled], number)?;
+        Ok(stamp.map(|stamp| Self {
+            storage: Arc::clone(storage),
+            path,
+            number,
+            stamp,
+            handle: Mutex::new(Some(handle)),
+        }))
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn seal(&self) -> Seal {
+        Seal::new(self.stamp, self.number)
+    }
+
+    pub(super) fn handle(&self) -> io::Result<Arc<dyn StorageFile>> {
+        let mut handle = self.handle.lock();
+        match &*handle {
+            Some(open) => Ok(Arc::clone(open)),
+            None => {
+                let opened = self.storage.open(&self.path)?;
+                Ok(Arc::clone(handle.insert(opened)))
+            }
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.handle.lock().take();
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.handle()?.sync_data()
+    }
+
+    pub(super) fn truncate(&self, len: u64) -> io::Result<()> {
+        self.handle()?.truncate(len)
+    }
+
+    /// Writes blocks from `end` on; at 0 the header first.
+    pub(super) fn append(
+        self: &Arc<Self>,
+        end: u64,
+        blocks: &[NewBlock<'_>],
+        headers: &[BlockHeader],
+    ) -> io::Result<Vec<BlockRef>> {
+        let file_header = encode_header(self.number, self.stamp);
+        let mut at = end.max(FILE_HEADER_BYTES);
+        let mut encoded = Vec::with_capacity(headers.len());
+        let mut refs = Vec::with_capacity(headers.len());
+        for header in headers {
+            encoded.push(header.encode(self.seal(), at));
+            refs.push(self.block_ref(header, at));
+            at += BLOCK_HEADER_BYTES as u64 + u64::from(header.length);
+        }
+        let mut bufs: Vec<&[u8]> = Vec::with_capacity(2 * headers.len() + 1);
+        if end == 0 {
+            bufs.push(&file_header);
+        }
+        for (header, block) in encoded.iter().zip(blocks) {
+            bufs.push(header);
+            bufs.push(block.frames);
+        }
+        self.handle()?.write_all_vectored_at(&bufs, end)?;
+        Ok(refs)
+    }
+
+    /// The block whose header is at `at`.
+    pub(super) fn block_ref(self: &Arc<Self>, header: &BlockHeader, at: u64) -> BlockRef {
+        BlockRef {
+            first_sequence: header.first_sequence,
+            count: header.count,
+            bytes: header.length,
+            checksum: header.checksum,
+            offset: at + BLOCK_HEADER_BYTES as u64,
+            file: Arc::clone(self),
+        }
+    }
+}
+
+impl std::fmt::Debug for SegmentFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SegmentFile").field(&self.path).finish()
+    }
+}
+
+/// The name of a segment file.
+pub(super) fn file_name(number: u64) -> String {
+    format!("{number:020}.segment")
+}
+
+/// The number in the name of a segment file.
+pub(super) fn file_number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".segment")?;
+    (digits.len() == 20).then(|| digits.parse().ok()).flatten()
+}
+
+fn encode_header(number: u64, stamp: u64) -> [u8; FILE_HEADER_BYTES as usize] {
+    let mut both = [0; FILE_HEADER_BYTES as usize];
+    let (copy, second) = both.split_at_mut(HEADER_COPY_BYTES);
+    copy[..8].copy_from_slice(&MAGIC);
+    copy[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    copy[12..20].copy_from_slice(&number.to_le_bytes());
+    copy[20..28].copy_from_slice(&stamp.to_le_bytes());
+    let check = crc32c::crc32c(&copy[..28]);
+    copy[28..].copy_from_slice(&check.to_le_bytes());
+    second.copy_from_slice(copy);
+    both
+}
+
+/// The stamp, from whichever copy of the header is whole.
+fn decode_header(bytes: &[u8], number: u64) -> io::Result<Option<u64>> {
+    let u32_at =
+        |copy: &[u8], at: usize| u32::from_le_bytes([copy[at], copy[at + 1], copy[at + 2], copy[at + 3]]);
+    let u64_at = |copy: &[u8], at: usize| u64::from(u32_at(copy, at)) | u64::from(u32_at(copy, at + 4)) << 32;
+    for copy in bytes.chunks_exact(HEADER_COPY_BYTES) {
+        if copy[..8] != MAGIC || u32_at(copy, 28) != crc32c::crc32c(&copy[..28]) {
+            continue;
+        }
+        if u32_at(copy, 8) > FORMAT_VERSION {
+            let version = u32_at(copy, 8);
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("segment has format version {version}, newer than this program knows"),
+            ));
+        }
+        return Ok((u64_at(copy, 12) == number).then(|| u64_at(copy, 20)));
+    }
+    Ok(None)
+}

@@ -1,0 +1,289 @@
+//! The segments of one topic: files that only grow, for what outlives memory.
+//!
+//! - [`SegmentStore`] here: append blocks, release files;
+//! - `file`: one file, open on demand; a [`BlockRef`] reads through it without the store;
+//! - `reader`: what a start finds.
+//!
+//! Messages that must be kept when their segment should go (survivors) are appended again, so
+//! blocks are in the order in which they were written, which need not be that of their sequence numbers, and
+//! after a crash the same messages may stand in two blocks.
+
+mod file;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+
+use self::file::{FILE_HEADER_BYTES, SegmentFile};
+pub use self::{
+    file::{BlockRef, LoadedBlock, ReadError},
+    reader::{SegmentDamage, SegmentReport},
+};
+use super::{
+    Storage,
+    block::{BLOCK_HEADER_BYTES, BlockHeader},
+};
+
+/// A file is followed by a new one when it would become larger, unless told otherwise.
+pub const DEFAULT_MAX_FILE_BYTES: u64 = 100 << 20;
+
+/// Messages to append: consecutive from `first_sequence` on, as encoded frames back to back.
+#[derive(Clone, Copy, Debug)]
+pub struct NewBlock<'a> {
+    /// Sequence number of the first message.
+    pub first_sequence: u64,
+    /// Number of messages; not 0.
+    pub count: u32,
+    /// Their frames.
+    pub frames: &'a [u8],
+}
+
+/// A file, as far as reclaiming space needs to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentFileInfo {
+    /// The file's number; later files have greater ones.
+    pub number: u64,
+    /// The lowest sequence number in it.
+    pub first_sequence: u64,
+    /// One more than the highest sequence number in it.
+    pub end_sequence: u64,
+    /// Number of messages in it.
+    pub message_count: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// One topic's segment files.
+pub struct SegmentStore {
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    max_file_bytes: u64,
+    files: BTreeMap<u64, FileState>,
+    /// The file that grows.
+    writing: Option<u64>,
+    next_number: u64,
+    /// Written to since the last sync.
+    unsynced: Vec<Arc<SegmentFile>>,
+    /// The directory is known to exist.
+    dir_exists: bool,
+    names_unsynced: bool,
+}
+
+struct FileState {
+    file: Arc<SegmentFile>,
+    info: SegmentFileInfo,
+}
+
+impl SegmentStore {
+    /// Finds the topic's segments in `dir` (which need not exist), reading block headers only.
+    ///
+    /// Returns the blocks in the order in which they were written. A torn tail is cut, damage is skipped and
+    /// reported. New blocks go to a new file.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        dir: impl Into<PathBuf>,
+        max_file_bytes: u64,
+    ) -> io::Result<(Self, Vec<BlockRef>, SegmentReport)> {
+        let mut store = Self {
+            storage,
+            dir: dir.into(),
+            max_file_bytes,
+            files: BTreeMap::new(),
+            writing: None,
+            next_number: 1,
+            unsynced: Vec::new(),
+            dir_exists: false,
+            names_unsynced: false,
+        };
+        let names = match store.storage.list(&store.dir) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok((store, Vec::new(), SegmentReport::default()));
+            }
+            Err(error) => return Err(error),
+        };
+        store.dir_exists = true;
+        let mut found = reader::read_all(&store.storage, &store.dir, &names)?;
+        store.next_number = found.next_number;
+        for block in &found.blocks {
+            note_block(&mut store.files, block);
+        }
+        for (file, bytes) in found.files {
+            match store.files.get_mut(&file.number()) {
+                Some(state) => state.info.bytes = bytes,
+                // Nothing in it that could be read.
+                None => reader::put_away(&*store.storage, file.path(), bytes, &mut found.report)?,
+            }
+        }
+        Ok((store, found.blocks, found.report))
+    }
+
+    /// Appends one block with one write.
+    pub fn append(&mut self, first_sequence: u64, count: u32, frames: &[u8]) -> io::Result<BlockRef> {
+        let mut refs = self.append_blocks(&[NewBlock { first_sequence, count, frames }])?;
+        refs.pop().ok_or_else(invalid_block)
+    }
+
+    /// Appends several blocks with one write, all or none. Survivors come in many small runs.
+    pub fn append_blocks(&mut self, blocks: &[NewBlock<'_>]) -> io::Result<Vec<BlockRef>> {
+        let headers = blocks
+            .iter()
+            .map(|block| BlockHeader::new(block.first_sequence, block.count, block.frames))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(invalid_block)?;
+        if blocks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let len = blocks.iter().map(|block| (BLOCK_HEADER_BYTES + block.frames.len()) as u64).sum();
+        let (file, end) = self.file_for(len)?;
+        match file.append(end, blocks, &headers) {
+            Ok(refs) => {
+                for block in &refs {
+                    note_block(&mut self.files, block);
+                }
+                if let Some(state) = self.files.get_mut(&file.number()) {
+                    state.info.bytes = end.max(FILE_HEADER_BYTES) + len;
+                }
+                if !self.unsynced.iter().any(|unsynced| unsynced.number() == file.number()) {
+                    self.unsynced.push(file);
+                }
+                Ok(refs)
+            }
+            Err(error) => {
+                self.undo(&file, end);
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns when everything appended is on stable storage. After an error, what is there is unknown.
+    pub fn sync(&mut self) -> io::Result<()> {
+        for file in &self.unsynced {
+            file.sync()?;
+        }
+        self.unsynced.clear();
+        if self.names_unsynced {
+            self.storage.sync_dir(&self.dir)?;
+            if let Some(parent) = self.dir.parent() {
+                self.storage.sync_dir(parent)?;
+            }
+            self.names_unsynced = false;
+        }
+        Ok(())
+    }
+
+    /// The files there are, oldest first.
+    pub fn files(&self) -> impl Iterator<Item = SegmentFileInfo> + '_ {
+        self.files.values().map(|state| state.info)
+    }
+
+    /// Removes the files that hold only messages below `sequence`. Returns the bytes that became free.
+    pub fn release_below(&mut self, sequence: u64) -> io::Result<u64> {
+        let done: Vec<u64> =
+            self.files().filter(|info| info.end_sequence <= sequence).map(|info| info.number).collect();
+        let mut bytes = 0;
+        for number in done {
+            bytes += self.release_file(number)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Removes one file: all in it is finished, or was appended again. Returns the bytes that became free.
+    pub fn release_file(&mut self, number: u64) -> io::Result<u64> {
+        let Some(state) = self.files.get(&number) else { return Ok(0) };
+        match self.storage.remove(state.file.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let bytes = state.info.bytes;
+        self.files.remove(&number);
+        self.unsynced.retain(|file| file.number() != number);
+        self.writing.take_if(|writing| *writing == number);
+        Ok(bytes)
+    }
+
+    /// Removes all files and the directory. The store can be used again.
+    pub fn remove_all(&mut self) -> io::Result<()> {
+        match self.storage.remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.files.clear();
+        self.unsynced.clear();
+        self.writing = None;
+        self.dir_exists = false;
+        Ok(())
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        self.files().map(|info| info.bytes).sum()
+    }
+
+    /// Closes files that nobody reads or writes just now. They are opened again when needed.
+    pub fn close_idle(&self) {
+        for state in self.files.values() {
+            state.file.close();
+        }
+    }
+
+    /// The growing file and its end, or a new one if `len` more bytes make it too large.
+    fn file_for(&mut self, len: u64) -> io::Result<(Arc<SegmentFile>, u64)> {
+        if let Some(state) = self.writing.and_then(|number| self.files.get(&number))
+            && state.info.bytes + len <= self.max_file_bytes
+        {
+            return Ok((Arc::clone(&state.file), state.info.bytes));
+        }
+        if !self.dir_exists {
+            self.storage.create_dir_all(&self.dir)?;
+            self.dir_exists = true;
+        }
+        let number = self.next_number;
+        let file = Arc::new(SegmentFile::create(&self.storage, &self.dir, number)?);
+        self.next_number += 1;
+        self.writing = Some(number);
+        self.names_unsynced = true;
+        Ok((file, 0))
+    }
+
+    /// Takes back what a failed append to `file` may have left behind its `end`.
+    fn undo(&mut self, file: &SegmentFile, end: u64) {
+        if end > 0 && file.truncate(end).is_ok() {
+            return;
+        }
+        // Not to be written to any more. If the remains of a new file cannot be removed either, the next
+        // start finds at most blocks that are in another file, too.
+        self.writing = None;
+        if end == 0 {
+            let _ = self.storage.remove(file.path());
+        }
+    }
+}
+
+impl std::fmt::Debug for SegmentStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentStore").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+fn note_block(files: &mut BTreeMap<u64, FileState>, block: &BlockRef) {
+    let state = files.entry(block.file_number()).or_insert_with(|| FileState {
+        file: block.file(),
+        info: SegmentFileInfo {
+            number: block.file_number(),
+            first_sequence: u64::MAX,
+            end_sequence: 0,
+            message_count: 0,
+            bytes: 0,
+        },
+    });
+    let info = &mut state.info;
+    info.first_sequence = info.first_sequence.min(block.first_sequence);
+    info.end_sequence = info.end_sequence.max(block.end_sequence());
+    info.message_count += u64::from(block.count);
+}
+
+fn invalid_block() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a valid block of messages")
+}

@@ -1,0 +1,442 @@
+//! A topic: its log, how far it has been released, and the channels it is released to.
+//!
+//! Publishing appends to the log and to the journal, in one order; once the journal says that it is as durable as
+//! asked, the messages are released to all channels. Locks, in this order: the topic's state, a channel, the log.
+//!
+//! - [`release`]: pure; the release point
+//! - [`registry`]: all topics by name; creating and deleting
+//! - [`publication`]: a batch between append and release
+
+pub mod publication;
+pub mod registry;
+pub mod release;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use nsq_protocol::{ChannelName, TopicName};
+use parking_lot::Mutex;
+
+pub use self::publication::Publication;
+use self::release::ReleasePoint;
+use crate::channel::saved::Clocks;
+use crate::channel::{Channel, ChannelParts, ChannelState, Mark};
+use crate::clock;
+use crate::engine::{Engine, StorageError};
+use crate::log::{Floor, TopicLog};
+use crate::storage::TopicNumber;
+use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
+use crate::storage::journal::Ticket;
+use crate::storage::record::Record;
+
+/// Why a publish was refused. Nothing of it was or will be delivered.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// The topic is being deleted, or the daemon stops.
+    #[error("exiting")]
+    Exiting,
+    /// It could not be made as durable as asked, or memory cannot be freed because the disk takes no more.
+    #[error("{0}")]
+    Storage(#[from] StorageError),
+}
+
+/// Every channel's end is the release point: whoever moves it tells them all, under this lock.
+struct State {
+    point: ReleasePoint,
+    channels: BTreeMap<ChannelName, Arc<Channel>>,
+    /// The release point that the journal knows, while only ephemeral channels are released to.
+    recorded: u64,
+}
+
+/// See the module.
+pub struct Topic {
+    name: TopicName,
+    number: TopicNumber,
+    engine: Arc<Engine>,
+    log: Arc<TopicLog>,
+    state: Mutex<State>,
+    /// The release point as a floor of the log.
+    floor: Floor,
+    message_count: AtomicU64,
+    message_bytes: AtomicU64,
+    closed: AtomicBool,
+    this: Weak<Topic>,
+}
+
+/// What a topic starts with, new or recovered.
+pub struct TopicParts {
+    /// Its name.
+    pub name: TopicName,
+    /// Its number in journal and checkpoint.
+    pub number: TopicNumber,
+    /// Its messages.
+    pub log: Arc<TopicLog>,
+    /// How far they were released.
+    pub point: ReleasePoint,
+    /// Messages and body bytes accepted so far.
+    pub counters: (u64, u64),
+}
+
+impl Topic {
+    /// A topic without channels.
+    pub fn new(engine: Arc<Engine>, parts: TopicParts) -> Arc<Self> {
+        let floor = parts.log.hold(parts.point.released());
+        Arc::new_cyclic(|this| Topic {
+            name: parts.name,
+            number: parts.number,
+            engine,
+            floor,
+            log: parts.log,
+            state: Mutex::new(State {
+                recorded: parts.point.released(),
+                point: parts.point,
+                channels: BTreeMap::new(),
+            }),
+            message_count: AtomicU64::new(parts.counters.0),
+            message_bytes: AtomicU64::new(parts.counters.1),
+            closed: AtomicBool::new(false),
+            this: this.clone(),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &TopicName {
+        &self.name
+    }
+
+    /// Its number in journal and checkpoint.
+    pub fn number(&self) -> TopicNumber {
+        self.number
+    }
+
+    /// Its messages.
+    pub fn log(&self) -> &Arc<TopicLog> {
+        &self.log
+    }
+
+    /// Whether it is deleted: look it up again.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Appends a batch, deferred or not; `body_bytes` is the sum over `bodies`. The messages are released, and the
+    /// publisher may be told OK, when [`Publication::committed`] says so.
+    pub fn append<'a>(
+        &self,
+        bodies: impl ExactSizeIterator<Item = &'a [u8]>,
+        body_bytes: usize,
+        delay: Option<Duration>,
+    ) -> Result<Publication, PublishError> {
+        if self.is_closed() {
+            return Err(PublishError::Exiting);
+        }
+        if self.log.is_stuck() {
+            return Err(self.engine.storage_error("memory is full and messages cannot be moved to disk").into());
+        }
+        let offered = bodies.len();
+        let count = self.room_for(offered);
+        let bodies = bodies.take(count);
+        let wall_ns = clock::wall_ns();
+        let due = delay.map(|delay| clock::nanos(delay));
+        let due_ns = due.map(|delay| wall_ns.saturating_add_unsigned(delay));
+        let deadline = due.map(|delay| clock::monotonic().saturating_add(delay));
+        let (_, end, ticket) =
+            self.log.append(bodies, (count, body_bytes), wall_ns, deadline, |first_sequence, frames| {
+                self.journal(&Record::Publish { topic: self.number, first_sequence, count: count as u32, due_ns, frames })
+            })?;
+        self.message_count.fetch_add(offered as u64, Ordering::Relaxed);
+        self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
+        let topic = self.this.upgrade().ok_or(PublishError::Exiting)?;
+        Ok(Publication::new(topic, (end - count as u64, end), ticket))
+    }
+
+    /// How many of `count` messages are kept: all, but for an ephemeral topic that has nobody to give them to.
+    fn room_for(&self, count: usize) -> usize {
+        if !self.name.is_ephemeral() {
+            return count;
+        }
+        let state = self.state.lock();
+        if state.point.is_releasing() {
+            return count;
+        }
+        let held = self.log.end() - state.point.released();
+        count.min(self.engine.limits.mem_queue_size.saturating_sub(held) as usize)
+    }
+
+    fn journal(&self, record: &Record<'_>) -> Result<Option<Ticket>, StorageError> {
+        match self.engine.journal_for(self.name.is_ephemeral()) {
+            Some(journal) => Ok(Some(journal.append(record)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// All before `to` is durable: releases it, if nothing stands against that, and wakes consumers.
+    fn release(&self, to: u64) {
+        let mut state = self.state.lock();
+        state.point.commit(to);
+        self.advance(&mut state);
+    }
+
+    fn advance(&self, state: &mut State) {
+        let Some((_, to)) = state.point.advance() else { return };
+        let marks = self.log.take_marks(to);
+        for channel in state.channels.values() {
+            channel.release(to, &marks);
+        }
+        self.floor.store(to, Ordering::Release);
+        self.record_release(state, to);
+    }
+
+    /// A topic with ephemeral channels only would, after a crash, hold all it ever released for the next channel:
+    /// the journal is told now and then.
+    fn record_release(&self, state: &mut State, released: u64) {
+        const EVERY: u64 = 1000;
+        if released - state.recorded >= EVERY && state.channels.values().all(|channel| channel.is_ephemeral()) {
+            self.record_state(state);
+        }
+    }
+
+    fn record_state(&self, state: &mut State) {
+        state.recorded = state.point.released();
+        if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) {
+            journal.append_lazy(&Record::TopicState {
+                topic: self.number,
+                paused: state.point.is_paused(),
+                released: state.point.released(),
+                releasing: state.channels.values().any(|channel| !channel.is_ephemeral()) && !state.point.is_paused(),
+            });
+        }
+    }
+
+    /// The messages `from..to` could not be made durable and were refused.
+    fn refuse(&self, from: u64, to: u64) {
+        self.log.skip(from, to);
+    }
+
+    /// Moves what exceeds the memory bound to disk; a failure shows in the health.
+    fn spill(&self) {
+        match self.log.spill() {
+            Ok(0) => {}
+            Ok(_) => self.engine.set_healthy(),
+            Err(error) => self.engine.set_unhealthy(&format!("cannot write segment: {error}")),
+        }
+    }
+
+    /// The topic is set up (its channels are known): messages may be released.
+    pub fn start(&self) {
+        let mut state = self.state.lock();
+        state.point.started();
+        self.advance(&mut state);
+    }
+
+    /// A channel, if there is one of this name.
+    pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
+        self.state.lock().channels.get(name).cloned()
+    }
+
+    /// All channels, by name.
+    pub fn channels(&self) -> Vec<Arc<Channel>> {
+        self.state.lock().channels.values().cloned().collect()
+    }
+
+    /// The channel of this name, made if missing: it starts at the release point, which for the first one is before
+    /// everything that was held back for it.
+    pub async fn get_or_create_channel(&self, name: &ChannelName) -> Result<Arc<Channel>, PublishError> {
+        if let Some(channel) = self.channel(name.as_str()) {
+            return Ok(channel);
+        }
+        let (channel, ticket) = {
+            let mut state = self.state.lock();
+            if self.is_closed() {
+                return Err(PublishError::Exiting);
+            }
+            if let Some(channel) = state.channels.get(name) {
+                return Ok(channel.clone());
+            }
+            let cursor = state.point.released();
+            let number = self.engine.next_channel_number();
+            let ticket = match self.engine.journal_for(self.name.is_ephemeral() || name.is_ephemeral()) {
+                Some(journal) => Some(
+                    journal
+                        .append(&Record::ChannelCreated {
+                            topic: self.number,
+                            channel: number,
+                            name: name.as_str(),
+                            cursor,
+                        })
+                        .map_err(StorageError::from)?,
+                ),
+                None => None,
+            };
+            let channel_state = ChannelState::new(cursor, clock::nanos(self.engine.limits.max_msg_timeout));
+            let channel = self.adopt_locked(&mut state, name.clone(), number, channel_state);
+            self.advance(&mut state);
+            (channel, ticket)
+        };
+        if let Some((journal, ticket)) = self.engine.journal.as_ref().zip(ticket)
+            && let Err(error) = journal.commit(ticket).await
+        {
+            self.state.lock().channels.remove(name);
+            channel.close();
+            return Err(StorageError::from(error).into());
+        }
+        crate::log_info!(self.engine, "TOPIC({}): new channel({})", self.name, name);
+        self.engine.topology_changed();
+        Ok(channel)
+    }
+
+    /// Adds a recovered channel.
+    pub fn adopt_channel(&self, name: ChannelName, number: u32, channel_state: ChannelState) {
+        self.adopt_locked(&mut self.state.lock(), name, number, channel_state);
+    }
+
+    fn adopt_locked(&self, state: &mut State, name: ChannelName, number: u32, of: ChannelState) -> Arc<Channel> {
+        let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
+        let parts = ChannelParts {
+            bound: name.is_ephemeral().then_some(self.engine.limits.mem_queue_size),
+            name: name.clone(),
+            number,
+            topic_number: self.number,
+            log: self.log.clone(),
+            journal: self.engine.journal_for(ephemeral).cloned(),
+            timers: self.engine.timers.clone(),
+        };
+        let channel = Channel::new(parts, of);
+        state.channels.insert(name, channel.clone());
+        state.point.set_has_channels(true);
+        channel
+    }
+
+    /// Deletes a channel with its messages; its consumers' connections end. Returns whether there was one, and
+    /// whether it was the last.
+    pub fn delete_channel(&self, name: &str) -> Option<bool> {
+        let mut state = self.state.lock();
+        let channel = state.channels.remove(name)?;
+        channel.close();
+        if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral() || channel.is_ephemeral()) {
+            journal.append_lazy(&Record::ChannelDeleted { topic: self.number, channel: channel.number() });
+        }
+        let last = state.channels.is_empty();
+        if last {
+            state.point.set_has_channels(false);
+            self.record_state(&mut state);
+        }
+        drop(state);
+        drop(channel);
+        self.log.trim();
+        crate::log_info!(self.engine, "TOPIC({}): deleting channel {}", self.name, name);
+        self.engine.topology_changed();
+        Some(last)
+    }
+
+    /// An ephemeral channel's last consumer has left. Another may have come meanwhile: then it stays.
+    pub fn delete_channel_if_unused(&self, channel: &Arc<Channel>) -> Option<bool> {
+        let unused = channel.inspect(|state, _| state.consumers().is_empty());
+        let same = self.channel(channel.name().as_str()).is_some_and(|current| Arc::ptr_eq(&current, channel));
+        if unused && same { self.delete_channel(channel.name().as_str()) } else { None }
+    }
+
+    /// Holds messages back, or lets them go.
+    pub fn set_paused(&self, paused: bool) {
+        let mut state = self.state.lock();
+        state.point.set_paused(paused);
+        self.record_state(&mut state);
+        self.advance(&mut state);
+    }
+
+    /// Drops the messages that no channel has yet.
+    pub fn empty(&self) {
+        let mut state = self.state.lock();
+        let (from, to) = state.point.empty();
+        if from < to {
+            self.log.take_marks(to);
+            for channel in state.channels.values() {
+                channel.release(to, &[Mark::Skipped { from, to }]);
+            }
+            self.floor.store(to, Ordering::Release);
+            if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) {
+                journal.append_lazy(&Record::TopicSkipped { topic: self.number, from, to });
+            }
+        }
+        drop(state);
+        self.log.trim();
+    }
+
+    /// The topic is deleted, or the daemon stops: publishes are refused, consumers' connections end.
+    pub fn close(&self) {
+        let state = self.state.lock();
+        self.closed.store(true, Ordering::Release);
+        for channel in state.channels.values() {
+            channel.close();
+        }
+    }
+
+    /// What `/stats` tells of the topic itself: depth, part of it that is only on disk, paused.
+    pub fn depth(&self) -> (u64, u64, bool) {
+        let state = self.state.lock();
+        let (released, committed) = (state.point.released(), state.point.committed());
+        let paused = state.point.is_paused();
+        drop(state);
+        let skipped: u64 = (self.log.marks().iter())
+            .map(|mark| match *mark {
+                Mark::Skipped { from, to } => to.min(committed).saturating_sub(from.max(released)),
+                Mark::Deferred { .. } => 0,
+            })
+            .sum();
+        let on_disk = self.log.memory_start().min(committed).saturating_sub(released);
+        ((committed - released).saturating_sub(skipped), on_disk, paused)
+    }
+
+    /// Messages and body bytes accepted.
+    pub fn counters(&self) -> (u64, u64) {
+        (self.message_count.load(Ordering::Relaxed), self.message_bytes.load(Ordering::Relaxed))
+    }
+
+    /// For a checkpoint: topic and channels at one moment.
+    pub fn save(&self, clocks: Clocks) -> TopicCheckpoint {
+        let state = self.state.lock();
+        let released = state.point.released();
+        let mut skipped = Vec::new();
+        let mut unreleased_deferred = Vec::new();
+        for mark in self.log.marks() {
+            match mark {
+                Mark::Skipped { from, to } => skipped.push((from, to)),
+                Mark::Deferred { from, to, due } => {
+                    unreleased_deferred.extend((from..to).map(|sequence| (sequence, clocks.to_wall(due))));
+                }
+            }
+        }
+        let (message_count, message_bytes) = self.counters();
+        let channels = (state.channels.values().filter(|channel| !channel.is_ephemeral()))
+            .map(|channel| {
+                let saved = channel.inspect(|channel, _| channel.save(clocks));
+                ChannelCheckpoint {
+                    number: channel.number(),
+                    name: channel.name().to_string(),
+                    paused: saved.paused,
+                    cursor: saved.cursor,
+                    skipped_ahead: saved.skipped,
+                    outstanding: saved.outstanding,
+                    message_count: saved.counters.message_count,
+                    requeue_count: saved.counters.requeue_count,
+                    timeout_count: saved.counters.timeout_count,
+                }
+            })
+            .collect();
+        TopicCheckpoint {
+            number: self.number,
+            name: self.name.to_string(),
+            paused: state.point.is_paused(),
+            next_sequence: self.log.end(),
+            released,
+            releasing: state.point.is_releasing(),
+            skipped,
+            unreleased_deferred,
+            message_count,
+            message_bytes,
+            channels,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! All topics by name: getting or creating one, deleting, and the ephemeral ones' goodbye.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use nsq_protocol::{ChannelName, TopicName};
+use parking_lot::Mutex;
+
+use super::release::ReleasePoint;
+use super::{PublishError, Topic, TopicParts};
+use crate::channel::Channel;
+use crate::clock;
+use crate::engine::{Engine, StorageError};
+use crate::log::TopicLog;
+use crate::log::tail::Tail;
+use crate::storage::journal::Ticket;
+use crate::storage::record::Record;
+
+/// Tells which channels a new topic should have before it releases anything: lookupd knows.
+pub trait ChannelOracle: Send + Sync {
+    /// The channels known elsewhere for this topic. Bounded in time; empty when nobody can tell.
+    fn channels_of<'a>(
+        &'a self,
+        topic: &'a TopicName,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Vec<ChannelName>> + Send + 'a>>;
+}
+
+/// See the module.
+pub struct Registry {
+    engine: Arc<Engine>,
+    topics: DashMap<TopicName, Arc<Topic>>,
+    /// Held while a topic is created or deleted, so that both happen once.
+    changing: Mutex<()>,
+    oracle: Option<Arc<dyn ChannelOracle>>,
+}
+
+impl Registry {
+    /// An empty registry; `oracle` is asked for the channels of each new topic.
+    pub fn new(engine: Arc<Engine>, oracle: Option<Arc<dyn ChannelOracle>>) -> Arc<Self> {
+        Arc::new(Registry { engine, topics: DashMap::new(), changing: Mutex::new(()), oracle })
+    }
+
+    /// What all topics share.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// A topic, if there is one of this name.
+    pub fn get(&self, name: &str) -> Option<Arc<Topic>> {
+        self.topics.get(name).map(|topic| topic.clone())
+    }
+
+    /// All topics, by name.
+    pub fn all(&self) -> Vec<Arc<Topic>> {
+        let mut topics: Vec<_> = self.topics.iter().map(|topic| topic.clone()).collect();
+        topics.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        topics
+    }
+
+    /// The topic of this name, made if missing. Making one asks the oracle for its channels first, so that what is
+    /// published reaches them; publishers that come meanwhile may append already.
+    pub async fn get_or_create(&self, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
+        if let Some(topic) = self.get(name.as_str()) {
+            return Ok(topic);
+        }
+        let Some((topic, ticket)) = self.create(name)? else {
+            return self.get(name.as_str()).ok_or(PublishError::Exiting);
+        };
+        if let Some((journal, ticket)) = self.engine.journal.as_ref().zip(ticket)
+            && let Err(error) = journal.commit(ticket).await
+        {
+            topic.close();
+            self.topics.remove(name);
+            return Err(StorageError::from(error).into());
+        }
+        crate::log_info!(self.engine, "TOPIC({name}): created");
+        self.engine.topology_changed();
+        let setup = TopicSetup { topic: topic.clone() };
+        if let Some(oracle) = &self.oracle {
+            for channel in oracle.channels_of(name).await {
+                if !channel.is_ephemeral() {
+                    topic.get_or_create_channel(&channel).await?;
+                }
+            }
+        }
+        drop(setup);
+        Ok(topic)
+    }
+
+    /// None if somebody else was quicker.
+    fn create(&self, name: &TopicName) -> Result<Option<(Arc<Topic>, Option<Ticket>)>, PublishError> {
+        let _changing = self.changing.lock();
+        if self.topics.contains_key(name) {
+            return Ok(None);
+        }
+        if self.engine.is_stopping() {
+            return Err(PublishError::Exiting);
+        }
+        let number = self.engine.next_topic_number();
+        let first_sequence = self.engine.first_sequence(clock::wall_ns());
+        let ticket = match self.engine.journal_for(name.is_ephemeral()) {
+            Some(journal) => Some(
+                journal
+                    .append(&Record::TopicCreated { topic: number, name: name.as_str(), first_sequence })
+                    .map_err(StorageError::from)?,
+            ),
+            None => None,
+        };
+        let segments = self.engine.open_segments(number).map_err(|error| self.engine.storage_error(error))?.0;
+        let limits = &self.engine.limits;
+        let tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
+        let parts = TopicParts {
+            name: name.clone(),
+            number,
+            log: Arc::new(TopicLog::new(tail, segments)),
+            point: ReleasePoint::new(first_sequence, first_sequence, false, true),
+            counters: (0, 0),
+        };
+        let topic = Topic::new(self.engine.clone(), parts);
+        self.topics.insert(name.clone(), topic.clone());
+        Ok(Some((topic, ticket)))
+    }
+
+    /// Adds a recovered topic.
+    pub fn adopt(&self, topic: Arc<Topic>) {
+        self.topics.insert(topic.name().clone(), topic);
+    }
+
+    /// Deletes a topic with its channels, messages and files. Returns false if there is none.
+    pub async fn delete(&self, name: &str) -> bool {
+        let topic = {
+            let _changing = self.changing.lock();
+            let Some((_, topic)) = self.topics.remove(name) else { return false };
+            topic.close();
+            if let Some(journal) = self.engine.journal_for(topic.name().is_ephemeral()) {
+                journal.append_lazy(&Record::TopicDeleted { topic: topic.number() });
+            }
+            topic
+        };
+        crate::log_info!(self.engine, "TOPIC({name}): deleted");
+        self.engine.topology_changed();
+        let engine = self.engine.clone();
+        let deleted = tokio::task::spawn_blocking(move || {
+            // The record must be there before the files go: the other way round, recovery would miss messages.
+            if let Some(journal) = &engine.journal {
+                journal.flush().map_err(|error| error.to_string())?;
+            }
+            topic.log().delete_files().map_err(|error| error.to_string())
+        });
+        if let Ok(Err(error)) = deleted.await {
+            crate::log_error!(self.engine, "TOPIC({name}): cannot delete its files: {error}");
+        }
+        true
+    }
+
+    /// A consumer of this channel has left. An ephemeral channel goes with its last one, and an ephemeral topic with
+    /// its last channel.
+    pub async fn consumer_left(&self, topic: &Arc<Topic>, channel: &Arc<Channel>) {
+        if !channel.is_ephemeral() {
+            return;
+        }
+        if topic.delete_channel_if_unused(channel) == Some(true) {
+            self.topic_lost_last_channel(topic).await;
+        }
+    }
+
+    /// An ephemeral topic goes with its last channel.
+    pub async fn topic_lost_last_channel(&self, topic: &Arc<Topic>) {
+        if topic.name().is_ephemeral() && topic.channels().is_empty() {
+            self.delete(topic.name().as_str()).await;
+        }
+    }
+}
+
+/// Starts a new topic however its setup ends, so that an abandoned request does not leave it held back for ever.
+struct TopicSetup {
+    topic: Arc<Topic>,
+}
+
+impl Drop for TopicSetup {
+    fn drop(&mut self) {
+        self.topic.start();
+    }
+}

@@ -1,0 +1,235 @@
+//! The TOML config file, turned into flags.
+//!
+//! A daemon gives a table of [`Key`]s; every key that the file has comes out as `--flag=value`, so that
+//! one parser reads both. Unknown keys and tables are ignored, as NSQ ignores them.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+/// How a TOML value becomes the text of a flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A string as it is.
+    String,
+    /// An integer, or a string of its digits.
+    Int,
+    /// A boolean, or a string that spells one. An integer is taken as NSQ takes it, upside down:
+    /// 0 is true.
+    Bool,
+    /// A string with units, or an integer number of milliseconds.
+    Duration,
+    /// An array of strings, or one string with commas.
+    StringList,
+    /// An array of numbers, or one string with commas.
+    FloatList,
+    /// A string or a boolean: `tls_required`.
+    Word,
+}
+
+/// A key of the file and the flag it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    /// The key in the file.
+    pub key: &'static str,
+    /// The flag without dashes.
+    pub flag: &'static str,
+    /// How values are read.
+    pub kind: Kind,
+}
+
+impl Key {
+    /// A key.
+    pub const fn new(key: &'static str, flag: &'static str, kind: Kind) -> Self {
+        Self { key, flag, kind }
+    }
+}
+
+/// What a file says about one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The key.
+    pub key: Key,
+    /// It as flags: several for a list, none for an empty one.
+    pub flags: Vec<OsString>,
+}
+
+/// What is wrong with a config file.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigFileError {
+    /// It cannot be read.
+    #[error("failed to load config file {} - {source}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no TOML.
+    #[error("failed to load config file {} - {source}", path.display())]
+    Malformed {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A key has a value of the wrong type.
+    #[error("failed to load config file {} - {key} = {value}: {expected} expected", path.display())]
+    WrongType {
+        /// Which file.
+        path: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it should have been.
+        expected: &'static str,
+    },
+}
+
+/// Reads a file: one setting for each of `keys` that is in it.
+pub fn read(path: &Path, keys: &[Key]) -> Result<Vec<Setting>, ConfigFileError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigFileError::Unreadable { path: path.to_owned(), source })?;
+    let table: Table = text
+        .parse()
+        .map_err(|source| ConfigFileError::Malformed { path: path.to_owned(), source: Box::new(source) })?;
+    to_flags(&table, keys).map_err(|(key, value)| ConfigFileError::WrongType {
+        path: path.to_owned(),
+        key: key.key,
+        value,
+        expected: expected(key.kind),
+    })
+}
+
+fn to_flags(table: &Table, keys: &[Key]) -> Result<Vec<Setting>, (Key, String)> {
+    let present = keys.iter().filter_map(|key| table.get(key.key).map(|value| (*key, value)));
+    present
+        .map(|(key, value)| {
+            let values = coerce(key.kind, value).ok_or_else(|| (key, value.to_string()))?;
+            let flags = values.into_iter().map(|value| format!("--{}={value}", key.flag).into());
+            Ok(Setting { key, flags: flags.collect() })
+        })
+        .collect()
+}
+
+/// `None` if the type does not fit. Whether the text is a good value is for the flag to say.
+fn coerce(kind: Kind, value: &Value) -> Option<Vec<String>> {
+    let text = match (kind, value) {
+        (Kind::StringList, Value::String(text)) => return Some(split(text)),
+        (Kind::StringList, Value::Array(items)) => {
+            return items.iter().map(|item| item.as_str().map(str::to_owned)).collect();
+        }
+        (Kind::FloatList, Value::String(text)) => return Some(split(text)),
+        (Kind::FloatList, Value::Array(items)) => return items.iter().map(number).collect(),
+        (Kind::FloatList, value) => return number(value).map(|text| vec![text]),
+        (Kind::Bool, Value::Integer(number)) => (*number == 0).to_string(),
+        (Kind::Bool, Value::String(text)) => crate::go_flags::parse_bool(text).ok()?.to_string(),
+        (Kind::Bool | Kind::Word, Value::Boolean(truth)) => truth.to_string(),
+        (Kind::Int, Value::Integer(number)) => number.to_string(),
+        (Kind::Duration, Value::Integer(milliseconds)) => format!("{milliseconds}ms"),
+        (Kind::String | Kind::Int | Kind::Duration | Kind::Word, Value::String(text)) => text.clone(),
+        _ => return None,
+    };
+    Some(vec![text])
+}
+
+fn split(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+fn number(value: &Value) -> Option<String> {
+    match value {
+        Value::Float(number) => Some(number.to_string()),
+        Value::Integer(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn expected(kind: Kind) -> &'static str {
+    match kind {
+        Kind::String => "a string",
+        Kind::Int => "an integer",
+        Kind::Bool => "true or false",
+        Kind::Duration => "a duration such as \"250ms\"",
+        Kind::StringList => "an array of strings",
+        Kind::FloatList => "an array of numbers",
+        Kind::Word => "a string or a boolean",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(kind: Kind, toml: &str) -> Option<Vec<String>> {
+        let table: Table = format!("k = {toml}\nunknown = 1\n[section]\nk = 2").parse().unwrap();
+        let key = Key::new("k", "f", kind);
+        let mut found = to_flags(&table, &[key, Key::new("absent", "a", kind)]).ok()?;
+        assert_eq!(found.len(), 1);
+        Some(found.remove(0).flags.into_iter().map(|flag| flag.into_string().unwrap()).collect())
+    }
+
+    #[test]
+    fn values_of_the_right_type() {
+        let cases: [(Kind, &str, &[&str]); 14] = [
+            (Kind::String, "'a b'", &["--f=a b"]),
+            (Kind::Int, "7", &["--f=7"]),
+            (Kind::Int, "'7'", &["--f=7"]),
+            (Kind::Bool, "true", &["--f=true"]),
+            (Kind::Bool, "'F'", &["--f=false"]),
+            (Kind::Duration, "'1m'", &["--f=1m"]),
+            (Kind::Duration, "250", &["--f=250ms"]),
+            (Kind::StringList, "['a', 'b,c']", &["--f=a", "--f=b,c"]),
+            (Kind::StringList, "'a, b'", &["--f=a", "--f=b"]),
+            (Kind::StringList, "[]", &[]),
+            (Kind::FloatList, "[0.5, 1]", &["--f=0.5", "--f=1"]),
+            (Kind::FloatList, "'0.99, 0.5'", &["--f=0.99", "--f=0.5"]),
+            (Kind::Word, "'tcp-https'", &["--f=tcp-https"]),
+            (Kind::Word, "true", &["--f=true"]),
+        ];
+        for (kind, toml, expected) in cases {
+            assert_eq!(flags(kind, toml).unwrap(), expected, "{kind:?} {toml}");
+        }
+    }
+
+    #[test]
+    fn an_integer_for_a_boolean_is_upside_down() {
+        assert_eq!(flags(Kind::Bool, "0").unwrap(), ["--f=true"]);
+        assert_eq!(flags(Kind::Bool, "1").unwrap(), ["--f=false"]);
+    }
+
+    #[test]
+    fn values_of_the_wrong_type() {
+        let cases = [
+            (Kind::String, "1"),
+            (Kind::Int, "1.5"),
+            (Kind::Bool, "'no'"),
+            (Kind::Duration, "1.5"),
+            (Kind::StringList, "['a', 1]"),
+            (Kind::StringList, "1"),
+            (Kind::FloatList, "['x']"),
+            (Kind::Word, "1"),
+        ];
+        for (kind, toml) in cases {
+            assert_eq!(flags(kind, toml), None, "{kind:?} {toml}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("nsqd.cfg");
+        let keys = [Key::new("n", "n", Kind::Int)];
+        assert!(matches!(read(&path, &keys), Err(ConfigFileError::Unreadable { .. })));
+        std::fs::write(&path, "n = ").unwrap();
+        assert!(matches!(read(&path, &keys), Err(ConfigFileError::Malformed { .. })));
+        std::fs::write(&path, "n = 1.5").unwrap();
+        let text = read(&path, &keys).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            format!("failed to load config file {} - n = 1.5: an integer expected", path.display())
+        );
+    }
+}

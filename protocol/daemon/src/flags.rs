@@ -1,0 +1,226 @@
+//! Flags and config file together: the first step of a daemon's start.
+//!
+//! The command line is read once to find `--version`, `--help` and `--config`; then again with what
+//! the file says put before it, as far as the command line does not say it itself.
+
+use std::any::TypeId;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
+
+use crate::config_file::{self, Key};
+use crate::{go_flags, log, version_line};
+
+/// Why a daemon does not start, though it may be no failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// `--version`: a line for stdout, exit code 0.
+    Version(String),
+    /// `--help`: the usage, for stderr, exit code 0.
+    Help(String),
+    /// A flag is wrong: message and usage, for stderr, exit code 2.
+    WrongFlag(String),
+    /// The config file is wrong: a line of the log, exit code 1.
+    Fatal(String),
+}
+
+impl Exit {
+    /// Tells why, where it belongs.
+    pub fn report(&self, program: &str) -> ExitCode {
+        match self {
+            Self::Version(line) => {
+                println!("{line}");
+                ExitCode::SUCCESS
+            }
+            Self::Help(text) => {
+                eprint!("{text}");
+                ExitCode::SUCCESS
+            }
+            Self::WrongFlag(text) => {
+                eprint!("{text}");
+                ExitCode::from(2)
+            }
+            Self::Fatal(text) => {
+                log::fatal(program, format_args!("{text}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Reads a Go command line, program name first, and the config file it names.
+///
+/// `F` is a clap parser with long flags only. Its boolean flags need `action = ArgAction::Set` and a
+/// default; flags with `num_args = 0..=1` count as boolean too. Paths that may be empty must be
+/// `OsString`, since clap refuses an empty `PathBuf`. If it has flags `version` and
+/// `config`, they work as NSQ's do. Scalars that are repeated: the last one wins; lists add up, but a
+/// list on the command line replaces the file's.
+pub fn parse<F>(program: &str, args: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<F, Exit>
+where
+    F: CommandFactory + FromArgMatches,
+{
+    let command = F::command().name(program.to_owned()).disable_version_flag(true).args_override_self(true);
+    let line = go_flags::to_clap_args(args, |flag| is_bool(&command, flag));
+    let matches = read(&command, &line).map_err(wrong_flag)?;
+    if matches.try_get_one::<bool>("version").ok().flatten() == Some(&true) {
+        return Err(Exit::Version(version_line(program)));
+    }
+    let matches = match config_path(&matches) {
+        Some(path) => with_file(&command, line, &matches, &path, keys)?,
+        None => matches,
+    };
+    F::from_arg_matches(&matches).map_err(wrong_flag)
+}
+
+fn read(command: &Command, line: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    command.clone().try_get_matches_from(line)
+}
+
+fn wrong_flag(error: clap::Error) -> Exit {
+    match error.kind() {
+        ErrorKind::DisplayHelp => Exit::Help(error.to_string()),
+        _ => Exit::WrongFlag(error.to_string()),
+    }
+}
+
+/// `--config=` is no config file, as its absence.
+fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
+    let mut values = matches.try_get_raw("config").ok().flatten()?;
+    values.next().filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
+/// Reads the line once more with the file's flags before it. The line itself is known to be good, so
+/// what fails now is the file.
+fn with_file(
+    command: &Command,
+    line: Vec<OsString>,
+    matches: &ArgMatches,
+    path: &std::path::Path,
+    keys: &[Key],
+) -> Result<ArgMatches, Exit> {
+    let found = config_file::read(path, keys).map_err(|error| Exit::Fatal(error.to_string()))?;
+    let told = |flag: &str| matches.value_source(&id(command, flag)) == Some(ValueSource::CommandLine);
+    let from_file =
+        found.into_iter().filter(|setting| !told(setting.key.flag)).flat_map(|setting| setting.flags);
+    let mut line = line.into_iter();
+    let whole: Vec<OsString> = line.next().into_iter().chain(from_file).chain(line).collect();
+    read(command, &whole).map_err(|error| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        Exit::Fatal(format!("failed to load config file {} - {first}", path.display()))
+    })
+}
+
+fn argument<'a>(command: &'a Command, flag: &str) -> Option<&'a clap::Arg> {
+    command.get_arguments().find(|argument| argument.get_long() == Some(flag))
+}
+
+fn id(command: &Command, flag: &str) -> String {
+    argument(command, flag).map_or_else(String::new, |argument| argument.get_id().to_string())
+}
+
+fn is_bool(command: &Command, flag: &str) -> bool {
+    argument(command, flag).is_some_and(|argument| {
+        let may_stand_alone = argument.get_num_args().is_some_and(|range| range.min_values() == 0);
+        may_stand_alone || argument.get_value_parser().type_id() == TypeId::of::<bool>()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config_file::Kind;
+    use crate::go_duration;
+    use clap::{ArgAction, Parser};
+    use std::time::Duration;
+
+    #[derive(Parser, Debug)]
+    struct Flags {
+        #[arg(long, action = ArgAction::Set, default_value_t = false)]
+        version: bool,
+        #[arg(long, default_value = "")]
+        config: OsString,
+        #[arg(long, action = ArgAction::Set, default_value_t = true)]
+        deflate: bool,
+        #[arg(long, default_value = "250ms", value_parser = go_duration::parse)]
+        wait_time: Duration,
+        #[arg(long)]
+        peer: Vec<String>,
+        #[arg(long, default_value = "false", num_args = 0..=1, default_missing_value = "true")]
+        tls_required: String,
+    }
+
+    const KEYS: [Key; 4] = [
+        Key::new("deflate", "deflate", Kind::Bool),
+        Key::new("wait_time", "wait-time", Kind::Duration),
+        Key::new("peers", "peer", Kind::StringList),
+        Key::new("tls_required", "tls-required", Kind::Word),
+    ];
+
+    fn run(words: &[&str]) -> Result<Flags, Exit> {
+        let line = std::iter::once("nsqd").chain(words.iter().copied()).map(OsString::from);
+        parse("nsqd", line, &KEYS)
+    }
+
+    fn with_config(text: &str, words: &[&str]) -> Result<Flags, Exit> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        let config = format!("--config={}", path.display());
+        run(&[&[config.as_str()], words].concat())
+    }
+
+    #[test]
+    fn defaults_scalars_lists() {
+        let flags = run(&[]).unwrap();
+        assert!(flags.deflate && !flags.version && flags.config.is_empty());
+        let flags =
+            run(&["-deflate=F", "-wait-time", "1s", "--wait-time=2s", "-peer=a", "--peer", "b"]).unwrap();
+        assert!(!flags.deflate);
+        assert_eq!(flags.wait_time, Duration::from_secs(2));
+        assert_eq!(flags.peer, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_flag_that_may_stand_alone_takes_no_next_word() {
+        assert_eq!(run(&["--tls-required", "--deflate=0"]).unwrap().tls_required, "true");
+        assert_eq!(run(&["--tls-required=tcp-https"]).unwrap().tls_required, "tcp-https");
+    }
+
+    #[test]
+    fn version_and_help_and_mistakes() {
+        let version = Exit::Version("nsqd v1.3.0 (built w/rustc)".into());
+        assert_eq!(run(&["-version"]).unwrap_err(), version);
+        assert_eq!(run(&["--config=/nonexistent", "--version"]).unwrap_err(), version);
+        assert!(matches!(run(&["-h"]), Err(Exit::Help(text)) if text.contains("--wait-time")));
+        for words in [&["--nope"][..], &["--wait-time=5"], &["--wait-time"], &["--deflate=maybe"]] {
+            assert!(matches!(run(words), Err(Exit::WrongFlag(_))), "{words:?}");
+        }
+        assert!(run(&["word", "--nope"]).is_ok());
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = "wait_time = 5000\npeers = ['x', 'y']\ndeflate = false\ntls_required = true\nunknown = 1";
+        let flags = with_config(file, &[]).unwrap();
+        assert_eq!(flags.wait_time, Duration::from_secs(5));
+        assert_eq!(flags.peer, ["x", "y"]);
+        assert!(!flags.deflate);
+        assert_eq!(flags.tls_required, "true");
+        let flags = with_config(file, &["--peer=a", "--wait-time=1s"]).unwrap();
+        assert_eq!(flags.wait_time, Duration::from_secs(1));
+        assert_eq!(flags.peer, ["a"]);
+    }
+
+    #[test]
+    fn a_bad_file_is_fatal() {
+        for file in ["wait_time = ", "wait_time = 1.5", "wait_time = 'soon'", "peers = [1]"] {
+            assert!(matches!(with_config(file, &[]), Err(Exit::Fatal(_))), "{file}");
+        }
+        assert!(matches!(run(&["--config=/nonexistent"]), Err(Exit::Fatal(_))));
+    }
+}

@@ -1,0 +1,235 @@
+//! Finds connections that stand still without a timer per request.
+//!
+//! The stream and the body of the current request note what happens on a connection. Once per period
+//! its task looks at the notes and compares them with the previous look: whoever stood in the middle
+//! of a head, a body or an answer all the while is cut off. An idle connection may stay.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// After an answer that left part of a body unread, we read on this long, so that our closing does
+/// not tear the answer out of the client's hands.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a connection is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Between requests.
+    Idle,
+    /// Bytes have come, but not yet a whole head.
+    Head,
+    /// A handler works.
+    Handler,
+    /// A handler waits for the body.
+    Body,
+}
+
+/// The notes of one connection. Only its own task writes them; they are atomic so that they can be
+/// shared, not to be raced for.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    phase: AtomicU8,
+    requests: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+    write_blocked: AtomicBool,
+    body_unread: AtomicBool,
+}
+
+impl Activity {
+    pub(super) fn request_began(&self) {
+        self.requests.store(self.requests.load(Relaxed).wrapping_add(1), Relaxed);
+        self.enter(Phase::Handler);
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
+    }
+
+    /// A handler is done with its request and has left part of the body in the stream.
+    pub(super) fn body_left_unread(&self) {
+        self.body_unread.store(true, Relaxed);
+    }
+
+    fn phase(&self) -> Phase {
+        [Phase::Idle, Phase::Head, Phase::Handler, Phase::Body][usize::from(self.phase.load(Relaxed) & 3)]
+    }
+
+    fn read(&self, count: usize) {
+        self.bytes_read.store(self.bytes_read.load(Relaxed).wrapping_add(count as u64), Relaxed);
+        if self.phase() == Phase::Idle {
+            self.enter(Phase::Head);
+        }
+    }
+
+    fn wrote(&self, count: usize) {
+        self.bytes_written.store(self.bytes_written.load(Relaxed).wrapping_add(count as u64), Relaxed);
+        self.write_blocked.store(false, Relaxed);
+    }
+
+    pub(super) fn look(&self) -> Look {
+        Look {
+            phase: self.phase(),
+            requests: self.requests.load(Relaxed),
+            bytes_read: self.bytes_read.load(Relaxed),
+            bytes_written: self.bytes_written.load(Relaxed),
+            write_blocked: self.write_blocked.load(Relaxed),
+        }
+    }
+}
+
+/// The notes at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Look {
+    phase: Phase,
+    requests: u64,
+    bytes_read: u64,
+    bytes_written: u64,
+    write_blocked: bool,
+}
+
+impl Look {
+    /// Whether the connection stood still between an earlier look and this one. A head must arrive
+    /// as a whole between two looks; a body and an answer must only get on.
+    pub(super) fn stands_still_since(&self, before: &Self) -> bool {
+        let same_request = self.phase == before.phase && self.requests == before.requests;
+        let input = match self.phase {
+            Phase::Idle | Phase::Handler => false,
+            Phase::Head => same_request,
+            Phase::Body => same_request && self.bytes_read == before.bytes_read,
+        };
+        let blocked = self.write_blocked && before.write_blocked;
+        input || (blocked && self.bytes_written == before.bytes_written)
+    }
+}
+
+/// A stream that notes what passes through it, and that lingers on closing when it must.
+#[derive(Debug)]
+pub(super) struct Noted<S> {
+    stream: S,
+    activity: Arc<Activity>,
+    /// Set once our side is closed.
+    lingering: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Noted<S> {
+    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self { stream, activity, lingering: None }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let count = buf.filled().len() - before;
+        if count > 0 {
+            self.activity.read(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        match &polled {
+            Poll::Ready(Ok(count)) => self.activity.wrote(*count),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.activity.write_blocked.store(true, Relaxed),
+        }
+        polled
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let noted = &mut *self;
+        let deadline = match &mut noted.lingering {
+            Some(deadline) => deadline,
+            None => {
+                ready!(Pin::new(&mut noted.stream).poll_shutdown(cx))?;
+                if !noted.activity.body_unread.load(Relaxed) {
+                    return Poll::Ready(Ok(()));
+                }
+                noted.lingering.insert(Box::pin(tokio::time::sleep(LINGER)))
+            }
+        };
+        let mut scratch = [0; 4096];
+        while deadline.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut noted.stream).poll_read(cx, &mut buf)) {
+                Ok(()) if !buf.filled().is_empty() => {}
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(phase: Phase) -> Look {
+        Look { phase, requests: 1, bytes_read: 10, bytes_written: 10, write_blocked: false }
+    }
+
+    #[test]
+    fn idle_connections_and_slow_handlers_may_stay() {
+        assert!(!look(Phase::Idle).stands_still_since(&look(Phase::Idle)));
+        assert!(!look(Phase::Handler).stands_still_since(&look(Phase::Handler)));
+    }
+
+    #[test]
+    fn a_head_must_come_as_a_whole() {
+        let before = look(Phase::Head);
+        assert!(Look { bytes_read: 11, ..before }.stands_still_since(&before));
+        assert!(!Look { requests: 2, ..before }.stands_still_since(&before));
+        assert!(!before.stands_still_since(&look(Phase::Idle)));
+    }
+
+    #[test]
+    fn a_body_must_get_on() {
+        let before = look(Phase::Body);
+        assert!(before.stands_still_since(&before));
+        assert!(!Look { bytes_read: 11, ..before }.stands_still_since(&before));
+        assert!(!Look { requests: 2, ..before }.stands_still_since(&before));
+    }
+
+    #[test]
+    fn an_answer_must_get_on() {
+        let before = Look { write_blocked: true, ..look(Phase::Idle) };
+        assert!(before.stands_still_since(&before));
+        assert!(!Look { bytes_written: 11, ..before }.stands_still_since(&before));
+        assert!(!Look { write_blocked: false, ..before }.stands_still_since(&before));
+    }
+
+    #[test]
+    fn notes_follow_a_request() {
+        let activity = Activity::default();
+        assert_eq!(activity.phase(), Phase::Idle);
+        activity.read(5);
+        assert_eq!(activity.phase(), Phase::Head);
+        activity.request_began();
+        activity.read(5);
+        assert_eq!((activity.phase(), activity.look().bytes_read), (Phase::Handler, 10));
+        activity.enter(Phase::Idle);
+        assert_eq!(activity.phase(), Phase::Idle);
+    }
+}

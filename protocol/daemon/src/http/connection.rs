@@ -1,0 +1,221 @@
+//! One connection: from hyper's request to a route and back, and the task that drives it.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION};
+use http::{Method, StatusCode, Uri, Version};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::activity::{Activity, Noted, Phase};
+use super::router::Routing;
+use super::server::Shared;
+use super::{HttpError, Request, Response, Service, response};
+use crate::listen::Remote;
+use crate::log::Level;
+use crate::{go_duration, info};
+
+/// What a request on this connection needs. One per connection and not per server, so that
+/// connections on different threads do not fight over one reference count.
+struct Connection<S> {
+    shared: Arc<Shared<S>>,
+    activity: Arc<Activity>,
+    remote: Remote,
+}
+
+/// Serves a connection until the client leaves, stands still, or the server stops and the current
+/// request is answered.
+pub(super) async fn drive<S: Service, IO>(
+    shared: Arc<Shared<S>>,
+    stream: IO,
+    remote: Remote,
+    shutdown: CancellationToken,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::new(Activity::default());
+    let io = TokioIo::new(Noted::new(stream, Arc::clone(&activity)));
+    let connection =
+        Arc::new(Connection { shared: Arc::clone(&shared), activity: Arc::clone(&activity), remote });
+    let service = service_fn(move |request| {
+        let connection = Arc::clone(&connection);
+        async move { Ok::<_, Infallible>(connection.answer(request).await) }
+    });
+    let mut hyper = pin!(shared.http1.serve_connection(io, service));
+
+    let mut period = tokio::time::interval(shared.stall_timeout);
+    period.tick().await;
+    let mut before = activity.look();
+    loop {
+        tokio::select! {
+            biased;
+            // Errors here are the client's: it broke off, or sent what is no HTTP.
+            _ = hyper.as_mut() => return,
+            _ = shutdown.cancelled() => break,
+            _ = period.tick() => {
+                let now = activity.look();
+                if now.stands_still_since(&before) {
+                    return;
+                }
+                before = now;
+            }
+        }
+    }
+    hyper.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(shared.drain_timeout, hyper).await;
+}
+
+impl<S: Service> Connection<S> {
+    async fn answer(&self, request: hyper::Request<Incoming>) -> Response {
+        self.activity.request_began();
+        let response = self.dispatch(request).await;
+        self.activity.enter(Phase::Idle);
+        response
+    }
+
+    async fn dispatch(&self, request: hyper::Request<Incoming>) -> Response {
+        if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
+            return missing_host();
+        }
+        let mut request = Request::new(request, self.remote, Arc::clone(&self.activity));
+        let service = &self.shared.service;
+        if let Some(refusal) = service.refuse(&request) {
+            return refusal;
+        }
+        let path = decoded_path(&request.uri);
+        let (route, parameter, logged) = match service.router().route(&request.method, &path) {
+            Routing::Found { route, parameter, logged } => (route, parameter.map(str::to_owned), logged),
+            other => return self.answer_unrouted(&request, other),
+        };
+        drop(path);
+        request.parameter = parameter;
+        let log = logged.then(|| self.log_entry(&request)).flatten();
+        let encoding = request.encoding;
+        let answered = unpanicked(service.call(route, request)).await;
+        let response = answered
+            .unwrap_or(Err(HttpError::INTERNAL_ERROR))
+            .unwrap_or_else(|error| error.into_response(encoding));
+        if let Some(entry) = log {
+            self.log(entry, response.status());
+        }
+        response
+    }
+
+    fn answer_unrouted(&self, request: &Request, routing: Routing<'_, S::Route>) -> Response {
+        let error = match routing {
+            Routing::Redirect { path } => return redirect(request, &path),
+            Routing::Options { allow } => return with_allow(Response::default(), allow),
+            _ if request.method == Method::OPTIONS && request.path() == "*" => return Response::default(),
+            Routing::MethodNotAllowed { allow } => {
+                let error = HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED");
+                with_allow(error.into_response(request.encoding), allow)
+            }
+            _ => HttpError::NOT_FOUND.into_response(request.encoding),
+        };
+        if let Some(entry) = self.log_entry(request) {
+            self.log(entry, error.status());
+        }
+        error
+    }
+
+    fn log_entry(&self, request: &Request) -> Option<LogEntry> {
+        let enabled = self.shared.logger.enabled(Level::Info);
+        enabled.then(|| LogEntry {
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            began: Instant::now(),
+        })
+    }
+
+    fn log(&self, entry: LogEntry, status: StatusCode) {
+        let target = entry.uri.path_and_query().map_or(entry.uri.path(), |target| target.as_str());
+        info!(
+            self.shared.logger,
+            "{} {} {target} ({}) {}",
+            status.as_u16(),
+            entry.method,
+            self.remote,
+            go_duration::Display(entry.began.elapsed()),
+        );
+    }
+}
+
+/// What a line of the request log needs from before the handler took the request.
+struct LogEntry {
+    method: Method,
+    uri: Uri,
+    began: Instant,
+}
+
+/// Routes are found by what a path means, not by how it is escaped.
+fn decoded_path(uri: &Uri) -> Cow<'_, str> {
+    let path = uri.path();
+    if path.contains('%') {
+        percent_encoding::percent_decode_str(path).decode_utf8_lossy()
+    } else {
+        Cow::Borrowed(path)
+    }
+}
+
+fn missing_host() -> Response {
+    let mut response =
+        response::plain(StatusCode::BAD_REQUEST, "400 Bad Request: missing required Host header");
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn with_allow(mut response: Response, allow: String) -> Response {
+    if let Ok(value) = HeaderValue::try_from(allow) {
+        response.headers_mut().insert(ALLOW, value);
+    }
+    response
+}
+
+fn redirect(request: &Request, path: &str) -> Response {
+    use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+    const ESCAPED: &AsciiSet =
+        &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'<').add(b'>').add(b'?');
+    let mut location = utf8_percent_encode(path, ESCAPED).to_string();
+    if let Some(query) = request.uri.query() {
+        location.push('?');
+        location.push_str(query);
+    }
+    let mut response = Response::default();
+    if request.method == Method::GET {
+        *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+        let escaped =
+            location.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
+        let html = format!("<a href=\"{escaped}\">Moved Permanently</a>.\n\n");
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        *response.body_mut() = Full::new(Bytes::from(html));
+    } else {
+        *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    }
+    if let Ok(value) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(LOCATION, value);
+    }
+    response
+}
+
+/// Runs a future; `None` if it panics. The panic hook has told of it by then.
+async fn unpanicked<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}

@@ -1,0 +1,63 @@
+//! `/debug/pprof`: what of Go's profiler has a meaning here, and a clear no for the rest.
+
+use std::os::unix::ffi::OsStringExt as _;
+
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+
+use super::{HttpError, Response, response};
+
+/// A page below `/debug/pprof/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Its name.
+    pub name: &'static str,
+    /// Its path.
+    pub path: &'static str,
+}
+
+/// The pages that NSQ routes, for GET. Both daemons add one route for each.
+pub const PAGES: [Page; 7] = [
+    Page { name: "cmdline", path: "/debug/pprof/cmdline" },
+    Page { name: "symbol", path: "/debug/pprof/symbol" },
+    Page { name: "profile", path: "/debug/pprof/profile" },
+    Page { name: "heap", path: "/debug/pprof/heap" },
+    Page { name: "goroutine", path: "/debug/pprof/goroutine" },
+    Page { name: "block", path: "/debug/pprof/block" },
+    Page { name: "threadcreate", path: "/debug/pprof/threadcreate" },
+];
+
+const INDEX: &str = "<!DOCTYPE html>\n<title>/debug/pprof/</title>\n<h1>/debug/pprof/</h1>\n<p>\
+    <a href=\"/debug/pprof/cmdline\">cmdline</a>, <a href=\"/debug/pprof/symbol\">symbol</a></p>\n\
+    <p>Profiles of a Go runtime do not exist here. Use <code>perf record -g -p &lt;pid&gt;</code>: \
+    the binaries carry line tables.</p>\n";
+
+/// The page that lists the others.
+pub fn index() -> Response {
+    let mut response = response::plain(StatusCode::OK, INDEX);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    response
+}
+
+/// Answers one of the pages by its name; the empty one is the index.
+pub fn page(name: &str) -> Result<Response, HttpError> {
+    match name {
+        "" => Ok(index()),
+        "cmdline" => Ok(response::plain(StatusCode::OK, cmdline())),
+        "symbol" => Ok(response::plain(StatusCode::OK, "num_symbols: 1\n")),
+        name if PAGES.iter().any(|page| page.name == name) => Ok(response::plain(
+            StatusCode::NOT_IMPLEMENTED,
+            format!(
+                "no {name} profile: this is not a Go program; use perf record -g -p {}\n",
+                std::process::id()
+            ),
+        )),
+        _ => Err(HttpError::NOT_FOUND),
+    }
+}
+
+/// The process's arguments, separated by NUL bytes.
+fn cmdline() -> Vec<u8> {
+    let arguments: Vec<Vec<u8>> = std::env::args_os().map(|argument| argument.into_vec()).collect();
+    arguments.join(&0)
+}

@@ -1,0 +1,223 @@
+//! Answers, in NSQ's two styles: `v1` (raw text, nothing, or JSON; errors as `{"message":"<WORD>"}`)
+//! and `plain` (raw text).
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body_util::Full;
+use nsq_protocol::json::to_json;
+use serde::Serialize;
+
+/// An answer, whole in memory.
+pub type Response = http::Response<Full<Bytes>>;
+
+/// What every `v1` answer carries.
+pub const NSQ_CONTENT_TYPE: HeaderName = HeaderName::from_static("x-nsq-content-type");
+const NSQ_V1: HeaderValue = HeaderValue::from_static("nsq; version=1.0");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+const MESSAGE_PACK: HeaderValue = HeaderValue::from_static("application/msgpack");
+
+/// How a client wants values that are more than text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// As NSQ answers.
+    #[default]
+    Json,
+    /// MessagePack with named fields, when the client accepts `application/msgpack`.
+    MessagePack,
+}
+
+impl Encoding {
+    /// What the `Accept` headers ask for.
+    pub fn accepted(headers: &HeaderMap) -> Self {
+        let asked = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            value.split(',').any(|range| {
+                let media_type = range.split(';').next().unwrap_or_default().trim();
+                media_type.eq_ignore_ascii_case("application/msgpack")
+            })
+        });
+        if asked { Self::MessagePack } else { Self::Json }
+    }
+}
+
+/// `v1` success without a value: an empty body, and so no content type.
+pub fn empty() -> Response {
+    let mut response = Response::default();
+    response.headers_mut().insert(NSQ_CONTENT_TYPE, NSQ_V1);
+    response
+}
+
+/// `v1` success with a text, sent as it is.
+pub fn text(text: impl Into<Bytes>) -> Response {
+    let text = text.into();
+    let mut response = empty();
+    if !text.is_empty() {
+        response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    }
+    *response.body_mut() = Full::new(text);
+    response
+}
+
+/// `v1` success with a value.
+pub fn value<T: Serialize + ?Sized>(encoding: Encoding, value: &T) -> Response {
+    with_value(StatusCode::OK, encoding, value)
+}
+
+/// A plain text without the `v1` header.
+pub fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, TEXT);
+    response
+}
+
+fn with_value<T: Serialize + ?Sized>(status: StatusCode, encoding: Encoding, value: &T) -> Response {
+    let encoded = match encoding {
+        Encoding::Json => to_json(&value).ok().map(|body| (body, JSON)),
+        Encoding::MessagePack => rmp_serde::to_vec_named(value).ok().map(|body| (body, MESSAGE_PACK)),
+    };
+    let mut response = empty();
+    match encoded {
+        Some((body, content_type)) => {
+            *response.status_mut() = status;
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+            *response.body_mut() = Full::new(body.into());
+        }
+        // Only a type whose `Serialize` fails gets here.
+        None => {
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response.headers_mut().insert(CONTENT_TYPE, JSON);
+            *response.body_mut() = Full::new(Bytes::from_static(br#"{"message":"INTERNAL_ERROR"}"#));
+        }
+    }
+    response
+}
+
+/// A refusal: a status, and the one word that clients tell refusals apart by.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} {word}", status.as_u16())]
+pub struct HttpError {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The word, such as `TOPIC_NOT_FOUND`.
+    pub word: Cow<'static, str>,
+}
+
+impl HttpError {
+    /// `400 INVALID_REQUEST`: the query string or the body could not be read.
+    pub const INVALID_REQUEST: Self = Self::bad_request("INVALID_REQUEST");
+    /// `404 NOT_FOUND`: no such route.
+    pub const NOT_FOUND: Self = Self::not_found("NOT_FOUND");
+    /// `500 INTERNAL_ERROR`: the fault is ours.
+    pub const INTERNAL_ERROR: Self = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR");
+
+    /// Any status and word.
+    pub const fn new(status: StatusCode, word: &'static str) -> Self {
+        Self { status, word: Cow::Borrowed(word) }
+    }
+
+    /// Status 400.
+    pub const fn bad_request(word: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, word)
+    }
+
+    /// Status 404.
+    pub const fn not_found(word: &'static str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, word)
+    }
+
+    /// Status 413.
+    pub const fn too_large(word: &'static str) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, word)
+    }
+
+    /// Status 503.
+    pub const fn unavailable(word: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, word)
+    }
+
+    /// The `v1` answer: `{"message":"<WORD>"}`.
+    pub fn into_response(self, encoding: Encoding) -> Response {
+        #[derive(Serialize)]
+        struct Message<'a> {
+            message: &'a str,
+        }
+        with_value(self.status, encoding, &Message { message: &self.word })
+    }
+}
+
+impl From<super::InvalidQuery> for HttpError {
+    fn from(_: super::InvalidQuery) -> Self {
+        Self::INVALID_REQUEST
+    }
+}
+
+impl From<Infallible> for HttpError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+
+    async fn body(response: Response) -> Bytes {
+        response.into_body().collect().await.unwrap().to_bytes()
+    }
+
+    #[tokio::test]
+    async fn v1_answers_by_what_they_hold() {
+        let nothing = empty();
+        assert_eq!(nothing.headers()[NSQ_CONTENT_TYPE], "nsq; version=1.0");
+        assert!(!nothing.headers().contains_key(CONTENT_TYPE));
+        assert!(!text("").headers().contains_key(CONTENT_TYPE));
+        assert_eq!(text("OK").headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert_eq!(body(text("OK")).await, "OK");
+        let number = value(Encoding::Json, &7);
+        assert_eq!(number.headers()[CONTENT_TYPE], "application/json; charset=utf-8");
+        assert_eq!(body(number).await, "7");
+    }
+
+    #[tokio::test]
+    async fn plain_answers_do_not_carry_the_v1_header() {
+        let response = plain(StatusCode::INTERNAL_SERVER_ERROR, "NOK - disk");
+        assert_eq!(response.status(), 500);
+        assert!(!response.headers().contains_key(NSQ_CONTENT_TYPE));
+        assert_eq!(body(response).await, "NOK - disk");
+    }
+
+    #[tokio::test]
+    async fn an_error_is_a_status_and_a_word() {
+        let error = HttpError::too_large("MSG_TOO_BIG");
+        assert_eq!(error.to_string(), "413 MSG_TOO_BIG");
+        let response = error.clone().into_response(Encoding::Json);
+        assert_eq!(response.status(), 413);
+        assert_eq!(response.headers()[NSQ_CONTENT_TYPE], "nsq; version=1.0");
+        assert_eq!(body(response).await, r#"{"message":"MSG_TOO_BIG"}"#);
+        let packed = error.into_response(Encoding::MessagePack);
+        assert_eq!(packed.headers()[CONTENT_TYPE], "application/msgpack");
+        assert_eq!(body(packed).await, &b"\x81\xa7message\xabMSG_TOO_BIG"[..]);
+    }
+
+    #[test]
+    fn message_pack_when_it_is_accepted() {
+        let accepted = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(ACCEPT, HeaderValue::from_static(value));
+            }
+            Encoding::accepted(&headers)
+        };
+        assert_eq!(accepted(&[]), Encoding::Json);
+        assert_eq!(accepted(&["application/vnd.nsq; version=1.0"]), Encoding::Json);
+        assert_eq!(accepted(&["*/*"]), Encoding::Json);
+        assert_eq!(accepted(&["application/MsgPack;q=0.9"]), Encoding::MessagePack);
+        assert_eq!(accepted(&["text/plain", "application/json, application/msgpack"]), Encoding::MessagePack);
+    }
+}

@@ -1,0 +1,115 @@
+//! Serving: the accept loop and the limits of a connection.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Service, connection};
+use crate::listen::{Listener, Remote};
+use crate::log::Logger;
+
+/// A head that does not fit gets `431`.
+const MAX_HEAD_BYTES: usize = 1 << 20;
+
+/// Serves a [`Service`] over HTTP/1. A clone serves the same.
+pub struct Server<S> {
+    shared: Arc<Shared<S>>,
+}
+
+impl<S> Clone for Server<S> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+pub(super) struct Shared<S> {
+    pub(super) service: S,
+    pub(super) logger: Logger,
+    pub(super) http1: http1::Builder,
+    pub(super) stall_timeout: Duration,
+    pub(super) drain_timeout: Duration,
+}
+
+/// How long a server waits for others.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// A connection that stands still in the middle of a head, a body or an answer is closed after
+    /// once to twice this time. Idle connections stay.
+    pub stall: Duration,
+    /// How long requests may take that are under way when the server stops.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { stall: Duration::from_secs(30), drain: Duration::from_secs(5) }
+    }
+}
+
+impl<S: Service> Server<S> {
+    /// A server that logs its requests to `logger`.
+    pub fn new(service: S, logger: Logger) -> Self {
+        Self::with_timeouts(service, logger, Timeouts::default())
+    }
+
+    /// The same with other timeouts.
+    pub fn with_timeouts(service: S, logger: Logger, timeouts: Timeouts) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .keep_alive(true)
+            .half_close(true)
+            // Answers are small: copying head and body into one buffer beats a vectored write.
+            .writev(false)
+            // Some old clients compare header names as they are spelled.
+            .title_case_headers(true)
+            .max_buf_size(MAX_HEAD_BYTES);
+        // The timer takes no period of zero.
+        let stall_timeout = timeouts.stall.max(Duration::from_millis(1));
+        let drain_timeout = timeouts.drain;
+        Self { shared: Arc::new(Shared { service, logger, http1, stall_timeout, drain_timeout }) }
+    }
+
+    /// The service.
+    pub fn service(&self) -> &S {
+        &self.shared.service
+    }
+
+    /// Accepts and serves connections until `shutdown`; then closes the listener, lets requests that
+    /// are under way end, and returns. An error means that the listener broke.
+    pub async fn serve(&self, listener: Listener, shutdown: CancellationToken) -> io::Result<()> {
+        let connections = TaskTracker::new();
+        let ended = loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = shutdown.cancelled() => break Ok(()),
+            };
+            match accepted {
+                Ok((stream, remote)) => {
+                    let server = self.clone();
+                    let shutdown = shutdown.clone();
+                    connections.spawn(async move { server.serve_stream(stream, remote, shutdown).await });
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        drop(listener);
+        connections.close();
+        if ended.is_ok() {
+            connections.wait().await;
+        }
+        ended
+    }
+
+    /// Serves one connection that somebody else has accepted, such as one over TLS.
+    pub async fn serve_stream<IO>(&self, stream: IO, remote: Remote, shutdown: CancellationToken)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        connection::drive(Arc::clone(&self.shared), stream, remote, shutdown).await;
+    }
+}

@@ -1,0 +1,351 @@
+//! Addresses, listeners and the streams they accept: TCP, or a unix socket.
+//!
+//! What is not `host:port` is the path of a unix socket. A TCP listener on all interfaces takes both
+//! IPv4 and IPv6, as Go's does.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// A peer that is gone without a goodbye is noticed after this silence and as many unanswered probes
+/// as the kernel's default, this far apart. What Go's listeners set.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How long an accept loop pauses when the process has run out of something, such as descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A host (name, IPv4, or IPv6 without brackets; empty for all interfaces) and a port.
+    Tcp {
+        /// Empty for all interfaces.
+        host: String,
+        /// 0 for any free one.
+        port: u16,
+    },
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+/// Reads an address as nsqd does: `host:port`, `:port`, `[v6]:port`, or else a path.
+///
+/// ```
+/// # use nsq_daemon::listen::{parse_address, Address};
+/// assert_eq!(parse_address(":4150"), Address::Tcp { host: "".into(), port: 4150 });
+/// assert_eq!(parse_address("/run/nsqd.sock"), Address::Unix("/run/nsqd.sock".into()));
+/// ```
+pub fn parse_address(text: &str) -> Address {
+    let tcp = || {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(v6) => v6,
+            // More than one colon without brackets is no host and port.
+            None if host.contains([':', '[', ']']) => return None,
+            None => host,
+        };
+        let port = if port.is_empty() { 0 } else { port.parse().ok()? };
+        (!host.contains('/')).then(|| Address::Tcp { host: host.to_owned(), port })
+    };
+    tcp().unwrap_or_else(|| Address::Unix(PathBuf::from(text)))
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Remote {
+    /// A TCP peer. IPv4 addresses are never in their IPv6 form.
+    Tcp(SocketAddr),
+    /// A peer on a unix socket: it has no address of its own, and prints as `@`.
+    Unix,
+}
+
+impl Remote {
+    /// The peer's IP address, if it has one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix => None,
+        }
+    }
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("@"),
+        }
+    }
+}
+
+/// Why an address could not be listened on, in NSQ's words.
+#[derive(Debug, thiserror::Error)]
+#[error("listen ({address}) failed - listen {network} {address}: bind: {}", reason(source))]
+pub struct BindError {
+    /// The address that was asked for.
+    pub address: String,
+    /// `tcp` or `unix`.
+    pub network: &'static str,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// The system's own sentence in lower case, without Rust's error number.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
+/// A socket that accepts connections.
+#[derive(Debug)]
+pub enum Listener {
+    /// On a port.
+    Tcp(TcpListener),
+    /// On a path.
+    Unix(UnixSocket),
+}
+
+impl Listener {
+    /// Listens on an address.
+    pub async fn bind(address: &Address) -> Result<Self, BindError> {
+        let (network, bound) = match address {
+            Address::Tcp { host, port } => ("tcp", bind_tcp(host, *port).await.map(Self::Tcp)),
+            Address::Unix(path) => ("unix", UnixSocket::bind(path).map(Self::Unix)),
+        };
+        bound.map_err(|source| BindError { address: address.to_string(), network, source })
+    }
+
+    /// Waits for the next connection. Dropping the future loses no connection.
+    ///
+    /// Failures that concern one connection, or that pass (too many open files), are waited out here;
+    /// an error means that the listener itself is broken.
+    pub async fn accept(&self) -> io::Result<(Stream, Remote)> {
+        loop {
+            let accepted = match self {
+                Self::Tcp(listener) => listener.accept().await.map(|(stream, address)| {
+                    tune(&stream);
+                    (Stream::Tcp(stream), Remote::Tcp(canonical(address)))
+                }),
+                Self::Unix(socket) => {
+                    socket.listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), Remote::Unix))
+                }
+            };
+            match accepted {
+                Err(error) if passes(&error) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                accepted => return accepted,
+            }
+        }
+    }
+
+    /// The TCP address that it listens on; `None` for a unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The port that it listens on; `None` for a unix socket.
+    pub fn local_port(&self) -> Option<u16> {
+        self.local_addr().map(|address| address.port())
+    }
+}
+
+impl fmt::Display for Listener {
+    /// The address for the "listening on" log line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => address.fmt(f),
+                Err(_) => f.write_str("?"),
+            },
+            Self::Unix(socket) => write!(f, "{}", socket.path.display()),
+        }
+    }
+}
+
+/// A listening unix socket. Its path is removed when it is dropped.
+#[derive(Debug)]
+pub struct UnixSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl UnixSocket {
+    fn bind(path: &Path) -> io::Result<Self> {
+        if path.as_os_str().is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "empty address"));
+        }
+        Ok(Self { listener: UnixListener::bind(path)?, path: path.to_owned() })
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        // Somebody else may have removed it already.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn bind_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
+    let everywhere = host.is_empty() || host.parse() == Ok(Ipv4Addr::UNSPECIFIED);
+    if !everywhere {
+        return TcpListener::bind((host, port)).await;
+    }
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+        }
+        bound => bound,
+    }
+}
+
+/// None of this is worth refusing a connection for.
+fn tune(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, KEEPALIVE);
+    let _ = sockopt::set_tcp_keepintvl(stream, KEEPALIVE);
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Whether accepting may succeed later on the same listener.
+fn passes(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(errno) => {
+            ![Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::OPNOTSUPP, Errno::FAULT].contains(&errno)
+        }
+        None => false,
+    }
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP, with `TCP_NODELAY` and keep-alive probes set.
+    Tcp(TcpStream),
+    /// Over a unix socket.
+    Unix(UnixStream),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(host: &str, port: u16) -> Address {
+        Address::Tcp { host: host.into(), port }
+    }
+
+    #[test]
+    fn addresses_as_nsqd_reads_them() {
+        assert_eq!(parse_address("127.0.0.1:4150"), tcp("127.0.0.1", 4150));
+        assert_eq!(parse_address("localhost:0"), tcp("localhost", 0));
+        assert_eq!(parse_address("[::1]:80"), tcp("::1", 80));
+        assert_eq!(parse_address("[::1]:80").to_string(), "[::1]:80");
+        for path in ["127.0.0.1", "::1", "/tmp/x.sock", "/tmp/a:1", "host:notaport", "host:70000", ""] {
+            assert_eq!(parse_address(path), Address::Unix(path.into()), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_interfaces_take_ipv4_and_show_it_as_such() {
+        let listener = Listener::bind(&parse_address("0.0.0.0:0")).await.unwrap();
+        let client = TcpStream::connect((Ipv4Addr::LOCALHOST, listener.local_port().unwrap())).await.unwrap();
+        let (stream, remote) = listener.accept().await.unwrap();
+        assert_eq!(remote.to_string(), client.local_addr().unwrap().to_string());
+        assert!(matches!(stream, Stream::Tcp(stream) if stream.nodelay().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_told_in_nsqs_words() {
+        let first = Listener::bind(&parse_address("127.0.0.1:0")).await.unwrap();
+        let address = first.to_string();
+        let error = Listener::bind(&parse_address(&address)).await.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("listen ({address}) failed - listen tcp {address}: bind: address already in use")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_goes_with_its_listener() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.sock");
+        let address = Address::Unix(path.clone());
+        let listener = Listener::bind(&address).await.unwrap();
+        assert_eq!(listener.to_string(), path.display().to_string());
+        let error = Listener::bind(&address).await.unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert!(path.exists(), "a failed bind leaves the other's socket alone");
+        let _client = UnixStream::connect(&path).await.unwrap();
+        assert_eq!(listener.accept().await.unwrap().1.to_string(), "@");
+        drop(listener);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,357 @@
+//! The HTTP server over real sockets: what the handlers do not see.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsq_daemon::http::server::Timeouts;
+use nsq_daemon::http::{BodyError, HttpError, Method, Request, Response, Router, Server, Service, response};
+use nsq_daemon::listen::{Listener, Stream, parse_address};
+use nsq_daemon::log::{Level, Logger};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// No step of a test takes longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy)]
+enum Route {
+    Ping,
+    Echo,
+    Query,
+    Panic,
+    Wait,
+    Config,
+}
+
+struct Echo {
+    router: Router<Route>,
+    release: Arc<Notify>,
+}
+
+impl Service for Echo {
+    type Route = Route;
+
+    fn router(&self) -> &Router<Route> {
+        &self.router
+    }
+
+    fn refuse(&self, request: &Request) -> Option<Response> {
+        request.headers.contains_key("x-refuse").then(|| response::plain(http::StatusCode::FORBIDDEN, "no"))
+    }
+
+    async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
+        match route {
+            Route::Ping => Ok(response::text("OK")),
+            Route::Echo => match request.body.read_limited(1 << 20).await {
+                Ok(body) => Ok(response::text(body)),
+                Err(BodyError::TooBig) => Err(HttpError::too_large("MSG_TOO_BIG")),
+                Err(BodyError::Unreadable(_)) => Err(HttpError::INTERNAL_ERROR),
+            },
+            Route::Query => {
+                let query = request.query_without_body().await?;
+                let topic = query.get("topic").ok_or(HttpError::bad_request("MISSING_ARG_TOPIC"))?;
+                Ok(response::text(topic.into_owned()))
+            }
+            Route::Panic => panic!("as the test wants it"),
+            Route::Wait => {
+                self.release.notified().await;
+                Ok(response::empty())
+            }
+            Route::Config => Ok(response::value(request.encoding, &request.parameter)),
+        }
+    }
+}
+
+struct Running {
+    address: String,
+    shutdown: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+    release: Arc<Notify>,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+async fn start(timeouts: Timeouts) -> Running {
+    let router = Router::new()
+        .add(Method::GET, "/ping", Route::Ping)
+        .add_unlogged(Method::POST, "/echo", Route::Echo)
+        .add(Method::GET, "/query", Route::Query)
+        .add(Method::POST, "/query", Route::Query)
+        .add(Method::GET, "/panic", Route::Panic)
+        .add(Method::GET, "/wait", Route::Wait)
+        .add(Method::GET, "/config/:opt", Route::Config);
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let logger = Logger::to_function("", Level::Info, {
+        let lines = Arc::clone(&lines);
+        move |line| lines.lock().push(line.to_owned())
+    });
+    let release = Arc::new(Notify::new());
+    let server = Server::with_timeouts(Echo { router, release: Arc::clone(&release) }, logger, timeouts);
+    let listener = Listener::bind(&parse_address("127.0.0.1:0")).await.unwrap();
+    let address = listener.to_string();
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    let serving = tokio::spawn(async move { server.serve(listener, token).await.unwrap() });
+    Running { address, shutdown, serving, release, lines }
+}
+
+impl Running {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.address).await.unwrap()
+    }
+
+    /// Sends bytes on a new connection, closes our side, and reads all that comes.
+    async fn exchange(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes.as_ref()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        read_all(&mut stream).await
+    }
+
+    /// One request with a host and nothing else; the answer without its date.
+    async fn ask(&self, line: &str) -> String {
+        let answer = self.exchange(format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
+        let kept = answer.split("\r\n").filter(|line| !line.starts_with("Date: "));
+        kept.collect::<Vec<_>>().join("\n")
+    }
+}
+
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an end").unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut answer = Vec::new();
+    while !answer.ends_with(end.as_bytes()) {
+        let byte = tokio::time::timeout(PATIENCE, stream.read_u8()).await;
+        let byte = byte.unwrap_or_else(|_| panic!("only {:?}", String::from_utf8_lossy(&answer)));
+        answer.push(byte.unwrap_or_else(|_| panic!("ended after {:?}", String::from_utf8_lossy(&answer))));
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn answers_are_spelled_as_nsqs() {
+    let server = start(Timeouts::default()).await;
+    assert_eq!(
+        server.ask("GET /ping").await,
+        "HTTP/1.1 200 OK\nX-Nsq-Content-Type: nsq; version=1.0\nContent-Type: text/plain; charset=utf-8\n\
+         Connection: close\nContent-Length: 2\n\nOK"
+    );
+    assert_eq!(
+        server.ask("POST /echo").await,
+        "HTTP/1.1 200 OK\nX-Nsq-Content-Type: nsq; version=1.0\nConnection: close\nContent-Length: 0\n\n"
+    );
+    let not_found = server.ask("GET /nope").await;
+    assert!(not_found.starts_with("HTTP/1.1 404 ") && not_found.ends_with(r#"{"message":"NOT_FOUND"}"#));
+    let wrong_method = server.ask("PUT /query").await;
+    assert!(wrong_method.contains("\nAllow: GET, OPTIONS, POST\n"), "{wrong_method}");
+    assert!(wrong_method.ends_with(r#"{"message":"METHOD_NOT_ALLOWED"}"#));
+}
+
+#[tokio::test]
+async fn what_fits_nearly() {
+    let server = start(Timeouts::default()).await;
+    let moved = server.ask("GET /PING/?a=1&b=2").await;
+    assert!(moved.starts_with("HTTP/1.1 301 ") && moved.contains("\nLocation: /ping?a=1&b=2\n"), "{moved}");
+    assert!(moved.ends_with("<a href=\"/ping?a=1&amp;b=2\">Moved Permanently</a>.\n\n"));
+    let moved = server.ask("POST /echo/").await;
+    assert!(moved.starts_with("HTTP/1.1 308 ") && moved.ends_with("Content-Length: 0\n\n"), "{moved}");
+    let options = server.ask("OPTIONS /ping").await;
+    assert!(options.contains("\nAllow: GET, OPTIONS\n") && !options.contains("X-Nsq"), "{options}");
+    assert!(server.ask("OPTIONS *").await.starts_with("HTTP/1.1 200 "));
+    assert!(server.ask("HEAD /ping").await.starts_with("HTTP/1.1 405 "));
+    assert!(server.ask("GET /%70ing").await.ends_with("OK"));
+    assert!(server.ask("GET /config/a%20b").await.ends_with("\"a b\""));
+}
+
+#[tokio::test]
+async fn parameters_come_from_the_query_only() {
+    let server = start(Timeouts::default()).await;
+    assert!(server.ask("GET /query?topic=a%23b").await.ends_with("\na#b"));
+    assert!(server.ask("GET /query?topic=a;b").await.ends_with(r#"{"message":"INVALID_REQUEST"}"#));
+    let body = "POST /query HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\ntopic=a";
+    assert!(server.exchange(body).await.ends_with(r#"{"message":"MISSING_ARG_TOPIC"}"#));
+}
+
+#[tokio::test]
+async fn message_pack_on_request() {
+    let server = start(Timeouts::default()).await;
+    let mut stream = server.connect().await;
+    let request =
+        "GET /config/opt HTTP/1.1\r\nHost: x\r\nAccept: application/msgpack\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.ends_with(b"\r\n\r\n\xa3opt"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_panic_is_an_internal_error_and_the_connection_lives() {
+    let server = start(Timeouts::default()).await;
+    let requests = "GET /panic HTTP/1.1\r\nHost: x\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\n\r\n";
+    let answers = server.exchange(requests).await;
+    assert!(
+        answers.starts_with("HTTP/1.1 500 ") && answers.contains(r#"{"message":"INTERNAL_ERROR"}"#),
+        "{answers}"
+    );
+    assert!(answers.ends_with("OK"));
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let server = start(Timeouts::default()).await;
+    let requests: String = (0..100)
+        .map(|n| format!("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n{n:03}"))
+        .collect();
+    let answers = server.exchange(requests).await;
+    let bodies: Vec<&str> = answers.split("\r\n\r\n").skip(1).map(|rest| &rest[..3]).collect();
+    assert_eq!(bodies, (0..100).map(|n| format!("{n:03}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn bodies_whole_chunked_expected_and_too_big() {
+    let server = start(Timeouts::default()).await;
+    let chunked = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+    assert!(server.exchange(chunked).await.ends_with("\r\n\r\nabcde"));
+
+    let big = vec![b'x'; 1 << 20];
+    let head = format!("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", big.len());
+    let answer = server.exchange([head.as_bytes(), &big].concat()).await;
+    assert!(answer.len() > big.len() && answer.ends_with("xxx"));
+
+    let mut stream = server.connect().await;
+    let head = "POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut stream, "HTTP/1.1 100 Continue\r\n\r\n").await;
+    stream.write_all(b"hi").await.unwrap();
+    read_until(&mut stream, "\r\n\r\nhi").await;
+
+    // The answer arrives though the client goes on sending what nobody reads.
+    let mut stream = server.connect().await;
+    stream.write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n").await.unwrap();
+    let (mut reader, mut writer) = stream.split();
+    let mut answer = String::new();
+    let send = async { while writer.write_all(&big).await.is_ok() {} };
+    let receive = async {
+        let mut buf = [0; 1024];
+        while !answer.contains("MSG_TOO_BIG") {
+            let count = reader.read(&mut buf).await.expect("the answer, not a reset");
+            assert_ne!(count, 0, "{answer}");
+            answer.push_str(std::str::from_utf8(&buf[..count]).unwrap());
+        }
+    };
+    tokio::time::timeout(PATIENCE, async {
+        tokio::select! { () = receive => {}, () = send => panic!("cut off") }
+    })
+    .await
+    .expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn what_is_no_proper_request() {
+    let server = start(Timeouts::default()).await;
+    let no_host = server.exchange("GET /ping HTTP/1.1\r\n\r\n").await;
+    assert!(no_host.starts_with("HTTP/1.1 400 ") && no_host.contains("Host header"), "{no_host}");
+    assert!(server.exchange("GET /ping HTTP/1.0\r\n\r\n").await.ends_with("OK"));
+    for garbage in ["nonsense\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET /ping HTTP/1.1\r\nHo st: x\r\n\r\n"] {
+        let answer = server.exchange(garbage).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{garbage}: {answer}");
+    }
+    let endless = format!("GET /ping HTTP/1.1\r\nHost: x\r\nX-Long: {}", "x".repeat(2 << 20));
+    let mut stream = server.connect().await;
+    let _ = stream.write_all(endless.as_bytes()).await;
+    let mut answer = vec![0; 12];
+    // The rest that nobody reads may tear the answer away.
+    if stream.read_exact(&mut answer).await.is_ok() {
+        assert_eq!(answer, b"HTTP/1.1 431");
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_what_was_handled() {
+    let server = start(Timeouts::default()).await;
+    for line in ["GET /query?topic=a", "GET /nope", "PUT /ping", "POST /echo", "GET /ping/", "OPTIONS /ping"]
+    {
+        server.ask(line).await;
+    }
+    server.exchange("GET /ping HTTP/1.1\r\nHost: x\r\nX-Refuse: 1\r\n\r\n").await;
+    let lines = server.lines.lock();
+    let logged: Vec<String> = lines
+        .iter()
+        .map(|line| line.split("INFO: ").nth(1).unwrap().split(" (127.0.0.1:").next().unwrap().to_owned())
+        .collect();
+    assert_eq!(logged, ["200 GET /query?topic=a", "404 GET /nope", "405 PUT /ping"]);
+    assert!(lines.iter().all(|line| line.ends_with('s')), "each ends in a duration: {lines:?}");
+}
+
+#[tokio::test]
+async fn whoever_stands_still_is_cut_off_and_idle_connections_stay() {
+    let stall = Duration::from_millis(100);
+    let server = start(Timeouts { stall, ..Timeouts::default() }).await;
+    let mut idle = server.connect().await;
+    let ping = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n";
+    idle.write_all(ping).await.unwrap();
+    read_until(&mut idle, "\r\n\r\nOK").await;
+
+    let mut half_a_head = server.connect().await;
+    half_a_head.write_all(b"GET /ping HTTP/1.1\r\nHo").await.unwrap();
+    let mut half_a_body = server.connect().await;
+    half_a_body.write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf").await.unwrap();
+    let mut waiting = server.connect().await;
+    waiting.write_all(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert_eq!(read_all(&mut half_a_head).await, "");
+    assert_eq!(read_all(&mut half_a_body).await, "");
+
+    idle.write_all(ping).await.unwrap();
+    read_until(&mut idle, "\r\n\r\nOK").await;
+    server.release.notify_one();
+    read_until(&mut waiting, "\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn on_shutdown_requests_end_and_connections_close() {
+    let server = start(Timeouts::default()).await;
+    let mut idle = server.connect().await;
+    let mut waiting = server.connect().await;
+    waiting
+        .write_all(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    idle.write_all(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    read_until(&mut idle, "\r\n\r\nOK").await;
+
+    server.shutdown.cancel();
+    assert_eq!(read_all(&mut idle).await, "");
+    server.release.notify_one();
+    assert!(read_all(&mut waiting).await.starts_with("HTTP/1.1 200 OK"));
+    tokio::time::timeout(PATIENCE, server.serving).await.expect("an end").unwrap();
+    assert!(TcpStream::connect(&server.address).await.is_err());
+}
+
+#[tokio::test]
+async fn on_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("http.sock");
+    let listener = Listener::bind(&parse_address(path.to_str().unwrap())).await.unwrap();
+    let router = Router::new().add(Method::GET, "/ping", Route::Ping);
+    let server = Server::new(Echo { router, release: Arc::default() }, Logger::silent());
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn({
+        let (server, shutdown) = (server.clone(), shutdown.clone());
+        async move { server.serve(listener, shutdown).await }
+    });
+    let mut stream = Stream::Unix(tokio::net::UnixStream::connect(&path).await.unwrap());
+    stream.write_all(b"GET /ping HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with("OK"));
+    shutdown.cancel();
+    serving.await.unwrap().unwrap();
+    assert!(!path.exists());
+}

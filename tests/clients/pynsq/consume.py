@@ -1,0 +1,77 @@
+"""Consumes through pynsq, as its users do: a Reader with a handler that returns True to finish.
+
+Prints one JSON line for each message and each heartbeat. Ends when --count messages are finished.
+"""
+
+import argparse
+import json
+import time
+
+import nsq
+import tornado.ioloop
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nsqd", action="append", default=[], help="host:port, repeatable")
+    parser.add_argument("--lookupd", action="append", default=[], help="host:port of HTTP, repeatable")
+    parser.add_argument("--topic", required=True)
+    parser.add_argument("--channel", required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--requeue-ms", type=int, help="requeue each first delivery with this delay")
+    parser.add_argument("--heartbeat-seconds", type=int, default=30)
+    parser.add_argument("--max-in-flight", type=int, default=10)
+    return parser.parse_args()
+
+
+def say(**event):
+    print(json.dumps(event), flush=True)
+
+
+class Reader(nsq.Reader):
+    def heartbeat(self, conn):
+        say(event="heartbeat", node=conn.id)
+
+
+def main():
+    arguments = parse_arguments()
+    remaining = arguments.count
+
+    def handle(message):
+        nonlocal remaining
+        say(
+            event="message",
+            id=message.id.decode(),
+            body=message.body.decode(),
+            attempts=message.attempts,
+            timestamp=message.timestamp,
+            at=time.monotonic(),
+        )
+        if arguments.requeue_ms is not None and message.attempts == 1:
+            message.requeue(backoff=False, time_ms=arguments.requeue_ms)
+            return None
+        remaining -= 1
+        if remaining == 0:
+            # After this turn of the loop, so that the FIN of this message has been written.
+            tornado.ioloop.IOLoop.current().call_later(0.1, finish)
+        return True
+
+    def finish():
+        reader.close()
+        tornado.ioloop.IOLoop.current().stop()
+
+    reader = Reader(
+        message_handler=handle,
+        nsqd_tcp_addresses=arguments.nsqd,
+        lookupd_http_addresses=arguments.lookupd,
+        topic=arguments.topic,
+        channel=arguments.channel,
+        max_in_flight=arguments.max_in_flight,
+        heartbeat_interval=arguments.heartbeat_seconds,
+        lookupd_poll_interval=1,
+    )
+    nsq.run()
+    say(event="done")
+
+
+main()

@@ -1,0 +1,194 @@
+//! A small HTTP/1.1 client. It can also send what no decent client would, and read what comes back.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long one exchange may take.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// Headers in order, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// The body, without transfer encoding.
+    pub body: Bytes,
+    /// What was asked, for messages of failed assertions.
+    asked: String,
+}
+
+impl Response {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == &name.to_lowercase()).map(|(_, value)| &value[..])
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{}: not JSON ({error}): {}", self.asked, self.text()))
+    }
+
+    /// Itself, if the status is `status`.
+    pub fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{}: {}", self.asked, self.text());
+        self
+    }
+
+    /// Expects an error in NSQ's JSON form.
+    pub fn expect_error(self, status: u16, word: &str) {
+        let asked = self.asked.clone();
+        let body = self.expect(status).text();
+        assert_eq!(body, format!("{{\"message\":\"{word}\"}}"), "{asked}");
+    }
+}
+
+/// One request over a connection of its own.
+pub async fn request(address: SocketAddr, method: &str, target: &str, body: &[u8]) -> Response {
+    request_with(address, method, target, &[], body).await
+}
+
+/// One request with further headers.
+pub async fn request_with(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Response {
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if !body.is_empty() || method == "POST" || method == "PUT" {
+        head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    head += "\r\n";
+    let bytes = [head.as_bytes(), body].concat();
+    raw(address, &bytes).await.unwrap_or_else(|| panic!("{method} {target}: closed without an answer"))
+}
+
+/// Sends bytes as they are and reads one answer; None when the connection is closed without one.
+pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Option<Response> {
+    let asked: String = bytes.iter().take_while(|byte| **byte != b'\r').map(|byte| *byte as char).collect();
+    let mut connection = Connection::open(address).await;
+    connection.send(bytes).await;
+    connection.answer(asked).await
+}
+
+/// A connection that can be used for several requests.
+pub struct Connection {
+    stream: TcpStream,
+    received: BytesMut,
+}
+
+impl Connection {
+    /// Connects and sends nothing.
+    pub async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
+        stream.set_nodelay(true).expect("no-delay can be set");
+        Connection { stream, received: BytesMut::new() }
+    }
+
+    /// Sends bytes as they are. The daemon may have answered and closed before all were sent.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        let sent = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await;
+        let _ = sent.unwrap_or_else(|_| panic!("sending a request stalled for {PATIENCE:?}"));
+    }
+
+    /// Reads one answer; None when the connection is closed without one.
+    pub async fn answer(&mut self, asked: impl Into<String>) -> Option<Response> {
+        let asked = asked.into();
+        let read = tokio::time::timeout(PATIENCE, self.read_answer(asked.clone())).await;
+        read.unwrap_or_else(|_| panic!("{asked}: no whole answer within {PATIENCE:?}"))
+    }
+
+    async fn read_answer(&mut self, asked: String) -> Option<Response> {
+        let head_end = loop {
+            if let Some(end) = find(&self.received, b"\r\n\r\n") {
+                break end;
+            }
+            if !self.read().await {
+                return None;
+            }
+        };
+        let head = String::from_utf8_lossy(&self.received.split_to(head_end + 4)).into_owned();
+        let mut lines = head.split("\r\n");
+        let status_line = lines.next().unwrap_or_default();
+        let status = status_line.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("{asked}: not an HTTP status line: {status_line:?}"));
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut response = Response { status, headers, body: Bytes::new(), asked };
+        response.body = self.read_body(&response).await;
+        Some(response)
+    }
+
+    async fn read_body(&mut self, response: &Response) -> Bytes {
+        let asked = &response.asked;
+        if asked.starts_with("HEAD ") || matches!(response.status, 204 | 304) {
+            return Bytes::new();
+        }
+        if response.header("transfer-encoding") == Some("chunked") {
+            let mut body = BytesMut::new();
+            loop {
+                let line = self.take_line().await.unwrap_or_else(|| panic!("{asked}: a chunk is missing"));
+                let size = usize::from_str_radix(line.split(';').next().unwrap_or(""), 16);
+                let size = size.unwrap_or_else(|_| panic!("{asked}: a chunk of size {line:?}"));
+                body.extend_from_slice(&self.take(size).await);
+                self.take_line().await;
+                if size == 0 {
+                    return body.freeze();
+                }
+            }
+        }
+        if let Some(size) = response.header("content-length") {
+            return self.take(size.parse().expect("a content length is a number")).await.freeze();
+        }
+        while self.read().await {}
+        self.received.split().freeze()
+    }
+
+    async fn take(&mut self, size: usize) -> BytesMut {
+        while self.received.len() < size {
+            assert!(self.read().await, "the answer ends {} bytes early", size - self.received.len());
+        }
+        self.received.split_to(size)
+    }
+
+    async fn take_line(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = find(&self.received, b"\r\n") {
+                let line = self.received.split_to(end);
+                self.received.advance(2);
+                return Some(String::from_utf8_lossy(&line).into_owned());
+            }
+            if !self.read().await {
+                return None;
+            }
+        }
+    }
+
+    /// Reads some bytes; false at the end of the stream.
+    async fn read(&mut self) -> bool {
+        matches!(self.stream.read_buf(&mut self.received).await, Ok(1..))
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

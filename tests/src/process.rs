@@ -1,0 +1,46 @@
+//! What the kernel knows of a process.
+
+use std::fs;
+use std::path::Path;
+
+/// Resident memory of process `pid`, in bytes.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is alive");
+    field(&status, "VmRSS:") * 1024
+}
+
+/// The highest resident memory that process `pid` ever had, in bytes.
+pub fn peak_resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is alive");
+    field(&status, "VmHWM:") * 1024
+}
+
+/// Bytes that process `pid` caused to be written to storage so far.
+pub fn storage_bytes_written(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process is alive");
+    field(&io, "write_bytes:")
+}
+
+/// Bytes that process `pid` handed to `write` and its relatives so far, sockets included.
+pub fn bytes_handed_to_write(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process is alive");
+    field(&io, "wchar:")
+}
+
+/// Sum of the sizes of all files below `folder`, as their length says (preallocated space included).
+pub fn folder_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0, // gone meanwhile
+        })
+        .sum()
+}
+
+fn field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}"));
+    line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+}

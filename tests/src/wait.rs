@@ -1,0 +1,37 @@
+//! Waiting for something to become true, with a deadline and the last value seen.
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+/// How long [`until`] waits.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Asks `look` again and again until it answers `Ok`; panics after [`PATIENCE`], telling `what` was waited
+/// for and the last `Err` value seen.
+pub async fn until<T, Seen: Debug>(what: &str, look: impl AsyncFnMut() -> Result<T, Seen>) -> T {
+    until_within(PATIENCE, what, look).await
+}
+
+/// [`until`] with a deadline of its own.
+pub async fn until_within<T, Seen: Debug>(
+    patience: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<T, Seen>,
+) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        let seen = match look().await {
+            Ok(value) => return value,
+            Err(seen) => seen,
+        };
+        assert!(Instant::now() < deadline, "waited {patience:?} for: {what}; last seen: {seen:?}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// `Ok(value)` when `holds`, else `Err(value)`: the last line of most closures given to [`until`].
+pub fn when<T>(value: T, holds: impl FnOnce(&T) -> bool) -> Result<T, T> {
+    if holds(&value) { Ok(value) } else { Err(value) }
+}

@@ -1,0 +1,491 @@
+//! The client library against the real daemons.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use nsq::admin::{LookupdClient, NsqdClient, StatsQuery};
+use nsq::{
+    Consumer, ConsumerBuilder, Delivery, Event, MessageStream, Outcome, Producer, PublishError, Requeue,
+};
+use nsq_tests::{Daemon, stats, test, test_within, wait};
+use tokio::sync::mpsc;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn numbered(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("message {n}")).collect()
+}
+
+fn producer(nsqd: &Daemon) -> Producer {
+    Producer::new(nsqd.tcp().to_string()).expect("an address")
+}
+
+/// A consumer of t/c that connects to one nsqd.
+fn consumer(nsqd: &Daemon) -> ConsumerBuilder {
+    Consumer::builder("t", "c").nsqd(nsqd.tcp().to_string())
+}
+
+/// A consumer of t/c that asks these lookupds twice a second.
+fn discovering(lookupds: &[Daemon]) -> ConsumerBuilder {
+    let addresses: Vec<String> = lookupds.iter().map(|lookupd| lookupd.http().to_string()).collect();
+    Consumer::builder("t", "c").lookupd(addresses).set("lookupd_poll_interval", "500ms").expect("an option")
+}
+
+async fn next(messages: &mut MessageStream) -> nsq::Message {
+    tokio::time::timeout(PATIENCE, messages.next()).await.expect("a message in time").expect("not stopped")
+}
+
+async fn take_and_finish(messages: &mut MessageStream, count: usize) -> Vec<String> {
+    let mut bodies = Vec::with_capacity(count);
+    while bodies.len() < count {
+        let message = next(messages).await;
+        bodies.push(String::from_utf8_lossy(message.body()).into_owned());
+        message.finish().expect("its connection lives");
+    }
+    bodies
+}
+
+// Publishing
+
+#[test]
+fn what_is_published_comes_out_of_the_stream_in_order() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let producer = producer(&nsqd);
+        let published = numbered(1000);
+        for body in &published[..100] {
+            producer.publish("t", body.clone()).await.expect("published");
+        }
+        producer.publish_many("t", published[100..].iter().cloned()).await.expect("published");
+        let mut messages = consumer(&nsqd).max_in_flight(100).stream().expect("a consumer");
+        assert_eq!(take_and_finish(&mut messages, 1000).await, published);
+        nsqd.channel_until_finished("t", "c").await;
+    });
+}
+
+#[test]
+fn publishes_queued_together_each_get_their_result_and_keep_their_order() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let producer = producer(&nsqd);
+        let results: Vec<_> =
+            numbered(5000).into_iter().map(|body| producer.send("t", body).expect("room")).collect();
+        producer.flush().await;
+        for result in results {
+            assert_eq!(result.await.expect("published").attempts, 1);
+        }
+        let mut messages = consumer(&nsqd).max_in_flight(500).stream().expect("a consumer");
+        assert_eq!(take_and_finish(&mut messages, 5000).await, numbered(5000));
+        assert!(producer.close(PATIENCE).await);
+        assert!(matches!(producer.publish("t", "x").await, Err(PublishError::Closed)));
+    });
+}
+
+#[test]
+fn what_nsqd_would_refuse_is_refused_before_it_is_sent() {
+    test(async {
+        let nsqd = Daemon::nsqd().flag("--max-msg-size=100").start().await;
+        let producer = producer(&nsqd);
+        let info = producer.ping().await.expect("connected");
+        eprintln!("{info:?}");
+        assert!(matches!(producer.publish("a b", "x").await, Err(PublishError::InvalidTopic { .. })));
+        assert!(matches!(producer.publish("t", "").await, Err(PublishError::Empty)));
+        let too_big = producer.publish("t", "x".repeat(101)).await;
+        assert!(matches!(too_big, Err(PublishError::TooBig { size: 101, max: 100 })), "{too_big:?}");
+        producer.publish("t", "x".repeat(100)).await.expect("published");
+        assert_eq!(nsqd.topic("t").await.map(|topic| topic.message_count), Some(1));
+    });
+}
+
+#[test]
+fn deferred_messages_come_when_they_are_due() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let mut messages = consumer(&nsqd).stream().expect("a consumer");
+        messages.consumer().wait_ready(PATIENCE).await.expect("subscribed");
+        let published = Instant::now();
+        let delay = Duration::from_millis(600);
+        producer(&nsqd).publish_deferred("t", delay, "later").await.expect("published");
+        let message = next(&mut messages).await;
+        assert!(published.elapsed() + Duration::from_millis(5) >= delay, "early: {:?}", published.elapsed());
+        message.finish().expect("its connection lives");
+        nsqd.channel_until_finished("t", "c").await;
+    });
+}
+
+#[test]
+fn a_producer_outlives_its_nsqd() {
+    test(async {
+        let mut nsqd = Daemon::nsqd().start().await;
+        nsqd.subscribe("t", "c").await;
+        let producer = producer(&nsqd);
+        let mut published = Vec::new();
+        for round in 0..3 {
+            for n in 0..50 {
+                let body = format!("{round}/{n}");
+                producer.publish("t", body.clone()).await.expect("published");
+                published.push(body);
+            }
+            nsqd.kill().await;
+            // Published while it is down: it waits, and goes out after the restart.
+            let body = format!("{round}/while down");
+            let waiting = producer.send("t", body.clone()).expect("room");
+            nsqd.restart().await;
+            waiting.await.expect("published after the restart");
+            published.push(body);
+        }
+        let mut messages = consumer(&nsqd).max_in_flight(100).stream().expect("a consumer");
+        let seen: BTreeSet<String> =
+            take_and_finish(&mut messages, published.len()).await.into_iter().collect();
+        assert_eq!(seen, published.into_iter().collect());
+    });
+}
+
+#[test]
+fn a_producer_with_two_nsqds_does_without_one() {
+    test(async {
+        let mut nsqds = [Daemon::nsqd().start().await, Daemon::nsqd().start().await];
+        let addresses: Vec<String> = nsqds.iter().map(|nsqd| nsqd.tcp().to_string()).collect();
+        let producer = Producer::builder().nsqd(addresses.clone()).build().expect("addresses");
+        let receipt = producer.publish("t", "to the first").await.expect("published");
+        assert_eq!(*receipt.node, *addresses[0]);
+        nsqds[0].kill().await;
+        let receipt = producer.publish("t", "to the second").await.expect("published");
+        assert_eq!(*receipt.node, *addresses[1]);
+    });
+}
+
+#[test]
+fn many_tasks_share_a_producer() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let producer = producer(&nsqd);
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..50 {
+            let producer = producer.clone();
+            tasks.spawn(async move {
+                for n in 0..100 {
+                    producer
+                        .publish(format!("topic_{}", task % 5), format!("{task}/{n}"))
+                        .await
+                        .expect("published");
+                }
+            });
+        }
+        tasks.join_all().await;
+        let topics = nsqd.topics().await;
+        assert_eq!(topics.len(), 5);
+        assert!(topics.iter().all(|topic| topic.message_count == 1000), "{topics:?}");
+    });
+}
+
+// Consuming
+
+#[test]
+fn a_handlers_return_value_is_the_answer() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        producer(&nsqd).publish_many("t", ["finish", "requeue", "fail", "give up"]).await.expect("published");
+        let (seen_tx, mut seen) = mpsc::unbounded_channel();
+        let handler = move |message: Delivery| {
+            let seen_tx = seen_tx.clone();
+            async move {
+                let body = String::from_utf8_lossy(message.body()).into_owned();
+                let _ = seen_tx.send((body.clone(), message.attempts()));
+                match (&body[..], message.attempts()) {
+                    ("requeue", 1) => {
+                        let delay = Requeue::After(Duration::from_millis(50));
+                        Ok(Outcome::Requeue { delay, backoff: false })
+                    }
+                    ("fail", 1) => Err("an error"),
+                    ("give up", _) => Ok(Outcome::GiveUp),
+                    _ => Ok(Outcome::Finish),
+                }
+            }
+        };
+        let consumer = consumer(&nsqd)
+            .concurrency(4)
+            .set("default_requeue_delay", "100ms")
+            .and_then(|builder| builder.set("backoff_multiplier", "100ms"))
+            .expect("options")
+            .handler(handler)
+            .start()
+            .expect("a consumer");
+        let mut deliveries: BTreeMap<String, Vec<u16>> = BTreeMap::new();
+        for _ in 0..6 {
+            let (body, attempts) = tokio::time::timeout(PATIENCE, seen.recv())
+                .await
+                .expect("a delivery in time")
+                .expect("a delivery");
+            deliveries.entry(body).or_default().push(attempts);
+        }
+        assert_eq!(deliveries["finish"], [1]);
+        assert_eq!(deliveries["requeue"], [1, 2]);
+        assert_eq!(deliveries["fail"], [1, 2]);
+        assert_eq!(deliveries["give up"], [1]);
+        let channel = nsqd.channel_until_finished("t", "c").await;
+        assert_eq!(channel.requeue_count, 2);
+        let stats = consumer.stats();
+        assert_eq!((stats.received, stats.finished, stats.requeued, stats.gave_up), (6, 4, 2, 1));
+        consumer.shutdown(PATIENCE).await;
+    });
+}
+
+#[test]
+fn a_dropped_message_is_requeued_and_a_touched_one_stays() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        producer(&nsqd).publish("t", "x").await.expect("published");
+        let mut messages =
+            consumer(&nsqd).set("msg_timeout", "1s").expect("an option").stream().expect("a consumer");
+        drop(next(&mut messages).await);
+        let again = next(&mut messages).await;
+        assert_eq!(again.attempts(), 2);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(2500) {
+            again.touch().expect("its time is not up");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        again.finish().expect("its time is not up");
+        let channel = nsqd.channel_until_finished("t", "c").await;
+        assert_eq!((channel.requeue_count, channel.timeout_count), (1, 0));
+    });
+}
+
+#[test]
+fn a_message_is_given_up_after_its_attempts() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        producer(&nsqd).publish("t", "hopeless").await.expect("published");
+        let handled = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&handled);
+        let consumer = consumer(&nsqd)
+            .max_attempts(3)
+            .set("default_requeue_delay", "10ms")
+            .and_then(|builder| builder.set("backoff_multiplier", "10ms"))
+            .expect("options")
+            .handler(move |_: Delivery| {
+                count.fetch_add(1, Ordering::Relaxed);
+                async { Err::<(), _>("always") }
+            })
+            .start()
+            .expect("a consumer");
+        wait::until("it is given up", async || wait::when(consumer.stats(), |stats| stats.gave_up == 1))
+            .await;
+        assert_eq!(handled.load(Ordering::Relaxed), 3);
+        nsqd.channel_until_finished("t", "c").await;
+        consumer.shutdown(PATIENCE).await;
+    });
+}
+
+#[test]
+fn a_consumer_stays_connected_while_its_handler_is_busy() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        producer(&nsqd).publish("t", "slow").await.expect("published");
+        let (go, wait_for_go) = tokio::sync::watch::channel(false);
+        let consumer = consumer(&nsqd)
+            .set("heartbeat_interval", "1s")
+            .expect("an option")
+            .handler(move |_: Delivery| {
+                let mut go = wait_for_go.clone();
+                async move { drop(go.wait_for(|go| *go).await) }
+            })
+            .start()
+            .expect("a consumer");
+        consumer.wait_ready(PATIENCE).await.expect("subscribed");
+        let address = async || {
+            let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+            channel.clients.iter().map(|client| client.remote_address.clone()).collect::<Vec<_>>()
+        };
+        let (before, start) = (address().await, Instant::now());
+        // Twice the time after which nsqd closes a silent client.
+        let busy = async || wait::when(start.elapsed(), |elapsed| *elapsed > Duration::from_secs(4));
+        wait::until("it has been busy for long", busy).await;
+        assert_eq!(address().await, before);
+        go.send(true).expect("the handler waits");
+        nsqd.channel_until_finished("t", "c").await;
+        consumer.shutdown(PATIENCE).await;
+    });
+}
+
+#[test]
+fn shutdown_finishes_what_is_in_flight() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        producer(&nsqd).publish_many("t", numbered(50)).await.expect("published");
+        let started = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&started);
+        let consumer = consumer(&nsqd)
+            .concurrency(5)
+            .max_in_flight(10)
+            .handler(move |_: Delivery| {
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(300))
+            })
+            .start()
+            .expect("a consumer");
+        let is_busy = async || wait::when(started.load(Ordering::Relaxed), |count| *count >= 5);
+        wait::until("five are being handled", is_busy).await;
+        let report = consumer.shutdown(PATIENCE).await;
+        assert_eq!(report.abandoned, 0, "{report:?}");
+        let handled = started.load(Ordering::Relaxed) as u64;
+        let stats = consumer.stats();
+        assert_eq!(stats.finished, handled, "what was begun was finished");
+        let channel = nsqd.channel_until("t", "c", "it has left", |channel| channel.client_count == 0).await;
+        assert_eq!((channel.in_flight_count, channel.depth), (0, 50 - handled));
+    });
+}
+
+#[test]
+fn one_in_flight_over_three_nsqds_serves_all_of_them() {
+    test_within(Duration::from_secs(120), async {
+        let nsqds =
+            [Daemon::nsqd().start().await, Daemon::nsqd().start().await, Daemon::nsqd().start().await];
+        for nsqd in &nsqds {
+            producer(nsqd).publish_many("t", numbered(5)).await.expect("published");
+        }
+        let addresses: Vec<String> = nsqds.iter().map(|nsqd| nsqd.tcp().to_string()).collect();
+        let mut messages =
+            Consumer::builder("t", "c").nsqd(addresses).max_in_flight(1).stream().expect("a consumer");
+        let mut nodes = BTreeMap::<String, usize>::new();
+        for _ in 0..15 {
+            let message = tokio::time::timeout(Duration::from_secs(30), messages.next());
+            let message = message.await.expect("every nsqd has its turn").expect("not stopped");
+            *nodes.entry(message.node().to_owned()).or_default() += 1;
+            let in_flight = messages.consumer().stats().in_flight;
+            assert!(in_flight <= 1, "{in_flight} in flight");
+            message.finish().expect("its connection lives");
+        }
+        assert_eq!(nodes.values().copied().collect::<Vec<_>>(), [5, 5, 5]);
+    });
+}
+
+#[test]
+fn pausing_stops_delivery_and_resuming_starts_it() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let mut messages = consumer(&nsqd).max_in_flight(10).stream().expect("a consumer");
+        messages.consumer().wait_ready(PATIENCE).await.expect("subscribed");
+        messages.consumer().pause();
+        let paused = |channel: &stats::Channel| channel.clients[0].ready_count == 0;
+        nsqd.channel_until("t", "c", "RDY is 0", paused).await;
+        producer(&nsqd).publish("t", "x").await.expect("published");
+        assert!(tokio::time::timeout(Duration::from_millis(250), messages.next()).await.is_err());
+        messages.consumer().resume();
+        take_and_finish(&mut messages, 1).await;
+    });
+}
+
+#[test]
+fn a_consumer_outlives_its_nsqd() {
+    test(async {
+        let mut nsqd = Daemon::nsqd().start().await;
+        let producer = producer(&nsqd);
+        let mut messages = consumer(&nsqd).max_in_flight(10).stream().expect("a consumer");
+        for round in 0..3 {
+            producer.publish("t", format!("{round}")).await.expect("published");
+            assert_eq!(take_and_finish(&mut messages, 1).await, [round.to_string()]);
+            nsqd.channel_until_finished("t", "c").await;
+            assert!(nsqd.terminate().await.success());
+            nsqd.restart().await;
+        }
+    });
+}
+
+#[test]
+fn a_consumer_finds_nsqds_and_goes_on_when_lookupds_and_nsqds_are_lost() {
+    test_within(Duration::from_secs(120), async {
+        let mut lookupds = vec![Daemon::lookupd().start().await, Daemon::lookupd().start().await];
+        let start = async || Daemon::nsqd().lookupd(&lookupds[0]).lookupd(&lookupds[1]).start().await;
+        let mut nsqds = vec![start().await, start().await, start().await];
+        let late = start().await;
+        for nsqd in &nsqds {
+            nsqd.admin("/topic/create?topic=t").await;
+        }
+        let mut messages = discovering(&lookupds).max_in_flight(30).stream().expect("a consumer");
+        let mut round = 0;
+        let mut from_each = async |nsqds: &[Daemon]| {
+            round += 1;
+            let mut expected = BTreeSet::new();
+            for (n, nsqd) in nsqds.iter().enumerate() {
+                nsqd.channel_until("t", "c", "it has subscribed", |channel| channel.client_count == 1).await;
+                let body = format!("{round}/{n}");
+                nsqd.publish("t", &body).await;
+                expected.insert(body);
+            }
+            let seen: BTreeSet<String> =
+                take_and_finish(&mut messages, nsqds.len()).await.into_iter().collect();
+            assert_eq!(seen, expected);
+        };
+        from_each(&nsqds).await;
+        lookupds.remove(0).kill().await;
+        from_each(&nsqds).await;
+        nsqds.remove(1).kill().await;
+        from_each(&nsqds).await;
+        // A node that gets the topic later is found through the lookupd that is left.
+        late.admin("/topic/create?topic=t").await;
+        nsqds.push(late);
+        from_each(&nsqds).await;
+    });
+}
+
+#[test]
+fn a_consumer_says_what_happens() {
+    test(async {
+        let mut nsqd = Daemon::nsqd().start().await;
+        let mut messages = consumer(&nsqd).stream().expect("a consumer");
+        let mut events = messages.consumer().events();
+        messages.consumer().wait_ready(PATIENCE).await.expect("subscribed");
+        nsqd.kill().await;
+        let lost = async {
+            loop {
+                if let Event::Disconnected { node, .. } = events.recv().await.expect("an event") {
+                    return node;
+                }
+            }
+        };
+        let node = tokio::time::timeout(PATIENCE, lost).await.expect("the loss is told");
+        assert_eq!(*node, *nsqd.tcp().to_string());
+        nsqd.restart().await;
+        nsqd.publish("t", "x").await;
+        take_and_finish(&mut messages, 1).await;
+    });
+}
+
+// HTTP
+
+#[test]
+fn administration_has_typed_calls() {
+    test(async {
+        let lookupd = Daemon::lookupd().start().await;
+        let nsqd = Daemon::nsqd().lookupd(&lookupd).start().await;
+        let node = NsqdClient::new(nsqd.http().to_string()).expect("an address");
+        let directory = LookupdClient::new(lookupd.http().to_string()).expect("an address");
+        node.ping().await.expect("alive");
+        assert_eq!(node.info().await.expect("info").tcp_port, i64::from(nsqd.tcp().port()));
+        node.create_topic("t").await.expect("created");
+        node.create_channel("t", "c").await.expect("created");
+        node.publish("t", "x").await.expect("published");
+        node.publish_many("t", &["y", "z"]).await.expect("published");
+        node.pause_channel("t", "c").await.expect("paused");
+        let stats = node.stats(&StatsQuery::default()).await.expect("stats");
+        let topics = stats.topics.expect("topics");
+        assert_eq!((topics[0].channels[0].depth, topics[0].channels[0].paused), (3, true));
+        node.empty_channel("t", "c").await.expect("emptied");
+
+        let look =
+            async || wait::when(directory.channels("t").await.expect("channels"), |names| names == &["c"]);
+        wait::until("lookupd knows the channel", look).await;
+        let found = directory.lookup("t").await.expect("found");
+        assert_eq!(found.producers[0].tcp_port, nsqd.tcp().port());
+        assert_eq!(directory.nodes().await.expect("nodes").producers.len(), 1);
+
+        let unknown = node.delete_topic("unknown").await.expect_err("there is none");
+        assert!(unknown.is_not_found(), "{unknown}");
+        node.delete_topic("t").await.expect("deleted");
+        assert!(nsqd.topics().await.is_empty());
+    });
+}

@@ -1,0 +1,143 @@
+use std::time::Duration;
+
+use nsq_tests::wire::{Frame, bodies};
+use nsq_tests::{Daemon, process, test, wait};
+
+#[test]
+fn an_ephemeral_channel_goes_with_its_last_consumer_and_not_before() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let one = nsqd.subscribe("t", "c#ephemeral").await;
+        let mut two = nsqd.subscribe("t", "c#ephemeral").await;
+        drop(one);
+        let left = |channel: &nsq_tests::stats::Channel| channel.client_count == 1;
+        nsqd.channel_until("t", "c#ephemeral", "one is left", left).await;
+        nsqd.publish("t", "x").await;
+        two.ready(1).await;
+        two.message().await;
+        nsqd.connect().await.publish_deferred("t", Duration::from_secs(60), "deferred").await;
+        drop(two);
+        nsqd.topic_until("t", "its channel is gone", |topic| topic.channels.is_empty()).await;
+
+        let mut anew = nsqd.subscribe("t", "c#ephemeral").await;
+        anew.ready(10).await;
+        anew.nothing().await;
+    });
+}
+
+#[test]
+fn an_ephemeral_channel_created_over_http_waits_for_its_first_consumer() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        nsqd.admin("/topic/create?topic=t").await;
+        nsqd.admin("/channel/create?topic=t&channel=c%23ephemeral").await;
+        nsqd.publish("t", "x").await;
+        assert!(nsqd.channel("t", "c#ephemeral").await.is_some());
+        let mut consumer = nsqd.subscribe("t", "c#ephemeral").await;
+        consumer.ready(1).await;
+        assert_eq!(consumer.message().await.text(), "x");
+        drop(consumer);
+        nsqd.topic_until("t", "its channel is gone", |topic| topic.channels.is_empty()).await;
+    });
+}
+
+#[test]
+fn an_ephemeral_topic_goes_with_its_last_channel() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        nsqd.publish("t#ephemeral", "x").await;
+        assert!(nsqd.topic("t#ephemeral").await.is_some(), "one that never had a channel stays");
+        let consumer = nsqd.subscribe("t#ephemeral", "c#ephemeral").await;
+        nsqd.admin("/channel/create?topic=t%23ephemeral&channel=keeps").await;
+        drop(consumer);
+        let kept = |topic: &nsq_tests::stats::Topic| topic.channels.len() == 1;
+        nsqd.topic_until("t#ephemeral", "only the other channel is left", kept).await;
+        nsqd.admin("/channel/delete?topic=t%23ephemeral&channel=keeps").await;
+        let look = async || wait::when(nsqd.topic("t#ephemeral").await, Option::is_none);
+        wait::until("the topic is gone", look).await;
+    });
+}
+
+#[test]
+fn what_does_not_fit_an_ephemeral_queue_is_dropped_and_answered_with_ok() {
+    test(async {
+        let nsqd = Daemon::nsqd().flag("--mem-queue-size=5").start().await;
+        let mut publisher = nsqd.connect().await;
+        for n in 0..20 {
+            publisher.publish("t#ephemeral", format!("{n}")).await;
+        }
+        let mut consumer = nsqd.subscribe("t#ephemeral", "c").await;
+        consumer.ready(100).await;
+        assert_eq!(bodies(&consumer.messages(5).await), ["0", "1", "2", "3", "4"], "the oldest are kept");
+        consumer.nothing().await;
+
+        // The same with an ephemeral channel of a normal topic, while its other channel gets everything.
+        let mut ephemeral = nsqd.subscribe("t", "c#ephemeral").await;
+        let mut normal = nsqd.subscribe("t", "c").await;
+        for n in 0..20 {
+            publisher.publish("t", format!("{n}")).await;
+        }
+        ephemeral.ready(100).await;
+        assert_eq!(bodies(&ephemeral.messages(5).await), ["0", "1", "2", "3", "4"], "the oldest are kept");
+        ephemeral.nothing().await;
+        normal.ready(100).await;
+        assert_eq!(normal.messages(20).await.len(), 20);
+    });
+}
+
+#[test]
+fn ephemeral_things_do_not_survive_a_restart_and_are_never_on_disk() {
+    test(async {
+        let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
+        let needle = "a body that must not reach the disk";
+        let mut publisher = nsqd.connect().await;
+        let _consumer = nsqd.subscribe("t#ephemeral", "c").await;
+        for _ in 0..1000 {
+            publisher.publish("t#ephemeral", needle).await;
+        }
+        nsqd.subscribe("kept", "c").await;
+        assert!(!folder_contains(nsqd.data_path(), needle.as_bytes()));
+        assert!(nsqd.terminate().await.success());
+        assert!(!folder_contains(nsqd.data_path(), needle.as_bytes()));
+        nsqd.restart().await;
+        let names: Vec<String> = nsqd.topics().await.into_iter().map(|topic| topic.topic_name).collect();
+        assert_eq!(names, ["kept"]);
+        assert!(process::resident_bytes(nsqd.pid()) > 0);
+    });
+}
+
+fn folder_contains(folder: &std::path::Path, needle: &[u8]) -> bool {
+    std::fs::read_dir(folder).expect("a data directory").flatten().any(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return folder_contains(&path, needle);
+        }
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        bytes.windows(needle.len()).any(|window| window == needle)
+    })
+}
+
+#[test]
+fn coming_and_going_on_ephemeral_names_never_wedges_a_channel() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let come_and_go = async |rounds: u32| {
+            for _ in 0..rounds {
+                let mut peer = nsqd.connect().await;
+                peer.line("SUB t#ephemeral c#ephemeral").await;
+                match peer.frame_within(Duration::from_secs(10)).await {
+                    Ok(Frame::Response(ok)) if ok == "OK" => {}
+                    Ok(Frame::Error(error)) if error.starts_with(b"E_SUB_FAILED ") => {}
+                    Err(nsq_tests::wire::NoFrame::Closed) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        tokio::join!(come_and_go(100), come_and_go(100), come_and_go(100), come_and_go(100));
+
+        let mut consumer = nsqd.subscribe("t#ephemeral", "c#ephemeral").await;
+        consumer.ready(1).await;
+        nsqd.publish("t#ephemeral", "x").await;
+        assert_eq!(consumer.message().await.text(), "x");
+    });
+}

@@ -1,0 +1,127 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
+}
+
+/// All Rust files of the workspace's crates, but for what the build made.
+fn rust_files() -> Vec<PathBuf> {
+    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).expect("a folder of ours can be read").flatten() {
+            let path = entry.path();
+            let name = entry.file_name();
+            if path.is_dir() {
+                if name != "target" && name != "node_modules" && !name.to_string_lossy().starts_with('.') {
+                    collect(&path, files);
+                }
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let mut files = Vec::new();
+    collect(&workspace(), &mut files);
+    files
+}
+
+/// The code of a file: no comments, and nothing from its test module on.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).expect("a source file is UTF-8");
+    let lines = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
+    lines.map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn paths_named_in_the_documentation_exist() {
+    let mut missing = Vec::new();
+    for document in ["docs/ARCHITECTURE.md", "README.md"] {
+        let path = workspace().join(document);
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let quoted = text.split('`').skip(1).step_by(2);
+        for name in quoted.filter(|name| is_path_of_ours(name)) {
+            let file = name.split(':').next().unwrap_or_default();
+            if !workspace().join(file).exists() {
+                missing.push(format!("{document}: {name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "paths that do not exist: {missing:#?}");
+}
+
+/// Quoted words that start with a folder of the workspace.
+fn is_path_of_ours(name: &str) -> bool {
+    let folders = ["protocol/", "nsqd/", "lookupd/", "client/", "admin-cli/", "tests/", "docs/", ".ci/"];
+    let is_plain = !name.contains([' ', '*', '<', '{', '…', '\n']);
+    is_plain && !name.starts_with("tests/.env") && folders.iter().any(|folder| name.starts_with(folder))
+}
+
+#[test]
+fn pure_files_name_no_runtime_no_file_no_socket_and_no_clock() {
+    const BANNED: [&str; 8] =
+        ["tokio", "std::fs", "std::net", "std::thread", "Instant::now", "SystemTime::now", "hyper", "rustix"];
+    let mut pure: Vec<PathBuf> = rust_files()
+        .into_iter()
+        .filter(|path| path.file_name().is_some_and(|name| name == "state.rs"))
+        .collect();
+    // Rooms that decide, whatever their files are called.
+    let named = [
+        "nsqd/src/channel/outstanding.rs",
+        "nsqd/src/channel/in_flight.rs",
+        "nsqd/src/channel/deferred.rs",
+        "nsqd/src/channel/consumers.rs",
+        "nsqd/src/log/segment.rs",
+        "nsqd/src/storage/record.rs",
+        "nsqd/src/storage/block.rs",
+        "lookupd/src/registry.rs",
+        "client/src/rdy.rs",
+        "client/src/backoff.rs",
+    ];
+    pure.extend(named.map(|path| workspace().join(path)).into_iter().filter(|path| path.exists()));
+    pure.extend(rust_files().into_iter().filter(|path| path.starts_with(workspace().join("protocol/src"))));
+    assert!(pure.len() > 10, "the pure files are where this test looks: {pure:?}");
+
+    let mut offences = Vec::new();
+    for path in pure {
+        let code = code(&path);
+        for banned in BANNED.iter().filter(|banned| code.contains(*banned)) {
+            offences.push(format!("{} names {banned}", path.display()));
+        }
+    }
+    assert!(offences.is_empty(), "{offences:#?}");
+}
+
+#[test]
+fn rooms_of_nsqd_depend_only_on_rooms_below_them() {
+    // Low to high. What is not listed may be used by all and is checked by nobody.
+    let order = ["storage", "log", "channel", "topic", "delivery", "connection"];
+    // The log speaks the channel's language where it is asked by one: plain data, and the trait it implements.
+    let exceptions = [("log", "channel")];
+    let mut offences = Vec::new();
+    for path in rust_files() {
+        let Ok(inside) = path.strip_prefix(workspace().join("nsqd/src")) else { continue };
+        let room = inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+        let Some(level) = order.iter().position(|name| Some(*name) == room.as_deref()) else { continue };
+        let code = code(&path);
+        for above in order[level + 1..].iter().filter(|above| !exceptions.contains(&(order[level], **above)))
+        {
+            if code.contains(&format!("crate::{above}::")) || code.contains(&format!("crate::{above};")) {
+                offences.push(format!("{} uses {above}", inside.display()));
+            }
+        }
+    }
+    assert!(offences.is_empty(), "{offences:#?}");
+}
+
+#[test]
+fn doors_say_what_they_are() {
+    let doors = rust_files().into_iter().filter(|path| {
+        let name = path.file_name().unwrap_or_default();
+        let in_source = path.components().any(|part| part.as_os_str() == "src");
+        in_source && (name == "mod.rs" || name == "lib.rs" || name == "main.rs")
+    });
+    for door in doors {
+        let text = fs::read_to_string(&door).expect("a source file is UTF-8");
+        assert!(text.starts_with("//!"), "{} does not say what it is", door.display());
+    }
+}
