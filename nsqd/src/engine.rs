@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::log::tail::MemoryBound;
 use crate::storage::data_dir::DataDir;
-use crate::storage::journal::{Journal, JournalError};
+use crate::storage::journal::{Journal, JournalError, Lsn};
 use crate::storage::segment::{BlockRef, SegmentReport, SegmentStore};
 use crate::storage::{ChannelNumber, Durability, Storage, TopicNumber};
 use crate::timers::Timers;
@@ -53,7 +53,11 @@ pub struct EngineLimits {
 impl EngineLimits {
     /// What a topic may keep in memory.
     pub fn memory_bound(&self) -> MemoryBound {
-        MemoryBound { messages: self.mem_queue_size, bytes: self.mem_queue_bytes, chunk_bytes: self.chunk_bytes }
+        MemoryBound {
+            messages: self.mem_queue_size,
+            bytes: self.mem_queue_bytes,
+            chunk_bytes: self.chunk_bytes,
+        }
     }
 }
 
@@ -89,6 +93,8 @@ pub struct Engine {
     stopping: AtomicBool,
     unhealthy: Mutex<Option<String>>,
     topology: watch::Sender<u64>,
+    /// Where the journal ended at start.
+    journal_end: Lsn,
 }
 
 /// What an engine is made with.
@@ -107,6 +113,8 @@ pub struct EngineParts {
     pub logger: Logger,
     /// The first numbers to give to a topic and a channel.
     pub next_numbers: (TopicNumber, ChannelNumber),
+    /// See [`Engine::journal_from`].
+    pub journal_end: Lsn,
 }
 
 impl Engine {
@@ -125,6 +133,7 @@ impl Engine {
             stopping: AtomicBool::new(false),
             unhealthy: Mutex::new(None),
             topology: watch::Sender::new(0),
+            journal_end: parts.journal_end,
         })
     }
 
@@ -148,6 +157,12 @@ impl Engine {
         (self.next_topic.load(Ordering::Relaxed), self.next_channel.load(Ordering::Relaxed))
     }
 
+    /// The place in the journal from which a checkpoint begun now must be followed by replaying. Without a journal
+    /// it is the end of the one there was before, so that a later one goes on behind it.
+    pub fn journal_from(&self) -> Lsn {
+        self.journal.as_ref().map_or(self.journal_end, |journal| journal.position())
+    }
+
     /// Where a topic created now starts counting: the microsecond. So ids are not used again when a topic is deleted
     /// and made anew, or when its newest messages were lost with memory: clients that look for duplicates by id would
     /// drop the new ones.
@@ -160,7 +175,11 @@ impl Engine {
         &self,
         topic: TopicNumber,
     ) -> std::io::Result<(SegmentStore, Vec<BlockRef>, SegmentReport)> {
-        SegmentStore::open(self.storage.clone(), self.data_dir.topic_dir(topic), self.limits.max_bytes_per_file)
+        SegmentStore::open(
+            self.storage.clone(),
+            self.data_dir.topic_dir(topic),
+            self.limits.max_bytes_per_file,
+        )
     }
 
     /// Topics or channels came or went: lookupd must hear of it.

@@ -18,9 +18,9 @@ use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
 use crate::producers::Producers;
 use crate::startup::{self, StartOptions, persist};
+use crate::storage::Storage;
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
-use crate::storage::Storage;
 use crate::topic::registry::Registry;
 
 /// How often the journal is looked at: may old files go?
@@ -55,7 +55,8 @@ impl Nsqd {
         nsq_daemon::info!(logger, "{}", nsq_daemon::version_line("nsqd"));
         nsq_daemon::info!(logger, "ID: {}", config.node_id);
         let storage: Arc<dyn Storage> = Arc::new(FileStorage);
-        let data_dir = DataDir::open(&storage, &config.data_path).map_err(|error| instantiate(error.to_string()))?;
+        let data_dir =
+            DataDir::open(&storage, &config.data_path).map_err(|error| instantiate(error.to_string()))?;
         let tcp = bind(Some(&config.tcp_address)).await.map_err(instantiate)?;
         let http = bind(config.http_address.as_ref()).await.map_err(instantiate)?;
 
@@ -109,7 +110,11 @@ impl Nsqd {
             lookupd_addresses: lookup,
         };
         if let Some(listener) = tcp {
-            nsq_daemon::info!(nsqd.logger, "TCP: listening on {}", listening_on(&listener, &config.tcp_address));
+            nsq_daemon::info!(
+                nsqd.logger,
+                "TCP: listening on {}",
+                listening_on(&listener, &config.tcp_address)
+            );
             let context = Arc::new(connection_context(&config, registry, producers));
             let (logger, stop) = (nsqd.logger.clone(), nsqd.stop.clone());
             nsqd.serve(accept_loop(listener, context, logger, stop));
@@ -204,7 +209,11 @@ impl LookupdAddresses for LookupPeers {
 
 fn persist_at_end(registry: &Registry) -> Result<(), String> {
     let engine = registry.engine();
-    nsq_daemon::info!(engine.logger, "NSQ: persisting topic/channel metadata to {}", engine.data_dir.path().display());
+    nsq_daemon::info!(
+        engine.logger,
+        "NSQ: persisting topic/channel metadata to {}",
+        engine.data_dir.path().display()
+    );
     match &engine.journal {
         None => persist::persist_all(registry, true),
         Some(journal) => {
@@ -282,7 +291,11 @@ fn peer_info(config: &Config, tcp_port: u16, http_port: u16) -> PeerInfo {
     }
 }
 
-fn connection_context(config: &Config, registry: Arc<Registry>, producers: Arc<Producers>) -> ConnectionContext {
+fn connection_context(
+    config: &Config,
+    registry: Arc<Registry>,
+    producers: Arc<Producers>,
+) -> ConnectionContext {
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     ConnectionContext {
         registry,
@@ -302,4 +315,3 @@ fn connection_context(config: &Config, registry: Arc<Registry>, producers: Arc<P
         },
     }
 }
-

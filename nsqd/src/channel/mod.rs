@@ -26,8 +26,8 @@ use tokio::sync::Notify;
 
 pub use self::consumers::ConsumerKey;
 pub use self::state::{AckError, ChannelState, Counters, Mark, Source, Supply, TakeEnd};
-use crate::clock::{self, Nanos};
 use crate::client_info::ClientInfo;
+use crate::clock::{self, Nanos};
 use crate::log::reader::{BlockCache, BlockRequest, LogReader};
 use crate::log::{Floor, TopicLog};
 use crate::storage::journal::Journal;
@@ -250,7 +250,11 @@ impl Channel {
     pub fn set_paused(&self, paused: bool) {
         let mut inner = self.inner.lock();
         inner.state.set_paused(paused);
-        self.record(&Record::ChannelPaused { topic: self.parts.topic_number, channel: self.parts.number, paused });
+        self.record(&Record::ChannelPaused {
+            topic: self.parts.topic_number,
+            channel: self.parts.number,
+            paused,
+        });
         self.settle(inner);
     }
 
@@ -284,7 +288,8 @@ impl Channel {
     fn settle(&self, mut guard: MutexGuard<'_, Inner>) {
         let inner = &mut *guard;
         let woken = inner.state.wake_next();
-        let signal = woken.and_then(|key| inner.signals.get(key as usize)?.as_ref()).map(|(signal, _)| signal.clone());
+        let signal =
+            woken.and_then(|key| inner.signals.get(key as usize)?.as_ref()).map(|(signal, _)| signal.clone());
         let mut trim = false;
         if let Some(runs) = inner.state.drain_finished() {
             let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();

@@ -124,7 +124,10 @@ impl Pair {
     }
 
     fn in_flight(&self, key: u32) -> u64 {
-        self.model.values().filter(|(place, _)| matches!(place, Where::InFlight { key: k, .. } if *k == key)).count() as u64
+        self.model
+            .values()
+            .filter(|(place, _)| matches!(place, Where::InFlight { key: k, .. } if *k == key))
+            .count() as u64
     }
 
     fn give_back(&mut self, which: impl Fn(Where) -> bool) {
@@ -215,7 +218,8 @@ impl Pair {
         }
         assert_eq!(end == TakeEnd::Full, count == u64::from(room) && end == TakeEnd::Full);
         for (sequence, attempts) in source.given {
-            let (place, seen) = self.model.get_mut(&sequence).expect("handed out, but finished or never published");
+            let (place, seen) =
+                self.model.get_mut(&sequence).expect("handed out, but finished or never published");
             assert_eq!(*place, Where::Ready, "message {sequence} handed out twice or too early");
             *seen += 1;
             assert_eq!(attempts, *seen);
@@ -261,8 +265,10 @@ impl Pair {
 
     fn check(&self) {
         let ready = self.model.values().filter(|(place, _)| *place == Where::Ready).count() as u64;
-        let deferred = self.model.values().filter(|(place, _)| matches!(place, Where::Deferred { .. })).count();
-        let in_flight = self.model.values().filter(|(place, _)| matches!(place, Where::InFlight { .. })).count();
+        let deferred =
+            self.model.values().filter(|(place, _)| matches!(place, Where::Deferred { .. })).count();
+        let in_flight =
+            self.model.values().filter(|(place, _)| matches!(place, Where::InFlight { .. })).count();
         assert_eq!(self.state.depth(), ready);
         assert_eq!(self.state.deferred_count(), deferred);
         assert_eq!(self.state.in_flight_count(), in_flight);

@@ -101,7 +101,14 @@ impl ChannelState {
     }
 
     /// A Requeue record. One for a message that is finished already is old news.
-    pub fn replay_requeue(&mut self, sequence: u64, attempts: u16, due_ns: i64, clocks: Clocks, longest: Nanos) {
+    pub fn replay_requeue(
+        &mut self,
+        sequence: u64,
+        attempts: u16,
+        due_ns: i64,
+        clocks: Clocks,
+        longest: Nanos,
+    ) {
         self.replay_handed_out(sequence + 1);
         if let Some(slot) = self.outstanding.find(sequence) {
             self.outstanding.entry_mut(slot).attempts = attempts;
@@ -110,7 +117,14 @@ impl ChannelState {
     }
 
     /// A deferred publish that this channel got. One that the checkpoint knows already is old news.
-    pub fn replay_deferred_publish(&mut self, from: u64, to: u64, due_ns: i64, clocks: Clocks, longest: Nanos) {
+    pub fn replay_deferred_publish(
+        &mut self,
+        from: u64,
+        to: u64,
+        due_ns: i64,
+        clocks: Clocks,
+        longest: Nanos,
+    ) {
         for sequence in from.max(self.end)..to {
             self.replay_insert(sequence, 0);
             self.replay_defer(sequence, due_ns, clocks, longest);
@@ -138,8 +152,10 @@ impl ChannelState {
 
     /// A ChannelEmptied record.
     pub fn replay_empty(&mut self, up_to: u64) {
-        let old: Vec<_> = (self.outstanding.iter()).map(|entry| entry.sequence).filter(|&s| s < up_to).collect();
-        for slot in old.into_iter().filter_map(|sequence| self.outstanding.find(sequence)).collect::<Vec<_>>() {
+        let old: Vec<_> =
+            (self.outstanding.iter()).map(|entry| entry.sequence).filter(|&s| s < up_to).collect();
+        for slot in old.into_iter().filter_map(|sequence| self.outstanding.find(sequence)).collect::<Vec<_>>()
+        {
             self.outstanding.remove(slot);
         }
         self.cursor = self.cursor.max(up_to);

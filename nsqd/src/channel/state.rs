@@ -170,7 +170,9 @@ impl ChannelState {
             self.skipped.push(start, end);
             match mark {
                 Mark::Skipped { .. } => skipped_count += end - start,
-                Mark::Deferred { due, .. } => (start..end).for_each(|sequence| self.defer_ahead(sequence, 0, due)),
+                Mark::Deferred { due, .. } => {
+                    (start..end).for_each(|sequence| self.defer_ahead(sequence, 0, due))
+                }
             }
         }
         self.end = to;
@@ -246,16 +248,18 @@ impl ChannelState {
         while given < share {
             let next_waiting = self.waiting.front().copied();
             let supply = match next_waiting {
-                Some((after, slot)) if self.cursor >= after => self.give_again(key, slot, now, timeout, source),
+                Some((after, slot)) if self.cursor >= after => {
+                    self.give_again(key, slot, now, timeout, source)
+                }
                 _ if self.cursor < self.end => {
                     if sample_rate > 0 && !self.sampled(sample_rate) {
                         self.finished.push(self.cursor, self.cursor + 1);
                         self.advance(1);
                         continue;
                     }
-                    let until = next_waiting.map_or(self.end, |(after, _)| after).min(
-                        self.skipped.first().map_or(u64::MAX, |(from, _)| from),
-                    );
+                    let until = next_waiting
+                        .map_or(self.end, |(after, _)| after)
+                        .min(self.skipped.first().map_or(u64::MAX, |(from, _)| from));
                     let most = if sample_rate > 0 { 1 } else { (share - given).min(until - self.cursor) };
                     self.give_first(key, most, now, timeout, source)
                 }
@@ -390,7 +394,13 @@ impl ChannelState {
     }
 
     /// REQ: at once behind what is there, or after `delay`. Returns the attempts so far.
-    pub fn requeue(&mut self, key: ConsumerKey, sequence: u64, delay: Nanos, now: Nanos) -> Result<u16, AckError> {
+    pub fn requeue(
+        &mut self,
+        key: ConsumerKey,
+        sequence: u64,
+        delay: Nanos,
+        now: Nanos,
+    ) -> Result<u16, AckError> {
         let slot = self.owned(key, sequence)?;
         self.leave_flight(slot, |consumer| consumer.requeue_count += 1);
         self.counters.requeue_count += 1;
@@ -476,8 +486,10 @@ impl ChannelState {
 
     /// When [`ChannelState::expire`] next has something to do.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        let in_flight =
-            self.consumers.iter().filter_map(|(_, consumer)| consumer.in_flight.first_deadline(&self.outstanding));
+        let in_flight = self
+            .consumers
+            .iter()
+            .filter_map(|(_, consumer)| consumer.in_flight.first_deadline(&self.outstanding));
         in_flight.chain(self.deferred.peek().map(|&Reverse((due, _))| due)).min()
     }
 

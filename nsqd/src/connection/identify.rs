@@ -53,7 +53,8 @@ impl Connection {
         });
         if negotiated.feature_negotiation {
             let reply = nsq_protocol::json::to_json(&negotiated.reply(&self.context.reply));
-            let failed = |error| ProtocolError::new(ErrorCode::IdentifyFailed, format!("IDENTIFY failed {error}"));
+            let failed =
+                |error| ProtocolError::new(ErrorCode::IdentifyFailed, format!("IDENTIFY failed {error}"));
             self.output.respond(&reply.map_err(failed)?);
         } else {
             self.output.ok(1);

@@ -4,13 +4,13 @@
 //! there is room, then wait until bytes come, bytes can go, messages are there, or time is up. Reading never waits for
 //! writing: a consumer that stops reading can still send its FINs.
 //!
-//! - [`listener`]: accepting, the magic, the goodbye
+//! - [`listener`]: accepting, the magic
 //! - [`state`]: pure; which command is legal when
 //! - [`input`]: pure; bytes not understood yet
-//! - [`identify`]: IDENTIFY
+//! - [`mod@identify`]: negotiation
 //! - [`publish`]: PUB, MPUB, DPUB
 //! - [`consume`]: SUB, RDY, FIN, REQ, TOUCH, CLS
-//! - [`transport`]: the byte stream
+//! - [`transport`]: the byte stream, the goodbye
 
 pub mod consume;
 pub mod identify;
@@ -113,7 +113,12 @@ pub struct Connection {
 
 impl Connection {
     /// A connection whose magic has been read.
-    pub fn new(context: Arc<ConnectionContext>, transport: Transport, info: Arc<ClientInfo>, input: Input) -> Self {
+    pub fn new(
+        context: Arc<ConnectionContext>,
+        transport: Transport,
+        info: Arc<ClientInfo>,
+        input: Input,
+    ) -> Self {
         let settings = Settings::default_for(&context.identify);
         let now = clock::monotonic();
         let mut connection = Connection {
@@ -217,11 +222,13 @@ impl Connection {
                     self.needed = needed;
                     break;
                 }
-                Decoded::Invalid { verb, error, consumed } => match verb.map(|verb| self.state.permit(verb)) {
-                    Some(Permit::Ignore) => input.consume(consumed),
-                    Some(Permit::No(illegal)) => return Err(illegal.into()),
-                    Some(Permit::Yes) | None => return Err(error.into()),
-                },
+                Decoded::Invalid { verb, error, consumed } => {
+                    match verb.map(|verb| self.state.permit(verb)) {
+                        Some(Permit::Ignore) => input.consume(consumed),
+                        Some(Permit::No(illegal)) => return Err(illegal.into()),
+                        Some(Permit::Yes) | None => return Err(error.into()),
+                    }
+                }
                 Decoded::LineTooLong => return Err(End::Close),
             }
         }
@@ -235,14 +242,20 @@ impl Connection {
     /// with the command, which took `consumed` bytes.
     async fn execute(&mut self, command: Command<'_>, consumed: usize, data: &[u8]) -> Result<usize, End> {
         match command {
-            Command::Pub { .. } | Command::Mpub { .. } | Command::Dpub { .. } => return self.publish_run(data).await,
-            Command::Fin { .. } | Command::Req { .. } | Command::Touch { .. } => return Ok(self.acknowledge_run(data)),
+            Command::Pub { .. } | Command::Mpub { .. } | Command::Dpub { .. } => {
+                return self.publish_run(data).await;
+            }
+            Command::Fin { .. } | Command::Req { .. } | Command::Touch { .. } => {
+                return Ok(self.acknowledge_run(data));
+            }
             Command::Rdy { count } => self.ready(count),
             Command::Nop => {}
             Command::Sub { topic, channel } => self.subscribe(&topic, &channel).await?,
             Command::Identify { body } => self.identify(body)?,
             Command::Cls => self.close_subscription(),
-            Command::Auth { .. } => return Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled").into()),
+            Command::Auth { .. } => {
+                return Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled").into());
+            }
         }
         Ok(consumed)
     }

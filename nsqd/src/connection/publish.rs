@@ -91,7 +91,8 @@ impl Connection {
         {
             return Ok(topic.clone());
         }
-        let bad_topic = |_| ProtocolError::new(ErrorCode::BadTopic, format!("{verb} topic name is not valid"));
+        let bad_topic =
+            |_| ProtocolError::new(ErrorCode::BadTopic, format!("{verb} topic name is not valid"));
         let name = TopicName::new(name).map_err(bad_topic)?;
         let topic = self.context.registry.get_or_create(&name).await.map_err(|error| failed(verb, &error))?;
         self.last_topic = Some(topic.clone());

@@ -48,7 +48,8 @@ impl Chunk {
         let (start, count) = (self.bytes.len(), self.offsets.len());
         let mut at = 0;
         while at < frames.len() {
-            let size = frames.get(at..at + 4).map(|size| u32::from_be_bytes(size.try_into().unwrap_or_default()));
+            let size =
+                frames.get(at..at + 4).map(|size| u32::from_be_bytes(size.try_into().unwrap_or_default()));
             let end = size.map_or(usize::MAX, |size| at + 4 + size as usize);
             if end > frames.len() || end - at < MESSAGE_FRAME_OVERHEAD {
                 self.offsets.truncate(count);
@@ -132,7 +133,8 @@ impl Chunk {
         let mut end = last;
         if self.offset_at(last) - start > room {
             // Few batches reach the limit, so the search is off the common path.
-            end = first + self.offsets[first..last].partition_point(|&offset| offset as usize - start <= room);
+            end =
+                first + self.offsets[first..last].partition_point(|&offset| offset as usize - start <= room);
             end = (end - 1).max(first + usize::from(room > 0));
         }
         out.extend_from_slice(&self.bytes[start..self.offset_at(end)]);

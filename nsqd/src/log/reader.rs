@@ -87,7 +87,12 @@ impl<'a> LogReader<'a> {
         self.request
     }
 
-    fn supply(&mut self, sequence: u64, again: bool, copy: impl Fn(&Chunk, usize, &mut Vec<u8>) -> u64) -> Supply {
+    fn supply(
+        &mut self,
+        sequence: u64,
+        again: bool,
+        copy: impl Fn(&Chunk, usize, &mut Vec<u8>) -> u64,
+    ) -> Supply {
         if self.room == 0 {
             return Supply::Full;
         }

@@ -157,8 +157,10 @@ impl Tail {
         if let Some(block) = on_disk.filter(|block| block.first_sequence <= sequence) {
             return Location::Disk(block.clone());
         }
-        let next_open = (!self.open.is_empty() && self.open.first_sequence() > sequence).then(|| self.open.first_sequence());
-        let nexts = [on_disk.map(|block| block.first_sequence), in_memory.map(Chunk::first_sequence), next_open];
+        let next_open = (!self.open.is_empty() && self.open.first_sequence() > sequence)
+            .then(|| self.open.first_sequence());
+        let nexts =
+            [on_disk.map(|block| block.first_sequence), in_memory.map(Chunk::first_sequence), next_open];
         Location::Missing(nexts.into_iter().flatten().min())
     }
 

@@ -62,7 +62,12 @@ impl LookupConnection {
             .map_err(LookupFailure::Connect)?;
         // One response is awaited after each write: Nagle's algorithm could only delay.
         stream.set_nodelay(true)?;
-        Ok(LookupConnection { stream, received: BytesMut::with_capacity(1024), io_timeout, max_response_bytes })
+        Ok(LookupConnection {
+            stream,
+            received: BytesMut::with_capacity(1024),
+            io_timeout,
+            max_response_bytes,
+        })
     }
 
     /// Sends encoded commands.
@@ -75,9 +80,10 @@ impl LookupConnection {
 
     /// The response to the oldest unanswered command.
     pub async fn response(&mut self) -> Result<Bytes, LookupFailure> {
-        timeout(self.io_timeout, self.read_response())
-            .await
-            .map_err(|_| LookupFailure::TimedOut { doing: "waiting for its answer", after: self.io_timeout })?
+        timeout(self.io_timeout, self.read_response()).await.map_err(|_| LookupFailure::TimedOut {
+            doing: "waiting for its answer",
+            after: self.io_timeout,
+        })?
     }
 
     async fn read_response(&mut self) -> Result<Bytes, LookupFailure> {

@@ -236,7 +236,9 @@ pub(super) async fn fake_http(json: &'static str) -> (String, DropGuard) {
     tokio::spawn(async move {
         while let Some(Ok((mut stream, _))) = stop.run_until_cancelled(listener.accept()).await {
             let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.is_ok_and(|n| n > 0) {}
+            while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.is_ok_and(|n| n > 0)
+            {
+            }
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{json}", json.len());
             let _ = stream.write_all(answer.as_bytes()).await;
         }
@@ -310,7 +312,8 @@ impl Node {
             *number += 1;
             let mut topology = self.topology.lock();
             let entry = topology.0.entry(TopicName::new(topic).unwrap());
-            let entry = entry.or_insert_with(|| TopicEntry { number: *number as u32, ..TopicEntry::default() });
+            let entry =
+                entry.or_insert_with(|| TopicEntry { number: *number as u32, ..TopicEntry::default() });
             for channel in channels {
                 entry.channels.entry(ChannelName::new(channel).unwrap()).or_insert(*number as u32);
             }

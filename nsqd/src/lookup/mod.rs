@@ -134,7 +134,8 @@ impl LookupPeers {
     ) {
         // At once, so that whoever creates a topic next finds the tasks at work.
         look(&gather, &self.topology);
-        let (topology, stop, look_again) = (self.topology.clone(), self.stop.clone(), self.timing.ping_interval);
+        let (topology, stop, look_again) =
+            (self.topology.clone(), self.stop.clone(), self.timing.ping_interval);
         let follow = async move {
             let mut took = Duration::ZERO;
             loop {
@@ -258,10 +259,16 @@ impl LookupPeers {
         for (address, answer) in answers {
             match answer {
                 Ok(names) => channels.extend(valid_names(names, |name| {
-                    nsq_daemon::warn!(logger, "LOOKUPD({address}): topic {topic} has an invalid channel {name:?}");
+                    nsq_daemon::warn!(
+                        logger,
+                        "LOOKUPD({address}): topic {topic} has an invalid channel {name:?}"
+                    );
                 })),
                 Err(error) => {
-                    nsq_daemon::warn!(logger, "LOOKUPD({address}): cannot ask for the channels of topic {topic}: {error}");
+                    nsq_daemon::warn!(
+                        logger,
+                        "LOOKUPD({address}): cannot ask for the channels of topic {topic}: {error}"
+                    );
                 }
             }
         }
@@ -316,16 +323,14 @@ fn look(gather: impl Fn() -> Option<Topology>, topology: &watch::Sender<Option<A
 fn topology_of(registry: &Registry) -> Topology {
     let entry = |topic: &crate::topic::Topic| TopicEntry {
         number: topic.number(),
-        channels: topic
-            .channels()
-            .iter()
-            .map(|channel| (channel.name().clone(), channel.number()))
-            .collect(),
+        channels: topic.channels().iter().map(|channel| (channel.name().clone(), channel.number())).collect(),
     };
     Topology(registry.all().iter().map(|topic| (topic.name().clone(), entry(topic))).collect())
 }
 
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod real_tests;
 #[cfg(test)]
 mod tests;

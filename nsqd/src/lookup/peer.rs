@@ -154,13 +154,16 @@ impl Peer {
         connection.send(&hello).await?;
         let answer = connection.response().await?;
         // An error text is not JSON.
-        let info =
-            LookupdInfo::parse(&answer).map_err(|_| LookupFailure::refused(b"IDENTIFY", &answer))?;
+        let info = LookupdInfo::parse(&answer).map_err(|_| LookupFailure::refused(b"IDENTIFY", &answer))?;
         let is_usable = !info.broadcast_address.is_empty() && info.http_port != 0;
         let http_address = is_usable.then(|| join_host_port(&info.broadcast_address, info.http_port));
         match &http_address {
             Some(http) => {
-                nsq_daemon::info!(logger, "LOOKUPD({address}): connected, version {}, HTTP at {http}", info.version);
+                nsq_daemon::info!(
+                    logger,
+                    "LOOKUPD({address}): connected, version {}, HTTP at {http}",
+                    info.version
+                );
             }
             None => nsq_daemon::error!(
                 logger,
@@ -313,8 +316,12 @@ mod tests {
             ..PeerInfo::default()
         };
         assert_eq!(lack(&whole), None);
-        assert!(lack(&PeerInfo { http_port: 0, ..whole.clone() }).is_some_and(|lack| lack.contains("HTTP port")));
-        assert!(lack(&PeerInfo { tcp_port: 0, ..whole.clone() }).is_some_and(|lack| lack.contains("TCP port")));
+        assert!(
+            lack(&PeerInfo { http_port: 0, ..whole.clone() }).is_some_and(|lack| lack.contains("HTTP port"))
+        );
+        assert!(
+            lack(&PeerInfo { tcp_port: 0, ..whole.clone() }).is_some_and(|lack| lack.contains("TCP port"))
+        );
         assert!(lack(&PeerInfo { broadcast_address: String::new(), ..whole }).is_some());
     }
 }

@@ -62,7 +62,8 @@ async fn ask(address: &str, topic: &TopicName, limits: QueryLimits) -> Result<Ve
         .await
         .map_err(|_| cannot_connect(format!("it took longer than {:?}", limits.connect_timeout)))?
         .map_err(|error| cannot_connect(error.to_string()))?;
-    let unusable = |error: &dyn Error| QueryError::Http { address: address.to_owned(), reason: root_cause(error) };
+    let unusable =
+        |error: &dyn Error| QueryError::Http { address: address.to_owned(), reason: root_cause(error) };
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| unusable(&error))?;
     // Of all that a valid name may contain, only this has a meaning in a URL.
@@ -110,7 +111,11 @@ fn root_cause(error: &dyn Error) -> String {
 
 /// Host and port as one address; an IPv6 host needs brackets.
 pub(super) fn join_host_port(host: &str, port: u16) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 #[cfg(test)]
@@ -127,7 +132,9 @@ mod tests {
         let request = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.is_ok_and(|n| n > 0) {}
+            while !request.ends_with(b"\r\n\r\n") && stream.read_buf(&mut request).await.is_ok_and(|n| n > 0)
+            {
+            }
             stream.write_all(answer).await.unwrap();
             if answer.is_empty() {
                 // Mute: until the other side has enough.
@@ -142,7 +149,11 @@ mod tests {
         let (address, request) = serve(answer).await;
         let limits = QueryLimits {
             connect_timeout: Duration::from_secs(5),
-            request_timeout: if answer.is_empty() { Duration::from_millis(50) } else { Duration::from_secs(30) },
+            request_timeout: if answer.is_empty() {
+                Duration::from_millis(50)
+            } else {
+                Duration::from_secs(30)
+            },
             max_body_bytes: 100,
         };
         let channels = channels_of(&address, &TopicName::new(topic).unwrap(), limits).await;

@@ -40,7 +40,10 @@ pub(super) type Registration = (TopicName, Option<ChannelName>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     /// A channel brings its topic with it.
-    Register { topic: (TopicName, TopicNumber), channel: Option<(ChannelName, ChannelNumber)> },
+    Register {
+        topic: (TopicName, TopicNumber),
+        channel: Option<(ChannelName, ChannelNumber)>,
+    },
     Unregister(Registration),
 }
 
@@ -143,7 +146,10 @@ impl Registrations {
 
     fn is_refused(&self, topic: &TopicName, channel: Option<&ChannelName>) -> bool {
         !self.refusals.is_empty()
-            && self.refusals.get(&(topic.clone(), channel.cloned())).is_some_and(|&count| count >= MAX_REFUSALS)
+            && self
+                .refusals
+                .get(&(topic.clone(), channel.cloned()))
+                .is_some_and(|&count| count >= MAX_REFUSALS)
     }
 
     /// These steps are about to be sent: they may have their effect even if no answer comes.

@@ -53,7 +53,8 @@ fn a_new_connection_registers_everything() {
 fn then_only_what_changes() {
     let mut registrations = Registrations::default();
     tell(&mut registrations, &topology(&[("a", 1, &[("x", 1)]), ("b", 2, &[])]));
-    let sent = tell(&mut registrations, &topology(&[("a", 1, &[("x", 1), ("y", 2)]), ("b", 2, &[]), ("c", 3, &[])]));
+    let sent =
+        tell(&mut registrations, &topology(&[("a", 1, &[("x", 1), ("y", 2)]), ("b", 2, &[]), ("c", 3, &[])]));
     assert_eq!(sent, "REGISTER a y\nREGISTER c\n");
     let sent = tell(&mut registrations, &topology(&[("a", 1, &[("y", 2)]), ("c", 3, &[])]));
     assert_eq!(sent, "UNREGISTER a x\nUNREGISTER b\n");
@@ -71,7 +72,10 @@ fn deleted_and_made_anew_is_registered_anew() {
 #[test]
 fn ephemeral_names_deleted_while_disconnected_are_unregistered() {
     let mut registrations = Registrations::default();
-    tell(&mut registrations, &topology(&[("a", 1, &[("x", 1), ("e#ephemeral", 2)]), ("t#ephemeral", 2, &[])]));
+    tell(
+        &mut registrations,
+        &topology(&[("a", 1, &[("x", 1), ("e#ephemeral", 2)]), ("t#ephemeral", 2, &[])]),
+    );
     registrations.disconnected(false);
     let sent = tell(&mut registrations, &topology(&[("b", 3, &[])]));
     assert_eq!(sent, "UNREGISTER a e#ephemeral\nUNREGISTER t#ephemeral\nREGISTER b\n");
@@ -120,7 +124,11 @@ fn a_topic_refused_is_refused_with_all_its_channels() {
     }
     assert_eq!(registrations.plan(&all), []);
     registrations.plan(&topology(&[]));
-    assert_eq!(lines(&registrations.plan(&topology(&[("a", 2, &[])]))), "REGISTER a\n", "deleted, so forgotten");
+    assert_eq!(
+        lines(&registrations.plan(&topology(&[("a", 2, &[])]))),
+        "REGISTER a\n",
+        "deleted, so forgotten"
+    );
 }
 
 /// nsqlookupd's registration database: which names it knows, and for which of them it lists this node.
@@ -183,7 +191,10 @@ enum Event {
     /// An operator deletes a topic at the nsqlookupd, then here, and a publisher makes it anew.
     Replace(usize),
     /// This many steps of the plan have their effect, of which the first are answered; then the connection breaks.
-    Break { effective: usize, answered: usize },
+    Break {
+        effective: usize,
+        answered: usize,
+    },
     /// All steps of the plan are answered.
     Tell,
 }

@@ -59,7 +59,8 @@ async fn a_mute_one_delays_nobody() {
     node.create("a", &[]);
     lookupd.until_listed(&["a"]).await;
     let status = node.peers.status();
-    let of = |fake: &FakeLookupd| status.iter().find(|status| status.address == fake.address).unwrap().connected;
+    let of =
+        |fake: &FakeLookupd| status.iter().find(|status| status.address == fake.address).unwrap().connected;
     assert_eq!((of(&mute), of(&lookupd)), (false, true));
 }
 
@@ -132,10 +133,13 @@ async fn a_name_it_does_not_like_does_not_hinder_the_others() {
 async fn responses_of_impossible_size_end_the_connection() {
     for size in [-1, i32::MIN, i32::MAX, 10_001] {
         let answer = Answer::Raw(i32::to_be_bytes(size).to_vec());
-        let lookupd = FakeLookupd::scripted(move |command| {
-            if is_register(command) { answer.clone() } else { Answer::Right }
-        })
-        .await;
+        let lookupd =
+            FakeLookupd::scripted(
+                move |command| {
+                    if is_register(command) { answer.clone() } else { Answer::Right }
+                },
+            )
+            .await;
         let node = Node::start(&[&lookupd], calm());
         node.create("a", &[]);
         node.attach();
@@ -147,10 +151,13 @@ async fn responses_of_impossible_size_end_the_connection() {
 #[tokio::test]
 async fn what_is_sent_unasked_ends_the_connection() {
     let two = b"\0\0\0\x02OK\0\0\0\x02OK".to_vec();
-    let lookupd = FakeLookupd::scripted(move |command| {
-        if is_register(command) { Answer::Raw(two.clone()) } else { Answer::Right }
-    })
-    .await;
+    let lookupd =
+        FakeLookupd::scripted(
+            move |command| {
+                if is_register(command) { Answer::Raw(two.clone()) } else { Answer::Right }
+            },
+        )
+        .await;
     let node = Node::start(&[&lookupd], calm());
     node.create("a", &[]);
     node.attach();

@@ -66,7 +66,8 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     data_dir.prepare(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
     let saved = checkpoint::read(&*storage, &data_dir.checkpoint_path())
         .map_err(|error| failed("cannot read checkpoint")(error.to_string()))?;
-    let open_log = |number, first_sequence| open_log(&storage, &data_dir, limits, &logger, number, first_sequence);
+    let open_log =
+        |number, first_sequence| open_log(&storage, &data_dir, limits, &logger, number, first_sequence);
     let mut replay =
         Replay::new(saved.as_ref(), replay_limits, open_log).map_err(failed("cannot restore checkpoint"))?;
 
@@ -102,9 +103,11 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
         limits,
         logger,
         next_numbers,
+        journal_end: journal.position(),
     });
     let registry = Registry::new(engine.clone(), oracle);
-    let unclean_overflow = durability == Durability::Overflow && !saved.as_ref().is_none_or(|saved| saved.clean_shutdown);
+    let unclean_overflow =
+        durability == Durability::Overflow && !saved.as_ref().is_none_or(|saved| saved.clean_shutdown);
     let numbers: BTreeSet<TopicNumber> = topics.keys().copied().collect();
     for (number, mut topic) in topics {
         // Without a journal, what has spilled since the checkpoint is known from the segments alone.
@@ -118,7 +121,8 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     }
     remove_orphans(&engine, &numbers);
     if durability == Durability::Overflow {
-        persist::move_journal_to_segments(&registry, &journal).map_err(failed("cannot move journal to segments"))?;
+        persist::move_journal_to_segments(&registry, &journal)
+            .map_err(failed("cannot move journal to segments"))?;
     }
     Ok(registry)
 }
@@ -146,7 +150,12 @@ fn report_segments(logger: &Logger, topic: TopicNumber, report: &SegmentReport) 
     }
     for damage in &report.damaged {
         let path = damage.path.display();
-        nsq_daemon::error!(logger, "SEGMENTS({topic}): {path} is damaged at {}, {} bytes", damage.offset, damage.bytes);
+        nsq_daemon::error!(
+            logger,
+            "SEGMENTS({topic}): {path} is damaged at {}, {} bytes",
+            damage.offset,
+            damage.bytes
+        );
     }
     for path in &report.set_aside {
         nsq_daemon::error!(logger, "SEGMENTS({topic}): unreadable file set aside as {}", path.display());
@@ -194,8 +203,13 @@ fn bring_back(
     }
     topic.tidy().map_err(|error| error.to_string())?;
     let point = ReleasePoint::new(topic.released, topic.end, topic.paused, true);
-    let parts =
-        TopicParts { name: topic.name.clone(), number, log: topic.log.clone(), point, counters: topic.counters };
+    let parts = TopicParts {
+        name: topic.name.clone(),
+        number,
+        log: topic.log.clone(),
+        point,
+        counters: topic.counters,
+    };
     let live = Topic::new(engine.clone(), parts);
     for (number, mut channel) in topic.channels {
         channel.state.recovered();

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::storage::Durability;
 use crate::storage::checkpoint::{self, Checkpoint};
-use crate::storage::journal::{Journal, Lsn};
+use crate::storage::journal::Journal;
 use crate::topic::registry::Registry;
 
 /// Journal files kept before the oldest are let go: room for consumers to finish what is in them, so that little has
@@ -22,13 +22,15 @@ const KEEP_JOURNAL_FILES: usize = 4;
 pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(), String> {
     let engine = registry.engine();
     // Before anything is looked at: what happens from here on is replayed, whether or not it was seen.
-    let journal_from = engine.journal.as_ref().map_or(Lsn(0), |journal| journal.position());
+    let journal_from = engine.journal_from();
     let (next_topic_number, next_channel_number) = engine.next_numbers();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let topics = registry.all();
-    let topics = topics.iter().filter(|topic| !topic.name().is_ephemeral()).map(|topic| topic.save(clocks)).collect();
+    let topics =
+        topics.iter().filter(|topic| !topic.name().is_ephemeral()).map(|topic| topic.save(clocks)).collect();
     let saved = Checkpoint { journal_from, next_topic_number, next_channel_number, topics, clean_shutdown };
-    checkpoint::write(&*engine.storage, &engine.data_dir.checkpoint_path(), &saved).map_err(|error| error.to_string())
+    checkpoint::write(&*engine.storage, &engine.data_dir.checkpoint_path(), &saved)
+        .map_err(|error| error.to_string())
 }
 
 /// Lets go of the oldest journal files while there are more than a few. Returns how many went.

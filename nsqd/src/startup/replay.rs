@@ -120,7 +120,8 @@ impl<E, F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, E>> Replay<F> {
                 counters,
             };
             let ReplayLimits { max_message_timeout, longest_delay, clocks } = self.limits;
-            let state = ChannelState::restore(&of, saved.released, max_message_timeout, clocks, longest_delay);
+            let state =
+                ChannelState::restore(&of, saved.released, max_message_timeout, clocks, longest_delay);
             channels.insert(channel.number, ReplayedChannel { name, state });
         }
         let needed = channels.values().map(|channel| channel.state.lowest_needed()).min();
@@ -157,7 +158,9 @@ impl<E, F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, E>> Replay<F> {
             return Ok(());
         }
         match record {
-            Record::TopicCreated { topic, name, first_sequence } => self.create(topic, name, first_sequence)?,
+            Record::TopicCreated { topic, name, first_sequence } => {
+                self.create(topic, name, first_sequence)?
+            }
             Record::TopicDeleted { topic } => drop(self.topics.remove(&topic)),
             Record::ChannelCreated { channel, .. } => {
                 self.next_numbers.1 = self.next_numbers.1.max(channel + 1);
@@ -269,7 +272,9 @@ impl ReplayedTopic {
             Record::ChannelPaused { channel, paused, .. } => {
                 self.channel(channel, |state| state.set_paused(paused));
             }
-            Record::ChannelEmptied { channel, up_to, .. } => self.channel(channel, |state| state.replay_empty(up_to)),
+            Record::ChannelEmptied { channel, up_to, .. } => {
+                self.channel(channel, |state| state.replay_empty(up_to))
+            }
             Record::Finish { channel, runs, .. } => self.channel(channel, |state| {
                 runs.iter().for_each(|(first, length)| state.replay_finish(first, first + length));
             }),

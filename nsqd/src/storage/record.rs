@@ -8,6 +8,7 @@ use std::fmt;
 use super::{ChannelNumber, TopicNumber};
 
 /// One durable fact.
+#[expect(missing_docs, reason = "the fields say what they are; what needs a word has one")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
     /// A batch was published: `count` message frames, back to back, with consecutive sequence numbers.

@@ -133,18 +133,27 @@ impl Topic {
             return Err(PublishError::Exiting);
         }
         if self.log.is_stuck() {
-            return Err(self.engine.storage_error("memory is full and messages cannot be moved to disk").into());
+            return Err(self
+                .engine
+                .storage_error("memory is full and messages cannot be moved to disk")
+                .into());
         }
         let offered = bodies.len();
         let count = self.room_for(offered);
         let bodies = bodies.take(count);
         let wall_ns = clock::wall_ns();
-        let due = delay.map(|delay| clock::nanos(delay));
+        let due = delay.map(clock::nanos);
         let due_ns = due.map(|delay| wall_ns.saturating_add_unsigned(delay));
         let deadline = due.map(|delay| clock::monotonic().saturating_add(delay));
         let (_, end, ticket) =
             self.log.append(bodies, (count, body_bytes), wall_ns, deadline, |first_sequence, frames| {
-                self.journal(&Record::Publish { topic: self.number, first_sequence, count: count as u32, due_ns, frames })
+                self.journal(&Record::Publish {
+                    topic: self.number,
+                    first_sequence,
+                    count: count as u32,
+                    due_ns,
+                    frames,
+                })
             })?;
         self.message_count.fetch_add(offered as u64, Ordering::Relaxed);
         self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
@@ -193,7 +202,8 @@ impl Topic {
     /// the journal is told now and then.
     fn record_release(&self, state: &mut State, released: u64) {
         const EVERY: u64 = 1000;
-        if released - state.recorded >= EVERY && state.channels.values().all(|channel| channel.is_ephemeral()) {
+        if released - state.recorded >= EVERY && state.channels.values().all(|channel| channel.is_ephemeral())
+        {
             self.record_state(state);
         }
     }
@@ -205,7 +215,8 @@ impl Topic {
                 topic: self.number,
                 paused: state.point.is_paused(),
                 released: state.point.released(),
-                releasing: state.channels.values().any(|channel| !channel.is_ephemeral()) && !state.point.is_paused(),
+                releasing: state.channels.values().any(|channel| !channel.is_ephemeral())
+                    && !state.point.is_paused(),
             });
         }
     }
@@ -292,7 +303,13 @@ impl Topic {
         self.adopt_locked(&mut self.state.lock(), name, number, channel_state);
     }
 
-    fn adopt_locked(&self, state: &mut State, name: ChannelName, number: u32, of: ChannelState) -> Arc<Channel> {
+    fn adopt_locked(
+        &self,
+        state: &mut State,
+        name: ChannelName,
+        number: u32,
+        of: ChannelState,
+    ) -> Arc<Channel> {
         let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
         let parts = ChannelParts {
             bound: name.is_ephemeral().then_some(self.engine.limits.mem_queue_size),
@@ -334,7 +351,8 @@ impl Topic {
     /// An ephemeral channel's last consumer has left. Another may have come meanwhile: then it stays.
     pub fn delete_channel_if_unused(&self, channel: &Arc<Channel>) -> Option<bool> {
         let unused = channel.inspect(|state, _| state.consumers().is_empty());
-        let same = self.channel(channel.name().as_str()).is_some_and(|current| Arc::ptr_eq(&current, channel));
+        let same =
+            self.channel(channel.name().as_str()).is_some_and(|current| Arc::ptr_eq(&current, channel));
         if unused && same { self.delete_channel(channel.name().as_str()) } else { None }
     }
 

@@ -55,15 +55,18 @@ impl Drop for Publication {
         if self.settled {
             return;
         }
-        let topic = self.topic.clone();
-        let mut rest = Publication { topic, from: self.from, to: self.to, ticket: self.ticket.take(), settled: true };
-        let mut finish = move || {
-            let flushed = rest.topic.engine.journal.as_ref().map_or(Ok(()), |journal| journal.flush());
+        let (topic, from, to) = (self.topic.clone(), self.from, self.to);
+        // A ticket that is given up stays in its place: what is flushed after it, is written after it.
+        let ticket = self.ticket.take();
+        let finish = move || {
+            drop(ticket);
+            let flushed = topic.engine.journal.as_ref().map_or(Ok(()), |journal| journal.flush());
             // Nobody is left to be told.
-            let _ = rest.settle(flushed.map_err(StorageError::from));
+            let _ = Publication { topic, from, to, ticket: None, settled: true }
+                .settle(flushed.map_err(StorageError::from));
         };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || finish())),
+            Ok(runtime) => drop(runtime.spawn_blocking(finish)),
             Err(_) => finish(),
         }
     }

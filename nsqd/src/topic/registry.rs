@@ -63,7 +63,7 @@ impl Registry {
         if let Some(topic) = self.get(name.as_str()) {
             return Ok(topic);
         }
-        let Some((topic, ticket)) = self.create(name)? else {
+        let Some(Created { topic, ticket }) = self.create(name)? else {
             return self.get(name.as_str()).ok_or(PublishError::Exiting);
         };
         if let Some((journal, ticket)) = self.engine.journal.as_ref().zip(ticket)
@@ -71,6 +71,7 @@ impl Registry {
         {
             topic.close();
             self.topics.remove(name);
+            self.engine.topology_changed();
             return Err(StorageError::from(error).into());
         }
         crate::log_info!(self.engine, "TOPIC({name}): created");
@@ -88,7 +89,7 @@ impl Registry {
     }
 
     /// None if somebody else was quicker.
-    fn create(&self, name: &TopicName) -> Result<Option<(Arc<Topic>, Option<Ticket>)>, PublishError> {
+    fn create(&self, name: &TopicName) -> Result<Option<Created>, PublishError> {
         let _changing = self.changing.lock();
         if self.topics.contains_key(name) {
             return Ok(None);
@@ -118,7 +119,7 @@ impl Registry {
         };
         let topic = Topic::new(self.engine.clone(), parts);
         self.topics.insert(name.clone(), topic.clone());
-        Ok(Some((topic, ticket)))
+        Ok(Some(Created { topic, ticket }))
     }
 
     /// Adds a recovered topic.
@@ -170,6 +171,12 @@ impl Registry {
             self.delete(topic.name().as_str()).await;
         }
     }
+}
+
+/// A topic that is not known to be durable yet.
+struct Created {
+    topic: Arc<Topic>,
+    ticket: Option<Ticket>,
 }
 
 /// Starts a new topic however its setup ends, so that an abandoned request does not leave it held back for ever.
