@@ -7,7 +7,7 @@
 //! - [`listener`]: accepting, the magic
 //! - [`state`]: pure; which command is legal when
 //! - [`input`]: pure; bytes not understood yet
-//! - [`mod@identify`]: negotiation
+//! - `identify`: IDENTIFY, negotiation
 //! - [`publish`]: PUB, MPUB, DPUB
 //! - [`consume`]: SUB, RDY, FIN, REQ, TOUCH, CLS
 //! - [`transport`]: the byte stream, the goodbye

@@ -4,38 +4,65 @@ use std::sync::Arc;
 
 use super::{PublishError, Topic};
 use crate::engine::StorageError;
-use crate::storage::journal::Ticket;
+use crate::storage::journal::{Commit, JournalError, Ticket};
 
-/// See the module. Dropping it before it is committed (an HTTP client went away) loses nothing: the messages are in
-/// the journal's order already, so a task of its own waits for the journal and releases them.
+/// See the module. Dropping it before it is committed (an HTTP client went away) loses nothing: the messages have
+/// their place in the journal, so a task of its own waits for it and releases them.
 #[must_use = "the messages are released when it is committed"]
 pub struct Publication {
     topic: Arc<Topic>,
     from: u64,
     to: u64,
-    ticket: Option<Ticket>,
-    settled: bool,
+    waiting: Waiting,
+    /// Nobody waits for it any more but a task of its own.
+    orphaned: bool,
+}
+
+enum Waiting {
+    /// For somebody to ask for the write.
+    Write(Ticket),
+    /// For the write.
+    Commit(Commit),
+    /// There is no journal for this topic.
+    Nothing,
+    /// Released or refused.
+    Settled,
 }
 
 impl Publication {
     pub(super) fn new(topic: Arc<Topic>, (from, to): (u64, u64), ticket: Option<Ticket>) -> Self {
-        Publication { topic, from, to, ticket, settled: false }
+        Publication {
+            topic,
+            from,
+            to,
+            waiting: ticket.map_or(Waiting::Nothing, Waiting::Write),
+            orphaned: false,
+        }
     }
 
     /// Waits until the batch is as durable as asked, then releases it to the channels.
     pub async fn committed(mut self) -> Result<(), PublishError> {
-        let result = match (self.topic.engine.journal.as_ref(), self.ticket.take()) {
-            (Some(journal), Some(ticket)) => match journal.try_commit(ticket) {
-                Ok(result) => result,
-                Err(ticket) => journal.commit(ticket).await,
-            },
-            _ => Ok(()),
-        };
-        self.settle(result.map_err(StorageError::from))
+        let result = self.journal_result().await;
+        self.settle(result)
     }
 
-    fn settle(&mut self, result: Result<(), StorageError>) -> Result<(), PublishError> {
-        self.settled = true;
+    /// Dropping the future keeps what it waits for in `self`.
+    async fn journal_result(&mut self) -> Result<(), JournalError> {
+        let Some(journal) = self.topic.engine.journal.clone() else { return Ok(()) };
+        if let Waiting::Write(ticket) = std::mem::replace(&mut self.waiting, Waiting::Nothing) {
+            match journal.try_commit(ticket) {
+                Ok(result) => return result,
+                Err(ticket) => self.waiting = Waiting::Commit(journal.commit(ticket)),
+            }
+        }
+        match &mut self.waiting {
+            Waiting::Commit(commit) => commit.await,
+            Waiting::Write(_) | Waiting::Nothing | Waiting::Settled => Ok(()),
+        }
+    }
+
+    fn settle(&mut self, result: Result<(), JournalError>) -> Result<(), PublishError> {
+        self.waiting = Waiting::Settled;
         match result {
             Ok(()) => {
                 self.topic.release(self.to);
@@ -44,7 +71,7 @@ impl Publication {
             }
             Err(error) => {
                 self.topic.refuse(self.from, self.to);
-                Err(error.into())
+                Err(StorageError::from(error).into())
             }
         }
     }
@@ -52,22 +79,15 @@ impl Publication {
 
 impl Drop for Publication {
     fn drop(&mut self) {
-        if self.settled {
+        let waiting = std::mem::replace(&mut self.waiting, Waiting::Settled);
+        if matches!(waiting, Waiting::Settled) || self.orphaned {
             return;
         }
-        let (topic, from, to) = (self.topic.clone(), self.from, self.to);
-        // A ticket that is given up stays in its place: what is flushed after it, is written after it.
-        let ticket = self.ticket.take();
-        let finish = move || {
-            drop(ticket);
-            let flushed = topic.engine.journal.as_ref().map_or(Ok(()), |journal| journal.flush());
-            // Nobody is left to be told.
-            let _ = Publication { topic, from, to, ticket: None, settled: true }
-                .settle(flushed.map_err(StorageError::from));
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(finish)),
-            Err(_) => finish(),
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let topic = self.topic.clone();
+            let rest = Publication { topic, from: self.from, to: self.to, waiting, orphaned: true };
+            // Nobody is left to be told how it ends.
+            drop(runtime.spawn(rest.committed()));
         }
     }
 }
