@@ -119,6 +119,9 @@ pub struct ChannelState {
     pub(super) paused: bool,
     pub(super) counters: Counters,
     consumers: Consumers,
+    /// Was woken and has not taken yet. Nobody else is woken meanwhile: it wakes the next, if it leaves some, so that a
+    /// busy channel is served in few large takes.
+    woken: Option<ConsumerKey>,
     in_flight_count: usize,
     /// Finished since [`ChannelState::drain_finished`] was last called.
     finished: Runs,
@@ -139,6 +142,7 @@ impl ChannelState {
             paused: false,
             counters: Counters::default(),
             consumers: Consumers::default(),
+            woken: None,
             in_flight_count: 0,
             finished: Runs::default(),
             max_message_timeout,
@@ -232,6 +236,7 @@ impl ChannelState {
     /// Hands out messages to a consumer: at most its fair share of what is there, at most what RDY allows. Returns how
     /// many were given, and why it ended there.
     pub fn take(&mut self, key: ConsumerKey, now: Nanos, source: &mut impl Source) -> (u64, TakeEnd) {
+        self.woken.take_if(|woken| *woken == key);
         let Some(consumer) = self.consumers.get(key) else { return (0, TakeEnd::Satisfied) };
         let (room, timeout, sample_rate) = (consumer.room(), consumer.message_timeout, consumer.sample_rate);
         if room == 0 {
@@ -513,6 +518,7 @@ impl ChannelState {
             self.wait(slot);
         }
         self.consumers.remove(key);
+        self.woken.take_if(|woken| *woken == key);
     }
 
     /// RDY.
@@ -525,9 +531,14 @@ impl ChannelState {
         self.consumers.close(key);
     }
 
-    /// If there is something to hand out and somebody parked who may have it, the one to wake.
+    /// If there is something to hand out and somebody parked who may have it, the one to wake. It must take, even if
+    /// it has no use for anything any more.
     pub fn wake_next(&mut self) -> Option<ConsumerKey> {
-        if self.paused || self.depth() == 0 { None } else { self.consumers.unpark_next() }
+        if self.paused || self.depth() == 0 || self.woken.is_some() {
+            return None;
+        }
+        self.woken = self.consumers.unpark_next();
+        self.woken
     }
 
     /// Drops everything: ahead, in flight, deferred, waiting.

@@ -393,7 +393,7 @@ fn check(durability: Durability, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 3000, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_acknowledged_is_lost_with_a_journal(steps in proptest::collection::vec(step(), 1..120)) {
