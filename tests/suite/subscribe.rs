@@ -94,9 +94,13 @@ fn a_message_goes_to_one_consumer_of_a_channel_and_work_is_shared() {
             for n in 0..4 {
                 publisher.publish("t", format!("{round}/{n}")).await;
             }
+            let mut messages = Vec::new();
             for consumer in &mut consumers {
-                let message = consumer.message().await;
+                messages.push(consumer.message().await);
+            }
+            for (consumer, message) in consumers.iter_mut().zip(messages) {
                 assert!(seen.insert(message.id), "delivered twice: {message:?}");
+                // Not earlier: who has finished has room for what was meant for another.
                 consumer.finish(&message).await;
             }
         }

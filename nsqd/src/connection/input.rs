@@ -1,17 +1,19 @@
 //! Pure: the bytes that came and were not understood yet.
 
-/// A buffer that is read into at its end and consumed from its front. It grows to what a command needs (its claim was
-/// checked against the limits) and to what the peer sends at a time, and shrinks when idle.
+/// A buffer that is read into at its end and consumed from its front. It doubles when it is full, so it costs no more
+/// than twice what the peer really sent, whatever length a command claims; and it shrinks when idle.
 #[derive(Debug, Default)]
 pub struct Input {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// Length of the command under way, as far as known.
+    expected: usize,
 }
 
 /// First size, and the size that an idle connection keeps.
 const SMALL: usize = 4 * 1024;
-/// A peer that fills the buffer at each read gets up to so much; larger commands get what they need.
+/// A peer that fills the buffer at each read gets up to so much; larger commands get so much more than they need.
 const LARGE: usize = 256 * 1024;
 
 impl Input {
@@ -35,13 +37,11 @@ impl Input {
         }
     }
 
-    /// A command of so many bytes is on its way.
+    /// A command of so many bytes is on its way. Only a claim: memory follows when the bytes come.
     pub fn expect(&mut self, needed: usize) {
+        self.expected = needed;
         if needed > self.buffer.len() - self.start {
             self.compact();
-            if needed > self.buffer.len() {
-                self.buffer.resize(needed.next_power_of_two().min(needed + LARGE), 0);
-            }
         }
     }
 
@@ -51,7 +51,7 @@ impl Input {
             self.compact();
         }
         if self.end == self.buffer.len() {
-            self.buffer.resize((self.buffer.len() * 2).max(SMALL), 0);
+            self.grow();
         }
         &mut self.buffer[self.end..]
     }
@@ -60,7 +60,7 @@ impl Input {
     pub fn filled(&mut self, count: usize) {
         self.end += count;
         if self.end == self.buffer.len() && self.buffer.len() < LARGE {
-            self.buffer.resize(self.buffer.len() * 2, 0);
+            self.grow();
         }
     }
 
@@ -69,6 +69,14 @@ impl Input {
         if self.is_empty() && self.buffer.len() > SMALL {
             self.buffer = Vec::new();
         }
+    }
+
+    fn grow(&mut self) {
+        let len = self.buffer.len();
+        let doubled = (len * 2).max(SMALL);
+        // The last step to a large command need not be a doubling.
+        let enough = if self.expected > len { self.expected + LARGE } else { doubled };
+        self.buffer.resize(doubled.min(enough), 0);
     }
 
     fn compact(&mut self) {
@@ -106,5 +114,18 @@ mod tests {
         input.consume(input.data().len());
         input.idle();
         assert_eq!(input.buffer.len(), 0);
+    }
+
+    #[test]
+    fn a_claimed_length_costs_nothing_until_its_bytes_come() {
+        let claimed = 5 << 20;
+        let mut input = Input::default();
+        while input.data().len() < claimed {
+            let count = input.spare().len();
+            input.filled(count);
+            input.expect(claimed);
+            assert!(input.buffer.len() <= (2 * input.data().len()).max(SMALL));
+        }
+        assert!(input.buffer.len() <= claimed + LARGE);
     }
 }

@@ -7,14 +7,16 @@ pub mod output;
 
 use std::sync::Arc;
 
-pub use self::output::Output;
+pub use self::output::{OUTPUT_BYTES, Output};
 use crate::channel::{Channel, ConsumerKey, TakeEnd};
 
 /// Takes what the consumer may have now. Returns whether there may be more once output has drained; if not, the
 /// consumer will be woken.
 pub fn deliver(channel: &Arc<Channel>, key: ConsumerKey, output: &mut Output) -> bool {
     loop {
-        let room = output.room();
+        // A slow reader makes room in small steps: worth a take only when some has come together. Without room it is
+        // told to the channel all the same, which may have woken us and would wait for us before it wakes another.
+        let room = if output.room() < OUTPUT_BYTES / 2 { 0 } else { output.room() };
         let taken = channel.take(key, output.frames(), room);
         match taken.end {
             TakeEnd::Parked | TakeEnd::Satisfied => return false,

@@ -30,7 +30,14 @@ pub async fn put(context: &HttpContext, request: &mut Request) -> Result<Respons
         return Err(NO_VALUE);
     }
     match request.parameter.as_deref() {
-        Some("nsqlookupd_tcp_addresses") => context.lookupd_addresses.set(addresses(&body)?),
+        Some("nsqlookupd_tcp_addresses") => {
+            let addresses = addresses(&body)?;
+            let is_null = addresses.is_none();
+            context.lookupd_addresses.set(addresses.unwrap_or_default());
+            if is_null {
+                return Ok(response::value(request.encoding, &Value::Null));
+            }
+        }
         Some("log_level") => context.logger.set_level(level(&body)?),
         _ => return Err(INVALID_OPTION),
     }
@@ -46,9 +53,8 @@ fn answer(context: &HttpContext, request: &Request) -> Result<Response, HttpErro
 }
 
 /// A JSON array of texts, or `null` for none.
-fn addresses(body: &[u8]) -> Result<Vec<String>, HttpError> {
-    let addresses: Option<Vec<String>> = serde_json::from_slice(body).map_err(|_| INVALID_VALUE)?;
-    Ok(addresses.unwrap_or_default())
+fn addresses(body: &[u8]) -> Result<Option<Vec<String>>, HttpError> {
+    serde_json::from_slice(body).map_err(|_| INVALID_VALUE)
 }
 
 /// A bare word.
@@ -190,8 +196,8 @@ mod tests {
 
     #[test]
     fn new_values() {
-        assert_eq!(addresses(b"[\"a:1\",\"b:2\"]").unwrap(), ["a:1", "b:2"]);
-        assert_eq!(addresses(b"null").unwrap(), Vec::<String>::new());
+        assert_eq!(addresses(b"[\"a:1\",\"b:2\"]").unwrap().unwrap(), ["a:1", "b:2"]);
+        assert_eq!(addresses(b"null").unwrap(), None);
         assert!(addresses(b"a:1").is_err() && addresses(b"[1]").is_err());
         assert_eq!(level(b"DEBUG"), Ok(Level::Debug));
         for bad in [&b"warning"[..], b"2", b"info\n", b"\"info\"", b"\xff"] {

@@ -142,6 +142,9 @@ impl TopicLog {
     /// Frees what nobody needs: memory at once, segment files when all of one is free.
     pub fn trim(&self) {
         let floor = self.floor();
+        if !self.worth_trimming(floor) {
+            return;
+        }
         let mut tail = self.tail.lock();
         let blocks_before = tail.oldest_block();
         tail.trim(floor);

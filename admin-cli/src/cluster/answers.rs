@@ -1,0 +1,134 @@
+//! What several daemons answered, and how the command ends because of it. Pure.
+
+use std::fmt;
+
+use nsq::admin::{AdminError, AdminErrorKind};
+use serde::Serialize;
+
+use super::code;
+use crate::exit_status::ExitStatus;
+
+/// A daemon that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeError {
+    /// Its HTTP address.
+    pub node: String,
+    /// What was asked of it.
+    pub op: &'static str,
+    /// `UNREACHABLE`, `TIMEOUT`, `UNEXPECTED`, or its own error word.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+}
+
+impl NodeError {
+    /// From a call.
+    pub fn new(node: &str, op: &'static str, error: &AdminError) -> Self {
+        NodeError { node: node.to_owned(), op, code: code(&error.kind), message: error.kind.to_string() }
+    }
+
+    /// From an answer that names a node that cannot be one.
+    pub fn nonsense(node: &str, op: &'static str, address: &str) -> Self {
+        let message = format!("names a node {address:?}, which is no address");
+        NodeError { node: node.to_owned(), op, code: "UNEXPECTED".to_owned(), message }
+    }
+
+    fn is_unreachable(&self) -> bool {
+        self.code == "UNREACHABLE" || self.code == "TIMEOUT"
+    }
+}
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.node, self.op, self.message)
+    }
+}
+
+/// What all answered.
+#[derive(Debug)]
+pub struct Answers<T> {
+    /// Who did it, and what came back.
+    pub good: Vec<(String, T)>,
+    /// Who does not know the topic or channel. That is no failure where others do.
+    pub missing: Vec<String>,
+    /// Who failed.
+    pub errors: Vec<NodeError>,
+}
+
+impl<T> Answers<T> {
+    /// Sorts answers.
+    pub fn collect(
+        operation: &'static str,
+        answers: impl IntoIterator<Item = (String, Result<T, AdminError>)>,
+    ) -> Self {
+        let mut sorted = Answers { good: Vec::new(), missing: Vec::new(), errors: Vec::new() };
+        for (node, answer) in answers {
+            match answer {
+                Ok(value) => sorted.good.push((node, value)),
+                Err(error) if error.is_not_found() => sorted.missing.push(node),
+                Err(error) => sorted.errors.push(NodeError::new(&node, operation, &error)),
+            }
+        }
+        sorted
+    }
+
+    /// Adds the answers of others.
+    pub fn extend(&mut self, others: Answers<T>) {
+        self.good.extend(others.good);
+        self.missing.extend(others.missing);
+        self.errors.extend(others.errors);
+    }
+}
+
+/// How a command ends, from how many daemons did their part and which failed.
+pub fn verdict(done: usize, errors: &[NodeError]) -> ExitStatus {
+    if errors.is_empty() {
+        ExitStatus::Done
+    } else if done > 0 {
+        ExitStatus::Partial
+    } else if errors.iter().all(NodeError::is_unreachable) {
+        ExitStatus::Unreachable
+    } else if errors.iter().any(|error| ["FORBIDDEN", "UNAUTHORIZED"].contains(&error.code.as_str())) {
+        ExitStatus::Refused
+    } else {
+        ExitStatus::Failed
+    }
+}
+
+impl From<&AdminErrorKind> for ExitStatus {
+    fn from(kind: &AdminErrorKind) -> Self {
+        match kind {
+            AdminErrorKind::Unreachable(_) | AdminErrorKind::Timeout(_) => ExitStatus::Unreachable,
+            _ => ExitStatus::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: &str) -> NodeError {
+        NodeError { node: "n:1".to_owned(), op: "stats", code: code.to_owned(), message: "m".to_owned() }
+    }
+
+    #[test]
+    fn verdicts() {
+        assert_eq!(verdict(0, &[]), ExitStatus::Done);
+        assert_eq!(verdict(2, &[error("TIMEOUT")]), ExitStatus::Partial);
+        assert_eq!(verdict(0, &[error("TIMEOUT"), error("UNREACHABLE")]), ExitStatus::Unreachable);
+        assert_eq!(verdict(0, &[error("TIMEOUT"), error("INTERNAL_ERROR")]), ExitStatus::Failed);
+        assert_eq!(verdict(0, &[error("FORBIDDEN")]), ExitStatus::Refused);
+    }
+
+    #[test]
+    fn answers_are_sorted() {
+        let failed = |kind| AdminError { method: "GET", url: "u".to_owned(), kind };
+        let refused = |status| failed(AdminErrorKind::Refused { status, word: "W".to_owned() });
+        let answers = [("a", Ok(1)), ("b", Err(refused(404))), ("c", Err(refused(500)))];
+        let sorted = Answers::collect("op", answers.map(|(node, answer)| (node.to_owned(), answer)));
+        assert_eq!(sorted.good, [("a".to_owned(), 1)]);
+        assert_eq!(sorted.missing, ["b"]);
+        assert_eq!(sorted.errors[0].to_string(), "c op: W (status 500)");
+    }
+}

@@ -1,0 +1,219 @@
+//! All daemons of a cluster: finding them, asking all of them at once, and what those that fail mean.
+//!
+//! A silent node is a line on stderr and an exit status, not the end: see [`Answers`].
+
+mod answers;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use nsq::admin::{AdminError, AdminErrorKind, LookupdClient, NsqdClient, StatsQuery};
+use nsq_protocol::Stats;
+use nsq_protocol::discovery::Node as NodeInfo;
+
+use crate::exit_status::{ExitStatus, Failure};
+use crate::targets::{DEFAULT_LOOKUPD, DEFAULT_NSQD, HOW_TO_SAY, Targets, host_port};
+pub use answers::{Answers, NodeError};
+
+/// How many daemons are asked at a time.
+const CONCURRENCY: usize = 32;
+/// How long connecting may take, of the time for an answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An nsqlookupd.
+#[derive(Debug)]
+pub struct Lookupd {
+    /// Its HTTP address.
+    pub name: String,
+    /// To ask it.
+    pub client: LookupdClient,
+}
+
+/// An nsqd.
+#[derive(Debug)]
+pub struct Node {
+    /// Its HTTP address.
+    pub name: String,
+    /// Its address for publishing and consuming.
+    pub tcp_address: String,
+    /// What an nsqlookupd, or itself, says of it.
+    pub info: NodeInfo,
+    /// The nsqlookupds that know it.
+    pub lookupds: Vec<String>,
+    /// To ask it.
+    pub client: NsqdClient,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    /// The nsqlookupds that answered.
+    pub lookupds: Vec<Lookupd>,
+    /// The nsqds they know, and those that were named and answered.
+    pub nodes: Vec<Node>,
+    /// Daemons that did not answer.
+    pub errors: Vec<NodeError>,
+}
+
+impl Cluster {
+    /// Finds it. Fails only if nothing at all answers.
+    pub async fn find(targets: &Targets) -> Result<Self, Failure> {
+        if targets.are_default() {
+            return Self::find_here(targets.timeout).await;
+        }
+        if targets.lookupds.is_empty() && targets.nsqds.is_empty() {
+            return Err(Failure::usage("this needs HTTP, and only a TCP address was given").hint(HOW_TO_SAY));
+        }
+        let cluster = Self::ask(&targets.lookupds, &targets.nsqds, targets.timeout).await?;
+        if cluster.lookupds.is_empty() && cluster.nodes.is_empty() {
+            let reasons: Vec<String> = cluster.errors.iter().map(ToString::to_string).collect();
+            return Err(Failure::new(ExitStatus::Unreachable, reasons.join("; ")).hint(HOW_TO_SAY));
+        }
+        Ok(cluster)
+    }
+
+    /// The default ports of this machine.
+    async fn find_here(timeout: Duration) -> Result<Self, Failure> {
+        for (lookupds, nsqds) in [(vec![DEFAULT_LOOKUPD], vec![]), (vec![], vec![DEFAULT_NSQD])] {
+            let cluster = Self::ask(&lookupds, &nsqds, timeout).await?;
+            if cluster.errors.is_empty() {
+                return Ok(cluster);
+            }
+        }
+        let message = format!("neither nsqlookupd at {DEFAULT_LOOKUPD} nor nsqd at {DEFAULT_NSQD} answers");
+        Err(Failure::new(ExitStatus::Unreachable, message).hint(HOW_TO_SAY))
+    }
+
+    async fn ask<S: AsRef<str>>(lookupds: &[S], nsqds: &[S], timeout: Duration) -> Result<Self, Failure> {
+        let mut cluster = Cluster::default();
+        let connect = CONNECT_TIMEOUT.min(timeout);
+        let mut known: BTreeMap<String, Node> = BTreeMap::new();
+
+        let clients = lookupds
+            .iter()
+            .map(|address| {
+                let client = LookupdClient::new(address)?.timeouts(connect, timeout);
+                Ok(Lookupd { name: address.as_ref().to_owned(), client })
+            })
+            .collect::<Result<Vec<_>, Failure>>()?;
+        let answers = all(&clients, async |lookupd: &Lookupd| lookupd.client.nodes().await).await;
+        for (lookupd, answer) in clients.into_iter().zip(answers) {
+            match answer {
+                Ok(nodes) => {
+                    for info in nodes.producers {
+                        let key = host_port(&info.broadcast_address, info.http_port);
+                        if let Some(node) = known.get_mut(&key) {
+                            node.lookupds.push(lookupd.name.clone());
+                        } else if let Ok(client) = NsqdClient::new(&key) {
+                            let tcp_address = host_port(&info.broadcast_address, info.tcp_port);
+                            let client = client.timeouts(connect, timeout);
+                            let lookupds = vec![lookupd.name.clone()];
+                            known.insert(key.clone(), Node { name: key, tcp_address, info, lookupds, client });
+                        } else {
+                            cluster.errors.push(NodeError::nonsense(&lookupd.name, "nodes", &key));
+                        }
+                    }
+                    cluster.lookupds.push(lookupd);
+                }
+                Err(error) => cluster.errors.push(NodeError::new(&lookupd.name, "nodes", &error)),
+            }
+        }
+
+        let clients = nsqds
+            .iter()
+            .map(|address| {
+                let client = NsqdClient::new(address)?.timeouts(connect, timeout);
+                Ok((address.as_ref().to_owned(), client))
+            })
+            .collect::<Result<Vec<_>, Failure>>()?;
+        let answers = all(&clients, async |(_, client): &(String, NsqdClient)| client.info().await).await;
+        for ((name, client), answer) in clients.into_iter().zip(answers) {
+            match answer {
+                Ok(answer) => {
+                    let info = NodeInfo {
+                        broadcast_address: answer.broadcast_address,
+                        hostname: answer.hostname,
+                        tcp_port: u16::try_from(answer.tcp_port).unwrap_or(0),
+                        http_port: u16::try_from(answer.http_port).unwrap_or(0),
+                        version: answer.version,
+                        ..NodeInfo::default()
+                    };
+                    let key = host_port(&info.broadcast_address, info.http_port);
+                    let lookupds = known.get(&key).map(|node| node.lookupds.clone()).unwrap_or_default();
+                    // Who named it knows how to reach it from here.
+                    let tcp_address = host_port(host_of(&name), info.tcp_port);
+                    known.insert(key, Node { name, tcp_address, info, lookupds, client });
+                }
+                Err(error) => cluster.errors.push(NodeError::new(&name, "info", &error)),
+            }
+        }
+        cluster.nodes = known.into_values().collect();
+        Ok(cluster)
+    }
+
+    /// Asks all nsqds at once.
+    pub async fn on_nodes<T>(
+        &self,
+        operation: &'static str,
+        call: impl AsyncFn(&Node) -> Result<T, AdminError>,
+    ) -> Answers<T> {
+        let answers = all(&self.nodes, call).await;
+        Answers::collect(operation, self.nodes.iter().map(|node| node.name.clone()).zip(answers))
+    }
+
+    /// Asks all nsqlookupds at once.
+    pub async fn on_lookupds<T>(
+        &self,
+        operation: &'static str,
+        call: impl AsyncFn(&Lookupd) -> Result<T, AdminError>,
+    ) -> Answers<T> {
+        let answers = all(&self.lookupds, call).await;
+        Answers::collect(operation, self.lookupds.iter().map(|lookupd| lookupd.name.clone()).zip(answers))
+    }
+
+    /// The statistics of all nsqds.
+    pub async fn stats(&self, query: &StatsQuery) -> Answers<Stats> {
+        self.on_nodes("stats", async |node| node.client.stats(query).await).await
+    }
+
+    /// Whether nodes were named one by one, without an nsqlookupd.
+    pub fn is_without_lookupd(&self) -> bool {
+        self.lookupds.is_empty()
+    }
+}
+
+/// Calls for each, a limited number at a time; answers in the same order.
+async fn all<D, T>(daemons: &[D], call: impl AsyncFn(&D) -> Result<T, AdminError>) -> Vec<Result<T, AdminError>> {
+    stream::iter(daemons.iter().map(|daemon| call(daemon))).buffered(CONCURRENCY).collect().await
+}
+
+/// The host of `host:port` or of a URL.
+fn host_of(address: &str) -> &str {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    authority.rsplit_once(':').map_or(authority, |(host, _)| host)
+}
+
+/// What happened, in a word for programs.
+fn code(kind: &AdminErrorKind) -> String {
+    match kind {
+        AdminErrorKind::Refused { word, .. } => word.clone(),
+        AdminErrorKind::Unreachable(_) => "UNREACHABLE".to_owned(),
+        AdminErrorKind::Timeout(_) => "TIMEOUT".to_owned(),
+        _ => "UNEXPECTED".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        assert_eq!(host_of("a:1"), "a");
+        assert_eq!(host_of("http://a:1/x"), "a");
+        assert_eq!(host_of("[::1]:1"), "[::1]");
+        assert_eq!(host_port(host_of("[::1]:1"), 2), "[::1]:2");
+    }
+}

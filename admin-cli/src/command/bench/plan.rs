@@ -1,0 +1,342 @@
+//! What a run is to do: the flags, validated and with their defaults filled in.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use nsq_protocol::{ChannelName, TopicName};
+use serde::Serialize;
+
+use super::flags::{BenchFlags, ConsumeFlags, ExtentFlags, ModeFlags, PublishFlags, TargetFlags};
+use super::latency::STAMP_BYTES;
+use crate::exit_status::{ExitStatus, Failure};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Publish only.
+    Pub,
+    /// Consume only.
+    Sub,
+    /// Both at once.
+    Pubsub,
+    /// Both at once, with many channels.
+    Fanout,
+    /// Time from publisher to consumer.
+    Latency,
+}
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub mode: Mode,
+    pub tcp: SocketAddr,
+    pub http: SocketAddr,
+    /// nsqd's process, if the user named it.
+    pub pid: Option<u32>,
+    pub topic: TopicName,
+    /// Whether the topic was made for this run and goes with it.
+    pub delete_topic: bool,
+    pub channels: Vec<ChannelName>,
+    /// Messages to publish before anything is measured. Zero for none.
+    pub preload: u64,
+    pub publish: Option<Publish>,
+    pub consume: Option<Consume>,
+    /// Where to stop; one of the two at least.
+    pub messages: Option<u64>,
+    pub duration: Option<Duration>,
+}
+
+/// How to publish.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Publish {
+    /// Bytes per message.
+    pub size: usize,
+    /// Messages per command.
+    pub batch: usize,
+    /// Commands without an answer, per connection.
+    pub in_flight: u64,
+    pub connections: usize,
+    /// Messages per second over all connections.
+    pub rate: Option<f64>,
+    pub http: bool,
+}
+
+/// How to consume.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Consume {
+    /// Per channel.
+    pub consumers: usize,
+    pub rdy: u64,
+}
+
+/// Messages of a run without --messages and --duration.
+const DEFAULT_MESSAGES: u64 = 1_000_000;
+
+/// How long `sub` looks at a given topic without --messages and --duration.
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+/// Bytes in flight per connection by default, at most.
+const DEFAULT_IN_FLIGHT_BYTES: usize = 1 << 20;
+
+/// The OKs of so many commands fit into socket buffers; were there more, an nsqd that writes them before it reads on
+/// and a generator that writes before it reads would wait for each other.
+const MAX_IN_FLIGHT: u64 = 10_000;
+
+/// A thread each.
+const MAX_CONNECTIONS: usize = 10_000;
+
+/// Bytes of a command.
+const MAX_COMMAND_BYTES: usize = 64 << 20;
+
+/// Messages per second: one each 10 s, which no deadline notices, to more than a socket carries.
+const RATES: std::ops::RangeInclusive<f64> = 0.1..=1e9;
+
+impl Plan {
+    /// Checks the flags.
+    pub fn new(flags: BenchFlags) -> Result<Self, Failure> {
+        let plan = match flags.mode {
+            ModeFlags::Pub { target, publish, extent, channels } => {
+                Plan { publish: Some(Publish::new(&publish)?), ..Plan::base(Mode::Pub, target, extent, channels)? }
+            }
+            ModeFlags::Sub { target, consume, extent, preload, size, channels } => {
+                let fresh = target.topic.is_none();
+                let base = Plan::base(Mode::Sub, target, extent, channels)?;
+                base.consuming(&consume)?.backlog(preload, fresh, size)?
+            }
+            ModeFlags::Pubsub { target, publish, consume, extent, channels } => {
+                let publish = Some(Publish::new(&publish)?);
+                Plan { publish, ..Plan::base(Mode::Pubsub, target, extent, channels)? }.consuming(&consume)?
+            }
+            ModeFlags::Fanout { target, publish, consume, extent, channels } => {
+                let publish = Some(Publish::new(&publish)?);
+                Plan { publish, ..Plan::base(Mode::Fanout, target, extent, channels)? }.consuming(&consume)?
+            }
+            ModeFlags::Latency { target, rate, duration, size, connections, consumers, channels, rdy } => {
+                within("--size", size, STAMP_BYTES, MAX_COMMAND_BYTES)?;
+                let rate = Some(rate);
+                let in_flight = Some(1); // Not kept: what is due is sent, answered or not.
+                let publish = PublishFlags { size, batch: 1, in_flight, connections, rate, http: false };
+                let publish = Some(Publish::new(&publish)?);
+                let extent = ExtentFlags { messages: None, duration: Some(duration) };
+                Plan { publish, ..Plan::base(Mode::Latency, target, extent, channels)? }
+                    .consuming(&ConsumeFlags { consumers, rdy })?
+            }
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn base(mode: Mode, target: TargetFlags, extent: ExtentFlags, channels: usize) -> Result<Self, Failure> {
+        let tcp = resolve(&target.nsqd_tcp)?;
+        let http = match &target.nsqd_http {
+            Some(address) => resolve(address)?,
+            None => SocketAddr::new(tcp.ip(), tcp.port().wrapping_add(1)),
+        };
+        let delete_topic = target.topic.is_none() && !target.keep;
+        let topic = target.topic.unwrap_or_else(|| format!("bench-{:08x}", rand::random::<u32>()));
+        Ok(Plan {
+            mode,
+            tcp,
+            http,
+            pid: target.pid,
+            topic: TopicName::new(topic).map_err(Failure::usage)?,
+            delete_topic,
+            channels: channel_names(&target.channel, channels)?,
+            preload: 0,
+            publish: None,
+            consume: None,
+            messages: extent.messages.or(extent.duration.is_none().then_some(DEFAULT_MESSAGES)),
+            duration: extent.duration,
+        })
+    }
+
+    fn consuming(self, flags: &ConsumeFlags) -> Result<Self, Failure> {
+        within("--channels", self.channels.len(), 1, MAX_CONNECTIONS)?;
+        within("--consumers", flags.consumers, 1, MAX_CONNECTIONS / self.channels.len())?;
+        if flags.rdy == 0 {
+            return Err(Failure::usage("--rdy must not be 0"));
+        }
+        Ok(Plan { consume: Some(Consume { consumers: flags.consumers, rdy: flags.rdy }), ..self })
+    }
+
+    /// `sub`: what is there to be consumed.
+    fn backlog(mut self, preload: Option<u64>, fresh: bool, size: usize) -> Result<Self, Failure> {
+        if fresh && preload == Some(0) {
+            return Err(Failure::usage("a fresh topic has nothing to consume: give --topic, or --preload"));
+        }
+        let preload = preload.unwrap_or(if fresh { self.messages.unwrap_or(DEFAULT_MESSAGES) } else { 0 });
+        if preload > 0 {
+            // The cheapest way in: it is not what is measured.
+            let batch = (DEFAULT_IN_FLIGHT_BYTES / 4 / (size + 4)).clamp(1, 200);
+            let flags = PublishFlags { size, batch, in_flight: None, connections: 1, rate: None, http: false };
+            self.publish = Some(Publish::new(&flags)?);
+            self.messages = Some(self.messages.unwrap_or(preload).min(preload));
+        } else if self.duration.is_none() {
+            self.duration = Some(DEFAULT_DURATION);
+            self.messages = None;
+        }
+        self.preload = preload;
+        Ok(self)
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if self.messages == Some(0) || self.duration == Some(Duration::ZERO) {
+            return Err(Failure::usage("there is nothing to do: --messages and --duration must not be 0"));
+        }
+        Ok(())
+    }
+
+    /// How many connections consume.
+    pub fn consumer_count(&self) -> usize {
+        self.consume.as_ref().map_or(0, |consume| consume.consumers * self.channels.len())
+    }
+}
+
+impl Publish {
+    fn new(flags: &PublishFlags) -> Result<Self, Failure> {
+        let &PublishFlags { size, batch, in_flight, connections, rate, http } = flags;
+        within("--size", size, 1, MAX_COMMAND_BYTES)?;
+        within("--batch", batch, 1, MAX_COMMAND_BYTES / (size + 4))?;
+        within("--connections", connections, 1, MAX_CONNECTIONS)?;
+        if rate.is_some_and(|rate| !RATES.contains(&rate)) {
+            let (min, max) = (RATES.start(), RATES.end());
+            return Err(Failure::usage(format_args!("--rate must be between {min} and {max} messages per second")));
+        }
+        let by_default = if http { 1 } else { (DEFAULT_IN_FLIGHT_BYTES / (batch * (size + 4))).clamp(2, 100) as u64 };
+        let in_flight = in_flight.unwrap_or(by_default);
+        if !(1..=MAX_IN_FLIGHT).contains(&in_flight) {
+            return Err(Failure::usage(format_args!("--in-flight must be between 1 and {MAX_IN_FLIGHT}")));
+        }
+        Ok(Publish { size, batch, in_flight, connections, rate, http })
+    }
+}
+
+fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), Failure> {
+    if (min..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Failure::usage(format_args!("{flag} must be between {min} and {max}")))
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, Failure> {
+    let unknown = |why: &dyn std::fmt::Display| {
+        Failure::new(ExitStatus::Unreachable, format_args!("{address}: {why}")).hint("an address is HOST:PORT")
+    };
+    let mut found = address.to_socket_addrs().map_err(|error| unknown(&error))?;
+    found.next().ok_or_else(|| unknown(&"no such host"))
+}
+
+/// `name`, or `name-1`, `name-2`, ...; an ephemeral one keeps its ending.
+fn channel_names(name: &str, count: usize) -> Result<Vec<ChannelName>, Failure> {
+    let (stem, ending) = match name.strip_suffix("#ephemeral") {
+        Some(stem) => (stem, "#ephemeral"),
+        None => (name, ""),
+    };
+    let numbered = |number| if count == 1 { name.to_owned() } else { format!("{stem}-{number}{ending}") };
+    if count > MAX_CONNECTIONS {
+        return Err(Failure::usage(format_args!("--channels must be at most {MAX_CONNECTIONS}")));
+    }
+    (1..=count).map(|number| ChannelName::new(numbered(number)).map_err(Failure::usage)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        bench: BenchFlags,
+    }
+
+    fn plan(line: &str) -> Result<Plan, Failure> {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        Plan::new(Cli::try_parse_from(words).map_err(Failure::usage)?.bench)
+    }
+
+    fn publish(line: &str) -> Publish {
+        plan(line).unwrap().publish.unwrap()
+    }
+
+    #[test]
+    fn a_bare_mode_is_enough() {
+        for mode in ["pub", "sub", "pubsub", "fanout", "latency"] {
+            let plan = plan(mode).unwrap();
+            assert_eq!(plan.tcp, "127.0.0.1:4150".parse().unwrap());
+            assert_eq!(plan.http.port(), 4151);
+            assert!(plan.topic.as_str().starts_with("bench-") && plan.delete_topic, "{plan:?}");
+        }
+        assert_eq!(plan("fanout").unwrap().consumer_count(), 10);
+        assert_eq!(plan("pub").unwrap().channels.len(), 0);
+    }
+
+    #[test]
+    fn a_given_topic_is_never_deleted() {
+        assert!(!plan("pub --topic t").unwrap().delete_topic);
+        assert!(!plan("pub --keep").unwrap().delete_topic);
+    }
+
+    #[test]
+    fn what_is_in_flight_by_default_is_bounded_in_commands_and_bytes() {
+        assert_eq!(publish("pub").in_flight, 100);
+        assert_eq!(publish("pub --batch 200").in_flight, 25);
+        assert_eq!(publish("pub --size 1048576").in_flight, 2);
+        assert_eq!(publish("pub --http").in_flight, 1);
+        assert_eq!(publish("pub --http --in-flight 7").in_flight, 7);
+    }
+
+    #[test]
+    fn a_run_ends_somewhere() {
+        let extent = |line: &str| plan(line).map(|plan| (plan.messages, plan.duration)).unwrap();
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(extent("pub"), (Some(1_000_000), None));
+        assert_eq!(extent("pub --duration 3s"), (None, seconds(3)));
+        assert_eq!(extent("sub"), (Some(1_000_000), None));
+        assert_eq!(extent("sub --preload 5 --messages 7"), (Some(5), None));
+        assert_eq!(extent("sub --topic t"), (None, seconds(10)));
+        assert_eq!(extent("sub --topic t --duration 1s"), (None, seconds(1)));
+        assert_eq!(extent("latency"), (None, seconds(10)));
+    }
+
+    #[test]
+    fn a_backlog_is_what_was_asked_for() {
+        assert_eq!(plan("sub").unwrap().preload, 1_000_000);
+        assert_eq!(plan("sub --preload 10").unwrap().preload, 10);
+        assert_eq!(plan("sub --messages 10").unwrap().preload, 10);
+        assert_eq!(plan("sub --topic t").unwrap().preload, 0);
+        assert!(plan("sub --preload 0").is_err());
+    }
+
+    #[test]
+    fn several_channels_are_numbered() {
+        let names = |name, count| channel_names(name, count).unwrap().iter().map(|n| n.to_string()).collect::<Vec<_>>();
+        assert_eq!(names("c", 1), ["c"]);
+        assert_eq!(names("c#ephemeral", 2), ["c-1#ephemeral", "c-2#ephemeral"]);
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            "pub --size 0",
+            "pub --batch 0",
+            "pub --batch 100000000",
+            "pub --in-flight 0",
+            "pub --in-flight 10001",
+            "pub --connections 0",
+            "pub --rate 0",
+            "pub --rate NaN",
+            "pub --messages 0",
+            "pub --topic ?",
+            "sub --consumers 0",
+            "sub --rdy 0",
+            "sub --channels 0",
+            "sub --channels 10001",
+            "latency --size 23",
+            "latency --duration 0",
+        ] {
+            assert!(plan(line).is_err(), "{line}");
+        }
+    }
+}
