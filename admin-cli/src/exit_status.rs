@@ -61,6 +61,16 @@ impl Failure {
         Self::new(ExitStatus::Usage, message)
     }
 
+    /// The end of a command whose reader has gone: nothing to say, and no failure.
+    pub fn silent() -> Self {
+        Self::new(ExitStatus::Done, "")
+    }
+
+    /// Whether there is nothing to say.
+    pub fn is_silent(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// With advice.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

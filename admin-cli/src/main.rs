@@ -1,11 +1,24 @@
 //! `nsq`: publish, consume, administer and watch an NSQ cluster.
 //!
-//! In reading order: `cli` (what can be typed), `command` (one file per verb), `output` (the only file that prints),
-//! `exit_status` (how it ends).
+//! In reading order: `cli` (what can be typed), `targets` and `names` (what it means), `command` (one file per verb),
+//! `cluster` (all daemons at once) and `sources` (where to publish and consume), `report` (what many nodes say, added
+//! up), `table` and `output` (the only file that prints), `exit_status` (how it ends).
 
 mod cli;
 
+mod targets;
+
+mod names;
+
 mod command;
+
+mod cluster;
+
+mod sources;
+
+mod report;
+
+mod table;
 
 mod output;
 
@@ -15,17 +28,74 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command};
+use cli::{ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
+use command::{Context, completion, create, delete, dev, empty, list, node, pause, publish, stat, subscribe};
+use exit_status::{ExitStatus, Failure};
+use names::Object;
 use output::Output;
+use targets::Targets;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let mut output = Output::new(cli.json);
-    let result = match cli.command {
-        Command::Dev(flags) => command::dev::run(flags, &mut output),
-    };
-    result.unwrap_or_else(|failure| {
+    let output = Output::new(cli.json);
+    run(cli, output).unwrap_or_else(|failure| {
         output.failure(&failure);
         failure.status.into()
     })
+}
+
+fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Dev(flags) => dev::run(flags, output),
+        Command::Completion { shell } => completion::run(output, shell).map(ExitCode::from),
+        Command::Version => {
+            output.data(concat!("nsq ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| ExitCode::SUCCESS)
+        }
+        command => {
+            let environment = |name: &str| std::env::var(name).ok();
+            let context = Context { targets: Targets::resolve(cli.targets, environment), output };
+            let runtime = command::runtime()?;
+            let status = runtime.block_on(on_cluster(command, &context));
+            // Somebody may still be reading from a terminal, which cannot be interrupted.
+            runtime.shutdown_background();
+            status.map(ExitCode::from)
+        }
+    }
+}
+
+async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, Failure> {
+    match command {
+        Command::Pub(flags) => publish::run(context, flags).await,
+        Command::Sub(flags) => subscribe::run(context, flags).await,
+        Command::Stat(flags) => stat::run(context, &flags).await,
+        Command::Topic(command) => match command {
+            TopicCommand::List => list::topics(context).await,
+            TopicCommand::Create(flags) => create::topic(context, &flags).await,
+            TopicCommand::Delete(flags) => delete::run(context, flags.topic.object()?, &flags.destroy).await,
+            TopicCommand::Pause(topic) => pause::run(context, topic.object()?, true).await,
+            TopicCommand::Unpause(topic) => pause::run(context, topic.object()?, false).await,
+            TopicCommand::Empty(flags) => {
+                empty::run(context, flags.topic.object()?, flags.channels, &flags.destroy).await
+            }
+        },
+        Command::Channel(command) => match command {
+            ChannelCommand::List { topic } => {
+                let topic = topic.as_deref().map(Object::parse).transpose()?;
+                list::channels(context, topic.as_ref()).await
+            }
+            ChannelCommand::Create(channel) => create::channel(context, channel.object()?).await,
+            ChannelCommand::Delete(flags) => {
+                delete::run(context, flags.channel.object()?, &flags.destroy).await
+            }
+            ChannelCommand::Pause(channel) => pause::run(context, channel.object()?, true).await,
+            ChannelCommand::Unpause(channel) => pause::run(context, channel.object()?, false).await,
+            ChannelCommand::Empty(flags) => {
+                empty::run(context, flags.channel.object()?, false, &flags.destroy).await
+            }
+        },
+        Command::Node(NodeCommand::List) => node::list(context).await,
+        Command::Dev(_) | Command::Completion { .. } | Command::Version => {
+            Err(Failure::failed("this command needs no cluster"))
+        }
+    }
 }

@@ -90,9 +90,12 @@ impl ChannelArgument {
         match (&object.channel, &self.channel) {
             (None, Some(channel)) => Object::new(&object.topic, Some(channel)),
             (Some(_), None) => Ok(object),
-            (Some(_), Some(extra)) => Err(Failure::usage(format_args!("{object} and {extra}: one channel too many"))),
-            (None, None) => Err(Failure::usage(format_args!("which channel of {object}?"))
-                .hint(format!("{object} CHANNEL or {object}/CHANNEL; `nsq channel list {object}` lists them"))),
+            (Some(_), Some(extra)) => {
+                Err(Failure::usage(format_args!("{object} and {extra}: one channel too many")))
+            }
+            (None, None) => Err(Failure::usage(format_args!("which channel of {object}?")).hint(format!(
+                "{object} CHANNEL or {object}/CHANNEL; `nsq channel list {object}` lists them"
+            ))),
         }
     }
 }
@@ -149,7 +152,9 @@ mod tests {
         assert_eq!(channel("t/c#ephemeral", None).as_ref(), Ok(&object));
         assert_eq!(channel("t", Some("c#ephemeral")).as_ref(), Ok(&object));
         assert_eq!(object.to_string(), "t/c#ephemeral");
-        for (topic, second) in [("t", None), ("t/c", Some("d")), ("t/c/d", None), ("", Some("c")), ("t/", None)] {
+        for (topic, second) in
+            [("t", None), ("t/c", Some("d")), ("t/c/d", None), ("", Some("c")), ("t/", None)]
+        {
             assert_eq!(channel(topic, second).unwrap_err().status, ExitStatus::Usage, "{topic} {second:?}");
         }
         assert!(TopicArgument { topic: "t/c".to_owned() }.object().is_err());

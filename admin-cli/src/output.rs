@@ -2,7 +2,11 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use serde::Serialize;
+
+use crate::cluster::NodeError;
 use crate::exit_status::{ExitStatus, Failure};
+use crate::table::Table;
 
 /// Where a command's words go.
 #[derive(Debug, Clone, Copy)]
@@ -22,37 +26,90 @@ impl Output {
         }
     }
 
-    /// Whether a program reads it.
-    pub fn is_json(&self) -> bool {
+    /// Whether a program reads it, which asked for JSON.
+    pub fn is_json(self) -> bool {
         self.json
     }
 
+    /// Whether a person reads stdout.
+    pub fn is_terminal(self) -> bool {
+        self.stdout_is_terminal
+    }
+
     /// Writes to stdout at once.
-    pub fn data(&self, text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    pub fn data(self, text: impl AsRef<[u8]>) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()).map_err(not_written)
     }
 
+    /// Writes a value as one line of JSON.
+    pub fn json(self, value: &impl Serialize) -> Result<(), Failure> {
+        let mut line = serde_json::to_vec(value).map_err(Failure::failed)?;
+        line.push(b'\n');
+        self.data(line)
+    }
+
+    /// Writes a table in the form that suits the reader.
+    pub fn table(self, table: &Table) -> Result<(), Failure> {
+        self.data(if self.stdout_is_terminal { table.aligned() } else { table.tab_separated() })
+    }
+
+    /// Takes away what the terminal shows.
+    pub fn clear(self) -> Result<(), Failure> {
+        if self.stdout_is_terminal { self.data("\x1b[H\x1b[2J") } else { Ok(()) }
+    }
+
+    /// Names the daemons that failed. With `--json` the document does that.
+    pub fn node_errors(self, errors: &[NodeError]) {
+        if !self.json {
+            for error in errors {
+                self.warning(&format!("! {error}"));
+            }
+        }
+    }
+
     /// Progress: only for people.
-    pub fn note(&self, text: &str) -> Result<(), Failure> {
+    pub fn note(self, text: &str) {
         if self.stderr_is_terminal {
             self.warning(text);
         }
-        Ok(())
     }
 
     /// Something that a script's log should have as well. Nobody is left to tell if stderr is closed.
-    pub fn warning(&self, text: &str) {
-        let _ = writeln!(io::stderr(), "{text}");
+    pub fn warning(self, text: &str) {
+        let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
     }
 
     /// Why the command failed.
-    pub fn failure(&self, failure: &Failure) {
+    pub fn failure(self, failure: &Failure) {
+        if failure.is_silent() {
+            return;
+        }
         let text = if self.json { failure.json() } else { failure.text() };
         let _ = io::stderr().write_all(text.as_bytes());
     }
+
+    /// Asks a person to agree. Where there is none, the answer is no.
+    pub fn confirm(self, question: &str) -> Result<(), Failure> {
+        let refused = |message: &str| Err(Failure::new(ExitStatus::Refused, message));
+        if !self.stderr_is_terminal || !io::stdin().is_terminal() {
+            return refused(&format!("{question} Nobody can be asked here.")).map_err(|failure: Failure| {
+                failure.hint("--yes goes ahead, --dry-run only says what would happen")
+            });
+        }
+        let _ = io::stderr().write_all(format!("{question} [y/N] ").as_bytes());
+        let mut answer = String::new();
+        match io::stdin().read_line(&mut answer) {
+            Ok(_) if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) => Ok(()),
+            _ => refused("nothing was done"),
+        }
+    }
 }
 
+/// Who reads our stdout may have seen enough: that is no failure.
 fn not_written(error: io::Error) -> Failure {
-    Failure::new(ExitStatus::Failed, format_args!("stdout: {error}"))
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::silent(),
+        _ => Failure::failed(format_args!("stdout: {error}")),
+    }
 }

@@ -82,7 +82,11 @@ impl Targets {
 
 /// `host:port`, with brackets around an IPv6 address.
 pub fn host_port(host: &str, port: impl std::fmt::Display) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }
 
 fn split(list: &str) -> Vec<String> {

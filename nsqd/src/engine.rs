@@ -91,6 +91,7 @@ pub struct Engine {
     next_topic: AtomicU32,
     next_channel: AtomicU32,
     stopping: AtomicBool,
+    wrote_segments: AtomicBool,
     unhealthy: Mutex<Option<String>>,
     topology: watch::Sender<u64>,
     /// Where the journal ended at start.
@@ -131,6 +132,7 @@ impl Engine {
             next_topic: AtomicU32::new(parts.next_numbers.0),
             next_channel: AtomicU32::new(parts.next_numbers.1),
             stopping: AtomicBool::new(false),
+            wrote_segments: AtomicBool::new(false),
             unhealthy: Mutex::new(None),
             topology: watch::Sender::new(0),
             journal_end: parts.journal_end,
@@ -214,6 +216,16 @@ impl Engine {
     /// A storage error with this text.
     pub fn storage_error(&self, cause: impl ToString) -> StorageError {
         StorageError(cause.to_string())
+    }
+
+    /// Segments were written to: there may be something to clean.
+    pub fn set_wrote_segments(&self) {
+        self.wrote_segments.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether segments were written to since the last call.
+    pub fn take_wrote_segments(&self) -> bool {
+        self.wrote_segments.swap(false, Ordering::Relaxed)
     }
 
     /// The disk works again.

@@ -22,7 +22,7 @@
 //!
 //! # Locks
 //!
-//! In this order: a topic's state, a channel, a log's segments, a log's tail, the journal's. Never two channels at
+//! In this order: a topic's state, a log's segments, a channel, a log's tail, the journal's. Never two channels at
 //! once, and none of them across an await or (but for the segments') a disk access.
 
 pub mod clock;

@@ -25,8 +25,10 @@ use crate::topic::registry::Registry;
 
 /// How often the journal is looked at: may old files go?
 const PERSIST_INTERVAL: Duration = Duration::from_millis(200);
-/// Without a journal, a checkpoint follows a change of topics or channels after this pause, for all that changed in it.
-const TOPOLOGY_PAUSE: Duration = Duration::from_millis(50);
+/// After so many of these intervals segments are looked at, if some were written ...
+const BUSY_CLEAN_TICKS: u32 = 10;
+/// ... and after so many in any case.
+const CLEAN_TICKS: u32 = 300;
 
 /// Why the daemon did not start: the text after `FATAL: `.
 #[derive(Debug, thiserror::Error)]
@@ -224,34 +226,42 @@ fn persist_at_end(registry: &Registry) -> Result<(), String> {
     }
 }
 
-/// Lets go of old journal files; without a journal, writes down which topics and channels there are.
+/// Lets go of journal and segment files that are needed no more; without a journal, writes down which topics and
+/// channels there are.
 async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
     let engine = registry.engine().clone();
     let mut topology = engine.topology();
     topology.mark_unchanged();
+    let mut ticks_since_clean = 0;
     loop {
-        let work: fn(&Registry) -> Result<usize, String> = match &engine.journal {
-            Some(_) => {
-                tokio::select! {
-                    () = tokio::time::sleep(PERSIST_INTERVAL) => {}
-                    () = stop.cancelled() => return,
-                }
-                persist::retire_journal_files
-            }
-            None => {
-                tokio::select! {
-                    changed = topology.changed() => if changed.is_err() { return },
-                    () = stop.cancelled() => return,
-                }
-                tokio::time::sleep(TOPOLOGY_PAUSE).await;
-                topology.mark_unchanged();
-                |registry| persist::write_checkpoint(registry, false).map(|()| 1)
-            }
-        };
+        tokio::select! {
+            () = tokio::time::sleep(PERSIST_INTERVAL) => {}
+            () = stop.cancelled() => return,
+        }
+        ticks_since_clean += 1;
+        let clean = ticks_since_clean >= CLEAN_TICKS
+            || (ticks_since_clean >= BUSY_CLEAN_TICKS && engine.take_wrote_segments());
+        if clean {
+            ticks_since_clean = 0;
+        }
+        let checkpoint = engine.journal.is_none() && topology.has_changed().unwrap_or(false);
+        if checkpoint {
+            topology.mark_unchanged();
+        }
         let registry = registry.clone();
-        match tokio::task::spawn_blocking(move || work(&registry)).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(_)) => engine.set_healthy(),
+        let work = tokio::task::spawn_blocking(move || {
+            if checkpoint {
+                persist::write_checkpoint(&registry, false)?;
+            }
+            let retired = persist::retire_journal_files(&registry)?;
+            if clean {
+                persist::clean_segments(&registry)?;
+            }
+            Ok::<_, String>(retired > 0)
+        });
+        match work.await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => engine.set_healthy(),
             Ok(Err(error)) => engine.set_unhealthy(&error),
             Err(error) => engine.set_unhealthy(&error.to_string()),
         }

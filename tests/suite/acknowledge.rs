@@ -232,7 +232,11 @@ fn touch_never_extends_beyond_the_maximum() {
         let again = loop {
             consumer.touch(&message).await;
             match consumer.frame_within(Duration::from_millis(100)).await {
-                Ok(nsq_tests::wire::Frame::Message(again)) => break again,
+                Ok(Frame::Message(again)) => break again,
+                // A TOUCH can come just between the timeout and the next delivery.
+                Ok(Frame::Error(text)) if text.ends_with(b" failed ID not in flight") => {
+                    assert!(delivered.elapsed() >= Duration::from_millis(1950), "{text:?}");
+                }
                 Ok(other) => panic!("{other:?}"),
                 Err(_) => assert!(delivered.elapsed() < Duration::from_secs(10), "it never timed out"),
             }

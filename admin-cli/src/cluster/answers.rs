@@ -5,7 +5,6 @@ use std::fmt;
 use nsq::admin::{AdminError, AdminErrorKind};
 use serde::Serialize;
 
-use super::code;
 use crate::exit_status::ExitStatus;
 
 /// A daemon that failed.
@@ -95,12 +94,13 @@ pub fn verdict(done: usize, errors: &[NodeError]) -> ExitStatus {
     }
 }
 
-impl From<&AdminErrorKind> for ExitStatus {
-    fn from(kind: &AdminErrorKind) -> Self {
-        match kind {
-            AdminErrorKind::Unreachable(_) | AdminErrorKind::Timeout(_) => ExitStatus::Unreachable,
-            _ => ExitStatus::Failed,
-        }
+/// What happened, in a word for programs.
+fn code(kind: &AdminErrorKind) -> String {
+    match kind {
+        AdminErrorKind::Refused { word, .. } => word.clone(),
+        AdminErrorKind::Unreachable(_) => "UNREACHABLE".to_owned(),
+        AdminErrorKind::Timeout(_) => "TIMEOUT".to_owned(),
+        _ => "UNEXPECTED".to_owned(),
     }
 }
 

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use nsq::admin::{AdminError, AdminErrorKind, LookupdClient, NsqdClient, StatsQuery};
+use nsq::admin::{AdminError, LookupdClient, NsqdClient, StatsQuery};
 use nsq_protocol::Stats;
 use nsq_protocol::discovery::Node as NodeInfo;
 
 use crate::exit_status::{ExitStatus, Failure};
 use crate::targets::{DEFAULT_LOOKUPD, DEFAULT_NSQD, HOW_TO_SAY, Targets, host_port};
-pub use answers::{Answers, NodeError};
+pub use answers::{Answers, NodeError, verdict};
 
 /// How many daemons are asked at a time.
 const CONCURRENCY: usize = 32;
@@ -109,7 +109,8 @@ impl Cluster {
                             let tcp_address = host_port(&info.broadcast_address, info.tcp_port);
                             let client = client.timeouts(connect, timeout);
                             let lookupds = vec![lookupd.name.clone()];
-                            known.insert(key.clone(), Node { name: key, tcp_address, info, lookupds, client });
+                            known
+                                .insert(key.clone(), Node { name: key, tcp_address, info, lookupds, client });
                         } else {
                             cluster.errors.push(NodeError::nonsense(&lookupd.name, "nodes", &key));
                         }
@@ -184,7 +185,10 @@ impl Cluster {
 }
 
 /// Calls for each, a limited number at a time; answers in the same order.
-async fn all<D, T>(daemons: &[D], call: impl AsyncFn(&D) -> Result<T, AdminError>) -> Vec<Result<T, AdminError>> {
+async fn all<D, T>(
+    daemons: &[D],
+    call: impl AsyncFn(&D) -> Result<T, AdminError>,
+) -> Vec<Result<T, AdminError>> {
     stream::iter(daemons.iter().map(|daemon| call(daemon))).buffered(CONCURRENCY).collect().await
 }
 
@@ -193,16 +197,6 @@ fn host_of(address: &str) -> &str {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or(rest);
     authority.rsplit_once(':').map_or(authority, |(host, _)| host)
-}
-
-/// What happened, in a word for programs.
-fn code(kind: &AdminErrorKind) -> String {
-    match kind {
-        AdminErrorKind::Refused { word, .. } => word.clone(),
-        AdminErrorKind::Unreachable(_) => "UNREACHABLE".to_owned(),
-        AdminErrorKind::Timeout(_) => "TIMEOUT".to_owned(),
-        _ => "UNEXPECTED".to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ pub struct DevFlags {
 }
 
 /// Runs until SIGINT or SIGTERM. Makes its own runtime, because the loggers have to be made before threads are.
-pub fn run(flags: DevFlags, output: &mut Output) -> Result<ExitCode, Failure> {
+pub fn run(flags: DevFlags, output: Output) -> Result<ExitCode, Failure> {
     let lookupd_logger = Logger::new("[nsqlookupd] ", flags.log_level);
     let nsqd_logger = Logger::new("[nsqd] ", flags.log_level);
     let nsqd_args = std::iter::once(OsString::from("nsqd")).chain(flags.nsqd_flags.iter().cloned());
@@ -83,7 +83,7 @@ pub fn run(flags: DevFlags, output: &mut Output) -> Result<ExitCode, Failure> {
             () = signals.wait() => None,
             failure = dev.broken() => Some(failure),
         };
-        output.note("stopping")?;
+        output.note("stopping");
         tokio::select! {
             stopped = dev.stop() => stopped?,
             // Nothing that was acknowledged is lost by not waiting.
@@ -224,7 +224,8 @@ fn not_started(program: &str, error: &dyn std::fmt::Display) -> Failure {
     let text = error.to_string();
     let failure = Failure::failed(format_args!("{program} did not start: {text}"));
     if text.contains("in use by another instance") {
-        failure.hint("another `nsq dev` runs in this directory: stop it, or name another with --data-path DIR")
+        failure
+            .hint("another `nsq dev` runs in this directory: stop it, or name another with --data-path DIR")
     } else if text.contains("address already in use") {
         failure.hint("stop what listens there, or take free ports with --ephemeral-ports")
     } else {

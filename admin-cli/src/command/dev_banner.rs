@@ -83,7 +83,10 @@ mod tests {
     fn commands_can_be_copied() {
         let text = banner("127.0.0.1:4161").text(false);
         assert!(text.contains("\n  target/debug/nsq sub greetings me\n"), "{text}");
-        assert!(text.contains("\n  curl -d 'hello, curl' 'http://127.0.0.1:4151/pub?topic=greetings'\n"), "{text}");
+        assert!(
+            text.contains("\n  curl -d 'hello, curl' 'http://127.0.0.1:4151/pub?topic=greetings'\n"),
+            "{text}"
+        );
         let text = banner("127.0.0.1:5000").text(false);
         assert!(text.contains("\n  target/debug/nsq --lookupd 127.0.0.1:5000 stat\n"), "{text}");
     }

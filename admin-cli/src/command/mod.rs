@@ -1,12 +1,48 @@
-//! The commands, one file per verb. Each takes its flags and an [`Output`](crate::output::Output), and ends with an
-//! exit status or a [`Failure`].
+//! The commands, one file per verb. Each takes its flags and a [`Context`], and ends with an exit status or a
+//! [`Failure`].
+//!
+//! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`
+//! over what they have in common in `change`; `completion`.
 
 use tokio::runtime::{Builder, Runtime};
 
 use crate::exit_status::Failure;
+use crate::output::Output;
+use crate::targets::Targets;
 
 pub mod dev;
 mod dev_banner;
+
+pub mod publish;
+
+pub mod subscribe;
+
+pub mod stat;
+
+pub mod list;
+
+pub mod node;
+
+pub mod create;
+
+pub mod pause;
+
+pub mod empty;
+
+pub mod delete;
+
+pub mod change;
+
+pub mod completion;
+
+/// What every command is given.
+#[derive(Debug)]
+pub struct Context {
+    /// Where the cluster is.
+    pub targets: Targets,
+    /// Where words go.
+    pub output: Output,
+}
 
 /// The runtime of a command.
 pub fn runtime() -> Result<Runtime, Failure> {

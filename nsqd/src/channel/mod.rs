@@ -17,7 +17,7 @@ pub mod state;
 #[cfg(test)]
 mod model_tests;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use nsq_protocol::ChannelName;
@@ -29,7 +29,7 @@ pub use self::state::{AckError, ChannelState, Counters, Mark, Source, Supply, Ta
 use crate::client_info::ClientInfo;
 use crate::clock::{self, Nanos};
 use crate::log::reader::{BlockCache, BlockRequest, LogReader};
-use crate::log::{Floor, TopicLog};
+use crate::log::{Holder, TopicLog};
 use crate::storage::journal::Journal;
 use crate::storage::record::Record;
 use crate::storage::segment::ReadError;
@@ -77,7 +77,8 @@ pub struct ChannelParts {
 /// See the module.
 pub struct Channel {
     parts: ChannelParts,
-    floor: Floor,
+    /// A copy of the oldest number that the state needs.
+    floor: AtomicU64,
     inner: Mutex<Inner>,
     this: Weak<Channel>,
 }
@@ -99,11 +100,10 @@ pub struct ChannelClosed;
 impl Channel {
     /// A channel with a state of its own (new or recovered).
     pub fn new(parts: ChannelParts, state: ChannelState) -> Arc<Self> {
-        let floor = parts.log.hold(state.lowest_needed());
         let deadline = state.next_deadline();
         let channel = Arc::new_cyclic(|this| Channel {
             parts,
-            floor,
+            floor: AtomicU64::new(state.lowest_needed()),
             inner: Mutex::new(Inner {
                 state,
                 cache: BlockCache::default(),
@@ -114,6 +114,8 @@ impl Channel {
             }),
             this: this.clone(),
         });
+        let holder: Weak<Channel> = Arc::downgrade(&channel);
+        channel.parts.log.add_holder(holder);
         channel.schedule(&mut channel.inner.lock(), deadline);
         channel
     }
@@ -322,6 +324,16 @@ impl Channel {
             let this: Weak<Channel> = self.this.clone();
             self.parts.timers.schedule(deadline, this);
         }
+    }
+}
+
+impl Holder for Channel {
+    fn floor(&self) -> u64 {
+        self.floor.load(Ordering::Acquire)
+    }
+
+    fn needed(&self, from: u64, to: u64, limit: usize) -> Vec<u64> {
+        self.inner.lock().state.needed(from, to, limit)
     }
 }
 

@@ -188,6 +188,23 @@ impl Outstanding {
         *self = Outstanding::default();
     }
 
+    /// The outstanding sequence numbers of `from..to`, at most `limit`, in order.
+    pub fn between(&self, from: u64, to: u64, limit: usize) -> Vec<u64> {
+        if from >= to {
+            return Vec::new();
+        }
+        let offset =
+            |sequence: u64| (sequence.saturating_sub(self.window_start) as usize).min(self.window.len());
+        let (start, end) = (offset(from), offset(to));
+        let in_window = (start..end).filter(|&index| self.window[index] != NONE);
+        let in_window = in_window.map(|index| self.window_start + index as u64).take(limit);
+        let mut found: Vec<u64> =
+            self.sparse.range(from..to).map(|(&s, _)| s).take(limit).chain(in_window).collect();
+        found.sort_unstable();
+        found.truncate(limit);
+        found
+    }
+
     /// All entries in use, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.place != Place::Free)
@@ -279,6 +296,9 @@ mod tests {
                 prop_assert_eq!(outstanding.len(), model.len());
                 prop_assert_eq!(outstanding.lowest(), model.first_key_value().map(|(&k, _)| k));
                 prop_assert_eq!(outstanding.find(sequence), model.get(&sequence).copied());
+                let (from, to) = (sequence / 2, sequence + 50);
+                let between: Vec<u64> = model.range(from..to).map(|(&k, _)| k).take(5).collect();
+                prop_assert_eq!(outstanding.between(from, to, 5), between);
             }
             for (sequence, slot) in model {
                 prop_assert_eq!(outstanding.find(sequence), Some(slot));

@@ -577,6 +577,15 @@ impl ChannelState {
         self.outstanding.lowest().map_or(self.cursor, |lowest| lowest.min(self.cursor))
     }
 
+    /// The messages of `from..to` that are not finished, at most `limit`, in order.
+    pub fn needed(&self, from: u64, to: u64, limit: usize) -> Vec<u64> {
+        let mut needed = self.outstanding.between(from, to.min(self.cursor), limit);
+        // What is ahead of the cursor and skipped is either outstanding (deferred) or does not exist; counting it as
+        // needed only keeps it a little longer.
+        needed.extend((from.max(self.cursor)..to).take(limit.saturating_sub(needed.len())));
+        needed
+    }
+
     /// One past the last that was released to this channel.
     pub fn end(&self) -> u64 {
         self.end

@@ -12,7 +12,7 @@ pub struct Input {
 }
 
 /// First size, and the size that an idle connection keeps.
-const SMALL: usize = 4 * 1024;
+const SMALL: usize = 512;
 /// A peer that fills the buffer at each read gets up to so much; larger commands get so much more than they need.
 const LARGE: usize = 256 * 1024;
 

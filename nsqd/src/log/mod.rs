@@ -1,36 +1,39 @@
 //! A topic's messages in order: memory first, segments behind.
 //!
-//! [`TopicLog`] is the handle that the topic and its channels share. It does not know what a channel is: who still
-//! needs messages holds a *floor*, a number below which it needs nothing, and whatever lies below all floors is
-//! forgotten. Locks, in this order: segments, tail. The tail's is never held across a disk access.
+//! [`TopicLog`] is the handle that the topic and its channels share. It does not know what a channel is: it asks its
+//! [`Holder`]s which numbers they need, and forgets the rest. Locks, in this order: segments, (a holder's), tail. The
+//! tail's is never held across a disk access.
 //!
 //! - [`chunk`]: encoded messages in memory
 //! - [`tail`]: which chunk or block has which message; appending; the memory bound
 //! - [`reader`]: copies messages out, to a consumer's output
+//! - [`holder`]: who needs what
+//! - [`clean`]: few survivors in an old segment file are copied forward, so that the file can go
 
 pub mod chunk;
+pub mod clean;
+pub mod holder;
 pub mod reader;
 pub mod tail;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use self::chunk::Chunk;
+use self::holder::Holders;
+pub use self::holder::{Floor, Holder};
 use self::tail::Tail;
 use crate::channel::Mark;
 use crate::storage::segment::SegmentStore;
-
-/// A number that somebody promises never to ask below.
-pub type Floor = Arc<AtomicU64>;
 
 /// See the module.
 pub struct TopicLog {
     tail: Mutex<Tail>,
     segments: Mutex<SegmentStore>,
-    floors: Mutex<Vec<Floor>>,
+    holders: Holders,
     /// Next sequence number; a copy of the tail's, to be looked at without its lock.
     end: AtomicU64,
     /// See [`Tail::first_release`].
@@ -49,7 +52,7 @@ impl TopicLog {
             has_marks: AtomicBool::new(!tail.marks().is_empty()),
             tail: Mutex::new(tail),
             segments: Mutex::new(segments),
-            floors: Mutex::new(Vec::new()),
+            holders: Holders::default(),
             spill_failed: AtomicBool::new(false),
         };
         log.publish_numbers(&log.tail.lock());
@@ -130,8 +133,14 @@ impl TopicLog {
     /// Somebody needs messages from `floor` on, until the number is raised or the handle dropped.
     pub fn hold(&self, floor: u64) -> Floor {
         let floor = Arc::new(AtomicU64::new(floor));
-        self.floors.lock().push(floor.clone());
+        let holder: Arc<dyn Holder> = floor.clone();
+        self.add_holder(Arc::downgrade(&holder));
         floor
+    }
+
+    /// Somebody needs messages, and will say which.
+    pub fn add_holder(&self, holder: Weak<dyn Holder>) {
+        self.holders.add(holder);
     }
 
     /// Whether a floor raised to `floor` may let something be freed; cheap enough to ask after each batch of FINs.
@@ -141,7 +150,7 @@ impl TopicLog {
 
     /// Frees what nobody needs: memory at once, segment files when all of one is free.
     pub fn trim(&self) {
-        let floor = self.floor();
+        let floor = self.holders.floor();
         if !self.worth_trimming(floor) {
             return;
         }
@@ -157,12 +166,6 @@ impl TopicLog {
         }
     }
 
-    fn floor(&self) -> u64 {
-        let mut floors = self.floors.lock();
-        floors.retain(|floor| Arc::strong_count(floor) > 1);
-        floors.iter().map(|floor| floor.load(Ordering::Acquire)).min().unwrap_or(0)
-    }
-
     /// Moves the oldest messages to disk while memory holds more than its bound; returns how many chunks were
     /// written. One caller at a time works; others return at once.
     pub fn spill(&self) -> io::Result<usize> {
@@ -173,8 +176,7 @@ impl TopicLog {
         let mut written = 0;
         loop {
             let Some(chunk) = self.tail.lock().over() else { break };
-            self.write_chunk(&mut segments, &chunk)?;
-            written += 1;
+            written += usize::from(self.write_if_needed(&mut segments, &chunk)?);
         }
         Ok(written)
     }
@@ -190,16 +192,27 @@ impl TopicLog {
         self.trim_tail();
         loop {
             let Some(chunk) = self.tail.lock().unwritten_up_to(sequence) else { break };
-            self.write_chunk(&mut segments, &chunk)?;
+            self.write_if_needed(&mut segments, &chunk)?;
         }
         if sync { segments.sync() } else { Ok(()) }
     }
 
     fn trim_tail(&self) {
-        let floor = self.floor();
+        let floor = self.holders.floor();
         let mut tail = self.tail.lock();
         tail.trim(floor);
         self.publish_numbers(&tail);
+    }
+
+    /// Writes a chunk, or forgets it: one straggler before it keeps it from being trimmed, but not from being forgotten.
+    fn write_if_needed(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<bool> {
+        if !self.holders.need_any(chunk.first_sequence(), chunk.end_sequence()) {
+            let mut tail = self.tail.lock();
+            tail.forget(chunk);
+            self.publish_numbers(&tail);
+            return Ok(false);
+        }
+        self.write_chunk(segments, chunk).map(|()| true)
     }
 
     fn write_chunk(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<()> {

@@ -152,11 +152,10 @@ impl Tail {
         if let Some(chunk) = in_memory.filter(|chunk| chunk.holds(sequence)) {
             return Location::Memory(chunk);
         }
-        let index = self.blocks.partition_point(|block| block.end_sequence() <= sequence);
-        let on_disk = self.blocks.get(index);
-        if let Some(block) = on_disk.filter(|block| block.first_sequence <= sequence) {
-            return Location::Disk(block.clone());
+        if let Some(block) = self.block_of(sequence) {
+            return Location::Disk(block);
         }
+        let on_disk = self.blocks.get(self.blocks.partition_point(|block| block.end_sequence() <= sequence));
         let next_open = (!self.open.is_empty() && self.open.first_sequence() > sequence)
             .then(|| self.open.first_sequence());
         let nexts =
@@ -227,8 +226,41 @@ impl Tail {
         }
     }
 
-    /// Blocks found in the segments at start, oldest first.
-    pub fn adopt_blocks(&mut self, blocks: Vec<BlockRef>) {
+    /// Nobody needs a sealed chunk any more.
+    pub fn forget(&mut self, chunk: &Chunk) {
+        let first = chunk.first_sequence();
+        if let Some(index) = self.sealed.iter().position(|sealed| sealed.chunk.first_sequence() == first) {
+            self.sealed.remove(index);
+            self.sealed_messages -= chunk.count();
+            self.sealed_bytes -= chunk.len_bytes();
+        }
+    }
+
+    /// The blocks of a segment file that is going: those of `survivors` take their place.
+    pub fn replace_blocks(&mut self, file_number: u64, survivors: Vec<BlockRef>) {
+        self.blocks.retain(|block| block.file_number() != file_number);
+        for block in survivors {
+            let index = self.blocks.partition_point(|other| other.first_sequence < block.first_sequence);
+            self.blocks.insert(index, block);
+        }
+    }
+
+    /// Where a message is on disk.
+    pub fn block_of(&self, sequence: u64) -> Option<BlockRef> {
+        let index = self.blocks.partition_point(|block| block.end_sequence() <= sequence);
+        self.blocks.get(index).filter(|block| block.first_sequence <= sequence).cloned()
+    }
+
+    /// Blocks found in the segments at start, in the order in which they were written. Survivors were copied forward,
+    /// and a crash may have left the file that they came from as well: what stands in two blocks is taken once.
+    pub fn adopt_blocks(&mut self, mut blocks: Vec<BlockRef>) {
+        blocks.sort_by_key(|block| (block.first_sequence, std::cmp::Reverse(block.count)));
+        let mut end = 0;
+        blocks.retain(|block| {
+            let is_new = block.first_sequence >= end;
+            end = end.max(block.end_sequence());
+            is_new
+        });
         self.blocks = blocks.into();
         if let Some(last) = self.blocks.back() {
             let end = last.end_sequence();

@@ -232,6 +232,7 @@ impl World {
             }
             Step::Retire => {
                 persist::retire_journal_files(self.registry.as_ref().unwrap()).unwrap();
+                persist::clean_segments(self.registry.as_ref().unwrap()).unwrap();
             }
             Step::Stop => {
                 self.stop(true);

@@ -44,6 +44,7 @@ pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     for file in &files[..excess] {
         move_to_segments(registry, &file.topics)?;
     }
+    registry.engine().set_wrote_segments();
     write_checkpoint(registry, false)?;
     for file in &files[..excess] {
         journal.retire_oldest(file.number).map_err(|error| error.to_string())?;
@@ -57,6 +58,14 @@ fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(),
         if let Ok(index) = published.binary_search_by_key(&topic.number(), |&(number, _)| number) {
             topic.log().persist_up_to(published[index].1, sync).map_err(|error| error.to_string())?;
         }
+    }
+    Ok(())
+}
+
+/// Lets go of segment files of which little or nothing is needed.
+pub fn clean_segments(registry: &Registry) -> Result<(), String> {
+    for topic in registry.all() {
+        topic.log().clean().map_err(|error| format!("cannot clean segments: {error}"))?;
     }
     Ok(())
 }

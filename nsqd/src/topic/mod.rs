@@ -230,7 +230,10 @@ impl Topic {
     fn spill(&self) {
         match self.log.spill() {
             Ok(0) => {}
-            Ok(_) => self.engine.set_healthy(),
+            Ok(_) => {
+                self.engine.set_wrote_segments();
+                self.engine.set_healthy();
+            }
             Err(error) => self.engine.set_unhealthy(&format!("cannot write segment: {error}")),
         }
     }

@@ -86,7 +86,7 @@ pub enum ModeFlags {
         /// How long to publish.
         #[arg(long, default_value = "10s", value_parser = go_duration::parse)]
         duration: Duration,
-        /// Bytes per message, 24 at least.
+        /// Bytes per message, 16 at least.
         #[arg(long, default_value_t = 200, value_name = "BYTES")]
         size: usize,
         /// Publishing connections.

@@ -9,10 +9,10 @@
 //! - `flags`, `plan`: what can be typed; what it means, validated
 //! - `throughput`, `latency`: the modes
 //! - `phase`: threads that start together, are watched, and stop
-//! - `publisher`, `consumer`: what the threads do; `pace`: when a message is due
+//! - `publisher`, `open_loop`, `consumer`: what the threads do; `pace`: when a message is due
 //! - `connection`, `load`, `frames`, `http`: bytes on sockets
-//! - `server`: the server's process as the kernel sees it
-//! - `progress`, `report`: what is said meanwhile and at the end
+//! - `node`, `server`: the nsqd that is measured, and its process as the kernel sees it
+//! - `latencies`, `progress`, `report`, `report_table`: what is said meanwhile and at the end
 
 mod flags;
 mod plan;
@@ -23,6 +23,7 @@ mod throughput;
 mod phase;
 
 mod consumer;
+mod open_loop;
 mod pace;
 mod publisher;
 
@@ -31,8 +32,10 @@ mod frames;
 mod http;
 mod load;
 
+mod node;
 mod server;
 
+mod latencies;
 mod progress;
 mod report;
 mod report_table;

@@ -7,7 +7,7 @@ use nsq_protocol::{ChannelName, TopicName};
 use serde::Serialize;
 
 use super::flags::{BenchFlags, ConsumeFlags, ExtentFlags, ModeFlags, PublishFlags, TargetFlags};
-use super::latency::STAMP_BYTES;
+use super::latencies::STAMP_BYTES;
 use crate::exit_status::{ExitStatus, Failure};
 
 /// What is measured.
@@ -24,6 +24,19 @@ pub enum Mode {
     Fanout,
     /// Time from publisher to consumer.
     Latency,
+}
+
+impl Mode {
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Pub => "pub",
+            Mode::Sub => "sub",
+            Mode::Pubsub => "pubsub",
+            Mode::Fanout => "fanout",
+            Mode::Latency => "latency",
+        }
+    }
 }
 
 /// A run.
@@ -241,7 +254,7 @@ fn channel_names(name: &str, count: usize) -> Result<Vec<ChannelName>, Failure> 
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use clap::Parser;
 
@@ -251,7 +264,7 @@ mod tests {
         bench: BenchFlags,
     }
 
-    fn plan(line: &str) -> Result<Plan, Failure> {
+    pub fn plan(line: &str) -> Result<Plan, Failure> {
         let words = std::iter::once("bench").chain(line.split_whitespace());
         Plan::new(Cli::try_parse_from(words).map_err(Failure::usage)?.bench)
     }
@@ -333,7 +346,7 @@ mod tests {
             "sub --rdy 0",
             "sub --channels 0",
             "sub --channels 10001",
-            "latency --size 23",
+            "latency --size 15",
             "latency --duration 0",
         ] {
             assert!(plan(line).is_err(), "{line}");

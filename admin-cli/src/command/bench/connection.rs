@@ -1,0 +1,240 @@
+//! A blocking socket and its read buffer; the start of a session with nsqd.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use nsq_protocol::{ChannelName, Command, MAGIC_V2, TopicName};
+use serde_json::{Value, json};
+
+use super::frames::{self, MAX_FRAME_BYTES};
+use crate::exit_status::{ExitStatus, Failure};
+
+/// How long connecting may take, and how long nsqd may take over anything that it owes an answer for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a thread that has nothing to read looks whether it should stop.
+pub const LOOK_UP: Duration = Duration::from_millis(50);
+
+/// Of the read buffer: a thousand small messages, so that they share one read and one write of FINs.
+const BUFFER_BYTES: usize = 256 << 10;
+
+const _: () = assert!(BUFFER_BYTES < MAX_FRAME_BYTES);
+
+/// A connection to nsqd.
+pub struct Connection {
+    address: SocketAddr,
+    stream: TcpStream,
+    input: Input,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Bytes, which are in the buffer now.
+    Some,
+    /// Nothing within the timeout.
+    Nothing,
+}
+
+impl Connection {
+    /// Connects, and sends nothing.
+    pub fn open(address: SocketAddr) -> Result<Self, Failure> {
+        let open = || {
+            let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+            stream.set_nodelay(true)?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        };
+        let unreachable = |error: io::Error| Failure::new(ExitStatus::Unreachable, format_args!("{address}: {error}"));
+        let stream = open().map_err(unreachable)?;
+        Ok(Connection { address, stream, input: Input::default() })
+    }
+
+    /// Whether the other end is on this machine: then both ends have the same address.
+    pub fn is_local(&self) -> bool {
+        let local = self.stream.local_addr().map(|address| address.ip());
+        local.is_ok_and(|local| local == self.address.ip())
+    }
+
+    /// Sets how long a read waits.
+    pub fn set_read_timeout(&self, timeout: Duration) -> Result<(), Failure> {
+        self.stream.set_read_timeout(Some(timeout)).map_err(|error| self.lost(&error))
+    }
+
+    /// A second handle, for a thread that reads while another writes.
+    pub fn split(self) -> Result<(Self, TcpStream), Failure> {
+        let writer = self.stream.try_clone().map_err(|error| self.lost(&error))?;
+        Ok((self, writer))
+    }
+
+    /// Sends everything.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.stream.write_all(bytes).map_err(|error| self.lost(&error))
+    }
+
+    /// Reads once.
+    pub fn receive(&mut self) -> Result<Received, Failure> {
+        match self.input.fill(&mut self.stream) {
+            Ok(0) => Err(self.failed("it closed the connection")),
+            Ok(_) => Ok(Received::Some),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Received::Nothing),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Received::Nothing),
+            Err(error) => Err(self.lost(&error)),
+        }
+    }
+
+    /// What was read and not consumed.
+    pub fn received(&self) -> &[u8] {
+        &self.input.buf[self.input.start..self.input.end]
+    }
+
+    /// Forgets the first bytes of [`received`](Self::received).
+    pub fn consume(&mut self, bytes: usize) {
+        self.input.start = (self.input.start + bytes).min(self.input.end);
+    }
+
+    /// A failure of this connection.
+    pub fn failed(&self, why: impl std::fmt::Display) -> Failure {
+        Failure::failed(format_args!("nsqd at {}: {why}", self.address))
+    }
+
+    fn lost(&self, error: &io::Error) -> Failure {
+        if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+            return self.failed(format_args!("it took nothing for {} s", PATIENCE.as_secs()));
+        }
+        self.failed(error)
+    }
+}
+
+/// What IDENTIFY says about heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heartbeats {
+    /// nsqd's default. A consumer must have them.
+    Default,
+    /// None: a publisher may be silent for long.
+    Off,
+}
+
+/// What nsqd says about itself in its answer to IDENTIFY.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Of nsqd; empty if it does not say.
+    pub version: String,
+    /// Largest RDY count.
+    pub max_rdy_count: Option<u64>,
+}
+
+impl Connection {
+    /// Connects to nsqd's TCP port, and sends the magic and IDENTIFY. All settings that bear on delivery are left to
+    /// nsqd.
+    pub fn identified(address: SocketAddr, heartbeats: Heartbeats) -> Result<(Self, Identity), Failure> {
+        let mut connection = Self::open(address)?;
+        let mut request = json!({
+            "client_id": "nsq-bench",
+            "user_agent": concat!("nsq-bench/", env!("CARGO_PKG_VERSION")),
+            "feature_negotiation": true,
+        });
+        if heartbeats == Heartbeats::Off {
+            request["heartbeat_interval"] = json!(-1);
+        }
+        let mut out = MAGIC_V2.to_vec();
+        Command::Identify { body: request.to_string().as_bytes() }.encode(&mut out);
+        connection.send(&out)?;
+        let identity = identity(&connection.response()?);
+        Ok((connection, identity))
+    }
+
+    /// Subscribes. No message comes before RDY.
+    pub fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), Failure> {
+        let mut out = Vec::new();
+        Command::Sub { topic: topic.clone(), channel: channel.clone() }.encode(&mut out);
+        self.send(&out)?;
+        self.response().map(|_| ())
+    }
+
+    /// Waits for the answer to a command, and answers heartbeats meanwhile.
+    fn response(&mut self) -> Result<Vec<u8>, Failure> {
+        loop {
+            let frame = frames::first(self.received()).map_err(|fault| self.failed(fault))?;
+            if let Some((kind, data, bytes)) = frame {
+                let data = data.to_vec();
+                self.consume(bytes);
+                match kind {
+                    0 if data == nsq_protocol::frame::HEARTBEAT => self.send(b"NOP\n")?,
+                    0 => return Ok(data),
+                    _ => return Err(self.failed(String::from_utf8_lossy(&data))),
+                }
+            } else if self.receive()? == Received::Nothing {
+                return Err(self.failed(format_args!("no answer for {} s", PATIENCE.as_secs())));
+            }
+        }
+    }
+}
+
+/// Reads what is there, whatever else is missing: nsqds of all ages answer, some with a bare OK.
+fn identity(reply: &[u8]) -> Identity {
+    let reply: Value = serde_json::from_slice(reply).unwrap_or_default();
+    Identity {
+        version: reply["version"].as_str().unwrap_or_default().to_owned(),
+        max_rdy_count: reply["max_rdy_count"].as_u64(),
+    }
+}
+
+/// A read buffer: `buf[start..end]` is unread.
+#[derive(Default)]
+struct Input {
+    buf: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Input {
+    /// Reads once, with as much room as there is.
+    fn fill(&mut self, source: &mut impl Read) -> io::Result<usize> {
+        if self.buf.is_empty() {
+            self.buf.resize(BUFFER_BYTES, 0);
+        }
+        if self.start > 0 {
+            // At most the beginning of one frame.
+            self.buf.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == self.buf.len() {
+            if self.buf.len() > MAX_FRAME_BYTES {
+                return Err(io::Error::new(ErrorKind::InvalidData, "its frame is too large"));
+            }
+            self.buf.resize(self.buf.len() * 2, 0);
+        }
+        let bytes = source.read(&mut self.buf[self.end..])?;
+        self.end += bytes;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_nsqd_is_understood() {
+        let reply = br#"{"max_rdy_count":2500,"version":"1.3.0","x":null}"#;
+        assert_eq!(identity(reply), Identity { version: "1.3.0".into(), max_rdy_count: Some(2500) });
+        assert_eq!(identity(b"OK"), Identity::default());
+        assert_eq!(identity(b"[]"), Identity::default());
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_buffer_finds_room() {
+        let sent: Vec<u8> = (0..3 * BUFFER_BYTES).map(|at| at as u8).collect();
+        let mut source = &sent[..];
+        let mut input = Input::default();
+        while input.fill(&mut source).unwrap() > 0 {}
+        assert_eq!(input.buf[..input.end], sent);
+        input.start = input.end - 1;
+        assert_eq!(input.fill(&mut &b"x"[..]).unwrap(), 1);
+        assert_eq!(input.buf[..input.end], [sent[sent.len() - 1], b'x']);
+    }
+}

@@ -1,0 +1,69 @@
+//! A consuming connection: counts messages, and finishes all of a read with one write.
+
+use std::time::{Duration, Instant};
+
+use nsq_protocol::{ChannelName, Command};
+
+use super::connection::{Connection, Heartbeats, LOOK_UP, Received};
+use super::frames::{self, Tally};
+use super::phase::Run;
+use super::plan::Plan;
+use crate::exit_status::Failure;
+
+/// How long nsqd may take to deal with the last FINs.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// A subscribed connection.
+pub struct Consumer {
+    connection: Connection,
+    rdy: u64,
+}
+
+impl Consumer {
+    /// Subscribes.
+    pub fn connect(plan: &Plan, channel: &ChannelName, rdy: u64) -> Result<Self, Failure> {
+        let (mut connection, identity) = Connection::identified(plan.tcp, Heartbeats::Default)?;
+        connection.subscribe(&plan.topic, channel)?;
+        connection.set_read_timeout(LOOK_UP)?;
+        Ok(Consumer { connection, rdy: identity.max_rdy_count.map_or(rdy, |max| rdy.min(max)) })
+    }
+
+    /// Consumes until it is told to stop, and then until nsqd has dealt with all FINs. `measure` gets each message's
+    /// body and when it was read.
+    pub fn run(mut self, run: &Run<'_>, mut measure: impl FnMut(u64, &[u8])) -> Result<(), Failure> {
+        let mut out = Vec::new();
+        Command::Rdy { count: self.rdy }.encode(&mut out);
+        self.connection.send(&out)?;
+        let mut goodbye: Option<Instant> = None;
+        loop {
+            out.clear();
+            if run.should_stop() && goodbye.is_none() {
+                goodbye = Some(Instant::now());
+                self.connection.send(b"CLS\n")?;
+            }
+            if goodbye.is_some_and(|since| since.elapsed() > GOODBYE) {
+                return Err(self.connection.failed("no CLOSE_WAIT for CLS"));
+            }
+            if self.connection.receive()? == Received::Nothing {
+                continue;
+            }
+            let now_ns = run.clock.now_ns();
+            let mut tally = Tally::default();
+            let bytes = frames::scan(self.connection.received(), &mut tally, |message| {
+                frames::put_fin(&mut out, message);
+                measure(now_ns, message.body);
+            });
+            let bytes = bytes.map_err(|fault| self.connection.failed(fault))?;
+            self.connection.consume(bytes);
+            for _ in 0..tally.heartbeats {
+                out.extend_from_slice(b"NOP\n");
+            }
+            self.connection.send(&out)?;
+            // After the FINs: who sees the count may rely on them.
+            run.counter.add(tally.messages, tally.redelivered, now_ns);
+            if tally.is_closing {
+                return Ok(());
+            }
+        }
+    }
+}

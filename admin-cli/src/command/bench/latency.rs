@@ -1,0 +1,101 @@
+//! How long a message takes at a fixed rate: `latency`.
+//!
+//! Messages are sent by timetable, whether earlier ones were answered or not, and each one's time runs from the moment
+//! it was *due*. So a server that stalls for a second is charged for every message that was due in that second, and not
+//! only for the one that met the stall: there is no coordinated omission left to correct.
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::connection::{Connection, Heartbeats};
+use super::consumer::Consumer;
+use super::latencies::{Latencies, Recorder, read_stamp};
+use super::node::Node;
+use super::open_loop::Stream;
+use super::pace::Pace;
+use super::phase::{Clock, Phase, Target, Work};
+use super::plan::{Consume, Plan, Publish};
+use super::progress::Progress;
+use super::report::Report;
+use crate::exit_status::Failure;
+
+/// How long after the last publish to wait for messages that are missing.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Runs it.
+pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
+    let (Some(publish), Some(consume)) = (&plan.publish, &plan.consume) else {
+        return Err(Failure::usage("latency needs publishers and consumers"));
+    };
+    let mut progress = Progress::new();
+    let node = Node::find(plan)?;
+    node.create_channels(plan)?;
+    let latencies = Latencies::default();
+    let (mark, start) = (rand::random(), OnceLock::new());
+    let consumers = consumers(plan, consume, mark, &latencies)?;
+    let streams: Vec<Stream> = (0..publish.connections).map(|_| Stream::default()).collect();
+    let publishers = publishers(plan, publish, mark, &start, &streams, &latencies)?;
+
+    progress.begin(plan.mode.name());
+    let target = Target::Published { channels: plan.channels.len() as u64, grace: Some(GRACE) };
+    let clock = Clock::start();
+    let phase = Phase { clock, publishers, consumers, target, server: node.server.as_ref(), interrupted };
+    let outcome = phase.run(&mut progress)?;
+    progress.end();
+    Ok(Report::new(plan, &node, &outcome, None).with_latencies(&latencies))
+}
+
+fn consumers<'a>(
+    plan: &Plan,
+    consume: &Consume,
+    mark: u64,
+    latencies: &'a Latencies,
+) -> Result<Vec<Work<'a>>, Failure> {
+    let mut consumers = Vec::new();
+    for channel in plan.channels.iter().flat_map(|channel| std::iter::repeat_n(channel, consume.consumers)) {
+        let consumer = Consumer::connect(plan, channel, consume.rdy)?;
+        let work: Work<'a> = Box::new(move |run| {
+            let mut recorder = Recorder::new(&latencies.delivered);
+            consumer.run(run, |now_ns, body| {
+                if let Some(due_ns) = read_stamp(mark, body) {
+                    recorder.record(due_ns, now_ns);
+                }
+            })
+        });
+        consumers.push(work);
+    }
+    Ok(consumers)
+}
+
+/// Two threads per connection, as nothing that is due may wait for an answer: one writes, one reads.
+fn publishers<'a>(
+    plan: &Plan,
+    publish: &Publish,
+    mark: u64,
+    start: &'a OnceLock<u64>,
+    streams: &'a [Stream],
+    latencies: &'a Latencies,
+) -> Result<Vec<Work<'a>>, Failure> {
+    let rate = publish.rate.unwrap_or(1.0);
+    let duration = plan.duration.unwrap_or_default();
+    let connections = streams.len() as f64;
+    let mut works: Vec<Work<'a>> = Vec::new();
+    for (index, stream) in streams.iter().enumerate() {
+        let (reader, writer) = Connection::identified(plan.tcp, Heartbeats::Off)?.0.split()?;
+        // Together the connections make one even stream.
+        let offset_ns = (index as f64 * 1e9 / rate) as u64;
+        let pace = move |now_ns| Pace::new(start.get_or_init(|| now_ns) + offset_ns, rate / connections);
+        let count = (duration.as_secs_f64() * rate / connections).ceil() as u64;
+        let mut commands = Stream::commands(plan.topic.as_str(), publish.size, mark);
+        works.push(Box::new(move |run| {
+            let mut recorder = Recorder::new(&latencies.sent);
+            stream.write(writer, &mut commands, pace(run.clock.now_ns()), count, run, &mut recorder)
+        }));
+        works.push(Box::new(move |run| {
+            let mut recorder = Recorder::new(&latencies.acknowledged);
+            stream.read(reader, pace(run.clock.now_ns()), run, &mut recorder)
+        }));
+    }
+    Ok(works)
+}

@@ -1,0 +1,75 @@
+//! As much as goes through: `pub`, `sub`, `pubsub`, `fanout`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::consumer::Consumer;
+use super::node::Node;
+use super::phase::{Clock, Phase, Target, Work};
+use super::plan::{Mode, Plan, Publish};
+use super::progress::Progress;
+use super::publisher::Publisher;
+use super::report::Report;
+use crate::exit_status::{ExitStatus, Failure};
+
+/// Runs one of them.
+pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
+    let mut progress = Progress::new();
+    let node = Node::find(plan)?;
+    node.create_channels(plan)?;
+    let phase = |publishers, consumers| {
+        let target = target(plan);
+        Phase { clock: Clock::start(), publishers, consumers, target, server: node.server.as_ref(), interrupted }
+    };
+
+    let mut preload = None;
+    if let (Mode::Sub, Some(publish)) = (plan.mode, &plan.publish) {
+        progress.begin("preload");
+        preload = Some(phase(publishers(plan, publish, Some(plan.preload))?, vec![]).run(&mut progress)?);
+        if interrupted.load(Ordering::Relaxed) {
+            return Err(Failure::new(ExitStatus::Interrupted, "interrupted while publishing the backlog"));
+        }
+    }
+    progress.begin(plan.mode.name());
+    let publishers = match &plan.publish {
+        Some(publish) if plan.mode != Mode::Sub => publishers(plan, publish, plan.messages)?,
+        _ => vec![],
+    };
+    let outcome = phase(publishers, consumers(plan)?).run(&mut progress)?;
+    progress.end();
+    Ok(Report::new(plan, &node, &outcome, preload.as_ref()))
+}
+
+fn target(plan: &Plan) -> Target {
+    let channels = plan.channels.len() as u64;
+    match plan.mode {
+        Mode::Sub => {
+            // Of a backlog, each channel has its own copy; a number of messages to wait for is a number of messages.
+            let copies = if plan.preload > 0 { channels } else { 1 };
+            Target::Extent { messages: plan.messages.map(|messages| messages * copies), duration: plan.duration }
+        }
+        _ => Target::Published { channels, grace: None },
+    }
+}
+
+fn publishers<'a>(plan: &Plan, publish: &Publish, messages: Option<u64>) -> Result<Vec<Work<'a>>, Failure> {
+    let connections = publish.connections as u64;
+    let share = |index| messages.map(|messages| messages / connections + u64::from(index < messages % connections));
+    let connect = |index| -> Result<Work<'a>, Failure> {
+        let publisher = Publisher::connect(plan, publish, share(index))?;
+        Ok(Box::new(move |run| publisher.run(run)))
+    };
+    (0..connections).map(connect).collect()
+}
+
+fn consumers<'a>(plan: &Plan) -> Result<Vec<Work<'a>>, Failure> {
+    let Some(consume) = &plan.consume else { return Ok(vec![]) };
+    let mut consumers = Vec::new();
+    for channel in &plan.channels {
+        for _ in 0..consume.consumers {
+            let consumer = Consumer::connect(plan, channel, consume.rdy)?;
+            let work: Work<'a> = Box::new(move |run| consumer.run(run, |_, _| {}));
+            consumers.push(work);
+        }
+    }
+    Ok(consumers)
+}

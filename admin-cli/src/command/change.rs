@@ -1,0 +1,173 @@
+//! What changes of topics and channels have in common: asking first, telling what was done where, and what to do
+//! about the rest.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use nsq::admin::StatsQuery;
+use nsq_protocol::Stats;
+use serde_json::json;
+
+use super::Context;
+use crate::cluster::{Answers, Cluster, NodeError, verdict};
+use crate::exit_status::{ExitStatus, Failure};
+use crate::names::{Object, not_found};
+
+/// For what cannot be undone.
+#[derive(Debug, Args)]
+pub struct DestroyFlags {
+    /// Do not ask.
+    #[arg(long, short)]
+    yes: bool,
+    /// Only say what would happen.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A verb in the forms that are needed.
+#[derive(Debug, Clone, Copy)]
+pub struct Verb {
+    /// As typed: `pause`.
+    pub name: &'static str,
+    /// As done: `paused`.
+    pub done: &'static str,
+}
+
+/// The statistics of one topic, or of one channel, on all nodes.
+pub async fn stats_of(cluster: &Cluster, object: &Object) -> Answers<Stats> {
+    let query = StatsQuery {
+        topic: Some(object.topic.clone()),
+        channel: object.channel.clone(),
+        ..StatsQuery::default()
+    };
+    cluster.stats(&query).await
+}
+
+/// Says what would go, and goes on only if that is wanted. `Ok(false)` after a rehearsal.
+pub fn agreed(
+    context: &Context,
+    flags: &DestroyFlags,
+    verb: Verb,
+    object: &Object,
+    stats: &Answers<Stats>,
+) -> Result<bool, Failure> {
+    let (kind, what) = (object.kind(), losses(object, stats));
+    if flags.dry_run {
+        let text = format!("{kind} {object} would be {}: {what}\n", verb.done);
+        return context.output.data(text).map(|()| false);
+    }
+    if !flags.yes {
+        context.output.confirm(&format!("{} {kind} {object} ({what})?", verb.name))?;
+    }
+    Ok(true)
+}
+
+/// Tells who did it and who failed. Ends with "not found" if nobody knows the topic or channel.
+pub async fn conclude(
+    context: &Context,
+    cluster: &Cluster,
+    verb: Verb,
+    object: &Object,
+    mut answers: Answers<()>,
+) -> Result<ExitStatus, Failure> {
+    answers.errors.extend(cluster.errors.iter().cloned());
+    if answers.good.is_empty() && answers.errors.is_empty() {
+        return Err(unknown(cluster, object).await);
+    }
+    let output = context.output;
+    let done: Vec<&str> = answers.good.iter().map(|(node, ())| node.as_str()).collect();
+    if output.is_json() {
+        let mut document = json!({
+            "topic_name": object.topic,
+            "done": verb.done,
+            "nodes": done,
+            "node_errors": answers.errors,
+        });
+        if let Some(channel) = &object.channel {
+            document["channel_name"] = channel.as_str().into();
+        }
+        output.json(&document)?;
+    } else {
+        let lines: String = done.iter().map(|node| format!("{} {object} at {node}\n", verb.done)).collect();
+        output.data(lines)?;
+    }
+    output.node_errors(&answers.errors);
+    let status = verdict(answers.good.len(), &answers.errors);
+    if status == ExitStatus::Partial
+        && let Some(command) = repetition(cluster, verb, object, &answers.errors)
+    {
+        output.note(&format!("for those that failed: {command}"));
+    }
+    Ok(status)
+}
+
+/// Why nothing was found: a near miss, or no node has it yet.
+pub async fn unknown(cluster: &Cluster, object: &Object) -> Failure {
+    let registered: BTreeSet<String> = match &object.channel {
+        None => names(cluster.on_lookupds("topics", async |lookupd| lookupd.client.topics().await).await),
+        Some(_) => {
+            let topic = &object.topic;
+            names(cluster.on_lookupds("channels", async |lookupd| lookupd.client.channels(topic).await).await)
+        }
+    };
+    let wanted = object.channel.as_ref().unwrap_or(&object.topic);
+    if registered.contains(wanted) {
+        let message =
+            format!("no nsqd has {} {object} yet; it is only registered at nsqlookupd", object.kind());
+        return Failure::new(ExitStatus::NotFound, message).hint(format!(
+            "it comes to be with the first message; or: nsq topic create {} --on all",
+            object.topic
+        ));
+    }
+    let of_topic =
+        StatsQuery { topic: object.channel.as_ref().map(|_| object.topic.clone()), ..StatsQuery::default() };
+    let stats = cluster.stats(&of_topic).await;
+    let topics = stats.good.iter().flat_map(|(_, stats)| stats.topics.iter().flatten());
+    let mut known = registered;
+    match &object.channel {
+        None => known.extend(topics.map(|topic| topic.topic_name.clone())),
+        Some(_) => known.extend(
+            topics
+                .filter(|topic| topic.topic_name == object.topic)
+                .flat_map(|topic| &topic.channels)
+                .map(|channel| channel.channel_name.clone()),
+        ),
+    }
+    not_found(object, known.iter().map(String::as_str))
+}
+
+fn names(answers: Answers<Vec<String>>) -> BTreeSet<String> {
+    answers.good.into_iter().flat_map(|(_, names)| names).collect()
+}
+
+/// The command that does the same where it failed.
+fn repetition(cluster: &Cluster, verb: Verb, object: &Object, errors: &[NodeError]) -> Option<String> {
+    let is_node = |name: &String| cluster.nodes.iter().any(|node| node.name == *name);
+    let failed: BTreeSet<&str> =
+        errors.iter().map(|error| &error.node).filter(|name| is_node(name)).map(String::as_str).collect();
+    let list: Vec<&str> = failed.into_iter().collect();
+    (!list.is_empty())
+        .then(|| format!("nsq {} {} {object} --nsqd {}", object.kind(), verb.name, list.join(",")))
+}
+
+/// What a topic or channel holds, in words.
+fn losses(object: &Object, stats: &Answers<Stats>) -> String {
+    let (mut nodes, mut messages, mut consumers) = (0, 0, 0);
+    for (_, stats) in &stats.good {
+        let mut topics = stats.topics.iter().flatten();
+        let Some(topic) = topics.find(|topic| topic.topic_name == object.topic) else { continue };
+        let mut is_here = object.channel.is_none();
+        messages += if is_here { topic.depth } else { 0 };
+        for channel in &topic.channels {
+            if object.channel.as_ref().is_none_or(|name| channel.channel_name == *name) {
+                is_here = true;
+                messages += channel.depth + channel.in_flight_count + channel.deferred_count;
+                consumers += channel.client_count;
+            }
+        }
+        nodes += usize::from(is_here);
+    }
+    let plural = |count: i64, thing: &str| format!("{count} {thing}{}", if count == 1 { "" } else { "s" });
+    let nodes = plural(i64::try_from(nodes).unwrap_or(i64::MAX), "node");
+    format!("{nodes}, {}, {}", plural(messages, "unfinished message"), plural(consumers, "consumer"))
+}

@@ -1,0 +1,98 @@
+//! `nsq topic|channel create`.
+
+use clap::Args;
+use nsq_protocol::ChannelName;
+
+use super::Context;
+use super::change::{Verb, conclude};
+use crate::cluster::{Answers, Cluster, Lookupd, Node, NodeError};
+use crate::exit_status::{ExitStatus, Failure};
+use crate::names::{Object, TopicArgument};
+
+const CREATE: Verb = Verb { name: "create", done: "created" };
+
+/// What `nsq topic create` is told.
+#[derive(Debug, Args)]
+pub struct CreateTopicFlags {
+    #[command(flatten)]
+    topic: TopicArgument,
+    /// A channel to create with it; may be repeated.
+    #[arg(long, value_name = "CHANNEL")]
+    channel: Vec<String>,
+    /// Create it at this nsqd, too (its HTTP address as in `nsq node list`), or at `all`. Otherwise it is only
+    /// registered at nsqlookupd, and comes to be at an nsqd with the first message.
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    on: Vec<String>,
+}
+
+/// Registers a topic, with channels; at the nsqds that were named, or at all where there is no nsqlookupd, it is made.
+pub async fn topic(context: &Context, flags: &CreateTopicFlags) -> Result<ExitStatus, Failure> {
+    let object = flags.topic.object()?;
+    if let Some(wrong) = flags.channel.iter().find(|channel| ChannelName::new(channel).is_err()) {
+        return Err(Failure::usage(format_args!("{wrong:?} is not a channel name")));
+    }
+    let cluster = Cluster::find(&context.targets).await?;
+    let everywhere = cluster.is_without_lookupd() || flags.on.iter().any(|node| node == "all");
+    if !everywhere
+        && let Some(unknown) = flags.on.iter().find(|name| cluster.nodes.iter().all(|n| n.name != **name))
+    {
+        let known: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+        return Err(Failure::new(ExitStatus::NotFound, format_args!("there is no node {unknown}"))
+            .hint(format!("nodes: {}", known.join(" "))));
+    }
+    let topic = &object.topic;
+    let mut answers = cluster
+        .on_lookupds(CREATE.name, async |lookupd: &Lookupd| {
+            lookupd.client.create_topic(topic).await?;
+            for channel in &flags.channel {
+                lookupd.client.create_channel(topic, channel).await?;
+            }
+            Ok(())
+        })
+        .await;
+    let chosen = cluster.nodes.iter().filter(|node| everywhere || flags.on.contains(&node.name));
+    for node in chosen {
+        let done = async {
+            node.client.create_topic(topic).await?;
+            for channel in &flags.channel {
+                node.client.create_channel(topic, channel).await?;
+            }
+            Ok(())
+        };
+        answers.extend(Answers::collect(CREATE.name, [(node.name.clone(), done.await)]));
+    }
+    let status = conclude(context, &cluster, CREATE, &object, answers).await?;
+    if !everywhere && flags.on.is_empty() {
+        context.output.note("nsqds create it with the first message; --on all creates it now");
+    }
+    Ok(status)
+}
+
+/// Registers a channel, and makes it at all nsqds that have the topic.
+pub async fn channel(context: &Context, object: Object) -> Result<ExitStatus, Failure> {
+    let cluster = Cluster::find(&context.targets).await?;
+    let topic = &object.topic;
+    let channel = object.channel.as_deref().unwrap_or_default();
+    let mut answers = cluster
+        .on_lookupds(CREATE.name, async |lookupd: &Lookupd| {
+            lookupd.client.create_channel(topic, channel).await
+        })
+        .await;
+    answers.extend(
+        cluster
+            .on_nodes(CREATE.name, async |node: &Node| node.client.create_channel(topic, channel).await)
+            .await,
+    );
+    if answers.good.is_empty() && answers.errors.iter().chain(&cluster.errors).all(is_absence) {
+        let message = format!("no node has topic {topic}, so channel {channel} cannot be created");
+        return Err(
+            Failure::new(ExitStatus::NotFound, message).hint(format!("first: nsq topic create {topic}"))
+        );
+    }
+    conclude(context, &cluster, CREATE, &object, answers).await
+}
+
+/// Nothing is wrong but that the topic is not there.
+fn is_absence(error: &NodeError) -> bool {
+    error.code.ends_with("_NOT_FOUND")
+}

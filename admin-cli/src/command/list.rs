@@ -1,0 +1,127 @@
+//! `nsq topic list` and `nsq channel list`.
+
+use std::collections::BTreeMap;
+
+use nsq::admin::StatsQuery;
+use serde::Serialize;
+use serde_json::json;
+
+use super::Context;
+use super::change::unknown;
+use super::stat::{flags_of_channel, flags_of_topic, take};
+use crate::cluster::{Cluster, Lookupd, NodeError, verdict};
+use crate::exit_status::{ExitStatus, Failure};
+use crate::names::Object;
+use crate::report::{ChannelReport, TopicReport, report};
+use crate::table::Table;
+
+/// All topics, also those that are only registered.
+pub async fn topics(context: &Context) -> Result<ExitStatus, Failure> {
+    let cluster = Cluster::find(&context.targets).await?;
+    let Found { topics, errors, answered } = find(&cluster, None).await;
+    let output = context.output;
+    if output.is_json() {
+        output.json(&json!({"topics": topics, "node_errors": errors}))?;
+    } else {
+        let mut table = Table::new(&["TOPIC", "CHANNELS", "NODES", "DEPTH", "DISK", "MESSAGES", "FLAGS"]);
+        for topic in &topics {
+            table.row(vec![
+                topic.topic_name.as_str().into(),
+                topic.channels.len().into(),
+                topic.node_count.into(),
+                topic.depth.into(),
+                topic.backend_depth.into(),
+                topic.message_count.into(),
+                flags_of_topic(topic, !errors.is_empty()).into(),
+            ]);
+        }
+        output.table(&table)?;
+    }
+    output.node_errors(&errors);
+    Ok(verdict(answered, &errors))
+}
+
+/// The channels of a topic, or all.
+pub async fn channels(context: &Context, topic: Option<&Object>) -> Result<ExitStatus, Failure> {
+    let cluster = Cluster::find(&context.targets).await?;
+    let Found { topics, errors, answered } = find(&cluster, topic).await;
+    if let Some(topic) = topic
+        && topics.is_empty()
+        && errors.is_empty()
+    {
+        return Err(unknown(&cluster, topic).await);
+    }
+    let output = context.output;
+    let channels = topics.iter().flat_map(|topic| topic.channels.iter().map(move |channel| (topic, channel)));
+    if output.is_json() {
+        #[derive(Serialize)]
+        struct Channel<'a> {
+            topic_name: &'a str,
+            #[serde(flatten)]
+            channel: &'a ChannelReport,
+        }
+        let channels = channels.map(|(topic, channel)| Channel { topic_name: &topic.topic_name, channel });
+        output.json(&json!({"channels": channels.collect::<Vec<_>>(), "node_errors": errors}))?;
+    } else {
+        let mut table =
+            Table::new(&["TOPIC", "CHANNEL", "NODES", "DEPTH", "DISK", "INFLT", "DEF", "CLIENTS", "FLAGS"]);
+        for (topic, channel) in channels {
+            table.row(vec![
+                topic.topic_name.as_str().into(),
+                channel.channel_name.as_str().into(),
+                channel.node_count.into(),
+                channel.depth.into(),
+                channel.backend_depth.into(),
+                channel.in_flight_count.into(),
+                channel.deferred_count.into(),
+                channel.client_count.into(),
+                flags_of_channel(channel, !errors.is_empty()).into(),
+            ]);
+        }
+        output.table(&table)?;
+    }
+    output.node_errors(&errors);
+    Ok(verdict(answered, &errors))
+}
+
+struct Found {
+    topics: Vec<TopicReport>,
+    errors: Vec<NodeError>,
+    /// How many daemons answered.
+    answered: usize,
+}
+
+/// What the nodes have, and what is registered.
+async fn find(cluster: &Cluster, only: Option<&Object>) -> Found {
+    let query = StatsQuery { topic: only.map(|object| object.topic.clone()), ..StatsQuery::default() };
+    let (samples, mut errors) = take(cluster, &query).await;
+    let wanted = |name: &str| only.is_none_or(|object| object.topic == name);
+    let reports = report(None, &samples).into_iter().filter(|topic| wanted(&topic.topic_name));
+    let mut topics: BTreeMap<String, TopicReport> =
+        reports.map(|topic| (topic.topic_name.clone(), topic)).collect();
+
+    let registered =
+        cluster.on_lookupds("topics", async |lookupd: &Lookupd| lookupd.client.topics().await).await;
+    errors.extend(registered.errors);
+    let names = registered.good.iter().flat_map(|(_, names)| names).filter(|name| wanted(name));
+    for name in names {
+        topics
+            .entry(name.clone())
+            .or_insert_with(|| TopicReport { topic_name: name.clone(), ..TopicReport::default() });
+    }
+    // A node's channels are registered, too, so this matters only where no node has the topic, or one was asked for.
+    for topic in topics.values_mut().filter(|topic| topic.node_count == 0 || only.is_some()) {
+        let name = &topic.topic_name;
+        let known = cluster
+            .on_lookupds("channels", async |lookupd: &Lookupd| lookupd.client.channels(name).await)
+            .await;
+        errors.extend(known.errors);
+        for name in known.good.into_iter().flat_map(|(_, names)| names) {
+            if topic.channels.iter().all(|channel| channel.channel_name != name) {
+                topic.channels.push(ChannelReport { channel_name: name, ..ChannelReport::default() });
+            }
+        }
+        topic.channels.sort_by(|a, b| a.channel_name.cmp(&b.channel_name));
+    }
+    Found { topics: topics.into_values().collect(), errors, answered: samples.len() + registered.good.len() }
+}

@@ -1,0 +1,144 @@
+//! Cuts a stream of bytes into messages. Pure.
+
+use bytes::{Buf, Bytes, BytesMut};
+use memchr::memmem;
+
+/// More is no message: what an nsqd would have to be configured for is far below.
+pub const MAX_PIECE_BYTES: usize = 64 << 20;
+
+/// A piece is longer than any message may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong;
+
+/// Bytes go in as they are read, pieces come out without their delimiters. Empty ones are left out, because NSQ has no
+/// empty messages.
+#[derive(Debug)]
+pub struct Pieces {
+    /// Empty: all is one piece.
+    delimiter: Vec<u8>,
+    buffer: BytesMut,
+    /// Up to here there is no delimiter in the buffer.
+    searched: usize,
+}
+
+impl Pieces {
+    /// Pieces between delimiters; all in one if the delimiter is empty.
+    pub fn new(delimiter: &[u8]) -> Self {
+        Pieces { delimiter: delimiter.to_owned(), buffer: BytesMut::new(), searched: 0 }
+    }
+
+    /// Where to read to.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// The next whole piece.
+    pub fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
+        while let Some(end) = self.find() {
+            let piece = self.buffer.split_to(end).freeze();
+            self.buffer.advance(self.delimiter.len());
+            self.searched = 0;
+            if piece.len() > MAX_PIECE_BYTES {
+                return Err(TooLong);
+            }
+            if !piece.is_empty() {
+                return Ok(Some(piece));
+            }
+        }
+        if self.buffer.len() > MAX_PIECE_BYTES + self.delimiter.len() { Err(TooLong) } else { Ok(None) }
+    }
+
+    /// The last piece, which no delimiter needs to follow. To be called at the end, after [`next`](Self::next) has
+    /// nothing more.
+    pub fn last(&mut self) -> Option<Bytes> {
+        self.searched = 0;
+        let rest = self.buffer.split().freeze();
+        (!rest.is_empty()).then_some(rest)
+    }
+
+    fn find(&mut self) -> Option<usize> {
+        if self.delimiter.is_empty() {
+            return None;
+        }
+        match memmem::find(&self.buffer[self.searched..], &self.delimiter) {
+            Some(at) => Some(self.searched + at),
+            None => {
+                // The buffer may end within a delimiter.
+                self.searched = (self.buffer.len() + 1).saturating_sub(self.delimiter.len());
+                None
+            }
+        }
+    }
+}
+
+/// A delimiter as typed, with `\n`, `\r`, `\t`, `\0` and `\\`.
+pub fn parse_delimiter(text: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        let meant = match c {
+            '\\' => match rest.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some('t') => '\t',
+                Some('0') => '\0',
+                Some('\\') => '\\',
+                _ => return Err(r"after \ comes one of n r t 0 \".to_owned()),
+            },
+            other => other,
+        };
+        bytes.extend_from_slice(meant.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+    if bytes.is_empty() { Err("a delimiter is not empty".to_owned()) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All pieces, the input coming in parts of `part` bytes.
+    fn cut(input: &[u8], delimiter: &[u8], part: usize) -> Vec<Vec<u8>> {
+        let mut pieces = Pieces::new(delimiter);
+        let mut all = Vec::new();
+        for part in input.chunks(part) {
+            pieces.buffer().extend_from_slice(part);
+            while let Some(piece) = pieces.next().unwrap() {
+                all.push(piece.to_vec());
+            }
+        }
+        all.extend(pieces.last().map(|piece| piece.to_vec()));
+        all
+    }
+
+    #[test]
+    fn pieces_do_not_depend_on_how_bytes_arrive() {
+        let input = b"--one----two-three---four";
+        for part in 1..=input.len() {
+            assert_eq!(cut(input, b"--", part), [&b"one"[..], b"two-three", b"-four"], "{part}");
+            assert_eq!(cut(input, b"", part), [&input[..]]);
+        }
+    }
+
+    #[test]
+    fn the_last_piece_is_whole_with_or_without_a_delimiter() {
+        assert_eq!(cut(b"a\n\nb", b"\n", 9), [b"a", b"b"]);
+        assert_eq!(cut(b"a\nb\n", b"\n", 9), [b"a", b"b"]);
+        assert!(cut(b"", b"\n", 9).is_empty());
+    }
+
+    #[test]
+    fn what_is_endless_is_refused() {
+        let mut pieces = Pieces::new(b"\n");
+        pieces.buffer().resize(MAX_PIECE_BYTES + 2, b'x');
+        assert_eq!(pieces.next(), Err(TooLong));
+    }
+
+    #[test]
+    fn delimiters() {
+        assert_eq!(parse_delimiter(r"\r\n"), Ok(b"\r\n".to_vec()));
+        assert_eq!(parse_delimiter(r"\\\0,"), Ok(b"\\\0,".to_vec()));
+        assert!(parse_delimiter("").is_err());
+        assert!(parse_delimiter(r"\x").is_err());
+        assert!(parse_delimiter("\\").is_err());
+    }
+}

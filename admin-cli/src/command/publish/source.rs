@@ -1,0 +1,135 @@
+//! Where the messages of `nsq pub` come from: arguments, files, stdin. A task of its own reads ahead a little.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::time::Instant;
+
+use super::pieces::{MAX_PIECE_BYTES, Pieces, TooLong};
+use crate::exit_status::Failure;
+
+/// How many messages are read ahead.
+const READ_AHEAD: usize = 64;
+/// How much is read at a time.
+const READ_BYTES: usize = 64 << 10;
+
+/// One place that messages come from.
+#[derive(Debug)]
+pub enum Source {
+    /// Each is a message.
+    Bodies(Vec<Bytes>),
+    /// Cut into pieces.
+    File(PathBuf),
+    /// Cut into pieces.
+    Stdin,
+}
+
+/// How to read.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// Between messages; empty if a source is one message.
+    pub delimiter: Vec<u8>,
+    /// How many messages to leave out.
+    pub skip: u64,
+    /// Time between two messages.
+    pub pause: Duration,
+}
+
+/// Starts to read. The channel ends with the last message, or with what went wrong.
+pub fn read(sources: Vec<Source>, reading: Reading) -> Receiver<Result<Bytes, Failure>> {
+    let (bodies, receiver) = mpsc::channel(READ_AHEAD);
+    tokio::spawn(async move {
+        let mut feed = Feed { bodies, reading, next_at: Instant::now() };
+        for source in sources {
+            let fed = match source {
+                Source::Bodies(bodies) => feed.all(bodies).await,
+                Source::File(path) => match tokio::fs::File::open(&path).await {
+                    Ok(file) => feed.pieces(file, &path.display().to_string()).await,
+                    Err(error) => {
+                        Err(Stop::Failed(Failure::failed(format_args!("{}: {error}", path.display()))))
+                    }
+                },
+                Source::Stdin => match stdin() {
+                    Ok(file) => feed.pieces(file, "stdin").await,
+                    Err(error) => Err(Stop::Failed(Failure::failed(format_args!("stdin: {error}")))),
+                },
+            };
+            match fed {
+                Ok(()) => {}
+                Err(Stop::Unwanted) => return,
+                Err(Stop::Failed(failure)) => {
+                    // Unwanted as well, if this fails.
+                    let _ = feed.bodies.send(Err(failure)).await;
+                    return;
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// Nothing else reads it, so it needs neither lock nor buffer.
+fn stdin() -> io::Result<tokio::fs::File> {
+    let descriptor = io::stdin().as_fd().try_clone_to_owned()?;
+    Ok(tokio::fs::File::from_std(descriptor.into()))
+}
+
+/// Why no more is read.
+enum Stop {
+    /// Nobody takes it.
+    Unwanted,
+    Failed(Failure),
+}
+
+struct Feed {
+    bodies: Sender<Result<Bytes, Failure>>,
+    reading: Reading,
+    next_at: Instant,
+}
+
+impl Feed {
+    async fn all(&mut self, bodies: impl IntoIterator<Item = Bytes>) -> Result<(), Stop> {
+        for body in bodies {
+            self.one(body).await?;
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self, body: Bytes) -> Result<(), Stop> {
+        if self.reading.skip > 0 {
+            self.reading.skip -= 1;
+            return Ok(());
+        }
+        if !self.reading.pause.is_zero() {
+            tokio::time::sleep_until(self.next_at).await;
+            // A slow source does not earn the right to a burst.
+            self.next_at = self.next_at.max(Instant::now() - self.reading.pause) + self.reading.pause;
+        }
+        self.bodies.send(Ok(body)).await.map_err(|_| Stop::Unwanted)
+    }
+
+    async fn pieces(&mut self, mut input: impl AsyncRead + Unpin, name: &str) -> Result<(), Stop> {
+        let too_long = |TooLong| {
+            let text =
+                format!("{name}: a piece is longer than {MAX_PIECE_BYTES} bytes; is --delimiter right?");
+            Stop::Failed(Failure::failed(text))
+        };
+        let unreadable = |error: io::Error| Stop::Failed(Failure::failed(format_args!("{name}: {error}")));
+        let mut pieces = Pieces::new(&self.reading.delimiter);
+        loop {
+            pieces.buffer().reserve(READ_BYTES);
+            if input.read_buf(pieces.buffer()).await.map_err(unreadable)? == 0 {
+                break;
+            }
+            while let Some(piece) = pieces.next().map_err(too_long)? {
+                self.one(piece).await?;
+            }
+        }
+        self.all(pieces.last()).await
+    }
+}

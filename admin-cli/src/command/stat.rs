@@ -1,0 +1,216 @@
+//! `nsq stat`: topics and channels over all nodes, once or again and again.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use nsq::admin::StatsQuery;
+use nsq_daemon::go_duration;
+use nsq_daemon::shutdown::StopSignals;
+use serde_json::json;
+
+use super::Context;
+use super::change::unknown;
+use crate::cluster::{Cluster, Node, NodeError, verdict};
+use crate::exit_status::{ExitStatus, Failure};
+use crate::names::Object;
+use crate::report::{ChannelReport, Sample, Samples, TopicReport, report, select};
+use crate::table::{Cell, Table};
+
+/// What `nsq stat` is told.
+#[derive(Debug, Args)]
+pub struct StatFlags {
+    /// Only these: TOPIC or TOPIC/CHANNEL.
+    #[arg(value_name = "TOPIC[/CHANNEL]")]
+    objects: Vec<String>,
+    /// Go on until interrupted.
+    #[arg(long, short)]
+    watch: bool,
+    /// Time between two looks, over which rates are taken.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = go_duration::parse)]
+    interval: Duration,
+    /// Show this many times.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Look once, without rates, and so without waiting.
+    #[arg(long, conflicts_with_all = ["watch", "count"])]
+    no_rates: bool,
+}
+
+/// Shows topics and channels.
+pub async fn run(context: &Context, flags: &StatFlags) -> Result<ExitStatus, Failure> {
+    let wanted = flags.objects.iter().map(|text| Object::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    if flags.interval.is_zero() {
+        return Err(Failure::usage("--interval must be above zero"));
+    }
+    let mut signals = StopSignals::catch().map_err(Failure::failed)?;
+    tokio::select! {
+        shown = show(context, flags, &wanted) => shown,
+        () = signals.wait() => Ok(if flags.watch { ExitStatus::Done } else { ExitStatus::Interrupted }),
+    }
+}
+
+async fn show(context: &Context, flags: &StatFlags, wanted: &[Object]) -> Result<ExitStatus, Failure> {
+    let query = StatsQuery { topic: only_topic(wanted), ..StatsQuery::default() };
+    let mut frames_left = match (flags.count, flags.watch) {
+        (Some(count), _) => count,
+        (None, true) => u64::MAX,
+        (None, false) => 1,
+    };
+    let mut cluster = Cluster::find(&context.targets).await?;
+    let mut next_look = tokio::time::Instant::now();
+    let mut before = None;
+    if !flags.no_rates {
+        before = Some(take(&cluster, &query).await.0);
+    }
+    loop {
+        if before.is_some() {
+            next_look += flags.interval;
+            tokio::time::sleep_until(next_look).await;
+        }
+        let (now, errors) = take(&cluster, &query).await;
+        let mut topics = report(before.as_ref(), &now);
+        let missing = select(&mut topics, wanted);
+        if let Some(object) = missing.first()
+            && errors.is_empty()
+            && !flags.watch
+        {
+            return Err(unknown(&cluster, object).await);
+        }
+        print(context, flags, &topics, &errors)?;
+        frames_left -= 1;
+        if frames_left == 0 {
+            return Ok(verdict(
+                now.len() + cluster.lookupds.len() * usize::from(cluster.nodes.is_empty()),
+                &errors,
+            ));
+        }
+        before = Some(now);
+        // Nodes come and go. While nothing answers, what was known is asked on.
+        if let Ok(found) = Cluster::find(&context.targets).await {
+            cluster = found;
+        }
+    }
+}
+
+/// Asks all nodes once. The errors include those of finding them.
+pub async fn take(cluster: &Cluster, query: &StatsQuery) -> (Samples, Vec<NodeError>) {
+    let look = async |node: &Node| {
+        let stats = node.client.stats(query).await?;
+        Ok(Sample { taken_at: Instant::now(), stats })
+    };
+    let answers = cluster.on_nodes("stats", look).await;
+    let mut errors = cluster.errors.clone();
+    errors.extend(answers.errors);
+    (answers.good.into_iter().collect(), errors)
+}
+
+/// What stands in the last column: `P` paused, `*` nodes are missing.
+pub fn flags_of_topic(topic: &TopicReport, is_partial: bool) -> String {
+    letters([(topic.paused, 'P'), (is_partial, '*')])
+}
+
+/// What stands in the last column: `P` paused, `!` nobody consumes, `*` nodes are missing.
+pub fn flags_of_channel(channel: &ChannelReport, is_partial: bool) -> String {
+    letters([(channel.paused, 'P'), (channel.client_count == 0, '!'), (is_partial, '*')])
+}
+
+fn letters<const N: usize>(flags: [(bool, char); N]) -> String {
+    flags.into_iter().filter(|(set, _)| *set).map(|(_, letter)| letter).collect()
+}
+
+/// If it is one, nodes need not tell of the others.
+fn only_topic(wanted: &[Object]) -> Option<String> {
+    let first = wanted.first()?;
+    wanted.iter().all(|object| object.topic == first.topic).then(|| first.topic.clone())
+}
+
+fn print(
+    context: &Context,
+    flags: &StatFlags,
+    topics: &[TopicReport],
+    errors: &[NodeError],
+) -> Result<(), Failure> {
+    let output = context.output;
+    if output.is_json() {
+        return output.json(&json!({"topics": topics, "node_errors": errors}));
+    }
+    if flags.watch {
+        output.clear()?;
+    }
+    output.table(&table(topics, !errors.is_empty()))?;
+    output.node_errors(errors);
+    Ok(())
+}
+
+fn table(topics: &[TopicReport], is_partial: bool) -> Table {
+    let mut table = Table::new(&[
+        "TOPIC", "CHANNEL", "IN/S", "OUT/S", "DEPTH", "DISK", "INFLT", "DEF", "REQ", "TMO", "CLIENTS",
+        "FLAGS",
+    ]);
+    for topic in topics {
+        let mut cells: Vec<Cell> = vec![
+            topic.topic_name.as_str().into(),
+            "".into(),
+            topic.ingress_rate.into(),
+            Cell::None,
+            topic.depth.into(),
+            topic.backend_depth.into(),
+        ];
+        cells.extend(std::iter::repeat_n(Cell::None, 5));
+        cells.push(flags_of_topic(topic, is_partial).into());
+        table.row(cells);
+        for channel in &topic.channels {
+            table.row(vec![
+                topic.topic_name.as_str().into(),
+                channel.channel_name.as_str().into(),
+                channel.ingress_rate.into(),
+                channel.egress_rate.into(),
+                channel.depth.into(),
+                channel.backend_depth.into(),
+                channel.in_flight_count.into(),
+                channel.deferred_count.into(),
+                channel.requeue_count.into(),
+                channel.timeout_count.into(),
+                channel.client_count.into(),
+                flags_of_channel(channel, is_partial).into(),
+            ]);
+        }
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_say_what_is_odd() {
+        let channel = ChannelReport { paused: true, ..ChannelReport::default() };
+        assert_eq!(flags_of_channel(&channel, true), "P!*");
+        assert_eq!(
+            flags_of_channel(&ChannelReport { client_count: 1, ..ChannelReport::default() }, false),
+            ""
+        );
+        assert_eq!(flags_of_topic(&TopicReport::default(), true), "*");
+    }
+
+    #[test]
+    fn a_single_topic_narrows_the_question() {
+        let object = |text: &str| Object::parse(text).unwrap();
+        assert_eq!(only_topic(&[object("t/a"), object("t")]), Some("t".to_owned()));
+        assert_eq!(only_topic(&[object("t/a"), object("u")]), None);
+        assert_eq!(only_topic(&[]), None);
+    }
+
+    #[test]
+    fn each_topic_and_channel_has_a_row() {
+        let channels =
+            vec![ChannelReport { channel_name: "c".to_owned(), depth: 3, ..ChannelReport::default() }];
+        let topic = TopicReport { topic_name: "t".to_owned(), channels, ..TopicReport::default() };
+        let text = table(&[topic], false).tab_separated();
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
+        assert_eq!(rows[1][..5], ["t", "-", "-", "-", "0"]);
+        assert_eq!(rows[2][..5], ["t", "c", "-", "-", "3"]);
+        assert_eq!(rows[2][11], "!");
+    }
+}

@@ -1,0 +1,194 @@
+//! `nsq sub`: prints the messages of a channel. What was printed is finished, everything else is given back.
+//!
+//! `record` makes lines of messages, this file takes, prints and answers them.
+
+mod record;
+
+use std::time::Duration;
+
+use clap::Args;
+use nsq::{Consumer, ConsumerState, Event, Message, MessageStream, Requeue, StartError};
+use nsq_daemon::shutdown::StopSignals;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::Context;
+use crate::exit_status::{ExitStatus, Failure};
+use crate::names::{ChannelArgument, Object};
+use crate::sources::{self, Purpose, start_failure};
+use record::Style;
+
+/// How many messages are printed at a time.
+const BATCH: usize = 100;
+/// A person waits, so a new topic should be noticed soon.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
+/// How long answers may take to be written at the end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What `nsq sub` is told.
+#[derive(Debug, Args)]
+pub struct SubscribeFlags {
+    #[command(flatten)]
+    channel: ChannelArgument,
+    /// Stop after this many messages.
+    #[arg(short = 'n', long = "count", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// How many messages may be in flight to us.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    max_in_flight: u32,
+    /// Print bodies as they are, to a terminal as well.
+    #[arg(long)]
+    raw: bool,
+}
+
+/// Prints messages until the count is reached or a signal comes.
+pub async fn run(context: &Context, flags: SubscribeFlags) -> Result<ExitStatus, Failure> {
+    let object = flags.channel.object()?;
+    let mut signals = StopSignals::catch().map_err(Failure::failed)?;
+    let mut session = tokio::select! {
+        session = Session::start(context, &flags, &object) => session?,
+        () = signals.wait() => return Ok(ExitStatus::Done),
+    };
+    let ended = tokio::select! {
+        ended = session.print_all() => ended,
+        () = signals.wait() => Ok(()),
+    };
+    tokio::select! {
+        () = session.give_back() => {}
+        () = signals.wait() => return Ok(ExitStatus::Interrupted),
+    }
+    session.tell_late();
+    ended.map(|()| ExitStatus::Done)
+}
+
+struct Session<'a> {
+    context: &'a Context,
+    style: Style<'a>,
+    stream: MessageStream,
+    events: Receiver<Event>,
+    /// Taken and not yet answered.
+    taken: Vec<Message>,
+    max_in_flight: u32,
+    /// How many are still to be printed.
+    remaining: u64,
+    /// Printed, but nsqd gave up waiting for us: it delivers them again.
+    late: u64,
+}
+
+impl<'a> Session<'a> {
+    async fn start(
+        context: &'a Context,
+        flags: &SubscribeFlags,
+        object: &'a Object,
+    ) -> Result<Self, Failure> {
+        let sources = sources::find(&context.targets, Purpose::Consume).await?;
+        let remaining = flags.count.unwrap_or(u64::MAX);
+        let channel = object.channel.as_deref().unwrap_or_default();
+        let config = nsq::Config::new()
+            .lookupd_poll_interval(LOOKUP_INTERVAL)
+            .lookupd_poll_timeout(context.targets.timeout)
+            .max_in_flight(within(flags.max_in_flight, remaining));
+        let stream = Consumer::builder(&object.topic, channel)
+            .nsqd(&sources.nsqds)
+            .lookupd(&sources.lookupds)
+            .config(config)
+            .stream()
+            .map_err(|error| start_failure(&error))?;
+        let output = context.output;
+        let session = Session {
+            context,
+            style: Style { object, json: output.is_json(), escape: output.is_terminal() && !flags.raw },
+            events: stream.consumer().events(),
+            stream,
+            taken: Vec::new(),
+            max_in_flight: flags.max_in_flight,
+            remaining,
+            late: 0,
+        };
+        session.wait_ready().await?;
+        Ok(session)
+    }
+
+    /// Fails if nothing can be reached now; later troubles are waited out.
+    async fn wait_ready(&self) -> Result<(), Failure> {
+        let (output, topic) = (self.context.output, &self.style.object.topic);
+        let consumer = self.stream.consumer();
+        match consumer.wait_ready(self.context.targets.timeout).await {
+            Ok(()) => {
+                output.note(&format!("messages shown are finished on {}", self.style.object));
+                Ok(())
+            }
+            Err(StartError::Timeout(_)) if matches!(consumer.state(), ConsumerState::NoNodes) => {
+                output.note(&format!("no nsqd has topic {topic} yet; waiting for its first message"));
+                Ok(())
+            }
+            Err(StartError::Timeout(_)) => Ok(()),
+            Err(error) => Err(start_failure(&error)),
+        }
+    }
+
+    /// Cancel safe: what was taken and not printed stays in `taken`.
+    async fn print_all(&mut self) -> Result<(), Failure> {
+        while self.remaining > 0 {
+            let limit = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(BATCH);
+            tokio::select! {
+                count = self.stream.next_many(&mut self.taken, limit) => if count == 0 {
+                    return Err(Failure::failed("the consumer has stopped"));
+                },
+                event = self.events.recv() => {
+                    self.tell(event);
+                    continue;
+                }
+            }
+            self.print().await?;
+        }
+        Ok(())
+    }
+
+    /// Prints what was taken and finishes it.
+    async fn print(&mut self) -> Result<(), Failure> {
+        let lines: Vec<u8> = self.taken.iter().flat_map(|message| self.style.line(message)).collect();
+        let output = self.context.output;
+        // Who reads us may be slow, and must not stop heartbeats nor signals.
+        let written = tokio::task::spawn_blocking(move || output.data(lines)).await;
+        written.map_err(Failure::failed)??;
+        self.remaining = self.remaining.saturating_sub(self.taken.len() as u64);
+        for message in self.taken.drain(..) {
+            self.late += u64::from(message.finish().is_err());
+        }
+        // So that near the end nothing is sent that would only be given back.
+        self.stream.consumer().set_max_in_flight(within(self.max_in_flight, self.remaining));
+        Ok(())
+    }
+
+    fn tell(&self, event: Result<Event, RecvError>) {
+        let output = self.context.output;
+        match event {
+            Ok(Event::Disconnected { node, reason }) => output.warning(&format!("! {node} sub: {reason}")),
+            Ok(Event::LookupFailed(error)) => {
+                output.warning(&format!("! {} lookup: {}", error.lookupd, error.reason))
+            }
+            // Others are not about failures, or told in other ways; and who is slow misses some.
+            _ => {}
+        }
+    }
+
+    /// At once, and without a trace of failure.
+    async fn give_back(&mut self) {
+        for message in self.taken.drain(..) {
+            // If the connection is gone, nsqd has taken it back already.
+            let _ = message.requeue_without_backoff(Requeue::Now);
+        }
+        self.stream.consumer().shutdown(DRAIN).await;
+    }
+
+    fn tell_late(&self) {
+        if self.late > 0 {
+            let text = "! {} messages were printed too late, and will be delivered again";
+            self.context.output.warning(&text.replace("{}", &self.late.to_string()));
+        }
+    }
+}
+
+fn within(max_in_flight: u32, remaining: u64) -> u32 {
+    u32::try_from(remaining).map_or(max_in_flight, |remaining| remaining.min(max_in_flight))
+}

@@ -1,0 +1,233 @@
+//! The statistics of many nodes added up: per topic and channel, with rates between two looks. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use nsq_protocol::{ChannelStats, Stats, TopicStats};
+use serde::{Serialize, Serializer};
+
+use crate::names::Object;
+
+/// What one node said, and when.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// When it said so.
+    pub taken_at: Instant,
+    /// What it said.
+    pub stats: Stats,
+}
+
+/// What the nodes said, by node.
+pub type Samples = BTreeMap<String, Sample>;
+
+/// A topic on all nodes. Rates are per second; they are absent when there is nothing to compare with.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct TopicReport {
+    /// Its name.
+    pub topic_name: String,
+    /// How many nodes have it.
+    pub node_count: usize,
+    /// Messages not yet released to channels.
+    pub depth: i64,
+    /// The part of them that is only on disk.
+    pub backend_depth: i64,
+    /// Messages published since the nodes started.
+    pub message_count: u64,
+    /// Bytes of their bodies.
+    pub message_bytes: u64,
+    /// Whether it is paused on some node.
+    pub paused: bool,
+    /// Messages published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_rate: Option<Rate>,
+    /// Its channels by name.
+    pub channels: Vec<ChannelReport>,
+}
+
+/// A channel on all nodes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ChannelReport {
+    /// Its name.
+    pub channel_name: String,
+    /// How many nodes have it.
+    pub node_count: usize,
+    /// Messages that can be handed out.
+    pub depth: i64,
+    /// The part of them that is only on disk.
+    pub backend_depth: i64,
+    /// Messages in flight.
+    pub in_flight_count: i64,
+    /// Messages deferred.
+    pub deferred_count: i64,
+    /// Messages that ever entered.
+    pub message_count: u64,
+    /// REQ commands.
+    pub requeue_count: u64,
+    /// Messages that timed out in flight.
+    pub timeout_count: u64,
+    /// Consumers.
+    pub client_count: i64,
+    /// Whether it is paused on some node.
+    pub paused: bool,
+    /// Messages that entered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_rate: Option<Rate>,
+    /// Messages that left: finished, or dropped by an operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_rate: Option<Rate>,
+    /// Messages requeued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requeue_rate: Option<Rate>,
+    /// Messages timed out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_rate: Option<Rate>,
+}
+
+/// Events per second; a tenth is as exact as it gets.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rate(pub f64);
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64((self.0 * 10.0).round() / 10.0)
+    }
+}
+
+/// Adds up what the nodes said. With an earlier look, also the rates since then: a node that was not there, or has
+/// restarted since, adds nothing to them.
+pub fn report(before: Option<&Samples>, now: &Samples) -> Vec<TopicReport> {
+    let mut topics: BTreeMap<&str, (TopicReport, BTreeMap<&str, ChannelReport>)> = BTreeMap::new();
+    for (node, sample) in now {
+        let before_here = before.map(|before| before.get(node).filter(|before| is_same_run(before, sample)));
+        for topic in sample.stats.topics.iter().flatten() {
+            let topic_before =
+                before_here.map(|before| before.and_then(|before| Earlier::topic(before, sample, topic)));
+            let (sum, channels) = topics.entry(&topic.topic_name).or_default();
+            add_topic(sum, topic, topic_before.as_ref());
+            for channel in &topic.channels {
+                let channel_before = topic_before.as_ref().map(|earlier| {
+                    let (seconds, topic) = earlier.as_ref().map(|earlier| (earlier.seconds, earlier.then))?;
+                    let mut channels = topic.channels.iter();
+                    let then = channels.find(|then| then.channel_name == channel.channel_name)?;
+                    Some(Earlier { seconds, then })
+                });
+                add_channel(
+                    channels.entry(&channel.channel_name).or_default(),
+                    channel,
+                    channel_before.as_ref(),
+                );
+            }
+        }
+    }
+    let merged = topics.into_values();
+    merged
+        .map(|(topic, channels)| TopicReport { channels: channels.into_values().collect(), ..topic })
+        .collect()
+}
+
+/// Leaves only what was asked for; says what of it is not there.
+pub fn select(topics: &mut Vec<TopicReport>, wanted: &[Object]) -> Vec<Object> {
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let has = |object: &Object| {
+        let topic = topics.iter().find(|topic| topic.topic_name == object.topic);
+        topic.is_some_and(|topic| {
+            let mut channels = topic.channels.iter();
+            object.channel.as_ref().is_none_or(|channel| channels.any(|known| known.channel_name == *channel))
+        })
+    };
+    let missing = wanted.iter().filter(|object| !has(object)).cloned().collect();
+    topics.retain_mut(|topic| {
+        let mine: Vec<&Object> = wanted.iter().filter(|object| object.topic == topic.topic_name).collect();
+        if mine.iter().all(|object| object.channel.is_some()) {
+            let names: BTreeSet<&String> = mine.iter().filter_map(|object| object.channel.as_ref()).collect();
+            topic.channels.retain(|channel| names.contains(&channel.channel_name));
+            return !topic.channels.is_empty();
+        }
+        true
+    });
+    missing
+}
+
+/// The same topic or channel at the earlier look.
+struct Earlier<'a, T> {
+    /// How long ago.
+    seconds: f64,
+    then: &'a T,
+}
+
+impl<'a> Earlier<'a, TopicStats> {
+    fn topic(before: &'a Sample, now: &Sample, topic: &TopicStats) -> Option<Self> {
+        let seconds = now.taken_at.saturating_duration_since(before.taken_at).as_secs_f64();
+        let mut topics = before.stats.topics.iter().flatten();
+        let then = topics.find(|then| then.topic_name == topic.topic_name)?;
+        Some(Earlier { seconds, then })
+    }
+}
+
+impl<T> Earlier<'_, T> {
+    /// Counters that went down were reset: the topic was deleted and made again.
+    fn rate(&self, then: i128, now: i128) -> f64 {
+        if self.seconds > 0.0 { (now - then).max(0) as f64 / self.seconds } else { 0.0 }
+    }
+}
+
+fn is_same_run(before: &Sample, now: &Sample) -> bool {
+    before.stats.start_time == now.stats.start_time
+}
+
+/// `earlier`: none if there was no earlier look at all; none inside if it knew nothing of this here.
+fn add_topic(sum: &mut TopicReport, topic: &TopicStats, earlier: Option<&Option<Earlier<'_, TopicStats>>>) {
+    sum.topic_name.clone_from(&topic.topic_name);
+    sum.node_count += 1;
+    sum.depth += topic.depth;
+    sum.backend_depth += topic.backend_depth;
+    sum.message_count += topic.message_count;
+    sum.message_bytes += topic.message_bytes;
+    sum.paused |= topic.paused;
+    let Some(earlier) = earlier else { return };
+    let rate = earlier.as_ref().map(|e| e.rate(e.then.message_count.into(), topic.message_count.into()));
+    add_rate(&mut sum.ingress_rate, rate);
+}
+
+fn add_channel(
+    sum: &mut ChannelReport,
+    channel: &ChannelStats,
+    earlier: Option<&Option<Earlier<'_, ChannelStats>>>,
+) {
+    sum.channel_name.clone_from(&channel.channel_name);
+    sum.node_count += 1;
+    sum.depth += channel.depth;
+    sum.backend_depth += channel.backend_depth;
+    sum.in_flight_count += channel.in_flight_count;
+    sum.deferred_count += channel.deferred_count;
+    sum.message_count += channel.message_count;
+    sum.requeue_count += channel.requeue_count;
+    sum.timeout_count += channel.timeout_count;
+    sum.client_count += channel.client_count;
+    sum.paused |= channel.paused;
+    let Some(earlier) = earlier else { return };
+    let rate = |count: fn(&ChannelStats) -> i128| {
+        earlier.as_ref().map(|earlier| earlier.rate(count(earlier.then), count(channel)))
+    };
+    add_rate(&mut sum.ingress_rate, rate(|channel| channel.message_count.into()));
+    add_rate(&mut sum.egress_rate, rate(left_count));
+    add_rate(&mut sum.requeue_rate, rate(|channel| channel.requeue_count.into()));
+    add_rate(&mut sum.timeout_rate, rate(|channel| channel.timeout_count.into()));
+}
+
+/// Messages that entered and are not there any more. Its differences are right even if it starts below zero, as it
+/// does when messages were recovered at start.
+fn left_count(channel: &ChannelStats) -> i128 {
+    let there = [channel.depth, channel.in_flight_count, channel.deferred_count];
+    i128::from(channel.message_count) - there.map(i128::from).iter().sum::<i128>()
+}
+
+fn add_rate(sum: &mut Option<Rate>, rate: Option<f64>) {
+    sum.get_or_insert_default().0 += rate.unwrap_or(0.0);
+}
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;

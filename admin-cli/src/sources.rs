@@ -1,0 +1,116 @@
+//! Where to publish and consume, and what it means when that fails.
+
+use nsq::{ConnectError, ConnectStage, Disconnect, PublishError, StartError};
+
+use crate::cluster::{Cluster, Lookupd};
+use crate::exit_status::{ExitStatus, Failure};
+use crate::targets::{DEFAULT_NSQD_TCP, HOW_TO_SAY, Targets};
+
+/// Addresses for the client library.
+#[derive(Debug, Default)]
+pub struct TcpSources {
+    /// HTTP addresses of nsqlookupds.
+    pub lookupds: Vec<String>,
+    /// TCP addresses of nsqds.
+    pub nsqds: Vec<String>,
+}
+
+/// What they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To any nsqd.
+    Publish,
+    /// From all nsqds that have the topic; which these are, nsqlookupds tell in due time.
+    Consume,
+}
+
+/// Finds out. Fails only if nothing at all answers.
+pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Failure> {
+    if !targets.nsqd_tcps.is_empty() {
+        let lookupds = if purpose == Purpose::Consume { targets.lookupds.clone() } else { Vec::new() };
+        return Ok(TcpSources { lookupds, nsqds: targets.nsqd_tcps.clone() });
+    }
+    let cluster = match Cluster::find(targets).await {
+        Ok(cluster) => cluster,
+        // Its HTTP may be off. Whether it is there shows when it is connected to.
+        Err(failure) if failure.status == ExitStatus::Unreachable && targets.are_default() => {
+            return Ok(TcpSources { lookupds: Vec::new(), nsqds: vec![DEFAULT_NSQD_TCP.to_owned()] });
+        }
+        Err(failure) => return Err(failure),
+    };
+    let named = |lookupd: &Lookupd| lookupd.name.clone();
+    match purpose {
+        Purpose::Consume => {
+            // One that does not answer now may answer later, and what nsqlookupds know need not be said.
+            let lookupds = match targets.are_default() {
+                true => cluster.lookupds.iter().map(named).collect(),
+                false => targets.lookupds.clone(),
+            };
+            let nodes = cluster.nodes.iter().filter(|node| node.lookupds.is_empty());
+            Ok(TcpSources { lookupds, nsqds: nodes.map(|node| node.tcp_address.clone()).collect() })
+        }
+        Purpose::Publish if cluster.nodes.is_empty() => {
+            let lookupds: Vec<String> = cluster.lookupds.iter().map(named).collect();
+            let message = format!("no nsqd is registered at {}", lookupds.join(", "));
+            Err(Failure::new(ExitStatus::Unreachable, message)
+                .hint("start one with --lookupd-tcp-address, or name one with --nsqd-tcp HOST:4150"))
+        }
+        Purpose::Publish => {
+            let nsqds = cluster.nodes.iter().map(|node| node.tcp_address.clone()).collect();
+            Ok(TcpSources { lookupds: Vec::new(), nsqds })
+        }
+    }
+}
+
+/// A publish that failed, as the end of a command.
+pub fn publish_failure(error: &PublishError) -> Failure {
+    let failure = |status| Failure::new(status, error);
+    match error {
+        PublishError::InvalidTopic { .. } | PublishError::Empty => failure(ExitStatus::Usage),
+        PublishError::NotSent { reason, .. } => with_advice(failure(status_of(reason)), reason),
+        PublishError::Refused { code, .. } => failure(refusal(code)),
+        PublishError::TooBig { .. } => failure(ExitStatus::Failed)
+            .hint("nsqd takes larger messages when it is started with a larger --max-msg-size"),
+        _ => failure(ExitStatus::Failed),
+    }
+}
+
+/// A consumer that did not start, as the end of a command.
+pub fn start_failure(error: &StartError) -> Failure {
+    match error {
+        StartError::Config(error) => Failure::usage(error),
+        StartError::Connect(connect) => connect_failure(connect),
+        StartError::Lookup(_) => Failure::new(ExitStatus::Unreachable, error).hint(HOW_TO_SAY),
+        _ => Failure::failed(error),
+    }
+}
+
+fn connect_failure(error: &ConnectError) -> Failure {
+    let status = match error.stage {
+        ConnectStage::Resolve | ConnectStage::Dial => ExitStatus::Unreachable,
+        _ => status_of(&error.cause),
+    };
+    with_advice(Failure::new(status, error), &error.cause)
+}
+
+fn with_advice(failure: Failure, reason: &Disconnect) -> Failure {
+    match reason {
+        Disconnect::Io(_) | Disconnect::Timeout(_) => failure.hint(HOW_TO_SAY),
+        _ => failure,
+    }
+}
+
+fn status_of(reason: &Disconnect) -> ExitStatus {
+    match reason {
+        Disconnect::Io(_) | Disconnect::Timeout(_) | Disconnect::Closed => ExitStatus::Unreachable,
+        Disconnect::Refused { code, .. } => refusal(code),
+        _ => ExitStatus::Failed,
+    }
+}
+
+fn refusal(code: &str) -> ExitStatus {
+    match code {
+        "E_AUTH_FIRST" | "E_AUTH_FAILED" | "E_UNAUTHORIZED" => ExitStatus::Refused,
+        _ => ExitStatus::Failed,
+    }
+}
