@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::command::bench::BenchFlags;
 use crate::command::change::DestroyFlags;
 use crate::command::create::CreateTopicFlags;
 use crate::command::dev::DevFlags;
@@ -51,6 +52,8 @@ pub enum Command {
     /// List nodes.
     #[command(alias = "nodes", subcommand)]
     Node(NodeCommand),
+    /// Put load on an nsqd and measure it.
+    Bench(BenchFlags),
     /// Print a script that makes a shell complete commands and flags.
     Completion {
         /// Which shell: `source <(nsq completion bash)` tries it out.

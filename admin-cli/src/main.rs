@@ -29,7 +29,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
-use command::{Context, completion, create, delete, dev, empty, list, node, pause, publish, stat, subscribe};
+use command::{
+    Context, bench, completion, create, delete, dev, empty, list, node, pause, publish, stat, subscribe,
+};
 use exit_status::{ExitStatus, Failure};
 use names::Object;
 use output::Output;
@@ -47,6 +49,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Dev(flags) => dev::run(flags, output),
+        Command::Bench(flags) => {
+            let targets = Targets::resolve(cli.targets, |name| std::env::var(name).ok());
+            bench::run(&Context { targets, output }, flags)
+        }
         Command::Completion { shell } => completion::run(output, shell).map(ExitCode::from),
         Command::Version => {
             output.data(concat!("nsq ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| ExitCode::SUCCESS)
@@ -94,7 +100,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
             }
         },
         Command::Node(NodeCommand::List) => node::list(context).await,
-        Command::Dev(_) | Command::Completion { .. } | Command::Version => {
+        Command::Dev(_) | Command::Bench(_) | Command::Completion { .. } | Command::Version => {
             Err(Failure::failed("this command needs no cluster"))
         }
     }

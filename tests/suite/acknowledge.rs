@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use nsq_tests::wire::{Message, Peer, bodies};
+use nsq_tests::wire::{Frame, Message, Peer, bodies};
 use nsq_tests::{Daemon, test, test_within};
 use serde_json::json;
 

@@ -52,6 +52,12 @@ mod lookup;
 /// The client library of this project.
 mod client_crate;
 
+/// The `nsq` command.
+mod cli;
+
+/// `nsq bench`, one small run of each mode.
+mod bench;
+
 /// Existing client libraries, unchanged.
 mod interop;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use nsq::admin::StatsQuery;
-use nsq_protocol::Stats;
+use nsq_protocol::{ChannelStats, Stats, TopicStats};
 use serde_json::json;
 
 use super::Context;
@@ -49,9 +49,9 @@ pub fn agreed(
     flags: &DestroyFlags,
     verb: Verb,
     object: &Object,
-    stats: &Answers<Stats>,
+    holdings: &[Holding<'_>],
 ) -> Result<bool, Failure> {
-    let (kind, what) = (object.kind(), losses(object, stats));
+    let (kind, what) = (object.kind(), losses(object, holdings));
     if flags.dry_run {
         let text = format!("{kind} {object} would be {}: {what}\n", verb.done);
         return context.output.data(text).map(|()| false);
@@ -142,32 +142,49 @@ fn names(answers: Answers<Vec<String>>) -> BTreeSet<String> {
 
 /// The command that does the same where it failed.
 fn repetition(cluster: &Cluster, verb: Verb, object: &Object, errors: &[NodeError]) -> Option<String> {
-    let is_node = |name: &String| cluster.nodes.iter().any(|node| node.name == *name);
-    let failed: BTreeSet<&str> =
-        errors.iter().map(|error| &error.node).filter(|name| is_node(name)).map(String::as_str).collect();
+    // nsqlookupds are no nodes; a node that was named and did not answer has failed at "info".
+    let is_node =
+        |error: &&NodeError| error.op == "info" || cluster.nodes.iter().any(|node| node.name == error.node);
+    let failed: BTreeSet<&str> = errors.iter().filter(is_node).map(|error| error.node.as_str()).collect();
     let list: Vec<&str> = failed.into_iter().collect();
     (!list.is_empty())
         .then(|| format!("nsq {} {} {object} --nsqd {}", object.kind(), verb.name, list.join(",")))
 }
 
-/// What a topic or channel holds, in words.
-fn losses(object: &Object, stats: &Answers<Stats>) -> String {
-    let (mut nodes, mut messages, mut consumers) = (0, 0, 0);
-    for (_, stats) in &stats.good {
+/// A topic on one node, with its channels or the one that matters.
+pub struct Holding<'a> {
+    /// The node.
+    pub node: &'a str,
+    /// The topic.
+    pub topic: &'a TopicStats,
+    /// All its channels, or only the one that the command is about.
+    pub channels: Vec<&'a ChannelStats>,
+}
+
+/// Which nodes have the topic or channel.
+pub fn holdings<'a>(stats: &'a Answers<Stats>, object: &Object) -> Vec<Holding<'a>> {
+    let on_node = |(node, stats): &'a (String, Stats)| {
         let mut topics = stats.topics.iter().flatten();
-        let Some(topic) = topics.find(|topic| topic.topic_name == object.topic) else { continue };
-        let mut is_here = object.channel.is_none();
-        messages += if is_here { topic.depth } else { 0 };
-        for channel in &topic.channels {
-            if object.channel.as_ref().is_none_or(|name| channel.channel_name == *name) {
-                is_here = true;
-                messages += channel.depth + channel.in_flight_count + channel.deferred_count;
-                consumers += channel.client_count;
-            }
-        }
-        nodes += usize::from(is_here);
+        let topic = topics.find(|topic| topic.topic_name == object.topic)?;
+        let is_meant =
+            |known: &&ChannelStats| object.channel.as_ref().is_none_or(|name| known.channel_name == *name);
+        let channels: Vec<&ChannelStats> = topic.channels.iter().filter(is_meant).collect();
+        (object.channel.is_none() || !channels.is_empty()).then_some(Holding { node, topic, channels })
+    };
+    stats.good.iter().filter_map(on_node).collect()
+}
+
+/// What would be lost, in words.
+fn losses(object: &Object, holdings: &[Holding<'_>]) -> String {
+    let channels = || holdings.iter().flat_map(|holding| &holding.channels);
+    let mut messages: i64 =
+        channels().map(|channel| channel.depth + channel.in_flight_count + channel.deferred_count).sum();
+    if object.channel.is_none() {
+        messages += holdings.iter().map(|holding| holding.topic.depth).sum::<i64>();
     }
+    let consumers: i64 = channels().map(|channel| channel.client_count).sum();
     let plural = |count: i64, thing: &str| format!("{count} {thing}{}", if count == 1 { "" } else { "s" });
-    let nodes = plural(i64::try_from(nodes).unwrap_or(i64::MAX), "node");
-    format!("{nodes}, {}, {}", plural(messages, "unfinished message"), plural(consumers, "consumer"))
+    let nodes = i64::try_from(holdings.len()).unwrap_or(i64::MAX);
+    let (messages, consumers) = (plural(messages, "unfinished message"), plural(consumers, "consumer"));
+    format!("{}, {messages}, {consumers}", plural(nodes, "node"))
 }

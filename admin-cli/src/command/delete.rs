@@ -1,7 +1,7 @@
 //! `nsq topic|channel delete`.
 
 use super::Context;
-use super::change::{DestroyFlags, Verb, agreed, conclude, stats_of, unknown};
+use super::change::{DestroyFlags, Verb, agreed, conclude, holdings, stats_of, unknown};
 use crate::cluster::{Cluster, Lookupd, Node};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
@@ -20,21 +20,13 @@ pub async fn run(context: &Context, object: Object, flags: &DestroyFlags) -> Res
             Some(channel) => lookupd.client.channels(topic).await.map(|channels| channels.contains(channel)),
         })
         .await;
-    let has_it = |node: &Node| {
-        let stats = stats.good.iter().filter(|(name, _)| *name == node.name);
-        let mut topics = stats.flat_map(|(_, stats)| stats.topics.iter().flatten());
-        topics.any(|known| {
-            let mut channels = known.channels.iter();
-            known.topic_name == *topic
-                && channel.as_ref().is_none_or(|name| channels.any(|known| known.channel_name == *name))
-        })
-    };
+    let holdings = holdings(&stats, &object);
     let is_registered = registered.good.iter().any(|(_, known)| *known);
     let failed = !stats.errors.is_empty() || !registered.errors.is_empty() || !cluster.errors.is_empty();
-    if !is_registered && !failed && !cluster.nodes.iter().any(has_it) {
+    if !is_registered && !failed && holdings.is_empty() {
         return Err(unknown(&cluster, &object).await);
     }
-    if !agreed(context, flags, DELETE, &object, &stats)? {
+    if !agreed(context, flags, DELETE, &object, &holdings)? {
         return Ok(ExitStatus::Done);
     }
     let mut answers = cluster

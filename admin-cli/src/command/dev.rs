@@ -78,7 +78,7 @@ pub fn run(flags: DevFlags, output: Output) -> Result<ExitCode, Failure> {
         let mut signals = StopSignals::catch().map_err(Failure::failed)?;
         let dev = Dev::start(&flags, nsqd_config, [lookupd_logger, nsqd_logger]).await?;
         // Whoever started us may not want to know.
-        let printed = output.data(&dev.banner(&flags).text(output.is_json()));
+        let printed = output.data(dev.banner(&flags).text(output.is_json()));
         let failed = tokio::select! {
             () = signals.wait() => None,
             failure = dev.broken() => Some(failure),

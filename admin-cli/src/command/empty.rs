@@ -1,7 +1,7 @@
 //! `nsq topic|channel empty`.
 
 use super::Context;
-use super::change::{DestroyFlags, Verb, agreed, conclude, stats_of};
+use super::change::{DestroyFlags, Verb, agreed, conclude, holdings, stats_of, unknown};
 use crate::cluster::{Cluster, Node};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
@@ -17,29 +17,28 @@ pub async fn run(
 ) -> Result<ExitStatus, Failure> {
     let cluster = Cluster::find(&context.targets).await?;
     let stats = stats_of(&cluster, &object).await;
-    if !agreed(context, flags, EMPTY, &object, &stats)? {
+    let holdings = holdings(&stats, &object);
+    if holdings.is_empty() && stats.errors.is_empty() && cluster.errors.is_empty() {
+        return Err(unknown(&cluster, &object).await);
+    }
+    if !agreed(context, flags, EMPTY, &object, &holdings)? {
         return Ok(ExitStatus::Done);
     }
     let topic = &object.topic;
-    let channels_at = |node: &Node| -> Vec<&str> {
-        let stats = stats.good.iter().filter(|(name, _)| *name == node.name);
-        let topics = stats.flat_map(|(_, stats)| stats.topics.iter().flatten());
-        let channels = topics.filter(|known| known.topic_name == *topic).flat_map(|known| &known.channels);
-        channels.map(|channel| channel.channel_name.as_str()).collect()
-    };
     let call = async |node: &Node| match &object.channel {
         Some(channel) => node.client.empty_channel(topic, channel).await,
         None => {
             node.client.empty_topic(topic).await?;
-            for channel in channels_at(node).into_iter().filter(|_| with_channels) {
-                node.client.empty_channel(topic, channel).await?;
+            let here = holdings.iter().filter(|holding| with_channels && holding.node == node.name);
+            for channel in here.flat_map(|holding| &holding.channels) {
+                node.client.empty_channel(topic, &channel.channel_name).await?;
             }
             Ok(())
         }
     };
     let answers = cluster.on_nodes(EMPTY.name, call).await;
-    let has_channels = cluster.nodes.iter().any(|node| !channels_at(node).is_empty());
     let status = conclude(context, &cluster, EMPTY, &object, answers).await?;
+    let has_channels = holdings.iter().any(|holding| !holding.channels.is_empty());
     if object.channel.is_none() && has_channels && !with_channels {
         context.output.note("its channels keep their messages; --channels empties them, too");
     }

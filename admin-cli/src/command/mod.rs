@@ -2,7 +2,7 @@
 //! [`Failure`].
 //!
 //! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`
-//! over what they have in common in `change`; `completion`.
+//! over what they have in common in `change`; `bench`; `completion`.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -32,6 +32,8 @@ pub mod empty;
 pub mod delete;
 
 pub mod change;
+
+pub mod bench;
 
 pub mod completion;
 

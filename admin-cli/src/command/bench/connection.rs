@@ -7,7 +7,7 @@ use std::time::Duration;
 use nsq_protocol::{ChannelName, Command, MAGIC_V2, TopicName};
 use serde_json::{Value, json};
 
-use super::frames::{self, MAX_FRAME_BYTES};
+use super::frames::{self, First, MAX_FRAME_BYTES};
 use crate::exit_status::{ExitStatus, Failure};
 
 /// How long connecting may take, and how long nsqd may take over anything that it owes an answer for.
@@ -47,7 +47,8 @@ impl Connection {
             stream.set_read_timeout(Some(PATIENCE))?;
             Ok(stream)
         };
-        let unreachable = |error: io::Error| Failure::new(ExitStatus::Unreachable, format_args!("{address}: {error}"));
+        let unreachable =
+            |error: io::Error| Failure::new(ExitStatus::Unreachable, format_args!("{address}: {error}"));
         let stream = open().map_err(unreachable)?;
         Ok(Connection { address, stream, input: Input::default() })
     }
@@ -79,7 +80,9 @@ impl Connection {
         match self.input.fill(&mut self.stream) {
             Ok(0) => Err(self.failed("it closed the connection")),
             Ok(_) => Ok(Received::Some),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Received::Nothing),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Ok(Received::Nothing)
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(Received::Nothing),
             Err(error) => Err(self.lost(&error)),
         }
@@ -158,7 +161,7 @@ impl Connection {
     fn response(&mut self) -> Result<Vec<u8>, Failure> {
         loop {
             let frame = frames::first(self.received()).map_err(|fault| self.failed(fault))?;
-            if let Some((kind, data, bytes)) = frame {
+            if let Some(First { kind, data, bytes }) = frame {
                 let data = data.to_vec();
                 self.consume(bytes);
                 match kind {

@@ -36,7 +36,7 @@ pub enum ModeFlags {
         consume: ConsumeFlags,
         #[command(flatten)]
         extent: ExtentFlags,
-        /// Publish so many messages before the consumers start [default: 1000000 unless --topic is given].
+        /// Publish so many messages before the consumers start. [default: 1000000, with --topic none]
         #[arg(long, value_name = "N")]
         preload: Option<u64>,
         /// Bytes per preloaded message.
@@ -107,22 +107,19 @@ pub enum ModeFlags {
 /// Which nsqd, which topic.
 #[derive(Debug, Args)]
 pub struct TargetFlags {
-    /// nsqd's TCP address.
-    #[arg(long, default_value = "127.0.0.1:4150", value_name = "HOST:PORT")]
-    pub nsqd_tcp: String,
-    /// nsqd's HTTP address [default: the TCP address, one port up].
-    #[arg(long, value_name = "HOST:PORT")]
+    /// nsqd's HTTP address. [default: --nsqd; else that of --nsqd-tcp, one port up]
+    #[arg(long, value_name = "ADDR")]
     pub nsqd_http: Option<String>,
-    /// nsqd's process id, for its CPU time and memory [default: who listens on the port, if it is local].
+    /// nsqd's process id, for its CPU time and memory. [default: who listens on the port, if it is local]
     #[arg(long)]
     pub pid: Option<u32>,
-    /// The topic [default: a fresh one, deleted at the end].
+    /// The topic. [default: a fresh one, deleted at the end]
     #[arg(long)]
     pub topic: Option<String>,
-    /// The channel; several get a number each.
-    #[arg(long, default_value = "bench")]
-    pub channel: String,
-    /// Do not delete the fresh topic at the end. A given --topic is never deleted.
+    /// The channel; several get a number each. [default: bench]
+    #[arg(long)]
+    pub channel: Option<String>,
+    /// Leave the fresh topic behind. What was named by a flag stays in any case.
     #[arg(long)]
     pub keep: bool,
 }
@@ -136,14 +133,14 @@ pub struct PublishFlags {
     /// Messages per command: 1 for PUB, more for MPUB (with --http: /pub, /mpub).
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub batch: usize,
-    /// Commands sent ahead of their OK on each connection; 1 waits for each
-    /// [default: 100, fewer if more than 1 MiB; 1 with --http].
+    /// Commands sent ahead of their OK on each connection; 1 waits for each.
+    /// [default: 100, or what 1 MiB holds; 1 with --http]
     #[arg(long, value_name = "N")]
     pub in_flight: Option<u64>,
     /// Publishing connections.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub connections: usize,
-    /// Messages per second over all connections [default: as many as possible].
+    /// Messages per second over all connections. [default: as many as possible]
     #[arg(long, value_name = "PER_SECOND")]
     pub rate: Option<f64>,
     /// Publish over HTTP, on connections that stay open.
@@ -165,7 +162,7 @@ pub struct ConsumeFlags {
 /// How much of it.
 #[derive(Debug, Args)]
 pub struct ExtentFlags {
-    /// Stop after so many messages [default: 1000000 unless --duration is given].
+    /// Stop after so many messages. [default: 1000000, with --duration no limit]
     #[arg(long, value_name = "N")]
     pub messages: Option<u64>,
     /// Stop after so long, such as 10s or 1m30s.

@@ -86,15 +86,25 @@ fn count_response(data: &[u8], tally: &mut Tally) {
     }
 }
 
-/// The first frame of `buf`, as its type and data, and the bytes it has.
-pub fn first(buf: &[u8]) -> Result<Option<(u32, &[u8], usize)>, Fault> {
+/// A frame by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First<'a> {
+    /// Its type, as on the wire.
+    pub kind: u32,
+    pub data: &'a [u8],
+    /// With its header.
+    pub bytes: usize,
+}
+
+/// The first frame of `buf`; None if it is not all there.
+pub fn first(buf: &[u8]) -> Result<Option<First<'_>>, Fault> {
     let Some((header, after)) = buf.split_first_chunk::<FRAME_HEADER_BYTES>() else { return Ok(None) };
     let size = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
     if !(4..=MAX_FRAME_BYTES).contains(&size) {
         return Err(Fault::OutOfStep);
     }
     let kind = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    Ok(after.get(..size - 4).map(|data| (kind, data, 4 + size)))
+    Ok(after.get(..size - 4).map(|data| First { kind, data, bytes: 4 + size }))
 }
 
 /// Appends the FIN for a message.
@@ -135,8 +145,14 @@ mod tests {
                 let used = scan(&buf, &mut tally, |message| bodies.push(message.body.to_vec())).unwrap();
                 buf.drain(..used);
             }
-            let expected =
-                Tally { oks: 3, messages: 2, redelivered: 1, failed_fins: 1, heartbeats: 1, is_closing: true };
+            let expected = Tally {
+                oks: 3,
+                messages: 2,
+                redelivered: 1,
+                failed_fins: 1,
+                heartbeats: 1,
+                is_closing: true,
+            };
             assert_eq!(tally, expected, "in pieces of {step}");
             assert_eq!(bodies, [b"first".to_vec(), b"second".to_vec()]);
             assert!(buf.is_empty());
@@ -155,14 +171,19 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_ends_it() {
-        for bytes in [&b"HTTP/1.1 400 Bad Request"[..], b"\0\0\0\x03\0\0\0\0", b"\0\0\0\x06\0\0\0\x02ab", b"\0\0\0\x04\0\0\0\x03"] {
+        for bytes in [
+            &b"HTTP/1.1 400 Bad Request"[..],
+            b"\0\0\0\x03\0\0\0\0",
+            b"\0\0\0\x06\0\0\0\x02ab",
+            b"\0\0\0\x04\0\0\0\x03",
+        ] {
             assert_eq!(scan(bytes, &mut Tally::default(), |_| {}), Err(Fault::OutOfStep), "{bytes:?}");
         }
     }
 
     #[test]
     fn the_first_frame_alone() {
-        assert_eq!(first(OK_FRAME), Ok(Some((0, &b"OK"[..], 10))));
+        assert_eq!(first(OK_FRAME), Ok(Some(First { kind: 0, data: b"OK", bytes: 10 })));
         assert_eq!(first(&OK_FRAME[..9]), Ok(None));
         assert_eq!(first(b"\0\0"), Ok(None));
         assert_eq!(first(b"HTTP/1.1 "), Err(Fault::OutOfStep));

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use nsq_protocol::TopicName;
+use nsq_protocol::{ChannelName, TopicName};
 
 use super::connection::{Connection, PATIENCE, Received};
 use crate::exit_status::Failure;
@@ -18,16 +18,31 @@ pub fn put_post(out: &mut Vec<u8>, address: SocketAddr, target: &str, body: &[u8
     out.extend_from_slice(body);
 }
 
-/// A path with a topic in its query. Of what a name may hold, only `#` means something in a URL.
+/// A path with a topic in its query.
 pub fn topic_target(path: &str, topic: &TopicName) -> String {
-    format!("{path}?topic={}", topic.as_str().replace('#', "%23"))
+    format!("{path}?topic={}", escaped(topic.as_str()))
+}
+
+/// Of what a name may hold, only `#` means something in a URL.
+fn escaped(name: &str) -> String {
+    name.replace('#', "%23")
 }
 
 /// Deletes a topic and all its channels.
 pub fn delete_topic(address: SocketAddr, topic: &TopicName) -> Result<(), Failure> {
+    post(address, &topic_target("/topic/delete", topic))
+}
+
+/// Deletes a channel.
+pub fn delete_channel(address: SocketAddr, topic: &TopicName, channel: &ChannelName) -> Result<(), Failure> {
+    let topic = topic_target("/channel/delete", topic);
+    post(address, &format!("{topic}&channel={}", escaped(channel.as_str())))
+}
+
+fn post(address: SocketAddr, target: &str) -> Result<(), Failure> {
     let mut connection = Connection::open(address)?;
     let mut request = Vec::new();
-    put_post(&mut request, address, &topic_target("/topic/delete", topic), b"");
+    put_post(&mut request, address, target, b"");
     connection.send(&request)?;
     while scan(connection.received()).map_err(|fault| connection.failed(fault))?.answers == 0 {
         if connection.receive()? == Received::Nothing {
@@ -60,7 +75,7 @@ pub enum Fault {
 /// Counts the whole answers at the start of `buf`.
 pub fn scan(buf: &[u8]) -> Result<Answers, Fault> {
     let mut found = Answers::default();
-    while let Some((head, body)) = answer(&buf[found.bytes..])? {
+    while let Some(Answer { head, body }) = answer(&buf[found.bytes..])? {
         // "HTTP/1.1 200 OK", "HTTP/1.1 404 Not Found"
         if head.get(8..13) != Some(b" 200 ") {
             let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
@@ -74,8 +89,14 @@ pub fn scan(buf: &[u8]) -> Result<Answers, Fault> {
     Ok(found)
 }
 
-/// Head (to the end of the empty line) and body of the first answer; None if it is not all there.
-fn answer(buf: &[u8]) -> Result<Option<(&[u8], &[u8])>, Fault> {
+struct Answer<'a> {
+    /// To the end of the empty line.
+    head: &'a [u8],
+    body: &'a [u8],
+}
+
+/// The first answer; None if it is not all there.
+fn answer(buf: &[u8]) -> Result<Option<Answer<'_>>, Fault> {
     if !buf.starts_with(&b"HTTP/1."[..buf.len().min(7)]) {
         return Err(Fault::OutOfStep);
     }
@@ -84,13 +105,14 @@ fn answer(buf: &[u8]) -> Result<Option<(&[u8], &[u8])>, Fault> {
     };
     let (head, rest) = buf.split_at(head_end + 4);
     let length = content_length(head).ok_or(Fault::OutOfStep)?;
-    Ok(rest.get(..length).map(|body| (head, body)))
+    Ok(rest.get(..length).map(|body| Answer { head, body }))
 }
 
 fn content_length(head: &[u8]) -> Option<usize> {
     const NAME: &[u8] = b"content-length:";
     let mut lines = head.split(|byte| *byte == b'\n');
-    let line = lines.find(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))?;
+    let line =
+        lines.find(|line| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME)))?;
     std::str::from_utf8(&line[NAME.len()..]).ok()?.trim().parse().ok()
 }
 
@@ -124,7 +146,9 @@ mod tests {
 
     #[test]
     fn what_is_not_http_ends_it() {
-        for bytes in [&b"\0\0\0\x12"[..], b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"] {
+        for bytes in
+            [&b"\0\0\0\x12"[..], b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"]
+        {
             assert_eq!(scan(bytes), Err(Fault::OutOfStep), "{bytes:?}");
         }
     }
@@ -134,7 +158,8 @@ mod tests {
         let topic = TopicName::new("t#ephemeral").unwrap();
         let mut out = Vec::new();
         put_post(&mut out, "127.0.0.1:4151".parse().unwrap(), &topic_target("/pub", &topic), b"body");
-        let text = "POST /pub?topic=t%23ephemeral HTTP/1.1\r\nHost: 127.0.0.1:4151\r\nContent-Length: 4\r\n\r\nbody";
+        let text =
+            "POST /pub?topic=t%23ephemeral HTTP/1.1\r\nHost: 127.0.0.1:4151\r\nContent-Length: 4\r\n\r\nbody";
         assert_eq!(String::from_utf8(out).unwrap(), text);
     }
 }

@@ -71,7 +71,9 @@ mod tests {
 
     #[test]
     fn nsqd_reads_the_commands() {
-        for (line, in_flight, batch) in [("pub --topic t", 100, 1), ("pub --topic t --batch 7 --in-flight 3", 3, 7)] {
+        for (line, in_flight, batch) in
+            [("pub --topic t", 100, 1), ("pub --topic t --batch 7 --in-flight 3", 3, 7)]
+        {
             let (_, load) = commands(line);
             let (mut bytes, taken) = load.take(u64::MAX);
             assert_eq!(taken, in_flight);
@@ -99,7 +101,10 @@ mod tests {
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         assert_eq!(taken, 1);
         assert!(text.starts_with("POST /mpub?topic=t HTTP/1.1\r\n"), "{text}");
-        assert_eq!(text.split("\r\n\r\n").nth(1).unwrap().lines().map(str::len).collect::<Vec<_>>(), [4, 4, 4]);
+        assert_eq!(
+            text.split("\r\n\r\n").nth(1).unwrap().lines().map(str::len).collect::<Vec<_>>(),
+            [4, 4, 4]
+        );
     }
 
     #[test]

@@ -44,15 +44,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::Context;
 use crate::exit_status::{ExitStatus, Failure};
-use crate::output::Output;
 
 pub use flags::BenchFlags;
-use plan::{Mode, Plan};
+use plan::{Cleanup, Mode, Plan};
 
 /// Runs one benchmark and prints its report.
-pub fn run(flags: BenchFlags, output: &mut Output) -> Result<ExitCode, Failure> {
-    let plan = Plan::new(flags)?;
+pub fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode, Failure> {
+    let plan = Plan::new(&context.targets, flags)?;
+    // For the signal only: the benchmark's threads are its own.
     let runtime = super::runtime()?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
@@ -66,18 +67,30 @@ pub fn run(flags: BenchFlags, output: &mut Output) -> Result<ExitCode, Failure> 
         Mode::Latency => latency::run(&plan, &interrupted),
         Mode::Pub | Mode::Sub | Mode::Pubsub | Mode::Fanout => throughput::run(&plan, &interrupted),
     };
-    // Also after a failure: a topic full of messages is not to stay behind.
-    if plan.delete_topic
-        && let Err(failure) = http::delete_topic(plan.http, &plan.topic)
-    {
-        output.warning(&format!("topic {} stays behind: {}", plan.topic, failure.message));
+    // A run that could not begin has left nothing behind.
+    if !matches!(&result, Err(failure) if failure.status == ExitStatus::Unreachable) {
+        clean_up(context, &plan);
     }
     let report = result?;
-    if output.is_json() {
-        output.data(report.json()?)?;
+    if context.output.is_json() {
+        context.output.json(&report)?;
     } else {
-        output.data(report_table::render(&report))?;
+        context.output.data(report_table::render(&report))?;
     }
     let interrupted = interrupted.load(Ordering::Relaxed);
     Ok(if interrupted { ExitStatus::Interrupted } else { ExitStatus::Done }.into())
+}
+
+/// Deletes what was made for the run. The figures are worth having all the same if that fails.
+fn clean_up(context: &Context, plan: &Plan) {
+    let result = match plan.cleanup {
+        Cleanup::Nothing => Ok(()),
+        Cleanup::Topic => http::delete_topic(plan.http, &plan.topic),
+        Cleanup::Channels => {
+            plan.channels.iter().try_for_each(|channel| http::delete_channel(plan.http, &plan.topic, channel))
+        }
+    };
+    if let Err(failure) = result {
+        context.output.warning(&format!("topic {} is not cleaned up: {}", plan.topic, failure.message));
+    }
 }

@@ -17,12 +17,14 @@ pub struct Node {
 impl Node {
     /// Connects once, to see that it is there.
     pub fn find(plan: &Plan) -> Result<Self, Failure> {
-        let (connection, identity) = Connection::identified(plan.tcp, Heartbeats::Off).map_err(|failure| {
-            failure.hint("is nsqd running there? `nsq dev` starts one; --nsqd-tcp names another")
-        })?;
+        let (connection, identity) =
+            Connection::identified(plan.tcp, Heartbeats::Off).map_err(|failure| {
+                failure.hint("is nsqd running there? `nsq dev` starts one; --nsqd-tcp names another")
+            })?;
         let server = match plan.pid {
             Some(pid) => {
-                let missing = || Failure::usage(format_args!("--pid {pid}: there is no such process in /proc"));
+                let missing =
+                    || Failure::usage(format_args!("--pid {pid}: there is no such process in /proc"));
                 Some(Server::with_pid(pid).ok_or_else(missing)?)
             }
             None if connection.is_local() => Server::listening_on(plan.tcp.port()),

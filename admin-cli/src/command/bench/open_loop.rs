@@ -105,7 +105,8 @@ impl Stream {
             }
             let now_ns = run.clock.now_ns();
             let mut tally = Tally::default();
-            let bytes = frames::scan(reader.received(), &mut tally, |_| {}).map_err(|fault| reader.failed(fault))?;
+            let bytes =
+                frames::scan(reader.received(), &mut tally, |_| {}).map_err(|fault| reader.failed(fault))?;
             reader.consume(bytes);
             (answered..answered + tally.oks).for_each(|n| acknowledged.record(pace.due_ns(n), now_ns));
             answered += tally.oks;

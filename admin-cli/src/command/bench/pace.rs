@@ -22,9 +22,12 @@ impl Pace {
     pub fn due_count(&self, now_ns: u64) -> u64 {
         let Some(elapsed) = now_ns.checked_sub(self.start_ns) else { return 0 };
         let mut count = (elapsed as f64 / self.interval_ns) as u64 + 1;
-        // The division may round across the border that `due_ns` draws.
+        // The division may fall on either side of the border that `due_ns` draws.
         while count > 0 && self.due_ns(count - 1) > now_ns {
             count -= 1;
+        }
+        while self.due_ns(count) <= now_ns {
+            count += 1;
         }
         count
     }

@@ -171,22 +171,27 @@ impl Phase<'_> {
             let (own_before, start_ns) = (own_cpu(), clock.now_ns());
             gate.open(true);
 
-            let watch = Watch { clock, start_ns, target, publishing: &publishing, consuming: &consuming, interrupted };
+            let watch = Watch {
+                clock,
+                start_ns,
+                target,
+                publishing: &publishing,
+                consuming: &consuming,
+                interrupted,
+            };
             let watched = watch.until_done(progress, server);
-            sides.map(Side::stop);
+            sides.iter().for_each(|side| side.stop());
+            // A thread's failure first: it is the cause, where there are two.
             let busiest_cpu = join(threads)?;
-            let stalled_or_peak = watched?;
-            let after = server.and_then(Server::usage);
+            let peak_bytes = watched?;
+            let after = server.and_then(Server::usage).map(|usage| usage.with_peak(peak_bytes));
             Ok(Outcome {
                 published: publishing.flow(start_ns),
                 delivered: consuming.flow(start_ns),
                 seconds: (clock.now_ns() - start_ns) as f64 / 1e9,
                 own_cpu: own_cpu().saturating_sub(own_before),
                 busiest_cpu,
-                server: before.zip(after).map(|(before, after)| {
-                    let peak = after.peak_bytes.max(stalled_or_peak);
-                    (before, Usage { peak_bytes: peak, ..after })
-                }),
+                server: before.zip(after),
             })
         })
     }
@@ -265,7 +270,8 @@ impl Watch<'_> {
         let mut last_change = Instant::now();
         loop {
             std::thread::sleep(TICK);
-            let (published, delivered) = (self.publishing.flow(self.start_ns), self.consuming.flow(self.start_ns));
+            let (published, delivered) =
+                (self.publishing.flow(self.start_ns), self.consuming.flow(self.start_ns));
             let elapsed = Duration::from_nanos(self.clock.now_ns() - self.start_ns);
             if progress.is_due(elapsed) {
                 peak_bytes = peak_bytes.max(server.map_or(0, Server::resident_bytes));
@@ -342,8 +348,14 @@ mod tests {
 
     fn run(publishers: Vec<Work<'_>>, consumers: Vec<Work<'_>>, target: Target) -> Result<Outcome, Failure> {
         let interrupted = AtomicBool::new(false);
-        let phase =
-            Phase { clock: Clock::start(), publishers, consumers, target, server: None, interrupted: &interrupted };
+        let phase = Phase {
+            clock: Clock::start(),
+            publishers,
+            consumers,
+            target,
+            server: None,
+            interrupted: &interrupted,
+        };
         phase.run(&mut Progress::silent())
     }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::flags::{BenchFlags, ConsumeFlags, ExtentFlags, ModeFlags, PublishFlags, TargetFlags};
 use super::latencies::STAMP_BYTES;
 use crate::exit_status::{ExitStatus, Failure};
+use crate::targets::{DEFAULT_NSQD_TCP, Targets};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,8 +49,8 @@ pub struct Plan {
     /// nsqd's process, if the user named it.
     pub pid: Option<u32>,
     pub topic: TopicName,
-    /// Whether the topic was made for this run and goes with it.
-    pub delete_topic: bool,
+    /// What was made for this run and goes with it.
+    pub cleanup: Cleanup,
     pub channels: Vec<ChannelName>,
     /// Messages to publish before anything is measured. Zero for none.
     pub preload: u64,
@@ -58,6 +59,16 @@ pub struct Plan {
     /// Where to stop; one of the two at least.
     pub messages: Option<u64>,
     pub duration: Option<Duration>,
+}
+
+/// What is deleted at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleanup {
+    Nothing,
+    /// The topic, with all that is in it.
+    Topic,
+    /// The channels, of a topic that was there before.
+    Channels,
 }
 
 /// How to publish.
@@ -107,23 +118,26 @@ const RATES: std::ops::RangeInclusive<f64> = 0.1..=1e9;
 
 impl Plan {
     /// Checks the flags.
-    pub fn new(flags: BenchFlags) -> Result<Self, Failure> {
+    pub fn new(targets: &Targets, flags: BenchFlags) -> Result<Self, Failure> {
         let plan = match flags.mode {
-            ModeFlags::Pub { target, publish, extent, channels } => {
-                Plan { publish: Some(Publish::new(&publish)?), ..Plan::base(Mode::Pub, target, extent, channels)? }
-            }
+            ModeFlags::Pub { target, publish, extent, channels } => Plan {
+                publish: Some(Publish::new(&publish)?),
+                ..Plan::base(targets, Mode::Pub, target, extent, channels)?
+            },
             ModeFlags::Sub { target, consume, extent, preload, size, channels } => {
                 let fresh = target.topic.is_none();
-                let base = Plan::base(Mode::Sub, target, extent, channels)?;
+                let base = Plan::base(targets, Mode::Sub, target, extent, channels)?;
                 base.consuming(&consume)?.backlog(preload, fresh, size)?
             }
             ModeFlags::Pubsub { target, publish, consume, extent, channels } => {
                 let publish = Some(Publish::new(&publish)?);
-                Plan { publish, ..Plan::base(Mode::Pubsub, target, extent, channels)? }.consuming(&consume)?
+                Plan { publish, ..Plan::base(targets, Mode::Pubsub, target, extent, channels)? }
+                    .consuming(&consume)?
             }
             ModeFlags::Fanout { target, publish, consume, extent, channels } => {
                 let publish = Some(Publish::new(&publish)?);
-                Plan { publish, ..Plan::base(Mode::Fanout, target, extent, channels)? }.consuming(&consume)?
+                Plan { publish, ..Plan::base(targets, Mode::Fanout, target, extent, channels)? }
+                    .consuming(&consume)?
             }
             ModeFlags::Latency { target, rate, duration, size, connections, consumers, channels, rdy } => {
                 within("--size", size, STAMP_BYTES, MAX_COMMAND_BYTES)?;
@@ -132,7 +146,7 @@ impl Plan {
                 let publish = PublishFlags { size, batch: 1, in_flight, connections, rate, http: false };
                 let publish = Some(Publish::new(&publish)?);
                 let extent = ExtentFlags { messages: None, duration: Some(duration) };
-                Plan { publish, ..Plan::base(Mode::Latency, target, extent, channels)? }
+                Plan { publish, ..Plan::base(targets, Mode::Latency, target, extent, channels)? }
                     .consuming(&ConsumeFlags { consumers, rdy })?
             }
         };
@@ -140,13 +154,22 @@ impl Plan {
         Ok(plan)
     }
 
-    fn base(mode: Mode, target: TargetFlags, extent: ExtentFlags, channels: usize) -> Result<Self, Failure> {
-        let tcp = resolve(&target.nsqd_tcp)?;
-        let http = match &target.nsqd_http {
-            Some(address) => resolve(address)?,
-            None => SocketAddr::new(tcp.ip(), tcp.port().wrapping_add(1)),
+    fn base(
+        targets: &Targets,
+        mode: Mode,
+        target: TargetFlags,
+        extent: ExtentFlags,
+        channels: usize,
+    ) -> Result<Self, Failure> {
+        let (tcp, http) = addresses(targets, target.nsqd_http.as_deref())?;
+        let cleanup = match mode {
+            _ if target.keep => Cleanup::Nothing,
+            _ if target.topic.is_none() => Cleanup::Topic,
+            // What these leave or find in a channel is for another run.
+            Mode::Pub | Mode::Sub => Cleanup::Nothing,
+            _ if target.channel.is_some() => Cleanup::Nothing,
+            _ => Cleanup::Channels,
         };
-        let delete_topic = target.topic.is_none() && !target.keep;
         let topic = target.topic.unwrap_or_else(|| format!("bench-{:08x}", rand::random::<u32>()));
         Ok(Plan {
             mode,
@@ -154,8 +177,8 @@ impl Plan {
             http,
             pid: target.pid,
             topic: TopicName::new(topic).map_err(Failure::usage)?,
-            delete_topic,
-            channels: channel_names(&target.channel, channels)?,
+            cleanup,
+            channels: channel_names(target.channel.as_deref().unwrap_or("bench"), channels)?,
             preload: 0,
             publish: None,
             consume: None,
@@ -182,7 +205,8 @@ impl Plan {
         if preload > 0 {
             // The cheapest way in: it is not what is measured.
             let batch = (DEFAULT_IN_FLIGHT_BYTES / 4 / (size + 4)).clamp(1, 200);
-            let flags = PublishFlags { size, batch, in_flight: None, connections: 1, rate: None, http: false };
+            let flags =
+                PublishFlags { size, batch, in_flight: None, connections: 1, rate: None, http: false };
             self.publish = Some(Publish::new(&flags)?);
             self.messages = Some(self.messages.unwrap_or(preload).min(preload));
         } else if self.duration.is_none() {
@@ -199,11 +223,6 @@ impl Plan {
         }
         Ok(())
     }
-
-    /// How many connections consume.
-    pub fn consumer_count(&self) -> usize {
-        self.consume.as_ref().map_or(0, |consume| consume.consumers * self.channels.len())
-    }
 }
 
 impl Publish {
@@ -214,9 +233,12 @@ impl Publish {
         within("--connections", connections, 1, MAX_CONNECTIONS)?;
         if rate.is_some_and(|rate| !RATES.contains(&rate)) {
             let (min, max) = (RATES.start(), RATES.end());
-            return Err(Failure::usage(format_args!("--rate must be between {min} and {max} messages per second")));
+            return Err(Failure::usage(format_args!(
+                "--rate must be between {min} and {max} messages per second"
+            )));
         }
-        let by_default = if http { 1 } else { (DEFAULT_IN_FLIGHT_BYTES / (batch * (size + 4))).clamp(2, 100) as u64 };
+        let by_default =
+            if http { 1 } else { (DEFAULT_IN_FLIGHT_BYTES / (batch * (size + 4))).clamp(2, 100) as u64 };
         let in_flight = in_flight.unwrap_or(by_default);
         if !(1..=MAX_IN_FLIGHT).contains(&in_flight) {
             return Err(Failure::usage(format_args!("--in-flight must be between 1 and {MAX_IN_FLIGHT}")));
@@ -232,9 +254,26 @@ fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), Failur
     Err(Failure::usage(format_args!("{flag} must be between {min} and {max}")))
 }
 
+/// The one nsqd that is measured: where it speaks NSQ's protocol, and where HTTP.
+fn addresses(targets: &Targets, http: Option<&str>) -> Result<(SocketAddr, SocketAddr), Failure> {
+    let only_one = "one nsqd is measured: name it with --nsqd-tcp";
+    if targets.nsqds.len() > 1 || targets.nsqd_tcps.len() > 1 {
+        return Err(Failure::usage(only_one));
+    }
+    let http = http.or(targets.nsqds.first().map(String::as_str)).map(resolve).transpose()?;
+    let tcp = match (targets.nsqd_tcps.first(), http) {
+        (Some(tcp), _) => resolve(tcp)?,
+        (None, Some(http)) => SocketAddr::new(http.ip(), http.port().wrapping_sub(1)),
+        (None, None) if targets.lookupds.is_empty() => resolve(DEFAULT_NSQD_TCP)?,
+        (None, None) => return Err(Failure::usage(only_one)),
+    };
+    Ok((tcp, http.unwrap_or(SocketAddr::new(tcp.ip(), tcp.port().wrapping_add(1)))))
+}
+
 fn resolve(address: &str) -> Result<SocketAddr, Failure> {
     let unknown = |why: &dyn std::fmt::Display| {
-        Failure::new(ExitStatus::Unreachable, format_args!("{address}: {why}")).hint("an address is HOST:PORT")
+        Failure::new(ExitStatus::Unreachable, format_args!("{address}: {why}"))
+            .hint("an address is HOST:PORT")
     };
     let mut found = address.to_socket_addrs().map_err(|error| unknown(&error))?;
     found.next().ok_or_else(|| unknown(&"no such host"))
@@ -261,12 +300,15 @@ pub mod tests {
     #[derive(Debug, Parser)]
     struct Cli {
         #[command(flatten)]
+        targets: crate::targets::TargetFlags,
+        #[command(flatten)]
         bench: BenchFlags,
     }
 
     pub fn plan(line: &str) -> Result<Plan, Failure> {
         let words = std::iter::once("bench").chain(line.split_whitespace());
-        Plan::new(Cli::try_parse_from(words).map_err(Failure::usage)?.bench)
+        let cli = Cli::try_parse_from(words).map_err(Failure::usage)?;
+        Plan::new(&Targets::resolve(cli.targets, |_| None), cli.bench)
     }
 
     fn publish(line: &str) -> Publish {
@@ -279,16 +321,32 @@ pub mod tests {
             let plan = plan(mode).unwrap();
             assert_eq!(plan.tcp, "127.0.0.1:4150".parse().unwrap());
             assert_eq!(plan.http.port(), 4151);
-            assert!(plan.topic.as_str().starts_with("bench-") && plan.delete_topic, "{plan:?}");
+            assert!(plan.topic.as_str().starts_with("bench-"), "{plan:?}");
+            assert_eq!(plan.cleanup, Cleanup::Topic);
         }
-        assert_eq!(plan("fanout").unwrap().consumer_count(), 10);
+        assert_eq!(plan("fanout").unwrap().channels.len(), 10);
         assert_eq!(plan("pub").unwrap().channels.len(), 0);
     }
 
     #[test]
-    fn a_given_topic_is_never_deleted() {
-        assert!(!plan("pub --topic t").unwrap().delete_topic);
-        assert!(!plan("pub --keep").unwrap().delete_topic);
+    fn what_was_named_is_never_deleted() {
+        let cleanup = |line| plan(line).unwrap().cleanup;
+        assert_eq!(cleanup("pubsub --keep"), Cleanup::Nothing);
+        assert_eq!(cleanup("pub --topic t --channels 1"), Cleanup::Nothing);
+        assert_eq!(cleanup("sub --topic t"), Cleanup::Nothing);
+        assert_eq!(cleanup("latency --topic t"), Cleanup::Channels);
+        assert_eq!(cleanup("latency --topic t --channel c"), Cleanup::Nothing);
+    }
+
+    #[test]
+    fn one_address_gives_the_other() {
+        let ports = |line: &str| plan(line).map(|plan| (plan.tcp.port(), plan.http.port()));
+        assert_eq!(ports("pub --nsqd-tcp 127.0.0.1:5150"), Ok((5150, 5151)));
+        assert_eq!(ports("pub --nsqd 127.0.0.1:5151"), Ok((5150, 5151)));
+        assert_eq!(ports("pub --nsqd-http 127.0.0.1:5151"), Ok((5150, 5151)));
+        assert_eq!(ports("--nsqd-tcp 127.0.0.1:1 pub --nsqd-http 127.0.0.1:9"), Ok((1, 9)));
+        assert!(ports("pub --lookupd 127.0.0.1").is_err());
+        assert!(ports("pub --nsqd-tcp 127.0.0.1,127.0.0.2").is_err());
     }
 
     #[test]
@@ -324,7 +382,9 @@ pub mod tests {
 
     #[test]
     fn several_channels_are_numbered() {
-        let names = |name, count| channel_names(name, count).unwrap().iter().map(|n| n.to_string()).collect::<Vec<_>>();
+        let names = |name, count| {
+            channel_names(name, count).unwrap().iter().map(|n| n.to_string()).collect::<Vec<_>>()
+        };
         assert_eq!(names("c", 1), ["c"]);
         assert_eq!(names("c#ephemeral", 2), ["c-1#ephemeral", "c-2#ephemeral"]);
     }

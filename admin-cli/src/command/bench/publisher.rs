@@ -122,7 +122,8 @@ impl Publisher {
             (found.answers, found.bytes)
         } else {
             let mut tally = Tally::default();
-            let bytes = frames::scan(buf, &mut tally, |_| {}).map_err(|fault| self.connection.failed(fault))?;
+            let bytes =
+                frames::scan(buf, &mut tally, |_| {}).map_err(|fault| self.connection.failed(fault))?;
             (tally.oks, bytes)
         };
         self.connection.consume(bytes);

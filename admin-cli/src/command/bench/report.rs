@@ -8,7 +8,9 @@ use super::latencies::{Latencies, Quantiles};
 use super::node::Node;
 use super::phase::{Flow, Outcome};
 use super::plan::{Consume, Mode, Plan, Publish};
-use crate::exit_status::Failure;
+
+/// A generator that is later than this has no part in what a server's latency should be.
+const LATE_MS: f64 = 0.5;
 
 /// The figures.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -128,7 +130,10 @@ impl Report {
             consume: plan.consume.clone(),
             preload: preload.map(|preload| {
                 let cpu = ServerReport::new(preload, preload.published.messages);
-                Rate { cpu_us_per_message: cpu.map(|cpu| cpu.cpu_us_per_message), ..Rate::new(&preload.published, size) }
+                Rate {
+                    cpu_us_per_message: cpu.map(|cpu| cpu.cpu_us_per_message),
+                    ..Rate::new(&preload.published, size)
+                }
             }),
             published: publishes.then(|| Rate::new(&outcome.published, size)),
             delivered: plan.consume.is_some().then(|| Rate::new(&outcome.delivered, size)),
@@ -145,24 +150,23 @@ impl Report {
 
     /// With a latency run's histograms.
     pub fn with_latencies(mut self, latencies: &Latencies) -> Self {
-        self.latency_ms = Some(LatencyReport {
-            delivered: Quantiles::of(&latencies.delivered),
-            acknowledged: Quantiles::of(&latencies.acknowledged),
-            sent: Quantiles::of(&latencies.sent),
-        });
+        let [delivered, acknowledged, sent] =
+            [&latencies.delivered, &latencies.acknowledged, &latencies.sent].map(Quantiles::of);
+        if sent.p99 > LATE_MS && sent.p99 > delivered.p99 / 2.0 {
+            self.generator.is_bottleneck = true;
+            let remark = "the generator itself was late (see sent): something else keeps the CPU busy";
+            self.remarks.push(remark.into());
+        }
+        self.latency_ms = Some(LatencyReport { delivered, acknowledged, sent });
         self
-    }
-
-    /// As one line.
-    pub fn json(&self) -> Result<String, Failure> {
-        let text = serde_json::to_string(self).map_err(Failure::failed)?;
-        Ok(text + "\n")
     }
 
     fn judge(&mut self, plan: &Plan, outcome: &Outcome) {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let own = Share { busy: self.generator.cores_busy, busiest_thread: self.generator.busiest_thread };
-        if let Some(bottleneck) = bottleneck(cores as f64, own, self.server.as_ref().map(|server| server.cores_busy)) {
+        if let Some(bottleneck) =
+            bottleneck(cores as f64, own, self.server.as_ref().map(|server| server.cores_busy))
+        {
             self.generator.is_bottleneck = true;
             self.remarks.push(bottleneck.into());
         }
@@ -183,7 +187,8 @@ impl Report {
             self.remarks.push(format!("{redelivered} messages were delivered again"));
         }
         if self.server.is_none() {
-            self.remarks.push("nsqd's CPU and memory are not known: it is not local, or not ours to look at".into());
+            self.remarks
+                .push("nsqd's CPU and memory are not known: it is not local, or not ours to look at".into());
         }
     }
 }
@@ -205,11 +210,15 @@ fn bottleneck(cores: f64, own: Share, server: Option<f64>) -> Option<&'static st
     };
     let is_full = own.busy + server > 0.9 * cores;
     if is_full && own.busy > server {
-        return Some("the CPU was full, and the generator took most of it: rely on CPU per message, not on messages/s");
+        return Some(
+            "the CPU was full, and the generator took most of it: rely on CPU per message, not on messages/s",
+        );
     }
     // A server with fewer busy cores than it could have had was waiting.
     if !is_full && own.busiest_thread > 0.9 && server < 0.9 {
-        return Some("the generator was the bottleneck: one of its threads was busy all the time; use more connections");
+        return Some(
+            "the generator was the bottleneck: one of its threads was busy all the time; use more connections",
+        );
     }
     None
 }
@@ -296,7 +305,7 @@ pub mod tests {
 
     #[test]
     fn json_names_every_figure_with_its_unit() {
-        let json: serde_json::Value = serde_json::from_str(&report("pubsub").json().unwrap()).unwrap();
+        let json = serde_json::to_value(report("pubsub")).unwrap();
         assert_eq!(json["mode"], "pubsub");
         assert_eq!(json["published"]["messages"], 2_000_000);
         assert_eq!(json["publish"]["in_flight"], 100);

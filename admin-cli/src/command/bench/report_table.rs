@@ -17,7 +17,8 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(out, "{}", headline(report))?;
     writeln!(out, "{}", settings(report))?;
 
-    let flows = [("backlog", &report.preload), ("published", &report.published), ("delivered", &report.delivered)];
+    let flows =
+        [("backlog", &report.preload), ("published", &report.published), ("delivered", &report.delivered)];
     writeln!(out, "\n{:<10} {:>13} {:>9} {:>13} {:>10}", "", "messages", "seconds", "messages/s", "MB/s")?;
     for (name, rate) in flows {
         if let Some(rate) = rate {
@@ -34,23 +35,30 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     let generator = &report.generator;
     let (seconds, cores, each) = (generator.cpu_seconds, generator.cores_busy, generator.cpu_us_per_message);
     let busiest = generator.busiest_thread * 100.0;
-    writeln!(out, "{:<10} {seconds:>13.3} {cores:>9.2} {each:>13.3}  busiest thread {busiest:.0} %", "nsq bench")?;
+    writeln!(
+        out,
+        "{:<10} {seconds:>13.3} {cores:>9.2} {each:>13.3}  busiest thread {busiest:.0} %",
+        "nsq bench"
+    )?;
     if let Some(each) = report.preload.as_ref().and_then(|preload| preload.cpu_us_per_message) {
         writeln!(out, "{:<10} {:>13} {:>9} {each:>13.3}  nsqd, taking the backlog in", "", "", "")?;
     }
 
     if let Some(server) = &report.server {
         let [before, peak, after] =
-            [server.resident_bytes_before, server.resident_bytes_peak, server.resident_bytes_after].map(mebibytes);
+            [server.resident_bytes_before, server.resident_bytes_peak, server.resident_bytes_after]
+                .map(mebibytes);
         writeln!(out, "\nnsqd's memory: {before} MiB before, {peak} MiB at most, {after} MiB after")?;
     }
 
     if let Some(latency) = &report.latency_ms {
         let names = ["p50", "p90", "p99", "p99.9", "max"];
         writeln!(out, "\n{:<14} {}", "ms since due", names.map(|name| format!("{name:>9}")).concat())?;
-        for (name, quantiles) in
-            [("delivered", &latency.delivered), ("acknowledged", &latency.acknowledged), ("sent", &latency.sent)]
-        {
+        for (name, quantiles) in [
+            ("delivered", &latency.delivered),
+            ("acknowledged", &latency.acknowledged),
+            ("sent", &latency.sent),
+        ] {
             writeln!(out, "{name:<14} {}", milliseconds(quantiles))?;
         }
     }
@@ -79,7 +87,11 @@ fn settings(report: &Report) -> String {
             (true, 1) => "HTTP /pub".to_owned(),
             (true, batch) => format!("HTTP /mpub of {batch}"),
         };
-        parts.push(format!("{}-byte messages, {command} on {}", publish.size, plural(publish.connections, "connection")));
+        parts.push(format!(
+            "{}-byte messages, {command} on {}",
+            publish.size,
+            plural(publish.connections, "connection")
+        ));
         if report.latency_ms.is_none() {
             parts.push(format!("{} in flight", publish.in_flight));
         }
@@ -120,7 +132,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

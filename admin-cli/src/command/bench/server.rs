@@ -27,6 +27,12 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// With what was seen before, if that was more.
+    pub fn with_peak(mut self, bytes: u64) -> Self {
+        self.peak_bytes = self.peak_bytes.max(bytes);
+        self
+    }
+
     /// CPU time since an earlier usage. To the nanosecond, unless threads have ended meanwhile.
     pub fn cpu_since(&self, earlier: &Usage) -> Duration {
         let mut total_ns = 0;
@@ -57,7 +63,8 @@ impl Server {
 
     /// The process that listens on a TCP port of this machine. None if there is none, or if it is somebody else's.
     pub fn listening_on(port: u16) -> Option<Self> {
-        let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+        let tables =
+            ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
         let inodes: Vec<u64> = tables.iter().flat_map(|table| listening_inodes(table, port)).collect();
         let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
         let mut pids = numbers_in("/proc");
@@ -117,7 +124,7 @@ fn has_socket(pid: u32, sockets: &[String]) -> bool {
 }
 
 /// The entries of a folder that are numbers.
-fn numbers_in(folder: &str) -> impl Iterator<Item = u32> {
+fn numbers_in(folder: &str) -> impl Iterator<Item = u32> + use<> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

@@ -18,7 +18,14 @@ pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
     node.create_channels(plan)?;
     let phase = |publishers, consumers| {
         let target = target(plan);
-        Phase { clock: Clock::start(), publishers, consumers, target, server: node.server.as_ref(), interrupted }
+        Phase {
+            clock: Clock::start(),
+            publishers,
+            consumers,
+            target,
+            server: node.server.as_ref(),
+            interrupted,
+        }
     };
 
     let mut preload = None;
@@ -45,7 +52,10 @@ fn target(plan: &Plan) -> Target {
         Mode::Sub => {
             // Of a backlog, each channel has its own copy; a number of messages to wait for is a number of messages.
             let copies = if plan.preload > 0 { channels } else { 1 };
-            Target::Extent { messages: plan.messages.map(|messages| messages * copies), duration: plan.duration }
+            Target::Extent {
+                messages: plan.messages.map(|messages| messages * copies),
+                duration: plan.duration,
+            }
         }
         _ => Target::Published { channels, grace: None },
     }
@@ -53,7 +63,8 @@ fn target(plan: &Plan) -> Target {
 
 fn publishers<'a>(plan: &Plan, publish: &Publish, messages: Option<u64>) -> Result<Vec<Work<'a>>, Failure> {
     let connections = publish.connections as u64;
-    let share = |index| messages.map(|messages| messages / connections + u64::from(index < messages % connections));
+    let share =
+        |index| messages.map(|messages| messages / connections + u64::from(index < messages % connections));
     let connect = |index| -> Result<Work<'a>, Failure> {
         let publisher = Publisher::connect(plan, publish, share(index))?;
         Ok(Box::new(move |run| publisher.run(run)))

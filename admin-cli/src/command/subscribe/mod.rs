@@ -7,7 +7,7 @@ mod record;
 use std::time::Duration;
 
 use clap::Args;
-use nsq::{Consumer, ConsumerState, Event, Message, MessageStream, Requeue, StartError};
+use nsq::{Consumer, ConsumerState, Event, Message, MessageStream, Requeue};
 use nsq_daemon::shutdown::StopSignals;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -53,7 +53,7 @@ pub async fn run(context: &Context, flags: SubscribeFlags) -> Result<ExitStatus,
         () = signals.wait() => Ok(()),
     };
     tokio::select! {
-        () = session.give_back() => {}
+        () = session.stop() => {}
         () = signals.wait() => return Ok(ExitStatus::Interrupted),
     }
     session.tell_late();
@@ -67,6 +67,8 @@ struct Session<'a> {
     events: Receiver<Event>,
     /// Taken and not yet answered.
     taken: Vec<Message>,
+    /// Whether `taken` was printed.
+    printed: bool,
     max_in_flight: u32,
     /// How many are still to be printed.
     remaining: u64,
@@ -100,6 +102,7 @@ impl<'a> Session<'a> {
             events: stream.consumer().events(),
             stream,
             taken: Vec::new(),
+            printed: false,
             max_in_flight: flags.max_in_flight,
             remaining,
             late: 0,
@@ -110,20 +113,30 @@ impl<'a> Session<'a> {
 
     /// Fails if nothing can be reached now; later troubles are waited out.
     async fn wait_ready(&self) -> Result<(), Failure> {
-        let (output, topic) = (self.context.output, &self.style.object.topic);
-        let consumer = self.stream.consumer();
-        match consumer.wait_ready(self.context.targets.timeout).await {
-            Ok(()) => {
-                output.note(&format!("messages shown are finished on {}", self.style.object));
-                Ok(())
+        let (output, object) = (self.context.output, self.style.object);
+        let mut states = self.stream.consumer().watch();
+        let settled = async {
+            loop {
+                match &*states.borrow_and_update() {
+                    ConsumerState::Starting | ConsumerState::Connecting => {}
+                    ConsumerState::Failing(error) => return Err(start_failure(error)),
+                    ConsumerState::NoNodes => {
+                        let topic = &object.topic;
+                        output.note(&format!("no nsqd has topic {topic} yet; waiting for its first message"));
+                        return Ok(());
+                    }
+                    _ => {
+                        output.note(&format!("messages shown are finished on {object}"));
+                        return Ok(());
+                    }
+                }
+                if states.changed().await.is_err() {
+                    return Ok(());
+                }
             }
-            Err(StartError::Timeout(_)) if matches!(consumer.state(), ConsumerState::NoNodes) => {
-                output.note(&format!("no nsqd has topic {topic} yet; waiting for its first message"));
-                Ok(())
-            }
-            Err(StartError::Timeout(_)) => Ok(()),
-            Err(error) => Err(start_failure(&error)),
-        }
+        };
+        // Slow is not failed: what happens next shows.
+        tokio::time::timeout(self.context.targets.timeout, settled).await.unwrap_or(Ok(()))
     }
 
     /// Cancel safe: what was taken and not printed stays in `taken`.
@@ -139,6 +152,11 @@ impl<'a> Session<'a> {
                     continue;
                 }
             }
+            self.remaining = self.remaining.saturating_sub(self.taken.len() as u64);
+            if self.remaining > 0 {
+                // Before the answers, so that nsqd does not send what would only be given back.
+                self.stream.consumer().set_max_in_flight(within(self.max_in_flight, self.remaining));
+            }
             self.print().await?;
         }
         Ok(())
@@ -151,13 +169,18 @@ impl<'a> Session<'a> {
         // Who reads us may be slow, and must not stop heartbeats nor signals.
         let written = tokio::task::spawn_blocking(move || output.data(lines)).await;
         written.map_err(Failure::failed)??;
-        self.remaining = self.remaining.saturating_sub(self.taken.len() as u64);
+        if self.remaining > 0 {
+            self.finish();
+        }
+        // Else nsqd is told to send no more before it is told that these are finished.
+        self.printed = self.remaining == 0;
+        Ok(())
+    }
+
+    fn finish(&mut self) {
         for message in self.taken.drain(..) {
             self.late += u64::from(message.finish().is_err());
         }
-        // So that near the end nothing is sent that would only be given back.
-        self.stream.consumer().set_max_in_flight(within(self.max_in_flight, self.remaining));
-        Ok(())
     }
 
     fn tell(&self, event: Result<Event, RecvError>) {
@@ -172,13 +195,22 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// At once, and without a trace of failure.
-    async fn give_back(&mut self) {
-        for message in self.taken.drain(..) {
-            // If the connection is gone, nsqd has taken it back already.
-            let _ = message.requeue_without_backoff(Requeue::Now);
-        }
-        self.stream.consumer().shutdown(DRAIN).await;
+    /// Stops the consumer. What was taken and not printed goes back at once, and without a trace of failure.
+    async fn stop(&mut self) {
+        let consumer = self.stream.consumer().clone();
+        let answer = async {
+            if let Some(message) = self.taken.first() {
+                message.stopping().await;
+            }
+            if self.printed {
+                self.finish();
+            }
+            for message in self.taken.drain(..) {
+                // If the connection is gone, nsqd has taken it back already.
+                let _ = message.requeue_without_backoff(Requeue::Now);
+            }
+        };
+        tokio::join!(consumer.shutdown(DRAIN), answer);
     }
 
     fn tell_late(&self) {
