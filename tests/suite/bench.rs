@@ -30,10 +30,12 @@ async fn topics(nsqd: &Daemon) -> Vec<String> {
 fn publishing_counts_what_nsqd_counts() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
-        let modes = ["", "--batch 7 --connections 3", "--http --connections 2", "--http --batch 7", "--in-flight 1"];
+        let modes =
+            ["", "--batch 7 --connections 3", "--http --connections 2", "--http --batch 7", "--in-flight 1"];
         for (number, flags) in modes.into_iter().enumerate() {
             let topic = format!("t{number}");
-            let report = report(&nsqd, &format!("pub --topic {topic} --messages 1001 --size 50 {flags}")).await;
+            let report =
+                report(&nsqd, &format!("pub --topic {topic} --messages 1001 --size 50 {flags}")).await;
             assert_eq!(report["published"]["messages"], 1001, "{flags}");
             let counted = nsqd.topic(&topic).await.expect("the topic");
             assert_eq!((counted.message_count, counted.depth), (1001, 1001), "{flags}");
@@ -98,7 +100,8 @@ fn latency_has_its_quantiles_and_its_rate() {
         for (what, count) in [("delivered", 1000), ("acknowledged", 500), ("sent", 500)] {
             let quantiles = &report["latency_ms"][what];
             assert_eq!(quantiles["count"], count, "{what}");
-            let [p50, p99, max] = ["p50", "p99", "max"].map(|name| quantiles[name].as_f64().expect("a number"));
+            let [p50, p99, max] =
+                ["p50", "p99", "max"].map(|name| quantiles[name].as_f64().expect("a number"));
             assert!(0.0 < p50 && p50 <= p99 && p99 <= max, "{what}: {quantiles}");
         }
     });

@@ -151,7 +151,8 @@ impl Producer {
         self.inner.nodes[0].ensure_connected().await.map(|server| (*server).clone())
     }
 
-    /// Waits until everything that was queued before has its result.
+    /// Waits until everything that was queued before has its result. A publish that failed and may be tried again is
+    /// tried again by its future: one that is held and never polled holds this up.
     pub async fn flush(&self) {
         // Permits come in the order they are asked for, so having all means that nothing older is pending.
         // An error means that the producer is closed, and nothing pending.

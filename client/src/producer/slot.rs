@@ -49,13 +49,13 @@ pub(super) enum Cancelled {
 
 pub(super) struct Slot {
     state: Mutex<State>,
-    /// Its share of what may be pending; free when neither the producer nor the connection need it.
-    _room: OwnedSemaphorePermit,
+    /// Its share of what may be pending: given back with the final result, whether or not anybody looks at it.
+    room: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl Slot {
     pub(super) fn new(room: OwnedSemaphorePermit) -> Arc<Self> {
-        Arc::new(Slot { state: Mutex::new(State::Queued(None)), _room: room })
+        Arc::new(Slot { state: Mutex::new(State::Queued(None)), room: Mutex::new(Some(room)) })
     }
 
     /// About to be written. False if it must not be, because it was cancelled.
@@ -71,6 +71,8 @@ impl Slot {
     }
 
     pub(super) fn complete(&self, result: SlotResult) {
+        // What may be retried is still pending.
+        let is_final = !matches!(result, Err(Failure::NotSent(_) | Failure::Unknown(_)));
         let waker = {
             let mut state = self.state.lock();
             match &mut *state {
@@ -82,6 +84,9 @@ impl Slot {
                 State::Done(_) | State::Cancelled => None,
             }
         };
+        if is_final {
+            drop(self.room.lock().take());
+        }
         if let Some(waker) = waker {
             waker.wake();
         }

@@ -127,7 +127,7 @@ pub struct Flow {
 pub struct Outcome {
     pub published: Flow,
     pub delivered: Flow,
-    /// From the start until all threads were done.
+    /// From the start to the last message. The goodbyes after it take the consumers a moment, but hardly any CPU.
     pub seconds: f64,
     /// CPU time of this process.
     pub own_cpu: Duration,
@@ -185,10 +185,11 @@ impl Phase<'_> {
             let busiest_cpu = join(threads)?;
             let peak_bytes = watched?;
             let after = server.and_then(Server::usage).map(|usage| usage.with_peak(peak_bytes));
+            let [published, delivered] = sides.map(|side| side.flow(start_ns));
             Ok(Outcome {
-                published: publishing.flow(start_ns),
-                delivered: consuming.flow(start_ns),
-                seconds: (clock.now_ns() - start_ns) as f64 / 1e9,
+                published,
+                delivered,
+                seconds: published.seconds.max(delivered.seconds).max(1e-9),
                 own_cpu: own_cpu().saturating_sub(own_before),
                 busiest_cpu,
                 server: before.zip(after),

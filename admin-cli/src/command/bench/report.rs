@@ -32,7 +32,7 @@ pub struct Report {
     pub delivered: Option<Rate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<LatencyReport>,
-    /// From the start until all connections were done.
+    /// From the start to the last message.
     pub seconds: f64,
     /// What `cpu_us_per_message` is per: deliveries if there are any, else published messages.
     pub messages: u64,

@@ -77,8 +77,9 @@ pub async fn run(context: &Context, flags: PublishFlags) -> Result<ExitStatus, F
         Sending { producer, topic, defer, pending: FuturesOrdered::new(), sent: Sent::default() };
     let started_at = Instant::now();
     let result = sending.all(source::read(sources, reading)).await;
-    let Sending { producer, sent, topic, .. } = sending;
-    // Nothing is pending any more, so this is quick.
+    let Sending { producer, sent, topic, pending, .. } = sending;
+    // After a failure there may be some left: what was not sent yet shall not be.
+    drop(pending);
     producer.close(context.targets.timeout).await;
     match result {
         Ok(()) => {
