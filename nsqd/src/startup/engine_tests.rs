@@ -253,6 +253,12 @@ impl World {
         }
     }
 
+    /// Messages from the oldest in memory to the newest.
+    fn in_memory(&self) -> u64 {
+        let topic = self.topic();
+        topic.log().end() - topic.log().memory_start()
+    }
+
     /// From here on nothing that happened before is forgotten.
     fn flush(&mut self) {
         if let Some(journal) = &self.registry.as_ref().unwrap().engine().journal {
@@ -390,6 +396,28 @@ fn check(durability: Durability, steps: Vec<Step>) {
     for step in steps {
         world.apply(step);
     }
+    world.drain();
+}
+
+#[test]
+fn one_message_deferred_for_long_pins_neither_memory_nor_disk() {
+    let mut world = World::new(Durability::Write);
+    world.apply(Step::Channel(0));
+    world.publish(1, 100, Some(Duration::from_secs(3000)));
+    for round in 0..400 {
+        world.publish(20, 100, None);
+        world.apply(Step::Take { channel: 0, room: 60_000 });
+        world.apply(Step::Finish { channel: 0, count: 60 });
+        if round % 10 == 0 {
+            world.apply(Step::Retire);
+        }
+    }
+    // Some 1.1 MB went through; segment files have 16 KiB.
+    let bytes = world.topic().log().segment_bytes();
+    assert!(bytes <= 2 * 16 * 1024, "{bytes} bytes in segments for one message");
+    assert!(world.in_memory() <= 200, "{} messages in memory", world.in_memory());
+    world.apply(Step::Crash { flushed: true });
+    assert_eq!(world.pick(0).unwrap().1.inspect(|state, _| state.deferred_count()), 1);
     world.drain();
 }
 
