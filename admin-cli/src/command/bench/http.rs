@@ -44,12 +44,18 @@ fn post(address: SocketAddr, target: &str) -> Result<(), Failure> {
     let mut request = Vec::new();
     put_post(&mut request, address, target, b"");
     connection.send(&request)?;
-    while scan(connection.received()).map_err(|fault| connection.failed(fault))?.answers == 0 {
+    loop {
+        match scan(connection.received()) {
+            Ok(Answers { answers: 0, .. }) => {}
+            Ok(_) => return Ok(()),
+            // Gone already.
+            Err(Fault::Refused(text)) if text.starts_with("404 ") => return Ok(()),
+            Err(fault) => return Err(connection.failed(fault)),
+        }
         if connection.receive()? == Received::Nothing {
             return Err(connection.failed(format_args!("no answer for {} s", PATIENCE.as_secs())));
         }
     }
-    Ok(())
 }
 
 /// What [`scan`] found.

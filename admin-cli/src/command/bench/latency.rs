@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use super::connection::{Connection, Heartbeats};
 use super::consumer::Consumer;
+use super::counters::Clock;
 use super::latencies::{Latencies, Recorder, read_stamp};
 use super::node::Node;
 use super::open_loop::Stream;
 use super::pace::Pace;
-use super::phase::{Clock, Phase, Target, Work};
+use super::phase::{Phase, Target, Work};
 use super::plan::{Consume, Plan, Publish};
 use super::progress::Progress;
 use super::report::Report;

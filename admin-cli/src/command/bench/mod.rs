@@ -8,7 +8,7 @@
 //! Modules in reading order:
 //! - `flags`, `plan`: what can be typed; what it means, validated
 //! - `throughput`, `latency`: the modes
-//! - `phase`: threads that start together, are watched, and stop
+//! - `phase`, `counters`: threads that start together, are watched, and stop
 //! - `publisher`, `open_loop`, `consumer`: what the threads do; `pace`: when a message is due
 //! - `connection`, `load`, `frames`, `http`: bytes on sockets
 //! - `node`, `server`: the nsqd that is measured, and its process as the kernel sees it
@@ -20,6 +20,7 @@ mod plan;
 mod latency;
 mod throughput;
 
+mod counters;
 mod phase;
 
 mod consumer;

@@ -1,9 +1,12 @@
 //! The nsqd that is measured.
 
+use std::net::{SocketAddr, ToSocketAddrs};
+
 use super::connection::{Connection, Heartbeats};
 use super::plan::Plan;
 use super::server::Server;
-use crate::exit_status::Failure;
+use crate::exit_status::{ExitStatus, Failure};
+use crate::targets::{DEFAULT_NSQD_TCP, Targets};
 
 /// What is known of it.
 #[derive(Clone, Debug, Default)]
@@ -40,5 +43,46 @@ impl Node {
             Connection::identified(plan.tcp, Heartbeats::Default)?.0.subscribe(&plan.topic, channel)?;
         }
         Ok(())
+    }
+}
+
+/// The one nsqd that is measured: where it speaks NSQ's protocol, and where HTTP.
+pub fn addresses(targets: &Targets, http: Option<&str>) -> Result<(SocketAddr, SocketAddr), Failure> {
+    let only_one = "one nsqd is measured: name it with --nsqd-tcp";
+    if targets.nsqds.len() > 1 || targets.nsqd_tcps.len() > 1 {
+        return Err(Failure::usage(only_one));
+    }
+    let http = http.or(targets.nsqds.first().map(String::as_str)).map(resolve).transpose()?;
+    let tcp = match (targets.nsqd_tcps.first(), http) {
+        (Some(tcp), _) => resolve(tcp)?,
+        (None, Some(http)) => SocketAddr::new(http.ip(), http.port().wrapping_sub(1)),
+        (None, None) if targets.lookupds.is_empty() => resolve(DEFAULT_NSQD_TCP)?,
+        (None, None) => return Err(Failure::usage(only_one)),
+    };
+    Ok((tcp, http.unwrap_or(SocketAddr::new(tcp.ip(), tcp.port().wrapping_add(1)))))
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, Failure> {
+    let unknown = |why: &dyn std::fmt::Display| {
+        Failure::new(ExitStatus::Unreachable, format_args!("{address}: {why}"))
+            .hint("an address is HOST:PORT")
+    };
+    let mut found = address.to_socket_addrs().map_err(|error| unknown(&error))?;
+    found.next().ok_or_else(|| unknown(&"no such host"))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::command::bench::plan::tests::plan;
+
+    #[test]
+    fn one_address_gives_the_other() {
+        let ports = |line: &str| plan(line).map(|plan| (plan.tcp.port(), plan.http.port()));
+        assert_eq!(ports("pub --nsqd-tcp 127.0.0.1:5150"), Ok((5150, 5151)));
+        assert_eq!(ports("pub --nsqd 127.0.0.1:5151"), Ok((5150, 5151)));
+        assert_eq!(ports("pub --nsqd-http 127.0.0.1:5151"), Ok((5150, 5151)));
+        assert_eq!(ports("--nsqd-tcp 127.0.0.1:1 pub --nsqd-http 127.0.0.1:9"), Ok((1, 9)));
+        assert!(ports("pub --lookupd 127.0.0.1").is_err());
+        assert!(ports("pub --nsqd-tcp 127.0.0.1,127.0.0.2").is_err());
     }
 }

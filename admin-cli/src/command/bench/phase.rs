@@ -6,6 +6,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use super::connection::{LOOK_UP, PATIENCE};
+use super::counters::{Clock, Counter, Flow};
 use super::progress::Progress;
 use super::server::{Server, Usage, own_cpu, sleep_precisely, thread_cpu};
 use crate::exit_status::Failure;
@@ -15,46 +16,6 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// Of a thread: what it reads and writes is on the heap.
 const STACK_BYTES: usize = 256 << 10;
-
-/// One time for all threads.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    origin: Instant,
-}
-
-impl Clock {
-    /// Starts now.
-    pub fn start() -> Self {
-        Clock { origin: Instant::now() }
-    }
-
-    /// Nanoseconds since the start.
-    #[inline]
-    pub fn now_ns(&self) -> u64 {
-        self.origin.elapsed().as_nanos() as u64
-    }
-}
-
-/// What one thread has done so far. Alone on its cache lines, so that counting stays private until somebody looks.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct Counter {
-    messages: AtomicU64,
-    redelivered: AtomicU64,
-    last_ns: AtomicU64,
-}
-
-impl Counter {
-    /// Counts messages, and how many of them were handed out before. `now_ns` is when they were done.
-    pub fn add(&self, messages: u64, redelivered: u64, now_ns: u64) {
-        if messages > 0 {
-            self.last_ns.store(now_ns, Ordering::Relaxed);
-            self.redelivered.fetch_add(redelivered, Ordering::Relaxed);
-            // Last, and with release: who sees the count sees its time.
-            self.messages.fetch_add(messages, Ordering::Release);
-        }
-    }
-}
 
 /// What a thread knows of the phase that it is part of.
 pub struct Run<'a> {
@@ -112,14 +73,6 @@ pub struct Phase<'a> {
     pub target: Target,
     pub server: Option<&'a Server>,
     pub interrupted: &'a AtomicBool,
-}
-
-/// Messages, and how long they took from the phase's start to the last of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Flow {
-    pub messages: u64,
-    pub redelivered: u64,
-    pub seconds: f64,
 }
 
 /// What a phase came to.
@@ -242,13 +195,7 @@ impl Side {
     }
 
     fn flow(&self, start_ns: u64) -> Flow {
-        let sum = |of: fn(&Counter) -> &AtomicU64| {
-            self.counters.iter().map(|counter| of(counter).load(Ordering::Acquire)).sum()
-        };
-        let messages = sum(|counter| &counter.messages);
-        let last_ns = self.counters.iter().map(|counter| counter.last_ns.load(Ordering::Relaxed)).max();
-        let seconds = last_ns.unwrap_or(0).saturating_sub(start_ns) as f64 / 1e9;
-        Flow { messages, redelivered: sum(|counter| &counter.redelivered), seconds }
+        Flow::sum(&self.counters, start_ns)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a run is to do: the flags, validated and with their defaults filled in.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use nsq_protocol::{ChannelName, TopicName};
@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::flags::{BenchFlags, ConsumeFlags, ExtentFlags, ModeFlags, PublishFlags, TargetFlags};
 use super::latencies::STAMP_BYTES;
-use crate::exit_status::{ExitStatus, Failure};
-use crate::targets::{DEFAULT_NSQD_TCP, Targets};
+use super::node::addresses;
+use crate::exit_status::Failure;
+use crate::targets::Targets;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -78,7 +79,7 @@ pub struct Publish {
     pub size: usize,
     /// Messages per command.
     pub batch: usize,
-    /// Commands without an answer, per connection.
+    /// Commands without an answer, per connection. Zero for no bound.
     pub in_flight: u64,
     pub connections: usize,
     /// Messages per second over all connections.
@@ -125,9 +126,9 @@ impl Plan {
                 ..Plan::base(targets, Mode::Pub, target, extent, channels)?
             },
             ModeFlags::Sub { target, consume, extent, preload, size, channels } => {
-                let fresh = target.topic.is_none();
+                let (fresh, messages) = (target.topic.is_none(), extent.messages);
                 let base = Plan::base(targets, Mode::Sub, target, extent, channels)?;
-                base.consuming(&consume)?.backlog(preload, fresh, size)?
+                base.consuming(&consume)?.backlog(preload, messages, fresh, size)?
             }
             ModeFlags::Pubsub { target, publish, consume, extent, channels } => {
                 let publish = Some(Publish::new(&publish)?);
@@ -142,9 +143,10 @@ impl Plan {
             ModeFlags::Latency { target, rate, duration, size, connections, consumers, channels, rdy } => {
                 within("--size", size, STAMP_BYTES, MAX_COMMAND_BYTES)?;
                 let rate = Some(rate);
-                let in_flight = Some(1); // Not kept: what is due is sent, answered or not.
-                let publish = PublishFlags { size, batch: 1, in_flight, connections, rate, http: false };
-                let publish = Some(Publish::new(&publish)?);
+                let publish =
+                    PublishFlags { size, batch: 1, in_flight: None, connections, rate, http: false };
+                // What is due is sent, answered or not.
+                let publish = Some(Publish { in_flight: 0, ..Publish::new(&publish)? });
                 let extent = ExtentFlags { messages: None, duration: Some(duration) };
                 Plan { publish, ..Plan::base(targets, Mode::Latency, target, extent, channels)? }
                     .consuming(&ConsumeFlags { consumers, rdy })?
@@ -196,24 +198,29 @@ impl Plan {
         Ok(Plan { consume: Some(Consume { consumers: flags.consumers, rdy: flags.rdy }), ..self })
     }
 
-    /// `sub`: what is there to be consumed.
-    fn backlog(mut self, preload: Option<u64>, fresh: bool, size: usize) -> Result<Self, Failure> {
+    /// `sub`: what is there to be consumed, and when it is enough.
+    fn backlog(
+        mut self,
+        preload: Option<u64>,
+        messages: Option<u64>,
+        fresh: bool,
+        size: usize,
+    ) -> Result<Self, Failure> {
         if fresh && preload == Some(0) {
             return Err(Failure::usage("a fresh topic has nothing to consume: give --topic, or --preload"));
         }
-        let preload = preload.unwrap_or(if fresh { self.messages.unwrap_or(DEFAULT_MESSAGES) } else { 0 });
-        if preload > 0 {
+        self.preload = preload.unwrap_or(if fresh { messages.unwrap_or(DEFAULT_MESSAGES) } else { 0 });
+        if self.preload > 0 {
             // The cheapest way in: it is not what is measured.
             let batch = (DEFAULT_IN_FLIGHT_BYTES / 4 / (size + 4)).clamp(1, 200);
             let flags =
                 PublishFlags { size, batch, in_flight: None, connections: 1, rate: None, http: false };
             self.publish = Some(Publish::new(&flags)?);
-            self.messages = Some(self.messages.unwrap_or(preload).min(preload));
-        } else if self.duration.is_none() {
-            self.duration = Some(DEFAULT_DURATION);
-            self.messages = None;
+            self.messages = Some(messages.unwrap_or(self.preload).min(self.preload));
+        } else {
+            self.messages = messages;
+            self.duration = self.duration.or(messages.is_none().then_some(DEFAULT_DURATION));
         }
-        self.preload = preload;
         Ok(self)
     }
 
@@ -252,31 +259,6 @@ fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), Failur
         return Ok(());
     }
     Err(Failure::usage(format_args!("{flag} must be between {min} and {max}")))
-}
-
-/// The one nsqd that is measured: where it speaks NSQ's protocol, and where HTTP.
-fn addresses(targets: &Targets, http: Option<&str>) -> Result<(SocketAddr, SocketAddr), Failure> {
-    let only_one = "one nsqd is measured: name it with --nsqd-tcp";
-    if targets.nsqds.len() > 1 || targets.nsqd_tcps.len() > 1 {
-        return Err(Failure::usage(only_one));
-    }
-    let http = http.or(targets.nsqds.first().map(String::as_str)).map(resolve).transpose()?;
-    let tcp = match (targets.nsqd_tcps.first(), http) {
-        (Some(tcp), _) => resolve(tcp)?,
-        (None, Some(http)) => SocketAddr::new(http.ip(), http.port().wrapping_sub(1)),
-        (None, None) if targets.lookupds.is_empty() => resolve(DEFAULT_NSQD_TCP)?,
-        (None, None) => return Err(Failure::usage(only_one)),
-    };
-    Ok((tcp, http.unwrap_or(SocketAddr::new(tcp.ip(), tcp.port().wrapping_add(1)))))
-}
-
-fn resolve(address: &str) -> Result<SocketAddr, Failure> {
-    let unknown = |why: &dyn std::fmt::Display| {
-        Failure::new(ExitStatus::Unreachable, format_args!("{address}: {why}"))
-            .hint("an address is HOST:PORT")
-    };
-    let mut found = address.to_socket_addrs().map_err(|error| unknown(&error))?;
-    found.next().ok_or_else(|| unknown(&"no such host"))
 }
 
 /// `name`, or `name-1`, `name-2`, ...; an ephemeral one keeps its ending.
@@ -339,17 +321,6 @@ pub mod tests {
     }
 
     #[test]
-    fn one_address_gives_the_other() {
-        let ports = |line: &str| plan(line).map(|plan| (plan.tcp.port(), plan.http.port()));
-        assert_eq!(ports("pub --nsqd-tcp 127.0.0.1:5150"), Ok((5150, 5151)));
-        assert_eq!(ports("pub --nsqd 127.0.0.1:5151"), Ok((5150, 5151)));
-        assert_eq!(ports("pub --nsqd-http 127.0.0.1:5151"), Ok((5150, 5151)));
-        assert_eq!(ports("--nsqd-tcp 127.0.0.1:1 pub --nsqd-http 127.0.0.1:9"), Ok((1, 9)));
-        assert!(ports("pub --lookupd 127.0.0.1").is_err());
-        assert!(ports("pub --nsqd-tcp 127.0.0.1,127.0.0.2").is_err());
-    }
-
-    #[test]
     fn what_is_in_flight_by_default_is_bounded_in_commands_and_bytes() {
         assert_eq!(publish("pub").in_flight, 100);
         assert_eq!(publish("pub --batch 200").in_flight, 25);
@@ -368,6 +339,8 @@ pub mod tests {
         assert_eq!(extent("sub --preload 5 --messages 7"), (Some(5), None));
         assert_eq!(extent("sub --topic t"), (None, seconds(10)));
         assert_eq!(extent("sub --topic t --duration 1s"), (None, seconds(1)));
+        assert_eq!(extent("sub --topic t --messages 9"), (Some(9), None));
+        assert_eq!(extent("sub --preload 9 --duration 1s"), (Some(9), seconds(1)));
         assert_eq!(extent("latency"), (None, seconds(10)));
     }
 

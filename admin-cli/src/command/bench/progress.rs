@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use super::phase::Flow;
+use super::counters::Flow;
 use super::report_table::grouped;
 
 /// How often the line is written anew.

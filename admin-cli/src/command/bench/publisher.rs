@@ -11,6 +11,12 @@ use super::phase::Run;
 use super::plan::{Plan, Publish};
 use crate::exit_status::Failure;
 
+/// An nsqd that writes each OK by itself would make the generator read each by itself, at a cost like nsqd's own. When
+/// fewer than so many came and as many are still wanted before the next write, some may gather: half a window is with
+/// nsqd meanwhile.
+const GATHERED: u64 = 16;
+const GATHERING: Duration = Duration::from_micros(50);
+
 /// One connection and what it is to send.
 pub struct Publisher {
     connection: Connection,
@@ -26,8 +32,13 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Connects. `messages` is this connection's share.
-    pub fn connect(plan: &Plan, publish: &Publish, messages: Option<u64>) -> Result<Self, Failure> {
+    /// Connects. `messages` is this connection's share; without one, `duration` says when it ends.
+    pub fn connect(
+        plan: &Plan,
+        publish: &Publish,
+        messages: Option<u64>,
+        duration: Option<Duration>,
+    ) -> Result<Self, Failure> {
         let connection = if publish.http {
             Connection::open(plan.http)?
         } else {
@@ -40,7 +51,7 @@ impl Publisher {
             load: Load::new(plan, publish, publish.batch),
             last: (rest > 0).then(|| Load::new(plan, publish, rest as usize)),
             commands: messages.map(|messages| messages.div_ceil(batch)),
-            duration: plan.duration,
+            duration,
             in_flight: publish.in_flight,
             commands_per_second: publish.rate.map(|rate| rate / publish.connections as f64 / batch as f64),
             is_http: publish.http,
@@ -52,7 +63,6 @@ impl Publisher {
         let pace = self.commands_per_second.map(|rate| Pace::new(run.clock.now_ns(), rate));
         let deadline = self.duration.map(|duration| Instant::now() + duration);
         let (mut sent, mut answered) = (0, 0);
-        let mut last_answer = Instant::now();
         loop {
             if run.should_stop() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.stop_after(sent);
@@ -75,11 +85,15 @@ impl Publisher {
             // so for what waits for its time.
             let enough = if due < left { sent } else { sent.saturating_sub(self.in_flight / 2) };
             let enough = if self.commands == Some(sent) { sent } else { enough.max(answered + 1) };
+            let mut last_answer = Instant::now();
             while answered < enough {
                 let new = self.receive(answered, sent, run)?;
                 if new > 0 {
                     answered += new;
                     last_answer = Instant::now();
+                    if pace.is_none() && new < GATHERED && enough.saturating_sub(answered) >= GATHERED {
+                        std::thread::sleep(GATHERING);
+                    }
                 } else if last_answer.elapsed() > PATIENCE {
                     return Err(self.connection.failed(format_args!("no OK for {} s", PATIENCE.as_secs())));
                 }
@@ -105,10 +119,24 @@ impl Publisher {
                 Some(_) if self.commands == Some(sent + count) => self.load.take(count - done - 1),
                 _ => self.load.take(count - done),
             };
-            self.connection.send(bytes)?;
+            if let Err(lost) = self.connection.send(bytes) {
+                return Err(self.refusal().unwrap_or(lost));
+            }
             done += taken;
         }
         Ok(done)
+    }
+
+    /// What nsqd said before it closed the connection, if that can still be read.
+    fn refusal(&mut self) -> Option<Failure> {
+        let _ = self.connection.receive();
+        let buf = self.connection.received();
+        let fault = if self.is_http {
+            http::scan(buf).err()?.to_string()
+        } else {
+            frames::scan(buf, &mut Tally::default(), |_| {}).err()?.to_string()
+        };
+        Some(self.connection.failed(fault))
     }
 
     /// Reads once; how many of the commands in flight are answered by it.

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::counters::Flow;
 use super::latencies::{Latencies, Quantiles};
 use super::node::Node;
-use super::phase::{Flow, Outcome};
+use super::phase::Outcome;
 use super::plan::{Consume, Mode, Plan, Publish};
 
 /// A generator that is later than this has no part in what a server's latency should be.

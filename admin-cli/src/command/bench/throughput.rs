@@ -1,10 +1,12 @@
 //! As much as goes through: `pub`, `sub`, `pubsub`, `fanout`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::consumer::Consumer;
+use super::counters::Clock;
 use super::node::Node;
-use super::phase::{Clock, Phase, Target, Work};
+use super::phase::{Phase, Target, Work};
 use super::plan::{Mode, Plan, Publish};
 use super::progress::Progress;
 use super::publisher::Publisher;
@@ -31,14 +33,15 @@ pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
     let mut preload = None;
     if let (Mode::Sub, Some(publish)) = (plan.mode, &plan.publish) {
         progress.begin("preload");
-        preload = Some(phase(publishers(plan, publish, Some(plan.preload))?, vec![]).run(&mut progress)?);
+        preload =
+            Some(phase(publishers(plan, publish, Some(plan.preload), None)?, vec![]).run(&mut progress)?);
         if interrupted.load(Ordering::Relaxed) {
             return Err(Failure::new(ExitStatus::Interrupted, "interrupted while publishing the backlog"));
         }
     }
     progress.begin(plan.mode.name());
     let publishers = match &plan.publish {
-        Some(publish) if plan.mode != Mode::Sub => publishers(plan, publish, plan.messages)?,
+        Some(publish) if plan.mode != Mode::Sub => publishers(plan, publish, plan.messages, plan.duration)?,
         _ => vec![],
     };
     let outcome = phase(publishers, consumers(plan)?).run(&mut progress)?;
@@ -61,12 +64,17 @@ fn target(plan: &Plan) -> Target {
     }
 }
 
-fn publishers<'a>(plan: &Plan, publish: &Publish, messages: Option<u64>) -> Result<Vec<Work<'a>>, Failure> {
+fn publishers<'a>(
+    plan: &Plan,
+    publish: &Publish,
+    messages: Option<u64>,
+    duration: Option<Duration>,
+) -> Result<Vec<Work<'a>>, Failure> {
     let connections = publish.connections as u64;
     let share =
         |index| messages.map(|messages| messages / connections + u64::from(index < messages % connections));
     let connect = |index| -> Result<Work<'a>, Failure> {
-        let publisher = Publisher::connect(plan, publish, share(index))?;
+        let publisher = Publisher::connect(plan, publish, share(index), duration)?;
         Ok(Box::new(move |run| publisher.run(run)))
     };
     (0..connections).map(connect).collect()
