@@ -188,34 +188,3 @@ fn a_commit_can_be_read_back_at_once() {
         assert_eq!(count, sequence + 1);
     }
 }
-
-/// Not a test of speed, but of the shape: what a commit costs besides its write.
-/// Run with `--ignored --nocapture` in release.
-#[test]
-#[ignore = "measures"]
-fn measure() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = JournalOptions::new(dir.path(), Durability::Write);
-    let (journal, _) = Journal::open(Arc::new(FileStorage), options, &mut |_, _| {}).unwrap();
-    let frames = [7; 234];
-    for round in 0..6_u32 {
-        let started = Instant::now();
-        for sequence in 0..500_000 {
-            let ticket = journal.append(&publish(sequence, &frames)).unwrap();
-            assert!(matches!(poll(&mut journal.commit(ticket)), Poll::Ready(Ok(()))));
-            if sequence % 100_000 == 0 {
-                while journal.files().len() > 2 {
-                    journal.retire_oldest(journal.files()[0].number).unwrap();
-                }
-            }
-        }
-        let total = started.elapsed() / 500_000;
-        let file = FileStorage.open(&dir.path().join(catalog::file_name(1 + round)));
-        let started = Instant::now();
-        if let Ok(file) = file {
-            (0..100_000).for_each(|n| file.write_all_at(&frames, 128 + n * 250).unwrap());
-        }
-        println!("the write alone: {:?}", started.elapsed() / 100_000);
-        println!("round {round}: {total:?} per append and commit");
-    }
-}
