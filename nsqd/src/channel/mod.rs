@@ -5,6 +5,7 @@
 //! A consumer never gets messages pushed into a queue: it is woken, and *takes*.
 //!
 //! - [`state`]: pure; every transition of a message, with a picture
+//! - [`take`]: pure; handing them out
 //! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`]: pure; its parts
 //! - [`saved`]: pure; to and from a checkpoint, and replaying the journal
 
@@ -14,6 +15,7 @@ pub mod outstanding;
 pub mod runs;
 pub mod saved;
 pub mod state;
+pub mod take;
 #[cfg(test)]
 mod model_tests;
 
@@ -25,7 +27,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 pub use self::consumers::ConsumerKey;
-pub use self::state::{AckError, ChannelState, Counters, Mark, Source, Supply, TakeEnd};
+pub use self::state::{AckError, ChannelState, Counters, Mark};
+pub use self::take::{Source, Supply, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::clock::{self, Nanos};
 use crate::log::reader::{BlockCache, BlockRequest, LogReader};

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::saved::Clocks;
-use super::state::{AckError, ChannelState, Mark, Source, Supply, TakeEnd};
+use super::state::{AckError, ChannelState, Mark};
+use super::take::{Source, Supply, TakeEnd};
 
 const TIMEOUT: u64 = 1_000;
 const MAX_TIMEOUT: u64 = 3_000;

@@ -1,4 +1,4 @@
-//! Pure: everything that decides about one channel's messages.
+//! Pure: what decides about one channel's messages, but for handing them out, which is in [`super::take`].
 //!
 //! ```text
 //!             release                 take                    finish
@@ -22,42 +22,6 @@ use super::consumers::{ConsumerKey, Consumers};
 use super::outstanding::{Entry, NONE, Outstanding, Place, Slot};
 use super::runs::Runs;
 use crate::clock::Nanos;
-
-/// Where a channel's messages come from while it hands them out; implemented over the topic's log.
-pub trait Source {
-    /// Gives up to `max_count` messages starting with sequence number `from`, for the first time.
-    fn first(&mut self, from: u64, max_count: u64) -> Supply;
-    /// Gives one message once more, with its attempts set.
-    fn again(&mut self, sequence: u64, attempts: u16) -> Supply;
-}
-
-/// What a [`Source`] answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Supply {
-    /// So many messages were given, at least one.
-    Given(u64),
-    /// The messages before this sequence number cannot be read back; it goes on from there.
-    Lost(u64),
-    /// There are no messages before this sequence number: they were finished before a restart forgot it.
-    Gone(u64),
-    /// They are on disk and must be loaded first.
-    OnDisk,
-    /// The consumer's output has no room now.
-    Full,
-}
-
-/// Why [`ChannelState::take`] ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TakeEnd {
-    /// Nothing (more) to hand out, or paused: the consumer is parked if it has room.
-    Parked,
-    /// The consumer has its share or its RDY is used up.
-    Satisfied,
-    /// See [`Supply::OnDisk`].
-    OnDisk,
-    /// See [`Supply::Full`].
-    Full,
-}
 
 /// Why an acknowledgement was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,15 +82,15 @@ pub struct ChannelState {
     pub(super) deferred: BinaryHeap<Reverse<(Nanos, Slot)>>,
     pub(super) paused: bool,
     pub(super) counters: Counters,
-    consumers: Consumers,
+    pub(super) consumers: Consumers,
     /// Was woken and has not taken yet. Nobody else is woken meanwhile: it wakes the next, if it leaves some, so that a
     /// busy channel is served in few large takes.
-    woken: Option<ConsumerKey>,
-    in_flight_count: usize,
+    pub(super) woken: Option<ConsumerKey>,
+    pub(super) in_flight_count: usize,
     /// Finished since [`ChannelState::drain_finished`] was last called.
-    finished: Runs,
+    pub(super) finished: Runs,
     max_message_timeout: Nanos,
-    random: u64,
+    pub(super) random: u64,
 }
 
 impl ChannelState {
@@ -231,162 +195,6 @@ impl ChannelState {
             self.cursor = self.cursor.max(to);
             self.skipped.pop_first();
         }
-    }
-
-    /// Hands out messages to a consumer: at most its fair share of what is there, at most what RDY allows. Returns how
-    /// many were given, and why it ended there.
-    pub fn take(&mut self, key: ConsumerKey, now: Nanos, source: &mut impl Source) -> (u64, TakeEnd) {
-        self.woken.take_if(|woken| *woken == key);
-        let Some(consumer) = self.consumers.get(key) else { return (0, TakeEnd::Satisfied) };
-        let (room, timeout, sample_rate) = (consumer.room(), consumer.message_timeout, consumer.sample_rate);
-        if room == 0 {
-            return (0, TakeEnd::Satisfied);
-        }
-        let available = if self.paused { 0 } else { self.depth() };
-        if available == 0 {
-            self.consumers.park(key);
-            return (0, TakeEnd::Parked);
-        }
-        let share = available.div_ceil(self.consumers.eligible_count().max(1) as u64).min(room);
-        let mut given = 0;
-        let mut end = TakeEnd::Satisfied;
-        while given < share {
-            let next_waiting = self.waiting.front().copied();
-            let supply = match next_waiting {
-                Some((after, slot)) if self.cursor >= after => {
-                    self.give_again(key, slot, now, timeout, source)
-                }
-                _ if self.cursor < self.end => {
-                    if sample_rate > 0 && !self.sampled(sample_rate) {
-                        self.finished.push(self.cursor, self.cursor + 1);
-                        self.advance(1);
-                        continue;
-                    }
-                    let until = next_waiting
-                        .map_or(self.end, |(after, _)| after)
-                        .min(self.skipped.first().map_or(u64::MAX, |(from, _)| from));
-                    let most = if sample_rate > 0 { 1 } else { (share - given).min(until - self.cursor) };
-                    self.give_first(key, most, now, timeout, source)
-                }
-                _ => {
-                    self.consumers.park(key);
-                    end = TakeEnd::Parked;
-                    break;
-                }
-            };
-            match supply {
-                Supply::Given(count) => given += count,
-                Supply::Lost(_) | Supply::Gone(_) => {}
-                Supply::OnDisk => {
-                    end = TakeEnd::OnDisk;
-                    break;
-                }
-                Supply::Full => {
-                    end = TakeEnd::Full;
-                    break;
-                }
-            }
-        }
-        self.in_flight_count += given as usize;
-        self.consumers.update(key, |consumer| {
-            consumer.in_flight_count += given;
-            consumer.message_count += given;
-        });
-        if end == TakeEnd::Satisfied && share < room {
-            // Others have a share in what is left; should they not want it, the turn comes back to this one.
-            self.consumers.park(key);
-        }
-        (given, end)
-    }
-
-    fn give_first(
-        &mut self,
-        key: ConsumerKey,
-        most: u64,
-        now: Nanos,
-        timeout: Nanos,
-        source: &mut impl Source,
-    ) -> Supply {
-        let supply = source.first(self.cursor, most);
-        match supply {
-            Supply::Given(count) => {
-                let outstanding = &mut self.outstanding;
-                let deadline = now.saturating_add(timeout);
-                self.consumers.update(key, |consumer| {
-                    for sequence in self.cursor..self.cursor + count {
-                        let slot = outstanding.insert(Entry {
-                            sequence,
-                            deadline,
-                            delivered_at: now,
-                            previous: NONE,
-                            next: NONE,
-                            owner: key,
-                            attempts: 1,
-                            place: Place::InFlight,
-                        });
-                        consumer.in_flight.insert(outstanding, slot);
-                    }
-                });
-                self.advance(count);
-            }
-            Supply::Lost(up_to) | Supply::Gone(up_to) => {
-                let up_to = up_to.clamp(self.cursor + 1, self.cursor + most);
-                if matches!(supply, Supply::Lost(_)) {
-                    self.counters.lost_count += up_to - self.cursor;
-                }
-                self.finished.push(self.cursor, up_to);
-                self.advance(up_to - self.cursor);
-            }
-            Supply::OnDisk | Supply::Full => {}
-        }
-        supply
-    }
-
-    fn give_again(
-        &mut self,
-        key: ConsumerKey,
-        slot: Slot,
-        now: Nanos,
-        timeout: Nanos,
-        source: &mut impl Source,
-    ) -> Supply {
-        let entry = self.outstanding.entry(slot);
-        let (sequence, attempts) = (entry.sequence, entry.attempts.saturating_add(1));
-        let supply = source.again(sequence, attempts);
-        match supply {
-            Supply::Given(_) => {
-                self.waiting.pop_front();
-                let entry = self.outstanding.entry_mut(slot);
-                entry.attempts = attempts;
-                entry.place = Place::InFlight;
-                entry.owner = key;
-                entry.delivered_at = now;
-                entry.deadline = now.saturating_add(timeout);
-                let outstanding = &mut self.outstanding;
-                self.consumers.update(key, |consumer| consumer.in_flight.insert(outstanding, slot));
-            }
-            Supply::Lost(_) | Supply::Gone(_) => {
-                self.waiting.pop_front();
-                self.outstanding.remove(slot);
-                self.counters.lost_count += u64::from(matches!(supply, Supply::Lost(_)));
-                self.finished.push(sequence, sequence + 1);
-            }
-            Supply::OnDisk | Supply::Full => {}
-        }
-        supply
-    }
-
-    fn advance(&mut self, count: u64) {
-        self.cursor += count;
-        self.pass_skipped();
-    }
-
-    /// Whether a consumer that samples gets the next message (xorshift: cheap, and good enough for a share).
-    fn sampled(&mut self, rate: u8) -> bool {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 33) % 100 < u64::from(rate)
     }
 
     /// FIN.
@@ -529,16 +337,6 @@ impl ChannelState {
     /// CLS.
     pub fn close_consumer(&mut self, key: ConsumerKey) {
         self.consumers.close(key);
-    }
-
-    /// If there is something to hand out and somebody parked who may have it, the one to wake. It must take, even if
-    /// it has no use for anything any more.
-    pub fn wake_next(&mut self) -> Option<ConsumerKey> {
-        if self.paused || self.depth() == 0 || self.woken.is_some() {
-            return None;
-        }
-        self.woken = self.consumers.unpark_next();
-        self.woken
     }
 
     /// Drops everything: ahead, in flight, deferred, waiting.
