@@ -43,6 +43,9 @@ mod durability;
 /// kill -9 under load.
 mod recovery;
 
+/// The first start in a data directory of NSQ.
+mod import;
+
 /// nsqd's HTTP interface.
 mod http_api;
 

@@ -1,8 +1,11 @@
 //! Before the first connection: the data directory is locked and read, and topics and channels come back.
 //!
+//! - [`import`]: before all else, what NSQ left in the directory; [`diskqueue`]: reading its queues
 //! - [`replay`]: pure; checkpoint and journal records to topics and channels
 //! - [`persist`]: the other way round: checkpoints, and letting go of old journal files
 
+pub mod diskqueue;
+pub mod import;
 pub mod persist;
 pub mod replay;
 #[cfg(test)]
@@ -63,6 +66,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
         longest_delay: clock::nanos(limits.max_req_timeout),
         clocks,
     };
+    import::take_over(&storage, &data_dir, &limits, &logger, clocks.wall_ns)?;
     data_dir.prepare(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
     let saved = checkpoint::read(&*storage, &data_dir.checkpoint_path())
         .map_err(|error| failed("cannot read checkpoint")(error.to_string()))?;

@@ -1,0 +1,469 @@
+//! NSQ's disk queues, as far as reading them goes: file names, the position file, which parts of which files hold
+//! messages that were not handed out, and the records in them.
+//!
+//! ```text
+//! <queue>.diskqueue.meta.dat      depth \n read file,offset \n write file,offset \n
+//! <queue>.diskqueue.000000.dat    records: size i32 | timestamp i64 | attempts u16 | id, 16 hex digits | body
+//! ```
+//!
+//! Integers are big-endian, a size does not count itself, and there is no checksum: what tells a record from damage is
+//! that its size fits the file and that its id is one. The position file is as old as the last sync, so it may lag behind
+//! the files, and then some messages come again. Where NSQ would give up what it finds (no position file, a damaged
+//! record in the middle), this reads on: a message too many is better than one too few.
+
+use std::io;
+
+use crate::storage::StorageFile;
+
+/// Before a record's payload.
+const SIZE_BYTES: u64 = 4;
+/// Size, timestamp, attempts, id.
+const HEADER_BYTES: usize = 30;
+/// Of the payload: timestamp, attempts, id.
+const PAYLOAD_HEADER_BYTES: u32 = 26;
+/// A claim of more is damage: no frame of ours could carry it.
+const MAX_PAYLOAD_BYTES: u32 = 1 << 30;
+/// A longer position file is none.
+pub const MAX_POSITION_BYTES: u64 = 256;
+
+/// What a file of a queue is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueFile {
+    /// The position file.
+    Position,
+    /// The data file of this number.
+    Data(u64),
+    /// Set aside by NSQ, or left over from a crash while it was written: never read again.
+    Dead,
+}
+
+/// The queue and the purpose that a file name spells. A queue is a topic, or `topic:channel`.
+pub fn parse_file_name(name: &str) -> Option<(&str, QueueFile)> {
+    const INFIX: &str = ".diskqueue.";
+    // The last one: a topic may be called `a.diskqueue.b`.
+    let at = name.rfind(INFIX)?;
+    let (queue, rest) = (&name[..at], &name[at + INFIX.len()..]);
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let file_number = |digits: &str| -> Option<u64> {
+        let number = digits.parse().ok()?;
+        (is_number(digits) && format!("{number:06}") == digits).then_some(number)
+    };
+    let file = if rest == "meta.dat" {
+        QueueFile::Position
+    } else if let Some(digits) = rest.strip_suffix(".dat") {
+        QueueFile::Data(file_number(digits)?)
+    } else if let Some(digits) = rest.strip_suffix(".dat.bad") {
+        file_number(digits)?;
+        QueueFile::Dead
+    } else {
+        let random = rest.strip_prefix("meta.dat.")?.strip_suffix(".tmp")?;
+        is_number(random).then_some(QueueFile::Dead)?
+    };
+    (!queue.is_empty()).then_some((queue, file))
+}
+
+/// The name of a queue's position file.
+pub fn position_file_name(queue: &str) -> String {
+    format!("{queue}.diskqueue.meta.dat")
+}
+
+/// The name of a queue's data file.
+pub fn data_file_name(queue: &str, number: u64) -> String {
+    format!("{queue}.diskqueue.{number:06}.dat")
+}
+
+/// A place in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Number of the data file.
+    pub file: u64,
+    /// Offset in it.
+    pub offset: u64,
+}
+
+/// What a position file says, as far as it can be read: from the first line that makes no sense on, nothing counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Position {
+    /// How many messages there should be.
+    pub depth: Option<i64>,
+    /// The first record that was not handed out.
+    pub read: Option<Place>,
+    /// Where the next record was to be written.
+    pub write: Option<Place>,
+}
+
+impl Position {
+    /// Reads a position file's text.
+    pub fn parse(text: &[u8]) -> Position {
+        let text = String::from_utf8_lossy(text);
+        let mut lines = text.lines();
+        let place = |line: Option<&str>| {
+            let (file, offset) = line?.trim().split_once(',')?;
+            Some(Place { file: file.parse().ok()?, offset: offset.parse().ok()? })
+        };
+        let depth = lines.next().and_then(|line| line.trim().parse().ok());
+        let read = depth.and_then(|_| place(lines.next()));
+        let write = read.and_then(|_| place(lines.next()));
+        Position { depth, read, write }
+    }
+}
+
+/// Messages that were not handed out: a data file from an offset on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Number of the data file.
+    pub number: u64,
+    /// Where the first record starts.
+    pub from: u64,
+    /// Where the file ends.
+    pub to: u64,
+    /// Records before here were written as a whole, so what cannot be read is damage. From here on it may also be
+    /// a torn write, or an older life of the file, and is not worth a search.
+    pub whole_to: u64,
+}
+
+/// Something about a queue that an operator should know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Oddity {
+    /// NSQ would not read the files then.
+    #[error("no position file: all its files are read")]
+    NoPosition,
+    /// Or not all of it.
+    #[error("unreadable position file: {0}")]
+    BadPosition(&'static str),
+    /// They may have been read completely and deleted before the position file was written.
+    #[error("data files {0} to {1} are missing")]
+    MissingFiles(u64, u64),
+    /// The file lost its end.
+    #[error("data file {number} ends at {bytes}, before the read position {offset}")]
+    ShortFile {
+        /// Its number.
+        number: u64,
+        /// Its length.
+        bytes: u64,
+        /// The read position.
+        offset: u64,
+    },
+}
+
+/// What is to be read of a queue with these data files (number and length, by number). `position` is none if there is
+/// no position file.
+pub fn plan(position: Option<Position>, files: &[(u64, u64)]) -> (Vec<Stretch>, Vec<Oddity>) {
+    let mut oddities = Vec::new();
+    let (mut read, mut write) = position.map_or((None, None), |position| (position.read, position.write));
+    match (position, files) {
+        (_, []) => {}
+        (None, _) => oddities.push(Oddity::NoPosition),
+        (Some(_), _) if read.is_none() => oddities.push(Oddity::BadPosition("all its files are read")),
+        (Some(_), _) if write.is_none() => oddities.push(Oddity::BadPosition("no write position")),
+        _ => {}
+    }
+    if read.zip(write).is_some_and(|(read, write)| read > write) {
+        oddities.push(Oddity::BadPosition("read position behind write position: all its files are read"));
+        (read, write) = (None, None);
+    }
+    let lowest = files.first().map_or(0, |&(number, _)| number);
+    let start = read.unwrap_or(Place { file: lowest, offset: 0 });
+    let last = files.last().map(|&(number, _)| number);
+    let mut stretches = Vec::new();
+    let mut expected = start.file;
+    for &(number, bytes) in files.iter().filter(|&&(number, _)| number >= start.file) {
+        if number > expected {
+            oddities.push(Oddity::MissingFiles(expected, number - 1));
+        }
+        expected = number + 1;
+        let from = if number == start.file { start.offset } else { 0 };
+        let whole_to = match write {
+            Some(write) if number < write.file => bytes,
+            Some(write) if number == write.file => write.offset.min(bytes),
+            _ if Some(number) == last => 0,
+            _ => bytes,
+        };
+        if from > bytes {
+            oddities.push(Oddity::ShortFile { number, bytes, offset: from });
+        } else if from < bytes {
+            stretches.push(Stretch { number, from, to: bytes, whole_to });
+        }
+    }
+    if let Some(write) = write.filter(|write| *write != start) {
+        let end = write.file + u64::from(write.offset > 0);
+        if expected < end {
+            oddities.push(Oddity::MissingFiles(expected, end - 1));
+        }
+    }
+    (stretches, oddities)
+}
+
+/// A record without its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// When the message was published.
+    pub timestamp_ns: i64,
+    /// Deliveries so far.
+    pub attempts: u16,
+    /// The message id, as a number.
+    pub id: u64,
+    /// Length of the body.
+    pub body_bytes: u32,
+}
+
+impl RecordHeader {
+    /// The header that these bytes begin with, if the record fits into `room` bytes.
+    fn parse(bytes: &[u8], room: u64) -> Option<Self> {
+        let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+        let (size, rest) = bytes.split_first_chunk()?;
+        let (timestamp, rest) = rest.split_first_chunk()?;
+        let (attempts, id) = rest.split_first_chunk()?;
+        let size = u32::from_be_bytes(*size);
+        let in_range = (PAYLOAD_HEADER_BYTES..=MAX_PAYLOAD_BYTES).contains(&size);
+        if !in_range || SIZE_BYTES + u64::from(size) > room {
+            return None;
+        }
+        Some(RecordHeader {
+            timestamp_ns: i64::from_be_bytes(*timestamp),
+            attempts: u16::from_be_bytes(*attempts),
+            id: nsq_protocol::MessageId::from_slice(id)?.to_u64()?,
+            body_bytes: size - PAYLOAD_HEADER_BYTES,
+        })
+    }
+
+    /// Length of the whole record.
+    pub fn record_bytes(&self) -> u64 {
+        HEADER_BYTES as u64 + u64::from(self.body_bytes)
+    }
+}
+
+/// Reads the record at `at` of a file that ends at `end`: header and body. None if there is none.
+pub fn read_record<'w>(
+    window: &'w mut Window,
+    file: &dyn StorageFile,
+    at: u64,
+    end: u64,
+) -> io::Result<Option<(RecordHeader, &'w [u8])>> {
+    let bytes = window.get(file, at, HEADER_BYTES)?;
+    let Some(header) = RecordHeader::parse(bytes, end.saturating_sub(at)) else { return Ok(None) };
+    let record = window.get(file, at, header.record_bytes() as usize)?;
+    Ok(record.get(HEADER_BYTES..header.record_bytes() as usize).map(|body| (header, body)))
+}
+
+/// What [`RecordScan::advance`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// A record at this offset.
+    Record(u64, RecordHeader),
+    /// So many bytes at this offset that are no record.
+    Damage(u64, u64),
+    /// So many bytes at the end that were never written completely, or belong to an older life of the file.
+    Torn(u64, u64),
+}
+
+/// Goes through the records of a stretch.
+pub struct RecordScan<'a> {
+    file: &'a dyn StorageFile,
+    window: Window,
+    at: u64,
+    stretch: Stretch,
+}
+
+impl<'a> RecordScan<'a> {
+    /// Begins at the stretch's start.
+    pub fn new(file: &'a dyn StorageFile, stretch: Stretch) -> Self {
+        RecordScan { file, window: Window::default(), at: stretch.from, stretch }
+    }
+
+    /// The next record or damage; none at the end.
+    pub fn advance(&mut self) -> io::Result<Option<Found>> {
+        let (at, rest) = (self.at, self.stretch.to.saturating_sub(self.at));
+        if rest == 0 {
+            return Ok(None);
+        }
+        if let Some(header) = self.header(at)? {
+            self.at += header.record_bytes();
+            return Ok(Some(Found::Record(at, header)));
+        }
+        if at >= self.stretch.whole_to {
+            self.at = self.stretch.to;
+            return Ok(Some(Found::Torn(at, rest)));
+        }
+        self.at = self.find_record(at + 1)?;
+        Ok(Some(Found::Damage(at, self.at - at)))
+    }
+
+    fn header(&mut self, at: u64) -> io::Result<Option<RecordHeader>> {
+        let bytes = self.window.get(self.file, at, HEADER_BYTES)?;
+        Ok(RecordHeader::parse(bytes, self.stretch.to.saturating_sub(at)))
+    }
+
+    /// The first place from `from` on where a record stands that is followed by another one or by the end; else the end.
+    fn find_record(&mut self, mut from: u64) -> io::Result<u64> {
+        const PIECE: usize = 64 * 1024;
+        let end = self.stretch.to;
+        while from < end {
+            let piece = self.window.get(self.file, from, PIECE)?.to_vec();
+            for (bytes, at) in piece.windows(HEADER_BYTES).zip(from..) {
+                let Some(header) = RecordHeader::parse(bytes, end.saturating_sub(at)) else { continue };
+                let next = at + header.record_bytes();
+                if next == end || self.header(next)?.is_some() {
+                    return Ok(at);
+                }
+            }
+            let places = (piece.len() + 1).saturating_sub(HEADER_BYTES);
+            if places == 0 {
+                break;
+            }
+            from += places as u64;
+        }
+        Ok(end)
+    }
+}
+
+/// A piece of a file in memory. It reads ahead as far as reading in order has shown to be worth it, and little after a
+/// jump.
+#[derive(Debug, Default)]
+pub struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+    ahead: usize,
+}
+
+impl Window {
+    const MIN_AHEAD: usize = 4 * 1024;
+    const MAX_AHEAD: usize = 256 * 1024;
+
+    /// `len` bytes at `at`; fewer only at the end of the file.
+    pub fn get(&mut self, file: &dyn StorageFile, at: u64, len: usize) -> io::Result<&[u8]> {
+        if !self.holds(at, len) {
+            self.ahead = if self.goes_on_at(at) {
+                (2 * self.ahead).clamp(Self::MIN_AHEAD, Self::MAX_AHEAD)
+            } else {
+                Self::MIN_AHEAD
+            };
+            self.bytes.resize(len.max(self.ahead), 0);
+            let filled = file.read_at(&mut self.bytes, at);
+            self.bytes.truncate(filled.as_ref().map_or(0, |filled| *filled));
+            self.start = at;
+            filled?;
+        }
+        let from = (at - self.start) as usize;
+        Ok(&self.bytes[from..(from + len).min(self.bytes.len())])
+    }
+
+    fn holds(&self, at: u64, len: usize) -> bool {
+        at >= self.start && at - self.start + len as u64 <= self.bytes.len() as u64
+    }
+
+    /// Whether reading at `at` is going on where this ends.
+    pub fn goes_on_at(&self, at: u64) -> bool {
+        !self.bytes.is_empty() && at >= self.start && at - self.start <= self.bytes.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_spell_a_queue_and_a_purpose() {
+        let parsed = |name| parse_file_name(name);
+        assert_eq!(parsed("t.diskqueue.meta.dat"), Some(("t", QueueFile::Position)));
+        assert_eq!(parsed("t:c#x.diskqueue.000012.dat"), Some(("t:c#x", QueueFile::Data(12))));
+        assert_eq!(parsed("t.diskqueue.1000000.dat"), Some(("t", QueueFile::Data(1_000_000))));
+        assert_eq!(parsed("t.diskqueue.000012.dat.bad"), Some(("t", QueueFile::Dead)));
+        assert_eq!(parsed("t.diskqueue.meta.dat.77.tmp"), Some(("t", QueueFile::Dead)));
+        let twisted = "t.diskqueue.000000.dat.diskqueue.000001.dat";
+        assert_eq!(parsed(twisted), Some(("t.diskqueue.000000.dat", QueueFile::Data(1))));
+        for other in [
+            "nsqd.dat",
+            ".diskqueue.000000.dat",
+            "t.diskqueue.12.dat",
+            "t.diskqueue.0000012.dat",
+            "t.diskqueue.+00012.dat",
+            "t.diskqueue.000000.dat.imported",
+            "t.diskqueue.meta.dat.tmp",
+            "t.diskqueue.99999999999999999999.dat",
+        ] {
+            assert_eq!(parsed(other), None, "{other}");
+        }
+        assert_eq!(parse_file_name(&data_file_name("t", 7)), Some(("t", QueueFile::Data(7))));
+        assert_eq!(parse_file_name(&position_file_name("t")), Some(("t", QueueFile::Position)));
+    }
+
+    fn place(file: u64, offset: u64) -> Option<Place> {
+        Some(Place { file, offset })
+    }
+
+    #[test]
+    fn a_position_counts_up_to_the_first_nonsense() {
+        let position = |depth, read, write| Position { depth, read, write };
+        let parsed = |text: &str| Position::parse(text.as_bytes());
+        assert_eq!(parsed("10\n0,12\n1,30\n"), position(Some(10), place(0, 12), place(1, 30)));
+        assert_eq!(parsed("-3\n0,12\n"), position(Some(-3), place(0, 12), None));
+        assert_eq!(parsed("3\n0,12\n0,-1\n"), position(Some(3), place(0, 12), None));
+        assert_eq!(parsed("3\n012\n0,1\n"), position(Some(3), None, None));
+        assert_eq!(parsed("abc\n0,12\n1,30\n"), Position::default());
+        assert_eq!(parsed(""), Position::default());
+    }
+
+    fn planned(position: Option<&str>, files: &[(u64, u64)]) -> String {
+        let (stretches, oddities) = plan(position.map(|text| Position::parse(text.as_bytes())), files);
+        let stretches = stretches.iter().map(|Stretch { number, from, to, whole_to }| {
+            format!(
+                "{number}: {from}..{to}{}",
+                if whole_to < to { format!(" whole to {whole_to}") } else { String::new() }
+            )
+        });
+        stretches.chain(oddities.iter().map(|oddity| format!("({oddity})"))).collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn a_healthy_queue_is_read_from_its_read_position_to_its_end() {
+        assert_eq!(planned(None, &[]), "");
+        assert_eq!(planned(Some("0\n0,0\n0,0\n"), &[]), "");
+        assert_eq!(planned(Some("0\n3,50\n3,50\n"), &[(3, 50)]), "");
+        assert_eq!(
+            planned(Some("9\n1,50\n3,70\n"), &[(1, 99), (2, 90), (3, 70)]),
+            "1: 50..99, 2: 0..90, 3: 0..70"
+        );
+        assert_eq!(planned(Some("9\n1,50\n2,0\n"), &[(0, 9), (1, 99)]), "1: 50..99");
+    }
+
+    #[test]
+    fn a_queue_after_a_kill_is_read_to_the_end_of_its_files() {
+        assert_eq!(planned(Some("1\n0,0\n0,10\n"), &[(0, 40)]), "0: 0..40 whole to 10");
+        assert_eq!(
+            planned(Some("1\n0,0\n0,10\n"), &[(0, 40), (1, 5)]),
+            "0: 0..40 whole to 10, 1: 0..5 whole to 0"
+        );
+        assert_eq!(planned(Some("1\n0,9\n1,10\n"), &[(1, 10)]), "1: 0..10, (data files 0 to 0 are missing)");
+        assert_eq!(planned(Some("1\n0,9\n2,10\n"), &[]), "(data files 0 to 2 are missing)");
+        assert_eq!(
+            planned(Some("9\n0,9\n3,10\n"), &[(0, 20), (3, 10)]),
+            "0: 9..20, 3: 0..10, (data files 1 to 2 are missing)"
+        );
+        assert_eq!(
+            planned(Some("1\n0,50\n0,90\n"), &[(0, 40)]),
+            "(data file 0 ends at 40, before the read position 50)"
+        );
+    }
+
+    #[test]
+    fn without_a_good_position_everything_is_read() {
+        assert_eq!(
+            planned(None, &[(2, 40), (3, 5)]),
+            "2: 0..40, 3: 0..5 whole to 0, (no position file: all its files are read)"
+        );
+        assert_eq!(
+            planned(Some("abc"), &[(0, 4)]),
+            "0: 0..4 whole to 0, (unreadable position file: all its files are read)"
+        );
+        assert_eq!(
+            planned(Some("1\n0,2\nx"), &[(0, 4)]),
+            "0: 2..4 whole to 0, (unreadable position file: no write position)"
+        );
+        assert_eq!(
+            planned(Some("1\n1,0\n0,4\n"), &[(0, 4)]),
+            "0: 0..4 whole to 0, (unreadable position file: read position behind write position: \
+             all its files are read)"
+        );
+    }
+}

@@ -1,0 +1,213 @@
+//! Taking over a data directory of NSQ on the first start in it: its topics, channels, paused flags and messages become
+//! ours, and its files get new names.
+//!
+//! 1. `nsqd.dat` is read; a bad one refuses the start, and nothing is changed.
+//! 2. Each topic's queues are written to segments, and synced. Without a checkpoint they count for nothing.
+//! 3. The names to change are written down.
+//! 4. The checkpoint is written: from now on the messages are ours.
+//! 5. The files are renamed to `*.imported`, `nsqd.dat` first, so that NSQ would not start with half of them.
+//!
+//! A crash before the fourth step makes the next start begin anew; one after it leaves only the fifth to be done.
+//!
+//! - `queues`: which files there are; renaming them
+//! - [`metadata`]: pure; `nsqd.dat`
+//! - [`index`]: where all messages of a topic are, in order, however many
+//! - [`convert`]: one topic: queues to a log and cursors
+//! - `copy`: the bytes of its messages
+
+pub mod convert;
+pub mod index;
+pub mod metadata;
+mod copy;
+mod queues;
+#[cfg(test)]
+mod nsq_dir;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use nsq_daemon::log::Logger;
+
+use self::convert::Converter;
+use self::metadata::Metadata;
+use self::queues::{METADATA_FILE, QueueFiles, RENAMES_FILE};
+use super::RecoveryError;
+use crate::engine::EngineLimits;
+use crate::storage::Storage;
+use crate::storage::checkpoint::{self, Checkpoint};
+use crate::storage::data_dir::DataDir;
+
+/// A longer `nsqd.dat` is none.
+const MAX_METADATA_BYTES: u64 = 1 << 30;
+/// Queues that belong to nothing and are named one by one.
+const MAX_ORPHAN_LINES: usize = 20;
+
+/// Takes over what NSQ left in the directory, if it did and nobody has taken it over yet. Anything else is left alone.
+/// `wall_ns` is the time: message numbers start there.
+pub fn take_over(
+    storage: &Arc<dyn Storage>,
+    data_dir: &DataDir,
+    limits: &EngineLimits,
+    logger: &Logger,
+    wall_ns: i64,
+) -> Result<(), RecoveryError> {
+    let converter = Converter {
+        storage,
+        data_dir,
+        limits,
+        logger,
+        max_index_entries: index::MAX_ENTRIES_IN_MEMORY,
+        first_sequence: u64::try_from(wall_ns / 1000).unwrap_or(0),
+        next_channel: 1,
+    };
+    take_over_with(converter)
+}
+
+fn take_over_with(mut converter: Converter<'_>) -> Result<(), RecoveryError> {
+    let Converter { storage, data_dir, logger, .. } = converter;
+    let dir = data_dir.path();
+    let failed = |error: io::Error| RecoveryError(format!("cannot take over {}: {error}", dir.display()));
+    let names = list(storage, data_dir).map_err(failed)?;
+    let has_checkpoint =
+        data_dir.checkpoint_path().file_name().is_some_and(|name| names.contains(&*name.to_string_lossy()));
+    if has_checkpoint && names.contains(RENAMES_FILE) {
+        finish(&**storage, data_dir, logger);
+        return Ok(());
+    }
+    if has_checkpoint || has_journal(&**storage, data_dir).map_err(failed)? {
+        if names.contains(METADATA_FILE) {
+            nsq_daemon::warn!(
+                logger,
+                "IMPORT: {METADATA_FILE} came to {} after its first use by this program and is not taken over; \
+                 to get at its messages, start nsqd on a directory that holds only NSQ's files",
+                dir.display()
+            );
+        }
+        return Ok(());
+    }
+    let queues = queues::find_queues(&names);
+    if !names.contains(METADATA_FILE) {
+        report_orphans(logger, queues.keys(), &format!("there is no {METADATA_FILE}"));
+        return queues::remove_if_there(&**storage, &dir.join(RENAMES_FILE)).map_err(failed);
+    }
+    let metadata = read_metadata(&**storage, data_dir)?;
+    nsq_daemon::info!(
+        logger,
+        "IMPORT: taking over {} topics and {} channels of NSQ from {}",
+        metadata.topics.len(),
+        metadata.topics.values().map(|topic| topic.channels.len()).sum::<usize>(),
+        dir.display()
+    );
+    for skipped in &metadata.skipped {
+        nsq_daemon::warn!(logger, "IMPORT: {skipped}");
+    }
+    data_dir.prepare(&**storage).map_err(|error| RecoveryError(error.to_string()))?;
+    remove_remains(&**storage, data_dir).map_err(failed)?;
+    let checkpoint = match convert_all(&mut converter, &metadata, &queues) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => {
+            // Room for whoever makes room. What cannot be removed now, the next start removes.
+            let _ = remove_remains(&**storage, data_dir);
+            return Err(failed(error));
+        }
+    };
+    let taken: BTreeSet<&str> = (metadata.topics.iter())
+        .flat_map(|(topic, entry)| {
+            let channels = entry.channels.keys().map(move |channel| format!("{topic}:{channel}"));
+            channels.chain([topic.to_string()])
+        })
+        .filter_map(|queue| queues.get_key_value(&queue).map(|(queue, _)| queue.as_str()))
+        .collect();
+    let files = std::iter::once(METADATA_FILE.to_owned())
+        .chain(names.iter().filter(|name| is_metadata_remains(name)).cloned())
+        .chain(taken.iter().filter_map(|queue| queues.get(*queue)).flat_map(|found| found.names.clone()));
+    queues::plan_renames(&**storage, dir, files, &names).map_err(failed)?;
+    checkpoint::write(&**storage, &data_dir.checkpoint_path(), &checkpoint)
+        .map_err(|error| RecoveryError(format!("cannot take over {}: {error}", dir.display())))?;
+    let messages: u64 = checkpoint.topics.iter().map(|topic| topic.message_count).sum();
+    nsq_daemon::info!(logger, "IMPORT: took over {messages} messages");
+    let orphans = queues.keys().filter(|queue| !taken.contains(queue.as_str()));
+    report_orphans(logger, orphans, &format!("not in {METADATA_FILE}"));
+    finish(&**storage, data_dir, logger);
+    Ok(())
+}
+
+fn convert_all(
+    converter: &mut Converter<'_>,
+    metadata: &Metadata,
+    queues: &QueueFiles,
+) -> io::Result<Checkpoint> {
+    let mut checkpoint = Checkpoint { next_topic_number: 1, ..Checkpoint::default() };
+    for (name, entry) in &metadata.topics {
+        let topic = converter.convert(checkpoint.next_topic_number, name, entry, queues)?;
+        checkpoint.topics.push(topic);
+        checkpoint.next_topic_number += 1;
+    }
+    checkpoint.next_channel_number = converter.next_channel;
+    Ok(checkpoint)
+}
+
+fn list(storage: &Arc<dyn Storage>, data_dir: &DataDir) -> io::Result<BTreeSet<String>> {
+    Ok(storage.list(data_dir.path())?.into_iter().collect())
+}
+
+/// Whether this program has published here before: then its topics have numbers that must not be given again.
+fn has_journal(storage: &dyn Storage, data_dir: &DataDir) -> io::Result<bool> {
+    match storage.list(&data_dir.journal_dir()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        names => Ok(names?.iter().any(|name| name.ends_with(".journal"))),
+    }
+}
+
+fn read_metadata(storage: &dyn Storage, data_dir: &DataDir) -> Result<Metadata, RecoveryError> {
+    let path = data_dir.path().join(METADATA_FILE);
+    let failed = |verb: &str, cause: String| {
+        RecoveryError(format!("failed to {verb} metadata in {} - {cause}", path.display()))
+    };
+    let text = queues::read_file(storage, &path, MAX_METADATA_BYTES)
+        .map_err(|error| failed("read", error.to_string()))?
+        .ok_or_else(|| failed("parse", "too long".to_owned()))?;
+    Metadata::parse(&text).map_err(|cause| failed("parse", cause))
+}
+
+/// `nsqd.dat.<random>.tmp`: NSQ died while it wrote it.
+fn is_metadata_remains(name: &str) -> bool {
+    let random =
+        name.strip_prefix(METADATA_FILE).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".tmp"));
+    random.is_some_and(|random| random.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Removes what a takeover that did not get to its checkpoint has left.
+fn remove_remains(storage: &dyn Storage, data_dir: &DataDir) -> io::Result<()> {
+    queues::remove_if_there(storage, &data_dir.path().join(RENAMES_FILE))?;
+    match storage.remove_dir_all(&data_dir.topics_dir()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    storage.create_dir_all(&data_dir.topics_dir())
+}
+
+/// Renames what is taken over. If that fails, the messages are ours all the same, and the next start tries again.
+fn finish(storage: &dyn Storage, data_dir: &DataDir, logger: &Logger) {
+    match queues::finish_renames(storage, data_dir.path()) {
+        Ok(count) => nsq_daemon::info!(logger, "IMPORT: {count} files of NSQ renamed to *.imported"),
+        Err(error) => nsq_daemon::error!(
+            logger,
+            "IMPORT: cannot rename files of NSQ that were taken over; the next start tries again: {error}"
+        ),
+    }
+}
+
+fn report_orphans<'a>(logger: &Logger, queues: impl Iterator<Item = &'a String>, why: &str) {
+    let orphans: Vec<_> = queues.collect();
+    for queue in orphans.iter().take(MAX_ORPHAN_LINES) {
+        nsq_daemon::warn!(logger, "IMPORT: the files of queue {queue} are left alone: {why}");
+    }
+    if orphans.len() > MAX_ORPHAN_LINES {
+        let more = orphans.len() - MAX_ORPHAN_LINES;
+        nsq_daemon::warn!(logger, "IMPORT: so are those of {more} more queues");
+    }
+}

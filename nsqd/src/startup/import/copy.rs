@@ -1,0 +1,142 @@
+//! Copies messages: records are read from NSQ's files in any order, and written to a topic's segments in one.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nsq_protocol::{MESSAGE_FRAME_OVERHEAD, MessageId, put_message_frame};
+
+use crate::engine::EngineLimits;
+use crate::log::tail::SEQUENCE_BITS;
+use crate::startup::diskqueue::{self, RecordHeader, Window};
+use crate::storage::segment::SegmentStore;
+use crate::storage::{Storage, StorageFile};
+
+/// Parts of files in memory; also bounds the open files.
+const MAX_WINDOWS: usize = 128;
+/// Blocks between two syncs, which also close the files.
+const SYNC_EVERY: u32 = 1024;
+
+/// A data file with messages. All of a topic's are laid end to end, so that one number says where a record is.
+pub(super) struct SourceFile {
+    /// Where it begins in that order.
+    pub(super) base: u64,
+    /// Its length.
+    pub(super) bytes: u64,
+    /// The queue: a channel's index, or the number of channels for the topic.
+    pub(super) queue: usize,
+    pub(super) path: PathBuf,
+}
+
+/// Appends messages to a topic's segments.
+pub(super) struct LogWriter {
+    segments: SegmentStore,
+    chunk_bytes: usize,
+    id_base: u64,
+    /// Of the block that is being filled.
+    frames: Vec<u8>,
+    block_start: u64,
+    pub(super) next_sequence: u64,
+    pub(super) body_bytes: u64,
+    /// Since the last sync.
+    blocks: u32,
+}
+
+impl LogWriter {
+    /// Messages get numbers from `first_sequence` on, and ids that begin with the node's number.
+    pub(super) fn new(segments: SegmentStore, limits: &EngineLimits, first_sequence: u64) -> Self {
+        LogWriter {
+            segments,
+            chunk_bytes: limits.chunk_bytes,
+            id_base: u64::from(limits.node_id) << SEQUENCE_BITS,
+            frames: Vec::new(),
+            block_start: first_sequence,
+            next_sequence: first_sequence,
+            body_bytes: 0,
+            blocks: 0,
+        }
+    }
+
+    /// Appends a message; its sequence number.
+    pub(super) fn push(&mut self, timestamp_ns: i64, body: &[u8]) -> io::Result<u64> {
+        if self.frames.len() + MESSAGE_FRAME_OVERHEAD + body.len() > self.chunk_bytes {
+            self.write_block()?;
+        }
+        let sequence = self.next_sequence;
+        let id = MessageId::from_u64(self.id_base | sequence);
+        put_message_frame(&mut self.frames, timestamp_ns, 1, id, body);
+        self.next_sequence += 1;
+        self.body_bytes += body.len() as u64;
+        Ok(sequence)
+    }
+
+    fn write_block(&mut self) -> io::Result<()> {
+        let count = (self.next_sequence - self.block_start) as u32;
+        if count > 0 {
+            self.segments.append(self.block_start, count, &self.frames)?;
+            self.block_start = self.next_sequence;
+            self.frames.clear();
+            self.blocks += 1;
+        }
+        if self.blocks >= SYNC_EVERY {
+            self.blocks = 0;
+            self.segments.sync()?;
+            self.segments.close_idle();
+        }
+        Ok(())
+    }
+
+    /// All of it is on stable storage.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        self.write_block()?;
+        self.segments.sync()
+    }
+}
+
+/// Reads messages in any order. Each queue is read more or less from its start to its end, some in several places at
+/// once.
+pub(super) struct MessageReader<'a> {
+    storage: &'a dyn Storage,
+    sources: &'a [SourceFile],
+    /// The most recently used last.
+    open: Vec<OpenFile>,
+}
+
+struct OpenFile {
+    source: usize,
+    file: Arc<dyn StorageFile>,
+    window: Window,
+}
+
+impl<'a> MessageReader<'a> {
+    /// Reads these files.
+    pub(super) fn new(storage: &'a dyn Storage, sources: &'a [SourceFile]) -> Self {
+        MessageReader { storage, sources, open: Vec::new() }
+    }
+
+    /// The queue, header and body of the record at a place.
+    pub(super) fn read(&mut self, place: u64) -> io::Result<(usize, RecordHeader, &[u8])> {
+        let source = self.sources.partition_point(|source| source.base <= place).saturating_sub(1);
+        let SourceFile { base, bytes, queue, ref path } = self.sources[source];
+        let at = place - base;
+        let known = self.open.iter().rposition(|open| open.source == source && open.window.goes_on_at(at));
+        let open = match known {
+            Some(index) => self.open.remove(index),
+            None => {
+                let file = match self.open.iter().find(|open| open.source == source) {
+                    Some(open) => open.file.clone(),
+                    None => self.storage.open(path)?,
+                };
+                if self.open.len() >= MAX_WINDOWS {
+                    self.open.remove(0);
+                }
+                OpenFile { source, file, window: Window::default() }
+            }
+        };
+        self.open.push(open);
+        let open = self.open.last_mut().ok_or(io::ErrorKind::NotFound)?;
+        let record = diskqueue::read_record(&mut open.window, &*open.file, at, bytes)?;
+        let changed = || io::Error::other(format!("{} has changed while it was read", path.display()));
+        record.map(|(header, body)| (queue, header, body)).ok_or_else(changed)
+    }
+}
