@@ -3,7 +3,7 @@
 //! It knows bytes, numbers and files. It does not know what a topic or a channel does with
 //! them, nor the wire, nor the clock that messages are stamped with. In reading order:
 //!
-//! - [`file`]: real files behind the [`Storage`] trait; `faulty`: their twin for tests, which
+//! - [`mod@file`]: real files behind the [`Storage`] trait; `faulty`: their twin for tests, which
 //!   fails on demand and shows what a crash leaves behind;
 //! - [`data_dir`]: the layout of the data directory, its lock and its format version;
 //! - [`record`]: the kinds of journal record and their bytes;

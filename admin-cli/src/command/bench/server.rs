@@ -143,14 +143,14 @@ fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
     table.lines().skip(1).filter_map(inode).collect()
 }
 
-/// User and system time from /proc/<pid>/stat. The name in it may hold blanks and parentheses.
+/// User and system time from `/proc/<pid>/stat`. The name in it may hold blanks and parentheses.
 fn cpu_in_stat(stat: &str) -> Option<Duration> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut ticks = fields.split_whitespace().skip(11).map(|field| field.parse::<u32>().ok());
     Some(CLOCK_TICK * (ticks.next()?? + ticks.next()??))
 }
 
-/// A field of /proc/<pid>/status, which has them in KiB.
+/// A field of `/proc/<pid>/status`, which has them in KiB.
 fn status_bytes(status: &str, name: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name))?;
     Some(value.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
