@@ -33,7 +33,7 @@ pub fn binary(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.is_file(),
-        "{} is not there: run `cargo build --workspace --bins` first (tests/run does), or set NSQ_BIN_DIR",
+        "{} is not there: run `cargo build --workspace --bins --examples` first (tests/run does), or set NSQ_BIN_DIR",
         path.display()
     );
     path

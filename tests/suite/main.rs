@@ -55,6 +55,9 @@ mod lookup;
 /// The client library of this project.
 mod client_crate;
 
+/// The examples of the client library, as they are.
+mod examples;
+
 /// The `nsq` command.
 mod cli;
 
