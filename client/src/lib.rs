@@ -96,3 +96,8 @@ pub use error::{
 pub use handshake::ServerInfo;
 pub use nsq_protocol::MessageId;
 pub use producer::{Guarantee, Producer, ProducerBuilder, PublishFuture, Receipt, Strategy};
+
+/// The example in the project's README, so that it keeps compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
