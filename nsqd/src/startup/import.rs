@@ -9,7 +9,7 @@
 //!
 //! A crash before the fourth step makes the next start begin anew; one after it leaves only the fifth to be done.
 //!
-//! - `queues`: which files there are; renaming them
+//! - [`queues`]: which files there are; renaming them
 //! - [`metadata`]: pure; `nsqd.dat`
 //! - [`index`]: where all messages of a topic are, in order, however many
 //! - [`convert`]: one topic: queues to a log and cursors
@@ -18,8 +18,8 @@
 pub mod convert;
 pub mod index;
 pub mod metadata;
+pub mod queues;
 mod copy;
-mod queues;
 #[cfg(test)]
 mod nsq_dir;
 #[cfg(test)]
@@ -71,8 +71,7 @@ fn take_over_with(mut converter: Converter<'_>) -> Result<(), RecoveryError> {
     let dir = data_dir.path();
     let failed = |error: io::Error| RecoveryError(format!("cannot take over {}: {error}", dir.display()));
     let names = list(storage, data_dir).map_err(failed)?;
-    let has_checkpoint =
-        data_dir.checkpoint_path().file_name().is_some_and(|name| names.contains(&*name.to_string_lossy()));
+    let has_checkpoint = has_checkpoint(data_dir, &names);
     if has_checkpoint && names.contains(RENAMES_FILE) {
         finish(&**storage, data_dir, logger);
         return Ok(());
@@ -148,6 +147,18 @@ fn convert_all(
     }
     checkpoint.next_channel_number = converter.next_channel;
     Ok(checkpoint)
+}
+
+/// Whether a start would take over what NSQ left in the directory.
+pub fn is_due(storage: &Arc<dyn Storage>, data_dir: &DataDir) -> io::Result<bool> {
+    let names = list(storage, data_dir)?;
+    Ok(names.contains(METADATA_FILE)
+        && !has_checkpoint(data_dir, &names)
+        && !has_journal(&**storage, data_dir)?)
+}
+
+fn has_checkpoint(data_dir: &DataDir, names: &BTreeSet<String>) -> bool {
+    data_dir.checkpoint_path().file_name().is_some_and(|name| names.contains(&*name.to_string_lossy()))
 }
 
 fn list(storage: &Arc<dyn Storage>, data_dir: &DataDir) -> io::Result<BTreeSet<String>> {

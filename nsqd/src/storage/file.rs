@@ -94,7 +94,8 @@ fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-struct RealFile(File);
+/// A file of the file system.
+pub(super) struct RealFile(pub(super) File);
 
 impl StorageFile for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -4,7 +4,7 @@
 //! them, nor the wire, nor the clock that messages are stamped with. In reading order:
 //!
 //! - [`mod@file`]: real files behind the [`Storage`] trait; `faulty`: their twin for tests, which
-//!   fails on demand and shows what a crash leaves behind;
+//!   fails on demand and shows what a crash leaves behind; [`overlay`]: real files that are only looked at;
 //! - [`data_dir`]: the layout of the data directory, its lock and its format version;
 //! - [`record`]: the kinds of journal record and their bytes;
 //! - [`seal`]: what ties bytes to one place in one file, so that stale bytes are never taken for new;
@@ -19,6 +19,7 @@ use std::{fmt, io, path::Path, str::FromStr, sync::Arc};
 #[cfg(test)]
 pub mod faulty;
 pub mod file;
+pub mod overlay;
 
 pub mod data_dir;
 pub mod record;

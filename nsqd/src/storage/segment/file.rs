@@ -91,6 +91,11 @@ impl BlockRef {
         self.first_sequence + u64::from(self.count)
     }
 
+    /// Where its frames start in the file.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The number of the file that it is in.
     pub fn file_number(&self) -> u64 {
         self.file.number
