@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::locality::Locality;
+
 /// What IDENTIFY told, or what stands in for it.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
@@ -19,6 +21,8 @@ pub struct Identity {
     pub topology_zone: String,
     /// `topology_region`.
     pub topology_region: String,
+    /// How near it is; none if nobody minds.
+    pub locality: Option<Locality>,
 }
 
 /// See the module.
@@ -58,6 +62,11 @@ impl ClientInfo {
     /// A copy of what it told of itself.
     pub fn identity(&self) -> Identity {
         self.identity.lock().clone()
+    }
+
+    /// How near it is; none if nobody minds, or if it has not told.
+    pub fn locality(&self) -> Option<Locality> {
+        self.identity.lock().locality
     }
 
     /// The protocol state, as a number of NSQ's: 0 init, 3 subscribed, 4 closing.

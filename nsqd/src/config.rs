@@ -16,9 +16,13 @@ use nsq_protocol::{IdentifyLimits, Limits};
 
 use crate::engine::EngineLimits;
 use crate::flags::{Flags, KEYS, PROGRAM, TlsRequired, TlsVersion};
+use crate::locality::Location;
 use crate::log::chunk::CHUNK_BYTES;
 use crate::storage::Durability;
 use crate::storage::journal::DEFAULT_FILE_BYTES;
+
+/// The one experiment there is; other names are ignored, as NSQ does.
+const TOPOLOGY_AWARE_CONSUMPTION: &str = "topology-aware-consumption";
 
 /// Node ids are below this.
 const NODE_ID_LIMIT: u16 = 1024;
@@ -281,6 +285,12 @@ impl Config {
         })
     }
 
+    /// Where this node is, for topology-aware delivery; none if it is off.
+    pub fn location(&self) -> Option<Location> {
+        let is_on = self.enable_experiment.iter().any(|name| name == TOPOLOGY_AWARE_CONSUMPTION);
+        is_on.then(|| Location { region: self.topology_region.clone(), zone: self.topology_zone.clone() })
+    }
+
     /// What a client may send.
     pub fn limits(&self) -> Limits {
         Limits {
@@ -377,7 +387,6 @@ fn warnings(flags: &Flags) -> Vec<String> {
         ("verbose", flags.verbose, DEPRECATED),
         ("worker-id", flags.worker_id, DEPRECATED),
         ("https-address", !["", "0.0.0.0:4152"].contains(&flags.https_address.as_str()), YET),
-        ("enable-experiment", !flags.enable_experiment.is_empty(), YET),
         ("sync-every", flags.sync_every != 2500, DURABILITY),
         ("sync-timeout", flags.sync_timeout != Duration::from_secs(2), DURABILITY),
         ("queue-scan-worker-pool-max", flags.queue_scan_worker_pool_max != 4, SCAN),

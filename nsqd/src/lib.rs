@@ -29,6 +29,7 @@ pub mod clock;
 pub mod storage;
 pub mod timers;
 pub mod log;
+pub mod locality;
 pub mod client_info;
 pub mod producers;
 pub mod channel;

@@ -310,6 +310,7 @@ fn connection_context(
     ConnectionContext {
         registry,
         producers,
+        location: config.location(),
         limits: config.limits(),
         identify: config.identify_limits(),
         reply: IdentifyReply {

@@ -8,6 +8,7 @@ use nsq_protocol::{ChannelStats, ClientStats, MemoryStats, PubCount, Stats, Topi
 use crate::channel::{Channel, ChannelState, ConsumerKey};
 use crate::client_info::ClientInfo;
 use crate::engine::Engine;
+use crate::locality::Locality;
 use crate::producers::Producers;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
@@ -102,12 +103,16 @@ fn channel_stats(channel: &Channel, memory_start: u64, request: StatsRequest<'_>
 
 fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
     let counters = state.counters();
+    let delivered = |locality| state.consumers().message_count(locality);
     ChannelStats {
         depth: signed(state.depth()),
         backend_depth: signed(on_disk(state, memory_start)),
         in_flight_count: signed(state.in_flight_count() as u64),
         deferred_count: signed(state.deferred_count() as u64),
         message_count: counters.message_count,
+        zone_local_msg_count: delivered(Locality::Zone),
+        region_local_msg_count: delivered(Locality::Region),
+        global_msg_count: delivered(Locality::Global),
         requeue_count: counters.requeue_count,
         timeout_count: counters.timeout_count,
         client_count: signed(state.consumers().len() as u64),
@@ -144,6 +149,7 @@ fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) ->
         .map(|(topic, count)| PubCount { topic, count })
         .collect();
     pub_counts.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
+    let delivered = |locality| if identity.locality == Some(locality) { numbers.message_count } else { 0 };
     ClientStats {
         client_id: identity.client_id,
         hostname: identity.hostname,
@@ -155,6 +161,9 @@ fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) ->
         user_agent: identity.user_agent,
         topology_zone: identity.topology_zone,
         topology_region: identity.topology_region,
+        zone_local_msg_count: delivered(Locality::Zone),
+        region_local_msg_count: delivered(Locality::Region),
+        global_msg_count: delivered(Locality::Global),
         pub_counts,
         ..numbers
     }

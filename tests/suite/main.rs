@@ -19,6 +19,9 @@ mod subscribe;
 /// RDY, flushing, sampling, slow consumers.
 mod flow_control;
 
+/// Near consumers before far ones.
+mod topology;
+
 /// FIN, REQ, TOUCH, timeouts, disconnects.
 mod acknowledge;
 

@@ -18,6 +18,8 @@ pub mod state;
 pub mod take;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod topology_tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -165,7 +167,8 @@ impl Channel {
         if limit > 0 && inner.state.consumers().len() >= limit {
             return Ok(None);
         }
-        let key = inner.state.add_consumer(message_timeout, sample_rate);
+        let locality = info.locality().unwrap_or_default();
+        let key = inner.state.add_consumer(message_timeout, sample_rate, locality);
         let signal = Arc::new(ConsumerSignal::default());
         if inner.signals.len() <= key as usize {
             inner.signals.resize_with(key as usize + 1, || None);

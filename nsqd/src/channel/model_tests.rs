@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::saved::Clocks;
 use super::state::{AckError, ChannelState, Mark};
 use super::take::{Source, Supply, TakeEnd};
+use crate::locality::Locality;
 
 const TIMEOUT: u64 = 1_000;
 const MAX_TIMEOUT: u64 = 3_000;
@@ -16,7 +17,7 @@ enum Step {
     Publish(u8),
     PublishDeferred(u8, u16),
     Refuse(u8),
-    Subscribe,
+    Subscribe(Locality),
     Disconnect(u8),
     Ready(u8, u8),
     Take(u8, u8),
@@ -34,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1u8..20).prop_map(Step::Publish),
         1 => (1u8..4, 1u16..3000).prop_map(|(count, delay)| Step::PublishDeferred(count, delay)),
         1 => (1u8..4).prop_map(Step::Refuse),
-        1 => Just(Step::Subscribe),
+        1 => prop::sample::select(vec![Locality::Zone, Locality::Global]).prop_map(Step::Subscribe),
         1 => any::<u8>().prop_map(Step::Disconnect),
         3 => (any::<u8>(), 0u8..12).prop_map(|(who, count)| Step::Ready(who, count)),
         8 => (any::<u8>(), 1u8..8).prop_map(|(who, room)| Step::Take(who, room)),
@@ -93,6 +94,7 @@ struct Pair {
     model: BTreeMap<u64, (Where, u16)>,
     /// RDY and timeout by consumer.
     ready: BTreeMap<u32, u64>,
+    is_near: BTreeMap<u32, bool>,
     end: u64,
     now: u64,
     paused: bool,
@@ -104,6 +106,7 @@ impl Pair {
             state: ChannelState::new(100, MAX_TIMEOUT),
             model: BTreeMap::new(),
             ready: BTreeMap::new(),
+            is_near: BTreeMap::new(),
             end: 100,
             now: 0,
             paused: false,
@@ -146,9 +149,10 @@ impl Pair {
                 self.end += u64::from(count);
                 self.state.release(self.end, &[Mark::Skipped { from, to: self.end }], None);
             }
-            Step::Subscribe => {
-                let key = self.state.add_consumer(TIMEOUT, 0);
+            Step::Subscribe(locality) => {
+                let key = self.state.add_consumer(TIMEOUT, 0, locality);
                 assert!(self.ready.insert(key, 0).is_none());
+                self.is_near.insert(key, locality == Locality::Zone);
             }
             Step::Disconnect(pick) => {
                 if let Some(key) = self.consumer(pick) {
@@ -214,7 +218,9 @@ impl Pair {
         assert!(count == 0 || !self.paused, "a paused channel hands out nothing");
         let allowed = self.ready[&key].saturating_sub(before);
         assert!(count <= allowed, "RDY exceeded");
-        if !self.paused && allowed > 0 && available > 0 {
+        let nearer = self.ready.keys().filter(|other| self.is_near[other] && !self.is_near[&key]);
+        let wanted: u64 = nearer.map(|other| self.ready[other].saturating_sub(self.in_flight(*other))).sum();
+        if !self.paused && allowed > 0 && available > wanted {
             assert!(count > 0, "something to take, room for it, and nothing given");
         }
         assert_eq!(end == TakeEnd::Full, count == u64::from(room) && end == TakeEnd::Full);
@@ -304,7 +310,7 @@ proptest! {
     #[test]
     fn whoever_is_parked_gets_what_comes(consumers in 1usize..6, batches in proptest::collection::vec(1u64..40, 1..30)) {
         let mut state = ChannelState::new(1, MAX_TIMEOUT);
-        let keys: Vec<_> = (0..consumers).map(|_| state.add_consumer(TIMEOUT, 0)).collect();
+        let keys: Vec<_> = (0..consumers).map(|_| state.add_consumer(TIMEOUT, 0, Locality::Global)).collect();
         let mut source = AnySource { room: u64::MAX, given: Vec::new(), last_first: 0 };
         for &key in &keys {
             state.set_ready(key, 2500);

@@ -22,6 +22,7 @@ use super::consumers::{ConsumerKey, Consumers};
 use super::outstanding::{Entry, NONE, Outstanding, Place, Slot};
 use super::runs::Runs;
 use crate::clock::Nanos;
+use crate::locality::Locality;
 
 /// Why an acknowledgement was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -315,8 +316,13 @@ impl ChannelState {
     }
 
     /// A consumer subscribes, with RDY 0.
-    pub fn add_consumer(&mut self, message_timeout: Nanos, sample_rate: u8) -> ConsumerKey {
-        self.consumers.add(message_timeout, sample_rate)
+    pub fn add_consumer(
+        &mut self,
+        message_timeout: Nanos,
+        sample_rate: u8,
+        locality: Locality,
+    ) -> ConsumerKey {
+        self.consumers.add(message_timeout, sample_rate, locality)
     }
 
     /// A consumer leaves; what it had in flight waits to be handed out again.

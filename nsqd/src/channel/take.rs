@@ -3,10 +3,11 @@
 //! First deliveries follow publishing order. Messages that wait to be handed out again have their turn when the cursor
 //! has passed what was there when they came back.
 
-use super::consumers::ConsumerKey;
+use super::consumers::{Consumer, ConsumerKey};
 use super::outstanding::{Entry, NONE, Place, Slot};
 use super::state::ChannelState;
 use crate::clock::Nanos;
+use crate::locality::Locality;
 
 /// Where a channel's messages come from while it hands them out; implemented over the topic's log.
 pub trait Source {
@@ -54,12 +55,14 @@ impl ChannelState {
         if room == 0 {
             return (0, TakeEnd::Satisfied);
         }
-        let available = if self.paused { 0 } else { self.depth() };
+        let locality = consumer.locality;
+        let depth = if self.paused { 0 } else { self.depth() };
+        let available = depth.saturating_sub(self.wanted_nearer_than(locality));
         if available == 0 {
             self.consumers.park(key);
             return (0, TakeEnd::Parked);
         }
-        let share = available.div_ceil(self.consumers.eligible_count().max(1) as u64).min(room);
+        let share = available.div_ceil(self.consumers.eligible_count(locality).max(1) as u64).min(room);
         let mut given = 0;
         let mut end = TakeEnd::Satisfied;
         while given < share {
@@ -109,6 +112,16 @@ impl ChannelState {
             self.consumers.park(key);
         }
         (given, end)
+    }
+
+    /// Messages that nearer consumers wait for: the parked ones, and one that was woken and is on its way.
+    fn wanted_nearer_than(&self, locality: Locality) -> u64 {
+        if locality == Locality::Zone {
+            return 0;
+        }
+        let woken = self.woken.and_then(|key| self.consumers.get(key));
+        let of_woken = woken.filter(|woken| woken.locality < locality).map_or(0, Consumer::room);
+        self.consumers.idle_room_nearer_than(locality) + of_woken
     }
 
     fn give_first(

@@ -50,6 +50,11 @@ impl Connection {
             sample_rate: negotiated.sample_rate,
             topology_zone: negotiated.topology_zone.clone(),
             topology_region: negotiated.topology_region.clone(),
+            locality: self
+                .context
+                .location
+                .as_ref()
+                .map(|location| location.locality(&negotiated.topology_region, &negotiated.topology_zone)),
         });
         if negotiated.feature_negotiation {
             let reply = nsq_protocol::json::to_json(&negotiated.reply(&self.context.reply));

@@ -38,6 +38,7 @@ use self::transport::Transport;
 use crate::client_info::ClientInfo;
 use crate::clock::{self, Nanos};
 use crate::delivery::{Output, deliver};
+use crate::locality::Location;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
@@ -51,6 +52,8 @@ pub struct ConnectionContext {
     pub identify: nsq_protocol::IdentifyLimits,
     /// What IDENTIFY is answered with, but for what was negotiated.
     pub reply: IdentifyReply,
+    /// Where this node is; none without topology-aware delivery.
+    pub location: Option<Location>,
     /// Connections that have published.
     pub producers: Arc<crate::producers::Producers>,
 }

@@ -1,0 +1,122 @@
+use nsq_tests::wire::Peer;
+use nsq_tests::{Daemon, test};
+use serde_json::{Value, json};
+
+const EXPERIMENT: &str = "--enable-experiment=topology-aware-consumption";
+
+/// A consumer of `t`/`c` that says where it is, with RDY 3.
+async fn consumer(nsqd: &Daemon, region: &str, zone: &str) -> Peer {
+    let mut peer = nsqd.connect().await;
+    peer.identify(json!({"feature_negotiation": true, "topology_region": region, "topology_zone": zone}))
+        .await;
+    peer.subscribe("t", "c").await;
+    peer.ready(3).await;
+    peer
+}
+
+/// Far, near and nearest consumers, in the order in which they subscribe.
+async fn consumers(nsqd: &Daemon) -> [Peer; 4] {
+    let peers = [
+        consumer(nsqd, "r2", "z3").await,
+        consumer(nsqd, "r1", "z2").await,
+        consumer(nsqd, "r1", "z1").await,
+        consumer(nsqd, "r1", "z1").await,
+    ];
+    let all_ready =
+        |channel: &nsq_tests::stats::Channel| channel.clients.iter().all(|one| one.ready_count == 3);
+    nsqd.channel_until("t", "c", "all consumers are ready", all_ready).await;
+    peers
+}
+
+async fn in_flight(nsqd: &Daemon, peers: &[Peer]) -> Vec<u64> {
+    let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+    let of = |peer: &Peer| {
+        let address = peer.local_address().to_string();
+        channel.clients.iter().find(|client| client.remote_address == address).map(|one| one.in_flight_count)
+    };
+    peers.iter().map(|peer| of(peer).expect("it is connected")).collect()
+}
+
+#[test]
+fn idle_consumers_in_the_zone_come_first_then_the_region_then_the_others() {
+    test(async {
+        let nsqd = Daemon::nsqd()
+            .flag(EXPERIMENT)
+            .flag("--topology-region=r1")
+            .flag("--topology-zone=z1")
+            .start()
+            .await;
+        let mut peers = consumers(&nsqd).await;
+        let mut seen = Vec::new();
+        for number in 1..=16 {
+            nsqd.publish("t", format!("message {number}")).await;
+            let placed = |channel: &nsq_tests::stats::Channel| channel.in_flight_count == number.min(12);
+            nsqd.channel_until("t", "c", "the message has its place", placed).await;
+            if [6, 9, 16].contains(&number) {
+                seen.push(in_flight(&nsqd, &peers).await);
+            }
+        }
+        assert_eq!(seen, [[0, 0, 3, 3], [0, 3, 3, 3], [3, 3, 3, 3]]);
+        assert_eq!(nsqd.channel("t", "c").await.expect("it is there").depth, 4, "everybody is full");
+
+        let stats = nsqd.get_json("/stats?format=json").await;
+        let channel = &stats["topics"][0]["channels"][0];
+        let counts = |of: &Value| {
+            ["zone_local_msg_count", "region_local_msg_count", "global_msg_count"]
+                .map(|name| of[name].as_u64())
+        };
+        assert_eq!(counts(channel), [Some(6), Some(3), Some(3)]);
+        let far = peers[0].local_address().to_string();
+        let clients = channel["clients"].as_array().expect("clients");
+        let far =
+            clients.iter().find(|client| client["remote_address"] == far.as_str()).expect("it is there");
+        assert_eq!(counts(far), [None, None, Some(3)], "what is 0 is left out");
+
+        // Nobody near has room: the far one gets what waits, at once.
+        peers[0].consume(3).await;
+        let sent = |channel: &nsq_tests::stats::Channel| channel.depth == 1 && channel.in_flight_count == 12;
+        nsqd.channel_until("t", "c", "the far one has more", sent).await;
+    });
+}
+
+#[test]
+fn a_near_consumer_that_does_not_read_is_not_waited_for() {
+    test(async {
+        let nsqd = Daemon::nsqd().flag(EXPERIMENT).flag("--topology-zone=z1").start().await;
+        let mut near = consumer(&nsqd, "", "z1").await;
+        let mut far = consumer(&nsqd, "", "z2").await;
+        near.ready(2500).await;
+        far.ready(2500).await;
+        let ready =
+            |channel: &nsq_tests::stats::Channel| channel.clients.iter().all(|one| one.ready_count == 2500);
+        nsqd.channel_until("t", "c", "both are ready", ready).await;
+        // More than the socket's buffers and nsqd's output hold: the rest must go to the other one.
+        let body = vec![b'x'; 1 << 20];
+        for _ in 0..40 {
+            nsqd.publish("t", &body).await;
+        }
+        assert_eq!(far.message().await.body.len(), body.len());
+    });
+}
+
+#[test]
+fn without_the_experiment_nobody_is_preferred() {
+    test(async {
+        let nsqd = Daemon::nsqd()
+            .flag("--enable-experiment=another-one")
+            .flag("--topology-region=r1")
+            .flag("--topology-zone=z1")
+            .start()
+            .await;
+        let peers = consumers(&nsqd).await;
+        for number in 1..=4 {
+            nsqd.publish("t", format!("message {number}")).await;
+            let placed = |channel: &nsq_tests::stats::Channel| channel.in_flight_count == number;
+            nsqd.channel_until("t", "c", "the message has its place", placed).await;
+        }
+        assert_eq!(in_flight(&nsqd, &peers).await, [1, 1, 1, 1]);
+        let channel = &nsqd.get_json("/stats?format=json").await["topics"][0]["channels"][0];
+        assert_eq!(channel["global_msg_count"], 4);
+        assert_eq!(channel["clients"][0]["global_msg_count"], Value::Null);
+    });
+}
