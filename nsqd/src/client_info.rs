@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use nsq_daemon::tls::Session;
 use parking_lot::Mutex;
 
 use crate::locality::Locality;
@@ -25,6 +26,17 @@ pub struct Identity {
     pub locality: Option<Locality>,
 }
 
+/// How its byte stream was upgraded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Upgrades {
+    /// TLS, and what its handshake agreed on.
+    pub tls: Option<Session>,
+    /// Compressed with snappy.
+    pub snappy: bool,
+    /// Compressed with deflate.
+    pub deflate: bool,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct ClientInfo {
@@ -33,6 +45,7 @@ pub struct ClientInfo {
     /// When it connected, unix seconds.
     pub connected_at: i64,
     identity: Mutex<Identity>,
+    upgrades: Mutex<Upgrades>,
     state: AtomicU8,
     published: Mutex<Vec<(String, u64)>>,
 }
@@ -49,6 +62,7 @@ impl ClientInfo {
             remote_address,
             connected_at,
             identity: Mutex::new(identity),
+            upgrades: Mutex::default(),
             state: AtomicU8::new(0),
             published: Mutex::default(),
         }
@@ -67,6 +81,16 @@ impl ClientInfo {
     /// How near it is; none if nobody minds, or if it has not told.
     pub fn locality(&self) -> Option<Locality> {
         self.identity.lock().locality
+    }
+
+    /// The byte stream is upgraded.
+    pub fn upgrade(&self, change: impl FnOnce(&mut Upgrades)) {
+        change(&mut self.upgrades.lock());
+    }
+
+    /// How its byte stream was upgraded until now.
+    pub fn upgrades(&self) -> Upgrades {
+        self.upgrades.lock().clone()
     }
 
     /// The protocol state, as a number of NSQ's: 0 init, 3 subscribed, 4 closing.

@@ -1,10 +1,10 @@
 //! Flags and config file become one [`Config`]: checked, complete, never changed while the daemon runs.
 //!
 //! Features that do not exist yet have their flags all the same. Where leaving one without effect would silently lose
-//! protection (TLS, authentication), the daemon refuses to start; the harmless ones are told in a line of the log.
+//! protection (authentication), the daemon refuses to start; the harmless ones are told in a line of the log.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use md5::{Digest, Md5};
 use nsq_daemon::flags::{self as daemon_flags, Exit};
 use nsq_daemon::listen::{Address, parse_address};
 use nsq_daemon::log::{Level, Logger};
+use nsq_daemon::tls::{self, ClientAuth, TlsOptions};
 use nsq_protocol::{IdentifyLimits, Limits};
 
 use crate::engine::EngineLimits;
@@ -40,7 +41,7 @@ pub struct Config {
     pub tcp_address: Address,
     /// Where HTTP is served; none for nowhere.
     pub http_address: Option<Address>,
-    /// Where HTTPS would be served.
+    /// Where HTTPS is served, if there is a certificate; empty for nowhere.
     pub https_address: String,
     /// This host's name.
     pub hostname: String,
@@ -112,8 +113,16 @@ pub struct Config {
     pub e2e_processing_latency_percentiles: Vec<f64>,
     /// Window of samples for them.
     pub e2e_processing_latency_window_time: Duration,
+    /// Certificate; empty for no TLS.
+    pub tls_cert: String,
+    /// Its key; empty for no TLS.
+    pub tls_key: String,
+    /// What is asked of client certificates, as it was typed.
+    pub tls_client_auth_policy: String,
     /// Certificates of authorities; empty for none.
     pub tls_root_ca_file: String,
+    /// What needs TLS.
+    pub tls_required: TlsRequired,
     /// Oldest version of TLS.
     pub tls_min_version: TlsVersion,
     /// Whether deflate is allowed.
@@ -165,6 +174,9 @@ pub enum ConfigError {
     /// The node id is not in 0..1024.
     #[error("failed to instantiate nsqd - --node-id must be [0,1024)")]
     NodeId,
+    /// Certificate and key are no good.
+    #[error("failed to instantiate nsqd - failed to build TLS config - {0}")]
+    Certificate(&'static str),
     /// TLS is asked for, but cannot be had without certificate and key.
     #[error("failed to instantiate nsqd - cannot require TLS client connections without TLS key and cert")]
     TlsWithoutCertificate,
@@ -222,6 +234,7 @@ impl Config {
             None => default_node_id(&hostname),
             Some(id) => u16::try_from(id).ok().filter(|id| *id < NODE_ID_LIMIT).ok_or(ConfigError::NodeId)?,
         };
+        let tls_required = tls_required(&flags)?;
         refuse_unsupported(&flags)?;
         if !["get", "post"].contains(&flags.auth_http_request_method.as_str()) {
             return Err(ConfigError::AuthMethod);
@@ -277,11 +290,15 @@ impl Config {
             },
             e2e_processing_latency_percentiles,
             e2e_processing_latency_window_time: flags.e2e_processing_latency_window_time,
+            tls_cert: flags.tls_cert,
+            tls_key: flags.tls_key,
+            tls_client_auth_policy: flags.tls_client_auth_policy,
             tls_root_ca_file: flags.tls_root_ca_file,
+            tls_required,
             tls_min_version: flags.tls_min_version,
-            deflate: flags.deflate.unwrap_or(true),
+            deflate: flags.deflate,
             max_deflate_level,
-            snappy: flags.snappy.unwrap_or(true),
+            snappy: flags.snappy,
         })
     }
 
@@ -302,7 +319,18 @@ impl Config {
         }
     }
 
-    /// What a client may negotiate. TLS and compression are answered as off until they exist.
+    /// Where certificates are, and what they are for; none without TLS.
+    pub fn tls_options(&self) -> Option<TlsOptions> {
+        (!self.tls_cert.is_empty()).then(|| TlsOptions {
+            certificate: self.tls_cert.clone().into(),
+            key: self.tls_key.clone().into(),
+            root_ca: (!self.tls_root_ca_file.is_empty()).then(|| self.tls_root_ca_file.clone().into()),
+            client_auth: client_auth(&self.tls_client_auth_policy).unwrap_or_default(),
+            only_tls13: self.tls_min_version == TlsVersion::Tls13,
+        })
+    }
+
+    /// What a client may negotiate.
     pub fn identify_limits(&self) -> IdentifyLimits {
         IdentifyLimits {
             max_heartbeat_interval: self.max_heartbeat_interval,
@@ -312,9 +340,9 @@ impl Config {
             max_output_buffer_timeout: self.max_output_buffer_timeout,
             msg_timeout: self.msg_timeout,
             max_msg_timeout: self.max_msg_timeout,
-            tls: false,
-            snappy: false,
-            deflate: false,
+            tls: !self.tls_cert.is_empty(),
+            snappy: self.snappy,
+            deflate: self.deflate,
             max_deflate_level: self.max_deflate_level,
             ..IdentifyLimits::default()
         }
@@ -353,23 +381,37 @@ fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// What needs TLS, which must then be possible. Who asks for client certificates wants TLS, whatever else was said.
+fn tls_required(flags: &Flags) -> Result<TlsRequired, ConfigError> {
+    let required = match flags.tls_required {
+        TlsRequired::No if !flags.tls_client_auth_policy.is_empty() => TlsRequired::Yes,
+        required => required,
+    };
+    match (flags.tls_cert.is_empty(), flags.tls_key.is_empty()) {
+        (true, true) if required == TlsRequired::No => Ok(required),
+        (true, true) => Err(ConfigError::TlsWithoutCertificate),
+        (false, false) => Ok(required),
+        (false, true) => Err(ConfigError::Certificate("--tls-cert needs --tls-key")),
+        (true, false) => Err(ConfigError::Certificate("--tls-key needs --tls-cert")),
+    }
+}
+
+/// The policies, by their names; the middle two are beyond NSQ's. NSQ takes any other word for none, and so do we.
+fn client_auth(policy: &str) -> Option<ClientAuth> {
+    Some(match policy {
+        "" => ClientAuth::None,
+        "require" => ClientAuth::Require,
+        "request" => ClientAuth::Request,
+        "verify-if-given" => ClientAuth::VerifyIfGiven,
+        "require-verify" => ClientAuth::RequireVerify,
+        _ => return None,
+    })
+}
+
 /// Flags that would protect something, if they had an effect.
 fn refuse_unsupported(flags: &Flags) -> Result<(), ConfigError> {
-    const PLAIN: &str = "connections would not be encrypted";
-    const UNVERIFIED: &str = "client certificates would not be asked for";
     const OPEN: &str = "clients would not be authenticated";
-    let certificate = !flags.tls_cert.is_empty() && !flags.tls_key.is_empty();
-    let demanded = flags.tls_required != TlsRequired::No
-        || ["require", "require-verify"].contains(&flags.tls_client_auth_policy.as_str());
-    if demanded && !certificate {
-        return Err(ConfigError::TlsWithoutCertificate);
-    }
-    let unsupported = [
-        ("tls-cert", !flags.tls_cert.is_empty(), PLAIN),
-        ("tls-key", !flags.tls_key.is_empty(), PLAIN),
-        ("tls-client-auth-policy", !flags.tls_client_auth_policy.is_empty(), UNVERIFIED),
-        ("auth-http-address", !flags.auth_http_address.is_empty(), OPEN),
-    ];
+    let unsupported = [("auth-http-address", !flags.auth_http_address.is_empty(), OPEN)];
     match unsupported.into_iter().find(|(_, set, _)| *set) {
         Some((flag, _, loss)) => Err(ConfigError::NotSupported { flag, loss }),
         None => Ok(()),
@@ -383,21 +425,22 @@ fn warnings(flags: &Flags) -> Vec<String> {
     const DURABILITY: &str =
         "has no effect: --durability=sync makes every acknowledged message survive a power failure";
     const SCAN: &str = "has no effect: deadlines are kept in order, nothing is scanned";
+    const NO_TLS: &str = "has no effect without --tls-cert and --tls-key";
+    const POLICY: &str = "is none of request, require, verify-if-given, require-verify: \
+                          clients are not asked for certificates";
+    let no_tls = flags.tls_cert.is_empty();
     let told = [
         ("verbose", flags.verbose, DEPRECATED),
         ("worker-id", flags.worker_id, DEPRECATED),
-        ("https-address", !["", "0.0.0.0:4152"].contains(&flags.https_address.as_str()), YET),
+        ("https-address", no_tls && !["", "0.0.0.0:4152"].contains(&flags.https_address.as_str()), NO_TLS),
+        ("tls-client-auth-policy", client_auth(&flags.tls_client_auth_policy).is_none(), POLICY),
         ("sync-every", flags.sync_every != 2500, DURABILITY),
         ("sync-timeout", flags.sync_timeout != Duration::from_secs(2), DURABILITY),
         ("queue-scan-worker-pool-max", flags.queue_scan_worker_pool_max != 4, SCAN),
         ("queue-scan-selection-count", flags.queue_scan_selection_count != 20, SCAN),
         ("statsd-address", !flags.statsd_address.is_empty(), YET),
         ("e2e-processing-latency-percentile", !flags.e2e_processing_latency_percentile.is_empty(), YET),
-        ("tls-root-ca-file", !flags.tls_root_ca_file.is_empty(), YET),
-        ("tls-min-version", flags.tls_min_version != TlsVersion::default(), YET),
-        ("deflate", flags.deflate == Some(true), YET),
-        ("max-deflate-level", flags.max_deflate_level != 6, YET),
-        ("snappy", flags.snappy == Some(true), YET),
+        ("tls-min-version", no_tls && flags.tls_min_version != TlsVersion::default(), NO_TLS),
     ];
     told.into_iter().filter(|(_, set, _)| *set).map(|(flag, _, text)| format!("--{flag} {text}")).collect()
 }
@@ -418,16 +461,11 @@ fn percentiles(given: &[String]) -> Result<Vec<f64>, ConfigError> {
 
 /// As NSQ does even when nothing uses the file: who named it believes that it is good.
 fn check_root_ca_file(path: &str) -> Result<(), ConfigError> {
-    const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
     if path.is_empty() {
         return Ok(());
     }
-    let pem =
-        std::fs::read(path).map_err(|error| ConfigError::RootCaFile(format!("open {path}: {error}")))?;
-    if memchr::memmem::find(&pem, CERTIFICATE).is_none() {
-        return Err(ConfigError::RootCaFile(format!("no certificate in {path}")));
-    }
-    Ok(())
+    let read = tls::files::certificates(Path::new(path));
+    read.map(drop).map_err(|error| ConfigError::RootCaFile(error.to_string()))
 }
 
 #[cfg(test)]

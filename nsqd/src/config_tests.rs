@@ -35,8 +35,8 @@ fn defaults_are_nsqs() {
     assert_eq!((config.durability, config.mem_queue_bytes), (Durability::Write, 64 << 20));
     assert_eq!(config.log_prefix, "[nsqd] ");
     assert_eq!(config.limits(), Limits::default());
-    let nsqs = IdentifyLimits { snappy: false, deflate: false, ..IdentifyLimits::default() };
-    assert_eq!(format!("{:?}", config.identify_limits()), format!("{nsqs:?}"));
+    assert_eq!(config.identify_limits(), IdentifyLimits::default());
+    assert_eq!(config.tls_options(), None);
     let Start::Run(started, logger) = Config::from_args(["nsqd".into(), "--log-level=error".into()]) else {
         panic!("it should start")
     };
@@ -106,18 +106,39 @@ fn protection_is_never_silently_lost() {
     assert_eq!(fatal(&["--tls-required"]), no_tls);
     assert_eq!(fatal(&["--tls-required=tcp-https"]), no_tls);
     assert_eq!(fatal(&["--tls-client-auth-policy=require-verify"]), no_tls);
-    for words in [
-        &["--tls-cert=c.pem", "--tls-key=k.pem"][..],
-        &["--tls-cert=c.pem", "--tls-key=k.pem", "--tls-required"],
-        &["--tls-key=k.pem"],
-        &["--tls-client-auth-policy=requires"],
-        &["--auth-http-address=127.0.0.1:1"],
-    ] {
-        assert!(fatal(words).contains(" is not supported yet: "), "{words:?}");
-    }
+    assert_eq!(fatal(&["--tls-client-auth-policy=requires"]), no_tls);
+    assert!(fatal(&["--tls-key=k.pem"]).contains("--tls-key needs --tls-cert"));
+    assert!(fatal(&["--tls-cert=c.pem"]).contains("--tls-cert needs --tls-key"));
+    assert!(fatal(&["--auth-http-address=127.0.0.1:1"]).contains(" is not supported yet: "));
     assert!(fatal(&["--tls-root-ca-file=/nonexistent"]).contains("failed to build TLS config"));
     assert!(fatal(&["--auth-http-request-method=GET"]).contains("get or post"));
     assert!(fatal(&["--max-deflate-level=10"]).ends_with("--max-deflate-level must be [1,9]"));
+}
+
+/// The files are not looked at when flags are read.
+const CERTIFICATE: [&str; 2] = ["--tls-cert=c.pem", "--tls-key=k.pem"];
+
+#[test]
+fn who_asks_for_client_certificates_requires_tls() {
+    let with = |words: &[&str]| run(&[&CERTIFICATE[..], words].concat()).unwrap();
+    let plain = with(&[]);
+    assert_eq!((plain.tls_required, plain.identify_limits().tls), (TlsRequired::No, true));
+    for (policy, meant) in [
+        ("request", ClientAuth::Request),
+        ("require", ClientAuth::Require),
+        ("verify-if-given", ClientAuth::VerifyIfGiven),
+        ("require-verify", ClientAuth::RequireVerify),
+        ("whatever", ClientAuth::None),
+    ] {
+        let policy = format!("--tls-client-auth-policy={policy}");
+        let config = with(&[&policy, "--tls-required=false"]);
+        assert_eq!(config.tls_required, TlsRequired::Yes, "{policy}");
+        assert_eq!(config.tls_options().unwrap().client_auth, meant);
+        assert_eq!(with(&[&policy, "--tls-required=tcp-https"]).tls_required, TlsRequired::TcpHttps);
+    }
+    let words = [CERTIFICATE[0], CERTIFICATE[1], "--tls-client-auth-policy=whatever"];
+    assert!(read(&words).unwrap().1[0].contains("is none of request, require"));
+    assert!(with(&["--tls-min-version=tls1.3"]).tls_options().unwrap().only_tls13);
 }
 
 #[test]
@@ -126,8 +147,9 @@ fn what_has_no_effect_is_told() {
     assert_eq!(warned(&[]), Vec::<String>::new());
     assert_eq!(warned(&["--statsd-address=h:1"]), ["--statsd-address has no effect yet"]);
     assert_eq!(warned(&["--verbose"]), ["--verbose is deprecated and has no effect"]);
-    assert_eq!(warned(&["--snappy", "--deflate"]).len(), 2);
-    assert_eq!(warned(&["--snappy=false", "--deflate=false", "--https-address="]), Vec::<String>::new());
+    assert_eq!(warned(&["--snappy=false", "--deflate=true", "--https-address="]), Vec::<String>::new());
+    assert_eq!(warned(&["--https-address=:1", "--tls-min-version=tls1.2"]).len(), 2);
+    assert_eq!(warned(&[CERTIFICATE[0], CERTIFICATE[1], "--https-address=:1"]), Vec::<String>::new());
     assert_eq!(warned(&["--sync-every=1"]).len(), 1);
     assert_eq!(warned(&["-worker-id", "5", "--nonsense"]).len(), 1);
 }

@@ -46,7 +46,7 @@ pub struct Flags {
     /// Where HTTP is served: host:port, or the path of a unix socket; empty for nowhere.
     #[arg(long, default_value = "0.0.0.0:4151")]
     pub http_address: String,
-    /// Where HTTPS is served.
+    /// Where HTTPS is served, if there is a certificate; empty for nowhere.
     #[arg(long, default_value = "0.0.0.0:4152")]
     pub https_address: String,
     /// Address that lookupd gives to clients. [default: the host name]
@@ -175,34 +175,35 @@ pub struct Flags {
     #[arg(long, default_value = "10m", value_parser = go_duration::parse)]
     pub e2e_processing_latency_window_time: Duration,
 
-    /// Certificate, PEM.
+    /// Certificate (with the chain up to its root), PEM. Read again when it changes, and on SIGHUP.
     #[arg(long, default_value = "")]
     pub tls_cert: String,
     /// Its key, PEM.
     #[arg(long, default_value = "")]
     pub tls_key: String,
-    /// Client certificates: require or require-verify.
+    /// Client certificates: require (any), require-verify (from an authority), request or verify-if-given (the same,
+    /// of clients that have one). Makes --tls-required true.
     #[arg(long, default_value = "")]
     pub tls_client_auth_policy: String,
-    /// Certificates of authorities, PEM.
+    /// Certificates of authorities, PEM. [default: the system's]
     #[arg(long, default_value = "")]
     pub tls_root_ca_file: String,
     /// Insist on TLS: true, false, or tcp-https for all but HTTP.
     #[arg(long, default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = TlsRequired::parse)]
     pub tls_required: TlsRequired,
-    /// Oldest version of TLS: tls1.0, tls1.1, tls1.2 or tls1.3.
+    /// Oldest version of TLS: tls1.0, tls1.1, tls1.2 or tls1.3. There is none before 1.2 here.
     #[arg(long, default_value = "tls1.0", value_parser = TlsVersion::parse)]
     pub tls_min_version: TlsVersion,
 
-    /// Let clients negotiate deflate. [default: true]
-    #[arg(long, action = ArgAction::Set)]
-    pub deflate: Option<bool>,
+    /// Let clients negotiate deflate.
+    #[arg(long, action = ArgAction::Set, default_value_t = true)]
+    pub deflate: bool,
     /// Highest level of deflate, 1 to 9.
     #[arg(long, default_value = "6", value_parser = go_flags::parse_int)]
     pub max_deflate_level: i64,
-    /// Let clients negotiate snappy. [default: true]
-    #[arg(long, action = ArgAction::Set)]
-    pub snappy: Option<bool>,
+    /// Let clients negotiate snappy.
+    #[arg(long, action = ArgAction::Set, default_value_t = true)]
+    pub snappy: bool,
 }
 
 /// The keys of the config file.

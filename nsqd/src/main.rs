@@ -1,10 +1,11 @@
-//! The nsqd program: flags, start, wait for a signal, stop.
+//! The nsqd program: flags, start, wait for a signal, stop. SIGHUP has certificates read again.
 
 use std::process::ExitCode;
 
 use nsq_daemon::shutdown::StopSignals;
 use nsqd::config::{Config, Start};
 use nsqd::nsqd::Nsqd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 fn main() -> ExitCode {
     let start = Config::from_args(std::env::args_os());
@@ -21,13 +22,20 @@ fn main() -> ExitCode {
             Ok(signals) => signals,
             Err(error) => return fatal(&error.to_string()),
         };
+        let mut hangup = match config.tls_options().map(|_| signal(SignalKind::hangup())).transpose() {
+            Ok(hangup) => hangup,
+            Err(error) => return fatal(&error.to_string()),
+        };
         let nsqd = match Nsqd::start(*config, logger.clone()).await {
             Ok(nsqd) => nsqd,
             Err(error) => return fatal(&error.to_string()),
         };
-        let failed = tokio::select! {
-            () = signals.wait() => false,
-            () = nsqd.failed() => true,
+        let failed = loop {
+            tokio::select! {
+                () = signals.wait() => break false,
+                () = nsqd.failed() => break true,
+                () = next(&mut hangup) => nsqd.reload().await,
+            }
         };
         match nsqd.shutdown().await {
             Ok(()) if !failed => ExitCode::SUCCESS,
@@ -35,6 +43,16 @@ fn main() -> ExitCode {
             Err(error) => fatal(&error),
         }
     })
+}
+
+/// Waits for a SIGHUP. With nothing to read again it is not caught, and ends the process as it always did.
+async fn next(hangup: &mut Option<Signal>) {
+    match hangup {
+        Some(hangup) => {
+            hangup.recv().await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 fn fatal(text: &str) -> ExitCode {

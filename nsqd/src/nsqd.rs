@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nsq_daemon::http::Server;
-use nsq_daemon::listen::{Address, Listener};
+use nsq_daemon::listen::{Address, Listener, parse_address};
 use nsq_daemon::log::Logger;
+use nsq_daemon::tls::ServerTls;
 use nsq_protocol::{IdentifyReply, PeerInfo};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::connection::ConnectionContext;
 use crate::connection::listener::accept_loop;
+use crate::flags::TlsRequired;
 use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
 use crate::producers::Producers;
@@ -40,6 +42,8 @@ pub struct Nsqd {
     registry: Arc<Registry>,
     tcp_address: Option<SocketAddr>,
     http_address: Option<SocketAddr>,
+    https_address: Option<SocketAddr>,
+    tls: Option<Arc<ServerTls>>,
     stop: CancellationToken,
     /// Stops after everybody else: deadlines go on while connections end.
     stop_background: CancellationToken,
@@ -59,8 +63,18 @@ impl Nsqd {
         let storage: Arc<dyn Storage> = Arc::new(FileStorage);
         let data_dir =
             DataDir::open(&storage, &config.data_path).map_err(|error| instantiate(error.to_string()))?;
+        let tls = match config.tls_options() {
+            Some(options) => {
+                let loaded = ServerTls::load(options).await;
+                let failed = |error| instantiate(format!("failed to build TLS config - {error}"));
+                Some(Arc::new(loaded.map_err(failed)?))
+            }
+            None => None,
+        };
         let tcp = bind(Some(&config.tcp_address)).await.map_err(instantiate)?;
         let http = bind(config.http_address.as_ref()).await.map_err(instantiate)?;
+        let https_address = https_address(&config).map_err(instantiate)?;
+        let https = bind(https_address.as_ref()).await.map_err(instantiate)?;
 
         let stop = CancellationToken::new();
         let stop_background = CancellationToken::new();
@@ -92,6 +106,8 @@ impl Nsqd {
         let mut nsqd = Nsqd {
             tcp_address: tcp.as_ref().and_then(Listener::local_addr),
             http_address: http.as_ref().and_then(Listener::local_addr),
+            https_address: https.as_ref().and_then(Listener::local_addr),
+            tls: tls.clone(),
             registry: registry.clone(),
             stop,
             stop_background,
@@ -110,6 +126,7 @@ impl Nsqd {
             tcp_port: info_port(&tcp),
             http_port: info_port(&http),
             lookupd_addresses: lookup,
+            tls_required: None,
         };
         if let Some(listener) = tcp {
             nsq_daemon::info!(
@@ -117,13 +134,21 @@ impl Nsqd {
                 "TCP: listening on {}",
                 listening_on(&listener, &config.tcp_address)
             );
-            let context = Arc::new(connection_context(&config, registry, producers));
+            let context = Arc::new(connection_context(&config, registry, producers, tls.clone()));
             let (logger, stop) = (nsqd.logger.clone(), nsqd.stop.clone());
             nsqd.serve(accept_loop(listener, context, logger, stop));
         }
+        if let (Some(listener), Some(address), Some(tls)) = (https, &https_address, tls) {
+            nsq_daemon::info!(nsqd.logger, "HTTPS: listening on {}", listening_on(&listener, address));
+            let server = Server::new(http_context.clone(), nsqd.logger.clone());
+            let stop = nsqd.stop.clone();
+            nsqd.serve(async move { server.serve_tls(listener, tls, stop).await });
+        }
         if let (Some(listener), Some(address)) = (http, &config.http_address) {
             nsq_daemon::info!(nsqd.logger, "HTTP: listening on {}", listening_on(&listener, address));
-            let server = Server::new(http_context, nsqd.logger.clone());
+            let https_port = nsqd.https_address.map_or(0, |address| address.port());
+            let tls_required = (config.tls_required == TlsRequired::Yes).then_some(https_port);
+            let server = Server::new(HttpContext { tls_required, ..http_context }, nsqd.logger.clone());
             let stop = nsqd.stop.clone();
             nsqd.serve(async move { server.serve(listener, stop).await });
         }
@@ -145,6 +170,10 @@ impl Nsqd {
         let timers = self.registry.engine().timers.clone();
         self.background.push(tokio::spawn(timers.run(self.stop_background.clone())));
         self.background.push(tokio::spawn(persist_loop(self.registry.clone(), self.stop_background.clone())));
+        if let Some(tls) = self.tls.clone() {
+            let (logger, stop) = (self.logger.clone(), self.stop.clone());
+            self.background.push(tokio::spawn(async move { tls.keep_current(&logger, stop).await }));
+        }
     }
 
     /// The topics.
@@ -160,6 +189,19 @@ impl Nsqd {
     /// Where HTTP is served; none on a unix socket, or if it is disabled.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http_address
+    }
+
+    /// Where HTTPS is served; none if it is disabled.
+    pub fn https_address(&self) -> Option<SocketAddr> {
+        self.https_address
+    }
+
+    /// Reads the certificates again. Connections keep theirs; if the new ones are no good, the old ones stay.
+    pub async fn reload(&self) {
+        if let Some(tls) = &self.tls {
+            // What is wrong is in the log.
+            let _ = tls.reload(&self.logger).await;
+        }
     }
 
     /// Waits until a listener has failed, which should end the daemon.
@@ -268,6 +310,20 @@ async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
     }
 }
 
+/// Where HTTPS is served: on a port, with a certificate.
+fn https_address(config: &Config) -> Result<Option<Address>, String> {
+    let address = &config.https_address;
+    if address.is_empty() || config.tls_cert.is_empty() {
+        return Ok(None);
+    }
+    match parse_address(address) {
+        address @ Address::Tcp { .. } => Ok(Some(address)),
+        Address::Unix(_) => {
+            Err(format!("listen ({address}) failed - listen tcp: address {address}: missing port in address"))
+        }
+    }
+}
+
 async fn bind(address: Option<&Address>) -> Result<Option<Listener>, String> {
     match address {
         None => Ok(None),
@@ -305,6 +361,7 @@ fn connection_context(
     config: &Config,
     registry: Arc<Registry>,
     producers: Arc<Producers>,
+    tls: Option<Arc<ServerTls>>,
 ) -> ConnectionContext {
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     ConnectionContext {
@@ -313,6 +370,8 @@ fn connection_context(
         location: config.location(),
         limits: config.limits(),
         identify: config.identify_limits(),
+        tls,
+        tls_required: config.tls_required != TlsRequired::No,
         reply: IdentifyReply {
             max_rdy_count: i64::try_from(config.max_rdy_count).unwrap_or(i64::MAX),
             version: nsq_daemon::NSQ_VERSION.to_owned(),

@@ -144,6 +144,9 @@ fn consumer_stats(state: &ChannelState, key: ConsumerKey) -> ClientStats {
 /// out.
 fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) -> ClientStats {
     let identity = info.identity();
+    let upgrades = info.upgrades();
+    let is_tls = upgrades.tls.is_some();
+    let tls = upgrades.tls.unwrap_or_default();
     let mut pub_counts: Vec<PubCount> = (info.published().into_iter())
         .filter(|(name, _)| topic.is_none_or(|topic| topic == name))
         .map(|(topic, count)| PubCount { topic, count })
@@ -158,6 +161,8 @@ fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) ->
         state: i64::from(info.state()),
         connect_ts: info.connected_at,
         sample_rate: i64::from(identity.sample_rate),
+        deflate: upgrades.deflate,
+        snappy: upgrades.snappy,
         user_agent: identity.user_agent,
         topology_zone: identity.topology_zone,
         topology_region: identity.topology_region,
@@ -165,6 +170,11 @@ fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) ->
         region_local_msg_count: delivered(Locality::Region),
         global_msg_count: delivered(Locality::Global),
         pub_counts,
+        tls: is_tls,
+        tls_cipher_suite: tls.cipher_suite,
+        tls_version: tls.version.to_owned(),
+        tls_negotiated_protocol: tls.negotiated_protocol,
+        tls_negotiated_protocol_is_mutual: is_tls,
         ..numbers
     }
 }

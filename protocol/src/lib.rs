@@ -22,6 +22,7 @@
 //! - [`command_decoder`]: reading commands from a growing buffer
 //! - [`error`]: what a client is told when something is wrong
 //! - [`identify`]: what client and nsqd agree on at the start of a connection
+//! - [`compression`]: the byte streams that they may agree on
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`discovery`]: nsqlookupd's JSON
 //! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`
 //! - [`json`]: a forgiving JSON reader, and JSON as NSQ's programs write it
@@ -41,6 +42,8 @@ pub mod command_decoder;
 pub mod error;
 
 pub mod identify;
+
+pub mod compression;
 
 pub mod discovery;
 pub mod lookup;

@@ -10,11 +10,15 @@ use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::certificates::Certificates;
 use crate::http::{self, Response};
+use crate::upgrade::connect_tls;
 use crate::wait;
 use crate::wire::Peer;
 
@@ -50,6 +54,11 @@ impl Start {
     pub fn flag(mut self, flag: impl Into<OsString>) -> Self {
         self.flags.push(flag.into());
         self
+    }
+
+    /// Gives an nsqd a certificate, and HTTPS on any port.
+    pub fn tls(self, certificates: &Certificates) -> Self {
+        certificates.flags().into_iter().fold(self, Self::flag).flag("--https-address=127.0.0.1:0")
     }
 
     /// Makes an nsqd register with `lookupd`.
@@ -149,6 +158,23 @@ impl Daemon {
     /// `GET target`.
     pub async fn get(&self, target: &str) -> Response {
         http::request(self.http, "GET", target, b"").await
+    }
+
+    /// Address of HTTPS.
+    pub async fn https(&self) -> SocketAddr {
+        let address = |line: &str| line.split_once(" HTTPS: listening on ")?.1.trim().parse().ok();
+        self.log.find(wait::PATIENCE, address).await.expect("an nsqd with a certificate serves HTTPS")
+    }
+
+    /// `GET target` over HTTPS; the error of a handshake that failed.
+    pub async fn get_https(&self, target: &str, config: Arc<ClientConfig>) -> std::io::Result<Response> {
+        let stream = TcpStream::connect(self.https().await).await?;
+        let (stream, _) = connect_tls(Box::new(stream), config).await?;
+        let mut connection = http::Connection::over(stream);
+        connection.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await;
+        let answer = connection.answer(format!("GET {target} over HTTPS")).await;
+        // With TLS 1.3 a client learns only now that its certificate was not good enough.
+        answer.ok_or_else(|| std::io::ErrorKind::ConnectionAborted.into())
     }
 
     /// `POST target` with a body.

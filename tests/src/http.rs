@@ -8,6 +8,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::wire::Stream;
+
 /// How long one exchange may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -90,7 +92,7 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Option<Response> {
 
 /// A connection that can be used for several requests.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     received: BytesMut,
 }
 
@@ -99,12 +101,21 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap_or_else(|error| panic!("{address}: {error}"));
         stream.set_nodelay(true).expect("no-delay can be set");
+        Self::over(Box::new(stream))
+    }
+
+    /// Over a stream that is open already, such as one over TLS.
+    pub fn over(stream: Box<dyn Stream>) -> Self {
         Connection { stream, received: BytesMut::new() }
     }
 
     /// Sends bytes as they are. The daemon may have answered and closed before all were sent.
     pub async fn send(&mut self, bytes: &[u8]) {
-        let sent = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes)).await;
+        let sending = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        let sent = tokio::time::timeout(PATIENCE, sending).await;
         let _ = sent.unwrap_or_else(|_| panic!("sending a request stalled for {PATIENCE:?}"));
     }
 

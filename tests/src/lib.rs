@@ -8,6 +8,8 @@
 //! - [`deadline`]: one test, one runtime, one overall deadline
 //! - [`daemon`]: nsqd and nsqlookupd as processes: start, stop, kill -9, restart, their log
 //! - [`wire`]: a bare peer of the TCP protocol: send bytes, expect frames
+//! - [`certificates`]: authorities and certificates, made anew
+//! - [`upgrade`]: TLS, snappy and deflate for such a peer
 //! - [`http`]: a small HTTP/1.1 client, also for requests that no decent client would send
 //! - [`stats`]: what `/stats` says of a topic or a channel
 //! - [`wait`]: wait until a condition holds
@@ -20,6 +22,10 @@ pub mod daemon;
 
 pub mod wire;
 
+pub mod certificates;
+
+pub mod upgrade;
+
 pub mod http;
 
 pub mod stats;
@@ -30,6 +36,7 @@ pub mod process;
 
 pub mod foreign;
 
+pub use certificates::Certificates;
 pub use daemon::Daemon;
 pub use deadline::{test, test_within};
 pub use wire::Peer;

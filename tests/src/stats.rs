@@ -52,6 +52,12 @@ pub struct Client {
     pub requeue_count: u64,
     pub connect_ts: u64,
     pub user_agent: String,
+    pub tls: bool,
+    pub tls_version: String,
+    pub tls_cipher_suite: String,
+    pub tls_negotiated_protocol_is_mutual: bool,
+    pub snappy: bool,
+    pub deflate: bool,
 }
 
 impl Channel {

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+
+use crate::upgrade::Compression;
 
 /// How long a peer waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -20,10 +22,18 @@ pub const QUIET: Duration = Duration::from_millis(250);
 
 const HEARTBEAT: &[u8] = b"_heartbeat_";
 
+/// What carries bytes to a daemon and back.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// A connection to nsqd.
 pub struct Peer {
-    stream: TcpStream,
-    received: BytesMut,
+    pub(crate) stream: Box<dyn Stream>,
+    local_address: SocketAddr,
+    pub(crate) received: BytesMut,
+    /// What IDENTIFY agreed on, if anything.
+    pub compression: Option<Compression>,
     /// Heartbeats are answered with NOP and not shown while this is set.
     pub answers_heartbeats: bool,
 }
@@ -87,19 +97,35 @@ impl Peer {
     fn over(stream: TcpStream) -> Self {
         // Fails only on a socket that the other side has reset already; reading will tell.
         let _ = stream.set_nodelay(true);
-        Peer { stream, received: BytesMut::new(), answers_heartbeats: true }
+        Peer {
+            local_address: stream.local_addr().expect("a connected socket"),
+            stream: Box::new(stream),
+            received: BytesMut::new(),
+            compression: None,
+            answers_heartbeats: true,
+        }
     }
 
     /// Our own address, as `/stats` shows it.
     pub fn local_address(&self) -> SocketAddr {
-        self.stream.local_addr().expect("a connected socket")
+        self.local_address
     }
 
     // Sending
 
     /// Sends bytes as they are. That the daemon has closed meanwhile is not an error here: reading tells.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let sent = tokio::time::timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await;
+        let mut bytes = bytes.as_ref();
+        let compressed;
+        if let Some(compression) = &mut self.compression {
+            compressed = compression.compress(bytes);
+            bytes = &compressed;
+        }
+        let sending = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        let sent = tokio::time::timeout(PATIENCE, sending).await;
         match sent {
             Ok(Ok(())) => {}
             Ok(Err(error)) if is_closed(&error) => {}
@@ -136,13 +162,25 @@ impl Peer {
                 }
                 return Ok(frame);
             }
-            match timeout_at(deadline, self.stream.read_buf(&mut self.received)).await {
+            match timeout_at(deadline, self.receive()).await {
                 Err(_) => return Err(NoFrame::Silence),
                 Ok(Ok(0)) if self.received.is_empty() => return Err(NoFrame::Closed),
                 Ok(Ok(0)) => return Err(NoFrame::Cut),
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) if is_closed(&error) => return Err(NoFrame::Closed),
                 Ok(Err(error)) => panic!("reading failed: {error}"),
+            }
+        }
+    }
+
+    /// Reads what is there.
+    async fn receive(&mut self) -> io::Result<usize> {
+        match &mut self.compression {
+            None => self.stream.read_buf(&mut self.received).await,
+            Some(compression) => {
+                let count = self.stream.read_buf(&mut compression.received).await?;
+                compression.decompress(&mut self.received);
+                Ok(count)
             }
         }
     }
@@ -367,8 +405,14 @@ fn take_frame(received: &mut BytesMut) -> Option<Frame> {
 }
 
 fn is_closed(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
-    matches!(error.kind(), ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected)
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, NotConnected, UnexpectedEof,
+    };
+    // The last two are of TLS: an alert, and an end without a goodbye.
+    matches!(
+        error.kind(),
+        ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected | UnexpectedEof | InvalidData
+    )
 }
 
 impl fmt::Debug for Frame {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nsq_tests::foreign::{self, Library};
 use nsq_tests::wire::bodies;
-use nsq_tests::{Daemon, test_within, wait};
+use nsq_tests::{Certificates, Daemon, test_within, wait};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -85,6 +85,44 @@ fn they_consume_what_they_publish() {
         library.run("publish", &["--nsqd", &address, "--topic", "t", "--count", "30"]).finish().await;
         assert_eq!(consumer.bodies(30).await, numbered("message-", 30));
         consumer.finish().await;
+    });
+}
+
+/// What they publish and consume arrives in every form of bytes, and in the form that they asked for.
+#[test]
+fn they_use_tls_and_compression() {
+    with_each_library(async |library| {
+        let certificates = Certificates::new();
+        let nsqd = Daemon::nsqd().tls(&certificates).start().await;
+        let address = nsqd.tcp().to_string();
+        let authority = certificates.path("ca.pem");
+        let tls = ["--tls-ca", authority.as_str()];
+        for (topic, upgrades) in [
+            ("tls", &tls[..]),
+            ("snappy", &["--compression", "snappy"]),
+            ("deflate", &["--compression", "deflate"]),
+            ("tls-snappy", &[tls[0], tls[1], "--compression", "snappy"]),
+            ("tls-deflate", &[tls[0], tls[1], "--compression", "deflate"]),
+        ] {
+            eprintln!("--- --- {topic}");
+            let common = ["--nsqd", &address, "--topic", topic, "--count", "30"];
+            let mut consumer = library.run("consume", &[&common, &["--channel", "c"][..], upgrades].concat());
+            let subscribed = nsqd
+                .channel_until(topic, "c", "it has subscribed", |channel| channel.client_count == 1)
+                .await;
+            let client = &subscribed.clients[0];
+            let expected = (topic.contains("tls"), topic.contains("snappy"), topic.contains("deflate"));
+            assert_eq!((client.tls, client.snappy, client.deflate), expected);
+            let single = library.run("publish", &[&common, upgrades].concat());
+            single.finish().await;
+            assert_eq!(consumer.bodies(30).await, numbered("message-", 30));
+            consumer.finish().await;
+            let batches = library.run("publish", &[&common, &["--batch", "10"][..], upgrades].concat());
+            batches.finish().await;
+            let mut reader = nsqd.subscribe(topic, "c").await;
+            reader.ready(30).await;
+            assert_eq!(bodies(&reader.consume(30).await), numbered("message-", 30));
+        }
     });
 }
 

@@ -10,6 +10,9 @@ mod session;
 /// IDENTIFY: decoding, bounds, the reply.
 mod identify;
 
+/// TLS, snappy, deflate: negotiation, certificates, what is required.
+mod upgrades;
+
 /// PUB, MPUB, DPUB: limits, names, errors.
 mod publish;
 

@@ -1,5 +1,8 @@
 //! IDENTIFY: what a client tells of itself, and what is agreed on.
 
+use std::time::Duration;
+
+use nsq_protocol::compression::{Compressor, Decompressor};
 use nsq_protocol::{ErrorCode, IdentifyLimits, IdentifyRequest, Negotiated, ProtocolError, negotiate};
 
 use super::{Connection, End};
@@ -36,12 +39,16 @@ impl Settings {
     }
 }
 
+/// How long the peer may take to read the answers that are due before an upgrade.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Connection {
-    /// Executes IDENTIFY. `output_buffer_size` and `_timeout` bound how long nsqd may hold messages back; we never
-    /// hold any back, so that they are agreed on and have nothing to do.
-    pub(super) fn identify(&mut self, body: &[u8]) -> Result<(), End> {
+    /// Executes IDENTIFY; returns whether the byte stream is another one now. `output_buffer_size` and `_timeout`
+    /// bound how long nsqd may hold messages back; we never hold any back, so that they are agreed on and have
+    /// nothing to do.
+    pub(super) async fn identify(&mut self, body: &[u8]) -> Result<bool, End> {
         let request = IdentifyRequest::parse(body)?;
-        let negotiated = negotiate(&request, &self.context.identify)?;
+        let negotiated = negotiate(&request, &self.offer())?;
         self.settings = Settings::negotiated(&negotiated);
         self.info.identify(Identity {
             client_id: negotiated.client_id.clone(),
@@ -56,11 +63,11 @@ impl Connection {
                 .as_ref()
                 .map(|location| location.locality(&negotiated.topology_region, &negotiated.topology_zone)),
         });
+        let mut upgraded = false;
         if negotiated.feature_negotiation {
             let reply = nsq_protocol::json::to_json(&negotiated.reply(&self.context.reply));
-            let failed =
-                |error| ProtocolError::new(ErrorCode::IdentifyFailed, format!("IDENTIFY failed {error}"));
             self.output.respond(&reply.map_err(failed)?);
+            upgraded = self.upgrade(&negotiated).await?;
         } else {
             self.output.ok(1);
         }
@@ -68,6 +75,58 @@ impl Connection {
         self.last_command_at = now;
         self.next_heartbeat = now.saturating_add(self.settings.heartbeat_interval.unwrap_or(0));
         self.arm_timer(now);
+        Ok(upgraded)
+    }
+
+    /// What may be negotiated: of each upgrade, one per connection, and TLS only while it can go around the rest.
+    fn offer(&self) -> IdentifyLimits {
+        let limits = &self.context.identify;
+        let is_compressed = self.transport.is_compressed();
+        IdentifyLimits {
+            tls: limits.tls && !self.transport.is_tls() && !is_compressed,
+            snappy: limits.snappy && !is_compressed,
+            deflate: limits.deflate && !is_compressed,
+            ..limits.clone()
+        }
+    }
+
+    /// Changes the byte stream as agreed, each step confirmed by `OK` in the new form.
+    async fn upgrade(&mut self, negotiated: &Negotiated) -> Result<bool, End> {
+        if negotiated.tls_v1
+            && let Some(tls) = self.context.tls.clone()
+        {
+            self.flush().await?;
+            let session = self.transport.start_tls(tls.config()).await.map_err(failed)?;
+            self.info.upgrade(|upgrades| upgrades.tls = Some(session));
+            self.output.ok(1);
+        }
+        if negotiated.snappy || negotiated.deflate {
+            self.flush().await?;
+            let (compressor, decompressor) = match negotiated.snappy {
+                true => (Compressor::snappy(), Decompressor::snappy()),
+                false => (Compressor::deflate(negotiated.deflate_level), Decompressor::deflate()),
+            };
+            self.transport.start_compression(compressor, decompressor);
+            self.info.upgrade(|upgrades| {
+                upgrades.snappy = negotiated.snappy;
+                upgrades.deflate = negotiated.deflate;
+            });
+            self.output.ok(1);
+        }
+        Ok(negotiated.tls_v1 || negotiated.snappy || negotiated.deflate)
+    }
+
+    /// Writes all that is due, in the present form of bytes.
+    async fn flush(&mut self) -> Result<(), End> {
+        match tokio::time::timeout(FLUSH_TIMEOUT, self.transport.write_all(self.output.pending())).await {
+            Ok(written) => written.map_err(End::Io)?,
+            Err(_) => return Err(End::Close),
+        }
+        self.output.consume(self.output.pending().len());
         Ok(())
     }
+}
+
+fn failed(error: impl std::fmt::Display) -> ProtocolError {
+    ProtocolError::new(ErrorCode::IdentifyFailed, format!("IDENTIFY failed {error}"))
 }

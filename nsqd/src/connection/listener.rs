@@ -56,12 +56,12 @@ async fn serve(mut stream: Stream, remote: Remote, context: Arc<ConnectionContex
         nsq_daemon::error!(logger, "client({remote}) bad protocol magic '{}'", magic.escape_ascii());
         let mut frame = Vec::new();
         put_frame(&mut frame, FrameType::Error, ErrorCode::BadProtocol.as_str().as_bytes());
-        Transport::Plain(stream).close(&frame, false).await;
+        Transport::plain(stream).close(&frame, false).await;
         return;
     }
     let connected_at = clock::wall_ns() / 1_000_000_000;
     let info = Arc::new(ClientInfo::new(remote.to_string(), connected_at));
-    let connection = Connection::new(context, Transport::Plain(stream), info, Input::default());
+    let connection = Connection::new(context, Transport::plain(stream), info, Input::default());
     match connection.run().await {
         End::Close => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] exiting"),
         End::Io(error) => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] {error}"),

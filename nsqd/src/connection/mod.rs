@@ -27,7 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use nsq_protocol::{Command, Decoded, ErrorCode, IdentifyReply, Limits, ProtocolError, decode, truncated};
+use nsq_daemon::tls::ServerTls;
+use nsq_protocol::{
+    Command, Decoded, ErrorCode, IdentifyReply, Limits, ProtocolError, Verb, command_name, decode, truncated,
+};
 use tokio::time::Sleep;
 
 use self::consume::Subscription;
@@ -54,6 +57,10 @@ pub struct ConnectionContext {
     pub reply: IdentifyReply,
     /// Where this node is; none without topology-aware delivery.
     pub location: Option<Location>,
+    /// Certificates; none if TLS is not offered.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Whether nothing but IDENTIFY is legal without TLS.
+    pub tls_required: bool,
     /// Connections that have published.
     pub producers: Arc<crate::producers::Producers>,
 }
@@ -205,6 +212,9 @@ impl Connection {
         let context = self.context.clone();
         let mut any = false;
         while !input.is_empty() {
+            if context.tls_required && !self.transport.is_tls() {
+                check_without_tls(input.data(), &context.limits)?;
+            }
             match decode(input.data(), &context.limits) {
                 Decoded::Command { command, consumed } => {
                     any = true;
@@ -254,7 +264,12 @@ impl Connection {
             Command::Rdy { count } => self.ready(count),
             Command::Nop => {}
             Command::Sub { topic, channel } => self.subscribe(&topic, &channel).await?,
-            Command::Identify { body } => self.identify(body)?,
+            Command::Identify { body } => {
+                if self.identify(body).await? {
+                    // What came behind it was sent in the old form of bytes, too early.
+                    return Ok(data.len());
+                }
+            }
             Command::Cls => self.close_subscription(),
             Command::Auth { .. } => {
                 return Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled").into());
@@ -278,6 +293,8 @@ impl Connection {
         let mut wake = std::pin::pin!(wake);
         std::future::poll_fn(|cx| {
             let mut wrote = false;
+            let mut blocked = false;
+            let written_bytes = transport.written_bytes();
             while !output.pending().is_empty() {
                 match transport.poll_write(cx, output.pending()) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -287,15 +304,19 @@ impl Connection {
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
-                        if wrote || blocked_since.is_none() {
-                            *blocked_since = Some(clock::monotonic());
-                        }
+                        blocked = true;
                         break;
                     }
                 }
             }
-            if output.pending().is_empty() {
+            if !blocked {
+                blocked = transport.poll_flush(cx)?.is_pending();
+            }
+            wrote |= transport.written_bytes() != written_bytes;
+            if !blocked {
                 *blocked_since = None;
+            } else if wrote || blocked_since.is_none() {
+                *blocked_since = Some(clock::monotonic());
             }
             if output.pending().len() < hoard {
                 match transport.poll_read(cx, input.spare()) {
@@ -333,6 +354,7 @@ impl Connection {
             self.output.respond(b"_heartbeat_");
             self.next_heartbeat = now + interval;
             self.input.idle();
+            self.transport.idle();
         }
         self.arm_timer(now);
         Ok(())
@@ -353,6 +375,18 @@ impl Connection {
     /// The end of a connection that sends no more: if it left a command unfinished, it is told so.
     fn truncated_end(&self) -> End {
         truncated(self.input.data(), &self.context.limits).map_or(End::Close, End::Error)
+    }
+}
+
+/// Refuses a command for which TLS is required, known or not, once its line is there.
+fn check_without_tls(data: &[u8], limits: &Limits) -> Result<(), ProtocolError> {
+    match command_name(data, limits) {
+        None => Ok(()),
+        Some(name) if name == Verb::Identify.name().as_bytes() => Ok(()),
+        Some(name) => {
+            let text = [b"cannot ", name, b" in current state (TLS required)"].concat();
+            Err(ProtocolError::new(ErrorCode::Invalid, text))
+        }
     }
 }
 

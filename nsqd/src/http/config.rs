@@ -123,9 +123,10 @@ fn set_at_start(config: &Config, option: &str) -> Option<Value> {
         "statsd_exclude_ephemeral" => json!(config.statsd.exclude_ephemeral),
         "e2e_processing_latency_window_time" => json!(nanoseconds(config.e2e_processing_latency_window_time)),
         "e2e_processing_latency_percentiles" => json!(config.e2e_processing_latency_percentiles),
-        // TLS does not exist yet: nobody could have set these.
-        "tls_cert" | "tls_key" | "tls_client_auth_policy" => json!(""),
-        "tls_required" => json!(0),
+        "tls_cert" => json!(config.tls_cert),
+        "tls_key" => json!(config.tls_key),
+        "tls_client_auth_policy" => json!(config.tls_client_auth_policy),
+        "tls_required" => json!(config.tls_required as u8),
         "tls_root_ca_file" => json!(config.tls_root_ca_file),
         "tls_min_version" => json!(config.tls_min_version as u16),
         "deflate" => json!(config.deflate),

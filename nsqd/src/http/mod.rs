@@ -28,7 +28,9 @@ use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
-use nsq_daemon::http::{HttpError, Method, Query, Request, Response, Router, Service, pprof};
+use nsq_daemon::http::{
+    HttpError, Method, Query, Request, Response, Router, Service, StatusCode, pprof, response,
+};
 use nsq_daemon::log::Logger;
 
 use crate::config::Config;
@@ -45,6 +47,7 @@ pub trait LookupdAddresses: Send + Sync {
 }
 
 /// What the endpoints work on; the service to be given to [`nsq_daemon::http::Server`].
+#[derive(Clone)]
 pub struct HttpContext {
     /// The topics.
     pub registry: Arc<Registry>,
@@ -62,6 +65,8 @@ pub struct HttpContext {
     pub http_port: i64,
     /// The lookupds, which can be changed.
     pub lookupd_addresses: Arc<dyn LookupdAddresses>,
+    /// Set if this service answers no request but with where HTTPS is: its port, 0 for nowhere.
+    pub tls_required: Option<u16>,
 }
 
 /// The endpoints.
@@ -111,6 +116,10 @@ impl Service for HttpContext {
     fn router(&self) -> &Router<Route> {
         static ROUTER: LazyLock<Router<Route>> = LazyLock::new(routes);
         &ROUTER
+    }
+
+    fn refuse(&self, _: &Request) -> Option<Response> {
+        self.tls_required.map(tls_required)
     }
 
     async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
@@ -167,6 +176,15 @@ fn routes() -> Router<Route> {
     pprof::PAGES
         .iter()
         .fold(router, |router, page| router.add(Method::GET, page.path, Route::Pprof(page.name)))
+}
+
+/// What a request gets that should have come over HTTPS. NSQ's tools repeat it there.
+fn tls_required(https_port: u16) -> Response {
+    let mut response =
+        response::text(format!(r#"{{"message": "TLS_REQUIRED", "https_port": {https_port}}}"#));
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response.headers_mut().insert(response::CONTENT_TYPE, response::JSON);
+    response
 }
 
 /// `503 EXITING`: the topic is being deleted, the daemon stops, or the message could not be stored.

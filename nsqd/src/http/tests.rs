@@ -114,6 +114,7 @@ impl Daemon {
             tcp_port: 4150,
             http_port: port.into(),
             lookupd_addresses: Arc::new(Addresses::default()),
+            tls_required: None,
         };
         let stop = CancellationToken::new();
         let (server, stopped) = (Server::new(context, logger.clone()), stop.clone());

@@ -8,8 +8,9 @@
 //! 2. [`config_file`] and [`flags`]: the TOML file, and both together, in two passes of clap.
 //! 3. [`log`]: NSQ's log line.
 //! 4. [`listen`]: addresses, listeners, streams.
-//! 5. [`http`]: requests, routing, answers, serving.
-//! 6. [`shutdown`]: waiting for SIGINT or SIGTERM.
+//! 5. [`tls`]: certificates, handshakes.
+//! 6. [`http`]: requests, routing, answers, serving.
+//! 7. [`shutdown`]: waiting for SIGINT or SIGTERM.
 
 pub mod go_flags;
 
@@ -22,6 +23,8 @@ pub mod flags;
 pub mod log;
 
 pub mod listen;
+
+pub mod tls;
 
 pub mod http;
 

@@ -5,6 +5,7 @@ Prints one JSON line for each message. Ends when --count messages are finished.
 
 import argparse
 import json
+import ssl
 import time
 
 import gnsq
@@ -20,7 +21,20 @@ def parse_arguments():
     parser.add_argument("--requeue-ms", type=int, help="requeue each first delivery with this delay")
     parser.add_argument("--heartbeat-seconds", type=int, default=30)
     parser.add_argument("--max-in-flight", type=int, default=10)
+    parser.add_argument("--tls-ca", help="authority to trust; asks for TLS")
+    parser.add_argument("--compression", choices=["snappy", "deflate"])
     return parser.parse_args()
+
+
+def upgrades(arguments):
+    """What the connection asks for in IDENTIFY."""
+    options = {}
+    if arguments.tls_ca:
+        options["tls_v1"] = True
+        options["tls_options"] = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": arguments.tls_ca}
+    if arguments.compression:
+        options[arguments.compression] = True
+    return options
 
 
 def say(**event):
@@ -38,6 +52,7 @@ def main():
         heartbeat_interval=arguments.heartbeat_seconds,
         lookupd_poll_interval=1,
         backoff_on_requeue=False,
+        **upgrades(arguments),
     )
     remaining = arguments.count
 

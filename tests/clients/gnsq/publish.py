@@ -5,6 +5,7 @@ Prints one JSON line per answer: {"event": "published", "count": n, ...}.
 
 import argparse
 import json
+import ssl
 
 import gnsq
 
@@ -17,13 +18,54 @@ def parse_arguments():
     parser.add_argument("--prefix", default="message-", help="bodies are PREFIX0, PREFIX1, ...")
     parser.add_argument("--defer-ms", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1, help="messages per MPUB; 1 uses PUB")
+    parser.add_argument("--tls-ca", help="authority to trust; asks for TLS")
+    parser.add_argument("--compression", choices=["snappy", "deflate"])
     return parser.parse_args()
+
+
+def upgrades(arguments):
+    """What the connection asks for in IDENTIFY."""
+    options = {}
+    if arguments.tls_ca:
+        options["tls_v1"] = True
+        options["tls_options"] = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": arguments.tls_ca}
+    if arguments.compression:
+        options[arguments.compression] = True
+    return options
+
+
+class Connection:
+    """What a Producer is made of. A Producer takes the OK of an upgrade for the answer to a publish, and breaks."""
+
+    def __init__(self, arguments):
+        host, port = arguments.nsqd.split(":")
+        self.client = gnsq.NsqdTCPClient(host, int(port), **upgrades(arguments))
+
+    def start(self):
+        self.client.connect()
+        self.client.identify()
+
+    def publish(self, topic, body, defer=None, timeout=None):
+        self.client.publish(topic, body, defer)
+        self.client.check_ok()
+        return b"OK"
+
+    def multipublish(self, topic, bodies, timeout=None):
+        self.client.multipublish(topic, bodies)
+        self.client.check_ok()
+        return b"OK"
+
+    def close(self):
+        self.client.close_stream()
+
+    def join(self):
+        pass
 
 
 def main():
     arguments = parse_arguments()
     bodies = [f"{arguments.prefix}{n}".encode() for n in range(arguments.count)]
-    producer = gnsq.Producer(arguments.nsqd)
+    producer = Connection(arguments) if upgrades(arguments) else gnsq.Producer(arguments.nsqd)
     producer.start()
     for first in range(0, len(bodies), arguments.batch):
         batch = bodies[first : first + arguments.batch]

@@ -2,6 +2,7 @@
 //
 // Prints one JSON line for each message. Ends when --count messages are finished.
 
+const fs = require('node:fs')
 const {parseArgs} = require('node:util')
 const nsq = require('nsqjs')
 
@@ -15,8 +16,18 @@ const {values: options} = parseArgs({
     'requeue-ms': {type: 'string'}, // requeue each first delivery with this delay
     'heartbeat-seconds': {type: 'string', default: '30'},
     'max-in-flight': {type: 'string', default: '10'},
+    'tls-ca': {type: 'string'}, // authority to trust; asks for TLS
+    compression: {type: 'string'}, // snappy or deflate
   },
 })
+
+// What the connection asks for in IDENTIFY.
+const upgrades = {}
+if (options['tls-ca']) {
+  upgrades.tls = true
+  upgrades.ca = fs.readFileSync(options['tls-ca'])
+}
+if (options.compression) upgrades[options.compression] = true
 
 const say = (event) => console.log(JSON.stringify(event))
 
@@ -26,6 +37,7 @@ const reader = new nsq.Reader(options.topic, options.channel, {
   lookupdPollInterval: 1,
   heartbeatInterval: Number(options['heartbeat-seconds']),
   maxInFlight: Number(options['max-in-flight']),
+  ...upgrades,
 })
 let remaining = Number(options.count)
 

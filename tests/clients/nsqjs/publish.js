@@ -2,6 +2,7 @@
 //
 // Prints one JSON line per answer of nsqd: {"event": "published", "count": n} or {"event": "error", ...}.
 
+const fs = require('node:fs')
 const {parseArgs} = require('node:util')
 const nsq = require('nsqjs')
 
@@ -13,8 +14,19 @@ const {values: options} = parseArgs({
     prefix: {type: 'string', default: 'message-'}, // bodies are PREFIX0, PREFIX1, ...
     'defer-ms': {type: 'string', default: '0'},
     batch: {type: 'string', default: '1'}, // messages per MPUB; 1 uses PUB
+    'tls-ca': {type: 'string'}, // authority to trust; asks for TLS
+    compression: {type: 'string'}, // snappy or deflate
   },
 })
+
+// What the connection asks for in IDENTIFY.
+const upgrades = {}
+if (options['tls-ca']) {
+  upgrades.tls = true
+  upgrades.ca = fs.readFileSync(options['tls-ca'])
+}
+if (options.compression) upgrades[options.compression] = true
+
 const deferMs = Number(options['defer-ms'])
 const batchSize = Number(options.batch)
 const bodies = Array.from({length: Number(options.count)}, (_, n) => `${options.prefix}${n}`)
@@ -22,7 +34,7 @@ const bodies = Array.from({length: Number(options.count)}, (_, n) => `${options.
 const say = (event) => console.log(JSON.stringify(event))
 
 const [host, port] = options.nsqd.split(':')
-const writer = new nsq.Writer(host, Number(port))
+const writer = new nsq.Writer(host, Number(port), upgrades)
 let unanswered = 0
 
 const answered = (count) => (error) => {

@@ -6,6 +6,7 @@ Prints one JSON line per answer of nsqd: {"event": "published", "count": n} or {
 import argparse
 import functools
 import json
+import ssl
 import sys
 
 import nsq
@@ -20,7 +21,20 @@ def parse_arguments():
     parser.add_argument("--prefix", default="message-", help="bodies are PREFIX0, PREFIX1, ...")
     parser.add_argument("--defer-ms", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1, help="messages per MPUB; 1 uses PUB")
+    parser.add_argument("--tls-ca", help="authority to trust; asks for TLS")
+    parser.add_argument("--compression", choices=["snappy", "deflate"])
     return parser.parse_args()
+
+
+def upgrades(arguments):
+    """What the connection asks for in IDENTIFY."""
+    options = {}
+    if arguments.tls_ca:
+        options["tls_v1"] = True
+        options["tls_options"] = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": arguments.tls_ca}
+    if arguments.compression:
+        options[arguments.compression] = True
+    return options
 
 
 def say(**event):
@@ -33,7 +47,7 @@ class Publisher:
         self.bodies = [f"{arguments.prefix}{n}".encode() for n in range(arguments.count)]
         self.unanswered = 0
         self.failed = False
-        self.writer = nsq.Writer([arguments.nsqd])
+        self.writer = nsq.Writer([arguments.nsqd], **upgrades(arguments))
         # A Writer offers no event for "connected": its users publish from a timer, or look as here.
         self.starter = tornado.ioloop.PeriodicCallback(self.start_when_connected, 10)
         self.starter.start()

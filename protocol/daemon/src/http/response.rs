@@ -5,11 +5,13 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
+use http::header::{ACCEPT, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::Full;
 use nsq_protocol::json::to_json;
 use serde::Serialize;
+
+pub use http::header::CONTENT_TYPE;
 
 /// An answer, whole in memory.
 pub type Response = http::Response<Full<Bytes>>;
@@ -18,7 +20,8 @@ pub type Response = http::Response<Full<Bytes>>;
 pub const NSQ_CONTENT_TYPE: HeaderName = HeaderName::from_static("x-nsq-content-type");
 const NSQ_V1: HeaderValue = HeaderValue::from_static("nsq; version=1.0");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+/// The content type of JSON.
+pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const MESSAGE_PACK: HeaderValue = HeaderValue::from_static("application/msgpack");
 
 /// How a client wants values that are more than text.

@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Service, connection};
-use crate::listen::{Listener, Remote};
+use crate::listen::{Listener, Remote, Stream};
 use crate::log::Logger;
+use crate::tls::ServerTls;
+use crate::tls::stream::accept;
 
 /// A head that does not fit gets `431`.
 const MAX_HEAD_BYTES: usize = 1 << 20;
@@ -82,6 +84,25 @@ impl<S: Service> Server<S> {
     /// Accepts and serves connections until `shutdown`; then closes the listener, lets requests that
     /// are under way end, and returns. An error means that the listener broke.
     pub async fn serve(&self, listener: Listener, shutdown: CancellationToken) -> io::Result<()> {
+        self.accept_loop(listener, None, shutdown).await
+    }
+
+    /// The same over TLS.
+    pub async fn serve_tls(
+        &self,
+        listener: Listener,
+        tls: Arc<ServerTls>,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        self.accept_loop(listener, Some(tls), shutdown).await
+    }
+
+    async fn accept_loop(
+        &self,
+        listener: Listener,
+        tls: Option<Arc<ServerTls>>,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
         let connections = TaskTracker::new();
         let ended = loop {
             let accepted = tokio::select! {
@@ -91,8 +112,13 @@ impl<S: Service> Server<S> {
             match accepted {
                 Ok((stream, remote)) => {
                     let server = self.clone();
-                    let shutdown = shutdown.clone();
-                    connections.spawn(async move { server.serve_stream(stream, remote, shutdown).await });
+                    let (tls, shutdown) = (tls.clone(), shutdown.clone());
+                    connections.spawn(async move {
+                        match tls {
+                            None => server.serve_stream(stream, remote, shutdown).await,
+                            Some(tls) => server.shake_hands(stream, remote, &tls, shutdown).await,
+                        }
+                    });
                 }
                 Err(error) => break Err(error),
             }
@@ -103,6 +129,25 @@ impl<S: Service> Server<S> {
             connections.wait().await;
         }
         ended
+    }
+
+    async fn shake_hands(
+        &self,
+        stream: Stream,
+        remote: Remote,
+        tls: &ServerTls,
+        shutdown: CancellationToken,
+    ) {
+        let accepted = tokio::select! {
+            accepted = accept(stream, tls.config()) => accepted,
+            () = shutdown.cancelled() => return,
+        };
+        match accepted {
+            Ok(stream) => self.serve_stream(stream, remote, shutdown).await,
+            Err(failed) => {
+                crate::warn!(self.shared.logger, "HTTPS: handshake with {remote} failed - {}", failed.error);
+            }
+        }
     }
 
     /// Serves one connection that somebody else has accepted, such as one over TLS.

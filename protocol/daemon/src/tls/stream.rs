@@ -1,0 +1,161 @@
+//! Handshakes with a deadline, and what they agreed on.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+use tokio_rustls::TlsAcceptor;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// How long a handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A stream over TLS.
+pub type TlsStream<S> = tokio_rustls::server::TlsStream<Timed<S>>;
+
+/// A handshake that failed.
+#[derive(Debug)]
+pub struct HandshakeError<S> {
+    /// Why.
+    pub error: io::Error,
+    /// What it was tried on, for last words.
+    pub stream: S,
+}
+
+/// Shakes hands as a server.
+pub async fn accept<S>(stream: S, config: Arc<ServerConfig>) -> Result<TlsStream<S>, HandshakeError<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let deadline = Some(Box::pin(tokio::time::sleep(HANDSHAKE_TIMEOUT)));
+    let timed = Timed { stream, deadline, written_bytes: 0 };
+    match TlsAcceptor::from(config).accept(timed).into_fallible().await {
+        Ok(mut stream) => {
+            stream.get_mut().0.deadline = None;
+            Ok(stream)
+        }
+        Err((error, timed)) => Err(HandshakeError { error, stream: timed.stream }),
+    }
+}
+
+/// A stream that fails when a deadline has passed. The deadline is the stream's and not a timeout around the
+/// handshake, so that the stream is still there when it has passed.
+#[derive(Debug)]
+pub struct Timed<S> {
+    stream: S,
+    deadline: Option<Pin<Box<Sleep>>>,
+    written_bytes: u64,
+}
+
+impl<S> Timed<S> {
+    /// Bytes that the stream has taken, which the bytes given to TLS do not tell.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = written {
+            self.written_bytes = self.written_bytes.wrapping_add(count as u64);
+        }
+        written
+    }
+
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake takes too long"));
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// What a handshake agreed on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Session {
+    /// `TLS1.2` or `TLS1.3`.
+    pub version: &'static str,
+    /// The cipher suite's name at IANA.
+    pub cipher_suite: String,
+    /// Result of ALPN; empty if it was not used.
+    pub negotiated_protocol: String,
+    /// Common name of the client's certificate; empty without one.
+    pub common_name: String,
+}
+
+impl Session {
+    /// Of a connection whose handshake is done.
+    pub fn of(connection: &ServerConnection) -> Self {
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLS1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLS1.3",
+            _ => "",
+        };
+        let suite = connection.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
+        let certificate = connection.peer_certificates().and_then(<[_]>::first);
+        Session {
+            version,
+            // rustls spells those of TLS 1.3 a little differently.
+            cipher_suite: suite.unwrap_or_default().replace("TLS13_", "TLS_"),
+            negotiated_protocol: connection
+                .alpn_protocol()
+                .map(|protocol| String::from_utf8_lossy(protocol).into_owned())
+                .unwrap_or_default(),
+            common_name: certificate.and_then(|certificate| common_name(certificate)).unwrap_or_default(),
+        }
+    }
+}
+
+/// The subject's common name; the last, if there are several.
+fn common_name(certificate: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let names = certificate.subject().iter_common_name();
+    names.filter_map(|name| name.as_str().ok()).last().map(str::to_owned)
+}
