@@ -6,6 +6,7 @@ use clap_complete::Shell;
 use crate::command::bench::BenchFlags;
 use crate::command::change::DestroyFlags;
 use crate::command::create::CreateTopicFlags;
+use crate::command::data::DataCommand;
 use crate::command::dev::DevFlags;
 use crate::command::publish::PublishFlags;
 use crate::command::stat::StatFlags;
@@ -15,7 +16,7 @@ use crate::targets::TargetFlags;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part (stderr names the nodes that failed),
-4 topic, channel or node not found, 5 refused, 6 nothing reachable, 130 interrupted.";
+4 topic, channel, node or directory not found, 5 refused, 6 nothing reachable, 7 damaged data, 130 interrupted.";
 
 /// Publish, consume, administer and watch an NSQ cluster.
 #[derive(Debug, Parser)]
@@ -54,6 +55,9 @@ pub enum Command {
     Node(NodeCommand),
     /// Put load on an nsqd and measure it.
     Bench(BenchFlags),
+    /// Inspect, verify or export a data directory, without a daemon.
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Print a script that makes a shell complete commands and flags.
     Completion {
         /// Which shell: `source <(nsq completion bash)` tries it out.

@@ -24,6 +24,8 @@ pub enum ExitStatus {
     Refused = 5,
     /// Nothing could be reached.
     Unreachable = 6,
+    /// Something in a data directory is damaged.
+    Damaged = 7,
     /// SIGINT before all was done.
     Interrupted = 130,
 }

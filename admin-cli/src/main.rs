@@ -2,7 +2,7 @@
 //!
 //! In reading order: `cli` (what can be typed), `targets` and `names` (what it means), `command` (one file per verb),
 //! `cluster` (all daemons at once) and `sources` (where to publish and consume), `report` (what many nodes say, added
-//! up), `table` and `output` (the only file that prints), `exit_status` (how it ends).
+//! up), `table`, `body` and `output` (the only file that prints), `exit_status` (how it ends).
 
 mod cli;
 
@@ -20,6 +20,8 @@ mod report;
 
 mod table;
 
+mod body;
+
 mod output;
 
 mod exit_status;
@@ -30,7 +32,7 @@ use clap::Parser;
 
 use cli::{ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, bench, completion, create, delete, dev, empty, list, node, pause, publish, stat, subscribe,
+    Context, bench, completion, create, data, delete, dev, empty, list, node, pause, publish, stat, subscribe,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;
@@ -53,6 +55,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             let targets = Targets::resolve(cli.targets, |name| std::env::var(name).ok());
             bench::run(&Context { targets, output }, flags)
         }
+        Command::Data(command) => data::run(command, output).map(ExitCode::from),
         Command::Completion { shell } => completion::run(output, shell).map(ExitCode::from),
         Command::Version => {
             output.data(concat!("nsq ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| ExitCode::SUCCESS)
@@ -100,8 +103,10 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
             }
         },
         Command::Node(NodeCommand::List) => node::list(context).await,
-        Command::Dev(_) | Command::Bench(_) | Command::Completion { .. } | Command::Version => {
-            Err(Failure::failed("this command needs no cluster"))
-        }
+        Command::Dev(_)
+        | Command::Bench(_)
+        | Command::Data(_)
+        | Command::Completion { .. }
+        | Command::Version => Err(Failure::failed("this command needs no cluster")),
     }
 }

@@ -52,6 +52,9 @@ mod recovery;
 /// The first start in a data directory of NSQ.
 mod import;
 
+/// `nsq data`: a data directory without a daemon.
+mod data_cli;
+
 /// nsqd's HTTP interface.
 mod http_api;
 

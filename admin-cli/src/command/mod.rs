@@ -2,7 +2,7 @@
 //! [`Failure`].
 //!
 //! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`
-//! over what they have in common in `change`; `bench`; `completion`.
+//! over what they have in common in `change`; `bench`; `data`; `completion`.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -34,6 +34,8 @@ pub mod delete;
 pub mod change;
 
 pub mod bench;
+
+pub mod data;
 
 pub mod completion;
 

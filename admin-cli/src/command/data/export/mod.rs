@@ -1,0 +1,284 @@
+//! `nsq data export`: the messages of a data directory, for whoever wants to have them.
+//!
+//! - `selection`: pure; which messages a start would still deliver
+//! - `ours`: reads them from this nsqd's files; NSQ's are read by [`queues`](super::queues)
+//! - `sink`: where they go; `json_lines` and `nsq_format`: as what
+//! - `target`: a directory that is there when it is complete, and not before
+
+mod json_lines;
+mod nsq_format;
+mod ours;
+mod selection;
+mod sink;
+mod target;
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use nsq_protocol::{ChannelName, MessageId, TopicName};
+
+use self::json_lines::JsonLines;
+use self::nsq_format::NsqFormat;
+use self::sink::{Exported, QueueName, Sink};
+use self::target::Target;
+use super::directory::{Directory, DirectoryFlags};
+use super::progress::Progress;
+use super::queues::{NsqFiles, Piece};
+use crate::exit_status::{ExitStatus, Failure};
+use crate::output::Output;
+
+/// As what messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// One JSON object per line.
+    Jsonl,
+    /// A data directory that NSQ's nsqd starts from.
+    Nsq,
+}
+
+/// What `nsq data export` is told.
+#[derive(Debug, Args)]
+pub struct ExportFlags {
+    /// Which directory.
+    #[command(flatten)]
+    directory: DirectoryFlags,
+    /// A directory to make (with jsonl: one file per topic), or - for stdout (jsonl only).
+    #[arg(value_name = "TARGET")]
+    target: PathBuf,
+    /// jsonl: one line per channel and message, fields as `nsq sub --json` has them, `deferred_until` for deferred
+    /// messages, no `channel_name` for messages that no channel has yet. nsq: nsqd.dat and disk queues; deferred
+    /// messages are due at once there, as NSQ keeps no due times.
+    #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+    format: Format,
+    /// Only this topic (may be given several times).
+    #[arg(long = "topic", value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// Only channels of this name (may be given several times).
+    #[arg(long = "channel", value_name = "CHANNEL", conflicts_with = "all")]
+    channels: Vec<String>,
+    /// Every message that is still there, finished or not, once per topic and without channels.
+    #[arg(long)]
+    all: bool,
+    /// Say how far it is, also where stderr is no terminal.
+    #[arg(long)]
+    progress: bool,
+}
+
+/// What is wanted, for those who read.
+#[derive(Debug, Clone, Default)]
+struct Wanted {
+    topics: Vec<String>,
+    channels: Vec<String>,
+}
+
+impl Wanted {
+    fn topic(&self, name: &str) -> bool {
+        self.topics.is_empty() || self.topics.iter().any(|topic| topic == name)
+    }
+
+    /// With channels named, what no channel has yet is not wanted.
+    fn channel(&self, name: Option<&str>) -> bool {
+        self.channels.is_empty()
+            || name.is_some_and(|name| self.channels.iter().any(|channel| channel == name))
+    }
+}
+
+/// What has been written, and what could not be.
+struct Export<'a> {
+    sink: &'a mut dyn Sink,
+    /// What is written stays, also if not all of it can be written.
+    is_stream: bool,
+    progress: Progress,
+    message_count: u64,
+    body_bytes: u64,
+    largest_body: usize,
+    /// Messages that are there but cannot be read.
+    lost_count: u64,
+    /// Stretches of NSQ's files that cannot be read.
+    damage_count: u64,
+}
+
+impl Export<'_> {
+    fn write(&mut self, queue: &QueueName<'_>, message: &Exported<'_>) -> Result<(), Failure> {
+        self.sink.message(queue, message).map_err(|failure| self.unfinished(failure))?;
+        self.message_count += 1;
+        self.body_bytes += message.body.len() as u64;
+        self.largest_body = self.largest_body.max(message.body.len());
+        let (count, bytes) = (self.message_count, self.body_bytes);
+        self.progress.show(|| format!("{count} messages, {} MiB of bodies", bytes >> 20));
+        Ok(())
+    }
+
+    fn unfinished(&self, failure: Failure) -> Failure {
+        if failure.is_silent() {
+            return failure;
+        }
+        let (count, bytes) = (self.message_count, self.body_bytes);
+        let fate = if self.is_stream { "" } else { "; nothing of it is left there" };
+        let text = format!("{}, after {count} messages with {bytes} bytes of bodies{fate}", failure.message);
+        Failure { message: text, ..failure }
+    }
+}
+
+/// Exports.
+pub fn run(output: Output, flags: &ExportFlags) -> Result<ExitStatus, Failure> {
+    check_names(flags)?;
+    let to_stdout = flags.target.as_os_str() == "-";
+    if to_stdout && flags.format == Format::Nsq {
+        return Err(Failure::usage("--format=nsq makes a directory: name one instead of -"));
+    }
+    let directory = Directory::open(&flags.directory)?;
+    let wanted = Wanted { topics: flags.topics.clone(), channels: flags.channels.clone() };
+    if to_stdout {
+        let outcome = export(&directory, &wanted, flags, &mut JsonLines::to_stdout(), true)?;
+        directory.check_unchanged()?;
+        return Ok(conclude(output, flags, &outcome));
+    }
+    let target = Target::create(&flags.target)?;
+    let mut sink: Box<dyn Sink> = match flags.format {
+        Format::Jsonl => Box::new(JsonLines::to_directory(target.aside())),
+        Format::Nsq => Box::new(NsqFormat::new(target.aside())),
+    };
+    let outcome = export(&directory, &wanted, flags, &mut *sink, false)?;
+    directory.check_unchanged()?;
+    target.complete()?;
+    Ok(conclude(output, flags, &outcome))
+}
+
+fn check_names(flags: &ExportFlags) -> Result<(), Failure> {
+    for name in &flags.topics {
+        TopicName::new(name).map_err(|_| Failure::usage(format_args!("invalid topic name {name:?}")))?;
+    }
+    for name in &flags.channels {
+        ChannelName::new(name).map_err(|_| Failure::usage(format_args!("invalid channel name {name:?}")))?;
+    }
+    Ok(())
+}
+
+/// What there is to say at the end.
+struct Outcome {
+    message_count: u64,
+    body_bytes: u64,
+    largest_body: usize,
+    lost_count: u64,
+    damage_count: u64,
+    warnings: Vec<String>,
+}
+
+fn export(
+    directory: &Directory,
+    wanted: &Wanted,
+    flags: &ExportFlags,
+    sink: &mut dyn Sink,
+    is_stream: bool,
+) -> Result<Outcome, Failure> {
+    let mut export = Export {
+        sink,
+        is_stream,
+        progress: Progress::new(flags.progress),
+        message_count: 0,
+        body_bytes: 0,
+        largest_body: 0,
+        lost_count: 0,
+        damage_count: 0,
+    };
+    let (found, warnings) = if directory.takeover_is_due || !directory.is_ours {
+        nsqs(directory, wanted, flags.all, &mut export)?
+    } else if flags.all {
+        ours::export_all(directory, wanted, &mut export)?
+    } else {
+        ours::export_unfinished(directory, wanted, &mut export)?
+    };
+    for topic in &wanted.topics {
+        if !found.contains(topic) {
+            let text = format!("topic {topic}: not in {}", directory.path().display());
+            return Err(Failure::new(ExitStatus::NotFound, text));
+        }
+    }
+    export.sink.finish().map_err(|failure| export.unfinished(failure))?;
+    export.progress.end();
+    Ok(Outcome {
+        message_count: export.message_count,
+        body_bytes: export.body_bytes,
+        largest_body: export.largest_body,
+        lost_count: export.lost_count,
+        damage_count: export.damage_count,
+        warnings,
+    })
+}
+
+/// The topics that there are, and what an operator should know.
+type Sources = (Vec<String>, Vec<String>);
+
+fn nsqs(
+    directory: &Directory,
+    wanted: &Wanted,
+    all: bool,
+    export: &mut Export<'_>,
+) -> Result<Sources, Failure> {
+    let files = NsqFiles::find(directory)?;
+    let mut warnings = Vec::new();
+    if let Err(error) = &files.metadata {
+        warnings.push(format!("nsqd.dat: {error}; all queues are exported"));
+    }
+    let mut found: Vec<String> = Vec::new();
+    for queue in files.queues.iter().filter(|queue| wanted.topic(&queue.topic)) {
+        if files.metadata.is_ok() && !queue.is_listed {
+            warnings.push(format!("queue {} is not in nsqd.dat and is not exported", queue.label()));
+            continue;
+        }
+        if found.last() != Some(&queue.topic) {
+            found.push(queue.topic.clone());
+        }
+        if !wanted.channel(queue.channel.as_deref()) {
+            continue;
+        }
+        let name = QueueName { topic: &queue.topic, channel: queue.channel.as_deref() };
+        export.sink.queue(&name, queue.is_paused)?;
+        files.read(directory, queue, all, |piece| match piece {
+            Piece::Message(header, body) => {
+                let message = Exported {
+                    id: MessageId::from_u64(header.id),
+                    timestamp_ns: header.timestamp_ns,
+                    attempts: header.attempts,
+                    deferred_until_ns: None,
+                    body,
+                };
+                export.write(&name, &message)
+            }
+            Piece::Damage(..) => {
+                export.damage_count += 1;
+                Ok(())
+            }
+            Piece::Torn(..) => Ok(()),
+        })?;
+    }
+    Ok((found, warnings))
+}
+
+fn conclude(output: Output, flags: &ExportFlags, outcome: &Outcome) -> ExitStatus {
+    /// NSQ's own default for --max-msg-size.
+    const NSQ_MAX_MSG_SIZE: usize = 1 << 20;
+    for warning in &outcome.warnings {
+        output.warning(&format!("! {warning}"));
+    }
+    if flags.format == Format::Nsq && outcome.largest_body > NSQ_MAX_MSG_SIZE {
+        let bytes = outcome.largest_body;
+        output.warning(&format!(
+            "! the largest message has {bytes} bytes: start NSQ's nsqd with --max-msg-size={bytes}"
+        ));
+    }
+    let Outcome { message_count, body_bytes, lost_count, damage_count, .. } = *outcome;
+    output.warning(&format!("exported {message_count} messages, {body_bytes} bytes of bodies"));
+    if lost_count == 0 && damage_count == 0 {
+        return ExitStatus::Done;
+    }
+    if lost_count > 0 {
+        output.warning(&format!("! {lost_count} messages are damaged and were left out"));
+    }
+    if damage_count > 0 {
+        output.warning(&format!("! {damage_count} damaged places of queues were left out"));
+    }
+    output.warning("! `nsq data verify` says where");
+    ExitStatus::Damaged
+}

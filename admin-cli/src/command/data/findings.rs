@@ -1,0 +1,125 @@
+//! What may be wrong in a data directory. Pure.
+
+use serde::Serialize;
+
+use crate::table::{Cell, Table};
+
+/// A stretch of a file that is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The file, within the directory.
+    pub file: String,
+    /// Where it starts.
+    pub offset: u64,
+    /// How long it is.
+    pub bytes: u64,
+    /// What it is.
+    pub what: String,
+    /// Whose messages were there, if that can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic_name: Option<String>,
+    /// The first message that was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_sequence: Option<u64>,
+    /// And the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_sequence: Option<u64>,
+}
+
+impl Finding {
+    /// Without messages.
+    pub fn new(file: impl Into<String>, offset: u64, bytes: u64, what: impl Into<String>) -> Self {
+        Finding {
+            file: file.into(),
+            offset,
+            bytes,
+            what: what.into(),
+            topic_name: None,
+            first_sequence: None,
+            last_sequence: None,
+        }
+    }
+
+    /// It held messages `from..to` of a topic.
+    #[must_use]
+    pub fn of_messages(mut self, topic: Option<&str>, messages: Option<(u64, u64)>) -> Self {
+        self.topic_name = topic.map(str::to_owned);
+        if let Some((from, to)) = messages.filter(|(from, to)| from < to) {
+            self.first_sequence = Some(from);
+            self.last_sequence = Some(to - 1);
+        }
+        self
+    }
+}
+
+/// What was looked at.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// Files.
+    pub file_count: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Records of the journal, or of NSQ's queues.
+    pub record_count: u64,
+    /// Blocks of segments.
+    pub block_count: u64,
+    /// Messages in segments and in NSQ's queues.
+    pub message_count: u64,
+}
+
+/// All that verifying says.
+#[derive(Debug, Default, Serialize)]
+pub struct Findings {
+    /// The directory.
+    pub path: String,
+    /// What was looked at.
+    pub checked: Checked,
+    /// What was written once and cannot be read any more.
+    pub damage: Vec<Finding>,
+    /// Writes that a kill cut off: nobody was ever told that they were done, and a start cuts them.
+    pub torn: Vec<Finding>,
+    /// What is worth knowing and no damage.
+    pub notes: Vec<String>,
+}
+
+impl Findings {
+    /// For people.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(&["FILE", "OFFSET", "BYTES", "WHAT", "TOPIC", "MESSAGES"]);
+        let damage = self.damage.iter().map(|finding| (finding, "damaged"));
+        for (finding, kind) in damage.chain(self.torn.iter().map(|finding| (finding, "torn"))) {
+            let messages = match (finding.first_sequence, finding.last_sequence) {
+                (Some(first), Some(last)) => format!("{first}..{last}"),
+                _ => String::new(),
+            };
+            table.row(vec![
+                finding.file.as_str().into(),
+                Cell::Text(finding.offset.to_string()),
+                Cell::Text(finding.bytes.to_string()),
+                format!("{kind}: {}", finding.what).into(),
+                finding.topic_name.clone().unwrap_or_default().into(),
+                messages.into(),
+            ]);
+        }
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_names_the_messages_that_it_knows() {
+        let finding = Finding::new("a", 1, 2, "block").of_messages(Some("t"), Some((10, 13)));
+        assert_eq!((finding.first_sequence, finding.last_sequence), (Some(10), Some(12)));
+        let unknown = Finding::new("a", 1, 2, "block").of_messages(None, Some((10, 10)));
+        let json = serde_json::to_string(&unknown).unwrap();
+        assert_eq!(json, r#"{"file":"a","offset":1,"bytes":2,"what":"block"}"#);
+        let findings =
+            Findings { damage: vec![finding.clone()], torn: vec![finding.clone()], ..Findings::default() };
+        let text = findings.table().tab_separated();
+        assert!(text.contains("a\t1\t2\tdamaged: block\tt\t10..12\n"), "{text}");
+        assert!(text.contains("a\t1\t2\ttorn: block\tt\t10..12\n"), "{text}");
+    }
+}
