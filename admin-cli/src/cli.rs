@@ -12,6 +12,7 @@ use crate::command::publish::PublishFlags;
 use crate::command::stat::StatFlags;
 use crate::command::subscribe::SubscribeFlags;
 use crate::names::{ChannelArgument, TopicArgument};
+use crate::security::SecurityFlags;
 use crate::targets::TargetFlags;
 
 const EXIT_CODES: &str = "\
@@ -28,6 +29,9 @@ pub struct Cli {
     /// Where the cluster is.
     #[command(flatten)]
     pub targets: TargetFlags,
+    /// How to talk to it.
+    #[command(flatten)]
+    pub security: SecurityFlags,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

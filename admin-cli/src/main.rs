@@ -1,12 +1,14 @@
 //! `nsq`: publish, consume, administer and watch an NSQ cluster.
 //!
-//! In reading order: `cli` (what can be typed), `targets` and `names` (what it means), `command` (one file per verb),
+//! In reading order: `cli` (what can be typed), `targets`, `security` and `names` (what it means), `command` (one file per verb),
 //! `cluster` (all daemons at once) and `sources` (where to publish and consume), `report` (what many nodes say, added
 //! up), `table`, `body` and `output` (the only file that prints), `exit_status` (how it ends).
 
 mod cli;
 
 mod targets;
+
+mod security;
 
 mod names;
 
@@ -37,6 +39,7 @@ use command::{
 use exit_status::{ExitStatus, Failure};
 use names::Object;
 use output::Output;
+use security::Security;
 use targets::Targets;
 
 fn main() -> ExitCode {
@@ -52,7 +55,8 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Dev(flags) => dev::run(flags, output),
         Command::Bench(flags) => {
-            let targets = Targets::resolve(cli.targets, |name| std::env::var(name).ok());
+            let mut targets = Targets::resolve(cli.targets, |name| std::env::var(name).ok());
+            targets.security = Security::resolve(cli.security)?;
             bench::run(&Context { targets, output }, flags)
         }
         Command::Data(command) => data::run(command, output).map(ExitCode::from),
@@ -62,7 +66,9 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         }
         command => {
             let environment = |name: &str| std::env::var(name).ok();
-            let context = Context { targets: Targets::resolve(cli.targets, environment), output };
+            let mut targets = Targets::resolve(cli.targets, environment);
+            targets.security = Security::resolve(cli.security)?;
+            let context = Context { targets, output };
             let runtime = command::runtime()?;
             let status = runtime.block_on(on_cluster(command, &context));
             // Somebody may still be reading from a terminal, which cannot be interrupted.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::Args;
 use nsq_daemon::go_duration;
 
+use crate::security::Security;
+
 /// Ports that an address without one means.
 const LOOKUPD_HTTP_PORT: u16 = 4161;
 const NSQD_HTTP_PORT: u16 = 4151;
@@ -43,7 +45,7 @@ pub struct TargetFlags {
 }
 
 /// As meant: every address has a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Targets {
     /// HTTP addresses of nsqlookupds.
     pub lookupds: Vec<String>,
@@ -53,6 +55,8 @@ pub struct Targets {
     pub nsqd_tcps: Vec<String>,
     /// How long a daemon may take to answer.
     pub timeout: Duration,
+    /// How to talk to them.
+    pub security: Security,
 }
 
 impl Targets {
@@ -71,6 +75,7 @@ impl Targets {
             nsqds: with_ports(nsqds, NSQD_HTTP_PORT),
             nsqd_tcps: with_ports(nsqd_tcps, NSQD_TCP_PORT),
             timeout,
+            security: Security::default(),
         }
     }
 

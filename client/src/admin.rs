@@ -28,6 +28,7 @@ use thiserror::Error;
 
 use crate::error::ConfigError;
 use crate::http::{HttpClient, HttpError, base_url, url};
+use crate::tls::Tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,12 +85,12 @@ struct Daemon {
 
 impl Daemon {
     fn new(address: &str) -> Result<Self, ConfigError> {
-        let http = HttpClient::new(CONNECT_TIMEOUT, REQUEST_TIMEOUT, USER_AGENT);
+        let http = HttpClient::new(CONNECT_TIMEOUT, REQUEST_TIMEOUT, USER_AGENT, Tls::default());
         Ok(Daemon { http, base_url: base_url(address)? })
     }
 
     fn set_timeouts(&mut self, connect: Duration, request: Duration) {
-        self.http = HttpClient::new(connect, request, USER_AGENT);
+        self.http = self.http.with_timeouts(connect, request);
     }
 
     async fn call(
@@ -157,6 +158,13 @@ macro_rules! common_calls {
             self
         }
 
+        /// Sets what to trust and who to be when the address is `https://`, or when the daemon insists on it.
+        #[must_use]
+        pub fn tls(mut self, tls: Tls) -> Self {
+            self.daemon.http = self.daemon.http.with_tls(tls);
+            self
+        }
+
         /// `http://host:port`, and the path in front of the daemon's own if there is one.
         pub fn base_url(&self) -> &str {
             &self.daemon.base_url
@@ -216,7 +224,7 @@ pub struct NsqdClient {
 }
 
 impl NsqdClient {
-    /// For `host:port` or `http://host:port`.
+    /// For `host:port`, `http://host:port` or `https://host:port`.
     pub fn new(address: impl AsRef<str>) -> Result<Self, ConfigError> {
         Ok(NsqdClient { daemon: Daemon::new(address.as_ref())? })
     }
@@ -332,7 +340,7 @@ pub struct LookupdClient {
 }
 
 impl LookupdClient {
-    /// For `host:port` or `http://host:port`.
+    /// For `host:port`, `http://host:port` or `https://host:port`.
     pub fn new(address: impl AsRef<str>) -> Result<Self, ConfigError> {
         Ok(LookupdClient { daemon: Daemon::new(address.as_ref())? })
     }

@@ -41,6 +41,12 @@ pub enum ConfigError {
     /// Two settings do not go together.
     #[error("{0}")]
     Conflict(&'static str),
+    /// A certificate or key cannot be used.
+    #[error("TLS: {reason}")]
+    Tls {
+        /// Which, and why.
+        reason: String,
+    },
     /// An option that this version cannot honour.
     #[error("option {name}: not supported by this version of the library")]
     Unsupported {
@@ -80,6 +86,10 @@ pub enum ConnectStage {
     Dial,
     /// IDENTIFY and its reply.
     Identify,
+    /// The TLS handshake.
+    Tls,
+    /// The first bytes in compressed form.
+    Compress,
     /// SUB and its reply.
     Subscribe,
     /// All the way: it ended later.
@@ -92,6 +102,8 @@ impl fmt::Display for ConnectStage {
             ConnectStage::Resolve => "resolving the address",
             ConnectStage::Dial => "connecting",
             ConnectStage::Identify => "identifying",
+            ConnectStage::Tls => "TLS handshake",
+            ConnectStage::Compress => "switching to compression",
             ConnectStage::Subscribe => "subscribing",
             ConnectStage::Established => "connection lost",
         })
@@ -141,6 +153,12 @@ pub enum Disconnect {
     /// nsqd demands something this client does not do.
     #[error("nsqd requires {0}, which this version of the library does not support")]
     Unsupported(&'static str),
+    /// nsqd does not do what the configuration insists on.
+    #[error("nsqd does not offer {0}")]
+    Declined(&'static str),
+    /// TLS cannot be set up on our side.
+    #[error("{0}")]
+    Tls(ConfigError),
     /// We closed it.
     #[error("stopped")]
     Stopped,

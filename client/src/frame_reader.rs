@@ -31,6 +31,11 @@ impl FrameReader {
         }
     }
 
+    /// Gives the half back, for an upgrade, and what it has read behind the last frame.
+    pub(crate) fn into_parts(self) -> (ReadHalf, BytesMut) {
+        (self.half, self.buf)
+    }
+
     /// From now on frames may have this size.
     pub(crate) fn set_max_frame_bytes(&mut self, max_frame_bytes: usize) {
         self.decoder = FrameDecoder::new(max_frame_bytes);

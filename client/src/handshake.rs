@@ -2,19 +2,22 @@
 //! Pure: frames come in, bytes go out.
 //!
 //! ```text
-//! start ─▶ Identifying ──reply──▶ [upgrades, AUTH: not yet] ──▶ Subscribing ──OK──▶ ready
-//!                                                          └──── (a producer) ────▶ ready
+//! start ─▶ Identifying ──reply──▶ Upgrading ──OK of the last──▶ [AUTH: not yet] ──▶ Subscribing ──OK──▶ ready
+//!                                  │    ▲                                       └── (a producer) ───────▶ ready
+//!                                  └─OK─┘
 //! ```
 //!
-//! TLS, compression and AUTH belong between the IDENTIFY reply and SUB, each confirmed by a frame of its own.
+//! First TLS, then snappy or deflate; each is confirmed by an OK in the new form. AUTH belongs between the last of
+//! them and SUB.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use nsq_protocol::{
     ChannelName, Command, Frame, FrameType, IdentifyReply, IdentifyRequest, MAGIC_V2, TopicName,
 };
 
-use crate::config::Config;
+use crate::config::{Config, Upgrades};
 use crate::error::{ConnectStage, Disconnect};
 
 /// What a server without feature negotiation is taken to have.
@@ -43,6 +46,20 @@ pub struct ServerInfo {
     pub max_body_size: usize,
     /// Whether it told the two sizes.
     pub sizes_known: bool,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// Whether the connection is compressed with snappy.
+    pub snappy: bool,
+    /// Whether the connection is compressed with deflate.
+    pub deflate: bool,
+}
+
+/// A change of the byte stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upgrade {
+    Tls,
+    Snappy,
+    Deflate { level: u8 },
 }
 
 impl ServerInfo {
@@ -55,29 +72,47 @@ impl ServerInfo {
             max_msg_size: ASSUMED_MAX_MSG_SIZE,
             max_body_size: ASSUMED_MAX_BODY_SIZE,
             sizes_known: false,
+            tls: false,
+            snappy: false,
+            deflate: false,
         }
     }
 
-    fn from_reply(data: &[u8]) -> Result<Self, Disconnect> {
+    /// What it says, and the upgrades that follow. `asked` is what we want; the first may not be declined.
+    fn from_reply(data: &[u8], asked: &Upgrades) -> Result<(Self, VecDeque<Upgrade>), Disconnect> {
         // Servers without feature negotiation say `OK`.
         if data.first() != Some(&b'{') {
-            return Ok(ServerInfo::assumed());
+            return match asked.tls {
+                true => Err(Disconnect::Declined("TLS")),
+                false => Ok((ServerInfo::assumed(), VecDeque::new())),
+            };
         }
         let reply: IdentifyReply = serde_json::from_slice(data)
             .map_err(|e| Disconnect::Protocol(format!("the reply to IDENTIFY is not valid: {e}")))?;
         if reply.auth_required {
             return Err(Disconnect::Unsupported("AUTH"));
         }
-        if reply.tls_v1 || reply.snappy || reply.deflate {
+        if asked.tls && !reply.tls_v1 {
+            return Err(Disconnect::Declined("TLS"));
+        }
+        let unasked = [
+            (reply.tls_v1, asked.tls),
+            (reply.snappy, asked.snappy),
+            (reply.deflate, asked.deflate.is_some()),
+        ];
+        if unasked.into_iter().any(|(on, asked)| on && !asked) {
             // It would talk in another encoding from here on, though nobody asked.
             return Err(Disconnect::Protocol("nsqd turned on an encoding that was not asked for".into()));
         }
+        let deflate = Upgrade::Deflate { level: asked.deflate.unwrap_or_default() };
+        let upgrades =
+            [(reply.tls_v1, Upgrade::Tls), (reply.deflate, deflate), (reply.snappy, Upgrade::Snappy)];
         let assumed = ServerInfo::assumed();
         let count = |value: i64| u64::try_from(value).ok().filter(|count| *count > 0);
         let ms = |value: i64| count(value).map(Duration::from_millis);
         let size =
             |value: Option<i64>| value.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
-        Ok(ServerInfo {
+        let server = ServerInfo {
             version: reply.version,
             max_rdy_count: count(reply.max_rdy_count).unwrap_or(assumed.max_rdy_count),
             msg_timeout: ms(reply.msg_timeout).unwrap_or(assumed.msg_timeout),
@@ -85,7 +120,11 @@ impl ServerInfo {
             max_msg_size: size(reply.max_msg_size).unwrap_or(assumed.max_msg_size),
             max_body_size: size(reply.max_body_size).unwrap_or(assumed.max_body_size),
             sizes_known: size(reply.max_msg_size).is_some() && size(reply.max_body_size).is_some(),
-        })
+            tls: reply.tls_v1,
+            snappy: reply.snappy,
+            deflate: reply.deflate,
+        };
+        Ok((server, upgrades.into_iter().filter(|(on, _)| *on).map(|(_, upgrade)| upgrade).collect()))
     }
 }
 
@@ -100,18 +139,27 @@ pub(crate) enum Purpose {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     Waiting,
+    /// The byte stream is to be changed; the next frame comes in the new form.
+    Upgrade(Upgrade),
     Ready(ServerInfo),
 }
 
 #[derive(Debug)]
 enum State {
     Identifying,
+    /// The OK of `present` is awaited, before the others.
+    Upgrading {
+        server: ServerInfo,
+        present: Upgrade,
+        others: VecDeque<Upgrade>,
+    },
     Subscribing(ServerInfo),
     Done,
 }
 
 pub(crate) struct Handshake {
     purpose: Purpose,
+    asked: Upgrades,
     state: State,
 }
 
@@ -122,12 +170,14 @@ impl Handshake {
         // Only strings and numbers: this cannot fail, and an empty body would be refused by nsqd.
         let body = serde_json::to_vec(&identify_request(config)).unwrap_or_default();
         Command::Identify { body: &body }.encode(out);
-        Handshake { purpose, state: State::Identifying }
+        Handshake { purpose, asked: config.upgrades(), state: State::Identifying }
     }
 
     pub(crate) fn stage(&self) -> ConnectStage {
         match self.state {
             State::Identifying => ConnectStage::Identify,
+            State::Upgrading { present: Upgrade::Tls, .. } => ConnectStage::Tls,
+            State::Upgrading { .. } => ConnectStage::Compress,
             State::Subscribing(_) | State::Done => ConnectStage::Subscribe,
         }
     }
@@ -145,23 +195,44 @@ impl Handshake {
         }
         match std::mem::replace(&mut self.state, State::Done) {
             State::Identifying => {
-                let server = ServerInfo::from_reply(&frame.data)?;
-                match &self.purpose {
-                    Purpose::Publish => Ok(Progress::Ready(server)),
-                    Purpose::Subscribe { topic, channel } => {
-                        Command::Sub { topic: topic.clone(), channel: channel.clone() }.encode(out);
-                        self.state = State::Subscribing(server);
-                        Ok(Progress::Waiting)
-                    }
-                }
+                let (server, upgrades) = ServerInfo::from_reply(&frame.data, &self.asked)?;
+                Ok(self.upgrade(server, upgrades, out))
+            }
+            State::Upgrading { server, others, .. } if &frame.data[..] == nsq_protocol::frame::OK => {
+                Ok(self.upgrade(server, others, out))
             }
             State::Subscribing(server) if &frame.data[..] == nsq_protocol::frame::OK => {
                 Ok(Progress::Ready(server))
             }
-            State::Subscribing(_) | State::Done => Err(Disconnect::Protocol(format!(
-                "unexpected response {:?}",
-                String::from_utf8_lossy(&frame.data[..frame.data.len().min(100)])
-            ))),
+            State::Upgrading { .. } | State::Subscribing(_) | State::Done => {
+                Err(Disconnect::Protocol(format!(
+                    "unexpected response {:?}",
+                    String::from_utf8_lossy(&frame.data[..frame.data.len().min(100)])
+                )))
+            }
+        }
+    }
+}
+
+impl Handshake {
+    /// The next upgrade; after the last, what the connection is for.
+    fn upgrade(
+        &mut self,
+        server: ServerInfo,
+        mut upgrades: VecDeque<Upgrade>,
+        out: &mut Vec<u8>,
+    ) -> Progress {
+        if let Some(present) = upgrades.pop_front() {
+            self.state = State::Upgrading { server, present, others: upgrades };
+            return Progress::Upgrade(present);
+        }
+        match &self.purpose {
+            Purpose::Publish => Progress::Ready(server),
+            Purpose::Subscribe { topic, channel } => {
+                Command::Sub { topic: topic.clone(), channel: channel.clone() }.encode(out);
+                self.state = State::Subscribing(server);
+                Progress::Waiting
+            }
         }
     }
 }
@@ -183,9 +254,12 @@ fn identify_request(config: &Config) -> IdentifyRequest {
         output_buffer_timeout: config.output_buffer_timeout.to_wire(),
         sample_rate: (config.sample_rate > 0).then_some(config.sample_rate.into()),
         msg_timeout: (!config.msg_timeout.is_zero()).then(|| ms(config.msg_timeout)),
+        tls_v1: config.tls_v1.then_some(true),
+        snappy: config.snappy.then_some(true),
+        deflate: config.deflate.then_some(true),
+        deflate_level: config.deflate.then_some(config.deflate_level.into()),
         topology_region: text(&config.topology_region),
         topology_zone: text(&config.topology_zone),
-        ..IdentifyRequest::default()
     }
 }
 
@@ -282,6 +356,40 @@ mod tests {
         assert!(matches!(ready(br#"{"auth_required":true}"#), Err(Disconnect::Unsupported("AUTH"))));
         assert!(matches!(ready(br#"{"snappy":true}"#), Err(Disconnect::Protocol(_))));
         assert!(matches!(ready(b"{"), Err(Disconnect::Protocol(_))));
+    }
+
+    #[test]
+    fn upgrades_come_one_by_one_tls_first() {
+        let config = Config::new().tls_v1(true).deflate(true).deflate_level(3u8);
+        let mut out = Vec::new();
+        let mut handshake = Handshake::start(subscribe(), &config, &mut out);
+        out.clear();
+        let reply = response(br#"{"tls_v1":true,"deflate":true}"#);
+        assert_eq!(handshake.on_frame(&reply, &mut out).unwrap(), Progress::Upgrade(Upgrade::Tls));
+        assert_eq!(handshake.stage(), ConnectStage::Tls);
+        let deflate = Progress::Upgrade(Upgrade::Deflate { level: 3 });
+        assert_eq!(handshake.on_frame(&response(b"OK"), &mut out).unwrap(), deflate);
+        assert_eq!((handshake.stage(), out.len()), (ConnectStage::Compress, 0));
+        assert_eq!(handshake.on_frame(&response(b"OK"), &mut out).unwrap(), Progress::Waiting);
+        assert_eq!(out, b"SUB orders billing#ephemeral\n");
+        let Progress::Ready(server) = handshake.on_frame(&response(b"OK"), &mut out).unwrap() else {
+            panic!("not ready")
+        };
+        assert_eq!((server.tls, server.snappy, server.deflate), (true, false, true));
+    }
+
+    #[test]
+    fn tls_may_not_be_declined_and_compression_may() {
+        let ready = |config: Config, data: &[u8]| {
+            let mut handshake = Handshake::start(Purpose::Publish, &config, &mut Vec::new());
+            handshake.on_frame(&response(data), &mut Vec::new())
+        };
+        for reply in [&b"OK"[..], b"{}", br#"{"tls_v1":false}"#] {
+            let tls = ready(Config::new().tls_v1(true), reply);
+            assert!(matches!(tls, Err(Disconnect::Declined("TLS"))), "{tls:?}");
+            let snappy = ready(Config::new().snappy(true), reply);
+            assert!(matches!(snappy, Ok(Progress::Ready(server)) if !server.snappy));
+        }
     }
 
     #[test]

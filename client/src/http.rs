@@ -1,18 +1,25 @@
 //! The small HTTP client behind discovery and the admin calls.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, USER_AGENT};
+use http::uri::Scheme;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::ClientConfig;
+use serde::Deserialize;
 
 use crate::error::ConfigError;
+use crate::tls::Tls;
 
 /// The largest answer that is read: statistics of a large nsqd take some megabytes.
 const MAX_RESPONSE_BYTES: usize = 256 << 20;
@@ -42,24 +49,45 @@ impl fmt::Display for HttpError {
 /// Sends requests; keeps connections alive between them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpClient {
-    client: Client<HttpConnector, Full<Bytes>>,
+    connect_timeout: Duration,
     timeout: Duration,
     user_agent: String,
+    plain: Client<HttpConnector, Full<Bytes>>,
+    tls: Tls,
+    /// For https, once it was needed.
+    secure: Arc<Mutex<Option<Secure>>>,
 }
 
+/// A client for https.
+#[derive(Debug)]
+struct Secure {
+    /// The certificates that it uses.
+    config: Arc<ClientConfig>,
+    client: SecureClient,
+}
+
+type SecureClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 impl HttpClient {
-    pub(crate) fn new(connect_timeout: Duration, timeout: Duration, user_agent: &str) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(connect_timeout));
-        connector.set_nodelay(true);
-        let client =
-            Client::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(30)).build(connector);
+    pub(crate) fn new(connect_timeout: Duration, timeout: Duration, user_agent: &str, tls: Tls) -> Self {
         // A user agent that cannot stand in a header is not worth failing for.
         let user_agent = user_agent.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
-        HttpClient { client, timeout, user_agent }
+        let plain = builder().build(connector(connect_timeout));
+        HttpClient { connect_timeout, timeout, user_agent, plain, tls, secure: Arc::default() }
     }
 
-    /// One request, redirects not followed. `timeout` covers all of it.
+    /// The same with other timeouts.
+    pub(crate) fn with_timeouts(&self, connect_timeout: Duration, timeout: Duration) -> Self {
+        Self::new(connect_timeout, timeout, &self.user_agent, self.tls.clone())
+    }
+
+    /// The same with other certificates.
+    pub(crate) fn with_tls(&self, tls: Tls) -> Self {
+        Self::new(self.connect_timeout, self.timeout, &self.user_agent, tls)
+    }
+
+    /// One request, redirects not followed. `timeout` covers all of it. A daemon that says that it wants https, and
+    /// where, is asked again there.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -67,21 +95,10 @@ impl HttpClient {
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), HttpError> {
         let exchange = async {
-            let request = Request::builder()
-                .method(method)
-                .uri(url)
-                .header(ACCEPT, "application/vnd.nsq; version=1.0")
-                .header(USER_AGENT, &self.user_agent)
-                .body(Full::new(body))
-                .map_err(|e| HttpError::Connect(e.to_string()))?;
-            let response =
-                self.client.request(request).await.map_err(|e| HttpError::Connect(root_cause(&e)))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
-            match body.collect().await {
-                Ok(body) => Ok((status, body.to_bytes())),
-                Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooBig),
-                Err(error) => Err(HttpError::Connect(root_cause(&*error))),
+            let (status, answer) = self.send_once(method.clone(), url, body.clone()).await?;
+            match https_instead(url, status, &answer) {
+                Some(url) => self.send_once(method, &url, body).await,
+                None => Ok((status, answer)),
             }
         };
         match tokio::time::timeout(self.timeout, exchange).await {
@@ -89,6 +106,81 @@ impl HttpClient {
             Err(_) => Err(HttpError::Timeout(self.timeout)),
         }
     }
+
+    async fn send_once(
+        &self,
+        method: Method,
+        url: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), HttpError> {
+        let request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header(ACCEPT, "application/vnd.nsq; version=1.0")
+            .header(USER_AGENT, &self.user_agent)
+            .body(Full::new(body))
+            .map_err(|e| HttpError::Connect(e.to_string()))?;
+        let answering = match request.uri().scheme() == Some(&Scheme::HTTPS) {
+            true => self.secure().map_err(|e| HttpError::Connect(e.to_string()))?.request(request),
+            false => self.plain.request(request),
+        };
+        let response = answering.await.map_err(|e| HttpError::Connect(root_cause(&e)))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
+        match body.collect().await {
+            Ok(body) => Ok((status, body.to_bytes())),
+            Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooBig),
+            Err(error) => Err(HttpError::Connect(root_cause(&*error))),
+        }
+    }
+
+    /// The client for https, with the certificates as they are now.
+    fn secure(&self) -> Result<SecureClient, ConfigError> {
+        let config = self.tls.client_config()?;
+        let mut secure = self.secure.lock();
+        if let Some(current) = &*secure
+            && Arc::ptr_eq(&current.config, &config)
+        {
+            return Ok(current.client.clone());
+        }
+        let https = HttpsConnectorBuilder::new().with_tls_config((*config).clone()).https_only();
+        let https = match self.tls.fixed_server_name() {
+            Some(name) => https.with_server_name_resolver(FixedServerNameResolver::new(name)),
+            None => https,
+        };
+        let mut connector = connector(self.connect_timeout);
+        connector.enforce_http(false);
+        let client = builder().build(https.enable_http1().wrap_connector(connector));
+        *secure = Some(Secure { config, client: client.clone() });
+        Ok(client)
+    }
+}
+
+fn connector(connect_timeout: Duration) -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(connect_timeout));
+    connector.set_nodelay(true);
+    connector
+}
+
+fn builder() -> hyper_util::client::legacy::Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_idle_timeout(Duration::from_secs(30));
+    builder
+}
+
+/// Where to ask again, if the answer is nsqd's `TLS_REQUIRED`.
+fn https_instead(url: &str, status: StatusCode, answer: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct TlsRequired {
+        https_port: u16,
+    }
+    let rest = url.strip_prefix("http://").filter(|_| status == StatusCode::FORBIDDEN)?;
+    let required: TlsRequired =
+        serde_json::from_slice(answer).ok().filter(|r: &TlsRequired| r.https_port != 0)?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (host, _) = authority.rsplit_once(':')?;
+    Some(format!("https://{host}:{}{path}", required.https_port))
 }
 
 /// hyper's own words say little ("client error (Connect)"); what the system said is at the end of the chain.
@@ -100,27 +192,27 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     deepest.to_string()
 }
 
-/// The base URL of a daemon's HTTP interface, from what users write: `host:port`, `http://host:port`, or
-/// either with a path in front of the daemon's own.
+/// The base URL of a daemon's HTTP interface, from what users write: `host:port`, `http://host:port`,
+/// `https://host:port`, or any of them with a path in front of the daemon's own.
 pub(crate) fn base_url(address: &str) -> Result<String, ConfigError> {
     let invalid = |expected| ConfigError::InvalidAddress { address: address.to_owned(), expected };
-    let rest = match address.split_once("://") {
-        Some(("http", rest)) => rest,
-        Some(("https", _)) => return Err(invalid("https is not supported by this version of the library")),
-        Some(_) => return Err(invalid("write host:port or http://host:port")),
-        None => address,
+    const EXPECTED: &str = "write host:port, http://host:port or https://host:port";
+    let (scheme, rest) = match address.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
+        Some(_) => return Err(invalid(EXPECTED)),
+        None => ("http", address),
     };
     let rest = rest.trim_end_matches('/');
     // The whole lookup URL is what some tools ask for.
     let rest = rest.strip_suffix("/lookup").unwrap_or(rest);
     let (authority, _path) = rest.split_once('/').unwrap_or((rest, ""));
     if authority.is_empty() || rest.contains(['?', '#', ' ']) || !has_port(authority) {
-        return Err(invalid("write host:port or http://host:port"));
+        return Err(invalid(EXPECTED));
     }
-    let url = format!("http://{rest}");
+    let url = format!("{scheme}://{rest}");
     match url.parse::<http::Uri>() {
         Ok(_) => Ok(url),
-        Err(_) => Err(invalid("write host:port or http://host:port")),
+        Err(_) => Err(invalid(EXPECTED)),
     }
 }
 
@@ -153,12 +245,26 @@ mod tests {
             ("lookup-1:4161/nsq/", "http://lookup-1:4161/nsq"),
             ("http://lookup-1:4161/lookup", "http://lookup-1:4161"),
             ("[::1]:4161", "http://[::1]:4161"),
+            ("https://nsqd-1:4152/nsq/", "https://nsqd-1:4152/nsq"),
         ] {
             assert_eq!(base_url(address).unwrap(), url);
         }
-        for address in ["", "lookup-1", "ftp://x:1", "https://x:4161", "x:y", "a b:1", "x:1?y", ":4161"] {
+        for address in ["", "lookup-1", "ftp://x:1", "https://x", "x:y", "a b:1", "x:1?y", ":4161"] {
             assert!(base_url(address).is_err(), "{address}");
         }
+    }
+
+    #[test]
+    fn where_tls_is_required_says_where() {
+        let answer = br#"{"message": "TLS_REQUIRED", "https_port": 4152}"#;
+        let again = |url, status, answer: &[u8]| https_instead(url, status, answer);
+        let forbidden = StatusCode::FORBIDDEN;
+        let url = "http://[::1]:4151/stats?format=json";
+        assert_eq!(again(url, forbidden, answer).unwrap(), "https://[::1]:4152/stats?format=json");
+        assert_eq!(again(url, StatusCode::OK, answer), None);
+        assert_eq!(again(url, forbidden, br#"{"message": "TLS_REQUIRED", "https_port": 0}"#), None);
+        assert_eq!(again(url, forbidden, br#"{"message":"E_UNAUTHORIZED"}"#), None);
+        assert_eq!(again("https://h:1/x", forbidden, answer), None);
     }
 
     #[test]

@@ -54,11 +54,11 @@
 //! - Futures may be dropped at any time; what that means for the message is documented at each.
 //! - Nothing waits without a bound, and no task outlives its handle after a shutdown.
 //!
-//! TLS, compression and AUTH are not there yet: asking for them is an error, not ignored.
+//! AUTH is not there yet: asking for it is an error, not ignored.
 //!
 //! # The code, in reading order
 //!
-//! [`config`](Config); `transport`, `handshake`, `connect`, `frame_reader` (a connection comes to be);
+//! [`config`](Config); `transport`, `tls`, `compression`, `handshake`, `connect`, `frame_reader` (a connection comes to be);
 //! [`producer`]; [`consumer`]; and its pure parts: `rdy` (who gets how much), `backoff` (when handling
 //! fails), `membership` and `lookup` (whom to connect to); [`admin`] over `http`.
 
@@ -68,8 +68,10 @@ mod error;
 mod time;
 
 mod connect;
+mod compression;
 mod frame_reader;
 mod handshake;
+mod tls;
 mod transport;
 
 pub mod consumer;
@@ -84,7 +86,7 @@ pub mod admin;
 mod http;
 
 pub use addresses::Addresses;
-pub use config::{BackoffStrategy, Config, Interval, OptionValue, TlsVersion};
+pub use config::{BackoffStrategy, Config, Interval, OptionValue, TlsVersion, Upgrades};
 pub use consumer::{
     Consumer, ConsumerBuilder, ConsumerState, ConsumerStats, Delivery, Drain, DrainReport, Event, Handler,
     IntoOutcome, Message, MessageStream, Outcome, Requeue, Unfinished,
@@ -96,6 +98,7 @@ pub use error::{
 pub use handshake::ServerInfo;
 pub use nsq_protocol::MessageId;
 pub use producer::{Guarantee, Producer, ProducerBuilder, PublishFuture, Receipt, Strategy};
+pub use tls::Tls;
 
 /// The example in the project's README, so that it keeps compiling.
 #[cfg(doctest)]

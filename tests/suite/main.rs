@@ -64,11 +64,17 @@ mod lookup;
 /// The client library of this project.
 mod client_crate;
 
+/// The client library over TLS, snappy and deflate; certificates that rotate under load.
+mod client_upgrades;
+
 /// The examples of the client library, as they are.
 mod examples;
 
 /// The `nsq` command.
 mod cli;
+
+/// The `nsq` command over TLS and compressed.
+mod cli_security;
 
 /// `nsq bench`, one small run of each mode.
 mod bench;

@@ -60,12 +60,12 @@ impl Cluster {
     /// Finds it. Fails only if nothing at all answers.
     pub async fn find(targets: &Targets) -> Result<Self, Failure> {
         if targets.are_default() {
-            return Self::find_here(targets.timeout).await;
+            return Self::find_here(targets).await;
         }
         if targets.lookupds.is_empty() && targets.nsqds.is_empty() {
             return Err(Failure::usage("this needs HTTP, and only a TCP address was given").hint(HOW_TO_SAY));
         }
-        let cluster = Self::ask(&targets.lookupds, &targets.nsqds, targets.timeout).await?;
+        let cluster = Self::ask(&targets.lookupds, &targets.nsqds, targets).await?;
         if cluster.lookupds.is_empty() && cluster.nodes.is_empty() {
             let reasons: Vec<String> = cluster.errors.iter().map(ToString::to_string).collect();
             return Err(Failure::new(ExitStatus::Unreachable, reasons.join("; ")).hint(HOW_TO_SAY));
@@ -74,9 +74,9 @@ impl Cluster {
     }
 
     /// The default ports of this machine.
-    async fn find_here(timeout: Duration) -> Result<Self, Failure> {
+    async fn find_here(targets: &Targets) -> Result<Self, Failure> {
         for (lookupds, nsqds) in [(vec![DEFAULT_LOOKUPD], vec![]), (vec![], vec![DEFAULT_NSQD])] {
-            let cluster = Self::ask(&lookupds, &nsqds, timeout).await?;
+            let cluster = Self::ask(&lookupds, &nsqds, targets).await?;
             if cluster.errors.is_empty() {
                 return Ok(cluster);
             }
@@ -85,15 +85,16 @@ impl Cluster {
         Err(Failure::new(ExitStatus::Unreachable, message).hint(HOW_TO_SAY))
     }
 
-    async fn ask<S: AsRef<str>>(lookupds: &[S], nsqds: &[S], timeout: Duration) -> Result<Self, Failure> {
+    async fn ask<S: AsRef<str>>(lookupds: &[S], nsqds: &[S], targets: &Targets) -> Result<Self, Failure> {
         let mut cluster = Cluster::default();
+        let (timeout, tls) = (targets.timeout, &targets.security.tls);
         let connect = CONNECT_TIMEOUT.min(timeout);
         let mut known: BTreeMap<String, Node> = BTreeMap::new();
 
         let clients = lookupds
             .iter()
             .map(|address| {
-                let client = LookupdClient::new(address)?.timeouts(connect, timeout);
+                let client = LookupdClient::new(address)?.timeouts(connect, timeout).tls(tls.clone());
                 Ok(Lookupd { name: address.as_ref().to_owned(), client })
             })
             .collect::<Result<Vec<_>, Failure>>()?;
@@ -107,7 +108,7 @@ impl Cluster {
                             node.lookupds.push(lookupd.name.clone());
                         } else if let Ok(client) = NsqdClient::new(&key) {
                             let tcp_address = host_port(&info.broadcast_address, info.tcp_port);
-                            let client = client.timeouts(connect, timeout);
+                            let client = client.timeouts(connect, timeout).tls(tls.clone());
                             let lookupds = vec![lookupd.name.clone()];
                             known
                                 .insert(key.clone(), Node { name: key, tcp_address, info, lookupds, client });
@@ -124,7 +125,7 @@ impl Cluster {
         let clients = nsqds
             .iter()
             .map(|address| {
-                let client = NsqdClient::new(address)?.timeouts(connect, timeout);
+                let client = NsqdClient::new(address)?.timeouts(connect, timeout).tls(tls.clone());
                 Ok((address.as_ref().to_owned(), client))
             })
             .collect::<Result<Vec<_>, Failure>>()?;

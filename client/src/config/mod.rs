@@ -130,23 +130,26 @@ options! {
     heartbeat_interval: Interval = Interval::Every(30 * SECOND), Range::Durations(SECOND, 5 * MINUTE);
     /// Percent of the channel's messages that are delivered, the rest being dropped; 0 is all.
     sample_rate: u8 = 0, Range::Ints(0, 99);
-    /// Ask for TLS. Not available in this version.
+    /// Ask nsqds for TLS. One that does not offer it is not used.
     tls_v1: bool = false, Range::Any;
-    /// The certificate authorities to trust.
+    /// The certificate authorities to trust, as a PEM file; those of the system unless set. Like all `tls_` options
+    /// for nsqds with `tls_v1`, and for lookupds whose address begins with `https://`.
     tls_root_ca_file: Option<PathBuf> = None, Range::Any;
-    /// The client's certificate.
+    /// The client's certificate, as a PEM file.
     tls_cert: Option<PathBuf> = None, Range::Any;
-    /// The client's private key.
+    /// Its private key, as a PEM file.
     tls_key: Option<PathBuf> = None, Range::Any;
+    /// The name that servers' certificates must have; unless set, the host of the address.
+    tls_server_name: Option<String> = None, Range::Any;
     /// Trust any certificate.
     tls_insecure_skip_verify: bool = false, Range::Any;
-    /// The lowest TLS version to accept.
+    /// The lowest TLS version to accept. Below 1.2 there is none in this library.
     tls_min_version: TlsVersion = TlsVersion::Tls12, Range::Any;
-    /// Ask for deflate compression. Not available in this version.
+    /// Ask nsqds for deflate compression. One that does not offer it is used without.
     deflate: bool = false, Range::Any;
     /// How hard deflate tries.
     deflate_level: u8 = 6, Range::Ints(1, 9);
-    /// Ask for snappy compression. Not available in this version.
+    /// Ask nsqds for snappy compression. One that does not offer it is used without.
     snappy: bool = false, Range::Any;
     /// nsqd's output buffer for this connection, in bytes; -1 is unbuffered.
     output_buffer_size: i64 = 16384, Range::Ints(-1, i64::MAX);
@@ -176,6 +179,17 @@ options! {
     max_pending: u32 = 10_000, Range::Ints(1, 16_777_216);
     /// How many bytes of unanswered publishes one producer may hold.
     max_pending_bytes: u32 = 64 << 20, Range::Ints(1 << 16, 1 << 30);
+}
+
+/// Changes of the byte stream to an nsqd, as a [`Config`] asks for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upgrades {
+    /// TLS.
+    pub tls: bool,
+    /// Snappy.
+    pub snappy: bool,
+    /// Deflate, at this level.
+    pub deflate: Option<u8>,
 }
 
 impl Config {
@@ -210,12 +224,7 @@ impl Config {
         if self.deflate && self.snappy {
             return Err(ConfigError::Conflict("deflate and snappy cannot both be on"));
         }
-        let missing = [
-            (self.tls_v1, "tls_v1"),
-            (self.deflate, "deflate"),
-            (self.snappy, "snappy"),
-            (self.auth_secret.is_some(), "auth_secret"),
-        ];
+        let missing = [(self.auth_secret.is_some(), "auth_secret")];
         match missing.into_iter().find(|(asked, _)| *asked) {
             Some((_, name)) => Err(ConfigError::Unsupported { name }),
             None => Ok(()),
@@ -229,6 +238,15 @@ impl Config {
             return Err(ConfigError::Conflict("a consumer needs heartbeats: nsqd refuses SUB without them"));
         }
         Ok(())
+    }
+
+    /// What is asked of nsqd about the byte stream.
+    pub fn upgrades(&self) -> Upgrades {
+        Upgrades {
+            tls: self.tls_v1,
+            snappy: self.snappy,
+            deflate: self.deflate.then_some(self.deflate_level),
+        }
     }
 
     /// Twice the concurrency unless set: enough that a handler never waits for the network.
@@ -382,8 +400,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_said_when_building() {
-        let config = Config::new().tls_v1(true);
-        assert!(matches!(config.validate(), Err(ConfigError::Unsupported { name: "tls_v1" })));
+        let both = Config::new().snappy(true).deflate(true);
+        assert!(matches!(both.validate(), Err(ConfigError::Conflict(_))));
         let no_heartbeat = Config::new().heartbeat_interval(Interval::Off);
         no_heartbeat.validate().unwrap();
         assert!(no_heartbeat.validate_consumer().is_err());

@@ -11,9 +11,11 @@ use super::shared::Shared;
 use super::stream::MessageStream;
 use crate::addresses::Addresses;
 use crate::config::{Config, OptionValue};
+use crate::connect::Connector;
 use crate::error::{ConfigError, StartError};
-use crate::http::base_url;
+use crate::http::{HttpClient, base_url};
 use crate::lookup::Lookupd;
+use crate::tls::Tls;
 use crate::transport::check_address;
 
 /// Settings of a consumer that does not run yet.
@@ -102,10 +104,15 @@ impl ConsumerBuilder {
         let lookupds = lookupds
             .into_iter()
             .map(|address| Ok(Lookupd { base_url: base_url(&address)?, address: address.into() }))
-            .collect::<Result<_, ConfigError>>()?;
+            .collect::<Result<Vec<_>, ConfigError>>()?;
+        let is_https = lookupds.iter().any(|lookupd: &Lookupd| lookupd.base_url.starts_with("https://"));
+        let tls = if is_https { Tls::new(&config)? } else { Tls::default() };
+        let http = HttpClient::new(config.dial_timeout, config.lookupd_poll_timeout, &config.user_agent, tls);
+        let config = Arc::new(config);
+        let connector = Connector::new(Arc::clone(&config))?;
         let shared = Arc::new(Shared::new(&config));
         let assignment = Assignment { topic, channel, nsqds, lookupds };
-        let engine = Engine::new(Arc::clone(&shared), Arc::new(config), assignment);
+        let engine = Engine::new(Arc::clone(&shared), config, connector, http, assignment);
         Ok((engine, Consumer::new(shared)))
     }
 }

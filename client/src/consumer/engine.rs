@@ -16,7 +16,7 @@ use super::link::{Link, Timeouts};
 use super::shared::{ConsumerState, Event, Shared};
 use crate::backoff::BackoffState;
 use crate::config::Config;
-use crate::connect::connect;
+use crate::connect::Connector;
 use crate::error::{ConnectError, ConnectStage, Disconnect, StartError};
 use crate::handshake::Purpose;
 use crate::http::HttpClient;
@@ -43,6 +43,7 @@ pub(super) struct Assignment {
 pub(super) struct Engine {
     shared: Arc<Shared>,
     config: Arc<Config>,
+    connector: Arc<Connector>,
     assignment: Arc<Assignment>,
     membership: Membership,
     distributor: Distributor,
@@ -68,7 +69,13 @@ pub(super) struct Engine {
 const MIN_LOOKUP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Engine {
-    pub(super) fn new(shared: Arc<Shared>, config: Arc<Config>, assignment: Assignment) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        config: Arc<Config>,
+        connector: Connector,
+        http: HttpClient,
+        assignment: Assignment,
+    ) -> Self {
         let now = time::now();
         let mut membership = Membership::new(MembershipOptions {
             reconnect_initial: config.reconnect_initial,
@@ -86,11 +93,12 @@ impl Engine {
         let (reports_tx, reports) = mpsc::unbounded_channel();
         Engine {
             distributor: Distributor::new(rdy_options, config.effective_max_in_flight()),
-            http: HttpClient::new(config.dial_timeout, config.lookupd_poll_timeout, &config.user_agent),
+            http,
             next_lookup_at: (!assignment.lookupds.is_empty()).then_some(now),
             assignment: Arc::new(assignment),
             shared,
             config,
+            connector: Arc::new(connector),
             membership,
             links: BTreeMap::new(),
             lingering: Vec::new(),
@@ -229,7 +237,8 @@ impl Engine {
             self.tasks.spawn(run_connection(
                 guard,
                 purpose,
-                Arc::clone(&self.config),
+                Arc::clone(&self.connector),
+                Timeouts { silence: self.config.silence_limit(), write: self.config.write_timeout },
                 Arc::clone(&self.shared),
             ));
         }
@@ -351,9 +360,15 @@ impl Drop for DownGuard {
     }
 }
 
-async fn run_connection(mut guard: DownGuard, purpose: Purpose, config: Arc<Config>, shared: Arc<Shared>) {
+async fn run_connection(
+    mut guard: DownGuard,
+    purpose: Purpose,
+    connector: Arc<Connector>,
+    timeouts: Timeouts,
+    shared: Arc<Shared>,
+) {
     let connecting = tokio::select! {
-        connected = connect(&guard.node, purpose, &config) => connected,
+        connected = connector.connect(&guard.node, purpose) => connected,
         () = shared.stopping.cancelled() => return,
     };
     match connecting {
@@ -361,7 +376,6 @@ async fn run_connection(mut guard: DownGuard, purpose: Purpose, config: Arc<Conf
         Ok(established) => {
             let link = Arc::new(Link::new(guard.id, &established, shared));
             let _ = guard.reports.send(Report::Up(Arc::clone(&link)));
-            let timeouts = Timeouts { silence: config.silence_limit(), write: config.write_timeout };
             let cause = link.run(established, timeouts).await;
             let node = Arc::clone(&guard.node);
             guard.error = Some(ConnectError { node, stage: ConnectStage::Established, cause });

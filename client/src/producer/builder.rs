@@ -11,6 +11,7 @@ use super::node::Node;
 use super::{Inner, Producer};
 use crate::addresses::Addresses;
 use crate::config::{Config, OptionValue};
+use crate::connect::Connector;
 use crate::error::ConfigError;
 use crate::transport::check_address;
 
@@ -89,6 +90,7 @@ impl ProducerBuilder {
         }
         self.config.validate()?;
         let config = Arc::new(self.config);
+        let connector = Arc::new(Connector::new(Arc::clone(&config))?);
         let stop = CancellationToken::new();
         let has_alternatives = self.nsqds.len() > 1;
         let nodes = self
@@ -96,7 +98,8 @@ impl ProducerBuilder {
             .iter()
             .map(|address| {
                 let address = check_address(address)?;
-                Ok(Arc::new(Node::new(address, has_alternatives, Arc::clone(&config), stop.clone())))
+                let (config, connector) = (Arc::clone(&config), Arc::clone(&connector));
+                Ok(Arc::new(Node::new(address, has_alternatives, config, connector, stop.clone())))
             })
             .collect::<Result<Vec<_>, ConfigError>>()?;
         for node in &nodes {

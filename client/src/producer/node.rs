@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::publication::{Publication, SizeLimits};
 use super::slot::{Failure, Slot, SlotResult};
 use crate::config::Config;
-use crate::connect::{Established, connect};
+use crate::connect::{Connector, Established};
 use crate::error::{ConnectError, ConnectStage, Disconnect, split_error};
 use crate::frame_reader::FrameReader;
 use crate::handshake::{Purpose, ServerInfo};
@@ -55,6 +55,7 @@ pub(super) struct Node {
     /// Publishes that cannot be sent here are handed back, since there are other nodes.
     has_alternatives: bool,
     config: Arc<Config>,
+    connector: Arc<Connector>,
     stop: CancellationToken,
 }
 
@@ -77,6 +78,7 @@ impl Node {
         address: Arc<str>,
         has_alternatives: bool,
         config: Arc<Config>,
+        connector: Arc<Connector>,
         stop: CancellationToken,
     ) -> Self {
         Node {
@@ -87,6 +89,7 @@ impl Node {
             wanted: AtomicBool::new(false),
             has_alternatives,
             config,
+            connector,
             stop,
         }
     }
@@ -166,7 +169,7 @@ impl Node {
             if !self.has_failed() {
                 self.status.send_replace(Status::Connecting);
             }
-            match connect(&self.address, Purpose::Publish, &self.config).await {
+            match self.connector.connect(&self.address, Purpose::Publish).await {
                 Err(error) => {
                     failures += 1;
                     let cause = error.cause.clone();

@@ -184,6 +184,6 @@ async fn settings_are_checked_when_built() {
     assert!(matches!(Producer::new("nowhere"), Err(ConfigError::InvalidAddress { .. })));
     let builder = Producer::builder().nsqd("localhost:4150");
     assert!(matches!(builder.clone().set("nope", 1), Err(ConfigError::UnknownOption { .. })));
-    let tls = builder.set("tls_v1", true).unwrap().build();
-    assert!(matches!(tls, Err(ConfigError::Unsupported { name: "tls_v1" })));
+    let tls = builder.set("tls_v1", true).unwrap().set("tls_root_ca_file", "/nonexistent").unwrap().build();
+    assert!(matches!(tls, Err(ConfigError::Tls { reason }) if reason.starts_with("/nonexistent: ")));
 }

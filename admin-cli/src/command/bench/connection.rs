@@ -1,14 +1,17 @@
 //! A blocking socket and its read buffer; the start of a session with nsqd.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use nsq_protocol::compression::{Compressor, Decompressor};
 use nsq_protocol::{ChannelName, Command, MAGIC_V2, TopicName};
 use serde_json::{Value, json};
 
 use super::frames::{self, First, MAX_FRAME_BYTES};
+use super::link::{self, ReadLink, WriteLink};
 use crate::exit_status::{ExitStatus, Failure};
+use crate::security::Security;
 
 /// How long connecting may take, and how long nsqd may take over anything that it owes an answer for.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,7 +27,9 @@ const _: () = assert!(BUFFER_BYTES < MAX_FRAME_BYTES);
 /// A connection to nsqd.
 pub struct Connection {
     address: SocketAddr,
-    stream: TcpStream,
+    read: ReadLink,
+    /// None once it has been split off.
+    write: Option<WriteLink>,
     input: Input,
 }
 
@@ -49,35 +54,36 @@ impl Connection {
         };
         let unreachable =
             |error: io::Error| Failure::new(ExitStatus::Unreachable, format_args!("{address}: {error}"));
-        let stream = open().map_err(unreachable)?;
-        Ok(Connection { address, stream, input: Input::default() })
+        let (read, write) = link::plain(open().map_err(unreachable)?);
+        Ok(Connection { address, read, write: Some(write), input: Input::default() })
     }
 
     /// Whether the other end is on this machine: then both ends have the same address.
     pub fn is_local(&self) -> bool {
-        let local = self.stream.local_addr().map(|address| address.ip());
+        let local = self.read.socket().local_addr().map(|address| address.ip());
         local.is_ok_and(|local| local == self.address.ip())
     }
 
     /// Sets how long a read waits.
     pub fn set_read_timeout(&self, timeout: Duration) -> Result<(), Failure> {
-        self.stream.set_read_timeout(Some(timeout)).map_err(|error| self.lost(&error))
+        self.read.socket().set_read_timeout(Some(timeout)).map_err(|error| self.lost(&error))
     }
 
-    /// A second handle, for a thread that reads while another writes.
-    pub fn split(self) -> Result<(Self, TcpStream), Failure> {
-        let writer = self.stream.try_clone().map_err(|error| self.lost(&error))?;
-        Ok((self, writer))
+    /// Splits off what writes, for a thread that reads while another writes.
+    pub fn split(mut self) -> Result<(Self, WriteLink), Failure> {
+        let write = self.write.take().ok_or_else(|| self.failed("it is split already"))?;
+        Ok((self, write))
     }
 
     /// Sends everything.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.stream.write_all(bytes).map_err(|error| self.lost(&error))
+        let Some(write) = &mut self.write else { return Err(self.failed("it can only be read from")) };
+        write.write_all(bytes).map_err(|error| self.lost(&error))
     }
 
     /// Reads once.
     pub fn receive(&mut self) -> Result<Received, Failure> {
-        match self.input.fill(&mut self.stream) {
+        match self.input.fill(&mut self.read) {
             Ok(0) => Err(self.failed("it closed the connection")),
             Ok(_) => Ok(Received::Some),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -130,14 +136,23 @@ pub struct Identity {
 }
 
 impl Connection {
-    /// Connects to nsqd's TCP port, and sends the magic and IDENTIFY. All settings that bear on delivery are left to
-    /// nsqd.
-    pub fn identified(address: SocketAddr, heartbeats: Heartbeats) -> Result<(Self, Identity), Failure> {
+    /// Connects to nsqd's TCP port, sends the magic and IDENTIFY, and changes the byte stream as agreed. All settings
+    /// that bear on delivery are left to nsqd.
+    pub fn identified(
+        address: SocketAddr,
+        heartbeats: Heartbeats,
+        security: &Security,
+    ) -> Result<(Self, Identity), Failure> {
+        let asked = security.config.upgrades();
         let mut connection = Self::open(address)?;
         let mut request = json!({
             "client_id": "nsq-bench",
             "user_agent": concat!("nsq-bench/", env!("CARGO_PKG_VERSION")),
             "feature_negotiation": true,
+            "tls_v1": asked.tls,
+            "snappy": asked.snappy,
+            "deflate": asked.deflate.is_some(),
+            "deflate_level": asked.deflate.unwrap_or_default(),
         });
         if heartbeats == Heartbeats::Off {
             request["heartbeat_interval"] = json!(-1);
@@ -145,8 +160,45 @@ impl Connection {
         let mut out = MAGIC_V2.to_vec();
         Command::Identify { body: request.to_string().as_bytes() }.encode(&mut out);
         connection.send(&out)?;
-        let identity = identity(&connection.response()?);
-        Ok((connection, identity))
+        let reply = connection.response()?;
+        let reply: Value = serde_json::from_slice(&reply).unwrap_or_default();
+        let is_on = |feature: &str| reply[feature].as_bool().unwrap_or(false);
+        if asked.tls != is_on("tls_v1") {
+            return Err(connection.failed("it does not offer TLS"));
+        }
+        if asked.tls {
+            connection.start_tls(security)?;
+        }
+        let compression = match asked.deflate {
+            Some(level) if is_on("deflate") => Some((Compressor::deflate(level), Decompressor::deflate())),
+            _ if is_on("snappy") => Some((Compressor::snappy(), Decompressor::snappy())),
+            _ => None,
+        };
+        match compression {
+            Some(compression) => connection.start_compression(compression)?,
+            // Figures of something else than what was asked for would mislead.
+            None if asked.snappy => return Err(connection.failed("it does not offer snappy")),
+            None if asked.deflate.is_some() => return Err(connection.failed("it does not offer deflate")),
+            None => {}
+        }
+        Ok((connection, identity(&reply)))
+    }
+
+    fn start_tls(&mut self, security: &Security) -> Result<(), Failure> {
+        let address = self.address.to_string();
+        let Some(write) = &mut self.write else { return Ok(()) };
+        link::start_tls(&mut self.read, write, &security.tls, &address)
+            .map_err(|error| self.failed(format_args!("TLS handshake: {error}")))?;
+        self.response().map(drop)
+    }
+
+    fn start_compression(&mut self, compression: (Compressor, Decompressor)) -> Result<(), Failure> {
+        let first = self.received().to_vec();
+        self.consume(first.len());
+        if let Some(write) = &mut self.write {
+            link::start_compression(&mut self.read, write, compression, &first);
+        }
+        self.response().map(drop)
     }
 
     /// Subscribes. No message comes before RDY.
@@ -177,8 +229,7 @@ impl Connection {
 }
 
 /// Reads what is there, whatever else is missing: nsqds of all ages answer, some with a bare OK.
-fn identity(reply: &[u8]) -> Identity {
-    let reply: Value = serde_json::from_slice(reply).unwrap_or_default();
+fn identity(reply: &Value) -> Identity {
     Identity {
         version: reply["version"].as_str().unwrap_or_default().to_owned(),
         max_rdy_count: reply["max_rdy_count"].as_u64(),
@@ -223,10 +274,10 @@ mod tests {
 
     #[test]
     fn any_nsqd_is_understood() {
-        let reply = br#"{"max_rdy_count":2500,"version":"1.3.0","x":null}"#;
-        assert_eq!(identity(reply), Identity { version: "1.3.0".into(), max_rdy_count: Some(2500) });
-        assert_eq!(identity(b"OK"), Identity::default());
-        assert_eq!(identity(b"[]"), Identity::default());
+        let reply = json!({"max_rdy_count": 2500, "version": "1.3.0", "x": null});
+        assert_eq!(identity(&reply), Identity { version: "1.3.0".into(), max_rdy_count: Some(2500) });
+        assert_eq!(identity(&Value::Null), Identity::default());
+        assert_eq!(identity(&json!([])), Identity::default());
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub struct Consumer {
 impl Consumer {
     /// Subscribes.
     pub fn connect(plan: &Plan, channel: &ChannelName, rdy: u64) -> Result<Self, Failure> {
-        let (mut connection, identity) = Connection::identified(plan.tcp, Heartbeats::Default)?;
+        let (mut connection, identity) =
+            Connection::identified(plan.tcp, Heartbeats::Default, &plan.security)?;
         connection.subscribe(&plan.topic, channel)?;
         connection.set_read_timeout(LOOK_UP)?;
         Ok(Consumer { connection, rdy: identity.max_rdy_count.map_or(rdy, |max| rdy.min(max)) })

@@ -2,10 +2,7 @@
 
 use std::net::SocketAddr;
 
-use nsq_protocol::{ChannelName, TopicName};
-
-use super::connection::{Connection, PATIENCE, Received};
-use crate::exit_status::Failure;
+use nsq_protocol::TopicName;
 
 /// The longest head of an answer.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -26,36 +23,6 @@ pub fn topic_target(path: &str, topic: &TopicName) -> String {
 /// Of what a name may hold, only `#` means something in a URL.
 fn escaped(name: &str) -> String {
     name.replace('#', "%23")
-}
-
-/// Deletes a topic and all its channels.
-pub fn delete_topic(address: SocketAddr, topic: &TopicName) -> Result<(), Failure> {
-    post(address, &topic_target("/topic/delete", topic))
-}
-
-/// Deletes a channel.
-pub fn delete_channel(address: SocketAddr, topic: &TopicName, channel: &ChannelName) -> Result<(), Failure> {
-    let topic = topic_target("/channel/delete", topic);
-    post(address, &format!("{topic}&channel={}", escaped(channel.as_str())))
-}
-
-fn post(address: SocketAddr, target: &str) -> Result<(), Failure> {
-    let mut connection = Connection::open(address)?;
-    let mut request = Vec::new();
-    put_post(&mut request, address, target, b"");
-    connection.send(&request)?;
-    loop {
-        match scan(connection.received()) {
-            Ok(Answers { answers: 0, .. }) => {}
-            Ok(_) => return Ok(()),
-            // Gone already.
-            Err(Fault::Refused(text)) if text.starts_with("404 ") => return Ok(()),
-            Err(fault) => return Err(connection.failed(fault)),
-        }
-        if connection.receive()? == Received::Nothing {
-            return Err(connection.failed(format_args!("no answer for {} s", PATIENCE.as_secs())));
-        }
-    }
 }
 
 /// What [`scan`] found.

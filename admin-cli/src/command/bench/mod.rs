@@ -10,7 +10,7 @@
 //! - `throughput`, `latency`: the modes
 //! - `phase`, `counters`: threads that start together, are watched, and stop
 //! - `publisher`, `open_loop`, `consumer`: what the threads do; `pace`: when a message is due
-//! - `connection`, `load`, `frames`, `http`: bytes on sockets
+//! - `connection`, `link`, `load`, `frames`, `http`: bytes on sockets
 //! - `node`, `server`: the nsqd that is measured, and its process as the kernel sees it
 //! - `latencies`, `progress`, `report`, `report_table`: what is said meanwhile and at the end
 
@@ -31,6 +31,7 @@ mod publisher;
 mod connection;
 mod frames;
 mod http;
+mod link;
 mod load;
 
 mod node;
@@ -44,6 +45,8 @@ mod report_table;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use nsq::admin::{AdminError, NsqdClient};
 
 use super::Context;
 use crate::exit_status::{ExitStatus, Failure};
@@ -70,7 +73,7 @@ pub fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode, Failure> {
     };
     // A run that could not begin has left nothing behind.
     if !matches!(&result, Err(failure) if failure.status == ExitStatus::Unreachable) {
-        clean_up(context, &plan);
+        runtime.block_on(clean_up(context, &plan));
     }
     let report = result?;
     if context.output.is_json() {
@@ -83,15 +86,24 @@ pub fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode, Failure> {
 }
 
 /// Deletes what was made for the run. The figures are worth having all the same if that fails.
-fn clean_up(context: &Context, plan: &Plan) {
-    let result = match plan.cleanup {
-        Cleanup::Nothing => Ok(()),
-        Cleanup::Topic => http::delete_topic(plan.http, &plan.topic),
-        Cleanup::Channels => {
-            plan.channels.iter().try_for_each(|channel| http::delete_channel(plan.http, &plan.topic, channel))
-        }
-    };
-    if let Err(failure) = result {
+async fn clean_up(context: &Context, plan: &Plan) {
+    if let Err(failure) = delete(plan).await {
         context.output.warning(&format!("topic {} is not cleaned up: {}", plan.topic, failure.message));
     }
+}
+
+async fn delete(plan: &Plan) -> Result<(), Failure> {
+    let nsqd = NsqdClient::new(plan.http.to_string())?.tls(plan.security.tls.clone());
+    let gone_already =
+        |error: AdminError| if error.is_not_found() { Ok(()) } else { Err(Failure::failed(error)) };
+    match plan.cleanup {
+        Cleanup::Nothing => {}
+        Cleanup::Topic => nsqd.delete_topic(plan.topic.as_str()).await.or_else(gone_already)?,
+        Cleanup::Channels => {
+            for channel in &plan.channels {
+                nsqd.delete_channel(plan.topic.as_str(), channel.as_str()).await.or_else(gone_already)?;
+            }
+        }
+    }
+    Ok(())
 }

@@ -20,8 +20,8 @@ pub struct Node {
 impl Node {
     /// Connects once, to see that it is there.
     pub fn find(plan: &Plan) -> Result<Self, Failure> {
-        let (connection, identity) =
-            Connection::identified(plan.tcp, Heartbeats::Off).map_err(|failure| {
+        let (connection, identity) = Connection::identified(plan.tcp, Heartbeats::Off, &plan.security)
+            .map_err(|failure| {
                 failure.hint("is nsqd running there? `nsq dev` starts one; --nsqd-tcp names another")
             })?;
         let server = match plan.pid {
@@ -40,7 +40,9 @@ impl Node {
     pub fn create_channels(&self, plan: &Plan) -> Result<(), Failure> {
         for channel in &plan.channels {
             // A consumer that leaves again: needs no second port, and works with every nsqd.
-            Connection::identified(plan.tcp, Heartbeats::Default)?.0.subscribe(&plan.topic, channel)?;
+            Connection::identified(plan.tcp, Heartbeats::Default, &plan.security)?
+                .0
+                .subscribe(&plan.topic, channel)?;
         }
         Ok(())
     }

@@ -1,7 +1,5 @@
 //! A connection that publishes by timetable and does not wait for answers.
 
-use std::io::Write;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -10,6 +8,7 @@ use nsq_protocol::Command;
 use super::connection::{Connection, LOOK_UP, PATIENCE, Received};
 use super::frames::{self, Tally};
 use super::latencies::{Recorder, put_stamp};
+use super::link::WriteLink;
 use super::pace::Pace;
 use super::phase::Run;
 use crate::exit_status::Failure;
@@ -54,7 +53,7 @@ impl Stream {
     /// Sends `count` messages, each when it is due or as soon after it as possible.
     pub fn write(
         &self,
-        mut writer: TcpStream,
+        mut writer: WriteLink,
         commands: &mut Commands,
         pace: Pace,
         count: u64,

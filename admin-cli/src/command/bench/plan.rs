@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nsq::Upgrades;
 use nsq_protocol::{ChannelName, TopicName};
 use serde::Serialize;
 
@@ -10,6 +11,7 @@ use super::flags::{BenchFlags, ConsumeFlags, ExtentFlags, ModeFlags, PublishFlag
 use super::latencies::STAMP_BYTES;
 use super::node::addresses;
 use crate::exit_status::Failure;
+use crate::security::Security;
 use crate::targets::Targets;
 
 /// What is measured.
@@ -60,6 +62,8 @@ pub struct Plan {
     /// Where to stop; one of the two at least.
     pub messages: Option<u64>,
     pub duration: Option<Duration>,
+    /// How to talk to it.
+    pub security: Security,
 }
 
 /// What is deleted at the end.
@@ -186,6 +190,7 @@ impl Plan {
             consume: None,
             messages: extent.messages.or(extent.duration.is_none().then_some(DEFAULT_MESSAGES)),
             duration: extent.duration,
+            security: targets.security.clone(),
         })
     }
 
@@ -227,6 +232,12 @@ impl Plan {
     fn check(&self) -> Result<(), Failure> {
         if self.messages == Some(0) || self.duration == Some(Duration::ZERO) {
             return Err(Failure::usage("there is nothing to do: --messages and --duration must not be 0"));
+        }
+        let upgrades = self.security.config.upgrades();
+        if self.publish.as_ref().is_some_and(|publish| publish.http) && upgrades != Upgrades::default() {
+            return Err(Failure::usage(
+                "--http is plain HTTP here: TLS and compression are for NSQ's protocol",
+            ));
         }
         Ok(())
     }

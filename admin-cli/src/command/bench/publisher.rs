@@ -42,7 +42,7 @@ impl Publisher {
         let connection = if publish.http {
             Connection::open(plan.http)?
         } else {
-            Connection::identified(plan.tcp, Heartbeats::Off)?.0
+            Connection::identified(plan.tcp, Heartbeats::Off, &plan.security)?.0
         };
         let batch = publish.batch as u64;
         let rest = messages.map_or(0, |messages| messages % batch);

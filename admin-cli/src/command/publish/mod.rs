@@ -70,6 +70,7 @@ pub async fn run(context: &Context, flags: PublishFlags) -> Result<ExitStatus, F
     let TcpSources { nsqds, .. } = sources::find(&context.targets, sources::Purpose::Publish).await?;
     let producer = Producer::builder()
         .nsqd(&nsqds)
+        .config(context.targets.security.config.clone())
         .publish_timeout(context.targets.timeout)
         .build()
         .map_err(Failure::from)?;

@@ -85,7 +85,7 @@ impl<'a> Session<'a> {
         let sources = sources::find(&context.targets, Purpose::Consume).await?;
         let remaining = flags.count.unwrap_or(u64::MAX);
         let channel = object.channel.as_deref().unwrap_or_default();
-        let config = nsq::Config::new()
+        let config = (context.targets.security.config.clone())
             .lookupd_poll_interval(LOOKUP_INTERVAL)
             .lookupd_poll_timeout(context.targets.timeout)
             .max_in_flight(within(flags.max_in_flight, remaining));

@@ -1,0 +1,133 @@
+//! How to talk to daemons: TLS and compression, for TCP and for HTTP alike.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use nsq::{Config, Tls};
+
+use crate::exit_status::Failure;
+
+/// As typed.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "TLS and compression")]
+pub struct SecurityFlags {
+    /// Publish and consume over TLS. Given with any other --tls flag as well.
+    #[arg(long, global = true)]
+    tls: bool,
+    /// Authority to trust, a PEM file. [default: the system's]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "NSQ_TLS_CA",
+        alias = "http-client-tls-root-ca-file"
+    )]
+    tls_ca: Option<PathBuf>,
+    /// Certificate to show, a PEM file.
+    #[arg(long, global = true, value_name = "FILE", env = "NSQ_TLS_CERT", alias = "http-client-tls-cert")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, a PEM file.
+    #[arg(long, global = true, value_name = "FILE", env = "NSQ_TLS_KEY", alias = "http-client-tls-key")]
+    tls_key: Option<PathBuf>,
+    /// Name that the daemons' certificates must have. [default: the host of the address]
+    #[arg(long, global = true, value_name = "NAME", env = "NSQ_TLS_SERVER_NAME")]
+    tls_server_name: Option<String>,
+    /// Trust any certificate.
+    #[arg(long, global = true, alias = "http-client-tls-insecure-skip-verify")]
+    tls_insecure: bool,
+    /// Publish and consume with snappy compression.
+    #[arg(long, global = true, conflicts_with = "deflate")]
+    snappy: bool,
+    /// Publish and consume with deflate compression.
+    #[arg(long, global = true)]
+    deflate: bool,
+    /// Effort of deflate, 1 to 9.
+    #[arg(long, global = true, value_name = "LEVEL", default_value_t = 6,
+          value_parser = clap::value_parser!(u8).range(1..=9))]
+    deflate_level: u8,
+    /// Any option of the client library, such as max_attempts=3; may be repeated. Wins over the flags.
+    #[arg(long = "opt", global = true, value_name = "NAME=VALUE", short = 'X', aliases = ["consumer-opt", "producer-opt"])]
+    options: Vec<String>,
+}
+
+/// As meant.
+#[derive(Debug, Clone, Default)]
+pub struct Security {
+    /// What producers and consumers begin with.
+    pub config: Config,
+    /// For HTTP: what to trust, who to be.
+    pub tls: Tls,
+}
+
+impl Security {
+    /// Reads the files that are named.
+    pub fn resolve(flags: SecurityFlags) -> Result<Self, Failure> {
+        let is_named = flags.tls_ca.is_some() || flags.tls_cert.is_some() || flags.tls_key.is_some();
+        let is_meant = is_named || flags.tls_server_name.is_some() || flags.tls_insecure;
+        let mut config = Config::new()
+            .tls_v1(flags.tls || is_meant)
+            .tls_root_ca_file(flags.tls_ca)
+            .tls_cert(flags.tls_cert)
+            .tls_key(flags.tls_key)
+            .tls_server_name(flags.tls_server_name)
+            .tls_insecure_skip_verify(flags.tls_insecure)
+            .snappy(flags.snappy)
+            .deflate(flags.deflate)
+            .deflate_level(flags.deflate_level);
+        for option in &flags.options {
+            let (name, value) = name_and_value(option);
+            config.set(name, value)?;
+        }
+        // Without a word about TLS nothing is read until something is asked over https.
+        let tls = if is_meant || !flags.options.is_empty() { Tls::new(&config)? } else { Tls::default() };
+        Ok(Security { config, tls })
+    }
+}
+
+/// `name=value`, or `name,value` as NSQ's tools have it; a name alone switches it on.
+fn name_and_value(option: &str) -> (&str, &str) {
+    option.split_once(['=', ',']).unwrap_or((option, "true"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        security: SecurityFlags,
+    }
+
+    fn resolve(words: &[&str]) -> Result<Security, Failure> {
+        Security::resolve(Line::parse_from([&["nsq"], words].concat()).security)
+    }
+
+    #[test]
+    fn flags_and_options_are_one() {
+        let security =
+            resolve(&["--deflate", "--deflate-level=3", "-X", "tls_v1", "--opt", "max_attempts,7"]).unwrap();
+        let expected = Config::new().deflate(true).deflate_level(3u8).tls_v1(true).max_attempts(7u16);
+        assert_eq!(security.config, expected);
+        assert_eq!(resolve(&[]).unwrap().config, Config::new());
+        assert_eq!(
+            resolve(&["--tls-insecure"]).unwrap().config,
+            Config::new().tls_v1(true).tls_insecure_skip_verify(true)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_told() {
+        for words in [
+            &["--tls-ca=/nonexistent/ca.pem"][..],
+            &["--tls-cert=/nonexistent/c.pem"],
+            &["-X", "no_such_option=1"],
+            &["-X", "deflate_level=10"],
+        ] {
+            assert!(resolve(words).is_err(), "{words:?}");
+        }
+        assert!(Line::try_parse_from(["nsq", "--snappy", "--deflate"]).is_err());
+    }
+}
