@@ -20,7 +20,7 @@ use crate::flags::{Flags, KEYS, PROGRAM, TlsRequired, TlsVersion};
 use crate::locality::Location;
 use crate::log::chunk::CHUNK_BYTES;
 use crate::storage::Durability;
-use crate::storage::journal::DEFAULT_FILE_BYTES;
+use crate::storage::journal::{DEFAULT_FILE_BYTES, JournalTiming};
 
 /// The one experiment there is; other names are ignored, as NSQ does.
 const TOPOLOGY_AWARE_CONSUMPTION: &str = "topology-aware-consumption";
@@ -360,6 +360,7 @@ impl Config {
             max_bytes_per_file: self.max_bytes_per_file,
             chunk_bytes: CHUNK_BYTES,
             journal_file_bytes: DEFAULT_FILE_BYTES,
+            journal_timing: JournalTiming::DEFAULT,
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::log::tail::MemoryBound;
 use crate::storage::data_dir::DataDir;
-use crate::storage::journal::{Journal, JournalError, Lsn};
+use crate::storage::journal::{Journal, JournalError, JournalTiming, Lsn};
 use crate::storage::segment::{BlockRef, SegmentReport, SegmentStore};
 use crate::storage::{ChannelNumber, Durability, Storage, TopicNumber};
 use crate::timers::Timers;
@@ -48,6 +48,8 @@ pub struct EngineLimits {
     pub chunk_bytes: usize,
     /// Size of a journal file: [`crate::storage::journal::DEFAULT_FILE_BYTES`], but for tests.
     pub journal_file_bytes: u64,
+    /// When the journal does what nobody waits for: [`JournalTiming::DEFAULT`], but for tests.
+    pub journal_timing: JournalTiming,
 }
 
 impl EngineLimits {

@@ -258,14 +258,7 @@ fn persist_at_end(registry: &Registry) -> Result<(), String> {
         "NSQ: persisting topic/channel metadata to {}",
         engine.data_dir.path().display()
     );
-    match &engine.journal {
-        None => persist::persist_all(registry, true),
-        Some(journal) => {
-            journal.flush().map_err(|error| error.to_string())?;
-            persist::write_checkpoint(registry, true)?;
-            journal.close().map_err(|error| error.to_string())
-        }
-    }
+    persist::at_end(registry)
 }
 
 /// Lets go of journal and segment files that are needed no more; without a journal, writes down which topics and

@@ -8,12 +8,14 @@
 //! - [`tail`]: which chunk or block has which message; appending; the memory bound
 //! - [`reader`]: copies messages out, to a consumer's output
 //! - [`holder`]: who needs what
+//! - [`repair`]: what a start does about blocks that a power failure has left in part
 //! - [`clean`]: few survivors in an old segment file are copied forward, so that the file can go
 
 pub mod chunk;
 pub mod clean;
 pub mod holder;
 pub mod reader;
+pub mod repair;
 pub mod tail;
 
 use std::io;

@@ -218,8 +218,7 @@ impl Tail {
 
     /// The chunk stands in a segment now.
     pub fn written(&mut self, chunk: &Chunk, block: BlockRef) {
-        let index = self.blocks.partition_point(|other| other.first_sequence < block.first_sequence);
-        self.blocks.insert(index, block);
+        self.insert_block(block);
         let first = chunk.first_sequence();
         if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.chunk.first_sequence() == first) {
             sealed.on_disk = true;
@@ -239,10 +238,38 @@ impl Tail {
     /// The blocks of a segment file that is going: those of `survivors` take their place.
     pub fn replace_blocks(&mut self, file_number: u64, survivors: Vec<BlockRef>) {
         self.blocks.retain(|block| block.file_number() != file_number);
-        for block in survivors {
-            let index = self.blocks.partition_point(|other| other.first_sequence < block.first_sequence);
-            self.blocks.insert(index, block);
+        survivors.into_iter().for_each(|block| self.insert_block(block));
+    }
+
+    /// Takes on a block whose messages stand in no other.
+    pub fn insert_block(&mut self, block: BlockRef) {
+        let index = self.blocks.partition_point(|other| other.first_sequence < block.first_sequence);
+        self.blocks.insert(index, block);
+    }
+
+    /// Forgets a block that turned out not to be what was written.
+    pub fn remove_block(&mut self, gone: &BlockRef) {
+        self.blocks.retain(|block| {
+            (block.first_sequence, block.file_number()) != (gone.first_sequence, gone.file_number())
+        });
+    }
+
+    /// The sequence numbers before the end, from the oldest block or chunk on, that stand nowhere.
+    pub fn gaps(&self) -> Vec<(u64, u64)> {
+        let blocks = self.blocks.iter().map(|block| (block.first_sequence, block.end_sequence()));
+        let chunks = self.sealed.iter().map(|sealed| &*sealed.chunk).chain([&self.open]);
+        let mut runs: Vec<(u64, u64)> =
+            blocks.chain(chunks.map(|chunk| (chunk.first_sequence(), chunk.end_sequence()))).collect();
+        runs.sort_unstable();
+        let mut end = 0;
+        let mut gaps = Vec::new();
+        for (from, to) in runs {
+            if end < from {
+                gaps.push((end, from));
+            }
+            end = end.max(to);
         }
+        gaps
     }
 
     /// Where a message is on disk.

@@ -16,6 +16,7 @@ use crate::engine::EngineLimits;
 use crate::log::tail::sequence_of;
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
+use crate::storage::journal::JournalTiming;
 use crate::storage::{Durability, Storage};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
@@ -127,6 +128,7 @@ impl World {
                 max_bytes_per_file: 16 * 1024,
                 chunk_bytes: 1024,
                 journal_file_bytes: 16 * 1024,
+                journal_timing: JournalTiming::DEFAULT,
             },
             logger: Logger::silent(),
             oracle: None,
@@ -274,16 +276,8 @@ impl World {
             }
         }
         let registry = self.registry.take().unwrap();
-        let engine = registry.engine().clone();
         if clean {
-            match &engine.journal {
-                None => persist::persist_all(&registry, true).unwrap(),
-                Some(journal) => {
-                    journal.flush().unwrap();
-                    persist::write_checkpoint(&registry, true).unwrap();
-                    journal.close().unwrap();
-                }
-            }
+            persist::at_end(&registry).unwrap();
         }
         for model in self.model.values_mut() {
             model.in_flight.clear();

@@ -10,8 +10,10 @@ pub mod persist;
 pub mod replay;
 #[cfg(test)]
 mod engine_tests;
+#[cfg(test)]
+mod simulation;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nsq_daemon::log::Logger;
@@ -26,6 +28,7 @@ use crate::log::tail::Tail;
 use crate::storage::checkpoint;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalOptions, JournalReport};
+use crate::storage::record::Record;
 use crate::storage::segment::{SegmentReport, SegmentStore};
 use crate::storage::{Durability, Storage, TopicNumber};
 use crate::topic::registry::{ChannelOracle, Registry};
@@ -77,10 +80,11 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
 
     let mut journal_options = JournalOptions::new(data_dir.journal_dir(), durability);
     journal_options.file_bytes = limits.journal_file_bytes;
+    journal_options.timing = limits.journal_timing;
     journal_options.not_before = saved.as_ref().map_or_else(Default::default, |saved| saved.journal_from);
     let mut replay_error = None;
     let mut since_tidy = 0;
-    let (journal, report) = Journal::open(storage.clone(), journal_options, &mut |at, record| {
+    let (journal, report) = Journal::open(storage.clone(), journal_options.clone(), &mut |at, record| {
         if replay_error.is_some() {
             return;
         }
@@ -99,6 +103,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     }
     report_journal(&logger, &report, replay.nonsense_count);
     let Replay { topics, next_numbers, .. } = replay;
+    restore_missing(&*storage, &journal_options, &logger, &topics)?;
     let engine = Engine::new(EngineParts {
         journal: (durability != Durability::Overflow).then(|| journal.clone()),
         storage,
@@ -129,6 +134,45 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
             .map_err(failed("cannot move journal to segments"))?;
     }
     Ok(registry)
+}
+
+/// Takes from the journal once more what is needed and should have been in segments.
+fn restore_missing(
+    storage: &dyn Storage,
+    options: &JournalOptions,
+    logger: &Logger,
+    topics: &BTreeMap<TopicNumber, ReplayedTopic>,
+) -> Result<(), RecoveryError> {
+    let gaps: BTreeMap<TopicNumber, Vec<(u64, u64)>> =
+        topics.iter().map(|(&number, topic)| (number, topic.restorable())).collect();
+    if gaps.values().any(|gaps| !gaps.is_empty()) {
+        let mut failure = None;
+        let mut count = 0;
+        Journal::show(storage, options, &mut |_, record| {
+            if let Record::Publish { topic, first_sequence, count: size, frames, .. } = record
+                && let Some((topic, gaps)) = topics.get(&topic).zip(gaps.get(&topic))
+            {
+                match topic.log.restore(first_sequence, size, frames, gaps) {
+                    Ok(restored) => count += restored,
+                    Err(error) => failure = Some(error),
+                }
+            }
+        })
+        .map_err(|error| RecoveryError(error.to_string()))?;
+        if let Some(error) = failure {
+            return Err(failed("cannot write segment")(error.to_string()));
+        }
+        nsq_daemon::info!(logger, "SEGMENTS: {count} messages were not there as a whole, and came from the journal");
+    }
+    for (number, topic) in topics.iter().filter(|(_, topic)| !topic.bad_blocks.is_empty()) {
+        let missing = topic.missing();
+        for (from, to, error) in &topic.bad_blocks {
+            if missing.iter().any(|(first, end)| first < to && end > from) {
+                nsq_daemon::error!(logger, "SEGMENTS({number}): messages {from} to {} are lost: {error}", to - 1);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn open_log(

@@ -78,6 +78,14 @@ pub fn persist_all(registry: &Registry, clean_shutdown: bool) -> Result<(), Stri
     write_checkpoint(registry, clean_shutdown)
 }
 
+/// What a clean stop leaves, after which nothing happens any more.
+pub fn at_end(registry: &Registry) -> Result<(), String> {
+    let Some(journal) = &registry.engine().journal else { return persist_all(registry, true) };
+    journal.flush().map_err(|error| error.to_string())?;
+    write_checkpoint(registry, true)?;
+    journal.close().map_err(|error| error.to_string())
+}
+
 /// The daemon goes on without a journal: what only the journal holds moves to segments, and its files go.
 pub fn move_journal_to_segments(registry: &Registry, journal: &Arc<Journal>) -> Result<(), String> {
     if !journal.files().is_empty() {

@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use nsq_protocol::{ChannelName, TopicName};
 
+use crate::channel::runs::Runs;
 use crate::channel::saved::{Clocks, SavedChannel};
 use crate::channel::{ChannelState, Counters};
 use crate::clock::Nanos;
+use crate::log::repair::CheckedBlock;
 use crate::log::{Floor, TopicLog};
 use crate::storage::checkpoint::{Checkpoint, TopicCheckpoint};
 use crate::storage::journal::Lsn;
@@ -58,6 +60,12 @@ pub struct ReplayedTopic {
     pub channels: BTreeMap<ChannelNumber, ReplayedChannel>,
     /// Published and held back, where that is more than plain messages.
     pub unreleased: Vec<Unreleased>,
+    /// Blocks that should have stood in a segment and did not verify, with what was wrong.
+    pub bad_blocks: Vec<(u64, u64, String)>,
+    /// Batches in the journal that should be in a segment as well.
+    segments: Runs,
+    /// Blocks before this were looked at.
+    checked_to: u64,
     floor: Floor,
 }
 
@@ -74,9 +82,9 @@ pub struct Replay<F> {
     open_log: F,
 }
 
-impl<E, F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, E>> Replay<F> {
+impl<F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, String>> Replay<F> {
     /// Starts with a checkpoint, if there is one.
-    pub fn new(checkpoint: Option<&Checkpoint>, limits: ReplayLimits, open_log: F) -> Result<Self, E> {
+    pub fn new(checkpoint: Option<&Checkpoint>, limits: ReplayLimits, open_log: F) -> Result<Self, String> {
         let mut replay = Replay {
             topics: BTreeMap::new(),
             next_numbers: (1, 1),
@@ -95,7 +103,7 @@ impl<E, F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, E>> Replay<F> {
         Ok(replay)
     }
 
-    fn restore(&mut self, saved: &TopicCheckpoint) -> Result<(), E> {
+    fn restore(&mut self, saved: &TopicCheckpoint) -> Result<(), String> {
         let Ok(name) = TopicName::new(&saved.name) else {
             self.nonsense_count += 1;
             return Ok(());
@@ -140,16 +148,19 @@ impl<E, F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, E>> Replay<F> {
             counters: (saved.message_count, saved.message_bytes),
             channels,
             unreleased,
+            bad_blocks: Vec::new(),
+            segments: Runs::default(),
+            checked_to: 0,
         };
         self.topics.insert(saved.number, topic);
         Ok(())
     }
 
     /// Applies one record of the journal.
-    pub fn apply(&mut self, at: Lsn, record: Record<'_>) -> Result<(), E> {
+    pub fn apply(&mut self, at: Lsn, record: Record<'_>) -> Result<(), String> {
         if let Record::Publish { topic, first_sequence, count, due_ns, frames } = record {
             if let Some(topic) = self.topics.get_mut(&topic) {
-                let sound = topic.publish(first_sequence, count, due_ns, frames, self.limits);
+                let sound = topic.publish(first_sequence, count, due_ns, frames, self.limits)?;
                 self.nonsense_count += u64::from(!sound);
             }
             return Ok(());
@@ -171,7 +182,7 @@ impl<E, F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, E>> Replay<F> {
         Ok(())
     }
 
-    fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), E> {
+    fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), String> {
         self.next_numbers.0 = self.next_numbers.0.max(number + 1);
         if self.topics.contains_key(&number) {
             return Ok(());
@@ -191,6 +202,9 @@ impl<E, F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, E>> Replay<F> {
             counters: (0, 0),
             channels: BTreeMap::new(),
             unreleased: Vec::new(),
+            bad_blocks: Vec::new(),
+            segments: Runs::default(),
+            checked_to: 0,
         };
         self.topics.insert(number, topic);
         Ok(())
@@ -224,10 +238,17 @@ impl ReplayedTopic {
         due_ns: Option<i64>,
         frames: &[u8],
         limits: ReplayLimits,
-    ) -> bool {
+    ) -> Result<bool, String> {
         let end = first + u64::from(count);
-        let needed = end > self.lowest_needed();
-        let sound = !needed || self.log.append_recovered(first, count, frames);
+        let mut sound = true;
+        if end > self.lowest_needed() {
+            if end <= self.log.end() {
+                self.segments.push(first, end);
+                self.check_segment(first).map_err(|error| error.to_string())?;
+            } else {
+                sound = self.log.append_recovered(first, count, frames);
+            }
+        }
         if end > self.end {
             if first > self.end {
                 self.unreleased.push((self.end, first, None));
@@ -241,7 +262,42 @@ impl ReplayedTopic {
             self.counters.1 += (frames.len() as u64).saturating_sub(header_bytes);
             self.advance(limits);
         }
-        sound
+        Ok(sound)
+    }
+
+    /// A batch in the journal should stand in a segment, too: is it there, and whole?
+    fn check_segment(&mut self, first: u64) -> std::io::Result<()> {
+        if first < self.checked_to {
+            return Ok(());
+        }
+        match self.log.check_block_of(first)? {
+            CheckedBlock::Missing => {}
+            CheckedBlock::Good(to) => self.checked_to = to,
+            CheckedBlock::Bad { from, to, error } => {
+                self.checked_to = to;
+                self.bad_blocks.push((from, to, error));
+            }
+        }
+        Ok(())
+    }
+
+    /// What is needed and stands nowhere.
+    pub fn missing(&self) -> Vec<(u64, u64)> {
+        let needed = |from, to| {
+            to > self.released
+                || self.channels.values().any(|channel| !channel.state.needed(from, to, 1).is_empty())
+        };
+        self.log.gaps().into_iter().filter(|&(from, to)| needed(from, to)).collect()
+    }
+
+    /// The missing ones among those that the journal holds.
+    pub fn restorable(&self) -> Vec<(u64, u64)> {
+        let mut both = Vec::new();
+        for (from, to) in self.missing() {
+            let overlap = |(first, end): (u64, u64)| (first.max(from), end.min(to));
+            both.extend(self.segments.iter().map(overlap).filter(|(from, to)| from < to));
+        }
+        both
     }
 
     fn apply(&mut self, record: Record<'_>, limits: ReplayLimits) {
@@ -316,6 +372,8 @@ impl ReplayedTopic {
     /// The release point was here at some time: what lies before it was released to channels that are gone.
     fn release_at_least(&mut self, released: u64) {
         self.released = self.released.max(released);
+        // If the power failed, the messages themselves may be missing.
+        self.end = self.end.max(released);
         self.unreleased.retain(|&(_, to, _)| to > released);
     }
 

@@ -238,7 +238,9 @@ mod tests {
                 storage.plan(Fault { written: 10, ..Fault::next(op, 1, io::ErrorKind::Other) });
                 assert!(write(&storage, path(), &Checkpoint::default()).is_err());
                 let found = read(&storage.after_power_loss(seed), path()).unwrap();
-                assert_eq!(found, Some(sample()), "{op:?}");
+                // A name that was changed and not synced may be the new one all the same.
+                let new = op == Op::SyncDir && found == Some(Checkpoint::default());
+                assert!(new || found == Some(sample()), "{op:?}");
                 write(&storage, path(), &Checkpoint::default()).unwrap();
             }
         }

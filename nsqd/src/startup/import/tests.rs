@@ -20,6 +20,7 @@ use crate::log::tail::sequence_of;
 use crate::startup::{RecoveryError, StartOptions, recover};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
+use crate::storage::journal::JournalTiming;
 use crate::storage::{DirLock, Durability, Storage, StorageFile};
 use crate::topic::registry::Registry;
 
@@ -33,6 +34,7 @@ const LIMITS: EngineLimits = EngineLimits {
     max_bytes_per_file: 4 * 1024,
     chunk_bytes: 512,
     journal_file_bytes: 16 * 1024,
+    journal_timing: JournalTiming::DEFAULT,
 };
 
 /// The takeover alone, with an index that does not fit into memory.

@@ -16,13 +16,13 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
-    Durability, JournalError, JournalOptions,
+    Durability, JournalError, JournalOptions, JournalTiming,
     catalog::Catalog,
     commit::{Commit, Ticket, block_on},
     pending::{MAX_LAZY_KEPT_BYTES, State, ThreadState, Waiter, Work},
@@ -38,7 +38,7 @@ const MAX_ROUNDS: usize = 8;
 /// What the handle, the tickets and the journal's thread share.
 pub(super) struct Group {
     sync: bool,
-    flush_interval: Duration,
+    timing: JournalTiming,
     state: Mutex<State>,
     /// Wakes the journal's thread.
     work: Condvar,
@@ -56,8 +56,8 @@ impl Group {
     pub(super) fn new(options: &JournalOptions, writer: Writer, catalog: Arc<Catalog>) -> Self {
         Self {
             sync: options.durability == Durability::Sync,
-            flush_interval: options.flush_interval,
-            state: Mutex::new(State::new()),
+            timing: options.timing,
+            state: Mutex::new(State::new(options.timing)),
             work: Condvar::new(),
             writer: Mutex::new(writer),
             catalog,
@@ -101,7 +101,7 @@ impl Group {
             state.kicked = true;
             self.set_due(&mut state, Instant::now());
         } else if state.lazy_due.is_none() {
-            self.set_due(&mut state, Instant::now() + self.flush_interval);
+            self.set_due(&mut state, Instant::now() + self.timing.flush_interval);
         }
     }
 
@@ -314,7 +314,7 @@ impl Group {
         state.pending.tickets -= 1;
         if state.lazy_due.is_none() {
             // Nobody else may come to write it.
-            self.set_due(&mut state, Instant::now() + self.flush_interval);
+            self.set_due(&mut state, Instant::now() + self.timing.flush_interval);
         }
     }
 

@@ -45,8 +45,6 @@ use super::{Durability, Storage, record::Record};
 
 /// Size of a journal file, unless the options say otherwise.
 pub const DEFAULT_FILE_BYTES: u64 = 64 << 20;
-/// How long a lazy record waits at most for a write to go along with, unless the options say otherwise.
-pub const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_millis(5);
 /// A larger record is refused.
 pub const MAX_RECORD_BYTES: usize = 1 << 30;
 /// With more than this waiting for the disk, records are refused.
@@ -82,6 +80,21 @@ impl fmt::Display for Lsn {
     }
 }
 
+/// When the journal does what nobody waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalTiming {
+    /// How long a lazy record waits at most for a write to go along with.
+    pub flush_interval: Duration,
+    /// After a failure it is tried again only when so long has passed.
+    pub retry_interval: Duration,
+}
+
+impl JournalTiming {
+    /// What a daemon uses.
+    pub const DEFAULT: JournalTiming =
+        JournalTiming { flush_interval: Duration::from_millis(5), retry_interval: Duration::from_millis(100) };
+}
+
 /// How to open a journal.
 #[derive(Clone, Debug)]
 pub struct JournalOptions {
@@ -91,8 +104,8 @@ pub struct JournalOptions {
     pub durability: Durability,
     /// Size of a file; at most [`MAX_FILE_BYTES`].
     pub file_bytes: u64,
-    /// How long a lazy record waits at most.
-    pub flush_interval: Duration,
+    /// When it does what nobody waits for.
+    pub timing: JournalTiming,
     /// New records get places after this one, even if the files that led up to it are gone: a
     /// checkpoint refers to places, and must never find a new record before its own.
     pub not_before: Lsn,
@@ -105,7 +118,7 @@ impl JournalOptions {
             dir: dir.into(),
             durability,
             file_bytes: DEFAULT_FILE_BYTES,
-            flush_interval: DEFAULT_FLUSH_INTERVAL,
+            timing: JournalTiming::DEFAULT,
             not_before: Lsn(0),
         }
     }
@@ -178,6 +191,15 @@ impl Journal {
             })
             .map_err(|error| JournalError::Write(Arc::new(error)))?;
         Ok((Arc::new(Self { group, flusher: Mutex::new(Some(flusher)) }), found.report))
+    }
+
+    /// Shows each whole record in the directory to `show`, and changes nothing.
+    pub fn show(
+        storage: &dyn Storage,
+        options: &JournalOptions,
+        show: &mut dyn FnMut(Lsn, Record<'_>),
+    ) -> Result<(), JournalError> {
+        reader::show_all(storage, options, show)
     }
 
     /// Copies the record to those that wait to be written; touches no disk. The order of appends is the order in

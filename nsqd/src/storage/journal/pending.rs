@@ -1,9 +1,14 @@
 //! What waits to be written, and what became of what was: the state behind the journal's lock.
 //! No files here; its one effect is on itself.
 
-use std::{mem, ops::RangeInclusive, task::Waker, time::Instant};
+use std::{
+    mem,
+    ops::RangeInclusive,
+    task::Waker,
+    time::{Duration, Instant},
+};
 
-use super::{JournalError, MAX_PENDING_BYTES, MAX_RECORD_BYTES, format, writer::RETRY_INTERVAL};
+use super::{JournalError, JournalTiming, MAX_PENDING_BYTES, MAX_RECORD_BYTES, format};
 use crate::storage::record::Record;
 
 /// So many bytes of lazy records are kept while writing fails; what comes beyond is forgotten.
@@ -39,6 +44,8 @@ pub(super) struct State {
     pub thread: ThreadState,
     pub refusing: bool,
     pub stop: bool,
+    /// After a failure, until it is tried again.
+    retry_after: Duration,
 }
 
 /// Records in their order, not yet sealed.
@@ -114,8 +121,9 @@ impl Buffer {
 }
 
 impl State {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(timing: JournalTiming) -> Self {
         Self {
+            retry_after: timing.retry_interval.max(timing.flush_interval),
             pending: Buffer::default(),
             spare: Buffer::default(),
             batch: 1,
@@ -176,7 +184,7 @@ impl State {
             self.failure = Some(Failure { batches: batch..=batch + 1, cause: cause.clone(), unresolved });
         }
         // With nothing to write it is still tried, so that health comes back without a publish.
-        self.lazy_due = Some(Instant::now() + RETRY_INTERVAL);
+        self.lazy_due = Some(Instant::now() + self.retry_after);
         self.last_error = Some(cause.clone());
         if forever {
             self.latched = Some(cause);

@@ -53,6 +53,7 @@ pub struct Damage {
 }
 
 /// Everything that the journal needs to go on.
+#[derive(Default)]
 pub(super) struct Found {
     pub files: VecDeque<FileEntry>,
     pub spares: Vec<String>,
@@ -98,15 +99,48 @@ pub(super) fn read_all(
         last_end: None,
         report,
     };
+    scan_all(options, &open_files, &mut found, replay)?;
+    Ok(found)
+}
+
+/// Shows every whole record in `options.dir`, and changes nothing.
+pub(super) fn show_all(
+    storage: &dyn Storage,
+    options: &JournalOptions,
+    show: &mut dyn FnMut(Lsn, Record<'_>),
+) -> Result<(), JournalError> {
+    let names = match storage.list(&options.dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        names => names.map_err(|error| read_error(&options.dir, error))?,
+    };
+    let mut numbers: Vec<u32> = names.iter().filter_map(|name| catalog::file_number(name)).collect();
+    numbers.sort_unstable();
+    let mut open_files = Vec::new();
+    for number in numbers {
+        let path = options.dir.join(catalog::file_name(number));
+        let (header, file, len) = read_header(storage, &path).map_err(|error| read_error(&path, error))?;
+        open_files.extend(
+            header.ok().filter(|header| header.number == number).map(|header| OpenFile { header, file, len }),
+        );
+    }
+    scan_all(options, &open_files, &mut Found::default(), show)
+}
+
+fn scan_all(
+    options: &JournalOptions,
+    open_files: &[OpenFile],
+    found: &mut Found,
+    replay: &mut dyn FnMut(Lsn, Record<'_>),
+) -> Result<(), JournalError> {
     for (index, open) in open_files.iter().enumerate() {
         let next = open_files.get(index + 1).map(|next| &next.header);
         note_missing(&open.header, next, &mut found.report);
         let path = options.dir.join(catalog::file_name(open.header.number));
-        let entry = scan(open, next, &mut found, replay).map_err(|error| read_error(&path, error))?;
+        let entry = scan(open, next, found, replay).map_err(|error| read_error(&path, error))?;
         found.files.push_back(entry);
     }
     found.report.files = open_files.len();
-    Ok(found)
+    Ok(())
 }
 
 fn read_error(path: &Path, error: io::Error) -> JournalError {

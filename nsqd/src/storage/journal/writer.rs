@@ -14,15 +14,14 @@ use super::{
 };
 use crate::storage::{Storage, StorageFile, TopicNumber, record, seal};
 
-/// After a file could not be made, this long passes before it is tried again.
-pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-
 /// Used by one at a time: whoever leads a commit.
 pub(super) struct Writer {
     storage: Arc<dyn Storage>,
     dir: PathBuf,
     file_bytes: u64,
     sync: bool,
+    /// After a file could not be made, this long passes before it is tried again.
+    retry_interval: Duration,
     catalog: Arc<Catalog>,
     current: Option<Current>,
     /// The file before the one that is made next, and where its last record ends.
@@ -70,6 +69,7 @@ impl Writer {
             dir: options.dir.clone(),
             file_bytes: options.file_bytes,
             sync: options.durability == Durability::Sync,
+            retry_interval: options.timing.retry_interval,
             catalog,
             current: None,
             last_end,
@@ -148,7 +148,7 @@ impl Writer {
         }
         let next = self.remove_blank().and_then(|()| self.next_file(len)).map_err(|error| {
             let error = Arc::new(error);
-            self.no_room = Some((Instant::now() + RETRY_INTERVAL, Arc::clone(&error)));
+            self.no_room = Some((Instant::now() + self.retry_interval, Arc::clone(&error)));
             error
         })?;
         self.no_room = None;

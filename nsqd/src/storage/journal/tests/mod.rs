@@ -176,7 +176,7 @@ fn lazy_records_are_written_within_the_interval() {
 #[test]
 fn many_lazy_records_do_not_wait_for_the_interval() {
     let mut options = options(Durability::Write);
-    options.flush_interval = Duration::from_secs(3600);
+    options.timing.flush_interval = Duration::from_secs(3600);
     options.file_bytes = 1 << 20;
     let opened = try_open(&FaultyStorage::default(), options).unwrap();
     let runs: Vec<_> = (0..1000).map(|n| (n * 10_000, 1)).collect();
@@ -201,7 +201,7 @@ fn a_dropped_ticket_is_written_all_the_same() {
 fn flush_and_close_leave_nothing_unwritten() {
     for durability in [Durability::Write, Durability::Sync] {
         let mut options = options(durability);
-        options.flush_interval = Duration::from_secs(3600);
+        options.timing.flush_interval = Duration::from_secs(3600);
         let storage = FaultyStorage::default();
         let opened = try_open(&storage, options).unwrap();
         let finish = Record::Finish { topic: 1, channel: 1, runs: (&[(7, 1)]).into() };

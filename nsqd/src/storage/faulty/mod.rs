@@ -3,20 +3,25 @@
 //! The faults that the rest of the room must survive:
 //!
 //! - a write that fails before, in the middle of, or after its bytes;
-//! - no space when making a file; a sync that fails; a name that cannot be changed;
+//! - no space when making a file; a sync that fails; a name that cannot be changed; a read that fails;
 //! - the death of the process: everything written is there, nothing else;
 //! - power loss: what was not synced is there in part, by sectors, names included.
+//!
+//! [`FaultyStorage`] is what the program works on; [`disk`] is the disk below it as plain data, which can be
+//! copied, and replayed from a recording.
+
+pub mod disk;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use parking_lot::{Condvar, Mutex};
-use rand::{Rng, SeedableRng, rngs::SmallRng};
 
+use self::disk::{Change, Disk, FileId};
 use super::{DirLock, Storage, StorageFile};
 
 /// What can be made to fail.
@@ -24,6 +29,7 @@ use super::{DirLock, Storage, StorageFile};
 #[allow(missing_docs)]
 pub enum Op {
     Create,
+    Open,
     Write,
     Sync,
     SyncDir,
@@ -61,24 +67,18 @@ pub struct FaultyStorage(Arc<World>);
 
 #[derive(Default)]
 struct World {
-    names: Mutex<Names>,
+    state: Mutex<State>,
     faults: Mutex<Vec<Fault>>,
     gate: Mutex<Gate>,
     gate_moved: Condvar,
 }
 
 #[derive(Default)]
-struct Names {
-    live: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
-    synced: BTreeMap<PathBuf, Arc<Mutex<Content>>>,
-    dirs: BTreeSet<PathBuf>,
+struct State {
+    disk: Disk,
     locked: BTreeSet<PathBuf>,
-}
-
-#[derive(Clone, Default)]
-struct Content {
-    live: Vec<u8>,
-    synced: Vec<u8>,
+    /// What was changed since [`FaultyStorage::record`].
+    recorded: Option<Vec<Change>>,
 }
 
 #[derive(Default)]
@@ -87,8 +87,12 @@ struct Gate {
     waiting: usize,
 }
 
-/// A power failure keeps or loses unsynced bytes in pieces of this size.
-const SECTOR_BYTES: usize = 512;
+impl From<Disk> for FaultyStorage {
+    fn from(disk: Disk) -> Self {
+        let state = Mutex::new(State { disk, ..State::default() });
+        Self(Arc::new(World { state, ..World::default() }))
+    }
+}
 
 impl FaultyStorage {
     /// Plans a failure.
@@ -123,63 +127,53 @@ impl FaultyStorage {
 
     /// What the next start finds after the process was killed now.
     pub fn after_kill(&self) -> Self {
-        self.image(|names| &names.live, |content| content.live.clone())
+        self.0.state.lock().disk.after_kill().into()
     }
 
-    /// What the next start finds after the power failed now; `seed` decides about unsynced sectors.
+    /// What the next start finds after the power failed now; `seed` decides about what was not synced.
     pub fn after_power_loss(&self, seed: u64) -> Self {
-        let mut random = SmallRng::seed_from_u64(seed);
-        self.image(
-            |names| &names.synced,
-            |content| {
-                let mut bytes = content.live.clone();
-                for (index, sector) in bytes.chunks_mut(SECTOR_BYTES).enumerate() {
-                    if random.random() {
-                        let old =
-                            content.synced.iter().skip(index * SECTOR_BYTES).chain(std::iter::repeat(&0));
-                        sector.iter_mut().zip(old).for_each(|(byte, old)| *byte = *old);
-                    }
-                }
-                bytes
-            },
-        )
+        self.0.state.lock().disk.after_power_loss(seed).into()
     }
 
-    fn image(
-        &self,
-        names: impl Fn(&Names) -> &BTreeMap<PathBuf, Arc<Mutex<Content>>>,
-        mut bytes: impl FnMut(&Content) -> Vec<u8>,
-    ) -> Self {
-        let now = self.0.names.lock();
-        let copies: BTreeMap<_, _> = names(&now)
-            .iter()
-            .map(|(path, content)| {
-                let bytes = bytes(&content.lock());
-                let content = Content { live: bytes.clone(), synced: bytes };
-                (path.clone(), Arc::new(Mutex::new(content)))
-            })
-            .collect();
-        let world = World {
-            names: Mutex::new(Names {
-                live: copies.clone(),
-                synced: copies,
-                dirs: now.dirs.clone(),
-                locked: BTreeSet::new(),
-            }),
-            ..World::default()
-        };
-        Self(Arc::new(world))
+    /// From now on every change is remembered.
+    pub fn record(&self) {
+        self.0.state.lock().recorded = Some(Vec::new());
+    }
+
+    /// How many changes were recorded.
+    pub fn recorded_count(&self) -> usize {
+        self.0.state.lock().recorded.as_ref().map_or(0, Vec::len)
+    }
+
+    /// What was recorded; recording ends.
+    pub fn take_recorded(&self) -> Vec<Change> {
+        self.0.state.lock().recorded.take().unwrap_or_default()
+    }
+
+    /// The disk as it is.
+    pub fn disk(&self) -> Disk {
+        self.0.state.lock().disk.clone()
     }
 
     /// The paths of all files, in order.
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.0.names.lock().live.keys().cloned().collect()
+        self.0.state.lock().disk.paths()
     }
 
     /// Changes a file's bytes behind everybody's back.
     pub fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-        let content = Arc::clone(&self.0.names.lock().live[path]);
-        change(&mut content.lock().live);
+        let disk = &mut self.0.state.lock().disk;
+        let file = disk.open(path).unwrap();
+        disk.tamper(file, change);
+    }
+
+    fn apply(&self, change: Change) -> io::Result<FileId> {
+        let state = &mut *self.0.state.lock();
+        let created = state.disk.apply(&change)?;
+        if let Some(recorded) = &mut state.recorded {
+            recorded.push(change);
+        }
+        Ok(created)
     }
 
     /// Fails if that is planned; says how many bytes are to be written before.
@@ -212,89 +206,61 @@ impl FaultyStorage {
         }
     }
 
-    fn handle(&self, content: &Arc<Mutex<Content>>) -> Arc<dyn StorageFile> {
-        Arc::new(FaultyFile { storage: self.clone(), content: Arc::clone(content) })
+    fn handle(&self, file: FileId) -> Arc<dyn StorageFile> {
+        Arc::new(FaultyFile { storage: self.clone(), file })
     }
-}
-
-fn not_found() -> io::Error {
-    io::ErrorKind::NotFound.into()
 }
 
 impl Storage for FaultyStorage {
     fn create(&self, path: &Path, preallocate_bytes: u64) -> io::Result<Arc<dyn StorageFile>> {
         self.check_plain(Op::Create)?;
-        let mut names = self.0.names.lock();
-        if path.parent().is_none_or(|dir| !names.dirs.contains(dir)) {
-            return Err(not_found());
-        }
-        if names.live.contains_key(path) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        let content = Content { live: vec![0; preallocate_bytes as usize], synced: Vec::new() };
-        let content = Arc::new(Mutex::new(content));
-        names.live.insert(path.to_path_buf(), Arc::clone(&content));
-        Ok(self.handle(&content))
+        let change = Change::Create { path: path.to_path_buf(), len: preallocate_bytes as usize };
+        Ok(self.handle(self.apply(change)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
-        let names = self.0.names.lock();
-        Ok(self.handle(names.live.get(path).ok_or_else(not_found)?))
+        self.check_plain(Op::Open)?;
+        let file = self.0.state.lock().disk.open(path)?;
+        Ok(self.handle(file))
     }
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.0.names.lock().dirs.extend(dir.ancestors().map(Path::to_path_buf));
-        Ok(())
+        if self.0.state.lock().disk.has_dir(dir) {
+            return Ok(());
+        }
+        self.apply(Change::CreateDirs { dir: dir.to_path_buf() }).map(drop)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        let names = self.0.names.lock();
-        if !names.dirs.contains(dir) {
-            return Err(not_found());
-        }
-        let entries = names.live.keys().chain(&names.dirs).filter(|path| path.parent() == Some(dir));
-        Ok(entries.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+        self.0.state.lock().disk.list(dir)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.check_plain(Op::Remove)?;
-        self.0.names.lock().live.remove(path).map(drop).ok_or_else(not_found)
+        self.apply(Change::Remove { path: path.to_path_buf() }).map(drop)
     }
 
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
         self.check_plain(Op::Remove)?;
-        let mut names = self.0.names.lock();
-        if !names.dirs.contains(dir) {
-            return Err(not_found());
-        }
-        names.live.retain(|path, _| !path.starts_with(dir));
-        names.dirs.retain(|path| !path.starts_with(dir));
-        Ok(())
+        self.apply(Change::RemoveDirAll { dir: dir.to_path_buf() }).map(drop)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.check_plain(Op::Rename)?;
-        let mut names = self.0.names.lock();
-        let content = names.live.remove(from).ok_or_else(not_found)?;
-        names.live.insert(to.to_path_buf(), content);
-        Ok(())
+        self.apply(Change::Rename { from: from.to_path_buf(), to: to.to_path_buf() }).map(drop)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.check_plain(Op::SyncDir)?;
-        let names = &mut *self.0.names.lock();
-        names.synced.retain(|path, _| path.parent() != Some(dir));
-        let entries = names.live.iter().filter(|(path, _)| path.parent() == Some(dir));
-        names.synced.extend(entries.map(|(path, content)| (path.clone(), Arc::clone(content))));
-        Ok(())
+        self.apply(Change::SyncDir { dir: dir.to_path_buf() }).map(drop)
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
-        let mut names = self.0.names.lock();
-        if !names.dirs.contains(dir) {
-            return Err(not_found());
+        let mut state = self.0.state.lock();
+        if !state.disk.has_dir(dir) {
+            return Err(io::ErrorKind::NotFound.into());
         }
-        if !names.locked.insert(dir.to_path_buf()) {
+        if !state.locked.insert(dir.to_path_buf()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(DirLock::new(Unlock(self.clone(), dir.to_path_buf())))
@@ -315,31 +281,27 @@ impl std::fmt::Debug for Unlock {
 
 impl Drop for Unlock {
     fn drop(&mut self) {
-        self.0.0.names.lock().locked.remove(&self.1);
+        self.0.0.state.lock().locked.remove(&self.1);
     }
 }
 
 struct FaultyFile {
     storage: FaultyStorage,
-    content: Arc<Mutex<Content>>,
+    file: FileId,
 }
 
 impl FaultyFile {
-    fn put(&self, buf: &[u8], offset: u64) {
-        let live = &mut self.content.lock().live;
-        let start = offset as usize;
-        if live.len() < start + buf.len() {
-            live.resize(start + buf.len(), 0);
-        }
-        live[start..start + buf.len()].copy_from_slice(buf);
+    fn put(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let change = Change::Write { file: self.file, offset: offset as usize, bytes: buf.into() };
+        self.storage.apply(change).map(drop)
     }
 }
 
 impl StorageFile for FaultyFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         self.storage.check_plain(Op::Read)?;
-        let content = self.content.lock();
-        let bytes = content.live.get(offset as usize..).unwrap_or(&[]);
+        let state = self.storage.0.state.lock();
+        let bytes = state.disk.bytes(self.file).get(offset as usize..).unwrap_or(&[]);
         let count = bytes.len().min(buf.len());
         buf[..count].copy_from_slice(&bytes[..count]);
         Ok(count)
@@ -350,11 +312,10 @@ impl StorageFile for FaultyFile {
         match self.storage.check(Op::Write) {
             Ok(()) => self.put(buf, offset),
             Err((error, written)) => {
-                self.put(&buf[..written.min(buf.len())], offset);
-                return Err(error);
+                self.put(&buf[..written.min(buf.len())], offset)?;
+                Err(error)
             }
         }
-        Ok(())
     }
 
     fn write_all_vectored_at(&self, bufs: &[&[u8]], offset: u64) -> io::Result<()> {
@@ -363,18 +324,15 @@ impl StorageFile for FaultyFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.storage.check_plain(Op::Sync)?;
-        let mut content = self.content.lock();
-        content.synced = content.live.clone();
-        Ok(())
+        self.storage.apply(Change::Sync { file: self.file }).map(drop)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.content.lock().live.len() as u64)
+        Ok(self.storage.0.state.lock().disk.bytes(self.file).len() as u64)
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.storage.check_plain(Op::Truncate)?;
-        self.content.lock().live.truncate(len as usize);
-        Ok(())
+        self.storage.apply(Change::Truncate { file: self.file, len: len as usize }).map(drop)
     }
 }

@@ -1,0 +1,216 @@
+//! Whether what was found is what the model said.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::model::{Body, ChannelModel, MessageModel, Model, TopicModel};
+use super::observe::{Delivery, Observed, ObservedChannel, ObservedTopic};
+
+/// Due times are turned from one clock to the other and back; a busy machine may take its time between the two.
+const TOLERANCE_NS: i64 = 20_000_000_000;
+
+/// Exactly this, but that of what is finished in `newest` some may be gone already: space is reclaimed when something
+/// is finished, and the journal hears of it a little later.
+pub fn matches(model: &Model, newest: &Model, observed: &Observed) -> Result<(), String> {
+    same_keys("topics", &model.topics, &observed.topics)?;
+    for (name, topic) in &model.topics {
+        topic_matches(topic, newest.topics.get(name), &observed.topics[name])
+            .map_err(|error| format!("topic {name}: {error}"))?;
+    }
+    Ok(())
+}
+
+fn topic_matches(
+    model: &TopicModel,
+    newest: Option<&TopicModel>,
+    observed: &ObservedTopic,
+) -> Result<(), String> {
+    same("paused", model.paused, observed.paused)?;
+    same("message_count", model.message_count, observed.message_count)?;
+    same("depth", model.held.len() as u64, observed.depth)?;
+    let is_needed = |body: Body| newest.is_some_and(|newest| newest.knows(body));
+    same_messages(&model.held, is_needed, &observed.held).map_err(|error| format!("held back: {error}"))?;
+    same_keys("channels", &model.channels, &observed.channels)?;
+    for (name, channel) in &model.channels {
+        let newest = newest.and_then(|newest| newest.channels.get(name));
+        channel_matches(channel, newest, &observed.channels[name])
+            .map_err(|error| format!("channel {name}: {error}"))?;
+    }
+    Ok(())
+}
+
+fn channel_matches(
+    model: &ChannelModel,
+    newest: Option<&ChannelModel>,
+    observed: &ObservedChannel,
+) -> Result<(), String> {
+    same("paused", model.paused, observed.paused)?;
+    let is_needed = |body: Body| newest.is_some_and(|newest| newest.messages.contains_key(&body));
+    same_messages(&model.messages, is_needed, &observed.deliveries)?;
+    same("message_count", model.message_count, observed.message_count)?;
+    same("lost_count", 0, observed.lost_count)?;
+    let count = model.messages.len() as u64;
+    if !(count..=count + model.gone_count).contains(&(observed.depth + observed.deferred_count)) {
+        return Err(format!("depth and deferred are {} and {}", observed.depth, observed.deferred_count));
+    }
+    let first = |delivery: &&Delivery| {
+        let message = model.messages[&delivery.body];
+        message.attempts_seen == 0 && message.due.is_none()
+    };
+    let firsts: Vec<Body> = observed.deliveries.iter().filter(first).map(|delivery| delivery.body).collect();
+    if !firsts.is_sorted() {
+        return Err(format!("first deliveries out of order: {firsts:?}"));
+    }
+    Ok(())
+}
+
+fn same_messages(
+    model: &BTreeMap<Body, MessageModel>,
+    is_needed: impl Fn(Body) -> bool,
+    came: &[Delivery],
+) -> Result<(), String> {
+    let expected: BTreeSet<Body> = model.keys().copied().collect();
+    let found = once(came)?;
+    let missing: Vec<Body> = expected.difference(&found).copied().filter(|&body| is_needed(body)).collect();
+    let strange: Vec<Body> = found.difference(&expected).copied().collect();
+    if !missing.is_empty() || !strange.is_empty() {
+        return Err(format!("did not get {missing:?}, got {strange:?} besides"));
+    }
+    came.iter().try_for_each(|delivery| message_matches(&model[&delivery.body], delivery))
+}
+
+fn once(came: &[Delivery]) -> Result<BTreeSet<Body>, String> {
+    let mut found = BTreeSet::new();
+    match came.iter().find(|delivery| !found.insert(delivery.body)) {
+        Some(twice) => Err(format!("message {} came twice", twice.body)),
+        None => Ok(found),
+    }
+}
+
+fn message_matches(model: &MessageModel, came: &Delivery) -> Result<(), String> {
+    let Delivery { body, attempts, due_ns } = *came;
+    if !(model.attempts_kept + 1..=model.attempts_seen + 1).contains(&attempts) {
+        return Err(format!("message {body} came with attempts {attempts}: {model:?}"));
+    }
+    match model.due {
+        None if due_ns != 0 => Err(format!("message {body} was deferred until {due_ns}: {model:?}")),
+        Some(due) if due_ns == 0 && !due.passed => Err(format!("message {body} was not deferred: {model:?}")),
+        Some(due)
+            if due_ns != 0
+                && !(due.from_ns - TOLERANCE_NS..=due.to_ns + TOLERANCE_NS).contains(&due_ns) =>
+        {
+            Err(format!("message {body} was deferred until {due_ns}: {model:?}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, model: T, observed: T) -> Result<(), String> {
+    if model == observed { Ok(()) } else { Err(format!("{what} is {observed:?} and not {model:?}")) }
+}
+
+fn same_keys<A, B>(what: &str, a: &BTreeMap<String, A>, b: &BTreeMap<String, B>) -> Result<(), String> {
+    same(what, a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>())
+}
+
+/// Something between these: what was not acknowledged when the power failed may be there in part, in any selection.
+pub fn is_between(models: &[&Model], observed: &Observed) -> Result<(), String> {
+    for (name, topic) in &observed.topics {
+        let topics: Vec<_> = models.iter().map(|model| model.topics.get(name)).collect();
+        topic_is_between(&topics, topic).map_err(|error| format!("topic {name}: {error}"))?;
+    }
+    all_found("topic", models.iter().map(|model| &model.topics), &observed.topics)
+}
+
+fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) -> Result<(), String> {
+    let known: Vec<&TopicModel> = models.iter().flatten().copied().collect();
+    if known.is_empty() {
+        return Err("there is none".to_owned());
+    }
+    if !known.iter().any(|topic| topic.paused == observed.paused) {
+        return Err(format!("paused is {}", observed.paused));
+    }
+    let held = once(&observed.held)?;
+    let may_be_held = |body: &Body| known.iter().any(|topic| topic.knows(*body));
+    if let Some(strange) = held.iter().find(|body| !may_be_held(body)) {
+        return Err(format!("message {strange} was held back"));
+    }
+    for (name, channel) in &observed.channels {
+        let channels: Vec<_> = known.iter().map(|topic| (*topic, topic.channels.get(name))).collect();
+        channel_is_between(&channels, channel, &held).map_err(|error| format!("channel {name}: {error}"))?;
+    }
+    if known.len() < models.len() {
+        return Ok(());
+    }
+    all_found("channel", known.iter().map(|topic| &topic.channels), &observed.channels)?;
+    let must_be_held = |body: &&Body| known.iter().all(|topic| topic.held.contains_key(body));
+    let released: BTreeSet<Body> =
+        observed.channels.values().flat_map(|channel| channel.deliveries.iter().map(|d| d.body)).collect();
+    match known[0].held.keys().filter(must_be_held).find(|body| !held.contains(body) && !released.contains(body)) {
+        Some(missing) => Err(format!("message {missing}, which was held back, is missing")),
+        None => Ok(()),
+    }
+}
+
+fn channel_is_between(
+    models: &[(&TopicModel, Option<&ChannelModel>)],
+    observed: &ObservedChannel,
+    held: &BTreeSet<Body>,
+) -> Result<(), String> {
+    let known: Vec<&ChannelModel> = models.iter().filter_map(|(_, channel)| *channel).collect();
+    if known.is_empty() {
+        return Err("there is none".to_owned());
+    }
+    if !known.iter().any(|channel| channel.paused == observed.paused) {
+        return Err(format!("paused is {}", observed.paused));
+    }
+    let found = once(&observed.deliveries)?;
+    // If the pause of the topic was lost, it has been released.
+    let may_come = |body: &Body| {
+        models.iter().any(|(topic, channel)| {
+            topic.held.contains_key(body) || channel.is_some_and(|channel| channel.messages.contains_key(body))
+        })
+    };
+    if let Some(strange) = found.iter().find(|body| !may_come(body)) {
+        return Err(format!("got message {strange}, which it must not get"));
+    }
+    if known.len() < models.len() {
+        return Ok(());
+    }
+    let must_come = |body: &&Body| known.iter().all(|channel| channel.messages.contains_key(body));
+    match known[0].messages.keys().filter(must_come).find(|body| !found.contains(body) && !held.contains(body)) {
+        Some(missing) => Err(format!("never got message {missing}")),
+        None => Ok(()),
+    }
+}
+
+fn all_found<'a, A: 'a, B>(
+    what: &str,
+    models: impl Iterator<Item = &'a BTreeMap<String, A>> + Clone,
+    observed: &BTreeMap<String, B>,
+) -> Result<(), String> {
+    let Some(first) = models.clone().next() else { return Ok(()) };
+    let in_all = |name: &&String| models.clone().all(|model| model.contains_key(*name));
+    match first.keys().filter(in_all).find(|name| !observed.contains_key(*name)) {
+        Some(missing) => Err(format!("{what} {missing} is missing")),
+        None => Ok(()),
+    }
+}
+
+impl TopicModel {
+    fn knows(&self, body: Body) -> bool {
+        self.held.contains_key(&body)
+            || self.channels.values().any(|channel| channel.messages.contains_key(&body))
+    }
+}
+
+/// Nothing is promised but that it is ours: each message was published to its topic.
+pub fn is_ours(published: &BTreeMap<Body, String>, observed: &Observed) -> Result<(), String> {
+    for (name, topic) in &observed.topics {
+        let came = topic.channels.values().flat_map(|channel| &channel.deliveries).chain(&topic.held);
+        let mut bodies = came.map(|delivery| delivery.body);
+        if let Some(strange) = bodies.find(|body| published.get(body) != Some(name)) {
+            return Err(format!("topic {name} has message {strange}, which it never had"));
+        }
+    }
+    Ok(())
+}

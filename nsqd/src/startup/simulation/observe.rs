@@ -1,0 +1,224 @@
+//! Recovers a disk and looks at everything in it, as consumers would: by taking it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsq_daemon::log::Logger;
+use nsq_protocol::{ChannelName, MessageView};
+use tokio::runtime::Runtime;
+
+use super::model::Body;
+use crate::channel::saved::Clocks;
+use crate::channel::{Channel, ConsumerKey, TakeEnd};
+use crate::client_info::ClientInfo;
+use crate::clock;
+use crate::engine::EngineLimits;
+use crate::log::tail::sequence_of;
+use crate::startup::{RecoveryError, StartOptions, recover};
+use crate::storage::data_dir::DataDir;
+use crate::storage::faulty::FaultyStorage;
+use crate::storage::faulty::disk::Disk;
+use crate::storage::journal::JournalTiming;
+use crate::storage::{Durability, Storage};
+use crate::timers::Expire;
+use crate::topic::Topic;
+use crate::topic::registry::Registry;
+
+/// The data directory.
+pub const DIR: &str = "/data";
+
+/// Everything small, so that memory spills, files are full and space is reclaimed all the time.
+pub const LIMITS: EngineLimits = EngineLimits {
+    mem_queue_size: 30,
+    mem_queue_bytes: 4096,
+    max_msg_timeout: Duration::from_secs(900),
+    max_req_timeout: Duration::from_secs(3600),
+    max_channel_consumers: 0,
+    node_id: 7,
+    max_bytes_per_file: 4096,
+    chunk_bytes: 700,
+    journal_file_bytes: 4096,
+    // What nobody waits for is written when a step says so, and never by the journal's thread: a seed's run is
+    // always the same.
+    journal_timing: JournalTiming {
+        flush_interval: Duration::from_secs(24 * 3600),
+        retry_interval: Duration::ZERO,
+    },
+};
+
+/// Starts the engine on a disk.
+pub fn start(storage: &FaultyStorage, durability: Durability) -> Result<Arc<Registry>, RecoveryError> {
+    let storage: Arc<dyn Storage> = Arc::new(storage.clone());
+    let data_dir =
+        DataDir::open(&storage, Path::new(DIR)).map_err(|error| RecoveryError(error.to_string()))?;
+    recover(StartOptions {
+        data_dir,
+        storage,
+        durability,
+        limits: LIMITS,
+        logger: Logger::silent(),
+        oracle: None,
+    })
+}
+
+/// Everything that was found.
+#[derive(Debug, Default)]
+pub struct Observed {
+    pub topics: BTreeMap<String, ObservedTopic>,
+}
+
+#[derive(Debug, Default)]
+pub struct ObservedTopic {
+    pub paused: bool,
+    pub message_count: u64,
+    pub depth: u64,
+    pub held: Vec<Delivery>,
+    pub channels: BTreeMap<String, ObservedChannel>,
+}
+
+#[derive(Debug, Default)]
+pub struct ObservedChannel {
+    pub paused: bool,
+    pub message_count: u64,
+    pub lost_count: u64,
+    pub depth: u64,
+    /// In the order in which they came; deferred ones last.
+    pub deliveries: Vec<Delivery>,
+    pub deferred_count: u64,
+}
+
+/// A message that came.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery {
+    pub body: Body,
+    pub attempts: u16,
+    /// When it was due, wall clock; 0 if it was not deferred.
+    pub due_ns: i64,
+}
+
+/// Recovers and takes everything.
+pub fn observe(disk: Disk, durability: Durability, runtime: &Runtime) -> Result<Observed, String> {
+    let registry = start(&disk.into(), durability).map_err(|error| format!("cannot start: {error}"))?;
+    let mut observed = Observed::default();
+    for topic in registry.all() {
+        observed.topics.insert(topic.name().to_string(), observe_topic(&topic, runtime)?);
+    }
+    Ok(observed)
+}
+
+fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic, String> {
+    let (depth, _, paused) = topic.depth();
+    let mut observed =
+        ObservedTopic { paused, depth, message_count: topic.counters().0, ..ObservedTopic::default() };
+    for channel in topic.channels() {
+        observed.channels.insert(channel.name().to_string(), observe_channel(&channel)?);
+    }
+    topic.set_paused(false);
+    if observed.channels.is_empty() && topic.depth().0 > 0 {
+        let name = ChannelName::new("probe").map_err(|error| error.to_string())?;
+        runtime.block_on(topic.get_or_create_channel(&name)).map_err(|error| error.to_string())?;
+    }
+    let mut held: Option<Vec<Delivery>> = None;
+    for channel in topic.channels() {
+        let came = observe_channel(&channel)?.deliveries;
+        let same = held.as_ref().is_none_or(|held| held.iter().map(|d| d.body).eq(came.iter().map(|d| d.body)));
+        if !same {
+            return Err(format!("channels got different messages that were held back: {held:?}, {came:?}"));
+        }
+        held = Some(came);
+    }
+    observed.held = held.unwrap_or_default();
+    Ok(observed)
+}
+
+fn observe_channel(channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
+    let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
+    let mut observed = channel.inspect(|state, _| ObservedChannel {
+        paused: state.is_paused(),
+        message_count: state.counters().message_count,
+        depth: state.depth(),
+        deferred_count: state.deferred_count() as u64,
+        ..ObservedChannel::default()
+    });
+    let saved = channel.inspect(|state, _| state.save(clocks));
+    let due: BTreeMap<u64, i64> =
+        saved.outstanding.iter().map(|entry| (entry.sequence, entry.due_ns)).collect();
+    channel.set_paused(false);
+    let key = subscribe(channel)?;
+    for pass in 0..2 {
+        loop {
+            let mut out = Vec::new();
+            take_into(channel, key, &mut out, 1 << 20);
+            if out.is_empty() {
+                break;
+            }
+            let mut run = channel.acknowledge(key);
+            for message in messages(&out)? {
+                run.finish(message.sequence).map_err(|error| format!("cannot finish: {error:?}"))?;
+                let due_ns = due.get(&message.sequence).copied().unwrap_or(0);
+                let (body, attempts) = (message.body, message.attempts);
+                observed.deliveries.push(Delivery { body, attempts, due_ns });
+            }
+        }
+        if pass == 0 {
+            Expire::expire(&**channel, u64::MAX / 2);
+        }
+    }
+    channel.unsubscribe(key);
+    observed.lost_count = channel.inspect(|state, _| state.counters().lost_count);
+    Ok(observed)
+}
+
+/// A consumer with all the RDY there is.
+pub fn subscribe(channel: &Channel) -> Result<ConsumerKey, String> {
+    let info = Arc::new(ClientInfo::new("@".to_owned(), 0));
+    let subscribed = channel.subscribe(info, 60_000_000_000, 0, 0);
+    let (key, _) = subscribed.ok().flatten().ok_or("cannot subscribe")?;
+    channel.set_ready(key, 1 << 20);
+    Ok(key)
+}
+
+/// Takes until the consumer has what there is, or `room` bytes.
+pub fn take_into(channel: &Channel, key: ConsumerKey, out: &mut Vec<u8>, room: usize) {
+    loop {
+        let taken = channel.take(key, out, room.saturating_sub(out.len()));
+        match (taken.end, taken.request) {
+            (TakeEnd::OnDisk, Some(request)) => channel.loaded(&request, request.load()),
+            _ => return,
+        }
+    }
+}
+
+/// A message as it came out.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    pub sequence: u64,
+    pub body: Body,
+    pub attempts: u16,
+}
+
+/// Checks every byte of the bodies.
+pub fn messages(mut frames: &[u8]) -> Result<Vec<Came>, String> {
+    let mut found = Vec::new();
+    while let Some((size, rest)) = frames.split_first_chunk::<4>() {
+        let (frame, rest) = rest.split_at(u32::from_be_bytes(*size) as usize);
+        let message = MessageView::parse(&frame[4..]).ok_or("no message")?;
+        let number = message.body.first_chunk().map(|number| u64::from_be_bytes(*number)).ok_or("short body")?;
+        if message.body != body(number, message.body.len() - 8) {
+            return Err(format!("a wrong body of message {number}: {:?}", message.body));
+        }
+        let id = message.id.to_u64().ok_or("a strange id")?;
+        found.push(Came { sequence: sequence_of(id), body: number, attempts: message.attempts });
+        frames = rest;
+    }
+    Ok(found)
+}
+
+/// A body says its number, and is filled so that a wrong byte shows.
+pub fn body(number: Body, size: usize) -> Vec<u8> {
+    let mut body = number.to_be_bytes().to_vec();
+    body.extend((0..size).map(|index| (number as usize * 31 + index) as u8));
+    body
+}

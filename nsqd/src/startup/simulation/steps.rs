@@ -1,0 +1,84 @@
+//! What a workload consists of. Steps name topics and channels by any number, so that a step still means something
+//! when others are left out.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+/// One step. `topic` and `channel` pick one of those that there are.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum Step {
+    CreateTopic { name: u8 },
+    DeleteTopic { topic: u8 },
+    CreateChannel { topic: u8, name: u8 },
+    DeleteChannel { channel: u8 },
+    Publish { topic: u8, count: u8, size: u16 },
+    /// To several topics, in one write.
+    PublishTogether { count: u8, size: u16 },
+    PublishDeferred { topic: u8, count: u8, delay_s: u16 },
+    Take { channel: u8, room: u16 },
+    Finish { channel: u8, count: u8, newest: bool },
+    Requeue { channel: u8, delay_s: u16 },
+    Touch { channel: u8 },
+    /// A consumer goes, and comes back.
+    Reconnect { channel: u8 },
+    /// So much time passes that everything in flight times out, and everything deferred is due.
+    Advance { channel: u8 },
+    PauseTopic { topic: u8, paused: bool },
+    PauseChannel { channel: u8, paused: bool },
+    EmptyTopic { topic: u8 },
+    EmptyChannel { channel: u8 },
+    Flush,
+    Checkpoint,
+    Retire,
+    Clean,
+    Stop,
+    /// The process dies, or the power fails, `back` changes of the disk ago.
+    Crash { back: u8, torn: u16 },
+}
+
+/// The steps of a seed.
+pub fn steps(seed: u64) -> Vec<Step> {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let count = random.random_range(30..140);
+    let mut steps = vec![Step::CreateTopic { name: 0 }, Step::CreateChannel { topic: 0, name: 0 }];
+    steps.extend((0..count).map(|_| step(&mut random)));
+    steps
+}
+
+fn step(random: &mut SmallRng) -> Step {
+    let (topic, channel) = (random.random(), random.random());
+    let paused = random.random_bool(0.3);
+    let count = random.random_range(1..12);
+    let size = random.random_range(0..200);
+    // More at once than a memory chunk, and now and then than a journal file.
+    let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
+    let delay_s = random.random_range(600..3000);
+    match random.random_range(0..100) {
+        0..=2 => Step::CreateTopic { name: random.random() },
+        3 => Step::DeleteTopic { topic },
+        4..=6 => Step::CreateChannel { topic, name: random.random() },
+        7 => Step::DeleteChannel { channel },
+        8..=25 => Step::Publish { topic, count, size },
+        26..=27 => Step::Publish { topic, count: many, size },
+        28 => Step::Publish { topic, count: 1, size: large },
+        29..=31 => Step::PublishTogether { count, size },
+        32..=34 => Step::PublishDeferred { topic, count: random.random_range(1..4), delay_s },
+        35..=51 => Step::Take { channel, room: random.random_range(1..4000) },
+        52..=67 => Step::Finish { channel, count: random.random_range(1..40), newest: random.random_bool(0.2) },
+        68..=72 => Step::Requeue { channel, delay_s: if random.random() { delay_s } else { 0 } },
+        73 => Step::Touch { channel },
+        74 => Step::Reconnect { channel },
+        75 => Step::Advance { channel },
+        76..=77 => Step::PauseTopic { topic, paused },
+        78..=79 => Step::PauseChannel { channel, paused },
+        80 => Step::EmptyTopic { topic },
+        81 => Step::EmptyChannel { channel },
+        82..=84 => Step::Flush,
+        85 => Step::Checkpoint,
+        86..=90 => Step::Retire,
+        91..=93 => Step::Clean,
+        94..=95 => Step::Stop,
+        _ => Step::Crash { back: random.random_range(0..4), torn: random.random() },
+    }
+}

@@ -1,0 +1,542 @@
+//! Does the steps of a workload, on the engine and on the model, and remembers what the disk went through.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsq_protocol::{ChannelName, TopicName};
+use tokio::runtime::Runtime;
+
+use super::compare;
+use super::model::{Body, Due, MessageModel, Model, TopicModel};
+use super::observe::{self, Came, DIR, Observed};
+use super::steps::Step;
+use crate::channel::{Channel, ConsumerKey};
+use crate::clock;
+use crate::startup::persist;
+use crate::storage::faulty::FaultyStorage;
+use crate::storage::faulty::disk::{Change, Disk};
+use crate::storage::{Durability, Storage};
+use crate::timers::Expire;
+use crate::topic::registry::Registry;
+use crate::topic::{Publication, Topic};
+
+const TOPICS: [&str; 3] = ["t", "..", "orders.x"];
+const CHANNELS: [&str; 3] = ["a", "b", "c.d"];
+
+/// From one start to the next.
+pub struct Life {
+    /// What it found.
+    pub base: Disk,
+    /// What it did to it, recovery included.
+    pub changes: Vec<Change>,
+    /// What the model said, after each step.
+    pub states: Vec<State>,
+}
+
+/// What the model said at some time.
+pub struct State {
+    pub model: Arc<Model>,
+    /// So many changes had been made to the disk when the step began.
+    pub begun: usize,
+    /// After so many changes, this (or something later) must be found.
+    pub durable: usize,
+}
+
+impl Life {
+    /// What may be found after so many changes, `torn` if part of the next was made as well.
+    pub fn candidates(&self, changes: usize, torn: bool) -> Vec<&Model> {
+        let durable = self.states.iter().rposition(|state| state.durable <= changes).unwrap_or(0);
+        let begun = |state: &State| state.begun < changes || (torn && state.begun == changes);
+        let last = self.states.iter().rposition(begun).unwrap_or(0).max(durable);
+        let mut models: Vec<&Model> = Vec::new();
+        for state in &self.states[durable..=last] {
+            if !models.last().is_some_and(|last| std::ptr::eq(*last, &*state.model)) {
+                models.push(&state.model);
+            }
+        }
+        models
+    }
+}
+
+/// How a life may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process dies.
+    Kill,
+    /// The power fails.
+    PowerLoss,
+}
+
+/// Which crashes, and what is promised then.
+#[derive(Clone, Copy, Debug)]
+pub struct Contract {
+    /// How durable an acknowledgement is.
+    pub durability: Durability,
+    /// What happens.
+    pub crash: Crash,
+}
+
+impl Contract {
+    /// Whether what was acknowledged must be there.
+    pub fn keeps_all(self) -> bool {
+        match self.crash {
+            Crash::Kill => self.durability != Durability::Overflow,
+            Crash::PowerLoss => self.durability == Durability::Sync,
+        }
+    }
+}
+
+/// See the module.
+pub struct World<'r> {
+    contract: Contract,
+    runtime: &'r Runtime,
+    storage: FaultyStorage,
+    registry: Option<Arc<Registry>>,
+    consumers: BTreeMap<(String, String), (Arc<Channel>, ConsumerKey)>,
+    model: Model,
+    /// The model, as it stands in the newest state.
+    recorded: Arc<Model>,
+    next_body: Body,
+    /// Which topic each message was published to.
+    pub published: BTreeMap<Body, String>,
+    current: Life,
+    /// So many changes had been made when the step began.
+    begun: usize,
+    pub lives: Vec<Life>,
+    seed: u64,
+}
+
+impl<'r> World<'r> {
+    pub fn new(contract: Contract, seed: u64, runtime: &'r Runtime) -> Result<Self, String> {
+        let storage = FaultyStorage::default();
+        storage.create_dir_all(DIR.as_ref()).map_err(text)?;
+        let base = storage.disk().after_kill();
+        let model = Arc::new(Model::default());
+        let mut world = World {
+            contract,
+            runtime,
+            storage,
+            registry: None,
+            consumers: BTreeMap::new(),
+            model: Model::default(),
+            recorded: model,
+            next_body: 1,
+            published: BTreeMap::new(),
+            current: Life { base: base.clone(), changes: Vec::new(), states: Vec::new() },
+            begun: 0,
+            lives: Vec::new(),
+            seed,
+        };
+        world.begin(base, Model::default())?;
+        Ok(world)
+    }
+
+    /// Starts on this disk, which must say what `model` says.
+    fn begin(&mut self, base: Disk, model: Model) -> Result<(), String> {
+        self.storage = FaultyStorage::from(base.clone());
+        self.storage.record();
+        self.model = model;
+        self.recorded = Arc::new(self.model.clone());
+        let first = State { model: self.recorded.clone(), begun: 0, durable: 0 };
+        self.current = Life { base, changes: Vec::new(), states: vec![first] };
+        let registry = observe::start(&self.storage, self.contract.durability).map_err(text)?;
+        for topic in registry.all() {
+            for channel in topic.channels() {
+                self.subscribe(&topic, channel)?;
+            }
+        }
+        self.registry = Some(registry);
+        Ok(())
+    }
+
+    /// The process is gone.
+    fn end(&mut self) {
+        self.consumers.clear();
+        self.registry = None;
+        let changes = self.storage.take_recorded();
+        let states = std::mem::take(&mut self.current.states);
+        let base = std::mem::take(&mut self.current.base);
+        self.lives.push(Life { base, changes, states });
+    }
+
+    /// Does all steps. Returns early if, after a power failure, the model cannot go on.
+    pub fn run(&mut self, steps: &[Step]) -> Result<(), String> {
+        for (index, &step) in steps.iter().enumerate() {
+            let goes_on = self.apply(step, index).map_err(|error| format!("step {index}, {step:?}: {error}"))?;
+            if !goes_on {
+                return Ok(());
+            }
+        }
+        self.end();
+        Ok(())
+    }
+
+    fn registry(&self) -> Result<&Arc<Registry>, String> {
+        self.registry.as_ref().ok_or_else(|| "not running".to_owned())
+    }
+
+    fn apply(&mut self, step: Step, index: usize) -> Result<bool, String> {
+        let begun = self.storage.recorded_count();
+        self.begun = begun;
+        let (durable, changed) = match step {
+            Step::Stop => return self.stop(begun),
+            Step::Crash { .. } if !self.contract.keeps_all() => return self.stop(begun),
+            Step::Crash { back, torn } => return self.crash(back as usize, torn as usize, index),
+            Step::Flush => (self.flush()?, false),
+            Step::Checkpoint => {
+                persist::write_checkpoint(self.registry()?, false)?;
+                (true, false)
+            }
+            Step::Retire => (persist::retire_journal_files(self.registry()?)? > 0, false),
+            Step::Clean => {
+                persist::clean_segments(self.registry()?)?;
+                (false, false)
+            }
+            Step::Touch { channel } => (self.touch(channel)?, false),
+            step => (self.work(step)?, true),
+        };
+        let durable = if durable { self.storage.recorded_count() } else { usize::MAX };
+        if changed {
+            self.remember(durable);
+        } else {
+            self.current.states.push(State { model: self.recorded.clone(), begun, durable });
+        }
+        Ok(true)
+    }
+
+    /// What the model says now, in the middle or at the end of a step.
+    fn remember(&mut self, durable: usize) {
+        self.recorded = Arc::new(self.model.clone());
+        self.current.states.push(State { model: self.recorded.clone(), begun: self.begun, durable });
+    }
+
+    /// What changes the model. Returns whether it is durable.
+    fn work(&mut self, step: Step) -> Result<bool, String> {
+        match step {
+            Step::CreateTopic { name } => self.create_topic(name),
+            Step::DeleteTopic { topic } => self.delete_topic(topic),
+            Step::CreateChannel { topic, name } => self.create_channel(topic, name),
+            Step::DeleteChannel { channel } => self.delete_channel(channel),
+            Step::Publish { topic, count, size } => match self.pick_topic(topic) {
+                Some(name) => self.publish(&[name], count, size, None),
+                None => Ok(false),
+            },
+            Step::PublishTogether { count, size } => {
+                let names: Vec<_> = self.model.topics.keys().cloned().collect();
+                self.publish(&names, count, size, None)
+            }
+            Step::PublishDeferred { topic, count, delay_s } => match self.pick_topic(topic) {
+                Some(name) => self.publish(&[name], count, 20, Some(Duration::from_secs(delay_s.into()))),
+                None => Ok(false),
+            },
+            Step::Take { channel, room } => self.take(channel, room.into()),
+            Step::Finish { channel, count, newest } => self.finish(channel, count.into(), newest),
+            Step::Requeue { channel, delay_s } => self.requeue(channel, delay_s),
+            Step::Reconnect { channel } => self.reconnect(channel),
+            Step::Advance { channel } => self.advance(channel),
+            Step::PauseTopic { topic, paused } => {
+                let Some(name) = self.pick_topic(topic) else { return Ok(false) };
+                self.topic(&name)?.set_paused(paused);
+                let model = self.model_of(&name)?;
+                model.paused = paused;
+                model.release();
+                Ok(false)
+            }
+            Step::PauseChannel { channel, paused } => {
+                let Some((name, channel, _)) = self.pick_channel(channel) else { return Ok(false) };
+                channel.set_paused(paused);
+                self.model.channel(&name).ok_or("no channel")?.paused = paused;
+                Ok(false)
+            }
+            Step::EmptyTopic { topic } => {
+                let Some(name) = self.pick_topic(topic) else { return Ok(false) };
+                self.topic(&name)?.empty();
+                self.model_of(&name)?.held.clear();
+                Ok(false)
+            }
+            Step::EmptyChannel { channel } => {
+                let Some((name, channel, _)) = self.pick_channel(channel) else { return Ok(false) };
+                channel.empty();
+                self.model.channel(&name).ok_or("no channel")?.messages.clear();
+                Ok(false)
+            }
+            other => Err(format!("{other:?} is no work")),
+        }
+    }
+
+    fn pick_topic(&self, pick: u8) -> Option<String> {
+        let index = usize::from(pick) % self.model.topics.len().max(1);
+        self.model.topics.keys().nth(index).cloned()
+    }
+
+    fn pick_channel(&self, pick: u8) -> Option<((String, String), Arc<Channel>, ConsumerKey)> {
+        let index = usize::from(pick) % self.consumers.len().max(1);
+        let (name, (channel, key)) = self.consumers.iter().nth(index)?;
+        Some((name.clone(), channel.clone(), *key))
+    }
+
+    fn topic(&self, name: &str) -> Result<Arc<Topic>, String> {
+        self.registry()?.get(name).ok_or_else(|| format!("topic {name} is missing"))
+    }
+
+    fn model_of(&mut self, topic: &str) -> Result<&mut TopicModel, String> {
+        self.model.topics.get_mut(topic).ok_or_else(|| format!("no topic {topic}"))
+    }
+
+    fn subscribe(&mut self, topic: &Topic, channel: Arc<Channel>) -> Result<(), String> {
+        let key = observe::subscribe(&channel)?;
+        self.consumers.insert((topic.name().to_string(), channel.name().to_string()), (channel, key));
+        Ok(())
+    }
+
+    fn create_topic(&mut self, name: u8) -> Result<bool, String> {
+        let name = TopicName::new(TOPICS[usize::from(name) % TOPICS.len()]).map_err(text)?;
+        if self.model.topics.contains_key(name.as_str()) {
+            return Ok(false);
+        }
+        self.runtime.block_on(self.registry()?.get_or_create(&name)).map_err(text)?;
+        self.model.topics.entry(name.to_string()).or_default();
+        Ok(self.contract.durability != Durability::Overflow)
+    }
+
+    fn delete_topic(&mut self, topic: u8) -> Result<bool, String> {
+        let Some(name) = self.pick_topic(topic) else { return Ok(false) };
+        self.consumers.retain(|(topic, _), _| *topic != name);
+        self.runtime.block_on(self.registry()?.delete(&name));
+        self.model.topics.remove(&name);
+        Ok(self.contract.durability != Durability::Overflow)
+    }
+
+    fn create_channel(&mut self, topic: u8, name: u8) -> Result<bool, String> {
+        let Some(topic_name) = self.pick_topic(topic) else { return Ok(false) };
+        let name = ChannelName::new(CHANNELS[usize::from(name) % CHANNELS.len()]).map_err(text)?;
+        if self.model_of(&topic_name)?.channels.contains_key(name.as_str()) {
+            return Ok(false);
+        }
+        let topic = self.topic(&topic_name)?;
+        let channel = self.runtime.block_on(topic.get_or_create_channel(&name)).map_err(text)?;
+        self.subscribe(&topic, channel)?;
+        let model = self.model_of(&topic_name)?;
+        model.channels.entry(name.to_string()).or_default();
+        model.release();
+        Ok(self.contract.durability != Durability::Overflow)
+    }
+
+    fn delete_channel(&mut self, channel: u8) -> Result<bool, String> {
+        let Some((name, ..)) = self.pick_channel(channel) else { return Ok(false) };
+        self.consumers.remove(&name);
+        self.topic(&name.0)?.delete_channel(&name.1);
+        self.model_of(&name.0)?.channels.remove(&name.1);
+        Ok(false)
+    }
+
+    fn publish(
+        &mut self,
+        topics: &[String],
+        count: u8,
+        size: u16,
+        delay: Option<Duration>,
+    ) -> Result<bool, String> {
+        let mut waiting: Vec<(String, Vec<Body>, Option<Due>, Publication)> = Vec::new();
+        for name in topics {
+            let numbers: Vec<Body> = (0..u64::from(count)).map(|index| self.next_body + index).collect();
+            self.next_body += u64::from(count);
+            self.published.extend(numbers.iter().map(|&number| (number, name.clone())));
+            let bodies: Vec<_> = numbers.iter().map(|&number| observe::body(number, size.into())).collect();
+            let bytes = bodies.iter().map(Vec::len).sum();
+            let from_ns = clock::wall_ns();
+            let bodies = bodies.iter().map(Vec::as_slice);
+            let publication = self.topic(name)?.append(bodies, bytes, delay).map_err(text)?;
+            let due = delay.map(|delay| Due::between(from_ns, delay));
+            waiting.push((name.clone(), numbers, due, publication));
+        }
+        for (name, numbers, due, publication) in waiting {
+            self.runtime.block_on(publication.committed()).map_err(text)?;
+            self.model_of(&name)?.publish(&numbers, due);
+            // A write that is torn may have brought the first of several batches.
+            self.remember(usize::MAX);
+        }
+        Ok(self.contract.durability != Durability::Overflow)
+    }
+
+    fn take(&mut self, pick: u8, room: usize) -> Result<bool, String> {
+        let Some((name, channel, key)) = self.pick_channel(pick) else { return Ok(false) };
+        let mut out = Vec::new();
+        observe::take_into(&channel, key, &mut out, room);
+        let model = self.model.channel(&name).ok_or("no channel")?;
+        for Came { sequence, body, attempts } in observe::messages(&out)? {
+            let fail = |what: &str| Err(format!("{name:?} got message {body} {what}"));
+            let Some(message) = model.messages.get_mut(&body) else {
+                return fail("which it must not get");
+            };
+            if message.in_flight.is_some() {
+                return fail("which is in flight");
+            }
+            if message.due.is_some_and(|due| !due.passed) {
+                return fail("which is deferred");
+            }
+            if !(message.attempts_kept + 1..=message.attempts_seen + 1).contains(&attempts) {
+                return fail(&format!("with attempts {attempts}: {message:?}"));
+            }
+            if message.attempts_seen == 0 && message.due.is_none() {
+                if body <= model.last_first {
+                    return fail(&format!("after {}", model.last_first));
+                }
+                model.last_first = body;
+            }
+            message.attempts_seen = attempts;
+            message.in_flight = Some(sequence);
+        }
+        Ok(false)
+    }
+
+    fn in_flight(&mut self, name: &(String, String)) -> Result<Vec<(Body, u64)>, String> {
+        let model = self.model.channel(name).ok_or("no channel")?;
+        let in_flight = |(&body, message): (&Body, &MessageModel)| Some((body, message.in_flight?));
+        Ok(model.messages.iter().filter_map(in_flight).collect())
+    }
+
+    fn finish(&mut self, pick: u8, count: usize, newest: bool) -> Result<bool, String> {
+        let Some((name, channel, key)) = self.pick_channel(pick) else { return Ok(false) };
+        let mut in_flight = self.in_flight(&name)?;
+        if newest {
+            in_flight.reverse();
+        }
+        let model = self.model.channel(&name).ok_or("no channel")?;
+        let mut run = channel.acknowledge(key);
+        for (body, sequence) in in_flight.into_iter().take(count) {
+            run.finish(sequence).map_err(|error| format!("cannot finish {body}: {error:?}"))?;
+            model.messages.remove(&body);
+        }
+        Ok(false)
+    }
+
+    fn requeue(&mut self, pick: u8, delay_s: u16) -> Result<bool, String> {
+        let Some((name, channel, key)) = self.pick_channel(pick) else { return Ok(false) };
+        let Some((body, sequence)) = self.in_flight(&name)?.into_iter().next() else { return Ok(false) };
+        let from_ns = clock::wall_ns();
+        let delay = Duration::from_secs(delay_s.into());
+        channel
+            .acknowledge(key)
+            .requeue(sequence, clock::nanos(delay))
+            .map_err(|error| format!("cannot requeue {body}: {error:?}"))?;
+        let model = self.model.channel(&name).ok_or("no channel")?;
+        let message = model.messages.get_mut(&body).ok_or("no message")?;
+        message.in_flight = None;
+        message.attempts_kept = message.attempts_seen;
+        message.due = (delay_s > 0).then(|| Due::between(from_ns, delay));
+        Ok(false)
+    }
+
+    fn touch(&mut self, pick: u8) -> Result<bool, String> {
+        let Some((name, channel, key)) = self.pick_channel(pick) else { return Ok(false) };
+        if let Some((body, sequence)) = self.in_flight(&name)?.into_iter().next() {
+            let touched = channel.acknowledge(key).touch(sequence);
+            touched.map_err(|error| format!("cannot touch {body}: {error:?}"))?;
+        }
+        Ok(false)
+    }
+
+    fn reconnect(&mut self, pick: u8) -> Result<bool, String> {
+        let Some((name, channel, key)) = self.pick_channel(pick) else { return Ok(false) };
+        channel.unsubscribe(key);
+        let model = self.model.channel(&name).ok_or("no channel")?;
+        model.messages.values_mut().for_each(|message| message.in_flight = None);
+        let key = observe::subscribe(&channel)?;
+        self.consumers.insert(name, (channel, key));
+        Ok(false)
+    }
+
+    fn advance(&mut self, pick: u8) -> Result<bool, String> {
+        let Some((name, channel, _)) = self.pick_channel(pick) else { return Ok(false) };
+        Expire::expire(&*channel, clock::monotonic() + 4000 * 1_000_000_000);
+        let model = self.model.channel(&name).ok_or("no channel")?;
+        for message in model.messages.values_mut() {
+            message.in_flight = None;
+            if let Some(due) = &mut message.due {
+                due.passed = true;
+            }
+        }
+        Ok(false)
+    }
+
+    fn flush(&mut self) -> Result<bool, String> {
+        match &self.registry()?.engine().journal {
+            Some(journal) => journal.flush().map(|()| true).map_err(text),
+            None => Ok(false),
+        }
+    }
+
+    /// A clean stop, and a start.
+    fn stop(&mut self, begun: usize) -> Result<bool, String> {
+        for (channel, key) in std::mem::take(&mut self.consumers).into_values() {
+            channel.unsubscribe(key);
+        }
+        persist::at_end(self.registry()?)?;
+        let durable = self.storage.recorded_count();
+        self.current.states.push(State { model: self.recorded.clone(), begun, durable });
+        self.restart(durable, None)
+    }
+
+    /// The process dies, or the power fails, a few changes ago.
+    fn crash(&mut self, back: usize, torn: usize, index: usize) -> Result<bool, String> {
+        let count = self.storage.recorded_count();
+        let changes = count.saturating_sub(back);
+        let torn = (changes < count).then_some(torn);
+        self.seed = self.seed.wrapping_mul(31).wrapping_add(index as u64);
+        self.restart(changes, torn)
+    }
+
+    /// Starts on what is left after so many changes of this life.
+    fn restart(&mut self, changes: usize, torn: Option<usize>) -> Result<bool, String> {
+        self.end();
+        let Some(life) = self.lives.last() else { return Ok(false) };
+        let mut disk = life.base.clone();
+        for change in &life.changes[..changes] {
+            disk.apply(change).map_err(text)?;
+        }
+        if let Some(torn) = torn {
+            let change = &life.changes[changes];
+            let len = torn % change.written_bytes().max(1);
+            if len > 0 {
+                disk.apply(&change.torn(len)).map_err(text)?;
+            }
+        }
+        let power_fails = self.contract.crash == Crash::PowerLoss && self.contract.keeps_all();
+        let image = if power_fails { disk.after_power_loss(self.seed) } else { disk.after_kill() };
+        let observed = observe::observe(image.clone(), self.contract.durability, self.runtime)?;
+        let candidates = life.candidates(changes, torn.is_some());
+        let (first, last) = (candidates[0], candidates[candidates.len() - 1]);
+        let matches = |model: &&&Model| compare::matches(model, last, &observed).is_ok();
+        let Some(model) = candidates.iter().find(matches) else {
+            if power_fails && compare::is_between(&candidates, &observed).is_ok() {
+                // Correct, but no state that the model was ever in.
+                return Ok(false);
+            }
+            return Err(format!("after the crash: {}", both(first, last, &observed)));
+        };
+        let mut model = model.restarted();
+        model.forget_what_is_gone(&observed);
+        self.begin(image, model)?;
+        Ok(true)
+    }
+}
+
+/// Compared with the oldest and the newest state that there may be.
+pub fn both(oldest: &Model, newest: &Model, observed: &Observed) -> String {
+    let [oldest, newest] =
+        [oldest, newest].map(|model| compare::matches(model, newest, observed).err().unwrap_or_default());
+    if oldest == newest { oldest } else { format!("{oldest}\n or, had the last step been done: {newest}") }
+}
+
+impl Due {
+    fn between(from_ns: i64, delay: Duration) -> Due {
+        let delay = i64::try_from(clock::nanos(delay)).unwrap_or(i64::MAX);
+        Due { from_ns: from_ns + delay, to_ns: clock::wall_ns() + delay, passed: false }
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

@@ -1,0 +1,278 @@
+//! A disk as plain data: what programs see of it, what is on stable storage, and every change as a value, so that a
+//! run can be recorded once and played back up to any point, or to a point within a change.
+//!
+//! Contents are shared between copies until one of them is written to: a copy of a disk costs its names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+/// A power failure keeps or loses unsynced bytes in pieces of this size.
+pub const SECTOR_BYTES: usize = 512;
+
+/// Which file, whatever its name is now.
+pub type FileId = usize;
+
+/// One change of a disk.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum Change {
+    Create { path: PathBuf, len: usize },
+    Write { file: FileId, offset: usize, bytes: Arc<[u8]> },
+    Truncate { file: FileId, len: usize },
+    Sync { file: FileId },
+    SyncDir { dir: PathBuf },
+    CreateDirs { dir: PathBuf },
+    Remove { path: PathBuf },
+    RemoveDirAll { dir: PathBuf },
+    Rename { from: PathBuf, to: PathBuf },
+}
+
+impl Change {
+    /// If it can be torn: how many bytes it writes.
+    pub fn written_bytes(&self) -> usize {
+        match self {
+            Change::Write { bytes, .. } => bytes.len(),
+            _ => 0,
+        }
+    }
+
+    /// The first `len` bytes of a write.
+    pub fn torn(&self, len: usize) -> Change {
+        match self {
+            Change::Write { file, offset, bytes } => {
+                Change::Write { file: *file, offset: *offset, bytes: bytes[..len.min(bytes.len())].into() }
+            }
+            other => other.clone(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Disk {
+    names: Names,
+    /// What a directory's sync has made durable.
+    synced_names: Names,
+    /// Changes of names since, oldest first.
+    unsynced: Vec<Change>,
+    files: Vec<Content>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Names {
+    files: BTreeMap<PathBuf, FileId>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Content {
+    live: Arc<Vec<u8>>,
+    synced: Arc<Vec<u8>>,
+}
+
+impl Names {
+    /// Applies a change of names. `created` is the file that a creation makes.
+    fn apply(&mut self, change: &Change, created: FileId) -> io::Result<()> {
+        match change {
+            Change::Create { path, .. } => {
+                if self.files.contains_key(path) {
+                    return Err(io::ErrorKind::AlreadyExists.into());
+                }
+                if !path.parent().is_some_and(|dir| self.dirs.contains(dir)) {
+                    return Err(not_found());
+                }
+                self.files.insert(path.clone(), created);
+            }
+            Change::CreateDirs { dir } => self.dirs.extend(dir.ancestors().map(Path::to_path_buf)),
+            Change::Remove { path } => drop(self.files.remove(path).ok_or_else(not_found)?),
+            Change::RemoveDirAll { dir } => {
+                if !self.dirs.contains(dir) {
+                    return Err(not_found());
+                }
+                self.files.retain(|path, _| !path.starts_with(dir));
+                self.dirs.retain(|path| !path.starts_with(dir));
+            }
+            Change::Rename { from, to } => {
+                let file = self.files.remove(from).ok_or_else(not_found)?;
+                self.files.insert(to.clone(), file);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Disk {
+    /// Makes a change; says which file was created, if one was.
+    pub fn apply(&mut self, change: &Change) -> io::Result<FileId> {
+        let created = self.files.len();
+        match change {
+            Change::Write { file, offset, bytes } => {
+                let live = Arc::make_mut(&mut self.files[*file].live);
+                if live.len() < offset + bytes.len() {
+                    live.resize(offset + bytes.len(), 0);
+                }
+                live[*offset..offset + bytes.len()].copy_from_slice(bytes);
+            }
+            Change::Truncate { file, len } => {
+                Arc::make_mut(&mut self.files[*file].live).truncate(*len);
+            }
+            Change::Sync { file } => {
+                let content = &mut self.files[*file];
+                content.synced = content.live.clone();
+            }
+            Change::SyncDir { dir } => self.sync_dir(dir)?,
+            names => {
+                self.names.apply(names, created)?;
+                if let Change::Create { len, .. } = names {
+                    self.files
+                        .push(Content { live: Arc::new(vec![0; *len]), synced: Arc::new(Vec::new()) });
+                }
+                // What lies at the root stands for what was there before us.
+                if let Change::CreateDirs { dir } = names {
+                    let old = dir.ancestors().filter(|dir| dir.components().count() <= 2);
+                    self.synced_names.dirs.extend(old.map(Path::to_path_buf));
+                }
+                self.unsynced.push(match names {
+                    // The number tells which file it was.
+                    Change::Create { path, .. } => Change::Create { path: path.clone(), len: created },
+                    other => other.clone(),
+                });
+            }
+        }
+        Ok(created)
+    }
+
+    fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+        if !self.names.dirs.contains(dir) {
+            return Err(not_found());
+        }
+        let concerns = |change: &Change| match change {
+            Change::Create { path, .. } | Change::Remove { path } => path.parent() == Some(dir),
+            Change::Rename { from, to } => from.parent() == Some(dir) || to.parent() == Some(dir),
+            // A directory's name stands in the one above it. All above are taken to be older.
+            Change::CreateDirs { dir: made } => made.parent() == Some(dir) || made == dir,
+            Change::RemoveDirAll { dir: gone } => gone.parent() == Some(dir),
+            _ => false,
+        };
+        let (now, later) = std::mem::take(&mut self.unsynced).into_iter().partition(concerns);
+        self.unsynced = later;
+        play(&mut self.synced_names, now.iter());
+        Ok(())
+    }
+
+    /// What the next start finds after the process was killed now.
+    pub fn after_kill(&self) -> Disk {
+        self.image(&self.names, |content| content.live.clone())
+    }
+
+    /// What the next start finds after the power failed now; `seed` decides about what was not synced. Bytes are
+    /// kept or lost by sectors, names change by change: with seed 0 all of it is lost.
+    pub fn after_power_loss(&self, seed: u64) -> Disk {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut names = self.synced_names.clone();
+        let kept: Vec<&Change> = match seed {
+            0 => Vec::new(),
+            // Most file systems keep the order of such changes; not all do.
+            seed if seed.is_multiple_of(2) => {
+                self.unsynced.iter().take(random.random_range(0..=self.unsynced.len())).collect()
+            }
+            _ => self.unsynced.iter().filter(|_| random.random()).collect(),
+        };
+        play(&mut names, kept.into_iter());
+        let share = match random.random_range(0..4) {
+            _ if seed == 0 => 0.0,
+            0 => 1.0,
+            1 => 0.9,
+            _ => 0.5,
+        };
+        self.image(&names, |content| content.torn(&mut random, share))
+    }
+
+    fn image(&self, names: &Names, mut bytes: impl FnMut(&Content) -> Arc<Vec<u8>>) -> Disk {
+        let mut files = Vec::new();
+        let mut named = names.clone();
+        for file in named.files.values_mut() {
+            let bytes = bytes(&self.files[*file]);
+            *file = files.len();
+            files.push(Content { live: bytes.clone(), synced: bytes });
+        }
+        Disk { synced_names: named.clone(), names: named, unsynced: Vec::new(), files }
+    }
+
+    /// The file of this name.
+    pub fn open(&self, path: &Path) -> io::Result<FileId> {
+        self.names.files.get(path).copied().ok_or_else(not_found)
+    }
+
+    /// A file's bytes.
+    pub fn bytes(&self, file: FileId) -> &[u8] {
+        &self.files[file].live
+    }
+
+    /// Changes a file's bytes behind everybody's back.
+    pub fn tamper(&mut self, file: FileId, change: impl FnOnce(&mut Vec<u8>)) {
+        change(Arc::make_mut(&mut self.files[file].live));
+    }
+
+    /// Whether there is such a directory.
+    pub fn has_dir(&self, dir: &Path) -> bool {
+        self.names.dirs.contains(dir)
+    }
+
+    /// The names of the entries of a directory.
+    pub fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        if !self.has_dir(dir) {
+            return Err(not_found());
+        }
+        let entries = self.names.files.keys().chain(&self.names.dirs).filter(|path| path.parent() == Some(dir));
+        Ok(entries.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+    }
+
+    /// The paths of all files, in order.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.names.files.keys().cloned().collect()
+    }
+}
+
+/// Applies recorded changes of names. One that makes no sense because an earlier one was lost is passed over.
+fn play<'a>(names: &mut Names, changes: impl Iterator<Item = &'a Change>) {
+    for change in changes {
+        let created = if let Change::Create { len, .. } = change { *len } else { 0 };
+        let _ = names.apply(change, created);
+    }
+}
+
+impl Content {
+    /// Some sectors as they are, some as they were synced last; the same with the length.
+    fn torn(&self, random: &mut SmallRng, kept_share: f64) -> Arc<Vec<u8>> {
+        if Arc::ptr_eq(&self.live, &self.synced) {
+            return self.live.clone();
+        }
+        let (new, old) = (&self.live[..], &self.synced[..]);
+        let len = if random.random_bool(kept_share) { new.len() } else { old.len() };
+        let mut bytes = vec![0; len];
+        for start in (0..len).step_by(SECTOR_BYTES) {
+            let sector = start..(start + SECTOR_BYTES).min(len);
+            let from = if random.random_bool(kept_share) { new } else { old };
+            copy_range(&mut bytes, from, sector);
+        }
+        Arc::new(bytes)
+    }
+}
+
+fn copy_range(to: &mut [u8], from: &[u8], range: Range<usize>) {
+    let end = range.end.min(from.len());
+    if range.start < end {
+        to[range.start..end].copy_from_slice(&from[range.start..end]);
+    }
+}
+
+fn not_found() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
