@@ -46,7 +46,11 @@ pub struct Tail {
     sealed_bytes: usize,
     open: Chunk,
     bound: MemoryBound,
+    /// In order, and without overlaps.
     blocks: VecDeque<BlockRef>,
+    /// Blocks with messages that stand in one of `blocks` as well, should that turn out to be damaged. Few: left by
+    /// a crash while survivors were copied, or by repairing what another crash had left.
+    copies: Vec<BlockRef>,
     /// Ids are the node number in the upper ten bits, the sequence number below.
     id_base: u64,
     /// What the next release must tell the channels; in order of sequence numbers.
@@ -63,6 +67,7 @@ impl Tail {
             sealed_bytes: 0,
             open: Chunk::new(next_sequence),
             blocks: VecDeque::new(),
+            copies: Vec::new(),
             id_base: u64::from(node_id) << SEQUENCE_BITS,
             marks: Vec::new(),
         }
@@ -175,6 +180,7 @@ impl Tail {
         {
             self.blocks.pop_front();
         }
+        self.copies.retain(|block| block.end_sequence() > floor);
         if !self.open.is_empty() && self.open.end_sequence() <= floor {
             self.open.reset(self.open.end_sequence());
         }
@@ -238,6 +244,7 @@ impl Tail {
     /// The blocks of a segment file that is going: those of `survivors` take their place.
     pub fn replace_blocks(&mut self, file_number: u64, survivors: Vec<BlockRef>) {
         self.blocks.retain(|block| block.file_number() != file_number);
+        self.copies.retain(|block| block.file_number() != file_number);
         survivors.into_iter().for_each(|block| self.insert_block(block));
     }
 
@@ -247,11 +254,18 @@ impl Tail {
         self.blocks.insert(index, block);
     }
 
-    /// Forgets a block that turned out not to be what was written.
+    /// Forgets a block that turned out not to be what was written. If there are copies, they take its place.
     pub fn remove_block(&mut self, gone: &BlockRef) {
-        self.blocks.retain(|block| {
-            (block.first_sequence, block.file_number()) != (gone.first_sequence, gone.file_number())
-        });
+        self.blocks.retain(|block| !block.is(gone));
+        // The newest first: an older one may be what the newer one replaced.
+        for copy in std::mem::take(&mut self.copies).into_iter().rev() {
+            if self.overlaps(&copy) { self.copies.insert(0, copy) } else { self.insert_block(copy) }
+        }
+    }
+
+    fn overlaps(&self, block: &BlockRef) -> bool {
+        let index = self.blocks.partition_point(|other| other.end_sequence() <= block.first_sequence);
+        self.blocks.get(index).is_some_and(|other| other.first_sequence < block.end_sequence())
     }
 
     /// The sequence numbers before the end, from the oldest block or chunk on, that stand nowhere.
@@ -283,12 +297,17 @@ impl Tail {
     pub fn adopt_blocks(&mut self, mut blocks: Vec<BlockRef>) {
         blocks.sort_by_key(|block| (block.first_sequence, std::cmp::Reverse(block.count)));
         let mut end = 0;
-        blocks.retain(|block| {
+        self.blocks.clear();
+        self.copies.clear();
+        for block in blocks {
             let is_new = block.first_sequence >= end;
             end = end.max(block.end_sequence());
-            is_new
-        });
-        self.blocks = blocks.into();
+            if is_new {
+                self.blocks.push_back(block);
+            } else {
+                self.copies.push(block);
+            }
+        }
         if let Some(last) = self.blocks.back() {
             let end = last.end_sequence();
             self.skip_to(end);

@@ -270,15 +270,17 @@ impl ReplayedTopic {
         if first < self.checked_to {
             return Ok(());
         }
-        match self.log.check_block_of(first)? {
-            CheckedBlock::Missing => {}
-            CheckedBlock::Good(to) => self.checked_to = to,
-            CheckedBlock::Bad { from, to, error } => {
-                self.checked_to = to;
-                self.bad_blocks.push((from, to, error));
+        loop {
+            match self.log.check_block_of(first)? {
+                CheckedBlock::Missing => return Ok(()),
+                CheckedBlock::Good(to) => {
+                    self.checked_to = to;
+                    return Ok(());
+                }
+                // Another may have taken its place.
+                CheckedBlock::Bad { from, to, error } => self.bad_blocks.push((from, to, error)),
             }
         }
-        Ok(())
     }
 
     /// What is needed and stands nowhere.

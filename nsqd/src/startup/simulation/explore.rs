@@ -161,6 +161,13 @@ impl Explorer<'_> {
             Crash::Kill => disk.after_kill(),
             Crash::PowerLoss => disk.after_power_loss(self.random.random_range(0..1000)),
         };
+        let durability = self.contract.durability;
+        self.look(life, image.clone(), changes, torn).map_err(|error| {
+            format!("{error}\nThe start logged:\n{}", observe::logged(&image, durability))
+        })
+    }
+
+    fn look(&self, life: &Life, image: Disk, changes: usize, torn: bool) -> Result<(), String> {
         let observed = observe::observe(image, self.contract.durability, self.runtime)?;
         if !self.contract.keeps_all() {
             return compare::is_ours(&self.world.published, &observed);

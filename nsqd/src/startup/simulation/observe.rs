@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsq_daemon::log::Logger;
+use nsq_daemon::log::{Level, Logger};
 use nsq_protocol::{ChannelName, MessageView};
+use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
 use super::model::Body;
@@ -50,6 +51,14 @@ pub const LIMITS: EngineLimits = EngineLimits {
 
 /// Starts the engine on a disk.
 pub fn start(storage: &FaultyStorage, durability: Durability) -> Result<Arc<Registry>, RecoveryError> {
+    start_with(storage, durability, Logger::silent())
+}
+
+fn start_with(
+    storage: &FaultyStorage,
+    durability: Durability,
+    logger: Logger,
+) -> Result<Arc<Registry>, RecoveryError> {
     let storage: Arc<dyn Storage> = Arc::new(storage.clone());
     let data_dir =
         DataDir::open(&storage, Path::new(DIR)).map_err(|error| RecoveryError(error.to_string()))?;
@@ -58,9 +67,25 @@ pub fn start(storage: &FaultyStorage, durability: Durability) -> Result<Arc<Regi
         storage,
         durability,
         limits: LIMITS,
-        logger: Logger::silent(),
+        logger,
         oracle: None,
     })
+}
+
+/// What a start on this disk logs, to tell what went wrong.
+pub fn logged(disk: &Disk, durability: Durability) -> String {
+    let lines = Arc::new(Mutex::new(String::new()));
+    let logger = Logger::to_function("", Level::Info, {
+        let lines = lines.clone();
+        move |line| {
+            let mut lines = lines.lock();
+            lines.push_str(line);
+            lines.push('\n');
+        }
+    });
+    let started = start_with(&disk.after_kill().into(), durability, logger);
+    let lines = std::mem::take(&mut *lines.lock());
+    started.err().map_or(lines.clone(), |error| format!("{lines}{error}"))
 }
 
 /// Everything that was found.

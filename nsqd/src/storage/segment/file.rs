@@ -96,6 +96,11 @@ impl BlockRef {
         self.offset
     }
 
+    /// Whether both are the same place.
+    pub fn is(&self, other: &BlockRef) -> bool {
+        self.offset == other.offset && Arc::ptr_eq(&self.file, &other.file)
+    }
+
     /// The number of the file that it is in.
     pub fn file_number(&self) -> u64 {
         self.file.number

@@ -111,7 +111,12 @@ impl SegmentStore {
         }
         for (file, bytes) in found.files {
             match store.files.get_mut(&file.number()) {
-                Some(state) => state.info.bytes = bytes,
+                Some(state) => {
+                    state.info.bytes = bytes;
+                    // A process that was killed may have written it, and never synced it.
+                    store.unsynced.push(file);
+                    store.names_unsynced = true;
+                }
                 // Nothing in it that could be read.
                 None => reader::put_away(&*store.storage, file.path(), bytes, &mut found.report)?,
             }
