@@ -8,6 +8,7 @@ use nsq_daemon::log::Logger;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::damage::Damage;
 use crate::log::tail::MemoryBound;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalError, JournalTiming, Lsn};
@@ -90,6 +91,8 @@ pub struct Engine {
     pub timers: Arc<Timers>,
     /// Log lines.
     pub logger: Logger,
+    /// What was found damaged; also counts it for metrics.
+    pub damage: Arc<Damage>,
     next_topic: AtomicU32,
     next_channel: AtomicU32,
     stopping: AtomicBool,
@@ -114,6 +117,8 @@ pub struct EngineParts {
     pub limits: EngineLimits,
     /// See [`Engine::logger`].
     pub logger: Logger,
+    /// See [`Engine::damage`].
+    pub damage: Arc<Damage>,
     /// The first numbers to give to a topic and a channel.
     pub next_numbers: (TopicNumber, ChannelNumber),
     /// See [`Engine::journal_from`].
@@ -131,6 +136,7 @@ impl Engine {
             limits: parts.limits,
             timers: Timers::new(),
             logger: parts.logger,
+            damage: parts.damage,
             next_topic: AtomicU32::new(parts.next_numbers.0),
             next_channel: AtomicU32::new(parts.next_numbers.1),
             stopping: AtomicBool::new(false),
@@ -235,11 +241,12 @@ impl Engine {
         *self.unhealthy.lock() = None;
     }
 
-    /// Why publishing does not work, if it does not.
+    /// What does not work as it should: publishing, or reading from disk.
     pub fn health(&self) -> Result<(), String> {
         if let Some(cause) = &*self.unhealthy.lock() {
             return Err(cause.clone());
         }
+        self.damage.health()?;
         self.journal.as_ref().map_or(Ok(()), |journal| journal.health())
     }
 }

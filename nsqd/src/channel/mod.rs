@@ -33,6 +33,7 @@ pub use self::state::{AckError, ChannelState, Counters, Mark};
 pub use self::take::{Source, Supply, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::clock::{self, Nanos};
+use crate::log::chunk::Chunk;
 use crate::log::reader::{BlockCache, BlockRequest, LogReader};
 use crate::log::{Holder, TopicLog};
 use crate::storage::journal::Journal;
@@ -40,6 +41,11 @@ use crate::storage::record::Record;
 use crate::storage::segment::ReadError;
 use crate::storage::{ChannelNumber, TopicNumber};
 use crate::timers::{Expire, Timers};
+
+/// After the disk could not be read, this long passes before it is tried again, twice as long each time it fails.
+const FIRST_READ_RETRY: Nanos = 100_000_000;
+/// But never longer than this.
+const LAST_READ_RETRY: Nanos = 5_000_000_000;
 
 /// How a channel reaches one consumer's connection.
 #[derive(Debug, Default)]
@@ -56,8 +62,8 @@ struct Inner {
     signals: Vec<Option<(Arc<ConsumerSignal>, Arc<ClientInfo>)>>,
     /// The earliest wake-up asked of the timers and not come yet.
     scheduled: Nanos,
-    /// Messages on disk that could not be read; the next take passes over them.
-    unreadable: Option<(u64, u64)>,
+    /// The disk could not be read: when it is tried again, and how long was waited for that.
+    retry: Option<(Nanos, Nanos)>,
     closed: bool,
 }
 
@@ -114,7 +120,7 @@ impl Channel {
                 cache: BlockCache::default(),
                 signals: Vec::new(),
                 scheduled: Nanos::MAX,
-                unreadable: None,
+                retry: None,
                 closed: false,
             }),
             this: this.clone(),
@@ -209,9 +215,6 @@ impl Channel {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let mut reader = LogReader::new(&self.parts.log, &mut inner.cache, out, room);
-        if let Some((from, to)) = inner.unreadable.take() {
-            reader.give_up(from, to);
-        }
         let (count, end) = inner.state.take(key, now, &mut reader);
         let request = reader.request();
         if count > 0 {
@@ -222,15 +225,33 @@ impl Channel {
         Taken { count, end, request }
     }
 
-    /// What [`Taken::request`] asked for was read (or not).
-    pub fn loaded(&self, request: &BlockRequest, result: Result<crate::log::chunk::Chunk, ReadError>) {
-        let mut inner = self.inner.lock();
+    /// What [`Taken::request`] asked for was read, or not. A damaged block is given up. If the system could not read
+    /// it, nothing is handed out for a while, and then it is tried again.
+    pub fn loaded(&self, request: &BlockRequest, result: Result<Chunk, ReadError>) {
         match result {
-            Ok(chunk) => inner.cache.put(request, chunk),
-            Err(_) => {
-                inner.unreadable = Some((request.block.first_sequence, request.block.end_sequence()));
+            Ok(chunk) => {
+                self.parts.log.read_worked();
+                let mut inner = self.inner.lock();
+                inner.cache.put(request, chunk);
+                inner.retry = None;
+            }
+            Err(error) => {
+                self.parts.log.read_failed(&request.block, &error);
+                if matches!(error, ReadError::Io { .. }) {
+                    self.suspend();
+                }
             }
         }
+    }
+
+    fn suspend(&self) {
+        let mut inner = self.inner.lock();
+        let waited = inner.retry.map_or(0, |(_, waited)| waited);
+        let wait = waited.saturating_mul(2).clamp(FIRST_READ_RETRY, LAST_READ_RETRY);
+        let at = clock::monotonic().saturating_add(wait);
+        inner.retry = Some((at, wait));
+        inner.state.set_suspended(true);
+        self.schedule(&mut inner, Some(at));
     }
 
     /// Begins a run of FIN, REQ and TOUCH by one consumer; what follows from them happens once, when the run ends.
@@ -355,7 +376,11 @@ impl Expire for Channel {
         }
         // A later wake-up may be on its way from before an earlier one was asked for; one too many does no harm.
         inner.scheduled = Nanos::MAX;
-        let deadline = inner.state.next_deadline();
+        let retry = inner.retry.map(|(at, _)| at);
+        if retry.is_some_and(|at| at <= now) {
+            inner.state.set_suspended(false);
+        }
+        let deadline = inner.state.next_deadline().into_iter().chain(retry.filter(|at| *at > now)).min();
         self.schedule(&mut inner, deadline);
         self.settle(inner);
     }

@@ -82,6 +82,8 @@ pub struct ChannelState {
     /// Due times. A deferred message leaves only by falling due or with everything else, so nothing here is stale.
     pub(super) deferred: BinaryHeap<Reverse<(Nanos, Slot)>>,
     pub(super) paused: bool,
+    /// Messages cannot be read just now.
+    pub(super) suspended: bool,
     pub(super) counters: Counters,
     pub(super) consumers: Consumers,
     /// Was woken and has not taken yet. Nobody else is woken meanwhile: it wakes the next, if it leaves some, so that a
@@ -105,6 +107,7 @@ impl ChannelState {
             waiting: VecDeque::new(),
             deferred: BinaryHeap::new(),
             paused: false,
+            suspended: false,
             counters: Counters::default(),
             consumers: Consumers::default(),
             woken: None,
@@ -364,6 +367,11 @@ impl ChannelState {
     /// Nothing is handed out while paused; acknowledgements and deadlines go on.
     pub fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
+    }
+
+    /// As paused, but not an operator's doing and not remembered: messages cannot be read just now.
+    pub fn set_suspended(&mut self, suspended: bool) {
+        self.suspended = suspended;
     }
 
     /// Whether it is paused.

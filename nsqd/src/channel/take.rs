@@ -56,7 +56,7 @@ impl ChannelState {
             return (0, TakeEnd::Satisfied);
         }
         let locality = consumer.locality;
-        let depth = if self.paused { 0 } else { self.depth() };
+        let depth = if self.paused || self.suspended { 0 } else { self.depth() };
         let available = depth.saturating_sub(self.wanted_nearer_than(locality));
         if available == 0 {
             self.consumers.park(key);
@@ -217,7 +217,7 @@ impl ChannelState {
     /// If there is something to hand out and somebody parked who may have it, the one to wake. It must take, even if
     /// it has no use for anything any more.
     pub fn wake_next(&mut self) -> Option<ConsumerKey> {
-        if self.paused || self.depth() == 0 || self.woken.is_some() {
+        if self.paused || self.suspended || self.depth() == 0 || self.woken.is_some() {
             return None;
         }
         self.woken = self.consumers.unpark_next();

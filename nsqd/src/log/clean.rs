@@ -5,7 +5,7 @@
 use std::io;
 
 use super::TopicLog;
-use crate::storage::segment::{LoadedBlock, NewBlock, SegmentFileInfo, SegmentStore};
+use crate::storage::segment::{LoadedBlock, NewBlock, ReadError, SegmentFileInfo, SegmentStore};
 
 /// A file goes if at most one in so many of its messages is needed.
 const SURVIVOR_SHARE: u64 = 16;
@@ -44,7 +44,14 @@ impl TopicLog {
                 continue;
             }
             if loaded.as_ref().is_none_or(|loaded| loaded.first_sequence != block.first_sequence) {
-                loaded = Some(block.read().map_err(io::Error::other)?);
+                loaded = match block.read() {
+                    Ok(block) => Some(block),
+                    Err(error @ ReadError::Io { .. }) => return Err(io::Error::other(error)),
+                    Err(error) => {
+                        self.read_failed(&block, &error);
+                        continue;
+                    }
+                };
             }
             let frame =
                 loaded.as_ref().and_then(|loaded| loaded.frame((sequence - block.first_sequence) as usize));

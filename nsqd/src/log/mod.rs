@@ -29,6 +29,7 @@ use self::holder::Holders;
 pub use self::holder::{Floor, Holder};
 use self::tail::Tail;
 use crate::channel::Mark;
+use crate::damage::Damage;
 use crate::storage::segment::SegmentStore;
 
 /// See the module.
@@ -43,11 +44,14 @@ pub struct TopicLog {
     has_marks: AtomicBool,
     /// The last attempt to write a segment failed, so memory cannot be freed.
     spill_failed: AtomicBool,
+    /// Whose messages these are, for reports.
+    name: String,
+    damage: Arc<Damage>,
 }
 
 impl TopicLog {
     /// A log over what recovery found (or over nothing).
-    pub fn new(tail: Tail, segments: SegmentStore) -> Self {
+    pub fn new(tail: Tail, segments: SegmentStore, name: impl Into<String>, damage: Arc<Damage>) -> Self {
         let log = TopicLog {
             end: AtomicU64::new(0),
             first_release: AtomicU64::new(0),
@@ -56,6 +60,8 @@ impl TopicLog {
             segments: Mutex::new(segments),
             holders: Holders::default(),
             spill_failed: AtomicBool::new(false),
+            name: name.into(),
+            damage,
         };
         log.publish_numbers(&log.tail.lock());
         log

@@ -67,19 +67,12 @@ pub struct LogReader<'a> {
     room: usize,
     /// Set with [`Supply::OnDisk`].
     request: Option<BlockRequest>,
-    /// A block that cannot be read: its messages count as lost.
-    unreadable: Option<(u64, u64)>,
 }
 
 impl<'a> LogReader<'a> {
     /// Reads into `out`, up to `room` bytes (and a bit more for a message that is bigger than the room).
     pub fn new(log: &'a TopicLog, cache: &'a mut BlockCache, out: &'a mut Vec<u8>, room: usize) -> Self {
-        LogReader { log, cache, out, room, request: None, unreadable: None }
-    }
-
-    /// These messages cannot be read from disk; the take passes over them.
-    pub fn give_up(&mut self, from: u64, to: u64) {
-        self.unreadable = Some((from, to));
+        LogReader { log, cache, out, room, request: None }
     }
 
     /// The block to load, if the take ended for want of it.
@@ -103,13 +96,11 @@ impl<'a> LogReader<'a> {
                 let tail = self.log.tail.lock();
                 match tail.locate(sequence) {
                     Location::Memory(chunk) => copy(chunk, self.room, self.out),
-                    Location::Disk(block) => match self.unreadable {
-                        Some((from, to)) if (from..to).contains(&sequence) => return Supply::Lost(to),
-                        _ => {
-                            self.request = Some(BlockRequest { block, again });
-                            return Supply::OnDisk;
-                        }
-                    },
+                    Location::Disk(block) => {
+                        self.request = Some(BlockRequest { block, again });
+                        return Supply::OnDisk;
+                    }
+                    Location::Damaged(to) => return Supply::Lost(to),
                     Location::Missing(next) => return Supply::Gone(next.unwrap_or(u64::MAX)),
                 }
             }

@@ -9,7 +9,7 @@ use std::io;
 
 use super::TopicLog;
 use crate::storage::block;
-use crate::storage::segment::{NewBlock, ReadError};
+use crate::storage::segment::{BlockRef, NewBlock, ReadError};
 
 /// What [`TopicLog::check_block_of`] found.
 #[derive(Debug)]
@@ -18,30 +18,55 @@ pub enum CheckedBlock {
     Missing,
     /// It is as it was written; the sequence number that follows it.
     Good(u64),
-    /// It is not, and was forgotten.
-    Bad {
-        /// Its first message.
-        from: u64,
-        /// One past its last.
-        to: u64,
-        /// Which block, for the log.
-        error: String,
-    },
+    /// It is not, and was forgotten. A copy may have taken its place.
+    Bad,
 }
 
 impl TopicLog {
     /// Reads the block that has this message, if there is one. A damaged one is forgotten.
     pub fn check_block_of(&self, sequence: u64) -> io::Result<CheckedBlock> {
         let Some(block) = self.tail.lock().block_of(sequence) else { return Ok(CheckedBlock::Missing) };
-        let (from, to) = (block.first_sequence, block.end_sequence());
         match block.read() {
-            Ok(_) => Ok(CheckedBlock::Good(to)),
+            Ok(_) => Ok(CheckedBlock::Good(block.end_sequence())),
             Err(ReadError::Io { error, .. }) => Err(error),
             Err(error @ ReadError::Damaged { .. }) => {
-                self.tail.lock().remove_block(&block);
-                Ok(CheckedBlock::Bad { from, to, error: error.to_string() })
+                self.forget_damaged(&block, &error);
+                Ok(CheckedBlock::Bad)
             }
         }
+    }
+
+    /// A block is damaged: it is reported, and a copy takes its place. Returns what is left nowhere.
+    pub(super) fn forget_damaged(&self, block: &BlockRef, error: &ReadError) -> Vec<(u64, u64)> {
+        let mut tail = self.tail.lock();
+        let Some(lost) = tail.remove_damaged(block) else { return Vec::new() };
+        self.publish_numbers(&tail);
+        drop(tail);
+        let (from, to) = (block.first_sequence, block.end_sequence() - 1);
+        self.damage.found(&format!("TOPIC({}): {error}, with messages {from} to {to}", self.name));
+        lost
+    }
+
+    /// What was asked of a block could not be read. A damaged block is given up, once for all channels.
+    pub fn read_failed(&self, block: &BlockRef, error: &ReadError) {
+        match error {
+            ReadError::Io { .. } => self.damage.read_failed(&error.to_string()),
+            ReadError::Damaged { .. } => {
+                for (from, to) in self.forget_damaged(block, error) {
+                    self.damage.lost(&self.name, from, to);
+                }
+            }
+        }
+    }
+
+    /// A block was read.
+    pub fn read_worked(&self) {
+        self.damage.read_worked();
+    }
+
+    /// Messages of blocks that were found to be damaged, and stand nowhere else.
+    pub fn damaged(&self) -> Vec<(u64, u64)> {
+        self.tail.lock().damaged().to_vec()
     }
 
     /// Sequence numbers before the end that stand neither in memory nor in a segment.
@@ -70,7 +95,7 @@ impl TopicLog {
             let new = NewBlock { first_sequence: from, count: (to - from) as u32, frames };
             let blocks = self.segments.lock().append_blocks(&[new])?;
             let mut tail = self.tail.lock();
-            blocks.into_iter().for_each(|block| tail.insert_block(block));
+            blocks.into_iter().for_each(|block| tail.insert_restored(block));
             self.publish_numbers(&tail);
             restored += to - from;
         }

@@ -27,6 +27,8 @@ pub enum Location<'a> {
     Memory(&'a Chunk),
     /// In this block of a segment.
     Disk(BlockRef),
+    /// It was in a block that is damaged; so are those before this number.
+    Damaged(u64),
     /// Nowhere; the next one that is somewhere, if any.
     Missing(Option<u64>),
 }
@@ -51,6 +53,8 @@ pub struct Tail {
     /// Blocks with messages that stand in one of `blocks` as well, should that turn out to be damaged. Few: left by
     /// a crash while survivors were copied, or by repairing what another crash had left.
     copies: Vec<BlockRef>,
+    /// Messages that were in damaged blocks.
+    damaged: Vec<(u64, u64)>,
     /// Ids are the node number in the upper ten bits, the sequence number below.
     id_base: u64,
     /// What the next release must tell the channels; in order of sequence numbers.
@@ -68,6 +72,7 @@ impl Tail {
             open: Chunk::new(next_sequence),
             blocks: VecDeque::new(),
             copies: Vec::new(),
+            damaged: Vec::new(),
             id_base: u64::from(node_id) << SEQUENCE_BITS,
             marks: Vec::new(),
         }
@@ -160,6 +165,9 @@ impl Tail {
         if let Some(block) = self.block_of(sequence) {
             return Location::Disk(block);
         }
+        if let Some(&(_, to)) = self.damaged.iter().find(|(from, to)| (*from..*to).contains(&sequence)) {
+            return Location::Damaged(to);
+        }
         let on_disk = self.blocks.get(self.blocks.partition_point(|block| block.end_sequence() <= sequence));
         let next_open = (!self.open.is_empty() && self.open.first_sequence() > sequence)
             .then(|| self.open.first_sequence());
@@ -181,6 +189,7 @@ impl Tail {
             self.blocks.pop_front();
         }
         self.copies.retain(|block| block.end_sequence() > floor);
+        self.damaged.retain(|(_, to)| *to > floor);
         if !self.open.is_empty() && self.open.end_sequence() <= floor {
             self.open.reset(self.open.end_sequence());
         }
@@ -254,13 +263,35 @@ impl Tail {
         self.blocks.insert(index, block);
     }
 
-    /// Forgets a block that turned out not to be what was written. If there are copies, they take its place.
-    pub fn remove_block(&mut self, gone: &BlockRef) {
-        self.blocks.retain(|block| !block.is(gone));
+    /// A block turned out not to be what was written: forgets it. If there are copies, they take its place; what is
+    /// left nowhere is returned, and [`Location::Damaged`] from now on. Nothing if it was forgotten before.
+    pub fn remove_damaged(&mut self, bad: &BlockRef) -> Option<Vec<(u64, u64)>> {
+        let index = self.blocks.iter().position(|block| block.is(bad))?;
+        self.blocks.remove(index);
         // The newest first: an older one may be what the newer one replaced.
         for copy in std::mem::take(&mut self.copies).into_iter().rev() {
             if self.overlaps(&copy) { self.copies.insert(0, copy) } else { self.insert_block(copy) }
         }
+        let (first, end) = (bad.first_sequence, bad.end_sequence());
+        let within = |(from, to): (u64, u64)| (from.max(first), to.min(end));
+        let lost: Vec<_> = self.gaps().into_iter().map(within).filter(|(from, to)| from < to).collect();
+        self.damaged.extend(&lost);
+        Some(lost)
+    }
+
+    /// A damaged message was found elsewhere.
+    pub fn insert_restored(&mut self, block: BlockRef) {
+        let (from, to) = (block.first_sequence, block.end_sequence());
+        let damaged = std::mem::take(&mut self.damaged);
+        let rest =
+            damaged.into_iter().flat_map(|(first, end)| [(first, end.min(from)), (first.max(to), end)]);
+        self.damaged = rest.filter(|(first, end)| first < end).collect();
+        self.insert_block(block);
+    }
+
+    /// What was in damaged blocks and is nowhere else.
+    pub fn damaged(&self) -> &[(u64, u64)] {
+        &self.damaged
     }
 
     fn overlaps(&self, block: &BlockRef) -> bool {
@@ -268,7 +299,7 @@ impl Tail {
         self.blocks.get(index).is_some_and(|other| other.first_sequence < block.end_sequence())
     }
 
-    /// The sequence numbers before the end, from the oldest block or chunk on, that stand nowhere.
+    /// The sequence numbers before the end that stand nowhere.
     pub fn gaps(&self) -> Vec<(u64, u64)> {
         let blocks = self.blocks.iter().map(|block| (block.first_sequence, block.end_sequence()));
         let chunks = self.sealed.iter().map(|sealed| &*sealed.chunk).chain([&self.open]);

@@ -17,11 +17,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use nsq_daemon::log::Logger;
+use nsq_protocol::TopicName;
 
 use self::replay::{Replay, ReplayLimits, ReplayedTopic};
 use crate::channel::Mark;
 use crate::channel::saved::Clocks;
 use crate::clock;
+use crate::damage::Damage;
 use crate::engine::{Engine, EngineLimits, EngineParts};
 use crate::log::TopicLog;
 use crate::log::tail::Tail;
@@ -29,7 +31,7 @@ use crate::storage::checkpoint;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalOptions, JournalReport};
 use crate::storage::record::Record;
-use crate::storage::segment::{SegmentReport, SegmentStore};
+use crate::storage::segment::{SegmentDamage, SegmentReport, SegmentStore};
 use crate::storage::{Durability, Storage, TopicNumber};
 use crate::topic::registry::{ChannelOracle, Registry};
 use crate::topic::release::ReleasePoint;
@@ -73,8 +75,16 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     data_dir.prepare(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
     let saved = checkpoint::read(&*storage, &data_dir.checkpoint_path())
         .map_err(|error| failed("cannot read checkpoint")(error.to_string()))?;
-    let open_log =
-        |number, first_sequence| open_log(&storage, &data_dir, limits, &logger, number, first_sequence);
+    let damage = Arc::new(Damage::new(logger.clone()));
+    let open_log = |number, name: &TopicName, first_sequence| {
+        let (segments, blocks, report) =
+            SegmentStore::open(storage.clone(), data_dir.topic_dir(number), limits.max_bytes_per_file)
+                .map_err(|error| format!("cannot open segments of topic {name}: {error}"))?;
+        report_segments(&logger, &damage, name, &report);
+        let mut tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
+        tail.adopt_blocks(blocks);
+        Ok(Arc::new(TopicLog::new(tail, segments, name.as_str(), damage.clone())))
+    };
     let mut replay =
         Replay::new(saved.as_ref(), replay_limits, open_log).map_err(failed("cannot restore checkpoint"))?;
 
@@ -101,9 +111,9 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     if let Some(error) = replay_error {
         return Err(failed("cannot replay journal")(error));
     }
-    report_journal(&logger, &report, replay.nonsense_count);
+    report_journal(&logger, &damage, &report, replay.nonsense_count);
     let Replay { topics, next_numbers, .. } = replay;
-    restore_missing(&*storage, &journal_options, &logger, &topics)?;
+    restore_missing(&*storage, &journal_options, &damage, &topics)?;
     let engine = Engine::new(EngineParts {
         journal: (durability != Durability::Overflow).then(|| journal.clone()),
         storage,
@@ -111,6 +121,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
         durability,
         limits,
         logger,
+        damage,
         next_numbers,
         journal_end: journal.position(),
     });
@@ -140,89 +151,63 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
 fn restore_missing(
     storage: &dyn Storage,
     options: &JournalOptions,
-    logger: &Logger,
+    damage: &Damage,
     topics: &BTreeMap<TopicNumber, ReplayedTopic>,
 ) -> Result<(), RecoveryError> {
-    let gaps: BTreeMap<TopicNumber, Vec<(u64, u64)>> =
-        topics.iter().map(|(&number, topic)| (number, topic.restorable())).collect();
-    if gaps.values().any(|gaps| !gaps.is_empty()) {
+    let gaps: BTreeMap<TopicNumber, Vec<(u64, u64)>> = (topics.iter())
+        .map(|(&number, topic)| (number, topic.restorable()))
+        .filter(|(_, gaps)| !gaps.is_empty())
+        .collect();
+    if !gaps.is_empty() {
         let mut failure = None;
-        let mut count = 0;
         Journal::show(storage, options, &mut |_, record| {
-            if let Record::Publish { topic, first_sequence, count: size, frames, .. } = record
+            if let Record::Publish { topic, first_sequence, count, frames, .. } = record
                 && let Some((topic, gaps)) = topics.get(&topic).zip(gaps.get(&topic))
+                && let Err(error) = topic.log.restore(first_sequence, count, frames, gaps)
             {
-                match topic.log.restore(first_sequence, size, frames, gaps) {
-                    Ok(restored) => count += restored,
-                    Err(error) => failure = Some(error),
-                }
+                failure = Some(error);
             }
         })
         .map_err(|error| RecoveryError(error.to_string()))?;
         if let Some(error) = failure {
             return Err(failed("cannot write segment")(error.to_string()));
         }
-        nsq_daemon::info!(logger, "SEGMENTS: {count} messages were not there as a whole, and came from the journal");
     }
-    for (number, topic) in topics.iter().filter(|(_, topic)| !topic.bad_blocks.is_empty()) {
-        let missing = topic.missing();
-        for (from, to, error) in &topic.bad_blocks {
-            if missing.iter().any(|(first, end)| first < to && end > from) {
-                nsq_daemon::error!(logger, "SEGMENTS({number}): messages {from} to {} are lost: {error}", to - 1);
-            }
+    for topic in topics.values() {
+        for (from, to) in topic.lost() {
+            damage.lost(&topic.name, from, to);
         }
     }
     Ok(())
 }
 
-fn open_log(
-    storage: &Arc<dyn Storage>,
-    data_dir: &DataDir,
-    limits: EngineLimits,
-    logger: &Logger,
-    number: TopicNumber,
-    first_sequence: u64,
-) -> Result<Arc<TopicLog>, String> {
-    let dir = data_dir.topic_dir(number);
-    let (segments, blocks, report) = SegmentStore::open(storage.clone(), dir, limits.max_bytes_per_file)
-        .map_err(|error| format!("cannot open segments of topic {number}: {error}"))?;
-    report_segments(logger, number, &report);
-    let mut tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
-    tail.adopt_blocks(blocks);
-    Ok(Arc::new(TopicLog::new(tail, segments)))
-}
-
-fn report_segments(logger: &Logger, topic: TopicNumber, report: &SegmentReport) {
+fn report_segments(logger: &Logger, damage: &Damage, topic: &TopicName, report: &SegmentReport) {
     if report.cut_bytes > 0 {
-        nsq_daemon::warn!(logger, "SEGMENTS({topic}): cut a torn write of {} bytes", report.cut_bytes);
+        damage.cut(report.cut_bytes);
+        nsq_daemon::warn!(logger, "TOPIC({topic}): cut a torn write of {} bytes", report.cut_bytes);
     }
-    for damage in &report.damaged {
-        let path = damage.path.display();
-        nsq_daemon::error!(
-            logger,
-            "SEGMENTS({topic}): {path} is damaged at {}, {} bytes",
-            damage.offset,
-            damage.bytes
-        );
+    for SegmentDamage { path, offset, bytes } in &report.damaged {
+        damage.found(&format!("TOPIC({topic}): {} is damaged at {offset}, {bytes} bytes", path.display()));
     }
     for path in &report.set_aside {
-        nsq_daemon::error!(logger, "SEGMENTS({topic}): unreadable file set aside as {}", path.display());
+        nsq_daemon::error!(logger, "TOPIC({topic}): unreadable file set aside as {}", path.display());
     }
 }
 
-fn report_journal(logger: &Logger, report: &JournalReport, nonsense_count: u64) {
+fn report_journal(logger: &Logger, damage: &Damage, report: &JournalReport, nonsense_count: u64) {
     if report.records > 0 {
         let JournalReport { records, bytes, files, .. } = report;
         nsq_daemon::info!(logger, "JOURNAL: read {records} records, {bytes} bytes, {files} files");
     }
     if let Some(at) = report.torn_at {
+        damage.cut(report.cut_bytes);
         nsq_daemon::info!(logger, "JOURNAL: cut a torn write of {} bytes at {at}", report.cut_bytes);
     }
-    for damage in &report.damaged {
-        nsq_daemon::error!(logger, "JOURNAL: damaged at {}, {} bytes", damage.lsn, damage.bytes);
+    for found in &report.damaged {
+        damage.found(&format!("JOURNAL: damaged at {}, {} bytes", found.lsn, found.bytes));
     }
     for number in &report.missing_files {
-        nsq_daemon::error!(logger, "JOURNAL: file {number} is missing");
+        damage.found(&format!("JOURNAL: file {number} is missing"));
     }
     for path in &report.set_aside {
         nsq_daemon::error!(logger, "JOURNAL: unreadable file set aside as {}", path.display());

@@ -60,8 +60,6 @@ pub struct ReplayedTopic {
     pub channels: BTreeMap<ChannelNumber, ReplayedChannel>,
     /// Published and held back, where that is more than plain messages.
     pub unreleased: Vec<Unreleased>,
-    /// Blocks that should have stood in a segment and did not verify, with what was wrong.
-    pub bad_blocks: Vec<(u64, u64, String)>,
     /// Batches in the journal that should be in a segment as well.
     segments: Runs,
     /// Blocks before this were looked at.
@@ -82,7 +80,7 @@ pub struct Replay<F> {
     open_log: F,
 }
 
-impl<F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, String>> Replay<F> {
+impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Replay<F> {
     /// Starts with a checkpoint, if there is one.
     pub fn new(checkpoint: Option<&Checkpoint>, limits: ReplayLimits, open_log: F) -> Result<Self, String> {
         let mut replay = Replay {
@@ -134,7 +132,7 @@ impl<F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, String>> Replay<F> {
         }
         let needed = channels.values().map(|channel| channel.state.lowest_needed()).min();
         let first = needed.map_or(saved.released, |needed| needed.min(saved.released));
-        let log = (self.open_log)(saved.number, first)?;
+        let log = (self.open_log)(saved.number, &name, first)?;
         let unreleased = (saved.skipped.iter().map(|&(from, to)| (from, to, None)))
             .chain(saved.unreleased_deferred.iter().map(|&(at, due)| (at, at + 1, Some(due))))
             .collect();
@@ -148,7 +146,6 @@ impl<F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, String>> Replay<F> {
             counters: (saved.message_count, saved.message_bytes),
             channels,
             unreleased,
-            bad_blocks: Vec::new(),
             segments: Runs::default(),
             checked_to: 0,
         };
@@ -191,7 +188,7 @@ impl<F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, String>> Replay<F> {
             self.nonsense_count += 1;
             return Ok(());
         };
-        let log = (self.open_log)(number, first_sequence)?;
+        let log = (self.open_log)(number, &name, first_sequence)?;
         let topic = ReplayedTopic {
             name,
             floor: log.hold(first_sequence),
@@ -202,7 +199,6 @@ impl<F: FnMut(TopicNumber, u64) -> Result<Arc<TopicLog>, String>> Replay<F> {
             counters: (0, 0),
             channels: BTreeMap::new(),
             unreleased: Vec::new(),
-            bad_blocks: Vec::new(),
             segments: Runs::default(),
             checked_to: 0,
         };
@@ -277,29 +273,33 @@ impl ReplayedTopic {
                     self.checked_to = to;
                     return Ok(());
                 }
-                // Another may have taken its place.
-                CheckedBlock::Bad { from, to, error } => self.bad_blocks.push((from, to, error)),
+                CheckedBlock::Bad => {}
             }
         }
     }
 
-    /// What is needed and stands nowhere.
-    pub fn missing(&self) -> Vec<(u64, u64)> {
-        let needed = |from, to| {
-            to > self.released
-                || self.channels.values().any(|channel| !channel.state.needed(from, to, 1).is_empty())
-        };
-        self.log.gaps().into_iter().filter(|&(from, to)| needed(from, to)).collect()
+    /// What is needed, stands nowhere, and is in the journal.
+    pub fn restorable(&self) -> Vec<(u64, u64)> {
+        let mut found = Vec::new();
+        for (from, to) in self.log.gaps() {
+            let overlaps = self
+                .segments
+                .iter()
+                .map(|(first, end)| (first.max(from), end.min(to)))
+                .filter(|(f, t)| f < t);
+            found.extend(overlaps.filter(|&(from, to)| self.needs_any(from, to)));
+        }
+        found
     }
 
-    /// The missing ones among those that the journal holds.
-    pub fn restorable(&self) -> Vec<(u64, u64)> {
-        let mut both = Vec::new();
-        for (from, to) in self.missing() {
-            let overlap = |(first, end): (u64, u64)| (first.max(from), end.min(to));
-            both.extend(self.segments.iter().map(overlap).filter(|(from, to)| from < to));
-        }
-        both
+    /// What is needed and was in a damaged block.
+    pub fn lost(&self) -> Vec<(u64, u64)> {
+        self.log.damaged().into_iter().filter(|&(from, to)| self.needs_any(from, to)).collect()
+    }
+
+    fn needs_any(&self, from: u64, to: u64) -> bool {
+        to > self.released
+            || self.channels.values().any(|channel| !channel.state.needed(from, to, 1).is_empty())
     }
 
     fn apply(&mut self, record: Record<'_>, limits: ReplayLimits) {

@@ -113,7 +113,7 @@ impl Registry {
         let parts = TopicParts {
             name: name.clone(),
             number,
-            log: Arc::new(TopicLog::new(tail, segments)),
+            log: Arc::new(TopicLog::new(tail, segments, name.as_str(), self.engine.damage.clone())),
             point: ReleasePoint::new(first_sequence, first_sequence, false, true),
             counters: (0, 0),
         };

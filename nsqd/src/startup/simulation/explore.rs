@@ -73,13 +73,8 @@ fn attempt(contract: Contract, seed: u64, steps: &[Step], runtime: &Runtime) -> 
     let attempt = AssertUnwindSafe(|| {
         let mut world = World::new(contract, seed, runtime)?;
         world.run(steps)?;
-        let mut explorer = Explorer {
-            contract,
-            world: &world,
-            runtime,
-            random: SmallRng::seed_from_u64(seed),
-            points: 0,
-        };
+        let mut explorer =
+            Explorer { contract, world: &world, runtime, random: SmallRng::seed_from_u64(seed), points: 0 };
         for (index, life) in world.lives.iter().enumerate() {
             explorer.explore(life).map_err(|error| format!("life {index}, {error}"))?;
         }
@@ -123,8 +118,12 @@ impl Explorer<'_> {
     fn explore(&mut self, life: &Life) -> Result<(), String> {
         let mut disk = life.base.clone();
         for (index, change) in life.changes.iter().enumerate() {
-            let at = |error| format!("before change {index} of {}, {}: {error}", life.changes.len(), brief(change));
-            let within = |error| format!("within change {index} of {}, {}: {error}", life.changes.len(), brief(change));
+            let at = |error| {
+                format!("before change {index} of {}, {}: {error}", life.changes.len(), brief(change))
+            };
+            let within = |error| {
+                format!("within change {index} of {}, {}: {error}", life.changes.len(), brief(change))
+            };
             // A sync changes nothing that survives the process.
             let repeats = self.contract.crash == Crash::Kill
                 && index > 0
@@ -162,9 +161,8 @@ impl Explorer<'_> {
             Crash::PowerLoss => disk.after_power_loss(self.random.random_range(0..1000)),
         };
         let durability = self.contract.durability;
-        self.look(life, image.clone(), changes, torn).map_err(|error| {
-            format!("{error}\nThe start logged:\n{}", observe::logged(&image, durability))
-        })
+        self.look(life, image.clone(), changes, torn)
+            .map_err(|error| format!("{error}\nThe start logged:\n{}", observe::logged(&image, durability)))
     }
 
     fn look(&self, life: &Life, image: Disk, changes: usize, torn: bool) -> Result<(), String> {

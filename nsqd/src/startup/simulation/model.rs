@@ -19,6 +19,8 @@ pub struct TopicModel {
     /// Published, and released to no channel.
     pub held: BTreeMap<Body, MessageModel>,
     pub channels: BTreeMap<String, ChannelModel>,
+    /// Emptied and gone, though a restart may not know.
+    pub gone_count: u64,
     /// Ever published.
     pub message_count: u64,
 }
@@ -76,7 +78,9 @@ impl Model {
                 let came: BTreeSet<Body> = came.iter().map(|delivery| delivery.body).collect();
                 messages.retain(|body, _| came.contains(body));
             };
+            let before = topic.held.len();
             keep(&mut topic.held, &observed.held);
+            topic.gone_count += (before - topic.held.len()) as u64;
             for (name, channel) in &mut topic.channels {
                 if let Some(observed) = observed.channels.get(name) {
                     let before = channel.messages.len();
@@ -107,7 +111,9 @@ impl TopicModel {
             return;
         }
         let held = std::mem::take(&mut self.held);
+        let gone_count = std::mem::take(&mut self.gone_count);
         for channel in self.channels.values_mut() {
+            channel.gone_count += gone_count;
             channel.message_count += held.len() as u64;
             channel.messages.extend(held.iter().map(|(&body, &message)| (body, message)));
         }

@@ -8,33 +8,82 @@ use rand::{Rng, SeedableRng};
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub enum Step {
-    CreateTopic { name: u8 },
-    DeleteTopic { topic: u8 },
-    CreateChannel { topic: u8, name: u8 },
-    DeleteChannel { channel: u8 },
-    Publish { topic: u8, count: u8, size: u16 },
+    CreateTopic {
+        name: u8,
+    },
+    DeleteTopic {
+        topic: u8,
+    },
+    CreateChannel {
+        topic: u8,
+        name: u8,
+    },
+    DeleteChannel {
+        channel: u8,
+    },
+    Publish {
+        topic: u8,
+        count: u8,
+        size: u16,
+    },
     /// To several topics, in one write.
-    PublishTogether { count: u8, size: u16 },
-    PublishDeferred { topic: u8, count: u8, delay_s: u16 },
-    Take { channel: u8, room: u16 },
-    Finish { channel: u8, count: u8, newest: bool },
-    Requeue { channel: u8, delay_s: u16 },
-    Touch { channel: u8 },
+    PublishTogether {
+        count: u8,
+        size: u16,
+    },
+    PublishDeferred {
+        topic: u8,
+        count: u8,
+        delay_s: u16,
+    },
+    Take {
+        channel: u8,
+        room: u16,
+    },
+    Finish {
+        channel: u8,
+        count: u8,
+        newest: bool,
+    },
+    Requeue {
+        channel: u8,
+        delay_s: u16,
+    },
+    Touch {
+        channel: u8,
+    },
     /// A consumer goes, and comes back.
-    Reconnect { channel: u8 },
+    Reconnect {
+        channel: u8,
+    },
     /// So much time passes that everything in flight times out, and everything deferred is due.
-    Advance { channel: u8 },
-    PauseTopic { topic: u8, paused: bool },
-    PauseChannel { channel: u8, paused: bool },
-    EmptyTopic { topic: u8 },
-    EmptyChannel { channel: u8 },
+    Advance {
+        channel: u8,
+    },
+    PauseTopic {
+        topic: u8,
+        paused: bool,
+    },
+    PauseChannel {
+        channel: u8,
+        paused: bool,
+    },
+    EmptyTopic {
+        topic: u8,
+    },
+    EmptyChannel {
+        channel: u8,
+    },
     Flush,
     Checkpoint,
     Retire,
     Clean,
     Stop,
     /// The process dies, or the power fails, `back` changes of the disk ago.
-    Crash { back: u8, torn: u16 },
+    Crash {
+        back: u8,
+        torn: u16,
+    },
 }
 
 /// The steps of a seed.
@@ -65,7 +114,9 @@ fn step(random: &mut SmallRng) -> Step {
         29..=31 => Step::PublishTogether { count, size },
         32..=34 => Step::PublishDeferred { topic, count: random.random_range(1..4), delay_s },
         35..=51 => Step::Take { channel, room: random.random_range(1..4000) },
-        52..=67 => Step::Finish { channel, count: random.random_range(1..40), newest: random.random_bool(0.2) },
+        52..=67 => {
+            Step::Finish { channel, count: random.random_range(1..40), newest: random.random_bool(0.2) }
+        }
         68..=72 => Step::Requeue { channel, delay_s: if random.random() { delay_s } else { 0 } },
         73 => Step::Touch { channel },
         74 => Step::Reconnect { channel },

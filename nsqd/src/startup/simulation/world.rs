@@ -163,7 +163,8 @@ impl<'r> World<'r> {
     /// Does all steps. Returns early if, after a power failure, the model cannot go on.
     pub fn run(&mut self, steps: &[Step]) -> Result<(), String> {
         for (index, &step) in steps.iter().enumerate() {
-            let goes_on = self.apply(step, index).map_err(|error| format!("step {index}, {step:?}: {error}"))?;
+            let goes_on =
+                self.apply(step, index).map_err(|error| format!("step {index}, {step:?}: {error}"))?;
             if !goes_on {
                 return Ok(());
             }
@@ -252,7 +253,9 @@ impl<'r> World<'r> {
             Step::EmptyTopic { topic } => {
                 let Some(name) = self.pick_topic(topic) else { return Ok(false) };
                 self.topic(&name)?.empty();
-                self.model_of(&name)?.held.clear();
+                let model = self.model_of(&name)?;
+                model.held.clear();
+                model.gone_count = 0;
                 Ok(false)
             }
             Step::EmptyChannel { channel } => {

@@ -58,8 +58,8 @@ pub struct Disk {
     names: Names,
     /// What a directory's sync has made durable.
     synced_names: Names,
-    /// Changes of names since, oldest first.
-    unsynced: Vec<Change>,
+    /// Changes of names since, oldest first, with the file concerned.
+    unsynced: Vec<(Change, FileId)>,
     files: Vec<Content>,
 }
 
@@ -76,8 +76,8 @@ struct Content {
 }
 
 impl Names {
-    /// Applies a change of names. `created` is the file that a creation makes.
-    fn apply(&mut self, change: &Change, created: FileId) -> io::Result<()> {
+    /// Applies a change of names; returns the file concerned, if it is one. `created` is the file that a creation makes.
+    fn apply(&mut self, change: &Change, created: FileId) -> io::Result<FileId> {
         match change {
             Change::Create { path, .. } => {
                 if self.files.contains_key(path) {
@@ -89,7 +89,7 @@ impl Names {
                 self.files.insert(path.clone(), created);
             }
             Change::CreateDirs { dir } => self.dirs.extend(dir.ancestors().map(Path::to_path_buf)),
-            Change::Remove { path } => drop(self.files.remove(path).ok_or_else(not_found)?),
+            Change::Remove { path } => return self.files.remove(path).ok_or_else(not_found),
             Change::RemoveDirAll { dir } => {
                 if !self.dirs.contains(dir) {
                     return Err(not_found());
@@ -100,10 +100,31 @@ impl Names {
             Change::Rename { from, to } => {
                 let file = self.files.remove(from).ok_or_else(not_found)?;
                 self.files.insert(to.clone(), file);
+                return Ok(file);
             }
             _ => {}
         }
-        Ok(())
+        Ok(created)
+    }
+
+    /// Applies changes that reached the disk although others before them may not have.
+    fn play(&mut self, changes: &[&(Change, FileId)]) {
+        for (change, file) in changes {
+            match change {
+                Change::Rename { from, to } => {
+                    if self.files.get(from) == Some(file) {
+                        self.files.remove(from);
+                    }
+                    self.files.insert(to.clone(), *file);
+                }
+                Change::Create { path, .. } => _ = self.files.insert(path.clone(), *file),
+                Change::Remove { path } if self.files.get(path) != Some(file) => {}
+                // Its files are removed one by one; there may be new ones by now.
+                Change::RemoveDirAll { dir } if self.files.keys().any(|path| path.starts_with(dir)) => {}
+                // What was not there before need not be removed.
+                other => _ = self.apply(other, *file),
+            }
+        }
     }
 }
 
@@ -128,21 +149,22 @@ impl Disk {
             }
             Change::SyncDir { dir } => self.sync_dir(dir)?,
             names => {
-                self.names.apply(names, created)?;
+                if let Change::RemoveDirAll { dir } = names {
+                    let inside = self.names.files.iter().filter(|(path, _)| path.starts_with(dir));
+                    let remove =
+                        |(path, file): (&PathBuf, &FileId)| (Change::Remove { path: path.clone() }, *file);
+                    self.unsynced.extend(inside.map(remove));
+                }
+                let file = self.names.apply(names, created)?;
                 if let Change::Create { len, .. } = names {
-                    self.files
-                        .push(Content { live: Arc::new(vec![0; *len]), synced: Arc::new(Vec::new()) });
+                    self.files.push(Content { live: Arc::new(vec![0; *len]), synced: Arc::new(Vec::new()) });
                 }
                 // What lies at the root stands for what was there before us.
                 if let Change::CreateDirs { dir } = names {
                     let old = dir.ancestors().filter(|dir| dir.components().count() <= 2);
                     self.synced_names.dirs.extend(old.map(Path::to_path_buf));
                 }
-                self.unsynced.push(match names {
-                    // The number tells which file it was.
-                    Change::Create { path, .. } => Change::Create { path: path.clone(), len: created },
-                    other => other.clone(),
-                });
+                self.unsynced.push((names.clone(), file));
             }
         }
         Ok(created)
@@ -152,17 +174,25 @@ impl Disk {
         if !self.names.dirs.contains(dir) {
             return Err(not_found());
         }
-        let concerns = |change: &Change| match change {
-            Change::Create { path, .. } | Change::Remove { path } => path.parent() == Some(dir),
+        let concerns = |(change, _): &(Change, FileId)| match change {
+            Change::Create { path, .. } => path.parent() == Some(dir),
+            // With its directory, if that was removed as well.
+            Change::Remove { path } => {
+                path.parent() == Some(dir)
+                    || path
+                        .parent()
+                        .is_some_and(|of| of.parent() == Some(dir) && !self.names.dirs.contains(of))
+            }
             Change::Rename { from, to } => from.parent() == Some(dir) || to.parent() == Some(dir),
             // A directory's name stands in the one above it. All above are taken to be older.
             Change::CreateDirs { dir: made } => made.parent() == Some(dir) || made == dir,
             Change::RemoveDirAll { dir: gone } => gone.parent() == Some(dir),
             _ => false,
         };
-        let (now, later) = std::mem::take(&mut self.unsynced).into_iter().partition(concerns);
+        let (now, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.unsynced).into_iter().partition(concerns);
         self.unsynced = later;
-        play(&mut self.synced_names, now.iter());
+        self.synced_names.play(&now.iter().collect::<Vec<_>>());
         Ok(())
     }
 
@@ -176,7 +206,7 @@ impl Disk {
     pub fn after_power_loss(&self, seed: u64) -> Disk {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut names = self.synced_names.clone();
-        let kept: Vec<&Change> = match seed {
+        let kept: Vec<_> = match seed {
             0 => Vec::new(),
             // Most file systems keep the order of such changes; not all do.
             seed if seed.is_multiple_of(2) => {
@@ -184,7 +214,7 @@ impl Disk {
             }
             _ => self.unsynced.iter().filter(|_| random.random()).collect(),
         };
-        play(&mut names, kept.into_iter());
+        names.play(&kept);
         let share = match random.random_range(0..4) {
             _ if seed == 0 => 0.0,
             0 => 1.0,
@@ -230,21 +260,14 @@ impl Disk {
         if !self.has_dir(dir) {
             return Err(not_found());
         }
-        let entries = self.names.files.keys().chain(&self.names.dirs).filter(|path| path.parent() == Some(dir));
+        let entries =
+            self.names.files.keys().chain(&self.names.dirs).filter(|path| path.parent() == Some(dir));
         Ok(entries.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
     }
 
     /// The paths of all files, in order.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.names.files.keys().cloned().collect()
-    }
-}
-
-/// Applies recorded changes of names. One that makes no sense because an earlier one was lost is passed over.
-fn play<'a>(names: &mut Names, changes: impl Iterator<Item = &'a Change>) {
-    for change in changes {
-        let created = if let Change::Create { len, .. } = change { *len } else { 0 };
-        let _ = names.apply(change, created);
     }
 }
 

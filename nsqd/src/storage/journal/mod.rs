@@ -91,8 +91,10 @@ pub struct JournalTiming {
 
 impl JournalTiming {
     /// What a daemon uses.
-    pub const DEFAULT: JournalTiming =
-        JournalTiming { flush_interval: Duration::from_millis(5), retry_interval: Duration::from_millis(100) };
+    pub const DEFAULT: JournalTiming = JournalTiming {
+        flush_interval: Duration::from_millis(5),
+        retry_interval: Duration::from_millis(100),
+    };
 }
 
 /// How to open a journal.

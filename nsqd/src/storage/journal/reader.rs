@@ -119,9 +119,11 @@ pub(super) fn show_all(
     for number in numbers {
         let path = options.dir.join(catalog::file_name(number));
         let (header, file, len) = read_header(storage, &path).map_err(|error| read_error(&path, error))?;
-        open_files.extend(
-            header.ok().filter(|header| header.number == number).map(|header| OpenFile { header, file, len }),
-        );
+        open_files.extend(header.ok().filter(|header| header.number == number).map(|header| OpenFile {
+            header,
+            file,
+            len,
+        }));
     }
     scan_all(options, &open_files, &mut Found::default(), show)
 }
