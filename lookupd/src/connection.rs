@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock;
 use crate::config::Limits;
+use crate::metrics::Metrics;
 use crate::registry::{Node, NodeId, Registry};
 
 /// How much is read at once.
@@ -40,12 +41,19 @@ pub(crate) struct Context {
     pub(crate) logger: Logger,
     pub(crate) limits: Limits,
     pub(crate) info: LookupdInfo,
+    pub(crate) metrics: Arc<Metrics>,
     next_id: AtomicU64,
 }
 
 impl Context {
-    pub(crate) fn new(registry: Arc<Registry>, logger: Logger, limits: Limits, info: LookupdInfo) -> Self {
-        Self { registry, logger, limits, info, next_id: AtomicU64::new(0) }
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        logger: Logger,
+        limits: Limits,
+        info: LookupdInfo,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { registry, logger, limits, info, metrics, next_id: AtomicU64::new(0) }
     }
 }
 
@@ -83,6 +91,7 @@ enum Ended {
 /// Serves a node until it leaves. Dropping the future closes the connection and forgets the node.
 pub(crate) async fn serve(context: Arc<Context>, stream: Stream, remote: Remote) {
     let id = NodeId(context.next_id.fetch_add(1, Ordering::Relaxed));
+    context.metrics.connections_opened.add(1);
     info!(context.logger, "TCP: new client({remote})");
     let mut connection =
         Connection { context, stream, remote, id, node: None, input: BytesMut::new(), output: Vec::new() };
@@ -94,6 +103,7 @@ pub(crate) async fn serve(context: Arc<Context>, stream: Stream, remote: Remote)
         ended => warn!(logger, "TCP: client({remote}) lost - {ended}"),
     }
     if let Ended::Refused(_) = ended {
+        connection.context.metrics.refused.add(1);
         connection.linger().await;
     }
 }
@@ -235,6 +245,7 @@ impl Connection {
     }
 
     fn execute(&mut self, command: LookupCommand) -> Result<(), ProtocolError> {
+        self.count(&command);
         match command {
             LookupCommand::Identify(info) => return self.identify(info),
             LookupCommand::Register { topic, channel } => {
@@ -253,6 +264,17 @@ impl Connection {
         }
         self.answer(b"OK");
         Ok(())
+    }
+
+    fn count(&self, command: &LookupCommand) {
+        let metrics = &self.context.metrics;
+        let counter = match command {
+            LookupCommand::Identify(_) => &metrics.identify,
+            LookupCommand::Register { .. } => &metrics.register,
+            LookupCommand::Unregister { .. } => &metrics.unregister,
+            LookupCommand::Ping => &metrics.ping,
+        };
+        counter.add(1);
     }
 
     fn identify(&mut self, info: PeerInfo) -> Result<(), ProtocolError> {
@@ -290,6 +312,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.context.metrics.connections_closed.add(1);
         if let Some(node) = self.node.take() {
             self.context.registry.remove(&node);
             info!(self.context.logger, "DB: client({}) UNREGISTER category:client key: subkey:", self.remote);

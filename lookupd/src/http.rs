@@ -2,7 +2,7 @@
 //!
 //! | method | path | parameters |
 //! |---|---|---|
-//! | GET | `/ping`, `/info`, `/topics`, `/nodes`, `/debug` | |
+//! | GET | `/ping`, `/info`, `/topics`, `/nodes`, `/debug`, `/metrics` | |
 //! | GET | `/channels`, `/lookup` | `topic` (`*` for all) |
 //! | POST | `/topic/create`, `/topic/delete` | `topic` |
 //! | POST | `/topic/tombstone` | `topic`, `node` |
@@ -17,11 +17,13 @@ use nsq_daemon::http::{
     HttpError, Method, Query, Request, Response, Router, Service, StatusCode, pprof, response,
 };
 use nsq_daemon::log::Logger;
+use nsq_daemon::metrics::RequestCounts;
 use nsq_daemon::{NSQ_VERSION, info};
 use nsq_protocol::{ChannelName, ChannelsResponse, TopicName, TopicsResponse};
 use serde::Serialize;
 
 use crate::clock;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 
 /// One per endpoint.
@@ -34,6 +36,7 @@ pub(crate) enum Route {
     Lookup,
     Nodes,
     Debug,
+    Metrics,
     CreateTopic,
     DeleteTopic,
     TombstoneTopic,
@@ -52,6 +55,7 @@ fn routes() -> Router<Route> {
         .add(Method::GET, "/lookup", Route::Lookup)
         .add(Method::GET, "/nodes", Route::Nodes)
         .add(Method::GET, "/debug", Route::Debug)
+        .add_unlogged(Method::GET, "/metrics", Route::Metrics)
         .add(Method::POST, "/topic/create", Route::CreateTopic)
         .add(Method::POST, "/topic/delete", Route::DeleteTopic)
         .add(Method::POST, "/topic/tombstone", Route::TombstoneTopic)
@@ -68,12 +72,13 @@ fn routes() -> Router<Route> {
 pub(crate) struct Http {
     router: Router<Route>,
     registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
     logger: Logger,
 }
 
 impl Http {
-    pub(crate) fn new(registry: Arc<Registry>, logger: Logger) -> Self {
-        Self { router: routes(), registry, logger }
+    pub(crate) fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, logger: Logger) -> Self {
+        Self { router: routes(), registry, metrics, logger }
     }
 
     fn lookup(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
@@ -136,6 +141,10 @@ impl Service for Http {
         &self.router
     }
 
+    fn request_counts(&self) -> Option<&RequestCounts> {
+        Some(&self.metrics.requests)
+    }
+
     async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
         // No endpoint wants a body.
         request.body.discard().await?;
@@ -152,6 +161,7 @@ impl Service for Http {
             Route::Lookup => self.lookup(query()?, &request),
             Route::Nodes => Ok(response::value(encoding, &self.registry.nodes(clock::now()))),
             Route::Debug => Ok(response::value(encoding, &self.registry.debug())),
+            Route::Metrics => Ok(self.metrics.page(&self.registry.counts(clock::now())).into_response()),
             Route::CreateTopic => self.create_topic(query()?).map(done),
             Route::DeleteTopic => self.delete_topic(query()?).map(done),
             Route::TombstoneTopic => self.tombstone_topic(query()?).map(done),

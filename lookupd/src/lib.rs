@@ -6,7 +6,7 @@
 //!
 //! In reading order: [`flags`] and [`config`], what the daemon is told; [`lookupd`], what a running one
 //! owns; [`registry`], which is all that decides, without socket and clock; `connection`, what nodes say;
-//! `http`, what everybody else asks.
+//! `http`, what everybody else asks; `metrics`, what Prometheus is told.
 //!
 //! ```no_run
 //! # async fn run() -> std::io::Result<()> {
@@ -34,6 +34,8 @@ mod clock;
 mod connection;
 
 mod http;
+
+mod metrics;
 
 pub use config::Config;
 pub use lookupd::Lookupd;

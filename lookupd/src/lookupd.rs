@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, TcpAddress};
 use crate::connection::{self, Context, lookupd_info};
 use crate::http::Http;
+use crate::metrics::Metrics;
 use crate::registry::Registry;
 
 /// A running nsqlookupd. Dropping it stops it as [`Lookupd::shutdown`] does, without waiting.
@@ -39,9 +40,16 @@ impl Lookupd {
         info!(logger, "HTTP: listening on {http_addr}");
 
         let registry = Arc::new(Registry::new(config.inactive_producer_timeout, config.tombstone_lifetime));
+        let metrics = Arc::new(Metrics::default());
         let info = lookupd_info(config.broadcast_address, tcp_addr.port(), http_addr.port());
-        let context = Arc::new(Context::new(Arc::clone(&registry), logger.clone(), config.limits, info));
-        let server = Server::new(Http::new(registry, logger.clone()), logger.clone());
+        let context = Arc::new(Context::new(
+            Arc::clone(&registry),
+            logger.clone(),
+            config.limits,
+            info,
+            Arc::clone(&metrics),
+        ));
+        let server = Server::new(Http::new(registry, metrics, logger.clone()), logger.clone());
 
         let (broken_tx, broken) = watch::channel(None);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());

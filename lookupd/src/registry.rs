@@ -243,6 +243,27 @@ impl Registry {
         NodesResponse { producers: active.iter().map(with_topics).collect() }
     }
 
+    /// How much there is of everything.
+    pub fn counts(&self, now: Moment) -> RegistryCounts {
+        let mut counts = RegistryCounts::default();
+        for node in &self.nodes {
+            let count = match self.is_active(&node, now) {
+                true => &mut counts.active_nodes,
+                false => &mut counts.inactive_nodes,
+            };
+            *count += 1;
+        }
+        for topic in &self.topics {
+            counts.topics += u64::from(topic.records.is_some());
+            counts.channels += topic.channels.len() as u64;
+            for record in topic.records.iter().flat_map(BTreeMap::values) {
+                counts.producers += 1;
+                counts.tombstones += u64::from(self.is_hidden(record, now));
+            }
+        }
+        counts
+    }
+
     /// All records, by `<category>:<topic>:<channel>`.
     pub fn debug(&self) -> BTreeMap<String, Vec<DebugRecord>> {
         let mut all: BTreeMap<String, Vec<DebugRecord>> = BTreeMap::new();
@@ -341,6 +362,23 @@ fn node_json(node: &Node, topics: BTreeMap<String, bool>) -> NodeJson {
         tombstones,
         topics,
     }
+}
+
+/// How much a registry holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RegistryCounts {
+    /// Topics.
+    pub topics: u64,
+    /// Channels of all topics.
+    pub channels: u64,
+    /// Nodes that were heard of lately.
+    pub active_nodes: u64,
+    /// Nodes that have been silent for too long.
+    pub inactive_nodes: u64,
+    /// Registrations of a node for a topic.
+    pub producers: u64,
+    /// Of these, how many are hidden.
+    pub tombstones: u64,
 }
 
 /// A record as `/debug` shows it. Keys in alphabetical order.

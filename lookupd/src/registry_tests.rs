@@ -395,3 +395,25 @@ fn nodes_and_clients_at_the_same_time() {
     assert_eq!(registry.topics(), ["t"]);
     assert!(registry.debug().is_empty());
 }
+
+#[test]
+fn everything_is_counted() {
+    let registry = registry();
+    assert_eq!(registry.counts(at(0)), RegistryCounts::default());
+    let (silent, active) = (identify(&registry, 1, at(0)), identify(&registry, 2, at(200)));
+    registry.register(&silent, &topic("a"), Some(&channel("c")));
+    registry.register(&active, &topic("a"), None);
+    registry.register(&active, &topic("b"), Some(&channel("c")));
+    registry.create_channel(&topic("b"), &channel("d"));
+    registry.tombstone("a", "b2:4151", at(300));
+    let counts = RegistryCounts {
+        topics: 2,
+        channels: 3,
+        active_nodes: 1,
+        inactive_nodes: 1,
+        producers: 3,
+        tombstones: 1,
+    };
+    assert_eq!(registry.counts(at(301)), counts);
+    assert_eq!(registry.counts(at(300 + TOMBSTONE.as_secs())), RegistryCounts { tombstones: 0, ..counts });
+}

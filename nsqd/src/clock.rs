@@ -1,6 +1,7 @@
 //! The only file that asks for the time. Everything that decides takes `now` as an argument.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds on the monotonic clock since the process first asked. Never goes back; used for every deadline.
@@ -21,6 +22,25 @@ pub fn instant(at: Nanos) -> Instant {
 /// Nanoseconds of wall time since the Unix epoch: message timestamps, and deadlines that must outlive the process.
 pub fn wall_ns() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
+}
+
+/// What the wall clock is ahead of the monotonic one, as of the last [`follow_wall_clock`].
+static WALL_AHEAD_NS: AtomicI64 = AtomicI64::new(i64::MIN);
+
+/// The wall time at a monotonic time: nearly as good as [`wall_ns`], for statistics, without asking the system again.
+pub fn wall_at(at: Nanos) -> i64 {
+    let mut ahead = WALL_AHEAD_NS.load(Ordering::Relaxed);
+    if ahead == i64::MIN {
+        ahead = follow_wall_clock();
+    }
+    ahead.saturating_add_unsigned(at)
+}
+
+/// Takes note if somebody has set the wall clock: to be called now and then. Returns what it is ahead.
+pub fn follow_wall_clock() -> i64 {
+    let ahead = wall_ns().saturating_sub_unsigned(monotonic());
+    WALL_AHEAD_NS.store(ahead, Ordering::Relaxed);
+    ahead
 }
 
 /// A span as nanoseconds, saturating.

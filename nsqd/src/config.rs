@@ -15,7 +15,7 @@ use nsq_daemon::log::{Level, Logger};
 use nsq_daemon::tls::{self, ClientAuth, TlsOptions};
 use nsq_protocol::{IdentifyLimits, Limits};
 
-use crate::engine::EngineLimits;
+use crate::engine::{EngineLimits, LatencyOptions};
 use crate::flags::{Flags, KEYS, PROGRAM, TlsRequired, TlsVersion};
 use crate::locality::Location;
 use crate::log::chunk::CHUNK_BYTES;
@@ -75,9 +75,9 @@ pub struct Config {
     pub mem_queue_bytes: usize,
     /// Size of a segment file.
     pub max_bytes_per_file: u64,
-    /// Without effect; told by `/config`.
+    /// Messages after which what was written is synced in the background.
     pub sync_every: u64,
-    /// Without effect; told by `/config`.
+    /// How long what was written may wait for that.
     pub sync_timeout: Duration,
     /// Without effect; told by `/config`.
     pub queue_scan_worker_pool_max: u64,
@@ -107,8 +107,10 @@ pub struct Config {
     pub output_buffer_timeout: Duration,
     /// Most consumers of a channel; 0 for no limit.
     pub max_channel_consumers: usize,
-    /// Where and how statistics would be pushed.
+    /// Where and how statistics are pushed.
     pub statsd: StatsdConfig,
+    /// Most series of topics and channels in `/metrics`.
+    pub metrics_max_series: u64,
     /// Quantiles of the end-to-end latency, highest first.
     pub e2e_processing_latency_percentiles: Vec<f64>,
     /// Window of samples for them.
@@ -133,7 +135,7 @@ pub struct Config {
     pub snappy: bool,
 }
 
-/// Where and how statistics would be pushed.
+/// Where and how statistics are pushed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StatsdConfig {
     /// `host:port`; empty for nowhere.
@@ -168,6 +170,9 @@ pub enum ConfigError {
     /// A quantile is not in (0, 1].
     #[error("failed to instantiate nsqd - invalid E2E processing latency percentile: {0}")]
     PercentileOutOfRange(f64),
+    /// Statistics would have to be pushed without end.
+    #[error("failed to instantiate nsqd - --statsd-interval must be greater than 0")]
+    StatsdInterval,
     /// The level of deflate is not in 1..=9.
     #[error("failed to instantiate nsqd - --max-deflate-level must be [1,9]")]
     DeflateLevel,
@@ -240,6 +245,9 @@ impl Config {
             return Err(ConfigError::AuthMethod);
         }
         let e2e_processing_latency_percentiles = percentiles(&flags.e2e_processing_latency_percentile)?;
+        if !flags.statsd_address.is_empty() && flags.statsd_interval.is_zero() {
+            return Err(ConfigError::StatsdInterval);
+        }
         let broadcast_address = flags.broadcast_address.filter(|address| !address.is_empty());
         Ok(Config {
             log_level: flags.log_level,
@@ -288,6 +296,7 @@ impl Config {
                 udp_packet_size: flags.statsd_udp_packet_size,
                 exclude_ephemeral: flags.statsd_exclude_ephemeral,
             },
+            metrics_max_series: flags.metrics_max_series,
             e2e_processing_latency_percentiles,
             e2e_processing_latency_window_time: flags.e2e_processing_latency_window_time,
             tls_cert: flags.tls_cert,
@@ -365,12 +374,26 @@ impl Config {
     }
 }
 
+impl Config {
+    /// How end-to-end latencies are measured, if they are.
+    pub fn latency_options(&self) -> Option<LatencyOptions> {
+        let quantiles = self.e2e_processing_latency_percentiles.clone();
+        let window = self.e2e_processing_latency_window_time;
+        (!quantiles.is_empty()).then_some(LatencyOptions { quantiles, window })
+    }
+}
+
 impl Default for Config {
     /// What an empty command line gives.
     fn default() -> Self {
         // Defaults stand in one place, with their flags; a test sees to it that they are valid.
         Self::read([PROGRAM.into()]).expect("the flags' defaults are valid").0
     }
+}
+
+/// The port that others are told, if the real one is `real`.
+pub fn broadcast_port(set: u16, real: i64) -> i64 {
+    if set == 0 { real } else { set.into() }
 }
 
 /// CRC-32 of the host name's MD5, below 1024.
@@ -421,26 +444,24 @@ fn refuse_unsupported(flags: &Flags) -> Result<(), ConfigError> {
 
 /// What a flag's being set does not do.
 fn warnings(flags: &Flags) -> Vec<String> {
-    const YET: &str = "has no effect yet";
     const DEPRECATED: &str = "is deprecated and has no effect";
     const DURABILITY: &str =
-        "has no effect: --durability=sync makes every acknowledged message survive a power failure";
+        "has no effect: with --durability=sync nothing is acknowledged before it is synced";
     const SCAN: &str = "has no effect: deadlines are kept in order, nothing is scanned";
     const NO_TLS: &str = "has no effect without --tls-cert and --tls-key";
     const POLICY: &str = "is none of request, require, verify-if-given, require-verify: \
                           clients are not asked for certificates";
+    let always_synced = flags.durability == Durability::Sync;
     let no_tls = flags.tls_cert.is_empty();
     let told = [
         ("verbose", flags.verbose, DEPRECATED),
         ("worker-id", flags.worker_id, DEPRECATED),
         ("https-address", no_tls && !["", "0.0.0.0:4152"].contains(&flags.https_address.as_str()), NO_TLS),
         ("tls-client-auth-policy", client_auth(&flags.tls_client_auth_policy).is_none(), POLICY),
-        ("sync-every", flags.sync_every != 2500, DURABILITY),
-        ("sync-timeout", flags.sync_timeout != Duration::from_secs(2), DURABILITY),
+        ("sync-every", always_synced && flags.sync_every != 2500, DURABILITY),
+        ("sync-timeout", always_synced && flags.sync_timeout != Duration::from_secs(2), DURABILITY),
         ("queue-scan-worker-pool-max", flags.queue_scan_worker_pool_max != 4, SCAN),
         ("queue-scan-selection-count", flags.queue_scan_selection_count != 20, SCAN),
-        ("statsd-address", !flags.statsd_address.is_empty(), YET),
-        ("e2e-processing-latency-percentile", !flags.e2e_processing_latency_percentile.is_empty(), YET),
         ("tls-min-version", no_tls && flags.tls_min_version != TlsVersion::default(), NO_TLS),
     ];
     told.into_iter().filter(|(_, set, _)| *set).map(|(flag, _, text)| format!("--{flag} {text}")).collect()

@@ -145,13 +145,20 @@ fn who_asks_for_client_certificates_requires_tls() {
 fn what_has_no_effect_is_told() {
     let warned = |words: &[&str]| read(words).unwrap().1;
     assert_eq!(warned(&[]), Vec::<String>::new());
-    assert_eq!(warned(&["--statsd-address=h:1"]), ["--statsd-address has no effect yet"]);
+    assert_eq!(warned(&["--statsd-address=h:1"]), Vec::<String>::new());
     assert_eq!(warned(&["--verbose"]), ["--verbose is deprecated and has no effect"]);
     assert_eq!(warned(&["--snappy=false", "--deflate=true", "--https-address="]), Vec::<String>::new());
     assert_eq!(warned(&["--https-address=:1", "--tls-min-version=tls1.2"]).len(), 2);
     assert_eq!(warned(&[CERTIFICATE[0], CERTIFICATE[1], "--https-address=:1"]), Vec::<String>::new());
-    assert_eq!(warned(&["--sync-every=1"]).len(), 1);
+    assert_eq!(warned(&["--sync-every=1"]), Vec::<String>::new());
+    assert_eq!(warned(&["--sync-every=1", "--durability=sync"]).len(), 1);
     assert_eq!(warned(&["-worker-id", "5", "--nonsense"]).len(), 1);
+}
+
+#[test]
+fn statsd_needs_an_interval() {
+    assert_eq!(run(&["--statsd-interval=0"]).unwrap().statsd.interval, Duration::ZERO);
+    assert!(fatal(&["--statsd-interval=0", "--statsd-address=h:1"]).contains("--statsd-interval"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What all topics and channels share: the journal, the place for segments, the limits, the timers, the health.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nsq_daemon::log::Logger;
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::damage::Damage;
 use crate::log::tail::MemoryBound;
+use crate::metrics::Metrics;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalError, JournalTiming, Lsn};
 use crate::storage::segment::{BlockRef, SegmentReport, SegmentStore};
@@ -64,6 +65,15 @@ impl EngineLimits {
     }
 }
 
+/// How end-to-end latencies are measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatencyOptions {
+    /// `--e2e-processing-latency-percentile`: which are told, each in (0, 1].
+    pub quantiles: Vec<f64>,
+    /// `--e2e-processing-latency-window-time`.
+    pub window: Duration,
+}
+
 /// Something could not be stored. The text is for logs and for the publisher.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
@@ -99,6 +109,8 @@ pub struct Engine {
     wrote_segments: AtomicBool,
     unhealthy: Mutex<Option<String>>,
     topology: watch::Sender<u64>,
+    latency: OnceLock<LatencyOptions>,
+    metrics: Metrics,
     /// Where the journal ended at start.
     journal_end: Lsn,
 }
@@ -143,6 +155,8 @@ impl Engine {
             wrote_segments: AtomicBool::new(false),
             unhealthy: Mutex::new(None),
             topology: watch::Sender::new(0),
+            latency: OnceLock::new(),
+            metrics: Metrics::default(),
             journal_end: parts.journal_end,
         })
     }
@@ -200,6 +214,22 @@ impl Engine {
     /// Changes with every [`Engine::topology_changed`].
     pub fn topology(&self) -> watch::Receiver<u64> {
         self.topology.subscribe()
+    }
+
+    /// What is counted while the daemon works.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// How end-to-end latencies are measured, if they are.
+    pub fn latency(&self) -> Option<&LatencyOptions> {
+        self.latency.get()
+    }
+
+    /// See [`Registry::measure_latencies`](crate::topic::registry::Registry::measure_latencies).
+    pub(crate) fn set_latency(&self, options: LatencyOptions) {
+        // The first one stands: it is what channels measure by already.
+        let _ = self.latency.set(options);
     }
 
     /// The daemon stops: no topics are created any more.

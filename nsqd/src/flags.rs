@@ -98,10 +98,10 @@ pub struct Flags {
     /// Bytes per file of a topic's messages.
     #[arg(long, default_value = "104857600", value_parser = positive)]
     pub max_bytes_per_file: u64,
-    /// No effect here: see --durability.
+    /// Messages after which what was written is synced in the background; with --durability=sync it always is.
     #[arg(long, default_value = "2500", value_parser = count)]
     pub sync_every: u64,
-    /// No effect here: see --durability.
+    /// How long what was written may wait for that.
     #[arg(long, default_value = "2s", value_parser = go_duration::parse)]
     pub sync_timeout: Duration,
     /// No effect here: deadlines are kept in order, so that nothing is scanned.
@@ -167,6 +167,10 @@ pub struct Flags {
     /// Do not tell statsd about ephemeral topics and channels.
     #[arg(long, action = ArgAction::Set, default_value_t = false)]
     pub statsd_exclude_ephemeral: bool,
+
+    /// Most series of topics and channels in /metrics; what is beyond is told in sums only.
+    #[arg(long, default_value = "20000", value_parser = count)]
+    pub metrics_max_series: u64,
 
     /// A quantile in (0, 1] of the time from publishing to FIN. May be repeated or joined by commas.
     #[arg(long)]
@@ -252,6 +256,7 @@ pub const KEYS: &[Key] = &[
     Key::new("statsd_mem_stats", "statsd-mem-stats", Kind::Bool),
     Key::new("statsd_udp_packet_size", "statsd-udp-packet-size", Kind::Int),
     Key::new("statsd_exclude_ephemeral", "statsd-exclude-ephemeral", Kind::Bool),
+    Key::new("metrics_max_series", "metrics-max-series", Kind::Int),
     Key::new("e2e_processing_latency_percentiles", "e2e-processing-latency-percentile", Kind::FloatList),
     Key::new("e2e_processing_latency_window_time", "e2e-processing-latency-window-time", Kind::Duration),
     Key::new("tls_cert", "tls-cert", Kind::String),

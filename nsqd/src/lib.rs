@@ -16,8 +16,8 @@
 //!
 //! # Rooms, from the bottom up
 //!
-//! [`clock`], [`damage`], [`storage`], [`timers`], [`log`], [`channel`], [`engine`], [`topic`], [`delivery`], [`connection`],
-//! [`lookup`], [`stats`], [`http`], [`startup`], [`nsqd`]. Nothing below names anything above, but for [`log`],
+//! [`clock`], [`damage`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`], [`engine`], [`topic`], [`delivery`], [`connection`],
+//! [`lookup`], [`stats`], [`statsd`], [`http`], [`startup`], [`syncing`], [`nsqd`]. Nothing below names anything above, but for [`log`],
 //! whose marks and whose reader speak the channel's language ([`channel::Mark`], [`channel::Source`]).
 //!
 //! # Locks
@@ -27,6 +27,7 @@
 
 pub mod clock;
 pub mod damage;
+pub mod metrics;
 pub mod storage;
 pub mod timers;
 pub mod log;
@@ -40,8 +41,10 @@ pub mod delivery;
 pub mod connection;
 pub mod lookup;
 pub mod stats;
+pub mod statsd;
 pub mod http;
 pub mod startup;
+pub mod syncing;
 pub mod flags;
 pub mod config;
 pub mod nsqd;

@@ -12,7 +12,8 @@ use nsq_protocol::{IdentifyReply, PeerInfo};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::clock;
+use crate::config::{Config, broadcast_port};
 use crate::connection::ConnectionContext;
 use crate::connection::listener::accept_loop;
 use crate::flags::TlsRequired;
@@ -20,9 +21,12 @@ use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
 use crate::producers::Producers;
 use crate::startup::{self, StartOptions, persist};
-use crate::storage::Storage;
+use crate::statsd::{self, StatsdOptions, expand_prefix};
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
+use crate::storage::measured::Measured;
+use crate::storage::{Durability, Storage};
+use crate::syncing::Syncing;
 use crate::topic::registry::Registry;
 
 /// How often the journal is looked at: may old files go?
@@ -60,7 +64,7 @@ impl Nsqd {
         let instantiate = |error: String| StartError(format!("failed to instantiate nsqd - {error}"));
         nsq_daemon::info!(logger, "{}", nsq_daemon::version_line("nsqd"));
         nsq_daemon::info!(logger, "ID: {}", config.node_id);
-        let storage: Arc<dyn Storage> = Arc::new(FileStorage);
+        let storage: Arc<dyn Storage> = Arc::new(Measured::new(Arc::new(FileStorage)));
         let data_dir =
             DataDir::open(&storage, &config.data_path).map_err(|error| instantiate(error.to_string()))?;
         let tls = match config.tls_options() {
@@ -100,6 +104,9 @@ impl Nsqd {
             Ok(result) => result.map_err(|error| StartError(format!("failed to load metadata - {error}")))?,
             Err(error) => return Err(StartError(format!("failed to load metadata - {error}"))),
         };
+        if let Some(options) = config.latency_options() {
+            registry.measure_latencies(options);
+        }
         lookup.attach(&registry);
 
         let producers = Arc::new(Producers::default());
@@ -117,6 +124,22 @@ impl Nsqd {
             logger,
         };
         nsqd.spawn_background();
+        if config.durability != Durability::Sync {
+            let syncing = Syncing { every: config.sync_every, timeout: config.sync_timeout };
+            let engine = registry.engine().clone();
+            nsqd.background.push(tokio::spawn(syncing.run(engine, nsqd.stop_background.clone())));
+        }
+        if !config.statsd.address.is_empty() {
+            let port = broadcast_port(config.broadcast_http_port, info_port(&http));
+            let options = StatsdOptions {
+                prefix: expand_prefix(&config.statsd.prefix, &config.broadcast_address, port),
+                config: config.statsd.clone(),
+                registry: registry.clone(),
+                producers: producers.clone(),
+                logger: nsqd.logger.clone(),
+            };
+            nsqd.background.push(tokio::spawn(statsd::run(options, nsqd.stop_background.clone())));
+        }
         let http_context = HttpContext {
             registry: registry.clone(),
             producers: producers.clone(),
@@ -246,6 +269,10 @@ impl LookupdAddresses for LookupPeers {
         self.addresses()
     }
 
+    fn connected(&self) -> Vec<(String, bool)> {
+        self.status().into_iter().map(|status| (status.address, status.connected)).collect()
+    }
+
     fn set(&self, addresses: Vec<String>) {
         self.set_addresses(addresses);
     }
@@ -273,6 +300,7 @@ async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
             () = tokio::time::sleep(PERSIST_INTERVAL) => {}
             () = stop.cancelled() => return,
         }
+        clock::follow_wall_clock();
         ticks_since_clean += 1;
         let clean = ticks_since_clean >= CLEAN_TICKS
             || (ticks_since_clean >= BUSY_CLEAN_TICKS && engine.take_wrote_segments());

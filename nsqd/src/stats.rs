@@ -3,13 +3,18 @@
 //! A topic's numbers are taken under its lock, a channel's and its consumers' under the channel's: each line is
 //! consistent in itself, and nobody is stopped to take them all at once.
 
-use nsq_protocol::{ChannelStats, ClientStats, MemoryStats, PubCount, Stats, TopicStats};
+use nsq_protocol::{
+    ChannelStats, ClientStats, E2eLatency, MemoryStats, Percentile, PubCount, Stats, TopicStats,
+};
 
+use crate::channel::latency::{LatencyHistogram, TAKES_ALL, no_latencies};
 use crate::channel::{Channel, ChannelState, ConsumerKey};
 use crate::client_info::ClientInfo;
+use crate::clock;
 use crate::engine::Engine;
 use crate::locality::Locality;
 use crate::producers::Producers;
+use crate::storage::measured::FileKind;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
@@ -24,12 +29,20 @@ pub struct StatsRequest<'a> {
     pub include_clients: bool,
     /// Tell about memory.
     pub include_memory: bool,
+    /// Tell about the disk, which NSQ does not.
+    pub include_storage: bool,
 }
 
 impl Default for StatsRequest<'_> {
-    /// Everything.
+    /// Everything that NSQ tells.
     fn default() -> Self {
-        Self { topic: None, channel: None, include_clients: true, include_memory: true }
+        Self {
+            topic: None,
+            channel: None,
+            include_clients: true,
+            include_memory: true,
+            include_storage: false,
+        }
     }
 }
 
@@ -48,8 +61,11 @@ pub fn collect(
         version: nsq_daemon::NSQ_VERSION.to_owned(),
         health: health(registry.engine()),
         start_time,
-        topics: topics.map(|topics| topics.iter().filter_map(|topic| topic_stats(topic, request)).collect()),
+        topics: topics.map(|topics| {
+            topics.iter().filter_map(|topic| topic_stats(registry.engine(), topic, request)).collect()
+        }),
         memory: request.include_memory.then(memory_stats),
+        unsynced_bytes: request.include_storage.then(|| unsynced_bytes(registry.engine())).flatten(),
         producers: request.include_clients.then(|| producer_stats(producers, request.topic)).flatten(),
     }
 }
@@ -63,13 +79,23 @@ pub fn health(engine: &Engine) -> String {
 }
 
 /// None if the topic lacks the channel that was asked for.
-fn topic_stats(topic: &Topic, request: StatsRequest<'_>) -> Option<TopicStats> {
-    let channels = match request.channel {
-        Some(name) => vec![topic.channel(name)?],
-        None => topic.channels(),
-    };
+pub(crate) fn topic_stats(engine: &Engine, topic: &Topic, request: StatsRequest<'_>) -> Option<TopicStats> {
+    let (channels, others): (Vec<_>, Vec<_>) = (topic.channels().into_iter())
+        .partition(|channel| request.channel.is_none_or(|name| channel.name().as_str() == name));
+    if request.channel.is_some() && channels.is_empty() {
+        return None;
+    }
     let memory_start = topic.log().memory_start();
-    let channels = channels.iter().map(|channel| channel_stats(channel, memory_start, request)).collect();
+    let mut latencies = Latencies::new(engine);
+    let channels: Vec<ChannelStats> = (channels.iter())
+        .map(|channel| channel_stats(channel, memory_start, request, &mut latencies))
+        .collect();
+    // As in NSQ: a topic has no percentiles of its own, and those of all its channels whichever are asked for.
+    for channel in &others {
+        channel.inspect(|state, _| latencies.measure(state));
+        latencies.newest();
+    }
+    let e2e_processing_latency = if channels.is_empty() { E2eLatency::default() } else { latencies.all() };
     let (depth, backend_depth, paused) = topic.depth();
     let (message_count, message_bytes) = topic.counters();
     Some(TopicStats {
@@ -80,23 +106,30 @@ fn topic_stats(topic: &Topic, request: StatsRequest<'_>) -> Option<TopicStats> {
         message_count,
         message_bytes,
         paused,
-        ..TopicStats::default()
+        e2e_processing_latency,
     })
 }
 
-fn channel_stats(channel: &Channel, memory_start: u64, request: StatsRequest<'_>) -> ChannelStats {
+fn channel_stats(
+    channel: &Channel,
+    memory_start: u64,
+    request: StatsRequest<'_>,
+    latencies: &mut Latencies<'_>,
+) -> ChannelStats {
     // Under the channel's lock only numbers are taken; texts are put together when consumers can go on.
     let (stats, consumers) = channel.inspect(|state, infos| {
         let consumers: Vec<_> = match request.include_clients {
             true => infos.iter().map(|(key, info)| (info.clone(), consumer_stats(state, *key))).collect(),
             false => Vec::new(),
         };
+        latencies.measure(state);
         (channel_numbers(state, memory_start), consumers)
     });
     let clients = consumers.into_iter().map(|(info, numbers)| client_stats(&info, numbers, request.topic));
     ChannelStats {
         channel_name: channel.name().to_string(),
         clients: request.include_clients.then(|| clients.collect()),
+        e2e_processing_latency: latencies.newest(),
         ..stats
     }
 }
@@ -118,6 +151,51 @@ fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
         client_count: signed(state.consumers().len() as u64),
         paused: state.is_paused(),
         ..ChannelStats::default()
+    }
+}
+
+/// The end-to-end latencies of a topic's channels, one after the other, and of all together.
+struct Latencies<'a> {
+    quantiles: Option<&'a [f64]>,
+    newest: LatencyHistogram,
+    all: LatencyHistogram,
+}
+
+impl<'a> Latencies<'a> {
+    fn new(engine: &'a Engine) -> Self {
+        let quantiles = engine.latency().map(|options| &*options.quantiles);
+        Latencies { quantiles, newest: no_latencies(), all: no_latencies() }
+    }
+
+    fn measure(&mut self, state: &ChannelState) {
+        if self.quantiles.is_some() {
+            self.newest.reset();
+            state.add_latencies_to(&mut self.newest, clock::monotonic());
+        }
+    }
+
+    /// Those of the channel that was measured last.
+    fn newest(&mut self) -> E2eLatency {
+        if !self.newest.is_empty() {
+            self.all.add(&self.newest).expect(TAKES_ALL);
+        }
+        percentiles(self.quantiles, &self.newest)
+    }
+
+    fn all(&self) -> E2eLatency {
+        percentiles(self.quantiles, &self.all)
+    }
+}
+
+fn percentiles(quantiles: Option<&[f64]>, latencies: &LatencyHistogram) -> E2eLatency {
+    let percentile = |&quantile: &f64| {
+        // The histogram rounds up, and an empty one knows nothing.
+        let value = latencies.value_at_quantile(quantile).min(latencies.max()) as f64;
+        Percentile { quantile, value }
+    };
+    E2eLatency {
+        count: signed(latencies.len()),
+        percentiles: quantiles.map(|quantiles| quantiles.iter().map(percentile).collect()),
     }
 }
 
@@ -184,6 +262,12 @@ fn producer_stats(producers: &Producers, topic: Option<&str>) -> Option<Vec<Clie
     let producers = producers.all();
     (!producers.is_empty())
         .then(|| producers.iter().map(|info| client_stats(info, ClientStats::default(), topic)).collect())
+}
+
+/// None if nobody watches the storage.
+fn unsynced_bytes(engine: &Engine) -> Option<u64> {
+    let disk = engine.storage.metrics()?;
+    Some(disk.unsynced_bytes(FileKind::Journal) + disk.unsynced_bytes(FileKind::Segment))
 }
 
 /// There is no garbage collector: what the process holds for itself counts as heap in use, the rest is 0.

@@ -28,6 +28,9 @@ pub struct Stats {
     pub memory: Option<MemoryStats>,
     /// Connections that have published. None, not empty, if there are none.
     pub producers: Option<Vec<ClientStats>>,
+    /// Bytes written to disk that a power failure may take. None if not asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsynced_bytes: Option<u64>,
 }
 
 /// A topic.

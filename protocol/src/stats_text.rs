@@ -203,6 +203,7 @@ mod tests {
             topics: Some(topics),
             producers,
             memory: None,
+            unsynced_bytes: None,
         }
     }
 

@@ -13,6 +13,7 @@
 //! - [`http`]: a small HTTP/1.1 client, also for requests that no decent client would send
 //! - [`stats`]: what `/stats` says of a topic or a channel
 //! - [`wait`]: wait until a condition holds
+//! - [`prometheus`]: what `/metrics` says, and promtool
 //! - [`process`]: what the kernel knows of a process: memory, bytes written
 //! - [`foreign`]: the programs in `clients/`, written for NSQ's existing client libraries
 
@@ -31,6 +32,8 @@ pub mod http;
 pub mod stats;
 
 pub mod wait;
+
+pub mod prometheus;
 
 pub mod process;
 

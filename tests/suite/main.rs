@@ -58,6 +58,15 @@ mod data_cli;
 /// nsqd's HTTP interface.
 mod http_api;
 
+/// End-to-end latency percentiles.
+mod latency;
+
+/// Statistics pushed to a statsd.
+mod statsd;
+
+/// `/metrics`, and what reads it.
+mod metrics;
+
 /// nsqlookupd, and nsqd as its client.
 mod lookup;
 

@@ -135,6 +135,11 @@ impl Consumers {
         self.groups[locality as usize].message_count
     }
 
+    /// Messages delivered to any consumer.
+    pub fn delivered_count(&self) -> u64 {
+        self.groups.iter().map(|group| group.message_count).sum()
+    }
+
     /// Messages that could be handed out at this moment.
     pub fn room(&self) -> u64 {
         self.iter().map(|(_, consumer)| consumer.room()).sum()

@@ -7,10 +7,12 @@
 //! - [`state`]: pure; every transition of a message, with a picture
 //! - [`take`]: pure; handing them out
 //! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`]: pure; its parts
+//! - [`latency`]: pure; from publishing to FIN, if that is measured
 //! - [`saved`]: pure; to and from a checkpoint, and replaying the journal
 
 pub mod consumers;
 pub mod in_flight;
+pub mod latency;
 pub mod outstanding;
 pub mod runs;
 pub mod saved;
@@ -29,6 +31,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 pub use self::consumers::ConsumerKey;
+use self::saved::Clocks;
 pub use self::state::{AckError, ChannelState, Counters, Mark};
 pub use self::take::{Source, Supply, TakeEnd};
 use crate::client_info::ClientInfo;
@@ -102,6 +105,8 @@ pub struct Taken {
     pub end: TakeEnd,
     /// With [`TakeEnd::OnDisk`]: what to load before taking again.
     pub request: Option<BlockRequest>,
+    /// When it was.
+    pub at: Nanos,
 }
 
 /// The channel was deleted.
@@ -222,7 +227,7 @@ impl Channel {
             self.schedule(inner, deadline);
         }
         self.settle(guard);
-        Taken { count, end, request }
+        Taken { count, end, request, at: now }
     }
 
     /// What [`Taken::request`] asked for was read, or not. A damaged block is given up. If the system could not read
@@ -304,6 +309,11 @@ impl Channel {
             .filter_map(|(key, signal)| Some((key as ConsumerKey, signal.as_ref()?.1.clone())))
             .collect();
         look(&inner.state, &infos)
+    }
+
+    /// From now on it is measured how long messages take from publishing to FIN, over windows of this length.
+    pub fn measure_latencies(&self, window: Nanos) {
+        self.inner.lock().state.measure_latencies(window);
     }
 
     fn record(&self, record: &Record<'_>) {
@@ -397,8 +407,8 @@ pub struct Acknowledging<'a> {
 impl Acknowledging<'_> {
     /// FIN.
     pub fn finish(&mut self, sequence: u64) -> Result<(), AckError> {
-        let key = self.key;
-        self.state().finish(key, sequence)
+        let (key, now) = (self.key, Clocks { monotonic: self.now, wall_ns: clock::wall_at(self.now) });
+        self.state().finish(key, sequence, now)
     }
 
     /// REQ, at once or after a delay.

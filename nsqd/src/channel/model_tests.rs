@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::latency::no_latencies;
 use super::saved::Clocks;
 use super::state::{AckError, ChannelState, Mark};
 use super::take::{Source, Supply, TakeEnd};
@@ -11,6 +12,8 @@ use crate::locality::Locality;
 
 const TIMEOUT: u64 = 1_000;
 const MAX_TIMEOUT: u64 = 3_000;
+/// Longer than a test goes on.
+const LATENCY_WINDOW: u64 = 1_000_000_000;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -61,11 +64,23 @@ enum Where {
 struct AnySource {
     room: u64,
     given: Vec<(u64, u16)>,
+    /// So many of them by the last call.
+    given_last: usize,
     /// The last message given in its turn.
     last_first: u64,
 }
 
+/// Messages are years apart, so that taking one for another would show in the latencies.
+fn published_at(sequence: u64) -> i64 {
+    -(sequence as i64) * 100_000_000_000_000
+}
+
 impl Source for AnySource {
+    fn timestamps(&self, mut tell: impl FnMut(i64)) {
+        let given = &self.given[self.given.len() - self.given_last..];
+        given.iter().for_each(|&(sequence, _)| tell(published_at(sequence)));
+    }
+
     fn first(&mut self, from: u64, max_count: u64) -> Supply {
         let count = max_count.min(self.room);
         if count == 0 {
@@ -75,6 +90,7 @@ impl Source for AnySource {
         self.last_first = from + count - 1;
         self.room -= count;
         self.given.extend((from..from + count).map(|sequence| (sequence, 1)));
+        self.given_last = count as usize;
         Supply::Given(count)
     }
 
@@ -84,6 +100,7 @@ impl Source for AnySource {
         }
         self.room -= 1;
         self.given.push((sequence, attempts));
+        self.given_last = 1;
         Supply::Given(1)
     }
 }
@@ -98,18 +115,23 @@ struct Pair {
     end: u64,
     now: u64,
     paused: bool,
+    /// From publishing to FIN.
+    latencies: Vec<u64>,
 }
 
 impl Pair {
     fn new() -> Self {
+        let mut state = ChannelState::new(100, MAX_TIMEOUT);
+        state.measure_latencies(LATENCY_WINDOW);
         Pair {
-            state: ChannelState::new(100, MAX_TIMEOUT),
+            state,
             model: BTreeMap::new(),
             ready: BTreeMap::new(),
             is_near: BTreeMap::new(),
             end: 100,
             now: 0,
             paused: false,
+            latencies: Vec::new(),
         }
     }
 
@@ -212,7 +234,7 @@ impl Pair {
         let Some(key) = self.consumer(pick) else { return };
         let available = self.model.values().filter(|(place, _)| *place == Where::Ready).count() as u64;
         let before = self.in_flight(key);
-        let mut source = AnySource { room: u64::from(room), given: Vec::new(), last_first: 0 };
+        let mut source = AnySource { room: u64::from(room), given: Vec::new(), given_last: 0, last_first: 0 };
         let (count, end) = self.state.take(key, self.now, &mut source);
         assert_eq!(count, source.given.len() as u64);
         assert!(count == 0 || !self.paused, "a paused channel hands out nothing");
@@ -238,12 +260,14 @@ impl Pair {
         let Some((sequence, place)) = self.some_message(pick) else { return };
         match place {
             Where::InFlight { key, .. } => {
-                assert_eq!(self.state.finish(key + 1, sequence), Err(AckError::NotOwner));
-                assert_eq!(self.state.finish(key, sequence), Ok(()));
-                assert_eq!(self.state.finish(key, sequence), Err(AckError::NotInFlight));
+                let now = self.clocks();
+                assert_eq!(self.state.finish(key + 1, sequence, now), Err(AckError::NotOwner));
+                assert_eq!(self.state.finish(key, sequence, now), Ok(()));
+                assert_eq!(self.state.finish(key, sequence, now), Err(AckError::NotInFlight));
+                self.latencies.push((now.wall_ns - published_at(sequence)) as u64);
                 self.model.remove(&sequence);
             }
-            _ => assert_eq!(self.state.finish(0, sequence), Err(AckError::NotInFlight)),
+            _ => assert_eq!(self.state.finish(0, sequence, self.clocks()), Err(AckError::NotInFlight)),
         }
     }
 
@@ -268,6 +292,8 @@ impl Pair {
         // A due time that has just come is no deferral any more.
         state.expire(self.now);
         self.state = state;
+        self.state.measure_latencies(LATENCY_WINDOW);
+        self.latencies.clear();
     }
 
     fn check(&self) {
@@ -292,6 +318,11 @@ impl Pair {
             assert_eq!(consumer.in_flight_count, self.in_flight(key));
             assert_eq!(consumer.ready_count, rdy);
         }
+        let mut measured = no_latencies();
+        self.state.add_latencies_to(&mut measured, self.now);
+        assert_eq!(measured.len(), self.latencies.len() as u64);
+        let mean = self.latencies.iter().map(|&latency| latency as f64).sum::<f64>() / measured.len() as f64;
+        assert!(measured.is_empty() || (measured.mean() - mean).abs() < mean / 100.0);
     }
 }
 
@@ -311,7 +342,7 @@ proptest! {
     fn whoever_is_parked_gets_what_comes(consumers in 1usize..6, batches in proptest::collection::vec(1u64..40, 1..30)) {
         let mut state = ChannelState::new(1, MAX_TIMEOUT);
         let keys: Vec<_> = (0..consumers).map(|_| state.add_consumer(TIMEOUT, 0, Locality::Global)).collect();
-        let mut source = AnySource { room: u64::MAX, given: Vec::new(), last_first: 0 };
+        let mut source = AnySource { room: u64::MAX, given: Vec::new(), given_last: 0, last_first: 0 };
         for &key in &keys {
             state.set_ready(key, 2500);
             state.take(key, 0, &mut source);

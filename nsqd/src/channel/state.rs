@@ -19,8 +19,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::consumers::{ConsumerKey, Consumers};
+use super::latency::{Latencies, LatencyHistogram};
 use super::outstanding::{Entry, NONE, Outstanding, Place, Slot};
 use super::runs::Runs;
+use super::saved::Clocks;
 use crate::clock::Nanos;
 use crate::locality::Locality;
 
@@ -65,6 +67,8 @@ pub struct Counters {
     pub timeout_count: u64,
     /// Messages that could not be read back from disk.
     pub lost_count: u64,
+    /// FINs, since the start.
+    pub finish_count: u64,
 }
 
 /// See the module.
@@ -94,6 +98,8 @@ pub struct ChannelState {
     pub(super) finished: Runs,
     max_message_timeout: Nanos,
     pub(super) random: u64,
+    /// None unless they are measured.
+    pub(super) latencies: Option<Box<Latencies>>,
 }
 
 impl ChannelState {
@@ -115,6 +121,7 @@ impl ChannelState {
             finished: Runs::default(),
             max_message_timeout,
             random: cursor.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
+            latencies: None,
         }
     }
 
@@ -201,10 +208,26 @@ impl ChannelState {
         }
     }
 
+    /// From now on it is measured how long messages take from publishing to FIN, over windows of this length.
+    pub fn measure_latencies(&mut self, window: Nanos) {
+        self.latencies = Some(Box::new(Latencies::new(window)));
+    }
+
+    /// Adds the latencies that were measured, if any, to `sum`.
+    pub fn add_latencies_to(&self, sum: &mut LatencyHistogram, now: Nanos) {
+        if let Some(latencies) = &self.latencies {
+            latencies.add_to(sum, now);
+        }
+    }
+
     /// FIN.
-    pub fn finish(&mut self, key: ConsumerKey, sequence: u64) -> Result<(), AckError> {
+    pub fn finish(&mut self, key: ConsumerKey, sequence: u64, now: Clocks) -> Result<(), AckError> {
         let slot = self.owned(key, sequence)?;
+        if let Some(latencies) = &mut self.latencies {
+            latencies.finished(slot, now);
+        }
         self.leave_flight(slot, |consumer| consumer.finish_count += 1);
+        self.counters.finish_count += 1;
         self.outstanding.remove(slot);
         self.finished.push(sequence, sequence + 1);
         Ok(())

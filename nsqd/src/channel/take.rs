@@ -15,6 +15,8 @@ pub trait Source {
     fn first(&mut self, from: u64, max_count: u64) -> Supply;
     /// Gives one message once more, with its attempts set.
     fn again(&mut self, sequence: u64, attempts: u16) -> Supply;
+    /// Tells the timestamp of each message that was given last, in order, if it knows.
+    fn timestamps(&self, _tell: impl FnMut(i64)) {}
 }
 
 /// What a [`Source`] answered.
@@ -152,6 +154,7 @@ impl ChannelState {
                         consumer.in_flight.insert(outstanding, slot);
                     }
                 });
+                self.note_timestamps(self.cursor, source);
                 self.advance(count);
             }
             Supply::Lost(up_to) | Supply::Gone(up_to) => {
@@ -189,6 +192,7 @@ impl ChannelState {
                 entry.deadline = now.saturating_add(timeout);
                 let outstanding = &mut self.outstanding;
                 self.consumers.update(key, |consumer| consumer.in_flight.insert(outstanding, slot));
+                self.note_timestamps(sequence, source);
             }
             Supply::Lost(_) | Supply::Gone(_) => {
                 self.waiting.pop_front();
@@ -199,6 +203,19 @@ impl ChannelState {
             Supply::OnDisk | Supply::Full => {}
         }
         supply
+    }
+
+    /// FIN will ask for the timestamps of what was just given, from message `first` on.
+    fn note_timestamps(&mut self, first: u64, source: &impl Source) {
+        let Some(latencies) = &mut self.latencies else { return };
+        let outstanding = &self.outstanding;
+        let mut sequence = first;
+        source.timestamps(|published_at| {
+            if let Some(slot) = outstanding.find(sequence) {
+                latencies.handed_out(slot, published_at);
+            }
+            sequence += 1;
+        });
     }
 
     fn advance(&mut self, count: u64) {

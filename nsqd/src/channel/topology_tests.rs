@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::consumers::ConsumerKey;
+use super::saved::Clocks;
 use super::state::ChannelState;
 use super::take::{Source, Supply, TakeEnd};
 use crate::locality::Locality;
@@ -155,9 +156,10 @@ impl Model {
             }
             Step::Finish(number, count) => {
                 if let Some(key) = self.pick(number) {
+                    let now = Clocks { monotonic: self.now, wall_ns: 0 };
                     let in_flight = &mut self.consumers.get_mut(&key).unwrap().in_flight;
                     for sequence in in_flight.drain(..count.min(in_flight.len())) {
-                        self.state.finish(key, sequence).unwrap();
+                        self.state.finish(key, sequence, now).unwrap();
                     }
                     self.look(key);
                 }

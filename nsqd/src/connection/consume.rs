@@ -120,7 +120,7 @@ impl Connection {
         let Some(subscription) = &self.subscription else { return data.len() };
         let max_delay = context.registry.engine().limits.max_req_timeout;
         let mut acknowledging = subscription.channel.acknowledge(subscription.key);
-        let mut used = 0;
+        let (mut used, mut finished, mut requeued) = (0, 0, 0);
         while let Decoded::Command { command, consumed } = decode(&data[used..], &context.limits) {
             let (verb, id, result) = match command {
                 Command::Fin { id } => (Verb::Fin, id, by_number(id, |n| acknowledging.finish(n))),
@@ -131,12 +131,20 @@ impl Connection {
                 Command::Touch { id } => (Verb::Touch, id, by_number(id, |n| acknowledging.touch(n))),
                 _ => break,
             };
-            if let Err(error) = result {
-                self.output.error(&refused(verb, id, error));
+            match (result, verb) {
+                (Err(error), _) => self.output.error(&refused(verb, id, error)),
+                (Ok(()), Verb::Fin) => finished += 1,
+                (Ok(()), Verb::Req) => requeued += 1,
+                (Ok(()), _) => {}
             }
             used += consumed;
         }
         drop(acknowledging);
+        let metrics = context.registry.engine().metrics();
+        metrics.finished_messages.add(finished);
+        if requeued > 0 {
+            metrics.requeued_messages.add(requeued);
+        }
         self.may_take = true;
         used
     }

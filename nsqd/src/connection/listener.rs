@@ -32,7 +32,8 @@ pub async fn accept_loop(
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
                     nsq_daemon::info!(logger, "TCP: new client({remote})");
-                    connections.spawn(serve(stream, remote, context.clone(), logger.clone()));
+                    let counted = Counted::open(context.clone());
+                    connections.spawn(serve(stream, remote, counted, logger.clone()));
                 }
                 Err(error) => break Err(error),
             },
@@ -46,7 +47,23 @@ pub async fn accept_loop(
     result
 }
 
-async fn serve(mut stream: Stream, remote: Remote, context: Arc<ConnectionContext>, logger: Logger) {
+/// A connection, as long as there is one.
+struct Counted(Arc<ConnectionContext>);
+
+impl Counted {
+    fn open(context: Arc<ConnectionContext>) -> Self {
+        context.registry.engine().metrics().connections_opened.add(1);
+        Counted(context)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.registry.engine().metrics().connections_closed.add(1);
+    }
+}
+
+async fn serve(mut stream: Stream, remote: Remote, counted: Counted, logger: Logger) {
     let mut magic = [0; 4];
     match tokio::time::timeout(MAGIC_TIMEOUT, stream.read_exact(&mut magic)).await {
         Ok(Ok(_)) => {}
@@ -61,7 +78,7 @@ async fn serve(mut stream: Stream, remote: Remote, context: Arc<ConnectionContex
     }
     let connected_at = clock::wall_ns() / 1_000_000_000;
     let info = Arc::new(ClientInfo::new(remote.to_string(), connected_at));
-    let connection = Connection::new(context, Transport::plain(stream), info, Input::default());
+    let connection = Connection::new(counted.0.clone(), Transport::plain(stream), info, Input::default());
     match connection.run().await {
         End::Close => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] exiting"),
         End::Io(error) => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] {error}"),

@@ -111,6 +111,8 @@ pub struct Connection {
     /// The topic published to last: most connections publish to one.
     last_topic: Option<Arc<Topic>>,
     is_producer: bool,
+    /// When the first publish of what is being executed came.
+    publish_began: Option<Nanos>,
     /// There may be messages to take.
     may_take: bool,
     /// When the last whole command came: what liveness is measured from.
@@ -142,6 +144,7 @@ impl Connection {
             subscription: None,
             last_topic: None,
             is_producer: false,
+            publish_began: None,
             may_take: false,
             last_command_at: now,
             next_heartbeat: now + settings.heartbeat_interval.unwrap_or(0),
@@ -162,10 +165,16 @@ impl Connection {
             if self.may_take
                 && let Some(subscription) = &self.subscription
             {
-                self.may_take = deliver(&subscription.channel, subscription.key, &mut self.output);
+                self.may_take = {
+                    let metrics = self.context.registry.engine().metrics();
+                    deliver(&subscription.channel, subscription.key, &mut self.output, metrics)
+                };
             }
             match self.wait().await {
-                Ok(Event::Read(count)) => self.input.filled(count),
+                Ok(Event::Read(count)) => {
+                    self.context.registry.engine().metrics().received_bytes.add(count as u64);
+                    self.input.filled(count);
+                }
                 Ok(Event::ReadEnd) => break self.truncated_end(),
                 Ok(Event::Written) => {}
                 Ok(Event::Woken) => {
@@ -247,6 +256,10 @@ impl Connection {
         }
         if any {
             self.last_command_at = clock::monotonic();
+            if let Some(began) = self.publish_began.take() {
+                let metrics = context.registry.engine().metrics();
+                metrics.tcp_publishes.record_ns(self.last_command_at.saturating_sub(began));
+            }
         }
         Ok(())
     }
@@ -283,7 +296,7 @@ impl Connection {
     async fn wait(&mut self) -> io::Result<Event> {
         // Messages alone never come near this; who pipelines commands without reading the answers does.
         let hoard = HOARD_BYTES + self.context.limits.max_msg_size;
-        let Connection { transport, input, output, subscription, timer, blocked_since, .. } = self;
+        let Connection { context, transport, input, output, subscription, timer, blocked_since, .. } = self;
         let wake = async {
             match subscription {
                 Some(subscription) => subscription.signal.wake.notified().await,
@@ -299,6 +312,7 @@ impl Connection {
                 match transport.poll_write(cx, output.pending()) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     Poll::Ready(Ok(count)) => {
+                        context.registry.engine().metrics().sent_bytes.add(count as u64);
                         output.consume(count);
                         wrote = true;
                     }

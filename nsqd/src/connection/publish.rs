@@ -8,6 +8,7 @@ use std::time::Duration;
 use nsq_protocol::{Command, Decoded, ErrorCode, ProtocolError, TopicName, Verb, decode};
 
 use super::{Connection, End};
+use crate::clock;
 use crate::topic::{Publication, PublishError, Topic};
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ impl Connection {
     /// Executes the publishes at the start of `data` (at least one is there, whole), up to the first other command;
     /// returns the bytes used.
     pub(super) async fn publish_run(&mut self, data: &[u8]) -> Result<usize, End> {
+        self.publish_began.get_or_insert_with(clock::monotonic);
         let mut used = 0;
         let mut pending = Vec::new();
         let result = loop {

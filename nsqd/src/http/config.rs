@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::HttpContext;
 use super::stats::nanoseconds;
-use crate::config::Config;
+use crate::config::{Config, broadcast_port};
+use crate::statsd::expand_prefix;
 
 const INVALID_OPTION: HttpError = HttpError::bad_request("INVALID_OPTION");
 const INVALID_VALUE: HttpError = HttpError::bad_request("INVALID_VALUE");
@@ -72,7 +73,7 @@ fn value(context: &HttpContext, option: &str) -> Option<Value> {
         "broadcast_http_port" => json!(broadcast_port(config.broadcast_http_port, context.http_port)),
         "statsd_prefix" => {
             let port = broadcast_port(config.broadcast_http_port, context.http_port);
-            json!(statsd_prefix(&config.statsd.prefix, &config.broadcast_address, port))
+            json!(expand_prefix(&config.statsd.prefix, &config.broadcast_address, port))
         }
         option => return set_at_start(config, option),
     };
@@ -121,6 +122,7 @@ fn set_at_start(config: &Config, option: &str) -> Option<Value> {
         "statsd_mem_stats" => json!(config.statsd.mem_stats),
         "statsd_udp_packet_size" => json!(config.statsd.udp_packet_size),
         "statsd_exclude_ephemeral" => json!(config.statsd.exclude_ephemeral),
+        "metrics_max_series" => json!(config.metrics_max_series),
         "e2e_processing_latency_window_time" => json!(nanoseconds(config.e2e_processing_latency_window_time)),
         "e2e_processing_latency_percentiles" => json!(config.e2e_processing_latency_percentiles),
         "tls_cert" => json!(config.tls_cert),
@@ -135,22 +137,6 @@ fn set_at_start(config: &Config, option: &str) -> Option<Value> {
         _ => return None,
     };
     Some(value)
-}
-
-/// The port that others are told.
-fn broadcast_port(set: u16, real: i64) -> i64 {
-    if set == 0 { real } else { set.into() }
-}
-
-/// The prefix with `%s` replaced by the host key, and a dot at its end.
-fn statsd_prefix(prefix: &str, address: &str, port: i64) -> String {
-    let host =
-        if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
-    let mut expanded = prefix.replace("%s", &host.replace(['.', ':'], "_"));
-    if !expanded.is_empty() && !expanded.ends_with('.') {
-        expanded.push('.');
-    }
-    expanded
 }
 
 #[cfg(test)]
@@ -185,14 +171,6 @@ mod tests {
         assert_eq!(set_at_start(&config, "msg_timeout"), Some(json!(60_000_000_000_i64)));
         assert_eq!(set_at_start(&config, "tls_min_version"), Some(json!(769)));
         assert_eq!(set_at_start(&config, "http_address"), Some(json!("0.0.0.0:4151")));
-    }
-
-    #[test]
-    fn the_statsd_prefix_is_expanded() {
-        assert_eq!(statsd_prefix("nsq.%s", "my.host-1", 26151), "nsq.my_host-1_26151.");
-        assert_eq!(statsd_prefix("x.", "h", 1), "x.");
-        assert_eq!(statsd_prefix("%s", "::1", 1), "[__1]_1.");
-        assert_eq!(statsd_prefix("", "h", 1), "");
     }
 
     #[test]

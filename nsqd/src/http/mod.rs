@@ -5,6 +5,7 @@
 //! | GET | `/ping` | `OK`, or 500 and why publishing does not work ([`stats`]) |
 //! | GET | `/info` | who this node is ([`stats`]) |
 //! | GET | `/stats` | topics, channels, clients, as text, JSON or MessagePack ([`stats`]) |
+//! | GET | `/metrics` | for Prometheus ([`metrics`]) |
 //! | POST | `/pub` | one message, perhaps deferred ([`publish`]) |
 //! | POST | `/mpub` | several, by line or with sizes ([`publish`]) |
 //! | POST | `/topic/create`, `/topic/delete`, `/topic/empty`, `/topic/pause`, `/topic/unpause` | ([`admin`]) |
@@ -18,6 +19,7 @@
 pub mod admin;
 pub mod config;
 pub mod debug;
+pub mod metrics;
 pub mod publish;
 pub mod stats;
 
@@ -32,6 +34,7 @@ use nsq_daemon::http::{
     HttpError, Method, Query, Request, Response, Router, Service, StatusCode, pprof, response,
 };
 use nsq_daemon::log::Logger;
+use nsq_daemon::metrics::RequestCounts;
 
 use crate::config::Config;
 use crate::producers::Producers;
@@ -42,6 +45,8 @@ use crate::topic::registry::Registry;
 pub trait LookupdAddresses: Send + Sync {
     /// `host:port` of each.
     fn get(&self) -> Vec<String>;
+    /// Which of them this node is registered at.
+    fn connected(&self) -> Vec<(String, bool)>;
     /// Replaces them: connections to those that are gone end, to new ones begin.
     fn set(&self, addresses: Vec<String>);
 }
@@ -78,6 +83,8 @@ pub enum Route {
     Info,
     /// `GET /stats`
     Stats,
+    /// `GET /metrics`
+    Metrics,
     /// `POST /pub`
     Publish,
     /// `POST /mpub`
@@ -122,6 +129,10 @@ impl Service for HttpContext {
         self.tls_required.map(tls_required)
     }
 
+    fn request_counts(&self) -> Option<&RequestCounts> {
+        Some(&self.registry.engine().metrics().http_requests)
+    }
+
     async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
         let (context, request) = (self, &mut request);
         match route {
@@ -130,6 +141,7 @@ impl Service for HttpContext {
             Route::Ping => stats::ping(context, request).await,
             Route::Info => stats::info(context, request).await,
             Route::Stats => stats::stats(context, request).await,
+            Route::Metrics => metrics::metrics(context, request).await,
             Route::TopicCreate => admin::create_topic(context, request).await,
             Route::TopicDelete => admin::delete_topic(context, request).await,
             Route::TopicEmpty => admin::empty_topic(context, request).await,
@@ -155,6 +167,7 @@ fn routes() -> Router<Route> {
         .add(Method::GET, "/ping", Route::Ping)
         .add(Method::GET, "/info", Route::Info)
         .add(Method::GET, "/stats", Route::Stats)
+        .add_unlogged(Method::GET, "/metrics", Route::Metrics)
         .add_unlogged(Method::POST, "/pub", Route::Publish)
         .add_unlogged(Method::POST, "/mpub", Route::PublishMany)
         .add(Method::POST, "/topic/create", Route::TopicCreate)

@@ -11,6 +11,7 @@ use nsq_daemon::http::{BodyError, HttpError, Query, Request, Response, response}
 use nsq_protocol::{BatchError, BatchPart, MessageBatch, TopicName};
 
 use super::{EXITING, HttpContext, topic_parameter};
+use crate::clock;
 use crate::topic::Topic;
 
 const MSG_TOO_BIG: HttpError = HttpError::too_large("MSG_TOO_BIG");
@@ -34,7 +35,7 @@ pub async fn one(context: &HttpContext, request: &mut Request) -> Result<Respons
         Some(text) => delay(&text, context.config.max_req_timeout)?,
         None => None,
     };
-    publish(&topic, std::iter::once(&body[..]), body.len(), delay).await
+    publish(context, &topic, std::iter::once(&body[..]), body.len(), delay).await
 }
 
 /// `POST /mpub?topic=[&binary=true]`: the body is a message per line, or a batch as in MPUB.
@@ -56,14 +57,14 @@ pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Respon
     if binary {
         let body = read(request, limits.max_batch_bytes(), BODY_TOO_BIG).await?;
         let (batch, _) = MessageBatch::parse_binary(&body, &limits).map_err(refuse_batch)?;
-        return publish(&topic, batch.iter(), batch.body_bytes(), None).await;
+        return publish(context, &topic, batch.iter(), batch.body_bytes(), None).await;
     }
     let body = read(request, limits.max_body_size, BODY_TOO_BIG).await?;
     let (messages, body_bytes) = lines(&body, limits.max_msg_size)?;
     if messages.is_empty() {
         return Ok(response::text("OK"));
     }
-    publish(&topic, messages.into_iter(), body_bytes, None).await
+    publish(context, &topic, messages.into_iter(), body_bytes, None).await
 }
 
 async fn read(request: &mut Request, limit: usize, too_big: HttpError) -> Result<Bytes, HttpError> {
@@ -85,13 +86,17 @@ async fn topic(context: &HttpContext, query: &Query<'_>) -> Result<Arc<Topic>, H
 }
 
 async fn publish<'a>(
+    context: &HttpContext,
     topic: &Topic,
     bodies: impl ExactSizeIterator<Item = &'a [u8]>,
     body_bytes: usize,
     delay: Option<Duration>,
 ) -> Result<Response, HttpError> {
+    let began = clock::monotonic();
     let publication = topic.append(bodies, body_bytes, delay).map_err(|_| EXITING)?;
     publication.committed().await.map_err(|_| EXITING)?;
+    let took = clock::monotonic().saturating_sub(began);
+    context.registry.engine().metrics().http_publishes.record_ns(took);
     Ok(response::text("OK"))
 }
 

@@ -39,6 +39,7 @@ pub async fn info(context: &HttpContext, request: &mut Request) -> Result<Respon
 }
 
 /// `GET /stats[?format=json][&topic=][&channel=][&include_clients=][&include_mem=]`; MessagePack for who accepts it.
+/// With `include_storage=true` also how much is not on stable storage.
 pub async fn stats(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let encoding = request.encoding;
     let query = request.query_without_body().await?;
@@ -48,6 +49,7 @@ pub async fn stats(context: &HttpContext, request: &mut Request) -> Result<Respo
         channel: channel.as_deref().filter(|name| !name.is_empty()),
         include_clients: unless_denied(&query, "include_clients"),
         include_memory: unless_denied(&query, "include_mem"),
+        include_storage: query.get("include_storage").is_some_and(|value| ["true", "1"].contains(&&*value)),
     };
     let stats = stats::collect(&context.registry, &context.producers, start_time(context), wanted);
     if encoding == Encoding::MessagePack || query.get("format").as_deref() == Some("json") {

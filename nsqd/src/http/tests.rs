@@ -33,6 +33,10 @@ impl LookupdAddresses for Addresses {
         self.0.lock().clone()
     }
 
+    fn connected(&self) -> Vec<(String, bool)> {
+        self.get().into_iter().map(|address| (address, false)).collect()
+    }
+
     fn set(&self, addresses: Vec<String>) {
         *self.0.lock() = addresses;
     }

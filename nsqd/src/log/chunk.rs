@@ -7,6 +7,8 @@ use nsq_protocol::{MESSAGE_FRAME_OVERHEAD, put_message_frame, set_attempts};
 /// back to find a single message is no waste.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 
+/// Offset of the timestamp field in an encoded message frame: size, type.
+const TIMESTAMP_OFFSET: usize = 4 + 4;
 /// Offset of the attempts field in an encoded message frame: size, type, timestamp.
 const ATTEMPTS_OFFSET: usize = 4 + 4 + 8;
 
@@ -158,6 +160,23 @@ impl Chunk {
     }
 }
 
+/// The timestamp of the first of these frames, if it is there for the first time.
+pub fn first_delivery(frames: &[u8]) -> Option<i64> {
+    let attempts = u16::from_be_bytes(*frames.get(ATTEMPTS_OFFSET..)?.first_chunk()?);
+    if attempts == 1 { timestamps(frames).next() } else { None }
+}
+
+/// The timestamps of encoded message frames that lie back to back.
+pub fn timestamps(frames: &[u8]) -> impl Iterator<Item = i64> {
+    let mut rest = frames;
+    std::iter::from_fn(move || {
+        let size = u32::from_be_bytes(*rest.first_chunk()?) as usize;
+        let timestamp = i64::from_be_bytes(*rest.get(TIMESTAMP_OFFSET..)?.first_chunk()?);
+        rest = rest.get(4 + size..).unwrap_or_default();
+        Some(timestamp)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +187,21 @@ mod tests {
             chunk.push(1, index as u64, body);
         }
         chunk
+    }
+
+    #[test]
+    fn timestamps_of_frames() {
+        let mut chunk = Chunk::new(10);
+        for (timestamp, body) in [(-1, &b""[..]), (i64::MAX, b"abc"), (7, &[0; 300])] {
+            chunk.push(timestamp, 1, body);
+        }
+        assert_eq!(timestamps(chunk.frames()).collect::<Vec<_>>(), [-1, i64::MAX, 7]);
+        assert_eq!(timestamps(&chunk.frames()[..15]).count(), 0);
+        assert_eq!(first_delivery(chunk.frames()), Some(-1));
+        assert_eq!(first_delivery(&chunk.frames()[..17]), None);
+        let mut again = Vec::new();
+        chunk.copy_again(11, 2, &mut again);
+        assert_eq!(first_delivery(&again), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::TopicLog;
-use super::chunk::Chunk;
+use super::chunk::{self, Chunk};
 use super::tail::Location;
 use crate::channel::{Source, Supply};
 use crate::storage::segment::{BlockRef, ReadError};
@@ -65,6 +65,8 @@ pub struct LogReader<'a> {
     out: &'a mut Vec<u8>,
     /// Bytes that may still be put into `out`.
     room: usize,
+    /// Where in `out` the messages given last begin.
+    given_from: usize,
     /// Set with [`Supply::OnDisk`].
     request: Option<BlockRequest>,
 }
@@ -72,7 +74,7 @@ pub struct LogReader<'a> {
 impl<'a> LogReader<'a> {
     /// Reads into `out`, up to `room` bytes (and a bit more for a message that is bigger than the room).
     pub fn new(log: &'a TopicLog, cache: &'a mut BlockCache, out: &'a mut Vec<u8>, room: usize) -> Self {
-        LogReader { log, cache, out, room, request: None }
+        LogReader { log, cache, out, room, given_from: usize::MAX, request: None }
     }
 
     /// The block to load, if the take ended for want of it.
@@ -105,6 +107,7 @@ impl<'a> LogReader<'a> {
                 }
             }
         };
+        self.given_from = before;
         self.room = self.room.saturating_sub(self.out.len() - before);
         Supply::Given(count)
     }
@@ -120,5 +123,9 @@ impl Source for LogReader<'_> {
             chunk.copy_again(sequence, attempts, out);
             1
         })
+    }
+
+    fn timestamps(&self, tell: impl FnMut(i64)) {
+        chunk::timestamps(self.out.get(self.given_from..).unwrap_or_default()).for_each(tell);
     }
 }

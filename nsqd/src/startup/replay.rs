@@ -117,6 +117,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
                 requeue_count: channel.requeue_count,
                 timeout_count: channel.timeout_count,
                 lost_count: 0,
+                finish_count: 0,
             };
             let of = SavedChannel {
                 cursor: channel.cursor,

@@ -5,6 +5,7 @@
 //!
 //! - [`mod@file`]: real files behind the [`Storage`] trait; `faulty`: their twin for tests, which
 //!   fails on demand and shows what a crash leaves behind; [`overlay`]: real files that are only looked at;
+//!   [`measured`]: any files, watched;
 //! - [`data_dir`]: the layout of the data directory, its lock and its format version;
 //! - [`record`]: the kinds of journal record and their bytes;
 //! - [`seal`]: what ties bytes to one place in one file, so that stale bytes are never taken for new;
@@ -19,6 +20,7 @@ use std::{fmt, io, path::Path, str::FromStr, sync::Arc};
 #[cfg(test)]
 pub mod faulty;
 pub mod file;
+pub mod measured;
 pub mod overlay;
 
 pub mod data_dir;
@@ -62,6 +64,14 @@ pub trait Storage: Send + Sync + 'static {
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock>;
     /// Fails unless files can be created in `dir`; changes nothing.
     fn check_writable(&self, dir: &Path) -> io::Result<()>;
+    /// What was seen of reads, writes and syncs, if anybody watches.
+    fn metrics(&self) -> Option<&measured::DiskMetrics> {
+        None
+    }
+    /// Makes everything written so far survive a power failure, if anybody knows what that is.
+    fn sync_written(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// An open file, used by position only, so that readers and a writer need no lock between them.

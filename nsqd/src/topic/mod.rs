@@ -133,6 +133,7 @@ impl Topic {
             return Err(PublishError::Exiting);
         }
         if self.log.is_stuck() {
+            self.engine.metrics().refused_publishes.add(1);
             return Err(self
                 .engine
                 .storage_error("memory is full and messages cannot be moved to disk")
@@ -145,7 +146,7 @@ impl Topic {
         let due = delay.map(clock::nanos);
         let due_ns = due.map(|delay| wall_ns.saturating_add_unsigned(delay));
         let deadline = due.map(|delay| clock::monotonic().saturating_add(delay));
-        let (_, end, ticket) =
+        let appended =
             self.log.append(bodies, (count, body_bytes), wall_ns, deadline, |first_sequence, frames| {
                 self.journal(&Record::Publish {
                     topic: self.number,
@@ -154,7 +155,11 @@ impl Topic {
                     due_ns,
                     frames,
                 })
-            })?;
+            });
+        let metrics = self.engine.metrics();
+        let (_, end, ticket) = appended.inspect_err(|_| metrics.refused_publishes.add(1))?;
+        metrics.published_messages.add(offered as u64);
+        metrics.published_bytes.add(body_bytes as u64);
         self.message_count.fetch_add(offered as u64, Ordering::Relaxed);
         self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
         let topic = self.this.upgrade().ok_or(PublishError::Exiting)?;
@@ -311,8 +316,11 @@ impl Topic {
         state: &mut State,
         name: ChannelName,
         number: u32,
-        of: ChannelState,
+        mut of: ChannelState,
     ) -> Arc<Channel> {
+        if let Some(latency) = self.engine.latency() {
+            of.measure_latencies(clock::nanos(latency.window));
+        }
         let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
         let parts = ChannelParts {
             bound: name.is_ephemeral().then_some(self.engine.limits.mem_queue_size),

@@ -70,6 +70,7 @@ impl Publication {
                 Ok(())
             }
             Err(error) => {
+                self.topic.engine.metrics().refused_publishes.add(1);
                 self.topic.refuse(self.from, self.to);
                 Err(StorageError::from(error).into())
             }

@@ -10,7 +10,7 @@ use super::release::ReleasePoint;
 use super::{PublishError, Topic, TopicParts};
 use crate::channel::Channel;
 use crate::clock;
-use crate::engine::{Engine, StorageError};
+use crate::engine::{Engine, LatencyOptions, StorageError};
 use crate::log::TopicLog;
 use crate::log::tail::Tail;
 use crate::storage::journal::Ticket;
@@ -125,6 +125,15 @@ impl Registry {
     /// Adds a recovered topic.
     pub fn adopt(&self, topic: Arc<Topic>) {
         self.topics.insert(topic.name().clone(), topic);
+    }
+
+    /// From now on all channels, also those to come, measure how long messages take from publishing to FIN.
+    pub fn measure_latencies(&self, options: LatencyOptions) {
+        let window = clock::nanos(options.window);
+        self.engine.set_latency(options);
+        for channel in self.all().iter().flat_map(|topic| topic.channels()) {
+            channel.measure_latencies(window);
+        }
     }
 
     /// Deletes a topic with its channels, messages and files. Returns false if there is none.

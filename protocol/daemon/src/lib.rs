@@ -10,7 +10,8 @@
 //! 4. [`listen`]: addresses, listeners, streams.
 //! 5. [`tls`]: certificates, handshakes.
 //! 6. [`http`]: requests, routing, answers, serving.
-//! 7. [`shutdown`]: waiting for SIGINT or SIGTERM.
+//! 7. [`metrics`]: what Prometheus is told.
+//! 8. [`shutdown`]: waiting for SIGINT or SIGTERM.
 
 pub mod go_flags;
 
@@ -27,6 +28,8 @@ pub mod listen;
 pub mod tls;
 
 pub mod http;
+
+pub mod metrics;
 
 pub mod shutdown;
 

@@ -81,6 +81,12 @@ impl Catalog {
         self.inner.lock().position
     }
 
+    /// Number of files, and their bytes.
+    pub(super) fn size(&self) -> (usize, u64) {
+        let inner = self.inner.lock();
+        (inner.files.len(), inner.files.iter().map(|entry| entry.bytes).sum())
+    }
+
     pub(super) fn files(&self) -> Vec<JournalFileInfo> {
         let info = |entry: &FileEntry| {
             let mut topics: Vec<_> = entry.topics.iter().map(|(&topic, &last)| (topic, last)).collect();

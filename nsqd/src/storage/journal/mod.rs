@@ -253,6 +253,11 @@ impl Journal {
         self.group.catalog.files()
     }
 
+    /// How many files there are, and their bytes on disk.
+    pub fn size(&self) -> (usize, u64) {
+        self.group.catalog.size()
+    }
+
     /// Nothing in the oldest file is needed any more: recycles or removes it.
     ///
     /// Fails with `InvalidInput` if `number` is not the oldest, or is the only file or the one being written to.

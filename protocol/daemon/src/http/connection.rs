@@ -25,6 +25,7 @@ use super::server::Shared;
 use super::{HttpError, Request, Response, Service, response};
 use crate::listen::Remote;
 use crate::log::Level;
+use crate::metrics::requests::NO_ENDPOINT;
 use crate::{go_duration, info};
 
 /// What a request on this connection needs. One per connection and not per server, so that
@@ -80,12 +81,17 @@ pub(super) async fn drive<S: Service, IO>(
 impl<S: Service> Connection<S> {
     async fn answer(&self, request: hyper::Request<Incoming>) -> Response {
         self.activity.request_began();
-        let response = self.dispatch(request).await;
+        let mut endpoint = NO_ENDPOINT;
+        let response = self.dispatch(request, &mut endpoint).await;
+        if let Some(counts) = self.shared.service.request_counts() {
+            counts.count(endpoint, response.status().as_u16());
+        }
         self.activity.enter(Phase::Idle);
         response
     }
 
-    async fn dispatch(&self, request: hyper::Request<Incoming>) -> Response {
+    /// Tells the endpoint too, if the request is for one.
+    async fn dispatch(&self, request: hyper::Request<Incoming>, endpoint: &mut &'static str) -> Response {
         if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
             return missing_host();
         }
@@ -96,7 +102,10 @@ impl<S: Service> Connection<S> {
         }
         let path = decoded_path(&request.uri);
         let (route, parameter, logged) = match service.router().route(&request.method, &path) {
-            Routing::Found { route, parameter, logged } => (route, parameter.map(str::to_owned), logged),
+            Routing::Found { endpoint: found, route, parameter, logged } => {
+                *endpoint = found;
+                (route, parameter.map(str::to_owned), logged)
+            }
             other => return self.answer_unrouted(&request, other),
         };
         drop(path);

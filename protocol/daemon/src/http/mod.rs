@@ -35,6 +35,8 @@ pub use response::{Encoding, HttpError, Response};
 pub use router::Router;
 pub use server::Server;
 
+use crate::metrics::RequestCounts;
+
 /// What answers the requests of a daemon.
 pub trait Service: Send + Sync + 'static {
     /// What the router finds: usually an enum with one variant per endpoint.
@@ -45,6 +47,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Refuses a request before it is routed; such answers are not logged. The default refuses none.
     fn refuse(&self, _request: &Request) -> Option<Response> {
+        None
+    }
+
+    /// Where requests are counted. The default counts none.
+    fn request_counts(&self) -> Option<&RequestCounts> {
         None
     }
 

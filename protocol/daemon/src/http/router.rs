@@ -17,6 +17,7 @@ pub struct Router<R> {
 
 #[derive(Debug, Clone)]
 struct Endpoint<R> {
+    path: &'static str,
     method: Method,
     route: R,
     logged: bool,
@@ -27,6 +28,8 @@ struct Endpoint<R> {
 pub enum Routing<'a, R> {
     /// To a route.
     Found {
+        /// The path as it was added, parameter and all.
+        endpoint: &'static str,
         /// What was added.
         route: R,
         /// The last part of a path that ends in a parameter; never empty.
@@ -76,7 +79,7 @@ impl<R: Copy> Router<R> {
             Some((prefix, _)) => self.prefixes.entry(prefix),
             None => self.exact.entry(path),
         };
-        endpoints.or_default().push(Endpoint { method, route, logged });
+        endpoints.or_default().push(Endpoint { path, method, route, logged });
         self
     }
 
@@ -84,7 +87,8 @@ impl<R: Copy> Router<R> {
     pub fn route<'p>(&self, method: &Method, path: &'p str) -> Routing<'p, R> {
         let (endpoints, parameter) = self.endpoints(path);
         if let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.method == *method) {
-            return Routing::Found { route: endpoint.route, parameter, logged: endpoint.logged };
+            let &Endpoint { path: endpoint, route, logged, .. } = endpoint;
+            return Routing::Found { endpoint, route, parameter, logged };
         }
         if let Some(path) = self.nearly(method, path) {
             return Routing::Redirect { path };
@@ -174,10 +178,12 @@ mod tests {
     #[test]
     fn what_is_there_is_found() {
         let router = router();
-        let found = |route, parameter, logged| Routing::Found { route, parameter, logged };
-        assert_eq!(router.route(&Method::GET, "/ping"), found(1, None, true));
-        assert_eq!(router.route(&Method::POST, "/pub"), found(2, None, false));
-        assert_eq!(router.route(&Method::PUT, "/config/log_level"), found(4, Some("log_level"), true));
+        let found =
+            |endpoint, route, parameter, logged| Routing::Found { endpoint, route, parameter, logged };
+        assert_eq!(router.route(&Method::GET, "/ping"), found("/ping", 1, None, true));
+        assert_eq!(router.route(&Method::POST, "/pub"), found("/pub", 2, None, false));
+        let config = found("/config/:opt", 4, Some("log_level"), true);
+        assert_eq!(router.route(&Method::PUT, "/config/log_level"), config);
     }
 
     #[test]

@@ -1,0 +1,76 @@
+//! What a running nsqlookupd counts, and the page that Prometheus reads. Every metric is listed in `docs/METRICS.md`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nsq_daemon::NSQ_VERSION;
+use nsq_daemon::metrics::{Counter, Exposition, Kind, RequestCounts, process};
+
+use crate::registry::RegistryCounts;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) connections_opened: Counter,
+    pub(crate) connections_closed: Counter,
+    /// By what they do.
+    pub(crate) identify: Counter,
+    pub(crate) register: Counter,
+    pub(crate) unregister: Counter,
+    pub(crate) ping: Counter,
+    /// Nodes that said something wrong.
+    pub(crate) refused: Counter,
+    pub(crate) requests: RequestCounts,
+    started_at: Duration,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics {
+            connections_opened: Counter::default(),
+            connections_closed: Counter::default(),
+            identify: Counter::default(),
+            register: Counter::default(),
+            unregister: Counter::default(),
+            ping: Counter::default(),
+            refused: Counter::default(),
+            requests: RequestCounts::default(),
+            started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn page(&self, registry: &RegistryCounts) -> Exposition {
+        let mut page = Exposition::default();
+        let help = "1, with the version, and the version of NSQ that is followed.";
+        page.family("nsqlookupd_build_info", Kind::Gauge, help)
+            .sample(&[("version", env!("CARGO_PKG_VERSION")), ("nsq_version", NSQ_VERSION)], 1.0);
+        let help = "When the daemon started, seconds since 1970.";
+        page.gauge("nsqlookupd_start_time_seconds", help, self.started_at.as_secs_f64());
+        let help = "Topics that are known, with nodes or without.";
+        page.gauge("nsqlookupd_topics", help, registry.topics as f64);
+        let help = "Channels that are known, of all topics.";
+        page.gauge("nsqlookupd_channels", help, registry.channels as f64);
+        let help = "Connected nodes: active ones, and those that have been silent for too long.";
+        page.family("nsqlookupd_nodes", Kind::Gauge, help)
+            .sample(&[("state", "active")], registry.active_nodes as f64)
+            .sample(&[("state", "inactive")], registry.inactive_nodes as f64);
+        let help = "Registrations of a node for a topic, tombstoned or not.";
+        page.gauge("nsqlookupd_producers", help, registry.producers as f64);
+        let help = "Of these, how many are hidden by a tombstone.";
+        page.gauge("nsqlookupd_tombstones", help, registry.tombstones as f64);
+        let (opened, closed) = (self.connections_opened.get(), self.connections_closed.get());
+        page.gauge("nsqlookupd_connections", "TCP connections.", opened.saturating_sub(closed) as f64);
+        page.counter("nsqlookupd_connections_opened_total", "TCP connections accepted.", opened);
+        page.family("nsqlookupd_commands_total", Kind::Counter, "Commands of nodes.")
+            .sample(&[("command", "IDENTIFY")], self.identify.get() as f64)
+            .sample(&[("command", "REGISTER")], self.register.get() as f64)
+            .sample(&[("command", "UNREGISTER")], self.unregister.get() as f64)
+            .sample(&[("command", "PING")], self.ping.get() as f64);
+        let help = "Connections that ended because of something wrong that the node said.";
+        page.counter("nsqlookupd_refused_total", help, self.refused.get());
+        self.requests.expose(&mut page, "nsqlookupd_http_requests_total");
+        process::expose(&mut page);
+        page
+    }
+}

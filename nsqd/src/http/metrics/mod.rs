@@ -1,0 +1,162 @@
+//! `/metrics`: what Prometheus is told. Every metric is listed in `docs/METRICS.md`.
+//!
+//! - [`series`]: topics and channels, of which there may be many
+//! - here: the daemon, its connections, its disk
+
+mod series;
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use nsq_daemon::NSQ_VERSION;
+use nsq_daemon::http::{HttpError, Request, Response};
+use nsq_daemon::metrics::{Exposition, Kind, process};
+
+use self::series::Series;
+use super::{HttpContext, LookupdAddresses};
+use crate::engine::Engine;
+use crate::metrics::Metrics;
+use crate::producers::Producers;
+use crate::storage::measured::{DiskMetrics, FileKind, FileMetrics};
+use crate::topic::registry::Registry;
+
+/// `GET /metrics`
+pub async fn metrics(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+    request.body.discard().await?;
+    let source = Source {
+        registry: context.registry.clone(),
+        producers: context.producers.clone(),
+        lookupds: context.lookupd_addresses.clone(),
+        start_seconds: context.started_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+        max_series: context.config.metrics_max_series,
+    };
+    // With many topics it takes its time, and segments are asked that may be waiting for the disk.
+    let page = tokio::task::spawn_blocking(move || source.page()).await;
+    page.map(Exposition::into_response).map_err(|_| HttpError::INTERNAL_ERROR)
+}
+
+struct Source {
+    registry: Arc<Registry>,
+    producers: Arc<Producers>,
+    lookupds: Arc<dyn LookupdAddresses>,
+    start_seconds: f64,
+    max_series: u64,
+}
+
+impl Source {
+    fn page(&self) -> Exposition {
+        let engine = self.registry.engine();
+        let mut page = Exposition::default();
+        page.family(
+            "nsq_build_info",
+            Kind::Gauge,
+            "1, with the version, and the version of NSQ that is followed.",
+        )
+        .sample(&[("version", env!("CARGO_PKG_VERSION")), ("nsq_version", NSQ_VERSION)], 1.0);
+        let help = "When the daemon started, seconds since 1970.";
+        page.gauge("nsq_start_time_seconds", help, self.start_seconds);
+        let help = "1 as long as publishing works, else 0; /ping says why.";
+        page.gauge("nsq_healthy", help, f64::from(u8::from(engine.health().is_ok())));
+        self.put_lookupds(&mut page);
+        put_traffic(&mut page, engine.metrics());
+        let help = "TCP connections that have published.";
+        page.gauge("nsq_producers", help, self.producers.all().len() as f64);
+        put_storage(&mut page, engine);
+        Series::collect(&self.registry, self.max_series).put(&mut page);
+        process::expose(&mut page);
+        page
+    }
+
+    fn put_lookupds(&self, page: &mut Exposition) {
+        let help = "1 for each nsqlookupd that this node is registered at, 0 for one that it cannot reach.";
+        let mut family = page.family("nsq_lookupd_connected", Kind::Gauge, help);
+        for (address, connected) in self.lookupds.connected() {
+            family.sample(&[("address", &address)], f64::from(u8::from(connected)));
+        }
+    }
+}
+
+fn put_traffic(page: &mut Exposition, metrics: &Metrics) {
+    let (opened, closed) = (metrics.connections_opened.get(), metrics.connections_closed.get());
+    page.gauge("nsq_connections", "TCP connections.", opened.saturating_sub(closed) as f64);
+    page.counter("nsq_connections_opened_total", "TCP connections accepted.", opened);
+    let help = "Bytes read from TCP connections.";
+    page.counter("nsq_received_bytes_total", help, metrics.received_bytes.get());
+    page.counter("nsq_sent_bytes_total", "Bytes written to TCP connections.", metrics.sent_bytes.get());
+    page.counter("nsq_messages_published_total", "Messages accepted.", metrics.published_messages.get());
+    let help = "Bytes of the bodies of accepted messages.";
+    page.counter("nsq_message_bytes_published_total", help, metrics.published_bytes.get());
+    let help = "Batches of messages that could not be stored, and were refused.";
+    page.counter("nsq_publishes_refused_total", help, metrics.refused_publishes.get());
+    let help = "Messages handed to consumers, repetitions included.";
+    page.counter("nsq_messages_delivered_total", help, metrics.delivered_messages.get());
+    page.counter("nsq_messages_finished_total", "FINs that succeeded.", metrics.finished_messages.get());
+    page.counter("nsq_messages_requeued_total", "REQs that succeeded.", metrics.requeued_messages.get());
+    let help = "From a publish to its answer. What comes in one read of a TCP connection counts once.";
+    page.family("nsq_publish_duration_seconds", Kind::Histogram, help)
+        .histogram(&[("protocol", "tcp")], &metrics.tcp_publishes.buckets())
+        .histogram(&[("protocol", "http")], &metrics.http_publishes.buckets());
+    let help = "From publishing to the first handing out, of the oldest message of each batch.";
+    page.family("nsq_delivery_latency_seconds", Kind::Histogram, help)
+        .histogram(&[], &metrics.deliveries.buckets());
+    metrics.http_requests.expose(page, "nsq_http_requests_total");
+}
+
+fn put_storage(page: &mut Exposition, engine: &Engine) {
+    let damage = engine.damage.counts();
+    let help = "Stretches of the journal, blocks of segments and whole files that were found damaged.";
+    page.counter("nsq_damaged_blocks_total", help, damage.damaged_blocks);
+    let help = "Messages that were needed and could not be read.";
+    page.counter("nsq_damaged_messages_total", help, damage.damaged_messages);
+    let help = "Bytes of writes that a crash had torn, cut at the start.";
+    page.counter("nsq_cut_bytes_total", help, damage.cut_bytes);
+    if let Some(journal) = &engine.journal {
+        let (files, bytes) = journal.size();
+        page.gauge("nsq_journal_files", "Files of the journal that are in use.", files as f64);
+        page.gauge("nsq_journal_bytes", "Bytes of these files on disk.", bytes as f64);
+    }
+    if let Ok(disk) = rustix::fs::statvfs(engine.data_dir.path()) {
+        let help = "Room left in the file system of the data directory.";
+        page.gauge("nsq_data_free_bytes", help, (disk.f_bavail * disk.f_frsize) as f64);
+        let help = "Size of the file system of the data directory.";
+        page.gauge("nsq_data_size_bytes", help, (disk.f_blocks * disk.f_frsize) as f64);
+    }
+    if let Some(disk) = engine.storage.metrics() {
+        put_disk(page, disk);
+    }
+}
+
+fn put_disk(page: &mut Exposition, disk: &DiskMetrics) {
+    let help = "Bytes written that are not on stable storage: what a power failure may take.";
+    let mut family = page.family("nsq_unsynced_bytes", Kind::Gauge, help);
+    for kind in [FileKind::Journal, FileKind::Segment] {
+        family.sample(&[("file", kind.as_str())], disk.unsynced_bytes(kind) as f64);
+    }
+    type Value = fn(&FileMetrics) -> u64;
+    let counters: [(&str, &str, Value); 5] = [
+        ("nsq_disk_written_bytes_total", "Bytes written to files.", |file| file.written_bytes.get()),
+        ("nsq_disk_read_bytes_total", "Bytes read from files.", |file| file.read_bytes.get()),
+        ("nsq_disk_write_errors_total", "Writes that failed.", |file| file.write_errors.get()),
+        ("nsq_disk_read_errors_total", "Reads that failed.", |file| file.read_errors.get()),
+        ("nsq_disk_sync_errors_total", "Syncs that failed.", |file| file.sync_errors.get()),
+    ];
+    for (name, help, value) in counters {
+        let mut family = page.family(name, Kind::Counter, help);
+        for kind in FileKind::ALL {
+            family.sample(&[("file", kind.as_str())], value(disk.of(kind)) as f64);
+        }
+    }
+    let histograms = [
+        ("nsq_disk_write_duration_seconds", "How long writes to files took."),
+        ("nsq_disk_read_duration_seconds", "How long reads from files took."),
+        ("nsq_disk_sync_duration_seconds", "How long it took until what was written was on stable storage."),
+    ];
+    for (index, (name, help)) in histograms.into_iter().enumerate() {
+        let mut family = page.family(name, Kind::Histogram, help);
+        for kind in [FileKind::Journal, FileKind::Segment] {
+            let file = disk.of(kind);
+            let buckets = [&file.writes, &file.reads, &file.syncs][index].buckets();
+            family.histogram(&[("file", kind.as_str())], &buckets);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Topics and channels. A node may have very many, so the number of their series has a bound; what all of them have
+//! together is told in any case.
+
+use std::collections::HashMap;
+
+use nsq_daemon::metrics::{Exposition, Kind};
+use nsq_protocol::{ChannelStats, E2eLatency, TopicStats};
+
+use crate::stats::{self, StatsRequest};
+use crate::topic::Topic;
+use crate::topic::registry::Registry;
+
+/// A metric that each topic, or each channel, has.
+struct Metric<T> {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    value: fn(&T) -> f64,
+}
+
+const fn counter<T>(name: &'static str, help: &'static str, value: fn(&T) -> f64) -> Metric<T> {
+    Metric { name, kind: Kind::Counter, help, value }
+}
+
+const fn gauge<T>(name: &'static str, help: &'static str, value: fn(&T) -> f64) -> Metric<T> {
+    Metric { name, kind: Kind::Gauge, help, value }
+}
+
+const TOPIC: [Metric<TopicSeries>; 6] = [
+    counter("nsq_topic_messages_total", "Messages published.", |topic| topic.stats.message_count as f64),
+    counter("nsq_topic_message_bytes_total", "Bytes of their bodies.", |topic| {
+        topic.stats.message_bytes as f64
+    }),
+    gauge("nsq_topic_depth", "Messages that no channel has yet.", |topic| topic.stats.depth as f64),
+    gauge("nsq_topic_backend_depth", "The part of them that is only on disk.", |topic| {
+        topic.stats.backend_depth as f64
+    }),
+    gauge("nsq_topic_segment_bytes", "Bytes of the topic's segment files.", |topic| {
+        topic.segment_bytes as f64
+    }),
+    gauge("nsq_topic_paused", "1 if it gives its channels nothing, else 0.", |topic| {
+        f64::from(u8::from(topic.stats.paused))
+    }),
+];
+
+const CHANNEL: [Metric<ChannelSeries>; 12] = [
+    counter("nsq_channel_messages_total", "Messages that have entered.", |channel| {
+        channel.stats.message_count as f64
+    }),
+    counter("nsq_channel_deliveries_total", "Messages handed out, repetitions included.", |channel| {
+        channel.more.deliveries as f64
+    }),
+    counter("nsq_channel_finishes_total", "FINs.", |channel| channel.more.finishes as f64),
+    counter("nsq_channel_requeues_total", "REQs.", |channel| channel.stats.requeue_count as f64),
+    counter("nsq_channel_timeouts_total", "Messages that timed out in flight.", |channel| {
+        channel.stats.timeout_count as f64
+    }),
+    counter(
+        "nsq_channel_lost_messages_total",
+        "Messages that could not be read back from disk.",
+        |channel| channel.more.lost as f64,
+    ),
+    gauge("nsq_channel_depth", "Messages that can be handed out.", |channel| channel.stats.depth as f64),
+    gauge("nsq_channel_backend_depth", "The part of them that is only on disk.", |channel| {
+        channel.stats.backend_depth as f64
+    }),
+    gauge("nsq_channel_in_flight", "Messages in flight.", |channel| channel.stats.in_flight_count as f64),
+    gauge("nsq_channel_deferred", "Messages held back until they are due.", |channel| {
+        channel.stats.deferred_count as f64
+    }),
+    gauge("nsq_channel_consumers", "Consumers.", |channel| channel.stats.client_count as f64),
+    gauge("nsq_channel_paused", "1 if it hands out nothing, else 0.", |channel| {
+        f64::from(u8::from(channel.stats.paused))
+    }),
+];
+
+struct TopicSeries {
+    stats: TopicStats,
+    segment_bytes: u64,
+    channels: Vec<ChannelSeries>,
+}
+
+struct ChannelSeries {
+    stats: ChannelStats,
+    more: More,
+}
+
+/// What NSQ does not tell of a channel.
+#[derive(Default)]
+struct More {
+    deliveries: u64,
+    finishes: u64,
+    lost: u64,
+}
+
+/// What all topics have together, told or not.
+#[derive(Default)]
+struct Totals {
+    topics: u64,
+    channels: u64,
+    consumers: i64,
+    topic_depth: i64,
+    depth: i64,
+    in_flight: i64,
+    deferred: i64,
+    segment_bytes: u64,
+}
+
+/// See the module.
+pub(super) struct Series {
+    topics: Vec<TopicSeries>,
+    totals: Totals,
+    omitted_topics: u64,
+    omitted_channels: u64,
+}
+
+impl Series {
+    /// At most `max_series` series, by name, so that the same ones are told each time.
+    pub(super) fn collect(registry: &Registry, max_series: u64) -> Self {
+        let quantiles = registry.engine().latency().map_or(0, |options| options.quantiles.len());
+        let per_channel = (CHANNEL.len() + quantiles) as u64;
+        let mut room = max_series;
+        let mut series =
+            Series { topics: Vec::new(), totals: Totals::default(), omitted_topics: 0, omitted_channels: 0 };
+        for topic in registry.all() {
+            let Some(mut topic) = topic_series(registry, &topic) else { continue };
+            series.totals.add(&topic);
+            let channels = topic.channels.len() as u64;
+            if room < TOPIC.len() as u64 {
+                series.omitted_topics += 1;
+                series.omitted_channels += channels;
+                continue;
+            }
+            room -= TOPIC.len() as u64;
+            let told = channels.min(room / per_channel);
+            room -= told * per_channel;
+            series.omitted_channels += channels - told;
+            topic.channels.truncate(told as usize);
+            series.topics.push(topic);
+        }
+        series
+    }
+
+    /// Puts them on a page.
+    pub(super) fn put(&self, page: &mut Exposition) {
+        self.put_totals(page);
+        for metric in &TOPIC {
+            let mut family = page.family(metric.name, metric.kind, metric.help);
+            for topic in &self.topics {
+                family.sample(&[("topic", &topic.stats.topic_name)], (metric.value)(topic));
+            }
+        }
+        for metric in &CHANNEL {
+            let mut family = page.family(metric.name, metric.kind, metric.help);
+            for (topic, channel) in self.channels() {
+                let labels = [("topic", topic), ("channel", &*channel.stats.channel_name)];
+                family.sample(&labels, (metric.value)(channel));
+            }
+        }
+        let help = "From publishing to FIN, by --e2e-processing-latency-percentile.";
+        let mut family = page.family("nsq_channel_end_to_end_latency_seconds", Kind::Summary, help);
+        for (topic, channel) in self.channels() {
+            let E2eLatency { percentiles, .. } = &channel.stats.e2e_processing_latency;
+            for percentile in percentiles.iter().flatten() {
+                let quantile = percentile.quantile.to_string();
+                let channel = &*channel.stats.channel_name;
+                let labels = [("topic", topic), ("channel", channel), ("quantile", &*quantile)];
+                family.sample(&labels, percentile.value / 1e9);
+            }
+        }
+    }
+
+    fn channels(&self) -> impl Iterator<Item = (&str, &ChannelSeries)> {
+        self.topics
+            .iter()
+            .flat_map(|topic| topic.channels.iter().map(|channel| (&*topic.stats.topic_name, channel)))
+    }
+
+    fn put_totals(&self, page: &mut Exposition) {
+        let totals = &self.totals;
+        page.gauge("nsq_topics", "Topics.", totals.topics as f64);
+        page.gauge("nsq_channels", "Channels.", totals.channels as f64);
+        page.gauge("nsq_consumers", "Consumers of all channels.", totals.consumers as f64);
+        let help = "Messages that no channel has yet, of all topics.";
+        page.gauge("nsq_topics_depth", help, totals.topic_depth as f64);
+        page.gauge(
+            "nsq_channels_depth",
+            "Messages that can be handed out, of all channels.",
+            totals.depth as f64,
+        );
+        page.gauge("nsq_channels_in_flight", "Messages in flight, of all channels.", totals.in_flight as f64);
+        let help = "Messages held back until they are due, of all channels.";
+        page.gauge("nsq_channels_deferred", help, totals.deferred as f64);
+        page.gauge("nsq_segment_bytes", "Bytes of all segment files.", totals.segment_bytes as f64);
+        let help = "Topics without series of their own, for --metrics-max-series.";
+        page.gauge("nsq_omitted_topics", help, self.omitted_topics as f64);
+        let help = "Channels without series of their own, for --metrics-max-series.";
+        page.gauge("nsq_omitted_channels", help, self.omitted_channels as f64);
+    }
+}
+
+impl Totals {
+    fn add(&mut self, topic: &TopicSeries) {
+        self.topics += 1;
+        self.topic_depth += topic.stats.depth;
+        self.segment_bytes += topic.segment_bytes;
+        for ChannelSeries { stats, .. } in &topic.channels {
+            self.channels += 1;
+            self.consumers += stats.client_count;
+            self.depth += stats.depth;
+            self.in_flight += stats.in_flight_count;
+            self.deferred += stats.deferred_count;
+        }
+    }
+}
+
+fn topic_series(registry: &Registry, topic: &Topic) -> Option<TopicSeries> {
+    let request = StatsRequest { include_clients: false, include_memory: false, ..StatsRequest::default() };
+    let mut stats = stats::topic_stats(registry.engine(), topic, request)?;
+    let more = |channel: &std::sync::Arc<crate::channel::Channel>| {
+        channel.inspect(|state, _| {
+            let counters = state.counters();
+            let deliveries = state.consumers().delivered_count();
+            More { deliveries, finishes: counters.finish_count, lost: counters.lost_count }
+        })
+    };
+    let mut all: HashMap<String, More> =
+        topic.channels().iter().map(|channel| (channel.name().to_string(), more(channel))).collect();
+    let channels = std::mem::take(&mut stats.channels).into_iter().map(|stats| {
+        let more = all.remove(&stats.channel_name).unwrap_or_default();
+        ChannelSeries { stats, more }
+    });
+    let channels = channels.collect();
+    Some(TopicSeries { stats, segment_bytes: topic.log().segment_bytes(), channels })
+}
