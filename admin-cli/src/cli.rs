@@ -57,6 +57,8 @@ pub enum Command {
     /// List nodes.
     #[command(alias = "nodes", subcommand)]
     Node(NodeCommand),
+    /// Ask daemons whether they are healthy.
+    Ping,
     /// Put load on an nsqd and measure it.
     Bench(BenchFlags),
     /// Inspect, verify or export a data directory, without a daemon.

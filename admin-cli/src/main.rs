@@ -34,7 +34,8 @@ use clap::Parser;
 
 use cli::{ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, bench, completion, create, data, delete, dev, empty, list, node, pause, publish, stat, subscribe,
+    Context, bench, completion, create, data, delete, dev, empty, list, node, pause, ping, publish, stat,
+    subscribe,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;
@@ -108,6 +109,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
                 empty::run(context, flags.channel.object()?, false, &flags.destroy).await
             }
         },
+        Command::Ping => ping::run(context).await,
         Command::Node(NodeCommand::List) => node::list(context).await,
         Command::Dev(_)
         | Command::Bench(_)

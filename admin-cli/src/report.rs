@@ -61,6 +61,15 @@ pub struct ChannelReport {
     pub deferred_count: i64,
     /// Messages that ever entered.
     pub message_count: u64,
+    /// Messages delivered within the nodes' zones.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub zone_local_msg_count: u64,
+    /// Messages delivered within the nodes' regions.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub region_local_msg_count: u64,
+    /// Messages delivered elsewhere.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub global_msg_count: u64,
     /// REQ commands.
     pub requeue_count: u64,
     /// Messages that timed out in flight.
@@ -203,6 +212,9 @@ fn add_channel(
     sum.in_flight_count += channel.in_flight_count;
     sum.deferred_count += channel.deferred_count;
     sum.message_count += channel.message_count;
+    sum.zone_local_msg_count += channel.zone_local_msg_count;
+    sum.region_local_msg_count += channel.region_local_msg_count;
+    sum.global_msg_count += channel.global_msg_count;
     sum.requeue_count += channel.requeue_count;
     sum.timeout_count += channel.timeout_count;
     sum.client_count += channel.client_count;
@@ -215,6 +227,11 @@ fn add_channel(
     add_rate(&mut sum.egress_rate, rate(left_count));
     add_rate(&mut sum.requeue_rate, rate(|channel| channel.requeue_count.into()));
     add_rate(&mut sum.timeout_rate, rate(|channel| channel.timeout_count.into()));
+}
+
+// Serde calls it by reference.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Messages that entered and are not there any more. Its differences are right even if it starts below zero, as it

@@ -19,8 +19,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use nsq_protocol::{
-    ChannelsResponse, InfoResponse, LookupResponse, MessageBatch, NodesResponse, Stats, TopicsResponse,
-    discovery,
+    ChannelsResponse, ClusterStatsResponse, InfoResponse, LookupResponse, MessageBatch, NodesResponse, Stats,
+    TopicsResponse, discovery,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -371,6 +371,20 @@ impl LookupdClient {
     /// All nsqds that are alive, with their topics.
     pub async fn nodes(&self) -> Result<NodesResponse, AdminError> {
         self.daemon.get("/nodes", &[]).await
+    }
+
+    /// The figures that its nodes tell it with their heartbeats; with `refresh`, it has them tell at once. Nodes and
+    /// lookupds of another make do not know that: a node then has none, a lookupd's error
+    /// [is "not found"](AdminError::is_not_found). Connections are never among the figures.
+    pub async fn cluster_stats(
+        &self,
+        query: &StatsQuery,
+        refresh: bool,
+    ) -> Result<ClusterStatsResponse, AdminError> {
+        let mut parameters = vec![("refresh", if refresh { "true" } else { "false" })];
+        parameters.extend(query.topic.as_deref().map(|topic| ("topic", topic)));
+        parameters.extend(query.channel.as_deref().map(|channel| ("channel", channel)));
+        self.daemon.get("/cluster/stats", &parameters).await
     }
 
     /// Hides an nsqd (`broadcast_address:http_port`) from lookups of a topic for a while, so that consumers

@@ -13,16 +13,19 @@ use bytes::{Buf as _, BytesMut};
 use nsq_daemon::listen::{Remote, Stream};
 use nsq_daemon::log::Logger;
 use nsq_daemon::{NSQ_VERSION, error, hostname, info, warn};
+use nsq_protocol::heartbeat::{HEARTBEAT_STATS, refresh_request};
 use nsq_protocol::json::to_json;
 use nsq_protocol::{
     ChannelName, ErrorCode, LookupCommand, LookupDecoded, LookupdInfo, MAGIC_V1, PeerInfo, ProtocolError,
     TopicName, decode_lookup, lookup_truncated, put_lookup_response,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock;
 use crate::config::Limits;
+use crate::figures::{Figures, NodeFigures};
 use crate::metrics::Metrics;
 use crate::registry::{Node, NodeId, Registry};
 
@@ -38,6 +41,7 @@ const MAX_LINGER_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
+    pub(crate) figures: Arc<Figures>,
     pub(crate) logger: Logger,
     pub(crate) limits: Limits,
     pub(crate) info: LookupdInfo,
@@ -47,13 +51,13 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(
-        registry: Arc<Registry>,
+        (registry, figures): (Arc<Registry>, Arc<Figures>),
         logger: Logger,
         limits: Limits,
         info: LookupdInfo,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { registry, logger, limits, info, metrics, next_id: AtomicU64::new(0) }
+        Self { registry, figures, logger, limits, info, metrics, next_id: AtomicU64::new(0) }
     }
 }
 
@@ -61,6 +65,7 @@ impl Context {
 pub(crate) fn lookupd_info(broadcast_address: String, tcp_port: u16, http_port: u16) -> LookupdInfo {
     LookupdInfo {
         broadcast_address,
+        heartbeat_stats: 0,
         hostname: hostname(),
         http_port,
         tcp_port,
@@ -93,8 +98,16 @@ pub(crate) async fn serve(context: Arc<Context>, stream: Stream, remote: Remote)
     let id = NodeId(context.next_id.fetch_add(1, Ordering::Relaxed));
     context.metrics.connections_opened.add(1);
     info!(context.logger, "TCP: new client({remote})");
-    let mut connection =
-        Connection { context, stream, remote, id, node: None, input: BytesMut::new(), output: Vec::new() };
+    let mut connection = Connection {
+        context,
+        stream,
+        remote,
+        id,
+        node: None,
+        figures: None,
+        input: BytesMut::new(),
+        output: Vec::new(),
+    };
     let Err(ended) = connection.run().await;
     let logger = &connection.context.logger;
     match &ended {
@@ -115,6 +128,8 @@ struct Connection {
     id: NodeId,
     /// Set by IDENTIFY.
     node: Option<Arc<Node>>,
+    /// What it tells with its heartbeats, if that was agreed on; and the requests for more of it.
+    figures: Option<(Arc<NodeFigures>, watch::Receiver<u64>)>,
     /// What has been read and is no whole command yet. The decoder's limits bound it.
     input: BytesMut,
     output: Vec<u8>,
@@ -171,12 +186,21 @@ impl Connection {
         }
     }
 
-    /// Reads until there is a whole command, or one that is wrong.
+    /// Reads until there is a whole command, or one that is wrong. Between commands, passes on that somebody wants fresh
+    /// figures.
     async fn read_command(&mut self) -> Result<(), Ended> {
         if self.input.is_empty() {
             // Between commands a node may be silent; that it is still there is for the kernel to find.
             self.input.reserve(READ_BYTES);
-            if self.stream.read_buf(&mut self.input).await? == 0 {
+            let refresh = wanted(&mut self.figures);
+            let read = tokio::select! {
+                read = self.stream.read_buf(&mut self.input) => read?,
+                number = refresh => {
+                    self.answer(&refresh_request(number));
+                    return Ok(());
+                }
+            };
+            if read == 0 {
                 return Err(Ended::Closed);
             }
         }
@@ -261,6 +285,7 @@ impl Connection {
                 }
             }
             LookupCommand::Ping => self.node.iter().for_each(|node| node.seen(clock::now())),
+            LookupCommand::Stats(report) => return self.stats(&report),
         }
         self.answer(b"OK");
         Ok(())
@@ -273,12 +298,30 @@ impl Connection {
             LookupCommand::Register { .. } => &metrics.register,
             LookupCommand::Unregister { .. } => &metrics.unregister,
             LookupCommand::Ping => &metrics.ping,
+            LookupCommand::Stats(_) => &metrics.stats,
         };
         counter.add(1);
     }
 
+    /// A report that cannot be used is an error, but no reason to lose the node: it stays registered, without figures.
+    fn stats(&mut self, report: &[u8]) -> Result<(), ProtocolError> {
+        let Some((figures, _)) = &self.figures else {
+            return Err(ProtocolError::new(ErrorCode::Invalid, "STATS was not agreed on"));
+        };
+        match figures.report(report, clock::now()) {
+            Ok(()) => self.answer(b"OK"),
+            Err(error) => {
+                let error = ProtocolError::new(ErrorCode::BadBody, format!("STATS {error}"));
+                warn!(self.context.logger, "CLIENT({}): {error}", self.remote);
+                self.answer_error(&error);
+            }
+        }
+        Ok(())
+    }
+
     fn identify(&mut self, info: PeerInfo) -> Result<(), ProtocolError> {
-        let reply = to_json(&self.context.info)
+        let heartbeat_stats = info.heartbeat_stats.min(HEARTBEAT_STATS);
+        let reply = to_json(&LookupdInfo { heartbeat_stats, ..self.context.info.clone() })
             .map_err(|_| ProtocolError::new(ErrorCode::BadBody, "IDENTIFY failed to encode the answer"))?;
         let remote = self.remote;
         info!(
@@ -291,6 +334,11 @@ impl Connection {
         );
         let node = self.context.registry.identify(self.id, remote.to_string(), info, clock::now());
         self.node = Some(node);
+        if heartbeat_stats > 0 {
+            let figures = self.context.figures.add(self.id);
+            let wanted = figures.wanted();
+            self.figures = Some((figures, wanted));
+        }
         self.answer(&reply);
         Ok(())
     }
@@ -310,10 +358,21 @@ impl Connection {
     }
 }
 
+/// Waits until somebody wants fresh figures. Dropping the future loses nothing.
+async fn wanted(figures: &mut Option<(Arc<NodeFigures>, watch::Receiver<u64>)>) -> u64 {
+    if let Some((_, wanted)) = figures
+        && wanted.changed().await.is_ok()
+    {
+        return *wanted.borrow_and_update();
+    }
+    std::future::pending().await
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         self.context.metrics.connections_closed.add(1);
         if let Some(node) = self.node.take() {
+            self.context.figures.remove(self.id);
             self.context.registry.remove(&node);
             info!(self.context.logger, "DB: client({}) UNREGISTER category:client key: subkey:", self.remote);
         }

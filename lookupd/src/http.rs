@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | GET | `/ping`, `/info`, `/topics`, `/nodes`, `/debug`, `/metrics` | |
 //! | GET | `/channels`, `/lookup` | `topic` (`*` for all) |
+//! | GET | `/cluster/stats` (not NSQ's) | `topic`, `channel`: only these; `refresh=true`: ask the nodes first |
 //! | POST | `/topic/create`, `/topic/delete` | `topic` |
 //! | POST | `/topic/tombstone` | `topic`, `node` |
 //! | POST | `/channel/create`, `/channel/delete` | `topic`, `channel` |
@@ -19,12 +20,15 @@ use nsq_daemon::http::{
 use nsq_daemon::log::Logger;
 use nsq_daemon::metrics::RequestCounts;
 use nsq_daemon::{NSQ_VERSION, info};
-use nsq_protocol::{ChannelName, ChannelsResponse, TopicName, TopicsResponse};
+use nsq_protocol::{
+    ChannelName, ChannelsResponse, ClusterNode, ClusterStatsResponse, TopicName, TopicsResponse,
+};
 use serde::Serialize;
 
 use crate::clock;
+use crate::figures::Figures;
 use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::registry::{Node, Registry, producer};
 
 /// One per endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +39,7 @@ pub(crate) enum Route {
     Channels,
     Lookup,
     Nodes,
+    ClusterStats,
     Debug,
     Metrics,
     CreateTopic,
@@ -54,6 +59,7 @@ fn routes() -> Router<Route> {
         .add(Method::GET, "/channels", Route::Channels)
         .add(Method::GET, "/lookup", Route::Lookup)
         .add(Method::GET, "/nodes", Route::Nodes)
+        .add(Method::GET, "/cluster/stats", Route::ClusterStats)
         .add(Method::GET, "/debug", Route::Debug)
         .add_unlogged(Method::GET, "/metrics", Route::Metrics)
         .add(Method::POST, "/topic/create", Route::CreateTopic)
@@ -72,13 +78,19 @@ fn routes() -> Router<Route> {
 pub(crate) struct Http {
     router: Router<Route>,
     registry: Arc<Registry>,
+    figures: Arc<Figures>,
     metrics: Arc<Metrics>,
     logger: Logger,
 }
 
 impl Http {
-    pub(crate) fn new(registry: Arc<Registry>, metrics: Arc<Metrics>, logger: Logger) -> Self {
-        Self { router: routes(), registry, metrics, logger }
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        figures: Arc<Figures>,
+        metrics: Arc<Metrics>,
+        logger: Logger,
+    ) -> Self {
+        Self { router: routes(), registry, figures, metrics, logger }
     }
 
     fn lookup(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
@@ -92,6 +104,33 @@ impl Http {
         let topic = query.get("topic").ok_or(MISSING_TOPIC)?;
         let channels = self.registry.channels(&topic);
         Ok(response::value(request.encoding, &ChannelsResponse { channels }))
+    }
+
+    async fn cluster_stats(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
+        let (topic, channel) = (query.get("topic"), query.get("channel"));
+        if query.get("refresh").is_some_and(|refresh| refresh == "true") {
+            self.figures.refresh().await;
+        }
+        let now = clock::now();
+        let with_figures = |node: &Arc<Node>| {
+            let figures = self.figures.get(node.id());
+            let told = figures.and_then(|figures| {
+                figures.look(|stats| {
+                    let age = now.since(&stats.told_at()?);
+                    Some((age, stats.is_complete(), stats.stats(topic.as_deref(), channel.as_deref())))
+                })
+            });
+            let node = producer(node);
+            match told {
+                None => ClusterNode { node, ..ClusterNode::default() },
+                Some((age, is_complete, stats)) => {
+                    let age_ms = u64::try_from(age.as_millis()).ok();
+                    ClusterNode { node, age_ms, is_complete, stats: Some(stats) }
+                }
+            }
+        };
+        let nodes = self.registry.active(now).iter().map(with_figures).collect();
+        Ok(response::value(request.encoding, &ClusterStatsResponse { nodes }))
     }
 
     fn create_topic(&self, query: Query<'_>) -> Result<(), HttpError> {
@@ -160,6 +199,7 @@ impl Service for Http {
             Route::Channels => self.channels(query()?, &request),
             Route::Lookup => self.lookup(query()?, &request),
             Route::Nodes => Ok(response::value(encoding, &self.registry.nodes(clock::now()))),
+            Route::ClusterStats => self.cluster_stats(query()?, &request).await,
             Route::Debug => Ok(response::value(encoding, &self.registry.debug())),
             Route::Metrics => Ok(self.metrics.page(&self.registry.counts(clock::now())).into_response()),
             Route::CreateTopic => self.create_topic(query()?).map(done),

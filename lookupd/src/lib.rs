@@ -5,8 +5,9 @@
 //! each other.
 //!
 //! In reading order: [`flags`] and [`config`], what the daemon is told; [`lookupd`], what a running one
-//! owns; [`registry`], which is all that decides, without socket and clock; `connection`, what nodes say;
-//! `http`, what everybody else asks; `metrics`, what Prometheus is told.
+//! owns; [`registry`] and [`node_stats`], which are all that decides, without socket and clock; `figures`, what nodes
+//! tell of themselves; `connection`, what nodes say; `http`, what everybody else asks;
+//! `metrics`, what Prometheus is told.
 //!
 //! ```no_run
 //! # async fn run() -> std::io::Result<()> {
@@ -28,6 +29,10 @@ pub mod config;
 pub mod lookupd;
 
 pub mod registry;
+
+pub mod node_stats;
+
+mod figures;
 
 mod clock;
 

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, TcpAddress};
 use crate::connection::{self, Context, lookupd_info};
+use crate::figures::Figures;
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -42,14 +43,11 @@ impl Lookupd {
         let registry = Arc::new(Registry::new(config.inactive_producer_timeout, config.tombstone_lifetime));
         let metrics = Arc::new(Metrics::default());
         let info = lookupd_info(config.broadcast_address, tcp_addr.port(), http_addr.port());
-        let context = Arc::new(Context::new(
-            Arc::clone(&registry),
-            logger.clone(),
-            config.limits,
-            info,
-            Arc::clone(&metrics),
-        ));
-        let server = Server::new(Http::new(registry, metrics, logger.clone()), logger.clone());
+        let figures = Arc::new(Figures::default());
+        let known = (Arc::clone(&registry), Arc::clone(&figures));
+        let context =
+            Arc::new(Context::new(known, logger.clone(), config.limits, info, Arc::clone(&metrics)));
+        let server = Server::new(Http::new(registry, figures, metrics, logger.clone()), logger.clone());
 
         let (broken_tx, broken) = watch::channel(None);
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use nsq_daemon::log::{self, Logger};
+use nsq_daemon::notify::Notifier;
 use nsq_daemon::shutdown::StopSignals;
 use nsq_daemon::{info, version_line};
 use nsqlookupd::flags::{self, Flags, PROGRAM};
@@ -32,11 +33,15 @@ fn start(flags: Flags) -> Result<(), String> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| failed(&error))?;
     runtime.block_on(async {
         let mut signals = StopSignals::catch().map_err(|error| failed(&error))?;
+        let manager = Notifier::from_env().map_err(|error| failed(&error))?;
         let lookupd = Lookupd::start(config, logger).await.map_err(|error| failed(&error))?;
+        manager.ready("serving");
+        let _alive = manager.keep_alive();
         let broken = tokio::select! {
             () = signals.wait() => None,
             error = lookupd.broken() => Some(error),
         };
+        manager.stopping();
         lookupd.shutdown().await;
         broken.map_or(Ok(()), |error| Err(error.to_string()))
     })

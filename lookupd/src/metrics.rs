@@ -17,6 +17,7 @@ pub(crate) struct Metrics {
     pub(crate) register: Counter,
     pub(crate) unregister: Counter,
     pub(crate) ping: Counter,
+    pub(crate) stats: Counter,
     /// Nodes that said something wrong.
     pub(crate) refused: Counter,
     pub(crate) requests: RequestCounts,
@@ -32,6 +33,7 @@ impl Default for Metrics {
             register: Counter::default(),
             unregister: Counter::default(),
             ping: Counter::default(),
+            stats: Counter::default(),
             refused: Counter::default(),
             requests: RequestCounts::default(),
             started_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
@@ -66,7 +68,8 @@ impl Metrics {
             .sample(&[("command", "IDENTIFY")], self.identify.get() as f64)
             .sample(&[("command", "REGISTER")], self.register.get() as f64)
             .sample(&[("command", "UNREGISTER")], self.unregister.get() as f64)
-            .sample(&[("command", "PING")], self.ping.get() as f64);
+            .sample(&[("command", "PING")], self.ping.get() as f64)
+            .sample(&[("command", "STATS")], self.stats.get() as f64);
         let help = "Connections that ended because of something wrong that the node said.";
         page.counter("nsqlookupd_refused_total", help, self.refused.get());
         self.requests.expose(&mut page, "nsqlookupd_http_requests_total");

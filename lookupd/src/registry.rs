@@ -39,7 +39,8 @@ pub struct Moment {
 }
 
 impl Moment {
-    fn since(&self, earlier: &Self) -> Duration {
+    /// How much later it is.
+    pub(crate) fn since(&self, earlier: &Self) -> Duration {
         self.elapsed.saturating_sub(earlier.elapsed)
     }
 }
@@ -58,6 +59,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Its identity.
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
     /// What the node said of itself.
     pub fn info(&self) -> &PeerInfo {
         &self.info
@@ -236,11 +242,16 @@ impl Registry {
                 topics_of.entry(record.node.id).or_default().insert(entry.key().clone(), hidden);
             }
         }
+        let with_topics = |node: &Arc<Node>| node_json(node, topics_of.remove(&node.id).unwrap_or_default());
+        NodesResponse { producers: self.active(now).iter().map(with_topics).collect() }
+    }
+
+    /// All nodes that are not silent.
+    pub fn active(&self, now: Moment) -> Vec<Arc<Node>> {
         let mut active: Vec<Arc<Node>> = self.nodes.iter().map(|entry| Arc::clone(&entry)).collect();
         active.retain(|node| self.is_active(node, now));
         active.sort_unstable_by_key(|node| node.id);
-        let with_topics = |node: &Arc<Node>| node_json(node, topics_of.remove(&node.id).unwrap_or_default());
-        NodesResponse { producers: active.iter().map(with_topics).collect() }
+        active
     }
 
     /// How much there is of everything.
@@ -331,7 +342,8 @@ fn sorted(mut names: Vec<String>) -> Vec<String> {
     names
 }
 
-fn producer(node: &Node) -> Producer {
+/// A node as `/lookup` shows it.
+pub(crate) fn producer(node: &Node) -> Producer {
     let info = node.info.clone();
     Producer {
         remote_address: node.remote_address.clone(),

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use nsq_daemon::notify::Notifier;
 use nsq_daemon::shutdown::StopSignals;
 use nsqd::config::{Config, Start};
 use nsqd::nsqd::Nsqd;
@@ -26,17 +27,28 @@ fn main() -> ExitCode {
             Ok(hangup) => hangup,
             Err(error) => return fatal(&error.to_string()),
         };
+        let manager = match Notifier::from_env() {
+            Ok(manager) => manager,
+            Err(error) => return fatal(&error.to_string()),
+        };
         let nsqd = match Nsqd::start(*config, logger.clone()).await {
             Ok(nsqd) => nsqd,
             Err(error) => return fatal(&error.to_string()),
         };
+        manager.ready("serving");
+        let _alive = manager.keep_alive();
         let failed = loop {
             tokio::select! {
                 () = signals.wait() => break false,
                 () = nsqd.failed() => break true,
-                () = next(&mut hangup) => nsqd.reload().await,
+                () = next(&mut hangup) => {
+                    manager.reloading();
+                    nsqd.reload().await;
+                    manager.ready("serving");
+                }
             }
         };
+        manager.stopping();
         match nsqd.shutdown().await {
             Ok(()) if !failed => ExitCode::SUCCESS,
             Ok(()) => ExitCode::FAILURE,

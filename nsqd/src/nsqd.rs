@@ -21,6 +21,7 @@ use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
 use crate::producers::Producers;
 use crate::startup::{self, StartOptions, persist};
+use crate::stats;
 use crate::statsd::{self, StatsdOptions, expand_prefix};
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
@@ -108,6 +109,8 @@ impl Nsqd {
             registry.measure_latencies(options);
         }
         lookup.attach(&registry);
+        let started_at = SystemTime::now();
+        lookup.report(&registry, stats::start_time(started_at));
 
         let producers = Arc::new(Producers::default());
         let mut nsqd = Nsqd {
@@ -145,7 +148,7 @@ impl Nsqd {
             producers: producers.clone(),
             config: config.clone(),
             logger: nsqd.logger.clone(),
-            started_at: SystemTime::now(),
+            started_at,
             tcp_port: info_port(&tcp),
             http_port: info_port(&http),
             lookupd_addresses: lookup,
@@ -369,6 +372,7 @@ fn peer_info(config: &Config, tcp_port: u16, http_port: u16) -> PeerInfo {
     let or_real = |broadcast: u16, real: u16| if broadcast == 0 { real } else { broadcast };
     PeerInfo {
         broadcast_address: config.broadcast_address.clone(),
+        heartbeat_stats: nsq_protocol::heartbeat::HEARTBEAT_STATS,
         hostname: nsq_daemon::hostname(),
         tcp_port: or_real(config.broadcast_tcp_port, tcp_port),
         http_port: or_real(config.broadcast_http_port, http_port),

@@ -3,6 +3,8 @@
 //! A topic's numbers are taken under its lock, a channel's and its consumers' under the channel's: each line is
 //! consistent in itself, and nobody is stopped to take them all at once.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use nsq_protocol::{
     ChannelStats, ClientStats, E2eLatency, MemoryStats, Percentile, PubCount, Stats, TopicStats,
 };
@@ -70,11 +72,28 @@ pub fn collect(
     }
 }
 
+/// When the daemon started, in unix seconds.
+pub fn start_time(started_at: SystemTime) -> i64 {
+    let since_epoch = started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    signed(since_epoch.as_secs())
+}
+
 /// `OK`, or `NOK - ` and why.
 pub fn health(engine: &Engine) -> String {
     match engine.health() {
         Ok(()) => "OK".to_owned(),
         Err(cause) => format!("NOK - {cause}"),
+    }
+}
+
+/// The node as a whole. `start_time` is in unix seconds.
+pub fn of_node(engine: &Engine, start_time: i64) -> Stats {
+    Stats {
+        version: nsq_daemon::NSQ_VERSION.to_owned(),
+        health: health(engine),
+        start_time,
+        memory: Some(memory_stats()),
+        ..Stats::default()
     }
 }
 

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::json::lenient;
+use crate::stats::Stats;
 
 /// Reads an answer, also one that an old daemon has wrapped as `{"status_code": .., "data": {..}}`.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
@@ -106,6 +107,31 @@ pub struct Node {
     /// The node's topics.
     #[serde(deserialize_with = "lenient")]
     pub topics: Vec<String>,
+}
+
+/// `/cluster/stats`: what nodes tell with their heartbeats. Not NSQ's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterStatsResponse {
+    /// All nodes.
+    #[serde(deserialize_with = "lenient")]
+    pub nodes: Vec<ClusterNode>,
+}
+
+/// A node with its figures.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterNode {
+    /// Who it is.
+    #[serde(flatten)]
+    pub node: Producer,
+    /// How old the figures are. None if there are none.
+    pub age_ms: Option<u64>,
+    /// Whether they are all there is.
+    #[serde(deserialize_with = "lenient")]
+    pub is_complete: bool,
+    /// The figures, as nsqd's `/stats` shows them, without connections. None of a node that does not tell any.
+    pub stats: Option<Stats>,
 }
 
 /// `/topics`.

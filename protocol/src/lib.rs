@@ -23,7 +23,7 @@
 //! - [`error`]: what a client is told when something is wrong
 //! - [`identify`]: what client and nsqd agree on at the start of a connection
 //! - [`compression`]: the byte streams that they may agree on
-//! - [`lookup`]: nsqd and nsqlookupd over TCP; [`discovery`]: nsqlookupd's JSON
+//! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
 //! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`
 //! - [`json`]: a forgiving JSON reader, and JSON as NSQ's programs write it
 
@@ -46,6 +46,7 @@ pub mod identify;
 pub mod compression;
 
 pub mod discovery;
+pub mod heartbeat;
 pub mod lookup;
 
 pub mod stats;
@@ -56,7 +57,10 @@ pub mod json;
 pub use batch::{BatchError, BatchPart, MessageBatch, put_mpub};
 pub use command::{Command, MAGIC_V2, Verb};
 pub use command_decoder::{Decoded, command_name, decode, mpub_topic, truncated};
-pub use discovery::{ChannelsResponse, LookupResponse, Node, NodesResponse, Producer, TopicsResponse};
+pub use discovery::{
+    ChannelsResponse, ClusterNode, ClusterStatsResponse, LookupResponse, Node, NodesResponse, Producer,
+    TopicsResponse,
+};
 pub use error::{ErrorCode, ProtocolError, quote};
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameType, put_frame};
 pub use identify::{IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, negotiate};

@@ -4,7 +4,7 @@
 //! it closes. Responses have a size but no type, so an error is told by its text.
 //!
 //! ```text
-//! command   NAME *( SP PARAM ) LF [ size(4) JSON ]    the line is trimmed, then split at single blanks
+//! command   NAME *( SP PARAM ) LF [ size(4) body ]    the line is trimmed, then split at single blanks
 //! response  size(4) data(size)
 //! ```
 
@@ -12,6 +12,7 @@ use memchr::memchr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorCode, ProtocolError};
+use crate::heartbeat::MAX_REPORT_BYTES;
 use crate::json::{JsonError, Reader, fold_key, lenient, to_json};
 use crate::name::{ChannelName, TopicName};
 
@@ -23,6 +24,9 @@ pub const MAGIC_V1: &[u8; 4] = b"  V1";
 pub struct PeerInfo {
     /// Address that clients are to use.
     pub broadcast_address: String,
+    /// Which [heartbeat statistics](crate::heartbeat) it offers; 0 for none. Not NSQ's.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub heartbeat_stats: u8,
     /// The node's host.
     pub hostname: String,
     /// Port of its HTTP interface.
@@ -55,6 +59,7 @@ impl PeerInfo {
         reader.object(|key, value| {
             match fold_key(key).as_str() {
                 "broadcast_address" => replace(&mut info.broadcast_address, value.string()?),
+                "heartbeat_stats" => replace(&mut info.heartbeat_stats, version(value)?),
                 "hostname" => replace(&mut info.hostname, value.string()?),
                 "http_port" => replace(&mut info.http_port, port(value)?),
                 "tcp_port" => replace(&mut info.tcp_port, port(value)?),
@@ -74,6 +79,16 @@ fn port(value: &mut Reader<'_>) -> Result<Option<u16>, JsonError> {
     value.integer()?.map(|port| u16::try_from(port).map_err(|_| JsonError)).transpose()
 }
 
+/// A version that is out of range is one that nobody knows, as any that comes after ours.
+fn version(value: &mut Reader<'_>) -> Result<Option<u8>, JsonError> {
+    Ok(value.integer()?.map(|version| u8::try_from(version).unwrap_or(0)))
+}
+
+// Not public, but serde calls it by reference.
+fn is_zero(version: &u8) -> bool {
+    *version == 0
+}
+
 fn replace<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
@@ -87,6 +102,9 @@ pub struct LookupdInfo {
     /// Address that nsqd is to use for HTTP; without one it asks others.
     #[serde(deserialize_with = "lenient")]
     pub broadcast_address: String,
+    /// Which [heartbeat statistics](crate::heartbeat) it wants of what it was offered; 0 for none. Not NSQ's.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub heartbeat_stats: u8,
     /// Its host.
     #[serde(deserialize_with = "lenient")]
     pub hostname: String,
@@ -148,6 +166,8 @@ pub enum LookupCommand {
     },
     /// I am still here. Answered by `OK`.
     Ping,
+    /// This is how I am doing: a [`StatsReport`](crate::heartbeat::StatsReport), if that was agreed on. Answered by `OK`.
+    Stats(Vec<u8>),
 }
 
 impl LookupCommand {
@@ -165,6 +185,10 @@ impl LookupCommand {
                 put_registration(out, "UNREGISTER", topic, channel.as_ref())
             }
             Self::Ping => out.extend_from_slice(b"PING\n"),
+            Self::Stats(report) => {
+                out.extend_from_slice(b"STATS\n");
+                put_lookup_response(out, report);
+            }
         }
     }
 }
@@ -187,12 +211,14 @@ pub struct LookupLimits {
     pub max_line_bytes: usize,
     /// Longest body of IDENTIFY.
     pub max_body_size: usize,
+    /// Longest body of STATS.
+    pub max_report_bytes: usize,
 }
 
 impl Default for LookupLimits {
-    /// 16 KiB and 1 MiB.
+    /// 16 KiB, and 1 MiB for each body.
     fn default() -> Self {
-        Self { max_line_bytes: 16 << 10, max_body_size: 1 << 20 }
+        Self { max_line_bytes: 16 << 10, max_body_size: 1 << 20, max_report_bytes: MAX_REPORT_BYTES }
     }
 }
 
@@ -236,7 +262,7 @@ pub fn decode_lookup(buf: &[u8], identified: bool, limits: &LookupLimits) -> Loo
     }
 }
 
-/// What to answer when nothing more will come and `buf` starts with an IDENTIFY whose body is not all
+/// What to answer when nothing more will come and `buf` starts with a command whose body is not all
 /// there; None when there is nothing to answer.
 pub fn lookup_truncated(buf: &[u8], identified: bool, limits: &LookupLimits) -> Option<ProtocolError> {
     if decode_lookup(buf, identified, limits) != LookupDecoded::Incomplete {
@@ -244,7 +270,8 @@ pub fn lookup_truncated(buf: &[u8], identified: bool, limits: &LookupLimits) -> 
     }
     let body_at = memchr(b'\n', buf)? + 1;
     let what = if buf.len() - body_at < 4 { "body size" } else { "body" };
-    Some(bad_body(format!("failed to read {what}")))
+    let command = if trim(buf).starts_with(b"STATS") { "STATS" } else { "IDENTIFY" };
+    Some(bad_body(command, format!("failed to read {what}")))
 }
 
 fn decode_line(
@@ -257,7 +284,18 @@ fn decode_line(
     let name = words.next().unwrap_or_default();
     let command = match name {
         b"IDENTIFY" if identified => return Err(invalid("cannot IDENTIFY again")),
-        b"IDENTIFY" => return decode_identify(body, limits),
+        b"IDENTIFY" => {
+            let Some((json, consumed)) = sized("IDENTIFY", body, limits.max_body_size)? else {
+                return Ok(None);
+            };
+            let info = PeerInfo::parse(json).map_err(|error| bad_body("IDENTIFY", error.to_string()))?;
+            return Ok(Some((LookupCommand::Identify(info), consumed)));
+        }
+        b"STATS" if !identified => return Err(invalid("client must IDENTIFY")),
+        b"STATS" => {
+            let report = sized("STATS", body, limits.max_report_bytes)?;
+            return Ok(report.map(|(report, consumed)| (LookupCommand::Stats(report.to_vec()), consumed)));
+        }
         b"REGISTER" => {
             let (topic, channel) = registration("REGISTER", words, identified)?;
             LookupCommand::Register { topic, channel }
@@ -272,23 +310,18 @@ fn decode_line(
     Ok(Some((command, 0)))
 }
 
-fn decode_identify(
-    body: &[u8],
-    limits: &LookupLimits,
-) -> Result<Option<(LookupCommand, usize)>, ProtocolError> {
+/// The body of `command` with its size, once it is all there; and how many bytes that took.
+fn sized<'a>(command: &str, body: &'a [u8], max: usize) -> Result<Option<(&'a [u8], usize)>, ProtocolError> {
     let Some((size, rest)) = body.split_first_chunk::<4>() else {
         return Ok(None);
     };
     let claimed = i32::from_be_bytes(*size);
-    let size = usize::try_from(claimed).map_err(|_| bad_body(format!("invalid body size {claimed}")))?;
-    if size > limits.max_body_size {
-        return Err(bad_body(format!("body too big {size} > {}", limits.max_body_size)));
+    let size =
+        usize::try_from(claimed).map_err(|_| bad_body(command, format!("invalid body size {claimed}")))?;
+    if size > max {
+        return Err(bad_body(command, format!("body too big {size} > {max}")));
     }
-    let Some(json) = rest.get(..size) else {
-        return Ok(None);
-    };
-    let info = PeerInfo::parse(json).map_err(|error| bad_body(error.to_string()))?;
-    Ok(Some((LookupCommand::Identify(info), 4 + size)))
+    Ok(rest.get(..size).map(|data| (data, 4 + size)))
 }
 
 fn registration<'a>(
@@ -329,8 +362,8 @@ fn invalid(text: impl Into<Vec<u8>>) -> ProtocolError {
     ProtocolError::new(ErrorCode::Invalid, text)
 }
 
-fn bad_body(text: String) -> ProtocolError {
-    ProtocolError::new(ErrorCode::BadBody, format!("IDENTIFY {text}"))
+fn bad_body(command: &str, text: String) -> ProtocolError {
+    ProtocolError::new(ErrorCode::BadBody, format!("{command} {text}"))
 }
 
 /// Appends a response to `out`: its size, then `data`, which must be shorter than 2 GiB.

@@ -32,6 +32,7 @@ fn identify(json: &str) -> Vec<u8> {
 fn info() -> PeerInfo {
     PeerInfo {
         broadcast_address: "bcast".into(),
+        heartbeat_stats: 0,
         hostname: "vm".into(),
         http_port: 4151,
         tcp_port: 4150,
@@ -59,6 +60,17 @@ fn identify_as_nsqd_writes_it() {
     );
     assert_eq!(buf, identify(json));
     assert_eq!(command(&buf), LookupCommand::Identify(info()));
+}
+
+#[test]
+fn heartbeat_statistics_are_offered_and_wanted_by_a_field_more() {
+    let mut buf = Vec::new();
+    LookupCommand::Identify(PeerInfo { heartbeat_stats: 1, ..info() }).encode(&mut buf);
+    assert!(buf.windows(19).any(|part| part == br#""heartbeat_stats":1"#));
+    let LookupCommand::Identify(read) = command(&buf) else { panic!("not IDENTIFY") };
+    assert_eq!(read.heartbeat_stats, 1);
+    let of = |json: &str| LookupdInfo::parse(json.as_bytes()).unwrap().heartbeat_stats;
+    assert_eq!((of("{}"), of(r#"{"heartbeat_stats":1}"#), of(r#"{"heartbeat_stats":null}"#)), (0, 1, 0));
 }
 
 #[test]
@@ -124,6 +136,9 @@ fn wrong_bodies() {
 #[test]
 fn sizes_are_checked_before_bodies_come() {
     check_error(b"IDENTIFY\n\xff\xff\xff\xff", false, "E_BAD_BODY IDENTIFY invalid body size -1");
+    check_error(b"STATS\n\xff\xff\xff\xff", true, "E_BAD_BODY STATS invalid body size -1");
+    check_error(b"STATS\n\0\x10\0\x01", true, "E_BAD_BODY STATS body too big 1048577 > 1048576");
+    check_error(b"STATS\n\0\0\0\0", false, "E_INVALID client must IDENTIFY");
     check_error(b"IDENTIFY\n\0\x10\0\x01", false, "E_BAD_BODY IDENTIFY body too big 1048577 > 1048576");
     assert_eq!(decode(b"IDENTIFY\n\0\x10\0\0", false), LookupDecoded::Incomplete);
     let mut line = vec![b'x'; 16 << 10];
@@ -138,6 +153,9 @@ fn what_ends_early() {
         |buf: &[u8]| lookup_truncated(buf, false, &LookupLimits::default()).map(|error| error.to_string());
     assert_eq!(error(b"IDENTIFY\n\0").as_deref(), Some("E_BAD_BODY IDENTIFY failed to read body size"));
     assert_eq!(error(b"IDENTIFY\n\0\0\0\x02{").as_deref(), Some("E_BAD_BODY IDENTIFY failed to read body"));
+    let error =
+        |buf: &[u8]| lookup_truncated(buf, true, &LookupLimits::default()).map(|error| error.to_string());
+    assert_eq!(error(b"STATS\n\0\0\0\x02x").as_deref(), Some("E_BAD_BODY STATS failed to read body"));
     assert_eq!(error(b"PIN"), None);
     assert_eq!(error(b"PING\n"), None);
 }
@@ -186,6 +204,7 @@ fn commands() -> impl Strategy<Value = LookupCommand> {
         names.clone().prop_map(|(topic, channel)| LookupCommand::Register { topic, channel }),
         names.prop_map(|(topic, channel)| LookupCommand::Unregister { topic, channel }),
         Just(LookupCommand::Ping),
+        prop::collection::vec(any::<u8>(), 0..100).prop_map(LookupCommand::Stats),
     ]
 }
 
@@ -210,7 +229,7 @@ proptest! {
         let _ = lookup_truncated(&bytes, identified, &limits);
         let _ = decode_lookup_response(&bytes, 50);
         let _ = PeerInfo::parse(&bytes);
-        for name in [&b"IDENTIFY\n"[..], b"REGISTER "] {
+        for name in [&b"IDENTIFY\n"[..], b"REGISTER ", b"STATS\n"] {
             let _ = decode_lookup(&[name, &bytes].concat(), identified, &limits);
         }
     }

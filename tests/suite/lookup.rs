@@ -305,6 +305,33 @@ fn nsqd_registers_what_it_has_with_every_lookupd() {
 }
 
 #[test]
+fn nsqd_registers_under_its_broadcast_address_and_ports_and_with_its_place() {
+    test(async {
+        let lookupd = Daemon::lookupd().start().await;
+        let nsqd = Daemon::nsqd()
+            .flag("--broadcast-address=queue.example")
+            .flag("--broadcast-tcp-port=1234")
+            .flag("--broadcast-http-port=1235")
+            .flag("--topology-region=r1")
+            .flag("--topology-zone=z1")
+            .lookupd(&lookupd)
+            .start()
+            .await;
+        nsqd.publish("t", "x").await;
+        let look =
+            async || wait::when(producers(&lookupd, "t").await, |seen| *seen == BTreeSet::from([1234]));
+        wait::until("it is registered with the port that others are told", look).await;
+        let producer = lookupd.get_json("/lookup?topic=t").await["producers"][0].clone();
+        let node = lookupd.get_json("/nodes").await["producers"][0].clone();
+        for shown in [&producer, &node] {
+            assert_eq!(shown["broadcast_address"], "queue.example");
+            assert_eq!((&shown["tcp_port"], &shown["http_port"]), (&json!(1234), &json!(1235)));
+            assert_eq!((&shown["topology_region"], &shown["topology_zone"]), (&json!("r1"), &json!("z1")));
+        }
+    });
+}
+
+#[test]
 fn nsqd_registers_again_with_a_lookupd_that_came_back() {
     test_within(Duration::from_secs(120), async {
         let mut lookupd = Daemon::lookupd().start().await;

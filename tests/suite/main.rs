@@ -70,6 +70,9 @@ mod metrics;
 /// nsqlookupd, and nsqd as its client.
 mod lookup;
 
+/// Statistics that ride on heartbeats to nsqlookupd.
+mod cluster_stats;
+
 /// The client library of this project.
 mod client_crate;
 
@@ -90,6 +93,9 @@ mod bench;
 
 /// Existing client libraries, unchanged.
 mod interop;
+
+/// What deploy/ holds: units, manifests, images; service managers and health checks.
+mod deploy;
 
 /// Facts about the source tree.
 mod tidy;

@@ -35,7 +35,7 @@ fn code(path: &Path) -> String {
 #[test]
 fn paths_named_in_the_documentation_exist() {
     let mut missing = Vec::new();
-    for document in ["docs/ARCHITECTURE.md", "README.md"] {
+    for document in ["docs/ARCHITECTURE.md", "README.md", "deploy/README.md", "docs/COMPATIBILITY.md"] {
         let path = workspace().join(document);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let quoted = text.split('`').skip(1).step_by(2);
@@ -49,9 +49,24 @@ fn paths_named_in_the_documentation_exist() {
     assert!(missing.is_empty(), "paths that do not exist: {missing:#?}");
 }
 
+#[test]
+fn tests_named_in_the_documentation_exist() {
+    let path = workspace().join("docs/COMPATIBILITY.md");
+    let text = fs::read_to_string(&path).expect("the table of compatibility can be read");
+    let code: String = rust_files().iter().map(|path| fs::read_to_string(path).expect("UTF-8")).collect();
+    let quoted =
+        text.split('`').skip(1).step_by(2).map(|name| name.rsplit([' ', ':']).next().unwrap_or_default());
+    // Names of tests are sentences; flags and fields have fewer words.
+    let is_sentence = |name: &&str| name.matches('_').count() >= 5;
+    let missing: Vec<&str> =
+        quoted.filter(is_sentence).filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "tests that do not exist: {missing:#?}");
+}
+
 /// Quoted words that start with a folder of the workspace.
 fn is_path_of_ours(name: &str) -> bool {
-    let folders = ["protocol/", "nsqd/", "lookupd/", "client/", "admin-cli/", "tests/", "docs/", ".ci/"];
+    let folders =
+        ["protocol/", "nsqd/", "lookupd/", "client/", "admin-cli/", "tests/", "docs/", "deploy/", ".ci/"];
     let is_plain = !name.contains([' ', '*', '<', '{', '…', '\n']);
     is_plain && !name.starts_with("tests/.env") && folders.iter().any(|folder| name.starts_with(folder))
 }

@@ -1,5 +1,5 @@
 use nsq_tests::wire::Peer;
-use nsq_tests::{Daemon, test};
+use nsq_tests::{Daemon, test, wait};
 use serde_json::{Value, json};
 
 const EXPERIMENT: &str = "--enable-experiment=topology-aware-consumption";
@@ -96,6 +96,65 @@ fn a_near_consumer_that_does_not_read_is_not_waited_for() {
             nsqd.publish("t", &body).await;
         }
         assert_eq!(far.message().await.body.len(), body.len());
+    });
+}
+
+#[test]
+fn our_own_client_and_command_say_where_they_are() {
+    test(async {
+        let lookupd = Daemon::lookupd().start().await;
+        let nsqd = Daemon::nsqd()
+            .flag(EXPERIMENT)
+            .flag("--topology-region=r1")
+            .flag("--topology-zone=z1")
+            .lookupd(&lookupd)
+            .start()
+            .await;
+        let _far = consumer(&nsqd, "r2", "z2").await;
+        let config = nsq::Config::new().topology_region("r1").topology_zone("z1").max_in_flight(10);
+        let client = nsq::Consumer::builder("t", "c").nsqd(nsqd.tcp().to_string()).config(config);
+        let mut messages = client.stream().expect("a consumer");
+        let ready = |channel: &nsq_tests::stats::Channel| {
+            channel.clients.len() == 2 && channel.clients.iter().all(|one| one.ready_count > 0)
+        };
+        nsqd.channel_until("t", "c", "both are ready", ready).await;
+        for _ in 0..3 {
+            nsqd.publish("t", "x").await;
+            messages.next().await.expect("a message").finish().expect("it can be finished");
+        }
+        let nsq = async |words: &[&str]| {
+            let mut command = tokio::process::Command::new(nsq_tests::daemon::binary("nsq"));
+            command.args(words).arg(format!("--lookupd={}", lookupd.http())).kill_on_drop(true);
+            let output = tokio::time::timeout(wait::PATIENCE, command.output()).await.expect("it ends");
+            let output = output.expect("it starts");
+            assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).expect("UTF-8")
+        };
+        let registered = async || {
+            let known = lookupd.get("/lookup?topic=t").await.status;
+            wait::when(known, |status| *status == 200)
+        };
+        wait::until("nsqlookupd knows the topic", registered).await;
+        let stat: Value =
+            serde_json::from_str(&nsq(&["stat", "t", "--no-rates", "--json"]).await).expect("JSON");
+        assert_eq!(stat["topics"][0]["channels"][0]["zone_local_msg_count"], 3);
+        assert!(nsq(&["node", "list"]).await.lines().nth(1).is_some_and(|row| row.ends_with("\tr1/z1")));
+
+        drop(messages);
+        let gone = |channel: &nsq_tests::stats::Channel| channel.clients.len() == 1;
+        nsqd.channel_until("t", "c", "the client is gone", gone).await;
+        let printed = nsq(&["sub", "t", "c", "-n", "1", "--topology-region=r1"]);
+        let publish = async {
+            let ready = |channel: &nsq_tests::stats::Channel| {
+                channel.clients.len() == 2 && channel.clients.iter().all(|one| one.ready_count > 0)
+            };
+            nsqd.channel_until("t", "c", "the command is ready", ready).await;
+            nsqd.publish("t", "for the command").await;
+        };
+        let (printed, ()) = tokio::join!(printed, publish);
+        assert_eq!(printed, "for the command\n");
+        let channel = &nsqd.get_json("/stats?format=json").await["topics"][0]["channels"][0];
+        assert_eq!(channel["region_local_msg_count"], 1);
     });
 }
 

@@ -3,6 +3,7 @@
 //! A silent node is a line on stderr and an exit status, not the end: see [`Answers`].
 
 mod answers;
+mod figures;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use nsq_protocol::discovery::Node as NodeInfo;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::targets::{DEFAULT_LOOKUPD, DEFAULT_NSQD, HOW_TO_SAY, Targets, host_port};
 pub use answers::{Answers, NodeError, verdict};
+pub use figures::{Ask, Look};
 
 /// How many daemons are asked at a time.
 const CONCURRENCY: usize = 32;
@@ -139,6 +141,8 @@ impl Cluster {
                         tcp_port: u16::try_from(answer.tcp_port).unwrap_or(0),
                         http_port: u16::try_from(answer.http_port).unwrap_or(0),
                         version: answer.version,
+                        topology_zone: answer.topology_zone,
+                        topology_region: answer.topology_region,
                         ..NodeInfo::default()
                     };
                     let key = host_port(&info.broadcast_address, info.http_port);
@@ -160,8 +164,16 @@ impl Cluster {
         operation: &'static str,
         call: impl AsyncFn(&Node) -> Result<T, AdminError>,
     ) -> Answers<T> {
-        let answers = all(&self.nodes, call).await;
-        Answers::collect(operation, self.nodes.iter().map(|node| node.name.clone()).zip(answers))
+        Self::on(&self.nodes.iter().collect::<Vec<_>>(), operation, call).await
+    }
+
+    async fn on<T>(
+        nodes: &[&Node],
+        operation: &'static str,
+        call: impl AsyncFn(&Node) -> Result<T, AdminError>,
+    ) -> Answers<T> {
+        let answers = all(nodes, async |node: &&Node| call(node).await).await;
+        Answers::collect(operation, nodes.iter().map(|node| node.name.clone()).zip(answers))
     }
 
     /// Asks all nsqlookupds at once.

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::Context;
 use super::change::unknown;
-use super::stat::{flags_of_channel, flags_of_topic, take};
-use crate::cluster::{Cluster, Lookupd, NodeError, verdict};
+use super::stat::{flags_of_channel, flags_of_topic};
+use crate::cluster::{Ask, Cluster, Look, Lookupd, NodeError, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
 use crate::report::{ChannelReport, TopicReport, report};
@@ -94,7 +94,7 @@ struct Found {
 /// What the nodes have, and what is registered.
 async fn find(cluster: &Cluster, only: Option<&Object>) -> Found {
     let query = StatsQuery { topic: only.map(|object| object.topic.clone()), ..StatsQuery::default() };
-    let (samples, mut errors) = take(cluster, &query).await;
+    let Look { samples, mut errors, .. } = cluster.look(&query, Ask::LookupdsFirst).await;
     let wanted = |name: &str| only.is_none_or(|object| object.topic == name);
     let reports = report(None, &samples).into_iter().filter(|topic| wanted(&topic.topic_name));
     let mut topics: BTreeMap<String, TopicReport> =

@@ -26,6 +26,7 @@ pub mod node;
 pub mod create;
 
 pub mod pause;
+pub mod ping;
 
 pub mod empty;
 

@@ -54,7 +54,16 @@ pub async fn list(context: &Context) -> Result<ExitStatus, Failure> {
         output.json(&json!({"nodes": rows.collect::<Vec<_>>(), "node_errors": errors}))?;
     } else {
         let mut table = Table::new(&[
-            "NODE", "TCP", "HOSTNAME", "VERSION", "HEALTH", "TOPICS", "DEPTH", "CLIENTS", "LOOKUPDS",
+            "NODE",
+            "TCP",
+            "HOSTNAME",
+            "VERSION",
+            "HEALTH",
+            "TOPICS",
+            "DEPTH",
+            "CLIENTS",
+            "LOOKUPDS",
+            "REGION/ZONE",
         ]);
         for node in &cluster.nodes {
             let mut cells: Vec<Cell> = vec![
@@ -70,12 +79,21 @@ pub async fn list(context: &Context) -> Result<ExitStatus, Failure> {
                 None => ["no answer".into(), Cell::None, Cell::None, Cell::None],
             });
             cells.push(format!("{}/{}", node.lookupds.len(), cluster.lookupds.len()).into());
+            cells.push(place(&node.info));
             table.row(cells);
         }
         output.table(&table)?;
     }
     output.node_errors(&errors);
     Ok(verdict(answered + cluster.lookupds.len(), &errors))
+}
+
+/// Where a node says that it is.
+fn place(info: &NodeInfo) -> Cell {
+    if info.topology_region.is_empty() && info.topology_zone.is_empty() {
+        return Cell::None;
+    }
+    format!("{}/{}", info.topology_region, info.topology_zone).into()
 }
 
 impl Figures {

@@ -1,6 +1,6 @@
 //! `nsq stat`: topics and channels over all nodes, once or again and again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use nsq::admin::StatsQuery;
@@ -10,10 +10,10 @@ use serde_json::json;
 
 use super::Context;
 use super::change::unknown;
-use crate::cluster::{Cluster, Node, NodeError, verdict};
+use crate::cluster::{Ask, Cluster, Look, NodeError, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
-use crate::report::{ChannelReport, Sample, Samples, TopicReport, report, select};
+use crate::report::{ChannelReport, TopicReport, report, select};
 use crate::table::{Cell, Table};
 
 /// What `nsq stat` is told.
@@ -34,6 +34,9 @@ pub struct StatFlags {
     /// Look once, without rates, and so without waiting.
     #[arg(long, conflicts_with_all = ["watch", "count"])]
     no_rates: bool,
+    /// Ask every nsqd itself, also where an nsqlookupd knows the figures.
+    #[arg(long)]
+    direct: bool,
 }
 
 /// Shows topics and channels.
@@ -56,18 +59,19 @@ async fn show(context: &Context, flags: &StatFlags, wanted: &[Object]) -> Result
         (None, true) => u64::MAX,
         (None, false) => 1,
     };
+    let ask = if flags.direct { Ask::Nodes } else { Ask::LookupdsFirst };
     let mut cluster = Cluster::find(&context.targets).await?;
     let mut next_look = tokio::time::Instant::now();
     let mut before = None;
     if !flags.no_rates {
-        before = Some(take(&cluster, &query).await.0);
+        before = Some(cluster.look(&query, ask).await.samples);
     }
     loop {
         if before.is_some() {
             next_look += flags.interval;
             tokio::time::sleep_until(next_look).await;
         }
-        let (now, errors) = take(&cluster, &query).await;
+        let Look { samples: now, errors, stale } = cluster.look(&query, ask).await;
         let mut topics = report(before.as_ref(), &now);
         let missing = select(&mut topics, wanted);
         if let Some(object) = missing.first()
@@ -76,7 +80,7 @@ async fn show(context: &Context, flags: &StatFlags, wanted: &[Object]) -> Result
         {
             return Err(unknown(&cluster, object).await);
         }
-        print(context, flags, &topics, &errors)?;
+        print(context, flags, &topics, (&errors, &stale))?;
         frames_left -= 1;
         if frames_left == 0 {
             return Ok(verdict(
@@ -90,18 +94,6 @@ async fn show(context: &Context, flags: &StatFlags, wanted: &[Object]) -> Result
             cluster = found;
         }
     }
-}
-
-/// Asks all nodes once. The errors include those of finding them.
-pub async fn take(cluster: &Cluster, query: &StatsQuery) -> (Samples, Vec<NodeError>) {
-    let look = async |node: &Node| {
-        let stats = node.client.stats(query).await?;
-        Ok(Sample { taken_at: Instant::now(), stats })
-    };
-    let answers = cluster.on_nodes("stats", look).await;
-    let mut errors = cluster.errors.clone();
-    errors.extend(answers.errors);
-    (answers.good.into_iter().collect(), errors)
 }
 
 /// What stands in the last column: `P` paused, `*` nodes are missing.
@@ -128,17 +120,26 @@ fn print(
     context: &Context,
     flags: &StatFlags,
     topics: &[TopicReport],
-    errors: &[NodeError],
+    (errors, stale): (&[NodeError], &[(String, Duration)]),
 ) -> Result<(), Failure> {
     let output = context.output;
     if output.is_json() {
-        return output.json(&json!({"topics": topics, "node_errors": errors}));
+        let mut document = json!({"topics": topics, "node_errors": errors});
+        if !stale.is_empty() {
+            let old =
+                |(node, age): &(String, Duration)| json!({"node": node, "age_ms": age.as_millis() as u64});
+            document["stale_nodes"] = stale.iter().map(old).collect();
+        }
+        return output.json(&document);
     }
     if flags.watch {
         output.clear()?;
     }
     output.table(&table(topics, !errors.is_empty()))?;
     output.node_errors(errors);
+    for (node, age) in stale {
+        output.warning(&format!("! {node}: these are its figures of {} s ago", age.as_secs()));
+    }
     Ok(())
 }
 

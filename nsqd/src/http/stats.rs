@@ -1,6 +1,6 @@
 //! `/ping`, `/info` and `/stats`.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use nsq_daemon::http::{Encoding, HttpError, Query, Request, Response, StatusCode, response};
 use nsq_daemon::{NSQ_VERSION, log};
@@ -67,7 +67,7 @@ fn unless_denied(query: &Query<'_>, key: &str) -> bool {
 }
 
 fn start_time(context: &HttpContext) -> i64 {
-    context.started_at.duration_since(UNIX_EPOCH).map_or(0, |since| nanoseconds(since) / 1_000_000_000)
+    stats::start_time(context.started_at)
 }
 
 /// As NSQ's JSON has durations.

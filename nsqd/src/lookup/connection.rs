@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
+use nsq_protocol::heartbeat::parse_refresh_request;
 use nsq_protocol::{LookupError, decode_lookup_response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -44,6 +45,8 @@ impl LookupFailure {
 pub(super) struct LookupConnection {
     stream: TcpStream,
     received: BytesMut,
+    /// The latest request for statistics that came in between, not looked at yet.
+    refresh: Option<u64>,
     /// For writing a batch of commands, and for one whole response.
     io_timeout: Duration,
     max_response_bytes: usize,
@@ -65,6 +68,7 @@ impl LookupConnection {
         Ok(LookupConnection {
             stream,
             received: BytesMut::with_capacity(1024),
+            refresh: None,
             io_timeout,
             max_response_bytes,
         })
@@ -90,7 +94,12 @@ impl LookupConnection {
         loop {
             let size = decode_lookup_response(&self.received, self.max_response_bytes)?;
             if let Some(bytes) = size.map(|(_, bytes)| bytes) {
-                return Ok(self.received.split_to(bytes).freeze().split_off(4));
+                let data = self.received.split_to(bytes).freeze().split_off(4);
+                match parse_refresh_request(&data) {
+                    Some(number) => self.refresh = Some(number),
+                    None => return Ok(data),
+                }
+                continue;
             }
             if self.stream.read_buf(&mut self.received).await? == 0 {
                 return Err(LookupFailure::Closed);
@@ -98,16 +107,25 @@ impl LookupConnection {
         }
     }
 
-    /// Completes when the connection breaks; to be awaited while no command is unanswered. Dropping the future loses
-    /// nothing.
-    pub async fn broken(&mut self) -> LookupFailure {
-        if self.received.is_empty() {
-            match self.stream.read_buf(&mut self.received).await {
-                Ok(0) => return LookupFailure::Closed,
-                Ok(_) => {}
-                Err(error) => return LookupFailure::Io(error),
+    /// Completes when the connection breaks, or when statistics are asked for: with the number of that request, if they
+    /// were `offered`. To be awaited while no command is unanswered. Dropping the future loses nothing.
+    pub async fn refresh_or_broken(&mut self, offered: bool) -> Result<u64, LookupFailure> {
+        loop {
+            if offered && let Some(number) = self.refresh.take() {
+                return Ok(number);
+            }
+            let unasked = LookupFailure::Unasked(self.received.len());
+            if !self.received.is_empty() && !offered {
+                return Err(unasked);
+            }
+            if let Some((data, bytes)) = decode_lookup_response(&self.received, self.max_response_bytes)? {
+                self.refresh = Some(parse_refresh_request(data).ok_or(unasked)?);
+                self.received.advance(bytes);
+                continue;
+            }
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err(LookupFailure::Closed);
             }
         }
-        LookupFailure::Unasked(self.received.len())
     }
 }

@@ -96,6 +96,11 @@ impl FakeLookupd {
         (info.broadcast_address, info.http_port) = (host.to_owned(), port.parse().unwrap());
     }
 
+    /// From now on wants statistics, if they are offered.
+    pub fn set_heartbeat_stats(&self, version: u8) {
+        self.shared.info.lock().heartbeat_stats = version;
+    }
+
     pub fn seen(&self) -> Seen {
         self.shared.seen.borrow().clone()
     }
@@ -223,7 +228,7 @@ fn note(seen: &mut Seen, command: LookupCommand, has_effect: bool) {
             let of_topic = format!("{topic} ");
             seen.listed.retain(|name| *name != topic.as_str() && !name.starts_with(&of_topic));
         }
-        LookupCommand::Ping => {}
+        LookupCommand::Ping | LookupCommand::Stats(_) => {}
     }
 }
 

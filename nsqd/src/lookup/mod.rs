@@ -12,11 +12,17 @@
 //! - `connection`: one TCP connection
 //! - `peer`: the task of one nsqlookupd
 //! - `query`: asking one over HTTP
+//! - `figures`: the node's topics, as far as their statistics go
+//! - `ledger`: pure; whose figures have changed since an nsqlookupd was told of them
+//! - `reporter`: looking at all topics for those that want statistics with their heartbeats
 
 mod backoff;
 mod connection;
+mod figures;
+mod ledger;
 mod peer;
 mod query;
+mod reporter;
 mod state;
 
 use std::collections::BTreeSet;
@@ -32,8 +38,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::figures::{Figures, RegistryFigures};
 use self::peer::{Peer, PeerParts, PeerState, Timing};
 use self::query::QueryLimits;
+use self::reporter::Reporter;
 use self::state::{TopicEntry, Topology};
 use crate::topic::registry::{ChannelOracle, Registry};
 
@@ -75,6 +83,7 @@ pub struct LookupPeers {
     node: Arc<PeerInfo>,
     timing: Timing,
     topology: watch::Sender<Option<Arc<Topology>>>,
+    reporter: watch::Sender<Option<Arc<Reporter>>>,
     peers: Mutex<Peers>,
     /// Ends all tasks.
     stop: CancellationToken,
@@ -109,6 +118,7 @@ impl LookupPeers {
             node: Arc::new(options.peer.clone()),
             timing,
             topology: watch::Sender::new(None),
+            reporter: watch::Sender::new(None),
             peers: Mutex::new(Peers { addresses: Vec::new(), tasks: Vec::new() }),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -124,6 +134,16 @@ impl LookupPeers {
         let changes = registry.engine().topology();
         let registry = Arc::downgrade(registry);
         self.follow(changes, move || registry.upgrade().map(|registry| topology_of(&registry)));
+    }
+
+    /// From now on, statistics ride on the heartbeats to each nsqlookupd that wants them. Does not keep the registry
+    /// alive.
+    pub fn report(&self, registry: &Arc<Registry>, start_time: i64) {
+        self.report_from(Arc::new(RegistryFigures::new(registry, start_time)));
+    }
+
+    fn report_from(&self, figures: Arc<dyn Figures>) {
+        self.reporter.send_replace(Some(Arc::new(Reporter::new(figures))));
     }
 
     /// Asks `gather` for the topology now, after each of `changes`, and now and then in between; until it has none.
@@ -196,6 +216,7 @@ impl LookupPeers {
             max_response_bytes: self.options.max_body_size,
             logger: self.options.logger.clone(),
             topology: self.topology.subscribe(),
+            reporter: self.reporter.subscribe(),
             state: state.clone(),
         });
         tokio::spawn(async move {
@@ -330,6 +351,8 @@ fn topology_of(registry: &Registry) -> Topology {
 
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod report_tests;
 #[cfg(test)]
 mod real_tests;
 #[cfg(test)]

@@ -13,7 +13,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
 
 use super::backoff::Backoff;
 use super::connection::{LookupConnection, LookupFailure};
+use super::ledger::Progress;
 use super::query::join_host_port;
+use super::reporter::{RECENT, Reporter};
 use super::state::{Registrations, Step, Topology};
 
 /// How one nsqlookupd is doing.
@@ -64,6 +66,8 @@ pub(super) struct PeerParts {
     pub logger: Logger,
     /// What the node has; None until that is known, and until then nobody is told that there is a node.
     pub topology: watch::Receiver<Option<Arc<Topology>>>,
+    /// Who looks at the figures; none until there are any.
+    pub reporter: watch::Receiver<Option<Arc<Reporter>>>,
     pub state: watch::Sender<PeerState>,
 }
 
@@ -126,25 +130,74 @@ impl Peer {
     }
 
     async fn connect_and_serve(&mut self) -> Result<Infallible, LookupFailure> {
-        let mut connection = self.connect().await?;
+        let (mut connection, mut reports) = self.connect().await?;
         let ping_interval = self.parts.timing.ping_interval;
         let mut pings = interval_at(Instant::now() + ping_interval, ping_interval);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_new = true;
         loop {
             let topology = self.parts.topology.borrow_and_update().clone();
             if let Some(topology) = topology {
                 self.tell(&mut connection, &topology).await?;
             }
+            if std::mem::take(&mut is_new) {
+                self.begin_round(&mut reports, None).await;
+            }
+            if let Some(reports) = &mut reports {
+                self.send_report(&mut connection, reports).await?;
+                if reports.progress.is_in_round() {
+                    continue;
+                }
+            }
             tokio::select! {
-                _ = pings.tick() => self.ping(&mut connection).await?,
+                _ = pings.tick() => {
+                    self.ping(&mut connection).await?;
+                    self.begin_round(&mut reports, None).await;
+                }
                 () = changed(&mut self.parts.topology) => {}
-                failure = connection.broken() => return Err(failure),
+                number = connection.refresh_or_broken(reports.is_some()) => {
+                    self.begin_round(&mut reports, Some(number?)).await;
+                }
             }
         }
     }
 
-    /// Connects and introduces the node.
-    async fn connect(&self) -> Result<LookupConnection, LookupFailure> {
+    /// A new connection, a heartbeat, or a request with a number, is an occasion to report.
+    async fn begin_round(&self, reports: &mut Option<Reports>, refresh: Option<u64>) {
+        let Some(reports) = reports.as_mut().filter(|reports| !reports.is_refused) else { return };
+        let reporter = self.parts.reporter.borrow().clone();
+        let Some(reporter) = reporter else { return };
+        let now = Instant::now();
+        reports.refresh = refresh.unwrap_or(reports.refresh);
+        reporter.look(if refresh.is_some() { now } else { now.checked_sub(RECENT).unwrap_or(now) }).await;
+        reporter.begin_round(&mut reports.progress, reports.refresh);
+        reports.reporter = Some(reporter);
+    }
+
+    /// Sends the next report of the round, if one is under way.
+    async fn send_report(
+        &self,
+        connection: &mut LookupConnection,
+        reports: &mut Reports,
+    ) -> Result<(), LookupFailure> {
+        let report =
+            reports.reporter.as_ref().and_then(|reporter| reporter.next_report(&mut reports.progress));
+        let Some(report) = report else { return Ok(()) };
+        let mut command = Vec::new();
+        LookupCommand::Stats(report.encode()).encode(&mut command);
+        connection.send(&command).await?;
+        let answer = connection.response().await?;
+        if is_error(&answer) {
+            let (logger, address) = (&self.parts.logger, &self.parts.address);
+            let text = String::from_utf8_lossy(&answer);
+            nsq_daemon::warn!(logger, "LOOKUPD({address}): it refuses statistics, so it gets none: {text}");
+            *reports = Reports { is_refused: true, ..Reports::default() };
+        }
+        Ok(())
+    }
+
+    /// Connects and introduces the node. Also says whether statistics are wanted.
+    async fn connect(&self) -> Result<(LookupConnection, Option<Reports>), LookupFailure> {
         let PeerParts { address, node, timing, max_response_bytes, logger, state, .. } = &self.parts;
         nsq_daemon::info!(logger, "LOOKUPD({address}): connecting");
         let timeouts = (timing.dial_timeout, timing.io_timeout);
@@ -176,7 +229,9 @@ impl Peer {
             state.is_connected = true;
             state.http_address = http_address.or(state.http_address.take());
         });
-        Ok(connection)
+        let offered = node.heartbeat_stats;
+        let wanted = info.heartbeat_stats;
+        Ok((connection, (wanted != 0 && wanted <= offered).then(Reports::default)))
     }
 
     /// Makes it know `topology`.
@@ -255,6 +310,18 @@ impl Peer {
         let answer = connection.response().await?;
         if is_error(&answer) { Err(LookupFailure::refused(b"PING", &answer)) } else { Ok(()) }
     }
+}
+
+/// What one connection has been told of the figures.
+#[derive(Default)]
+struct Reports {
+    /// Of the round that is under way.
+    reporter: Option<Arc<Reporter>>,
+    progress: Progress,
+    /// The latest request.
+    refresh: u64,
+    /// It wanted them, and then did not take them.
+    is_refused: bool,
 }
 
 /// Responses have no type.

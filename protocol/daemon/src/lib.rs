@@ -11,7 +11,8 @@
 //! 5. [`tls`]: certificates, handshakes.
 //! 6. [`http`]: requests, routing, answers, serving.
 //! 7. [`metrics`]: what Prometheus is told.
-//! 8. [`shutdown`]: waiting for SIGINT or SIGTERM.
+//! 8. [`notify`]: telling the service manager.
+//! 9. [`shutdown`]: waiting for SIGINT or SIGTERM.
 
 pub mod go_flags;
 
@@ -30,6 +31,8 @@ pub mod tls;
 pub mod http;
 
 pub mod metrics;
+
+pub mod notify;
 
 pub mod shutdown;
 

@@ -35,6 +35,12 @@ pub struct SubscribeFlags {
     /// How many messages may be in flight to us.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight: u32,
+    /// Region that we are in, for an nsqd that prefers near consumers.
+    #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
+    topology_region: String,
+    /// Zone that we are in, for the same.
+    #[arg(long, value_name = "ZONE", default_value = "", hide_default_value = true)]
+    topology_zone: String,
     /// Print bodies as they are, to a terminal as well.
     #[arg(long)]
     raw: bool,
@@ -88,7 +94,9 @@ impl<'a> Session<'a> {
         let config = (context.targets.security.config.clone())
             .lookupd_poll_interval(LOOKUP_INTERVAL)
             .lookupd_poll_timeout(context.targets.timeout)
-            .max_in_flight(within(flags.max_in_flight, remaining));
+            .max_in_flight(within(flags.max_in_flight, remaining))
+            .topology_region(&flags.topology_region)
+            .topology_zone(&flags.topology_zone);
         let stream = Consumer::builder(&object.topic, channel)
             .nsqd(&sources.nsqds)
             .lookupd(&sources.lookupds)

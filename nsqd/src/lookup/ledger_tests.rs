@@ -1,0 +1,209 @@
+use std::collections::BTreeMap;
+
+use nsq_protocol::{ChannelStats, TopicStats};
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a node has: depths by topic.
+type Node = BTreeMap<String, i64>;
+
+/// Numbers of topics: another one for each time that a topic is made.
+#[derive(Default)]
+struct Numbers {
+    of: BTreeMap<String, TopicNumber>,
+    last: TopicNumber,
+}
+
+impl Numbers {
+    fn look(&mut self, ledger: &mut Ledger, node: &Node) {
+        self.of.retain(|name, _| node.contains_key(name));
+        let seen = node.iter().map(|(name, depth)| {
+            let number = *self.of.entry(name.clone()).or_insert_with(|| {
+                self.last += 1;
+                self.last
+            });
+            Seen::new(number, summary(name, *depth), 0)
+        });
+        ledger.update(NodeSummary::default(), seen);
+    }
+}
+
+fn summary(name: &str, depth: i64) -> TopicSummary {
+    TopicSummary::new(&TopicStats { topic_name: name.into(), depth, ..TopicStats::default() }).unwrap()
+}
+
+/// What an nsqlookupd makes of the reports.
+#[derive(Default)]
+struct Lookupd {
+    progress: Progress,
+    known: Node,
+}
+
+impl Lookupd {
+    /// One report; its topics.
+    fn hear(&mut self, ledger: &mut Ledger, node: &Node) -> Option<StatsReport> {
+        let now = |name: &TopicName| node.get(name.as_str()).map(|depth| summary(name.as_str(), *depth));
+        let report = ledger.next_report(&mut self.progress, now)?;
+        if report.is_first {
+            self.known.clear();
+        }
+        for name in &report.removed {
+            self.known.remove(name.as_str());
+        }
+        self.known.extend(report.topics.iter().map(|topic| (topic.topic_name.to_string(), topic.depth)));
+        Some(report)
+    }
+
+    /// A whole round; how many reports and topics it took.
+    fn round(&mut self, ledger: &mut Ledger, node: &Node) -> (usize, usize) {
+        ledger.begin_round(&mut self.progress, 0);
+        let mut took = (0, 0);
+        while let Some(report) = self.hear(ledger, node) {
+            took = (took.0 + 1, took.1 + report.topics.len());
+            assert_eq!(report.is_last, !self.progress.is_in_round());
+        }
+        took
+    }
+}
+
+fn node(topics: &[(&str, i64)]) -> Node {
+    topics.iter().map(|(name, depth)| ((*name).to_owned(), *depth)).collect()
+}
+
+#[test]
+fn only_what_changed_is_told() {
+    let (mut ledger, mut lookupd, mut numbers) = (Ledger::default(), Lookupd::default(), Numbers::default());
+    let mut has = node(&[("a", 1), ("b", 1), ("c", 1)]);
+    numbers.look(&mut ledger, &has);
+    assert_eq!(lookupd.round(&mut ledger, &has), (1, 3));
+    numbers.look(&mut ledger, &has);
+    assert_eq!(lookupd.round(&mut ledger, &has), (1, 0), "that nothing has changed is told");
+    has.insert("b".into(), 2);
+    has.remove("c");
+    numbers.look(&mut ledger, &has);
+    assert_eq!(lookupd.round(&mut ledger, &has), (1, 1));
+    assert_eq!(lookupd.known, has);
+    let mut other = Lookupd::default();
+    assert_eq!(other.round(&mut ledger, &has), (1, 2), "who is new is told everything");
+}
+
+#[test]
+fn much_is_told_in_pieces_and_changes_in_between_are_not_lost() {
+    let (mut ledger, mut lookupd, mut numbers) = (Ledger::default(), Lookupd::default(), Numbers::default());
+    let mut has: Node = (0..5000).map(|number| (format!("t{number:05}"), 1)).collect();
+    numbers.look(&mut ledger, &has);
+    ledger.begin_round(&mut lookupd.progress, 3);
+    let first = lookupd.hear(&mut ledger, &has).unwrap();
+    assert!(first.is_first && !first.is_last && first.topics.len() < 1000);
+    assert!(first.encode().len() <= REPORT_BYTES + 1000);
+    has.insert("t00000".into(), 2);
+    has.insert("t04999".into(), 2);
+    has.remove("t00001");
+    numbers.look(&mut ledger, &has);
+    ledger.begin_round(&mut lookupd.progress, 4);
+    let mut last = first;
+    while let Some(report) = lookupd.hear(&mut ledger, &has) {
+        assert!(!report.is_first);
+        last = report;
+    }
+    assert_eq!(last.refresh, 3, "the round that was under way answers what was asked before it");
+    assert_ne!(lookupd.known, has, "what lay behind is told in the next round");
+    let took = lookupd.round(&mut ledger, &has);
+    assert!(took.1 <= 2, "{took:?}");
+    assert_eq!(lookupd.known, has);
+}
+
+#[test]
+fn who_missed_too_many_removals_is_told_everything() {
+    let (mut ledger, mut lookupd, mut numbers) = (Ledger::default(), Lookupd::default(), Numbers::default());
+    let mut has = node(&[("stays", 1)]);
+    has.extend((0..=MAX_REMOVED).map(|number| (format!("t{number}"), 1)));
+    numbers.look(&mut ledger, &has);
+    lookupd.round(&mut ledger, &has);
+    has.retain(|name, _| name == "stays");
+    numbers.look(&mut ledger, &has);
+    ledger.begin_round(&mut lookupd.progress, 0);
+    assert!(lookupd.hear(&mut ledger, &has).unwrap().is_first);
+    assert_eq!(lookupd.known, has);
+    assert!(ledger.removed.is_empty());
+}
+
+#[test]
+fn more_than_the_limit_is_cut_and_said_to_be() {
+    let (mut ledger, mut progress) = (Ledger::default(), Progress::default());
+    let seen = |number: TopicNumber| Seen {
+        number,
+        name: TopicName::new(format!("t{number}")).unwrap(),
+        fingerprint: 1,
+        entries: MAX_ENTRIES / 2,
+        is_cut: false,
+    };
+    ledger.update(NodeSummary::default(), (0..3).map(seen));
+    ledger.begin_round(&mut progress, 0);
+    let report = ledger.next_report(&mut progress, |name| Some(summary(name.as_str(), 1))).unwrap();
+    assert_eq!((report.topics.len(), report.is_cut), (2, true));
+    ledger.update(NodeSummary::default(), [Seen { is_cut: true, ..seen(1) }]);
+    ledger.begin_round(&mut progress, 0);
+    assert!(ledger.next_report(&mut progress, |_| None).unwrap().is_cut, "channels of a topic are left out");
+    let wide = TopicStats {
+        topic_name: "t".into(),
+        channels: vec![ChannelStats { channel_name: "c".into(), ..ChannelStats::default() }; 2],
+        ..TopicStats::default()
+    };
+    let seen = |channel_count| Seen::new(1, TopicSummary::new(&wide).unwrap(), channel_count);
+    assert_eq!((seen(2).entries, seen(2).is_cut, seen(3).is_cut), (3, false, true));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Set(u8, i64),
+    Remove(u8),
+    /// Deleted and made anew between two looks.
+    Renew(u8, i64),
+    Look,
+    Begin(usize),
+    Hear(usize),
+    Reconnect(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0u8..8, 0i64..4).prop_map(|(topic, depth)| Step::Set(topic, depth)),
+        2 => (0u8..8).prop_map(Step::Remove),
+        1 => (0u8..8, 0i64..4).prop_map(|(topic, depth)| Step::Renew(topic, depth)),
+        4 => Just(Step::Look),
+        2 => (0usize..2).prop_map(Step::Begin),
+        4 => (0usize..2).prop_map(Step::Hear),
+        1 => (0usize..2).prop_map(Step::Reconnect),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happened_a_look_and_a_round_tell_the_truth(steps in prop::collection::vec(step(), 0..80)) {
+        let (mut ledger, mut has, mut numbers) = (Ledger::default(), Node::new(), Numbers::default());
+        let mut lookupds = [Lookupd::default(), Lookupd::default()];
+        for step in steps {
+            match step {
+                Step::Set(topic, depth) => drop(has.insert(format!("t{topic}"), depth)),
+                Step::Remove(topic) => drop(has.remove(&format!("t{topic}"))),
+                Step::Renew(topic, depth) => {
+                    numbers.of.remove(&format!("t{topic}"));
+                    has.insert(format!("t{topic}"), depth);
+                }
+                Step::Look => numbers.look(&mut ledger, &has),
+                Step::Begin(which) => ledger.begin_round(&mut lookupds[which].progress, 0),
+                Step::Hear(which) => drop(lookupds[which].hear(&mut ledger, &has)),
+                Step::Reconnect(which) => lookupds[which] = Lookupd::default(),
+            }
+        }
+        numbers.look(&mut ledger, &has);
+        for lookupd in &mut lookupds {
+            // The round that was under way first, then one that began after the look.
+            lookupd.round(&mut ledger, &has);
+            lookupd.round(&mut ledger, &has);
+            prop_assert_eq!(&lookupd.known, &has);
+        }
+    }
+}

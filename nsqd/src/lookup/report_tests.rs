@@ -1,0 +1,197 @@
+//! Statistics on the heartbeats, against a fake nsqlookupd on a real socket.
+
+use std::collections::BTreeMap;
+
+use nsq_protocol::heartbeat::{HEARTBEAT_STATS, NodeSummary, StatsReport, TopicSummary, refresh_request};
+use nsq_protocol::{LookupCommand, TopicStats, put_lookup_response};
+
+use super::fake::{Answer, DEADLINE, FakeLookupd, Node, calm, node_info};
+use super::ledger::Seen;
+use super::*;
+use crate::storage::TopicNumber;
+
+/// Topics with their depths.
+#[derive(Default)]
+struct Made(Mutex<BTreeMap<String, i64>>);
+
+impl Made {
+    fn set(&self, topic: &str, depth: i64) {
+        self.0.lock().insert(topic.to_owned(), depth);
+    }
+}
+
+fn summary(name: &str, depth: i64) -> TopicSummary {
+    let stats = TopicStats { topic_name: name.to_owned(), depth, ..TopicStats::default() };
+    TopicSummary::new(&stats).unwrap()
+}
+
+impl Figures for Made {
+    fn look(&self) -> Option<(NodeSummary, Vec<Seen>)> {
+        let topics = self.0.lock();
+        let number = |name: &str| {
+            name.bytes().fold(0, |sum: TopicNumber, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
+        };
+        let seen =
+            topics.iter().map(|(name, depth)| Seen::new(number(name), summary(name, *depth), 0)).collect();
+        let node = NodeSummary { start_time: 5, topic_count: topics.len() as u64, ..NodeSummary::default() };
+        Some((node, seen))
+    }
+
+    fn topic(&self, name: &TopicName) -> Option<TopicSummary> {
+        self.0.lock().get(name.as_str()).map(|depth| summary(name.as_str(), *depth))
+    }
+}
+
+/// Heartbeats in quick succession.
+fn quick() -> Timing {
+    Timing { ping_interval: Duration::from_millis(5), ..calm() }
+}
+
+/// A fake that answers IDENTIFY as one that wants statistics, hands each report to `take`, and answers PING and STATS
+/// as that says.
+async fn wanting(mut take: impl FnMut(Option<&StatsReport>) -> Answer + Send + 'static) -> FakeLookupd {
+    let fake = FakeLookupd::scripted(move |command| match command {
+        LookupCommand::Stats(body) => take(Some(&StatsReport::decode(body).unwrap())),
+        LookupCommand::Ping => take(None),
+        _ => Answer::Right,
+    });
+    let fake = fake.await;
+    fake.set_heartbeat_stats(HEARTBEAT_STATS);
+    fake
+}
+
+fn node(fake: &FakeLookupd, figures: &Arc<Made>) -> Node {
+    let peer = PeerInfo { heartbeat_stats: HEARTBEAT_STATS, ..node_info() };
+    let node = Node::start_with(vec![fake.address.clone()], peer, quick());
+    node.peers.report_from(figures.clone());
+    node.attach();
+    node
+}
+
+/// Waits until `found` finds something in the reports so far.
+async fn until<T>(
+    reports: &watch::Receiver<Vec<StatsReport>>,
+    found: impl Fn(&[StatsReport]) -> Option<T>,
+) -> T {
+    let mut reports = reports.clone();
+    let seen = timeout(DEADLINE, reports.wait_for(|reports| found(reports).is_some())).await;
+    found(&seen.expect("in time").expect("the fake lives")).expect("it was found")
+}
+
+#[tokio::test]
+async fn heartbeats_carry_what_has_changed() {
+    let reports = watch::Sender::new(Vec::new());
+    let seen = reports.subscribe();
+    let fake = wanting(move |report| {
+        reports.send_modify(|reports| reports.extend(report.cloned()));
+        Answer::Right
+    });
+    let fake = fake.await;
+    let figures = Arc::new(Made::default());
+    figures.set("a", 1);
+    figures.set("b", 1);
+    let _node = node(&fake, &figures);
+
+    let first = until(&seen, |reports| reports.first().cloned()).await;
+    assert!(first.is_first && first.is_last && !first.is_cut);
+    assert_eq!((first.topics.len(), first.node.topic_count, first.node.start_time), (2, 2, 5));
+    let idle = until(&seen, |reports| reports.get(1).cloned()).await;
+    assert!(!idle.is_first && idle.is_last && idle.topics.is_empty(), "nothing is told twice: {idle:?}");
+    *figures.0.lock() = BTreeMap::from([("b".to_owned(), 7)]);
+    let told = |report: &&StatsReport| !report.topics.is_empty() && !report.removed.is_empty();
+    let change = until(&seen, |reports| reports[1..].iter().find(told).cloned()).await;
+    assert_eq!((change.topics.len(), change.topics[0].depth, change.removed[0].as_str()), (1, 7, "a"));
+    assert!(fake.seen().count("PING") > 0);
+
+    // Who comes back has forgotten everything.
+    let told = seen.borrow().len();
+    fake.break_connections();
+    let again = until(&seen, |reports| reports[told..].iter().find(|report| report.is_first).cloned()).await;
+    assert_eq!(again.topics.len(), 1);
+}
+
+#[tokio::test]
+async fn fresh_figures_come_when_asked_for() {
+    let reports = watch::Sender::new(Vec::new());
+    let seen = reports.subscribe();
+    let figures = Arc::new(Made::default());
+    figures.set("a", 1);
+    let behind = figures.clone();
+    let mut asked = false;
+    let fake = wanting(move |report| {
+        if let Some(report) = report {
+            reports.send_modify(|reports| reports.push(report.clone()));
+            return Answer::Right;
+        }
+        let mut answer = Vec::new();
+        if !std::mem::replace(&mut asked, true) {
+            // Before the answer that is awaited, and once more behind it.
+            behind.set("a", 2);
+            put_lookup_response(&mut answer, &refresh_request(41));
+            put_lookup_response(&mut answer, b"OK");
+            put_lookup_response(&mut answer, &refresh_request(42));
+        } else {
+            put_lookup_response(&mut answer, b"OK");
+        }
+        Answer::Raw(answer)
+    });
+    let fake = fake.await;
+    let _node = node(&fake, &figures);
+    let fresh = until(&seen, |reports| reports.iter().find(|report| report.refresh == 42).cloned()).await;
+    assert!(fresh.is_last);
+    let told = seen.borrow().iter().flat_map(|report| &report.topics).map(|topic| topic.depth).next_back();
+    assert_eq!(told, Some(2));
+    assert_eq!(fake.seen().count("connected"), 1);
+}
+
+#[tokio::test]
+async fn one_of_another_make_sees_plain_pings() {
+    let fake = FakeLookupd::start().await;
+    let _node = node(&fake, &Arc::new(Made::default()));
+    let seen = fake.until(|seen| seen.count("PING") >= 5).await;
+    assert!(
+        seen.peer.as_ref().is_some_and(|peer| peer.heartbeat_stats == HEARTBEAT_STATS),
+        "it was offered them"
+    );
+    assert_eq!((seen.count("STATS"), seen.count("connected")), (0, 1));
+}
+
+#[tokio::test]
+async fn who_does_not_offer_does_not_send() {
+    let fake = wanting(|_| Answer::Right).await;
+    let node = Node::start(&[&fake], quick());
+    node.peers.report_from(Arc::new(Made::default()));
+    node.attach();
+    assert_eq!(fake.until(|seen| seen.count("PING") >= 5).await.count("STATS"), 0);
+}
+
+#[tokio::test]
+async fn who_refuses_them_keeps_the_node_and_gets_no_more() {
+    let refused = || {
+        let mut answer = Vec::new();
+        put_lookup_response(&mut answer, b"E_BAD_BODY STATS not a report");
+        Answer::Raw(answer)
+    };
+    let fake = wanting(move |report| if report.is_some() { refused() } else { Answer::Right }).await;
+    let figures = Arc::new(Made::default());
+    let node = node(&fake, &figures);
+    let seen = fake.until(|seen| seen.count("STATS") == 1 && seen.count("PING") >= 5).await;
+    assert_eq!((seen.count("STATS"), seen.count("connected")), (1, 1));
+    assert_eq!(node.count_lines("refuses statistics"), 1);
+}
+
+#[tokio::test]
+async fn registrations_do_not_wait_for_a_long_round() {
+    let fake = wanting(|_| Answer::Right).await;
+    let figures = Arc::new(Made::default());
+    for number in 0..20_000 {
+        figures.set(&format!("t{number}"), 1);
+    }
+    let node = node(&fake, &figures);
+    fake.until(|seen| seen.count("STATS") >= 1).await;
+    node.create("new", &[]);
+    let seen = fake.until_listed(&["new"]).await;
+    let place = |line: &str| seen.log.iter().position(|other| other == line).unwrap();
+    assert!(place("REGISTER new") > place("STATS"));
+    fake.until(|seen| seen.count("STATS") >= 50).await;
+}

@@ -1,0 +1,271 @@
+use std::time::Duration;
+
+use nsq_tests::daemon::binary;
+use nsq_tests::http::request_with;
+use nsq_tests::wire::{command, length};
+use nsq_tests::{Daemon, test, wait};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// `/cluster/stats`, with figures that are fresh.
+async fn figures(lookupd: &Daemon, more: &str) -> Vec<Value> {
+    let answer = lookupd.get_json(&format!("/cluster/stats?refresh=true{more}")).await;
+    answer["nodes"].as_array().expect("nodes").clone()
+}
+
+/// Three nsqds that two nsqlookupds know.
+async fn cluster() -> ([Daemon; 2], Vec<Daemon>) {
+    let lookupds = [Daemon::lookupd().start().await, Daemon::lookupd().start().await];
+    let mut nsqds = Vec::new();
+    for _ in 0..3 {
+        nsqds.push(Daemon::nsqd().lookupd(&lookupds[0]).lookupd(&lookupds[1]).start().await);
+    }
+    for lookupd in &lookupds {
+        let look = async || {
+            let nodes = figures(lookupd, "").await;
+            let complete = nodes.iter().filter(|node| node["is_complete"] == true).count();
+            wait::when((complete, nodes), |(complete, _)| *complete == 3)
+        };
+        wait::until("all three tell their figures", look).await;
+    }
+    (lookupds, nsqds)
+}
+
+/// `nsq` with these words; its exit code, what it printed, and what it said on stderr.
+async fn nsq(lookupd: &Daemon, line: &str) -> (Option<i32>, String, String) {
+    let mut command = tokio::process::Command::new(binary("nsq"));
+    command.args(line.split(' ')).arg(format!("--lookupd={}", lookupd.http()));
+    let output =
+        tokio::time::timeout(PATIENCE * 2, command.output()).await.expect("it ends").expect("it starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// What `nsq stat` says of topic `t` at one lookupd.
+async fn stat(lookupd: &Daemon, more: &str) -> Value {
+    let (code, printed, said) = nsq(lookupd, &format!("stat t --json --no-rates{more}")).await;
+    assert_eq!(code, Some(0), "{said}");
+    let document: Value = serde_json::from_str(&printed).expect("JSON");
+    assert_eq!(document["stale_nodes"], Value::Null);
+    document["topics"][0].clone()
+}
+
+#[test]
+fn one_request_to_any_lookupd_shows_the_whole_cluster_as_it_is_now() {
+    test(async {
+        let (lookupds, nsqds) = cluster().await;
+        for (number, nsqd) in nsqds.iter().enumerate() {
+            for _ in 0..=number {
+                nsqd.publish("t", "x").await;
+            }
+            nsqd.publish(&format!("only_{number}"), "x").await;
+            nsqd.admin("/channel/create?topic=t&channel=c").await;
+        }
+        let mut consumer = nsqds[2].subscribe("t", "c").await;
+        consumer.ready(2).await;
+        consumer.messages(2).await;
+        for lookupd in &lookupds {
+            let nodes = figures(lookupd, "").await;
+            assert_eq!(nodes.len(), 3);
+            for node in &nodes {
+                let nsqd =
+                    nsqds.iter().find(|nsqd| node["tcp_port"] == nsqd.tcp().port()).expect("one of ours");
+                let mut own = nsqd.get_json("/stats?format=json&include_clients=false").await;
+                let mut told = node["stats"].clone();
+                assert!(told["memory"]["heap_in_use_bytes"].as_u64() > Some(0));
+                for stats in [&mut own, &mut told] {
+                    stats["memory"] = Value::Null;
+                }
+                assert_eq!(told, own, "it is what nsqd itself says");
+                assert_eq!(
+                    (&node["is_complete"], node["age_ms"].as_u64() < Some(5000)),
+                    (&json!(true), true)
+                );
+            }
+            // The command shows it without asking any nsqd.
+            let topic = stat(lookupd, "").await;
+            let channel = &topic["channels"][0];
+            assert_eq!((&topic["node_count"], &topic["message_count"]), (&json!(3), &json!(6)));
+            assert_eq!((&channel["depth"], &channel["in_flight_count"]), (&json!(4), &json!(2)));
+        }
+        let asked = |nsqd: &&Daemon| {
+            nsqd.log().contains("GET /stats?format=json&include_clients=false&include_mem=false")
+        };
+        assert_eq!(nsqds.iter().filter(asked).count(), 0);
+        stat(&lookupds[0], " --direct").await;
+        assert_eq!(nsqds.iter().filter(asked).count(), 3);
+
+        let only =
+            |nodes: Vec<Value>| nodes.iter().map(|node| node["stats"]["topics"].clone()).collect::<Vec<_>>();
+        let topics = only(figures(&lookupds[0], "&topic=only_1").await);
+        assert_eq!(topics.iter().filter(|topics| topics.is_null()).count(), 2, "as of nsqds that lack it");
+        let channels = only(figures(&lookupds[0], "&channel=c").await);
+        assert!(channels.iter().all(|topics| topics.as_array().is_some_and(|topics| topics.len() == 1)));
+
+        let headers = [("Accept", "application/msgpack")];
+        let packed =
+            request_with(lookupds[0].http(), "GET", "/cluster/stats", &headers, b"").await.expect(200);
+        assert_eq!(packed.header("content-type"), Some("application/msgpack"));
+        let unpacked: Value = rmp_serde::from_slice(&packed.body).expect("MessagePack");
+        assert_eq!(unpacked["nodes"].as_array().map(Vec::len), Some(3));
+    });
+}
+
+#[test]
+fn topics_that_go_and_nodes_that_go_are_gone() {
+    test(async {
+        let (lookupds, mut nsqds) = cluster().await;
+        for nsqd in &nsqds {
+            nsqd.publish("t", "x").await;
+        }
+        assert_eq!(stat(&lookupds[0], "").await["node_count"], 3);
+        nsqds[0].admin("/topic/delete?topic=t").await;
+        assert_eq!(stat(&lookupds[0], "").await["node_count"], 2);
+        nsqds[1].kill().await;
+        let nodes = async || wait::when(figures(&lookupds[0], "").await.len(), |count| *count == 2);
+        wait::until("the killed node is gone", nodes).await;
+        assert_eq!(stat(&lookupds[0], "").await["node_count"], 1);
+    });
+}
+
+#[test]
+fn a_node_that_does_not_answer_is_shown_as_it_was_and_said_to_be() {
+    test(async {
+        let (lookupds, nsqds) = cluster().await;
+        for nsqd in &nsqds {
+            nsqd.publish("t", "x").await;
+        }
+        assert_eq!(stat(&lookupds[0], "").await["message_count"], 3);
+        nsqds[1].signal(Signal::STOP);
+        let (code, printed, _) = nsq(&lookupds[0], "stat t --json --no-rates --timeout 3s").await;
+        nsqds[1].signal(Signal::CONT);
+        assert_eq!(code, Some(3));
+        let document: Value = serde_json::from_str(&printed).expect("JSON");
+        let node = nsqds[1].http().to_string();
+        assert_eq!(document["topics"][0]["message_count"], 3);
+        assert_eq!(document["node_errors"][0]["node"], node.as_str());
+        assert_eq!(document["stale_nodes"][0]["node"], node.as_str());
+        assert!(document["stale_nodes"][0]["age_ms"].as_u64() >= Some(1000));
+    });
+}
+
+/// A node of another make, or one that means harm.
+struct Node {
+    stream: TcpStream,
+}
+
+impl Node {
+    async fn connect(lookupd: &Daemon, http_port: u16, heartbeat_stats: Option<Value>) -> (Self, Value) {
+        let mut stream = TcpStream::connect(lookupd.tcp()).await.expect("nsqlookupd accepts");
+        let mut info = json!({"broadcast_address": "127.0.0.1", "hostname": "host", "http_port": http_port,
+            "tcp_port": 4150, "version": "1.3.0"});
+        if let Some(version) = heartbeat_stats {
+            info["heartbeat_stats"] = version;
+        }
+        stream
+            .write_all(&[b"  V1", &command("IDENTIFY", info.to_string())[..]].concat())
+            .await
+            .expect("it reads");
+        let mut node = Node { stream };
+        let reply = serde_json::from_str(&node.answer().await.expect("an answer")).expect("JSON");
+        (node, reply)
+    }
+
+    async fn answer(&mut self) -> Option<String> {
+        let read = async {
+            let size = self.stream.read_u32().await.ok()?;
+            let mut answer = vec![0; size as usize];
+            self.stream.read_exact(&mut answer).await.ok()?;
+            String::from_utf8(answer).ok()
+        };
+        tokio::time::timeout(PATIENCE, read).await.expect("nsqlookupd answers or closes in time")
+    }
+
+    async fn ask(&mut self, bytes: &[u8]) -> Option<String> {
+        self.stream.write_all(bytes).await.expect("nsqlookupd reads");
+        self.answer().await
+    }
+}
+
+#[test]
+fn nsqds_of_another_make_are_asked_themselves() {
+    test(async {
+        let lookupd = Daemon::lookupd().start().await;
+        let ours = Daemon::nsqd().lookupd(&lookupd).start().await;
+        let other = Daemon::nsqd().start().await;
+        ours.publish("t", "x").await;
+        other.publish("t", "x").await;
+        let (mut node, reply) = Node::connect(&lookupd, other.http().port(), None).await;
+        assert_eq!(reply["heartbeat_stats"], Value::Null, "who does not ask is not told");
+        let two = async || {
+            let nodes = figures(&lookupd, "").await;
+            wait::when(nodes, |nodes| {
+                nodes.len() == 2 && nodes.iter().filter(|node| !node["stats"].is_null()).count() == 1
+            })
+        };
+        wait::until("both are known, and one tells", two).await;
+        let topic = stat(&lookupd, "").await;
+        assert_eq!((&topic["node_count"], &topic["message_count"]), (&json!(2), &json!(2)));
+        assert!(other.log().contains("GET /stats"));
+        assert_eq!(node.ask(b"PING\n").await.as_deref(), Some("OK"));
+    });
+}
+
+#[test]
+fn hostile_figures_harm_nobody() {
+    test(async {
+        let lookupd = Daemon::lookupd().start().await;
+        let nsqd = Daemon::nsqd().lookupd(&lookupd).start().await;
+        nsqd.publish("t", "x").await;
+        let (mut node, reply) = Node::connect(&lookupd, 4151, Some(json!(1))).await;
+        assert_eq!(reply["heartbeat_stats"], 1);
+        assert_eq!(node.ask(b"REGISTER mine c\n").await.as_deref(), Some("OK"));
+        let registered = async || {
+            let answer = lookupd.get_json("/lookup?topic=mine").await;
+            answer["producers"].as_array().map(Vec::len)
+        };
+        // Not MessagePack; another type; arrays that claim to be endless; text; a name that is none.
+        let claim =
+            [&[0x97, 0xc3, 0xc3, 0xc2, 0, 0x95, 0xa0, 0xa0, 0, 0, 0][..], &[0xdd, 0xff, 0xff, 0xff, 0xff]];
+        let misnamed =
+            [&[0x97, 0xc3, 0xc3, 0xc2, 0, 0x95, 0xa0, 0xa0, 0, 0, 0, 0x90, 0x91, 0xa3][..], b"a b"];
+        let bodies = [
+            b"\xc1".to_vec(),
+            b"\x05".to_vec(),
+            Vec::new(),
+            br#"{"is_first":true}"#.to_vec(),
+            claim.concat(),
+            misnamed.concat(),
+            vec![0x91; 100_000],
+        ];
+        for body in bodies {
+            let answer = node.ask(&command("STATS", &body)).await.expect("the connection stays");
+            assert!(answer.starts_with("E_BAD_BODY STATS not a report"), "{answer}");
+            assert!(answer.len() < 400);
+            assert_eq!(registered().await, Some(1), "the node stays registered");
+        }
+        assert_eq!(node.ask(b"PING\n").await.as_deref(), Some("OK"));
+
+        let silent = Node::connect(&lookupd, 4152, Some(json!(200))).await;
+        assert_eq!(silent.1["heartbeat_stats"], 1, "the highest that is known here");
+        let nodes = figures(&lookupd, "").await;
+        let told: Vec<_> = nodes.iter().filter(|node| !node["stats"].is_null()).collect();
+        assert_eq!((nodes.len(), told.len()), (3, 1), "{nodes:?}");
+        assert_eq!(told[0]["stats"]["topics"][0]["topic_name"], "t");
+
+        let too_big = [b"STATS\n", &length((1 << 20) + 1)[..]].concat();
+        let (mut greedy, _) = Node::connect(&lookupd, 4153, Some(json!(1))).await;
+        let answer = greedy.ask(&too_big).await;
+        assert_eq!(answer.as_deref(), Some("E_BAD_BODY STATS body too big 1048577 > 1048576"));
+        assert_eq!(greedy.answer().await, None, "and closed");
+        let (mut uninvited, _) = Node::connect(&lookupd, 4154, None).await;
+        let answer = uninvited.ask(&command("STATS", [0x90])).await;
+        assert_eq!(answer.as_deref(), Some("E_INVALID STATS was not agreed on"));
+        assert_eq!(uninvited.answer().await, None, "and closed");
+        assert_eq!(registered().await, Some(1));
+    });
+}
