@@ -54,6 +54,20 @@
 //! - Futures may be dropped at any time; what that means for the message is documented at each.
 //! - Nothing waits without a bound, and no task outlives its handle after a shutdown.
 //!
+//! # TLS and compression
+//!
+//! are options, like all else:
+//!
+//! ```no_run
+//! # fn example() -> Result<(), nsq::ConfigError> {
+//! let mut config = nsq::Config::new().tls_v1(true).snappy(true);
+//! config.set("tls_root_ca_file", "ca.pem")?.set("tls_cert", "me.pem")?.set("tls_key", "me.key")?;
+//! let producer = nsq::Producer::builder().nsqd("127.0.0.1:4150").config(config.clone()).build()?;
+//! let admin = nsq::admin::NsqdClient::new("https://127.0.0.1:4152")?.tls(nsq::Tls::new(&config)?);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! AUTH is not there yet: asking for it is an error, not ignored.
 //!
 //! # The code, in reading order

@@ -173,6 +173,7 @@ impl Transport {
             if compression.start == compression.end {
                 compression.incoming = Vec::new();
             }
+            compression.decompressor.idle();
         }
     }
 

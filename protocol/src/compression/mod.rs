@@ -70,6 +70,15 @@ impl Decompressor {
             Self::Snappy(decompressor) => decompressor.decompress(input, out),
         }
     }
+
+    /// Nothing has come for a while: gives back memory that is not needed until something does.
+    pub fn idle(&mut self) {
+        match self {
+            // Its window is what later bytes refer to.
+            Self::Deflate(_) => {}
+            Self::Snappy(decompressor) => decompressor.idle(),
+        }
+    }
 }
 
 /// What a call to [`Decompressor::decompress`] did.

@@ -133,6 +133,16 @@ impl SnappyDecompressor {
         }
     }
 
+    /// See [`Decompressor::idle`](super::Decompressor::idle).
+    pub fn idle(&mut self) {
+        if self.chunk.is_empty() {
+            self.chunk = Vec::new();
+        }
+        if self.plain.is_empty() {
+            self.plain = Vec::new();
+        }
+    }
+
     /// Hands out what is left of the last chunk.
     fn drain(&mut self, out: &mut [u8]) -> usize {
         let left = &self.plain[self.plain_start..];
