@@ -1,8 +1,10 @@
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use nsq_tests::upgrade::Form;
 use nsq_tests::wire::{Frame, QUIET, bodies, command};
 use nsq_tests::{Certificates, Daemon, Peer, process, test};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 const FORMS: [Option<Form>; 3] = [None, Some(Form::Snappy), Some(Form::Deflate)];
@@ -199,10 +201,9 @@ fn a_handshake_has_a_deadline() {
         let mut peer = nsqd.connect().await;
         negotiate(&mut peer, json!({"tls_v1": true})).await;
         peer.send(b"\x16\x03\x01").await;
-        peer.refused("E_IDENTIFY_FAILED IDENTIFY failed the handshake takes too long").await;
-
         let mut connection = nsq_tests::http::Connection::open(nsqd.https().await).await;
         connection.send(b"\x16\x03\x01").await;
+        peer.refused("E_IDENTIFY_FAILED IDENTIFY failed the handshake takes too long").await;
         assert!(connection.answer("half a handshake").await.is_none());
         nsqd.log().expect("HTTPS: handshake with 127.0.0.1:").await;
     });
@@ -402,5 +403,22 @@ fn a_client_that_stops_in_the_middle_leaves_nothing_behind() {
         next.ready(1).await;
         assert_eq!(next.message().await.attempts, 2);
         next.nothing_for(QUIET).await;
+    });
+}
+
+#[test]
+fn a_hangup_ends_only_an_nsqd_without_certificates() {
+    test(async {
+        let certificates = Certificates::new();
+        let mut with = Daemon::nsqd().tls(&certificates).start().await;
+        with.signal(Signal::HUP);
+        with.log().expect("TLS: new certificate from ").await;
+        with.connect().await.still_works().await;
+        assert!(with.terminate().await.success());
+
+        // As NSQ's, which has nothing to read again.
+        let mut without = Daemon::nsqd().start().await;
+        without.signal(Signal::HUP);
+        assert_eq!(without.exited().await.signal(), Some(Signal::HUP.as_raw()));
     });
 }
