@@ -31,6 +31,12 @@ fn main() -> ExitCode {
             Ok(manager) => manager,
             Err(error) => return fatal(&error.to_string()),
         };
+        // A limit for the size of files is a full disk to us, and not the end of the process.
+        let file_size_limit = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        let _not_fatal = match signal(file_size_limit) {
+            Ok(signal) => signal,
+            Err(error) => return fatal(&error.to_string()),
+        };
         let nsqd = match Nsqd::start(*config, logger.clone()).await {
             Ok(nsqd) => nsqd,
             Err(error) => return fatal(&error.to_string()),

@@ -84,8 +84,13 @@ impl Start {
     /// Starts it and expects that it exits by itself; its exit status and its log.
     pub async fn expect_exit(self) -> (ExitStatus, Log) {
         let folder = TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
+        self.expect_exit_in(folder.path()).await
+    }
+
+    /// [`expect_exit`](Self::expect_exit) with a data directory that exists already.
+    pub async fn expect_exit_in(self, folder: &Path) -> (ExitStatus, Log) {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        let (mut child, log) = launch(self.program, &self.flags, folder.path(), any, any);
+        let (mut child, log) = launch(self.program, &self.flags, folder, any, any);
         let status = exit_status(&mut child, self.program, &log).await;
         (status, log)
     }

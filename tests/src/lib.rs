@@ -37,6 +37,8 @@ pub mod prometheus;
 
 pub mod process;
 
+pub mod disk;
+
 pub mod foreign;
 
 pub use certificates::Certificates;

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit};
 
 /// Resident memory of process `pid`, in bytes.
 pub fn resident_bytes(pid: u32) -> u64 {
@@ -38,6 +41,29 @@ pub fn folder_bytes(folder: &Path) -> u64 {
             Err(_) => 0, // gone meanwhile
         })
         .sum()
+}
+
+/// CPU time that the threads of process `pid` have used so far.
+pub fn cpu_time(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is alive").flatten();
+    // A thread may end meanwhile.
+    let of_thread = |text: String| text.split_whitespace().next()?.parse::<u64>().ok();
+    let texts = threads.filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
+    Duration::from_nanos(texts.filter_map(of_thread).sum())
+}
+
+/// How many files process `pid` has open.
+pub fn open_file_count(pid: u32) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is alive").count() as u64
+}
+
+/// Changes what process `pid` may use of a resource; none for no limit.
+pub fn limit(pid: u32, resource: Resource, current: Option<u64>) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    // It has inherited ours; who is not root may not raise it.
+    let maximum = rustix::process::getrlimit(resource).maximum;
+    rustix::process::prlimit(Some(pid), resource, Rlimit { current: current.or(maximum), maximum })
+        .expect("a limit of a process of ours can be changed");
 }
 
 fn field(text: &str, name: &str) -> u64 {

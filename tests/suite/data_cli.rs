@@ -1,14 +1,14 @@
 //! `nsq data`: what it says of a directory is what nsqd finds there, what it finds damaged is what was damaged, and
 //! what it exports is what consumers would have got.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_tests::daemon::binary;
+use nsq_tests::disk::fingerprint;
 use nsq_tests::wire::{Frame, Message};
 use nsq_tests::{Daemon, test, test_within};
 use serde_json::Value;
@@ -48,23 +48,6 @@ async fn data(words: &[&str], paths: &[&Path]) -> Ran {
     let output = command.output().await.expect("nsq starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("nsq writes UTF-8");
     Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-}
-
-/// Everything about every file of a directory that anybody could change.
-fn fingerprint(dir: &Path) -> BTreeMap<PathBuf, (u64, i64, i64, u32, Vec<u8>)> {
-    fn collect(dir: &Path, found: &mut BTreeMap<PathBuf, (u64, i64, i64, u32, Vec<u8>)>) {
-        for entry in fs::read_dir(dir).expect("a data directory can be read").flatten() {
-            let (path, about) = (entry.path(), entry.metadata().expect("it is there"));
-            let content = if about.is_dir() { Vec::new() } else { fs::read(&path).expect("it can be read") };
-            if about.is_dir() {
-                collect(&path, found);
-            }
-            found.insert(path, (about.ino(), about.mtime(), about.mtime_nsec(), about.mode(), content));
-        }
-    }
-    let mut found = BTreeMap::new();
-    collect(dir, &mut found);
-    found
 }
 
 /// Receives and finishes what a channel has to hand out; deferred messages stay.

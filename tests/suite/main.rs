@@ -49,6 +49,9 @@ mod durability;
 /// kill -9 under load.
 mod recovery;
 
+/// A full disk, no more files, a directory that cannot be used.
+mod faults;
+
 /// The first start in a data directory of NSQ.
 mod import;
 

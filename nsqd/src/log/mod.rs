@@ -194,6 +194,11 @@ impl TopicLog {
         self.spill_failed.load(Ordering::Relaxed) && self.tail.lock().is_over(2)
     }
 
+    /// Whether anybody needs any message up to `sequence`.
+    pub fn is_needed_up_to(&self, sequence: u64) -> bool {
+        self.holders.need_any(0, sequence.saturating_add(1))
+    }
+
     /// Writes to segments whatever up to `sequence` is needed and only in memory (and in the journal).
     pub fn persist_up_to(&self, sequence: u64, sync: bool) -> io::Result<()> {
         let mut segments = self.segments.lock();

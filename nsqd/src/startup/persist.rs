@@ -33,13 +33,14 @@ pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(),
         .map_err(|error| error.to_string())
 }
 
-/// Lets go of the oldest journal files while there are more than a few. Returns how many went.
+/// Lets go of the oldest journal files while there are more than a few; if the disk takes no more, also of those in which
+/// nobody needs anything. Returns how many went.
 pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     let Some(journal) = &registry.engine().journal else { return Ok(0) };
     let files = journal.files();
     let excess = files.len().saturating_sub(KEEP_JOURNAL_FILES);
     if excess == 0 {
-        return Ok(0);
+        return Ok(if journal.health().is_err() { retire_finished_files(registry, journal) } else { 0 });
     }
     for file in &files[..excess] {
         move_to_segments(registry, &file.topics)?;
@@ -50,6 +51,22 @@ pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
         journal.retire_oldest(file.number).map_err(|error| error.to_string())?;
     }
     Ok(excess)
+}
+
+/// Makes room on a full disk without writing messages. That it fails is no news: the journal says why already.
+fn retire_finished_files(registry: &Registry, journal: &Journal) -> usize {
+    let files = journal.files();
+    let topics = registry.all();
+    let is_needed = |&(number, last): &(u32, u64)| {
+        topics.iter().any(|topic| topic.number() == number && topic.log().is_needed_up_to(last))
+    };
+    let older = files.iter().take(files.len().saturating_sub(1));
+    let finished: Vec<u64> =
+        older.take_while(|file| !file.topics.iter().any(is_needed)).map(|file| file.number).collect();
+    if finished.is_empty() || write_checkpoint(registry, false).is_err() {
+        return 0;
+    }
+    finished.into_iter().take_while(|&number| journal.retire_oldest(number).is_ok()).count()
 }
 
 fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(), String> {
