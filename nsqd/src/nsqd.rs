@@ -291,7 +291,7 @@ fn persist_at_end(registry: &Registry) -> Result<(), String> {
     persist::at_end(registry)
 }
 
-/// Lets go of journal and segment files that are needed no more; without a journal, writes down which topics and
+/// Lets go of journal and segment files that are needed no more; tries again what a full disk refused; without a journal, writes down which topics and
 /// channels there are.
 async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
     let engine = registry.engine().clone();
@@ -319,6 +319,7 @@ async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
             if checkpoint {
                 persist::write_checkpoint(&registry, false)?;
             }
+            persist::retry_spills(&registry);
             let retired = persist::retire_journal_files(&registry)?;
             if clean {
                 persist::clean_segments(&registry)?;

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_tests::disk::{MemoryDisk, fingerprint};
 use nsq_tests::wire::{Frame, Peer, batch, command};
 use nsq_tests::{Daemon, process, test, test_within, wait};
+use rustix::fs::FlockOperation;
 use rustix::process::Resource;
 use tempfile::TempDir;
 
@@ -21,47 +23,62 @@ fn folder() -> Arc<TempDir> {
     Arc::new(TempDir::with_prefix("nsq-tests-").expect("a temporary directory"))
 }
 
-/// What publishers know: numbers of messages that were acknowledged, and of those that were refused.
-#[derive(Default)]
-struct Ledger {
+/// A publisher, and what it knows: numbers of messages that were acknowledged, and of those that were refused.
+struct Publisher {
+    address: SocketAddr,
+    /// After an error nsqd closes the connection, as NSQ does.
+    connection: Option<Peer>,
     next: usize,
     acknowledged: BTreeSet<usize>,
     refused: BTreeSet<usize>,
 }
 
-impl Ledger {
-    /// Publishes a batch; whether it was acknowledged. The connection stays usable either way.
-    async fn publish(&mut self, publisher: &mut Peer, topic: &str) -> Result<(), String> {
+impl Publisher {
+    async fn connect(nsqd: &Daemon) -> Self {
+        Publisher {
+            address: nsqd.tcp(),
+            connection: Some(nsqd.connect().await),
+            next: 0,
+            acknowledged: BTreeSet::new(),
+            refused: BTreeSet::new(),
+        }
+    }
+
+    /// Publishes a batch to `t`; the error if it is refused.
+    async fn publish(&mut self) -> Result<(), String> {
         let numbers = self.next..self.next + BATCH;
         self.next += BATCH;
         let padding = "x".repeat(BODY_BYTES);
         let bodies: Vec<String> = numbers.clone().map(|n| format!("{n}:{padding}")).collect();
-        publisher.send(command(format!("MPUB {topic}"), batch(&bodies))).await;
-        match publisher.frame().await {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Peer::connect(self.address).await,
+        };
+        connection.send(command("MPUB t", batch(&bodies))).await;
+        match connection.frame().await {
             Frame::Response(ok) if ok == "OK" => {
                 self.acknowledged.extend(numbers);
+                self.connection = Some(connection);
                 Ok(())
             }
             Frame::Error(error) => {
                 self.refused.extend(numbers);
+                connection.closed().await;
                 Err(String::from_utf8_lossy(&error).into_owned())
             }
             other => panic!("{other:?}"),
         }
     }
 
-    /// Publishes until it is refused; the error.
-    async fn fill(&mut self, publisher: &mut Peer, topic: &str) -> String {
-        loop {
-            if let Err(error) = self.publish(publisher, topic).await {
-                return error;
-            }
-        }
+    /// Publishes until it is refused.
+    async fn fill(&mut self) {
+        while self.publish().await.is_ok() {}
+        assert!(self.acknowledged.len() >= 100, "only {} acknowledged", self.acknowledged.len());
     }
 
     /// Publishes until it is acknowledged again.
-    async fn until_acknowledged(&mut self, publisher: &mut Peer, topic: &str) {
-        wait::until("publishing works again", async || self.publish(publisher, topic).await).await;
+    async fn until_acknowledged(&mut self) {
+        wait::until("publishing works again", async || self.publish().await).await;
     }
 }
 
@@ -71,7 +88,7 @@ fn number(body: &[u8]) -> usize {
     text.split(':').next().and_then(|number| number.parse().ok()).expect("our own body")
 }
 
-/// Receives and finishes all that a channel has, but for at most `keep` in flight elsewhere.
+/// Receives and finishes all that a channel has.
 async fn drain(nsqd: &Daemon, channel: &str) -> BTreeSet<usize> {
     let mut consumer = nsqd.subscribe("t", channel).await;
     consumer.ready(50).await;
@@ -92,8 +109,8 @@ async fn drain(nsqd: &Daemon, channel: &str) -> BTreeSet<usize> {
 }
 
 /// Refused everywhere, and the reason told.
-async fn expect_refusing(nsqd: &Daemon, ledger: &mut Ledger, publisher: &mut Peer, reason: &str) {
-    let error = ledger.publish(publisher, "t").await.expect_err("there is no room");
+async fn expect_refusing(nsqd: &Daemon, publisher: &mut Publisher, reason: &str) {
+    let error = publisher.publish().await.expect_err("there is no room");
     assert!(error.starts_with("E_MPUB_FAILED"), "{error}");
     let over_http = nsqd.post("/pub?topic=t", vec![b'x'; BATCH * BODY_BYTES]).await;
     assert_eq!(over_http.status, 503, "{}", over_http.text());
@@ -102,37 +119,49 @@ async fn expect_refusing(nsqd: &Daemon, ledger: &mut Ledger, publisher: &mut Pee
     assert!(ping.text().contains(reason), "{}", ping.text());
 }
 
+async fn until_healthy(nsqd: &Daemon) {
+    let look = async || wait::when(nsqd.get("/ping").await.text(), |text| text == "OK");
+    wait::until("all is well", look).await;
+}
+
 /// Publishes until the disk is full; consumers drain; `make_room`; publishing goes on; a kill loses nothing.
-async fn full_disk(mut nsqd: Daemon, reason: &str, make_room: impl FnOnce(&Daemon)) {
-    let mut ledger = Ledger::default();
+async fn full_disk(
+    mut nsqd: Daemon,
+    reason: &str,
+    fill_up: impl FnOnce(&Daemon),
+    make_room: impl FnOnce(&Daemon),
+) {
     for channel in ["drained", "kept"] {
         nsqd.subscribe("t", channel).await;
     }
-    let mut publisher = nsqd.connect().await;
-    ledger.fill(&mut publisher, "t").await;
-    assert!(ledger.acknowledged.len() >= 100, "only {} acknowledged", ledger.acknowledged.len());
-    expect_refusing(&nsqd, &mut ledger, &mut publisher, reason).await;
+    let mut publisher = Publisher::connect(&nsqd).await;
+    for _ in 0..10 {
+        publisher.publish().await.expect("there is room");
+    }
+    fill_up(&nsqd);
+    publisher.fill().await;
+    expect_refusing(&nsqd, &mut publisher, reason).await;
 
-    assert_eq!(drain(&nsqd, "drained").await, ledger.acknowledged, "consumers go on meanwhile");
-    expect_refusing(&nsqd, &mut ledger, &mut publisher, reason).await;
+    assert_eq!(drain(&nsqd, "drained").await, publisher.acknowledged, "consumers go on meanwhile");
+    expect_refusing(&nsqd, &mut publisher, reason).await;
 
     make_room(&nsqd);
-    ledger.until_acknowledged(&mut publisher, "t").await;
-    wait::until("all is well", async || match nsqd.get("/ping").await.text() {
-        text if text == "OK" => Ok(()),
-        text => Err(text),
-    })
-    .await;
+    publisher.until_acknowledged().await;
+    until_healthy(&nsqd).await;
     for _ in 0..3 {
-        ledger.publish(&mut publisher, "t").await.expect("there is room");
+        publisher.publish().await.expect("there is room");
     }
     let drained = drain(&nsqd, "drained").await;
-    assert!(drained.is_disjoint(&ledger.refused) && drained.is_subset(&ledger.acknowledged));
+    assert!(drained.is_disjoint(&publisher.refused) && drained.is_subset(&publisher.acknowledged));
 
     nsqd.kill().await;
     nsqd.restart().await;
-    assert_eq!(drain(&nsqd, "kept").await, ledger.acknowledged, "all that was acknowledged, nothing refused");
-    assert!(drain(&nsqd, "drained").await.is_subset(&ledger.acknowledged));
+    assert_eq!(
+        drain(&nsqd, "kept").await,
+        publisher.acknowledged,
+        "all that was acknowledged, nothing refused"
+    );
+    assert!(drain(&nsqd, "drained").await.is_subset(&publisher.acknowledged));
 }
 
 #[test]
@@ -144,7 +173,13 @@ fn a_full_disk_refuses_publishes_until_there_is_room() {
         let ballast = folder.path().join("ballast");
         fs::write(&ballast, vec![1; 60 * MIB as usize]).expect("there is room");
         let nsqd = Daemon::nsqd().start_in(folder.clone()).await;
-        full_disk(nsqd, "No space left on device", |_| fs::remove_file(&ballast).expect("it is there")).await;
+        full_disk(
+            nsqd,
+            "No space left on device",
+            |_| {},
+            |_| fs::remove_file(&ballast).expect("it is there"),
+        )
+        .await;
         drop(disk);
     });
 }
@@ -153,9 +188,8 @@ fn a_full_disk_refuses_publishes_until_there_is_room() {
 fn a_limit_for_the_size_of_files_is_a_full_disk() {
     test_within(Duration::from_secs(120), async {
         let nsqd = Daemon::nsqd().flag("--mem-queue-size=200").start().await;
-        nsqd.publish("first#ephemeral", "makes the journal's first file").await;
-        process::limit(nsqd.pid(), Resource::Fsize, Some(32 * MIB));
-        full_disk(nsqd, "File too large", |nsqd| process::limit(nsqd.pid(), Resource::Fsize, None)).await;
+        let limit = |bytes| move |nsqd: &Daemon| process::limit(nsqd.pid(), Resource::Fsize, bytes);
+        full_disk(nsqd, "File too large", limit(Some(32 * MIB)), limit(None)).await;
     });
 }
 
@@ -166,19 +200,18 @@ fn a_disk_that_the_journal_has_filled_is_freed_by_consumers() {
         let Some(disk) = MemoryDisk::mount(folder.path(), 150) else { return };
         let mut nsqd = Daemon::nsqd().start_in(folder.clone()).await;
         nsqd.subscribe("t", "c").await;
-        let mut publisher = nsqd.connect().await;
-        let mut ledger = Ledger::default();
+        let mut publisher = Publisher::connect(&nsqd).await;
         // Two journal files fit.
-        ledger.fill(&mut publisher, "t").await;
+        publisher.fill().await;
         let drained = drain(&nsqd, "c").await;
-        assert_eq!(drained, ledger.acknowledged);
-        ledger.until_acknowledged(&mut publisher, "t").await;
+        assert_eq!(drained, publisher.acknowledged);
+        publisher.until_acknowledged().await;
         nsqd.kill().await;
         nsqd.restart().await;
         let again = drain(&nsqd, "c").await;
-        let new: BTreeSet<usize> = ledger.acknowledged.difference(&drained).copied().collect();
+        let new: BTreeSet<usize> = publisher.acknowledged.difference(&drained).copied().collect();
         assert!(
-            again.is_superset(&new) && again.is_subset(&ledger.acknowledged),
+            again.is_superset(&new) && again.is_subset(&publisher.acknowledged),
             "{again:?} instead of {new:?}"
         );
         drop((nsqd, disk));
@@ -190,9 +223,8 @@ fn without_files_to_open_nsqd_waits_and_goes_on() {
     test(async {
         let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
-        let mut publisher = nsqd.connect().await;
-        let mut ledger = Ledger::default();
-        ledger.publish(&mut publisher, "t").await.expect("nothing is wrong yet");
+        let mut publisher = Publisher::connect(&nsqd).await;
+        publisher.publish().await.expect("nothing is wrong yet");
         // Room for a few connections more.
         let limit = process::open_file_count(nsqd.pid()) + 4;
         process::limit(nsqd.pid(), Resource::Nofile, Some(limit));
@@ -211,7 +243,9 @@ fn without_files_to_open_nsqd_waits_and_goes_on() {
 
         // More than memory may hold (segments cannot be opened) and than a journal file does: acknowledged or refused.
         for _ in 0..80 {
-            let _ = ledger.publish(&mut publisher, "t").await;
+            if publisher.publish().await.is_err() {
+                break;
+            }
         }
         assert!(nsqd.is_running());
         consumer.ready(1).await;
@@ -221,15 +255,11 @@ fn without_files_to_open_nsqd_waits_and_goes_on() {
 
         drop(crowd);
         nsqd.connect().await.still_works().await;
-        ledger.until_acknowledged(&mut publisher, "t").await;
-        wait::until("all is well", async || match nsqd.get("/ping").await.text() {
-            text if text == "OK" => Ok(()),
-            text => Err(text),
-        })
-        .await;
+        publisher.until_acknowledged().await;
+        until_healthy(&nsqd).await;
         nsqd.kill().await;
         nsqd.restart().await;
-        assert_eq!(drain(&nsqd, "c").await, ledger.acknowledged);
+        assert_eq!(drain(&nsqd, "c").await, publisher.acknowledged);
     });
 }
 
@@ -239,6 +269,7 @@ fn a_data_directory_that_cannot_be_used_is_refused_and_left_alone() {
         let folder = folder();
         let nsqd = Daemon::nsqd().start_in(folder.clone()).await;
         nsqd.publish("t", "x").await;
+        drop(nsqd);
         let expect_refused = async |reason: &str| {
             let before = fingerprint(folder.path());
             let (status, log) = Daemon::nsqd().expect_exit_in(folder.path()).await;
@@ -246,9 +277,10 @@ fn a_data_directory_that_cannot_be_used_is_refused_and_left_alone() {
             assert!(log.text().contains(reason), "{}", log.text());
             assert!(fingerprint(folder.path()) == before, "nothing was touched");
         };
+        let held = fs::File::open(folder.path()).expect("it can be opened");
+        rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).expect("nobody else works here");
         expect_refused("possibly in use by another instance of nsqd").await;
-        nsqd.publish("t", "y").await;
-        drop(nsqd);
+        drop(held);
 
         let format = folder.path().join("format");
         let known = fs::read(&format).expect("it is there");

@@ -178,6 +178,7 @@ impl TopicLog {
     /// written. One caller at a time works; others return at once.
     pub fn spill(&self) -> io::Result<usize> {
         if !self.tail.lock().is_over(1) {
+            self.spill_failed.store(false, Ordering::Relaxed);
             return Ok(0);
         }
         let Some(mut segments) = self.segments.try_lock() else { return Ok(0) };
@@ -192,6 +193,11 @@ impl TopicLog {
     /// Whether memory is at twice its bound because the disk takes no more: time to refuse publishes.
     pub fn is_stuck(&self) -> bool {
         self.spill_failed.load(Ordering::Relaxed) && self.tail.lock().is_over(2)
+    }
+
+    /// Whether the last attempt to free memory failed.
+    pub fn has_failed_to_spill(&self) -> bool {
+        self.spill_failed.load(Ordering::Relaxed)
     }
 
     /// Whether anybody needs any message up to `sequence`.

@@ -79,6 +79,13 @@ fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(),
     Ok(())
 }
 
+/// After the disk took no more: tries again to free the memory of topics.
+pub fn retry_spills(registry: &Registry) {
+    if registry.engine().health().is_err() {
+        registry.all().iter().for_each(|topic| topic.retry_spill());
+    }
+}
+
 /// Lets go of segment files of which little or nothing is needed.
 pub fn clean_segments(registry: &Registry) -> Result<(), String> {
     for topic in registry.all() {

@@ -243,6 +243,16 @@ impl Topic {
         }
     }
 
+    /// Tries again to move messages to disk, if that has failed: publishers are refused meanwhile, so none of them will.
+    pub fn retry_spill(&self) {
+        if self.log.has_failed_to_spill() {
+            self.spill();
+            if !self.log.has_failed_to_spill() {
+                self.engine.set_healthy();
+            }
+        }
+    }
+
     /// The topic is set up (its channels are known): messages may be released.
     pub fn start(&self) {
         let mut state = self.state.lock();
