@@ -1,4 +1,4 @@
-//! kill -9 under load: what was acknowledged is never lost; repeats are counted and reported.
+//! kill -9 under load: what was acknowledged is never lost, and what was finished a moment before is not repeated.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
@@ -22,24 +22,38 @@ struct Ledger {
     next_number: u64,
     /// Answered with OK, with the moment before which a deferred one must not come.
     acknowledged: BTreeMap<u64, Option<Instant>>,
+    /// When nsqd was killed, in order.
+    kills: Vec<Instant>,
     channels: HashMap<&'static str, Received>,
 }
 
 /// What the consumers of one channel know.
 #[derive(Default)]
 struct Received {
-    /// A FIN was sent and a later command was answered: nsqd has read it.
-    finished: BTreeSet<u64>,
+    /// A FIN was sent and a later command was answered, in that life of nsqd and at that moment: nsqd has read it.
+    finished: BTreeMap<u64, (usize, Instant)>,
     /// A FIN was sent; nsqd may have died before it read it.
     finish_sent: BTreeSet<u64>,
     deliveries: u64,
-    /// Delivered although nsqd had read its FIN.
+    /// Delivered although nsqd had read its FIN, which came too shortly before a kill to be in the journal.
     repeated: u64,
+    /// Delivered although nsqd had read its FIN and had time to remember it: with that time.
+    forgotten: Vec<(u64, Option<Duration>)>,
     /// Delivered again although a FIN was on its way when nsqd died: nobody's fault.
     unsettled: u64,
     /// Delivered before its time.
     early: Vec<u64>,
 }
+
+impl Received {
+    fn finish(&mut self, life: usize, numbers: impl IntoIterator<Item = u64>) {
+        let now = Instant::now();
+        self.finished.extend(numbers.into_iter().map(|number| (number, (life, now))));
+    }
+}
+
+/// What was finished so long before a kill must not come again.
+const REMEMBERED_WITHIN: Duration = Duration::from_millis(100);
 
 type Shared = Arc<Mutex<Ledger>>;
 
@@ -85,6 +99,8 @@ fn killed_under_load(flags: &'static [&'static str], rounds: usize) {
             };
             nsq_tests::wait::until("the load has begun", begun).await;
             tokio::time::sleep(Duration::from_micros(random.random_range(0..600_000))).await;
+            // Before it happens: nothing that comes later counts.
+            with(&ledger, |ledger| ledger.kills.push(Instant::now()));
             nsqd.kill().await;
             assert!(clients.join_all().await.len() > 4, "all clients noticed");
             let restarting = Instant::now();
@@ -165,6 +181,7 @@ async fn consume_until_the_end(
     ledger: Shared,
     mut random: SmallRng,
 ) {
+    let life = with(&ledger, |ledger| ledger.kills.len());
     // nsqd may be gone before everybody has connected.
     let Ok(mut peer) = Peer::try_connect(address).await else { return };
     peer.send(format!("SUB t {channel}\nRDY {}\n", random.random_range(5..100))).await;
@@ -174,7 +191,7 @@ async fn consume_until_the_end(
         match peer.frame_within(Duration::from_secs(30)).await {
             // OK to SUB, then to the publishes that are used as marks in the stream of commands.
             Ok(Frame::Response(ok)) if ok == "OK" => with(&ledger, |ledger| {
-                ledger.channels.entry(channel).or_default().finished.extend(sent.drain(..));
+                ledger.channels.entry(channel).or_default().finish(life, sent.drain(..));
             }),
             Ok(Frame::Message(message)) => {
                 let number = received(&ledger, channel, &message);
@@ -197,7 +214,7 @@ async fn consume_until_the_end(
                 if sent.len() >= 20 {
                     let marked = std::mem::take(&mut sent);
                     peer.send(command("PUB mark#ephemeral", "x")).await;
-                    if !settle(&mut peer, &ledger, channel, marked).await {
+                    if !settle(&mut peer, &ledger, channel, life, marked).await {
                         return;
                     }
                 }
@@ -209,11 +226,17 @@ async fn consume_until_the_end(
 }
 
 /// Waits for the OK of a mark; messages that come meanwhile stay in flight. False at the end.
-async fn settle(peer: &mut Peer, ledger: &Shared, channel: &'static str, marked: Vec<u64>) -> bool {
+async fn settle(
+    peer: &mut Peer,
+    ledger: &Shared,
+    channel: &'static str,
+    life: usize,
+    marked: Vec<u64>,
+) -> bool {
     loop {
         match peer.frame_within(Duration::from_secs(30)).await {
             Ok(Frame::Response(_)) => {
-                with(ledger, |ledger| ledger.channels.entry(channel).or_default().finished.extend(marked));
+                with(ledger, |ledger| ledger.channels.entry(channel).or_default().finish(life, marked));
                 return true;
             }
             Ok(Frame::Message(message)) => {
@@ -237,8 +260,13 @@ fn received(ledger: &Shared, channel: &'static str, message: &Message) -> u64 {
         let due = ledger.acknowledged.get(&number).copied().flatten();
         let seen = ledger.channels.entry(channel).or_default();
         seen.deliveries += 1;
-        if seen.finished.contains(&number) {
-            seen.repeated += 1;
+        if let Some(&(life, finished_at)) = seen.finished.get(&number) {
+            // Only the kill that ended this life can have made nsqd forget it. Its last answers may be read afterwards.
+            let kill = ledger.kills.get(life);
+            match kill.map(|kill| kill.saturating_duration_since(finished_at)) {
+                Some(before) if before <= REMEMBERED_WITHIN => seen.repeated += 1,
+                before => seen.forgotten.push((number, before)),
+            }
         } else if seen.finish_sent.contains(&number) {
             seen.unsettled += 1;
         }
@@ -284,15 +312,24 @@ fn report(ledger: &Shared, rounds: usize) {
             // Not println!, which the test runner keeps to itself when all is well.
             let _ = writeln!(
                 std::io::stderr(),
-                "{rounds} kills, channel {channel}: {} acknowledged, {} lost, {} deliveries, {} repeated after \
-                 their FIN was read, {} repeated whose FIN was on its way",
+                "{rounds} kills, channel {channel}: {} acknowledged, {} lost, {} deliveries, {} finished, {} repeated \
+                 whose FIN was read less than {REMEMBERED_WITHIN:?} before, {} earlier, {} repeated whose FIN was \
+                 on its way",
                 ledger.acknowledged.len(),
                 lost.len(),
                 seen.deliveries,
+                seen.finished.len(),
                 seen.repeated,
+                seen.forgotten.len(),
                 seen.unsettled
             );
             assert!(lost.is_empty(), "{channel}: acknowledged and lost: {lost:?}");
+            assert!(seen.finished.len() > rounds * 10, "{channel}: only {} finished", seen.finished.len());
+            assert!(
+                seen.forgotten.is_empty(),
+                "{channel}: finished and delivered again: {:?}",
+                seen.forgotten
+            );
             assert!(seen.early.is_empty(), "{channel}: delivered before they were due: {:?}", seen.early);
         }
     });
