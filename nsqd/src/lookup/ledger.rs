@@ -107,8 +107,12 @@ impl Ledger {
             topic.seen = version;
         }
         // One of the same name that is there again is told behind this, with a version no older.
-        let gone = self.topics.extract_if(.., |_, topic| topic.seen != version);
-        self.removed.extend(gone.map(|(_, topic)| (topic.name, version)));
+        let removed = &mut self.removed;
+        self.topics.retain(|_, topic| {
+            let is_there = topic.seen == version;
+            removed.extend((!is_there).then(|| (topic.name.clone(), version)));
+            is_there
+        });
         if self.removed.len() > MAX_REMOVED {
             self.removed.clear();
             self.forgotten = version;
