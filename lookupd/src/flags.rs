@@ -7,7 +7,7 @@ use clap::{ArgAction, Parser};
 use nsq_daemon::config_file::{Key, Kind};
 use nsq_daemon::flags::Exit;
 use nsq_daemon::go_duration;
-use nsq_daemon::log::Level;
+use nsq_daemon::log::{Format, Level};
 
 /// The program's name, in its version line and its last words.
 pub const PROGRAM: &str = "nsqlookupd";
@@ -31,6 +31,10 @@ pub struct Flags {
     /// Put before every line of the log
     #[arg(long, default_value = "[nsqlookupd] ", value_name = "TEXT")]
     pub log_prefix: String,
+
+    /// What a log line looks like: text (NSQ's) or json
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    pub log_format: Format,
 
     /// Without effect; use --log-level
     #[arg(long, action = ArgAction::Set, default_value_t = false, hide = true)]
@@ -57,9 +61,10 @@ pub struct Flags {
     pub tombstone_lifetime: Duration,
 }
 
-const KEYS: [Key; 7] = [
+const KEYS: [Key; 8] = [
     Key::new("log_level", "log-level", Kind::String),
     Key::new("log_prefix", "log-prefix", Kind::String),
+    Key::new("log_format", "log-format", Kind::String),
     Key::new("tcp_address", "tcp-address", Kind::String),
     Key::new("http_address", "http-address", Kind::String),
     Key::new("broadcast_address", "broadcast-address", Kind::String),

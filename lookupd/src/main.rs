@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use nsq_daemon::log::{self, Logger};
+use nsq_daemon::log::Logger;
 use nsq_daemon::notify::Notifier;
 use nsq_daemon::shutdown::StopSignals;
-use nsq_daemon::{info, version_line};
+use nsq_daemon::{info, version_line, warn};
 use nsqlookupd::flags::{self, Flags, PROGRAM};
 use nsqlookupd::{Config, Lookupd};
 
@@ -14,18 +14,21 @@ fn main() -> ExitCode {
         Ok(flags) => flags,
         Err(exit) => return exit.report(PROGRAM),
     };
-    match start(flags) {
+    // Before the runtime's threads: the logger asks for the local time zone.
+    let logger = Logger::with_format(flags.log_prefix.clone(), flags.log_level, flags.log_format);
+    match start(flags, logger.clone()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
-            log::fatal(PROGRAM, format_args!("{text}"));
+            logger.last_words(PROGRAM, format_args!("{text}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn start(flags: Flags) -> Result<(), String> {
-    // Before the runtime's threads: the logger asks for the local time zone.
-    let logger = Logger::new(flags.log_prefix.clone(), flags.log_level);
+fn start(flags: Flags, logger: Logger) -> Result<(), String> {
+    if flags.verbose {
+        warn!(logger, "--verbose is deprecated and has no effect: use --log-level");
+    }
     info!(logger, "{}", version_line(PROGRAM));
     let failed = |error: &dyn std::fmt::Display| format!("failed to instantiate {PROGRAM} - {error}");
     let config = Config::from_flags(&flags).map_err(|error| failed(&error))?;

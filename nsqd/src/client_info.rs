@@ -1,5 +1,6 @@
 //! Who is connected: what `/stats` tells of one TCP connection. Written by the connection, read by anybody.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use nsq_daemon::tls::Session;
@@ -37,6 +38,15 @@ pub struct Upgrades {
     pub deflate: bool,
 }
 
+/// Who AUTH found it to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthIdentity {
+    /// Name.
+    pub identity: String,
+    /// A page about them.
+    pub identity_url: String,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct ClientInfo {
@@ -46,6 +56,7 @@ pub struct ClientInfo {
     pub connected_at: i64,
     identity: Mutex<Identity>,
     upgrades: Mutex<Upgrades>,
+    auth: Mutex<Option<AuthIdentity>>,
     state: AtomicU8,
     published: Mutex<Vec<(String, u64)>>,
 }
@@ -63,6 +74,7 @@ impl ClientInfo {
             connected_at,
             identity: Mutex::new(identity),
             upgrades: Mutex::default(),
+            auth: Mutex::default(),
             state: AtomicU8::new(0),
             published: Mutex::default(),
         }
@@ -91,6 +103,21 @@ impl ClientInfo {
     /// How its byte stream was upgraded until now.
     pub fn upgrades(&self) -> Upgrades {
         self.upgrades.lock().clone()
+    }
+
+    /// Its address without the port; none on a unix socket.
+    pub fn remote_ip(&self) -> Option<IpAddr> {
+        self.remote_address.parse::<SocketAddr>().ok().map(|address| address.ip())
+    }
+
+    /// AUTH succeeded, or was renewed.
+    pub fn authenticate(&self, auth: AuthIdentity) {
+        *self.auth.lock() = Some(auth);
+    }
+
+    /// Who it is, if AUTH succeeded.
+    pub fn auth(&self) -> Option<AuthIdentity> {
+        self.auth.lock().clone()
     }
 
     /// The protocol state, as a number of NSQ's: 0 init, 3 subscribed, 4 closing.

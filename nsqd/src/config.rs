@@ -1,7 +1,4 @@
 //! Flags and config file become one [`Config`]: checked, complete, never changed while the daemon runs.
-//!
-//! Features that do not exist yet have their flags all the same. Where leaving one without effect would silently lose
-//! protection (authentication), the daemon refuses to start; the harmless ones are told in a line of the log.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,10 +8,12 @@ use std::time::Duration;
 use md5::{Digest, Md5};
 use nsq_daemon::flags::{self as daemon_flags, Exit};
 use nsq_daemon::listen::{Address, parse_address};
-use nsq_daemon::log::{Level, Logger};
+use nsq_daemon::log::{Format, Level, Logger};
 use nsq_daemon::tls::{self, ClientAuth, TlsOptions};
 use nsq_protocol::{IdentifyLimits, Limits};
 
+use crate::auth::AuthOptions;
+use crate::auth::servers::{AuthMethod, AuthServersOptions};
 use crate::engine::{EngineLimits, LatencyOptions};
 use crate::flags::{Flags, KEYS, PROGRAM, TlsRequired, TlsVersion};
 use crate::locality::Location;
@@ -35,12 +34,16 @@ pub struct Config {
     pub log_level: Level,
     /// In front of every log line.
     pub log_prefix: String,
+    /// What a log line looks like.
+    pub log_format: Format,
     /// Upper bits of message ids, below 1024.
     pub node_id: u16,
     /// Where clients connect.
     pub tcp_address: Address,
     /// Where HTTP is served; none for nowhere.
     pub http_address: Option<Address>,
+    /// Permissions of the files of unix sockets; none for what the umask leaves.
+    pub unix_socket_mode: Option<u32>,
     /// Where HTTPS is served, if there is a certificate; empty for nowhere.
     pub https_address: String,
     /// This host's name.
@@ -57,8 +60,14 @@ pub struct Config {
     pub http_client_connect_timeout: Duration,
     /// Limit for a whole request to it.
     pub http_client_request_timeout: Duration,
-    /// How auth servers would be asked.
-    pub auth_http_request_method: String,
+    /// Auth servers: `host:port` or a URL.
+    pub auth_http_addresses: Vec<String>,
+    /// How auth servers are asked.
+    pub auth_http_request_method: AuthMethod,
+    /// The token file; none for none.
+    pub auth_file: Option<PathBuf>,
+    /// Whether the HTTP API needs a token.
+    pub http_auth: bool,
     /// Region of this node; may be empty.
     pub topology_region: String,
     /// Zone of this node; may be empty.
@@ -191,14 +200,9 @@ pub enum ConfigError {
     /// Auth servers are asked in an unknown way.
     #[error("failed to instantiate nsqd - --auth-http-request-method must be get or post")]
     AuthMethod,
-    /// A protection that does not exist yet.
-    #[error("failed to instantiate nsqd - --{flag} is not supported yet: {loss}")]
-    NotSupported {
-        /// The flag.
-        flag: &'static str,
-        /// What going on without it would mean.
-        loss: &'static str,
-    },
+    /// The HTTP API is to be protected, but nobody knows a token.
+    #[error("failed to instantiate nsqd - --http-auth needs --auth-file or --auth-http-address")]
+    HttpAuthWithoutSource,
 }
 
 impl Config {
@@ -207,7 +211,8 @@ impl Config {
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Start {
         match Self::read(args) {
             Ok((config, warnings)) => {
-                let logger = Logger::new(config.log_prefix.clone(), config.log_level);
+                let logger =
+                    Logger::with_format(config.log_prefix.clone(), config.log_level, config.log_format);
                 for warning in warnings {
                     nsq_daemon::warn!(logger, "{warning}");
                 }
@@ -240,9 +245,13 @@ impl Config {
             Some(id) => u16::try_from(id).ok().filter(|id| *id < NODE_ID_LIMIT).ok_or(ConfigError::NodeId)?,
         };
         let tls_required = tls_required(&flags)?;
-        refuse_unsupported(&flags)?;
-        if !["get", "post"].contains(&flags.auth_http_request_method.as_str()) {
-            return Err(ConfigError::AuthMethod);
+        let auth_http_request_method = match flags.auth_http_request_method.as_str() {
+            "get" => AuthMethod::Get,
+            "post" => AuthMethod::Post,
+            _ => return Err(ConfigError::AuthMethod),
+        };
+        if flags.http_auth && flags.auth_file.is_empty() && flags.auth_http_address.is_empty() {
+            return Err(ConfigError::HttpAuthWithoutSource);
         }
         let e2e_processing_latency_percentiles = percentiles(&flags.e2e_processing_latency_percentile)?;
         if !flags.statsd_address.is_empty() && flags.statsd_interval.is_zero() {
@@ -252,9 +261,11 @@ impl Config {
         Ok(Config {
             log_level: flags.log_level,
             log_prefix: flags.log_prefix,
+            log_format: flags.log_format,
             node_id,
             tcp_address: parse_address(&flags.tcp_address),
             http_address: (!flags.http_address.is_empty()).then(|| parse_address(&flags.http_address)),
+            unix_socket_mode: flags.unix_socket_mode,
             https_address: flags.https_address,
             broadcast_address: broadcast_address.unwrap_or_else(|| hostname.clone()),
             hostname,
@@ -263,7 +274,10 @@ impl Config {
             lookupd_tcp_addresses: flags.lookupd_tcp_address,
             http_client_connect_timeout: flags.http_client_connect_timeout,
             http_client_request_timeout: flags.http_client_request_timeout,
-            auth_http_request_method: flags.auth_http_request_method,
+            auth_http_addresses: flags.auth_http_address,
+            auth_http_request_method,
+            auth_file: (!flags.auth_file.is_empty()).then(|| flags.auth_file.into()),
+            http_auth: flags.http_auth,
             topology_region: flags.topology_region,
             topology_zone: flags.topology_zone,
             enable_experiment: flags.enable_experiment,
@@ -333,10 +347,19 @@ impl Config {
         (!self.tls_cert.is_empty()).then(|| TlsOptions {
             certificate: self.tls_cert.clone().into(),
             key: self.tls_key.clone().into(),
-            root_ca: (!self.tls_root_ca_file.is_empty()).then(|| self.tls_root_ca_file.clone().into()),
+            root_ca: self.root_ca(),
             client_auth: client_auth(&self.tls_client_auth_policy).unwrap_or_default(),
             only_tls13: self.tls_min_version == TlsVersion::Tls13,
         })
+    }
+
+    fn root_ca(&self) -> Option<PathBuf> {
+        (!self.tls_root_ca_file.is_empty()).then(|| self.tls_root_ca_file.clone().into())
+    }
+
+    /// Whether there are files to be read again on SIGHUP.
+    pub fn can_reload(&self) -> bool {
+        !self.tls_cert.is_empty() || self.auth_file.is_some()
     }
 
     /// What a client may negotiate.
@@ -354,6 +377,22 @@ impl Config {
             deflate: self.deflate,
             max_deflate_level: self.max_deflate_level,
             ..IdentifyLimits::default()
+        }
+    }
+
+    /// Who is asked what a secret allows.
+    pub fn auth_options(&self) -> AuthOptions {
+        let servers = AuthServersOptions {
+            addresses: self.auth_http_addresses.clone(),
+            method: self.auth_http_request_method,
+            connect_timeout: self.http_client_connect_timeout,
+            request_timeout: self.http_client_request_timeout,
+            root_ca: self.root_ca(),
+            only_tls13: self.tls_min_version == TlsVersion::Tls13,
+        };
+        AuthOptions {
+            token_file: self.auth_file.clone(),
+            servers: (!servers.addresses.is_empty()).then_some(servers),
         }
     }
 
@@ -430,16 +469,6 @@ fn client_auth(policy: &str) -> Option<ClientAuth> {
         "require-verify" => ClientAuth::RequireVerify,
         _ => return None,
     })
-}
-
-/// Flags that would protect something, if they had an effect.
-fn refuse_unsupported(flags: &Flags) -> Result<(), ConfigError> {
-    const OPEN: &str = "clients would not be authenticated";
-    let unsupported = [("auth-http-address", !flags.auth_http_address.is_empty(), OPEN)];
-    match unsupported.into_iter().find(|(_, set, _)| *set) {
-        Some((flag, _, loss)) => Err(ConfigError::NotSupported { flag, loss }),
-        None => Ok(()),
-    }
 }
 
 /// What a flag's being set does not do.

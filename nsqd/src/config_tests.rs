@@ -109,9 +109,9 @@ fn protection_is_never_silently_lost() {
     assert_eq!(fatal(&["--tls-client-auth-policy=requires"]), no_tls);
     assert!(fatal(&["--tls-key=k.pem"]).contains("--tls-key needs --tls-cert"));
     assert!(fatal(&["--tls-cert=c.pem"]).contains("--tls-cert needs --tls-key"));
-    assert!(fatal(&["--auth-http-address=127.0.0.1:1"]).contains(" is not supported yet: "));
     assert!(fatal(&["--tls-root-ca-file=/nonexistent"]).contains("failed to build TLS config"));
     assert!(fatal(&["--auth-http-request-method=GET"]).contains("get or post"));
+    assert!(fatal(&["--http-auth"]).contains("--http-auth needs --auth-file or --auth-http-address"));
     assert!(fatal(&["--max-deflate-level=10"]).ends_with("--max-deflate-level must be [1,9]"));
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use nsq_daemon::config_file::{Key, Kind};
-use nsq_daemon::log::Level;
+use nsq_daemon::log::{Format, Level};
 use nsq_daemon::{go_duration, go_flags};
 
 use crate::storage::Durability;
@@ -30,6 +30,9 @@ pub struct Flags {
     /// Put in front of every log line.
     #[arg(long, default_value = "[nsqd] ")]
     pub log_prefix: String,
+    /// What a log line looks like: text (NSQ's) or json.
+    #[arg(long, default_value = "text")]
+    pub log_format: Format,
     /// Deprecated, no effect: see --log-level.
     #[arg(long, action = ArgAction::Set, default_value_t = false, hide = true)]
     pub verbose: bool,
@@ -46,6 +49,9 @@ pub struct Flags {
     /// Where HTTP is served: host:port, or the path of a unix socket; empty for nowhere.
     #[arg(long, default_value = "0.0.0.0:4151")]
     pub http_address: String,
+    /// Permissions of the files of unix sockets, octal, such as 0660. [default: what the umask leaves]
+    #[arg(long, value_parser = go_flags::parse_mode)]
+    pub unix_socket_mode: Option<u32>,
     /// Where HTTPS is served, if there is a certificate; empty for nowhere.
     #[arg(long, default_value = "0.0.0.0:4152")]
     pub https_address: String,
@@ -67,12 +73,18 @@ pub struct Flags {
     /// Limit for a whole request to them.
     #[arg(long, default_value = "5s", value_parser = go_duration::parse)]
     pub http_client_request_timeout: Duration,
-    /// An auth server. May be repeated.
+    /// An auth server: host:port (asked at /auth) or a URL. May be repeated.
     #[arg(long)]
     pub auth_http_address: Vec<String>,
     /// How auth servers are asked: get or post.
     #[arg(long, default_value = "get")]
     pub auth_http_request_method: String,
+    /// File of tokens and what they allow, TOML or JSON; read again when it changes.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub auth_file: OsString,
+    /// The HTTP API needs a token, too: Authorization: Bearer TOKEN.
+    #[arg(long, action = ArgAction::Set, default_value_t = false)]
+    pub http_auth: bool,
     /// Region that this node is in.
     #[arg(long, default_value = "")]
     pub topology_region: String,
@@ -214,9 +226,11 @@ pub struct Flags {
 pub const KEYS: &[Key] = &[
     Key::new("log_level", "log-level", Kind::String),
     Key::new("log_prefix", "log-prefix", Kind::String),
+    Key::new("log_format", "log-format", Kind::String),
     Key::new("id", "node-id", Kind::Int),
     Key::new("tcp_address", "tcp-address", Kind::String),
     Key::new("http_address", "http-address", Kind::String),
+    Key::new("unix_socket_mode", "unix-socket-mode", Kind::String),
     Key::new("https_address", "https-address", Kind::String),
     Key::new("broadcast_address", "broadcast-address", Kind::String),
     Key::new("broadcast_tcp_port", "broadcast-tcp-port", Kind::Int),
@@ -226,6 +240,8 @@ pub const KEYS: &[Key] = &[
     Key::new("http_client_request_timeout", "http-client-request-timeout", Kind::Duration),
     Key::new("auth_http_addresses", "auth-http-address", Kind::StringList),
     Key::new("auth_http_request_method", "auth-http-request-method", Kind::String),
+    Key::new("auth_file", "auth-file", Kind::String),
+    Key::new("http_auth", "http-auth", Kind::Bool),
     Key::new("topology_region", "topology-region", Kind::String),
     Key::new("topology_zone", "topology-zone", Kind::String),
     Key::new("enable_experiment", "enable-experiment", Kind::StringList),

@@ -16,7 +16,7 @@
 //!
 //! # Rooms, from the bottom up
 //!
-//! [`clock`], [`damage`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`], [`engine`], [`topic`], [`delivery`], [`connection`],
+//! [`clock`], [`auth`], [`damage`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`], [`engine`], [`topic`], [`delivery`], [`connection`],
 //! [`lookup`], [`stats`], [`statsd`], [`http`], [`startup`], [`syncing`], [`nsqd`]. Nothing below names anything above, but for [`log`],
 //! whose marks and whose reader speak the channel's language ([`channel::Mark`], [`channel::Source`]).
 //!
@@ -26,6 +26,7 @@
 //! once, and none of them across an await or (but for the segments') a disk access.
 
 pub mod clock;
+pub mod auth;
 pub mod damage;
 pub mod metrics;
 pub mod storage;

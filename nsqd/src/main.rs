@@ -1,7 +1,8 @@
-//! The nsqd program: flags, start, wait for a signal, stop. SIGHUP has certificates read again.
+//! The nsqd program: flags, start, wait for a signal, stop. SIGHUP has certificates and tokens read again.
 
 use std::process::ExitCode;
 
+use nsq_daemon::log::Logger;
 use nsq_daemon::notify::Notifier;
 use nsq_daemon::shutdown::StopSignals;
 use nsqd::config::{Config, Start};
@@ -16,30 +17,30 @@ fn main() -> ExitCode {
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fatal(&error.to_string()),
+        Err(error) => return fatal(&logger, &error.to_string()),
     };
     runtime.block_on(async {
         let mut signals = match StopSignals::catch() {
             Ok(signals) => signals,
-            Err(error) => return fatal(&error.to_string()),
+            Err(error) => return fatal(&logger, &error.to_string()),
         };
-        let mut hangup = match config.tls_options().map(|_| signal(SignalKind::hangup())).transpose() {
+        let mut hangup = match config.can_reload().then(|| signal(SignalKind::hangup())).transpose() {
             Ok(hangup) => hangup,
-            Err(error) => return fatal(&error.to_string()),
+            Err(error) => return fatal(&logger, &error.to_string()),
         };
         let manager = match Notifier::from_env() {
             Ok(manager) => manager,
-            Err(error) => return fatal(&error.to_string()),
+            Err(error) => return fatal(&logger, &error.to_string()),
         };
         // A limit for the size of files is a full disk to us, and not the end of the process.
         let file_size_limit = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
         let _not_fatal = match signal(file_size_limit) {
             Ok(signal) => signal,
-            Err(error) => return fatal(&error.to_string()),
+            Err(error) => return fatal(&logger, &error.to_string()),
         };
         let nsqd = match Nsqd::start(*config, logger.clone()).await {
             Ok(nsqd) => nsqd,
-            Err(error) => return fatal(&error.to_string()),
+            Err(error) => return fatal(&logger, &error.to_string()),
         };
         manager.ready("serving");
         let _alive = manager.keep_alive();
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
         match nsqd.shutdown().await {
             Ok(()) if !failed => ExitCode::SUCCESS,
             Ok(()) => ExitCode::FAILURE,
-            Err(error) => fatal(&error),
+            Err(error) => fatal(&logger, &error),
         }
     })
 }
@@ -73,7 +74,7 @@ async fn next(hangup: &mut Option<Signal>) {
     }
 }
 
-fn fatal(text: &str) -> ExitCode {
-    nsq_daemon::log::fatal("nsqd", format_args!("{text}"));
+fn fatal(logger: &Logger, text: &str) -> ExitCode {
+    logger.last_words("nsqd", format_args!("{text}"));
     ExitCode::FAILURE
 }

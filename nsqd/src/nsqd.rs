@@ -12,11 +12,13 @@ use nsq_protocol::{IdentifyReply, PeerInfo};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Authenticator;
 use crate::clock;
 use crate::config::{Config, broadcast_port};
 use crate::connection::ConnectionContext;
 use crate::connection::listener::accept_loop;
 use crate::flags::TlsRequired;
+use crate::http::auth::HttpAuth;
 use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
 use crate::producers::Producers;
@@ -49,6 +51,7 @@ pub struct Nsqd {
     http_address: Option<SocketAddr>,
     https_address: Option<SocketAddr>,
     tls: Option<Arc<ServerTls>>,
+    auth: Option<Arc<Authenticator>>,
     stop: CancellationToken,
     /// Stops after everybody else: deadlines go on while connections end.
     stop_background: CancellationToken,
@@ -76,10 +79,15 @@ impl Nsqd {
             }
             None => None,
         };
-        let tcp = bind(Some(&config.tcp_address)).await.map_err(instantiate)?;
-        let http = bind(config.http_address.as_ref()).await.map_err(instantiate)?;
+        let auth = Authenticator::new(config.auth_options(), logger.clone())
+            .await
+            .map_err(|error| instantiate(error.to_string()))?
+            .map(Arc::new);
+        let mode = config.unix_socket_mode;
+        let tcp = bind(Some(&config.tcp_address), mode).await.map_err(instantiate)?;
+        let http = bind(config.http_address.as_ref(), mode).await.map_err(instantiate)?;
         let https_address = https_address(&config).map_err(instantiate)?;
-        let https = bind(https_address.as_ref()).await.map_err(instantiate)?;
+        let https = bind(https_address.as_ref(), mode).await.map_err(instantiate)?;
 
         let stop = CancellationToken::new();
         let stop_background = CancellationToken::new();
@@ -118,6 +126,7 @@ impl Nsqd {
             http_address: http.as_ref().and_then(Listener::local_addr),
             https_address: https.as_ref().and_then(Listener::local_addr),
             tls: tls.clone(),
+            auth: auth.clone(),
             registry: registry.clone(),
             stop,
             stop_background,
@@ -143,6 +152,10 @@ impl Nsqd {
             };
             nsqd.background.push(tokio::spawn(statsd::run(options, nsqd.stop_background.clone())));
         }
+        if let Some(auth) = auth.clone() {
+            let stop = nsqd.stop_background.clone();
+            nsqd.background.push(tokio::spawn(async move { auth.watch(stop).await }));
+        }
         let http_context = HttpContext {
             registry: registry.clone(),
             producers: producers.clone(),
@@ -151,6 +164,7 @@ impl Nsqd {
             started_at,
             tcp_port: info_port(&tcp),
             http_port: info_port(&http),
+            auth: auth.clone().filter(|_| config.http_auth).map(|auth| Arc::new(HttpAuth::new(auth))),
             lookupd_addresses: lookup,
             tls_required: None,
         };
@@ -160,7 +174,8 @@ impl Nsqd {
                 "TCP: listening on {}",
                 listening_on(&listener, &config.tcp_address)
             );
-            let context = Arc::new(connection_context(&config, registry, producers, tls.clone()));
+            let context =
+                Arc::new(connection_context(&config, registry, producers, tls.clone(), auth.clone()));
             let (logger, stop) = (nsqd.logger.clone(), nsqd.stop.clone());
             nsqd.serve(accept_loop(listener, context, logger, stop));
         }
@@ -227,6 +242,9 @@ impl Nsqd {
         if let Some(tls) = &self.tls {
             // What is wrong is in the log.
             let _ = tls.reload(&self.logger).await;
+        }
+        if let Some(auth) = &self.auth {
+            auth.reload().await;
         }
     }
 
@@ -349,10 +367,12 @@ fn https_address(config: &Config) -> Result<Option<Address>, String> {
     }
 }
 
-async fn bind(address: Option<&Address>) -> Result<Option<Listener>, String> {
+async fn bind(address: Option<&Address>, mode: Option<u32>) -> Result<Option<Listener>, String> {
     match address {
         None => Ok(None),
-        Some(address) => Listener::bind(address).await.map(Some).map_err(|error| error.to_string()),
+        Some(address) => {
+            Listener::bind_with_mode(address, mode).await.map(Some).map_err(|error| error.to_string())
+        }
     }
 }
 
@@ -388,6 +408,7 @@ fn connection_context(
     registry: Arc<Registry>,
     producers: Arc<Producers>,
     tls: Option<Arc<ServerTls>>,
+    auth: Option<Arc<Authenticator>>,
 ) -> ConnectionContext {
     let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     ConnectionContext {
@@ -403,11 +424,13 @@ fn connection_context(
             version: nsq_daemon::NSQ_VERSION.to_owned(),
             max_msg_timeout: millis(config.max_msg_timeout),
             max_deflate_level: i64::from(config.max_deflate_level),
+            auth_required: auth.is_some(),
             topology_region: config.topology_region.clone(),
             topology_zone: config.topology_zone.clone(),
             max_msg_size: i64::try_from(config.max_msg_size).ok(),
             max_body_size: i64::try_from(config.max_body_size).ok(),
             ..IdentifyReply::default()
         },
+        auth,
     }
 }

@@ -244,6 +244,7 @@ fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) ->
     let upgrades = info.upgrades();
     let is_tls = upgrades.tls.is_some();
     let tls = upgrades.tls.unwrap_or_default();
+    let auth = info.auth();
     let mut pub_counts: Vec<PubCount> = (info.published().into_iter())
         .filter(|(name, _)| topic.is_none_or(|topic| topic == name))
         .map(|(topic, count)| PubCount { topic, count })
@@ -261,6 +262,9 @@ fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) ->
         deflate: upgrades.deflate,
         snappy: upgrades.snappy,
         user_agent: identity.user_agent,
+        authed: auth.is_some(),
+        auth_identity: auth.as_ref().map(|auth| auth.identity.clone()).unwrap_or_default(),
+        auth_identity_url: auth.map(|auth| auth.identity_url).unwrap_or_default(),
         topology_zone: identity.topology_zone,
         topology_region: identity.topology_region,
         zone_local_msg_count: delivered(Locality::Zone),
@@ -309,6 +313,7 @@ fn signed(count: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client_info::AuthIdentity;
 
     #[test]
     fn anonymous_memory_is_found() {
@@ -324,6 +329,12 @@ mod tests {
         info.count_published("b", 2);
         info.count_published("a", 1);
         info.set_state(3);
+        info.authenticate(AuthIdentity { identity: "me".into(), identity_url: String::new() });
+        let auth = client_stats(&info, ClientStats::default(), None);
+        assert_eq!(
+            (auth.authed, auth.auth_identity.as_str(), auth.auth_identity_url.as_str()),
+            (true, "me", "")
+        );
         let stats = client_stats(&info, ClientStats::default(), None);
         assert_eq!((stats.client_id.as_str(), stats.state, stats.connect_ts), ("127.0.0.1", 3, 1000));
         let counts = |stats: &ClientStats| {

@@ -21,7 +21,7 @@
 //! - [`command`] and [`batch`]: what a client sends; [`limits`]: how much of it
 //! - [`command_decoder`]: reading commands from a growing buffer
 //! - [`error`]: what a client is told when something is wrong
-//! - [`identify`]: what client and nsqd agree on at the start of a connection
+//! - [`identify`]: what client and nsqd agree on at the start of a connection; [`auth`]: who the client is
 //! - [`compression`]: the byte streams that they may agree on
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
 //! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`
@@ -43,6 +43,8 @@ pub mod error;
 
 pub mod identify;
 
+pub mod auth;
+
 pub mod compression;
 
 pub mod discovery;
@@ -54,6 +56,7 @@ pub mod stats_text;
 
 pub mod json;
 
+pub use auth::{AuthAnswer, AuthReply, AuthorizationEntry};
 pub use batch::{BatchError, BatchPart, MessageBatch, put_mpub};
 pub use command::{Command, MAGIC_V2, Verb};
 pub use command_decoder::{Decoded, command_name, decode, mpub_topic, truncated};

@@ -11,6 +11,7 @@
 //! - [`certificates`]: authorities and certificates, made anew
 //! - [`upgrade`]: TLS, snappy and deflate for such a peer
 //! - [`http`]: a small HTTP/1.1 client, also for requests that no decent client would send
+//! - [`auth_server`]: an auth server that answers what it is told to
 //! - [`stats`]: what `/stats` says of a topic or a channel
 //! - [`wait`]: wait until a condition holds
 //! - [`prometheus`]: what `/metrics` says, and promtool
@@ -29,6 +30,8 @@ pub mod upgrade;
 
 pub mod http;
 
+pub mod auth_server;
+
 pub mod stats;
 
 pub mod wait;
@@ -41,6 +44,7 @@ pub mod disk;
 
 pub mod foreign;
 
+pub use auth_server::AuthServer;
 pub use certificates::Certificates;
 pub use daemon::Daemon;
 pub use deadline::{test, test_within};

@@ -13,6 +13,12 @@ mod identify;
 /// TLS, snappy, deflate: negotiation, certificates, what is required.
 mod upgrades;
 
+/// AUTH: servers, permissions, lapse and renewal.
+mod auth;
+
+/// The token file, and the HTTP API under its permissions.
+mod tokens;
+
 /// PUB, MPUB, DPUB: limits, names, errors.
 mod publish;
 

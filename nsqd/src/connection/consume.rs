@@ -54,6 +54,7 @@ impl Connection {
         if self.settings.heartbeat_interval.is_none() {
             return Err(ProtocolError::new(ErrorCode::Invalid, "cannot SUB with heartbeats disabled").into());
         }
+        self.authorize(Verb::Sub, topic.as_str(), channel.as_str()).await?;
         let subscription = match self.try_subscribe(topic, channel).await? {
             Some(subscription) => subscription,
             None => {

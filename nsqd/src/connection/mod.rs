@@ -8,10 +8,12 @@
 //! - [`state`]: pure; which command is legal when
 //! - [`input`]: pure; bytes not understood yet
 //! - `identify`: IDENTIFY, negotiation
+//! - `auth`: AUTH, and what it permits
 //! - [`publish`]: PUB, MPUB, DPUB
 //! - [`consume`]: SUB, RDY, FIN, REQ, TOUCH, CLS
 //! - [`transport`]: the byte stream, the goodbye
 
+mod auth;
 pub mod consume;
 pub mod identify;
 pub mod input;
@@ -33,11 +35,13 @@ use nsq_protocol::{
 };
 use tokio::time::Sleep;
 
+use self::auth::Session;
 use self::consume::Subscription;
 use self::identify::Settings;
 use self::input::Input;
 use self::state::{ConnectionState, Permit};
 use self::transport::Transport;
+use crate::auth::Authenticator;
 use crate::client_info::ClientInfo;
 use crate::clock::{self, Nanos};
 use crate::delivery::{Output, deliver};
@@ -61,6 +65,8 @@ pub struct ConnectionContext {
     pub tls: Option<Arc<ServerTls>>,
     /// Whether nothing but IDENTIFY is legal without TLS.
     pub tls_required: bool,
+    /// Who says what a secret allows; none if nobody needs one.
+    pub auth: Option<Arc<Authenticator>>,
     /// Connections that have published.
     pub producers: Arc<crate::producers::Producers>,
 }
@@ -103,6 +109,8 @@ pub struct Connection {
     info: Arc<ClientInfo>,
     state: ConnectionState,
     settings: Settings,
+    /// Since AUTH.
+    session: Option<Box<Session>>,
     input: Input,
     /// Until so many bytes are in `input`, looking at it again is of no use.
     needed: usize,
@@ -138,6 +146,7 @@ impl Connection {
             transport,
             info,
             state: ConnectionState::Init,
+            session: None,
             input,
             needed: 1,
             output: Output::default(),
@@ -240,6 +249,7 @@ impl Connection {
                     if let Some(Permit::No(error)) = verb.map(|verb| self.state.permit(verb)) {
                         return Err(error.into());
                     }
+                    self.authorize_before_body(verb, input.data()).await?;
                     input.expect(needed);
                     self.needed = needed;
                     break;
@@ -248,7 +258,10 @@ impl Connection {
                     match verb.map(|verb| self.state.permit(verb)) {
                         Some(Permit::Ignore) => input.consume(consumed),
                         Some(Permit::No(illegal)) => return Err(illegal.into()),
-                        Some(Permit::Yes) | None => return Err(error.into()),
+                        Some(Permit::Yes) | None => {
+                            self.authorize_before_body(verb, input.data()).await?;
+                            return Err(error.into());
+                        }
                     }
                 }
                 Decoded::LineTooLong => return Err(End::Close),
@@ -284,9 +297,7 @@ impl Connection {
                 }
             }
             Command::Cls => self.close_subscription(),
-            Command::Auth { .. } => {
-                return Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled").into());
-            }
+            Command::Auth { secret } => self.authenticate(secret).await?,
         }
         Ok(consumed)
     }

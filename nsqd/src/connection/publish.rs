@@ -87,6 +87,9 @@ impl Connection {
     }
 
     async fn topic(&mut self, name: &str, verb: Verb) -> Result<Arc<Topic>, End> {
+        if !self.may_publish(name) {
+            self.authorize(verb, name, "").await?;
+        }
         if let Some(topic) = &self.last_topic
             && topic.name().as_str() == name
             && !topic.is_closed()

@@ -1,5 +1,7 @@
 //! `/config/:opt`: what is set, by the keys of the config file; two options can be changed while nsqd runs.
 
+use std::path::Path;
+
 use nsq_daemon::http::{BodyError, HttpError, Request, Response, response};
 use nsq_daemon::listen::Address;
 use nsq_daemon::log::Level;
@@ -84,13 +86,18 @@ fn set_at_start(config: &Config, option: &str) -> Option<Value> {
     let value = match option {
         "id" => json!(config.node_id),
         "log_prefix" => json!(config.log_prefix),
+        "log_format" => json!(config.log_format.word()),
         "tcp_address" => json!(config.tcp_address.to_string()),
         "http_address" => json!(config.http_address.as_ref().map(Address::to_string).unwrap_or_default()),
+        "unix_socket_mode" => {
+            json!(config.unix_socket_mode.map(|mode| format!("{mode:04o}")).unwrap_or_default())
+        }
         "https_address" => json!(config.https_address),
         "broadcast_address" => json!(config.broadcast_address),
-        // Authentication does not exist yet: nobody could have set a server.
-        "auth_http_addresses" => json!([]),
-        "auth_http_request_method" => json!(config.auth_http_request_method),
+        "auth_http_addresses" => json!(config.auth_http_addresses),
+        "auth_http_request_method" => json!(config.auth_http_request_method.word()),
+        "auth_file" => json!(config.auth_file.as_deref().map(Path::to_string_lossy).unwrap_or_default()),
+        "http_auth" => json!(config.http_auth),
         "http_client_connect_timeout" => json!(nanoseconds(config.http_client_connect_timeout)),
         "http_client_request_timeout" => json!(nanoseconds(config.http_client_request_timeout)),
         "topology_region" => json!(config.topology_region),

@@ -14,9 +14,10 @@
 //! | GET, POST | `/debug/pprof/...` | what of Go's profiler has a meaning here ([`debug`]) |
 //! | PUT, POST | `/debug/setblockrate`, `/debug/freememory` | ([`debug`]) |
 //!
-//! Parameters come from the query string. Serving, routing and the form of answers are `nsq_daemon::http`'s.
+//! Who may do what is up to [`auth`]. Parameters come from the query string. Serving, routing and the form of answers are `nsq_daemon::http`'s.
 
 pub mod admin;
+pub mod auth;
 pub mod config;
 pub mod debug;
 pub mod metrics;
@@ -36,6 +37,7 @@ use nsq_daemon::http::{
 use nsq_daemon::log::Logger;
 use nsq_daemon::metrics::RequestCounts;
 
+use self::auth::HttpAuth;
 use crate::config::Config;
 use crate::producers::Producers;
 use crate::topic::PublishError;
@@ -68,6 +70,8 @@ pub struct HttpContext {
     pub tcp_port: i64,
     /// The port of this service; -1 for a unix socket, 0 for none.
     pub http_port: i64,
+    /// Whose tokens are asked for; none if everything is open.
+    pub auth: Option<Arc<HttpAuth>>,
     /// The lookupds, which can be changed.
     pub lookupd_addresses: Arc<dyn LookupdAddresses>,
     /// Set if this service answers no request but with where HTTPS is: its port, 0 for nowhere.
@@ -134,6 +138,11 @@ impl Service for HttpContext {
     }
 
     async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
+        if let Some(auth) = &self.auth
+            && let Err(refusal) = auth.permit(route, &request).await
+        {
+            return Ok(refusal.into_response(&request));
+        }
         let (context, request) = (self, &mut request);
         match route {
             Route::Publish => publish::one(context, request).await,

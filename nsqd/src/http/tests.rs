@@ -117,6 +117,7 @@ impl Daemon {
             started_at: SystemTime::now(),
             tcp_port: 4150,
             http_port: port.into(),
+            auth: None,
             lookupd_addresses: Arc::new(Addresses::default()),
             tls_required: None,
         };

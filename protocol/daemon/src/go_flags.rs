@@ -120,6 +120,15 @@ pub fn parse_int(text: &str) -> Result<i64, String> {
         .map_err(|_| format!("{text:?} is out of range"))
 }
 
+/// The permissions of a file: octal digits such as `0660`. Also a clap value parser.
+pub fn parse_mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    u32::from_str_radix(digits, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777 && !digits.starts_with('+'))
+        .ok_or_else(|| format!("{text:?} is not a file mode such as 0660"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +147,17 @@ mod tests {
     #[test]
     fn a_value_may_look_like_a_flag_or_hold_an_equals_sign() {
         assert_eq!(rewrite(&["--log-prefix", "-x", "--opt=a=b"]), ["--log-prefix=-x", "--opt=a=b"]);
+    }
+
+    #[test]
+    fn modes_are_octal() {
+        assert_eq!(
+            (parse_mode("0660"), parse_mode("777"), parse_mode("0o600")),
+            (Ok(0o660), Ok(0o777), Ok(0o600))
+        );
+        for bad in ["", "rw", "888", "1000", "-1", "+1"] {
+            assert!(parse_mode(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

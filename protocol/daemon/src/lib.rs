@@ -8,7 +8,7 @@
 //! 2. [`config_file`] and [`flags`]: the TOML file, and both together, in two passes of clap.
 //! 3. [`log`]: NSQ's log line.
 //! 4. [`listen`]: addresses, listeners, streams.
-//! 5. [`tls`]: certificates, handshakes.
+//! 5. [`tls`]: certificates, handshakes; [`watch`]: when files that change are worth reading again.
 //! 6. [`http`]: requests, routing, answers, serving.
 //! 7. [`metrics`]: what Prometheus is told.
 //! 8. [`notify`]: telling the service manager.
@@ -25,6 +25,8 @@ pub mod flags;
 pub mod log;
 
 pub mod listen;
+
+pub mod watch;
 
 pub mod tls;
 

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -124,11 +125,17 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens on an address.
+    /// Listens on an address. A unix socket's file gets the permissions that the umask leaves.
     pub async fn bind(address: &Address) -> Result<Self, BindError> {
+        Self::bind_with_mode(address, None).await
+    }
+
+    /// Listens on an address; a unix socket's file gets these permissions. A socket file whose owner is gone, as after
+    /// a kill, is replaced.
+    pub async fn bind_with_mode(address: &Address, mode: Option<u32>) -> Result<Self, BindError> {
         let (network, bound) = match address {
             Address::Tcp { host, port } => ("tcp", bind_tcp(host, *port).await.map(Self::Tcp)),
-            Address::Unix(path) => ("unix", UnixSocket::bind(path).map(Self::Unix)),
+            Address::Unix(path) => ("unix", UnixSocket::bind(path, mode).map(Self::Unix)),
         };
         bound.map_err(|source| BindError { address: address.to_string(), network, source })
     }
@@ -182,26 +189,57 @@ impl fmt::Display for Listener {
     }
 }
 
-/// A listening unix socket. Its path is removed when it is dropped.
+/// A listening unix socket. Its file is removed when it is dropped, unless another has taken its place.
 #[derive(Debug)]
 pub struct UnixSocket {
     listener: UnixListener,
     path: PathBuf,
+    /// Device and inode.
+    file: (u64, u64),
 }
 
 impl UnixSocket {
-    fn bind(path: &Path) -> io::Result<Self> {
+    fn bind(path: &Path, mode: Option<u32>) -> io::Result<Self> {
         if path.as_os_str().is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "empty address"));
         }
-        Ok(Self { listener: UnixListener::bind(path)?, path: path.to_owned() })
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            bound => bound?,
+        };
+        let metadata = std::fs::symlink_metadata(path)?;
+        let socket = Self { listener, path: path.to_owned(), file: (metadata.dev(), metadata.ino()) };
+        if let Some(mode) = mode {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        }
+        Ok(socket)
     }
+}
+
+/// Whether a path is a socket that nobody listens on.
+fn is_abandoned(path: &Path) -> bool {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    if !std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        return false;
+    }
+    let Ok(address) = SocketAddrUnix::new(path) else { return false };
+    // Not blocking: a listener that is only slow in accepting is there, too.
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
+    socket.is_ok_and(|socket| connect(&socket, &address) == Err(rustix::io::Errno::CONNREFUSED))
 }
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
-        // Somebody else may have removed it already.
-        let _ = std::fs::remove_file(&self.path);
+        let is_ours = std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
+        if is_ours {
+            // Nothing depends on it: the next start replaces a file that stayed.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -347,5 +385,24 @@ mod tests {
         assert_eq!(listener.accept().await.unwrap().1.to_string(), "@");
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_a_kill_left_behind_is_replaced_and_a_file_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.sock");
+        let address = Address::Unix(path.clone());
+        // Unlike ours, this listener does not clean up.
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let listener = Listener::bind_with_mode(&address, Some(0o620)).await.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        drop(listener);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious", "what took its place stays");
+        let error = Listener::bind(&address).await.unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
     }
 }

@@ -1,5 +1,9 @@
 //! Log lines as NSQ writes them, on stderr:
-//! `[nsqd] 2026/11/20 11:38:01.555218 INFO: TOPIC(t1): created`.
+//! `[nsqd] 2026/11/20 11:38:01.555218 INFO: TOPIC(t1): created`; or as JSON, one object per line.
+//!
+//! A logger of our own and not `tracing`: one process can run several daemons, each with a prefix and a level that
+//! changes while it runs, where `tracing` has one subscriber for all; and NSQ's line would need a formatter of ours
+//! anyway, which is most of what is here.
 //!
 //! Use the macros [`crate::debug!`], [`crate::info!`], [`crate::warn!`], [`crate::error!`] and
 //! [`crate::fatal!`]: they format only what the level lets through.
@@ -85,6 +89,58 @@ impl FromStr for Level {
     }
 }
 
+/// What a line looks like: `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// As NSQ writes it.
+    #[default]
+    Text,
+    /// An object with `time`, `level`, `prefix`, `message`, and fields of some lines.
+    Json,
+}
+
+impl Format {
+    /// The word in flags and files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// Not one of the two words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid log format {0:?} (text or json)")]
+pub struct InvalidFormat(pub String);
+
+impl FromStr for Format {
+    type Err = InvalidFormat;
+
+    /// Takes the word in any case.
+    fn from_str(text: &str) -> Result<Self, InvalidFormat> {
+        [Self::Text, Self::Json]
+            .into_iter()
+            .find(|format| format.word().eq_ignore_ascii_case(text))
+            .ok_or_else(|| InvalidFormat(text.to_owned()))
+    }
+}
+
+/// What a line tells besides its text, for programs that read it: only JSON shows it.
+#[derive(Clone, Copy)]
+pub enum Field<'a> {
+    /// A number.
+    Number(f64),
+    /// Anything else.
+    Text(&'a dyn fmt::Display),
+}
+
 /// Writes log lines. A clone writes to the same place, with the same, changeable, level.
 #[derive(Clone)]
 pub struct Logger(Arc<Inner>);
@@ -92,6 +148,7 @@ pub struct Logger(Arc<Inner>);
 struct Inner {
     prefix: String,
     level: AtomicU8,
+    format: Format,
     sink: Sink,
 }
 
@@ -107,7 +164,12 @@ impl Logger {
     /// The first one must be made before the process has a second thread: only then can the local
     /// time zone be asked for; otherwise times are in UTC.
     pub fn new(prefix: impl Into<String>, level: Level) -> Self {
-        Self::with_sink(prefix.into(), level, Sink::Stderr)
+        Self::with_format(prefix, level, Format::Text)
+    }
+
+    /// The same with lines of another form.
+    pub fn with_format(prefix: impl Into<String>, level: Level, format: Format) -> Self {
+        Self::with_sink(prefix.into(), level, format, Sink::Stderr)
     }
 
     /// A logger that hands each line, without its end, to a function: for tests, and for daemons
@@ -117,7 +179,7 @@ impl Logger {
         level: Level,
         function: impl Fn(&str) + Send + Sync + 'static,
     ) -> Self {
-        Self::with_sink(prefix.into(), level, Sink::Function(Box::new(function)))
+        Self::with_sink(prefix.into(), level, Format::Text, Sink::Function(Box::new(function)))
     }
 
     /// A logger that writes nothing.
@@ -125,9 +187,9 @@ impl Logger {
         Self::to_function("", Level::Fatal, |_| {})
     }
 
-    fn with_sink(prefix: String, level: Level, sink: Sink) -> Self {
+    fn with_sink(prefix: String, level: Level, format: Format, sink: Sink) -> Self {
         local_offset();
-        Self(Arc::new(Inner { prefix, level: AtomicU8::new(level as u8), sink }))
+        Self(Arc::new(Inner { prefix, level: AtomicU8::new(level as u8), format, sink }))
     }
 
     /// The lowest level that is written.
@@ -148,10 +210,26 @@ impl Logger {
 
     /// Writes a line, if its level lets it through.
     pub fn log(&self, level: Level, text: fmt::Arguments<'_>) {
-        if !self.enabled(level) {
-            return;
+        self.log_with(level, &[], text);
+    }
+
+    /// Writes a line with fields, if its level lets it through. The text must say it all: only JSON has the fields.
+    pub fn log_with(&self, level: Level, fields: &[(&str, Field<'_>)], text: fmt::Arguments<'_>) {
+        if self.enabled(level) {
+            self.write(&self.0.prefix, level, fields, text);
         }
-        let line = line(&self.0.prefix, now(), level, text);
+    }
+
+    /// Writes why a daemon cannot go on; see [`fatal`].
+    pub fn last_words(&self, program: &str, text: fmt::Arguments<'_>) {
+        self.write(&format!("[{program}] "), Level::Fatal, &[], text);
+    }
+
+    fn write(&self, prefix: &str, level: Level, fields: &[(&str, Field<'_>)], text: fmt::Arguments<'_>) {
+        let line = match self.0.format {
+            Format::Text => line(prefix, now(), level, text),
+            Format::Json => json_line(prefix, now(), level, fields, text),
+        };
         match &self.0.sink {
             Sink::Stderr => write_stderr(line),
             Sink::Function(function) => function(&line),
@@ -198,6 +276,39 @@ fn line(prefix: &str, at: OffsetDateTime, level: Level, text: fmt::Arguments<'_>
     }
     line
 }
+
+/// The same as an object. Time is RFC 3339 with microseconds.
+fn json_line(
+    prefix: &str,
+    at: OffsetDateTime,
+    level: Level,
+    fields: &[(&str, Field<'_>)],
+    text: fmt::Arguments<'_>,
+) -> String {
+    let time = at.format(TIME_WITH_MICROSECONDS).unwrap_or_default();
+    let mut line = format!("{{\"time\":\"{time}\",\"level\":\"{}\"", level.word());
+    let mut member = |key: &str, value: serde_json::Value| {
+        line.push_str(&format!(",{}:{value}", serde_json::Value::from(key)));
+    };
+    let prefix = prefix.trim();
+    if !prefix.is_empty() {
+        member("prefix", prefix.into());
+    }
+    member("message", text.to_string().into());
+    for (key, field) in fields {
+        match field {
+            Field::Number(number) if number.fract() == 0.0 => member(key, (*number as i64).into()),
+            Field::Number(number) => member(key, (*number).into()),
+            Field::Text(text) => member(key, text.to_string().into()),
+        }
+    }
+    line.push('}');
+    line
+}
+
+const TIME_WITH_MICROSECONDS: &[time::format_description::BorrowedFormatItem<'_>] = time::macros::format_description!(
+    "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6][offset_hour sign:mandatory]:[offset_minute]"
+);
 
 /// One write, so that lines of several threads do not mix. Nobody is left to tell when it fails.
 fn write_stderr(mut line: String) {
@@ -272,6 +383,25 @@ mod tests {
         let at = datetime!(2026-01-02 03:04:05 UTC);
         let text = line("", at, Level::Info, format_args!("µ {}", "a\nb\r\u{1b}[0m"));
         assert!(text.ends_with("INFO: µ a\\nb\\r\\u{1b}[0m"), "{text}");
+    }
+
+    #[test]
+    fn a_line_as_json() {
+        let at = datetime!(2026-01-02 03:04:05.000067 +1);
+        let fields = [
+            ("status", Field::Number(200.0)),
+            ("seconds", Field::Number(0.5)),
+            ("who", Field::Text(&"a\"b")),
+        ];
+        let line = json_line("[nsqd] ", at, Level::Warn, &fields, format_args!("a \"{}\"\n", "µ"));
+        assert_eq!(
+            line,
+            r#"{"time":"2026-01-02T03:04:05.000067+01:00","level":"warn","prefix":"[nsqd]","message":"a \"µ\"\n","status":200,"seconds":0.5,"who":"a\"b"}"#
+        );
+        let line = json_line("", at, Level::Info, &[], format_args!("x"));
+        assert_eq!(line, r#"{"time":"2026-01-02T03:04:05.000067+01:00","level":"info","message":"x"}"#);
+        assert_eq!("JSON".parse(), Ok(Format::Json));
+        assert!("xml".parse::<Format>().is_err());
     }
 
     #[test]

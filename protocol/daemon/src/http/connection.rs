@@ -23,10 +23,11 @@ use super::activity::{Activity, Noted, Phase};
 use super::router::Routing;
 use super::server::Shared;
 use super::{HttpError, Request, Response, Service, response};
+use crate::go_duration;
 use crate::listen::Remote;
-use crate::log::Level;
+use crate::log::{Field, Level};
 use crate::metrics::requests::NO_ENDPOINT;
-use crate::{go_duration, info};
+use crate::tls::Session;
 
 /// What a request on this connection needs. One per connection and not per server, so that
 /// connections on different threads do not fight over one reference count.
@@ -34,6 +35,7 @@ struct Connection<S> {
     shared: Arc<Shared<S>>,
     activity: Arc<Activity>,
     remote: Remote,
+    tls: Option<Arc<Session>>,
 }
 
 /// Serves a connection until the client leaves, stands still, or the server stops and the current
@@ -42,14 +44,19 @@ pub(super) async fn drive<S: Service, IO>(
     shared: Arc<Shared<S>>,
     stream: IO,
     remote: Remote,
+    tls: Option<Session>,
     shutdown: CancellationToken,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::default());
     let io = TokioIo::new(Noted::new(stream, Arc::clone(&activity)));
-    let connection =
-        Arc::new(Connection { shared: Arc::clone(&shared), activity: Arc::clone(&activity), remote });
+    let connection = Arc::new(Connection {
+        shared: Arc::clone(&shared),
+        activity: Arc::clone(&activity),
+        remote,
+        tls: tls.map(Arc::new),
+    });
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(connection.answer(request).await) }
@@ -95,7 +102,7 @@ impl<S: Service> Connection<S> {
         if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
             return missing_host();
         }
-        let mut request = Request::new(request, self.remote, Arc::clone(&self.activity));
+        let mut request = Request::new(request, self.remote, self.tls.clone(), Arc::clone(&self.activity));
         let service = &self.shared.service;
         if let Some(refusal) = service.refuse(&request) {
             return refusal;
@@ -150,13 +157,23 @@ impl<S: Service> Connection<S> {
 
     fn log(&self, entry: LogEntry, status: StatusCode) {
         let target = entry.uri.path_and_query().map_or(entry.uri.path(), |target| target.as_str());
-        info!(
-            self.shared.logger,
-            "{} {} {target} ({}) {}",
-            status.as_u16(),
-            entry.method,
-            self.remote,
-            go_duration::Display(entry.began.elapsed()),
+        let (elapsed, status) = (entry.began.elapsed(), status.as_u16());
+        let fields = [
+            ("status", Field::Number(status.into())),
+            ("method", Field::Text(&entry.method)),
+            ("target", Field::Text(&target)),
+            ("remote", Field::Text(&self.remote)),
+            ("duration_seconds", Field::Number(elapsed.as_secs_f64())),
+        ];
+        self.shared.logger.log_with(
+            Level::Info,
+            &fields,
+            format_args!(
+                "{status} {} {target} ({}) {}",
+                entry.method,
+                self.remote,
+                go_duration::Display(elapsed)
+            ),
         );
     }
 }

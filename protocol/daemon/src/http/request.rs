@@ -10,6 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use super::activity::{Activity, Phase};
 use super::{Encoding, HttpError, InvalidQuery, Query};
 use crate::listen::Remote;
+use crate::tls::Session;
 
 /// A body that nobody asked for is read and thrown away up to this size; a longer one costs the
 /// connection.
@@ -26,6 +27,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// Who asks.
     pub remote: Remote,
+    /// What TLS was agreed on, if it came over TLS.
+    pub tls: Option<Arc<Session>>,
     /// The end of a path such as `/config/:opt`.
     pub parameter: Option<String>,
     /// How values are answered.
@@ -35,7 +38,12 @@ pub struct Request {
 }
 
 impl Request {
-    pub(super) fn new(request: hyper::Request<Incoming>, remote: Remote, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(
+        request: hyper::Request<Incoming>,
+        remote: Remote,
+        tls: Option<Arc<Session>>,
+        activity: Arc<Activity>,
+    ) -> Self {
         let (head, incoming) = request.into_parts();
         let encoding = Encoding::accepted(&head.headers);
         let body = Body { incoming, activity, finished: false };
@@ -44,6 +52,7 @@ impl Request {
             uri: head.uri,
             headers: head.headers,
             remote,
+            tls,
             parameter: None,
             encoding,
             body,

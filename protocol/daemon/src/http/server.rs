@@ -12,8 +12,8 @@ use tokio_util::task::TaskTracker;
 use super::{Service, connection};
 use crate::listen::{Listener, Remote, Stream};
 use crate::log::Logger;
-use crate::tls::ServerTls;
 use crate::tls::stream::accept;
+use crate::tls::{ServerTls, Session};
 
 /// A head that does not fit gets `431`.
 const MAX_HEAD_BYTES: usize = 1 << 20;
@@ -115,7 +115,7 @@ impl<S: Service> Server<S> {
                     let (tls, shutdown) = (tls.clone(), shutdown.clone());
                     connections.spawn(async move {
                         match tls {
-                            None => server.serve_stream(stream, remote, shutdown).await,
+                            None => server.serve_stream(stream, remote, None, shutdown).await,
                             Some(tls) => server.shake_hands(stream, remote, &tls, shutdown).await,
                         }
                     });
@@ -143,7 +143,10 @@ impl<S: Service> Server<S> {
             () = shutdown.cancelled() => return,
         };
         match accepted {
-            Ok(stream) => self.serve_stream(stream, remote, shutdown).await,
+            Ok(stream) => {
+                let session = Session::of(stream.get_ref().1);
+                self.serve_stream(stream, remote, Some(session), shutdown).await;
+            }
             Err(failed) => {
                 crate::warn!(self.shared.logger, "HTTPS: handshake with {remote} failed - {}", failed.error);
             }
@@ -151,10 +154,15 @@ impl<S: Service> Server<S> {
     }
 
     /// Serves one connection that somebody else has accepted, such as one over TLS.
-    pub async fn serve_stream<IO>(&self, stream: IO, remote: Remote, shutdown: CancellationToken)
-    where
+    pub async fn serve_stream<IO>(
+        &self,
+        stream: IO,
+        remote: Remote,
+        tls: Option<Session>,
+        shutdown: CancellationToken,
+    ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        connection::drive(Arc::clone(&self.shared), stream, remote, shutdown).await;
+        connection::drive(Arc::clone(&self.shared), stream, remote, tls, shutdown).await;
     }
 }

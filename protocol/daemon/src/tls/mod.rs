@@ -4,14 +4,12 @@
 //! - [`client_auth`]: what is asked of a client's certificate
 //! - [`stream`]: handshakes with a deadline, and what they agreed on
 //! - this file: [`ServerTls`], the configuration that new connections get
-//! - `watch`: pure; when files that change are worth reading
 //!
 //! A connection keeps the certificate it began with: reading new ones ends none.
 
 pub mod client_auth;
 pub mod files;
 pub mod stream;
-mod watch;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::client_auth::ClientAuth;
 pub use self::stream::{HandshakeError, Session, TlsStream};
-use self::watch::{Fingerprint, Watch};
 use crate::log::Logger;
+use crate::watch::{Fingerprint, Watch};
 
 /// Why certificates or keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,11 +87,7 @@ impl TlsOptions {
 
     /// What tells whether the files have changed.
     async fn fingerprint(&self) -> Fingerprint {
-        let mut fingerprint = Fingerprint::default();
-        for path in self.paths() {
-            fingerprint.add(tokio::fs::metadata(path).await.ok().as_ref());
-        }
-        fingerprint
+        Fingerprint::of(self.paths()).await
     }
 }
 

@@ -1,0 +1,174 @@
+//! Pure: what a secret allows, and for how long.
+
+use std::sync::Arc;
+
+use nsq_protocol::AuthorizationEntry;
+
+use super::pattern::{InvalidPattern, Pattern, Patterns};
+use crate::clock::Nanos;
+
+/// A kind of thing to be allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Permission {
+    /// Publish to a topic.
+    Publish = 1,
+    /// Consume from a channel.
+    Subscribe = 2,
+    /// Over HTTP: read statistics. Not one of NSQ's.
+    Monitor = 4,
+    /// Over HTTP: create, empty, pause, delete, configure; and read statistics. Not one of NSQ's.
+    Admin = 8,
+}
+
+impl Permission {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Publish, Self::Subscribe, Self::Monitor, Self::Admin];
+
+    /// The word in answers of auth servers and in token files.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Monitor => "monitor",
+            Self::Admin => "admin",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|permission| permission.word() == word)
+    }
+}
+
+/// Why an authorization cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAuthorization {
+    /// A word that is no permission.
+    #[error("unknown permission {0:?}")]
+    Permission(String),
+    /// A pattern that is none.
+    #[error(transparent)]
+    Pattern(#[from] InvalidPattern),
+}
+
+/// One authorization: it allows only what all its parts allow.
+#[derive(Debug, Clone)]
+pub struct Authorization {
+    topic: Pattern,
+    channels: Vec<Pattern>,
+    /// Bits of [`Permission`].
+    permissions: u8,
+}
+
+impl Authorization {
+    /// Checks and compiles.
+    pub fn compile(entry: &AuthorizationEntry, patterns: &Patterns) -> Result<Self, InvalidAuthorization> {
+        let mut permissions = 0;
+        for word in &entry.permissions {
+            let known =
+                Permission::from_word(word).ok_or_else(|| InvalidAuthorization::Permission(word.clone()))?;
+            permissions |= known as u8;
+        }
+        if permissions & Permission::Admin as u8 != 0 {
+            permissions |= Permission::Monitor as u8;
+        }
+        let channels = entry.channels.iter().map(|channel| patterns.get(channel));
+        Ok(Self {
+            topic: patterns.get(&entry.topic)?,
+            channels: channels.collect::<Result<_, _>>()?,
+            permissions,
+        })
+    }
+
+    /// Checks and compiles several.
+    pub fn compile_all(
+        entries: &[AuthorizationEntry],
+        patterns: &Patterns,
+    ) -> Result<Arc<[Self]>, InvalidAuthorization> {
+        entries.iter().map(|entry| Self::compile(entry, patterns)).collect()
+    }
+
+    pub(super) fn allows(&self, permission: Permission, topic: &str, channel: &str) -> bool {
+        self.permissions & permission as u8 != 0
+            && self.topic.matches(topic)
+            && self.channels.iter().any(|pattern| pattern.matches(channel))
+    }
+}
+
+/// What a secret allows.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// Who it belongs to.
+    pub identity: String,
+    /// A page about them.
+    pub identity_url: String,
+    /// What they may do.
+    pub authorizations: Arc<[Authorization]>,
+    /// From then on it has to be asked for again.
+    pub valid_until: Nanos,
+    /// If it comes from the token file: which reading of it.
+    pub reading: Option<u64>,
+}
+
+impl Grant {
+    /// Whether one of the authorizations allows this. What concerns no topic or no channel is asked for with the empty
+    /// text in its place.
+    pub fn allows(&self, permission: Permission, topic: &str, channel: &str) -> bool {
+        self.authorizations.iter().any(|authorization| authorization.allows(permission, topic, channel))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(topic: &str, channels: &[&str], permissions: &[&str]) -> AuthorizationEntry {
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect();
+        AuthorizationEntry { topic: topic.into(), channels: texts(channels), permissions: texts(permissions) }
+    }
+
+    fn grant(entries: &[AuthorizationEntry]) -> Grant {
+        Grant {
+            identity: String::new(),
+            identity_url: String::new(),
+            authorizations: Authorization::compile_all(entries, &Patterns::default()).unwrap(),
+            valid_until: Nanos::MAX,
+            reading: None,
+        }
+    }
+
+    #[test]
+    fn one_authorization_must_allow_it_all() {
+        let split = grant(&[entry("^a$", &["^c$"], &["subscribe"]), entry("^b$", &[".*"], &["publish"])]);
+        assert!(split.allows(Permission::Subscribe, "a", "c"));
+        assert!(split.allows(Permission::Publish, "b", ""));
+        assert!(!split.allows(Permission::Subscribe, "a", "d"));
+        assert!(!split.allows(Permission::Subscribe, "b", "c"));
+        assert!(!split.allows(Permission::Publish, "a", ""));
+        assert!(!grant(&[]).allows(Permission::Publish, "a", ""));
+    }
+
+    #[test]
+    fn publishing_needs_a_channel_pattern_for_nothing() {
+        let publish = |channels: &[&str]| {
+            grant(&[entry("", channels, &["publish"])]).allows(Permission::Publish, "t", "")
+        };
+        assert!(publish(&[".*"]) && publish(&["^foo$", ""]));
+        assert!(!publish(&["^foo$"]) && !publish(&[]));
+    }
+
+    #[test]
+    fn who_may_change_may_look() {
+        let admin = grant(&[entry("^a$", &[".*"], &["admin"])]);
+        assert!(admin.allows(Permission::Monitor, "a", "c") && admin.allows(Permission::Admin, "a", ""));
+        assert!(!admin.allows(Permission::Publish, "a", "") && !admin.allows(Permission::Admin, "", ""));
+    }
+
+    #[test]
+    fn wrong_entries_are_told() {
+        let compile = |entry| Authorization::compile(&entry, &Patterns::default()).unwrap_err().to_string();
+        assert_eq!(compile(entry("", &[], &["Publish"])), r#"unknown permission "Publish""#);
+        assert!(compile(entry("(", &[], &[])).contains("regular expression"));
+        assert!(compile(entry("", &["("], &[])).contains("regular expression"));
+    }
+}

@@ -1,0 +1,359 @@
+//! Asking auth servers over HTTP who a secret belongs to and what it allows.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use nsq_daemon::tls::{self, TlsError};
+use nsq_protocol::AuthAnswer;
+use nsq_protocol::json::{Reader, to_json};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use rand::Rng;
+use rustls::{ClientConfig, RootCertStore};
+use serde::Serialize;
+
+use super::Credentials;
+
+/// The largest answer that is read.
+const MAX_ANSWER_BYTES: usize = 4 << 20;
+/// A server may send us on so many times.
+const MAX_REDIRECTS: usize = 10;
+
+/// What stands in a form as it is. A blank becomes `+`.
+const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
+
+/// How a server is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// With parameters in the query string.
+    Get,
+    /// With parameters as JSON in the body.
+    Post,
+}
+
+impl AuthMethod {
+    /// As `--auth-http-request-method` names it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Post => "post",
+        }
+    }
+}
+
+/// Where and how to ask.
+#[derive(Debug, Clone)]
+pub struct AuthServersOptions {
+    /// `host:port`, or a whole URL, of each.
+    pub addresses: Vec<String>,
+    /// How.
+    pub method: AuthMethod,
+    /// For a connection.
+    pub connect_timeout: Duration,
+    /// For all of a request, each server anew.
+    pub request_timeout: Duration,
+    /// Authorities whose certificates are good, for https; the system's unless given. PEM.
+    pub root_ca: Option<PathBuf>,
+    /// Whether TLS 1.2 is refused.
+    pub only_tls13: bool,
+}
+
+/// See the module.
+pub struct AuthServers {
+    options: AuthServersOptions,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// Why no server has an answer, for the log.
+#[derive(Debug)]
+pub struct AskFailure {
+    /// What each of them did.
+    reasons: Vec<String>,
+    /// Whether all of them answered, and that is: no.
+    pub is_refusal: bool,
+}
+
+impl fmt::Display for AskFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reasons.join("; "))
+    }
+}
+
+/// Why one server has no answer. It never holds the secret.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error("not a URL")]
+    Address,
+    #[error("{0}")]
+    Http(String),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    #[error("its answer is not as it should be")]
+    Answer,
+    #[error("it redirects without end, or to nowhere")]
+    Redirect,
+}
+
+impl AuthServers {
+    /// Asks nobody yet.
+    pub fn new(options: AuthServersOptions) -> Result<Self, TlsError> {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(options.connect_timeout));
+        connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls_config(&options)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), options })
+    }
+
+    /// Asks one server after the other, from a random one on, until one has an answer that `read` can use. The error
+    /// says of each what went wrong.
+    pub async fn ask<T>(
+        &self,
+        credentials: &Credentials<'_>,
+        read: impl Fn(AuthAnswer) -> Result<T, String>,
+    ) -> Result<T, AskFailure> {
+        let addresses = &self.options.addresses;
+        let start = if addresses.is_empty() { 0 } else { rand::rng().random_range(0..addresses.len()) };
+        let mut failure = AskFailure { reasons: Vec::new(), is_refusal: true };
+        for address in addresses[start..].iter().chain(&addresses[..start]) {
+            let after = self.options.request_timeout;
+            let answer = match tokio::time::timeout(after, self.ask_one(address, credentials)).await {
+                Ok(answer) => answer,
+                Err(_) => Err(AskError::TimedOut(after)),
+            };
+            failure.is_refusal &=
+                matches!(answer, Err(AskError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)));
+            match answer.map_err(|error| error.to_string()).and_then(&read) {
+                Ok(answer) => return Ok(answer),
+                Err(reason) => failure.reasons.push(format!("{address}: {reason}")),
+            }
+        }
+        Err(failure)
+    }
+
+    async fn ask_one(&self, address: &str, credentials: &Credentials<'_>) -> Result<AuthAnswer, AskError> {
+        let mut target = endpoint(address);
+        let mut method = Method::GET;
+        let mut body = Bytes::new();
+        match self.options.method {
+            AuthMethod::Get => {
+                target.push(if target.contains('?') { '&' } else { '?' });
+                target.push_str(&form(credentials));
+            }
+            AuthMethod::Post => {
+                method = Method::POST;
+                body = json(credentials).into();
+            }
+        }
+        let mut is_upgraded = false;
+        for _ in 0..=MAX_REDIRECTS {
+            let uri: Uri = target.parse().map_err(|_| AskError::Address)?;
+            let (status, location, answer) = self.exchange(method.clone(), uri, body.clone()).await?;
+            match status {
+                StatusCode::OK => return AuthAnswer::parse(&answer).map_err(|_| AskError::Answer),
+                StatusCode::MOVED_PERMANENTLY
+                | StatusCode::FOUND
+                | StatusCode::SEE_OTHER
+                | StatusCode::TEMPORARY_REDIRECT
+                | StatusCode::PERMANENT_REDIRECT => {
+                    target =
+                        location.and_then(|location| join(&target, &location)).ok_or(AskError::Redirect)?;
+                    let keeps_method =
+                        matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+                    if !keeps_method {
+                        method = Method::GET;
+                        body = Bytes::new();
+                    }
+                }
+                StatusCode::FORBIDDEN if !is_upgraded => {
+                    target = https_instead(&target, &answer).ok_or(AskError::Status(status))?;
+                    is_upgraded = true;
+                }
+                status => return Err(AskError::Status(status)),
+            }
+        }
+        Err(AskError::Redirect)
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        uri: Uri,
+        body: Bytes,
+    ) -> Result<(StatusCode, Option<String>, Bytes), AskError> {
+        let mut request =
+            Request::builder().method(&method).uri(uri).header(ACCEPT, "application/vnd.nsq; version=1.0");
+        if method == Method::POST {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body)).map_err(|_| AskError::Address)?;
+        let response = self.client.request(request).await;
+        let response = response.map_err(|error| AskError::Http(root_cause(&error)))?;
+        let status = response.status();
+        let location =
+            response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let answer = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let answer = answer.map_err(|error| AskError::Http(root_cause(&*error)))?;
+        Ok((status, location, answer.to_bytes()))
+    }
+}
+
+fn tls_config(options: &AuthServersOptions) -> Result<ClientConfig, TlsError> {
+    let roots = match tls::files::roots(options.root_ca.as_deref()) {
+        // Then https fails when it is asked for.
+        Err(TlsError::NoRoots) => RootCertStore::empty(),
+        roots => roots?,
+    };
+    let versions: &[_] = match options.only_tls13 {
+        true => &[&rustls::version::TLS13],
+        false => &[&rustls::version::TLS13, &rustls::version::TLS12],
+    };
+    Ok(ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(versions)?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// A URL as it is; anything else is a host and port, where `/auth` is asked.
+fn endpoint(address: &str) -> String {
+    if address.contains("://") { address.to_owned() } else { format!("http://{address}/auth") }
+}
+
+fn form(credentials: &Credentials<'_>) -> String {
+    let encode = |bytes: &[u8]| percent_encode(bytes, FORM).to_string().replace(' ', "+");
+    format!(
+        "common_name={}&remote_ip={}&secret={}&tls={}",
+        encode(credentials.common_name.as_bytes()),
+        encode(credentials.remote_ip_text().as_bytes()),
+        encode(credentials.secret),
+        credentials.is_tls
+    )
+}
+
+fn json(credentials: &Credentials<'_>) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Parameters<'a> {
+        common_name: [&'a str; 1],
+        remote_ip: [&'a str; 1],
+        secret: [&'a str; 1],
+        tls: [&'a str; 1],
+    }
+    let parameters = Parameters {
+        common_name: [credentials.common_name],
+        remote_ip: [&credentials.remote_ip_text()],
+        secret: [&String::from_utf8_lossy(credentials.secret)],
+        tls: [if credentials.is_tls { "true" } else { "false" }],
+    };
+    // Texts cannot fail to be written.
+    to_json(&parameters).unwrap_or_default()
+}
+
+/// Where a redirect from `target` leads.
+fn join(target: &str, location: &str) -> Option<String> {
+    let (scheme, rest) = target.split_once("://")?;
+    let (authority, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+    if location.contains("://") {
+        Some(location.to_owned())
+    } else if let Some(rest) = location.strip_prefix("//") {
+        Some(format!("{scheme}://{rest}"))
+    } else if location.starts_with('/') {
+        Some(format!("{scheme}://{authority}{location}"))
+    } else {
+        let path = path.split('?').next().unwrap_or_default();
+        let folder = path.rfind('/').map_or("/", |slash| &path[..=slash]);
+        Some(format!("{scheme}://{authority}{folder}{location}"))
+    }
+}
+
+/// NSQ's own way to say "only over TLS": a 403 whose body tells the port.
+fn https_instead(target: &str, answer: &[u8]) -> Option<String> {
+    let rest = target.strip_prefix("http://")?;
+    let mut port = None;
+    let mut reader = Reader::new(answer);
+    let read = reader.object(|key, value| {
+        match key {
+            "https_port" => port = value.integer()?,
+            _ => value.skip()?,
+        }
+        Ok(())
+    });
+    read.ok()?;
+    let port = u16::try_from(port?).ok()?;
+    let (authority, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+    let host = match authority.rsplit_once(':') {
+        Some((host, digits)) if !digits.contains(']') => host,
+        _ => authority,
+    };
+    Some(format!("https://{host}:{port}{path}"))
+}
+
+/// hyper's own words say little; what the system said is at the end of the chain.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credentials(secret: &'static [u8]) -> Credentials<'static> {
+        Credentials { secret, remote_ip: Some([127, 0, 0, 1].into()), is_tls: false, common_name: "a b&c" }
+    }
+
+    #[test]
+    fn endpoints() {
+        assert_eq!(endpoint("127.0.0.1:80"), "http://127.0.0.1:80/auth");
+        assert_eq!(endpoint("https://a/x?y=1"), "https://a/x?y=1");
+    }
+
+    #[test]
+    fn parameters_in_both_forms() {
+        assert_eq!(
+            form(&credentials(b"a+b \xff/~")),
+            "common_name=a+b%26c&remote_ip=127.0.0.1&secret=a%2Bb+%FF%2F~&tls=false"
+        );
+        let no_address = Credentials { remote_ip: None, is_tls: true, ..credentials(b"s") };
+        assert_eq!(form(&no_address), "common_name=a+b%26c&remote_ip=&secret=s&tls=true");
+        let expected =
+            br#"{"common_name":["a b\u0026c"],"remote_ip":["127.0.0.1"],"secret":["s"],"tls":["false"]}"#;
+        assert_eq!(json(&credentials(b"s")), expected);
+    }
+
+    #[test]
+    fn redirects_lead_somewhere() {
+        let from = "http://h:1/a/b?secret=s";
+        assert_eq!(join(from, "https://x/y").unwrap(), "https://x/y");
+        assert_eq!(join(from, "//x/y").unwrap(), "http://x/y");
+        assert_eq!(join(from, "/y").unwrap(), "http://h:1/y");
+        assert_eq!(join(from, "y?z").unwrap(), "http://h:1/a/y?z");
+        assert_eq!(join("http://h:1", "y").unwrap(), "http://h:1/y");
+    }
+
+    #[test]
+    fn a_forbidden_answer_may_name_a_port_for_tls() {
+        let answer = br#"{"message":"TLS_REQUIRED","https_port":4152}"#;
+        assert_eq!(https_instead("http://h:1/a?b", answer).unwrap(), "https://h:4152/a?b");
+        assert_eq!(https_instead("http://[::1]:1/a", answer).unwrap(), "https://[::1]:4152/a");
+        assert_eq!(https_instead("https://h:1/a", answer), None);
+        assert_eq!(https_instead("http://h:1/a", b"no"), None);
+        assert_eq!(https_instead("http://h:1/a", b"{}"), None);
+    }
+}

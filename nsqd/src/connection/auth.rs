@@ -1,0 +1,115 @@
+//! AUTH, and whether a command is permitted.
+//!
+//! A connection keeps its grant and the topic it was last allowed to publish to, so that what a publish costs is two
+//! comparisons. A grant that has lapsed is asked for again by the command that needs it, as NSQ does; a consumer that
+//! needs none goes on.
+
+use nsq_protocol::{AuthReply, ErrorCode, ProtocolError, Verb, mpub_topic, quote};
+
+use super::{Connection, End};
+use crate::auth::{Credentials, Grant, Permission};
+use crate::client_info::AuthIdentity;
+use crate::clock;
+
+/// What AUTH brought.
+pub(super) struct Session {
+    /// Kept to ask again.
+    secret: Vec<u8>,
+    grant: Grant,
+    /// Publishing to it is allowed while the grant holds; empty for none.
+    published_to: String,
+}
+
+impl Connection {
+    /// Executes AUTH.
+    pub(super) async fn authenticate(&mut self, secret: &[u8]) -> Result<(), End> {
+        if self.session.is_some() {
+            return Err(ProtocolError::new(ErrorCode::Invalid, "AUTH already set").into());
+        }
+        if self.context.auth.is_none() {
+            return Err(ProtocolError::new(ErrorCode::AuthDisabled, "AUTH disabled").into());
+        }
+        let grant = self.ask_for_grant(secret).await?;
+        if grant.authorizations.is_empty() {
+            let error = ProtocolError::new(ErrorCode::Unauthorized, "AUTH no authorizations found");
+            return Err(error.into());
+        }
+        let reply = AuthReply {
+            identity: grant.identity.clone(),
+            identity_url: grant.identity_url.clone(),
+            permission_count: i64::try_from(grant.authorizations.len()).unwrap_or(i64::MAX),
+        };
+        let failed = |error| ProtocolError::new(ErrorCode::AuthError, format!("AUTH error {error}"));
+        self.output.respond(&nsq_protocol::json::to_json(&reply).map_err(failed)?);
+        self.session =
+            Some(Box::new(Session { secret: secret.to_vec(), grant, published_to: String::new() }));
+        Ok(())
+    }
+
+    /// Whether publishing to a topic needs no further check: what is true for all publishes but the first.
+    #[inline]
+    pub(super) fn may_publish(&self, topic: &str) -> bool {
+        match (&self.context.auth, &self.session) {
+            (None, _) => true,
+            (Some(authenticator), Some(session)) => {
+                session.published_to == topic && authenticator.is_current(&session.grant, clock::monotonic())
+            }
+            (Some(_), None) => false,
+        }
+    }
+
+    /// Refuses what the grant does not allow; publishing has no channel. Asks again for a grant that has lapsed.
+    pub(super) async fn authorize(&mut self, verb: Verb, topic: &str, channel: &str) -> Result<(), End> {
+        let Some(authenticator) = self.context.auth.clone() else { return Ok(()) };
+        let Some(mut session) = self.session.take() else {
+            let text = format!("AUTH required before {verb}");
+            return Err(ProtocolError::new(ErrorCode::AuthFirst, text).into());
+        };
+        if !authenticator.is_current(&session.grant, clock::monotonic()) {
+            session.grant = self.ask_for_grant(&session.secret).await?;
+            session.published_to.clear();
+        }
+        let permission = if verb == Verb::Sub { Permission::Subscribe } else { Permission::Publish };
+        if !session.grant.allows(permission, topic, channel) {
+            let mut text = format!("AUTH failed for {verb} on ").into_bytes();
+            text.extend_from_slice(&quote(topic.as_bytes()));
+            text.push(b' ');
+            text.extend_from_slice(&quote(channel.as_bytes()));
+            return Err(ProtocolError::new(ErrorCode::Unauthorized, text).into());
+        }
+        if permission == Permission::Publish {
+            topic.clone_into(&mut session.published_to);
+        }
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// MPUB is refused before its body has come, whatever the body.
+    pub(super) async fn authorize_before_body(&mut self, verb: Option<Verb>, data: &[u8]) -> Result<(), End> {
+        if verb == Some(Verb::Mpub)
+            && let Some(topic) = mpub_topic(data, &self.context.limits)
+            && !self.may_publish(topic)
+        {
+            self.authorize(Verb::Mpub, topic, "").await?;
+        }
+        Ok(())
+    }
+
+    async fn ask_for_grant(&self, secret: &[u8]) -> Result<Grant, End> {
+        let failed = || ProtocolError::new(ErrorCode::AuthFailed, "AUTH failed");
+        let authenticator = self.context.auth.as_ref().ok_or_else(failed)?;
+        let tls = self.info.upgrades().tls;
+        let credentials = Credentials {
+            secret,
+            remote_ip: self.info.remote_ip(),
+            is_tls: tls.is_some(),
+            common_name: tls.as_ref().map_or("", |tls| &tls.common_name),
+        };
+        let grant = authenticator.authenticate(&credentials).await.map_err(|_| failed())?;
+        self.info.authenticate(AuthIdentity {
+            identity: grant.identity.clone(),
+            identity_url: grant.identity_url.clone(),
+        });
+        Ok(grant)
+    }
+}

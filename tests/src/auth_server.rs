@@ -1,0 +1,149 @@
+//! An auth server that answers what it is told to, and remembers what it was asked.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// An answer to come.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// 200 with JSON.
+    Json(Value),
+    /// A status and a body.
+    Status(u16, String),
+    /// A redirect: status and location.
+    Redirect(u16, String),
+    /// None, while the connection stays open.
+    Silence,
+}
+
+/// What was asked.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// Method and target, as in `GET /auth?...`.
+    pub request: String,
+    /// All header lines.
+    pub headers: String,
+    /// The body.
+    pub body: String,
+}
+
+/// See the module. Stops when dropped.
+pub struct AuthServer {
+    address: SocketAddr,
+    answer: Arc<Mutex<Answer>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    task: JoinHandle<()>,
+}
+
+impl AuthServer {
+    /// Starts one that answers this until told otherwise.
+    pub async fn start(answer: Answer) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::<Mutex<Vec<Asked>>>::default());
+        let (answers, asking) = (answer.clone(), asked.clone());
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, answers.clone(), asking.clone()));
+            }
+        });
+        AuthServer { address, answer, asked, task }
+    }
+
+    /// Starts one that allows what [`allowing`] says.
+    pub async fn allowing(ttl: i64, authorizations: Value) -> Self {
+        Self::start(allowing(ttl, authorizations)).await
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The flag for nsqd.
+    pub fn flag(&self) -> String {
+        format!("--auth-http-address={}", self.address)
+    }
+
+    /// Answers this from now on.
+    pub fn answer(&self, answer: Answer) {
+        *self.answer.lock().expect("nobody panics with this lock") = answer;
+    }
+
+    /// All it was asked so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().expect("nobody panics with this lock").clone()
+    }
+}
+
+impl Drop for AuthServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A good answer for somebody called `tester`.
+pub fn allowing(ttl: i64, authorizations: Value) -> Answer {
+    Answer::Json(json!({
+        "ttl": ttl,
+        "identity": "tester",
+        "identity_url": "http://tester/",
+        "authorizations": authorizations,
+    }))
+}
+
+/// An authorization.
+pub fn authorization(topic: &str, channels: &[&str], permissions: &[&str]) -> Value {
+    json!({"topic": topic, "channels": channels, "permissions": permissions})
+}
+
+/// Everything on everything.
+pub fn everything() -> Value {
+    json!([authorization(".*", &[".*"], &["subscribe", "publish"])])
+}
+
+async fn serve(mut stream: TcpStream, answer: Arc<Mutex<Answer>>, asked: Arc<Mutex<Vec<Asked>>>) {
+    let Some(request) = read_request(&mut stream).await else { return };
+    asked.lock().expect("nobody panics with this lock").push(request);
+    let answer = answer.lock().expect("nobody panics with this lock").clone();
+    let (status, header, body) = match answer {
+        Answer::Json(value) => (200, String::new(), value.to_string()),
+        Answer::Status(status, body) => (status, String::new(), body),
+        Answer::Redirect(status, location) => (status, format!("Location: {location}\r\n"), String::new()),
+        Answer::Silence => {
+            // Until the other side has enough.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+            return;
+        }
+    };
+    let length = body.len();
+    let text =
+        format!("HTTP/1.1 {status} X\r\n{header}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    let _ = stream.write_all(text.as_bytes()).await;
+}
+
+async fn read_request(stream: &mut TcpStream) -> Option<Asked> {
+    let mut received = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&received).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let (request, headers) = head.split_once("\r\n").unwrap_or((head, ""));
+            let length = headers.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+            });
+            if body.len() >= length.unwrap_or(0) {
+                let request = request.trim_end_matches(" HTTP/1.1").to_owned();
+                return Some(Asked { request, headers: headers.to_lowercase(), body: body.to_owned() });
+            }
+        }
+        if stream.read_buf(&mut received).await.ok()? == 0 {
+            return None;
+        }
+    }
+}

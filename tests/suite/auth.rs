@@ -1,0 +1,367 @@
+use std::time::Duration;
+
+use nsq_tests::auth_server::{Answer, allowing, authorization, everything};
+use nsq_tests::wire::{Peer, batch, command, length};
+use nsq_tests::{AuthServer, Daemon, test, wait};
+use serde_json::{Value, json};
+
+const FAILED: &str = "E_AUTH_FAILED AUTH failed";
+
+/// AUTH; the answer as JSON.
+async fn authenticate(peer: &mut Peer, secret: impl AsRef<[u8]>) -> Value {
+    peer.line_and_body("AUTH", secret).await;
+    serde_json::from_slice(&peer.response().await).expect("AUTH answers with JSON")
+}
+
+async fn authenticated(nsqd: &Daemon) -> Peer {
+    let mut peer = nsqd.connect().await;
+    authenticate(&mut peer, "secret").await;
+    peer
+}
+
+/// An nsqd, and the server it asks.
+async fn nsqd_allowing(ttl: i64, authorizations: Value) -> (Daemon, AuthServer) {
+    let server = AuthServer::allowing(ttl, authorizations).await;
+    (Daemon::nsqd().flag(server.flag()).start().await, server)
+}
+
+async fn refused(mut peer: Peer, line: &str, error: &str) {
+    let body = match line.split(' ').next() {
+        Some("PUB" | "DPUB") => command(line, "x"),
+        Some("MPUB") => command(line, batch(&["x"])),
+        _ => [line.as_bytes(), b"\n"].concat(),
+    };
+    peer.send(body).await;
+    peer.refused(error).await;
+}
+
+#[test]
+fn without_a_source_auth_is_disabled() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let mut peer = nsqd.connect().await;
+        assert_eq!(peer.identify(json!({"feature_negotiation": true})).await["auth_required"], false);
+        peer.line_and_body("AUTH", "secret").await;
+        peer.refused("E_AUTH_DISABLED AUTH disabled").await;
+    });
+}
+
+#[test]
+fn publishing_and_subscribing_need_auth_first() {
+    test(async {
+        let (nsqd, server) = nsqd_allowing(60, everything()).await;
+        let mut peer = nsqd.connect().await;
+        assert_eq!(peer.identify(json!({"feature_negotiation": true})).await["auth_required"], true);
+        refused(peer, "PUB t", "E_AUTH_FIRST AUTH required before PUB").await;
+        for (line, verb) in [("DPUB t 0", "DPUB"), ("MPUB t", "MPUB"), ("SUB t c", "SUB")] {
+            let error = format!("E_AUTH_FIRST AUTH required before {verb}");
+            refused(nsqd.connect().await, line, &error).await;
+        }
+        // NOP is nobody's business.
+        let mut peer = nsqd.connect().await;
+        peer.send("NOP\n").await;
+        peer.nothing().await;
+        assert!(nsqd.topic("t").await.is_none(), "a refused command makes no topic");
+        assert!(server.asked().is_empty());
+    });
+}
+
+#[test]
+fn the_server_is_asked_once_and_the_client_is_told_who_it_is() {
+    test(async {
+        let (nsqd, server) = nsqd_allowing(3600, everything()).await;
+        // IDENTIFY is not needed.
+        let mut peer = nsqd.connect().await;
+        let answer = authenticate(&mut peer, b"a b&c/\xff").await;
+        let expected = json!({"identity": "tester", "identity_url": "http://tester/", "permission_count": 1});
+        assert_eq!(answer, expected);
+        peer.publish("t", "1").await;
+        peer.publish_batch("u", &["2", "3"]).await;
+        peer.publish_deferred("t", Duration::from_millis(1), "4").await;
+        peer.subscribe("t", "c").await;
+        peer.ready(5).await;
+        peer.consume(2).await;
+        let asked = server.asked();
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        assert_eq!(
+            asked[0].request,
+            "GET /auth?common_name=&remote_ip=127.0.0.1&secret=a+b%26c%2F%FF&tls=false"
+        );
+        assert!(asked[0].headers.contains("accept: application/vnd.nsq; version=1.0"), "{asked:?}");
+
+        let client = &nsqd.get_json("/stats?format=json").await["topics"][0]["channels"][0]["clients"][0];
+        assert_eq!(client["authed"], true);
+        assert_eq!(
+            (&client["auth_identity"], &client["auth_identity_url"]),
+            (&json!("tester"), &json!("http://tester/"))
+        );
+    });
+}
+
+#[test]
+fn a_server_can_be_asked_by_post_and_at_any_url() {
+    test(async {
+        let server = AuthServer::allowing(60, everything()).await;
+        let url = format!("--auth-http-address=http://{}/check?x=1", server.address());
+        let nsqd = Daemon::nsqd().flag(&url).start().await;
+        authenticated(&nsqd).await;
+        assert_eq!(
+            server.asked()[0].request,
+            "GET /check?x=1&common_name=&remote_ip=127.0.0.1&secret=secret&tls=false"
+        );
+        let nsqd = Daemon::nsqd().flag(&url).flag("--auth-http-request-method=post").start().await;
+        let mut peer = nsqd.connect().await;
+        authenticate(&mut peer, "<&>").await;
+        let asked = &server.asked()[1];
+        assert_eq!(asked.request, "POST /check?x=1");
+        assert!(asked.headers.contains("content-type: application/json"), "{asked:?}");
+        let body = r#"{"common_name":[""],"remote_ip":["127.0.0.1"],"secret":["\u003c\u0026\u003e"],"tls":["false"]}"#;
+        assert_eq!(asked.body, body);
+    });
+}
+
+#[test]
+fn permissions_are_per_topic_channel_and_kind() {
+    test(async {
+        let (nsqd, _server) = nsqd_allowing(
+            60,
+            json!([
+                authorization("^orders$", &["^billing$"], &["subscribe"]),
+                authorization("metric", &["", "never"], &["publish"]),
+                authorization("^shut$", &["^foo$"], &["publish"]),
+                authorization("^closed$", &[], &["publish", "subscribe"]),
+            ]),
+        )
+        .await;
+        let mut peer = authenticated(&nsqd).await;
+        peer.publish("my_metrics", "not anchored").await;
+        peer.publish("metric", "another").await;
+        peer.publish("my_metrics", "the first again").await;
+        peer.subscribe("orders", "billing").await;
+
+        let denied = [
+            ("PUB orders", r#"E_UNAUTHORIZED AUTH failed for PUB on "orders" """#),
+            ("MPUB orders", r#"E_UNAUTHORIZED AUTH failed for MPUB on "orders" """#),
+            ("DPUB orders 5", r#"E_UNAUTHORIZED AUTH failed for DPUB on "orders" """#),
+            ("PUB shut", r#"E_UNAUTHORIZED AUTH failed for PUB on "shut" """#),
+            ("PUB closed", r#"E_UNAUTHORIZED AUTH failed for PUB on "closed" """#),
+            ("SUB orders other", r#"E_UNAUTHORIZED AUTH failed for SUB on "orders" "other""#),
+            ("SUB closed c", r#"E_UNAUTHORIZED AUTH failed for SUB on "closed" "c""#),
+            ("SUB metric never", r#"E_UNAUTHORIZED AUTH failed for SUB on "metric" "never""#),
+        ];
+        for (line, error) in denied {
+            refused(authenticated(&nsqd).await, line, error).await;
+        }
+        for topic in ["shut", "closed"] {
+            assert!(nsqd.topic(topic).await.is_none(), "{topic}");
+        }
+    });
+}
+
+#[test]
+fn a_batch_is_refused_before_its_body() {
+    test(async {
+        let (nsqd, _server) = nsqd_allowing(60, json!([authorization("^a$", &[""], &["publish"])])).await;
+        let mut peer = authenticated(&nsqd).await;
+        peer.send("MPUB b\n").await;
+        peer.refused(r#"E_UNAUTHORIZED AUTH failed for MPUB on "b" """#).await;
+        let mut peer = nsqd.connect().await;
+        peer.send("MPUB b\n").await;
+        peer.refused("E_AUTH_FIRST AUTH required before MPUB").await;
+        // Also before a body that is wrong; and what is permitted goes on to say what is wrong.
+        let mut peer = authenticated(&nsqd).await;
+        peer.send([b"MPUB b\n", &length(0)[..]].concat()).await;
+        peer.refused(r#"E_UNAUTHORIZED AUTH failed for MPUB on "b" """#).await;
+        let mut peer = authenticated(&nsqd).await;
+        peer.send([b"MPUB a\n", &length(0)[..]].concat()).await;
+        peer.refused("E_BAD_BODY MPUB invalid body size 0").await;
+        // A PUB is, as in NSQ, once it is whole; what came before it is answered.
+        let mut peer = authenticated(&nsqd).await;
+        peer.send([command("PUB a", "x"), b"PUB b\n\0\0\0\x02y".to_vec()].concat()).await;
+        peer.ok().await;
+        peer.nothing().await;
+        peer.send("z").await;
+        peer.refused(r#"E_UNAUTHORIZED AUTH failed for PUB on "b" """#).await;
+    });
+}
+
+#[test]
+fn answers_that_are_none_fail() {
+    test(async {
+        let server = AuthServer::start(Answer::Silence).await;
+        let nsqd =
+            Daemon::nsqd().flag(server.flag()).flag("--http-client-request-timeout=300ms").start().await;
+        let good = json!([authorization("", &[""], &["publish"])]);
+        let bad = [
+            Answer::Silence,
+            Answer::Status(500, String::new()),
+            Answer::Status(201, r#"{"ttl":60,"authorizations":[]}"#.into()),
+            Answer::Status(403, "no".into()),
+            Answer::Status(200, "OK".into()),
+            Answer::Status(200, "[]".into()),
+            Answer::Status(200, String::new()),
+            Answer::Json(json!({"identity": "x", "authorizations": good})),
+            allowing(0, good.clone()),
+            allowing(-1, good.clone()),
+            Answer::Json(json!({"ttl": "60", "authorizations": good})),
+            Answer::Json(json!({"ttl": 1.5, "authorizations": good})),
+            allowing(60, json!([authorization("", &[""], &["write"])])),
+            allowing(60, json!([authorization("(", &[""], &["publish"])])),
+            allowing(60, json!([authorization("", &["", "*"], &["publish"])])),
+            allowing(60, json!([authorization("(?=a)", &[""], &["publish"])])),
+            allowing(60, json!("all")),
+            Answer::Redirect(302, "/auth".into()),
+            Answer::Redirect(302, "nowhere://".into()),
+        ];
+        for answer in bad {
+            eprintln!("{answer:?}");
+            server.answer(answer);
+            let mut peer = nsqd.connect().await;
+            peer.line_and_body("AUTH", "secret").await;
+            peer.refused(FAILED).await;
+        }
+        for nothing in [json!([]), Value::Null] {
+            server.answer(allowing(60, nothing));
+            let mut peer = nsqd.connect().await;
+            peer.line_and_body("AUTH", "secret").await;
+            peer.refused("E_UNAUTHORIZED AUTH no authorizations found").await;
+        }
+        server.answer(allowing(60, good));
+        authenticated(&nsqd).await.publish("t", "x").await;
+        assert!(!nsqd.log().contains("secret"), "a secret is never logged:\n{}", nsqd.log().text());
+    });
+}
+
+#[test]
+fn redirects_are_followed() {
+    test(async {
+        let there = AuthServer::allowing(60, everything()).await;
+        let here =
+            AuthServer::start(Answer::Redirect(302, format!("http://{}/other?a=b", there.address()))).await;
+        let nsqd = Daemon::nsqd().flag(here.flag()).start().await;
+        authenticated(&nsqd).await;
+        assert_eq!(there.asked()[0].request, "GET /other?a=b");
+    });
+}
+
+#[test]
+fn one_good_server_is_enough() {
+    test(async {
+        let good = AuthServer::allowing(60, everything()).await;
+        let broken = AuthServer::start(Answer::Status(500, String::new())).await;
+        let gone = AuthServer::start(Answer::Silence).await.flag();
+        let nsqd = Daemon::nsqd().flag(&gone).flag(broken.flag()).flag(good.flag()).start().await;
+        for _ in 0..8 {
+            authenticated(&nsqd).await.publish("t", "x").await;
+        }
+        assert_eq!(good.asked().len(), 8);
+
+        let nsqd = Daemon::nsqd().flag(&gone).flag(broken.flag()).start().await;
+        let mut peer = nsqd.connect().await;
+        peer.line_and_body("AUTH", "secret").await;
+        peer.refused(FAILED).await;
+        nsqd.log().expect("no auth server answers").await;
+    });
+}
+
+#[test]
+fn auth_is_legal_once_before_sub_and_takes_no_parameters() {
+    test(async {
+        let (nsqd, _server) = nsqd_allowing(60, everything()).await;
+        let mut peer = authenticated(&nsqd).await;
+        peer.line_and_body("AUTH", "again").await;
+        peer.refused("E_INVALID AUTH already set").await;
+        let mut peer = authenticated(&nsqd).await;
+        peer.subscribe("t", "c").await;
+        peer.line_and_body("AUTH", "again").await;
+        peer.refused("E_INVALID cannot AUTH in current state").await;
+        let mut peer = nsqd.connect().await;
+        peer.line("AUTH x").await;
+        peer.refused("E_INVALID AUTH invalid number of parameters").await;
+        let mut peer = nsqd.connect().await;
+        peer.line_and_body("AUTH", "").await;
+        peer.refused("E_BAD_BODY AUTH invalid body size 0").await;
+        let mut peer = nsqd.connect().await;
+        peer.send([b"AUTH\n", &length((5 << 20) + 1)[..]].concat()).await;
+        peer.refused("E_BAD_BODY AUTH body too big 5242881 > 5242880").await;
+    });
+}
+
+#[test]
+fn a_huge_secret_is_opaque() {
+    test(async {
+        let (nsqd, server) = nsqd_allowing(60, everything()).await;
+        let nsqd_post =
+            Daemon::nsqd().flag(server.flag()).flag("--auth-http-request-method=post").start().await;
+        let secret = "x".repeat(5 << 20);
+        let mut peer = nsqd_post.connect().await;
+        authenticate(&mut peer, &secret).await;
+        peer.publish("t", "x").await;
+        // No server takes a URL of this length, but nothing breaks.
+        let mut peer = nsqd.connect().await;
+        peer.line_and_body("AUTH", &secret).await;
+        let answered = peer.frame().await;
+        let text = format!("{answered:?}");
+        assert!(text.contains("E_AUTH_FAILED") || text.contains("permission_count"), "{text}");
+        nsqd.get("/ping").await.expect(200);
+    });
+}
+
+#[test]
+fn a_grant_lapses_and_is_asked_for_again_by_who_needs_it() {
+    test(async {
+        let (nsqd, server) = nsqd_allowing(1, everything()).await;
+        let mut consumer = authenticated(&nsqd).await;
+        consumer.subscribe("t", "c").await;
+        consumer.ready(10).await;
+        let mut producer = authenticated(&nsqd).await;
+        assert_eq!(server.asked().len(), 2);
+        // Publishing goes on; now and then it asks.
+        let asks_again = async || {
+            producer.publish("t", "x").await;
+            consumer.consume(1).await;
+            wait::when(server.asked().len(), |count| *count == 4)
+        };
+        wait::until("the producer's grant was renewed twice", asks_again).await;
+
+        // Less than before.
+        server.answer(allowing(1, json!([authorization("^u$", &[""], &["publish"])])));
+        let mut refusal = None;
+        let is_refused = async || {
+            producer.line_and_body("PUB t", "x").await;
+            let frame = format!("{:?}", producer.frame().await);
+            let count = server.asked().len();
+            if frame.contains("E_") {
+                refusal = Some(frame);
+            } else {
+                consumer.consume(1).await;
+            }
+            wait::when((count, refusal.clone()), |(_, refusal)| refusal.is_some())
+        };
+        wait::until("the narrower grant is in force", is_refused).await;
+        assert!(refusal.unwrap().contains("E_UNAUTHORIZED AUTH failed for PUB on"));
+
+        // And nothing at all.
+        server.answer(allowing(1, everything()));
+        let mut producer = authenticated(&nsqd).await;
+        server.answer(Answer::Status(500, String::new()));
+        let mut refusal = None;
+        let is_refused = async || {
+            producer.line_and_body("PUB t", "x").await;
+            let frame = format!("{:?}", producer.frame().await);
+            if frame.contains("E_") {
+                refusal = Some(frame);
+            } else {
+                consumer.consume(1).await;
+            }
+            wait::when(refusal.clone(), Option::is_some)
+        };
+        wait::until("the grant has lapsed", is_refused).await;
+        assert!(refusal.unwrap().contains(FAILED));
+
+        // The consumer's grant has lapsed long ago. It asks for nothing that would need it.
+        server.answer(allowing(60, everything()));
+        authenticated(&nsqd).await.publish("t", "the last").await;
+        assert_eq!(consumer.consume(1).await[0].text(), "the last");
+    });
+}

@@ -1,0 +1,294 @@
+use std::path::{Path, PathBuf};
+
+use nsq_tests::auth_server::{authorization, everything};
+use nsq_tests::http::{self, Response};
+use nsq_tests::wire::Peer;
+use nsq_tests::{AuthServer, Daemon, test, wait};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// SHA-256 of the secrets `alice`, `bob` and `root`.
+const ALICE: &str = "sha256:2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
+const BOB: &str = "sha256:81b637d8fcd2c6da6359e6963113a1170de795e4b725b84d1e0b4cfd9ec58ce9";
+const ROOT: &str = "sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2";
+
+/// A token file, as JSON so that it is easily made.
+struct TokenFile {
+    _folder: TempDir,
+    path: PathBuf,
+}
+
+impl TokenFile {
+    fn new(tokens: &[Value]) -> Self {
+        let folder = TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
+        let path = folder.path().join("tokens.json");
+        let file = TokenFile { _folder: folder, path };
+        file.write(&json!({"token": tokens}).to_string());
+        file
+    }
+
+    /// Replaces it at once, as one should.
+    fn write(&self, text: &str) {
+        let aside = self.path.with_extension("new");
+        std::fs::write(&aside, text).expect("a file can be written");
+        std::fs::rename(aside, &self.path).expect("a file can be renamed");
+    }
+
+    fn flag(&self) -> String {
+        flag(&self.path)
+    }
+}
+
+fn flag(path: &Path) -> String {
+    format!("--auth-file={}", path.display())
+}
+
+fn token(identity: &str, hash: &str, authorizations: Value) -> Value {
+    json!({"identity": identity, "hash": hash, "authorizations": authorizations})
+}
+
+fn alice() -> Value {
+    token("alice", ALICE, json!([authorization("^orders$", &[""], &["publish"])]))
+}
+
+async fn authenticated(nsqd: &Daemon, secret: &str) -> Peer {
+    let mut peer = nsqd.connect().await;
+    peer.line_and_body("AUTH", secret).await;
+    let answer: Value = serde_json::from_slice(&peer.response().await).expect("JSON");
+    assert_eq!(answer["identity"], secret);
+    peer
+}
+
+async fn is_unknown(nsqd: &Daemon, secret: &str) {
+    let mut peer = nsqd.connect().await;
+    peer.line_and_body("AUTH", secret).await;
+    peer.refused("E_AUTH_FAILED AUTH failed").await;
+}
+
+#[test]
+fn a_token_needs_no_server() {
+    test(async {
+        let expired = json!({"identity": "bob", "hash": BOB, "expires": "2020-01-01T00:00:00Z",
+            "authorizations": everything()});
+        let file = TokenFile::new(&[alice(), expired, token("root", ROOT, json!([]))]);
+        let nsqd = Daemon::nsqd().flag(file.flag()).start().await;
+        let mut peer = nsqd.connect().await;
+        assert_eq!(peer.identify(json!({"feature_negotiation": true})).await["auth_required"], true);
+        let mut peer = authenticated(&nsqd, "alice").await;
+        peer.publish("orders", "x").await;
+        peer.line("SUB orders c").await;
+        peer.refused(r#"E_UNAUTHORIZED AUTH failed for SUB on "orders" "c""#).await;
+        for secret in ["bob", "mallory", "Alice", ALICE] {
+            is_unknown(&nsqd, secret).await;
+        }
+        let mut peer = nsqd.connect().await;
+        peer.line_and_body("AUTH", "root").await;
+        peer.refused("E_UNAUTHORIZED AUTH no authorizations found").await;
+    });
+}
+
+#[test]
+fn servers_are_asked_about_what_the_file_does_not_know() {
+    test(async {
+        let file = TokenFile::new(&[alice()]);
+        let server = AuthServer::allowing(60, everything()).await;
+        let nsqd = Daemon::nsqd().flag(file.flag()).flag(server.flag()).start().await;
+        authenticated(&nsqd, "alice").await;
+        assert!(server.asked().is_empty());
+        authenticated(&nsqd, "tester").await.publish("t", "x").await;
+        assert_eq!(server.asked().len(), 1);
+    });
+}
+
+#[test]
+fn a_file_that_changes_is_read_again_and_connections_stay() {
+    test(async {
+        let file = TokenFile::new(&[alice()]);
+        let nsqd = Daemon::nsqd().flag(file.flag()).start().await;
+        let mut peer = authenticated(&nsqd, "alice").await;
+        peer.publish("orders", "1").await;
+
+        // What is no good changes nothing.
+        for (text, complaint) in
+            [("{", "tokens stay as they are"), ("[]", "invalid"), (r#"{"tokens":[]}"#, "unknown field")]
+        {
+            file.write(text);
+            nsqd.log().expect(complaint).await;
+        }
+        peer.publish("orders", "2").await;
+        std::fs::remove_file(&file.path).expect("it is there");
+        nsqd.log().expect("No such file or directory").await;
+        peer.publish("orders", "3").await;
+
+        // Another token, and other permissions, for a connection that is there.
+        let authorizations = json!([authorization("^invoices$", &[""], &["publish"])]);
+        file.write(
+            &json!({"token": [token("alice", ALICE, authorizations), token("bob", BOB, everything())]})
+                .to_string(),
+        );
+        nsqd.log().expect("AUTH: 2 tokens").await;
+        peer.publish("invoices", "4").await;
+        peer.line_and_body("PUB orders", "5").await;
+        peer.refused(r#"E_UNAUTHORIZED AUTH failed for PUB on "orders" """#).await;
+        let mut consumer = authenticated(&nsqd, "bob").await;
+        consumer.subscribe("invoices", "c").await;
+        consumer.ready(1).await;
+        assert_eq!(consumer.consume(1).await[0].text(), "4");
+
+        // Without its token, a connection can do no more than go on consuming.
+        file.write(&json!({"token": [alice()]}).to_string());
+        let forgotten = async || {
+            let mut peer = nsqd.connect().await;
+            peer.line_and_body("AUTH", "bob").await;
+            wait::when(format!("{:?}", peer.frame().await), |frame| frame.contains("E_AUTH_FAILED"))
+        };
+        wait::until("the token is forgotten", forgotten).await;
+        let mut producer = authenticated(&nsqd, "alice").await;
+        producer.publish("orders", "6").await;
+        consumer.line_and_body("PUB invoices", "7").await;
+        consumer.refused("E_AUTH_FAILED AUTH failed").await;
+    });
+}
+
+#[test]
+fn a_file_that_is_no_good_prevents_the_start() {
+    test(async {
+        let file = TokenFile::new(&[json!({"identity": "a", "hash": "secret"})]);
+        let (status, log) = Daemon::nsqd().flag(file.flag()).expect_exit().await;
+        assert_eq!(status.code(), Some(1));
+        assert!(log.contains("failed to read --auth-file"), "{}", log.text());
+        assert!(log.contains("the hash must be sha256:"), "{}", log.text());
+        let (status, log) = Daemon::nsqd().flag("--auth-file=/nonexistent/tokens").expect_exit().await;
+        assert_eq!(status.code(), Some(1));
+        assert!(log.contains("open /nonexistent/tokens: No such file"), "{}", log.text());
+        let (status, log) = Daemon::nsqd().flag("--http-auth").expect_exit().await;
+        assert_eq!(status.code(), Some(1));
+        assert!(log.contains("--http-auth needs --auth-file or --auth-http-address"), "{}", log.text());
+    });
+}
+
+/// A request with a token, or without one.
+async fn request(nsqd: &Daemon, method: &str, target: &str, token: Option<&str>) -> Response {
+    let bearer = token.map(|token| format!("Bearer {token}"));
+    let headers: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
+    http::request_with(nsqd.http(), method, target, &headers, if method == "GET" { b"" } else { b"x" }).await
+}
+
+#[test]
+fn http_is_open_unless_told_otherwise() {
+    test(async {
+        let file = TokenFile::new(&[alice()]);
+        let nsqd = Daemon::nsqd().flag(file.flag()).start().await;
+        nsqd.post("/pub?topic=t", b"x").await.expect(200);
+        request(&nsqd, "GET", "/stats", Some("nonsense")).await.expect(200);
+    });
+}
+
+#[test]
+fn http_asks_for_a_token_and_its_permissions() {
+    test(async {
+        let file = TokenFile::new(&[
+            alice(),
+            token(
+                "bob",
+                BOB,
+                json!([
+                    authorization("^orders$", &["^billing$"], &["subscribe", "admin"]),
+                    authorization("^$", &["^$"], &["monitor"]),
+                ]),
+            ),
+            token("root", ROOT, json!([authorization("", &[""], &["admin", "publish"])])),
+        ]);
+        let nsqd = Daemon::nsqd().flag(file.flag()).flag("--http-auth").start().await;
+        let (alice, bob, root) = (Some("alice"), Some("bob"), Some("root"));
+
+        nsqd.get("/ping").await.expect(200);
+        for (method, target) in
+            [("GET", "/info"), ("GET", "/stats"), ("POST", "/pub?topic=orders"), ("GET", "/config/id")]
+        {
+            for token in [None, Some("mallory")] {
+                let answer = request(&nsqd, method, target, token).await;
+                assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"nsqd\""));
+                answer.expect_error(401, "UNAUTHORIZED");
+            }
+        }
+        let basic = [("Authorization", "Basic YWxpY2U=")];
+        http::request_with(nsqd.http(), "GET", "/info", &basic, b"").await.expect_error(401, "UNAUTHORIZED");
+        let spelled = [("authorization", "bearer   alice ")];
+        http::request_with(nsqd.http(), "GET", "/info", &spelled, b"").await.expect(200);
+
+        let cases = [
+            ("GET", "/info", [true, true, true]),
+            ("POST", "/pub?topic=orders", [true, false, true]),
+            ("POST", "/mpub?topic=orders", [true, false, true]),
+            ("POST", "/pub?topic=%6frders", [true, false, true]),
+            ("POST", "/pub?topic=other&topic=orders", [false, false, true]),
+            ("POST", "/topic/create?topic=orders", [true, false, true]),
+            ("POST", "/topic/create?topic=other", [false, false, true]),
+            ("POST", "/channel/create?topic=orders&channel=billing", [false, true, true]),
+            ("POST", "/channel/create?topic=orders&channel=c", [false, false, true]),
+            ("POST", "/channel/pause?topic=orders&channel=billing", [false, true, true]),
+            ("POST", "/channel/unpause?topic=orders&channel=billing", [false, true, true]),
+            ("POST", "/channel/empty?topic=orders&channel=billing", [false, true, true]),
+            ("POST", "/topic/pause?topic=orders", [false, false, true]),
+            ("POST", "/topic/unpause?topic=orders", [false, false, true]),
+            ("POST", "/topic/empty?topic=orders", [false, false, true]),
+            ("GET", "/stats", [false, true, true]),
+            ("GET", "/stats?topic=orders&channel=billing", [false, true, true]),
+            ("GET", "/stats?topic=orders", [false, false, true]),
+            ("GET", "/config/id", [false, false, true]),
+            ("GET", "/debug/pprof/", [false, false, true]),
+            ("POST", "/debug/freememory", [false, false, true]),
+            ("POST", "/channel/delete?topic=orders&channel=billing", [false, true, true]),
+            ("POST", "/topic/delete?topic=orders", [false, false, true]),
+        ];
+        for (method, target, allowed) in cases {
+            // The last deletes what others need.
+            for (token, allowed) in [alice, bob, root].into_iter().zip(allowed) {
+                let answer = request(&nsqd, method, target, token).await;
+                if allowed {
+                    // Deleted by the one before: permitted all the same.
+                    let is_gone = answer.status == 404 && target.contains("delete");
+                    assert!(
+                        answer.status == 200 || is_gone,
+                        "{method} {target} {token:?}: {}",
+                        answer.text()
+                    );
+                } else {
+                    eprintln!("{method} {target} {token:?}");
+                    answer.expect_error(403, "FORBIDDEN");
+                }
+            }
+        }
+        // What is no request is no request for those who may ask, and unknown to the others.
+        request(&nsqd, "GET", "/stats?a=%zz", root).await.expect_error(400, "INVALID_REQUEST");
+        request(&nsqd, "GET", "/stats?a=%zz", None).await.expect_error(401, "UNAUTHORIZED");
+        request(&nsqd, "GET", "/nowhere", None).await.expect_error(404, "NOT_FOUND");
+        // A revoked token is of no more use.
+        file.write(r#"{"token":[]}"#);
+        let revoked =
+            async || wait::when(request(&nsqd, "GET", "/info", root).await.status, |status| *status == 401);
+        wait::until("the token is revoked", revoked).await;
+    });
+}
+
+#[test]
+fn http_asks_servers_once_per_token() {
+    test(async {
+        let server = AuthServer::allowing(60, everything()).await;
+        let nsqd = Daemon::nsqd().flag(server.flag()).flag("--http-auth").start().await;
+        for _ in 0..3 {
+            request(&nsqd, "POST", "/pub?topic=t", Some("secret")).await.expect(200);
+        }
+        request(&nsqd, "GET", "/stats", Some("secret")).await.expect_error(403, "FORBIDDEN");
+        assert_eq!(server.asked().len(), 1);
+        assert_eq!(
+            server.asked()[0].request,
+            "GET /auth?common_name=&remote_ip=127.0.0.1&secret=secret&tls=false"
+        );
+        server.answer(nsq_tests::auth_server::Answer::Status(403, String::new()));
+        request(&nsqd, "GET", "/info", Some("other")).await.expect_error(401, "UNAUTHORIZED");
+        server.answer(nsq_tests::auth_server::Answer::Status(500, String::new()));
+        request(&nsqd, "GET", "/info", Some("other")).await.expect_error(503, "AUTH_UNAVAILABLE");
+    });
+}
