@@ -23,17 +23,20 @@ def parse_arguments():
     parser.add_argument("--max-in-flight", type=int, default=10)
     parser.add_argument("--tls-ca", help="authority to trust; asks for TLS")
     parser.add_argument("--compression", choices=["snappy", "deflate"])
+    parser.add_argument("--auth-secret")
     return parser.parse_args()
 
 
 def upgrades(arguments):
-    """What the connection asks for in IDENTIFY."""
+    """What the connection asks for in IDENTIFY, and its secret."""
     options = {}
     if arguments.tls_ca:
         options["tls_v1"] = True
         options["tls_options"] = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": arguments.tls_ca}
     if arguments.compression:
         options[arguments.compression] = True
+    if arguments.auth_secret:
+        options["auth_secret"] = arguments.auth_secret
     return options
 
 

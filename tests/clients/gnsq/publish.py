@@ -20,22 +20,26 @@ def parse_arguments():
     parser.add_argument("--batch", type=int, default=1, help="messages per MPUB; 1 uses PUB")
     parser.add_argument("--tls-ca", help="authority to trust; asks for TLS")
     parser.add_argument("--compression", choices=["snappy", "deflate"])
+    parser.add_argument("--auth-secret")
     return parser.parse_args()
 
 
 def upgrades(arguments):
-    """What the connection asks for in IDENTIFY."""
+    """What the connection asks for in IDENTIFY, and its secret."""
     options = {}
     if arguments.tls_ca:
         options["tls_v1"] = True
         options["tls_options"] = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": arguments.tls_ca}
     if arguments.compression:
         options[arguments.compression] = True
+    if arguments.auth_secret:
+        options["auth_secret"] = arguments.auth_secret
     return options
 
 
 class Connection:
-    """What a Producer is made of. A Producer takes the OK of an upgrade for the answer to a publish, and breaks."""
+    """What a Producer is made of. A Producer takes what an upgrade or AUTH is answered for
+    the answer to a publish, and breaks."""
 
     def __init__(self, arguments):
         host, port = arguments.nsqd.split(":")

@@ -18,16 +18,18 @@ const {values: options} = parseArgs({
     'max-in-flight': {type: 'string', default: '10'},
     'tls-ca': {type: 'string'}, // authority to trust; asks for TLS
     compression: {type: 'string'}, // snappy or deflate
+    'auth-secret': {type: 'string'},
   },
 })
 
-// What the connection asks for in IDENTIFY.
+// What the connection asks for in IDENTIFY, and its secret.
 const upgrades = {}
 if (options['tls-ca']) {
   upgrades.tls = true
   upgrades.ca = fs.readFileSync(options['tls-ca'])
 }
 if (options.compression) upgrades[options.compression] = true
+if (options['auth-secret']) upgrades.authSecret = options['auth-secret']
 
 const say = (event) => console.log(JSON.stringify(event))
 

@@ -16,16 +16,18 @@ const {values: options} = parseArgs({
     batch: {type: 'string', default: '1'}, // messages per MPUB; 1 uses PUB
     'tls-ca': {type: 'string'}, // authority to trust; asks for TLS
     compression: {type: 'string'}, // snappy or deflate
+    'auth-secret': {type: 'string'},
   },
 })
 
-// What the connection asks for in IDENTIFY.
+// What the connection asks for in IDENTIFY, and its secret.
 const upgrades = {}
 if (options['tls-ca']) {
   upgrades.tls = true
   upgrades.ca = fs.readFileSync(options['tls-ca'])
 }
 if (options.compression) upgrades[options.compression] = true
+if (options['auth-secret']) upgrades.authSecret = options['auth-secret']
 
 const deferMs = Number(options['defer-ms'])
 const batchSize = Number(options.batch)
