@@ -12,7 +12,7 @@ use crate::storage::measured::FileKind;
 
 /// How often it is looked whether there is something to sync, and at most synced. Syncs that follow one on the other
 /// would take the disk away from reads and writes.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// When what was written is synced.
 #[derive(Debug, Clone, Copy)]

@@ -261,7 +261,9 @@ impl Channel {
 
     /// Begins a run of FIN, REQ and TOUCH by one consumer; what follows from them happens once, when the run ends.
     pub fn acknowledge(&self, key: ConsumerKey) -> Acknowledging<'_> {
-        Acknowledging { channel: self, key, now: clock::monotonic(), inner: Some(self.inner.lock()) }
+        let monotonic = clock::monotonic();
+        let now = Clocks { monotonic, wall_ns: clock::wall_at(monotonic) };
+        Acknowledging { channel: self, key, now, inner: Some(self.inner.lock()) }
     }
 
     /// Drops all messages.
@@ -400,20 +402,20 @@ impl Expire for Channel {
 pub struct Acknowledging<'a> {
     channel: &'a Channel,
     key: ConsumerKey,
-    now: Nanos,
+    now: Clocks,
     inner: Option<MutexGuard<'a, Inner>>,
 }
 
 impl Acknowledging<'_> {
     /// FIN.
     pub fn finish(&mut self, sequence: u64) -> Result<(), AckError> {
-        let (key, now) = (self.key, Clocks { monotonic: self.now, wall_ns: clock::wall_at(self.now) });
+        let (key, now) = (self.key, self.now);
         self.state().finish(key, sequence, now)
     }
 
     /// REQ, at once or after a delay.
     pub fn requeue(&mut self, sequence: u64, delay: Nanos) -> Result<(), AckError> {
-        let (key, now) = (self.key, self.now);
+        let (key, now) = (self.key, self.now.monotonic);
         let attempts = self.state().requeue(key, sequence, delay, now)?;
         self.channel.record(&Record::Requeue {
             topic: self.channel.parts.topic_number,
@@ -432,7 +434,7 @@ impl Acknowledging<'_> {
 
     /// TOUCH.
     pub fn touch(&mut self, sequence: u64) -> Result<(), AckError> {
-        let (key, now) = (self.key, self.now);
+        let (key, now) = (self.key, self.now.monotonic);
         self.state().touch(key, sequence, now)?;
         if let Some(inner) = &mut self.inner {
             let deadline = inner.state.next_deadline_of(key);

@@ -174,10 +174,8 @@ impl Connection {
             if self.may_take
                 && let Some(subscription) = &self.subscription
             {
-                self.may_take = {
-                    let metrics = self.context.registry.engine().metrics();
-                    deliver(&subscription.channel, subscription.key, &mut self.output, metrics)
-                };
+                let metrics = self.context.registry.engine().metrics();
+                self.may_take = deliver(&subscription.channel, subscription.key, &mut self.output, metrics);
             }
             match self.wait().await {
                 Ok(Event::Read(count)) => {
