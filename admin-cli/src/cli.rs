@@ -5,9 +5,10 @@ use clap_complete::Shell;
 
 use crate::command::bench::BenchFlags;
 use crate::command::change::DestroyFlags;
-use crate::command::create::CreateTopicFlags;
+use crate::command::create::{CreateChannelFlags, CreateTopicFlags};
 use crate::command::data::DataCommand;
 use crate::command::dev::DevFlags;
+use crate::command::history::{RetainFlags, SeekFlags};
 use crate::command::publish::PublishFlags;
 use crate::command::stat::StatFlags;
 use crate::command::subscribe::SubscribeFlags;
@@ -90,6 +91,8 @@ pub enum TopicCommand {
     Unpause(TopicArgument),
     /// Drop the messages that have not been released to channels.
     Empty(EmptyTopic),
+    /// Set what is kept of finished messages.
+    Retain(RetainFlags),
 }
 
 /// `nsq channel ...`
@@ -102,7 +105,7 @@ pub enum ChannelCommand {
         topic: Option<String>,
     },
     /// Create a channel.
-    Create(ChannelArgument),
+    Create(CreateChannelFlags),
     /// Delete a channel with its messages, everywhere.
     #[command(visible_alias = "rm")]
     Delete(DestroyChannel),
@@ -112,6 +115,8 @@ pub enum ChannelCommand {
     Unpause(ChannelArgument),
     /// Drop all messages of a channel.
     Empty(DestroyChannel),
+    /// Move a channel back, so that messages are delivered again, or forward, so that they are finished.
+    Seek(SeekFlags),
 }
 
 /// `nsq node ...`
@@ -177,6 +182,11 @@ mod tests {
             "nsq --lookupd-http-address a:1,b:2 stat t/c -w",
             "nsq sub t c -n 3 --json --nsqd-tcp-address a:4150",
             "nsq dev -- --mem-queue-size=1",
+            "nsq topic retain t --for 24h --bytes 1000",
+            "nsq topic retain t --default",
+            "nsq channel seek t/c --to 15m",
+            "nsq channel create t c --start id:004000000000002a",
+            "nsq sub t c --from earliest",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -34,7 +34,7 @@ use clap::Parser;
 
 use cli::{ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, bench, completion, create, data, delete, dev, empty, list, node, pause, ping, publish, stat,
+    Context, bench, completion, create, data, delete, dev, empty, history, list, node, pause, ping, publish, stat,
     subscribe,
 };
 use exit_status::{ExitStatus, Failure};
@@ -88,6 +88,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
             TopicCommand::List => list::topics(context).await,
             TopicCommand::Create(flags) => create::topic(context, &flags).await,
             TopicCommand::Delete(flags) => delete::run(context, flags.topic.object()?, &flags.destroy).await,
+            TopicCommand::Retain(flags) => history::retain(context, &flags).await,
             TopicCommand::Pause(topic) => pause::run(context, topic.object()?, true).await,
             TopicCommand::Unpause(topic) => pause::run(context, topic.object()?, false).await,
             TopicCommand::Empty(flags) => {
@@ -99,7 +100,8 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
                 let topic = topic.as_deref().map(Object::parse).transpose()?;
                 list::channels(context, topic.as_ref()).await
             }
-            ChannelCommand::Create(channel) => create::channel(context, channel.object()?).await,
+            ChannelCommand::Create(flags) => create::channel(context, &flags).await,
+            ChannelCommand::Seek(flags) => history::seek(context, &flags).await,
             ChannelCommand::Delete(flags) => {
                 delete::run(context, flags.channel.object()?, &flags.destroy).await
             }

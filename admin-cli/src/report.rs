@@ -42,6 +42,20 @@ pub struct TopicReport {
     pub ingress_rate: Option<Rate>,
     /// Its channels by name.
     pub channels: Vec<ChannelReport>,
+    /// What is kept though finished, where anything is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained: Option<RetainedReport>,
+}
+
+/// What is kept of a topic though it is finished, on all nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct RetainedReport {
+    /// Messages.
+    pub retained_count: u64,
+    /// Their bytes, with headers.
+    pub retained_bytes: u64,
+    /// When the oldest was published, nanoseconds since 1970; 0 if there is none, or nobody knows.
+    pub oldest_retained_at: i64,
 }
 
 /// A channel on all nodes.
@@ -195,6 +209,13 @@ fn add_topic(sum: &mut TopicReport, topic: &TopicStats, earlier: Option<&Option<
     sum.message_count += topic.message_count;
     sum.message_bytes += topic.message_bytes;
     sum.paused |= topic.paused;
+    if let Some(kept) = &topic.retention {
+        let sum = sum.retained.get_or_insert_default();
+        sum.retained_count += kept.retained_count;
+        sum.retained_bytes += kept.retained_bytes;
+        let known = [sum.oldest_retained_at, kept.oldest_retained_at].into_iter().filter(|at| *at > 0);
+        sum.oldest_retained_at = known.min().unwrap_or(0);
+    }
     let Some(earlier) = earlier else { return };
     let rate = earlier.as_ref().map(|e| e.rate(e.then.message_count.into(), topic.message_count.into()));
     add_rate(&mut sum.ingress_rate, rate);

@@ -19,8 +19,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use nsq_protocol::{
-    ChannelsResponse, ClusterStatsResponse, InfoResponse, LookupResponse, MessageBatch, NodesResponse, Stats,
-    TopicsResponse, discovery,
+    ChannelsResponse, ClusterStatsResponse, InfoResponse, LookupResponse, MessageBatch, NodesResponse,
+    SeekResponse, StartAt, Stats, TopicsResponse, discovery,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -272,6 +272,43 @@ impl NsqdClient {
         MessageBatch::encode_bodies(bodies, &mut batch);
         let query = [("topic", topic), ("binary", "true")];
         self.daemon.call(Method::POST, "/mpub", &query, batch.into()).await.map(drop)
+    }
+
+    /// Creates a channel that starts at a place among the messages that the topic keeps, if the channel is not there.
+    pub async fn create_channel_at(
+        &self,
+        topic: &str,
+        channel: &str,
+        start: StartAt,
+    ) -> Result<(), AdminError> {
+        let query = [("topic", topic), ("channel", channel), ("start", &start.to_string())];
+        self.daemon.post("/channel/create", &query).await
+    }
+
+    /// Moves a channel: back, so that messages are delivered again, or forward, so that they are finished.
+    pub async fn seek_channel(
+        &self,
+        topic: &str,
+        channel: &str,
+        to: StartAt,
+    ) -> Result<SeekResponse, AdminError> {
+        let query = [("topic", topic), ("channel", channel), ("to", &to.to_string())];
+        let body = self.daemon.call(Method::POST, "/channel/seek", &query, Bytes::new()).await?;
+        discovery::parse(&body).map_err(|error| AdminError {
+            method: "POST",
+            url: url(&self.daemon.base_url, "/channel/seek", &query),
+            kind: AdminErrorKind::Unexpected(error.to_string()),
+        })
+    }
+
+    /// Sets how long, and how many bytes of, finished messages a topic keeps; zero is no limit, and both zero is
+    /// nothing. Without limits of its own it follows nsqd's flags.
+    pub async fn retain_topic(&self, topic: &str, limits: Option<(Duration, u64)>) -> Result<(), AdminError> {
+        let Some((age, bytes)) = limits else {
+            return self.daemon.post("/topic/retain", &[("topic", topic), ("for", "default")]).await;
+        };
+        let (age, bytes) = (format!("{}ns", age.as_nanos()), bytes.to_string());
+        self.daemon.post("/topic/retain", &[("topic", topic), ("for", &age), ("bytes", &bytes)]).await
     }
 
     /// Drops the messages that wait in the topic itself.

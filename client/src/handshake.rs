@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use nsq_protocol::{
-    ChannelName, Command, Frame, FrameType, IdentifyReply, IdentifyRequest, MAGIC_V2, TopicName,
+    ChannelName, Command, Frame, FrameType, IdentifyReply, IdentifyRequest, MAGIC_V2, StartAt, TopicName,
 };
 
 use crate::config::{Config, Upgrades};
@@ -260,6 +260,7 @@ fn identify_request(config: &Config) -> IdentifyRequest {
         deflate_level: config.deflate.then_some(config.deflate_level.into()),
         topology_region: text(&config.topology_region),
         topology_zone: text(&config.topology_zone),
+        channel_start: (config.channel_start != StartAt::Latest).then(|| config.channel_start.to_string()),
     }
 }
 

@@ -110,7 +110,7 @@ pub use error::{
     StartError,
 };
 pub use handshake::ServerInfo;
-pub use nsq_protocol::MessageId;
+pub use nsq_protocol::{MessageId, StartAt};
 pub use producer::{Guarantee, Producer, ProducerBuilder, PublishFuture, Receipt, Strategy};
 pub use tls::Tls;
 

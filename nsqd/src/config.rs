@@ -14,10 +14,12 @@ use nsq_protocol::{IdentifyLimits, Limits};
 
 use crate::auth::AuthOptions;
 use crate::auth::servers::{AuthMethod, AuthServersOptions};
+use crate::clock;
 use crate::engine::{EngineLimits, LatencyOptions};
 use crate::flags::{Flags, KEYS, PROGRAM, TlsRequired, TlsVersion};
 use crate::locality::Location;
 use crate::log::chunk::CHUNK_BYTES;
+use crate::log::retention::Retention;
 use crate::storage::Durability;
 use crate::storage::journal::{DEFAULT_FILE_BYTES, JournalTiming};
 
@@ -84,6 +86,10 @@ pub struct Config {
     pub mem_queue_bytes: usize,
     /// Size of a segment file.
     pub max_bytes_per_file: u64,
+    /// How long a topic keeps finished messages; 0 for no limit.
+    pub retain_for: Duration,
+    /// How many bytes it keeps; 0 for no limit.
+    pub retain_bytes: u64,
     /// Messages after which what was written is synced in the background.
     pub sync_every: u64,
     /// How long what was written may wait for that.
@@ -286,6 +292,8 @@ impl Config {
             mem_queue_size: flags.mem_queue_size,
             mem_queue_bytes: size(flags.mem_queue_bytes),
             max_bytes_per_file: flags.max_bytes_per_file,
+            retain_for: flags.retain_for,
+            retain_bytes: flags.retain_bytes,
             sync_every: flags.sync_every,
             sync_timeout: flags.sync_timeout,
             queue_scan_worker_pool_max: flags.queue_scan_worker_pool_max,
@@ -405,6 +413,7 @@ impl Config {
             max_req_timeout: self.max_req_timeout,
             max_channel_consumers: self.max_channel_consumers,
             node_id: self.node_id,
+            retention: Retention { age: clock::nanos(self.retain_for), bytes: self.retain_bytes },
             max_bytes_per_file: self.max_bytes_per_file,
             chunk_bytes: CHUNK_BYTES,
             journal_file_bytes: DEFAULT_FILE_BYTES,

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::damage::Damage;
+use crate::log::retention::Retention;
 use crate::log::tail::MemoryBound;
 use crate::metrics::Metrics;
 use crate::storage::data_dir::DataDir;
@@ -44,6 +45,8 @@ pub struct EngineLimits {
     pub max_channel_consumers: usize,
     /// `--node-id`, 0..1024: the upper bits of message ids.
     pub node_id: u16,
+    /// `--retain-for` and `--retain-bytes`, for topics without limits of their own.
+    pub retention: Retention,
     /// `--max-bytes-per-file`: size of a segment file.
     pub max_bytes_per_file: u64,
     /// Size of a memory chunk, and of a block on disk: [`crate::log::chunk::CHUNK_BYTES`], but for tests.

@@ -110,6 +110,12 @@ pub struct Flags {
     /// Bytes per file of a topic's messages.
     #[arg(long, default_value = "104857600", value_parser = positive)]
     pub max_bytes_per_file: u64,
+    /// How long a topic keeps finished messages, so that channels can start in the past; 0 for not at all.
+    #[arg(long, default_value = "0", value_parser = go_duration::parse)]
+    pub retain_for: Duration,
+    /// How many bytes of its newest messages a topic keeps though finished; 0 for no limit but --retain-for's.
+    #[arg(long, default_value = "0", value_parser = count)]
+    pub retain_bytes: u64,
     /// Messages after which what was written is synced in the background; with --durability=sync it always is.
     #[arg(long, default_value = "2500", value_parser = count)]
     pub sync_every: u64,
@@ -250,6 +256,8 @@ pub const KEYS: &[Key] = &[
     Key::new("mem_queue_size", "mem-queue-size", Kind::Int),
     Key::new("mem_queue_bytes", "mem-queue-bytes", Kind::Int),
     Key::new("max_bytes_per_file", "max-bytes-per-file", Kind::Int),
+    Key::new("retain_for", "retain-for", Kind::Duration),
+    Key::new("retain_bytes", "retain-bytes", Kind::Int),
     Key::new("sync_every", "sync-every", Kind::Int),
     Key::new("sync_timeout", "sync-timeout", Kind::Duration),
     Key::new("queue_scan_worker_pool_max", "queue-scan-worker-pool-max", Kind::Int),

@@ -38,6 +38,8 @@ const PERSIST_INTERVAL: Duration = Duration::from_millis(200);
 const BUSY_CLEAN_TICKS: u32 = 10;
 /// ... and after so many in any case.
 const CLEAN_TICKS: u32 = 300;
+/// After so many of these intervals topics let go of what they have kept for long enough.
+const RETAIN_TICKS: u32 = 5;
 
 /// Why the daemon did not start: the text after `FATAL: `.
 #[derive(Debug, thiserror::Error)]
@@ -316,6 +318,7 @@ async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
     let mut topology = engine.topology();
     topology.mark_unchanged();
     let mut ticks_since_clean = 0;
+    let mut ticks_since_retain = 0;
     loop {
         tokio::select! {
             () = tokio::time::sleep(PERSIST_INTERVAL) => {}
@@ -328,6 +331,11 @@ async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
         if clean {
             ticks_since_clean = 0;
         }
+        ticks_since_retain += 1;
+        let retain = ticks_since_retain >= RETAIN_TICKS;
+        if retain {
+            ticks_since_retain = 0;
+        }
         let checkpoint = engine.journal.is_none() && topology.has_changed().unwrap_or(false);
         if checkpoint {
             topology.mark_unchanged();
@@ -339,6 +347,9 @@ async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
             }
             persist::retry_spills(&registry);
             let retired = persist::retire_journal_files(&registry)?;
+            if retain {
+                persist::retain(&registry)?;
+            }
             if clean {
                 persist::clean_segments(&registry)?;
             }

@@ -6,7 +6,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nsq_protocol::{
-    ChannelStats, ClientStats, E2eLatency, MemoryStats, Percentile, PubCount, Stats, TopicStats,
+    ChannelStats, ClientStats, E2eLatency, MemoryStats, Percentile, PubCount, RetentionStats, Stats,
+    TopicStats,
 };
 
 use crate::channel::latency::{LatencyHistogram, TAKES_ALL, no_latencies};
@@ -126,6 +127,19 @@ pub(crate) fn topic_stats(engine: &Engine, topic: &Topic, request: StatsRequest<
         message_bytes,
         paused,
         e2e_processing_latency,
+        retention: retention_stats(topic),
+    })
+}
+
+fn retention_stats(topic: &Topic) -> Option<RetentionStats> {
+    let (retained, limits) = (topic.log().retained()?, topic.log().retention());
+    Some(RetentionStats {
+        retain_for: signed(limits.age),
+        retain_bytes: limits.bytes,
+        retained_count: retained.message_count,
+        retained_bytes: retained.bytes,
+        oldest_retained_at: retained.oldest_ns.unwrap_or(0),
+        oldest_retained_sequence: retained.oldest_sequence,
     })
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorCode, ProtocolError};
 use crate::json::{JsonError, Reader, fold_key, lenient};
+use crate::start_at::StartAt;
 
 /// Deflate level of a client that names none.
 const DEFAULT_DEFLATE_LEVEL: i64 = 6;
@@ -62,6 +63,9 @@ pub struct IdentifyRequest {
     /// Zone that the client is in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology_zone: Option<String>,
+    /// Where a channel starts that SUB makes: see [`StartAt`]. NSQ does not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel_start: Option<String>,
 }
 
 impl IdentifyRequest {
@@ -97,6 +101,7 @@ impl IdentifyRequest {
                 "deflate_level" => replace(&mut request.deflate_level, value.integer()?),
                 "topology_region" => replace(&mut request.topology_region, value.string()?),
                 "topology_zone" => replace(&mut request.topology_zone, value.string()?),
+                "channel_start" => replace(&mut request.channel_start, value.string()?),
                 _ => value.skip()?,
             }
             Ok(())
@@ -198,6 +203,8 @@ pub struct Negotiated {
     pub topology_region: String,
     /// The client's zone; empty if it gave none.
     pub topology_zone: String,
+    /// Where a channel starts that SUB makes, if the client said so.
+    pub channel_start: Option<StartAt>,
 }
 
 /// Checks what a client asks for, in NSQ's order, and says what it gets.
@@ -214,6 +221,7 @@ pub fn negotiate(request: &IdentifyRequest, limits: &IdentifyLimits) -> Result<N
         return Err(bad_body(format!("sample rate ({sample_rate}) is invalid")));
     };
     let msg_timeout = msg_timeout(request.msg_timeout.unwrap_or(0), limits)?;
+    let channel_start = channel_start(request.channel_start.as_deref())?;
 
     let feature_negotiation = request.feature_negotiation.unwrap_or(false);
     let grant = |asked: Option<bool>, offered| feature_negotiation && offered && asked.unwrap_or(false);
@@ -245,6 +253,7 @@ pub fn negotiate(request: &IdentifyRequest, limits: &IdentifyLimits) -> Result<N
         deflate_level,
         topology_region: request.topology_region.clone().unwrap_or_default(),
         topology_zone: request.topology_zone.clone().unwrap_or_default(),
+        channel_start,
     })
 }
 
@@ -296,6 +305,11 @@ fn msg_timeout(ms: i64, limits: &IdentifyLimits) -> Result<Duration, ProtocolErr
         _ => within(ms, ONE_SECOND, limits.max_msg_timeout)
             .ok_or_else(|| bad_body(format!("msg timeout ({ms}) is invalid"))),
     }
+}
+
+fn channel_start(text: Option<&str>) -> Result<Option<StartAt>, ProtocolError> {
+    let parse = |text: &str| text.parse().map_err(|_| bad_body(format!("channel start ({text}) is invalid")));
+    text.map(parse).transpose()
 }
 
 fn within(ms: i64, min: Duration, max: Duration) -> Option<Duration> {
@@ -362,6 +376,9 @@ pub struct IdentifyReply {
     /// Longest body of MPUB; NSQ does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body_size: Option<i64>,
+    /// Where a channel starts that SUB makes, as it was asked for; NSQ does not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channel_start: Option<String>,
 }
 
 impl Negotiated {
@@ -376,6 +393,7 @@ impl Negotiated {
             sample_rate: i64::from(self.sample_rate),
             output_buffer_size: i64::try_from(self.output_buffer_size).unwrap_or(i64::MAX),
             output_buffer_timeout: self.output_buffer_timeout.map_or(0, millis),
+            channel_start: self.channel_start.map(|start| start.to_string()),
             ..daemon.clone()
         }
     }

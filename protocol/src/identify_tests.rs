@@ -40,6 +40,7 @@ fn all_fields_are_read() {
         deflate_level: Some(6),
         topology_region: text("r"),
         topology_zone: text("z"),
+        channel_start: None,
     };
     assert_eq!(request, expected);
     assert_eq!(IdentifyRequest::parse(&to_json(&expected).unwrap()), Ok(expected));
@@ -257,4 +258,16 @@ proptest! {
             prop_assert!(got.deflate_level <= max_deflate_level && got.sample_rate <= 99);
         }
     }
+}
+
+#[test]
+fn where_a_channel_starts_is_told_to_who_asks() {
+    let reply = |body: &str| {
+        let request = IdentifyRequest::parse(body.as_bytes()).unwrap();
+        negotiate(&request, &IdentifyLimits::default()).map(|agreed| agreed.reply(&IdentifyReply::default()))
+    };
+    assert_eq!(reply("{}").unwrap().channel_start, None);
+    let asked = reply(r#"{"channel_start":"1700000000"}"#).unwrap();
+    assert_eq!(asked.channel_start.as_deref(), Some("2023-11-14T22:13:20Z"));
+    assert!(reply(r#"{"channel_start":""}"#).is_err());
 }

@@ -23,6 +23,7 @@
 //! - [`error`]: what a client is told when something is wrong
 //! - [`identify`]: what client and nsqd agree on at the start of a connection; [`auth`]: who the client is
 //! - [`compression`]: the byte streams that they may agree on
+//! - [`start_at`]: a place in a topic's messages, where a channel starts or is moved to
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
 //! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`
 //! - [`json`]: a forgiving JSON reader, and JSON as NSQ's programs write it
@@ -42,6 +43,7 @@ pub mod command_decoder;
 pub mod error;
 
 pub mod identify;
+pub mod start_at;
 
 pub mod auth;
 
@@ -77,7 +79,9 @@ pub use message::{
 };
 pub use message_id::MessageId;
 pub use name::{ChannelName, InvalidName, TopicName, is_valid_name};
+pub use start_at::{InvalidStartAt, StartAt};
 pub use stats::{
-    ChannelStats, ClientStats, E2eLatency, InfoResponse, MemoryStats, Percentile, PubCount, Stats, TopicStats,
+    ChannelStats, ClientStats, E2eLatency, InfoResponse, MemoryStats, Percentile, PubCount, RetentionStats,
+    SeekResponse, Stats, TopicStats,
 };
 pub use stats_text::render_text;

@@ -61,6 +61,48 @@ pub struct TopicStats {
     /// Over all channels.
     #[serde(deserialize_with = "lenient")]
     pub e2e_processing_latency: E2eLatency,
+    /// What it keeps of finished messages. Absent if it keeps none; NSQ does not know it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<RetentionStats>,
+}
+
+/// What a topic keeps of its messages though they are finished.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RetentionStats {
+    /// Limit of age, nanoseconds; 0 for none.
+    #[serde(deserialize_with = "lenient")]
+    pub retain_for: i64,
+    /// Limit of bytes; 0 for none.
+    #[serde(deserialize_with = "lenient")]
+    pub retain_bytes: u64,
+    /// Messages kept, finished or not.
+    #[serde(deserialize_with = "lenient")]
+    pub retained_count: u64,
+    /// Their bytes, with headers.
+    #[serde(deserialize_with = "lenient")]
+    pub retained_bytes: u64,
+    /// When the oldest of them was published, nanoseconds since 1970; 0 if there is none or it is not known yet.
+    #[serde(deserialize_with = "lenient")]
+    pub oldest_retained_at: i64,
+    /// Its sequence number.
+    #[serde(deserialize_with = "lenient")]
+    pub oldest_retained_sequence: u64,
+}
+
+/// `/channel/seek`: where the channel stands now. NSQ does not know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SeekResponse {
+    /// Sequence number of the first message that it will hand out.
+    #[serde(deserialize_with = "lenient")]
+    pub sequence: u64,
+    /// More was asked for than the topic keeps: it is the oldest message that it does.
+    #[serde(deserialize_with = "lenient")]
+    pub clamped: bool,
+    /// Messages that can be handed out.
+    #[serde(deserialize_with = "lenient")]
+    pub depth: u64,
 }
 
 /// A channel.

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::time::Duration;
 
+use crate::start_at::rfc3339;
 use crate::stats::{ChannelStats, ClientStats, E2eLatency, MemoryStats, Stats, TopicStats};
 
 /// `/stats` as text. `start_time_rfc3339` is the start in local time, `toolchain` what nsqd was built
@@ -73,6 +74,13 @@ fn put_topic(out: &mut String, topic: &TopicStats, now: i64) -> fmt::Result {
         topic.message_count,
         Latencies(&topic.e2e_processing_latency),
     )?;
+    if let Some(kept) = &topic.retention {
+        let since = match kept.oldest_retained_at {
+            0 => String::new(),
+            at => format!(" since {}", rfc3339(at)),
+        };
+        writeln!(out, "      retained: {} msgs, {} bytes{since}", kept.retained_count, kept.retained_bytes)?;
+    }
     topic.channels.iter().try_for_each(|channel| put_channel(out, channel, now))
 }
 

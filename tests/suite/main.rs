@@ -64,6 +64,9 @@ mod import;
 /// `nsq data`: a data directory without a daemon.
 mod data_cli;
 
+/// Retention, channels that start in the past or are moved.
+mod replay;
+
 /// nsqd's HTTP interface.
 mod http_api;
 

@@ -1,13 +1,14 @@
 //! `nsq topic|channel create`.
 
 use clap::Args;
-use nsq_protocol::ChannelName;
+use nsq_protocol::{ChannelName, StartAt};
 
 use super::Context;
 use super::change::{Verb, conclude};
+use super::history::{PLACES, parse_place};
 use crate::cluster::{Answers, Cluster, Lookupd, Node, NodeError};
 use crate::exit_status::{ExitStatus, Failure};
-use crate::names::{Object, TopicArgument};
+use crate::names::{ChannelArgument, TopicArgument};
 
 const CREATE: Verb = Verb { name: "create", done: "created" };
 
@@ -68,8 +69,19 @@ pub async fn topic(context: &Context, flags: &CreateTopicFlags) -> Result<ExitSt
     Ok(status)
 }
 
+/// What `nsq channel create` is told.
+#[derive(Debug, Args)]
+pub struct CreateChannelFlags {
+    #[command(flatten)]
+    channel: ChannelArgument,
+    /// Where it starts in the messages that the topic keeps.
+    #[arg(long, value_name = "PLACE", value_parser = parse_place, long_help = PLACES)]
+    start: Option<StartAt>,
+}
+
 /// Registers a channel, and makes it at all nsqds that have the topic.
-pub async fn channel(context: &Context, object: Object) -> Result<ExitStatus, Failure> {
+pub async fn channel(context: &Context, flags: &CreateChannelFlags) -> Result<ExitStatus, Failure> {
+    let object = flags.channel.object()?;
     let cluster = Cluster::find(&context.targets).await?;
     let topic = &object.topic;
     let channel = object.channel.as_deref().unwrap_or_default();
@@ -80,7 +92,10 @@ pub async fn channel(context: &Context, object: Object) -> Result<ExitStatus, Fa
         .await;
     answers.extend(
         cluster
-            .on_nodes(CREATE.name, async |node: &Node| node.client.create_channel(topic, channel).await)
+            .on_nodes(CREATE.name, async |node: &Node| match flags.start {
+                Some(start) => node.client.create_channel_at(topic, channel, start).await,
+                None => node.client.create_channel(topic, channel).await,
+            })
             .await,
     );
     if answers.good.is_empty() && answers.errors.iter().chain(&cluster.errors).all(is_absence) {

@@ -1,7 +1,7 @@
 //! The commands, one file per verb. Each takes its flags and a [`Context`], and ends with an exit status or a
 //! [`Failure`].
 //!
-//! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`
+//! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`, `history`
 //! over what they have in common in `change`; `bench`; `data`; `completion`.
 
 use tokio::runtime::{Builder, Runtime};
@@ -31,6 +31,8 @@ pub mod ping;
 pub mod empty;
 
 pub mod delete;
+
+pub mod history;
 
 pub mod change;
 

@@ -143,11 +143,30 @@ fn print(
     Ok(())
 }
 
+const HEADINGS: [&str; 15] = [
+    "TOPIC",
+    "CHANNEL",
+    "IN/S",
+    "OUT/S",
+    "DEPTH",
+    "DISK",
+    "INFLT",
+    "DEF",
+    "REQ",
+    "TMO",
+    "CLIENTS",
+    "FLAGS",
+    "KEPT",
+    "KEPT BYTES",
+    "OLDEST",
+];
+/// Those that tell what is kept stand there only where anything is.
+const HEADINGS_OF_KEPT: usize = 3;
+
 fn table(topics: &[TopicReport], is_partial: bool) -> Table {
-    let mut table = Table::new(&[
-        "TOPIC", "CHANNEL", "IN/S", "OUT/S", "DEPTH", "DISK", "INFLT", "DEF", "REQ", "TMO", "CLIENTS",
-        "FLAGS",
-    ]);
+    let keeps = topics.iter().any(|topic| topic.retained.is_some());
+    let count = HEADINGS.len() - if keeps { 0 } else { HEADINGS_OF_KEPT };
+    let mut table = Table::new(&HEADINGS[..count]);
     for topic in topics {
         let mut cells: Vec<Cell> = vec![
             topic.topic_name.as_str().into(),
@@ -159,9 +178,16 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
         ];
         cells.extend(std::iter::repeat_n(Cell::None, 5));
         cells.push(flags_of_topic(topic, is_partial).into());
+        if let Some(kept) = &topic.retained {
+            let oldest = Some(kept.oldest_retained_at).filter(|at| *at > 0);
+            cells.push(kept.retained_count.into());
+            cells.push(kept.retained_bytes.into());
+            cells.push(oldest.map_or(Cell::None, |at| nsq_protocol::start_at::rfc3339(at).into()));
+        }
+        cells.resize(count, Cell::None);
         table.row(cells);
         for channel in &topic.channels {
-            table.row(vec![
+            let mut cells: Vec<Cell> = vec![
                 topic.topic_name.as_str().into(),
                 channel.channel_name.as_str().into(),
                 channel.ingress_rate.into(),
@@ -174,7 +200,9 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
                 channel.timeout_count.into(),
                 channel.client_count.into(),
                 flags_of_channel(channel, is_partial).into(),
-            ]);
+            ];
+            cells.resize(count, Cell::None);
+            table.row(cells);
         }
     }
     table

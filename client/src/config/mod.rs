@@ -17,6 +17,8 @@ use std::time::Duration;
 pub use value::{BackoffStrategy, Interval, OptionValue, TlsVersion};
 use value::{FromOption, Range};
 
+use nsq_protocol::StartAt;
+
 use crate::error::ConfigError;
 
 const MS: Duration = Duration::from_millis(1);
@@ -128,6 +130,9 @@ options! {
     topology_zone: String = String::new(), Range::Any;
     /// How often nsqd asks for a sign of life. `Off` is for producers only: nsqd refuses such consumers.
     heartbeat_interval: Interval = Interval::Every(30 * SECOND), Range::Durations(SECOND, 5 * MINUTE);
+    /// Where the channel starts, if subscribing makes it: see [`StartAt`]. A channel that is there goes on where it
+    /// stands, and NSQ's own nsqd does not know this option.
+    channel_start: StartAt = StartAt::Latest, Range::Any;
     /// Percent of the channel's messages that are delivered, the rest being dropped; 0 is all.
     sample_rate: u8 = 0, Range::Ints(0, 99);
     /// Ask nsqds for TLS. One that does not offer it is not used.

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nsq_protocol::StartAt;
+
 use super::duration;
 
 /// A value for [`Config::set`](super::Config::set): text, a number, a switch or a duration.
@@ -269,6 +271,14 @@ impl<T: FromOption> FromOption for Option<T> {
 
     fn check(&self, range: &Range) -> Result<(), String> {
         self.as_ref().map_or(Ok(()), |value| value.check(range))
+    }
+}
+
+impl FromOption for StartAt {
+    const EXPECTED: &'static str = "earliest, latest, an RFC 3339 or Unix time, seq:NUMBER or id:MESSAGE-ID";
+
+    fn from_option(value: &OptionValue) -> Option<Self> {
+        value.to_string().parse().ok()
     }
 }
 

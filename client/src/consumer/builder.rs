@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nsq_protocol::{ChannelName, TopicName};
+use nsq_protocol::{ChannelName, StartAt, TopicName};
 
 use super::Consumer;
 use super::engine::{Assignment, Engine};
@@ -74,6 +74,13 @@ impl ConsumerBuilder {
     /// Messages delivered more often than this are given up. 0, the default, is never.
     pub fn max_attempts(mut self, max_attempts: u16) -> Self {
         self.config.max_attempts = max_attempts;
+        self
+    }
+
+    /// Where the channel starts, if this consumer makes it: among the messages that the topic keeps though they are
+    /// finished. [`StartAt::Latest`] unless set. A channel that is there goes on where it stands.
+    pub fn start_at(mut self, place: StartAt) -> Self {
+        self.config.channel_start = place;
         self
     }
 

@@ -6,6 +6,7 @@
 //!
 //! - [`state`]: pure; every transition of a message, with a picture
 //! - [`take`]: pure; handing them out
+//! - [`moving`]: pure; moving the read cursor
 //! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`]: pure; its parts
 //! - [`latency`]: pure; from publishing to FIN, if that is measured
 //! - [`saved`]: pure; to and from a checkpoint, and replaying the journal
@@ -13,6 +14,7 @@
 pub mod consumers;
 pub mod in_flight;
 pub mod latency;
+pub mod moving;
 pub mod outstanding;
 pub mod runs;
 pub mod saved;
@@ -109,6 +111,15 @@ pub struct Taken {
     pub at: Nanos,
 }
 
+/// What came of [`Channel::move_to`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// Where the read cursor was put.
+    pub to: u64,
+    /// Messages that can be handed out now.
+    pub depth: u64,
+}
+
 /// The channel was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelClosed;
@@ -154,7 +165,9 @@ impl Channel {
     /// The topic has released its messages up to `to`.
     pub fn release(&self, to: u64, marks: &[Mark]) {
         let mut inner = self.inner.lock();
-        inner.state.release(to, marks, self.parts.bound);
+        // What the topic keeps is there for ephemeral channels, too.
+        let bound = self.parts.bound.filter(|_| !self.parts.log.is_retaining());
+        inner.state.release(to, marks, bound);
         if !marks.is_empty() {
             let deadline = inner.state.next_deadline();
             self.schedule(&mut inner, deadline);
@@ -279,6 +292,36 @@ impl Channel {
         for (signal, _) in inner.signals.iter().flatten() {
             signal.wake.notify_one();
         }
+        self.settle(inner);
+    }
+
+    /// Moves the read cursor to where `choose` says, and forward or back as it says; it is told cursor and end.
+    pub fn move_to<E>(&self, choose: impl FnOnce(u64, u64) -> Result<(u64, bool), E>) -> Result<Moved, E> {
+        let mut inner = self.inner.lock();
+        let (to, forward) = choose(inner.state.cursor(), inner.state.end())?;
+        if forward {
+            inner.state.move_forward(to);
+        } else {
+            let marks = self.parts.log.marks_between(to, inner.state.end());
+            inner.state.move_back(to, &marks);
+        }
+        self.record(&Record::ChannelMoved {
+            topic: self.parts.topic_number,
+            channel: self.parts.number,
+            to,
+            forward,
+        });
+        let deadline = inner.state.next_deadline();
+        self.schedule(&mut inner, deadline);
+        let moved = Moved { to, depth: inner.state.depth() };
+        self.settle(inner);
+        Ok(moved)
+    }
+
+    /// Does without what lies ahead and before `sequence`.
+    pub fn skip_to(&self, sequence: u64) {
+        let mut inner = self.inner.lock();
+        inner.state.skip_to(sequence);
         self.settle(inner);
     }
 
@@ -416,14 +459,15 @@ impl Acknowledging<'_> {
     /// REQ, at once or after a delay.
     pub fn requeue(&mut self, sequence: u64, delay: Nanos) -> Result<(), AckError> {
         let (key, now) = (self.key, self.now.monotonic);
-        let attempts = self.state().requeue(key, sequence, delay, now)?;
-        self.channel.record(&Record::Requeue {
-            topic: self.channel.parts.topic_number,
-            channel: self.channel.parts.number,
-            sequence,
-            attempts,
-            due_ns: if delay == 0 { 0 } else { clock::wall_ns().saturating_add_unsigned(delay) },
-        });
+        if let Some(attempts) = self.state().requeue(key, sequence, delay, now)? {
+            self.channel.record(&Record::Requeue {
+                topic: self.channel.parts.topic_number,
+                channel: self.channel.parts.number,
+                sequence,
+                attempts,
+                due_ns: if delay == 0 { 0 } else { clock::wall_ns().saturating_add_unsigned(delay) },
+            });
+        }
         if delay > 0
             && let Some(inner) = &mut self.inner
         {

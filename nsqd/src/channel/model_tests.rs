@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::latency::no_latencies;
+use super::outstanding::Recall;
 use super::saved::Clocks;
 use super::state::{AckError, ChannelState, Mark};
 use super::take::{Source, Supply, TakeEnd};
@@ -30,6 +31,10 @@ enum Step {
     Pass(u16),
     Pause(bool),
     Empty,
+    /// Back by a share of what was published.
+    MoveBack(u8),
+    /// Forward by a share of what is ahead.
+    MoveForward(u8),
     Restart,
 }
 
@@ -48,6 +53,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1u16..1500).prop_map(Step::Pass),
         1 => any::<bool>().prop_map(Step::Pause),
         1 => Just(Step::Empty),
+        2 => any::<u8>().prop_map(Step::MoveBack),
+        1 => any::<u8>().prop_map(Step::MoveForward),
         1 => Just(Step::Restart),
     ]
 }
@@ -56,7 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Where {
     Ready,
-    InFlight { key: u32, deadline: u64, delivered: u64 },
+    InFlight { key: u32, deadline: u64, delivered: u64, recall: Recall },
     Deferred { due: u64 },
 }
 
@@ -109,6 +116,8 @@ struct Pair {
     state: ChannelState,
     /// Every message that is not finished, with its attempts.
     model: BTreeMap<u64, (Where, u16)>,
+    /// Every message, with its due time if it was published deferred.
+    published: BTreeMap<u64, Option<u64>>,
     /// RDY and timeout by consumer.
     ready: BTreeMap<u32, u64>,
     is_near: BTreeMap<u32, bool>,
@@ -126,6 +135,7 @@ impl Pair {
         Pair {
             state,
             model: BTreeMap::new(),
+            published: BTreeMap::new(),
             ready: BTreeMap::new(),
             is_near: BTreeMap::new(),
             end: 100,
@@ -157,9 +167,52 @@ impl Pair {
     }
 
     fn give_back(&mut self, which: impl Fn(Where) -> bool) {
-        for (place, _) in self.model.values_mut().filter(|(place, _)| which(*place)) {
-            *place = Where::Ready;
+        self.model.retain(|_, (place, _)| {
+            let comes_back = which(*place);
+            let is_over = matches!(place, Where::InFlight { recall: Recall::Finish, .. });
+            if comes_back {
+                *place = Where::Ready;
+            }
+            !(comes_back && is_over)
+        });
+    }
+
+    /// What a channel that comes to `from..` has to know.
+    fn marks(&self, from: u64) -> Vec<Mark> {
+        let mark = |sequence: u64| match self.published.get(&sequence) {
+            None => Some(Mark::Skipped { from: sequence, to: sequence + 1 }),
+            Some(Some(due)) if *due > self.now => {
+                Some(Mark::Deferred { from: sequence, to: sequence + 1, due: *due })
+            }
+            Some(_) => None,
+        };
+        (from..self.end).filter_map(mark).collect()
+    }
+
+    fn move_back(&mut self, to: u64) {
+        self.state.move_back(to, &self.marks(to));
+        for (&sequence, due) in self.published.range(to..) {
+            let still_deferred = due.filter(|due| *due > self.now);
+            let fresh = (still_deferred.map_or(Where::Ready, |due| Where::Deferred { due }), 0);
+            let (place, attempts) = self.model.entry(sequence).or_insert(fresh);
+            match place {
+                Where::InFlight { recall, .. } => (*recall, *attempts) = (Recall::HandOut, 0),
+                Where::Deferred { .. } if *attempts == 0 => {}
+                Where::Deferred { .. } | Where::Ready => (*place, *attempts) = fresh,
+            }
         }
+    }
+
+    fn move_forward(&mut self, to: u64) {
+        self.state.move_forward(to);
+        self.model.retain(|&sequence, (place, _)| match place {
+            _ if sequence >= to => true,
+            Where::InFlight { recall, .. } => {
+                *recall = Recall::Finish;
+                true
+            }
+            _ => false,
+        });
     }
 
     fn apply(&mut self, step: Step) {
@@ -193,10 +246,13 @@ impl Pair {
             Step::Finish(pick) => self.finish(pick),
             Step::Requeue(pick, delay) => self.requeue(pick, u64::from(delay)),
             Step::Touch(pick) => {
-                if let Some((sequence, Where::InFlight { key, delivered, .. })) = self.some_message(pick) {
+                if let Some((sequence, Where::InFlight { key, delivered, recall, .. })) =
+                    self.some_message(pick)
+                {
                     assert_eq!(self.state.touch(key, sequence, self.now), Ok(()));
                     let deadline = (self.now + TIMEOUT).min(delivered + MAX_TIMEOUT);
-                    self.model.get_mut(&sequence).unwrap().0 = Where::InFlight { key, deadline, delivered };
+                    self.model.get_mut(&sequence).unwrap().0 =
+                        Where::InFlight { key, deadline, delivered, recall };
                 }
             }
             Step::Pass(time) => {
@@ -217,6 +273,14 @@ impl Pair {
                 self.state.empty();
                 self.model.clear();
             }
+            Step::MoveBack(share) => {
+                let back = (self.state.cursor() - 100) * u64::from(share) / 255;
+                self.move_back(self.state.cursor() - back);
+            }
+            Step::MoveForward(share) => {
+                let ahead = self.end - self.state.cursor();
+                self.move_forward(self.state.cursor() + ahead * u64::from(share) / 255);
+            }
             Step::Restart => self.restart(),
         }
     }
@@ -228,6 +292,7 @@ impl Pair {
         self.state.release(self.end, &marks, None);
         let place = due.map_or(Where::Ready, |due| Where::Deferred { due });
         self.model.extend((from..self.end).map(|sequence| (sequence, (place, 0))));
+        self.published.extend((from..self.end).map(|sequence| (sequence, due)));
     }
 
     fn take(&mut self, pick: u8, room: u8) {
@@ -252,30 +317,43 @@ impl Pair {
             assert_eq!(*place, Where::Ready, "message {sequence} handed out twice or too early");
             *seen += 1;
             assert_eq!(attempts, *seen);
-            *place = Where::InFlight { key, deadline: self.now + TIMEOUT, delivered: self.now };
+            *place = Where::InFlight {
+                key,
+                deadline: self.now + TIMEOUT,
+                delivered: self.now,
+                recall: Recall::No,
+            };
         }
     }
 
     fn finish(&mut self, pick: u8) {
         let Some((sequence, place)) = self.some_message(pick) else { return };
         match place {
-            Where::InFlight { key, .. } => {
+            Where::InFlight { key, recall, .. } => {
                 let now = self.clocks();
                 assert_eq!(self.state.finish(key + 1, sequence, now), Err(AckError::NotOwner));
                 assert_eq!(self.state.finish(key, sequence, now), Ok(()));
                 assert_eq!(self.state.finish(key, sequence, now), Err(AckError::NotInFlight));
                 self.latencies.push((now.wall_ns - published_at(sequence)) as u64);
-                self.model.remove(&sequence);
+                match recall {
+                    Recall::HandOut => self.model.get_mut(&sequence).unwrap().0 = Where::Ready,
+                    Recall::No | Recall::Finish => drop(self.model.remove(&sequence)),
+                }
             }
             _ => assert_eq!(self.state.finish(0, sequence, self.clocks()), Err(AckError::NotInFlight)),
         }
     }
 
     fn requeue(&mut self, pick: u8, delay: u64) {
-        let Some((sequence, Where::InFlight { key, .. })) = self.some_message(pick) else { return };
+        let Some((sequence, Where::InFlight { key, recall, .. })) = self.some_message(pick) else { return };
         let attempts = self.state.requeue(key, sequence, delay, self.now).unwrap();
+        if recall == Recall::Finish {
+            assert_eq!(attempts, None);
+            self.model.remove(&sequence);
+            return;
+        }
         let (place, seen) = self.model.get_mut(&sequence).unwrap();
-        assert_eq!(attempts, *seen);
+        assert_eq!(attempts, (recall == Recall::No || delay > 0).then_some(*seen));
         *place = if delay == 0 { Where::Ready } else { Where::Deferred { due: self.now + delay } };
     }
 

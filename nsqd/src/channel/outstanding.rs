@@ -28,6 +28,18 @@ pub enum Place {
     Free,
 }
 
+/// What becomes of a message that was in flight when the read cursor was moved over it, once it comes back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Recall {
+    /// Nothing unusual: the cursor was not moved.
+    #[default]
+    No,
+    /// It is finished, even if it was requeued or timed out.
+    Finish,
+    /// It is handed out again, even if it was finished.
+    HandOut,
+}
+
 /// One outstanding message.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -46,7 +58,29 @@ pub struct Entry {
     pub attempts: u16,
     /// Where it stands.
     pub place: Place,
+    /// In flight: what its answer means.
+    pub recall: Recall,
 }
+
+impl Entry {
+    /// A message that is in no list yet.
+    pub fn new(sequence: u64, attempts: u16, place: Place) -> Self {
+        Entry {
+            sequence,
+            deadline: 0,
+            delivered_at: 0,
+            previous: NONE,
+            next: NONE,
+            owner: 0,
+            attempts,
+            place,
+            recall: Recall::No,
+        }
+    }
+}
+
+const _: () =
+    assert!(size_of::<Entry>() == 40, "an outstanding message costs that and its place in the index");
 
 /// See the module.
 #[derive(Debug)]
@@ -210,6 +244,11 @@ impl Outstanding {
         self.entries.iter().filter(|entry| entry.place != Place::Free)
     }
 
+    /// What is inserted next may have any sequence number: the window begins there.
+    pub fn begin_window(&mut self) {
+        self.move_window_to_sparse(0);
+    }
+
     fn allocate(&mut self, entry: Entry) -> Slot {
         self.count += 1;
         if self.first_free == NONE {
@@ -253,16 +292,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(sequence: u64) -> Entry {
-        Entry {
-            sequence,
-            deadline: 0,
-            delivered_at: 0,
-            previous: NONE,
-            next: NONE,
-            owner: 0,
-            attempts: 0,
-            place: Place::Waiting,
-        }
+        Entry::new(sequence, 0, Place::Waiting)
     }
 
     #[test]

@@ -39,6 +39,12 @@ impl Runs {
         self.ranges.is_empty()
     }
 
+    /// Whether this one is in a range; for ranges that were added in their order.
+    pub fn contains(&self, sequence: u64) -> bool {
+        let index = self.ranges.partition_point(|&(_, to)| to <= sequence);
+        self.ranges.get(index).is_some_and(|&(from, _)| from <= sequence)
+    }
+
     /// The oldest range.
     pub fn first(&self) -> Option<(u64, u64)> {
         self.ranges.front().copied()

@@ -5,10 +5,11 @@
 
 use std::cmp::Reverse;
 
-use super::outstanding::{Entry, NONE, Place};
+use super::outstanding::{Entry, Place, Recall};
 use super::runs::Runs;
-use super::state::{ChannelState, Counters};
+use super::state::{ChannelState, Counters, Mark};
 use crate::clock::Nanos;
+use crate::log::retention::merged;
 use crate::storage::checkpoint::OutstandingCheckpoint;
 
 /// Both clocks at one moment, to turn saved wall time into deadlines and back.
@@ -53,6 +54,7 @@ impl ChannelState {
     /// For a checkpoint.
     pub fn save(&self, clocks: Clocks) -> SavedChannel {
         let mut outstanding: Vec<_> = (self.outstanding.iter())
+            .filter(|entry| entry.recall != Recall::Finish)
             .map(|entry| OutstandingCheckpoint {
                 sequence: entry.sequence,
                 attempts: entry.attempts,
@@ -92,15 +94,40 @@ impl ChannelState {
 
     /// A Finish record.
     pub fn replay_finish(&mut self, from: u64, to: u64) {
-        self.replay_handed_out(to);
         for sequence in from..to {
+            // What was deferred ahead of the cursor tells nothing about the messages before it.
+            if sequence >= self.cursor && !self.skipped.contains(sequence) {
+                self.replay_handed_out(sequence + 1);
+            }
             if let Some(slot) = self.outstanding.find(sequence) {
                 self.outstanding.remove(slot);
             }
         }
     }
 
-    /// A Requeue record. One for a message that is finished already is old news.
+    /// A ChannelCreated record, of a topic that was released up to `end`.
+    pub fn replay_start(cursor: u64, end: u64, marks: &[Mark], max_message_timeout: Nanos) -> Self {
+        let mut state = ChannelState::starting_at(cursor, end, marks, max_message_timeout);
+        state.deferred.clear();
+        state
+    }
+
+    /// A ChannelMoved record.
+    pub fn replay_move(&mut self, to: u64, forward: bool, marks: &[Mark]) {
+        self.end = self.end.max(to);
+        if forward {
+            self.move_forward(to);
+        } else {
+            // The cursor was further: what is not known to be finished before there was in flight.
+            self.replay_handed_out(to);
+            self.move_back(to, marks);
+        }
+        // Nothing is in a queue before everything has been replayed.
+        self.deferred.clear();
+    }
+
+    /// A Requeue record. One for a message that is finished already is old news. Without an attempt it was delivered
+    /// before the cursor was moved back over it, and deferred since then.
     pub fn replay_requeue(
         &mut self,
         sequence: u64,
@@ -109,7 +136,11 @@ impl ChannelState {
         clocks: Clocks,
         longest: Nanos,
     ) {
-        self.replay_handed_out(sequence + 1);
+        if attempts == 0 {
+            self.replay_defer_ahead(sequence);
+        } else if !self.skipped.contains(sequence) {
+            self.replay_handed_out(sequence + 1);
+        }
         if let Some(slot) = self.outstanding.find(sequence) {
             self.outstanding.entry_mut(slot).attempts = attempts;
             self.replay_defer(sequence, due_ns, clocks, longest);
@@ -197,17 +228,19 @@ impl ChannelState {
 
     fn replay_insert(&mut self, sequence: u64, attempts: u16) {
         if self.outstanding.find(sequence).is_none() {
-            self.outstanding.insert_ahead(Entry {
-                sequence,
-                deadline: 0,
-                delivered_at: 0,
-                previous: NONE,
-                next: NONE,
-                owner: 0,
-                attempts,
-                place: Place::Waiting,
-            });
+            self.outstanding.insert_ahead(Entry::new(sequence, attempts, Place::Waiting));
         }
+    }
+
+    /// A message is outstanding before the cursor has come to it.
+    fn replay_defer_ahead(&mut self, sequence: u64) {
+        if sequence < self.cursor || sequence >= self.end || self.skipped.contains(sequence) {
+            return;
+        }
+        self.replay_insert(sequence, 0);
+        self.skipped =
+            merged(self.skipped.iter().chain([(sequence, sequence + 1)]).collect()).into_iter().collect();
+        self.pass_skipped();
     }
 
     fn replay_defer(&mut self, sequence: u64, due_ns: i64, clocks: Clocks, longest: Nanos) {

@@ -1,4 +1,5 @@
-//! Pure: what decides about one channel's messages, but for handing them out, which is in [`super::take`].
+//! Pure: what decides about one channel's messages, but for handing them out, which is in [`super::take`], and for
+//! moving the read cursor, in [`super::moving`].
 //!
 //! ```text
 //!             release                 take                    finish
@@ -20,7 +21,7 @@ use std::collections::{BinaryHeap, VecDeque};
 
 use super::consumers::{ConsumerKey, Consumers};
 use super::latency::{Latencies, LatencyHistogram};
-use super::outstanding::{Entry, NONE, Outstanding, Place, Slot};
+use super::outstanding::{Entry, Outstanding, Place, Recall, Slot};
 use super::runs::Runs;
 use super::saved::Clocks;
 use crate::clock::Nanos;
@@ -185,16 +186,9 @@ impl ChannelState {
     }
 
     pub(super) fn defer_ahead(&mut self, sequence: u64, attempts: u16, due: Nanos) {
-        let slot = self.outstanding.insert_ahead(Entry {
-            sequence,
-            deadline: due,
-            delivered_at: 0,
-            previous: NONE,
-            next: NONE,
-            owner: 0,
-            attempts,
-            place: Place::Deferred,
-        });
+        let slot = self
+            .outstanding
+            .insert_ahead(Entry { deadline: due, ..Entry::new(sequence, attempts, Place::Deferred) });
         self.deferred.push(Reverse((due, slot)));
     }
 
@@ -228,32 +222,43 @@ impl ChannelState {
         }
         self.leave_flight(slot, |consumer| consumer.finish_count += 1);
         self.counters.finish_count += 1;
+        if self.outstanding.entry(slot).recall != Recall::No {
+            self.come_back(slot);
+            return Ok(());
+        }
         self.outstanding.remove(slot);
         self.finished.push(sequence, sequence + 1);
         Ok(())
     }
 
-    /// REQ: at once behind what is there, or after `delay`. Returns the attempts so far.
+    /// REQ: at once behind what is there, or after `delay`. Returns the attempts so far; none if that need not be
+    /// remembered, because the cursor was moved over the message while it was in flight.
     pub fn requeue(
         &mut self,
         key: ConsumerKey,
         sequence: u64,
         delay: Nanos,
         now: Nanos,
-    ) -> Result<u16, AckError> {
+    ) -> Result<Option<u16>, AckError> {
         let slot = self.owned(key, sequence)?;
         self.leave_flight(slot, |consumer| consumer.requeue_count += 1);
         self.counters.requeue_count += 1;
+        let entry = self.outstanding.entry_mut(slot);
+        if entry.recall == Recall::Finish || (entry.recall == Recall::HandOut && delay == 0) {
+            self.come_back(slot);
+            return Ok(None);
+        }
+        entry.recall = Recall::No;
+        let attempts = entry.attempts;
         if delay == 0 {
             self.wait(slot);
         } else {
             let due = now.saturating_add(delay);
-            let entry = self.outstanding.entry_mut(slot);
             entry.place = Place::Deferred;
             entry.deadline = due;
             self.deferred.push(Reverse((due, slot)));
         }
-        Ok(self.outstanding.entry(slot).attempts)
+        Ok(Some(attempts))
     }
 
     /// TOUCH: the full timeout from now, capped by the maximum since delivery.
@@ -308,7 +313,7 @@ impl ChannelState {
             {
                 self.leave_flight(slot, |_| {});
                 self.counters.timeout_count += 1;
-                self.wait(slot);
+                self.come_back(slot);
                 any = true;
             }
             if any {
@@ -355,7 +360,7 @@ impl ChannelState {
     pub fn remove_consumer(&mut self, key: ConsumerKey) {
         while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first()) {
             self.leave_flight(slot, |_| {});
-            self.wait(slot);
+            self.come_back(slot);
         }
         self.consumers.remove(key);
         self.woken.take_if(|woken| *woken == key);

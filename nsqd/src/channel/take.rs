@@ -4,7 +4,7 @@
 //! has passed what was there when they came back.
 
 use super::consumers::{Consumer, ConsumerKey};
-use super::outstanding::{Entry, NONE, Place, Slot};
+use super::outstanding::{Entry, Place, Slot};
 use super::state::ChannelState;
 use crate::clock::Nanos;
 use crate::locality::Locality;
@@ -142,14 +142,10 @@ impl ChannelState {
                 self.consumers.update(key, |consumer| {
                     for sequence in self.cursor..self.cursor + count {
                         let slot = outstanding.insert(Entry {
-                            sequence,
                             deadline,
                             delivered_at: now,
-                            previous: NONE,
-                            next: NONE,
                             owner: key,
-                            attempts: 1,
-                            place: Place::InFlight,
+                            ..Entry::new(sequence, 1, Place::InFlight)
                         });
                         consumer.in_flight.insert(outstanding, slot);
                     }

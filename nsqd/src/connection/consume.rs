@@ -78,7 +78,7 @@ impl Connection {
     ) -> Result<Option<Subscription>, ProtocolError> {
         let registry = &self.context.registry;
         let topic = registry.get_or_create(topic).await.map_err(|error| sub_failed(&error.to_string()))?;
-        let channel = match topic.get_or_create_channel(channel).await {
+        let channel = match topic.get_or_create_channel_at(channel, self.settings.channel_start).await {
             Ok(channel) => channel,
             Err(_) if topic.is_closed() => return Ok(None),
             Err(error) => return Err(sub_failed(&error.to_string())),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use nsq_protocol::compression::{Compressor, Decompressor};
-use nsq_protocol::{ErrorCode, IdentifyLimits, IdentifyRequest, Negotiated, ProtocolError, negotiate};
+use nsq_protocol::{
+    ErrorCode, IdentifyLimits, IdentifyRequest, Negotiated, ProtocolError, StartAt, negotiate,
+};
 
 use super::{Connection, End};
 use crate::client_info::Identity;
@@ -18,6 +20,8 @@ pub struct Settings {
     pub message_timeout: Nanos,
     /// Percent of messages that it wants; 0 means all.
     pub sample_rate: u8,
+    /// Where a channel starts that SUB makes.
+    pub channel_start: StartAt,
 }
 
 impl Settings {
@@ -27,6 +31,7 @@ impl Settings {
             heartbeat_interval: Some(clock::nanos(limits.heartbeat_interval)),
             message_timeout: clock::nanos(limits.msg_timeout),
             sample_rate: 0,
+            channel_start: StartAt::Latest,
         }
     }
 
@@ -35,6 +40,7 @@ impl Settings {
             heartbeat_interval: negotiated.heartbeat_interval.map(clock::nanos),
             message_timeout: clock::nanos(negotiated.msg_timeout),
             sample_rate: negotiated.sample_rate,
+            channel_start: negotiated.channel_start.unwrap_or_default(),
         }
     }
 }

@@ -6,15 +6,15 @@
 use std::sync::Arc;
 
 use nsq_daemon::http::{HttpError, Query, Request, Response, response};
-use nsq_protocol::{ChannelName, TopicName};
+use nsq_protocol::{ChannelName, StartAt, TopicName};
 
 use super::{HttpContext, not_stored, required, topic_parameter};
 use crate::channel::Channel;
 use crate::topic::Topic;
 
-const INVALID_TOPIC: HttpError = HttpError::bad_request("INVALID_TOPIC");
+pub(super) const INVALID_TOPIC: HttpError = HttpError::bad_request("INVALID_TOPIC");
 const TOPIC_NOT_FOUND: HttpError = HttpError::not_found("TOPIC_NOT_FOUND");
-const CHANNEL_NOT_FOUND: HttpError = HttpError::not_found("CHANNEL_NOT_FOUND");
+pub(super) const CHANNEL_NOT_FOUND: HttpError = HttpError::not_found("CHANNEL_NOT_FOUND");
 
 /// `POST /topic/create?topic=`
 pub async fn create_topic(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
@@ -56,11 +56,15 @@ pub async fn pause_topic(
     persisted(context).await
 }
 
-/// `POST /channel/create?topic=&channel=`: the topic must be there.
+/// `POST /channel/create?topic=&channel=[&start=]`: the topic must be there.
 pub async fn create_channel(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let query = request.query_without_body().await?;
     let (topic, name) = channel_parameters(context, &query)?;
-    topic.get_or_create_channel(&name).await.map_err(|error| not_stored(context, error))?;
+    let start = match query.get("start") {
+        Some(text) => text.parse().map_err(|_| HttpError::bad_request("INVALID_ARG_START"))?,
+        None => StartAt::Latest,
+    };
+    topic.get_or_create_channel_at(&name, start).await.map_err(|error| not_stored(context, error))?;
     Ok(response::empty())
 }
 
@@ -91,12 +95,12 @@ pub async fn pause_channel(
     persisted(context).await
 }
 
-fn find_topic(context: &HttpContext, name: &str) -> Result<Arc<Topic>, HttpError> {
+pub(super) fn find_topic(context: &HttpContext, name: &str) -> Result<Arc<Topic>, HttpError> {
     context.registry.get(name).ok_or(TOPIC_NOT_FOUND)
 }
 
 /// The topic, which must be there, and the channel's valid name.
-fn channel_parameters(
+pub(super) fn channel_parameters(
     context: &HttpContext,
     query: &Query<'_>,
 ) -> Result<(Arc<Topic>, ChannelName), HttpError> {
@@ -114,7 +118,7 @@ fn find_channel(context: &HttpContext, query: &Query<'_>) -> Result<Arc<Channel>
 
 /// Answers when the change is in the journal. The wait is for the disk, so it is not done on a thread that serves
 /// others.
-async fn persisted(context: &HttpContext) -> Result<Response, HttpError> {
+pub(super) async fn persisted(context: &HttpContext) -> Result<Response, HttpError> {
     let Some(journal) = context.registry.engine().journal.clone() else { return Ok(response::empty()) };
     let flushed = tokio::task::spawn_blocking(move || journal.flush()).await;
     match flushed {

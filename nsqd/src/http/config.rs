@@ -108,6 +108,8 @@ fn set_at_start(config: &Config, option: &str) -> Option<Value> {
         "mem_queue_size" => json!(config.mem_queue_size),
         "mem_queue_bytes" => json!(config.mem_queue_bytes),
         "max_bytes_per_file" => json!(config.max_bytes_per_file),
+        "retain_for" => json!(nanoseconds(config.retain_for)),
+        "retain_bytes" => json!(config.retain_bytes),
         "sync_every" => json!(config.sync_every),
         "sync_timeout" => json!(nanoseconds(config.sync_timeout)),
         "queue_scan_selection_count" => json!(config.queue_scan_selection_count),

@@ -10,6 +10,7 @@
 //! | POST | `/mpub` | several, by line or with sizes ([`publish`]) |
 //! | POST | `/topic/create`, `/topic/delete`, `/topic/empty`, `/topic/pause`, `/topic/unpause` | ([`admin`]) |
 //! | POST | `/channel/create`, `/channel/delete`, `/channel/empty`, `/channel/pause`, `/channel/unpause` | ([`admin`]) |
+//! | POST | `/topic/retain`, `/channel/seek` | what a topic keeps, and going back in it ([`history`]) |
 //! | GET, PUT | `/config/:opt` | what is set; two options can be changed ([`config`]) |
 //! | GET, POST | `/debug/pprof/...` | what of Go's profiler has a meaning here ([`debug`]) |
 //! | PUT, POST | `/debug/setblockrate`, `/debug/freememory` | ([`debug`]) |
@@ -20,6 +21,7 @@ pub mod admin;
 pub mod auth;
 pub mod config;
 pub mod debug;
+pub mod history;
 pub mod metrics;
 pub mod publish;
 pub mod stats;
@@ -101,6 +103,8 @@ pub enum Route {
     TopicEmpty,
     /// `POST /topic/pause` (true) and `/topic/unpause`
     TopicPause(bool),
+    /// `POST /topic/retain`
+    TopicRetain,
     /// `POST /channel/create`
     ChannelCreate,
     /// `POST /channel/delete`
@@ -109,6 +113,8 @@ pub enum Route {
     ChannelEmpty,
     /// `POST /channel/pause` (true) and `/channel/unpause`
     ChannelPause(bool),
+    /// `POST /channel/seek`
+    ChannelSeek,
     /// `GET /config/:opt`
     ConfigGet,
     /// `PUT /config/:opt`
@@ -155,6 +161,8 @@ impl Service for HttpContext {
             Route::TopicDelete => admin::delete_topic(context, request).await,
             Route::TopicEmpty => admin::empty_topic(context, request).await,
             Route::TopicPause(paused) => admin::pause_topic(context, request, paused).await,
+            Route::TopicRetain => history::retain(context, request).await,
+            Route::ChannelSeek => history::seek(context, request).await,
             Route::ChannelCreate => admin::create_channel(context, request).await,
             Route::ChannelDelete => admin::delete_channel(context, request).await,
             Route::ChannelEmpty => admin::empty_channel(context, request).await,
@@ -184,6 +192,8 @@ fn routes() -> Router<Route> {
         .add(Method::POST, "/topic/empty", Route::TopicEmpty)
         .add(Method::POST, "/topic/pause", Route::TopicPause(true))
         .add(Method::POST, "/topic/unpause", Route::TopicPause(false))
+        .add(Method::POST, "/topic/retain", Route::TopicRetain)
+        .add(Method::POST, "/channel/seek", Route::ChannelSeek)
         .add(Method::POST, "/channel/create", Route::ChannelCreate)
         .add(Method::POST, "/channel/delete", Route::ChannelDelete)
         .add(Method::POST, "/channel/empty", Route::ChannelEmpty)

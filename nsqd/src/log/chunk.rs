@@ -7,10 +7,15 @@ use nsq_protocol::{MESSAGE_FRAME_OVERHEAD, put_message_frame, set_attempts};
 /// back to find a single message is no waste.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Offset of the timestamp field in an encoded message frame: size, type.
+/// Offset of the timestamp in an encoded message frame: size, type.
 const TIMESTAMP_OFFSET: usize = 4 + 4;
-/// Offset of the attempts field in an encoded message frame: size, type, timestamp.
-const ATTEMPTS_OFFSET: usize = 4 + 4 + 8;
+/// Offset of the attempts field: behind the timestamp.
+const ATTEMPTS_OFFSET: usize = TIMESTAMP_OFFSET + 8;
+
+/// The timestamp in an encoded message frame.
+pub fn timestamp(frame: &[u8]) -> Option<i64> {
+    frame.get(TIMESTAMP_OFFSET..)?.first_chunk().map(|bytes| i64::from_be_bytes(*bytes))
+}
 
 /// See the module. Sequence numbers in a chunk have no holes.
 #[derive(Debug, Default)]
@@ -149,6 +154,27 @@ impl Chunk {
         self.copy(sequence, 1, usize::MAX, out);
         debug_assert!(out.len() >= start + ATTEMPTS_OFFSET + 2);
         set_attempts(&mut out[start..], attempts);
+    }
+
+    /// When a message (which is in here) was published.
+    pub fn timestamp_of(&self, sequence: u64) -> Option<i64> {
+        timestamp(self.frames_from(sequence))
+    }
+
+    /// When the first message was published.
+    pub fn oldest_timestamp(&self) -> Option<i64> {
+        self.timestamp_of(self.first_sequence)
+    }
+
+    /// When the last message was published.
+    pub fn newest_timestamp(&self) -> Option<i64> {
+        self.timestamp_of(self.end_sequence().checked_sub(1).filter(|_| !self.is_empty())?)
+    }
+
+    /// The first message from this time or later.
+    pub fn first_since(&self, time_ns: i64) -> Option<u64> {
+        let mut sequences = self.first_sequence..self.end_sequence();
+        sequences.find(|&sequence| self.timestamp_of(sequence).is_some_and(|at| at >= time_ns))
     }
 
     fn offset_of(&self, sequence: u64) -> usize {

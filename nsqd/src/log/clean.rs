@@ -20,7 +20,8 @@ impl TopicLog {
         let files: Vec<SegmentFileInfo> = segments.files().collect();
         let Some((_newest, old)) = files.split_last() else { return Ok(0) };
         let mut freed = 0;
-        for file in old {
+        let retained_from = self.retained_from();
+        for file in old.iter().filter(|file| file.end_sequence <= retained_from) {
             let limit = ((file.message_count / SURVIVOR_SHARE) as usize).min(MAX_SURVIVORS);
             if let Some(survivors) = self.holders.survivors(file.first_sequence, file.end_sequence, limit) {
                 freed += self.release_file(&mut segments, file, &survivors)?;

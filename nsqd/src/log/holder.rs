@@ -5,7 +5,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// Somebody who needs messages of a log. What is once not needed never is again.
+/// Somebody who needs messages of a log. What is once not needed never is again, unless the log keeps it though
+/// finished.
 pub trait Holder: Send + Sync {
     /// Nothing below this number is needed. Cheap: asked after every batch of acknowledgements.
     fn floor(&self) -> u64;

@@ -10,12 +10,15 @@
 //! - [`holder`]: who needs what
 //! - [`repair`]: what a start does about blocks that a power failure has left in part
 //! - [`clean`]: few survivors in an old segment file are copied forward, so that the file can go
+//! - [`retention`]: pure; what is kept though finished; [`retain`]: keeping it
 
 pub mod chunk;
 pub mod clean;
 pub mod holder;
 pub mod reader;
 pub mod repair;
+pub mod retain;
+pub mod retention;
 pub mod tail;
 
 use std::io;
@@ -27,6 +30,7 @@ use parking_lot::Mutex;
 use self::chunk::Chunk;
 use self::holder::Holders;
 pub use self::holder::{Floor, Holder};
+use self::retain::Keeper;
 use self::tail::Tail;
 use crate::channel::Mark;
 use crate::damage::Damage;
@@ -42,6 +46,9 @@ pub struct TopicLog {
     /// See [`Tail::first_release`].
     first_release: AtomicU64,
     has_marks: AtomicBool,
+    /// A copy of the tail's: messages from here on are kept though finished.
+    retained_from: AtomicU64,
+    keeper: Mutex<Keeper>,
     /// The last attempt to write a segment failed, so memory cannot be freed.
     spill_failed: AtomicBool,
     /// Whose messages these are, for reports.
@@ -56,6 +63,8 @@ impl TopicLog {
             end: AtomicU64::new(0),
             first_release: AtomicU64::new(0),
             has_marks: AtomicBool::new(!tail.marks().is_empty()),
+            retained_from: AtomicU64::new(u64::MAX),
+            keeper: Mutex::default(),
             tail: Mutex::new(tail),
             segments: Mutex::new(segments),
             holders: Holders::default(),
@@ -113,6 +122,10 @@ impl TopicLog {
     }
 
     fn mark_locked(&self, tail: &mut Tail, mark: Mark) {
+        match mark {
+            Mark::Skipped { from, to } => tail.history.add_void(from, to),
+            Mark::Deferred { from, to, due } => tail.history.add_deferred(from, to, due),
+        }
         tail.mark(mark);
         self.has_marks.store(true, Ordering::Release);
     }
@@ -170,8 +183,15 @@ impl TopicLog {
         drop(tail);
         if blocks_freed && let Some(mut segments) = self.segments.try_lock() {
             // A file that cannot be removed now is tried again with the next one.
-            let _ = segments.release_below(floor);
+            let _ = segments.release_below(floor.min(self.retained_from()));
         }
+    }
+
+    /// As [`TopicLog::trim`], whether or not it seems worth it.
+    fn trim_all(&self, segments: &mut SegmentStore) -> io::Result<u64> {
+        let floor = self.holders.floor();
+        self.trim_tail(floor);
+        segments.release_below(floor.min(self.retained_from()))
     }
 
     /// Moves the oldest messages to disk while memory holds more than its bound; returns how many chunks were
@@ -208,7 +228,7 @@ impl TopicLog {
     /// Writes to segments whatever up to `sequence` is needed and only in memory (and in the journal).
     pub fn persist_up_to(&self, sequence: u64, sync: bool) -> io::Result<()> {
         let mut segments = self.segments.lock();
-        self.trim_tail();
+        self.trim_tail(self.holders.floor());
         loop {
             let Some(chunk) = self.tail.lock().unwritten_up_to(sequence) else { break };
             self.write_if_needed(&mut segments, &chunk)?;
@@ -216,8 +236,7 @@ impl TopicLog {
         if sync { segments.sync() } else { Ok(()) }
     }
 
-    fn trim_tail(&self) {
-        let floor = self.holders.floor();
+    fn trim_tail(&self, floor: u64) {
         let mut tail = self.tail.lock();
         tail.trim(floor);
         self.publish_numbers(&tail);
@@ -225,7 +244,8 @@ impl TopicLog {
 
     /// Writes a chunk, or forgets it: one straggler before it keeps it from being trimmed, but not from being forgotten.
     fn write_if_needed(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<bool> {
-        if !self.holders.need_any(chunk.first_sequence(), chunk.end_sequence()) {
+        let is_kept = chunk.end_sequence() > self.retained_from();
+        if !is_kept && !self.holders.need_any(chunk.first_sequence(), chunk.end_sequence()) {
             let mut tail = self.tail.lock();
             tail.forget(chunk);
             self.publish_numbers(&tail);
@@ -235,6 +255,9 @@ impl TopicLog {
     }
 
     fn write_chunk(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<()> {
+        if self.is_retaining() {
+            self.close_file_in_time(segments, chunk);
+        }
         let written = segments.append(chunk.first_sequence(), chunk.count() as u32, chunk.frames());
         self.spill_failed.store(written.is_err(), Ordering::Relaxed);
         let block = written?;

@@ -3,10 +3,13 @@
 //! Appending gives out sequence numbers. The tail chunk grows; sealed chunks are immutable and shared, so that one
 //! can be written to a segment without holding the lock that readers and publishers need.
 
+mod kept;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::chunk::Chunk;
+use super::retention::History;
 use crate::channel::Mark;
 use crate::storage::segment::BlockRef;
 
@@ -59,6 +62,8 @@ pub struct Tail {
     id_base: u64,
     /// What the next release must tell the channels; in order of sequence numbers.
     marks: Vec<Mark>,
+    /// What is kept though finished.
+    pub history: History,
 }
 
 impl Tail {
@@ -75,6 +80,7 @@ impl Tail {
             damaged: Vec::new(),
             id_base: u64::from(node_id) << SEQUENCE_BITS,
             marks: Vec::new(),
+            history: History::default(),
         }
     }
 
@@ -176,10 +182,12 @@ impl Tail {
         Location::Missing(nexts.into_iter().flatten().min())
     }
 
-    /// Forgets what lies wholly before `floor`, the oldest message that anybody still needs.
-    pub fn trim(&mut self, floor: u64) {
+    /// Forgets what lies wholly before `needed`, the oldest message that is not finished, unless it is kept though
+    /// finished. What is kept and is on disk need not be in memory as well.
+    pub fn trim(&mut self, needed: u64) {
+        let floor = needed.min(self.history.retained_from);
         while let Some(sealed) = self.sealed.front()
-            && sealed.chunk.end_sequence() <= floor
+            && sealed.chunk.end_sequence() <= if sealed.on_disk { needed } else { floor }
         {
             self.drop_oldest_sealed();
         }
@@ -193,6 +201,7 @@ impl Tail {
         if !self.open.is_empty() && self.open.end_sequence() <= floor {
             self.open.reset(self.open.end_sequence());
         }
+        self.history.forget_before(floor);
     }
 
     fn drop_oldest_sealed(&mut self) {
@@ -367,11 +376,17 @@ impl Tail {
         self.sealed.front().map_or(self.open.first_sequence(), |sealed| sealed.chunk.first_sequence())
     }
 
-    /// The first sequence number whose passing lets [`Tail::trim`] free something.
+    /// The first sequence number whose passing by what is needed lets [`Tail::trim`] free something. What is kept though
+    /// finished is not freed by that.
     pub fn first_release(&self) -> u64 {
-        let chunk = self.sealed.front().map(|sealed| sealed.chunk.end_sequence());
-        let block = self.blocks.front().map(BlockRef::end_sequence);
-        chunk.into_iter().chain(block).min().unwrap_or_else(|| self.open.end_sequence())
+        let unless_kept = |end: u64| if end <= self.history.retained_from { end } else { u64::MAX };
+        let chunk = self.sealed.front().map(|sealed| {
+            let end = sealed.chunk.end_sequence();
+            if sealed.on_disk { end } else { unless_kept(end) }
+        });
+        let block = self.blocks.front().map(|block| unless_kept(block.end_sequence()));
+        let first = chunk.into_iter().chain(block).min();
+        first.unwrap_or_else(|| unless_kept(self.open.end_sequence()))
     }
 
     /// First message of the oldest block.

@@ -13,6 +13,7 @@ use super::{StartOptions, persist, recover};
 use crate::channel::{Channel, ConsumerKey, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::engine::EngineLimits;
+use crate::log::retention::Retention;
 use crate::log::tail::sequence_of;
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
@@ -21,24 +22,54 @@ use crate::storage::{Durability, Storage};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-const CHANNELS: usize = 3;
+pub(super) const CHANNELS: usize = 3;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Publish { count: u8, size: u16 },
-    PublishDeferred { delay_ms: u16 },
+    Publish {
+        count: u8,
+        size: u16,
+    },
+    PublishDeferred {
+        delay_ms: u16,
+    },
     Channel(u8),
     DeleteChannel(u8),
-    Take { channel: u8, room: u16 },
-    Finish { channel: u8, count: u8 },
-    Requeue { channel: u8, delay: bool },
+    Take {
+        channel: u8,
+        room: u16,
+    },
+    Finish {
+        channel: u8,
+        count: u8,
+    },
+    Requeue {
+        channel: u8,
+        delay: bool,
+    },
     PauseTopic(bool),
     PauseChannel(u8, bool),
     EmptyChannel(u8),
     EmptyTopic,
     Retire,
+    /// A channel is moved to a share of what was published.
+    Move {
+        channel: u8,
+        share: u8,
+    },
+    /// A channel is made that starts at a share of what was published.
+    ChannelAt {
+        channel: u8,
+        share: u8,
+    },
+    /// The topic keeps so many KiB from now on.
+    Retain {
+        kibibytes: u8,
+    },
     Stop,
-    Crash { flushed: bool },
+    Crash {
+        flushed: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -55,6 +86,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::EmptyChannel),
         1 => Just(Step::EmptyTopic),
         2 => Just(Step::Retire),
+        2 => (any::<u8>(), any::<u8>()).prop_map(|(channel, share)| Step::Move { channel, share }),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(channel, share)| Step::ChannelAt { channel, share }),
+        1 => (0u8..40).prop_map(|kibibytes| Step::Retain { kibibytes }),
         1 => Just(Step::Stop),
         2 => any::<bool>().prop_map(|flushed| Step::Crash { flushed }),
     ]
@@ -62,43 +96,53 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// A channel as the model sees it: bodies are numbers.
 #[derive(Debug, Default, Clone)]
-struct ModelChannel {
+pub(super) struct ModelChannel {
     /// Must come (again), unless finished later.
-    needed: BTreeSet<u64>,
+    pub(super) needed: BTreeSet<u64>,
     /// Finished since the start, or since the journal was last flushed: a crash may forget it.
     finished: BTreeSet<u64>,
     /// Finished, and a crash may have forgotten it.
-    maybe: BTreeSet<u64>,
+    pub(super) maybe: BTreeSet<u64>,
     /// In flight now: sequence number to body.
-    in_flight: BTreeMap<u64, u64>,
+    pub(super) in_flight: BTreeMap<u64, u64>,
+    /// In flight when the channel was moved back over them: come again though finished.
+    pub(super) recalled: BTreeSet<u64>,
 }
 
 impl ModelChannel {
     fn forget(&mut self, body: u64) {
+        if self.recalled.remove(&body) {
+            return;
+        }
         self.needed.remove(&body);
         self.maybe.remove(&body);
         self.finished.insert(body);
     }
 }
 
-struct World {
+pub(super) struct World {
     dir: tempfile::TempDir,
+    /// The flags'.
+    retention: Retention,
     durability: Durability,
-    runtime: tokio::runtime::Runtime,
+    pub(super) runtime: tokio::runtime::Runtime,
     registry: Option<Arc<Registry>>,
-    consumers: BTreeMap<String, (Arc<Channel>, ConsumerKey)>,
+    pub(super) consumers: BTreeMap<String, (Arc<Channel>, ConsumerKey)>,
     next_body: u64,
-    model: BTreeMap<String, ModelChannel>,
+    pub(super) model: BTreeMap<String, ModelChannel>,
     /// Published and not released to any channel.
-    held: BTreeSet<u64>,
+    pub(super) held: BTreeSet<u64>,
+    /// All that was published and not emptied: sequence number to body.
+    pub(super) published: BTreeMap<u64, u64>,
     paused: bool,
 }
 
 impl World {
-    fn new(durability: Durability) -> Self {
+    fn new(durability: Durability, retention: Retention) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let mut world = World {
             dir: tempfile::tempdir().unwrap(),
+            retention,
             durability,
             runtime,
             registry: None,
@@ -106,6 +150,7 @@ impl World {
             next_body: 1,
             model: BTreeMap::new(),
             held: BTreeSet::new(),
+            published: BTreeMap::new(),
             paused: false,
         };
         world.start();
@@ -126,6 +171,7 @@ impl World {
                 max_channel_consumers: 0,
                 node_id: 7,
                 max_bytes_per_file: 16 * 1024,
+                retention: self.retention,
                 chunk_bytes: 1024,
                 journal_file_bytes: 16 * 1024,
                 journal_timing: JournalTiming::DEFAULT,
@@ -145,18 +191,18 @@ impl World {
         self.registry = Some(registry);
     }
 
-    fn topic(&self) -> Arc<Topic> {
+    pub(super) fn topic(&self) -> Arc<Topic> {
         self.registry.as_ref().unwrap().get("t").unwrap()
     }
 
-    fn subscribe(&mut self, channel: Arc<Channel>) {
+    pub(super) fn subscribe(&mut self, channel: Arc<Channel>) {
         let info = Arc::new(ClientInfo::new("@".to_owned(), 0));
         let (key, _) = channel.subscribe(info, 60_000_000_000, 0, 0).unwrap().unwrap();
         channel.set_ready(key, 2500);
         self.consumers.insert(channel.name().to_string(), (channel, key));
     }
 
-    fn pick(&self, pick: u8) -> Option<(String, Arc<Channel>, ConsumerKey)> {
+    pub(super) fn pick(&self, pick: u8) -> Option<(String, Arc<Channel>, ConsumerKey)> {
         let index = pick as usize % self.consumers.len().max(1);
         self.consumers.iter().nth(index).map(|(name, (channel, key))| (name.clone(), channel.clone(), *key))
     }
@@ -168,11 +214,13 @@ impl World {
         let bytes = bodies.iter().map(Vec::len).sum();
         let publication = self.topic().append(bodies.iter().map(Vec::as_slice), bytes, delay).unwrap();
         self.runtime.block_on(publication.committed()).unwrap();
+        let first = self.topic().log().end() - u64::from(count);
+        self.published.extend((first..).zip(numbers.iter().copied()));
         self.held.extend(numbers);
         self.release();
     }
 
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         if !self.paused && !self.model.is_empty() {
             let held = std::mem::take(&mut self.held);
             self.model.values_mut().for_each(|channel| channel.needed.extend(&held));
@@ -222,6 +270,7 @@ impl World {
                     channel.empty();
                     let model = self.model.get_mut(&name).unwrap();
                     model.in_flight.clear();
+                    model.recalled.clear();
                     let all = std::mem::take(&mut model.needed);
                     model.finished.extend(all);
                     model.finished.append(&mut model.maybe);
@@ -230,17 +279,24 @@ impl World {
             Step::EmptyTopic => {
                 self.topic().empty();
                 self.flush();
-                self.held.clear();
+                let held = std::mem::take(&mut self.held);
+                self.published.retain(|_, number| !held.contains(number));
             }
             Step::Retire => {
                 persist::retire_journal_files(self.registry.as_ref().unwrap()).unwrap();
                 persist::clean_segments(self.registry.as_ref().unwrap()).unwrap();
             }
+            Step::Move { channel, share } => self.move_channel(channel, share),
+            Step::ChannelAt { channel, share } => self.channel_at(channel, share),
+            Step::Retain { kibibytes } => self.retain(u64::from(kibibytes) * 1024),
             Step::Stop => {
+                let kept = self.kept();
                 self.stop(true);
                 self.start();
+                self.still_keeps(kept);
             }
             Step::Crash { flushed } => {
+                let kept = self.kept();
                 // Without a journal nothing is promised but for a clean stop.
                 if self.durability == Durability::Overflow {
                     self.stop(true);
@@ -251,6 +307,7 @@ impl World {
                     self.stop(false);
                 }
                 self.start();
+                self.still_keeps(kept);
             }
         }
     }
@@ -262,7 +319,7 @@ impl World {
     }
 
     /// From here on nothing that happened before is forgotten.
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         if let Some(journal) = &self.registry.as_ref().unwrap().engine().journal {
             journal.flush().unwrap();
         }
@@ -281,6 +338,7 @@ impl World {
         }
         for model in self.model.values_mut() {
             model.in_flight.clear();
+            model.recalled.clear();
             let mut finished = std::mem::take(&mut model.finished);
             if !clean {
                 model.maybe.append(&mut finished);
@@ -303,7 +361,7 @@ impl World {
         }
     }
 
-    fn take_into(&self, channel: &Arc<Channel>, key: ConsumerKey, out: &mut Vec<u8>, room: usize) {
+    pub(super) fn take_into(&self, channel: &Arc<Channel>, key: ConsumerKey, out: &mut Vec<u8>, room: usize) {
         loop {
             let left = room.saturating_sub(out.len());
             let taken = channel.take(key, out, left);
@@ -331,21 +389,22 @@ impl World {
         if let Some((sequence, number)) = model.in_flight.pop_first() {
             channel.acknowledge(key).requeue(sequence, if delay { 1_000_000 } else { 0 }).unwrap();
             // One that was finished before a crash that forgot it is needed again now: it was handed out again.
-            model.maybe.remove(&number);
-            model.needed.insert(number);
+            if !model.dropped(number) {
+                model.maybe.remove(&number);
+                model.needed.insert(number);
+            }
+            model.recalled.remove(&number);
         }
     }
 
     /// At the end everything that is needed must come, once all pauses are over and all delays have passed.
     fn drain(&mut self) {
         self.apply(Step::PauseTopic(false));
+        self.all_that_is_kept_comes();
         for (name, (channel, key)) in self.consumers.clone() {
             channel.set_paused(false);
             crate::timers::Expire::expire(&*channel, u64::MAX / 2);
             let mut left = self.model[&name].needed.clone();
-            for number in self.model[&name].in_flight.values() {
-                left.remove(number);
-            }
             loop {
                 let mut out = Vec::new();
                 self.take_into(&channel, key, &mut out, 1 << 20);
@@ -372,7 +431,7 @@ fn body(number: u64, size: usize) -> Vec<u8> {
     body
 }
 
-fn messages(mut frames: &[u8]) -> Vec<(u64, u64)> {
+pub(super) fn messages(mut frames: &[u8]) -> Vec<(u64, u64)> {
     let mut found = Vec::new();
     while let Some((size, rest)) = frames.split_first_chunk::<4>() {
         let (frame, rest) = rest.split_at(u32::from_be_bytes(*size) as usize);
@@ -385,17 +444,20 @@ fn messages(mut frames: &[u8]) -> Vec<(u64, u64)> {
     found
 }
 
-fn check(durability: Durability, steps: Vec<Step>) {
-    let mut world = World::new(durability);
+fn check(durability: Durability, retention: Retention, steps: Vec<Step>) {
+    let mut world = World::new(durability, retention);
     for step in steps {
         world.apply(step);
     }
     world.drain();
 }
 
+const NOTHING: Retention = Retention { age: 0, bytes: 0 };
+const AN_HOUR: Retention = Retention { age: 3_600_000_000_000, bytes: 0 };
+
 #[test]
 fn one_message_deferred_for_long_pins_neither_memory_nor_disk() {
-    let mut world = World::new(Durability::Write);
+    let mut world = World::new(Durability::Write, NOTHING);
     world.apply(Step::Channel(0));
     world.publish(1, 100, Some(Duration::from_secs(3000)));
     for round in 0..400 {
@@ -420,11 +482,21 @@ proptest! {
 
     #[test]
     fn nothing_acknowledged_is_lost_with_a_journal(steps in proptest::collection::vec(step(), 1..120)) {
-        check(Durability::Write, steps);
+        check(Durability::Write, NOTHING, steps);
+    }
+
+    #[test]
+    fn nothing_that_is_kept_is_lost_with_a_journal(steps in proptest::collection::vec(step(), 1..120)) {
+        check(Durability::Write, AN_HOUR, steps);
+    }
+
+    #[test]
+    fn nothing_that_is_kept_is_lost_by_a_clean_stop(steps in proptest::collection::vec(step(), 1..80)) {
+        check(Durability::Overflow, AN_HOUR, steps);
     }
 
     #[test]
     fn nothing_is_lost_by_a_clean_stop_without_a_journal(steps in proptest::collection::vec(step(), 1..80)) {
-        check(Durability::Overflow, steps);
+        check(Durability::Overflow, NOTHING, steps);
     }
 }

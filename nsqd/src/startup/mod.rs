@@ -11,6 +11,8 @@ pub mod replay;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod simulation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +72,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
         max_message_timeout: clock::nanos(limits.max_msg_timeout),
         longest_delay: clock::nanos(limits.max_req_timeout),
         clocks,
+        retention: limits.retention,
     };
     import::take_over(&storage, &data_dir, &limits, &logger, clocks.wall_ns)?;
     data_dir.prepare(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
@@ -242,9 +245,15 @@ fn bring_back(
         log: topic.log.clone(),
         point,
         counters: topic.counters,
+        own_retention: topic.own_retention,
     };
     let live = Topic::new(engine.clone(), parts);
     for (number, mut channel) in topic.channels {
+        if live.log().is_retaining() {
+            // It may have been moved to where not everything is any more.
+            let absent = live.log().absent(channel.state.cursor(), channel.state.end());
+            channel.state.skip_absent(&absent);
+        }
         channel.state.recovered();
         live.adopt_channel(channel.name, number, channel.state);
     }

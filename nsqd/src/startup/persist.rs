@@ -94,6 +94,14 @@ pub fn clean_segments(registry: &Registry) -> Result<(), String> {
     Ok(())
 }
 
+/// Lets go of finished messages that topics have kept for long enough.
+pub fn retain(registry: &Registry) -> Result<(), String> {
+    for topic in registry.all().iter().filter(|topic| topic.log().is_retaining()) {
+        topic.retain().map_err(|error| format!("cannot let go of old messages: {error}"))?;
+    }
+    Ok(())
+}
+
 /// Writes everything that is needed to segments, and a checkpoint: what a clean stop without a journal leaves.
 pub fn persist_all(registry: &Registry, clean_shutdown: bool) -> Result<(), String> {
     for topic in registry.all().iter().filter(|topic| !topic.name().is_ephemeral()) {

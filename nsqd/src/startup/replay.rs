@@ -14,6 +14,7 @@ use crate::channel::saved::{Clocks, SavedChannel};
 use crate::channel::{ChannelState, Counters};
 use crate::clock::Nanos;
 use crate::log::repair::CheckedBlock;
+use crate::log::retention::Retention;
 use crate::log::{Floor, TopicLog};
 use crate::storage::checkpoint::{Checkpoint, TopicCheckpoint};
 use crate::storage::journal::Lsn;
@@ -29,6 +30,15 @@ pub struct ReplayLimits {
     pub longest_delay: Nanos,
     /// Both clocks.
     pub clocks: Clocks,
+    /// What topics without limits of their own keep of finished messages.
+    pub retention: Retention,
+}
+
+impl ReplayLimits {
+    /// The deadline for a saved wall time.
+    fn deadline(&self, due_ns: i64) -> Nanos {
+        self.clocks.to_deadline(due_ns, self.longest_delay)
+    }
 }
 
 /// A channel on its way back.
@@ -64,7 +74,12 @@ pub struct ReplayedTopic {
     segments: Runs,
     /// Blocks before this were looked at.
     checked_to: u64,
+    /// What it keeps of finished messages, unless the flags say it.
+    pub own_retention: Option<Retention>,
     floor: Floor,
+    /// While records from before the checkpoint may come again, a channel that was moved back looks as if it had
+    /// finished what it is to hand out again: nothing that the checkpoint needs is let go before all is replayed.
+    _pin: Option<Floor>,
 }
 
 /// See the module. `open_log` makes the log of a topic that starts counting at a sequence number.
@@ -126,20 +141,30 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
                 paused: channel.paused,
                 counters,
             };
-            let ReplayLimits { max_message_timeout, longest_delay, clocks } = self.limits;
+            let ReplayLimits { max_message_timeout, longest_delay, clocks, .. } = self.limits;
             let state =
                 ChannelState::restore(&of, saved.released, max_message_timeout, clocks, longest_delay);
             channels.insert(channel.number, ReplayedChannel { name, state });
         }
         let needed = channels.values().map(|channel| channel.state.lowest_needed()).min();
-        let first = needed.map_or(saved.released, |needed| needed.min(saved.released));
+        let kept = &saved.retention;
+        let first = needed.into_iter().chain(kept.from).fold(saved.released, u64::min);
         let log = (self.open_log)(saved.number, &name, first)?;
+        let own_retention = kept.own.then_some(Retention { age: kept.for_ns, bytes: kept.bytes });
+        let retention = own_retention.unwrap_or(self.limits.retention);
+        log.restore_retention(retention, kept.from.unwrap_or(first));
+        kept.void.iter().for_each(|&(from, to)| log.add_void(from, to));
+        for &(from, to, due_ns) in &kept.deferred {
+            log.add_deferred(from, to, self.limits.deadline(due_ns));
+        }
         let unreleased = (saved.skipped.iter().map(|&(from, to)| (from, to, None)))
             .chain(saved.unreleased_deferred.iter().map(|&(at, due)| (at, at + 1, Some(due))))
             .collect();
         let topic = ReplayedTopic {
             name,
             floor: log.hold(first),
+            _pin: kept.from.map(|_| log.hold(first)),
+            own_retention,
             end: saved.next_sequence,
             log,
             released: saved.released,
@@ -190,8 +215,11 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             return Ok(());
         };
         let log = (self.open_log)(number, &name, first_sequence)?;
+        log.restore_retention(self.limits.retention, first_sequence);
         let topic = ReplayedTopic {
             name,
+            own_retention: None,
+            _pin: None,
             floor: log.hold(first_sequence),
             end: first_sequence,
             log,
@@ -215,6 +243,8 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         | Record::ChannelDeleted { topic, .. }
         | Record::ChannelPaused { topic, .. }
         | Record::ChannelEmptied { topic, .. }
+        | Record::ChannelMoved { topic, .. }
+        | Record::TopicRetention { topic, .. }
         | Record::Finish { topic, .. }
         | Record::Requeue { topic, .. }) = record
         else {
@@ -238,7 +268,7 @@ impl ReplayedTopic {
     ) -> Result<bool, String> {
         let end = first + u64::from(count);
         let mut sound = true;
-        if end > self.lowest_needed() {
+        if end > self.lowest_needed().min(self.log.retained_from()) {
             if end <= self.log.end() {
                 self.segments.push(first, end);
                 self.check_segment(first).map_err(|error| error.to_string())?;
@@ -246,8 +276,12 @@ impl ReplayedTopic {
                 sound = self.log.append_recovered(first, count, frames);
             }
         }
+        if let Some(due_ns) = due_ns {
+            self.log.add_deferred(first, end, limits.deadline(due_ns));
+        }
         if end > self.end {
             if first > self.end {
+                self.log.add_void(self.end, first);
                 self.unreleased.push((self.end, first, None));
             }
             if let Some(due_ns) = due_ns {
@@ -300,18 +334,20 @@ impl ReplayedTopic {
 
     fn needs_any(&self, from: u64, to: u64) -> bool {
         to > self.released
+            || to > self.log.retained_from()
             || self.channels.values().any(|channel| !channel.state.needed(from, to, 1).is_empty())
     }
 
     fn apply(&mut self, record: Record<'_>, limits: ReplayLimits) {
-        let ReplayLimits { clocks, longest_delay, max_message_timeout } = limits;
+        let ReplayLimits { clocks, longest_delay, max_message_timeout, .. } = limits;
         match record {
             Record::TopicState { paused, released, .. } => {
                 self.paused = paused;
                 self.release_at_least(released);
                 self.advance(limits);
             }
-            Record::TopicSkipped { to, .. } => {
+            Record::TopicSkipped { from, to, .. } => {
+                self.log.add_void(from, to);
                 self.end = self.end.max(to);
                 for channel in self.channels.values_mut() {
                     channel.state.replay_release(to, true);
@@ -321,9 +357,11 @@ impl ReplayedTopic {
             Record::ChannelCreated { channel, name, cursor, .. } => {
                 let Ok(name) = ChannelName::new(name) else { return };
                 self.release_at_least(cursor);
-                self.channels.entry(channel).or_insert_with(|| ReplayedChannel {
-                    name,
-                    state: ChannelState::new(cursor, max_message_timeout),
+                let (log, released) = (&self.log, self.released);
+                self.channels.entry(channel).or_insert_with(|| {
+                    let marks = log.void_marks_between(cursor, released);
+                    let state = ChannelState::replay_start(cursor, released, &marks, max_message_timeout);
+                    ReplayedChannel { name, state }
                 });
                 self.advance(limits);
             }
@@ -333,6 +371,20 @@ impl ReplayedTopic {
             }
             Record::ChannelEmptied { channel, up_to, .. } => {
                 self.channel(channel, |state| state.replay_empty(up_to))
+            }
+            Record::ChannelMoved { channel, to, forward, .. } => {
+                if let Some(channel) = self.channels.get_mut(&channel) {
+                    let marks = self.log.void_marks_between(to, channel.state.end());
+                    channel.state.replay_move(to, forward, &marks);
+                }
+            }
+            Record::TopicRetention { own, for_ns, bytes, from, .. } => {
+                self.own_retention = own.then_some(Retention { age: for_ns, bytes });
+                let retention = self.own_retention.unwrap_or(limits.retention);
+                let from = if from == u64::MAX { self.lowest_needed() } else { from };
+                let known = self.log.retained_from();
+                let from = if known == u64::MAX { from } else { from.max(known) };
+                self.log.restore_retention(retention, from);
             }
             Record::Finish { channel, runs, .. } => self.channel(channel, |state| {
                 runs.iter().for_each(|(first, length)| state.replay_finish(first, first + length));

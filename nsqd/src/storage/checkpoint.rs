@@ -59,6 +59,26 @@ pub struct TopicCheckpoint {
     pub message_bytes: u64,
     /// Its channels.
     pub channels: Vec<ChannelCheckpoint>,
+    /// What it keeps of finished messages.
+    #[serde(default)]
+    pub retention: RetentionCheckpoint,
+}
+
+/// What a topic keeps of finished messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetentionCheckpoint {
+    /// Whether the topic has limits of its own; else the daemon's hold.
+    pub own: bool,
+    /// Its own limit of age, nanoseconds; 0 for none.
+    pub for_ns: u64,
+    /// Its own limit of bytes; 0 for none.
+    pub bytes: u64,
+    /// Messages from here on are kept. None if nothing is.
+    pub from: Option<u64>,
+    /// Runs `(from, to)` of sequence numbers that the log may hold, but that were refused or emptied.
+    pub void: Vec<(u64, u64)>,
+    /// Messages `(from, to)` published deferred until a wall time, for channels that come to them later.
+    pub deferred: Vec<(u64, u64, i64)>,
 }
 
 /// A channel.

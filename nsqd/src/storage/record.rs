@@ -46,6 +46,20 @@ pub enum Record<'a> {
     ChannelPaused { topic: TopicNumber, channel: ChannelNumber, paused: bool },
     /// A channel was emptied: it has finished everything before `up_to`.
     ChannelEmptied { topic: TopicNumber, channel: ChannelNumber, up_to: u64 },
+    /// What a topic keeps of finished messages was set.
+    TopicRetention {
+        topic: TopicNumber,
+        /// Whether the topic has limits of its own; else the daemon's hold.
+        own: bool,
+        /// Its own limits: age in nanoseconds, and bytes. 0 for none.
+        for_ns: u64,
+        bytes: u64,
+        /// Messages from here on are kept.
+        from: u64,
+    },
+    /// A channel's read cursor was moved to `to`. Forward: all before it is finished. Back: all from there on is
+    /// to be handed out again.
+    ChannelMoved { topic: TopicNumber, channel: ChannelNumber, to: u64, forward: bool },
 }
 
 /// Kind bytes. 0 is never a kind, so that zeros never look like a record.
@@ -62,6 +76,8 @@ mod kind {
     pub const CHANNEL_DELETED: u8 = 10;
     pub const CHANNEL_PAUSED: u8 = 11;
     pub const CHANNEL_EMPTIED: u8 = 12;
+    pub const TOPIC_RETENTION: u8 = 13;
+    pub const CHANNEL_MOVED: u8 = 14;
 }
 
 /// The bytes are no record of a known kind.
@@ -132,13 +148,25 @@ impl<'a> Record<'a> {
                 put_channel(out, kind::CHANNEL_EMPTIED, topic, channel);
                 out.extend_from_slice(&up_to.to_le_bytes());
             }
+            Record::TopicRetention { topic, own, for_ns, bytes, from } => {
+                put_topic(out, kind::TOPIC_RETENTION, topic);
+                out.push(u8::from(own));
+                out.extend_from_slice(&for_ns.to_le_bytes());
+                out.extend_from_slice(&bytes.to_le_bytes());
+                out.extend_from_slice(&from.to_le_bytes());
+            }
+            Record::ChannelMoved { topic, channel, to, forward } => {
+                put_channel(out, kind::CHANNEL_MOVED, topic, channel);
+                out.extend_from_slice(&to.to_le_bytes());
+                out.push(u8::from(forward));
+            }
         }
     }
 
     /// Reads a record that fills all of `bytes`.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let (&kind, rest) = bytes.split_first().ok_or(RecordError::Malformed)?;
-        if !(kind::PUBLISH..=kind::CHANNEL_EMPTIED).contains(&kind) {
+        if !(kind::PUBLISH..=kind::CHANNEL_MOVED).contains(&kind) {
             return Err(RecordError::UnknownKind(kind));
         }
         let mut fields = Fields(rest);
@@ -190,6 +218,19 @@ impl<'a> Record<'a> {
             kind::CHANNEL_EMPTIED => {
                 Record::ChannelEmptied { topic, channel: fields.u32()?, up_to: fields.u64()? }
             }
+            kind::TOPIC_RETENTION => Record::TopicRetention {
+                topic,
+                own: fields.bool()?,
+                for_ns: fields.u64()?,
+                bytes: fields.u64()?,
+                from: fields.u64()?,
+            },
+            kind::CHANNEL_MOVED => Record::ChannelMoved {
+                topic,
+                channel: fields.u32()?,
+                to: fields.u64()?,
+                forward: fields.bool()?,
+            },
             _ => return None,
         })
     }
@@ -435,14 +476,19 @@ mod tests {
                 }
                 kind::CHANNEL_DELETED => Record::ChannelDeleted { topic, channel },
                 kind::CHANNEL_PAUSED => Record::ChannelPaused { topic, channel, paused: self.flags.0 },
-                _ => Record::ChannelEmptied { topic, channel, up_to: a },
+                kind::CHANNEL_EMPTIED => Record::ChannelEmptied { topic, channel, up_to: a },
+                kind::TOPIC_RETENTION => {
+                    let (for_ns, bytes) = (u64::from(self.count), u64::from(self.attempts));
+                    Record::TopicRetention { topic, own: self.flags.0, for_ns, bytes, from: a }
+                }
+                _ => Record::ChannelMoved { topic, channel, to: a, forward: self.flags.0 },
             }
         }
     }
 
     fn parts() -> impl Strategy<Value = Parts> {
         (
-            (1..=12_u8, any::<(u32, u32)>(), any::<(u64, u64)>(), any::<u32>(), any::<i64>()),
+            (1..=14_u8, any::<(u32, u32)>(), any::<(u64, u64)>(), any::<u32>(), any::<i64>()),
             (any::<u16>(), any::<(bool, bool)>(), ".{0,20}", any::<Vec<u8>>()),
             prop::collection::vec((0..=u64::MAX / 2, 0..=u64::MAX / 2), 0..20),
         )

@@ -5,8 +5,10 @@
 //!
 //! - [`release`]: pure; the release point
 //! - [`registry`]: all topics by name; creating and deleting
+//! - [`history`]: what is kept of finished messages; channels that start in it or are moved through it
 //! - [`publication`]: a batch between append and release
 
+pub mod history;
 pub mod publication;
 pub mod registry;
 pub mod release;
@@ -16,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use nsq_protocol::{ChannelName, TopicName};
+use nsq_protocol::{ChannelName, StartAt, TopicName};
 use parking_lot::Mutex;
 
 pub use self::publication::Publication;
@@ -25,6 +27,7 @@ use crate::channel::saved::Clocks;
 use crate::channel::{Channel, ChannelParts, ChannelState, Mark};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
+use crate::log::retention::Retention;
 use crate::log::{Floor, TopicLog};
 use crate::storage::TopicNumber;
 use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
@@ -46,6 +49,8 @@ pub enum PublishError {
 struct State {
     point: ReleasePoint,
     channels: BTreeMap<ChannelName, Arc<Channel>>,
+    /// What is kept of finished messages, unless the flags say it.
+    own_retention: Option<Retention>,
     /// The release point that the journal knows, while only ephemeral channels are released to.
     recorded: u64,
 }
@@ -77,6 +82,8 @@ pub struct TopicParts {
     pub point: ReleasePoint,
     /// Messages and body bytes accepted so far.
     pub counters: (u64, u64),
+    /// What is kept of finished messages, unless the flags say it.
+    pub own_retention: Option<Retention>,
 }
 
 impl Topic {
@@ -93,6 +100,7 @@ impl Topic {
                 recorded: parts.point.released(),
                 point: parts.point,
                 channels: BTreeMap::new(),
+                own_retention: parts.own_retention,
             }),
             message_count: AtomicU64::new(parts.counters.0),
             message_bytes: AtomicU64::new(parts.counters.1),
@@ -272,11 +280,24 @@ impl Topic {
 
     /// The channel of this name, made if missing: it starts at the release point, which for the first one is before
     /// everything that was held back for it.
-    pub async fn get_or_create_channel(&self, name: &ChannelName) -> Result<Arc<Channel>, PublishError> {
+    pub async fn get_or_create_channel(
+        self: &Arc<Self>,
+        name: &ChannelName,
+    ) -> Result<Arc<Channel>, PublishError> {
+        self.get_or_create_channel_at(name, StartAt::Latest).await
+    }
+
+    /// As [`Topic::get_or_create_channel`], but a new channel starts where `start` says, as far as that is kept.
+    pub async fn get_or_create_channel_at(
+        self: &Arc<Self>,
+        name: &ChannelName,
+        start: StartAt,
+    ) -> Result<Arc<Channel>, PublishError> {
         if let Some(channel) = self.channel(name.as_str()) {
             return Ok(channel);
         }
-        let (channel, ticket) = {
+        let found = self.find(start).await;
+        let (channel, ticket, placed) = {
             let mut state = self.state.lock();
             if self.is_closed() {
                 return Err(PublishError::Exiting);
@@ -284,7 +305,8 @@ impl Topic {
             if let Some(channel) = state.channels.get(name) {
                 return Ok(channel.clone());
             }
-            let cursor = state.point.released();
+            let placed = self.start_of(&state, found);
+            let (cursor, released) = (placed.sequence, state.point.released());
             let number = self.engine.next_channel_number();
             let ticket = match self.engine.journal_for(self.name.is_ephemeral() || name.is_ephemeral()) {
                 Some(journal) => Some(
@@ -299,10 +321,12 @@ impl Topic {
                 ),
                 None => None,
             };
-            let channel_state = ChannelState::new(cursor, clock::nanos(self.engine.limits.max_msg_timeout));
+            let marks = self.log.marks_between(cursor, released);
+            let max_timeout = clock::nanos(self.engine.limits.max_msg_timeout);
+            let channel_state = ChannelState::starting_at(cursor, released, &marks, max_timeout);
             let channel = self.adopt_locked(&mut state, name.clone(), number, channel_state);
             self.advance(&mut state);
-            (channel, ticket)
+            (channel, ticket, placed)
         };
         if let Some((journal, ticket)) = self.engine.journal.as_ref().zip(ticket)
             && let Err(error) = journal.commit(ticket).await
@@ -312,6 +336,14 @@ impl Topic {
             return Err(StorageError::from(error).into());
         }
         crate::log_info!(self.engine, "TOPIC({}): new channel({})", self.name, name);
+        if start != StartAt::Latest {
+            crate::log_info!(
+                self.engine,
+                "TOPIC({}): channel {} starts at {start}: message {placed}",
+                self.name,
+                name
+            );
+        }
         self.engine.topology_changed();
         Ok(channel)
     }
@@ -391,6 +423,7 @@ impl Topic {
         let (from, to) = state.point.empty();
         if from < to {
             self.log.take_marks(to);
+            self.log.add_void(from, to);
             for channel in state.channels.values() {
                 channel.release(to, &[Mark::Skipped { from, to }]);
             }
@@ -476,6 +509,7 @@ impl Topic {
             message_count,
             message_bytes,
             channels,
+            retention: self.save_retention(&state, clocks),
         }
     }
 }

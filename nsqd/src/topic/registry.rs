@@ -115,12 +115,17 @@ impl Registry {
         let segments = self.engine.open_segments(number).map_err(|error| self.engine.storage_error(error))?.0;
         let limits = &self.engine.limits;
         let tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
+        let log = Arc::new(TopicLog::new(tail, segments, name.as_str(), self.engine.damage.clone()));
+        if !name.is_ephemeral() {
+            log.restore_retention(limits.retention, first_sequence);
+        }
         let parts = TopicParts {
             name: name.clone(),
             number,
-            log: Arc::new(TopicLog::new(tail, segments, name.as_str(), self.engine.damage.clone())),
+            log,
             point: ReleasePoint::new(first_sequence, first_sequence, false, true),
             counters: (0, 0),
+            own_retention: None,
         };
         let topic = Topic::new(self.engine.clone(), parts);
         self.topics.insert(name.clone(), topic.clone());

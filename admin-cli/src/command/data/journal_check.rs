@@ -128,6 +128,8 @@ fn kind(record: &Record<'_>) -> &'static str {
         Record::ChannelDeleted { .. } => "channel_deleted",
         Record::ChannelPaused { .. } => "channel_paused",
         Record::ChannelEmptied { .. } => "channel_emptied",
+        Record::TopicRetention { .. } => "topic_retention",
+        Record::ChannelMoved { .. } => "channel_moved",
     }
 }
 

@@ -7,11 +7,12 @@ mod record;
 use std::time::Duration;
 
 use clap::Args;
-use nsq::{Consumer, ConsumerState, Event, Message, MessageStream, Requeue};
+use nsq::{Consumer, ConsumerState, Event, Message, MessageStream, Requeue, StartAt};
 use nsq_daemon::shutdown::StopSignals;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::Context;
+use super::history::{PLACES, parse_place};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::{ChannelArgument, Object};
 use crate::sources::{self, Purpose, start_failure};
@@ -41,6 +42,9 @@ pub struct SubscribeFlags {
     /// Zone that we are in, for the same.
     #[arg(long, value_name = "ZONE", default_value = "", hide_default_value = true)]
     topology_zone: String,
+    /// Where the channel starts, if this makes it.
+    #[arg(long, value_name = "PLACE", value_parser = parse_place, long_help = PLACES)]
+    from: Option<StartAt>,
     /// Print bodies as they are, to a terminal as well.
     #[arg(long)]
     raw: bool,
@@ -94,6 +98,7 @@ impl<'a> Session<'a> {
         let config = (context.targets.security.config.clone())
             .lookupd_poll_interval(LOOKUP_INTERVAL)
             .lookupd_poll_timeout(context.targets.timeout)
+            .channel_start(flags.from.unwrap_or_default())
             .max_in_flight(within(flags.max_in_flight, remaining))
             .topology_region(&flags.topology_region)
             .topology_zone(&flags.topology_zone);

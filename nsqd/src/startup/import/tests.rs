@@ -16,6 +16,7 @@ use super::{Converter, take_over_with};
 use crate::channel::{Channel, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::engine::EngineLimits;
+use crate::log::retention::Retention;
 use crate::log::tail::sequence_of;
 use crate::startup::{RecoveryError, StartOptions, recover};
 use crate::storage::data_dir::DataDir;
@@ -32,6 +33,7 @@ const LIMITS: EngineLimits = EngineLimits {
     max_channel_consumers: 0,
     node_id: 7,
     max_bytes_per_file: 4 * 1024,
+    retention: Retention { age: 0, bytes: 0 },
     chunk_bytes: 512,
     journal_file_bytes: 16 * 1024,
     journal_timing: JournalTiming::DEFAULT,

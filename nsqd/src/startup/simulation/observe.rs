@@ -39,6 +39,7 @@ pub const LIMITS: EngineLimits = EngineLimits {
     max_channel_consumers: 0,
     node_id: 7,
     max_bytes_per_file: 4096,
+    retention: crate::log::retention::Retention { age: 0, bytes: 0 },
     chunk_bytes: 700,
     journal_file_bytes: 4096,
     // What nobody waits for is written when a step says so, and never by the journal's thread: a seed's run is

@@ -16,7 +16,7 @@ pub(super) const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
 const HEADER_COPY_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"nsqrsJRN";
 /// Goes up when an older version could not read the file any more.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 
 /// Length, content checksum, mark.
 pub(super) const RECORD_HEADER_BYTES: usize = 12;

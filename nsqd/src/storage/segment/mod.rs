@@ -183,6 +183,21 @@ impl SegmentStore {
         self.files.values().map(|state| state.info)
     }
 
+    /// The file that grows, if there is one.
+    pub fn writing(&self) -> Option<SegmentFileInfo> {
+        self.writing.and_then(|number| self.files.get(&number)).map(|state| state.info)
+    }
+
+    /// What is appended next goes to a new file.
+    pub fn close_file(&mut self) {
+        self.writing = None;
+    }
+
+    /// The number of the next new file.
+    pub fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
     /// Removes the files that hold only messages below `sequence`. Returns the bytes that became free.
     pub fn release_below(&mut self, sequence: u64) -> io::Result<u64> {
         let done: Vec<u64> =

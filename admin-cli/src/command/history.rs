@@ -1,0 +1,83 @@
+//! `nsq topic retain` and `nsq channel seek`.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use nsq::StartAt;
+use nsq_daemon::go_duration;
+
+use super::Context;
+use super::change::{Verb, conclude};
+use crate::cluster::{Answers, Cluster, Node};
+use crate::exit_status::{ExitStatus, Failure};
+use crate::names::{ChannelArgument, TopicArgument};
+
+/// What a place may be.
+pub const PLACES: &str = "\
+A place in a topic's messages: earliest, latest, a time (2026-01-31T12:00:00Z, or Unix seconds, milliseconds, \
+microseconds or nanoseconds), a duration (15m: so long ago), seq:NUMBER or id:MESSAGE-ID";
+
+/// Reads a place; a duration is that long ago.
+pub fn parse_place(text: &str) -> Result<StartAt, String> {
+    let ago = || {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let then = since.saturating_sub(go_duration::parse(text).ok()?);
+        i64::try_from(then.as_nanos()).ok().map(StartAt::Time)
+    };
+    let place = text.parse::<StartAt>();
+    place.or_else(|error| ago().ok_or(error)).map_err(|error| error.to_string())
+}
+
+/// What `nsq topic retain` is told.
+#[derive(Debug, Args)]
+pub struct RetainFlags {
+    #[command(flatten)]
+    topic: TopicArgument,
+    /// Keep finished messages for so long; 0 for no limit of age.
+    #[arg(long = "for", value_name = "DURATION", value_parser = go_duration::parse, required_unless_present_any = ["bytes", "default"])]
+    age: Option<Duration>,
+    /// Keep so many bytes of the newest messages; 0 for no limit of bytes.
+    #[arg(long, value_name = "N")]
+    bytes: Option<u64>,
+    /// Go back to what nsqd's flags say.
+    #[arg(long, conflicts_with_all = ["age", "bytes"])]
+    default: bool,
+}
+
+/// Sets what the topic keeps, on all nodes that have it.
+pub async fn retain(context: &Context, flags: &RetainFlags) -> Result<ExitStatus, Failure> {
+    const RETAIN: Verb = Verb { name: "retain", done: "set retention of" };
+    let object = flags.topic.object()?;
+    let cluster = Cluster::find(&context.targets).await?;
+    let limits = (!flags.default).then(|| (flags.age.unwrap_or_default(), flags.bytes.unwrap_or_default()));
+    let call = async |node: &Node| node.client.retain_topic(&object.topic, limits).await;
+    let answers = cluster.on_nodes(RETAIN.name, call).await;
+    conclude(context, &cluster, RETAIN, &object, answers).await
+}
+
+/// What `nsq channel seek` is told.
+#[derive(Debug, Args)]
+pub struct SeekFlags {
+    #[command(flatten)]
+    channel: ChannelArgument,
+    /// Where to.
+    #[arg(long, value_name = "PLACE", value_parser = parse_place, long_help = PLACES)]
+    to: StartAt,
+}
+
+/// Moves the channel, on all nodes that have it.
+pub async fn seek(context: &Context, flags: &SeekFlags) -> Result<ExitStatus, Failure> {
+    const SEEK: Verb = Verb { name: "seek", done: "moved" };
+    let object = flags.channel.object()?;
+    let cluster = Cluster::find(&context.targets).await?;
+    let channel = object.channel.as_deref().unwrap_or_default();
+    let call = async |node: &Node| node.client.seek_channel(&object.topic, channel, flags.to).await;
+    let answers = cluster.on_nodes(SEEK.name, call).await;
+    for (node, moved) in &answers.good {
+        let clamped = if moved.clamped { ", from the oldest message kept" } else { "" };
+        context.output.note(&format!("{node}: {} messages to be delivered{clamped}", moved.depth));
+    }
+    let good = answers.good.into_iter().map(|(node, _)| (node, ())).collect();
+    let answers = Answers { good, errors: answers.errors, missing: answers.missing };
+    conclude(context, &cluster, SEEK, &object, answers).await
+}

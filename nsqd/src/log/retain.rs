@@ -1,0 +1,273 @@
+//! Keeping what is finished: closing pieces in time, letting the oldest go, and finding a place in what is kept.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use super::TopicLog;
+use super::chunk::Chunk;
+use super::retention::{Piece, PiecePlace, Retention};
+use super::tail::Tail;
+use crate::channel::Mark;
+use crate::clock::Nanos;
+use crate::storage::segment::{BlockRef, LoadedBlock, SegmentFileInfo, SegmentStore};
+
+/// What belongs to a log that keeps something, besides its [`History`](super::retention::History).
+#[derive(Debug, Default)]
+pub struct Keeper {
+    retention: Retention,
+    /// The file being written and the time of its oldest message.
+    writing: Option<(u64, i64)>,
+    /// A file's number, end and newest timestamp: the oldest file is asked for again and again.
+    newest: Option<(u64, u64, i64)>,
+    /// The oldest message that is kept, if it is on disk, and its time.
+    oldest: Option<(u64, i64)>,
+}
+
+/// What is kept, for statistics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retained {
+    /// Messages.
+    pub message_count: u64,
+    /// Bytes of their frames.
+    pub bytes: u64,
+    /// When the oldest was published; none if there is none, or it is on disk and was not looked at yet.
+    pub oldest_ns: Option<i64>,
+    /// Its sequence number, or that of the next message.
+    pub oldest_sequence: u64,
+}
+
+impl TopicLog {
+    /// Sets the limits; returns where what is kept begins, `u64::MAX` for nowhere. What is needed now is kept when it
+    /// is finished later, and so is all that is published from now on.
+    pub fn set_retention(&self, retention: Retention) -> u64 {
+        self.keeper.lock().retention = retention;
+        let floor = self.holders.floor();
+        let mut tail = self.tail.lock();
+        let history = &mut tail.history;
+        history.retained_from = match retention.is_off() {
+            true => u64::MAX,
+            false if history.retained_from == u64::MAX => floor,
+            false => history.retained_from,
+        };
+        let from = history.retained_from;
+        self.publish_retained(&tail);
+        from
+    }
+
+    /// Recovery: what is kept begins at `from`.
+    pub fn restore_retention(&self, retention: Retention, from: u64) {
+        self.keeper.lock().retention = retention;
+        let mut tail = self.tail.lock();
+        tail.history.retained_from = if retention.is_off() { u64::MAX } else { from };
+        self.publish_retained(&tail);
+    }
+
+    fn publish_retained(&self, tail: &Tail) {
+        self.retained_from.store(tail.history.retained_from, Ordering::Release);
+        self.publish_numbers(tail);
+    }
+
+    /// The limits that hold.
+    pub fn retention(&self) -> Retention {
+        self.keeper.lock().retention
+    }
+
+    /// Where what is kept begins; `u64::MAX` if nothing is.
+    pub fn retained_from(&self) -> u64 {
+        self.retained_from.load(Ordering::Acquire)
+    }
+
+    /// Whether finished messages are kept.
+    pub fn is_retaining(&self) -> bool {
+        self.retained_from() != u64::MAX
+    }
+
+    /// Lets go of what is beyond the limits, and closes what has been filled for long enough. To be called now and
+    /// then; reads and deletes files. Returns the bytes that came free.
+    pub fn retain(&self, now_ns: i64, now: Nanos) -> io::Result<u64> {
+        if !self.is_retaining() {
+            return Ok(0);
+        }
+        let retention = self.retention();
+        let Some(mut segments) = self.segments.try_lock() else { return Ok(0) };
+        let mut files: Vec<SegmentFileInfo> = segments.files().collect();
+        files.sort_unstable_by_key(|file| file.end_sequence);
+        let mut pieces: Vec<Piece> = (files.iter())
+            .map(|file| Piece {
+                end_sequence: file.end_sequence,
+                bytes: file.bytes,
+                place: PiecePlace::File(file.number),
+            })
+            .collect();
+        let from = {
+            let mut tail = self.tail.lock();
+            tail.seal_if(|oldest_ns, bytes| retention.closes(oldest_ns, bytes, now_ns, 0));
+            pieces.extend(tail.pieces_in_memory());
+            tail.history.forget_due(now);
+            tail.history.retained_from
+        };
+        let from = retention.advance(from, now_ns, &pieces, |piece| match piece.place {
+            PiecePlace::Memory(newest_ns) => Ok(newest_ns),
+            PiecePlace::File(number) => self.newest_in(number, piece.end_sequence),
+        })?;
+        {
+            let mut tail = self.tail.lock();
+            // It may have been turned off meanwhile.
+            if tail.history.retained_from != u64::MAX {
+                tail.history.retained_from = from.max(tail.history.retained_from);
+            }
+            self.publish_retained(&tail);
+        }
+        let freed = self.trim_all(&mut segments)?;
+        self.look_at_oldest()?;
+        Ok(freed)
+    }
+
+    /// Timestamp of the newest message in a segment file. If it cannot be read, of the newest that can be.
+    fn newest_in(&self, file_number: u64, end_sequence: u64) -> io::Result<i64> {
+        if let Some((number, end, newest_ns)) = self.keeper.lock().newest
+            && (number, end) == (file_number, end_sequence)
+        {
+            return Ok(newest_ns);
+        }
+        let blocks = self.tail.lock().blocks_of_file(file_number);
+        let mut newest_ns = i64::MIN;
+        for block in blocks.iter().rev() {
+            if let Some(found) = timestamp_in(block, block.count as usize - 1) {
+                newest_ns = found;
+                break;
+            }
+        }
+        self.keeper.lock().newest = Some((file_number, end_sequence, newest_ns));
+        Ok(newest_ns)
+    }
+
+    /// Finds out when the oldest message that is kept was published, if it is on disk.
+    fn look_at_oldest(&self) -> io::Result<()> {
+        let (oldest, block) = {
+            let tail = self.tail.lock();
+            let oldest = tail.oldest_retained();
+            (oldest, tail.block_of(oldest))
+        };
+        let known = self.keeper.lock().oldest;
+        if let Some(block) = block
+            && known.is_none_or(|(sequence, _)| sequence != oldest)
+        {
+            let at = timestamp_in(&block, (oldest - block.first_sequence) as usize);
+            self.keeper.lock().oldest = at.map(|at| (oldest, at));
+        }
+        Ok(())
+    }
+
+    /// Before a chunk is written: begins a new file if the one being written has had its share.
+    pub(super) fn close_file_in_time(&self, segments: &mut SegmentStore, chunk: &Chunk) {
+        let (Some(oldest), Some(newest)) = (chunk.oldest_timestamp(), chunk.newest_timestamp()) else {
+            return;
+        };
+        let mut keeper = self.keeper.lock();
+        let written = segments.writing();
+        let since =
+            written.as_ref().and_then(|file| keeper.writing.filter(|(number, _)| *number == file.number));
+        let begins = match (&written, since) {
+            (Some(file), Some((_, since))) => {
+                keeper.retention.closes(since, file.bytes, newest, chunk.len_bytes() as u64)
+            }
+            // It followed one that was full; else it was begun when nothing was kept.
+            (Some(_), None) => keeper.writing.is_none(),
+            (None, _) => true,
+        };
+        if begins {
+            segments.close_file();
+            keeper.writing = Some((segments.next_number(), oldest));
+        } else if let (Some(file), None) = (&written, since) {
+            keeper.writing = Some((file.number, oldest));
+        }
+    }
+
+    /// What is kept, for statistics.
+    pub fn retained(&self) -> Option<Retained> {
+        let known = self.keeper.lock().oldest;
+        let tail = self.tail.lock();
+        if tail.history.retained_from == u64::MAX {
+            return None;
+        }
+        let (message_count, bytes) = tail.retained();
+        let oldest = tail.oldest_retained();
+        let on_disk = known.filter(|(sequence, _)| *sequence == oldest).map(|(_, at)| at);
+        let oldest_ns = tail.timestamp_in_memory(oldest).or(on_disk).filter(|_| message_count > 0);
+        Some(Retained { message_count, bytes, oldest_ns, oldest_sequence: oldest })
+    }
+
+    /// The oldest message that is kept: no channel can be moved further back. The end of the log if nothing is.
+    pub fn oldest_retained(&self) -> u64 {
+        self.tail.lock().oldest_retained()
+    }
+
+    /// What a channel must know of `from..to` that comes there later than others: numbers that stand for nothing, and
+    /// messages that are not due yet.
+    pub fn marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
+        self.tail.lock().marks_between(from, to)
+    }
+
+    /// As [`TopicLog::marks_between`], at start: what is not there may yet be found in the journal.
+    pub fn void_marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
+        self.tail.lock().void_marks_between(from, to)
+    }
+
+    /// The parts of `from..to` that are not there, or stand for nothing.
+    pub fn absent(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        if from < to { self.tail.lock().absent(from, to) } else { Vec::new() }
+    }
+
+    /// Sequence numbers that stand for nothing, for a checkpoint.
+    pub fn void(&self) -> Vec<(u64, u64)> {
+        self.tail.lock().history.void().collect()
+    }
+
+    /// Messages that were published deferred and are not due: from, to and due time.
+    pub fn deferred(&self) -> Vec<(u64, u64, Nanos)> {
+        self.tail.lock().history.deferred().collect()
+    }
+
+    /// The messages `from..to` must not come to anybody, though the log may hold them.
+    pub fn add_void(&self, from: u64, to: u64) {
+        self.tail.lock().history.add_void(from, to);
+    }
+
+    /// The messages `from..to` are not due before `due`, for channels that come to them later.
+    pub fn add_deferred(&self, from: u64, to: u64, due: Nanos) {
+        self.tail.lock().history.add_deferred(from, to, due);
+    }
+
+    /// The first message published at or after `time_ns`, the end of the log if all were before; and whether that is the
+    /// first one there is. Reads a few blocks from disk.
+    pub fn find_time(&self, time_ns: i64) -> (u64, bool) {
+        let (blocks, in_memory, first) = {
+            let tail = self.tail.lock();
+            (tail.blocks(), tail.first_in_memory_since(time_ns), tail.first_present())
+        };
+        // What cannot be read counts as older.
+        let is_before = |block: &BlockRef| timestamp_in(block, 0).is_none_or(|at| at < time_ns);
+        let after = blocks.partition_point(is_before);
+        let within = after.checked_sub(1).and_then(|index| first_since(&blocks[index], time_ns));
+        let next = blocks.get(after).map(|block| block.first_sequence);
+        let found = within.or(next).into_iter().chain(in_memory).min().unwrap_or_else(|| self.end());
+        (found, found <= first)
+    }
+}
+
+/// The first message of a block from this time or later.
+fn first_since(block: &BlockRef, time_ns: i64) -> Option<u64> {
+    let loaded = block.read().ok()?;
+    let index = (0..block.count as usize)
+        .find(|&index| frame_timestamp(&loaded, index).is_some_and(|at| at >= time_ns));
+    index.map(|index| block.first_sequence + index as u64)
+}
+
+fn timestamp_in(block: &BlockRef, index: usize) -> Option<i64> {
+    frame_timestamp(&block.read().ok()?, index)
+}
+
+fn frame_timestamp(loaded: &LoadedBlock, index: usize) -> Option<i64> {
+    loaded.frame(index).and_then(super::chunk::timestamp)
+}

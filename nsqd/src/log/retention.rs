@@ -1,0 +1,250 @@
+//! Pure: what a topic keeps of messages that are finished, and for how long.
+//!
+//! Messages are let go in *pieces*: segment files, and chunks that are only in memory. Pieces are made small enough
+//! that one holds no more than an eighth of what is to be kept, so that this is how exact the limits are.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Nanos;
+
+/// Limits of what is kept; a piece goes when it exceeds any that is set. Without a limit nothing is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// `--retain-for`, nanoseconds; 0 for no limit.
+    pub age: Nanos,
+    /// `--retain-bytes`; 0 for no limit.
+    pub bytes: u64,
+}
+
+/// A piece holds at most one in so many parts of what is kept.
+const PIECES: u64 = 8;
+
+/// Something that is kept or let go as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// One past its newest message.
+    pub end_sequence: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Number of the segment file; none for a chunk in memory, whose newest timestamp is known.
+    pub place: PiecePlace,
+}
+
+/// Where a piece is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PiecePlace {
+    /// The segment file of this number.
+    File(u64),
+    /// In memory; with the timestamp of the newest message.
+    Memory(i64),
+}
+
+impl Retention {
+    /// Whether nothing is kept.
+    pub fn is_off(&self) -> bool {
+        self.age == 0 && self.bytes == 0
+    }
+
+    /// Whether a piece that begins at `oldest_ns` and has `bytes` should take no more, which would be `more_bytes` with
+    /// messages up to `newest_ns`.
+    pub fn closes(&self, oldest_ns: i64, bytes: u64, newest_ns: i64, more_bytes: u64) -> bool {
+        let too_old = self.age > 0 && oldest_ns < newest_ns.saturating_sub_unsigned(self.age / PIECES);
+        too_old || (self.bytes > 0 && bytes + more_bytes > self.bytes / PIECES)
+    }
+
+    /// Where what is kept begins at `now_ns`, if it began at `from` before. `pieces` are all there are, in order of
+    /// their ends; `newest_ns` finds out about the newest message of one, and is asked for the oldest ones only.
+    pub fn advance<E>(
+        &self,
+        from: u64,
+        now_ns: i64,
+        pieces: &[Piece],
+        mut newest_ns: impl FnMut(&Piece) -> Result<i64, E>,
+    ) -> Result<u64, E> {
+        let kept = &pieces[pieces.partition_point(|piece| piece.end_sequence <= from)..];
+        let mut bytes: u64 = kept.iter().map(|piece| piece.bytes).sum();
+        let mut from = from;
+        for piece in kept {
+            let too_many = self.bytes > 0 && bytes > self.bytes;
+            let limit = now_ns.saturating_sub_unsigned(self.age);
+            if !too_many && (self.age == 0 || newest_ns(piece)? >= limit) {
+                break;
+            }
+            from = piece.end_sequence;
+            bytes -= piece.bytes;
+        }
+        Ok(from)
+    }
+}
+
+/// What a log remembers about messages for channels that come to them later than others.
+#[derive(Debug)]
+pub struct History {
+    /// Messages from here on are kept though finished; `u64::MAX` if none is.
+    pub retained_from: u64,
+    /// Sequence numbers that stand for nothing although the log may hold them: refused or emptied. From, to.
+    void: BTreeMap<u64, u64>,
+    /// Published deferred and not due yet: from, to and due time.
+    deferred: BTreeMap<u64, (u64, Nanos)>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        History { retained_from: u64::MAX, void: BTreeMap::new(), deferred: BTreeMap::new() }
+    }
+}
+
+impl History {
+    /// The messages `from..to` must not come to anybody.
+    pub fn add_void(&mut self, from: u64, to: u64) {
+        self.deferred.retain(|first, (end, _)| *first < from || *end > to);
+        match self.void.range_mut(..=from).next_back() {
+            Some((_, end)) if *end >= from => *end = to.max(*end),
+            _ => {
+                self.void.insert(from, to);
+            }
+        }
+    }
+
+    /// The messages `from..to` are due at `due`; remembered while something is kept.
+    pub fn add_deferred(&mut self, from: u64, to: u64, due: Nanos) {
+        if self.retained_from != u64::MAX && self.void_until(from).is_none() {
+            self.deferred.insert(from, (to, due));
+        }
+    }
+
+    /// What stands for nothing, in order.
+    pub fn void(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.void.iter().map(|(&from, &to)| (from, to))
+    }
+
+    /// Where the void ends that this sequence number is in, if it is in one.
+    pub fn void_until(&self, sequence: u64) -> Option<u64> {
+        let (_, &to) = self.void.range(..=sequence).next_back()?;
+        (to > sequence).then_some(to)
+    }
+
+    /// What is not due yet, in order: from, to, due time.
+    pub fn deferred(&self) -> impl Iterator<Item = (u64, u64, Nanos)> + '_ {
+        self.deferred.iter().map(|(&from, &(to, due))| (from, to, due))
+    }
+
+    /// Nothing before `sequence` is there any more.
+    pub fn forget_before(&mut self, sequence: u64) {
+        while let Some(first) = self.void.first_entry()
+            && *first.get() <= sequence
+        {
+            first.remove();
+        }
+        while let Some(first) = self.deferred.first_entry()
+            && first.get().0 <= sequence
+        {
+            first.remove();
+        }
+    }
+
+    /// Time has come to `now`.
+    pub fn forget_due(&mut self, now: Nanos) {
+        self.deferred.retain(|_, (_, due)| *due > now);
+    }
+}
+
+/// The parts of `from..to` that are in none of `ranges`, which are in order but may overlap.
+pub fn gaps(from: u64, to: u64, ranges: impl IntoIterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+    let mut gaps = Vec::new();
+    let mut at = from;
+    for (start, end) in ranges {
+        let start = start.min(to);
+        if start > at {
+            gaps.push((at, start));
+        }
+        at = at.max(end);
+    }
+    if at < to {
+        gaps.push((at, to));
+    }
+    gaps
+}
+
+/// Ranges as few ranges, in order, without overlaps.
+pub fn merged(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
+    for (from, to) in ranges {
+        match merged.last_mut() {
+            Some(last) if last.1 >= from => last.1 = last.1.max(to),
+            _ => merged.push((from, to)),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    /// Pieces of 100 bytes and ten messages, one a second.
+    fn pieces(count: u64) -> Vec<Piece> {
+        (1..=count)
+            .map(|index| Piece {
+                end_sequence: index * 10,
+                bytes: 100,
+                place: PiecePlace::Memory(index as i64 * SECOND),
+            })
+            .collect()
+    }
+
+    fn advance(retention: Retention, from: u64, now_s: i64, pieces: &[Piece]) -> u64 {
+        let newest = |piece: &Piece| match piece.place {
+            PiecePlace::Memory(newest) => Ok::<_, Infallible>(newest),
+            PiecePlace::File(_) => unreachable!(),
+        };
+        let Ok(from) = retention.advance(from, now_s * SECOND, pieces, newest);
+        from
+    }
+
+    #[test]
+    fn whichever_limit_is_reached_first_lets_go() {
+        let age = Retention { age: 3 * SECOND as u64, bytes: 0 };
+        assert_eq!(advance(age, 0, 8, &pieces(8)), 40);
+        assert_eq!(advance(age, 60, 8, &pieces(8)), 60, "it never goes back");
+        assert_eq!(advance(age, 0, 100, &pieces(8)), 80, "in the end everything goes");
+        let bytes = Retention { age: 0, bytes: 250 };
+        assert_eq!(advance(bytes, 0, 8, &pieces(8)), 60);
+        let both = Retention { age: 3 * SECOND as u64, bytes: 250 };
+        assert_eq!(advance(both, 0, 8, &pieces(8)), 60);
+        assert_eq!(advance(both, 0, 12, &pieces(8)), 80);
+        assert_eq!(advance(both, 0, 5, &[]), 0);
+    }
+
+    #[test]
+    fn a_file_takes_an_eighth_of_either_limit() {
+        let retention = Retention { age: 80 * SECOND as u64, bytes: 8000 };
+        assert!(!retention.closes(0, 500, 10 * SECOND, 500));
+        assert!(retention.closes(0, 500, 10 * SECOND + 1, 500));
+        assert!(retention.closes(0, 500, 10 * SECOND, 501));
+        assert!(!Retention { age: 0, bytes: 8000 }.closes(0, 0, i64::MAX, 1000));
+    }
+
+    proptest! {
+        #[test]
+        fn void_and_gaps_are_sets(ranges in prop::collection::vec((0u64..60, 1u64..10), 0..12), from in 0u64..40, length in 0u64..40) {
+            let set: BTreeSet<u64> = ranges.iter().flat_map(|&(from, length)| from..from + length).collect();
+            let mut history = History::default();
+            ranges.iter().for_each(|&(from, length)| history.add_void(from, from + length));
+            let void: BTreeSet<u64> = history.void().flat_map(|(from, to)| from..to).collect();
+            prop_assert_eq!(&void, &set);
+            let to = from + length;
+            let all = merged(ranges.iter().map(|&(from, length)| (from, from + length)).collect());
+            let gaps: BTreeSet<u64> = gaps(from, to, all).into_iter().flat_map(|(from, to)| from..to).collect();
+            prop_assert_eq!(gaps, (from..to).filter(|n| !set.contains(n)).collect::<BTreeSet<u64>>());
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What the model of the whole engine knows of history: channels that are moved, or start in the past, and what is
+//! kept for them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use nsq_protocol::{ChannelName, StartAt};
+
+use super::engine_tests::{CHANNELS, ModelChannel, World, messages};
+use crate::channel::{Channel, Mark};
+use crate::log::retention::Retention;
+use crate::topic::history::HistoryError;
+
+/// From which message on everything is kept, if anything is.
+pub(super) type Kept = Option<u64>;
+
+impl ModelChannel {
+    /// In flight when the channel was moved forward over it: it must not come again.
+    pub(super) fn dropped(&self, number: u64) -> bool {
+        !self.recalled.contains(&number) && !self.needed.contains(&number) && !self.maybe.contains(&number)
+    }
+}
+
+impl World {
+    /// The sequence number at this share of all that was published.
+    fn at_share(&self, share: u8) -> u64 {
+        let (Some((&first, _)), Some((&last, _))) =
+            (self.published.first_key_value(), self.published.last_key_value())
+        else {
+            return 0;
+        };
+        first + (last + 1 - first) * u64::from(share) / 255
+    }
+
+    /// The messages from `from` on that were released to channels, by sequence number.
+    fn released_from(&self, from: u64) -> BTreeSet<u64> {
+        let published = self.published.range(from..).map(|(_, &number)| number);
+        published.filter(|number| !self.held.contains(number)).collect()
+    }
+
+    pub(super) fn move_channel(&mut self, pick: u8, share: u8) {
+        let Some((name, channel, _)) = self.pick(pick) else { return };
+        let (topic, place) = (self.topic(), self.at_share(share));
+        let (before, end) = channel.inspect(|state, _| (state.cursor(), state.end()));
+        let moved = self.runtime.block_on(topic.move_channel(&channel, StartAt::Sequence(place)));
+        self.flush();
+        if !topic.log().is_retaining() && place < before {
+            assert_eq!(moved.unwrap_err(), HistoryError::NothingRetained);
+            return;
+        }
+        let (placed, depth) = moved.unwrap();
+        assert!(placed.sequence <= channel.inspect(|state, _| state.cursor()));
+        let oldest = topic.log().oldest_retained();
+        let (again, over) = (self.released_from(placed.sequence), self.published.range(..placed.sequence));
+        let over: BTreeSet<u64> = over.map(|(_, &number)| number).collect();
+        let model = self.model.get_mut(&name).unwrap();
+        if place > before || place >= end {
+            assert_eq!(placed.sequence, place.min(end));
+            model.needed.retain(|number| !over.contains(number));
+            model.maybe.retain(|number| !over.contains(number));
+            model.recalled.retain(|number| !over.contains(number));
+        } else {
+            assert_eq!(placed.sequence, place.max(oldest.min(before)));
+            model.maybe.retain(|number| !again.contains(number));
+            model.recalled.extend(model.in_flight.values().filter(|number| again.contains(number)));
+            model.needed.extend(again);
+            let all_that_can_come = model.needed.len() + model.maybe.len();
+            assert!(depth as usize <= all_that_can_come, "depth {depth} of {all_that_can_come}");
+        }
+    }
+
+    pub(super) fn channel_at(&mut self, pick: u8, share: u8) {
+        let name = ChannelName::new(format!("c{}", pick as usize % CHANNELS)).unwrap();
+        if self.consumers.contains_key(name.as_str()) {
+            return;
+        }
+        let (topic, place) = (self.topic(), self.at_share(share));
+        let is_first = self.model.is_empty();
+        let made = self.runtime.block_on(topic.get_or_create_channel_at(&name, StartAt::Sequence(place)));
+        let channel: Arc<Channel> = made.unwrap();
+        let cursor = channel.inspect(|state, _| state.cursor());
+        let mut model = ModelChannel::default();
+        if topic.log().is_retaining() {
+            model.needed = self.released_from(cursor);
+        }
+        self.subscribe(channel);
+        self.model.insert(name.to_string(), model);
+        if is_first || !self.held.is_empty() {
+            self.release();
+        }
+    }
+
+    /// Keeps so many bytes from now on; 0 for what the flags say.
+    pub(super) fn retain(&mut self, bytes: u64) {
+        let topic = self.topic();
+        let was_retaining = topic.log().is_retaining();
+        topic.set_retention((bytes > 0).then_some(Retention { age: 0, bytes })).unwrap();
+        self.flush();
+        if !was_retaining && topic.log().is_retaining() {
+            self.forget_what_is_gone();
+        }
+        topic.retain().unwrap();
+        self.flush();
+        if bytes > 0 {
+            let retained = topic.log().retained().unwrap();
+            let biggest_batch = 40 * 500;
+            assert!(retained.bytes <= bytes + biggest_batch, "{retained:?} of {bytes} bytes");
+        }
+    }
+
+    /// What was finished before anything was kept may be gone, here and there; nothing else may.
+    fn forget_what_is_gone(&mut self) {
+        let log = self.topic().log().clone();
+        for mark in log.marks_between(log.oldest_retained(), log.end()) {
+            let Mark::Skipped { from, to } = mark else { continue };
+            for (_, number) in self.published.extract_if(from..to, |_, _| true) {
+                let is_needed = self.model.values().any(|model| model.needed.contains(&number));
+                assert!(!is_needed && !self.held.contains(&number), "{number} is needed and gone");
+            }
+        }
+    }
+
+    /// From where on messages are kept.
+    pub(super) fn kept(&self) -> Kept {
+        let log = self.topic().log().clone();
+        log.is_retaining().then(|| log.oldest_retained())
+    }
+
+    /// After a start: what was kept is kept.
+    pub(super) fn still_keeps(&self, kept: Kept) {
+        let Some(from) = kept else { return };
+        let retained = self.topic().log().retained().expect("it still keeps something");
+        let expected = self.published.range(from..).count() as u64;
+        assert!(retained.message_count >= expected, "{retained:?}, but {expected} from {from} on");
+    }
+
+    /// A new channel that starts at the oldest message gets all that is kept, whole and in order.
+    pub(super) fn all_that_is_kept_comes(&mut self) {
+        let Some(from) = self.kept() else { return };
+        let topic = self.topic();
+        let name = ChannelName::new("history#ephemeral").unwrap();
+        let made = self.runtime.block_on(topic.get_or_create_channel_at(&name, StartAt::Earliest));
+        let channel = made.unwrap();
+        self.subscribe(channel);
+        let (channel, key) = self.consumers.remove(name.as_str()).unwrap();
+        let mut came = Vec::new();
+        loop {
+            crate::timers::Expire::expire(&*channel, u64::MAX / 2);
+            let mut out = Vec::new();
+            self.take_into(&channel, key, &mut out, 1 << 20);
+            if out.is_empty() {
+                break;
+            }
+            let mut run = channel.acknowledge(key);
+            for (sequence, number) in messages(&out) {
+                run.finish(sequence).unwrap();
+                came.push((sequence, number));
+            }
+        }
+        came.sort_unstable();
+        // The first channel of all gets what was held back for it, even if it is older.
+        let from = came.first().map_or(from, |&(sequence, _)| sequence.min(from));
+        let expected: Vec<(u64, u64)> = self.published.range(from..).map(|(&s, &n)| (s, n)).collect();
+        assert_eq!(came, expected, "all that is kept from {from} on");
+        topic.delete_channel(name.as_str());
+    }
+}

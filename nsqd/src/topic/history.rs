@@ -1,0 +1,196 @@
+//! A topic's history: what it keeps of finished messages, and channels that start in it or are moved through it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use nsq_protocol::StartAt;
+
+use super::{State, Topic};
+use crate::channel::Channel;
+use crate::channel::saved::Clocks;
+use crate::clock;
+use crate::log::retention::Retention;
+use crate::storage::checkpoint::RetentionCheckpoint;
+use crate::storage::record::Record;
+
+/// Why a topic's history is not to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HistoryError {
+    /// Ephemeral topics are never on disk.
+    #[error("an ephemeral topic keeps nothing")]
+    Ephemeral,
+    /// What lies behind the cursor may be gone in part.
+    #[error("the topic keeps no finished messages: it has no retention")]
+    NothingRetained,
+}
+
+/// A place in a topic, before anything is known of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The first message from there on; 0 for the oldest that is kept, beyond the end for none.
+    sequence: u64,
+    /// The place lies before all that is there.
+    is_before_all: bool,
+}
+
+/// Where a channel was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// The first message that it will hand out.
+    pub sequence: u64,
+    /// More was asked for than what is kept: it is the oldest message that is.
+    pub clamped: bool,
+}
+
+impl Topic {
+    /// Sets what is kept; none for what the daemon's flags say.
+    pub fn set_retention(&self, own: Option<Retention>) -> Result<(), HistoryError> {
+        if self.name.is_ephemeral() {
+            return Err(HistoryError::Ephemeral);
+        }
+        let mut state = self.state.lock();
+        state.own_retention = own;
+        let was_retaining = self.log.is_retaining();
+        let from = self.log.set_retention(own.unwrap_or(self.engine.limits.retention));
+        if !was_retaining {
+            self.remember_deferred(&state);
+        }
+        self.record_retention(&state, from);
+        drop(state);
+        self.log.trim();
+        Ok(())
+    }
+
+    fn record_retention(&self, state: &State, from: u64) {
+        if let Some(journal) = self.engine.journal_for(false) {
+            let Retention { age, bytes } = state.own_retention.unwrap_or_default();
+            let own = state.own_retention.is_some();
+            journal.append_lazy(&Record::TopicRetention {
+                topic: self.number,
+                own,
+                for_ns: age,
+                bytes,
+                from,
+            });
+        }
+    }
+
+    /// Messages that were published deferred while nothing was kept: channels that come to them later must know.
+    fn remember_deferred(&self, state: &State) {
+        for channel in state.channels.values() {
+            let deferred = channel.inspect(|channel, _| channel.published_deferred());
+            deferred
+                .into_iter()
+                .for_each(|(sequence, due)| self.log.add_deferred(sequence, sequence + 1, due));
+        }
+    }
+
+    /// Lets go of what is beyond the limits. Works on files.
+    pub fn retain(&self) -> std::io::Result<u64> {
+        let before = self.log.retained_from();
+        let freed = self.log.retain(clock::wall_ns(), clock::monotonic())?;
+        let state = self.state.lock();
+        let from = self.log.retained_from();
+        if from != before && self.log.is_retaining() {
+            // Else a start would believe that it still keeps what it has let go.
+            self.record_retention(&state, from);
+        }
+        drop(state);
+        if self.log.is_retaining() {
+            for channel in self.channels().iter().filter(|channel| channel.is_ephemeral()) {
+                channel.skip_to(from);
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Where this is in the topic's messages. Times are looked up on disk, so this may wait for it.
+    fn look_up(&self, place: StartAt) -> Found {
+        let at = |sequence| Found { sequence, is_before_all: false };
+        match place {
+            StartAt::Earliest => at(0),
+            StartAt::Latest => at(u64::MAX),
+            StartAt::Sequence(sequence) => at(sequence),
+            StartAt::Time(time_ns) => {
+                let (sequence, is_before_all) = self.log.find_time(time_ns);
+                Found { sequence, is_before_all }
+            }
+        }
+    }
+
+    /// As [`Topic::look_up`], without keeping others waiting for the disk.
+    pub(super) async fn find(self: &Arc<Self>, place: StartAt) -> Found {
+        if !matches!(place, StartAt::Time(_)) {
+            return self.look_up(place);
+        }
+        let topic = self.clone();
+        let found = tokio::task::spawn_blocking(move || topic.look_up(place)).await;
+        // It panicked, which the panic hook has told.
+        found.unwrap_or(Found { sequence: u64::MAX, is_before_all: false })
+    }
+
+    /// Moves a channel's read cursor: back, so that everything from there on is handed out again; or forward, so that
+    /// everything before it is finished. Returns where it is now, and the messages that can be handed out.
+    pub async fn move_channel(
+        self: &Arc<Self>,
+        channel: &Channel,
+        place: StartAt,
+    ) -> Result<(Placed, u64), HistoryError> {
+        let found = self.find(place).await;
+        let mut clamped = false;
+        let moved = channel.move_to(|cursor, end| {
+            if found.sequence > cursor || found.sequence >= end {
+                return Ok((found.sequence.min(end), true));
+            }
+            if !self.log.is_retaining() && found.sequence < cursor {
+                return Err(HistoryError::NothingRetained);
+            }
+            let oldest = self.log.oldest_retained().min(cursor);
+            clamped = found.is_clamped_to(oldest);
+            Ok((found.sequence.max(oldest), false))
+        })?;
+        let placed = Placed { sequence: moved.to, clamped };
+        crate::log_info!(
+            self.engine,
+            "TOPIC({}): channel {} moved to {place}: message {placed}, {} to be delivered",
+            self.name,
+            channel.name(),
+            moved.depth
+        );
+        Ok((placed, moved.depth))
+    }
+
+    /// Where a new channel starts that wants to start at `found`: not before what is kept, and at the release point
+    /// at the latest.
+    pub(super) fn start_of(&self, state: &State, found: Found) -> Placed {
+        let released = state.point.released();
+        if found.sequence >= released {
+            return Placed { sequence: released, clamped: false };
+        }
+        let oldest =
+            if self.log.is_retaining() { self.log.oldest_retained().min(released) } else { released };
+        Placed { sequence: found.sequence.max(oldest), clamped: found.is_clamped_to(oldest) }
+    }
+
+    pub(super) fn save_retention(&self, state: &State, clocks: Clocks) -> RetentionCheckpoint {
+        let own = state.own_retention;
+        let Retention { age, bytes } = own.unwrap_or_default();
+        let void = self.log.void();
+        let deferred =
+            self.log.deferred().into_iter().map(|(from, to, due)| (from, to, clocks.to_wall(due))).collect();
+        let from = Some(self.log.retained_from()).filter(|_| self.log.is_retaining());
+        RetentionCheckpoint { own: own.is_some(), for_ns: age, bytes, from, void, deferred }
+    }
+}
+
+impl Found {
+    fn is_clamped_to(self, oldest: u64) -> bool {
+        self.sequence > 0 && (self.sequence < oldest || (self.is_before_all && self.sequence == oldest))
+    }
+}
+
+impl fmt::Display for Placed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.sequence, if self.clamped { " (the oldest that is kept)" } else { "" })
+    }
+}
