@@ -34,8 +34,8 @@ use clap::Parser;
 
 use cli::{ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, bench, completion, create, data, delete, dev, empty, history, list, node, pause, ping, publish, stat,
-    subscribe,
+    Context, bench, completion, create, data, delete, dev, empty, history, list, node, pause, ping, publish,
+    stat, subscribe,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;

@@ -9,8 +9,8 @@
 //! | `/pub`, `/mpub` | `publish` | the topic, no channel |
 //! | `/topic/create` | `publish` or `admin` | the topic, no channel |
 //! | `/channel/create` | `subscribe` or `admin` | topic and channel |
-//! | `/topic/delete`, `empty`, `pause`, `unpause` | `admin` | the topic, no channel |
-//! | `/channel/delete`, `empty`, `pause`, `unpause` | `admin` | topic and channel |
+//! | `/topic/delete`, `empty`, `pause`, `unpause`, `retain` | `admin` | the topic, no channel |
+//! | `/channel/delete`, `empty`, `pause`, `unpause`, `seek` | `admin` | topic and channel |
 //! | `/stats` | `monitor` | those that are asked for; none for all |
 //! | `/metrics` | `monitor` | none |
 //! | `/config/...`, `/debug/...` | `admin` | none |
@@ -107,8 +107,10 @@ fn need(route: Route) -> Need {
         Route::Publish | Route::PublishMany => Need::Any(&[Publish], About::Topic),
         Route::TopicCreate => Need::Any(&[Publish, Admin], About::Topic),
         Route::ChannelCreate => Need::Any(&[Subscribe, Admin], About::Channel),
-        Route::TopicDelete | Route::TopicEmpty | Route::TopicPause(_) => Need::Any(&[Admin], About::Topic),
-        Route::ChannelDelete | Route::ChannelEmpty | Route::ChannelPause(_) => {
+        Route::TopicDelete | Route::TopicEmpty | Route::TopicPause(_) | Route::TopicRetain => {
+            Need::Any(&[Admin], About::Topic)
+        }
+        Route::ChannelDelete | Route::ChannelEmpty | Route::ChannelPause(_) | Route::ChannelSeek => {
             Need::Any(&[Admin], About::Channel)
         }
         Route::Stats => Need::Any(&[Monitor], About::Channel),
