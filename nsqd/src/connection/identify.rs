@@ -73,7 +73,11 @@ impl Connection {
         if negotiated.feature_negotiation {
             let reply = nsq_protocol::json::to_json(&negotiated.reply(&self.context.reply));
             self.output.respond(&reply.map_err(failed)?);
-            upgraded = self.upgrade(&negotiated).await?;
+            upgraded = negotiated.tls_v1 || negotiated.snappy || negotiated.deflate;
+            if upgraded {
+                // Boxed: every connection would have to hold the room that a handshake needs.
+                Box::pin(self.upgrade(&negotiated)).await?;
+            }
         } else {
             self.output.ok(1);
         }
@@ -97,7 +101,7 @@ impl Connection {
     }
 
     /// Changes the byte stream as agreed, each step confirmed by `OK` in the new form.
-    async fn upgrade(&mut self, negotiated: &Negotiated) -> Result<bool, End> {
+    async fn upgrade(&mut self, negotiated: &Negotiated) -> Result<(), End> {
         if negotiated.tls_v1
             && let Some(tls) = self.context.tls.clone()
         {
@@ -119,7 +123,7 @@ impl Connection {
             });
             self.output.ok(1);
         }
-        Ok(negotiated.tls_v1 || negotiated.snappy || negotiated.deflate)
+        Ok(())
     }
 
     /// Writes all that is due, in the present form of bytes.
