@@ -377,7 +377,7 @@ fn the_command_sets_retention_and_moves_channels() {
         publish(&nsqd, "t", 0..10).await;
         peer.consume(10).await;
         peer.barrier().await;
-        let (_, told) = nsq("channel seek t/c --to earliest").await;
+        let (told, _) = nsq("channel seek t/c --to earliest").await;
         assert!(told.contains("10 messages to be delivered"), "{told}");
         peer.consume(10).await;
         peer.barrier().await;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use nsq::StartAt;
 use nsq_daemon::go_duration;
+use nsq_protocol::SeekResponse;
 
 use super::Context;
 use super::change::{Verb, conclude};
@@ -73,9 +74,12 @@ pub async fn seek(context: &Context, flags: &SeekFlags) -> Result<ExitStatus, Fa
     let channel = object.channel.as_deref().unwrap_or_default();
     let call = async |node: &Node| node.client.seek_channel(&object.topic, channel, flags.to).await;
     let answers = cluster.on_nodes(SEEK.name, call).await;
-    for (node, moved) in &answers.good {
-        let clamped = if moved.clamped { ", from the oldest message kept" } else { "" };
-        context.output.note(&format!("{node}: {} messages to be delivered{clamped}", moved.depth));
+    if !context.output.is_json() {
+        let line = |(node, moved): &(String, SeekResponse)| {
+            let clamped = if moved.clamped { ", from the oldest message kept" } else { "" };
+            format!("{} messages to be delivered at {node}{clamped}\n", moved.depth)
+        };
+        context.output.data(answers.good.iter().map(line).collect::<String>())?;
     }
     let good = answers.good.into_iter().map(|(node, _)| (node, ())).collect();
     let answers = Answers { good, errors: answers.errors, missing: answers.missing };
