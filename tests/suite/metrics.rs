@@ -143,8 +143,8 @@ fn what_nsqlookupd_tells() {
 #[test]
 fn series_of_topics_and_channels_have_a_bound() {
     test(async {
-        // One topic has 6 series, one channel 12.
-        let nsqd = Daemon::nsqd().flag("--metrics-max-series=37").start().await;
+        // One topic has 8 series, one channel 12.
+        let nsqd = Daemon::nsqd().flag("--metrics-max-series=41").start().await;
         for topic in ["a", "b", "c"] {
             nsqd.admin(&format!("/topic/create?topic={topic}")).await;
             nsqd.admin(&format!("/channel/create?topic={topic}&channel=x")).await;
@@ -153,7 +153,7 @@ fn series_of_topics_and_channels_have_a_bound() {
         }
         let page = nsqd.metrics().await;
         let labelled = page.samples.keys().filter(|series| series.contains("{topic=")).count();
-        assert!((30..=37).contains(&labelled), "{labelled}");
+        assert!((36..=41).contains(&labelled), "{labelled}");
         assert_eq!(
             page.series_of("nsq_topic_depth"),
             ["nsq_topic_depth{topic=\"a\"}", "nsq_topic_depth{topic=\"b\"}"]
@@ -162,6 +162,22 @@ fn series_of_topics_and_channels_have_a_bound() {
         assert_eq!((page.value("nsq_omitted_topics"), page.value("nsq_omitted_channels")), (1.0, 4.0));
         assert_eq!((page.value("nsq_topics"), page.value("nsq_channels")), (3.0, 6.0));
         assert_eq!(page.value("nsq_channels_depth"), 6.0, "sums are over all");
+    });
+}
+
+#[test]
+fn what_is_retained_is_told() {
+    test(async {
+        let nsqd = Daemon::nsqd().flag("--retain-bytes=1000000").start().await;
+        nsqd.publish("t", "body").await;
+        let mut consumer = nsqd.subscribe("t", "c").await;
+        consumer.ready(1).await;
+        consumer.consume(1).await;
+        nsqd.channel_until_finished("t", "c").await;
+        let page = nsqd.metrics().await;
+        let retention = nsqd.get_json("/stats?format=json&topic=t").await["topics"][0]["retention"].clone();
+        assert_eq!(page.value("nsq_topic_retained_messages{topic=\"t\"}"), 1.0);
+        assert_eq!(retention["retained_bytes"], page.value("nsq_topic_retained_bytes{topic=\"t\"}") as u64);
     });
 }
 

@@ -26,7 +26,7 @@ const fn gauge<T>(name: &'static str, help: &'static str, value: fn(&T) -> f64) 
     Metric { name, kind: Kind::Gauge, help, value }
 }
 
-const TOPIC: [Metric<TopicSeries>; 6] = [
+const TOPIC: [Metric<TopicSeries>; 8] = [
     counter("nsq_topic_messages_total", "Messages published.", |topic| topic.stats.message_count as f64),
     counter("nsq_topic_message_bytes_total", "Bytes of their bodies.", |topic| {
         topic.stats.message_bytes as f64
@@ -37,6 +37,12 @@ const TOPIC: [Metric<TopicSeries>; 6] = [
     }),
     gauge("nsq_topic_segment_bytes", "Bytes of the topic's segment files.", |topic| {
         topic.segment_bytes as f64
+    }),
+    gauge("nsq_topic_retained_messages", "Messages that retention keeps, finished or not.", |topic| {
+        topic.stats.retention.as_ref().map_or(0.0, |retention| retention.retained_count as f64)
+    }),
+    gauge("nsq_topic_retained_bytes", "Their bytes.", |topic| {
+        topic.stats.retention.as_ref().map_or(0.0, |retention| retention.retained_bytes as f64)
     }),
     gauge("nsq_topic_paused", "1 if it gives its channels nothing, else 0.", |topic| {
         f64::from(u8::from(topic.stats.paused))
