@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::command::auth::TokenFlags;
 use crate::command::bench::BenchFlags;
 use crate::command::change::DestroyFlags;
 use crate::command::create::{CreateChannelFlags, CreateTopicFlags};
@@ -65,6 +66,9 @@ pub enum Command {
     /// Inspect, verify or export a data directory, without a daemon.
     #[command(subcommand)]
     Data(DataCommand),
+    /// Make tokens for nsqd's --auth-file.
+    #[command(subcommand)]
+    Auth(AuthCommand),
     /// Print a script that makes a shell complete commands and flags.
     Completion {
         /// Which shell: `source <(nsq completion bash)` tries it out.
@@ -117,6 +121,13 @@ pub enum ChannelCommand {
     Empty(DestroyChannel),
     /// Move a channel back, so that messages are delivered again, or forward, so that they are finished.
     Seek(SeekFlags),
+}
+
+/// `nsq auth ...`
+#[derive(Debug, Subcommand)]
+pub enum AuthCommand {
+    /// Make a token, and print it with the entry for the token file.
+    Token(TokenFlags),
 }
 
 /// `nsq node ...`

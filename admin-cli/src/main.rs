@@ -32,10 +32,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
+use cli::{AuthCommand, ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, bench, completion, create, data, delete, dev, empty, history, list, node, pause, ping, publish,
-    stat, subscribe,
+    Context, auth, bench, completion, create, data, delete, dev, empty, history, list, node, pause, ping,
+    publish, stat, subscribe,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;
@@ -61,6 +61,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             bench::run(&Context { targets, output }, flags)
         }
         Command::Data(command) => data::run(command, output).map(ExitCode::from),
+        Command::Auth(AuthCommand::Token(flags)) => auth::token(&flags, output).map(ExitCode::from),
         Command::Completion { shell } => completion::run(output, shell).map(ExitCode::from),
         Command::Version => {
             output.data(concat!("nsq ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| ExitCode::SUCCESS)
@@ -116,6 +117,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
         Command::Dev(_)
         | Command::Bench(_)
         | Command::Data(_)
+        | Command::Auth(_)
         | Command::Completion { .. }
         | Command::Version => Err(Failure::failed("this command needs no cluster")),
     }

@@ -1,15 +1,15 @@
-//! How to talk to daemons: TLS and compression, for TCP and for HTTP alike.
+//! How to talk to daemons: TLS, compression and a secret, for TCP and for HTTP alike.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use nsq::{Config, Tls};
+use nsq::{Config, Secret, Tls};
 
 use crate::exit_status::Failure;
 
 /// As typed.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "TLS and compression")]
+#[command(next_help_heading = "Security and compression")]
 pub struct SecurityFlags {
     /// Publish and consume over TLS. Given with any other --tls flag as well.
     #[arg(long, global = true)]
@@ -35,6 +35,19 @@ pub struct SecurityFlags {
     /// Trust any certificate.
     #[arg(long, global = true, alias = "http-client-tls-insecure-skip-verify")]
     tls_insecure: bool,
+    /// Secret for nsqds that want one, over TCP and HTTP. Others on this machine can see it here: better say it in the
+    /// environment, or in a file.
+    #[arg(long, global = true, value_name = "SECRET", env = "NSQ_AUTH_SECRET", hide_env_values = true)]
+    auth_secret: Option<String>,
+    /// A file that holds the secret.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "NSQ_AUTH_SECRET_FILE",
+        conflicts_with = "auth_secret"
+    )]
+    auth_secret_file: Option<PathBuf>,
     /// Publish and consume with snappy compression.
     #[arg(long, global = true, conflicts_with = "deflate")]
     snappy: bool,
@@ -57,6 +70,8 @@ pub struct Security {
     pub config: Config,
     /// For HTTP: what to trust, who to be.
     pub tls: Tls,
+    /// For HTTP: what to show.
+    pub token: Option<Secret>,
 }
 
 impl Security {
@@ -71,6 +86,8 @@ impl Security {
             .tls_key(flags.tls_key)
             .tls_server_name(flags.tls_server_name)
             .tls_insecure_skip_verify(flags.tls_insecure)
+            .auth_secret(flags.auth_secret.map(Secret::from))
+            .auth_secret_file(flags.auth_secret_file)
             .snappy(flags.snappy)
             .deflate(flags.deflate)
             .deflate_level(flags.deflate_level);
@@ -80,7 +97,8 @@ impl Security {
         }
         // Without a word about TLS nothing is read until something is asked over https.
         let tls = if is_meant || !flags.options.is_empty() { Tls::new(&config)? } else { Tls::default() };
-        Ok(Security { config, tls })
+        let token = config.secret()?;
+        Ok(Security { config, tls, token })
     }
 }
 
@@ -112,6 +130,9 @@ mod tests {
         let expected = Config::new().deflate(true).deflate_level(3u8).tls_v1(true).max_attempts(7u16);
         assert_eq!(security.config, expected);
         assert_eq!(resolve(&[]).unwrap().config, Config::new());
+        let security = resolve(&["--auth-secret=s"]).unwrap();
+        assert_eq!(security.token, Some(Secret::from("s")));
+        assert_eq!(security.config, Config::new().auth_secret(Secret::from("s")));
         assert_eq!(
             resolve(&["--tls-insecure"]).unwrap().config,
             Config::new().tls_v1(true).tls_insecure_skip_verify(true)
@@ -123,6 +144,7 @@ mod tests {
         for words in [
             &["--tls-ca=/nonexistent/ca.pem"][..],
             &["--tls-cert=/nonexistent/c.pem"],
+            &["--auth-secret-file=/nonexistent/secret"],
             &["-X", "no_such_option=1"],
             &["-X", "deflate_level=10"],
         ] {

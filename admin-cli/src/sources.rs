@@ -104,6 +104,7 @@ fn status_of(reason: &Disconnect) -> ExitStatus {
     match reason {
         Disconnect::Io(_) | Disconnect::Timeout(_) | Disconnect::Closed => ExitStatus::Unreachable,
         Disconnect::Refused { code, .. } => refusal(code),
+        Disconnect::AuthRequired => ExitStatus::Refused,
         _ => ExitStatus::Failed,
     }
 }

@@ -26,8 +26,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::config::Secret;
 use crate::error::ConfigError;
-use crate::http::{HttpClient, HttpError, base_url, url};
+use crate::http::{HttpClient, HttpError, OnlyHttps, base_url, url};
 use crate::tls::Tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -230,6 +231,13 @@ impl NsqdClient {
     }
 
     common_calls!();
+
+    /// Sets the token for an nsqd whose HTTP interface asks for one; sent with every call, also in the clear.
+    #[must_use]
+    pub fn token(mut self, token: Option<Secret>) -> Self {
+        self.daemon.http = self.daemon.http.with_secret(token.as_ref(), OnlyHttps(false));
+        self
+    }
 
     /// Version, addresses and limits.
     pub async fn info(&self) -> Result<InfoResponse, AdminError> {

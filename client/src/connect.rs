@@ -50,6 +50,8 @@ impl Connector {
         let config = &self.config;
         let fail =
             |stage: ConnectStage, cause: Disconnect| ConnectError { node: Arc::clone(node), stage, cause };
+        let secret =
+            config.secret().map_err(|error| fail(ConnectStage::Authenticate, Disconnect::Secret(error)))?;
         let transport = Transport::dial(node, config.local_addr, config.dial_timeout)
             .await
             .map_err(|(stage, cause)| fail(stage, cause))?;
@@ -57,7 +59,7 @@ impl Connector {
         let mut reader = FrameReader::new(read_half, MAX_HANDSHAKE_FRAME_BYTES);
 
         let mut out = Vec::new();
-        let mut handshake = Handshake::start(purpose, config, &mut out);
+        let mut handshake = Handshake::start(purpose, config, secret, &mut out);
         // An nsqd that is alive answers at once; a minute of silence is for established connections.
         let answer_timeout = config.read_timeout.min(HANDSHAKE_TIMEOUT);
         let deadline = tokio::time::Instant::now() + answer_timeout;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,11 +48,13 @@ pub enum ConfigError {
         /// Which, and why.
         reason: String,
     },
-    /// An option that this version cannot honour.
-    #[error("option {name}: not supported by this version of the library")]
-    Unsupported {
-        /// The option.
-        name: &'static str,
+    /// The file of a secret cannot be used.
+    #[error("auth_secret_file {}: {reason}", path.display())]
+    Secret {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// Neither an nsqd nor a lookupd was given.
     #[error("no address: give at least one nsqd{}", if *.lookupd { " or lookupd" } else { "" })]
@@ -90,6 +93,8 @@ pub enum ConnectStage {
     Tls,
     /// The first bytes in compressed form.
     Compress,
+    /// AUTH and its reply.
+    Authenticate,
     /// SUB and its reply.
     Subscribe,
     /// All the way: it ended later.
@@ -104,6 +109,7 @@ impl fmt::Display for ConnectStage {
             ConnectStage::Identify => "identifying",
             ConnectStage::Tls => "TLS handshake",
             ConnectStage::Compress => "switching to compression",
+            ConnectStage::Authenticate => "authenticating",
             ConnectStage::Subscribe => "subscribing",
             ConnectStage::Established => "connection lost",
         })
@@ -150,9 +156,12 @@ pub enum Disconnect {
     /// It speaks HTTP.
     #[error("this port speaks HTTP: is it nsqd's HTTP port (4151) instead of its TCP port (4150)?")]
     HttpPeer,
-    /// nsqd demands something this client does not do.
-    #[error("nsqd requires {0}, which this version of the library does not support")]
-    Unsupported(&'static str),
+    /// nsqd requires AUTH, and there is no secret.
+    #[error("nsqd requires AUTH: set auth_secret or auth_secret_file")]
+    AuthRequired,
+    /// There should be a secret, but it cannot be had.
+    #[error("{0}")]
+    Secret(ConfigError),
     /// nsqd does not do what the configuration insists on.
     #[error("nsqd does not offer {0}")]
     Declined(&'static str),
@@ -167,7 +176,11 @@ pub enum Disconnect {
 impl Disconnect {
     /// Being turned away will not get better within seconds, so it is not worth asking again that soon.
     pub(crate) fn is_authorization(&self) -> bool {
-        matches!(self, Disconnect::Refused { code, .. } if code == "E_UNAUTHORIZED" || code == "E_AUTH_FAILED")
+        match self {
+            Disconnect::Refused { code, .. } => code == "E_UNAUTHORIZED" || code == "E_AUTH_FAILED",
+            Disconnect::AuthRequired | Disconnect::Secret(_) => true,
+            _ => false,
+        }
     }
 
     /// From the data of an error frame.

@@ -2,22 +2,23 @@
 //! Pure: frames come in, bytes go out.
 //!
 //! ```text
-//! start ─▶ Identifying ──reply──▶ Upgrading ──OK of the last──▶ [AUTH: not yet] ──▶ Subscribing ──OK──▶ ready
-//!                                  │    ▲                                       └── (a producer) ───────▶ ready
+//! start ─▶ Identifying ──reply──▶ Upgrading ──OK of the last──▶ Authenticating ──reply──▶ Subscribing ──OK──▶ ready
+//!                                  │    ▲                                             └── (a producer) ─────▶ ready
 //!                                  └─OK─┘
 //! ```
 //!
-//! First TLS, then snappy or deflate; each is confirmed by an OK in the new form. AUTH belongs between the last of
-//! them and SUB.
+//! First TLS, then snappy or deflate; each is confirmed by an OK in the new form. AUTH is sent to servers that
+//! require it, and to no others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use nsq_protocol::{
-    ChannelName, Command, Frame, FrameType, IdentifyReply, IdentifyRequest, MAGIC_V2, StartAt, TopicName,
+    AuthReply, ChannelName, Command, Frame, FrameType, IdentifyReply, IdentifyRequest, MAGIC_V2, StartAt,
+    TopicName,
 };
 
-use crate::config::{Config, Upgrades};
+use crate::config::{Config, Secret, Upgrades};
 use crate::error::{ConnectStage, Disconnect};
 
 /// What a server without feature negotiation is taken to have.
@@ -52,6 +53,10 @@ pub struct ServerInfo {
     pub snappy: bool,
     /// Whether the connection is compressed with deflate.
     pub deflate: bool,
+    /// Whether it wants a secret.
+    pub auth_required: bool,
+    /// Who it takes us for, after AUTH.
+    pub auth: Option<AuthReply>,
 }
 
 /// A change of the byte stream.
@@ -75,6 +80,8 @@ impl ServerInfo {
             tls: false,
             snappy: false,
             deflate: false,
+            auth_required: false,
+            auth: None,
         }
     }
 
@@ -89,9 +96,6 @@ impl ServerInfo {
         }
         let reply: IdentifyReply = serde_json::from_slice(data)
             .map_err(|e| Disconnect::Protocol(format!("the reply to IDENTIFY is not valid: {e}")))?;
-        if reply.auth_required {
-            return Err(Disconnect::Unsupported("AUTH"));
-        }
         if asked.tls && !reply.tls_v1 {
             return Err(Disconnect::Declined("TLS"));
         }
@@ -123,6 +127,8 @@ impl ServerInfo {
             tls: reply.tls_v1,
             snappy: reply.snappy,
             deflate: reply.deflate,
+            auth_required: reply.auth_required,
+            auth: None,
         };
         Ok((server, upgrades.into_iter().filter(|(on, _)| *on).map(|(_, upgrade)| upgrade).collect()))
     }
@@ -153,6 +159,7 @@ enum State {
         present: Upgrade,
         others: VecDeque<Upgrade>,
     },
+    Authenticating(ServerInfo),
     Subscribing(ServerInfo),
     Done,
 }
@@ -160,17 +167,23 @@ enum State {
 pub(crate) struct Handshake {
     purpose: Purpose,
     asked: Upgrades,
+    secret: Option<Secret>,
     state: State,
 }
 
 impl Handshake {
     /// Begins: `out` gets what must be written first.
-    pub(crate) fn start(purpose: Purpose, config: &Config, out: &mut Vec<u8>) -> Self {
+    pub(crate) fn start(
+        purpose: Purpose,
+        config: &Config,
+        secret: Option<Secret>,
+        out: &mut Vec<u8>,
+    ) -> Self {
         out.extend_from_slice(MAGIC_V2);
         // Only strings and numbers: this cannot fail, and an empty body would be refused by nsqd.
         let body = serde_json::to_vec(&identify_request(config)).unwrap_or_default();
         Command::Identify { body: &body }.encode(out);
-        Handshake { purpose, asked: config.upgrades(), state: State::Identifying }
+        Handshake { purpose, asked: config.upgrades(), secret, state: State::Identifying }
     }
 
     pub(crate) fn stage(&self) -> ConnectStage {
@@ -178,6 +191,7 @@ impl Handshake {
             State::Identifying => ConnectStage::Identify,
             State::Upgrading { present: Upgrade::Tls, .. } => ConnectStage::Tls,
             State::Upgrading { .. } => ConnectStage::Compress,
+            State::Authenticating(_) => ConnectStage::Authenticate,
             State::Subscribing(_) | State::Done => ConnectStage::Subscribe,
         }
     }
@@ -196,10 +210,19 @@ impl Handshake {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Identifying => {
                 let (server, upgrades) = ServerInfo::from_reply(&frame.data, &self.asked)?;
+                if server.auth_required && self.secret.is_none() {
+                    return Err(Disconnect::AuthRequired);
+                }
                 Ok(self.upgrade(server, upgrades, out))
             }
             State::Upgrading { server, others, .. } if &frame.data[..] == nsq_protocol::frame::OK => {
                 Ok(self.upgrade(server, others, out))
+            }
+            State::Authenticating(mut server) => {
+                let reply = serde_json::from_slice(&frame.data)
+                    .map_err(|e| Disconnect::Protocol(format!("the reply to AUTH is not valid: {e}")))?;
+                server.auth = Some(reply);
+                Ok(self.begin(server, out))
             }
             State::Subscribing(server) if &frame.data[..] == nsq_protocol::frame::OK => {
                 Ok(Progress::Ready(server))
@@ -215,7 +238,7 @@ impl Handshake {
 }
 
 impl Handshake {
-    /// The next upgrade; after the last, what the connection is for.
+    /// The next upgrade; after the last, AUTH if it is wanted.
     fn upgrade(
         &mut self,
         server: ServerInfo,
@@ -226,6 +249,18 @@ impl Handshake {
             self.state = State::Upgrading { server, present, others: upgrades };
             return Progress::Upgrade(present);
         }
+        match &self.secret {
+            Some(secret) if server.auth_required => {
+                Command::Auth { secret: secret.reveal().as_bytes() }.encode(out);
+                self.state = State::Authenticating(server);
+                Progress::Waiting
+            }
+            _ => self.begin(server, out),
+        }
+    }
+
+    /// What the connection is for.
+    fn begin(&mut self, server: ServerInfo, out: &mut Vec<u8>) -> Progress {
         match &self.purpose {
             Purpose::Publish => Progress::Ready(server),
             Purpose::Subscribe { topic, channel } => {
@@ -301,7 +336,7 @@ mod tests {
     fn identify_says_who_we_are_and_only_what_was_set() {
         let config = Config::new().client_id("me".to_owned()).hostname("here".to_owned());
         let mut out = Vec::new();
-        Handshake::start(Purpose::Publish, &config, &mut out);
+        Handshake::start(Purpose::Publish, &config, None, &mut out);
         let rest = out.strip_prefix(MAGIC_V2).unwrap();
         let Decoded::Command { command: Command::Identify { body }, consumed } =
             decode(rest, &Limits::default())
@@ -325,7 +360,7 @@ mod tests {
     #[test]
     fn a_consumer_subscribes_after_the_reply() {
         let mut out = Vec::new();
-        let mut handshake = Handshake::start(subscribe(), &Config::new(), &mut out);
+        let mut handshake = Handshake::start(subscribe(), &Config::new(), None, &mut out);
         out.clear();
         let heartbeat = response(nsq_protocol::frame::HEARTBEAT);
         assert_eq!(handshake.on_frame(&heartbeat, &mut out).unwrap(), Progress::Waiting);
@@ -345,7 +380,7 @@ mod tests {
     #[test]
     fn replies_of_old_and_of_our_servers() {
         let ready = |data: &[u8]| {
-            let mut handshake = Handshake::start(Purpose::Publish, &Config::new(), &mut Vec::new());
+            let mut handshake = Handshake::start(Purpose::Publish, &Config::new(), None, &mut Vec::new());
             handshake.on_frame(&response(data), &mut Vec::new())
         };
         assert_eq!(ready(b"OK").unwrap(), Progress::Ready(ServerInfo::assumed()));
@@ -354,7 +389,7 @@ mod tests {
             panic!("not ready")
         };
         assert_eq!((ours.max_msg_size, ours.max_body_size, ours.sizes_known), (5, 9, true));
-        assert!(matches!(ready(br#"{"auth_required":true}"#), Err(Disconnect::Unsupported("AUTH"))));
+        assert!(matches!(ready(br#"{"auth_required":true}"#), Err(Disconnect::AuthRequired)));
         assert!(matches!(ready(br#"{"snappy":true}"#), Err(Disconnect::Protocol(_))));
         assert!(matches!(ready(b"{"), Err(Disconnect::Protocol(_))));
     }
@@ -363,7 +398,7 @@ mod tests {
     fn upgrades_come_one_by_one_tls_first() {
         let config = Config::new().tls_v1(true).deflate(true).deflate_level(3u8);
         let mut out = Vec::new();
-        let mut handshake = Handshake::start(subscribe(), &config, &mut out);
+        let mut handshake = Handshake::start(subscribe(), &config, None, &mut out);
         out.clear();
         let reply = response(br#"{"tls_v1":true,"deflate":true}"#);
         assert_eq!(handshake.on_frame(&reply, &mut out).unwrap(), Progress::Upgrade(Upgrade::Tls));
@@ -382,7 +417,7 @@ mod tests {
     #[test]
     fn tls_may_not_be_declined_and_compression_may() {
         let ready = |config: Config, data: &[u8]| {
-            let mut handshake = Handshake::start(Purpose::Publish, &config, &mut Vec::new());
+            let mut handshake = Handshake::start(Purpose::Publish, &config, None, &mut Vec::new());
             handshake.on_frame(&response(data), &mut Vec::new())
         };
         for reply in [&b"OK"[..], b"{}", br#"{"tls_v1":false}"#] {
@@ -394,8 +429,35 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_is_told_to_who_requires_it() {
+        let mut out = Vec::new();
+        let secret = Some(Secret::from("s"));
+        let mut handshake = Handshake::start(subscribe(), &Config::new(), secret.clone(), &mut out);
+        out.clear();
+        let reply = response(br#"{"auth_required":true}"#);
+        assert_eq!(handshake.on_frame(&reply, &mut out).unwrap(), Progress::Waiting);
+        assert_eq!(
+            (out.as_slice(), handshake.stage()),
+            (&b"AUTH\n\0\0\0\x01s"[..], ConnectStage::Authenticate)
+        );
+        out.clear();
+        let reply = response(br#"{"identity":"me","identity_url":"","permission_count":2}"#);
+        assert_eq!(handshake.on_frame(&reply, &mut out).unwrap(), Progress::Waiting);
+        assert_eq!(out, b"SUB orders billing#ephemeral\n");
+        let Progress::Ready(server) = handshake.on_frame(&response(b"OK"), &mut out).unwrap() else {
+            panic!("not ready")
+        };
+        assert_eq!(server.auth.map(|auth| (auth.identity, auth.permission_count)), Some(("me".into(), 2)));
+
+        let mut handshake = Handshake::start(Purpose::Publish, &Config::new(), secret, &mut Vec::new());
+        out.clear();
+        assert!(matches!(handshake.on_frame(&response(b"{}"), &mut out), Ok(Progress::Ready(_))));
+        assert!(out.is_empty(), "nobody asked for the secret");
+    }
+
+    #[test]
     fn errors_carry_code_and_description() {
-        let mut handshake = Handshake::start(subscribe(), &Config::new(), &mut Vec::new());
+        let mut handshake = Handshake::start(subscribe(), &Config::new(), None, &mut Vec::new());
         let error = frame(FrameType::Error, b"E_BAD_BODY IDENTIFY heartbeat interval (5) is invalid");
         match handshake.on_frame(&error, &mut Vec::new()) {
             Err(Disconnect::Refused { code, description }) => {
@@ -418,7 +480,7 @@ mod tests {
             ]), 0..6))
         {
             let mut out = Vec::new();
-            let mut handshake = Handshake::start(subscribe(), &Config::new(), &mut out);
+            let mut handshake = Handshake::start(subscribe(), &Config::new(), None, &mut out);
             for (kind, data) in frames {
                 let kind = [FrameType::Response, FrameType::Error, FrameType::Message][usize::from(kind)];
                 let _ = handshake.stage();

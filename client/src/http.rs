@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
 use http::uri::Scheme;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -18,6 +18,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
 use serde::Deserialize;
 
+use crate::config::Secret;
 use crate::error::ConfigError;
 use crate::tls::Tls;
 
@@ -54,9 +55,15 @@ pub(crate) struct HttpClient {
     user_agent: String,
     plain: Client<HttpConnector, Full<Bytes>>,
     tls: Tls,
+    /// `Authorization`, and whether it is told over https only.
+    bearer: Option<(HeaderValue, OnlyHttps)>,
     /// For https, once it was needed.
     secure: Arc<Mutex<Option<Secure>>>,
 }
+
+/// Whether a secret is not to be told in the clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OnlyHttps(pub(crate) bool);
 
 /// A client for https.
 #[derive(Debug)]
@@ -73,17 +80,30 @@ impl HttpClient {
         // A user agent that cannot stand in a header is not worth failing for.
         let user_agent = user_agent.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
         let plain = builder().build(connector(connect_timeout));
-        HttpClient { connect_timeout, timeout, user_agent, plain, tls, secure: Arc::default() }
+        HttpClient { connect_timeout, timeout, user_agent, plain, tls, bearer: None, secure: Arc::default() }
     }
 
     /// The same with other timeouts.
     pub(crate) fn with_timeouts(&self, connect_timeout: Duration, timeout: Duration) -> Self {
-        Self::new(connect_timeout, timeout, &self.user_agent, self.tls.clone())
+        let bearer = self.bearer.clone();
+        HttpClient { bearer, ..Self::new(connect_timeout, timeout, &self.user_agent, self.tls.clone()) }
     }
 
     /// The same with other certificates.
     pub(crate) fn with_tls(&self, tls: Tls) -> Self {
-        Self::new(self.connect_timeout, self.timeout, &self.user_agent, tls)
+        let bearer = self.bearer.clone();
+        HttpClient { bearer, ..Self::new(self.connect_timeout, self.timeout, &self.user_agent, tls) }
+    }
+
+    /// The same with a secret. One that cannot stand in a header is not told.
+    pub(crate) fn with_secret(mut self, secret: Option<&Secret>, only_https: OnlyHttps) -> Self {
+        let value =
+            secret.and_then(|secret| HeaderValue::try_from(format!("Bearer {}", secret.reveal())).ok());
+        self.bearer = value.map(|mut value| {
+            value.set_sensitive(true);
+            (value, only_https)
+        });
+        self
     }
 
     /// One request, redirects not followed. `timeout` covers all of it. A daemon that says that it wants https, and
@@ -113,14 +133,20 @@ impl HttpClient {
         url: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), HttpError> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(url)
             .header(ACCEPT, "application/vnd.nsq; version=1.0")
             .header(USER_AGENT, &self.user_agent)
             .body(Full::new(body))
             .map_err(|e| HttpError::Connect(e.to_string()))?;
-        let answering = match request.uri().scheme() == Some(&Scheme::HTTPS) {
+        let is_https = request.uri().scheme() == Some(&Scheme::HTTPS);
+        if let Some((bearer, only_https)) = &self.bearer
+            && (is_https || *only_https == OnlyHttps(false))
+        {
+            request.headers_mut().insert(AUTHORIZATION, bearer.clone());
+        }
+        let answering = match is_https {
             true => self.secure().map_err(|e| HttpError::Connect(e.to_string()))?.request(request),
             false => self.plain.request(request),
         };

@@ -100,7 +100,7 @@ pub mod admin;
 mod http;
 
 pub use addresses::Addresses;
-pub use config::{BackoffStrategy, Config, Interval, OptionValue, TlsVersion, Upgrades};
+pub use config::{BackoffStrategy, Config, Interval, OptionValue, Secret, TlsVersion, Upgrades};
 pub use consumer::{
     Consumer, ConsumerBuilder, ConsumerState, ConsumerStats, Delivery, Drain, DrainReport, Event, Handler,
     IntoOutcome, Message, MessageStream, Outcome, Requeue, Unfinished,
@@ -110,7 +110,7 @@ pub use error::{
     StartError,
 };
 pub use handshake::ServerInfo;
-pub use nsq_protocol::{MessageId, StartAt};
+pub use nsq_protocol::{AuthReply, MessageId, StartAt};
 pub use producer::{Guarantee, Producer, ProducerBuilder, PublishFuture, Receipt, Strategy};
 pub use tls::Tls;
 

@@ -58,6 +58,10 @@ pub struct Client {
     pub tls_negotiated_protocol_is_mutual: bool,
     pub snappy: bool,
     pub deflate: bool,
+    #[serde(default)]
+    pub authed: bool,
+    #[serde(default)]
+    pub auth_identity: String,
 }
 
 impl Channel {

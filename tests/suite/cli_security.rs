@@ -1,4 +1,4 @@
-//! The `nsq` command over TLS, with client certificates, and compressed.
+//! The `nsq` command over TLS, with client certificates, compressed, and with a secret.
 
 use std::process::Output;
 
@@ -10,7 +10,9 @@ use serde_json::Value;
 async fn nsq(line: &str, flags: &[String]) -> Output {
     let mut command = tokio::process::Command::new(binary("nsq"));
     command.args(line.split(' ')).args(flags).stdin(std::process::Stdio::null()).kill_on_drop(true);
-    for name in ["NSQ_LOOKUPD", "NSQ_NSQD", "NSQ_NSQD_TCP", "NSQ_TIMEOUT"] {
+    for name in
+        ["NSQ_LOOKUPD", "NSQ_NSQD", "NSQ_NSQD_TCP", "NSQ_TIMEOUT", "NSQ_AUTH_SECRET", "NSQ_AUTH_SECRET_FILE"]
+    {
         command.env_remove(name);
     }
     command.output().await.expect("nsq starts")
@@ -78,5 +80,52 @@ fn a_benchmark_in_every_form_of_bytes() {
         }
         let plain = nsq(&format!("bench pub --http {addresses}"), &flags).await;
         assert_eq!(plain.status.code(), Some(2));
+    });
+}
+
+#[test]
+fn a_token_that_it_makes_opens_an_nsqd() {
+    test(async {
+        let folder = tempfile::TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
+        let (tokens, secret) = (folder.path().join("tokens.toml"), folder.path().join("secret"));
+        let words =
+            "auth token --identity ops --permission publish,subscribe,admin --expires 2100-01-01T00:00:00Z";
+        let entry = stdout(&nsq(words, &[]).await);
+        let token = entry.lines().next().and_then(|line| line.strip_prefix("# token: ")).expect("a token");
+        std::fs::write(&tokens, &entry).expect("a file can be written");
+        std::fs::write(&secret, format!("{token}\n")).expect("a file can be written");
+        let auth_file = format!("--auth-file={}", tokens.display());
+        let nsqd = Daemon::nsqd().flag(auth_file).flag("--http-auth").start().await;
+
+        let (http, tcp) = (format!("--nsqd={}", nsqd.http()), format!("--nsqd-tcp={}", nsqd.tcp()));
+        let known = format!("--auth-secret-file={}", secret.display());
+        for target in [&http, &tcp] {
+            stdout(&nsq("pub t one two", &[target.clone(), known.clone()]).await);
+            let printed = nsq("sub t c -n 2", &[target.clone(), known.clone()]).await;
+            assert_eq!(stdout(&printed), "one\ntwo\n");
+            for other in [None, Some("--auth-secret=nobody".to_owned())] {
+                let flags: Vec<String> = std::iter::once(target.clone()).chain(other).collect();
+                let refused = nsq("pub t x", &flags).await;
+                let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+                assert_eq!(refused.status.code(), Some(5), "{flags:?}: {text}");
+                assert!(!text.contains("nobody"), "{text}");
+            }
+        }
+        stdout(&nsq("topic create made", &[http.clone(), known.clone()]).await);
+        assert!(stdout(&nsq("topic list", &[http.clone(), known.clone()]).await).contains("made"));
+        assert_eq!(nsq("topic list", &[http]).await.status.code(), Some(5));
+        let addresses = format!("--nsqd-tcp {} --nsqd-http {}", nsqd.tcp(), nsqd.http());
+        stdout(&nsq(&format!("bench pubsub --messages 1000 {addresses} --json"), &[known]).await);
+    });
+}
+
+#[test]
+fn a_short_secret_is_no_token() {
+    test(async {
+        let mut command = tokio::process::Command::new(binary("nsq"));
+        command.args(["auth", "token", "--stdin"]).stdin(std::process::Stdio::null()).kill_on_drop(true);
+        let refused = command.output().await.expect("nsq starts");
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("shorter than 20 bytes"));
     });
 }

@@ -9,6 +9,7 @@ use nsq::admin::{LookupdClient, NsqdClient, StatsQuery};
 use nsq::{
     Consumer, ConsumerBuilder, Delivery, Event, MessageStream, Outcome, Producer, PublishError, Requeue,
 };
+use nsq_tests::auth_server::{Answer, AuthServer, authorization};
 use nsq_tests::{Daemon, stats, test, test_within, wait};
 use tokio::sync::mpsc;
 
@@ -487,5 +488,50 @@ fn administration_has_typed_calls() {
         assert!(unknown.is_not_found(), "{unknown}");
         node.delete_topic("t").await.expect("deleted");
         assert!(nsqd.topics().await.is_empty());
+    });
+}
+
+// AUTH
+
+#[test]
+fn a_secret_opens_what_it_allows() {
+    test(async {
+        let allowed = serde_json::json!([authorization("^t$", &["^c$", "^$"], &["publish", "subscribe"])]);
+        let server = AuthServer::allowing(3600, allowed).await;
+        let nsqd = Daemon::nsqd().flag(server.flag()).flag("--http-auth").start().await;
+        let address = nsqd.tcp().to_string();
+        let config = || nsq::Config::new().publish_timeout(Duration::from_secs(3));
+
+        let folder = tempfile::TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "of the file\n").expect("a file can be written");
+        let secrets =
+            [config().auth_secret(nsq::Secret::from("a secret")), config().auth_secret_file(file.clone())];
+        for config in secrets {
+            let producer =
+                Producer::builder().nsqd(&address).config(config.clone()).build().expect("it is valid");
+            producer.publish("t", "x").await.expect("published");
+            let refused = producer.publish("u", "x").await.expect_err("not allowed");
+            assert!(refused.to_string().contains("E_UNAUTHORIZED"), "{refused}");
+            let mut messages = consumer(&nsqd).config(config).stream().expect("it is valid");
+            assert_eq!(take_and_finish(&mut messages, 1).await, ["x"]);
+        }
+        let asked = server.asked();
+        assert!(asked.iter().any(|asked| asked.request.contains("secret=a+secret&")), "{asked:?}");
+        assert!(asked.iter().any(|asked| asked.request.contains("secret=of+the+file&")), "{asked:?}");
+
+        let without = Producer::builder().nsqd(&address).config(config()).build().expect("it is valid");
+        let error = without.publish("t", "x").await.expect_err("no secret").to_string();
+        assert!(error.contains("nsqd requires AUTH"), "{error}");
+        server.answer(Answer::Status(403, String::new()));
+        let unknown = config().auth_secret(nsq::Secret::from("unknown"));
+        let unknown = Producer::builder().nsqd(&address).config(unknown).build().expect("it is valid");
+        let error = unknown.publish("t", "x").await.expect_err("an unknown secret").to_string();
+        assert!(error.contains("E_AUTH_FAILED") && !error.contains("unknown"), "{error}");
+
+        let http = NsqdClient::new(nsqd.http().to_string()).expect("an address");
+        let refused = http.info().await.expect_err("no token").to_string();
+        assert!(refused.contains("UNAUTHORIZED"), "{refused}");
+        http.token(Some(nsq::Secret::from("a secret"))).info().await.expect("any token will do");
     });
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nsq_tests::auth_server::{AuthServer, authorization};
 use nsq_tests::foreign::{self, Library};
 use nsq_tests::wire::bodies;
 use nsq_tests::{Certificates, Daemon, test_within, wait};
+use serde_json::json;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -123,6 +125,35 @@ fn they_use_tls_and_compression() {
             reader.ready(30).await;
             assert_eq!(bodies(&reader.consume(30).await), numbered("message-", 30));
         }
+    });
+}
+
+/// Each says its secret, in the clear and over TLS, and is held to what it allows.
+#[test]
+fn they_publish_and_consume_with_auth() {
+    with_each_library(async |library| {
+        let certificates = Certificates::new();
+        let allowed = json!([authorization("^t$", &["^c$", "^$"], &["publish", "subscribe"])]);
+        let server = AuthServer::allowing(3600, allowed).await;
+        let nsqd = Daemon::nsqd().tls(&certificates).flag(server.flag()).start().await;
+        let address = nsqd.tcp().to_string();
+        let authority = certificates.path("ca.pem");
+        for over in [&[][..], &["--tls-ca", &authority]] {
+            let common = [&["--nsqd", &address, "--count", "30", "--auth-secret", "secret"], over].concat();
+            let run = |name, arguments: &[&str]| library.run(name, &[&common, arguments].concat());
+            let mut consumer = run("consume", &["--topic", "t", "--channel", "c"]);
+            let subscribed =
+                nsqd.channel_until("t", "c", "it has subscribed", |channel| channel.client_count == 1).await;
+            let client = &subscribed.clients[0];
+            assert_eq!((client.authed, client.auth_identity.as_str()), (true, "tester"));
+            run("publish", &["--topic", "t"]).finish().await;
+            assert_eq!(consumer.bodies(30).await, numbered("message-", 30));
+            consumer.finish().await;
+        }
+        let asked = server.asked();
+        assert!(asked.iter().all(|asked| asked.request.contains("&secret=secret&")), "{asked:?}");
+        assert!(asked.iter().any(|asked| asked.request.ends_with("&tls=true")), "{asked:?}");
+        nsqd.channel_until_finished("t", "c").await;
     });
 }
 

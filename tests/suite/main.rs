@@ -79,6 +79,12 @@ mod statsd;
 /// `/metrics`, and what reads it.
 mod metrics;
 
+/// Every flag, in every spelling, and in config files.
+mod flags;
+
+/// Unix sockets, JSON log lines.
+mod process;
+
 /// nsqlookupd, and nsqd as its client.
 mod lookup;
 

@@ -69,10 +69,22 @@ impl Cluster {
         }
         let cluster = Self::ask(&targets.lookupds, &targets.nsqds, targets).await?;
         if cluster.lookupds.is_empty() && cluster.nodes.is_empty() {
-            let reasons: Vec<String> = cluster.errors.iter().map(ToString::to_string).collect();
-            return Err(Failure::new(ExitStatus::Unreachable, reasons.join("; ")).hint(HOW_TO_SAY));
+            return Err(cluster.failure());
         }
         Ok(cluster)
+    }
+
+    /// Why nobody answers, or answers as wished.
+    fn failure(&self) -> Failure {
+        let reasons: Vec<String> = self.errors.iter().map(ToString::to_string).collect();
+        let failure = Failure::new(verdict(0, &self.errors), reasons.join("; "));
+        match failure.status {
+            ExitStatus::Unreachable => failure.hint(HOW_TO_SAY),
+            ExitStatus::Refused => {
+                failure.hint("say who you are: --auth-secret-file FILE or NSQ_AUTH_SECRET")
+            }
+            _ => failure,
+        }
     }
 
     /// The default ports of this machine.
@@ -82,6 +94,9 @@ impl Cluster {
             if cluster.errors.is_empty() {
                 return Ok(cluster);
             }
+            if verdict(0, &cluster.errors) == ExitStatus::Refused {
+                return Err(cluster.failure());
+            }
         }
         let message = format!("neither nsqlookupd at {DEFAULT_LOOKUPD} nor nsqd at {DEFAULT_NSQD} answers");
         Err(Failure::new(ExitStatus::Unreachable, message).hint(HOW_TO_SAY))
@@ -89,7 +104,7 @@ impl Cluster {
 
     async fn ask<S: AsRef<str>>(lookupds: &[S], nsqds: &[S], targets: &Targets) -> Result<Self, Failure> {
         let mut cluster = Cluster::default();
-        let (timeout, tls) = (targets.timeout, &targets.security.tls);
+        let (timeout, tls, token) = (targets.timeout, &targets.security.tls, &targets.security.token);
         let connect = CONNECT_TIMEOUT.min(timeout);
         let mut known: BTreeMap<String, Node> = BTreeMap::new();
 
@@ -110,7 +125,8 @@ impl Cluster {
                             node.lookupds.push(lookupd.name.clone());
                         } else if let Ok(client) = NsqdClient::new(&key) {
                             let tcp_address = host_port(&info.broadcast_address, info.tcp_port);
-                            let client = client.timeouts(connect, timeout).tls(tls.clone());
+                            let client =
+                                client.timeouts(connect, timeout).tls(tls.clone()).token(token.clone());
                             let lookupds = vec![lookupd.name.clone()];
                             known
                                 .insert(key.clone(), Node { name: key, tcp_address, info, lookupds, client });
@@ -127,7 +143,8 @@ impl Cluster {
         let clients = nsqds
             .iter()
             .map(|address| {
-                let client = NsqdClient::new(address)?.timeouts(connect, timeout).tls(tls.clone());
+                let client = NsqdClient::new(address)?.timeouts(connect, timeout);
+                let client = client.tls(tls.clone()).token(token.clone());
                 Ok((address.as_ref().to_owned(), client))
             })
             .collect::<Result<Vec<_>, Failure>>()?;

@@ -38,6 +38,8 @@ pub mod change;
 
 pub mod bench;
 
+pub mod auth;
+
 pub mod data;
 
 pub mod completion;

@@ -8,12 +8,14 @@
 //! durations).
 
 mod duration;
+mod secret;
 mod value;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use secret::Secret;
 pub use value::{BackoffStrategy, Interval, OptionValue, TlsVersion};
 use value::{FromOption, Range};
 
@@ -168,8 +170,10 @@ options! {
     msg_timeout: Duration = Duration::ZERO, Range::Any;
     /// The largest message to accept, in bytes; 0 is 64 MiB, or what the server allows if that is more.
     max_msg_size: u32 = 0, Range::Ints(0, i32::MAX as i64);
-    /// The secret for AUTH. Not available in this version.
-    auth_secret: Option<String> = None, Range::Any;
+    /// The secret for AUTH, for servers that require it.
+    auth_secret: Option<Secret> = None, Range::Any;
+    /// A file that holds it instead, read again for each connection; the end of its last line does not count.
+    auth_secret_file: Option<PathBuf> = None, Range::Any;
     /// Whether lookupds get the secret too; unless set, only over https.
     lookupd_authorization: Option<bool> = None, Range::Any;
     /// The pause before the second attempt to reconnect; it doubles from there.
@@ -229,10 +233,22 @@ impl Config {
         if self.deflate && self.snappy {
             return Err(ConfigError::Conflict("deflate and snappy cannot both be on"));
         }
-        let missing = [(self.auth_secret.is_some(), "auth_secret")];
-        match missing.into_iter().find(|(asked, _)| *asked) {
-            Some((_, name)) => Err(ConfigError::Unsupported { name }),
-            None => Ok(()),
+        if self.auth_secret.is_some() && self.auth_secret_file.is_some() {
+            return Err(ConfigError::Conflict("auth_secret and auth_secret_file cannot both be set"));
+        }
+        Ok(())
+    }
+
+    /// The secret for AUTH as it is now: the file may have changed.
+    pub fn secret(&self) -> Result<Option<Secret>, ConfigError> {
+        let Some(path) = &self.auth_secret_file else { return Ok(self.auth_secret.clone()) };
+        let unusable = |reason: String| ConfigError::Secret { path: path.clone(), reason };
+        let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+        let secret = text.trim_end_matches(['\n', '\r']);
+        if secret.is_empty() {
+            Err(unusable("it is empty".to_owned()))
+        } else {
+            Ok(Some(Secret::from(secret)))
         }
     }
 
@@ -344,6 +360,7 @@ mod tests {
             ("msg_timeout", "1m30s"),
             ("max_msg_size", "0"),
             ("auth_secret", "s"),
+            ("auth_secret_file", "/secret"),
             ("skip_lookupd_authorization", "false"),
         ];
         for (name, value) in options {
@@ -388,6 +405,24 @@ mod tests {
         ] {
             assert!(matches!(set(name, value), Err(ConfigError::InvalidValue { .. })), "{name}={value}");
         }
+    }
+
+    #[test]
+    fn a_secret_stays_one() {
+        let config = set("auth_secret", "hunter2").unwrap();
+        assert_eq!(config.secret().unwrap().unwrap().reveal(), "hunter2");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let folder = std::env::temp_dir().join(format!("nsq-secret-{}", std::process::id()));
+        let both = config.auth_secret_file(folder.clone());
+        assert!(matches!(both.validate(), Err(ConfigError::Conflict(_))));
+        let from_file = Config::new().auth_secret_file(folder.clone());
+        assert!(matches!(from_file.secret(), Err(ConfigError::Secret { .. })));
+        std::fs::write(&folder, "of a file\r\n").unwrap();
+        assert_eq!(from_file.secret().unwrap().unwrap().reveal(), "of a file");
+        std::fs::write(&folder, "\n").unwrap();
+        assert!(from_file.secret().is_err());
+        std::fs::remove_file(&folder).unwrap();
+        assert_eq!(Config::new().secret().unwrap(), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::addresses::Addresses;
 use crate::config::{Config, OptionValue};
 use crate::connect::Connector;
 use crate::error::{ConfigError, StartError};
-use crate::http::{HttpClient, base_url};
+use crate::http::{HttpClient, OnlyHttps, base_url};
 use crate::lookup::Lookupd;
 use crate::tls::Tls;
 use crate::transport::check_address;
@@ -115,6 +115,10 @@ impl ConsumerBuilder {
         let is_https = lookupds.iter().any(|lookupd: &Lookupd| lookupd.base_url.starts_with("https://"));
         let tls = if is_https { Tls::new(&config)? } else { Tls::default() };
         let http = HttpClient::new(config.dial_timeout, config.lookupd_poll_timeout, &config.user_agent, tls);
+        let http = match config.lookupd_authorization {
+            Some(false) => http,
+            told => http.with_secret(config.secret()?.as_ref(), OnlyHttps(told.is_none())),
+        };
         let config = Arc::new(config);
         let connector = Connector::new(Arc::clone(&config))?;
         let shared = Arc::new(Shared::new(&config));

@@ -181,6 +181,9 @@ impl Connection {
             None if asked.deflate.is_some() => return Err(connection.failed("it does not offer deflate")),
             None => {}
         }
+        if is_on("auth_required") {
+            connection.authenticate(security)?;
+        }
         Ok((connection, identity(&reply)))
     }
 
@@ -198,6 +201,16 @@ impl Connection {
         if let Some(write) = &mut self.write {
             link::start_compression(&mut self.read, write, compression, &first);
         }
+        self.response().map(drop)
+    }
+
+    fn authenticate(&mut self, security: &Security) -> Result<(), Failure> {
+        let Some(secret) = &security.token else {
+            return Err(self.failed("it requires a secret: --auth-secret-file FILE or NSQ_AUTH_SECRET"));
+        };
+        let mut out = Vec::new();
+        Command::Auth { secret: secret.reveal().as_bytes() }.encode(&mut out);
+        self.send(&out)?;
         self.response().map(drop)
     }
 

@@ -93,7 +93,9 @@ async fn clean_up(context: &Context, plan: &Plan) {
 }
 
 async fn delete(plan: &Plan) -> Result<(), Failure> {
-    let nsqd = NsqdClient::new(plan.http.to_string())?.tls(plan.security.tls.clone());
+    let nsqd = NsqdClient::new(plan.http.to_string())?
+        .tls(plan.security.tls.clone())
+        .token(plan.security.token.clone());
     let gone_already =
         |error: AdminError| if error.is_not_found() { Ok(()) } else { Err(Failure::failed(error)) };
     match plan.cleanup {
