@@ -78,10 +78,11 @@ impl World {
         let is_first = self.model.is_empty();
         let made = self.runtime.block_on(topic.get_or_create_channel_at(&name, StartAt::Sequence(place)));
         let channel: Arc<Channel> = made.unwrap();
-        let cursor = channel.inspect(|state, _| state.cursor());
+        // A deferred message at the very start is behind the cursor already.
+        let from = channel.inspect(|state, _| state.lowest_needed());
         let mut model = ModelChannel::default();
         if topic.log().is_retaining() {
-            model.needed = self.released_from(cursor);
+            model.needed = self.released_from(from);
         }
         self.subscribe(channel);
         self.model.insert(name.to_string(), model);
