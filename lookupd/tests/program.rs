@@ -56,6 +56,12 @@ fn what_prevents_the_start_exits_with_1() {
     let text = stderr(&output);
     assert!(text.starts_with("[nsqlookupd] ") && text.ends_with(&expected), "{text}");
 
+    let output = run(&[&tcp, "--log-format=json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.lines().all(|line| line.starts_with("{\"time\":\"") && line.ends_with('}')), "{text}");
+    assert!(text.lines().last().is_some_and(|line| line.contains("\"level\":\"fatal\"")), "{text}");
+
     for args in [&["--tcp-address=/tmp/x.sock"][..], &["--config=/nonexistent/file"]] {
         let output = run(args);
         assert_eq!(output.status.code(), Some(1), "{args:?}");

@@ -9,7 +9,7 @@ use nsq::admin::{LookupdClient, NsqdClient, StatsQuery};
 use nsq::{
     Consumer, ConsumerBuilder, Delivery, Event, MessageStream, Outcome, Producer, PublishError, Requeue,
 };
-use nsq_tests::auth_server::{Answer, AuthServer, authorization};
+use nsq_tests::auth_server::{Answer, AuthServer, allowing, authorization};
 use nsq_tests::{Daemon, stats, test, test_within, wait};
 use tokio::sync::mpsc;
 
@@ -529,6 +529,7 @@ fn a_secret_opens_what_it_allows() {
         let error = unknown.publish("t", "x").await.expect_err("an unknown secret").to_string();
         assert!(error.contains("E_AUTH_FAILED") && !error.contains("unknown"), "{error}");
 
+        server.answer(allowing(3600, serde_json::json!([])));
         let http = NsqdClient::new(nsqd.http().to_string()).expect("an address");
         let refused = http.info().await.expect_err("no token").to_string();
         assert!(refused.contains("UNAUTHORIZED"), "{refused}");

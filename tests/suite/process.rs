@@ -63,14 +63,14 @@ fn folder() -> TempDir {
     TempDir::with_prefix("nsq-tests-").expect("a temporary directory")
 }
 
-/// Sends bytes over a unix socket and reads so many back.
-async fn exchange(path: &Path, bytes: &[u8], answer_bytes: usize) -> Vec<u8> {
+/// Sends bytes over a unix socket and reads so many back; the connection stays as long as it is held.
+async fn exchange(path: &Path, bytes: &[u8], answer_bytes: usize) -> (Vec<u8>, UnixStream) {
     let mut stream = UnixStream::connect(path).await.expect("somebody listens");
     stream.write_all(bytes).await.expect("it reads");
     let mut answer = vec![0; answer_bytes];
     let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await;
     read.expect("an answer in time").expect("a whole answer");
-    answer
+    (answer, stream)
 }
 
 async fn http(path: &Path, request: &str) -> String {
@@ -110,8 +110,9 @@ fn unix_sockets_serve_both_protocols_and_outlive_a_kill() {
             assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
         }
         let publish = [b"  V2".to_vec(), command("MPUB t", batch(&["a", "b"]))].concat();
-        assert_eq!(exchange(&tcp, &publish, OK_FRAME.len()).await, OK_FRAME);
-        assert_eq!(exchange(&tcp, b"  V2SUB t c\n", OK_FRAME.len()).await, OK_FRAME);
+        assert_eq!(exchange(&tcp, &publish, OK_FRAME.len()).await.0, OK_FRAME);
+        let (subscribed, _consumer) = exchange(&tcp, b"  V2SUB t c\n", OK_FRAME.len()).await;
+        assert_eq!(subscribed, OK_FRAME);
         let stats = http(&http_socket, "GET /stats?format=json").await;
         assert!(
             stats.contains(r#""message_count":2"#) && stats.contains(r#""remote_address":"@""#),

@@ -156,14 +156,14 @@ fn a_file_that_is_no_good_prevents_the_start() {
         let file = TokenFile::new(&[json!({"identity": "a", "hash": "secret"})]);
         let (status, log) = Daemon::nsqd().flag(file.flag()).expect_exit().await;
         assert_eq!(status.code(), Some(1));
-        assert!(log.contains("failed to read --auth-file"), "{}", log.text());
-        assert!(log.contains("the hash must be sha256:"), "{}", log.text());
+        log.expect("failed to read --auth-file").await;
+        log.expect("the hash must be sha256:").await;
         let (status, log) = Daemon::nsqd().flag("--auth-file=/nonexistent/tokens").expect_exit().await;
         assert_eq!(status.code(), Some(1));
-        assert!(log.contains("open /nonexistent/tokens: No such file"), "{}", log.text());
+        log.expect("open /nonexistent/tokens: No such file").await;
         let (status, log) = Daemon::nsqd().flag("--http-auth").expect_exit().await;
         assert_eq!(status.code(), Some(1));
-        assert!(log.contains("--http-auth needs --auth-file or --auth-http-address"), "{}", log.text());
+        log.expect("--http-auth needs --auth-file or --auth-http-address").await;
     });
 }
 

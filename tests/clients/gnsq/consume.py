@@ -36,7 +36,7 @@ def upgrades(arguments):
     if arguments.compression:
         options[arguments.compression] = True
     if arguments.auth_secret:
-        options["auth_secret"] = arguments.auth_secret
+        options["auth_secret"] = arguments.auth_secret.encode()
     return options
 
 
