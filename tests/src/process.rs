@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 /// Resident memory of process `pid`, in bytes.
 pub fn resident_bytes(pid: u32) -> u64 {
@@ -28,6 +28,14 @@ pub fn storage_bytes_written(pid: u32) -> u64 {
 pub fn bytes_handed_to_write(pid: u32) -> u64 {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process is alive");
     field(&io, "wchar:")
+}
+
+/// Whether process `pid` ignores a signal, which it may have inherited: `nohup` has SIGHUP ignored.
+pub fn ignores(pid: u32, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is alive");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("it is told");
+    let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a set of signals");
+    ignored >> (signal.as_raw() - 1) & 1 == 1
 }
 
 /// Sum of the sizes of all files below `folder`, as their length says (preallocated space included).

@@ -254,7 +254,13 @@ fn without_files_to_open_nsqd_waits_and_goes_on() {
         drop(consumer);
 
         drop(crowd);
-        nsqd.connect().await.still_works().await;
+        // The crowd's connections are closed one after the other.
+        let works = async || {
+            let mut peer = nsqd.connect().await;
+            peer.send(command("PUB fresh#ephemeral", "x")).await;
+            wait::when(peer.frame().await, |frame| matches!(frame, Frame::Response(ok) if ok == "OK"))
+        };
+        wait::until("new connections and topics work again", works).await;
         publisher.until_acknowledged().await;
         until_healthy(&nsqd).await;
         nsqd.kill().await;
