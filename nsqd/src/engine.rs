@@ -116,6 +116,17 @@ pub struct Engine {
     metrics: Metrics,
     /// Where the journal ended at start.
     journal_end: Lsn,
+    checkpoints: Mutex<Checkpoints>,
+}
+
+/// From which places on the journal is needed, should one have to go on from a checkpoint.
+#[derive(Debug, Default, Clone, Copy)]
+struct Checkpoints {
+    newest: Lsn,
+    /// Needed if the newest is damaged.
+    previous: Lsn,
+    /// The file in which the journal last began to name all topics and channels.
+    named_in: u64,
 }
 
 /// What an engine is made with.
@@ -138,6 +149,8 @@ pub struct EngineParts {
     pub next_numbers: (TopicNumber, ChannelNumber),
     /// See [`Engine::journal_from`].
     pub journal_end: Lsn,
+    /// The place from which the checkpoint that was read needs the journal.
+    pub checkpoint_from: Lsn,
 }
 
 impl Engine {
@@ -161,6 +174,7 @@ impl Engine {
             latency: OnceLock::new(),
             metrics: Metrics::default(),
             journal_end: parts.journal_end,
+            checkpoints: Mutex::new(Checkpoints { newest: parts.checkpoint_from, ..Checkpoints::default() }),
         })
     }
 
@@ -188,6 +202,29 @@ impl Engine {
     /// it is the end of the one there was before, so that a later one goes on behind it.
     pub fn journal_from(&self) -> Lsn {
         self.journal.as_ref().map_or(self.journal_end, |journal| journal.position())
+    }
+
+    /// A checkpoint stands that needs the journal from this place on. The one before it stays, too.
+    pub fn checkpoint_written(&self, journal_from: Lsn) {
+        let mut checkpoints = self.checkpoints.lock();
+        checkpoints.previous = std::mem::replace(&mut checkpoints.newest, journal_from);
+    }
+
+    /// No journal file before this one is needed by a checkpoint.
+    pub fn first_needed_journal_file(&self) -> u64 {
+        self.checkpoints.lock().previous.file_number()
+    }
+
+    /// Whether the journal says what topics and channels there are in a file after this one; if not, it must be told
+    /// before that file goes. From now on it counts as told.
+    pub fn take_unnamed(&self, file_number: u64) -> bool {
+        let now = self.journal_from().file_number();
+        let mut checkpoints = self.checkpoints.lock();
+        let unnamed = checkpoints.named_in <= file_number;
+        if unnamed {
+            checkpoints.named_in = now;
+        }
+        unnamed
     }
 
     /// Where a topic created now starts counting: the microsecond. So ids are not used again when a topic is deleted

@@ -361,6 +361,17 @@ impl Channel {
         self.inner.lock().state.measure_latencies(window);
     }
 
+    /// Tells the journal once more that this channel exists, and that it needs nothing before its floor.
+    pub fn record_name(&self) {
+        let inner = self.inner.lock();
+        let (topic, channel) = (self.parts.topic_number, self.parts.number);
+        let cursor = inner.state.lowest_needed();
+        self.record(&Record::ChannelCreated { topic, channel, name: self.parts.name.as_str(), cursor });
+        if inner.state.is_paused() {
+            self.record(&Record::ChannelPaused { topic, channel, paused: true });
+        }
+    }
+
     fn record(&self, record: &Record<'_>) {
         if let Some(journal) = &self.parts.journal {
             journal.append_lazy(record);

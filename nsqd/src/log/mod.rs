@@ -282,6 +282,11 @@ impl TopicLog {
         self.tail.lock().memory_start()
     }
 
+    /// The oldest message in a segment, if there is one.
+    pub fn oldest_on_disk(&self) -> Option<u64> {
+        self.tail.lock().oldest_block()
+    }
+
     /// Deletes all files. The log must not be used any more.
     pub fn delete_files(&self) -> io::Result<()> {
         self.segments.lock().remove_all()

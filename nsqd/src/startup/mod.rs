@@ -76,9 +76,11 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     };
     import::take_over(&storage, &data_dir, &limits, &logger, clocks.wall_ns)?;
     data_dir.prepare(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
-    let saved = checkpoint::read(&*storage, &data_dir.checkpoint_path())
-        .map_err(|error| failed("cannot read checkpoint")(error.to_string()))?;
     let damage = Arc::new(Damage::new(logger.clone()));
+    let loaded = checkpoint::load(&*storage, &data_dir.checkpoint_path())
+        .map_err(|error| failed("cannot read checkpoint")(error.to_string()))?;
+    loaded.problems.iter().for_each(|problem| damage.found(&format!("CHECKPOINT: {problem}")));
+    let saved = loaded.checkpoint;
     let open_log = |number, name: &TopicName, first_sequence| {
         let (segments, blocks, report) =
             SegmentStore::open(storage.clone(), data_dir.topic_dir(number), limits.max_bytes_per_file)
@@ -115,6 +117,12 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
         return Err(failed("cannot replay journal")(error));
     }
     report_journal(&logger, &damage, &report, replay.nonsense_count);
+    if saved.is_none() {
+        for number in data_dir.topic_numbers(&*storage).map_err(|error| RecoveryError(error.to_string()))? {
+            replay.take_on_segments(number).map_err(failed("cannot rebuild topics"))?;
+        }
+    }
+    replay.complete().iter().for_each(|loss| damage.found(loss));
     let Replay { topics, next_numbers, .. } = replay;
     restore_missing(&*storage, &journal_options, &damage, &topics)?;
     let engine = Engine::new(EngineParts {
@@ -127,6 +135,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
         damage,
         next_numbers,
         journal_end: journal.position(),
+        checkpoint_from: saved.as_ref().map_or_else(Default::default, |saved| saved.journal_from),
     });
     let registry = Registry::new(engine.clone(), oracle);
     let unclean_overflow =
@@ -261,11 +270,17 @@ fn bring_back(
     Ok(live)
 }
 
-/// Deletes the files of topics that no longer exist: a crash came between the record and the files.
+/// Deletes the files of topics that no longer exist: a crash came between the record and the files. What is damaged
+/// stays for whoever can make something of it.
 fn remove_orphans(engine: &Engine, numbers: &BTreeSet<TopicNumber>) {
     let Ok(found) = engine.data_dir.topic_numbers(&*engine.storage) else { return };
     for number in found.into_iter().filter(|number| !numbers.contains(number)) {
-        if let Err(error) = engine.storage.remove_dir_all(&engine.data_dir.topic_dir(number)) {
+        let dir = engine.data_dir.topic_dir(number);
+        let is_damaged = |names: Vec<String>| names.iter().any(|name| name.ends_with(".damaged"));
+        if engine.storage.list(&dir).is_ok_and(is_damaged) {
+            continue;
+        }
+        if let Err(error) = engine.storage.remove_dir_all(&dir) {
             crate::log_error!(engine, "cannot remove the files of deleted topic {number}: {error}");
         }
     }

@@ -1,8 +1,11 @@
 //! Checkpoints, and letting go of old journal files.
 //!
 //! The journal's oldest file can go when nothing unfinished is only in it. What is, moves to its topic's segments;
-//! then a checkpoint is written that no longer needs the file's other records; then the file is recycled. The order
-//! matters: a crash after any step leaves all that the steps before it left.
+//! then a checkpoint is written that no longer needs the file's other records; then the file is recycled, unless the
+//! checkpoint before needs it. The order matters: a crash after any step leaves all that the steps before it left.
+//!
+//! Should both checkpoints be lost, the journal still tells which topics and channels there are, and from where on
+//! each needs messages: it is told anew before the file goes that said so last.
 
 use std::sync::Arc;
 
@@ -29,8 +32,15 @@ pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(),
     let topics =
         topics.iter().filter(|topic| !topic.name().is_ephemeral()).map(|topic| topic.save(clocks)).collect();
     let saved = Checkpoint { journal_from, next_topic_number, next_channel_number, topics, clean_shutdown };
+    // All that it says shall be in the journal as well, should one have to go on from the checkpoint before. If the
+    // journal cannot be written to just now, this one may be what makes room.
+    if let Some(journal) = &engine.journal {
+        let _ = journal.flush();
+    }
     checkpoint::write(&*engine.storage, &engine.data_dir.checkpoint_path(), &saved)
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+    engine.checkpoint_written(journal_from);
+    Ok(())
 }
 
 /// Lets go of the oldest journal files while there are more than a few; if the disk takes no more, also of those in which
@@ -45,12 +55,22 @@ pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     for file in &files[..excess] {
         move_to_segments(registry, &file.topics)?;
     }
-    registry.engine().set_wrote_segments();
+    let engine = registry.engine();
+    engine.set_wrote_segments();
     write_checkpoint(registry, false)?;
-    for file in &files[..excess] {
-        journal.retire_oldest(file.number).map_err(|error| error.to_string())?;
+    let needed_from = engine.first_needed_journal_file();
+    let going: Vec<u64> =
+        files[..excess].iter().map(|file| file.number).filter(|&number| number < needed_from).collect();
+    let Some(&last) = going.last() else { return Ok(0) };
+    if engine.take_unnamed(last) {
+        registry.all().iter().for_each(|topic| topic.record_names());
     }
-    Ok(excess)
+    // What was named above must be there before the file goes that said so before.
+    journal.flush().map_err(|error| error.to_string())?;
+    for &number in &going {
+        journal.retire_oldest(number).map_err(|error| error.to_string())?;
+    }
+    Ok(going.len())
 }
 
 /// Makes room on a full disk without writing messages. That it fails is no news: the journal says why already.
@@ -66,7 +86,9 @@ fn retire_finished_files(registry: &Registry, journal: &Journal) -> usize {
     if finished.is_empty() || write_checkpoint(registry, false).is_err() {
         return 0;
     }
-    finished.into_iter().take_while(|&number| journal.retire_oldest(number).is_ok()).count()
+    let needed_from = registry.engine().first_needed_journal_file();
+    let going = finished.into_iter().take_while(|&number| number < needed_from);
+    going.take_while(|&number| journal.retire_oldest(number).is_ok()).count()
 }
 
 fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(), String> {

@@ -3,8 +3,14 @@
 //! A checkpoint is taken while the daemon works: it names a place in the journal from before it was begun. Records
 //! before that place only bring back message bodies; records after it are applied, and some of them may be in the
 //! checkpoint already, which changes nothing.
+//!
+//! If there is no checkpoint, or the record is damaged that a topic or channel was created by, the first that is heard of
+//! it may be a message, or an acknowledgement. It is taken on without a name, which may still come: the journal
+//! repeats names now and then. All is then kept until everything is read: better deliver again than lose.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use nsq_protocol::{ChannelName, TopicName};
@@ -47,6 +53,8 @@ pub struct ReplayedChannel {
     pub name: ChannelName,
     /// Its messages.
     pub state: ChannelState,
+    /// Nothing has told its name yet.
+    is_nameless: bool,
 }
 
 /// Messages published and not released: deferred until a wall time, or (none) numbers that stand for nothing.
@@ -80,6 +88,12 @@ pub struct ReplayedTopic {
     /// While records from before the checkpoint may come again, a channel that was moved back looks as if it had
     /// finished what it is to hand out again: nothing that the checkpoint needs is let go before all is replayed.
     _pin: Option<Floor>,
+    /// Nothing has told its name yet.
+    is_nameless: bool,
+    /// Channels may turn up that need messages from here on.
+    keep_from: Option<u64>,
+    /// Then what lies before this and not in the journal is taken to be in segments.
+    in_segments_to: u64,
 }
 
 /// See the module. `open_log` makes the log of a topic that starts counting at a sequence number.
@@ -90,6 +104,13 @@ pub struct Replay<F> {
     pub next_numbers: (TopicNumber, ChannelNumber),
     /// Records that contradict what is there; each is passed over.
     pub nonsense_count: u64,
+    /// Topics that are not there any more.
+    pub deleted_topics: BTreeSet<TopicNumber>,
+    deleted_channels: BTreeSet<ChannelNumber>,
+    /// All topics and channels with lower numbers are in the checkpoint, unless they are gone.
+    known_below: (TopicNumber, ChannelNumber),
+    /// There is no checkpoint.
+    is_rebuild: bool,
     apply_from: Lsn,
     limits: ReplayLimits,
     open_log: F,
@@ -102,6 +123,10 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             topics: BTreeMap::new(),
             next_numbers: (1, 1),
             nonsense_count: 0,
+            deleted_topics: BTreeSet::new(),
+            deleted_channels: BTreeSet::new(),
+            known_below: (0, 0),
+            is_rebuild: checkpoint.is_none(),
             apply_from: Lsn(0),
             limits,
             open_log,
@@ -109,6 +134,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         if let Some(checkpoint) = checkpoint {
             replay.apply_from = checkpoint.journal_from;
             replay.next_numbers = (checkpoint.next_topic_number, checkpoint.next_channel_number);
+            replay.known_below = replay.next_numbers;
             for topic in &checkpoint.topics {
                 replay.restore(topic)?;
             }
@@ -144,7 +170,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             let ReplayLimits { max_message_timeout, longest_delay, clocks, .. } = self.limits;
             let state =
                 ChannelState::restore(&of, saved.released, max_message_timeout, clocks, longest_delay);
-            channels.insert(channel.number, ReplayedChannel { name, state });
+            channels.insert(channel.number, ReplayedChannel { name, state, is_nameless: false });
         }
         let needed = channels.values().map(|channel| channel.state.lowest_needed()).min();
         let kept = &saved.retention;
@@ -174,6 +200,9 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             unreleased,
             segments: Runs::default(),
             checked_to: 0,
+            is_nameless: false,
+            keep_from: None,
+            in_segments_to: 0,
         };
         self.topics.insert(saved.number, topic);
         Ok(())
@@ -182,6 +211,9 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
     /// Applies one record of the journal.
     pub fn apply(&mut self, at: Lsn, record: Record<'_>) -> Result<(), String> {
         if let Record::Publish { topic, first_sequence, count, due_ns, frames } = record {
+            if at >= self.apply_from && self.is_unheard_of(topic) {
+                self.take_on(topic, Some(first_sequence))?;
+            }
             if let Some(topic) = self.topics.get_mut(&topic) {
                 let sound = topic.publish(first_sequence, count, due_ns, frames, self.limits)?;
                 self.nonsense_count += u64::from(!sound);
@@ -195,9 +227,27 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             Record::TopicCreated { topic, name, first_sequence } => {
                 self.create(topic, name, first_sequence)?
             }
-            Record::TopicDeleted { topic } => drop(self.topics.remove(&topic)),
+            Record::TopicDeleted { topic } => {
+                self.deleted_topics.insert(topic);
+                self.topics.remove(&topic);
+            }
             Record::ChannelCreated { channel, .. } => {
                 self.next_numbers.1 = self.next_numbers.1.max(channel + 1);
+                self.apply_to_topic(record);
+            }
+            Record::ChannelDeleted { channel, .. } => {
+                self.deleted_channels.insert(channel);
+                self.apply_to_topic(record);
+            }
+            Record::Finish { topic, channel, .. }
+            | Record::Requeue { topic, channel, .. }
+            | Record::ChannelPaused { topic, channel, .. }
+            | Record::ChannelMoved { topic, channel, .. }
+            | Record::ChannelEmptied { topic, channel, .. } => {
+                if channel >= self.known_below.1 && !self.deleted_channels.contains(&channel) {
+                    self.next_numbers.1 = self.next_numbers.1.max(channel + 1);
+                    self.take_on_channel(topic, channel);
+                }
                 self.apply_to_topic(record);
             }
             _ => self.apply_to_topic(record),
@@ -205,33 +255,84 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         Ok(())
     }
 
+    /// Neither the checkpoint nor any record that was read has told of this topic.
+    fn is_unheard_of(&self, topic: TopicNumber) -> bool {
+        topic >= self.known_below.0
+            && !self.topics.contains_key(&topic)
+            && !self.deleted_topics.contains(&topic)
+    }
+
+    /// Takes on a topic of which nothing is known but its number and a message, or its segments.
+    fn take_on(&mut self, number: TopicNumber, message: Option<u64>) -> Result<(), String> {
+        let name = nameless(number).ok_or("no name for a topic")?;
+        self.next_numbers.0 = self.next_numbers.0.max(number + 1);
+        let log = (self.open_log)(number, &name, message.unwrap_or(0))?;
+        if let Some(first) = message.into_iter().chain(log.oldest_on_disk()).min() {
+            log.restore_retention(self.limits.retention, first);
+            let topic = ReplayedTopic { is_nameless: true, ..ReplayedTopic::new(name, log, first, true) };
+            self.topics.insert(number, topic);
+        }
+        Ok(())
+    }
+
+    /// Takes on a topic of which nothing is left but its segments, if there are any.
+    pub fn take_on_segments(&mut self, number: TopicNumber) -> Result<(), String> {
+        if self.is_unheard_of(number) { self.take_on(number, None) } else { Ok(()) }
+    }
+
+    fn take_on_channel(&mut self, topic: TopicNumber, number: ChannelNumber) {
+        let limits = self.limits;
+        let Some(topic) = self.topics.get_mut(&topic) else { return };
+        let cursor = topic.lowest_needed();
+        if let Entry::Vacant(place) = topic.channels.entry(number)
+            && let Some(name) = nameless(number)
+        {
+            let state = ChannelState::new(cursor, limits.max_message_timeout);
+            place.insert(ReplayedChannel { name, state, is_nameless: true });
+            topic.advance(limits);
+        }
+    }
+
+    /// Everything has been read. Returns what must be told of topics and channels whose names were lost.
+    pub fn complete(&mut self) -> Vec<String> {
+        let mut told = Vec::new();
+        for topic in self.topics.values_mut() {
+            if topic.keep_from.take().is_some() {
+                // One that turned up late, in a paused topic, has missed releases.
+                let released = topic.released;
+                topic.channels.values_mut().for_each(|channel| channel.state.replay_release(released, false));
+            }
+            if topic.is_nameless {
+                told.push(format!("TOPIC({}): its real name is lost", topic.name));
+            }
+            for channel in topic.channels.values().filter(|channel| channel.is_nameless) {
+                told.push(format!(
+                    "TOPIC({}): the real name of channel {} is lost",
+                    topic.name, channel.name
+                ));
+            }
+        }
+        told
+    }
+
     fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), String> {
         self.next_numbers.0 = self.next_numbers.0.max(number + 1);
-        if self.topics.contains_key(&number) {
-            return Ok(());
-        }
         let Ok(name) = TopicName::new(name) else {
             self.nonsense_count += 1;
             return Ok(());
         };
+        if let Some(topic) = self.topics.get_mut(&number) {
+            if std::mem::take(&mut topic.is_nameless) {
+                topic.name = name;
+            }
+            return Ok(());
+        }
+        if self.deleted_topics.contains(&number) {
+            return Ok(());
+        }
         let log = (self.open_log)(number, &name, first_sequence)?;
         log.restore_retention(self.limits.retention, first_sequence);
-        let topic = ReplayedTopic {
-            name,
-            own_retention: None,
-            _pin: None,
-            floor: log.hold(first_sequence),
-            end: first_sequence,
-            log,
-            released: first_sequence,
-            paused: false,
-            counters: (0, 0),
-            channels: BTreeMap::new(),
-            unreleased: Vec::new(),
-            segments: Runs::default(),
-            checked_to: 0,
-        };
-        self.topics.insert(number, topic);
+        self.topics.insert(number, ReplayedTopic::new(name, log, first_sequence, self.is_rebuild));
         Ok(())
     }
 
@@ -257,7 +358,35 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
     }
 }
 
+/// For a topic or channel whose name is lost.
+fn nameless<N: FromStr>(number: u32) -> Option<N> {
+    format!("recovered-{number}").parse().ok()
+}
+
 impl ReplayedTopic {
+    /// Without channels; what is on disk below `first_sequence` is not needed. `is_new_to_us` says that channels may
+    /// turn up that have been there for long.
+    fn new(name: TopicName, log: Arc<TopicLog>, first_sequence: u64, is_new_to_us: bool) -> Self {
+        ReplayedTopic {
+            name,
+            floor: log.hold(first_sequence),
+            end: first_sequence,
+            in_segments_to: if is_new_to_us { log.end() } else { 0 },
+            log,
+            released: first_sequence,
+            paused: false,
+            counters: (0, 0),
+            channels: BTreeMap::new(),
+            unreleased: Vec::new(),
+            segments: Runs::default(),
+            checked_to: 0,
+            own_retention: None,
+            _pin: None,
+            is_nameless: false,
+            keep_from: is_new_to_us.then_some(first_sequence),
+        }
+    }
+
     fn publish(
         &mut self,
         first: u64,
@@ -280,9 +409,10 @@ impl ReplayedTopic {
             self.log.add_deferred(first, end, limits.deadline(due_ns));
         }
         if end > self.end {
-            if first > self.end {
-                self.log.add_void(self.end, first);
-                self.unreleased.push((self.end, first, None));
+            let known_to = self.end.max(self.in_segments_to);
+            if first > known_to {
+                self.log.add_void(known_to, first);
+                self.unreleased.push((known_to, first, None));
             }
             if let Some(due_ns) = due_ns {
                 self.unreleased.push((first, end, Some(due_ns)));
@@ -358,11 +488,16 @@ impl ReplayedTopic {
                 let Ok(name) = ChannelName::new(name) else { return };
                 self.release_at_least(cursor);
                 let (log, released) = (&self.log, self.released);
-                self.channels.entry(channel).or_insert_with(|| {
+                let known = self.channels.entry(channel).or_insert_with(|| {
                     let marks = log.void_marks_between(cursor, released);
                     let state = ChannelState::replay_start(cursor, released, &marks, max_message_timeout);
-                    ReplayedChannel { name, state }
+                    ReplayedChannel { name: name.clone(), state, is_nameless: false }
                 });
+                if std::mem::take(&mut known.is_nameless) {
+                    known.name = name;
+                    // It has finished what lies before.
+                    known.state.replay_empty(cursor);
+                }
                 self.advance(limits);
             }
             Record::ChannelDeleted { channel, .. } => drop(self.channels.remove(&channel)),
@@ -434,6 +569,9 @@ impl ReplayedTopic {
 
     /// The oldest message that is still needed.
     pub fn lowest_needed(&self) -> u64 {
+        if let Some(keep_from) = self.keep_from {
+            return keep_from;
+        }
         let needed = self.channels.values().map(|channel| channel.state.lowest_needed()).min();
         needed.map_or(self.released, |needed| needed.min(self.released))
     }

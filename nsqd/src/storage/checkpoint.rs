@@ -1,11 +1,15 @@
 //! Saved state of topics and channels, from which reading the journal goes on.
 //!
 //! Plain data: whoever owns the state fills it in, this file knows how it is kept. MessagePack
-//! behind a header; written aside, synced, renamed over the one before, directory synced, so that
-//! there is always one whole checkpoint or none. Structs are arrays of their fields in order: a field
+//! behind a header; written aside, synced, the one before renamed to `checkpoint.previous`, the new one renamed,
+//! directory synced. So there is always one whole checkpoint or none, and nearly always the one before it, which is
+//! used should the newest turn out to be damaged. Structs are arrays of their fields in order: a field
 //! may be added at the end, with a default, and the format version stays.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +133,48 @@ pub enum CheckpointError {
     NewerVersion(u32),
 }
 
-/// Replaces the checkpoint at `path`. After an error the old one is still there, unless the new one is.
+/// What a start goes on from.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The newest checkpoint that could be read.
+    pub checkpoint: Option<Checkpoint>,
+    /// What was wrong with those that could not.
+    pub problems: Vec<String>,
+}
+
+/// Where the checkpoint before the newest is.
+fn previous(path: &Path) -> PathBuf {
+    path.with_extension("previous")
+}
+
+/// Reads the checkpoint at `path`, or the one before it if that is damaged or missing. Damaged ones are renamed to
+/// `*.damaged`. One of a newer version is an error, and nothing is changed.
+pub fn load(storage: &dyn Storage, path: &Path) -> Result<Loaded, CheckpointError> {
+    let mut loaded = Loaded::default();
+    let mut damaged = Vec::new();
+    for path in [path.to_path_buf(), previous(path)] {
+        match read(storage, &path) {
+            Ok(checkpoint) => loaded.checkpoint = checkpoint,
+            Err(CheckpointError::Damaged(what)) => {
+                loaded.problems.push(format!("{} is damaged: {what}", path.display()));
+                damaged.push(path);
+            }
+            Err(error) => return Err(error),
+        }
+        if loaded.checkpoint.is_some() {
+            break;
+        }
+    }
+    for path in damaged {
+        let mut aside = path.clone().into_os_string();
+        aside.push(".damaged");
+        storage.rename(&path, Path::new(&aside))?;
+    }
+    Ok(loaded)
+}
+
+/// Replaces the checkpoint at `path`; the old one becomes the one before. After an error the old one is still there,
+/// under one name or the other, unless the new one is.
 pub fn write(storage: &dyn Storage, path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
     let bytes = encode(checkpoint)?;
     let aside = path.with_extension("new");
@@ -140,6 +185,10 @@ pub fn write(storage: &dyn Storage, path: &Path, checkpoint: &Checkpoint) -> Res
     let file = storage.create(&aside, 0)?;
     file.write_all_at(&bytes, 0)?;
     file.sync_data()?;
+    match storage.rename(path, &previous(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     storage.rename(&aside, path)?;
     if let Some(dir) = path.parent() {
         storage.sync_dir(dir)?;
@@ -257,13 +306,50 @@ mod tests {
                 write(&storage, path(), &sample()).unwrap();
                 storage.plan(Fault { written: 10, ..Fault::next(op, 1, io::ErrorKind::Other) });
                 assert!(write(&storage, path(), &Checkpoint::default()).is_err());
-                let found = read(&storage.after_power_loss(seed), path()).unwrap();
+                let found = load(&storage.after_power_loss(seed), path()).unwrap().checkpoint;
                 // A name that was changed and not synced may be the new one all the same.
                 let new = op == Op::SyncDir && found == Some(Checkpoint::default());
                 assert!(new || found == Some(sample()), "{op:?}");
                 write(&storage, path(), &Checkpoint::default()).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_damaged_or_missing_one_is_made_up_for_by_the_one_before() {
+        let newer = Checkpoint { next_topic_number: 9, ..sample() };
+        let damages: [fn(&mut Vec<u8>); 3] = [|bytes| bytes[30] ^= 1, |bytes| bytes.truncate(20), Vec::clear];
+        for damage in damages {
+            let storage = storage();
+            write(&storage, path(), &sample()).unwrap();
+            write(&storage, path(), &newer).unwrap();
+            assert_eq!(load(&storage, path()).unwrap().checkpoint, Some(newer.clone()));
+            storage.tamper(path(), damage);
+            let loaded = load(&storage, path()).unwrap();
+            assert_eq!((loaded.checkpoint, loaded.problems.len()), (Some(sample()), 1));
+            // It stands aside now, and the next one takes its place.
+            assert_eq!(load(&storage, path()).unwrap().problems, [""; 0]);
+            assert!(storage.paths().contains(&"/data/checkpoint.damaged".into()));
+            write(&storage, path(), &newer).unwrap();
+            storage.remove(path()).unwrap();
+            assert_eq!(load(&storage, path()).unwrap().checkpoint, Some(sample()));
+            storage.tamper(Path::new("/data/checkpoint.previous"), damage);
+            let loaded = load(&storage, path()).unwrap();
+            assert_eq!((loaded.checkpoint, loaded.problems.len()), (None, 1));
+        }
+    }
+
+    #[test]
+    fn one_of_a_newer_version_is_an_error_and_stays() {
+        let storage = storage();
+        write(&storage, path(), &sample()).unwrap();
+        storage.tamper(path(), |bytes| {
+            bytes[8] = 2;
+            let checksum = checksum(bytes);
+            bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+        });
+        assert!(matches!(load(&storage, path()), Err(CheckpointError::NewerVersion(2))));
+        assert_eq!(storage.paths(), [path()]);
     }
 
     #[test]

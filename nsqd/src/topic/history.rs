@@ -61,7 +61,7 @@ impl Topic {
         Ok(())
     }
 
-    fn record_retention(&self, state: &State, from: u64) {
+    pub(super) fn record_retention(&self, state: &State, from: u64) {
         if let Some(journal) = self.engine.journal_for(false) {
             let Retention { age, bytes } = state.own_retention.unwrap_or_default();
             let own = state.own_retention.is_some();

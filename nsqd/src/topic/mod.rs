@@ -28,7 +28,7 @@ use crate::channel::{Channel, ChannelParts, ChannelState, Mark};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
 use crate::log::retention::Retention;
-use crate::log::{Floor, TopicLog};
+use crate::log::{Floor, Holder, TopicLog};
 use crate::storage::TopicNumber;
 use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::journal::Ticket;
@@ -464,6 +464,32 @@ impl Topic {
     /// Messages and body bytes accepted.
     pub fn counters(&self) -> (u64, u64) {
         (self.message_count.load(Ordering::Relaxed), self.message_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Tells the journal once more that this topic and its channels exist, what they are called, and from where on they
+    /// need messages. To one who knows it, that is no news.
+    pub fn record_names(&self) {
+        let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) else { return };
+        let mut state = self.state.lock();
+        if self.is_closed() {
+            return;
+        }
+        let needed =
+            state.channels.values().filter(|channel| !channel.is_ephemeral()).map(|c| c.floor()).min();
+        let released = state.point.released();
+        let first_sequence = needed.into_iter().chain([self.log.retained_from()]).fold(released, u64::min);
+        journal.append_lazy(&Record::TopicCreated {
+            topic: self.number,
+            name: self.name.as_str(),
+            first_sequence,
+        });
+        for channel in state.channels.values().filter(|channel| !channel.is_ephemeral()) {
+            channel.record_name();
+        }
+        if state.own_retention.is_some() {
+            self.record_retention(&state, self.log.retained_from());
+        }
+        self.record_state(&mut state);
     }
 
     /// For a checkpoint: topic and channels at one moment.

@@ -170,9 +170,6 @@ fn channel_is_between(
     if known.is_empty() {
         return Err("there is none".to_owned());
     }
-    if !known.iter().any(|channel| channel.paused == observed.paused) {
-        return Err(format!("paused is {}", observed.paused));
-    }
     let found = once(&observed.deliveries)?;
     // If the pause of the topic was lost, it has been released.
     let may_come = |body: &Body| {
@@ -187,16 +184,7 @@ fn channel_is_between(
     if known.len() < models.len() {
         return Ok(());
     }
-    let must_come = |body: &&Body| known.iter().all(|channel| channel.messages.contains_key(body));
-    match known[0]
-        .messages
-        .keys()
-        .filter(must_come)
-        .find(|body| !found.contains(body) && !held.contains(body))
-    {
-        Some(missing) => Err(format!("never got message {missing}")),
-        None => Ok(()),
-    }
+    all_come(&known, observed, held)
 }
 
 fn all_found<'a, A: 'a, B>(
@@ -219,12 +207,67 @@ impl TopicModel {
     }
 }
 
+/// Everything that must come is there; what was finished may come again.
+pub fn is_at_least(models: &[&Model], observed: &Observed) -> Result<(), String> {
+    all_found("topic", models.iter().map(|model| &model.topics), &observed.topics)?;
+    for (name, topic) in &observed.topics {
+        let topics: Vec<&TopicModel> = models.iter().filter_map(|model| model.topics.get(name)).collect();
+        if topics.len() < models.len() {
+            continue;
+        }
+        let fail = |error| format!("topic {name}: {error}");
+        if !topics.iter().any(|model| model.paused == topic.paused) {
+            return Err(fail(format!("paused is {}", topic.paused)));
+        }
+        all_found("channel", topics.iter().map(|topic| &topic.channels), &topic.channels).map_err(fail)?;
+        let held = once(&topic.held).map_err(fail)?;
+        for (name, channel) in &topic.channels {
+            let channels: Vec<_> = topics.iter().filter_map(|topic| topic.channels.get(name)).collect();
+            if channels.len() == topics.len() {
+                all_come(&channels, channel, &held)
+                    .map_err(|error| fail(format!("channel {name}: {error}")))?;
+            }
+        }
+        let came: BTreeSet<Body> =
+            topic.channels.values().flat_map(|channel| channel.deliveries.iter().map(|d| d.body)).collect();
+        let must_be_held = |body: &&Body| topics.iter().all(|topic| topic.held.contains_key(body));
+        let mut held_back = topics[0].held.keys().filter(must_be_held);
+        if let Some(missing) = held_back.find(|body| !held.contains(body) && !came.contains(body)) {
+            return Err(fail(format!("message {missing}, which was held back, is missing")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the channel gets what it must get according to each model.
+fn all_come(
+    models: &[&ChannelModel],
+    observed: &ObservedChannel,
+    held: &BTreeSet<Body>,
+) -> Result<(), String> {
+    if !models.iter().any(|channel| channel.paused == observed.paused) {
+        return Err(format!("paused is {}", observed.paused));
+    }
+    let found = once(&observed.deliveries)?;
+    let must_come = |body: &&Body| models.iter().all(|channel| channel.messages.contains_key(body));
+    let mut needed = models.iter().take(1).flat_map(|channel| channel.messages.keys()).filter(must_come);
+    match needed.find(|body| !found.contains(body) && !held.contains(body)) {
+        Some(missing) => Err(format!("never got message {missing}")),
+        None => Ok(()),
+    }
+}
+
 /// Nothing is promised but that it is ours: each message was published to its topic.
 pub fn is_ours(published: &BTreeMap<Body, String>, observed: &Observed) -> Result<(), String> {
     for (name, topic) in &observed.topics {
         let came = topic.channels.values().flat_map(|channel| &channel.deliveries).chain(&topic.held);
         let mut bodies = came.map(|delivery| delivery.body);
-        if let Some(strange) = bodies.find(|body| published.get(body) != Some(name)) {
+        // Who acknowledged in memory may not have written down what topics there are.
+        let is_strange = |body: &Body| match published.get(body) {
+            Some(topic) => topic != name && !name.starts_with("recovered-"),
+            None => true,
+        };
+        if let Some(strange) = bodies.find(is_strange) {
             return Err(format!("topic {name} has message {strange}, which it never had"));
         }
     }

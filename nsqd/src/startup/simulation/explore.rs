@@ -1,6 +1,7 @@
 //! Crashes everywhere: plays lives back and looks at what is left at each point. Threads, seeds, shrinking.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use tokio::runtime::Runtime;
 use super::compare;
 use super::observe;
 use super::steps::{Step, steps};
-use super::world::{Contract, Crash, Life, World, both};
+use super::world::{Contract, Crash, Life, Lost, World, both};
 use crate::storage::faulty::disk::{Change, Disk, SECTOR_BYTES};
 
 /// Shrinking a failure takes at most so long.
@@ -160,9 +161,30 @@ impl Explorer<'_> {
             Crash::Kill => disk.after_kill(),
             Crash::PowerLoss => disk.after_power_loss(self.random.random_range(0..1000)),
         };
+        let image = self.damage(image)?;
         let durability = self.contract.durability;
         self.look(life, image.clone(), changes, torn)
             .map_err(|error| format!("{error}\nThe start logged:\n{}", observe::logged(&image, durability)))
+    }
+
+    /// Damages, shortens or removes the checkpoints that the contract says are lost.
+    fn damage(&mut self, mut image: Disk) -> Result<Disk, String> {
+        let names: &[&str] = match self.contract.lost {
+            Lost::Nothing => &[],
+            Lost::Checkpoint => &["checkpoint"],
+            Lost::AllCheckpoints => &["checkpoint", "checkpoint.previous"],
+        };
+        for path in names.iter().map(|name| Path::new(observe::DIR).join(name)) {
+            let Ok(file) = image.open(&path) else { continue };
+            let len = image.bytes(file).len();
+            let at = self.random.random_range(0..len.max(1));
+            match self.random.random_range(0..3) {
+                0 => image.tamper(file, |bytes| bytes[at] ^= 1 << (at % 8)),
+                1 => image.tamper(file, |bytes| bytes.truncate(at)),
+                _ => _ = image.apply(&Change::Remove { path }).map_err(|error| error.to_string())?,
+            }
+        }
+        Ok(image)
     }
 
     fn look(&self, life: &Life, image: Disk, changes: usize, torn: bool) -> Result<(), String> {
@@ -172,6 +194,10 @@ impl Explorer<'_> {
         }
         let candidates = life.candidates(changes, torn);
         let (oldest, newest) = (candidates[0], candidates[candidates.len() - 1]);
+        if self.contract.lost == Lost::AllCheckpoints {
+            compare::is_ours(&self.world.published, &observed)?;
+            return compare::is_at_least(&candidates, &observed);
+        }
         if candidates.iter().rev().any(|model| compare::matches(model, newest, &observed).is_ok()) {
             return Ok(());
         }

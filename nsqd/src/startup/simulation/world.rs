@@ -75,6 +75,19 @@ pub struct Contract {
     pub durability: Durability,
     /// What happens.
     pub crash: Crash,
+    /// And what is damaged besides, when the crash comes at last.
+    pub lost: Lost,
+}
+
+/// Files that are damaged or missing after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// None.
+    Nothing,
+    /// The newest checkpoint.
+    Checkpoint,
+    /// All checkpoints.
+    AllCheckpoints,
 }
 
 impl Contract {
