@@ -480,6 +480,8 @@ impl ReplayedTopic {
                 self.log.add_void(from, to);
                 self.end = self.end.max(to);
                 for channel in self.channels.values_mut() {
+                    // One that was taken on late, in a paused topic, has missed releases.
+                    channel.state.replay_release(from, false);
                     channel.state.replay_release(to, true);
                 }
                 self.release_at_least(to);
