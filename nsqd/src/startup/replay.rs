@@ -473,6 +473,10 @@ impl ReplayedTopic {
         match record {
             Record::TopicState { paused, released, .. } => {
                 self.paused = paused;
+                if self.keep_from.is_some() && self.channels.is_empty() {
+                    // While it was not known to be paused, too much was taken for released to a channel that is gone.
+                    self.released = self.released.min(released);
+                }
                 self.release_at_least(released);
                 self.advance(limits);
             }
