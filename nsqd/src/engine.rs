@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::damage::Damage;
+use crate::health::{Health, Part};
 use crate::log::retention::Retention;
 use crate::log::tail::MemoryBound;
 use crate::metrics::Metrics;
@@ -110,7 +111,7 @@ pub struct Engine {
     next_channel: AtomicU32,
     stopping: AtomicBool,
     wrote_segments: AtomicBool,
-    unhealthy: Mutex<Option<String>>,
+    health: Mutex<Health>,
     topology: watch::Sender<u64>,
     latency: OnceLock<LatencyOptions>,
     metrics: Metrics,
@@ -169,7 +170,7 @@ impl Engine {
             next_channel: AtomicU32::new(parts.next_numbers.1),
             stopping: AtomicBool::new(false),
             wrote_segments: AtomicBool::new(false),
-            unhealthy: Mutex::new(None),
+            health: Mutex::default(),
             topology: watch::Sender::new(0),
             latency: OnceLock::new(),
             metrics: Metrics::default(),
@@ -282,12 +283,10 @@ impl Engine {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Remembers that the disk failed us, besides the journal, which has a memory of its own.
-    pub fn set_unhealthy(&self, cause: &str) {
-        let mut unhealthy = self.unhealthy.lock();
-        if unhealthy.as_deref() != Some(cause) {
+    /// Remembers that something does not work, besides the journal, which has a memory of its own.
+    pub fn set_failed(&self, part: Part, cause: &str) {
+        if self.health.lock().failed(part, cause) {
             crate::log_error!(self, "{cause}");
-            *unhealthy = Some(cause.to_owned());
         }
     }
 
@@ -306,17 +305,18 @@ impl Engine {
         self.wrote_segments.swap(false, Ordering::Relaxed)
     }
 
-    /// The disk works again.
-    pub fn set_healthy(&self) {
-        *self.unhealthy.lock() = None;
+    /// It works (again).
+    pub fn set_works(&self, part: Part) {
+        self.health.lock().works(part);
     }
 
     /// What does not work as it should: publishing, or reading from disk.
     pub fn health(&self) -> Result<(), String> {
-        if let Some(cause) = &*self.unhealthy.lock() {
-            return Err(cause.clone());
+        // What concerns publishing first: a failed sync is for good.
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.health())?;
+        if let Some(cause) = self.health.lock().cause() {
+            return Err(cause.to_owned());
         }
-        self.damage.health()?;
-        self.journal.as_ref().map_or(Ok(()), |journal| journal.health())
+        self.damage.health()
     }
 }

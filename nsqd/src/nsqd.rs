@@ -18,6 +18,7 @@ use crate::config::{Config, broadcast_port};
 use crate::connection::ConnectionContext;
 use crate::connection::listener::accept_loop;
 use crate::flags::TlsRequired;
+use crate::health::Part;
 use crate::http::auth::HttpAuth;
 use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
@@ -346,20 +347,27 @@ async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
                 persist::write_checkpoint(&registry, false)?;
             }
             persist::retry_spills(&registry);
-            let retired = persist::retire_journal_files(&registry)?;
+            persist::retire_journal_files(&registry)?;
             if retain {
                 persist::retain(&registry)?;
             }
             if clean {
                 persist::clean_segments(&registry)?;
             }
-            Ok::<_, String>(retired > 0)
+            Ok::<_, String>(())
         });
         match work.await {
-            Ok(Ok(false)) => {}
-            Ok(Ok(true)) => engine.set_healthy(),
-            Ok(Err(error)) => engine.set_unhealthy(&error),
-            Err(error) => engine.set_unhealthy(&error.to_string()),
+            Ok(Ok(())) => engine.set_works(Part::Upkeep),
+            failed => {
+                let cause =
+                    failed.map_or_else(|panic| panic.to_string(), |error| error.err().unwrap_or_default());
+                engine.set_failed(Part::Upkeep, &cause);
+                // What was to be done is to be done still.
+                ticks_since_retain += if retain { RETAIN_TICKS } else { 0 };
+                if clean {
+                    engine.set_wrote_segments();
+                }
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Nanos};
 use crate::engine::Engine;
+use crate::health::Part;
 use crate::storage::measured::FileKind;
 
 /// How often it is looked whether there is something to sync, and at most synced. Syncs that follow one on the other
@@ -56,7 +57,7 @@ impl Syncing {
                 () = stop.cancelled() => return,
             }
             if let Some(cause) = &failure {
-                engine.set_unhealthy(cause);
+                engine.set_failed(Part::Syncing, cause);
                 continue;
             }
             let seen = Seen::now(&engine);

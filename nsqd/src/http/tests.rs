@@ -18,6 +18,7 @@ use crate::channel::{ConsumerKey, ConsumerSignal};
 use crate::client_info::ClientInfo;
 use crate::config::Config;
 use crate::engine::EngineLimits;
+use crate::health::Part;
 use crate::producers::Producers;
 use crate::startup::{StartOptions, recover};
 use crate::storage::data_dir::DataDir;
@@ -450,7 +451,7 @@ async fn ping_and_info() {
     let nsqd = Daemon::start().await;
     let ping = nsqd.get("/ping").await;
     assert_eq!((ping.status, ping.text()), (200, "OK".to_owned()));
-    nsqd.registry.engine().set_unhealthy("the disk is gone");
+    nsqd.registry.engine().set_failed(Part::Upkeep, "the disk is gone");
     let ping = nsqd.get("/ping").await;
     assert_eq!((ping.status, ping.text()), (500, "NOK - the disk is gone".to_owned()));
     assert!(!ping.head.contains("X-Nsq"), "{}", ping.head);

@@ -207,6 +207,7 @@ impl TopicLog {
             let Some(chunk) = self.tail.lock().over() else { break };
             written += usize::from(self.write_if_needed(&mut segments, &chunk)?);
         }
+        self.spill_failed.store(false, Ordering::Relaxed);
         Ok(written)
     }
 

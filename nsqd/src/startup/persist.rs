@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::channel::saved::Clocks;
 use crate::clock;
 use crate::engine::Engine;
+use crate::health::Part;
 use crate::storage::Durability;
 use crate::storage::checkpoint::{self, Checkpoint};
 use crate::storage::journal::Journal;
@@ -103,8 +104,10 @@ fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(),
 
 /// After the disk took no more: tries again to free the memory of topics.
 pub fn retry_spills(registry: &Registry) {
-    if registry.engine().health().is_err() {
-        registry.all().iter().for_each(|topic| topic.retry_spill());
+    let engine = registry.engine();
+    // All of them, also behind one that fails again.
+    if engine.health().is_err() && registry.all().iter().filter(|topic| topic.retry_spill()).count() == 0 {
+        engine.set_works(Part::Spilling);
     }
 }
 

@@ -27,6 +27,7 @@ use crate::channel::saved::Clocks;
 use crate::channel::{Channel, ChannelParts, ChannelState, Mark};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
+use crate::health::Part;
 use crate::log::retention::Retention;
 use crate::log::{Floor, Holder, TopicLog};
 use crate::storage::TopicNumber;
@@ -243,22 +244,19 @@ impl Topic {
     fn spill(&self) {
         match self.log.spill() {
             Ok(0) => {}
-            Ok(_) => {
-                self.engine.set_wrote_segments();
-                self.engine.set_healthy();
-            }
-            Err(error) => self.engine.set_unhealthy(&format!("cannot write segment: {error}")),
+            // That all is well again is for the next round over all topics to say: another one may still be stuck.
+            Ok(_) => self.engine.set_wrote_segments(),
+            Err(error) => self.engine.set_failed(Part::Spilling, &format!("cannot write segment: {error}")),
         }
     }
 
     /// Tries again to move messages to disk, if that has failed: publishers are refused meanwhile, so none of them will.
-    pub fn retry_spill(&self) {
+    /// Returns whether it still does not work.
+    pub fn retry_spill(&self) -> bool {
         if self.log.has_failed_to_spill() {
             self.spill();
-            if !self.log.has_failed_to_spill() {
-                self.engine.set_healthy();
-            }
         }
+        self.log.has_failed_to_spill()
     }
 
     /// The topic is set up (its channels are known): messages may be released.
@@ -325,15 +323,27 @@ impl Topic {
             let max_timeout = clock::nanos(self.engine.limits.max_msg_timeout);
             let channel_state = ChannelState::starting_at(cursor, released, &marks, max_timeout);
             let channel = self.adopt_locked(&mut state, name.clone(), number, channel_state);
-            self.advance(&mut state);
             (channel, ticket, placed)
         };
         if let Some((journal, ticket)) = self.engine.journal.as_ref().zip(ticket)
             && let Err(error) = journal.commit(ticket).await
         {
-            self.state.lock().channels.remove(name);
+            let mut state = self.state.lock();
+            state.channels.remove(name);
+            if state.channels.is_empty() {
+                state.point.set_has_channels(false);
+            }
+            drop(state);
             channel.close();
             return Err(StorageError::from(error).into());
+        }
+        {
+            // Not before: what the first channel takes from the topic would be lost with it, were it refused.
+            let mut state = self.state.lock();
+            if state.channels.get(name).is_some_and(|current| Arc::ptr_eq(current, &channel)) {
+                state.point.set_has_channels(true);
+                self.advance(&mut state);
+            }
         }
         crate::log_info!(self.engine, "TOPIC({}): new channel({})", self.name, name);
         if start != StartAt::Latest {
@@ -350,7 +360,9 @@ impl Topic {
 
     /// Adds a recovered channel.
     pub fn adopt_channel(&self, name: ChannelName, number: u32, channel_state: ChannelState) {
-        self.adopt_locked(&mut self.state.lock(), name, number, channel_state);
+        let mut state = self.state.lock();
+        self.adopt_locked(&mut state, name, number, channel_state);
+        state.point.set_has_channels(true);
     }
 
     fn adopt_locked(
@@ -375,7 +387,6 @@ impl Topic {
         };
         let channel = Channel::new(parts, of);
         state.channels.insert(name, channel.clone());
-        state.point.set_has_channels(true);
         channel
     }
 

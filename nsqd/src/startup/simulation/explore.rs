@@ -60,6 +60,36 @@ pub fn explore(contract: Contract, points: u64) {
     println!("{contract:?}: {seen} crash points, seeds below {seeds}");
 }
 
+/// Runs something for each of so many seeds, or for the one that was asked for.
+pub fn each_seed(count: u64, run: impl Fn(u64) -> Result<(), String> + Sync) {
+    let seed = number("NSQ_SIMULATION_SEED");
+    let count =
+        if seed.is_some() { 1 } else { count * number("NSQ_SIMULATION_PERCENT").unwrap_or(100) / 100 };
+    let first = seed.unwrap_or(1);
+    let next = AtomicU64::new(first);
+    let threads = thread::available_parallelism().map_or(2, usize::from).min(count.max(1) as usize);
+    let failure = Mutex::new(None);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while failure.lock().is_none() {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        return;
+                    }
+                    let result = catch_unwind(AssertUnwindSafe(|| run(seed)));
+                    if let Err(error) = result.unwrap_or_else(|_| Err("panicked".to_owned())) {
+                        *failure.lock() = Some((seed, error));
+                    }
+                }
+            });
+        }
+    });
+    if let Some((seed, error)) = failure.into_inner() {
+        panic!("{error}\nrepeat it with NSQ_SIMULATION_SEED={seed}");
+    }
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }

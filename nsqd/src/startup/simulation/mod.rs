@@ -14,13 +14,15 @@
 //! - [`observe`]: recovering a disk and looking at everything in it
 //! - [`compare`]: whether that is what the model said
 //! - [`explore`]: crashing everywhere; threads, seeds, shrinking
-//! - [`crashes`]: the tests
+//! - [`crashes`]: the tests of that
+//! - [`faults`]: a disk that fails for a while, and then works again
 //!
 //! `docs/TESTING.md` says how to run it for longer and how to repeat a failure.
 
 mod compare;
 mod crashes;
 mod explore;
+mod faults;
 mod model;
 mod observe;
 mod steps;

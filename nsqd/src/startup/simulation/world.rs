@@ -118,6 +118,8 @@ pub struct World<'r> {
     begun: usize,
     pub lives: Vec<Life>,
     seed: u64,
+    /// The disk may fail: then what is asked may be refused.
+    pub tolerates_faults: bool,
 }
 
 impl<'r> World<'r> {
@@ -140,6 +142,7 @@ impl<'r> World<'r> {
             begun: 0,
             lives: Vec::new(),
             seed,
+            tolerates_faults: false,
         };
         world.begin(base, Model::default())?;
         Ok(world)
@@ -160,6 +163,62 @@ impl<'r> World<'r> {
             }
         }
         self.registry = Some(registry);
+        Ok(())
+    }
+
+    /// The disk that it works on.
+    pub fn storage(&self) -> &FaultyStorage {
+        &self.storage
+    }
+
+    /// What the model says now.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The engine's health, and messages that it could not read.
+    pub fn health(&self) -> Result<Result<(), String>, String> {
+        Ok(self.registry()?.engine().health())
+    }
+
+    /// Once more what the daemon does now and then, on a disk that works again.
+    pub fn resume(&mut self) -> Result<(), String> {
+        persist::retry_spills(self.registry()?);
+        for step in [Step::Flush, Step::Retire, Step::Clean, Step::Checkpoint] {
+            self.apply(step, usize::MAX).map_err(|error| format!("healed, {step:?}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Publishes a message to each topic; says whether any was refused.
+    pub fn publishes(&mut self) -> Result<bool, String> {
+        let before = self.model.topics.values().map(|topic| topic.message_count).sum::<u64>();
+        let names: Vec<_> = self.model.topics.keys().cloned().collect();
+        let tolerated = std::mem::replace(&mut self.tolerates_faults, true);
+        for name in &names {
+            self.publish(std::slice::from_ref(name), 1, 10, None)?;
+        }
+        self.tolerates_faults = tolerated;
+        let after = self.model.topics.values().map(|topic| topic.message_count).sum::<u64>();
+        Ok(after - before < names.len() as u64)
+    }
+
+    /// Takes all there is, as if all time had passed; it must be what the model says.
+    pub fn drain(&mut self) -> Result<(), String> {
+        for (index, name) in self.consumers.keys().cloned().collect::<Vec<_>>().into_iter().enumerate() {
+            let pick = u8::try_from(index).map_err(text)?;
+            // What was suspended is tried again at the first advance, what was deferred is due then, too.
+            for _ in 0..2 {
+                self.advance(pick)?;
+                self.take(pick, 1 << 20)?;
+            }
+            let channel = self.model.channel(&name).ok_or("no channel")?;
+            if let Some((body, _)) = channel.messages.iter().find(|(_, message)| message.in_flight.is_none())
+            {
+                return Err(format!("{name:?} never got message {body}"));
+            }
+            self.finish(pick, usize::MAX, false)?;
+        }
         Ok(())
     }
 
@@ -190,21 +249,25 @@ impl<'r> World<'r> {
         self.registry.as_ref().ok_or_else(|| "not running".to_owned())
     }
 
-    fn apply(&mut self, step: Step, index: usize) -> Result<bool, String> {
+    /// Does a step; false if it cannot go on after it.
+    pub fn apply(&mut self, step: Step, index: usize) -> Result<bool, String> {
         let begun = self.storage.recorded_count();
         self.begun = begun;
         let (durable, changed) = match step {
             Step::Stop => return self.stop(begun),
             Step::Crash { .. } if !self.contract.keeps_all() => return self.stop(begun),
             Step::Crash { back, torn } => return self.crash(back as usize, torn as usize, index),
-            Step::Flush => (self.flush()?, false),
+            Step::Flush => (self.if_possible(self.flush())?.unwrap_or(false), false),
             Step::Checkpoint => {
-                persist::write_checkpoint(self.registry()?, false)?;
-                (true, false)
+                let written = persist::write_checkpoint(self.registry()?, false);
+                (self.if_possible(written)?.is_some(), false)
             }
-            Step::Retire => (persist::retire_journal_files(self.registry()?)? > 0, false),
+            Step::Retire => {
+                let retired = persist::retire_journal_files(self.registry()?);
+                (self.if_possible(retired)?.is_some_and(|count| count > 0), false)
+            }
             Step::Clean => {
-                persist::clean_segments(self.registry()?)?;
+                self.if_possible(persist::clean_segments(self.registry()?))?;
                 (false, false)
             }
             Step::Touch { channel } => (self.touch(channel)?, false),
@@ -223,6 +286,14 @@ impl<'r> World<'r> {
     fn remember(&mut self, durable: usize) {
         self.recorded = Arc::new(self.model.clone());
         self.current.states.push(State { model: self.recorded.clone(), begun: self.begun, durable });
+    }
+
+    /// None if it was refused by a disk that may do so.
+    fn if_possible<T>(&self, result: Result<T, String>) -> Result<Option<T>, String> {
+        match result {
+            Err(_) if self.tolerates_faults => Ok(None),
+            result => result.map(Some),
+        }
     }
 
     /// What changes the model. Returns whether it is durable.
@@ -311,7 +382,10 @@ impl<'r> World<'r> {
         if self.model.topics.contains_key(name.as_str()) {
             return Ok(false);
         }
-        self.runtime.block_on(self.registry()?.get_or_create(&name)).map_err(text)?;
+        let created = self.runtime.block_on(self.registry()?.get_or_create(&name)).map_err(text);
+        if self.if_possible(created)?.is_none() {
+            return Ok(false);
+        }
         self.model.topics.entry(name.to_string()).or_default();
         Ok(self.contract.durability != Durability::Overflow)
     }
@@ -331,7 +405,8 @@ impl<'r> World<'r> {
             return Ok(false);
         }
         let topic = self.topic(&topic_name)?;
-        let channel = self.runtime.block_on(topic.get_or_create_channel(&name)).map_err(text)?;
+        let created = self.runtime.block_on(topic.get_or_create_channel(&name)).map_err(text);
+        let Some(channel) = self.if_possible(created)? else { return Ok(false) };
         self.subscribe(&topic, channel)?;
         let model = self.model_of(&topic_name)?;
         model.channels.entry(name.to_string()).or_default();
@@ -363,12 +438,16 @@ impl<'r> World<'r> {
             let bytes = bodies.iter().map(Vec::len).sum();
             let from_ns = clock::wall_ns();
             let bodies = bodies.iter().map(Vec::as_slice);
-            let publication = self.topic(name)?.append(bodies, bytes, delay).map_err(text)?;
+            let appended = self.topic(name)?.append(bodies, bytes, delay).map_err(text);
+            let Some(publication) = self.if_possible(appended)? else { continue };
             let due = delay.map(|delay| Due::between(from_ns, delay));
             waiting.push((name.clone(), numbers, due, publication));
         }
         for (name, numbers, due, publication) in waiting {
-            self.runtime.block_on(publication.committed()).map_err(text)?;
+            let committed = self.runtime.block_on(publication.committed()).map_err(text);
+            if self.if_possible(committed)?.is_none() {
+                continue;
+            }
             self.model_of(&name)?.publish(&numbers, due);
             // A write that is torn may have brought the first of several batches.
             self.remember(usize::MAX);
@@ -477,7 +556,7 @@ impl<'r> World<'r> {
         Ok(false)
     }
 
-    fn flush(&mut self) -> Result<bool, String> {
+    fn flush(&self) -> Result<bool, String> {
         match &self.registry()?.engine().journal {
             Some(journal) => journal.flush().map(|()| true).map_err(text),
             None => Ok(false),

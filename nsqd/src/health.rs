@@ -1,0 +1,63 @@
+//! Pure: what does not work just now, and why. Each part of the daemon speaks for itself: one that works again says nothing about the
+//! others.
+
+use std::collections::BTreeMap;
+
+/// Parts that may fail for a while. The first in this order is told first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Syncing in the background. Once it has failed, it stays so until the next start.
+    Syncing,
+    /// Moving messages from memory to disk.
+    Spilling,
+    /// Checkpoints, and letting go of files.
+    Upkeep,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Health {
+    causes: BTreeMap<Part, String>,
+}
+
+impl Health {
+    /// A part has failed. Returns whether that is news.
+    pub fn failed(&mut self, part: Part, cause: &str) -> bool {
+        let is_news = self.causes.get(&part).is_none_or(|known| known != cause);
+        if is_news {
+            self.causes.insert(part, cause.to_owned());
+        }
+        is_news
+    }
+
+    /// A part works (again).
+    pub fn works(&mut self, part: Part) {
+        self.causes.remove(&part);
+    }
+
+    /// Why not all is well.
+    pub fn cause(&self) -> Option<&str> {
+        self.causes.values().next().map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_speaks_for_itself() {
+        let mut health = Health::default();
+        assert_eq!(health.cause(), None);
+        assert!(health.failed(Part::Spilling, "full"));
+        assert!(!health.failed(Part::Spilling, "full"));
+        assert!(health.failed(Part::Spilling, "broken"));
+        assert!(health.failed(Part::Syncing, "gone"));
+        health.works(Part::Upkeep);
+        assert_eq!(health.cause(), Some("gone"));
+        health.works(Part::Syncing);
+        assert_eq!(health.cause(), Some("broken"));
+        health.works(Part::Spilling);
+        assert_eq!(health.cause(), None);
+    }
+}

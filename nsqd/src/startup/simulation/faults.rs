@@ -1,0 +1,113 @@
+//! A disk that fails for a while: what is refused is refused as a whole, consumers go on, and when the disk works again,
+//! so does everything. What was acknowledged survives all of it, and a crash in the middle.
+
+use std::io;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::compare;
+use super::explore::{each_seed, runtime};
+use super::model::Model;
+use super::observe;
+use super::steps::{Step, steps};
+use super::world::{Contract, Crash, Lost, World};
+use crate::storage::Durability;
+use crate::storage::faulty::{Fault, Op};
+
+/// All but syncs: after a failed one, the journal takes no more until a restart.
+const PASSING: [Op; 7] = [Op::Create, Op::Open, Op::Write, Op::Read, Op::Remove, Op::Rename, Op::Truncate];
+
+fn fault(random: &mut SmallRng, ops: &[Op]) -> Fault {
+    Fault {
+        op: ops[random.random_range(0..ops.len())],
+        after: random.random_range(0..4),
+        times: if random.random() { random.random_range(1..4) } else { usize::MAX },
+        error: if random.random() { io::ErrorKind::StorageFull } else { io::ErrorKind::Other },
+        written: if random.random() { random.random_range(0..2000) } else { 0 },
+    }
+}
+
+/// An operator's changes are not acknowledged one by one here, so a crash may forget them.
+fn is_acknowledged(step: &Step) -> bool {
+    !matches!(
+        step,
+        Step::Stop
+            | Step::Crash { .. }
+            | Step::PauseTopic { .. }
+            | Step::PauseChannel { .. }
+            | Step::DeleteTopic { .. }
+            | Step::DeleteChannel { .. }
+            | Step::EmptyTopic { .. }
+            | Step::EmptyChannel { .. }
+    )
+}
+
+/// What a crash now leaves must have all that the model says.
+fn check_crash(world: &World<'_>, contract: Contract, seed: u64) -> Result<(), String> {
+    let disk = world.storage().disk();
+    let image = match contract.crash {
+        Crash::Kill => disk.after_kill(),
+        Crash::PowerLoss => disk.after_power_loss(seed),
+    };
+    let observed = observe::observe(image.clone(), contract.durability, &runtime())?;
+    let check = |model: &Model| {
+        compare::is_ours(&world.published, &observed)?;
+        compare::is_at_least(&[model], &observed)
+    };
+    check(world.model()).map_err(|error| {
+        format!("{error}\nThe start logged:\n{}", observe::logged(&image, contract.durability))
+    })
+}
+
+fn run(contract: Contract, seed: u64, ops: &[Op]) -> Result<(), String> {
+    let runtime = runtime();
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut world = World::new(contract, seed, &runtime)?;
+    for (index, &step) in steps(seed).iter().enumerate().filter(|(_, step)| is_acknowledged(step)) {
+        // The first steps make a topic and a channel, so that there is something to lose.
+        world.tolerates_faults = index > 1;
+        match random.random_range(0..20) {
+            0..=2 if index > 1 => world.storage().plan(fault(&mut random, ops)),
+            3..=4 => world.storage().heal(),
+            5 => check_crash(&world, contract, random.random_range(0..1000))?,
+            _ => {}
+        }
+        let fail = |error| format!("step {index}, {step:?}: {error}");
+        world.apply(step, index).map_err(fail)?;
+    }
+    world.storage().heal();
+    let broken = world.health()?.is_err_and(|cause| cause.contains("sync failed"));
+    if !broken {
+        world.tolerates_faults = false;
+        world.resume()?;
+    }
+    world.drain().map_err(|error| format!("at the end: {error}"))?;
+    if broken {
+        let refused = world.publishes()?;
+        return if refused {
+            check_crash(&world, contract, seed)
+        } else {
+            Err("publishes after a failed sync".into())
+        };
+    }
+    if world.publishes()? {
+        return Err("still refuses to publish".into());
+    }
+    world.health()?.map_err(|cause| format!("still not healthy: {cause}"))?;
+    world.drain().map_err(|error| format!("after the end: {error}"))?;
+    check_crash(&world, contract, seed)
+}
+
+const KILL: Contract = Contract { durability: Durability::Write, crash: Crash::Kill, lost: Lost::Nothing };
+
+#[test]
+fn a_disk_that_fails_for_a_while_costs_nothing() {
+    each_seed(600, |seed| run(KILL, seed, &PASSING));
+}
+
+#[test]
+fn a_failed_sync_refuses_publishes_and_costs_nothing() {
+    let contract = Contract { durability: Durability::Sync, crash: Crash::PowerLoss, ..KILL };
+    each_seed(300, |seed| run(contract, seed, &[Op::Sync, Op::SyncDir, Op::Write, Op::Create]));
+}
