@@ -46,6 +46,18 @@ impl Damage {
         self.error(&format!("TOPIC({topic}): {count} messages are lost: {from} to {}", to.saturating_sub(1)));
     }
 
+    /// These messages of a topic are needed, as far as is known, and stand nowhere. Nothing that was found says why: a crash
+    /// may have forgotten that they were finished, when their file had gone for it; or the file went by other hands.
+    pub fn absent(&self, topic: impl std::fmt::Display, from: u64, to: u64) {
+        if let Some(logger) = &self.logger {
+            let last = to.saturating_sub(1);
+            nsq_daemon::warn!(
+                logger,
+                "TOPIC({topic}): messages {from} to {last} stand nowhere: finished just before a crash, or their file is gone"
+            );
+        }
+    }
+
     /// Bytes of a torn write were cut.
     pub fn cut(&self, bytes: u64) {
         self.cut_bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -189,6 +189,9 @@ fn restore_missing(
         for (from, to) in topic.lost() {
             damage.lost(&topic.name, from, to);
         }
+        for (from, to) in topic.absent() {
+            damage.absent(&topic.name, from, to);
+        }
     }
     Ok(())
 }

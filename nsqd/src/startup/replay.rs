@@ -17,10 +17,10 @@ use nsq_protocol::{ChannelName, TopicName};
 
 use crate::channel::runs::Runs;
 use crate::channel::saved::{Clocks, SavedChannel};
-use crate::channel::{ChannelState, Counters};
+use crate::channel::{ChannelState, Counters, Mark};
 use crate::clock::Nanos;
 use crate::log::repair::CheckedBlock;
-use crate::log::retention::Retention;
+use crate::log::retention::{Retention, gaps, merged};
 use crate::log::{Floor, TopicLog};
 use crate::storage::checkpoint::{Checkpoint, TopicCheckpoint};
 use crate::storage::journal::Lsn;
@@ -358,6 +358,9 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
     }
 }
 
+/// Absent messages are told up to so many per gap and channel.
+const MOST_ABSENT: usize = 100_000;
+
 /// For a topic or channel whose name is lost.
 fn nameless<N: FromStr>(number: u32) -> Option<N> {
     format!("recovered-{number}").parse().ok()
@@ -460,6 +463,31 @@ impl ReplayedTopic {
     /// What is needed and was in a damaged block.
     pub fn lost(&self) -> Vec<(u64, u64)> {
         self.log.damaged().into_iter().filter(|&(from, to)| self.needs_any(from, to)).collect()
+    }
+
+    /// What is needed as far as is known, and stands nowhere, for no reason that was found.
+    pub fn absent(&self) -> Vec<(u64, u64)> {
+        let mut absent = Vec::new();
+        let (lowest_needed, damaged) = (self.lowest_needed(), self.log.damaged());
+        for (from, to) in self.log.gaps().into_iter().chain([(self.log.end(), self.end)]) {
+            let (from, to) = (from.max(lowest_needed), to.min(self.end));
+            if from >= to {
+                continue;
+            }
+            let mut explained = damaged.clone();
+            explained.extend(self.log.void_marks_between(from, to).iter().map(|mark| match mark {
+                Mark::Skipped { from, to } | Mark::Deferred { from, to, .. } => (*from, *to),
+            }));
+            let mut needed: Vec<(u64, u64)> = (self.channels.values())
+                .flat_map(|channel| channel.state.needed(from, to, MOST_ABSENT))
+                .map(|sequence| (sequence, sequence + 1))
+                .collect();
+            needed.extend((self.released < to).then_some((self.released.max(from), to)));
+            for (from, to) in merged(needed) {
+                absent.extend(gaps(from, to, merged(explained.clone())));
+            }
+        }
+        absent
     }
 
     fn needs_any(&self, from: u64, to: u64) -> bool {

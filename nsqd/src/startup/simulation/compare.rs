@@ -26,6 +26,7 @@ fn topic_matches(
 ) -> Result<(), String> {
     same("paused", model.paused, observed.paused)?;
     same("message_count", model.message_count, observed.message_count)?;
+    same("what channels got of what was held back", false, observed.held_differs)?;
     about("depth", model.held.len() as u64, model.gone_count, observed.depth)?;
     let is_needed = |body: Body| newest.is_some_and(|newest| newest.knows(body));
     same_messages(&model.held, is_needed, &observed.held).map_err(|error| format!("held back: {error}"))?;
@@ -134,6 +135,9 @@ fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) ->
     if !known.iter().any(|topic| topic.paused == observed.paused) {
         return Err(format!("paused is {}", observed.paused));
     }
+    if observed.held_differs {
+        return Err("channels got different messages that were held back".to_owned());
+    }
     let held = once(&observed.held)?;
     let may_be_held = |body: &Body| known.iter().any(|topic| topic.knows(*body));
     if let Some(strange) = held.iter().find(|body| !may_be_held(body)) {
@@ -220,6 +224,9 @@ pub fn is_at_least(models: &[&Model], observed: &Observed) -> Result<(), String>
             return Err(fail(format!("paused is {}", topic.paused)));
         }
         all_found("channel", topics.iter().map(|topic| &topic.channels), &topic.channels).map_err(fail)?;
+        if topic.held_differs {
+            return Err(fail("channels got different messages that were held back".to_owned()));
+        }
         let held = once(&topic.held).map_err(fail)?;
         for (name, channel) in &topic.channels {
             let channels: Vec<_> = topics.iter().filter_map(|topic| topic.channels.get(name)).collect();

@@ -16,11 +16,13 @@
 //! - [`explore`]: crashing everywhere; threads, seeds, shrinking
 //! - [`crashes`]: the tests of that
 //! - [`faults`]: a disk that fails for a while, and then works again
+//! - [`damage`]: files that are not as they were written
 //!
 //! `docs/TESTING.md` says how to run it for longer and how to repeat a failure.
 
 mod compare;
 mod crashes;
+mod damage;
 mod explore;
 mod faults;
 mod model;

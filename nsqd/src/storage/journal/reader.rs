@@ -134,6 +134,9 @@ fn scan_all(
     found: &mut Found,
     replay: &mut dyn FnMut(Lsn, Record<'_>),
 ) -> Result<(), JournalError> {
+    if let Some(first) = open_files.first() {
+        note_missing_before(&first.header, options.not_before, &mut found.report);
+    }
     for (index, open) in open_files.iter().enumerate() {
         let next = open_files.get(index + 1).map(|next| &next.header);
         note_missing(&open.header, next, &mut found.report);
@@ -257,6 +260,15 @@ fn note_missing(header: &FileHeader, next: Option<&FileHeader>, report: &mut Jou
         && let Some((previous, _)) = next.previous
         && previous != header.number
         && !report.damaged.iter().any(|damage| damage.lsn.file_number() == u64::from(previous))
+    {
+        report.missing_files.push(u64::from(previous));
+    }
+}
+
+/// The files before the oldest one went when a checkpoint no longer needed them. If no checkpoint says so, they are missing.
+fn note_missing_before(oldest: &FileHeader, not_before: Lsn, report: &mut JournalReport) {
+    if let Some((previous, _)) = oldest.previous
+        && u64::from(oldest.number) > not_before.file_number()
     {
         report.missing_files.push(u64::from(previous));
     }
