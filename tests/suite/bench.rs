@@ -30,8 +30,14 @@ async fn topics(nsqd: &Daemon) -> Vec<String> {
 fn publishing_counts_what_nsqd_counts() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
-        let modes =
-            ["", "--batch 7 --connections 3", "--http --connections 2", "--http --batch 7", "--in-flight 1"];
+        let modes = [
+            "",
+            "--batch 7 --connections 3",
+            "--http --connections 2",
+            "--http --batch 7",
+            "--in-flight 1",
+            "--connections 5 --rate 2000",
+        ];
         for (number, flags) in modes.into_iter().enumerate() {
             let topic = format!("t{number}");
             let report =
@@ -61,6 +67,23 @@ fn a_backlog_is_consumed() {
         let report = report(&nsqd, "sub --preload 20000 --consumers 2 --rdy 50").await;
         assert_eq!(report["preload"]["messages"], 20_000);
         assert_eq!(report["delivered"]["messages"], 20_000);
+    });
+}
+
+#[test]
+fn each_message_can_be_requeued_once() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let report = report(
+            &nsqd,
+            "pubsub --topic t --channel c --messages 3000 --channels 2 --consumers 2 --requeue",
+        )
+        .await;
+        assert_eq!(report["delivered"]["messages"], 6000);
+        for name in ["c-1", "c-2"] {
+            let channel = nsqd.channel("t", name).await.expect("the channel");
+            assert_eq!((channel.requeue_count, channel.depth, channel.in_flight_count), (3000, 0, 0));
+        }
     });
 }
 

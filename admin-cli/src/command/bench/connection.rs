@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nsq_protocol::compression::{Compressor, Decompressor};
@@ -94,6 +95,11 @@ impl Connection {
         }
     }
 
+    /// Whether [`receive`](Self::receive) has something to work on although nothing comes.
+    pub fn holds_bytes(&self) -> bool {
+        self.read.holds_bytes()
+    }
+
     /// What was read and not consumed.
     pub fn received(&self) -> &[u8] {
         &self.input.buf[self.input.start..self.input.end]
@@ -114,6 +120,12 @@ impl Connection {
             return self.failed(format_args!("it took nothing for {} s", PATIENCE.as_secs()));
         }
         self.failed(error)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.socket().as_fd()
     }
 }
 

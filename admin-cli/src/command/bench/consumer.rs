@@ -7,7 +7,7 @@ use nsq_protocol::{ChannelName, Command};
 use super::connection::{Connection, Heartbeats, LOOK_UP, Received};
 use super::frames::{self, Tally};
 use super::phase::Run;
-use super::plan::Plan;
+use super::plan::{Consume, Plan};
 use crate::exit_status::Failure;
 
 /// How long nsqd may take to deal with the last FINs.
@@ -17,16 +17,18 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub struct Consumer {
     connection: Connection,
     rdy: u64,
+    requeue: bool,
 }
 
 impl Consumer {
     /// Subscribes.
-    pub fn connect(plan: &Plan, channel: &ChannelName, rdy: u64) -> Result<Self, Failure> {
+    pub fn connect(plan: &Plan, channel: &ChannelName, consume: &Consume) -> Result<Self, Failure> {
         let (mut connection, identity) =
             Connection::identified(plan.tcp, Heartbeats::Default, &plan.security)?;
         connection.subscribe(&plan.topic, channel)?;
         connection.set_read_timeout(LOOK_UP)?;
-        Ok(Consumer { connection, rdy: identity.max_rdy_count.map_or(rdy, |max| rdy.min(max)) })
+        let rdy = identity.max_rdy_count.map_or(consume.rdy, |max| consume.rdy.min(max));
+        Ok(Consumer { connection, rdy, requeue: consume.requeue })
     }
 
     /// Consumes until it is told to stop, and then until nsqd has dealt with all FINs. `measure` gets each message's
@@ -51,7 +53,11 @@ impl Consumer {
             let now_ns = run.clock.now_ns();
             let mut tally = Tally::default();
             let bytes = frames::scan(self.connection.received(), &mut tally, |message| {
-                frames::put_fin(&mut out, message);
+                if self.requeue && message.attempts <= 1 {
+                    frames::put_requeue(&mut out, message);
+                } else {
+                    frames::put_fin(&mut out, message);
+                }
                 measure(now_ns, message.body);
             });
             let bytes = bytes.map_err(|fault| self.connection.failed(fault))?;
@@ -61,7 +67,11 @@ impl Consumer {
             }
             self.connection.send(&out)?;
             // After the FINs: who sees the count may rely on them.
-            run.counter.add(tally.messages, tally.redelivered, now_ns);
+            let (messages, redelivered) = match self.requeue {
+                true => (tally.redelivered, 0),
+                false => (tally.messages, tally.redelivered),
+            };
+            run.counter.add(messages, redelivered, now_ns);
             if tally.is_closing {
                 return Ok(());
             }

@@ -157,6 +157,9 @@ pub struct ConsumeFlags {
     /// RDY count of each consumer; nsqd may allow less.
     #[arg(long, default_value_t = 2500, value_name = "COUNT")]
     pub rdy: u64,
+    /// Requeue every message at its first delivery, and finish it at the next. What counts is the message finished.
+    #[arg(long)]
+    pub requeue: bool,
 }
 
 /// How much of it.

@@ -115,6 +115,13 @@ pub fn put_fin(out: &mut Vec<u8>, message: &MessageView<'_>) {
     out.extend_from_slice(&fin);
 }
 
+/// Appends the REQ for a message, without a delay.
+pub fn put_requeue(out: &mut Vec<u8>, message: &MessageView<'_>) {
+    out.extend_from_slice(b"REQ ");
+    out.extend_from_slice(message.id.as_bytes());
+    out.extend_from_slice(b" 0\n");
+}
+
 const _: () = assert!(FIN_BYTES == b"FIN 0123456789abcdef\n".len() && MESSAGE_HEADER_BYTES == 26);
 
 #[cfg(test)]
@@ -190,12 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn a_fin_is_what_the_protocol_says() {
+    fn acknowledgements_are_what_the_protocol_says() {
         let id = MessageId(*b"18a1d53483a69000");
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         put_fin(&mut ours, &MessageView { timestamp_ns: 0, attempts: 1, id, body: b"" });
         Command::Fin { id }.encode(&mut theirs);
         assert_eq!(ours, theirs);
         assert_eq!(ours.len(), FIN_BYTES);
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        put_requeue(&mut ours, &MessageView { timestamp_ns: 0, attempts: 1, id, body: b"" });
+        Command::Req { id, delay_ms: 0 }.encode(&mut theirs);
+        assert_eq!(ours, theirs);
     }
 }

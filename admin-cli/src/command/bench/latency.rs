@@ -55,7 +55,7 @@ fn consumers<'a>(
 ) -> Result<Vec<Work<'a>>, Failure> {
     let mut consumers = Vec::new();
     for channel in plan.channels.iter().flat_map(|channel| std::iter::repeat_n(channel, consume.consumers)) {
-        let consumer = Consumer::connect(plan, channel, consume.rdy)?;
+        let consumer = Consumer::connect(plan, channel, consume)?;
         let work: Work<'a> = Box::new(move |run| {
             let mut recorder = Recorder::new(&latencies.delivered);
             consumer.run(run, |now_ns, body| {

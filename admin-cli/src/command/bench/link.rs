@@ -50,7 +50,7 @@ pub fn start_tls(read: &mut ReadLink, write: &mut WriteLink, tls: &Tls, address:
         connection.complete_io(&mut &*read.socket)?;
     }
     let shared = Arc::new(Mutex::new(connection));
-    read.tls = Some(TlsReader { shared: shared.clone(), raw: Buffer::default() });
+    read.tls = Some(TlsReader { shared: shared.clone(), raw: Buffer::default(), holds_plaintext: false });
     write.tls = Some(shared);
     Ok(())
 }
@@ -73,6 +73,14 @@ impl ReadLink {
     /// The socket, for its settings.
     pub fn socket(&self) -> &TcpStream {
         &self.socket
+    }
+
+    /// Whether bytes were taken from the socket that have not been read yet: waiting for the socket would miss them.
+    pub fn holds_bytes(&self) -> bool {
+        let of_tls = self.tls.as_ref().is_some_and(TlsReader::holds_bytes);
+        let of_decompression =
+            self.decompression.as_ref().is_some_and(|decompression| decompression.holds_bytes());
+        of_tls || of_decompression
     }
 
     fn read_uncompressed(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -122,16 +130,25 @@ impl WriteLink {
 struct TlsReader {
     shared: SharedTls,
     raw: Buffer,
+    /// The last read had no room for all.
+    holds_plaintext: bool,
 }
 
 impl TlsReader {
+    fn holds_bytes(&self) -> bool {
+        !self.raw.unread().is_empty() || self.holds_plaintext
+    }
+
     fn read(&mut self, mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             {
                 let mut connection = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
                 match connection.reader().read(buf) {
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    read => return read,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => self.holds_plaintext = false,
+                    read => {
+                        self.holds_plaintext = read.as_ref().is_ok_and(|&count| count == buf.len());
+                        return read;
+                    }
                 }
                 let mut unread = self.raw.unread();
                 if !unread.is_empty() {
@@ -156,6 +173,10 @@ struct Decompression {
 }
 
 impl Decompression {
+    fn holds_bytes(&self) -> bool {
+        self.has_more || !self.received.unread().is_empty()
+    }
+
     fn read(
         &mut self,
         buf: &mut [u8],

@@ -1,7 +1,7 @@
 //! `nsq bench`: puts load on an nsqd and says what it cost, in time, CPU and memory.
 //!
-//! What is measured is the server, so the generator spends as little as it can: blocking sockets and one thread per
-//! connection, commands encoded before the clock starts, whole buffers of frames counted in one go, their FINs written
+//! What is measured is the server, so the generator spends as little as it can: one thread for many publishers and one
+//! per consumer, commands encoded before the clock starts, whole buffers of frames counted in one go, their FINs written
 //! at once. It does not use the client library, and it shares nothing between threads but counters. Where its own cost
 //! decides the figure all the same, the report says so.
 //!
@@ -9,7 +9,7 @@
 //! - `flags`, `plan`: what can be typed; what it means, validated
 //! - `throughput`, `latency`: the modes
 //! - `phase`, `counters`: threads that start together, are watched, and stop
-//! - `publisher`, `open_loop`, `consumer`: what the threads do; `pace`: when a message is due
+//! - `crew` and its `publisher`s, `open_loop`, `consumer`: what the threads do; `pace`: when a message is due
 //! - `connection`, `link`, `load`, `frames`, `http`: bytes on sockets
 //! - `node`, `server`: the nsqd that is measured, and its process as the kernel sees it
 //! - `latencies`, `progress`, `report`, `report_table`: what is said meanwhile and at the end
@@ -24,6 +24,7 @@ mod counters;
 mod phase;
 
 mod consumer;
+mod crew;
 mod open_loop;
 mod pace;
 mod publisher;

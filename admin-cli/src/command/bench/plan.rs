@@ -97,6 +97,8 @@ pub struct Consume {
     /// Per channel.
     pub consumers: usize,
     pub rdy: u64,
+    /// Every message once more before it is finished.
+    pub requeue: bool,
 }
 
 /// Messages of a run without --messages and --duration.
@@ -153,7 +155,7 @@ impl Plan {
                 let publish = Some(Publish { in_flight: 0, ..Publish::new(&publish)? });
                 let extent = ExtentFlags { messages: None, duration: Some(duration) };
                 Plan { publish, ..Plan::base(targets, Mode::Latency, target, extent, channels)? }
-                    .consuming(&ConsumeFlags { consumers, rdy })?
+                    .consuming(&ConsumeFlags { consumers, rdy, requeue: false })?
             }
         };
         plan.check()?;
@@ -200,7 +202,8 @@ impl Plan {
         if flags.rdy == 0 {
             return Err(Failure::usage("--rdy must not be 0"));
         }
-        Ok(Plan { consume: Some(Consume { consumers: flags.consumers, rdy: flags.rdy }), ..self })
+        let ConsumeFlags { consumers, rdy, requeue } = *flags;
+        Ok(Plan { consume: Some(Consume { consumers, rdy, requeue }), ..self })
     }
 
     /// `sub`: what is there to be consumed, and when it is enough.

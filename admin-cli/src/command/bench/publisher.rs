@@ -1,6 +1,8 @@
-//! A publishing connection: keeps a window of commands in flight, and counts the answers.
+//! A publishing connection: keeps a window of commands in flight, and counts the answers. It never waits; who calls
+//! it does (`super::crew`).
 
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use super::connection::{Connection, Heartbeats, PATIENCE, Received};
 use super::frames::{self, Tally};
@@ -11,12 +13,6 @@ use super::phase::Run;
 use super::plan::{Plan, Publish};
 use crate::exit_status::Failure;
 
-/// An nsqd that writes each OK by itself would make the generator read each by itself, at a cost like nsqd's own. When
-/// fewer than so many came and as many are still wanted before the next write, some may gather: half a window is with
-/// nsqd meanwhile.
-const GATHERED: u64 = 16;
-const GATHERING: Duration = Duration::from_micros(50);
-
 /// One connection and what it is to send.
 pub struct Publisher {
     connection: Connection,
@@ -25,20 +21,20 @@ pub struct Publisher {
     last: Option<Load>,
     /// Commands to send. None for as many as go into the duration.
     commands: Option<u64>,
-    duration: Option<Duration>,
     in_flight: u64,
     commands_per_second: Option<f64>,
+    pace: Option<Pace>,
     is_http: bool,
+    sent: u64,
+    answered: u64,
+    /// So many answers are wanted before the next write.
+    enough: u64,
+    last_answer: Instant,
 }
 
 impl Publisher {
-    /// Connects. `messages` is this connection's share; without one, `duration` says when it ends.
-    pub fn connect(
-        plan: &Plan,
-        publish: &Publish,
-        messages: Option<u64>,
-        duration: Option<Duration>,
-    ) -> Result<Self, Failure> {
+    /// Connects. `messages` is this connection's share; without one, it goes on until [`Publisher::stop`].
+    pub fn connect(plan: &Plan, publish: &Publish, messages: Option<u64>) -> Result<Self, Failure> {
         let connection = if publish.http {
             Connection::open(plan.http)?
         } else {
@@ -51,66 +47,89 @@ impl Publisher {
             load: Load::new(plan, publish, publish.batch),
             last: (rest > 0).then(|| Load::new(plan, publish, rest as usize)),
             commands: messages.map(|messages| messages.div_ceil(batch)),
-            duration,
             in_flight: publish.in_flight,
             commands_per_second: publish.rate.map(|rate| rate / publish.connections as f64 / batch as f64),
+            pace: None,
             is_http: publish.http,
+            sent: 0,
+            answered: 0,
+            enough: 0,
+            last_answer: Instant::now(),
         })
     }
 
-    /// Publishes until all is sent and answered, or until it is told to stop.
-    pub fn run(mut self, run: &Run<'_>) -> Result<(), Failure> {
-        let pace = self.commands_per_second.map(|rate| Pace::new(run.clock.now_ns(), rate));
-        let deadline = self.duration.map(|duration| Instant::now() + duration);
-        let (mut sent, mut answered) = (0, 0);
-        loop {
-            if run.should_stop() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                self.stop_after(sent);
-            }
-            let left = self.commands.map_or(u64::MAX, |commands| commands - sent);
-            let due = pace.map_or(u64::MAX, |pace| pace.due_count(run.clock.now_ns()).saturating_sub(sent));
-            let now = left.min(due).min(self.in_flight - (sent - answered));
-            sent += self.send(sent, now)?;
-
-            if sent == answered {
-                if self.commands == Some(sent) {
-                    return Ok(());
-                }
-                if let Some(pace) = pace {
-                    run.sleep_until(pace.due_ns(sent));
-                }
-                continue;
-            }
-            // Half a window before the next write: then nsqd always has work, and nobody works in small pieces. Not
-            // so for what waits for its time.
-            let enough = if due < left { sent } else { sent.saturating_sub(self.in_flight / 2) };
-            let enough = if self.commands == Some(sent) { sent } else { enough.max(answered + 1) };
-            let mut last_answer = Instant::now();
-            while answered < enough {
-                let new = self.receive(answered, sent, run)?;
-                if new > 0 {
-                    answered += new;
-                    last_answer = Instant::now();
-                    if pace.is_none() && new < GATHERED && enough.saturating_sub(answered) >= GATHERED {
-                        std::thread::sleep(GATHERING);
-                    }
-                } else if last_answer.elapsed() > PATIENCE {
-                    return Err(self.connection.failed(format_args!("no OK for {} s", PATIENCE.as_secs())));
-                }
-            }
-        }
+    /// The clock runs from now on.
+    pub fn start(&mut self, run: &Run<'_>) {
+        self.pace = self.commands_per_second.map(|rate| Pace::new(run.clock.now_ns(), rate));
+        self.last_answer = Instant::now();
     }
 
-    fn stop_after(&mut self, sent: u64) {
-        if self.commands != Some(sent) {
-            self.commands = Some(sent);
+    /// Sends no more than it has.
+    pub fn stop(&mut self) {
+        if self.commands != Some(self.sent) {
+            self.commands = Some(self.sent);
             self.last = None;
         }
     }
 
+    /// Whether all is sent and answered.
+    pub fn is_done(&self) -> bool {
+        self.commands == Some(self.sent) && self.sent == self.answered
+    }
+
+    /// How many answers are missing before it writes again; 0 if it waits for its time alone.
+    pub fn missing(&self) -> u64 {
+        self.enough.saturating_sub(self.answered)
+    }
+
+    /// Whether it sends at a given rate.
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_some()
+    }
+
+    /// When it next has something to send, if that is a matter of time.
+    pub fn due_ns(&self) -> Option<u64> {
+        let more = self.commands.is_none_or(|commands| self.sent < commands);
+        let room = self.sent - self.answered < self.in_flight;
+        self.pace.filter(|_| more && room).map(|pace| pace.due_ns(self.sent))
+    }
+
+    /// Sends what is due and has room in the window, unless more answers are wanted first.
+    pub fn advance(&mut self, run: &Run<'_>) -> Result<(), Failure> {
+        if self.missing() > 0 {
+            return Ok(());
+        }
+        let left = self.commands.map_or(u64::MAX, |commands| commands - self.sent);
+        let due =
+            self.pace.map_or(u64::MAX, |pace| pace.due_count(run.clock.now_ns()).saturating_sub(self.sent));
+        let now = left.min(due).min(self.in_flight - (self.sent - self.answered));
+        if self.sent == self.answered {
+            self.last_answer = Instant::now();
+        }
+        self.sent += self.send(now)?;
+        // Half a window before the next write: then nsqd always has work, and nobody works in small pieces. Not so
+        // for what waits for its time.
+        self.enough = if self.pace.is_some() && self.sent - self.answered < self.in_flight {
+            self.answered
+        } else if self.commands == Some(self.sent) {
+            self.sent
+        } else {
+            self.sent.saturating_sub(self.in_flight / 2).max((self.answered + 1).min(self.sent))
+        };
+        Ok(())
+    }
+
+    /// Fails if an answer is overdue.
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.sent > self.answered && self.last_answer.elapsed() > PATIENCE {
+            return Err(self.connection.failed(format_args!("no OK for {} s", PATIENCE.as_secs())));
+        }
+        Ok(())
+    }
+
     /// Sends up to `count` commands after the `sent` first ones; how many it were.
-    fn send(&mut self, sent: u64, count: u64) -> Result<u64, Failure> {
-        let mut done = 0;
+    fn send(&mut self, count: u64) -> Result<u64, Failure> {
+        let (sent, mut done) = (self.sent, 0);
         while done < count {
             let is_last = self.commands == Some(sent + done + 1);
             let (bytes, taken) = match &self.last {
@@ -139,8 +158,17 @@ impl Publisher {
         Some(self.connection.failed(fault))
     }
 
-    /// Reads once; how many of the commands in flight are answered by it.
-    fn receive(&mut self, answered: u64, sent: u64, run: &Run<'_>) -> Result<u64, Failure> {
+    /// Reads what has come, which does not block if there is something to read; how many of the commands in flight are
+    /// answered by it.
+    pub fn receive(&mut self, run: &Run<'_>) -> Result<u64, Failure> {
+        let mut answers = self.receive_once(run)?;
+        while self.connection.holds_bytes() {
+            answers += self.receive_once(run)?;
+        }
+        Ok(answers)
+    }
+
+    fn receive_once(&mut self, run: &Run<'_>) -> Result<u64, Failure> {
         if self.connection.receive()? == Received::Nothing {
             return Ok(0);
         }
@@ -155,15 +183,25 @@ impl Publisher {
             (tally.oks, bytes)
         };
         self.connection.consume(bytes);
-        if new > sent - answered {
+        if new > self.sent - self.answered {
             return Err(self.connection.failed("more answers than commands"));
         }
-        let ends_with_last = self.commands == Some(answered + new);
-        let messages = match &self.last {
-            Some(last) if ends_with_last && new > 0 => (new - 1) * self.load.batch + last.batch,
-            _ => new * self.load.batch,
-        };
-        run.counter.add(messages, 0, run.clock.now_ns());
+        if new > 0 {
+            let ends_with_last = self.commands == Some(self.answered + new);
+            let messages = match &self.last {
+                Some(last) if ends_with_last => (new - 1) * self.load.batch + last.batch,
+                _ => new * self.load.batch,
+            };
+            self.answered += new;
+            self.last_answer = Instant::now();
+            run.counter.add(messages, 0, run.clock.now_ns());
+        }
         Ok(new)
+    }
+}
+
+impl AsFd for Publisher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 }

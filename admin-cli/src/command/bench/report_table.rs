@@ -104,6 +104,9 @@ fn settings(report: &Report) -> String {
     }
     if let Some(consume) = &report.consume {
         parts.push(format!("{} each, RDY {}", plural(consume.consumers, "consumer"), consume.rdy));
+        if consume.requeue {
+            parts.push("each message requeued once".to_owned());
+        }
     }
     parts.join(", ")
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::consumer::Consumer;
 use super::counters::Clock;
+use super::crew::Crew;
 use super::node::Node;
 use super::phase::{Phase, Target, Work};
 use super::plan::{Mode, Plan, Publish};
@@ -64,6 +65,7 @@ fn target(plan: &Plan) -> Target {
     }
 }
 
+/// Publishers share threads: one for two cores, so that nsqd has the other.
 fn publishers<'a>(
     plan: &Plan,
     publish: &Publish,
@@ -73,11 +75,16 @@ fn publishers<'a>(
     let connections = publish.connections as u64;
     let share =
         |index| messages.map(|messages| messages / connections + u64::from(index < messages % connections));
-    let connect = |index| -> Result<Work<'a>, Failure> {
-        let publisher = Publisher::connect(plan, publish, share(index), duration)?;
-        Ok(Box::new(move |run| publisher.run(run)))
-    };
-    (0..connections).map(connect).collect()
+    let connect = |index| Publisher::connect(plan, publish, share(index));
+    let mut publishers = (0..connections).map(connect).collect::<Result<Vec<_>, Failure>>()?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = (cores / 2).clamp(1, publish.connections);
+    let mut works: Vec<Work<'a>> = Vec::new();
+    for index in (0..threads).rev() {
+        let crew = Crew::new(publishers.split_off(publish.connections * index / threads), duration);
+        works.push(Box::new(move |run| crew.run(run)));
+    }
+    Ok(works)
 }
 
 fn consumers<'a>(plan: &Plan) -> Result<Vec<Work<'a>>, Failure> {
@@ -85,7 +92,7 @@ fn consumers<'a>(plan: &Plan) -> Result<Vec<Work<'a>>, Failure> {
     let mut consumers = Vec::new();
     for channel in &plan.channels {
         for _ in 0..consume.consumers {
-            let consumer = Consumer::connect(plan, channel, consume.rdy)?;
+            let consumer = Consumer::connect(plan, channel, consume)?;
             let work: Work<'a> = Box::new(move |run| consumer.run(run, |_, _| {}));
             consumers.push(work);
         }
