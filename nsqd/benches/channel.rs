@@ -1,0 +1,137 @@
+//! What a message costs in a channel's state alone: no log, no journal, no lock.
+//! `cargo bench -p nsqd --bench channel`; instructions instead of time: `nsqd/benches/instructions`.
+//!
+//! The functions called `measured_...` are what `instructions` counts; everything around them is preparation.
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use nsqd::channel::saved::Clocks;
+use nsqd::channel::{ChannelState, ConsumerKey, Source, Supply};
+use nsqd::locality::Locality;
+
+fn main() {
+    divan::main();
+}
+
+const SECOND: u64 = 1_000_000_000;
+const NOW: Clocks = Clocks { monotonic: SECOND, wall_ns: 0 };
+/// Messages handled in one iteration.
+const BATCH: u64 = 1000;
+/// Messages in flight or deferred beside those that are handled.
+const OUTSTANDING: [u64; 3] = [0, 1_000, 1_000_000];
+
+/// Gives whatever is asked for.
+struct Endless;
+
+impl Source for Endless {
+    fn first(&mut self, _from: u64, max_count: u64) -> Supply {
+        Supply::Given(max_count)
+    }
+
+    fn again(&mut self, _sequence: u64, _attempts: u16) -> Supply {
+        Supply::Given(1)
+    }
+}
+
+/// A channel with one consumer that holds `outstanding` messages, and `ahead` more to be had.
+fn channel(outstanding: u64, ahead: u64) -> (ChannelState, ConsumerKey) {
+    let mut state = ChannelState::new(0, 900 * SECOND);
+    let key = state.add_consumer(60 * SECOND, 0, Locality::default());
+    state.set_ready(key, u64::MAX);
+    state.release(outstanding, &[], None);
+    state.take(key, 0, &mut Endless);
+    state.release(outstanding + ahead, &[], None);
+    (state, key)
+}
+
+/// The same, with the messages behind the first `outstanding` in flight, too.
+fn in_flight(outstanding: u64, count: u64) -> (ChannelState, ConsumerKey) {
+    let (mut state, key) = channel(outstanding, count);
+    state.take(key, SECOND, &mut Endless);
+    (state, key)
+}
+
+#[divan::bench(args = OUTSTANDING)]
+fn take(bencher: Bencher, outstanding: u64) {
+    bencher
+        .counter(ItemsCount::new(BATCH))
+        .with_inputs(|| channel(outstanding, BATCH))
+        .bench_local_refs(|(state, key)| measured_take(state, *key));
+}
+
+#[inline(never)]
+fn measured_take(state: &mut ChannelState, key: ConsumerKey) -> u64 {
+    state.take(key, SECOND, &mut Endless).0
+}
+
+#[divan::bench(args = OUTSTANDING)]
+fn finish(bencher: Bencher, outstanding: u64) {
+    bencher
+        .counter(ItemsCount::new(BATCH))
+        .with_inputs(|| in_flight(outstanding, BATCH))
+        .bench_local_refs(|(state, key)| measured_finish(state, *key, outstanding));
+}
+
+#[inline(never)]
+fn measured_finish(state: &mut ChannelState, key: ConsumerKey, from: u64) {
+    for sequence in from..from + BATCH {
+        let _ = divan::black_box(state.finish(key, sequence, NOW));
+    }
+    divan::black_box(state.drain_finished());
+}
+
+/// Every message once more: REQ 0, and taken again.
+#[divan::bench(args = OUTSTANDING)]
+fn requeue(bencher: Bencher, outstanding: u64) {
+    bencher
+        .counter(ItemsCount::new(BATCH))
+        .with_inputs(|| in_flight(outstanding, BATCH))
+        .bench_local_refs(|(state, key)| measured_requeue(state, *key, outstanding));
+}
+
+#[inline(never)]
+fn measured_requeue(state: &mut ChannelState, key: ConsumerKey, from: u64) -> u64 {
+    for sequence in from..from + BATCH {
+        let _ = divan::black_box(state.requeue(key, sequence, 0, SECOND));
+    }
+    state.take(key, SECOND, &mut Endless).0
+}
+
+/// REQ with a delay, and falling due.
+#[divan::bench(args = OUTSTANDING)]
+fn defer(bencher: Bencher, outstanding: u64) {
+    bencher
+        .counter(ItemsCount::new(BATCH))
+        .with_inputs(|| in_flight(outstanding, BATCH))
+        .bench_local_refs(|(state, key)| measured_defer(state, *key, outstanding));
+}
+
+#[inline(never)]
+fn measured_defer(state: &mut ChannelState, key: ConsumerKey, from: u64) {
+    for sequence in from..from + BATCH {
+        let _ = divan::black_box(state.requeue(key, sequence, SECOND + sequence, SECOND));
+    }
+    divan::black_box(state.expire(3 * SECOND));
+}
+
+/// Messages whose time in flight is up.
+#[divan::bench(args = OUTSTANDING)]
+fn time_out(bencher: Bencher, outstanding: u64) {
+    bencher
+        .counter(ItemsCount::new(BATCH))
+        .with_inputs(|| {
+            let (mut state, key) = channel(outstanding, BATCH);
+            // The others have a deadline far behind.
+            let other = state.add_consumer(SECOND, 0, Locality::default());
+            state.set_ready(other, u64::MAX);
+            state.set_ready(key, 0);
+            state.take(other, SECOND, &mut Endless);
+            state
+        })
+        .bench_local_refs(measured_time_out);
+}
+
+#[inline(never)]
+fn measured_time_out(state: &mut ChannelState) {
+    divan::black_box(state.expire(2 * SECOND));
+}
