@@ -58,7 +58,7 @@ pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     }
     let engine = registry.engine();
     engine.set_wrote_segments();
-    write_checkpoint(registry, false)?;
+    write_checkpoints_beyond(registry, files[excess - 1].number)?;
     let needed_from = engine.first_needed_journal_file();
     let going: Vec<u64> =
         files[..excess].iter().map(|file| file.number).filter(|&number| number < needed_from).collect();
@@ -74,6 +74,16 @@ pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     Ok(going.len())
 }
 
+/// Writes a checkpoint, and another if the one before it needs this journal file or an older one: as after a start, or when
+/// much was written since.
+fn write_checkpoints_beyond(registry: &Registry, file_number: u64) -> Result<(), String> {
+    write_checkpoint(registry, false)?;
+    if registry.engine().first_needed_journal_file() <= file_number {
+        write_checkpoint(registry, false)?;
+    }
+    Ok(())
+}
+
 /// Makes room on a full disk without writing messages. That it fails is no news: the journal says why already.
 fn retire_finished_files(registry: &Registry, journal: &Journal) -> usize {
     let files = journal.files();
@@ -84,7 +94,8 @@ fn retire_finished_files(registry: &Registry, journal: &Journal) -> usize {
     let older = files.iter().take(files.len().saturating_sub(1));
     let finished: Vec<u64> =
         older.take_while(|file| !file.topics.iter().any(is_needed)).map(|file| file.number).collect();
-    if finished.is_empty() || write_checkpoint(registry, false).is_err() {
+    let Some(&last) = finished.last() else { return 0 };
+    if write_checkpoints_beyond(registry, last).is_err() {
         return 0;
     }
     let needed_from = registry.engine().first_needed_journal_file();
