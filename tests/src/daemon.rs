@@ -92,6 +92,8 @@ impl Start {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let (mut child, log) = launch(self.program, &self.flags, folder, any, any);
         let status = exit_status(&mut child, self.program, &log).await;
+        // Its last words may still be on their way.
+        log.ended().await;
         (status, log)
     }
 }
@@ -349,6 +351,12 @@ impl Log {
             }
         });
         Log { lines, grown }
+    }
+
+    /// Waits until there is no more to come: the daemon has exited.
+    pub async fn ended(&self) {
+        let mut grown = self.grown.clone();
+        while grown.changed().await.is_ok() {}
     }
 
     /// All of it.
