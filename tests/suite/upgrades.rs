@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use nsq_tests::upgrade::Form;
 use nsq_tests::wire::{Frame, QUIET, bodies, command};
-use nsq_tests::{Certificates, Daemon, Peer, process, test};
+use nsq_tests::{Certificates, Daemon, Peer, http, process, test};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -297,6 +297,21 @@ async fn gets_in(nsqd: &Daemon, certificates: &Certificates, name: Option<&str>)
     let over_https = nsqd.get_https("/ping", config).await.is_ok_and(|answer| answer.status == 200);
     assert_eq!(over_tcp, over_https);
     over_tcp
+}
+
+#[test]
+fn https_speaks_http_1_and_tells_who_forgot_the_s() {
+    test(async {
+        let certificates = Certificates::new();
+        let nsqd = Daemon::nsqd().tls(&certificates).start().await;
+        let plain = http::raw(nsqd.https().await, b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let plain = plain.expect("an answer").expect(400);
+        assert_eq!(plain.text().trim_end(), "Client sent an HTTP request to an HTTPS server.");
+
+        let mut config = (*certificates.client(None)).clone();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        assert_eq!(nsqd.get_https("/ping", config.into()).await.expect("a handshake").text(), "OK");
+    });
 }
 
 #[test]

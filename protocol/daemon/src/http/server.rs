@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{Service, connection};
 use crate::listen::{Listener, Remote, Stream};
 use crate::log::Logger;
-use crate::tls::stream::accept;
+use crate::tls::stream::{HANDSHAKE_TIMEOUT, accept};
 use crate::tls::{ServerTls, Session};
 
 /// A head that does not fit gets `431`.
@@ -138,8 +138,20 @@ impl<S: Service> Server<S> {
         tls: &ServerTls,
         shutdown: CancellationToken,
     ) {
+        let handshake = async {
+            let mut first = [0];
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
+                Err(_) => Err("the handshake takes too long".to_owned()),
+                // A handshake begins with the byte 22, and a request with the name of its method.
+                Ok(Ok(1)) if first[0].is_ascii_uppercase() => {
+                    refuse_plain_http(stream).await;
+                    Err("this is plain HTTP".to_owned())
+                }
+                Ok(_) => accept(stream, tls.config()).await.map_err(|failed| failed.error.to_string()),
+            }
+        };
         let accepted = tokio::select! {
-            accepted = accept(stream, tls.config()) => accepted,
+            accepted = handshake => accepted,
             () = shutdown.cancelled() => return,
         };
         match accepted {
@@ -147,8 +159,8 @@ impl<S: Service> Server<S> {
                 let session = Session::of(stream.get_ref().1);
                 self.serve_stream(stream, remote, Some(session), shutdown).await;
             }
-            Err(failed) => {
-                crate::warn!(self.shared.logger, "HTTPS: handshake with {remote} failed - {}", failed.error);
+            Err(why) => {
+                crate::warn!(self.shared.logger, "HTTPS: handshake with {remote} failed - {why}");
             }
         }
     }
@@ -165,4 +177,14 @@ impl<S: Service> Server<S> {
     {
         connection::drive(Arc::clone(&self.shared), stream, remote, tls, shutdown).await;
     }
+}
+
+/// Tells a client that speaks HTTP where TLS is expected. The handshake could only answer with an alert that the client
+/// does not understand.
+async fn refuse_plain_http(mut stream: Stream) {
+    // Closing with the request unread would be a reset, which may tear the answer away.
+    let _ = stream.read(&mut [0; 4096]).await;
+    let answer = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
