@@ -1,4 +1,4 @@
-use nsq_tests::wire::{Peer, command};
+use nsq_tests::wire::{Frame, Peer, command};
 use nsq_tests::{Daemon, test};
 use serde_json::{Value, json};
 
@@ -206,6 +206,7 @@ fn json_is_decoded_as_nsq_decodes_it() {
             r#"{"msg_timeout":"1000"}"#,
             r#"{"msg_timeout":1e3}"#,
             r#"{"msg_timeout":99999999999999999999}"#,
+            r#"{"sample_rate":4294967297}"#,
             r#"{"client_id":1}"#,
             r#"{"feature_negotiation":1}"#,
             r#"{"feature_negotiation":"true"}"#,
@@ -223,6 +224,12 @@ fn json_is_decoded_as_nsq_decodes_it() {
         ];
         for body in refused_bodies {
             refused(&nsqd, body, "E_BAD_BODY IDENTIFY failed to decode JSON body").await;
+        }
+        let nested = format!("{{\"unknown\":{}{}}}", "[".repeat(200), "]".repeat(200));
+        for body in [&*nested, " \n{ \"msg_timeout\" : 2000 }\t "] {
+            let mut peer = nsqd.connect().await;
+            peer.send(command("IDENTIFY", body)).await;
+            peer.ok().await;
         }
         let mut invalid_utf8 = nsqd.connect().await;
         invalid_utf8.send(command("IDENTIFY", b"{\"client_id\":\"\xff\xfe\"}")).await;
@@ -305,14 +312,31 @@ fn client_id_and_hostname_show_in_stats() {
 }
 
 #[test]
-fn identify_may_be_repeated_before_sub() {
+fn identify_may_be_repeated_before_sub_and_the_last_one_counts() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
+        nsqd.publish("t", "x").await;
         let mut peer = nsqd.connect().await;
-        peer.identify(json!({"feature_negotiation": true, "msg_timeout": 2000})).await;
-        let second = peer.identify(json!({"feature_negotiation": true, "msg_timeout": 3000})).await;
-        assert_eq!(second["msg_timeout"], 3000);
+        let first = json!({"feature_negotiation": true, "msg_timeout": 60_000, "heartbeat_interval": 60_000,
+            "client_id": "first", "sample_rate": 1});
+        peer.identify(first).await;
+        // Without negotiation settings apply all the same, and further parameters mean nothing.
+        let last = r#"{"msg_timeout":1000,"heartbeat_interval":1000,"client_id":"last"}"#;
+        peer.send(command("IDENTIFY again", last)).await;
+        peer.ok().await;
         peer.subscribe("t", "c").await;
+        peer.ready(1).await;
+        let client = nsqd.channel("t", "c").await.expect("the channel is there").clients.remove(0);
+        assert_eq!((client.client_id, client.hostname), ("last".to_owned(), String::new()));
+        assert_eq!(peer.message().await.attempts, 1, "no longer sampled");
+        peer.answers_heartbeats = false;
+        let mut seen = [peer.frame().await, peer.frame().await].map(|frame| match frame {
+            Frame::Response(heartbeat) => String::from_utf8_lossy(&heartbeat).into_owned(),
+            Frame::Message(message) => message.attempts.to_string(),
+            Frame::Error(error) => panic!("{error:?}"),
+        });
+        seen.sort();
+        assert_eq!(seen, ["2", "_heartbeat_"], "both within a second or so");
     });
 }
 
@@ -320,10 +344,13 @@ fn identify_may_be_repeated_before_sub() {
 fn a_consumer_without_heartbeats_is_refused() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
-        let mut peer: Peer = nsqd.connect().await;
-        peer.identify(json!({"feature_negotiation": true, "heartbeat_interval": -1})).await;
-        peer.publish("t", "publishing works").await;
-        peer.line("SUB t c").await;
-        peer.refused("E_INVALID cannot SUB with heartbeats disabled").await;
+        // Whatever the rest of the command: this is looked at first.
+        for line in ["SUB t c", "SUB", "SUB a:b c"] {
+            let mut peer: Peer = nsqd.connect().await;
+            peer.identify(json!({"feature_negotiation": true, "heartbeat_interval": -1})).await;
+            peer.publish("t", "publishing works").await;
+            peer.line(line).await;
+            peer.refused("E_INVALID cannot SUB with heartbeats disabled").await;
+        }
     });
 }

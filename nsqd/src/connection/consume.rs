@@ -51,9 +51,6 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 impl Connection {
     /// Executes SUB.
     pub(super) async fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), End> {
-        if self.settings.heartbeat_interval.is_none() {
-            return Err(ProtocolError::new(ErrorCode::Invalid, "cannot SUB with heartbeats disabled").into());
-        }
         self.authorize(Verb::Sub, topic.as_str(), channel.as_str()).await?;
         let subscription = match self.try_subscribe(topic, channel).await? {
             Some(subscription) => subscription,

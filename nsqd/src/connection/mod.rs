@@ -234,7 +234,7 @@ impl Connection {
             match decode(input.data(), &context.limits) {
                 Decoded::Command { command, consumed } => {
                     any = true;
-                    match self.state.permit(command.verb()) {
+                    match self.permit(command.verb()) {
                         Permit::Yes => {
                             let consumed = self.execute(command, consumed, input.data()).await?;
                             input.consume(consumed);
@@ -244,7 +244,7 @@ impl Connection {
                     }
                 }
                 Decoded::Incomplete { verb, needed } => {
-                    if let Some(Permit::No(error)) = verb.map(|verb| self.state.permit(verb)) {
+                    if let Some(Permit::No(error)) = verb.map(|verb| self.permit(verb)) {
                         return Err(error.into());
                     }
                     self.authorize_before_body(verb, input.data()).await?;
@@ -252,16 +252,14 @@ impl Connection {
                     self.needed = needed;
                     break;
                 }
-                Decoded::Invalid { verb, error, consumed } => {
-                    match verb.map(|verb| self.state.permit(verb)) {
-                        Some(Permit::Ignore) => input.consume(consumed),
-                        Some(Permit::No(illegal)) => return Err(illegal.into()),
-                        Some(Permit::Yes) | None => {
-                            self.authorize_before_body(verb, input.data()).await?;
-                            return Err(error.into());
-                        }
+                Decoded::Invalid { verb, error, consumed } => match verb.map(|verb| self.permit(verb)) {
+                    Some(Permit::Ignore) => input.consume(consumed),
+                    Some(Permit::No(illegal)) => return Err(illegal.into()),
+                    Some(Permit::Yes) | None => {
+                        self.authorize_before_body(verb, input.data()).await?;
+                        return Err(error.into());
                     }
-                }
+                },
                 Decoded::LineTooLong => return Err(End::Close),
             }
         }
@@ -273,6 +271,17 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Whether a command is legal now, which is looked at before its parameters.
+    fn permit(&self, verb: Verb) -> Permit {
+        if verb == Verb::Sub
+            && self.state == ConnectionState::Init
+            && self.settings.heartbeat_interval.is_none()
+        {
+            return Permit::No(ProtocolError::new(ErrorCode::Invalid, "cannot SUB with heartbeats disabled"));
+        }
+        self.state.permit(verb)
     }
 
     /// Executes a command, and those behind it that belong to the same batch; returns the bytes used. `data` starts
