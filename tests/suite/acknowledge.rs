@@ -93,7 +93,10 @@ fn ids_of_another_length_are_refused() {
 fn only_the_owner_may_answer_for_a_message() {
     test(async {
         let (nsqd, mut owner, message) = one_in_flight().await;
-        let mut other = nsqd.subscribe("t", "c").await;
+        // What it calls itself makes it no owner.
+        let mut other = nsqd.connect().await;
+        other.identify(json!({"feature_negotiation": true, "client_id": "127.0.0.1"})).await;
+        other.subscribe("t", "c").await;
         let id = message.id_text();
         for (line, error) in [
             (format!("FIN {id}"), format!("E_FIN_FAILED FIN {id} failed client does not own message")),
@@ -188,6 +191,30 @@ fn an_unfinished_message_comes_again_after_its_timeout_and_not_before() {
 }
 
 #[test]
+fn timeouts_run_while_a_channel_is_paused_and_a_late_answer_is_for_the_new_delivery() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        nsqd.publish("t", "x").await;
+        let mut consumer = consumer_with_timeout(&nsqd, Duration::from_secs(1)).await;
+        let message = consumer.message().await;
+        nsqd.admin("/channel/pause?topic=t&channel=c").await;
+        let timed_out =
+            |channel: &nsq_tests::stats::Channel| (channel.timeout_count, channel.depth) == (1, 1);
+        nsqd.channel_until("t", "c", "it timed out", timed_out).await;
+        for line in ["FIN", "TOUCH"] {
+            consumer.line(format!("{line} {}", message.id_text())).await;
+            assert!(consumer.error().await.ends_with("failed ID not in flight"));
+        }
+        nsqd.admin("/channel/unpause?topic=t&channel=c").await;
+        assert_eq!(consumer.message().await.attempts, 2);
+        // The connection owns it again, so what was meant for the first delivery finishes the second.
+        consumer.finish(&message).await;
+        consumer.still_works().await;
+        nsqd.channel_until_finished("t", "c").await;
+    });
+}
+
+#[test]
 fn the_default_timeout_is_a_flag() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--msg-timeout=1s").start().await;
@@ -267,7 +294,8 @@ fn what_was_in_flight_to_a_closed_connection_goes_to_another_at_once() {
         seen.sort();
         assert_eq!(seen, ["1", "3"], "FIN sent just before the close is honoured");
         assert!(again.iter().all(|message| message.attempts == 2));
-        nsqd.channel_until_finished("t", "c").await;
+        let channel = nsqd.channel_until_finished("t", "c").await;
+        assert_eq!((channel.message_count, channel.requeue_count, channel.timeout_count), (3, 0, 0));
     });
 }
 

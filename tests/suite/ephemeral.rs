@@ -48,7 +48,8 @@ fn an_ephemeral_topic_goes_with_its_last_channel() {
         nsqd.publish("t#ephemeral", "x").await;
         assert!(nsqd.topic("t#ephemeral").await.is_some(), "one that never had a channel stays");
         let consumer = nsqd.subscribe("t#ephemeral", "c#ephemeral").await;
-        nsqd.admin("/channel/create?topic=t%23ephemeral&channel=keeps").await;
+        // A normal channel stays without consumers, and keeps the topic.
+        nsqd.subscribe("t#ephemeral", "keeps").await;
         drop(consumer);
         let kept = |topic: &nsq_tests::stats::Topic| topic.channels.len() == 1;
         nsqd.topic_until("t#ephemeral", "only the other channel is left", kept).await;
@@ -82,6 +83,23 @@ fn what_does_not_fit_an_ephemeral_queue_is_dropped_and_answered_with_ok() {
         ephemeral.nothing().await;
         normal.ready(100).await;
         assert_eq!(normal.messages(20).await.len(), 20);
+    });
+}
+
+#[test]
+fn without_a_memory_queue_ephemeral_names_serve_who_is_ready() {
+    test(async {
+        let nsqd = Daemon::nsqd().flag("--mem-queue-size=0").start().await;
+        let mut publisher = nsqd.connect().await;
+        for (topic, channel) in [("t", "c#ephemeral"), ("t#ephemeral", "c#ephemeral")] {
+            let mut consumer = nsqd.subscribe(topic, channel).await;
+            publisher.publish(topic, "nobody is ready").await;
+            consumer.ready(2).await;
+            consumer.nothing().await;
+            publisher.publish_batch(topic, &["1", "2", "no room"]).await;
+            assert_eq!(bodies(&consumer.consume(2).await), ["1", "2"]);
+            consumer.nothing().await;
+        }
     });
 }
 

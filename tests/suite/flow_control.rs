@@ -39,7 +39,13 @@ fn nothing_comes_before_rdy_and_rdy_alone_means_one() {
 fn rdy_is_checked() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
-        nsqd.subscribe("t", "c").await.ready(2500).await;
+        let mut consumer = nsqd.subscribe("t", "other").await;
+        for (line, count) in [("RDY 2500", 2500), ("RDY 0007 extra", 7), ("RDY ", 0), ("RDY", 1)] {
+            consumer.line(line).await;
+            consumer.still_works().await;
+            let channel = nsqd.channel("t", "other").await.expect("the channel is there");
+            assert_eq!(channel.clients[0].ready_count, count, "{line:?}");
+        }
         for (count, error) in [
             ("2501", "E_INVALID RDY count 2501 out of range 0-2500"),
             ("-1", "E_INVALID RDY could not parse count -1"),

@@ -71,6 +71,9 @@ fn unknown_paths_and_wrong_methods() {
         let wrong = nsqd.post("/ping", b"").await;
         assert_eq!(wrong.header("allow"), Some("GET, OPTIONS"));
         wrong.expect_error(405, "METHOD_NOT_ALLOWED");
+        let wrong = nsqd.post("/config/log_level", b"debug").await;
+        assert_eq!(wrong.header("allow"), Some("GET, OPTIONS, PUT"));
+        wrong.expect_error(405, "METHOD_NOT_ALLOWED");
         let wrong = nsqd.get("/pub?topic=t").await;
         assert_eq!(wrong.header("allow"), Some("OPTIONS, POST"));
         wrong.expect_error(405, "METHOD_NOT_ALLOWED");
@@ -81,6 +84,7 @@ fn unknown_paths_and_wrong_methods() {
         assert_eq!(options.header("allow"), Some("OPTIONS, POST"));
         assert_eq!(options.text(), "");
         assert_eq!(options.header(VERSION_HEADER.0), None);
+        http::request(nsqd.http(), "OPTIONS", "*", b"").await.expect(200);
     });
 }
 
@@ -92,6 +96,8 @@ fn other_spellings_of_a_path_are_redirected() {
             let answer = nsqd.get(spelling).await.expect(301);
             assert_eq!(answer.header("location"), Some("/ping?a=b"), "{spelling}");
         }
+        let answer = nsqd.get("/debug/pprof").await.expect(301);
+        assert_eq!(answer.header("location"), Some("/debug/pprof/"));
         let answer = nsqd.post("/PUB?topic=t", b"x").await.expect(308);
         assert_eq!(answer.header("location"), Some("/pub?topic=t"));
     });
@@ -169,7 +175,8 @@ fn pub_can_defer() {
 fn mpub_takes_lines() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
-        nsqd.post("/mpub?topic=t", "one\n\ntwo\r\nthree").await.expect(200);
+        // A delay is for /pub.
+        nsqd.post("/mpub?topic=t&defer=60000", "one\n\ntwo\r\nthree").await.expect(200);
         assert_eq!(drain(&nsqd, "t").await, ["one", "two\r", "three"]);
         assert_eq!(nsqd.post("/mpub?topic=t", "").await.expect(200).text(), "OK");
         let line = "x".repeat(1_048_577);
@@ -331,6 +338,51 @@ fn stats_tell_of_channels_clients_and_producers() {
         assert_eq!(producers.len(), 1);
         assert_eq!(producers[0]["pub_counts"], json!([{"topic": "t", "count": 3}]));
         assert!(stats["memory"]["heap_in_use_bytes"].is_u64());
+    });
+}
+
+#[test]
+fn stats_tell_of_a_connection_what_it_published_and_consumes() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        nsqd.post("/pub?topic=t", "over HTTP").await.expect(200);
+        assert_eq!(nsqd.get_json("/stats?format=json").await["producers"], Value::Null, "HTTP is not listed");
+
+        let mut both = nsqd.connect().await;
+        both.identify(json!({"sample_rate": 50, "topology_zone": "z", "topology_region": "r",
+            "feature_negotiation": true}))
+            .await;
+        both.publish_batch("t", &["1", "2"]).await;
+        both.publish_deferred("u", std::time::Duration::from_secs(60), "3").await;
+        both.subscribe("v", "c").await;
+        let stats = nsqd.get_json("/stats?format=json").await;
+        let consumer = stats["topics"].as_array().and_then(|topics| topics.last()).expect("topic v");
+        let consumer = &consumer["channels"][0]["clients"][0];
+        for (field, expected) in [
+            ("sample_rate", json!(50)),
+            ("topology_zone", json!("z")),
+            ("topology_region", json!("r")),
+            ("state", json!(3)),
+            ("version", json!("V2")),
+            ("pub_counts", json!([{"topic": "t", "count": 2}, {"topic": "u", "count": 1}])),
+        ] {
+            assert_eq!(consumer[field], expected, "{field}");
+            assert_eq!(stats["producers"][0][field], expected, "{field}");
+        }
+        let now = std::time::UNIX_EPOCH.elapsed().expect("a time after 1970").as_secs();
+        let connected = consumer["connect_ts"].as_u64().expect("seconds");
+        assert!((stats["start_time"].as_u64().expect("seconds")..=now).contains(&connected), "{connected}");
+
+        // A filter for topics leaves all producers there, with what they published to it.
+        let stats = nsqd.get_json("/stats?format=json&topic=u").await;
+        assert_eq!(stats["producers"][0]["pub_counts"], json!([{"topic": "u", "count": 1}]));
+        let stats = nsqd.get_json("/stats?format=json&topic=v").await;
+        assert_eq!(stats["producers"][0].get("pub_counts"), None);
+        let text = nsqd.get("/stats").await.expect(200).text();
+        assert!(
+            text.contains("\nProducers:\n   [V2 :") && text.contains("topics: t=2,u=1 connected: "),
+            "{text}"
+        );
     });
 }
 

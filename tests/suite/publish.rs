@@ -1,4 +1,4 @@
-use nsq_tests::wire::{Frame, batch, bodies, command, length};
+use nsq_tests::wire::{Frame, Message, batch, bodies, command, length};
 use nsq_tests::{Daemon, test};
 
 /// Each of these sequences, followed by a half-close, draws that error, and then the end.
@@ -86,6 +86,13 @@ fn dpub_checks_its_parameters() {
                 (b"DPUB t -1\n".to_vec(), "E_INVALID DPUB could not parse timeout -1"),
                 (b"DPUB t x\n".to_vec(), "E_INVALID DPUB could not parse timeout x"),
                 (b"DPUB t 3600001\n".to_vec(), "E_INVALID DPUB timeout 3600001 out of range 0-3600000"),
+                // Saturates instead of wrapping around to 1.
+                (
+                    b"DPUB t 18446744073709551617\n".to_vec(),
+                    "E_INVALID DPUB timeout 18446744073709551615 out of range 0-3600000",
+                ),
+                (b"DPUB t 1\n\0\0".to_vec(), "E_BAD_MESSAGE DPUB failed to read message body size"),
+                (b"DPUB t 1\n\0\0\0\x05abc".to_vec(), "E_BAD_MESSAGE DPUB failed to read message body"),
                 (with_length("DPUB t 5", 0), "E_BAD_MESSAGE DPUB invalid message body size 0"),
                 (with_length("DPUB t 5", 1_048_577), "E_BAD_MESSAGE DPUB message too big 1048577 > 1048576"),
             ],
@@ -106,7 +113,7 @@ fn dpub_without_a_delay_is_a_pub() {
         let mut consumer = nsqd.subscribe("t", "c").await;
         consumer.ready(10).await;
         let mut peer = nsqd.connect().await;
-        for line in ["DPUB t 0", "DPUB t "] {
+        for line in ["DPUB t 0", "DPUB t ", "DPUB t 000 extra"] {
             peer.send(command(line, line)).await;
             peer.ok().await;
             assert_eq!(consumer.message().await.text(), line);
@@ -117,7 +124,7 @@ fn dpub_without_a_delay_is_a_pub() {
 #[test]
 fn a_batch_draws_one_ok_and_keeps_its_order() {
     test(async {
-        let nsqd = Daemon::nsqd().start().await;
+        let nsqd = Daemon::nsqd().flag("--node-id=5").start().await;
         let mut peer = nsqd.connect().await;
         peer.publish_batch("t", &["a", "bb", "ccc"]).await;
         peer.nothing().await;
@@ -127,6 +134,9 @@ fn a_batch_draws_one_ok_and_keeps_its_order() {
         let messages = consumer.messages(3).await;
         assert_eq!(bodies(&messages), ["a", "bb", "ccc"]);
         assert!(messages.is_sorted_by(|one, next| one.id < next.id), "ids increase: {messages:?}");
+        let node =
+            |message: &Message| u64::from_str_radix(&message.id_text(), 16).expect("hexadecimal") >> 54;
+        assert!(messages.iter().all(|message| node(message) == 5), "{messages:?}");
     });
 }
 
@@ -169,14 +179,11 @@ fn mpub_checks_every_part_and_publishes_all_or_nothing() {
             ],
         )
         .await;
-        let depth: u64 = nsqd.topics().await.iter().map(|topic| topic.message_count).sum();
-        assert_eq!(depth, 0, "nothing of a refused batch is published");
+        assert!(nsqd.topics().await.is_empty(), "a refused batch creates nothing");
 
         let mut peer = nsqd.connect().await;
         peer.line("MPUB a:b").await;
-        let error = peer.error().await;
-        assert!(error.starts_with("E_BAD_TOPIC "), "{error}");
-        peer.closed().await;
+        peer.refused("E_BAD_TOPIC E_BAD_TOPIC MPUB topic name \"a:b\" is not valid").await;
     });
 }
 

@@ -175,6 +175,53 @@ fn consumer_commands_are_refused_before_sub() {
 }
 
 #[test]
+fn publishing_needs_no_identify_and_works_in_every_state() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let mut peer = nsqd.connect().await;
+        for state in ["init", "subscribed", "closing"] {
+            match state {
+                "subscribed" => peer.subscribe("other", "c").await,
+                "closing" => {
+                    peer.line("CLS").await;
+                    assert_eq!(peer.response().await, "CLOSE_WAIT");
+                }
+                _ => {}
+            }
+            peer.line("NOP").await;
+            peer.publish("t", state).await;
+            peer.publish_batch("t", &[state, state]).await;
+            peer.publish_deferred("t", Duration::ZERO, state).await;
+            peer.nothing().await;
+        }
+        assert_eq!(nsqd.topic("t").await.map(|topic| topic.message_count), Some(12));
+    });
+}
+
+#[test]
+fn sockets_are_kept_alive() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let mut peer = nsqd.connect().await;
+        peer.still_works().await;
+        // nsqd's end of the connection, as the kernel lists it: addresses in hexadecimal, and which timer runs.
+        let ends =
+            [nsqd.tcp().port(), peer.local_address().port()].map(|port| format!("0100007F:{port:04X}"));
+        let timer = || {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists its sockets");
+            table.lines().find_map(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                (fields.get(1..3)? == ends).then(|| fields[5].to_owned())
+            })
+        };
+        // 01 while something that was sent is not confirmed, then 02: keep-alive.
+        let look =
+            async || wait::when(timer(), |timer| timer.as_ref().is_some_and(|one| one.starts_with("02:")));
+        wait::until("the timer of keep-alive runs", look).await;
+    });
+}
+
+#[test]
 fn sub_identify_and_auth_are_refused_after_sub_and_after_cls() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
@@ -222,7 +269,8 @@ fn after_cls_what_is_in_flight_can_be_finished_and_nothing_new_comes() {
         peer.nothing().await;
 
         let channel = nsqd.channel_until("t", "c", "first finished", |c| c.in_flight_count == 0).await;
-        assert_eq!((channel.depth, channel.clients[0].state), (1, 4));
+        let client = &channel.clients[0];
+        assert_eq!((channel.depth, client.state, client.ready_count), (1, 4, 0));
 
         peer.line("CLS").await;
         peer.refused("E_INVALID cannot CLS in current state").await;
@@ -263,15 +311,20 @@ fn a_failed_command_closes_the_connection_but_not_the_daemon() {
 }
 
 #[test]
-fn a_connection_that_says_nothing_does_not_keep_the_daemon_from_stopping() {
+fn a_stop_ends_all_connections_without_a_word_also_those_that_said_nothing() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         let mut silent = Peer::connect_silently(nsqd.tcp()).await;
         let mut idle = nsqd.connect().await;
         idle.still_works().await;
+        nsqd.publish("t", "x").await;
+        let mut consumer = nsqd.subscribe("t", "c").await;
+        consumer.ready(1).await;
+        consumer.message().await;
         assert!(nsqd.terminate().await.success());
-        silent.closed().await;
-        idle.closed().await;
+        for peer in [&mut silent, &mut idle, &mut consumer] {
+            peer.closed().await;
+        }
     });
 }
 
