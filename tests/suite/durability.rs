@@ -118,7 +118,9 @@ fn ids_timestamps_and_order_survive_a_clean_stop() {
             before.into_iter().map(|message| Message { attempts: 2, ..message }).collect();
         assert_eq!(after, expected);
 
-        // Ids go on increasing.
+        // Ids go on increasing, and so do counters.
+        let topic = nsqd.topic("t").await.expect("the topic is there");
+        assert_eq!((topic.message_count, topic.channels[0].message_count), (100, 100));
         let last = after.last().expect("a hundred messages").id;
         nsqd.publish("t", "later").await;
         assert!(drain(&nsqd, "t", "c").await[0].id > last);

@@ -67,6 +67,8 @@ fn what_does_not_fit_an_ephemeral_queue_is_dropped_and_answered_with_ok() {
         for n in 0..20 {
             publisher.publish("t#ephemeral", format!("{n}")).await;
         }
+        let topic = nsqd.topic("t#ephemeral").await.expect("the topic is there");
+        assert_eq!((topic.message_count, topic.depth), (20, 5), "what is dropped is counted");
         let mut consumer = nsqd.subscribe("t#ephemeral", "c").await;
         consumer.ready(100).await;
         assert_eq!(bodies(&consumer.messages(5).await), ["0", "1", "2", "3", "4"], "the oldest are kept");

@@ -50,17 +50,36 @@ fn paths_named_in_the_documentation_exist() {
 }
 
 #[test]
-fn tests_named_in_the_documentation_exist() {
+fn what_is_said_to_be_compatible_names_tests_that_exist() {
     let path = workspace().join("docs/COMPATIBILITY.md");
     let text = fs::read_to_string(&path).expect("the table of compatibility can be read");
-    let code: String = rust_files().iter().map(|path| fs::read_to_string(path).expect("UTF-8")).collect();
-    let quoted =
-        text.split('`').skip(1).step_by(2).map(|name| name.rsplit([' ', ':']).next().unwrap_or_default());
-    // Names of tests are sentences; flags and fields have fewer words.
-    let is_sentence = |name: &&str| name.matches('_').count() >= 5;
-    let missing: Vec<&str> =
-        quoted.filter(is_sentence).filter(|name| !code.contains(&format!("fn {name}("))).collect();
-    assert!(missing.is_empty(), "tests that do not exist: {missing:#?}");
+    let files = rust_files();
+    let code: String = files.iter().map(|path| fs::read_to_string(path).expect("UTF-8")).collect();
+    let is_there = |name: &str| {
+        let (module, name) = name.trim_end_matches("::").rsplit_once("::").unwrap_or(("", name));
+        let name = name.trim_end_matches("::");
+        let function = format!("fn {name}(");
+        let of_suite = workspace().join(format!("tests/suite/{module}.rs"));
+        if of_suite.exists() {
+            return fs::read_to_string(of_suite).expect("UTF-8").contains(&function);
+        }
+        let is_module = || files.iter().any(|path| path.file_stem().is_some_and(|stem| stem == name));
+        code.contains(&function) || code.contains(&format!("mod {name}")) || is_module()
+    };
+    let mut wrong = Vec::new();
+    for row in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [.., here, shown_by] = cells[..] else { continue };
+        // Paths are looked at by another test.
+        let named: Vec<&str> =
+            shown_by.split('`').skip(1).step_by(2).filter(|name| !name.contains('/')).collect();
+        wrong.extend(named.iter().filter(|name| !is_there(name)).map(|name| format!("no such test: {name}")));
+        let is_shown = !named.is_empty() || shown_by.contains(['/', '#']) || shown_by == "the same";
+        if here.starts_with("same") && !is_shown {
+            wrong.push(format!("nothing shows: {row}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// Quoted words that start with a folder of the workspace.

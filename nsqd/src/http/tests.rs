@@ -504,6 +504,11 @@ async fn debugging() {
     assert_eq!(nsqd.post("/debug/freememory").await, said(200, "OK"));
     assert_eq!(nsqd.get("/debug/pprof/").await.status, 200);
     assert_eq!(nsqd.get("/debug/pprof/symbol").await.text(), "num_symbols: 1\n");
+    assert_eq!(nsqd.post("/debug/pprof/symbol").await, said(200, "num_symbols: 1\n"));
+    assert!(nsqd.get("/debug/pprof/cmdline").await.text().contains('\0'));
+    for profile in ["profile", "heap", "goroutine", "block", "threadcreate"] {
+        assert_eq!(nsqd.get(&format!("/debug/pprof/{profile}")).await.status, 501, "{profile}");
+    }
     assert_eq!(nsqd.get("/debug/pprof/mutex").await.word(), said(404, "NOT_FOUND"));
 }
 
