@@ -5,8 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::certificates::Certificates;
+use crate::wire::Stream;
 
 /// An answer to come.
 #[derive(Debug, Clone)]
@@ -35,6 +39,7 @@ pub struct Asked {
 /// See the module. Stops when dropped.
 pub struct AuthServer {
     address: SocketAddr,
+    scheme: &'static str,
     answer: Arc<Mutex<Answer>>,
     asked: Arc<Mutex<Vec<Asked>>>,
     task: JoinHandle<()>,
@@ -43,16 +48,37 @@ pub struct AuthServer {
 impl AuthServer {
     /// Starts one that answers this until told otherwise.
     pub async fn start(answer: Answer) -> Self {
+        Self::serve(answer, None).await
+    }
+
+    /// The same over https, with the certificate of `name`.
+    pub async fn start_https(answer: Answer, certificates: &Certificates, name: &str) -> Self {
+        Self::serve(answer, Some(TlsAcceptor::from(certificates.server(name)))).await
+    }
+
+    async fn serve(answer: Answer, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::<Mutex<Vec<Asked>>>::default());
         let (answers, asking) = (answer.clone(), asked.clone());
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, answers.clone(), asking.clone()));
+                let (tls, answers, asking) = (tls.clone(), answers.clone(), asking.clone());
+                tokio::spawn(async move {
+                    let stream: Box<dyn Stream> = match tls {
+                        None => Box::new(stream),
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => Box::new(stream),
+                            // Who does not trust us leaves in the middle of it.
+                            Err(_) => return,
+                        },
+                    };
+                    respond(stream, answers, asking).await;
+                });
             }
         });
-        AuthServer { address, answer, asked, task }
+        AuthServer { address, scheme, answer, asked, task }
     }
 
     /// Starts one that allows what [`allowing`] says.
@@ -67,7 +93,16 @@ impl AuthServer {
 
     /// The flag for nsqd.
     pub fn flag(&self) -> String {
-        format!("--auth-http-address={}", self.address)
+        match self.scheme {
+            "http" => format!("--auth-http-address={}", self.address),
+            scheme => format!("--auth-http-address={scheme}://{}/auth", self.address),
+        }
+    }
+
+    /// An answer that sends on to this one as NSQ's daemons do: only over TLS, at this port.
+    pub fn tls_required(&self) -> Answer {
+        let body = json!({"message": "TLS_REQUIRED", "https_port": self.address.port()});
+        Answer::Status(403, body.to_string())
     }
 
     /// Answers this from now on.
@@ -107,8 +142,8 @@ pub fn everything() -> Value {
     json!([authorization(".*", &[".*"], &["subscribe", "publish"])])
 }
 
-async fn serve(mut stream: TcpStream, answer: Arc<Mutex<Answer>>, asked: Arc<Mutex<Vec<Asked>>>) {
-    let Some(request) = read_request(&mut stream).await else { return };
+async fn respond(mut stream: Box<dyn Stream>, answer: Arc<Mutex<Answer>>, asked: Arc<Mutex<Vec<Asked>>>) {
+    let Some(request) = read_request(&mut *stream).await else { return };
     asked.lock().expect("nobody panics with this lock").push(request);
     let answer = answer.lock().expect("nobody panics with this lock").clone();
     let (status, header, body) = match answer {
@@ -125,9 +160,10 @@ async fn serve(mut stream: TcpStream, answer: Arc<Mutex<Answer>>, asked: Arc<Mut
     let text =
         format!("HTTP/1.1 {status} X\r\n{header}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}");
     let _ = stream.write_all(text.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
-async fn read_request(stream: &mut TcpStream) -> Option<Asked> {
+async fn read_request(stream: &mut dyn Stream) -> Option<Asked> {
     let mut received = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&received).into_owned();

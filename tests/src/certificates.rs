@@ -9,7 +9,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 
 /// An authority, and what it has issued: `ca.pem`, and NAME`.pem` with NAME`.key` for each name.
@@ -94,12 +94,26 @@ impl Certificates {
             .with_root_certificates(roots);
         let config = match name {
             None => builder.with_no_client_auth(),
-            Some(name) => {
-                let key = PrivateKeyDer::from_pem_file(self.file(&format!("{name}.key"))).expect("a key");
-                builder.with_client_auth_cert(vec![self.certificate(name)], key).expect("a matching key")
-            }
+            Some(name) => builder
+                .with_client_auth_cert(vec![self.certificate(name)], self.key(name))
+                .expect("a matching key"),
         };
         Arc::new(config)
+    }
+
+    /// A server that has the certificate of `name` and asks for none.
+    pub fn server(&self, name: &str) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("known versions");
+        let config =
+            builder.with_no_client_auth().with_single_cert(vec![self.certificate(name)], self.key(name));
+        Arc::new(config.expect("a matching key"))
+    }
+
+    fn key(&self, name: &str) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_file(self.file(&format!("{name}.key"))).expect("a key")
     }
 
     fn file(&self, name: &str) -> PathBuf {

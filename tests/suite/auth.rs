@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use nsq_tests::auth_server::{Answer, allowing, authorization, everything};
 use nsq_tests::wire::{Peer, batch, command, length};
-use nsq_tests::{AuthServer, Daemon, test, wait};
+use nsq_tests::{AuthServer, Certificates, Daemon, test, wait};
 use serde_json::{Value, json};
 
 const FAILED: &str = "E_AUTH_FAILED AUTH failed";
@@ -241,6 +241,82 @@ fn redirects_are_followed() {
         let nsqd = Daemon::nsqd().flag(here.flag()).start().await;
         authenticated(&nsqd).await;
         assert_eq!(there.asked()[0].request, "GET /other?a=b");
+    });
+}
+
+#[test]
+fn a_server_is_asked_over_https_if_its_certificate_is_good() {
+    test(async {
+        let certificates = Certificates::new();
+        let authority = format!("--tls-root-ca-file={}", certificates.path("ca.pem"));
+        let server = AuthServer::start_https(allowing(60, everything()), &certificates, "server").await;
+        let nsqd = Daemon::nsqd().flag(server.flag()).flag(&authority).start().await;
+        authenticated(&nsqd).await.publish("t", "x").await;
+        assert!(server.asked()[0].request.starts_with("GET /auth?common_name=&"), "{:?}", server.asked());
+
+        // Nobody vouches for it: not the system, and not an authority that has not issued it.
+        let unknown = Daemon::nsqd().flag(server.flag()).start().await;
+        certificates.self_sign("stranger");
+        let stranger = AuthServer::start_https(allowing(60, everything()), &certificates, "stranger").await;
+        let fooled = Daemon::nsqd().flag(stranger.flag()).flag(&authority).start().await;
+        for nsqd in [&unknown, &fooled] {
+            let mut peer = nsqd.connect().await;
+            peer.line_and_body("AUTH", "secret").await;
+            peer.refused(FAILED).await;
+            nsqd.log().expect("invalid peer certificate").await;
+        }
+        assert_eq!((server.asked().len(), stranger.asked().len()), (1, 0), "nobody else was told the secret");
+    });
+}
+
+#[test]
+fn a_server_that_wants_https_is_asked_again_there() {
+    test(async {
+        let certificates = Certificates::new();
+        let secure = AuthServer::start_https(allowing(60, everything()), &certificates, "server").await;
+        let plain = AuthServer::start(secure.tls_required()).await;
+        let address = format!("--auth-http-address=http://{}/check?x=1", plain.address());
+        let authority = format!("--tls-root-ca-file={}", certificates.path("ca.pem"));
+        for (method, expected) in [
+            ("get", "GET /check?x=1&common_name=&remote_ip=127.0.0.1&secret=secret&tls=false"),
+            ("post", "POST /check?x=1"),
+        ] {
+            let nsqd = Daemon::nsqd().flag(&address).flag(&authority);
+            let nsqd = nsqd.flag(format!("--auth-http-request-method={method}")).start().await;
+            authenticated(&nsqd).await.publish("t", "x").await;
+            let asked = [plain.asked().pop().unwrap(), secure.asked().pop().unwrap()];
+            assert_eq!((asked[0].request.as_str(), asked[1].request.as_str()), (expected, expected));
+            assert_eq!(asked[0].body, asked[1].body);
+        }
+        assert_eq!((plain.asked().len(), secure.asked().len()), (2, 2));
+
+        // Once: whoever then still forbids it means it.
+        secure.answer(secure.tls_required());
+        let nsqd = Daemon::nsqd().flag(&address).flag(&authority).start().await;
+        let mut peer = nsqd.connect().await;
+        peer.line_and_body("AUTH", "secret").await;
+        peer.refused(FAILED).await;
+        assert_eq!((plain.asked().len(), secure.asked().len()), (3, 3));
+    });
+}
+
+#[test]
+fn the_server_is_told_of_tls_and_of_the_certificate() {
+    test(async {
+        let certificates = Certificates::new();
+        certificates.issue("a & b");
+        let server = AuthServer::allowing(60, everything()).await;
+        let nsqd = Daemon::nsqd().tls(&certificates).flag("--tls-client-auth-policy=verify-if-given");
+        let authority = format!("--tls-root-ca-file={}", certificates.path("ca.pem"));
+        let nsqd = nsqd.flag(authority).flag(server.flag()).start().await;
+        for (name, told) in [(None, ""), (Some("client"), "client"), (Some("a & b"), "a+%26+b")] {
+            let mut peer = nsqd.connect().await;
+            peer.start_tls(json!({}), certificates.client(name)).await;
+            authenticate(&mut peer, "secret").await;
+            let asked = server.asked().pop().unwrap();
+            let expected = format!("GET /auth?common_name={told}&remote_ip=127.0.0.1&secret=secret&tls=true");
+            assert_eq!(asked.request, expected);
+        }
     });
 }
 

@@ -151,6 +151,46 @@ fn a_file_that_changes_is_read_again_and_connections_stay() {
 }
 
 #[test]
+fn sighup_has_the_file_read_though_it_looks_unchanged() {
+    test(async {
+        let file = TokenFile::new(&[alice()]);
+        let nsqd = Daemon::nsqd().flag(file.flag()).start().await;
+        let mut peer = authenticated(&nsqd, "alice").await;
+        peer.publish("orders", "1").await;
+        // In place, as long as before and as old: nobody who looks at it from outside can tell.
+        let written = |identity: &str, hash: &str| {
+            let text = std::fs::read_to_string(&file.path).expect("it can be read");
+            let modified = std::fs::metadata(&file.path).and_then(|metadata| metadata.modified());
+            let text = text.replace("alice", identity).replace(ALICE, hash);
+            std::fs::write(&file.path, text).expect("it can be written");
+            let opened = std::fs::File::options().write(true).open(&file.path).expect("it is there");
+            opened.set_modified(modified.expect("it has a time")).expect("its time can be set");
+        };
+        written("root!", ROOT);
+        authenticated(&nsqd, "alice").await;
+        nsqd.signal(rustix::process::Signal::HUP);
+        let is_known = async || {
+            let mut peer = nsqd.connect().await;
+            peer.line_and_body("AUTH", "root").await;
+            wait::when(format!("{:?}", peer.frame().await), |frame| frame.contains("root!"))
+        };
+        wait::until("the new token is known", is_known).await;
+        is_unknown(&nsqd, "alice").await;
+        // A connection stays, and goes by the new file.
+        peer.line_and_body("PUB orders", "2").await;
+        peer.refused("E_AUTH_FAILED AUTH failed").await;
+
+        // A signal with a file that is no good harms nobody.
+        file.write("{");
+        nsqd.signal(rustix::process::Signal::HUP);
+        nsqd.log().expect("tokens stay as they are").await;
+        let mut peer = nsqd.connect().await;
+        peer.line_and_body("AUTH", "root").await;
+        assert!(peer.response().await.starts_with(b"{"));
+    });
+}
+
+#[test]
 fn a_file_that_is_no_good_prevents_the_start() {
     test(async {
         let file = TokenFile::new(&[json!({"identity": "a", "hash": "secret"})]);
