@@ -50,7 +50,17 @@ pub struct AdminError {
 impl AdminError {
     /// Whether the daemon answered that the topic, channel or node does not exist.
     pub fn is_not_found(&self) -> bool {
-        matches!(&self.kind, AdminErrorKind::Refused { status: 404, .. })
+        self.is_status(404) && !self.is_unsupported()
+    }
+
+    /// Whether the daemon does not know the call at all, as NSQ's own daemons do not know what only this project's can do.
+    pub fn is_unsupported(&self) -> bool {
+        self.is_status(404)
+            && matches!(&self.kind, AdminErrorKind::Refused { word, .. } if word == "NOT_FOUND")
+    }
+
+    fn is_status(&self, expected: u16) -> bool {
+        matches!(&self.kind, AdminErrorKind::Refused { status, .. } if *status == expected)
     }
 }
 
@@ -166,7 +176,7 @@ macro_rules! common_calls {
             self
         }
 
-        /// `http://host:port`, and the path in front of the daemon's own if there is one.
+        /// `http://host:port`, and the path in front of the daemon's own if there is one; of a unix socket `unix:PATH:`.
         pub fn base_url(&self) -> &str {
             &self.daemon.base_url
         }
@@ -225,7 +235,7 @@ pub struct NsqdClient {
 }
 
 impl NsqdClient {
-    /// For `host:port`, `http://host:port` or `https://host:port`.
+    /// For `host:port`, `http://host:port`, `https://host:port`, or the path of a unix socket.
     pub fn new(address: impl AsRef<str>) -> Result<Self, ConfigError> {
         Ok(NsqdClient { daemon: Daemon::new(address.as_ref())? })
     }
@@ -385,7 +395,7 @@ pub struct LookupdClient {
 }
 
 impl LookupdClient {
-    /// For `host:port`, `http://host:port` or `https://host:port`.
+    /// For `host:port`, `http://host:port`, `https://host:port`, or the path of a unix socket.
     pub fn new(address: impl AsRef<str>) -> Result<Self, ConfigError> {
         Ok(LookupdClient { daemon: Daemon::new(address.as_ref())? })
     }

@@ -23,7 +23,11 @@ pub struct NodeError {
 impl NodeError {
     /// From a call.
     pub fn new(node: &str, op: &'static str, error: &AdminError) -> Self {
-        NodeError { node: node.to_owned(), op, code: code(&error.kind), message: error.kind.to_string() }
+        let message = match error.is_unsupported() {
+            true => "it does not know this request: it is not of this project, or too old".to_owned(),
+            false => error.kind.to_string(),
+        };
+        NodeError { node: node.to_owned(), op, code: code(&error.kind), message }
     }
 
     /// From an answer that names a node that cannot be one.
@@ -124,11 +128,17 @@ mod tests {
     #[test]
     fn answers_are_sorted() {
         let failed = |kind| AdminError { method: "GET", url: "u".to_owned(), kind };
-        let refused = |status| failed(AdminErrorKind::Refused { status, word: "W".to_owned() });
-        let answers = [("a", Ok(1)), ("b", Err(refused(404))), ("c", Err(refused(500)))];
+        let refused = |status, word: &str| failed(AdminErrorKind::Refused { status, word: word.to_owned() });
+        let answers = [
+            ("a", Ok(1)),
+            ("b", Err(refused(404, "TOPIC_NOT_FOUND"))),
+            ("c", Err(refused(500, "W"))),
+            ("d", Err(refused(404, "NOT_FOUND"))),
+        ];
         let sorted = Answers::collect("op", answers.map(|(node, answer)| (node.to_owned(), answer)));
         assert_eq!(sorted.good, [("a".to_owned(), 1)]);
         assert_eq!(sorted.missing, ["b"]);
         assert_eq!(sorted.errors[0].to_string(), "c op: W (status 500)");
+        assert!(sorted.errors[1].to_string().starts_with("d op: it does not know this request"));
     }
 }
