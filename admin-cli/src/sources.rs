@@ -38,6 +38,12 @@ pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Fai
         }
         Err(failure) => return Err(failure),
     };
+    if let Some(node) = cluster.nodes.iter().find(|node| node.lookupds.is_empty() && node.info.tcp_port == 0)
+    {
+        let message =
+            format!("nsqd at {} does not say where it listens for clients: on a unix socket", node.name);
+        return Err(Failure::usage(message).hint("name that with --nsqd-tcp PATH"));
+    }
     let named = |lookupd: &Lookupd| lookupd.name.clone();
     match purpose {
         Purpose::Consume => {

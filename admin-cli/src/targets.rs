@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use nsq::is_socket_path;
 use nsq_daemon::go_duration;
 
 use crate::security::Security;
@@ -32,10 +33,10 @@ pub struct TargetFlags {
     /// nsqlookupd's HTTP address; may be repeated. [env: NSQ_LOOKUPD] [default: 127.0.0.1:4161]
     #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "lookupd-http-address")]
     lookupd: Vec<String>,
-    /// nsqd's HTTP address; may be repeated. [env: NSQ_NSQD] [default: 127.0.0.1:4151, if no nsqlookupd answers]
+    /// nsqd's HTTP address, or the path of a unix socket; may be repeated. [env: NSQ_NSQD] [default: 127.0.0.1:4151, if no nsqlookupd answers]
     #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "nsqd-http-address")]
     nsqd: Vec<String>,
-    /// nsqd's TCP address, to publish and consume; may be repeated. [env: NSQ_NSQD_TCP]
+    /// nsqd's TCP address, or the path of a unix socket, to publish and consume; may be repeated. [env: NSQ_NSQD_TCP]
     #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "nsqd-tcp-address")]
     nsqd_tcp: Vec<String>,
     /// How long a daemon may take to answer.
@@ -103,7 +104,7 @@ fn with_ports(addresses: Vec<String>, port: u16) -> Vec<String> {
 }
 
 fn with_port(address: &str, port: u16) -> String {
-    if address.contains("://") {
+    if address.contains("://") || is_socket_path(address) {
         return address.to_owned();
     }
     match address.rsplit_once(':') {
@@ -131,6 +132,9 @@ mod tests {
             ("::1", "[::1]:4161"),
             ("[::1]", "[::1]:4161"),
             ("[::1]:80", "[::1]:80"),
+            ("lookup-1:80/nsq", "lookup-1:80/nsq"),
+            ("/run/lookupd.sock", "/run/lookupd.sock"),
+            ("./lookupd.sock", "./lookupd.sock"),
         ] {
             assert_eq!(with_port(typed, 4161), meant);
         }

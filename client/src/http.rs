@@ -1,18 +1,21 @@
 //! The small HTTP client behind discovery and the admin calls.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use http::uri::Scheme;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
@@ -21,6 +24,7 @@ use serde::Deserialize;
 use crate::config::Secret;
 use crate::error::ConfigError;
 use crate::tls::Tls;
+use crate::unix_socket::{self, is_socket_path};
 
 /// The largest answer that is read: statistics of a large nsqd take some megabytes.
 const MAX_RESPONSE_BYTES: usize = 256 << 20;
@@ -133,9 +137,13 @@ impl HttpClient {
         url: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), HttpError> {
+        let (socket, uri) = match url.strip_prefix(UNIX_SCHEME).and_then(|url| url.split_once(SOCKET_END)) {
+            Some((path, target)) => (Some(path), format!("/{target}")),
+            None => (None, url.to_owned()),
+        };
         let mut request = Request::builder()
             .method(method)
-            .uri(url)
+            .uri(uri)
             .header(ACCEPT, "application/vnd.nsq; version=1.0")
             .header(USER_AGENT, &self.user_agent)
             .body(Full::new(body))
@@ -146,11 +154,16 @@ impl HttpClient {
         {
             request.headers_mut().insert(AUTHORIZATION, bearer.clone());
         }
-        let answering = match is_https {
-            true => self.secure().map_err(|e| HttpError::Connect(e.to_string()))?.request(request),
-            false => self.plain.request(request),
+        let response = match socket {
+            Some(path) => over_unix_socket(path, request).await?,
+            None => {
+                let answering = match is_https {
+                    true => self.secure().map_err(|e| HttpError::Connect(e.to_string()))?.request(request),
+                    false => self.plain.request(request),
+                };
+                answering.await.map_err(|e| HttpError::Connect(root_cause(&e)))?
+            }
         };
-        let response = answering.await.map_err(|e| HttpError::Connect(root_cause(&e)))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
         match body.collect().await {
@@ -180,6 +193,21 @@ impl HttpClient {
         *secure = Some(Secure { config, client: client.clone() });
         Ok(client)
     }
+}
+
+/// One request over a connection of its own: on this machine that costs next to nothing.
+async fn over_unix_socket(
+    path: &str,
+    mut request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, HttpError> {
+    let stream =
+        unix_socket::connect(Path::new(path)).await.map_err(|e| HttpError::Connect(e.to_string()))?;
+    request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
+    let failed = |error: hyper::Error| HttpError::Connect(root_cause(&error));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    // It ends with the answer, whose body it brings, or with whoever waits for that.
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(failed)
 }
 
 fn connector(connect_timeout: Duration) -> HttpConnector {
@@ -218,11 +246,25 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     deepest.to_string()
 }
 
+/// What the base URL of a unix socket begins with, ...
+const UNIX_SCHEME: &str = "unix:";
+/// ... and what is between its path and that of a request.
+const SOCKET_END: &str = ":/";
+
 /// The base URL of a daemon's HTTP interface, from what users write: `host:port`, `http://host:port`,
-/// `https://host:port`, or any of them with a path in front of the daemon's own.
+/// `https://host:port`, or any of them with a path in front of the daemon's own; or the path of a unix socket, which
+/// becomes `unix:PATH:`.
 pub(crate) fn base_url(address: &str) -> Result<String, ConfigError> {
     let invalid = |expected| ConfigError::InvalidAddress { address: address.to_owned(), expected };
-    const EXPECTED: &str = "write host:port, http://host:port or https://host:port";
+    const EXPECTED: &str =
+        "write host:port, http://host:port, https://host:port, or the path of a unix socket";
+    if is_socket_path(address) {
+        unix_socket::check(address)?;
+        if address.contains(SOCKET_END) {
+            return Err(invalid("the path of a unix socket cannot have a colon before a slash here"));
+        }
+        return Ok(format!("{UNIX_SCHEME}{address}:"));
+    }
     let (scheme, rest) = match address.split_once("://") {
         Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
         Some(_) => return Err(invalid(EXPECTED)),
@@ -272,10 +314,11 @@ mod tests {
             ("http://lookup-1:4161/lookup", "http://lookup-1:4161"),
             ("[::1]:4161", "http://[::1]:4161"),
             ("https://nsqd-1:4152/nsq/", "https://nsqd-1:4152/nsq"),
+            ("/run/nsqd.sock", "unix:/run/nsqd.sock:"),
         ] {
             assert_eq!(base_url(address).unwrap(), url);
         }
-        for address in ["", "lookup-1", "ftp://x:1", "https://x", "x:y", "a b:1", "x:1?y", ":4161"] {
+        for address in ["", "lookup-1", "ftp://x:1", "https://x", "x:y", "a b:1", "x:1?y", ":4161", "/a:/b"] {
             assert!(base_url(address).is_err(), "{address}");
         }
     }

@@ -87,6 +87,7 @@ mod frame_reader;
 mod handshake;
 mod tls;
 mod transport;
+mod unix_socket;
 
 pub mod consumer;
 pub mod producer;
@@ -113,6 +114,7 @@ pub use handshake::ServerInfo;
 pub use nsq_protocol::{AuthReply, MessageId, StartAt};
 pub use producer::{Guarantee, Producer, ProducerBuilder, PublishFuture, Receipt, Strategy};
 pub use tls::Tls;
+pub use unix_socket::is_socket_path;
 
 /// The example in the project's README, so that it keeps compiling.
 #[cfg(doctest)]

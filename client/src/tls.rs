@@ -15,6 +15,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use crate::config::{Config, TlsVersion};
 use crate::error::ConfigError;
+use crate::unix_socket::is_socket_path;
 
 /// What the `tls_` options of a [`Config`] mean, read from their files.
 ///
@@ -107,11 +108,13 @@ impl Tls {
         }
     }
 
-    /// The name that a server's certificate must have, for `host:port`.
+    /// The name that a server's certificate must have, for `host:port`; for the path of a unix socket that is
+    /// `localhost`.
     pub fn server_name(&self, address: &str) -> Result<ServerName<'static>, ConfigError> {
         if let Some(name) = &self.inner.options.server_name {
             return Ok(name.clone());
         }
+        let address = if is_socket_path(address) { "localhost" } else { address };
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         ServerName::try_from(host.to_owned())

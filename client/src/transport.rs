@@ -1,9 +1,10 @@
 //! The byte stream to an nsqd, and how it is opened.
 //!
-//! Enums and not traits: what a connection can be made of (TCP, TLS, and snappy or deflate around either) is a closed
-//! list, and both halves must be usable on their own.
+//! TCP as it is has the short way; a unix socket, and TLS over either, go through a trait object. Snappy or deflate may be
+//! around any of them. Both halves can be used on their own.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,26 +13,41 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::compression::{Compression, Decompression};
-use crate::error::{ConnectStage, Disconnect};
+use crate::error::{ConfigError, ConnectStage, Disconnect};
+use crate::unix_socket::{self, is_socket_path};
 
 /// An open byte stream.
-pub(crate) struct Transport(TcpStream);
+pub(crate) enum Transport {
+    Tcp(TcpStream),
+    Other(Box<dyn Duplex>),
+}
+
+/// What bytes go through in both directions.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for S {}
 
 impl Transport {
-    /// Connects to `host:port`: all its addresses are tried, each a little after the one before, and the
-    /// first that answers is taken.
+    /// Connects to the path of a unix socket, or to `host:port`: all its addresses are tried, each a little after the
+    /// one before, and the first that answers is taken.
     pub(crate) async fn dial(
         address: &str,
         source: Option<IpAddr>,
         timeout: Duration,
     ) -> Result<Self, (ConnectStage, Disconnect)> {
+        if is_socket_path(address) {
+            return match tokio::time::timeout(timeout, unix_socket::connect(Path::new(address))).await {
+                Ok(Ok(stream)) => Ok(Transport::Other(Box::new(stream))),
+                Ok(Err(error)) => Err((ConnectStage::Dial, error.into())),
+                Err(_) => Err((ConnectStage::Dial, Disconnect::Timeout(timeout))),
+            };
+        }
         let resolve = tokio::time::timeout(timeout, tokio::net::lookup_host(address)).await;
         let addresses: Vec<SocketAddr> = match resolve {
             Ok(Ok(addresses)) => addresses.collect(),
@@ -39,15 +55,33 @@ impl Transport {
             Err(_) => return Err((ConnectStage::Resolve, Disconnect::Timeout(timeout))),
         };
         match tokio::time::timeout(timeout, connect_any(&addresses, source)).await {
-            Ok(Ok(stream)) => Ok(Transport(stream)),
+            Ok(Ok(stream)) => Ok(Transport::Tcp(stream)),
             Ok(Err(error)) => Err((ConnectStage::Dial, error.into())),
             Err(_) => Err((ConnectStage::Dial, Disconnect::Timeout(timeout))),
         }
     }
 
     pub(crate) fn split(self) -> (ReadHalf, WriteHalf) {
-        let (read, write) = self.0.into_split();
-        (ReadHalf::new(ReadWire::Plain(read)), WriteHalf::new(WriteWire::Plain(write)))
+        match self {
+            Transport::Tcp(stream) => {
+                let (read, write) = stream.into_split();
+                (ReadHalf::new(ReadWire::Tcp(read)), WriteHalf::new(WriteWire::Tcp(write)))
+            }
+            Transport::Other(stream) => {
+                let (read, write) = tokio::io::split(stream);
+                (ReadHalf::new(ReadWire::Other(read)), WriteHalf::new(WriteWire::Other(write)))
+            }
+        }
+    }
+
+    fn unite(read: ReadHalf, write: WriteHalf) -> Option<Self> {
+        match (read.wire, write.wire) {
+            (ReadWire::Tcp(read), WriteWire::Tcp(write)) => read.reunite(write).ok().map(Transport::Tcp),
+            (ReadWire::Other(read), WriteWire::Other(write)) if read.is_pair_of(&write) => {
+                Some(Transport::Other(read.unsplit(write)))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -58,18 +92,18 @@ pub(crate) async fn start_tls(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 ) -> Result<(ReadHalf, WriteHalf), Disconnect> {
-    let (ReadWire::Plain(read), WriteWire::Plain(write)) = (read.wire, write.wire) else {
-        return Err(Disconnect::Protocol("nsqd turned on TLS twice".into()));
+    let stream: Box<dyn Duplex> = match Transport::unite(read, write) {
+        Some(Transport::Tcp(stream)) => Box::new(stream),
+        Some(Transport::Other(stream)) => stream,
+        None => return Err(Disconnect::Protocol("these are halves of two connections".into())),
     };
-    let stream = read.reunite(write).map_err(|error| Disconnect::Protocol(error.to_string()))?;
     let stream = TlsConnector::from(config).connect(name, stream).await?;
-    let (read, write) = tokio::io::split(stream);
-    Ok((ReadHalf::new(ReadWire::Tls(read)), WriteHalf::new(WriteWire::Tls(write))))
+    Ok(Transport::Other(Box::new(stream)).split())
 }
 
 enum ReadWire {
-    Plain(OwnedReadHalf),
-    Tls(tokio::io::ReadHalf<TlsStream<TcpStream>>),
+    Tcp(OwnedReadHalf),
+    Other(tokio::io::ReadHalf<Box<dyn Duplex>>),
 }
 
 /// What bytes are read from.
@@ -102,15 +136,15 @@ impl ReadHalf {
 impl ReadWire {
     async fn read(&mut self, buf: &mut BytesMut) -> std::io::Result<usize> {
         match self {
-            ReadWire::Plain(half) => half.read_buf(buf).await,
-            ReadWire::Tls(half) => half.read_buf(buf).await,
+            ReadWire::Tcp(half) => half.read_buf(buf).await,
+            ReadWire::Other(half) => half.read_buf(buf).await,
         }
     }
 }
 
 enum WriteWire {
-    Plain(OwnedWriteHalf),
-    Tls(tokio::io::WriteHalf<TlsStream<TcpStream>>),
+    Tcp(OwnedWriteHalf),
+    Other(tokio::io::WriteHalf<Box<dyn Duplex>>),
 }
 
 /// What bytes are written to.
@@ -144,8 +178,8 @@ impl WriteHalf {
     pub(crate) async fn finish(&mut self) {
         // Whether the other side still listens does not matter any more.
         let _ = match &mut self.wire {
-            WriteWire::Plain(half) => half.shutdown().await,
-            WriteWire::Tls(half) => half.shutdown().await,
+            WriteWire::Tcp(half) => half.shutdown().await,
+            WriteWire::Other(half) => half.shutdown().await,
         };
     }
 }
@@ -153,8 +187,9 @@ impl WriteHalf {
 impl WriteWire {
     async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
-            WriteWire::Plain(half) => half.write_all(bytes).await,
-            WriteWire::Tls(half) => {
+            WriteWire::Tcp(half) => half.write_all(bytes).await,
+            // TLS may have kept something.
+            WriteWire::Other(half) => {
                 half.write_all(bytes).await?;
                 half.flush().await
             }
@@ -195,15 +230,21 @@ async fn connect_one(address: SocketAddr, source: Option<IpAddr>) -> std::io::Re
     Ok(stream)
 }
 
-/// Checks that an address can be dialled: `host:port`.
-pub(crate) fn check_address(address: &str) -> Result<Arc<str>, crate::ConfigError> {
+/// Checks that an address can be dialled: `host:port`, or the path of a unix socket.
+pub(crate) fn check_address(address: &str) -> Result<Arc<str>, ConfigError> {
+    if is_socket_path(address) {
+        unix_socket::check(address)?;
+        return Ok(Arc::from(address));
+    }
     let valid = address
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
-    if valid {
+    // What has a slash and a port is a URL, or none of both.
+    if valid && !address.contains('/') {
         Ok(Arc::from(address))
     } else {
-        Err(crate::ConfigError::InvalidAddress { address: address.to_owned(), expected: "write host:port" })
+        let expected = "write host:port, or the path of a unix socket";
+        Err(ConfigError::InvalidAddress { address: address.to_owned(), expected })
     }
 }
 
@@ -213,10 +254,30 @@ mod tests {
 
     #[test]
     fn addresses() {
-        for address in ["127.0.0.1:4150", "localhost:1", "[::1]:4150", "nsqd-1.example:65535"] {
+        let good = [
+            "127.0.0.1:4150",
+            "localhost:1",
+            "[::1]:4150",
+            "nsqd-1.example:65535",
+            "/run/nsqd.sock",
+            "./a:b",
+        ];
+        for address in good {
             assert_eq!(&*check_address(address).unwrap(), address);
         }
-        for address in ["", "localhost", ":4150", "localhost:", "localhost:70000", "localhost:x", "h:0"] {
+        let long = format!("/{}", "x".repeat(200));
+        for address in [
+            "",
+            "localhost",
+            ":4150",
+            "localhost:",
+            "localhost:70000",
+            "localhost:x",
+            "h:0",
+            "http://h:4151",
+            "h:4150/x",
+            &long,
+        ] {
             assert!(check_address(address).is_err(), "{address}");
         }
     }

@@ -1,13 +1,16 @@
-//! nsqd where the harness's `Daemon` cannot follow: on unix sockets, or with a log that is JSON.
+//! nsqd where the harness's `Daemon` cannot follow: on unix sockets, with clients that find it there, or with a log that
+//! is JSON.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nsq::admin::{NsqdClient, StatsQuery};
+use nsq::{Config, ConnectStage, Consumer, Producer};
 use nsq_tests::daemon::binary;
-use nsq_tests::test;
 use nsq_tests::wire::{batch, command};
+use nsq_tests::{Certificates, test};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -140,6 +143,107 @@ fn unix_sockets_serve_both_protocols_and_outlive_a_kill() {
         nsqd.signal(Signal::TERM);
         assert_eq!(nsqd.exit_code().await, Some(0));
         assert!(!tcp.exists() && !http_socket.exists());
+    });
+}
+
+/// An nsqd on both sockets.
+async fn on_sockets(folder: &TempDir, more: &[&str]) -> (Nsqd, String, String) {
+    let (tcp, http, flags) = sockets(folder);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    let mut nsqd = Nsqd::start(folder.path(), &flags);
+    nsqd.says(" HTTP: listening on").await;
+    let text = |path: PathBuf| path.to_str().expect("a path of letters").to_owned();
+    (nsqd, text(tcp), text(http))
+}
+
+#[test]
+fn the_client_library_reaches_unix_sockets_in_every_form_of_bytes() {
+    test(async {
+        let (folder, certificates) = (folder(), Certificates::new());
+        let [certificate, key] = certificates.flags();
+        let (_nsqd, tcp, http) =
+            on_sockets(&folder, &[&certificate, &key, "--https-address=127.0.0.1:0"]).await;
+        let admin = NsqdClient::new(&http).expect("a path is an address");
+        admin.ping().await.expect("it is healthy");
+        let trusting = Config::new().tls_v1(true).tls_root_ca_file(Some(certificates.path("ca.pem").into()));
+        let long = "x".repeat(900_000);
+        for (topic, snappy, deflate) in
+            [("plain", false, false), ("snappy", true, false), ("deflate", false, true)]
+        {
+            for is_tls in [false, true] {
+                let base = if is_tls { trusting.clone() } else { Config::new() };
+                let config = base.snappy(snappy).deflate(deflate);
+                let producer =
+                    Producer::builder().nsqd(&tcp).config(config.clone()).build().expect("a producer");
+                let server = producer.ping().await.expect("connected");
+                assert_eq!((server.tls, server.snappy, server.deflate), (is_tls, snappy, deflate));
+                producer.publish(topic, "short").await.expect("published");
+                producer.publish(topic, long.clone()).await.expect("published");
+                let mut messages =
+                    Consumer::builder(topic, "c").nsqd(&tcp).config(config).stream().expect("a consumer");
+                for expected in ["short", &long] {
+                    let message = tokio::time::timeout(PATIENCE, messages.next()).await.expect("in time");
+                    let message = message.expect("a message");
+                    assert!(message.body()[..] == *expected.as_bytes(), "{} bytes", message.body().len());
+                    assert_eq!(message.node(), tcp);
+                    message.finish().expect("still connected");
+                }
+                let query =
+                    StatsQuery { topic: Some(topic.to_owned()), clients: true, ..StatsQuery::default() };
+                let stats = admin.stats(&query).await.expect("statistics");
+                let topics = stats.topics.expect("a topic");
+                let client = &topics[0].channels[0].clients.as_ref().expect("a consumer")[0];
+                assert_eq!((client.tls, client.snappy, client.deflate), (is_tls, snappy, deflate));
+            }
+        }
+
+        // The certificate is one for localhost; whoever expects another name says so.
+        let config = trusting.tls_server_name(Some("elsewhere".to_owned()));
+        let producer = Producer::builder().nsqd(&tcp).config(config).build().expect("a producer");
+        assert_eq!(producer.ping().await.expect_err("another name").stage, ConnectStage::Tls);
+        let nobody = folder.path().join("nobody.sock").display().to_string();
+        let refused = Producer::new(&nobody).expect("a producer").ping().await.expect_err("nobody listens");
+        assert_eq!(refused.stage, ConnectStage::Dial);
+        assert!(NsqdClient::new(&nobody).expect("a path").ping().await.is_err());
+    });
+}
+
+#[test]
+fn the_nsq_command_reaches_unix_sockets() {
+    test(async {
+        let folder = folder();
+        let (_nsqd, tcp, http) = on_sockets(&folder, &["--broadcast-address=127.0.0.1"]).await;
+        let nsq = async |words: &[&str]| {
+            let mut command = Command::new(binary("nsq"));
+            for name in ["NSQ_LOOKUPD", "NSQ_NSQD", "NSQ_NSQD_TCP", "NSQ_TIMEOUT"] {
+                command.env_remove(name);
+            }
+            command.args(words).stdin(Stdio::null()).kill_on_drop(true);
+            let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends in time");
+            let output = output.expect("nsq starts");
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (output.status.code(), text(&output.stdout), text(&output.stderr))
+        };
+        let done = |stdout: &str| (Some(0), stdout.to_owned(), String::new());
+        assert_eq!(nsq(&["pub", "t", "one", "two", "--nsqd-tcp", &tcp]).await, done(""));
+        assert_eq!(
+            nsq(&["sub", "t", "c", "-n", "2", "--snappy", "--nsqd-tcp", &tcp]).await,
+            done("one\ntwo\n")
+        );
+        let (code, listed, _) = nsq(&["channel", "list", "t", "--nsqd", &http]).await;
+        assert!(code == Some(0) && listed.contains("t\tc\t1\t"), "{listed}");
+        let (code, table, _) = nsq(&["ping", "--nsqd", &http]).await;
+        assert!(code == Some(0) && table.contains(&format!("nsqd\t{http}\tOK")), "{table}");
+        let paused = format!("paused t/c at {http}\n");
+        assert_eq!(nsq(&["channel", "pause", "t", "c", "--nsqd", &http]).await, done(&paused));
+
+        // Over HTTP it says that its clients come to a socket, but not to which.
+        let (code, _, stderr) = nsq(&["sub", "t", "c", "-n", "1", "--nsqd", &http]).await;
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains("--nsqd-tcp PATH"), "{stderr}");
+        let nobody = folder.path().join("nobody.sock").display().to_string();
+        let (code, _, stderr) = nsq(&["stat", "--nsqd", &nobody]).await;
+        assert!(code == Some(6) && stderr.contains("No such file"), "{stderr}");
     });
 }
 

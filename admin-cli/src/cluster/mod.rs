@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use nsq::admin::{AdminError, LookupdClient, NsqdClient, StatsQuery};
+use nsq::is_socket_path;
 use nsq_protocol::Stats;
 use nsq_protocol::discovery::Node as NodeInfo;
 
@@ -162,10 +163,13 @@ impl Cluster {
                         topology_region: answer.topology_region,
                         ..NodeInfo::default()
                     };
-                    let key = host_port(&info.broadcast_address, info.http_port);
-                    let lookupds = known.get(&key).map(|node| node.lookupds.clone()).unwrap_or_default();
                     // Who named it knows how to reach it from here.
-                    let tcp_address = host_port(host_of(&name), info.tcp_port);
+                    let (key, host) = match is_socket_path(&name) {
+                        true => (name.clone(), info.broadcast_address.as_str()),
+                        false => (host_port(&info.broadcast_address, info.http_port), host_of(&name)),
+                    };
+                    let lookupds = known.get(&key).map(|node| node.lookupds.clone()).unwrap_or_default();
+                    let tcp_address = host_port(host, info.tcp_port);
                     known.insert(key, Node { name, tcp_address, info, lookupds, client });
                 }
                 Err(error) => cluster.errors.push(NodeError::new(&name, "info", &error)),

@@ -34,7 +34,7 @@ impl ConsumerBuilder {
         ConsumerBuilder { topic, channel, nsqds: Vec::new(), lookupds: Vec::new(), config: Config::new() }
     }
 
-    /// Connects to these nsqds, given as `host:port` of their TCP ports (4150).
+    /// Connects to these nsqds, given as `host:port` of their TCP ports (4150), or as the path of a unix socket.
     pub fn nsqd(mut self, addresses: impl Addresses) -> Self {
         self.nsqds.extend(addresses.into_addresses());
         self

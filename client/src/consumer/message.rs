@@ -86,7 +86,7 @@ impl Delivery {
         self.attempts
     }
 
-    /// The nsqd it came from, as `host:port`.
+    /// The nsqd it came from, as `host:port` or as the path of its unix socket.
     pub fn node(&self) -> &str {
         &self.link.node
     }

@@ -46,7 +46,8 @@ pub struct ProducerBuilder {
 }
 
 impl ProducerBuilder {
-    /// Publishes to this nsqd, or to one of these; given as `host:port` of their TCP ports (4150).
+    /// Publishes to this nsqd, or to one of these; given as `host:port` of their TCP ports (4150), or as the path of a unix
+    /// socket.
     pub fn nsqd(mut self, addresses: impl Addresses) -> Self {
         self.nsqds.extend(addresses.into_addresses());
         self

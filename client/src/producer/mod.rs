@@ -81,7 +81,7 @@ impl Producer {
         ProducerBuilder::default()
     }
 
-    /// A producer with default settings for one nsqd, `host:port`.
+    /// A producer with default settings for one nsqd: `host:port`, or the path of a unix socket.
     pub fn new(nsqd: impl Addresses) -> Result<Producer, ConfigError> {
         Producer::builder().nsqd(nsqd).build()
     }

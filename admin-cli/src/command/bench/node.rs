@@ -67,7 +67,7 @@ pub fn addresses(targets: &Targets, http: Option<&str>) -> Result<(SocketAddr, S
 fn resolve(address: &str) -> Result<SocketAddr, Failure> {
     let unknown = |why: &dyn std::fmt::Display| {
         Failure::new(ExitStatus::Unreachable, format_args!("{address}: {why}"))
-            .hint("an address is HOST:PORT")
+            .hint("an address is HOST:PORT; unix sockets are not measured")
     };
     let mut found = address.to_socket_addrs().map_err(|error| unknown(&error))?;
     found.next().ok_or_else(|| unknown(&"no such host"))
