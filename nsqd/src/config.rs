@@ -58,6 +58,8 @@ pub struct Config {
     pub broadcast_http_port: u16,
     /// Lookupds at start.
     pub lookupd_tcp_addresses: Vec<String>,
+    /// How long to go on after being told to stop.
+    pub shutdown_delay: Duration,
     /// Limit for connecting to lookupd's HTTP.
     pub http_client_connect_timeout: Duration,
     /// Limit for a whole request to it.
@@ -278,6 +280,7 @@ impl Config {
             broadcast_tcp_port: flags.broadcast_tcp_port,
             broadcast_http_port: flags.broadcast_http_port,
             lookupd_tcp_addresses: flags.lookupd_tcp_address,
+            shutdown_delay: flags.shutdown_delay,
             http_client_connect_timeout: flags.http_client_connect_timeout,
             http_client_request_timeout: flags.http_client_request_timeout,
             auth_http_addresses: flags.auth_http_address,

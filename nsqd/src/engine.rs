@@ -109,6 +109,7 @@ pub struct Engine {
     pub damage: Arc<Damage>,
     next_topic: AtomicU32,
     next_channel: AtomicU32,
+    leaving: AtomicBool,
     stopping: AtomicBool,
     wrote_segments: AtomicBool,
     health: Mutex<Health>,
@@ -168,6 +169,7 @@ impl Engine {
             damage: parts.damage,
             next_topic: AtomicU32::new(parts.next_numbers.0),
             next_channel: AtomicU32::new(parts.next_numbers.1),
+            leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             wrote_segments: AtomicBool::new(false),
             health: Mutex::default(),
@@ -271,6 +273,16 @@ impl Engine {
     pub(crate) fn set_latency(&self, options: LatencyOptions) {
         // The first one stands: it is what channels measure by already.
         let _ = self.latency.set(options);
+    }
+
+    /// The daemon will stop soon. Everything works still, but nobody new should come.
+    pub fn set_leaving(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Whether the daemon will stop soon.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
     }
 
     /// The daemon stops: no topics are created any more.

@@ -67,6 +67,9 @@ pub struct Flags {
     /// A lookupd's host:port for TCP. May be repeated.
     #[arg(long)]
     pub lookupd_tcp_address: Vec<String>,
+    /// How long to go on after SIGTERM or SIGINT, with /ping answering 503, before stopping; a second signal ends it.
+    #[arg(long, default_value = "0", value_parser = go_duration::parse)]
+    pub shutdown_delay: Duration,
     /// Limit for connecting to lookupd's HTTP and to auth servers.
     #[arg(long, default_value = "2s", value_parser = go_duration::parse)]
     pub http_client_connect_timeout: Duration,
@@ -242,6 +245,7 @@ pub const KEYS: &[Key] = &[
     Key::new("broadcast_tcp_port", "broadcast-tcp-port", Kind::Int),
     Key::new("broadcast_http_port", "broadcast-http-port", Kind::Int),
     Key::new("nsqlookupd_tcp_addresses", "lookupd-tcp-address", Kind::StringList),
+    Key::new("shutdown_delay", "shutdown-delay", Kind::Duration),
     Key::new("http_client_connect_timeout", "http-client-connect-timeout", Kind::Duration),
     Key::new("http_client_request_timeout", "http-client-request-timeout", Kind::Duration),
     Key::new("auth_http_addresses", "auth-http-address", Kind::StringList),

@@ -1,6 +1,7 @@
 //! The nsqd program: flags, start, wait for a signal, stop. SIGHUP has certificates and tokens read again.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nsq_daemon::log::Logger;
 use nsq_daemon::notify::Notifier;
@@ -38,16 +39,16 @@ fn main() -> ExitCode {
             Ok(signal) => signal,
             Err(error) => return fatal(&logger, &error.to_string()),
         };
+        let shutdown_delay = config.shutdown_delay;
         let nsqd = match Nsqd::start(*config, logger.clone()).await {
             Ok(nsqd) => nsqd,
             Err(error) => return fatal(&logger, &error.to_string()),
         };
         manager.ready("serving");
         let _alive = manager.keep_alive();
-        let failed = loop {
+        let mut end = loop {
             tokio::select! {
-                () = signals.wait() => break false,
-                () = nsqd.failed() => break true,
+                end = told_to_stop(&mut signals, &nsqd) => break end,
                 () = next(&mut hangup) => {
                     manager.reloading();
                     nsqd.reload().await;
@@ -56,12 +57,45 @@ fn main() -> ExitCode {
             }
         };
         manager.stopping();
+        if end == End::Signal && !shutdown_delay.is_zero() {
+            end = leave(shutdown_delay, &mut signals, &mut hangup, &nsqd).await;
+        }
         match nsqd.shutdown().await {
-            Ok(()) if !failed => ExitCode::SUCCESS,
+            Ok(()) if end == End::Signal => ExitCode::SUCCESS,
             Ok(()) => ExitCode::FAILURE,
             Err(error) => fatal(&logger, &error),
         }
     })
+}
+
+/// Why the daemon stops.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was told to.
+    Signal,
+    /// It cannot go on.
+    Failure,
+}
+
+async fn told_to_stop(signals: &mut StopSignals, nsqd: &Nsqd) -> End {
+    tokio::select! {
+        () = signals.wait() => End::Signal,
+        () = nsqd.failed() => End::Failure,
+    }
+}
+
+/// Goes on for a while, until everybody has seen that this is the end; another signal makes it short.
+async fn leave(delay: Duration, signals: &mut StopSignals, hangup: &mut Option<Signal>, nsqd: &Nsqd) -> End {
+    nsqd.announce_stop(delay);
+    let elapsed = tokio::time::sleep(delay);
+    tokio::pin!(elapsed);
+    loop {
+        tokio::select! {
+            end = told_to_stop(signals, nsqd) => return end,
+            () = &mut elapsed => return End::Signal,
+            () = next(hangup) => nsqd.reload().await,
+        }
+    }
 }
 
 /// Waits for a SIGHUP. With nothing to read again it is not caught, and ends the process as it always did.

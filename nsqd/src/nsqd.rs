@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use nsq_daemon::go_duration;
 use nsq_daemon::http::Server;
 use nsq_daemon::listen::{Address, Listener, parse_address};
 use nsq_daemon::log::Logger;
@@ -254,6 +255,12 @@ impl Nsqd {
     /// Waits until a listener has failed, which should end the daemon.
     pub async fn failed(&self) {
         self.failed.cancelled().await;
+    }
+
+    /// Says that it will stop in a while. Until then everything works.
+    pub fn announce_stop(&self, delay: Duration) {
+        nsq_daemon::info!(self.logger, "NSQ: stopping in {}", go_duration::format(delay));
+        self.registry.engine().set_leaving();
     }
 
     /// Stops in good order: no new connections, all sessions closed, everything on disk.

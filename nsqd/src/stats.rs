@@ -82,6 +82,7 @@ pub fn start_time(started_at: SystemTime) -> i64 {
 /// `OK`, or `NOK - ` and why.
 pub fn health(engine: &Engine) -> String {
     match engine.health() {
+        Ok(()) if engine.is_leaving() => "NOK - stopping".to_owned(),
         Ok(()) => "OK".to_owned(),
         Err(cause) => format!("NOK - {cause}"),
     }

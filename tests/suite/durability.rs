@@ -2,7 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use nsq_tests::wire::{Message, Peer, bodies};
-use nsq_tests::{Daemon, process, test, test_within};
+use nsq_tests::{Daemon, process, test, test_within, wait};
+use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 
@@ -413,5 +414,42 @@ fn space_comes_back_when_messages_are_finished() {
         }
         eprintln!("1 GiB went through, at most {} MiB on disk", largest / MIB);
         assert!(largest < 600 * MIB, "{} MiB on disk", largest / MIB);
+    });
+}
+
+#[test]
+fn a_delayed_stop_is_announced_and_everything_goes_on_until_then() {
+    test(async {
+        let lookupd = Daemon::lookupd().start().await;
+        let mut nsqd = Daemon::nsqd().lookupd(&lookupd).flag("--shutdown-delay=1h").start().await;
+        let mut consumer = nsqd.subscribe("t", "c").await;
+        consumer.ready(10).await;
+        nsqd.get("/ping").await.expect(200);
+        nsqd.signal(Signal::TERM);
+        let is_told = async || wait::when(nsqd.get("/ping").await.status, |status| *status == 503);
+        wait::until("/ping turns bad", is_told).await;
+        assert_eq!(nsqd.get("/ping").await.text(), "NOK - stopping");
+        assert_eq!(nsqd.get_json("/stats?format=json").await["health"], "NOK - stopping");
+
+        // Who comes all the same is served, and whoever looks for it finds it.
+        nsqd.publish("t", "1").await;
+        nsqd.post("/pub?topic=t", b"2").await.expect(200);
+        assert_eq!(bodies(&consumer.consume(2).await), ["1", "2"]);
+        nsqd.publish("new", "3").await;
+        let is_found =
+            async || wait::when(lookupd.get("/lookup?topic=new").await.status, |status| *status == 200);
+        nsqd.subscribe("new", "c").await;
+        wait::until("lookupd hears of a new topic", is_found).await;
+
+        // A second signal, of either kind, makes it short.
+        nsqd.signal(Signal::INT);
+        assert!(nsqd.exited().await.success());
+        assert!(nsqd.log().contains("NSQ: stopping in 1h0m0s") && nsqd.log().contains("NSQ: bye"));
+
+        nsqd.restart_with(&["--shutdown-delay=50ms"]).await;
+        nsqd.get("/ping").await.expect(200);
+        assert_eq!(nsqd.channel("new", "c").await.expect("a channel").depth, 1);
+        assert!(nsqd.terminate().await.success());
+        assert!(nsqd.log().contains("NSQ: stopping in 50ms") && nsqd.log().contains("NSQ: bye"));
     });
 }

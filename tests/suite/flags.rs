@@ -45,6 +45,7 @@ fn rows(certificates: &Certificates) -> Vec<Row> {
         plain("broadcast-tcp-port", "broadcast_tcp_port", "5", json!(5)),
         plain("broadcast-http-port", "broadcast_http_port", "6", json!(6)),
         list("lookupd-tcp-address", "nsqlookupd_tcp_addresses", &["127.0.0.1:1", "127.0.0.1:2"]),
+        plain("shutdown-delay", "shutdown_delay", "2ms", json!(SECOND / 500)),
         plain("http-client-connect-timeout", "http_client_connect_timeout", "1s", json!(SECOND)),
         plain("http-client-request-timeout", "http_client_request_timeout", "1m30s", json!(90 * SECOND)),
         list("auth-http-address", "auth_http_addresses", &["127.0.0.1:3", "http://127.0.0.1:4/x"]),

@@ -98,6 +98,7 @@ fn set_at_start(config: &Config, option: &str) -> Option<Value> {
         "auth_http_request_method" => json!(config.auth_http_request_method.word()),
         "auth_file" => json!(config.auth_file.as_deref().map(Path::to_string_lossy).unwrap_or_default()),
         "http_auth" => json!(config.http_auth),
+        "shutdown_delay" => json!(nanoseconds(config.shutdown_delay)),
         "http_client_connect_timeout" => json!(nanoseconds(config.http_client_connect_timeout)),
         "http_client_request_timeout" => json!(nanoseconds(config.http_client_request_timeout)),
         "topology_region" => json!(config.topology_region),

@@ -2,7 +2,7 @@
 //!
 //! | | | |
 //! |---|---|---|
-//! | GET | `/ping` | `OK`, or 500 and why publishing does not work ([`stats`]) |
+//! | GET | `/ping` | `OK`, or 500 and why publishing does not work, or 503 and that it will stop soon ([`stats`]) |
 //! | GET | `/info` | who this node is ([`stats`]) |
 //! | GET | `/stats` | topics, channels, clients, as text, JSON or MessagePack ([`stats`]) |
 //! | GET | `/metrics` | for Prometheus ([`metrics`]) |

@@ -13,7 +13,11 @@ use crate::stats::{self, StatsRequest};
 pub async fn ping(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     request.body.discard().await?;
     let engine = context.registry.engine();
-    let status = if engine.health().is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    let status = match engine.health() {
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Ok(()) if engine.is_leaving() => StatusCode::SERVICE_UNAVAILABLE,
+        Ok(()) => StatusCode::OK,
+    };
     Ok(response::plain(status, stats::health(engine)))
 }
 

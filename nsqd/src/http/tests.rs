@@ -457,6 +457,13 @@ async fn ping_and_info() {
     assert!(!ping.head.contains("X-Nsq"), "{}", ping.head);
     assert_eq!(nsqd.stats("").await["health"], "NOK - the disk is gone");
 
+    nsqd.registry.engine().set_leaving();
+    let ping = async || nsqd.get("/ping").await.word();
+    assert_eq!(ping().await, said(500, "NOK - the disk is gone"));
+    nsqd.registry.engine().set_works(Part::Upkeep);
+    assert_eq!(ping().await, said(503, "NOK - stopping"));
+    assert_eq!(nsqd.stats("").await["health"], "NOK - stopping");
+
     let info = nsqd.get("/info").await.json();
     assert_eq!((&info["tcp_port"], &info["http_port"]), (&json!(4150), &json!(nsqd.port)));
     assert_eq!(
