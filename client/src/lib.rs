@@ -68,11 +68,17 @@
 //! # }
 //! ```
 //!
-//! AUTH is not there yet: asking for it is an error, not ignored.
+//! So is the secret for nsqds that want one: `auth_secret`, or `auth_secret_file`, which is read for each connection.
+//!
+//! # Addresses
+//!
+//! are `host:port`, for HTTP also URLs. One with a slash and no colon before it, such as `/run/nsqd.sock`, is the path of a
+//! unix socket, for publishing, consuming and administration alike. With TLS its certificate must be one for `localhost`,
+//! unless `tls_server_name` says otherwise.
 //!
 //! # The code, in reading order
 //!
-//! [`config`](Config); `transport`, `tls`, `compression`, `handshake`, `connect`, `frame_reader` (a connection comes to be);
+//! [`config`](Config); `transport`, `unix_socket`, `tls`, `compression`, `handshake`, `connect`, `frame_reader` (a connection comes to be);
 //! [`producer`]; [`consumer`]; and its pure parts: `rdy` (who gets how much), `backoff` (when handling
 //! fails), `membership` and `lookup` (whom to connect to); [`admin`] over `http`.
 
