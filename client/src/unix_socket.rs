@@ -15,11 +15,23 @@ mod system {
     use std::io;
     use std::os::unix::net::SocketAddr;
     use std::path::Path;
+    use std::time::Duration;
 
     pub(crate) use tokio::net::UnixStream as Stream;
 
+    /// How soon to try again while others queue before the door.
+    const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
+
+    /// Connects. While the listener's queue is full it waits, as TCP does of itself; how long, is up to the caller.
     pub(crate) async fn connect(path: &Path) -> io::Result<Stream> {
-        Stream::connect(path).await
+        loop {
+            match Stream::connect(path).await {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+                }
+                connected => return connected,
+            }
+        }
     }
 
     /// Whether a socket can have this path.
@@ -58,7 +70,7 @@ pub(crate) fn check(address: &str) -> Result<(), ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_socket_path;
+    use super::*;
 
     #[test]
     fn paths_are_not_hosts() {
@@ -68,5 +80,28 @@ mod tests {
         for other in ["h:1", "h", "h:1/nsq", "http://h:1/x", "[::1]:1/x", ""] {
             assert!(!is_socket_path(other), "{other}");
         }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_full_queue_is_waited_for() {
+        let path = std::env::temp_dir().join(format!("nsq-queue-{}.sock", std::process::id()));
+        let socket = tokio::net::UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut queue = Vec::new();
+        while let Ok(stream) = tokio::net::UnixStream::connect(&path).await {
+            queue.push(stream);
+        }
+        let connecting = tokio::spawn({
+            let path = path.clone();
+            async move { connect(&path).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        assert!(!connecting.is_finished());
+        listener.accept().await.unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(30), connecting).await.unwrap().unwrap().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(connect(&path).await.is_err());
     }
 }
