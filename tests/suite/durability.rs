@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use nsq_tests::wire::{Message, Peer, bodies};
-use nsq_tests::{Daemon, process, test, test_within, wait};
+use nsq_tests::{Daemon, disk, process, test, test_within, wait};
 use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
@@ -211,14 +211,18 @@ fn the_overflow_mode_survives_a_clean_stop() {
 }
 
 #[test]
-fn a_second_nsqd_on_the_same_data_directory_is_refused() {
+fn a_data_directory_is_one_nsqds_and_its_files_are_its_owners() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let data_path = format!("--data-path={}", nsqd.data_path().display());
         let (status, log) = Daemon::nsqd().flag(data_path).expect_exit().await;
         assert_eq!(status.code(), Some(1));
         assert!(log.contains("failed to lock data-path"), "{}", log.text());
-        nsqd.connect().await.still_works().await;
+        nsqd.publish("t", "x").await;
+        for (path, (_, _, _, mode, _)) in disk::fingerprint(nsqd.data_path()) {
+            const REGULAR_FILE: u32 = 0o100_000;
+            assert!(path.is_dir() || mode == REGULAR_FILE | 0o600, "{}: {mode:o}", path.display());
+        }
     });
 }
 
