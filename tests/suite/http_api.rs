@@ -98,7 +98,7 @@ fn other_spellings_of_a_path_are_redirected() {
         }
         let answer = nsqd.get("/debug/pprof").await.expect(301);
         assert_eq!(answer.header("location"), Some("/debug/pprof/"));
-        let answer = nsqd.post("/PUB?topic=t", b"x").await.expect(308);
+        let answer = nsqd.post("/PUB?topic=t", b"x").await.expect(307);
         assert_eq!(answer.header("location"), Some("/pub?topic=t"));
     });
 }
@@ -129,9 +129,12 @@ fn pub_publishes_what_it_is_given() {
         http::raw(nsqd.http(), chunked).await.expect("an answer").expect(200);
         assert_eq!(drain(&nsqd, "t").await, ["a\nbody\0", "at once", "chunked"]);
 
-        // Names are percent-decoded.
-        nsqd.post("/pub?topic=x%23ephemeral", "x").await.expect(200);
-        assert!(nsqd.topic("x#ephemeral").await.is_some());
+        // Names are percent-decoded, and `#` need not be encoded.
+        for (topic, name) in [("x%23ephemeral", "x#ephemeral"), ("y#ephemeral", "y#ephemeral")] {
+            nsqd.post(&format!("/pub?topic={topic}&defer=0"), "#").await.expect(200);
+            assert_eq!(drain(&nsqd, name).await, ["#"]);
+        }
+        assert!(nsqd.topic("y").await.is_none());
     });
 }
 
@@ -231,6 +234,7 @@ fn topics_and_channels_are_created_once_and_deleted_once() {
         assert_eq!(nsqd.topics().await.len(), 1);
         nsqd.admin("/channel/delete?topic=t&channel=c").await;
         nsqd.post("/channel/delete?topic=t&channel=c", "").await.expect_error(404, "CHANNEL_NOT_FOUND");
+        nsqd.post("/topic/delete?topic=t#ephemeral", "").await.expect_error(404, "TOPIC_NOT_FOUND");
         nsqd.admin("/topic/delete?topic=t").await;
         nsqd.post("/topic/delete?topic=t", "").await.expect_error(404, "TOPIC_NOT_FOUND");
     });

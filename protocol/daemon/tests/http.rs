@@ -160,7 +160,7 @@ async fn what_fits_nearly() {
     assert!(moved.starts_with("HTTP/1.1 301 ") && moved.contains("\nLocation: /ping?a=1&b=2\n"), "{moved}");
     assert!(moved.ends_with("<a href=\"/ping?a=1&amp;b=2\">Moved Permanently</a>.\n\n"));
     let moved = server.ask("POST /echo/").await;
-    assert!(moved.starts_with("HTTP/1.1 308 ") && moved.ends_with("Content-Length: 0\n\n"), "{moved}");
+    assert!(moved.starts_with("HTTP/1.1 307 ") && moved.ends_with("Content-Length: 0\n\n"), "{moved}");
     let options = server.ask("OPTIONS /ping").await;
     assert!(options.contains("\nAllow: GET, OPTIONS\n") && !options.contains("X-Nsq"), "{options}");
     assert!(server.ask("OPTIONS *").await.starts_with("HTTP/1.1 200 "));
@@ -172,7 +172,9 @@ async fn what_fits_nearly() {
 #[tokio::test]
 async fn parameters_come_from_the_query_only() {
     let server = start(Timeouts::default()).await;
-    assert!(server.ask("GET /query?topic=a%23b").await.ends_with("\na#b"));
+    for escaped in ["a%23b", "a#b"] {
+        assert!(server.ask(&format!("GET /query?topic={escaped}")).await.ends_with("\na#b"), "{escaped}");
+    }
     assert!(server.ask("GET /query?topic=a;b").await.ends_with(r#"{"message":"INVALID_REQUEST"}"#));
     let body = "POST /query HTTP/1.1\r\nHost: x\r\nContent-Length: 7\r\n\r\ntopic=a";
     assert!(server.exchange(body).await.ends_with(r#"{"message":"MISSING_ARG_TOPIC"}"#));
@@ -250,7 +252,7 @@ async fn bodies_whole_chunked_expected_and_too_big() {
     })
     .await
     .expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 413 "));
+    assert!(answer.starts_with("HTTP/1.1 413 Request Entity Too Large\r\n"));
 }
 
 #[tokio::test]

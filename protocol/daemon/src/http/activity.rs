@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use super::request_lines::RequestLines;
 
 /// After an answer that left part of a body unread, we read on this long, so that our closing does
 /// not tear the answer out of the client's hands.
@@ -112,18 +115,22 @@ impl Look {
     }
 }
 
-/// A stream that notes what passes through it, and that lingers on closing when it must.
+/// A stream that notes what passes through it, escapes `#` in request lines, and lingers on closing when it must.
 #[derive(Debug)]
 pub(super) struct Noted<S> {
     stream: S,
     activity: Arc<Activity>,
+    request_lines: RequestLines,
+    /// Escaped, and too long for the buffer it was read into.
+    escaped: Bytes,
     /// Set once our side is closed.
     lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Noted<S> {
     pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, lingering: None }
+        let (request_lines, escaped) = (RequestLines::default(), Bytes::new());
+        Self { stream, activity, request_lines, escaped, lingering: None }
     }
 }
 
@@ -133,12 +140,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let count = buf.filled().len() - before;
-        if count > 0 {
-            self.activity.read(count);
+        let noted = &mut *self;
+        if noted.escaped.is_empty() {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut noted.stream).poll_read(cx, buf))?;
+            let count = buf.filled().len() - before;
+            if count > 0 {
+                noted.activity.read(count);
+            }
+            match noted.request_lines.escape(&buf.filled()[before..]) {
+                None => return Poll::Ready(Ok(())),
+                Some(escaped) => {
+                    buf.set_filled(before);
+                    noted.escaped = escaped.into();
+                }
+            }
         }
+        let fits = noted.escaped.len().min(buf.remaining());
+        buf.put_slice(&noted.escaped.split_to(fits));
         Poll::Ready(Ok(()))
     }
 }

@@ -227,7 +227,7 @@ fn redirect(request: &Request, path: &str) -> Response {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         *response.body_mut() = Full::new(Bytes::from(html));
     } else {
-        *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+        *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     }
     if let Ok(value) = HeaderValue::try_from(location) {
         response.headers_mut().insert(LOCATION, value);

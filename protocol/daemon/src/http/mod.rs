@@ -7,7 +7,7 @@
 //! request nothing is boxed, spawned or timed: publishing over HTTP is a hot path.
 //!
 //! In reading order: [`query`], [`request`], [`response`], [`router`], [`server`] (with its
-//! `activity`, which finds connections that stand still), [`pprof`].
+//! `activity`, which finds connections that stand still, and `request_lines`, which keeps `#` in them), [`pprof`].
 
 pub mod query;
 
@@ -22,6 +22,7 @@ pub mod server;
 mod activity;
 
 mod connection;
+mod request_lines;
 
 pub mod pprof;
 

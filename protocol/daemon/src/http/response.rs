@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::Full;
+use hyper::ext::ReasonPhrase;
 use nsq_protocol::json::to_json;
 use serde::Serialize;
 
@@ -149,7 +150,12 @@ impl HttpError {
         struct Message<'a> {
             message: &'a str,
         }
-        with_value(self.status, encoding, &Message { message: &self.word })
+        let mut response = with_value(self.status, encoding, &Message { message: &self.word });
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The name that it had before, and has in Go.
+            response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
+        }
+        response
     }
 }
 
