@@ -60,6 +60,8 @@ pub fn collect(
         Some(name) => registry.get(name).map(|topic| vec![topic]),
         None => Some(registry.all()),
     };
+    // As in NSQ: who asks for a topic that is not there is told of nobody.
+    let include_producers = request.include_clients && topics.is_some();
     Stats {
         version: nsq_daemon::NSQ_VERSION.to_owned(),
         health: health(registry.engine()),
@@ -69,7 +71,7 @@ pub fn collect(
         }),
         memory: request.include_memory.then(memory_stats),
         unsynced_bytes: request.include_storage.then(|| unsynced_bytes(registry.engine())).flatten(),
-        producers: request.include_clients.then(|| producer_stats(producers, request.topic)).flatten(),
+        producers: include_producers.then(|| producer_stats(producers, request.topic)).flatten(),
     }
 }
 

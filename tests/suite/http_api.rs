@@ -382,6 +382,8 @@ fn stats_tell_of_a_connection_what_it_published_and_consumes() {
         assert_eq!(stats["producers"][0]["pub_counts"], json!([{"topic": "u", "count": 1}]));
         let stats = nsqd.get_json("/stats?format=json&topic=v").await;
         assert_eq!(stats["producers"][0].get("pub_counts"), None);
+        let stats = nsqd.get_json("/stats?format=json&topic=none").await;
+        assert_eq!((&stats["topics"], &stats["producers"]), (&Value::Null, &Value::Null));
         let text = nsqd.get("/stats").await.expect(200).text();
         assert!(
             text.contains("\nProducers:\n   [V2 :") && text.contains("topics: t=2,u=1 connected: "),
