@@ -49,6 +49,11 @@ impl Publication {
     /// Dropping the future keeps what it waits for in `self`.
     async fn journal_result(&mut self) -> Result<(), JournalError> {
         let Some(journal) = self.topic.engine.journal.clone() else { return Ok(()) };
+        if let Waiting::Write(ticket) = &self.waiting
+            && ticket.should_yield()
+        {
+            tokio::task::yield_now().await;
+        }
         if let Waiting::Write(ticket) = std::mem::replace(&mut self.waiting, Waiting::Nothing) {
             match journal.try_commit(ticket) {
                 Ok(result) => return result,

@@ -21,11 +21,20 @@ pub struct Ticket {
     group: Arc<Group>,
     batch: u64,
     resolved: bool,
+    /// When it was appended, others seemed to come with the same.
+    others_may_come: bool,
 }
 
 impl Ticket {
-    pub(super) fn new(group: Arc<Group>, batch: u64) -> Self {
-        Self { group, batch, resolved: false }
+    pub(super) fn new(group: Arc<Group>, batch: u64, others_may_come: bool) -> Self {
+        Self { group, batch, resolved: false, others_may_come }
+    }
+
+    /// Whether it pays to let other tasks run before this is committed: they are likely to append to the same
+    /// batch, which is written once for all. Only a hint.
+    #[inline]
+    pub fn should_yield(&self) -> bool {
+        self.others_may_come && !self.group.surely_written(self.batch)
     }
 
     /// See [`Journal::try_commit`](super::Journal::try_commit).
@@ -74,6 +83,9 @@ impl Future for Commit {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { ticket, waiter } = self.get_mut();
+        if waiter.is_some() {
+            ticket.group.wake_the_rest();
+        }
         match ticket.progress() {
             Progress::Done(outcome) => {
                 *waiter = None;

@@ -15,7 +15,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::Waker,
     time::Instant,
 };
 
@@ -25,7 +24,8 @@ use super::{
     Durability, JournalError, JournalOptions, JournalTiming,
     catalog::Catalog,
     commit::{Commit, Ticket, block_on},
-    pending::{MAX_LAZY_KEPT_BYTES, State, ThreadState, Waiter, Work},
+    pending::{MAX_LAZY_KEPT_BYTES, State, ThreadState, Work},
+    waiting::Turn,
     writer::Writer,
 };
 use crate::storage::record::Record;
@@ -39,11 +39,11 @@ const MAX_ROUNDS: usize = 8;
 
 /// What the handle, the tickets and the journal's thread share.
 pub(super) struct Group {
-    sync: bool,
+    pub(super) sync: bool,
     timing: JournalTiming,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// Wakes the journal's thread.
-    work: Condvar,
+    pub(super) work: Condvar,
     /// Locked by the leader only, and by `sync`.
     writer: Mutex<Writer>,
     pub(super) catalog: Arc<Catalog>,
@@ -51,6 +51,8 @@ pub(super) struct Group {
     resolved: AtomicU64,
     /// Some tickets of resolved batches failed. Written under the state's lock, before `resolved`.
     failing: AtomicBool,
+    /// Somebody is in the state's `to_wake`. Written under its lock.
+    pub(super) wakes_left: AtomicBool,
     pub(super) bytes_written: AtomicU64,
 }
 
@@ -65,6 +67,7 @@ impl Group {
             catalog,
             resolved: AtomicU64::new(0),
             failing: AtomicBool::new(false),
+            wakes_left: AtomicBool::new(false),
             bytes_written: AtomicU64::new(0),
         }
     }
@@ -79,7 +82,8 @@ impl Group {
     /// A ticket for the pending batch.
     fn take_ticket(self: &Arc<Self>, state: &mut State) -> Ticket {
         state.pending.tickets += 1;
-        Ticket::new(Arc::clone(self), state.batch)
+        let others_may_come = !self.sync && state.company.is_expected();
+        Ticket::new(Arc::clone(self), state.batch, others_may_come)
     }
 
     pub(super) fn append_lazy(&self, record: &Record<'_>) {
@@ -169,6 +173,7 @@ impl Group {
         let batch = state.batch;
         state.batch += 1;
         state.writing_tickets = buffer.tickets;
+        state.company.learn(buffer.tickets);
         state.lazy_due = None;
         state.kicked = false;
         let failed_before = state.last_error.is_some();
@@ -199,21 +204,6 @@ impl Group {
         state.spare = buffer;
         self.resolved.store(resolved, Ordering::Release);
         self.wake_resolved(state, resolved)
-    }
-
-    fn wake_resolved<'a>(&'a self, mut state: MutexGuard<'a, State>, resolved: u64) -> MutexGuard<'a, State> {
-        if !state.waiters.iter().any(|waiter| waiter.batch <= resolved) {
-            return state;
-        }
-        let mut woken = mem::take(&mut state.woken);
-        woken.extend(
-            state.waiters.extract_if(.., |waiter| waiter.batch <= resolved).map(|waiter| waiter.waker),
-        );
-        drop(state);
-        woken.drain(..).for_each(Waker::wake);
-        let mut state = self.state.lock();
-        state.woken = woken;
-        state
     }
 
     /// Blocks until everything appended so far is written.
@@ -277,12 +267,12 @@ impl Group {
 
     /// Without a lock: whether the batch was written well. `false` if that is not sure.
     #[inline]
-    fn surely_written(&self, batch: u64) -> bool {
+    pub(super) fn surely_written(&self, batch: u64) -> bool {
         self.resolved.load(Ordering::Acquire) >= batch && !self.failing.load(Ordering::Relaxed)
     }
 
     /// Whether a caller may write now, and not only the journal's thread.
-    fn may_lead(&self, state: &State) -> bool {
+    pub(super) fn may_lead(&self, state: &State) -> bool {
         !state.leading && (!self.sync || state.stop)
     }
 
@@ -322,26 +312,6 @@ impl Group {
             self.set_due(&mut state, Instant::now() + self.timing.flush_interval);
         }
     }
-
-    /// A waiter goes. If it was the one that was woken to lead, somebody else must.
-    pub(super) fn leave(&self, waiter: u64) {
-        let mut state = self.state.lock();
-        if let Some(at) = state.waiters.iter().position(|other| other.id == waiter) {
-            state.waiters.swap_remove(at);
-        }
-        self.hand_over(state);
-    }
-
-    /// Wakes one of those who wait, if nobody leads. It will find that out, and lead.
-    fn hand_over(&self, state: MutexGuard<'_, State>) {
-        if self.may_lead(&state)
-            && let Some(heir) = state.waiters.first()
-        {
-            let heir = heir.waker.clone();
-            drop(state);
-            heir.wake();
-        }
-    }
 }
 
 /// Lets others run for as long as they go on appending: a sync costs the same for one as for a hundred. Nobody waits
@@ -360,34 +330,4 @@ fn gather(state: &mut MutexGuard<'_, State>) {
 pub(super) enum Progress<'a> {
     Done(Result<(), JournalError>),
     Wait(Turn<'a>),
-}
-
-/// The moment in which a ticket's holder is told to wait; nothing changes before it has said how to wake it.
-pub(super) struct Turn<'a> {
-    group: &'a Group,
-    state: MutexGuard<'a, State>,
-    batch: u64,
-}
-
-impl Turn<'_> {
-    /// Waits, as the waiter that it was before or as a new one. Returns its number.
-    pub(super) fn wait(mut self, known: Option<u64>, waker: &Waker) -> u64 {
-        let state = &mut *self.state;
-        let id = match state.waiters.iter_mut().find(|waiter| Some(waiter.id) == known) {
-            Some(waiter) => {
-                waiter.waker.clone_from(waker);
-                waiter.id
-            }
-            None => {
-                state.next_waiter += 1;
-                let id = state.next_waiter;
-                state.waiters.push(Waiter { id, batch: self.batch, waker: waker.clone() });
-                id
-            }
-        };
-        if self.group.sync && state.thread != ThreadState::Busy {
-            self.group.work.notify_one();
-        }
-        id
-    }
 }

@@ -4,6 +4,8 @@
 //! - [`Journal`] here is the handle: append, commit, flush, and which files there are;
 //! - `commit` has what a caller holds meanwhile: a ticket, then a future;
 //! - `group` decides who writes what waits, and tells those who wait (group commit);
+//! - `waiting` has those who wait, and who wakes them;
+//! - `company` tells whether publishers come together, so that it pays to let others append first;
 //! - `pending` is its state: two buffers, tickets, what became of a failed write;
 //! - `writer` has the file that is written to: room, rotation, recycling, failed writes;
 //! - `catalog` knows the files and what was published in each;
@@ -16,12 +18,14 @@
 
 mod catalog;
 mod commit;
+mod company;
 mod format;
 mod group;
 mod pending;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod waiting;
 mod writer;
 
 use std::{

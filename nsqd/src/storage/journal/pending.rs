@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{JournalError, JournalTiming, MAX_PENDING_BYTES, MAX_RECORD_BYTES, format};
+use super::{JournalError, JournalTiming, MAX_PENDING_BYTES, MAX_RECORD_BYTES, company::Company, format};
 use crate::storage::record::Record;
 
 /// So many bytes of lazy records are kept while writing fails; what comes beyond is forgotten.
@@ -27,6 +27,7 @@ pub(super) struct State {
     /// Tickets of the batch being written that are still held.
     pub writing_tickets: usize,
     pub waiters: Vec<Waiter>,
+    pub company: Company,
     pub next_waiter: u64,
     pub failure: Option<Failure>,
     /// A failed sync: for ever.
@@ -41,6 +42,8 @@ pub(super) struct State {
     pub kicked: bool,
     /// Taken and given back by whoever wakes waiters, to keep its room.
     pub woken: Vec<Waker>,
+    /// Those that the first of them, which was woken, is to wake.
+    pub to_wake: Vec<Waker>,
     pub thread: ThreadState,
     pub refusing: bool,
     pub stop: bool,
@@ -130,6 +133,7 @@ impl State {
             leading: false,
             writing_tickets: 0,
             waiters: Vec::new(),
+            company: Company::default(),
             next_waiter: 0,
             failure: None,
             latched: None,
@@ -138,6 +142,7 @@ impl State {
             lazy_due: None,
             kicked: false,
             woken: Vec::new(),
+            to_wake: Vec::new(),
             thread: ThreadState::Busy,
             refusing: false,
             stop: false,

@@ -1,6 +1,8 @@
 //! Many publishers at once, and futures that are given up.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
 
 use super::*;
 
@@ -30,6 +32,50 @@ fn dropping_a_commit_hangs_nobody() {
         }
         journal.flush().unwrap();
         assert_eq!(sequences(&open(&storage.after_kill(), durability)).len(), 20);
+    }
+}
+
+/// The journal's thread wakes one, and that one the others, whether it is polled or given up.
+#[test]
+fn whoever_is_woken_first_wakes_the_rest() {
+    for is_given_up in [false, true] {
+        let storage = FaultyStorage::default();
+        let opened = open(&storage, Durability::Sync);
+        let journal = &opened.journal;
+        storage.close_gate();
+        let busy = std::thread::spawn({
+            let journal = Arc::clone(journal);
+            move || put(&journal, 0, b"x")
+        });
+        storage.wait_for_write();
+        let woken: Vec<_> = (0..5).map(|_| Arc::new(Woken::default())).collect();
+        let mut commits: Vec<_> =
+            (1..6).map(|number| journal.commit(journal.append(&publish(number, b"x")).unwrap())).collect();
+        for (commit, woken) in commits.iter_mut().zip(&woken) {
+            let waker = Waker::from(Arc::clone(woken));
+            assert!(Pin::new(commit).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        storage.open_gate();
+        busy.join().unwrap().unwrap();
+        let is_woken = |woken: &Arc<Woken>| woken.0.load(Ordering::Acquire);
+        eventually("the first", || woken.iter().any(is_woken));
+        let first = commits.remove(woken.iter().position(is_woken).unwrap());
+        if is_given_up {
+            drop(first);
+        } else {
+            wait(first).unwrap();
+        }
+        eventually("the rest", || woken.iter().all(is_woken));
+        commits.into_iter().for_each(|commit| wait(commit).unwrap());
+    }
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
     }
 }
 
