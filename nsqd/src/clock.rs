@@ -43,6 +43,15 @@ pub fn follow_wall_clock() -> i64 {
     ahead
 }
 
+/// Ticks of the runtime's timer. Those of equal intervals come together, so that an idle process wakes up once for all; one
+/// that comes too late is left out.
+pub fn ticks(interval: Duration) -> tokio::time::Interval {
+    let next = monotonic().next_multiple_of(nanos(interval).max(1));
+    let mut ticks = tokio::time::interval_at(instant(next).into(), interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    ticks
+}
+
 /// A span as nanoseconds, saturating.
 pub fn nanos(span: Duration) -> Nanos {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)

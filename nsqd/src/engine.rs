@@ -112,6 +112,7 @@ pub struct Engine {
     leaving: AtomicBool,
     stopping: AtomicBool,
     wrote_segments: AtomicBool,
+    retains: AtomicBool,
     health: Mutex<Health>,
     topology: watch::Sender<u64>,
     latency: OnceLock<LatencyOptions>,
@@ -172,6 +173,7 @@ impl Engine {
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             wrote_segments: AtomicBool::new(false),
+            retains: AtomicBool::new(false),
             health: Mutex::default(),
             topology: watch::Sender::new(0),
             latency: OnceLock::new(),
@@ -315,6 +317,16 @@ impl Engine {
     /// Whether segments were written to since the last call.
     pub fn take_wrote_segments(&self) -> bool {
         self.wrote_segments.swap(false, Ordering::Relaxed)
+    }
+
+    /// Some topic keeps what is finished.
+    pub fn set_retains(&self) {
+        self.retains.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any topic has ever kept what is finished.
+    pub fn retains(&self) -> bool {
+        self.retains.load(Ordering::Relaxed)
     }
 
     /// It works (again).

@@ -39,6 +39,7 @@ pub mod producers;
 pub mod channel;
 pub mod engine;
 pub mod topic;
+pub mod upkeep;
 pub mod delivery;
 pub mod connection;
 pub mod lookup;

@@ -14,12 +14,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
-use crate::clock;
 use crate::config::{Config, broadcast_port};
 use crate::connection::ConnectionContext;
 use crate::connection::listener::accept_loop;
 use crate::flags::TlsRequired;
-use crate::health::Part;
 use crate::http::auth::HttpAuth;
 use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
@@ -33,15 +31,7 @@ use crate::storage::measured::Measured;
 use crate::storage::{Durability, Storage};
 use crate::syncing::Syncing;
 use crate::topic::registry::Registry;
-
-/// How often the journal is looked at: may old files go?
-const PERSIST_INTERVAL: Duration = Duration::from_millis(200);
-/// After so many of these intervals segments are looked at, if some were written ...
-const BUSY_CLEAN_TICKS: u32 = 10;
-/// ... and after so many in any case.
-const CLEAN_TICKS: u32 = 300;
-/// After so many of these intervals topics let go of what they have kept for long enough.
-const RETAIN_TICKS: u32 = 5;
+use crate::upkeep;
 
 /// Why the daemon did not start: the text after `FATAL: `.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +204,7 @@ impl Nsqd {
     fn spawn_background(&mut self) {
         let timers = self.registry.engine().timers.clone();
         self.background.push(tokio::spawn(timers.run(self.stop_background.clone())));
-        self.background.push(tokio::spawn(persist_loop(self.registry.clone(), self.stop_background.clone())));
+        self.background.push(tokio::spawn(upkeep::run(self.registry.clone(), self.stop_background.clone())));
         if let Some(tls) = self.tls.clone() {
             let (logger, stop) = (self.logger.clone(), self.stop.clone());
             self.background.push(tokio::spawn(async move { tls.keep_current(&logger, stop).await }));
@@ -317,66 +307,6 @@ fn persist_at_end(registry: &Registry) -> Result<(), String> {
         engine.data_dir.path().display()
     );
     persist::at_end(registry)
-}
-
-/// Lets go of journal and segment files that are needed no more; tries again what a full disk refused; without a journal, writes down which topics and
-/// channels there are.
-async fn persist_loop(registry: Arc<Registry>, stop: CancellationToken) {
-    let engine = registry.engine().clone();
-    let mut topology = engine.topology();
-    topology.mark_unchanged();
-    let mut ticks_since_clean = 0;
-    let mut ticks_since_retain = 0;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(PERSIST_INTERVAL) => {}
-            () = stop.cancelled() => return,
-        }
-        clock::follow_wall_clock();
-        ticks_since_clean += 1;
-        let clean = ticks_since_clean >= CLEAN_TICKS
-            || (ticks_since_clean >= BUSY_CLEAN_TICKS && engine.take_wrote_segments());
-        if clean {
-            ticks_since_clean = 0;
-        }
-        ticks_since_retain += 1;
-        let retain = ticks_since_retain >= RETAIN_TICKS;
-        if retain {
-            ticks_since_retain = 0;
-        }
-        let checkpoint = engine.journal.is_none() && topology.has_changed().unwrap_or(false);
-        if checkpoint {
-            topology.mark_unchanged();
-        }
-        let registry = registry.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            if checkpoint {
-                persist::write_checkpoint(&registry, false)?;
-            }
-            persist::retry_spills(&registry);
-            persist::retire_journal_files(&registry)?;
-            if retain {
-                persist::retain(&registry)?;
-            }
-            if clean {
-                persist::clean_segments(&registry)?;
-            }
-            Ok::<_, String>(())
-        });
-        match work.await {
-            Ok(Ok(())) => engine.set_works(Part::Upkeep),
-            failed => {
-                let cause =
-                    failed.map_or_else(|panic| panic.to_string(), |error| error.err().unwrap_or_default());
-                engine.set_failed(Part::Upkeep, &cause);
-                // What was to be done is to be done still.
-                ticks_since_retain += if retain { RETAIN_TICKS } else { 0 };
-                if clean {
-                    engine.set_wrote_segments();
-                }
-            }
-        }
-    }
 }
 
 /// Where HTTPS is served: on a port, with a certificate.

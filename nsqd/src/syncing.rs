@@ -51,9 +51,10 @@ impl Syncing {
         let mut synced = Seen::default();
         let mut dirty_since = None;
         let mut failure: Option<String> = None;
+        let mut ticks = clock::ticks(LOOK_INTERVAL);
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+                _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
             if let Some(cause) = &failure {

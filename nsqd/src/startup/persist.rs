@@ -44,6 +44,11 @@ pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(),
     Ok(())
 }
 
+/// Whether [`retire_journal_files`] would find some.
+pub fn has_journal_files_to_retire(registry: &Registry) -> bool {
+    registry.engine().journal.as_ref().is_some_and(|journal| journal.size().0 > KEEP_JOURNAL_FILES)
+}
+
 /// Lets go of the oldest journal files while there are more than a few; if the disk takes no more, also of those in which
 /// nobody needs anything. Returns how many went.
 pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
@@ -64,7 +69,7 @@ pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
         files[..excess].iter().map(|file| file.number).filter(|&number| number < needed_from).collect();
     let Some(&last) = going.last() else { return Ok(0) };
     if engine.take_unnamed(last) {
-        registry.all().iter().for_each(|topic| topic.record_names());
+        registry.all_unsorted().iter().for_each(|topic| topic.record_names());
     }
     // What was named above must be there before the file goes that said so before.
     journal.flush().map_err(|error| error.to_string())?;
@@ -105,7 +110,7 @@ fn retire_finished_files(registry: &Registry, journal: &Journal) -> usize {
 
 fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(), String> {
     let sync = registry.engine().durability == Durability::Sync;
-    for topic in registry.all() {
+    for topic in registry.all_unsorted() {
         if let Ok(index) = published.binary_search_by_key(&topic.number(), |&(number, _)| number) {
             topic.log().persist_up_to(published[index].1, sync).map_err(|error| error.to_string())?;
         }
@@ -117,14 +122,16 @@ fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(),
 pub fn retry_spills(registry: &Registry) {
     let engine = registry.engine();
     // All of them, also behind one that fails again.
-    if engine.health().is_err() && registry.all().iter().filter(|topic| topic.retry_spill()).count() == 0 {
+    if engine.health().is_err()
+        && registry.all_unsorted().iter().filter(|topic| topic.retry_spill()).count() == 0
+    {
         engine.set_works(Part::Spilling);
     }
 }
 
 /// Lets go of segment files of which little or nothing is needed.
 pub fn clean_segments(registry: &Registry) -> Result<(), String> {
-    for topic in registry.all() {
+    for topic in registry.all_unsorted() {
         topic.log().clean().map_err(|error| format!("cannot clean segments: {error}"))?;
     }
     Ok(())
@@ -132,7 +139,7 @@ pub fn clean_segments(registry: &Registry) -> Result<(), String> {
 
 /// Lets go of finished messages that topics have kept for long enough.
 pub fn retain(registry: &Registry) -> Result<(), String> {
-    for topic in registry.all().iter().filter(|topic| topic.log().is_retaining()) {
+    for topic in registry.all_unsorted().iter().filter(|topic| topic.log().is_retaining()) {
         topic.retain().map_err(|error| format!("cannot let go of old messages: {error}"))?;
     }
     Ok(())

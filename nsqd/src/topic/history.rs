@@ -52,6 +52,9 @@ impl Topic {
         state.own_retention = own;
         let was_retaining = self.log.is_retaining();
         let from = self.log.set_retention(own.unwrap_or(self.engine.limits.retention));
+        if self.log.is_retaining() {
+            self.engine.set_retains();
+        }
         if !was_retaining {
             self.remember_deferred(&state);
         }

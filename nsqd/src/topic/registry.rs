@@ -128,12 +128,15 @@ impl Registry {
             own_retention: None,
         };
         let topic = Topic::new(self.engine.clone(), parts);
-        self.topics.insert(name.clone(), topic.clone());
+        self.adopt(topic.clone());
         Ok(Some(Created { topic, ticket }))
     }
 
-    /// Adds a recovered topic.
+    /// Adds a topic, such as one that was recovered.
     pub fn adopt(&self, topic: Arc<Topic>) {
+        if topic.log().is_retaining() {
+            self.engine.set_retains();
+        }
         self.topics.insert(topic.name().clone(), topic);
     }
 
