@@ -450,3 +450,18 @@ fn shells_can_complete() {
         assert!(run(command("--help"), b"").await.expect(0).stdout.contains("Exit codes"));
     });
 }
+
+#[test]
+fn a_daemon_that_does_not_know_a_request_is_no_daemon_without_the_topic() {
+    test(async {
+        // Like an nsqd of NSQ's, it has never heard of retention.
+        let other = Daemon::lookupd().start().await;
+        for line in ["topic retain t --for 1h", "channel seek t c --to earliest"] {
+            let told = run(command(&format!("{line} --nsqd {}", other.http())), b"").await.expect(1);
+            assert!(told.stderr.contains("does not know this request"), "{}", told.stderr);
+            assert!(!told.stderr.contains("registered"), "{}", told.stderr);
+        }
+        let told = run(command(&format!("topic pause t --nsqd {}", other.http())), b"").await;
+        assert!(told.code != Some(0), "{}", told.stdout);
+    });
+}
