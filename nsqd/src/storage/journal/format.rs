@@ -102,6 +102,16 @@ impl RecordHeader {
         (header.length != 0 && seal.mark(offset, &bytes[..8]) == u32_at(bytes, 8)).then_some(header)
     }
 
+    /// Whether what looks like the end of the file was a header before the one bit of its length was flipped.
+    pub(super) fn lost_its_length(bytes: &[u8; RECORD_HEADER_BYTES], seal: Seal, offset: u64) -> bool {
+        let mut header = *bytes;
+        u32_at(bytes, 0) == 0
+            && (0..u32::BITS).any(|bit| {
+                header[..4].copy_from_slice(&(1_u32 << bit).to_le_bytes());
+                Self::decode(&header, seal, offset).is_some()
+            })
+    }
+
     /// Whether this is the content that the header was written for.
     pub(super) fn covers(&self, content: &[u8]) -> bool {
         content.len() == self.length as usize && crc32c::crc32c(content) == self.checksum

@@ -304,8 +304,7 @@ fn scan(
         if sealed_end.is_some_and(|sealed_end| offset >= sealed_end) {
             break;
         }
-        let head = window.get(offset, format::TERMINATOR.len())?;
-        if sealed_end.is_none() && head.iter().all(|&byte| byte == 0) {
+        if sealed_end.is_none() && is_terminated(&mut window, open.header.seal(), offset)? {
             break;
         }
         if let Some(resumed) = find_record(&mut window, open.header.seal(), offset + 1)? {
@@ -326,6 +325,13 @@ fn scan(
     }
     found.last_end = Some((number, offset as u32));
     Ok(FileEntry { number, bytes: open.len, topics, sealed: true, damaged })
+}
+
+/// Whether the newest file was ended at `offset` by whoever wrote it.
+fn is_terminated(window: &mut Window<'_>, seal: Seal, offset: u64) -> io::Result<bool> {
+    let head = window.get(offset, RECORD_HEADER_BYTES)?;
+    let was_header = head.first_chunk().is_some_and(|head| RecordHeader::lost_its_length(head, seal, offset));
+    Ok(head.iter().take(format::TERMINATOR.len()).all(|&byte| byte == 0) && !was_header)
 }
 
 /// Shows the record at `offset` to `replay`, if there is a whole one, and returns its length with its header.

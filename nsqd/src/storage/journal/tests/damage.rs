@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::format::{FILE_HEADER_BYTES, RECORD_HEADER_BYTES};
 use super::*;
 
 #[test]
@@ -64,6 +65,30 @@ fn files_of_a_newer_version_are_refused_and_left_alone() {
     let error = try_open(&storage, options(Durability::Write)).err().unwrap();
     assert!(matches!(error, JournalError::NewerVersion { version: 3, .. }), "{error}");
     assert_eq!(storage.paths(), before);
+}
+
+/// The length of such a record has a single bit: without it, it looks like the end of the file.
+#[test]
+fn a_length_that_is_flipped_to_zero_is_no_end() {
+    const START: usize = FILE_HEADER_BYTES as usize;
+    const RECORD: usize = 256 + RECORD_HEADER_BYTES;
+    let overhead = {
+        let storage = written(1, 0);
+        let mut length = 0;
+        storage.tamper(&newest_file(&storage), |bytes| length = format::u32_at(bytes, START) as usize);
+        length
+    };
+    for damaged in [1, 4] {
+        let storage = written(5, 256 - overhead);
+        storage.tamper(&newest_file(&storage), |bytes| {
+            let at = START + damaged * RECORD;
+            assert_eq!(bytes[at..at + 4], [0, 1, 0, 0]);
+            bytes[at + 1] = 0;
+        });
+        let found = open(&storage, Durability::Write);
+        assert_eq!(sequences(&found), (0..5).filter(|&n| n != damaged as u64).collect::<Vec<_>>());
+        assert!(found.report.torn_at.is_some() || !found.report.damaged.is_empty(), "record {damaged}");
+    }
 }
 
 #[test]
