@@ -80,6 +80,8 @@ fn what_does_not_fit_an_ephemeral_queue_is_dropped_and_answered_with_ok() {
         for n in 0..20 {
             publisher.publish("t", format!("{n}")).await;
         }
+        let channel = nsqd.channel("t", "c#ephemeral").await.expect("the channel is there");
+        assert_eq!((channel.message_count, channel.depth), (20, 5), "what is dropped is counted");
         ephemeral.ready(100).await;
         assert_eq!(bodies(&ephemeral.messages(5).await), ["0", "1", "2", "3", "4"], "the oldest are kept");
         ephemeral.nothing().await;

@@ -127,7 +127,7 @@ impl ChannelState {
     }
 
     /// The topic has released its messages up to `to`. With `bound`, what does not fit is dropped, newest first
-    /// (ephemeral channels).
+    /// (ephemeral channels). It counts all the same, as in NSQ.
     pub fn release(&mut self, to: u64, marks: &[Mark], bound: Option<u64>) {
         let from = self.end;
         if to <= from {
@@ -160,14 +160,14 @@ impl ChannelState {
             if at < to {
                 plain.push((at, to));
             }
-            skipped_count += self.drop_newest(&plain, bound);
+            self.drop_newest(&plain, bound);
         }
         self.counters.message_count += (to - from) - skipped_count;
         self.pass_skipped();
     }
 
-    /// Drops released messages beyond the bound, newest first; returns how many.
-    fn drop_newest(&mut self, released: &[(u64, u64)], bound: u64) -> u64 {
+    /// Drops released messages beyond the bound, newest first.
+    fn drop_newest(&mut self, released: &[(u64, u64)], bound: u64) {
         let room = bound.saturating_add(self.consumers.room());
         let mut excess = self.depth().saturating_sub(room);
         let mut dropped = Vec::new();
@@ -182,7 +182,6 @@ impl ChannelState {
         let mut all: Vec<_> = self.skipped.iter().chain(dropped.iter().copied()).collect();
         all.sort_unstable();
         self.skipped = all.into_iter().collect();
-        dropped.iter().map(|(from, to)| to - from).sum()
     }
 
     pub(super) fn defer_ahead(&mut self, sequence: u64, attempts: u16, due: Nanos) {
