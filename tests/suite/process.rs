@@ -237,6 +237,19 @@ fn the_nsq_command_reaches_unix_sockets() {
         let paused = format!("paused t/c at {http}\n");
         assert_eq!(nsq(&["channel", "pause", "t", "c", "--nsqd", &http]).await, done(&paused));
 
+        // So does the load generator, over HTTP as well; and it finds the process behind the socket.
+        let addresses = format!("--nsqd-tcp {tcp} --nsqd {http}");
+        for mode in
+            ["pubsub --messages 2000 --batch 10 --connections 2 --snappy", "pub --messages 2000 --http"]
+        {
+            let line = format!("bench {mode} {addresses} --json");
+            let (code, report, stderr) = nsq(&line.split(' ').collect::<Vec<_>>()).await;
+            assert_eq!((code, stderr.as_str()), (Some(0), ""), "{report}");
+            let report: Value = serde_json::from_str(&report).expect("one line of JSON");
+            assert_eq!(report["published"]["messages"], 2000, "{report}");
+            assert!(report["nsqd"]["pid"].as_u64().is_some(), "{report}");
+        }
+
         // Over HTTP it says that its clients come to a socket, but not to which.
         let (code, _, stderr) = nsq(&["sub", "t", "c", "-n", "1", "--nsqd", &http]).await;
         assert_eq!(code, Some(2), "{stderr}");

@@ -1,7 +1,6 @@
 //! A blocking socket and its read buffer; the start of a session with nsqd.
 
 use std::io::{self, ErrorKind, Read};
-use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -9,8 +8,10 @@ use nsq_protocol::compression::{Compressor, Decompressor};
 use nsq_protocol::{ChannelName, Command, MAGIC_V2, TopicName};
 use serde_json::{Value, json};
 
+use super::address::Address;
 use super::frames::{self, First, MAX_FRAME_BYTES};
 use super::link::{self, ReadLink, WriteLink};
+use super::server::Server;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::security::Security;
 
@@ -27,7 +28,7 @@ const _: () = assert!(BUFFER_BYTES < MAX_FRAME_BYTES);
 
 /// A connection to nsqd.
 pub struct Connection {
-    address: SocketAddr,
+    address: Address,
     read: ReadLink,
     /// None once it has been split off.
     write: Option<WriteLink>,
@@ -45,10 +46,9 @@ pub enum Received {
 
 impl Connection {
     /// Connects, and sends nothing.
-    pub fn open(address: SocketAddr) -> Result<Self, Failure> {
+    pub fn open(address: &Address) -> Result<Self, Failure> {
         let open = || {
-            let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-            stream.set_nodelay(true)?;
+            let stream = address.connect(PATIENCE)?;
             stream.set_write_timeout(Some(PATIENCE))?;
             stream.set_read_timeout(Some(PATIENCE))?;
             Ok(stream)
@@ -56,13 +56,22 @@ impl Connection {
         let unreachable =
             |error: io::Error| Failure::new(ExitStatus::Unreachable, format_args!("{address}: {error}"));
         let (read, write) = link::plain(open().map_err(unreachable)?);
-        Ok(Connection { address, read, write: Some(write), input: Input::default() })
+        Ok(Connection { address: address.clone(), read, write: Some(write), input: Input::default() })
     }
 
-    /// Whether the other end is on this machine: then both ends have the same address.
-    pub fn is_local(&self) -> bool {
-        let local = self.read.socket().local_addr().map(|address| address.ip());
-        local.is_ok_and(|local| local == self.address.ip())
+    /// The process at the other end, if that is on this machine and can be told.
+    pub fn server(&self) -> Option<Server> {
+        match &self.address {
+            // Then both ends have the same address.
+            Address::Tcp(address) => {
+                let local = self.read.socket().local_addr().ok()?.as_socket()?;
+                (local.ip() == address.ip()).then(|| Server::listening_on(address.port())).flatten()
+            }
+            Address::Unix(_) => {
+                let listener = rustix::net::sockopt::socket_peercred(self.read.socket()).ok()?;
+                Server::with_pid(u32::try_from(listener.pid.as_raw_nonzero().get()).ok()?)
+            }
+        }
     }
 
     /// Sets how long a read waits.
@@ -148,10 +157,10 @@ pub struct Identity {
 }
 
 impl Connection {
-    /// Connects to nsqd's TCP port, sends the magic and IDENTIFY, and changes the byte stream as agreed. All settings
+    /// Connects to nsqd, sends the magic and IDENTIFY, and changes the byte stream as agreed. All settings
     /// that bear on delivery are left to nsqd.
     pub fn identified(
-        address: SocketAddr,
+        address: &Address,
         heartbeats: Heartbeats,
         security: &Security,
     ) -> Result<(Self, Identity), Failure> {

@@ -24,7 +24,7 @@ impl Consumer {
     /// Subscribes.
     pub fn connect(plan: &Plan, channel: &ChannelName, consume: &Consume) -> Result<Self, Failure> {
         let (mut connection, identity) =
-            Connection::identified(plan.tcp, Heartbeats::Default, &plan.security)?;
+            Connection::identified(&plan.tcp, Heartbeats::Default, &plan.security)?;
         connection.subscribe(&plan.topic, channel)?;
         connection.set_read_timeout(LOOK_UP)?;
         let rdy = identity.max_rdy_count.map_or(consume.rdy, |max| consume.rdy.min(max));

@@ -107,7 +107,7 @@ pub enum ModeFlags {
 /// Which nsqd, which topic.
 #[derive(Debug, Args)]
 pub struct TargetFlags {
-    /// nsqd's HTTP address. [default: --nsqd; else that of --nsqd-tcp, one port up]
+    /// nsqd's HTTP address, or the path of a unix socket. [default: --nsqd; else that of --nsqd-tcp, one port up]
     #[arg(long, value_name = "ADDR")]
     pub nsqd_http: Option<String>,
     /// nsqd's process id, for its CPU time and memory. [default: who listens on the port, if it is local]

@@ -1,16 +1,14 @@
 //! As much HTTP as publishing takes: requests made in advance, answers counted.
 
-use std::net::SocketAddr;
-
 use nsq_protocol::TopicName;
 
 /// The longest head of an answer.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Appends a POST.
-pub fn put_post(out: &mut Vec<u8>, address: SocketAddr, target: &str, body: &[u8]) {
+pub fn put_post(out: &mut Vec<u8>, host: &str, target: &str, body: &[u8]) {
     let length = body.len();
-    let head = format!("POST {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n");
+    let head = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n");
     out.extend_from_slice(head.as_bytes());
     out.extend_from_slice(body);
 }
@@ -130,7 +128,7 @@ mod tests {
     fn a_request_as_it_is_sent() {
         let topic = TopicName::new("t#ephemeral").unwrap();
         let mut out = Vec::new();
-        put_post(&mut out, "127.0.0.1:4151".parse().unwrap(), &topic_target("/pub", &topic), b"body");
+        put_post(&mut out, "127.0.0.1:4151", &topic_target("/pub", &topic), b"body");
         let text =
             "POST /pub?topic=t%23ephemeral HTTP/1.1\r\nHost: 127.0.0.1:4151\r\nContent-Length: 4\r\n\r\nbody";
         assert_eq!(String::from_utf8(out).unwrap(), text);

@@ -84,7 +84,7 @@ fn publishers<'a>(
     let mut works: Vec<Work<'a>> = Vec::new();
     for (index, stream) in streams.iter().enumerate() {
         let (reader, writer) =
-            Connection::identified(plan.tcp, Heartbeats::Off, &plan.security)?.0.split()?;
+            Connection::identified(&plan.tcp, Heartbeats::Off, &plan.security)?.0.split()?;
         // Together the connections make one even stream.
         let offset_ns = (index as f64 * 1e9 / rate) as u64;
         let pace = move |now_ns| Pace::new(start.get_or_init(|| now_ns) + offset_ns, rate / connections);

@@ -4,12 +4,12 @@
 //! state that both need is locked only while bytes change their form, never while the socket is waited for.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nsq::Tls;
 use nsq_protocol::compression::{Compressor, Decompressor};
 use rustls::ClientConnection;
+use socket2::Socket;
 
 /// Bytes that are read from the socket at a time when they are in another form.
 const READ_BYTES: usize = 64 << 10;
@@ -18,14 +18,14 @@ type SharedTls = Arc<Mutex<ClientConnection>>;
 
 /// The half that reads.
 pub struct ReadLink {
-    socket: Arc<TcpStream>,
+    socket: Arc<Socket>,
     tls: Option<TlsReader>,
     decompression: Option<Box<Decompression>>,
 }
 
 /// The half that writes.
 pub struct WriteLink {
-    socket: Arc<TcpStream>,
+    socket: Arc<Socket>,
     tls: Option<SharedTls>,
     compressor: Option<Box<Compressor>>,
     compressed: Vec<u8>,
@@ -33,7 +33,7 @@ pub struct WriteLink {
 }
 
 /// Both halves over a socket, as it is.
-pub fn plain(socket: TcpStream) -> (ReadLink, WriteLink) {
+pub fn plain(socket: Socket) -> (ReadLink, WriteLink) {
     let socket = Arc::new(socket);
     let read = ReadLink { socket: socket.clone(), tls: None, decompression: None };
     let write =
@@ -71,7 +71,7 @@ pub fn start_compression(
 
 impl ReadLink {
     /// The socket, for its settings.
-    pub fn socket(&self) -> &TcpStream {
+    pub fn socket(&self) -> &Socket {
         &self.socket
     }
 
@@ -139,7 +139,7 @@ impl TlsReader {
         !self.raw.unread().is_empty() || self.holds_plaintext
     }
 
-    fn read(&mut self, mut socket: &TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, mut socket: &Socket, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             {
                 let mut connection = self.shared.lock().unwrap_or_else(PoisonError::into_inner);

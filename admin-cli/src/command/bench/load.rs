@@ -46,8 +46,10 @@ fn put_command(out: &mut Vec<u8>, plan: &Plan, publish: &Publish, batch: usize, 
     match (publish.http, &bodies[..]) {
         (false, [body]) => Command::Pub { topic, body }.encode(out),
         (false, bodies) => put_mpub(out, topic, bodies),
-        (true, [body]) => put_post(out, plan.http, &topic_target("/pub", &plan.topic), body),
-        (true, bodies) => put_post(out, plan.http, &topic_target("/mpub", &plan.topic), &bodies.join(&b'\n')),
+        (true, [body]) => put_post(out, &plan.http.host(), &topic_target("/pub", &plan.topic), body),
+        (true, bodies) => {
+            put_post(out, &plan.http.host(), &topic_target("/mpub", &plan.topic), &bodies.join(&b'\n'))
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 //! - `throughput`, `latency`: the modes
 //! - `phase`, `counters`: threads that start together, are watched, and stop
 //! - `crew` and its `publisher`s, `open_loop`, `consumer`: what the threads do; `pace`: when a message is due
-//! - `connection`, `link`, `load`, `frames`, `http`: bytes on sockets
+//! - `address`, `connection`, `link`, `load`, `frames`, `http`: bytes on sockets
 //! - `node`, `server`: the nsqd that is measured, and its process as the kernel sees it
 //! - `latencies`, `progress`, `report`, `report_table`: what is said meanwhile and at the end
 
@@ -29,6 +29,7 @@ mod open_loop;
 mod pace;
 mod publisher;
 
+mod address;
 mod connection;
 mod frames;
 mod http;

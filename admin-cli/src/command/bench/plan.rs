@@ -1,12 +1,12 @@
 //! What a run is to do: the flags, validated and with their defaults filled in.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use nsq::Upgrades;
 use nsq_protocol::{ChannelName, TopicName};
 use serde::Serialize;
 
+use super::address::Address;
 use super::flags::{BenchFlags, ConsumeFlags, ExtentFlags, ModeFlags, PublishFlags, TargetFlags};
 use super::latencies::STAMP_BYTES;
 use super::node::addresses;
@@ -47,8 +47,8 @@ impl Mode {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub mode: Mode,
-    pub tcp: SocketAddr,
-    pub http: SocketAddr,
+    pub tcp: Address,
+    pub http: Address,
     /// nsqd's process, if the user named it.
     pub pid: Option<u32>,
     pub topic: TopicName,
@@ -315,8 +315,8 @@ pub mod tests {
     fn a_bare_mode_is_enough() {
         for mode in ["pub", "sub", "pubsub", "fanout", "latency"] {
             let plan = plan(mode).unwrap();
-            assert_eq!(plan.tcp, "127.0.0.1:4150".parse().unwrap());
-            assert_eq!(plan.http.port(), 4151);
+            assert_eq!(plan.tcp, Address::Tcp("127.0.0.1:4150".parse().unwrap()));
+            assert_eq!(plan.http, Address::Tcp("127.0.0.1:4151".parse().unwrap()));
             assert!(plan.topic.as_str().starts_with("bench-"), "{plan:?}");
             assert_eq!(plan.cleanup, Cleanup::Topic);
         }

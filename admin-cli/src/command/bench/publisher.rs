@@ -36,9 +36,9 @@ impl Publisher {
     /// Connects. `messages` is this connection's share; without one, it goes on until [`Publisher::stop`].
     pub fn connect(plan: &Plan, publish: &Publish, messages: Option<u64>) -> Result<Self, Failure> {
         let connection = if publish.http {
-            Connection::open(plan.http)?
+            Connection::open(&plan.http)?
         } else {
-            Connection::identified(plan.tcp, Heartbeats::Off, &plan.security)?.0
+            Connection::identified(&plan.tcp, Heartbeats::Off, &plan.security)?.0
         };
         let batch = publish.batch as u64;
         let rest = messages.map_or(0, |messages| messages % batch);

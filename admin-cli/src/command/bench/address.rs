@@ -1,0 +1,83 @@
+//! Where nsqd is: at a port, or at a unix socket on this machine.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nsq::is_socket_path;
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::exit_status::{ExitStatus, Failure};
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A port.
+    Tcp(SocketAddr),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Reads `host:port`, of a name the first address; or a path.
+    pub fn resolve(text: &str) -> Result<Self, Failure> {
+        if is_socket_path(text) {
+            return Ok(Address::Unix(text.into()));
+        }
+        let unknown = |why: &dyn fmt::Display| {
+            Failure::new(ExitStatus::Unreachable, format_args!("{text}: {why}"))
+                .hint("an address is HOST:PORT, or the path of a unix socket")
+        };
+        let mut found = text.to_socket_addrs().map_err(|error| unknown(&error))?;
+        found.next().map(Address::Tcp).ok_or_else(|| unknown(&"no such host"))
+    }
+
+    /// A connection that blocks, and that a small write leaves at once.
+    pub fn connect(&self, timeout: Duration) -> io::Result<Socket> {
+        match self {
+            Address::Tcp(address) => {
+                let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+                socket.connect_timeout(&(*address).into(), timeout)?;
+                socket.set_tcp_nodelay(true)?;
+                Ok(socket)
+            }
+            Address::Unix(path) => {
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                // Also limits how long the listener's queue is waited for.
+                socket.set_write_timeout(Some(timeout))?;
+                socket.connect(&SockAddr::unix(path)?)?;
+                Ok(socket)
+            }
+        }
+    }
+
+    /// The same host, so many ports further; a unix socket has no neighbours.
+    pub fn neighbour(&self, ports: i16) -> Option<Self> {
+        match self {
+            Address::Tcp(address) => {
+                let port = address.port().wrapping_add_signed(ports);
+                Some(Address::Tcp(SocketAddr::new(address.ip(), port)))
+            }
+            Address::Unix(_) => None,
+        }
+    }
+
+    /// What HTTP calls it.
+    pub fn host(&self) -> String {
+        match self {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(_) => "localhost".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
