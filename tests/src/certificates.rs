@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 
-/// An authority, and what it has issued: `ca.pem`, and NAME`.pem` with NAME`.key` for each name.
+/// An authority, and what it has issued: NAME`.pem` with NAME`.key` for `ca` and for each other name.
 pub struct Certificates {
     folder: TempDir,
     authority: Issuer<'static, KeyPair>,
@@ -33,8 +33,10 @@ impl Certificates {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).expect("a certificate");
         let folder = TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
+        let secret = key.serialize_pem();
         let certificates = Certificates { folder, authority: Issuer::new(params, key) };
         certificates.write("ca.pem", &certificate.pem());
+        certificates.write("ca.key", &secret);
         certificates.issue("server");
         certificates.issue("client");
         certificates

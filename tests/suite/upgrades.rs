@@ -319,14 +319,15 @@ fn client_certificates_by_policy() {
     test(async {
         let certificates = Certificates::new();
         certificates.self_sign("stranger");
-        for (policy, [none, good, stranger]) in [
-            ("", [true, true, true]),
-            ("request", [true, true, true]),
-            ("require", [false, true, true]),
-            ("verify-if-given", [true, true, false]),
-            ("require-verify", [false, true, false]),
+        // Of an authority's own certificate, too.
+        for (policy, [none, good, stranger, authority]) in [
+            ("", [true, true, true, true]),
+            ("request", [true, true, true, true]),
+            ("require", [false, true, true, true]),
+            ("verify-if-given", [true, true, false, true]),
+            ("require-verify", [false, true, false, true]),
             // As in NSQ: no certificate is asked for, but TLS is required.
-            ("anything", [true, true, true]),
+            ("anything", [true, true, true, true]),
         ] {
             eprintln!("--- {policy:?}");
             let root = format!("--tls-root-ca-file={}", certificates.path("ca.pem"));
@@ -336,8 +337,13 @@ fn client_certificates_by_policy() {
                 gets_in(&nsqd, &certificates, None).await,
                 gets_in(&nsqd, &certificates, Some("client")).await,
                 gets_in(&nsqd, &certificates, Some("stranger")).await,
+                gets_in(&nsqd, &certificates, Some("ca")).await,
             ];
-            assert_eq!(answers, [none, good, stranger], "none, a good one, a stranger's");
+            assert_eq!(
+                answers,
+                [none, good, stranger, authority],
+                "none, a good one, a stranger's, the authority's"
+            );
             let mut plain = nsqd.connect().await;
             plain.line("NOP").await;
             if policy.is_empty() {
