@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use crate::config::{Config, TlsVersion};
 use crate::error::ConfigError;
@@ -138,9 +139,12 @@ impl Options {
         let verifier: Arc<dyn ServerCertVerifier> = if self.insecure_skip_verify {
             Arc::new(AnyServer(Arc::clone(&provider)))
         } else {
-            WebPkiServerVerifier::builder_with_provider(self.roots()?.into(), Arc::clone(&provider))
-                .build()
-                .map_err(|error| ConfigError::Tls { reason: error.to_string() })?
+            let signed =
+                WebPkiServerVerifier::builder_with_provider(self.roots()?.into(), Arc::clone(&provider))
+                    .build()
+                    .map_err(|error| ConfigError::Tls { reason: error.to_string() })?;
+            let authorities = self.root_ca_file.as_deref().map_or(Ok(Vec::new()), certificates)?;
+            Arc::new(OrAuthority { signed, authorities })
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
@@ -205,6 +209,58 @@ fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
 
 fn unusable(path: &Path, why: &str) -> ConfigError {
     ConfigError::Tls { reason: format!("{}: {why}", path.display()) }
+}
+
+/// Trusts whom the authorities of a file have vouched for, and also the server that has the certificate of one of them:
+/// one that signs itself is both, as `openssl req -x509` makes it.
+#[derive(Debug)]
+struct OrAuthority {
+    signed: Arc<WebPkiServerVerifier>,
+    authorities: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for OrAuthority {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
+            // That it is an authority's has no name of its own. Times have been looked at before it, names not.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.authorities.contains(certificate) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
+    }
 }
 
 /// Trusts any server, but that it has the key of the certificate that it shows.

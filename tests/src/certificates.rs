@@ -56,6 +56,15 @@ impl Certificates {
         self.write_pair(name, &certificate, &key);
     }
 
+    /// Makes a certificate that signs itself and may sign others, as `openssl req -x509` does.
+    pub fn self_sign_as_authority(&self, name: &str) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = leaf(name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        self.write_pair(name, &certificate, &key);
+    }
+
     /// The path of a file, as a flag wants it.
     pub fn path(&self, file: &str) -> String {
         self.file(file).to_str().expect("a path of letters").to_owned()

@@ -151,6 +151,25 @@ fn whom_a_client_trusts() {
 }
 
 #[test]
+fn a_certificate_that_signs_itself_is_its_own_authority() {
+    test(async {
+        let certificates = Certificates::new();
+        certificates.self_sign_as_authority("server");
+        let nsqd = Daemon::nsqd().tls(&certificates).start().await;
+        let trusting = |file: &str| {
+            let path = std::path::PathBuf::from(certificates.path(file));
+            Config::new().tls_v1(true).tls_root_ca_file(Some(path))
+        };
+        connect(&nsqd, trusting("server.pem")).await.expect("trusted");
+        let others_name = trusting("server.pem").tls_server_name(Some("nsqd.example".to_owned()));
+        for config in [trusting("ca.pem"), others_name] {
+            let error = connect(&nsqd, config).await.expect_err("not to be trusted");
+            assert_eq!(error.stage, ConnectStage::Tls, "{error}");
+        }
+    });
+}
+
+#[test]
 fn tls_is_insisted_on_and_compression_is_not() {
     test(async {
         let certificates = Certificates::new();
