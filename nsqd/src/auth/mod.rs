@@ -182,9 +182,13 @@ impl Authenticator {
         file.watch.lock().seen(fingerprint);
         match read_tokens(&file.path, &self.patterns).await {
             Ok(tokens) => {
-                nsq_daemon::info!(self.logger, "AUTH: {} tokens from {}", tokens.len(), file.path.display());
-                let mut current = file.current.write();
-                *current = Reading { number: current.number + 1, tokens: Arc::new(tokens) };
+                let count = tokens.len();
+                {
+                    let mut current = file.current.write();
+                    *current = Reading { number: current.number + 1, tokens: Arc::new(tokens) };
+                }
+                // Not before they hold: whoever waits for this line goes by them.
+                nsq_daemon::info!(self.logger, "AUTH: {count} tokens from {}", file.path.display());
             }
             Err(error) => nsq_daemon::error!(self.logger, "AUTH: tokens stay as they are - {error}"),
         }
