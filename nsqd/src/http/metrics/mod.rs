@@ -1,6 +1,6 @@
 //! `/metrics`: what Prometheus is told. Every metric is listed in `docs/METRICS.md`.
 //!
-//! - [`series`]: topics and channels, of which there may be many
+//! - `series`: topics and channels, of which there may be many
 //! - here: the daemon, its connections, its disk
 
 mod series;
