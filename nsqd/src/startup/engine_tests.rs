@@ -477,6 +477,25 @@ fn one_message_deferred_for_long_pins_neither_memory_nor_disk() {
     world.drain();
 }
 
+#[test]
+fn what_was_deferred_before_anything_was_kept_is_not_early_for_a_later_channel() {
+    for crash in [None, Some(Step::Crash { flushed: true })] {
+        let mut world = World::new(Durability::Write, NOTHING);
+        world.apply(Step::Channel(0));
+        world.apply(Step::PublishDeferred { delay_ms: 60_000 });
+        world.apply(Step::PauseTopic(true));
+        // Held back, so no channel knows of it.
+        world.apply(Step::PublishDeferred { delay_ms: 60_000 });
+        world.apply(Step::Retain { kibibytes: 40 });
+        crash.into_iter().for_each(|crash| world.apply(crash));
+        world.apply(Step::PauseTopic(false));
+        world.apply(Step::ChannelAt { channel: 1, share: 0 });
+        let (name, channel, _) = world.pick(1).unwrap();
+        assert_eq!((name.as_str(), channel.inspect(|state, _| state.deferred_count())), ("c1", 2));
+        world.drain();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 3000, ..ProptestConfig::default() })]
 

@@ -554,6 +554,9 @@ impl ReplayedTopic {
                 let known = self.log.retained_from();
                 let from = if known == u64::MAX { from } else { from.max(known) };
                 self.log.restore_retention(retention, from);
+                if known == u64::MAX {
+                    self.remember_deferred(limits);
+                }
             }
             Record::Finish { channel, runs, .. } => self.channel(channel, |state| {
                 runs.iter().for_each(|(first, length)| state.replay_finish(first, first + length));
@@ -562,6 +565,17 @@ impl ReplayedTopic {
                 state.replay_requeue(sequence, attempts, due_ns, clocks, longest_delay);
             }),
             Record::Publish { .. } | Record::TopicCreated { .. } | Record::TopicDeleted { .. } => {}
+        }
+    }
+
+    /// Messages that were published deferred while nothing was kept, as when retention was set.
+    fn remember_deferred(&self, limits: ReplayLimits) {
+        let of_channels = self.channels.values().flat_map(|channel| channel.state.published_deferred());
+        of_channels.for_each(|(sequence, due)| self.log.add_deferred(sequence, sequence + 1, due));
+        for &(from, to, due_ns) in &self.unreleased {
+            if let Some(due_ns) = due_ns {
+                self.log.add_deferred(from, to, limits.deadline(due_ns));
+            }
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use nsq_protocol::StartAt;
 
 use super::{State, Topic};
-use crate::channel::Channel;
 use crate::channel::saved::Clocks;
+use crate::channel::{Channel, Mark};
 use crate::clock;
 use crate::log::retention::Retention;
 use crate::storage::checkpoint::RetentionCheckpoint;
@@ -85,6 +85,11 @@ impl Topic {
             deferred
                 .into_iter()
                 .for_each(|(sequence, due)| self.log.add_deferred(sequence, sequence + 1, due));
+        }
+        for mark in self.log.marks() {
+            if let Mark::Deferred { from, to, due } = mark {
+                self.log.add_deferred(from, to, due);
+            }
         }
     }
 
