@@ -26,6 +26,8 @@ fn topic_matches(
 ) -> Result<(), String> {
     same("paused", model.paused, observed.paused)?;
     same("message_count", model.message_count, observed.message_count)?;
+    same("retention", model.retention, observed.retention)?;
+    history_matches(model, newest, observed).map_err(|error| format!("history: {error}"))?;
     same("what channels got of what was held back", false, observed.held_differs)?;
     about("depth", model.held.len() as u64, model.gone_count, observed.depth)?;
     let is_needed = |body: Body| newest.is_some_and(|newest| newest.knows(body));
@@ -33,33 +35,52 @@ fn topic_matches(
     same_keys("channels", &model.channels, &observed.channels)?;
     for (name, channel) in &model.channels {
         let newest = newest.and_then(|newest| newest.channels.get(name));
-        channel_matches(channel, newest, &observed.channels[name])
+        channel_matches(channel, newest, &observed.channels[name], !observed.retention.is_off())
             .map_err(|error| format!("channel {name}: {error}"))?;
     }
     Ok(())
+}
+
+/// All that is kept comes to a new channel, and nothing but what was published.
+fn history_matches(
+    model: &TopicModel,
+    newest: Option<&TopicModel>,
+    observed: &ObservedTopic,
+) -> Result<(), String> {
+    let all = model.published.iter().map(|(&body, message)| (body, message.handed_out_again()));
+    let all: BTreeMap<Body, MessageModel> = all.collect();
+    let is_kept = |body: Body| model.keeps(body) && newest.is_some_and(|newest| newest.keeps(body));
+    same_messages(&all, is_kept, &observed.history)?;
+    in_order(&all, &observed.history)
 }
 
 fn channel_matches(
     model: &ChannelModel,
     newest: Option<&ChannelModel>,
     observed: &ObservedChannel,
+    retains: bool,
 ) -> Result<(), String> {
     same("paused", model.paused, observed.paused)?;
-    let is_needed = |body: Body| newest.is_some_and(|newest| newest.messages.contains_key(&body));
-    same_messages(&model.messages, is_needed, &observed.deliveries)?;
-    about("message_count", model.message_count, model.gone_count, observed.message_count)?;
-    same("lost_count", 0, observed.lost_count)?;
-    let count = model.messages.len() as u64;
-    about("depth and deferred", count, model.gone_count, observed.depth + observed.deferred_count)?;
-    let first = |delivery: &&Delivery| {
-        let message = model.messages[&delivery.body];
-        message.attempts_seen == 0 && message.due.is_none()
+    let is_needed = |body: Body| {
+        !model.messages[&body].may_be_gone && newest.is_some_and(|newest| newest.messages.contains_key(&body))
     };
-    let firsts: Vec<Body> = observed.deliveries.iter().filter(first).map(|delivery| delivery.body).collect();
-    if !firsts.is_sorted() {
-        return Err(format!("first deliveries out of order: {firsts:?}"));
-    }
-    Ok(())
+    same_messages(&model.messages, is_needed, &observed.deliveries)?;
+    let (certain, uncertain) = (model.message_count - model.uncertain_count, model.uncertain_count);
+    about("message_count", certain, model.gone_count + uncertain, observed.message_count)?;
+    same("lost_count", 0, observed.lost_count)?;
+    let most = model.messages.len() as u64 + model.gone_count;
+    // A topic that keeps what is finished looks at its start for what is gone.
+    let least = if retains { observed.deliveries.len() } else { model.messages.len() } as u64;
+    let least = least.min(model.messages.len() as u64 - model.may_be_gone_count());
+    about("depth and deferred", least, most - least, observed.depth + observed.deferred_count)?;
+    in_order(&model.messages, &observed.deliveries)
+}
+
+/// First deliveries come in the order of publishing.
+fn in_order(model: &BTreeMap<Body, MessageModel>, came: &[Delivery]) -> Result<(), String> {
+    let is_first = |delivery: &&Delivery| model[&delivery.body].is_first();
+    let firsts: Vec<Body> = came.iter().filter(is_first).map(|delivery| delivery.body).collect();
+    if firsts.is_sorted() { Ok(()) } else { Err(format!("first deliveries out of order: {firsts:?}")) }
 }
 
 fn same_messages(
@@ -87,7 +108,7 @@ fn once(came: &[Delivery]) -> Result<BTreeSet<Body>, String> {
 
 fn message_matches(model: &MessageModel, came: &Delivery) -> Result<(), String> {
     let Delivery { body, attempts, due_ns } = *came;
-    if !(model.attempts_kept + 1..=model.attempts_seen + 1).contains(&attempts) {
+    if !model.next_attempts().contains(&attempts) {
         return Err(format!("message {body} came with attempts {attempts}: {model:?}"));
     }
     match model.due {
@@ -135,6 +156,14 @@ fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) ->
     if !known.iter().any(|topic| topic.paused == observed.paused) {
         return Err(format!("paused is {}", observed.paused));
     }
+    if !known.iter().any(|topic| topic.retention == observed.retention) {
+        return Err(format!("retention is {:?}", observed.retention));
+    }
+    let history = once(&observed.history)?;
+    let was_published = |body: &Body| known.iter().any(|topic| topic.published.contains_key(body));
+    if let Some(strange) = history.iter().find(|body| !was_published(body)) {
+        return Err(format!("message {strange} is in the history"));
+    }
     if observed.held_differs {
         return Err("channels got different messages that were held back".to_owned());
     }
@@ -149,6 +178,11 @@ fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) ->
     }
     if known.len() < models.len() {
         return Ok(());
+    }
+    let mut published = known[0].published.keys().copied();
+    let is_kept = |body| known.iter().all(|topic| topic.keeps(body));
+    if let Some(missing) = published.find(|&body| is_kept(body) && !history.contains(&body)) {
+        return Err(format!("message {missing}, which is kept, is missing"));
     }
     all_found("channel", known.iter().map(|topic| &topic.channels), &observed.channels)?;
     let must_be_held = |body: &&Body| known.iter().all(|topic| topic.held.contains_key(body));
@@ -209,6 +243,10 @@ impl TopicModel {
         self.held.contains_key(&body)
             || self.channels.values().any(|channel| channel.messages.contains_key(&body))
     }
+
+    fn keeps(&self, body: Body) -> bool {
+        self.published.get(&body).is_some_and(|message| message.kept)
+    }
 }
 
 /// Everything that must come is there; what was finished may come again.
@@ -256,7 +294,10 @@ fn all_come(
         return Err(format!("paused is {}", observed.paused));
     }
     let found = once(&observed.deliveries)?;
-    let must_come = |body: &&Body| models.iter().all(|channel| channel.messages.contains_key(body));
+    let must_come_in = |channel: &ChannelModel, body: &Body| {
+        channel.messages.get(body).is_some_and(|message| !message.may_be_gone)
+    };
+    let must_come = |body: &&Body| models.iter().all(|channel| must_come_in(channel, body));
     let mut needed = models.iter().take(1).flat_map(|channel| channel.messages.keys()).filter(must_come);
     match needed.find(|body| !found.contains(body) && !held.contains(body)) {
         Some(missing) => Err(format!("never got message {missing}")),

@@ -40,6 +40,8 @@ fn is_acknowledged(step: &Step) -> bool {
             | Step::DeleteChannel { .. }
             | Step::EmptyTopic { .. }
             | Step::EmptyChannel { .. }
+            | Step::SetRetention { .. }
+            | Step::MoveChannel { .. }
     )
 }
 

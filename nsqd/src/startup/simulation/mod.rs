@@ -10,7 +10,7 @@
 //!
 //! - [`steps`]: what is done, and making it from a seed
 //! - [`model`]: what must come of it
-//! - [`world`]: doing it
+//! - [`world`]: doing it; [`history`]: keeping what is finished, and going back to it
 //! - [`observe`]: recovering a disk and looking at everything in it
 //! - [`compare`]: whether that is what the model said
 //! - [`explore`]: crashing everywhere; threads, seeds, shrinking
@@ -25,6 +25,7 @@ mod crashes;
 mod damage;
 mod explore;
 mod faults;
+mod history;
 mod model;
 mod observe;
 mod steps;

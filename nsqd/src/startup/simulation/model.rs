@@ -1,8 +1,10 @@
 //! The naive model: which messages each channel still has to hand out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use super::observe::{Delivery, Observed};
+use crate::log::retention::Retention;
 
 /// A body's number; greater ones were published later.
 pub type Body = u64;
@@ -23,6 +25,19 @@ pub struct TopicModel {
     pub gone_count: u64,
     /// Ever published.
     pub message_count: u64,
+    /// What it keeps of finished messages.
+    pub retention: Retention,
+    /// All that was published and not emptied.
+    pub published: BTreeMap<Body, PublishedModel>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct PublishedModel {
+    pub sequence: u64,
+    /// Published deferred until then.
+    pub due: Option<Due>,
+    /// Retention keeps it. Else it may be there or not, if nobody needs it.
+    pub kept: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -30,8 +45,12 @@ pub struct ChannelModel {
     pub paused: bool,
     /// Not finished.
     pub messages: BTreeMap<Body, MessageModel>,
+    /// In flight when the channel was moved forward over them, with their sequence numbers: they never come again.
+    pub dropped: BTreeMap<Body, u64>,
     /// Ever entered.
     pub message_count: u64,
+    /// Of these, some may have been gone already.
+    pub uncertain_count: u64,
     /// Finished and gone, though a restart may not know: its depth counts them until it looks for them.
     pub gone_count: u64,
     /// The last that was handed out for the first time.
@@ -48,6 +67,12 @@ pub struct MessageModel {
     pub due: Option<Due>,
     /// Its sequence number, while it is in flight.
     pub in_flight: Option<u64>,
+    /// The channel was moved back over it while it was in flight: it is to come again, whatever its consumer says.
+    pub is_recalled: bool,
+    /// So it does not come in order.
+    pub is_out_of_turn: bool,
+    /// Recalled from what nothing keeps: it may come or not, and a restart may find it again.
+    pub may_be_gone: bool,
 }
 
 /// A due time: wall clock, nanoseconds, as exactly as can be told from outside.
@@ -64,8 +89,7 @@ impl Model {
     pub fn restarted(&self) -> Model {
         let mut model = self.clone();
         for topic in model.topics.values_mut() {
-            let channels = topic.channels.values_mut().flat_map(|channel| channel.messages.values_mut());
-            channels.for_each(|message| message.in_flight = None);
+            topic.channels.values_mut().for_each(ChannelModel::come_back);
         }
         model
     }
@@ -78,6 +102,10 @@ impl Model {
                 let came: BTreeSet<Body> = came.iter().map(|delivery| delivery.body).collect();
                 messages.retain(|body, _| came.contains(body));
             };
+            let history: BTreeSet<Body> = observed.history.iter().map(|delivery| delivery.body).collect();
+            for (body, message) in &mut topic.published {
+                message.kept &= history.contains(body);
+            }
             let before = topic.held.len();
             keep(&mut topic.held, &observed.held);
             topic.gone_count += (before - topic.held.len()) as u64;
@@ -97,12 +125,23 @@ impl Model {
 }
 
 impl TopicModel {
-    /// These were published.
-    pub fn publish(&mut self, bodies: &[Body], due: Option<Due>) {
+    /// These were published, and got sequence numbers from `first` on.
+    pub fn publish(&mut self, bodies: &[Body], first: u64, due: Option<Due>) {
         self.message_count += bodies.len() as u64;
+        let kept = !self.retention.is_off();
+        let numbered = bodies.iter().copied().zip(first..);
+        self.published
+            .extend(numbered.map(|(body, sequence)| (body, PublishedModel { sequence, due, kept })));
         let message = MessageModel { due, ..MessageModel::default() };
         self.held.extend(bodies.iter().map(|&body| (body, message)));
         self.release();
+    }
+
+    /// What is held back is dropped.
+    pub fn empty(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.published.retain(|body, _| !held.contains_key(body));
+        self.gone_count = 0;
     }
 
     /// Gives the channels what they may have.
@@ -117,5 +156,50 @@ impl TopicModel {
             channel.message_count += held.len() as u64;
             channel.messages.extend(held.iter().map(|(&body, &message)| (body, message)));
         }
+    }
+}
+
+impl ChannelModel {
+    /// What is in flight comes back.
+    pub fn come_back(&mut self) {
+        self.dropped.clear();
+        self.messages.values_mut().for_each(MessageModel::come_back);
+    }
+
+    /// So many need not come.
+    pub fn may_be_gone_count(&self) -> u64 {
+        self.messages.values().filter(|message| message.may_be_gone).count() as u64
+    }
+}
+
+impl MessageModel {
+    /// It is in flight no more, and not finished.
+    pub fn come_back(&mut self) {
+        self.in_flight = None;
+        self.is_recalled = false;
+    }
+
+    /// With which attempts it may come next.
+    pub fn next_attempts(&self) -> RangeInclusive<u16> {
+        // A restart takes what lies before a message that was handed out for handed out, too, unless it was finished.
+        let seen = self.attempts_seen.max(u16::from(self.is_out_of_turn || self.may_be_gone));
+        self.attempts_kept + 1..=seen + 1
+    }
+
+    /// For certain.
+    pub fn is_deferred(&self) -> bool {
+        self.due.is_some_and(|due| !due.passed)
+    }
+
+    /// Handed out neither before nor out of turn: the order is that of publishing.
+    pub fn is_first(&self) -> bool {
+        self.attempts_seen == 0 && self.due.is_none() && !self.is_out_of_turn && !self.may_be_gone
+    }
+}
+
+impl Due {
+    /// Then, or at once.
+    pub fn or_passed(self) -> Due {
+        Due { passed: true, ..self }
     }
 }

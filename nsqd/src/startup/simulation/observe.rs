@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_daemon::log::{Level, Logger};
-use nsq_protocol::{ChannelName, MessageView};
+use nsq_protocol::{ChannelName, MessageView, StartAt};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
@@ -16,6 +16,7 @@ use crate::channel::{Channel, ConsumerKey, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::clock;
 use crate::engine::EngineLimits;
+use crate::log::retention::Retention;
 use crate::log::tail::sequence_of;
 use crate::startup::{RecoveryError, StartOptions, recover};
 use crate::storage::data_dir::DataDir;
@@ -39,7 +40,7 @@ pub const LIMITS: EngineLimits = EngineLimits {
     max_channel_consumers: 0,
     node_id: 7,
     max_bytes_per_file: 4096,
-    retention: crate::log::retention::Retention { age: 0, bytes: 0 },
+    retention: Retention { age: 0, bytes: 0 },
     chunk_bytes: 700,
     journal_file_bytes: 4096,
     // What nobody waits for is written when a step says so, and never by the journal's thread: a seed's run is
@@ -103,6 +104,10 @@ pub struct ObservedTopic {
     /// Not all channels got the same of what was held back.
     pub held_differs: bool,
     pub channels: BTreeMap<String, ObservedChannel>,
+    /// What it keeps of finished messages.
+    pub retention: Retention,
+    /// What a new channel that starts at the oldest message gets, if anything is kept.
+    pub history: Vec<Delivery>,
 }
 
 #[derive(Debug, Default)]
@@ -159,8 +164,13 @@ fn observe_all(
 
 fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic, String> {
     let (depth, _, paused) = topic.depth();
-    let mut observed =
-        ObservedTopic { paused, depth, message_count: topic.counters().0, ..ObservedTopic::default() };
+    let mut observed = ObservedTopic {
+        paused,
+        depth,
+        message_count: topic.counters().0,
+        retention: topic.log().retention(),
+        ..ObservedTopic::default()
+    };
     for channel in topic.channels() {
         observed.channels.insert(channel.name().to_string(), observe_channel(&channel)?);
     }
@@ -177,6 +187,11 @@ fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic,
         held = held.filter(|held| held.len() >= came.len()).or(Some(came));
     }
     observed.held = held.unwrap_or_default();
+    if topic.log().is_retaining() {
+        let name = ChannelName::new("history#ephemeral").map_err(|error| error.to_string())?;
+        let made = runtime.block_on(topic.get_or_create_channel_at(&name, StartAt::Earliest));
+        observed.history = observe_channel(&made.map_err(|error| error.to_string())?)?.deliveries;
+    }
     Ok(observed)
 }
 

@@ -74,6 +74,25 @@ pub enum Step {
     EmptyChannel {
         channel: u8,
     },
+    /// A topic is told what to keep of finished messages; `acknowledged` if the answer was waited for.
+    SetRetention {
+        topic: u8,
+        kept: u8,
+        acknowledged: bool,
+    },
+    /// What was kept for long enough goes.
+    Retain,
+    /// To a share of all that was published.
+    MoveChannel {
+        channel: u8,
+        share: u8,
+        acknowledged: bool,
+    },
+    CreateChannelAt {
+        topic: u8,
+        name: u8,
+        share: u8,
+    },
     Flush,
     Checkpoint,
     Retire,
@@ -103,7 +122,8 @@ fn step(random: &mut SmallRng) -> Step {
     // More at once than a memory chunk, and now and then than a journal file.
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
-    match random.random_range(0..100) {
+    let (share, acknowledged) = (random.random(), random.random_bool(0.7));
+    match random.random_range(0..108) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -130,6 +150,10 @@ fn step(random: &mut SmallRng) -> Step {
         86..=90 => Step::Retire,
         91..=93 => Step::Clean,
         94..=95 => Step::Stop,
-        _ => Step::Crash { back: random.random_range(0..4), torn: random.random() },
+        96..=99 => Step::Crash { back: random.random_range(0..4), torn: random.random() },
+        100..=101 => Step::SetRetention { topic, kept: random.random(), acknowledged },
+        102 => Step::Retain,
+        103..=106 => Step::MoveChannel { channel, share, acknowledged },
+        _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }

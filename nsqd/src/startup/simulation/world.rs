@@ -18,11 +18,11 @@ use crate::storage::faulty::FaultyStorage;
 use crate::storage::faulty::disk::{Change, Disk};
 use crate::storage::{Durability, Storage};
 use crate::timers::Expire;
+use crate::topic::Topic;
 use crate::topic::registry::Registry;
-use crate::topic::{Publication, Topic};
 
 const TOPICS: [&str; 3] = ["t", "..", "orders.x"];
-const CHANNELS: [&str; 3] = ["a", "b", "c.d"];
+pub const CHANNELS: [&str; 3] = ["a", "b", "c.d"];
 
 /// From one start to the next.
 pub struct Life {
@@ -102,8 +102,8 @@ impl Contract {
 
 /// See the module.
 pub struct World<'r> {
-    contract: Contract,
-    runtime: &'r Runtime,
+    pub(super) contract: Contract,
+    pub(super) runtime: &'r Runtime,
     storage: FaultyStorage,
     registry: Option<Arc<Registry>>,
     consumers: BTreeMap<(String, String), (Arc<Channel>, ConsumerKey)>,
@@ -213,8 +213,8 @@ impl<'r> World<'r> {
                 self.take(pick, 1 << 20)?;
             }
             let channel = self.model.channel(&name).ok_or("no channel")?;
-            if let Some((body, _)) = channel.messages.iter().find(|(_, message)| message.in_flight.is_none())
-            {
+            let is_missing = |message: &MessageModel| message.in_flight.is_none() && !message.may_be_gone;
+            if let Some((body, _)) = channel.messages.iter().find(|(_, message)| is_missing(message)) {
                 return Err(format!("{name:?} never got message {body}"));
             }
             self.finish(pick, usize::MAX, false)?;
@@ -245,7 +245,7 @@ impl<'r> World<'r> {
         Ok(())
     }
 
-    fn registry(&self) -> Result<&Arc<Registry>, String> {
+    pub(super) fn registry(&self) -> Result<&Arc<Registry>, String> {
         self.registry.as_ref().ok_or_else(|| "not running".to_owned())
     }
 
@@ -289,7 +289,7 @@ impl<'r> World<'r> {
     }
 
     /// None if it was refused by a disk that may do so.
-    fn if_possible<T>(&self, result: Result<T, String>) -> Result<Option<T>, String> {
+    pub(super) fn if_possible<T>(&self, result: Result<T, String>) -> Result<Option<T>, String> {
         match result {
             Err(_) if self.tolerates_faults => Ok(None),
             result => result.map(Some),
@@ -337,41 +337,47 @@ impl<'r> World<'r> {
             Step::EmptyTopic { topic } => {
                 let Some(name) = self.pick_topic(topic) else { return Ok(false) };
                 self.topic(&name)?.empty();
-                let model = self.model_of(&name)?;
-                model.held.clear();
-                model.gone_count = 0;
+                self.model_of(&name)?.empty();
                 Ok(false)
             }
             Step::EmptyChannel { channel } => {
                 let Some((name, channel, _)) = self.pick_channel(channel) else { return Ok(false) };
                 channel.empty();
-                self.model.channel(&name).ok_or("no channel")?.messages.clear();
+                let model = self.model.channel(&name).ok_or("no channel")?;
+                model.messages.clear();
+                model.dropped.clear();
                 Ok(false)
             }
+            Step::SetRetention { topic, kept, acknowledged } => self.set_retention(topic, kept, acknowledged),
+            Step::Retain => self.retain(),
+            Step::MoveChannel { channel, share, acknowledged } => {
+                self.move_channel(channel, share, acknowledged)
+            }
+            Step::CreateChannelAt { topic, name, share } => self.create_channel_at(topic, name, share),
             other => Err(format!("{other:?} is no work")),
         }
     }
 
-    fn pick_topic(&self, pick: u8) -> Option<String> {
+    pub(super) fn pick_topic(&self, pick: u8) -> Option<String> {
         let index = usize::from(pick) % self.model.topics.len().max(1);
         self.model.topics.keys().nth(index).cloned()
     }
 
-    fn pick_channel(&self, pick: u8) -> Option<((String, String), Arc<Channel>, ConsumerKey)> {
+    pub(super) fn pick_channel(&self, pick: u8) -> Option<((String, String), Arc<Channel>, ConsumerKey)> {
         let index = usize::from(pick) % self.consumers.len().max(1);
         let (name, (channel, key)) = self.consumers.iter().nth(index)?;
         Some((name.clone(), channel.clone(), *key))
     }
 
-    fn topic(&self, name: &str) -> Result<Arc<Topic>, String> {
+    pub(super) fn topic(&self, name: &str) -> Result<Arc<Topic>, String> {
         self.registry()?.get(name).ok_or_else(|| format!("topic {name} is missing"))
     }
 
-    fn model_of(&mut self, topic: &str) -> Result<&mut TopicModel, String> {
+    pub(super) fn model_of(&mut self, topic: &str) -> Result<&mut TopicModel, String> {
         self.model.topics.get_mut(topic).ok_or_else(|| format!("no topic {topic}"))
     }
 
-    fn subscribe(&mut self, topic: &Topic, channel: Arc<Channel>) -> Result<(), String> {
+    pub(super) fn subscribe(&mut self, topic: &Topic, channel: Arc<Channel>) -> Result<(), String> {
         let key = observe::subscribe(&channel)?;
         self.consumers.insert((topic.name().to_string(), channel.name().to_string()), (channel, key));
         Ok(())
@@ -429,7 +435,7 @@ impl<'r> World<'r> {
         size: u16,
         delay: Option<Duration>,
     ) -> Result<bool, String> {
-        let mut waiting: Vec<(String, Vec<Body>, Option<Due>, Publication)> = Vec::new();
+        let mut waiting = Vec::new();
         for name in topics {
             let numbers: Vec<Body> = (0..u64::from(count)).map(|index| self.next_body + index).collect();
             self.next_body += u64::from(count);
@@ -438,17 +444,19 @@ impl<'r> World<'r> {
             let bytes = bodies.iter().map(Vec::len).sum();
             let from_ns = clock::wall_ns();
             let bodies = bodies.iter().map(Vec::as_slice);
-            let appended = self.topic(name)?.append(bodies, bytes, delay).map_err(text);
+            let topic = self.topic(name)?;
+            let appended = topic.append(bodies, bytes, delay).map_err(text);
             let Some(publication) = self.if_possible(appended)? else { continue };
             let due = delay.map(|delay| Due::between(from_ns, delay));
-            waiting.push((name.clone(), numbers, due, publication));
+            let first = topic.log().end() - u64::from(count);
+            waiting.push((name, numbers, first, due, publication));
         }
-        for (name, numbers, due, publication) in waiting {
+        for (name, numbers, first, due, publication) in waiting {
             let committed = self.runtime.block_on(publication.committed()).map_err(text);
             if self.if_possible(committed)?.is_none() {
                 continue;
             }
-            self.model_of(&name)?.publish(&numbers, due);
+            self.model_of(name)?.publish(&numbers, first, due);
             // A write that is torn may have brought the first of several batches.
             self.remember(usize::MAX);
         }
@@ -468,13 +476,13 @@ impl<'r> World<'r> {
             if message.in_flight.is_some() {
                 return fail("which is in flight");
             }
-            if message.due.is_some_and(|due| !due.passed) {
+            if message.is_deferred() {
                 return fail("which is deferred");
             }
-            if !(message.attempts_kept + 1..=message.attempts_seen + 1).contains(&attempts) {
+            if !message.next_attempts().contains(&attempts) {
                 return fail(&format!("with attempts {attempts}: {message:?}"));
             }
-            if message.attempts_seen == 0 && message.due.is_none() {
+            if message.is_first() {
                 if body <= model.last_first {
                     return fail(&format!("after {}", model.last_first));
                 }
@@ -489,7 +497,10 @@ impl<'r> World<'r> {
     fn in_flight(&mut self, name: &(String, String)) -> Result<Vec<(Body, u64)>, String> {
         let model = self.model.channel(name).ok_or("no channel")?;
         let in_flight = |(&body, message): (&Body, &MessageModel)| Some((body, message.in_flight?));
-        Ok(model.messages.iter().filter_map(in_flight).collect())
+        let mut all: Vec<_> = model.messages.iter().filter_map(in_flight).collect();
+        all.extend(model.dropped.iter().map(|(&body, &sequence)| (body, sequence)));
+        all.sort_unstable();
+        Ok(all)
     }
 
     fn finish(&mut self, pick: u8, count: usize, newest: bool) -> Result<bool, String> {
@@ -502,7 +513,11 @@ impl<'r> World<'r> {
         let mut run = channel.acknowledge(key);
         for (body, sequence) in in_flight.into_iter().take(count) {
             run.finish(sequence).map_err(|error| format!("cannot finish {body}: {error:?}"))?;
-            model.messages.remove(&body);
+            model.dropped.remove(&body);
+            match model.messages.get_mut(&body) {
+                Some(recalled) if recalled.is_recalled => recalled.come_back(),
+                _ => _ = model.messages.remove(&body),
+            }
         }
         Ok(false)
     }
@@ -517,10 +532,16 @@ impl<'r> World<'r> {
             .requeue(sequence, clock::nanos(delay))
             .map_err(|error| format!("cannot requeue {body}: {error:?}"))?;
         let model = self.model.channel(&name).ok_or("no channel")?;
+        if model.dropped.remove(&body).is_some() {
+            return Ok(false);
+        }
         let message = model.messages.get_mut(&body).ok_or("no message")?;
-        message.in_flight = None;
-        message.attempts_kept = message.attempts_seen;
-        message.due = (delay_s > 0).then(|| Due::between(from_ns, delay));
+        // One that was recalled and is to come at once comes as if it had never been handed out.
+        if !message.is_recalled || delay_s > 0 {
+            message.attempts_kept = message.attempts_seen;
+            message.due = (delay_s > 0).then(|| Due::between(from_ns, delay));
+        }
+        message.come_back();
         Ok(false)
     }
 
@@ -536,8 +557,7 @@ impl<'r> World<'r> {
     fn reconnect(&mut self, pick: u8) -> Result<bool, String> {
         let Some((name, channel, key)) = self.pick_channel(pick) else { return Ok(false) };
         channel.unsubscribe(key);
-        let model = self.model.channel(&name).ok_or("no channel")?;
-        model.messages.values_mut().for_each(|message| message.in_flight = None);
+        self.model.channel(&name).ok_or("no channel")?.come_back();
         let key = observe::subscribe(&channel)?;
         self.consumers.insert(name, (channel, key));
         Ok(false)
@@ -547,8 +567,8 @@ impl<'r> World<'r> {
         let Some((name, channel, _)) = self.pick_channel(pick) else { return Ok(false) };
         Expire::expire(&*channel, clock::monotonic() + 4000 * 1_000_000_000);
         let model = self.model.channel(&name).ok_or("no channel")?;
+        model.come_back();
         for message in model.messages.values_mut() {
-            message.in_flight = None;
             if let Some(due) = &mut message.due {
                 due.passed = true;
             }
@@ -556,7 +576,7 @@ impl<'r> World<'r> {
         Ok(false)
     }
 
-    fn flush(&self) -> Result<bool, String> {
+    pub(super) fn flush(&self) -> Result<bool, String> {
         match &self.registry()?.engine().journal {
             Some(journal) => journal.flush().map(|()| true).map_err(text),
             None => Ok(false),
@@ -632,6 +652,6 @@ impl Due {
     }
 }
 
-fn text(error: impl std::fmt::Display) -> String {
+pub fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
