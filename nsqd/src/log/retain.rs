@@ -107,7 +107,7 @@ impl TopicLog {
             tail.history.retained_from
         };
         let from = retention.advance(from, now_ns, &pieces, |piece| match piece.place {
-            PiecePlace::Memory(newest_ns) => Ok(newest_ns),
+            PiecePlace::Memory(newest_ns) => Ok(Some(newest_ns)),
             PiecePlace::File(number) => self.newest_in(number, piece.end_sequence),
         })?;
         {
@@ -123,14 +123,18 @@ impl TopicLog {
         Ok(freed)
     }
 
-    /// Timestamp of the newest message in a segment file. If it cannot be read, of the newest that can be.
-    fn newest_in(&self, file_number: u64, end_sequence: u64) -> io::Result<i64> {
+    /// Timestamp of the newest message in a segment file. If it cannot be read, of the newest that can be. None if all its
+    /// blocks were damaged.
+    fn newest_in(&self, file_number: u64, end_sequence: u64) -> io::Result<Option<i64>> {
         if let Some((number, end, newest_ns)) = self.keeper.lock().newest
             && (number, end) == (file_number, end_sequence)
         {
-            return Ok(newest_ns);
+            return Ok(Some(newest_ns));
         }
         let blocks = self.tail.lock().blocks_of_file(file_number);
+        if blocks.is_empty() {
+            return Ok(None);
+        }
         let mut newest_ns = i64::MIN;
         for block in blocks.iter().rev() {
             if let Some(found) = timestamp_in(block, block.count as usize - 1) {
@@ -139,7 +143,7 @@ impl TopicLog {
             }
         }
         self.keeper.lock().newest = Some((file_number, end_sequence, newest_ns));
-        Ok(newest_ns)
+        Ok(Some(newest_ns))
     }
 
     /// Finds out when the oldest message that is kept was published, if it is on disk.

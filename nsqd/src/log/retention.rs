@@ -53,24 +53,29 @@ impl Retention {
     }
 
     /// Where what is kept begins at `now_ns`, if it began at `from` before. `pieces` are all there are, in order of
-    /// their ends; `newest_ns` finds out about the newest message of one, and is asked for the oldest ones only.
+    /// their ends; `newest_ns` finds out about the newest message of one, and is asked for the oldest ones only. One of
+    /// which nothing is there any more says nothing about what is: its messages may stand in a later piece.
     pub fn advance<E>(
         &self,
         from: u64,
         now_ns: i64,
         pieces: &[Piece],
-        mut newest_ns: impl FnMut(&Piece) -> Result<i64, E>,
+        mut newest_ns: impl FnMut(&Piece) -> Result<Option<i64>, E>,
     ) -> Result<u64, E> {
         let kept = &pieces[pieces.partition_point(|piece| piece.end_sequence <= from)..];
         let mut bytes: u64 = kept.iter().map(|piece| piece.bytes).sum();
         let mut from = from;
         for piece in kept {
             let too_many = self.bytes > 0 && bytes > self.bytes;
-            let limit = now_ns.saturating_sub_unsigned(self.age);
-            if !too_many && (self.age == 0 || newest_ns(piece)? >= limit) {
+            if !too_many && self.age == 0 {
                 break;
             }
-            from = piece.end_sequence;
+            if let Some(newest_ns) = newest_ns(piece)? {
+                if !too_many && newest_ns >= now_ns.saturating_sub_unsigned(self.age) {
+                    break;
+                }
+                from = piece.end_sequence;
+            }
             bytes -= piece.bytes;
         }
         Ok(from)
@@ -203,8 +208,8 @@ mod tests {
 
     fn advance(retention: Retention, from: u64, now_s: i64, pieces: &[Piece]) -> u64 {
         let newest = |piece: &Piece| match piece.place {
-            PiecePlace::Memory(newest) => Ok::<_, Infallible>(newest),
-            PiecePlace::File(_) => unreachable!(),
+            PiecePlace::Memory(newest) => Ok::<_, Infallible>(Some(newest)),
+            PiecePlace::File(_) => Ok(None),
         };
         let Ok(from) = retention.advance(from, now_s * SECOND, pieces, newest);
         from
@@ -222,6 +227,20 @@ mod tests {
         assert_eq!(advance(both, 0, 8, &pieces(8)), 60);
         assert_eq!(advance(both, 0, 12, &pieces(8)), 80);
         assert_eq!(advance(both, 0, 5, &[]), 0);
+    }
+
+    #[test]
+    fn a_file_of_which_nothing_is_left_lets_nothing_go() {
+        let mut pieces = pieces(4);
+        // Its only block was damaged, and its messages were restored to the file after it.
+        pieces.insert(0, Piece { end_sequence: 10, bytes: 100, place: PiecePlace::File(1) });
+        let age = Retention { age: 10 * SECOND as u64, bytes: 0 };
+        assert_eq!(advance(age, 0, 5, &pieces), 0);
+        assert_eq!(advance(age, 0, 12, &pieces), 10);
+        let bytes = Retention { age: 0, bytes: 400 };
+        assert_eq!(advance(bytes, 0, 5, &pieces), 0);
+        assert_eq!(advance(bytes, 0, 5, &pieces[1..]), 0);
+        assert_eq!(advance(Retention { age: 0, bytes: 399 }, 0, 5, &pieces), 10);
     }
 
     #[test]
