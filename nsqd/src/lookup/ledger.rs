@@ -158,6 +158,9 @@ impl Ledger {
                 }
                 bytes += summary.max_encoded_bytes();
                 report.topics.push(summary);
+            } else {
+                // Should the next look find it after all, it was not told.
+                topic.version = self.version + 1;
             }
             last = Some(*number);
         }
