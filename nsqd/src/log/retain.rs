@@ -9,7 +9,7 @@ use super::retention::{Piece, PiecePlace, Retention};
 use super::tail::Tail;
 use crate::channel::Mark;
 use crate::clock::Nanos;
-use crate::storage::segment::{BlockRef, LoadedBlock, SegmentFileInfo, SegmentStore};
+use crate::storage::segment::{BlockRef, LoadedBlock, ReadError, SegmentFileInfo, SegmentStore};
 
 /// What belongs to a log that keeps something, besides its [`History`](super::retention::History).
 #[derive(Debug, Default)]
@@ -123,27 +123,26 @@ impl TopicLog {
         Ok(freed)
     }
 
-    /// Timestamp of the newest message in a segment file. If it cannot be read, of the newest that can be. None if all its
-    /// blocks were damaged.
+    /// Timestamp of the newest message in a segment file, as far as it can be read; none if nothing can be.
     fn newest_in(&self, file_number: u64, end_sequence: u64) -> io::Result<Option<i64>> {
         if let Some((number, end, newest_ns)) = self.keeper.lock().newest
             && (number, end) == (file_number, end_sequence)
         {
             return Ok(Some(newest_ns));
         }
-        let blocks = self.tail.lock().blocks_of_file(file_number);
-        if blocks.is_empty() {
-            return Ok(None);
-        }
-        let mut newest_ns = i64::MIN;
-        for block in blocks.iter().rev() {
-            if let Some(found) = timestamp_in(block, block.count as usize - 1) {
-                newest_ns = found;
-                break;
+        loop {
+            let Some(block) = self.tail.lock().blocks_of_file(file_number).pop() else { return Ok(None) };
+            match block.read() {
+                Ok(loaded) => {
+                    let newest_ns = frame_timestamp(&loaded, block.count as usize - 1).unwrap_or(i64::MIN);
+                    self.keeper.lock().newest = Some((file_number, end_sequence, newest_ns));
+                    return Ok(Some(newest_ns));
+                }
+                Err(ReadError::Io { error, .. }) => return Err(error),
+                // A copy in another file may take its place.
+                Err(error) => self.read_failed(&block, &error),
             }
         }
-        self.keeper.lock().newest = Some((file_number, end_sequence, newest_ns));
-        Ok(Some(newest_ns))
     }
 
     /// Finds out when the oldest message that is kept was published, if it is on disk.

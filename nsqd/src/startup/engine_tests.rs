@@ -496,6 +496,22 @@ fn what_was_deferred_before_anything_was_kept_is_not_early_for_a_later_channel()
     }
 }
 
+#[test]
+fn what_cannot_be_read_does_not_count_as_old() {
+    let mut world = World::new(Durability::Write, AN_HOUR);
+    world.apply(Step::Channel(0));
+    (0..20).for_each(|_| world.publish(30, 100, None));
+    let topic = world.topic();
+    let segments = world.dir.path().join(format!("topics/{}", topic.number()));
+    let oldest = std::fs::read_dir(segments).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    let mut bytes = std::fs::read(&oldest).unwrap();
+    bytes[92..].fill(b'x');
+    std::fs::write(&oldest, bytes).unwrap();
+    let from = topic.log().retained_from();
+    topic.retain().unwrap();
+    assert_eq!(topic.log().retained_from(), from, "its messages may stand elsewhere");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 3000, ..ProptestConfig::default() })]
 
