@@ -5,6 +5,7 @@ Build first: cargo build --release --workspace. Without --reference only ours is
 """
 
 import argparse
+import json
 import pathlib
 import signal
 import statistics
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument("--nsq", default=TARGET / "nsq", type=pathlib.Path, help="the generator [target/release/nsq]")
     parser.add_argument("--directory", type=pathlib.Path, help="where data directories are made [the system's]")
     parser.add_argument("--pairs", default=5, type=int, help="runs of each row and daemon [5]")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="append the figures to FILE, a line per row")
     parser.add_argument("--list", action="store_true", help="print the rows' names")
     parser.add_argument("rows", nargs="*", help="parts of the names of the rows to measure [all]")
     arguments = parser.parse_args()
@@ -48,7 +50,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     for row in rows:
-        print_row(row, measure(row, sides, arguments))
+        medians = measure(row, sides, arguments)
+        print_row(row, medians)
+        if arguments.json:
+            with arguments.json.open("a") as file:
+                file.write(json.dumps({"row": row.name, **medians}) + "\n")
     return 0
 
 
