@@ -512,7 +512,8 @@ async fn debugging() {
     assert_eq!(nsqd.get("/debug/pprof/").await.status, 200);
     assert_eq!(nsqd.get("/debug/pprof/symbol").await.text(), "num_symbols: 1\n");
     assert_eq!(nsqd.post("/debug/pprof/symbol").await, said(200, "num_symbols: 1\n"));
-    assert!(nsqd.get("/debug/pprof/cmdline").await.text().contains('\0'));
+    let arguments: Vec<String> = std::env::args().collect();
+    assert_eq!(nsqd.get("/debug/pprof/cmdline").await.text(), arguments.join("\0"));
     for profile in ["profile", "heap", "goroutine", "block", "threadcreate"] {
         assert_eq!(nsqd.get(&format!("/debug/pprof/{profile}")).await.status, 501, "{profile}");
     }
