@@ -82,6 +82,9 @@ impl Group {
     /// A ticket for the pending batch.
     fn take_ticket(self: &Arc<Self>, state: &mut State) -> Ticket {
         state.pending.tickets += 1;
+        if matches!(state.thread, ThreadState::Gathering(wanted) if state.pending.tickets >= wanted) {
+            self.work.notify_one();
+        }
         let others_may_come = !self.sync && state.company.is_expected();
         Ticket::new(Arc::clone(self), state.batch, others_may_come)
     }
@@ -127,7 +130,7 @@ impl Group {
             match state.work(self.sync) {
                 Work::Now => {
                     if self.sync {
-                        gather(&mut state);
+                        self.gather(&mut state);
                     }
                     self.lead(state, 1);
                     state = self.state.lock();
@@ -148,6 +151,24 @@ impl Group {
         let waiters = mem::take(&mut state.waiters);
         drop(state);
         waiters.into_iter().for_each(|waiter| waiter.waker.wake());
+    }
+
+    /// Before a sync: waits for those who are likely to come.
+    fn gather(&self, state: &mut MutexGuard<'_, State>) {
+        let waiting = state.pending.tickets;
+        let Some((wanted, patience)) = state.gathering.wanted(waiting) else {
+            return let_others_append(state);
+        };
+        let deadline = Instant::now() + patience;
+        state.thread = ThreadState::Gathering(wanted);
+        while state.pending.tickets < wanted && !state.stop {
+            if self.work.wait_until(state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.thread = ThreadState::Busy;
+        let all = state.pending.tickets >= wanted;
+        state.gathering.met(all);
     }
 
     /// Writes what is pending, and then, at most `rounds` times in all, what was waited for meanwhile.
@@ -179,6 +200,7 @@ impl Group {
         let failed_before = state.last_error.is_some();
         drop(state);
 
+        let began = self.sync.then(Instant::now);
         let outcome = match buffer.bytes.is_empty() {
             false => self.writer.lock().write(&mut buffer.bytes),
             true if failed_before => self.writer.lock().probe(),
@@ -200,6 +222,10 @@ impl Group {
             }
         };
         state.writing_tickets = 0;
+        if let Some(began) = began {
+            let waiting = state.pending.tickets;
+            state.gathering.learn(began.elapsed(), buffer.tickets, waiting);
+        }
         buffer.clear();
         state.spare = buffer;
         self.resolved.store(resolved, Ordering::Release);
@@ -314,9 +340,8 @@ impl Group {
     }
 }
 
-/// Lets others run for as long as they go on appending: a sync costs the same for one as for a hundred. Nobody waits
-/// for a timer, and where there are cores to spare this takes no time.
-fn gather(state: &mut MutexGuard<'_, State>) {
+/// Lets others run for as long as they go on appending. Where there are cores to spare this takes no time.
+fn let_others_append(state: &mut MutexGuard<'_, State>) {
     for _ in 0..MAX_YIELDS {
         let tickets = state.pending.tickets;
         MutexGuard::unlocked(state, std::thread::yield_now);

@@ -5,6 +5,7 @@
 //! - `commit` has what a caller holds meanwhile: a ticket, then a future;
 //! - `group` decides who writes what waits, and tells those who wait (group commit);
 //! - `waiting` has those who wait, and who wakes them;
+//! - `gathering` tells for whom the journal's thread waits before a sync;
 //! - `company` tells whether publishers come together, so that it pays to let others append first;
 //! - `pending` is its state: two buffers, tickets, what became of a failed write;
 //! - `writer` has the file that is written to: room, rotation, recycling, failed writes;
@@ -20,6 +21,7 @@ mod catalog;
 mod commit;
 mod company;
 mod format;
+mod gathering;
 mod group;
 mod pending;
 mod reader;

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{JournalError, JournalTiming, MAX_PENDING_BYTES, MAX_RECORD_BYTES, company::Company, format};
+use super::{
+    JournalError, JournalTiming, MAX_PENDING_BYTES, MAX_RECORD_BYTES, company::Company, format,
+    gathering::Gathering,
+};
 use crate::storage::record::Record;
 
 /// So many bytes of lazy records are kept while writing fails; what comes beyond is forgotten.
@@ -28,6 +31,7 @@ pub(super) struct State {
     pub writing_tickets: usize,
     pub waiters: Vec<Waiter>,
     pub company: Company,
+    pub gathering: Gathering,
     pub next_waiter: u64,
     pub failure: Option<Failure>,
     /// A failed sync: for ever.
@@ -79,6 +83,8 @@ pub(super) enum ThreadState {
     Busy,
     Idle,
     Until(Instant),
+    /// Waiting for so many tickets.
+    Gathering(usize),
 }
 
 pub(super) enum Work {
@@ -134,6 +140,7 @@ impl State {
             writing_tickets: 0,
             waiters: Vec::new(),
             company: Company::default(),
+            gathering: Gathering::default(),
             next_waiter: 0,
             failure: None,
             latched: None,

@@ -100,7 +100,7 @@ impl Turn<'_> {
                 id
             }
         };
-        if self.group.sync && state.thread != ThreadState::Busy {
+        if self.group.sync && matches!(state.thread, ThreadState::Idle | ThreadState::Until(_)) {
             self.group.work.notify_one();
         }
         id
