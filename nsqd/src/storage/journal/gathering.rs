@@ -33,7 +33,8 @@ impl Gathering {
     pub(super) fn wanted(&mut self, waiting: usize) -> Option<(usize, Duration)> {
         // The last of many may be on their way for long.
         let wanted = self.publishers - self.publishers / 8;
-        if waiting >= wanted {
+        // With nobody waiting, only acknowledgements are written.
+        if waiting == 0 || waiting >= wanted {
             return None;
         }
         if self.pause > 0 {
@@ -71,7 +72,7 @@ mod tests {
         assert_eq!(gathering.wanted(4), Some((7, SYNC)));
         gathering.met(true);
         gathering.learn(Duration::from_secs(1), 8, 0);
-        assert_eq!(gathering.wanted(8), None);
+        assert_eq!((gathering.wanted(8), gathering.wanted(0)), (None, None));
         assert_eq!(gathering.wanted(1), Some((7, MAX_PATIENCE)));
     }
 
