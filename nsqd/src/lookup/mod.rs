@@ -162,7 +162,8 @@ impl LookupPeers {
                 // When many topics are made in a row, looking at all of them for each one would take more time than
                 // making them: a tenth at most goes into it.
                 sleep(took * 9).await;
-                if let Ok(Err(_)) = timeout(look_again, changes.changed()).await {
+                // Without a change, to be sure: a thousandth at most.
+                if let Ok(Err(_)) = timeout(look_again.max(took * 1000), changes.changed()).await {
                     return;
                 }
                 let started = Instant::now();
