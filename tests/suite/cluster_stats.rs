@@ -97,7 +97,8 @@ fn one_request_to_any_lookupd_shows_the_whole_cluster_as_it_is_now() {
         };
         assert_eq!(nsqds.iter().filter(asked).count(), 0);
         stat(&lookupds[0], " --direct").await;
-        assert_eq!(nsqds.iter().filter(asked).count(), 3);
+        let all_asked = async || wait::when(nsqds.iter().filter(asked).count(), |count| *count == 3);
+        wait::until("every nsqd tells that it was asked", all_asked).await;
 
         let only =
             |nodes: Vec<Value>| nodes.iter().map(|node| node["stats"]["topics"].clone()).collect::<Vec<_>>();
@@ -210,7 +211,7 @@ fn nsqds_of_another_make_are_asked_themselves() {
         wait::until("both are known, and one tells", two).await;
         let topic = stat(&lookupd, "").await;
         assert_eq!((&topic["node_count"], &topic["message_count"]), (&json!(2), &json!(2)));
-        assert!(other.log().contains("GET /stats"));
+        other.log().expect("GET /stats").await;
         assert_eq!(node.ask(b"PING\n").await.as_deref(), Some("OK"));
     });
 }
