@@ -5,9 +5,11 @@
 //!
 //! - [`release`]: pure; the release point
 //! - [`registry`]: all topics by name; creating and deleting
+//! - `creation`: new channels
 //! - [`history`]: what is kept of finished messages; channels that start in it or are moved through it
 //! - [`publication`]: a batch between append and release
 
+mod creation;
 pub mod history;
 pub mod publication;
 pub mod registry;
@@ -18,13 +20,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use nsq_protocol::{ChannelName, StartAt, TopicName};
+use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 
 pub use self::publication::Publication;
 use self::release::ReleasePoint;
 use crate::channel::saved::Clocks;
-use crate::channel::{Channel, ChannelParts, ChannelState, Mark};
+use crate::channel::{Channel, Mark};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
 use crate::health::Part;
@@ -274,120 +276,6 @@ impl Topic {
     /// All channels, by name.
     pub fn channels(&self) -> Vec<Arc<Channel>> {
         self.state.lock().channels.values().cloned().collect()
-    }
-
-    /// The channel of this name, made if missing: it starts at the release point, which for the first one is before
-    /// everything that was held back for it.
-    pub async fn get_or_create_channel(
-        self: &Arc<Self>,
-        name: &ChannelName,
-    ) -> Result<Arc<Channel>, PublishError> {
-        self.get_or_create_channel_at(name, StartAt::Latest).await
-    }
-
-    /// As [`Topic::get_or_create_channel`], but a new channel starts where `start` says, as far as that is kept.
-    pub async fn get_or_create_channel_at(
-        self: &Arc<Self>,
-        name: &ChannelName,
-        start: StartAt,
-    ) -> Result<Arc<Channel>, PublishError> {
-        if let Some(channel) = self.channel(name.as_str()) {
-            return Ok(channel);
-        }
-        let found = self.find(start).await;
-        let (channel, ticket, placed) = {
-            let mut state = self.state.lock();
-            if self.is_closed() {
-                return Err(PublishError::Exiting);
-            }
-            if let Some(channel) = state.channels.get(name) {
-                return Ok(channel.clone());
-            }
-            let placed = self.start_of(&state, found);
-            let (cursor, released) = (placed.sequence, state.point.released());
-            let number = self.engine.next_channel_number();
-            let ticket = match self.engine.journal_for(self.name.is_ephemeral() || name.is_ephemeral()) {
-                Some(journal) => Some(
-                    journal
-                        .append(&Record::ChannelCreated {
-                            topic: self.number,
-                            channel: number,
-                            name: name.as_str(),
-                            cursor,
-                        })
-                        .map_err(StorageError::from)?,
-                ),
-                None => None,
-            };
-            let marks = self.log.marks_between(cursor, released);
-            let max_timeout = clock::nanos(self.engine.limits.max_msg_timeout);
-            let channel_state = ChannelState::starting_at(cursor, released, &marks, max_timeout);
-            let channel = self.adopt_locked(&mut state, name.clone(), number, channel_state);
-            (channel, ticket, placed)
-        };
-        if let Some((journal, ticket)) = self.engine.journal.as_ref().zip(ticket)
-            && let Err(error) = journal.commit(ticket).await
-        {
-            let mut state = self.state.lock();
-            state.channels.remove(name);
-            if state.channels.is_empty() {
-                state.point.set_has_channels(false);
-            }
-            drop(state);
-            channel.close();
-            return Err(StorageError::from(error).into());
-        }
-        {
-            // Not before: what the first channel takes from the topic would be lost with it, were it refused.
-            let mut state = self.state.lock();
-            if state.channels.get(name).is_some_and(|current| Arc::ptr_eq(current, &channel)) {
-                state.point.set_has_channels(true);
-                self.advance(&mut state);
-            }
-        }
-        crate::log_info!(self.engine, "TOPIC({}): new channel({})", self.name, name);
-        if start != StartAt::Latest {
-            crate::log_info!(
-                self.engine,
-                "TOPIC({}): channel {} starts at {start}: message {placed}",
-                self.name,
-                name
-            );
-        }
-        self.engine.topology_changed();
-        Ok(channel)
-    }
-
-    /// Adds a recovered channel.
-    pub fn adopt_channel(&self, name: ChannelName, number: u32, channel_state: ChannelState) {
-        let mut state = self.state.lock();
-        self.adopt_locked(&mut state, name, number, channel_state);
-        state.point.set_has_channels(true);
-    }
-
-    fn adopt_locked(
-        &self,
-        state: &mut State,
-        name: ChannelName,
-        number: u32,
-        mut of: ChannelState,
-    ) -> Arc<Channel> {
-        if let Some(latency) = self.engine.latency() {
-            of.measure_latencies(clock::nanos(latency.window));
-        }
-        let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
-        let parts = ChannelParts {
-            bound: name.is_ephemeral().then_some(self.engine.limits.mem_queue_size),
-            name: name.clone(),
-            number,
-            topic_number: self.number,
-            log: self.log.clone(),
-            journal: self.engine.journal_for(ephemeral).cloned(),
-            timers: self.engine.timers.clone(),
-        };
-        let channel = Channel::new(parts, of);
-        state.channels.insert(name, channel.clone());
-        channel
     }
 
     /// Deletes a channel with its messages; its consumers' connections end. Returns whether there was one, and

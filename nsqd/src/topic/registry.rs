@@ -64,24 +64,18 @@ impl Registry {
 
     /// The topic of this name, made if missing. Making one asks the oracle for its channels first, so that what is
     /// published reaches them; publishers that come meanwhile may append already.
-    pub async fn get_or_create(&self, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
+    pub async fn get_or_create(self: &Arc<Self>, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
         if let Some(topic) = self.get(name.as_str()) {
             return Ok(topic);
         }
         let Some(Created { topic, ticket }) = self.create(name)? else {
             return self.get(name.as_str()).ok_or(PublishError::Exiting);
         };
-        if let Some((journal, ticket)) = self.engine.journal.as_ref().zip(ticket)
-            && let Err(error) = journal.commit(ticket).await
-        {
-            topic.close();
-            self.topics.remove(name);
-            self.engine.topology_changed();
-            return Err(StorageError::from(error).into());
-        }
-        crate::log_info!(self.engine, "TOPIC({name}): created");
-        self.engine.topology_changed();
         let setup = TopicSetup { topic: topic.clone() };
+        // By a task of its own: whoever asked may go away meanwhile, and the topic is there already.
+        let (registry, made) = (self.clone(), topic.clone());
+        let settled = tokio::spawn(async move { registry.settle(&made, ticket).await }).await;
+        settled.map_err(|panic| self.engine.storage_error(panic))??;
         if let Some(oracle) = &self.oracle {
             for channel in oracle.channels_of(name).await {
                 if !channel.is_ephemeral() {
@@ -91,6 +85,23 @@ impl Registry {
         }
         drop(setup);
         Ok(topic)
+    }
+
+    /// Waits until a new topic is as durable as asked, or takes it away again.
+    async fn settle(&self, topic: &Topic, ticket: Option<Ticket>) -> Result<(), StorageError> {
+        let committed = match self.engine.journal.as_ref().zip(ticket) {
+            Some((journal, ticket)) => journal.commit(ticket).await,
+            None => Ok(()),
+        };
+        match &committed {
+            Ok(()) => crate::log_info!(self.engine, "TOPIC({}): created", topic.name()),
+            Err(_) => {
+                topic.close();
+                self.topics.remove_if(topic.name(), |_, current| current.number() == topic.number());
+            }
+        }
+        self.engine.topology_changed();
+        Ok(committed?)
     }
 
     /// None if somebody else was quicker.
@@ -209,5 +220,54 @@ struct TopicSetup {
 impl Drop for TopicSetup {
     fn drop(&mut self) {
         self.topic.start();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use nsq_daemon::log::Logger;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::startup::{StartOptions, recover};
+    use crate::storage::data_dir::DataDir;
+    use crate::storage::file::FileStorage;
+    use crate::storage::{Durability, Storage};
+
+    /// As an HTTP client that breaks off: what it has begun is there, so it must work.
+    #[tokio::test]
+    async fn what_is_created_works_though_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(FileStorage);
+        let data_dir = DataDir::open(&storage, dir.path()).unwrap();
+        let registry = recover(StartOptions {
+            storage,
+            data_dir,
+            durability: Durability::Sync,
+            limits: Config::default().engine_limits(),
+            logger: Logger::silent(),
+            oracle: None,
+        })
+        .unwrap();
+        let name = TopicName::new("t").unwrap();
+        let mut creating = Box::pin(registry.get_or_create(&name));
+        let _ = futures_util::poll!(&mut creating);
+        drop(creating);
+        let topic = registry.get_or_create(&name).await.unwrap();
+        topic.append([&b"held back"[..]].into_iter(), 9, None).unwrap().committed().await.unwrap();
+
+        let name = ChannelName::new("c").unwrap();
+        let mut creating = Box::pin(topic.get_or_create_channel(&name));
+        let _ = futures_util::poll!(&mut creating);
+        drop(creating);
+        let channel = topic.get_or_create_channel(&name).await.unwrap();
+        let released = async {
+            while channel.inspect(|state, _| state.depth()) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), released).await.expect("the channel gets the message");
     }
 }

@@ -1,0 +1,146 @@
+//! New channels: their place, their record in the journal, and what the topic held back for the first one.
+
+use std::sync::Arc;
+
+use nsq_protocol::{ChannelName, StartAt};
+
+use super::{PublishError, State, Topic};
+use crate::channel::{Channel, ChannelParts, ChannelState};
+use crate::clock;
+use crate::engine::StorageError;
+use crate::storage::journal::Ticket;
+use crate::storage::record::Record;
+
+impl Topic {
+    /// The channel of this name, made if missing: it starts at the release point, which for the first one is before
+    /// everything that was held back for it.
+    pub async fn get_or_create_channel(
+        self: &Arc<Self>,
+        name: &ChannelName,
+    ) -> Result<Arc<Channel>, PublishError> {
+        self.get_or_create_channel_at(name, StartAt::Latest).await
+    }
+
+    /// As [`Topic::get_or_create_channel`], but a new channel starts where `start` says, as far as that is kept.
+    pub async fn get_or_create_channel_at(
+        self: &Arc<Self>,
+        name: &ChannelName,
+        start: StartAt,
+    ) -> Result<Arc<Channel>, PublishError> {
+        if let Some(channel) = self.channel(name.as_str()) {
+            return Ok(channel);
+        }
+        let found = self.find(start).await;
+        let (channel, ticket, placed) = {
+            let mut state = self.state.lock();
+            if self.is_closed() {
+                return Err(PublishError::Exiting);
+            }
+            if let Some(channel) = state.channels.get(name) {
+                return Ok(channel.clone());
+            }
+            let placed = self.start_of(&state, found);
+            let (cursor, released) = (placed.sequence, state.point.released());
+            let number = self.engine.next_channel_number();
+            let ticket = match self.engine.journal_for(self.name.is_ephemeral() || name.is_ephemeral()) {
+                Some(journal) => Some(
+                    journal
+                        .append(&Record::ChannelCreated {
+                            topic: self.number,
+                            channel: number,
+                            name: name.as_str(),
+                            cursor,
+                        })
+                        .map_err(StorageError::from)?,
+                ),
+                None => None,
+            };
+            let marks = self.log.marks_between(cursor, released);
+            let max_timeout = clock::nanos(self.engine.limits.max_msg_timeout);
+            let channel_state = ChannelState::starting_at(cursor, released, &marks, max_timeout);
+            let channel = self.adopt_locked(&mut state, name.clone(), number, channel_state);
+            (channel, ticket, placed)
+        };
+        // By a task of its own: whoever asked may go away meanwhile, and the channel is there already.
+        let (topic, made) = (self.clone(), channel.clone());
+        let settled = tokio::spawn(async move { topic.settle_channel(&made, ticket).await }).await;
+        settled.map_err(|panic| self.engine.storage_error(panic))??;
+        if start != StartAt::Latest {
+            crate::log_info!(
+                self.engine,
+                "TOPIC({}): channel {} starts at {start}: message {placed}",
+                self.name,
+                name
+            );
+        }
+        Ok(channel)
+    }
+
+    /// Waits until a new channel is as durable as asked, then gives it what the topic holds back; or takes it away again.
+    async fn settle_channel(
+        &self,
+        channel: &Arc<Channel>,
+        ticket: Option<Ticket>,
+    ) -> Result<(), StorageError> {
+        let committed = match self.engine.journal.as_ref().zip(ticket) {
+            Some((journal, ticket)) => journal.commit(ticket).await,
+            None => Ok(()),
+        };
+        let mut state = self.state.lock();
+        let is_there =
+            state.channels.get(channel.name()).is_some_and(|current| Arc::ptr_eq(current, channel));
+        if let Err(error) = committed {
+            if is_there {
+                state.channels.remove(channel.name());
+            }
+            if state.channels.is_empty() {
+                state.point.set_has_channels(false);
+            }
+            drop(state);
+            channel.close();
+            self.engine.topology_changed();
+            return Err(error.into());
+        }
+        // Not before: what the first channel takes from the topic would be lost with it, were it refused.
+        if is_there {
+            state.point.set_has_channels(true);
+            self.advance(&mut state);
+        }
+        drop(state);
+        crate::log_info!(self.engine, "TOPIC({}): new channel({})", self.name, channel.name());
+        self.engine.topology_changed();
+        Ok(())
+    }
+
+    /// Adds a recovered channel.
+    pub fn adopt_channel(&self, name: ChannelName, number: u32, channel_state: ChannelState) {
+        let mut state = self.state.lock();
+        self.adopt_locked(&mut state, name, number, channel_state);
+        state.point.set_has_channels(true);
+    }
+
+    fn adopt_locked(
+        &self,
+        state: &mut State,
+        name: ChannelName,
+        number: u32,
+        mut of: ChannelState,
+    ) -> Arc<Channel> {
+        if let Some(latency) = self.engine.latency() {
+            of.measure_latencies(clock::nanos(latency.window));
+        }
+        let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
+        let parts = ChannelParts {
+            bound: name.is_ephemeral().then_some(self.engine.limits.mem_queue_size),
+            name: name.clone(),
+            number,
+            topic_number: self.number,
+            log: self.log.clone(),
+            journal: self.engine.journal_for(ephemeral).cloned(),
+            timers: self.engine.timers.clone(),
+        };
+        let channel = Channel::new(parts, of);
+        state.channels.insert(name, channel.clone());
+        channel
+    }
+}
