@@ -1,6 +1,7 @@
 //! What all topics and channels share: the journal, the place for segments, the limits, the timers, the health.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,13 +10,15 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::damage::Damage;
-use crate::health::{Health, Part};
+use crate::health::{AFTER_FAILED_SYNC, Health, Part};
+use crate::log::LogContext;
 use crate::log::retention::Retention;
 use crate::log::tail::MemoryBound;
 use crate::metrics::Metrics;
+use crate::storage::anchored::Anchored;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalError, JournalTiming, Lsn};
-use crate::storage::segment::{BlockRef, SegmentReport, SegmentStore};
+use crate::storage::segment::SegmentStore;
 use crate::storage::{ChannelNumber, Durability, Storage, TopicNumber};
 use crate::timers::Timers;
 
@@ -80,12 +83,44 @@ pub struct LatencyOptions {
 
 /// Something could not be stored. The text is for logs and for the publisher.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct StorageError(String);
+#[error("{text}")]
+pub struct StorageError {
+    text: String,
+    is_in_doubt: bool,
+}
 
+impl StorageError {
+    /// A commit failed. Where a later start may find what was refused, the text says so: `effect` is what happens then.
+    pub fn of_commit(error: &JournalError, effect: &str) -> Self {
+        match error {
+            JournalError::InDoubt(_) => StorageError::in_doubt(error, effect),
+            _ => StorageError { text: error.to_string(), is_in_doubt: false },
+        }
+    }
+
+    /// Nobody knows whether it was stored.
+    pub fn in_doubt(cause: impl Display, effect: &str) -> Self {
+        StorageError { text: format!("{cause}; {effect} after a restart of nsqd"), is_in_doubt: true }
+    }
+
+    /// Whether a later start may find what was refused.
+    pub fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt
+    }
+}
+
+/// Of an append: nothing of it was written.
 impl From<JournalError> for StorageError {
     fn from(error: JournalError) -> Self {
-        StorageError(error.to_string())
+        StorageError { text: error.to_string(), is_in_doubt: false }
+    }
+}
+
+/// What does not work, and what to do about it.
+fn journal_failure(error: &JournalError) -> String {
+    match error {
+        JournalError::Sync(_) => format!("{error}; publishes are refused; {AFTER_FAILED_SYNC}"),
+        _ => format!("{error}; {}", Part::Journal.remedy()),
     }
 }
 
@@ -107,11 +142,19 @@ pub struct Engine {
     pub logger: Logger,
     /// What was found damaged; also counts it for metrics.
     pub damage: Arc<Damage>,
+    /// What all topics' logs share.
+    pub log_context: LogContext,
     next_topic: AtomicU32,
     next_channel: AtomicU32,
+    /// Topics that are gone have used sequence numbers up to here.
+    sequences_used: AtomicU64,
+    /// The data directory, as long as it is where it was.
+    pub home: Arc<Anchored>,
+    homeless: AtomicBool,
     leaving: AtomicBool,
     stopping: AtomicBool,
-    wrote_segments: AtomicBool,
+    has_segments: AtomicBool,
+    clean_from: AtomicU32,
     retains: AtomicBool,
     health: Mutex<Health>,
     topology: watch::Sender<u64>,
@@ -128,6 +171,8 @@ struct Checkpoints {
     newest: Lsn,
     /// Needed if the newest is damaged.
     previous: Lsn,
+    /// How many were written since the start.
+    count: u64,
     /// The file in which the journal last began to name all topics and channels.
     named_in: u64,
 }
@@ -138,6 +183,8 @@ pub struct EngineParts {
     pub journal: Option<Arc<Journal>>,
     /// See [`Engine::storage`].
     pub storage: Arc<dyn Storage>,
+    /// See [`Engine::home`].
+    pub home: Arc<Anchored>,
     /// See [`Engine::data_dir`].
     pub data_dir: DataDir,
     /// See [`Engine::durability`].
@@ -146,10 +193,12 @@ pub struct EngineParts {
     pub limits: EngineLimits,
     /// See [`Engine::logger`].
     pub logger: Logger,
-    /// See [`Engine::damage`].
-    pub damage: Arc<Damage>,
+    /// See [`Engine::log_context`].
+    pub log_context: LogContext,
     /// The first numbers to give to a topic and a channel.
     pub next_numbers: (TopicNumber, ChannelNumber),
+    /// See [`Engine::sequences_used_to`].
+    pub sequences_used: u64,
     /// See [`Engine::journal_from`].
     pub journal_end: Lsn,
     /// The place from which the checkpoint that was read needs the journal.
@@ -167,12 +216,17 @@ impl Engine {
             limits: parts.limits,
             timers: Timers::new(),
             logger: parts.logger,
-            damage: parts.damage,
+            damage: parts.log_context.damage.clone(),
+            log_context: parts.log_context,
             next_topic: AtomicU32::new(parts.next_numbers.0),
             next_channel: AtomicU32::new(parts.next_numbers.1),
+            sequences_used: AtomicU64::new(parts.sequences_used),
+            home: parts.home,
+            homeless: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            wrote_segments: AtomicBool::new(false),
+            has_segments: AtomicBool::new(true),
+            clean_from: AtomicU32::new(0),
             retains: AtomicBool::new(false),
             health: Mutex::default(),
             topology: watch::Sender::new(0),
@@ -213,6 +267,12 @@ impl Engine {
     pub fn checkpoint_written(&self, journal_from: Lsn) {
         let mut checkpoints = self.checkpoints.lock();
         checkpoints.previous = std::mem::replace(&mut checkpoints.newest, journal_from);
+        checkpoints.count += 1;
+    }
+
+    /// How many checkpoints were written since the start.
+    pub fn checkpoint_count(&self) -> u64 {
+        self.checkpoints.lock().count
     }
 
     /// No journal file before this one is needed by a checkpoint.
@@ -232,19 +292,31 @@ impl Engine {
         unnamed
     }
 
-    /// Where a topic created now starts counting: the microsecond. So ids are not used again when a topic is deleted
-    /// and made anew, or when its newest messages were lost with memory: clients that look for duplicates by id would
-    /// drop the new ones.
-    pub fn first_sequence(&self, wall_ns: i64) -> u64 {
+    /// Where a topic created now starts counting: the microsecond, or behind all that any topic deleted so far has
+    /// used, if it had counted faster than that or the clock was set back. So ids are not used again when a topic is
+    /// deleted and made anew: clients that look for duplicates by id would drop the new ones.
+    pub fn new_first_sequence(&self, wall_ns: i64) -> u64 {
+        Self::sequence_of_time(wall_ns).max(self.sequences_used.load(Ordering::Relaxed))
+    }
+
+    /// The microsecond.
+    pub fn sequence_of_time(wall_ns: i64) -> u64 {
         u64::try_from(wall_ns / 1000).unwrap_or(0)
     }
 
-    /// A topic's segment files.
-    pub fn open_segments(
-        &self,
-        topic: TopicNumber,
-    ) -> std::io::Result<(SegmentStore, Vec<BlockRef>, SegmentReport)> {
-        SegmentStore::open(
+    /// A topic that is gone has used sequence numbers up to here.
+    pub fn sequences_used(&self, end: u64) {
+        self.sequences_used.fetch_max(end, Ordering::Relaxed);
+    }
+
+    /// No new topic starts counting before this.
+    pub fn sequences_used_to(&self) -> u64 {
+        self.sequences_used.load(Ordering::Relaxed)
+    }
+
+    /// The segment files of a new topic.
+    pub fn new_segments(&self, topic: TopicNumber) -> SegmentStore {
+        SegmentStore::new(
             self.storage.clone(),
             self.data_dir.topic_dir(topic),
             self.limits.max_bytes_per_file,
@@ -277,6 +349,16 @@ impl Engine {
         let _ = self.latency.set(options);
     }
 
+    /// The data directory is not where it was, or it is again.
+    pub fn set_homeless(&self, homeless: bool) {
+        self.homeless.store(homeless, Ordering::Relaxed);
+    }
+
+    /// Whether there is no data directory: what is published now could not be stored.
+    pub fn is_homeless(&self) -> bool {
+        self.homeless.load(Ordering::Relaxed)
+    }
+
     /// The daemon will stop soon. Everything works still, but nobody new should come.
     pub fn set_leaving(&self) {
         self.leaving.store(true, Ordering::Release);
@@ -299,24 +381,51 @@ impl Engine {
 
     /// Remembers that something does not work, besides the journal, which has a memory of its own.
     pub fn set_failed(&self, part: Part, cause: &str) {
+        let cause = format!("{cause}; {}", part.remedy());
+        self.note_failed(part, &cause);
+    }
+
+    fn note_failed(&self, part: Part, cause: &str) {
         if self.health.lock().failed(part, cause) {
             crate::log_error!(self, "{cause}");
         }
     }
 
-    /// A storage error with this text.
+    /// Logs when the journal begins to fail and when it works again: it has a memory of its own, but writes no log.
+    pub fn note_journal(&self) {
+        let Some(journal) = &self.journal else { return };
+        match journal.failure() {
+            Some(error) => self.note_failed(Part::Journal, &journal_failure(&error)),
+            None if self.health.lock().works(Part::Journal) => {
+                crate::log_info!(self, "journal is written again");
+            }
+            None => {}
+        }
+    }
+
+    /// A storage error with this text: nothing was stored.
     pub fn storage_error(&self, cause: impl ToString) -> StorageError {
-        StorageError(cause.to_string())
+        StorageError { text: cause.to_string(), is_in_doubt: false }
     }
 
-    /// Segments were written to: there may be something to clean.
-    pub fn set_wrote_segments(&self) {
-        self.wrote_segments.store(true, Ordering::Relaxed);
+    /// Whether any topic has segments, so that there may be something to clean.
+    pub fn set_has_segments(&self, has_segments: bool) {
+        self.has_segments.store(has_segments, Ordering::Relaxed);
     }
 
-    /// Whether segments were written to since the last call.
-    pub fn take_wrote_segments(&self) -> bool {
-        self.wrote_segments.swap(false, Ordering::Relaxed)
+    /// Whether any topic may have segments.
+    pub fn has_segments(&self) -> bool {
+        self.has_segments.load(Ordering::Relaxed)
+    }
+
+    /// The topic that cleaning begins with.
+    pub fn clean_from(&self) -> TopicNumber {
+        self.clean_from.load(Ordering::Relaxed)
+    }
+
+    /// Cleaning did not come to this topic.
+    pub fn set_clean_from(&self, topic: TopicNumber) {
+        self.clean_from.store(topic, Ordering::Relaxed);
     }
 
     /// Some topic keeps what is finished.
@@ -337,7 +446,15 @@ impl Engine {
     /// What does not work as it should: publishing, or reading from disk.
     pub fn health(&self) -> Result<(), String> {
         // What concerns publishing first: a failed sync is for good.
-        self.journal.as_ref().map_or(Ok(()), |journal| journal.health())?;
+        if let Some(journal) = &self.journal
+            && let Some(error) = journal.failure()
+        {
+            let forgotten = match journal.forgotten_count() {
+                0 => String::new(),
+                count => format!(" ({count} acknowledgements not remembered)"),
+            };
+            return Err(format!("{}{forgotten}", journal_failure(&error)));
+        }
         if let Some(cause) = self.health.lock().cause() {
             return Err(cause.to_owned());
         }

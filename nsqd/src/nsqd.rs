@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nsq_daemon::go_duration;
-use nsq_daemon::http::Server;
+use nsq_daemon::http::{HeavyAnswers, Server};
 use nsq_daemon::listen::{Address, Listener, parse_address};
 use nsq_daemon::log::Logger;
+use nsq_daemon::open_files;
 use nsq_daemon::tls::ServerTls;
 use nsq_protocol::{IdentifyReply, PeerInfo};
 use tokio::task::JoinHandle;
@@ -22,12 +23,13 @@ use crate::http::auth::HttpAuth;
 use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
 use crate::producers::Producers;
-use crate::startup::{self, StartOptions, persist};
+use crate::startup::{self, StartOptions, rescue};
 use crate::stats;
 use crate::statsd::{self, StatsdOptions, expand_prefix};
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
 use crate::storage::measured::Measured;
+use crate::storage::open_files::OpenFiles;
 use crate::storage::{Durability, Storage};
 use crate::syncing::Syncing;
 use crate::topic::registry::Registry;
@@ -62,7 +64,9 @@ impl Nsqd {
         let instantiate = |error: String| StartError(format!("failed to instantiate nsqd - {error}"));
         nsq_daemon::info!(logger, "{}", nsq_daemon::version_line("nsqd"));
         nsq_daemon::info!(logger, "ID: {}", config.node_id);
-        let storage: Arc<dyn Storage> = Arc::new(Measured::new(Arc::new(FileStorage)));
+        open_files::raise_limit(&logger);
+        let storage: Arc<dyn Storage> =
+            Arc::new(Measured::new(Arc::new(OpenFiles::with_share_of_limit(Arc::new(FileStorage)))));
         let data_dir =
             DataDir::open(&storage, &config.data_path).map_err(|error| instantiate(error.to_string()))?;
         let tls = match config.tls_options() {
@@ -107,6 +111,7 @@ impl Nsqd {
             Ok(result) => result.map_err(|error| StartError(format!("failed to load metadata - {error}")))?,
             Err(error) => return Err(StartError(format!("failed to load metadata - {error}"))),
         };
+        registry.engine().log_context.disk_work.use_threads();
         if let Some(options) = config.latency_options() {
             registry.measure_latencies(options);
         }
@@ -158,6 +163,7 @@ impl Nsqd {
             started_at,
             tcp_port: info_port(&tcp),
             http_port: info_port(&http),
+            heavy: HeavyAnswers::default(),
             auth: auth.clone().filter(|_| config.http_auth).map(|auth| Arc::new(HttpAuth::new(auth))),
             lookupd_addresses: lookup,
             tls_required: None,
@@ -306,7 +312,7 @@ fn persist_at_end(registry: &Registry) -> Result<(), String> {
         "NSQ: persisting topic/channel metadata to {}",
         engine.data_dir.path().display()
     );
-    persist::at_end(registry)
+    rescue::at_end(registry)
 }
 
 /// Where HTTPS is served: on a port, with a certificate.

@@ -49,6 +49,9 @@ mod ephemeral;
 /// Bytes that no client would send, on every port.
 mod hostile_input;
 
+/// Peers that send without pause, and the others beside them.
+mod fairness;
+
 /// SIGTERM, the memory bound, what is written how often.
 mod durability;
 
@@ -57,6 +60,15 @@ mod recovery;
 
 /// A full disk, no more files, a directory that cannot be used.
 mod faults;
+
+/// Disk and memory follow what is unfinished; what is deleted gives all back.
+mod space;
+
+/// Files and directories that somebody removes or moves while nsqd runs.
+mod vanishing;
+
+/// Volumes with little room.
+mod small_volumes;
 
 /// The first start in a data directory of NSQ.
 mod import;
@@ -84,6 +96,9 @@ mod flags;
 
 /// Unix sockets, JSON log lines.
 mod process;
+
+/// A log that nobody reads.
+mod unread_log;
 
 /// nsqlookupd, and nsqd as its client.
 mod lookup;

@@ -24,8 +24,11 @@ use super::latency::{Latencies, LatencyHistogram};
 use super::outstanding::{Entry, Outstanding, Place, Recall, Slot};
 use super::runs::Runs;
 use super::saved::Clocks;
+use super::skipped::Skipped;
 use crate::clock::Nanos;
 use crate::locality::Locality;
+use crate::log::Ranges;
+use crate::log::retention::merged;
 
 /// Why an acknowledgement was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,9 @@ pub struct Counters {
     pub finish_count: u64,
 }
 
+/// An empty heap of due times keeps room for so many.
+const KEEP_DEFERRED: usize = 8192;
+
 /// See the module.
 #[derive(Debug)]
 pub struct ChannelState {
@@ -80,7 +86,7 @@ pub struct ChannelState {
     /// One past the last that was released to this channel.
     pub(super) end: u64,
     /// Parts of `cursor..end` that are not to be handed out in turn: deferred, dropped, refused.
-    pub(super) skipped: Runs,
+    pub(super) skipped: Skipped,
     pub(super) outstanding: Outstanding,
     /// To be handed out again, with the end at the time they came back.
     pub(super) waiting: VecDeque<(u64, Slot)>,
@@ -89,6 +95,10 @@ pub struct ChannelState {
     pub(super) paused: bool,
     /// Messages cannot be read just now.
     pub(super) suspended: bool,
+    /// The last take needs messages from disk: nobody is woken before they are read.
+    pub(super) stalled: bool,
+    /// Number of messages at the front of `waiting` that are sorted.
+    pub(super) sorted_count: usize,
     pub(super) counters: Counters,
     pub(super) consumers: Consumers,
     /// Was woken and has not taken yet. Nobody else is woken meanwhile: it wakes the next, if it leaves some, so that a
@@ -98,9 +108,23 @@ pub struct ChannelState {
     /// Finished since [`ChannelState::drain_finished`] was last called.
     pub(super) finished: Runs,
     max_message_timeout: Nanos,
+    /// What exceeds so many messages is dropped: of an ephemeral name, unless the topic keeps what is finished.
+    pub(super) bound: Option<u64>,
+    /// How often it was moved or emptied: a checkpoint is of before that or of after it.
+    pub(super) upheavals: u64,
     pub(super) random: u64,
     /// None unless they are measured.
     pub(super) latencies: Option<Box<Latencies>>,
+}
+
+/// What [`ChannelState::empty`] has dropped.
+#[must_use = "freeing it takes a while"]
+pub struct Emptied {
+    _outstanding: Outstanding,
+    _waiting: VecDeque<(u64, Slot)>,
+    _deferred: BinaryHeap<Reverse<(Nanos, Slot)>>,
+    _skipped: Skipped,
+    _finished: Runs,
 }
 
 impl ChannelState {
@@ -109,18 +133,22 @@ impl ChannelState {
         ChannelState {
             cursor,
             end: cursor,
-            skipped: Runs::default(),
+            skipped: Skipped::default(),
             outstanding: Outstanding::default(),
             waiting: VecDeque::new(),
             deferred: BinaryHeap::new(),
             paused: false,
             suspended: false,
+            stalled: false,
+            sorted_count: 0,
             counters: Counters::default(),
             consumers: Consumers::default(),
             woken: None,
             in_flight_count: 0,
             finished: Runs::default(),
             max_message_timeout,
+            bound: None,
+            upheavals: 0,
             random: cursor.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             latencies: None,
         }
@@ -129,6 +157,7 @@ impl ChannelState {
     /// The topic has released its messages up to `to`. With `bound`, what does not fit is dropped, newest first
     /// (ephemeral channels). It counts all the same, as in NSQ.
     pub fn release(&mut self, to: u64, marks: &[Mark], bound: Option<u64>) {
+        self.bound = bound;
         let from = self.end;
         if to <= from {
             return;
@@ -151,7 +180,12 @@ impl ChannelState {
             match mark {
                 Mark::Skipped { .. } => skipped_count += end - start,
                 Mark::Deferred { due, .. } => {
-                    (start..end).for_each(|sequence| self.defer_ahead(sequence, 0, due))
+                    for sequence in start..end {
+                        // What does not fit is skipped only, so it is dropped.
+                        if self.has_room_to_defer() {
+                            self.defer_ahead(sequence, 0, due);
+                        }
+                    }
                 }
             }
         }
@@ -242,6 +276,7 @@ impl ChannelState {
         let slot = self.owned(key, sequence)?;
         self.leave_flight(slot, |consumer| consumer.requeue_count += 1);
         self.counters.requeue_count += 1;
+        let has_room = self.has_room_to_defer();
         let entry = self.outstanding.entry_mut(slot);
         if entry.recall == Recall::Finish || (entry.recall == Recall::HandOut && delay == 0) {
             self.come_back(slot);
@@ -251,6 +286,9 @@ impl ChannelState {
         let attempts = entry.attempts;
         if delay == 0 {
             self.wait(slot);
+        } else if !has_room {
+            self.outstanding.remove(slot);
+            return Ok(None);
         } else {
             let due = now.saturating_add(delay);
             entry.place = Place::Deferred;
@@ -271,6 +309,7 @@ impl ChannelState {
                 now.saturating_add(consumer.message_timeout).min(entry.delivered_at.saturating_add(cap));
             consumer.in_flight.insert(outstanding, slot);
         });
+        self.consumers.note_deadline(key, &self.outstanding);
         Ok(())
     }
 
@@ -302,47 +341,66 @@ impl ChannelState {
     }
 
     /// Time has come to `now`: messages past their deadline in flight, and deferred ones that are due, wait to be
-    /// handed out. Returns the time-outs per consumer, so that an owner's freed room can be used.
-    pub fn expire(&mut self, now: Nanos) -> Vec<ConsumerKey> {
+    /// handed out; `most` of them, the others at the next call. Returns the consumers who had some of them, so that an
+    /// owner's freed room can be used.
+    pub fn expire(&mut self, now: Nanos, most: usize) -> Vec<ConsumerKey> {
         let mut owners = Vec::new();
-        for key in self.consumers.iter().map(|(key, _)| key).collect::<Vec<_>>() {
-            let mut any = false;
-            while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first())
+        let mut left = most;
+        while left > 0
+            && let Some(key) = self.consumers.due(now)
+        {
+            let before = left;
+            while left > 0
+                && let Some(slot) = self.first_in_flight(key)
                 && self.outstanding.entry(slot).deadline <= now
             {
                 self.leave_flight(slot, |_| {});
                 self.counters.timeout_count += 1;
                 self.come_back(slot);
-                any = true;
+                left -= 1;
             }
-            if any {
+            if left < before {
                 owners.push(key);
             }
+            self.consumers.look_again(key, &self.outstanding);
         }
-        while let Some(&Reverse((due, slot))) = self.deferred.peek()
-            && due <= now
-        {
-            self.deferred.pop();
-            self.wait(slot);
-        }
+        self.fall_due(now, left);
         owners
     }
 
-    /// When [`ChannelState::expire`] next has something to do.
-    pub fn next_deadline(&self) -> Option<Nanos> {
-        let in_flight = self
-            .consumers
-            .iter()
-            .filter_map(|(_, consumer)| consumer.in_flight.first_deadline(&self.outstanding));
-        in_flight.chain(self.deferred.peek().map(|&Reverse((due, _))| due)).min()
+    /// Messages that are due at the same time wait in the order of the log, so that they are read in that order.
+    fn fall_due(&mut self, now: Nanos, most: usize) {
+        let mut fallen = Vec::new();
+        while fallen.len() < most
+            && let Some(&Reverse((due, slot))) = self.deferred.peek()
+            && due <= now
+        {
+            self.deferred.pop();
+            fallen.push(slot);
+        }
+        if self.deferred.is_empty() {
+            // A large heap is freed with its last message.
+            self.deferred.shrink_to(KEEP_DEFERRED);
+        }
+        let outstanding = &self.outstanding;
+        fallen.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
+        for slot in fallen {
+            if self.is_full() {
+                self.outstanding.remove(slot);
+            } else {
+                self.wait(slot);
+            }
+        }
     }
 
-    /// The earliest deadline that concerns one consumer's list or the deferred ones; cheaper than
-    /// [`ChannelState::next_deadline`] with many consumers.
-    pub fn next_deadline_of(&self, key: ConsumerKey) -> Option<Nanos> {
-        let in_flight =
-            self.consumers.get(key).and_then(|consumer| consumer.in_flight.first_deadline(&self.outstanding));
-        in_flight.into_iter().chain(self.deferred.peek().map(|&Reverse((due, _))| due)).min()
+    fn first_in_flight(&self, key: ConsumerKey) -> Option<Slot> {
+        self.consumers.get(key)?.in_flight.first(&self.outstanding)
+    }
+
+    /// When [`ChannelState::expire`] next may have something to do: never after that.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        let deferred = self.deferred.peek().map(|&Reverse((due, _))| due);
+        self.consumers.next_due().into_iter().chain(deferred).min()
     }
 
     /// A consumer subscribes, with RDY 0.
@@ -355,40 +413,53 @@ impl ChannelState {
         self.consumers.add(message_timeout, sample_rate, locality)
     }
 
-    /// A consumer leaves; what it had in flight waits to be handed out again.
-    pub fn remove_consumer(&mut self, key: ConsumerKey) {
-        while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first()) {
+    /// A consumer leaves: what it had in flight waits to be handed out again, `most` messages of it. Returns whether that
+    /// is all and the consumer is gone; else it takes no more, and this is to be called again.
+    pub fn remove_consumer(&mut self, key: ConsumerKey, most: usize) -> bool {
+        self.close_consumer(key);
+        for _ in 0..most {
+            let Some(slot) = self.first_in_flight(key) else {
+                self.consumers.remove(key);
+                return true;
+            };
             self.leave_flight(slot, |_| {});
             self.come_back(slot);
         }
-        self.consumers.remove(key);
-        self.woken.take_if(|woken| *woken == key);
+        false
     }
 
     /// RDY.
     pub fn set_ready(&mut self, key: ConsumerKey, ready_count: u64) {
         self.consumers.update(key, |consumer| consumer.ready_count = ready_count);
+        self.pass_on_without_room(key);
     }
 
     /// CLS.
     pub fn close_consumer(&mut self, key: ConsumerKey) {
         self.consumers.close(key);
+        self.pass_on_without_room(key);
     }
 
-    /// Drops everything: ahead, in flight, deferred, waiting.
-    pub fn empty(&mut self) {
-        let keys: Vec<_> = self.consumers.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first()) {
-                self.leave_flight(slot, |_| {});
-            }
+    fn pass_on_without_room(&mut self, key: ConsumerKey) {
+        if self.woken == Some(key) && self.consumers.get(key).is_none_or(|consumer| consumer.room() == 0) {
+            self.woken = None;
         }
-        self.outstanding.clear();
-        self.waiting.clear();
-        self.deferred.clear();
-        self.skipped.clear();
-        self.finished.clear();
+    }
+
+    /// Drops everything: ahead, in flight, deferred, waiting. Returns it, to be dropped where that holds up nobody.
+    pub fn empty(&mut self) -> Emptied {
+        self.upheavals += 1;
+        self.consumers.clear_in_flight();
+        self.in_flight_count = 0;
+        self.sorted_count = 0;
         self.cursor = self.end;
+        Emptied {
+            _outstanding: self.outstanding.clear(),
+            _waiting: std::mem::take(&mut self.waiting),
+            _deferred: std::mem::take(&mut self.deferred),
+            _skipped: std::mem::take(&mut self.skipped),
+            _finished: std::mem::take(&mut self.finished),
+        }
     }
 
     /// Nothing is handed out while paused; acknowledgements and deadlines go on.
@@ -399,6 +470,11 @@ impl ChannelState {
     /// As paused, but not an operator's doing and not remembered: messages cannot be read just now.
     pub fn set_suspended(&mut self, suspended: bool) {
         self.suspended = suspended;
+    }
+
+    /// A read has ended, with or without a result.
+    pub fn set_unstalled(&mut self) {
+        self.stalled = false;
     }
 
     /// Whether it is paused.
@@ -416,13 +492,67 @@ impl ChannelState {
         self.outstanding.lowest().map_or(self.cursor, |lowest| lowest.min(self.cursor))
     }
 
-    /// The messages of `from..to` that are not finished, at most `limit`, in order.
-    pub fn needed(&self, from: u64, to: u64, limit: usize) -> Vec<u64> {
-        let mut needed = self.outstanding.between(from, to.min(self.cursor), limit);
-        // What is ahead of the cursor and skipped is either outstanding (deferred) or does not exist; counting it as
-        // needed only keeps it a little longer.
-        needed.extend((from.max(self.cursor)..to).take(limit.saturating_sub(needed.len())));
-        needed
+    /// The messages of `from..to` that are not finished, at most about `limit`, in order.
+    pub fn needed(&self, from: u64, to: u64, limit: usize) -> Ranges {
+        let mut needed: Runs = (self.outstanding.between(from, to.min(self.cursor), limit).into_iter())
+            .map(|sequence| (sequence, sequence + 1))
+            .collect();
+        let from = from.max(self.cursor);
+        if from < to && needed.count() < limit as u64 {
+            // What is skipped is either outstanding (deferred) or never handed out.
+            let ahead = self.skipped.gaps(from, to.min(self.most_ahead()));
+            if self.skipped.is_empty() {
+                ahead.for_each(|(from, to)| needed.push(from, to));
+            } else {
+                let deferred = self.outstanding.between(from, to, limit);
+                let deferred = deferred.into_iter().map(|sequence| (sequence, sequence + 1));
+                merged(ahead.take(limit).chain(deferred).collect())
+                    .into_iter()
+                    .for_each(|(from, to)| needed.push(from, to));
+            }
+        }
+        needed.iter().collect()
+    }
+
+    /// Whether any message of `from..to` is not finished.
+    pub fn needs_any(&self, from: u64, to: u64) -> bool {
+        !self.needed(from, to, 1).is_empty()
+    }
+
+    /// One past the last message that it will hand out, of those that are there or may be released next.
+    fn most_ahead(&self) -> u64 {
+        let room = |bound: u64| bound.saturating_add(self.consumers.room()).saturating_sub(self.depth());
+        self.bound.map_or(u64::MAX, |bound| self.end.saturating_add(room(bound)))
+    }
+
+    /// Whether there is no room for a message that comes due: of an ephemeral name.
+    fn is_full(&self) -> bool {
+        self.bound.is_some_and(|bound| self.depth() >= bound.saturating_add(self.consumers.room()))
+    }
+
+    fn has_room_to_defer(&self) -> bool {
+        let room = |bound: u64| bound.saturating_add(self.consumers.room());
+        self.bound.is_none_or(|bound| (self.deferred.len() as u64) < room(bound))
+    }
+
+    /// These messages, in order, are gone: there was no memory for them, and they are of an ephemeral name.
+    pub fn drop_messages(&mut self, ranges: &[(u64, u64)]) {
+        let mut skipped: Vec<(u64, u64)> = self.skipped.iter().collect();
+        for &(from, to) in ranges {
+            for sequence in self.outstanding.between(from, to, usize::MAX) {
+                let slot = self.outstanding.find(sequence);
+                // One in flight is at its consumer; if it comes back, it turns out to be gone.
+                if let Some(slot) = slot.filter(|&slot| self.outstanding.entry(slot).place != Place::InFlight)
+                {
+                    self.outstanding.remove(slot);
+                }
+            }
+            skipped.push((from.max(self.cursor), to.min(self.end)));
+        }
+        self.leave_queues();
+        skipped.retain(|(from, to)| from < to);
+        self.skipped = merged(skipped).into_iter().collect();
+        self.pass_skipped();
     }
 
     /// One past the last that was released to this channel.
@@ -457,6 +587,7 @@ impl ChannelState {
 
     /// What was finished since the last call, for the journal.
     pub fn drain_finished(&mut self) -> Option<Runs> {
+        self.outstanding.shrink();
         (!self.finished.is_empty()).then(|| std::mem::take(&mut self.finished))
     }
 }

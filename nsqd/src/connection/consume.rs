@@ -11,7 +11,7 @@ use super::state::ConnectionState;
 use super::{Connection, End};
 use crate::channel::{AckError, Channel, ConsumerKey, ConsumerSignal};
 use crate::clock;
-use crate::log::tail::sequence_of;
+use crate::log::TopicLog;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
@@ -27,9 +27,24 @@ pub struct Subscription {
     left: bool,
 }
 
+/// What it takes to reach a subscription while the connection works.
+pub struct Place {
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// The consumer's name there.
+    pub key: ConsumerKey,
+    /// Where the channel wakes it.
+    pub signal: Arc<ConsumerSignal>,
+}
+
 impl Subscription {
+    /// See [`Place`]. To be dropped before the subscription is left.
+    pub fn place(&self) -> Place {
+        Place { channel: self.channel.clone(), key: self.key, signal: self.signal.clone() }
+    }
+
     /// Gives the place up; an ephemeral channel goes with its last consumer.
-    pub async fn leave(mut self, registry: &Registry) {
+    pub async fn leave(mut self, registry: &Arc<Registry>) {
         self.left = true;
         if self.channel.unsubscribe(self.key) {
             registry.consumer_left(&self.topic, &self.channel).await;
@@ -47,6 +62,9 @@ impl Drop for Subscription {
 
 /// A channel or topic that is being deleted is looked for once more after this time: an ephemeral one comes back.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Acknowledgements under one lock of the channel, so that nobody else waits for it long.
+const RUN_ACKNOWLEDGEMENTS: usize = 256;
 
 impl Connection {
     /// Executes SUB.
@@ -112,21 +130,24 @@ impl Connection {
     }
 
     /// Executes the acknowledgements at the start of `data` (at least one is there, whole), up to the first other
-    /// command, under one lock of the channel; returns the bytes used.
+    /// command, at most [`RUN_ACKNOWLEDGEMENTS`] under one lock of the channel; returns the bytes used.
     pub(super) fn acknowledge_run(&mut self, data: &[u8]) -> usize {
         let context = self.context.clone();
         let Some(subscription) = &self.subscription else { return data.len() };
         let max_delay = context.registry.engine().limits.max_req_timeout;
+        let log = subscription.topic.log();
         let mut acknowledging = subscription.channel.acknowledge(subscription.key);
-        let (mut used, mut finished, mut requeued) = (0, 0, 0);
-        while let Decoded::Command { command, consumed } = decode(&data[used..], &context.limits) {
+        let (mut used, mut count, mut finished, mut requeued) = (0, 0, 0, 0);
+        while count < RUN_ACKNOWLEDGEMENTS
+            && let Decoded::Command { command, consumed } = decode(&data[used..], &context.limits)
+        {
             let (verb, id, result) = match command {
-                Command::Fin { id } => (Verb::Fin, id, by_number(id, |n| acknowledging.finish(n))),
+                Command::Fin { id } => (Verb::Fin, id, by_number(log, id, |n| acknowledging.finish(n))),
                 Command::Req { id, delay_ms } => {
                     let delay = Duration::from_millis(delay_ms).min(max_delay);
-                    (Verb::Req, id, by_number(id, |n| acknowledging.requeue(n, clock::nanos(delay))))
+                    (Verb::Req, id, by_number(log, id, |n| acknowledging.requeue(n, clock::nanos(delay))))
                 }
-                Command::Touch { id } => (Verb::Touch, id, by_number(id, |n| acknowledging.touch(n))),
+                Command::Touch { id } => (Verb::Touch, id, by_number(log, id, |n| acknowledging.touch(n))),
                 _ => break,
             };
             match (result, verb) {
@@ -136,8 +157,10 @@ impl Connection {
                 (Ok(()), _) => {}
             }
             used += consumed;
+            count += 1;
         }
         drop(acknowledging);
+        self.turn.spend_commands(count);
         let metrics = context.registry.engine().metrics();
         metrics.finished_messages.add(finished);
         if requeued > 0 {
@@ -148,9 +171,13 @@ impl Connection {
     }
 }
 
-/// Ids that we never gave out are not in flight.
-fn by_number(id: MessageId, act: impl FnOnce(u64) -> Result<(), AckError>) -> Result<(), AckError> {
-    id.to_u64().map_or(Err(AckError::NotInFlight), |number| act(sequence_of(number)))
+/// Ids that this topic never gave out are not in flight, also if another node gave them.
+fn by_number(
+    log: &TopicLog,
+    id: MessageId,
+    act: impl FnOnce(u64) -> Result<(), AckError>,
+) -> Result<(), AckError> {
+    id.to_u64().and_then(|id| log.sequence_of_id(id)).map_or(Err(AckError::NotInFlight), act)
 }
 
 fn refused(verb: Verb, id: MessageId, error: AckError) -> ProtocolError {

@@ -131,6 +131,24 @@ impl Chunk {
         &self.bytes[self.offset_of(from)..]
     }
 
+    /// Bytes of the frames of `from..to`, which are in here.
+    pub fn bytes_between(&self, from: u64, to: u64) -> usize {
+        self.offset_of(to) - self.offset_of(from)
+    }
+
+    /// The frames of `from..to`, which are in here.
+    pub fn frames_between(&self, from: u64, to: u64) -> &[u8] {
+        &self.bytes[self.offset_of(from)..self.offset_of(to)]
+    }
+
+    /// A copy of the messages `from..to`, which are in here.
+    pub fn part(&self, from: u64, to: u64) -> Chunk {
+        let start = self.offset_of(from);
+        let indices = (from - self.first_sequence) as usize..(to - self.first_sequence) as usize;
+        let offsets = self.offsets[indices].iter().map(|&offset| offset - start as u32).collect();
+        Chunk { first_sequence: from, offsets, bytes: self.frames_between(from, to).to_vec() }
+    }
+
     /// Appends to `out` up to `max_count` frames from message `from` (which is in here) on, as many as fit into
     /// `room` bytes; returns how many. The first one goes in however big it is when `room` is not used up.
     pub fn copy(&self, from: u64, max_count: u64, room: usize, out: &mut Vec<u8>) -> u64 {
@@ -150,15 +168,30 @@ impl Chunk {
 
     /// Appends the frame of one message (which is in here) to `out`, with its attempts set.
     pub fn copy_again(&self, sequence: u64, attempts: u16, out: &mut Vec<u8>) {
+        Self::copy_frame_again(self.frame(sequence), attempts, out);
+    }
+
+    /// Appends a frame to `out`, with its attempts set.
+    pub fn copy_frame_again(frame: &[u8], attempts: u16, out: &mut Vec<u8>) {
         let start = out.len();
-        self.copy(sequence, 1, usize::MAX, out);
+        out.extend_from_slice(frame);
         debug_assert!(out.len() >= start + ATTEMPTS_OFFSET + 2);
         set_attempts(&mut out[start..], attempts);
+    }
+
+    /// The frame of message `sequence` (which is in here).
+    pub fn frame(&self, sequence: u64) -> &[u8] {
+        &self.bytes[self.offset_of(sequence)..self.offset_of(sequence + 1)]
     }
 
     /// When a message (which is in here) was published.
     pub fn timestamp_of(&self, sequence: u64) -> Option<i64> {
         timestamp(self.frames_from(sequence))
+    }
+
+    /// The id of a message (which is in here), if it is one of ours.
+    pub fn id_of(&self, sequence: u64) -> Option<u64> {
+        id(self.frames_from(sequence))
     }
 
     /// When the first message was published.
@@ -186,6 +219,14 @@ impl Chunk {
     }
 }
 
+/// What follows the first `count` of these frames, if there are so many.
+pub fn skip_frames(frames: &[u8], count: u64) -> Option<&[u8]> {
+    (0..count).try_fold(frames, |rest, _| {
+        let size = u32::from_be_bytes(*rest.first_chunk()?) as usize;
+        rest.get(4 + size..)
+    })
+}
+
 /// The timestamp of the first of these frames, if it is there for the first time.
 pub fn first_delivery(frames: &[u8]) -> Option<i64> {
     let attempts = u16::from_be_bytes(*frames.get(ATTEMPTS_OFFSET..)?.first_chunk()?);
@@ -194,12 +235,28 @@ pub fn first_delivery(frames: &[u8]) -> Option<i64> {
 
 /// The timestamps of encoded message frames that lie back to back.
 pub fn timestamps(frames: &[u8]) -> impl Iterator<Item = i64> {
+    heads(frames).filter_map(timestamp)
+}
+
+/// The ids of encoded message frames that lie back to back; those that are ours.
+pub fn ids(frames: &[u8]) -> impl Iterator<Item = u64> {
+    heads(frames).filter_map(id)
+}
+
+/// The id in an encoded message frame, if it is one of ours.
+pub fn id(frame: &[u8]) -> Option<u64> {
+    frame.get(ATTEMPTS_OFFSET + 2..)?.first_chunk().copied().and_then(|id| MessageId(id).to_u64())
+}
+
+/// Encoded message frames that lie back to back, each with all that follows.
+fn heads(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = frames;
     std::iter::from_fn(move || {
-        let size = u32::from_be_bytes(*rest.first_chunk()?) as usize;
-        let timestamp = i64::from_be_bytes(*rest.get(TIMESTAMP_OFFSET..)?.first_chunk()?);
-        rest = rest.get(4 + size..).unwrap_or_default();
-        Some(timestamp)
+        let head = rest;
+        let size = u32::from_be_bytes(*head.first_chunk()?) as usize;
+        head.get(TIMESTAMP_OFFSET..)?.first_chunk::<8>()?;
+        rest = head.get(4 + size..).unwrap_or_default();
+        Some(head)
     })
 }
 
@@ -223,11 +280,24 @@ mod tests {
         }
         assert_eq!(timestamps(chunk.frames()).collect::<Vec<_>>(), [-1, i64::MAX, 7]);
         assert_eq!(timestamps(&chunk.frames()[..15]).count(), 0);
+        assert_eq!(ids(chunk.frames()).collect::<Vec<_>>(), [1, 1, 1]);
+        assert_eq!((chunk.id_of(12), ids(&chunk.frames()[..33]).count()), (Some(1), 0));
         assert_eq!(first_delivery(chunk.frames()), Some(-1));
         assert_eq!(first_delivery(&chunk.frames()[..17]), None);
         let mut again = Vec::new();
         chunk.copy_again(11, 2, &mut again);
         assert_eq!(first_delivery(&again), None);
+    }
+
+    #[test]
+    fn a_part_has_the_frames_of_its_messages() {
+        let chunk = chunk(&[b"a", b"bb", b"ccc", b"dddd"]);
+        let part = chunk.part(11, 13);
+        assert_eq!((part.first_sequence(), part.end_sequence()), (11, 13));
+        assert_eq!(part.frames(), chunk.frames_between(11, 13));
+        assert_eq!(part.frames_from(12), chunk.frames_between(12, 13));
+        assert_eq!(chunk.bytes_between(10, 14), chunk.len_bytes());
+        assert!(chunk.part(14, 14).is_empty());
     }
 
     #[test]

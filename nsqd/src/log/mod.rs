@@ -6,34 +6,46 @@
 //!
 //! - [`chunk`]: encoded messages in memory
 //! - [`tail`]: which chunk or block has which message; appending; the memory bound
-//! - [`reader`]: copies messages out, to a consumer's output
+//! - [`reader`]: copies messages out, to a consumer's output, and reads what is on disk
+//! - [`read_cache`]: pure; what a channel has read; [`read_memory`]: what all have read, bounded
 //! - [`holder`]: who needs what
+//! - [`ids`]: pure; which messages have the id of another node
+//! - `spill`: what leaves memory, and where it goes
 //! - [`repair`]: what a start does about blocks that a power failure has left in part
-//! - [`clean`]: few survivors in an old segment file are copied forward, so that the file can go
+//! - `clean`: the survivors of segment files that are mostly finished are copied forward, so that the files can go
+//! - [`gone`]: files that others have removed: what was in them is written again
 //! - [`retention`]: pure; what is kept though finished; [`retain`]: keeping it
 
 pub mod chunk;
-pub mod clean;
+mod clean;
+pub mod gone;
 pub mod holder;
+pub mod ids;
+pub mod read_cache;
+pub mod read_memory;
 pub mod reader;
 pub mod repair;
 pub mod retain;
 pub mod retention;
+mod spill;
 pub mod tail;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use self::chunk::Chunk;
+pub use self::clean::Cleaned;
 use self::holder::Holders;
-pub use self::holder::{Floor, Holder};
+pub use self::holder::{Floor, Holder, Ranges};
+use self::ids::{ForeignIds, base_of};
+use self::read_memory::ReadMemory;
 use self::retain::Keeper;
-use self::tail::Tail;
+use self::tail::{Location, Tail, sequence_of};
 use crate::channel::Mark;
 use crate::damage::Damage;
+use crate::disk_work::DiskWork;
 use crate::storage::segment::SegmentStore;
 
 /// See the module.
@@ -45,35 +57,78 @@ pub struct TopicLog {
     end: AtomicU64,
     /// See [`Tail::first_release`].
     first_release: AtomicU64,
+    /// See [`Tail::first_block_release`].
+    first_block_release: AtomicU64,
     has_marks: AtomicBool,
+    /// What the ids of new messages begin with.
+    id_base: u64,
+    foreign_ids: Mutex<ForeignIds>,
+    has_foreign_ids: AtomicBool,
     /// A copy of the tail's: messages from here on are kept though finished.
     retained_from: AtomicU64,
     keeper: Mutex<Keeper>,
     /// The last attempt to write a segment failed, so memory cannot be freed.
     spill_failed: AtomicBool,
+    /// So many chunks pass before it is looked again for room among what is set aside.
+    aside_in_vain: AtomicU32,
+    /// The topic is gone: nothing is kept or written any more.
+    deleted: AtomicBool,
+    /// Segment files will be released soon.
+    releasing: AtomicBool,
+    /// Bytes in segment files, to be looked at without waiting for the disk.
+    segment_bytes: Arc<AtomicU64>,
     /// Whose messages these are, for reports.
     name: String,
     damage: Arc<Damage>,
+    disk_work: Arc<DiskWork>,
+    memory: Arc<ReadMemory>,
+}
+
+/// What all logs share.
+#[derive(Clone, Default)]
+pub struct LogContext {
+    /// What was found damaged.
+    pub damage: Arc<Damage>,
+    /// Who works on files.
+    pub disk_work: Arc<DiskWork>,
+    /// What was read from segments.
+    pub memory: Arc<ReadMemory>,
 }
 
 impl TopicLog {
     /// A log over what recovery found (or over nothing).
-    pub fn new(tail: Tail, segments: SegmentStore, name: impl Into<String>, damage: Arc<Damage>) -> Self {
+    pub fn new(tail: Tail, segments: SegmentStore, name: impl Into<String>, context: LogContext) -> Self {
         let log = TopicLog {
             end: AtomicU64::new(0),
             first_release: AtomicU64::new(0),
+            first_block_release: AtomicU64::new(u64::MAX),
+            id_base: tail.id_base(),
+            foreign_ids: Mutex::default(),
+            has_foreign_ids: AtomicBool::new(false),
             has_marks: AtomicBool::new(!tail.marks().is_empty()),
             retained_from: AtomicU64::new(u64::MAX),
             keeper: Mutex::default(),
             tail: Mutex::new(tail),
+            segment_bytes: segments.bytes_gauge(),
             segments: Mutex::new(segments),
             holders: Holders::default(),
             spill_failed: AtomicBool::new(false),
+            aside_in_vain: AtomicU32::new(0),
+            deleted: AtomicBool::new(false),
+            releasing: AtomicBool::new(false),
             name: name.into(),
-            damage,
+            damage: context.damage,
+            disk_work: context.disk_work,
+            memory: context.memory,
         };
         log.publish_numbers(&log.tail.lock());
         log
+    }
+
+    /// Of an ephemeral topic: nothing is ever on disk.
+    pub fn in_memory_only(self) -> Self {
+        self.holders.set_in_memory_only();
+        self
     }
 
     /// Appends a batch. `journal` is called with the first sequence number and the encoded frames while the order of
@@ -104,7 +159,42 @@ impl TopicLog {
         let mut tail = self.tail.lock();
         let sound = tail.append_recovered(first_sequence, count, frames);
         self.publish_numbers(&tail);
+        drop(tail);
+        self.learn_ids(frames);
         sound
+    }
+
+    /// These messages may be handed out: some may have been published when this node had another number.
+    pub fn learn_ids(&self, frames: &[u8]) {
+        for id in chunk::ids(frames).filter(|&id| base_of(id) != self.id_base) {
+            self.foreign_ids.lock().learn(id);
+            self.has_foreign_ids.store(true, Ordering::Release);
+        }
+    }
+
+    /// The sequence number of the message that has, or had, this id, if it was ever handed out; none if the id is not
+    /// of this topic.
+    pub fn sequence_of_id(&self, id: u64) -> Option<u64> {
+        let (sequence, base) = (sequence_of(id), base_of(id));
+        let known = if self.has_foreign_ids.load(Ordering::Acquire) {
+            self.foreign_ids.lock().base_of(sequence)
+        } else {
+            None
+        };
+        (base == known.unwrap_or(self.id_base)).then_some(sequence)
+    }
+
+    /// As [`TopicLog::sequence_of_id`], whether or not the message was handed out. May read it from disk.
+    pub fn find_id(&self, id: u64) -> Option<u64> {
+        let sequence = sequence_of(id);
+        let block = match self.tail.lock().locate(sequence) {
+            Location::Memory(chunk) => return chunk.id_of(sequence).filter(|&of| of == id).map(sequence_of),
+            Location::Disk(block) => block,
+            Location::Damaged(_) | Location::Missing(_) => return self.sequence_of_id(id),
+        };
+        let loaded = block.read().ok()?;
+        let frame = loaded.frame((sequence - block.first_sequence) as usize)?;
+        chunk::id(frame).filter(|&of| of == id).map(sequence_of)
     }
 
     /// Goes on counting at `next_sequence`, if that is later.
@@ -155,122 +245,93 @@ impl TopicLog {
     pub fn hold(&self, floor: u64) -> Floor {
         let floor = Arc::new(AtomicU64::new(floor));
         let holder: Arc<dyn Holder> = floor.clone();
-        self.add_holder(Arc::downgrade(&holder));
+        self.add_holder(&holder);
         floor
     }
 
     /// Somebody needs messages, and will say which.
-    pub fn add_holder(&self, holder: Weak<dyn Holder>) {
+    pub fn add_holder(&self, holder: &Arc<dyn Holder>) {
         self.holders.add(holder);
     }
 
     /// Whether a floor raised to `floor` may let something be freed; cheap enough to ask after each batch of FINs.
     pub fn worth_trimming(&self, floor: u64) -> bool {
-        floor >= self.first_release.load(Ordering::Relaxed)
+        floor >= self.first_release.load(Ordering::Relaxed) || self.frees_blocks(floor)
     }
 
-    /// Frees what nobody needs: memory at once, segment files when all of one is free.
-    pub fn trim(&self) {
-        let floor = self.holders.floor();
-        if !self.worth_trimming(floor) {
+    fn frees_blocks(&self, floor: u64) -> bool {
+        let first = self.first_block_release.load(Ordering::Relaxed);
+        first != u64::MAX && floor >= first
+    }
+
+    /// Whether somebody needs everything that could be freed. Cheap, however many holders there are.
+    fn is_held_back(&self) -> bool {
+        let first_release = self.first_release.load(Ordering::Relaxed);
+        if self.holders.are_in_memory_only() {
+            return self.holders.need_before(first_release);
+        }
+        // An ephemeral holder does not hold back what is on disk.
+        let first = first_release.min(self.first_block_release.load(Ordering::Relaxed));
+        !self.holders.has_ephemeral() && self.holders.need_before(first)
+    }
+
+    /// Frees what nobody needs: memory at once, segment files soon, when all of one is free.
+    pub fn trim(self: &Arc<Self>) {
+        if self.is_held_back() {
+            return;
+        }
+        let (floor, disk_floor) = self.holders.floors();
+        if !self.frees_blocks(disk_floor) && floor < self.first_release.load(Ordering::Relaxed) {
             return;
         }
         let mut tail = self.tail.lock();
-        let blocks_before = tail.oldest_block();
-        tail.trim(floor);
-        let blocks_freed = tail.oldest_block() != blocks_before;
+        let oldest_file = tail.oldest_file();
+        tail.trim(floor, disk_floor);
+        let file_freed = tail.oldest_file() != oldest_file;
         self.publish_numbers(&tail);
         drop(tail);
-        if blocks_freed && let Some(mut segments) = self.segments.try_lock() {
-            // A file that cannot be removed now is tried again with the next one.
-            let _ = segments.release_below(floor.min(self.retained_from()));
+        if self.has_foreign_ids.load(Ordering::Acquire) {
+            let mut foreign = self.foreign_ids.lock();
+            foreign.forget_before(floor.min(self.retained_from()));
+            self.has_foreign_ids.store(!foreign.is_empty(), Ordering::Release);
         }
+        if file_freed && !self.releasing.swap(true, Ordering::AcqRel) {
+            let log = self.clone();
+            self.disk_work.write(move || log.release_finished_files());
+        }
+    }
+
+    /// Removes the segment files that nobody needs; waits for the disk.
+    fn release_finished_files(&self) {
+        let mut segments = self.segments.lock();
+        self.releasing.store(false, Ordering::Release);
+        let (_, disk_floor) = self.holders.floors();
+        // A file that cannot be removed now is tried again with the next one.
+        let _ = segments.release_below(disk_floor.min(self.retained_from()));
     }
 
     /// As [`TopicLog::trim`], whether or not it seems worth it.
     fn trim_all(&self, segments: &mut SegmentStore) -> io::Result<u64> {
-        let floor = self.holders.floor();
-        self.trim_tail(floor);
-        segments.release_below(floor.min(self.retained_from()))
+        let (floor, disk_floor) = self.holders.floors();
+        self.trim_tail(floor, disk_floor);
+        segments.release_below(disk_floor.min(self.retained_from()))
     }
 
-    /// Moves the oldest messages to disk while memory holds more than its bound; returns how many chunks were
-    /// written. One caller at a time works; others return at once.
-    pub fn spill(&self) -> io::Result<usize> {
-        if !self.tail.lock().is_over(1) {
-            self.spill_failed.store(false, Ordering::Relaxed);
-            return Ok(0);
-        }
-        let Some(mut segments) = self.segments.try_lock() else { return Ok(0) };
-        let mut written = 0;
-        loop {
-            let Some(chunk) = self.tail.lock().over() else { break };
-            written += usize::from(self.write_if_needed(&mut segments, &chunk)?);
-        }
-        self.spill_failed.store(false, Ordering::Relaxed);
-        Ok(written)
-    }
-
-    /// Whether memory is at twice its bound because the disk takes no more: time to refuse publishes.
-    pub fn is_stuck(&self) -> bool {
-        self.spill_failed.load(Ordering::Relaxed) && self.tail.lock().is_over(2)
-    }
-
-    /// Whether the last attempt to free memory failed.
-    pub fn has_failed_to_spill(&self) -> bool {
-        self.spill_failed.load(Ordering::Relaxed)
-    }
-
-    /// Whether anybody needs any message up to `sequence`.
+    /// Whether anybody needs any message up to `sequence`, so that it may not be lost.
     pub fn is_needed_up_to(&self, sequence: u64) -> bool {
         self.holders.need_any(0, sequence.saturating_add(1))
     }
 
-    /// Writes to segments whatever up to `sequence` is needed and only in memory (and in the journal).
-    pub fn persist_up_to(&self, sequence: u64, sync: bool) -> io::Result<()> {
-        let mut segments = self.segments.lock();
-        self.trim_tail(self.holders.floor());
-        loop {
-            let Some(chunk) = self.tail.lock().unwritten_up_to(sequence) else { break };
-            self.write_if_needed(&mut segments, &chunk)?;
-        }
-        if sync { segments.sync() } else { Ok(()) }
-    }
-
-    fn trim_tail(&self, floor: u64) {
+    fn trim_tail(&self, floor: u64, disk_floor: u64) {
         let mut tail = self.tail.lock();
-        tail.trim(floor);
+        tail.trim(floor, disk_floor);
         self.publish_numbers(&tail);
-    }
-
-    /// Writes a chunk, or forgets it: one straggler before it keeps it from being trimmed, but not from being forgotten.
-    fn write_if_needed(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<bool> {
-        let is_kept = chunk.end_sequence() > self.retained_from();
-        if !is_kept && !self.holders.need_any(chunk.first_sequence(), chunk.end_sequence()) {
-            let mut tail = self.tail.lock();
-            tail.forget(chunk);
-            self.publish_numbers(&tail);
-            return Ok(false);
-        }
-        self.write_chunk(segments, chunk).map(|()| true)
-    }
-
-    fn write_chunk(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<()> {
-        if self.is_retaining() {
-            self.close_file_in_time(segments, chunk);
-        }
-        let written = segments.append(chunk.first_sequence(), chunk.count() as u32, chunk.frames());
-        self.spill_failed.store(written.is_err(), Ordering::Relaxed);
-        let block = written?;
-        let mut tail = self.tail.lock();
-        tail.written(chunk, block);
-        self.publish_numbers(&tail);
-        Ok(())
     }
 
     fn publish_numbers(&self, tail: &Tail) {
         self.end.store(tail.next_sequence(), Ordering::Release);
         self.first_release.store(tail.first_release(), Ordering::Relaxed);
+        self.first_block_release.store(tail.first_block_release(), Ordering::Relaxed);
     }
 
     /// The sequence number that the next message gets.
@@ -278,9 +339,14 @@ impl TopicLog {
         self.end.load(Ordering::Acquire)
     }
 
-    /// The oldest message in memory; older ones are on disk.
+    /// The oldest message of what is in memory without a gap; older ones are on disk, unless nothing of this topic is.
     pub fn memory_start(&self) -> u64 {
-        self.tail.lock().memory_start()
+        if self.holders.are_in_memory_only() { 0 } else { self.tail.lock().memory_start() }
+    }
+
+    /// Bytes in memory of messages from `sequence` on, about.
+    pub fn memory_bytes_since(&self, sequence: u64) -> usize {
+        self.tail.lock().bytes_since(sequence)
     }
 
     /// The oldest message in a segment, if there is one.
@@ -288,14 +354,32 @@ impl TopicLog {
         self.tail.lock().oldest_block()
     }
 
-    /// Deletes all files. The log must not be used any more.
+    /// The topic is gone: gives all memory back, and keeps or writes nothing any more. The files are still there.
+    pub fn discard(&self) {
+        self.deleted.store(true, Ordering::Release);
+        let mut tail = self.tail.lock();
+        tail.clear();
+        self.publish_numbers(&tail);
+    }
+
+    /// Whether nothing of it is ever on disk.
+    pub fn is_in_memory_only(&self) -> bool {
+        self.holders.are_in_memory_only()
+    }
+
+    /// Whether it was discarded.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Deletes all files of a log that was discarded.
     pub fn delete_files(&self) -> io::Result<()> {
         self.segments.lock().remove_all()
     }
 
     /// Bytes in segment files.
     pub fn segment_bytes(&self) -> u64 {
-        self.segments.lock().bytes()
+        self.segment_bytes.load(Ordering::Relaxed)
     }
 
     /// Gives back memory that an idle topic should not hold.

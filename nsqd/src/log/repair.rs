@@ -8,14 +8,15 @@
 use std::io;
 
 use super::TopicLog;
+use crate::damage::Finding;
 use crate::storage::block;
 use crate::storage::segment::{BlockRef, NewBlock, ReadError};
 
 /// What [`TopicLog::check_block_of`] found.
 #[derive(Debug)]
 pub enum CheckedBlock {
-    /// There is no block with this message.
-    Missing,
+    /// There is no block with this message; the first message of the next block.
+    Missing(Option<u64>),
     /// It is as it was written; the sequence number that follows it.
     Good(u64),
     /// It is not, and was forgotten. A copy may have taken its place.
@@ -25,7 +26,11 @@ pub enum CheckedBlock {
 impl TopicLog {
     /// Reads the block that has this message, if there is one. A damaged one is forgotten.
     pub fn check_block_of(&self, sequence: u64) -> io::Result<CheckedBlock> {
-        let Some(block) = self.tail.lock().block_of(sequence) else { return Ok(CheckedBlock::Missing) };
+        let (block, next) = {
+            let tail = self.tail.lock();
+            (tail.block_of(sequence), tail.next_block_after(sequence))
+        };
+        let Some(block) = block else { return Ok(CheckedBlock::Missing(next)) };
         match block.read() {
             Ok(_) => Ok(CheckedBlock::Good(block.end_sequence())),
             Err(ReadError::Io { error, .. }) => Err(error),
@@ -42,8 +47,11 @@ impl TopicLog {
         let Some(lost) = tail.remove_damaged(block) else { return Vec::new() };
         self.publish_numbers(&tail);
         drop(tail);
-        let (from, to) = (block.first_sequence, block.end_sequence() - 1);
-        self.damage.found(&format!("TOPIC({}): {error}, with messages {from} to {to}", self.name));
+        let mut finding = Finding::damage("the messages of a block are damaged");
+        if let ReadError::Damaged { path, offset } = error {
+            finding = finding.at(path, *offset, u64::from(block.bytes));
+        }
+        self.damage.found(finding.of(&self.name).with_messages(block.first_sequence, block.end_sequence()));
         lost
     }
 

@@ -7,32 +7,74 @@
 //! Should both checkpoints be lost, the journal still tells which topics and channels there are, and from where on
 //! each needs messages: it is told anew before the file goes that said so last.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::channel::saved::Clocks;
-use crate::clock;
+use crate::clock::{self, Nanos};
 use crate::engine::Engine;
 use crate::health::Part;
+use crate::log::Cleaned;
 use crate::storage::Durability;
 use crate::storage::checkpoint::{self, Checkpoint};
 use crate::storage::journal::Journal;
 use crate::topic::registry::Registry;
 
-/// Journal files kept before the oldest are let go: room for consumers to finish what is in them, so that little has
-/// to be moved.
-const KEEP_JOURNAL_FILES: usize = 4;
+/// Cleaning copies about so many bytes in one go ...
+const CLEAN_BYTES: u64 = 64 << 20;
+/// ... and takes about so long.
+const CLEAN_TIME: Nanos = 1_000_000_000;
+/// So many outstanding messages are saved under one lock: about 100 microseconds.
+const CHECKPOINT_SLICE: usize = 1000;
 
-/// Writes a checkpoint of all topics and channels.
+/// Writes a checkpoint of all topics and channels. On a full disk, what the journal keeps for reuse makes room for it.
 pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(), String> {
+    write_checkpoint_while(registry, clean_shutdown, CHECKPOINT_SLICE, &mut || {})
+}
+
+/// As [`write_checkpoint`], about `slice` outstanding messages at a time; what goes on meanwhile is done by `between`.
+pub fn write_checkpoint_while(
+    registry: &Registry,
+    clean_shutdown: bool,
+    slice: usize,
+    between: &mut dyn FnMut(),
+) -> Result<(), String> {
+    let written = try_write_checkpoint(registry, clean_shutdown, slice, between);
+    match &registry.engine().journal {
+        Some(journal) if written.is_err() && journal.remove_spares() => {
+            try_write_checkpoint(registry, clean_shutdown, slice, between)
+        }
+        _ => written,
+    }
+}
+
+fn try_write_checkpoint(
+    registry: &Registry,
+    clean_shutdown: bool,
+    slice: usize,
+    between: &mut dyn FnMut(),
+) -> Result<(), String> {
     let engine = registry.engine();
     // Before anything is looked at: what happens from here on is replayed, whether or not it was seen.
     let journal_from = engine.journal_from();
     let (next_topic_number, next_channel_number) = engine.next_numbers();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let topics = registry.all();
-    let topics =
-        topics.iter().filter(|topic| !topic.name().is_ephemeral()).map(|topic| topic.save(clocks)).collect();
-    let saved = Checkpoint { journal_from, next_topic_number, next_channel_number, topics, clean_shutdown };
+    let ephemeral = topics.iter().filter(|topic| topic.name().is_ephemeral());
+    let sequences_used = ephemeral.map(|topic| topic.log().end()).fold(engine.sequences_used_to(), u64::max);
+    let mut saved = Vec::with_capacity(topics.len());
+    for topic in topics.iter().filter(|topic| !topic.name().is_ephemeral()) {
+        saved.push(topic.save_while(clocks, slice, between));
+        between();
+    }
+    let saved = Checkpoint {
+        journal_from,
+        next_topic_number,
+        next_channel_number,
+        topics: saved,
+        clean_shutdown,
+        sequences_used,
+    };
     // All that it says shall be in the journal as well, should one have to go on from the checkpoint before. If the
     // journal cannot be written to just now, this one may be what makes room.
     if let Some(journal) = &engine.journal {
@@ -46,23 +88,59 @@ pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(),
 
 /// Whether [`retire_journal_files`] would find some.
 pub fn has_journal_files_to_retire(registry: &Registry) -> bool {
-    registry.engine().journal.as_ref().is_some_and(|journal| journal.size().0 > KEEP_JOURNAL_FILES)
+    registry.engine().journal.as_ref().is_some_and(|journal| journal.excess() > 0)
 }
 
 /// Lets go of the oldest journal files while there are more than a few; if the disk takes no more, also of those in which
 /// nobody needs anything. Returns how many went.
 pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     let Some(journal) = &registry.engine().journal else { return Ok(0) };
+    match journal.excess() {
+        0 if journal.failure().is_some() => Ok(retire_finished_files(registry, journal)),
+        0 => Ok(0),
+        // On a full disk it may fail to move messages, while there are files that nobody needs.
+        excess => {
+            retire_oldest_files(registry, journal, excess).or_else(|error| {
+                match retire_finished_files(registry, journal) {
+                    0 => Err(error),
+                    count => Ok(count),
+                }
+            })
+        }
+    }
+}
+
+/// As [`retire_journal_files`], but of the oldest file at least, if it is not the only one: a few messages that somebody needs
+/// may keep a file that would make room for many.
+pub fn squeeze_journal(registry: &Registry) -> Result<usize, String> {
+    let Some(journal) = &registry.engine().journal else { return Ok(0) };
+    if journal.size().0 < 2 { Ok(0) } else { retire_oldest_files(registry, journal, 1) }
+}
+
+/// Little is written: the journal goes on in a small file, and all older ones are let go.
+pub fn shrink_journal(registry: &Registry) -> Result<(), String> {
+    let Some(journal) = &registry.engine().journal else { return Ok(()) };
+    journal.shrink().map_err(|error| error.to_string())?;
+    match journal.size().0 {
+        0 | 1 => Ok(()),
+        files => retire_oldest_files(registry, journal, files - 1).map(|_| {
+            journal.remove_spares();
+        }),
+    }
+}
+
+/// Lets go of the `excess` oldest files. Returns how many went: some may be needed by a checkpoint.
+fn retire_oldest_files(registry: &Registry, journal: &Journal, excess: usize) -> Result<usize, String> {
     let files = journal.files();
-    let excess = files.len().saturating_sub(KEEP_JOURNAL_FILES);
+    let excess = excess.min(files.len().saturating_sub(1));
     if excess == 0 {
-        return Ok(if journal.health().is_err() { retire_finished_files(registry, journal) } else { 0 });
+        return Ok(0);
     }
     for file in &files[..excess] {
         move_to_segments(registry, &file.topics)?;
     }
     let engine = registry.engine();
-    engine.set_wrote_segments();
+    engine.set_has_segments(true);
     write_checkpoints_beyond(registry, files[excess - 1].number)?;
     let needed_from = engine.first_needed_journal_file();
     let going: Vec<u64> =
@@ -129,12 +207,37 @@ pub fn retry_spills(registry: &Registry) {
     }
 }
 
-/// Lets go of segment files of which little or nothing is needed.
-pub fn clean_segments(registry: &Registry) -> Result<(), String> {
-    for topic in registry.all_unsorted() {
-        topic.log().clean().map_err(|error| format!("cannot clean segments: {error}"))?;
+/// Lets go of segment files of which half or more is finished. Ends early when it has copied much, or taken long; then it
+/// goes on behind the last topic at the next call.
+pub fn clean_segments(registry: &Registry) -> Result<Cleaned, String> {
+    let began = clock::monotonic();
+    let mut topics = registry.all_unsorted();
+    topics.sort_unstable_by_key(|topic| topic.number());
+    let engine = registry.engine();
+    // A journal that takes nothing more cannot say what is finished.
+    if engine.journal.as_ref().is_some_and(|journal| journal.failure().is_some()) {
+        return Ok(Cleaned::default());
     }
-    Ok(())
+    let first = topics.partition_point(|topic| topic.number() < engine.clean_from());
+    topics.rotate_left(first);
+    let mut all = Cleaned::default();
+    for topic in topics {
+        if all.copied_bytes >= CLEAN_BYTES || clock::monotonic() - began > CLEAN_TIME {
+            all.has_more = true;
+            engine.set_clean_from(topic.number());
+            break;
+        }
+        let flush = || engine.journal.as_ref().map_or(Ok(()), |journal| journal.flush());
+        let cleaned = (topic.log())
+            .clean(CLEAN_BYTES - all.copied_bytes, || flush().map_err(|error| io::Error::other(error.to_string())));
+        let cleaned = cleaned.map_err(|error| format!("cannot clean segments: {error}"))?;
+        all.freed_bytes += cleaned.freed_bytes;
+        all.copied_bytes += cleaned.copied_bytes;
+        all.has_files |= cleaned.has_files;
+        all.has_more |= cleaned.has_more;
+    }
+    all.has_files |= all.has_more;
+    Ok(all)
 }
 
 /// Lets go of finished messages that topics have kept for long enough.
@@ -156,8 +259,10 @@ pub fn persist_all(registry: &Registry, clean_shutdown: bool) -> Result<(), Stri
 /// What a clean stop leaves, after which nothing happens any more.
 pub fn at_end(registry: &Registry) -> Result<(), String> {
     let Some(journal) = &registry.engine().journal else { return persist_all(registry, true) };
-    journal.flush().map_err(|error| error.to_string())?;
-    write_checkpoint(registry, true)?;
+    let flushed = journal.flush().map_err(|error| error.to_string());
+    // Also if the journal takes no more: the checkpoint says which messages were refused and what is finished.
+    let written = write_checkpoint(registry, flushed.is_ok());
+    flushed.and(written)?;
     journal.close().map_err(|error| error.to_string())
 }
 

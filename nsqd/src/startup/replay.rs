@@ -25,7 +25,7 @@ use crate::log::{Floor, TopicLog};
 use crate::storage::checkpoint::{Checkpoint, TopicCheckpoint};
 use crate::storage::journal::Lsn;
 use crate::storage::record::Record;
-use crate::storage::{ChannelNumber, TopicNumber};
+use crate::storage::{ChannelNumber, TopicNumber, is_full};
 
 /// What replaying needs to know and cannot decide.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +106,8 @@ pub struct Replay<F> {
     pub nonsense_count: u64,
     /// Topics that are not there any more.
     pub deleted_topics: BTreeSet<TopicNumber>,
+    /// These have used sequence numbers up to here.
+    pub sequences_used: u64,
     deleted_channels: BTreeSet<ChannelNumber>,
     /// All topics and channels with lower numbers are in the checkpoint, unless they are gone.
     known_below: (TopicNumber, ChannelNumber),
@@ -124,6 +126,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             next_numbers: (1, 1),
             nonsense_count: 0,
             deleted_topics: BTreeSet::new(),
+            sequences_used: 0,
             deleted_channels: BTreeSet::new(),
             known_below: (0, 0),
             is_rebuild: checkpoint.is_none(),
@@ -135,6 +138,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             replay.apply_from = checkpoint.journal_from;
             replay.next_numbers = (checkpoint.next_topic_number, checkpoint.next_channel_number);
             replay.known_below = replay.next_numbers;
+            replay.sequences_used = checkpoint.sequences_used;
             for topic in &checkpoint.topics {
                 replay.restore(topic)?;
             }
@@ -229,7 +233,9 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             }
             Record::TopicDeleted { topic } => {
                 self.deleted_topics.insert(topic);
-                self.topics.remove(&topic);
+                if let Some(gone) = self.topics.remove(&topic) {
+                    self.sequences_used = self.sequences_used.max(gone.end).max(gone.log.end());
+                }
             }
             Record::ChannelCreated { channel, .. } => {
                 self.next_numbers.1 = self.next_numbers.1.max(channel + 1);
@@ -256,7 +262,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
     }
 
     /// Neither the checkpoint nor any record that was read has told of this topic.
-    fn is_unheard_of(&self, topic: TopicNumber) -> bool {
+    pub fn is_unheard_of(&self, topic: TopicNumber) -> bool {
         topic >= self.known_below.0
             && !self.topics.contains_key(&topic)
             && !self.deleted_topics.contains(&topic)
@@ -401,10 +407,12 @@ impl ReplayedTopic {
         let end = first + u64::from(count);
         let mut sound = true;
         if end > self.lowest_needed().min(self.log.retained_from()) {
-            if end <= self.log.end() {
-                self.segments.push(first, end);
-                self.check_segment(first).map_err(|error| error.to_string())?;
-            } else {
+            let known_to = self.log.end();
+            if first < known_to {
+                self.segments.push(first, end.min(known_to));
+                self.check_segments(first, end.min(known_to)).map_err(|error| error.to_string())?;
+            }
+            if end > known_to {
                 sound = self.log.append_recovered(first, count, frames);
             }
         }
@@ -429,21 +437,20 @@ impl ReplayedTopic {
         Ok(sound)
     }
 
-    /// A batch in the journal should stand in a segment, too: is it there, and whole?
-    fn check_segment(&mut self, first: u64) -> std::io::Result<()> {
-        if first < self.checked_to {
-            return Ok(());
-        }
-        loop {
-            match self.log.check_block_of(first)? {
-                CheckedBlock::Missing => return Ok(()),
+    /// What was needed of a batch in the journal should stand in segments, too: is it there, and whole?
+    fn check_segments(&mut self, first: u64, end: u64) -> std::io::Result<()> {
+        let mut at = first.max(self.checked_to);
+        while at < end {
+            match self.log.check_block_of(at)? {
+                CheckedBlock::Missing(next) => at = next.unwrap_or(end).min(end),
                 CheckedBlock::Good(to) => {
                     self.checked_to = to;
-                    return Ok(());
+                    at = to;
                 }
                 CheckedBlock::Bad => {}
             }
         }
+        Ok(())
     }
 
     /// What is needed, stands nowhere, and is in the journal.
@@ -480,7 +487,6 @@ impl ReplayedTopic {
             }));
             let mut needed: Vec<(u64, u64)> = (self.channels.values())
                 .flat_map(|channel| channel.state.needed(from, to, MOST_ABSENT))
-                .map(|sequence| (sequence, sequence + 1))
                 .collect();
             needed.extend((self.released < to).then_some((self.released.max(from), to)));
             for (from, to) in merged(needed) {
@@ -493,7 +499,7 @@ impl ReplayedTopic {
     fn needs_any(&self, from: u64, to: u64) -> bool {
         to > self.released
             || to > self.log.retained_from()
-            || self.channels.values().any(|channel| !channel.state.needed(from, to, 1).is_empty())
+            || self.channels.values().any(|channel| channel.state.needs_any(from, to))
     }
 
     fn apply(&mut self, record: Record<'_>, limits: ReplayLimits) {
@@ -624,10 +630,14 @@ impl ReplayedTopic {
         needed.map_or(self.released, |needed| needed.min(self.released))
     }
 
-    /// Frees what turned out to be finished, and keeps memory within its bound.
+    /// Frees what turned out to be finished, and keeps memory within its bound, unless the disk is full: that must not keep
+    /// the consumers from making room.
     pub fn tidy(&self) -> std::io::Result<()> {
         self.floor.store(self.lowest_needed(), std::sync::atomic::Ordering::Release);
         self.log.trim();
-        self.log.spill().map(|_| ())
+        match self.log.spill() {
+            Err(error) if !is_full(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 }

@@ -11,6 +11,9 @@ use crate::engine::StorageError;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
+/// What may come of a channel that was refused, if that is in doubt.
+const MAY_APPEAR: &str = "the channel may appear";
+
 impl Topic {
     /// The channel of this name, made if missing: it starts at the release point, which for the first one is before
     /// everything that was held back for it.
@@ -30,7 +33,7 @@ impl Topic {
         if let Some(channel) = self.channel(name.as_str()) {
             return Ok(channel);
         }
-        let found = self.find(start).await;
+        let found = self.find(start).await?;
         let (channel, ticket, placed) = {
             let mut state = self.state.lock();
             if self.is_closed() {
@@ -64,7 +67,7 @@ impl Topic {
         // By a task of its own: whoever asked may go away meanwhile, and the channel is there already.
         let (topic, made) = (self.clone(), channel.clone());
         let settled = tokio::spawn(async move { topic.settle_channel(&made, ticket).await }).await;
-        settled.map_err(|panic| self.engine.storage_error(panic))??;
+        settled.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
         if start != StartAt::Latest {
             crate::log_info!(
                 self.engine,
@@ -97,9 +100,9 @@ impl Topic {
                 state.point.set_has_channels(false);
             }
             drop(state);
-            channel.close();
+            channel.discard();
             self.engine.topology_changed();
-            return Err(error.into());
+            return Err(StorageError::of_commit(&error, MAY_APPEAR));
         }
         // Not before: what the first channel takes from the topic would be lost with it, were it refused.
         if is_there {
@@ -131,7 +134,7 @@ impl Topic {
         }
         let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
         let parts = ChannelParts {
-            bound: name.is_ephemeral().then_some(self.engine.limits.mem_queue_size),
+            bound: ephemeral.then_some(self.engine.limits.mem_queue_size),
             name: name.clone(),
             number,
             topic_number: self.number,

@@ -22,10 +22,12 @@ use std::time::Duration;
 
 use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
+use self::history::HistoryError;
 pub use self::publication::Publication;
 use self::release::ReleasePoint;
-use crate::channel::saved::Clocks;
+use crate::channel::saved::{Clocks, Overtaken, SavedChannel, Saving};
 use crate::channel::{Channel, Mark};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
@@ -37,7 +39,10 @@ use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
-/// Why a publish was refused. Nothing of it was or will be delivered.
+/// Chunks that a topic moves to disk before another one has its turn.
+const CHUNKS_AT_A_TIME: usize = 16;
+
+/// Why a publish was refused. Nothing of it was or will be delivered, unless [`StorageError::is_in_doubt`].
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PublishError {
     /// The topic is being deleted, or the daemon stops.
@@ -46,6 +51,9 @@ pub enum PublishError {
     /// It could not be made as durable as asked, or memory cannot be freed because the disk takes no more.
     #[error("{0}")]
     Storage(#[from] StorageError),
+    /// A new channel cannot start where it should.
+    #[error("{0}")]
+    NoSuchPlace(#[from] HistoryError),
 }
 
 /// Every channel's end is the release point: whoever moves it tells them all, under this lock.
@@ -70,6 +78,10 @@ pub struct Topic {
     message_count: AtomicU64,
     message_bytes: AtomicU64,
     closed: AtomicBool,
+    /// Somebody moves messages to disk, or is about to.
+    is_spilling: AtomicBool,
+    /// That was done, or did not work.
+    spilled: Notify,
     this: Weak<Topic>,
 }
 
@@ -108,6 +120,8 @@ impl Topic {
             message_count: AtomicU64::new(parts.counters.0),
             message_bytes: AtomicU64::new(parts.counters.1),
             closed: AtomicBool::new(false),
+            is_spilling: AtomicBool::new(false),
+            spilled: Notify::new(),
             this: this.clone(),
         })
     }
@@ -143,15 +157,20 @@ impl Topic {
         if self.is_closed() {
             return Err(PublishError::Exiting);
         }
+        let topic = self.this.upgrade().ok_or(PublishError::Exiting)?;
         if self.log.is_stuck() {
             self.engine.metrics().refused_publishes.add(1);
             return Err(self
                 .engine
-                .storage_error("memory is full and messages cannot be moved to disk")
+                .storage_error("memory is full and messages cannot be moved to disk: free space there, nsqd then goes on by itself")
                 .into());
         }
+        if self.engine.is_homeless() && !self.name.is_ephemeral() {
+            self.engine.metrics().refused_publishes.add(1);
+            return Err(self.engine.storage_error("the data directory is not where it was").into());
+        }
         let offered = bodies.len();
-        let count = self.room_for(offered);
+        let count = self.room_for(offered, body_bytes);
         let bodies = bodies.take(count);
         let wall_ns = clock::wall_ns();
         let due = delay.map(clock::nanos);
@@ -173,12 +192,11 @@ impl Topic {
         metrics.published_bytes.add(body_bytes as u64);
         self.message_count.fetch_add(offered as u64, Ordering::Relaxed);
         self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
-        let topic = self.this.upgrade().ok_or(PublishError::Exiting)?;
         Ok(Publication::new(topic, (end - count as u64, end), ticket))
     }
 
     /// How many of `count` messages are kept: all, but for an ephemeral topic that has nobody to give them to.
-    fn room_for(&self, count: usize) -> usize {
+    fn room_for(&self, count: usize, body_bytes: usize) -> usize {
         if !self.name.is_ephemeral() {
             return count;
         }
@@ -186,8 +204,14 @@ impl Topic {
         if state.point.is_releasing() {
             return count;
         }
-        let held = self.log.end() - state.point.released();
-        count.min(self.engine.limits.mem_queue_size.saturating_sub(held) as usize)
+        let (released, limits) = (state.point.released(), &self.engine.limits);
+        drop(state);
+        let held = self.log.end().saturating_sub(released);
+        let held_bytes = if held > 0 { self.log.memory_bytes_since(released) } else { 0 };
+        if held_bytes.saturating_add(body_bytes) > limits.mem_queue_bytes {
+            return 0;
+        }
+        count.min(limits.mem_queue_size.saturating_sub(held) as usize)
     }
 
     fn journal(&self, record: &Record<'_>) -> Result<Option<Ticket>, StorageError> {
@@ -242,12 +266,54 @@ impl Topic {
         self.log.skip(from, to);
     }
 
+    /// Has what exceeds the memory bound moved to disk. While much waits for that already, so does the caller.
+    async fn relieve_memory(&self) {
+        while self.log.should_spill() {
+            let spilled = self.spilled.notified();
+            self.begin_spilling();
+            let is_under_way = self.is_spilling.load(Ordering::Acquire);
+            if !is_under_way || !self.log.is_spill_behind() {
+                return;
+            }
+            spilled.await;
+            if self.log.has_failed_to_spill() {
+                return;
+            }
+        }
+    }
+
+    fn begin_spilling(&self) {
+        if self.log.is_in_memory_only() {
+            // What it does not drop it sets aside: no disk is involved.
+            return self.spill();
+        }
+        if !self.is_spilling.swap(true, Ordering::AcqRel)
+            && let Some(topic) = self.this.upgrade()
+        {
+            self.engine.log_context.disk_work.write(move || topic.spill_some());
+        }
+    }
+
+    /// A part of it at a time, so that other topics have their turn.
+    fn spill_some(&self) {
+        self.spill();
+        self.is_spilling.store(false, Ordering::Release);
+        self.spilled.notify_waiters();
+        if self.log.should_spill() && !self.log.has_failed_to_spill() {
+            self.begin_spilling();
+        }
+    }
+
     /// Moves what exceeds the memory bound to disk; a failure shows in the health.
     fn spill(&self) {
-        match self.log.spill() {
+        if self.is_closed() && self.log.is_deleted() {
+            // Published while the topic was being deleted.
+            return self.log.discard();
+        }
+        match self.log.spill_up_to(CHUNKS_AT_A_TIME) {
             Ok(0) => {}
             // That all is well again is for the next round over all topics to say: another one may still be stuck.
-            Ok(_) => self.engine.set_wrote_segments(),
+            Ok(_) => self.engine.set_has_segments(true),
             Err(error) => self.engine.set_failed(Part::Spilling, &format!("cannot write segment: {error}")),
         }
     }
@@ -273,6 +339,11 @@ impl Topic {
         self.state.lock().channels.get(name).cloned()
     }
 
+    /// How many channels there are.
+    pub fn channel_count(&self) -> usize {
+        self.state.lock().channels.len()
+    }
+
     /// All channels, by name.
     pub fn channels(&self) -> Vec<Arc<Channel>> {
         self.state.lock().channels.values().cloned().collect()
@@ -283,7 +354,7 @@ impl Topic {
     pub fn delete_channel(&self, name: &str) -> Option<bool> {
         let mut state = self.state.lock();
         let channel = state.channels.remove(name)?;
-        channel.close();
+        channel.discard();
         if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral() || channel.is_ephemeral()) {
             journal.append_lazy(&Record::ChannelDeleted { topic: self.number, channel: channel.number() });
         }
@@ -344,6 +415,15 @@ impl Topic {
         }
     }
 
+    /// The topic was deleted: as [`Topic::close`], and its memory and its channels go at once, however long somebody holds
+    /// on to it.
+    pub fn discard(&self) {
+        self.close();
+        let channels = std::mem::take(&mut self.state.lock().channels);
+        channels.values().for_each(|channel| channel.discard());
+        self.log.discard();
+    }
+
     /// What `/stats` tells of the topic itself: depth, part of it that is only on disk, paused.
     pub fn depth(&self) -> (u64, u64, bool) {
         let state = self.state.lock();
@@ -391,8 +471,32 @@ impl Topic {
         self.record_state(&mut state);
     }
 
-    /// For a checkpoint: topic and channels at one moment.
+    /// As [`Topic::save_while`], when nothing else is going on.
     pub fn save(&self, clocks: Clocks) -> TopicCheckpoint {
+        self.save_while(clocks, usize::MAX, &mut || {})
+    }
+
+    /// For a checkpoint. Topic and channels are saved as of one moment, but for their outstanding messages: about `slice` of
+    /// them at a time, and others have their turn in between, and so has `between`. See [`crate::channel::saved`].
+    pub fn save_while(&self, clocks: Clocks, slice: usize, between: &mut dyn FnMut()) -> TopicCheckpoint {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            // Somebody who moves channels all the time holds up others a little rather than the checkpoint for ever.
+            let slice = if attempts < SAVE_ATTEMPTS { slice } else { usize::MAX };
+            let (mut saved, channels) = self.begin_saving(clocks);
+            let channels: Result<_, Overtaken> = (channels.into_iter())
+                .map(|(channel, saving)| Ok(saved_channel(&channel, channel.save(saving, slice, between)?)))
+                .collect();
+            if let Ok(channels) = channels {
+                saved.channels = channels;
+                return saved;
+            }
+        }
+    }
+
+    /// What a checkpoint says of the topic, without its channels, and the channels that belong to it.
+    fn begin_saving(&self, clocks: Clocks) -> (TopicCheckpoint, Vec<(Arc<Channel>, Saving)>) {
         let state = self.state.lock();
         let released = state.point.released();
         let mut skipped = Vec::new();
@@ -407,22 +511,9 @@ impl Topic {
         }
         let (message_count, message_bytes) = self.counters();
         let channels = (state.channels.values().filter(|channel| !channel.is_ephemeral()))
-            .map(|channel| {
-                let saved = channel.inspect(|channel, _| channel.save(clocks));
-                ChannelCheckpoint {
-                    number: channel.number(),
-                    name: channel.name().to_string(),
-                    paused: saved.paused,
-                    cursor: saved.cursor,
-                    skipped_ahead: saved.skipped,
-                    outstanding: saved.outstanding,
-                    message_count: saved.counters.message_count,
-                    requeue_count: saved.counters.requeue_count,
-                    timeout_count: saved.counters.timeout_count,
-                }
-            })
+            .map(|channel| (channel.clone(), channel.begin_saving(clocks)))
             .collect();
-        TopicCheckpoint {
+        let saved = TopicCheckpoint {
             number: self.number,
             name: self.name.to_string(),
             paused: state.point.is_paused(),
@@ -433,8 +524,26 @@ impl Topic {
             unreleased_deferred,
             message_count,
             message_bytes,
-            channels,
+            channels: Vec::new(),
             retention: self.save_retention(&state, clocks),
-        }
+        };
+        (saved, channels)
+    }
+}
+
+/// A topic's channels are saved a slice at a time, unless they were moved so often meanwhile.
+const SAVE_ATTEMPTS: u32 = 4;
+
+fn saved_channel(channel: &Channel, saved: SavedChannel) -> ChannelCheckpoint {
+    ChannelCheckpoint {
+        number: channel.number(),
+        name: channel.name().to_string(),
+        paused: saved.paused,
+        cursor: saved.cursor,
+        skipped_ahead: saved.skipped,
+        outstanding: saved.outstanding,
+        message_count: saved.counters.message_count,
+        requeue_count: saved.counters.requeue_count,
+        timeout_count: saved.counters.timeout_count,
     }
 }

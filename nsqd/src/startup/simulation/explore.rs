@@ -187,6 +187,7 @@ impl Explorer<'_> {
 
     fn crash(&mut self, life: &Life, disk: &Disk, changes: usize, torn: bool) -> Result<(), String> {
         self.points += 1;
+        life.check_ephemeral(disk)?;
         let image = match self.contract.crash {
             Crash::Kill => disk.after_kill(),
             Crash::PowerLoss => disk.after_power_loss(self.random.random_range(0..1000)),
@@ -219,6 +220,13 @@ impl Explorer<'_> {
 
     fn look(&self, life: &Life, image: Disk, changes: usize, torn: bool) -> Result<(), String> {
         let observed = observe::observe(image, self.contract.durability, self.runtime)?;
+        // What a kill leaves is not damaged.
+        if self.contract.crash == Crash::Kill
+            && self.contract.lost == Lost::Nothing
+            && !observed.damage().is_empty()
+        {
+            return Err(format!("the start reports damage: {:?}", observed.damage()));
+        }
         if !self.contract.keeps_all() {
             return compare::is_ours(&self.world.published, &observed);
         }

@@ -10,12 +10,14 @@
 //!
 //! - [`steps`]: what is done, and making it from a seed
 //! - [`model`]: what must come of it
-//! - [`world`]: doing it; [`history`]: keeping what is finished, and going back to it
+//! - [`world`]: doing it; [`history`]: keeping what is finished, and going back to it; [`meanwhile`]: while a checkpoint is
+//!   taken
 //! - [`observe`]: recovering a disk and looking at everything in it
 //! - [`compare`]: whether that is what the model said
 //! - [`explore`]: crashing everywhere; threads, seeds, shrinking
 //! - [`crashes`]: the tests of that
 //! - [`faults`]: a disk that fails for a while, and then works again
+//! - [`vanishing`]: files and directories that others remove or move
 //! - [`damage`]: files that are not as they were written
 //!
 //! `docs/TESTING.md` says how to run it for longer and how to repeat a failure.
@@ -26,7 +28,11 @@ mod damage;
 mod explore;
 mod faults;
 mod history;
+mod meanwhile;
 mod model;
 mod observe;
 mod steps;
+mod vanishing;
 mod world;
+
+pub use self::observe::LIMITS;

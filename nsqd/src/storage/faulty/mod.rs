@@ -3,7 +3,9 @@
 //! The faults that the rest of the room must survive:
 //!
 //! - a write that fails before, in the middle of, or after its bytes;
-//! - no space when making a file; a sync that fails; a name that cannot be changed; a read that fails;
+//! - no space when making a file, also because the volume is small; a sync that fails; a name that cannot be changed; a
+//!   read that fails;
+//! - files and directories that others remove, move or replace;
 //! - the death of the process: everything written is there, nothing else;
 //! - power loss: what was not synced is there in part, by sectors, names included.
 //!
@@ -16,13 +18,17 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
 
 use self::disk::{Change, Disk, FileId};
-use super::{DirLock, Storage, StorageFile};
+use super::{DirLock, HeldDir, Identity, Space, Storage, StorageFile, SyncError};
 
 /// What can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +38,7 @@ pub enum Op {
     Open,
     Write,
     Sync,
+    OpenDir,
     SyncDir,
     Read,
     Remove,
@@ -69,22 +76,53 @@ pub struct FaultyStorage(Arc<World>);
 struct World {
     state: Mutex<State>,
     faults: Mutex<Vec<Fault>>,
-    gate: Mutex<Gate>,
-    gate_moved: Condvar,
+    /// So many opens fail for want of a descriptor.
+    no_descriptors: AtomicUsize,
+    write_gate: Gate,
+    read_gate: Gate,
+    remove_gate: Gate,
 }
 
 #[derive(Default)]
 struct State {
     disk: Disk,
-    locked: BTreeSet<PathBuf>,
+    /// The numbers of locked directories.
+    locked: BTreeSet<u64>,
     /// What was changed since [`FaultyStorage::record`].
     recorded: Option<Vec<Change>>,
+    /// The size of the volume; none if it is never full.
+    volume_bytes: Option<u64>,
+}
+
+/// Where calls can be made to stand still.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    moved: Condvar,
 }
 
 #[derive(Default)]
-struct Gate {
+struct GateState {
     closed: bool,
     waiting: usize,
+}
+
+/// So long a test waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock();
+        if state.closed {
+            state.waiting += 1;
+            self.moved.notify_all();
+            while state.closed {
+                let timeout = self.moved.wait_for(&mut state, PATIENCE);
+                assert!(!timeout.timed_out(), "nobody opens the gate: do they wait for us?");
+            }
+            state.waiting -= 1;
+        }
+    }
 }
 
 impl From<Disk> for FaultyStorage {
@@ -105,23 +143,58 @@ impl FaultyStorage {
         self.0.faults.lock().clear();
     }
 
+    /// The next `times` files that are created or opened find no descriptor left.
+    pub fn run_out_of_descriptors(&self, times: usize) {
+        self.0.no_descriptors.store(times, Relaxed);
+    }
+
+    fn take_descriptor(&self) -> io::Result<()> {
+        let left = self.0.no_descriptors.fetch_update(Relaxed, Relaxed, |times| times.checked_sub(1));
+        if left.is_ok() { Err(rustix::io::Errno::MFILE.into()) } else { Ok(()) }
+    }
+
     /// Writes stand still until [`FaultyStorage::open_gate`].
     pub fn close_gate(&self) {
-        self.0.gate.lock().closed = true;
+        self.close_gate_of(Op::Write);
     }
 
     /// Lets writes go on.
     pub fn open_gate(&self) {
-        self.0.gate.lock().closed = false;
-        self.0.gate_moved.notify_all();
+        self.open_gate_of(Op::Write);
     }
 
     /// Blocks until a write stands at the closed gate.
     pub fn wait_for_write(&self) {
-        let mut gate = self.0.gate.lock();
-        while gate.waiting == 0 {
-            let timeout = self.0.gate_moved.wait_for(&mut gate, std::time::Duration::from_secs(20));
-            assert!(!timeout.timed_out(), "no write came");
+        self.wait_at_gate_of(Op::Write, 1);
+    }
+
+    /// Calls of this kind (write, read or remove) stand still until [`FaultyStorage::open_gate_of`].
+    pub fn close_gate_of(&self, op: Op) {
+        self.gate(op).state.lock().closed = true;
+    }
+
+    /// Lets them go on.
+    pub fn open_gate_of(&self, op: Op) {
+        let gate = self.gate(op);
+        gate.state.lock().closed = false;
+        gate.moved.notify_all();
+    }
+
+    /// Blocks until so many calls stand at the closed gate.
+    pub fn wait_at_gate_of(&self, op: Op, count: usize) {
+        let gate = self.gate(op);
+        let mut state = gate.state.lock();
+        while state.waiting < count {
+            let timeout = gate.moved.wait_for(&mut state, PATIENCE);
+            assert!(!timeout.timed_out(), "{} calls of {op:?} came", state.waiting);
+        }
+    }
+
+    fn gate(&self, op: Op) -> &Gate {
+        match op {
+            Op::Read => &self.0.read_gate,
+            Op::Remove => &self.0.remove_gate,
+            _ => &self.0.write_gate,
         }
     }
 
@@ -167,8 +240,40 @@ impl FaultyStorage {
         disk.tamper(file, change);
     }
 
+    /// From now on the volume has this size. Files that are larger already stay.
+    pub fn set_volume(&self, bytes: Option<u64>) {
+        self.0.state.lock().volume_bytes = bytes;
+    }
+
+    /// Bytes of all files.
+    pub fn used_bytes(&self) -> u64 {
+        self.0.state.lock().disk.used_bytes()
+    }
+
+    /// Somebody else removes a file or a directory with all that is in it. Who has a file open keeps it.
+    pub fn vanish(&self, path: &Path) {
+        let disk = &mut self.0.state.lock().disk;
+        let change = match disk.open(path) {
+            Ok(_) => Change::Remove { path: path.to_path_buf() },
+            Err(_) => Change::RemoveDirAll { dir: path.to_path_buf() },
+        };
+        disk.apply(&change).unwrap();
+    }
+
+    /// Somebody else moves a file or a directory with all that is in it.
+    pub fn move_away(&self, from: &Path, to: &Path) {
+        let state = &mut *self.0.state.lock();
+        state.disk.move_away(from, to);
+    }
+
     fn apply(&self, change: Change) -> io::Result<FileId> {
         let state = &mut *self.0.state.lock();
+        if let Some(volume_bytes) = state.volume_bytes {
+            let growth = state.disk.growth(&change);
+            if growth > 0 && state.disk.used_bytes() + growth > volume_bytes {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
         let created = state.disk.apply(&change)?;
         if let Some(recorded) = &mut state.recorded {
             recorded.push(change);
@@ -194,18 +299,6 @@ impl FaultyStorage {
         self.check(op).map_err(|(error, _)| error)
     }
 
-    fn pass_gate(&self) {
-        let mut gate = self.0.gate.lock();
-        if gate.closed {
-            gate.waiting += 1;
-            self.0.gate_moved.notify_all();
-            while gate.closed {
-                self.0.gate_moved.wait(&mut gate);
-            }
-            gate.waiting -= 1;
-        }
-    }
-
     fn handle(&self, file: FileId) -> Arc<dyn StorageFile> {
         Arc::new(FaultyFile { storage: self.clone(), file })
     }
@@ -214,12 +307,14 @@ impl FaultyStorage {
 impl Storage for FaultyStorage {
     fn create(&self, path: &Path, preallocate_bytes: u64) -> io::Result<Arc<dyn StorageFile>> {
         self.check_plain(Op::Create)?;
+        self.take_descriptor()?;
         let change = Change::Create { path: path.to_path_buf(), len: preallocate_bytes as usize };
         Ok(self.handle(self.apply(change)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
         self.check_plain(Op::Open)?;
+        self.take_descriptor()?;
         let file = self.0.state.lock().disk.open(path)?;
         Ok(self.handle(file))
     }
@@ -236,11 +331,13 @@ impl Storage for FaultyStorage {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove_gate.pass();
         self.check_plain(Op::Remove)?;
         self.apply(Change::Remove { path: path.to_path_buf() }).map(drop)
     }
 
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.remove_gate.pass();
         self.check_plain(Op::Remove)?;
         self.apply(Change::RemoveDirAll { dir: dir.to_path_buf() }).map(drop)
     }
@@ -250,20 +347,35 @@ impl Storage for FaultyStorage {
         self.apply(Change::Rename { from: from.to_path_buf(), to: to.to_path_buf() }).map(drop)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.check_plain(Op::SyncDir)?;
-        self.apply(Change::SyncDir { dir: dir.to_path_buf() }).map(drop)
+    fn sync_dir(&self, dir: &Path) -> Result<(), SyncError> {
+        self.check_plain(Op::OpenDir).map_err(SyncError::NotOpened)?;
+        if !self.0.state.lock().disk.has_dir(dir) {
+            return Err(SyncError::NotOpened(io::ErrorKind::NotFound.into()));
+        }
+        self.check_plain(Op::SyncDir).map_err(SyncError::Failed)?;
+        self.apply(Change::SyncDir { dir: dir.to_path_buf() }).map_err(SyncError::Failed).map(drop)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        let inode = self.0.state.lock().disk.inode(path)?;
+        Ok(Identity { device: 0, inode })
+    }
+
+    fn space(&self, _dir: &Path) -> Option<Space> {
+        let state = self.0.state.lock();
+        state.volume_bytes.map(|total_bytes| Space {
+            total_bytes,
+            available_bytes: total_bytes.saturating_sub(state.disk.used_bytes()),
+        })
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
         let mut state = self.0.state.lock();
-        if !state.disk.has_dir(dir) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        if !state.locked.insert(dir.to_path_buf()) {
+        let number = state.disk.inode(dir)?;
+        if !state.locked.insert(number) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        Ok(DirLock::new(Unlock(self.clone(), dir.to_path_buf())))
+        Ok(DirLock::new(Unlock(self.clone(), number)))
     }
 
     fn check_writable(&self, _dir: &Path) -> io::Result<()> {
@@ -271,7 +383,13 @@ impl Storage for FaultyStorage {
     }
 }
 
-struct Unlock(FaultyStorage, PathBuf);
+struct Unlock(FaultyStorage, u64);
+
+impl HeldDir for Unlock {
+    fn path(&self) -> Option<PathBuf> {
+        self.0.0.state.lock().disk.dir_of(self.1)
+    }
+}
 
 impl std::fmt::Debug for Unlock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -299,6 +417,7 @@ impl FaultyFile {
 
 impl StorageFile for FaultyFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.storage.0.read_gate.pass();
         self.storage.check_plain(Op::Read)?;
         let state = self.storage.0.state.lock();
         let bytes = state.disk.bytes(self.file).get(offset as usize..).unwrap_or(&[]);
@@ -308,7 +427,7 @@ impl StorageFile for FaultyFile {
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.storage.pass_gate();
+        self.storage.0.write_gate.pass();
         match self.storage.check(Op::Write) {
             Ok(()) => self.put(buf, offset),
             Err((error, written)) => {
@@ -334,5 +453,9 @@ impl StorageFile for FaultyFile {
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.storage.check_plain(Op::Truncate)?;
         self.storage.apply(Change::Truncate { file: self.file, len: len as usize }).map(drop)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(Identity { device: 0, inode: self.file as u64 })
     }
 }

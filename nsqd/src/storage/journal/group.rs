@@ -254,6 +254,27 @@ impl Group {
         self.writer.lock().sync()
     }
 
+    /// Whether what is written goes where the next start will look.
+    pub(super) fn check(&self) -> Result<(), JournalError> {
+        let checked = self.writer.lock().check();
+        match &checked {
+            Ok(()) => self.catalog.look(),
+            Err(cause) => {
+                let mut state = self.state.lock();
+                state.last_error = Some(cause.clone());
+                // Found out from now on, whether or not somebody publishes.
+                if state.lazy_due.is_none() {
+                    self.set_due(&mut state, Instant::now() + self.timing.retry_interval);
+                }
+            }
+        }
+        checked
+    }
+
+    pub(super) fn shrink(&self) -> Result<(), JournalError> {
+        self.writer.lock().shrink()
+    }
+
     pub(super) fn refuse_appends(&self) {
         self.state.lock().refusing = true;
     }
@@ -263,15 +284,13 @@ impl Group {
         self.work.notify_one();
     }
 
-    pub(super) fn health(&self) -> Result<(), String> {
+    pub(super) fn failure(&self) -> Option<JournalError> {
         let state = self.state.lock();
-        match state.latched.as_ref().or(state.last_error.as_ref()) {
-            Some(cause) if state.forgotten > 0 => {
-                Err(format!("{cause} ({} acknowledgements not remembered)", state.forgotten))
-            }
-            Some(cause) => Err(cause.to_string()),
-            None => Ok(()),
-        }
+        state.latched.clone().or_else(|| state.last_error.clone())
+    }
+
+    pub(super) fn forgotten_count(&self) -> u64 {
+        self.state.lock().forgotten
     }
 
     /// Whether the ticket's batch is done; if so, the ticket is resolved.
@@ -282,7 +301,7 @@ impl Group {
         let Some(failure) = state.failure.as_mut().filter(|failure| failure.batches.contains(&batch)) else {
             return Some(Ok(()));
         };
-        let cause = failure.cause.clone();
+        let cause = failure.of(batch);
         failure.unresolved -= 1;
         if failure.unresolved == 0 {
             state.failure = None;

@@ -9,8 +9,10 @@
 //! - `company` tells whether publishers come together, so that it pays to let others append first;
 //! - `pending` is its state: two buffers, tickets, what became of a failed write;
 //! - `writer` has the file that is written to: room, rotation, recycling, failed writes;
+//! - `sizing` says how large files are;
 //! - `catalog` knows the files and what was published in each;
-//! - `reader` reads the files at start and tells a torn tail from damage;
+//! - `identify` finds out at start what each file is, even if its header or name is wrong;
+//! - `reader` then reads them, and tells a torn tail from damage;
 //! - `format` has the bytes.
 //!
 //! Records go through two equal buffers that are swapped: one collects while the other is
@@ -23,8 +25,10 @@ mod company;
 mod format;
 mod gathering;
 mod group;
+mod identify;
 mod pending;
 mod reader;
+mod sizing;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -49,7 +53,7 @@ pub use self::{
 };
 use super::{Durability, Storage, record::Record};
 
-/// Size of a journal file, unless the options say otherwise.
+/// Size of a journal file where there is room, unless the options say otherwise.
 pub const DEFAULT_FILE_BYTES: u64 = 64 << 20;
 /// A larger record is refused.
 pub const MAX_RECORD_BYTES: usize = 1 << 30;
@@ -110,7 +114,7 @@ pub struct JournalOptions {
     pub dir: PathBuf,
     /// [`Durability::Sync`] syncs every write before it counts; anything else only writes.
     pub durability: Durability,
-    /// Size of a file; at most [`MAX_FILE_BYTES`].
+    /// Size of a file where there is room for many; at most [`MAX_FILE_BYTES`].
     pub file_bytes: u64,
     /// When it does what nobody waits for.
     pub timing: JournalTiming,
@@ -141,6 +145,9 @@ pub enum JournalError {
     /// A sync failed. What is on disk is unknown, so nothing is accepted any more.
     #[error("journal sync failed: {0}")]
     Sync(Arc<io::Error>),
+    /// A write or a sync failed, and what it may have left could not be taken back: a later start may find the records.
+    #[error("{0}")]
+    InDoubt(Arc<JournalError>),
     /// The record is larger than [`MAX_RECORD_BYTES`].
     #[error("record too large for the journal")]
     TooLarge,
@@ -151,7 +158,9 @@ pub enum JournalError {
     #[error("journal is closed")]
     Closed,
     /// A file could not be read or listed when opening.
-    #[error("cannot read journal {path}: {error}")]
+    #[error(
+        "cannot read journal {path}: {error}; check the disk and the owner of the file, then start nsqd again"
+    )]
     Read {
         /// The file or directory.
         path: PathBuf,
@@ -159,13 +168,33 @@ pub enum JournalError {
         error: Arc<io::Error>,
     },
     /// A file was written by a newer version.
-    #[error("journal file {path} has format version {version}, newer than this program knows")]
+    #[error(
+        "journal file {path} has format version {version}, newer than this program knows; start the nsqd that wrote it"
+    )]
     NewerVersion {
         /// The file.
         path: PathBuf,
         /// Its version.
         version: u32,
     },
+}
+
+impl JournalError {
+    /// The same for records that certainly were not written.
+    fn without_doubt(&self) -> JournalError {
+        match self {
+            JournalError::InDoubt(cause) => JournalError::clone(cause),
+            cause => cause.clone(),
+        }
+    }
+}
+
+/// Where the first record of a file is.
+pub const FILE_HEADER_BYTES: u64 = format::FILE_HEADER_BYTES;
+
+/// The name of a file of the journal.
+pub fn file_name(number: u64) -> String {
+    catalog::file_name(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 /// The open journal. Dropping it without [`Journal::close`] leaves what only waited lazily unwritten, as a
@@ -186,10 +215,11 @@ impl Journal {
         replay: &mut dyn FnMut(Lsn, Record<'_>),
     ) -> Result<(Arc<Self>, JournalReport), JournalError> {
         options.file_bytes = options.file_bytes.clamp(4096, MAX_FILE_BYTES);
+        options.file_bytes = sizing::usual(options.file_bytes, storage.space(&options.dir));
         let found = reader::read_all(&*storage, &options, replay)?;
         let catalog =
             Arc::new(Catalog::new(&storage, &options, found.files, found.spares, found.next_number));
-        let writer = Writer::new(storage, &options, Arc::clone(&catalog), found.next_number, found.last_end);
+        let writer = Writer::new(storage, &options, Arc::clone(&catalog), found.next_number, found.last);
         let group = Arc::new(Group::new(&options, writer, catalog));
         let flusher = thread::Builder::new()
             .name("journal".into())
@@ -238,7 +268,7 @@ impl Journal {
     }
 
     /// Appends a record that nobody waits for. It goes along with the next write, or within the flush
-    /// interval, or when 64 KiB wait. Touches no disk, never fails towards the caller: see [`Journal::health`].
+    /// interval, or when 64 KiB wait. Touches no disk, never fails towards the caller: see [`Journal::failure`].
     #[inline]
     pub fn append_lazy(&self, record: &Record<'_>) {
         self.group.append_lazy(record);
@@ -264,6 +294,42 @@ impl Journal {
         self.group.catalog.size()
     }
 
+    /// Bytes of the files that it keeps for now, and of its spares.
+    pub fn footprint(&self) -> u64 {
+        self.group.catalog.footprint()
+    }
+
+    /// How many of the oldest files should go, because there are many, or because some are lost. Never all.
+    pub fn excess(&self) -> usize {
+        self.group.catalog.excess()
+    }
+
+    /// Looks whether the files are where they should be. If the one that is written to is not, writing goes on in another; if
+    /// the data directory is not, records are refused until it is, and the error says so. Blocks.
+    pub fn check(&self) -> Result<(), JournalError> {
+        self.group.check()
+    }
+
+    /// The files that somebody has removed or replaced. What they held is safe only when it was stored elsewhere.
+    pub fn lost_files(&self) -> Vec<u64> {
+        self.group.catalog.lost()
+    }
+
+    /// Goes on in a file of the smallest size, without spares, so that the older ones can go. Blocks.
+    pub fn shrink(&self) -> Result<(), JournalError> {
+        self.group.shrink()
+    }
+
+    /// Gives the spares back to the file system. Returns whether there were any.
+    pub fn remove_spares(&self) -> bool {
+        self.group.catalog.remove_spares()
+    }
+
+    /// The smallest that all files together can be made.
+    pub fn least_footprint(&self) -> u64 {
+        sizing::least(self.group.catalog.file_bytes())
+    }
+
     /// Nothing in the oldest file is needed any more: recycles or removes it.
     ///
     /// Fails with `InvalidInput` if `number` is not the oldest, or is the only file or the one being written to.
@@ -271,9 +337,14 @@ impl Journal {
         self.group.catalog.retire_oldest(number)
     }
 
-    /// Why publishing does not work or acknowledgements are not remembered; Ok again after the next good write.
-    pub fn health(&self) -> Result<(), String> {
-        self.group.health()
+    /// Why publishing does not work or acknowledgements are not remembered; none again after the next good write.
+    pub fn failure(&self) -> Option<JournalError> {
+        self.group.failure()
+    }
+
+    /// Acknowledgements that were not remembered since the last good write.
+    pub fn forgotten_count(&self) -> u64 {
+        self.group.forgotten_count()
     }
 
     /// Bytes written since the journal was opened.

@@ -1,8 +1,8 @@
-//! The journal file that is written to: room, rotation, recycling, failed writes.
+//! The journal file that is written to: room, rotation, recycling, failed writes, and whether it still has its name.
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,9 +10,13 @@ use std::{
 use super::{
     Durability, JournalError, JournalOptions,
     catalog::{self, Catalog},
-    format::{self, FILE_HEADER_BYTES, FileHeader, TERMINATOR},
+    format::{self, FILE_HEADER_BYTES, FileHeader, HEADER_COPY_BYTES, Previous, TERMINATOR},
+    sizing,
 };
-use crate::storage::{Storage, StorageFile, TopicNumber, record, seal};
+use crate::storage::{Identity, Storage, StorageFile, SyncError, TopicNumber, is_full, record, seal};
+
+/// A small file that took longer to fill is followed by another small one.
+const SLOWLY: Duration = Duration::from_secs(30);
 
 /// Used by one at a time: whoever leads a commit.
 pub(super) struct Writer {
@@ -24,8 +28,8 @@ pub(super) struct Writer {
     retry_interval: Duration,
     catalog: Arc<Catalog>,
     current: Option<Current>,
-    /// The file before the one that is made next, and where its last record ends.
-    last_end: Option<(u32, u32)>,
+    /// The file before the one that is made next.
+    last: Option<Previous>,
     next_number: u32,
     /// No file could be made; not tried again before then.
     no_room: Option<(Instant, Arc<io::Error>)>,
@@ -37,22 +41,34 @@ pub(super) struct Writer {
 
 struct Current {
     file: Arc<dyn StorageFile>,
+    path: PathBuf,
+    identity: Identity,
+    /// Its name was found to be gone, or to stand for another file: nothing is written to it until that has changed.
+    is_adrift: bool,
+    made_at: Instant,
     header: FileHeader,
-    /// Where the next record goes. 0 as long as the header is not written.
+    /// Where the next record goes.
     end: u64,
-    capacity: u64,
+    /// Where records must end.
+    limit: u64,
     /// Bytes behind `end` that a failed write may have left. They may hold whole records that
     /// were refused, so they are zeroed before anything is written over them.
     torn_bytes: u64,
 }
 
 impl Current {
-    fn records_end(&self) -> u64 {
-        self.end.max(FILE_HEADER_BYTES)
+    fn fits(&self, len: u64) -> bool {
+        self.end + len <= self.limit
     }
 
-    fn fits(&self, len: u64) -> bool {
-        self.records_end() + len <= self.capacity
+    /// Whether it holds no record.
+    fn is_blank(&self) -> bool {
+        self.end == FILE_HEADER_BYTES
+    }
+
+    /// Whether its name still leads to it.
+    fn has_name(&self, storage: &dyn Storage) -> bool {
+        storage.identity(&self.path).is_ok_and(|found| found == self.identity)
     }
 }
 
@@ -62,7 +78,7 @@ impl Writer {
         options: &JournalOptions,
         catalog: Arc<Catalog>,
         next_number: u32,
-        last_end: Option<(u32, u32)>,
+        last: Option<Previous>,
     ) -> Self {
         Self {
             storage,
@@ -72,7 +88,7 @@ impl Writer {
             retry_interval: options.timing.retry_interval,
             catalog,
             current: None,
-            last_end,
+            last,
             next_number,
             no_room: None,
             last_bytes: 0,
@@ -89,24 +105,29 @@ impl Writer {
         let Some(current) = &mut self.current else { return Err(no_file()) };
         current.clear_torn(sync)?;
 
-        let start = current.records_end();
+        let start = current.end;
         let published = &mut self.published;
         published.clear();
         format::seal_records(records, current.header.seal(), start, |content| {
             note_published(published, content);
         });
-        let room = current.capacity - start - len;
+        let room = current.limit - start - len;
         records.extend_from_slice(&TERMINATOR[..room.min(TERMINATOR.len() as u64) as usize]);
-        if let Err(error) = current.put(records) {
-            current.torn_bytes = start + records.len() as u64 - current.end;
-            // Now, if possible: a crash must not bring back what was refused.
-            return Err(match current.clear_torn(sync) {
-                Err(failed_sync @ JournalError::Sync(_)) => failed_sync,
-                _ => JournalError::Write(Arc::new(error)),
-            });
+        let mut outcome =
+            current.file.write_all_at(records, start).map_err(|error| JournalError::Write(Arc::new(error)));
+        if sync && outcome.is_ok() {
+            outcome = current.file.sync_data().map_err(|error| JournalError::Sync(Arc::new(error)));
         }
-        if sync {
-            current.file.sync_data().map_err(|error| JournalError::Sync(Arc::new(error)))?;
+        if let Err(cause) = outcome {
+            current.torn_bytes = records.len() as u64;
+            return Err(current.take_back(cause, sync));
+        }
+        if sync && !current.has_name(&*self.storage) {
+            // Should it come back, these records must not.
+            current.torn_bytes = records.len() as u64;
+            current.is_adrift = true;
+            let cause = adrift(&*self.storage, &current.path);
+            return Err(current.take_back(cause, sync));
         }
         current.end = start + len;
         self.catalog.written(format::lsn(current.header.number, current.end), &self.published);
@@ -125,100 +146,212 @@ impl Writer {
     /// Syncs what was written, whatever the level.
     pub(super) fn sync(&mut self) -> Result<(), JournalError> {
         let Some(current) = &self.current else { return Ok(()) };
-        current
-            .file
-            .sync_data()
-            .and_then(|()| self.storage.sync_dir(&self.dir))
-            .map_err(|error| JournalError::Sync(Arc::new(error)))
+        current.file.sync_data().map_err(|error| JournalError::Sync(Arc::new(error)))?;
+        self.storage.sync_dir(&self.dir).map_err(not_synced)
     }
 
-    /// Goes on to another file if `len` more bytes do not fit in this one.
-    fn secure_room(&mut self, len: u64) -> Result<(), JournalError> {
-        if self.current.as_ref().is_some_and(|current| current.fits(len)) {
-            return Ok(());
+    /// Finds out whether the file still has its name. If it has not, writing goes on in another one, or fails until the data
+    /// directory is where it was.
+    pub(super) fn check(&mut self) -> Result<(), JournalError> {
+        if let Some(current) = &mut self.current {
+            current.is_adrift = !current.has_name(&*self.storage);
         }
-        self.rotate(len).map_err(JournalError::Write)
+        self.storage.check_home().map_err(|error| JournalError::Write(Arc::new(error)))?;
+        match &self.current {
+            Some(current) if current.is_adrift => self.secure_room(self.last_bytes),
+            _ => Ok(()),
+        }
     }
 
-    fn rotate(&mut self, len: u64) -> Result<(), Arc<io::Error>> {
+    /// Writing goes on in a file of the smallest size, and the spares go.
+    pub(super) fn shrink(&mut self) -> Result<(), JournalError> {
+        self.catalog.remove_spares();
+        let least = sizing::least(self.file_bytes);
+        match &self.current {
+            Some(current) if current.is_blank() && u64::from(current.header.capacity) <= least => Ok(()),
+            _ => self.rotate(0, least),
+        }
+    }
+
+    /// Goes on to another file if `len` more bytes do not fit in this one, or it has no name any more.
+    fn secure_room(&mut self, len: u64) -> Result<(), JournalError> {
+        let mut size = self.file_bytes;
+        if let Some(current) = &mut self.current {
+            if current.is_adrift && current.has_name(&*self.storage) {
+                current.is_adrift = false;
+            }
+            if !current.is_adrift && current.fits(len) {
+                return Ok(());
+            }
+            if current.made_at.elapsed() >= SLOWLY {
+                size = size.min(u64::from(current.header.capacity).max(sizing::least(size)));
+            }
+        }
+        self.rotate(len, size)
+    }
+
+    fn rotate(&mut self, len: u64, size: u64) -> Result<(), JournalError> {
         if let Some((until, error)) = &self.no_room
             && Instant::now() < *until
         {
-            return Err(Arc::clone(error));
+            return Err(JournalError::Write(Arc::clone(error)));
         }
-        let next = self.remove_blank().and_then(|()| self.next_file(len)).map_err(|error| {
-            let error = Arc::new(error);
-            self.no_room = Some((Instant::now() + self.retry_interval, Arc::clone(&error)));
-            error
-        })?;
+        let next = match self.remove_blank().map_err(not_made).and_then(|()| self.next_file(len, size)) {
+            Err(JournalError::Write(error)) => {
+                self.no_room = Some((Instant::now() + self.retry_interval, Arc::clone(&error)));
+                return Err(JournalError::Write(error));
+            }
+            next => next?,
+        };
         self.no_room = None;
-        if let Some(before) = &self.current {
-            self.last_end = Some((before.header.number, before.end as u32));
+        if let Some(before) = self.current.as_ref().filter(|before| before.is_adrift) {
+            self.catalog.set_lost(before.header.number);
         }
-        let header = FileHeader { previous: self.last_end, ..next.header };
-        self.catalog.started(header.number, next.capacity);
-        self.next_number = header.number.saturating_add(1);
-        self.current = Some(Current { header, ..next });
+        self.catalog.started(next.header.number, u64::from(next.header.capacity), next.identity);
+        self.next_number = next.header.number.saturating_add(1);
+        self.current = Some(next);
         Ok(())
     }
 
-    /// A file that was made, could not be written to, and is now too small, makes way for another.
+    /// A file that was made, holds no record, and is now too small, makes way for another.
     fn remove_blank(&mut self) -> io::Result<()> {
-        if let Some(blank) = self.current.take_if(|current| current.end == 0) {
+        // Else its name may be that of another file.
+        let goes = |current: &mut Current| current.is_blank() && !current.is_adrift;
+        if let Some(blank) = self.current.take_if(goes) {
             self.next_number = blank.header.number;
             self.catalog.removed_newest(blank.header.number);
-            self.storage.remove(&self.dir.join(catalog::file_name(blank.header.number)))?;
+            match self.storage.remove(&blank.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }
 
-    /// A recycled file if it is large enough, else a new one with its room secured.
-    fn next_file(&mut self, len: u64) -> io::Result<Current> {
+    /// A file with room for `len` bytes of records, of the size `size` or, if there is no room for that, a smaller one.
+    fn next_file(&mut self, len: u64, size: u64) -> Result<Current, JournalError> {
         let number = self.next_number;
         if number == u32::MAX {
-            return Err(io::Error::other("journal file numbers are used up"));
+            return Err(not_made(io::Error::other("journal file numbers are used up")));
         }
-        let path = self.dir.join(catalog::file_name(number));
-        let capacity = self.file_bytes.max(FILE_HEADER_BYTES + len);
-        let spare = if capacity == self.file_bytes { self.catalog.take_spare() } else { None };
-        let file = match spare {
-            Some(spare) => {
-                let from = self.dir.join(&spare);
-                if let Err(error) = self.storage.rename(&from, &path) {
-                    self.catalog.return_spare(spare);
-                    return Err(error);
-                }
-                self.storage.open(&path)?
+        if let Some(before) = &self.current {
+            let FileHeader { number, stamp, .. } = before.header;
+            self.last = Some(Previous { number, end: before.end as u32, stamp });
+        }
+        let needed = FILE_HEADER_BYTES + len + HEADER_COPY_BYTES as u64;
+        let mut refused = None;
+        for capacity in sizing::attempts(size, needed) {
+            match self.make_file(number, capacity) {
+                Err(JournalError::Write(error)) if is_full(&error) => refused = Some(error),
+                made => return made,
             }
-            None => self.make_file(&path, capacity)?,
-        };
-        if self.sync {
-            // The name must be as durable as what will be written under it.
-            self.storage.sync_dir(&self.dir)?;
+            // They are of no use where files have to be smaller.
+            if self.catalog.remove_spares() {
+                return self.next_file(len, size);
+            }
         }
-        let header = FileHeader { number, stamp: seal::new_stamp(), previous: None };
-        Ok(Current { file, header, end: 0, capacity, torn_bytes: 0 })
+        Err(JournalError::Write(refused.unwrap_or_else(|| Arc::new(io::ErrorKind::StorageFull.into()))))
     }
 
-    fn make_file(&self, path: &std::path::Path, capacity: u64) -> io::Result<Arc<dyn StorageFile>> {
+    /// A file of exactly this size: a spare if there is one, else a new one.
+    fn make_file(&self, number: u32, capacity: u64) -> Result<Current, JournalError> {
+        let header =
+            FileHeader { number, stamp: seal::new_stamp(), previous: self.last, capacity: capacity as u32 };
+        while capacity == self.file_bytes
+            && let Some(spare) = self.catalog.take_spare()
+        {
+            let from = self.dir.join(&spare);
+            match self.storage.open(&from) {
+                Ok(file) => {
+                    if self.sync {
+                        // Or the header could be found under the name from which the file was retired.
+                        self.storage.sync_dir(&self.dir).map_err(not_synced)?;
+                    }
+                    return self.begin(file, &from, header);
+                }
+                // Somebody has removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    self.catalog.return_spare(spare);
+                    return Err(not_made(error));
+                }
+            }
+        }
+        let from = self.dir.join(self.catalog.new_spare_name());
+        let file = self.create(&from, capacity).map_err(not_made)?;
+        self.begin(file, &from, header)
+    }
+
+    /// A new file with its room secured, if there is some for other files after that.
+    fn create(&self, path: &Path, capacity: u64) -> io::Result<Arc<dyn StorageFile>> {
+        if !sizing::fits(capacity, self.storage.space(&self.dir)) {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
         match self.storage.create(path, capacity) {
-            // Left by an attempt that failed after the file was made. Nothing was written to it.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.storage.remove(path)?;
+            // Somebody has removed the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.storage.create_dir_all(&self.dir)?;
+                if let Some(above) = self.dir.parent() {
+                    self.storage.sync_dir(above)?;
+                }
                 self.storage.create(path, capacity)
             }
             made => made,
         }
     }
+
+    /// Begins the life of a file: its header is there before its name, so a journal file without a header is damaged.
+    fn begin(
+        &self,
+        file: Arc<dyn StorageFile>,
+        from: &Path,
+        header: FileHeader,
+    ) -> Result<Current, JournalError> {
+        let path = self.dir.join(catalog::file_name(header.number));
+        let identity = self.write_header(&*file, &header).and_then(|identity| {
+            self.storage.rename(from, &path)?;
+            Ok(identity)
+        });
+        let identity = identity.map_err(|error| {
+            // Whatever became of it: what it holds now is no spare. If it cannot be removed, a start looks at it.
+            let _ = self.storage.remove(from);
+            not_made(error)
+        })?;
+        if self.sync {
+            // The name must be as durable as what will be written under it.
+            self.storage.sync_dir(&self.dir).map_err(not_synced)?;
+        }
+        let limit = u64::from(header.capacity) - HEADER_COPY_BYTES as u64;
+        Ok(Current {
+            file,
+            path,
+            identity,
+            is_adrift: false,
+            made_at: Instant::now(),
+            header,
+            end: FILE_HEADER_BYTES,
+            limit,
+            torn_bytes: 0,
+        })
+    }
+
+    fn write_header(&self, file: &dyn StorageFile, header: &FileHeader) -> io::Result<Identity> {
+        file.write_all_at(&header.encode_copy(), u64::from(header.capacity) - HEADER_COPY_BYTES as u64)?;
+        file.write_all_vectored_at(&[&header.encode(), &TERMINATOR], 0)?;
+        if self.sync {
+            file.sync_data()?;
+        }
+        file.identity()
+    }
 }
 
 impl Current {
-    /// Writes the bytes behind the last record, and before them the header if it is not there yet.
-    fn put(&self, bytes: &[u8]) -> io::Result<()> {
-        if self.end > 0 {
-            self.file.write_all_at(bytes, self.end)
-        } else {
-            self.file.write_all_vectored_at(&[&self.header.encode(), bytes], 0)
+    /// Right after a failure, since a crash must not bring back what is refused. If this fails as well, it may.
+    fn take_back(&mut self, cause: JournalError, sync: bool) -> JournalError {
+        match self.clear_torn(sync) {
+            Ok(()) => cause,
+            Err(failed_sync @ JournalError::Sync(_)) => JournalError::InDoubt(Arc::new(failed_sync)),
+            Err(_) => JournalError::InDoubt(Arc::new(cause)),
         }
     }
 
@@ -242,6 +375,26 @@ impl Current {
         self.torn_bytes = 0;
         Ok(())
     }
+}
+
+fn not_made(error: io::Error) -> JournalError {
+    JournalError::Write(Arc::new(error))
+}
+
+fn not_synced(error: SyncError) -> JournalError {
+    match error {
+        SyncError::Failed(error) => JournalError::Sync(Arc::new(error)),
+        SyncError::NotOpened(error) => JournalError::Write(Arc::new(error)),
+    }
+}
+
+/// Why what was written to this file is found by no start.
+fn adrift(storage: &dyn Storage, path: &Path) -> JournalError {
+    let error = storage.check_home().err().unwrap_or_else(|| {
+        let path = path.display();
+        io::Error::other(format!("journal file {path} was removed or replaced; nsqd goes on in another"))
+    });
+    JournalError::Write(Arc::new(error))
 }
 
 /// Not reachable once room is secured.

@@ -1,22 +1,26 @@
 //! One segment file, and how a block is read from it.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
 
-use super::NewBlock;
+use super::{BlockIndex, NewBlock};
 use crate::storage::{
-    Storage, StorageFile,
+    Identity, Storage, StorageFile,
     block::{self, BLOCK_HEADER_BYTES, BlockHeader},
     seal::{self, Seal},
 };
 
 /// Where the first block starts: behind two copies of the header.
-pub(super) const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
+pub const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
 const HEADER_COPY_BYTES: usize = 32;
 const MAGIC: [u8; 8] = *b"nsqrsSEG";
 const FORMAT_VERSION: u32 = 1;
@@ -34,6 +38,13 @@ pub struct BlockRef {
     /// Where the frames start.
     offset: u64,
     file: Arc<SegmentFile>,
+}
+
+/// Names a block among those of all topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockKey {
+    file_id: u64,
+    offset: u64,
 }
 
 /// A block's messages.
@@ -83,7 +94,37 @@ impl BlockRef {
             .then(|| block::frame_offsets(&frames, self.count))
             .flatten()
             .map(|offsets| LoadedBlock { first_sequence: self.first_sequence, frames, offsets })
-            .ok_or_else(|| ReadError::Damaged { path: self.file.path.clone(), offset: self.offset })
+            .ok_or_else(|| self.damaged())
+    }
+
+    /// Reads some of its frames, given by number in ascending order, and checks them by the block's index. Each is
+    /// passed to `take` with its number.
+    pub fn read_frames(
+        &self,
+        index: &BlockIndex,
+        wanted: &[u32],
+        mut take: impl FnMut(u32, &[u8]),
+    ) -> Result<(), ReadError> {
+        let io = |error| ReadError::Io { path: self.file.path.clone(), error };
+        let handle = self.file.handle().map_err(io)?;
+        let mut buf = Vec::new();
+        for span in index.spans(wanted) {
+            buf.resize(span.bytes as usize, 0);
+            let filled = handle.read_at(&mut buf, self.offset + u64::from(span.start)).map_err(io)?;
+            if !index.take(&span, &buf[..filled], wanted, &mut take) {
+                return Err(self.damaged());
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self) -> ReadError {
+        ReadError::Damaged { path: self.file.path.clone(), offset: self.offset }
+    }
+
+    /// Its name in memory.
+    pub fn key(&self) -> BlockKey {
+        BlockKey { file_id: self.file.id, offset: self.offset }
     }
 
     /// One more than the sequence number of its last message.
@@ -117,6 +158,11 @@ impl LoadedBlock {
         let (start, end) = (*self.offsets.get(index)?, *self.offsets.get(index + 1)?);
         self.frames.get(start as usize..end as usize)
     }
+
+    /// What is needed to read some of its frames again.
+    pub fn index(&self) -> BlockIndex {
+        BlockIndex::new(&self.frames, &self.offsets)
+    }
 }
 
 /// A segment file; open only while somebody needs it, since there may be one per topic.
@@ -124,8 +170,20 @@ pub(super) struct SegmentFile {
     storage: Arc<dyn Storage>,
     path: PathBuf,
     number: u64,
+    /// Unique in this process: topics count their files alike.
+    id: u64,
+    /// For the header of a file that is made; a file that was opened is not appended to.
     stamp: u64,
+    seal: Seal,
+    /// Which file has the name, as long as nobody has replaced it.
+    identity: Identity,
     handle: Mutex<Option<Arc<dyn StorageFile>>>,
+}
+
+/// A file that was opened, and what is wrong with its header: offset and length.
+pub(super) struct OpenedFile {
+    pub file: SegmentFile,
+    pub damaged: Option<(u64, u64)>,
 }
 
 impl SegmentFile {
@@ -140,28 +198,47 @@ impl SegmentFile {
             }
             made => made?,
         };
-        Ok(Self {
-            storage: Arc::clone(storage),
-            path,
-            number,
-            stamp: seal::new_stamp(),
-            handle: Mutex::new(Some(handle)),
-        })
+        let stamp = seal::new_stamp();
+        let seal = Seal::new(stamp, number);
+        let identity = handle.identity()?;
+        let handle = Mutex::new(Some(handle));
+        Ok(Self { storage: Arc::clone(storage), path, number, id: next_id(), stamp, seal, identity, handle })
     }
 
-    /// Opens a file and reads its header. `None` if that is not possible.
-    pub(super) fn open(storage: &Arc<dyn Storage>, dir: &Path, number: u64) -> io::Result<Option<Self>> {
+    /// Opens a file. If its header is lost, its blocks tell what is needed to read them. `None` if there are none.
+    pub(super) fn open(
+        storage: &Arc<dyn Storage>,
+        dir: &Path,
+        number: u64,
+    ) -> io::Result<Option<OpenedFile>> {
         let path = dir.join(file_name(number));
         let handle = storage.open(&path)?;
-        let mut header = [0; FILE_HEADER_BYTES as usize];
-        let filled = handle.read_at(&mut header, 0)?;
-        let stamp = decode_header(&header[..filled], number)?;
-        Ok(stamp.map(|stamp| Self {
-            storage: Arc::clone(storage),
-            path,
-            number,
-            stamp,
-            handle: Mutex::new(Some(handle)),
+        let mut bytes = [0; FILE_HEADER_BYTES as usize];
+        let filled = handle.read_at(&mut bytes, 0)?;
+        let (first_bytes, second_bytes) = bytes.split_at(HEADER_COPY_BYTES);
+        let copies = match filled == bytes.len() {
+            true => [decode_copy(first_bytes)?, decode_copy(second_bytes)?],
+            false => [None, None],
+        };
+        let copy_bytes = HEADER_COPY_BYTES as u64;
+        let damaged = match copies {
+            // Else the name is that of another file.
+            [Some(header), Some(_)] if first_bytes == second_bytes && header.number == number => None,
+            [Some(_), None] => Some((copy_bytes, copy_bytes)),
+            [None, Some(_)] => Some((0, copy_bytes)),
+            _ => Some((0, FILE_HEADER_BYTES)),
+        };
+        let [first, second] = copies;
+        let seal = match first.or(second) {
+            Some(header) => Some(Seal::new(header.stamp, header.number)),
+            None => find_seal(&*handle, [first_bytes, second_bytes].map(|copy| hint(copy, number)))?,
+        };
+        let identity = handle.identity()?;
+        Ok(seal.map(|seal| {
+            let handle = Mutex::new(Some(handle));
+            let storage = Arc::clone(storage);
+            let file = Self { storage, path, number, id: next_id(), stamp: 0, seal, identity, handle };
+            OpenedFile { file, damaged }
         }))
     }
 
@@ -173,8 +250,13 @@ impl SegmentFile {
         &self.path
     }
 
+    /// Whether its name still leads to it.
+    pub(super) fn has_name(&self) -> bool {
+        self.storage.identity(&self.path).is_ok_and(|found| found == self.identity)
+    }
+
     pub(super) fn seal(&self) -> Seal {
-        Seal::new(self.stamp, self.number)
+        self.seal
     }
 
     pub(super) fn handle(&self) -> io::Result<Arc<dyn StorageFile>> {
@@ -247,6 +329,11 @@ impl std::fmt::Debug for SegmentFile {
     }
 }
 
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed)
+}
+
 /// The name of a segment file.
 pub(super) fn file_name(number: u64) -> String {
     format!("{number:020}.segment")
@@ -271,23 +358,86 @@ fn encode_header(number: u64, stamp: u64) -> [u8; FILE_HEADER_BYTES as usize] {
     both
 }
 
-/// The stamp, from whichever copy of the header is whole.
-fn decode_header(bytes: &[u8], number: u64) -> io::Result<Option<u64>> {
-    let u32_at =
-        |copy: &[u8], at: usize| u32::from_le_bytes([copy[at], copy[at + 1], copy[at + 2], copy[at + 3]]);
-    let u64_at = |copy: &[u8], at: usize| u64::from(u32_at(copy, at)) | u64::from(u32_at(copy, at + 4)) << 32;
-    for copy in bytes.chunks_exact(HEADER_COPY_BYTES) {
-        if copy[..8] != MAGIC || u32_at(copy, 28) != crc32c::crc32c(&copy[..28]) {
-            continue;
-        }
-        if u32_at(copy, 8) > FORMAT_VERSION {
-            let version = u32_at(copy, 8);
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("segment has format version {version}, newer than this program knows"),
-            ));
-        }
-        return Ok((u64_at(copy, 12) == number).then(|| u64_at(copy, 20)));
+/// What a header says.
+#[derive(Clone, Copy)]
+struct FileHeader {
+    number: u64,
+    stamp: u64,
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// The seal that a damaged copy of the header would give, should the stamp not be what is damaged.
+fn hint(copy: &[u8], number: u64) -> Seal {
+    Seal::new(u64_at(copy, 20), number)
+}
+
+/// Reads one copy of the header. `None` if it is damaged.
+fn decode_copy(copy: &[u8]) -> io::Result<Option<FileHeader>> {
+    let u32_at = |at: usize| u32::from_le_bytes([copy[at], copy[at + 1], copy[at + 2], copy[at + 3]]);
+    if copy[..8] != MAGIC || u32_at(28) != crc32c::crc32c(&copy[..28]) {
+        return Ok(None);
     }
-    Ok(None)
+    let version = u32_at(8);
+    if version > FORMAT_VERSION {
+        let text = format!(
+            "segment has format version {version}, newer than this program knows; start the nsqd that wrote it"
+        );
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    Ok(Some(FileHeader { number: u64_at(copy, 12), stamp: u64_at(copy, 20) }))
+}
+
+/// The seal of the blocks of a file that has lost its header: that of most of the bytes of whole blocks, since a
+/// message may hold what looks like a block. A block alone is not believed, as its own header may be damaged, unless
+/// what is left of the file's header says the same.
+fn find_seal(handle: &dyn StorageFile, hints: [Seal; 2]) -> io::Result<Option<Seal>> {
+    const STEP: usize = 1 << 20;
+    let len = handle.len()?;
+    // Blocks, and their bytes.
+    let mut found: BTreeMap<Seal, (u64, u64)> = BTreeMap::new();
+    let mut buf = vec![0; STEP];
+    let mut from = 0;
+    while from < len {
+        let filled = handle.read_at(&mut buf, from)?;
+        if filled < BLOCK_HEADER_BYTES {
+            break;
+        }
+        // The last bytes of this piece come again with the next.
+        let mut next = from + (filled + 1 - BLOCK_HEADER_BYTES) as u64;
+        for at in memchr::memmem::find_iter(&buf[..filled], &block::MAGIC_BYTES) {
+            let place = from + at as u64;
+            if let Some((seal, end)) = whole_block(handle, &buf[at..filled], place, len)? {
+                let (blocks, bytes) = found.entry(seal).or_default();
+                (*blocks, *bytes) = (*blocks + 1, *bytes + end - place);
+                next = end;
+                break;
+            }
+        }
+        from = next;
+    }
+    found.retain(|seal, (blocks, _)| *blocks > 1 || hints.contains(seal));
+    Ok(found.into_iter().max_by_key(|&(_, (_, bytes))| bytes).map(|(seal, _)| seal))
+}
+
+/// The seal and the end of a block at `at`, if its frames are what its header says; `bytes` begin there.
+fn whole_block(handle: &dyn StorageFile, bytes: &[u8], at: u64, len: u64) -> io::Result<Option<(Seal, u64)>> {
+    let Some((header, seal)) = bytes.first_chunk().and_then(|bytes| BlockHeader::guess(bytes, at)) else {
+        return Ok(None);
+    };
+    let start = at + BLOCK_HEADER_BYTES as u64;
+    let end = start + u64::from(header.length);
+    if end > len {
+        return Ok(None);
+    }
+    let mut frames = vec![0; header.length as usize];
+    let filled = handle.read_at(&mut frames, start)?;
+    let is_whole = filled == frames.len()
+        && crc32c::crc32c(&frames) == header.checksum
+        && block::frame_offsets(&frames, header.count).is_some();
+    Ok(is_whole.then_some((seal, end)))
 }

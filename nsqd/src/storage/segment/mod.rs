@@ -2,6 +2,7 @@
 //!
 //! - [`SegmentStore`] here: append blocks, release files;
 //! - `file`: one file, open on demand; a [`BlockRef`] reads through it without the store;
+//! - [`index`]: pure; reading a few frames of a block without the others;
 //! - `reader`: what a start finds.
 //!
 //! Messages that must be kept when their segment should go (survivors) are appended again, so
@@ -9,15 +10,26 @@
 //! after a crash the same messages may stand in two blocks.
 
 mod file;
+pub mod index;
 mod reader;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
-use self::file::{FILE_HEADER_BYTES, SegmentFile};
+pub use self::file::FILE_HEADER_BYTES;
+use self::file::SegmentFile;
 pub use self::{
-    file::{BlockRef, LoadedBlock, ReadError},
+    file::{BlockKey, BlockRef, LoadedBlock, ReadError},
+    index::BlockIndex,
     reader::{SegmentDamage, SegmentReport},
 };
 use super::{
@@ -68,6 +80,8 @@ pub struct SegmentStore {
     /// The directory is known to exist.
     dir_exists: bool,
     names_unsynced: bool,
+    /// See [`SegmentStore::bytes_gauge`].
+    bytes: Arc<AtomicU64>,
 }
 
 struct FileState {
@@ -76,16 +90,9 @@ struct FileState {
 }
 
 impl SegmentStore {
-    /// Finds the topic's segments in `dir` (which need not exist), reading block headers only.
-    ///
-    /// Returns the blocks in the order in which they were written. A torn tail is cut, damage is skipped and
-    /// reported. New blocks go to a new file.
-    pub fn open(
-        storage: Arc<dyn Storage>,
-        dir: impl Into<PathBuf>,
-        max_file_bytes: u64,
-    ) -> io::Result<(Self, Vec<BlockRef>, SegmentReport)> {
-        let mut store = Self {
+    /// The store of a topic that has no segments yet. Touches no disk.
+    pub fn new(storage: Arc<dyn Storage>, dir: impl Into<PathBuf>, max_file_bytes: u64) -> Self {
+        Self {
             storage,
             dir: dir.into(),
             max_file_bytes,
@@ -95,7 +102,20 @@ impl SegmentStore {
             unsynced: Vec::new(),
             dir_exists: false,
             names_unsynced: false,
-        };
+            bytes: Arc::default(),
+        }
+    }
+
+    /// Finds the topic's segments in `dir` (which need not exist), reading block headers only.
+    ///
+    /// Returns the blocks in the order in which they were written. A torn tail is cut, damage is skipped and
+    /// reported. New blocks go to a new file.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        dir: impl Into<PathBuf>,
+        max_file_bytes: u64,
+    ) -> io::Result<(Self, Vec<BlockRef>, SegmentReport)> {
+        let mut store = Self::new(storage, dir, max_file_bytes);
         let names = match store.storage.list(&store.dir) {
             Ok(names) => names,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -121,6 +141,7 @@ impl SegmentStore {
                 None => reader::put_away(&*store.storage, file.path(), bytes, &mut found.report)?,
             }
         }
+        store.bytes.store(store.files().map(|info| info.bytes).sum(), Relaxed);
         Ok((store, found.blocks, found.report))
     }
 
@@ -143,12 +164,18 @@ impl SegmentStore {
         let len = blocks.iter().map(|block| (BLOCK_HEADER_BYTES + block.frames.len()) as u64).sum();
         let (file, end) = self.file_for(len)?;
         match file.append(end, blocks, &headers) {
+            Ok(_) if !file.has_name() => {
+                // What lies there is found by nobody.
+                self.writing = None;
+                Err(io::Error::other(format!("{} was removed or replaced", file.path().display())))
+            }
             Ok(refs) => {
                 for block in &refs {
                     note_block(&mut self.files, block);
                 }
                 if let Some(state) = self.files.get_mut(&file.number()) {
-                    state.info.bytes = end.max(FILE_HEADER_BYTES) + len;
+                    let before = std::mem::replace(&mut state.info.bytes, end.max(FILE_HEADER_BYTES) + len);
+                    self.bytes.fetch_add(state.info.bytes - before, Relaxed);
                 }
                 if !self.unsynced.iter().any(|unsynced| unsynced.number() == file.number()) {
                     self.unsynced.push(file);
@@ -193,6 +220,16 @@ impl SegmentStore {
         self.writing = None;
     }
 
+    /// The same, if this is the file that grows.
+    pub fn close_file_if_writing(&mut self, number: u64) {
+        self.writing.take_if(|writing| *writing == number);
+    }
+
+    /// A file is followed by a new one when it would become larger.
+    pub fn max_file_bytes(&self) -> u64 {
+        self.max_file_bytes
+    }
+
     /// The number of the next new file.
     pub fn next_number(&self) -> u64 {
         self.next_number
@@ -217,10 +254,22 @@ impl SegmentStore {
             _ => {}
         }
         let bytes = state.info.bytes;
-        self.files.remove(&number);
+        self.file_is_gone(number, true);
+        Ok(bytes)
+    }
+
+    /// The files that somebody has removed or replaced.
+    pub fn gone(&self) -> Vec<SegmentFileInfo> {
+        self.files.values().filter(|state| !state.file.has_name()).map(|state| state.info).collect()
+    }
+
+    /// Nothing is to be written to a file any more, and whatever has its name is not ours. If `done`, nothing in it is needed.
+    pub fn file_is_gone(&mut self, number: u64, done: bool) {
+        if done && let Some(state) = self.files.remove(&number) {
+            self.bytes.fetch_sub(state.info.bytes, Relaxed);
+        }
         self.unsynced.retain(|file| file.number() != number);
         self.writing.take_if(|writing| *writing == number);
-        Ok(bytes)
     }
 
     /// Removes all files and the directory. The store can be used again.
@@ -233,12 +282,18 @@ impl SegmentStore {
         self.unsynced.clear();
         self.writing = None;
         self.dir_exists = false;
+        self.bytes.store(0, Relaxed);
         Ok(())
     }
 
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
-        self.files().map(|info| info.bytes).sum()
+        self.bytes.load(Relaxed)
+    }
+
+    /// Bytes on disk, for whoever does not want to wait for what the store is doing.
+    pub fn bytes_gauge(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes)
     }
 
     /// Closes files that nobody reads or writes just now. They are opened again when needed.
@@ -260,7 +315,19 @@ impl SegmentStore {
             self.dir_exists = true;
         }
         let number = self.next_number;
-        let file = Arc::new(SegmentFile::create(&self.storage, &self.dir, number)?);
+        let create = || SegmentFile::create(&self.storage, &self.dir, number);
+        let file = match create() {
+            // Somebody has removed the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.storage.create_dir_all(&self.dir)?;
+                for above in self.dir.ancestors().skip(1).take(2) {
+                    self.storage.sync_dir(above)?;
+                }
+                create()?
+            }
+            created => created?,
+        };
+        let file = Arc::new(file);
         self.next_number += 1;
         self.writing = Some(number);
         self.names_unsynced = true;
@@ -279,6 +346,11 @@ impl SegmentStore {
             let _ = self.storage.remove(file.path());
         }
     }
+}
+
+/// The number of a segment file.
+pub fn file_number_of(path: &std::path::Path) -> Option<u64> {
+    file::file_number(path.file_name()?.to_str()?)
 }
 
 impl std::fmt::Debug for SegmentStore {
