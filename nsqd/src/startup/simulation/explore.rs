@@ -20,8 +20,8 @@ use crate::storage::faulty::disk::{Change, Disk, SECTOR_BYTES};
 /// Shrinking a failure takes at most so long.
 const SHRINK_TIME: Duration = Duration::from_secs(60);
 
-/// Runs workloads until so many crash points were looked at (`NSQ_SIMULATION_PERCENT` of them for every hundred),
-/// from `NSQ_SIMULATION_SEED` on.
+/// Runs workloads, from `NSQ_SIMULATION_SEED` on, until `points` crash points were explored; `NSQ_SIMULATION_PERCENT` scales
+/// that number.
 pub fn explore(contract: Contract, points: u64) {
     let percent = number("NSQ_SIMULATION_PERCENT").unwrap_or(100);
     let seed = number("NSQ_SIMULATION_SEED");
