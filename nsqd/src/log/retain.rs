@@ -19,7 +19,7 @@ pub struct Keeper {
     writing: Option<(u64, i64)>,
     /// A file's number, end and newest timestamp: the oldest file is asked for again and again.
     newest: Option<(u64, u64, i64)>,
-    /// The oldest message that is kept, if it is on disk, and its time.
+    /// A message on disk, and its time: the oldest that is kept, or one before it that has just gone.
     oldest: Option<(u64, i64)>,
 }
 
@@ -40,7 +40,11 @@ impl TopicLog {
     /// Sets the limits; returns where what is kept begins, `u64::MAX` for nowhere. What is needed now is kept when it
     /// is finished later, and so is all that is published from now on.
     pub fn set_retention(&self, retention: Retention) -> u64 {
-        self.keeper.lock().retention = retention;
+        {
+            let mut keeper = self.keeper.lock();
+            keeper.retention = retention;
+            keeper.oldest = keeper.oldest.filter(|_| !retention.is_off());
+        }
         let floor = self.holders.floor();
         let mut tail = self.tail.lock();
         let history = &mut tail.history;
@@ -168,6 +172,7 @@ impl TopicLog {
             return;
         };
         let mut keeper = self.keeper.lock();
+        keeper.oldest.get_or_insert((chunk.first_sequence(), oldest));
         let written = segments.writing();
         let since =
             written.as_ref().and_then(|file| keeper.writing.filter(|(number, _)| *number == file.number));
@@ -196,7 +201,9 @@ impl TopicLog {
         }
         let (message_count, bytes) = tail.retained();
         let oldest = tail.oldest_retained();
-        let on_disk = known.filter(|(sequence, _)| *sequence == oldest).map(|(_, at)| at);
+        // Old files go a moment before the new oldest message is looked at: until then, the time of one before it is
+        // told.
+        let on_disk = known.filter(|(sequence, _)| *sequence <= oldest).map(|(_, at)| at);
         let oldest_ns = tail.timestamp_in_memory(oldest).or(on_disk).filter(|_| message_count > 0);
         Some(Retained { message_count, bytes, oldest_ns, oldest_sequence: oldest })
     }
