@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use nsq::ConfigError;
+use nsq_protocol::printable;
 use serde_json::json;
 
 /// The exit codes. They are part of the interface: a meaning never changes.
@@ -82,9 +83,9 @@ impl Failure {
 
     /// The lines for stderr.
     pub fn text(&self) -> String {
-        let mut text = format!("nsq: {}\n", self.message);
+        let mut text = format!("nsq: {}\n", printable(&self.message));
         for line in self.hint.iter().flat_map(|hint| hint.lines()) {
-            text += &format!("  {line}\n");
+            text += &format!("  {}\n", printable(line));
         }
         text
     }
@@ -110,6 +111,8 @@ mod tests {
     fn a_failure_says_what_to_do() {
         let failure = Failure::new(ExitStatus::NotFound, "topic a: not found").hint("look\nthere");
         assert_eq!(failure.text(), "nsq: topic a: not found\n  look\n  there\n");
+        let answered = Failure::failed("E_BAD_TOPIC \x1b[2J\nnsq: fine");
+        assert_eq!(answered.text(), "nsq: E_BAD_TOPIC \\u{1b}[2J\\nnsq: fine\n");
         let json: serde_json::Value = serde_json::from_str(&failure.json()).unwrap();
         assert_eq!(json["error"]["code"], 4);
         assert_eq!(json["error"]["hint"], "look\nthere");

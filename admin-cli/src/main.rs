@@ -45,6 +45,8 @@ use targets::Targets;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A load test has thousands of connections. If that fails, some connections fail and say why.
+    let _ = nsq_daemon::open_files::raise();
     let output = Output::new(cli.json);
     run(cli, output).unwrap_or_else(|failure| {
         output.failure(&failure);

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use nsq_protocol::{printable, printable_lines};
 use serde::Serialize;
 
 use crate::cluster::NodeError;
@@ -36,7 +37,13 @@ impl Output {
         self.stdout_is_terminal
     }
 
-    /// Writes to stdout at once.
+    /// Writes lines for people to stdout. Names and errors that others chose may be in them: what could play tricks with
+    /// a terminal is escaped.
+    pub fn text(self, lines: impl AsRef<str>) -> Result<(), Failure> {
+        self.data(printable_lines(lines.as_ref()).as_bytes())
+    }
+
+    /// Writes to stdout at once, as it is.
     pub fn data(self, text: impl AsRef<[u8]>) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()).map_err(not_written)
@@ -77,7 +84,7 @@ impl Output {
 
     /// Something that a script's log should have as well. Nobody is left to tell if stderr is closed.
     pub fn warning(self, text: &str) {
-        let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+        let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
     }
 
     /// Why the command failed.
@@ -97,7 +104,7 @@ impl Output {
                 failure.hint("--yes goes ahead, --dry-run only says what would happen")
             });
         }
-        let _ = io::stderr().write_all(format!("{question} [y/N] ").as_bytes());
+        let _ = io::stderr().write_all(format!("{} [y/N] ", printable(question)).as_bytes());
         let mut answer = String::new();
         match io::stdin().read_line(&mut answer) {
             Ok(_) if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) => Ok(()),

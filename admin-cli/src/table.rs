@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use nsq_protocol::printable;
+
 use crate::report::Rate;
 
 /// What a row has in a column.
@@ -119,7 +121,7 @@ impl Table {
 fn exact(cell: &Cell) -> String {
     match cell {
         Cell::Text(text) if text.is_empty() => "-".to_owned(),
-        Cell::Text(text) => text.clone(),
+        Cell::Text(text) => printable(text).into_owned(),
         Cell::Count(count) => count.to_string(),
         Cell::PerSecond(rate) => format!("{:.1}", rate.0),
         Cell::None => "-".to_owned(),
@@ -163,6 +165,15 @@ mod tests {
     fn people_get_columns() {
         let text = table().aligned();
         assert_eq!(text, "TOPIC   DEPTH  IN/S  FLAGS\na        1.2M   0.2  -\norders      7     -  P\n");
+    }
+
+    #[test]
+    fn names_that_others_chose_play_no_tricks() {
+        let mut table = Table::new(&["NODE", "ZONE"]);
+        table.row(vec!["a\x1b[2J\tb".into(), "x\ny\u{202e}".into()]);
+        let (node, zone) = ("a\\u{1b}[2J\\tb", "x\\ny\\u{202e}");
+        assert_eq!(table.aligned(), format!("{:13}  ZONE\n{node}  {zone}\n", "NODE"));
+        assert_eq!(table.tab_separated(), format!("NODE\tZONE\n{node}\t{zone}\n"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use nsq::is_socket_path;
 use nsq_daemon::go_duration;
+use nsq_protocol::redact::without_user_info;
 
 use crate::security::Security;
 
@@ -100,7 +101,8 @@ fn split(list: &str) -> Vec<String> {
 }
 
 fn with_ports(addresses: Vec<String>, port: u16) -> Vec<String> {
-    addresses.iter().map(|address| with_port(address.trim(), port)).collect()
+    // Nothing is done with a user and password, and errors would show them.
+    addresses.iter().map(|address| with_port(&without_user_info(address.trim()), port)).collect()
 }
 
 fn with_port(address: &str, port: u16) -> String {
@@ -139,6 +141,8 @@ mod tests {
             assert_eq!(with_port(typed, 4161), meant);
         }
         assert_eq!(host_port("::1", 1), "[::1]:1");
+        let typed = list(&["http://user:password@lookup-1:80", " user:password@lookup-1 "]);
+        assert_eq!(with_ports(typed, 4161), ["http://lookup-1:80", "lookup-1:4161"]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use nsq_protocol::redact::{shown_address, split_user_info};
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::ClientConfig;
@@ -255,7 +256,7 @@ const SOCKET_END: &str = ":/";
 /// `https://host:port`, or any of them with a path in front of the daemon's own; or the path of a unix socket, which
 /// becomes `unix:PATH:`.
 pub(crate) fn base_url(address: &str) -> Result<String, ConfigError> {
-    let invalid = |expected| ConfigError::InvalidAddress { address: address.to_owned(), expected };
+    let invalid = |expected| ConfigError::InvalidAddress { address: shown_address(address), expected };
     const EXPECTED: &str =
         "write host:port, http://host:port, https://host:port, or the path of a unix socket";
     if is_socket_path(address) {
@@ -277,7 +278,8 @@ pub(crate) fn base_url(address: &str) -> Result<String, ConfigError> {
     if authority.is_empty() || rest.contains(['?', '#', ' ']) || !has_port(authority) {
         return Err(invalid(EXPECTED));
     }
-    let url = format!("{scheme}://{rest}");
+    // Nothing is done with a user and password, and errors would show them.
+    let (_, url) = split_user_info(&format!("{scheme}://{rest}"));
     match url.parse::<http::Uri>() {
         Ok(_) => Ok(url),
         Err(_) => Err(invalid(EXPECTED)),
@@ -313,6 +315,7 @@ mod tests {
             ("lookup-1:4161/nsq/", "http://lookup-1:4161/nsq"),
             ("http://lookup-1:4161/lookup", "http://lookup-1:4161"),
             ("[::1]:4161", "http://[::1]:4161"),
+            ("http://user:password@lookup-1:4161", "http://lookup-1:4161"),
             ("https://nsqd-1:4152/nsq/", "https://nsqd-1:4152/nsq"),
             ("/run/nsqd.sock", "unix:/run/nsqd.sock:"),
         ] {

@@ -1,18 +1,19 @@
 //! TLS: whom to trust, and who to be. For connections to nsqd and for HTTP.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use nsq_tls::{Authorities, FileError, key, possession, version_1};
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::sign::SingleCertAndKey;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 use crate::config::{Config, TlsVersion};
 use crate::error::ConfigError;
@@ -139,46 +140,28 @@ impl Options {
         let verifier: Arc<dyn ServerCertVerifier> = if self.insecure_skip_verify {
             Arc::new(AnyServer(Arc::clone(&provider)))
         } else {
-            let signed =
-                WebPkiServerVerifier::builder_with_provider(self.roots()?.into(), Arc::clone(&provider))
-                    .build()
-                    .map_err(|error| ConfigError::Tls { reason: error.to_string() })?;
-            let authorities = self.root_ca_file.as_deref().map_or(Ok(Vec::new()), certificates)?;
+            let authorities = Authorities::load(self.root_ca_file.as_deref()).map_err(unusable)?;
+            let roots = Arc::new(authorities.roots.clone());
+            let signed = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider))
+                .build()
+                .map_err(|error| ConfigError::Tls { reason: error.to_string() })?;
             Arc::new(OrAuthority { signed, authorities })
+        };
+        let own = match &self.certificate {
+            None => None,
+            Some((certificate, key)) => {
+                Some(nsq_tls::own_certificate(certificate, key, &provider).map_err(unusable)?)
+            }
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .map_err(refused)?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        match &self.certificate {
-            None => Ok(builder.with_no_client_auth()),
-            Some((certificate, key)) => {
-                let key = PrivateKeyDer::from_pem_slice(&read(key)?)
-                    .map_err(|_| unusable(key, "no private key"))?;
-                builder.with_client_auth_cert(certificates(certificate)?, key).map_err(refused)
-            }
-        }
-    }
-
-    fn roots(&self) -> Result<RootCertStore, ConfigError> {
-        let mut roots = RootCertStore::empty();
-        match &self.root_ca_file {
-            Some(path) => {
-                for certificate in certificates(path)? {
-                    roots.add(certificate).map_err(|error| unusable(path, &error.to_string()))?;
-                }
-            }
-            None => {
-                // Some systems carry certificates that are no good; the others serve.
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            }
-        }
-        if roots.is_empty() {
-            let reason = "this system trusts no certificate authority: set tls_root_ca_file".to_owned();
-            return Err(ConfigError::Tls { reason });
-        }
-        Ok(roots)
+        Ok(match own {
+            None => builder.with_no_client_auth(),
+            Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own))),
+        })
     }
 
     /// What tells whether the files have changed.
@@ -194,21 +177,12 @@ impl Options {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let text = read(path)?;
-    let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    certificates
-        .ok()
-        .filter(|certificates| !certificates.is_empty())
-        .ok_or_else(|| unusable(path, "no certificate"))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    std::fs::read(path).map_err(|error| unusable(path, &error.to_string()))
-}
-
-fn unusable(path: &Path, why: &str) -> ConfigError {
-    ConfigError::Tls { reason: format!("{}: {why}", path.display()) }
+fn unusable(error: FileError) -> ConfigError {
+    let reason = match error {
+        FileError::NoRoots => "this system trusts no certificate authority: set tls_root_ca_file".to_owned(),
+        error => error.to_string(),
+    };
+    ConfigError::Tls { reason }
 }
 
 /// Trusts whom the authorities of a file have vouched for, and also the server that has the certificate of one of them:
@@ -216,7 +190,7 @@ fn unusable(path: &Path, why: &str) -> ConfigError {
 #[derive(Debug)]
 struct OrAuthority {
     signed: Arc<WebPkiServerVerifier>,
-    authorities: Vec<CertificateDer<'static>>,
+    authorities: Authorities,
 }
 
 impl ServerCertVerifier for OrAuthority {
@@ -228,6 +202,9 @@ impl ServerCertVerifier for OrAuthority {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if key::parse(certificate).is_ok_and(|certificate| version_1::is_version_1(&certificate)) {
+            return Err(nsq_tls::refused(NoNames));
+        }
         match self.signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
             // That it is an authority's has no name of its own. Times have been looked at before it, names not.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
@@ -236,7 +213,7 @@ impl ServerCertVerifier for OrAuthority {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
                 Ok(ServerCertVerified::assertion())
             }
-            verified => verified,
+            verified => verified.map_err(|error| self.authorities.explain(certificate, error)),
         }
     }
 
@@ -263,6 +240,21 @@ impl ServerCertVerifier for OrAuthority {
     }
 }
 
+/// A server's certificate of X.509 version 1.
+#[derive(thiserror::Error)]
+#[error(
+    "it is of X.509 version 1, which names no hosts; make one of version 3 with a subjectAltName, or set \
+     tls_insecure_skip_verify"
+)]
+struct NoNames;
+
+/// rustls prints the reasons of others in this form.
+impl fmt::Debug for NoNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// Trusts any server, but that it has the key of the certificate that it shows.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
@@ -270,12 +262,13 @@ struct AnyServer(Arc<CryptoProvider>);
 impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        key::check(&key::parse(certificate)?).map_err(nsq_tls::refused)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -285,7 +278,7 @@ impl ServerCertVerifier for AnyServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        possession::verify_tls12(message, certificate, signature, &self.0.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -294,7 +287,7 @@ impl ServerCertVerifier for AnyServer {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        possession::verify_tls13(message, certificate, signature, &self.0.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

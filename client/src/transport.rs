@@ -3,19 +3,18 @@
 //! TCP as it is has the short way; a unix socket, and TLS over either, go through a trait object. Snappy or deflate may be
 //! around any of them. Both halves can be used on their own.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use nsq_protocol::redact::{shown_address, without_user_info};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use crate::compression::{Compression, Decompression};
@@ -34,8 +33,8 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for S {}
 
 impl Transport {
-    /// Connects to the path of a unix socket, or to `host:port`: all its addresses are tried, each a little after the
-    /// one before, and the first that answers is taken.
+    /// Connects to the path of a unix socket, or to `host:port`: of all its addresses, the first that answers is taken
+    /// (see [`nsq_dial`]).
     pub(crate) async fn dial(
         address: &str,
         source: Option<IpAddr>,
@@ -48,14 +47,17 @@ impl Transport {
                 Err(_) => Err((ConnectStage::Dial, Disconnect::Timeout(timeout))),
             };
         }
-        let resolve = tokio::time::timeout(timeout, tokio::net::lookup_host(address)).await;
-        let addresses: Vec<SocketAddr> = match resolve {
-            Ok(Ok(addresses)) => addresses.collect(),
+        let addresses = match tokio::time::timeout(timeout, nsq_dial::resolve(address)).await {
+            Ok(Ok(addresses)) => addresses,
             Ok(Err(error)) => return Err((ConnectStage::Resolve, error.into())),
             Err(_) => return Err((ConnectStage::Resolve, Disconnect::Timeout(timeout))),
         };
-        match tokio::time::timeout(timeout, connect_any(&addresses, source)).await {
-            Ok(Ok(stream)) => Ok(Transport::Tcp(stream)),
+        match tokio::time::timeout(timeout, nsq_dial::connect(&addresses, source, timeout)).await {
+            Ok(Ok(stream)) => {
+                // Commands are gathered into few large writes already; waiting for more would only delay them.
+                stream.set_nodelay(true).map_err(|error| (ConnectStage::Dial, error.into()))?;
+                Ok(Transport::Tcp(stream))
+            }
             Ok(Err(error)) => Err((ConnectStage::Dial, error.into())),
             Err(_) => Err((ConnectStage::Dial, Disconnect::Timeout(timeout))),
         }
@@ -197,39 +199,6 @@ impl WriteWire {
     }
 }
 
-/// How long one address may try alone before the next one starts beside it.
-const STAGGER: Duration = Duration::from_millis(250);
-
-async fn connect_any(addresses: &[SocketAddr], source: Option<IpAddr>) -> std::io::Result<TcpStream> {
-    let mut attempts: FuturesUnordered<_> = addresses
-        .iter()
-        .enumerate()
-        .map(|(position, address)| async move {
-            tokio::time::sleep(STAGGER * position as u32).await;
-            connect_one(*address, source).await
-        })
-        .collect();
-    let mut last_error = None;
-    while let Some(attempt) = attempts.next().await {
-        match attempt {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last_error = Some(error),
-        }
-    }
-    Err(last_error.unwrap_or_else(|| std::io::Error::other("the name has no address")))
-}
-
-async fn connect_one(address: SocketAddr, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(source) = source {
-        socket.bind(SocketAddr::new(source, 0))?;
-    }
-    let stream = socket.connect(address).await?;
-    // Commands are gathered into few large writes already; waiting for more would only delay them.
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
 /// Checks that an address can be dialled: `host:port`, or the path of a unix socket.
 pub(crate) fn check_address(address: &str) -> Result<Arc<str>, ConfigError> {
     if is_socket_path(address) {
@@ -241,10 +210,11 @@ pub(crate) fn check_address(address: &str) -> Result<Arc<str>, ConfigError> {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
     // What has a slash and a port is a URL, or none of both.
     if valid && !address.contains('/') {
-        Ok(Arc::from(address))
+        // The protocol has no use for a password, and errors would show it.
+        Ok(Arc::from(&*without_user_info(address)))
     } else {
         let expected = "write host:port, or the path of a unix socket";
-        Err(ConfigError::InvalidAddress { address: address.to_owned(), expected })
+        Err(ConfigError::InvalidAddress { address: shown_address(address), expected })
     }
 }
 

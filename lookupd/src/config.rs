@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use nsq_daemon::http::{AllowedOrigins, InvalidOrigin};
 use nsq_daemon::listen::{Address, parse_address};
 use nsq_protocol::LookupLimits;
 
@@ -17,6 +18,8 @@ pub struct Config {
     pub http_address: TcpAddress,
     /// This nsqlookupd's address as nodes are to use it.
     pub broadcast_address: String,
+    /// Whose pages may change something through a browser.
+    pub http_allowed_origins: AllowedOrigins,
     /// How long a node may be silent before it is hidden.
     pub inactive_producer_timeout: Duration,
     /// How long a tombstoned node stays hidden for its topic.
@@ -33,11 +36,17 @@ pub struct Limits {
     /// How long the magic, a command that has begun, or the taking of our answer may last. Between
     /// commands a node may be silent as long as it likes.
     pub command_timeout: Duration,
+    /// How many topics and channels a node may register, about.
+    pub max_registrations: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { sizes: LookupLimits::default(), command_timeout: Duration::from_secs(30) }
+        Self {
+            sizes: LookupLimits::default(),
+            command_timeout: Duration::from_secs(30),
+            max_registrations: 250_000,
+        }
     }
 }
 
@@ -48,6 +57,7 @@ impl Default for Config {
             tcp_address: TcpAddress::everywhere(4160),
             http_address: TcpAddress::everywhere(4161),
             broadcast_address: nsq_daemon::hostname(),
+            http_allowed_origins: AllowedOrigins::default(),
             inactive_producer_timeout: Duration::from_secs(5 * 60),
             tombstone_lifetime: Duration::from_secs(45),
             limits: Limits::default(),
@@ -57,16 +67,29 @@ impl Default for Config {
 
 impl Config {
     /// Checks what was typed.
-    pub fn from_flags(flags: &Flags) -> Result<Self, InvalidAddress> {
+    pub fn from_flags(flags: &Flags) -> Result<Self, ConfigError> {
+        let own_names = [&*nsq_daemon::hostname(), &*flags.broadcast_address];
         Ok(Self {
             tcp_address: flags.tcp_address.parse()?,
             http_address: flags.http_address.parse()?,
             broadcast_address: flags.broadcast_address.clone(),
+            http_allowed_origins: AllowedOrigins::new(&flags.http_allowed_origin, &own_names)?,
             inactive_producer_timeout: flags.inactive_producer_timeout,
             tombstone_lifetime: flags.tombstone_lifetime,
             limits: Limits::default(),
         })
     }
+}
+
+/// What was typed makes no configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// See there.
+    #[error(transparent)]
+    Address(#[from] InvalidAddress),
+    /// An origin that allows nothing.
+    #[error("--http-allowed-origin: {0}")]
+    AllowedOrigin(#[from] InvalidOrigin),
 }
 
 /// An address of the form `host:port`. The empty text stands for any free port on all interfaces.

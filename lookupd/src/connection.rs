@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Buf as _, BytesMut};
 use nsq_daemon::listen::{Remote, Stream};
 use nsq_daemon::log::Logger;
+use nsq_daemon::turn::Turn;
 use nsq_daemon::{NSQ_VERSION, error, hostname, info, warn};
 use nsq_protocol::heartbeat::{HEARTBEAT_STATS, refresh_request};
 use nsq_protocol::json::to_json;
@@ -31,6 +32,9 @@ use crate::registry::{Node, NodeId, Registry};
 
 /// How much is read at once.
 const READ_BYTES: usize = 4096;
+
+/// An idle connection's output buffer keeps no more than this.
+const MAX_IDLE_BYTES: usize = 64 << 10;
 
 /// After an error we read on this long and this much, so that our closing does not tear the answer
 /// out of the node's hands.
@@ -107,6 +111,8 @@ pub(crate) async fn serve(context: Arc<Context>, stream: Stream, remote: Remote)
         figures: None,
         input: BytesMut::new(),
         output: Vec::new(),
+        turn: Turn::default(),
+        registrations: 0,
     };
     let Err(ended) = connection.run().await;
     let logger = &connection.context.logger;
@@ -133,6 +139,9 @@ struct Connection {
     /// What has been read and is no whole command yet. The decoder's limits bound it.
     input: BytesMut,
     output: Vec<u8>,
+    turn: Turn,
+    /// At least as many topics and channels as it has registered.
+    registrations: usize,
 }
 
 enum Never {}
@@ -146,6 +155,8 @@ impl Connection {
             if let Some(error) = refusal {
                 return Err(Ended::Refused(error));
             }
+            // Reading does not wait while there is more in the buffer, or in the kernel.
+            self.turn.pass_on().await;
             self.read_command().await?;
         }
     }
@@ -165,10 +176,11 @@ impl Connection {
         Err(Ended::Refused(error))
     }
 
-    /// Answers all commands in the buffer; gives the error that ends the connection, which is
-    /// answered too.
+    /// Answers the commands in the buffer until the turn is over; gives the error that ends the connection,
+    /// which is answered too.
     fn execute_what_is_there(&mut self) -> Option<ProtocolError> {
-        loop {
+        while !self.turn.is_over() {
+            self.turn.spend_commands(1);
             let sizes = &self.context.limits.sizes;
             let error = match decode_lookup(&self.input, self.node.is_some(), sizes) {
                 LookupDecoded::Incomplete => return None,
@@ -184,13 +196,19 @@ impl Connection {
             self.answer_error(&error);
             return Some(error);
         }
+        None
     }
 
     /// Reads until there is a whole command, or one that is wrong. Between commands, passes on that somebody wants fresh
     /// figures.
     async fn read_command(&mut self) -> Result<(), Ended> {
         if self.input.is_empty() {
-            // Between commands a node may be silent; that it is still there is for the kernel to find.
+            // Between commands a node may be silent; that it is still there is for the kernel to find. It does not
+            // keep the room that a long command took.
+            self.input = BytesMut::new();
+            if self.output.capacity() > MAX_IDLE_BYTES {
+                self.output = Vec::new();
+            }
             self.input.reserve(READ_BYTES);
             let refresh = wanted(&mut self.figures);
             let read = tokio::select! {
@@ -203,6 +221,7 @@ impl Connection {
             if read == 0 {
                 return Err(Ended::Closed);
             }
+            self.turn.spend_bytes(read);
         }
         let deadline = self.deadline();
         let sizes = self.context.limits.sizes.clone();
@@ -227,7 +246,10 @@ impl Connection {
             Err(_) => Err(Ended::TooLong(what)),
             Ok(Ok(0)) if self.input.is_empty() => Err(Ended::Closed),
             Ok(Ok(0)) => Err(Ended::Unfinished),
-            Ok(read) => Ok(read.map(|_| ())?),
+            Ok(read) => {
+                self.turn.spend_bytes(read?);
+                Ok(())
+            }
         }
     }
 
@@ -273,8 +295,11 @@ impl Connection {
         match command {
             LookupCommand::Identify(info) => return self.identify(info),
             LookupCommand::Register { topic, channel } => {
+                self.check_registrations()?;
                 let node = self.node()?;
                 if self.context.registry.register(node, &topic, channel.as_ref()) {
+                    // A channel can bring its topic along.
+                    self.registrations += 2;
                     self.log_registration("REGISTER", &topic, channel.as_ref());
                 }
             }
@@ -288,6 +313,21 @@ impl Connection {
             LookupCommand::Stats(report) => return self.stats(&report),
         }
         self.answer(b"OK");
+        Ok(())
+    }
+
+    /// Bounds what a node makes us hold. What it has unregistered, and what operators have deleted, is only noticed when
+    /// the bound seems to be reached; then there must be some room, so that looking at all topics is rare.
+    fn check_registrations(&mut self) -> Result<(), ProtocolError> {
+        let max = self.context.limits.max_registrations;
+        if self.registrations < max {
+            return Ok(());
+        }
+        self.registrations = self.context.registry.registrations(self.node()?);
+        if self.registrations > max - max / 10 {
+            let text = format!("REGISTER more than {max} topics and channels of one node");
+            return Err(ProtocolError::new(ErrorCode::Invalid, text));
+        }
         Ok(())
     }
 

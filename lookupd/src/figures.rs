@@ -4,7 +4,7 @@
 //! the connections pass it on, and the nodes' next reports name it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -16,6 +16,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::node_stats::NodeStats;
 use crate::registry::{Moment, NodeId};
 
+/// What is kept of all nodes together takes no more memory than this. Whoever comes later is without figures.
+const MAX_BYTES: usize = 256 << 20;
+
 /// How long a request for fresh figures waits for nodes that do not answer.
 const REFRESH_TIMEOUT: Duration = Duration::from_millis(1500);
 
@@ -23,6 +26,8 @@ const REFRESH_TIMEOUT: Duration = Duration::from_millis(1500);
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     nodes: DashMap<NodeId, Arc<NodeFigures>>,
+    /// Memory for all nodes, estimated.
+    bytes: Arc<AtomicUsize>,
     last_refresh: AtomicU64,
 }
 
@@ -30,6 +35,8 @@ pub(crate) struct Figures {
 #[derive(Debug)]
 pub(crate) struct NodeFigures {
     stats: Mutex<NodeStats>,
+    /// Of all nodes.
+    bytes: Arc<AtomicUsize>,
     /// The latest request for fresh figures.
     wanted: watch::Sender<u64>,
     /// The latest that was answered.
@@ -41,6 +48,7 @@ impl Figures {
     pub(crate) fn add(&self, id: NodeId) -> Arc<NodeFigures> {
         let figures = Arc::new(NodeFigures {
             stats: Mutex::default(),
+            bytes: Arc::clone(&self.bytes),
             wanted: watch::Sender::new(0),
             answered: watch::Sender::new(0),
         });
@@ -56,6 +64,11 @@ impl Figures {
     /// What a node has told, if it does.
     pub(crate) fn get(&self, id: NodeId) -> Option<Arc<NodeFigures>> {
         self.nodes.get(&id).map(|entry| Arc::clone(&entry))
+    }
+
+    /// How much memory all figures take, estimated.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Asks all nodes for fresh figures and waits until they have come; not for ever.
@@ -79,10 +92,17 @@ impl NodeFigures {
     pub(crate) fn report(&self, body: &[u8], now: Moment) -> Result<(), ReportError> {
         let report = StatsReport::decode(body);
         let mut stats = self.stats.lock();
-        let applied = report.and_then(|report| stats.apply(report, now));
+        let before = stats.bytes();
+        let mut applied = report.and_then(|report| stats.apply(report, now));
+        let of_others = self.bytes.fetch_add(stats.bytes(), Ordering::Relaxed) - before;
+        let counted = before + stats.bytes();
+        if applied.is_ok() && of_others + stats.bytes() > MAX_BYTES {
+            applied = Err(ReportError::NoMemory);
+        }
         if applied.is_err() {
             *stats = NodeStats::default();
         }
+        self.bytes.fetch_sub(counted - stats.bytes(), Ordering::Relaxed);
         let answered = stats.answered();
         drop(stats);
         self.answered.send_if_modified(|known| {
@@ -101,5 +121,65 @@ impl NodeFigures {
     /// The requests for fresh figures, for the node's connection to pass on.
     pub(crate) fn wanted(&self) -> watch::Receiver<u64> {
         self.wanted.subscribe()
+    }
+}
+
+impl Drop for NodeFigures {
+    fn drop(&mut self) {
+        self.bytes.fetch_sub(self.stats.get_mut().bytes(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nsq_protocol::heartbeat::TopicSummary;
+    use nsq_protocol::{ChannelStats, TopicStats};
+
+    const NOW: Moment = Moment { elapsed: Duration::ZERO, unix_ns: 0 };
+
+    /// Topics that take some megabytes.
+    fn large_report(is_first: bool, number: usize) -> Vec<u8> {
+        let channel =
+            |channel| ChannelStats { channel_name: format!("{channel:060}"), ..ChannelStats::default() };
+        let topics = (0..3).map(|topic| {
+            let channels = (0..4000).map(channel).collect();
+            TopicSummary::new(&TopicStats {
+                topic_name: format!("{number}-{topic}"),
+                channels,
+                ..TopicStats::default()
+            })
+        });
+        let topics = topics.map(Option::unwrap).collect();
+        StatsReport { is_first, is_last: true, topics, ..StatsReport::default() }.encode()
+    }
+
+    #[test]
+    fn all_nodes_together_cannot_fill_our_memory() {
+        let figures = Figures::default();
+        let mut nodes = Vec::new();
+        let refused = 'nodes: loop {
+            let node = figures.add(NodeId(nodes.len() as u64));
+            nodes.push(Arc::clone(&node));
+            for number in 0..20 {
+                if let Err(error) = node.report(&large_report(number == 0, number), NOW) {
+                    break 'nodes error;
+                }
+            }
+        };
+        assert_eq!(refused, ReportError::NoMemory);
+        assert!(figures.bytes() > MAX_BYTES * 9 / 10 && figures.bytes() <= MAX_BYTES, "{}", figures.bytes());
+        let last = nodes.pop().unwrap();
+        assert_eq!(last.look(NodeStats::bytes), 0);
+        let first = nodes.remove(0);
+        figures.remove(NodeId(0));
+        drop(first);
+        assert_eq!(last.report(&large_report(true, 0), NOW), Ok(()));
+        assert!(last.report(b"no report", NOW).is_err());
+        for (number, node) in nodes.into_iter().chain([last]).enumerate() {
+            figures.remove(NodeId(number as u64 + 1));
+            drop(node);
+        }
+        assert_eq!(figures.bytes(), 0);
     }
 }

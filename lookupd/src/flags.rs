@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use nsq_daemon::config_file::{Key, Kind};
-use nsq_daemon::flags::Exit;
+use nsq_daemon::flags::{Exit, Parsed};
 use nsq_daemon::go_duration;
 use nsq_daemon::log::{Format, Level};
 
@@ -52,6 +52,11 @@ pub struct Flags {
     #[arg(long, default_value_t = nsq_daemon::hostname(), value_name = "HOST")]
     pub broadcast_address: String,
 
+    /// Accept changes over HTTP that a browser sends for pages of this origin (scheme, host and port); * for
+    /// every site. May be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    pub http_allowed_origin: Vec<String>,
+
     /// How long a node may be silent before it is hidden
     #[arg(long, default_value = "5m", value_parser = go_duration::parse, value_name = "DURATION")]
     pub inactive_producer_timeout: Duration,
@@ -61,19 +66,20 @@ pub struct Flags {
     pub tombstone_lifetime: Duration,
 }
 
-const KEYS: [Key; 8] = [
+const KEYS: [Key; 9] = [
     Key::new("log_level", "log-level", Kind::String),
     Key::new("log_prefix", "log-prefix", Kind::String),
     Key::new("log_format", "log-format", Kind::String),
     Key::new("tcp_address", "tcp-address", Kind::String),
     Key::new("http_address", "http-address", Kind::String),
     Key::new("broadcast_address", "broadcast-address", Kind::String),
+    Key::guard("http_allowed_origins", "http-allowed-origin", Kind::StringList),
     Key::new("inactive_producer_timeout", "inactive-producer-timeout", Kind::Duration),
     Key::new("tombstone_lifetime", "tombstone-lifetime", Kind::Duration),
 ];
 
 /// Reads a command line, program name first, and the config file that it names.
-pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Flags, Exit> {
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed<Flags>, Exit> {
     nsq_daemon::flags::parse(PROGRAM, args, &KEYS)
 }
 
@@ -82,7 +88,8 @@ mod tests {
     use super::*;
 
     fn run(words: &[&str]) -> Result<Flags, Exit> {
-        parse(std::iter::once(PROGRAM).chain(words.iter().copied()).map(OsString::from))
+        let line = std::iter::once(PROGRAM).chain(words.iter().copied()).map(OsString::from);
+        parse(line).map(|parsed| parsed.flags)
     }
 
     #[test]
@@ -110,13 +117,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nsqlookupd.cfg");
         let text = "log_level = 'error'\nlog_prefix = 'p '\ntcp_address = ':1'\nhttp_address = ':2'\n\
-                    broadcast_address = 'b'\ninactive_producer_timeout = '1m'\ntombstone_lifetime = 1500\n";
+                    broadcast_address = 'b'\nhttp_allowed_origins = ['http://a', 'http://b']\ninactive_producer_timeout = '1m'\ntombstone_lifetime = 1500\n";
         std::fs::write(&path, text).unwrap();
         let config = format!("--config={}", path.display());
         let flags = run(&[&config, "--http-address=:3"]).unwrap();
         assert_eq!((flags.log_level, flags.log_prefix.as_str()), (Level::Error, "p "));
         assert_eq!((flags.tcp_address.as_str(), flags.http_address.as_str()), (":1", ":3"));
         assert_eq!(flags.broadcast_address, "b");
+        assert_eq!(flags.http_allowed_origin, ["http://a", "http://b"]);
         assert_eq!(flags.inactive_producer_timeout, Duration::from_secs(60));
         assert_eq!(flags.tombstone_lifetime, Duration::from_millis(1500));
     }

@@ -15,20 +15,21 @@
 use std::sync::Arc;
 
 use nsq_daemon::http::{
-    HttpError, Method, Query, Request, Response, Router, Service, StatusCode, pprof, response,
+    AllowedOrigins, HeavyAnswers, HttpError, Method, Query, Request, Response, Router, Service, StatusCode,
+    pprof, response,
 };
 use nsq_daemon::log::Logger;
 use nsq_daemon::metrics::RequestCounts;
 use nsq_daemon::{NSQ_VERSION, info};
-use nsq_protocol::{
-    ChannelName, ChannelsResponse, ClusterNode, ClusterStatsResponse, TopicName, TopicsResponse,
-};
+use nsq_protocol::{ChannelName, TopicName};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::figures::Figures;
 use crate::metrics::Metrics;
-use crate::registry::{Node, Registry, producer};
+use crate::pages::Page;
+use crate::registry::Registry;
 
 /// One per endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -74,12 +75,19 @@ fn routes() -> Router<Route> {
         .fold(router, |router, page| router.add(Method::GET, page.path, Route::Pprof(page.name)))
 }
 
+/// With so many records it may take more than a fraction of a millisecond to look at them.
+const FEW: usize = 1000;
+
 /// The HTTP side of a running nsqlookupd.
 pub(crate) struct Http {
     router: Router<Route>,
     registry: Arc<Registry>,
     figures: Arc<Figures>,
     metrics: Arc<Metrics>,
+    allowed_origins: AllowedOrigins,
+    heavy: HeavyAnswers,
+    /// Nobody waits for nodes any more.
+    stop: CancellationToken,
     logger: Logger,
 }
 
@@ -88,49 +96,56 @@ impl Http {
         registry: Arc<Registry>,
         figures: Arc<Figures>,
         metrics: Arc<Metrics>,
+        allowed_origins: AllowedOrigins,
+        stop: CancellationToken,
         logger: Logger,
     ) -> Self {
-        Self { router: routes(), registry, figures, metrics, logger }
+        let heavy = HeavyAnswers::default();
+        Self { router: routes(), registry, figures, metrics, allowed_origins, heavy, stop, logger }
     }
 
-    fn lookup(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
-        let topic = query.get("topic").ok_or(MISSING_TOPIC)?;
-        let found = self.registry.lookup(&topic, clock::now());
-        let found = found.ok_or(HttpError::not_found("TOPIC_NOT_FOUND"))?;
-        Ok(response::value(request.encoding, &found))
+    async fn lookup(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
+        let topic = query.get("topic").ok_or(MISSING_TOPIC)?.into_owned();
+        let (registry, encoding) = (Arc::clone(&self.registry), request.encoding);
+        let look = move || {
+            let found = registry.lookup(&topic, clock::now());
+            let found = found.ok_or(HttpError::not_found("TOPIC_NOT_FOUND"))?;
+            Ok(response::value(encoding, &found))
+        };
+        self.run(look).await?
     }
 
-    fn channels(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
+    async fn channels(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
         let topic = query.get("topic").ok_or(MISSING_TOPIC)?;
-        let channels = self.registry.channels(&topic);
-        Ok(response::value(request.encoding, &ChannelsResponse { channels }))
+        self.page(Page::Channels(topic.into_owned()), request).await
     }
 
     async fn cluster_stats(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
-        let (topic, channel) = (query.get("topic"), query.get("channel"));
+        let name = |key| query.get(key).map(|name| name.into_owned());
+        let (topic, channel) = (name("topic"), name("channel"));
         if query.get("refresh").is_some_and(|refresh| refresh == "true") {
-            self.figures.refresh().await;
-        }
-        let now = clock::now();
-        let with_figures = |node: &Arc<Node>| {
-            let figures = self.figures.get(node.id());
-            let told = figures.and_then(|figures| {
-                figures.look(|stats| {
-                    let age = now.since(&stats.told_at()?);
-                    Some((age, stats.is_complete(), stats.stats(topic.as_deref(), channel.as_deref())))
-                })
-            });
-            let node = producer(node);
-            match told {
-                None => ClusterNode { node, ..ClusterNode::default() },
-                Some((age, is_complete, stats)) => {
-                    let age_ms = u64::try_from(age.as_millis()).ok();
-                    ClusterNode { node, age_ms, is_complete, stats: Some(stats) }
-                }
+            tokio::select! {
+                () = self.figures.refresh() => {}
+                () = self.stop.cancelled() => {}
             }
-        };
-        let nodes = self.registry.active(now).iter().map(with_figures).collect();
-        Ok(response::value(request.encoding, &ClusterStatsResponse { nodes }))
+        }
+        self.page(Page::ClusterStats { figures: Arc::clone(&self.figures), topic, channel }, request).await
+    }
+
+    async fn page(&self, page: Page, request: &Request) -> Result<Response, HttpError> {
+        let (registry, encoding) = (Arc::clone(&self.registry), request.encoding);
+        let is_small = page.is_small(&registry);
+        let write = |out| page.write(registry, encoding, out);
+        self.heavy.answer(encoding.content_type(), is_small, write).await
+    }
+
+    /// Does what takes long if there are many topics and nodes.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, HttpError> {
+        let (topics, nodes) = self.registry.size();
+        if topics.saturating_mul(nodes + 1) <= FEW { Ok(work()) } else { self.heavy.run(work).await }
     }
 
     fn create_topic(&self, query: Query<'_>) -> Result<(), HttpError> {
@@ -180,6 +195,10 @@ impl Service for Http {
         &self.router
     }
 
+    fn allowed_origins(&self) -> Option<&AllowedOrigins> {
+        Some(&self.allowed_origins)
+    }
+
     fn request_counts(&self) -> Option<&RequestCounts> {
         Some(&self.metrics.requests)
     }
@@ -193,15 +212,17 @@ impl Service for Http {
         match route {
             Route::Ping => Ok(response::plain(StatusCode::OK, "OK")),
             Route::Info => Ok(response::value(encoding, &Info { version: NSQ_VERSION })),
-            Route::Topics => {
-                Ok(response::value(encoding, &TopicsResponse { topics: self.registry.topics() }))
-            }
-            Route::Channels => self.channels(query()?, &request),
-            Route::Lookup => self.lookup(query()?, &request),
-            Route::Nodes => Ok(response::value(encoding, &self.registry.nodes(clock::now()))),
+            Route::Topics => self.page(Page::Topics, &request).await,
+            Route::Channels => self.channels(query()?, &request).await,
+            Route::Lookup => self.lookup(query()?, &request).await,
+            Route::Nodes => self.page(Page::Nodes, &request).await,
             Route::ClusterStats => self.cluster_stats(query()?, &request).await,
-            Route::Debug => Ok(response::value(encoding, &self.registry.debug())),
-            Route::Metrics => Ok(self.metrics.page(&self.registry.counts(clock::now())).into_response()),
+            Route::Debug => self.page(Page::Debug, &request).await,
+            Route::Metrics => {
+                let registry = Arc::clone(&self.registry);
+                let counts = self.run(move || registry.counts(clock::now())).await?;
+                Ok(self.metrics.page(&counts).into_response())
+            }
             Route::CreateTopic => self.create_topic(query()?).map(done),
             Route::DeleteTopic => self.delete_topic(query()?).map(done),
             Route::TombstoneTopic => self.tombstone_topic(query()?).map(done),

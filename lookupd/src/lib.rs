@@ -6,7 +6,7 @@
 //!
 //! In reading order: [`flags`] and [`config`], what the daemon is told; [`lookupd`], what a running one
 //! owns; [`registry`] and [`node_stats`], which are all that decides, without socket and clock; `figures`, what nodes
-//! tell of themselves; `connection`, what nodes say; `http`, what everybody else asks;
+//! tell of themselves; `connection`, what nodes say; `http` and `pages`, what everybody else asks;
 //! `metrics`, what Prometheus is told.
 //!
 //! ```no_run
@@ -39,6 +39,8 @@ mod clock;
 mod connection;
 
 mod http;
+
+mod pages;
 
 mod metrics;
 

@@ -4,10 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use nsq_daemon::accept::Acceptor;
 use nsq_daemon::http::Server;
 use nsq_daemon::info;
 use nsq_daemon::listen::{BindError, Listener};
 use nsq_daemon::log::Logger;
+use nsq_daemon::open_files::Role;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,14 +49,18 @@ impl Lookupd {
         let known = (Arc::clone(&registry), Arc::clone(&figures));
         let context =
             Arc::new(Context::new(known, logger.clone(), config.limits, info, Arc::clone(&metrics)));
-        let server = Server::new(Http::new(registry, figures, metrics, logger.clone()), logger.clone());
+        let stop = CancellationToken::new();
+        let http_service =
+            Http::new(registry, figures, metrics, config.http_allowed_origins, stop.clone(), logger.clone());
+        let server = Server::new(http_service, logger.clone());
 
         let (broken_tx, broken) = watch::channel(None);
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let tasks = TaskTracker::new();
         tasks.spawn({
             let (stop, tasks, broken_tx) = (stop.clone(), tasks.clone(), broken_tx.clone());
+            let logger = logger.clone();
             async move {
-                if let Err(error) = accept_nodes(tcp, context, stop, tasks).await {
+                if let Err(error) = accept_nodes(tcp, context, stop, tasks, logger).await {
                     broken_tx.send_replace(Some(format!("TCP: listener failed - {error}")));
                 }
             }
@@ -122,7 +128,9 @@ async fn accept_nodes(
     context: Arc<Context>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    logger: Logger,
 ) -> io::Result<()> {
+    let mut listener = Acceptor::new(listener, Role::Clients, "TCP", logger);
     loop {
         let (stream, remote) = tokio::select! {
             accepted = listener.accept() => accepted?,

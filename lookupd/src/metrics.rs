@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nsq_daemon::NSQ_VERSION;
+use nsq_daemon::log::dropped_lines;
 use nsq_daemon::metrics::{Counter, Exposition, Kind, RequestCounts, process};
 
 use crate::registry::RegistryCounts;
@@ -73,6 +74,8 @@ impl Metrics {
         let help = "Connections that ended because of something wrong that the node said.";
         page.counter("nsqlookupd_refused_total", help, self.refused.get());
         self.requests.expose(&mut page, "nsqlookupd_http_requests_total");
+        let help = "Log lines dropped because stderr was not read or could not be written.";
+        page.counter("nsqlookupd_log_lines_dropped_total", help, dropped_lines());
         process::expose(&mut page);
         page
     }

@@ -3,20 +3,30 @@
 //! Reports tell differences. Between the first and the last report of a round what is kept is a mixture, and is
 //! not passed off as the node's state.
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use nsq_protocol::heartbeat::{MAX_ENTRIES, NodeSummary, ReportError, StatsReport, TopicSummary};
-use nsq_protocol::{Stats, TopicName};
 
 use crate::registry::Moment;
+
+/// What is kept of one node takes no more memory than this, or nothing is kept.
+pub const MAX_NODE_BYTES: usize = 32 << 20;
+
+/// What a topic takes besides its encoded bytes: its place in the set, and what the allocator adds.
+const TOPIC_OVERHEAD: usize = 64;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct NodeStats {
     node: NodeSummary,
-    topics: BTreeMap<TopicName, TopicSummary>,
+    topics: BTreeSet<KeptTopic>,
     /// Topics and channels in it.
     entries: usize,
+    /// Memory for all this, estimated.
+    bytes: usize,
     /// The node has begun at the beginning.
     has_begun: bool,
     /// There is more than the node tells.
@@ -33,25 +43,41 @@ impl NodeStats {
             *self = Self { has_begun: true, ..Self::default() };
         }
         for name in &report.removed {
-            let gone = self.topics.remove(name);
-            self.entries -= gone.map_or(0, |topic| topic.entries());
+            let gone = self.topics.take(name.as_str().as_bytes());
+            self.forget(gone);
         }
         for topic in report.topics {
-            self.entries += topic.entries();
-            let before = self.topics.insert(topic.topic_name.clone(), topic);
-            self.entries -= before.map_or(0, |topic| topic.entries());
-            if self.entries > MAX_ENTRIES {
-                *self = Self::default();
-                return Err(ReportError::TooMany);
-            }
+            let topic = KeptTopic::new(&topic);
+            self.entries += topic.entries as usize;
+            self.bytes += topic.bytes();
+            let before = self.topics.replace(topic);
+            self.forget(before);
         }
+        self.bytes -= summary_bytes(&self.node);
         self.node = report.node;
+        self.bytes += summary_bytes(&self.node);
+        if self.entries > MAX_ENTRIES || self.bytes > MAX_NODE_BYTES {
+            *self = Self::default();
+            return Err(ReportError::TooMany);
+        }
         self.is_cut = report.is_cut;
         self.is_in_between = !report.is_last;
         if report.is_last {
             self.told = Some((now, report.refresh));
         }
         Ok(())
+    }
+
+    fn forget(&mut self, topic: Option<KeptTopic>) {
+        if let Some(topic) = topic {
+            self.entries -= topic.entries as usize;
+            self.bytes -= topic.bytes();
+        }
+    }
+
+    /// How much memory it takes, estimated.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether it is all that the node has, as it was at [`NodeStats::told_at`].
@@ -69,32 +95,89 @@ impl NodeStats {
         self.told.map_or(0, |(_, refresh)| refresh)
     }
 
-    /// As nsqd's `/stats` would show it without connections: all, or one topic, or the topics that have a channel and
-    /// only that.
-    pub fn stats(&self, topic: Option<&str>, channel: Option<&str>) -> Stats {
-        let topics: Option<Vec<&TopicSummary>> = match topic {
-            None => Some(self.topics.values().collect()),
-            Some(name) => self.topics.get(name).map(|topic| vec![topic]),
-        };
-        let shown = topics.map(|topics| {
-            let mut shown: Vec<_> = topics.into_iter().map(TopicSummary::stats).collect();
-            if let Some(name) = channel {
-                shown
-                    .iter_mut()
-                    .for_each(|topic| topic.channels.retain(|channel| channel.channel_name == name));
-                shown.retain(|topic| !topic.channels.is_empty());
-            }
-            shown
-        });
-        self.node.stats(shown)
+    /// The node as a whole.
+    pub fn node(&self) -> &NodeSummary {
+        &self.node
     }
+
+    /// The topics by name, or one; `None` if that one is not known. Nothing is copied or decoded.
+    pub fn topics(&self, topic: Option<&str>) -> Option<Vec<KeptTopic>> {
+        match topic {
+            None => Some(self.topics.iter().cloned().collect()),
+            Some(name) => self.topics.get(name.as_bytes()).map(|topic| vec![topic.clone()]),
+        }
+    }
+}
+
+/// A topic as it came: decoded it would take several times the memory. Goes by its name.
+#[derive(Debug, Clone)]
+pub struct KeptTopic {
+    encoded: Arc<[u8]>,
+    /// The topic and its channels.
+    entries: u32,
+}
+
+impl KeptTopic {
+    fn new(topic: &TopicSummary) -> Self {
+        let entries = u32::try_from(topic.entries()).unwrap_or(u32::MAX);
+        Self { encoded: topic.encode().into(), entries }
+    }
+
+    /// Reads it.
+    pub fn decode(&self) -> Option<TopicSummary> {
+        TopicSummary::decode(&self.encoded)
+    }
+
+    fn bytes(&self) -> usize {
+        self.encoded.len() + TOPIC_OVERHEAD
+    }
+
+    /// The name comes first: behind the array's byte, with its length in one byte or two.
+    fn name(&self) -> &[u8] {
+        let (length, name) = match &*self.encoded {
+            [_, 0xd9, length, name @ ..] => (usize::from(*length), name),
+            [_, length, name @ ..] => (usize::from(length & 0x1f), name),
+            _ => (0, &[][..]),
+        };
+        name.get(..length).unwrap_or_default()
+    }
+}
+
+impl Borrow<[u8]> for KeptTopic {
+    fn borrow(&self) -> &[u8] {
+        self.name()
+    }
+}
+
+impl PartialEq for KeptTopic {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for KeptTopic {}
+
+impl PartialOrd for KeptTopic {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for KeptTopic {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.name().cmp(other.name())
+    }
+}
+
+fn summary_bytes(node: &NodeSummary) -> usize {
+    node.version.len() + node.health.len()
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use nsq_protocol::{ChannelStats, TopicStats};
+    use nsq_protocol::{ChannelStats, TopicName, TopicStats};
 
     use super::*;
 
@@ -118,8 +201,8 @@ mod tests {
     }
 
     fn shown(stats: &NodeStats) -> Vec<(String, i64)> {
-        let topics = stats.stats(None, None).topics.unwrap();
-        topics.into_iter().map(|topic| (topic.topic_name, topic.depth)).collect()
+        let topics = stats.topics(None).unwrap().into_iter().map(|topic| topic.decode().unwrap());
+        topics.map(|topic| (topic.topic_name.to_string(), topic.depth)).collect()
     }
 
     #[test]
@@ -158,15 +241,39 @@ mod tests {
     }
 
     #[test]
-    fn one_topic_or_one_channel() {
+    fn one_topic_or_all() {
         let mut stats = NodeStats::default();
-        let topics = vec![topic("t", 1, &["c", "d"]), topic("u", 1, &["d"])];
+        let long = "n".repeat(64);
+        let topics = vec![topic("t", 1, &["c", "d"]), topic("u", 2, &["d"]), topic(&long, 3, &[])];
         stats.apply(report(true, true, topics), at(1)).unwrap();
-        assert_eq!(stats.stats(Some("nope"), None).topics, None);
-        assert_eq!(stats.stats(Some("t"), None).topics.unwrap()[0].channels.len(), 2);
-        let with_c = stats.stats(None, Some("c")).topics.unwrap();
-        assert_eq!((with_c.len(), with_c[0].channels.len()), (1, 1));
-        assert_eq!(stats.stats(Some("u"), Some("c")).topics.unwrap(), []);
+        assert_eq!(stats.topics(Some("nope")), None);
+        assert_eq!(stats.topics(Some("t")).unwrap()[0].decode().unwrap(), topic("t", 1, &["c", "d"]));
+        assert_eq!(stats.topics(Some(&long)).unwrap()[0].decode().unwrap(), topic(&long, 3, &[]));
+        assert_eq!(shown(&stats).len(), 3);
+    }
+
+    #[test]
+    fn what_is_kept_takes_little_more_than_was_sent() {
+        let mut stats = NodeStats::default();
+        let channels: Vec<String> = (0..40).map(|number| format!("channel-{number}")).collect();
+        let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
+        let topics: Vec<_> = (0..100).map(|number| topic(&format!("topic-{number}"), 1, &channels)).collect();
+        let first = report(true, true, topics);
+        let sent = first.encode().len();
+        stats.apply(first, at(1)).unwrap();
+        assert!(stats.bytes() < sent * 3 / 2, "{} for {sent}", stats.bytes());
+        let removed = (0..100).map(|number| name(&format!("topic-{number}"))).collect();
+        stats.apply(StatsReport { removed, ..report(false, true, vec![]) }, at(2)).unwrap();
+        assert_eq!((stats.bytes(), stats.entries), (0, 0));
+    }
+
+    #[test]
+    fn long_texts_count() {
+        let mut stats = NodeStats::default();
+        let node = NodeSummary { health: "x".repeat(MAX_NODE_BYTES + 1), ..NodeSummary::default() };
+        let too_long = StatsReport { node, ..report(true, true, vec![]) };
+        assert_eq!(stats.apply(too_long, at(1)), Err(ReportError::TooMany));
+        assert_eq!(stats.bytes(), 0);
     }
 
     #[test]

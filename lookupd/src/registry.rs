@@ -154,6 +154,16 @@ impl Registry {
         removed
     }
 
+    /// How many topics and channels a node has registered. Looks at all topics.
+    pub fn registrations(&self, node: &Node) -> usize {
+        let of_topic = |topic: &Topic| {
+            let is_there = topic.records.as_ref().is_some_and(|records| records.contains_key(&node.id));
+            let channels = topic.channels.values().filter(|nodes| nodes.contains_key(&node.id));
+            usize::from(is_there) + channels.count()
+        };
+        self.topics.iter().map(|entry| of_topic(entry.value())).sum()
+    }
+
     /// A node has left. What it had stays known, even if it is ephemeral.
     pub fn remove(&self, node: &Node) {
         self.nodes.remove(&node.id);
@@ -233,17 +243,28 @@ impl Registry {
         known.then(|| LookupResponse { channels: self.channels(topic), producers })
     }
 
+    /// How many topics there are, and how many nodes. Takes no time.
+    pub fn size(&self) -> (usize, usize) {
+        (self.topics.len(), self.nodes.len())
+    }
+
     /// All nodes that are not silent, with their topics.
     pub fn nodes(&self, now: Moment) -> NodesResponse {
-        let mut topics_of: HashMap<NodeId, BTreeMap<String, bool>> = HashMap::new();
-        for entry in &self.topics {
-            for record in entry.records.iter().flat_map(BTreeMap::values) {
+        let topics = self.topics_by_node(now);
+        NodesResponse { producers: self.active(now).iter().map(|node| topics.of(node)).collect() }
+    }
+
+    /// Which topics nodes have.
+    pub fn topics_by_node(&self, now: Moment) -> TopicsByNode {
+        let mut by_node = TopicsByNode { names: self.topics(), numbers: HashMap::new() };
+        for (number, name) in (0u32..).zip(&by_node.names) {
+            let Some(topic) = self.topics.get(name) else { continue };
+            for record in topic.records.iter().flat_map(BTreeMap::values) {
                 let hidden = self.is_hidden(record, now);
-                topics_of.entry(record.node.id).or_default().insert(entry.key().clone(), hidden);
+                by_node.numbers.entry(record.node.id).or_default().push((number, hidden));
             }
         }
-        let with_topics = |node: &Arc<Node>| node_json(node, topics_of.remove(&node.id).unwrap_or_default());
-        NodesResponse { producers: self.active(now).iter().map(with_topics).collect() }
+        by_node
     }
 
     /// All nodes that are not silent.
@@ -276,22 +297,22 @@ impl Registry {
     }
 
     /// All records, by `<category>:<topic>:<channel>`.
-    pub fn debug(&self) -> BTreeMap<String, Vec<DebugRecord>> {
-        let mut all: BTreeMap<String, Vec<DebugRecord>> = BTreeMap::new();
+    pub fn debug(&self) -> BTreeMap<String, Vec<DebugEntry>> {
+        let mut all: BTreeMap<String, Vec<DebugEntry>> = BTreeMap::new();
         let mut add = |key: String, record| all.entry(key).or_default().push(record);
         let mut nodes: Vec<Arc<Node>> = self.nodes.iter().map(|entry| Arc::clone(&entry)).collect();
         nodes.sort_unstable_by_key(|node| node.id);
         for node in &nodes {
-            add("client::".to_owned(), DebugRecord::new(node, None));
+            add("client::".to_owned(), DebugEntry::new(node, None));
         }
         for entry in &self.topics {
             let name = entry.key();
             for record in entry.records.iter().flat_map(BTreeMap::values) {
-                add(format!("topic:{name}:"), DebugRecord::new(&record.node, record.tombstoned_at));
+                add(format!("topic:{name}:"), DebugEntry::new(&record.node, record.tombstoned_at));
             }
             for (channel, nodes) in &entry.channels {
                 for node in nodes.values() {
-                    add(format!("channel:{name}:{channel}"), DebugRecord::new(node, None));
+                    add(format!("channel:{name}:{channel}"), DebugEntry::new(node, None));
                 }
             }
         }
@@ -357,23 +378,41 @@ pub(crate) fn producer(node: &Node) -> Producer {
     }
 }
 
-/// `topics` says of each whether the node is hidden for it. Both lists come from one map, so they are of
-/// one length, on which NSQ's nsqadmin relies.
-fn node_json(node: &Node, topics: BTreeMap<String, bool>) -> NodeJson {
-    let (topics, tombstones) = topics.into_iter().unzip();
-    let producer = producer(node);
-    NodeJson {
-        remote_address: producer.remote_address,
-        hostname: producer.hostname,
-        broadcast_address: producer.broadcast_address,
-        tcp_port: producer.tcp_port,
-        http_port: producer.http_port,
-        version: producer.version,
-        topology_zone: producer.topology_zone,
-        topology_region: producer.topology_region,
-        tombstones,
-        topics,
+/// Which topics nodes have, each name kept once.
+#[derive(Debug)]
+pub struct TopicsByNode {
+    names: Vec<String>,
+    /// Of each node: the topics by their place in `names`, and whether the node is hidden for them.
+    numbers: HashMap<NodeId, Vec<(u32, bool)>>,
+}
+
+impl TopicsByNode {
+    /// A node with its topics. Both lists come from one, so they are of one length, on which NSQ's nsqadmin relies.
+    pub fn of(&self, node: &Node) -> NodeJson {
+        let numbers = self.numbers.get(&node.id).into_iter().flatten();
+        let (topics, tombstones) =
+            numbers.map(|&(number, hidden)| (self.names[number as usize].clone(), hidden)).unzip();
+        let producer = producer(node);
+        NodeJson {
+            remote_address: producer.remote_address,
+            hostname: producer.hostname,
+            broadcast_address: producer.broadcast_address,
+            tcp_port: producer.tcp_port,
+            http_port: producer.http_port,
+            version: producer.version,
+            topology_zone: producer.topology_zone,
+            topology_region: producer.topology_region,
+            tombstones,
+            topics,
+        }
     }
+}
+
+/// A record that `/debug` shows.
+#[derive(Debug, Clone)]
+pub struct DebugEntry {
+    node: Arc<Node>,
+    tombstoned_at: Option<Moment>,
 }
 
 /// How much a registry holds.
@@ -420,10 +459,16 @@ pub struct DebugRecord {
     pub version: String,
 }
 
-impl DebugRecord {
-    fn new(node: &Node, tombstoned_at: Option<Moment>) -> Self {
+impl DebugEntry {
+    fn new(node: &Arc<Node>, tombstoned_at: Option<Moment>) -> Self {
+        Self { node: Arc::clone(node), tombstoned_at }
+    }
+
+    /// As it is shown.
+    pub fn record(&self) -> DebugRecord {
+        let Self { node, tombstoned_at } = self;
         let info = node.info.clone();
-        Self {
+        DebugRecord {
             broadcast_address: info.broadcast_address,
             hostname: info.hostname,
             http_port: info.http_port,

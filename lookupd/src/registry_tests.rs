@@ -64,6 +64,21 @@ fn a_registered_topic_is_found_with_its_node_and_channels() {
 }
 
 #[test]
+fn a_nodes_registrations_are_counted() {
+    let registry = registry();
+    let (node, other) = (identify(&registry, 1, at(0)), identify(&registry, 2, at(0)));
+    registry.register(&node, &topic("t"), Some(&channel("c")));
+    registry.register(&node, &topic("t"), Some(&channel("d")));
+    registry.register(&node, &topic("u"), None);
+    registry.register(&other, &topic("t"), Some(&channel("c")));
+    assert_eq!((registry.registrations(&node), registry.registrations(&other)), (4, 2));
+    registry.unregister(&node, &topic("t"), None);
+    assert_eq!((registry.registrations(&node), registry.registrations(&other)), (1, 2));
+    registry.delete_topic("t");
+    assert_eq!(registry.registrations(&other), 0);
+}
+
+#[test]
 fn what_a_node_had_stays_known_when_it_leaves() {
     let registry = registry();
     let node = identify(&registry, 1, at(0));
@@ -136,7 +151,7 @@ fn a_tombstone_hides_a_node_for_one_topic_and_a_while() {
     );
     assert_eq!(found(&registry, "t", at(55)), Some(vec!["b1".into()]));
     assert_eq!(registry.nodes(at(55)).producers[0].tombstones, [false, false]);
-    let record = &registry.debug()["topic:t:"][0];
+    let record = &registry.debug()["topic:t:"][0].record();
     assert_eq!((record.tombstoned, record.tombstoned_at), (true, 10_000_000_000));
 }
 

@@ -4,8 +4,10 @@ mod support;
 
 use std::time::Duration;
 
+use nsqlookupd::Config;
+use nsqlookupd::config::Limits;
 use serde_json::json;
-use support::{PATIENCE, identify, identify_body, impatient, start};
+use support::{PATIENCE, config, identify, identify_body, impatient, start, start_with};
 use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
@@ -32,6 +34,28 @@ async fn identify_register_ping_unregister() {
     }
     assert_eq!(running.get("/lookup?topic=t").await.text(), r#"{"channels":["c"],"producers":[]}"#);
     running.lookupd.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_cannot_register_without_bound() {
+    let limits = Limits { max_registrations: 20, ..Limits::default() };
+    let running = start_with(Config { limits, ..config() }).await;
+    let mut node = running.node("b1").await;
+    // What it gives back does not count.
+    for n in 0..100 {
+        node.ok(&format!("REGISTER t{n}#ephemeral c#ephemeral")).await;
+        node.ok(&format!("UNREGISTER t{n}#ephemeral")).await;
+    }
+    for n in 0..9 {
+        node.ok(&format!("REGISTER u{n} c")).await;
+    }
+    let mut refused = String::from("OK");
+    for n in 0..20 {
+        if refused == "OK" {
+            refused = node.ask(format!("REGISTER v{n} c\n").as_bytes()).await;
+        }
+    }
+    assert_eq!(refused, "E_INVALID REGISTER more than 20 topics and channels of one node");
 }
 
 #[tokio::test]
@@ -81,7 +105,7 @@ async fn every_error_is_answered_and_closes() {
         (b"IDENTIFY\n\0\0\0\0", "E_BAD_BODY IDENTIFY failed to decode JSON body"),
         (b"IDENTIFY\n\0\0\0\x02{}", "E_BAD_BODY IDENTIFY missing fields"),
         (b"IDENTIFY\n\xff\xff\xff\xff", "E_BAD_BODY IDENTIFY invalid body size -1"),
-        (b"IDENTIFY\n\x7f\xff\xff\xff", "E_BAD_BODY IDENTIFY body too big 2147483647 > 1048576"),
+        (b"IDENTIFY\n\x7f\xff\xff\xff", "E_BAD_BODY IDENTIFY body too big 2147483647 > 65536"),
         (
             &identify_body(r#"{"broadcast_address":"b","tcp_port":"1","http_port":1,"version":"1"}"#),
             "E_BAD_BODY IDENTIFY failed to decode JSON body",

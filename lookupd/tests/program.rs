@@ -76,7 +76,14 @@ fn a_signal_stops_it_in_good_order() {
         let child = program().args(flags).stderr(Stdio::piped()).spawn().unwrap();
         let mut running = Running(child);
         let mut lines = BufReader::new(running.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+        assert!(
+            lines
+                .next()
+                .unwrap()
+                .contains(" WARNING: flags behind a word that is no flag are ignored: --nope")
+        );
         assert!(lines.next().unwrap().ends_with(" INFO: nsqlookupd v1.3.0 (built w/rustc)"));
+        assert!(lines.next().unwrap().contains(" INFO: open files: limit "));
         assert!(lines.next().unwrap().contains(" INFO: TCP: listening on 127.0.0.1:"));
         assert!(lines.next().unwrap().contains(" INFO: HTTP: listening on 127.0.0.1:"));
         let killed = Command::new("kill").args([signal, &running.0.id().to_string()]).status().unwrap();

@@ -90,6 +90,12 @@ impl ClientInfo {
         self.identity.lock().clone()
     }
 
+    /// How long its texts are together.
+    pub fn text_bytes(&self) -> usize {
+        let identity = self.identity.lock();
+        identity.client_id.len() + identity.hostname.len() + identity.user_agent.len()
+    }
+
     /// How near it is; none if nobody minds, or if it has not told.
     pub fn locality(&self) -> Option<Locality> {
         self.identity.lock().locality
@@ -137,6 +143,11 @@ impl ClientInfo {
             Some((_, total)) => *total += count,
             None => published.push((topic.to_owned(), count)),
         }
+    }
+
+    /// Whether it has published to a topic.
+    pub fn has_published_to(&self, topic: &str) -> bool {
+        self.published.lock().iter().any(|(name, _)| name == topic)
     }
 
     /// Messages published so far, by topic.

@@ -6,10 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use md5::{Digest, Md5};
-use nsq_daemon::flags::{self as daemon_flags, Exit};
+use nsq_daemon::flags::{self as daemon_flags, Exit, Parsed};
+use nsq_daemon::http::{AllowedOrigins, InvalidOrigin};
 use nsq_daemon::listen::{Address, parse_address};
 use nsq_daemon::log::{Format, Level, Logger};
 use nsq_daemon::tls::{self, ClientAuth, TlsOptions};
+use nsq_protocol::redact::without_user_info;
 use nsq_protocol::{IdentifyLimits, Limits};
 
 use crate::auth::AuthOptions;
@@ -72,6 +74,8 @@ pub struct Config {
     pub auth_file: Option<PathBuf>,
     /// Whether the HTTP API needs a token.
     pub http_auth: bool,
+    /// Whose pages may change something through a browser.
+    pub http_allowed_origins: AllowedOrigins,
     /// Region of this node; may be empty.
     pub topology_region: String,
     /// Zone of this node; may be empty.
@@ -205,12 +209,21 @@ pub enum ConfigError {
     /// The file of authorities is no good.
     #[error("failed to instantiate nsqd - failed to build TLS config - {0}")]
     RootCaFile(String),
+    /// A misspelled policy would let everybody in.
+    #[error(
+        "failed to instantiate nsqd - --tls-client-auth-policy {0:?} is none of request, require, verify-if-given, \
+         require-verify"
+    )]
+    ClientAuthPolicy(String),
     /// Auth servers are asked in an unknown way.
     #[error("failed to instantiate nsqd - --auth-http-request-method must be get or post")]
     AuthMethod,
     /// The HTTP API is to be protected, but nobody knows a token.
     #[error("failed to instantiate nsqd - --http-auth needs --auth-file or --auth-http-address")]
     HttpAuthWithoutSource,
+    /// An origin that allows nothing.
+    #[error("failed to instantiate nsqd - --http-allowed-origin: {0}")]
+    AllowedOrigin(#[from] InvalidOrigin),
 }
 
 impl Config {
@@ -233,14 +246,15 @@ impl Config {
     /// Reads a command line and the config file that it names; also says which flags have no effect. The error says
     /// how to leave: `--version`, `--help`, or a mistake with its exit code.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<(Self, Vec<String>), Exit> {
-        let flags: Flags = daemon_flags::parse(PROGRAM, args.into_iter(), KEYS)?;
-        let warnings = warnings(&flags);
+        let Parsed { flags, warnings: mut told } =
+            daemon_flags::parse::<Flags>(PROGRAM, args.into_iter(), KEYS)?;
+        told.extend(warnings(&flags));
         let config = Self::from_flags(flags, nsq_daemon::hostname());
         let config = config.and_then(|config| {
             check_root_ca_file(&config.tls_root_ca_file)?;
             Ok(config)
         });
-        Ok((config.map_err(|error| Exit::Fatal(error.to_string()))?, warnings))
+        Ok((config.map_err(|error| Exit::Fatal(error.to_string()))?, told))
     }
 
     /// Pure: checks the flags in NSQ's order.
@@ -252,6 +266,9 @@ impl Config {
             None => default_node_id(&hostname),
             Some(id) => u16::try_from(id).ok().filter(|id| *id < NODE_ID_LIMIT).ok_or(ConfigError::NodeId)?,
         };
+        if client_auth(&flags.tls_client_auth_policy).is_none() {
+            return Err(ConfigError::ClientAuthPolicy(flags.tls_client_auth_policy));
+        }
         let tls_required = tls_required(&flags)?;
         let auth_http_request_method = match flags.auth_http_request_method.as_str() {
             "get" => AuthMethod::Get,
@@ -266,6 +283,9 @@ impl Config {
             return Err(ConfigError::StatsdInterval);
         }
         let broadcast_address = flags.broadcast_address.filter(|address| !address.is_empty());
+        let broadcast_address = broadcast_address.unwrap_or_else(|| hostname.clone());
+        let own_names = [hostname.as_str(), broadcast_address.as_str()];
+        let http_allowed_origins = AllowedOrigins::new(&flags.http_allowed_origin, &own_names)?;
         Ok(Config {
             log_level: flags.log_level,
             log_prefix: flags.log_prefix,
@@ -275,7 +295,7 @@ impl Config {
             http_address: (!flags.http_address.is_empty()).then(|| parse_address(&flags.http_address)),
             unix_socket_mode: flags.unix_socket_mode,
             https_address: flags.https_address,
-            broadcast_address: broadcast_address.unwrap_or_else(|| hostname.clone()),
+            broadcast_address,
             hostname,
             broadcast_tcp_port: flags.broadcast_tcp_port,
             broadcast_http_port: flags.broadcast_http_port,
@@ -287,6 +307,7 @@ impl Config {
             auth_http_request_method,
             auth_file: (!flags.auth_file.is_empty()).then(|| flags.auth_file.into()),
             http_auth: flags.http_auth,
+            http_allowed_origins,
             topology_region: flags.topology_region,
             topology_zone: flags.topology_zone,
             enable_experiment: flags.enable_experiment,
@@ -314,7 +335,7 @@ impl Config {
             output_buffer_timeout: flags.output_buffer_timeout,
             max_channel_consumers: size(flags.max_channel_consumers),
             statsd: StatsdConfig {
-                address: flags.statsd_address,
+                address: without_user_info(&flags.statsd_address).into_owned(),
                 prefix: flags.statsd_prefix,
                 interval: flags.statsd_interval,
                 mem_stats: flags.statsd_mem_stats,
@@ -471,7 +492,7 @@ fn tls_required(flags: &Flags) -> Result<TlsRequired, ConfigError> {
     }
 }
 
-/// The policies, by their names; the middle two are beyond NSQ's. NSQ takes any other word for none, and so do we.
+/// The policies, by their names; the middle two are beyond NSQ's. NSQ takes any other word for none, which we refuse.
 fn client_auth(policy: &str) -> Option<ClientAuth> {
     Some(match policy {
         "" => ClientAuth::None,
@@ -490,15 +511,12 @@ fn warnings(flags: &Flags) -> Vec<String> {
         "has no effect: with --durability=sync nothing is acknowledged before it is synced";
     const SCAN: &str = "has no effect: deadlines are kept in order, nothing is scanned";
     const NO_TLS: &str = "has no effect without --tls-cert and --tls-key";
-    const POLICY: &str = "is none of request, require, verify-if-given, require-verify: \
-                          clients are not asked for certificates";
     let always_synced = flags.durability == Durability::Sync;
     let no_tls = flags.tls_cert.is_empty();
     let told = [
         ("verbose", flags.verbose, DEPRECATED),
         ("worker-id", flags.worker_id, DEPRECATED),
         ("https-address", no_tls && !["", "0.0.0.0:4152"].contains(&flags.https_address.as_str()), NO_TLS),
-        ("tls-client-auth-policy", client_auth(&flags.tls_client_auth_policy).is_none(), POLICY),
         ("sync-every", always_synced && flags.sync_every != 2500, DURABILITY),
         ("sync-timeout", always_synced && flags.sync_timeout != Duration::from_secs(2), DURABILITY),
         ("queue-scan-worker-pool-max", flags.queue_scan_worker_pool_max != 4, SCAN),

@@ -106,13 +106,41 @@ fn protection_is_never_silently_lost() {
     assert_eq!(fatal(&["--tls-required"]), no_tls);
     assert_eq!(fatal(&["--tls-required=tcp-https"]), no_tls);
     assert_eq!(fatal(&["--tls-client-auth-policy=require-verify"]), no_tls);
-    assert_eq!(fatal(&["--tls-client-auth-policy=requires"]), no_tls);
+    assert!(
+        fatal(&["--tls-client-auth-policy=requires"]).contains("\"requires\" is none of request, require")
+    );
     assert!(fatal(&["--tls-key=k.pem"]).contains("--tls-key needs --tls-cert"));
     assert!(fatal(&["--tls-cert=c.pem"]).contains("--tls-cert needs --tls-key"));
     assert!(fatal(&["--tls-root-ca-file=/nonexistent"]).contains("failed to build TLS config"));
     assert!(fatal(&["--auth-http-request-method=GET"]).contains("get or post"));
     assert!(fatal(&["--http-auth"]).contains("--http-auth needs --auth-file or --auth-http-address"));
     assert!(fatal(&["--max-deflate-level=10"]).ends_with("--max-deflate-level must be [1,9]"));
+}
+
+#[test]
+fn misspelled_protection_is_refused_and_other_unknown_keys_are_told() {
+    for (toml, meant) in [
+        ("tls_requried = true", "tls_required"),
+        ("auth_http_address = ['a:1']", "auth_http_addresses"),
+        ("http-auth = true", "http_auth"),
+        ("tls_client_auth_polcy = 'require'", "tls_client_auth_policy"),
+        ("[tls]\ntls_cert = 'c.pem'", "tls_cert"),
+    ] {
+        let Err(Exit::Fatal(text)) = with_file(toml, &[]) else { panic!("{toml}") };
+        assert!(text.contains(meant), "{text}");
+    }
+    for flag in [
+        "--auth-file=",
+        "--auth-http-address=",
+        "--tls-client-auth-policy=",
+        "--http-auth=",
+        "--tls-required=",
+    ] {
+        assert!(matches!(run(&[flag]), Err(Exit::WrongFlag(_))), "{flag}");
+    }
+    // As in NSQ's example of a file.
+    let empty = "tls_cert = ''\ntls_key = ''\ntls_client_auth_policy = ''\nauth_http_addresses = []";
+    assert!(with_file(empty, &[]).is_ok());
 }
 
 /// The files are not looked at when flags are read.
@@ -128,7 +156,6 @@ fn who_asks_for_client_certificates_requires_tls() {
         ("require", ClientAuth::Require),
         ("verify-if-given", ClientAuth::VerifyIfGiven),
         ("require-verify", ClientAuth::RequireVerify),
-        ("whatever", ClientAuth::None),
     ] {
         let policy = format!("--tls-client-auth-policy={policy}");
         let config = with(&[&policy, "--tls-required=false"]);
@@ -137,7 +164,7 @@ fn who_asks_for_client_certificates_requires_tls() {
         assert_eq!(with(&[&policy, "--tls-required=tcp-https"]).tls_required, TlsRequired::TcpHttps);
     }
     let words = [CERTIFICATE[0], CERTIFICATE[1], "--tls-client-auth-policy=whatever"];
-    assert!(read(&words).unwrap().1[0].contains("is none of request, require"));
+    assert!(fatal(&words).contains("is none of request, require"));
     assert!(with(&["--tls-min-version=tls1.3"]).tls_options().unwrap().only_tls13);
 }
 
@@ -152,7 +179,7 @@ fn what_has_no_effect_is_told() {
     assert_eq!(warned(&[CERTIFICATE[0], CERTIFICATE[1], "--https-address=:1"]), Vec::<String>::new());
     assert_eq!(warned(&["--sync-every=1"]), Vec::<String>::new());
     assert_eq!(warned(&["--sync-every=1", "--durability=sync"]).len(), 1);
-    assert_eq!(warned(&["-worker-id", "5", "--nonsense"]).len(), 1);
+    assert_eq!(warned(&["-worker-id", "5", "--nonsense"]).len(), 2);
 }
 
 #[test]

@@ -88,6 +88,10 @@ pub struct Flags {
     /// The HTTP API needs a token, too: Authorization: Bearer TOKEN.
     #[arg(long, action = ArgAction::Set, default_value_t = false)]
     pub http_auth: bool,
+    /// Accept changes over HTTP that a browser sends for pages of this origin (scheme, host and port); * for
+    /// every site. May be repeated.
+    #[arg(long)]
+    pub http_allowed_origin: Vec<String>,
     /// Region that this node is in.
     #[arg(long, default_value = "")]
     pub topology_region: String,
@@ -248,10 +252,11 @@ pub const KEYS: &[Key] = &[
     Key::new("shutdown_delay", "shutdown-delay", Kind::Duration),
     Key::new("http_client_connect_timeout", "http-client-connect-timeout", Kind::Duration),
     Key::new("http_client_request_timeout", "http-client-request-timeout", Kind::Duration),
-    Key::new("auth_http_addresses", "auth-http-address", Kind::StringList),
-    Key::new("auth_http_request_method", "auth-http-request-method", Kind::String),
-    Key::new("auth_file", "auth-file", Kind::String),
-    Key::new("http_auth", "http-auth", Kind::Bool),
+    Key::guard("auth_http_addresses", "auth-http-address", Kind::StringList),
+    Key::guard("auth_http_request_method", "auth-http-request-method", Kind::String),
+    Key::guard("auth_file", "auth-file", Kind::String),
+    Key::guard("http_auth", "http-auth", Kind::Bool),
+    Key::guard("http_allowed_origins", "http-allowed-origin", Kind::StringList),
     Key::new("topology_region", "topology-region", Kind::String),
     Key::new("topology_zone", "topology-zone", Kind::String),
     Key::new("enable_experiment", "enable-experiment", Kind::StringList),
@@ -287,12 +292,12 @@ pub const KEYS: &[Key] = &[
     Key::new("metrics_max_series", "metrics-max-series", Kind::Int),
     Key::new("e2e_processing_latency_percentiles", "e2e-processing-latency-percentile", Kind::FloatList),
     Key::new("e2e_processing_latency_window_time", "e2e-processing-latency-window-time", Kind::Duration),
-    Key::new("tls_cert", "tls-cert", Kind::String),
-    Key::new("tls_key", "tls-key", Kind::String),
-    Key::new("tls_client_auth_policy", "tls-client-auth-policy", Kind::String),
-    Key::new("tls_root_ca_file", "tls-root-ca-file", Kind::String),
-    Key::new("tls_required", "tls-required", Kind::Word),
-    Key::new("tls_min_version", "tls-min-version", Kind::String),
+    Key::guard("tls_cert", "tls-cert", Kind::String),
+    Key::guard("tls_key", "tls-key", Kind::String),
+    Key::guard("tls_client_auth_policy", "tls-client-auth-policy", Kind::String),
+    Key::guard("tls_root_ca_file", "tls-root-ca-file", Kind::String),
+    Key::guard("tls_required", "tls-required", Kind::Word),
+    Key::guard("tls_min_version", "tls-min-version", Kind::String),
     Key::new("deflate", "deflate", Kind::Bool),
     Key::new("max_deflate_level", "max-deflate-level", Kind::Int),
     Key::new("snappy", "snappy", Kind::Bool),
@@ -378,8 +383,13 @@ mod tests {
     const NOT_IN_FILE: [&str; 5] = ["version", "config", "verbose", "worker-id", "help"];
 
     /// Keys that are not their flag with underscores.
-    const NAMED_OTHERWISE: [&str; 4] =
-        ["id", "nsqlookupd_tcp_addresses", "auth_http_addresses", "e2e_processing_latency_percentiles"];
+    const NAMED_OTHERWISE: [&str; 5] = [
+        "id",
+        "nsqlookupd_tcp_addresses",
+        "auth_http_addresses",
+        "http_allowed_origins",
+        "e2e_processing_latency_percentiles",
+    ];
 
     #[test]
     fn the_clap_tree_is_sound() {

@@ -3,69 +3,78 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nsq_daemon::log::Logger;
+use nsq_daemon::log::{self, Logger};
 use nsq_daemon::notify::Notifier;
 use nsq_daemon::shutdown::StopSignals;
 use nsqd::config::{Config, Start};
 use nsqd::nsqd::Nsqd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// Lookups of names that still run are not waited for longer than this: a resolver may take minutes.
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
+    let _flush = log::FlushOnDrop;
     let start = Config::from_args(std::env::args_os());
     let (config, logger) = match start {
         Start::Run(config, logger) => (config, logger),
         Start::Exit(code) => return code,
     };
+    log::report_panics(&logger);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fatal(&logger, &error.to_string()),
     };
-    runtime.block_on(async {
-        let mut signals = match StopSignals::catch() {
-            Ok(signals) => signals,
-            Err(error) => return fatal(&logger, &error.to_string()),
-        };
-        let mut hangup = match config.can_reload().then(|| signal(SignalKind::hangup())).transpose() {
-            Ok(hangup) => hangup,
-            Err(error) => return fatal(&logger, &error.to_string()),
-        };
-        let manager = match Notifier::from_env() {
-            Ok(manager) => manager,
-            Err(error) => return fatal(&logger, &error.to_string()),
-        };
-        // A limit for the size of files is a full disk to us, and not the end of the process.
-        let file_size_limit = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
-        let _not_fatal = match signal(file_size_limit) {
-            Ok(signal) => signal,
-            Err(error) => return fatal(&logger, &error.to_string()),
-        };
-        let shutdown_delay = config.shutdown_delay;
-        let nsqd = match Nsqd::start(*config, logger.clone()).await {
-            Ok(nsqd) => nsqd,
-            Err(error) => return fatal(&logger, &error.to_string()),
-        };
-        manager.ready("serving");
-        let _alive = manager.keep_alive();
-        let mut end = loop {
-            tokio::select! {
-                end = told_to_stop(&mut signals, &nsqd) => break end,
-                () = next(&mut hangup) => {
-                    manager.reloading();
-                    nsqd.reload().await;
-                    manager.ready("serving");
-                }
+    let code = runtime.block_on(run(config, logger));
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
+    code
+}
+
+async fn run(config: Box<Config>, logger: Logger) -> ExitCode {
+    let mut signals = match StopSignals::catch() {
+        Ok(signals) => signals,
+        Err(error) => return fatal(&logger, &error.to_string()),
+    };
+    let mut hangup = match config.can_reload().then(|| signal(SignalKind::hangup())).transpose() {
+        Ok(hangup) => hangup,
+        Err(error) => return fatal(&logger, &error.to_string()),
+    };
+    let manager = match Notifier::from_env() {
+        Ok(manager) => manager,
+        Err(error) => return fatal(&logger, &error.to_string()),
+    };
+    // A limit for the size of files is a full disk to us, and not the end of the process.
+    let file_size_limit = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    let _not_fatal = match signal(file_size_limit) {
+        Ok(signal) => signal,
+        Err(error) => return fatal(&logger, &error.to_string()),
+    };
+    let shutdown_delay = config.shutdown_delay;
+    let nsqd = match Nsqd::start(*config, logger.clone()).await {
+        Ok(nsqd) => nsqd,
+        Err(error) => return fatal(&logger, &error.to_string()),
+    };
+    manager.ready("serving");
+    let _alive = manager.keep_alive();
+    let mut end = loop {
+        tokio::select! {
+            end = told_to_stop(&mut signals, &nsqd) => break end,
+            () = next(&mut hangup) => {
+                manager.reloading();
+                nsqd.reload().await;
+                manager.ready("serving");
             }
-        };
-        manager.stopping();
-        if end == End::Signal && !shutdown_delay.is_zero() {
-            end = leave(shutdown_delay, &mut signals, &mut hangup, &nsqd).await;
         }
-        match nsqd.shutdown().await {
-            Ok(()) if end == End::Signal => ExitCode::SUCCESS,
-            Ok(()) => ExitCode::FAILURE,
-            Err(error) => fatal(&logger, &error),
-        }
-    })
+    };
+    manager.stopping();
+    if end == End::Signal && !shutdown_delay.is_zero() {
+        end = leave(shutdown_delay, &mut signals, &mut hangup, &nsqd).await;
+    }
+    match nsqd.shutdown().await {
+        Ok(()) if end == End::Signal => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => fatal(&logger, &error),
+    }
 }
 
 /// Why the daemon stops.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nsq_daemon::go_duration;
-use nsq_daemon::http::Server;
+use nsq_daemon::http::{HeavyAnswers, Server};
 use nsq_daemon::listen::{Address, Listener, parse_address};
 use nsq_daemon::log::Logger;
+use nsq_daemon::open_files;
 use nsq_daemon::tls::ServerTls;
 use nsq_protocol::{IdentifyReply, PeerInfo};
 use tokio::task::JoinHandle;
@@ -62,6 +63,7 @@ impl Nsqd {
         let instantiate = |error: String| StartError(format!("failed to instantiate nsqd - {error}"));
         nsq_daemon::info!(logger, "{}", nsq_daemon::version_line("nsqd"));
         nsq_daemon::info!(logger, "ID: {}", config.node_id);
+        open_files::raise_limit(&logger);
         let storage: Arc<dyn Storage> = Arc::new(Measured::new(Arc::new(FileStorage)));
         let data_dir =
             DataDir::open(&storage, &config.data_path).map_err(|error| instantiate(error.to_string()))?;
@@ -158,6 +160,7 @@ impl Nsqd {
             started_at,
             tcp_port: info_port(&tcp),
             http_port: info_port(&http),
+            heavy: HeavyAnswers::default(),
             auth: auth.clone().filter(|_| config.http_auth).map(|auth| Arc::new(HttpAuth::new(auth))),
             lookupd_addresses: lookup,
             tls_required: None,

@@ -21,6 +21,11 @@ impl Producers {
         self.0.lock().retain(|other| !Arc::ptr_eq(other, info));
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.lock().len()
+    }
+
     /// All of them.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
         self.0.lock().clone()

@@ -3,6 +3,7 @@
 //! A topic's numbers are taken under its lock, a channel's and its consumers' under the channel's: each line is
 //! consistent in itself, and nobody is stopped to take them all at once.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nsq_protocol::{
@@ -34,6 +35,8 @@ pub struct StatsRequest<'a> {
     pub include_memory: bool,
     /// Tell about the disk, which NSQ does not.
     pub include_storage: bool,
+    /// Tell nothing that concerns other topics: no producers that only publish to others, no figures of the node.
+    pub only_asked: bool,
 }
 
 impl Default for StatsRequest<'_> {
@@ -45,34 +48,79 @@ impl Default for StatsRequest<'_> {
             include_clients: true,
             include_memory: true,
             include_storage: false,
+            only_asked: false,
         }
     }
 }
 
-/// Takes the statistics. `start_time` is in unix seconds.
+/// Takes the statistics, all at once. `start_time` is in unix seconds.
 pub fn collect(
     registry: &Registry,
     producers: &Producers,
     start_time: i64,
     request: StatsRequest<'_>,
 ) -> Stats {
-    let topics = match request.topic {
-        Some(name) => registry.get(name).map(|topic| vec![topic]),
-        None => Some(registry.all()),
-    };
-    // As in NSQ: who asks for a topic that is not there is told of nobody.
-    let include_producers = request.include_clients && topics.is_some();
+    let topics = wanted_topics(registry, request);
+    let producers = wanted_producers(producers, topics.is_some(), request);
+    let producer = |info: &Arc<ClientInfo>| producer_stats(info, request);
+    Stats {
+        topics: topics.map(|topics| {
+            topics
+                .iter()
+                .map(|topic| TopicFigures::take(registry.engine(), topic, request).whole(request))
+                .collect()
+        }),
+        producers: (!producers.is_empty()).then(|| producers.iter().map(producer).collect()),
+        ..without_lists(registry.engine(), start_time, request)
+    }
+}
+
+/// The statistics without topics and producers. `start_time` is in unix seconds.
+pub fn without_lists(engine: &Engine, start_time: i64, request: StatsRequest<'_>) -> Stats {
     Stats {
         version: nsq_daemon::NSQ_VERSION.to_owned(),
-        health: health(registry.engine()),
+        health: health(engine),
         start_time,
-        topics: topics.map(|topics| {
-            topics.iter().filter_map(|topic| topic_stats(registry.engine(), topic, request)).collect()
-        }),
-        memory: request.include_memory.then(memory_stats),
-        unsynced_bytes: request.include_storage.then(|| unsynced_bytes(registry.engine())).flatten(),
-        producers: include_producers.then(|| producer_stats(producers, request.topic)).flatten(),
+        memory: (request.include_memory && !request.only_asked).then(memory_stats),
+        unsynced_bytes: (request.include_storage && !request.only_asked)
+            .then(|| unsynced_bytes(engine))
+            .flatten(),
+        ..Stats::default()
     }
+}
+
+/// The topics to be told of, by name; none if the one that is asked for is not there.
+pub fn wanted_topics(registry: &Registry, request: StatsRequest<'_>) -> Option<Vec<Arc<Topic>>> {
+    let mut topics = match request.topic {
+        Some(name) => vec![registry.get(name)?],
+        None => registry.all(),
+    };
+    if let Some(name) = request.channel {
+        topics.retain(|topic| topic.channel(name).is_some());
+    }
+    Some(topics)
+}
+
+/// The producers to be told of. NSQ tells of all of them, whatever they publish to, but of none to who asks for a topic
+/// that is not there.
+pub fn wanted_producers(
+    producers: &Producers,
+    is_topic_there: bool,
+    request: StatsRequest<'_>,
+) -> Vec<Arc<ClientInfo>> {
+    if !request.include_clients || !is_topic_there {
+        return Vec::new();
+    }
+    let mut producers = producers.all();
+    if request.only_asked {
+        producers.retain(|info| request.topic.is_some_and(|topic| info.has_published_to(topic)));
+    }
+    producers
+}
+
+/// A producer.
+pub fn producer_stats(info: &ClientInfo, request: StatsRequest<'_>) -> ClientStats {
+    client_stats(info, &ConsumerFigures::default(), request.topic)
 }
 
 /// When the daemon started, in unix seconds.
@@ -103,35 +151,124 @@ pub fn of_node(engine: &Engine, start_time: i64) -> Stats {
 
 /// None if the topic lacks the channel that was asked for.
 pub(crate) fn topic_stats(engine: &Engine, topic: &Topic, request: StatsRequest<'_>) -> Option<TopicStats> {
-    let (channels, others): (Vec<_>, Vec<_>) = (topic.channels().into_iter())
-        .partition(|channel| request.channel.is_none_or(|name| channel.name().as_str() == name));
-    if request.channel.is_some() && channels.is_empty() {
-        return None;
+    let figures = TopicFigures::take(engine, topic, request);
+    (request.channel.is_none() || !figures.channels.is_empty()).then(|| figures.whole(request))
+}
+
+/// A topic's statistics as they were taken, before its consumers' texts are put together: that takes most of the time and
+/// nearly all of the memory.
+pub struct TopicFigures {
+    /// Without channels.
+    pub stats: TopicStats,
+    /// Those that are wanted, by name.
+    pub channels: Vec<ChannelFigures>,
+}
+
+/// The same of a channel.
+pub struct ChannelFigures {
+    /// Without consumers.
+    pub stats: ChannelStats,
+    consumers: Vec<(Arc<ClientInfo>, ConsumerFigures)>,
+}
+
+/// What a channel knows of a consumer.
+#[derive(Debug, Clone, Copy, Default)]
+struct ConsumerFigures {
+    ready_count: i64,
+    in_flight_count: i64,
+    message_count: u64,
+    finish_count: u64,
+    requeue_count: u64,
+}
+
+impl TopicFigures {
+    /// Takes them.
+    pub fn take(engine: &Engine, topic: &Topic, request: StatsRequest<'_>) -> Self {
+        let (channels, others): (Vec<_>, Vec<_>) = (topic.channels().into_iter())
+            .partition(|channel| request.channel.is_none_or(|name| channel.name().as_str() == name));
+        let memory_start = topic.log().memory_start();
+        let mut latencies = Latencies::new(engine);
+        let channels: Vec<ChannelFigures> = (channels.iter())
+            .map(|channel| {
+                // What is ephemeral is in memory only.
+                let memory_start = if channel.is_ephemeral() { 0 } else { memory_start };
+                ChannelFigures::take(channel, memory_start, request, &mut latencies)
+            })
+            .collect();
+        // As in NSQ: a topic has no percentiles of its own, and those of all its channels whichever are asked for.
+        let others = if request.only_asked { Vec::new() } else { others };
+        for channel in &others {
+            channel.inspect(|state, _| latencies.measure(state));
+            latencies.newest();
+        }
+        let e2e_processing_latency =
+            if channels.is_empty() { E2eLatency::default() } else { latencies.all() };
+        let (depth, backend_depth, paused) = topic.depth();
+        let (message_count, message_bytes) = topic.counters();
+        let stats = TopicStats {
+            topic_name: topic.name().to_string(),
+            channels: Vec::new(),
+            depth: signed(depth),
+            backend_depth: signed(backend_depth.min(depth)),
+            message_count,
+            message_bytes,
+            paused,
+            e2e_processing_latency,
+            retention: retention_stats(topic),
+        };
+        Self { stats, channels }
     }
-    let memory_start = topic.log().memory_start();
-    let mut latencies = Latencies::new(engine);
-    let channels: Vec<ChannelStats> = (channels.iter())
-        .map(|channel| channel_stats(channel, memory_start, request, &mut latencies))
-        .collect();
-    // As in NSQ: a topic has no percentiles of its own, and those of all its channels whichever are asked for.
-    for channel in &others {
-        channel.inspect(|state, _| latencies.measure(state));
-        latencies.newest();
+
+    fn whole(self, request: StatsRequest<'_>) -> TopicStats {
+        let channels = self.channels.into_iter().map(|channel| channel.whole(request)).collect();
+        TopicStats { channels, ..self.stats }
     }
-    let e2e_processing_latency = if channels.is_empty() { E2eLatency::default() } else { latencies.all() };
-    let (depth, backend_depth, paused) = topic.depth();
-    let (message_count, message_bytes) = topic.counters();
-    Some(TopicStats {
-        topic_name: topic.name().to_string(),
-        channels,
-        depth: signed(depth),
-        backend_depth: signed(backend_depth.min(depth)),
-        message_count,
-        message_bytes,
-        paused,
-        e2e_processing_latency,
-        retention: retention_stats(topic),
-    })
+}
+
+impl ChannelFigures {
+    fn take(
+        channel: &Channel,
+        memory_start: u64,
+        request: StatsRequest<'_>,
+        latencies: &mut Latencies<'_>,
+    ) -> Self {
+        // Under the channel's lock only numbers are taken; texts are put together when consumers can go on.
+        let (stats, consumers) = channel.inspect(|state, infos| {
+            let consumers: Vec<_> = match request.include_clients {
+                true => {
+                    infos.iter().map(|(key, info)| (info.clone(), consumer_figures(state, *key))).collect()
+                }
+                false => Vec::new(),
+            };
+            latencies.measure(state);
+            (channel_numbers(state, memory_start), consumers)
+        });
+        let stats = ChannelStats {
+            channel_name: channel.name().to_string(),
+            clients: request.include_clients.then(Vec::new),
+            e2e_processing_latency: latencies.newest(),
+            ..stats
+        };
+        Self { stats, consumers }
+    }
+
+    /// How many consumers are listed.
+    pub fn consumer_count(&self) -> usize {
+        self.consumers.len()
+    }
+
+    /// The consumers, put together one by one.
+    pub fn consumers<'a>(
+        &'a self,
+        request: StatsRequest<'a>,
+    ) -> impl Iterator<Item = ClientStats> + Send + use<'a> {
+        self.consumers.iter().map(move |(info, figures)| client_stats(info, figures, request.topic))
+    }
+
+    fn whole(self, request: StatsRequest<'_>) -> ChannelStats {
+        let clients = request.include_clients.then(|| self.consumers(request).collect());
+        ChannelStats { clients, ..self.stats }
+    }
 }
 
 fn retention_stats(topic: &Topic) -> Option<RetentionStats> {
@@ -144,30 +281,6 @@ fn retention_stats(topic: &Topic) -> Option<RetentionStats> {
         oldest_retained_at: retained.oldest_ns.unwrap_or(0),
         oldest_retained_sequence: retained.oldest_sequence,
     })
-}
-
-fn channel_stats(
-    channel: &Channel,
-    memory_start: u64,
-    request: StatsRequest<'_>,
-    latencies: &mut Latencies<'_>,
-) -> ChannelStats {
-    // Under the channel's lock only numbers are taken; texts are put together when consumers can go on.
-    let (stats, consumers) = channel.inspect(|state, infos| {
-        let consumers: Vec<_> = match request.include_clients {
-            true => infos.iter().map(|(key, info)| (info.clone(), consumer_stats(state, *key))).collect(),
-            false => Vec::new(),
-        };
-        latencies.measure(state);
-        (channel_numbers(state, memory_start), consumers)
-    });
-    let clients = consumers.into_iter().map(|(info, numbers)| client_stats(&info, numbers, request.topic));
-    ChannelStats {
-        channel_name: channel.name().to_string(),
-        clients: request.include_clients.then(|| clients.collect()),
-        e2e_processing_latency: latencies.newest(),
-        ..stats
-    }
 }
 
 fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
@@ -241,22 +354,19 @@ fn on_disk(state: &ChannelState, memory_start: u64) -> u64 {
     memory_start.min(state.end()).saturating_sub(state.cursor()).min(state.depth())
 }
 
-/// What the channel knows of a consumer; the rest is for [`client_stats`].
-fn consumer_stats(state: &ChannelState, key: ConsumerKey) -> ClientStats {
-    let Some(consumer) = state.consumers().get(key) else { return ClientStats::default() };
-    ClientStats {
+fn consumer_figures(state: &ChannelState, key: ConsumerKey) -> ConsumerFigures {
+    let Some(consumer) = state.consumers().get(key) else { return ConsumerFigures::default() };
+    ConsumerFigures {
         ready_count: signed(consumer.ready_count),
         in_flight_count: signed(consumer.in_flight_count),
         message_count: consumer.message_count,
         finish_count: consumer.finish_count,
         requeue_count: consumer.requeue_count,
-        ..ClientStats::default()
     }
 }
 
-/// Adds what is known of a connection whether or not it consumes. With `topic`, what it published elsewhere is left
-/// out.
-fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) -> ClientStats {
+/// A connection, whether or not it consumes. With `topic`, what it published elsewhere is left out.
+fn client_stats(info: &ClientInfo, figures: &ConsumerFigures, topic: Option<&str>) -> ClientStats {
     let identity = info.identity();
     let upgrades = info.upgrades();
     let is_tls = upgrades.tls.is_some();
@@ -267,7 +377,7 @@ fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) ->
         .map(|(topic, count)| PubCount { topic, count })
         .collect();
     pub_counts.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
-    let delivered = |locality| if identity.locality == Some(locality) { numbers.message_count } else { 0 };
+    let delivered = |locality| if identity.locality == Some(locality) { figures.message_count } else { 0 };
     ClientStats {
         client_id: identity.client_id,
         hostname: identity.hostname,
@@ -293,15 +403,12 @@ fn client_stats(info: &ClientInfo, numbers: ClientStats, topic: Option<&str>) ->
         tls_version: tls.version.to_owned(),
         tls_negotiated_protocol: tls.negotiated_protocol,
         tls_negotiated_protocol_is_mutual: is_tls,
-        ..numbers
+        ready_count: figures.ready_count,
+        in_flight_count: figures.in_flight_count,
+        message_count: figures.message_count,
+        finish_count: figures.finish_count,
+        requeue_count: figures.requeue_count,
     }
-}
-
-/// None, not an empty list, if nobody has published.
-fn producer_stats(producers: &Producers, topic: Option<&str>) -> Option<Vec<ClientStats>> {
-    let producers = producers.all();
-    (!producers.is_empty())
-        .then(|| producers.iter().map(|info| client_stats(info, ClientStats::default(), topic)).collect())
 }
 
 /// None if nobody watches the storage.
@@ -347,28 +454,50 @@ mod tests {
         info.count_published("a", 1);
         info.set_state(3);
         info.authenticate(AuthIdentity { identity: "me".into(), identity_url: String::new() });
-        let auth = client_stats(&info, ClientStats::default(), None);
+        let auth = client_stats(&info, &ConsumerFigures::default(), None);
         assert_eq!(
             (auth.authed, auth.auth_identity.as_str(), auth.auth_identity_url.as_str()),
             (true, "me", "")
         );
-        let stats = client_stats(&info, ClientStats::default(), None);
+        let stats = client_stats(&info, &ConsumerFigures::default(), None);
         assert_eq!((stats.client_id.as_str(), stats.state, stats.connect_ts), ("127.0.0.1", 3, 1000));
         let counts = |stats: &ClientStats| {
             stats.pub_counts.iter().map(|pubs| (pubs.topic.clone(), pubs.count)).collect::<Vec<_>>()
         };
         assert_eq!(counts(&stats), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
-        assert_eq!(counts(&client_stats(&info, ClientStats::default(), Some("b"))), [("b".to_owned(), 2)]);
-        assert_eq!(counts(&client_stats(&info, ClientStats::default(), Some("c"))), []);
+        assert_eq!(
+            counts(&client_stats(&info, &ConsumerFigures::default(), Some("b"))),
+            [("b".to_owned(), 2)]
+        );
+        assert_eq!(counts(&client_stats(&info, &ConsumerFigures::default(), Some("c"))), []);
     }
 
     #[test]
-    fn no_producers_are_no_list() {
+    fn who_may_see_one_topic_sees_its_producers_only() {
         let producers = Producers::default();
-        assert_eq!(producer_stats(&producers, None), None);
-        let info = std::sync::Arc::new(ClientInfo::new("127.0.0.1:5000".into(), 1000));
-        info.count_published("a", 1);
-        producers.add(&info);
-        assert_eq!(producer_stats(&producers, Some("other")).unwrap().len(), 1);
+        let mut infos = Vec::new();
+        for topics in [&["a"][..], &["b"], &["a", "b"]] {
+            let info = Arc::new(ClientInfo::new("127.0.0.1:5000".into(), 1000));
+            topics.iter().for_each(|topic| info.count_published(topic, 1));
+            producers.add(&info);
+            infos.push(info);
+        }
+        let told = |topic, only_asked, is_topic_there| {
+            let request = StatsRequest { topic, only_asked, ..StatsRequest::default() };
+            let wanted = wanted_producers(&producers, is_topic_there, request);
+            let counts = |info: &Arc<ClientInfo>| {
+                let stats = producer_stats(info, request);
+                stats.pub_counts.into_iter().map(|pubs| pubs.topic).collect::<Vec<_>>().join(",")
+            };
+            wanted.iter().map(counts).collect::<Vec<_>>()
+        };
+        assert_eq!(told(None, false, true), ["a", "b", "a,b"]);
+        assert_eq!(told(Some("a"), false, true), ["a", "", "a"], "as NSQ tells it");
+        assert_eq!(told(Some("a"), true, true), ["a", "a"]);
+        assert_eq!(told(Some("c"), true, true), [""; 0]);
+        assert_eq!(told(None, true, true), [""; 0]);
+        assert_eq!(told(Some("a"), false, false), [""; 0]);
+        producers.remove(&infos[0]);
+        assert_eq!(told(None, false, true), ["b", "a,b"]);
     }
 }

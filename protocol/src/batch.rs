@@ -11,8 +11,10 @@
 use crate::error::{ErrorCode, ProtocolError};
 use crate::limits::Limits;
 
-/// Smallest message in a batch: four bytes of size and a body of one.
-const MIN_ITEM_BYTES: usize = 5;
+/// Bytes of the size before each message.
+const SIZE_BYTES: usize = 4;
+/// Smallest message in a batch: its size and a body of one byte.
+const MIN_ITEM_BYTES: usize = SIZE_BYTES + 1;
 
 /// A batch that has been checked, still where it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +31,19 @@ impl<'a> MessageBatch<'a> {
     /// Checks go from front to back, and the first that fails decides, however much of the batch is
     /// there yet.
     pub fn parse_binary(buf: &'a [u8], limits: &Limits) -> Result<(Self, usize), BatchError> {
+        Self::resume_binary(buf, Checked::default(), limits)
+    }
+
+    /// Like [`Self::parse_binary`], for a batch whose beginning was checked before: `checked` comes from
+    /// the last [`BatchError::Incomplete`] for this very batch. A batch that arrives in many pieces costs
+    /// no more than one that arrives whole.
+    pub(crate) fn resume_binary(
+        buf: &'a [u8],
+        checked: Checked,
+        limits: &Limits,
+    ) -> Result<(Self, usize), BatchError> {
         let Some((count, items)) = buf.split_first_chunk::<4>() else {
-            return Err(BatchError::Incomplete { part: BatchPart::Count, needed: 4 });
+            return Err(BatchError::Incomplete { part: BatchPart::Count, needed: 4, checked });
         };
         let claimed = i32::from_be_bytes(*count);
         let count = usize::try_from(claimed).unwrap_or(0);
@@ -38,13 +51,12 @@ impl<'a> MessageBatch<'a> {
             return Err(BatchError::InvalidCount(claimed));
         }
         let max_total = limits.max_batch_bytes();
-        let mut at = 0;
-        for index in 0..count {
-            // At least this much is still to come after the present message.
-            let min_rest = (count - index - 1) * MIN_ITEM_BYTES;
+        let mut at = checked.bytes;
+        for index in checked.messages..count {
+            let checked = Checked { messages: index, bytes: at };
             let Some(size) = items.get(at..).and_then(|rest| rest.first_chunk::<4>()) else {
-                let needed = 4 + at + MIN_ITEM_BYTES + min_rest;
-                return Err(BatchError::Incomplete { part: BatchPart::Size(index), needed });
+                let needed = 4 + at + SIZE_BYTES;
+                return Err(BatchError::Incomplete { part: BatchPart::Size(index), needed, checked });
             };
             let claimed = i32::from_be_bytes(*size);
             let size = usize::try_from(claimed).unwrap_or(0);
@@ -54,13 +66,17 @@ impl<'a> MessageBatch<'a> {
             if size > limits.max_msg_size {
                 return Err(BatchError::MessageTooBig { size, max: limits.max_msg_size });
             }
-            at += 4 + size;
-            let needed = 4 + at + min_rest;
-            if needed > max_total {
-                return Err(BatchError::BatchTooBig { size: needed, max: limits.max_body_size });
+            at += SIZE_BYTES + size;
+            let messages_left = count - index - 1;
+            let min_total = 4 + at + messages_left * MIN_ITEM_BYTES;
+            if min_total > max_total {
+                return Err(BatchError::BatchTooBig { size: min_total, max: limits.max_body_size });
             }
             if at > items.len() {
-                return Err(BatchError::Incomplete { part: BatchPart::Body(index), needed });
+                // The size of the next message can be wrong; the rest of this one cannot.
+                let next_size = if messages_left > 0 { SIZE_BYTES } else { 0 };
+                let needed = 4 + at + next_size;
+                return Err(BatchError::Incomplete { part: BatchPart::Body(index), needed, checked });
             }
         }
         Ok((Self { items: &items[..at], count }, 4 + at))
@@ -165,9 +181,11 @@ pub enum BatchError {
     Incomplete {
         /// What the buffer ends in.
         part: BatchPart,
-        /// Bytes that the batch has at the least, within the limits: until they are there, looking
-        /// again is of no use.
+        /// Length of the batch at which the next decision is possible: that it is whole, or that the
+        /// next count or size is wrong. With fewer bytes the answer stays `Incomplete`.
         needed: usize,
+        /// What need not be checked again.
+        checked: Checked,
     },
     /// The count is not positive, or so large that not even the smallest messages would fit.
     #[error("invalid message count {0}")]
@@ -196,6 +214,14 @@ pub enum BatchError {
         /// The limit.
         max: usize,
     },
+}
+
+/// The messages at the start of an incomplete batch that are whole and right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    messages: usize,
+    /// Of sizes and bodies; the count before them is not included.
+    bytes: usize,
 }
 
 /// A part of a batch.
@@ -248,6 +274,10 @@ mod tests {
         MessageBatch::parse_binary(bytes, &limits()).unwrap_err()
     }
 
+    fn incomplete(part: BatchPart, needed: usize, checked: Checked) -> BatchError {
+        BatchError::Incomplete { part, needed, checked }
+    }
+
     #[test]
     fn a_batch_is_read_in_place() {
         let bytes = b"\0\0\0\x02\0\0\0\x01x\0\0\0\x02yyrest";
@@ -270,7 +300,7 @@ mod tests {
         assert_eq!(error(b"\0\0\0\0"), BatchError::InvalidCount(0));
         assert_eq!(error(b"\xff\xff\xff\xff"), BatchError::InvalidCount(-1));
         assert_eq!(error(b"\0\0\0\x0b"), BatchError::InvalidCount(11));
-        assert_eq!(error(b"\0\0\0\x0a"), BatchError::Incomplete { part: BatchPart::Size(0), needed: 54 });
+        assert_eq!(error(b"\0\0\0\x0a"), incomplete(BatchPart::Size(0), 8, Checked::default()));
     }
 
     #[test]
@@ -283,8 +313,24 @@ mod tests {
         assert_eq!(error(b"\0\0\0\x01\0\0\0\x0b"), BatchError::MessageTooBig { size: 11, max: 10 });
         assert_eq!(
             error(b"\0\0\0\x02\0\0\0\x0a"),
-            BatchError::Incomplete { part: BatchPart::Body(0), needed: 4 + 14 + 5 }
+            incomplete(BatchPart::Body(0), 4 + 14 + 4, Checked::default())
         );
+        assert_eq!(
+            error(b"\0\0\0\x02\0\0\0\x01x\0\0\0\x02"),
+            incomplete(BatchPart::Body(1), 4 + 5 + 6, Checked { messages: 1, bytes: 5 })
+        );
+    }
+
+    #[test]
+    fn checked_messages_are_not_read_again() {
+        let mut bytes = b"\0\0\0\x02\0\0\0\x01x\0\0\0\x02y".to_vec();
+        let BatchError::Incomplete { checked, .. } = error(&bytes) else { panic!() };
+        // Only a check from the beginning would refuse this.
+        bytes[4] = 0xff;
+        bytes.push(b'z');
+        let (batch, consumed) = MessageBatch::resume_binary(&bytes, checked, &limits()).unwrap();
+        assert_eq!((batch.len(), consumed), (2, 15));
+        assert_eq!(error(&bytes), BatchError::InvalidSize { index: 0, size: -16_777_215 });
     }
 
     #[test]
@@ -301,12 +347,12 @@ mod tests {
     fn errors_have_the_texts_of_nsqd() {
         let cases: &[(BatchError, &str)] = &[
             (
-                BatchError::Incomplete { part: BatchPart::Count, needed: 4 },
+                incomplete(BatchPart::Count, 4, Checked::default()),
                 "E_BAD_BODY MPUB failed to read message count",
             ),
             (BatchError::InvalidCount(-1), "E_BAD_BODY MPUB invalid message count -1"),
             (
-                BatchError::Incomplete { part: BatchPart::Size(3), needed: 4 },
+                incomplete(BatchPart::Size(3), 4, Checked::default()),
                 "E_BAD_MESSAGE MPUB failed to read message(3) body size",
             ),
             (
@@ -315,7 +361,7 @@ mod tests {
             ),
             (BatchError::MessageTooBig { size: 9, max: 8 }, "E_BAD_MESSAGE MPUB message too big 9 > 8"),
             (
-                BatchError::Incomplete { part: BatchPart::Body(3), needed: 4 },
+                incomplete(BatchPart::Body(3), 4, Checked::default()),
                 "E_BAD_MESSAGE MPUB failed to read message body",
             ),
             (BatchError::BatchTooBig { size: 9, max: 8 }, "E_BAD_BODY MPUB body too big 9 > 8"),

@@ -8,14 +8,15 @@
 //! Each single blank separates, so doubled or trailing ones make empty parameters. Parameters beyond
 //! those expected are ignored, except for AUTH, which has none.
 //!
-//! [`decode`] keeps nothing between calls and allocates nothing for the commands of the data path.
+//! [`decode`] keeps nothing between calls and allocates nothing for the commands of the data path. A batch
+//! that arrives in pieces is continued with [`decode_from`].
 //! Within a command the checks go from front to back and the first that fails decides, as soon as the
 //! bytes for it are there. Whether a command is allowed in the present state of the connection comes
 //! before all of them, and is for the connection to check, by the verb.
 
 use memchr::memchr;
 
-use crate::batch::{BatchError, MessageBatch};
+use crate::batch::{BatchError, Checked, MessageBatch};
 use crate::command::{Command, Verb};
 use crate::error::{ErrorCode, ProtocolError, quote};
 pub use crate::limits::Limits;
@@ -29,9 +30,13 @@ pub enum Decoded<'a> {
     Incomplete {
         /// Known once the line is there and valid.
         verb: Option<Verb>,
-        /// Bytes that the command has at the least, within the limits: until that many are in the
-        /// buffer, looking again is of no use.
+        /// Length of the buffer at which the next decision is possible: that the line is there, that the
+        /// command is whole, or that it is wrong. With fewer bytes the answer stays the same.
         needed: usize,
+        /// Length that the command claims to have, as far as known; at least `needed`.
+        claimed: usize,
+        /// For [`decode_from`], once more bytes are there.
+        checked: Checked,
     },
     /// A command.
     Command {
@@ -56,9 +61,16 @@ pub enum Decoded<'a> {
 /// Reads the command at the start of `buf`.
 #[inline]
 pub fn decode<'a>(buf: &'a [u8], limits: &Limits) -> Decoded<'a> {
+    decode_from(buf, Checked::default(), limits)
+}
+
+/// Reads the command at the start of `buf`. If it was [`Decoded::Incomplete`] before and has more bytes
+/// now, what was `checked` then is not checked again. For any other command `checked` is the default.
+#[inline]
+pub fn decode_from<'a>(buf: &'a [u8], checked: Checked, limits: &Limits) -> Decoded<'a> {
     match plain_fin(buf) {
         Some(id) => Decoded::Command { command: Command::Fin { id }, consumed: PLAIN_FIN_BYTES },
-        None => decode_any(buf, limits),
+        None => decode_any(buf, checked, limits),
     }
 }
 
@@ -113,10 +125,13 @@ fn plain_fin(buf: &[u8]) -> Option<MessageId> {
     is_plain.then_some(MessageId(*id))
 }
 
-fn decode_any<'a>(buf: &'a [u8], limits: &Limits) -> Decoded<'a> {
+fn decode_any<'a>(buf: &'a [u8], checked: Checked, limits: &Limits) -> Decoded<'a> {
     let (line, body_at) = match split_line(buf, limits) {
         Ok(found) => found,
-        Err(LineError::Incomplete) => return Decoded::Incomplete { verb: None, needed: buf.len() + 1 },
+        Err(LineError::Incomplete) => {
+            let needed = buf.len() + 1;
+            return Decoded::Incomplete { verb: None, needed, claimed: needed, checked };
+        }
         Err(LineError::TooLong) => return Decoded::LineTooLong,
     };
     let mut params = Params::new(line);
@@ -125,17 +140,29 @@ fn decode_any<'a>(buf: &'a [u8], limits: &Limits) -> Decoded<'a> {
         let error = ProtocolError::echo(ErrorCode::Invalid, "invalid command ", name);
         return Decoded::Invalid { verb: None, error, consumed: body_at };
     };
-    match decode_params(verb, params, &buf[body_at..], limits) {
+    match decode_params(verb, params, &buf[body_at..], checked, limits) {
         Ok((command, body_bytes)) => Decoded::Command { command, consumed: body_at + body_bytes },
-        Err(Stop::Incomplete(needed)) => Decoded::Incomplete { verb: Some(verb), needed: body_at + needed },
+        Err(Stop::Incomplete { needed, claimed, checked }) => Decoded::Incomplete {
+            verb: Some(verb),
+            needed: body_at + needed,
+            claimed: body_at + claimed.max(needed),
+            checked,
+        },
         Err(Stop::Wrong(error)) => Decoded::Invalid { verb: Some(verb), error, consumed: body_at },
     }
 }
 
 /// Why there is no command; bytes are counted from the end of the line.
 enum Stop {
-    Incomplete(usize),
+    Incomplete { needed: usize, claimed: usize, checked: Checked },
     Wrong(ProtocolError),
+}
+
+impl Stop {
+    /// For a body that is decided as a whole.
+    fn until(needed: usize) -> Self {
+        Self::Incomplete { needed, claimed: needed, checked: Checked::default() }
+    }
 }
 
 impl From<ProtocolError> for Stop {
@@ -149,6 +176,7 @@ fn decode_params<'a>(
     verb: Verb,
     mut params: Params<'a>,
     body: &'a [u8],
+    checked: Checked,
     limits: &Limits,
 ) -> Result<(Command<'a>, usize), Stop> {
     let command = match verb {
@@ -159,7 +187,7 @@ fn decode_params<'a>(
         }
         Verb::Mpub => {
             let topic = topic(verb, params.required(verb, PARAMETERS)?)?;
-            let (messages, consumed) = batch_body(body, limits)?;
+            let (messages, consumed) = batch_body(body, checked, limits)?;
             return Ok((Command::Mpub { topic, messages }, consumed));
         }
         Verb::Dpub => {
@@ -323,11 +351,17 @@ fn control_body<'a>(verb: Verb, buf: &'a [u8], limits: &Limits) -> Result<(&'a [
 }
 
 /// The batch of MPUB, and how many bytes it took with its length.
-fn batch_body<'a>(buf: &'a [u8], limits: &Limits) -> Result<(MessageBatch<'a>, usize), Stop> {
-    control_body_size(Verb::Mpub, buf, limits)?;
-    match MessageBatch::parse_binary(&buf[4..], limits) {
+fn batch_body<'a>(
+    buf: &'a [u8],
+    checked: Checked,
+    limits: &Limits,
+) -> Result<(MessageBatch<'a>, usize), Stop> {
+    let size = control_body_size(Verb::Mpub, buf, limits)?;
+    match MessageBatch::resume_binary(&buf[4..], checked, limits) {
         Ok((batch, consumed)) => Ok((batch, 4 + consumed)),
-        Err(BatchError::Incomplete { needed, .. }) => Err(Stop::Incomplete(4 + needed)),
+        Err(BatchError::Incomplete { needed, checked, .. }) => {
+            Err(Stop::Incomplete { needed: 4 + needed, claimed: 4 + size, checked })
+        }
         Err(error) => Err(error.to_protocol_error().into()),
     }
 }
@@ -346,12 +380,12 @@ fn control_body_size(verb: Verb, buf: &[u8], limits: &Limits) -> Result<usize, S
 }
 
 fn body_size(buf: &[u8]) -> Result<i32, Stop> {
-    buf.first_chunk().map(|size| i32::from_be_bytes(*size)).ok_or(Stop::Incomplete(4))
+    buf.first_chunk().map(|size| i32::from_be_bytes(*size)).ok_or(Stop::until(4))
 }
 
 fn sized(buf: &[u8], size: usize) -> Result<(&[u8], usize), Stop> {
     let end = 4 + size;
-    buf.get(4..end).map(|body| (body, end)).ok_or(Stop::Incomplete(end))
+    buf.get(4..end).map(|body| (body, end)).ok_or(Stop::until(end))
 }
 
 // Errors.

@@ -34,8 +34,11 @@ fn check_error(buf: &[u8], expected: &str) {
 }
 
 #[track_caller]
-fn check_needed(buf: &[u8], verb: Option<Verb>, needed: usize) {
-    assert_eq!(decode(buf, &limits()), Decoded::Incomplete { verb, needed });
+fn check_needed(buf: &[u8], verb: Option<Verb>, needed: usize, claimed: usize) {
+    let Decoded::Incomplete { verb: seen, needed: n, claimed: c, .. } = decode(buf, &limits()) else {
+        panic!("{} is decided", buf.escape_ascii());
+    };
+    assert_eq!((seen, n, c), (verb, needed, claimed));
 }
 
 #[track_caller]
@@ -71,7 +74,7 @@ fn the_line_has_a_limit() {
     let max = Limits::default().max_line_bytes;
     let mut line = b"NOP ".to_vec();
     line.resize(max - 1, b'x');
-    check_needed(&line, None, max);
+    check_needed(&line, None, max, max);
     line.push(b'\n');
     assert_eq!(command(&line), Command::Nop);
     line[max - 1] = b'x';
@@ -91,8 +94,8 @@ fn pub_checks() {
     check_error(b"PUB t\n\xff\xff\xff\xff", "E_BAD_MESSAGE PUB invalid message body size -1");
     check_error(b"PUB t\n\x80\0\0\0", "E_BAD_MESSAGE PUB invalid message body size -2147483648");
     check_error(b"PUB t\n\0\0\0\x65", "E_BAD_MESSAGE PUB message too big 101 > 100");
-    check_needed(b"PUB t\n\0\0\0", Some(Verb::Pub), 10);
-    check_needed(b"PUB t\n\0\0\0\x64abc", Some(Verb::Pub), 110);
+    check_needed(b"PUB t\n\0\0\0", Some(Verb::Pub), 10, 10);
+    check_needed(b"PUB t\n\0\0\0\x64abc", Some(Verb::Pub), 110, 110);
     check_truncated(b"PUB t\n\0\0", Some("E_BAD_MESSAGE PUB failed to read message body size"));
     check_truncated(b"PUB t\n\0\0\0\x02x", Some("E_BAD_MESSAGE PUB failed to read message body"));
     check_truncated(b"PUB t", None);
@@ -136,7 +139,11 @@ fn mpub_checks() {
     check_error(b"MPUB t\n\0\0\0\x09\0\0\0\0", "E_BAD_BODY MPUB invalid message count 0");
     check_error(b"MPUB t\n\0\0\0\x09\xff\xff\xff\xff", "E_BAD_BODY MPUB invalid message count -1");
     check_error(b"MPUB t\n\0\0\0\x09\0\0\0\xc8", "E_BAD_BODY MPUB invalid message count 200");
-    check_needed(b"MPUB t\n\0\0\0\x09\0\0\0\xc7", Some(Verb::Mpub), 7 + 8 + 5 * 199);
+    check_needed(b"MPUB t\n\0\0", Some(Verb::Mpub), 7 + 4, 7 + 4);
+    check_needed(b"MPUB t\n\0\0\0\x64\0", Some(Verb::Mpub), 7 + 8, 7 + 4 + 100);
+    check_needed(b"MPUB t\n\0\0\0\x09\0\0\0\xc7", Some(Verb::Mpub), 7 + 12, 7 + 12 + 1);
+    check_needed(b"MPUB t\n\0\0\0\x12\0\0\0\x02\0\0\0\x03x", Some(Verb::Mpub), 7 + 19, 7 + 22);
+    check_needed(b"MPUB t\n\0\0\0\x09\0\0\0\x01\0\0\0\x03x", Some(Verb::Mpub), 7 + 15, 7 + 15);
     check_error(
         b"MPUB t\n\0\0\0\x09\0\0\0\x02\0\0\0\x01x\0\0\0\0",
         "E_BAD_MESSAGE MPUB invalid message(1) body size 0",

@@ -192,3 +192,25 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn a_stream_goes_on_after_idling(
+        pieces in prop::collection::vec((prop::collection::vec(0u8..4, 0..3000), any::<bool>()), 1..12),
+    ) {
+        for (mut compressor, mut decompressor) in pairs() {
+            let mut received = Vec::new();
+            for (piece, idles) in &pieces {
+                let mut wire = Vec::new();
+                compressor.compress(piece, &mut wire);
+                let before = received.len();
+                read_all(&mut decompressor, &wire, 1000, &mut received).unwrap();
+                prop_assert_eq!(&received[before..], &piece[..]);
+                if *idles {
+                    compressor.idle();
+                    decompressor.idle();
+                }
+            }
+        }
+    }
+}

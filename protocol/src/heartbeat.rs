@@ -114,6 +114,9 @@ pub enum ReportError {
     /// See [`MAX_CHANNELS_PER_TOPIC`] and [`MAX_ENTRIES`].
     #[error("more topics or channels than are kept")]
     TooMany,
+    /// What is kept of all nodes would take too much memory.
+    #[error("no memory is left for the figures of this node; ask the node itself")]
+    NoMemory,
 }
 
 impl StatsReport {
@@ -151,6 +154,17 @@ impl TopicSummary {
             paused: stats.paused,
             channels: channels.filter_map(ChannelSummary::new).collect(),
         })
+    }
+
+    /// As MessagePack.
+    pub fn encode(&self) -> Vec<u8> {
+        // Numbers and strings can always be written.
+        rmp_serde::to_vec(self).unwrap_or_default()
+    }
+
+    /// From what [`TopicSummary::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        rmp_serde::from_slice(bytes).ok()
     }
 
     /// It and its channels, for the limit on both.

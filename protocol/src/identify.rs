@@ -11,6 +11,9 @@ use crate::error::{ErrorCode, ProtocolError};
 use crate::json::{JsonError, Reader, fold_key, lenient};
 use crate::start_at::StartAt;
 
+/// Longest name that is kept of what a client says about itself. The rest of a longer one is cut off.
+pub const MAX_NAME_BYTES: usize = 1024;
+
 /// Deflate level of a client that names none.
 const DEFAULT_DEFLATE_LEVEL: i64 = 6;
 
@@ -238,9 +241,9 @@ pub fn negotiate(request: &IdentifyRequest, limits: &IdentifyLimits) -> Result<N
         .min(limits.max_deflate_level);
 
     Ok(Negotiated {
-        client_id: request.client_id.clone().unwrap_or_default(),
-        hostname: request.hostname.clone().unwrap_or_default(),
-        user_agent: request.user_agent.clone().unwrap_or_default(),
+        client_id: kept(request.client_id.as_deref()),
+        hostname: kept(request.hostname.as_deref()),
+        user_agent: kept(request.user_agent.as_deref()),
         heartbeat_interval,
         output_buffer_size,
         output_buffer_timeout,
@@ -251,10 +254,20 @@ pub fn negotiate(request: &IdentifyRequest, limits: &IdentifyLimits) -> Result<N
         snappy,
         deflate,
         deflate_level,
-        topology_region: request.topology_region.clone().unwrap_or_default(),
-        topology_zone: request.topology_zone.clone().unwrap_or_default(),
+        topology_region: kept(request.topology_region.as_deref()),
+        topology_zone: kept(request.topology_zone.as_deref()),
         channel_start,
     })
+}
+
+/// As much of a name as is kept. Every connection holds its names, so they are bounded.
+fn kept(name: Option<&str>) -> String {
+    let name = name.unwrap_or_default();
+    let mut end = name.len().min(MAX_NAME_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].to_owned()
 }
 
 /// The size of an output buffer that holds nothing back.

@@ -271,3 +271,21 @@ fn where_a_channel_starts_is_told_to_who_asks() {
     assert_eq!(asked.channel_start.as_deref(), Some("2023-11-14T22:13:20Z"));
     assert!(reply(r#"{"channel_start":""}"#).is_err());
 }
+
+#[test]
+fn long_names_are_cut_at_the_border_of_a_character() {
+    let long = "é".repeat(100_000);
+    let body = format!(
+        r#"{{"client_id":"x{long}","hostname":"{long}","user_agent":"short","topology_zone":"{long}","topology_region":"{long}"}}"#
+    );
+    let request = IdentifyRequest::parse(body.as_bytes()).unwrap();
+    let negotiated = negotiate(&request, &IdentifyLimits::default()).unwrap();
+    // The character that would begin with the last byte does not fit.
+    assert_eq!(negotiated.client_id, format!("x{}", "é".repeat(MAX_NAME_BYTES / 2 - 1)));
+    let names = [&negotiated.hostname, &negotiated.topology_zone, &negotiated.topology_region];
+    for name in names {
+        assert_eq!(*name, "é".repeat(MAX_NAME_BYTES / 2));
+        assert!(name.capacity() <= MAX_NAME_BYTES);
+    }
+    assert_eq!(negotiated.user_agent, "short");
+}

@@ -14,20 +14,26 @@ const MAX_DEPTH: usize = 10_000;
 /// `value` as JSON, with `<`, `>`, `&`, U+2028 and U+2029 escaped as NSQ's programs do.
 pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
     let plain = serde_json::to_vec(value)?;
-    let mut out = Vec::with_capacity(plain.len());
-    let mut rest = &plain[..];
     // Outside strings none of these occurs in JSON, so there is no need to know where we are.
-    while let Some((&byte, after)) = rest.split_first() {
+    let next = |bytes: &[u8]| bytes.iter().position(|byte| matches!(byte, b'<' | b'>' | b'&' | 0xe2));
+    let Some(first) = next(&plain) else { return Ok(plain) };
+    let mut out = Vec::with_capacity(plain.len() + 64);
+    out.extend_from_slice(&plain[..first]);
+    let mut rest = &plain[first..];
+    while let Some(&byte) = rest.first() {
         let (escaped, taken): (&[u8], usize) = match byte {
             b'<' => (b"\\u003c", 1),
             b'>' => (b"\\u003e", 1),
             b'&' => (b"\\u0026", 1),
-            0xe2 if after.starts_with(b"\x80\xa8") => (b"\\u2028", 3),
-            0xe2 if after.starts_with(b"\x80\xa9") => (b"\\u2029", 3),
+            _ if rest.starts_with(b"\xe2\x80\xa8") => (b"\\u2028", 3),
+            _ if rest.starts_with(b"\xe2\x80\xa9") => (b"\\u2029", 3),
             _ => (&rest[..1], 1),
         };
         out.extend_from_slice(escaped);
-        rest = &rest[taken..];
+        let behind = &rest[taken..];
+        let (as_it_is, from_next) = behind.split_at(next(behind).unwrap_or(behind.len()));
+        out.extend_from_slice(as_it_is);
+        rest = from_next;
     }
     Ok(out)
 }

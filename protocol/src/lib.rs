@@ -23,10 +23,12 @@
 //! - [`error`]: what a client is told when something is wrong
 //! - [`identify`]: what client and nsqd agree on at the start of a connection; [`auth`]: who the client is
 //! - [`compression`]: the byte streams that they may agree on
+//! - [`mod@printable`]: text from others, fit for a terminal or a line of a log
 //! - [`start_at`]: a place in a topic's messages, where a channel starts or is moved to
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
 //! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`
 //! - [`json`]: a forgiving JSON reader, and JSON as NSQ's programs write it
+//! - [`redact`]: addresses without passwords, for logs and errors
 
 pub mod message_id;
 pub mod name;
@@ -57,11 +59,14 @@ pub mod stats;
 pub mod stats_text;
 
 pub mod json;
+pub mod printable;
+
+pub mod redact;
 
 pub use auth::{AuthAnswer, AuthReply, AuthorizationEntry};
-pub use batch::{BatchError, BatchPart, MessageBatch, put_mpub};
+pub use batch::{BatchError, BatchPart, Checked, MessageBatch, put_mpub};
 pub use command::{Command, MAGIC_V2, Verb};
-pub use command_decoder::{Decoded, command_name, decode, mpub_topic, truncated};
+pub use command_decoder::{Decoded, command_name, decode, decode_from, mpub_topic, truncated};
 pub use discovery::{
     ChannelsResponse, ClusterNode, ClusterStatsResponse, LookupResponse, Node, NodesResponse, Producer,
     TopicsResponse,
@@ -79,9 +84,10 @@ pub use message::{
 };
 pub use message_id::MessageId;
 pub use name::{ChannelName, InvalidName, TopicName, is_valid_name};
+pub use printable::{is_printable, printable, printable_lines};
 pub use start_at::{InvalidStartAt, StartAt};
 pub use stats::{
     ChannelStats, ClientStats, E2eLatency, InfoResponse, MemoryStats, Percentile, PubCount, RetentionStats,
     SeekResponse, Stats, TopicStats,
 };
-pub use stats_text::render_text;
+pub use stats_text::{StatsText, render_text};

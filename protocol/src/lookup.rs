@@ -216,9 +216,9 @@ pub struct LookupLimits {
 }
 
 impl Default for LookupLimits {
-    /// 16 KiB, and 1 MiB for each body.
+    /// 16 KiB, 64 KiB of what a node says of itself, which is kept, and 1 MiB of figures.
     fn default() -> Self {
-        Self { max_line_bytes: 16 << 10, max_body_size: 1 << 20, max_report_bytes: MAX_REPORT_BYTES }
+        Self { max_line_bytes: 16 << 10, max_body_size: 64 << 10, max_report_bytes: MAX_REPORT_BYTES }
     }
 }
 

@@ -10,41 +10,86 @@ use crate::stats::{ChannelStats, ClientStats, E2eLatency, MemoryStats, Stats, To
 /// with; how long connections have been there follows from the start and the uptime.
 pub fn render_text(stats: &Stats, uptime: Duration, start_time_rfc3339: &str, toolchain: &str) -> String {
     let mut text = String::new();
-    let now = stats.start_time.saturating_add_unsigned(uptime.as_secs());
-    // Writing to a String cannot fail.
-    let _ = put_stats(&mut text, stats, uptime, start_time_rfc3339, toolchain, now);
+    let page = StatsText::new(stats.start_time, uptime);
+    let (topics, producers) =
+        (stats.topics.as_deref().unwrap_or_default(), stats.producers.as_deref().unwrap_or_default());
+    page.head(&mut text, stats, start_time_rfc3339, toolchain);
+    page.topics(&mut text, topics.is_empty());
+    for topic in topics {
+        page.topic(&mut text, topic);
+        for channel in &topic.channels {
+            page.channel(&mut text, channel);
+            channel.clients.iter().flatten().for_each(|client| page.consumer(&mut text, client));
+        }
+    }
+    page.producers(&mut text, producers.is_empty());
+    producers.iter().for_each(|producer| page.producer(&mut text, producer));
     text
 }
 
-fn put_stats(
+/// The parts of `/stats` as text, to be written in the order of the methods.
+#[derive(Clone, Copy, Debug)]
+pub struct StatsText {
+    uptime: Duration,
+    /// In seconds since 1970.
+    now: i64,
+}
+
+// Writing to a String cannot fail.
+impl StatsText {
+    /// Of a node that started at `start_time`, in seconds since 1970.
+    pub fn new(start_time: i64, uptime: Duration) -> Self {
+        Self { uptime, now: start_time.saturating_add_unsigned(uptime.as_secs()) }
+    }
+
+    /// The node; topics and producers are left out.
+    pub fn head(&self, out: &mut String, stats: &Stats, start_time_rfc3339: &str, toolchain: &str) {
+        let _ = put_head(out, stats, self.uptime, start_time_rfc3339, toolchain);
+    }
+
+    /// What stands above the topics.
+    pub fn topics(&self, out: &mut String, is_empty: bool) {
+        out.push_str(if is_empty { "\nTopics: None\n" } else { "\nTopics:" });
+    }
+
+    /// A topic without its channels.
+    pub fn topic(&self, out: &mut String, topic: &TopicStats) {
+        let _ = put_topic(out, topic);
+    }
+
+    /// A channel without its consumers.
+    pub fn channel(&self, out: &mut String, channel: &ChannelStats) {
+        let _ = put_channel(out, channel);
+    }
+
+    /// A consumer of a channel.
+    pub fn consumer(&self, out: &mut String, client: &ClientStats) {
+        let _ = put_client(out, "        ", client, self.now);
+    }
+
+    /// What stands above the producers.
+    pub fn producers(&self, out: &mut String, is_empty: bool) {
+        out.push_str(if is_empty { "\nProducers: None\n" } else { "\nProducers:\n" });
+    }
+
+    /// A producer.
+    pub fn producer(&self, out: &mut String, client: &ClientStats) {
+        let _ = put_client(out, "   ", client, self.now);
+    }
+}
+
+fn put_head(
     out: &mut String,
     stats: &Stats,
     uptime: Duration,
     start_time: &str,
     toolchain: &str,
-    now: i64,
 ) -> fmt::Result {
     writeln!(out, "nsqd v{} (built w/{toolchain})", stats.version)?;
     writeln!(out, "start_time {start_time}")?;
     writeln!(out, "uptime {}", Elapsed(uptime))?;
     writeln!(out, "\nHealth: {}", stats.health)?;
-    if let Some(memory) = &stats.memory {
-        put_memory(out, memory)?;
-    }
-    match stats.topics.as_deref().unwrap_or_default() {
-        [] => writeln!(out, "\nTopics: None")?,
-        topics => {
-            write!(out, "\nTopics:")?;
-            topics.iter().try_for_each(|topic| put_topic(out, topic, now))?;
-        }
-    }
-    match stats.producers.as_deref().unwrap_or_default() {
-        [] => writeln!(out, "\nProducers: None"),
-        producers => {
-            writeln!(out, "\nProducers:")?;
-            producers.iter().try_for_each(|producer| put_client(out, "   ", producer, now))
-        }
-    }
+    stats.memory.as_ref().map_or(Ok(()), |memory| put_memory(out, memory))
 }
 
 fn put_memory(out: &mut String, memory: &MemoryStats) -> fmt::Result {
@@ -63,7 +108,7 @@ fn put_memory(out: &mut String, memory: &MemoryStats) -> fmt::Result {
     rows.iter().try_for_each(|(name, value)| writeln!(out, "   {name:<25}\t{value}"))
 }
 
-fn put_topic(out: &mut String, topic: &TopicStats, now: i64) -> fmt::Result {
+fn put_topic(out: &mut String, topic: &TopicStats) -> fmt::Result {
     let mark = if topic.paused { "*P " } else { "   " };
     writeln!(
         out,
@@ -81,10 +126,10 @@ fn put_topic(out: &mut String, topic: &TopicStats, now: i64) -> fmt::Result {
         };
         writeln!(out, "      retained: {} msgs, {} bytes{since}", kept.retained_count, kept.retained_bytes)?;
     }
-    topic.channels.iter().try_for_each(|channel| put_channel(out, channel, now))
+    Ok(())
 }
 
-fn put_channel(out: &mut String, channel: &ChannelStats, now: i64) -> fmt::Result {
+fn put_channel(out: &mut String, channel: &ChannelStats) -> fmt::Result {
     let mark = if channel.paused { "   *P " } else { "      " };
     writeln!(
         out,
@@ -99,9 +144,7 @@ fn put_channel(out: &mut String, channel: &ChannelStats, now: i64) -> fmt::Resul
         channel.timeout_count,
         channel.message_count,
         Latencies(&channel.e2e_processing_latency),
-    )?;
-    let clients = channel.clients.as_deref().unwrap_or_default();
-    clients.iter().try_for_each(|client| put_client(out, "        ", client, now))
+    )
 }
 
 fn put_client(out: &mut String, indent: &str, client: &ClientStats, now: i64) -> fmt::Result {

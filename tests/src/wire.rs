@@ -115,12 +115,18 @@ impl Peer {
 
     /// Sends bytes as they are. That the daemon has closed meanwhile is not an error here: reading tells.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        let mut bytes = bytes.as_ref();
-        let compressed;
-        if let Some(compression) = &mut self.compression {
-            compressed = compression.compress(bytes);
-            bytes = &compressed;
+        match &mut self.compression {
+            None => self.send_as_is(bytes).await,
+            Some(compression) => {
+                let compressed = compression.compress(bytes.as_ref());
+                self.send_as_is(compressed).await;
+            }
         }
+    }
+
+    /// Sends bytes that are compressed already, if that was agreed on.
+    pub async fn send_as_is(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
         let sending = async {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await

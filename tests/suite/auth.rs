@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use nsq_tests::auth_server::{Answer, allowing, authorization, everything};
-use nsq_tests::wire::{Peer, batch, command, length};
+use nsq_tests::wire::{Frame, Peer, batch, command, length};
 use nsq_tests::{AuthServer, Certificates, Daemon, test, wait};
 use serde_json::{Value, json};
 
@@ -117,6 +117,36 @@ fn a_server_can_be_asked_by_post_and_at_any_url() {
         assert!(asked.headers.contains("content-type: application/json"), "{asked:?}");
         let body = r#"{"common_name":[""],"remote_ip":["127.0.0.1"],"secret":["\u003c\u0026\u003e"],"tls":["false"]}"#;
         assert_eq!(asked.body, body);
+    });
+}
+
+#[test]
+fn a_password_in_the_address_is_told_to_the_server_and_shown_to_nobody() {
+    test(async {
+        let server = AuthServer::allowing(60, everything()).await;
+        let flag = format!("--auth-http-address=http://user:hidden@{}/auth?key=hidden", server.address());
+        let nsqd =
+            Daemon::nsqd().flag(&flag).flag("--lookupd-tcp-address=user:hidden@127.0.0.1:1").start().await;
+        authenticated(&nsqd).await;
+        // user:hidden
+        assert!(server.asked()[0].headers.contains(&"authorization: Basic dXNlcjpoaWRkZW4=".to_lowercase()));
+        server.answer(Answer::Status(500, String::new()));
+        let mut peer = nsqd.connect().await;
+        peer.line_and_body("AUTH", "secret").await;
+        peer.refused(FAILED).await;
+        nsqd.log().expect("AUTH: no auth server answers").await;
+        nsqd.log().expect("LOOKUPD(127.0.0.1:1): cannot connect").await;
+        for target in [
+            "/config/auth_http_addresses",
+            "/config/nsqlookupd_tcp_addresses",
+            "/debug/pprof/cmdline",
+            "/stats?format=json",
+            "/metrics",
+        ] {
+            let text = nsqd.get(target).await.expect(200).text();
+            assert!(!text.contains("hidden"), "{target}: {text}");
+        }
+        assert!(!nsqd.log().contains("hidden"), "{}", nsqd.log().text());
     });
 }
 
@@ -380,6 +410,29 @@ fn a_huge_secret_is_opaque() {
         let text = format!("{answered:?}");
         assert!(text.contains("E_AUTH_FAILED") || text.contains("permission_count"), "{text}");
         nsqd.get("/ping").await.expect(200);
+    });
+}
+
+#[test]
+fn a_huge_secret_is_not_kept_beyond_its_grant() {
+    test(async {
+        let server = AuthServer::allowing(1, everything()).await;
+        let post = "--auth-http-request-method=post";
+        let nsqd = Daemon::nsqd().flag(server.flag()).flag(post).start().await;
+        let mut peer = nsqd.connect().await;
+        authenticate(&mut peer, "x".repeat(65_537)).await;
+        peer.publish("t", "x").await;
+        // Until the grant lapses.
+        let refused = loop {
+            peer.line_and_body("PUB t", "x").await;
+            match peer.frame().await {
+                Frame::Response(ok) => assert_eq!(ok, "OK"),
+                other => break format!("{other:?}"),
+            }
+        };
+        assert!(refused.contains(FAILED), "{refused}");
+        peer.closed().await;
+        assert_eq!(server.asked().len(), 1);
     });
 }
 

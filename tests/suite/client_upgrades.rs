@@ -119,6 +119,32 @@ fn client_certificates() {
 }
 
 #[test]
+fn certificates_of_x509_version_1() {
+    test(async {
+        let folder =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tls/tests/certificates");
+        let file = |name: &str| folder.join(name);
+        for policy in ["require", "require-verify"] {
+            let start = Daemon::nsqd().flag(format!("--tls-cert={}", file("version-1-rsa.pem").display()));
+            let start = start.flag(format!("--tls-key={}", file("version-1-rsa.key").display()));
+            let start = start.flag(format!("--tls-root-ca-file={}", file("ca.pem").display()));
+            let nsqd = start.flag(format!("--tls-client-auth-policy={policy}")).start().await;
+            let config = Config::new()
+                .tls_v1(true)
+                .tls_cert(Some(file("version-1-ec.pem")))
+                .tls_key(Some(file("version-1-ec.key")))
+                .tls_root_ca_file(Some(file("ca.pem")));
+            let welcome = connect(&nsqd, config.clone().tls_insecure_skip_verify(true)).await;
+            assert!(welcome.expect("a connection").tls);
+            // Such a certificate names no host.
+            let error = connect(&nsqd, config).await.expect_err("not to be trusted");
+            assert_eq!(error.stage, ConnectStage::Tls, "{error}");
+            assert!(error.to_string().contains("version 1, which names no hosts"), "{error}");
+        }
+    });
+}
+
+#[test]
 fn whom_a_client_trusts() {
     test(async {
         let certificates = Certificates::new();

@@ -50,6 +50,7 @@ fn rows(certificates: &Certificates) -> Vec<Row> {
         plain("http-client-request-timeout", "http_client_request_timeout", "1m30s", json!(90 * SECOND)),
         list("auth-http-address", "auth_http_addresses", &["127.0.0.1:3", "http://127.0.0.1:4/x"]),
         plain("auth-http-request-method", "auth_http_request_method", "post", json!("post")),
+        list("http-allowed-origin", "http_allowed_origins", &["https://a.example", "http://b.example:8080"]),
         row("http-auth", "false", "http_auth", "false", json!(false)),
         plain("topology-region", "topology_region", "r", json!("r")),
         plain("topology-zone", "topology_zone", "z", json!("z")),

@@ -5,6 +5,7 @@ use nsq_tests::wire::{Peer, batch, command};
 use nsq_tests::{Daemon, http, process, test, test_within};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -120,6 +121,73 @@ fn mutilated_commands_on_the_tcp_ports() {
     });
 }
 
+/// Wrong commands, each up to the byte that decides, and what it is refused with.
+fn wrong_commands() -> Vec<(Vec<u8>, &'static str)> {
+    let mpub = |words: &[&[u8]]| [b"MPUB t#ephemeral\n", words.concat().as_slice()].concat();
+    let (zero, minus_one, huge) = (&[0; 4], &[0xff; 4], &[0x7f, 0xff, 0xff, 0xff]);
+    let (size, two, first) = (&[0, 0, 1, 0], &[0, 0, 0, 2], b"\0\0\0\x05first");
+    vec![
+        (mpub(&[zero]), "E_BAD_BODY MPUB invalid body size 0"),
+        (mpub(&[minus_one]), "E_BAD_BODY MPUB invalid body size -1"),
+        (mpub(&[huge]), "E_BAD_BODY MPUB body too big 2147483647 > 5242880"),
+        (mpub(&[size, zero]), "E_BAD_BODY MPUB invalid message count 0"),
+        (mpub(&[size, minus_one]), "E_BAD_BODY MPUB invalid message count -1"),
+        (mpub(&[size, huge]), "E_BAD_BODY MPUB invalid message count 2147483647"),
+        (mpub(&[size, two, zero]), "E_BAD_MESSAGE MPUB invalid message(0) body size 0"),
+        (mpub(&[size, two, first, minus_one]), "E_BAD_MESSAGE MPUB invalid message(1) body size -1"),
+        (mpub(&[size, two, first, huge]), "E_BAD_MESSAGE MPUB message too big 2147483647 > 1048576"),
+        (b"PUB t#ephemeral\n\0\0\0\0".to_vec(), "E_BAD_MESSAGE PUB invalid message body size 0"),
+        (
+            b"DPUB t#ephemeral 1\n\x80\0\0\0".to_vec(),
+            "E_BAD_MESSAGE DPUB invalid message body size -2147483648",
+        ),
+        (b"IDENTIFY\n\0\0\0\0".to_vec(), "E_BAD_BODY IDENTIFY invalid body size 0"),
+        (b"AUTH\n\xff\xff\xff\xff".to_vec(), "E_BAD_BODY AUTH invalid body size -1"),
+        (b"FIN 0123456789abcdef\n".to_vec(), "E_INVALID cannot FIN in current state"),
+        (b"NOPE\n".to_vec(), "E_INVALID invalid command NOPE"),
+    ]
+}
+
+#[test]
+fn a_wrong_command_is_refused_at_the_byte_that_decides() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        for (bytes, text) in wrong_commands() {
+            let mut peer = nsqd.connect().await;
+            peer.send(&bytes).await;
+            peer.refused(text).await;
+        }
+    });
+}
+
+#[test]
+fn a_half_close_within_a_wrong_command_is_answered_with_what_is_missing() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        for (bytes, text) in wrong_commands() {
+            let line_end = bytes.iter().position(|&byte| byte == b'\n').expect("a line");
+            for length in 0..=bytes.len() {
+                let mut peer = nsqd.connect().await;
+                peer.send(&bytes[..length]).await;
+                peer.half_close().await;
+                if length == bytes.len() {
+                    peer.refused(text).await;
+                } else if length <= line_end {
+                    peer.closed().await;
+                } else {
+                    let error = peer.error().await;
+                    assert!(
+                        error.contains(" failed to read "),
+                        "{}: {error}",
+                        bytes[..length].escape_ascii()
+                    );
+                    peer.closed().await;
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn claimed_lengths_cost_no_memory() {
     test(async {
@@ -144,6 +212,29 @@ fn claimed_lengths_cost_no_memory() {
         still_serving(&mut nsqd, &mut lookupd).await;
         let grown = process::resident_bytes(nsqd.pid()).saturating_sub(before);
         assert!(grown < 100 << 20, "300 claims cost {} MiB", grown >> 20);
+    });
+}
+
+#[test]
+fn long_names_cost_no_memory() {
+    test_within(Duration::from_secs(120), async {
+        let (mut nsqd, mut lookupd) = both().await;
+        let before = process::resident_bytes(nsqd.pid());
+        let name = "n".repeat(1_000_000);
+        let request = json!({
+            "client_id": name, "hostname": name, "user_agent": name, "topology_zone": name, "unknown": name,
+        });
+        let mut peers = Vec::new();
+        for _ in 0..50 {
+            let mut peer = nsqd.connect().await;
+            peer.send(command("IDENTIFY", request.to_string())).await;
+            peer.ok().await;
+            peers.push(peer);
+        }
+        let grown = process::resident_bytes(nsqd.pid()).saturating_sub(before);
+        // They have sent 250 MB.
+        assert!(grown < 50 << 20, "{} MiB", grown >> 20);
+        still_serving(&mut nsqd, &mut lookupd).await;
     });
 }
 

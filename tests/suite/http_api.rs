@@ -470,6 +470,69 @@ fn stats_can_be_had_as_message_pack() {
 }
 
 #[test]
+fn large_statistics_come_whole() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        for number in 0..200 {
+            nsqd.admin(&format!("/topic/create?topic=topic-{number}")).await;
+            for channel in 0..3 {
+                nsqd.admin(&format!("/channel/create?topic=topic-{number}&channel=c{channel}")).await;
+            }
+        }
+        let mut consumers = Vec::new();
+        for _ in 0..50 {
+            consumers.push(nsqd.subscribe("topic-7", "c1").await);
+        }
+        let answer = nsqd.get("/stats?format=json&include_mem=false").await.expect(200);
+        assert_eq!(answer.header("transfer-encoding"), Some("chunked"));
+        let stats = answer.json();
+        let topics = stats["topics"].as_array().expect("a list");
+        assert_eq!(topics.len(), 200);
+        for topic in topics {
+            let channels = topic["channels"].as_array().expect("a list");
+            let names: Vec<&str> =
+                channels.iter().filter_map(|channel| channel["channel_name"].as_str()).collect();
+            assert_eq!(names, ["c0", "c1", "c2"]);
+        }
+        let seven =
+            &nsqd.get_json("/stats?format=json&topic=topic-7&channel=c1").await["topics"][0]["channels"][0];
+        assert_eq!(seven["clients"].as_array().expect("a list").len(), 50);
+        let accept = [("Accept", "application/msgpack")];
+        let target = "/stats?include_mem=false";
+        let packed = http::request_with(nsqd.http(), "GET", target, &accept, b"").await.expect(200);
+        let unpacked: Value = rmp_serde::from_slice(&packed.body).expect("MessagePack with named fields");
+        assert_eq!(unpacked["topics"], stats["topics"]);
+        let text = nsqd.get("/stats").await.expect(200).text();
+        assert_eq!(text.matches("\n   [topic-").count(), 200);
+        assert!(nsqd.get("/metrics").await.expect(200).text().contains("nsq_topics 200"));
+    });
+}
+
+#[test]
+fn pages_of_other_sites_change_nothing() {
+    test(async {
+        let nsqd = Daemon::nsqd().flag("--http-allowed-origin=https://admin.example").start().await;
+        let create = "/topic/create?topic=t";
+        for headers in
+            [[("Origin", "https://evil.example")], [("Sec-Fetch-Site", "cross-site")], [("Origin", "null")]]
+        {
+            let refused = http::request_with(nsqd.http(), "POST", create, &headers, b"").await.expect(403);
+            assert!(refused.text().contains("CROSS_SITE_REQUEST"), "{}", refused.text());
+            let level = http::request_with(nsqd.http(), "PUT", "/config/log_level", &headers, b"debug").await;
+            level.expect(403);
+            http::request_with(nsqd.http(), "GET", "/ping", &headers, b"").await.expect(200);
+        }
+        assert_eq!(nsqd.get_json("/stats?format=json").await["topics"], json!([]));
+        let own = format!("http://{}", nsqd.http());
+        for origin in [own.as_str(), "https://admin.example"] {
+            http::request_with(nsqd.http(), "POST", create, &[("Origin", origin)], b"").await.expect(200);
+        }
+        let (_, log) = Daemon::nsqd().flag("--http-allowed-origin=admin.example").expect_exit().await;
+        log.expect("\"admin.example\" is not an origin").await;
+    });
+}
+
+#[test]
 fn info_tells_who_and_where() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;

@@ -223,6 +223,61 @@ fn a_tombstone_hides_a_node_for_one_topic_for_a_while() {
 // nsqlookupd's HTTP interface
 
 #[test]
+fn large_answers_come_whole() {
+    test(async {
+        let lookupd = Daemon::lookupd().start().await;
+        let nsqd = Daemon::nsqd().lookupd(&lookupd).start().await;
+        for number in 0..1100 {
+            nsqd.admin(&format!(
+                "/topic/create?topic=a-topic-with-a-long-name-so-that-pages-fill-up-{number}"
+            ))
+            .await;
+        }
+        let count = async |target: &str, list: &str| {
+            lookupd.get_json(target).await[list].as_array().map_or(0, Vec::len)
+        };
+        let all = async || wait::when(count("/topics", "topics").await, |topics| *topics == 1100);
+        wait::until("all topics are registered", all).await;
+        let nodes = lookupd.get("/nodes").await.expect(200).json();
+        assert_eq!(nodes["producers"][0]["topics"].as_array().map(Vec::len), Some(1100));
+        assert_eq!(nodes["producers"][0]["tombstones"].as_array().map(Vec::len), Some(1100));
+        let debug = lookupd.get_json("/debug").await;
+        assert_eq!(debug.as_object().map(serde_json::Map::len), Some(1101));
+        assert_eq!(count("/lookup?topic=*", "producers").await, 1);
+        lookupd.get("/lookup?topic=none").await.expect_error(404, "TOPIC_NOT_FOUND");
+        let cluster = lookupd.get("/cluster/stats?refresh=true").await.expect(200).json();
+        assert_eq!(cluster["nodes"][0]["stats"]["topics"].as_array().map(Vec::len), Some(1100));
+        let packed = async |target: &str| -> Value {
+            let accept = [("Accept", "application/msgpack")];
+            let packed = http::request_with(lookupd.http(), "GET", target, &accept, b"").await.expect(200);
+            rmp_serde::from_slice(&packed.body).expect("MessagePack with named fields")
+        };
+        for target in ["/topics", "/nodes"] {
+            assert_eq!(packed(target).await, lookupd.get_json(target).await, "{target}");
+        }
+        let keys = |debug: &Value| debug.as_object().expect("a map").keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&packed("/debug").await), keys(&debug));
+    });
+}
+
+#[test]
+fn pages_of_other_sites_change_nothing() {
+    test(async {
+        let lookupd = Daemon::lookupd().flag("--http-allowed-origin=https://admin.example").start().await;
+        let create = "/topic/create?topic=t";
+        for headers in [[("Origin", "https://evil.example")], [("Sec-Fetch-Site", "cross-site")]] {
+            let refused = http::request_with(lookupd.http(), "POST", create, &headers, b"").await.expect(403);
+            assert!(refused.text().contains("CROSS_SITE_REQUEST"), "{}", refused.text());
+        }
+        assert_eq!(lookupd.get("/topics").await.text(), "{\"topics\":[]}");
+        let headers = [("Origin", "https://admin.example")];
+        http::request_with(lookupd.http(), "POST", create, &headers, b"").await.expect(200);
+        let (_, log) = Daemon::lookupd().flag("--http-allowed-origin=*.example").expect_exit().await;
+        log.expect("\"*.example\" is not an origin").await;
+    });
+}
+
+#[test]
 fn lookupd_answers_http_as_nsqs_does() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
@@ -349,6 +404,9 @@ fn nsqd_registers_again_with_a_lookupd_that_came_back() {
         lookupd.restart().await;
         registered(&lookupd, &nsqd).await;
         assert_eq!(names(&lookupd, "/channels?topic=t", "channels").await, set(&["c"]));
+        // A restart is nothing that an operator must act on.
+        assert!(nsqd.log().contains(" WARNING: LOOKUPD("), "{}", nsqd.log().text());
+        assert!(!nsqd.log().contains(" ERROR: "), "{}", nsqd.log().text());
 
         nsqd.kill().await;
         let look = async || wait::when(producers(&lookupd, "t").await, BTreeSet::is_empty);

@@ -49,6 +49,9 @@ mod ephemeral;
 /// Bytes that no client would send, on every port.
 mod hostile_input;
 
+/// Peers that send without pause, and the others beside them.
+mod fairness;
+
 /// SIGTERM, the memory bound, what is written how often.
 mod durability;
 
@@ -84,6 +87,9 @@ mod flags;
 
 /// Unix sockets, JSON log lines.
 mod process;
+
+/// A log that nobody reads.
+mod unread_log;
 
 /// nsqlookupd, and nsqd as its client.
 mod lookup;

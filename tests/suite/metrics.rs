@@ -76,6 +76,7 @@ fn what_nsqd_tells() {
             ("nsq_messages_finished_total".to_owned(), 1.0),
             ("nsq_messages_requeued_total".to_owned(), 1.0),
             ("nsq_publishes_refused_total".to_owned(), 0.0),
+            ("nsq_log_lines_dropped_total".to_owned(), 0.0),
             ("nsq_publish_duration_seconds_count{protocol=\"tcp\"}".to_owned(), 1.0),
             ("nsq_publish_duration_seconds_count{protocol=\"http\"}".to_owned(), 1.0),
             ("nsq_http_requests_total{endpoint=\"/mpub\",code=\"200\"}".to_owned(), 1.0),
@@ -122,6 +123,7 @@ fn what_nsqlookupd_tells() {
             ("nsqlookupd_connections_opened_total", 1.0),
             ("nsqlookupd_commands_total{command=\"IDENTIFY\"}", 1.0),
             ("nsqlookupd_refused_total", 0.0),
+            ("nsqlookupd_log_lines_dropped_total", 0.0),
             ("nsqlookupd_http_requests_total{endpoint=\"/lookup\",code=\"404\"}", 1.0),
         ];
         for (series, value) in expected {

@@ -319,3 +319,29 @@ fn json_lines_are_objects() {
         assert_eq!(object["level"], "fatal");
     });
 }
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
+    test(async {
+        for program in ["nsqd", "nsqlookupd"] {
+            let folder = folder();
+            let mut command = Command::new("sh");
+            command.args(["-c", "ulimit -Sn 64; exec \"$0\" \"$@\""]).arg(binary(program));
+            command
+                .args(["--tcp-address=127.0.0.1:0", "--http-address=127.0.0.1:0"])
+                .current_dir(folder.path());
+            let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+            let log = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
+            let id = child.id().expect("it runs");
+            let mut daemon = Nsqd { child, log };
+            daemon.says("(soft limit 64 at the start)").await;
+            let limits = std::fs::read_to_string(format!("/proc/{id}/limits")).expect("it runs");
+            let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("it is told");
+            let [soft, hard] = files.split_whitespace().skip(3).take(2).collect::<Vec<_>>()[..] else {
+                panic!("{files}")
+            };
+            assert_eq!(soft, hard, "{program}");
+            assert_ne!(soft, "64", "{program}");
+        }
+    });
+}

@@ -313,6 +313,61 @@ fn http_asks_for_a_token_and_its_permissions() {
 }
 
 #[test]
+fn who_may_monitor_one_topic_sees_nothing_of_others() {
+    test(async {
+        let publish = |topic: &str| json!([authorization(topic, &[""], &["publish"])]);
+        let file = TokenFile::new(&[
+            token("alice", ALICE, json!([authorization("^orders$", &[""], &["monitor"])])),
+            token("bob", BOB, publish("^payroll$")),
+            token("root", ROOT, json!([authorization("", &[""], &["admin", "publish", "subscribe"])])),
+        ]);
+        let nsqd = Daemon::nsqd().flag(file.flag()).flag("--http-auth").start().await;
+        let publishing = async |secret: &str, topic: &str| {
+            let mut peer = nsqd.connect().await;
+            peer.identify(json!({"feature_negotiation": true, "client_id": format!("{secret}-{topic}")}))
+                .await;
+            peer.line_and_body("AUTH", secret).await;
+            peer.response().await;
+            peer.publish(topic, "x").await;
+            peer
+        };
+        let _payroll = publishing("bob", "payroll").await;
+        let _orders = publishing("root", "orders").await;
+        let mut both = publishing("root", "payroll").await;
+        both.publish("orders", "x").await;
+        let mut consumer = publishing("root", "payroll").await;
+        consumer.line("SUB orders c").await;
+        consumer.response().await;
+
+        let target = "/stats?format=json&include_storage=true&topic=orders";
+        let stats = request(&nsqd, "GET", target, Some("alice")).await.expect(200).json();
+        let all = request(&nsqd, "GET", target, Some("root")).await.expect(200).json();
+        let producers = |stats: &Value| stats["producers"].as_array().expect("a list").clone();
+        assert_eq!((producers(&stats).len(), producers(&all).len()), (2, 4));
+        assert!(all.get("memory").is_some() && stats.get("memory").is_none(), "{stats}");
+        assert!(stats.get("unsynced_bytes").is_none(), "{stats}");
+        assert_eq!(stats["topics"][0]["message_count"], 2);
+        assert_eq!(stats["topics"][0]["channels"][0]["clients"][0]["client_id"], "root-payroll");
+        assert!(stats["topics"][0]["channels"][0]["clients"][0].get("pub_counts").is_none(), "{stats}");
+
+        let bearer = ("Authorization", "Bearer alice");
+        let packed = [bearer, ("Accept", "application/msgpack")];
+        let packed = http::request_with(nsqd.http(), "GET", target, &packed, b"").await.expect(200);
+        let text =
+            http::request_with(nsqd.http(), "GET", "/stats?topic=orders", &[bearer], b"").await.expect(200);
+        let bodies = [stats.to_string(), String::from_utf8_lossy(&packed.body).into_owned(), text.text()];
+        for body in bodies {
+            assert!(!body.contains("bob") && !body.contains("payroll=") && !body.contains("heap_"), "{body}");
+        }
+        for target in
+            ["/stats", "/stats?topic=payroll", "/stats?channel=c", "/metrics", "/config/id", "/debug/pprof/"]
+        {
+            request(&nsqd, "GET", target, Some("alice")).await.expect_error(403, "FORBIDDEN");
+        }
+    });
+}
+
+#[test]
 fn http_asks_servers_once_per_token() {
     test(async {
         let server = AuthServer::allowing(60, everything()).await;

@@ -326,13 +326,12 @@ fn client_certificates_by_policy() {
             ("require", [false, true, true, true]),
             ("verify-if-given", [true, true, false, true]),
             ("require-verify", [false, true, false, true]),
-            // As in NSQ: no certificate is asked for, but TLS is required.
-            ("anything", [true, true, true, true]),
         ] {
             eprintln!("--- {policy:?}");
             let root = format!("--tls-root-ca-file={}", certificates.path("ca.pem"));
             let start = Daemon::nsqd().tls(&certificates).flag(root);
-            let nsqd = start.flag(format!("--tls-client-auth-policy={policy}")).start().await;
+            let policy_flag = (!policy.is_empty()).then(|| format!("--tls-client-auth-policy={policy}"));
+            let nsqd = policy_flag.into_iter().fold(start, |start, flag| start.flag(flag)).start().await;
             let answers = [
                 gets_in(&nsqd, &certificates, None).await,
                 gets_in(&nsqd, &certificates, Some("client")).await,
@@ -380,6 +379,30 @@ fn the_oldest_version_is_a_flags() {
     });
 }
 
+/// A certificate or key that the library of these tests does not make.
+fn odd_certificate(file: &str) -> String {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tls/tests/certificates");
+    std::fs::read_to_string(folder.join(file)).expect("a file of the project")
+}
+
+#[test]
+fn a_client_whose_authority_cannot_be_used_is_named_in_the_log() {
+    test(async {
+        let certificates = Certificates::new();
+        let authorities = std::fs::read_to_string(certificates.path("ca.pem")).expect("a file");
+        certificates.write("both.pem", &(odd_certificate("rsa-1024.pem") + &authorities));
+        for file in ["by-rsa-1024.pem", "by-rsa-1024.key"] {
+            certificates.write(file, &odd_certificate(file));
+        }
+        let start = Daemon::nsqd().tls(&certificates);
+        let start = start.flag(format!("--tls-root-ca-file={}", certificates.path("both.pem")));
+        let nsqd = start.flag("--tls-client-auth-policy=require-verify").start().await;
+        assert!(gets_in(&nsqd, &certificates, Some("client")).await);
+        assert!(!gets_in(&nsqd, &certificates, Some("by-rsa-1024")).await);
+        nsqd.log().expect("its authority cannot be used: CN=rsa-1024: an RSA key of 1024 bits").await;
+    });
+}
+
 #[test]
 fn certificates_that_cannot_be_used_are_told_at_the_start() {
     test(async {
@@ -387,11 +410,37 @@ fn certificates_that_cannot_be_used_are_told_at_the_start() {
         certificates.issue("other");
         certificates.write("empty.pem", "");
         let flag = |name: &str, file: &str| format!("--tls-{name}={}", certificates.path(file));
+        for name in ["rsa-1024", "p-521"] {
+            for ending in ["pem", "key"] {
+                let file = format!("{name}.{ending}");
+                certificates.write(&file, &odd_certificate(&file));
+            }
+        }
         for (flags, text) in [
+            (
+                vec![flag("cert", "rsa-1024.pem"), flag("key", "rsa-1024.key")],
+                "rsa-1024.pem cannot be used: an RSA key of 1024 bits is not supported; use RSA of 2048",
+            ),
+            (
+                vec![flag("cert", "p-521.pem"), flag("key", "p-521.key")],
+                "p-521.pem cannot be used: an ECDSA key on the curve P-521 is not supported; use",
+            ),
+            (
+                vec![
+                    flag("cert", "server.pem"),
+                    flag("key", "server.key"),
+                    flag("root-ca-file", "rsa-1024.pem"),
+                    "--tls-client-auth-policy=require-verify".to_owned(),
+                ],
+                "rsa-1024.pem can be used: CN=rsa-1024: an RSA key of 1024 bits is not supported",
+            ),
             (vec![flag("cert", "none.pem"), flag("key", "server.key")], "No such file"),
             (vec![flag("cert", "empty.pem"), flag("key", "server.key")], "no certificate in"),
             (vec![flag("cert", "server.pem"), flag("key", "empty.pem")], "no private key in"),
-            (vec![flag("cert", "server.pem"), flag("key", "other.key")], "keys may not be consistent"),
+            (
+                vec![flag("cert", "server.pem"), flag("key", "other.key")],
+                "does not belong to the certificate in",
+            ),
             (vec![flag("root-ca-file", "empty.pem")], "no certificate in"),
         ] {
             let start = flags.iter().fold(Daemon::nsqd(), |start, flag| start.flag(flag));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use nsq::admin::StatsQuery;
-use nsq_protocol::{ChannelStats, Stats, TopicStats};
+use nsq_protocol::{ChannelStats, Stats, TopicStats, printable};
 use serde_json::json;
 
 use super::Context;
@@ -54,7 +54,7 @@ pub fn agreed(
     let (kind, what) = (object.kind(), losses(object, holdings));
     if flags.dry_run {
         let text = format!("{kind} {object} would be {}: {what}\n", verb.done);
-        return context.output.data(text).map(|()| false);
+        return context.output.text(text).map(|()| false);
     }
     if !flags.yes {
         context.output.confirm(&format!("{} {kind} {object} ({what})?", verb.name))?;
@@ -88,8 +88,9 @@ pub async fn conclude(
         }
         output.json(&document)?;
     } else {
-        let lines: String = done.iter().map(|node| format!("{} {object} at {node}\n", verb.done)).collect();
-        output.data(lines)?;
+        let lines: String =
+            done.iter().map(|node| format!("{} {object} at {}\n", verb.done, printable(node))).collect();
+        output.text(lines)?;
     }
     output.node_errors(&answers.errors);
     let status = verdict(answers.good.len(), &answers.errors);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use nsq::admin::LookupdClient;
 use nsq_daemon::listen::Address;
-use nsq_daemon::log::{Level, Logger};
+use nsq_daemon::log::{self, Level, Logger};
 use nsq_daemon::shutdown::StopSignals;
 use nsqd::nsqd::Nsqd;
 use nsqlookupd::Lookupd;
@@ -61,8 +61,10 @@ pub struct DevFlags {
 
 /// Runs until SIGINT or SIGTERM. Makes its own runtime, because the loggers have to be made before threads are.
 pub fn run(flags: DevFlags, output: Output) -> Result<ExitCode, Failure> {
+    let _flush = log::FlushOnDrop;
     let lookupd_logger = Logger::new("[nsqlookupd] ", flags.log_level);
     let nsqd_logger = Logger::new("[nsqd] ", flags.log_level);
+    log::report_panics(&nsqd_logger);
     let nsqd_args = std::iter::once(OsString::from("nsqd")).chain(flags.nsqd_flags.iter().cloned());
     let nsqd_config = match nsqd::config::Config::read(nsqd_args) {
         Ok((config, warnings)) => {
@@ -74,11 +76,12 @@ pub fn run(flags: DevFlags, output: Output) -> Result<ExitCode, Failure> {
         Err(exit) => return Ok(exit.report("nsqd")),
     };
     let runtime = super::runtime()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let mut signals = StopSignals::catch().map_err(Failure::failed)?;
         let dev = Dev::start(&flags, nsqd_config, [lookupd_logger, nsqd_logger]).await?;
-        // Whoever started us may not want to know.
-        let printed = output.data(dev.banner(&flags).text(output.is_json()));
+        // Whoever started us may not want to know, or not read it: then signals must still be heard.
+        let banner = dev.banner(&flags).text(output.is_json());
+        let printing = tokio::task::spawn_blocking(move || output.data(banner));
         let failed = tokio::select! {
             () = signals.wait() => None,
             failure = dev.broken() => Some(failure),
@@ -91,9 +94,15 @@ pub fn run(flags: DevFlags, output: Output) -> Result<ExitCode, Failure> {
         }
         match failed {
             Some(failure) => Err(failure),
-            None => printed.map(|()| ExitCode::SUCCESS),
+            None if printing.is_finished() => {
+                printing.await.map_err(Failure::failed)?.map(|()| ExitCode::SUCCESS)
+            }
+            None => Ok(ExitCode::SUCCESS),
         }
-    })
+    });
+    // Nobody may be reading stdout.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Both daemons, running.

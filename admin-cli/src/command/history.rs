@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use nsq::StartAt;
 use nsq_daemon::go_duration;
-use nsq_protocol::SeekResponse;
+use nsq_protocol::{SeekResponse, printable};
 
 use super::Context;
 use super::change::{Verb, conclude};
@@ -77,9 +77,9 @@ pub async fn seek(context: &Context, flags: &SeekFlags) -> Result<ExitStatus, Fa
     if !context.output.is_json() {
         let line = |(node, moved): &(String, SeekResponse)| {
             let clamped = if moved.clamped { ", from the oldest message kept" } else { "" };
-            format!("{} messages to be delivered at {node}{clamped}\n", moved.depth)
+            format!("{} messages to be delivered at {}{clamped}\n", moved.depth, printable(node))
         };
-        context.output.data(answers.good.iter().map(line).collect::<String>())?;
+        context.output.text(answers.good.iter().map(line).collect::<String>())?;
     }
     let good = answers.good.into_iter().map(|(node, _)| (node, ())).collect();
     let answers = Answers { good, errors: answers.errors, missing: answers.missing };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nsq_protocol::redact::shown_address;
 use nsq_protocol::{ChannelName, StartAt, TopicName};
 
 use super::Consumer;
@@ -110,7 +111,9 @@ impl ConsumerBuilder {
         let nsqds = nsqds.iter().map(|address| check_address(address)).collect::<Result<_, _>>()?;
         let lookupds = lookupds
             .into_iter()
-            .map(|address| Ok(Lookupd { base_url: base_url(&address)?, address: address.into() }))
+            .map(|address| {
+                Ok(Lookupd { base_url: base_url(&address)?, address: shown_address(&address).into() })
+            })
             .collect::<Result<Vec<_>, ConfigError>>()?;
         let is_https = lookupds.iter().any(|lookupd: &Lookupd| lookupd.base_url.starts_with("https://"));
         let tls = if is_https { Tls::new(&config)? } else { Tls::default() };

@@ -185,5 +185,5 @@ async fn settings_are_checked_when_built() {
     let builder = Producer::builder().nsqd("localhost:4150");
     assert!(matches!(builder.clone().set("nope", 1), Err(ConfigError::UnknownOption { .. })));
     let tls = builder.set("tls_v1", true).unwrap().set("tls_root_ca_file", "/nonexistent").unwrap().build();
-    assert!(matches!(tls, Err(ConfigError::Tls { reason }) if reason.starts_with("/nonexistent: ")));
+    assert!(matches!(tls, Err(ConfigError::Tls { reason }) if reason.starts_with("open /nonexistent: ")));
 }

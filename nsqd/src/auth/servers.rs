@@ -4,18 +4,22 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use nsq_daemon::tls::files::{Authorities, FileError};
 use nsq_daemon::tls::{self, TlsError};
 use nsq_protocol::AuthAnswer;
 use nsq_protocol::json::{Reader, to_json};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use nsq_protocol::redact::{shown_address, split_user_info};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use rand::Rng;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
@@ -139,7 +143,7 @@ impl AuthServers {
                 matches!(answer, Err(AskError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)));
             match answer.map_err(|error| error.to_string()).and_then(&read) {
                 Ok(answer) => return Ok(answer),
-                Err(reason) => failure.reasons.push(format!("{address}: {reason}")),
+                Err(reason) => failure.reasons.push(format!("{}: {reason}", shown_address(address))),
             }
         }
         Err(failure)
@@ -161,8 +165,10 @@ impl AuthServers {
         }
         let mut is_upgraded = false;
         for _ in 0..=MAX_REDIRECTS {
-            let uri: Uri = target.parse().map_err(|_| AskError::Address)?;
-            let (status, location, answer) = self.exchange(method.clone(), uri, body.clone()).await?;
+            let (user_info, bare) = split_user_info(&target);
+            let uri: Uri = bare.parse().map_err(|_| AskError::Address)?;
+            let basic = user_info.map(basic_authorization);
+            let (status, location, answer) = self.exchange(method.clone(), uri, basic, body.clone()).await?;
             match status {
                 StatusCode::OK => return AuthAnswer::parse(&answer).map_err(|_| AskError::Answer),
                 StatusCode::MOVED_PERMANENTLY
@@ -193,10 +199,14 @@ impl AuthServers {
         &self,
         method: Method,
         uri: Uri,
+        basic: Option<String>,
         body: Bytes,
     ) -> Result<(StatusCode, Option<String>, Bytes), AskError> {
         let mut request =
             Request::builder().method(&method).uri(uri).header(ACCEPT, "application/vnd.nsq; version=1.0");
+        if let Some(basic) = basic {
+            request = request.header(AUTHORIZATION, basic);
+        }
         if method == Method::POST {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -213,10 +223,10 @@ impl AuthServers {
 }
 
 fn tls_config(options: &AuthServersOptions) -> Result<ClientConfig, TlsError> {
-    let roots = match tls::files::roots(options.root_ca.as_deref()) {
+    let roots = match Authorities::load(options.root_ca.as_deref()) {
         // Then https fails when it is asked for.
-        Err(TlsError::NoRoots) => RootCertStore::empty(),
-        roots => roots?,
+        Err(FileError::NoRoots) => RootCertStore::empty(),
+        authorities => authorities?.roots,
     };
     let versions: &[_] = match options.only_tls13 {
         true => &[&rustls::version::TLS13],
@@ -231,6 +241,15 @@ fn tls_config(options: &AuthServersOptions) -> Result<ClientConfig, TlsError> {
 /// A URL as it is; anything else is a host and port, where `/auth` is asked.
 fn endpoint(address: &str) -> String {
     if address.contains("://") { address.to_owned() } else { format!("http://{address}/auth") }
+}
+
+/// How the user and password of a URL are told to the server.
+fn basic_authorization(user_info: &str) -> String {
+    let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+    let mut plain: Vec<u8> = percent_decode_str(user).collect();
+    plain.push(b':');
+    plain.extend(percent_decode_str(password));
+    format!("Basic {}", BASE64_STANDARD.encode(plain))
 }
 
 fn form(credentials: &Credentials<'_>) -> String {
@@ -335,6 +354,12 @@ mod tests {
         let expected =
             br#"{"common_name":["a b\u0026c"],"remote_ip":["127.0.0.1"],"secret":["s"],"tls":["false"]}"#;
         assert_eq!(json(&credentials(b"s")), expected);
+    }
+
+    #[test]
+    fn user_and_password_of_a_url_become_basic_authorization() {
+        assert_eq!(basic_authorization("Aladdin:open%20sesame"), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert_eq!(basic_authorization("u"), "Basic dTo=");
     }
 
     #[test]

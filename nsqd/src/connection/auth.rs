@@ -11,10 +11,14 @@ use crate::auth::{Credentials, Grant, Permission};
 use crate::client_info::AuthIdentity;
 use crate::clock;
 
+/// Longest secret that a connection keeps, so that it costs little memory. When the grant of a longer one lapses, the
+/// client has to connect and authenticate anew.
+const MAX_KEPT_SECRET_BYTES: usize = 64 * 1024;
+
 /// What AUTH brought.
 pub(super) struct Session {
-    /// Kept to ask again.
-    secret: Vec<u8>,
+    /// Kept to ask again; none if it is longer than [`MAX_KEPT_SECRET_BYTES`].
+    secret: Option<Vec<u8>>,
     grant: Grant,
     /// Publishing to it is allowed while the grant holds; empty for none.
     published_to: String,
@@ -41,8 +45,8 @@ impl Connection {
         };
         let failed = |error| ProtocolError::new(ErrorCode::AuthError, format!("AUTH error {error}"));
         self.output.respond(&nsq_protocol::json::to_json(&reply).map_err(failed)?);
-        self.session =
-            Some(Box::new(Session { secret: secret.to_vec(), grant, published_to: String::new() }));
+        let secret = (secret.len() <= MAX_KEPT_SECRET_BYTES).then(|| secret.to_vec());
+        self.session = Some(Box::new(Session { secret, grant, published_to: String::new() }));
         Ok(())
     }
 
@@ -66,7 +70,10 @@ impl Connection {
             return Err(ProtocolError::new(ErrorCode::AuthFirst, text).into());
         };
         if !authenticator.is_current(&session.grant, clock::monotonic()) {
-            session.grant = self.ask_for_grant(&session.secret).await?;
+            let forgotten = || ProtocolError::new(ErrorCode::AuthFailed, "AUTH failed");
+            let secret = session.secret.as_deref().ok_or_else(forgotten)?;
+            let grant = self.ask_for_grant(secret).await?;
+            session.grant = grant;
             session.published_to.clear();
         }
         let permission = if verb == Verb::Sub { Permission::Subscribe } else { Permission::Publish };

@@ -48,6 +48,9 @@ impl Drop for Subscription {
 /// A channel or topic that is being deleted is looked for once more after this time: an ephemeral one comes back.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// Acknowledgements under one lock of the channel, so that nobody else waits for it long.
+const RUN_ACKNOWLEDGEMENTS: usize = 256;
+
 impl Connection {
     /// Executes SUB.
     pub(super) async fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), End> {
@@ -112,14 +115,16 @@ impl Connection {
     }
 
     /// Executes the acknowledgements at the start of `data` (at least one is there, whole), up to the first other
-    /// command, under one lock of the channel; returns the bytes used.
+    /// command, at most [`RUN_ACKNOWLEDGEMENTS`] under one lock of the channel; returns the bytes used.
     pub(super) fn acknowledge_run(&mut self, data: &[u8]) -> usize {
         let context = self.context.clone();
         let Some(subscription) = &self.subscription else { return data.len() };
         let max_delay = context.registry.engine().limits.max_req_timeout;
         let mut acknowledging = subscription.channel.acknowledge(subscription.key);
-        let (mut used, mut finished, mut requeued) = (0, 0, 0);
-        while let Decoded::Command { command, consumed } = decode(&data[used..], &context.limits) {
+        let (mut used, mut count, mut finished, mut requeued) = (0, 0, 0, 0);
+        while count < RUN_ACKNOWLEDGEMENTS
+            && let Decoded::Command { command, consumed } = decode(&data[used..], &context.limits)
+        {
             let (verb, id, result) = match command {
                 Command::Fin { id } => (Verb::Fin, id, by_number(id, |n| acknowledging.finish(n))),
                 Command::Req { id, delay_ms } => {
@@ -136,8 +141,10 @@ impl Connection {
                 (Ok(()), _) => {}
             }
             used += consumed;
+            count += 1;
         }
         drop(acknowledging);
+        self.turn.spend_commands(count);
         let metrics = context.registry.engine().metrics();
         metrics.finished_messages.add(finished);
         if requeued > 0 {

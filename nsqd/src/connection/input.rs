@@ -64,10 +64,17 @@ impl Input {
         }
     }
 
-    /// Nothing has come for a while.
-    pub fn idle(&mut self) {
-        if self.is_empty() && self.buffer.len() > SMALL {
-            self.buffer = Vec::new();
+    /// Whether [`Input::shrink`] would give memory back.
+    pub fn is_large(&self) -> bool {
+        self.buffer.len() > SMALL && self.buffer.len() > 2 * (self.end - self.start)
+    }
+
+    /// Nothing has come for a while, or what came needed more than what follows: gives back what is not in use.
+    pub fn shrink(&mut self) {
+        if self.is_large() {
+            self.buffer = self.data().to_vec();
+            self.start = 0;
+            self.end = self.buffer.len();
         }
     }
 
@@ -80,6 +87,9 @@ impl Input {
     }
 
     fn compact(&mut self) {
+        if self.start == 0 {
+            return;
+        }
         self.buffer.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
@@ -112,8 +122,28 @@ mod tests {
             input.consume(take);
         }
         input.consume(input.data().len());
-        input.idle();
-        assert_eq!(input.buffer.len(), 0);
+        assert!(input.is_large());
+        input.shrink();
+        assert_eq!(input.buffer.capacity(), 0);
+        assert!(!input.is_large());
+    }
+
+    #[test]
+    fn an_idle_one_keeps_only_the_bytes_of_an_unfinished_command() {
+        let mut input = Input::default();
+        while input.data().len() < 1 << 20 {
+            let count = input.spare().len();
+            input.filled(count);
+        }
+        input.consume(input.data().len() - 10_000);
+        let kept = input.data().to_vec();
+        input.shrink();
+        assert_eq!(input.data(), kept);
+        assert_eq!(input.buffer.capacity(), 10_000);
+        input.shrink();
+        input.spare()[0] = 7;
+        input.filled(1);
+        assert_eq!((input.data().len(), input.data()[10_000]), (10_001, 7));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use nsq_daemon::accept::Acceptor;
 use nsq_daemon::listen::{Listener, Remote, Stream};
 use nsq_daemon::log::Logger;
+use nsq_daemon::open_files::Role;
 use nsq_protocol::{ErrorCode, FrameType, MAGIC_V2, put_frame};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
@@ -26,6 +28,7 @@ pub async fn accept_loop(
     logger: Logger,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    let mut listener = Acceptor::new(listener, Role::Clients, "TCP", logger.clone());
     let mut connections = JoinSet::new();
     let result = loop {
         tokio::select! {
@@ -79,12 +82,13 @@ async fn serve(mut stream: Stream, remote: Remote, counted: Counted, logger: Log
     let connected_at = clock::wall_ns() / 1_000_000_000;
     let info = Arc::new(ClientInfo::new(remote.to_string(), connected_at));
     let connection = Connection::new(counted.0.clone(), Transport::plain(stream), info, Input::default());
-    match connection.run().await {
+    let log_end = |end: &End| match end {
         End::Close => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] exiting"),
         End::Io(error) => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] {error}"),
         End::Error(error) => {
             let text = error.frame_data();
             nsq_daemon::error!(logger, "[{remote}] - {}", text.escape_ascii());
         }
-    }
+    };
+    connection.run(log_end).await;
 }

@@ -2,7 +2,8 @@
 //!
 //! One task per connection does everything, in a loop that reads like this: execute what has come, take messages if
 //! there is room, then wait until bytes come, bytes can go, messages are there, or time is up. Reading never waits for
-//! writing: a consumer that stops reading can still send its FINs.
+//! writing: a consumer that stops reading can still send its FINs. A connection that never has to wait yields when its
+//! [`Turn`] is over, so that no peer can keep a thread from the others.
 //!
 //! - [`listener`]: accepting, the magic
 //! - [`state`]: pure; which command is legal when
@@ -30,8 +31,10 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use nsq_daemon::tls::ServerTls;
+use nsq_daemon::turn::{TURN_BYTES, Turn};
 use nsq_protocol::{
-    Command, Decoded, ErrorCode, IdentifyReply, Limits, ProtocolError, Verb, command_name, decode, truncated,
+    Checked, Command, Decoded, ErrorCode, IdentifyReply, Limits, ProtocolError, Verb, command_name,
+    decode_from, truncated,
 };
 use tokio::time::Sleep;
 
@@ -90,6 +93,8 @@ impl From<ProtocolError> for End {
 
 /// What [`Connection::wait`] waited for.
 enum Event {
+    /// Commands that came before are still to be executed.
+    Input,
     /// Bytes came.
     Read(usize),
     /// The peer sends no more.
@@ -114,6 +119,13 @@ pub struct Connection {
     input: Input,
     /// Until so many bytes are in `input`, looking at it again is of no use.
     needed: usize,
+    /// What need not be checked again of the unfinished command in `input`.
+    checked: Checked,
+    /// A turn ended before all commands in `input` were executed.
+    has_commands: bool,
+    turn: Turn,
+    /// A turn has ended: reading must not come first again.
+    reads_last: bool,
     output: Output,
     subscription: Option<Subscription>,
     /// The topic published to last: most connections publish to one.
@@ -128,6 +140,10 @@ pub struct Connection {
     next_heartbeat: Nanos,
     /// Since when output has not moved.
     blocked_since: Option<Nanos>,
+    /// Bytes have come or gone since it was last looked whether the connection is idle.
+    has_moved: bool,
+    /// When that is looked at next; none while there is no memory to give back.
+    idle_look_at: Option<Nanos>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -149,6 +165,10 @@ impl Connection {
             session: None,
             input,
             needed: 1,
+            checked: Checked::default(),
+            has_commands: false,
+            turn: Turn::default(),
+            reads_last: false,
             output: Output::default(),
             subscription: None,
             last_topic: None,
@@ -158,6 +178,8 @@ impl Connection {
             last_command_at: now,
             next_heartbeat: now + settings.heartbeat_interval.unwrap_or(0),
             blocked_since: None,
+            has_moved: false,
+            idle_look_at: None,
             timer: Box::pin(tokio::time::sleep_until(clock::instant(now).into())),
             settings,
         };
@@ -166,7 +188,7 @@ impl Connection {
     }
 
     /// Serves the connection until it ends, and says goodbye.
-    pub async fn run(mut self) -> End {
+    pub async fn run(mut self, log_end: impl FnOnce(&End)) {
         let end = loop {
             if let Err(end) = self.execute_input().await {
                 break end;
@@ -177,8 +199,11 @@ impl Connection {
                 let metrics = self.context.registry.engine().metrics();
                 self.may_take = deliver(&subscription.channel, subscription.key, &mut self.output, metrics);
             }
+            self.reads_last = self.turn.pass_on().await;
             match self.wait().await {
+                Ok(Event::Input) => {}
                 Ok(Event::Read(count)) => {
+                    self.turn.spend_bytes(count);
                     self.context.registry.engine().metrics().received_bytes.add(count as u64);
                     self.input.filled(count);
                 }
@@ -207,16 +232,18 @@ impl Connection {
         if let End::Error(error) = &end {
             self.output.error(error);
         }
+        // Before the goodbye, which takes a second with a client that does not close, and may be cut short.
+        log_end(&end);
         self.transport.close(self.output.pending(), matches!(end, End::Io(_))).await;
-        end
     }
 
-    /// Executes all whole commands that have come.
+    /// Executes whole commands that have come, until the turn is over.
     async fn execute_input(&mut self) -> Result<(), End> {
         if self.input.data().len() < self.needed {
             return Ok(());
         }
         self.needed = 1;
+        self.has_commands = false;
         // The buffer is out of `self` while commands that borrow from it are executed.
         let mut input = std::mem::take(&mut self.input);
         let result = self.execute_all(&mut input).await;
@@ -228,28 +255,39 @@ impl Connection {
         let context = self.context.clone();
         let mut any = false;
         while !input.is_empty() {
+            if self.turn.is_over() {
+                self.has_commands = true;
+                break;
+            }
+            self.turn.spend_commands(1);
             if context.tls_required && !self.transport.is_tls() {
                 check_without_tls(input.data(), &context.limits)?;
             }
-            match decode(input.data(), &context.limits) {
+            match decode_from(input.data(), std::mem::take(&mut self.checked), &context.limits) {
                 Decoded::Command { command, consumed } => {
                     any = true;
-                    match self.permit(command.verb()) {
+                    let verb = command.verb();
+                    match self.permit(verb) {
                         Permit::Yes => {
                             let consumed = self.execute(command, consumed, input.data()).await?;
                             input.consume(consumed);
+                            if matches!(verb, Verb::Identify | Verb::Auth) {
+                                // What follows is seldom as long.
+                                input.shrink();
+                            }
                         }
                         Permit::Ignore => input.consume(consumed),
                         Permit::No(error) => return Err(error.into()),
                     }
                 }
-                Decoded::Incomplete { verb, needed } => {
+                Decoded::Incomplete { verb, needed, claimed, checked } => {
                     if let Some(Permit::No(error)) = verb.map(|verb| self.permit(verb)) {
                         return Err(error.into());
                     }
                     self.authorize_before_body(verb, input.data()).await?;
-                    input.expect(needed);
+                    input.expect(claimed);
                     self.needed = needed;
+                    self.checked = checked;
                     break;
                 }
                 Decoded::Invalid { verb, error, consumed } => match verb.map(|verb| self.permit(verb)) {
@@ -312,9 +350,23 @@ impl Connection {
     /// Waits for whatever comes first. Nothing is lost when one of several things is reported: the others are
     /// reported by the next call.
     async fn wait(&mut self) -> io::Result<Event> {
+        self.look_for_idleness();
         // Messages alone never come near this; who pipelines commands without reading the answers does.
         let hoard = HOARD_BYTES + self.context.limits.max_msg_size;
-        let Connection { context, transport, input, output, subscription, timer, blocked_since, .. } = self;
+        let Connection {
+            context,
+            transport,
+            input,
+            output,
+            subscription,
+            timer,
+            blocked_since,
+            has_moved,
+            has_commands,
+            turn,
+            reads_last,
+            ..
+        } = self;
         let wake = async {
             match subscription {
                 Some(subscription) => subscription.signal.wake.notified().await,
@@ -332,7 +384,13 @@ impl Connection {
                     Poll::Ready(Ok(count)) => {
                         context.registry.engine().metrics().sent_bytes.add(count as u64);
                         output.consume(count);
+                        *has_moved = true;
+                        turn.spend_bytes(transport.cost(count));
                         wrote = true;
+                        if turn.is_over() {
+                            *blocked_since = None;
+                            return Poll::Ready(Ok(Event::Written));
+                        }
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
@@ -350,10 +408,26 @@ impl Connection {
             } else if wrote || blocked_since.is_none() {
                 *blocked_since = Some(clock::monotonic());
             }
+            if std::mem::take(reads_last) {
+                if wake.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ok(Event::Woken));
+                }
+                if timer.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ok(Event::Timer));
+                }
+            }
             if output.pending().len() < hoard {
-                match transport.poll_read(cx, input.spare()) {
+                if *has_commands {
+                    return Poll::Ready(Ok(Event::Input));
+                }
+                let spare = input.spare();
+                let room = spare.len().min(TURN_BYTES);
+                match transport.poll_read(cx, &mut spare[..room]) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Event::ReadEnd)),
-                    Poll::Ready(Ok(count)) => return Poll::Ready(Ok(Event::Read(count))),
+                    Poll::Ready(Ok(count)) => {
+                        *has_moved = true;
+                        return Poll::Ready(Ok(Event::Read(count)));
+                    }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {}
                 }
@@ -364,7 +438,11 @@ impl Connection {
             if wrote {
                 return Poll::Ready(Ok(Event::Written));
             }
-            timer.as_mut().poll(cx).map(|()| Ok(Event::Timer))
+            let event = timer.as_mut().poll(cx).map(|()| Ok(Event::Timer));
+            if event.is_pending() {
+                turn.begin_anew();
+            }
+            event
         })
         .await
     }
@@ -372,6 +450,9 @@ impl Connection {
     /// A deadline or a heartbeat is due, or was put off meanwhile.
     fn on_timer(&mut self) -> Result<(), End> {
         let now = clock::monotonic();
+        if self.idle_look_at.is_some_and(|at| now >= at) {
+            self.look_whether_idle(now);
+        }
         let Some(interval) = self.settings.heartbeat_interval else {
             self.arm_timer(now);
             return Ok(());
@@ -385,11 +466,31 @@ impl Connection {
         if now >= self.next_heartbeat {
             self.output.respond(b"_heartbeat_");
             self.next_heartbeat = now + interval;
-            self.input.idle();
-            self.transport.idle();
         }
         self.arm_timer(now);
         Ok(())
+    }
+
+    /// Sees to it that a connection with memory to give back is looked at.
+    fn look_for_idleness(&mut self) {
+        let is_large = self.input.is_large() || self.output.is_large() || self.transport.is_large();
+        if self.idle_look_at.is_none() && is_large {
+            let now = clock::monotonic();
+            self.idle_look_at = Some(now + IDLE_LOOK);
+            self.arm_timer(now);
+        }
+    }
+
+    /// Gives memory back if nothing has come or gone since the last look; looks again later otherwise.
+    fn look_whether_idle(&mut self, now: Nanos) {
+        if std::mem::take(&mut self.has_moved) {
+            self.idle_look_at = Some(now + IDLE_LOOK);
+            return;
+        }
+        self.idle_look_at = None;
+        self.input.shrink();
+        self.output.shrink();
+        self.transport.shrink();
     }
 
     fn arm_timer(&mut self, now: Nanos) {
@@ -401,6 +502,7 @@ impl Connection {
             }
             None => now + FAR_AWAY,
         };
+        let at = self.idle_look_at.map_or(at, |idle_look_at| at.min(idle_look_at));
         self.timer.as_mut().reset(clock::instant(at).into());
     }
 
@@ -424,6 +526,9 @@ fn check_without_tls(data: &[u8], limits: &Limits) -> Result<(), ProtocolError> 
 
 /// Unread answers beyond this (and a message) stop us from reading more commands.
 const HOARD_BYTES: usize = 1024 * 1024;
+
+/// How often it is looked whether a connection with large buffers is idle.
+const IDLE_LOOK: Nanos = 5 * 1_000_000_000;
 
 /// A timer that is not needed is set so far ahead.
 const FAR_AWAY: Nanos = 24 * 3600 * 1_000_000_000;

@@ -1,7 +1,7 @@
 //! PUB, MPUB and DPUB.
 //!
-//! What has come in one read is one batch: successive PUBs to a topic are appended together, and all publishes are
-//! made durable together, by one write of the journal, before the first of them is answered.
+//! What has come in one read is one batch: successive PUBs to a topic are appended together, and all publishes of the
+//! connection's turn are made durable together, by one write of the journal, before the first of them is answered.
 
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ struct Pending {
 }
 
 impl Connection {
-    /// Executes the publishes at the start of `data` (at least one is there, whole), up to the first other command;
-    /// returns the bytes used.
+    /// Executes the publishes at the start of `data` (at least one is there, whole), up to the first other command or
+    /// the end of the turn; returns the bytes used.
     pub(super) async fn publish_run(&mut self, data: &[u8]) -> Result<usize, End> {
         self.publish_began.get_or_insert_with(clock::monotonic);
         let mut used = 0;
@@ -31,7 +31,12 @@ impl Connection {
         let result = loop {
             match self.append_next(&data[used..], &mut pending).await {
                 Ok(0) => break Ok(used),
-                Ok(consumed) => used += consumed,
+                Ok(consumed) => {
+                    used += consumed;
+                    if self.turn.is_over() {
+                        break Ok(used);
+                    }
+                }
                 Err(end) => break Err(end),
             }
         };
@@ -105,6 +110,7 @@ impl Connection {
     }
 
     fn count_published(&mut self, topic: &str, count: u64) {
+        self.turn.spend_commands(count as usize);
         self.info.count_published(topic, count);
         if !self.is_producer {
             self.is_producer = true;

@@ -26,6 +26,13 @@ const GOODBYE_BYTES: u64 = 8 * 1024 * 1024;
 const PIECE_BYTES: usize = 64 * 1024;
 /// So many compressed bytes are read at a time, and kept until they are decompressed.
 const COMPRESSED_BYTES: usize = 16 * 1024;
+/// The first read of a connection that has no room for them yet.
+const FIRST_BYTES: usize = 512;
+
+/// How much longer compressing bytes takes than anything else that is done with them, about.
+const COMPRESSION_COST: usize = 8;
+/// So many reads in succession may bring nothing but bytes that decompress to none; then others have their turn.
+const FRUITLESS_READS: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -59,6 +66,8 @@ struct Compression {
     end: usize,
     /// The decompressor may have more without more input.
     has_more: bool,
+    /// Nothing has come or gone since memory was given back.
+    is_shrunk: bool,
 }
 
 impl Transport {
@@ -88,6 +97,7 @@ impl Transport {
                 ready!(compression.poll_send(&mut self.wire, cx))?;
                 let piece = &bytes[..bytes.len().min(PIECE_BYTES)];
                 compression.compressor.compress(piece, &mut compression.outgoing);
+                compression.is_shrunk = false;
                 Poll::Ready(Ok(piece.len()))
             }
         }
@@ -109,6 +119,11 @@ impl Transport {
             (Some(compression), _) => compression.written_bytes,
             (None, _) => 0,
         }
+    }
+
+    /// What writing so many bytes counts as in a [`Turn`](nsq_daemon::turn::Turn).
+    pub fn cost(&self, count: usize) -> usize {
+        if self.compression.is_some() { count.saturating_mul(COMPRESSION_COST) } else { count }
     }
 
     /// Whether the bytes are compressed.
@@ -161,19 +176,27 @@ impl Transport {
             start: 0,
             end: 0,
             has_more: false,
+            is_shrunk: false,
         }));
     }
 
-    /// Nothing has come or gone for a while.
-    pub fn idle(&mut self) {
+    /// Whether [`Transport::shrink`] may give memory back.
+    pub fn is_large(&self) -> bool {
+        self.compression.as_ref().is_some_and(|compression| !compression.is_shrunk)
+    }
+
+    /// Nothing has come or gone for a while: gives back what is not needed until something does.
+    pub fn shrink(&mut self) {
         if let Some(compression) = &mut self.compression {
             if compression.outgoing.is_empty() {
                 compression.outgoing = Vec::new();
+                compression.compressor.idle();
             }
             if compression.start == compression.end {
                 compression.incoming = Vec::new();
             }
             compression.decompressor.idle();
+            compression.is_shrunk = true;
         }
     }
 
@@ -242,7 +265,7 @@ impl Compression {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        loop {
+        for _ in 0..FRUITLESS_READS {
             if self.has_more || self.start < self.end {
                 let input = &self.incoming[self.start..self.end];
                 let progress = self.decompressor.decompress(input, buffer).map_err(invalid)?;
@@ -256,12 +279,22 @@ impl Compression {
                 }
             }
             (self.start, self.end) = (0, 0);
-            self.incoming.resize(COMPRESSED_BYTES, 0);
-            self.end = ready!(wire.poll_read(cx, &mut self.incoming))?;
+            if self.incoming.is_empty() {
+                // An idle connection waits without a buffer.
+                let mut first = [0; FIRST_BYTES];
+                self.end = ready!(wire.poll_read(cx, &mut first))?;
+                self.incoming.resize(COMPRESSED_BYTES, 0);
+                self.incoming[..self.end].copy_from_slice(&first[..self.end]);
+            } else {
+                self.end = ready!(wire.poll_read(cx, &mut self.incoming))?;
+            }
             if self.end == 0 {
                 return Poll::Ready(Ok(0));
             }
+            self.is_shrunk = false;
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes what has been compressed.

@@ -13,6 +13,9 @@ pub struct Output {
 /// consumer does not hoard. One message may exceed it.
 pub const OUTPUT_BYTES: usize = 256 * 1024;
 
+/// What an idle one may keep.
+const SMALL: usize = 512;
+
 const OK_FRAME: [u8; 10] = *b"\0\0\0\x06\0\0\0\0OK";
 
 impl Output {
@@ -60,10 +63,16 @@ impl Output {
         }
     }
 
-    /// Nothing has gone out for a while.
-    pub fn idle(&mut self) {
-        if self.buffer.is_empty() {
-            self.buffer = Vec::new();
+    /// Whether [`Output::shrink`] would give memory back.
+    pub fn is_large(&self) -> bool {
+        self.buffer.capacity() > SMALL && self.buffer.capacity() > 2 * self.pending().len()
+    }
+
+    /// Nothing has gone out for a while: gives back what is not in use.
+    pub fn shrink(&mut self) {
+        if self.is_large() {
+            self.buffer = self.pending().to_vec();
+            self.written = 0;
         }
     }
 }
@@ -85,5 +94,18 @@ mod tests {
         output.consume(14);
         assert!(output.pending().is_empty());
         assert_eq!(output.room(), OUTPUT_BYTES);
+    }
+
+    #[test]
+    fn an_idle_one_keeps_only_what_is_still_to_go_out() {
+        let mut output = Output::default();
+        output.frames().resize(1 << 20, 7);
+        output.consume(200_000);
+        assert!(!output.is_large());
+        output.consume((1 << 20) - 200_000 - 3);
+        output.shrink();
+        assert_eq!((output.pending(), output.buffer.capacity()), (&[7; 3][..], 3));
+        output.consume(3);
+        assert!(!output.is_large());
     }
 }

@@ -11,7 +11,7 @@
 //! | `/channel/create` | `subscribe` or `admin` | topic and channel |
 //! | `/topic/delete`, `empty`, `pause`, `unpause`, `retain` | `admin` | the topic, no channel |
 //! | `/channel/delete`, `empty`, `pause`, `unpause`, `seek` | `admin` | topic and channel |
-//! | `/stats` | `monitor` | those that are asked for; none for all |
+//! | `/stats` | `monitor` | those that are asked for; none for all ([`Scope`]) |
 //! | `/metrics` | `monitor` | none |
 //! | `/config/...`, `/debug/...` | `admin` | none |
 //!
@@ -48,6 +48,16 @@ struct Caller {
     remote_ip: Option<IpAddr>,
     is_tls: bool,
     common_name: String,
+}
+
+/// What a permitted request may be shown of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything.
+    Node,
+    /// What belongs to the topic and channel that it asks for: nothing of connections that only use others, and nothing
+    /// that is counted over all topics.
+    Asked,
 }
 
 /// Why a request is not answered.
@@ -128,20 +138,25 @@ impl HttpAuth {
     }
 
     /// Refuses a request that its token does not allow.
-    pub async fn permit(&self, route: Route, request: &Request) -> Result<(), Refusal> {
+    pub async fn permit(&self, route: Route, request: &Request) -> Result<Scope, Refusal> {
         let need = need(route);
         if need == Need::Nothing {
-            return Ok(());
+            return Ok(Scope::Asked);
         }
         let token = bearer_token(request).ok_or(Refusal::Unauthorized)?;
         let grant = self.grant(token, request).await?;
-        let Need::Any(permissions, about) = need else { return Ok(()) };
+        let Need::Any(permissions, about) = need else { return Ok(Scope::Asked) };
         let query = request.query().map_err(|_| Refusal::InvalidRequest)?;
         let parameter = |key| query.get(key).unwrap_or_default();
         let topic = if about == About::Node { Default::default() } else { parameter("topic") };
         let channel = if about == About::Channel { parameter("channel") } else { Default::default() };
-        let allowed = permissions.iter().any(|permission| grant.allows(*permission, &topic, &channel));
-        if allowed { Ok(()) } else { Err(Refusal::Forbidden) }
+        let allows = |topic: &str, channel: &str| {
+            permissions.iter().any(|permission| grant.allows(*permission, topic, channel))
+        };
+        if !allows(&topic, &channel) {
+            return Err(Refusal::Forbidden);
+        }
+        Ok(if allows("", "") { Scope::Node } else { Scope::Asked })
     }
 
     async fn grant(&self, token: &[u8], request: &Request) -> Result<Arc<Grant>, Refusal> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use nsq_daemon::http::{BodyError, HttpError, Request, Response, response};
 use nsq_daemon::listen::Address;
 use nsq_daemon::log::Level;
+use nsq_protocol::redact::shown_address;
 use serde_json::{Value, json};
 
 use super::HttpContext;
@@ -27,6 +28,7 @@ pub async fn put(context: &HttpContext, request: &mut Request) -> Result<Respons
     let body = request.body.read_limited(context.config.max_msg_size).await;
     let body = body.map_err(|error| match error {
         BodyError::TooBig => NO_VALUE,
+        BodyError::Busy => HttpError::BUSY,
         BodyError::Unreadable(_) => HttpError::INTERNAL_ERROR,
     })?;
     if body.is_empty() {
@@ -94,10 +96,13 @@ fn set_at_start(config: &Config, option: &str) -> Option<Value> {
         }
         "https_address" => json!(config.https_address),
         "broadcast_address" => json!(config.broadcast_address),
-        "auth_http_addresses" => json!(config.auth_http_addresses),
+        "auth_http_addresses" => {
+            json!(config.auth_http_addresses.iter().map(|address| shown_address(address)).collect::<Vec<_>>())
+        }
         "auth_http_request_method" => json!(config.auth_http_request_method.word()),
         "auth_file" => json!(config.auth_file.as_deref().map(Path::to_string_lossy).unwrap_or_default()),
         "http_auth" => json!(config.http_auth),
+        "http_allowed_origins" => json!(config.http_allowed_origins.texts()),
         "shutdown_delay" => json!(nanoseconds(config.shutdown_delay)),
         "http_client_connect_timeout" => json!(nanoseconds(config.http_client_connect_timeout)),
         "http_client_request_timeout" => json!(nanoseconds(config.http_client_request_timeout)),

@@ -12,6 +12,7 @@ const MAX_FORM_BYTES: usize = 4096;
 pub async fn set_block_rate(request: &mut Request) -> Result<Response, HttpError> {
     let form = request.body.read_limited(MAX_FORM_BYTES).await.map_err(|error| match error {
         BodyError::TooBig => HttpError::too_large("BODY_TOO_BIG"),
+        BodyError::Busy => HttpError::BUSY,
         BodyError::Unreadable(_) => HttpError::INVALID_REQUEST,
     })?;
     let form = std::str::from_utf8(&form).unwrap_or_default();

@@ -25,6 +25,7 @@ pub mod history;
 pub mod metrics;
 pub mod publish;
 pub mod stats;
+mod stats_page;
 
 #[cfg(test)]
 mod tests;
@@ -34,12 +35,13 @@ use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use nsq_daemon::http::{
-    HttpError, Method, Query, Request, Response, Router, Service, StatusCode, pprof, response,
+    AllowedOrigins, HeavyAnswers, HttpError, Method, Query, Request, Response, Router, Service, StatusCode,
+    pprof, response,
 };
 use nsq_daemon::log::Logger;
 use nsq_daemon::metrics::RequestCounts;
 
-use self::auth::HttpAuth;
+use self::auth::{HttpAuth, Scope};
 use crate::config::Config;
 use crate::producers::Producers;
 use crate::topic::PublishError;
@@ -72,6 +74,8 @@ pub struct HttpContext {
     pub tcp_port: i64,
     /// The port of this service; -1 for a unix socket, 0 for none.
     pub http_port: i64,
+    /// Answers that take long to make.
+    pub heavy: HeavyAnswers,
     /// Whose tokens are asked for; none if everything is open.
     pub auth: Option<Arc<HttpAuth>>,
     /// The lookupds, which can be changed.
@@ -139,23 +143,29 @@ impl Service for HttpContext {
         self.tls_required.map(tls_required)
     }
 
+    fn allowed_origins(&self) -> Option<&AllowedOrigins> {
+        Some(&self.config.http_allowed_origins)
+    }
+
     fn request_counts(&self) -> Option<&RequestCounts> {
         Some(&self.registry.engine().metrics().http_requests)
     }
 
     async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
-        if let Some(auth) = &self.auth
-            && let Err(refusal) = auth.permit(route, &request).await
-        {
-            return Ok(refusal.into_response(&request));
-        }
+        let scope = match &self.auth {
+            None => Scope::Node,
+            Some(auth) => match auth.permit(route, &request).await {
+                Ok(scope) => scope,
+                Err(refusal) => return Ok(refusal.into_response(&request)),
+            },
+        };
         let (context, request) = (self, &mut request);
         match route {
             Route::Publish => publish::one(context, request).await,
             Route::PublishMany => publish::many(context, request).await,
             Route::Ping => stats::ping(context, request).await,
             Route::Info => stats::info(context, request).await,
-            Route::Stats => stats::stats(context, request).await,
+            Route::Stats => stats::stats(context, request, scope).await,
             Route::Metrics => metrics::metrics(context, request).await,
             Route::TopicCreate => admin::create_topic(context, request).await,
             Route::TopicDelete => admin::delete_topic(context, request).await,

@@ -70,6 +70,7 @@ pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Respon
 async fn read(request: &mut Request, limit: usize, too_big: HttpError) -> Result<Bytes, HttpError> {
     request.body.read_limited(limit).await.map_err(|error| match error {
         BodyError::TooBig => too_big,
+        BodyError::Busy => HttpError::BUSY,
         BodyError::Unreadable(_) => HttpError::INTERNAL_ERROR,
     })
 }

@@ -1,12 +1,14 @@
-//! `/ping`, `/info` and `/stats`.
+//! `/ping`, `/info` and `/stats`; the pages of `/stats` are written in `stats_page`.
 
 use std::time::Duration;
 
+use nsq_daemon::NSQ_VERSION;
 use nsq_daemon::http::{Encoding, HttpError, Query, Request, Response, StatusCode, response};
-use nsq_daemon::{NSQ_VERSION, log};
-use nsq_protocol::{InfoResponse, render_text};
+use nsq_protocol::InfoResponse;
 
 use super::HttpContext;
+use super::auth::Scope;
+use super::stats_page::StatsPage;
 use crate::stats::{self, StatsRequest};
 
 /// `GET /ping`
@@ -44,25 +46,41 @@ pub async fn info(context: &HttpContext, request: &mut Request) -> Result<Respon
 
 /// `GET /stats[?format=json][&topic=][&channel=][&include_clients=][&include_mem=]`; MessagePack for who accepts it.
 /// With `include_storage=true` also how much is not on stable storage.
-pub async fn stats(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
+pub async fn stats(
+    context: &HttpContext,
+    request: &mut Request,
+    scope: Scope,
+) -> Result<Response, HttpError> {
     let encoding = request.encoding;
     let query = request.query_without_body().await?;
-    let (topic, channel) = (query.get("topic"), query.get("channel"));
-    let wanted = StatsRequest {
-        topic: topic.as_deref().filter(|name| !name.is_empty()),
-        channel: channel.as_deref().filter(|name| !name.is_empty()),
-        include_clients: unless_denied(&query, "include_clients"),
-        include_memory: unless_denied(&query, "include_mem"),
-        include_storage: query.get("include_storage").is_some_and(|value| ["true", "1"].contains(&&*value)),
+    let name = |key| query.get(key).filter(|name| !name.is_empty()).map(|name| name.into_owned());
+    let is_text = encoding == Encoding::Json && query.get("format").as_deref() != Some("json");
+    let page = StatsPage {
+        registry: context.registry.clone(),
+        producers: context.producers.clone(),
+        started_at: context.started_at,
+        topic: name("topic"),
+        channel: name("channel"),
+        flags: StatsRequest {
+            topic: None,
+            channel: None,
+            include_clients: unless_denied(&query, "include_clients"),
+            include_memory: unless_denied(&query, "include_mem"),
+            include_storage: query
+                .get("include_storage")
+                .is_some_and(|value| ["true", "1"].contains(&&*value)),
+            only_asked: scope == Scope::Asked,
+        },
     };
-    let stats = stats::collect(&context.registry, &context.producers, start_time(context), wanted);
-    if encoding == Encoding::MessagePack || query.get("format").as_deref() == Some("json") {
-        return Ok(response::value(encoding, &stats));
-    }
-    // Negative only if somebody has set the clock back.
-    let uptime = context.started_at.elapsed().unwrap_or_default();
-    let start_time = log::local_rfc3339(stats.start_time);
-    Ok(response::text(render_text(&stats, uptime, &start_time, "rustc")))
+    let content_type = if is_text { response::TEXT } else { encoding.content_type() };
+    let is_small = page.is_small();
+    let write = move |out| async move {
+        match is_text {
+            true => page.write_text(out).await,
+            false => page.write_encoded(encoding, out).await,
+        }
+    };
+    context.heavy.answer(content_type, is_small, write).await
 }
 
 /// True but for the two words of denial.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use nsq_daemon::http::Server;
+use nsq_daemon::http::{HeavyAnswers, Server};
 use nsq_daemon::listen::{Address, Listener};
 use nsq_daemon::log::{Level, Logger};
-use nsq_protocol::{ChannelName, Stats};
+use nsq_protocol::json::to_json;
+use nsq_protocol::{ChannelName, Stats, render_text};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -21,6 +22,7 @@ use crate::engine::EngineLimits;
 use crate::health::Part;
 use crate::producers::Producers;
 use crate::startup::{StartOptions, recover};
+use crate::stats::{self, StatsRequest};
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
 use crate::storage::{Durability, Storage};
@@ -111,6 +113,7 @@ impl Daemon {
         let port = listener.local_port().unwrap();
         let producers = Arc::new(Producers::default());
         let context = HttpContext {
+            heavy: HeavyAnswers::default(),
             registry: registry.clone(),
             producers: producers.clone(),
             config: Arc::new(config),
@@ -534,4 +537,58 @@ async fn a_deleted_topic_or_a_stopping_daemon_is_exiting() {
     nsqd.registry.engine().set_stopping();
     assert_eq!(nsqd.publish("/pub?topic=new", "m").await, said(503, "EXITING"));
     assert_eq!(nsqd.post("/topic/create?topic=new").await, said(503, "EXITING"));
+}
+
+#[tokio::test]
+async fn a_long_page_is_what_collect_gives() {
+    let nsqd = Daemon::start().await;
+    for number in 0..100 {
+        let name = nsq_protocol::TopicName::new(format!("topic-{number}")).unwrap();
+        let topic = nsqd.registry.get_or_create(&name).await.unwrap();
+        for channel in 0..number % 4 {
+            topic.get_or_create_channel(&ChannelName::new(format!("c{channel}")).unwrap()).await.unwrap();
+        }
+    }
+    for _ in 0..20 {
+        nsqd.subscribe("topic-3", "c0");
+    }
+    nsqd.subscribe("topic-7", "c2");
+    let producers: Vec<_> = (0..300)
+        .map(|number| {
+            let info = Arc::new(ClientInfo::new(format!("127.0.0.1:{number}"), 1000));
+            info.count_published(&format!("topic-{number}"), 1);
+            info
+        })
+        .collect();
+    let _places: Vec<_> = producers.iter().map(|info| nsqd.producers.add(info)).collect();
+
+    let start_time = nsqd.stats("&topic=none").await["start_time"].as_i64().unwrap();
+    let request = StatsRequest { include_memory: false, ..StatsRequest::default() };
+    for (parameters, request) in [
+        ("", request),
+        ("&channel=c2", StatsRequest { channel: Some("c2"), ..request }),
+        ("&topic=topic-3", StatsRequest { topic: Some("topic-3"), ..request }),
+        ("&topic=none", StatsRequest { topic: Some("none"), ..request }),
+        ("&include_clients=false", StatsRequest { include_clients: false, ..request }),
+    ] {
+        let expected = stats::collect(&nsqd.registry, &nsqd.producers, start_time, request);
+        let target = format!("/stats?format=json&include_mem=false{parameters}");
+        let json = nsqd.send(&format!("GET {target} HTTP/1.0"), b"").await;
+        assert!(json.body == to_json(&expected).unwrap(), "{parameters}");
+        let packed = format!("GET {target} HTTP/1.0\r\nAccept: application/msgpack");
+        let packed = nsqd.send(&packed, b"").await;
+        assert!(packed.body == rmp_serde::to_vec_named(&expected).unwrap(), "{parameters}");
+        let text = nsqd.send(&format!("GET {} HTTP/1.0", target.replace("format=json&", "")), b"").await;
+        // Without what depends on the time of day.
+        let lines = |text: &str| -> Vec<String> {
+            let lines = text.lines().skip(3).map(|line| line.split(" connected:").next().unwrap().to_owned());
+            lines.collect()
+        };
+        let expected = render_text(&expected, Duration::from_secs(1), "", "rustc");
+        assert_eq!(lines(&String::from_utf8(text.body).unwrap()), lines(&expected), "{parameters}");
+    }
+    let chunked = nsqd.get("/stats?format=json").await;
+    assert!(chunked.head.contains("Transfer-Encoding: chunked"), "{}", chunked.head);
+    let small = nsqd.get("/stats?format=json&topic=topic-3&include_clients=false").await;
+    assert!(small.head.contains("Content-Length: "), "{}", small.head);
 }

@@ -59,7 +59,7 @@ impl LookupConnection {
         (dial_timeout, io_timeout): (Duration, Duration),
         max_response_bytes: usize,
     ) -> Result<Self, LookupFailure> {
-        let stream = timeout(dial_timeout, TcpStream::connect(address))
+        let stream = timeout(dial_timeout, nsq_dial::dial(address, dial_timeout))
             .await
             .map_err(|_| LookupFailure::TimedOut { doing: "connecting", after: dial_timeout })?
             .map_err(LookupFailure::Connect)?;

@@ -32,6 +32,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use nsq_daemon::log::Logger;
+use nsq_protocol::redact::without_user_info;
 use nsq_protocol::{ChannelName, PeerInfo, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -184,6 +185,9 @@ impl LookupPeers {
     /// Replaces the addresses: who is not among them is disconnected at once, who is new is connected at once, the
     /// others' connections stay. Inside a Tokio runtime.
     pub fn set_addresses(&self, addresses: Vec<String>) {
+        // The protocol has no use for a password, and logs and metrics would show it.
+        let addresses: Vec<String> =
+            addresses.iter().map(|address| without_user_info(address).into_owned()).collect();
         let mut peers = self.peers.lock();
         let wanted: BTreeSet<&String> = addresses.iter().collect();
         peers.tasks.retain(|task| {

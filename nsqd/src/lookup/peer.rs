@@ -80,6 +80,36 @@ pub(super) struct Peer {
     one_by_one: bool,
 }
 
+/// How long an nsqlookupd may be away without an operator having to act: it is being restarted.
+const RESTART_TIME: Duration = Duration::from_secs(30);
+
+/// Since when an nsqlookupd that was connected has been away; `None` before the first connection. Pure.
+#[derive(Debug, Default)]
+struct Outage {
+    since: Option<Instant>,
+}
+
+impl Outage {
+    /// How much a failure matters: that an nsqlookupd stops or is restarted is no error.
+    fn level(&mut self, failure: &LookupFailure, was_connected: bool, now: Instant) -> Level {
+        if was_connected {
+            self.since = Some(now);
+        }
+        match failure {
+            LookupFailure::Closed
+            | LookupFailure::Io(_)
+            | LookupFailure::Connect(_)
+            | LookupFailure::TimedOut { .. } => match self.since {
+                Some(since) if now.duration_since(since) < RESTART_TIME => Level::Warn,
+                _ => Level::Error,
+            },
+            LookupFailure::Response(_) | LookupFailure::Unasked(_) | LookupFailure::Refused { .. } => {
+                Level::Error
+            }
+        }
+    }
+}
+
 /// Commands that are sent before their answers are awaited. They fit into any socket buffer, so that both sides
 /// cannot wait for each other.
 const BATCH: usize = 64;
@@ -107,11 +137,14 @@ impl Peer {
         }
         let timing = self.parts.timing;
         let mut backoff = Backoff::new(timing.min_backoff, timing.max_backoff);
+        let mut outage = Outage::default();
         loop {
             self.parts.topology.mark_unchanged();
             let started = Instant::now();
             let Err(failure) = self.connect_and_serve().await;
-            nsq_daemon::error!(self.parts.logger, "LOOKUPD({}): {failure}", self.parts.address);
+            let was_connected = self.parts.state.borrow().is_connected;
+            let level = outage.level(&failure, was_connected, Instant::now());
+            self.parts.logger.log(level, format_args!("LOOKUPD({}): {failure}", self.parts.address));
             self.registrations.disconnected(matches!(failure, LookupFailure::Refused { .. }));
             self.failed(failure.to_string());
             if started.elapsed() >= timing.stable_after {
@@ -371,6 +404,25 @@ mod tests {
         sender.send_replace(Some(Arc::default()));
         timeout(Duration::from_secs(30), rest(&mut topology, min, hour)).await.unwrap();
         assert!(started.elapsed() >= min);
+    }
+
+    #[test]
+    fn a_restart_of_nsqlookupd_is_no_error_and_a_long_outage_is() {
+        let now = Instant::now();
+        let refused = || LookupFailure::Connect(std::io::ErrorKind::ConnectionRefused.into());
+        let mut outage = Outage::default();
+        assert_eq!(outage.level(&refused(), false, now), Level::Error, "it was never there");
+        assert_eq!(outage.level(&LookupFailure::Closed, true, now), Level::Warn);
+        assert_eq!(outage.level(&refused(), false, now + RESTART_TIME / 2), Level::Warn);
+        // Something in between that accepts and closes does not make it younger.
+        assert_eq!(outage.level(&LookupFailure::Closed, false, now + RESTART_TIME), Level::Error);
+        assert_eq!(outage.level(&refused(), false, now + RESTART_TIME), Level::Error);
+        assert_eq!(outage.level(&LookupFailure::Closed, true, now + RESTART_TIME * 2), Level::Warn);
+        assert_eq!(
+            outage.level(&LookupFailure::Unasked(1), true, now),
+            Level::Error,
+            "a restart does not explain it"
+        );
     }
 
     #[test]

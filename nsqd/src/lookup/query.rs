@@ -13,7 +13,6 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use nsq_protocol::discovery;
 use nsq_protocol::{ChannelsResponse, TopicName};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Bounds of a query.
@@ -58,7 +57,7 @@ pub(super) async fn channels_of(
 
 async fn ask(address: &str, topic: &TopicName, limits: QueryLimits) -> Result<Vec<String>, QueryError> {
     let cannot_connect = |reason: String| QueryError::Connect { address: address.to_owned(), reason };
-    let stream = timeout(limits.connect_timeout, TcpStream::connect(address))
+    let stream = timeout(limits.connect_timeout, nsq_dial::dial(address, limits.connect_timeout))
         .await
         .map_err(|_| cannot_connect(format!("it took longer than {:?}", limits.connect_timeout)))?
         .map_err(|error| cannot_connect(error.to_string()))?;

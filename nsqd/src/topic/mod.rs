@@ -273,6 +273,11 @@ impl Topic {
         self.state.lock().channels.get(name).cloned()
     }
 
+    /// How many channels there are.
+    pub fn channel_count(&self) -> usize {
+        self.state.lock().channels.len()
+    }
+
     /// All channels, by name.
     pub fn channels(&self) -> Vec<Arc<Channel>> {
         self.state.lock().channels.values().cloned().collect()

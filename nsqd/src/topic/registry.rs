@@ -50,6 +50,11 @@ impl Registry {
         self.topics.get(name).map(|topic| topic.clone())
     }
 
+    /// How many topics there are.
+    pub fn count(&self) -> usize {
+        self.topics.len()
+    }
+
     /// All topics, by name.
     pub fn all(&self) -> Vec<Arc<Topic>> {
         let mut topics = self.all_unsorted();

@@ -1,11 +1,16 @@
 //! The TOML config file, turned into flags.
 //!
 //! A daemon gives a table of [`Key`]s; every key that the file has comes out as `--flag=value`, so that
-//! one parser reads both. Unknown keys and tables are ignored, as NSQ ignores them.
+//! one parser reads both. Unknown keys and tables are ignored with a warning, where NSQ ignores them in silence; but what
+//! looks like a misspelled option of security is refused, as the daemon would run without the protection that the file
+//! asks for.
+
+mod spelling;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use nsq_protocol::redact::shown_address;
 use toml::{Table, Value};
 
 /// How a TOML value becomes the text of a flag.
@@ -37,12 +42,19 @@ pub struct Key {
     pub flag: &'static str,
     /// How values are read.
     pub kind: Kind,
+    /// Whether the daemon would be open to more people without it.
+    pub is_guard: bool,
 }
 
 impl Key {
     /// A key.
     pub const fn new(key: &'static str, flag: &'static str, kind: Kind) -> Self {
-        Self { key, flag, kind }
+        Self { key, flag, kind, is_guard: false }
+    }
+
+    /// A key of which a misspelling is refused, and on the command line also an empty value.
+    pub const fn guard(key: &'static str, flag: &'static str, kind: Kind) -> Self {
+        Self { key, flag, kind, is_guard: true }
     }
 }
 
@@ -53,6 +65,15 @@ pub struct Setting {
     pub key: Key,
     /// It as flags: several for a list, none for an empty one.
     pub flags: Vec<OsString>,
+}
+
+/// What a file says.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// One for each key that is known.
+    pub settings: Vec<Setting>,
+    /// Keys without effect, each in a sentence.
+    pub warnings: Vec<String>,
 }
 
 /// What is wrong with a config file.
@@ -74,6 +95,16 @@ pub enum ConfigFileError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// An unknown key is much like one that protects the daemon.
+    #[error("failed to load config file {} - unknown key {key}: {hint}", path.display())]
+    Misspelled {
+        /// Which file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What may have been meant.
+        hint: String,
+    },
     /// A key has a value of the wrong type.
     #[error("failed to load config file {} - {key} = {value}: {expected} expected", path.display())]
     WrongType {
@@ -88,19 +119,27 @@ pub enum ConfigFileError {
     },
 }
 
-/// Reads a file: one setting for each of `keys` that is in it.
-pub fn read(path: &Path, keys: &[Key]) -> Result<Vec<Setting>, ConfigFileError> {
+/// Reads a file, of which `keys` have a meaning.
+pub fn read(path: &Path, keys: &[Key]) -> Result<Contents, ConfigFileError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigFileError::Unreadable { path: path.to_owned(), source })?;
     let table: Table = text
         .parse()
         .map_err(|source| ConfigFileError::Malformed { path: path.to_owned(), source: Box::new(source) })?;
-    to_flags(&table, keys).map_err(|(key, value)| ConfigFileError::WrongType {
+    let warnings = spelling::check(&table, keys).map_err(|(key, hint)| ConfigFileError::Misspelled {
+        path: path.to_owned(),
+        key,
+        hint,
+    })?;
+    let settings = to_flags(&table, keys).map_err(|(key, value)| ConfigFileError::WrongType {
         path: path.to_owned(),
         key: key.key,
-        value,
+        value: shown_address(&value),
         expected: expected(key.kind),
-    })
+    })?;
+    let warnings =
+        warnings.into_iter().map(|warning| format!("config file {}: {warning}", path.display())).collect();
+    Ok(Contents { settings, warnings })
 }
 
 fn to_flags(table: &Table, keys: &[Key]) -> Result<Vec<Setting>, (Key, String)> {

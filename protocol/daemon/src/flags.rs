@@ -5,6 +5,7 @@
 
 use std::any::TypeId;
 use std::ffi::OsString;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -33,15 +34,16 @@ impl Exit {
     pub fn report(&self, program: &str) -> ExitCode {
         match self {
             Self::Version(line) => {
-                println!("{line}");
+                // Whoever started us may not want to know.
+                let _ = writeln!(io::stdout(), "{line}");
                 ExitCode::SUCCESS
             }
             Self::Help(text) => {
-                eprint!("{text}");
+                let _ = io::stderr().write_all(text.as_bytes());
                 ExitCode::SUCCESS
             }
             Self::WrongFlag(text) => {
-                eprint!("{text}");
+                let _ = io::stderr().write_all(text.as_bytes());
                 ExitCode::from(2)
             }
             Self::Fatal(text) => {
@@ -52,28 +54,89 @@ impl Exit {
     }
 }
 
-/// Reads a Go command line, program name first, and the config file it names.
+/// What [`parse`] has read.
+#[derive(Debug)]
+pub struct Parsed<F> {
+    /// The flags.
+    pub flags: F,
+    /// What was said without effect, each in a sentence: for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Reads a Go command line, program name first, and the config file it names. What would leave a daemon open in silence
+/// is refused: see [`Key::guard`].
 ///
 /// `F` is a clap parser with long flags only. Its boolean flags need `action = ArgAction::Set` and a
 /// default; flags with `num_args = 0..=1` count as boolean too. Paths that may be empty must be
 /// `OsString`, since clap refuses an empty `PathBuf`. If it has flags `version` and
 /// `config`, they work as NSQ's do. Scalars that are repeated: the last one wins; lists add up, but a
 /// list on the command line replaces the file's.
-pub fn parse<F>(program: &str, args: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<F, Exit>
+pub fn parse<F>(program: &str, args: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<Parsed<F>, Exit>
 where
     F: CommandFactory + FromArgMatches,
 {
     let command = F::command().name(program.to_owned()).disable_version_flag(true).args_override_self(true);
-    let line = go_flags::to_clap_args(args, |flag| is_bool(&command, flag));
+    let mut args = args;
+    let line = go_flags::to_clap_args(args.by_ref(), |flag| is_bool(&command, flag));
     let matches = read(&command, &line).map_err(wrong_flag)?;
     if matches.try_get_one::<bool>("version").ok().flatten() == Some(&true) {
         return Err(Exit::Version(version_line(program)));
     }
+    let mut warnings = check_rest(args, keys)?;
+    check_empty(&command, &matches, keys)?;
     let matches = match config_path(&matches) {
-        Some(path) => with_file(&command, line, &matches, &path, keys)?,
+        Some(path) => {
+            let (matches, of_file) = with_file(&command, line, &matches, &path, keys)?;
+            warnings.extend(of_file);
+            matches
+        }
         None => matches,
     };
-    F::from_arg_matches(&matches).map_err(wrong_flag)
+    let flags = F::from_arg_matches(&matches).map_err(wrong_flag)?;
+    Ok(Parsed { flags, warnings })
+}
+
+/// What follows the word that ends the flags has no effect, as in all Go programs. A guard among it is refused.
+fn check_rest(rest: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<Vec<String>, Exit> {
+    let rest: Vec<String> = rest.map(|word| word.to_string_lossy().into_owned()).collect();
+    let name = |word: &str| {
+        let flag = word.strip_prefix("--").or_else(|| word.strip_prefix('-'))?;
+        flag.split('=').next().map(str::to_owned)
+    };
+    let is_guard = |word: &&String| {
+        name(word).is_some_and(|name| keys.iter().any(|key| key.is_guard && key.flag == name))
+    };
+    if let Some(guard) = rest.iter().find(is_guard).and_then(|word| name(word)) {
+        return Err(Exit::WrongFlag(format!(
+            "--{guard} has no effect behind a word that is no flag: write a boolean flag's value behind =, as in \
+             --flag=true, and remove other words\n"
+        )));
+    }
+    let is_flag = |word: &&String| word.len() > 1 && word.starts_with('-');
+    let ignored: Vec<String> = rest.iter().filter(is_flag).filter_map(|word| name(word)).collect();
+    Ok(match ignored.is_empty() {
+        true => Vec::new(),
+        false => vec![format!(
+            "flags behind a word that is no flag are ignored: --{}; write a boolean flag's value behind =",
+            ignored.join(", --")
+        )],
+    })
+}
+
+/// A guard that the command line names has a value: an empty one is a variable that was not set.
+fn check_empty(command: &Command, matches: &ArgMatches, keys: &[Key]) -> Result<(), Exit> {
+    for key in keys.iter().filter(|key| key.is_guard) {
+        let id = id(command, key.flag);
+        let is_told = matches.value_source(&id) == Some(ValueSource::CommandLine);
+        let mut values = matches.try_get_raw(&id).ok().flatten();
+        if is_told && values.as_mut().is_some_and(|values| values.any(|value| value.is_empty())) {
+            let flag = key.flag;
+            return Err(Exit::WrongFlag(format!(
+                "--{flag} has an empty value: give one, or remove the flag\n"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn read(command: &Command, line: &[OsString]) -> Result<ArgMatches, clap::Error> {
@@ -101,18 +164,20 @@ fn with_file(
     matches: &ArgMatches,
     path: &std::path::Path,
     keys: &[Key],
-) -> Result<ArgMatches, Exit> {
-    let found = config_file::read(path, keys).map_err(|error| Exit::Fatal(error.to_string()))?;
+) -> Result<(ArgMatches, Vec<String>), Exit> {
+    let config_file::Contents { settings: found, warnings } =
+        config_file::read(path, keys).map_err(|error| Exit::Fatal(error.to_string()))?;
     let told = |flag: &str| matches.value_source(&id(command, flag)) == Some(ValueSource::CommandLine);
     let from_file =
         found.into_iter().filter(|setting| !told(setting.key.flag)).flat_map(|setting| setting.flags);
     let mut line = line.into_iter();
     let whole: Vec<OsString> = line.next().into_iter().chain(from_file).chain(line).collect();
-    read(command, &whole).map_err(|error| {
+    let matches = read(command, &whole).map_err(|error| {
         let text = error.to_string();
         let first = text.lines().next().unwrap_or_default();
         Exit::Fatal(format!("failed to load config file {} - {first}", path.display()))
-    })
+    })?;
+    Ok((matches, warnings))
 }
 
 fn argument<'a>(command: &'a Command, flag: &str) -> Option<&'a clap::Arg> {
@@ -158,12 +223,12 @@ mod tests {
         Key::new("deflate", "deflate", Kind::Bool),
         Key::new("wait_time", "wait-time", Kind::Duration),
         Key::new("peers", "peer", Kind::StringList),
-        Key::new("tls_required", "tls-required", Kind::Word),
+        Key::guard("tls_required", "tls-required", Kind::Word),
     ];
 
     fn run(words: &[&str]) -> Result<Flags, Exit> {
         let line = std::iter::once("nsqd").chain(words.iter().copied()).map(OsString::from);
-        parse("nsqd", line, &KEYS)
+        parse("nsqd", line, &KEYS).map(|parsed| parsed.flags)
     }
 
     fn with_config(text: &str, words: &[&str]) -> Result<Flags, Exit> {
@@ -201,6 +266,31 @@ mod tests {
             assert!(matches!(run(words), Err(Exit::WrongFlag(_))), "{words:?}");
         }
         assert!(run(&["word", "--nope"]).is_ok());
+    }
+
+    #[test]
+    fn what_would_leave_a_daemon_open_in_silence_is_refused() {
+        for words in [
+            &["--tls-requried"][..],
+            &["--tls-required="],
+            &["--deflate", "true", "--tls-required=true"],
+            &["word", "-tls-required"],
+        ] {
+            assert!(matches!(run(words), Err(Exit::WrongFlag(_))), "{words:?}");
+        }
+        for file in ["tls_requried = true", "tls-required = true", "[nsqd]\ntls_required = true"] {
+            assert!(
+                matches!(with_config(file, &[]), Err(Exit::Fatal(text)) if text.contains("tls_required"))
+            );
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_is_a_warning() {
+        let line = ["nsqd", "--deflate", "true", "--wait-time=1s"].map(OsString::from);
+        let warnings = parse::<Flags>("nsqd", line.into_iter(), &KEYS).unwrap().warnings;
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("--wait-time"), "{warnings:?}");
     }
 
     #[test]

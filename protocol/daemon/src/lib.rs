@@ -7,12 +7,14 @@
 //! 1. [`go_flags`] and [`go_duration`]: command lines and durations as Go programs take them.
 //! 2. [`config_file`] and [`flags`]: the TOML file, and both together, in two passes of clap.
 //! 3. [`log`]: NSQ's log line.
-//! 4. [`listen`]: addresses, listeners, streams.
+//! 4. [`open_files`]: how many there may be; [`listen`]: addresses, listeners, streams; [`accept`]: taking connections
+//!    while there is room.
 //! 5. [`tls`]: certificates, handshakes; [`watch`]: when files that change are worth reading again.
 //! 6. [`http`]: requests, routing, answers, serving.
 //! 7. [`metrics`]: what Prometheus is told.
 //! 8. [`notify`]: telling the service manager.
 //! 9. [`shutdown`]: waiting for SIGINT or SIGTERM.
+//! 10. [`turn`]: how long one connection may go on before others get their turn.
 
 pub mod go_flags;
 
@@ -24,7 +26,11 @@ pub mod flags;
 
 pub mod log;
 
+pub mod open_files;
+
 pub mod listen;
+
+pub mod accept;
 
 pub mod watch;
 
@@ -37,6 +43,8 @@ pub mod metrics;
 pub mod notify;
 
 pub mod shutdown;
+
+pub mod turn;
 
 /// The NSQ version whose behaviour we reproduce. Told to clients, which parse it as a semantic
 /// version to learn what the daemon can do.

@@ -1,11 +1,12 @@
 //! Addresses, listeners and the streams they accept: TCP, or a unix socket.
 //!
-//! What is not `host:port` is the path of a unix socket. A TCP listener on all interfaces takes both
-//! IPv4 and IPv6, as Go's does.
+//! What is not `host:port` is the path of a unix socket. A TCP listener on all interfaces takes both IPv4 and IPv6; one
+//! on a name that has addresses of both families takes IPv4, as Go's does.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -14,14 +15,14 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 /// A peer that is gone without a goodbye is noticed after this silence and as many unanswered probes
 /// as the kernel's default, this far apart. What Go's listeners set.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// How long an accept loop pauses when the process has run out of something, such as descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Connections that may wait to be accepted, as far as the kernel's `somaxconn` allows; what Go's listeners set.
+const ACCEPT_QUEUE: u32 = 4096;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,24 +141,17 @@ impl Listener {
         bound.map_err(|source| BindError { address: address.to_string(), network, source })
     }
 
-    /// Waits for the next connection. Dropping the future loses no connection.
-    ///
-    /// Failures that concern one connection, or that pass (too many open files), are waited out here;
-    /// an error means that the listener itself is broken.
+    /// Waits for the next connection, once: see [`crate::accept`]. Dropping the future loses no connection.
     pub async fn accept(&self) -> io::Result<(Stream, Remote)> {
-        loop {
-            let accepted = match self {
-                Self::Tcp(listener) => listener.accept().await.map(|(stream, address)| {
-                    tune(&stream);
-                    (Stream::Tcp(stream), Remote::Tcp(canonical(address)))
-                }),
-                Self::Unix(socket) => {
-                    socket.listener.accept().await.map(|(stream, _)| (Stream::Unix(stream), Remote::Unix))
-                }
-            };
-            match accepted {
-                Err(error) if passes(&error) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                accepted => return accepted,
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                tune(&stream);
+                Ok((Stream::Tcp(stream), Remote::Tcp(canonical(address))))
+            }
+            Self::Unix(socket) => {
+                let (stream, _) = socket.listener.accept().await?;
+                Ok((Stream::Unix(stream), Remote::Unix))
             }
         }
     }
@@ -173,6 +167,15 @@ impl Listener {
     /// The port that it listens on; `None` for a unix socket.
     pub fn local_port(&self) -> Option<u16> {
         self.local_addr().map(|address| address.port())
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(socket) => socket.listener.as_fd(),
+        }
     }
 }
 
@@ -243,17 +246,50 @@ impl Drop for UnixSocket {
     }
 }
 
+/// Listens as Go does: without a host, or on any address of either family, on both families, whatever
+/// `net.ipv6.bindv6only` says, or on IPv4 alone where there is no IPv6; on a name's first IPv4 address, else on its first
+/// IPv6 address.
 async fn bind_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
-    let everywhere = host.is_empty() || host.parse() == Ok(Ipv4Addr::UNSPECIFIED);
-    if !everywhere {
-        return TcpListener::bind((host, port)).await;
-    }
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
-        Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await
+    let ip: Option<IpAddr> =
+        if host.is_empty() { Some(Ipv6Addr::UNSPECIFIED.into()) } else { host.parse().ok() };
+    match ip {
+        Some(ip) if ip.is_unspecified() => match bind_address((Ipv6Addr::UNSPECIFIED, port).into()) {
+            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
+                bind_address((Ipv4Addr::UNSPECIFIED, port).into())
+            }
+            bound => bound,
+        },
+        Some(ip) => bind_address((ip, port).into()),
+        None => {
+            let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+            addresses.sort_by_key(SocketAddr::is_ipv6);
+            bind_first(&addresses)
         }
-        bound => bound,
     }
+}
+
+/// Listens on the first address that this machine has.
+fn bind_first(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
+    let mut failure = None;
+    for address in addresses {
+        match bind_address(*address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                failure.get_or_insert(error);
+            }
+            bound => return bound,
+        }
+    }
+    Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+fn bind_address(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
+    }
+    socket.bind(address)?;
+    socket.listen(ACCEPT_QUEUE)
 }
 
 /// None of this is worth refusing a connection for.
@@ -266,17 +302,6 @@ fn tune(stream: &TcpStream) {
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// Whether accepting may succeed later on the same listener.
-fn passes(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(errno) => {
-            ![Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::OPNOTSUPP, Errno::FAULT].contains(&errno)
-        }
-        None => false,
-    }
 }
 
 /// An accepted connection.
@@ -362,12 +387,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_interfaces_take_ipv4_and_show_it_as_such() {
-        let listener = Listener::bind(&parse_address("0.0.0.0:0")).await.unwrap();
-        let client = TcpStream::connect((Ipv4Addr::LOCALHOST, listener.local_port().unwrap())).await.unwrap();
-        let (stream, remote) = listener.accept().await.unwrap();
-        assert_eq!(remote.to_string(), client.local_addr().unwrap().to_string());
-        assert!(matches!(stream, Stream::Tcp(stream) if stream.nodelay().unwrap()));
+    async fn all_interfaces_take_both_families_and_show_ipv4_as_such() {
+        for address in ["0.0.0.0:0", ":0", "[::]:0"] {
+            let listener = Listener::bind(&parse_address(address)).await.unwrap();
+            let port = listener.local_port().unwrap();
+            let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            let (stream, remote) = listener.accept().await.unwrap();
+            assert_eq!(remote.to_string(), client.local_addr().unwrap().to_string());
+            assert!(matches!(stream, Stream::Tcp(stream) if stream.nodelay().unwrap()));
+            // A machine without IPv6 has nothing more to show.
+            if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+                let client = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.unwrap();
+                let (_, remote) = listener.accept().await.unwrap();
+                assert_eq!(remote.to_string(), client.local_addr().unwrap().to_string());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_listened_on_at_its_first_address_that_is_here() {
+        let of =
+            |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        // An address for documentation, which no machine has.
+        let listener = bind_first(&of(&["192.0.2.1:0", "127.0.0.1:0"])).unwrap();
+        assert_eq!(listener.local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
+        let taken = listener.local_addr().unwrap();
+        let error = bind_first(&[taken, "127.0.0.1:0".parse().unwrap()]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind_first(&of(&["192.0.2.1:0"])).unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+        assert_eq!(bind_first(&[]).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let listener = Listener::bind(&parse_address("localhost:0")).await.unwrap();
+        assert!(listener.local_addr().unwrap().is_ipv4());
     }
 
     #[tokio::test]

@@ -5,16 +5,37 @@
 //! changes while it runs, where `tracing` has one subscriber for all; and NSQ's line would need a formatter of ours
 //! anyway, which is most of what is here.
 //!
+//! Serving threads never wait for whoever reads stderr: lines go through a bounded backlog to a thread of their own.
+//! When nobody reads, the oldest lines are dropped, counted, and reported in their place.
+//!
+//! - `line`: pure; what a line looks like
+//! - `backlog`: pure; lines on their way, within limits
+//! - `stderr`: the thread, and waiting for it before the process ends
+//! - `panics`: panics as log lines
+//!
 //! Use the macros [`crate::debug!`], [`crate::info!`], [`crate::warn!`], [`crate::error!`] and
 //! [`crate::fatal!`]: they format only what the level lets through.
 
+mod line;
+
+mod backlog;
+
+mod stderr;
+
+mod panics;
+
+use std::borrow::Cow;
 use std::fmt;
-use std::io::Write as _;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use time::{OffsetDateTime, UtcOffset};
+
+use line::Style;
+use nsq_protocol::redact::without_user_info_of_urls;
+pub use panics::report_panics;
+pub use stderr::{FlushOnDrop, dropped_lines, flush};
 
 /// How much a line matters. Its number is what `/config/log_level` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,9 +167,8 @@ pub enum Field<'a> {
 pub struct Logger(Arc<Inner>);
 
 struct Inner {
-    prefix: String,
+    style: Arc<Style>,
     level: AtomicU8,
-    format: Format,
     sink: Sink,
 }
 
@@ -189,7 +209,8 @@ impl Logger {
 
     fn with_sink(prefix: String, level: Level, format: Format, sink: Sink) -> Self {
         local_offset();
-        Self(Arc::new(Inner { prefix, level: AtomicU8::new(level as u8), format, sink }))
+        let style = Arc::new(Style { prefix, format });
+        Self(Arc::new(Inner { style, level: AtomicU8::new(level as u8), sink }))
     }
 
     /// The lowest level that is written.
@@ -216,22 +237,31 @@ impl Logger {
     /// Writes a line with fields, if its level lets it through. The text must say it all: only JSON has the fields.
     pub fn log_with(&self, level: Level, fields: &[(&str, Field<'_>)], text: fmt::Arguments<'_>) {
         if self.enabled(level) {
-            self.write(&self.0.prefix, level, fields, text);
+            self.write(&self.0.style, level, fields, text);
         }
     }
 
     /// Writes why a daemon cannot go on; see [`fatal`].
     pub fn last_words(&self, program: &str, text: fmt::Arguments<'_>) {
-        self.write(&format!("[{program}] "), Level::Fatal, &[], text);
+        let style = Style { prefix: format!("[{program}] "), format: self.0.style.format };
+        self.write(&Arc::new(style), Level::Fatal, &[], text);
+        flush();
     }
 
-    fn write(&self, prefix: &str, level: Level, fields: &[(&str, Field<'_>)], text: fmt::Arguments<'_>) {
-        let line = match self.0.format {
-            Format::Text => line(prefix, now(), level, text),
-            Format::Json => json_line(prefix, now(), level, fields, text),
-        };
+    fn write(
+        &self,
+        style: &Arc<Style>,
+        level: Level,
+        fields: &[(&str, Field<'_>)],
+        text: fmt::Arguments<'_>,
+    ) {
+        let mut line = style.line(now(), level, fields, text);
+        // Whoever logs an address has taken its password out; this is for what an error of elsewhere quotes.
+        if let Cow::Owned(shown) = without_user_info_of_urls(&line) {
+            line = shown;
+        }
         match &self.0.sink {
-            Sink::Stderr => write_stderr(line),
+            Sink::Stderr => stderr::write(line, style),
             Sink::Function(function) => function(&line),
         }
     }
@@ -239,81 +269,16 @@ impl Logger {
 
 impl fmt::Debug for Logger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Logger").field("prefix", &self.0.prefix).field("level", &self.level()).finish()
+        f.debug_struct("Logger").field("prefix", &self.0.style.prefix).field("level", &self.level()).finish()
     }
 }
 
 /// Writes why a daemon cannot go on. Ignores `--log-prefix` and `--log-level`, as NSQ does: such a
 /// line must not be filtered, and it may be about those very flags.
 pub fn fatal(program: &str, text: fmt::Arguments<'_>) {
-    write_stderr(line(&format!("[{program}] "), now(), Level::Fatal, text));
-}
-
-/// One line, pure. Control characters, which may come from the network, are escaped: a line of the
-/// log stays a line.
-fn line(prefix: &str, at: OffsetDateTime, level: Level, text: fmt::Arguments<'_>) -> String {
-    let mut line = format!(
-        "{prefix}{:04}/{:02}/{:02} {:02}:{:02}:{:02}.{:06} {}: ",
-        at.year(),
-        u8::from(at.month()),
-        at.day(),
-        at.hour(),
-        at.minute(),
-        at.second(),
-        at.microsecond(),
-        level.label(),
-    );
-    let head = line.len();
-    // Fails only when a `Display` of ours does: then the line has what came before.
-    let _ = fmt::Write::write_fmt(&mut line, text);
-    if line[head..].contains(char::is_control) {
-        let escaped: String = line[head..]
-            .chars()
-            .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-            .collect();
-        line.truncate(head);
-        line.push_str(&escaped);
-    }
-    line
-}
-
-/// The same as an object. Time is RFC 3339 with microseconds.
-fn json_line(
-    prefix: &str,
-    at: OffsetDateTime,
-    level: Level,
-    fields: &[(&str, Field<'_>)],
-    text: fmt::Arguments<'_>,
-) -> String {
-    let time = at.format(TIME_WITH_MICROSECONDS).unwrap_or_default();
-    let mut line = format!("{{\"time\":\"{time}\",\"level\":\"{}\"", level.word());
-    let mut member = |key: &str, value: serde_json::Value| {
-        line.push_str(&format!(",{}:{value}", serde_json::Value::from(key)));
-    };
-    let prefix = prefix.trim();
-    if !prefix.is_empty() {
-        member("prefix", prefix.into());
-    }
-    member("message", text.to_string().into());
-    for (key, field) in fields {
-        match field {
-            Field::Number(number) if number.fract() == 0.0 => member(key, (*number as i64).into()),
-            Field::Number(number) => member(key, (*number).into()),
-            Field::Text(text) => member(key, text.to_string().into()),
-        }
-    }
-    line.push('}');
-    line
-}
-
-const TIME_WITH_MICROSECONDS: &[time::format_description::BorrowedFormatItem<'_>] = time::macros::format_description!(
-    "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6][offset_hour sign:mandatory]:[offset_minute]"
-);
-
-/// One write, so that lines of several threads do not mix. Nobody is left to tell when it fails.
-fn write_stderr(mut line: String) {
-    line.push('\n');
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    let style = Arc::new(Style { prefix: format!("[{program}] "), format: Format::Text });
+    stderr::write(style.line(now(), Level::Fatal, &[], text), &style);
+    flush();
 }
 
 fn now() -> OffsetDateTime {
@@ -369,43 +334,11 @@ macro_rules! fatal { ($logger:expr, $($text:tt)+) => { $crate::log_at!(Fatal, $l
 mod tests {
     use super::*;
     use parking_lot::Mutex;
-    use time::macros::datetime;
 
     #[test]
-    fn a_line_looks_like_nsqs() {
-        let at = datetime!(2026-01-02 03:04:05.000067 +1);
-        let text = line("[nsqd] ", at, Level::Warn, format_args!("TOPIC({}): created", "t1"));
-        assert_eq!(text, "[nsqd] 2026/01/02 03:04:05.000067 WARNING: TOPIC(t1): created");
-    }
-
-    #[test]
-    fn nobody_can_forge_a_line() {
-        let at = datetime!(2026-01-02 03:04:05 UTC);
-        let text = line("", at, Level::Info, format_args!("µ {}", "a\nb\r\u{1b}[0m"));
-        assert!(text.ends_with("INFO: µ a\\nb\\r\\u{1b}[0m"), "{text}");
-    }
-
-    #[test]
-    fn a_line_as_json() {
-        let at = datetime!(2026-01-02 03:04:05.000067 +1);
-        let fields = [
-            ("status", Field::Number(200.0)),
-            ("seconds", Field::Number(0.5)),
-            ("who", Field::Text(&"a\"b")),
-        ];
-        let line = json_line("[nsqd] ", at, Level::Warn, &fields, format_args!("a \"{}\"\n", "µ"));
-        assert_eq!(
-            line,
-            r#"{"time":"2026-01-02T03:04:05.000067+01:00","level":"warn","prefix":"[nsqd]","message":"a \"µ\"\n","status":200,"seconds":0.5,"who":"a\"b"}"#
-        );
-        let line = json_line("", at, Level::Info, &[], format_args!("x"));
-        assert_eq!(line, r#"{"time":"2026-01-02T03:04:05.000067+01:00","level":"info","message":"x"}"#);
+    fn levels_and_formats_by_word_in_any_case() {
         assert_eq!("JSON".parse(), Ok(Format::Json));
         assert!("xml".parse::<Format>().is_err());
-    }
-
-    #[test]
-    fn levels_by_word_in_any_case() {
         assert_eq!("WaRn".parse(), Ok(Level::Warn));
         assert_eq!("fatal".parse(), Ok(Level::Fatal));
         assert!("warning".parse::<Level>().is_err());

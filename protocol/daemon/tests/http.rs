@@ -1,10 +1,13 @@
 //! The HTTP server over real sockets: what the handlers do not see.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nsq_daemon::http::server::Timeouts;
-use nsq_daemon::http::{BodyError, HttpError, Method, Request, Response, Router, Server, Service, response};
+use nsq_daemon::http::{
+    AllowedOrigins, BodyError, HeavyAnswers, HttpError, Method, Pieces, Request, Response, Router, Server,
+    Service, response,
+};
 use nsq_daemon::listen::{Listener, Stream, parse_address};
 use nsq_daemon::log::{Level, Logger};
 use parking_lot::Mutex;
@@ -24,11 +27,14 @@ enum Route {
     Panic,
     Wait,
     Config,
+    Endless,
 }
 
 struct Echo {
     router: Router<Route>,
     release: Arc<Notify>,
+    origins: AllowedOrigins,
+    heavy: HeavyAnswers,
 }
 
 impl Service for Echo {
@@ -42,12 +48,17 @@ impl Service for Echo {
         request.headers.contains_key("x-refuse").then(|| response::plain(http::StatusCode::FORBIDDEN, "no"))
     }
 
+    fn allowed_origins(&self) -> Option<&AllowedOrigins> {
+        Some(&self.origins)
+    }
+
     async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
         match route {
             Route::Ping => Ok(response::text("OK")),
             Route::Echo => match request.body.read_limited(1 << 20).await {
                 Ok(body) => Ok(response::text(body)),
                 Err(BodyError::TooBig) => Err(HttpError::too_large("MSG_TOO_BIG")),
+                Err(BodyError::Busy) => Err(HttpError::BUSY),
                 Err(BodyError::Unreadable(_)) => Err(HttpError::INTERNAL_ERROR),
             },
             Route::Query => {
@@ -60,9 +71,23 @@ impl Service for Echo {
                 self.release.notified().await;
                 Ok(response::empty())
             }
+            Route::Endless => {
+                let write = |pieces: Pieces| async move {
+                    loop {
+                        pieces.put(|out| out.extend([b'x'; 1 << 16]));
+                        pieces.pause().await;
+                    }
+                };
+                self.heavy.answer(response::TEXT, false, write).await
+            }
             Route::Config => Ok(response::value(request.encoding, &request.parameter)),
         }
     }
+}
+
+fn echo(router: Router<Route>, release: &Arc<Notify>) -> Echo {
+    let origins = AllowedOrigins::new(&["https://admin.example".to_owned()], &[]).unwrap();
+    Echo { router, release: Arc::clone(release), origins, heavy: HeavyAnswers::default() }
 }
 
 struct Running {
@@ -81,6 +106,7 @@ async fn start(timeouts: Timeouts) -> Running {
         .add(Method::POST, "/query", Route::Query)
         .add(Method::GET, "/panic", Route::Panic)
         .add(Method::GET, "/wait", Route::Wait)
+        .add(Method::GET, "/endless", Route::Endless)
         .add(Method::GET, "/config/:opt", Route::Config);
     let lines = Arc::new(Mutex::new(Vec::new()));
     let logger = Logger::to_function("", Level::Info, {
@@ -88,7 +114,7 @@ async fn start(timeouts: Timeouts) -> Running {
         move |line| lines.lock().push(line.to_owned())
     });
     let release = Arc::new(Notify::new());
-    let server = Server::with_timeouts(Echo { router, release: Arc::clone(&release) }, logger, timeouts);
+    let server = Server::with_timeouts(echo(router, &release), logger, timeouts);
     let listener = Listener::bind(&parse_address("127.0.0.1:0")).await.unwrap();
     let address = listener.to_string();
     let shutdown = CancellationToken::new();
@@ -336,13 +362,96 @@ async fn on_shutdown_requests_end_and_connections_close() {
     assert!(TcpStream::connect(&server.address).await.is_err());
 }
 
+/// How long a stopping server waits for a connection on which `sent` was sent, and what it had answered by then.
+async fn stop_after(sent: &str) -> (Duration, String) {
+    let timeouts = Timeouts { drain: Duration::from_secs(2), ..Timeouts::default() };
+    let server = start(timeouts).await;
+    let mut client = server.connect().await;
+    client.write_all(sent.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    // Whether an answer comes or not: after this, the server has done what it can.
+    let _ = tokio::time::timeout(Duration::from_millis(100), client.read_exact(&mut answer)).await;
+    let began = Instant::now();
+    server.shutdown.cancel();
+    server.serving.await.unwrap();
+    (began.elapsed(), String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_nobody_who_does_not_get_on() {
+    // The machine may be busy once, but not each time.
+    const TRIES: usize = 5;
+    let limit = Duration::from_millis(900);
+    for (sent, begins) in [
+        ("", "\0"),
+        ("GET /ping HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200"),
+        // The answer is there, the body was not read.
+        ("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\nxyz", "HTTP/1.1 413"),
+        ("GET /ping HTTP/1.1\r\nHo", "\0"),
+        ("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", "\0"),
+        ("GET /endless HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200"),
+    ] {
+        let mut fastest = Duration::MAX;
+        for _ in 0..TRIES {
+            let (took, answer) = stop_after(sent).await;
+            assert!(answer.starts_with(begins), "{sent:?}: {answer:?}");
+            fastest = fastest.min(took);
+            if fastest < limit {
+                break;
+            }
+        }
+        assert!(fastest < limit, "{sent:?}: {fastest:?}");
+    }
+    // A handler may finish, up to the limit of the server.
+    let (took, _) = stop_after("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(took >= Duration::from_millis(1900), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_slow_reader_of_a_long_answer_is_cut_off() {
+    let timeouts = Timeouts { stall: Duration::from_millis(100), ..Timeouts::default() };
+    let server = start(timeouts).await;
+    let mut reader = server.connect().await;
+    reader.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let head = read_until(&mut reader, "\r\n\r\n").await;
+    assert!(head.contains("Transfer-Encoding: chunked") && !head.contains("Content-Length"), "{head}");
+    // Nothing is read until the server has given up; then what had been sent, and no end of the body.
+    let gone = async {
+        while reader.write_all(b"GET").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("the server closes the connection");
+}
+
+#[tokio::test]
+async fn other_sites_change_nothing() {
+    let server = start(Timeouts::default()).await;
+    let address = &server.address;
+    let ask = async |line: &str, headers: &str| {
+        let request = format!("{line} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: 2\r\n\r\nhi");
+        server.exchange(request).await
+    };
+    let foreign = "Origin: http://evil.example\r\n";
+    let refused = ask("POST /echo", foreign).await;
+    assert!(refused.starts_with("HTTP/1.1 403 Forbidden"), "{refused}");
+    assert!(refused.contains("CROSS_SITE_REQUEST") && refused.contains("--http-allowed-origin"), "{refused}");
+    assert!(ask("POST /echo", "Sec-Fetch-Site: cross-site\r\n").await.contains(" 403 "));
+    for headers in ["", &format!("Origin: http://{address}\r\n"), "Origin: https://admin.example\r\n"] {
+        assert!(ask("POST /echo", headers).await.ends_with("\r\n\r\nhi"), "{headers}");
+    }
+    assert!(ask("GET /ping", foreign).await.ends_with("OK"));
+    let logged = server.lines.lock().iter().any(|line| line.contains("403 POST /echo"));
+    assert!(logged, "{:?}", server.lines.lock());
+}
+
 #[tokio::test]
 async fn on_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("http.sock");
     let listener = Listener::bind(&parse_address(path.to_str().unwrap())).await.unwrap();
     let router = Router::new().add(Method::GET, "/ping", Route::Ping);
-    let server = Server::new(Echo { router, release: Arc::default() }, Logger::silent());
+    let server = Server::new(echo(router, &Arc::default()), Logger::silent());
     let shutdown = CancellationToken::new();
     let serving = tokio::spawn({
         let (server, shutdown) = (server.clone(), shutdown.clone());

@@ -8,7 +8,9 @@ use super::{CompressionError, Progress};
 /// See the module.
 #[derive(Debug)]
 pub struct DeflateCompressor {
-    stream: Compress,
+    level: Compression,
+    /// None while idle: it is large, and a fresh one goes on at the byte border after the last flush.
+    stream: Option<Box<Compress>>,
 }
 
 /// Room for the end of a flush: with less of it left, the mark would be written twice.
@@ -17,22 +19,45 @@ const FLUSH_BYTES: usize = 16;
 impl DeflateCompressor {
     /// A stream at a level from 1 (fast) to 9 (small).
     pub fn new(level: u8) -> Self {
-        Self { stream: Compress::new(Compression::new(u32::from(level.clamp(1, 9))), false) }
+        Self { level: Compression::new(u32::from(level.clamp(1, 9))), stream: None }
     }
 
     /// Appends `input`, and a flush.
     pub fn compress(&mut self, mut input: &[u8], out: &mut Vec<u8>) {
+        if self.stream.is_none() && input.len() < WORTH_A_COMPRESSOR_BYTES {
+            return put_stored(input, out);
+        }
+        let stream = self.stream.get_or_insert_with(|| Box::new(Compress::new(self.level, false)));
         loop {
             out.reserve(input.len() / 2 + FLUSH_BYTES);
-            let before = self.stream.total_in();
+            let before = stream.total_in();
             // A compressor without a dictionary refuses nothing.
-            let _ = self.stream.compress_vec(input, out, FlushCompress::Sync);
-            input = &input[(self.stream.total_in() - before) as usize..];
+            let _ = stream.compress_vec(input, out, FlushCompress::Sync);
+            input = &input[(stream.total_in() - before) as usize..];
             // With room left at the end it has said all.
             if input.is_empty() && out.len() < out.capacity() {
                 return;
             }
         }
+    }
+
+    /// See [`Compressor::idle`](super::Compressor::idle).
+    pub fn idle(&mut self) {
+        self.stream = None;
+    }
+}
+
+/// Less than this does not wake an idle compressor: `OK` and heartbeats would not become shorter anyway.
+const WORTH_A_COMPRESSOR_BYTES: usize = 32;
+
+/// A stored block, which holds the bytes as they are, and the mark of a flush.
+fn put_stored(input: &[u8], out: &mut Vec<u8>) {
+    for block in [input, b""] {
+        let length = block.len() as u16;
+        out.push(0);
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(&(!length).to_le_bytes());
+        out.extend_from_slice(block);
     }
 }
 

@@ -40,6 +40,15 @@ impl Compressor {
             Self::Snappy(compressor) => compressor.compress(input, out),
         }
     }
+
+    /// Nothing has gone for a while: gives back memory that is not needed until something does. Later output refers to
+    /// nothing that came before.
+    pub fn idle(&mut self) {
+        match self {
+            Self::Deflate(compressor) => compressor.idle(),
+            Self::Snappy(compressor) => compressor.idle(),
+        }
+    }
 }
 
 /// Reads one direction of a compressed connection.

@@ -31,15 +31,11 @@ const STREAM_START: &[u8; 10] = b"\xff\x06\x00\x00sNaPpY";
 const WORTH_COMPRESSING_BYTES: usize = 64;
 
 /// See the module.
+#[derive(Default)]
 pub struct SnappyCompressor {
-    encoder: Box<snap::raw::Encoder>,
+    /// None while idle.
+    encoder: Option<Box<snap::raw::Encoder>>,
     has_begun: bool,
-}
-
-impl Default for SnappyCompressor {
-    fn default() -> Self {
-        Self { encoder: Box::new(snap::raw::Encoder::new()), has_begun: false }
-    }
 }
 
 impl std::fmt::Debug for SnappyCompressor {
@@ -58,6 +54,11 @@ impl SnappyCompressor {
         for piece in input.chunks(MAX_CHUNK_BYTES) {
             self.put_chunk(piece, out);
         }
+    }
+
+    /// See [`Compressor::idle`](super::Compressor::idle).
+    pub fn idle(&mut self) {
+        self.encoder = None;
     }
 
     fn put_chunk(&mut self, piece: &[u8], out: &mut Vec<u8>) {
@@ -84,7 +85,8 @@ impl SnappyCompressor {
             return None;
         }
         out.resize(at + snap::raw::max_compress_len(piece.len()), 0);
-        let bytes = self.encoder.compress(piece, &mut out[at..]).ok()?;
+        let encoder = self.encoder.get_or_insert_with(|| Box::new(snap::raw::Encoder::new()));
+        let bytes = encoder.compress(piece, &mut out[at..]).ok()?;
         (bytes < piece.len() - piece.len() / 8).then_some(bytes)
     }
 }

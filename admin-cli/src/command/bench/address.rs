@@ -11,6 +11,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::exit_status::{ExitStatus, Failure};
 
+/// How long each address of a name that has several may take to answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -21,7 +24,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// Reads `host:port`, of a name the first address; or a path.
+    /// Reads `host:port`, of a name the first address that answers; or a path.
     pub fn resolve(text: &str) -> Result<Self, Failure> {
         if is_socket_path(text) {
             return Ok(Address::Unix(text.into()));
@@ -30,8 +33,12 @@ impl Address {
             Failure::new(ExitStatus::Unreachable, format_args!("{text}: {why}"))
                 .hint("an address is HOST:PORT, or the path of a unix socket")
         };
-        let mut found = text.to_socket_addrs().map_err(|error| unknown(&error))?;
-        found.next().map(Address::Tcp).ok_or_else(|| unknown(&"no such host"))
+        let found: Vec<_> =
+            text.to_socket_addrs().map_err(|error| unknown(&error))?.map(Address::Tcp).collect();
+        // If none answers, connecting to the first says why.
+        let answers = |address: &&Address| found.len() == 1 || address.connect(PROBE_TIMEOUT).is_ok();
+        let chosen = found.iter().find(answers).or(found.first());
+        chosen.cloned().ok_or_else(|| unknown(&"no such host"))
     }
 
     /// A connection that blocks, and that a small write leaves at once.

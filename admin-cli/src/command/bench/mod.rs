@@ -81,7 +81,7 @@ pub fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode, Failure> {
     if context.output.is_json() {
         context.output.json(&report)?;
     } else {
-        context.output.data(report_table::render(&report))?;
+        context.output.text(report_table::render(&report))?;
     }
     let interrupted = interrupted.load(Ordering::Relaxed);
     Ok(if interrupted { ExitStatus::Interrupted } else { ExitStatus::Done }.into())

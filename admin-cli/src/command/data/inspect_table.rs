@@ -11,14 +11,14 @@ const KINDS: [&str; 4] = ["publish", "publish_deferred", "finish", "requeue"];
 /// Prints it.
 pub fn print(output: Output, report: &Report) -> Result<(), Failure> {
     if let Some(ours) = &report.ours {
-        output.data(summary(&report.path, ours))?;
+        output.text(summary(&report.path, ours))?;
         section(output, "\njournal\n", &journal(ours), ours.journal.files.is_empty())?;
         section(output, "\ntopics\n", &topics(ours), ours.topics.is_empty())?;
         let has_channels = ours.topics.iter().any(|topic| !topic.channels.is_empty());
         section(output, "\nchannels\n", &channels(ours), !has_channels)?;
     }
     if let Some(nsq) = &report.nsq {
-        output.data(nsq_summary(&report.path, nsq))?;
+        output.text(nsq_summary(&report.path, nsq))?;
         section(output, "", &queues(nsq), nsq.queues.is_empty())?;
     }
     for warning in &report.warnings {
@@ -31,7 +31,7 @@ fn section(output: Output, heading: &str, table: &Table, is_empty: bool) -> Resu
     if is_empty {
         return Ok(());
     }
-    output.data(heading)?;
+    output.text(heading)?;
     output.table(table)
 }
 

@@ -76,7 +76,7 @@ fn print(output: Output, findings: &Findings) -> Result<(), Failure> {
         }
         (damaged, _) => format!("{damaged} damaged places"),
     };
-    output.data(format!(
+    output.text(format!(
         "{}: {verdict} ({} files, {} bytes, {} records, {} blocks, {} messages in segments)\n",
         findings.path,
         checked.file_count,

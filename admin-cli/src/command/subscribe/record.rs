@@ -1,6 +1,7 @@
 //! A message as a line: its body, or an object of JSON. Pure.
 
 use nsq::Delivery;
+use nsq_protocol::is_printable;
 use serde::Serialize;
 
 use crate::body::{Body, rfc3339};
@@ -34,7 +35,7 @@ impl Style<'_> {
     pub fn line(&self, message: &Delivery) -> Vec<u8> {
         let mut line = match (self.json, self.escape) {
             (true, _) => self.json(message),
-            (false, true) => printable(message.body()).into_bytes(),
+            (false, true) => fit_for_terminal(message.body()).into_bytes(),
             (false, false) => message.body().to_vec(),
         };
         line.push(b'\n');
@@ -56,15 +57,15 @@ impl Style<'_> {
     }
 }
 
-/// Control characters escaped, but for tab and line feed; bytes that are no text as `\xNN`.
-fn printable(body: &[u8]) -> String {
+/// What a terminal would obey is escaped, but for tab and line feed; bytes that are no text as `\xNN`.
+fn fit_for_terminal(body: &[u8]) -> String {
     let mut text = String::with_capacity(body.len());
     for chunk in body.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
                 '\t' | '\n' => text.push(c),
-                c if c.is_control() => text.extend(c.escape_default()),
-                c => text.push(c),
+                c if is_printable(c) => text.push(c),
+                c => text.extend(c.escape_default()),
             }
         }
         for byte in chunk.invalid() {
@@ -80,6 +81,6 @@ mod tests {
 
     #[test]
     fn a_terminal_is_not_tricked() {
-        assert_eq!(printable(b"a\tb\nc\x1b[2J\xff\xc3\xa4"), "a\tb\nc\\u{1b}[2J\\xffä");
+        assert_eq!(fit_for_terminal(b"a\tb\nc\x1b[2J\xff\xc3\xa4"), "a\tb\nc\\u{1b}[2J\\xffä");
     }
 }

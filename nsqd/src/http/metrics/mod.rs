@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use nsq_daemon::NSQ_VERSION;
 use nsq_daemon::http::{HttpError, Request, Response};
+use nsq_daemon::log::dropped_lines;
 use nsq_daemon::metrics::{Exposition, Kind, process};
 
 use self::series::Series;
@@ -31,8 +32,7 @@ pub async fn metrics(context: &HttpContext, request: &mut Request) -> Result<Res
         max_series: context.config.metrics_max_series,
     };
     // With many topics it takes its time, and segments are asked that may be waiting for the disk.
-    let page = tokio::task::spawn_blocking(move || source.page()).await;
-    page.map(Exposition::into_response).map_err(|_| HttpError::INTERNAL_ERROR)
+    context.heavy.run(move || source.page()).await.map(Exposition::into_response)
 }
 
 struct Source {
@@ -63,6 +63,8 @@ impl Source {
         page.gauge("nsq_producers", help, self.producers.all().len() as f64);
         put_storage(&mut page, engine);
         Series::collect(&self.registry, self.max_series).put(&mut page);
+        let help = "Log lines dropped because stderr was not read or could not be written.";
+        page.counter("nsq_log_lines_dropped_total", help, dropped_lines());
         process::expose(&mut page);
         page
     }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use super::body_memory::BodyMemory;
 use super::request_lines::RequestLines;
 
 /// After an answer that left part of a body unread, we read on this long, so that our closing does
@@ -45,13 +46,35 @@ pub(super) struct Activity {
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
     write_blocked: AtomicBool,
+    /// Bytes that TLS has taken are not in the socket yet.
+    flush_blocked: AtomicBool,
     body_unread: AtomicBool,
+    /// The number of the last request that may be answered; 0 for no such limit.
+    last_request: AtomicU64,
+    /// All connections'.
+    body_memory: Arc<BodyMemory>,
 }
 
 impl Activity {
-    pub(super) fn request_began(&self) {
-        self.requests.store(self.requests.load(Relaxed).wrapping_add(1), Relaxed);
+    pub(super) fn new(body_memory: Arc<BodyMemory>) -> Self {
+        Self { body_memory, ..Self::default() }
+    }
+
+    pub(super) fn body_memory(&self) -> &BodyMemory {
+        &self.body_memory
+    }
+
+    /// Returns the number of the request, counted from 1.
+    pub(super) fn request_began(&self) -> u64 {
+        let number = self.requests.load(Relaxed).wrapping_add(1);
+        self.requests.store(number, Relaxed);
         self.enter(Phase::Handler);
+        number
+    }
+
+    /// The last request that may be answered, if it is known by now that the end of its body is doubtful.
+    pub(super) fn last_request(&self) -> Option<u64> {
+        Some(self.last_request.load(Relaxed)).filter(|&number| number > 0)
     }
 
     pub(super) fn enter(&self, phase: Phase) {
@@ -86,6 +109,7 @@ impl Activity {
             bytes_read: self.bytes_read.load(Relaxed),
             bytes_written: self.bytes_written.load(Relaxed),
             write_blocked: self.write_blocked.load(Relaxed),
+            flush_blocked: self.flush_blocked.load(Relaxed),
         }
     }
 }
@@ -98,9 +122,24 @@ pub(super) struct Look {
     bytes_read: u64,
     bytes_written: u64,
     write_blocked: bool,
+    flush_blocked: bool,
 }
 
 impl Look {
+    /// Whether a stopping server still waits for the connection. `before` is the previous look, if there was one since
+    /// the stop. A handler may finish; a body and an answer must get on; nothing else is worth waiting for.
+    pub(super) fn is_worth_waiting_for(&self, before: Option<&Self>) -> bool {
+        let gets_on = |count: fn(&Self) -> u64| before.is_none_or(|before| count(self) != count(before));
+        if self.write_blocked || self.flush_blocked {
+            return gets_on(|look| look.bytes_written);
+        }
+        match self.phase {
+            Phase::Idle | Phase::Head => false,
+            Phase::Handler => true,
+            Phase::Body => gets_on(|look| look.bytes_read),
+        }
+    }
+
     /// Whether the connection stood still between an earlier look and this one. A head must arrive
     /// as a whole between two looks; a body and an answer must only get on.
     pub(super) fn stands_still_since(&self, before: &Self) -> bool {
@@ -148,7 +187,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
             if count > 0 {
                 noted.activity.read(count);
             }
-            match noted.request_lines.escape(&buf.filled()[before..]) {
+            let escaped = noted.request_lines.escape(&buf.filled()[before..]);
+            if let Some(number) = noted.request_lines.last_request() {
+                noted.activity.last_request.store(number, Relaxed);
+            }
+            match escaped {
                 None => return Poll::Ready(Ok(())),
                 Some(escaped) => {
                     buf.set_filled(before);
@@ -174,7 +217,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noted<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.activity.flush_blocked.store(polled.is_pending(), Relaxed);
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -206,7 +251,14 @@ mod tests {
     use super::*;
 
     fn look(phase: Phase) -> Look {
-        Look { phase, requests: 1, bytes_read: 10, bytes_written: 10, write_blocked: false }
+        Look {
+            phase,
+            requests: 1,
+            bytes_read: 10,
+            bytes_written: 10,
+            write_blocked: false,
+            flush_blocked: false,
+        }
     }
 
     #[test]
@@ -240,12 +292,37 @@ mod tests {
     }
 
     #[test]
+    fn a_stopping_server_waits_for_what_gets_on() {
+        for phase in [Phase::Idle, Phase::Head] {
+            assert!(!look(phase).is_worth_waiting_for(None), "{phase:?}");
+        }
+        let handler = look(Phase::Handler);
+        assert!(handler.is_worth_waiting_for(Some(&handler)));
+        let body = look(Phase::Body);
+        assert!(body.is_worth_waiting_for(None));
+        assert!(!body.is_worth_waiting_for(Some(&body)));
+        assert!(Look { bytes_read: 11, ..body }.is_worth_waiting_for(Some(&body)));
+        for phase in [Phase::Idle, Phase::Handler] {
+            for blocked in
+                [Look { write_blocked: true, ..look(phase) }, Look { flush_blocked: true, ..look(phase) }]
+            {
+                assert!(blocked.is_worth_waiting_for(None), "{phase:?}");
+                assert!(!blocked.is_worth_waiting_for(Some(&blocked)), "{phase:?}");
+                assert!(
+                    Look { bytes_written: 11, ..blocked }.is_worth_waiting_for(Some(&blocked)),
+                    "{phase:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn notes_follow_a_request() {
         let activity = Activity::default();
         assert_eq!(activity.phase(), Phase::Idle);
         activity.read(5);
         assert_eq!(activity.phase(), Phase::Head);
-        activity.request_began();
+        assert_eq!(activity.request_began(), 1);
         activity.read(5);
         assert_eq!((activity.phase(), activity.look().bytes_read), (Phase::Handler, 10));
         activity.enter(Phase::Idle);

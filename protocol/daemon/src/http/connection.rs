@@ -4,15 +4,13 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION};
 use http::{Method, StatusCode, Uri, Version};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -28,6 +26,9 @@ use crate::listen::Remote;
 use crate::log::{Field, Level};
 use crate::metrics::requests::NO_ENDPOINT;
 use crate::tls::Session;
+
+/// So long may a body or an answer stand still while the server stops.
+const STOP_PATIENCE: Duration = Duration::from_millis(250);
 
 /// What a request on this connection needs. One per connection and not per server, so that
 /// connections on different threads do not fight over one reference count.
@@ -49,7 +50,7 @@ pub(super) async fn drive<S: Service, IO>(
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Arc::new(Activity::default());
+    let activity = Arc::new(Activity::new(Arc::clone(&shared.body_memory)));
     let io = TokioIo::new(Noted::new(stream, Arc::clone(&activity)));
     let connection = Arc::new(Connection {
         shared: Arc::clone(&shared),
@@ -82,18 +83,53 @@ pub(super) async fn drive<S: Service, IO>(
         }
     }
     hyper.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(shared.drain_timeout, hyper).await;
+    let drained = tokio::time::timeout(shared.drain_timeout, drain(hyper, &activity));
+    let _ = drained.await;
+}
+
+/// Goes on with a connection of a stopping server as long as that leads somewhere. Dropping the future cuts it off.
+async fn drain(mut hyper: Pin<&mut impl Future>, activity: &Activity) {
+    let mut before = None;
+    let mut period = tokio::time::interval(STOP_PATIENCE);
+    loop {
+        tokio::select! {
+            biased;
+            _ = hyper.as_mut() => return,
+            _ = period.tick() => {
+                let now = activity.look();
+                if !now.is_worth_waiting_for(before.as_ref()) {
+                    return;
+                }
+                before = Some(now);
+            }
+        }
+    }
 }
 
 impl<S: Service> Connection<S> {
     async fn answer(&self, request: hyper::Request<Incoming>) -> Response {
-        self.activity.request_began();
+        let number = self.activity.request_began();
         let mut endpoint = NO_ENDPOINT;
-        let response = self.dispatch(request, &mut endpoint).await;
+        let is_doubtful = |is_last: fn(u64, u64) -> bool| {
+            self.activity.last_request().is_some_and(|last| is_last(number, last))
+        };
+        // Where a request began whose predecessor ends at a doubtful place is doubtful, too.
+        let mut response = match is_doubtful(|number, last| number > last) {
+            true => response::plain(
+                StatusCode::BAD_REQUEST,
+                "400 Bad Request: ambiguous end of the request before",
+            ),
+            false => self.dispatch(request, &mut endpoint).await,
+        };
+        if is_doubtful(|number, last| number >= last) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if let Some(counts) = self.shared.service.request_counts() {
             counts.count(endpoint, response.status().as_u16());
         }
-        self.activity.enter(Phase::Idle);
+        if !response.body_mut().keep_working(&self.activity) {
+            self.activity.enter(Phase::Idle);
+        }
         response
     }
 
@@ -106,6 +142,16 @@ impl<S: Service> Connection<S> {
         let service = &self.shared.service;
         if let Some(refusal) = service.refuse(&request) {
             return refusal;
+        }
+        let refusal =
+            service.allowed_origins().and_then(|origins| origins.refuse(&request.method, &request.headers));
+        if let Some(text) = refusal {
+            let error = HttpError { status: StatusCode::FORBIDDEN, word: text.into() };
+            let response = error.into_response(request.encoding);
+            if let Some(entry) = self.log_entry(&request) {
+                self.log(entry, response.status());
+            }
+            return response;
         }
         let path = decoded_path(&request.uri);
         let (route, parameter, logged) = match service.router().route(&request.method, &path) {
@@ -225,7 +271,7 @@ fn redirect(request: &Request, path: &str) -> Response {
             location.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;");
         let html = format!("<a href=\"{escaped}\">Moved Permanently</a>.\n\n");
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        *response.body_mut() = Full::new(Bytes::from(html));
+        *response.body_mut() = html.into();
     } else {
         *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
     }

@@ -7,7 +7,9 @@
 //! request nothing is boxed, spawned or timed: publishing over HTTP is a hot path.
 //!
 //! In reading order: [`query`], [`request`], [`response`], [`router`], [`server`] (with its
-//! `activity`, which finds connections that stand still, and `request_lines`, which keeps `#` in them), [`pprof`].
+//! `activity`, which finds connections that stand still, and `request_lines`, which keeps `#` in them), [`body`], [`pieces`], [`heavy`] and [`document`] (answers
+//! that take long to make, or are large), [`origin`] (what browsers send
+//! for other sites), [`pprof`].
 
 pub mod query;
 
@@ -19,7 +21,18 @@ pub mod router;
 
 pub mod server;
 
+pub mod body;
+
+pub mod pieces;
+
+pub mod heavy;
+
+pub mod document;
+
+pub mod origin;
+
 mod activity;
+mod body_memory;
 
 mod connection;
 mod request_lines;
@@ -30,6 +43,10 @@ use std::future::Future;
 
 pub use ::http::{HeaderMap, Method, StatusCode};
 
+pub use body::AnswerBody;
+pub use heavy::HeavyAnswers;
+pub use origin::{AllowedOrigins, InvalidOrigin};
+pub use pieces::Pieces;
 pub use query::{InvalidQuery, Query};
 pub use request::{Body, BodyError, Request};
 pub use response::{Encoding, HttpError, Response};
@@ -48,6 +65,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Refuses a request before it is routed; such answers are not logged. The default refuses none.
     fn refuse(&self, _request: &Request) -> Option<Response> {
+        None
+    }
+
+    /// Whose pages may change something through a browser. The default does not care.
+    fn allowed_origins(&self) -> Option<&AllowedOrigins> {
         None
     }
 

@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStringExt as _;
 
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use nsq_protocol::redact::{shown_address, without_user_info};
 
 use super::{HttpError, Response, response};
 
@@ -56,8 +57,40 @@ pub fn page(name: &str) -> Result<Response, HttpError> {
     }
 }
 
-/// The process's arguments, separated by NUL bytes.
+/// The process's arguments, separated by NUL bytes, without passwords.
 fn cmdline() -> Vec<u8> {
-    let arguments: Vec<Vec<u8>> = std::env::args_os().map(|argument| argument.into_vec()).collect();
-    arguments.join(&0)
+    let arguments = std::env::args_os().map(|argument| match argument.to_str() {
+        Some(text) => shown_argument(text).into_bytes(),
+        None => argument.into_vec(),
+    });
+    arguments.collect::<Vec<_>>().join(&0)
+}
+
+/// `--flag=address` or an address, as it may be shown; what is no address stays as it is.
+fn shown_argument(argument: &str) -> String {
+    let (flag, value) = match argument.split_once('=') {
+        Some((flag, value)) if flag.starts_with('-') => (flag, value),
+        _ => ("", argument),
+    };
+    let shown =
+        if value.contains("://") { shown_address(value) } else { without_user_info(value).into_owned() };
+    if flag.is_empty() { shown } else { format!("{flag}={shown}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_shown_without_passwords() {
+        for (argument, shown) in [
+            ("--auth-http-address=http://u:p@h/a?key=k", "--auth-http-address=http://h/a?..."),
+            ("http://u:p@h", "http://h"),
+            ("--lookupd-tcp-address=u:p@h:4160", "--lookupd-tcp-address=h:4160"),
+            ("--log-prefix=[a?b] ", "--log-prefix=[a?b] "),
+            ("-worker-id", "-worker-id"),
+        ] {
+            assert_eq!(shown_argument(argument), shown);
+        }
+    }
 }

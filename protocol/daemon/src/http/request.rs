@@ -46,7 +46,7 @@ impl Request {
     ) -> Self {
         let (head, incoming) = request.into_parts();
         let encoding = Encoding::accepted(&head.headers);
-        let body = Body { incoming, activity, finished: false };
+        let body = Body { incoming, activity, finished: false, taken: 0 };
         Self {
             method: head.method,
             uri: head.uri,
@@ -83,6 +83,10 @@ pub enum BodyError {
     /// Longer than the limit. It was not read to its end, so the connection closes after the answer.
     #[error("the body is too big")]
     TooBig,
+    /// The bodies of all requests in progress take too much memory. This one was not read to its end, so the connection closes
+    /// after the answer.
+    #[error("too many bodies are in progress")]
+    Busy,
     /// The client broke off, or sent something that is no body.
     #[error("the body could not be read: {0}")]
     Unreadable(#[from] hyper::Error),
@@ -94,6 +98,8 @@ pub struct Body {
     incoming: Incoming,
     activity: Arc<Activity>,
     finished: bool,
+    /// Of [`Activity::body_memory`].
+    taken: usize,
 }
 
 impl Body {
@@ -120,11 +126,13 @@ impl Body {
         }
         // `told` is at most `limit` here; without it, grow as it comes.
         let mut whole = BytesMut::with_capacity(told.map_or(first.len(), |length| length as usize));
+        self.take_memory(first.len())?;
         whole.extend_from_slice(&first);
         while let Some(piece) = self.next_piece().await? {
             if whole.len() + piece.len() > limit {
                 return Err(BodyError::TooBig);
             }
+            self.take_memory(piece.len())?;
             whole.extend_from_slice(&piece);
         }
         Ok(whole.freeze())
@@ -139,6 +147,14 @@ impl Body {
                 return Err(HttpError::INVALID_REQUEST);
             }
         }
+        Ok(())
+    }
+
+    fn take_memory(&mut self, bytes: usize) -> Result<(), BodyError> {
+        if !self.activity.body_memory().take(bytes, self.taken) {
+            return Err(BodyError::Busy);
+        }
+        self.taken += bytes;
         Ok(())
     }
 
@@ -172,6 +188,9 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
+        if self.taken > 0 {
+            self.activity.body_memory().give_back(self.taken);
+        }
         if !self.ended() {
             self.activity.body_left_unread();
         }

@@ -7,20 +7,22 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use http::header::{ACCEPT, HeaderName};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
 use nsq_protocol::json::to_json;
 use serde::Serialize;
 
+use super::body::AnswerBody;
+
 pub use http::header::CONTENT_TYPE;
 
-/// An answer, whole in memory.
-pub type Response = http::Response<Full<Bytes>>;
+/// An answer.
+pub type Response = http::Response<AnswerBody>;
 
 /// What every `v1` answer carries.
 pub const NSQ_CONTENT_TYPE: HeaderName = HeaderName::from_static("x-nsq-content-type");
 const NSQ_V1: HeaderValue = HeaderValue::from_static("nsq; version=1.0");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// The content type of texts.
+pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// The content type of JSON.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const MESSAGE_PACK: HeaderValue = HeaderValue::from_static("application/msgpack");
@@ -36,6 +38,14 @@ pub enum Encoding {
 }
 
 impl Encoding {
+    /// The content type of what is encoded so.
+    pub fn content_type(self) -> HeaderValue {
+        match self {
+            Self::Json => JSON,
+            Self::MessagePack => MESSAGE_PACK,
+        }
+    }
+
     /// What the `Accept` headers ask for.
     pub fn accepted(headers: &HeaderMap) -> Self {
         let asked = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
@@ -62,7 +72,7 @@ pub fn text(text: impl Into<Bytes>) -> Response {
     if !text.is_empty() {
         response.headers_mut().insert(CONTENT_TYPE, TEXT);
     }
-    *response.body_mut() = Full::new(text);
+    *response.body_mut() = text.into();
     response
 }
 
@@ -73,32 +83,36 @@ pub fn value<T: Serialize + ?Sized>(encoding: Encoding, value: &T) -> Response {
 
 /// A plain text without the `v1` header.
 pub fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response {
-    let mut response = Response::new(Full::new(text.into()));
+    let mut response = Response::new(AnswerBody::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, TEXT);
     response
 }
 
 fn with_value<T: Serialize + ?Sized>(status: StatusCode, encoding: Encoding, value: &T) -> Response {
-    let encoded = match encoding {
-        Encoding::Json => to_json(&value).ok().map(|body| (body, JSON)),
-        Encoding::MessagePack => rmp_serde::to_vec_named(value).ok().map(|body| (body, MESSAGE_PACK)),
-    };
     let mut response = empty();
-    match encoded {
-        Some((body, content_type)) => {
+    match encoded(encoding, value) {
+        Some(body) => {
             *response.status_mut() = status;
-            response.headers_mut().insert(CONTENT_TYPE, content_type);
-            *response.body_mut() = Full::new(body.into());
+            response.headers_mut().insert(CONTENT_TYPE, encoding.content_type());
+            *response.body_mut() = body.into();
         }
         // Only a type whose `Serialize` fails gets here.
         None => {
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             response.headers_mut().insert(CONTENT_TYPE, JSON);
-            *response.body_mut() = Full::new(Bytes::from_static(br#"{"message":"INTERNAL_ERROR"}"#));
+            *response.body_mut() = Bytes::from_static(br#"{"message":"INTERNAL_ERROR"}"#).into();
         }
     }
     response
+}
+
+/// None for a type whose `Serialize` fails.
+pub(super) fn encoded<T: Serialize + ?Sized>(encoding: Encoding, value: &T) -> Option<Vec<u8>> {
+    match encoding {
+        Encoding::Json => to_json(&value).ok(),
+        Encoding::MessagePack => rmp_serde::to_vec_named(value).ok(),
+    }
 }
 
 /// A refusal: a status, and the one word that clients tell refusals apart by.
@@ -116,6 +130,8 @@ impl HttpError {
     pub const INVALID_REQUEST: Self = Self::bad_request("INVALID_REQUEST");
     /// `404 NOT_FOUND`: no such route.
     pub const NOT_FOUND: Self = Self::not_found("NOT_FOUND");
+    /// `503 BUSY`: too much is in progress; try again later.
+    pub const BUSY: Self = Self::unavailable("BUSY");
     /// `500 INTERNAL_ERROR`: the fault is ours.
     pub const INTERNAL_ERROR: Self = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR");
 

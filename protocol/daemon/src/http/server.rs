@@ -9,9 +9,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::body_memory::BodyMemory;
 use super::{Service, connection};
+use crate::accept::Acceptor;
 use crate::listen::{Listener, Remote, Stream};
 use crate::log::Logger;
+use crate::open_files::Role;
 use crate::tls::stream::{HANDSHAKE_TIMEOUT, accept};
 use crate::tls::{ServerTls, Session};
 
@@ -35,6 +38,7 @@ pub(super) struct Shared<S> {
     pub(super) http1: http1::Builder,
     pub(super) stall_timeout: Duration,
     pub(super) drain_timeout: Duration,
+    pub(super) body_memory: Arc<BodyMemory>,
 }
 
 /// How long a server waits for others.
@@ -73,7 +77,10 @@ impl<S: Service> Server<S> {
         // The timer takes no period of zero.
         let stall_timeout = timeouts.stall.max(Duration::from_millis(1));
         let drain_timeout = timeouts.drain;
-        Self { shared: Arc::new(Shared { service, logger, http1, stall_timeout, drain_timeout }) }
+        let body_memory = Arc::default();
+        Self {
+            shared: Arc::new(Shared { service, logger, http1, stall_timeout, drain_timeout, body_memory }),
+        }
     }
 
     /// The service.
@@ -103,6 +110,8 @@ impl<S: Service> Server<S> {
         tls: Option<Arc<ServerTls>>,
         shutdown: CancellationToken,
     ) -> io::Result<()> {
+        let name = if tls.is_some() { "HTTPS" } else { "HTTP" };
+        let mut listener = Acceptor::new(listener, Role::Operators, name, self.shared.logger.clone());
         let connections = TaskTracker::new();
         let ended = loop {
             let accepted = tokio::select! {

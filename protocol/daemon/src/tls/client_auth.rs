@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use nsq_tls::{Authorities, key, possession, version_1};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoClientAuth, WebPkiClientVerifier};
+use rustls::server::{NoClientAuth, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{TlsError, files};
+use super::TlsError;
 
 /// See the module. Whoever presents a certificate proves, in each case, to have its key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,23 +38,30 @@ impl ClientAuth {
         let any = |is_mandatory| -> Arc<dyn ClientCertVerifier> {
             Arc::new(AnyCertificate { is_mandatory, provider: provider.clone() })
         };
-        let good = || {
-            let roots = Arc::new(files::roots(root_ca)?);
-            Ok::<_, TlsError>(WebPkiClientVerifier::builder_with_provider(roots, provider.clone()))
+        let signed = || {
+            let authorities = Authorities::load(root_ca)?;
+            let roots = Arc::new(authorities.roots.clone());
+            let signed = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+            Ok::<_, TlsError>((signed, authorities))
         };
-        let unusable = |error: rustls::server::VerifierBuilderError| Error::General(error.to_string());
-        let or_authority = |signed| -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-            Ok(match root_ca {
-                Some(path) => Arc::new(OrAuthority { signed, authorities: files::certificates(path)? }),
-                None => signed,
-            })
+        let good = |signed: Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError>, authorities| {
+            let signed = signed.map_err(|error| Error::General(error.to_string()))?;
+            let verifier: Arc<dyn ClientCertVerifier> =
+                Arc::new(GoodCertificate { signed, authorities, provider: provider.clone() });
+            Ok::<_, TlsError>(verifier)
         };
         Ok(match self {
             Self::None => Arc::new(NoClientAuth),
             Self::Request => any(false),
             Self::Require => any(true),
-            Self::VerifyIfGiven => or_authority(good()?.allow_unauthenticated().build().map_err(unusable)?)?,
-            Self::RequireVerify => or_authority(good()?.build().map_err(unusable)?)?,
+            Self::VerifyIfGiven => {
+                let (signed, authorities) = signed()?;
+                good(signed.allow_unauthenticated().build(), authorities)?
+            }
+            Self::RequireVerify => {
+                let (signed, authorities) = signed()?;
+                good(signed.build(), authorities)?
+            }
         })
     }
 }
@@ -62,12 +69,13 @@ impl ClientAuth {
 /// Takes what the authorities have signed, and also, as Go does, the certificate of one of them: one that signs itself
 /// is both, as `openssl req -x509` makes it.
 #[derive(Debug)]
-struct OrAuthority {
+struct GoodCertificate {
     signed: Arc<dyn ClientCertVerifier>,
-    authorities: Vec<CertificateDer<'static>>,
+    authorities: Authorities,
+    provider: Arc<CryptoProvider>,
 }
 
-impl ClientCertVerifier for OrAuthority {
+impl ClientCertVerifier for GoodCertificate {
     fn offer_client_auth(&self) -> bool {
         self.signed.offer_client_auth()
     }
@@ -86,14 +94,21 @@ impl ClientCertVerifier for OrAuthority {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        match self.signed.verify_client_cert(certificate, intermediates, now) {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        let authorities = &self.authorities.certificates;
+        let verified = match version_1::verify_client(certificate, authorities, now, algorithms) {
+            Some(verified) => verified.map(|()| ClientCertVerified::assertion()),
+            None => self.signed.verify_client_cert(certificate, intermediates, now),
+        };
+        match verified {
             // That it is an authority's has no name of its own. Times have been looked at before it.
             Err(Error::InvalidCertificate(CertificateError::Other(_)))
-                if self.authorities.contains(certificate) && is_for_clients(certificate) =>
+                if self.authorities.contains(certificate)
+                    && key::parse(certificate).is_ok_and(|own| version_1::is_for_clients(&own)) =>
             {
                 Ok(ClientCertVerified::assertion())
             }
-            verified => verified,
+            verified => verified.map_err(|error| self.authorities.explain(certificate, error)),
         }
     }
 
@@ -103,7 +118,8 @@ impl ClientCertVerifier for OrAuthority {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls12_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        possession::verify_tls12(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -112,21 +128,12 @@ impl ClientCertVerifier for OrAuthority {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.signed.verify_tls13_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        possession::verify_tls13(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.signed.supported_verify_schemes()
-    }
-}
-
-/// Whether it says nothing of what it is for, or that it is for clients.
-fn is_for_clients(certificate: &CertificateDer<'_>) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
-    match certificate.extended_key_usage() {
-        Ok(None) => true,
-        Ok(Some(usage)) => usage.value.any || usage.value.client_auth,
-        Err(_) => false,
     }
 }
 
@@ -148,10 +155,11 @@ impl ClientCertVerifier for AnyCertificate {
 
     fn verify_client_cert(
         &self,
-        _: &CertificateDer<'_>,
+        certificate: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        key::check(&key::parse(certificate)?).map_err(nsq_tls::refused)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -161,12 +169,8 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        possession::verify_tls12(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -175,15 +179,175 @@ impl ClientCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        possession::verify_tls13(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+    use rustls::pki_types::ServerName;
+    use rustls::sign::SingleCertAndKey;
+    use rustls::{ClientConfig, ClientConnection, ServerConnection, SupportedProtocolVersion};
+
+    use super::*;
+    use crate::tls::TlsOptions;
+
+    /// A client that looks at nothing but the server's signature.
+    #[derive(Debug)]
+    struct AnyServer(Arc<CryptoProvider>);
+
+    impl ServerCertVerifier for AnyServer {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            possession::verify_tls12(
+                message,
+                certificate,
+                signature,
+                &self.0.signature_verification_algorithms,
+            )
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            possession::verify_tls13(
+                message,
+                certificate,
+                signature,
+                &self.0.signature_verification_algorithms,
+            )
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    fn file(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tls/tests/certificates").join(name)
+    }
+
+    /// Shakes hands with a client that shows the certificate in one file and signs with the key in another.
+    fn handshake(
+        client_auth: ClientAuth,
+        (certificate, key): (&str, &str),
+        version: &'static SupportedProtocolVersion,
+    ) -> Result<(), Error> {
+        let options = TlsOptions {
+            certificate: file("version-1-rsa.pem"),
+            key: file("version-1-rsa.key"),
+            root_ca: Some(file("ca.pem")),
+            client_auth,
+            only_tls13: false,
+        };
+        let server = Arc::new(options.build().unwrap());
+        let provider = crate::tls::provider();
+        let mut own =
+            nsq_tls::own_certificate(&file(key).with_extension("pem"), &file(key), &provider).unwrap();
+        own.cert = nsq_tls::files::certificates(&file(certificate)).unwrap();
+        let client = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut server = ServerConnection::new(server).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut wire).unwrap();
+            }
+            let mut wire = &wire[..];
+            while !wire.is_empty() {
+                server.read_tls(&mut wire).unwrap();
+                server.process_new_packets()?;
+            }
+            let mut wire = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut wire).unwrap();
+            }
+            let mut wire = &wire[..];
+            while !wire.is_empty() {
+                client.read_tls(&mut wire).unwrap();
+                client.process_new_packets()?;
+            }
+        }
+        Ok(())
+    }
+
+    const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+    const POLICIES: [ClientAuth; 4] =
+        [ClientAuth::Request, ClientAuth::Require, ClientAuth::VerifyIfGiven, ClientAuth::RequireVerify];
+
+    #[test]
+    fn certificates_of_version_1_on_both_sides() {
+        for version in VERSIONS {
+            for policy in POLICIES {
+                for name in ["ec", "rsa"] {
+                    let (certificate, key) =
+                        (format!("version-1-{name}.pem"), format!("version-1-{name}.key"));
+                    let shaken = handshake(policy, (&certificate, &key), version);
+                    assert_eq!(shaken, Ok(()), "{version:?} {policy:?} {name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_has_not_the_key_of_its_certificate_is_refused() {
+        for version in VERSIONS {
+            for policy in POLICIES {
+                for pair in [
+                    ("version-1-ec.pem", "by-rsa-1024.key"),
+                    ("version-1-rsa.pem", "by-rsa-1024.key"),
+                    ("ca.pem", "version-1-ec.key"),
+                ] {
+                    let shaken = handshake(policy, pair, version);
+                    assert!(shaken.is_err(), "{version:?} {policy:?} {pair:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_cannot_be_used_are_named() {
+        for policy in POLICIES {
+            for (certificate, what) in [
+                ("rsa-1024.pem", "an RSA key of 1024 bits is not supported"),
+                ("p-521.pem", "an ECDSA key on the curve P-521 is not supported"),
+            ] {
+                let error = handshake(policy, (certificate, "version-1-ec.key"), &rustls::version::TLS13);
+                let text = error.unwrap_err().to_string();
+                assert!(text.contains(what), "{policy:?}: {text}");
+            }
+        }
     }
 }

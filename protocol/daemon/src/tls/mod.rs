@@ -1,6 +1,5 @@
 //! TLS for listeners: certificates from files, read again when they change or when told to.
 //!
-//! - [`files`]: certificates and keys from PEM files
 //! - [`client_auth`]: what is asked of a client's certificate
 //! - [`stream`]: handshakes with a deadline, and what they agreed on
 //! - this file: [`ServerTls`], the configuration that new connections get
@@ -8,16 +7,17 @@
 //! A connection keeps the certificate it began with: reading new ones ends none.
 
 pub mod client_auth;
-pub mod files;
 pub mod stream;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nsq_tls::FileError;
+pub use nsq_tls::files;
 use parking_lot::{Mutex, RwLock};
 use rustls::ServerConfig;
+use rustls::sign::SingleCertAndKey;
 use tokio_util::sync::CancellationToken;
 
 pub use self::client_auth::ClientAuth;
@@ -28,23 +28,9 @@ use crate::watch::{Fingerprint, Watch};
 /// Why certificates or keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file cannot be read.
-    #[error("open {}: {source}", path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file holds no certificate, or a broken one.
-    #[error("no certificate in {}", .0.display())]
-    NoCertificate(PathBuf),
-    /// A file holds no private key.
-    #[error("no private key in {}", .0.display())]
-    NoKey(PathBuf),
-    /// This system has no certificates of authorities, and none were given.
-    #[error("no certificates of authorities: this system has none, and no file was given")]
-    NoRoots,
+    /// A file is no good.
+    #[error("{0}")]
+    File(#[from] FileError),
     /// They do not go together, or are of a kind that is not supported.
     #[error("{0}")]
     Unusable(#[from] rustls::Error),
@@ -67,18 +53,17 @@ pub struct TlsOptions {
 
 impl TlsOptions {
     fn build(&self) -> Result<ServerConfig, TlsError> {
-        let certificates = files::certificates(&self.certificate)?;
-        let key = files::private_key(&self.key)?;
         let versions: &[_] = match self.only_tls13 {
             true => &[&rustls::version::TLS13],
             false => &[&rustls::version::TLS13, &rustls::version::TLS12],
         };
         let provider = provider();
+        let own = nsq_tls::own_certificate(&self.certificate, &self.key, &provider)?;
         let verifier = self.client_auth.verifier(self.root_ca.as_deref(), &provider)?;
         Ok(ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(certificates, key)?)
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(own))))
     }
 
     fn paths(&self) -> impl Iterator<Item = &Path> {

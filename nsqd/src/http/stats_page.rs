@@ -1,0 +1,180 @@
+//! Writes `/stats` topic by topic and consumer by consumer: never is all of it in memory, and no lock is held meanwhile.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use nsq_daemon::http::document::{List, put, split};
+use nsq_daemon::http::pieces::PIECE_BYTES;
+use nsq_daemon::http::{Encoding, Pieces};
+use nsq_daemon::log;
+use nsq_protocol::StatsText;
+
+use crate::client_info::ClientInfo;
+use crate::producers::Producers;
+use crate::stats::{self, ChannelFigures, StatsRequest, TopicFigures};
+use crate::topic::Topic;
+use crate::topic::registry::Registry;
+
+/// With so many topics, channels or producers it may take more than a fraction of a millisecond to look at them.
+const FEW: usize = 64;
+
+/// What is asked for.
+pub(super) struct StatsPage {
+    pub(super) registry: Arc<Registry>,
+    pub(super) producers: Arc<Producers>,
+    pub(super) started_at: SystemTime,
+    pub(super) topic: Option<String>,
+    pub(super) channel: Option<String>,
+    /// Without topic and channel.
+    pub(super) flags: StatsRequest<'static>,
+}
+
+/// What the page lists.
+struct Listed {
+    /// None if the topic that is asked for is not there.
+    topics: Option<Vec<Arc<Topic>>>,
+    producers: Vec<Arc<ClientInfo>>,
+}
+
+impl StatsPage {
+    /// Whether the page takes next to no time, up to its first piece.
+    pub(super) fn is_small(&self) -> bool {
+        let channels = match &self.topic {
+            Some(name) => self.registry.get(name).map_or(0, |topic| topic.channel_count()),
+            None if self.registry.count() > FEW => return false,
+            None => self.registry.all_unsorted().iter().map(|topic| topic.channel_count()).sum(),
+        };
+        if channels > FEW || self.producers.count() > FEW {
+            return false;
+        }
+        let texts: usize = self.producers.all().iter().map(|info| info.text_bytes()).sum();
+        texts <= PIECE_BYTES
+    }
+
+    fn request(&self) -> StatsRequest<'_> {
+        StatsRequest { topic: self.topic.as_deref(), channel: self.channel.as_deref(), ..self.flags }
+    }
+
+    fn listed(&self) -> Listed {
+        let topics = stats::wanted_topics(&self.registry, self.request());
+        let producers = stats::wanted_producers(&self.producers, topics.is_some(), self.request());
+        Listed { topics, producers }
+    }
+
+    fn start_time(&self) -> i64 {
+        stats::start_time(self.started_at)
+    }
+
+    /// As JSON or MessagePack.
+    pub(super) async fn write_encoded(&self, encoding: Encoding, out: Pieces) {
+        let Listed { topics, producers } = self.listed();
+        let mut head = stats::without_lists(self.registry.engine(), self.start_time(), self.request());
+        head.topics = topics.as_ref().map(|_| Vec::new());
+        // As in NSQ: null, not an empty list, if nobody has published.
+        head.producers = (!producers.is_empty()).then(Vec::new);
+        let lists = [("topics", topics.is_some()), ("producers", !producers.is_empty())];
+        let lists: Vec<&str> =
+            lists.iter().filter(|(_, is_there)| *is_there).map(|(name, _)| *name).collect();
+        let mut parts = split(encoding, &head, &lists).into_iter();
+        let mut next_part = |out: &mut Vec<u8>| out.extend(parts.next().unwrap_or_default());
+        out.put(&mut next_part);
+        if let Some(topics) = topics {
+            let mut list = out.put(|out| List::begin(encoding, topics.len(), out));
+            for topic in topics {
+                out.put(|out| list.next(out));
+                let figures = TopicFigures::take(self.registry.engine(), &topic, self.request());
+                drop(topic);
+                self.write_topic(figures, encoding, &out).await;
+            }
+            out.put(|out| list.end(out));
+            out.put(&mut next_part);
+        }
+        if !producers.is_empty() {
+            let mut list = out.put(|out| List::begin(encoding, producers.len(), out));
+            for producer in producers {
+                out.put(|out| list.item(&stats::producer_stats(&producer, self.request()), out));
+                out.pause().await;
+            }
+            out.put(|out| list.end(out));
+            out.put(&mut next_part);
+        }
+    }
+
+    async fn write_topic(&self, figures: TopicFigures, encoding: Encoding, out: &Pieces) {
+        let [before, behind] = two(split(encoding, &figures.stats, &["channels"]));
+        let mut list = out.put(|out| {
+            out.extend(before);
+            List::begin(encoding, figures.channels.len(), out)
+        });
+        for channel in figures.channels {
+            out.put(|out| list.next(out));
+            self.write_channel(channel, encoding, out).await;
+        }
+        out.put(|out| {
+            list.end(out);
+            out.extend(behind);
+        });
+        out.pause().await;
+    }
+
+    async fn write_channel(&self, figures: ChannelFigures, encoding: Encoding, out: &Pieces) {
+        if figures.consumer_count() == 0 {
+            out.put(|out| put(encoding, &figures.stats, out));
+            return out.pause().await;
+        }
+        let [before, behind] = two(split(encoding, &figures.stats, &["clients"]));
+        let mut list = out.put(|out| {
+            out.extend(before);
+            List::begin(encoding, figures.consumer_count(), out)
+        });
+        for consumer in figures.consumers(self.request()) {
+            out.put(|out| list.item(&consumer, out));
+            out.pause().await;
+        }
+        out.put(|out| {
+            list.end(out);
+            out.extend(behind);
+        });
+    }
+
+    /// For people.
+    pub(super) async fn write_text(&self, out: Pieces) {
+        let Listed { topics, producers } = self.listed();
+        let topics = topics.unwrap_or_default();
+        // Negative only if somebody has set the clock back.
+        let uptime = self.started_at.elapsed().unwrap_or_default();
+        let page = StatsText::new(self.start_time(), uptime);
+        let put = |write: &dyn Fn(&mut String)| {
+            let mut text = String::new();
+            write(&mut text);
+            out.put(|out| out.extend_from_slice(text.as_bytes()));
+        };
+        let head = stats::without_lists(self.registry.engine(), self.start_time(), self.request());
+        put(&|text| page.head(text, &head, &log::local_rfc3339(self.start_time()), "rustc"));
+        put(&|text| page.topics(text, topics.is_empty()));
+        for topic in topics {
+            let figures = TopicFigures::take(self.registry.engine(), &topic, self.request());
+            drop(topic);
+            put(&|text| page.topic(text, &figures.stats));
+            for channel in &figures.channels {
+                put(&|text| page.channel(text, &channel.stats));
+                for consumer in channel.consumers(self.request()) {
+                    put(&|text| page.consumer(text, &consumer));
+                    out.pause().await;
+                }
+                out.pause().await;
+            }
+            out.pause().await;
+        }
+        put(&|text| page.producers(text, producers.is_empty()));
+        for producer in producers {
+            put(&|text| page.producer(text, &stats::producer_stats(&producer, self.request())));
+            out.pause().await;
+        }
+    }
+}
+
+/// What [`split`] gives for one list.
+fn two(parts: Vec<Vec<u8>>) -> [Vec<u8>; 2] {
+    parts.try_into().unwrap_or_default()
+}

@@ -1,0 +1,123 @@
+//! What to make of keys that are unknown. Pure.
+
+use toml::{Table, Value};
+
+use super::Key;
+
+/// Words that only options of security have.
+const GUARD_WORDS: [&str; 9] = ["tls", "ssl", "mtls", "auth", "cert", "secret", "token", "password", "https"];
+
+/// The most letters that are wrong in a misspelled word.
+const MAX_DISTANCE: usize = 2;
+
+/// A sentence for each key that has no effect. The error is an unknown key that may have been meant to protect the
+/// daemon, and what may have been meant.
+pub(super) fn check(table: &Table, keys: &[Key]) -> Result<Vec<String>, (String, String)> {
+    let mut warnings = Vec::new();
+    for (name, value) in table {
+        match value {
+            Value::Table(section) if !keys.iter().any(|key| key.key == name) => {
+                for inner in section.keys() {
+                    if let Some(key) = keys.iter().find(|key| key.is_guard && is_like(inner, key)) {
+                        let hint = format!("write {} above all sections: sections have no meaning", key.key);
+                        return Err((format!("{name}.{inner}"), hint));
+                    }
+                }
+                warnings.push(format!("the section [{name}] is ignored: sections have no meaning"));
+            }
+            _ => warnings.extend(check_key(name, keys)?),
+        }
+    }
+    Ok(warnings)
+}
+
+/// `None` if the key is known.
+fn check_key(name: &str, keys: &[Key]) -> Result<Option<String>, (String, String)> {
+    if keys.iter().any(|key| key.key == name) {
+        return Ok(None);
+    }
+    if let Some(key) = keys.iter().find(|key| key.is_guard && is_like(name, key)) {
+        return Err((name.to_owned(), format!("did you mean {}?", key.key)));
+    }
+    let nearest = keys.iter().find(|key| is_like(name, key));
+    let normal = normalized(name);
+    if nearest.is_none() && normal.split('_').any(|word| GUARD_WORDS.contains(&word)) {
+        let known: Vec<&str> = keys.iter().filter(|key| key.is_guard).map(|key| key.key).collect();
+        let hint = match known.is_empty() {
+            true => "it looks like an option of security, and there are none here".to_owned(),
+            false => format!("it looks like an option of security; there are {}", known.join(", ")),
+        };
+        return Err((name.to_owned(), hint));
+    }
+    Ok(Some(match nearest {
+        Some(key) => format!("unknown key {name} is ignored; did you mean {}?", key.key),
+        None => format!("unknown key {name} is ignored"),
+    }))
+}
+
+/// Whether a name may be a misspelling of a key, or is the name of its flag.
+fn is_like(name: &str, key: &Key) -> bool {
+    let name = normalized(name);
+    let near = |known: &str| strsim::damerau_levenshtein(&name, &normalized(known)) <= MAX_DISTANCE;
+    near(key.key) || near(key.flag)
+}
+
+fn normalized(name: &str) -> String {
+    name.to_lowercase().replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+
+    const KEYS: [Key; 4] = [
+        Key::guard("tls_required", "tls-required", Kind::Word),
+        Key::guard("auth_http_addresses", "auth-http-address", Kind::StringList),
+        Key::new("msg_timeout", "msg-timeout", Kind::Duration),
+        Key::new("nsqlookupd_tcp_addresses", "lookupd-tcp-address", Kind::StringList),
+    ];
+
+    fn of(toml: &str) -> Result<Vec<String>, (String, String)> {
+        check(&toml.parse().unwrap(), &KEYS)
+    }
+
+    #[test]
+    fn known_keys_are_fine() {
+        assert_eq!(of("tls_required = true\nmsg_timeout = 1"), Ok(vec![]));
+    }
+
+    #[test]
+    fn misspelled_guards_are_refused_with_the_nearest_name() {
+        for (name, meant) in [
+            ("tls_requried", "tls_required"),
+            ("TLS_Required", "tls_required"),
+            ("tls-required", "tls_required"),
+            ("tlsrequired", "tls_required"),
+            ("auth_http_address", "auth_http_addresses"),
+        ] {
+            let (key, hint) = of(&format!("{name} = true")).unwrap_err();
+            assert_eq!((key.as_str(), hint), (name, format!("did you mean {meant}?")));
+        }
+        for name in ["tls_policy", "client_auth", "http_token"] {
+            let (_, hint) = of(&format!("{name} = 1")).unwrap_err();
+            assert!(hint.ends_with("there are tls_required, auth_http_addresses"), "{hint}");
+        }
+        let (key, _) = of("[nsqd]\ntls_required = true").unwrap_err();
+        assert_eq!(key, "nsqd.tls_required");
+    }
+
+    #[test]
+    fn other_unknown_keys_are_a_warning() {
+        let warnings = of("lookupd_tcp_address = []\nmsg_timeuot = 1\nother = 1\n[x]\ny = 1").unwrap();
+        assert_eq!(
+            warnings,
+            [
+                "unknown key lookupd_tcp_address is ignored; did you mean nsqlookupd_tcp_addresses?",
+                "unknown key msg_timeuot is ignored; did you mean msg_timeout?",
+                "unknown key other is ignored",
+                "the section [x] is ignored: sections have no meaning",
+            ]
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! The body of an answer: whole in memory, or made piece by piece while it is sent.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::activity::{Activity, Phase};
+use super::heavy::Streamed;
+
+/// See the module.
+#[derive(Debug)]
+pub struct AnswerBody(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// Empty once it is sent.
+    Whole(Bytes),
+    /// The connection counts as working until it is sent, or given up.
+    Streamed(Box<Streamed>, Option<Working>),
+}
+
+/// The answer cannot be completed; the connection ends, so that nobody takes a part for the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerAborted {
+    /// Making it failed.
+    #[error("the answer could not be made")]
+    Failed,
+    /// The client takes it too slowly.
+    #[error("the client takes too long to read the answer")]
+    TooSlow,
+}
+
+impl AnswerBody {
+    pub(super) fn streamed(streamed: Streamed) -> Self {
+        Self(Kind::Streamed(Box::new(streamed), None))
+    }
+
+    /// Has the connection count as working until a body that is made piece by piece is sent. Says whether it is one.
+    pub(super) fn keep_working(&mut self, activity: &Arc<Activity>) -> bool {
+        match &mut self.0 {
+            Kind::Whole(_) => false,
+            Kind::Streamed(_, working) => {
+                *working = Some(Working(Arc::clone(activity)));
+                true
+            }
+        }
+    }
+}
+
+impl Default for AnswerBody {
+    fn default() -> Self {
+        Self(Kind::Whole(Bytes::new()))
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for AnswerBody {
+    fn from(bytes: T) -> Self {
+        Self(Kind::Whole(bytes.into()))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = AnswerAborted;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerAborted>>> {
+        match &mut self.0 {
+            Kind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Kind::Streamed(streamed, _) => {
+                streamed.poll_piece(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.0, Kind::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Streamed(..) => SizeHint::default(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Working(Arc<Activity>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Idle);
+    }
+}

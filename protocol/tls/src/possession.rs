@@ -1,0 +1,47 @@
+//! Whether a peer has the key of its certificate: it signs the handshake. Of the certificate only the public key
+//! counts here, so its version and extensions make no difference.
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::SignatureVerificationAlgorithm;
+use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved};
+
+use crate::{der, key};
+
+/// Verifies the signature of a handshake of TLS 1.3.
+pub fn verify_tls13(
+    message: &[u8],
+    certificate: &[u8],
+    signature: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    verify_tls13_signature_with_raw_key(message, &key::public_key(certificate)?, signature, algorithms)
+}
+
+/// Verifies the signature of a handshake of TLS 1.2.
+pub fn verify_tls12(
+    message: &[u8],
+    certificate: &[u8],
+    signature: &DigitallySignedStruct,
+    algorithms: &WebPkiSupportedAlgorithms,
+) -> Result<HandshakeSignatureValid, Error> {
+    let certificate = key::parse(certificate)?;
+    let key = certificate.public_key();
+    let algorithm = der::key_algorithm(key.raw).ok_or(CertificateError::BadEncoding)?;
+    let (_, candidates) = algorithms
+        .mapping
+        .iter()
+        .find(|(scheme, _)| *scheme == signature.scheme)
+        .ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
+    let verifies = |candidate: &&dyn SignatureVerificationAlgorithm| {
+        candidate.public_key_alg_id().as_ref() == algorithm
+            && candidate
+                .verify_signature(&key.subject_public_key.data, message, signature.signature())
+                .is_ok()
+    };
+    if candidates.iter().any(verifies) {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(Error::InvalidCertificate(CertificateError::BadSignature))
+    }
+}
