@@ -111,7 +111,7 @@ fn measured_defer(state: &mut ChannelState, key: ConsumerKey, from: u64) {
     for sequence in from..from + BATCH {
         let _ = divan::black_box(state.requeue(key, sequence, SECOND + sequence, SECOND));
     }
-    divan::black_box(state.expire(3 * SECOND));
+    divan::black_box(state.expire(3 * SECOND, usize::MAX));
 }
 
 /// Messages whose time in flight is up.
@@ -133,5 +133,5 @@ fn time_out(bencher: Bencher, outstanding: u64) {
 
 #[inline(never)]
 fn measured_time_out(state: &mut ChannelState) {
-    divan::black_box(state.expire(2 * SECOND));
+    divan::black_box(state.expire(2 * SECOND, usize::MAX));
 }

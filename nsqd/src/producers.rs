@@ -1,5 +1,6 @@
 //! The connections that have published something, for `/stats`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -8,26 +9,45 @@ use crate::client_info::ClientInfo;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Producers(Mutex<Vec<Arc<ClientInfo>>>);
+pub struct Producers(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// In the order in which they published first.
+    all: BTreeMap<u64, Arc<ClientInfo>>,
+    next_number: u64,
+}
+
+/// A connection's place among the producers, given up when dropped.
+#[derive(Debug)]
+pub struct Producer {
+    producers: Arc<Producers>,
+    number: u64,
+}
 
 impl Producers {
     /// A connection has published for the first time.
-    pub fn add(&self, info: &Arc<ClientInfo>) {
-        self.0.lock().push(info.clone());
-    }
-
-    /// A connection has ended.
-    pub fn remove(&self, info: &Arc<ClientInfo>) {
-        self.0.lock().retain(|other| !Arc::ptr_eq(other, info));
+    pub fn add(self: &Arc<Self>, info: &Arc<ClientInfo>) -> Producer {
+        let mut known = self.0.lock();
+        let number = known.next_number;
+        known.next_number += 1;
+        known.all.insert(number, info.clone());
+        Producer { producers: self.clone(), number }
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.0.lock().len()
+        self.0.lock().all.len()
     }
 
     /// All of them.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
-        self.0.lock().clone()
+        self.0.lock().all.values().cloned().collect()
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.producers.0.lock().all.remove(&self.number);
     }
 }

@@ -236,7 +236,7 @@ impl ChannelFigures {
         let (stats, consumers) = channel.inspect(|state, infos| {
             let consumers: Vec<_> = match request.include_clients {
                 true => {
-                    infos.iter().map(|(key, info)| (info.clone(), consumer_figures(state, *key))).collect()
+                    infos.iter().map(|(key, info)| (info.clone(), consumer_figures(state, key))).collect()
                 }
                 false => Vec::new(),
             };
@@ -474,13 +474,12 @@ mod tests {
 
     #[test]
     fn who_may_see_one_topic_sees_its_producers_only() {
-        let producers = Producers::default();
-        let mut infos = Vec::new();
+        let producers = Arc::new(Producers::default());
+        let mut places = Vec::new();
         for topics in [&["a"][..], &["b"], &["a", "b"]] {
             let info = Arc::new(ClientInfo::new("127.0.0.1:5000".into(), 1000));
             topics.iter().for_each(|topic| info.count_published(topic, 1));
-            producers.add(&info);
-            infos.push(info);
+            places.push(producers.add(&info));
         }
         let told = |topic, only_asked, is_topic_there| {
             let request = StatsRequest { topic, only_asked, ..StatsRequest::default() };
@@ -497,7 +496,7 @@ mod tests {
         assert_eq!(told(Some("c"), true, true), [""; 0]);
         assert_eq!(told(None, true, true), [""; 0]);
         assert_eq!(told(Some("a"), false, false), [""; 0]);
-        producers.remove(&infos[0]);
+        drop(places.remove(0));
         assert_eq!(told(None, false, true), ["b", "a,b"]);
     }
 }

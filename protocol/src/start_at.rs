@@ -29,8 +29,10 @@ pub enum StartAt {
     /// At the first message published at this time or later, in nanoseconds since 1970. Written as RFC 3339, or as a
     /// number of seconds (up to 11 digits), milliseconds (up to 14), microseconds (up to 17) or nanoseconds.
     Time(i64),
-    /// `seq:` and a sequence number, or `id:` and a message id: at this message.
+    /// `seq:` and a sequence number: at this message.
     Sequence(u64),
+    /// `id:` and a message id: at this message, which must be one of the node.
+    Message(u64),
 }
 
 /// The text names no place.
@@ -39,9 +41,6 @@ pub enum StartAt {
     "{0:?} is not a place in a topic (earliest, latest, an RFC 3339 or Unix time, seq:NUMBER or id:MESSAGE-ID)"
 )]
 pub struct InvalidStartAt(String);
-
-/// The bits of a message id that spell the sequence number.
-const SEQUENCE_MASK: u64 = (1 << 54) - 1;
 
 impl FromStr for StartAt {
     type Err = InvalidStartAt;
@@ -62,8 +61,7 @@ fn parse(text: &str) -> Option<StartAt> {
         return number.parse().ok().filter(|_| is_number(number)).map(StartAt::Sequence);
     }
     if let Some(id) = text.strip_prefix("id:") {
-        let id = MessageId::from_slice(id.as_bytes())?.to_u64()?;
-        return Some(StartAt::Sequence(id & SEQUENCE_MASK));
+        return MessageId::from_slice(id.as_bytes())?.to_u64().map(StartAt::Message);
     }
     if is_number(text) {
         let number: i64 = text.parse().ok()?;
@@ -86,6 +84,7 @@ impl fmt::Display for StartAt {
             StartAt::Earliest => f.write_str("earliest"),
             StartAt::Latest => f.write_str("latest"),
             StartAt::Sequence(number) => write!(f, "seq:{number}"),
+            StartAt::Message(id) => write!(f, "id:{}", MessageId::from_u64(*id)),
             StartAt::Time(ns) => f.write_str(&rfc3339(*ns)),
         }
     }
@@ -130,9 +129,9 @@ mod tests {
     }
 
     #[test]
-    fn a_message_id_is_a_sequence_number() {
+    fn a_message_id_counts_with_all_its_bits() {
         // Node 1 in the upper ten bits.
-        assert_eq!("id:004000000000002a".parse(), Ok(StartAt::Sequence(42)));
+        assert_eq!("id:004000000000002a".parse(), Ok(StartAt::Message(1 << 54 | 42)));
     }
 
     #[test]
@@ -144,6 +143,8 @@ mod tests {
             "seq:-1",
             "seq:+1",
             "id:42",
+            "id:004000000000002A",
+            "id:004000000000002a0",
             "-5",
             "+5",
             "1.5",
@@ -158,7 +159,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(ns in 0..i64::MAX, number: u64) {
-            for place in [StartAt::Earliest, StartAt::Latest, StartAt::Time(ns), StartAt::Sequence(number)] {
+            for place in [StartAt::Earliest, StartAt::Latest, StartAt::Time(ns), StartAt::Sequence(number), StartAt::Message(number)] {
                 prop_assert_eq!(place.to_string().parse(), Ok(place));
             }
         }

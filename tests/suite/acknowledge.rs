@@ -26,6 +26,75 @@ async fn consumer_with_timeout(nsqd: &Daemon, msg_timeout: Duration) -> Peer {
     peer
 }
 
+/// The bits of a message id that are the node's number.
+const NODE_BITS: std::ops::Range<u32> = 54..64;
+
+fn number_of(message: &Message) -> u64 {
+    u64::from_str_radix(&message.id_text(), 16).expect("sixteen digits")
+}
+
+#[test]
+fn all_bits_of_an_id_count() {
+    test(async {
+        let (nsqd, mut consumer, message) = one_in_flight().await;
+        let (id, text) = (number_of(&message), message.id_text());
+        let others = NODE_BITS.map(|bit| format!("{:016x}", id ^ 1 << bit));
+        let others =
+            others.chain([format!("{:016x}", id + 1), text.to_uppercase(), format!("+{}", &text[1..])]);
+        for other in others.filter(|other| *other != text) {
+            for (line, code) in [
+                (format!("FIN {other}"), "E_FIN_FAILED FIN"),
+                (format!("REQ {other} 0"), "E_REQ_FAILED REQ"),
+                (format!("TOUCH {other}"), "E_TOUCH_FAILED TOUCH"),
+            ] {
+                consumer.line(line).await;
+                assert_eq!(consumer.error().await, format!("{code} {other} failed ID not in flight"));
+            }
+        }
+        let channel = nsqd.channel("t", "c").await.expect("it is there");
+        assert_eq!((channel.in_flight_count, channel.requeue_count), (1, 0));
+        consumer.touch(&message).await;
+        consumer.finish(&message).await;
+        nsqd.channel_until_finished("t", "c").await;
+    });
+}
+
+#[test]
+fn stored_messages_keep_their_ids_when_the_node_gets_another_number() {
+    const COUNT: usize = 400;
+    test(async {
+        // Some are in the journal only, some in segments.
+        let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=10").start().await;
+        let bodies: Vec<String> = (0..COUNT).map(|number| format!("{number:04096}")).collect();
+        for batch in bodies.chunks(50) {
+            nsqd.connect().await.publish_batch("t", batch).await;
+        }
+        let mut first = nsqd.subscribe("t", "c").await;
+        first.ready(1).await;
+        let before = first.message().await;
+        drop(first);
+        nsqd.kill().await;
+        let node = number_of(&before) >> NODE_BITS.start;
+        let other = if node == 5 { 6 } else { 5 };
+        nsqd.restart_with(&[&format!("--node-id={other}")]).await;
+        nsqd.publish("t", "new").await;
+
+        let mut consumer = nsqd.subscribe("t", "c").await;
+        consumer.ready(COUNT as u32 + 1).await;
+        let messages = consumer.messages(COUNT + 1).await;
+        assert!(messages.iter().any(|message| message.id == before.id), "it has the id that it had");
+        for message in &messages {
+            let (id, is_new) = (number_of(message), message.text() == "new");
+            assert_eq!(id >> NODE_BITS.start, if is_new { other } else { node });
+            let foreign = format!("{:016x}", id ^ (node ^ other) << NODE_BITS.start);
+            consumer.line(format!("FIN {foreign}")).await;
+            assert_eq!(consumer.error().await, format!("E_FIN_FAILED FIN {foreign} failed ID not in flight"));
+            consumer.finish(message).await;
+        }
+        nsqd.channel_until_finished("t", "c").await;
+    });
+}
+
 #[test]
 fn a_finished_message_is_gone() {
     test(async {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use nsq_tests::auth_server::{Answer, allowing, authorization, everything};
 use nsq_tests::wire::{Frame, Peer, batch, command, length};
-use nsq_tests::{AuthServer, Certificates, Daemon, test, wait};
+use nsq_tests::{AuthServer, Certificates, Daemon, test, test_within, wait};
 use serde_json::{Value, json};
 
 const FAILED: &str = "E_AUTH_FAILED AUTH failed";
@@ -33,6 +33,40 @@ async fn refused(mut peer: Peer, line: &str, error: &str) {
     };
     peer.send(body).await;
     peer.refused(error).await;
+}
+
+#[test]
+fn a_consumer_that_waits_for_the_auth_server_is_passed_over() {
+    test_within(Duration::from_secs(90), async {
+        let server = AuthServer::allowing(1, everything()).await;
+        let patient = "--http-client-request-timeout=60s";
+        let nsqd = Daemon::nsqd().flag(server.flag()).flag(patient).start().await;
+        let mut busy = authenticated(&nsqd).await;
+        busy.subscribe("t", "c").await;
+        busy.ready(1).await;
+        nsqd.post("/pub?topic=t", "0").await.expect(200);
+        let first = busy.message().await;
+        busy.finish(&first).await;
+        nsqd.channel_until_finished("t", "c").await;
+        // Now it is the one who has waited longest for a message. The other comes second.
+        let mut other = authenticated(&nsqd).await;
+        other.subscribe("t", "c").await;
+        other.ready(1).await;
+        other.barrier().await;
+        server.answer(Answer::Silence);
+        let asked = server.asked().len();
+        wait::until("the busy consumer waits for the auth server", async || {
+            busy.line_and_body("PUB answers", "x").await;
+            wait::when(server.asked().len(), |&now| now > asked)
+        })
+        .await;
+        for body in ["1", "2", "3"] {
+            nsqd.post("/pub?topic=t", body).await.expect(200);
+            let message = other.message().await;
+            assert_eq!(message.text(), body);
+            other.finish(&message).await;
+        }
+    });
 }
 
 #[test]

@@ -73,6 +73,46 @@ fn what_was_finished_comes_to_a_new_channel_after_a_kill() {
 }
 
 #[test]
+fn no_channel_is_moved_to_the_id_of_another_node() {
+    test(async {
+        let mut nsqd =
+            Daemon::nsqd().flag(KEEP).flag("--mem-queue-size=10").flag("--node-id=1").start().await;
+        let mut peer = consumer(&nsqd, "t", "c").await;
+        publish(&nsqd, "t", 0..100).await;
+        let messages = peer.consume(100).await;
+        peer.barrier().await;
+        let own = messages[50].id_text();
+        let id = u64::from_str_radix(&own, 16).expect("sixteen digits");
+        // Also of messages on disk.
+        nsqd.kill().await;
+        nsqd.restart().await;
+        let foreign = format!("{:016x}", id ^ 3 << 54);
+        for (to, answer) in [
+            (format!("id:{foreign}"), "UNKNOWN_MESSAGE_ID"),
+            (format!("id:{}", own.to_uppercase()), "INVALID_ARG_TO"),
+            ("id:1".to_owned(), "INVALID_ARG_TO"),
+        ] {
+            let target = format!("/channel/seek?topic=t&channel=c&to={to}");
+            if to == format!("id:{own}") {
+                // An id without letters has no upper case.
+                continue;
+            }
+            let refused = nsqd.post(&target, b"").await.expect(400);
+            assert_eq!(refused.json()["message"], answer, "{to}");
+        }
+        let target = format!("/channel/create?topic=t&channel=new&start=id:{foreign}");
+        assert_eq!(nsqd.post(&target, b"").await.expect(400).json()["message"], "UNKNOWN_MESSAGE_ID");
+        assert!(nsqd.channel("t", "new").await.is_none());
+        let mut late = nsqd.connect().await;
+        let start = format!("id:{foreign}");
+        late.identify(json!({"feature_negotiation": true, "channel_start": start})).await;
+        late.line("SUB t new").await;
+        late.refused("E_SUB_FAILED SUB failed this topic has no message of that id on this node").await;
+        assert_eq!(seek(&nsqd, "c", &format!("id:{own}")).await["depth"].as_u64(), Some(50));
+    });
+}
+
+#[test]
 fn a_channel_is_moved_back_and_forth_by_id_and_by_time() {
     test(async {
         let mut nsqd = Daemon::nsqd().flag(KEEP).start().await;

@@ -5,9 +5,10 @@
 //! With topology-aware delivery, the nearest are woken first, and others leave them what they have room for as long
 //! as they are parked: who does not come to take is waited for by nobody.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::in_flight::InFlightList;
+use super::outstanding::Outstanding;
 use crate::clock::Nanos;
 use crate::locality::Locality;
 
@@ -37,6 +38,10 @@ pub struct Consumer {
     pub requeue_count: u64,
     parked: bool,
     closing: bool,
+    /// Its place in [`Consumers::due`]: not after its first deadline. [`Nanos::MAX`] without messages in flight.
+    due_at: Nanos,
+    /// Tells it from one that had the same key before.
+    number: u64,
 }
 
 impl Consumer {
@@ -58,8 +63,8 @@ struct Group {
     eligible_count: usize,
     /// Messages that its parked consumers could be given.
     idle_room: u64,
-    /// Keys in the order in which they parked; a key whose consumer is no longer parked is stale and passed over.
-    parked: VecDeque<ConsumerKey>,
+    /// Keys and numbers in the order in which they parked; one whose consumer is no longer parked is stale and passed over.
+    parked: VecDeque<(ConsumerKey, u64)>,
     /// Messages delivered to it, also to consumers that have left.
     message_count: u64,
 }
@@ -68,7 +73,14 @@ struct Group {
 #[derive(Debug, Default)]
 pub struct Consumers {
     slots: Vec<Option<Consumer>>,
+    /// Keys that are free.
+    free: Vec<ConsumerKey>,
     count: usize,
+    /// How many there ever were.
+    next_number: u64,
+    /// Every consumer with messages in flight, by a time not after its first deadline: looked at when that has come, and
+    /// not with every message.
+    due: BTreeSet<(Nanos, ConsumerKey)>,
     /// By [`Locality`], nearest first.
     groups: [Group; Locality::COUNT],
 }
@@ -76,7 +88,10 @@ pub struct Consumers {
 impl Consumers {
     /// Adds a consumer with RDY 0.
     pub fn add(&mut self, message_timeout: Nanos, sample_rate: u8, locality: Locality) -> ConsumerKey {
+        self.next_number += 1;
         let consumer = Consumer {
+            number: self.next_number,
+            due_at: Nanos::MAX,
             ready_count: 0,
             in_flight_count: 0,
             in_flight: InFlightList::default(),
@@ -90,9 +105,9 @@ impl Consumers {
             closing: false,
         };
         self.count += 1;
-        if let Some(key) = self.slots.iter().position(Option::is_none) {
-            self.slots[key] = Some(consumer);
-            return key as ConsumerKey;
+        if let Some(key) = self.free.pop() {
+            self.slots[key as usize] = Some(consumer);
+            return key;
         }
         self.slots.push(Some(consumer));
         (self.slots.len() - 1) as ConsumerKey
@@ -102,11 +117,19 @@ impl Consumers {
     pub fn remove(&mut self, key: ConsumerKey) {
         if let Some(consumer) = self.slots.get_mut(key as usize).and_then(Option::take) {
             self.count -= 1;
+            self.free.push(key);
+            self.due.remove(&(consumer.due_at, key));
             let group = &mut self.groups[consumer.locality as usize];
             group.eligible_count -= usize::from(consumer.room() > 0);
             group.idle_room -= consumer.idle_room();
-            // A stale key would be taken for the next consumer that gets this slot.
-            group.parked.retain(|&parked| parked != key);
+            // Consumers may come, park and go for ever without a message that takes them out.
+            if group.parked.len() > STALE_KEYS + 2 * self.count {
+                let slots = &self.slots;
+                group.parked.retain(|&(key, number)| {
+                    let consumer = slots.get(key as usize).and_then(Option::as_ref);
+                    consumer.is_some_and(|consumer| consumer.number == number)
+                });
+            }
         }
     }
 
@@ -142,6 +165,9 @@ impl Consumers {
 
     /// Messages that could be handed out at this moment.
     pub fn room(&self) -> u64 {
+        if self.groups.iter().all(|group| group.eligible_count == 0) {
+            return 0;
+        }
         self.iter().map(|(_, consumer)| consumer.room()).sum()
     }
 
@@ -177,7 +203,7 @@ impl Consumers {
             consumer.parked = true;
             let group = &mut self.groups[consumer.locality as usize];
             group.idle_room += consumer.idle_room();
-            group.parked.push_back(key);
+            group.parked.push_back((key, consumer.number));
         }
     }
 
@@ -185,8 +211,10 @@ impl Consumers {
     /// no longer parked.
     pub fn unpark_next(&mut self) -> Option<ConsumerKey> {
         for group in &mut self.groups {
-            while let Some(key) = group.parked.pop_front() {
-                if let Some(Some(consumer)) = self.slots.get_mut(key as usize) {
+            while let Some((key, number)) = group.parked.pop_front() {
+                if let Some(Some(consumer)) = self.slots.get_mut(key as usize)
+                    && consumer.number == number
+                {
                     group.idle_room -= consumer.idle_room();
                     if std::mem::take(&mut consumer.parked) && consumer.room() > 0 {
                         return Some(key);
@@ -197,11 +225,117 @@ impl Consumers {
         None
     }
 
+    /// Messages of this consumer are in flight since the last call, or its deadlines have changed.
+    pub fn note_deadline(&mut self, key: ConsumerKey, outstanding: &Outstanding) {
+        let Some(Some(consumer)) = self.slots.get_mut(key as usize) else { return };
+        let first = consumer.in_flight.first_deadline(outstanding).unwrap_or(Nanos::MAX);
+        if first < consumer.due_at {
+            self.due.remove(&(consumer.due_at, key));
+            self.due.insert((first, key));
+            consumer.due_at = first;
+        }
+    }
+
+    /// A time not after the first deadline of all.
+    pub fn next_due(&self) -> Option<Nanos> {
+        self.due.first().map(|&(at, _)| at)
+    }
+
+    /// A consumer whose time has come. It is asked for again until [`Consumers::look_again`].
+    pub fn due(&self, now: Nanos) -> Option<ConsumerKey> {
+        self.due.first().filter(|(at, _)| *at <= now).map(|&(_, key)| key)
+    }
+
+    /// The messages of this consumer that are due have been dealt with, all or some.
+    pub fn look_again(&mut self, key: ConsumerKey, outstanding: &Outstanding) {
+        let Some(Some(consumer)) = self.slots.get_mut(key as usize) else { return };
+        self.due.remove(&(consumer.due_at, key));
+        consumer.due_at = consumer.in_flight.first_deadline(outstanding).unwrap_or(Nanos::MAX);
+        if consumer.due_at != Nanos::MAX {
+            self.due.insert((consumer.due_at, key));
+        }
+    }
+
+    /// Nothing is in flight any more to anybody.
+    pub fn clear_in_flight(&mut self) {
+        self.due.clear();
+        let keys = self.slots.len() as ConsumerKey;
+        for key in 0..keys {
+            self.update(key, |consumer| {
+                consumer.in_flight = InFlightList::default();
+                consumer.in_flight_count = 0;
+                consumer.due_at = Nanos::MAX;
+            });
+        }
+    }
+
     /// CLS: takes no more, keeps what it has.
     pub fn close(&mut self, key: ConsumerKey) {
         self.update(key, |consumer| {
             consumer.ready_count = 0;
             consumer.closing = true;
         });
+    }
+}
+
+/// So many keys of consumers that have gone are left where they parked, and as many again as there are consumers.
+const STALE_KEYS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::channel::outstanding::{Entry, Place};
+
+    #[test]
+    fn consumers_that_come_park_and_go_leave_nothing_behind() {
+        let mut consumers = Consumers::default();
+        let stays = consumers.add(10, 0, Locality::Zone);
+        for _ in 0..1000 {
+            let key = consumers.add(10, 0, Locality::Zone);
+            assert_eq!(key, 1, "keys are used again");
+            consumers.update(key, |consumer| consumer.ready_count = 1);
+            consumers.park(key);
+            consumers.remove(key);
+            assert!(consumers.groups[0].parked.len() <= STALE_KEYS + 3);
+        }
+        // The key of one that was parked and left does not wake the next that has it.
+        let next = consumers.add(10, 0, Locality::Zone);
+        consumers.update(next, |consumer| consumer.ready_count = 1);
+        assert_eq!(consumers.unpark_next(), None);
+        consumers.park(next);
+        assert_eq!(consumers.unpark_next(), Some(next));
+        consumers.remove(next);
+        consumers.remove(stays);
+        assert_eq!((consumers.len(), consumers.room()), (0, 0));
+    }
+
+    #[test]
+    fn a_consumer_is_due_not_after_its_first_deadline() {
+        let mut consumers = Consumers::default();
+        let mut outstanding = Outstanding::default();
+        let keys = [0, 1, 2].map(|_| consumers.add(10, 0, Locality::Zone));
+        let mut slots = Vec::new();
+        for (sequence, key) in (0..9).zip(keys.into_iter().cycle()) {
+            let deadline = 100 + sequence;
+            let slot = outstanding.insert(Entry {
+                deadline,
+                owner: key,
+                ..Entry::new(sequence, 1, Place::InFlight)
+            });
+            consumers.update(key, |consumer| consumer.in_flight.insert(&mut outstanding, slot));
+            consumers.note_deadline(key, &outstanding);
+            slots.push(slot);
+        }
+        assert_eq!(consumers.due.len(), 3, "one each, however many messages");
+        assert_eq!((consumers.due(99), consumers.next_due()), (None, Some(100)));
+        // The first message is finished: whose turn it was is found out when the time comes.
+        consumers.update(keys[0], |consumer| consumer.in_flight.unlink(&mut outstanding, slots[0]));
+        assert_eq!(consumers.due(100), Some(keys[0]));
+        consumers.look_again(keys[0], &outstanding);
+        assert_eq!((consumers.due(100), consumers.next_due()), (None, Some(101)));
+        consumers.remove(keys[1]);
+        assert_eq!(consumers.next_due(), Some(102));
+        consumers.clear_in_flight();
+        assert_eq!(consumers.next_due(), None);
     }
 }

@@ -2,62 +2,78 @@
 //!
 //! A list threaded through the slab of [`Outstanding`]: delivery and TOUCH append at the tail (a consumer's timeout
 //! is fixed, so later means later due), FIN and REQ unlink in constant time, the timeout scan looks at the head only,
-//! and a disconnect walks its own list. TOUCH near its cap is the one case that has to look for its place.
+//! and a disconnect walks its own list. Messages that were touched until their cap are due in another order; they are
+//! in a tree.
+
+use std::collections::BTreeSet;
 
 use super::outstanding::{NONE, Outstanding, Slot};
 use crate::clock::Nanos;
 
 /// Head and tail of a consumer's list; the links are in the entries.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct InFlightList {
     head: Slot,
     tail: Slot,
+    /// Those that are due before the tail was when they came.
+    capped: BTreeSet<(Nanos, Slot)>,
 }
+
+/// What an entry in the tree has for its links.
+const IN_TREE: Slot = NONE - 1;
 
 impl Default for InFlightList {
     fn default() -> Self {
-        InFlightList { head: NONE, tail: NONE }
+        InFlightList { head: NONE, tail: NONE, capped: BTreeSet::new() }
     }
 }
 
 impl InFlightList {
     /// The message that times out first.
-    pub fn first(&self) -> Option<Slot> {
-        (self.head != NONE).then_some(self.head)
+    pub fn first(&self, outstanding: &Outstanding) -> Option<Slot> {
+        let listed = (self.head != NONE).then_some(self.head);
+        match (listed, self.capped.first()) {
+            (Some(head), Some(&(deadline, slot))) => {
+                Some(if deadline < outstanding.entry(head).deadline { slot } else { head })
+            }
+            (listed, capped) => listed.or(capped.map(|&(_, slot)| slot)),
+        }
     }
 
     /// When the first message times out.
     pub fn first_deadline(&self, outstanding: &Outstanding) -> Option<Nanos> {
-        self.first().map(|slot| outstanding.entry(slot).deadline)
+        self.first(outstanding).map(|slot| outstanding.entry(slot).deadline)
     }
 
-    /// Puts an entry in its place by deadline: at the tail, but for a capped TOUCH.
+    /// Puts an entry in its place by deadline.
     pub fn insert(&mut self, outstanding: &mut Outstanding, slot: Slot) {
         let deadline = outstanding.entry(slot).deadline;
-        let mut after = self.tail;
-        while after != NONE && outstanding.entry(after).deadline > deadline {
-            after = outstanding.entry(after).previous;
+        let after = self.tail;
+        if after != NONE && outstanding.entry(after).deadline > deadline {
+            let entry = outstanding.entry_mut(slot);
+            (entry.previous, entry.next) = (IN_TREE, IN_TREE);
+            self.capped.insert((deadline, slot));
+            return;
         }
-        let before = if after == NONE { self.head } else { outstanding.entry(after).next };
         let entry = outstanding.entry_mut(slot);
-        entry.previous = after;
-        entry.next = before;
+        (entry.previous, entry.next) = (after, NONE);
         match after {
             NONE => self.head = slot,
             _ => outstanding.entry_mut(after).next = slot,
         }
-        match before {
-            NONE => self.tail = slot,
-            _ => outstanding.entry_mut(before).previous = slot,
-        }
+        self.tail = slot;
     }
 
-    /// Takes an entry out of this list.
+    /// Takes an entry out of this list, before its deadline is changed.
     pub fn unlink(&mut self, outstanding: &mut Outstanding, slot: Slot) {
-        let (previous, next) = {
+        let (previous, next, deadline) = {
             let entry = outstanding.entry(slot);
-            (entry.previous, entry.next)
+            (entry.previous, entry.next, entry.deadline)
         };
+        if previous == IN_TREE {
+            self.capped.remove(&(deadline, slot));
+            return;
+        }
         match previous {
             NONE => self.head = next,
             _ => outstanding.entry_mut(previous).next = next,
@@ -65,6 +81,41 @@ impl InFlightList {
         match next {
             NONE => self.tail = previous,
             _ => outstanding.entry_mut(next).previous = previous,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::channel::outstanding::{Entry, Place};
+
+    proptest! {
+        #[test]
+        fn the_first_is_the_one_with_the_earliest_deadline(steps in proptest::collection::vec((0usize..40, 0u64..100), 1..300)) {
+            let mut outstanding = Outstanding::default();
+            let mut list = InFlightList::default();
+            let slots: Vec<Slot> =
+                (0..40).map(|sequence| outstanding.insert(Entry::new(sequence, 1, Place::InFlight))).collect();
+            let mut model = std::collections::BTreeMap::new();
+            for (index, deadline) in steps {
+                let slot = slots[index];
+                if model.remove(&slot).is_some() {
+                    list.unlink(&mut outstanding, slot);
+                } else {
+                    outstanding.entry_mut(slot).deadline = deadline;
+                    list.insert(&mut outstanding, slot);
+                    model.insert(slot, deadline);
+                }
+                prop_assert_eq!(list.first_deadline(&outstanding), model.values().min().copied());
+            }
+            while let Some(slot) = list.first(&outstanding) {
+                prop_assert_eq!(model.values().min().copied(), model.remove(&slot));
+                list.unlink(&mut outstanding, slot);
+            }
+            prop_assert!(model.is_empty());
         }
     }
 }

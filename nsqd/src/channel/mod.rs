@@ -7,10 +7,13 @@
 //! - [`state`]: pure; every transition of a message, with a picture
 //! - [`take`]: pure; handing them out
 //! - [`moving`]: pure; moving the read cursor
-//! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`]: pure; its parts
+//! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; its parts
+//! - [`signal`]: how a consumer is woken, and passed over while it is busy with something else
+//! - `acknowledging`: a run of FIN, REQ and TOUCH under one lock
 //! - [`latency`]: pure; from publishing to FIN, if that is measured
 //! - [`saved`]: pure; to and from a checkpoint, and replaying the journal
 
+mod acknowledging;
 pub mod consumers;
 pub mod in_flight;
 pub mod latency;
@@ -18,6 +21,8 @@ pub mod moving;
 pub mod outstanding;
 pub mod runs;
 pub mod saved;
+pub mod signal;
+pub mod skipped;
 pub mod state;
 pub mod take;
 #[cfg(test)]
@@ -25,15 +30,16 @@ mod model_tests;
 #[cfg(test)]
 mod topology_tests;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use nsq_protocol::ChannelName;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Notify;
 
+pub use self::acknowledging::Acknowledging;
 pub use self::consumers::ConsumerKey;
-use self::saved::Clocks;
+use self::saved::{Clocks, Overtaken, SavedChannel, Saving};
+pub use self::signal::ConsumerSignal;
 pub use self::state::{AckError, ChannelState, Counters, Mark};
 pub use self::take::{Source, Supply, TakeEnd};
 use crate::client_info::ClientInfo;
@@ -45,28 +51,22 @@ use crate::storage::journal::Journal;
 use crate::storage::record::Record;
 use crate::storage::segment::ReadError;
 use crate::storage::{ChannelNumber, TopicNumber};
-use crate::timers::{Expire, Timers};
+use crate::timers::{Expire, Timer, Timers};
 
 /// After the disk could not be read, this long passes before it is tried again, twice as long each time it fails.
 const FIRST_READ_RETRY: Nanos = 100_000_000;
 /// But never longer than this.
 const LAST_READ_RETRY: Nanos = 5_000_000_000;
 
-/// How a channel reaches one consumer's connection.
-#[derive(Debug, Default)]
-pub struct ConsumerSignal {
-    /// There may be something to take, or `closed` was set.
-    pub wake: Notify,
-    /// The channel is gone: the connection must end.
-    pub closed: AtomicBool,
-}
+/// So many messages are put back under one lock, when many come back at once: about 100 microseconds.
+const SLICE: usize = 1000;
 
 struct Inner {
     state: ChannelState,
     cache: BlockCache,
     signals: Vec<Option<(Arc<ConsumerSignal>, Arc<ClientInfo>)>>,
-    /// The earliest wake-up asked of the timers and not come yet.
-    scheduled: Nanos,
+    /// Set not after the next deadline.
+    timer: Timer,
     /// The disk could not be read: when it is tried again, and how long was waited for that.
     retry: Option<(Nanos, Nanos)>,
     closed: bool,
@@ -96,7 +96,6 @@ pub struct Channel {
     /// A copy of the oldest number that the state needs.
     floor: AtomicU64,
     inner: Mutex<Inner>,
-    this: Weak<Channel>,
 }
 
 /// What came of [`Channel::take`].
@@ -128,22 +127,21 @@ impl Channel {
     /// A channel with a state of its own (new or recovered).
     pub fn new(parts: ChannelParts, state: ChannelState) -> Arc<Self> {
         let deadline = state.next_deadline();
-        let channel = Arc::new_cyclic(|this| Channel {
-            parts,
+        let channel = Arc::new_cyclic(|this: &Weak<Channel>| Channel {
             floor: AtomicU64::new(state.lowest_needed()),
             inner: Mutex::new(Inner {
                 state,
                 cache: BlockCache::default(),
                 signals: Vec::new(),
-                scheduled: Nanos::MAX,
+                timer: parts.timers.timer(this.clone()),
                 retry: None,
                 closed: false,
             }),
-            this: this.clone(),
+            parts,
         });
         let holder: Weak<Channel> = Arc::downgrade(&channel);
         channel.parts.log.add_holder(holder);
-        channel.schedule(&mut channel.inner.lock(), deadline);
+        channel.inner.lock().schedule(deadline);
         channel
     }
 
@@ -169,8 +167,7 @@ impl Channel {
         let bound = self.parts.bound.filter(|_| !self.parts.log.is_retaining());
         inner.state.release(to, marks, bound);
         if !marks.is_empty() {
-            let deadline = inner.state.next_deadline();
-            self.schedule(&mut inner, deadline);
+            inner.schedule_next();
         }
         self.settle(inner);
     }
@@ -203,14 +200,25 @@ impl Channel {
 
     /// A consumer leaves; what it had in flight is handed out again at once. Returns whether it was the last one.
     pub fn unsubscribe(&self, key: ConsumerKey) -> bool {
-        let mut inner = self.inner.lock();
-        inner.state.remove_consumer(key);
-        if let Some(signal) = inner.signals.get_mut(key as usize) {
-            *signal = None;
+        loop {
+            let mut inner = self.inner.lock();
+            let is_gone = inner.state.remove_consumer(key, SLICE);
+            if is_gone && let Some(signal) = inner.signals.get_mut(key as usize) {
+                *signal = None;
+            }
+            let last = inner.state.consumers().is_empty();
+            self.settle(inner);
+            if is_gone {
+                return last;
+            }
         }
-        let last = inner.state.consumers().is_empty();
+    }
+
+    /// The consumer was called and cannot come: the next is called in its place. It looks by itself when it is back.
+    pub fn pass_on(&self, key: ConsumerKey) {
+        let mut inner = self.inner.lock();
+        inner.state.pass_on(key);
         self.settle(inner);
-        last
     }
 
     /// RDY.
@@ -236,8 +244,7 @@ impl Channel {
         let (count, end) = inner.state.take(key, now, &mut reader);
         let request = reader.request();
         if count > 0 {
-            let deadline = inner.state.next_deadline_of(key);
-            self.schedule(inner, deadline);
+            inner.schedule_next();
         }
         self.settle(guard);
         Taken { count, end, request, at: now }
@@ -249,6 +256,7 @@ impl Channel {
         match result {
             Ok(chunk) => {
                 self.parts.log.read_worked();
+                self.parts.log.learn_ids(chunk.frames());
                 let mut inner = self.inner.lock();
                 inner.cache.put(request, chunk);
                 inner.retry = None;
@@ -269,30 +277,22 @@ impl Channel {
         let at = clock::monotonic().saturating_add(wait);
         inner.retry = Some((at, wait));
         inner.state.set_suspended(true);
-        self.schedule(&mut inner, Some(at));
-    }
-
-    /// Begins a run of FIN, REQ and TOUCH by one consumer; what follows from them happens once, when the run ends.
-    pub fn acknowledge(&self, key: ConsumerKey) -> Acknowledging<'_> {
-        let monotonic = clock::monotonic();
-        let now = Clocks { monotonic, wall_ns: clock::wall_at(monotonic) };
-        Acknowledging { channel: self, key, now, inner: Some(self.inner.lock()) }
+        inner.schedule(Some(at));
     }
 
     /// Drops all messages.
     pub fn empty(&self) {
         let mut inner = self.inner.lock();
-        inner.state.empty();
+        let emptied = inner.state.empty();
         self.record(&Record::ChannelEmptied {
             topic: self.parts.topic_number,
             channel: self.parts.number,
             up_to: inner.state.cursor(),
         });
         // Consumers that were full have room again: let them park.
-        for (signal, _) in inner.signals.iter().flatten() {
-            signal.wake.notify_one();
-        }
+        inner.signals.iter().flatten().for_each(|(signal, _)| signal.call_and_wake());
         self.settle(inner);
+        drop(emptied);
     }
 
     /// Moves the read cursor to where `choose` says, and forward or back as it says; it is told cursor and end.
@@ -311,8 +311,7 @@ impl Channel {
             to,
             forward,
         });
-        let deadline = inner.state.next_deadline();
-        self.schedule(&mut inner, deadline);
+        inner.schedule_next();
         let moved = Moved { to, depth: inner.state.depth() };
         self.settle(inner);
         Ok(moved)
@@ -341,19 +340,36 @@ impl Channel {
     pub fn close(&self) {
         let mut inner = self.inner.lock();
         inner.closed = true;
-        for (signal, _) in inner.signals.iter().flatten() {
-            signal.closed.store(true, Ordering::Release);
-            signal.wake.notify_one();
-        }
+        inner.signals.iter().flatten().for_each(|(signal, _)| signal.close());
     }
 
-    /// Runs `look` on the state and the consumers' connections, for statistics and checkpoints.
-    pub fn inspect<T>(&self, look: impl FnOnce(&ChannelState, &[(ConsumerKey, Arc<ClientInfo>)]) -> T) -> T {
+    /// Runs `look` on the state and the consumers' connections, for statistics.
+    pub fn inspect<T>(&self, look: impl FnOnce(&ChannelState, Infos<'_>) -> T) -> T {
         let inner = self.inner.lock();
-        let infos: Vec<_> = (inner.signals.iter().enumerate())
-            .filter_map(|(key, signal)| Some((key as ConsumerKey, signal.as_ref()?.1.clone())))
-            .collect();
-        look(&inner.state, &infos)
+        look(&inner.state, Infos(&inner.signals))
+    }
+
+    /// Begins to save it for a checkpoint.
+    pub fn begin_saving(&self, clocks: Clocks) -> Saving {
+        self.inner.lock().state.begin_saving(clocks)
+    }
+
+    /// Saves the rest, about `slice` messages under one lock; others have their turn in between, and so has `between`.
+    pub fn save(
+        &self,
+        mut saving: Saving,
+        slice: usize,
+        between: &mut dyn FnMut(),
+    ) -> Result<SavedChannel, Overtaken> {
+        loop {
+            let inner = self.inner.lock();
+            let has_more = saving.go_on(&inner.state, slice)?;
+            MutexGuard::unlock_fair(inner);
+            if !has_more {
+                return Ok(saving.complete());
+            }
+            between();
+        }
     }
 
     /// From now on it is measured how long messages take from publishing to FIN, over windows of this length.
@@ -379,12 +395,10 @@ impl Channel {
     }
 
     /// After any change: the journal learns what was finished, memory below the floor is freed, and one parked
-    /// consumer is woken if there is something for it (it wakes the next, if it leaves some).
+    /// consumer that can take at once is woken if there is something for it (it wakes the next, if it leaves some).
     fn settle(&self, mut guard: MutexGuard<'_, Inner>) {
         let inner = &mut *guard;
-        let woken = inner.state.wake_next();
-        let signal =
-            woken.and_then(|key| inner.signals.get(key as usize)?.as_ref()).map(|(signal, _)| signal.clone());
+        let signal = inner.call_next();
         let mut trim = false;
         if let Some(runs) = inner.state.drain_finished() {
             let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();
@@ -402,20 +416,46 @@ impl Channel {
         }
         drop(guard);
         if let Some(signal) = signal {
-            signal.wake.notify_one();
+            signal.wake();
         }
         if trim {
             self.parts.log.trim();
         }
     }
+}
 
-    fn schedule(&self, inner: &mut Inner, deadline: Option<Nanos>) {
-        if let Some(deadline) = deadline
-            && deadline < inner.scheduled
-        {
-            inner.scheduled = deadline;
-            let this: Weak<Channel> = self.this.clone();
-            self.parts.timers.schedule(deadline, this);
+/// The connections of a channel's consumers.
+#[derive(Clone, Copy)]
+pub struct Infos<'a>(&'a [Option<(Arc<ConsumerSignal>, Arc<ClientInfo>)>]);
+
+impl<'a> Infos<'a> {
+    /// All of them.
+    pub fn iter(self) -> impl Iterator<Item = (ConsumerKey, &'a Arc<ClientInfo>)> {
+        self.0.iter().enumerate().filter_map(|(key, signal)| Some((key as ConsumerKey, &signal.as_ref()?.1)))
+    }
+}
+
+impl Inner {
+    /// Of the parked consumers the next that can take at once, called and to be woken. Those that are away are called as
+    /// well: they take when they are back.
+    fn call_next(&mut self) -> Option<Arc<ConsumerSignal>> {
+        while let Some(key) = self.state.wake_next() {
+            match self.signals.get(key as usize) {
+                Some(Some((signal, _))) if signal.call() => return Some(signal.clone()),
+                _ => self.state.pass_on(key),
+            }
+        }
+        None
+    }
+
+    fn schedule_next(&mut self) {
+        let deadline = self.state.next_deadline();
+        self.schedule(deadline);
+    }
+
+    fn schedule(&mut self, deadline: Option<Nanos>) {
+        if let Some(deadline) = deadline {
+            self.timer.set_at_latest(deadline);
         }
     }
 }
@@ -433,83 +473,21 @@ impl Holder for Channel {
 impl Expire for Channel {
     fn expire(&self, now: Nanos) {
         let mut inner = self.inner.lock();
-        let owners = inner.state.expire(now);
+        let owners = inner.state.expire(now, SLICE);
         for key in owners {
             // The owner has room again, and may be the only one who can take what timed out.
             if let Some(Some((signal, _))) = inner.signals.get(key as usize) {
-                signal.wake.notify_one();
+                signal.call_and_wake();
             }
         }
-        // A later wake-up may be on its way from before an earlier one was asked for; one too many does no harm.
-        inner.scheduled = Nanos::MAX;
         let retry = inner.retry.map(|(at, _)| at);
         if retry.is_some_and(|at| at <= now) {
             inner.state.set_suspended(false);
         }
-        let deadline = inner.state.next_deadline().into_iter().chain(retry.filter(|at| *at > now)).min();
-        self.schedule(&mut inner, deadline);
+        // What is left over is due at once, but behind what others have to do.
+        let next = inner.state.next_deadline().map(|deadline| deadline.max(now));
+        let next = next.into_iter().chain(retry.filter(|at| *at > now)).min();
+        inner.timer.set(next);
         self.settle(inner);
-    }
-}
-
-/// A run of acknowledgements by one consumer, under the channel's lock. Ends when dropped.
-pub struct Acknowledging<'a> {
-    channel: &'a Channel,
-    key: ConsumerKey,
-    now: Clocks,
-    inner: Option<MutexGuard<'a, Inner>>,
-}
-
-impl Acknowledging<'_> {
-    /// FIN.
-    pub fn finish(&mut self, sequence: u64) -> Result<(), AckError> {
-        let (key, now) = (self.key, self.now);
-        self.state().finish(key, sequence, now)
-    }
-
-    /// REQ, at once or after a delay.
-    pub fn requeue(&mut self, sequence: u64, delay: Nanos) -> Result<(), AckError> {
-        let (key, now) = (self.key, self.now.monotonic);
-        if let Some(attempts) = self.state().requeue(key, sequence, delay, now)? {
-            self.channel.record(&Record::Requeue {
-                topic: self.channel.parts.topic_number,
-                channel: self.channel.parts.number,
-                sequence,
-                attempts,
-                due_ns: if delay == 0 { 0 } else { clock::wall_ns().saturating_add_unsigned(delay) },
-            });
-        }
-        if delay > 0
-            && let Some(inner) = &mut self.inner
-        {
-            self.channel.schedule(inner, Some(now.saturating_add(delay)));
-        }
-        Ok(())
-    }
-
-    /// TOUCH.
-    pub fn touch(&mut self, sequence: u64) -> Result<(), AckError> {
-        let (key, now) = (self.key, self.now.monotonic);
-        self.state().touch(key, sequence, now)?;
-        if let Some(inner) = &mut self.inner {
-            let deadline = inner.state.next_deadline_of(key);
-            self.channel.schedule(inner, deadline);
-        }
-        Ok(())
-    }
-
-    fn state(&mut self) -> &mut ChannelState {
-        match &mut self.inner {
-            Some(inner) => &mut inner.state,
-            None => unreachable!("the guard is taken only by drop"),
-        }
-    }
-}
-
-impl Drop for Acknowledging<'_> {
-    fn drop(&mut self) {
-        if let Some(inner) = self.inner.take() {
-            self.channel.settle(inner);
-        }
     }
 }

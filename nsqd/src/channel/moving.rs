@@ -36,6 +36,7 @@ impl ChannelState {
 
     /// Moves the cursor forward to `to`, at most the end: everything before it is finished.
     pub fn move_forward(&mut self, to: u64) {
+        self.upheavals += 1;
         for (sequence, slot, place) in self.entries() {
             match place {
                 Place::InFlight if sequence < to => self.outstanding.entry_mut(slot).recall = Recall::Finish,
@@ -51,6 +52,7 @@ impl ChannelState {
     /// Moves the cursor back to `to`: everything from there on is handed out (again). `marks` tell what of that is not to
     /// be handed out in turn.
     pub fn move_back(&mut self, to: u64, marks: &[Mark]) {
+        self.upheavals += 1;
         for (sequence, slot, place) in self.entries() {
             let entry = self.outstanding.entry_mut(slot);
             match place {
@@ -67,7 +69,6 @@ impl ChannelState {
         self.leave_queues();
         // They are older than all that comes now.
         self.waiting.iter_mut().for_each(|(after, _)| *after = to.min(*after));
-        self.outstanding.begin_window();
         self.cursor = to;
         self.come_again(to, marks);
     }

@@ -113,8 +113,11 @@ impl Default for Outstanding {
 const WINDOW_KEEP: usize = 4096;
 /// A window with less than one in this many places taken moves its oldest entries to the tree.
 const WINDOW_SPARSITY: usize = 8;
-/// A jump in sequence numbers longer than this is not filled with empty places.
+/// A jump in sequence numbers longer than this, and than the window, is not filled with empty places.
 const WINDOW_JUMP: u64 = 1024;
+/// So many places of a window that should go are given up with each message that comes: a million at once would take too
+/// long.
+const THIN: usize = 32;
 
 impl Outstanding {
     /// How many messages are outstanding.
@@ -163,24 +166,25 @@ impl Outstanding {
     pub fn insert(&mut self, entry: Entry) -> Slot {
         let sequence = entry.sequence;
         let slot = self.allocate(entry);
-        let end = self.window_start + self.window.len() as u64;
         if self.window.is_empty() {
             self.window_start = sequence;
             self.push_window(slot);
-        } else if sequence < self.window_start {
+            return slot;
+        }
+        let len = self.window.len() as u64;
+        let end = self.window_start + len;
+        if sequence < self.window_start || sequence > end + len.max(WINDOW_JUMP) {
+            // Another window begins, once this one is gone.
             self.sparse.insert(sequence, slot);
+            self.thin_window();
         } else if sequence < end {
             self.window[(sequence - self.window_start) as usize] = slot;
             self.window_count += 1;
-        } else if sequence - end > WINDOW_JUMP {
-            self.move_window_to_sparse(0);
-            self.window_start = sequence;
-            self.push_window(slot);
         } else {
             self.window.extend(std::iter::repeat_n(NONE, (sequence - end) as usize));
             self.push_window(slot);
             if self.window.len() > WINDOW_KEEP && self.window_count * WINDOW_SPARSITY < self.window.len() {
-                self.move_window_to_sparse(WINDOW_KEEP / 2);
+                self.thin_window();
             }
         }
         slot
@@ -217,9 +221,9 @@ impl Outstanding {
         std::mem::replace(&mut self.entries[slot as usize], free)
     }
 
-    /// Removes everything.
-    pub fn clear(&mut self) {
-        *self = Outstanding::default();
+    /// Removes everything; returns it, to be dropped where that holds up nobody.
+    pub fn clear(&mut self) -> Outstanding {
+        std::mem::take(self)
     }
 
     /// The outstanding sequence numbers of `from..to`, at most `limit`, in order.
@@ -239,14 +243,30 @@ impl Outstanding {
         found
     }
 
+    /// Tells some of the entries from `from` on, in order, looking at about `most` places. Returns where to go on; none
+    /// if these were all.
+    pub fn slice(&self, from: u64, most: usize, mut tell: impl FnMut(&Entry)) -> Option<u64> {
+        let most = most.max(1);
+        let mut found: Vec<(u64, Slot)> =
+            self.sparse.range(from..).take(most).map(|(&sequence, &slot)| (sequence, slot)).collect();
+        let mut next = if found.len() == most { found.last().map(|(last, _)| last + 1) } else { None };
+        let start = (from.saturating_sub(self.window_start) as usize).min(self.window.len());
+        let end = start.saturating_add(most).min(self.window.len());
+        let slots = self.window.range(start..end).enumerate().filter(|(_, slot)| **slot != NONE);
+        found.extend(slots.map(|(index, &slot)| (self.window_start + (start + index) as u64, slot)));
+        if end < self.window.len() {
+            let looked_to = self.window_start + end as u64;
+            next = Some(next.map_or(looked_to, |next| next.min(looked_to)));
+        }
+        found.sort_unstable();
+        found.retain(|&(sequence, _)| next.is_none_or(|next| sequence < next));
+        found.into_iter().for_each(|(_, slot)| tell(self.entry(slot)));
+        next
+    }
+
     /// All entries in use, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.place != Place::Free)
-    }
-
-    /// What is inserted next may have any sequence number: the window begins there.
-    pub fn begin_window(&mut self) {
-        self.move_window_to_sparse(0);
     }
 
     fn allocate(&mut self, entry: Entry) -> Slot {
@@ -273,8 +293,8 @@ impl Outstanding {
         }
     }
 
-    fn move_window_to_sparse(&mut self, keep: usize) {
-        while self.window.len() > keep {
+    fn thin_window(&mut self) {
+        for _ in 0..THIN {
             let Some(slot) = self.window.pop_front() else { break };
             if slot != NONE {
                 self.sparse.insert(self.window_start, slot);
@@ -308,6 +328,28 @@ mod tests {
         assert!(outstanding.entries.len() <= 2);
     }
 
+    #[test]
+    fn a_jump_moves_few_messages_at_a_time() {
+        for (jump, back) in [(1_000_000, 0), (0, 50_000)] {
+            let mut outstanding = Outstanding::default();
+            (100_000..200_000).for_each(|sequence| _ = outstanding.insert(entry(sequence)));
+            let next = 200_000 + jump - back * 4;
+            for sequence in next..next + 5_000 {
+                let before = outstanding.window.len();
+                outstanding.insert(entry(sequence));
+                assert!(
+                    before.saturating_sub(outstanding.window.len()) <= THIN || outstanding.window.len() <= 1
+                );
+            }
+            assert_eq!((outstanding.len(), outstanding.lowest()), (105_000, Some(next.min(100_000))));
+            assert_eq!(
+                outstanding.window_start,
+                next + 100_000 / THIN as u64,
+                "the new ones have a window of their own"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn behaves_as_a_map(steps in proptest::collection::vec((0u64..6000, 0u8..4), 1..400)) {
@@ -329,6 +371,16 @@ mod tests {
                 let (from, to) = (sequence / 2, sequence + 50);
                 let between: Vec<u64> = model.range(from..to).map(|(&k, _)| k).take(5).collect();
                 prop_assert_eq!(outstanding.between(from, to, 5), between);
+            }
+            for most in [1, 7, 1000, usize::MAX] {
+                let (mut sliced, mut from) = (Vec::new(), Some(0));
+                while let Some(at) = from {
+                    let before = sliced.len();
+                    from = outstanding.slice(at, most, |entry| sliced.push(entry.sequence));
+                    prop_assert!(from.is_none_or(|from| from > at));
+                    prop_assert!(sliced.len() - before <= most.saturating_mul(2));
+                }
+                prop_assert_eq!(&sliced, &model.keys().copied().collect::<Vec<_>>());
             }
             for (sequence, slot) in model {
                 prop_assert_eq!(outstanding.find(sequence), Some(slot));

@@ -2,15 +2,21 @@
 //!
 //! Replaying is idempotent: a checkpoint is taken while acknowledgements go on, so records from before it may come
 //! again. What was handed out without being finished counts as delivered once more, and waits.
+//!
+//! A channel may have millions of outstanding messages, so they are saved a slice at a time, and it works on in between
+//! ([`Saving`]). For each message that was behind the cursor when saving began, the checkpoint then says what was true
+//! when its slice was looked at, and the journal says what has happened since then, and a bit before. Of messages that were
+//! ahead of the cursor it says that they are ahead.
 
 use std::cmp::Reverse;
 
 use super::outstanding::{Entry, Place, Recall};
-use super::runs::Runs;
+use super::skipped::Skipped;
 use super::state::{ChannelState, Counters, Mark};
 use crate::clock::Nanos;
 use crate::log::retention::merged;
 use crate::storage::checkpoint::OutstandingCheckpoint;
+use crate::storage::outstanding_list::OutstandingList;
 
 /// Both clocks at one moment, to turn saved wall time into deadlines and back.
 #[derive(Debug, Clone, Copy)]
@@ -43,32 +49,86 @@ pub struct SavedChannel {
     /// Parts behind the cursor's end that are skipped.
     pub skipped: Vec<(u64, u64)>,
     /// Not finished.
-    pub outstanding: Vec<OutstandingCheckpoint>,
+    pub outstanding: OutstandingList,
     /// Paused.
     pub paused: bool,
     /// Counters.
     pub counters: Counters,
 }
 
-impl ChannelState {
-    /// For a checkpoint.
-    pub fn save(&self, clocks: Clocks) -> SavedChannel {
-        let mut outstanding: Vec<_> = (self.outstanding.iter())
-            .filter(|entry| entry.recall != Recall::Finish)
-            .map(|entry| OutstandingCheckpoint {
-                sequence: entry.sequence,
-                attempts: entry.attempts,
-                due_ns: if entry.place == Place::Deferred { clocks.to_wall(entry.deadline) } else { 0 },
-            })
-            .collect();
-        outstanding.sort_unstable_by_key(|entry| entry.sequence);
+/// See the module.
+#[derive(Debug)]
+pub struct Saving {
+    cursor: u64,
+    skipped: Skipped,
+    paused: bool,
+    counters: Counters,
+    outstanding: OutstandingList,
+    clocks: Clocks,
+    /// Messages before this have been looked at; none if all have.
+    next: Option<u64>,
+    upheavals: u64,
+}
+
+/// The channel was moved or emptied while it was saved: what was seen before and after does not go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overtaken;
+
+impl Saving {
+    /// Looks at about `most` outstanding messages. Returns whether there are more.
+    pub fn go_on(&mut self, state: &ChannelState, most: usize) -> Result<bool, Overtaken> {
+        if state.upheavals != self.upheavals {
+            return Err(Overtaken);
+        }
+        let Some(from) = self.next else { return Ok(false) };
+        let (cursor, clocks) = (self.cursor, self.clocks);
+        let (skipped, outstanding) = (&self.skipped, &mut self.outstanding);
+        self.next = state.outstanding.slice(from, most, |entry| {
+            let was_outstanding = entry.sequence < cursor || skipped.contains(entry.sequence);
+            if was_outstanding && entry.recall != Recall::Finish {
+                let due_ns = if entry.place == Place::Deferred { clocks.to_wall(entry.deadline) } else { 0 };
+                outstanding.push(OutstandingCheckpoint {
+                    sequence: entry.sequence,
+                    attempts: entry.attempts,
+                    due_ns,
+                });
+            }
+        });
+        Ok(self.next.is_some())
+    }
+
+    /// What was saved.
+    pub fn complete(self) -> SavedChannel {
         SavedChannel {
             cursor: self.cursor,
             skipped: self.skipped.iter().collect(),
-            outstanding,
+            outstanding: self.outstanding,
             paused: self.paused,
             counters: self.counters,
         }
+    }
+}
+
+impl ChannelState {
+    /// Begins to save it for a checkpoint. Takes no longer with many messages.
+    pub fn begin_saving(&self, clocks: Clocks) -> Saving {
+        Saving {
+            cursor: self.cursor,
+            skipped: self.skipped.clone(),
+            paused: self.paused,
+            counters: self.counters,
+            outstanding: OutstandingList::default(),
+            clocks,
+            next: Some(0),
+            upheavals: self.upheavals,
+        }
+    }
+
+    /// Saves it at one moment.
+    pub fn save(&self, clocks: Clocks) -> SavedChannel {
+        let mut saving = self.begin_saving(clocks);
+        while saving.go_on(self, usize::MAX) == Ok(true) {}
+        saving.complete()
     }
 
     /// From a checkpoint of a topic that was released up to `released`. Until [`ChannelState::recovered`],
@@ -81,7 +141,7 @@ impl ChannelState {
         longest_delay: Nanos,
     ) -> Self {
         let mut state = ChannelState::new(saved.cursor, max_message_timeout);
-        state.skipped = saved.skipped.iter().copied().collect::<Runs>();
+        state.skipped = saved.skipped.iter().copied().collect();
         state.end = released.max(saved.cursor);
         state.paused = saved.paused;
         state.counters = saved.counters;

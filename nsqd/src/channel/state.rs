@@ -24,6 +24,7 @@ use super::latency::{Latencies, LatencyHistogram};
 use super::outstanding::{Entry, Outstanding, Place, Recall, Slot};
 use super::runs::Runs;
 use super::saved::Clocks;
+use super::skipped::Skipped;
 use crate::clock::Nanos;
 use crate::locality::Locality;
 
@@ -80,7 +81,7 @@ pub struct ChannelState {
     /// One past the last that was released to this channel.
     pub(super) end: u64,
     /// Parts of `cursor..end` that are not to be handed out in turn: deferred, dropped, refused.
-    pub(super) skipped: Runs,
+    pub(super) skipped: Skipped,
     pub(super) outstanding: Outstanding,
     /// To be handed out again, with the end at the time they came back.
     pub(super) waiting: VecDeque<(u64, Slot)>,
@@ -98,9 +99,21 @@ pub struct ChannelState {
     /// Finished since [`ChannelState::drain_finished`] was last called.
     pub(super) finished: Runs,
     max_message_timeout: Nanos,
+    /// How often it was moved or emptied: a checkpoint is of before that or of after it.
+    pub(super) upheavals: u64,
     pub(super) random: u64,
     /// None unless they are measured.
     pub(super) latencies: Option<Box<Latencies>>,
+}
+
+/// What [`ChannelState::empty`] has dropped.
+#[must_use = "freeing it takes a while"]
+pub struct Emptied {
+    _outstanding: Outstanding,
+    _waiting: VecDeque<(u64, Slot)>,
+    _deferred: BinaryHeap<Reverse<(Nanos, Slot)>>,
+    _skipped: Skipped,
+    _finished: Runs,
 }
 
 impl ChannelState {
@@ -109,7 +122,7 @@ impl ChannelState {
         ChannelState {
             cursor,
             end: cursor,
-            skipped: Runs::default(),
+            skipped: Skipped::default(),
             outstanding: Outstanding::default(),
             waiting: VecDeque::new(),
             deferred: BinaryHeap::new(),
@@ -121,6 +134,7 @@ impl ChannelState {
             in_flight_count: 0,
             finished: Runs::default(),
             max_message_timeout,
+            upheavals: 0,
             random: cursor.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             latencies: None,
         }
@@ -271,6 +285,7 @@ impl ChannelState {
                 now.saturating_add(consumer.message_timeout).min(entry.delivered_at.saturating_add(cap));
             consumer.in_flight.insert(outstanding, slot);
         });
+        self.consumers.note_deadline(key, &self.outstanding);
         Ok(())
     }
 
@@ -302,47 +317,48 @@ impl ChannelState {
     }
 
     /// Time has come to `now`: messages past their deadline in flight, and deferred ones that are due, wait to be
-    /// handed out. Returns the time-outs per consumer, so that an owner's freed room can be used.
-    pub fn expire(&mut self, now: Nanos) -> Vec<ConsumerKey> {
+    /// handed out; `most` of them, the others at the next call. Returns the consumers who had some of them, so that an
+    /// owner's freed room can be used.
+    pub fn expire(&mut self, now: Nanos, most: usize) -> Vec<ConsumerKey> {
         let mut owners = Vec::new();
-        for key in self.consumers.iter().map(|(key, _)| key).collect::<Vec<_>>() {
-            let mut any = false;
-            while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first())
+        let mut left = most;
+        while left > 0
+            && let Some(key) = self.consumers.due(now)
+        {
+            let before = left;
+            while left > 0
+                && let Some(slot) = self.first_in_flight(key)
                 && self.outstanding.entry(slot).deadline <= now
             {
                 self.leave_flight(slot, |_| {});
                 self.counters.timeout_count += 1;
                 self.come_back(slot);
-                any = true;
+                left -= 1;
             }
-            if any {
+            if left < before {
                 owners.push(key);
             }
+            self.consumers.look_again(key, &self.outstanding);
         }
-        while let Some(&Reverse((due, slot))) = self.deferred.peek()
+        while left > 0
+            && let Some(&Reverse((due, slot))) = self.deferred.peek()
             && due <= now
         {
             self.deferred.pop();
             self.wait(slot);
+            left -= 1;
         }
         owners
     }
 
-    /// When [`ChannelState::expire`] next has something to do.
-    pub fn next_deadline(&self) -> Option<Nanos> {
-        let in_flight = self
-            .consumers
-            .iter()
-            .filter_map(|(_, consumer)| consumer.in_flight.first_deadline(&self.outstanding));
-        in_flight.chain(self.deferred.peek().map(|&Reverse((due, _))| due)).min()
+    fn first_in_flight(&self, key: ConsumerKey) -> Option<Slot> {
+        self.consumers.get(key)?.in_flight.first(&self.outstanding)
     }
 
-    /// The earliest deadline that concerns one consumer's list or the deferred ones; cheaper than
-    /// [`ChannelState::next_deadline`] with many consumers.
-    pub fn next_deadline_of(&self, key: ConsumerKey) -> Option<Nanos> {
-        let in_flight =
-            self.consumers.get(key).and_then(|consumer| consumer.in_flight.first_deadline(&self.outstanding));
-        in_flight.into_iter().chain(self.deferred.peek().map(|&Reverse((due, _))| due)).min()
+    /// When [`ChannelState::expire`] next may have something to do: never after that.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        let deferred = self.deferred.peek().map(|&Reverse((due, _))| due);
+        self.consumers.next_due().into_iter().chain(deferred).min()
     }
 
     /// A consumer subscribes, with RDY 0.
@@ -355,40 +371,52 @@ impl ChannelState {
         self.consumers.add(message_timeout, sample_rate, locality)
     }
 
-    /// A consumer leaves; what it had in flight waits to be handed out again.
-    pub fn remove_consumer(&mut self, key: ConsumerKey) {
-        while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first()) {
+    /// A consumer leaves: what it had in flight waits to be handed out again, `most` messages of it. Returns whether that
+    /// is all and the consumer is gone; else it takes no more, and this is to be called again.
+    pub fn remove_consumer(&mut self, key: ConsumerKey, most: usize) -> bool {
+        self.close_consumer(key);
+        for _ in 0..most {
+            let Some(slot) = self.first_in_flight(key) else {
+                self.consumers.remove(key);
+                return true;
+            };
             self.leave_flight(slot, |_| {});
             self.come_back(slot);
         }
-        self.consumers.remove(key);
-        self.woken.take_if(|woken| *woken == key);
+        false
     }
 
     /// RDY.
     pub fn set_ready(&mut self, key: ConsumerKey, ready_count: u64) {
         self.consumers.update(key, |consumer| consumer.ready_count = ready_count);
+        self.pass_on_without_room(key);
     }
 
     /// CLS.
     pub fn close_consumer(&mut self, key: ConsumerKey) {
         self.consumers.close(key);
+        self.pass_on_without_room(key);
     }
 
-    /// Drops everything: ahead, in flight, deferred, waiting.
-    pub fn empty(&mut self) {
-        let keys: Vec<_> = self.consumers.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            while let Some(slot) = self.consumers.get(key).and_then(|consumer| consumer.in_flight.first()) {
-                self.leave_flight(slot, |_| {});
-            }
+    fn pass_on_without_room(&mut self, key: ConsumerKey) {
+        if self.woken == Some(key) && self.consumers.get(key).is_none_or(|consumer| consumer.room() == 0) {
+            self.woken = None;
         }
-        self.outstanding.clear();
-        self.waiting.clear();
-        self.deferred.clear();
-        self.skipped.clear();
-        self.finished.clear();
+    }
+
+    /// Drops everything: ahead, in flight, deferred, waiting. Returns it, to be dropped where that holds up nobody.
+    pub fn empty(&mut self) -> Emptied {
+        self.upheavals += 1;
+        self.consumers.clear_in_flight();
+        self.in_flight_count = 0;
         self.cursor = self.end;
+        Emptied {
+            _outstanding: self.outstanding.clear(),
+            _waiting: std::mem::take(&mut self.waiting),
+            _deferred: std::mem::take(&mut self.deferred),
+            _skipped: std::mem::take(&mut self.skipped),
+            _finished: std::mem::take(&mut self.finished),
+        }
     }
 
     /// Nothing is handed out while paused; acknowledgements and deadlines go on.

@@ -109,6 +109,9 @@ impl ChannelState {
             consumer.in_flight_count += given;
             consumer.message_count += given;
         });
+        if given > 0 {
+            self.consumers.note_deadline(key, &self.outstanding);
+        }
         if end == TakeEnd::Satisfied && share < room {
             // Others have a share in what is left; should they not want it, the turn comes back to this one.
             self.consumers.park(key);
@@ -228,12 +231,17 @@ impl ChannelState {
     }
 
     /// If there is something to hand out and somebody parked who may have it, the one to wake. It must take, even if
-    /// it has no use for anything any more.
+    /// it has no use for anything any more; if it cannot, [`ChannelState::pass_on`] must follow.
     pub fn wake_next(&mut self) -> Option<ConsumerKey> {
         if self.paused || self.suspended || self.depth() == 0 || self.woken.is_some() {
             return None;
         }
         self.woken = self.consumers.unpark_next();
         self.woken
+    }
+
+    /// This consumer cannot take just now. If it was woken, the next may be. It takes by itself when it can.
+    pub fn pass_on(&mut self, key: ConsumerKey) {
+        self.woken.take_if(|woken| *woken == key);
     }
 }

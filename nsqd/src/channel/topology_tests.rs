@@ -143,7 +143,7 @@ impl Model {
             Step::Subscribe(locality, ready) => _ = self.subscribe(locality, ready),
             Step::Leave(number) => {
                 if let Some(key) = self.pick(number) {
-                    self.state.remove_consumer(key);
+                    self.state.remove_consumer(key, usize::MAX);
                     self.consumers.remove(&key);
                 }
             }
@@ -172,7 +172,7 @@ impl Model {
             }
             Step::TimeOut => {
                 self.now += TIMEOUT;
-                for key in self.state.expire(self.now) {
+                for key in self.state.expire(self.now, usize::MAX) {
                     self.consumers.get_mut(&key).unwrap().in_flight.clear();
                     self.look(key);
                 }

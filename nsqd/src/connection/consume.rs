@@ -11,7 +11,7 @@ use super::state::ConnectionState;
 use super::{Connection, End};
 use crate::channel::{AckError, Channel, ConsumerKey, ConsumerSignal};
 use crate::clock;
-use crate::log::tail::sequence_of;
+use crate::log::TopicLog;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
@@ -27,7 +27,22 @@ pub struct Subscription {
     left: bool,
 }
 
+/// What it takes to reach a subscription while the connection works.
+pub struct Place {
+    /// The channel.
+    pub channel: Arc<Channel>,
+    /// The consumer's name there.
+    pub key: ConsumerKey,
+    /// Where the channel wakes it.
+    pub signal: Arc<ConsumerSignal>,
+}
+
 impl Subscription {
+    /// See [`Place`]. To be dropped before the subscription is left.
+    pub fn place(&self) -> Place {
+        Place { channel: self.channel.clone(), key: self.key, signal: self.signal.clone() }
+    }
+
     /// Gives the place up; an ephemeral channel goes with its last consumer.
     pub async fn leave(mut self, registry: &Registry) {
         self.left = true;
@@ -120,18 +135,19 @@ impl Connection {
         let context = self.context.clone();
         let Some(subscription) = &self.subscription else { return data.len() };
         let max_delay = context.registry.engine().limits.max_req_timeout;
+        let log = subscription.topic.log();
         let mut acknowledging = subscription.channel.acknowledge(subscription.key);
         let (mut used, mut count, mut finished, mut requeued) = (0, 0, 0, 0);
         while count < RUN_ACKNOWLEDGEMENTS
             && let Decoded::Command { command, consumed } = decode(&data[used..], &context.limits)
         {
             let (verb, id, result) = match command {
-                Command::Fin { id } => (Verb::Fin, id, by_number(id, |n| acknowledging.finish(n))),
+                Command::Fin { id } => (Verb::Fin, id, by_number(log, id, |n| acknowledging.finish(n))),
                 Command::Req { id, delay_ms } => {
                     let delay = Duration::from_millis(delay_ms).min(max_delay);
-                    (Verb::Req, id, by_number(id, |n| acknowledging.requeue(n, clock::nanos(delay))))
+                    (Verb::Req, id, by_number(log, id, |n| acknowledging.requeue(n, clock::nanos(delay))))
                 }
-                Command::Touch { id } => (Verb::Touch, id, by_number(id, |n| acknowledging.touch(n))),
+                Command::Touch { id } => (Verb::Touch, id, by_number(log, id, |n| acknowledging.touch(n))),
                 _ => break,
             };
             match (result, verb) {
@@ -155,9 +171,13 @@ impl Connection {
     }
 }
 
-/// Ids that we never gave out are not in flight.
-fn by_number(id: MessageId, act: impl FnOnce(u64) -> Result<(), AckError>) -> Result<(), AckError> {
-    id.to_u64().map_or(Err(AckError::NotInFlight), |number| act(sequence_of(number)))
+/// Ids that this topic never gave out are not in flight, also if another node gave them.
+fn by_number(
+    log: &TopicLog,
+    id: MessageId,
+    act: impl FnOnce(u64) -> Result<(), AckError>,
+) -> Result<(), AckError> {
+    id.to_u64().and_then(|id| log.sequence_of_id(id)).map_or(Err(AckError::NotInFlight), act)
 }
 
 fn refused(verb: Verb, id: MessageId, error: AckError) -> ProtocolError {

@@ -27,7 +27,6 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use nsq_daemon::tls::ServerTls;
@@ -39,16 +38,18 @@ use nsq_protocol::{
 use tokio::time::Sleep;
 
 use self::auth::Session;
-use self::consume::Subscription;
+use self::consume::{Place, Subscription};
 use self::identify::Settings;
 use self::input::Input;
 use self::state::{ConnectionState, Permit};
 use self::transport::Transport;
 use crate::auth::Authenticator;
+use crate::channel::signal::{Call, Working};
 use crate::client_info::ClientInfo;
 use crate::clock::{self, Nanos};
 use crate::delivery::{Output, deliver};
 use crate::locality::Location;
+use crate::producers::{Producer, Producers};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
@@ -71,7 +72,7 @@ pub struct ConnectionContext {
     /// Who says what a secret allows; none if nobody needs one.
     pub auth: Option<Arc<Authenticator>>,
     /// Connections that have published.
-    pub producers: Arc<crate::producers::Producers>,
+    pub producers: Arc<Producers>,
 }
 
 /// Why a connection ends.
@@ -130,7 +131,8 @@ pub struct Connection {
     subscription: Option<Subscription>,
     /// The topic published to last: most connections publish to one.
     last_topic: Option<Arc<Topic>>,
-    is_producer: bool,
+    /// Since it has published.
+    producer: Option<Producer>,
     /// When the first publish of what is being executed came.
     publish_began: Option<Nanos>,
     /// There may be messages to take.
@@ -172,7 +174,7 @@ impl Connection {
             output: Output::default(),
             subscription: None,
             last_topic: None,
-            is_producer: false,
+            producer: None,
             publish_began: None,
             may_take: false,
             last_command_at: now,
@@ -189,15 +191,16 @@ impl Connection {
 
     /// Serves the connection until it ends, and says goodbye.
     pub async fn run(mut self, log_end: impl FnOnce(&End)) {
+        let mut place: Option<Place> = None;
         let end = loop {
-            if let Err(end) = self.execute_input().await {
+            if let Err(end) = self.work(place.as_ref()).await {
                 break end;
             }
-            if self.may_take
-                && let Some(subscription) = &self.subscription
-            {
-                let metrics = self.context.registry.engine().metrics();
-                self.may_take = deliver(&subscription.channel, subscription.key, &mut self.output, metrics);
+            if place.is_none() {
+                place = self.subscription.as_ref().map(Subscription::place);
+            }
+            if let Err(end) = self.take_messages() {
+                break end;
             }
             self.reads_last = self.turn.pass_on().await;
             match self.wait().await {
@@ -208,13 +211,7 @@ impl Connection {
                     self.input.filled(count);
                 }
                 Ok(Event::ReadEnd) => break self.truncated_end(),
-                Ok(Event::Written) => {}
-                Ok(Event::Woken) => {
-                    if self.subscription.as_ref().is_some_and(|s| s.signal.closed.load(Ordering::Acquire)) {
-                        break End::Close;
-                    }
-                    self.may_take = true;
-                }
+                Ok(Event::Written | Event::Woken) => {}
                 Ok(Event::Timer) => {
                     if let Err(end) = self.on_timer() {
                         break end;
@@ -223,12 +220,11 @@ impl Connection {
                 Err(error) => break End::Io(error),
             }
         };
+        drop(place);
         if let Some(subscription) = self.subscription.take() {
             subscription.leave(&self.context.registry).await;
         }
-        if self.is_producer {
-            self.context.producers.remove(&self.info);
-        }
+        drop(self.producer.take());
         if let End::Error(error) = &end {
             self.output.error(error);
         }
@@ -237,7 +233,29 @@ impl Connection {
         self.transport.close(self.output.pending(), matches!(end, End::Io(_))).await;
     }
 
-    /// Executes whole commands that have come, until the turn is over.
+    /// Executes whole commands that have come, until the turn is over. While one of them waits for something, the channel
+    /// passes this consumer over.
+    async fn work(&mut self, place: Option<&Place>) -> Result<(), End> {
+        let Some(place) = place else { return self.execute_input().await };
+        let work = std::pin::pin!(self.execute_input());
+        Working::new(&place.signal, work, || place.channel.pass_on(place.key)).await
+    }
+
+    /// Takes messages if the channel has called or there is room again.
+    fn take_messages(&mut self) -> Result<(), End> {
+        let Some(subscription) = &self.subscription else { return Ok(()) };
+        match subscription.signal.answer() {
+            Call::None => {}
+            Call::Look => self.may_take = true,
+            Call::Close => return Err(End::Close),
+        }
+        if self.may_take {
+            let metrics = self.context.registry.engine().metrics();
+            self.may_take = deliver(&subscription.channel, subscription.key, &mut self.output, metrics);
+        }
+        Ok(())
+    }
+
     async fn execute_input(&mut self) -> Result<(), End> {
         if self.input.data().len() < self.needed {
             return Ok(());
@@ -369,7 +387,7 @@ impl Connection {
         } = self;
         let wake = async {
             match subscription {
-                Some(subscription) => subscription.signal.wake.notified().await,
+                Some(subscription) => subscription.signal.called().await,
                 None => std::future::pending().await,
             }
         };

@@ -112,9 +112,8 @@ impl Connection {
     fn count_published(&mut self, topic: &str, count: u64) {
         self.turn.spend_commands(count as usize);
         self.info.count_published(topic, count);
-        if !self.is_producer {
-            self.is_producer = true;
-            self.context.producers.add(&self.info);
+        if self.producer.is_none() {
+            self.producer = Some(self.context.producers.add(&self.info));
         }
     }
 }

@@ -57,9 +57,11 @@ pub async fn seek(context: &HttpContext, request: &mut Request) -> Result<Respon
     Ok(response::value(encoding, &answer))
 }
 
-fn refused(error: HistoryError) -> HttpError {
+/// Why a topic's history is not to be had.
+pub(super) fn refused(error: HistoryError) -> HttpError {
     HttpError::bad_request(match error {
         HistoryError::Ephemeral => "EPHEMERAL_TOPIC",
         HistoryError::NothingRetained => "NOTHING_RETAINED",
+        HistoryError::UnknownId => "UNKNOWN_MESSAGE_ID",
     })
 }

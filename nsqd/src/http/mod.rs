@@ -246,6 +246,7 @@ fn topic_parameter<'q>(query: &Query<'q>) -> Result<Cow<'q, str>, HttpError> {
 fn not_stored(context: &HttpContext, error: PublishError) -> HttpError {
     match error {
         PublishError::Exiting => EXITING,
+        PublishError::NoSuchPlace(error) => history::refused(error),
         PublishError::Storage(error) => {
             nsq_daemon::error!(context.logger, "HTTP: {error}");
             HttpError::INTERNAL_ERROR

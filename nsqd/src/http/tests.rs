@@ -355,7 +355,7 @@ async fn emptying_pausing_deleting() {
     assert_eq!((&channel["in_flight_count"], &channel["client_count"]), (&json!(0), &json!(1)));
 
     assert_eq!(nsqd.post("/channel/delete?topic=t&channel=c").await, said(200, ""));
-    assert!(signal.closed.load(std::sync::atomic::Ordering::Acquire));
+    assert_eq!(signal.answer(), crate::channel::signal::Call::Close);
     assert_eq!(nsqd.topic("t").await["channels"], json!([]));
     assert_eq!(nsqd.post("/topic/delete?topic=t").await, said(200, ""));
     assert_eq!(nsqd.post("/topic/delete?topic=t").await, said(404, "TOPIC_NOT_FOUND"));
@@ -406,7 +406,7 @@ async fn null_and_empty_lists_are_told_apart() {
 
     let info = Arc::new(ClientInfo::new("127.0.0.1:6000".into(), 1000));
     info.count_published("t", 2);
-    nsqd.producers.add(&info);
+    let _producer = nsqd.producers.add(&info);
     let (key, _signal) = nsqd.subscribe("t", "c");
     let stats = nsqd.stats("&topic=t&include_mem=0").await;
     assert_eq!(stats.get("memory"), None);

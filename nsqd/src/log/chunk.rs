@@ -161,6 +161,11 @@ impl Chunk {
         timestamp(self.frames_from(sequence))
     }
 
+    /// The id of a message (which is in here), if it is one of ours.
+    pub fn id_of(&self, sequence: u64) -> Option<u64> {
+        id(self.frames_from(sequence))
+    }
+
     /// When the first message was published.
     pub fn oldest_timestamp(&self) -> Option<i64> {
         self.timestamp_of(self.first_sequence)
@@ -194,12 +199,28 @@ pub fn first_delivery(frames: &[u8]) -> Option<i64> {
 
 /// The timestamps of encoded message frames that lie back to back.
 pub fn timestamps(frames: &[u8]) -> impl Iterator<Item = i64> {
+    heads(frames).filter_map(timestamp)
+}
+
+/// The ids of encoded message frames that lie back to back; those that are ours.
+pub fn ids(frames: &[u8]) -> impl Iterator<Item = u64> {
+    heads(frames).filter_map(id)
+}
+
+/// The id in an encoded message frame, if it is one of ours.
+pub fn id(frame: &[u8]) -> Option<u64> {
+    frame.get(ATTEMPTS_OFFSET + 2..)?.first_chunk().copied().and_then(|id| MessageId(id).to_u64())
+}
+
+/// Encoded message frames that lie back to back, each with all that follows.
+fn heads(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = frames;
     std::iter::from_fn(move || {
-        let size = u32::from_be_bytes(*rest.first_chunk()?) as usize;
-        let timestamp = i64::from_be_bytes(*rest.get(TIMESTAMP_OFFSET..)?.first_chunk()?);
-        rest = rest.get(4 + size..).unwrap_or_default();
-        Some(timestamp)
+        let head = rest;
+        let size = u32::from_be_bytes(*head.first_chunk()?) as usize;
+        head.get(TIMESTAMP_OFFSET..)?.first_chunk::<8>()?;
+        rest = head.get(4 + size..).unwrap_or_default();
+        Some(head)
     })
 }
 
@@ -223,6 +244,8 @@ mod tests {
         }
         assert_eq!(timestamps(chunk.frames()).collect::<Vec<_>>(), [-1, i64::MAX, 7]);
         assert_eq!(timestamps(&chunk.frames()[..15]).count(), 0);
+        assert_eq!(ids(chunk.frames()).collect::<Vec<_>>(), [1, 1, 1]);
+        assert_eq!((chunk.id_of(12), ids(&chunk.frames()[..33]).count()), (Some(1), 0));
         assert_eq!(first_delivery(chunk.frames()), Some(-1));
         assert_eq!(first_delivery(&chunk.frames()[..17]), None);
         let mut again = Vec::new();

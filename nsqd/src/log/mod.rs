@@ -8,6 +8,7 @@
 //! - [`tail`]: which chunk or block has which message; appending; the memory bound
 //! - [`reader`]: copies messages out, to a consumer's output
 //! - [`holder`]: who needs what
+//! - [`ids`]: pure; which messages have the id of another node
 //! - [`repair`]: what a start does about blocks that a power failure has left in part
 //! - [`clean`]: few survivors in an old segment file are copied forward, so that the file can go
 //! - [`retention`]: pure; what is kept though finished; [`retain`]: keeping it
@@ -15,6 +16,7 @@
 pub mod chunk;
 pub mod clean;
 pub mod holder;
+pub mod ids;
 pub mod reader;
 pub mod repair;
 pub mod retain;
@@ -30,8 +32,9 @@ use parking_lot::Mutex;
 use self::chunk::Chunk;
 use self::holder::Holders;
 pub use self::holder::{Floor, Holder};
+use self::ids::{ForeignIds, base_of};
 use self::retain::Keeper;
-use self::tail::Tail;
+use self::tail::{Location, Tail, sequence_of};
 use crate::channel::Mark;
 use crate::damage::Damage;
 use crate::storage::segment::SegmentStore;
@@ -46,6 +49,10 @@ pub struct TopicLog {
     /// See [`Tail::first_release`].
     first_release: AtomicU64,
     has_marks: AtomicBool,
+    /// What the ids of new messages begin with.
+    id_base: u64,
+    foreign_ids: Mutex<ForeignIds>,
+    has_foreign_ids: AtomicBool,
     /// A copy of the tail's: messages from here on are kept though finished.
     retained_from: AtomicU64,
     keeper: Mutex<Keeper>,
@@ -62,6 +69,9 @@ impl TopicLog {
         let log = TopicLog {
             end: AtomicU64::new(0),
             first_release: AtomicU64::new(0),
+            id_base: tail.id_base(),
+            foreign_ids: Mutex::default(),
+            has_foreign_ids: AtomicBool::new(false),
             has_marks: AtomicBool::new(!tail.marks().is_empty()),
             retained_from: AtomicU64::new(u64::MAX),
             keeper: Mutex::default(),
@@ -104,7 +114,42 @@ impl TopicLog {
         let mut tail = self.tail.lock();
         let sound = tail.append_recovered(first_sequence, count, frames);
         self.publish_numbers(&tail);
+        drop(tail);
+        self.learn_ids(frames);
         sound
+    }
+
+    /// These messages may be handed out: some may have been published when this node had another number.
+    pub fn learn_ids(&self, frames: &[u8]) {
+        for id in chunk::ids(frames).filter(|&id| base_of(id) != self.id_base) {
+            self.foreign_ids.lock().learn(id);
+            self.has_foreign_ids.store(true, Ordering::Release);
+        }
+    }
+
+    /// The sequence number of the message that has, or had, this id, if it was ever handed out; none if the id is not
+    /// of this topic.
+    pub fn sequence_of_id(&self, id: u64) -> Option<u64> {
+        let (sequence, base) = (sequence_of(id), base_of(id));
+        let known = if self.has_foreign_ids.load(Ordering::Acquire) {
+            self.foreign_ids.lock().base_of(sequence)
+        } else {
+            None
+        };
+        (base == known.unwrap_or(self.id_base)).then_some(sequence)
+    }
+
+    /// As [`TopicLog::sequence_of_id`], whether or not the message was handed out. May read it from disk.
+    pub fn find_id(&self, id: u64) -> Option<u64> {
+        let sequence = sequence_of(id);
+        let block = match self.tail.lock().locate(sequence) {
+            Location::Memory(chunk) => return chunk.id_of(sequence).filter(|&of| of == id).map(sequence_of),
+            Location::Disk(block) => block,
+            Location::Damaged(_) | Location::Missing(_) => return self.sequence_of_id(id),
+        };
+        let loaded = block.read().ok()?;
+        let frame = loaded.frame((sequence - block.first_sequence) as usize)?;
+        chunk::id(frame).filter(|&of| of == id).map(sequence_of)
     }
 
     /// Goes on counting at `next_sequence`, if that is later.
@@ -169,8 +214,16 @@ impl TopicLog {
         floor >= self.first_release.load(Ordering::Relaxed)
     }
 
+    /// Whether somebody needs everything that could be freed. Cheap, however many holders there are.
+    fn is_held_back(&self) -> bool {
+        self.holders.need_before(self.first_release.load(Ordering::Relaxed))
+    }
+
     /// Frees what nobody needs: memory at once, segment files when all of one is free.
     pub fn trim(&self) {
+        if self.is_held_back() {
+            return;
+        }
         let floor = self.holders.floor();
         if !self.worth_trimming(floor) {
             return;
@@ -181,6 +234,11 @@ impl TopicLog {
         let blocks_freed = tail.oldest_block() != blocks_before;
         self.publish_numbers(&tail);
         drop(tail);
+        if self.has_foreign_ids.load(Ordering::Acquire) {
+            let mut foreign = self.foreign_ids.lock();
+            foreign.forget_before(floor.min(self.retained_from()));
+            self.has_foreign_ids.store(!foreign.is_empty(), Ordering::Release);
+        }
         if blocks_freed && let Some(mut segments) = self.segments.try_lock() {
             // A file that cannot be removed now is tried again with the next one.
             let _ = segments.release_below(floor.min(self.retained_from()));

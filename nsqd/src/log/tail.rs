@@ -84,6 +84,11 @@ impl Tail {
         }
     }
 
+    /// What the ids of new messages begin with.
+    pub fn id_base(&self) -> u64 {
+        self.id_base
+    }
+
     /// The sequence number that the next message gets.
     pub fn next_sequence(&self) -> u64 {
         self.open.end_sequence()

@@ -22,17 +22,34 @@ use crate::topic::registry::Registry;
 /// to be moved.
 const KEEP_JOURNAL_FILES: usize = 4;
 
+/// So many outstanding messages are saved under one lock: about 100 microseconds.
+const CHECKPOINT_SLICE: usize = 1000;
+
 /// Writes a checkpoint of all topics and channels.
 pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(), String> {
+    write_checkpoint_while(registry, clean_shutdown, CHECKPOINT_SLICE, &mut || {})
+}
+
+/// As [`write_checkpoint`], about `slice` outstanding messages at a time; what goes on meanwhile is done by `between`.
+pub fn write_checkpoint_while(
+    registry: &Registry,
+    clean_shutdown: bool,
+    slice: usize,
+    between: &mut dyn FnMut(),
+) -> Result<(), String> {
     let engine = registry.engine();
     // Before anything is looked at: what happens from here on is replayed, whether or not it was seen.
     let journal_from = engine.journal_from();
     let (next_topic_number, next_channel_number) = engine.next_numbers();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let topics = registry.all();
-    let topics =
-        topics.iter().filter(|topic| !topic.name().is_ephemeral()).map(|topic| topic.save(clocks)).collect();
-    let saved = Checkpoint { journal_from, next_topic_number, next_channel_number, topics, clean_shutdown };
+    let mut saved = Vec::with_capacity(topics.len());
+    for topic in topics.iter().filter(|topic| !topic.name().is_ephemeral()) {
+        saved.push(topic.save_while(clocks, slice, between));
+        between();
+    }
+    let saved =
+        Checkpoint { journal_from, next_topic_number, next_channel_number, topics: saved, clean_shutdown };
     // All that it says shall be in the journal as well, should one have to go on from the checkpoint before. If the
     // journal cannot be written to just now, this one may be what makes room.
     if let Some(journal) = &engine.journal {

@@ -475,8 +475,10 @@ impl ReplayedTopic {
                 continue;
             }
             let mut explained = damaged.clone();
-            explained.extend(self.log.void_marks_between(from, to).iter().map(|mark| match mark {
-                Mark::Skipped { from, to } | Mark::Deferred { from, to, .. } => (*from, *to),
+            // That a message was deferred is no reason why it is missing.
+            explained.extend(self.log.void_marks_between(from, to).iter().filter_map(|mark| match mark {
+                Mark::Skipped { from, to } => Some((*from, *to)),
+                Mark::Deferred { .. } => None,
             }));
             let mut needed: Vec<(u64, u64)> = (self.channels.values())
                 .flat_map(|channel| channel.state.needed(from, to, MOST_ABSENT))

@@ -13,7 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChannelNumber, Storage, TopicNumber, journal::Lsn};
+use super::outstanding_list::OutstandingList;
+use super::{ChannelNumber, Storage, StorageFile, TopicNumber, journal::Lsn};
 
 const MAGIC: [u8; 8] = *b"nsqrsCKP";
 /// Goes up when an older version could not read a checkpoint any more.
@@ -99,7 +100,7 @@ pub struct ChannelCheckpoint {
     /// Runs `(from, to)` ahead of the cursor that it must not hand out.
     pub skipped_ahead: Vec<(u64, u64)>,
     /// Messages behind the cursor that are not finished.
-    pub outstanding: Vec<OutstandingCheckpoint>,
+    pub outstanding: OutstandingList,
     /// Messages that ever entered it.
     pub message_count: u64,
     /// Requeues ever.
@@ -176,14 +177,15 @@ pub fn load(storage: &dyn Storage, path: &Path) -> Result<Loaded, CheckpointErro
 /// Replaces the checkpoint at `path`; the old one becomes the one before. After an error the old one is still there,
 /// under one name or the other, unless the new one is.
 pub fn write(storage: &dyn Storage, path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-    let bytes = encode(checkpoint)?;
     let aside = path.with_extension("new");
     match storage.remove(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
     let file = storage.create(&aside, 0)?;
-    file.write_all_at(&bytes, 0)?;
+    let mut content = Content::new(&*file);
+    rmp_serde::encode::write(&mut content, checkpoint).map_err(|error| content.error(error))?;
+    content.complete()?;
     file.sync_data()?;
     match storage.rename(path, &previous(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -211,16 +213,81 @@ pub fn read(storage: &dyn Storage, path: &Path) -> Result<Option<Checkpoint>, Ch
     decode(&bytes[..filled]).map(Some)
 }
 
-fn encode(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; HEADER_BYTES];
-    rmp_serde::encode::write(&mut bytes, checkpoint).map_err(io::Error::other)?;
-    let length = (bytes.len() - HEADER_BYTES) as u64;
-    bytes[..8].copy_from_slice(&MAGIC);
-    bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-    bytes[16..24].copy_from_slice(&length.to_le_bytes());
-    let checksum = checksum(&bytes);
-    bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
-    Ok(bytes)
+/// The content of a checkpoint on its way to a file, a piece at a time.
+struct Content<'a> {
+    file: &'a dyn StorageFile,
+    /// Not written yet; begins with the place for the header, until that is behind.
+    buffer: Vec<u8>,
+    /// Bytes written, the header's place included.
+    written: u64,
+    /// Over the content in `buffer` before, and its length.
+    checksum: u32,
+    len: u64,
+    /// Why writing failed.
+    failed: Option<io::Error>,
+}
+
+/// Content is written in pieces of about so many bytes.
+const PIECE_BYTES: usize = 1 << 20;
+
+impl<'a> Content<'a> {
+    fn new(file: &'a dyn StorageFile) -> Self {
+        Content { file, buffer: vec![0; HEADER_BYTES], written: 0, checksum: 0, len: 0, failed: None }
+    }
+
+    fn write_piece(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&self.buffer, self.written)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Writes what is left, and the header: together, if that is all there is.
+    fn complete(mut self) -> io::Result<()> {
+        let header = header(self.len, self.checksum);
+        let is_whole = self.written == 0;
+        if is_whole {
+            self.buffer[..HEADER_BYTES].copy_from_slice(&header);
+        }
+        self.write_piece()?;
+        if is_whole { Ok(()) } else { self.file.write_all_at(&header, 0) }
+    }
+
+    fn error(&mut self, error: rmp_serde::encode::Error) -> io::Error {
+        self.failed.take().unwrap_or_else(|| io::Error::other(error))
+    }
+}
+
+impl io::Write for Content<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
+        self.len += bytes.len() as u64;
+        if self.buffer.len() >= PIECE_BYTES
+            && let Err(error) = self.write_piece()
+        {
+            let kind = error.kind();
+            self.failed = Some(error);
+            return Err(kind.into());
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The header before content of this length and checksum.
+fn header(len: u64, content_checksum: u32) -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+    header[16..24].copy_from_slice(&len.to_le_bytes());
+    let before = checksum(&header);
+    let all = crc32c::crc32c_combine(before, content_checksum, len as usize);
+    header[12..16].copy_from_slice(&all.to_le_bytes());
+    header
 }
 
 fn decode(bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
@@ -251,9 +318,22 @@ mod tests {
     use super::*;
     use crate::storage::faulty::{Fault, FaultyStorage, Op};
 
+    fn encode(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
+        let storage = storage();
+        write(&storage, path(), checkpoint).map_err(io::Error::other)?;
+        let file = storage.open(path())?;
+        let mut bytes = vec![0; file.len()? as usize];
+        file.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
     fn sample() -> Checkpoint {
+        sample_of(1000)
+    }
+
+    fn sample_of(count: u64) -> Checkpoint {
         let outstanding =
-            (0..1000).map(|sequence| OutstandingCheckpoint { sequence, attempts: 1, due_ns: 0 }).collect();
+            (0..count).map(|sequence| OutstandingCheckpoint { sequence, attempts: 1, due_ns: 0 }).collect();
         let channel = ChannelCheckpoint {
             number: 3,
             name: "ch".into(),
@@ -291,6 +371,24 @@ mod tests {
         write(&storage, path(), &Checkpoint::default()).unwrap();
         write(&storage, path(), &sample()).unwrap();
         assert_eq!(read(&storage.after_power_loss(1), path()).unwrap(), Some(sample()));
+    }
+
+    #[test]
+    fn a_large_one_is_written_in_pieces() {
+        let storage = storage();
+        let large = sample_of(1_000_000);
+        storage.record();
+        write(&storage, path(), &large).unwrap();
+        let pieces = storage.take_recorded();
+        assert!(pieces.iter().all(|change| change.written_bytes() <= PIECE_BYTES + 64));
+        assert_eq!(read(&storage.after_power_loss(1), path()).unwrap(), Some(large.clone()));
+        for after in 0..4 {
+            let storage = self::storage();
+            write(&storage, path(), &sample()).unwrap();
+            storage.plan(Fault { after, written: 10, ..Fault::next(Op::Write, 1, io::ErrorKind::Other) });
+            assert!(write(&storage, path(), &large).is_err());
+            assert_eq!(load(&storage.after_power_loss(1), path()).unwrap().checkpoint, Some(sample()));
+        }
     }
 
     #[test]

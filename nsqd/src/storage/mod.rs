@@ -33,6 +33,7 @@ pub mod block;
 pub mod segment;
 
 pub mod checkpoint;
+pub mod outstanding_list;
 
 /// A topic's number in this data directory. Never used again for another topic.
 pub type TopicNumber = u32;

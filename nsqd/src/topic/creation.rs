@@ -30,7 +30,7 @@ impl Topic {
         if let Some(channel) = self.channel(name.as_str()) {
             return Ok(channel);
         }
-        let found = self.find(start).await;
+        let found = self.find(start).await?;
         let (channel, ticket, placed) = {
             let mut state = self.state.lock();
             if self.is_closed() {

@@ -22,6 +22,9 @@ pub enum HistoryError {
     /// What lies behind the cursor may be gone in part.
     #[error("the topic keeps no finished messages: it has no retention")]
     NothingRetained,
+    /// The place is a message of another node or topic.
+    #[error("this topic has no message of that id on this node")]
+    UnknownId,
 }
 
 /// A place in a topic, before anything is known of a channel.
@@ -112,29 +115,30 @@ impl Topic {
         Ok(freed)
     }
 
-    /// Where this is in the topic's messages. Times are looked up on disk, so this may wait for it.
-    fn look_up(&self, place: StartAt) -> Found {
+    /// Where this is in the topic's messages. Times and ids are looked up on disk, so this may wait for it.
+    fn look_up(&self, place: StartAt) -> Result<Found, HistoryError> {
         let at = |sequence| Found { sequence, is_before_all: false };
-        match place {
+        Ok(match place {
             StartAt::Earliest => at(0),
             StartAt::Latest => at(u64::MAX),
             StartAt::Sequence(sequence) => at(sequence),
+            StartAt::Message(id) => at(self.log.find_id(id).ok_or(HistoryError::UnknownId)?),
             StartAt::Time(time_ns) => {
                 let (sequence, is_before_all) = self.log.find_time(time_ns);
                 Found { sequence, is_before_all }
             }
-        }
+        })
     }
 
     /// As [`Topic::look_up`], without keeping others waiting for the disk.
-    pub(super) async fn find(self: &Arc<Self>, place: StartAt) -> Found {
-        if !matches!(place, StartAt::Time(_)) {
+    pub(super) async fn find(self: &Arc<Self>, place: StartAt) -> Result<Found, HistoryError> {
+        if !matches!(place, StartAt::Time(_) | StartAt::Message(_)) {
             return self.look_up(place);
         }
         let topic = self.clone();
         let found = tokio::task::spawn_blocking(move || topic.look_up(place)).await;
         // It panicked, which the panic hook has told.
-        found.unwrap_or(Found { sequence: u64::MAX, is_before_all: false })
+        found.unwrap_or(Ok(Found { sequence: u64::MAX, is_before_all: false }))
     }
 
     /// Moves a channel's read cursor: back, so that everything from there on is handed out again; or forward, so that
@@ -144,7 +148,7 @@ impl Topic {
         channel: &Channel,
         place: StartAt,
     ) -> Result<(Placed, u64), HistoryError> {
-        let found = self.find(place).await;
+        let found = self.find(place).await?;
         let mut clamped = false;
         let moved = channel.move_to(|cursor, end| {
             if found.sequence > cursor || found.sequence >= end {

@@ -23,9 +23,10 @@ use std::time::Duration;
 use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 
+use self::history::HistoryError;
 pub use self::publication::Publication;
 use self::release::ReleasePoint;
-use crate::channel::saved::Clocks;
+use crate::channel::saved::{Clocks, Overtaken, SavedChannel, Saving};
 use crate::channel::{Channel, Mark};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
@@ -46,6 +47,9 @@ pub enum PublishError {
     /// It could not be made as durable as asked, or memory cannot be freed because the disk takes no more.
     #[error("{0}")]
     Storage(#[from] StorageError),
+    /// A new channel cannot start where it should.
+    #[error("{0}")]
+    NoSuchPlace(#[from] HistoryError),
 }
 
 /// Every channel's end is the release point: whoever moves it tells them all, under this lock.
@@ -396,8 +400,32 @@ impl Topic {
         self.record_state(&mut state);
     }
 
-    /// For a checkpoint: topic and channels at one moment.
+    /// As [`Topic::save_while`], when nothing else is going on.
     pub fn save(&self, clocks: Clocks) -> TopicCheckpoint {
+        self.save_while(clocks, usize::MAX, &mut || {})
+    }
+
+    /// For a checkpoint. Topic and channels are saved as of one moment, but for their outstanding messages: about `slice` of
+    /// them at a time, and others have their turn in between, and so has `between`. See [`crate::channel::saved`].
+    pub fn save_while(&self, clocks: Clocks, slice: usize, between: &mut dyn FnMut()) -> TopicCheckpoint {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            // Somebody who moves channels all the time holds up others a little rather than the checkpoint for ever.
+            let slice = if attempts < SAVE_ATTEMPTS { slice } else { usize::MAX };
+            let (mut saved, channels) = self.begin_saving(clocks);
+            let channels: Result<_, Overtaken> = (channels.into_iter())
+                .map(|(channel, saving)| Ok(saved_channel(&channel, channel.save(saving, slice, between)?)))
+                .collect();
+            if let Ok(channels) = channels {
+                saved.channels = channels;
+                return saved;
+            }
+        }
+    }
+
+    /// What a checkpoint says of the topic, without its channels, and the channels that belong to it.
+    fn begin_saving(&self, clocks: Clocks) -> (TopicCheckpoint, Vec<(Arc<Channel>, Saving)>) {
         let state = self.state.lock();
         let released = state.point.released();
         let mut skipped = Vec::new();
@@ -412,22 +440,9 @@ impl Topic {
         }
         let (message_count, message_bytes) = self.counters();
         let channels = (state.channels.values().filter(|channel| !channel.is_ephemeral()))
-            .map(|channel| {
-                let saved = channel.inspect(|channel, _| channel.save(clocks));
-                ChannelCheckpoint {
-                    number: channel.number(),
-                    name: channel.name().to_string(),
-                    paused: saved.paused,
-                    cursor: saved.cursor,
-                    skipped_ahead: saved.skipped,
-                    outstanding: saved.outstanding,
-                    message_count: saved.counters.message_count,
-                    requeue_count: saved.counters.requeue_count,
-                    timeout_count: saved.counters.timeout_count,
-                }
-            })
+            .map(|channel| (channel.clone(), channel.begin_saving(clocks)))
             .collect();
-        TopicCheckpoint {
+        let saved = TopicCheckpoint {
             number: self.number,
             name: self.name.to_string(),
             paused: state.point.is_paused(),
@@ -438,8 +453,26 @@ impl Topic {
             unreleased_deferred,
             message_count,
             message_bytes,
-            channels,
+            channels: Vec::new(),
             retention: self.save_retention(&state, clocks),
-        }
+        };
+        (saved, channels)
+    }
+}
+
+/// A topic's channels are saved a slice at a time, unless they were moved so often meanwhile.
+const SAVE_ATTEMPTS: u32 = 4;
+
+fn saved_channel(channel: &Channel, saved: SavedChannel) -> ChannelCheckpoint {
+    ChannelCheckpoint {
+        number: channel.number(),
+        name: channel.name().to_string(),
+        paused: saved.paused,
+        cursor: saved.cursor,
+        skipped_ahead: saved.skipped,
+        outstanding: saved.outstanding,
+        message_count: saved.counters.message_count,
+        requeue_count: saved.counters.requeue_count,
+        timeout_count: saved.counters.timeout_count,
     }
 }

@@ -284,8 +284,8 @@ fn look_at_ours(
 fn topic_report(stats: TopicStats, saved: &TopicCheckpoint, segments: Segments, now_ns: i64) -> TopicReport {
     let redelivery_count = |name: &str| {
         let channel = saved.channels.iter().find(|channel| channel.name == name);
-        let outstanding = channel.map_or(&[][..], |channel| &channel.outstanding);
-        outstanding.iter().filter(|entry| entry.due_ns <= now_ns).count() as u64
+        let outstanding = channel.into_iter().flat_map(|channel| &channel.outstanding);
+        outstanding.filter(|entry| entry.due_ns <= now_ns).count() as u64
     };
     let channel = |stats: ChannelStats| ChannelReport {
         redelivery_count: redelivery_count(&stats.channel_name),

@@ -28,6 +28,7 @@ use crate::engine::EngineLimits;
 use crate::startup::diskqueue::{self, Found, RecordHeader, RecordScan};
 use crate::storage::checkpoint::{ChannelCheckpoint, OutstandingCheckpoint, TopicCheckpoint};
 use crate::storage::data_dir::DataDir;
+use crate::storage::outstanding_list::OutstandingList;
 use crate::storage::segment::SegmentStore;
 use crate::storage::{ChannelNumber, Storage, TopicNumber};
 
@@ -309,7 +310,7 @@ impl Destination {
 #[derive(Default)]
 struct ChannelBuilder {
     message_count: u64,
-    outstanding: Vec<OutstandingCheckpoint>,
+    outstanding: OutstandingList,
     /// Its messages that were never handed out, as runs.
     ahead: Vec<(u64, u64)>,
 }

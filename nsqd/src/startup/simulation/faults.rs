@@ -66,6 +66,7 @@ fn run(contract: Contract, seed: u64, ops: &[Op]) -> Result<(), String> {
     let runtime = runtime();
     let mut random = SmallRng::seed_from_u64(seed);
     let mut world = World::new(contract, seed, &runtime)?;
+    world.does_meanwhile = is_acknowledged;
     for (index, &step) in steps(seed).iter().enumerate().filter(|(_, step)| is_acknowledged(step)) {
         // The first steps make a topic and a channel, so that there is something to lose.
         world.tolerates_faults = index > 1;

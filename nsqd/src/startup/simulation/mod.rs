@@ -10,7 +10,8 @@
 //!
 //! - [`steps`]: what is done, and making it from a seed
 //! - [`model`]: what must come of it
-//! - [`world`]: doing it; [`history`]: keeping what is finished, and going back to it
+//! - [`world`]: doing it; [`history`]: keeping what is finished, and going back to it; [`meanwhile`]: while a checkpoint is
+//!   taken
 //! - [`observe`]: recovering a disk and looking at everything in it
 //! - [`compare`]: whether that is what the model said
 //! - [`explore`]: crashing everywhere; threads, seeds, shrinking
@@ -26,6 +27,7 @@ mod damage;
 mod explore;
 mod faults;
 mod history;
+mod meanwhile;
 mod model;
 mod observe;
 mod steps;

@@ -95,6 +95,10 @@ pub enum Step {
     },
     Flush,
     Checkpoint,
+    /// Other steps are done while it is taken; which, says a seed.
+    CheckpointWhile {
+        seed: u16,
+    },
     Retire,
     Clean,
     Stop,
@@ -112,6 +116,20 @@ pub fn steps(seed: u64) -> Vec<Step> {
     let mut steps = vec![Step::CreateTopic { name: 0 }, Step::CreateChannel { topic: 0, name: 0 }];
     steps.extend((0..count).map(|_| step(&mut random)));
     steps
+}
+
+/// A step that can be done while a checkpoint is taken.
+pub fn step_meanwhile(random: &mut SmallRng) -> Step {
+    loop {
+        match step(random) {
+            Step::Checkpoint
+            | Step::CheckpointWhile { .. }
+            | Step::Retire
+            | Step::Stop
+            | Step::Crash { .. } => {}
+            step => return step,
+        }
+    }
 }
 
 fn step(random: &mut SmallRng) -> Step {
@@ -146,7 +164,10 @@ fn step(random: &mut SmallRng) -> Step {
         80 => Step::EmptyTopic { topic },
         81 => Step::EmptyChannel { channel },
         82..=84 => Step::Flush,
-        85 => Step::Checkpoint,
+        85 => match random.random_bool(0.2) {
+            true => Step::Checkpoint,
+            false => Step::CheckpointWhile { seed: random.random() },
+        },
         86..=90 => Step::Retire,
         91..=93 => Step::Clean,
         94..=95 => Step::Stop,

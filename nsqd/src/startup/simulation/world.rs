@@ -120,6 +120,8 @@ pub struct World<'r> {
     seed: u64,
     /// The disk may fail: then what is asked may be refused.
     pub tolerates_faults: bool,
+    /// Which steps may be done while a checkpoint is taken.
+    pub does_meanwhile: fn(&Step) -> bool,
 }
 
 impl<'r> World<'r> {
@@ -143,6 +145,7 @@ impl<'r> World<'r> {
             lives: Vec::new(),
             seed,
             tolerates_faults: false,
+            does_meanwhile: |_| true,
         };
         world.begin(base, Model::default())?;
         Ok(world)
@@ -262,6 +265,11 @@ impl<'r> World<'r> {
                 let written = persist::write_checkpoint(self.registry()?, false);
                 (self.if_possible(written)?.is_some(), false)
             }
+            Step::CheckpointWhile { seed } => {
+                self.checkpoint_while(seed)?;
+                self.begun = self.storage.recorded_count();
+                (false, false)
+            }
             Step::Retire => {
                 let retired = persist::retire_journal_files(self.registry()?);
                 (self.if_possible(retired)?.is_some_and(|count| count > 0), false)
@@ -277,7 +285,7 @@ impl<'r> World<'r> {
         if changed {
             self.remember(durable);
         } else {
-            self.current.states.push(State { model: self.recorded.clone(), begun, durable });
+            self.current.states.push(State { model: self.recorded.clone(), begun: self.begun, durable });
         }
         Ok(true)
     }

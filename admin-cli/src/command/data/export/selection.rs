@@ -88,13 +88,15 @@ mod tests {
         let channel = ChannelCheckpoint {
             cursor: 20,
             skipped_ahead: vec![(22, 24), (30, 40)],
-            outstanding: vec![
+            outstanding: [
                 outstanding(3, 1, 0),
                 outstanding(4, 1, 50),
                 outstanding(5, 2, 0),
                 outstanding(9, 1, 101),
                 outstanding(22, 0, 200),
-            ],
+            ]
+            .into_iter()
+            .collect(),
             ..ChannelCheckpoint::default()
         };
         assert_eq!(

@@ -1,0 +1,76 @@
+//! FIN, REQ and TOUCH: those that came together are done under one lock of the channel.
+
+use parking_lot::MutexGuard;
+
+use super::saved::Clocks;
+use super::state::{AckError, ChannelState};
+use super::{Channel, ConsumerKey, Inner};
+use crate::clock::{self, Nanos};
+use crate::storage::record::Record;
+
+impl Channel {
+    /// Begins a run of FIN, REQ and TOUCH by one consumer; what follows from them happens once, when the run ends.
+    pub fn acknowledge(&self, key: ConsumerKey) -> Acknowledging<'_> {
+        let monotonic = clock::monotonic();
+        let now = Clocks { monotonic, wall_ns: clock::wall_at(monotonic) };
+        Acknowledging { channel: self, key, now, inner: Some(self.inner.lock()) }
+    }
+}
+
+/// A run of acknowledgements by one consumer, under the channel's lock. Ends when dropped.
+pub struct Acknowledging<'a> {
+    channel: &'a Channel,
+    key: ConsumerKey,
+    now: Clocks,
+    inner: Option<MutexGuard<'a, Inner>>,
+}
+
+impl Acknowledging<'_> {
+    /// FIN.
+    pub fn finish(&mut self, sequence: u64) -> Result<(), AckError> {
+        let (key, now) = (self.key, self.now);
+        self.state().finish(key, sequence, now)
+    }
+
+    /// REQ, at once or after a delay.
+    pub fn requeue(&mut self, sequence: u64, delay: Nanos) -> Result<(), AckError> {
+        let (key, now) = (self.key, self.now.monotonic);
+        if let Some(attempts) = self.state().requeue(key, sequence, delay, now)? {
+            self.channel.record(&Record::Requeue {
+                topic: self.channel.parts.topic_number,
+                channel: self.channel.parts.number,
+                sequence,
+                attempts,
+                due_ns: if delay == 0 { 0 } else { clock::wall_ns().saturating_add_unsigned(delay) },
+            });
+        }
+        if delay > 0
+            && let Some(inner) = &mut self.inner
+        {
+            inner.schedule(Some(now.saturating_add(delay)));
+        }
+        Ok(())
+    }
+
+    /// TOUCH.
+    pub fn touch(&mut self, sequence: u64) -> Result<(), AckError> {
+        // It is due later than before, so no deadline need be asked for.
+        let (key, now) = (self.key, self.now.monotonic);
+        self.state().touch(key, sequence, now)
+    }
+
+    fn state(&mut self) -> &mut ChannelState {
+        match &mut self.inner {
+            Some(inner) => &mut inner.state,
+            None => unreachable!("the guard is taken only by drop"),
+        }
+    }
+}
+
+impl Drop for Acknowledging<'_> {
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            self.channel.settle(inner);
+        }
+    }
+}

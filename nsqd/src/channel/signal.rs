@@ -1,0 +1,217 @@
+//! How a channel calls one consumer's connection, and what a connection does that cannot answer.
+//!
+//! A connection answers a call at once while it waits for everything that can happen to it. While it waits for one
+//! thing only (a commit, another server, the disk) it is *away*: a call is kept until it is back, and the channel calls
+//! the next consumer. Whoever runs the connection wraps all such work in [`Working`], so a call that came just
+//! before the work began to wait is passed on as well.
+//!
+//! ```text
+//!            call                        look
+//!   free ------------> called --------------------> free
+//!    |                   |  the work waits: passed on
+//!    | the work waits    v
+//!    +-> away --call--> away, called --the work ends--> called
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::sync::Notify;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct ConsumerSignal {
+    state: AtomicU8,
+    wake: Notify,
+}
+
+/// There may be something to take.
+const CALLED: u8 = 1;
+/// The connection waits for something of its own.
+const AWAY: u8 = 2;
+/// The channel is gone: the connection must end.
+const CLOSED: u8 = 4;
+
+/// What a connection has to do for its channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// Nothing.
+    None,
+    /// Look whether there is something to take.
+    Look,
+    /// End.
+    Close,
+}
+
+impl ConsumerSignal {
+    /// There may be something to take. Returns whether the connection looks at once; then [`ConsumerSignal::wake`] must
+    /// follow. If not, it looks when it is back.
+    #[must_use]
+    pub fn call(&self) -> bool {
+        self.state.fetch_or(CALLED, Ordering::AcqRel) & AWAY == 0
+    }
+
+    /// Wakes a connection that was called.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Calls and wakes a connection that nobody relies on: it looks now or when it is back.
+    pub fn call_and_wake(&self) {
+        if self.call() {
+            self.wake();
+        }
+    }
+
+    /// The channel is gone: the connection must end.
+    pub fn close(&self) {
+        self.state.fetch_or(CLOSED, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    /// Waits for a call. Dropping the future loses none: what came is told by [`ConsumerSignal::answer`].
+    pub async fn called(&self) {
+        self.wake.notified().await;
+    }
+
+    /// What there is to do since the last answer.
+    pub fn answer(&self) -> Call {
+        let state = self.state.load(Ordering::Acquire);
+        if state & CLOSED != 0 {
+            return Call::Close;
+        }
+        if state & CALLED == 0 {
+            return Call::None;
+        }
+        // From here on a call counts anew: what it is about may come after the look that follows.
+        self.state.fetch_and(!CALLED, Ordering::AcqRel);
+        Call::Look
+    }
+
+    /// The connection begins to wait. Returns whether it was called before, which it cannot answer now.
+    fn leave(&self) -> bool {
+        self.state.fetch_or(AWAY, Ordering::AcqRel) & CALLED != 0
+    }
+
+    fn come_back(&self) {
+        self.state.fetch_and(!AWAY, Ordering::AcqRel);
+    }
+}
+
+/// Work of a connection: while it waits, calls go to other consumers. Dropping it drops the work, and the connection
+/// counts as back.
+pub struct Working<'a, F, P> {
+    signal: &'a ConsumerSignal,
+    pass_on: P,
+    work: Pin<&'a mut F>,
+    is_away: bool,
+}
+
+impl<'a, F, P: Fn()> Working<'a, F, P> {
+    /// `pass_on` is called if the connection was called and then the work began to wait.
+    pub fn new(signal: &'a ConsumerSignal, work: Pin<&'a mut F>, pass_on: P) -> Self {
+        Working { signal, pass_on, work, is_away: false }
+    }
+}
+
+impl<F: Future, P: Fn() + Unpin> Future for Working<'_, F, P> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let result = self.work.as_mut().poll(cx);
+        if result.is_pending() && !self.is_away {
+            self.is_away = true;
+            if self.signal.leave() {
+                (self.pass_on)();
+            }
+        }
+        result
+    }
+}
+
+impl<F, P> Drop for Working<'_, F, P> {
+    fn drop(&mut self) {
+        if self.is_away {
+            self.signal.come_back();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+
+    fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+        Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// Work that waits so many times.
+    fn work(waits: usize) -> impl Future<Output = ()> {
+        let mut left = waits;
+        std::future::poll_fn(move |_| {
+            if left == 0 {
+                return Poll::Ready(());
+            }
+            left -= 1;
+            Poll::Pending
+        })
+    }
+
+    #[test]
+    fn a_call_before_the_work_waits_is_passed_on_once_and_answered_after_it() {
+        let signal = ConsumerSignal::default();
+        assert!(signal.call());
+        let passed = Cell::new(0);
+        let mut work = pin!(work(3));
+        let mut working = Working::new(&signal, work.as_mut(), || passed.set(passed.get() + 1));
+        for _ in 0..3 {
+            assert!(poll(&mut working).is_pending());
+            assert!(!signal.call(), "it is away");
+        }
+        assert!(poll(&mut working).is_ready());
+        drop(working);
+        assert_eq!(passed.get(), 1);
+        assert_eq!(signal.answer(), Call::Look);
+        assert_eq!(signal.answer(), Call::None);
+        assert!(signal.call());
+    }
+
+    #[test]
+    fn work_that_does_not_wait_keeps_its_call() {
+        let signal = ConsumerSignal::default();
+        assert!(signal.call());
+        let mut work = pin!(work(0));
+        let mut working = Working::new(&signal, work.as_mut(), || panic!("it was not away"));
+        assert!(poll(&mut working).is_ready());
+        drop(working);
+        assert_eq!(signal.answer(), Call::Look);
+    }
+
+    #[test]
+    fn work_that_is_dropped_leaves_nobody_away() {
+        let signal = ConsumerSignal::default();
+        let mut work = pin!(work(1));
+        let mut working = Working::new(&signal, work.as_mut(), || panic!("it was not called"));
+        assert!(poll(&mut working).is_pending());
+        assert!(!signal.call());
+        drop(working);
+        assert_eq!(signal.answer(), Call::Look);
+        assert!(signal.call());
+    }
+
+    #[test]
+    fn a_closed_channel_is_told_again_and_again() {
+        let signal = ConsumerSignal::default();
+        signal.close();
+        let mut called = pin!(signal.called());
+        assert!(poll(&mut called).is_ready());
+        assert_eq!(signal.answer(), Call::Close);
+        assert_eq!(signal.answer(), Call::Close);
+    }
+}

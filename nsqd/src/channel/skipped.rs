@@ -1,0 +1,168 @@
+//! Pure: the parts ahead of a channel's cursor that are not handed out in turn, of which a checkpoint can have a copy at
+//! no cost: there may be a million of them, when every other message was deferred.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Half-open ranges of sequence numbers in order, without overlaps; neighbours are merged.
+#[derive(Debug, Default, Clone)]
+pub struct Skipped {
+    /// Shared with copies until they are changed, piece by piece; none is empty.
+    pieces: VecDeque<Arc<Vec<(u64, u64)>>>,
+    /// So many ranges of the first piece are gone.
+    gone: usize,
+    count: u64,
+}
+
+/// Ranges per piece; few in tests, which then have many pieces.
+const PIECE: usize = if cfg!(test) { 4 } else { 256 };
+
+impl Skipped {
+    /// Adds `from..to` behind what is there.
+    pub fn push(&mut self, from: u64, to: u64) {
+        if from >= to {
+            return;
+        }
+        self.count += to - from;
+        if let Some(last) = self.pieces.back_mut() {
+            let is_neighbour = last.last().is_some_and(|&(_, end)| end == from);
+            if is_neighbour || last.len() < PIECE {
+                let last = Arc::make_mut(last);
+                match last.last_mut().filter(|_| is_neighbour) {
+                    Some(range) => range.1 = to,
+                    None => last.push((from, to)),
+                }
+                return;
+            }
+        }
+        self.pieces.push_back(Arc::new(vec![(from, to)]));
+    }
+
+    /// How many sequence numbers there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Whether this one is in a range.
+    pub fn contains(&self, sequence: u64) -> bool {
+        let is_before = |range: Option<&(u64, u64)>| range.is_some_and(|&(_, to)| to <= sequence);
+        let index = self.pieces.partition_point(|piece| is_before(piece.last()));
+        let Some(piece) = self.pieces.get(index) else { return false };
+        let piece = &piece[if index == 0 { self.gone } else { 0 }..];
+        let index = piece.partition_point(|range| is_before(Some(range)));
+        piece.get(index).is_some_and(|&(from, _)| from <= sequence)
+    }
+
+    /// The parts of `from..to` that are in no range.
+    pub fn gaps(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let index = self.pieces.partition_point(|piece| piece.last().is_some_and(|&(_, end)| end <= from));
+        let gone = if index == 0 { self.gone } else { 0 };
+        let ranges = self.pieces.range(index..).flat_map(|piece| piece.iter().copied()).skip(gone);
+        let ranges =
+            ranges.skip_while(move |&(_, end)| end <= from).take_while(move |&(start, _)| start < to);
+        let mut at = from;
+        ranges.chain([(to.max(from), to.max(from))]).filter_map(move |(start, end)| {
+            let gap = (at, start);
+            at = at.max(end);
+            (gap.0 < gap.1).then_some(gap)
+        })
+    }
+
+    /// The oldest range.
+    pub fn first(&self) -> Option<(u64, u64)> {
+        self.pieces.front()?.get(self.gone).copied()
+    }
+
+    /// Removes the oldest range.
+    pub fn pop_first(&mut self) -> Option<(u64, u64)> {
+        let (from, to) = self.first()?;
+        self.count -= to - from;
+        self.gone += 1;
+        if self.pieces.front().is_some_and(|piece| piece.len() == self.gone) {
+            self.pieces.pop_front();
+            self.gone = 0;
+        }
+        Some((from, to))
+    }
+
+    /// The ranges, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.pieces.iter().flat_map(|piece| piece.iter().copied()).skip(self.gone)
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        *self = Skipped::default();
+    }
+}
+
+impl FromIterator<(u64, u64)> for Skipped {
+    fn from_iter<T: IntoIterator<Item = (u64, u64)>>(ranges: T) -> Self {
+        let mut skipped = Skipped::default();
+        for (from, to) in ranges {
+            skipped.push(from, to);
+        }
+        skipped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_list_and_copies_stay_as_they_are(steps in proptest::collection::vec((0u64..3, 1u64..4, 0u8..8), 0..150)) {
+            let (mut skipped, mut model) = (Skipped::default(), VecDeque::<(u64, u64)>::new());
+            let mut copies = Vec::new();
+            let mut end = 0;
+            for (gap, length, action) in steps {
+                match action {
+                    0 => prop_assert_eq!(skipped.pop_first(), model.pop_front()),
+                    1 if copies.len() < 5 => copies.push((skipped.clone(), model.clone())),
+                    _ => {
+                        let (from, to) = (end + gap, end + gap + length);
+                        match model.back_mut().filter(|last| last.1 == from) {
+                            Some(last) => last.1 = to,
+                            None => model.push_back((from, to)),
+                        }
+                        skipped.push(from, to);
+                        end = to;
+                    }
+                }
+                prop_assert_eq!(skipped.first(), model.front().copied());
+                let holds = |sequence| model.iter().any(|&(from, to)| (from..to).contains(&sequence));
+                for sequence in [end, end.saturating_sub(1), end / 2, end / 3] {
+                    prop_assert_eq!(skipped.contains(sequence), holds(sequence));
+                }
+            }
+            copies.push((skipped, model));
+            for (copy, model) in copies {
+                prop_assert_eq!(copy.count(), model.iter().map(|(from, to)| to - from).sum::<u64>());
+                prop_assert_eq!(copy.is_empty(), model.is_empty());
+                prop_assert_eq!(copy.iter().collect::<Vec<_>>(), Vec::from(model));
+            }
+        }
+    }
+
+    #[test]
+    fn gaps_are_what_is_in_no_range() {
+        let skipped: Skipped = [(5, 9), (20, 21)].into_iter().collect();
+        let gaps = |from, to| skipped.gaps(from, to).collect::<Vec<_>>();
+        assert_eq!(gaps(0, 30), [(0, 5), (9, 20), (21, 30)]);
+        assert_eq!(gaps(6, 20), [(9, 20)]);
+        assert_eq!(gaps(6, 9), []);
+        assert_eq!(gaps(9, 9), []);
+        assert_eq!(gaps(9, 5), []);
+        assert_eq!(gaps(25, 26), [(25, 26)]);
+        let many: Skipped = (0..100).map(|number| (number * 10, number * 10 + 5)).collect();
+        assert_eq!(many.gaps(500, 521).collect::<Vec<_>>(), [(505, 510), (515, 520)]);
+    }
+}
