@@ -29,6 +29,7 @@ use crate::statsd::{self, StatsdOptions, expand_prefix};
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
 use crate::storage::measured::Measured;
+use crate::storage::open_files::OpenFiles;
 use crate::storage::{Durability, Storage};
 use crate::syncing::Syncing;
 use crate::topic::registry::Registry;
@@ -64,7 +65,8 @@ impl Nsqd {
         nsq_daemon::info!(logger, "{}", nsq_daemon::version_line("nsqd"));
         nsq_daemon::info!(logger, "ID: {}", config.node_id);
         open_files::raise_limit(&logger);
-        let storage: Arc<dyn Storage> = Arc::new(Measured::new(Arc::new(FileStorage)));
+        let storage: Arc<dyn Storage> =
+            Arc::new(Measured::new(Arc::new(OpenFiles::with_share_of_limit(Arc::new(FileStorage)))));
         let data_dir =
             DataDir::open(&storage, &config.data_path).map_err(|error| instantiate(error.to_string()))?;
         let tls = match config.tls_options() {

@@ -274,6 +274,47 @@ fn without_files_to_open_nsqd_waits_and_goes_on() {
     });
 }
 
+/// How many segment files there are.
+fn segment_count(nsqd: &Daemon) -> usize {
+    let topics = fs::read_dir(nsqd.data_path().join("topics")).expect("topics have spilled").flatten();
+    topics.map(|topic| fs::read_dir(topic.path()).expect("a folder of nsqd's").count()).sum()
+}
+
+#[test]
+fn a_backlog_of_more_files_than_may_be_open_is_written_and_read() {
+    test(async {
+        const BATCHES: usize = 80;
+        let flags = ["--mem-queue-size=10", "--max-bytes-per-file=65536"];
+        let nsqd = flags.into_iter().fold(Daemon::nsqd(), |nsqd, flag| nsqd.flag(flag)).start().await;
+        let mut consumers = Vec::new();
+        for topic in ["t", "u"] {
+            consumers.push(nsqd.subscribe(topic, "c").await);
+        }
+        let mut publisher = nsqd.connect().await;
+        let limit = process::open_file_count(nsqd.pid()) + 12;
+        process::limit(nsqd.pid(), Resource::Nofile, Some(limit));
+        let body = |number: usize| format!("{number}:{:010000}", 0);
+        for first in 0..BATCHES {
+            let bodies: Vec<_> = (0..15).map(|index| body(15 * first + index)).collect();
+            for topic in ["t", "u"] {
+                publisher.publish_batch(topic, &bodies).await;
+            }
+        }
+        let spilled = async || wait::when(segment_count(&nsqd), |&count| count > 2 * limit as usize);
+        wait::until("there are more segment files than may be open", spilled).await;
+        for consumer in &mut consumers {
+            consumer.ready(100).await;
+            let mut numbers = BTreeSet::new();
+            while numbers.len() < 15 * BATCHES {
+                let message = consumer.message().await;
+                numbers.insert(number(&message.body));
+                consumer.finish(&message).await;
+            }
+        }
+        nsqd.get("/ping").await.expect(200);
+    });
+}
+
 #[test]
 fn a_data_directory_that_cannot_be_used_is_refused_and_left_alone() {
     test(async {

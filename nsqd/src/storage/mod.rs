@@ -5,7 +5,7 @@
 //!
 //! - [`mod@file`]: real files behind the [`Storage`] trait; `faulty`: their twin for tests, which
 //!   fails on demand and shows what a crash leaves behind; [`overlay`]: real files that are only looked at;
-//!   [`measured`]: any files, watched;
+//!   [`measured`]: any files, watched; [`open_files`]: few segment files open at a time;
 //! - [`data_dir`]: the layout of the data directory, its lock and its format version;
 //! - [`record`]: the kinds of journal record and their bytes;
 //! - [`seal`]: what ties bytes to one place in one file, so that stale bytes are never taken for new;
@@ -21,6 +21,7 @@ use std::{fmt, io, path::Path, str::FromStr, sync::Arc};
 pub mod faulty;
 pub mod file;
 pub mod measured;
+pub mod open_files;
 pub mod overlay;
 
 pub mod data_dir;

@@ -11,6 +11,7 @@ use nsqd::startup::diskqueue;
 use nsqd::startup::import::{self, queues::METADATA_FILE};
 use nsqd::storage::Storage;
 use nsqd::storage::data_dir::{DataDir, DataDirError};
+use nsqd::storage::open_files::OpenFiles;
 use nsqd::storage::overlay::OverlayStorage;
 
 use crate::exit_status::{ExitStatus, Failure};
@@ -95,7 +96,8 @@ impl Directory {
 }
 
 fn view(path: &Path) -> Result<View, Failure> {
-    let storage: Arc<dyn Storage> = Arc::new(OverlayStorage::default());
+    let storage: Arc<dyn Storage> =
+        Arc::new(OpenFiles::with_share_of_limit(Arc::new(OverlayStorage::default())));
     let opened = match DataDir::open(&storage, path) {
         // A start refuses that. To look at the rest must be possible all the same.
         Err(DataDirError::BadFormatFile { path: format }) => {

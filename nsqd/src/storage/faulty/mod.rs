@@ -16,7 +16,11 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -69,8 +73,11 @@ pub struct FaultyStorage(Arc<World>);
 struct World {
     state: Mutex<State>,
     faults: Mutex<Vec<Fault>>,
-    gate: Mutex<Gate>,
-    gate_moved: Condvar,
+    /// So many opens fail for want of a descriptor.
+    no_descriptors: AtomicUsize,
+    write_gate: Gate,
+    read_gate: Gate,
+    remove_gate: Gate,
 }
 
 #[derive(Default)]
@@ -81,10 +88,35 @@ struct State {
     recorded: Option<Vec<Change>>,
 }
 
+/// Where calls can be made to stand still.
 #[derive(Default)]
 struct Gate {
+    state: Mutex<GateState>,
+    moved: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
     closed: bool,
     waiting: usize,
+}
+
+/// So long a test waits for something that must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock();
+        if state.closed {
+            state.waiting += 1;
+            self.moved.notify_all();
+            while state.closed {
+                let timeout = self.moved.wait_for(&mut state, PATIENCE);
+                assert!(!timeout.timed_out(), "nobody opens the gate: do they wait for us?");
+            }
+            state.waiting -= 1;
+        }
+    }
 }
 
 impl From<Disk> for FaultyStorage {
@@ -105,23 +137,58 @@ impl FaultyStorage {
         self.0.faults.lock().clear();
     }
 
+    /// The next `times` files that are created or opened find no descriptor left.
+    pub fn run_out_of_descriptors(&self, times: usize) {
+        self.0.no_descriptors.store(times, Relaxed);
+    }
+
+    fn take_descriptor(&self) -> io::Result<()> {
+        let left = self.0.no_descriptors.fetch_update(Relaxed, Relaxed, |times| times.checked_sub(1));
+        if left.is_ok() { Err(rustix::io::Errno::MFILE.into()) } else { Ok(()) }
+    }
+
     /// Writes stand still until [`FaultyStorage::open_gate`].
     pub fn close_gate(&self) {
-        self.0.gate.lock().closed = true;
+        self.close_gate_of(Op::Write);
     }
 
     /// Lets writes go on.
     pub fn open_gate(&self) {
-        self.0.gate.lock().closed = false;
-        self.0.gate_moved.notify_all();
+        self.open_gate_of(Op::Write);
     }
 
     /// Blocks until a write stands at the closed gate.
     pub fn wait_for_write(&self) {
-        let mut gate = self.0.gate.lock();
-        while gate.waiting == 0 {
-            let timeout = self.0.gate_moved.wait_for(&mut gate, std::time::Duration::from_secs(20));
-            assert!(!timeout.timed_out(), "no write came");
+        self.wait_at_gate_of(Op::Write, 1);
+    }
+
+    /// Calls of this kind (write, read or remove) stand still until [`FaultyStorage::open_gate_of`].
+    pub fn close_gate_of(&self, op: Op) {
+        self.gate(op).state.lock().closed = true;
+    }
+
+    /// Lets them go on.
+    pub fn open_gate_of(&self, op: Op) {
+        let gate = self.gate(op);
+        gate.state.lock().closed = false;
+        gate.moved.notify_all();
+    }
+
+    /// Blocks until so many calls stand at the closed gate.
+    pub fn wait_at_gate_of(&self, op: Op, count: usize) {
+        let gate = self.gate(op);
+        let mut state = gate.state.lock();
+        while state.waiting < count {
+            let timeout = gate.moved.wait_for(&mut state, PATIENCE);
+            assert!(!timeout.timed_out(), "{} calls of {op:?} came", state.waiting);
+        }
+    }
+
+    fn gate(&self, op: Op) -> &Gate {
+        match op {
+            Op::Read => &self.0.read_gate,
+            Op::Remove => &self.0.remove_gate,
+            _ => &self.0.write_gate,
         }
     }
 
@@ -194,18 +261,6 @@ impl FaultyStorage {
         self.check(op).map_err(|(error, _)| error)
     }
 
-    fn pass_gate(&self) {
-        let mut gate = self.0.gate.lock();
-        if gate.closed {
-            gate.waiting += 1;
-            self.0.gate_moved.notify_all();
-            while gate.closed {
-                self.0.gate_moved.wait(&mut gate);
-            }
-            gate.waiting -= 1;
-        }
-    }
-
     fn handle(&self, file: FileId) -> Arc<dyn StorageFile> {
         Arc::new(FaultyFile { storage: self.clone(), file })
     }
@@ -214,12 +269,14 @@ impl FaultyStorage {
 impl Storage for FaultyStorage {
     fn create(&self, path: &Path, preallocate_bytes: u64) -> io::Result<Arc<dyn StorageFile>> {
         self.check_plain(Op::Create)?;
+        self.take_descriptor()?;
         let change = Change::Create { path: path.to_path_buf(), len: preallocate_bytes as usize };
         Ok(self.handle(self.apply(change)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
         self.check_plain(Op::Open)?;
+        self.take_descriptor()?;
         let file = self.0.state.lock().disk.open(path)?;
         Ok(self.handle(file))
     }
@@ -236,11 +293,13 @@ impl Storage for FaultyStorage {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove_gate.pass();
         self.check_plain(Op::Remove)?;
         self.apply(Change::Remove { path: path.to_path_buf() }).map(drop)
     }
 
     fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.0.remove_gate.pass();
         self.check_plain(Op::Remove)?;
         self.apply(Change::RemoveDirAll { dir: dir.to_path_buf() }).map(drop)
     }
@@ -299,6 +358,7 @@ impl FaultyFile {
 
 impl StorageFile for FaultyFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.storage.0.read_gate.pass();
         self.storage.check_plain(Op::Read)?;
         let state = self.storage.0.state.lock();
         let bytes = state.disk.bytes(self.file).get(offset as usize..).unwrap_or(&[]);
@@ -308,7 +368,7 @@ impl StorageFile for FaultyFile {
     }
 
     fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.storage.pass_gate();
+        self.storage.0.write_gate.pass();
         match self.storage.check(Op::Write) {
             Ok(()) => self.put(buf, offset),
             Err((error, written)) => {
