@@ -83,7 +83,7 @@ impl World {
         loop {
             let taken = self.channel.take(self.key, &mut output, 256 << 10);
             match (taken.end, taken.request) {
-                (TakeEnd::OnDisk, Some(request)) => self.channel.loaded(&request, request.load()),
+                (TakeEnd::OnDisk, Some(request)) => request.execute(),
                 (TakeEnd::Full, _) => output.clear(),
                 _ => return,
             }

@@ -10,12 +10,13 @@ use tokio::sync::watch;
 
 use crate::damage::Damage;
 use crate::health::{Health, Part};
+use crate::log::LogContext;
 use crate::log::retention::Retention;
 use crate::log::tail::MemoryBound;
 use crate::metrics::Metrics;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalError, JournalTiming, Lsn};
-use crate::storage::segment::{BlockRef, SegmentReport, SegmentStore};
+use crate::storage::segment::SegmentStore;
 use crate::storage::{ChannelNumber, Durability, Storage, TopicNumber};
 use crate::timers::Timers;
 
@@ -107,6 +108,8 @@ pub struct Engine {
     pub logger: Logger,
     /// What was found damaged; also counts it for metrics.
     pub damage: Arc<Damage>,
+    /// What all topics' logs share.
+    pub log_context: LogContext,
     next_topic: AtomicU32,
     next_channel: AtomicU32,
     leaving: AtomicBool,
@@ -146,8 +149,8 @@ pub struct EngineParts {
     pub limits: EngineLimits,
     /// See [`Engine::logger`].
     pub logger: Logger,
-    /// See [`Engine::damage`].
-    pub damage: Arc<Damage>,
+    /// See [`Engine::log_context`].
+    pub log_context: LogContext,
     /// The first numbers to give to a topic and a channel.
     pub next_numbers: (TopicNumber, ChannelNumber),
     /// See [`Engine::journal_from`].
@@ -167,7 +170,8 @@ impl Engine {
             limits: parts.limits,
             timers: Timers::new(),
             logger: parts.logger,
-            damage: parts.damage,
+            damage: parts.log_context.damage.clone(),
+            log_context: parts.log_context,
             next_topic: AtomicU32::new(parts.next_numbers.0),
             next_channel: AtomicU32::new(parts.next_numbers.1),
             leaving: AtomicBool::new(false),
@@ -239,12 +243,9 @@ impl Engine {
         u64::try_from(wall_ns / 1000).unwrap_or(0)
     }
 
-    /// A topic's segment files.
-    pub fn open_segments(
-        &self,
-        topic: TopicNumber,
-    ) -> std::io::Result<(SegmentStore, Vec<BlockRef>, SegmentReport)> {
-        SegmentStore::open(
+    /// The segment files of a new topic.
+    pub fn new_segments(&self, topic: TopicNumber) -> SegmentStore {
+        SegmentStore::new(
             self.storage.clone(),
             self.data_dir.topic_dir(topic),
             self.limits.max_bytes_per_file,

@@ -16,7 +16,7 @@
 //!
 //! # Rooms, from the bottom up
 //!
-//! [`clock`], [`auth`], [`damage`], [`health`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`], [`engine`], [`topic`], [`delivery`], [`connection`],
+//! [`clock`], [`auth`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`], [`engine`], [`topic`], [`delivery`], [`connection`],
 //! [`lookup`], [`stats`], [`statsd`], [`http`], [`startup`], [`syncing`], [`nsqd`]. Nothing below names anything above, but for [`log`],
 //! whose marks and whose reader speak the channel's language ([`channel::Mark`], [`channel::Source`]).
 //!
@@ -28,6 +28,7 @@
 pub mod clock;
 pub mod auth;
 pub mod damage;
+pub mod disk_work;
 pub mod health;
 pub mod metrics;
 pub mod storage;

@@ -111,6 +111,7 @@ impl Nsqd {
             Ok(result) => result.map_err(|error| StartError(format!("failed to load metadata - {error}")))?,
             Err(error) => return Err(StartError(format!("failed to load metadata - {error}"))),
         };
+        registry.engine().log_context.disk_work.use_threads();
         if let Some(options) = config.latency_options() {
             registry.measure_latencies(options);
         }

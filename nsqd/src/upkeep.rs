@@ -19,6 +19,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const BUSY_CLEAN_TICKS: u32 = 10;
 /// ... and after so many in any case.
 const CLEAN_TICKS: u32 = 300;
+/// After so many of these intervals what was read from disk and not used again is given back.
+const AGE_TICKS: u32 = 15;
 /// After so many of these intervals topics let go of what they have kept for long enough.
 const RETAIN_TICKS: u32 = 5;
 
@@ -59,6 +61,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
     topology.mark_unchanged();
     let mut ticks_since_clean = 0;
     let mut ticks_since_retain = 0;
+    let mut ticks_since_age = 0;
     // What failed is to be done still.
     let mut failed = Work::default();
     let mut ticks = clock::ticks(INTERVAL);
@@ -70,6 +73,11 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
         clock::follow_wall_clock();
         ticks_since_clean += 1;
         ticks_since_retain += 1;
+        ticks_since_age += 1;
+        if ticks_since_age >= AGE_TICKS {
+            ticks_since_age = 0;
+            engine.log_context.memory.age();
+        }
         let work = Work {
             checkpoint: failed.checkpoint
                 || (engine.journal.is_none() && topology.has_changed().unwrap_or(false)),

@@ -10,6 +10,7 @@
 //! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; its parts
 //! - [`signal`]: how a consumer is woken, and passed over while it is busy with something else
 //! - `acknowledging`: a run of FIN, REQ and TOUCH under one lock
+//! - [`reading`]: what must be read from disk before it can be taken
 //! - [`latency`]: pure; from publishing to FIN, if that is measured
 //! - [`saved`]: pure; to and from a checkpoint, and replaying the journal
 
@@ -19,6 +20,7 @@ pub mod in_flight;
 pub mod latency;
 pub mod moving;
 pub mod outstanding;
+pub mod reading;
 pub mod runs;
 pub mod saved;
 pub mod signal;
@@ -38,37 +40,32 @@ use parking_lot::{Mutex, MutexGuard};
 
 pub use self::acknowledging::Acknowledging;
 pub use self::consumers::ConsumerKey;
+pub use self::reading::ReadRequest;
+use self::reading::Reading;
 use self::saved::{Clocks, Overtaken, SavedChannel, Saving};
 pub use self::signal::ConsumerSignal;
 pub use self::state::{AckError, ChannelState, Counters, Mark};
 pub use self::take::{Source, Supply, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::clock::{self, Nanos};
-use crate::log::chunk::Chunk;
-use crate::log::reader::{BlockCache, BlockRequest, LogReader};
+use crate::log::read_cache::ReadCache;
+use crate::log::reader::LogReader;
 use crate::log::{Holder, TopicLog};
 use crate::storage::journal::Journal;
 use crate::storage::record::Record;
-use crate::storage::segment::ReadError;
 use crate::storage::{ChannelNumber, TopicNumber};
 use crate::timers::{Expire, Timer, Timers};
-
-/// After the disk could not be read, this long passes before it is tried again, twice as long each time it fails.
-const FIRST_READ_RETRY: Nanos = 100_000_000;
-/// But never longer than this.
-const LAST_READ_RETRY: Nanos = 5_000_000_000;
 
 /// So many messages are put back under one lock, when many come back at once: about 100 microseconds.
 const SLICE: usize = 1000;
 
 struct Inner {
     state: ChannelState,
-    cache: BlockCache,
+    cache: ReadCache,
+    reading: Reading,
     signals: Vec<Option<(Arc<ConsumerSignal>, Arc<ClientInfo>)>>,
     /// Set not after the next deadline.
     timer: Timer,
-    /// The disk could not be read: when it is tried again, and how long was waited for that.
-    retry: Option<(Nanos, Nanos)>,
     closed: bool,
 }
 
@@ -96,6 +93,7 @@ pub struct Channel {
     /// A copy of the oldest number that the state needs.
     floor: AtomicU64,
     inner: Mutex<Inner>,
+    this: Weak<Channel>,
 }
 
 /// What came of [`Channel::take`].
@@ -104,8 +102,9 @@ pub struct Taken {
     pub count: u64,
     /// Why no more.
     pub end: TakeEnd,
-    /// With [`TakeEnd::OnDisk`]: what to load before taking again.
-    pub request: Option<BlockRequest>,
+    /// What is to be read: with [`TakeEnd::OnDisk`] before more can be taken, unless somebody reads it already; else ahead
+    /// of need.
+    pub request: Option<ReadRequest>,
     /// When it was.
     pub at: Nanos,
 }
@@ -131,12 +130,13 @@ impl Channel {
             floor: AtomicU64::new(state.lowest_needed()),
             inner: Mutex::new(Inner {
                 state,
-                cache: BlockCache::default(),
+                cache: ReadCache::default(),
+                reading: Reading::default(),
                 signals: Vec::new(),
                 timer: parts.timers.timer(this.clone()),
-                retry: None,
                 closed: false,
             }),
+            this: this.clone(),
             parts,
         });
         let holder: Weak<Channel> = Arc::downgrade(&channel);
@@ -242,42 +242,13 @@ impl Channel {
         let inner = &mut *guard;
         let mut reader = LogReader::new(&self.parts.log, &mut inner.cache, out, room);
         let (count, end) = inner.state.take(key, now, &mut reader);
-        let request = reader.request();
+        let missing = reader.missing();
+        let request = self.read_request(inner, missing, now);
         if count > 0 {
             inner.schedule_next();
         }
         self.settle(guard);
         Taken { count, end, request, at: now }
-    }
-
-    /// What [`Taken::request`] asked for was read, or not. A damaged block is given up. If the system could not read
-    /// it, nothing is handed out for a while, and then it is tried again.
-    pub fn loaded(&self, request: &BlockRequest, result: Result<Chunk, ReadError>) {
-        match result {
-            Ok(chunk) => {
-                self.parts.log.read_worked();
-                self.parts.log.learn_ids(chunk.frames());
-                let mut inner = self.inner.lock();
-                inner.cache.put(request, chunk);
-                inner.retry = None;
-            }
-            Err(error) => {
-                self.parts.log.read_failed(&request.block, &error);
-                if matches!(error, ReadError::Io { .. }) {
-                    self.suspend();
-                }
-            }
-        }
-    }
-
-    fn suspend(&self) {
-        let mut inner = self.inner.lock();
-        let waited = inner.retry.map_or(0, |(_, waited)| waited);
-        let wait = waited.saturating_mul(2).clamp(FIRST_READ_RETRY, LAST_READ_RETRY);
-        let at = clock::monotonic().saturating_add(wait);
-        inner.retry = Some((at, wait));
-        inner.state.set_suspended(true);
-        inner.schedule(Some(at));
     }
 
     /// Drops all messages.
@@ -480,14 +451,10 @@ impl Expire for Channel {
                 signal.call_and_wake();
             }
         }
-        let retry = inner.retry.map(|(at, _)| at);
-        if retry.is_some_and(|at| at <= now) {
-            inner.state.set_suspended(false);
-        }
+        let reading = self.expire_reading(&mut inner, now);
         // What is left over is due at once, but behind what others have to do.
         let next = inner.state.next_deadline().map(|deadline| deadline.max(now));
-        let next = next.into_iter().chain(retry.filter(|at| *at > now)).min();
-        inner.timer.set(next);
+        inner.timer.set(next.into_iter().chain(reading).min());
         self.settle(inner);
     }
 }

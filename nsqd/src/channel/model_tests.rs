@@ -25,6 +25,10 @@ enum Step {
     Disconnect(u8),
     Ready(u8, u8),
     Take(u8, u8),
+    /// So many are in memory, and what comes then is on disk.
+    TakeFromDisk(u8, u8),
+    /// What comes again is brought into the order on disk.
+    Sort,
     Finish(u8),
     Requeue(u8, u16),
     Touch(u8),
@@ -47,6 +51,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Disconnect),
         3 => (any::<u8>(), 0u8..12).prop_map(|(who, count)| Step::Ready(who, count)),
         8 => (any::<u8>(), 1u8..8).prop_map(|(who, room)| Step::Take(who, room)),
+        2 => (any::<u8>(), 0u8..4).prop_map(|(who, in_memory)| Step::TakeFromDisk(who, in_memory)),
+        1 => Just(Step::Sort),
         8 => any::<u8>().prop_map(Step::Finish),
         3 => (any::<u8>(), prop_oneof![Just(0u16), 1u16..3000]).prop_map(|(which, delay)| Step::Requeue(which, delay)),
         2 => any::<u8>().prop_map(Step::Touch),
@@ -70,6 +76,8 @@ enum Where {
 /// Gives whatever it is asked for, up to a room.
 struct AnySource {
     room: u64,
+    /// What comes after so many is on disk.
+    in_memory: u64,
     given: Vec<(u64, u16)>,
     /// So many of them by the last call.
     given_last: usize,
@@ -80,6 +88,12 @@ struct AnySource {
 /// Messages are years apart, so that taking one for another would show in the latencies.
 fn published_at(sequence: u64) -> i64 {
     -(sequence as i64) * 100_000_000_000_000
+}
+
+impl Default for AnySource {
+    fn default() -> Self {
+        AnySource { room: u64::MAX, in_memory: u64::MAX, given: Vec::new(), given_last: 0, last_first: 0 }
+    }
 }
 
 impl Source for AnySource {
@@ -93,6 +107,11 @@ impl Source for AnySource {
         if count == 0 {
             return Supply::Full;
         }
+        let count = count.min(self.in_memory);
+        if count == 0 {
+            return Supply::OnDisk;
+        }
+        self.in_memory -= count;
         assert!(from > self.last_first, "first deliveries follow publishing order");
         self.last_first = from + count - 1;
         self.room -= count;
@@ -105,6 +124,10 @@ impl Source for AnySource {
         if self.room == 0 {
             return Supply::Full;
         }
+        if self.in_memory == 0 {
+            return Supply::OnDisk;
+        }
+        self.in_memory -= 1;
         self.room -= 1;
         self.given.push((sequence, attempts));
         self.given_last = 1;
@@ -242,7 +265,9 @@ impl Pair {
                     self.ready.insert(key, u64::from(count));
                 }
             }
-            Step::Take(pick, room) => self.take(pick, room),
+            Step::Take(pick, room) => self.take(pick, room, u64::MAX),
+            Step::TakeFromDisk(pick, in_memory) => self.take(pick, u8::MAX, in_memory.into()),
+            Step::Sort => self.state.sort_waiting(),
             Step::Finish(pick) => self.finish(pick),
             Step::Requeue(pick, delay) => self.requeue(pick, u64::from(delay)),
             Step::Touch(pick) => {
@@ -297,11 +322,11 @@ impl Pair {
         self.published.extend((from..self.end).map(|sequence| (sequence, due)));
     }
 
-    fn take(&mut self, pick: u8, room: u8) {
+    fn take(&mut self, pick: u8, room: u8, in_memory: u64) {
         let Some(key) = self.consumer(pick) else { return };
         let available = self.model.values().filter(|(place, _)| *place == Where::Ready).count() as u64;
         let before = self.in_flight(key);
-        let mut source = AnySource { room: u64::from(room), given: Vec::new(), given_last: 0, last_first: 0 };
+        let mut source = AnySource { room: u64::from(room), in_memory, ..AnySource::default() };
         let (count, end) = self.state.take(key, self.now, &mut source);
         assert_eq!(count, source.given.len() as u64);
         assert!(count == 0 || !self.paused, "a paused channel hands out nothing");
@@ -310,9 +335,17 @@ impl Pair {
         let nearer = self.ready.keys().filter(|other| self.is_near[other] && !self.is_near[&key]);
         let wanted: u64 = nearer.map(|other| self.ready[other].saturating_sub(self.in_flight(*other))).sum();
         if !self.paused && allowed > 0 && available > wanted {
-            assert!(count > 0, "something to take, room for it, and nothing given");
+            assert!(count > 0 || in_memory == 0, "something to take, room for it, and nothing given");
         }
         assert_eq!(end == TakeEnd::Full, count == u64::from(room) && end == TakeEnd::Full);
+        if end == TakeEnd::OnDisk {
+            assert_eq!(
+                (count, self.state.wake_next()),
+                (in_memory, None),
+                "whoever is woken could only wait, too"
+            );
+            self.state.set_unstalled();
+        }
         for (sequence, attempts) in source.given {
             let (place, seen) =
                 self.model.get_mut(&sequence).expect("handed out, but finished or never published");
@@ -429,7 +462,7 @@ proptest! {
     fn whoever_is_parked_gets_what_comes(consumers in 1usize..6, batches in proptest::collection::vec(1u64..40, 1..30)) {
         let mut state = ChannelState::new(1, MAX_TIMEOUT);
         let keys: Vec<_> = (0..consumers).map(|_| state.add_consumer(TIMEOUT, 0, Locality::Global)).collect();
-        let mut source = AnySource { room: u64::MAX, given: Vec::new(), given_last: 0, last_first: 0 };
+        let mut source = AnySource::default();
         for &key in &keys {
             state.set_ready(key, 2500);
             state.take(key, 0, &mut source);
@@ -447,4 +480,58 @@ proptest! {
         }
         prop_assert_eq!(source.given.len() as u64, end - 1);
     }
+}
+
+#[test]
+fn while_the_disk_is_read_nobody_is_woken_and_then_somebody_is() {
+    let mut state = ChannelState::new(1, MAX_TIMEOUT);
+    let keys = [(); 2].map(|()| state.add_consumer(TIMEOUT, 0, Locality::Global));
+    keys.iter().for_each(|&key| state.set_ready(key, 10));
+    state.release(5, &[], None);
+    let mut on_disk = AnySource { in_memory: 0, ..AnySource::default() };
+    assert_eq!(state.take(keys[0], 0, &mut on_disk), (0, TakeEnd::OnDisk));
+    state.take(keys[1], 0, &mut on_disk);
+    state.release(6, &[], None);
+    assert_eq!(state.wake_next(), None);
+    state.set_unstalled();
+    assert_eq!(state.wake_next(), Some(keys[0]));
+    assert_eq!(state.take(keys[0], 0, &mut AnySource::default()).0, 3);
+    assert_eq!(state.wake_next(), Some(keys[1]));
+}
+
+#[test]
+fn messages_that_are_due_together_come_in_the_order_of_the_log() {
+    let mut state = ChannelState::new(1, MAX_TIMEOUT);
+    let key = state.add_consumer(TIMEOUT, 0, Locality::Global);
+    state.set_ready(key, 100);
+    for (sequence, due) in [(1, 9), (2, 3), (3, 7), (4, 5), (5, 100)] {
+        state.release(sequence + 1, &[Mark::Deferred { from: sequence, to: sequence + 1, due }], None);
+    }
+    state.expire(10, usize::MAX);
+    let mut source = AnySource::default();
+    state.take(key, 10, &mut source);
+    assert_eq!(source.given.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn what_waits_is_sorted_and_who_comes_later_waits_behind() {
+    let mut state = ChannelState::new(1, MAX_TIMEOUT);
+    let key = state.add_consumer(TIMEOUT, 0, Locality::Global);
+    state.set_ready(key, 100);
+    state.release(11, &[], None);
+    state.take(key, 0, &mut AnySource::default());
+    for sequence in [8, 2, 6, 4] {
+        state.requeue(key, sequence, 0, 0).unwrap();
+    }
+    state.sort_waiting();
+    state.requeue(key, 1, 0, 0).unwrap();
+    state.sort_waiting();
+    assert_eq!(state.waiting_sequences().collect::<Vec<_>>(), [2, 4, 6, 8, 1]);
+    state.release(12, &[], None);
+    state.requeue(key, 3, 0, 0).unwrap();
+    assert_eq!(
+        state.waiting_sequences().collect::<Vec<_>>(),
+        [2, 4, 6, 8, 1],
+        "its turn is after what was released"
+    );
 }

@@ -127,6 +127,7 @@ impl ChannelState {
     /// Takes what is no longer outstanding out of the queues.
     fn leave_queues(&mut self) {
         let outstanding = &self.outstanding;
+        self.sorted_count = 0;
         self.waiting.retain(|&(_, slot)| outstanding.entry(slot).place == Place::Waiting);
         let deferred = std::mem::take(&mut self.deferred).into_iter();
         self.deferred = deferred

@@ -113,6 +113,8 @@ impl Default for Outstanding {
 const WINDOW_KEEP: usize = 4096;
 /// A window with less than one in this many places taken moves its oldest entries to the tree.
 const WINDOW_SPARSITY: usize = 8;
+/// An empty slab with room for more entries than this is freed.
+const SLAB_KEEP: usize = 8192;
 /// A jump in sequence numbers longer than this, and than the window, is not filled with empty places.
 const WINDOW_JUMP: u64 = 1024;
 /// So many places of a window that should go are given up with each message that comes: a million at once would take too
@@ -219,6 +221,14 @@ impl Outstanding {
         self.first_free = slot;
         self.count -= 1;
         std::mem::replace(&mut self.entries[slot as usize], free)
+    }
+
+    /// Frees the memory of a large wave that has passed. No slot may be in any list or queue any more once nothing is
+    /// outstanding.
+    pub fn shrink(&mut self) {
+        if self.count == 0 && self.entries.len() > SLAB_KEEP {
+            drop(self.clear());
+        }
     }
 
     /// Removes everything; returns it, to be dropped where that holds up nobody.
@@ -348,6 +358,20 @@ mod tests {
                 "the new ones have a window of their own"
             );
         }
+    }
+
+    #[test]
+    fn memory_of_a_wave_is_freed_with_its_last_message() {
+        let mut outstanding = Outstanding::default();
+        let slots: Vec<_> =
+            (0..100_000).map(|sequence| outstanding.insert_ahead(entry(2 * sequence))).collect();
+        for slot in slots {
+            outstanding.remove(slot);
+            outstanding.shrink();
+        }
+        assert!(outstanding.entries.capacity() <= SLAB_KEEP && outstanding.window.capacity() <= SLAB_KEEP);
+        let slot = outstanding.insert(entry(7));
+        assert_eq!((outstanding.find(7), outstanding.lowest()), (Some(slot), Some(7)));
     }
 
     proptest! {

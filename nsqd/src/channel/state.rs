@@ -73,6 +73,9 @@ pub struct Counters {
     pub finish_count: u64,
 }
 
+/// An empty heap of due times keeps room for so many.
+const KEEP_DEFERRED: usize = 8192;
+
 /// See the module.
 #[derive(Debug)]
 pub struct ChannelState {
@@ -90,6 +93,10 @@ pub struct ChannelState {
     pub(super) paused: bool,
     /// Messages cannot be read just now.
     pub(super) suspended: bool,
+    /// The last take needs messages from disk: nobody is woken before they are read.
+    pub(super) stalled: bool,
+    /// Number of messages at the front of `waiting` that are sorted.
+    pub(super) sorted_count: usize,
     pub(super) counters: Counters,
     pub(super) consumers: Consumers,
     /// Was woken and has not taken yet. Nobody else is woken meanwhile: it wakes the next, if it leaves some, so that a
@@ -128,6 +135,8 @@ impl ChannelState {
             deferred: BinaryHeap::new(),
             paused: false,
             suspended: false,
+            stalled: false,
+            sorted_count: 0,
             counters: Counters::default(),
             consumers: Consumers::default(),
             woken: None,
@@ -340,15 +349,29 @@ impl ChannelState {
             }
             self.consumers.look_again(key, &self.outstanding);
         }
-        while left > 0
+        self.fall_due(now, left);
+        owners
+    }
+
+    /// Messages that are due at the same time wait in the order of the log, so that they are read in that order.
+    fn fall_due(&mut self, now: Nanos, most: usize) {
+        let mut fallen = Vec::new();
+        while fallen.len() < most
             && let Some(&Reverse((due, slot))) = self.deferred.peek()
             && due <= now
         {
             self.deferred.pop();
-            self.wait(slot);
-            left -= 1;
+            fallen.push(slot);
         }
-        owners
+        if self.deferred.is_empty() {
+            // A large heap is freed with its last message.
+            self.deferred.shrink_to(KEEP_DEFERRED);
+        }
+        let outstanding = &self.outstanding;
+        fallen.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
+        for slot in fallen {
+            self.wait(slot);
+        }
     }
 
     fn first_in_flight(&self, key: ConsumerKey) -> Option<Slot> {
@@ -409,6 +432,7 @@ impl ChannelState {
         self.upheavals += 1;
         self.consumers.clear_in_flight();
         self.in_flight_count = 0;
+        self.sorted_count = 0;
         self.cursor = self.end;
         Emptied {
             _outstanding: self.outstanding.clear(),
@@ -427,6 +451,11 @@ impl ChannelState {
     /// As paused, but not an operator's doing and not remembered: messages cannot be read just now.
     pub fn set_suspended(&mut self, suspended: bool) {
         self.suspended = suspended;
+    }
+
+    /// A read has ended, with or without a result.
+    pub fn set_unstalled(&mut self) {
+        self.stalled = false;
     }
 
     /// Whether it is paused.
@@ -485,6 +514,7 @@ impl ChannelState {
 
     /// What was finished since the last call, for the journal.
     pub fn drain_finished(&mut self) -> Option<Runs> {
+        self.outstanding.shrink();
         (!self.finished.is_empty()).then(|| std::mem::take(&mut self.finished))
     }
 }

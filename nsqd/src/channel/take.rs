@@ -3,11 +3,18 @@
 //! First deliveries follow publishing order. Messages that wait to be handed out again have their turn when the cursor
 //! has passed what was there when they came back.
 
+use std::collections::VecDeque;
+
 use super::consumers::{Consumer, ConsumerKey};
 use super::outstanding::{Entry, Place, Slot};
 use super::state::ChannelState;
 use crate::clock::Nanos;
 use crate::locality::Locality;
+
+/// An empty queue with room for more than this is freed.
+const KEEP_WAITING: usize = 8192;
+/// Number of waiting messages that are sorted at a time.
+const SORTED_AT_A_TIME: usize = 8192;
 
 /// Where a channel's messages come from while it hands them out; implemented over the topic's log.
 pub trait Source {
@@ -41,7 +48,7 @@ pub enum TakeEnd {
     Parked,
     /// The consumer has its share or its RDY is used up.
     Satisfied,
-    /// See [`Supply::OnDisk`].
+    /// See [`Supply::OnDisk`]: the consumer is parked, and nobody is woken until the channel is stalled no more.
     OnDisk,
     /// See [`Supply::Full`].
     Full,
@@ -95,6 +102,8 @@ impl ChannelState {
                 Supply::Given(count) => given += count,
                 Supply::Lost(_) | Supply::Gone(_) => {}
                 Supply::OnDisk => {
+                    self.consumers.park(key);
+                    self.stalled = true;
                     end = TakeEnd::OnDisk;
                     break;
                 }
@@ -182,7 +191,7 @@ impl ChannelState {
         let supply = source.again(sequence, attempts);
         match supply {
             Supply::Given(_) => {
-                self.waiting.pop_front();
+                self.pop_waiting();
                 let entry = self.outstanding.entry_mut(slot);
                 entry.attempts = attempts;
                 entry.place = Place::InFlight;
@@ -194,7 +203,7 @@ impl ChannelState {
                 self.note_timestamps(sequence, source);
             }
             Supply::Lost(_) | Supply::Gone(_) => {
-                self.waiting.pop_front();
+                self.pop_waiting();
                 self.outstanding.remove(slot);
                 self.counters.lost_count += u64::from(matches!(supply, Supply::Lost(_)));
                 self.finished.push(sequence, sequence + 1);
@@ -217,6 +226,41 @@ impl ChannelState {
         });
     }
 
+    fn pop_waiting(&mut self) {
+        self.waiting.pop_front();
+        self.sorted_count = self.sorted_count.saturating_sub(1);
+        if self.waiting.is_empty() && self.waiting.capacity() > KEEP_WAITING {
+            self.waiting = VecDeque::new();
+        }
+    }
+
+    /// Sorts the oldest waiting messages whose turn has come by their place in the log, to read them in that order. The
+    /// order of redeliveries is not promised.
+    pub fn sort_waiting(&mut self) {
+        if self.sorted_count > 0 {
+            return;
+        }
+        let cursor = self.cursor;
+        let count = self.waiting.len().min(SORTED_AT_A_TIME);
+        let mut slots: Vec<Slot> = (self.waiting.range(..count))
+            .take_while(|(after, _)| *after <= cursor)
+            .map(|(_, slot)| *slot)
+            .collect();
+        let outstanding = &self.outstanding;
+        slots.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
+        self.sorted_count = slots.len();
+        // Only messages whose turn has come change places, so the turns stay in order.
+        for ((_, place), slot) in self.waiting.iter_mut().zip(slots) {
+            *place = slot;
+        }
+    }
+
+    /// The waiting messages whose turn has come, in order.
+    pub fn waiting_sequences(&self) -> impl Iterator<Item = u64> {
+        let due = self.waiting.iter().take_while(|(after, _)| *after <= self.cursor);
+        due.map(|(_, slot)| self.outstanding.entry(*slot).sequence)
+    }
+
     fn advance(&mut self, count: u64) {
         self.cursor += count;
         self.pass_skipped();
@@ -233,7 +277,7 @@ impl ChannelState {
     /// If there is something to hand out and somebody parked who may have it, the one to wake. It must take, even if
     /// it has no use for anything any more; if it cannot, [`ChannelState::pass_on`] must follow.
     pub fn wake_next(&mut self) -> Option<ConsumerKey> {
-        if self.paused || self.suspended || self.depth() == 0 || self.woken.is_some() {
+        if self.paused || self.suspended || self.stalled || self.depth() == 0 || self.woken.is_some() {
             return None;
         }
         self.woken = self.consumers.unpark_next();

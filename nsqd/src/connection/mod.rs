@@ -250,8 +250,8 @@ impl Connection {
             Call::Close => return Err(End::Close),
         }
         if self.may_take {
-            let metrics = self.context.registry.engine().metrics();
-            self.may_take = deliver(&subscription.channel, subscription.key, &mut self.output, metrics);
+            let engine = self.context.registry.engine();
+            self.may_take = deliver(&subscription.channel, subscription.key, &mut self.output, engine);
         }
         Ok(())
     }

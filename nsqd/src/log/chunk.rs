@@ -150,10 +150,20 @@ impl Chunk {
 
     /// Appends the frame of one message (which is in here) to `out`, with its attempts set.
     pub fn copy_again(&self, sequence: u64, attempts: u16, out: &mut Vec<u8>) {
+        Self::copy_frame_again(self.frame(sequence), attempts, out);
+    }
+
+    /// Appends a frame to `out`, with its attempts set.
+    pub fn copy_frame_again(frame: &[u8], attempts: u16, out: &mut Vec<u8>) {
         let start = out.len();
-        self.copy(sequence, 1, usize::MAX, out);
+        out.extend_from_slice(frame);
         debug_assert!(out.len() >= start + ATTEMPTS_OFFSET + 2);
         set_attempts(&mut out[start..], attempts);
+    }
+
+    /// The frame of message `sequence` (which is in here).
+    pub fn frame(&self, sequence: u64) -> &[u8] {
+        &self.bytes[self.offset_of(sequence)..self.offset_of(sequence + 1)]
     }
 
     /// When a message (which is in here) was published.

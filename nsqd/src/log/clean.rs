@@ -17,6 +17,9 @@ impl TopicLog {
     /// Returns the bytes that came free. Reads and writes the disk.
     pub fn clean(&self) -> io::Result<u64> {
         let Some(mut segments) = self.segments.try_lock() else { return Ok(0) };
+        if self.is_deleted() {
+            return Ok(0);
+        }
         let files: Vec<SegmentFileInfo> = segments.files().collect();
         let Some((_newest, old)) = files.split_last() else { return Ok(0) };
         let mut freed = 0;

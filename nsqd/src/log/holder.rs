@@ -92,6 +92,11 @@ impl Holders {
         Some(all)
     }
 
+    /// Whether more than one channel reads, as far as that can be told: each is a holder, and so is the release point.
+    pub fn are_several_channels(&self) -> bool {
+        self.all.lock().len() > 2
+    }
+
     /// Asked without the lock of the list: an answer may take the holder's own.
     fn alive(&self) -> Vec<Arc<dyn Holder>> {
         let mut holders = self.all.lock();

@@ -6,7 +6,8 @@
 //!
 //! - [`chunk`]: encoded messages in memory
 //! - [`tail`]: which chunk or block has which message; appending; the memory bound
-//! - [`reader`]: copies messages out, to a consumer's output
+//! - [`reader`]: copies messages out, to a consumer's output, and reads what is on disk
+//! - [`read_cache`]: pure; what a channel has read; [`read_memory`]: what all have read, bounded
 //! - [`holder`]: who needs what
 //! - [`ids`]: pure; which messages have the id of another node
 //! - [`repair`]: what a start does about blocks that a power failure has left in part
@@ -17,6 +18,8 @@ pub mod chunk;
 pub mod clean;
 pub mod holder;
 pub mod ids;
+pub mod read_cache;
+pub mod read_memory;
 pub mod reader;
 pub mod repair;
 pub mod retain;
@@ -33,10 +36,12 @@ use self::chunk::Chunk;
 use self::holder::Holders;
 pub use self::holder::{Floor, Holder};
 use self::ids::{ForeignIds, base_of};
+use self::read_memory::ReadMemory;
 use self::retain::Keeper;
 use self::tail::{Location, Tail, sequence_of};
 use crate::channel::Mark;
 use crate::damage::Damage;
+use crate::disk_work::DiskWork;
 use crate::storage::segment::SegmentStore;
 
 /// See the module.
@@ -58,14 +63,33 @@ pub struct TopicLog {
     keeper: Mutex<Keeper>,
     /// The last attempt to write a segment failed, so memory cannot be freed.
     spill_failed: AtomicBool,
+    /// The topic is gone: nothing is written any more.
+    deleted: AtomicBool,
+    /// Segment files will be released soon.
+    releasing: AtomicBool,
+    /// Bytes in segment files, to be looked at without waiting for the disk.
+    segment_bytes: Arc<AtomicU64>,
     /// Whose messages these are, for reports.
     name: String,
     damage: Arc<Damage>,
+    disk_work: Arc<DiskWork>,
+    memory: Arc<ReadMemory>,
+}
+
+/// What all logs share.
+#[derive(Clone, Default)]
+pub struct LogContext {
+    /// What was found damaged.
+    pub damage: Arc<Damage>,
+    /// Who works on files.
+    pub disk_work: Arc<DiskWork>,
+    /// What was read from segments.
+    pub memory: Arc<ReadMemory>,
 }
 
 impl TopicLog {
     /// A log over what recovery found (or over nothing).
-    pub fn new(tail: Tail, segments: SegmentStore, name: impl Into<String>, damage: Arc<Damage>) -> Self {
+    pub fn new(tail: Tail, segments: SegmentStore, name: impl Into<String>, context: LogContext) -> Self {
         let log = TopicLog {
             end: AtomicU64::new(0),
             first_release: AtomicU64::new(0),
@@ -76,11 +100,16 @@ impl TopicLog {
             retained_from: AtomicU64::new(u64::MAX),
             keeper: Mutex::default(),
             tail: Mutex::new(tail),
+            segment_bytes: segments.bytes_gauge(),
             segments: Mutex::new(segments),
             holders: Holders::default(),
             spill_failed: AtomicBool::new(false),
+            deleted: AtomicBool::new(false),
+            releasing: AtomicBool::new(false),
             name: name.into(),
-            damage,
+            damage: context.damage,
+            disk_work: context.disk_work,
+            memory: context.memory,
         };
         log.publish_numbers(&log.tail.lock());
         log
@@ -219,8 +248,8 @@ impl TopicLog {
         self.holders.need_before(self.first_release.load(Ordering::Relaxed))
     }
 
-    /// Frees what nobody needs: memory at once, segment files when all of one is free.
-    pub fn trim(&self) {
+    /// Frees what nobody needs: memory at once, segment files soon, when all of one is free.
+    pub fn trim(self: &Arc<Self>) {
         if self.is_held_back() {
             return;
         }
@@ -229,9 +258,9 @@ impl TopicLog {
             return;
         }
         let mut tail = self.tail.lock();
-        let blocks_before = tail.oldest_block();
+        let oldest_file = tail.oldest_file();
         tail.trim(floor);
-        let blocks_freed = tail.oldest_block() != blocks_before;
+        let file_freed = tail.oldest_file() != oldest_file;
         self.publish_numbers(&tail);
         drop(tail);
         if self.has_foreign_ids.load(Ordering::Acquire) {
@@ -239,10 +268,18 @@ impl TopicLog {
             foreign.forget_before(floor.min(self.retained_from()));
             self.has_foreign_ids.store(!foreign.is_empty(), Ordering::Release);
         }
-        if blocks_freed && let Some(mut segments) = self.segments.try_lock() {
-            // A file that cannot be removed now is tried again with the next one.
-            let _ = segments.release_below(floor.min(self.retained_from()));
+        if file_freed && !self.releasing.swap(true, Ordering::AcqRel) {
+            let log = self.clone();
+            self.disk_work.write(move || log.release_finished_files());
         }
+    }
+
+    /// Removes the segment files that nobody needs; waits for the disk.
+    fn release_finished_files(&self) {
+        let mut segments = self.segments.lock();
+        self.releasing.store(false, Ordering::Release);
+        // A file that cannot be removed now is tried again with the next one.
+        let _ = segments.release_below(self.holders.floor().min(self.retained_from()));
     }
 
     /// As [`TopicLog::trim`], whether or not it seems worth it.
@@ -253,20 +290,38 @@ impl TopicLog {
     }
 
     /// Moves the oldest messages to disk while memory holds more than its bound; returns how many chunks were
-    /// written. One caller at a time works; others return at once.
+    /// written. Waits for the disk.
     pub fn spill(&self) -> io::Result<usize> {
-        if !self.tail.lock().is_over(1) {
+        self.spill_up_to(usize::MAX)
+    }
+
+    /// As [`TopicLog::spill`], of at most so many chunks.
+    pub fn spill_up_to(&self, max_chunks: usize) -> io::Result<usize> {
+        if !self.should_spill() {
             self.spill_failed.store(false, Ordering::Relaxed);
             return Ok(0);
         }
-        let Some(mut segments) = self.segments.try_lock() else { return Ok(0) };
+        let mut segments = self.segments.lock();
+        if self.is_deleted() {
+            return Ok(0);
+        }
         let mut written = 0;
-        loop {
+        for _ in 0..max_chunks {
             let Some(chunk) = self.tail.lock().over() else { break };
             written += usize::from(self.write_if_needed(&mut segments, &chunk)?);
         }
         self.spill_failed.store(false, Ordering::Relaxed);
         Ok(written)
+    }
+
+    /// Whether memory holds more than its bound, and it is of use to write.
+    pub fn should_spill(&self) -> bool {
+        !self.is_deleted() && self.tail.lock().is_over(1)
+    }
+
+    /// Whether so much waits to be written that publishers should wait, too.
+    pub fn is_spill_behind(&self) -> bool {
+        self.tail.lock().is_far_over()
     }
 
     /// Whether memory is at twice its bound because the disk takes no more: time to refuse publishes.
@@ -287,6 +342,9 @@ impl TopicLog {
     /// Writes to segments whatever up to `sequence` is needed and only in memory (and in the journal).
     pub fn persist_up_to(&self, sequence: u64, sync: bool) -> io::Result<()> {
         let mut segments = self.segments.lock();
+        if self.is_deleted() {
+            return Ok(());
+        }
         self.trim_tail(self.holders.floor());
         loop {
             let Some(chunk) = self.tail.lock().unwritten_up_to(sequence) else { break };
@@ -346,14 +404,21 @@ impl TopicLog {
         self.tail.lock().oldest_block()
     }
 
-    /// Deletes all files. The log must not be used any more.
+    /// Whether its files were deleted.
+    pub fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Deletes all files. The log must not be used any more; work on files that is queued does nothing.
     pub fn delete_files(&self) -> io::Result<()> {
-        self.segments.lock().remove_all()
+        let mut segments = self.segments.lock();
+        self.deleted.store(true, Ordering::Release);
+        segments.remove_all()
     }
 
     /// Bytes in segment files.
     pub fn segment_bytes(&self) -> u64 {
-        self.segments.lock().bytes()
+        self.segment_bytes.load(Ordering::Relaxed)
     }
 
     /// Gives back memory that an idle topic should not hold.

@@ -1,125 +1,117 @@
 //! Copies messages from the log to a consumer's output: a channel's [`Source`].
 //!
-//! A message in memory is copied under the tail's lock. One on disk is in a block that must be loaded first, without
-//! any lock: the reader then answers [`Supply::OnDisk`] and says which; whoever drives it loads the block, puts it
-//! into the [`BlockCache`] and takes again.
+//! A message in memory is copied under the tail's lock. One on disk must be read first, without any lock: the reader then
+//! answers [`Supply::OnDisk`] and says what is [`Missing`]; whoever drives it reads that, puts it into the [`ReadCache`] and
+//! takes again.
 
 use std::sync::Arc;
 
 use super::TopicLog;
 use super::chunk::{self, Chunk};
+use super::read_cache::{Gathered, ReadCache};
+use super::read_memory::HeldChunk;
 use super::tail::Location;
 use crate::channel::{Source, Supply};
 use crate::storage::segment::{BlockRef, ReadError};
 
-/// The blocks that a channel read last: one where its cursor is, one for messages handed out again.
-#[derive(Debug, Default)]
-pub struct BlockCache {
-    ahead: Option<Arc<Chunk>>,
-    again: Option<Arc<Chunk>>,
+/// What a take needs from disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// The block with this message, for its first delivery.
+    First(u64),
+    /// A redelivered message.
+    Again,
 }
 
-impl BlockCache {
-    /// Keeps a loaded block for the next take.
-    pub fn put(&mut self, request: &BlockRequest, chunk: Chunk) {
-        let place = if request.again { &mut self.again } else { &mut self.ahead };
-        *place = Some(Arc::new(chunk));
-    }
-
-    /// Drops what lies before the oldest message needed.
-    pub fn trim(&mut self, floor: u64) {
-        for place in [&mut self.ahead, &mut self.again] {
-            if place.as_ref().is_some_and(|chunk| chunk.end_sequence() <= floor) {
-                *place = None;
-            }
-        }
-    }
-
-    fn find(&self, sequence: u64) -> Option<&Arc<Chunk>> {
-        [&self.ahead, &self.again].into_iter().flatten().find(|chunk| chunk.holds(sequence))
-    }
-}
-
-/// A block to load before the next take.
-#[derive(Debug, Clone)]
-pub struct BlockRequest {
-    /// Which block.
-    pub block: BlockRef,
-    again: bool,
-}
-
-impl BlockRequest {
-    /// Reads the block; waits for the disk.
-    pub fn load(&self) -> Result<Chunk, ReadError> {
-        let mut loaded = self.block.read()?;
-        // A chunk knows its end from its bytes.
-        loaded.offsets.pop();
-        Ok(Chunk::from_frames(loaded.first_sequence, loaded.frames, loaded.offsets))
-    }
-}
+/// The system could not read it. That is reported already, and may work later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CannotRead;
 
 /// Reads for one take.
 pub struct LogReader<'a> {
     log: &'a TopicLog,
-    cache: &'a mut BlockCache,
+    cache: &'a mut ReadCache,
     out: &'a mut Vec<u8>,
     /// Bytes that may still be put into `out`.
     room: usize,
     /// Where in `out` the messages given last begin.
     given_from: usize,
     /// Set with [`Supply::OnDisk`].
-    request: Option<BlockRequest>,
+    missing: Option<Missing>,
 }
 
 impl<'a> LogReader<'a> {
     /// Reads into `out`, up to `room` bytes (and a bit more for a message that is bigger than the room).
-    pub fn new(log: &'a TopicLog, cache: &'a mut BlockCache, out: &'a mut Vec<u8>, room: usize) -> Self {
-        LogReader { log, cache, out, room, given_from: usize::MAX, request: None }
+    pub fn new(log: &'a TopicLog, cache: &'a mut ReadCache, out: &'a mut Vec<u8>, room: usize) -> Self {
+        LogReader { log, cache, out, room, given_from: usize::MAX, missing: None }
     }
 
-    /// The block to load, if the take ended for want of it.
-    pub fn request(self) -> Option<BlockRequest> {
-        self.request
+    /// What to read, if the take ended for want of it.
+    pub fn missing(self) -> Option<Missing> {
+        self.missing
     }
 
-    fn supply(
-        &mut self,
-        sequence: u64,
-        again: bool,
-        copy: impl Fn(&Chunk, usize, &mut Vec<u8>) -> u64,
-    ) -> Supply {
-        if self.room == 0 {
-            return Supply::Full;
-        }
-        let before = self.out.len();
-        let count = match self.cache.find(sequence) {
-            Some(chunk) => copy(chunk, self.room, self.out),
-            None => {
-                let tail = self.log.tail.lock();
-                match tail.locate(sequence) {
-                    Location::Memory(chunk) => copy(chunk, self.room, self.out),
-                    Location::Disk(block) => {
-                        self.request = Some(BlockRequest { block, again });
-                        return Supply::OnDisk;
-                    }
-                    Location::Damaged(to) => return Supply::Lost(to),
-                    Location::Missing(next) => return Supply::Gone(next.unwrap_or(u64::MAX)),
-                }
-            }
-        };
+    fn given(&mut self, before: usize, count: u64) -> Supply {
         self.given_from = before;
         self.room = self.room.saturating_sub(self.out.len() - before);
         Supply::Given(count)
+    }
+
+    /// Of a message that is not in the cache.
+    fn supply(
+        &mut self,
+        sequence: u64,
+        missing: Missing,
+        copy: impl Fn(&Chunk, usize, &mut Vec<u8>) -> u64,
+    ) -> Supply {
+        let before = self.out.len();
+        let log = self.log;
+        let tail = log.tail.lock();
+        let count = match tail.locate(sequence) {
+            Location::Memory(chunk) => copy(chunk, self.room, self.out),
+            Location::Disk(block) => {
+                drop(tail);
+                // Another channel may have read it.
+                let Some(held) = log.shared_block(&block) else {
+                    self.missing = Some(missing);
+                    return Supply::OnDisk;
+                };
+                let count = copy(&held.chunk, self.room, self.out);
+                if matches!(missing, Missing::First(_)) {
+                    self.cache.put_block(held);
+                }
+                return self.given(before, count);
+            }
+            Location::Damaged(to) => return Supply::Lost(to),
+            Location::Missing(next) => return Supply::Gone(next.unwrap_or(u64::MAX)),
+        };
+        drop(tail);
+        self.given(before, count)
     }
 }
 
 impl Source for LogReader<'_> {
     fn first(&mut self, from: u64, max_count: u64) -> Supply {
-        self.supply(from, false, |chunk, room, out| chunk.copy(from, max_count, room, out))
+        if self.room == 0 {
+            return Supply::Full;
+        }
+        let before = self.out.len();
+        if let Some(chunk) = self.cache.first(from) {
+            let count = chunk.copy(from, max_count, self.room, self.out);
+            return self.given(before, count);
+        }
+        self.supply(from, Missing::First(from), |chunk, room, out| chunk.copy(from, max_count, room, out))
     }
 
     fn again(&mut self, sequence: u64, attempts: u16) -> Supply {
-        self.supply(sequence, true, |chunk, _, out| {
+        if self.room == 0 {
+            return Supply::Full;
+        }
+        let before = self.out.len();
+        if self.cache.again(sequence, attempts, self.out) {
+            return self.given(before, 1);
+        }
+        self.supply(sequence, Missing::Again, |chunk, _, out| {
             chunk.copy_again(sequence, attempts, out);
             1
         })
@@ -128,4 +120,145 @@ impl Source for LogReader<'_> {
     fn timestamps(&self, tell: impl FnMut(i64)) {
         chunk::timestamps(self.out.get(self.given_from..).unwrap_or_default()).for_each(tell);
     }
+}
+
+/// Maximum bytes of a batch of redelivered messages, roughly.
+const BATCH_BYTES: usize = 512 << 10;
+/// Maximum messages of a batch.
+pub const BATCH_MESSAGES: usize = 2048;
+/// Maximum attempts when a block is replaced or removed while it is read.
+const ATTEMPTS: usize = 4;
+/// A larger block (of a large MPUB) is read only when it is needed.
+const MAX_BLOCK_AHEAD: u32 = 1 << 20;
+
+impl TopicLog {
+    /// Reads the block with this message. Waits for the disk. Returns `None` if no block has it (any more): a take finds out
+    /// where it is, or that it is lost.
+    pub fn load_block(&self, sequence: u64) -> Result<Option<Arc<HeldChunk>>, CannotRead> {
+        for attempt in 1.. {
+            let Location::Disk(block) = self.tail.lock().locate(sequence) else { return Ok(None) };
+            if let Some(held) = self.shared_block(&block) {
+                return Ok(Some(held));
+            }
+            match block.read() {
+                Ok(mut loaded) => {
+                    self.damage.read_worked();
+                    // A chunk knows its end from its bytes.
+                    loaded.offsets.pop();
+                    let chunk = Chunk::from_frames(loaded.first_sequence, loaded.frames, loaded.offsets);
+                    self.learn_ids(chunk.frames());
+                    let held = self.memory.hold(chunk);
+                    if self.holders.are_several_channels() {
+                        self.memory.put_block(block.key(), held.clone());
+                    }
+                    return Ok(Some(held));
+                }
+                Err(error) => self.check_failed(&block, &error, attempt)?,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the frames of these messages, up to the size of a batch, the first one in any case. Waits for the disk.
+    /// Messages that exist nowhere (any more) are left out.
+    pub fn gather(&self, sequences: &[u64]) -> (Gathered, Result<(), CannotRead>) {
+        let mut batch = Gathered::default();
+        let mut result = Ok(());
+        let mut rest = sequences;
+        let mut attempt = 1;
+        while let Some(&first) = rest.first()
+            && batch.bytes() < BATCH_BYTES
+        {
+            let block = {
+                let tail = self.tail.lock();
+                match tail.locate(first) {
+                    Location::Disk(block) => block,
+                    Location::Memory(chunk) => {
+                        batch.push(first, chunk.frame(first));
+                        rest = &rest[1..];
+                        continue;
+                    }
+                    Location::Damaged(_) | Location::Missing(_) => {
+                        rest = &rest[1..];
+                        continue;
+                    }
+                }
+            };
+            let numbers = numbers_within(&block, rest, BATCH_BYTES - batch.bytes());
+            match self.gather_from(&block, &numbers, &mut batch) {
+                Ok(()) => {
+                    rest = &rest[numbers.len()..];
+                    attempt = 1;
+                }
+                Err(error) => {
+                    if let Err(failed) = self.check_failed(&block, &error, attempt) {
+                        result = Err(failed);
+                        break;
+                    }
+                    attempt += 1;
+                }
+            }
+        }
+        if batch.bytes() > 0 && result.is_ok() {
+            self.damage.read_worked();
+        }
+        self.learn_ids(batch.frames());
+        batch.complete(|bytes| self.memory.count(bytes));
+        (batch, result)
+    }
+
+    fn gather_from(&self, block: &BlockRef, numbers: &[u32], batch: &mut Gathered) -> Result<(), ReadError> {
+        let sequence = |number: u32| block.first_sequence + u64::from(number);
+        if let Some(index) = self.memory.index(block.key()) {
+            return block.read_frames(&index, numbers, |number, frame| batch.push(sequence(number), frame));
+        }
+        let loaded = block.read()?;
+        for &number in numbers {
+            let frame = loaded.frame(number as usize);
+            frame.into_iter().for_each(|frame| batch.push(sequence(number), frame));
+        }
+        self.memory.put_index(block.key(), Arc::new(loaded.index()));
+        Ok(())
+    }
+
+    /// Handles a failed read: gives a damaged block up; returns `Ok` if the message should be looked up again.
+    fn check_failed(&self, block: &BlockRef, error: &ReadError, attempt: usize) -> Result<(), CannotRead> {
+        let current = self.tail.lock().block_of(block.first_sequence);
+        let is_current = current.is_some_and(|current| current.is(block));
+        let is_io = matches!(error, ReadError::Io { .. });
+        if is_io && !is_current && attempt < ATTEMPTS {
+            return Ok(());
+        }
+        if self.is_deleted() {
+            return Err(CannotRead);
+        }
+        self.read_failed(block, error);
+        if is_io { Err(CannotRead) } else { Ok(()) }
+    }
+
+    fn shared_block(&self, block: &BlockRef) -> Option<Arc<HeldChunk>> {
+        if self.holders.are_several_channels() { self.memory.block(block.key()) } else { None }
+    }
+
+    /// Whether this message is on disk and should be read ahead.
+    pub fn may_read_ahead(&self, sequence: u64) -> bool {
+        let is_small = |block: &BlockRef| block.bytes <= MAX_BLOCK_AHEAD;
+        let on_disk = matches!(self.tail.lock().locate(sequence), Location::Disk(block) if is_small(&block));
+        on_disk && self.memory.may_read_ahead()
+    }
+}
+
+/// The numbers within `block` of the messages at the start of `sequences`, as long as they ascend and are in the block:
+/// about `bytes` of them, and one at least.
+fn numbers_within(block: &BlockRef, sequences: &[u64], bytes: usize) -> Vec<u32> {
+    let usual = (block.bytes / block.count).max(1) as usize;
+    let mut numbers: Vec<u32> = Vec::new();
+    for &sequence in sequences.iter().take(bytes.div_ceil(usual)) {
+        let number = sequence.checked_sub(block.first_sequence).and_then(|number| u32::try_from(number).ok());
+        match number.filter(|number| *number < block.count) {
+            Some(number) if numbers.last().is_none_or(|last| *last < number) => numbers.push(number),
+            _ => break,
+        }
+    }
+    numbers
 }

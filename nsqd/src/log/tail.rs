@@ -24,6 +24,9 @@ pub struct MemoryBound {
     pub chunk_bytes: usize,
 }
 
+/// So many chunks may wait to be written beyond any bound: writing takes some time.
+const CHUNKS_BEHIND: usize = 4;
+
 /// Where a message is.
 pub enum Location<'a> {
     /// In this chunk.
@@ -236,6 +239,20 @@ impl Tail {
             || self.sealed_bytes > self.bound.bytes.saturating_mul(times)
     }
 
+    /// Whether twice as much as the bound allows, and several chunks at least, wait to be written.
+    pub fn is_far_over(&self) -> bool {
+        if !self.is_over(2) {
+            return false;
+        }
+        let unwritten = self.sealed.iter().rev().take_while(|sealed| !sealed.on_disk);
+        let (messages, bytes) = unwritten.fold((0, 0), |(messages, bytes), sealed| {
+            (messages + sealed.chunk.count(), bytes + sealed.chunk.len_bytes())
+        });
+        let over =
+            messages > self.bound.messages.saturating_mul(2) || bytes > self.bound.bytes.saturating_mul(2);
+        over && bytes > CHUNKS_BEHIND * self.bound.chunk_bytes
+    }
+
     /// The oldest chunk with messages up to `sequence` that stands in no segment yet.
     pub fn unwritten_up_to(&mut self, sequence: u64) -> Option<Arc<Chunk>> {
         if !self.open.is_empty() && self.open.first_sequence() <= sequence {
@@ -392,6 +409,11 @@ impl Tail {
         let block = self.blocks.front().map(|block| unless_kept(block.end_sequence()));
         let first = chunk.into_iter().chain(block).min();
         first.unwrap_or_else(|| unless_kept(self.open.end_sequence()))
+    }
+
+    /// The file that the oldest block is in.
+    pub fn oldest_file(&self) -> Option<u64> {
+        self.blocks.front().map(BlockRef::file_number)
     }
 
     /// First message of the oldest block.

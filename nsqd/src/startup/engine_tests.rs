@@ -366,7 +366,7 @@ impl World {
             let left = room.saturating_sub(out.len());
             let taken = channel.take(key, out, left);
             match (taken.end, taken.request) {
-                (TakeEnd::OnDisk, Some(request)) => channel.loaded(&request, request.load()),
+                (TakeEnd::OnDisk, Some(request)) => request.execute(),
                 _ => return,
             }
         }

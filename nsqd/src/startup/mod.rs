@@ -14,6 +14,8 @@ mod engine_tests;
 mod history_tests;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod slow_disk_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,8 +29,8 @@ use crate::channel::saved::Clocks;
 use crate::clock;
 use crate::damage::Damage;
 use crate::engine::{Engine, EngineLimits, EngineParts};
-use crate::log::TopicLog;
 use crate::log::tail::Tail;
+use crate::log::{LogContext, TopicLog};
 use crate::storage::checkpoint;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalOptions, JournalReport};
@@ -77,6 +79,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     import::take_over(&storage, &data_dir, &limits, &logger, clocks.wall_ns)?;
     data_dir.prepare(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
     let damage = Arc::new(Damage::new(logger.clone()));
+    let log_context = LogContext { damage: damage.clone(), ..LogContext::default() };
     let loaded = checkpoint::load(&*storage, &data_dir.checkpoint_path())
         .map_err(|error| failed("cannot read checkpoint")(error.to_string()))?;
     loaded.problems.iter().for_each(|problem| damage.found(&format!("CHECKPOINT: {problem}")));
@@ -88,7 +91,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
         report_segments(&logger, &damage, name, &report);
         let mut tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
         tail.adopt_blocks(blocks);
-        Ok(Arc::new(TopicLog::new(tail, segments, name.as_str(), damage.clone())))
+        Ok(Arc::new(TopicLog::new(tail, segments, name.as_str(), log_context.clone())))
     };
     let mut replay =
         Replay::new(saved.as_ref(), replay_limits, open_log).map_err(failed("cannot restore checkpoint"))?;
@@ -132,7 +135,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
         durability,
         limits,
         logger,
-        damage,
+        log_context,
         next_numbers,
         journal_end: journal.position(),
         checkpoint_from: saved.as_ref().map_or_else(Default::default, |saved| saved.journal_from),

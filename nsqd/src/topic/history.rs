@@ -136,9 +136,13 @@ impl Topic {
             return self.look_up(place);
         }
         let topic = self.clone();
-        let found = tokio::task::spawn_blocking(move || topic.look_up(place)).await;
+        let (found_tx, found_rx) = tokio::sync::oneshot::channel();
+        self.engine.log_context.disk_work.read(move || {
+            // The client may have disconnected.
+            let _ = found_tx.send(topic.look_up(place));
+        });
         // It panicked, which the panic hook has told.
-        found.unwrap_or(Ok(Found { sequence: u64::MAX, is_before_all: false }))
+        found_rx.await.unwrap_or(Ok(Found { sequence: u64::MAX, is_before_all: false }))
     }
 
     /// Moves a channel's read cursor: back, so that everything from there on is handed out again; or forward, so that

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use self::history::HistoryError;
 pub use self::publication::Publication;
@@ -37,6 +38,9 @@ use crate::storage::TopicNumber;
 use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
+
+/// Chunks that a topic moves to disk before another one has its turn.
+const CHUNKS_AT_A_TIME: usize = 16;
 
 /// Why a publish was refused. Nothing of it was or will be delivered.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -74,6 +78,10 @@ pub struct Topic {
     message_count: AtomicU64,
     message_bytes: AtomicU64,
     closed: AtomicBool,
+    /// Somebody moves messages to disk, or is about to.
+    is_spilling: AtomicBool,
+    /// That was done, or did not work.
+    spilled: Notify,
     this: Weak<Topic>,
 }
 
@@ -112,6 +120,8 @@ impl Topic {
             message_count: AtomicU64::new(parts.counters.0),
             message_bytes: AtomicU64::new(parts.counters.1),
             closed: AtomicBool::new(false),
+            is_spilling: AtomicBool::new(false),
+            spilled: Notify::new(),
             this: this.clone(),
         })
     }
@@ -246,9 +256,43 @@ impl Topic {
         self.log.skip(from, to);
     }
 
+    /// Has what exceeds the memory bound moved to disk. While much waits for that already, so does the caller.
+    async fn relieve_memory(&self) {
+        while self.log.should_spill() {
+            let spilled = self.spilled.notified();
+            self.begin_spilling();
+            let is_under_way = self.is_spilling.load(Ordering::Acquire);
+            if !is_under_way || !self.log.is_spill_behind() {
+                return;
+            }
+            spilled.await;
+            if self.log.has_failed_to_spill() {
+                return;
+            }
+        }
+    }
+
+    fn begin_spilling(&self) {
+        if !self.is_spilling.swap(true, Ordering::AcqRel)
+            && let Some(topic) = self.this.upgrade()
+        {
+            self.engine.log_context.disk_work.write(move || topic.spill_some());
+        }
+    }
+
+    /// A part of it at a time, so that other topics have their turn.
+    fn spill_some(&self) {
+        self.spill();
+        self.is_spilling.store(false, Ordering::Release);
+        self.spilled.notify_waiters();
+        if self.log.should_spill() && !self.log.has_failed_to_spill() {
+            self.begin_spilling();
+        }
+    }
+
     /// Moves what exceeds the memory bound to disk; a failure shows in the health.
     fn spill(&self) {
-        match self.log.spill() {
+        match self.log.spill_up_to(CHUNKS_AT_A_TIME) {
             Ok(0) => {}
             // That all is well again is for the next round over all topics to say: another one may still be stuck.
             Ok(_) => self.engine.set_wrote_segments(),

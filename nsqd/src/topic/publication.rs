@@ -40,10 +40,13 @@ impl Publication {
         }
     }
 
-    /// Waits until the batch is as durable as asked, then releases it to the channels.
+    /// Waits until the batch is as durable as asked, then releases it to the channels. Waits for the disk, too, if it is
+    /// slower than who publishes. Once released, dropping the future changes nothing.
     pub async fn committed(mut self) -> Result<(), PublishError> {
         let result = self.journal_result().await;
-        self.settle(result)
+        self.settle(result)?;
+        self.topic.relieve_memory().await;
+        Ok(())
     }
 
     /// Dropping the future keeps what it waits for in `self`.
@@ -71,7 +74,6 @@ impl Publication {
         match result {
             Ok(()) => {
                 self.topic.release(self.to);
-                self.topic.spill();
                 Ok(())
             }
             Err(error) => {

@@ -120,6 +120,7 @@ impl Registry {
         }
         let number = self.engine.next_topic_number();
         let first_sequence = self.engine.first_sequence(clock::wall_ns());
+        let segments = self.engine.new_segments(number);
         let ticket = match self.engine.journal_for(name.is_ephemeral()) {
             Some(journal) => Some(
                 journal
@@ -128,10 +129,9 @@ impl Registry {
             ),
             None => None,
         };
-        let segments = self.engine.open_segments(number).map_err(|error| self.engine.storage_error(error))?.0;
         let limits = &self.engine.limits;
         let tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
-        let log = Arc::new(TopicLog::new(tail, segments, name.as_str(), self.engine.damage.clone()));
+        let log = Arc::new(TopicLog::new(tail, segments, name.as_str(), self.engine.log_context.clone()));
         if !name.is_ephemeral() {
             log.restore_retention(limits.retention, first_sequence);
         }

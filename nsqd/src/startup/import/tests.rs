@@ -102,7 +102,7 @@ fn drain(channel: &Arc<Channel>) -> Messages {
         let taken = channel.take(key, &mut out, 1 << 20);
         let is_over = match (taken.end, taken.request) {
             (TakeEnd::OnDisk, Some(request)) => {
-                channel.loaded(&request, request.load());
+                request.execute();
                 false
             }
             _ => out.is_empty(),

@@ -32,3 +32,5 @@ mod model;
 mod observe;
 mod steps;
 mod world;
+
+pub use self::observe::LIMITS;

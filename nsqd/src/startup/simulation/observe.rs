@@ -247,7 +247,7 @@ pub fn take_into(channel: &Channel, key: ConsumerKey, out: &mut Vec<u8>, room: u
     loop {
         let taken = channel.take(key, out, room.saturating_sub(out.len()));
         match (taken.end, taken.request) {
-            (TakeEnd::OnDisk, Some(request)) => channel.loaded(&request, request.load()),
+            (TakeEnd::OnDisk, Some(request)) => request.execute(),
             _ => return,
         }
     }

@@ -3,12 +3,15 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use parking_lot::Mutex;
 
-use super::NewBlock;
+use super::{BlockIndex, NewBlock};
 use crate::storage::{
     Storage, StorageFile,
     block::{self, BLOCK_HEADER_BYTES, BlockHeader},
@@ -34,6 +37,13 @@ pub struct BlockRef {
     /// Where the frames start.
     offset: u64,
     file: Arc<SegmentFile>,
+}
+
+/// Names a block among those of all topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockKey {
+    file_id: u64,
+    offset: u64,
 }
 
 /// A block's messages.
@@ -83,7 +93,37 @@ impl BlockRef {
             .then(|| block::frame_offsets(&frames, self.count))
             .flatten()
             .map(|offsets| LoadedBlock { first_sequence: self.first_sequence, frames, offsets })
-            .ok_or_else(|| ReadError::Damaged { path: self.file.path.clone(), offset: self.offset })
+            .ok_or_else(|| self.damaged())
+    }
+
+    /// Reads some of its frames, given by number in ascending order, and checks them by the block's index. Each is
+    /// passed to `take` with its number.
+    pub fn read_frames(
+        &self,
+        index: &BlockIndex,
+        wanted: &[u32],
+        mut take: impl FnMut(u32, &[u8]),
+    ) -> Result<(), ReadError> {
+        let io = |error| ReadError::Io { path: self.file.path.clone(), error };
+        let handle = self.file.handle().map_err(io)?;
+        let mut buf = Vec::new();
+        for span in index.spans(wanted) {
+            buf.resize(span.bytes as usize, 0);
+            let filled = handle.read_at(&mut buf, self.offset + u64::from(span.start)).map_err(io)?;
+            if !index.take(&span, &buf[..filled], wanted, &mut take) {
+                return Err(self.damaged());
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self) -> ReadError {
+        ReadError::Damaged { path: self.file.path.clone(), offset: self.offset }
+    }
+
+    /// Its name in memory.
+    pub fn key(&self) -> BlockKey {
+        BlockKey { file_id: self.file.id, offset: self.offset }
     }
 
     /// One more than the sequence number of its last message.
@@ -117,6 +157,11 @@ impl LoadedBlock {
         let (start, end) = (*self.offsets.get(index)?, *self.offsets.get(index + 1)?);
         self.frames.get(start as usize..end as usize)
     }
+
+    /// What is needed to read some of its frames again.
+    pub fn index(&self) -> BlockIndex {
+        BlockIndex::new(&self.frames, &self.offsets)
+    }
 }
 
 /// A segment file; open only while somebody needs it, since there may be one per topic.
@@ -124,6 +169,8 @@ pub(super) struct SegmentFile {
     storage: Arc<dyn Storage>,
     path: PathBuf,
     number: u64,
+    /// Unique in this process: topics count their files alike.
+    id: u64,
     stamp: u64,
     handle: Mutex<Option<Arc<dyn StorageFile>>>,
 }
@@ -140,13 +187,8 @@ impl SegmentFile {
             }
             made => made?,
         };
-        Ok(Self {
-            storage: Arc::clone(storage),
-            path,
-            number,
-            stamp: seal::new_stamp(),
-            handle: Mutex::new(Some(handle)),
-        })
+        let (stamp, handle) = (seal::new_stamp(), Mutex::new(Some(handle)));
+        Ok(Self { storage: Arc::clone(storage), path, number, id: next_id(), stamp, handle })
     }
 
     /// Opens a file and reads its header. `None` if that is not possible.
@@ -160,6 +202,7 @@ impl SegmentFile {
             storage: Arc::clone(storage),
             path,
             number,
+            id: next_id(),
             stamp,
             handle: Mutex::new(Some(handle)),
         }))
@@ -245,6 +288,11 @@ impl std::fmt::Debug for SegmentFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("SegmentFile").field(&self.path).finish()
     }
+}
+
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Relaxed)
 }
 
 /// The name of a segment file.

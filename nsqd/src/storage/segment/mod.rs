@@ -2,6 +2,7 @@
 //!
 //! - [`SegmentStore`] here: append blocks, release files;
 //! - `file`: one file, open on demand; a [`BlockRef`] reads through it without the store;
+//! - [`index`]: pure; reading a few frames of a block without the others;
 //! - `reader`: what a start finds.
 //!
 //! Messages that must be kept when their segment should go (survivors) are appended again, so
@@ -9,15 +10,25 @@
 //! after a crash the same messages may stand in two blocks.
 
 mod file;
+pub mod index;
 mod reader;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use self::file::{FILE_HEADER_BYTES, SegmentFile};
 pub use self::{
-    file::{BlockRef, LoadedBlock, ReadError},
+    file::{BlockKey, BlockRef, LoadedBlock, ReadError},
+    index::BlockIndex,
     reader::{SegmentDamage, SegmentReport},
 };
 use super::{
@@ -68,6 +79,8 @@ pub struct SegmentStore {
     /// The directory is known to exist.
     dir_exists: bool,
     names_unsynced: bool,
+    /// See [`SegmentStore::bytes_gauge`].
+    bytes: Arc<AtomicU64>,
 }
 
 struct FileState {
@@ -76,16 +89,9 @@ struct FileState {
 }
 
 impl SegmentStore {
-    /// Finds the topic's segments in `dir` (which need not exist), reading block headers only.
-    ///
-    /// Returns the blocks in the order in which they were written. A torn tail is cut, damage is skipped and
-    /// reported. New blocks go to a new file.
-    pub fn open(
-        storage: Arc<dyn Storage>,
-        dir: impl Into<PathBuf>,
-        max_file_bytes: u64,
-    ) -> io::Result<(Self, Vec<BlockRef>, SegmentReport)> {
-        let mut store = Self {
+    /// The store of a topic that has no segments yet. Touches no disk.
+    pub fn new(storage: Arc<dyn Storage>, dir: impl Into<PathBuf>, max_file_bytes: u64) -> Self {
+        Self {
             storage,
             dir: dir.into(),
             max_file_bytes,
@@ -95,7 +101,20 @@ impl SegmentStore {
             unsynced: Vec::new(),
             dir_exists: false,
             names_unsynced: false,
-        };
+            bytes: Arc::default(),
+        }
+    }
+
+    /// Finds the topic's segments in `dir` (which need not exist), reading block headers only.
+    ///
+    /// Returns the blocks in the order in which they were written. A torn tail is cut, damage is skipped and
+    /// reported. New blocks go to a new file.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        dir: impl Into<PathBuf>,
+        max_file_bytes: u64,
+    ) -> io::Result<(Self, Vec<BlockRef>, SegmentReport)> {
+        let mut store = Self::new(storage, dir, max_file_bytes);
         let names = match store.storage.list(&store.dir) {
             Ok(names) => names,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -121,6 +140,7 @@ impl SegmentStore {
                 None => reader::put_away(&*store.storage, file.path(), bytes, &mut found.report)?,
             }
         }
+        store.bytes.store(store.files().map(|info| info.bytes).sum(), Relaxed);
         Ok((store, found.blocks, found.report))
     }
 
@@ -148,7 +168,8 @@ impl SegmentStore {
                     note_block(&mut self.files, block);
                 }
                 if let Some(state) = self.files.get_mut(&file.number()) {
-                    state.info.bytes = end.max(FILE_HEADER_BYTES) + len;
+                    let before = std::mem::replace(&mut state.info.bytes, end.max(FILE_HEADER_BYTES) + len);
+                    self.bytes.fetch_add(state.info.bytes - before, Relaxed);
                 }
                 if !self.unsynced.iter().any(|unsynced| unsynced.number() == file.number()) {
                     self.unsynced.push(file);
@@ -220,6 +241,7 @@ impl SegmentStore {
         self.files.remove(&number);
         self.unsynced.retain(|file| file.number() != number);
         self.writing.take_if(|writing| *writing == number);
+        self.bytes.fetch_sub(bytes, Relaxed);
         Ok(bytes)
     }
 
@@ -233,12 +255,18 @@ impl SegmentStore {
         self.unsynced.clear();
         self.writing = None;
         self.dir_exists = false;
+        self.bytes.store(0, Relaxed);
         Ok(())
     }
 
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
-        self.files().map(|info| info.bytes).sum()
+        self.bytes.load(Relaxed)
+    }
+
+    /// Bytes on disk, for whoever does not want to wait for what the store is doing.
+    pub fn bytes_gauge(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes)
     }
 
     /// Closes files that nobody reads or writes just now. They are opened again when needed.

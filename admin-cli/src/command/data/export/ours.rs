@@ -7,7 +7,8 @@ use nsqd::channel::saved::Clocks;
 use nsqd::channel::{Source, Supply};
 use nsqd::clock;
 use nsqd::log::TopicLog;
-use nsqd::log::reader::{BlockCache, LogReader};
+use nsqd::log::read_cache::ReadCache;
+use nsqd::log::reader::LogReader;
 use nsqd::log::tail::sequence_of;
 use nsqd::storage::TopicNumber;
 use nsqd::storage::record::Record;
@@ -55,13 +56,13 @@ pub(super) fn export_unfinished(
 /// Reads a topic's messages by number.
 struct Messages<'a> {
     log: &'a TopicLog,
-    cache: BlockCache,
+    cache: ReadCache,
     out: Vec<u8>,
 }
 
 impl<'a> Messages<'a> {
     fn new(log: &'a TopicLog) -> Self {
-        Messages { log, cache: BlockCache::default(), out: Vec::new() }
+        Messages { log, cache: ReadCache::default(), out: Vec::new() }
     }
 
     fn export(
@@ -97,14 +98,14 @@ impl<'a> Messages<'a> {
                 Ok(at + count)
             }
             Supply::OnDisk => {
-                let Some(request) = reader.request() else { return Ok(part.to) };
-                match request.load() {
-                    Ok(chunk) => {
-                        self.cache.put(&request, chunk);
+                match self.log.load_block(at) {
+                    // If it has disappeared, the next attempt says what became of the messages.
+                    Ok(block) => {
+                        block.into_iter().for_each(|block| self.cache.put_block(block));
                         Ok(at)
                     }
                     Err(_) => {
-                        let next = request.block.end_sequence().min(part.to);
+                        let next = (at + 1).min(part.to);
                         export.lost_count += next - at;
                         Ok(next)
                     }
