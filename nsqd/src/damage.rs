@@ -1,9 +1,106 @@
 //! What was found damaged, and reads that fail: counted, logged, and shown in the health.
+//!
+//! What a start finds is also collected, so that `nsq data verify`, which lets a start read the directory, shows the same.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nsq_daemon::log::Logger;
 use parking_lot::Mutex;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// Something is not what was written.
+    Damage,
+    /// Damage, or finished just before a crash.
+    Doubt,
+    /// A write that a crash cut off. Nobody was told that it had been done.
+    Torn,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// In which file or directory, if that is known.
+    pub path: Option<PathBuf>,
+    /// Where it starts in the file.
+    pub offset: u64,
+    /// Its length in bytes. 0 if it is not a stretch of a file.
+    pub bytes: u64,
+    /// What it is.
+    pub what: String,
+    /// The name of the topic that it belongs to, if it belongs to one.
+    pub topic: Option<String>,
+    /// The messages `(from, to)` that were there, without the last, if that is known.
+    pub messages: Option<(u64, u64)>,
+}
+
+impl Finding {
+    /// Damage of which nothing else is known.
+    pub fn damage(what: impl Into<String>) -> Self {
+        Finding {
+            severity: Severity::Damage,
+            path: None,
+            offset: 0,
+            bytes: 0,
+            what: what.into(),
+            topic: None,
+            messages: None,
+        }
+    }
+
+    /// A write that was cut off.
+    pub fn torn(what: impl Into<String>) -> Self {
+        Finding { severity: Severity::Torn, ..Finding::damage(what) }
+    }
+
+    /// It is a stretch of a file, or (0 bytes) a whole file or directory.
+    #[must_use]
+    pub fn at(self, path: impl Into<PathBuf>, offset: u64, bytes: u64) -> Self {
+        Finding { path: Some(path.into()), offset, bytes, ..self }
+    }
+
+    /// It belongs to a topic.
+    #[must_use]
+    pub fn of(self, topic: impl fmt::Display) -> Self {
+        Finding { topic: Some(topic.to_string()), ..self }
+    }
+
+    /// It held these messages.
+    #[must_use]
+    pub fn with_messages(self, from: u64, to: u64) -> Self {
+        Finding { messages: (from < to).then_some((from, to)), ..self }
+    }
+
+    /// With another severity.
+    #[must_use]
+    pub fn with_severity(self, severity: Severity) -> Self {
+        Finding { severity, ..self }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(topic) = &self.topic {
+            write!(f, "TOPIC({topic}): ")?;
+        }
+        write!(f, "{}", self.what)?;
+        if let Some(path) = &self.path {
+            write!(f, ": {}", path.display())?;
+        }
+        if self.bytes > 0 {
+            write!(f, " at {}, {} bytes", self.offset, self.bytes)?;
+        }
+        match self.messages {
+            Some((from, to)) => write!(f, ": {} messages, {from} to {}", to - from, to - 1),
+            None => Ok(()),
+        }
+    }
+}
 
 /// See the module. Shared by all topics.
 #[derive(Default)]
@@ -14,6 +111,8 @@ pub struct Damage {
     cut_bytes: AtomicU64,
     reads_fail: AtomicBool,
     read_error: Mutex<Option<String>>,
+    /// What was found, while the start goes on.
+    findings: Mutex<Option<Vec<Finding>>>,
 }
 
 /// Counted since the start, what the start found included.
@@ -28,46 +127,52 @@ pub struct DamageCounts {
 }
 
 impl Damage {
-    /// Reports to a log.
+    /// Reports to a log, and collects what is found until it is taken.
     pub fn new(logger: Logger) -> Self {
-        Damage { logger: Some(logger), ..Damage::default() }
+        Damage { logger: Some(logger), findings: Mutex::new(Some(Vec::new())), ..Damage::default() }
     }
 
-    /// Something did not verify; `what` says what and where.
-    pub fn found(&self, what: &str) {
-        self.damaged_blocks.fetch_add(1, Ordering::Relaxed);
-        self.error(what);
-    }
-
-    /// These messages of a topic are lost.
-    pub fn lost(&self, topic: impl std::fmt::Display, from: u64, to: u64) {
-        let count = to.saturating_sub(from);
-        self.damaged_messages.fetch_add(count, Ordering::Relaxed);
-        self.error(&format!("TOPIC({topic}): {count} messages are lost: {from} to {}", to.saturating_sub(1)));
-    }
-
-    /// These messages of a topic are needed, as far as is known, and stand nowhere. Nothing that was found says why: a crash
-    /// may have forgotten that they were finished, when their file had gone for it; or the file went by other hands.
-    pub fn absent(&self, topic: impl std::fmt::Display, from: u64, to: u64) {
+    /// Something is not as it should be.
+    pub fn found(&self, finding: Finding) {
         if let Some(logger) = &self.logger {
-            let last = to.saturating_sub(1);
-            nsq_daemon::warn!(
-                logger,
-                "TOPIC({topic}): messages {from} to {last} stand nowhere: finished just before a crash, or their file is gone"
-            );
+            match finding.severity {
+                Severity::Damage => nsq_daemon::error!(logger, "{finding}"),
+                Severity::Doubt => nsq_daemon::warn!(logger, "{finding}"),
+                Severity::Torn => nsq_daemon::info!(logger, "{finding}"),
+            }
+        }
+        match finding.severity {
+            Severity::Damage => _ = self.damaged_blocks.fetch_add(1, Ordering::Relaxed),
+            Severity::Torn => _ = self.cut_bytes.fetch_add(finding.bytes, Ordering::Relaxed),
+            Severity::Doubt => {}
+        }
+        if let Some(findings) = &mut *self.findings.lock() {
+            findings.push(finding);
         }
     }
 
-    /// Bytes of a torn write were cut.
-    pub fn cut(&self, bytes: u64) {
-        self.cut_bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// These messages of a topic are lost: what should hold them is damaged.
+    pub fn lost(&self, topic: impl fmt::Display, from: u64, to: u64) {
+        let count = to.saturating_sub(from);
+        self.damaged_messages.fetch_add(count, Ordering::Relaxed);
+        if let Some(logger) = &self.logger {
+            let last = to.saturating_sub(1);
+            nsq_daemon::error!(logger, "TOPIC({topic}): {count} messages are lost: {from} to {last}");
+        }
+    }
+
+    /// What was found so far. From now on nothing is collected.
+    pub fn take_findings(&self) -> Vec<Finding> {
+        self.findings.lock().take().unwrap_or_default()
     }
 
     /// The system could not read a block. It is tried again.
     pub fn read_failed(&self, error: &str) {
         let mut known = self.read_error.lock();
         if known.as_deref() != Some(error) {
-            self.error(&format!("{error}; it is tried again"));
+            if let Some(logger) = &self.logger {
+                nsq_daemon::error!(logger, "{error}; {READ_AGAIN}");
+            }
             *known = Some(error.to_owned());
         }
         self.reads_fail.store(true, Ordering::Release);
@@ -83,7 +188,10 @@ impl Damage {
 
     /// Why blocks cannot be read, if that is so.
     pub fn health(&self) -> Result<(), String> {
-        self.read_error.lock().clone().map_or(Ok(()), Err)
+        match &*self.read_error.lock() {
+            Some(error) => Err(format!("{error}; {READ_AGAIN}")),
+            None => Ok(()),
+        }
     }
 
     /// What was counted.
@@ -94,13 +202,10 @@ impl Damage {
             cut_bytes: self.cut_bytes.load(Ordering::Relaxed),
         }
     }
-
-    fn error(&self, text: &str) {
-        if let Some(logger) = &self.logger {
-            nsq_daemon::error!(logger, "{text}");
-        }
-    }
 }
+
+/// What to do about a file that the system cannot read.
+const READ_AGAIN: &str = "nsqd retries by itself; repair the disk or restore access to the file";
 
 #[cfg(test)]
 mod tests {
@@ -109,15 +214,35 @@ mod tests {
     #[test]
     fn counts_and_forgets_a_read_error_when_a_read_works() {
         let damage = Damage::default();
-        damage.found("a block");
+        damage.found(Finding::damage("no readable records"));
+        damage.found(Finding::torn("cut a torn write").at("1.journal", 100, 7));
         damage.lost("t", 5, 8);
-        damage.cut(7);
         let counts = DamageCounts { damaged_blocks: 1, damaged_messages: 3, cut_bytes: 7 };
         assert_eq!(damage.counts(), counts);
         assert_eq!(damage.health(), Ok(()));
         damage.read_failed("cannot read x");
-        assert_eq!(damage.health(), Err("cannot read x".to_owned()));
+        assert!(damage.health().unwrap_err().starts_with("cannot read x; nsqd retries by itself"));
         damage.read_worked();
         assert_eq!(damage.health(), Ok(()));
+    }
+
+    #[test]
+    fn a_finding_reads_as_a_sentence() {
+        let finding = Finding::damage("no readable records").at("/d/1.journal", 128, 50);
+        assert_eq!(finding.to_string(), "no readable records: /d/1.journal at 128, 50 bytes");
+        let finding = finding.of("t").with_messages(5, 8);
+        assert_eq!(
+            finding.to_string(),
+            "TOPIC(t): no readable records: /d/1.journal at 128, 50 bytes: 3 messages, 5 to 7"
+        );
+    }
+
+    #[test]
+    fn findings_are_collected_until_they_are_taken() {
+        let damage = Damage::new(Logger::silent());
+        damage.found(Finding::damage("one"));
+        assert_eq!(damage.take_findings(), [Finding::damage("one")]);
+        damage.found(Finding::damage("two"));
+        assert_eq!(damage.take_findings(), []);
     }
 }

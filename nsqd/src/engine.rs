@@ -1,5 +1,6 @@
 //! What all topics and channels share: the journal, the place for segments, the limits, the timers, the health.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::damage::Damage;
-use crate::health::{Health, Part};
+use crate::health::{AFTER_FAILED_SYNC, Health, Part};
 use crate::log::LogContext;
 use crate::log::retention::Retention;
 use crate::log::tail::MemoryBound;
@@ -81,12 +82,44 @@ pub struct LatencyOptions {
 
 /// Something could not be stored. The text is for logs and for the publisher.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct StorageError(String);
+#[error("{text}")]
+pub struct StorageError {
+    text: String,
+    is_in_doubt: bool,
+}
 
+impl StorageError {
+    /// A commit failed. Where a later start may find what was refused, the text says so: `effect` is what happens then.
+    pub fn of_commit(error: &JournalError, effect: &str) -> Self {
+        match error {
+            JournalError::InDoubt(_) => StorageError::in_doubt(error, effect),
+            _ => StorageError { text: error.to_string(), is_in_doubt: false },
+        }
+    }
+
+    /// Nobody knows whether it was stored.
+    pub fn in_doubt(cause: impl Display, effect: &str) -> Self {
+        StorageError { text: format!("{cause}; {effect} after a restart of nsqd"), is_in_doubt: true }
+    }
+
+    /// Whether a later start may find what was refused.
+    pub fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt
+    }
+}
+
+/// Of an append: nothing of it was written.
 impl From<JournalError> for StorageError {
     fn from(error: JournalError) -> Self {
-        StorageError(error.to_string())
+        StorageError { text: error.to_string(), is_in_doubt: false }
+    }
+}
+
+/// What does not work, and what to do about it.
+fn journal_failure(error: &JournalError) -> String {
+    match error {
+        JournalError::Sync(_) => format!("{error}; publishes are refused; {AFTER_FAILED_SYNC}"),
+        _ => format!("{error}; {}", Part::Journal.remedy()),
     }
 }
 
@@ -300,14 +333,31 @@ impl Engine {
 
     /// Remembers that something does not work, besides the journal, which has a memory of its own.
     pub fn set_failed(&self, part: Part, cause: &str) {
+        let cause = format!("{cause}; {}", part.remedy());
+        self.note_failed(part, &cause);
+    }
+
+    fn note_failed(&self, part: Part, cause: &str) {
         if self.health.lock().failed(part, cause) {
             crate::log_error!(self, "{cause}");
         }
     }
 
-    /// A storage error with this text.
+    /// Logs when the journal begins to fail and when it works again: it has a memory of its own, but writes no log.
+    pub fn note_journal(&self) {
+        let Some(journal) = &self.journal else { return };
+        match journal.failure() {
+            Some(error) => self.note_failed(Part::Journal, &journal_failure(&error)),
+            None if self.health.lock().works(Part::Journal) => {
+                crate::log_info!(self, "journal is written again");
+            }
+            None => {}
+        }
+    }
+
+    /// A storage error with this text: nothing was stored.
     pub fn storage_error(&self, cause: impl ToString) -> StorageError {
-        StorageError(cause.to_string())
+        StorageError { text: cause.to_string(), is_in_doubt: false }
     }
 
     /// Segments were written to: there may be something to clean.
@@ -338,7 +388,15 @@ impl Engine {
     /// What does not work as it should: publishing, or reading from disk.
     pub fn health(&self) -> Result<(), String> {
         // What concerns publishing first: a failed sync is for good.
-        self.journal.as_ref().map_or(Ok(()), |journal| journal.health())?;
+        if let Some(journal) = &self.journal
+            && let Some(error) = journal.failure()
+        {
+            let forgotten = match journal.forgotten_count() {
+                0 => String::new(),
+                count => format!(" ({count} acknowledgements not remembered)"),
+            };
+            return Err(format!("{}{forgotten}", journal_failure(&error)));
+        }
         if let Some(cause) = self.health.lock().cause() {
             return Err(cause.to_owned());
         }

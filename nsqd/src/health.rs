@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
-/// Parts that may fail for a while. The first in this order is told first.
+/// Parts that may fail for a while. The first in this order is reported first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
+    /// Writing the journal.
+    Journal,
     /// Syncing in the background. Once it has failed, it stays so until the next start.
     Syncing,
     /// Moving messages from memory to disk.
@@ -13,6 +15,21 @@ pub enum Part {
     /// Checkpoints, and letting go of files.
     Upkeep,
 }
+
+impl Part {
+    /// What to do about a failure.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Part::Journal | Part::Spilling | Part::Upkeep => {
+                "free space or repair the disk; nsqd retries by itself, no restart is needed"
+            }
+            Part::Syncing => AFTER_FAILED_SYNC,
+        }
+    }
+}
+
+/// What to do after a failed sync. What is on disk is unknown until a start has read it.
+pub const AFTER_FAILED_SYNC: &str = "repair the disk, then restart nsqd: this lasts until then";
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -30,9 +47,9 @@ impl Health {
         is_news
     }
 
-    /// A part works (again).
-    pub fn works(&mut self, part: Part) {
-        self.causes.remove(&part);
+    /// A part works (again). Returns whether that is news.
+    pub fn works(&mut self, part: Part) -> bool {
+        self.causes.remove(&part).is_some()
     }
 
     /// Why not all is well.

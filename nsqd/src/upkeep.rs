@@ -71,6 +71,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         clock::follow_wall_clock();
+        engine.note_journal();
         ticks_since_clean += 1;
         ticks_since_retain += 1;
         ticks_since_age += 1;

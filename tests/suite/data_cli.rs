@@ -358,7 +358,7 @@ fn verify_finds_a_flipped_bit_wherever_it_is() {
             |at: usize| u32::from_le_bytes(content[at..at + 4].try_into().expect("four bytes")) as usize;
         let header = 12;
         with_flipped_bit(&journal, 20, async || {
-            assert_eq!(damage(&dir).await, [(name(&journal), 0, 128, None, None)], "one copy of the header");
+            assert_eq!(damage(&dir).await, [(name(&journal), 0, 64, None, None)], "one copy of the header");
         })
         .await;
         // The first batch: kind 1 in the first byte of a record's content.
@@ -396,7 +396,7 @@ fn verify_finds_a_flipped_bit_wherever_it_is() {
         })
         .await;
         with_flipped_bit(segment, 40, async || {
-            assert_eq!(damage(&dir).await, [(name(segment), 0, 64, None, None)], "one copy of the header");
+            assert_eq!(damage(&dir).await, [(name(segment), 32, 32, None, None)], "one copy of the header");
         })
         .await;
         assert_eq!(damage(&dir).await, []);
@@ -425,6 +425,59 @@ fn verify_finds_a_flipped_bit_wherever_it_is() {
             );
         })
         .await;
+    });
+}
+
+/// Files that are retired leave a chain that begins in the middle.
+#[test]
+fn healthy_directory_verifies_clean_after_its_first_journal_files_are_retired() {
+    test_within(Duration::from_secs(120), async {
+        let mut nsqd = Daemon::nsqd().start().await;
+        nsqd.admin("/topic/create?topic=t").await;
+        nsqd.admin("/channel/create?topic=t&channel=c").await;
+        let dir = nsqd.data_path().to_owned();
+        let first = dir.join("journal/00000000000000000001.journal");
+        for _ in 0..8 {
+            nsqd.publish("t", "x").await;
+            nsqd.kill().await;
+            assert_eq!(damage(&dir).await, [], "after a kill");
+            nsqd.restart().await;
+        }
+        nsqd.admin("/channel/empty?topic=t&channel=c").await;
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while first.exists() {
+            assert!(std::time::Instant::now() < deadline, "the first file is not retired");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(nsqd.terminate().await.success());
+        assert_eq!(damage(&dir).await, [], "after a clean stop");
+        nsqd.restart().await;
+        assert!(!nsqd.log().contains("damaged") && !nsqd.log().contains("missing"), "{}", nsqd.log().text());
+    });
+}
+
+#[test]
+fn newest_journal_file_without_its_first_page_is_reported_and_read() {
+    test(async {
+        let mut nsqd = Daemon::nsqd().flag("--durability=sync").start().await;
+        nsqd.admin("/topic/create?topic=t").await;
+        nsqd.admin("/channel/create?topic=t&channel=c").await;
+        for _ in 0..20 {
+            nsqd.publish("t", [b'x'; 1000]).await;
+        }
+        nsqd.kill().await;
+        let dir = nsqd.data_path().to_owned();
+        let journal = dir.join("journal/00000000000000000001.journal");
+        let mut content = fs::read(&journal).expect("it can be read");
+        content[..4096].fill(0);
+        fs::write(&journal, content).expect("it can be written");
+        assert!(!damage(&dir).await.is_empty());
+        nsqd.restart().await;
+        assert!(nsqd.log().contains("nsq data verify"), "{}", nsqd.log().text());
+        // The record that named the topic is gone.
+        let stats = nsqd.get_json("/stats?format=json").await;
+        let depth = stats["topics"][0]["depth"].as_u64().expect("a topic");
+        assert!((15..=17).contains(&depth), "{stats}");
     });
 }
 

@@ -332,6 +332,7 @@ fn a_data_directory_that_cannot_be_used_is_refused_and_left_alone() {
         let held = fs::File::open(folder.path()).expect("it can be opened");
         rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).expect("nobody else works here");
         expect_refused("possibly in use by another instance of nsqd").await;
+        expect_refused("stop that one or change --data-path").await;
         drop(held);
 
         let format = folder.path().join("format");
@@ -340,6 +341,7 @@ fn a_data_directory_that_cannot_be_used_is_refused_and_left_alone() {
         expect_refused("has format version 2, newer than this program knows (1)").await;
         fs::write(&format, "one\n").expect("it can be written");
         expect_refused("does not hold a format version").await;
+        expect_refused("write 1 to").await;
         fs::write(&format, known).expect("it can be written");
 
         let read_only = TempDir::with_prefix("nsq-tests-").expect("a temporary directory");

@@ -242,6 +242,16 @@ fn topic_parameter<'q>(query: &Query<'q>) -> Result<Cow<'q, str>, HttpError> {
     required(query, "topic", "MISSING_ARG_TOPIC")
 }
 
+/// Why a publish was refused. If it may be delivered nevertheless, the answer says so.
+fn refused(error: &PublishError) -> HttpError {
+    match error {
+        PublishError::Storage(error) if error.is_in_doubt() => {
+            HttpError { word: format!("EXITING: {error}").into(), ..EXITING }
+        }
+        _ => EXITING,
+    }
+}
+
 /// Why something that needed the disk did not happen, for those who do not publish.
 fn not_stored(context: &HttpContext, error: PublishError) -> HttpError {
     match error {
@@ -249,7 +259,12 @@ fn not_stored(context: &HttpContext, error: PublishError) -> HttpError {
         PublishError::NoSuchPlace(error) => history::refused(error),
         PublishError::Storage(error) => {
             nsq_daemon::error!(context.logger, "HTTP: {error}");
-            HttpError::INTERNAL_ERROR
+            match error.is_in_doubt() {
+                true => {
+                    HttpError { word: format!("INTERNAL_ERROR: {error}").into(), ..HttpError::INTERNAL_ERROR }
+                }
+                false => HttpError::INTERNAL_ERROR,
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use nsq_daemon::http::{BodyError, HttpError, Query, Request, Response, response};
 use nsq_protocol::{BatchError, BatchPart, MessageBatch, TopicName};
 
-use super::{EXITING, HttpContext, topic_parameter};
+use super::{HttpContext, refused, topic_parameter};
 use crate::clock;
 use crate::topic::Topic;
 
@@ -83,7 +83,7 @@ async fn topic(context: &HttpContext, query: &Query<'_>) -> Result<Arc<Topic>, H
         return Ok(topic);
     }
     let name = TopicName::new(&*name).map_err(|_| INVALID_TOPIC)?;
-    context.registry.get_or_create(&name).await.map_err(|_| EXITING)
+    context.registry.get_or_create(&name).await.map_err(|error| refused(&error))
 }
 
 async fn publish<'a>(
@@ -94,8 +94,8 @@ async fn publish<'a>(
     delay: Option<Duration>,
 ) -> Result<Response, HttpError> {
     let began = clock::monotonic();
-    let publication = topic.append(bodies, body_bytes, delay).map_err(|_| EXITING)?;
-    publication.committed().await.map_err(|_| EXITING)?;
+    let publication = topic.append(bodies, body_bytes, delay).map_err(|error| refused(&error))?;
+    publication.committed().await.map_err(|error| refused(&error))?;
     let took = clock::monotonic().saturating_sub(began);
     context.registry.engine().metrics().http_publishes.record_ns(took);
     Ok(response::text("OK"))

@@ -455,14 +455,15 @@ async fn ping_and_info() {
     let ping = nsqd.get("/ping").await;
     assert_eq!((ping.status, ping.text()), (200, "OK".to_owned()));
     nsqd.registry.engine().set_failed(Part::Upkeep, "the disk is gone");
+    let told = format!("NOK - the disk is gone; {}", Part::Upkeep.remedy());
     let ping = nsqd.get("/ping").await;
-    assert_eq!((ping.status, ping.text()), (500, "NOK - the disk is gone".to_owned()));
+    assert_eq!((ping.status, ping.text()), (500, told.clone()));
     assert!(!ping.head.contains("X-Nsq"), "{}", ping.head);
-    assert_eq!(nsqd.stats("").await["health"], "NOK - the disk is gone");
+    assert_eq!(nsqd.stats("").await["health"], told);
 
     nsqd.registry.engine().set_leaving();
     let ping = async || nsqd.get("/ping").await.word();
-    assert_eq!(ping().await, said(500, "NOK - the disk is gone"));
+    assert_eq!(ping().await, said(500, &told));
     nsqd.registry.engine().set_works(Part::Upkeep);
     assert_eq!(ping().await, said(503, "NOK - stopping"));
     assert_eq!(nsqd.stats("").await["health"], "NOK - stopping");

@@ -8,6 +8,7 @@
 use std::io;
 
 use super::TopicLog;
+use crate::damage::Finding;
 use crate::storage::block;
 use crate::storage::segment::{BlockRef, NewBlock, ReadError};
 
@@ -42,8 +43,11 @@ impl TopicLog {
         let Some(lost) = tail.remove_damaged(block) else { return Vec::new() };
         self.publish_numbers(&tail);
         drop(tail);
-        let (from, to) = (block.first_sequence, block.end_sequence() - 1);
-        self.damage.found(&format!("TOPIC({}): {error}, with messages {from} to {to}", self.name));
+        let mut finding = Finding::damage("the messages of a block are damaged");
+        if let ReadError::Damaged { path, offset } = error {
+            finding = finding.at(path, *offset, u64::from(block.bytes));
+        }
+        self.damage.found(finding.of(&self.name).with_messages(block.first_sequence, block.end_sequence()));
         lost
     }
 

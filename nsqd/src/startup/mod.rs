@@ -2,12 +2,17 @@
 //!
 //! - [`import`]: before all else, what NSQ left in the directory; [`diskqueue`]: reading its queues
 //! - [`replay`]: pure; checkpoint and journal records to topics and channels
+//! - [`report`]: what was found damaged meanwhile; [`gaps`]: which messages that concerns
+//! - [`verify`]: what a start would report, and whether all messages can be read, without changing anything
 //! - [`persist`]: the other way round: checkpoints, and letting go of old journal files
 
 pub mod diskqueue;
 pub mod import;
 pub mod persist;
+pub mod gaps;
 pub mod replay;
+pub mod report;
+pub mod verify;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
@@ -23,19 +28,21 @@ use std::sync::Arc;
 use nsq_daemon::log::Logger;
 use nsq_protocol::TopicName;
 
+use self::gaps::Gaps;
 use self::replay::{Replay, ReplayLimits, ReplayedTopic};
+use self::report::JournalFindings;
 use crate::channel::Mark;
 use crate::channel::saved::Clocks;
 use crate::clock;
-use crate::damage::Damage;
+use crate::damage::{Damage, Finding, Severity};
 use crate::engine::{Engine, EngineLimits, EngineParts};
 use crate::log::tail::Tail;
 use crate::log::{LogContext, TopicLog};
-use crate::storage::checkpoint;
+use crate::storage::checkpoint::{self, Problem};
 use crate::storage::data_dir::DataDir;
-use crate::storage::journal::{Journal, JournalOptions, JournalReport};
+use crate::storage::journal::{Journal, JournalOptions};
 use crate::storage::record::Record;
-use crate::storage::segment::{SegmentDamage, SegmentReport, SegmentStore};
+use crate::storage::segment::SegmentStore;
 use crate::storage::{Durability, Storage, TopicNumber};
 use crate::topic::registry::{ChannelOracle, Registry};
 use crate::topic::release::ReleasePoint;
@@ -68,6 +75,21 @@ fn failed(what: &str) -> impl Fn(String) -> RecoveryError + '_ {
 
 /// Brings back all topics and channels: the checkpoint, then the journal's records since.
 pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
+    recover_and_report(options).map(|recovered| recovered.registry)
+}
+
+/// What a start leads to.
+pub struct Recovered {
+    /// All topics.
+    pub registry: Arc<Registry>,
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+    /// Records read from the journal.
+    pub record_count: u64,
+}
+
+/// As [`recover`], with what was found.
+pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryError> {
     let StartOptions { storage, data_dir, durability, limits, logger, oracle } = options;
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let replay_limits = ReplayLimits {
@@ -82,13 +104,15 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     let log_context = LogContext { damage: damage.clone(), ..LogContext::default() };
     let loaded = checkpoint::load(&*storage, &data_dir.checkpoint_path())
         .map_err(|error| failed("cannot read checkpoint")(error.to_string()))?;
-    loaded.problems.iter().for_each(|problem| damage.found(&format!("CHECKPOINT: {problem}")));
+    for Problem { path, bytes, what } in &loaded.problems {
+        damage.found(Finding::damage(format!("damaged checkpoint: {what}")).at(path, 0, *bytes));
+    }
     let saved = loaded.checkpoint;
     let open_log = |number, name: &TopicName, first_sequence| {
         let (segments, blocks, report) =
             SegmentStore::open(storage.clone(), data_dir.topic_dir(number), limits.max_bytes_per_file)
                 .map_err(|error| format!("cannot open segments of topic {name}: {error}"))?;
-        report_segments(&logger, &damage, name, &report);
+        report::segments(&logger, &damage, name, (&blocks, &report));
         let mut tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
         tail.adopt_blocks(blocks);
         Ok(Arc::new(TopicLog::new(tail, segments, name.as_str(), log_context.clone())))
@@ -100,6 +124,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     journal_options.file_bytes = limits.journal_file_bytes;
     journal_options.timing = limits.journal_timing;
     journal_options.not_before = saved.as_ref().map_or_else(Default::default, |saved| saved.journal_from);
+    let mut gaps = Gaps::default();
     let mut replay_error = None;
     let mut since_tidy = 0;
     let (journal, report) = Journal::open(storage.clone(), journal_options.clone(), &mut |at, record| {
@@ -107,6 +132,7 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
             return;
         }
         since_tidy += 1;
+        gaps.see(at, &record);
         if let Err(error) = replay.apply(at, record) {
             replay_error = Some(error);
         } else if since_tidy % TIDY_EVERY == 0
@@ -119,15 +145,35 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     if let Some(error) = replay_error {
         return Err(failed("cannot replay journal")(error));
     }
-    report_journal(&logger, &damage, &report, replay.nonsense_count);
+    let topic_name = |number| replay.topics.get(&number).map(|topic| topic.name.to_string());
+    JournalFindings { data_dir: &data_dir, saved: saved.as_ref(), report: &report, gaps: &gaps }
+        .report(&logger, &damage, topic_name);
+    if replay.nonsense_count > 0 {
+        let what =
+            format!("{} records of the journal make no sense and were passed over", replay.nonsense_count);
+        damage.found(Finding::damage(what));
+    }
     if saved.is_none() {
         for number in data_dir.topic_numbers(&*storage).map_err(|error| RecoveryError(error.to_string()))? {
             replay.take_on_segments(number).map_err(failed("cannot rebuild topics"))?;
         }
     }
-    replay.complete().iter().for_each(|loss| damage.found(loss));
+    replay.complete().into_iter().for_each(|loss| damage.found(Finding::damage(loss)));
     let Replay { topics, next_numbers, .. } = replay;
-    restore_missing(&*storage, &journal_options, &damage, &topics)?;
+    restore_missing(&*storage, &journal_options, &topics)?;
+    report_missing(&data_dir, &damage, &topics);
+    let findings = damage.take_findings();
+    if let Some(logger) =
+        Some(&logger).filter(|_| findings.iter().any(|found| found.severity == Severity::Damage))
+    {
+        let path = data_dir.path().display();
+        nsq_daemon::error!(
+            logger,
+            "the data directory is damaged: nsqd goes on with all that can be read, and keeps damaged files as *.damaged; \
+             stop nsqd and run `nsq data verify {path}` for the list, restore a backup if you need what is missing, else \
+             delete *.damaged"
+        );
+    }
     let engine = Engine::new(EngineParts {
         journal: (durability != Durability::Overflow).then(|| journal.clone()),
         storage,
@@ -159,14 +205,13 @@ pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
         persist::move_journal_to_segments(&registry, &journal)
             .map_err(failed("cannot move journal to segments"))?;
     }
-    Ok(registry)
+    Ok(Recovered { registry, findings, record_count: report.records })
 }
 
 /// Takes from the journal once more what is needed and should have been in segments.
 fn restore_missing(
     storage: &dyn Storage,
     options: &JournalOptions,
-    damage: &Damage,
     topics: &BTreeMap<TopicNumber, ReplayedTopic>,
 ) -> Result<(), RecoveryError> {
     let gaps: BTreeMap<TopicNumber, Vec<(u64, u64)>> = (topics.iter())
@@ -188,50 +233,22 @@ fn restore_missing(
             return Err(failed("cannot write segment")(error.to_string()));
         }
     }
-    for topic in topics.values() {
+    Ok(())
+}
+
+/// Messages that are needed and not there.
+fn report_missing(data_dir: &DataDir, damage: &Damage, topics: &BTreeMap<TopicNumber, ReplayedTopic>) {
+    for (&number, topic) in topics {
         for (from, to) in topic.lost() {
             damage.lost(&topic.name, from, to);
         }
         for (from, to) in topic.absent() {
-            damage.absent(&topic.name, from, to);
+            // Nothing that was found says why: a crash may have forgotten that they were finished, when their file had
+            // been deleted for it; or somebody else has deleted it.
+            let what = "messages are missing: finished just before a crash, or somebody deleted their file";
+            let absent = Finding::damage(what).with_severity(Severity::Doubt);
+            damage.found(absent.at(data_dir.topic_dir(number), 0, 0).of(&topic.name).with_messages(from, to));
         }
-    }
-    Ok(())
-}
-
-fn report_segments(logger: &Logger, damage: &Damage, topic: &TopicName, report: &SegmentReport) {
-    if report.cut_bytes > 0 {
-        damage.cut(report.cut_bytes);
-        nsq_daemon::warn!(logger, "TOPIC({topic}): cut a torn write of {} bytes", report.cut_bytes);
-    }
-    for SegmentDamage { path, offset, bytes } in &report.damaged {
-        damage.found(&format!("TOPIC({topic}): {} is damaged at {offset}, {bytes} bytes", path.display()));
-    }
-    for path in &report.set_aside {
-        nsq_daemon::error!(logger, "TOPIC({topic}): unreadable file set aside as {}", path.display());
-    }
-}
-
-fn report_journal(logger: &Logger, damage: &Damage, report: &JournalReport, nonsense_count: u64) {
-    if report.records > 0 {
-        let JournalReport { records, bytes, files, .. } = report;
-        nsq_daemon::info!(logger, "JOURNAL: read {records} records, {bytes} bytes, {files} files");
-    }
-    if let Some(at) = report.torn_at {
-        damage.cut(report.cut_bytes);
-        nsq_daemon::info!(logger, "JOURNAL: cut a torn write of {} bytes at {at}", report.cut_bytes);
-    }
-    for found in &report.damaged {
-        damage.found(&format!("JOURNAL: damaged at {}, {} bytes", found.lsn, found.bytes));
-    }
-    for number in &report.missing_files {
-        damage.found(&format!("JOURNAL: file {number} is missing"));
-    }
-    for path in &report.set_aside {
-        nsq_daemon::error!(logger, "JOURNAL: unreadable file set aside as {}", path.display());
-    }
-    if nonsense_count > 0 {
-        nsq_daemon::error!(logger, "JOURNAL: {nonsense_count} records made no sense and were passed over");
     }
 }
 

@@ -73,7 +73,7 @@ pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     let files = journal.files();
     let excess = files.len().saturating_sub(KEEP_JOURNAL_FILES);
     if excess == 0 {
-        return Ok(if journal.health().is_err() { retire_finished_files(registry, journal) } else { 0 });
+        return Ok(if journal.failure().is_some() { retire_finished_files(registry, journal) } else { 0 });
     }
     for file in &files[..excess] {
         move_to_segments(registry, &file.topics)?;
@@ -173,8 +173,10 @@ pub fn persist_all(registry: &Registry, clean_shutdown: bool) -> Result<(), Stri
 /// What a clean stop leaves, after which nothing happens any more.
 pub fn at_end(registry: &Registry) -> Result<(), String> {
     let Some(journal) = &registry.engine().journal else { return persist_all(registry, true) };
-    journal.flush().map_err(|error| error.to_string())?;
-    write_checkpoint(registry, true)?;
+    let flushed = journal.flush().map_err(|error| error.to_string());
+    // Also if the journal takes no more: the checkpoint says which messages were refused and what is finished.
+    let written = write_checkpoint(registry, flushed.is_ok());
+    flushed.and(written)?;
     journal.close().map_err(|error| error.to_string())
 }
 

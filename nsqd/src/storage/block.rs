@@ -11,7 +11,11 @@ use super::seal::Seal;
 
 /// Length of a block's header.
 pub const BLOCK_HEADER_BYTES: usize = 28;
-const MAGIC: u32 = u32::from_le_bytes(*b"NSQB");
+/// What a header begins with.
+pub(super) const MAGIC_BYTES: [u8; 4] = *b"NSQB";
+const MAGIC: u32 = u32::from_le_bytes(MAGIC_BYTES);
+/// What of a header its mark covers.
+const MARKED_BYTES: usize = 24;
 
 /// What stands before a block's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,13 +46,24 @@ impl BlockHeader {
         bytes[8..12].copy_from_slice(&self.checksum.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.count.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.first_sequence.to_le_bytes());
-        let mark = seal.mark(offset, &bytes[..24]);
-        bytes[24..].copy_from_slice(&mark.to_le_bytes());
+        let mark = seal.mark(offset, &bytes[..MARKED_BYTES]);
+        bytes[MARKED_BYTES..].copy_from_slice(&mark.to_le_bytes());
         bytes
     }
 
     /// The header, if these bytes are one for this place.
     pub fn decode(bytes: &[u8; BLOCK_HEADER_BYTES], seal: Seal, offset: u64) -> Option<Self> {
+        let (header, mark) = Self::decode_unsealed(bytes)?;
+        (mark == seal.mark(offset, &bytes[..MARKED_BYTES])).then_some(header)
+    }
+
+    /// A header and the seal that it would have at `offset`, if these bytes look like one. Its frames must confirm it.
+    pub fn guess(bytes: &[u8; BLOCK_HEADER_BYTES], offset: u64) -> Option<(Self, Seal)> {
+        let (header, mark) = Self::decode_unsealed(bytes)?;
+        Some((header, Seal::of_mark(mark, offset, &bytes[..MARKED_BYTES])))
+    }
+
+    fn decode_unsealed(bytes: &[u8; BLOCK_HEADER_BYTES]) -> Option<(Self, u32)> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let header = Self {
             length: word(4),
@@ -56,9 +71,8 @@ impl BlockHeader {
             count: word(12),
             first_sequence: u64::from(word(16)) | u64::from(word(20)) << 32,
         };
-        let valid = word(0) == MAGIC && word(24) == seal.mark(offset, &bytes[..24]);
         let in_range = header.first_sequence.checked_add(u64::from(header.count)).is_some();
-        (valid && header.count > 0 && in_range).then_some(header)
+        (word(0) == MAGIC && header.count > 0 && in_range).then_some((header, word(MARKED_BYTES)))
     }
 }
 

@@ -124,13 +124,13 @@ pub struct OutstandingCheckpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The system could not read or write it.
-    #[error("checkpoint: {0}")]
+    #[error("checkpoint: {0}; check the disk and the owner of the file")]
     Io(#[from] io::Error),
     /// The bytes are not those that were written.
     #[error("damaged checkpoint: {0}")]
     Damaged(&'static str),
     /// It was written by a newer version.
-    #[error("checkpoint has format version {0}, newer than this program knows")]
+    #[error("checkpoint has format version {0}, newer than this program knows; start the nsqd that wrote it")]
     NewerVersion(u32),
 }
 
@@ -140,7 +140,18 @@ pub struct Loaded {
     /// The newest checkpoint that could be read.
     pub checkpoint: Option<Checkpoint>,
     /// What was wrong with those that could not.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
+}
+
+/// A checkpoint that cannot be read.
+#[derive(Debug)]
+pub struct Problem {
+    /// Its name, before it was set aside.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// What is wrong with it.
+    pub what: &'static str,
 }
 
 /// Where the checkpoint before the newest is.
@@ -152,24 +163,21 @@ fn previous(path: &Path) -> PathBuf {
 /// `*.damaged`. One of a newer version is an error, and nothing is changed.
 pub fn load(storage: &dyn Storage, path: &Path) -> Result<Loaded, CheckpointError> {
     let mut loaded = Loaded::default();
-    let mut damaged = Vec::new();
+    // The one before is looked at in any case: that it is damaged should not first show when it is needed.
     for path in [path.to_path_buf(), previous(path)] {
         match read(storage, &path) {
-            Ok(checkpoint) => loaded.checkpoint = checkpoint,
+            Ok(checkpoint) => loaded.checkpoint = loaded.checkpoint.or(checkpoint),
             Err(CheckpointError::Damaged(what)) => {
-                loaded.problems.push(format!("{} is damaged: {what}", path.display()));
-                damaged.push(path);
+                let bytes = storage.open(&path)?.len()?;
+                loaded.problems.push(Problem { path, bytes, what });
             }
             Err(error) => return Err(error),
         }
-        if loaded.checkpoint.is_some() {
-            break;
-        }
     }
-    for path in damaged {
+    for Problem { path, .. } in &loaded.problems {
         let mut aside = path.clone().into_os_string();
         aside.push(".damaged");
-        storage.rename(&path, Path::new(&aside))?;
+        storage.rename(path, Path::new(&aside))?;
     }
     Ok(loaded)
 }
@@ -426,7 +434,7 @@ mod tests {
             let loaded = load(&storage, path()).unwrap();
             assert_eq!((loaded.checkpoint, loaded.problems.len()), (Some(sample()), 1));
             // It stands aside now, and the next one takes its place.
-            assert_eq!(load(&storage, path()).unwrap().problems, [""; 0]);
+            assert!(load(&storage, path()).unwrap().problems.is_empty());
             assert!(storage.paths().contains(&"/data/checkpoint.damaged".into()));
             write(&storage, path(), &newer).unwrap();
             storage.remove(path()).unwrap();

@@ -35,7 +35,7 @@ pub struct DataDir {
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// It cannot be opened.
-    #[error("failed to lock data-path: open {}: {}", path.display(), plain(error))]
+    #[error("failed to lock data-path: open {}: {}; {}", path.display(), plain(error), way_in(error))]
     Open {
         /// The directory.
         path: PathBuf,
@@ -44,7 +44,8 @@ pub enum DataDirError {
     },
     /// Somebody else has the lock.
     #[error(
-        "failed to lock data-path: cannot flock directory {} - {} (possibly in use by another instance of nsqd)",
+        "failed to lock data-path: cannot flock directory {} - {} (possibly in use by another instance of nsqd); \
+         stop that one or change --data-path",
         path.display(), plain(error)
     )]
     Locked {
@@ -54,7 +55,7 @@ pub enum DataDirError {
         error: io::Error,
     },
     /// No files can be made in it.
-    #[error("data-path {} is not writable: {}", path.display(), plain(error))]
+    #[error("data-path {} is not writable: {}; {}", path.display(), plain(error), way_in(error))]
     NotWritable {
         /// The directory.
         path: PathBuf,
@@ -62,7 +63,12 @@ pub enum DataDirError {
         error: io::Error,
     },
     /// It was used by a newer version.
-    #[error("data-path {} has format version {version}, newer than this program knows ({FORMAT_VERSION})", path.display())]
+    #[error(
+        "data-path {0} has format version {version}, newer than this program knows ({FORMAT_VERSION}); \
+         start the nsqd that used it last; if none was newer than this one, the file is damaged: write {FORMAT_VERSION} \
+         to {0}/format",
+        path.display()
+    )]
     NewerVersion {
         /// The directory.
         path: PathBuf,
@@ -70,13 +76,17 @@ pub enum DataDirError {
         version: u64,
     },
     /// The format file is no format file.
-    #[error("{} does not hold a format version", path.display())]
+    #[error(
+        "{0} does not hold a format version: the file is damaged; if no newer nsqd has used the directory, \
+         write {FORMAT_VERSION} to {0} and start again",
+        path.display()
+    )]
     BadFormatFile {
         /// The file.
         path: PathBuf,
     },
     /// The format file or the directories cannot be read or made.
-    #[error("failed to prepare {}: {}", path.display(), plain(error))]
+    #[error("failed to prepare {}: {}; {}", path.display(), plain(error), way_in(error))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -160,12 +170,12 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(DataDirError::Io { path, error }),
         };
-        match text.trim().parse() {
+        match text.strip_suffix('\n').unwrap_or(&text).parse::<u64>() {
             Ok(version) if version > u64::from(FORMAT_VERSION) => {
                 Err(DataDirError::NewerVersion { path: self.path.clone(), version })
             }
-            Ok(_) => Ok(()),
-            Err(_) => Err(DataDirError::BadFormatFile { path }),
+            Ok(version) if version == u64::from(FORMAT_VERSION) => Ok(()),
+            _ => Err(DataDirError::BadFormatFile { path }),
         }
     }
 
@@ -194,6 +204,18 @@ fn read_text(storage: &dyn Storage, path: &Path) -> io::Result<String> {
     let filled = file.read_at(&mut bytes, 0)?;
     bytes.truncate(filled);
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What to do about an error of the system.
+fn way_in(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "create the directory or change --data-path",
+        io::ErrorKind::PermissionDenied => "run nsqd as the owner of the directory or change --data-path",
+        io::ErrorKind::ReadOnlyFilesystem => "mount the volume writable or change --data-path",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free space there or change --data-path",
+        io::ErrorKind::NotADirectory => "change --data-path to a directory",
+        _ => "check the disk or change --data-path",
+    }
 }
 
 /// The system's words as NSQ's users know them: without the number, in lower case.
@@ -238,14 +260,17 @@ mod tests {
         let missing = dir.path().join("missing");
         assert_eq!(
             DataDir::open(&real(), &missing).unwrap_err().to_string(),
-            format!("failed to lock data-path: open {path}/missing: no such file or directory")
+            format!(
+                "failed to lock data-path: open {path}/missing: no such file or directory; \
+                 create the directory or change --data-path"
+            )
         );
         let _first = DataDir::open(&real(), dir.path()).unwrap();
         assert_eq!(
             DataDir::open(&real(), dir.path()).unwrap_err().to_string(),
             format!(
                 "failed to lock data-path: cannot flock directory {path} - resource temporarily unavailable \
-                 (possibly in use by another instance of nsqd)"
+                 (possibly in use by another instance of nsqd); stop that one or change --data-path"
             )
         );
     }
@@ -256,9 +281,16 @@ mod tests {
         std::fs::write(dir.path().join("format"), "2\n").unwrap();
         let error = DataDir::open(&real(), dir.path()).unwrap_err();
         assert!(matches!(error, DataDirError::NewerVersion { version: 2, .. }));
-        std::fs::write(dir.path().join("format"), "x").unwrap();
-        let error = DataDir::open(&real(), dir.path()).unwrap_err();
-        assert!(matches!(error, DataDirError::BadFormatFile { .. }));
+        assert!(
+            error.to_string().ends_with(&format!("write 1 to {}/format", dir.path().display())),
+            "{error}"
+        );
+        for damaged in ["x", "", "0\n", "1 1"] {
+            std::fs::write(dir.path().join("format"), damaged).unwrap();
+            let error = DataDir::open(&real(), dir.path()).unwrap_err();
+            assert!(matches!(error, DataDirError::BadFormatFile { .. }));
+            assert!(error.to_string().contains("write 1 to"), "{error}");
+        }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

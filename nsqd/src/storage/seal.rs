@@ -7,7 +7,7 @@
 //! number and covers the offset and the header's own fields (among them the content's CRC-32C).
 
 /// The part of a mark that is the same for a whole file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seal {
     seed: u32,
 }
@@ -16,6 +16,26 @@ impl Seal {
     /// The seal of the file `number` that was given `stamp`.
     pub fn new(stamp: u64, number: u64) -> Self {
         Self { seed: crc32c::crc32c_append(crc32c::crc32c(&stamp.to_le_bytes()), &number.to_le_bytes()) }
+    }
+
+    /// The only seal under which a header with these `fields` at `offset` has this `mark`: for a file that has lost its
+    /// stamp. Whoever asks must know otherwise that the header is right.
+    pub fn of_mark(mark: u32, offset: u64, fields: &[u8]) -> Self {
+        const POLYNOMIAL: u32 = 0x82f6_3b78;
+        const HIGHEST_BIT: u32 = 1 << 31;
+        let covered = offset.to_le_bytes().into_iter().chain(fields.iter().copied());
+        let mut state = !mark;
+        for byte in covered.rev() {
+            for _ in 0..u8::BITS {
+                // The polynomial has the highest bit, which is 0 after a shift: so it tells whether a 1 was shifted out.
+                state = match state & HIGHEST_BIT {
+                    0 => state << 1,
+                    _ => (state ^ POLYNOMIAL) << 1 | 1,
+                };
+            }
+            state ^= u32::from(byte);
+        }
+        Self { seed: !state }
     }
 
     /// The mark of a header with these `fields` at `offset`.
@@ -32,7 +52,17 @@ pub fn new_stamp() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_mark_leads_back_to_its_seal(stamp: u64, number: u64, offset: u64, fields: Vec<u8>) {
+            let seal = Seal::new(stamp, number);
+            prop_assert_eq!(Seal::of_mark(seal.mark(offset, &fields), offset, &fields), seal);
+        }
+    }
 
     #[test]
     fn a_mark_depends_on_everything() {

@@ -11,6 +11,9 @@ use crate::engine::StorageError;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
+/// What may come of a channel that was refused, if that is in doubt.
+const MAY_APPEAR: &str = "the channel may appear";
+
 impl Topic {
     /// The channel of this name, made if missing: it starts at the release point, which for the first one is before
     /// everything that was held back for it.
@@ -64,7 +67,7 @@ impl Topic {
         // By a task of its own: whoever asked may go away meanwhile, and the channel is there already.
         let (topic, made) = (self.clone(), channel.clone());
         let settled = tokio::spawn(async move { topic.settle_channel(&made, ticket).await }).await;
-        settled.map_err(|panic| self.engine.storage_error(panic))??;
+        settled.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
         if start != StartAt::Latest {
             crate::log_info!(
                 self.engine,
@@ -99,7 +102,7 @@ impl Topic {
             drop(state);
             channel.close();
             self.engine.topology_changed();
-            return Err(error.into());
+            return Err(StorageError::of_commit(&error, MAY_APPEAR));
         }
         // Not before: what the first channel takes from the topic would be lost with it, were it refused.
         if is_there {

@@ -42,7 +42,7 @@ use crate::storage::record::Record;
 /// Chunks that a topic moves to disk before another one has its turn.
 const CHUNKS_AT_A_TIME: usize = 16;
 
-/// Why a publish was refused. Nothing of it was or will be delivered.
+/// Why a publish was refused. Nothing of it was or will be delivered, unless [`StorageError::is_in_doubt`].
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PublishError {
     /// The topic is being deleted, or the daemon stops.
@@ -157,11 +157,12 @@ impl Topic {
         if self.is_closed() {
             return Err(PublishError::Exiting);
         }
+        let topic = self.this.upgrade().ok_or(PublishError::Exiting)?;
         if self.log.is_stuck() {
             self.engine.metrics().refused_publishes.add(1);
             return Err(self
                 .engine
-                .storage_error("memory is full and messages cannot be moved to disk")
+                .storage_error("memory is full and messages cannot be moved to disk: free space there, nsqd then goes on by itself")
                 .into());
         }
         let offered = bodies.len();
@@ -187,7 +188,6 @@ impl Topic {
         metrics.published_bytes.add(body_bytes as u64);
         self.message_count.fetch_add(offered as u64, Ordering::Relaxed);
         self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
-        let topic = self.this.upgrade().ok_or(PublishError::Exiting)?;
         Ok(Publication::new(topic, (end - count as u64, end), ticket))
     }
 

@@ -79,7 +79,7 @@ impl Publication {
             Err(error) => {
                 self.topic.engine.metrics().refused_publishes.add(1);
                 self.topic.refuse(self.from, self.to);
-                Err(StorageError::from(error).into())
+                Err(StorageError::of_commit(&error, "the message may be delivered later,").into())
             }
         }
     }

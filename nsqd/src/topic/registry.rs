@@ -25,6 +25,9 @@ pub trait ChannelOracle: Send + Sync {
     ) -> std::pin::Pin<Box<dyn Future<Output = Vec<ChannelName>> + Send + 'a>>;
 }
 
+/// What may come of a topic that was refused, if that is in doubt.
+const MAY_APPEAR: &str = "the topic may appear";
+
 /// See the module.
 pub struct Registry {
     engine: Arc<Engine>,
@@ -80,7 +83,7 @@ impl Registry {
         // By a task of its own: whoever asked may go away meanwhile, and the topic is there already.
         let (registry, made) = (self.clone(), topic.clone());
         let settled = tokio::spawn(async move { registry.settle(&made, ticket).await }).await;
-        settled.map_err(|panic| self.engine.storage_error(panic))??;
+        settled.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
         if let Some(oracle) = &self.oracle {
             for channel in oracle.channels_of(name).await {
                 if !channel.is_ephemeral() {
@@ -106,7 +109,7 @@ impl Registry {
             }
         }
         self.engine.topology_changed();
-        Ok(committed?)
+        committed.map_err(|error| StorageError::of_commit(&error, MAY_APPEAR))
     }
 
     /// None if somebody else was quicker.

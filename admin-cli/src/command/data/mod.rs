@@ -9,7 +9,7 @@
 //! - `directory`: whose files are in it, whether somebody works in it
 //! - `recovered`: topics and channels as a start would find them; `queues`: NSQ's, as they are
 //! - `inspect`: what is in it; `inspect_table`: for people
-//! - `verify`: every checksum, over `segments` and `journal_check`; `findings`: what may be wrong
+//! - `verify`: every checksum, by nsqd's own check; `findings`: what may be wrong
 //! - `export`: the messages, for others
 //! - `progress`: what is said meanwhile
 

@@ -219,6 +219,13 @@ impl Explorer<'_> {
 
     fn look(&self, life: &Life, image: Disk, changes: usize, torn: bool) -> Result<(), String> {
         let observed = observe::observe(image, self.contract.durability, self.runtime)?;
+        // What a kill leaves is not damaged.
+        if self.contract.crash == Crash::Kill
+            && self.contract.lost == Lost::Nothing
+            && !observed.damage().is_empty()
+        {
+            return Err(format!("the start reports damage: {:?}", observed.damage()));
+        }
         if !self.contract.keeps_all() {
             return compare::is_ours(&self.world.published, &observed);
         }

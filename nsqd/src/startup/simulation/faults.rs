@@ -2,6 +2,7 @@
 //! so does everything. What was acknowledged survives all of it, and a crash in the middle.
 
 use std::io;
+use std::path::Path;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -12,8 +13,10 @@ use super::model::Model;
 use super::observe;
 use super::steps::{Step, steps};
 use super::world::{Contract, Crash, Lost, World};
-use crate::storage::Durability;
-use crate::storage::faulty::{Fault, Op};
+use crate::startup::persist;
+use crate::storage::faulty::disk::Disk;
+use crate::storage::faulty::{Fault, FaultyStorage, Op};
+use crate::storage::{Durability, Storage};
 
 /// All but syncs: after a failed one, the journal takes no more until a restart.
 const PASSING: [Op; 7] = [Op::Create, Op::Open, Op::Write, Op::Read, Op::Remove, Op::Rename, Op::Truncate];
@@ -103,6 +106,40 @@ fn run(contract: Contract, seed: u64, ops: &[Op]) -> Result<(), String> {
 }
 
 const KILL: Contract = Contract { durability: Durability::Write, crash: Crash::Kill, lost: Lost::Nothing };
+
+/// Syncs fail from now on, and the refused batch cannot be taken back: it is in the journal.
+#[test]
+fn refusal_in_doubt_says_so_and_a_clean_stop_settles_it() {
+    let runtime = runtime();
+    let storage = FaultyStorage::default();
+    storage.create_dir_all(Path::new(observe::DIR)).unwrap();
+    let registry = observe::start(&storage, Durability::Sync).unwrap();
+    runtime.block_on(async {
+        let topic = registry.get_or_create(&"t".parse().unwrap()).await.unwrap();
+        topic.get_or_create_channel(&"c".parse().unwrap()).await.unwrap();
+        storage.plan(Fault::next(Op::Sync, usize::MAX, io::ErrorKind::Other));
+        storage.plan(Fault { after: 1, ..Fault::next(Op::Write, usize::MAX, io::ErrorKind::Other) });
+        let body = observe::body(1, 10);
+        let publication = topic.append([&body[..]].into_iter(), body.len(), None).unwrap();
+        let refused = publication.committed().await.unwrap_err().to_string();
+        assert!(refused.contains("the message may be delivered later"), "{refused}");
+        let refused = topic.append([&body[..]].into_iter(), body.len(), None).err().unwrap().to_string();
+        assert!(!refused.contains("may be"), "nothing of it was written: {refused}");
+        let refused = registry.get_or_create(&"other".parse().unwrap()).await.err().unwrap().to_string();
+        assert!(!refused.contains("may appear"), "nothing of it was written: {refused}");
+    });
+    let health = registry.engine().health().unwrap_err();
+    assert!(health.contains("sync failed") && health.contains("restart nsqd"), "{health}");
+    let depth = |disk: Disk| {
+        let observed = observe::observe(disk, Durability::Sync, &runtime).unwrap();
+        observed.topics["t"].channels["c"].depth
+    };
+    assert_eq!(depth(storage.disk().after_kill()), 1, "the test is about nothing");
+    storage.heal();
+    persist::at_end(&registry).unwrap_err();
+    drop(registry);
+    assert_eq!(depth(storage.disk().after_kill()), 0);
+}
 
 #[test]
 fn a_disk_that_fails_for_a_while_costs_nothing() {

@@ -15,10 +15,11 @@ use crate::channel::saved::Clocks;
 use crate::channel::{Channel, ConsumerKey, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::clock;
+use crate::damage::{Finding, Severity};
 use crate::engine::EngineLimits;
 use crate::log::retention::Retention;
 use crate::log::tail::sequence_of;
-use crate::startup::{RecoveryError, StartOptions, recover};
+use crate::startup::{Recovered, RecoveryError, StartOptions, recover_and_report};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::faulty::disk::Disk;
@@ -53,6 +54,11 @@ pub const LIMITS: EngineLimits = EngineLimits {
 
 /// Starts the engine on a disk.
 pub fn start(storage: &FaultyStorage, durability: Durability) -> Result<Arc<Registry>, RecoveryError> {
+    start_and_report(storage, durability).map(|recovered| recovered.registry)
+}
+
+/// The same, with what was found.
+pub fn start_and_report(storage: &FaultyStorage, durability: Durability) -> Result<Recovered, RecoveryError> {
     start_with(storage, durability, Logger::silent())
 }
 
@@ -60,11 +66,11 @@ fn start_with(
     storage: &FaultyStorage,
     durability: Durability,
     logger: Logger,
-) -> Result<Arc<Registry>, RecoveryError> {
+) -> Result<Recovered, RecoveryError> {
     let storage: Arc<dyn Storage> = Arc::new(storage.clone());
     let data_dir =
         DataDir::open(&storage, Path::new(DIR)).map_err(|error| RecoveryError(error.to_string()))?;
-    recover(StartOptions { data_dir, storage, durability, limits: LIMITS, logger, oracle: None })
+    recover_and_report(StartOptions { data_dir, storage, durability, limits: LIMITS, logger, oracle: None })
 }
 
 /// What a start on this disk logs, to tell what went wrong.
@@ -93,6 +99,15 @@ fn writing_down() -> (Logger, Arc<Mutex<String>>) {
 #[derive(Debug, Default)]
 pub struct Observed {
     pub topics: BTreeMap<String, ObservedTopic>,
+    /// What the start reported.
+    pub findings: Vec<Finding>,
+}
+
+impl Observed {
+    /// What the start reported as damage.
+    pub fn damage(&self) -> Vec<&Finding> {
+        self.findings.iter().filter(|finding| finding.severity == Severity::Damage).collect()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -153,9 +168,9 @@ fn observe_all(
     runtime: &Runtime,
     logger: Logger,
 ) -> Result<Observed, String> {
-    let registry =
+    let Recovered { registry, findings, .. } =
         start_with(&disk.into(), durability, logger).map_err(|error| format!("cannot start: {error}"))?;
-    let mut observed = Observed::default();
+    let mut observed = Observed { findings, ..Observed::default() };
     for topic in registry.all() {
         observed.topics.insert(topic.name().to_string(), observe_topic(&topic, runtime)?);
     }

@@ -129,22 +129,16 @@ impl Catalog {
         });
     }
 
-    /// The newest file, which held nothing, is gone.
-    pub(super) fn removed_newest(&self, number: u32) {
-        let mut inner = self.inner.lock();
-        if inner.files.back().is_some_and(|entry| entry.number == number) {
-            inner.files.pop_back();
-        }
-    }
-
     /// Takes a retired file for reuse.
     pub(super) fn take_spare(&self) -> Option<String> {
         self.inner.lock().spares.pop()
     }
 
-    /// A spare that could not be used after all.
-    pub(super) fn return_spare(&self, name: String) {
-        self.inner.lock().spares.push(name);
+    /// A name for a file that is made and has no number yet.
+    pub(super) fn new_spare_name(&self) -> String {
+        let mut inner = self.inner.lock();
+        inner.next_spare += 1;
+        spare_name(inner.next_spare - 1)
     }
 
     pub(super) fn retire_oldest(&self, number: u64) -> io::Result<()> {
@@ -198,6 +192,11 @@ pub(super) fn file_number(name: &str) -> Option<u32> {
 /// The name of a file that is kept because some of it could not be read.
 pub(super) fn damaged_name(number: u32) -> String {
     format!("{number:020}.journal.damaged")
+}
+
+/// The number in the name of a file that is kept because some of it could not be read.
+pub(super) fn damaged_number(name: &str) -> Option<u32> {
+    file_number(name.strip_suffix(".damaged")?)
 }
 
 /// The name of a retired file.

@@ -1,20 +1,22 @@
 //! A journal file's bytes: its header, and what stands before each record. Pure.
 //!
 //! ```text
-//! file:    header copy (64) | header copy (64) | record | record | ... | 00 00 00 00
+//! file:    header copy (64) | header copy (64) | record | record | ... | 00 00 00 00 | ... | header copy (64)
 //! record:  length u32 | content CRC-32C u32 | mark u32 | content (length bytes)
 //! ```
 //!
 //! The zero length behind the last record tells a clean end from a torn one; a file that is
-//! filled to the last byte has none. What lies behind it is left from the file's earlier life.
+//! filled up to the last header copy has none. What lies behind it is left from the file's earlier life.
+//! The last copy of the header is as far from the others as it can be: what destroys them spares it.
 
 use super::Lsn;
 use crate::storage::seal::Seal;
 
 /// Where the first record of a file starts: behind two copies of the header.
 pub(super) const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
-const HEADER_COPY_BYTES: usize = 64;
-const MAGIC: [u8; 8] = *b"nsqrsJRN";
+/// One copy of the header; the file ends with such a copy.
+pub(super) const HEADER_COPY_BYTES: usize = 64;
+pub(super) const MAGIC: [u8; 8] = *b"nsqrsJRN";
 /// Goes up when an older version could not read the file any more.
 pub(super) const FORMAT_VERSION: u32 = 2;
 
@@ -28,58 +30,86 @@ pub(super) const TERMINATOR: [u8; 4] = [0; 4];
 pub(super) struct FileHeader {
     pub number: u32,
     pub stamp: u64,
-    /// The file before, and where its last record ends, if there was one: so a reader knows when
-    /// a file that is complete has lost its end.
-    pub previous: Option<(u32, u32)>,
+    /// The file before, if there was one: so a reader knows when a file that is complete has lost its end.
+    pub previous: Option<Previous>,
+    /// Length of the whole file. 0 if an earlier version wrote it: then the file has no last copy of its header.
+    pub capacity: u32,
+}
+
+/// What a file's header says of the file before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Previous {
+    pub number: u32,
+    /// Where its last record ends.
+    pub end: u32,
+    /// Its stamp, so that its records can be read although all copies of its header are lost. 0 if unknown.
+    pub stamp: u64,
 }
 
 /// Why a header could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeaderError {
-    /// All zeros: a file that was made and never written to.
-    Blank,
     Damaged,
     NewerVersion(u32),
 }
 
 impl FileHeader {
-    /// Both copies.
+    /// Both copies at the start of the file.
     pub(super) fn encode(&self) -> [u8; FILE_HEADER_BYTES as usize] {
-        let mut copy = [0; HEADER_COPY_BYTES];
-        let (previous_number, previous_end) = self.previous.unwrap_or((0, 0));
-        copy[..8].copy_from_slice(&MAGIC);
-        copy[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        copy[12..16].copy_from_slice(&self.number.to_le_bytes());
-        copy[16..24].copy_from_slice(&self.stamp.to_le_bytes());
-        copy[24..28].copy_from_slice(&previous_number.to_le_bytes());
-        copy[28..32].copy_from_slice(&previous_end.to_le_bytes());
-        let check = crc32c::crc32c(&copy[..60]);
-        copy[60..].copy_from_slice(&check.to_le_bytes());
+        let copy = self.encode_copy();
         let mut both = [0; FILE_HEADER_BYTES as usize];
         both[..HEADER_COPY_BYTES].copy_from_slice(&copy);
         both[HEADER_COPY_BYTES..].copy_from_slice(&copy);
         both
     }
 
-    /// Reads whichever copy is whole. A file that is too short for its header is damaged, too.
+    /// One copy.
+    pub(super) fn encode_copy(&self) -> [u8; HEADER_COPY_BYTES] {
+        let mut copy = [0; HEADER_COPY_BYTES];
+        let previous = self.previous.unwrap_or(Previous { number: 0, end: 0, stamp: 0 });
+        copy[..8].copy_from_slice(&MAGIC);
+        copy[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        copy[12..16].copy_from_slice(&self.number.to_le_bytes());
+        copy[16..24].copy_from_slice(&self.stamp.to_le_bytes());
+        copy[24..28].copy_from_slice(&previous.number.to_le_bytes());
+        copy[28..32].copy_from_slice(&previous.end.to_le_bytes());
+        copy[32..36].copy_from_slice(&self.capacity.to_le_bytes());
+        copy[36..44].copy_from_slice(&previous.stamp.to_le_bytes());
+        let check = crc32c::crc32c(&copy[..60]);
+        copy[60..].copy_from_slice(&check.to_le_bytes());
+        copy
+    }
+
+    /// Reads whichever copy at the start of the file is whole. A file that is too short for its header is damaged, too.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
-        let copies = bytes.chunks_exact(HEADER_COPY_BYTES).take(2);
-        for copy in copies {
-            if copy[..8] != MAGIC || crc32c::crc32c(&copy[..60]) != u32_at(copy, 60) {
-                continue;
-            }
-            let version = u32_at(copy, 8);
-            if version > FORMAT_VERSION {
-                return Err(HeaderError::NewerVersion(version));
-            }
-            let previous = (u32_at(copy, 24), u32_at(copy, 28));
-            return Ok(Self {
-                number: u32_at(copy, 12),
-                stamp: u64::from(u32_at(copy, 16)) | u64::from(u32_at(copy, 20)) << 32,
-                previous: (previous.1 != 0).then_some(previous),
-            });
+        let mut copies = bytes.chunks_exact(HEADER_COPY_BYTES).take(2).map(Self::decode_copy);
+        copies.find(|copy| *copy != Err(HeaderError::Damaged)).unwrap_or(Err(HeaderError::Damaged))
+    }
+
+    /// Reads one copy.
+    pub(super) fn decode_copy(copy: &[u8]) -> Result<Self, HeaderError> {
+        if copy.len() < HEADER_COPY_BYTES
+            || copy[..8] != MAGIC
+            || crc32c::crc32c(&copy[..60]) != u32_at(copy, 60)
+        {
+            return Err(HeaderError::Damaged);
         }
-        Err(if bytes.iter().all(|&byte| byte == 0) { HeaderError::Blank } else { HeaderError::Damaged })
+        let version = u32_at(copy, 8);
+        if version > FORMAT_VERSION {
+            return Err(HeaderError::NewerVersion(version));
+        }
+        let previous = Previous { number: u32_at(copy, 24), end: u32_at(copy, 28), stamp: u64_at(copy, 36) };
+        Ok(Self {
+            number: u32_at(copy, 12),
+            stamp: u64_at(copy, 16),
+            previous: (previous.end != 0).then_some(previous),
+            capacity: u32_at(copy, 32),
+        })
+    }
+
+    /// Where the last copy of the header is, which is also where records must end.
+    pub(super) fn last_copy_at(&self) -> Option<u64> {
+        u64::from(self.capacity).checked_sub(HEADER_COPY_BYTES as u64)
     }
 
     pub(super) fn seal(&self) -> Seal {
@@ -158,12 +188,20 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(word)
 }
 
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HEADER: FileHeader =
-        FileHeader { number: 3, stamp: 0x0123_4567_89ab_cdef, previous: Some((2, 500)) };
+    const HEADER: FileHeader = FileHeader {
+        number: 3,
+        stamp: 0x0123_4567_89ab_cdef,
+        previous: Some(Previous { number: 2, end: 500, stamp: 0xfedc_ba98_7654_3210 }),
+        capacity: 4096,
+    };
 
     #[test]
     fn either_header_copy_is_enough() {
@@ -178,8 +216,25 @@ mod tests {
             first[HEADER_COPY_BYTES + broken] ^= 1;
             assert_eq!(FileHeader::decode(&first), Err(HeaderError::Damaged));
         }
-        assert_eq!(FileHeader::decode(&[0; 128]), Err(HeaderError::Blank));
-        assert_eq!(FileHeader::decode(&[]), Err(HeaderError::Blank));
+        assert_eq!(FileHeader::decode(&[0; 128]), Err(HeaderError::Damaged));
+        assert_eq!(FileHeader::decode(&[]), Err(HeaderError::Damaged));
+        assert_eq!(FileHeader::decode_copy(&HEADER.encode_copy()), Ok(HEADER));
+        assert_eq!(HEADER.last_copy_at(), Some(4032));
+    }
+
+    /// Version 2 as it was before: no length of the file, no stamp of the file before.
+    #[test]
+    fn header_of_an_earlier_version_is_read() {
+        let mut bytes = HEADER.encode();
+        for copy in bytes.chunks_exact_mut(HEADER_COPY_BYTES) {
+            copy[32..60].fill(0);
+            let check = crc32c::crc32c(&copy[..60]);
+            copy[60..].copy_from_slice(&check.to_le_bytes());
+        }
+        let previous = Some(Previous { number: 2, end: 500, stamp: 0 });
+        let header = FileHeader { previous, capacity: 0, ..HEADER };
+        assert_eq!(FileHeader::decode(&bytes), Ok(header));
+        assert_eq!(header.last_copy_at(), None);
     }
 
     #[test]

@@ -263,15 +263,13 @@ impl Group {
         self.work.notify_one();
     }
 
-    pub(super) fn health(&self) -> Result<(), String> {
+    pub(super) fn failure(&self) -> Option<JournalError> {
         let state = self.state.lock();
-        match state.latched.as_ref().or(state.last_error.as_ref()) {
-            Some(cause) if state.forgotten > 0 => {
-                Err(format!("{cause} ({} acknowledgements not remembered)", state.forgotten))
-            }
-            Some(cause) => Err(cause.to_string()),
-            None => Ok(()),
-        }
+        state.latched.clone().or_else(|| state.last_error.clone())
+    }
+
+    pub(super) fn forgotten_count(&self) -> u64 {
+        self.state.lock().forgotten
     }
 
     /// Whether the ticket's batch is done; if so, the ticket is resolved.
@@ -282,7 +280,7 @@ impl Group {
         let Some(failure) = state.failure.as_mut().filter(|failure| failure.batches.contains(&batch)) else {
             return Some(Ok(()));
         };
-        let cause = failure.cause.clone();
+        let cause = failure.of(batch);
         failure.unresolved -= 1;
         if failure.unresolved == 0 {
             state.failure = None;

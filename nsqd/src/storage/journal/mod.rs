@@ -10,7 +10,8 @@
 //! - `pending` is its state: two buffers, tickets, what became of a failed write;
 //! - `writer` has the file that is written to: room, rotation, recycling, failed writes;
 //! - `catalog` knows the files and what was published in each;
-//! - `reader` reads the files at start and tells a torn tail from damage;
+//! - `identify` finds out at start what each file is, even if its header or name is wrong;
+//! - `reader` then reads them, and tells a torn tail from damage;
 //! - `format` has the bytes.
 //!
 //! Records go through two equal buffers that are swapped: one collects while the other is
@@ -23,6 +24,7 @@ mod company;
 mod format;
 mod gathering;
 mod group;
+mod identify;
 mod pending;
 mod reader;
 #[cfg(test)]
@@ -141,6 +143,9 @@ pub enum JournalError {
     /// A sync failed. What is on disk is unknown, so nothing is accepted any more.
     #[error("journal sync failed: {0}")]
     Sync(Arc<io::Error>),
+    /// A write or a sync failed, and what it may have left could not be taken back: a later start may find the records.
+    #[error("{0}")]
+    InDoubt(Arc<JournalError>),
     /// The record is larger than [`MAX_RECORD_BYTES`].
     #[error("record too large for the journal")]
     TooLarge,
@@ -151,7 +156,9 @@ pub enum JournalError {
     #[error("journal is closed")]
     Closed,
     /// A file could not be read or listed when opening.
-    #[error("cannot read journal {path}: {error}")]
+    #[error(
+        "cannot read journal {path}: {error}; check the disk and the owner of the file, then start nsqd again"
+    )]
     Read {
         /// The file or directory.
         path: PathBuf,
@@ -159,13 +166,33 @@ pub enum JournalError {
         error: Arc<io::Error>,
     },
     /// A file was written by a newer version.
-    #[error("journal file {path} has format version {version}, newer than this program knows")]
+    #[error(
+        "journal file {path} has format version {version}, newer than this program knows; start the nsqd that wrote it"
+    )]
     NewerVersion {
         /// The file.
         path: PathBuf,
         /// Its version.
         version: u32,
     },
+}
+
+impl JournalError {
+    /// The same for records that certainly were not written.
+    fn without_doubt(&self) -> JournalError {
+        match self {
+            JournalError::InDoubt(cause) => JournalError::clone(cause),
+            cause => cause.clone(),
+        }
+    }
+}
+
+/// Where the first record of a file is.
+pub const FILE_HEADER_BYTES: u64 = format::FILE_HEADER_BYTES;
+
+/// The name of a file of the journal.
+pub fn file_name(number: u64) -> String {
+    catalog::file_name(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 /// The open journal. Dropping it without [`Journal::close`] leaves what only waited lazily unwritten, as a
@@ -189,7 +216,7 @@ impl Journal {
         let found = reader::read_all(&*storage, &options, replay)?;
         let catalog =
             Arc::new(Catalog::new(&storage, &options, found.files, found.spares, found.next_number));
-        let writer = Writer::new(storage, &options, Arc::clone(&catalog), found.next_number, found.last_end);
+        let writer = Writer::new(storage, &options, Arc::clone(&catalog), found.next_number, found.last);
         let group = Arc::new(Group::new(&options, writer, catalog));
         let flusher = thread::Builder::new()
             .name("journal".into())
@@ -238,7 +265,7 @@ impl Journal {
     }
 
     /// Appends a record that nobody waits for. It goes along with the next write, or within the flush
-    /// interval, or when 64 KiB wait. Touches no disk, never fails towards the caller: see [`Journal::health`].
+    /// interval, or when 64 KiB wait. Touches no disk, never fails towards the caller: see [`Journal::failure`].
     #[inline]
     pub fn append_lazy(&self, record: &Record<'_>) {
         self.group.append_lazy(record);
@@ -271,9 +298,14 @@ impl Journal {
         self.group.catalog.retire_oldest(number)
     }
 
-    /// Why publishing does not work or acknowledgements are not remembered; Ok again after the next good write.
-    pub fn health(&self) -> Result<(), String> {
-        self.group.health()
+    /// Why publishing does not work or acknowledgements are not remembered; none again after the next good write.
+    pub fn failure(&self) -> Option<JournalError> {
+        self.group.failure()
+    }
+
+    /// Acknowledgements that were not remembered since the last good write.
+    pub fn forgotten_count(&self) -> u64 {
+        self.group.forgotten_count()
     }
 
     /// Bytes written since the journal was opened.

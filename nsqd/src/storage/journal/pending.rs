@@ -72,9 +72,17 @@ pub(super) struct Waiter {
 
 /// The outcome of the failed batches, until all their tickets know it.
 pub(super) struct Failure {
+    /// The batch that was written, and the one behind.
     pub batches: RangeInclusive<u64>,
     pub cause: JournalError,
     pub unresolved: usize,
+}
+
+impl Failure {
+    /// What became of a batch. The one behind was not written, so there is no doubt about it.
+    pub(super) fn of(&self, batch: u64) -> JournalError {
+        if batch == *self.batches.start() { self.cause.clone() } else { self.cause.without_doubt() }
+    }
 }
 
 /// What the journal's thread is doing.
@@ -161,7 +169,7 @@ impl State {
             return Err(cause.clone());
         }
         if let Some(failure) = &self.failure {
-            return Err(failure.cause.clone());
+            return Err(failure.cause.without_doubt());
         }
         if self.refusing { Err(JournalError::Closed) } else { Ok(()) }
     }
@@ -184,7 +192,8 @@ impl State {
 
     /// A batch that was written failed, and with it the one that waits behind it.
     pub(super) fn fail(&mut self, batch: u64, written: &Buffer, cause: JournalError) {
-        let forever = matches!(cause, JournalError::Sync(_));
+        let certain = cause.without_doubt();
+        let forever = matches!(certain, JournalError::Sync(_));
         let behind = mem::take(&mut self.pending);
         if !forever {
             self.keep_lazy(written);
@@ -193,14 +202,14 @@ impl State {
         let unresolved = self.writing_tickets + behind.tickets;
         self.batch += 1;
         if unresolved > 0 {
-            self.failure = Some(Failure { batches: batch..=batch + 1, cause: cause.clone(), unresolved });
+            self.failure = Some(Failure { batches: batch..=batch + 1, cause, unresolved });
         }
         // With nothing to write it is still tried, so that health comes back without a publish.
         self.lazy_due = Some(Instant::now() + self.retry_after);
-        self.last_error = Some(cause.clone());
         if forever {
-            self.latched = Some(cause);
+            self.latched = Some(certain.clone());
         }
+        self.last_error = Some(certain);
     }
 
     pub(super) fn keep_lazy(&mut self, from: &Buffer) {

@@ -14,7 +14,8 @@ use std::{
 use super::{
     JournalError, JournalOptions, Lsn,
     catalog::{self, FileEntry},
-    format::{self, FILE_HEADER_BYTES, FileHeader, HeaderError, RECORD_HEADER_BYTES, RecordHeader},
+    format::{self, FILE_HEADER_BYTES, FileHeader, Previous, RECORD_HEADER_BYTES, RecordHeader},
+    identify::{Identified, OpenFile, identify},
 };
 use crate::storage::{
     Storage, StorageFile, TopicNumber,
@@ -31,6 +32,8 @@ pub struct JournalReport {
     pub records: u64,
     /// Bytes of these records.
     pub bytes: u64,
+    /// Where the last record of the newest file ends.
+    pub end: Lsn,
     /// Where the newest file was cut, if its last write was torn.
     pub torn_at: Option<Lsn>,
     /// Bytes of the torn write, as far as they can be told from what was there before.
@@ -41,6 +44,8 @@ pub struct JournalReport {
     pub missing_files: Vec<u64>,
     /// Files that could not be read at all, with the names they have now.
     pub set_aside: Vec<PathBuf>,
+    /// Files that had the name of another, and the names they have now.
+    pub renamed: Vec<(PathBuf, PathBuf)>,
 }
 
 /// A damaged stretch of a journal file.
@@ -59,15 +64,9 @@ pub(super) struct Found {
     pub spares: Vec<String>,
     /// Number of the next file.
     pub next_number: u32,
-    /// The newest file and the end of its last record.
-    pub last_end: Option<(u32, u32)>,
+    /// The newest file.
+    pub last: Option<Previous>,
     pub report: JournalReport,
-}
-
-struct OpenFile {
-    header: FileHeader,
-    file: Arc<dyn StorageFile>,
-    len: u64,
 }
 
 /// Reads all files in `options.dir`.
@@ -76,30 +75,14 @@ pub(super) fn read_all(
     options: &JournalOptions,
     replay: &mut dyn FnMut(Lsn, Record<'_>),
 ) -> Result<Found, JournalError> {
-    let mut report = JournalReport::default();
     let names = storage
         .create_dir_all(&options.dir)
         .and_then(|()| storage.list(&options.dir))
         .map_err(|error| read_error(&options.dir, error))?;
-    let mut numbers: Vec<u32> = names.iter().filter_map(|name| catalog::file_number(name)).collect();
-    numbers.sort_unstable();
-    refuse_newer(storage, options, &numbers)?;
-    let mut spares = check_spares(storage, options, &names)?;
-
-    let mut open_files = Vec::new();
-    for (index, &number) in numbers.iter().enumerate() {
-        let newest = index + 1 == numbers.len();
-        open_files.extend(open_file(storage, options, number, newest, &mut spares, &mut report)?);
-    }
-
-    let mut found = Found {
-        files: VecDeque::new(),
-        spares,
-        next_number: next_number(&numbers, options.not_before),
-        last_end: None,
-        report,
-    };
-    scan_all(options, &open_files, &mut found, replay)?;
+    let identified = identify(storage, &options.dir, &names, options.not_before)?;
+    let mut found = Found { next_number: identified.next_number, ..Found::default() };
+    put_right(storage, options, &names, &identified, &mut found)?;
+    scan_all(options, &identified.files, &mut found, replay)?;
     Ok(found)
 }
 
@@ -113,19 +96,8 @@ pub(super) fn show_all(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         names => names.map_err(|error| read_error(&options.dir, error))?,
     };
-    let mut numbers: Vec<u32> = names.iter().filter_map(|name| catalog::file_number(name)).collect();
-    numbers.sort_unstable();
-    let mut open_files = Vec::new();
-    for number in numbers {
-        let path = options.dir.join(catalog::file_name(number));
-        let (header, file, len) = read_header(storage, &path).map_err(|error| read_error(&path, error))?;
-        open_files.extend(header.ok().filter(|header| header.number == number).map(|header| OpenFile {
-            header,
-            file,
-            len,
-        }));
-    }
-    scan_all(options, &open_files, &mut Found::default(), show)
+    let identified = identify(storage, &options.dir, &names, options.not_before)?;
+    scan_all(options, &identified.files, &mut Found::default(), show)
 }
 
 fn scan_all(
@@ -148,24 +120,48 @@ fn scan_all(
     Ok(())
 }
 
-fn read_error(path: &Path, error: io::Error) -> JournalError {
+pub(super) fn read_error(path: &Path, error: io::Error) -> JournalError {
     JournalError::Read { path: path.to_path_buf(), error: Arc::new(error) }
 }
 
-/// Numbers only grow, also when files were set aside or removed: places must not come again.
-fn next_number(numbers: &[u32], not_before: Lsn) -> u32 {
-    let floor = u32::try_from(not_before.file_number()).unwrap_or(u32::MAX);
-    numbers.last().copied().unwrap_or(0).max(floor).saturating_add(1)
-}
-
-/// The retired files that can be reused; others (left from another file size) are removed.
-fn check_spares(
+/// Gives files their own names, sets those aside that cannot be read, and finds the spares.
+fn put_right(
     storage: &dyn Storage,
     options: &JournalOptions,
     names: &[String],
+    identified: &Identified,
+    found: &mut Found,
+) -> Result<(), JournalError> {
+    let path = |name: &str| options.dir.join(name);
+    let rename = |from: &Path, to: &Path| storage.rename(from, to).map_err(|error| read_error(from, error));
+    for &(number, len) in &identified.unreadable {
+        let aside = path(&catalog::damaged_name(number));
+        rename(&path(&catalog::file_name(number)), &aside)?;
+        found.report.damaged.push(Damage { lsn: format::lsn(number, 0), bytes: len });
+        found.report.set_aside.push(aside);
+    }
+    for (name, number) in &identified.misnamed {
+        let (from, to) = (path(name), path(&catalog::file_name(*number)));
+        rename(&from, &to)?;
+        found.report.renamed.push((from, to));
+    }
+    let is_spare = |name: &&String| !identified.misnamed.iter().any(|(misnamed, _)| misnamed == *name);
+    found.spares = check_spares(storage, options, names.iter().filter(is_spare))?;
+    if let Some((number, len)) = identified.unused {
+        let path = path(&catalog::file_name(number));
+        discard(storage, options, &path, len, &mut found.spares).map_err(|error| read_error(&path, error))?;
+    }
+    Ok(())
+}
+
+/// The retired files that can be reused; others (left from another file size) are removed.
+fn check_spares<'a>(
+    storage: &dyn Storage,
+    options: &JournalOptions,
+    names: impl Iterator<Item = &'a String>,
 ) -> Result<Vec<String>, JournalError> {
     let mut spares = Vec::new();
-    for name in names.iter().filter(|name| catalog::spare_number(name).is_some()) {
+    for name in names.filter(|name| catalog::spare_number(name).is_some()) {
         let path = options.dir.join(name);
         let check = || -> io::Result<bool> {
             let usable = storage.open(&path)?.len()? == options.file_bytes;
@@ -179,63 +175,6 @@ fn check_spares(
         }
     }
     Ok(spares)
-}
-
-/// Before anything is changed: there must be no file of a newer version.
-fn refuse_newer(
-    storage: &dyn Storage,
-    options: &JournalOptions,
-    numbers: &[u32],
-) -> Result<(), JournalError> {
-    for &number in numbers {
-        let path = options.dir.join(catalog::file_name(number));
-        let (header, _, _) = read_header(storage, &path).map_err(|error| read_error(&path, error))?;
-        if let Err(HeaderError::NewerVersion(version)) = header {
-            return Err(JournalError::NewerVersion { path, version });
-        }
-    }
-    Ok(())
-}
-
-/// A file's header, the file, and its length.
-type ReadHeader = (Result<FileHeader, HeaderError>, Arc<dyn StorageFile>, u64);
-
-fn read_header(storage: &dyn Storage, path: &Path) -> io::Result<ReadHeader> {
-    let file = storage.open(path)?;
-    let len = file.len()?.min(u64::from(u32::MAX));
-    let mut header = [0; FILE_HEADER_BYTES as usize];
-    let filled = file.read_at(&mut header, 0)?;
-    Ok((FileHeader::decode(&header[..filled]), file, len))
-}
-
-/// Opens a file and reads its header. `None` if there is nothing to read in it.
-fn open_file(
-    storage: &dyn Storage,
-    options: &JournalOptions,
-    number: u32,
-    newest: bool,
-    spares: &mut Vec<String>,
-    report: &mut JournalReport,
-) -> Result<Option<OpenFile>, JournalError> {
-    let path = options.dir.join(catalog::file_name(number));
-    let (header, file, len) = read_header(storage, &path).map_err(|error| read_error(&path, error))?;
-    let unused = match header {
-        Ok(header) if header.number == number => return Ok(Some(OpenFile { header, file, len })),
-        Err(HeaderError::NewerVersion(version)) => return Err(JournalError::NewerVersion { path, version }),
-        // A file that was made, or taken from the spares, and not yet written to when we stopped. Then
-        // nothing was ever acknowledged that would be in it.
-        Ok(_) | Err(HeaderError::Blank) => newest,
-        Err(HeaderError::Damaged) => false,
-    };
-    if unused {
-        discard(storage, options, &path, len, spares).map_err(|error| read_error(&path, error))?;
-    } else {
-        let aside = options.dir.join(catalog::damaged_name(number));
-        storage.rename(&path, &aside).map_err(|error| read_error(&path, error))?;
-        report.damaged.push(Damage { lsn: format::lsn(number, 0), bytes: len });
-        report.set_aside.push(aside);
-    }
-    Ok(None)
 }
 
 fn discard(
@@ -257,20 +196,21 @@ fn discard(
 
 fn note_missing(header: &FileHeader, next: Option<&FileHeader>, report: &mut JournalReport) {
     if let Some(next) = next
-        && let Some((previous, _)) = next.previous
-        && previous != header.number
-        && !report.damaged.iter().any(|damage| damage.lsn.file_number() == u64::from(previous))
+        && let Some(Previous { number, .. }) = next.previous
+        && number != header.number
+        && !report.damaged.iter().any(|damage| damage.lsn.file_number() == u64::from(number))
     {
-        report.missing_files.push(u64::from(previous));
+        report.missing_files.push(u64::from(number));
     }
 }
 
 /// The files before the oldest one went when a checkpoint no longer needed them. If no checkpoint says so, they are missing.
 fn note_missing_before(oldest: &FileHeader, not_before: Lsn, report: &mut JournalReport) {
-    if let Some((previous, _)) = oldest.previous
+    if let Some(Previous { number, .. }) = oldest.previous
         && u64::from(oldest.number) > not_before.file_number()
+        && !report.damaged.iter().any(|damage| damage.lsn.file_number() == u64::from(number))
     {
-        report.missing_files.push(u64::from(previous));
+        report.missing_files.push(u64::from(number));
     }
 }
 
@@ -282,16 +222,20 @@ fn scan(
     replay: &mut dyn FnMut(Lsn, Record<'_>),
 ) -> io::Result<FileEntry> {
     let number = open.header.number;
+    let report = &mut found.report;
+    let damage = |(offset, bytes)| Damage { lsn: format::lsn(number, offset), bytes };
+    report.damaged.extend(open.damaged.iter().copied().map(damage));
+    // A lost copy of the header alone is no reason to keep the file.
+    let mut damaged = open.damaged.iter().any(|&(_, bytes)| bytes > format::HEADER_COPY_BYTES as u64);
     // Known exactly if the successor is there, else the terminator must be found.
     let sealed_end = next
         .and_then(|next| next.previous)
-        .and_then(|(previous, end)| (previous == number).then_some(u64::from(end)));
-    let end = sealed_end.map_or(open.len, |end| end.min(open.len));
+        .and_then(|previous| (previous.number == number).then_some(u64::from(previous.end)));
+    let limit = open.header.last_copy_at().unwrap_or(open.len).min(open.len);
+    let end = sealed_end.map_or(limit, |end| end.min(open.len));
     let mut window = Window::new(&*open.file, end);
     let mut topics = HashMap::new();
-    let mut damaged = false;
     let mut offset = FILE_HEADER_BYTES;
-    let report = &mut found.report;
     loop {
         if let Some(length) =
             show_record(&mut window, open.header.seal(), number, offset, &mut topics, replay)?
@@ -304,18 +248,22 @@ fn scan(
         if sealed_end.is_some_and(|sealed_end| offset >= sealed_end) {
             break;
         }
-        if sealed_end.is_none() && is_terminated(&mut window, open.header.seal(), offset)? {
-            break;
-        }
+        // Also behind what looks like the end: zeros may be what is left of records.
         if let Some(resumed) = find_record(&mut window, open.header.seal(), offset + 1)? {
-            report.damaged.push(Damage { lsn: format::lsn(number, offset), bytes: resumed - offset });
+            report.damaged.push(damage((offset, resumed - offset)));
             damaged = true;
             offset = resumed;
             continue;
         }
+        if sealed_end.is_none() && is_terminated(&mut window, open.header.seal(), offset)? {
+            break;
+        }
         if next.is_some() {
-            let lost = sealed_end.unwrap_or(end).saturating_sub(offset);
-            report.damaged.push(Damage { lsn: format::lsn(number, offset), bytes: lost });
+            // What is missing at the end of the file was reported already, if its length is known.
+            let lost_to = if open.header.capacity > 0 { end } else { sealed_end.unwrap_or(end) };
+            if lost_to > offset {
+                report.damaged.push(damage((offset, lost_to - offset)));
+            }
             damaged = true;
         } else {
             report.torn_at = Some(format::lsn(number, offset));
@@ -323,7 +271,8 @@ fn scan(
         }
         break;
     }
-    found.last_end = Some((number, offset as u32));
+    report.end = format::lsn(number, offset);
+    found.last = Some(Previous { number, end: offset as u32, stamp: open.header.stamp });
     Ok(FileEntry { number, bytes: open.len, topics, sealed: true, damaged })
 }
 
@@ -374,13 +323,10 @@ fn whole_record<'w>(window: &'w mut Window<'_>, seal: Seal, offset: u64) -> io::
 fn find_record(window: &mut Window<'_>, seal: Seal, from: u64) -> io::Result<Option<u64>> {
     let mut from = from;
     while from < window.end {
+        let end = window.end;
         let bytes = window.get(from, Window::STEP)?;
         let places = bytes.len().saturating_sub(RECORD_HEADER_BYTES - 1);
-        let marked = bytes.windows(RECORD_HEADER_BYTES).zip(from..).find_map(|(header, offset)| {
-            let header = header.first_chunk()?;
-            RecordHeader::decode(header, seal, offset).map(|_| offset)
-        });
-        match marked {
+        match find_marked(bytes, seal, from, end) {
             Some(offset) => {
                 if whole_record(window, seal, offset)?.is_some_and(|content| Record::decode(content).is_ok())
                 {
@@ -393,6 +339,33 @@ fn find_record(window: &mut Window<'_>, seal: Seal, from: u64) -> io::Result<Opt
         }
     }
     Ok(None)
+}
+
+/// The first place in `bytes`, which are those from `from` on, where a header stands that was written for this place
+/// and whose record ends before `end`. Most of what is behind the end of a file is zeros, so these are passed over quickly.
+fn find_marked(bytes: &[u8], seal: Seal, from: u64, end: u64) -> Option<u64> {
+    const ZEROS: &[u8] = &[0; 4096];
+    let mut at = 0;
+    while at + RECORD_HEADER_BYTES <= bytes.len() {
+        if bytes[at] == 0 && bytes[at..].starts_with(ZEROS) {
+            // The last of them may begin a length.
+            at += ZEROS.len() - 3;
+            continue;
+        }
+        let stretch = bytes.len().min(at + ZEROS.len() + RECORD_HEADER_BYTES - 1);
+        let places = bytes[at..stretch].windows(RECORD_HEADER_BYTES);
+        let marked = places.zip(from + at as u64..).find_map(|(header, offset)| {
+            let header: &[u8; RECORD_HEADER_BYTES] = header.first_chunk()?;
+            let room = end.checked_sub(offset + RECORD_HEADER_BYTES as u64)?;
+            let fits = u64::from(format::u32_at(header, 0)) <= room;
+            (fits && RecordHeader::decode(header, seal, offset).is_some()).then_some(offset)
+        });
+        if marked.is_some() {
+            return marked;
+        }
+        at += ZEROS.len();
+    }
+    None
 }
 
 /// How much of a write that was torn at `offset` can be recognised.

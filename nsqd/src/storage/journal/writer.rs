@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +10,7 @@ use std::{
 use super::{
     Durability, JournalError, JournalOptions,
     catalog::{self, Catalog},
-    format::{self, FILE_HEADER_BYTES, FileHeader, TERMINATOR},
+    format::{self, FILE_HEADER_BYTES, FileHeader, HEADER_COPY_BYTES, Previous, TERMINATOR},
 };
 use crate::storage::{Storage, StorageFile, TopicNumber, record, seal};
 
@@ -24,8 +24,8 @@ pub(super) struct Writer {
     retry_interval: Duration,
     catalog: Arc<Catalog>,
     current: Option<Current>,
-    /// The file before the one that is made next, and where its last record ends.
-    last_end: Option<(u32, u32)>,
+    /// The file before the one that is made next.
+    last: Option<Previous>,
     next_number: u32,
     /// No file could be made; not tried again before then.
     no_room: Option<(Instant, Arc<io::Error>)>,
@@ -38,21 +38,18 @@ pub(super) struct Writer {
 struct Current {
     file: Arc<dyn StorageFile>,
     header: FileHeader,
-    /// Where the next record goes. 0 as long as the header is not written.
+    /// Where the next record goes.
     end: u64,
-    capacity: u64,
+    /// Where records must end.
+    limit: u64,
     /// Bytes behind `end` that a failed write may have left. They may hold whole records that
     /// were refused, so they are zeroed before anything is written over them.
     torn_bytes: u64,
 }
 
 impl Current {
-    fn records_end(&self) -> u64 {
-        self.end.max(FILE_HEADER_BYTES)
-    }
-
     fn fits(&self, len: u64) -> bool {
-        self.records_end() + len <= self.capacity
+        self.end + len <= self.limit
     }
 }
 
@@ -62,7 +59,7 @@ impl Writer {
         options: &JournalOptions,
         catalog: Arc<Catalog>,
         next_number: u32,
-        last_end: Option<(u32, u32)>,
+        last: Option<Previous>,
     ) -> Self {
         Self {
             storage,
@@ -72,7 +69,7 @@ impl Writer {
             retry_interval: options.timing.retry_interval,
             catalog,
             current: None,
-            last_end,
+            last,
             next_number,
             no_room: None,
             last_bytes: 0,
@@ -89,24 +86,22 @@ impl Writer {
         let Some(current) = &mut self.current else { return Err(no_file()) };
         current.clear_torn(sync)?;
 
-        let start = current.records_end();
+        let start = current.end;
         let published = &mut self.published;
         published.clear();
         format::seal_records(records, current.header.seal(), start, |content| {
             note_published(published, content);
         });
-        let room = current.capacity - start - len;
+        let room = current.limit - start - len;
         records.extend_from_slice(&TERMINATOR[..room.min(TERMINATOR.len() as u64) as usize]);
-        if let Err(error) = current.put(records) {
-            current.torn_bytes = start + records.len() as u64 - current.end;
-            // Now, if possible: a crash must not bring back what was refused.
-            return Err(match current.clear_torn(sync) {
-                Err(failed_sync @ JournalError::Sync(_)) => failed_sync,
-                _ => JournalError::Write(Arc::new(error)),
-            });
+        let mut outcome =
+            current.file.write_all_at(records, start).map_err(|error| JournalError::Write(Arc::new(error)));
+        if sync && outcome.is_ok() {
+            outcome = current.file.sync_data().map_err(|error| JournalError::Sync(Arc::new(error)));
         }
-        if sync {
-            current.file.sync_data().map_err(|error| JournalError::Sync(Arc::new(error)))?;
+        if let Err(cause) = outcome {
+            current.torn_bytes = records.len() as u64;
+            return Err(current.take_back(cause, sync));
         }
         current.end = start + len;
         self.catalog.written(format::lsn(current.header.number, current.end), &self.published);
@@ -146,29 +141,15 @@ impl Writer {
         {
             return Err(Arc::clone(error));
         }
-        let next = self.remove_blank().and_then(|()| self.next_file(len)).map_err(|error| {
+        let next = self.next_file(len).map_err(|error| {
             let error = Arc::new(error);
             self.no_room = Some((Instant::now() + self.retry_interval, Arc::clone(&error)));
             error
         })?;
         self.no_room = None;
-        if let Some(before) = &self.current {
-            self.last_end = Some((before.header.number, before.end as u32));
-        }
-        let header = FileHeader { previous: self.last_end, ..next.header };
-        self.catalog.started(header.number, next.capacity);
-        self.next_number = header.number.saturating_add(1);
-        self.current = Some(Current { header, ..next });
-        Ok(())
-    }
-
-    /// A file that was made, could not be written to, and is now too small, makes way for another.
-    fn remove_blank(&mut self) -> io::Result<()> {
-        if let Some(blank) = self.current.take_if(|current| current.end == 0) {
-            self.next_number = blank.header.number;
-            self.catalog.removed_newest(blank.header.number);
-            self.storage.remove(&self.dir.join(catalog::file_name(blank.header.number)))?;
-        }
+        self.catalog.started(next.header.number, u64::from(next.header.capacity));
+        self.next_number = next.header.number.saturating_add(1);
+        self.current = Some(next);
         Ok(())
     }
 
@@ -178,47 +159,55 @@ impl Writer {
         if number == u32::MAX {
             return Err(io::Error::other("journal file numbers are used up"));
         }
-        let path = self.dir.join(catalog::file_name(number));
-        let capacity = self.file_bytes.max(FILE_HEADER_BYTES + len);
+        if let Some(before) = &self.current {
+            let FileHeader { number, stamp, .. } = before.header;
+            self.last = Some(Previous { number, end: before.end as u32, stamp });
+        }
+        let capacity = self.file_bytes.max(FILE_HEADER_BYTES + len + HEADER_COPY_BYTES as u64);
+        let header =
+            FileHeader { number, stamp: seal::new_stamp(), previous: self.last, capacity: capacity as u32 };
         let spare = if capacity == self.file_bytes { self.catalog.take_spare() } else { None };
-        let file = match spare {
-            Some(spare) => {
-                let from = self.dir.join(&spare);
-                if let Err(error) = self.storage.rename(&from, &path) {
-                    self.catalog.return_spare(spare);
-                    return Err(error);
-                }
-                self.storage.open(&path)?
-            }
-            None => self.make_file(&path, capacity)?,
+        if self.sync && spare.is_some() {
+            // Or the header could be found under the name from which the file was retired.
+            self.storage.sync_dir(&self.dir)?;
+        }
+        let from = self.dir.join(spare.unwrap_or_else(|| self.catalog.new_spare_name()));
+        let file = self.begin(&from, &header).inspect_err(|_| {
+            // Whatever became of it: what it holds now is no spare. If it cannot be removed, a start looks at it.
+            let _ = self.storage.remove(&from);
+        })?;
+        let limit = capacity - HEADER_COPY_BYTES as u64;
+        Ok(Current { file, header, end: FILE_HEADER_BYTES, limit, torn_bytes: 0 })
+    }
+
+    /// Begins the life of a file: its header is there before its name, so a journal file without a header is damaged.
+    fn begin(&self, from: &Path, header: &FileHeader) -> io::Result<Arc<dyn StorageFile>> {
+        let capacity = u64::from(header.capacity);
+        let file = match self.storage.open(from) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.storage.create(from, capacity)?,
+            opened => opened?,
         };
+        file.write_all_at(&header.encode_copy(), capacity - HEADER_COPY_BYTES as u64)?;
+        file.write_all_vectored_at(&[&header.encode(), &TERMINATOR], 0)?;
+        if self.sync {
+            file.sync_data()?;
+        }
+        self.storage.rename(from, &self.dir.join(catalog::file_name(header.number)))?;
         if self.sync {
             // The name must be as durable as what will be written under it.
             self.storage.sync_dir(&self.dir)?;
         }
-        let header = FileHeader { number, stamp: seal::new_stamp(), previous: None };
-        Ok(Current { file, header, end: 0, capacity, torn_bytes: 0 })
-    }
-
-    fn make_file(&self, path: &std::path::Path, capacity: u64) -> io::Result<Arc<dyn StorageFile>> {
-        match self.storage.create(path, capacity) {
-            // Left by an attempt that failed after the file was made. Nothing was written to it.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.storage.remove(path)?;
-                self.storage.create(path, capacity)
-            }
-            made => made,
-        }
+        Ok(file)
     }
 }
 
 impl Current {
-    /// Writes the bytes behind the last record, and before them the header if it is not there yet.
-    fn put(&self, bytes: &[u8]) -> io::Result<()> {
-        if self.end > 0 {
-            self.file.write_all_at(bytes, self.end)
-        } else {
-            self.file.write_all_vectored_at(&[&self.header.encode(), bytes], 0)
+    /// Right after a failure, since a crash must not bring back what is refused. If this fails as well, it may.
+    fn take_back(&mut self, cause: JournalError, sync: bool) -> JournalError {
+        match self.clear_torn(sync) {
+            Ok(()) => cause,
+            Err(failed_sync @ JournalError::Sync(_)) => JournalError::InDoubt(Arc::new(failed_sync)),
+            Err(_) => JournalError::InDoubt(Arc::new(cause)),
         }
     }
 

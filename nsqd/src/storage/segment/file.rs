@@ -1,6 +1,7 @@
 //! One segment file, and how a block is read from it.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -19,7 +20,7 @@ use crate::storage::{
 };
 
 /// Where the first block starts: behind two copies of the header.
-pub(super) const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
+pub const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
 const HEADER_COPY_BYTES: usize = 32;
 const MAGIC: [u8; 8] = *b"nsqrsSEG";
 const FORMAT_VERSION: u32 = 1;
@@ -171,8 +172,16 @@ pub(super) struct SegmentFile {
     number: u64,
     /// Unique in this process: topics count their files alike.
     id: u64,
+    /// For the header of a file that is made; a file that was opened is not appended to.
     stamp: u64,
+    seal: Seal,
     handle: Mutex<Option<Arc<dyn StorageFile>>>,
+}
+
+/// A file that was opened, and what is wrong with its header: offset and length.
+pub(super) struct OpenedFile {
+    pub file: SegmentFile,
+    pub damaged: Option<(u64, u64)>,
 }
 
 impl SegmentFile {
@@ -187,24 +196,45 @@ impl SegmentFile {
             }
             made => made?,
         };
-        let (stamp, handle) = (seal::new_stamp(), Mutex::new(Some(handle)));
-        Ok(Self { storage: Arc::clone(storage), path, number, id: next_id(), stamp, handle })
+        let stamp = seal::new_stamp();
+        let seal = Seal::new(stamp, number);
+        let handle = Mutex::new(Some(handle));
+        Ok(Self { storage: Arc::clone(storage), path, number, id: next_id(), stamp, seal, handle })
     }
 
-    /// Opens a file and reads its header. `None` if that is not possible.
-    pub(super) fn open(storage: &Arc<dyn Storage>, dir: &Path, number: u64) -> io::Result<Option<Self>> {
+    /// Opens a file. If its header is lost, its blocks tell what is needed to read them. `None` if there are none.
+    pub(super) fn open(
+        storage: &Arc<dyn Storage>,
+        dir: &Path,
+        number: u64,
+    ) -> io::Result<Option<OpenedFile>> {
         let path = dir.join(file_name(number));
         let handle = storage.open(&path)?;
-        let mut header = [0; FILE_HEADER_BYTES as usize];
-        let filled = handle.read_at(&mut header, 0)?;
-        let stamp = decode_header(&header[..filled], number)?;
-        Ok(stamp.map(|stamp| Self {
-            storage: Arc::clone(storage),
-            path,
-            number,
-            id: next_id(),
-            stamp,
-            handle: Mutex::new(Some(handle)),
+        let mut bytes = [0; FILE_HEADER_BYTES as usize];
+        let filled = handle.read_at(&mut bytes, 0)?;
+        let (first_bytes, second_bytes) = bytes.split_at(HEADER_COPY_BYTES);
+        let copies = match filled == bytes.len() {
+            true => [decode_copy(first_bytes)?, decode_copy(second_bytes)?],
+            false => [None, None],
+        };
+        let copy_bytes = HEADER_COPY_BYTES as u64;
+        let damaged = match copies {
+            // Else the name is that of another file.
+            [Some(header), Some(_)] if first_bytes == second_bytes && header.number == number => None,
+            [Some(_), None] => Some((copy_bytes, copy_bytes)),
+            [None, Some(_)] => Some((0, copy_bytes)),
+            _ => Some((0, FILE_HEADER_BYTES)),
+        };
+        let [first, second] = copies;
+        let seal = match first.or(second) {
+            Some(header) => Some(Seal::new(header.stamp, header.number)),
+            None => find_seal(&*handle, [first_bytes, second_bytes].map(|copy| hint(copy, number)))?,
+        };
+        Ok(seal.map(|seal| {
+            let handle = Mutex::new(Some(handle));
+            let storage = Arc::clone(storage);
+            let file = Self { storage, path, number, id: next_id(), stamp: 0, seal, handle };
+            OpenedFile { file, damaged }
         }))
     }
 
@@ -217,7 +247,7 @@ impl SegmentFile {
     }
 
     pub(super) fn seal(&self) -> Seal {
-        Seal::new(self.stamp, self.number)
+        self.seal
     }
 
     pub(super) fn handle(&self) -> io::Result<Arc<dyn StorageFile>> {
@@ -319,23 +349,86 @@ fn encode_header(number: u64, stamp: u64) -> [u8; FILE_HEADER_BYTES as usize] {
     both
 }
 
-/// The stamp, from whichever copy of the header is whole.
-fn decode_header(bytes: &[u8], number: u64) -> io::Result<Option<u64>> {
-    let u32_at =
-        |copy: &[u8], at: usize| u32::from_le_bytes([copy[at], copy[at + 1], copy[at + 2], copy[at + 3]]);
-    let u64_at = |copy: &[u8], at: usize| u64::from(u32_at(copy, at)) | u64::from(u32_at(copy, at + 4)) << 32;
-    for copy in bytes.chunks_exact(HEADER_COPY_BYTES) {
-        if copy[..8] != MAGIC || u32_at(copy, 28) != crc32c::crc32c(&copy[..28]) {
-            continue;
-        }
-        if u32_at(copy, 8) > FORMAT_VERSION {
-            let version = u32_at(copy, 8);
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("segment has format version {version}, newer than this program knows"),
-            ));
-        }
-        return Ok((u64_at(copy, 12) == number).then(|| u64_at(copy, 20)));
+/// What a header says.
+#[derive(Clone, Copy)]
+struct FileHeader {
+    number: u64,
+    stamp: u64,
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// The seal that a damaged copy of the header would give, should the stamp not be what is damaged.
+fn hint(copy: &[u8], number: u64) -> Seal {
+    Seal::new(u64_at(copy, 20), number)
+}
+
+/// Reads one copy of the header. `None` if it is damaged.
+fn decode_copy(copy: &[u8]) -> io::Result<Option<FileHeader>> {
+    let u32_at = |at: usize| u32::from_le_bytes([copy[at], copy[at + 1], copy[at + 2], copy[at + 3]]);
+    if copy[..8] != MAGIC || u32_at(28) != crc32c::crc32c(&copy[..28]) {
+        return Ok(None);
     }
-    Ok(None)
+    let version = u32_at(8);
+    if version > FORMAT_VERSION {
+        let text = format!(
+            "segment has format version {version}, newer than this program knows; start the nsqd that wrote it"
+        );
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    Ok(Some(FileHeader { number: u64_at(copy, 12), stamp: u64_at(copy, 20) }))
+}
+
+/// The seal of the blocks of a file that has lost its header: that of most of the bytes of whole blocks, since a
+/// message may hold what looks like a block. A block alone is not believed, as its own header may be damaged, unless
+/// what is left of the file's header says the same.
+fn find_seal(handle: &dyn StorageFile, hints: [Seal; 2]) -> io::Result<Option<Seal>> {
+    const STEP: usize = 1 << 20;
+    let len = handle.len()?;
+    // Blocks, and their bytes.
+    let mut found: BTreeMap<Seal, (u64, u64)> = BTreeMap::new();
+    let mut buf = vec![0; STEP];
+    let mut from = 0;
+    while from < len {
+        let filled = handle.read_at(&mut buf, from)?;
+        if filled < BLOCK_HEADER_BYTES {
+            break;
+        }
+        // The last bytes of this piece come again with the next.
+        let mut next = from + (filled + 1 - BLOCK_HEADER_BYTES) as u64;
+        for at in memchr::memmem::find_iter(&buf[..filled], &block::MAGIC_BYTES) {
+            let place = from + at as u64;
+            if let Some((seal, end)) = whole_block(handle, &buf[at..filled], place, len)? {
+                let (blocks, bytes) = found.entry(seal).or_default();
+                (*blocks, *bytes) = (*blocks + 1, *bytes + end - place);
+                next = end;
+                break;
+            }
+        }
+        from = next;
+    }
+    found.retain(|seal, (blocks, _)| *blocks > 1 || hints.contains(seal));
+    Ok(found.into_iter().max_by_key(|&(_, (_, bytes))| bytes).map(|(seal, _)| seal))
+}
+
+/// The seal and the end of a block at `at`, if its frames are what its header says; `bytes` begin there.
+fn whole_block(handle: &dyn StorageFile, bytes: &[u8], at: u64, len: u64) -> io::Result<Option<(Seal, u64)>> {
+    let Some((header, seal)) = bytes.first_chunk().and_then(|bytes| BlockHeader::guess(bytes, at)) else {
+        return Ok(None);
+    };
+    let start = at + BLOCK_HEADER_BYTES as u64;
+    let end = start + u64::from(header.length);
+    if end > len {
+        return Ok(None);
+    }
+    let mut frames = vec![0; header.length as usize];
+    let filled = handle.read_at(&mut frames, start)?;
+    let is_whole = filled == frames.len()
+        && crc32c::crc32c(&frames) == header.checksum
+        && block::frame_offsets(&frames, header.count).is_some();
+    Ok(is_whole.then_some((seal, end)))
 }

@@ -25,7 +25,8 @@ use std::{
     },
 };
 
-use self::file::{FILE_HEADER_BYTES, SegmentFile};
+pub use self::file::FILE_HEADER_BYTES;
+use self::file::SegmentFile;
 pub use self::{
     file::{BlockKey, BlockRef, LoadedBlock, ReadError},
     index::BlockIndex,
@@ -307,6 +308,11 @@ impl SegmentStore {
             let _ = self.storage.remove(file.path());
         }
     }
+}
+
+/// The number of a segment file.
+pub fn file_number_of(path: &std::path::Path) -> Option<u64> {
+    file::file_number(path.file_name()?.to_str()?)
 }
 
 impl std::fmt::Debug for SegmentStore {

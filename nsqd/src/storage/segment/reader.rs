@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::file::{self, BlockRef, FILE_HEADER_BYTES, SegmentFile};
+use super::file::{self, BlockRef, FILE_HEADER_BYTES, OpenedFile, SegmentFile};
 use crate::storage::{
     Storage, StorageFile,
     block::{BLOCK_HEADER_BYTES, BlockHeader},
@@ -23,6 +23,8 @@ pub struct SegmentReport {
     pub messages: u64,
     /// Bytes of a torn write that were cut from the end of the newest file.
     pub cut_bytes: u64,
+    /// The file, and where it was cut.
+    pub cut_at: Option<(PathBuf, u64)>,
     /// What could not be read although it was once written as a whole.
     pub damaged: Vec<SegmentDamage>,
     /// Files that could not be read at all, with the names they have now.
@@ -51,16 +53,26 @@ pub(super) struct Found {
 pub(super) fn read_all(storage: &Arc<dyn Storage>, dir: &Path, names: &[String]) -> io::Result<Found> {
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| file::file_number(name)).collect();
     numbers.sort_unstable();
+    // Also of those that were set aside: another file of that name would replace them, should it be damaged, too.
+    let aside = names.iter().filter_map(|name| file::file_number(name.strip_suffix(".damaged")?));
+    let newest = aside.chain(numbers.last().copied()).max();
     let mut found = Found {
         blocks: Vec::new(),
         files: Vec::new(),
-        next_number: numbers.last().map_or(1, |newest| newest.saturating_add(1)),
+        next_number: newest.map_or(1, |newest| newest.saturating_add(1)),
         report: SegmentReport::default(),
     };
     for &number in &numbers {
         let newest = Some(&number) == numbers.last();
         match SegmentFile::open(storage, dir, number)? {
-            Some(file) => scan(Arc::new(file), newest, &mut found)?,
+            Some(OpenedFile { file, damaged }) => {
+                found.report.damaged.extend(damaged.map(|(offset, bytes)| SegmentDamage {
+                    path: file.path().to_path_buf(),
+                    offset,
+                    bytes,
+                }));
+                scan(Arc::new(file), newest, &mut found)?;
+            }
             None => set_aside(&**storage, dir, number, newest, &mut found.report)?,
         }
     }
@@ -69,7 +81,7 @@ pub(super) fn read_all(storage: &Arc<dyn Storage>, dir: &Path, names: &[String])
     Ok(found)
 }
 
-/// A file without a readable header: never finished, or damaged.
+/// A file without a header and without blocks: never finished, or damaged.
 fn set_aside(
     storage: &dyn Storage,
     dir: &Path,
@@ -81,6 +93,7 @@ fn set_aside(
     let bytes = storage.open(&path)?.len()?;
     if newest && bytes <= FILE_HEADER_BYTES {
         report.cut_bytes += bytes;
+        report.cut_at = Some((path.clone(), 0));
         return storage.remove(&path);
     }
     report.damaged.push(SegmentDamage { path: path.clone(), offset: 0, bytes });
@@ -123,6 +136,7 @@ fn scan(file: Arc<SegmentFile>, newest: bool, found: &mut Found) -> io::Result<(
                 handle.truncate(at)?;
                 len = at;
                 found.report.cut_bytes += rest;
+                found.report.cut_at = Some((file.path().to_path_buf(), at));
             } else {
                 let path = file.path().to_path_buf();
                 found.report.damaged.push(SegmentDamage { path, offset: at, bytes: rest });

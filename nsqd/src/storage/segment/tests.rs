@@ -41,6 +41,58 @@ fn firsts(blocks: &[BlockRef]) -> Vec<u64> {
 }
 
 #[test]
+fn blocks_outlive_the_header_of_their_file() {
+    let storage = filled();
+    for path in storage.paths() {
+        let storage = storage.after_kill();
+        storage.tamper(&path, |bytes| bytes[..64].fill(0));
+        let (_, blocks, report) = open(&storage);
+        assert_eq!((blocks.len(), report.damaged.len(), report.set_aside.len()), (10, 1, 0));
+        assert!(blocks.iter().all(|block| block.read().is_ok()));
+    }
+}
+
+#[test]
+fn block_alone_is_believed_if_the_damaged_header_says_the_same() {
+    let storage = filled();
+    let path = storage.paths()[1].clone();
+    // The stamp of the first copy is whole, and so is only the second block.
+    storage.tamper(&path, |bytes| {
+        bytes[0] ^= 1;
+        bytes[32..200].fill(0);
+    });
+    let (_, blocks, report) = open(&storage.after_kill());
+    assert_eq!((blocks.len(), report.set_aside.len()), (9, 0));
+    storage.tamper(&path, |bytes| bytes[..64].fill(0));
+    let (_, blocks, report) = open(&storage);
+    assert_eq!((blocks.len(), report.set_aside.len(), report.damaged.len()), (8, 1, 1));
+}
+
+#[test]
+fn segment_under_another_name_is_read() {
+    let storage = filled();
+    let path = storage.paths()[1].clone();
+    storage.rename(&path, &Path::new(DIR).join(file::file_name(77))).unwrap();
+    let (store, blocks, report) = open(&storage);
+    assert_eq!(blocks.len(), 10);
+    assert!(blocks.iter().all(|block| block.read().is_ok()));
+    assert_eq!((report.damaged.len(), store.next_number()), (1, 78));
+}
+
+#[test]
+fn each_lost_copy_of_a_segments_header_is_reported() {
+    let storage = filled();
+    let path = storage.paths()[1].clone();
+    for at in [0, 32] {
+        let storage = storage.after_kill();
+        storage.tamper(&path, |bytes| bytes[at + 5] ^= 1);
+        let (_, blocks, report) = open(&storage);
+        assert_eq!(blocks.len(), 10);
+        assert_eq!(report.damaged, [SegmentDamage { path: path.clone(), offset: at as u64, bytes: 32 }]);
+    }
+}
+
+#[test]
 fn nothing_is_made_before_the_first_block() {
     let storage = FaultyStorage::default();
     let (mut store, blocks, report) = open(&storage);
@@ -193,7 +245,7 @@ fn damage_costs_the_block_that_it_hit() {
     assert_eq!((firsts(&blocks)[0], blocks.len()), (10, 9));
     assert_eq!((report.damaged[0].offset, report.damaged[0].bytes), (64, 228));
 
-    storage.tamper(&oldest, |bytes| bytes[..64].fill(7));
+    storage.tamper(&oldest, |bytes| bytes.fill(7));
     let (_, blocks, report) = open(&storage);
     assert_eq!((blocks.len(), report.set_aside.len(), report.damaged.len()), (8, 1, 1));
     assert!(storage.paths().iter().any(|path| path.ends_with("00000000000000000001.segment.damaged")));

@@ -208,6 +208,7 @@ fn acknowledged_is_there_and_refused_is_not() {
             }
         });
         storage.heal();
+        eventually("health", || journal.flush().is_ok());
         journal.close().unwrap();
         let again = open(&storage.after_kill(), durability);
         let found: std::collections::BTreeSet<_> = sequences(&again).into_iter().collect();

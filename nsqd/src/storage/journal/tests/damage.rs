@@ -31,23 +31,161 @@ fn a_lost_end_of_an_old_file_is_noticed() {
     assert_eq!(again.report.damaged.len(), 1);
     assert!(sequences(&again).ends_with(&[19]));
     storage.tamper(&oldest, |bytes| bytes.truncate(2000));
-    assert_eq!(open(&storage, Durability::Write).report.damaged.len(), 1);
+    let bytes: Vec<u64> =
+        open(&storage, Durability::Write).report.damaged.iter().map(|damage| damage.bytes).collect();
+    assert_eq!(bytes, [4096 - 2000, 2000 - 1715], "what is not there, and a part of the fourth record");
 }
 
 #[test]
-fn a_missing_or_unreadable_file_is_reported() {
+fn a_missing_file_is_reported() {
     let storage = written(20, 500);
-    let second = storage.paths()[1].clone();
-    let kept = storage.after_kill();
-    storage.remove(&second).unwrap();
+    storage.remove(&storage.paths()[1]).unwrap();
     assert_eq!(open(&storage, Durability::Write).report.missing_files, [2]);
+}
 
-    kept.tamper(&second, |bytes| bytes[..128].fill(1));
-    let again = open(&kept, Durability::Write);
-    assert!(again.report.missing_files.is_empty());
-    assert_eq!(again.report.set_aside.len(), 1);
-    assert_eq!(again.report.damaged.len(), 1);
-    assert!(sequences(&again).ends_with(&[19]));
+/// The first page holds the header and the first records.
+#[test]
+fn newest_file_without_its_first_page_gives_what_is_behind() {
+    let storage = FaultyStorage::default();
+    let options = || JournalOptions { file_bytes: 64 << 10, ..options(Durability::Sync) };
+    let opened = try_open(&storage, options()).unwrap();
+    for sequence in 0..100 {
+        put(&opened.journal, sequence, &[sequence as u8; 200]).unwrap();
+    }
+    let storage = storage.after_kill();
+    storage.tamper(&newest_file(&storage), |bytes| bytes[..4096].fill(0));
+    for _ in 0..2 {
+        let found = try_open(&storage, options()).unwrap();
+        let found_sequences = sequences(&found);
+        assert!(found_sequences.len() > 75 && found_sequences.ends_with(&[98, 99]), "{found_sequences:?}");
+        assert!(!found.report.damaged.is_empty());
+        assert_eq!((found.report.torn_at, found.report.set_aside.len()), (None, 0));
+    }
+}
+
+#[test]
+fn zeroed_page_between_records_is_no_end() {
+    let storage = written(7, 500);
+    storage.tamper(&newest_file(&storage), |bytes| bytes[FILE_HEADER_BYTES as usize..2000].fill(0));
+    let found = open(&storage, Durability::Write);
+    assert_eq!(sequences(&found), [4, 5, 6]);
+    assert_eq!(found.report.damaged.len(), 1);
+}
+
+#[test]
+fn file_without_any_header_is_read_by_what_the_next_one_says() {
+    let storage = written(20, 500);
+    let oldest = storage.paths()[0].clone();
+    storage.tamper(&oldest, |bytes| {
+        let len = bytes.len();
+        bytes[..600].fill(0);
+        bytes[len - 64..].fill(0);
+    });
+    let found = open(&storage, Durability::Write);
+    assert_eq!(sequences(&found), (1..20).collect::<Vec<_>>());
+    assert!(found.report.set_aside.is_empty() && !found.report.damaged.is_empty());
+}
+
+#[test]
+fn newest_file_of_which_nothing_is_left_is_set_aside() {
+    let storage = written(20, 500);
+    let newest = newest_file(&storage);
+    for damage in [|bytes: &mut Vec<u8>| bytes.fill(0), |bytes: &mut Vec<u8>| bytes.clear()] {
+        let storage = storage.after_kill();
+        storage.tamper(&newest, damage);
+        let found = open(&storage, Durability::Write);
+        assert_eq!((found.report.set_aside.len(), found.report.damaged.len()), (1, 1));
+        let next = found.journal.position().file_number();
+        drop(found);
+        assert_eq!(open(&storage, Durability::Write).journal.position().file_number(), next);
+    }
+}
+
+#[test]
+fn each_lost_copy_of_a_header_is_reported_and_costs_nothing() {
+    let storage = written(20, 500);
+    for path in storage.paths() {
+        for at in [0, 64, FILE_BYTES as usize - 64] {
+            let storage = storage.after_kill();
+            storage.tamper(&path, |bytes| bytes[at + 20] ^= 1);
+            let found = open(&storage, Durability::Write);
+            assert_eq!(sequences(&found), (0..20).collect::<Vec<_>>());
+            let number = found.report.damaged[0].lsn.file_number();
+            assert_eq!(found.report.damaged, [Damage { lsn: Lsn(number << 32 | at as u64), bytes: 64 }]);
+        }
+    }
+}
+
+#[test]
+fn wrong_length_is_reported_unless_nothing_is_missing() {
+    let storage = written(20, 500);
+    for path in storage.paths() {
+        let longer = storage.after_kill();
+        longer.tamper(&path, |bytes| bytes.resize(9000, 7));
+        let found = open(&longer, Durability::Write);
+        assert_eq!((sequences(&found).len(), found.report.damaged.len()), (20, 0));
+        longer.tamper(&path, |bytes| bytes[..128].fill(0));
+        assert_eq!(sequences(&open(&longer, Durability::Write)).len(), 20);
+        let shorter = storage.after_kill();
+        shorter.tamper(&path, |bytes| bytes.truncate(4000));
+        let found = open(&shorter, Durability::Write);
+        assert_eq!(sequences(&found).len(), 20);
+        assert_eq!(found.report.damaged.iter().map(|damage| damage.bytes).collect::<Vec<_>>(), [96]);
+    }
+}
+
+#[test]
+fn file_with_a_wrong_name_gets_its_own_again() {
+    let storage = written(20, 500);
+    for path in storage.paths() {
+        let storage = storage.after_kill();
+        storage.rename(&path, &Path::new(DIR).join(catalog::file_name(77))).unwrap();
+        let found = open(&storage, Durability::Write);
+        assert_eq!(sequences(&found), (0..20).collect::<Vec<_>>(), "{}", path.display());
+        assert_eq!(found.report.renamed.len(), 1);
+        assert!(found.journal.position().file_number() > 77);
+        assert!(storage.paths().contains(&path));
+        assert_eq!(open(&storage, Durability::Write).report.renamed, []);
+    }
+}
+
+#[test]
+fn copy_under_another_name_is_set_aside() {
+    let storage = written(20, 500);
+    let paths = storage.paths();
+    let mut content = Vec::new();
+    storage.tamper(&paths[1], |bytes| content = bytes.clone());
+    let copy = storage.create(&Path::new(DIR).join(catalog::file_name(77)), FILE_BYTES).unwrap();
+    copy.write_all_at(&content, 0).unwrap();
+    let found = open(&storage, Durability::Write);
+    assert_eq!(sequences(&found), (0..20).collect::<Vec<_>>());
+    assert_eq!(found.report.set_aside.len(), 1);
+    // Over another file: what that one held is gone, and nothing is read twice.
+    storage.tamper(&paths[2], |bytes| *bytes = content);
+    let found = open(&storage, Durability::Write);
+    assert_eq!(sequences(&found), (0..14).collect::<Vec<_>>());
+    assert!(!found.report.damaged.is_empty());
+}
+
+/// As an earlier version wrote them: no copy of the header at the end, and nothing about the file before but its end.
+#[test]
+fn files_of_the_earlier_layout_are_read() {
+    let storage = written(20, 500);
+    for path in storage.paths() {
+        storage.tamper(&path, |bytes| {
+            for at in [0, 64] {
+                bytes[at + 32..at + 60].fill(0);
+                let check = crc32c::crc32c(&bytes[at..at + 60]);
+                bytes[at + 60..at + 64].copy_from_slice(&check.to_le_bytes());
+            }
+            let len = bytes.len();
+            bytes[len - 64..].fill(0xaa);
+        });
+    }
+    let found = open(&storage, Durability::Write);
+    assert_eq!(sequences(&found), (0..20).collect::<Vec<_>>());
+    let clean = JournalReport { end: found.report.end, files: 3, records: 20, ..JournalReport::default() };
+    assert_eq!(found.report, JournalReport { bytes: found.report.bytes, ..clean });
 }
 
 #[test]

@@ -26,10 +26,10 @@ fn a_failed_write_fails_its_tickets_and_those_behind() {
     assert!(matches!(journal.append(&publish(1, b"early")), Err(JournalError::Write(_))));
     assert!(journal.flush().is_err());
     assert!(matches!(wait(behind), Err(JournalError::Write(_))));
-    assert!(journal.health().is_err());
+    assert!(journal.failure().is_some());
 
     put(journal, 1, b"again").unwrap();
-    assert_eq!(journal.health(), Ok(()));
+    assert!(journal.failure().is_none());
     let again = open(&storage.after_kill(), Durability::Write);
     assert_eq!(again.batches, [(1, 0, b"good".to_vec()), (1, 1, b"again".to_vec())]);
     assert_eq!((again.report.torn_at, again.report.damaged.len()), (None, 0));
@@ -60,6 +60,7 @@ fn a_refused_batch_does_not_come_back() {
 fn dropped_tickets_count_as_told() {
     let storage = FaultyStorage::default();
     let opened = open(&storage, Durability::Write);
+    put(&opened.journal, 0, b"x").unwrap();
     storage.plan(Fault::next(Op::Write, 2, ErrorKind::Other));
     let asked = opened.journal.append(&publish(1, b"x")).unwrap();
     let dropped_before = opened.journal.append(&publish(2, b"x")).unwrap();
@@ -69,7 +70,7 @@ fn dropped_tickets_count_as_told() {
     assert!(opened.journal.append(&publish(1, b"x")).is_err());
     drop(dropped_after);
     put(&opened.journal, 1, b"x").unwrap();
-    assert_eq!(sequences(&open(&storage.after_kill(), Durability::Write)), [1]);
+    assert_eq!(sequences(&open(&storage.after_kill(), Durability::Write)), [0, 1]);
 }
 
 #[test]
@@ -82,14 +83,14 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
         storage.plan(Fault::next(Op::Create, usize::MAX, ErrorKind::StorageFull));
         let error = (6..20).find_map(|sequence| put(journal, sequence, &[1; 3000]).err()).unwrap();
         assert!(matches!(&error, JournalError::Write(cause) if cause.kind() == ErrorKind::StorageFull));
-        assert!(journal.health().unwrap_err().contains("no storage space"));
+        assert!(journal.failure().unwrap().to_string().contains("no storage space"));
         // What fits in the file that is there is still written: consumers go on.
         journal.append_lazy(&Record::Finish { topic: 1, channel: 1, runs: (&[(3, 1)]).into() });
         eventually("the acknowledgement", || open(&storage.after_kill(), durability).finished == [3]);
         let sequence = 100;
         assert!(put(journal, sequence, &[1; 3500]).is_err());
         storage.heal();
-        eventually("health", || journal.health().is_ok());
+        eventually("health", || journal.failure().is_none());
         put(journal, sequence, &[1; 3500]).unwrap();
         let again = open(&storage.after_kill(), durability);
         assert_eq!(sequences(&again).last(), Some(&sequence));
@@ -113,7 +114,7 @@ fn lazy_records_outlive_a_failed_write() {
     // The lazy interval may have written it before us; either way this batch failed or will fail.
     assert!(wait(opened.journal.commit(ticket)).is_err());
     finish(3);
-    eventually("health", || opened.journal.health().is_ok());
+    eventually("health", || opened.journal.failure().is_none());
     let again = open(&storage.after_kill(), Durability::Write);
     assert_eq!((again.finished, again.batches), (vec![1, 2, 3], vec![]));
 }
@@ -128,8 +129,56 @@ fn a_failed_sync_is_for_ever() {
     assert!(matches!(put(&opened.journal, 1, b"x"), Err(JournalError::Sync(_))));
     opened.journal.append_lazy(&Record::TopicDeleted { topic: 1 });
     assert!(opened.journal.flush().is_err());
-    assert!(opened.journal.health().unwrap_err().contains("sync failed"));
+    assert!(opened.journal.failure().unwrap().to_string().contains("sync failed"));
     assert!(opened.journal.close().is_err());
+}
+
+/// What a start finds is what was acknowledged, whether the process or the machine dies.
+#[test]
+fn batch_refused_after_a_failed_sync_is_taken_back() {
+    let storage = FaultyStorage::default();
+    let opened = open(&storage, Durability::Sync);
+    put(&opened.journal, 0, b"good").unwrap();
+    storage.plan(Fault::next(Op::Sync, 1, ErrorKind::Other));
+    assert!(matches!(put(&opened.journal, 1, b"refused"), Err(JournalError::Sync(_))));
+    assert_eq!(sequences(&open(&storage.after_kill(), Durability::Sync)), [0]);
+    for seed in 0..20 {
+        assert_eq!(sequences(&open(&storage.after_power_loss(seed), Durability::Sync)), [0]);
+    }
+}
+
+#[test]
+fn batch_that_cannot_be_taken_back_is_in_doubt() {
+    for (durability, op) in [(Durability::Sync, Op::Sync), (Durability::Write, Op::Write)] {
+        let storage = FaultyStorage::default();
+        let opened = open(&storage, durability);
+        put(&opened.journal, 0, b"good").unwrap();
+        storage.plan(Fault { written: 1000, ..Fault::next(op, usize::MAX, ErrorKind::Other) });
+        let error = put(&opened.journal, 1, b"in doubt").unwrap_err();
+        assert!(matches!(error, JournalError::InDoubt(_)), "{error}");
+        assert!(!matches!(opened.journal.failure(), Some(JournalError::InDoubt(_)) | None));
+    }
+}
+
+#[test]
+fn only_the_batch_that_was_written_is_in_doubt() {
+    let storage = FaultyStorage::default();
+    let opened = open(&storage, Durability::Write);
+    let journal = &opened.journal;
+    put(journal, 0, b"good").unwrap();
+    storage.close_gate();
+    storage.plan(Fault { written: 20, ..Fault::next(Op::Write, usize::MAX, ErrorKind::Other) });
+    let first = journal.append(&publish(1, b"torn")).unwrap();
+    let writer = std::thread::spawn({
+        let journal = Arc::clone(journal);
+        move || wait(journal.commit(first))
+    });
+    storage.wait_for_write();
+    let behind = journal.append(&publish(2, b"behind")).unwrap();
+    storage.open_gate();
+    assert!(matches!(writer.join().unwrap(), Err(JournalError::InDoubt(_))));
+    assert!(matches!(journal.append(&publish(3, b"early")), Err(JournalError::Write(_))));
+    assert!(matches!(wait(journal.commit(behind)), Err(JournalError::Write(_))));
 }
 
 #[test]
@@ -139,7 +188,8 @@ fn a_first_write_that_fails_leaves_no_trace() {
     storage.plan(Fault { written: 300, ..Fault::next(Op::Write, 1, ErrorKind::Other) });
     assert!(put(&opened.journal, 0, &[1; 500]).is_err());
     assert_eq!(open(&storage.after_kill(), Durability::Write).report, JournalReport::default());
-    // The next one does not even fit in the file that was made.
+    eventually("health", || opened.journal.failure().is_none());
+    // The next one does not even fit in a file of the usual size.
     put(&opened.journal, 0, &[2; 2 * FILE_BYTES as usize]).unwrap();
     put(&opened.journal, 1, b"x").unwrap();
     let again = open(&storage.after_kill(), Durability::Write);

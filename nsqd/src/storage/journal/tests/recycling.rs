@@ -51,21 +51,57 @@ fn recycled_files_never_show_their_past() {
 }
 
 #[test]
-fn a_recycled_file_that_was_not_written_to_is_no_damage() {
+fn spare_that_an_earlier_version_renamed_and_did_not_write_to_is_no_damage() {
     let storage = FaultyStorage::default();
     let opened = open(&storage, Durability::Write);
-    fill(&opened.journal, 0..20);
-    let oldest = opened.journal.files()[0].number as u32;
-    let newest = opened.journal.files().last().unwrap().number as u32;
-    opened.journal.retire_oldest(u64::from(oldest)).unwrap();
+    fill(&opened.journal, 0..30);
+    let files = opened.journal.files();
+    let newest = files.last().unwrap().number as u32;
+    for file in &files[..2] {
+        opened.journal.retire_oldest(file.number).unwrap();
+    }
     drop(opened);
     let dir = Path::new(DIR);
-    storage.rename(&dir.join(catalog::spare_name(0)), &dir.join(catalog::file_name(newest + 1))).unwrap();
-    let again = open(&storage, Durability::Write);
+    let mut paths = storage.paths().into_iter();
+    let spare = paths.find(|path| path.extension().is_some_and(|extension| extension == "spare")).unwrap();
+    storage.rename(&spare, &dir.join(catalog::file_name(newest + 1))).unwrap();
+    // A checkpoint says that the oldest file could go.
+    let not_before = Lsn((files[2].number) << 32);
+    let again = try_open(&storage, JournalOptions { not_before, ..options(Durability::Write) }).unwrap();
     assert_eq!((again.report.damaged.len(), again.report.torn_at), (0, None));
-    assert_eq!(sequences(&again).last(), Some(&19));
-    fill(&again.journal, 20..21);
-    assert_eq!(sequences(&open(&storage.after_kill(), Durability::Write)).last(), Some(&20));
+    assert_eq!(sequences(&again), (14..30).collect::<Vec<_>>());
+    fill(&again.journal, 30..31);
+    assert_eq!(sequences(&open(&storage.after_kill(), Durability::Write)), (14..31).collect::<Vec<_>>());
+}
+
+#[test]
+fn kill_while_a_file_is_made_is_no_damage() {
+    for durability in [Durability::Write, Durability::Sync] {
+        let storage = FaultyStorage::default();
+        let opened = open(&storage, durability);
+        storage.record();
+        let mut oldest = 0;
+        for sequence in 0..40 {
+            put(&opened.journal, sequence, &[7; 500]).unwrap();
+            let files = opened.journal.files();
+            if files.len() > 2 {
+                oldest = files[0].topics[0].1 + 1;
+                opened.journal.retire_oldest(files[0].number).unwrap();
+            }
+        }
+        let mut disk = FaultyStorage::default().disk();
+        let dir = disk::Change::CreateDirs { dir: DIR.into() };
+        disk.apply(&dir).unwrap();
+        let changes = storage.take_recorded();
+        let mut most = 0;
+        for change in &changes {
+            disk.apply(change).unwrap();
+            let again = open(&disk.after_kill().into(), durability);
+            assert_eq!((&again.report.damaged[..], again.report.torn_at), (&[][..], None), "{change:?}");
+            most = most.max(sequences(&again).len());
+        }
+        assert!(most > 10 && oldest > 20, "{most} {oldest}");
+    }
 }
 
 #[test]

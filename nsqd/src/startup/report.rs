@@ -1,0 +1,136 @@
+//! What a start found in the data directory, as findings: the log, the metrics and `nsq data verify` show the same.
+
+use std::path::Path;
+
+use nsq_daemon::log::Logger;
+use nsq_protocol::TopicName;
+
+use super::gaps::Gaps;
+use crate::damage::{Damage, Finding};
+use crate::storage::checkpoint::Checkpoint;
+use crate::storage::data_dir::DataDir;
+use crate::storage::journal::{self, JournalReport};
+use crate::storage::segment::{self, BlockRef, SegmentDamage, SegmentReport};
+
+/// What reading the segments of a topic said.
+pub fn segments(
+    logger: &Logger,
+    damage: &Damage,
+    topic: &TopicName,
+    (blocks, report): (&[BlockRef], &SegmentReport),
+) {
+    if report.cut_bytes > 0 {
+        let mut found = Finding::torn("cut a torn write");
+        if let Some((path, at)) = &report.cut_at {
+            found = found.at(path, *at, report.cut_bytes);
+        }
+        damage.found(found.of(topic));
+    }
+    for SegmentDamage { path, offset, bytes } in &report.damaged {
+        let is_header = *offset < segment::FILE_HEADER_BYTES;
+        let what = if is_header { "damaged header" } else { "no readable block header" };
+        let mut found = Finding::damage(what).at(path, *offset, *bytes).of(topic);
+        if let Some((from, to)) = messages_between(blocks, segment::file_number_of(path), *offset)
+            && !is_header
+        {
+            found = found.with_messages(from, to);
+        }
+        damage.found(found);
+    }
+    for path in &report.set_aside {
+        nsq_daemon::error!(logger, "TOPIC({topic}): unreadable file set aside as {}", path.display());
+    }
+}
+
+/// The messages that must have been between the neighbours of a damaged place, if these are in order.
+fn messages_between(blocks: &[BlockRef], file: Option<u64>, offset: u64) -> Option<(u64, u64)> {
+    let place = |block: &&BlockRef| (block.file_number(), block.offset());
+    let damaged = (file?, offset);
+    let before = blocks.iter().filter(|block| place(block) < damaged).max_by_key(place)?;
+    let after = blocks.iter().filter(|block| place(block) > damaged).min_by_key(place)?;
+    Some((before.end_sequence(), after.first_sequence))
+}
+
+/// What reading the journal said.
+pub struct JournalFindings<'a> {
+    /// Where it is.
+    pub data_dir: &'a DataDir,
+    /// What the start goes on from.
+    pub saved: Option<&'a Checkpoint>,
+    /// What reading it said.
+    pub report: &'a JournalReport,
+    /// What records around damage tell.
+    pub gaps: &'a Gaps,
+}
+
+impl JournalFindings<'_> {
+    /// Reports it. `topic_name` knows the topics.
+    pub fn report(&self, logger: &Logger, damage: &Damage, topic_name: impl Fn(u32) -> Option<String>) {
+        let report = self.report;
+        if report.records > 0 {
+            let JournalReport { records, bytes, files, .. } = report;
+            nsq_daemon::info!(logger, "JOURNAL: read {records} records, {bytes} bytes, {files} files");
+        }
+        let path = |number: u64| self.data_dir.journal_dir().join(journal::file_name(number));
+        for found in &report.damaged {
+            let (number, offset) = (found.lsn.file_number(), found.lsn.offset());
+            let what = match offset {
+                0 if report.set_aside.iter().any(|aside| is_aside(aside, number)) => {
+                    "unreadable journal file"
+                }
+                0..journal::FILE_HEADER_BYTES => "damaged header of a journal file",
+                _ => "no readable records",
+            };
+            let finding = Finding::damage(what).at(path(number), offset, found.bytes);
+            let lost = self.gaps.messages_in(found);
+            if lost.is_empty() {
+                damage.found(finding.clone());
+            }
+            for (topic, (from, to)) in lost {
+                let of = match topic_name(topic) {
+                    Some(name) => finding.clone().of(name),
+                    None => finding.clone(),
+                };
+                damage.found(of.with_messages(from, to));
+            }
+        }
+        for &number in &report.missing_files {
+            damage.found(Finding::damage("a journal file is missing").at(path(number), 0, 0));
+        }
+        for (from, to) in &report.renamed {
+            let name = to.file_name().unwrap_or_default().to_string_lossy();
+            damage.found(
+                Finding::damage(format!("a journal file had another name: is {name} again")).at(from, 0, 0),
+            );
+        }
+        for path in &report.set_aside {
+            nsq_daemon::error!(logger, "JOURNAL: unreadable file set aside as {}", path.display());
+        }
+        self.report_end(damage, path);
+    }
+
+    /// The checkpoint knows a place up to which everything had been written.
+    fn report_end(&self, damage: &Damage, path: impl Fn(u64) -> std::path::PathBuf) {
+        let known = self.saved.map_or_else(Default::default, |saved| saved.journal_from);
+        let end = self.report.end;
+        let is_cut = known.offset() > journal::FILE_HEADER_BYTES && end < known;
+        if let Some(at) = self.report.torn_at {
+            let torn = match is_cut {
+                true => Finding::damage("records are missing that a checkpoint knows of"),
+                false => Finding::torn("cut a torn write"),
+            };
+            damage.found(torn.at(path(at.file_number()), at.offset(), self.report.cut_bytes));
+        } else if is_cut && end.file_number() == known.file_number() {
+            let missing = Finding::damage("records are missing that a checkpoint knows of");
+            damage.found(missing.at(path(known.file_number()), end.offset(), known.offset() - end.offset()));
+        } else if is_cut
+            && !self.report.damaged.iter().any(|found| found.lsn.file_number() == known.file_number())
+        {
+            damage.found(Finding::damage("a journal file is missing").at(path(known.file_number()), 0, 0));
+        }
+    }
+}
+
+fn is_aside(path: &Path, number: u64) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&journal::file_name(number)))
+}

@@ -1,0 +1,108 @@
+//! Looks for damage in a data directory: lets a start read it, and reads all messages besides. So what a start reports
+//! is found here, too; a start reads messages only when they are needed.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nsq_daemon::log::Logger;
+
+use super::{Recovered, RecoveryError, StartOptions, recover_and_report};
+use crate::damage::Finding;
+use crate::engine::EngineLimits;
+use crate::storage::data_dir::{DataDir, DataDirError};
+use crate::storage::segment::{BlockRef, ReadError, SegmentStore};
+use crate::storage::{Durability, Storage, TopicNumber};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+    /// Records of the journal.
+    pub record_count: u64,
+    /// Blocks of segments.
+    pub block_count: u64,
+    /// Messages in them.
+    pub message_count: u64,
+}
+
+/// Why nothing could be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The directory cannot be used.
+    #[error("{0}")]
+    DataDir(#[from] DataDirError),
+    /// A start would fail, and not for damage.
+    #[error("a start would fail: {0}")]
+    Recovery(#[from] RecoveryError),
+}
+
+/// Verifies the data directory at `path`. `view` returns a storage on it that keeps changes to itself, a new one each
+/// time. `seen` hears of progress: the topic's name, and messages so far.
+pub fn verify(
+    path: &Path,
+    view: &dyn Fn() -> Arc<dyn Storage>,
+    limits: EngineLimits,
+    seen: &mut dyn FnMut(&str, u64),
+) -> Result<Verified, VerifyError> {
+    let mut verified = Verified::default();
+    let storage = view();
+    let data_dir = match DataDir::open(&storage, path) {
+        // A start refuses that, and the rest is to be verified all the same.
+        Err(error @ DataDirError::BadFormatFile { .. }) => {
+            let format = path.join("format");
+            let bytes = storage.open(&format).and_then(|file| file.len()).unwrap_or(0);
+            verified.findings.push(Finding::damage(error.to_string()).at(&format, 0, bytes));
+            storage.remove(&format).map_err(|error| DataDirError::Io { path: format, error })?;
+            DataDir::open(&storage, path)?
+        }
+        opened => opened?,
+    };
+    let topics_dir = data_dir.topics_dir();
+    let options = StartOptions {
+        storage,
+        data_dir,
+        durability: Durability::Write,
+        limits,
+        logger: Logger::silent(),
+        oracle: None,
+    };
+    let Recovered { registry, findings, record_count } = recover_and_report(options)?;
+    verified.findings.extend(findings);
+    verified.record_count = record_count;
+    let known: BTreeSet<(PathBuf, u64)> = (verified.findings.iter())
+        .filter_map(|finding| Some((finding.path.clone()?, finding.offset)))
+        .collect();
+    let topics: Vec<(TopicNumber, String)> =
+        registry.all().iter().map(|topic| (topic.number(), topic.name().to_string())).collect();
+    drop(registry);
+    // A start may have moved messages, so this needs a view of its own.
+    let storage = view();
+    for (number, name) in topics {
+        let dir = topics_dir.join(number.to_string());
+        let (_store, blocks, _) = SegmentStore::open(storage.clone(), &dir, limits.max_bytes_per_file)
+            .map_err(|error| DataDirError::Io { path: dir, error })?;
+        for block in &blocks {
+            verified.block_count += 1;
+            verified.message_count += u64::from(block.count);
+            seen(&name, verified.message_count);
+            let found = unreadable(block).filter(|found| {
+                found.path.as_ref().is_none_or(|path| !known.contains(&(path.clone(), found.offset)))
+            });
+            verified.findings.extend(found.map(|found| found.of(&name)));
+        }
+    }
+    Ok(verified)
+}
+
+/// What is wrong with the messages of a block.
+fn unreadable(block: &BlockRef) -> Option<Finding> {
+    let (path, what) = match block.read() {
+        Ok(_) => return None,
+        Err(ReadError::Damaged { path, .. }) => (path, "the messages of a block are damaged".to_owned()),
+        Err(ReadError::Io { path, error }) => (path, format!("a block cannot be read: {error}")),
+    };
+    let found = Finding::damage(what).at(path, block.offset(), u64::from(block.bytes));
+    Some(found.with_messages(block.first_sequence, block.end_sequence()))
+}
