@@ -161,6 +161,11 @@ impl Damage {
         }
     }
 
+    /// Whether anything is damaged, as far as is known.
+    pub fn has_found_damage(&self) -> bool {
+        self.damaged_blocks.load(Ordering::Relaxed) > 0
+    }
+
     /// What was found so far. From now on nothing is collected.
     pub fn take_findings(&self) -> Vec<Finding> {
         self.findings.lock().take().unwrap_or_default()

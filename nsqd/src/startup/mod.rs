@@ -158,7 +158,12 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
             replay.take_on_segments(number).map_err(failed("cannot rebuild topics"))?;
         }
     }
-    replay.complete().into_iter().for_each(|loss| damage.found(Finding::damage(loss)));
+    // Without a journal, a kill before the first checkpoint loses names although nothing is damaged.
+    let severity = if damage.has_found_damage() { Severity::Damage } else { Severity::Doubt };
+    replay
+        .complete()
+        .into_iter()
+        .for_each(|loss| damage.found(Finding::damage(loss).with_severity(severity)));
     let Replay { topics, next_numbers, .. } = replay;
     restore_missing(&*storage, &journal_options, &topics)?;
     report_missing(&data_dir, &damage, &topics);

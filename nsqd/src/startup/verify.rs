@@ -60,10 +60,14 @@ pub fn verify(
         opened => opened?,
     };
     let topics_dir = data_dir.topics_dir();
+    // Without a journal, topics that no checkpoint knows are taken from their segments.
+    let has_journal = storage
+        .list(&data_dir.journal_dir())
+        .is_ok_and(|names| names.iter().any(|name| name.ends_with(".journal")));
     let options = StartOptions {
         storage,
         data_dir,
-        durability: Durability::Write,
+        durability: if has_journal { Durability::Write } else { Durability::Overflow },
         limits,
         logger: Logger::silent(),
         oracle: None,
