@@ -26,7 +26,7 @@ fn damage_in_an_old_file_costs_only_what_it_hit() {
 fn a_lost_end_of_an_old_file_is_noticed() {
     let storage = written(20, 500);
     let oldest = storage.paths()[0].clone();
-    storage.tamper(&oldest, |bytes| bytes[3000..].fill(0));
+    storage.tamper(&oldest, |bytes| bytes[3000..4000].fill(0));
     let again = open(&storage, Durability::Write);
     assert_eq!(again.report.damaged.len(), 1);
     assert!(sequences(&again).ends_with(&[19]));
