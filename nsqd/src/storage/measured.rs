@@ -43,7 +43,8 @@ impl FileKind {
 
     fn of(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("journal") => FileKind::Journal,
+            // A journal file has its header before its name.
+            Some("journal" | "spare") => FileKind::Journal,
             Some("segment") => FileKind::Segment,
             _ => FileKind::Other,
         }
@@ -75,7 +76,7 @@ pub struct FileMetrics {
 #[derive(Default)]
 pub struct DiskMetrics {
     kinds: [FileMetrics; FileKind::ALL.len()],
-    /// What was written since it was synced last; what was renamed or removed is of no interest any more.
+    /// What was written since it was synced last; what was retired or removed is of no interest any more.
     files: Mutex<HashMap<PathBuf, Arc<Written>>>,
     /// Directories with new names since they were synced last.
     changed_dirs: Mutex<HashSet<PathBuf>>,
@@ -192,8 +193,16 @@ impl Storage for Measured {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.inner.rename(from, to)?;
-        self.forget(from);
-        self.forget(to);
+        let mut files = self.metrics.files.lock();
+        files.remove(to);
+        // It may be written to under its new name, through a handle from before.
+        if let Some(written) = files.remove(from)
+            && written.kind == FileKind::of(to)
+            && !is_retired(to)
+        {
+            files.insert(to.to_owned(), written);
+        }
+        drop(files);
         self.name_changed(to);
         Ok(())
     }
@@ -240,6 +249,11 @@ impl Storage for Measured {
         }
         Ok(())
     }
+}
+
+/// Whether what a file of this name holds is needed no more.
+fn is_retired(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "spare")
 }
 
 /// What is written while it goes on may be synced, too, but counts as if it were not.
@@ -321,7 +335,7 @@ impl StorageFile for MeasuredFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::file::FileStorage;
+    use crate::storage::{faulty::FaultyStorage, file::FileStorage};
 
     fn unsynced(storage: &Measured) -> (u64, u64) {
         let metrics = storage.metrics().unwrap();
@@ -349,6 +363,25 @@ mod tests {
         assert_eq!(metrics.of(FileKind::Journal).writes.buckets().counts.iter().sum::<u64>(), 3);
         assert_eq!(metrics.of(FileKind::Journal).syncs.buckets().counts.iter().sum::<u64>(), 2);
         assert_eq!(metrics.of(FileKind::Segment).syncs.buckets().counts.iter().sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn bytes_written_before_and_after_a_rename_are_synced_under_the_new_name() {
+        let disk = FaultyStorage::default();
+        disk.create_dir_all(Path::new("/d")).unwrap();
+        let storage = Measured::new(Arc::new(disk.clone()));
+        let (spare, journal) = (Path::new("/d/1.spare"), Path::new("/d/1.journal"));
+        let file = storage.create(spare, 4).unwrap();
+        file.write_all_at(b"ab", 0).unwrap();
+        storage.rename(spare, journal).unwrap();
+        file.write_all_at(b"cd", 2).unwrap();
+        assert_eq!(unsynced(&storage), (4, 0));
+        storage.sync_written().unwrap();
+        assert_eq!(unsynced(&storage), (0, 0));
+        let mut found = [0; 4];
+        disk.after_power_loss(0).open(journal).unwrap().read_at(&mut found, 0).unwrap();
+        assert_eq!(&found, b"abcd");
+        assert_eq!(storage.metrics().unwrap().of(FileKind::Journal).written_bytes.get(), 4);
     }
 
     #[test]

@@ -134,6 +134,11 @@ impl Catalog {
         self.inner.lock().spares.pop()
     }
 
+    /// A spare that could not be used after all.
+    pub(super) fn return_spare(&self, name: String) {
+        self.inner.lock().spares.push(name);
+    }
+
     /// A name for a file that is made and has no number yet.
     pub(super) fn new_spare_name(&self) -> String {
         let mut inner = self.inner.lock();

@@ -42,6 +42,8 @@ struct Current {
     end: u64,
     /// Where records must end.
     limit: u64,
+    /// Its name is as durable as what is written under it must be. Nothing is written before.
+    has_durable_name: bool,
     /// Bytes behind `end` that a failed write may have left. They may hold whole records that
     /// were refused, so they are zeroed before anything is written over them.
     torn_bytes: u64,
@@ -84,6 +86,7 @@ impl Writer {
         self.last_bytes = len;
         self.secure_room(len)?;
         let Some(current) = &mut self.current else { return Err(no_file()) };
+        current.secure_name(&*self.storage, &self.dir)?;
         current.clear_torn(sync)?;
 
         let start = current.end;
@@ -113,6 +116,7 @@ impl Writer {
         let sync = self.sync;
         self.secure_room(self.last_bytes)?;
         let Some(current) = &mut self.current else { return Err(no_file()) };
+        current.secure_name(&*self.storage, &self.dir)?;
         current.clear_torn(sync)?;
         Ok(0)
     }
@@ -167,9 +171,9 @@ impl Writer {
         let header =
             FileHeader { number, stamp: seal::new_stamp(), previous: self.last, capacity: capacity as u32 };
         let spare = if capacity == self.file_bytes { self.catalog.take_spare() } else { None };
-        if self.sync && spare.is_some() {
+        if let Some(name) = spare.as_ref().filter(|_| self.sync) {
             // Or the header could be found under the name from which the file was retired.
-            self.storage.sync_dir(&self.dir)?;
+            self.storage.sync_dir(&self.dir).inspect_err(|_| self.catalog.return_spare(name.clone()))?;
         }
         let from = self.dir.join(spare.unwrap_or_else(|| self.catalog.new_spare_name()));
         let file = self.begin(&from, &header).inspect_err(|_| {
@@ -177,10 +181,14 @@ impl Writer {
             let _ = self.storage.remove(&from);
         })?;
         let limit = capacity - HEADER_COPY_BYTES as u64;
-        Ok(Current { file, header, end: FILE_HEADER_BYTES, limit, torn_bytes: 0 })
+        let has_durable_name = !self.sync;
+        Ok(Current { file, header, end: FILE_HEADER_BYTES, limit, has_durable_name, torn_bytes: 0 })
     }
 
     /// Begins the life of a file: its header is there before its name, so a journal file without a header is damaged.
+    ///
+    /// The name is the last that may fail here. Once it is there, a start takes from this header where the file before
+    /// ends, so nothing may be written to that one any more.
     fn begin(&self, from: &Path, header: &FileHeader) -> io::Result<Arc<dyn StorageFile>> {
         let capacity = u64::from(header.capacity);
         let file = match self.storage.open(from) {
@@ -193,10 +201,6 @@ impl Writer {
             file.sync_data()?;
         }
         self.storage.rename(from, &self.dir.join(catalog::file_name(header.number)))?;
-        if self.sync {
-            // The name must be as durable as what will be written under it.
-            self.storage.sync_dir(&self.dir)?;
-        }
         Ok(file)
     }
 }
@@ -209,6 +213,15 @@ impl Current {
             Err(failed_sync @ JournalError::Sync(_)) => JournalError::InDoubt(Arc::new(failed_sync)),
             Err(_) => JournalError::InDoubt(Arc::new(cause)),
         }
+    }
+
+    /// Syncs the name of a new file.
+    fn secure_name(&mut self, storage: &dyn Storage, dir: &Path) -> Result<(), JournalError> {
+        if !self.has_durable_name {
+            storage.sync_dir(dir).map_err(|error| JournalError::Write(Arc::new(error)))?;
+            self.has_durable_name = true;
+        }
+        Ok(())
     }
 
     fn clear_torn(&mut self, sync: bool) -> Result<(), JournalError> {

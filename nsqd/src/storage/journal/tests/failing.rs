@@ -181,6 +181,35 @@ fn only_the_batch_that_was_written_is_in_doubt() {
     assert!(matches!(wait(journal.commit(behind)), Err(JournalError::Write(_))));
 }
 
+/// The header of a new file says where the one before ends: what that one takes afterwards would not be read.
+#[test]
+fn nothing_is_written_to_a_file_once_its_successor_has_a_name() {
+    for op in [Op::Sync, Op::SyncDir, Op::Write, Op::Rename, Op::Create] {
+        for after in 0..3 {
+            let storage = FaultyStorage::default();
+            let opened = open(&storage, Durability::Sync);
+            let journal = &opened.journal;
+            let mut acknowledged: Vec<u64> =
+                (0..6).filter(|&sequence| put(journal, sequence, &[1; 500]).is_ok()).collect();
+            storage.plan(Fault { after, ..Fault::next(op, usize::MAX, ErrorKind::Other) });
+            // The large ones need another file, the small ones do not.
+            for sequence in 6..12 {
+                let len = if sequence % 2 == 0 { 1000 } else { 10 };
+                if put(journal, sequence, &vec![1; len]).is_ok() {
+                    acknowledged.push(sequence);
+                }
+            }
+            let images = (0..20).map(|seed| storage.after_power_loss(seed));
+            for image in images.chain([storage.after_kill()]) {
+                let found = sequences(&open(&image, Durability::Sync));
+                let missing: Vec<_> =
+                    acknowledged.iter().filter(|sequence| !found.contains(sequence)).collect();
+                assert!(missing.is_empty(), "{op:?} after {after}: {missing:?} are missing");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_first_write_that_fails_leaves_no_trace() {
     let storage = FaultyStorage::default();
