@@ -182,6 +182,7 @@ impl Authenticator {
         file.watch.lock().seen(fingerprint);
         match read_tokens(&file.path, &self.patterns).await {
             Ok(tokens) => {
+                file.watch.lock().outcome(None);
                 let count = tokens.len();
                 {
                     let mut current = file.current.write();
@@ -190,7 +191,15 @@ impl Authenticator {
                 // Not before they hold: whoever waits for this line goes by them.
                 nsq_daemon::info!(self.logger, "AUTH: {count} tokens from {}", file.path.display());
             }
-            Err(error) => nsq_daemon::error!(self.logger, "AUTH: tokens stay as they are - {error}"),
+            Err(error) => {
+                let unreadable = match &error {
+                    TokenFileError::Unreadable { source, .. } => Some(source),
+                    TokenFileError::Invalid { .. } => None,
+                };
+                if file.watch.lock().outcome(unreadable) {
+                    nsq_daemon::error!(self.logger, "AUTH: tokens stay as they are - {error}");
+                }
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! read last, and have stood still since the look before.
 
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -31,17 +32,30 @@ impl Fingerprint {
 pub struct Watch {
     read: Fingerprint,
     last_seen: Fingerprint,
+    is_unreadable: bool,
 }
 
 impl Watch {
     /// The files were read as they are.
     pub fn new(fingerprint: Fingerprint) -> Self {
-        Self { last_seen: fingerprint.clone(), read: fingerprint }
+        Self { last_seen: fingerprint.clone(), read: fingerprint, is_unreadable: false }
     }
 
     /// The files are read now.
     pub fn seen(&mut self, fingerprint: Fingerprint) {
-        *self = Self::new(fingerprint);
+        self.last_seen.clone_from(&fingerprint);
+        self.read = fingerprint;
+    }
+
+    /// What came of it, as far as the system is concerned. Files that could not be read, though they are there, are due
+    /// again although they have not changed: too many files may be open just now. Returns whether that is worth a log line.
+    pub fn outcome(&mut self, error: Option<&io::Error>) -> bool {
+        let was_unreadable = self.is_unreadable;
+        self.is_unreadable = error.is_some_and(|error| error.kind() != io::ErrorKind::NotFound);
+        if self.is_unreadable {
+            self.read = Fingerprint::default();
+        }
+        !(was_unreadable && self.is_unreadable)
     }
 
     /// A look at the files: whether to read them.
@@ -71,5 +85,23 @@ mod tests {
         assert!(!watch.observe(state(3)));
         assert!(!watch.observe(state(1)));
         assert!(!watch.observe(state(3)), "back to what was read");
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_just_now_are_tried_again() {
+        let mut watch = Watch::new(state(1));
+        watch.observe(state(2));
+        assert!(watch.observe(state(2)));
+        let too_many_files = rustix::io::Errno::MFILE.into();
+        for is_news in [true, false] {
+            watch.seen(state(2));
+            assert_eq!(watch.outcome(Some(&too_many_files)), is_news);
+            assert!(watch.observe(state(2)), "due again");
+        }
+        watch.seen(state(2));
+        assert!(watch.outcome(None));
+        assert!(!watch.observe(state(2)));
+        assert!(watch.outcome(Some(&io::ErrorKind::NotFound.into())));
+        assert!(!watch.observe(state(2)), "what is not there will be noticed when it comes");
     }
 }

@@ -116,12 +116,19 @@ impl ServerTls {
         self.watch.lock().seen(fingerprint);
         match self.options.build() {
             Ok(config) => {
+                self.watch.lock().outcome(None);
                 *self.current.write() = Arc::new(config);
                 crate::info!(logger, "TLS: new certificate from {}", self.options.certificate.display());
                 Ok(())
             }
             Err(error) => {
-                crate::error!(logger, "TLS: the certificate stays as it was - {error}");
+                let unreadable = match &error {
+                    TlsError::Unreadable { source, .. } => Some(source),
+                    _ => None,
+                };
+                if self.watch.lock().outcome(unreadable) {
+                    crate::error!(logger, "TLS: the certificate stays as it was - {error}");
+                }
                 Err(error)
             }
         }
