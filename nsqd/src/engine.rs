@@ -15,6 +15,7 @@ use crate::log::LogContext;
 use crate::log::retention::Retention;
 use crate::log::tail::MemoryBound;
 use crate::metrics::Metrics;
+use crate::storage::anchored::Anchored;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalError, JournalTiming, Lsn};
 use crate::storage::segment::SegmentStore;
@@ -145,6 +146,9 @@ pub struct Engine {
     pub log_context: LogContext,
     next_topic: AtomicU32,
     next_channel: AtomicU32,
+    /// The data directory, as long as it is where it was.
+    pub home: Arc<Anchored>,
+    homeless: AtomicBool,
     leaving: AtomicBool,
     stopping: AtomicBool,
     wrote_segments: AtomicBool,
@@ -164,6 +168,8 @@ struct Checkpoints {
     newest: Lsn,
     /// Needed if the newest is damaged.
     previous: Lsn,
+    /// How many were written since the start.
+    count: u64,
     /// The file in which the journal last began to name all topics and channels.
     named_in: u64,
 }
@@ -174,6 +180,8 @@ pub struct EngineParts {
     pub journal: Option<Arc<Journal>>,
     /// See [`Engine::storage`].
     pub storage: Arc<dyn Storage>,
+    /// See [`Engine::home`].
+    pub home: Arc<Anchored>,
     /// See [`Engine::data_dir`].
     pub data_dir: DataDir,
     /// See [`Engine::durability`].
@@ -207,6 +215,8 @@ impl Engine {
             log_context: parts.log_context,
             next_topic: AtomicU32::new(parts.next_numbers.0),
             next_channel: AtomicU32::new(parts.next_numbers.1),
+            home: parts.home,
+            homeless: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             wrote_segments: AtomicBool::new(false),
@@ -250,6 +260,12 @@ impl Engine {
     pub fn checkpoint_written(&self, journal_from: Lsn) {
         let mut checkpoints = self.checkpoints.lock();
         checkpoints.previous = std::mem::replace(&mut checkpoints.newest, journal_from);
+        checkpoints.count += 1;
+    }
+
+    /// How many checkpoints were written since the start.
+    pub fn checkpoint_count(&self) -> u64 {
+        self.checkpoints.lock().count
     }
 
     /// No journal file before this one is needed by a checkpoint.
@@ -309,6 +325,16 @@ impl Engine {
     pub(crate) fn set_latency(&self, options: LatencyOptions) {
         // The first one stands: it is what channels measure by already.
         let _ = self.latency.set(options);
+    }
+
+    /// The data directory is not where it was, or it is again.
+    pub fn set_homeless(&self, homeless: bool) {
+        self.homeless.store(homeless, Ordering::Relaxed);
+    }
+
+    /// Whether there is no data directory: what is published now could not be stored.
+    pub fn is_homeless(&self) -> bool {
+        self.homeless.load(Ordering::Relaxed)
     }
 
     /// The daemon will stop soon. Everything works still, but nobody new should come.

@@ -6,8 +6,12 @@ use std::collections::BTreeMap;
 /// Parts that may fail for a while. The first in this order is reported first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
+    /// The data directory: it is where it was, and can be written to.
+    DataDir,
     /// Writing the journal.
     Journal,
+    /// Files in the data directory that somebody has removed or replaced.
+    Files,
     /// Syncing in the background. Once it has failed, it stays so until the next start.
     Syncing,
     /// Moving messages from memory to disk.
@@ -20,6 +24,8 @@ impl Part {
     /// What to do about a failure.
     pub fn remedy(self) -> &'static str {
         match self {
+            Part::DataDir => "nsqd retries by itself, no restart is needed",
+            Part::Files => "remove nothing from the data directory while nsqd runs",
             Part::Journal | Part::Spilling | Part::Upkeep => {
                 "free space or repair the disk; nsqd retries by itself, no restart is needed"
             }

@@ -16,8 +16,9 @@
 //!
 //! # Rooms, from the bottom up
 //!
-//! [`clock`], [`auth`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`], [`engine`], [`topic`], [`delivery`], [`connection`],
-//! [`lookup`], [`stats`], [`statsd`], [`http`], [`startup`], [`syncing`], [`nsqd`]. Nothing below names anything above, but for [`log`],
+//! [`clock`], [`blocking`], [`auth`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`],
+//! [`engine`], [`topic`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`statsd`], [`http`], [`startup`], [`presence`],
+//! [`syncing`], [`nsqd`]. Nothing below names anything above, but for [`log`],
 //! whose marks and whose reader speak the channel's language ([`channel::Mark`], [`channel::Source`]).
 //!
 //! # Locks
@@ -26,6 +27,7 @@
 //! once, and none of them across an await or (but for the segments') a disk access.
 
 pub mod clock;
+pub mod blocking;
 pub mod auth;
 pub mod damage;
 pub mod disk_work;
@@ -48,6 +50,7 @@ pub mod stats;
 pub mod statsd;
 pub mod http;
 pub mod startup;
+pub mod presence;
 pub mod syncing;
 pub mod flags;
 pub mod config;

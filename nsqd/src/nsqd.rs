@@ -23,7 +23,7 @@ use crate::http::auth::HttpAuth;
 use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
 use crate::producers::Producers;
-use crate::startup::{self, StartOptions, persist};
+use crate::startup::{self, StartOptions, rescue};
 use crate::stats;
 use crate::statsd::{self, StatsdOptions, expand_prefix};
 use crate::storage::data_dir::DataDir;
@@ -312,7 +312,7 @@ fn persist_at_end(registry: &Registry) -> Result<(), String> {
         "NSQ: persisting topic/channel metadata to {}",
         engine.data_dir.path().display()
     );
-    persist::at_end(registry)
+    rescue::at_end(registry)
 }
 
 /// Where HTTPS is served: on a port, with a certificate.

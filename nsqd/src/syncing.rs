@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::blocking;
 use crate::clock::{self, Nanos};
 use crate::engine::Engine;
 use crate::health::Part;
+use crate::storage::SyncError;
 use crate::storage::measured::FileKind;
 
 /// How often it is looked whether there is something to sync, and at most synced. Syncs that follow one on the other
@@ -45,21 +47,16 @@ impl Seen {
 
 impl Syncing {
     /// Syncs until told to stop. When a sync fails, what is on disk is unknown, and stays so until the next start: the
-    /// node is unhealthy from then on.
+    /// node is unhealthy from then on. What could only not be opened is synced by the next attempt.
     pub async fn run(self, engine: Arc<Engine>, stop: CancellationToken) {
         // What the start itself has written is to be synced, too.
         let mut synced = Seen::default();
         let mut dirty_since = None;
-        let mut failure: Option<String> = None;
         let mut ticks = clock::ticks(LOOK_INTERVAL);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
-            }
-            if let Some(cause) = &failure {
-                engine.set_failed(Part::Syncing, cause);
-                continue;
             }
             let seen = Seen::now(&engine);
             if seen.written_bytes == synced.written_bytes {
@@ -71,13 +68,24 @@ impl Syncing {
                 continue;
             }
             let storage = engine.storage.clone();
-            failure = match tokio::task::spawn_blocking(move || storage.sync_written()).await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(format!("cannot sync: {error}")),
-                Err(error) => Some(format!("cannot sync: {error}")),
+            let error = match blocking::run(move || storage.sync_written()).await {
+                Ok(Ok(())) => {
+                    engine.set_works(Part::Syncing);
+                    synced = seen;
+                    dirty_since = None;
+                    continue;
+                }
+                Ok(Err(SyncError::NotOpened(error))) => error.to_string(),
+                Err(error) => error,
+                Ok(Err(SyncError::Failed(error))) => {
+                    let cause =
+                        format!("cannot sync {error}; what is on disk is unknown until nsqd is restarted");
+                    engine.set_failed(Part::Syncing, &cause);
+                    stop.cancelled().await;
+                    return;
+                }
             };
-            synced = seen;
-            dirty_since = None;
+            engine.set_failed(Part::Syncing, &format!("cannot sync {error}; nsqd tries again"));
         }
     }
 

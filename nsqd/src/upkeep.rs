@@ -1,15 +1,20 @@
 //! Upkeep in the background: lets go of journal and segment files that are needed no more, and of what was retained for
-//! long enough; tries again what a full disk refused; without a journal, writes down which topics and channels there are.
+//! long enough; tries again what a full disk refused; looks whether the files are still there; gives back room on disk while
+//! little happens; without a journal, writes down which topics and channels there are.
 //!
 //! With nothing to do it looks at a few numbers only, whatever the number of topics.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::blocking;
 use crate::clock;
+use crate::engine::Engine;
 use crate::health::Part;
+use crate::presence::Presence;
 use crate::startup::persist;
 use crate::topic::registry::Registry;
 
@@ -24,9 +29,22 @@ const AGE_TICKS: u32 = 15;
 /// After so many of these intervals topics let go of what they have kept for long enough.
 const RETAIN_TICKS: u32 = 5;
 
+/// After so many of these intervals the files are looked at ...
+const LOOK_TICKS: u32 = 5;
+/// ... and, on a full disk, messages moved out of a journal file ...
+const SQUEEZE_TICKS: u32 = 25;
+/// ... and the journal is made small, if little was written to it meanwhile: at most so much.
+const QUIET_TICKS: u32 = 150;
+const QUIET_BYTES: u64 = 256 << 10;
+/// A journal of so many times its smallest size stays as it is.
+const SMALL_ENOUGH: u64 = 4;
+
 /// What there is to do.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Work {
+    look: bool,
+    squeeze: bool,
+    shrink: bool,
     /// Topics or channels have changed, and no journal says so.
     checkpoint: bool,
     /// The journal has files to let go of, or something is to be tried again.
@@ -36,13 +54,27 @@ struct Work {
 }
 
 impl Work {
-    fn execute(self, registry: &Registry) -> Result<(), String> {
+    /// Says nothing about whether what failed before works again.
+    fn is_only_looking(self) -> bool {
+        self == Work { look: true, ..Work::default() }
+    }
+
+    fn execute(self, registry: &Registry, presence: &Mutex<Presence>) -> Result<(), String> {
+        if self.look {
+            presence.lock().look(registry);
+        }
         if self.checkpoint {
             persist::write_checkpoint(registry, false)?;
         }
         if self.journal {
             persist::retry_spills(registry);
             persist::retire_journal_files(registry)?;
+        }
+        if self.squeeze {
+            persist::squeeze_journal(registry)?;
+        }
+        if self.shrink {
+            persist::shrink_journal(registry)?;
         }
         if self.retain {
             persist::retain(registry)?;
@@ -62,16 +94,20 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
     let mut ticks_since_clean = 0;
     let mut ticks_since_retain = 0;
     let mut ticks_since_age = 0;
+    let mut ticks: u32 = 0;
+    let mut quiet = Quiet::default();
+    let presence = Arc::new(Mutex::new(Presence::default()));
     // What failed is to be done still.
     let mut failed = Work::default();
-    let mut ticks = clock::ticks(INTERVAL);
+    let mut timer = clock::ticks(INTERVAL);
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            _ = timer.tick() => {}
             () = stop.cancelled() => return,
         }
         clock::follow_wall_clock();
         engine.note_journal();
+        ticks = ticks.wrapping_add(1);
         ticks_since_clean += 1;
         ticks_since_retain += 1;
         ticks_since_age += 1;
@@ -79,7 +115,11 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
             ticks_since_age = 0;
             engine.log_context.memory.age();
         }
+        let journal_fails = || engine.journal.as_ref().is_some_and(|journal| journal.failure().is_some());
         let work = Work {
+            look: ticks.is_multiple_of(LOOK_TICKS),
+            squeeze: ticks.is_multiple_of(SQUEEZE_TICKS) && journal_fails(),
+            shrink: ticks.is_multiple_of(QUIET_TICKS) && quiet.has_come(&engine),
             checkpoint: failed.checkpoint
                 || (engine.journal.is_none() && topology.has_changed().unwrap_or(false)),
             journal: failed.journal
@@ -102,18 +142,33 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
         if work.retain {
             ticks_since_retain = 0;
         }
-        let registry = registry.clone();
-        match tokio::task::spawn_blocking(move || work.execute(&registry)).await {
-            Ok(Ok(())) => {
+        let (registry, presence) = (registry.clone(), presence.clone());
+        match blocking::run(move || work.execute(&registry, &presence)).await.and_then(|done| done) {
+            Ok(()) if work.is_only_looking() => {}
+            Ok(()) => {
                 failed = Work::default();
                 engine.set_works(Part::Upkeep);
             }
-            outcome => {
+            Err(cause) => {
                 failed = work;
-                let cause =
-                    outcome.map_or_else(|panic| panic.to_string(), |error| error.err().unwrap_or_default());
                 engine.set_failed(Part::Upkeep, &cause);
             }
         }
+    }
+}
+
+/// Whether little is written.
+#[derive(Debug, Default)]
+struct Quiet {
+    written_before: u64,
+}
+
+impl Quiet {
+    /// Whether little was written since the last call, and the journal takes much room all the same.
+    fn has_come(&mut self, engine: &Engine) -> bool {
+        let Some(journal) = &engine.journal else { return false };
+        let written = journal.bytes_written();
+        let since = written - std::mem::replace(&mut self.written_before, written);
+        since <= QUIET_BYTES && journal.footprint() > SMALL_ENOUGH * journal.least_footprint()
     }
 }

@@ -15,7 +15,7 @@ use rustix::process::Resource;
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
-/// Large enough to fill a journal file of 64 MiB quickly.
+/// Large enough to fill a journal file quickly.
 const BODY_BYTES: usize = 100_000;
 const BATCH: usize = 10;
 
@@ -189,7 +189,8 @@ fn a_limit_for_the_size_of_files_is_a_full_disk() {
     test_within(Duration::from_secs(120), async {
         let nsqd = Daemon::nsqd().flag("--mem-queue-size=200").start().await;
         let limit = |bytes| move |nsqd: &Daemon| process::limit(nsqd.pid(), Resource::Fsize, bytes);
-        full_disk(nsqd, "File too large", limit(Some(32 * MIB)), limit(None)).await;
+        // Not even the smallest file of the journal may be made.
+        full_disk(nsqd, "File too large", limit(Some(MIB / 2)), limit(None)).await;
     });
 }
 
@@ -201,7 +202,6 @@ fn a_disk_that_the_journal_has_filled_is_freed_by_consumers() {
         let mut nsqd = Daemon::nsqd().start_in(folder.clone()).await;
         nsqd.subscribe("t", "c").await;
         let mut publisher = Publisher::connect(&nsqd).await;
-        // Two journal files fit.
         publisher.fill().await;
         let drained = drain(&nsqd, "c").await;
         assert_eq!(drained, publisher.acknowledged);
@@ -312,6 +312,26 @@ fn a_backlog_of_more_files_than_may_be_open_is_written_and_read() {
             }
         }
         nsqd.get("/ping").await.expect(200);
+    });
+}
+
+#[test]
+fn a_lack_of_files_delays_syncing_and_does_not_end_it() {
+    test(async {
+        let nsqd = Daemon::nsqd().flag("--sync-timeout=5s").start().await;
+        // This makes a file, whose name is to be synced.
+        nsqd.publish("t", "x").await;
+        process::limit(nsqd.pid(), Resource::Nofile, Some(1));
+        nsqd.log().expect("cannot sync").await;
+        process::limit(nsqd.pid(), Resource::Nofile, None);
+        until_healthy(&nsqd).await;
+        nsqd.publish("t", "y").await;
+        let synced = async || {
+            let stats = nsqd.get_json("/stats?format=json&include_storage=true").await;
+            wait::when(stats["unsynced_bytes"].as_u64(), |bytes| *bytes == Some(0))
+        };
+        wait::until("everything is synced", synced).await;
+        assert_eq!(nsqd.get("/ping").await.text(), "OK");
     });
 }
 

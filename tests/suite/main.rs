@@ -61,6 +61,12 @@ mod recovery;
 /// A full disk, no more files, a directory that cannot be used.
 mod faults;
 
+/// Files and directories that somebody removes or moves while nsqd runs.
+mod vanishing;
+
+/// Volumes with little room.
+mod small_volumes;
+
 /// The first start in a data directory of NSQ.
 mod import;
 

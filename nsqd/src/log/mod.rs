@@ -12,10 +12,12 @@
 //! - [`ids`]: pure; which messages have the id of another node
 //! - [`repair`]: what a start does about blocks that a power failure has left in part
 //! - [`clean`]: few survivors in an old segment file are copied forward, so that the file can go
+//! - [`gone`]: files that others have removed: what was in them is written again
 //! - [`retention`]: pure; what is kept though finished; [`retain`]: keeping it
 
 pub mod chunk;
 pub mod clean;
+pub mod gone;
 pub mod holder;
 pub mod ids;
 pub mod read_cache;

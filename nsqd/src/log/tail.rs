@@ -271,6 +271,36 @@ impl Tail {
         }
     }
 
+    /// A segment file is gone. Of chunks in memory nothing that was in it stands in a segment any more; returns the last
+    /// message of these chunks.
+    pub fn take_back(&mut self, file_number: u64) -> Option<u64> {
+        let mut last = None;
+        for sealed in self.sealed.iter_mut().filter(|sealed| sealed.on_disk) {
+            let (first, end) = (sealed.chunk.first_sequence(), sealed.chunk.end_sequence());
+            let within = |block: &BlockRef| block.first_sequence >= first && block.end_sequence() <= end;
+            if self.blocks.iter().any(|block| within(block) && block.file_number() == file_number) {
+                // Those in other files as well: the chunk is written again as a whole.
+                self.blocks.retain(|block| !within(block));
+                sealed.on_disk = false;
+                last = Some(end - 1);
+            }
+        }
+        last
+    }
+
+    /// Another block, or nothing, takes the place of one, unless that was forgotten meanwhile.
+    pub fn replace_block(&mut self, old: &BlockRef, new: Option<BlockRef>) {
+        if let Some(index) = self.blocks.iter().position(|block| block.is(old)) {
+            self.blocks.remove(index);
+            new.into_iter().for_each(|block| self.insert_block(block));
+        }
+    }
+
+    /// A segment file is gone: what was in it twice is no copy any more.
+    pub fn forget_copies_in(&mut self, file_number: u64) {
+        self.copies.retain(|block| block.file_number() != file_number);
+    }
+
     /// Nobody needs a sealed chunk any more.
     pub fn forget(&mut self, chunk: &Chunk) {
         let first = chunk.first_sequence();

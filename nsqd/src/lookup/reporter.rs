@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::figures::Figures;
 use super::ledger::{Ledger, Progress};
+use crate::blocking;
 
 /// See the module.
 pub(super) struct Reporter {
@@ -41,7 +42,7 @@ impl Reporter {
         let began = Instant::now();
         let figures = self.figures.clone();
         // Fifty thousand topics take a while, during which connections should go on.
-        let seen = tokio::task::spawn_blocking(move || figures.look()).await;
+        let seen = blocking::run(move || figures.look()).await;
         if let Ok(Some((node, topics))) = seen {
             self.ledger.lock().update(node, topics);
         }

@@ -5,6 +5,7 @@
 //! - [`report`]: what was found damaged meanwhile; [`gaps`]: which messages that concerns
 //! - [`verify`]: what a start would report, and whether all messages can be read, without changing anything
 //! - [`persist`]: the other way round: checkpoints, and letting go of old journal files
+//! - [`rescue`]: a stop, also when the data directory is not where it was
 
 pub mod diskqueue;
 pub mod import;
@@ -12,6 +13,7 @@ pub mod persist;
 pub mod gaps;
 pub mod replay;
 pub mod report;
+pub mod rescue;
 pub mod verify;
 #[cfg(test)]
 mod engine_tests;
@@ -36,14 +38,16 @@ use crate::channel::saved::Clocks;
 use crate::clock;
 use crate::damage::{Damage, Finding, Severity};
 use crate::engine::{Engine, EngineLimits, EngineParts};
+use crate::health::Part;
 use crate::log::tail::Tail;
 use crate::log::{LogContext, TopicLog};
+use crate::storage::anchored::Anchored;
 use crate::storage::checkpoint::{self, Problem};
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalOptions};
 use crate::storage::record::Record;
 use crate::storage::segment::SegmentStore;
-use crate::storage::{Durability, Storage, TopicNumber};
+use crate::storage::{Durability, Space, Storage, TopicNumber};
 use crate::topic::registry::{ChannelOracle, Registry};
 use crate::topic::release::ReleasePoint;
 use crate::topic::{Topic, TopicParts};
@@ -91,6 +95,10 @@ pub struct Recovered {
 /// As [`recover`], with what was found.
 pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryError> {
     let StartOptions { storage, data_dir, durability, limits, logger, oracle } = options;
+    let home = Anchored::new(storage, data_dir.path())
+        .map_err(|error| failed("cannot look at the data directory")(error.to_string()))?;
+    let home = Arc::new(home);
+    let storage: Arc<dyn Storage> = home.clone();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let replay_limits = ReplayLimits {
         max_message_timeout: clock::nanos(limits.max_msg_timeout),
@@ -117,6 +125,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         tail.adopt_blocks(blocks);
         Ok(Arc::new(TopicLog::new(tail, segments, name.as_str(), log_context.clone())))
     };
+    warn_of_little_room(&logger, &*storage, &data_dir);
     let mut replay =
         Replay::new(saved.as_ref(), replay_limits, open_log).map_err(failed("cannot restore checkpoint"))?;
 
@@ -182,6 +191,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
     let engine = Engine::new(EngineParts {
         journal: (durability != Durability::Overflow).then(|| journal.clone()),
         storage,
+        home,
         data_dir,
         durability,
         limits,
@@ -206,11 +216,40 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         registry.adopt(bring_back(&engine, number, topic, clocks).map_err(failed("cannot write segment"))?);
     }
     remove_orphans(&engine, &numbers);
+    if registry.all_unsorted().iter().any(|topic| topic.log().has_failed_to_spill()) {
+        engine.set_failed(
+            Part::Spilling,
+            "cannot write segment: the volume is full; more than allowed is in memory",
+        );
+    }
     if durability == Durability::Overflow {
         persist::move_journal_to_segments(&registry, &journal)
             .map_err(failed("cannot move journal to segments"))?;
     }
     Ok(Recovered { registry, findings, record_count: report.records })
+}
+
+/// A smaller volume has no room for the journal, a checkpoint and messages.
+const MIN_VOLUME_BYTES: u64 = 16 << 20;
+/// With less than this, a few seconds of traffic may fill the volume.
+const LITTLE_ROOM_BYTES: u64 = 64 << 20;
+
+fn warn_of_little_room(logger: &Logger, storage: &dyn Storage, data_dir: &DataDir) {
+    let path = data_dir.path().display();
+    let Some(Space { total_bytes, available_bytes }) = storage.space(data_dir.path()) else { return };
+    let (total_mib, available_mib) = (total_bytes >> 20, available_bytes >> 20);
+    if total_bytes < MIN_VOLUME_BYTES {
+        let min_mib = MIN_VOLUME_BYTES >> 20;
+        nsq_daemon::warn!(
+            logger,
+            "the volume of {path} has {total_mib} MiB, and nsqd needs {min_mib} MiB; publishes may be refused at any time"
+        );
+    } else if available_bytes < LITTLE_ROOM_BYTES {
+        nsq_daemon::warn!(
+            logger,
+            "the volume of {path} has {available_mib} of {total_mib} MiB free; publishes are refused when it is full"
+        );
+    }
 }
 
 /// Takes from the journal once more what is needed and should have been in segments.

@@ -18,20 +18,31 @@ use crate::storage::checkpoint::{self, Checkpoint};
 use crate::storage::journal::Journal;
 use crate::topic::registry::Registry;
 
-/// Journal files kept before the oldest are let go: room for consumers to finish what is in them, so that little has
-/// to be moved.
-const KEEP_JOURNAL_FILES: usize = 4;
-
 /// So many outstanding messages are saved under one lock: about 100 microseconds.
 const CHECKPOINT_SLICE: usize = 1000;
 
-/// Writes a checkpoint of all topics and channels.
+/// Writes a checkpoint of all topics and channels. On a full disk, what the journal keeps for reuse makes room for it.
 pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(), String> {
     write_checkpoint_while(registry, clean_shutdown, CHECKPOINT_SLICE, &mut || {})
 }
 
 /// As [`write_checkpoint`], about `slice` outstanding messages at a time; what goes on meanwhile is done by `between`.
 pub fn write_checkpoint_while(
+    registry: &Registry,
+    clean_shutdown: bool,
+    slice: usize,
+    between: &mut dyn FnMut(),
+) -> Result<(), String> {
+    let written = try_write_checkpoint(registry, clean_shutdown, slice, between);
+    match &registry.engine().journal {
+        Some(journal) if written.is_err() && journal.remove_spares() => {
+            try_write_checkpoint(registry, clean_shutdown, slice, between)
+        }
+        _ => written,
+    }
+}
+
+fn try_write_checkpoint(
     registry: &Registry,
     clean_shutdown: bool,
     slice: usize,
@@ -63,17 +74,53 @@ pub fn write_checkpoint_while(
 
 /// Whether [`retire_journal_files`] would find some.
 pub fn has_journal_files_to_retire(registry: &Registry) -> bool {
-    registry.engine().journal.as_ref().is_some_and(|journal| journal.size().0 > KEEP_JOURNAL_FILES)
+    registry.engine().journal.as_ref().is_some_and(|journal| journal.excess() > 0)
 }
 
 /// Lets go of the oldest journal files while there are more than a few; if the disk takes no more, also of those in which
 /// nobody needs anything. Returns how many went.
 pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     let Some(journal) = &registry.engine().journal else { return Ok(0) };
+    match journal.excess() {
+        0 if journal.failure().is_some() => Ok(retire_finished_files(registry, journal)),
+        0 => Ok(0),
+        // On a full disk it may fail to move messages, while there are files that nobody needs.
+        excess => {
+            retire_oldest_files(registry, journal, excess).or_else(|error| {
+                match retire_finished_files(registry, journal) {
+                    0 => Err(error),
+                    count => Ok(count),
+                }
+            })
+        }
+    }
+}
+
+/// As [`retire_journal_files`], but of the oldest file at least, if it is not the only one: a few messages that somebody needs
+/// may keep a file that would make room for many.
+pub fn squeeze_journal(registry: &Registry) -> Result<usize, String> {
+    let Some(journal) = &registry.engine().journal else { return Ok(0) };
+    if journal.size().0 < 2 { Ok(0) } else { retire_oldest_files(registry, journal, 1) }
+}
+
+/// Little is written: the journal goes on in a small file, and all older ones are let go.
+pub fn shrink_journal(registry: &Registry) -> Result<(), String> {
+    let Some(journal) = &registry.engine().journal else { return Ok(()) };
+    journal.shrink().map_err(|error| error.to_string())?;
+    match journal.size().0 {
+        0 | 1 => Ok(()),
+        files => retire_oldest_files(registry, journal, files - 1).map(|_| {
+            journal.remove_spares();
+        }),
+    }
+}
+
+/// Lets go of the `excess` oldest files. Returns how many went: some may be needed by a checkpoint.
+fn retire_oldest_files(registry: &Registry, journal: &Journal, excess: usize) -> Result<usize, String> {
     let files = journal.files();
-    let excess = files.len().saturating_sub(KEEP_JOURNAL_FILES);
+    let excess = excess.min(files.len().saturating_sub(1));
     if excess == 0 {
-        return Ok(if journal.failure().is_some() { retire_finished_files(registry, journal) } else { 0 });
+        return Ok(0);
     }
     for file in &files[..excess] {
         move_to_segments(registry, &file.topics)?;

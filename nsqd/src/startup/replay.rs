@@ -25,7 +25,7 @@ use crate::log::{Floor, TopicLog};
 use crate::storage::checkpoint::{Checkpoint, TopicCheckpoint};
 use crate::storage::journal::Lsn;
 use crate::storage::record::Record;
-use crate::storage::{ChannelNumber, TopicNumber};
+use crate::storage::{ChannelNumber, TopicNumber, is_full};
 
 /// What replaying needs to know and cannot decide.
 #[derive(Debug, Clone, Copy)]
@@ -626,10 +626,14 @@ impl ReplayedTopic {
         needed.map_or(self.released, |needed| needed.min(self.released))
     }
 
-    /// Frees what turned out to be finished, and keeps memory within its bound.
+    /// Frees what turned out to be finished, and keeps memory within its bound, unless the disk is full: that must not keep
+    /// the consumers from making room.
     pub fn tidy(&self) -> std::io::Result<()> {
         self.floor.store(self.lowest_needed(), std::sync::atomic::Ordering::Release);
         self.log.trim();
-        self.log.spill().map(|_| ())
+        match self.log.spill() {
+            Err(error) if !is_full(&error) => Err(error),
+            _ => Ok(()),
+        }
     }
 }

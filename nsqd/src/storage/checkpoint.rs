@@ -201,7 +201,7 @@ pub fn write(storage: &dyn Storage, path: &Path, checkpoint: &Checkpoint) -> Res
     }
     storage.rename(&aside, path)?;
     if let Some(dir) = path.parent() {
-        storage.sync_dir(dir)?;
+        storage.sync_dir(dir).map_err(io::Error::from)?;
     }
     Ok(())
 }

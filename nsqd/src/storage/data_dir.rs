@@ -28,7 +28,7 @@ const MAX_FORMAT_FILE_BYTES: u64 = 64;
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 /// Why a data directory cannot be used. Nothing in it was touched.
@@ -106,7 +106,7 @@ impl DataDir {
             }
             Err(error) => return Err(DataDirError::Open { path, error }),
         };
-        let dir = Self { path, _lock: lock };
+        let dir = Self { path, lock };
         dir.check_version(&**storage)?;
         match storage.check_writable(&dir.path) {
             Ok(()) => Ok(dir),
@@ -123,9 +123,24 @@ impl DataDir {
         self.write_format(storage, &path).map_err(|error| DataDirError::Io { path, error })
     }
 
+    /// As [`DataDir::prepare`], while the directory is in use: a format file that somebody has damaged or replaced is written
+    /// again, since it would keep out the next start.
+    pub fn restore(&self, storage: &dyn Storage) -> Result<(), DataDirError> {
+        let path = self.format_path();
+        if self.check_version(storage).is_err() {
+            storage.remove(&path).map_err(|error| DataDirError::Io { path, error })?;
+        }
+        self.prepare(storage)
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the directory is now, should somebody have moved it. `None` if it was removed.
+    pub fn whereabouts(&self) -> Option<PathBuf> {
+        self.lock.path()
     }
 
     /// Where the journal's files are.
@@ -159,7 +174,8 @@ impl DataDir {
         Ok(numbers)
     }
 
-    fn format_path(&self) -> PathBuf {
+    /// The version of the layout.
+    pub fn format_path(&self) -> PathBuf {
         self.path.join("format")
     }
 
@@ -194,7 +210,7 @@ impl DataDir {
         file.write_all_at(format!("{FORMAT_VERSION}\n").as_bytes(), 0)?;
         file.sync_data()?;
         storage.rename(&aside, path)?;
-        storage.sync_dir(&self.path)
+        Ok(storage.sync_dir(&self.path)?)
     }
 }
 

@@ -3,14 +3,17 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustix::fs::{Access, FallocateFlags, FlockOperation};
 
-use super::{DirLock, Storage, StorageFile};
+use super::{DirLock, HeldDir, Identity, Space, Storage, StorageFile, SyncError};
 
 /// The file system as it is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,18 +70,47 @@ impl Storage for FileStorage {
         std::fs::rename(from, to)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+    fn sync_dir(&self, dir: &Path) -> Result<(), SyncError> {
+        File::open(dir).map_err(SyncError::NotOpened)?.sync_all().map_err(SyncError::Failed)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        Ok(identity(&std::fs::metadata(path)?))
+    }
+
+    fn space(&self, dir: &Path) -> Option<Space> {
+        let volume = rustix::fs::statvfs(dir).ok()?;
+        // Some file systems do not say how large they are.
+        (volume.f_blocks > 0).then(|| Space {
+            total_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
+            available_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
+        })
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
         let file = File::open(dir)?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(DirLock::new(file))
+        Ok(DirLock::new(LockedDir(file)))
     }
 
     fn check_writable(&self, dir: &Path) -> io::Result<()> {
         Ok(rustix::fs::access(dir, Access::WRITE_OK | Access::EXEC_OK)?)
+    }
+}
+
+fn identity(metadata: &std::fs::Metadata) -> Identity {
+    Identity { device: metadata.dev(), inode: metadata.ino() }
+}
+
+#[derive(Debug)]
+struct LockedDir(File);
+
+impl HeldDir for LockedDir {
+    fn path(&self) -> Option<PathBuf> {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd())).ok()?;
+        // Of a removed directory the system shows a name that is no path.
+        let is_it = identity(&std::fs::metadata(&path).ok()?) == identity(&self.0.metadata().ok()?);
+        is_it.then_some(path)
     }
 }
 
@@ -144,6 +176,10 @@ impl StorageFile for RealFile {
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(identity(&self.0.metadata()?))
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +200,40 @@ mod tests {
         file.truncate(6).unwrap();
         assert_eq!(FileStorage.open(&path).unwrap().len().unwrap(), 6);
         assert_eq!(FileStorage.list(dir.path()).unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn a_name_stands_for_the_file_that_was_opened_until_it_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = FileStorage.create(&path, 0).unwrap();
+        assert_eq!(FileStorage.identity(&path).unwrap(), file.identity().unwrap());
+        FileStorage.rename(&path, &dir.path().join("b")).unwrap();
+        assert_eq!(FileStorage.identity(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let other = FileStorage.create(&path, 0).unwrap();
+        assert_ne!(FileStorage.identity(&path).unwrap(), file.identity().unwrap());
+        assert_eq!(FileStorage.identity(&path).unwrap(), other.identity().unwrap());
+    }
+
+    #[test]
+    fn a_lock_knows_where_its_directory_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::create_dir(&path).unwrap();
+        let lock = FileStorage.lock_dir(&path).unwrap();
+        assert_eq!(lock.path().as_ref(), Some(&path));
+        std::fs::rename(&path, &moved).unwrap();
+        assert_eq!(lock.path().as_ref(), Some(&moved));
+        std::fs::remove_dir(&moved).unwrap();
+        assert_eq!(lock.path(), None);
+    }
+
+    #[test]
+    fn a_volume_says_how_much_room_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = FileStorage.space(dir.path()).unwrap();
+        assert!(space.total_bytes >= space.available_bytes && space.total_bytes > 0);
+        assert_eq!(FileStorage.space(&dir.path().join("missing")), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
@@ -15,7 +15,7 @@ use std::{
 use nsq_daemon::metrics::{Counter, Histogram};
 use parking_lot::Mutex;
 
-use super::{DirLock, Storage, StorageFile};
+use super::{DirLock, Identity, Space, Storage, StorageFile, SyncError};
 
 /// What a file is for, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,8 @@ pub struct DiskMetrics {
     files: Mutex<HashMap<PathBuf, Arc<Written>>>,
     /// Directories with new names since they were synced last.
     changed_dirs: Mutex<HashSet<PathBuf>>,
+    /// Directories whose sync has failed.
+    failed_dirs: Mutex<HashSet<PathBuf>>,
 }
 
 impl DiskMetrics {
@@ -99,6 +101,8 @@ impl DiskMetrics {
 struct Written {
     kind: FileKind,
     unsynced: AtomicU64,
+    /// A sync has failed. The system reports that once only, so a later one that works says nothing.
+    sync_failed: AtomicBool,
     /// The open file; it may be closed while bytes of it are not synced.
     file: Mutex<Weak<dyn StorageFile>>,
 }
@@ -120,7 +124,8 @@ impl Measured {
         let handle = Arc::downgrade(&file);
         let mut files = self.metrics.files.lock();
         let written = files.entry(path.to_owned()).or_insert_with(|| {
-            Arc::new(Written { kind, unsynced: AtomicU64::new(0), file: Mutex::new(handle.clone()) })
+            let file = Mutex::new(handle.clone());
+            Arc::new(Written { kind, unsynced: AtomicU64::new(0), sync_failed: AtomicBool::new(false), file })
         });
         *written.file.lock() = handle;
         Arc::new(MeasuredFile {
@@ -128,10 +133,6 @@ impl Measured {
             metrics: Arc::clone(&self.metrics),
             written: Arc::clone(written),
         })
-    }
-
-    fn forget(&self, path: &Path) {
-        self.metrics.files.lock().remove(path);
     }
 
     fn name_changed(&self, path: &Path) {
@@ -180,7 +181,7 @@ impl Storage for Measured {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.inner.remove(path)?;
-        self.forget(path);
+        Storage::forget(self, path);
         Ok(())
     }
 
@@ -207,9 +208,27 @@ impl Storage for Measured {
         Ok(())
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.metrics.changed_dirs.lock().remove(dir);
-        self.inner.sync_dir(dir)
+    fn sync_dir(&self, dir: &Path) -> Result<(), SyncError> {
+        if self.metrics.failed_dirs.lock().contains(dir) {
+            return Err(SyncError::Failed(failed_before()));
+        }
+        let was_changed = self.metrics.changed_dirs.lock().remove(dir);
+        let result = self.inner.sync_dir(dir);
+        if result.is_err() && was_changed {
+            self.metrics.changed_dirs.lock().insert(dir.to_owned());
+        }
+        if let Err(SyncError::Failed(_)) = &result {
+            self.metrics.failed_dirs.lock().insert(dir.to_owned());
+        }
+        result
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        self.inner.identity(path)
+    }
+
+    fn space(&self, dir: &Path) -> Option<Space> {
+        self.inner.space(dir)
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
@@ -224,30 +243,33 @@ impl Storage for Measured {
         Some(&self.metrics)
     }
 
-    fn sync_written(&self) -> io::Result<()> {
+    fn check_home(&self) -> io::Result<()> {
+        self.inner.check_home()
+    }
+
+    fn forget(&self, path: &Path) {
+        self.metrics.files.lock().remove(path);
+    }
+
+    fn moved(&self, from: &Path, to: &Path) {
+        self.inner.moved(from, to);
+    }
+
+    fn sync_written(&self) -> Result<(), SyncError> {
         let files: Vec<(PathBuf, Arc<Written>)> = {
             let files = self.metrics.files.lock();
             let written = files.iter().filter(|(_, file)| file.unsynced.load(Relaxed) > 0);
             written.map(|(path, file)| (path.clone(), Arc::clone(file))).collect()
         };
-        for (path, written) in files {
-            let open = written.file.lock().upgrade();
-            let file = match open.map_or_else(|| self.inner.open(&path), Ok) {
-                Ok(file) => file,
-                // Removed meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            sync(&*file, &written, self.metrics.of(written.kind))?;
-        }
-        let dirs = std::mem::take(&mut *self.metrics.changed_dirs.lock());
-        for dir in dirs {
-            match self.inner.sync_dir(&dir) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
+        // One that cannot be synced must not keep the others from it.
+        let files = files.iter().map(|(path, written)| self.sync_file(path, written).map_err(named(path)));
+        let outcomes: Vec<_> = files.filter_map(Result::err).collect();
+        let dirs: Vec<_> = self.metrics.changed_dirs.lock().iter().cloned().collect();
+        let dirs = dirs.iter().map(|dir| self.sync_changed_dir(dir).map_err(named(dir)));
+        let mut outcomes: Vec<_> = outcomes.into_iter().chain(dirs.filter_map(Result::err)).collect();
+        let is_final = |error: &SyncError| matches!(error, SyncError::Failed(_));
+        let first = outcomes.iter().position(is_final).unwrap_or(0);
+        if outcomes.is_empty() { Ok(()) } else { Err(outcomes.swap_remove(first)) }
     }
 }
 
@@ -256,11 +278,57 @@ fn is_retired(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "spare")
 }
 
+impl Measured {
+    fn sync_changed_dir(&self, dir: &Path) -> Result<(), SyncError> {
+        match self.sync_dir(dir) {
+            // Somebody has removed it, and all names in it. What is needed of its files is noticed with these.
+            Err(SyncError::NotOpened(error)) if error.kind() == io::ErrorKind::NotFound => {
+                self.metrics.changed_dirs.lock().remove(dir);
+                Ok(())
+            }
+            synced => synced,
+        }
+    }
+
+    fn sync_file(&self, path: &Path, written: &Written) -> Result<(), SyncError> {
+        let open = written.file.lock().upgrade();
+        let file = match open.map_or_else(|| self.inner.open(path), Ok) {
+            Ok(file) => file,
+            // We have removed it meanwhile.
+            Err(_) if !self.metrics.files.lock().contains_key(path) => return Ok(()),
+            Err(error) => return Err(SyncError::NotOpened(error)),
+        };
+        sync(&*file, written, self.metrics.of(written.kind)).map_err(SyncError::Failed)?;
+        if self.inner.identity(path).ok() == file.identity().ok()
+            || !self.metrics.files.lock().contains_key(path)
+        {
+            return Ok(());
+        }
+        Err(SyncError::NotOpened(io::Error::new(io::ErrorKind::NotFound, "the file was removed or replaced")))
+    }
+}
+
+fn named(path: &Path) -> impl FnOnce(SyncError) -> SyncError + '_ {
+    let named = move |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    move |error| match error {
+        SyncError::Failed(error) => SyncError::Failed(named(error)),
+        SyncError::NotOpened(error) => SyncError::NotOpened(named(error)),
+    }
+}
+
+fn failed_before() -> io::Error {
+    io::Error::other("an earlier sync failed")
+}
+
 /// What is written while it goes on may be synced, too, but counts as if it were not.
 fn sync(file: &dyn StorageFile, written: &Written, metrics: &FileMetrics) -> io::Result<()> {
+    if written.sync_failed.load(Relaxed) {
+        return Err(failed_before());
+    }
     let before = written.unsynced.load(Relaxed);
     let began = Instant::now();
     if let Err(error) = file.sync_data() {
+        written.sync_failed.store(true, Relaxed);
         metrics.sync_errors.add(1);
         return Err(error);
     }
@@ -330,12 +398,19 @@ impl StorageFile for MeasuredFile {
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.inner.truncate(len)
     }
+
+    fn identity(&self) -> io::Result<Identity> {
+        self.inner.identity()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{faulty::FaultyStorage, file::FileStorage};
+    use crate::storage::{
+        faulty::{Fault, FaultyStorage, Op},
+        file::FileStorage,
+    };
 
     fn unsynced(storage: &Measured) -> (u64, u64) {
         let metrics = storage.metrics().unwrap();
@@ -399,10 +474,69 @@ mod tests {
         assert_eq!(unsynced(&storage), (2, 3));
         storage.remove(&path("1.segment")).unwrap();
         assert_eq!(unsynced(&storage), (2, 0));
-        std::fs::remove_file(path("2.journal")).unwrap();
-        storage.sync_written().unwrap();
         storage.remove_dir_all(dir.path()).unwrap();
         assert_eq!(unsynced(&storage), (0, 0));
+    }
+
+    fn watched(disk: &FaultyStorage) -> Measured {
+        disk.create_dir_all(Path::new("/d")).unwrap();
+        Measured::new(Arc::new(disk.clone()))
+    }
+
+    fn write(storage: &Measured, path: &str) -> Arc<dyn StorageFile> {
+        let file = storage.create(Path::new(path), 0).unwrap();
+        file.write_all_at(b"abc", 0).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_synced_by_the_next_attempt() {
+        let disk = FaultyStorage::default();
+        let storage = watched(&disk);
+        drop(write(&storage, "/d/1.journal"));
+        write(&storage, "/d/1.segment");
+        disk.plan(Fault::next(Op::Open, 1, io::ErrorKind::Other));
+        disk.plan(Fault::next(Op::OpenDir, 1, io::ErrorKind::Other));
+        assert!(matches!(storage.sync_written(), Err(SyncError::NotOpened(_))));
+        assert_eq!(unsynced(&storage).0 + unsynced(&storage).1, 3, "one of two was synced all the same");
+        storage.sync_written().unwrap();
+        assert_eq!(unsynced(&storage), (0, 0));
+        let after_power_loss = disk.after_power_loss(0);
+        assert_eq!(after_power_loss.paths(), [Path::new("/d/1.journal"), Path::new("/d/1.segment")]);
+    }
+
+    #[test]
+    fn a_failed_sync_is_never_taken_back() {
+        for op in [Op::Sync, Op::SyncDir] {
+            let disk = FaultyStorage::default();
+            let storage = watched(&disk);
+            let file = write(&storage, "/d/1.segment");
+            disk.plan(Fault::next(op, 1, io::ErrorKind::Other));
+            for _ in 0..2 {
+                let error = storage.sync_written().unwrap_err();
+                assert!(matches!(error, SyncError::Failed(_)) && error.to_string().contains("/d"), "{error}");
+            }
+            assert_eq!(file.sync_data().is_err(), op == Op::Sync);
+            assert_eq!(storage.sync_dir(Path::new("/d")).is_err(), op == Op::SyncDir);
+            // Another file of the same name has nothing to do with it.
+            storage.remove(Path::new("/d/1.segment")).unwrap();
+            write(&storage, "/d/1.segment").sync_data().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_removed_or_replaced_is_not_synced() {
+        let disk = FaultyStorage::default();
+        let storage = watched(&disk);
+        let path = Path::new("/d/1.journal");
+        let file = write(&storage, "/d/1.journal");
+        disk.vanish(path);
+        let error = storage.sync_written().unwrap_err();
+        assert!(matches!(error, SyncError::NotOpened(_)), "{error}");
+        file.write_all_at(b"abc", 0).unwrap();
+        disk.create(path, 0).unwrap();
+        let error = storage.sync_written().unwrap_err();
+        assert_eq!(error.to_string(), "/d/1.journal: the file was removed or replaced");
     }
 
     #[test]

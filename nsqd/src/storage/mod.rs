@@ -5,7 +5,8 @@
 //!
 //! - [`mod@file`]: real files behind the [`Storage`] trait; `faulty`: their twin for tests, which
 //!   fails on demand and shows what a crash leaves behind; [`overlay`]: real files that are only looked at;
-//!   [`measured`]: any files, watched; [`open_files`]: few segment files open at a time;
+//!   [`measured`]: any files, watched; [`anchored`]: any files, as long as their directory is where it was;
+//!   [`open_files`]: few segment files open at a time;
 //! - [`data_dir`]: the layout of the data directory, its lock and its format version;
 //! - [`record`]: the kinds of journal record and their bytes;
 //! - [`seal`]: what ties bytes to one place in one file, so that stale bytes are never taken for new;
@@ -15,8 +16,14 @@
 //!
 //! The bytes are described, and the recovery argued, in `docs/DATA_FORMAT.md`.
 
-use std::{fmt, io, path::Path, str::FromStr, sync::Arc};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
 
+pub mod anchored;
 #[cfg(test)]
 pub mod faulty;
 pub mod file;
@@ -61,7 +68,11 @@ pub trait Storage: Send + Sync + 'static {
     /// Renames a file, replacing `to` if it exists.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Makes created, renamed and removed names in `dir` survive a power failure.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    fn sync_dir(&self, dir: &Path) -> Result<(), SyncError>;
+    /// Which file or directory has this name now.
+    fn identity(&self, path: &Path) -> io::Result<Identity>;
+    /// The room on the volume of `dir`, if it is known.
+    fn space(&self, dir: &Path) -> Option<Space>;
     /// Takes the exclusive lock on a directory, without waiting: `WouldBlock` if somebody has it.
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock>;
     /// Fails unless files can be created in `dir`; changes nothing.
@@ -70,8 +81,17 @@ pub trait Storage: Send + Sync + 'static {
     fn metrics(&self) -> Option<&measured::DiskMetrics> {
         None
     }
-    /// Makes everything written so far survive a power failure, if anybody knows what that is.
-    fn sync_written(&self) -> io::Result<()> {
+    /// Makes everything written so far survive a power failure, if anybody knows what that is. What could not be
+    /// synced is tried again by the next call.
+    fn sync_written(&self) -> Result<(), SyncError> {
+        Ok(())
+    }
+    /// Somebody else has removed or replaced a file, and nothing in it is needed: it need not be synced.
+    fn forget(&self, _path: &Path) {}
+    /// Somebody has moved a directory: what was opened in it is found at `to` from now on.
+    fn moved(&self, _from: &Path, _to: &Path) {}
+    /// Fails if the data directory is not where it was, if anybody knows where that is.
+    fn check_home(&self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -94,18 +114,74 @@ pub trait StorageFile: Send + Sync {
     }
     /// Sets the file's length.
     fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Which file this is, whatever its name is now.
+    fn identity(&self) -> io::Result<Identity>;
+}
+
+/// A file or directory, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The device that it is on.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+}
+
+/// Room on a volume, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// All of it.
+    pub total_bytes: u64,
+    /// What we may still take.
+    pub available_bytes: u64,
+}
+
+/// Why something does not survive a power failure yet.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The sync failed. What is on disk is unknown, whatever a second attempt reports: only a start that reads it knows.
+    #[error(transparent)]
+    Failed(io::Error),
+    /// It could not be opened, so nothing was synced. A later attempt may work.
+    #[error(transparent)]
+    NotOpened(io::Error),
+}
+
+impl From<SyncError> for io::Error {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Failed(error) | SyncError::NotOpened(error) => error,
+        }
+    }
+}
+
+/// Whether the system refused to take more: the volume, a quota, or the limit for the size of files.
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// Holds a directory's lock until it is dropped.
 #[derive(Debug)]
 pub struct DirLock {
-    _held: Box<dyn fmt::Debug + Send + Sync>,
+    held: Box<dyn HeldDir>,
+}
+
+/// Whatever releases a lock when it is dropped.
+pub trait HeldDir: fmt::Debug + Send + Sync {
+    /// The path of the locked directory now, even if it was moved. `None` if it was removed.
+    fn path(&self) -> Option<PathBuf>;
 }
 
 impl DirLock {
     /// Wraps whatever releases the lock when it is dropped.
-    pub fn new(held: impl fmt::Debug + Send + Sync + 'static) -> Self {
-        Self { _held: Box::new(held) }
+    pub fn new(held: impl HeldDir + 'static) -> Self {
+        Self { held: Box::new(held) }
+    }
+
+    /// See [`HeldDir::path`].
+    pub fn path(&self) -> Option<PathBuf> {
+        self.held.path()
     }
 }
 

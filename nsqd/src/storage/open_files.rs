@@ -20,7 +20,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{DirLock, Storage, StorageFile, measured};
+use super::{DirLock, Identity, Space, Storage, StorageFile, SyncError, measured};
 
 /// See the module.
 pub struct OpenFiles {
@@ -37,7 +37,7 @@ const MAX_OPEN: usize = 512;
 impl OpenFiles {
     /// Keeps at most `max` segment files of `inner` open, besides those being read or written at the moment.
     pub fn new(inner: Arc<dyn Storage>, max: usize) -> Self {
-        Self { inner, open: Arc::new(Open { max, files: Mutex::default() }) }
+        Self { inner, open: Arc::new(Open { max, files: Mutex::default(), moved: Mutex::default() }) }
     }
 
     /// As [`OpenFiles::new`], with a share of the descriptors that this process may have now.
@@ -46,18 +46,20 @@ impl OpenFiles {
         Self::new(inner, share_of(limit))
     }
 
-    fn pooled(&self, path: &Path, file: Arc<dyn StorageFile>) -> Arc<dyn StorageFile> {
+    fn pooled(&self, path: &Path, file: Arc<dyn StorageFile>) -> io::Result<Arc<dyn StorageFile>> {
+        let identity = file.identity()?;
         let pooled = Arc::new_cyclic(|this| PooledFile {
             this: this.clone(),
             storage: Arc::clone(&self.inner),
             path: path.to_owned(),
+            identity,
             open: Arc::clone(&self.open),
             handle: Mutex::new(Some(file)),
             used: AtomicBool::new(true),
             unsynced: AtomicBool::new(false),
         });
         self.open.opened(&pooled);
-        pooled
+        Ok(pooled)
     }
 }
 
@@ -74,6 +76,8 @@ fn is_segment(path: &Path) -> bool {
 struct Open {
     max: usize,
     files: Mutex<VecDeque<Weak<PooledFile>>>,
+    /// The directory that somebody has moved, and where it is now.
+    moved: Mutex<Option<(PathBuf, PathBuf)>>,
 }
 
 impl Open {
@@ -111,6 +115,16 @@ impl Open {
         drop(closed);
     }
 
+    /// Where the file with this name is now.
+    fn at(&self, path: &Path) -> PathBuf {
+        match &*self.moved.lock() {
+            Some((from, to)) => {
+                path.strip_prefix(from).map_or_else(|_| path.to_owned(), |rest| to.join(rest))
+            }
+            None => path.to_owned(),
+        }
+    }
+
     /// Makes a call that needs a descriptor. If there is none left, makes room and tries once more.
     fn retrying<T>(&self, call: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match call() {
@@ -144,12 +158,12 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 impl Storage for OpenFiles {
     fn create(&self, path: &Path, preallocate_bytes: u64) -> io::Result<Arc<dyn StorageFile>> {
         let file = self.open.retrying(|| self.inner.create(path, preallocate_bytes))?;
-        Ok(if is_segment(path) { self.pooled(path, file) } else { file })
+        if is_segment(path) { self.pooled(path, file) } else { Ok(file) }
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn StorageFile>> {
         let file = self.open.retrying(|| self.inner.open(path))?;
-        Ok(if is_segment(path) { self.pooled(path, file) } else { file })
+        if is_segment(path) { self.pooled(path, file) } else { Ok(file) }
     }
 
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
@@ -182,8 +196,22 @@ impl Storage for OpenFiles {
         Ok(())
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.open.retrying(|| self.inner.sync_dir(dir))
+    fn sync_dir(&self, dir: &Path) -> Result<(), SyncError> {
+        match self.inner.sync_dir(dir) {
+            Err(SyncError::NotOpened(error)) if is_out_of_descriptors(&error) => {
+                self.open.close(|_| true);
+                self.inner.sync_dir(dir)
+            }
+            result => result,
+        }
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        self.inner.identity(path)
+    }
+
+    fn space(&self, dir: &Path) -> Option<Space> {
+        self.inner.space(dir)
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
@@ -198,8 +226,21 @@ impl Storage for OpenFiles {
         self.inner.metrics()
     }
 
-    fn sync_written(&self) -> io::Result<()> {
+    fn sync_written(&self) -> Result<(), SyncError> {
         self.inner.sync_written()
+    }
+
+    fn forget(&self, path: &Path) {
+        self.inner.forget(path);
+    }
+
+    fn check_home(&self) -> io::Result<()> {
+        self.inner.check_home()
+    }
+
+    fn moved(&self, from: &Path, to: &Path) {
+        *self.open.moved.lock() = Some((from.to_owned(), to.to_owned()));
+        self.inner.moved(from, to);
     }
 }
 
@@ -208,6 +249,8 @@ struct PooledFile {
     this: Weak<PooledFile>,
     storage: Arc<dyn Storage>,
     path: PathBuf,
+    /// Which file it is: somebody may put another one in its place while it is closed.
+    identity: Identity,
     open: Arc<Open>,
     handle: Mutex<Option<Arc<dyn StorageFile>>>,
     /// Used since it was last looked at whether it should be closed.
@@ -225,7 +268,12 @@ impl PooledFile {
         }
         drop(handle);
         // Without the lock: opening may wait for the disk. Two who open it at a time are rare and do no harm.
-        let opened = self.open.retrying(|| self.storage.open(&self.path))?;
+        let path = self.open.at(&self.path);
+        let opened = self.open.retrying(|| self.storage.open(&path))?;
+        if opened.identity()? != self.identity {
+            let text = format!("another file has taken the place of {}", path.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
         handle = self.handle.lock();
         *handle = Some(Arc::clone(&opened));
         drop(handle);
@@ -274,6 +322,10 @@ impl StorageFile for PooledFile {
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.write(|file| file.truncate(len))
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(self.identity)
     }
 }
 
@@ -340,6 +392,26 @@ mod tests {
         storage.remove_dir_all(dir.path()).unwrap();
         assert_eq!(open_in(dir.path()), 0);
         assert_eq!(kept.len().unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_file_that_was_closed_is_found_where_it_was_moved_and_not_mistaken_for_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let [root, moved] = ["a", "b"].map(|name| dir.path().join(name));
+        std::fs::create_dir(&root).unwrap();
+        let storage = OpenFiles::new(Arc::new(FileStorage), 1);
+        let create = |name: &str| storage.create(&root.join(name), 0).unwrap();
+        let file = create("1.segment");
+        file.write_all_at(b"one", 0).unwrap();
+        file.sync_data().unwrap();
+        let _others = ["2.segment", "3.segment", "4.segment"].map(create);
+        std::fs::rename(&root, &moved).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("1.segment"), b"two").unwrap();
+        let error = file.write_all_at(b"one", 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+        storage.moved(&root, &moved);
+        assert_eq!(text(&file), b"one");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
 use super::{
-    DirLock, Storage, StorageFile,
+    DirLock, HeldDir, Identity, Space, Storage, StorageFile, SyncError,
     file::{FileStorage, RealFile},
 };
 
@@ -187,20 +187,50 @@ impl Storage for OverlayStorage {
         Ok(())
     }
 
-    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+    fn sync_dir(&self, _dir: &Path) -> Result<(), SyncError> {
         Ok(())
+    }
+
+    /// That of the file itself: what was changed here is nobody else's. All directories made here are one.
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        let names = self.names.lock();
+        match names.files.get(path) {
+            Some(Entry::New(file)) => file.identity(),
+            Some(Entry::Original(original)) => FileStorage.identity(&original.path),
+            Some(Entry::Removed) => Err(io::ErrorKind::NotFound.into()),
+            None if names.is_removed(path) => Err(io::ErrorKind::NotFound.into()),
+            None => match FileStorage.identity(path) {
+                Err(_) if names.dirs.contains(path) => Ok(Identity { device: 0, inode: 0 }),
+                found => found,
+            },
+        }
+    }
+
+    /// Nothing is written, so nothing need fit.
+    fn space(&self, _dir: &Path) -> Option<Space> {
+        None
     }
 
     /// Holds nothing: a daemon that starts meanwhile must not be refused.
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
         match Self::is_in_use(dir)? {
             true => Err(rustix::io::Errno::WOULDBLOCK.into()),
-            false => Ok(DirLock::new(())),
+            false => Ok(DirLock::new(NotHeld)),
         }
     }
 
     fn check_writable(&self, _dir: &Path) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// No lock.
+#[derive(Debug)]
+struct NotHeld;
+
+impl HeldDir for NotHeld {
+    fn path(&self) -> Option<PathBuf> {
+        None
     }
 }
 
@@ -286,6 +316,10 @@ impl StorageFile for OverlayFile {
     fn len(&self) -> io::Result<u64> {
         let changes = self.original.changes.lock();
         changes.len.map_or_else(|| self.file.len(), Ok)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        self.file.identity()
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {

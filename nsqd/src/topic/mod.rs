@@ -165,6 +165,10 @@ impl Topic {
                 .storage_error("memory is full and messages cannot be moved to disk: free space there, nsqd then goes on by itself")
                 .into());
         }
+        if self.engine.is_homeless() && !self.name.is_ephemeral() {
+            self.engine.metrics().refused_publishes.add(1);
+            return Err(self.engine.storage_error("the data directory is not where it was").into());
+        }
         let offered = bodies.len();
         let count = self.room_for(offered);
         let bodies = bodies.take(count);

@@ -100,7 +100,7 @@ pub fn plan_renames(
     file.write_all_at(text.as_bytes(), 0)?;
     file.sync_data()?;
     storage.rename(&aside, &path)?;
-    storage.sync_dir(dir)
+    Ok(storage.sync_dir(dir)?)
 }
 
 /// Renames what [`plan_renames`] wrote down, as far as that is not done. Returns how many files.

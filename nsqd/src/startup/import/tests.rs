@@ -22,7 +22,7 @@ use crate::startup::{RecoveryError, StartOptions, recover};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
 use crate::storage::journal::JournalTiming;
-use crate::storage::{DirLock, Durability, Storage, StorageFile};
+use crate::storage::{DirLock, Durability, Identity, Space, Storage, StorageFile, SyncError};
 use crate::topic::registry::Registry;
 
 const LIMITS: EngineLimits = EngineLimits {
@@ -192,9 +192,15 @@ impl Storage for Witnessed {
         self.0.see();
         self.0.storage.rename(from, to)
     }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+    fn sync_dir(&self, dir: &Path) -> Result<(), SyncError> {
         self.0.see();
         self.0.storage.sync_dir(dir)
+    }
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        self.0.storage.identity(path)
+    }
+    fn space(&self, dir: &Path) -> Option<Space> {
+        self.0.storage.space(dir)
     }
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
         self.0.storage.lock_dir(dir)
@@ -226,6 +232,9 @@ impl StorageFile for WitnessedFile {
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.0.see();
         self.1.truncate(len)
+    }
+    fn identity(&self) -> io::Result<Identity> {
+        self.1.identity()
     }
 }
 

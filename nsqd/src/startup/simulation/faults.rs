@@ -32,7 +32,7 @@ fn fault(random: &mut SmallRng, ops: &[Op]) -> Fault {
 }
 
 /// An operator's changes are not acknowledged one by one here, so a crash may forget them.
-fn is_acknowledged(step: &Step) -> bool {
+pub(super) fn is_acknowledged(step: &Step) -> bool {
     !matches!(
         step,
         Step::Stop
@@ -49,7 +49,7 @@ fn is_acknowledged(step: &Step) -> bool {
 }
 
 /// What a crash now leaves must have all that the model says.
-fn check_crash(world: &World<'_>, contract: Contract, seed: u64) -> Result<(), String> {
+pub(super) fn check_crash(world: &World<'_>, contract: Contract, seed: u64) -> Result<(), String> {
     let disk = world.storage().disk();
     let image = match contract.crash {
         Crash::Kill => disk.after_kill(),
@@ -105,7 +105,8 @@ fn run(contract: Contract, seed: u64, ops: &[Op]) -> Result<(), String> {
     check_crash(&world, contract, seed)
 }
 
-const KILL: Contract = Contract { durability: Durability::Write, crash: Crash::Kill, lost: Lost::Nothing };
+pub(super) const KILL: Contract =
+    Contract { durability: Durability::Write, crash: Crash::Kill, lost: Lost::Nothing };
 
 /// Syncs fail from now on, and the refused batch cannot be taken back: it is in the journal.
 #[test]

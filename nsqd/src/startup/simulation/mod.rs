@@ -17,6 +17,7 @@
 //! - [`explore`]: crashing everywhere; threads, seeds, shrinking
 //! - [`crashes`]: the tests of that
 //! - [`faults`]: a disk that fails for a while, and then works again
+//! - [`vanishing`]: files and directories that others remove or move
 //! - [`damage`]: files that are not as they were written
 //!
 //! `docs/TESTING.md` says how to run it for longer and how to repeat a failure.
@@ -31,6 +32,7 @@ mod meanwhile;
 mod model;
 mod observe;
 mod steps;
+mod vanishing;
 mod world;
 
 pub use self::observe::LIMITS;

@@ -61,6 +61,9 @@ pub struct Disk {
     /// Changes of names since, oldest first, with the file concerned.
     unsynced: Vec<(Change, FileId)>,
     files: Vec<Content>,
+    /// The numbers of directories, as far as somebody has asked.
+    dir_numbers: BTreeMap<PathBuf, u64>,
+    next_dir_number: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -150,6 +153,7 @@ impl Disk {
             Change::SyncDir { dir } => self.sync_dir(dir)?,
             names => {
                 if let Change::RemoveDirAll { dir } = names {
+                    self.dir_numbers.retain(|path, _| !path.starts_with(dir));
                     let inside = self.names.files.iter().filter(|(path, _)| path.starts_with(dir));
                     let remove =
                         |(path, file): (&PathBuf, &FileId)| (Change::Remove { path: path.clone() }, *file);
@@ -232,7 +236,7 @@ impl Disk {
             *file = files.len();
             files.push(Content { live: bytes.clone(), synced: bytes });
         }
-        Disk { synced_names: named.clone(), names: named, unsynced: Vec::new(), files }
+        Disk { synced_names: named.clone(), names: named, files, ..Disk::default() }
     }
 
     /// The file of this name.
@@ -243,6 +247,62 @@ impl Disk {
     /// A file's bytes.
     pub fn bytes(&self, file: FileId) -> &[u8] {
         &self.files[file].live
+    }
+
+    /// The number of a file or directory: it stays when the name changes, and never comes back.
+    pub fn inode(&mut self, path: &Path) -> io::Result<u64> {
+        if let Ok(file) = self.open(path) {
+            return Ok(file as u64);
+        }
+        if !self.has_dir(path) {
+            return Err(not_found());
+        }
+        let next = &mut self.next_dir_number;
+        Ok(*self.dir_numbers.entry(path.to_path_buf()).or_insert_with(|| {
+            *next += 1;
+            u64::MAX - *next
+        }))
+    }
+
+    /// The directory of this number, if it is still there.
+    pub fn dir_of(&self, number: u64) -> Option<PathBuf> {
+        self.dir_numbers.iter().find(|(_, other)| **other == number).map(|(path, _)| path.clone())
+    }
+
+    /// Bytes of all files that have a name.
+    pub fn used_bytes(&self) -> u64 {
+        self.names.files.values().map(|&file| self.files[file].live.len() as u64).sum()
+    }
+
+    /// By how much a change makes a file grow.
+    pub fn growth(&self, change: &Change) -> u64 {
+        match change {
+            Change::Create { len, .. } => *len as u64,
+            Change::Write { file, offset, bytes } => {
+                (offset + bytes.len()).saturating_sub(self.files[*file].live.len()) as u64
+            }
+            _ => 0,
+        }
+    }
+
+    /// Somebody else moves a file, or a directory with all that is in it.
+    pub fn move_away(&mut self, from: &Path, to: &Path) {
+        let moved = |path: &PathBuf| path.strip_prefix(from).ok().map(|rest| to.join(rest));
+        let moved = |path: PathBuf| match moved(&path) {
+            // A path joined with nothing would end with a slash.
+            Some(_) if path == from => to.to_path_buf(),
+            Some(new) => new,
+            None => path,
+        };
+        for names in [&mut self.names, &mut self.synced_names] {
+            names.files = std::mem::take(&mut names.files)
+                .into_iter()
+                .map(|(path, file)| (moved(path), file))
+                .collect();
+            names.dirs = std::mem::take(&mut names.dirs).into_iter().map(moved).collect();
+        }
+        let numbers = std::mem::take(&mut self.dir_numbers);
+        self.dir_numbers = numbers.into_iter().map(|(path, number)| (moved(path), number)).collect();
     }
 
     /// Changes a file's bytes behind everybody's back.

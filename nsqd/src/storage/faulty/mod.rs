@@ -3,7 +3,9 @@
 //! The faults that the rest of the room must survive:
 //!
 //! - a write that fails before, in the middle of, or after its bytes;
-//! - no space when making a file; a sync that fails; a name that cannot be changed; a read that fails;
+//! - no space when making a file, also because the volume is small; a sync that fails; a name that cannot be changed; a
+//!   read that fails;
+//! - files and directories that others remove, move or replace;
 //! - the death of the process: everything written is there, nothing else;
 //! - power loss: what was not synced is there in part, by sectors, names included.
 //!
@@ -26,7 +28,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use self::disk::{Change, Disk, FileId};
-use super::{DirLock, Storage, StorageFile};
+use super::{DirLock, HeldDir, Identity, Space, Storage, StorageFile, SyncError};
 
 /// What can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,7 @@ pub enum Op {
     Open,
     Write,
     Sync,
+    OpenDir,
     SyncDir,
     Read,
     Remove,
@@ -83,9 +86,12 @@ struct World {
 #[derive(Default)]
 struct State {
     disk: Disk,
-    locked: BTreeSet<PathBuf>,
+    /// The numbers of locked directories.
+    locked: BTreeSet<u64>,
     /// What was changed since [`FaultyStorage::record`].
     recorded: Option<Vec<Change>>,
+    /// The size of the volume; none if it is never full.
+    volume_bytes: Option<u64>,
 }
 
 /// Where calls can be made to stand still.
@@ -234,8 +240,40 @@ impl FaultyStorage {
         disk.tamper(file, change);
     }
 
+    /// From now on the volume has this size. Files that are larger already stay.
+    pub fn set_volume(&self, bytes: Option<u64>) {
+        self.0.state.lock().volume_bytes = bytes;
+    }
+
+    /// Bytes of all files.
+    pub fn used_bytes(&self) -> u64 {
+        self.0.state.lock().disk.used_bytes()
+    }
+
+    /// Somebody else removes a file or a directory with all that is in it. Who has a file open keeps it.
+    pub fn vanish(&self, path: &Path) {
+        let disk = &mut self.0.state.lock().disk;
+        let change = match disk.open(path) {
+            Ok(_) => Change::Remove { path: path.to_path_buf() },
+            Err(_) => Change::RemoveDirAll { dir: path.to_path_buf() },
+        };
+        disk.apply(&change).unwrap();
+    }
+
+    /// Somebody else moves a file or a directory with all that is in it.
+    pub fn move_away(&self, from: &Path, to: &Path) {
+        let state = &mut *self.0.state.lock();
+        state.disk.move_away(from, to);
+    }
+
     fn apply(&self, change: Change) -> io::Result<FileId> {
         let state = &mut *self.0.state.lock();
+        if let Some(volume_bytes) = state.volume_bytes {
+            let growth = state.disk.growth(&change);
+            if growth > 0 && state.disk.used_bytes() + growth > volume_bytes {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
         let created = state.disk.apply(&change)?;
         if let Some(recorded) = &mut state.recorded {
             recorded.push(change);
@@ -309,20 +347,35 @@ impl Storage for FaultyStorage {
         self.apply(Change::Rename { from: from.to_path_buf(), to: to.to_path_buf() }).map(drop)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.check_plain(Op::SyncDir)?;
-        self.apply(Change::SyncDir { dir: dir.to_path_buf() }).map(drop)
+    fn sync_dir(&self, dir: &Path) -> Result<(), SyncError> {
+        self.check_plain(Op::OpenDir).map_err(SyncError::NotOpened)?;
+        if !self.0.state.lock().disk.has_dir(dir) {
+            return Err(SyncError::NotOpened(io::ErrorKind::NotFound.into()));
+        }
+        self.check_plain(Op::SyncDir).map_err(SyncError::Failed)?;
+        self.apply(Change::SyncDir { dir: dir.to_path_buf() }).map_err(SyncError::Failed).map(drop)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        let inode = self.0.state.lock().disk.inode(path)?;
+        Ok(Identity { device: 0, inode })
+    }
+
+    fn space(&self, _dir: &Path) -> Option<Space> {
+        let state = self.0.state.lock();
+        state.volume_bytes.map(|total_bytes| Space {
+            total_bytes,
+            available_bytes: total_bytes.saturating_sub(state.disk.used_bytes()),
+        })
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
         let mut state = self.0.state.lock();
-        if !state.disk.has_dir(dir) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        if !state.locked.insert(dir.to_path_buf()) {
+        let number = state.disk.inode(dir)?;
+        if !state.locked.insert(number) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        Ok(DirLock::new(Unlock(self.clone(), dir.to_path_buf())))
+        Ok(DirLock::new(Unlock(self.clone(), number)))
     }
 
     fn check_writable(&self, _dir: &Path) -> io::Result<()> {
@@ -330,7 +383,13 @@ impl Storage for FaultyStorage {
     }
 }
 
-struct Unlock(FaultyStorage, PathBuf);
+struct Unlock(FaultyStorage, u64);
+
+impl HeldDir for Unlock {
+    fn path(&self) -> Option<PathBuf> {
+        self.0.0.state.lock().disk.dir_of(self.1)
+    }
+}
 
 impl std::fmt::Debug for Unlock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -394,5 +453,9 @@ impl StorageFile for FaultyFile {
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.storage.check_plain(Op::Truncate)?;
         self.storage.apply(Change::Truncate { file: self.file, len: len as usize }).map(drop)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(Identity { device: 0, inode: self.file as u64 })
     }
 }

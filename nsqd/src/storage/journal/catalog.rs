@@ -10,7 +10,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{JournalOptions, Lsn, format};
-use crate::storage::{Storage, TopicNumber};
+use crate::storage::{Identity, Storage, TopicNumber};
 
 /// A file of the journal, as far as reclaiming space needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub struct JournalFileInfo {
 
 /// How many retired files are kept for reuse.
 const MAX_SPARES: usize = 2;
+/// The oldest files should go when all take more than so many of the usual size: room for consumers to finish what is in
+/// them, so that little has to be moved.
+const KEPT_FILES: u64 = 4;
 
 pub(super) struct Catalog {
     storage: Arc<dyn Storage>,
@@ -53,6 +56,10 @@ pub(super) struct FileEntry {
     pub sealed: bool,
     /// Some of it could not be read: it is set aside and not recycled.
     pub damaged: bool,
+    /// Which file it is, once it was looked at.
+    pub identity: Option<Identity>,
+    /// Somebody has removed or replaced it: what it held must be stored elsewhere.
+    pub lost: bool,
 }
 
 impl Catalog {
@@ -101,6 +108,72 @@ impl Catalog {
         self.inner.lock().files.iter().map(info).collect()
     }
 
+    /// The size of most files.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// Bytes of all files and spares.
+    pub(super) fn footprint(&self) -> u64 {
+        let inner = self.inner.lock();
+        let spares = inner.spares.len() as u64 * self.file_bytes;
+        inner.files.iter().map(|entry| entry.bytes).sum::<u64>() + spares
+    }
+
+    /// How many of the oldest files should go, because there are many, or some are lost.
+    pub(super) fn excess(&self) -> usize {
+        let inner = self.inner.lock();
+        let Some(newest) = inner.files.len().checked_sub(1) else { return 0 };
+        let mut left: u64 = inner.files.iter().map(|entry| entry.bytes).sum();
+        let mut excess = 0;
+        for (index, entry) in inner.files.iter().enumerate().take(newest) {
+            if left > KEPT_FILES * self.file_bytes || entry.lost {
+                excess = index + 1;
+            }
+            left -= entry.bytes;
+        }
+        excess
+    }
+
+    /// Looks whether all files are still there.
+    pub(super) fn look(&self) {
+        let known: Vec<_> = {
+            let inner = self.inner.lock();
+            inner.files.iter().map(|entry| (entry.number, entry.identity)).collect()
+        };
+        for (number, known) in known {
+            // An error says nothing about the file, but that it is not there does.
+            let found = match self.storage.identity(&self.dir.join(file_name(number))) {
+                Ok(found) => Some(found),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(_) => continue,
+            };
+            let mut inner = self.inner.lock();
+            let Some(entry) = inner.files.iter_mut().find(|entry| entry.number == number) else { continue };
+            entry.lost = found.is_none() || known.is_some_and(|known| found != Some(known));
+            entry.identity = known.or(found);
+        }
+    }
+
+    /// Whether somebody has removed or replaced the newest file.
+    pub(super) fn has_lost_newest(&self) -> bool {
+        self.inner.lock().files.back().is_some_and(|entry| entry.lost)
+    }
+
+    /// This file was removed or replaced.
+    pub(super) fn set_lost(&self, number: u32) {
+        let mut inner = self.inner.lock();
+        if let Some(entry) = inner.files.iter_mut().find(|entry| entry.number == number) {
+            entry.lost = true;
+        }
+    }
+
+    /// The files that somebody has removed or replaced.
+    pub(super) fn lost(&self) -> Vec<u64> {
+        let inner = self.inner.lock();
+        inner.files.iter().filter(|entry| entry.lost).map(|entry| u64::from(entry.number)).collect()
+    }
+
     /// A good write ended at `end` in the newest file; `published` lists its batches.
     pub(super) fn written(&self, end: Lsn, published: &[(TopicNumber, u64)]) {
         let mut inner = self.inner.lock();
@@ -114,7 +187,7 @@ impl Catalog {
     }
 
     /// Writing goes on in a new file.
-    pub(super) fn started(&self, number: u32, bytes: u64) {
+    pub(super) fn started(&self, number: u32, bytes: u64, identity: Identity) {
         let mut inner = self.inner.lock();
         if let Some(before) = inner.files.back_mut() {
             before.sealed = true;
@@ -126,17 +199,22 @@ impl Catalog {
             topics: HashMap::new(),
             sealed: false,
             damaged: false,
+            identity: Some(identity),
+            lost: false,
         });
+    }
+
+    /// The newest file, which held nothing, is gone.
+    pub(super) fn removed_newest(&self, number: u32) {
+        let mut inner = self.inner.lock();
+        if inner.files.back().is_some_and(|entry| entry.number == number) {
+            inner.files.pop_back();
+        }
     }
 
     /// Takes a retired file for reuse.
     pub(super) fn take_spare(&self) -> Option<String> {
         self.inner.lock().spares.pop()
-    }
-
-    /// A spare that could not be used after all.
-    pub(super) fn return_spare(&self, name: String) {
-        self.inner.lock().spares.push(name);
     }
 
     /// A name for a file that is made and has no number yet.
@@ -146,12 +224,36 @@ impl Catalog {
         spare_name(inner.next_spare - 1)
     }
 
+    /// A spare that could not be used after all.
+    pub(super) fn return_spare(&self, name: String) {
+        self.inner.lock().spares.push(name);
+    }
+
+    /// Removes the spares. Returns whether there were any.
+    pub(super) fn remove_spares(&self) -> bool {
+        let spares = std::mem::take(&mut self.inner.lock().spares);
+        for name in &spares {
+            // One that cannot be removed now is found by the next start.
+            let _ = self.storage.remove(&self.dir.join(name));
+        }
+        !spares.is_empty()
+    }
+
     pub(super) fn retire_oldest(&self, number: u64) -> io::Result<()> {
         let (oldest, spare) = self.take_oldest(number)?;
         // Without the lock: removing a large file takes a while, and writers need the lock.
         let path = self.dir.join(file_name(oldest.number));
         let outcome = match &spare {
-            _ if oldest.damaged => self.storage.rename(&path, &self.dir.join(damaged_name(oldest.number))),
+            // What others have put there is not ours to remove.
+            _ if oldest.damaged || oldest.lost => {
+                match self.storage.rename(&path, &self.dir.join(damaged_name(oldest.number))) {
+                    Err(error) if oldest.lost && error.kind() == io::ErrorKind::NotFound => {
+                        self.storage.forget(&path);
+                        Ok(())
+                    }
+                    renamed => renamed,
+                }
+            }
             Some(spare) => self.storage.rename(&path, &self.dir.join(spare)),
             None => self.storage.remove(&path),
         };
@@ -174,7 +276,10 @@ impl Catalog {
             let text = "not the oldest journal file, or still in use";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         };
-        let recycle = !oldest.damaged && oldest.bytes == self.file_bytes && inner.spares.len() < MAX_SPARES;
+        let recycle = !oldest.damaged
+            && !oldest.lost
+            && oldest.bytes == self.file_bytes
+            && inner.spares.len() < MAX_SPARES;
         let spare = recycle.then(|| {
             inner.next_spare += 1;
             spare_name(inner.next_spare - 1)

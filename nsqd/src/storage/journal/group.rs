@@ -254,6 +254,24 @@ impl Group {
         self.writer.lock().sync()
     }
 
+    /// Whether what is written goes where the next start will look.
+    pub(super) fn check(&self) -> Result<(), JournalError> {
+        let checked = self.writer.lock().check();
+        if let Err(cause) = &checked {
+            let mut state = self.state.lock();
+            state.last_error = Some(cause.clone());
+            // Found out from now on, whether or not somebody publishes.
+            if state.lazy_due.is_none() {
+                self.set_due(&mut state, Instant::now() + self.timing.retry_interval);
+            }
+        }
+        checked
+    }
+
+    pub(super) fn shrink(&self) -> Result<(), JournalError> {
+        self.writer.lock().shrink()
+    }
+
     pub(super) fn refuse_appends(&self) {
         self.state.lock().refusing = true;
     }

@@ -9,6 +9,7 @@
 //! - `company` tells whether publishers come together, so that it pays to let others append first;
 //! - `pending` is its state: two buffers, tickets, what became of a failed write;
 //! - `writer` has the file that is written to: room, rotation, recycling, failed writes;
+//! - `sizing` says how large files are;
 //! - `catalog` knows the files and what was published in each;
 //! - `identify` finds out at start what each file is, even if its header or name is wrong;
 //! - `reader` then reads them, and tells a torn tail from damage;
@@ -27,6 +28,7 @@ mod group;
 mod identify;
 mod pending;
 mod reader;
+mod sizing;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -51,7 +53,7 @@ pub use self::{
 };
 use super::{Durability, Storage, record::Record};
 
-/// Size of a journal file, unless the options say otherwise.
+/// Size of a journal file where there is room, unless the options say otherwise.
 pub const DEFAULT_FILE_BYTES: u64 = 64 << 20;
 /// A larger record is refused.
 pub const MAX_RECORD_BYTES: usize = 1 << 30;
@@ -112,7 +114,7 @@ pub struct JournalOptions {
     pub dir: PathBuf,
     /// [`Durability::Sync`] syncs every write before it counts; anything else only writes.
     pub durability: Durability,
-    /// Size of a file; at most [`MAX_FILE_BYTES`].
+    /// Size of a file where there is room for many; at most [`MAX_FILE_BYTES`].
     pub file_bytes: u64,
     /// When it does what nobody waits for.
     pub timing: JournalTiming,
@@ -213,6 +215,7 @@ impl Journal {
         replay: &mut dyn FnMut(Lsn, Record<'_>),
     ) -> Result<(Arc<Self>, JournalReport), JournalError> {
         options.file_bytes = options.file_bytes.clamp(4096, MAX_FILE_BYTES);
+        options.file_bytes = sizing::usual(options.file_bytes, storage.space(&options.dir));
         let found = reader::read_all(&*storage, &options, replay)?;
         let catalog =
             Arc::new(Catalog::new(&storage, &options, found.files, found.spares, found.next_number));
@@ -289,6 +292,42 @@ impl Journal {
     /// How many files there are, and their bytes on disk.
     pub fn size(&self) -> (usize, u64) {
         self.group.catalog.size()
+    }
+
+    /// Bytes of the files that it keeps for now, and of its spares.
+    pub fn footprint(&self) -> u64 {
+        self.group.catalog.footprint()
+    }
+
+    /// How many of the oldest files should go, because there are many, or because some are lost. Never all.
+    pub fn excess(&self) -> usize {
+        self.group.catalog.excess()
+    }
+
+    /// Looks whether the files are where they should be. If the one that is written to is not, writing goes on in another; if
+    /// the data directory is not, records are refused until it is, and the error says so. Blocks.
+    pub fn check(&self) -> Result<(), JournalError> {
+        self.group.check()
+    }
+
+    /// The files that somebody has removed or replaced. What they held is safe only when it was stored elsewhere.
+    pub fn lost_files(&self) -> Vec<u64> {
+        self.group.catalog.lost()
+    }
+
+    /// Goes on in a file of the smallest size, without spares, so that the older ones can go. Blocks.
+    pub fn shrink(&self) -> Result<(), JournalError> {
+        self.group.shrink()
+    }
+
+    /// Gives the spares back to the file system. Returns whether there were any.
+    pub fn remove_spares(&self) -> bool {
+        self.group.catalog.remove_spares()
+    }
+
+    /// The smallest that all files together can be made.
+    pub fn least_footprint(&self) -> u64 {
+        sizing::least(self.group.catalog.file_bytes())
     }
 
     /// Nothing in the oldest file is needed any more: recycles or removes it.

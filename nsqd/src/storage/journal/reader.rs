@@ -273,7 +273,8 @@ fn scan(
     }
     report.end = format::lsn(number, offset);
     found.last = Some(Previous { number, end: offset as u32, stamp: open.header.stamp });
-    Ok(FileEntry { number, bytes: open.len, topics, sealed: true, damaged })
+    let identity = open.file.identity().ok();
+    Ok(FileEntry { number, bytes: open.len, topics, sealed: true, damaged, identity, lost: false })
 }
 
 /// Whether the newest file was ended at `offset` by whoever wrote it.

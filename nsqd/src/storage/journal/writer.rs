@@ -1,4 +1,4 @@
-//! The journal file that is written to: room, rotation, recycling, failed writes.
+//! The journal file that is written to: room, rotation, recycling, failed writes, and whether it still has its name.
 
 use std::{
     io,
@@ -11,8 +11,12 @@ use super::{
     Durability, JournalError, JournalOptions,
     catalog::{self, Catalog},
     format::{self, FILE_HEADER_BYTES, FileHeader, HEADER_COPY_BYTES, Previous, TERMINATOR},
+    sizing,
 };
-use crate::storage::{Storage, StorageFile, TopicNumber, record, seal};
+use crate::storage::{Identity, Storage, StorageFile, SyncError, TopicNumber, is_full, record, seal};
+
+/// A small file that took longer to fill is followed by another small one.
+const SLOWLY: Duration = Duration::from_secs(30);
 
 /// Used by one at a time: whoever leads a commit.
 pub(super) struct Writer {
@@ -37,6 +41,11 @@ pub(super) struct Writer {
 
 struct Current {
     file: Arc<dyn StorageFile>,
+    path: PathBuf,
+    identity: Identity,
+    /// Its name was found to be gone, or to stand for another file: nothing is written to it until that has changed.
+    is_adrift: bool,
+    made_at: Instant,
     header: FileHeader,
     /// Where the next record goes.
     end: u64,
@@ -52,6 +61,16 @@ struct Current {
 impl Current {
     fn fits(&self, len: u64) -> bool {
         self.end + len <= self.limit
+    }
+
+    /// Whether it holds no record.
+    fn is_blank(&self) -> bool {
+        self.end == FILE_HEADER_BYTES
+    }
+
+    /// Whether its name still leads to it.
+    fn has_name(&self, storage: &dyn Storage) -> bool {
+        storage.identity(&self.path).is_ok_and(|found| found == self.identity)
     }
 }
 
@@ -106,6 +125,13 @@ impl Writer {
             current.torn_bytes = records.len() as u64;
             return Err(current.take_back(cause, sync));
         }
+        if sync && !current.has_name(&*self.storage) {
+            // Should it come back, these records must not.
+            current.torn_bytes = records.len() as u64;
+            current.is_adrift = true;
+            let cause = adrift(&*self.storage, &current.path);
+            return Err(current.take_back(cause, sync));
+        }
         current.end = start + len;
         self.catalog.written(format::lsn(current.header.number, current.end), &self.published);
         Ok(records.len() as u64)
@@ -124,84 +150,208 @@ impl Writer {
     /// Syncs what was written, whatever the level.
     pub(super) fn sync(&mut self) -> Result<(), JournalError> {
         let Some(current) = &self.current else { return Ok(()) };
-        current
-            .file
-            .sync_data()
-            .and_then(|()| self.storage.sync_dir(&self.dir))
-            .map_err(|error| JournalError::Sync(Arc::new(error)))
+        current.file.sync_data().map_err(|error| JournalError::Sync(Arc::new(error)))?;
+        self.storage.sync_dir(&self.dir).map_err(not_synced)
     }
 
-    /// Goes on to another file if `len` more bytes do not fit in this one.
-    fn secure_room(&mut self, len: u64) -> Result<(), JournalError> {
-        if self.current.as_ref().is_some_and(|current| current.fits(len)) {
-            return Ok(());
+    /// Finds out whether all files still have their names. If the newest has not, writing goes on in another one, or fails until
+    /// the data directory is where it was.
+    pub(super) fn check(&mut self) -> Result<(), JournalError> {
+        if let Some(current) = &mut self.current {
+            current.is_adrift = !current.has_name(&*self.storage);
         }
-        self.rotate(len).map_err(JournalError::Write)
+        self.storage.check_home().map_err(|error| JournalError::Write(Arc::new(error)))?;
+        self.catalog.look();
+        let is_lost = match &self.current {
+            Some(current) => current.is_adrift,
+            // It was written before the start. It can go only when there is a newer one.
+            None => self.catalog.has_lost_newest(),
+        };
+        if is_lost { self.secure_room(self.last_bytes) } else { Ok(()) }
     }
 
-    fn rotate(&mut self, len: u64) -> Result<(), Arc<io::Error>> {
+    /// Writing goes on in a file of the smallest size, and the spares go.
+    pub(super) fn shrink(&mut self) -> Result<(), JournalError> {
+        self.catalog.remove_spares();
+        let least = sizing::least(self.file_bytes);
+        match &self.current {
+            Some(current) if current.is_blank() && u64::from(current.header.capacity) <= least => Ok(()),
+            _ => self.rotate(0, least),
+        }
+    }
+
+    /// Goes on to another file if `len` more bytes do not fit in this one, or it has no name any more.
+    fn secure_room(&mut self, len: u64) -> Result<(), JournalError> {
+        let mut size = self.file_bytes;
+        if let Some(current) = &mut self.current {
+            if current.is_adrift && current.has_name(&*self.storage) {
+                current.is_adrift = false;
+            }
+            if !current.is_adrift && current.fits(len) {
+                return Ok(());
+            }
+            if current.made_at.elapsed() >= SLOWLY {
+                size = size.min(u64::from(current.header.capacity).max(sizing::least(size)));
+            }
+        }
+        self.rotate(len, size)
+    }
+
+    fn rotate(&mut self, len: u64, size: u64) -> Result<(), JournalError> {
         if let Some((until, error)) = &self.no_room
             && Instant::now() < *until
         {
-            return Err(Arc::clone(error));
+            return Err(JournalError::Write(Arc::clone(error)));
         }
-        let next = self.next_file(len).map_err(|error| {
-            let error = Arc::new(error);
-            self.no_room = Some((Instant::now() + self.retry_interval, Arc::clone(&error)));
-            error
-        })?;
+        let next = match self.remove_blank().map_err(not_made).and_then(|()| self.next_file(len, size)) {
+            Err(JournalError::Write(error)) => {
+                self.no_room = Some((Instant::now() + self.retry_interval, Arc::clone(&error)));
+                return Err(JournalError::Write(error));
+            }
+            next => next?,
+        };
         self.no_room = None;
-        self.catalog.started(next.header.number, u64::from(next.header.capacity));
+        if let Some(before) = self.current.as_ref().filter(|before| before.is_adrift) {
+            self.catalog.set_lost(before.header.number);
+        }
+        self.catalog.started(next.header.number, u64::from(next.header.capacity), next.identity);
         self.next_number = next.header.number.saturating_add(1);
         self.current = Some(next);
         Ok(())
     }
 
-    /// A recycled file if it is large enough, else a new one with its room secured.
-    fn next_file(&mut self, len: u64) -> io::Result<Current> {
+    /// A file that was made, holds no record, and is now too small, makes way for another.
+    fn remove_blank(&mut self) -> io::Result<()> {
+        // Else its name may be that of another file.
+        let goes = |current: &mut Current| current.is_blank() && !current.is_adrift;
+        if let Some(blank) = self.current.take_if(goes) {
+            self.next_number = blank.header.number;
+            self.catalog.removed_newest(blank.header.number);
+            match self.storage.remove(&blank.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A file with room for `len` bytes of records, of the size `size` or, if there is no room for that, a smaller one.
+    fn next_file(&mut self, len: u64, size: u64) -> Result<Current, JournalError> {
         let number = self.next_number;
         if number == u32::MAX {
-            return Err(io::Error::other("journal file numbers are used up"));
+            return Err(not_made(io::Error::other("journal file numbers are used up")));
         }
         if let Some(before) = &self.current {
             let FileHeader { number, stamp, .. } = before.header;
             self.last = Some(Previous { number, end: before.end as u32, stamp });
         }
-        let capacity = self.file_bytes.max(FILE_HEADER_BYTES + len + HEADER_COPY_BYTES as u64);
+        let needed = FILE_HEADER_BYTES + len + HEADER_COPY_BYTES as u64;
+        let mut refused = None;
+        for capacity in sizing::attempts(size, needed) {
+            match self.make_file(number, capacity) {
+                Err(JournalError::Write(error)) if is_full(&error) => refused = Some(error),
+                made => return made,
+            }
+            // They are of no use where files have to be smaller.
+            if self.catalog.remove_spares() {
+                return self.next_file(len, size);
+            }
+        }
+        Err(JournalError::Write(refused.unwrap_or_else(|| Arc::new(io::ErrorKind::StorageFull.into()))))
+    }
+
+    /// A file of exactly this size: a spare if there is one, else a new one.
+    fn make_file(&self, number: u32, capacity: u64) -> Result<Current, JournalError> {
         let header =
             FileHeader { number, stamp: seal::new_stamp(), previous: self.last, capacity: capacity as u32 };
-        let spare = if capacity == self.file_bytes { self.catalog.take_spare() } else { None };
-        if let Some(name) = spare.as_ref().filter(|_| self.sync) {
-            // Or the header could be found under the name from which the file was retired.
-            self.storage.sync_dir(&self.dir).inspect_err(|_| self.catalog.return_spare(name.clone()))?;
+        while capacity == self.file_bytes
+            && let Some(spare) = self.catalog.take_spare()
+        {
+            let from = self.dir.join(&spare);
+            match self.storage.open(&from) {
+                Ok(file) => {
+                    if self.sync {
+                        // Or the header could be found under the name from which the file was retired.
+                        self.storage.sync_dir(&self.dir).map_err(|error| {
+                            self.catalog.return_spare(spare);
+                            not_synced(error)
+                        })?;
+                    }
+                    return self.begin(file, &from, header);
+                }
+                // Somebody has removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    self.catalog.return_spare(spare);
+                    return Err(not_made(error));
+                }
+            }
         }
-        let from = self.dir.join(spare.unwrap_or_else(|| self.catalog.new_spare_name()));
-        let file = self.begin(&from, &header).inspect_err(|_| {
-            // Whatever became of it: what it holds now is no spare. If it cannot be removed, a start looks at it.
-            let _ = self.storage.remove(&from);
-        })?;
-        let limit = capacity - HEADER_COPY_BYTES as u64;
-        let has_durable_name = !self.sync;
-        Ok(Current { file, header, end: FILE_HEADER_BYTES, limit, has_durable_name, torn_bytes: 0 })
+        let from = self.dir.join(self.catalog.new_spare_name());
+        let file = self.create(&from, capacity).map_err(not_made)?;
+        self.begin(file, &from, header)
+    }
+
+    /// A new file with its room secured, if there is some for other files after that.
+    fn create(&self, path: &Path, capacity: u64) -> io::Result<Arc<dyn StorageFile>> {
+        if !sizing::fits(capacity, self.storage.space(&self.dir)) {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
+        match self.storage.create(path, capacity) {
+            // Somebody has removed the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.storage.create_dir_all(&self.dir)?;
+                if let Some(above) = self.dir.parent() {
+                    self.storage.sync_dir(above)?;
+                }
+                self.storage.create(path, capacity)
+            }
+            made => made,
+        }
     }
 
     /// Begins the life of a file: its header is there before its name, so a journal file without a header is damaged.
     ///
     /// The name is the last that may fail here. Once it is there, a start takes from this header where the file before
     /// ends, so nothing may be written to that one any more.
-    fn begin(&self, from: &Path, header: &FileHeader) -> io::Result<Arc<dyn StorageFile>> {
-        let capacity = u64::from(header.capacity);
-        let file = match self.storage.open(from) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.storage.create(from, capacity)?,
-            opened => opened?,
-        };
-        file.write_all_at(&header.encode_copy(), capacity - HEADER_COPY_BYTES as u64)?;
+    fn begin(
+        &self,
+        file: Arc<dyn StorageFile>,
+        from: &Path,
+        header: FileHeader,
+    ) -> Result<Current, JournalError> {
+        let path = self.dir.join(catalog::file_name(header.number));
+        let identity = self.write_header(&*file, &header).and_then(|identity| {
+            self.storage.rename(from, &path)?;
+            Ok(identity)
+        });
+        let identity = identity.map_err(|error| {
+            // Whatever became of it: what it holds now is no spare. If it cannot be removed, a start looks at it.
+            let _ = self.storage.remove(from);
+            not_made(error)
+        })?;
+        let limit = u64::from(header.capacity) - HEADER_COPY_BYTES as u64;
+        Ok(Current {
+            file,
+            path,
+            identity,
+            is_adrift: false,
+            made_at: Instant::now(),
+            header,
+            end: FILE_HEADER_BYTES,
+            limit,
+            has_durable_name: !self.sync,
+            torn_bytes: 0,
+        })
+    }
+
+    fn write_header(&self, file: &dyn StorageFile, header: &FileHeader) -> io::Result<Identity> {
+        file.write_all_at(&header.encode_copy(), u64::from(header.capacity) - HEADER_COPY_BYTES as u64)?;
         file.write_all_vectored_at(&[&header.encode(), &TERMINATOR], 0)?;
         if self.sync {
             file.sync_data()?;
         }
-        self.storage.rename(from, &self.dir.join(catalog::file_name(header.number)))?;
-        Ok(file)
+        file.identity()
     }
 }
 
@@ -218,7 +368,7 @@ impl Current {
     /// Syncs the name of a new file.
     fn secure_name(&mut self, storage: &dyn Storage, dir: &Path) -> Result<(), JournalError> {
         if !self.has_durable_name {
-            storage.sync_dir(dir).map_err(|error| JournalError::Write(Arc::new(error)))?;
+            storage.sync_dir(dir).map_err(not_synced)?;
             self.has_durable_name = true;
         }
         Ok(())
@@ -244,6 +394,26 @@ impl Current {
         self.torn_bytes = 0;
         Ok(())
     }
+}
+
+fn not_made(error: io::Error) -> JournalError {
+    JournalError::Write(Arc::new(error))
+}
+
+fn not_synced(error: SyncError) -> JournalError {
+    match error {
+        SyncError::Failed(error) => JournalError::Sync(Arc::new(error)),
+        SyncError::NotOpened(error) => JournalError::Write(Arc::new(error)),
+    }
+}
+
+/// Why what was written to this file is found by no start.
+fn adrift(storage: &dyn Storage, path: &Path) -> JournalError {
+    let error = storage.check_home().err().unwrap_or_else(|| {
+        let path = path.display();
+        io::Error::other(format!("journal file {path} was removed or replaced; nsqd goes on in another"))
+    });
+    JournalError::Write(Arc::new(error))
 }
 
 /// Not reachable once room is secured.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::{BlockIndex, NewBlock};
 use crate::storage::{
-    Storage, StorageFile,
+    Identity, Storage, StorageFile,
     block::{self, BLOCK_HEADER_BYTES, BlockHeader},
     seal::{self, Seal},
 };
@@ -175,6 +175,8 @@ pub(super) struct SegmentFile {
     /// For the header of a file that is made; a file that was opened is not appended to.
     stamp: u64,
     seal: Seal,
+    /// Which file has the name, as long as nobody has replaced it.
+    identity: Identity,
     handle: Mutex<Option<Arc<dyn StorageFile>>>,
 }
 
@@ -198,8 +200,9 @@ impl SegmentFile {
         };
         let stamp = seal::new_stamp();
         let seal = Seal::new(stamp, number);
+        let identity = handle.identity()?;
         let handle = Mutex::new(Some(handle));
-        Ok(Self { storage: Arc::clone(storage), path, number, id: next_id(), stamp, seal, handle })
+        Ok(Self { storage: Arc::clone(storage), path, number, id: next_id(), stamp, seal, identity, handle })
     }
 
     /// Opens a file. If its header is lost, its blocks tell what is needed to read them. `None` if there are none.
@@ -230,10 +233,11 @@ impl SegmentFile {
             Some(header) => Some(Seal::new(header.stamp, header.number)),
             None => find_seal(&*handle, [first_bytes, second_bytes].map(|copy| hint(copy, number)))?,
         };
+        let identity = handle.identity()?;
         Ok(seal.map(|seal| {
             let handle = Mutex::new(Some(handle));
             let storage = Arc::clone(storage);
-            let file = Self { storage, path, number, id: next_id(), stamp: 0, seal, handle };
+            let file = Self { storage, path, number, id: next_id(), stamp: 0, seal, identity, handle };
             OpenedFile { file, damaged }
         }))
     }
@@ -244,6 +248,11 @@ impl SegmentFile {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether its name still leads to it.
+    pub(super) fn has_name(&self) -> bool {
+        self.storage.identity(&self.path).is_ok_and(|found| found == self.identity)
     }
 
     pub(super) fn seal(&self) -> Seal {

@@ -33,7 +33,7 @@ pub use self::{
     reader::{SegmentDamage, SegmentReport},
 };
 use super::{
-    Storage,
+    Storage, SyncError,
     block::{BLOCK_HEADER_BYTES, BlockHeader},
 };
 
@@ -164,6 +164,10 @@ impl SegmentStore {
         let len = blocks.iter().map(|block| (BLOCK_HEADER_BYTES + block.frames.len()) as u64).sum();
         let (file, end) = self.file_for(len)?;
         match file.append(end, blocks, &headers) {
+            Ok(_) if !file.has_name() => {
+                self.writing = None;
+                Err(removed(&file))
+            }
             Ok(refs) => {
                 for block in &refs {
                     note_block(&mut self.files, block);
@@ -188,16 +192,29 @@ impl SegmentStore {
     pub fn sync(&mut self) -> io::Result<()> {
         for file in &self.unsynced {
             file.sync()?;
+            if !file.has_name() {
+                return Err(removed(file));
+            }
         }
         self.unsynced.clear();
         if self.names_unsynced {
-            self.storage.sync_dir(&self.dir)?;
-            if let Some(parent) = self.dir.parent() {
-                self.storage.sync_dir(parent)?;
+            match self.sync_names() {
+                // Somebody has removed the directory, and no file in it is needed.
+                Err(SyncError::NotOpened(error))
+                    if error.kind() == io::ErrorKind::NotFound && self.files.is_empty() =>
+                {
+                    self.dir_exists = false;
+                }
+                synced => synced?,
             }
             self.names_unsynced = false;
         }
         Ok(())
+    }
+
+    fn sync_names(&self) -> Result<(), SyncError> {
+        self.storage.sync_dir(&self.dir)?;
+        self.dir.parent().map_or(Ok(()), |parent| self.storage.sync_dir(parent))
     }
 
     /// The files there are, oldest first.
@@ -239,11 +256,23 @@ impl SegmentStore {
             _ => {}
         }
         let bytes = state.info.bytes;
-        self.files.remove(&number);
+        self.file_is_gone(number, true);
+        Ok(bytes)
+    }
+
+    /// The files that somebody has removed or replaced.
+    pub fn gone(&self) -> Vec<SegmentFileInfo> {
+        self.files.values().filter(|state| !state.file.has_name()).map(|state| state.info).collect()
+    }
+
+    /// Nothing is to be written to a file any more, and whatever has its name is not ours. If `done`, nothing in it is needed.
+    pub fn file_is_gone(&mut self, number: u64, done: bool) {
+        if done && let Some(state) = self.files.remove(&number) {
+            self.bytes.fetch_sub(state.info.bytes, Relaxed);
+            self.storage.forget(state.file.path());
+        }
         self.unsynced.retain(|file| file.number() != number);
         self.writing.take_if(|writing| *writing == number);
-        self.bytes.fetch_sub(bytes, Relaxed);
-        Ok(bytes)
     }
 
     /// Removes all files and the directory. The store can be used again.
@@ -289,7 +318,19 @@ impl SegmentStore {
             self.dir_exists = true;
         }
         let number = self.next_number;
-        let file = Arc::new(SegmentFile::create(&self.storage, &self.dir, number)?);
+        let create = || SegmentFile::create(&self.storage, &self.dir, number);
+        let file = match create() {
+            // Somebody has removed the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.storage.create_dir_all(&self.dir)?;
+                for above in self.dir.ancestors().skip(1).take(2) {
+                    self.storage.sync_dir(above)?;
+                }
+                create()?
+            }
+            created => created?,
+        };
+        let file = Arc::new(file);
         self.next_number += 1;
         self.writing = Some(number);
         self.names_unsynced = true;
@@ -319,6 +360,11 @@ impl std::fmt::Debug for SegmentStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SegmentStore").field("dir", &self.dir).finish_non_exhaustive()
     }
+}
+
+/// What lies there is found by nobody.
+fn removed(file: &SegmentFile) -> io::Error {
+    io::Error::other(format!("{} was removed or replaced", file.path().display()))
 }
 
 fn note_block(files: &mut BTreeMap<u64, FileState>, block: &BlockRef) {

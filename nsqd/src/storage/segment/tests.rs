@@ -93,6 +93,23 @@ fn each_lost_copy_of_a_segments_header_is_reported() {
 }
 
 #[test]
+fn directory_that_others_removed_is_missed_only_for_files_that_are_needed() {
+    let storage = FaultyStorage::default();
+    let (mut store, _, _) = open(&storage);
+    for sequence in [0, 10] {
+        store.append(sequence, 10, &frames(10, 1)).unwrap();
+        storage.vanish(Path::new(DIR));
+        assert!(store.sync().is_err(), "what it holds is needed");
+        let number = store.files().next().unwrap().number;
+        store.release_file(number).unwrap();
+        store.sync().unwrap();
+    }
+    store.append(20, 10, &frames(10, 1)).unwrap();
+    store.sync().unwrap();
+    assert_eq!(firsts(&open(&storage.after_power_loss(0)).1), [20]);
+}
+
+#[test]
 fn nothing_is_made_before_the_first_block() {
     let storage = FaultyStorage::default();
     let (mut store, blocks, report) = open(&storage);

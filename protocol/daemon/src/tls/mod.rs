@@ -123,7 +123,7 @@ impl ServerTls {
             }
             Err(error) => {
                 let unreadable = match &error {
-                    TlsError::Unreadable { source, .. } => Some(source),
+                    TlsError::File(FileError::Unreadable { source, .. }) => Some(source),
                     _ => None,
                 };
                 if self.watch.lock().outcome(unreadable) {

@@ -4,6 +4,8 @@ mod concurrent;
 mod damage;
 mod failing;
 mod recycling;
+mod small_volumes;
+mod vanishing;
 
 use std::{
     future::Future,

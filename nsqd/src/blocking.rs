@@ -1,0 +1,50 @@
+//! Work that blocks, done elsewhere for a task that must go on whatever happens to it.
+
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+
+/// After this time another thread is asked for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Runs `work` on a thread that may block. Fails if it panics.
+///
+/// When the system has no thread to give (a limit for processes, no memory), the runtime queues the work and asks for a thread
+/// only when more work comes. So this asks again until the work is done.
+///
+/// Dropping the future does not stop the work.
+pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let mut working = spawn_blocking(work);
+    loop {
+        match tokio::time::timeout(PATIENCE, &mut working).await {
+            Ok(done) => return done.map_err(|panic| panic.to_string()),
+            Err(_) => drop(spawn_blocking(|| ())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_is_an_error() {
+        assert_eq!(run(|| 1).await, Ok(1));
+        assert!(run(|| panic!("on purpose")).await.is_err());
+    }
+
+    #[test]
+    fn work_that_waits_for_a_thread_is_done() {
+        let one_thread =
+            tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build();
+        one_thread.unwrap().block_on(async {
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            let blocking = spawn_blocking(move || gate.recv().is_err());
+            let mut work = std::pin::pin!(run(|| 2));
+            let patience = tokio::time::timeout(2 * PATIENCE, &mut work).await;
+            assert!(patience.is_err(), "there is no thread");
+            drop(open);
+            assert_eq!((work.await, blocking.await.unwrap()), (Ok(2), true));
+        });
+    }
+}
