@@ -63,6 +63,15 @@ impl Work {
         if self.look {
             presence.lock().look(registry);
         }
+        let done = self.work_off(registry);
+        if done.is_err() && !self.look {
+            // Publishes must not go on if it failed because the data directory is gone.
+            presence.lock().look(registry);
+        }
+        done
+    }
+
+    fn work_off(self, registry: &Registry) -> Result<(), String> {
         if self.checkpoint {
             persist::write_checkpoint(registry, false)?;
         }

@@ -74,6 +74,7 @@ impl Victim {
     /// All that was acknowledged is there, and nothing else.
     async fn expect_all(&self) {
         let mut consumer = self.nsqd.subscribe("t", "c").await;
+        consumer.ready(100).await;
         let messages = consumer.consume(self.acknowledged.len()).await;
         let received: BTreeSet<String> = messages.iter().map(|message| message.text()).collect();
         assert_eq!(received, self.acknowledged);
@@ -227,7 +228,8 @@ fn files_that_are_removed_are_written_again() {
                 fs::remove_dir_all(&journal).expect("it is there");
                 victim.nsqd.log().expect("journal files [2]").await;
                 let checkpoint = victim.data().join("checkpoint");
-                wait::until("everything is stored again", async || wait::when((), |()| checkpoint.exists()))
+                let stored = || victim.nsqd.log().text().matches("stored again what removed").count();
+                wait::until("everything is stored again", async || wait::when(stored(), |&times| times == 2))
                     .await;
                 fs::remove_file(&checkpoint).expect("it is there");
                 victim.nsqd.log().expect("checkpoint was removed or replaced").await;
@@ -262,6 +264,7 @@ fn a_segment_file_that_is_removed_is_written_again() {
         nsqd.kill().await;
         nsqd.restart().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
+        consumer.ready(100).await;
         let received: BTreeSet<String> =
             consumer.consume(bodies.len()).await.iter().map(|m| m.text()).collect();
         assert_eq!(received, bodies.into_iter().collect());
