@@ -7,15 +7,16 @@
 //! Should both checkpoints be lost, the journal still tells which topics and channels there are, and from where on
 //! each needs messages: it is told anew before the file goes that said so last.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::channel::saved::Clocks;
 use crate::clock;
 use crate::engine::Engine;
 use crate::health::Part;
-use crate::storage::Durability;
-use crate::storage::checkpoint::{self, Checkpoint};
+use crate::storage::checkpoint::{self, Checkpoint, TopicCheckpoint};
 use crate::storage::journal::Journal;
+use crate::storage::{Durability, TopicNumber};
 use crate::topic::registry::Registry;
 
 /// So many outstanding messages are saved under one lock: about 100 microseconds.
@@ -49,14 +50,18 @@ fn try_write_checkpoint(
     between: &mut dyn FnMut(),
 ) -> Result<(), String> {
     let engine = registry.engine();
-    // Before anything is looked at: what happens from here on is replayed, whether or not it was seen.
+    let published_before: HashMap<TopicNumber, u64> =
+        registry.all_unsorted().iter().map(|topic| (topic.number(), topic.log().end())).collect();
+    // Before anything else is looked at: what happens from here on is replayed, whether or not it was seen.
     let journal_from = engine.journal_from();
     let (next_topic_number, next_channel_number) = engine.next_numbers();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let topics = registry.all();
     let mut saved = Vec::with_capacity(topics.len());
     for topic in topics.iter().filter(|topic| !topic.name().is_ephemeral()) {
-        saved.push(topic.save_while(clocks, slice, between));
+        // One that was created just now has published nothing before.
+        let published_before = published_before.get(&topic.number()).copied().or(Some(0));
+        saved.push(TopicCheckpoint { published_before, ..topic.save_while(clocks, slice, between) });
         between();
     }
     let saved =

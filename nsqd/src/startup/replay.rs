@@ -70,6 +70,9 @@ pub struct ReplayedTopic {
     pub released: u64,
     /// One past the last message known to be published.
     pub end: u64,
+    /// One past the last message that was published by the time of the record that was read last: a checkpoint knows later
+    /// ones, and what was released before they came must not release them.
+    published_to: u64,
     /// Paused.
     pub paused: bool,
     /// Messages and body bytes accepted.
@@ -192,6 +195,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             _pin: kept.from.map(|_| log.hold(first)),
             own_retention,
             end: saved.next_sequence,
+            published_to: saved.published_before.unwrap_or(saved.next_sequence),
             log,
             released: saved.released,
             paused: saved.paused,
@@ -296,7 +300,11 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
     /// Everything has been read. Returns what must be told of topics and channels whose names were lost.
     pub fn complete(&mut self) -> Vec<String> {
         let mut told = Vec::new();
+        let limits = self.limits;
         for topic in self.topics.values_mut() {
+            // A record that tells so may be lost.
+            topic.published_to = topic.published_to.max(topic.end);
+            topic.advance(limits);
             if topic.keep_from.take().is_some() {
                 // One that turned up late, in a paused topic, has missed releases.
                 let released = topic.released;
@@ -374,6 +382,7 @@ impl ReplayedTopic {
             name,
             floor: log.hold(first_sequence),
             end: first_sequence,
+            published_to: first_sequence,
             in_segments_to: if is_new_to_us { log.end() } else { 0 },
             log,
             released: first_sequence,
@@ -411,6 +420,8 @@ impl ReplayedTopic {
         if let Some(due_ns) = due_ns {
             self.log.add_deferred(first, end, limits.deadline(due_ns));
         }
+        let is_news = end > self.published_to;
+        self.published_to = self.published_to.max(end);
         if end > self.end {
             let known_to = self.end.max(self.in_segments_to);
             if first > known_to {
@@ -424,6 +435,8 @@ impl ReplayedTopic {
             let header_bytes = u64::from(count) * nsq_protocol::MESSAGE_FRAME_OVERHEAD as u64;
             self.counters.0 += u64::from(count);
             self.counters.1 += (frames.len() as u64).saturating_sub(header_bytes);
+        }
+        if is_news {
             self.advance(limits);
         }
         Ok(sound)
@@ -512,7 +525,7 @@ impl ReplayedTopic {
             }
             Record::TopicSkipped { from, to, .. } => {
                 self.log.add_void(from, to);
-                self.end = self.end.max(to);
+                (self.end, self.published_to) = (self.end.max(to), self.published_to.max(to));
                 for channel in self.channels.values_mut() {
                     // One that was taken on late, in a paused topic, has missed releases.
                     channel.state.replay_release(from, false);
@@ -592,9 +605,10 @@ impl ReplayedTopic {
         if self.paused || self.channels.is_empty() {
             return;
         }
+        let end = self.end.min(self.published_to);
         for channel in self.channels.values_mut() {
             let state = &mut channel.state;
-            for &(from, to, due) in &self.unreleased {
+            for &(from, to, due) in self.unreleased.iter().filter(|&&(from, ..)| from < end) {
                 state.replay_release(from, false);
                 match due {
                     Some(due) => {
@@ -603,10 +617,10 @@ impl ReplayedTopic {
                     None => state.replay_release(to, true),
                 }
             }
-            state.replay_release(self.end, false);
+            state.replay_release(end, false);
         }
-        self.unreleased.clear();
-        self.released = self.released.max(self.end);
+        self.unreleased.retain(|&(from, ..)| from >= end);
+        self.released = self.released.max(end);
     }
 
     /// The release point was here at some time: what lies before it was released to channels that are gone.
@@ -614,6 +628,7 @@ impl ReplayedTopic {
         self.released = self.released.max(released);
         // If the power failed, the messages themselves may be missing.
         self.end = self.end.max(released);
+        self.published_to = self.published_to.max(released);
         self.unreleased.retain(|&(_, to, _)| to > released);
     }
 

@@ -67,6 +67,10 @@ pub struct TopicCheckpoint {
     /// What it keeps of finished messages.
     #[serde(default)]
     pub retention: RetentionCheckpoint,
+    /// The topic was saved a while after [`Checkpoint::journal_from`]: messages from here on have been published meanwhile,
+    /// and their records tell when. None: all before `next_sequence` had been published before.
+    #[serde(default)]
+    pub published_before: Option<u64>,
 }
 
 /// What a topic keeps of finished messages.

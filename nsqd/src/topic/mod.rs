@@ -503,6 +503,7 @@ impl Topic {
             message_bytes,
             channels: Vec::new(),
             retention: self.save_retention(&state, clocks),
+            published_before: None,
         };
         (saved, channels)
     }

@@ -46,6 +46,7 @@ fn run(contract: Contract, seed: u64) -> Result<(), String> {
     let runtime = runtime();
     let mut random = SmallRng::seed_from_u64(seed);
     let mut world = World::new(contract, seed, &runtime)?;
+    world.does_meanwhile = is_acknowledged;
     let mut presence = Presence::default();
     for (index, &step) in steps(seed).iter().enumerate().filter(|(_, step)| is_acknowledged(step)) {
         let fail = |error| format!("step {index}, {step:?}: {error}");
