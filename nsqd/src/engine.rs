@@ -9,6 +9,7 @@ use nsq_daemon::log::Logger;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::backpressure::Backpressure;
 use crate::damage::Damage;
 use crate::health::{AFTER_FAILED_SYNC, Health, Part};
 use crate::log::LogContext;
@@ -155,6 +156,8 @@ pub struct Engine {
     retains: AtomicBool,
     health: Mutex<Health>,
     topology: watch::Sender<u64>,
+    /// What publishers and upkeep tell each other.
+    pub backpressure: Backpressure,
     latency: OnceLock<LatencyOptions>,
     metrics: Metrics,
     /// Where the journal ended at start.
@@ -223,6 +226,7 @@ impl Engine {
             retains: AtomicBool::new(false),
             health: Mutex::default(),
             topology: watch::Sender::new(0),
+            backpressure: Backpressure::default(),
             latency: OnceLock::new(),
             metrics: Metrics::default(),
             journal_end: parts.journal_end,
@@ -299,6 +303,15 @@ impl Engine {
             self.data_dir.topic_dir(topic),
             self.limits.max_bytes_per_file,
         )
+    }
+
+    /// To be awaited before something is published: see [`crate::backpressure`].
+    pub async fn wait_for_room(&self) {
+        if let Some(journal) = &self.journal
+            && journal.is_tight()
+        {
+            self.backpressure.wait_while(|| journal.is_tight()).await;
+        }
     }
 
     /// Topics or channels came or went: lookupd must hear of it.

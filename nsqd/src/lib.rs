@@ -16,7 +16,7 @@
 //!
 //! # Rooms, from the bottom up
 //!
-//! [`clock`], [`blocking`], [`auth`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`],
+//! [`clock`], [`backpressure`], [`blocking`], [`auth`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`],
 //! [`engine`], [`topic`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`statsd`], [`http`], [`startup`], [`presence`],
 //! [`syncing`], [`nsqd`]. Nothing below names anything above, but for [`log`],
 //! whose marks and whose reader speak the channel's language ([`channel::Mark`], [`channel::Source`]).
@@ -27,6 +27,7 @@
 //! once, and none of them across an await or (but for the segments') a disk access.
 
 pub mod clock;
+pub mod backpressure;
 pub mod blocking;
 pub mod auth;
 pub mod damage;

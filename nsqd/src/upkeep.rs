@@ -110,25 +110,26 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
     let mut failed = Work::default();
     let mut timer = clock::ticks(INTERVAL);
     loop {
-        tokio::select! {
-            _ = timer.tick() => {}
+        let ticked = u32::from(tokio::select! {
+            _ = timer.tick() => true,
+            () = engine.backpressure.wanted() => false,
             () = stop.cancelled() => return,
-        }
+        });
         clock::follow_wall_clock();
         engine.note_journal();
-        ticks = ticks.wrapping_add(1);
-        ticks_since_clean += 1;
-        ticks_since_retain += 1;
-        ticks_since_age += 1;
+        ticks = ticks.wrapping_add(ticked);
+        ticks_since_clean += ticked;
+        ticks_since_retain += ticked;
+        ticks_since_age += ticked;
         if ticks_since_age >= AGE_TICKS {
             ticks_since_age = 0;
             engine.log_context.memory.age();
         }
         let journal_fails = || engine.journal.as_ref().is_some_and(|journal| journal.failure().is_some());
         let work = Work {
-            look: ticks.is_multiple_of(LOOK_TICKS),
-            squeeze: ticks.is_multiple_of(SQUEEZE_TICKS) && journal_fails(),
-            shrink: ticks.is_multiple_of(QUIET_TICKS) && quiet.has_come(&engine),
+            look: ticked > 0 && ticks.is_multiple_of(LOOK_TICKS),
+            squeeze: ticked > 0 && ticks.is_multiple_of(SQUEEZE_TICKS) && journal_fails(),
+            shrink: ticked > 0 && ticks.is_multiple_of(QUIET_TICKS) && quiet.has_come(&engine),
             checkpoint: failed.checkpoint
                 || (engine.journal.is_none() && topology.has_changed().unwrap_or(false)),
             journal: failed.journal
@@ -140,6 +141,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
                 || (ticks_since_clean >= BUSY_CLEAN_TICKS && engine.take_wrote_segments()),
         };
         if work == Work::default() {
+            engine.backpressure.round_is_over();
             continue;
         }
         if work.checkpoint {
@@ -163,6 +165,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
                 engine.set_failed(Part::Upkeep, &cause);
             }
         }
+        engine.backpressure.round_is_over();
     }
 }
 

@@ -26,6 +26,7 @@ impl Connection {
     /// the end of the turn; returns the bytes used.
     pub(super) async fn publish_run(&mut self, data: &[u8]) -> Result<usize, End> {
         self.publish_began.get_or_insert_with(clock::monotonic);
+        self.context.registry.engine().wait_for_room().await;
         let mut used = 0;
         let mut pending = Vec::new();
         let result = loop {

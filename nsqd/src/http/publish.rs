@@ -94,6 +94,7 @@ async fn publish<'a>(
     delay: Option<Duration>,
 ) -> Result<Response, HttpError> {
     let began = clock::monotonic();
+    context.registry.engine().wait_for_room().await;
     let publication = topic.append(bodies, body_bytes, delay).map_err(|error| refused(&error))?;
     publication.committed().await.map_err(|error| refused(&error))?;
     let took = clock::monotonic().saturating_sub(began);

@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -35,6 +38,7 @@ pub(super) struct Catalog {
     storage: Arc<dyn Storage>,
     dir: PathBuf,
     file_bytes: u64,
+    has_little_room: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -75,6 +79,7 @@ impl Catalog {
             storage: Arc::clone(storage),
             dir: options.dir.clone(),
             file_bytes: options.file_bytes,
+            has_little_room: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 files,
                 spares,
@@ -133,6 +138,15 @@ impl Catalog {
             left -= entry.bytes;
         }
         excess
+    }
+
+    /// Says whether there is little room left on the volume, as far as was seen when a file was made.
+    pub(super) fn set_little_room(&self, has_little_room: bool) {
+        self.has_little_room.store(has_little_room, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_tight(&self) -> bool {
+        self.has_little_room.load(Ordering::Relaxed) && self.excess() > 0
     }
 
     /// Looks whether all files are still there.

@@ -304,6 +304,11 @@ impl Journal {
         self.group.catalog.excess()
     }
 
+    /// Whether the volume is nearly full when files should go: see [`Journal::excess`]. Cheap.
+    pub fn is_tight(&self) -> bool {
+        self.group.catalog.is_tight()
+    }
+
     /// Looks whether the files are where they should be. If the one that is written to is not, writing goes on in another; if
     /// the data directory is not, records are refused until it is, and the error says so. Blocks.
     pub fn check(&self) -> Result<(), JournalError> {

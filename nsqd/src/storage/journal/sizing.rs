@@ -19,6 +19,9 @@ const MIN_RESERVE_BYTES: u64 = 256 << 10;
 /// and not more.
 const MAX_RESERVE_BYTES: u64 = 16 << 20;
 
+/// With room for fewer files than this, publishers wait for those that may go.
+pub(super) const COMFORT_FILES: u64 = 4;
+
 /// The size of files on a volume, if `wanted` is their size where there is room.
 pub(super) fn usual(wanted: u64, volume: Option<Space>) -> u64 {
     let Some(volume) = volume else { return wanted };

@@ -205,12 +205,15 @@ impl Writer {
         }
         let next = match self.remove_blank().map_err(not_made).and_then(|()| self.next_file(len, size)) {
             Err(JournalError::Write(error)) => {
+                self.catalog.set_little_room(true);
                 self.no_room = Some((Instant::now() + self.retry_interval, Arc::clone(&error)));
                 return Err(JournalError::Write(error));
             }
             next => next?,
         };
         self.no_room = None;
+        let room = self.storage.space(&self.dir);
+        self.catalog.set_little_room(!sizing::fits(sizing::COMFORT_FILES * self.file_bytes, room));
         if let Some(before) = self.current.as_ref().filter(|before| before.is_adrift) {
             self.catalog.set_lost(before.header.number);
         }
