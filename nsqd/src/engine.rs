@@ -1,7 +1,7 @@
 //! What all topics and channels share: the journal, the place for segments, the limits, the timers, the health.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -147,12 +147,15 @@ pub struct Engine {
     pub log_context: LogContext,
     next_topic: AtomicU32,
     next_channel: AtomicU32,
+    /// Topics that are gone have used sequence numbers up to here.
+    sequences_used: AtomicU64,
     /// The data directory, as long as it is where it was.
     pub home: Arc<Anchored>,
     homeless: AtomicBool,
     leaving: AtomicBool,
     stopping: AtomicBool,
-    wrote_segments: AtomicBool,
+    has_segments: AtomicBool,
+    clean_from: AtomicU32,
     retains: AtomicBool,
     health: Mutex<Health>,
     topology: watch::Sender<u64>,
@@ -197,6 +200,8 @@ pub struct EngineParts {
     pub log_context: LogContext,
     /// The first numbers to give to a topic and a channel.
     pub next_numbers: (TopicNumber, ChannelNumber),
+    /// See [`Engine::sequences_used_to`].
+    pub sequences_used: u64,
     /// See [`Engine::journal_from`].
     pub journal_end: Lsn,
     /// The place from which the checkpoint that was read needs the journal.
@@ -218,11 +223,13 @@ impl Engine {
             log_context: parts.log_context,
             next_topic: AtomicU32::new(parts.next_numbers.0),
             next_channel: AtomicU32::new(parts.next_numbers.1),
+            sequences_used: AtomicU64::new(parts.sequences_used),
             home: parts.home,
             homeless: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            wrote_segments: AtomicBool::new(false),
+            has_segments: AtomicBool::new(true),
+            clean_from: AtomicU32::new(0),
             retains: AtomicBool::new(false),
             health: Mutex::default(),
             topology: watch::Sender::new(0),
@@ -289,11 +296,26 @@ impl Engine {
         unnamed
     }
 
-    /// Where a topic created now starts counting: the microsecond. So ids are not used again when a topic is deleted
-    /// and made anew, or when its newest messages were lost with memory: clients that look for duplicates by id would
-    /// drop the new ones.
-    pub fn first_sequence(&self, wall_ns: i64) -> u64 {
+    /// Where a topic created now starts counting: the microsecond, or behind all that any topic deleted so far has
+    /// used, if it had counted faster than that or the clock was set back. So ids are not used again when a topic is
+    /// deleted and made anew: clients that look for duplicates by id would drop the new ones.
+    pub fn new_first_sequence(&self, wall_ns: i64) -> u64 {
+        Self::sequence_of_time(wall_ns).max(self.sequences_used.load(Ordering::Relaxed))
+    }
+
+    /// The microsecond.
+    pub fn sequence_of_time(wall_ns: i64) -> u64 {
         u64::try_from(wall_ns / 1000).unwrap_or(0)
+    }
+
+    /// A topic that is gone has used sequence numbers up to here.
+    pub fn sequences_used(&self, end: u64) {
+        self.sequences_used.fetch_max(end, Ordering::Relaxed);
+    }
+
+    /// No new topic starts counting before this.
+    pub fn sequences_used_to(&self) -> u64 {
+        self.sequences_used.load(Ordering::Relaxed)
     }
 
     /// The segment files of a new topic.
@@ -399,14 +421,24 @@ impl Engine {
         StorageError { text: cause.to_string(), is_in_doubt: false }
     }
 
-    /// Segments were written to: there may be something to clean.
-    pub fn set_wrote_segments(&self) {
-        self.wrote_segments.store(true, Ordering::Relaxed);
+    /// Whether any topic has segments, so that there may be something to clean.
+    pub fn set_has_segments(&self, has_segments: bool) {
+        self.has_segments.store(has_segments, Ordering::Relaxed);
     }
 
-    /// Whether segments were written to since the last call.
-    pub fn take_wrote_segments(&self) -> bool {
-        self.wrote_segments.swap(false, Ordering::Relaxed)
+    /// Whether any topic may have segments.
+    pub fn has_segments(&self) -> bool {
+        self.has_segments.load(Ordering::Relaxed)
+    }
+
+    /// The topic that cleaning begins with.
+    pub fn clean_from(&self) -> TopicNumber {
+        self.clean_from.load(Ordering::Relaxed)
+    }
+
+    /// Cleaning did not come to this topic.
+    pub fn set_clean_from(&self, topic: TopicNumber) {
+        self.clean_from.store(topic, Ordering::Relaxed);
     }
 
     /// Some topic keeps what is finished.

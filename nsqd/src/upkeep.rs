@@ -20,10 +20,12 @@ use crate::topic::registry::Registry;
 
 /// How often it is looked whether there is something to do.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// After so many of these intervals segments are looked at, if some were written ...
-const BUSY_CLEAN_TICKS: u32 = 10;
-/// ... and after so many in any case.
-const CLEAN_TICKS: u32 = 300;
+/// After so many of these intervals segments are looked at, if there are any ...
+const CLEAN_TICKS: u32 = 10;
+/// ... but not so soon that looking takes more than one in so many parts of the time ...
+const CLEAN_SHARE: u32 = 50;
+/// ... or, while there is work, cleaning takes more than this.
+const BUSY_CLEAN_SHARE: u32 = 4;
 /// After so many of these intervals what was read from disk and not used again is given back.
 const AGE_TICKS: u32 = 15;
 /// After so many of these intervals topics let go of what they have kept for long enough.
@@ -59,7 +61,8 @@ impl Work {
         self == Work { look: true, ..Work::default() }
     }
 
-    fn execute(self, registry: &Registry, presence: &Mutex<Presence>) -> Result<(), String> {
+    /// Returns after how many intervals segments are to be looked at again.
+    fn execute(self, registry: &Registry, presence: &Mutex<Presence>) -> Result<u32, String> {
         if self.look {
             presence.lock().look(registry);
         }
@@ -71,11 +74,13 @@ impl Work {
         done
     }
 
-    fn work_off(self, registry: &Registry) -> Result<(), String> {
+    /// Returns after how many intervals segments are to be looked at again.
+    fn work_off(self, registry: &Registry) -> Result<u32, String> {
         if self.checkpoint {
             persist::write_checkpoint(registry, false)?;
         }
         if self.journal {
+            registry.retry_deletes();
             persist::retry_spills(registry);
             persist::retire_journal_files(registry)?;
         }
@@ -89,10 +94,30 @@ impl Work {
             persist::retain(registry)?;
         }
         if self.clean {
-            persist::clean_segments(registry)?;
+            return clean(registry);
         }
-        Ok(())
+        Ok(CLEAN_TICKS)
     }
+}
+
+fn clean(registry: &Registry) -> Result<u32, String> {
+    let engine = registry.engine();
+    // Before it is looked: one that is written to meanwhile sets it again.
+    engine.set_has_segments(false);
+    let began = clock::monotonic();
+    let cleaned = persist::clean_segments(registry);
+    if cleaned.as_ref().is_ok_and(|cleaned| !cleaned.has_files) {
+        return Ok(CLEAN_TICKS);
+    }
+    engine.set_has_segments(true);
+    Ok(ticks_until_clean(Duration::from_nanos(clock::monotonic() - began), cleaned?.has_more))
+}
+
+/// When segments are looked at again, after that took so long.
+fn ticks_until_clean(took: Duration, has_more: bool) -> u32 {
+    let (share, least) = if has_more { (BUSY_CLEAN_SHARE, 1) } else { (CLEAN_SHARE, CLEAN_TICKS) };
+    let ticks = (took * share).as_nanos().div_ceil(INTERVAL.as_nanos());
+    u32::try_from(ticks).unwrap_or(u32::MAX).max(least)
 }
 
 /// Runs until told to stop.
@@ -100,7 +125,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
     let engine = registry.engine().clone();
     let mut topology = engine.topology();
     topology.mark_unchanged();
-    let mut ticks_since_clean = 0;
+    let (mut ticks_since_clean, mut ticks_until_clean) = (0, CLEAN_TICKS);
     let mut ticks_since_retain = 0;
     let mut ticks_since_age = 0;
     let mut ticks: u32 = 0;
@@ -118,7 +143,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
         clock::follow_wall_clock();
         engine.note_journal();
         ticks = ticks.wrapping_add(ticked);
-        ticks_since_clean += ticked;
+        ticks_since_clean = u32::saturating_add(ticks_since_clean, ticked);
         ticks_since_retain += ticked;
         ticks_since_age += ticked;
         if ticks_since_age >= AGE_TICKS {
@@ -134,11 +159,10 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
                 || (engine.journal.is_none() && topology.has_changed().unwrap_or(false)),
             journal: failed.journal
                 || engine.health().is_err()
+                || registry.has_undeleted()
                 || persist::has_journal_files_to_retire(&registry),
             retain: failed.retain || (engine.retains() && ticks_since_retain >= RETAIN_TICKS),
-            clean: failed.clean
-                || ticks_since_clean >= CLEAN_TICKS
-                || (ticks_since_clean >= BUSY_CLEAN_TICKS && engine.take_wrote_segments()),
+            clean: failed.clean || (ticks_since_clean >= ticks_until_clean && engine.has_segments()),
         };
         if work == Work::default() {
             engine.backpressure.round_is_over();
@@ -155,8 +179,11 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
         }
         let (registry, presence) = (registry.clone(), presence.clone());
         match blocking::run(move || work.execute(&registry, &presence)).await.and_then(|done| done) {
-            Ok(()) if work.is_only_looking() => {}
-            Ok(()) => {
+            Ok(_) if work.is_only_looking() => {}
+            Ok(ticks) => {
+                if work.clean {
+                    ticks_until_clean = ticks;
+                }
                 failed = Work::default();
                 engine.set_works(Part::Upkeep);
             }
@@ -182,5 +209,19 @@ impl Quiet {
         let written = journal.bytes_written();
         let since = written - std::mem::replace(&mut self.written_before, written);
         since <= QUIET_BYTES && journal.footprint() > SMALL_ENOUGH * journal.least_footprint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleaning_takes_a_share_of_the_time() {
+        let ms = Duration::from_millis;
+        assert_eq!(ticks_until_clean(ms(1), false), CLEAN_TICKS);
+        assert_eq!(ticks_until_clean(ms(400), false), 100, "20 s after a look of 0.4 s");
+        assert_eq!(ticks_until_clean(ms(1), true), 1);
+        assert_eq!(ticks_until_clean(ms(1000), true), 20);
     }
 }

@@ -128,6 +128,104 @@ fn ephemeral_things_do_not_survive_a_restart_and_are_never_on_disk() {
     });
 }
 
+/// Folders of topics with segments.
+fn topic_folders(nsqd: &Daemon) -> Vec<std::ffi::OsString> {
+    let folders = std::fs::read_dir(nsqd.data_path().join("topics"));
+    folders.into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
+}
+
+#[test]
+fn a_backlog_of_an_ephemeral_topic_stays_in_memory_and_is_gone_after_a_kill() {
+    test(async {
+        for durability in ["overflow", "write", "sync"] {
+            let durability = format!("--durability={durability}");
+            let mut nsqd = Daemon::nsqd()
+                .flag(durability)
+                .flag("--mem-queue-size=1000")
+                .flag("--mem-queue-bytes=2000000")
+                .start()
+                .await;
+            let mut publisher = nsqd.connect().await;
+            // Channels that last, or not, one that is paused, a topic that is paused, and one without any.
+            for (topic, channel) in [("a", "c"), ("b", "c%23ephemeral"), ("paused", "c"), ("held", "c")] {
+                nsqd.admin(&format!("/topic/create?topic={topic}%23ephemeral")).await;
+                nsqd.admin(&format!("/channel/create?topic={topic}%23ephemeral&channel={channel}")).await;
+            }
+            nsqd.admin("/channel/pause?topic=paused%23ephemeral&channel=c").await;
+            nsqd.admin("/topic/pause?topic=held%23ephemeral").await;
+            let large = vec![b'x'; 3000];
+            for topic in
+                ["a#ephemeral", "b#ephemeral", "paused#ephemeral", "held#ephemeral", "none#ephemeral"]
+            {
+                for _ in 0..30 {
+                    publisher.publish_batch(topic, &vec![large.as_slice(); 100]).await;
+                    publisher.publish_deferred(topic, Duration::from_secs(600), &large).await;
+                }
+                let about = nsqd.topic(topic).await.expect("the topic is there");
+                assert_eq!(about.message_count, 3030, "what is dropped is counted");
+                assert_eq!(about.backend_depth, 0);
+                for channel in about.channels {
+                    assert!(channel.depth + channel.deferred_count <= 1030, "{channel:?}");
+                    assert_eq!(channel.backend_depth, 0);
+                }
+            }
+            assert!(topic_folders(&nsqd).is_empty());
+            nsqd.kill().await;
+            nsqd.restart().await;
+            assert!(nsqd.topics().await.is_empty(), "{:?}", nsqd.topics().await);
+            assert!(topic_folders(&nsqd).is_empty());
+        }
+    });
+}
+
+#[test]
+fn the_oldest_messages_of_an_ephemeral_backlog_come_whole() {
+    test(async {
+        let nsqd = Daemon::nsqd().flag("--mem-queue-size=1000").start().await;
+        let mut publisher = nsqd.connect().await;
+        let mut consumer = nsqd.subscribe("t#ephemeral", "c#ephemeral").await;
+        let body = |n: usize| format!("{n} {}", "x".repeat(2000));
+        for first in (0..20_000).step_by(200) {
+            publisher.publish_batch("t#ephemeral", &(first..first + 200).map(body).collect::<Vec<_>>()).await;
+        }
+        consumer.ready(500).await;
+        let came = consumer.consume(1000).await;
+        assert_eq!(bodies(&came), (0..1000).map(body).collect::<Vec<_>>());
+        consumer.nothing().await;
+    });
+}
+
+#[test]
+fn a_lagging_ephemeral_channel_costs_a_normal_topic_no_disk() {
+    test(async {
+        let nsqd =
+            Daemon::nsqd().flag("--mem-queue-size=500").flag("--max-bytes-per-file=1000000").start().await;
+        let mut publisher = nsqd.connect().await;
+        let mut ephemeral = nsqd.subscribe("t", "lags#ephemeral").await;
+        let mut normal = nsqd.subscribe("t", "c").await;
+        let body = |n: usize| format!("{n} {}", "x".repeat(1000));
+        // First a backlog of both, on disk for the one that lasts; then that one keeps up.
+        for first in (0..20_000).step_by(200) {
+            publisher.publish_batch("t", &(first..first + 200).map(body).collect::<Vec<_>>()).await;
+        }
+        normal.ready(500).await;
+        assert_eq!(normal.consume(20_000).await.len(), 20_000);
+        for first in (20_000..30_000).step_by(200) {
+            publisher.publish_batch("t", &(first..first + 200).map(body).collect::<Vec<_>>()).await;
+            normal.consume(200).await;
+        }
+        nsqd.channel_until_finished("t", "c").await;
+        let segments = async || process::folder_bytes(&nsqd.data_path().join("topics"));
+        let look = async || wait::when(segments().await, |bytes| *bytes < 500_000);
+        wait::until("the disk has nothing of the ephemeral channel", look).await;
+        let channel = nsqd.channel("t", "lags#ephemeral").await.expect("the channel is there");
+        assert_eq!((channel.depth, channel.backend_depth), (500, 0));
+        ephemeral.ready(500).await;
+        assert_eq!(bodies(&ephemeral.consume(500).await), (0..500).map(body).collect::<Vec<_>>());
+        ephemeral.nothing().await;
+    });
+}
+
 fn folder_contains(folder: &std::path::Path, needle: &[u8]) -> bool {
     std::fs::read_dir(folder).expect("a data directory").flatten().any(|entry| {
         let path = entry.path();

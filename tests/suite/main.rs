@@ -61,6 +61,9 @@ mod recovery;
 /// A full disk, no more files, a directory that cannot be used.
 mod faults;
 
+/// Disk and memory follow what is unfinished; what is deleted gives all back.
+mod space;
+
 /// Files and directories that somebody removes or moves while nsqd runs.
 mod vanishing;
 

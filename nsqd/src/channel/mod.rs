@@ -32,7 +32,7 @@ mod model_tests;
 #[cfg(test)]
 mod topology_tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use nsq_protocol::ChannelName;
@@ -50,7 +50,7 @@ use crate::client_info::ClientInfo;
 use crate::clock::{self, Nanos};
 use crate::log::read_cache::ReadCache;
 use crate::log::reader::LogReader;
-use crate::log::{Holder, TopicLog};
+use crate::log::{Holder, Ranges, TopicLog};
 use crate::storage::journal::Journal;
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, TopicNumber};
@@ -83,7 +83,7 @@ pub struct ChannelParts {
     pub journal: Option<Arc<Journal>>,
     /// Who wakes it at deadlines.
     pub timers: Arc<Timers>,
-    /// Ephemeral channels drop what exceeds this depth.
+    /// What exceeds this depth is dropped: by ephemeral channels, and by all channels of ephemeral topics.
     pub bound: Option<u64>,
 }
 
@@ -93,6 +93,8 @@ pub struct Channel {
     /// A copy of the oldest number that the state needs.
     floor: AtomicU64,
     inner: Mutex<Inner>,
+    /// It needs no messages any more.
+    deleted: AtomicBool,
     this: Weak<Channel>,
 }
 
@@ -136,11 +138,12 @@ impl Channel {
                 timer: parts.timers.timer(this.clone()),
                 closed: false,
             }),
+            deleted: AtomicBool::new(false),
             this: this.clone(),
             parts,
         });
-        let holder: Weak<Channel> = Arc::downgrade(&channel);
-        channel.parts.log.add_holder(holder);
+        let holder: Arc<dyn Holder> = channel.clone();
+        channel.parts.log.add_holder(&holder);
         channel.inner.lock().schedule(deadline);
         channel
     }
@@ -314,6 +317,18 @@ impl Channel {
         inner.signals.iter().flatten().for_each(|(signal, _)| signal.close());
     }
 
+    /// The channel is deleted: as [`Channel::close`], and what it knows of messages goes at once, however long its
+    /// consumers' connections take to end.
+    pub fn discard(&self) {
+        self.close();
+        self.deleted.store(true, Ordering::Release);
+        let mut inner = self.inner.lock();
+        let emptied = inner.state.empty();
+        inner.cache = ReadCache::default();
+        drop(inner);
+        drop(emptied);
+    }
+
     /// Runs `look` on the state and the consumers' connections, for statistics.
     pub fn inspect<T>(&self, look: impl FnOnce(&ChannelState, Infos<'_>) -> T) -> T {
         let inner = self.inner.lock();
@@ -433,11 +448,33 @@ impl Inner {
 
 impl Holder for Channel {
     fn floor(&self) -> u64 {
-        self.floor.load(Ordering::Acquire)
+        if self.deleted.load(Ordering::Acquire) { u64::MAX } else { self.floor.load(Ordering::Acquire) }
     }
 
-    fn needed(&self, from: u64, to: u64, limit: usize) -> Vec<u64> {
-        self.inner.lock().state.needed(from, to, limit)
+    fn ahead_from(&self) -> u64 {
+        if self.deleted.load(Ordering::Acquire) { u64::MAX } else { self.inner.lock().state.cursor() }
+    }
+
+    fn needed(&self, from: u64, to: u64) -> Ranges {
+        match self.deleted.load(Ordering::Acquire) {
+            true => Ranges::new(),
+            false => self.inner.lock().state.needed(from, to, usize::MAX),
+        }
+    }
+
+    fn needs_any(&self, from: u64, to: u64) -> bool {
+        !self.deleted.load(Ordering::Acquire) && self.inner.lock().state.needs_any(from, to)
+    }
+
+    fn is_ephemeral(&self) -> bool {
+        self.parts.name.is_ephemeral()
+    }
+
+    fn dropped(&self, ranges: &[(u64, u64)]) {
+        let mut inner = self.inner.lock();
+        inner.state.drop_messages(ranges);
+        let floor = inner.state.lowest_needed();
+        self.floor.store(floor, Ordering::Release);
     }
 }
 

@@ -125,7 +125,7 @@ impl ChannelState {
     }
 
     /// Takes what is no longer outstanding out of the queues.
-    fn leave_queues(&mut self) {
+    pub(super) fn leave_queues(&mut self) {
         let outstanding = &self.outstanding;
         self.sorted_count = 0;
         self.waiting.retain(|&(_, slot)| outstanding.entry(slot).place == Place::Waiting);

@@ -27,6 +27,8 @@ use super::saved::Clocks;
 use super::skipped::Skipped;
 use crate::clock::Nanos;
 use crate::locality::Locality;
+use crate::log::Ranges;
+use crate::log::retention::merged;
 
 /// Why an acknowledgement was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +108,8 @@ pub struct ChannelState {
     /// Finished since [`ChannelState::drain_finished`] was last called.
     pub(super) finished: Runs,
     max_message_timeout: Nanos,
+    /// What exceeds so many messages is dropped: of an ephemeral name, unless the topic keeps what is finished.
+    pub(super) bound: Option<u64>,
     /// How often it was moved or emptied: a checkpoint is of before that or of after it.
     pub(super) upheavals: u64,
     pub(super) random: u64,
@@ -143,6 +147,7 @@ impl ChannelState {
             in_flight_count: 0,
             finished: Runs::default(),
             max_message_timeout,
+            bound: None,
             upheavals: 0,
             random: cursor.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             latencies: None,
@@ -152,6 +157,7 @@ impl ChannelState {
     /// The topic has released its messages up to `to`. With `bound`, what does not fit is dropped, newest first
     /// (ephemeral channels). It counts all the same, as in NSQ.
     pub fn release(&mut self, to: u64, marks: &[Mark], bound: Option<u64>) {
+        self.bound = bound;
         let from = self.end;
         if to <= from {
             return;
@@ -174,7 +180,12 @@ impl ChannelState {
             match mark {
                 Mark::Skipped { .. } => skipped_count += end - start,
                 Mark::Deferred { due, .. } => {
-                    (start..end).for_each(|sequence| self.defer_ahead(sequence, 0, due))
+                    for sequence in start..end {
+                        // What does not fit is skipped only, so it is dropped.
+                        if self.has_room_to_defer() {
+                            self.defer_ahead(sequence, 0, due);
+                        }
+                    }
                 }
             }
         }
@@ -265,6 +276,7 @@ impl ChannelState {
         let slot = self.owned(key, sequence)?;
         self.leave_flight(slot, |consumer| consumer.requeue_count += 1);
         self.counters.requeue_count += 1;
+        let has_room = self.has_room_to_defer();
         let entry = self.outstanding.entry_mut(slot);
         if entry.recall == Recall::Finish || (entry.recall == Recall::HandOut && delay == 0) {
             self.come_back(slot);
@@ -274,6 +286,9 @@ impl ChannelState {
         let attempts = entry.attempts;
         if delay == 0 {
             self.wait(slot);
+        } else if !has_room {
+            self.outstanding.remove(slot);
+            return Ok(None);
         } else {
             let due = now.saturating_add(delay);
             entry.place = Place::Deferred;
@@ -370,7 +385,11 @@ impl ChannelState {
         let outstanding = &self.outstanding;
         fallen.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
         for slot in fallen {
-            self.wait(slot);
+            if self.is_full() {
+                self.outstanding.remove(slot);
+            } else {
+                self.wait(slot);
+            }
         }
     }
 
@@ -473,13 +492,67 @@ impl ChannelState {
         self.outstanding.lowest().map_or(self.cursor, |lowest| lowest.min(self.cursor))
     }
 
-    /// The messages of `from..to` that are not finished, at most `limit`, in order.
-    pub fn needed(&self, from: u64, to: u64, limit: usize) -> Vec<u64> {
-        let mut needed = self.outstanding.between(from, to.min(self.cursor), limit);
-        // What is ahead of the cursor and skipped is either outstanding (deferred) or does not exist; counting it as
-        // needed only keeps it a little longer.
-        needed.extend((from.max(self.cursor)..to).take(limit.saturating_sub(needed.len())));
-        needed
+    /// The messages of `from..to` that are not finished, at most about `limit`, in order.
+    pub fn needed(&self, from: u64, to: u64, limit: usize) -> Ranges {
+        let mut needed: Runs = (self.outstanding.between(from, to.min(self.cursor), limit).into_iter())
+            .map(|sequence| (sequence, sequence + 1))
+            .collect();
+        let from = from.max(self.cursor);
+        if from < to && needed.count() < limit as u64 {
+            // What is skipped is either outstanding (deferred) or never handed out.
+            let ahead = self.skipped.gaps(from, to.min(self.most_ahead()));
+            if self.skipped.is_empty() {
+                ahead.for_each(|(from, to)| needed.push(from, to));
+            } else {
+                let deferred = self.outstanding.between(from, to, limit);
+                let deferred = deferred.into_iter().map(|sequence| (sequence, sequence + 1));
+                merged(ahead.take(limit).chain(deferred).collect())
+                    .into_iter()
+                    .for_each(|(from, to)| needed.push(from, to));
+            }
+        }
+        needed.iter().collect()
+    }
+
+    /// Whether any message of `from..to` is not finished.
+    pub fn needs_any(&self, from: u64, to: u64) -> bool {
+        !self.needed(from, to, 1).is_empty()
+    }
+
+    /// One past the last message that it will hand out, of those that are there or may be released next.
+    fn most_ahead(&self) -> u64 {
+        let room = |bound: u64| bound.saturating_add(self.consumers.room()).saturating_sub(self.depth());
+        self.bound.map_or(u64::MAX, |bound| self.end.saturating_add(room(bound)))
+    }
+
+    /// Whether there is no room for a message that comes due: of an ephemeral name.
+    fn is_full(&self) -> bool {
+        self.bound.is_some_and(|bound| self.depth() >= bound.saturating_add(self.consumers.room()))
+    }
+
+    fn has_room_to_defer(&self) -> bool {
+        let room = |bound: u64| bound.saturating_add(self.consumers.room());
+        self.bound.is_none_or(|bound| (self.deferred.len() as u64) < room(bound))
+    }
+
+    /// These messages, in order, are gone: there was no memory for them, and they are of an ephemeral name.
+    pub fn drop_messages(&mut self, ranges: &[(u64, u64)]) {
+        let mut skipped: Vec<(u64, u64)> = self.skipped.iter().collect();
+        for &(from, to) in ranges {
+            for sequence in self.outstanding.between(from, to, usize::MAX) {
+                let slot = self.outstanding.find(sequence);
+                // One in flight is at its consumer; if it comes back, it turns out to be gone.
+                if let Some(slot) = slot.filter(|&slot| self.outstanding.entry(slot).place != Place::InFlight)
+                {
+                    self.outstanding.remove(slot);
+                }
+            }
+            skipped.push((from.max(self.cursor), to.min(self.end)));
+        }
+        self.leave_queues();
+        skipped.retain(|(from, to)| from < to);
+        self.skipped = merged(skipped).into_iter().collect();
+        self.pass_skipped();
     }
 
     /// One past the last that was released to this channel.

@@ -44,7 +44,7 @@ impl Subscription {
     }
 
     /// Gives the place up; an ephemeral channel goes with its last consumer.
-    pub async fn leave(mut self, registry: &Registry) {
+    pub async fn leave(mut self, registry: &Arc<Registry>) {
         self.left = true;
         if self.channel.unsubscribe(self.key) {
             registry.consumer_left(&self.topic, &self.channel).await;

@@ -131,6 +131,24 @@ impl Chunk {
         &self.bytes[self.offset_of(from)..]
     }
 
+    /// Bytes of the frames of `from..to`, which are in here.
+    pub fn bytes_between(&self, from: u64, to: u64) -> usize {
+        self.offset_of(to) - self.offset_of(from)
+    }
+
+    /// The frames of `from..to`, which are in here.
+    pub fn frames_between(&self, from: u64, to: u64) -> &[u8] {
+        &self.bytes[self.offset_of(from)..self.offset_of(to)]
+    }
+
+    /// A copy of the messages `from..to`, which are in here.
+    pub fn part(&self, from: u64, to: u64) -> Chunk {
+        let start = self.offset_of(from);
+        let indices = (from - self.first_sequence) as usize..(to - self.first_sequence) as usize;
+        let offsets = self.offsets[indices].iter().map(|&offset| offset - start as u32).collect();
+        Chunk { first_sequence: from, offsets, bytes: self.frames_between(from, to).to_vec() }
+    }
+
     /// Appends to `out` up to `max_count` frames from message `from` (which is in here) on, as many as fit into
     /// `room` bytes; returns how many. The first one goes in however big it is when `room` is not used up.
     pub fn copy(&self, from: u64, max_count: u64, room: usize, out: &mut Vec<u8>) -> u64 {
@@ -201,6 +219,14 @@ impl Chunk {
     }
 }
 
+/// What follows the first `count` of these frames, if there are so many.
+pub fn skip_frames(frames: &[u8], count: u64) -> Option<&[u8]> {
+    (0..count).try_fold(frames, |rest, _| {
+        let size = u32::from_be_bytes(*rest.first_chunk()?) as usize;
+        rest.get(4 + size..)
+    })
+}
+
 /// The timestamp of the first of these frames, if it is there for the first time.
 pub fn first_delivery(frames: &[u8]) -> Option<i64> {
     let attempts = u16::from_be_bytes(*frames.get(ATTEMPTS_OFFSET..)?.first_chunk()?);
@@ -261,6 +287,17 @@ mod tests {
         let mut again = Vec::new();
         chunk.copy_again(11, 2, &mut again);
         assert_eq!(first_delivery(&again), None);
+    }
+
+    #[test]
+    fn a_part_has_the_frames_of_its_messages() {
+        let chunk = chunk(&[b"a", b"bb", b"ccc", b"dddd"]);
+        let part = chunk.part(11, 13);
+        assert_eq!((part.first_sequence(), part.end_sequence()), (11, 13));
+        assert_eq!(part.frames(), chunk.frames_between(11, 13));
+        assert_eq!(part.frames_from(12), chunk.frames_between(12, 13));
+        assert_eq!(chunk.bytes_between(10, 14), chunk.len_bytes());
+        assert!(chunk.part(14, 14).is_empty());
     }
 
     #[test]

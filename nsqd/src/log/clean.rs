@@ -1,78 +1,293 @@
-//! Cleaning: an old segment file of which little is still needed goes, and its survivors are copied forward.
+//! Cleaning: a segment file of which half or more is finished goes, and its survivors are copied forward.
 //!
-//! One message deferred for a week must not pin gigabytes. A file that is mostly a backlog stays as it is.
+//! So what a topic has on disk is about twice what is unfinished, at most, whatever the share; and as each copied byte
+//! frees another one, all copying together writes no more than what was once written as backlog. A topic's many
+//! small files become one. Files are read block by block, and copied a piece at a time.
 
+use std::collections::HashMap;
 use std::io;
 
 use super::TopicLog;
-use crate::storage::segment::{LoadedBlock, NewBlock, ReadError, SegmentFileInfo, SegmentStore};
+use crate::storage::block::BLOCK_HEADER_BYTES;
+use crate::storage::segment::{BlockRef, NewBlock, ReadError, SegmentFileInfo};
 
-/// A file goes if at most one in so many of its messages is needed.
-const SURVIVOR_SHARE: u64 = 16;
-/// More than so many survivors are not copied in one go, whatever their share.
-const MAX_SURVIVORS: usize = 10_000;
+/// A file goes if at most one in so many of its bytes is needed.
+const NEEDED_SHARE: u64 = 2;
+/// A file that would free less than this stays: a file system gives space in pieces of that size.
+const LEAST_WASTE_BYTES: u64 = 4096;
+/// A smaller file is worth being merged with others.
+const SMALL_FILE_BYTES: u64 = 64 << 10;
+/// A topic with more small files than this gets one in their place.
+const MOST_SMALL_FILES: usize = 8;
+/// In a topic with small files, a file is small if it has at most one in so many of the bytes that it could have.
+const SMALL_FILE_SHARE: u64 = 16;
+/// Blocks that are looked at together.
+const PAGE_BLOCKS: usize = 64;
+/// Survivors are written in pieces of about this size.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// What came of a look at a topic's segments.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Bytes that came free.
+    pub freed_bytes: u64,
+    /// Bytes that were copied for that.
+    pub copied_bytes: u64,
+    /// There are segments: it is worth looking again.
+    pub has_files: bool,
+    /// It ended early, for it had copied enough.
+    pub has_more: bool,
+}
+
+/// A file, and how much of it is needed.
+#[derive(Debug, Clone, Copy)]
+struct FileUse {
+    number: u64,
+    bytes: u64,
+    needed_bytes: u64,
+    is_written_to: bool,
+}
+
+impl FileUse {
+    fn is_wasteful(&self, least_waste: u64) -> bool {
+        let waste = self.bytes.saturating_sub(self.needed_bytes);
+        self.needed_bytes == 0 || (self.needed_bytes * NEEDED_SHARE <= self.bytes && waste >= least_waste)
+    }
+}
+
+/// Which files go.
+fn choose(files: &[FileUse], max_file_bytes: u64) -> Vec<u64> {
+    let least_waste = LEAST_WASTE_BYTES.min(max_file_bytes / SMALL_FILE_SHARE);
+    let small_bytes = SMALL_FILE_BYTES.min(max_file_bytes / SMALL_FILE_SHARE);
+    let is_small = |file: &FileUse| !file.is_written_to && file.bytes < small_bytes;
+    let merges = files.iter().filter(|file| is_small(file)).count() > MOST_SMALL_FILES;
+    let goes = |file: &&FileUse| file.is_wasteful(least_waste) || (merges && is_small(file));
+    files.iter().filter(goes).map(|file| file.number).collect()
+}
+
+/// Survivors on their way to another file.
+#[derive(Default)]
+struct Piece {
+    /// The blocks that they come from, in order; also those of which nothing is needed.
+    old: Vec<BlockRef>,
+    /// First message, how many, and where their frames end.
+    runs: Vec<(u64, u32, usize)>,
+    frames: Vec<u8>,
+}
+
+impl Piece {
+    fn new_blocks(&self) -> Vec<NewBlock<'_>> {
+        let mut start = 0;
+        let block = |&(first_sequence, count, end): &(u64, u32, usize)| {
+            let frames = &self.frames[start..end];
+            start = end;
+            NewBlock { first_sequence, count, frames }
+        };
+        self.runs.iter().map(block).collect()
+    }
+}
 
 impl TopicLog {
-    /// Looks at all segment files but the newest, and lets go of those that hold little or nothing that is needed.
-    /// Returns the bytes that came free. Reads and writes the disk.
-    pub fn clean(&self) -> io::Result<u64> {
-        let Some(mut segments) = self.segments.try_lock() else { return Ok(0) };
+    /// Looks at all segment files, and lets go of those that hold little or nothing that is needed; copies about
+    /// `budget_bytes` at most for that. Reads and writes the disk.
+    ///
+    /// `before_release` runs before a file is deleted. It must store what was finished so far: after a crash nobody
+    /// may look for a message that is gone.
+    pub fn clean(
+        &self,
+        budget_bytes: u64,
+        before_release: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Cleaned> {
+        let (files, max_file_bytes, writing) = {
+            let Some(segments) = self.segments.try_lock() else {
+                return Ok(Cleaned { has_files: true, ..Cleaned::default() });
+            };
+            let writing = segments.writing().map(|file| file.number);
+            (segments.files().collect::<Vec<_>>(), segments.max_file_bytes(), writing)
+        };
+        let mut cleaned = Cleaned { has_files: !files.is_empty(), ..Cleaned::default() };
+        if files.is_empty() {
+            return Ok(cleaned);
+        }
+        let retained_from = self.retained_from();
+        let needed = self.needed_bytes_by_file();
+        let uses: Vec<FileUse> = (files.iter())
+            .filter(|file| file.end_sequence <= retained_from)
+            .map(|file| FileUse {
+                number: file.number,
+                bytes: file.bytes,
+                needed_bytes: needed.get(&file.number).copied().unwrap_or(0),
+                is_written_to: writing == Some(file.number),
+            })
+            .collect();
+        let chosen = choose(&uses, max_file_bytes);
+        let mut going = Vec::new();
+        for file in self.close_files(&chosen) {
+            if cleaned.copied_bytes >= budget_bytes {
+                cleaned.has_more = true;
+                break;
+            }
+            cleaned.copied_bytes += self.copy_survivors(&file)?;
+            going.push(file.number);
+        }
+        if !going.is_empty() {
+            before_release()?;
+        }
+        cleaned.freed_bytes = self.release_files(&going)?;
+        Ok(cleaned)
+    }
+
+    /// Nothing is written to these files any more, neither from memory nor survivors of one another: what they hold from
+    /// now on is what they are told to hold.
+    fn close_files(&self, numbers: &[u64]) -> Vec<SegmentFileInfo> {
+        let mut segments = self.segments.lock();
+        numbers.iter().for_each(|&number| segments.close_file_if_writing(number));
+        segments.files().filter(|file| numbers.contains(&file.number)).collect()
+    }
+
+    /// How much of each file is needed, about.
+    fn needed_bytes_by_file(&self) -> HashMap<u64, u64> {
+        let ahead_from = self.holders.ahead_from();
+        let mut needed_bytes: HashMap<u64, u64> = HashMap::new();
+        let mut at = 0;
+        loop {
+            let page = self.tail.lock().blocks_from(at, PAGE_BLOCKS);
+            let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
+            let (first, end) = (first.first_sequence, last.end_sequence());
+            let needed = if first >= ahead_from {
+                self.without_refused(vec![(first, end)])
+            } else {
+                self.needed_on_disk(first, end)
+            };
+            for block in &page {
+                *needed_bytes.entry(block.file_number()).or_default() += share(block, &needed);
+            }
+            at = end;
+        }
+        needed_bytes
+    }
+
+    /// Copies what is needed of a file; returns how many bytes.
+    fn copy_survivors(&self, file: &SegmentFileInfo) -> io::Result<u64> {
+        let mut copied = 0;
+        let mut piece = Piece::default();
+        let mut at = file.first_sequence;
+        while at < file.end_sequence {
+            let page = self.tail.lock().blocks_from(at, PAGE_BLOCKS);
+            let Some(last) = page.last() else { break };
+            at = last.end_sequence();
+            for block in page.into_iter().filter(|block| block.file_number() == file.number) {
+                self.add_survivors(&mut piece, block)?;
+                if piece.frames.len() >= PIECE_BYTES {
+                    copied += self.write_piece(std::mem::take(&mut piece))?;
+                }
+            }
+        }
+        Ok(copied + self.write_piece(piece)?)
+    }
+
+    fn add_survivors(&self, piece: &mut Piece, block: BlockRef) -> io::Result<()> {
+        let (first, end) = (block.first_sequence, block.end_sequence());
+        let needed = self.needed_on_disk(first, end);
+        if !needed.is_empty() {
+            let loaded = match block.read() {
+                Ok(loaded) => loaded,
+                // It was freed meanwhile, and its file with it.
+                Err(_) if !self.tail.lock().has_block(&block) => return Ok(()),
+                Err(error @ ReadError::Io { .. }) => return Err(io::Error::other(error)),
+                Err(error) => {
+                    self.read_failed(&block, &error);
+                    return Ok(());
+                }
+            };
+            for (from, to) in needed {
+                let indices = (from - first) as usize..(to - first) as usize;
+                indices.filter_map(|index| loaded.frame(index)).for_each(|f| piece.frames.extend(f));
+                piece.runs.push((from, (to - from) as u32, piece.frames.len()));
+            }
+        }
+        piece.old.push(block);
+        Ok(())
+    }
+
+    /// From now on the survivors are where they were copied to.
+    fn write_piece(&self, piece: Piece) -> io::Result<u64> {
+        if piece.old.is_empty() {
+            return Ok(0);
+        }
+        let mut segments = self.segments.lock();
         if self.is_deleted() {
             return Ok(0);
         }
-        let files: Vec<SegmentFileInfo> = segments.files().collect();
-        let Some((_newest, old)) = files.split_last() else { return Ok(0) };
+        let copies = segments.append_blocks(&piece.new_blocks())?;
+        let mut tail = self.tail.lock();
+        tail.replace_blocks(&piece.old, copies);
+        self.publish_numbers(&tail);
+        Ok((piece.frames.len() + piece.runs.len() * BLOCK_HEADER_BYTES) as u64)
+    }
+
+    fn release_files(&self, numbers: &[u64]) -> io::Result<u64> {
+        if numbers.is_empty() {
+            return Ok(0);
+        }
+        let mut segments = self.segments.lock();
+        if self.is_deleted() {
+            return Ok(0);
+        }
+        // The copies must be there before what they are copies of goes, even if the power fails in between. They may
+        // be of an earlier attempt, which has failed half-way.
+        segments.sync()?;
         let mut freed = 0;
-        let retained_from = self.retained_from();
-        for file in old.iter().filter(|file| file.end_sequence <= retained_from) {
-            let limit = ((file.message_count / SURVIVOR_SHARE) as usize).min(MAX_SURVIVORS);
-            if let Some(survivors) = self.holders.survivors(file.first_sequence, file.end_sequence, limit) {
-                freed += self.release_file(&mut segments, file, &survivors)?;
-            }
+        for &number in numbers {
+            self.tail.lock().forget_copies_in(number);
+            freed += segments.release_file(number)?;
         }
         Ok(freed)
     }
+}
 
-    fn release_file(
-        &self,
-        segments: &mut SegmentStore,
-        file: &SegmentFileInfo,
-        survivors: &[u64],
-    ) -> io::Result<u64> {
-        let mut copies: Vec<(u64, Vec<u8>)> = Vec::new();
-        let mut loaded: Option<LoadedBlock> = None;
-        for &sequence in survivors {
-            let Some(block) = self.tail.lock().block_of(sequence) else { continue };
-            // It may stand in another file, or be in memory as well.
-            if block.file_number() != file.number {
-                continue;
-            }
-            if loaded.as_ref().is_none_or(|loaded| loaded.first_sequence != block.first_sequence) {
-                loaded = match block.read() {
-                    Ok(block) => Some(block),
-                    Err(error @ ReadError::Io { .. }) => return Err(io::Error::other(error)),
-                    Err(error) => {
-                        self.read_failed(&block, &error);
-                        continue;
-                    }
-                };
-            }
-            let frame =
-                loaded.as_ref().and_then(|loaded| loaded.frame((sequence - block.first_sequence) as usize));
-            copies.extend(frame.map(|frame| (sequence, frame.to_vec())));
-        }
-        let blocks: Vec<_> = (copies.iter())
-            .map(|(sequence, frame)| NewBlock { first_sequence: *sequence, count: 1, frames: frame })
-            .collect();
-        let copied = segments.append_blocks(&blocks)?;
-        // The copies must be there before what they are copies of goes, even if the power fails in between.
-        if !copied.is_empty() {
-            segments.sync()?;
-        }
-        let mut tail = self.tail.lock();
-        tail.replace_blocks(file.number, copied);
-        self.publish_numbers(&tail);
-        drop(tail);
-        segments.release_file(file.number)
+/// The bytes of these messages, which are in order, in a block, with the headers that they would have on their own.
+fn share(block: &BlockRef, needed: &[(u64, u64)]) -> u64 {
+    let (first, end) = (block.first_sequence, block.end_sequence());
+    let start = needed.partition_point(|&(_, to)| to <= first);
+    let (mut count, mut runs) = (0, 0);
+    for &(from, to) in needed[start..].iter().take_while(|(from, _)| *from < end) {
+        count += to.min(end) - from.max(first);
+        runs += 1;
+    }
+    u64::from(block.bytes) * count / u64::from(block.count) + runs * BLOCK_HEADER_BYTES as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn file(number: u64, bytes: u64, needed_bytes: u64) -> FileUse {
+        FileUse { number, bytes, needed_bytes, is_written_to: false }
+    }
+
+    #[test]
+    fn half_finished_files_go_and_others_stay() {
+        let files = [
+            file(1, 100 * MIB, 50 * MIB),
+            file(2, 100 * MIB, 51 * MIB),
+            file(3, 100, 0),
+            file(4, 4000, 100),
+            file(5, 5000, 100),
+            FileUse { is_written_to: true, ..file(6, MIB, 1000) },
+        ];
+        assert_eq!(choose(&files, 100 * MIB), [1, 3, 5, 6]);
+    }
+
+    #[test]
+    fn many_small_files_become_one() {
+        let files: Vec<FileUse> = (1..=9).map(|number| file(number, 2000, 1900)).collect();
+        assert_eq!(choose(&files, 100 * MIB).len(), 9);
+        assert!(choose(&files[..8], 100 * MIB).is_empty());
+        let mut written_to = files;
+        written_to[8].is_written_to = true;
+        assert!(choose(&written_to, 100 * MIB).is_empty());
     }
 }

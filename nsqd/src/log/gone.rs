@@ -21,6 +21,9 @@ impl TopicLog {
     /// A file with messages that cannot be read is looked at again by the next call: somebody may put it back.
     pub fn replace_gone_files(&self) -> io::Result<Gone> {
         let Some(mut segments) = self.segments.try_lock() else { return Ok(Gone::default()) };
+        if self.is_deleted() {
+            return Ok(Gone::default());
+        }
         let mut result = Gone::default();
         let gone = segments.gone();
         // What is written again must not go to a file that is gone as well.
@@ -47,7 +50,9 @@ impl TopicLog {
         let in_memory = self.tail.lock().take_back(file.number);
         while let Some(last) = in_memory {
             let Some(chunk) = self.tail.lock().unwritten_up_to(last) else { break };
-            self.write_if_needed(segments, &chunk)?;
+            if !self.write_needed(segments, &chunk)? {
+                self.leave_memory(&chunk);
+            }
         }
         let mut unreadable = 0;
         let blocks = self.tail.lock().blocks_of_file(file.number);

@@ -1,17 +1,32 @@
 //! Who still needs messages. The log asks with numbers and does not know what a channel is.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// Somebody who needs messages of a log. What is once not needed never is again, unless the log keeps it though
-/// finished.
+use super::retention::merged;
+
+/// Sequence numbers `(from, to)`, in order and without overlaps.
+pub type Ranges = Vec<(u64, u64)>;
+
+/// Somebody who needs messages of a log. A message that is not needed is never needed again, unless the log keeps it
+/// though finished.
 pub trait Holder: Send + Sync {
     /// Nothing below this number is needed. Cheap: asked after every batch of acknowledgements.
     fn floor(&self) -> u64;
-    /// The needed messages of `from..to`, at most `limit`, in order.
-    fn needed(&self, from: u64, to: u64, limit: usize) -> Vec<u64>;
+    /// Everything from this number on is needed, with few exceptions. Cheap.
+    fn ahead_from(&self) -> u64;
+    /// The needed messages of `from..to`.
+    fn needed(&self, from: u64, to: u64) -> Ranges;
+    /// Whether any message of `from..to` is needed.
+    fn needs_any(&self, from: u64, to: u64) -> bool;
+    /// Whether it needs messages only as long as they are in memory, as what is ephemeral does.
+    fn is_ephemeral(&self) -> bool {
+        false
+    }
+    /// These messages are gone: there was no memory for them. Only an ephemeral holder hears this.
+    fn dropped(&self, _ranges: &[(u64, u64)]) {}
 }
 
 /// A number below which nothing is needed, and above which everything is: a release point.
@@ -22,15 +37,37 @@ impl Holder for AtomicU64 {
         self.load(Ordering::Acquire)
     }
 
-    fn needed(&self, from: u64, to: u64, limit: usize) -> Vec<u64> {
-        (from.max(self.floor())..to).take(limit).collect()
+    fn ahead_from(&self) -> u64 {
+        self.floor()
     }
+
+    fn needed(&self, from: u64, to: u64) -> Ranges {
+        let from = from.max(self.floor());
+        if from < to { vec![(from, to)] } else { Ranges::new() }
+    }
+
+    fn needs_any(&self, from: u64, to: u64) -> bool {
+        from.max(self.floor()) < to
+    }
+}
+
+/// Which holders a question is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Of {
+    /// Those whose messages may be on disk.
+    Durable,
+    /// Those whose messages are in memory only.
+    Ephemeral,
 }
 
 /// All holders of one log. One that is dropped needs nothing.
 #[derive(Default)]
 pub struct Holders {
     all: Mutex<Vec<Weak<dyn Holder>>>,
+    /// Whether there was ever an ephemeral holder: most logs need not ask for them.
+    has_ephemeral: AtomicBool,
+    /// Nothing of this log is ever on disk: all its holders are ephemeral.
+    in_memory_only: AtomicBool,
     witness: Witness,
 }
 
@@ -45,12 +82,15 @@ struct Witness {
 
 impl Holders {
     /// From now on this one is asked.
-    pub fn add(&self, holder: Weak<dyn Holder>) {
+    pub fn add(&self, holder: &Arc<dyn Holder>) {
+        if holder.is_ephemeral() {
+            self.has_ephemeral.store(true, Ordering::Release);
+        }
         let mut holders = self.all.lock();
         if holders.len() == holders.capacity() {
             holders.retain(|holder| holder.strong_count() > 0);
         }
-        holders.push(holder);
+        holders.push(Arc::downgrade(holder));
     }
 
     /// Whether anybody needs a message before `sequence`. Nearly always asks one holder only.
@@ -68,28 +108,78 @@ impl Holders {
         witness.is_some()
     }
 
-    /// The lowest of all floors.
-    pub fn floor(&self) -> u64 {
-        self.alive().iter().map(|holder| holder.floor()).min().unwrap_or(0)
+    /// Nothing of this log is ever on disk.
+    pub fn set_in_memory_only(&self) {
+        self.in_memory_only.store(true, Ordering::Release);
+        self.has_ephemeral.store(true, Ordering::Release);
     }
 
-    /// Whether anybody needs any message of `from..to`.
-    pub fn need_any(&self, from: u64, to: u64) -> bool {
-        self.alive().iter().any(|holder| holder.floor() < to && !holder.needed(from, to, 1).is_empty())
+    /// Whether nothing of this log is ever on disk.
+    pub fn are_in_memory_only(&self) -> bool {
+        self.in_memory_only.load(Ordering::Acquire)
     }
 
-    /// The messages of `from..to` that anybody needs, in order; none if there are more than `limit`.
-    pub fn survivors(&self, from: u64, to: u64, limit: usize) -> Option<Vec<u64>> {
-        let mut all = Vec::new();
+    /// Whether there may be ephemeral holders.
+    pub fn has_ephemeral(&self) -> bool {
+        self.has_ephemeral.load(Ordering::Acquire)
+    }
+
+    /// The lowest floors: of all holders, and of those whose messages may be on disk (`u64::MAX` without any, if nothing
+    /// of this log is ever on disk).
+    pub fn floors(&self) -> (u64, u64) {
+        let (mut all, mut durable) = (None, None);
+        let in_memory_only = self.are_in_memory_only();
         for holder in self.alive() {
-            all.extend(holder.needed(from, to, limit + 1));
-            all.sort_unstable();
-            all.dedup();
-            if all.len() > limit {
-                return None;
+            let floor = holder.floor();
+            all = Some(all.map_or(floor, |lowest: u64| lowest.min(floor)));
+            if !in_memory_only && !holder.is_ephemeral() {
+                durable = Some(durable.map_or(floor, |lowest: u64| lowest.min(floor)));
             }
         }
-        Some(all)
+        (all.unwrap_or(0), durable.unwrap_or(if in_memory_only { u64::MAX } else { 0 }))
+    }
+
+    /// Everything from this number on is needed by a holder whose messages may be on disk.
+    pub fn ahead_from(&self) -> u64 {
+        self.of(Of::Durable).iter().map(|holder| holder.ahead_from()).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether a holder whose messages may be on disk needs any message of `from..to`.
+    pub fn need_any(&self, from: u64, to: u64) -> bool {
+        self.of(Of::Durable).iter().any(|holder| holder.floor() < to && holder.needs_any(from, to))
+    }
+
+    /// The messages of `from..to` that any of these needs.
+    pub fn needed(&self, of: Of, from: u64, to: u64) -> Ranges {
+        if of == Of::Ephemeral && !self.has_ephemeral() {
+            return Ranges::new();
+        }
+        let holders = self.of(of);
+        let mut asked = holders.iter().filter(|holder| holder.floor() < to);
+        let mut ranges = asked.next().map(|holder| holder.needed(from, to)).unwrap_or_default();
+        for holder in asked {
+            // The usual answer of a backlog.
+            if ranges == [(from, to)] {
+                return ranges;
+            }
+            ranges.extend(holder.needed(from, to));
+            ranges = merged(ranges);
+        }
+        ranges
+    }
+
+    /// Tells the ephemeral holders that these messages are gone.
+    pub fn dropped(&self, ranges: &[(u64, u64)]) {
+        if !ranges.is_empty() {
+            self.of(Of::Ephemeral).iter().for_each(|holder| holder.dropped(ranges));
+        }
+    }
+
+    fn of(&self, of: Of) -> Vec<Arc<dyn Holder>> {
+        let in_memory_only = self.are_in_memory_only();
+        let mut holders = self.alive();
+        holders.retain(|holder| (in_memory_only || holder.is_ephemeral()) == (of == Of::Ephemeral));
+        holders
     }
 
     /// Whether more than one channel reads, as far as that can be told: each is a holder, and so is the release point.
@@ -112,6 +202,26 @@ const ANOTHER: usize = 2_654_435_769;
 mod tests {
     use super::*;
 
+    struct Ephemeral(AtomicU64);
+
+    impl Holder for Ephemeral {
+        fn floor(&self) -> u64 {
+            self.0.floor()
+        }
+        fn ahead_from(&self) -> u64 {
+            self.0.ahead_from()
+        }
+        fn needed(&self, from: u64, to: u64) -> Ranges {
+            self.0.needed(from, to)
+        }
+        fn needs_any(&self, from: u64, to: u64) -> bool {
+            self.0.needs_any(from, to)
+        }
+        fn is_ephemeral(&self) -> bool {
+            true
+        }
+    }
+
     /// Counts how often it is asked.
     struct Asked {
         floor: AtomicU64,
@@ -124,9 +234,48 @@ mod tests {
             self.floor.load(Ordering::Relaxed)
         }
 
-        fn needed(&self, from: u64, to: u64, limit: usize) -> Vec<u64> {
-            (from..to).take(limit).collect()
+        fn ahead_from(&self) -> u64 {
+            self.floor()
         }
+
+        fn needed(&self, from: u64, to: u64) -> Ranges {
+            vec![(from, to)]
+        }
+
+        fn needs_any(&self, _from: u64, _to: u64) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn ephemeral_holders_count_for_memory_only() {
+        let holders = Holders::default();
+        let durable: Arc<dyn Holder> = Arc::new(AtomicU64::new(50));
+        let ephemeral: Arc<dyn Holder> = Arc::new(Ephemeral(AtomicU64::new(10)));
+        holders.add(&durable);
+        assert!(!holders.has_ephemeral());
+        holders.add(&ephemeral);
+        assert!(holders.has_ephemeral());
+        assert_eq!(holders.floors(), (10, 50));
+        assert_eq!(holders.ahead_from(), 50);
+        assert_eq!(holders.needed(Of::Durable, 0, 60), [(50, 60)]);
+        assert_eq!(holders.needed(Of::Ephemeral, 0, 60), [(10, 60)]);
+        assert!(!holders.need_any(0, 50));
+        drop(durable);
+        assert_eq!(holders.floors(), (10, 0), "without a holder nothing is known to be finished");
+        holders.set_in_memory_only();
+        assert_eq!(holders.floors(), (10, u64::MAX));
+        assert!(!holders.need_any(0, 100));
+    }
+
+    #[test]
+    fn what_several_need_is_one_set() {
+        let holders = Holders::default();
+        let of = [Arc::new(AtomicU64::new(70)), Arc::new(AtomicU64::new(40))];
+        of.iter().for_each(|floor| holders.add(&(floor.clone() as Arc<dyn Holder>)));
+        assert_eq!(holders.needed(Of::Durable, 0, 100), [(40, 100)]);
+        assert_eq!(holders.needed(Of::Durable, 80, 100), [(80, 100)]);
+        assert_eq!(holders.needed(Of::Durable, 0, 30), []);
     }
 
     #[test]
@@ -137,8 +286,8 @@ mod tests {
             .map(|_| Arc::new(Asked { floor: AtomicU64::new(0), times: AtomicUsize::new(0) }))
             .collect();
         for holder in &all {
-            let holder: Weak<Asked> = Arc::downgrade(holder);
-            holders.add(holder);
+            let holder: Arc<dyn Holder> = holder.clone();
+            holders.add(&holder);
         }
         for message in 1..=3 {
             let in_order: Box<dyn Iterator<Item = &Arc<Asked>>> =

@@ -10,13 +10,14 @@
 //! - [`read_cache`]: pure; what a channel has read; [`read_memory`]: what all have read, bounded
 //! - [`holder`]: who needs what
 //! - [`ids`]: pure; which messages have the id of another node
+//! - `spill`: what leaves memory, and where it goes
 //! - [`repair`]: what a start does about blocks that a power failure has left in part
-//! - [`clean`]: few survivors in an old segment file are copied forward, so that the file can go
+//! - `clean`: the survivors of segment files that are mostly finished are copied forward, so that the files can go
 //! - [`gone`]: files that others have removed: what was in them is written again
 //! - [`retention`]: pure; what is kept though finished; [`retain`]: keeping it
 
 pub mod chunk;
-pub mod clean;
+mod clean;
 pub mod gone;
 pub mod holder;
 pub mod ids;
@@ -26,17 +27,18 @@ pub mod reader;
 pub mod repair;
 pub mod retain;
 pub mod retention;
+mod spill;
 pub mod tail;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use self::chunk::Chunk;
+pub use self::clean::Cleaned;
 use self::holder::Holders;
-pub use self::holder::{Floor, Holder};
+pub use self::holder::{Floor, Holder, Ranges};
 use self::ids::{ForeignIds, base_of};
 use self::read_memory::ReadMemory;
 use self::retain::Keeper;
@@ -55,6 +57,8 @@ pub struct TopicLog {
     end: AtomicU64,
     /// See [`Tail::first_release`].
     first_release: AtomicU64,
+    /// See [`Tail::first_block_release`].
+    first_block_release: AtomicU64,
     has_marks: AtomicBool,
     /// What the ids of new messages begin with.
     id_base: u64,
@@ -65,7 +69,9 @@ pub struct TopicLog {
     keeper: Mutex<Keeper>,
     /// The last attempt to write a segment failed, so memory cannot be freed.
     spill_failed: AtomicBool,
-    /// The topic is gone: nothing is written any more.
+    /// So many chunks pass before it is looked again for room among what is set aside.
+    aside_in_vain: AtomicU32,
+    /// The topic is gone: nothing is kept or written any more.
     deleted: AtomicBool,
     /// Segment files will be released soon.
     releasing: AtomicBool,
@@ -95,6 +101,7 @@ impl TopicLog {
         let log = TopicLog {
             end: AtomicU64::new(0),
             first_release: AtomicU64::new(0),
+            first_block_release: AtomicU64::new(u64::MAX),
             id_base: tail.id_base(),
             foreign_ids: Mutex::default(),
             has_foreign_ids: AtomicBool::new(false),
@@ -106,6 +113,7 @@ impl TopicLog {
             segments: Mutex::new(segments),
             holders: Holders::default(),
             spill_failed: AtomicBool::new(false),
+            aside_in_vain: AtomicU32::new(0),
             deleted: AtomicBool::new(false),
             releasing: AtomicBool::new(false),
             name: name.into(),
@@ -115,6 +123,12 @@ impl TopicLog {
         };
         log.publish_numbers(&log.tail.lock());
         log
+    }
+
+    /// Of an ephemeral topic: nothing is ever on disk.
+    pub fn in_memory_only(self) -> Self {
+        self.holders.set_in_memory_only();
+        self
     }
 
     /// Appends a batch. `journal` is called with the first sequence number and the encoded frames while the order of
@@ -231,23 +245,34 @@ impl TopicLog {
     pub fn hold(&self, floor: u64) -> Floor {
         let floor = Arc::new(AtomicU64::new(floor));
         let holder: Arc<dyn Holder> = floor.clone();
-        self.add_holder(Arc::downgrade(&holder));
+        self.add_holder(&holder);
         floor
     }
 
     /// Somebody needs messages, and will say which.
-    pub fn add_holder(&self, holder: Weak<dyn Holder>) {
+    pub fn add_holder(&self, holder: &Arc<dyn Holder>) {
         self.holders.add(holder);
     }
 
     /// Whether a floor raised to `floor` may let something be freed; cheap enough to ask after each batch of FINs.
     pub fn worth_trimming(&self, floor: u64) -> bool {
-        floor >= self.first_release.load(Ordering::Relaxed)
+        floor >= self.first_release.load(Ordering::Relaxed) || self.frees_blocks(floor)
+    }
+
+    fn frees_blocks(&self, floor: u64) -> bool {
+        let first = self.first_block_release.load(Ordering::Relaxed);
+        first != u64::MAX && floor >= first
     }
 
     /// Whether somebody needs everything that could be freed. Cheap, however many holders there are.
     fn is_held_back(&self) -> bool {
-        self.holders.need_before(self.first_release.load(Ordering::Relaxed))
+        let first_release = self.first_release.load(Ordering::Relaxed);
+        if self.holders.are_in_memory_only() {
+            return self.holders.need_before(first_release);
+        }
+        // An ephemeral holder does not hold back what is on disk.
+        let first = first_release.min(self.first_block_release.load(Ordering::Relaxed));
+        !self.holders.has_ephemeral() && self.holders.need_before(first)
     }
 
     /// Frees what nobody needs: memory at once, segment files soon, when all of one is free.
@@ -255,13 +280,13 @@ impl TopicLog {
         if self.is_held_back() {
             return;
         }
-        let floor = self.holders.floor();
-        if !self.worth_trimming(floor) {
+        let (floor, disk_floor) = self.holders.floors();
+        if !self.frees_blocks(disk_floor) && floor < self.first_release.load(Ordering::Relaxed) {
             return;
         }
         let mut tail = self.tail.lock();
         let oldest_file = tail.oldest_file();
-        tail.trim(floor);
+        tail.trim(floor, disk_floor);
         let file_freed = tail.oldest_file() != oldest_file;
         self.publish_numbers(&tail);
         drop(tail);
@@ -280,115 +305,33 @@ impl TopicLog {
     fn release_finished_files(&self) {
         let mut segments = self.segments.lock();
         self.releasing.store(false, Ordering::Release);
+        let (_, disk_floor) = self.holders.floors();
         // A file that cannot be removed now is tried again with the next one.
-        let _ = segments.release_below(self.holders.floor().min(self.retained_from()));
+        let _ = segments.release_below(disk_floor.min(self.retained_from()));
     }
 
     /// As [`TopicLog::trim`], whether or not it seems worth it.
     fn trim_all(&self, segments: &mut SegmentStore) -> io::Result<u64> {
-        let floor = self.holders.floor();
-        self.trim_tail(floor);
-        segments.release_below(floor.min(self.retained_from()))
+        let (floor, disk_floor) = self.holders.floors();
+        self.trim_tail(floor, disk_floor);
+        segments.release_below(disk_floor.min(self.retained_from()))
     }
 
-    /// Moves the oldest messages to disk while memory holds more than its bound; returns how many chunks were
-    /// written. Waits for the disk.
-    pub fn spill(&self) -> io::Result<usize> {
-        self.spill_up_to(usize::MAX)
-    }
-
-    /// As [`TopicLog::spill`], of at most so many chunks.
-    pub fn spill_up_to(&self, max_chunks: usize) -> io::Result<usize> {
-        if !self.should_spill() {
-            self.spill_failed.store(false, Ordering::Relaxed);
-            return Ok(0);
-        }
-        let mut segments = self.segments.lock();
-        if self.is_deleted() {
-            return Ok(0);
-        }
-        let mut written = 0;
-        for _ in 0..max_chunks {
-            let Some(chunk) = self.tail.lock().over() else { break };
-            written += usize::from(self.write_if_needed(&mut segments, &chunk)?);
-        }
-        self.spill_failed.store(false, Ordering::Relaxed);
-        Ok(written)
-    }
-
-    /// Whether memory holds more than its bound, and it is of use to write.
-    pub fn should_spill(&self) -> bool {
-        !self.is_deleted() && self.tail.lock().is_over(1)
-    }
-
-    /// Whether so much waits to be written that publishers should wait, too.
-    pub fn is_spill_behind(&self) -> bool {
-        self.tail.lock().is_far_over()
-    }
-
-    /// Whether memory is at twice its bound because the disk takes no more: time to refuse publishes.
-    pub fn is_stuck(&self) -> bool {
-        self.spill_failed.load(Ordering::Relaxed) && self.tail.lock().is_over(2)
-    }
-
-    /// Whether the last attempt to free memory failed.
-    pub fn has_failed_to_spill(&self) -> bool {
-        self.spill_failed.load(Ordering::Relaxed)
-    }
-
-    /// Whether anybody needs any message up to `sequence`.
+    /// Whether anybody needs any message up to `sequence`, so that it may not be lost.
     pub fn is_needed_up_to(&self, sequence: u64) -> bool {
         self.holders.need_any(0, sequence.saturating_add(1))
     }
 
-    /// Writes to segments whatever up to `sequence` is needed and only in memory (and in the journal).
-    pub fn persist_up_to(&self, sequence: u64, sync: bool) -> io::Result<()> {
-        let mut segments = self.segments.lock();
-        if self.is_deleted() {
-            return Ok(());
-        }
-        self.trim_tail(self.holders.floor());
-        loop {
-            let Some(chunk) = self.tail.lock().unwritten_up_to(sequence) else { break };
-            self.write_if_needed(&mut segments, &chunk)?;
-        }
-        if sync { segments.sync() } else { Ok(()) }
-    }
-
-    fn trim_tail(&self, floor: u64) {
+    fn trim_tail(&self, floor: u64, disk_floor: u64) {
         let mut tail = self.tail.lock();
-        tail.trim(floor);
+        tail.trim(floor, disk_floor);
         self.publish_numbers(&tail);
-    }
-
-    /// Writes a chunk, or forgets it: one straggler before it keeps it from being trimmed, but not from being forgotten.
-    fn write_if_needed(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<bool> {
-        let is_kept = chunk.end_sequence() > self.retained_from();
-        if !is_kept && !self.holders.need_any(chunk.first_sequence(), chunk.end_sequence()) {
-            let mut tail = self.tail.lock();
-            tail.forget(chunk);
-            self.publish_numbers(&tail);
-            return Ok(false);
-        }
-        self.write_chunk(segments, chunk).map(|()| true)
-    }
-
-    fn write_chunk(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<()> {
-        if self.is_retaining() {
-            self.close_file_in_time(segments, chunk);
-        }
-        let written = segments.append(chunk.first_sequence(), chunk.count() as u32, chunk.frames());
-        self.spill_failed.store(written.is_err(), Ordering::Relaxed);
-        let block = written?;
-        let mut tail = self.tail.lock();
-        tail.written(chunk, block);
-        self.publish_numbers(&tail);
-        Ok(())
     }
 
     fn publish_numbers(&self, tail: &Tail) {
         self.end.store(tail.next_sequence(), Ordering::Release);
         self.first_release.store(tail.first_release(), Ordering::Relaxed);
+        self.first_block_release.store(tail.first_block_release(), Ordering::Relaxed);
     }
 
     /// The sequence number that the next message gets.
@@ -396,9 +339,14 @@ impl TopicLog {
         self.end.load(Ordering::Acquire)
     }
 
-    /// The oldest message in memory; older ones are on disk.
+    /// The oldest message of what is in memory without a gap; older ones are on disk, unless nothing of this topic is.
     pub fn memory_start(&self) -> u64 {
-        self.tail.lock().memory_start()
+        if self.holders.are_in_memory_only() { 0 } else { self.tail.lock().memory_start() }
+    }
+
+    /// Bytes in memory of messages from `sequence` on, about.
+    pub fn memory_bytes_since(&self, sequence: u64) -> usize {
+        self.tail.lock().bytes_since(sequence)
     }
 
     /// The oldest message in a segment, if there is one.
@@ -406,7 +354,20 @@ impl TopicLog {
         self.tail.lock().oldest_block()
     }
 
-    /// Whether its files were deleted.
+    /// The topic is gone: gives all memory back, and keeps or writes nothing any more. The files are still there.
+    pub fn discard(&self) {
+        self.deleted.store(true, Ordering::Release);
+        let mut tail = self.tail.lock();
+        tail.clear();
+        self.publish_numbers(&tail);
+    }
+
+    /// Whether nothing of it is ever on disk.
+    pub fn is_in_memory_only(&self) -> bool {
+        self.holders.are_in_memory_only()
+    }
+
+    /// Whether it was discarded.
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }

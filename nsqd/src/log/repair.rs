@@ -15,8 +15,8 @@ use crate::storage::segment::{BlockRef, NewBlock, ReadError};
 /// What [`TopicLog::check_block_of`] found.
 #[derive(Debug)]
 pub enum CheckedBlock {
-    /// There is no block with this message.
-    Missing,
+    /// There is no block with this message; the first message of the next block.
+    Missing(Option<u64>),
     /// It is as it was written; the sequence number that follows it.
     Good(u64),
     /// It is not, and was forgotten. A copy may have taken its place.
@@ -26,7 +26,11 @@ pub enum CheckedBlock {
 impl TopicLog {
     /// Reads the block that has this message, if there is one. A damaged one is forgotten.
     pub fn check_block_of(&self, sequence: u64) -> io::Result<CheckedBlock> {
-        let Some(block) = self.tail.lock().block_of(sequence) else { return Ok(CheckedBlock::Missing) };
+        let (block, next) = {
+            let tail = self.tail.lock();
+            (tail.block_of(sequence), tail.next_block_after(sequence))
+        };
+        let Some(block) = block else { return Ok(CheckedBlock::Missing(next)) };
         match block.read() {
             Ok(_) => Ok(CheckedBlock::Good(block.end_sequence())),
             Err(ReadError::Io { error, .. }) => Err(error),

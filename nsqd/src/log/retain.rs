@@ -45,7 +45,7 @@ impl TopicLog {
             keeper.retention = retention;
             keeper.oldest = keeper.oldest.filter(|_| !retention.is_off());
         }
-        let floor = self.holders.floor();
+        let (_, floor) = self.holders.floors();
         let mut tail = self.tail.lock();
         let history = &mut tail.history;
         history.retained_from = match retention.is_off() {
@@ -94,6 +94,9 @@ impl TopicLog {
         }
         let retention = self.retention();
         let Some(mut segments) = self.segments.try_lock() else { return Ok(0) };
+        if self.is_deleted() {
+            return Ok(0);
+        }
         let mut files: Vec<SegmentFileInfo> = segments.files().collect();
         files.sort_unstable_by_key(|file| file.end_sequence);
         let mut pieces: Vec<Piece> = (files.iter())

@@ -3,13 +3,17 @@
 //! Appending gives out sequence numbers. The tail chunk grows; sealed chunks are immutable and shared, so that one
 //! can be written to a segment without holding the lock that readers and publishers need.
 
+mod aside;
+mod blocks;
 mod kept;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::chunk::Chunk;
-use super::retention::History;
+use self::aside::Aside;
+use self::blocks::Blocks;
+use super::chunk::{self, Chunk};
+use super::retention::{History, merged};
 use crate::channel::Mark;
 use crate::storage::segment::BlockRef;
 
@@ -54,8 +58,9 @@ pub struct Tail {
     sealed_bytes: usize,
     open: Chunk,
     bound: MemoryBound,
-    /// In order, and without overlaps.
-    blocks: VecDeque<BlockRef>,
+    /// What only ephemeral names need of chunks that are in `sealed` no more.
+    aside: Aside,
+    blocks: Blocks,
     /// Blocks with messages that stand in one of `blocks` as well, should that turn out to be damaged. Few: left by
     /// a crash while survivors were copied, or by repairing what another crash had left.
     copies: Vec<BlockRef>,
@@ -78,7 +83,8 @@ impl Tail {
             sealed_messages: 0,
             sealed_bytes: 0,
             open: Chunk::new(next_sequence),
-            blocks: VecDeque::new(),
+            aside: Aside::default(),
+            blocks: Blocks::default(),
             copies: Vec::new(),
             damaged: Vec::new(),
             id_base: u64::from(node_id) << SEQUENCE_BITS,
@@ -119,20 +125,24 @@ impl Tail {
         self.open.truncate(first_sequence);
     }
 
-    /// Appends a batch found in the journal, unless it is in a segment already. A hole before `first_sequence` is left
-    /// as a hole. Returns false for frames that do not add up.
+    /// Appends a batch found in the journal, as far as it lies behind what is in segments already. A hole before
+    /// `first_sequence` is left as a hole. Returns false for frames that do not add up.
     pub fn append_recovered(&mut self, first_sequence: u64, count: u32, frames: &[u8]) -> bool {
         let end = first_sequence + u64::from(count);
         if end <= self.next_sequence() {
             return true;
         }
         if first_sequence < self.next_sequence() {
-            // The first batch of which anything is needed: what comes before that comes along.
-            let nothing_yet = self.open.is_empty() && self.sealed.is_empty();
-            let on_disk = self.blocks.back().is_some_and(|block| block.end_sequence() > first_sequence);
-            if !nothing_yet || on_disk {
+            if !self.open.is_empty() || !self.sealed.is_empty() {
                 return false;
             }
+            let on_disk = self.blocks.last().map_or(0, BlockRef::end_sequence);
+            if on_disk > first_sequence {
+                // Of this batch only some messages were needed when it went to a segment.
+                let Some(frames) = chunk::skip_frames(frames, on_disk - first_sequence) else { return false };
+                return self.append_recovered(on_disk, (end - on_disk) as u32, frames);
+            }
+            // The first batch of which anything is needed: what comes before that comes along.
             self.open.reset(first_sequence);
         }
         self.skip_to(first_sequence);
@@ -176,35 +186,41 @@ impl Tail {
         if let Some(chunk) = in_memory.filter(|chunk| chunk.holds(sequence)) {
             return Location::Memory(chunk);
         }
+        if let Some(chunk) = self.aside.find(sequence) {
+            return Location::Memory(chunk);
+        }
         if let Some(block) = self.block_of(sequence) {
             return Location::Disk(block);
         }
         if let Some(&(_, to)) = self.damaged.iter().find(|(from, to)| (*from..*to).contains(&sequence)) {
             return Location::Damaged(to);
         }
-        let on_disk = self.blocks.get(self.blocks.partition_point(|block| block.end_sequence() <= sequence));
+        let on_disk = self.blocks.since(sequence).next();
         let next_open = (!self.open.is_empty() && self.open.first_sequence() > sequence)
             .then(|| self.open.first_sequence());
-        let nexts =
-            [on_disk.map(|block| block.first_sequence), in_memory.map(Chunk::first_sequence), next_open];
+        let nexts = [
+            on_disk.map(|block| block.first_sequence),
+            in_memory.map(Chunk::first_sequence),
+            self.aside.next_after(sequence),
+            next_open,
+        ];
         Location::Missing(nexts.into_iter().flatten().min())
     }
 
     /// Forgets what lies wholly before `needed`, the oldest message that is not finished, unless it is kept though
-    /// finished. What is kept and is on disk need not be in memory as well.
-    pub fn trim(&mut self, needed: u64) {
+    /// finished. What is kept and is on disk need not be in memory as well. What is on disk is needed from
+    /// `needed_on_disk` on only: names that are ephemeral need nothing there.
+    pub fn trim(&mut self, needed: u64, needed_on_disk: u64) {
         let floor = needed.min(self.history.retained_from);
         while let Some(sealed) = self.sealed.front()
             && sealed.chunk.end_sequence() <= if sealed.on_disk { needed } else { floor }
         {
             self.drop_oldest_sealed();
         }
-        while let Some(block) = self.blocks.front()
-            && block.end_sequence() <= floor
-        {
-            self.blocks.pop_front();
-        }
-        self.copies.retain(|block| block.end_sequence() > floor);
+        self.aside.trim(needed);
+        let disk_floor = needed_on_disk.min(self.history.retained_from);
+        self.blocks.trim(disk_floor);
+        self.copies.retain(|block| block.end_sequence() > disk_floor);
         self.damaged.retain(|(_, to)| *to > floor);
         if !self.open.is_empty() && self.open.end_sequence() <= floor {
             self.open.reset(self.open.end_sequence());
@@ -219,17 +235,12 @@ impl Tail {
         }
     }
 
-    /// While more is in memory than the bound allows: drops chunks that are on disk, and returns the first that must
-    /// be written there; [`Tail::written`] takes it on.
-    pub fn over(&mut self) -> Option<Arc<Chunk>> {
-        while self.is_over(1) {
-            match self.sealed.front() {
-                Some(sealed) if sealed.on_disk => self.drop_oldest_sealed(),
-                Some(sealed) => return Some(sealed.chunk.clone()),
-                None => return None,
-            }
+    /// While more is in memory than the bound allows: the chunk that must go, and whether it is on disk already.
+    pub fn over(&self) -> Option<(Arc<Chunk>, bool)> {
+        if !self.is_over(1) {
+            return None;
         }
-        None
+        self.sealed.front().map(|sealed| (sealed.chunk.clone(), sealed.on_disk))
     }
 
     /// Whether more is in memory than so many times the bound.
@@ -262,9 +273,9 @@ impl Tail {
         (sealed.chunk.first_sequence() <= sequence).then(|| sealed.chunk.clone())
     }
 
-    /// The chunk stands in a segment now.
-    pub fn written(&mut self, chunk: &Chunk, block: BlockRef) {
-        self.insert_block(block);
+    /// What is needed of the chunk stands in a segment now.
+    pub fn written(&mut self, chunk: &Chunk, blocks: Vec<BlockRef>) {
+        blocks.into_iter().for_each(|block| self.blocks.insert(block));
         let first = chunk.first_sequence();
         if let Some(sealed) = self.sealed.iter_mut().find(|sealed| sealed.chunk.first_sequence() == first) {
             sealed.on_disk = true;
@@ -277,10 +288,15 @@ impl Tail {
         let mut last = None;
         for sealed in self.sealed.iter_mut().filter(|sealed| sealed.on_disk) {
             let (first, end) = (sealed.chunk.first_sequence(), sealed.chunk.end_sequence());
-            let within = |block: &BlockRef| block.first_sequence >= first && block.end_sequence() <= end;
-            if self.blocks.iter().any(|block| within(block) && block.file_number() == file_number) {
+            let within = |block: &&BlockRef| block.first_sequence >= first && block.end_sequence() <= end;
+            let blocks: Vec<BlockRef> = (self.blocks.since(first))
+                .take_while(|block| block.first_sequence < end)
+                .filter(within)
+                .cloned()
+                .collect();
+            if blocks.iter().any(|block| block.file_number() == file_number) {
                 // Those in other files as well: the chunk is written again as a whole.
-                self.blocks.retain(|block| !within(block));
+                blocks.iter().for_each(|block| _ = self.blocks.remove(block));
                 sealed.on_disk = false;
                 last = Some(end - 1);
             }
@@ -290,15 +306,9 @@ impl Tail {
 
     /// Another block, or nothing, takes the place of one, unless that was forgotten meanwhile.
     pub fn replace_block(&mut self, old: &BlockRef, new: Option<BlockRef>) {
-        if let Some(index) = self.blocks.iter().position(|block| block.is(old)) {
-            self.blocks.remove(index);
-            new.into_iter().for_each(|block| self.insert_block(block));
+        if self.blocks.remove(old) {
+            new.into_iter().for_each(|block| self.blocks.insert(block));
         }
-    }
-
-    /// A segment file is gone: what was in it twice is no copy any more.
-    pub fn forget_copies_in(&mut self, file_number: u64) {
-        self.copies.retain(|block| block.file_number() != file_number);
     }
 
     /// Nobody needs a sealed chunk any more.
@@ -311,27 +321,86 @@ impl Tail {
         }
     }
 
-    /// The blocks of a segment file that is going: those of `survivors` take their place.
-    pub fn replace_blocks(&mut self, file_number: u64, survivors: Vec<BlockRef>) {
-        self.blocks.retain(|block| block.file_number() != file_number);
-        self.copies.retain(|block| block.file_number() != file_number);
-        survivors.into_iter().for_each(|block| self.insert_block(block));
+    /// The blocks of `survivors` take the place of `old` ones. A block that was forgotten meanwhile had nothing that
+    /// is needed, or was damaged: then its copies are not taken on either.
+    pub fn replace_blocks(&mut self, old: &[BlockRef], survivors: Vec<BlockRef>) {
+        let replaced: Vec<&BlockRef> = old.iter().filter(|block| self.blocks.remove(block)).collect();
+        for block in survivors {
+            let index = replaced.partition_point(|old| old.end_sequence() <= block.first_sequence);
+            if replaced.get(index).is_some_and(|old| old.first_sequence <= block.first_sequence) {
+                self.blocks.insert(block);
+            }
+        }
     }
 
-    /// Takes on a block whose messages stand in no other.
-    pub fn insert_block(&mut self, block: BlockRef) {
-        let index = self.blocks.partition_point(|other| other.first_sequence < block.first_sequence);
-        self.blocks.insert(index, block);
+    /// A segment file goes: nothing of it is needed.
+    pub fn forget_copies_in(&mut self, file_number: u64) {
+        self.copies.retain(|block| block.file_number() != file_number);
+    }
+
+    /// Whether this block has not been forgotten.
+    pub fn has_block(&self, block: &BlockRef) -> bool {
+        self.blocks.holding(block.first_sequence).is_some_and(|known| known.is(block))
+    }
+
+    /// Up to `limit` blocks from a message on.
+    pub fn blocks_from(&self, sequence: u64, limit: usize) -> Vec<BlockRef> {
+        self.blocks.since(sequence).take(limit).cloned().collect()
+    }
+
+    /// Keeps these messages of a chunk for ephemeral names, as far as `bytes` allow in all; returns those for which there
+    /// was no room.
+    pub fn set_aside(&mut self, chunk: &Arc<Chunk>, needed: &[(u64, u64)]) -> Vec<(u64, u64)> {
+        let room = self.bound.bytes.saturating_sub(self.aside.bytes());
+        let (kept, dropped) = Aside::fit(chunk, needed, room);
+        self.aside.keep(chunk, &kept);
+        dropped
+    }
+
+    /// Bytes that were set aside.
+    pub fn aside_bytes(&self) -> usize {
+        self.aside.bytes()
+    }
+
+    /// Whether what is set aside leaves no room for these messages of a chunk.
+    pub fn is_aside_full(&self, chunk: &Chunk, needed: &[(u64, u64)]) -> bool {
+        self.aside.bytes() + Aside::cost(chunk, needed) > self.bound.bytes
+    }
+
+    /// What was set aside for ephemeral names.
+    pub fn set_aside_ranges(&self) -> Vec<(u64, u64)> {
+        self.aside.ranges().collect()
+    }
+
+    /// Of what was set aside in the chunk that begins there, only these messages are needed still.
+    pub fn thin_aside(&mut self, first_sequence: u64, needed: &[(u64, u64)]) {
+        self.aside.thin(first_sequence, needed);
+    }
+
+    /// Bytes in memory of messages from `sequence` on, about.
+    pub fn bytes_since(&self, sequence: u64) -> usize {
+        let index = self.sealed.partition_point(|sealed| sealed.chunk.end_sequence() <= sequence);
+        let sealed: usize = self.sealed.range(index..).map(|sealed| sealed.chunk.len_bytes()).sum();
+        let open = if self.open.end_sequence() > sequence { self.open.len_bytes() } else { 0 };
+        sealed + open + self.aside.bytes_since(sequence)
+    }
+
+    /// The topic is gone: gives everything back.
+    pub fn clear(&mut self) {
+        let Tail { bound, id_base, .. } = *self;
+        let next = self.next_sequence();
+        *self = Tail { id_base, ..Tail::new(next, 0, bound) };
     }
 
     /// A block turned out not to be what was written: forgets it. If there are copies, they take its place; what is
     /// left nowhere is returned, and [`Location::Damaged`] from now on. Nothing if it was forgotten before.
     pub fn remove_damaged(&mut self, bad: &BlockRef) -> Option<Vec<(u64, u64)>> {
-        let index = self.blocks.iter().position(|block| block.is(bad))?;
-        self.blocks.remove(index);
+        if !self.blocks.remove(bad) {
+            return None;
+        }
         // The newest first: an older one may be what the newer one replaced.
         for copy in std::mem::take(&mut self.copies).into_iter().rev() {
-            if self.overlaps(&copy) { self.copies.insert(0, copy) } else { self.insert_block(copy) }
+            if self.blocks.overlap(&copy) { self.copies.insert(0, copy) } else { self.blocks.insert(copy) }
         }
         let (first, end) = (bad.first_sequence, bad.end_sequence());
         let within = |(from, to): (u64, u64)| (from.max(first), to.min(end));
@@ -347,7 +416,7 @@ impl Tail {
         let rest =
             damaged.into_iter().flat_map(|(first, end)| [(first, end.min(from)), (first.max(to), end)]);
         self.damaged = rest.filter(|(first, end)| first < end).collect();
-        self.insert_block(block);
+        self.blocks.insert(block);
     }
 
     /// What was in damaged blocks and is nowhere else.
@@ -355,17 +424,12 @@ impl Tail {
         &self.damaged
     }
 
-    fn overlaps(&self, block: &BlockRef) -> bool {
-        let index = self.blocks.partition_point(|other| other.end_sequence() <= block.first_sequence);
-        self.blocks.get(index).is_some_and(|other| other.first_sequence < block.end_sequence())
-    }
-
     /// The sequence numbers before the end that stand nowhere.
     pub fn gaps(&self) -> Vec<(u64, u64)> {
         let blocks = self.blocks.iter().map(|block| (block.first_sequence, block.end_sequence()));
         let chunks = self.sealed.iter().map(|sealed| &*sealed.chunk).chain([&self.open]);
-        let mut runs: Vec<(u64, u64)> =
-            blocks.chain(chunks.map(|chunk| (chunk.first_sequence(), chunk.end_sequence()))).collect();
+        let chunks = chunks.map(|chunk| (chunk.first_sequence(), chunk.end_sequence()));
+        let mut runs: Vec<(u64, u64)> = blocks.chain(chunks).chain(self.aside.ranges()).collect();
         runs.sort_unstable();
         let mut end = 0;
         let mut gaps = Vec::new();
@@ -380,8 +444,12 @@ impl Tail {
 
     /// Where a message is on disk.
     pub fn block_of(&self, sequence: u64) -> Option<BlockRef> {
-        let index = self.blocks.partition_point(|block| block.end_sequence() <= sequence);
-        self.blocks.get(index).filter(|block| block.first_sequence <= sequence).cloned()
+        self.blocks.holding(sequence).cloned()
+    }
+
+    /// The first message on disk after this one.
+    pub fn next_block_after(&self, sequence: u64) -> Option<u64> {
+        self.blocks.since(sequence + 1).map(|block| block.first_sequence).find(|&first| first > sequence)
     }
 
     /// Blocks found in the segments at start, in the order in which they were written. Survivors were copied forward,
@@ -395,13 +463,12 @@ impl Tail {
             let is_new = block.first_sequence >= end;
             end = end.max(block.end_sequence());
             if is_new {
-                self.blocks.push_back(block);
+                self.blocks.insert(block);
             } else {
                 self.copies.push(block);
             }
         }
-        if let Some(last) = self.blocks.back() {
-            let end = last.end_sequence();
+        if let Some(end) = self.blocks.last().map(BlockRef::end_sequence) {
             self.skip_to(end);
         }
     }
@@ -423,6 +490,21 @@ impl Tail {
         &self.marks
     }
 
+    /// The messages of `from..to` that the next release passes over, in order.
+    pub fn refused_between(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let mut first = self.marks.partition_point(|mark| mark_start(mark) < from);
+        // Marks are of whole batches: one that begins before may end later.
+        while first > 0 && mark_end(&self.marks[first - 1]) > from {
+            first -= 1;
+        }
+        let marks = self.marks[first..].iter().take_while(|mark| mark_start(mark) < to);
+        let refused = marks.filter_map(|mark| match *mark {
+            Mark::Skipped { from, to } => Some((from, to)),
+            Mark::Deferred { .. } => None,
+        });
+        merged(refused.collect())
+    }
+
     /// The oldest message in memory (or the next, if none is).
     pub fn memory_start(&self) -> u64 {
         self.sealed.front().map_or(self.open.first_sequence(), |sealed| sealed.chunk.first_sequence())
@@ -436,19 +518,25 @@ impl Tail {
             let end = sealed.chunk.end_sequence();
             if sealed.on_disk { end } else { unless_kept(end) }
         });
-        let block = self.blocks.front().map(|block| unless_kept(block.end_sequence()));
-        let first = chunk.into_iter().chain(block).min();
+        let first = chunk.into_iter().chain(self.aside.first_end()).min();
         first.unwrap_or_else(|| unless_kept(self.open.end_sequence()))
+    }
+
+    /// As [`Tail::first_release`], for what is on disk.
+    pub fn first_block_release(&self) -> u64 {
+        let kept_from = self.history.retained_from;
+        let end = self.blocks.first().map(BlockRef::end_sequence);
+        end.filter(|&end| end <= kept_from).unwrap_or(u64::MAX)
     }
 
     /// The file that the oldest block is in.
     pub fn oldest_file(&self) -> Option<u64> {
-        self.blocks.front().map(BlockRef::file_number)
+        self.blocks.first().map(BlockRef::file_number)
     }
 
     /// First message of the oldest block.
     pub fn oldest_block(&self) -> Option<u64> {
-        self.blocks.front().map(|block| block.first_sequence)
+        self.blocks.first().map(|block| block.first_sequence)
     }
 
     /// Gives back the memory of an empty tail.
@@ -463,6 +551,12 @@ pub const SEQUENCE_BITS: u32 = 54;
 /// The sequence number that an id spells, whatever the node.
 pub fn sequence_of(id: u64) -> u64 {
     id & ((1 << SEQUENCE_BITS) - 1)
+}
+
+fn mark_end(mark: &Mark) -> u64 {
+    match mark {
+        Mark::Skipped { to, .. } | Mark::Deferred { to, .. } => *to,
+    }
 }
 
 fn mark_start(mark: &Mark) -> u64 {

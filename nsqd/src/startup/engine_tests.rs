@@ -134,6 +134,8 @@ pub(super) struct World {
     pub(super) held: BTreeSet<u64>,
     /// All that was published and not emptied: sequence number to body.
     pub(super) published: BTreeMap<u64, u64>,
+    /// Finished before anything was kept, and in no segment: a start may find them in the journal, and keep them.
+    pub(super) gone: BTreeMap<u64, u64>,
     paused: bool,
 }
 
@@ -151,6 +153,7 @@ impl World {
             model: BTreeMap::new(),
             held: BTreeSet::new(),
             published: BTreeMap::new(),
+            gone: BTreeMap::new(),
             paused: false,
         };
         world.start();

@@ -52,7 +52,9 @@ impl World {
         assert!(placed.sequence <= channel.inspect(|state, _| state.cursor()));
         let oldest = topic.log().oldest_retained();
         let (again, over) = (self.released_from(placed.sequence), self.published.range(..placed.sequence));
-        let over: BTreeSet<u64> = over.map(|(_, &number)| number).collect();
+        let over: BTreeSet<u64> =
+            over.chain(self.gone.range(..placed.sequence)).map(|(_, &number)| number).collect();
+        let gone: BTreeSet<u64> = self.gone.range(placed.sequence..).map(|(_, &number)| number).collect();
         let model = self.model.get_mut(&name).unwrap();
         if place > before || place >= end {
             assert_eq!(placed.sequence, place.min(end));
@@ -62,6 +64,7 @@ impl World {
         } else {
             assert_eq!(placed.sequence, place.max(oldest.min(before)));
             model.maybe.retain(|number| !again.contains(number));
+            model.maybe.extend(gone);
             model.recalled.extend(model.in_flight.values().filter(|number| again.contains(number)));
             model.needed.extend(again);
             let all_that_can_come = model.needed.len() + model.maybe.len();
@@ -83,6 +86,7 @@ impl World {
         let mut model = ModelChannel::default();
         if topic.log().is_retaining() {
             model.needed = self.released_from(from);
+            model.maybe.extend(self.gone.range(from..).map(|(_, &number)| number));
         }
         self.subscribe(channel);
         self.model.insert(name.to_string(), model);
@@ -114,7 +118,8 @@ impl World {
         let log = self.topic().log().clone();
         for mark in log.marks_between(log.oldest_retained(), log.end()) {
             let Mark::Skipped { from, to } = mark else { continue };
-            for (_, number) in self.published.extract_if(from..to, |_, _| true) {
+            for (sequence, number) in self.published.extract_if(from..to, |_, _| true) {
+                self.gone.insert(sequence, number);
                 let is_needed = self.model.values().any(|model| model.needed.contains(&number));
                 assert!(!is_needed && !self.held.contains(&number), "{number} is needed and gone");
             }
@@ -161,6 +166,7 @@ impl World {
         came.sort_unstable();
         // The first channel of all gets what was held back for it, even if it is older.
         let from = came.first().map_or(from, |&(sequence, _)| sequence.min(from));
+        came.retain(|(sequence, number)| self.gone.get(sequence) != Some(number));
         let expected: Vec<(u64, u64)> = self.published.range(from..).map(|(&s, &n)| (s, n)).collect();
         assert_eq!(came, expected, "all that is kept from {from} on");
         topic.delete_channel(name.as_str());

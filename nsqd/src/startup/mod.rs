@@ -162,9 +162,21 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
             format!("{} records of the journal make no sense and were passed over", replay.nonsense_count);
         damage.found(Finding::damage(what));
     }
+    let numbers = data_dir.topic_numbers(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
+    // What cannot be removed must not be taken for a new topic's.
+    let behind_all = numbers.iter().max().map_or(0, |number| number.saturating_add(1));
+    replay.next_numbers.0 = replay.next_numbers.0.max(behind_all);
     if saved.is_none() {
-        for number in data_dir.topic_numbers(&*storage).map_err(|error| RecoveryError(error.to_string()))? {
-            replay.take_on_segments(number).map_err(failed("cannot rebuild topics"))?;
+        let may_be_lost = durability == Durability::Overflow
+            || !loaded.problems.is_empty()
+            || replay.nonsense_count > 0
+            || !report.is_complete();
+        for number in numbers {
+            if may_be_lost {
+                replay.take_on_segments(number).map_err(failed("cannot rebuild topics"))?;
+            } else if replay.is_unheard_of(number) {
+                set_aside_unknown(&*storage, &data_dir, number, &damage);
+            }
         }
     }
     // Without a journal, a kill before the first checkpoint loses names although nothing is damaged.
@@ -173,7 +185,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         .complete()
         .into_iter()
         .for_each(|loss| damage.found(Finding::damage(loss).with_severity(severity)));
-    let Replay { topics, next_numbers, .. } = replay;
+    let Replay { topics, next_numbers, sequences_used, .. } = replay;
     restore_missing(&*storage, &journal_options, &topics)?;
     report_missing(&data_dir, &damage, &topics);
     let findings = damage.take_findings();
@@ -198,6 +210,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         logger,
         log_context,
         next_numbers,
+        sequences_used,
         journal_end: journal.position(),
         checkpoint_from: saved.as_ref().map_or_else(Default::default, |saved| saved.journal_from),
     });
@@ -209,7 +222,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         // Without a journal, what has spilled since the checkpoint is known from the segments alone.
         topic.end = topic.end.max(topic.log.end());
         if unclean_overflow {
-            topic.end = topic.end.max(engine.first_sequence(clocks.wall_ns));
+            topic.end = topic.end.max(Engine::sequence_of_time(clocks.wall_ns));
             topic.unreleased.push((topic.log.end(), topic.end, None));
         }
         topic.advance(replay_limits);
@@ -227,6 +240,28 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
             .map_err(failed("cannot move journal to segments"))?;
     }
     Ok(Recovered { registry, findings, record_count: report.records })
+}
+
+/// Segments of which neither the journal nor a checkpoint knows anything, though nothing is damaged or missing: their topic
+/// was ephemeral, or deleted. It does not come back.
+fn set_aside_unknown(storage: &dyn Storage, data_dir: &DataDir, number: TopicNumber, damage: &Damage) {
+    let dir = data_dir.topic_dir(number);
+    let aside = dir.with_extension("unknown");
+    let finding = match storage.rename(&dir, &aside) {
+        Ok(()) => {
+            let what = format!(
+                "segments of an unknown topic set aside as {}: neither journal nor checkpoint knows of it, and both are \
+                 whole, so it was ephemeral or deleted; delete the folder, or bring back the files that knew of it",
+                aside.display()
+            );
+            Finding::damage(what).at(dir, 0, 0)
+        }
+        Err(error) => {
+            let what = format!("cannot set aside the segments of an unknown topic: {error}; delete them");
+            Finding::damage(what).at(dir, 0, 0)
+        }
+    };
+    damage.found(finding.with_severity(Severity::Doubt));
 }
 
 /// A smaller volume has no room for the journal, a checkpoint and messages.

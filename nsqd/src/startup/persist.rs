@@ -8,17 +8,23 @@
 //! each needs messages: it is told anew before the file goes that said so last.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 
 use crate::channel::saved::Clocks;
-use crate::clock;
+use crate::clock::{self, Nanos};
 use crate::engine::Engine;
 use crate::health::Part;
+use crate::log::Cleaned;
 use crate::storage::checkpoint::{self, Checkpoint, TopicCheckpoint};
 use crate::storage::journal::Journal;
 use crate::storage::{Durability, TopicNumber};
 use crate::topic::registry::Registry;
 
+/// Cleaning copies about so many bytes in one go ...
+const CLEAN_BYTES: u64 = 64 << 20;
+/// ... and takes about so long.
+const CLEAN_TIME: Nanos = 1_000_000_000;
 /// So many outstanding messages are saved under one lock: about 100 microseconds.
 const CHECKPOINT_SLICE: usize = 1000;
 
@@ -57,6 +63,8 @@ fn try_write_checkpoint(
     let (next_topic_number, next_channel_number) = engine.next_numbers();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let topics = registry.all();
+    let ephemeral = topics.iter().filter(|topic| topic.name().is_ephemeral());
+    let sequences_used = ephemeral.map(|topic| topic.log().end()).fold(engine.sequences_used_to(), u64::max);
     let mut saved = Vec::with_capacity(topics.len());
     for topic in topics.iter().filter(|topic| !topic.name().is_ephemeral()) {
         // One that was created just now has published nothing before.
@@ -64,8 +72,14 @@ fn try_write_checkpoint(
         saved.push(TopicCheckpoint { published_before, ..topic.save_while(clocks, slice, between) });
         between();
     }
-    let saved =
-        Checkpoint { journal_from, next_topic_number, next_channel_number, topics: saved, clean_shutdown };
+    let saved = Checkpoint {
+        journal_from,
+        next_topic_number,
+        next_channel_number,
+        topics: saved,
+        clean_shutdown,
+        sequences_used,
+    };
     // All that it says shall be in the journal as well, should one have to go on from the checkpoint before. If the
     // journal cannot be written to just now, this one may be what makes room.
     if let Some(journal) = &engine.journal {
@@ -131,7 +145,7 @@ fn retire_oldest_files(registry: &Registry, journal: &Journal, excess: usize) ->
         move_to_segments(registry, &file.topics)?;
     }
     let engine = registry.engine();
-    engine.set_wrote_segments();
+    engine.set_has_segments(true);
     write_checkpoints_beyond(registry, files[excess - 1].number)?;
     let needed_from = engine.first_needed_journal_file();
     let going: Vec<u64> =
@@ -198,12 +212,38 @@ pub fn retry_spills(registry: &Registry) {
     }
 }
 
-/// Lets go of segment files of which little or nothing is needed.
-pub fn clean_segments(registry: &Registry) -> Result<(), String> {
-    for topic in registry.all_unsorted() {
-        topic.log().clean().map_err(|error| format!("cannot clean segments: {error}"))?;
+/// Lets go of segment files of which half or more is finished. Ends early when it has copied much, or taken long; then it
+/// goes on behind the last topic at the next call.
+pub fn clean_segments(registry: &Registry) -> Result<Cleaned, String> {
+    let began = clock::monotonic();
+    let mut topics = registry.all_unsorted();
+    topics.sort_unstable_by_key(|topic| topic.number());
+    let engine = registry.engine();
+    // A journal that takes nothing more cannot say what is finished.
+    if engine.journal.as_ref().is_some_and(|journal| journal.failure().is_some()) {
+        return Ok(Cleaned::default());
     }
-    Ok(())
+    let first = topics.partition_point(|topic| topic.number() < engine.clean_from());
+    topics.rotate_left(first);
+    let mut all = Cleaned::default();
+    for topic in topics {
+        if all.copied_bytes >= CLEAN_BYTES || clock::monotonic() - began > CLEAN_TIME {
+            all.has_more = true;
+            engine.set_clean_from(topic.number());
+            break;
+        }
+        let flush = || engine.journal.as_ref().map_or(Ok(()), |journal| journal.flush());
+        let cleaned = (topic.log()).clean(CLEAN_BYTES - all.copied_bytes, || {
+            flush().map_err(|error| io::Error::other(error.to_string()))
+        });
+        let cleaned = cleaned.map_err(|error| format!("cannot clean segments: {error}"))?;
+        all.freed_bytes += cleaned.freed_bytes;
+        all.copied_bytes += cleaned.copied_bytes;
+        all.has_files |= cleaned.has_files;
+        all.has_more |= cleaned.has_more;
+    }
+    all.has_files |= all.has_more;
+    Ok(all)
 }
 
 /// Lets go of finished messages that topics have kept for long enough.

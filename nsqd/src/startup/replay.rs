@@ -109,6 +109,8 @@ pub struct Replay<F> {
     pub nonsense_count: u64,
     /// Topics that are not there any more.
     pub deleted_topics: BTreeSet<TopicNumber>,
+    /// These have used sequence numbers up to here.
+    pub sequences_used: u64,
     deleted_channels: BTreeSet<ChannelNumber>,
     /// All topics and channels with lower numbers are in the checkpoint, unless they are gone.
     known_below: (TopicNumber, ChannelNumber),
@@ -127,6 +129,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             next_numbers: (1, 1),
             nonsense_count: 0,
             deleted_topics: BTreeSet::new(),
+            sequences_used: 0,
             deleted_channels: BTreeSet::new(),
             known_below: (0, 0),
             is_rebuild: checkpoint.is_none(),
@@ -138,6 +141,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             replay.apply_from = checkpoint.journal_from;
             replay.next_numbers = (checkpoint.next_topic_number, checkpoint.next_channel_number);
             replay.known_below = replay.next_numbers;
+            replay.sequences_used = checkpoint.sequences_used;
             for topic in &checkpoint.topics {
                 replay.restore(topic)?;
             }
@@ -233,7 +237,9 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
             }
             Record::TopicDeleted { topic } => {
                 self.deleted_topics.insert(topic);
-                self.topics.remove(&topic);
+                if let Some(gone) = self.topics.remove(&topic) {
+                    self.sequences_used = self.sequences_used.max(gone.end).max(gone.log.end());
+                }
             }
             Record::ChannelCreated { channel, .. } => {
                 self.next_numbers.1 = self.next_numbers.1.max(channel + 1);
@@ -260,7 +266,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
     }
 
     /// Neither the checkpoint nor any record that was read has told of this topic.
-    fn is_unheard_of(&self, topic: TopicNumber) -> bool {
+    pub fn is_unheard_of(&self, topic: TopicNumber) -> bool {
         topic >= self.known_below.0
             && !self.topics.contains_key(&topic)
             && !self.deleted_topics.contains(&topic)
@@ -410,10 +416,12 @@ impl ReplayedTopic {
         let end = first + u64::from(count);
         let mut sound = true;
         if end > self.lowest_needed().min(self.log.retained_from()) {
-            if end <= self.log.end() {
-                self.segments.push(first, end);
-                self.check_segment(first).map_err(|error| error.to_string())?;
-            } else {
+            let known_to = self.log.end();
+            if first < known_to {
+                self.segments.push(first, end.min(known_to));
+                self.check_segments(first, end.min(known_to)).map_err(|error| error.to_string())?;
+            }
+            if end > known_to {
                 sound = self.log.append_recovered(first, count, frames);
             }
         }
@@ -442,21 +450,20 @@ impl ReplayedTopic {
         Ok(sound)
     }
 
-    /// A batch in the journal should stand in a segment, too: is it there, and whole?
-    fn check_segment(&mut self, first: u64) -> std::io::Result<()> {
-        if first < self.checked_to {
-            return Ok(());
-        }
-        loop {
-            match self.log.check_block_of(first)? {
-                CheckedBlock::Missing => return Ok(()),
+    /// What was needed of a batch in the journal should stand in segments, too: is it there, and whole?
+    fn check_segments(&mut self, first: u64, end: u64) -> std::io::Result<()> {
+        let mut at = first.max(self.checked_to);
+        while at < end {
+            match self.log.check_block_of(at)? {
+                CheckedBlock::Missing(next) => at = next.unwrap_or(end).min(end),
                 CheckedBlock::Good(to) => {
                     self.checked_to = to;
-                    return Ok(());
+                    at = to;
                 }
                 CheckedBlock::Bad => {}
             }
         }
+        Ok(())
     }
 
     /// What is needed, stands nowhere, and is in the journal.
@@ -495,7 +502,6 @@ impl ReplayedTopic {
             }));
             let mut needed: Vec<(u64, u64)> = (self.channels.values())
                 .flat_map(|channel| channel.state.needed(from, to, MOST_ABSENT))
-                .map(|sequence| (sequence, sequence + 1))
                 .collect();
             needed.extend((self.released < to).then_some((self.released.max(from), to)));
             for (from, to) in merged(needed) {
@@ -508,7 +514,7 @@ impl ReplayedTopic {
     fn needs_any(&self, from: u64, to: u64) -> bool {
         to > self.released
             || to > self.log.retained_from()
-            || self.channels.values().any(|channel| !channel.state.needed(from, to, 1).is_empty())
+            || self.channels.values().any(|channel| channel.state.needs_any(from, to))
     }
 
     fn apply(&mut self, record: Record<'_>, limits: ReplayLimits) {

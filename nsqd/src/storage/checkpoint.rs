@@ -37,6 +37,9 @@ pub struct Checkpoint {
     pub topics: Vec<TopicCheckpoint>,
     /// Nothing happened after it was written: there is nothing to read in the journal.
     pub clean_shutdown: bool,
+    /// Topics that are gone, and ephemeral ones, have used sequence numbers up to here.
+    #[serde(default)]
+    pub sequences_used: u64,
 }
 
 /// A topic.

@@ -100,7 +100,7 @@ impl Topic {
                 state.point.set_has_channels(false);
             }
             drop(state);
-            channel.close();
+            channel.discard();
             self.engine.topology_changed();
             return Err(StorageError::of_commit(&error, MAY_APPEAR));
         }
@@ -134,7 +134,7 @@ impl Topic {
         }
         let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
         let parts = ChannelParts {
-            bound: name.is_ephemeral().then_some(self.engine.limits.mem_queue_size),
+            bound: ephemeral.then_some(self.engine.limits.mem_queue_size),
             name: name.clone(),
             number,
             topic_number: self.number,

@@ -170,7 +170,7 @@ impl Topic {
             return Err(self.engine.storage_error("the data directory is not where it was").into());
         }
         let offered = bodies.len();
-        let count = self.room_for(offered);
+        let count = self.room_for(offered, body_bytes);
         let bodies = bodies.take(count);
         let wall_ns = clock::wall_ns();
         let due = delay.map(clock::nanos);
@@ -196,7 +196,7 @@ impl Topic {
     }
 
     /// How many of `count` messages are kept: all, but for an ephemeral topic that has nobody to give them to.
-    fn room_for(&self, count: usize) -> usize {
+    fn room_for(&self, count: usize, body_bytes: usize) -> usize {
         if !self.name.is_ephemeral() {
             return count;
         }
@@ -204,8 +204,14 @@ impl Topic {
         if state.point.is_releasing() {
             return count;
         }
-        let held = self.log.end() - state.point.released();
-        count.min(self.engine.limits.mem_queue_size.saturating_sub(held) as usize)
+        let (released, limits) = (state.point.released(), &self.engine.limits);
+        drop(state);
+        let held = self.log.end().saturating_sub(released);
+        let held_bytes = if held > 0 { self.log.memory_bytes_since(released) } else { 0 };
+        if held_bytes.saturating_add(body_bytes) > limits.mem_queue_bytes {
+            return 0;
+        }
+        count.min(limits.mem_queue_size.saturating_sub(held) as usize)
     }
 
     fn journal(&self, record: &Record<'_>) -> Result<Option<Ticket>, StorageError> {
@@ -277,6 +283,10 @@ impl Topic {
     }
 
     fn begin_spilling(&self) {
+        if self.log.is_in_memory_only() {
+            // What it does not drop it sets aside: no disk is involved.
+            return self.spill();
+        }
         if !self.is_spilling.swap(true, Ordering::AcqRel)
             && let Some(topic) = self.this.upgrade()
         {
@@ -296,10 +306,14 @@ impl Topic {
 
     /// Moves what exceeds the memory bound to disk; a failure shows in the health.
     fn spill(&self) {
+        if self.is_closed() && self.log.is_deleted() {
+            // Published while the topic was being deleted.
+            return self.log.discard();
+        }
         match self.log.spill_up_to(CHUNKS_AT_A_TIME) {
             Ok(0) => {}
             // That all is well again is for the next round over all topics to say: another one may still be stuck.
-            Ok(_) => self.engine.set_wrote_segments(),
+            Ok(_) => self.engine.set_has_segments(true),
             Err(error) => self.engine.set_failed(Part::Spilling, &format!("cannot write segment: {error}")),
         }
     }
@@ -340,7 +354,7 @@ impl Topic {
     pub fn delete_channel(&self, name: &str) -> Option<bool> {
         let mut state = self.state.lock();
         let channel = state.channels.remove(name)?;
-        channel.close();
+        channel.discard();
         if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral() || channel.is_ephemeral()) {
             journal.append_lazy(&Record::ChannelDeleted { topic: self.number, channel: channel.number() });
         }
@@ -399,6 +413,15 @@ impl Topic {
         for channel in state.channels.values() {
             channel.close();
         }
+    }
+
+    /// The topic was deleted: as [`Topic::close`], and its memory and its channels go at once, however long somebody holds
+    /// on to it.
+    pub fn discard(&self) {
+        self.close();
+        let channels = std::mem::take(&mut self.state.lock().channels);
+        channels.values().for_each(|channel| channel.discard());
+        self.log.discard();
     }
 
     /// What `/stats` tells of the topic itself: depth, part of it that is only on disk, paused.

@@ -35,12 +35,20 @@ pub struct Registry {
     /// Held while a topic is created or deleted, so that both happen once.
     changing: Mutex<()>,
     oracle: Option<Arc<dyn ChannelOracle>>,
+    /// Deleted topics whose files could not be deleted.
+    undeleted: Mutex<Vec<Arc<Topic>>>,
 }
 
 impl Registry {
     /// An empty registry; `oracle` is asked for the channels of each new topic.
     pub fn new(engine: Arc<Engine>, oracle: Option<Arc<dyn ChannelOracle>>) -> Arc<Self> {
-        Arc::new(Registry { engine, topics: DashMap::new(), changing: Mutex::new(()), oracle })
+        Arc::new(Registry {
+            engine,
+            topics: DashMap::new(),
+            changing: Mutex::new(()),
+            oracle,
+            undeleted: Mutex::default(),
+        })
     }
 
     /// What all topics share.
@@ -104,7 +112,8 @@ impl Registry {
         match &committed {
             Ok(()) => crate::log_info!(self.engine, "TOPIC({}): created", topic.name()),
             Err(_) => {
-                topic.close();
+                topic.discard();
+                self.engine.sequences_used(topic.log().end());
                 self.topics.remove_if(topic.name(), |_, current| current.number() == topic.number());
             }
         }
@@ -122,7 +131,7 @@ impl Registry {
             return Err(PublishError::Exiting);
         }
         let number = self.engine.next_topic_number();
-        let first_sequence = self.engine.first_sequence(clock::wall_ns());
+        let first_sequence = self.engine.new_first_sequence(clock::wall_ns());
         let segments = self.engine.new_segments(number);
         let ticket = match self.engine.journal_for(name.is_ephemeral()) {
             Some(journal) => Some(
@@ -134,7 +143,8 @@ impl Registry {
         };
         let limits = &self.engine.limits;
         let tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
-        let log = Arc::new(TopicLog::new(tail, segments, name.as_str(), self.engine.log_context.clone()));
+        let log = TopicLog::new(tail, segments, name.as_str(), self.engine.log_context.clone());
+        let log = Arc::new(if name.is_ephemeral() { log.in_memory_only() } else { log });
         if !name.is_ephemeral() {
             log.restore_retention(limits.retention, first_sequence);
         }
@@ -169,35 +179,69 @@ impl Registry {
     }
 
     /// Deletes a topic with its channels, messages and files. Returns false if there is none.
-    pub async fn delete(&self, name: &str) -> bool {
+    pub async fn delete(self: &Arc<Self>, name: &str) -> bool {
+        self.delete_if(name, |_| true).await
+    }
+
+    async fn delete_if(self: &Arc<Self>, name: &str, is_meant: impl FnOnce(&Arc<Topic>) -> bool) -> bool {
         let topic = {
             let _changing = self.changing.lock();
-            let Some((_, topic)) = self.topics.remove(name) else { return false };
+            let Some((_, topic)) = self.topics.remove_if(name, |_, topic| is_meant(topic)) else {
+                return false;
+            };
             topic.close();
+            self.engine.sequences_used(topic.log().end());
             if let Some(journal) = self.engine.journal_for(topic.name().is_ephemeral()) {
                 journal.append_lazy(&Record::TopicDeleted { topic: topic.number() });
             }
             topic
         };
+        topic.discard();
         crate::log_info!(self.engine, "TOPIC({name}): deleted");
         self.engine.topology_changed();
-        let engine = self.engine.clone();
+        let registry = self.clone();
         let deleted = tokio::task::spawn_blocking(move || {
-            // The record must be there before the files go: the other way round, recovery would miss messages.
-            if let Some(journal) = &engine.journal {
-                journal.flush().map_err(|error| error.to_string())?;
+            if let Err(error) = registry.delete_files(&topic) {
+                let name = topic.name();
+                crate::log_error!(
+                    registry.engine,
+                    "TOPIC({name}): cannot delete its files: {error}; it is tried again"
+                );
+                registry.undeleted.lock().push(topic);
             }
-            topic.log().delete_files().map_err(|error| error.to_string())
         });
-        if let Ok(Err(error)) = deleted.await {
-            crate::log_error!(self.engine, "TOPIC({name}): cannot delete its files: {error}");
-        }
+        // It panicked, which the panic hook has told.
+        let _ = deleted.await;
         true
+    }
+
+    fn delete_files(&self, topic: &Topic) -> Result<(), String> {
+        if topic.name().is_ephemeral() {
+            return Ok(());
+        }
+        // The record must be there before the files go: the other way round, recovery would miss messages.
+        if let Some(journal) = &self.engine.journal {
+            journal.flush().map_err(|error| error.to_string())?;
+        }
+        topic.log().delete_files().map_err(|error| error.to_string())
+    }
+
+    /// Tries again to delete the files of deleted topics, if that has failed.
+    pub fn retry_deletes(&self) {
+        let undeleted = std::mem::take(&mut *self.undeleted.lock());
+        let failed = undeleted.into_iter().filter(|topic| self.delete_files(topic).is_err());
+        let failed: Vec<_> = failed.collect();
+        self.undeleted.lock().extend(failed);
+    }
+
+    /// Whether files of deleted topics are still there.
+    pub fn has_undeleted(&self) -> bool {
+        !self.undeleted.lock().is_empty()
     }
 
     /// A consumer of this channel has left. An ephemeral channel goes with its last one, and an ephemeral topic with
     /// its last channel.
-    pub async fn consumer_left(&self, topic: &Arc<Topic>, channel: &Arc<Channel>) {
+    pub async fn consumer_left(self: &Arc<Self>, topic: &Arc<Topic>, channel: &Arc<Channel>) {
         if !channel.is_ephemeral() {
             return;
         }
@@ -207,9 +251,11 @@ impl Registry {
     }
 
     /// An ephemeral topic goes with its last channel.
-    pub async fn topic_lost_last_channel(&self, topic: &Arc<Topic>) {
-        if topic.name().is_ephemeral() && topic.channels().is_empty() {
-            self.delete(topic.name().as_str()).await;
+    pub async fn topic_lost_last_channel(self: &Arc<Self>, topic: &Arc<Topic>) {
+        if topic.name().is_ephemeral() {
+            // There may be another one of this name by now.
+            let is_meant = |current: &Arc<Topic>| Arc::ptr_eq(current, topic) && topic.channels().is_empty();
+            self.delete_if(topic.name().as_str(), is_meant).await;
         }
     }
 }
@@ -244,21 +290,89 @@ mod tests {
     use crate::storage::file::FileStorage;
     use crate::storage::{Durability, Storage};
 
-    /// As an HTTP client that breaks off: what it has begun is there, so it must work.
-    #[tokio::test]
-    async fn what_is_created_works_though_nobody_waits_for_it() {
-        let dir = tempfile::tempdir().unwrap();
+    fn start(dir: &std::path::Path, durability: Durability) -> Arc<Registry> {
         let storage: Arc<dyn Storage> = Arc::new(FileStorage);
-        let data_dir = DataDir::open(&storage, dir.path()).unwrap();
-        let registry = recover(StartOptions {
+        let data_dir = DataDir::open(&storage, dir).unwrap();
+        recover(StartOptions {
             storage,
             data_dir,
-            durability: Durability::Sync,
+            durability,
             limits: Config::default().engine_limits(),
             logger: Logger::silent(),
             oracle: None,
         })
-        .unwrap();
+        .unwrap()
+    }
+
+    async fn publish(topic: &Topic, count: usize) {
+        let bodies = vec![&[b'x'; 1000][..]; count];
+        topic.append(bodies.into_iter(), 1000 * count, None).unwrap().committed().await.unwrap();
+    }
+
+    /// As an idle publisher's connection does, or a consumer's that takes its time to end.
+    #[tokio::test]
+    async fn a_deleted_topic_frees_its_memory_though_somebody_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = start(dir.path(), Durability::Write);
+        for name in ["t", "t#ephemeral"] {
+            let topic = registry.get_or_create(&TopicName::new(name).unwrap()).await.unwrap();
+            let channel = topic.get_or_create_channel(&ChannelName::new("c").unwrap()).await.unwrap();
+            // More than memory holds.
+            for _ in 0..12 {
+                publish(&topic, 1000).await;
+            }
+            assert!(topic.log().memory_bytes_since(0) > 1_000_000);
+            assert_eq!(topic.log().segment_bytes() > 0, name == "t");
+            assert!(registry.delete(name).await);
+            assert_eq!((topic.log().memory_bytes_since(0), topic.log().segment_bytes()), (0, 0));
+            assert_eq!(channel.inspect(|state, _| state.depth()), 0);
+            assert!(topic.channels().is_empty());
+            assert!(!dir.path().join(format!("topics/{}", topic.number())).exists());
+            assert!(!registry.has_undeleted());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_ephemeral_topic_that_is_gone_takes_no_later_one_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = start(dir.path(), Durability::Write);
+        let name = TopicName::new("t#ephemeral").unwrap();
+        let before = registry.get_or_create(&name).await.unwrap();
+        assert!(registry.delete(name.as_str()).await);
+        let anew = registry.get_or_create(&name).await.unwrap();
+        registry.topic_lost_last_channel(&before).await;
+        assert!(registry.get(name.as_str()).is_some_and(|topic| Arc::ptr_eq(&topic, &anew)));
+    }
+
+    #[tokio::test]
+    async fn no_topic_starts_counting_where_another_has_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        // As if it had counted faster than time passes, or the clock had been set back.
+        let later = Engine::sequence_of_time(clock::wall_ns()) + 1_000_000_000_000;
+        let name = TopicName::new("t").unwrap();
+        for round in 0..3 {
+            let registry = start(dir.path(), Durability::Write);
+            let topic = registry.get_or_create(&name).await.unwrap();
+            if round == 0 {
+                topic.log().skip_to(later);
+            } else {
+                assert!(topic.log().end() > later, "after {round} restarts");
+            }
+            publish(&topic, 1).await;
+            registry.delete(name.as_str()).await;
+            let end = topic.log().end();
+            let anew = registry.get_or_create(&name).await.unwrap();
+            assert!(anew.log().end() >= end);
+            assert!(registry.delete(name.as_str()).await);
+            // The journal is flushed by deleting; the process ends without a checkpoint.
+        }
+    }
+
+    /// As an HTTP client that breaks off: what it has begun is there, so it must work.
+    #[tokio::test]
+    async fn what_is_created_works_though_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = start(dir.path(), Durability::Sync);
         let name = TopicName::new("t").unwrap();
         let mut creating = Box::pin(registry.get_or_create(&name));
         let _ = futures_util::poll!(&mut creating);

@@ -47,8 +47,7 @@ impl Tail {
 
     /// Which sequence numbers of `from..to` are there, in order, void ones included.
     fn present(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        let first = self.blocks.partition_point(|block| block.end_sequence() <= from);
-        let blocks = self.blocks.range(first..).map(|block| (block.first_sequence, block.end_sequence()));
+        let blocks = self.blocks.since(from).map(|block| (block.first_sequence, block.end_sequence()));
         let chunks = self.only_in_memory().map(|chunk| (chunk.first_sequence(), chunk.end_sequence()));
         let cut = |(start, end): (u64, u64)| (start.max(from), end.min(to));
         let ranges = blocks.take_while(|&(start, _)| start < to).chain(chunks);

@@ -187,6 +187,7 @@ impl Explorer<'_> {
 
     fn crash(&mut self, life: &Life, disk: &Disk, changes: usize, torn: bool) -> Result<(), String> {
         self.points += 1;
+        life.check_ephemeral(disk)?;
         let image = match self.contract.crash {
             Crash::Kill => disk.after_kill(),
             Crash::PowerLoss => disk.after_power_loss(self.random.random_range(0..1000)),

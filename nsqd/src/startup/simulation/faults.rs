@@ -60,7 +60,7 @@ pub(super) fn check_crash(world: &World<'_>, contract: Contract, seed: u64) -> R
         compare::is_ours(&world.published, &observed)?;
         compare::is_at_least(&[model], &observed)
     };
-    check(world.model()).map_err(|error| {
+    check(&world.durable_model()).map_err(|error| {
         format!("{error}\nThe start logged:\n{}", observe::logged(&image, contract.durability))
     })
 }

@@ -4,7 +4,7 @@
 use nsq_protocol::{ChannelName, StartAt};
 
 use super::model::{Body, ChannelModel, Due, MessageModel, PublishedModel, TopicModel};
-use super::world::{CHANNELS, World, text};
+use super::world::{DURABLE_CHANNELS, World, text};
 use crate::log::retention::Retention;
 use crate::startup::persist;
 use crate::storage::Durability;
@@ -27,6 +27,9 @@ impl World<'_> {
     pub(super) fn set_retention(&mut self, topic: u8, kept: u8, acknowledged: bool) -> Result<bool, String> {
         let Some(name) = self.pick_topic(topic) else { return Ok(false) };
         let own = RETENTIONS[usize::from(kept) % RETENTIONS.len()];
+        if self.model_of(&name)?.is_ephemeral {
+            return Ok(false);
+        }
         self.topic(&name)?.set_retention(own).map_err(text)?;
         self.model_of(&name)?.set_retention(own.unwrap_or_default());
         self.acknowledge(acknowledged)
@@ -60,6 +63,9 @@ impl World<'_> {
         acknowledged: bool,
     ) -> Result<bool, String> {
         let Some((name, channel, _)) = self.pick_channel(channel) else { return Ok(false) };
+        if self.model_of(&name.0)?.channels.get(&name.1).is_none_or(|channel| channel.may_drop) {
+            return Ok(false);
+        }
         let (topic, place) = (self.topic(&name.0)?, self.place(&name.0, share)?);
         let sequence = sequence_of(place);
         let (before, end) = channel.inspect(|state, _| (state.cursor(), state.end()));
@@ -89,8 +95,11 @@ impl World<'_> {
 
     pub(super) fn create_channel_at(&mut self, topic: u8, name: u8, share: u8) -> Result<bool, String> {
         let Some(topic_name) = self.pick_topic(topic) else { return Ok(false) };
-        let name = ChannelName::new(CHANNELS[usize::from(name) % CHANNELS.len()]).map_err(text)?;
-        if self.model_of(&topic_name)?.channels.contains_key(name.as_str()) {
+        let name = DURABLE_CHANNELS[usize::from(name) % DURABLE_CHANNELS.len()];
+        let name = ChannelName::new(name).map_err(text)?;
+        if self.model_of(&topic_name)?.is_ephemeral
+            || self.model_of(&topic_name)?.channels.contains_key(name.as_str())
+        {
             return Ok(false);
         }
         let (topic, place) = (self.topic(&topic_name)?, self.place(&topic_name, share)?);

@@ -17,6 +17,8 @@ pub struct Model {
 
 #[derive(Clone, Debug, Default)]
 pub struct TopicModel {
+    /// Its messages may be dropped, and it is gone with the process.
+    pub is_ephemeral: bool,
     pub paused: bool,
     /// Published, and released to no channel.
     pub held: BTreeMap<Body, MessageModel>,
@@ -42,6 +44,10 @@ pub struct PublishedModel {
 
 #[derive(Clone, Debug, Default)]
 pub struct ChannelModel {
+    /// Its messages may be dropped.
+    pub may_drop: bool,
+    /// It is gone with the process.
+    pub is_ephemeral: bool,
     pub paused: bool,
     /// Not finished.
     pub messages: BTreeMap<Body, MessageModel>,
@@ -85,6 +91,16 @@ pub struct Due {
 }
 
 impl Model {
+    /// What a start may find of it: nothing that is ephemeral.
+    pub fn durable(&self) -> Model {
+        let mut model = self.clone();
+        model.topics.retain(|_, topic| !topic.is_ephemeral);
+        for topic in model.topics.values_mut() {
+            topic.channels.retain(|_, channel| !channel.is_ephemeral);
+        }
+        model
+    }
+
     /// A process has ended: nothing is in flight any more.
     pub fn restarted(&self) -> Model {
         let mut model = self.clone();
@@ -125,6 +141,16 @@ impl Model {
 }
 
 impl TopicModel {
+    /// What somebody needs.
+    pub fn unfinished(&self) -> BTreeSet<Body> {
+        let held = self.held.keys().copied();
+        let of_channels = self.channels.values().filter(|channel| !channel.may_drop);
+        held.chain(
+            of_channels.flat_map(|channel| channel.messages.keys().chain(channel.dropped.keys()).copied()),
+        )
+        .collect()
+    }
+
     /// These were published, and got sequence numbers from `first` on.
     pub fn publish(&mut self, bodies: &[Body], first: u64, due: Option<Due>) {
         self.message_count += bodies.len() as u64;
@@ -154,12 +180,22 @@ impl TopicModel {
         for channel in self.channels.values_mut() {
             channel.gone_count += gone_count;
             channel.message_count += held.len() as u64;
-            channel.messages.extend(held.iter().map(|(&body, &message)| (body, message)));
+            let may_be_gone = channel.may_drop;
+            let released =
+                held.iter().map(|(&body, &message)| (body, MessageModel { may_be_gone, ..message }));
+            channel.messages.extend(released);
         }
     }
 }
 
 impl ChannelModel {
+    /// A new one of this name.
+    pub fn new(topic: &TopicModel, name: &str) -> Self {
+        let is_ephemeral = name.ends_with("#ephemeral");
+        let may_drop = is_ephemeral || topic.is_ephemeral;
+        ChannelModel { is_ephemeral, may_drop, ..ChannelModel::default() }
+    }
+
     /// What is in flight comes back.
     pub fn come_back(&mut self) {
         self.dropped.clear();

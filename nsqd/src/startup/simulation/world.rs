@@ -1,30 +1,35 @@
 //! Does the steps of a workload, on the engine and on the model, and remembers what the disk went through.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsq_protocol::{ChannelName, TopicName};
+use nsq_protocol::{ChannelName, MESSAGE_FRAME_OVERHEAD, TopicName};
 use tokio::runtime::Runtime;
 
 use super::compare;
-use super::model::{Body, Due, MessageModel, Model, TopicModel};
+use super::model::{Body, ChannelModel, Due, MessageModel, Model, TopicModel};
 use super::observe::{self, Came, DIR, Observed};
 use super::steps::Step;
 use crate::channel::{Channel, ConsumerKey};
 use crate::clock;
 use crate::startup::persist;
+use crate::storage::block::BLOCK_HEADER_BYTES;
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::faulty::disk::{Change, Disk};
-use crate::storage::{Durability, Storage};
+use crate::storage::{Durability, Storage, TopicNumber};
 use crate::timers::Expire;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-const TOPICS: [&str; 3] = ["t", "..", "orders.x"];
-pub const CHANNELS: [&str; 3] = ["a", "b", "c.d"];
+const TOPICS: [&str; 4] = ["t", "..", "orders.x", "e#ephemeral"];
+const CHANNELS: [&str; 4] = ["a", "b", "c.d", "x#ephemeral"];
+/// Those that outlive the process.
+pub const DURABLE_CHANNELS: [&str; 3] = ["a", "b", "c.d"];
 
 /// From one start to the next.
+#[derive(Default)]
 pub struct Life {
     /// What it found.
     pub base: Disk,
@@ -32,6 +37,8 @@ pub struct Life {
     pub changes: Vec<Change>,
     /// What the model said, after each step.
     pub states: Vec<State>,
+    /// Numbers of ephemeral topics.
+    pub ephemeral: BTreeSet<TopicNumber>,
 }
 
 /// What the model said at some time.
@@ -44,6 +51,16 @@ pub struct State {
 }
 
 impl Life {
+    /// Nothing ephemeral is on disk.
+    pub fn check_ephemeral(&self, disk: &Disk) -> Result<(), String> {
+        let topics = Path::new(DIR).join("topics");
+        let dirs: Vec<_> = self.ephemeral.iter().map(|number| topics.join(number.to_string())).collect();
+        match disk.paths().iter().find(|path| dirs.iter().any(|dir| path.starts_with(dir))) {
+            Some(path) => Err(format!("{} is of an ephemeral topic", path.display())),
+            None => Ok(()),
+        }
+    }
+
     /// What may be found after so many changes, `torn` if part of the next was made as well.
     pub fn candidates(&self, changes: usize, torn: bool) -> Vec<&Model> {
         let durable = self.states.iter().rposition(|state| state.durable <= changes).unwrap_or(0);
@@ -113,6 +130,8 @@ pub struct World<'r> {
     next_body: Body,
     /// Which topic each message was published to.
     pub published: BTreeMap<Body, String>,
+    /// How large each message is.
+    sizes: BTreeMap<Body, u64>,
     current: Life,
     /// So many changes had been made when the step began.
     begun: usize,
@@ -140,7 +159,8 @@ impl<'r> World<'r> {
             recorded: model,
             next_body: 1,
             published: BTreeMap::new(),
-            current: Life { base: base.clone(), changes: Vec::new(), states: Vec::new() },
+            sizes: BTreeMap::new(),
+            current: Life::default(),
             begun: 0,
             lives: Vec::new(),
             seed,
@@ -156,9 +176,9 @@ impl<'r> World<'r> {
         self.storage = FaultyStorage::from(base.clone());
         self.storage.record();
         self.model = model;
-        self.recorded = Arc::new(self.model.clone());
+        self.recorded = Arc::new(self.model.durable());
         let first = State { model: self.recorded.clone(), begun: 0, durable: 0 };
-        self.current = Life { base, changes: Vec::new(), states: vec![first] };
+        self.current = Life { base, states: vec![first], ..Life::default() };
         let registry = observe::start(&self.storage, self.contract.durability).map_err(text)?;
         for topic in registry.all() {
             for channel in topic.channels() {
@@ -177,6 +197,11 @@ impl<'r> World<'r> {
     /// What the model says now.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// What a start must find now.
+    pub fn durable_model(&self) -> Model {
+        self.model.durable()
     }
 
     /// The engine's health, and messages that it could not read.
@@ -230,9 +255,7 @@ impl<'r> World<'r> {
         self.consumers.clear();
         self.registry = None;
         let changes = self.storage.take_recorded();
-        let states = std::mem::take(&mut self.current.states);
-        let base = std::mem::take(&mut self.current.base);
-        self.lives.push(Life { base, changes, states });
+        self.lives.push(Life { changes, ..std::mem::take(&mut self.current) });
     }
 
     /// Does all steps. Returns early if, after a power failure, the model cannot go on.
@@ -275,7 +298,7 @@ impl<'r> World<'r> {
                 (self.if_possible(retired)?.is_some_and(|count| count > 0), false)
             }
             Step::Clean => {
-                self.if_possible(persist::clean_segments(self.registry()?))?;
+                self.clean()?;
                 (false, false)
             }
             Step::Touch { channel } => (self.touch(channel)?, false),
@@ -292,7 +315,7 @@ impl<'r> World<'r> {
 
     /// What the model says now, in the middle or at the end of a step.
     fn remember(&mut self, durable: usize) {
-        self.recorded = Arc::new(self.model.clone());
+        self.recorded = Arc::new(self.model.durable());
         self.current.states.push(State { model: self.recorded.clone(), begun: self.begun, durable });
     }
 
@@ -400,22 +423,58 @@ impl<'r> World<'r> {
         if self.if_possible(created)?.is_none() {
             return Ok(false);
         }
-        self.model.topics.entry(name.to_string()).or_default();
-        Ok(self.contract.durability != Durability::Overflow)
+        let model = TopicModel { is_ephemeral: name.is_ephemeral(), ..TopicModel::default() };
+        self.model.topics.entry(name.to_string()).or_insert(model);
+        if name.is_ephemeral() {
+            self.current.ephemeral.insert(self.topic(name.as_str())?.number());
+        }
+        Ok(self.contract.durability != Durability::Overflow && !name.is_ephemeral())
+    }
+
+    /// What the daemon does now and then. Then the disk follows what is unfinished.
+    fn clean(&mut self) -> Result<(), String> {
+        // What has spilled to disk and is not needed may take so much: a few small files, and waste not worth copying.
+        const SLACK_BYTES: u64 = 4096;
+        let mut rounds = 0;
+        while self.if_possible(persist::clean_segments(self.registry()?))?.is_some_and(|c| c.freed_bytes > 0)
+        {
+            rounds += 1;
+            if rounds > 20 {
+                return Err("cleaning does not come to an end".to_owned());
+            }
+        }
+        let journal = self.registry()?.engine().journal.clone();
+        if self.tolerates_faults || journal.is_some_and(|journal| journal.failure().is_some()) {
+            return Ok(());
+        }
+        for (name, model) in &self.model.topics {
+            let topic = self.topic(name)?;
+            let needed: u64 = model.unfinished().iter().filter_map(|body| self.sizes.get(body)).sum();
+            let bytes = topic.log().segment_bytes();
+            if model.retention.is_off() && bytes > 2 * needed + SLACK_BYTES {
+                return Err(format!("topic {name} has {bytes} bytes on disk for {needed} that are needed"));
+            }
+        }
+        Ok(())
     }
 
     fn delete_topic(&mut self, topic: u8) -> Result<bool, String> {
         let Some(name) = self.pick_topic(topic) else { return Ok(false) };
         self.consumers.retain(|(topic, _), _| *topic != name);
         self.runtime.block_on(self.registry()?.delete(&name));
-        self.model.topics.remove(&name);
-        Ok(self.contract.durability != Durability::Overflow)
+        let is_ephemeral = self.model.topics.remove(&name).is_some_and(|topic| topic.is_ephemeral);
+        Ok(self.contract.durability != Durability::Overflow && !is_ephemeral)
     }
 
     fn create_channel(&mut self, topic: u8, name: u8) -> Result<bool, String> {
         let Some(topic_name) = self.pick_topic(topic) else { return Ok(false) };
         let name = ChannelName::new(CHANNELS[usize::from(name) % CHANNELS.len()]).map_err(text)?;
-        if self.model_of(&topic_name)?.channels.contains_key(name.as_str()) {
+        let model = self.model_of(&topic_name)?;
+        if model.channels.contains_key(name.as_str()) {
+            return Ok(false);
+        }
+        // What was released to ephemeral channels alone, a restart may hold for the next one, or not.
+        if name.is_ephemeral() && !model.is_ephemeral && model.channels.is_empty() {
             return Ok(false);
         }
         let topic = self.topic(&topic_name)?;
@@ -423,13 +482,22 @@ impl<'r> World<'r> {
         let Some(channel) = self.if_possible(created)? else { return Ok(false) };
         self.subscribe(&topic, channel)?;
         let model = self.model_of(&topic_name)?;
-        model.channels.entry(name.to_string()).or_default();
+        let channel = ChannelModel::new(model, name.as_str());
+        let is_durable = !channel.may_drop;
+        model.channels.entry(name.to_string()).or_insert(channel);
         model.release();
-        Ok(self.contract.durability != Durability::Overflow)
+        Ok(self.contract.durability != Durability::Overflow && is_durable)
     }
 
     fn delete_channel(&mut self, channel: u8) -> Result<bool, String> {
-        let Some((name, ..)) = self.pick_channel(channel) else { return Ok(false) };
+        let Some((mut name, ..)) = self.pick_channel(channel) else { return Ok(false) };
+        let channels = &self.model_of(&name.0)?.channels;
+        // The ephemeral one goes first, as in create_channel it comes last.
+        if channels.len() == 2
+            && let Some((ephemeral, _)) = channels.iter().find(|(_, channel)| channel.is_ephemeral)
+        {
+            name.1 = ephemeral.clone();
+        }
         self.consumers.remove(&name);
         self.topic(&name.0)?.delete_channel(&name.1);
         self.model_of(&name.0)?.channels.remove(&name.1);
@@ -450,12 +518,15 @@ impl<'r> World<'r> {
             self.published.extend(numbers.iter().map(|&number| (number, name.clone())));
             let bodies: Vec<_> = numbers.iter().map(|&number| observe::body(number, size.into())).collect();
             let bytes = bodies.iter().map(Vec::len).sum();
+            let on_disk = |body: &Vec<u8>| (body.len() + MESSAGE_FRAME_OVERHEAD + BLOCK_HEADER_BYTES) as u64;
+            self.sizes.extend(numbers.iter().copied().zip(bodies.iter().map(on_disk)));
             let from_ns = clock::wall_ns();
             let bodies = bodies.iter().map(Vec::as_slice);
             let topic = self.topic(name)?;
             let appended = topic.append(bodies, bytes, delay).map_err(text);
             let Some(publication) = self.if_possible(appended)? else { continue };
             let due = delay.map(|delay| Due::between(from_ns, delay));
+            // Meaningless for an ephemeral topic, which may have dropped some.
             let first = topic.log().end() - u64::from(count);
             waiting.push((name, numbers, first, due, publication));
         }
@@ -468,7 +539,8 @@ impl<'r> World<'r> {
             // A write that is torn may have brought the first of several batches.
             self.remember(usize::MAX);
         }
-        Ok(self.contract.durability != Durability::Overflow)
+        let is_journaled = topics.iter().any(|name| !name.ends_with("#ephemeral"));
+        Ok(self.contract.durability != Durability::Overflow && is_journaled)
     }
 
     fn take(&mut self, pick: u8, room: usize) -> Result<bool, String> {
@@ -619,6 +691,7 @@ impl<'r> World<'r> {
         for change in &life.changes[..changes] {
             disk.apply(change).map_err(text)?;
         }
+        life.check_ephemeral(&disk)?;
         if let Some(torn) = torn {
             let change = &life.changes[changes];
             let len = torn % change.written_bytes().max(1);

@@ -48,6 +48,13 @@ pub struct JournalReport {
     pub renamed: Vec<(PathBuf, PathBuf)>,
 }
 
+impl JournalReport {
+    /// Whether everything that was ever acknowledged could be read, as far as can be told.
+    pub fn is_complete(&self) -> bool {
+        self.damaged.is_empty() && self.missing_files.is_empty() && self.set_aside.is_empty()
+    }
+}
+
 /// A damaged stretch of a journal file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damage {

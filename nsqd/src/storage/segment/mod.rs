@@ -232,6 +232,16 @@ impl SegmentStore {
         self.writing = None;
     }
 
+    /// The same, if this is the file that grows.
+    pub fn close_file_if_writing(&mut self, number: u64) {
+        self.writing.take_if(|writing| *writing == number);
+    }
+
+    /// A file is followed by a new one when it would become larger.
+    pub fn max_file_bytes(&self) -> u64 {
+        self.max_file_bytes
+    }
+
     /// The number of the next new file.
     pub fn next_number(&self) -> u64 {
         self.next_number

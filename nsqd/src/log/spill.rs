@@ -1,0 +1,231 @@
+//! Leaving memory: what is needed of a chunk goes to a segment, or, for ephemeral names, is set aside in memory.
+//!
+//! Nothing that only ephemeral names need is ever written. A chunk of which little is needed is not written as a whole:
+//! disk follows what is unfinished.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::TopicLog;
+use super::chunk::Chunk;
+use super::holder::{Of, Ranges};
+use super::retention::gaps;
+use crate::storage::block::BLOCK_HEADER_BYTES;
+use crate::storage::segment::{NewBlock, SegmentStore};
+
+/// A chunk is written as a whole if at least one in so many of its bytes is needed.
+const WHOLE_SHARE: usize = 2;
+/// When looking for room among what is set aside was in vain, so many chunks pass before the next look.
+const FULL_CHUNKS: u32 = 32;
+
+impl TopicLog {
+    /// Moves the oldest messages out of memory while it holds more than its bound; returns how many chunks were
+    /// written to disk. Waits for the disk.
+    pub fn spill(&self) -> io::Result<usize> {
+        self.spill_up_to(usize::MAX)
+    }
+
+    /// As [`TopicLog::spill`], of at most so many chunks.
+    pub fn spill_up_to(&self, max_chunks: usize) -> io::Result<usize> {
+        if !self.should_spill() {
+            self.spill_failed.store(false, Ordering::Relaxed);
+            return Ok(0);
+        }
+        let mut segments = self.segments.lock();
+        if self.is_deleted() {
+            self.tail.lock().clear();
+            return Ok(0);
+        }
+        let mut written = 0;
+        for _ in 0..max_chunks {
+            let Some((chunk, is_on_disk)) = self.tail.lock().over() else { break };
+            if !is_on_disk {
+                written += usize::from(self.write_needed(&mut segments, &chunk)?);
+            }
+            self.leave_memory(&chunk);
+        }
+        self.spill_failed.store(false, Ordering::Relaxed);
+        Ok(written)
+    }
+
+    /// Whether memory holds more than its bound.
+    pub fn should_spill(&self) -> bool {
+        self.tail.lock().is_over(1)
+    }
+
+    /// Whether so much waits to be written that publishers should wait, too.
+    pub fn is_spill_behind(&self) -> bool {
+        self.tail.lock().is_far_over()
+    }
+
+    /// Whether memory is at twice its bound because the disk takes no more: time to refuse publishes.
+    pub fn is_stuck(&self) -> bool {
+        self.spill_failed.load(Ordering::Relaxed) && self.tail.lock().is_over(2)
+    }
+
+    /// Whether the last attempt to free memory failed.
+    pub fn has_failed_to_spill(&self) -> bool {
+        self.spill_failed.load(Ordering::Relaxed)
+    }
+
+    /// Writes to segments whatever up to `sequence` is needed and only in memory (and in the journal).
+    pub fn persist_up_to(&self, sequence: u64, sync: bool) -> io::Result<()> {
+        let mut segments = self.segments.lock();
+        if self.is_deleted() || self.holders.are_in_memory_only() {
+            return Ok(());
+        }
+        let (floor, disk_floor) = self.holders.floors();
+        self.trim_tail(floor, disk_floor);
+        loop {
+            let Some(chunk) = self.tail.lock().unwritten_up_to(sequence) else { break };
+            if !self.write_needed(&mut segments, &chunk)? {
+                self.leave_memory(&chunk);
+            }
+        }
+        if sync { segments.sync() } else { Ok(()) }
+    }
+
+    /// The messages of `from..to` that somebody needs whose messages may be on disk.
+    pub(super) fn needed_on_disk(&self, from: u64, to: u64) -> Ranges {
+        self.without_refused(self.holders.needed(Of::Durable, from, to))
+    }
+
+    /// Without those that were refused and not released since. The release point counts them as needed, but a release
+    /// passes them over, so no channel will look for them.
+    pub(super) fn without_refused(&self, needed: Ranges) -> Ranges {
+        let (Some(&(from, _)), Some(&(_, to))) = (needed.first(), needed.last()) else { return needed };
+        if !self.has_marks.load(Ordering::Acquire) {
+            return needed;
+        }
+        let refused = self.tail.lock().refused_between(from, to);
+        let rest = |(from, to)| {
+            let first = refused.partition_point(|&(_, end)| end <= from);
+            gaps(from, to, refused[first..].iter().copied().take_while(move |(start, _)| *start < to))
+        };
+        needed.into_iter().flat_map(rest).collect()
+    }
+
+    /// Writes what is needed of a chunk: all of it, if that is much. Returns false, and writes nothing, if nothing is: one
+    /// straggler before it keeps a chunk from being trimmed.
+    pub(super) fn write_needed(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<bool> {
+        let (first, end) = (chunk.first_sequence(), chunk.end_sequence());
+        let is_kept = end > self.retained_from();
+        if self.holders.are_in_memory_only() {
+            return Ok(false);
+        }
+        let mut needed = if is_kept { vec![(first, end)] } else { self.needed_on_disk(first, end) };
+        if needed.is_empty() {
+            return Ok(false);
+        }
+        let needed_bytes: usize =
+            needed.iter().map(|&(from, to)| chunk.bytes_between(from, to) + BLOCK_HEADER_BYTES).sum();
+        if WHOLE_SHARE * needed_bytes >= chunk.len_bytes() {
+            needed = vec![(first, end)];
+        }
+        self.write_ranges(segments, chunk, &needed).map(|()| true)
+    }
+
+    fn write_ranges(
+        &self,
+        segments: &mut SegmentStore,
+        chunk: &Chunk,
+        ranges: &[(u64, u64)],
+    ) -> io::Result<()> {
+        if self.is_retaining() {
+            self.close_file_in_time(segments, chunk);
+        }
+        let blocks: Vec<NewBlock<'_>> = (ranges.iter())
+            .map(|&(from, to)| NewBlock {
+                first_sequence: from,
+                count: (to - from) as u32,
+                frames: chunk.frames_between(from, to),
+            })
+            .collect();
+        let written = segments.append_blocks(&blocks);
+        self.spill_failed.store(written.is_err(), Ordering::Relaxed);
+        let blocks = written?;
+        let mut tail = self.tail.lock();
+        tail.written(chunk, blocks);
+        self.publish_numbers(&tail);
+        Ok(())
+    }
+
+    /// A chunk that is on disk as far as it must be leaves memory; what ephemeral names need of it is set aside.
+    pub(super) fn leave_memory(&self, chunk: &Arc<Chunk>) {
+        let (first, end) = (chunk.first_sequence(), chunk.end_sequence());
+        // What is kept on disk though finished is there for ephemeral channels, too.
+        let is_kept = end > self.retained_from();
+        let needed = if is_kept { Ranges::new() } else { self.holders.needed(Of::Ephemeral, first, end) };
+        if !needed.is_empty() && self.tail.lock().is_aside_full(chunk, &needed) {
+            self.thin_aside();
+        }
+        let mut tail = self.tail.lock();
+        let dropped = if needed.is_empty() { needed } else { tail.set_aside(chunk, &needed) };
+        tail.forget(chunk);
+        self.publish_numbers(&tail);
+        drop(tail);
+        if !dropped.is_empty() {
+            self.drop_ephemeral(&dropped);
+        }
+    }
+
+    /// Forgets what was set aside and is finished by now, though something before it is not.
+    fn thin_aside(&self) {
+        let in_vain = self.aside_in_vain.load(Ordering::Relaxed);
+        if in_vain > 0 {
+            self.aside_in_vain.store(in_vain - 1, Ordering::Relaxed);
+            return;
+        }
+        let (before, ranges) = {
+            let tail = self.tail.lock();
+            (tail.aside_bytes(), tail.set_aside_ranges())
+        };
+        for (from, to) in ranges {
+            let needed = self.holders.needed(Of::Ephemeral, from, to);
+            self.tail.lock().thin_aside(from, &needed);
+        }
+        if self.tail.lock().aside_bytes() > before / 2 {
+            self.aside_in_vain.store(FULL_CHUNKS, Ordering::Relaxed);
+        }
+    }
+
+    /// There is no memory for these messages, and only ephemeral names need them.
+    fn drop_ephemeral(&self, ranges: &[(u64, u64)]) {
+        if self.holders.are_in_memory_only() {
+            // Those that were not released yet; the channels know the others themselves.
+            ranges.iter().for_each(|&(from, to)| self.skip(from, to));
+        }
+        self.holders.dropped(ranges);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::LogContext;
+    use crate::log::tail::{MemoryBound, Tail};
+    use crate::storage::faulty::FaultyStorage;
+
+    #[test]
+    fn refused_messages_are_not_needed_though_unreleased() {
+        let bound = MemoryBound { messages: 1000, bytes: 1 << 20, chunk_bytes: 1 << 20 };
+        let segments = SegmentStore::new(Arc::new(FaultyStorage::default()), "/d/t", 1 << 20);
+        let log = TopicLog::new(Tail::new(0, 0, bound), segments, "t", LogContext::default());
+        let release_point = log.hold(0);
+        for _ in 0..3 {
+            let bodies = [&b"body"[..]; 10];
+            log.append(bodies.into_iter(), (10, 40), 0, None, |_, _| Ok::<_, ()>(())).unwrap();
+        }
+        assert_eq!(log.needed_on_disk(0, 30), [(0, 30)]);
+        log.skip(10, 20);
+        assert_eq!(log.needed_on_disk(0, 30), [(0, 10), (20, 30)]);
+        assert_eq!(log.needed_on_disk(15, 30), [(20, 30)]);
+        assert_eq!(log.needed_on_disk(12, 18), []);
+        // The release tells the channels, and they tell what they need.
+        log.take_marks(30);
+        assert_eq!(log.needed_on_disk(0, 30), [(0, 30)]);
+        release_point.store(30, Ordering::Release);
+        assert_eq!(log.needed_on_disk(0, 40), [(30, 40)]);
+    }
+}

@@ -1,0 +1,169 @@
+//! Pure: messages that only ephemeral names need, once their chunk has left the memory of the topic.
+//!
+//! They are never on disk, so they stay in memory, within a bound of their own. A chunk of which much is needed is
+//! kept as it is; of another one, the needed messages are copied into small chunks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::log::Ranges;
+use crate::log::chunk::Chunk;
+
+/// What a chunk takes besides its frames, about.
+const CHUNK_OVERHEAD_BYTES: usize = 160;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Aside {
+    /// By first sequence number; without overlaps.
+    chunks: BTreeMap<u64, Arc<Chunk>>,
+    bytes: usize,
+}
+
+impl Aside {
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What keeping these messages would take.
+    pub fn cost(chunk: &Chunk, ranges: &[(u64, u64)]) -> usize {
+        let cost = |&(from, to): &(u64, u64)| chunk.bytes_between(from, to) + CHUNK_OVERHEAD_BYTES;
+        ranges.iter().map(cost).sum::<usize>().min(chunk.len_bytes() + CHUNK_OVERHEAD_BYTES)
+    }
+
+    /// Which of these messages of a chunk fit into so many bytes, the oldest first, and which do not.
+    pub fn fit(chunk: &Chunk, ranges: &[(u64, u64)], room: usize) -> (Ranges, Ranges) {
+        if Self::cost(chunk, ranges) <= room {
+            return (ranges.to_vec(), Vec::new());
+        }
+        let (mut kept, mut dropped, mut room) = (Vec::new(), Vec::new(), room);
+        for &(from, to) in ranges {
+            let left = room.saturating_sub(CHUNK_OVERHEAD_BYTES);
+            let end = (from..=to).rev().find(|&end| chunk.bytes_between(from, end) <= left).unwrap_or(from);
+            if from < end {
+                kept.push((from, end));
+                room = left - chunk.bytes_between(from, end);
+            }
+            if end < to {
+                dropped.push((end, to));
+                room = 0;
+            }
+        }
+        (kept, dropped)
+    }
+
+    /// Keeps these messages of a chunk, which are in it.
+    pub fn keep(&mut self, chunk: &Arc<Chunk>, ranges: &[(u64, u64)]) {
+        if Self::is_most(chunk, ranges) {
+            self.insert(chunk.clone());
+        } else {
+            ranges.iter().for_each(|&(from, to)| self.insert(Arc::new(chunk.part(from, to))));
+        }
+    }
+
+    fn is_most(chunk: &Chunk, ranges: &[(u64, u64)]) -> bool {
+        2 * Self::cost(chunk, ranges) > chunk.len_bytes()
+    }
+
+    fn insert(&mut self, chunk: Arc<Chunk>) {
+        self.bytes += chunk.len_bytes() + CHUNK_OVERHEAD_BYTES;
+        if let Some(before) = self.chunks.insert(chunk.first_sequence(), chunk) {
+            self.bytes -= before.len_bytes() + CHUNK_OVERHEAD_BYTES;
+        }
+    }
+
+    fn remove(&mut self, first_sequence: u64) -> Option<Arc<Chunk>> {
+        let chunk = self.chunks.remove(&first_sequence)?;
+        self.bytes -= chunk.len_bytes() + CHUNK_OVERHEAD_BYTES;
+        Some(chunk)
+    }
+
+    /// The chunk that has this message.
+    pub fn find(&self, sequence: u64) -> Option<&Chunk> {
+        let (_, chunk) = self.chunks.range(..=sequence).next_back()?;
+        chunk.holds(sequence).then_some(&**chunk)
+    }
+
+    /// The first message after this one.
+    pub fn next_after(&self, sequence: u64) -> Option<u64> {
+        self.chunks.range(sequence..).next().map(|(&first, _)| first)
+    }
+
+    /// Where the first chunk ends.
+    pub fn first_end(&self) -> Option<u64> {
+        self.chunks.first_key_value().map(|(_, chunk)| chunk.end_sequence())
+    }
+
+    /// Bytes of chunks with messages from `sequence` on.
+    pub fn bytes_since(&self, sequence: u64) -> usize {
+        let since = self.chunks.values().rev().take_while(|chunk| chunk.end_sequence() > sequence);
+        since.map(|chunk| chunk.len_bytes() + CHUNK_OVERHEAD_BYTES).sum()
+    }
+
+    /// Which messages there are.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.chunks.values().map(|chunk| (chunk.first_sequence(), chunk.end_sequence()))
+    }
+
+    /// Forgets what lies wholly before `floor`.
+    pub fn trim(&mut self, floor: u64) {
+        while let Some((&first, chunk)) = self.chunks.first_key_value()
+            && chunk.end_sequence() <= floor
+        {
+            self.remove(first);
+        }
+    }
+
+    /// Of the chunk that begins there, keeps these messages only.
+    pub fn thin(&mut self, first_sequence: u64, needed: &[(u64, u64)]) {
+        let Some(chunk) = self.chunks.get(&first_sequence) else { return };
+        if !needed.is_empty() && Self::is_most(chunk, needed) {
+            return;
+        }
+        if let Some(chunk) = self.remove(first_sequence) {
+            self.keep(&chunk, needed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(first: u64, count: u64) -> Arc<Chunk> {
+        let mut chunk = Chunk::new(first);
+        (0..count).for_each(|index| chunk.push(1, first + index, &[0; 1000]));
+        Arc::new(chunk)
+    }
+
+    #[test]
+    fn takes_what_is_needed_and_not_the_chunk() {
+        let mut aside = Aside::default();
+        aside.keep(&chunk(100, 100), &[(110, 112), (150, 151)]);
+        assert_eq!(aside.ranges().collect::<Vec<_>>(), [(110, 112), (150, 151)]);
+        assert!(aside.bytes() < 4000, "{} bytes for 3 messages", aside.bytes());
+        assert_eq!(aside.find(111).map(Chunk::first_sequence), Some(110));
+        assert!(aside.find(112).is_none());
+        assert_eq!(aside.next_after(112), Some(150));
+        aside.keep(&chunk(200, 100), &[(200, 290)]);
+        assert_eq!(aside.ranges().last(), Some((200, 300)), "a chunk that is mostly needed stays as it is");
+        aside.thin(200, &[(205, 206)]);
+        assert_eq!(aside.ranges().last(), Some((205, 206)));
+        aside.trim(151);
+        assert_eq!(aside.ranges().collect::<Vec<_>>(), [(205, 206)]);
+        aside.thin(205, &[]);
+        assert_eq!(aside.bytes(), 0);
+    }
+
+    #[test]
+    fn keeps_the_oldest_that_fit() {
+        let chunk = chunk(100, 100);
+        let frame = chunk.bytes_between(100, 101);
+        let ranges = [(100, 110), (120, 130)];
+        assert_eq!(Aside::fit(&chunk, &ranges, 100 * frame), (ranges.to_vec(), vec![]));
+        let room = 12 * frame + 2 * CHUNK_OVERHEAD_BYTES;
+        assert_eq!(Aside::fit(&chunk, &ranges, room), (vec![(100, 110), (120, 122)], vec![(122, 130)]));
+        assert_eq!(Aside::fit(&chunk, &ranges, 0), (vec![], ranges.to_vec()));
+    }
+}

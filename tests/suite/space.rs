@@ -1,0 +1,162 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use nsq_tests::wire::Message;
+use nsq_tests::{Daemon, process, test, wait};
+
+const MIB: u64 = 1 << 20;
+
+/// Bytes of all segments.
+fn segment_bytes(nsqd: &Daemon) -> u64 {
+    process::folder_bytes(&nsqd.data_path().join("topics"))
+}
+
+/// Files that the process has open though they are deleted.
+fn deleted_open_files(nsqd: &Daemon) -> Vec<String> {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", nsqd.pid())).expect("it is running").flatten();
+    let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    paths.map(|path| path.display().to_string()).filter(|path| path.ends_with("(deleted)")).collect()
+}
+
+/// Publishes messages of a KiB with these numbers, in batches.
+async fn publish(nsqd: &Daemon, topic: &str, numbers: std::ops::Range<usize>) {
+    let mut publisher = nsqd.connect().await;
+    let body = |n: usize| format!("{n:08} {}", "x".repeat(1000));
+    for first in numbers.clone().step_by(500) {
+        let last = (first + 500).min(numbers.end);
+        publisher.publish_batch(topic, &(first..last).map(body).collect::<Vec<_>>()).await;
+    }
+}
+
+/// The number that a body begins with.
+fn number(message: &Message) -> usize {
+    message.text()[..8].parse().expect("a number")
+}
+
+#[test]
+fn segments_follow_what_is_unfinished_whatever_its_share() {
+    test(async {
+        let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
+        for (topic, one_in) in [("few", 50), ("many", 5)] {
+            let mut consumer = nsqd.subscribe(topic, "c").await;
+            publish(&nsqd, topic, 0..20_000).await;
+            consumer.ready(500).await;
+            for _ in 0..20_000 {
+                let message = consumer.message().await;
+                match number(&message) % one_in {
+                    0 => consumer.requeue(&message, Duration::from_secs(3000)).await,
+                    _ => consumer.finish(&message).await,
+                }
+            }
+            let deferred = 20_000 / one_in as u64;
+            nsqd.channel_until(topic, "c", "the rest is finished", |c| c.unfinished() == deferred).await;
+        }
+        // 4,400 messages of about 1,050 bytes.
+        let needed = 4_400 * 1_050;
+        let look = async || wait::when(segment_bytes(&nsqd), |bytes| *bytes < 2 * needed + MIB);
+        wait::until("segments have shrunk", look).await;
+
+        nsqd.kill().await;
+        nsqd.restart().await;
+        for (topic, one_in) in [("few", 50), ("many", 5)] {
+            let channel = nsqd.channel(topic, "c").await.expect("the channel is there");
+            assert_eq!(channel.deferred_count, 20_000 / one_in);
+        }
+    });
+}
+
+#[test]
+fn what_was_copied_forward_comes_whole() {
+    test(async {
+        let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
+        let mut consumer = nsqd.subscribe("t", "c").await;
+        publish(&nsqd, "t", 0..10_000).await;
+        consumer.ready(500).await;
+        let mut requeued = BTreeSet::new();
+        for _ in 0..10_000 {
+            let message = consumer.message().await;
+            if number(&message) % 10 == 3 {
+                requeued.insert((number(&message), message.id_text()));
+                consumer.requeue(&message, Duration::from_secs(12)).await;
+            } else {
+                consumer.finish(&message).await;
+            }
+        }
+        let needed = 1_000 * 1_050;
+        let look = async || wait::when(segment_bytes(&nsqd), |bytes| *bytes < 2 * needed + MIB);
+        wait::until("segments have shrunk", look).await;
+        drop(consumer);
+        assert!(nsqd.terminate().await.success());
+        nsqd.restart().await;
+        let mut consumer = nsqd.subscribe("t", "c").await;
+        nsqd.channel_until("t", "c", "all are due", |channel| channel.depth == 1_000).await;
+        consumer.ready(500).await;
+        let came = consumer.consume(1_000).await;
+        assert!(came.iter().all(|message| message.text().len() == 1009));
+        let came: BTreeSet<_> = came.iter().map(|message| (number(message), message.id_text())).collect();
+        assert_eq!(came, requeued);
+    });
+}
+
+#[test]
+fn a_deleted_topic_gives_disk_back_though_its_publisher_stays() {
+    test(async {
+        let nsqd = Daemon::nsqd().flag("--mem-queue-size=1000").start().await;
+        nsqd.subscribe("t", "c").await;
+        publish(&nsqd, "t", 0..500).await;
+        let mut publisher = nsqd.connect().await;
+        let large = vec![b'x'; 100_000];
+        for _ in 0..50 {
+            publisher.publish_batch("t", &vec![large.as_slice(); 20]).await;
+        }
+        assert!(segment_bytes(&nsqd) > 20 * MIB);
+        nsqd.admin("/topic/delete?topic=t").await;
+        assert_eq!(deleted_open_files(&nsqd), Vec::<String>::new());
+        let folders = std::fs::read_dir(nsqd.data_path().join("topics")).expect("a folder of topics");
+        assert_eq!(folders.count(), 0, "no folder is left behind");
+        publisher.publish("t", "anew").await;
+        assert_eq!(nsqd.topic("t").await.map(|topic| topic.depth), Some(1));
+    });
+}
+
+#[test]
+fn an_emptied_or_deleted_channel_gives_disk_back_at_once() {
+    test(async {
+        for act in ["empty", "delete"] {
+            let nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
+            let _consumer = nsqd.subscribe("t", "c").await;
+            let _other = nsqd.subscribe("t", "other").await;
+            publish(&nsqd, "t", 0..20_000).await;
+            assert!(segment_bytes(&nsqd) > 15 * MIB);
+            nsqd.admin("/channel/empty?topic=t&channel=other").await;
+            nsqd.admin(&format!("/channel/{act}?topic=t&channel=c")).await;
+            assert_eq!(deleted_open_files(&nsqd), Vec::<String>::new());
+            assert!(segment_bytes(&nsqd) < MIB, "{} bytes", segment_bytes(&nsqd));
+        }
+    });
+}
+
+#[test]
+fn ids_do_not_come_back_when_a_topic_is_deleted_and_made_anew() {
+    test(async {
+        let mut nsqd = Daemon::nsqd().start().await;
+        let mut seen = BTreeSet::new();
+        for round in 0..4 {
+            for topic in ["t", "t#ephemeral"] {
+                let mut consumer = nsqd.subscribe(topic, "c").await;
+                consumer.ready(500).await;
+                let mut publisher = nsqd.connect().await;
+                publisher.publish_batch(topic, &vec!["x"; 500]).await;
+                for message in consumer.consume(500).await {
+                    assert!(seen.insert(message.id_text()), "{} came twice", message.id_text());
+                }
+            }
+            nsqd.admin("/topic/delete?topic=t").await;
+            nsqd.admin("/topic/delete?topic=t%23ephemeral").await;
+            if round == 1 {
+                nsqd.kill().await;
+                nsqd.restart().await;
+            }
+        }
+    });
+}
