@@ -122,19 +122,26 @@ impl TopicLog {
             .collect();
         let chosen = choose(&uses, max_file_bytes);
         let mut going = Vec::new();
+        let mut failure = None;
         for file in self.close_files(&chosen) {
             if cleaned.copied_bytes >= budget_bytes {
                 cleaned.has_more = true;
                 break;
             }
-            cleaned.copied_bytes += self.copy_survivors(&file)?;
-            going.push(file.number);
+            match self.copy_survivors(&file) {
+                Ok(bytes) => {
+                    cleaned.copied_bytes += bytes;
+                    going.push(file.number);
+                }
+                // A full disk has no room for copies, but a file without survivors makes some.
+                Err(error) => failure = Some(error),
+            }
         }
         if !going.is_empty() {
             before_release()?;
         }
         cleaned.freed_bytes = self.release_files(&going)?;
-        Ok(cleaned)
+        failure.map_or(Ok(cleaned), Err)
     }
 
     /// Nothing is written to these files any more, neither from memory nor survivors of one another: what they hold from
@@ -260,12 +267,65 @@ fn share(block: &BlockRef, needed: &[(u64, u64)]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
     use super::*;
+    use crate::log::tail::{MemoryBound, Tail};
+    use crate::log::{Holder, LogContext, Ranges};
+    use crate::storage::faulty::{Fault, FaultyStorage, Op};
+    use crate::storage::segment::SegmentStore;
 
     const MIB: u64 = 1 << 20;
 
     fn file(number: u64, bytes: u64, needed_bytes: u64) -> FileUse {
         FileUse { number, bytes, needed_bytes, is_written_to: false }
+    }
+
+    /// Needs just these messages.
+    struct Needs(Mutex<Ranges>);
+
+    impl Holder for Needs {
+        fn floor(&self) -> u64 {
+            self.0.lock()[0].0
+        }
+        fn ahead_from(&self) -> u64 {
+            u64::MAX
+        }
+        fn needed(&self, from: u64, to: u64) -> Ranges {
+            let cut = |&(start, end): &(u64, u64)| (start.max(from), end.min(to));
+            self.0.lock().iter().map(cut).filter(|(start, end)| start < end).collect()
+        }
+        fn needs_any(&self, from: u64, to: u64) -> bool {
+            !self.needed(from, to).is_empty()
+        }
+    }
+
+    #[test]
+    fn on_a_full_disk_files_without_survivors_go() {
+        let storage = FaultyStorage::default();
+        let bound = MemoryBound { messages: 1000, bytes: 1 << 20, chunk_bytes: 1000 };
+        // Four messages fill a file.
+        let segments = SegmentStore::new(Arc::new(storage.clone()), "/d/t", 40 << 10);
+        let log = TopicLog::new(Tail::new(0, 0, bound), segments, "t", LogContext::default());
+        let needs = Arc::new(Needs(Mutex::new(vec![(0, 12)])));
+        log.add_holder(&(needs.clone() as Arc<dyn Holder>));
+        for _ in 0..12 {
+            let body = [b'x'; 8 << 10];
+            log.append([&body[..]].into_iter(), (1, body.len()), 0, None, |_, _| Ok::<_, ()>(())).unwrap();
+        }
+        log.persist_up_to(12, false).unwrap();
+        let files = |log: &TopicLog| log.segments.lock().files().map(|file| file.number).collect::<Vec<_>>();
+        assert_eq!(files(&log), [1, 2, 3]);
+        *needs.0.lock() = vec![(0, 1), (8, 12)];
+        storage.plan(Fault::next(Op::Create, 1, io::ErrorKind::StorageFull));
+        assert_eq!(log.clean(u64::MAX, || Ok(())).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(files(&log), [1, 3], "what needs no copy is gone, and the survivor is where it was");
+        let cleaned = log.clean(u64::MAX, || Ok(())).unwrap();
+        assert!(cleaned.freed_bytes > 4 * (8 << 10) && cleaned.copied_bytes > 8 << 10, "{cleaned:?}");
+        assert_eq!(files(&log), [3, 4]);
+        assert_eq!(log.tail.lock().block_of(0).map(|block| block.file_number()), Some(4));
     }
 
     #[test]
