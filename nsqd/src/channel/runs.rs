@@ -45,18 +45,6 @@ impl Runs {
         self.ranges.get(index).is_some_and(|&(from, _)| from <= sequence)
     }
 
-    /// The parts of `from..to` that are in no range; for ranges that were added in their order.
-    pub fn gaps(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let first = self.ranges.partition_point(|&(_, end)| end <= from);
-        let ranges = self.ranges.range(first..).copied().take_while(move |&(start, _)| start < to);
-        let mut at = from;
-        ranges.chain([(to.max(from), to.max(from))]).filter_map(move |(start, end)| {
-            let gap = (at, start);
-            at = at.max(end);
-            (gap.0 < gap.1).then_some(gap)
-        })
-    }
-
     /// The oldest range.
     pub fn first(&self) -> Option<(u64, u64)> {
         self.ranges.front().copied()
@@ -100,17 +88,5 @@ mod tests {
         let runs: Runs = [(5, 6), (6, 9), (4, 5), (20, 21), (3, 3)].into_iter().collect();
         assert_eq!(runs.iter().collect::<Vec<_>>(), [(4, 9), (20, 21)]);
         assert_eq!(runs.count(), 6);
-    }
-
-    #[test]
-    fn gaps_are_what_is_in_no_range() {
-        let runs: Runs = [(5, 9), (20, 21)].into_iter().collect();
-        let gaps = |from, to| runs.gaps(from, to).collect::<Vec<_>>();
-        assert_eq!(gaps(0, 30), [(0, 5), (9, 20), (21, 30)]);
-        assert_eq!(gaps(6, 20), [(9, 20)]);
-        assert_eq!(gaps(6, 9), []);
-        assert_eq!(gaps(9, 9), []);
-        assert_eq!(gaps(9, 5), []);
-        assert_eq!(gaps(25, 26), [(25, 26)]);
     }
 }
