@@ -3,7 +3,8 @@
 use std::io::Read;
 
 use clap::Args;
-use rand::RngCore;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -55,7 +56,7 @@ fn parse_time(text: &str) -> Result<String, String> {
 /// Makes a token and prints it with its entry.
 pub fn token(flags: &TokenFlags, output: Output) -> Result<ExitStatus, Failure> {
     let secret = if flags.stdin { Some(secret_from_stdin()?) } else { None };
-    let token = secret.clone().unwrap_or_else(new_token);
+    let token = secret.clone().map_or_else(new_token, Ok)?;
     let hash = format!("sha256:{}", hex(&Sha256::digest(&token)));
     if output.is_json() {
         output.json(&json!({
@@ -69,10 +70,12 @@ pub fn token(flags: &TokenFlags, output: Output) -> Result<ExitStatus, Failure> 
     Ok(ExitStatus::Done)
 }
 
-fn new_token() -> String {
+fn new_token() -> Result<String, Failure> {
     let mut bytes = [0; TOKEN_BYTES];
-    rand::rng().fill_bytes(&mut bytes);
-    format!("{TOKEN_PREFIX}{}", hex(&bytes))
+    OsRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|error| Failure::failed(format_args!("the system gives no random bytes: {error}")))?;
+    Ok(format!("{TOKEN_PREFIX}{}", hex(&bytes)))
 }
 
 /// One line; the line end is not part of it.
@@ -132,8 +135,8 @@ mod tests {
 
     #[test]
     fn tokens_are_long_and_never_the_same() {
-        let token = new_token();
+        let token = new_token().expect("the system has random bytes");
         assert_eq!(token.len(), TOKEN_PREFIX.len() + 2 * TOKEN_BYTES);
-        assert_ne!(token, new_token());
+        assert_ne!(token, new_token().expect("the system has random bytes"));
     }
 }

@@ -198,7 +198,7 @@ impl Engine {
                 }
                 self.distributor.disconnected(id);
                 let refused = error.cause.is_authorization();
-                if self.membership.disconnected(&node, refused, now, rand::random())
+                if self.membership.disconnected(&node, refused, now, fastrand::f64())
                     && !self.assignment.lookupds.is_empty()
                 {
                     let earliest = self.last_lookup_at.map_or(now, |at| now.max(at + MIN_LOOKUP_INTERVAL));
@@ -252,7 +252,7 @@ impl Engine {
         if self.next_lookup_due().is_none_or(|at| at > now) {
             return;
         }
-        let jitter = 1.0 + self.config.lookupd_poll_jitter * rand::random::<f64>();
+        let jitter = 1.0 + self.config.lookupd_poll_jitter * fastrand::f64();
         self.next_lookup_at = Some(now + self.config.lookupd_poll_interval.mul_f64(jitter));
         self.last_lookup_at = Some(now);
         self.looking_up = true;

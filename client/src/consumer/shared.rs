@@ -228,7 +228,7 @@ impl Shared {
 
     fn signal_backoff(&self, signal: Signal, epoch: Epoch, now: Instant) {
         let mut backoff = self.backoff.lock();
-        if !backoff.answered(signal, epoch, now, rand::random()) {
+        if !backoff.answered(signal, epoch, now, fastrand::f64()) {
             return;
         }
         let state = backoff.state();

@@ -205,7 +205,7 @@ impl Node {
         let factor = 1u32.checked_shl(exponent).unwrap_or(u32::MAX);
         let full = self.config.reconnect_initial.saturating_mul(factor).min(self.config.reconnect_max);
         let begun_at = time::now();
-        let mut until = begun_at + full.mul_f64(0.1 + 0.9 * rand::random::<f64>());
+        let mut until = begun_at + full.mul_f64(0.1 + 0.9 * fastrand::f64());
         loop {
             if self.wanted.swap(false, Ordering::AcqRel) {
                 return;

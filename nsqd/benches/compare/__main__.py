@@ -1,7 +1,7 @@
 """Measures this nsqd beside another one, such as NSQ's, by the same generator: python3 nsqd/benches/compare
 
 Runs are interleaved, each on a fresh daemon and an empty data directory; every figure is the median of all pairs.
-Build first: cargo build --release --workspace. Without --reference only ours is measured. Keep the machine quiet.
+Build first: cargo build --profile dist --workspace. Without --reference only ours is measured. Keep the machine quiet.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import scale
 import throughput
 from daemon import Daemon
 
-TARGET = pathlib.Path(__file__).parents[3] / "target" / "release"
+TARGET = pathlib.Path(__file__).parents[3] / "target" / "dist"
 ROWS = throughput.ROWS + throughput.LATENCY_ROWS + throughput.SYNC_ROWS + scale.ROWS
 
 
@@ -23,9 +23,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ours", default=TARGET / "nsqd", type=pathlib.Path, help="our nsqd [target/release/nsqd]")
+    parser.add_argument("--ours", default=TARGET / "nsqd", type=pathlib.Path, help="our nsqd [target/dist/nsqd]")
     parser.add_argument("--reference", type=pathlib.Path, help="the nsqd to compare with, such as NSQ's")
-    parser.add_argument("--nsq", default=TARGET / "nsq", type=pathlib.Path, help="the generator [target/release/nsq]")
+    parser.add_argument("--nsq", default=TARGET / "nsq", type=pathlib.Path, help="the generator [target/dist/nsq]")
     parser.add_argument("--directory", type=pathlib.Path, help="where data directories are made [the system's]")
     parser.add_argument("--pairs", default=5, type=int, help="runs of each row and daemon [5]")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="append the figures to FILE, a line per row")
@@ -45,7 +45,7 @@ def main() -> int:
         sides["reference"] = arguments.reference
     for path in [*sides.values(), arguments.nsq]:
         if not path.is_file():
-            sys.exit(f"compare: {path} is missing; cargo build --release --workspace makes ours")
+            sys.exit(f"compare: {path} is missing; cargo build --profile dist --workspace makes ours")
     # A kill from outside still ends the daemon that runs, and removes its directory.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 

@@ -20,7 +20,6 @@ use nsq_protocol::AuthAnswer;
 use nsq_protocol::json::{Reader, to_json};
 use nsq_protocol::redact::{shown_address, split_user_info};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
-use rand::Rng;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 
@@ -131,7 +130,7 @@ impl AuthServers {
         read: impl Fn(AuthAnswer) -> Result<T, String>,
     ) -> Result<T, AskFailure> {
         let addresses = &self.options.addresses;
-        let start = if addresses.is_empty() { 0 } else { rand::rng().random_range(0..addresses.len()) };
+        let start = if addresses.is_empty() { 0 } else { fastrand::usize(0..addresses.len()) };
         let mut failure = AskFailure { reasons: Vec::new(), is_refusal: true };
         for address in addresses[start..].iter().chain(&addresses[..start]) {
             let after = self.options.request_timeout;

@@ -150,7 +150,7 @@ impl Peer {
             if started.elapsed() >= timing.stable_after {
                 backoff.reset();
             }
-            rest(&mut self.parts.topology, timing.min_backoff, backoff.delay(rand::random())).await;
+            rest(&mut self.parts.topology, timing.min_backoff, backoff.delay(fastrand::f64())).await;
         }
     }
 

@@ -6,6 +6,9 @@
 //! and the header of every record and block carries a mark: a CRC-32C that starts from stamp and file
 //! number and covers the offset and the header's own fields (among them the content's CRC-32C).
 
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
 /// The part of a mark that is the same for a whole file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seal {
@@ -47,7 +50,7 @@ impl Seal {
 
 /// A stamp for a file that begins a life.
 pub fn new_stamp() -> u64 {
-    rand::random()
+    SmallRng::from_os_rng().random()
 }
 
 #[cfg(test)]

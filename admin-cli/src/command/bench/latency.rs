@@ -33,7 +33,7 @@ pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
     let node = Node::find(plan)?;
     node.create_channels(plan)?;
     let latencies = Latencies::default();
-    let (mark, start) = (rand::random(), OnceLock::new());
+    let (mark, start) = (fastrand::u64(..), OnceLock::new());
     let consumers = consumers(plan, consume, mark, &latencies)?;
     let streams: Vec<Stream> = (0..publish.connections).map(|_| Stream::default()).collect();
     let publishers = publishers(plan, publish, mark, &start, &streams, &latencies)?;

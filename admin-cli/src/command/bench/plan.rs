@@ -178,7 +178,7 @@ impl Plan {
             _ if target.channel.is_some() => Cleanup::Nothing,
             _ => Cleanup::Channels,
         };
-        let topic = target.topic.unwrap_or_else(|| format!("bench-{:08x}", rand::random::<u32>()));
+        let topic = target.topic.unwrap_or_else(|| format!("bench-{:08x}", fastrand::u32(..)));
         Ok(Plan {
             mode,
             tcp,
