@@ -10,6 +10,7 @@ use crate::command::create::{CreateChannelFlags, CreateTopicFlags};
 use crate::command::data::DataCommand;
 use crate::command::dev::DevFlags;
 use crate::command::history::{RetainFlags, SeekFlags};
+use crate::command::manual::ManualFlags;
 use crate::command::publish::PublishFlags;
 use crate::command::stat::StatFlags;
 use crate::command::subscribe::SubscribeFlags;
@@ -74,6 +75,8 @@ pub enum Command {
         /// Which shell: `source <(nsq completion bash)` tries it out.
         shell: Shell,
     },
+    /// Write man pages of nsq, nsqd and nsqlookupd to a directory.
+    Manual(ManualFlags),
     /// Print the version.
     Version,
 }

@@ -34,8 +34,8 @@ use clap::Parser;
 
 use cli::{AuthCommand, ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, auth, bench, completion, create, data, delete, dev, empty, history, list, node, pause, ping,
-    publish, stat, subscribe,
+    Context, auth, bench, completion, create, data, delete, dev, empty, history, list, manual, node, pause,
+    ping, publish, stat, subscribe,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;
@@ -65,6 +65,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
         Command::Data(command) => data::run(command, output).map(ExitCode::from),
         Command::Auth(AuthCommand::Token(flags)) => auth::token(&flags, output).map(ExitCode::from),
         Command::Completion { shell } => completion::run(output, shell).map(ExitCode::from),
+        Command::Manual(flags) => manual::run(&flags, output).map(ExitCode::from),
         Command::Version => {
             output.data(concat!("nsq ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| ExitCode::SUCCESS)
         }
@@ -121,6 +122,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
         | Command::Data(_)
         | Command::Auth(_)
         | Command::Completion { .. }
+        | Command::Manual(_)
         | Command::Version => Err(Failure::failed("this command needs no cluster")),
     }
 }

@@ -2,7 +2,7 @@
 //! [`Failure`].
 //!
 //! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`, `history`
-//! over what they have in common in `change`; `bench`; `data`; `completion`.
+//! over what they have in common in `change`; `bench`; `data`; `completion`, `manual`.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -43,6 +43,8 @@ pub mod auth;
 pub mod data;
 
 pub mod completion;
+
+pub mod manual;
 
 /// What every command is given.
 #[derive(Debug)]
