@@ -112,6 +112,9 @@ mod client_crate;
 /// The client library over TLS, snappy and deflate; certificates that rotate under load.
 mod client_upgrades;
 
+/// The guides in docs/: their shell examples run.
+mod guides;
+
 /// The examples of the client library, as they are.
 mod examples;
 

@@ -35,8 +35,8 @@ fn code(path: &Path) -> String {
 #[test]
 fn paths_named_in_the_documentation_exist() {
     let mut missing = Vec::new();
-    for document in ["docs/ARCHITECTURE.md", "README.md", "deploy/README.md", "docs/COMPATIBILITY.md"] {
-        let path = workspace().join(document);
+    for document in documents() {
+        let path = workspace().join(&document);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let quoted = text.split('`').skip(1).step_by(2);
         for name in quoted.filter(|name| is_path_of_ours(name)) {
@@ -80,6 +80,34 @@ fn what_is_said_to_be_compatible_names_tests_that_exist() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Every page that a reader is pointed to.
+fn documents() -> Vec<String> {
+    let docs = fs::read_dir(workspace().join("docs")).expect("the folder can be read").flatten();
+    let docs = docs.map(|entry| format!("docs/{}", entry.file_name().to_string_lossy()));
+    ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(docs)
+        .collect()
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut broken = Vec::new();
+    for document in documents() {
+        let path = workspace().join(&document);
+        let text = fs::read_to_string(&path).expect("a page is UTF-8");
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://") && !target.starts_with('#')) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !path.parent().expect("a page lies in a folder").join(file).exists() {
+                broken.push(format!("{document}: {target}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
 }
 
 /// Quoted words that start with a folder of the workspace.
