@@ -1,21 +1,18 @@
-//! A message's fields as JSON has them: the body as text if it is text, moments in RFC 3339. Pure.
+//! JSON forms of a message's fields: the body as text or base64, times in RFC 3339. Pure.
 
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Text if it is text.
+/// A body in JSON: text if it is UTF-8, base64 otherwise.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Body<'a> {
-    /// UTF-8.
     Text {
-        /// As it is.
         body: &'a str,
     },
-    /// Anything else.
     Bytes {
-        /// RFC 4648, with padding.
+        /// Base64 as in RFC 4648, with padding.
         body_base64: String,
     },
 }
@@ -35,7 +32,7 @@ pub fn rfc3339(timestamp_ns: i64) -> String {
     moment.ok().and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_else(|| timestamp_ns.to_string())
 }
 
-/// RFC 4648, with padding.
+/// Base64 as in RFC 4648, with padding.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -71,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn moments() {
+    fn times_are_formatted_as_rfc3339() {
         assert_eq!(rfc3339(1_795_000_000_123_456_789), "2026-11-18T11:06:40.123456789Z");
         assert_eq!(rfc3339(i64::MAX), "2262-04-11T23:47:16.854775807Z");
     }

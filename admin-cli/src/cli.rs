@@ -1,4 +1,4 @@
-//! The command line: all that can be typed.
+//! The command line: commands, flags and their help texts.
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -19,60 +19,56 @@ use crate::security::SecurityFlags;
 use crate::targets::TargetFlags;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done in part (stderr names the nodes that failed),
-4 topic, channel, node or directory not found, 5 refused, 6 nothing reachable, 7 damaged data, 130 interrupted.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly done (stderr names the failed nodes),
+4 topic, channel, node or directory not found, 5 refused, 6 no daemon reachable, 7 damaged data, 130 interrupted.";
 
 /// Publish, consume, administer and watch an NSQ cluster.
 #[derive(Debug, Parser)]
 #[command(name = "nsq", version, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// Print JSON, with the HTTP API's field names.
+    /// Print JSON with the field names of the HTTP API.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Where the cluster is.
     #[command(flatten)]
     pub targets: TargetFlags,
-    /// How to talk to it.
     #[command(flatten)]
     pub security: SecurityFlags,
-    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run an nsqlookupd and an nsqd in this process, to try things with.
+    /// Run nsqlookupd and nsqd in one process, for development and experiments.
     Dev(DevFlags),
-    /// Publish arguments, files or stdin.
+    /// Publish messages from arguments, files or stdin.
     Pub(PublishFlags),
-    /// Print the messages of a channel, and finish what was printed.
+    /// Consume a channel: print its messages and finish them.
     Sub(SubscribeFlags),
-    /// Show depths, counters and rates of topics and channels over all nodes.
+    /// Show depths, counters and rates of topics and channels across all nodes.
     Stat(StatFlags),
-    /// List, create, delete, pause, unpause or empty topics.
+    /// List, create, delete, pause, unpause or empty topics; set their retention.
     #[command(alias = "topics", subcommand)]
     Topic(TopicCommand),
-    /// List, create, delete, pause, unpause or empty channels.
+    /// List, create, delete, pause, unpause, empty or seek channels.
     #[command(alias = "channels", subcommand)]
     Channel(ChannelCommand),
     /// List nodes.
     #[command(alias = "nodes", subcommand)]
     Node(NodeCommand),
-    /// Ask daemons whether they are healthy.
+    /// Check the health of daemons.
     Ping,
-    /// Put load on an nsqd and measure it.
+    /// Run a load test against nsqd.
     Bench(BenchFlags),
-    /// Inspect, verify or export a data directory, without a daemon.
+    /// Inspect, verify or export a data directory that no daemon uses.
     #[command(subcommand)]
     Data(DataCommand),
-    /// Make tokens for nsqd's --auth-file.
+    /// Create tokens for nsqd's --auth-file.
     #[command(subcommand)]
     Auth(AuthCommand),
-    /// Print a script that makes a shell complete commands and flags.
+    /// Print a shell completion script.
     Completion {
-        /// Which shell: `source <(nsq completion bash)` tries it out.
+        /// Shell to print the script for; `source <(nsq completion bash)` tries it out.
         shell: Shell,
     },
     /// Write man pages of nsq, nsqd and nsqlookupd to a directory.
@@ -87,49 +83,49 @@ pub enum TopicCommand {
     /// List all topics.
     #[command(visible_alias = "ls")]
     List,
-    /// Create a topic, with channels if wanted.
+    /// Create a topic, optionally with channels.
     Create(CreateTopicFlags),
-    /// Delete a topic with its channels and messages, everywhere.
+    /// Delete a topic with its channels and messages from all nodes and nsqlookupds.
     #[command(visible_alias = "rm")]
     Delete(DestroyTopic),
-    /// Hold messages back from the topic's channels.
+    /// Stop releasing the topic's messages to its channels.
     Pause(TopicArgument),
-    /// End a pause.
+    /// Resume releasing the topic's messages to its channels.
     Unpause(TopicArgument),
     /// Drop the messages that have not been released to channels.
     Empty(EmptyTopic),
-    /// Set what is kept of finished messages.
+    /// Set the retention of finished messages.
     Retain(RetainFlags),
 }
 
 /// `nsq channel ...`
 #[derive(Debug, Subcommand)]
 pub enum ChannelCommand {
-    /// List the channels of a topic, or all.
+    /// List the channels of one topic, or of all topics.
     #[command(visible_alias = "ls")]
     List {
-        /// Only this topic's.
+        /// Topic whose channels to list. [default: all topics]
         topic: Option<String>,
     },
     /// Create a channel.
     Create(CreateChannelFlags),
-    /// Delete a channel with its messages, everywhere.
+    /// Delete a channel with its messages from all nodes and nsqlookupds.
     #[command(visible_alias = "rm")]
     Delete(DestroyChannel),
-    /// Stop handing out messages.
+    /// Stop handing out the channel's messages.
     Pause(ChannelArgument),
-    /// End a pause.
+    /// Resume handing out the channel's messages.
     Unpause(ChannelArgument),
     /// Drop all messages of a channel.
     Empty(DestroyChannel),
-    /// Move a channel back, so that messages are delivered again, or forward, so that they are finished.
+    /// Move a channel back to deliver messages again, or forward to finish messages.
     Seek(SeekFlags),
 }
 
 /// `nsq auth ...`
 #[derive(Debug, Subcommand)]
 pub enum AuthCommand {
-    /// Make a token, and print it with the entry for the token file.
+    /// Create a token; print it with its entry for the token file.
     Token(TokenFlags),
 }
 
@@ -141,38 +137,29 @@ pub enum NodeCommand {
     List,
 }
 
-/// A topic to lose.
 #[derive(Debug, Args)]
 pub struct DestroyTopic {
-    /// Which.
     #[command(flatten)]
     pub topic: TopicArgument,
-    /// Whether to ask.
     #[command(flatten)]
     pub destroy: DestroyFlags,
 }
 
-/// A topic to empty.
 #[derive(Debug, Args)]
 pub struct EmptyTopic {
-    /// Which.
     #[command(flatten)]
     pub topic: TopicArgument,
-    /// Empty its channels, too.
+    /// Also empty the topic's channels.
     #[arg(long)]
     pub channels: bool,
-    /// Whether to ask.
     #[command(flatten)]
     pub destroy: DestroyFlags,
 }
 
-/// A channel to lose.
 #[derive(Debug, Args)]
 pub struct DestroyChannel {
-    /// Which.
     #[command(flatten)]
     pub channel: ChannelArgument,
-    /// Whether to ask.
     #[command(flatten)]
     pub destroy: DestroyFlags,
 }
@@ -184,12 +171,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn short_and_old_spellings() {
+    fn aliases_and_old_flag_names_are_accepted() {
         for line in [
             "nsq topics ls",
             "nsq channel rm t/c -y",

@@ -1,4 +1,4 @@
-//! How a command ends: the exit codes that scripts rely on, and what is said on stderr.
+//! Exit codes of commands, which scripts rely on, and the error output on stderr.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -7,27 +7,26 @@ use nsq::ConfigError;
 use nsq_protocol::printable;
 use serde_json::json;
 
-/// The exit codes. They are part of the interface: a meaning never changes.
+/// The exit codes. They are part of the interface: a code never changes its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitStatus {
-    /// Done; a stream that was stopped by a signal or by its limit ends like this, too.
+    /// Done. A stream that a signal or its limit stopped also ends with this code.
     Done = 0,
-    /// Failed.
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// Done in part: some nodes failed, and stderr names them.
+    /// Partly done: some nodes failed, and stderr names them.
     Partial = 3,
     /// There is no such topic, channel or node.
     NotFound = 4,
-    /// Refused: by a daemon's authorization, or by the user's "no".
+    /// A daemon's authorization refused the request, or the user answered "no".
     Refused = 5,
-    /// Nothing could be reached.
+    /// No daemon could be reached.
     Unreachable = 6,
     /// Something in a data directory is damaged.
     Damaged = 7,
-    /// SIGINT before all was done.
+    /// Interrupted by SIGINT before the command was done.
     Interrupted = 130,
 }
 
@@ -37,51 +36,50 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// Why a command failed, and what its user can do about it.
+/// Why a command failed, and what the user can do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// The exit code.
     pub status: ExitStatus,
-    /// What was tried, where, what came back.
+    /// What failed, on what, and why.
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
 }
 
 impl Failure {
-    /// A failure without advice.
+    /// A failure without a hint.
     pub fn new(status: ExitStatus, message: impl fmt::Display) -> Self {
         Failure { status, message: message.to_string(), hint: None }
     }
 
-    /// A failure of no particular kind.
+    /// A failure with [`ExitStatus::Failed`].
     pub fn failed(message: impl fmt::Display) -> Self {
         Self::new(ExitStatus::Failed, message)
     }
 
-    /// A command line that cannot be meant.
+    /// A failure with [`ExitStatus::Usage`].
     pub fn usage(message: impl fmt::Display) -> Self {
         Self::new(ExitStatus::Usage, message)
     }
 
-    /// The end of a command whose reader has gone: nothing to say, and no failure.
+    /// Ends a command quietly and with success because the reader of stdout closed it.
     pub fn silent() -> Self {
         Self::new(ExitStatus::Done, "")
     }
 
-    /// Whether there is nothing to say.
+    /// Whether there is nothing to print.
     pub fn is_silent(&self) -> bool {
         self.message.is_empty()
     }
 
-    /// With advice.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The lines for stderr.
+    /// The error output for stderr, without `--json`.
     pub fn text(&self) -> String {
         let mut text = format!("nsq: {}\n", printable(&self.message));
         for line in self.hint.iter().flat_map(|hint| hint.lines()) {
@@ -90,7 +88,7 @@ impl Failure {
         text
     }
 
-    /// The line for stderr with `--json`.
+    /// The error output for stderr with `--json`: one line.
     pub fn json(&self) -> String {
         let code = self.status as u8;
         format!("{}\n", json!({"error": {"code": code, "message": self.message, "hint": self.hint}}))
@@ -108,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_says_what_to_do() {
+    fn failure_includes_its_hint() {
         let failure = Failure::new(ExitStatus::NotFound, "topic a: not found").hint("look\nthere");
         assert_eq!(failure.text(), "nsq: topic a: not found\n  look\n  there\n");
         let answered = Failure::failed("E_BAD_TOPIC \x1b[2J\nnsq: fine");

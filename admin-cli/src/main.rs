@@ -1,8 +1,8 @@
 //! `nsq`: publish, consume, administer and watch an NSQ cluster.
 //!
-//! In reading order: `cli` (what can be typed), `targets`, `security` and `names` (what it means), `command` (one file per verb),
-//! `cluster` (all daemons at once) and `sources` (where to publish and consume), `report` (what many nodes say, added
-//! up), `table`, `body` and `output` (the only file that prints), `exit_status` (how it ends).
+//! In reading order: `cli` (the command line), `targets`, `security` and `names` (parsed and validated flags),
+//! `command` (one file per verb), `cluster` (all daemons at once), `sources` (where to publish and consume), `report`
+//! (sums over all nodes), `table`, `body`, `output` (the only file that prints) and `exit_status`.
 
 mod cli;
 
@@ -45,7 +45,8 @@ use targets::Targets;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A load test has thousands of connections. If that fails, some connections fail and say why.
+    // A load test opens thousands of connections. If raising the limit fails, connections beyond it report why they
+    // fail.
     let _ = nsq_daemon::open_files::raise();
     let output = Output::new(cli.json);
     run(cli, output).unwrap_or_else(|failure| {
@@ -76,7 +77,7 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
             let context = Context { targets, output };
             let runtime = command::runtime()?;
             let status = runtime.block_on(on_cluster(command, &context));
-            // Somebody may still be reading from a terminal, which cannot be interrupted.
+            // A blocking read of a terminal cannot be interrupted.
             runtime.shutdown_background();
             status.map(ExitCode::from)
         }

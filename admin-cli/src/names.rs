@@ -1,4 +1,4 @@
-//! Topics and channels as they are typed: `TOPIC CHANNEL` or `TOPIC/CHANNEL`. Pure.
+//! Topic and channel names on the command line: `TOPIC CHANNEL` or `TOPIC/CHANNEL`. Pure.
 
 use std::fmt;
 
@@ -7,22 +7,21 @@ use nsq_protocol::{ChannelName, TopicName};
 
 use crate::exit_status::{ExitStatus, Failure};
 
-/// The rule, for those who broke it.
-const RULE: &str = "1 to 64 of a-z A-Z 0-9 . _ -, optionally followed by #ephemeral";
+/// The rule for names, as a hint in errors.
+const RULE: &str = "a name has 1 to 64 characters of a-z A-Z 0-9 . _ -, optionally followed by #ephemeral";
 
 /// A topic, or one of its channels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Object {
-    /// The topic.
     pub topic: String,
-    /// The channel, if it is one.
+    /// The channel; `None` for a topic.
     pub channel: Option<String>,
 }
 
 impl Object {
-    /// Reads `TOPIC` or `TOPIC/CHANNEL`.
+    /// Parses `TOPIC` or `TOPIC/CHANNEL`.
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        // No name has a slash in it.
+        // Names contain no slash.
         match text.split_once('/') {
             None => Self::new(text, None),
             Some((topic, channel)) => Self::new(topic, Some(channel)),
@@ -52,79 +51,83 @@ impl fmt::Display for Object {
     }
 }
 
-/// A topic as typed.
+/// The topic argument.
 #[derive(Debug, Args)]
 pub struct TopicArgument {
-    /// The topic's name.
+    /// Name of the topic.
     #[arg(value_name = "TOPIC")]
     topic: String,
 }
 
 impl TopicArgument {
-    /// As meant.
+    /// The parsed topic; a usage error if the argument is invalid or names a channel.
     pub fn object(&self) -> Result<Object, Failure> {
         let object = Object::parse(&self.topic)?;
         match object.channel {
             None => Ok(object),
-            Some(_) => Err(Failure::usage(format_args!("{object} is a channel, and this is about topics"))
-                .hint("the same for channels: nsq channel ...")),
+            Some(_) => {
+                Err(Failure::usage(format_args!("{object} names a channel; this command takes a topic"))
+                    .hint("for channels, use: nsq channel ..."))
+            }
         }
     }
 }
 
-/// A channel as typed.
+/// The channel arguments.
 #[derive(Debug, Args)]
 pub struct ChannelArgument {
-    /// The topic's name, or TOPIC/CHANNEL.
+    /// Name of the topic, or TOPIC/CHANNEL.
     #[arg(value_name = "TOPIC")]
     topic: String,
-    /// The channel's name.
+    /// Name of the channel.
     #[arg(value_name = "CHANNEL")]
     channel: Option<String>,
 }
 
 impl ChannelArgument {
-    /// As meant.
+    /// The parsed channel; a usage error if the arguments are invalid or name no channel.
     pub fn object(&self) -> Result<Object, Failure> {
         let object = Object::parse(&self.topic)?;
         match (&object.channel, &self.channel) {
             (None, Some(channel)) => Object::new(&object.topic, Some(channel)),
             (Some(_), None) => Ok(object),
             (Some(_), Some(extra)) => {
-                Err(Failure::usage(format_args!("{object} and {extra}: one channel too many")))
+                Err(Failure::usage(format_args!("two channels are given: {object} and {extra}")))
             }
-            (None, None) => Err(Failure::usage(format_args!("which channel of {object}?")).hint(format!(
-                "{object} CHANNEL or {object}/CHANNEL; `nsq channel list {object}` lists them"
-            ))),
+            (None, None) => {
+                Err(Failure::usage(format_args!("no channel of topic {object} is given")).hint(format!(
+                    "use {object} CHANNEL or {object}/CHANNEL; `nsq channel list {object}` lists the channels"
+                )))
+            }
         }
     }
 }
 
-/// What to say when there is no such topic or channel.
+/// The failure for an unknown topic or channel. The hint suggests the most similar name in `known`.
 pub fn not_found<'a>(object: &Object, known: impl IntoIterator<Item = &'a str>) -> Failure {
     let failure = Failure::new(ExitStatus::NotFound, format_args!("there is no {} {object}", object.kind()));
     let typed = object.channel.as_ref().unwrap_or(&object.topic);
     match nearest(typed, known) {
         Some(name) => failure.hint(format!("did you mean {name}?")),
         None => failure.hint(match object.channel {
-            None => "`nsq topic list` lists all".to_owned(),
+            None => "`nsq topic list` lists all topics".to_owned(),
             Some(_) => format!("`nsq channel list {}` lists the channels of the topic", object.topic),
         }),
     }
 }
 
 fn check(what: &str, name: &str, valid: bool) -> Result<(), Failure> {
-    if valid { Ok(()) } else { Err(Failure::usage(format_args!("{name:?} is not a {what} name")).hint(RULE)) }
+    if valid { Ok(()) } else { Err(Failure::usage(format_args!("invalid {what} name {name:?}")).hint(RULE)) }
 }
 
-/// The known name that is most like what was typed, if any is like it.
+/// The known name most similar to `typed`; `None` if no name is similar enough.
 fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let tolerated = 1 + typed.len() / 4;
     let (distance, name) = known.into_iter().map(|name| (distance(typed, name), name)).min()?;
     (distance <= tolerated).then_some(name)
 }
 
-/// How many bytes must be inserted, removed or replaced to make `b` of `a`.
+/// The edit distance in bytes: insertions, removals and replacements that turn `a` into `b`.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, byte_a) in a.bytes().enumerate() {
@@ -147,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_is_two_arguments_or_one() {
+    fn channel_is_given_as_one_or_two_arguments() {
         let object = Object { topic: "t".to_owned(), channel: Some("c#ephemeral".to_owned()) };
         assert_eq!(channel("t/c#ephemeral", None).as_ref(), Ok(&object));
         assert_eq!(channel("t", Some("c#ephemeral")).as_ref(), Ok(&object));
@@ -161,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistyped_name_is_recognized() {
+    fn mistyped_name_finds_the_most_similar_one() {
         assert_eq!(nearest("ordres", ["billing", "orders"]), Some("orders"));
         assert_eq!(nearest("x", ["billing", "orders"]), None);
         assert_eq!(nearest("x", []), None);

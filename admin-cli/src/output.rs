@@ -1,4 +1,4 @@
-//! All that is printed: data on stdout; notes, warnings and errors on stderr.
+//! All output: data on stdout; notes, warnings and errors on stderr.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -9,7 +9,7 @@ use crate::cluster::NodeError;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::table::Table;
 
-/// Where a command's words go.
+/// The output streams and the form of the output.
 #[derive(Debug, Clone, Copy)]
 pub struct Output {
     json: bool,
@@ -18,7 +18,6 @@ pub struct Output {
 }
 
 impl Output {
-    /// The process's stdout and stderr.
     pub fn new(json: bool) -> Self {
         Output {
             json,
@@ -27,23 +26,23 @@ impl Output {
         }
     }
 
-    /// Whether a program reads it, which asked for JSON.
+    /// Whether `--json` was given.
     pub fn is_json(self) -> bool {
         self.json
     }
 
-    /// Whether a person reads stdout.
+    /// Whether stdout is a terminal.
     pub fn is_terminal(self) -> bool {
         self.stdout_is_terminal
     }
 
-    /// Writes lines for people to stdout. Names and errors that others chose may be in them: what could play tricks with
-    /// a terminal is escaped.
+    /// Writes lines for people to stdout. They may contain names and errors that others chose, so control characters
+    /// for the terminal are escaped.
     pub fn text(self, lines: impl AsRef<str>) -> Result<(), Failure> {
         self.data(printable_lines(lines.as_ref()).as_bytes())
     }
 
-    /// Writes to stdout at once, as it is.
+    /// Writes to stdout unchanged, and flushes.
     pub fn data(self, text: impl AsRef<[u8]>) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()).map_err(not_written)
@@ -56,17 +55,17 @@ impl Output {
         self.data(line)
     }
 
-    /// Writes a table in the form that suits the reader.
+    /// Writes a table: aligned on a terminal, otherwise tab-separated.
     pub fn table(self, table: &Table) -> Result<(), Failure> {
         self.data(if self.stdout_is_terminal { table.aligned() } else { table.tab_separated() })
     }
 
-    /// Takes away what the terminal shows.
+    /// Clears the terminal.
     pub fn clear(self) -> Result<(), Failure> {
         if self.stdout_is_terminal { self.data("\x1b[H\x1b[2J") } else { Ok(()) }
     }
 
-    /// Names the daemons that failed. With `--json` the document does that.
+    /// Prints the daemons that failed. With `--json`, the JSON document holds them instead.
     pub fn node_errors(self, errors: &[NodeError]) {
         if !self.json {
             for error in errors {
@@ -75,19 +74,20 @@ impl Output {
         }
     }
 
-    /// Progress: only for people.
+    /// Prints progress, only on a terminal.
     pub fn note(self, text: &str) {
         if self.stderr_is_terminal {
             self.warning(text);
         }
     }
 
-    /// Something that a script's log should have as well. Nobody is left to tell if stderr is closed.
+    /// Prints a warning, which also belongs in a script's log. A write error is ignored: stderr is the last channel
+    /// for it.
     pub fn warning(self, text: &str) {
         let _ = io::stderr().write_all(format!("{}\n", printable(text)).as_bytes());
     }
 
-    /// Why the command failed.
+    /// Prints why the command failed.
     pub fn failure(self, failure: &Failure) {
         if failure.is_silent() {
             return;
@@ -96,27 +96,29 @@ impl Output {
         let _ = io::stderr().write_all(text.as_bytes());
     }
 
-    /// Asks a person to agree. Where there is none, the answer is no.
+    /// Asks a person for confirmation. Without a terminal, the answer is no.
     pub fn confirm(self, question: &str) -> Result<(), Failure> {
         let refused = |message: &str| Err(Failure::new(ExitStatus::Refused, message));
         if !self.stderr_is_terminal || !io::stdin().is_terminal() {
-            return refused(&format!("{question} Nobody can be asked here.")).map_err(|failure: Failure| {
-                failure.hint("--yes goes ahead, --dry-run only says what would happen")
-            });
+            return refused(&format!("{question} Cannot ask for confirmation without a terminal.")).map_err(
+                |failure: Failure| {
+                    failure.hint("use --yes to proceed, or --dry-run to show what would happen")
+                },
+            );
         }
         let _ = io::stderr().write_all(format!("{} [y/N] ", printable(question)).as_bytes());
         let mut answer = String::new();
         match io::stdin().read_line(&mut answer) {
             Ok(_) if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) => Ok(()),
-            _ => refused("nothing was done"),
+            _ => refused("cancelled; nothing was changed"),
         }
     }
 }
 
-/// Who reads our stdout may have seen enough: that is no failure.
+/// A reader may close our stdout early; this is not a failure.
 fn not_written(error: io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::silent(),
-        _ => Failure::failed(format_args!("stdout: {error}")),
+        _ => Failure::failed(format_args!("cannot write to stdout: {error}")),
     }
 }

@@ -1,4 +1,4 @@
-//! The statistics of many nodes added up: per topic and channel, with rates between two looks. Pure.
+//! Sums of the statistics of all nodes, per topic and channel, with rates between two samples. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -8,72 +8,69 @@ use serde::{Serialize, Serializer};
 
 use crate::names::Object;
 
-/// What one node said, and when.
+/// The statistics of one node.
 #[derive(Debug, Clone)]
 pub struct Sample {
-    /// When it said so.
+    /// When the node answered.
     pub taken_at: Instant,
-    /// What it said.
     pub stats: Stats,
 }
 
-/// What the nodes said, by node.
+/// Samples by node.
 pub type Samples = BTreeMap<String, Sample>;
 
-/// A topic on all nodes. Rates are per second; they are absent when there is nothing to compare with.
+/// A topic on all nodes. Rates are per second. They are absent without an earlier sample.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct TopicReport {
-    /// Its name.
     pub topic_name: String,
-    /// How many nodes have it.
+    /// Number of nodes that have the topic.
     pub node_count: usize,
     /// Messages not yet released to channels.
     pub depth: i64,
-    /// The part of them that is only on disk.
+    /// The part of `depth` that is only on disk.
     pub backend_depth: i64,
     /// Messages published since the nodes started.
     pub message_count: u64,
-    /// Bytes of their bodies.
+    /// Body bytes of these messages.
     pub message_bytes: u64,
-    /// Whether it is paused on some node.
+    /// Whether the topic is paused on some node.
     pub paused: bool,
-    /// Messages published.
+    /// Messages published per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_rate: Option<Rate>,
-    /// Its channels by name.
+    /// The channels, sorted by name.
     pub channels: Vec<ChannelReport>,
-    /// What is kept though finished, where anything is.
+    /// Finished messages that are retained; `None` if no node retains any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained: Option<RetainedReport>,
 }
 
-/// What is kept of a topic though it is finished, on all nodes.
+/// The finished messages of a topic that all nodes retain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct RetainedReport {
-    /// Messages.
+    /// Retained messages.
     pub retained_count: u64,
-    /// Their bytes, with headers.
+    /// Bytes of these messages, with headers.
     pub retained_bytes: u64,
-    /// When the oldest was published, nanoseconds since 1970; 0 if there is none, or nobody knows.
+    /// When the oldest was published, in nanoseconds since 1970; 0 if there is none or it is unknown.
     pub oldest_retained_at: i64,
 }
 
 /// A channel on all nodes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ChannelReport {
-    /// Its name.
     pub channel_name: String,
-    /// How many nodes have it.
+    /// Number of nodes that have the channel.
     pub node_count: usize,
     /// Messages that can be handed out.
     pub depth: i64,
-    /// The part of them that is only on disk.
+    /// The part of `depth` that is only on disk.
     pub backend_depth: i64,
     /// Messages in flight.
     pub in_flight_count: i64,
     /// Messages deferred.
     pub deferred_count: i64,
-    /// Messages that ever entered.
+    /// Messages that ever entered the channel.
     pub message_count: u64,
     /// Messages delivered within the nodes' zones.
     #[serde(skip_serializing_if = "is_zero")]
@@ -90,23 +87,23 @@ pub struct ChannelReport {
     pub timeout_count: u64,
     /// Consumers.
     pub client_count: i64,
-    /// Whether it is paused on some node.
+    /// Whether the channel is paused on some node.
     pub paused: bool,
-    /// Messages that entered.
+    /// Messages that entered, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_rate: Option<Rate>,
-    /// Messages that left: finished, or dropped by an operator.
+    /// Messages that left, per second: finished, or dropped by an operator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress_rate: Option<Rate>,
-    /// Messages requeued.
+    /// Messages requeued per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requeue_rate: Option<Rate>,
-    /// Messages timed out.
+    /// Messages that timed out per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_rate: Option<Rate>,
 }
 
-/// Events per second; a tenth is as exact as it gets.
+/// Events per second, serialized with one decimal.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rate(pub f64);
 
@@ -116,8 +113,8 @@ impl Serialize for Rate {
     }
 }
 
-/// Adds up what the nodes said. With an earlier look, also the rates since then: a node that was not there, or has
-/// restarted since, adds nothing to them.
+/// Adds up the samples of all nodes. With earlier samples, computes the rates since then; a node that is new or has
+/// restarted adds nothing to them.
 pub fn report(before: Option<&Samples>, now: &Samples) -> Vec<TopicReport> {
     let mut topics: BTreeMap<&str, (TopicReport, BTreeMap<&str, ChannelReport>)> = BTreeMap::new();
     for (node, sample) in now {
@@ -148,7 +145,7 @@ pub fn report(before: Option<&Samples>, now: &Samples) -> Vec<TopicReport> {
         .collect()
 }
 
-/// Leaves only what was asked for; says what of it is not there.
+/// Keeps only the wanted topics and channels. Returns those that are missing; an empty `wanted` keeps all.
 pub fn select(topics: &mut Vec<TopicReport>, wanted: &[Object]) -> Vec<Object> {
     if wanted.is_empty() {
         return Vec::new();
@@ -173,9 +170,9 @@ pub fn select(topics: &mut Vec<TopicReport>, wanted: &[Object]) -> Vec<Object> {
     missing
 }
 
-/// The same topic or channel at the earlier look.
+/// The same topic or channel in the earlier sample.
 struct Earlier<'a, T> {
-    /// How long ago.
+    /// Seconds between the two samples.
     seconds: f64,
     then: &'a T,
 }
@@ -190,7 +187,7 @@ impl<'a> Earlier<'a, TopicStats> {
 }
 
 impl<T> Earlier<'_, T> {
-    /// Counters that went down were reset: the topic was deleted and made again.
+    /// Events per second. Counters that decreased were reset: the topic was deleted and created again.
     fn rate(&self, then: i128, now: i128) -> f64 {
         if self.seconds > 0.0 { (now - then).max(0) as f64 / self.seconds } else { 0.0 }
     }
@@ -200,7 +197,7 @@ fn is_same_run(before: &Sample, now: &Sample) -> bool {
     before.stats.start_time == now.stats.start_time
 }
 
-/// `earlier`: none if there was no earlier look at all; none inside if it knew nothing of this here.
+/// `earlier` is `None` without earlier samples, and `Some(None)` if this node's earlier sample lacks the topic.
 fn add_topic(sum: &mut TopicReport, topic: &TopicStats, earlier: Option<&Option<Earlier<'_, TopicStats>>>) {
     sum.topic_name.clone_from(&topic.topic_name);
     sum.node_count += 1;
@@ -250,13 +247,13 @@ fn add_channel(
     add_rate(&mut sum.timeout_rate, rate(|channel| channel.timeout_count.into()));
 }
 
-// Serde calls it by reference.
+// Serde requires a reference.
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// Messages that entered and are not there any more. Its differences are right even if it starts below zero, as it
-/// does when messages were recovered at start.
+/// Messages that entered and left again. The value may be negative, as after messages were recovered at start; its
+/// differences are right nevertheless.
 fn left_count(channel: &ChannelStats) -> i128 {
     let there = [channel.depth, channel.in_flight_count, channel.deferred_count];
     i128::from(channel.message_count) - there.map(i128::from).iter().sum::<i128>()

@@ -27,7 +27,7 @@ fn samples(list: impl IntoIterator<Item = (&'static str, Sample)>) -> Samples {
 }
 
 #[test]
-fn nodes_are_added_up_and_one_look_has_no_rates() {
+fn nodes_are_added_up_and_a_single_sample_has_no_rates() {
     let at = Instant::now();
     let now = samples([
         ("a", sample(at, 1, 10, vec![channel("c", 10, 3)])),
@@ -46,7 +46,7 @@ fn nodes_are_added_up_and_one_look_has_no_rates() {
 }
 
 #[test]
-fn rates_are_per_second_of_each_node() {
+fn rates_are_summed_over_the_nodes() {
     let at = Instant::now();
     let before = samples([
         ("a", sample(at, 1, 10, vec![channel("c", 10, 10)])),
@@ -64,7 +64,7 @@ fn rates_are_per_second_of_each_node() {
 }
 
 #[test]
-fn a_node_that_is_new_or_restarted_or_reset_adds_no_rate() {
+fn new_restarted_or_reset_node_adds_no_rate() {
     let at = Instant::now();
     let before = samples([
         ("restarted", sample(at, 1, 10, vec![channel("c", 10, 0)])),
@@ -82,7 +82,7 @@ fn a_node_that_is_new_or_restarted_or_reset_adds_no_rate() {
 }
 
 #[test]
-fn only_what_is_wanted_stays_and_what_is_missing_is_named() {
+fn select_keeps_wanted_objects_and_returns_missing_ones() {
     let at = Instant::now();
     let now = samples([("a", sample(at, 1, 1, vec![channel("c", 1, 0), channel("d", 1, 0)]))]);
     let object = |text: &str| Object::parse(text).unwrap();
@@ -94,7 +94,7 @@ fn only_what_is_wanted_stays_and_what_is_missing_is_named() {
     assert_eq!(topics[0].channels.iter().map(|c| &*c.channel_name).collect::<Vec<_>>(), ["d"]);
     let mut topics = report(None, &now);
     assert_eq!(select(&mut topics, &[object("t/d"), object("t")]), []);
-    assert_eq!(topics[0].channels.len(), 2, "the whole topic was asked for, too");
+    assert_eq!(topics[0].channels.len(), 2, "the whole topic is wanted, too");
     let mut topics = report(None, &now);
     assert_eq!(select(&mut topics, &[]), []);
     assert_eq!(topics.len(), 1);

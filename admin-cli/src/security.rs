@@ -1,4 +1,4 @@
-//! How to talk to daemons: TLS, compression and a secret, for TCP and for HTTP alike.
+//! TLS, compression and secret for connections to daemons, over TCP and HTTP.
 
 use std::path::PathBuf;
 
@@ -7,14 +7,13 @@ use nsq::{Config, Secret, Tls};
 
 use crate::exit_status::Failure;
 
-/// As typed.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Security and compression")]
 pub struct SecurityFlags {
-    /// Publish and consume over TLS. Given with any other --tls flag as well.
+    /// Publish and consume over TLS. Any other --tls flag implies it.
     #[arg(long, global = true)]
     tls: bool,
-    /// Authority to trust, a PEM file. [default: the system's]
+    /// PEM file with the certificate authority to trust. [default: the system's]
     #[arg(
         long,
         global = true,
@@ -23,23 +22,23 @@ pub struct SecurityFlags {
         alias = "http-client-tls-root-ca-file"
     )]
     tls_ca: Option<PathBuf>,
-    /// Certificate to show, a PEM file.
+    /// PEM file with the client certificate.
     #[arg(long, global = true, value_name = "FILE", env = "NSQ_TLS_CERT", alias = "http-client-tls-cert")]
     tls_cert: Option<PathBuf>,
-    /// Its private key, a PEM file.
+    /// PEM file with the private key of the client certificate.
     #[arg(long, global = true, value_name = "FILE", env = "NSQ_TLS_KEY", alias = "http-client-tls-key")]
     tls_key: Option<PathBuf>,
-    /// Name that the daemons' certificates must have. [default: the host of the address]
+    /// Name to expect in the daemons' certificates. [default: the host of the address]
     #[arg(long, global = true, value_name = "NAME", env = "NSQ_TLS_SERVER_NAME")]
     tls_server_name: Option<String>,
     /// Trust any certificate.
     #[arg(long, global = true, alias = "http-client-tls-insecure-skip-verify")]
     tls_insecure: bool,
-    /// Secret for nsqds that want one, over TCP and HTTP. Others on this machine can see it here: better say it in the
-    /// environment, or in a file.
+    /// Secret for nsqds that require one, over TCP and HTTP. Other users of this machine can see a secret in a flag:
+    /// prefer the environment variable or --auth-secret-file.
     #[arg(long, global = true, value_name = "SECRET", env = "NSQ_AUTH_SECRET", hide_env_values = true)]
     auth_secret: Option<String>,
-    /// A file that holds the secret.
+    /// File with the secret.
     #[arg(
         long,
         global = true,
@@ -54,33 +53,33 @@ pub struct SecurityFlags {
     /// Publish and consume with deflate compression.
     #[arg(long, global = true)]
     deflate: bool,
-    /// Effort of deflate, 1 to 9.
+    /// Compression level of deflate, 1 to 9.
     #[arg(long, global = true, value_name = "LEVEL", default_value_t = 6,
           value_parser = clap::value_parser!(u8).range(1..=9))]
     deflate_level: u8,
-    /// Any option of the client library, such as max_attempts=3; may be repeated. Wins over the flags.
+    /// Option of the client library, such as max_attempts=3; overrides the other flags; may be repeated.
     #[arg(long = "opt", global = true, value_name = "NAME=VALUE", short = 'X', aliases = ["consumer-opt", "producer-opt"])]
     options: Vec<String>,
 }
 
-/// As meant.
+/// The validated settings.
 #[derive(Debug, Clone, Default)]
 pub struct Security {
-    /// What producers and consumers begin with.
+    /// Base configuration of producers and consumers.
     pub config: Config,
-    /// For HTTP: what to trust, who to be.
+    /// TLS settings for HTTP.
     pub tls: Tls,
-    /// For HTTP: what to show.
+    /// Secret for HTTP.
     pub token: Option<Secret>,
 }
 
 impl Security {
-    /// Reads the files that are named.
+    /// Validates the flags and reads the files that they name.
     pub fn resolve(flags: SecurityFlags) -> Result<Self, Failure> {
         let is_named = flags.tls_ca.is_some() || flags.tls_cert.is_some() || flags.tls_key.is_some();
-        let is_meant = is_named || flags.tls_server_name.is_some() || flags.tls_insecure;
+        let is_tls_requested = is_named || flags.tls_server_name.is_some() || flags.tls_insecure;
         let mut config = Config::new()
-            .tls_v1(flags.tls || is_meant)
+            .tls_v1(flags.tls || is_tls_requested)
             .tls_root_ca_file(flags.tls_ca)
             .tls_cert(flags.tls_cert)
             .tls_key(flags.tls_key)
@@ -95,14 +94,15 @@ impl Security {
             let (name, value) = name_and_value(option);
             config.set(name, value)?;
         }
-        // Without a word about TLS nothing is read until something is asked over https.
-        let tls = if is_meant || !flags.options.is_empty() { Tls::new(&config)? } else { Tls::default() };
+        // Without TLS flags, no certificate is read until an https address is used.
+        let tls =
+            if is_tls_requested || !flags.options.is_empty() { Tls::new(&config)? } else { Tls::default() };
         let token = config.secret()?;
         Ok(Security { config, tls, token })
     }
 }
 
-/// `name=value`, or `name,value` as NSQ's tools have it; a name alone switches it on.
+/// Splits `name=value`, or `name,value` as in NSQ's tools. A name alone means `true`.
 fn name_and_value(option: &str) -> (&str, &str) {
     option.split_once(['=', ',']).unwrap_or((option, "true"))
 }
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_options_are_one() {
+    fn flags_and_options_set_the_same_config() {
         let security =
             resolve(&["--deflate", "--deflate-level=3", "-X", "tls_v1", "--opt", "max_attempts,7"]).unwrap();
         let expected = Config::new().deflate(true).deflate_level(3u8).tls_v1(true).max_attempts(7u16);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_told() {
+    fn invalid_flags_are_rejected() {
         for words in [
             &["--tls-ca=/nonexistent/ca.pem"][..],
             &["--tls-cert=/nonexistent/c.pem"],

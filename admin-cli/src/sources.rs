@@ -1,4 +1,4 @@
-//! Where to publish and consume, and what it means when that fails.
+//! Where to publish and consume, and the exit status if this fails.
 
 use nsq::{ConnectError, ConnectStage, Disconnect, PublishError, StartError};
 
@@ -15,16 +15,16 @@ pub struct TcpSources {
     pub nsqds: Vec<String>,
 }
 
-/// What they are for.
+/// What the addresses are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To any nsqd.
+    /// Publish to any nsqd.
     Publish,
-    /// From all nsqds that have the topic; which these are, nsqlookupds tell in due time.
+    /// Consume from all nsqds that have the topic. nsqlookupds report them, also later.
     Consume,
 }
 
-/// Finds out. Fails only if nothing at all answers.
+/// Finds the addresses. Fails only if no daemon answers.
 pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Failure> {
     if !targets.nsqd_tcps.is_empty() {
         let lookupds = if purpose == Purpose::Consume { targets.lookupds.clone() } else { Vec::new() };
@@ -32,7 +32,7 @@ pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Fai
     }
     let cluster = match Cluster::find(targets).await {
         Ok(cluster) => cluster,
-        // Its HTTP may be off. Whether it is there shows when it is connected to.
+        // nsqd's HTTP may be disabled. The TCP connection shows whether nsqd is running.
         Err(failure) if failure.status == ExitStatus::Unreachable && targets.are_default() => {
             return Ok(TcpSources { lookupds: Vec::new(), nsqds: vec![DEFAULT_NSQD_TCP.to_owned()] });
         }
@@ -41,13 +41,14 @@ pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Fai
     if let Some(node) = cluster.nodes.iter().find(|node| node.lookupds.is_empty() && node.info.tcp_port == 0)
     {
         let message =
-            format!("nsqd at {} does not say where it listens for clients: on a unix socket", node.name);
-        return Err(Failure::usage(message).hint("name that with --nsqd-tcp PATH"));
+            format!("nsqd at {} has no TCP port: it listens for clients on a unix socket", node.name);
+        return Err(Failure::usage(message).hint("give the path of the socket with --nsqd-tcp PATH"));
     }
     let named = |lookupd: &Lookupd| lookupd.name.clone();
     match purpose {
         Purpose::Consume => {
-            // One that does not answer now may answer later, and what nsqlookupds know need not be said.
+            // An nsqlookupd that does not answer now may answer later, and the nodes that nsqlookupds report need no
+            // listing.
             let lookupds = match targets.are_default() {
                 true => cluster.lookupds.iter().map(named).collect(),
                 false => targets.lookupds.clone(),
@@ -59,7 +60,7 @@ pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Fai
             let lookupds: Vec<String> = cluster.lookupds.iter().map(named).collect();
             let message = format!("no nsqd is registered at {}", lookupds.join(", "));
             Err(Failure::new(ExitStatus::Unreachable, message)
-                .hint("start one with --lookupd-tcp-address, or name one with --nsqd-tcp HOST:4150"))
+                .hint("start one with --lookupd-tcp-address, or give one with --nsqd-tcp HOST:4150"))
         }
         Purpose::Publish => {
             let nsqds = cluster.nodes.iter().map(|node| node.tcp_address.clone()).collect();
@@ -68,7 +69,7 @@ pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Fai
     }
 }
 
-/// A publish that failed, as the end of a command.
+/// The failure of the command after a failed publish.
 pub fn publish_failure(error: &PublishError) -> Failure {
     let failure = |status| Failure::new(status, error);
     match error {
@@ -76,12 +77,12 @@ pub fn publish_failure(error: &PublishError) -> Failure {
         PublishError::NotSent { reason, .. } => with_advice(failure(status_of(reason)), reason),
         PublishError::Refused { code, .. } => failure(refusal(code)),
         PublishError::TooBig { .. } => failure(ExitStatus::Failed)
-            .hint("nsqd takes larger messages when it is started with a larger --max-msg-size"),
+            .hint("start nsqd with a larger --max-msg-size to allow larger messages"),
         _ => failure(ExitStatus::Failed),
     }
 }
 
-/// A consumer that did not start, as the end of a command.
+/// The failure of the command after a consumer did not start.
 pub fn start_failure(error: &StartError) -> Failure {
     match error {
         StartError::Config(error) => Failure::usage(error),

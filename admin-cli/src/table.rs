@@ -6,16 +6,16 @@ use nsq_protocol::printable;
 
 use crate::report::Rate;
 
-/// What a row has in a column.
+/// The content of one cell.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
-    /// Words; left-aligned.
+    /// Text, left-aligned.
     Text(String),
-    /// A number of things.
+    /// A count.
     Count(i128),
-    /// Things per second.
+    /// A rate per second.
     PerSecond(Rate),
-    /// Nothing to say here.
+    /// An empty cell, shown as `-`.
     None,
 }
 
@@ -45,7 +45,7 @@ impl From<u64> for Cell {
 
 impl From<usize> for Cell {
     fn from(count: usize) -> Self {
-        // No number of things that fit into memory is larger.
+        // A `usize` always fits.
         Cell::Count(i128::try_from(count).unwrap_or(i128::MAX))
     }
 }
@@ -56,7 +56,7 @@ impl From<Option<Rate>> for Cell {
     }
 }
 
-/// A table under headings.
+/// A table with a row of headings.
 #[derive(Debug, Clone)]
 pub struct Table {
     headings: &'static [&'static str],
@@ -64,7 +64,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Without rows yet.
+    /// A table without rows.
     pub fn new(headings: &'static [&'static str]) -> Self {
         Table { headings, rows: Vec::new() }
     }
@@ -75,7 +75,7 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// For a terminal: columns aligned, figures rounded.
+    /// For a terminal: aligned columns, rounded figures.
     pub fn aligned(&self) -> String {
         let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(rounded).collect()).collect();
         let width = |column: usize| {
@@ -106,7 +106,7 @@ impl Table {
         text
     }
 
-    /// For a program.
+    /// For programs: tab-separated cells, exact figures.
     pub fn tab_separated(&self) -> String {
         let mut text = self.headings.join("\t") + "\n";
         for row in &self.rows {
@@ -136,7 +136,7 @@ fn rounded(cell: &Cell) -> String {
     }
 }
 
-/// Three or four digits and a unit: `1234` stays, `12345` is `12.3k`.
+/// Rounds to three or four digits and a unit: `1234` stays, `12345` becomes `12.3k`.
 fn figure(number: f64, decimals: usize) -> String {
     let mut scaled = number;
     let mut unit = "";
@@ -162,13 +162,13 @@ mod tests {
     }
 
     #[test]
-    fn people_get_columns() {
+    fn terminal_gets_aligned_columns() {
         let text = table().aligned();
         assert_eq!(text, "TOPIC   DEPTH  IN/S  FLAGS\na        1.2M   0.2  -\norders      7     -  P\n");
     }
 
     #[test]
-    fn names_that_others_chose_play_no_tricks() {
+    fn control_characters_in_names_are_escaped() {
         let mut table = Table::new(&["NODE", "ZONE"]);
         table.row(vec!["a\x1b[2J\tb".into(), "x\ny\u{202e}".into()]);
         let (node, zone) = ("a\\u{1b}[2J\\tb", "x\\ny\\u{202e}");
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn figures() {
+    fn figures_are_rounded_with_a_unit() {
         for (number, text) in [
             (0.0, "0"),
             (9_999.0, "9999"),

@@ -1,4 +1,4 @@
-//! Where the cluster is: flags, else environment, else the default ports of this machine. Pure.
+//! Where the cluster is: from flags, else from the environment, else the default ports of this machine. Pure.
 
 use std::time::Duration;
 
@@ -9,44 +9,45 @@ use nsq_protocol::redact::without_user_info;
 
 use crate::security::Security;
 
-/// Ports that an address without one means.
+/// Default ports for addresses that have none.
 const LOOKUPD_HTTP_PORT: u16 = 4161;
 const NSQD_HTTP_PORT: u16 = 4151;
 const NSQD_TCP_PORT: u16 = 4150;
 
-/// The default addresses.
+/// The default address, tried first.
 pub const DEFAULT_LOOKUPD: &str = "127.0.0.1:4161";
-/// If no nsqlookupd is there.
+/// The default if no nsqlookupd answers.
 pub const DEFAULT_NSQD: &str = "127.0.0.1:4151";
-/// If nsqd's HTTP is not there either, for publishing and consuming.
+/// The default for publishing and consuming if nsqd's HTTP does not answer either.
 pub const DEFAULT_NSQD_TCP: &str = "127.0.0.1:4150";
 
-/// The ways to say where the cluster is, for those who have not found it.
-pub const HOW_TO_SAY: &str = "say where the cluster is:\n\
-    --lookupd HOST:4161  or NSQ_LOOKUPD, for all nodes that an nsqlookupd knows\n\
-    --nsqd HOST:4151     or NSQ_NSQD, for single nodes\n\
-    nsq dev              starts one on this machine";
+/// Hint for a user whose cluster was not found.
+pub const HOW_TO_SAY: &str = "specify where the cluster is:\n\
+    --lookupd HOST:4161  or NSQ_LOOKUPD: all nodes registered with an nsqlookupd\n\
+    --nsqd HOST:4151     or NSQ_NSQD: single nodes\n\
+    nsq dev              starts a cluster on this machine";
 
-/// As typed.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Where the cluster is")]
 pub struct TargetFlags {
-    /// nsqlookupd's HTTP address; may be repeated. [env: NSQ_LOOKUPD] [default: 127.0.0.1:4161]
+    /// HTTP address of an nsqlookupd; may be repeated. [env: NSQ_LOOKUPD] [default: 127.0.0.1:4161]
     #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "lookupd-http-address")]
     lookupd: Vec<String>,
-    /// nsqd's HTTP address, or the path of a unix socket; may be repeated. [env: NSQ_NSQD] [default: 127.0.0.1:4151, if no nsqlookupd answers]
+    /// HTTP address of an nsqd, or path of its unix socket; may be repeated. [env: NSQ_NSQD] [default:
+    /// 127.0.0.1:4151, if no nsqlookupd answers]
     #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "nsqd-http-address")]
     nsqd: Vec<String>,
-    /// nsqd's TCP address, or the path of a unix socket, to publish and consume; may be repeated. [env: NSQ_NSQD_TCP]
+    /// TCP address of an nsqd, or path of its unix socket, to publish and consume; may be repeated. [env:
+    /// NSQ_NSQD_TCP]
     #[arg(long, global = true, value_name = "ADDR", value_delimiter = ',', alias = "nsqd-tcp-address")]
     nsqd_tcp: Vec<String>,
-    /// How long a daemon may take to answer.
+    /// Maximum time to wait for a daemon's reply.
     #[arg(long, global = true, value_name = "DURATION", env = "NSQ_TIMEOUT", default_value = "5s",
           value_parser = go_duration::parse)]
     timeout: Duration,
 }
 
-/// As meant: every address has a port.
+/// The validated targets: every address has a port.
 #[derive(Debug, Clone)]
 pub struct Targets {
     /// HTTP addresses of nsqlookupds.
@@ -55,15 +56,15 @@ pub struct Targets {
     pub nsqds: Vec<String>,
     /// TCP addresses of nsqds.
     pub nsqd_tcps: Vec<String>,
-    /// How long a daemon may take to answer.
+    /// Maximum time to wait for a daemon's reply.
     pub timeout: Duration,
-    /// How to talk to them.
+    /// TLS, compression and secret for the connections.
     pub security: Security,
 }
 
 impl Targets {
-    /// Flags win over the environment, all kinds at once: who names a node means only this one, whatever
-    /// `NSQ_LOOKUPD` says.
+    /// Any flag replaces all environment variables: with `--nsqd`, only that node is used, even if `NSQ_LOOKUPD` is
+    /// set.
     pub fn resolve(flags: TargetFlags, environment: impl Fn(&str) -> Option<String>) -> Self {
         let TargetFlags { lookupd, nsqd, nsqd_tcp, timeout } = flags;
         let mut kinds = [lookupd, nsqd, nsqd_tcp];
@@ -81,7 +82,7 @@ impl Targets {
         }
     }
 
-    /// Whether nothing was said, so that the defaults are to be tried.
+    /// Whether no address was given, so that the defaults apply.
     pub fn are_default(&self) -> bool {
         self.lookupds.is_empty() && self.nsqds.is_empty() && self.nsqd_tcps.is_empty()
     }
@@ -101,7 +102,7 @@ fn split(list: &str) -> Vec<String> {
 }
 
 fn with_ports(addresses: Vec<String>, port: u16) -> Vec<String> {
-    // Nothing is done with a user and password, and errors would show them.
+    // User and password are not used, and errors would print them.
     addresses.iter().map(|address| with_port(&without_user_info(address.trim()), port)).collect()
 }
 
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_hides_the_whole_environment() {
+    fn any_flag_replaces_the_whole_environment() {
         let environment = |name: &str| (name == "NSQ_LOOKUPD").then(|| "a, b:1,".to_owned());
         let targets = Targets::resolve(TargetFlags::default(), environment);
         assert_eq!(targets.lookupds, ["a:4161", "b:1"]);

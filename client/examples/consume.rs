@@ -1,4 +1,4 @@
-//! Consumes a channel with a handler until Ctrl-C, or until a number of messages.
+//! Consumes a channel with a handler until Ctrl-C, or until COUNT messages are handled.
 //!
 //! ```text
 //! cargo run -p nsq-rs --example consume -- 127.0.0.1:4161 orders billing [COUNT]
@@ -17,7 +17,7 @@ struct Billing {
 impl Handler for Billing {
     async fn handle(&self, message: Delivery) -> impl IntoOutcome {
         let Ok(order) = std::str::from_utf8(message.body()) else {
-            // It will not become valid by trying again.
+            // Redelivery cannot make the body valid.
             return Outcome::GiveUp;
         };
         println!("{order}");
@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .handler(Billing { handled: Arc::clone(&handled) })
         .start()?;
 
-    let enough = async {
+    let count_reached = async {
         match count {
             Some(count) => drop(handled.acquire_many(count).await),
             None => std::future::pending().await,
@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let signal = async {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
-            () = enough => {}
+            () = count_reached => {}
         }
     };
     let drain = Drain { deadline: Duration::from_secs(10), ..Drain::default() };

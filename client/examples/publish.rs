@@ -1,4 +1,5 @@
-//! Publishes each line of standard input to a topic, many at a time, and says what became of them.
+//! Publishes each line of standard input to a topic, without waiting for each answer, and prints how many nsqd
+//! acknowledged.
 //!
 //! ```text
 //! seq 100000 | cargo run -p nsq-rs --example publish -- 127.0.0.1:4150 orders
@@ -16,7 +17,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: publish NSQD TOPIC < lines".into());
     };
     let producer = Producer::new(nsqd)?;
-    // Fails at once if nobody is there, where a publish would wait for better times.
+    // `ping` fails at once if nsqd cannot be reached; a publish would retry until its timeout.
     producer.ping().await?;
 
     let mut pending = Vec::new();
@@ -26,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         if line.is_empty() {
             continue;
         }
-        // `send` queues at once, and the future brings the result: this is how to have many under way.
+        // `send` queues the message and returns a future for its result, so that many can be unanswered at a time.
         match producer.send(&topic, line.clone()) {
             Ok(result) => pending.push(result),
             Err(PublishError::Full) => {

@@ -1,4 +1,4 @@
-//! A question on one topic, its answer on another: a producer and a consumer in one program.
+//! Publishes a question to one topic and receives its answer from another: a producer and two consumers.
 //!
 //! ```text
 //! cargo run -p nsq-rs --example request_reply -- 127.0.0.1:4150
@@ -19,14 +19,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .handler(move |question: Delivery| {
             let producer = answering.clone();
             async move {
-                // If the answer cannot be published the question is requeued: `?` is all it takes.
+                // If publishing the answer fails, `?` requeues the question.
                 let answer = question.body().to_ascii_uppercase();
                 producer.publish("answers", answer).await?;
                 Ok::<(), nsq::PublishError>(())
             }
         })
         .start()?;
-    // Ephemeral: the channel goes away with this program.
+    // nsqd deletes an ephemeral channel when its last consumer disconnects.
     let mut answers = Consumer::builder("answers", "client#ephemeral").nsqd(&nsqd).stream()?;
     server.wait_ready(Duration::from_secs(5)).await?;
     answers.consumer().wait_ready(Duration::from_secs(5)).await?;
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{}", String::from_utf8_lossy(answer.body()));
         answer.finish()?;
     }
-    // Consumers first, then what their handlers need.
+    // Shut down the consumers first: a handler uses the producer.
     answers.consumer().shutdown(Duration::from_secs(5)).await;
     server.shutdown(Duration::from_secs(5)).await;
     producer.close(Duration::from_secs(5)).await;

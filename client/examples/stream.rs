@@ -1,4 +1,4 @@
-//! Consumes a channel as a stream, in batches, answering each message after its batch was written.
+//! Consumes a channel as a stream, in batches, and finishes each message after its batch is written.
 //!
 //! ```text
 //! cargo run -p nsq-rs --example stream -- 127.0.0.1:4150 orders archive COUNT > orders.txt
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         out.flush()?;
         written += batch.len();
         for message in batch.drain(..) {
-            // Too late is no reason to stop: the message comes again, and is written again.
+            // A late answer is not fatal: nsqd delivers the message again, and it is written again.
             let _ = message.finish();
         }
     }

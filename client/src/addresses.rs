@@ -1,8 +1,8 @@
-//! One address or several, as is handiest.
+//! Parameters that accept one address or several.
 
-/// Addresses: a string, or a list of them.
+/// One address as a string, or a list of addresses.
 pub trait Addresses {
-    /// Each of them.
+    /// Returns the addresses in the given order, unchecked.
     fn into_addresses(self) -> Vec<String>;
 }
 

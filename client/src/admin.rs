@@ -1,4 +1,4 @@
-//! Typed calls to the HTTP interfaces of both daemons.
+//! Typed calls to the HTTP interfaces of nsqd and nsqlookupd.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -41,19 +41,19 @@ const USER_AGENT: &str = concat!("nsq-rs/", env!("CARGO_PKG_VERSION"));
 pub struct AdminError {
     /// GET, POST or PUT.
     pub method: &'static str,
-    /// What was asked.
+    /// The URL of the request, without user and password.
     pub url: String,
-    /// What happened.
+    /// Why the call failed.
     pub kind: AdminErrorKind,
 }
 
 impl AdminError {
-    /// Whether the daemon answered that the topic, channel or node does not exist.
+    /// Whether the daemon reported that the topic, channel or node does not exist.
     pub fn is_not_found(&self) -> bool {
         self.is_status(404) && !self.is_unsupported()
     }
 
-    /// Whether the daemon does not know the call at all, as NSQ's own daemons do not know what only this project's can do.
+    /// Whether the daemon does not support the call. NSQ's own daemons lack the calls that this project has added.
     pub fn is_unsupported(&self) -> bool {
         self.is_status(404)
             && matches!(&self.kind, AdminErrorKind::Refused { word, .. } if word == "NOT_FOUND")
@@ -64,30 +64,30 @@ impl AdminError {
     }
 }
 
-/// What happened to a call.
+/// Why a call failed.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum AdminErrorKind {
-    /// No connection, or it broke.
+    /// The connection could not be opened, or it broke.
     #[error("{0}")]
     Unreachable(String),
-    /// No answer in time.
+    /// The daemon did not answer within this time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// The daemon said no.
+    /// The daemon answered with an error.
     #[error("{word} (status {status})")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The error word, such as `TOPIC_NOT_FOUND`, or what else the answer said.
+        /// The error word, such as `TOPIC_NOT_FOUND`, or the start of an answer in another form, at most 200 bytes.
         word: String,
     },
-    /// The answer is not what it should be.
+    /// The answer cannot be parsed, or is too large.
     #[error("unexpected answer: {0}")]
     Unexpected(String),
 }
 
-/// The part that both daemons have in common.
+/// The part that both clients share.
 #[derive(Clone, Debug)]
 struct Daemon {
     http: HttpClient,
@@ -147,7 +147,7 @@ impl Daemon {
     }
 }
 
-/// `{"message":"WORD"}`, or the text as it is.
+/// Returns WORD of `{"message":"WORD"}`, or the text itself, at most 200 bytes.
 fn error_word(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct ErrorBody {
@@ -159,65 +159,66 @@ fn error_word(body: &[u8]) -> String {
     }
 }
 
-/// Calls that both daemons take.
+/// Methods that both clients have.
 macro_rules! common_calls {
     () => {
-        /// Sets how long connecting, and a whole call, may take: 2 and 10 seconds unless set.
+        /// Sets the timeouts of connecting [default: 2 s] and of a whole call [default: 10 s].
         #[must_use]
         pub fn timeouts(mut self, connect: Duration, request: Duration) -> Self {
             self.daemon.set_timeouts(connect, request);
             self
         }
 
-        /// Sets what to trust and who to be when the address is `https://`, or when the daemon insists on it.
+        /// Sets the certificates for `https://` addresses, and for daemons that answer HTTP with `TLS_REQUIRED`.
         #[must_use]
         pub fn tls(mut self, tls: Tls) -> Self {
             self.daemon.http = self.daemon.http.with_tls(tls);
             self
         }
 
-        /// `http://host:port`, and the path in front of the daemon's own if there is one; of a unix socket `unix:PATH:`.
+        /// The start of every URL: `http://host:port` or `https://host:port`, with the path prefix if there is one;
+        /// `unix:PATH:` for a unix socket.
         pub fn base_url(&self) -> &str {
             &self.daemon.base_url
         }
 
-        /// Whether the daemon is healthy; if not, the error says why.
+        /// Checks that the daemon is healthy. If it is not, the error says why.
         pub async fn ping(&self) -> Result<(), AdminError> {
             self.daemon.ping().await
         }
 
-        /// Creates a topic, if it is not there.
+        /// Creates a topic if it does not exist.
         pub async fn create_topic(&self, topic: &str) -> Result<(), AdminError> {
             self.daemon.post("/topic/create", &[("topic", topic)]).await
         }
 
-        /// Deletes a topic with its channels.
+        /// Deletes a topic and its channels.
         pub async fn delete_topic(&self, topic: &str) -> Result<(), AdminError> {
             self.daemon.post("/topic/delete", &[("topic", topic)]).await
         }
 
-        /// Creates a channel, if it is not there.
+        /// Creates a channel if it does not exist.
         pub async fn create_channel(&self, topic: &str, channel: &str) -> Result<(), AdminError> {
             self.daemon.post("/channel/create", &[("topic", topic), ("channel", channel)]).await
         }
 
-        /// Deletes a channel.
+        /// Deletes a channel and its messages.
         pub async fn delete_channel(&self, topic: &str, channel: &str) -> Result<(), AdminError> {
             self.daemon.post("/channel/delete", &[("topic", topic), ("channel", channel)]).await
         }
     };
 }
 
-/// What `/stats` should contain.
+/// Which statistics to return.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsQuery {
-    /// Only this topic.
+    /// Include only this topic.
     pub topic: Option<String>,
-    /// Only this channel.
+    /// Include only this channel.
     pub channel: Option<String>,
-    /// With every connection.
+    /// Include every connection. [`LookupdClient::cluster_stats`] ignores this.
     pub clients: bool,
-    /// With figures about memory.
+    /// Include memory statistics. [`LookupdClient::cluster_stats`] ignores this.
     pub memory: bool,
 }
 
@@ -228,33 +229,35 @@ impl Default for StatsQuery {
     }
 }
 
-/// An nsqd's HTTP interface (port 4151).
+/// A client for nsqd's HTTP interface (port 4151).
 #[derive(Clone, Debug)]
 pub struct NsqdClient {
     daemon: Daemon,
 }
 
 impl NsqdClient {
-    /// For `host:port`, `http://host:port`, `https://host:port`, or the path of a unix socket.
+    /// Creates a client for `host:port`, `http://host:port`, `https://host:port`, or the path of a unix socket. Does
+    /// not connect.
     pub fn new(address: impl AsRef<str>) -> Result<Self, ConfigError> {
         Ok(NsqdClient { daemon: Daemon::new(address.as_ref())? })
     }
 
     common_calls!();
 
-    /// Sets the token for an nsqd whose HTTP interface asks for one; sent with every call, also in the clear.
+    /// Sets the token for an nsqd whose HTTP interface requires one. Every call sends it, over plain HTTP too. A token
+    /// that is not a valid header value is not sent.
     #[must_use]
     pub fn token(mut self, token: Option<Secret>) -> Self {
         self.daemon.http = self.daemon.http.with_secret(token.as_ref(), OnlyHttps(false));
         self
     }
 
-    /// Version, addresses and limits.
+    /// Returns nsqd's version, addresses and limits.
     pub async fn info(&self) -> Result<InfoResponse, AdminError> {
         self.daemon.get("/info", &[]).await
     }
 
-    /// Counters and gauges of topics, channels and connections.
+    /// Returns counters and gauges of topics, channels and connections.
     pub async fn stats(&self, query: &StatsQuery) -> Result<Stats, AdminError> {
         let yes_no = |yes: bool| if yes { "true" } else { "false" };
         let mut parameters = vec![
@@ -272,7 +275,7 @@ impl NsqdClient {
         self.daemon.call(Method::POST, "/pub", &[("topic", topic)], body.into()).await.map(drop)
     }
 
-    /// Publishes one message that no consumer gets before `delay` has passed.
+    /// Publishes one message that nsqd delivers after `delay`, which is truncated to whole milliseconds.
     pub async fn publish_deferred(
         &self,
         topic: &str,
@@ -284,7 +287,7 @@ impl NsqdClient {
         self.daemon.call(Method::POST, "/pub", &query, body.into()).await.map(drop)
     }
 
-    /// Publishes many messages, all or none.
+    /// Publishes several messages as one batch: nsqd accepts all or none.
     pub async fn publish_many<B: AsRef<[u8]>>(&self, topic: &str, bodies: &[B]) -> Result<(), AdminError> {
         let mut batch = Vec::new();
         MessageBatch::encode_bodies(bodies, &mut batch);
@@ -292,7 +295,7 @@ impl NsqdClient {
         self.daemon.call(Method::POST, "/mpub", &query, batch.into()).await.map(drop)
     }
 
-    /// Creates a channel that starts at a place among the messages that the topic keeps, if the channel is not there.
+    /// Creates a channel that starts at a position among the topic's retained messages, if it does not exist.
     pub async fn create_channel_at(
         &self,
         topic: &str,
@@ -303,7 +306,7 @@ impl NsqdClient {
         self.daemon.post("/channel/create", &query).await
     }
 
-    /// Moves a channel: back, so that messages are delivered again, or forward, so that they are finished.
+    /// Moves a channel to another position. Moving back delivers messages again; moving forward finishes those passed.
     pub async fn seek_channel(
         &self,
         topic: &str,
@@ -319,8 +322,8 @@ impl NsqdClient {
         })
     }
 
-    /// Sets how long, and how many bytes of, finished messages a topic keeps; zero is no limit, and both zero is
-    /// nothing. Without limits of its own it follows nsqd's flags.
+    /// Sets for how long, and up to how many bytes, a topic retains finished messages. Zero is no limit; if both are
+    /// zero, the topic retains nothing. With `None`, nsqd's flags apply to the topic.
     pub async fn retain_topic(&self, topic: &str, limits: Option<(Duration, u64)>) -> Result<(), AdminError> {
         let Some((age, bytes)) = limits else {
             return self.daemon.post("/topic/retain", &[("topic", topic), ("for", "default")]).await;
@@ -329,12 +332,12 @@ impl NsqdClient {
         self.daemon.post("/topic/retain", &[("topic", topic), ("for", &age), ("bytes", &bytes)]).await
     }
 
-    /// Drops the messages that wait in the topic itself.
+    /// Drops the messages that wait in the topic itself, not those in its channels.
     pub async fn empty_topic(&self, topic: &str) -> Result<(), AdminError> {
         self.daemon.post("/topic/empty", &[("topic", topic)]).await
     }
 
-    /// Stops handing messages to the topic's channels.
+    /// Stops releasing messages to the topic's channels.
     pub async fn pause_topic(&self, topic: &str) -> Result<(), AdminError> {
         self.daemon.post("/topic/pause", &[("topic", topic)]).await
     }
@@ -359,14 +362,14 @@ impl NsqdClient {
         self.daemon.post("/channel/unpause", &[("topic", topic), ("channel", channel)]).await
     }
 
-    /// A setting's value as nsqd writes it: text for strings, JSON for all else.
+    /// Returns the value of a setting: plain text for a string, JSON for any other type.
     pub async fn config(&self, option: &str) -> Result<String, AdminError> {
         let body = self.daemon.call(Method::GET, &config_path(option), &[], Bytes::new()).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Changes a setting; returns its new value. nsqd knows two that can be changed while it runs:
-    /// `log_level`, and `nsqlookupd_tcp_addresses` (a JSON list).
+    /// Changes a setting and returns its new value. nsqd can change two settings while it runs: `log_level`, and
+    /// `nsqlookupd_tcp_addresses` (a JSON list).
     pub async fn set_config(&self, option: &str, value: impl Into<Bytes>) -> Result<String, AdminError> {
         let body = self.daemon.call(Method::PUT, &config_path(option), &[], value.into()).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
@@ -375,62 +378,63 @@ impl NsqdClient {
 
 fn config_path(option: &str) -> String {
     format!("/config/{}", percent_encoding::utf8_percent_encode(option, percent_encoding::NON_ALPHANUMERIC))
-        // The one character of option names that needs no encoding.
+        // Option names contain `_`, which needs no encoding.
         .replace("%5F", "_")
 }
 
-/// What `/info` of a lookupd says.
+/// The answer of lookupd's `/info`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct LookupdInfo {
-    /// Its version.
+    /// The version of lookupd.
     pub version: String,
 }
 
-/// A lookupd's HTTP interface (port 4161).
+/// A client for lookupd's HTTP interface (port 4161).
 #[derive(Clone, Debug)]
 pub struct LookupdClient {
     daemon: Daemon,
 }
 
 impl LookupdClient {
-    /// For `host:port`, `http://host:port`, `https://host:port`, or the path of a unix socket.
+    /// Creates a client for `host:port`, `http://host:port`, `https://host:port`, or the path of a unix socket. Does
+    /// not connect.
     pub fn new(address: impl AsRef<str>) -> Result<Self, ConfigError> {
         Ok(LookupdClient { daemon: Daemon::new(address.as_ref())? })
     }
 
     common_calls!();
 
-    /// Its version.
+    /// Returns lookupd's version.
     pub async fn info(&self) -> Result<LookupdInfo, AdminError> {
         self.daemon.get("/info", &[]).await
     }
 
-    /// All topics it knows.
+    /// Returns all registered topics.
     pub async fn topics(&self) -> Result<Vec<String>, AdminError> {
         Ok(self.daemon.get::<TopicsResponse>("/topics", &[]).await?.topics)
     }
 
-    /// All channels it knows of a topic.
+    /// Returns all registered channels of a topic.
     pub async fn channels(&self, topic: &str) -> Result<Vec<String>, AdminError> {
         Ok(self.daemon.get::<ChannelsResponse>("/channels", &[("topic", topic)]).await?.channels)
     }
 
-    /// The nsqds that have a topic. An error that [is "not found"](AdminError::is_not_found) if it does not
-    /// know the topic.
+    /// Returns the nsqds that have a topic. If the topic is not registered, the error
+    /// [is "not found"](AdminError::is_not_found).
     pub async fn lookup(&self, topic: &str) -> Result<LookupResponse, AdminError> {
         self.daemon.get("/lookup", &[("topic", topic)]).await
     }
 
-    /// All nsqds that are alive, with their topics.
+    /// Returns all live nsqds with their topics.
     pub async fn nodes(&self) -> Result<NodesResponse, AdminError> {
         self.daemon.get("/nodes", &[]).await
     }
 
-    /// The figures that its nodes tell it with their heartbeats; with `refresh`, it has them tell at once. Nodes and
-    /// lookupds of another make do not know that: a node then has none, a lookupd's error
-    /// [is "not found"](AdminError::is_not_found). Connections are never among the figures.
+    /// Returns the statistics that nsqds report with their heartbeats, without connections. With `refresh`, lookupd
+    /// first requests new reports. NSQ's own nsqd reports no statistics, and for NSQ's own nsqlookupd the error
+    /// [is "unsupported"](AdminError::is_unsupported).
     pub async fn cluster_stats(
         &self,
         query: &StatsQuery,
@@ -442,8 +446,8 @@ impl LookupdClient {
         self.daemon.get("/cluster/stats", &parameters).await
     }
 
-    /// Hides an nsqd (`broadcast_address:http_port`) from lookups of a topic for a while, so that consumers
-    /// leave it.
+    /// Hides an nsqd (`broadcast_address:http_port`) from lookups of a topic for a while, so that no consumer
+    /// discovers it.
     pub async fn tombstone(&self, topic: &str, node: &str) -> Result<(), AdminError> {
         self.daemon.post("/topic/tombstone", &[("topic", topic), ("node", node)]).await
     }
@@ -454,13 +458,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn error_words() {
+    fn error_word_is_read_from_json_and_from_text() {
         assert_eq!(error_word(br#"{"message":"TOPIC_NOT_FOUND"}"#), "TOPIC_NOT_FOUND");
         assert_eq!(error_word(b"NOK - disk full\n"), "NOK - disk full");
     }
 
     #[test]
-    fn config_paths() {
+    fn config_path_encodes_the_option_name() {
         assert_eq!(config_path("log_level"), "/config/log_level");
         assert_eq!(config_path("../x"), "/config/%2E%2E%2Fx");
     }

@@ -1,4 +1,4 @@
-//! When handling fails, a consumer takes fewer messages. Pure: `now` and randomness come in.
+//! Backoff: while handling fails, a consumer requests fewer messages. Pure: `now` and randomness are arguments.
 //!
 //! ```text
 //!            failure                     pause over
@@ -9,58 +9,51 @@
 //!    └──────────────────────── success at level 1 ─────────────┘
 //! ```
 //!
-//! Answers that come during a pause, and answers to messages that were delivered before it began, count
-//! for nothing: many messages failing together are one failure.
+//! Answers during a pause, and answers to messages delivered before the pause began, are ignored. So many messages
+//! that fail together count as one failure.
 
 use std::time::{Duration, Instant};
 
 use crate::config::BackoffStrategy;
 
-/// How the handling of a message ended, as far as backoff cares.
+/// How an answer counts for backoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// Finished.
+    /// The message was finished.
     Success,
-    /// Requeued because handling failed.
+    /// The message was requeued because handling failed.
     Failure,
-    /// Anything that says nothing about whether handling works.
+    /// The answer does not show whether handling works.
     Neutral,
 }
 
-/// Numbers the pauses: a message carries the one it was delivered under.
+/// The number of the latest pause. A message carries the number that was current when it was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Epoch(pub(crate) u32);
 
-/// Where a consumer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BackoffState {
     /// No failure since the last recovery.
     Normal,
-    /// No messages until then.
+    /// The consumer requests no messages until `until`.
     Paused {
-        /// How many failures deep.
+        /// At least 1: up by one with each failure, down by one with each success.
         level: u32,
-        /// When the pause is over.
         until: Instant,
     },
-    /// One message, to see whether it works again.
-    Probing {
-        /// How many failures deep.
-        level: u32,
-    },
+    /// The consumer requests one message, to test whether handling works again.
+    Probing { level: u32 },
 }
 
-/// The settings this needs.
 #[derive(Clone, Debug)]
 pub(crate) struct BackoffOptions {
     pub(crate) strategy: BackoffStrategy,
     pub(crate) multiplier: Duration,
-    /// Zero: never back off.
+    /// Zero turns backoff off.
     pub(crate) max: Duration,
     pub(crate) fast_recovery: bool,
 }
 
-/// The state machine.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     options: BackoffOptions,
@@ -77,12 +70,12 @@ impl Backoff {
         self.state
     }
 
-    /// What messages that are delivered now carry.
+    /// The epoch of messages that are delivered now.
     pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// A message was answered. `random` is uniform in [0, 1). Returns whether the state changed.
+    /// Records the answer to a message. `random` is uniform in [0, 1). Returns whether the state changed.
     pub(crate) fn answered(&mut self, signal: Signal, epoch: Epoch, now: Instant, random: f64) -> bool {
         if self.options.max.is_zero() || epoch != self.epoch {
             return false;
@@ -129,7 +122,7 @@ impl Backoff {
         self.options.multiplier.saturating_mul(factor).min(self.options.max)
     }
 
-    /// The lowest level whose pause is the longest: going further up would only delay the way down.
+    /// The lowest level with the longest pause. Higher levels would only delay the recovery.
     fn top_level(&self) -> u32 {
         (1..=31).find(|level| self.full_duration(*level) == self.full_duration(31)).unwrap_or(31)
     }
@@ -186,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_together_count_once() {
+    fn simultaneous_failures_count_once() {
         let mut backoff = Backoff::new(options());
         let mut now = Instant::now();
         let before = backoff.epoch();
@@ -199,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_neutral_answer_repeats_the_pause() {
+    fn neutral_answer_repeats_the_pause() {
         let mut backoff = Backoff::new(options());
         let mut now = Instant::now();
         backoff.answered(Signal::Failure, backoff.epoch(), now, 0.0);
@@ -221,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_maximum_of_zero_turns_it_off_and_a_multiplier_of_zero_is_allowed() {
+    fn zero_maximum_turns_backoff_off_and_zero_multiplier_is_allowed() {
         let mut off = Backoff::new(BackoffOptions { max: Duration::ZERO, ..options() });
         assert!(!off.answered(Signal::Failure, off.epoch(), Instant::now(), 0.0));
         let jitter = BackoffStrategy::FullJitter;
@@ -237,8 +230,8 @@ mod tests {
     }
 
     proptest! {
-        /// No sequence of answers and ticks leaves the table: levels stay between 1 and the top, pauses
-        /// between nothing and the maximum, and enough successes always lead back.
+        /// For every sequence of answers and ticks, levels stay between 1 and 31 and pauses do not exceed the
+        /// maximum. Enough successes always lead back to `Normal`.
         #[test]
         fn always_recovers(
             multiplier_ms in 0u64..100_000,

@@ -7,12 +7,13 @@ use nsq_protocol::compression::{Compressor, Decompressor};
 
 use crate::handshake::Upgrade;
 
-/// Compressed bytes that are read at a time.
+/// Space for the compressed bytes of one read.
 const READ_BYTES: usize = 16 << 10;
-/// Room that is made for decompressed bytes, at least.
+/// Minimum space for decompressed bytes.
 const MIN_ROOM_BYTES: usize = 4 << 10;
 
-/// What both directions start with after an upgrade to a compressed form.
+/// Creates both halves after an upgrade to compression; `None` after one to TLS. `first` are compressed bytes that
+/// were already read.
 pub(crate) fn start(upgrade: Upgrade, first: BytesMut) -> Option<(Compression, Decompression)> {
     let (compressor, decompressor) = match upgrade {
         Upgrade::Tls => return None,
@@ -30,7 +31,7 @@ pub(crate) struct Compression {
 }
 
 impl Compression {
-    /// `bytes` in compressed form, with a flush at their end.
+    /// Compresses `bytes` and flushes, so that the peer can decompress all of them.
     pub(crate) fn compress(&mut self, bytes: &[u8]) -> &[u8] {
         self.out.clear();
         self.compressor.compress(bytes, &mut self.out);
@@ -41,20 +42,20 @@ impl Compression {
 /// The reading half.
 pub(crate) struct Decompression {
     decompressor: Decompressor,
-    /// Read and not yet decompressed.
+    /// Bytes that are read and not yet decompressed.
     received: BytesMut,
-    /// The decompressor may have more without more input.
+    /// The decompressor may produce more output without more input.
     has_more: bool,
 }
 
 impl Decompression {
-    /// Where to read compressed bytes into, once [`Decompression::decompress`] has nothing more.
+    /// The buffer to read compressed bytes into when [`Decompression::decompress`] returns 0.
     pub(crate) fn room(&mut self) -> &mut BytesMut {
         self.received.reserve(READ_BYTES);
         &mut self.received
     }
 
-    /// Appends to `buf` what has come, as much as there is room for. 0 if there is nothing.
+    /// Appends decompressed bytes to `buf`, as many as fit, and returns their number; 0 if more input is needed.
     pub(crate) fn decompress(&mut self, buf: &mut BytesMut) -> io::Result<usize> {
         while self.has_more || !self.received.is_empty() {
             let start = buf.len();

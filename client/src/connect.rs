@@ -1,4 +1,4 @@
-//! Opens a connection: dial, shake hands, hand over both halves.
+//! Opens a connection: dials, performs the handshake, returns both halves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,13 @@ use crate::handshake::{Handshake, Progress, Purpose, ServerInfo, Upgrade};
 use crate::tls::Tls;
 use crate::transport::{Transport, WriteHalf, start_tls};
 
-/// Replies of the handshake are small.
+/// The replies of the handshake are small.
 const MAX_HANDSHAKE_FRAME_BYTES: usize = 1 << 20;
-/// Unless the application sets a limit. Not less than this even if the server's is told to be lower: it may
-/// have been lowered while larger messages were waiting, and they must not break every connection.
+/// Minimum frame limit unless the application sets one, even if the server reports a lower limit. That limit may have
+/// been lowered while larger messages were waiting, and these must not break every connection.
 const MIN_FRAME_LIMIT_BYTES: usize = 64 << 20;
 
-/// A connection that is ready.
+/// An open connection after its handshake.
 pub(crate) struct Established {
     pub(crate) node: Arc<str>,
     pub(crate) server: ServerInfo,
@@ -27,21 +27,20 @@ pub(crate) struct Established {
     pub(crate) writer: WriteHalf,
 }
 
-/// Makes connections, all in the same way.
+/// Opens connections, all with the same settings.
 pub(crate) struct Connector {
     config: Arc<Config>,
-    /// None unless TLS is asked for.
+    /// `None` without `tls_v1`.
     tls: Option<Tls>,
 }
 
 impl Connector {
-    /// Reads certificates, if there are any to be used.
+    /// Reads the TLS files if `tls_v1` is set.
     pub(crate) fn new(config: Arc<Config>) -> Result<Self, ConfigError> {
         let tls = config.tls_v1.then(|| Tls::new(&config)).transpose()?;
         Ok(Connector { config, tls })
     }
 
-    /// Connects to `node` for `purpose`.
     pub(crate) async fn connect(
         &self,
         node: &Arc<str>,
@@ -60,7 +59,7 @@ impl Connector {
 
         let mut out = Vec::new();
         let mut handshake = Handshake::start(purpose, config, secret, &mut out);
-        // An nsqd that is alive answers at once; a minute of silence is for established connections.
+        // A live nsqd answers within seconds, so the whole `read_timeout` would be too long.
         let answer_timeout = config.read_timeout.min(HANDSHAKE_TIMEOUT);
         let deadline = tokio::time::Instant::now() + answer_timeout;
         loop {
@@ -91,7 +90,7 @@ impl Connector {
         }
     }
 
-    /// Changes the byte stream.
+    /// Applies an upgrade to the byte stream.
     async fn upgrade(
         &self,
         node: &str,
@@ -99,7 +98,8 @@ impl Connector {
         reader: FrameReader,
         mut writer: WriteHalf,
     ) -> Result<(FrameReader, WriteHalf), Disconnect> {
-        // Compressed bytes may have come with the answer that announced them. Encrypted ones cannot have: we begin.
+        // Compressed bytes may directly follow the reply that announced them. Encrypted bytes cannot: the client speaks
+        // first.
         let (mut read_half, first) = reader.into_parts();
         match compression::start(upgrade, first) {
             Some((compression, decompression)) => {
@@ -117,13 +117,13 @@ impl Connector {
     }
 }
 
-/// Creating a topic may make nsqd ask its lookupds first, which may take it some seconds.
+/// Before nsqd creates a topic it may query its lookupds, which can take some seconds.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn max_frame_bytes(config: &Config, server: &ServerInfo) -> usize {
     match config.max_msg_size {
         0 => server.max_msg_size.saturating_add(MESSAGE_FRAME_OVERHEAD).max(MIN_FRAME_LIMIT_BYTES),
-        // Responses and errors must fit as well.
+        // Responses and errors must also fit.
         limit => (limit as usize).saturating_add(MESSAGE_FRAME_OVERHEAD).max(MAX_HANDSHAKE_FRAME_BYTES),
     }
 }

@@ -1,5 +1,5 @@
-//! What can go wrong, by operation. Each error says where it happened and, where it matters, what became
-//! of the message; none contains a secret.
+//! Errors, by operation. Each says where it occurred and, for a publish, whether nsqd may have the message. None
+//! contains a secret.
 
 use std::fmt;
 use std::io;
@@ -16,66 +16,66 @@ pub enum ConfigError {
     /// No option has this name.
     #[error("unknown option {name:?}")]
     UnknownOption {
-        /// As it was given.
+        /// The name as given.
         name: String,
     },
     /// The value is not of the option's type.
     #[error("option {name}: {value:?} is not {expected}")]
     InvalidValue {
-        /// The option.
+        /// The name of the option.
         name: String,
-        /// As it was given.
+        /// The value as given.
         value: String,
-        /// What would be right.
+        /// Describes valid values.
         expected: &'static str,
     },
-    /// The value is of the right type and too small or too large.
+    /// The value is of the right type, but too small or too large.
     #[error("option {name}: {value} is outside of {range}")]
     OutOfRange {
-        /// The option.
+        /// The name of the option.
         name: &'static str,
-        /// As it was given.
+        /// The value as given.
         value: String,
-        /// What would be right.
+        /// The allowed range.
         range: String,
     },
-    /// Two settings do not go together.
+    /// Two settings are in conflict.
     #[error("{0}")]
     Conflict(&'static str),
     /// A certificate or key cannot be used.
     #[error("TLS: {reason}")]
     Tls {
-        /// Which, and why.
+        /// Which one, and why.
         reason: String,
     },
     /// The file of a secret cannot be used.
     #[error("auth_secret_file {}: {reason}", path.display())]
     Secret {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// Why it cannot be used.
         reason: String,
     },
     /// Neither an nsqd nor a lookupd was given.
     #[error("no address: give at least one nsqd{}", if *.lookupd { " or lookupd" } else { "" })]
     NoAddress {
-        /// Whether a lookupd would have done.
+        /// Whether a lookupd would also be accepted.
         lookupd: bool,
     },
-    /// An address that cannot be one.
+    /// An address is malformed.
     #[error("{address:?} is not an address: {expected}")]
     InvalidAddress {
-        /// As it was given.
+        /// The address as given, without user and password.
         address: String,
-        /// What would be right.
+        /// Describes valid addresses.
         expected: &'static str,
     },
-    /// A topic or channel name that NSQ does not allow.
+    /// NSQ does not allow this topic or channel name.
     #[error("{name:?} is not a valid {what} name: 1 to 64 of a-z A-Z 0-9 . _ -, optionally #ephemeral")]
     InvalidName {
         /// `topic` or `channel`.
         what: &'static str,
-        /// As it was given.
+        /// The name as given.
         name: String,
     },
 }
@@ -85,7 +85,7 @@ pub enum ConfigError {
 pub enum ConnectStage {
     /// Resolving the host name.
     Resolve,
-    /// The TCP connect.
+    /// Connecting to the address.
     Dial,
     /// IDENTIFY and its reply.
     Identify,
@@ -97,7 +97,7 @@ pub enum ConnectStage {
     Authenticate,
     /// SUB and its reply.
     Subscribe,
-    /// All the way: it ended later.
+    /// The connection was established and ended later.
     Established,
 }
 
@@ -116,65 +116,65 @@ impl fmt::Display for ConnectStage {
     }
 }
 
-/// A connection to an nsqd could not be made, or ended.
+/// A connection to an nsqd could not be opened, or ended.
 #[derive(Debug, Clone, Error)]
 #[error("nsqd {node}: {stage}: {cause}")]
 pub struct ConnectError {
-    /// The address as it was given or discovered.
+    /// The address as given or discovered.
     pub node: Arc<str>,
-    /// How far it got.
+    /// How far the connection got.
     pub stage: ConnectStage,
-    /// What happened.
+    /// Why it failed.
     #[source]
     pub cause: Disconnect,
 }
 
-/// Why a connection ended, or never began.
+/// Why a connection ended or could not be opened.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum Disconnect {
-    /// The operating system says so.
+    /// The operating system reported an error.
     #[error("{0}")]
     Io(Arc<io::Error>),
-    /// Nothing came for too long.
+    /// nsqd did not answer within this time.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// The other side closed.
+    /// nsqd closed the connection.
     #[error("nsqd closed the connection")]
     Closed,
-    /// nsqd refused with an error that ends the connection.
+    /// nsqd sent an error that ends the connection.
     #[error("{code} {description}")]
     Refused {
-        /// The first word, `E_...`.
+        /// The error code, `E_...`.
         code: String,
-        /// The rest.
+        /// nsqd's description of the error.
         description: String,
     },
-    /// What came is not the NSQ protocol.
+    /// The received bytes violate the NSQ protocol.
     #[error("{0}")]
     Protocol(String),
-    /// It speaks HTTP.
+    /// The address is an HTTP port.
     #[error("this port speaks HTTP: is it nsqd's HTTP port (4151) instead of its TCP port (4150)?")]
     HttpPeer,
-    /// nsqd requires AUTH, and there is no secret.
+    /// nsqd requires AUTH, and no secret is set.
     #[error("nsqd requires AUTH: set auth_secret or auth_secret_file")]
     AuthRequired,
-    /// There should be a secret, but it cannot be had.
+    /// The secret cannot be read.
     #[error("{0}")]
     Secret(ConfigError),
-    /// nsqd does not do what the configuration insists on.
+    /// nsqd does not offer what the configuration requires.
     #[error("nsqd does not offer {0}")]
     Declined(&'static str),
-    /// TLS cannot be set up on our side.
+    /// The client's TLS settings cannot be used.
     #[error("{0}")]
     Tls(ConfigError),
-    /// We closed it.
+    /// The client closed the connection.
     #[error("stopped")]
     Stopped,
 }
 
 impl Disconnect {
-    /// Being turned away will not get better within seconds, so it is not worth asking again that soon.
+    /// Whether authorization failed. A retry within seconds would fail too.
     pub(crate) fn is_authorization(&self) -> bool {
         match self {
             Disconnect::Refused { code, .. } => code == "E_UNAUTHORIZED" || code == "E_AUTH_FAILED",
@@ -183,7 +183,7 @@ impl Disconnect {
         }
     }
 
-    /// From the data of an error frame.
+    /// Parses the data of an error frame.
     pub(crate) fn refused(frame_data: &[u8]) -> Self {
         let (code, description) = split_error(frame_data);
         Disconnect::Refused { code, description }
@@ -199,7 +199,7 @@ impl From<io::Error> for Disconnect {
     }
 }
 
-/// An error frame's code and description.
+/// Splits the data of an error frame into code and description.
 pub(crate) fn split_error(frame_data: &[u8]) -> (String, String) {
     let text = String::from_utf8_lossy(frame_data);
     match text.split_once(char::is_whitespace) {
@@ -208,28 +208,28 @@ pub(crate) fn split_error(frame_data: &[u8]) -> (String, String) {
     }
 }
 
-/// A publish failed. What became of the message is what the variants differ in.
+/// A publish failed. The variant says whether nsqd may have the message.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// Not published: the topic's name is not allowed.
+    /// Not published: NSQ does not allow this topic name.
     #[error("{topic:?} is not a valid topic name: 1 to 64 of a-z A-Z 0-9 . _ -, optionally #ephemeral")]
     InvalidTopic {
-        /// As it was given.
+        /// The name as given.
         topic: String,
     },
-    /// Not published: NSQ has no empty messages, and no empty batches.
+    /// Not published: NSQ allows neither empty messages nor empty batches.
     #[error("the message body is empty")]
     Empty,
-    /// Not published: the server would refuse it.
-    #[error("message of {size} bytes: the limit is {max}")]
+    /// Not published: the message or batch exceeds nsqd's limit.
+    #[error("message of {size} bytes exceeds the limit of {max} bytes")]
     TooBig {
-        /// The body's.
+        /// The size of the message or batch, in bytes.
         size: usize,
-        /// The server's `max_msg_size`.
+        /// nsqd's limit, in bytes.
         max: usize,
     },
-    /// Not published: too much is unanswered already. Only from [`Producer::send`](crate::Producer::send).
+    /// Not published: too many publishes are unanswered. Only from [`Producer::send`](crate::Producer::send).
     #[error("too many publishes are waiting for an answer")]
     Full,
     /// Not published: the producer was closed.
@@ -238,25 +238,25 @@ pub enum PublishError {
     /// Not published: it was never written to a connection.
     #[error("not sent to nsqd {node}: {reason}")]
     NotSent {
-        /// The last node that was tried.
+        /// The address of the last nsqd that was tried.
         node: Arc<str>,
-        /// Why.
+        /// Why the message could not be sent.
         reason: Disconnect,
     },
-    /// Not published: nsqd said no.
+    /// Not published: nsqd refused the message.
     #[error("nsqd {node} refused: {code} {description}")]
     Refused {
-        /// Who refused.
+        /// The address of the nsqd.
         node: Arc<str>,
-        /// The error's first word, `E_...`.
+        /// The error code, `E_...`.
         code: String,
-        /// The rest.
+        /// nsqd's description of the error.
         description: String,
     },
-    /// Written, but no answer came: nsqd may have it or not.
+    /// The message was written, but no answer came: nsqd may have it or not.
     #[error("sent to nsqd {node}, no answer: {reason}")]
     Unknown {
-        /// Where it was sent.
+        /// The address of the nsqd.
         node: Arc<str>,
         /// Why no answer came.
         reason: Disconnect,
@@ -264,41 +264,41 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// Whether nsqd may have the message although this is an error.
+    /// Whether nsqd may have the message despite the error.
     pub fn is_unknown(&self) -> bool {
         matches!(self, PublishError::Unknown { .. })
     }
 }
 
-/// A batch that was split to fit the server's limits failed part-way.
+/// Publishing several messages failed, possibly after some of them were acknowledged.
 #[derive(Debug, Clone, Error)]
 #[error("{acknowledged} messages were acknowledged, then: {error}")]
 pub struct BatchError {
-    /// How many messages, from the first, nsqd acknowledged.
+    /// The number of messages, from the first, that nsqd acknowledged.
     pub acknowledged: usize,
-    /// What happened to the next ones. All that follow were not sent.
+    /// Why the next batch failed. Later batches were not sent.
     #[source]
     pub error: PublishError,
 }
 
-/// An answer to a message is known to be pointless, or probably was.
+/// An answer to a message had no effect, or probably had none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum AnswerError {
-    /// The answer was sent, but the message's time was up: nsqd may have delivered it again.
+    /// The answer was sent after the deadline of the message: nsqd may have delivered it again.
     #[error("too late: the message has timed out and may be delivered again")]
     Late,
-    /// The connection that brought the message is gone, and nsqd will deliver it again.
-    #[error("the connection that delivered the message is gone: it will be delivered again")]
+    /// The connection that delivered the message has ended, and nsqd delivers the message again.
+    #[error("the connection that delivered the message has ended; nsqd will deliver the message again")]
     ConnectionLost,
 }
 
-/// One lookupd could not be asked.
+/// A query to a lookupd failed.
 #[derive(Debug, Clone, Error)]
 #[error("lookupd {lookupd}: {reason}")]
 pub struct LookupError {
-    /// Its address.
+    /// The address of the lookupd, without user and password.
     pub lookupd: Arc<str>,
-    /// What happened.
+    /// Why the query failed.
     pub reason: String,
 }
 
@@ -306,19 +306,19 @@ pub struct LookupError {
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// It could not even try.
+    /// The settings are invalid. The consumer has not started.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Every nsqd that is known so far refused. The consumer goes on trying.
+    /// Connecting to every known nsqd failed. The consumer keeps trying.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// Every lookupd failed. The consumer goes on asking.
+    /// The queries to all lookupds failed. The consumer keeps trying.
     #[error(transparent)]
     Lookup(#[from] LookupError),
-    /// It took too long.
-    #[error("no nsqd was found within {0:?}")]
+    /// The consumer has not subscribed at any nsqd within this time. It keeps trying.
+    #[error("not subscribed at any nsqd within {0:?}")]
     Timeout(Duration),
-    /// It was stopped before.
+    /// The consumer is shutting down, or has stopped.
     #[error("the consumer is stopped")]
     Stopped,
 }

@@ -8,7 +8,8 @@ use nsq_protocol::{Frame, FrameDecoder};
 use crate::error::Disconnect;
 use crate::transport::ReadHalf;
 
-/// Reads start small and grow while they fill, so that idle connections cost little and busy ones few calls.
+/// A read starts with the minimum and doubles while reads are full, so that idle connections need little memory and
+/// busy ones few calls.
 const MIN_READ_BYTES: usize = 4 << 10;
 const MAX_READ_BYTES: usize = 128 << 10;
 
@@ -31,17 +32,17 @@ impl FrameReader {
         }
     }
 
-    /// Gives the half back, for an upgrade, and what it has read behind the last frame.
+    /// Returns the half, for an upgrade, and the bytes read after the last frame.
     pub(crate) fn into_parts(self) -> (ReadHalf, BytesMut) {
         (self.half, self.buf)
     }
 
-    /// From now on frames may have this size.
+    /// Changes the maximum size of a frame.
     pub(crate) fn set_max_frame_bytes(&mut self, max_frame_bytes: usize) {
         self.decoder = FrameDecoder::new(max_frame_bytes);
     }
 
-    /// The next frame that is there already.
+    /// Returns the next frame if it is completely read.
     pub(crate) fn buffered(&mut self) -> Result<Option<Frame>, Disconnect> {
         if !self.received_any && self.buf.starts_with(b"HTTP") {
             return Err(Disconnect::HttpPeer);
@@ -51,7 +52,7 @@ impl FrameReader {
         Ok(frame)
     }
 
-    /// Reads once. `silence_limit` is how long nothing may come. Cancel safe.
+    /// Reads once. Fails if nothing arrives within `silence_limit`. Cancel safe.
     pub(crate) async fn fill(&mut self, silence_limit: Option<Duration>) -> Result<(), Disconnect> {
         self.buf.reserve(self.read_bytes);
         let read = self.half.read(&mut self.buf);
@@ -71,7 +72,7 @@ impl FrameReader {
         Ok(())
     }
 
-    /// The next frame, read if need be. Cancel safe.
+    /// Returns the next frame, and reads until it is complete. Cancel safe.
     pub(crate) async fn next(&mut self, silence_limit: Option<Duration>) -> Result<Frame, Disconnect> {
         loop {
             if let Some(frame) = self.buffered()? {

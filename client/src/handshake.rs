@@ -1,5 +1,5 @@
-//! From an open byte stream to a connection that is ready: magic, IDENTIFY, and SUB for a consumer.
-//! Pure: frames come in, bytes go out.
+//! The handshake on an open byte stream: magic, IDENTIFY, upgrades, AUTH, and SUB for a consumer. Pure: frames are
+//! arguments, bytes to write are results.
 //!
 //! ```text
 //! start ─▶ Identifying ──reply──▶ Upgrading ──OK of the last──▶ Authenticating ──reply──▶ Subscribing ──OK──▶ ready
@@ -7,8 +7,8 @@
 //!                                  └─OK─┘
 //! ```
 //!
-//! First TLS, then snappy or deflate; each is confirmed by an OK in the new form. AUTH is sent to servers that
-//! require it, and to no others.
+//! TLS comes first, then snappy or deflate. nsqd confirms each upgrade with an OK in the new form. The client sends
+//! AUTH only to servers that require it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,31 +21,31 @@ use nsq_protocol::{
 use crate::config::{Config, Secret, Upgrades};
 use crate::error::{ConnectStage, Disconnect};
 
-/// What a server without feature negotiation is taken to have.
+/// The values assumed for a server without feature negotiation.
 const ASSUMED_MAX_RDY_COUNT: u64 = 2500;
 const ASSUMED_MSG_TIMEOUT: Duration = Duration::from_secs(60);
 const ASSUMED_MAX_MSG_TIMEOUT: Duration = Duration::from_secs(15 * 60);
-/// NSQ's defaults, for servers that do not tell.
+/// NSQ's defaults, for servers that do not report their limits.
 pub(crate) const ASSUMED_MAX_MSG_SIZE: usize = 1 << 20;
 pub(crate) const ASSUMED_MAX_BODY_SIZE: usize = 5 << 20;
 
-/// What the server told about itself.
+/// What nsqd reports about itself and the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerInfo {
-    /// nsqd's version; empty if it did not tell.
+    /// nsqd's version; empty if not reported.
     pub version: String,
-    /// The highest RDY count it accepts.
+    /// The highest RDY count that nsqd accepts.
     pub max_rdy_count: u64,
-    /// How long it waits for an answer to a message.
+    /// How long nsqd waits for the answer to a message.
     pub msg_timeout: Duration,
-    /// How long touching can stretch that.
+    /// The longest time to which touching extends `msg_timeout`.
     pub max_msg_timeout: Duration,
-    /// The largest message it accepts; NSQ's default if it did not tell.
+    /// The maximum size of a message, in bytes; NSQ's default if not reported.
     pub max_msg_size: usize,
-    /// The largest batch it accepts; NSQ's default if it did not tell.
+    /// The maximum size of a batch, in bytes; NSQ's default if not reported.
     pub max_body_size: usize,
-    /// Whether it told the two sizes.
+    /// Whether nsqd reported the two sizes.
     pub sizes_known: bool,
     /// Whether the connection is encrypted.
     pub tls: bool,
@@ -53,13 +53,13 @@ pub struct ServerInfo {
     pub snappy: bool,
     /// Whether the connection is compressed with deflate.
     pub deflate: bool,
-    /// Whether it wants a secret.
+    /// Whether nsqd requires AUTH.
     pub auth_required: bool,
-    /// Who it takes us for, after AUTH.
+    /// nsqd's reply to AUTH, if the client sent AUTH.
     pub auth: Option<AuthReply>,
 }
 
-/// A change of the byte stream.
+/// An upgrade of the byte stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Upgrade {
     Tls,
@@ -85,9 +85,10 @@ impl ServerInfo {
         }
     }
 
-    /// What it says, and the upgrades that follow. `asked` is what we want; the first may not be declined.
+    /// Parses the reply to IDENTIFY. Returns the information and the upgrades that follow. `asked` are the requested
+    /// upgrades; the server may decline compression, but not TLS.
     fn from_reply(data: &[u8], asked: &Upgrades) -> Result<(Self, VecDeque<Upgrade>), Disconnect> {
-        // Servers without feature negotiation say `OK`.
+        // Servers without feature negotiation answer `OK`.
         if data.first() != Some(&b'{') {
             return match asked.tls {
                 true => Err(Disconnect::Declined("TLS")),
@@ -105,8 +106,8 @@ impl ServerInfo {
             (reply.deflate, asked.deflate.is_some()),
         ];
         if unasked.into_iter().any(|(on, asked)| on && !asked) {
-            // It would talk in another encoding from here on, though nobody asked.
-            return Err(Disconnect::Protocol("nsqd turned on an encoding that was not asked for".into()));
+            // The following bytes would be in an encoding that the client does not expect.
+            return Err(Disconnect::Protocol("nsqd enabled an encoding that was not requested".into()));
         }
         let deflate = Upgrade::Deflate { level: asked.deflate.unwrap_or_default() };
         let upgrades =
@@ -141,11 +142,11 @@ pub(crate) enum Purpose {
     Subscribe { topic: TopicName, channel: ChannelName },
 }
 
-/// Where a handshake stands after a frame.
+/// The state of a handshake after a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
     Waiting,
-    /// The byte stream is to be changed; the next frame comes in the new form.
+    /// The byte stream must be upgraded; the next frame arrives in the new form.
     Upgrade(Upgrade),
     Ready(ServerInfo),
 }
@@ -153,7 +154,7 @@ pub(crate) enum Progress {
 #[derive(Debug)]
 enum State {
     Identifying,
-    /// The OK of `present` is awaited, before the others.
+    /// The OK of `present` is awaited; `others` follow.
     Upgrading {
         server: ServerInfo,
         present: Upgrade,
@@ -172,7 +173,7 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    /// Begins: `out` gets what must be written first.
+    /// Starts a handshake and appends its first bytes to `out`.
     pub(crate) fn start(
         purpose: Purpose,
         config: &Config,
@@ -180,7 +181,7 @@ impl Handshake {
         out: &mut Vec<u8>,
     ) -> Self {
         out.extend_from_slice(MAGIC_V2);
-        // Only strings and numbers: this cannot fail, and an empty body would be refused by nsqd.
+        // This cannot fail, because the request contains only strings and numbers. nsqd would refuse an empty body.
         let body = serde_json::to_vec(&identify_request(config)).unwrap_or_default();
         Command::Identify { body: &body }.encode(out);
         Handshake { purpose, asked: config.upgrades(), secret, state: State::Identifying }
@@ -196,7 +197,7 @@ impl Handshake {
         }
     }
 
-    /// Takes a frame; `out` gets what must be written before the next.
+    /// Processes a frame and appends to `out` the bytes to write before the next frame.
     pub(crate) fn on_frame(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<Progress, Disconnect> {
         if frame.is_heartbeat() {
             Command::Nop.encode(out);
@@ -204,7 +205,7 @@ impl Handshake {
         }
         match frame.kind {
             FrameType::Error => return Err(Disconnect::refused(&frame.data)),
-            FrameType::Message => return Err(Disconnect::Protocol("a message before RDY".into())),
+            FrameType::Message => return Err(Disconnect::Protocol("nsqd sent a message before RDY".into())),
             FrameType::Response => {}
         }
         match std::mem::replace(&mut self.state, State::Done) {
@@ -238,7 +239,7 @@ impl Handshake {
 }
 
 impl Handshake {
-    /// The next upgrade; after the last, AUTH if it is wanted.
+    /// Starts the next upgrade; after the last, AUTH if the server requires it.
     fn upgrade(
         &mut self,
         server: ServerInfo,
@@ -259,7 +260,7 @@ impl Handshake {
         }
     }
 
-    /// What the connection is for.
+    /// Completes the handshake of a producer, or sends SUB for a consumer.
     fn begin(&mut self, server: ServerInfo, out: &mut Vec<u8>) -> Progress {
         match &self.purpose {
             Purpose::Publish => Progress::Ready(server),
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn identify_says_who_we_are_and_only_what_was_set() {
+    fn identify_contains_the_client_and_only_options_that_are_set() {
         let config = Config::new().client_id("me".to_owned()).hostname("here".to_owned());
         let mut out = Vec::new();
         Handshake::start(Purpose::Publish, &config, None, &mut out);
@@ -358,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_subscribes_after_the_reply() {
+    fn consumer_subscribes_after_the_reply_to_identify() {
         let mut out = Vec::new();
         let mut handshake = Handshake::start(subscribe(), &Config::new(), None, &mut out);
         out.clear();
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_of_old_and_of_our_servers() {
+    fn replies_to_identify_are_parsed_and_checked() {
         let ready = |data: &[u8]| {
             let mut handshake = Handshake::start(Purpose::Publish, &Config::new(), None, &mut Vec::new());
             handshake.on_frame(&response(data), &mut Vec::new())
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrades_come_one_by_one_tls_first() {
+    fn upgrades_follow_one_by_one_with_tls_first() {
         let config = Config::new().tls_v1(true).deflate(true).deflate_level(3u8);
         let mut out = Vec::new();
         let mut handshake = Handshake::start(subscribe(), &config, None, &mut out);
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_may_not_be_declined_and_compression_may() {
+    fn declined_tls_is_an_error_and_declined_compression_is_not() {
         let ready = |config: Config, data: &[u8]| {
             let mut handshake = Handshake::start(Purpose::Publish, &config, None, &mut Vec::new());
             handshake.on_frame(&response(data), &mut Vec::new())
@@ -429,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_told_to_who_requires_it() {
+    fn secret_is_sent_only_to_servers_that_require_it() {
         let mut out = Vec::new();
         let secret = Some(Secret::from("s"));
         let mut handshake = Handshake::start(subscribe(), &Config::new(), secret.clone(), &mut out);
@@ -452,7 +453,7 @@ mod tests {
         let mut handshake = Handshake::start(Purpose::Publish, &Config::new(), secret, &mut Vec::new());
         out.clear();
         assert!(matches!(handshake.on_frame(&response(b"{}"), &mut out), Ok(Progress::Ready(_))));
-        assert!(out.is_empty(), "nobody asked for the secret");
+        assert!(out.is_empty(), "the server does not require the secret");
     }
 
     #[test]
@@ -469,9 +470,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a server says, the handshake ends in an answer and never panics.
+        /// The handshake never panics, whatever the server sends.
         #[test]
-        fn survives_anything(frames in prop::collection::vec(
+        fn arbitrary_frames_cause_no_panic(frames in prop::collection::vec(
             (0u8..3, prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..40),
                 Just(b"OK".to_vec()),

@@ -1,4 +1,4 @@
-//! The small HTTP client behind discovery and the admin calls.
+//! The HTTP client for discovery and the admin calls.
 
 use std::fmt;
 use std::path::Path;
@@ -27,16 +27,16 @@ use crate::error::ConfigError;
 use crate::tls::Tls;
 use crate::unix_socket::{self, is_socket_path};
 
-/// The largest answer that is read: statistics of a large nsqd take some megabytes.
+/// The maximum size of an answer. The statistics of a large nsqd have some megabytes.
 const MAX_RESPONSE_BYTES: usize = 256 << 20;
 
-/// What may stand in a query value as it is.
+/// The characters to percent-encode in a query value.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Why a request has no usable answer.
 #[derive(Debug, Clone)]
 pub(crate) enum HttpError {
-    /// No connection, or it broke.
+    /// The connection could not be opened, or it broke.
     Connect(String),
     Timeout(Duration),
     TooBig,
@@ -52,7 +52,7 @@ impl fmt::Display for HttpError {
     }
 }
 
-/// Sends requests; keeps connections alive between them. Cheap to clone.
+/// Sends requests, and keeps connections open between them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpClient {
     connect_timeout: Duration,
@@ -60,20 +60,20 @@ pub(crate) struct HttpClient {
     user_agent: String,
     plain: Client<HttpConnector, Full<Bytes>>,
     tls: Tls,
-    /// `Authorization`, and whether it is told over https only.
+    /// The `Authorization` header, and whether to send it only over https.
     bearer: Option<(HeaderValue, OnlyHttps)>,
-    /// For https, once it was needed.
+    /// The client for https, created at the first use.
     secure: Arc<Mutex<Option<Secure>>>,
 }
 
-/// Whether a secret is not to be told in the clear.
+/// Whether a secret must not be sent over plain HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OnlyHttps(pub(crate) bool);
 
 /// A client for https.
 #[derive(Debug)]
 struct Secure {
-    /// The certificates that it uses.
+    /// The certificates that `client` uses.
     config: Arc<ClientConfig>,
     client: SecureClient,
 }
@@ -82,25 +82,25 @@ type SecureClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 impl HttpClient {
     pub(crate) fn new(connect_timeout: Duration, timeout: Duration, user_agent: &str, tls: Tls) -> Self {
-        // A user agent that cannot stand in a header is not worth failing for.
+        // Remove characters that are invalid in a header, instead of failing.
         let user_agent = user_agent.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
         let plain = builder().build(connector(connect_timeout));
         HttpClient { connect_timeout, timeout, user_agent, plain, tls, bearer: None, secure: Arc::default() }
     }
 
-    /// The same with other timeouts.
+    /// Returns a client with other timeouts.
     pub(crate) fn with_timeouts(&self, connect_timeout: Duration, timeout: Duration) -> Self {
         let bearer = self.bearer.clone();
         HttpClient { bearer, ..Self::new(connect_timeout, timeout, &self.user_agent, self.tls.clone()) }
     }
 
-    /// The same with other certificates.
+    /// Returns a client with other certificates.
     pub(crate) fn with_tls(&self, tls: Tls) -> Self {
         let bearer = self.bearer.clone();
         HttpClient { bearer, ..Self::new(self.connect_timeout, self.timeout, &self.user_agent, tls) }
     }
 
-    /// The same with a secret. One that cannot stand in a header is not told.
+    /// Returns the client with another secret. A secret that is not a valid header value is not sent.
     pub(crate) fn with_secret(mut self, secret: Option<&Secret>, only_https: OnlyHttps) -> Self {
         let value =
             secret.and_then(|secret| HeaderValue::try_from(format!("Bearer {}", secret.reveal())).ok());
@@ -111,8 +111,8 @@ impl HttpClient {
         self
     }
 
-    /// One request, redirects not followed. `timeout` covers all of it. A daemon that says that it wants https, and
-    /// where, is asked again there.
+    /// Sends one request, within `timeout`. Does not follow redirects. If the daemon answers that it requires https,
+    /// sends the request again to its https port.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -174,7 +174,7 @@ impl HttpClient {
         }
     }
 
-    /// The client for https, with the certificates as they are now.
+    /// Returns the client for https, with the current certificates.
     fn secure(&self) -> Result<SecureClient, ConfigError> {
         let config = self.tls.client_config()?;
         let mut secure = self.secure.lock();
@@ -196,7 +196,7 @@ impl HttpClient {
     }
 }
 
-/// One request over a connection of its own: on this machine that costs next to nothing.
+/// Sends one request over a new connection, which is cheap on the same machine.
 async fn over_unix_socket(
     path: &str,
     mut request: Request<Full<Bytes>>,
@@ -206,7 +206,7 @@ async fn over_unix_socket(
     request.headers_mut().insert(HOST, HeaderValue::from_static("localhost"));
     let failed = |error: hyper::Error| HttpError::Connect(root_cause(&error));
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    // It ends with the answer, whose body it brings, or with whoever waits for that.
+    // The task reads the body of the answer. It ends with the body, or when the answer is dropped.
     tokio::spawn(connection);
     sender.send_request(request).await.map_err(failed)
 }
@@ -224,7 +224,7 @@ fn builder() -> hyper_util::client::legacy::Builder {
     builder
 }
 
-/// Where to ask again, if the answer is nsqd's `TLS_REQUIRED`.
+/// Returns the https URL for a second request if the answer is nsqd's `TLS_REQUIRED`.
 fn https_instead(url: &str, status: StatusCode, answer: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct TlsRequired {
@@ -238,7 +238,7 @@ fn https_instead(url: &str, status: StatusCode, answer: &[u8]) -> Option<String>
     Some(format!("https://{host}:{}{path}", required.https_port))
 }
 
-/// hyper's own words say little ("client error (Connect)"); what the system said is at the end of the chain.
+/// Returns the last error in the chain, which is the system's. hyper's own text says little ("client error (Connect)").
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
@@ -247,14 +247,13 @@ fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     deepest.to_string()
 }
 
-/// What the base URL of a unix socket begins with, ...
+/// The start of the base URL of a unix socket.
 const UNIX_SCHEME: &str = "unix:";
-/// ... and what is between its path and that of a request.
+/// The separator between the path of the socket and the path of a request.
 const SOCKET_END: &str = ":/";
 
-/// The base URL of a daemon's HTTP interface, from what users write: `host:port`, `http://host:port`,
-/// `https://host:port`, or any of them with a path in front of the daemon's own; or the path of a unix socket, which
-/// becomes `unix:PATH:`.
+/// Returns the base URL of a daemon's HTTP interface for an address: `host:port`, `http://host:port` or
+/// `https://host:port`, each with an optional path prefix. The path of a unix socket becomes `unix:PATH:`.
 pub(crate) fn base_url(address: &str) -> Result<String, ConfigError> {
     let invalid = |expected| ConfigError::InvalidAddress { address: shown_address(address), expected };
     const EXPECTED: &str =
@@ -262,7 +261,7 @@ pub(crate) fn base_url(address: &str) -> Result<String, ConfigError> {
     if is_socket_path(address) {
         unix_socket::check(address)?;
         if address.contains(SOCKET_END) {
-            return Err(invalid("the path of a unix socket cannot have a colon before a slash here"));
+            return Err(invalid("the path of a unix socket must not contain a colon before a slash"));
         }
         return Ok(format!("{UNIX_SCHEME}{address}:"));
     }
@@ -272,13 +271,13 @@ pub(crate) fn base_url(address: &str) -> Result<String, ConfigError> {
         None => ("http", address),
     };
     let rest = rest.trim_end_matches('/');
-    // The whole lookup URL is what some tools ask for.
+    // Some tools require the whole lookup URL, so accept it here too.
     let rest = rest.strip_suffix("/lookup").unwrap_or(rest);
     let (authority, _path) = rest.split_once('/').unwrap_or((rest, ""));
     if authority.is_empty() || rest.contains(['?', '#', ' ']) || !has_port(authority) {
         return Err(invalid(EXPECTED));
     }
-    // Nothing is done with a user and password, and errors would show them.
+    // User and password are not used, and errors would show them.
     let (_, url) = split_user_info(&format!("{scheme}://{rest}"));
     match url.parse::<http::Uri>() {
         Ok(_) => Ok(url),
@@ -307,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base_urls() {
+    fn base_url_is_derived_from_the_address() {
         for (address, url) in [
             ("127.0.0.1:4161", "http://127.0.0.1:4161"),
             ("http://lookup-1:4161", "http://lookup-1:4161"),
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn where_tls_is_required_says_where() {
+    fn tls_required_answer_leads_to_the_https_port() {
         let answer = br#"{"message": "TLS_REQUIRED", "https_port": 4152}"#;
         let again = |url, status, answer: &[u8]| https_instead(url, status, answer);
         let forbidden = StatusCode::FORBIDDEN;

@@ -1,4 +1,4 @@
-//! A client for [NSQ](https://nsq.io), and for the nsqd of this project.
+//! A client for [NSQ](https://nsq.io) and for the nsqd of this project.
 //!
 //! Publish:
 //!
@@ -12,7 +12,7 @@
 //! # }
 //! ```
 //!
-//! Consume with a handler, whose return value is the answer:
+//! Consume with a handler, whose return value decides how the message is answered:
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,7 +30,7 @@
 //! # }
 //! ```
 //!
-//! or from a stream, answering each message:
+//! Or consume from a stream, and answer each message:
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,19 +44,19 @@
 //! # }
 //! ```
 //!
-//! Programs to start from are in `examples/`.
+//! `examples/` contains complete programs.
 //!
-//! # What it promises
+//! # Guarantees
 //!
-//! - A publish that returned `Ok` was acknowledged by nsqd. One that failed says whether nsqd may have it.
-//! - Heartbeats and answers flow however busy the handlers are.
-//! - A message that is dropped unanswered is requeued.
-//! - Futures may be dropped at any time; what that means for the message is documented at each.
-//! - Nothing waits without a bound, and no task outlives its handle after a shutdown.
+//! - A publish that returns `Ok` was acknowledged by nsqd. The error of a failed one says whether nsqd may have it.
+//! - Busy handlers delay neither heartbeats nor answers.
+//! - Dropping an unanswered message requeues it.
+//! - Futures may be dropped at any time. Their documentation says what that means for the message.
+//! - Every wait for nsqd or lookupd is bounded, and no task outlives its handle after a shutdown.
 //!
 //! # TLS and compression
 //!
-//! are options, like all else:
+//! TLS and compression are options:
 //!
 //! ```no_run
 //! # fn example() -> Result<(), nsq::ConfigError> {
@@ -68,19 +68,23 @@
 //! # }
 //! ```
 //!
-//! So is the secret for nsqds that want one: `auth_secret`, or `auth_secret_file`, which is read for each connection.
+//! So is the secret for nsqds that require AUTH: `auth_secret`, or `auth_secret_file`, which is read for each
+//! connection.
 //!
 //! # Addresses
 //!
-//! are `host:port`, for HTTP also URLs. One with a slash and no colon before it, such as `/run/nsqd.sock`, is the path of a
-//! unix socket, for publishing, consuming and administration alike. With TLS its certificate must be one for `localhost`,
-//! unless `tls_server_name` says otherwise.
+//! An address is `host:port`; for HTTP, a URL is accepted too. An address with a slash and no colon before it, such as
+//! `/run/nsqd.sock`, is the path of a unix socket. Producers, consumers and admin clients accept one. With TLS over a
+//! unix socket, the server's certificate must be valid for `localhost`, or for `tls_server_name` if that is set.
 //!
 //! # The code, in reading order
 //!
-//! [`config`](Config); `transport`, `unix_socket`, `tls`, `compression`, `handshake`, `connect`, `frame_reader` (a connection comes to be);
-//! [`producer`]; [`consumer`]; and its pure parts: `rdy` (who gets how much), `backoff` (when handling
-//! fails), `membership` and `lookup` (whom to connect to); [`admin`] over `http`.
+//! [`config`](Config); `transport`, `unix_socket`, `tls`, `compression`, `handshake`, `connect`, `frame_reader` (how a
+//! connection is opened); [`producer`]; [`consumer`] and its parts: `rdy` (how `max_in_flight` is distributed),
+//! `backoff` (what happens when handling fails), `membership` and `lookup` (which nsqds to connect to); [`admin`] over
+//! `http`.
+
+#![warn(missing_docs)]
 
 mod addresses;
 mod config;
@@ -122,7 +126,7 @@ pub use producer::{Guarantee, Producer, ProducerBuilder, PublishFuture, Receipt,
 pub use tls::Tls;
 pub use unix_socket::is_socket_path;
 
-/// The example in the project's README, so that it keeps compiling.
+/// Compiles the example in the project's README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -1,4 +1,4 @@
-//! Asks all lookupds at once and merges what they say.
+//! Queries all lookupds concurrently and merges their answers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use serde::de::DeserializeOwned;
 use crate::error::LookupError;
 use crate::http::{HttpClient, url};
 
-/// What one round of lookups brought.
+/// The result of one round of lookups.
 #[derive(Debug, Default)]
 pub(crate) struct Lookup {
     /// Nodes that have the topic, as `host:port`.
     pub(crate) listed: BTreeSet<Arc<str>>,
-    /// Suspects that are alive without the topic.
+    /// Suspects that are alive but do not have the topic.
     pub(crate) elsewhere: BTreeSet<Arc<str>>,
     /// Whether any lookupd answered.
     pub(crate) any_answer: bool,
@@ -32,7 +32,7 @@ pub(crate) struct Lookupd {
     pub(crate) base_url: String,
 }
 
-/// Asks who has `topic`. About `suspects` that nobody lists it also asks whether they are alive.
+/// Finds the nodes that have `topic`. For `suspects` that no lookupd lists, also finds out whether they are alive.
 pub(crate) async fn look_up(
     http: &HttpClient,
     lookupds: &[Lookupd],
@@ -48,14 +48,14 @@ pub(crate) async fn look_up(
     }
     let nodes: Vec<Result<NodesResponse, LookupError>> =
         join_all(lookupds.iter().map(|lookupd| get(http, lookupd, "/nodes", &[]))).await;
-    // A lookupd that fails here has failed above, or will next time.
+    // Errors here are not reported: the lookupd has failed above, or fails in the next round.
     let alive = alive_nodes(nodes.iter().flatten());
     lookup.elsewhere =
         suspects.intersection(&alive).filter(|node| !lookup.listed.contains(*node)).cloned().collect();
     lookup
 }
 
-/// The union of all answers; one is enough.
+/// Returns the union of all answers. One answer is enough.
 fn merge(replies: Vec<Result<LookupResponse, LookupError>>) -> Lookup {
     let mut lookup = Lookup::default();
     for reply in replies {
@@ -101,7 +101,7 @@ async fn get<T: DeserializeOwned + Default>(
         .map_err(|e| fail(e.to_string()))?;
     match status {
         StatusCode::OK => discovery::parse(&body).map_err(|e| fail(format!("the answer is not valid: {e}"))),
-        // It knows nothing of the topic, which is an answer.
+        // The lookupd does not know the topic, which is a valid answer.
         StatusCode::NOT_FOUND => Ok(T::default()),
         other => Err(fail(format!("status {other}"))),
     }
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_united() {
+    fn answers_are_merged() {
         let lookup = merge(vec![reply(&[("a", 1), ("b", 1)]), failure(), reply(&[("b", 1), ("b", 2)])]);
         let listed: Vec<&str> = lookup.listed.iter().map(|node| &**node).collect();
         assert_eq!(listed, ["a:1", "b:1", "b:2"]);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses() {
+    fn node_address_prefers_the_broadcast_address() {
         let address =
             |broadcast, hostname, port| node_address(broadcast, hostname, port).map(|a| a.to_string());
         assert_eq!(address("b", "h", 1).as_deref(), Some("b:1"));

@@ -1,18 +1,16 @@
-//! Which nsqds a consumer should be connected to, and when to try. Pure: `now`, randomness and what
-//! lookupds say come in.
+//! Which nsqds a consumer connects to, and when. Pure: `now`, randomness and the answers of lookupds are arguments.
 //!
-//! A node is *fixed* (given by the application) or *discovered*. Fixed nodes are tried for ever.
-//! Discovered ones are kept while their connection lives, whatever lookupds say; after that it matters why
-//! a lookup does not list them:
+//! A node is *fixed* (set by the application) or *discovered*. Fixed nodes are retried forever. Discovered nodes are
+//! kept while their connection is open, whatever lookupds report. After that, the lookups decide:
 //!
-//! | lookupds say | so |
+//! | lookupds report | action |
 //! |---|---|
-//! | listed | reconnect |
-//! | not known at all | it is down: retry for `forget_after`, it may come back |
-//! | alive, but not for this topic | tombstoned, or the topic was deleted there: forget it, since connecting would create the topic again |
+//! | the node has the topic | reconnect |
+//! | the node is unknown | retry for `forget_after`: the node is down and may return |
+//! | the node is alive without the topic | forget it: tombstoned, or topic deleted; connecting would create the topic |
 //!
-//! That is why a discovered node is not reconnected at once but after a lookup, which the engine makes
-//! immediately, or after [`CONFIRM_WAIT`] if that takes too long.
+//! So a discovered node is not reconnected at once. The consumer waits for a lookup, which the engine starts
+//! immediately, or for [`CONFIRM_WAIT`] if the lookup takes longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,9 +18,9 @@ use std::time::{Duration, Instant};
 
 /// How long reconnecting to a discovered node waits for a lookup to confirm it.
 const CONFIRM_WAIT: Duration = Duration::from_secs(1);
-/// A connection that lasted this long was a good one: the next attempt comes at once.
+/// A connection that lasted this long was stable: the next attempt follows at once.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
-/// Being refused for lack of permission is not tried again sooner.
+/// Minimum pause after a refusal for lack of permission.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
@@ -45,7 +43,7 @@ struct Member {
     state: State,
     /// Failed or short-lived connections in a row.
     failures: u32,
-    /// When it was first missing from lookups, and not connected.
+    /// When the node, without a connection, was first missing from lookups.
     missing_since: Option<Instant>,
 }
 
@@ -72,7 +70,7 @@ impl Membership {
         member.fixed |= fixed;
     }
 
-    /// The nodes to connect to now. They count as being connected to from here on.
+    /// Returns the nodes to connect to now, and marks them as connecting.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Arc<str>> {
         let mut due = Vec::new();
         for (node, member) in &mut self.members {
@@ -84,7 +82,7 @@ impl Membership {
         due
     }
 
-    /// When [`due`](Membership::due) may have something again.
+    /// Returns when [`due`](Membership::due) may return nodes again.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let waits = self.members.values().filter_map(|member| match member.state {
             State::Waiting { until, .. } => Some(until),
@@ -100,7 +98,7 @@ impl Membership {
         }
     }
 
-    /// A connection ended or could not be made. `random` is uniform in [0, 1). Returns whether a lookup
+    /// Records that a connection ended or could not be opened. `random` is uniform in [0, 1). Returns whether a lookup
     /// now would help.
     pub(crate) fn disconnected(&mut self, node: &str, refused: bool, now: Instant, random: f64) -> bool {
         let Some(member) = self.members.get_mut(node) else { return false };
@@ -112,7 +110,7 @@ impl Membership {
                 let factor = 1u32.checked_shl(failures - 1).unwrap_or(u32::MAX);
                 let full =
                     self.options.reconnect_initial.saturating_mul(factor).min(self.options.reconnect_max);
-                // Never next to nothing, or a node that fails at once is tried in a tight loop.
+                // At least a tenth, or a node that fails at once would be retried in a tight loop.
                 full.mul_f64(0.1 + 0.9 * random.clamp(0.0, 1.0))
             }
         };
@@ -127,8 +125,8 @@ impl Membership {
         confirm
     }
 
-    /// What lookupds said. `listed` have the topic; `elsewhere` are alive without it. `any_answer` is false
-    /// if no lookupd answered, which says nothing about anybody.
+    /// Applies the answers of lookupds. `listed` nodes have the topic; `elsewhere` are alive without it. If
+    /// `any_answer` is false, no lookupd answered, and nothing changes.
     pub(crate) fn looked_up(
         &mut self,
         listed: &BTreeSet<Arc<str>>,
@@ -159,7 +157,7 @@ impl Membership {
         });
     }
 
-    /// Discovered nodes without a connection: if a lookup does not list them, it matters why.
+    /// Returns discovered nodes without a connection. If a lookup does not list them, the reason matters.
     pub(crate) fn suspects(&self) -> BTreeSet<Arc<str>> {
         let lost = self.members.iter().filter(|(_, member)| {
             !member.fixed && matches!(member.state, State::Waiting { .. }) && member.failures_known()
@@ -181,7 +179,7 @@ impl Membership {
 }
 
 impl Member {
-    /// Whether it was ever tried: a node that was just discovered is no suspect.
+    /// Whether the node was tried before. A newly discovered node is not a suspect.
     fn failures_known(&self) -> bool {
         self.failures > 0 || matches!(self.state, State::Waiting { confirm: true, .. })
     }
@@ -217,7 +215,7 @@ mod tests {
         let mut now = Instant::now();
         membership.add_fixed(Arc::from("a:1"), now);
         assert_eq!(names(membership.due(now)), ["a:1"]);
-        assert!(membership.due(now).is_empty(), "it is being connected to");
+        assert!(membership.due(now).is_empty(), "the node is already connecting");
         let mut pauses = Vec::new();
         for _ in 0..11 {
             assert!(!membership.disconnected("a:1", false, now, 1.0));
@@ -230,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_lasted_is_renewed_at_once() {
+    fn stable_connection_is_reopened_at_once() {
         let mut membership = membership();
         let now = Instant::now();
         membership.add_fixed(Arc::from("a:1"), now);
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_wait_longer() {
+    fn refused_node_waits_longer() {
         let mut membership = membership();
         let now = Instant::now();
         membership.add_fixed(Arc::from("a:1"), now);
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_vanished_from_lookups_is_kept_while_connected_then_retried_then_forgotten() {
+    fn unlisted_node_is_kept_while_connected_then_retried_then_forgotten() {
         let mut membership = membership();
         let mut now = Instant::now();
         membership.looked_up(&set(&["a:1"]), &set(&[]), true, now);
@@ -259,11 +257,11 @@ mod tests {
         membership.connected("a:1", now);
         now += 100 * SECOND;
         membership.looked_up(&set(&[]), &set(&["a:1"]), true, now);
-        assert!(!membership.is_empty(), "its connection lives");
-        assert!(membership.disconnected("a:1", false, now, 0.5), "ask lookupds why");
+        assert!(!membership.is_empty(), "its connection is open");
+        assert!(membership.disconnected("a:1", false, now, 0.5), "a lookup helps");
         assert_eq!(membership.suspects(), set(&["a:1"]));
         membership.looked_up(&set(&[]), &set(&[]), true, now);
-        assert!(!membership.is_empty(), "it may come back");
+        assert!(!membership.is_empty(), "the node may return");
         membership.looked_up(&set(&[]), &set(&[]), true, now + 599 * SECOND);
         assert!(!membership.is_empty());
         membership.looked_up(&set(&[]), &set(&[]), true, now + 600 * SECOND);
@@ -271,20 +269,20 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_no_longer_has_the_topic_is_forgotten() {
+    fn node_without_the_topic_is_forgotten() {
         let mut membership = membership();
         let now = Instant::now();
         membership.looked_up(&set(&["a:1"]), &set(&[]), true, now);
         membership.due(now);
         membership.connected("a:1", now);
         membership.disconnected("a:1", false, now, 0.5);
-        assert!(membership.due(now).is_empty(), "waits for a lookup");
+        assert!(membership.due(now).is_empty(), "the node waits for a lookup");
         membership.looked_up(&set(&[]), &set(&["a:1"]), true, now);
         assert!(membership.is_empty());
     }
 
     #[test]
-    fn a_confirmed_node_is_reconnected_at_once() {
+    fn confirmed_node_is_reconnected_at_once() {
         let mut membership = membership();
         let now = Instant::now();
         membership.looked_up(&set(&["a:1"]), &set(&[]), true, now);
@@ -296,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn lookups_that_all_failed_change_nothing() {
+    fn failed_lookups_change_nothing() {
         let mut membership = membership();
         let now = Instant::now();
         membership.looked_up(&set(&["a:1"]), &set(&[]), true, now);
@@ -308,9 +306,11 @@ mod tests {
     }
 
     proptest! {
-        /// Fixed nodes are never lost, nobody is connected to twice, and everybody who waits is due in time.
+        /// Fixed nodes are never forgotten, no node is connected twice, and every waiting node is due in time.
         #[test]
-        fn nobody_is_lost(steps in prop::collection::vec((0u8..6, 0usize..4, 0.0f64..1.0, 0u64..5_000), 1..200)) {
+        fn every_node_is_tried_in_time_and_only_once(
+            steps in prop::collection::vec((0u8..6, 0usize..4, 0.0f64..1.0, 0u64..5_000), 1..200),
+        ) {
             let mut membership = membership();
             let mut now = Instant::now();
             let all = ["a:1", "b:1", "c:1", "d:1"];

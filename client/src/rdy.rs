@@ -1,58 +1,57 @@
-//! How a consumer's `max_in_flight` is spread over its connections. Pure: `now` comes in, RDY counts go out.
+//! Distributes a consumer's `max_in_flight` over its connections. Pure: `now` is an argument, RDY counts are results.
 //!
-//! RDY is a standing limit on the messages in flight to one connection. After every plan:
+//! RDY is the lasting limit on the messages in flight to one connection. After every plan:
 //!
-//! 1. the sum of max(RDY, in flight) is at most `max_in_flight`, or nothing was raised: a lowered connection
-//!    keeps its place until what it already has is answered;
-//! 2. no RDY is above the server's `max_rdy_count`;
-//! 3. with at most `max_in_flight` connections each has at least 1 as soon as there is room, nothing is left
-//!    over unless all are capped, and the shares of busy connections differ by at most one;
-//! 4. with more connections than that they take turns, in order, so that each gets one within
+//! 1. the sum of max(RDY, in flight) is at most `max_in_flight`, or no RDY was raised: a lowered connection keeps its
+//!    place until its messages are answered;
+//! 2. no RDY exceeds the server's `max_rdy_count`;
+//! 3. with at most `max_in_flight` connections, each has at least 1 as soon as there is room, all of `max_in_flight` is
+//!    used unless all connections are capped, and the shares of busy connections differ by at most one;
+//! 4. with more connections, they take turns in order, so that each gets one within
 //!    ⌈connections ÷ max_in_flight⌉ × `idle_timeout`;
-//! 5. only changes are sent, the lowering ones first.
+//! 5. the plan contains only changes, lowering ones first.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 mod targets;
 
-/// Names a connection for as long as the consumer lives; never reused.
+/// Identifies a connection of a consumer; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ConnectionId(pub(crate) u64);
 
-/// Raising one connection's RDY again must wait this long, so that bursts of changes become one.
+/// Minimum interval between raises of one connection's RDY, so that bursts of changes become one.
 const MIN_RAISE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What the consumer wants at the moment.
+/// How many messages the consumer requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Nothing: paused, stopping, or in the pause of a backoff.
+    /// None: paused, stopping, or in the pause of a backoff.
     Hold,
-    /// One message, to see if handling works again.
+    /// One, to test whether handling works again.
     Probe,
-    /// As much as `max_in_flight` allows.
+    /// As many as `max_in_flight` allows.
     Open,
 }
 
-/// The settings this needs.
 #[derive(Clone, Debug)]
 pub(crate) struct RdyOptions {
     /// See `low_rdy_idle_timeout`.
     pub(crate) idle_timeout: Duration,
     /// See `low_rdy_slice`.
     pub(crate) slice: Duration,
-    /// Idle connections lend nothing.
+    /// Idle connections do not lend their share.
     pub(crate) fair_share: bool,
 }
 
 /// What to send, and when to plan again.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// Lowering ones first.
+    /// New RDY counts, lowering ones first.
     pub(crate) changes: Vec<(ConnectionId, u64)>,
-    /// Plan again at this time, if nothing happened before.
+    /// Plan again at this time, if nothing happens before.
     pub(crate) wake_at: Option<Instant>,
-    /// Plan again when a message was answered: something waits for room.
+    /// Plan again when a message is answered, because a connection waits for room.
     pub(crate) watch_answers: bool,
     /// Plan again when one of these gets a message.
     pub(crate) watch_messages: Vec<ConnectionId>,
@@ -68,15 +67,15 @@ impl Plan {
 struct Connection {
     /// The server's `max_rdy_count`.
     cap: u64,
-    /// What was sent last.
+    /// The RDY count sent last.
     rdy: u64,
     in_flight: u64,
     connected_at: Instant,
     last_message_at: Option<Instant>,
     raised_at: Option<Instant>,
-    /// When its present turn, or share, began.
+    /// When the current turn, or share, began.
     turn_started_at: Option<Instant>,
-    /// The consumer-wide number of its last turn: who has the smallest number waits longest.
+    /// The consumer-wide number of the last turn. The connection with the smallest number has waited longest.
     turn: u64,
 }
 
@@ -93,7 +92,7 @@ pub(crate) struct Distributor {
     max_in_flight: u64,
     connections: BTreeMap<ConnectionId, Connection>,
     next_turn: u64,
-    /// The connection that has, or had, the one message of [`Mode::Probe`], and since when.
+    /// The connection that [`Mode::Probe`] asks for its one message, and since when.
     probe: Option<(ConnectionId, Instant)>,
 }
 
@@ -124,7 +123,7 @@ impl Distributor {
         self.max_in_flight = max_in_flight;
     }
 
-    /// Tells what happened on a connection since the last plan.
+    /// Updates the state of a connection before the next plan.
     pub(crate) fn observe(&mut self, id: ConnectionId, in_flight: u64, last_message_at: Option<Instant>) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.in_flight = in_flight;
@@ -132,7 +131,7 @@ impl Distributor {
         }
     }
 
-    /// The changes that lead from what was sent so far to what is right now. They count as sent.
+    /// Returns the changes from the RDY counts sent so far to the right ones. They count as sent.
     pub(crate) fn plan(&mut self, mode: Mode, now: Instant) -> Plan {
         let mut plan = Plan::default();
         if mode != Mode::Probe {
@@ -164,7 +163,7 @@ impl Distributor {
         }
     }
 
-    /// Raises as far as there is room: first everybody who has nothing to 1, then up to the targets.
+    /// Raises RDY as far as there is room: first connections with 0 to 1, then all up to their targets.
     fn raise(&mut self, targets: &BTreeMap<ConnectionId, u64>, now: Instant, plan: &mut Plan) {
         let load: u64 = self.connections.values().map(Connection::load).sum();
         let mut room = self.max_in_flight.saturating_sub(load);

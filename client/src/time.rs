@@ -1,8 +1,8 @@
-//! The one clock, so that tests can pause it.
+//! The clock of this crate. Tests can pause it.
 
 use std::time::Instant;
 
-/// Now, by tokio's clock.
+/// Returns the current time of tokio's clock.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

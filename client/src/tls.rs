@@ -1,4 +1,4 @@
-//! TLS: whom to trust, and who to be. For connections to nsqd and for HTTP.
+//! TLS for connections to nsqd and for HTTP: trusted authorities and the client's certificate.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,11 +19,11 @@ use crate::config::{Config, TlsVersion};
 use crate::error::ConfigError;
 use crate::unix_socket::is_socket_path;
 
-/// What the `tls_` options of a [`Config`] mean, read from their files.
+/// The `tls_` options of a [`Config`], with the contents of their files.
 ///
-/// Producers and consumers make one for themselves. The HTTP clients in [`admin`](crate::admin) take one for `https`;
-/// without, they trust what the system trusts. Files are read again when they have changed: the next connection uses
-/// what they say then, and if that is no good, what they said before. Cheap to clone.
+/// Producers and consumers create their own. The HTTP clients in [`admin`](crate::admin) accept one for `https`;
+/// without it, they trust the authorities of the system. When a file changes, the next connection uses the new content,
+/// or the old content if the new one is invalid. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
     inner: Arc<Inner>,
@@ -31,7 +31,7 @@ pub struct Tls {
 
 struct Inner {
     options: Options,
-    /// None until first needed.
+    /// `None` until the first use.
     current: Mutex<Option<Current>>,
 }
 
@@ -56,19 +56,19 @@ impl fmt::Debug for Tls {
 }
 
 impl Default for Tls {
-    /// Trusts what the system trusts, and has no certificate.
+    /// Trusts the authorities of the system, and has no client certificate.
     fn default() -> Self {
         Tls::from_options(Options::default())
     }
 }
 
 impl Tls {
-    /// Reads the files that the `tls_` options name.
+    /// Reads the files that the `tls_` options name. Fails if one of them cannot be used.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let certificate = match (&config.tls_cert, &config.tls_key) {
             (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
             (None, None) => None,
-            _ => return Err(ConfigError::Conflict("tls_cert and tls_key go together")),
+            _ => return Err(ConfigError::Conflict("tls_cert and tls_key must be set together")),
         };
         let server_name = config.tls_server_name.as_ref().map(|name| {
             ServerName::try_from(name.clone())
@@ -89,7 +89,7 @@ impl Tls {
         Tls { inner: Arc::new(Inner { options, current: Mutex::new(None) }) }
     }
 
-    /// What a connection that begins now uses: for connections that are made without this library.
+    /// Returns the rustls settings for a new connection, for connections that are opened without this library.
     pub fn client_config(&self) -> Result<Arc<ClientConfig>, ConfigError> {
         let mut current = self.inner.current.lock();
         let files = self.inner.options.fingerprint();
@@ -104,14 +104,14 @@ impl Tls {
                 *current = Some(Current { config: Arc::clone(&config), read_from: files });
                 Ok(config)
             }
-            // In the middle of a change, perhaps. It is tried again with the next connection.
+            // The files may be in the middle of a change. The next connection reads them again.
             (Err(_), Some(current)) => Ok(Arc::clone(&current.config)),
             (Err(error), None) => Err(error),
         }
     }
 
-    /// The name that a server's certificate must have, for `host:port`; for the path of a unix socket that is
-    /// `localhost`.
+    /// Returns the name for which a server's certificate must be valid: `tls_server_name` if set, else the host of
+    /// `address`, or `localhost` for the path of a unix socket.
     pub fn server_name(&self, address: &str) -> Result<ServerName<'static>, ConfigError> {
         if let Some(name) = &self.inner.options.server_name {
             return Ok(name.clone());
@@ -123,7 +123,7 @@ impl Tls {
             .map_err(|_| ConfigError::Tls { reason: format!("{host:?} is not a host name") })
     }
 
-    /// The name set to be expected of all servers.
+    /// Returns `tls_server_name`.
     pub(crate) fn fixed_server_name(&self) -> Option<ServerName<'static>> {
         self.inner.options.server_name.clone()
     }
@@ -164,7 +164,7 @@ impl Options {
         })
     }
 
-    /// What tells whether the files have changed.
+    /// Returns times and sizes of the files, to detect changes.
     fn fingerprint(&self) -> Vec<Option<(SystemTime, u64)>> {
         let files = self.certificate.iter().flat_map(|(certificate, key)| [certificate, key]);
         files
@@ -185,8 +185,8 @@ fn unusable(error: FileError) -> ConfigError {
     ConfigError::Tls { reason }
 }
 
-/// Trusts whom the authorities of a file have vouched for, and also the server that has the certificate of one of them:
-/// one that signs itself is both, as `openssl req -x509` makes it.
+/// Accepts certificates signed by the trusted authorities, and the certificate of an authority itself. A self-signed
+/// certificate is both, as `openssl req -x509` makes it.
 #[derive(Debug)]
 struct OrAuthority {
     signed: Arc<WebPkiServerVerifier>,
@@ -206,7 +206,7 @@ impl ServerCertVerifier for OrAuthority {
             return Err(nsq_tls::refused(NoNames));
         }
         match self.signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
-            // That it is an authority's has no name of its own. Times have been looked at before it, names not.
+            // rustls has no own error for the certificate of an authority. It has checked the times, but not the names.
             Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.authorities.contains(certificate) =>
             {
@@ -240,22 +240,22 @@ impl ServerCertVerifier for OrAuthority {
     }
 }
 
-/// A server's certificate of X.509 version 1.
+/// The certificate of a server is of X.509 version 1.
 #[derive(thiserror::Error)]
 #[error(
-    "it is of X.509 version 1, which names no hosts; make one of version 3 with a subjectAltName, or set \
-     tls_insecure_skip_verify"
+    "the certificate is of X.509 version 1, which names no hosts; create one of version 3 with a \
+     subjectAltName, or set tls_insecure_skip_verify"
 )]
 struct NoNames;
 
-/// rustls prints the reasons of others in this form.
+/// rustls prints custom errors with `Debug`.
 impl fmt::Debug for NoNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Trusts any server, but that it has the key of the certificate that it shows.
+/// Accepts any server that proves that it has the key of its certificate.
 #[derive(Debug)]
 struct AnyServer(Arc<CryptoProvider>);
 

@@ -1,7 +1,7 @@
 //! The byte stream to an nsqd, and how it is opened.
 //!
-//! TCP as it is has the short way; a unix socket, and TLS over either, go through a trait object. Snappy or deflate may be
-//! around any of them. Both halves can be used on their own.
+//! Plain TCP is used directly. A unix socket, and TLS over either, is used through a trait object. Snappy or deflate
+//! can wrap any of them. Both halves can be used independently.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -27,14 +27,14 @@ pub(crate) enum Transport {
     Other(Box<dyn Duplex>),
 }
 
-/// What bytes go through in both directions.
+/// A byte stream in both directions.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Duplex for S {}
 
 impl Transport {
-    /// Connects to the path of a unix socket, or to `host:port`: of all its addresses, the first that answers is taken
-    /// (see [`nsq_dial`]).
+    /// Connects to the path of a unix socket, or to `host:port`. Of all addresses of the host, uses the first that
+    /// answers (see [`nsq_dial`]).
     pub(crate) async fn dial(
         address: &str,
         source: Option<IpAddr>,
@@ -54,7 +54,7 @@ impl Transport {
         };
         match tokio::time::timeout(timeout, nsq_dial::connect(&addresses, source, timeout)).await {
             Ok(Ok(stream)) => {
-                // Commands are gathered into few large writes already; waiting for more would only delay them.
+                // Commands are already combined into few large writes. Waiting for more would only delay them.
                 stream.set_nodelay(true).map_err(|error| (ConnectStage::Dial, error.into()))?;
                 Ok(Transport::Tcp(stream))
             }
@@ -87,7 +87,7 @@ impl Transport {
     }
 }
 
-/// Shakes hands over both halves of a plain connection; both are encrypted from then on.
+/// Performs the TLS handshake over both halves of a plain connection, and returns the encrypted halves.
 pub(crate) async fn start_tls(
     read: ReadHalf,
     write: WriteHalf,
@@ -97,7 +97,7 @@ pub(crate) async fn start_tls(
     let stream: Box<dyn Duplex> = match Transport::unite(read, write) {
         Some(Transport::Tcp(stream)) => Box::new(stream),
         Some(Transport::Other(stream)) => stream,
-        None => return Err(Disconnect::Protocol("these are halves of two connections".into())),
+        None => return Err(Disconnect::Protocol("the halves belong to two connections".into())),
     };
     let stream = TlsConnector::from(config).connect(name, stream).await?;
     Ok(Transport::Other(Box::new(stream)).split())
@@ -108,7 +108,7 @@ enum ReadWire {
     Other(tokio::io::ReadHalf<Box<dyn Duplex>>),
 }
 
-/// What bytes are read from.
+/// The reading half of a byte stream.
 pub(crate) struct ReadHalf {
     wire: ReadWire,
     decompression: Option<Box<Decompression>>,
@@ -123,7 +123,7 @@ impl ReadHalf {
         self.decompression = Some(Box::new(decompression));
     }
 
-    /// Appends what is there to `buf`; 0 is the end. Cancel safe.
+    /// Reads once and appends to `buf`. Returns 0 at the end of the stream. Cancel safe.
     pub(crate) async fn read(&mut self, buf: &mut BytesMut) -> std::io::Result<usize> {
         let Some(decompression) = &mut self.decompression else { return self.wire.read(buf).await };
         loop {
@@ -149,7 +149,7 @@ enum WriteWire {
     Other(tokio::io::WriteHalf<Box<dyn Duplex>>),
 }
 
-/// What bytes are written to.
+/// The writing half of a byte stream.
 pub(crate) struct WriteHalf {
     wire: WriteWire,
     compression: Option<Box<Compression>>,
@@ -176,9 +176,9 @@ impl WriteHalf {
         }
     }
 
-    /// Says that nothing more will be written.
+    /// Closes the writing direction.
     pub(crate) async fn finish(&mut self) {
-        // Whether the other side still listens does not matter any more.
+        // The connection ends anyway, so an error does not matter.
         let _ = match &mut self.wire {
             WriteWire::Tcp(half) => half.shutdown().await,
             WriteWire::Other(half) => half.shutdown().await,
@@ -190,7 +190,7 @@ impl WriteWire {
     async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             WriteWire::Tcp(half) => half.write_all(bytes).await,
-            // TLS may have kept something.
+            // TLS may have buffered bytes.
             WriteWire::Other(half) => {
                 half.write_all(bytes).await?;
                 half.flush().await
@@ -208,9 +208,9 @@ pub(crate) fn check_address(address: &str) -> Result<Arc<str>, ConfigError> {
     let valid = address
         .rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0));
-    // What has a slash and a port is a URL, or none of both.
+    // An address with a slash and a port is a URL, or malformed.
     if valid && !address.contains('/') {
-        // The protocol has no use for a password, and errors would show it.
+        // The protocol does not use a password, and errors would show it.
         Ok(Arc::from(&*without_user_info(address)))
     } else {
         let expected = "write host:port, or the path of a unix socket";
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses() {
+    fn addresses_are_checked() {
         let good = [
             "127.0.0.1:4150",
             "localhost:1",

@@ -1,11 +1,11 @@
-//! Daemons on this machine that listen on a unix socket: an address that is a path.
+//! Addresses that are paths of unix sockets, for daemons on the same machine.
 
 use std::path::Path;
 
 use crate::error::ConfigError;
 
-/// Whether an address is taken for the path of a unix socket, and not for `host:port` or a URL: it has a slash, and no
-/// colon before that.
+/// Whether an address is the path of a unix socket, and not `host:port` or a URL: it has a slash, and no colon before
+/// the slash.
 pub fn is_socket_path(address: &str) -> bool {
     address.split_once('/').is_some_and(|(before, _)| !before.contains(':'))
 }
@@ -19,10 +19,10 @@ mod system {
 
     pub(crate) use tokio::net::UnixStream as Stream;
 
-    /// How soon to try again while others queue before the door.
+    /// Pause between attempts while the listener's queue is full.
     const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
 
-    /// Connects. While the listener's queue is full it waits, as TCP does of itself; how long, is up to the caller.
+    /// Connects. Waits while the listener's queue is full, as TCP does by itself. The caller sets a timeout.
     pub(crate) async fn connect(path: &Path) -> io::Result<Stream> {
         loop {
             match Stream::connect(path).await {
@@ -34,7 +34,7 @@ mod system {
         }
     }
 
-    /// Whether a socket can have this path.
+    /// Whether a unix socket can have this path.
     pub(super) fn can_be(path: &Path) -> bool {
         SocketAddr::from_pathname(path).is_ok()
     }
@@ -84,7 +84,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn a_full_queue_is_waited_for() {
+    async fn connect_waits_while_the_queue_is_full() {
         let path = std::env::temp_dir().join(format!("nsq-queue-{}.sock", std::process::id()));
         let socket = tokio::net::UnixSocket::new_stream().unwrap();
         socket.bind(&path).unwrap();

@@ -1,11 +1,11 @@
-//! The only file that asks for the time.
+//! The only file that reads the clock.
 
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use crate::registry::Moment;
 
-/// The present moment.
+/// The current time on both clocks.
 pub(crate) fn now() -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();

@@ -1,4 +1,4 @@
-//! What a running nsqlookupd goes by: validated, and immutable.
+//! The configuration of a running nsqlookupd: validated and immutable.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,34 +9,33 @@ use nsq_protocol::LookupLimits;
 
 use crate::flags::Flags;
 
-/// The configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where nodes register.
+    /// TCP address to listen on: nodes register here.
     pub tcp_address: TcpAddress,
-    /// Where clients ask.
+    /// HTTP address to listen on: clients query here.
     pub http_address: TcpAddress,
-    /// This nsqlookupd's address as nodes are to use it.
+    /// Address of this nsqlookupd that it reports to nodes.
     pub broadcast_address: String,
-    /// Whose pages may change something through a browser.
+    /// Origins whose pages may send changes through a browser.
     pub http_allowed_origins: AllowedOrigins,
-    /// How long a node may be silent before it is hidden.
+    /// A node that is silent for longer is hidden.
     pub inactive_producer_timeout: Duration,
     /// How long a tombstoned node stays hidden for its topic.
     pub tombstone_lifetime: Duration,
-    /// What one node may make us hold and wait for.
+    /// Limits on each node's connection.
     pub limits: Limits,
 }
 
-/// Bounds on a node's connection, of which NSQ has none.
+/// Limits on a node's connection. NSQ has no such limits.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// How long lines and bodies may be.
+    /// Maximum length of lines and bodies.
     pub sizes: LookupLimits,
-    /// How long the magic, a command that has begun, or the taking of our answer may last. Between
-    /// commands a node may be silent as long as it likes.
+    /// Timeout for reading the magic, for reading a command once it has begun, and for writing responses.
+    /// Between commands a node may be silent without limit.
     pub command_timeout: Duration,
-    /// How many topics and channels a node may register, about.
+    /// Approximate maximum number of topics and channels that a node may register.
     pub max_registrations: usize,
 }
 
@@ -66,7 +65,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Checks what was typed.
+    /// Validates the flags.
     pub fn from_flags(flags: &Flags) -> Result<Self, ConfigError> {
         let own_names = [&*nsq_daemon::hostname(), &*flags.broadcast_address];
         Ok(Self {
@@ -81,23 +80,23 @@ impl Config {
     }
 }
 
-/// What was typed makes no configuration.
+/// A flag has an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// See there.
+    /// An address is not `host:port`.
     #[error(transparent)]
     Address(#[from] InvalidAddress),
-    /// An origin that allows nothing.
+    /// An origin is invalid.
     #[error("--http-allowed-origin: {0}")]
     AllowedOrigin(#[from] InvalidOrigin),
 }
 
-/// An address of the form `host:port`. The empty text stands for any free port on all interfaces.
+/// An address of the form `host:port`. An empty string means any free port on all interfaces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpAddress(Address);
 
 impl TcpAddress {
-    /// A port on all interfaces.
+    /// `port` on all interfaces.
     pub fn everywhere(port: u16) -> Self {
         Self(Address::Tcp { host: String::new(), port })
     }
@@ -129,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_tcp() {
+    fn only_tcp_addresses_are_accepted() {
         assert_eq!("".parse(), Ok(TcpAddress::everywhere(0)));
         assert_eq!(":4160".parse(), Ok(TcpAddress::everywhere(4160)));
         let path = "/run/nsqlookupd.sock";

@@ -1,7 +1,7 @@
-//! What a node says: magic, then commands, each answered by one response, in order.
+//! A node's connection: reads the magic, then commands, and answers each command with one response, in order.
 //!
 //! ```text
-//! read the magic -> ( decode -> execute -> answer )* -> goodbye: the node's registrations go
+//! read the magic -> ( decode -> execute -> answer )* -> close, remove the node's registrations
 //! ```
 
 use std::io;
@@ -30,18 +30,18 @@ use crate::figures::{Figures, NodeFigures};
 use crate::metrics::Metrics;
 use crate::registry::{Node, NodeId, Registry};
 
-/// How much is read at once.
+/// Buffer space reserved for each read.
 const READ_BYTES: usize = 4096;
 
-/// An idle connection's output buffer keeps no more than this.
+/// Maximum capacity of an idle connection's output buffer.
 const MAX_IDLE_BYTES: usize = 64 << 10;
 
-/// After an error we read on this long and this much, so that our closing does not tear the answer
-/// out of the node's hands.
+/// After an error, the connection discards input for at most this time and this many bytes before it closes.
+/// Closing with unread input could reset the connection before the node has read the error.
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 1 << 20;
 
-/// What all connections share.
+/// State shared by all connections.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
@@ -65,7 +65,7 @@ impl Context {
     }
 }
 
-/// What nodes are told of this nsqlookupd.
+/// The response to IDENTIFY, which describes this nsqlookupd.
 pub(crate) fn lookupd_info(broadcast_address: String, tcp_port: u16, http_port: u16) -> LookupdInfo {
     LookupdInfo {
         broadcast_address,
@@ -80,24 +80,24 @@ pub(crate) fn lookupd_info(broadcast_address: String, tcp_port: u16, http_port: 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    /// The node has closed it, between commands.
+    /// The node closed the connection between commands.
     #[error("closed")]
     Closed,
-    /// The node has broken off in the middle of something.
+    /// The node closed the connection in the middle of a command.
     #[error("closed in the middle of a command")]
     Unfinished,
-    /// Something took too long.
-    #[error("{0} took too long")]
+    /// A timeout expired; the text names the operation.
+    #[error("timeout while {0}")]
     TooLong(&'static str),
-    /// The node said something wrong, and was told so.
+    /// The node sent an invalid magic or command; it got an error response.
     #[error("{0}")]
     Refused(ProtocolError),
-    /// The network failed.
+    /// An I/O error occurred.
     #[error("{0}")]
     Broken(#[from] io::Error),
 }
 
-/// Serves a node until it leaves. Dropping the future closes the connection and forgets the node.
+/// Serves a node until it disconnects. Dropping the future closes the connection and removes the node.
 pub(crate) async fn serve(context: Arc<Context>, stream: Stream, remote: Remote) {
     let id = NodeId(context.next_id.fetch_add(1, Ordering::Relaxed));
     context.metrics.connections_opened.add(1);
@@ -134,13 +134,13 @@ struct Connection {
     id: NodeId,
     /// Set by IDENTIFY.
     node: Option<Arc<Node>>,
-    /// What it tells with its heartbeats, if that was agreed on; and the requests for more of it.
+    /// The node's heartbeat statistics and the requests to refresh them; `None` unless negotiated.
     figures: Option<(Arc<NodeFigures>, watch::Receiver<u64>)>,
-    /// What has been read and is no whole command yet. The decoder's limits bound it.
+    /// Input that is not yet a whole command. The decoder's limits bound its length.
     input: BytesMut,
     output: Vec<u8>,
     turn: Turn,
-    /// At least as many topics and channels as it has registered.
+    /// Upper bound of the number of topics and channels that the node has registered.
     registrations: usize,
 }
 
@@ -150,12 +150,12 @@ impl Connection {
     async fn run(&mut self) -> Result<Never, Ended> {
         self.read_magic().await?;
         loop {
-            let refusal = self.execute_what_is_there();
+            let refusal = self.execute_buffered();
             self.flush().await?;
             if let Some(error) = refusal {
                 return Err(Ended::Refused(error));
             }
-            // Reading does not wait while there is more in the buffer, or in the kernel.
+            // Reading does not wait while the buffer or the kernel holds more input, so yield here.
             self.turn.pass_on().await;
             self.read_command().await?;
         }
@@ -164,7 +164,7 @@ impl Connection {
     async fn read_magic(&mut self) -> Result<(), Ended> {
         let deadline = self.deadline();
         while self.input.len() < MAGIC_V1.len() {
-            self.read(deadline, "the magic").await?;
+            self.read(deadline, "reading the magic").await?;
         }
         let magic = self.input.split_to(MAGIC_V1.len());
         if magic[..] == MAGIC_V1[..] {
@@ -176,9 +176,9 @@ impl Connection {
         Err(Ended::Refused(error))
     }
 
-    /// Answers the commands in the buffer until the turn is over; gives the error that ends the connection,
-    /// which is answered too.
-    fn execute_what_is_there(&mut self) -> Option<ProtocolError> {
+    /// Executes and answers the commands in the buffer until the turn is over. Returns the error that ends the
+    /// connection; the output already contains its response.
+    fn execute_buffered(&mut self) -> Option<ProtocolError> {
         while !self.turn.is_over() {
             self.turn.spend_commands(1);
             let sizes = &self.context.limits.sizes;
@@ -199,12 +199,12 @@ impl Connection {
         None
     }
 
-    /// Reads until there is a whole command, or one that is wrong. Between commands, passes on that somebody wants fresh
-    /// figures.
+    /// Reads until the buffer holds a whole or an invalid command. Between commands, forwards requests for fresh
+    /// statistics to the node.
     async fn read_command(&mut self) -> Result<(), Ended> {
         if self.input.is_empty() {
-            // Between commands a node may be silent; that it is still there is for the kernel to find. It does not
-            // keep the room that a long command took.
+            // Between commands a node may be silent; the kernel detects a dead peer. Free the memory that a long
+            // command took.
             self.input = BytesMut::new();
             if self.output.capacity() > MAX_IDLE_BYTES {
                 self.output = Vec::new();
@@ -226,7 +226,7 @@ impl Connection {
         let deadline = self.deadline();
         let sizes = self.context.limits.sizes.clone();
         while decode_lookup(&self.input, self.node.is_some(), &sizes) == LookupDecoded::Incomplete {
-            let ended = match self.read(deadline, "a command").await {
+            let ended = match self.read(deadline, "reading a command").await {
                 Ok(()) => continue,
                 Err(ended) => ended,
             };
@@ -256,10 +256,10 @@ impl Connection {
     async fn flush(&mut self) -> Result<(), Ended> {
         let written = timeout(self.context.limits.command_timeout, self.stream.write_all(&self.output)).await;
         self.output.clear();
-        Ok(written.map_err(|_| Ended::TooLong("taking an answer"))??)
+        Ok(written.map_err(|_| Ended::TooLong("writing a response"))??)
     }
 
-    /// Closes our side and reads what the node had already sent.
+    /// Closes the sending side and discards what the node has already sent.
     async fn linger(&mut self) {
         let discard = async {
             self.stream.shutdown().await?;
@@ -274,7 +274,7 @@ impl Connection {
             }
             io::Result::Ok(())
         };
-        // However it ends, the connection ends now.
+        // The connection ends now, whatever the result.
         let _ = timeout(LINGER, discard).await;
     }
 
@@ -298,7 +298,7 @@ impl Connection {
                 self.check_registrations()?;
                 let node = self.node()?;
                 if self.context.registry.register(node, &topic, channel.as_ref()) {
-                    // A channel can bring its topic along.
+                    // Registering a channel can also register its topic.
                     self.registrations += 2;
                     self.log_registration("REGISTER", &topic, channel.as_ref());
                 }
@@ -316,8 +316,9 @@ impl Connection {
         Ok(())
     }
 
-    /// Bounds what a node makes us hold. What it has unregistered, and what operators have deleted, is only noticed when
-    /// the bound seems to be reached; then there must be some room, so that looking at all topics is rare.
+    /// Limits a node's registrations. `registrations` still counts names that the node unregistered or an operator
+    /// deleted; they are recounted only when the limit seems reached. A tenth of the limit must then be free, so that
+    /// recounts, which scan all topics, are rare.
     fn check_registrations(&mut self) -> Result<(), ProtocolError> {
         let max = self.context.limits.max_registrations;
         if self.registrations < max {
@@ -325,7 +326,7 @@ impl Connection {
         }
         self.registrations = self.context.registry.registrations(self.node()?);
         if self.registrations > max - max / 10 {
-            let text = format!("REGISTER more than {max} topics and channels of one node");
+            let text = format!("REGISTER exceeds the limit of {max} topics and channels per node");
             return Err(ProtocolError::new(ErrorCode::Invalid, text));
         }
         Ok(())
@@ -343,10 +344,11 @@ impl Connection {
         counter.add(1);
     }
 
-    /// A report that cannot be used is an error, but no reason to lose the node: it stays registered, without figures.
+    /// An invalid report gets an error response but keeps the connection: the node stays registered, without
+    /// statistics.
     fn stats(&mut self, report: &[u8]) -> Result<(), ProtocolError> {
         let Some((figures, _)) = &self.figures else {
-            return Err(ProtocolError::new(ErrorCode::Invalid, "STATS was not agreed on"));
+            return Err(ProtocolError::new(ErrorCode::Invalid, "STATS was not negotiated"));
         };
         match figures.report(report, clock::now()) {
             Ok(()) => self.answer(b"OK"),
@@ -383,7 +385,7 @@ impl Connection {
         Ok(())
     }
 
-    /// The decoder refuses what needs a node before there is one.
+    /// The decoder already rejects commands that require IDENTIFY first.
     fn node(&self) -> Result<&Arc<Node>, ProtocolError> {
         self.node.as_ref().ok_or_else(|| ProtocolError::new(ErrorCode::Invalid, "client must IDENTIFY"))
     }
@@ -398,7 +400,7 @@ impl Connection {
     }
 }
 
-/// Waits until somebody wants fresh figures. Dropping the future loses nothing.
+/// Waits for a request for fresh statistics and returns its number. Dropping the future loses nothing.
 async fn wanted(figures: &mut Option<(Arc<NodeFigures>, watch::Receiver<u64>)>) -> u64 {
     if let Some((_, wanted)) = figures
         && wanted.changed().await.is_ok()

@@ -1,7 +1,7 @@
-//! The figures of all nodes that tell them with their heartbeats, and asking for fresh ones.
+//! The statistics that nodes send with their heartbeats, and requests for fresh ones.
 //!
-//! A node's place here is its connection's: what it has told goes with it. Whoever wants fresh figures raises a number,
-//! the connections pass it on, and the nodes' next reports name it.
+//! A node's statistics live as long as its connection. A request for fresh statistics increments a number; the
+//! connections send it to their nodes, and the nodes' next reports contain it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,35 +16,36 @@ use tokio::time::{Instant, timeout_at};
 use crate::node_stats::NodeStats;
 use crate::registry::{Moment, NodeId};
 
-/// What is kept of all nodes together takes no more memory than this. Whoever comes later is without figures.
+/// Maximum memory for the statistics of all nodes. Beyond it, a node's report is rejected and its statistics are
+/// dropped.
 const MAX_BYTES: usize = 256 << 20;
 
-/// How long a request for fresh figures waits for nodes that do not answer.
+/// Maximum time to wait for nodes that do not answer a request for fresh statistics.
 const REFRESH_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// See the module.
+/// The statistics of all nodes that send them.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     nodes: DashMap<NodeId, Arc<NodeFigures>>,
-    /// Memory for all nodes, estimated.
+    /// Estimated memory for all nodes, in bytes.
     bytes: Arc<AtomicUsize>,
     last_refresh: AtomicU64,
 }
 
-/// One node's.
+/// The statistics of one node.
 #[derive(Debug)]
 pub(crate) struct NodeFigures {
     stats: Mutex<NodeStats>,
-    /// Of all nodes.
+    /// Estimated memory for all nodes, in bytes.
     bytes: Arc<AtomicUsize>,
-    /// The latest request for fresh figures.
+    /// Number of the latest request for fresh statistics.
     wanted: watch::Sender<u64>,
-    /// The latest that was answered.
+    /// Number of the latest answered request.
     answered: watch::Sender<u64>,
 }
 
 impl Figures {
-    /// A node has agreed to tell.
+    /// Adds a node that negotiated heartbeat statistics.
     pub(crate) fn add(&self, id: NodeId) -> Arc<NodeFigures> {
         let figures = Arc::new(NodeFigures {
             stats: Mutex::default(),
@@ -56,22 +57,22 @@ impl Figures {
         figures
     }
 
-    /// It has left.
+    /// Removes a node that disconnected.
     pub(crate) fn remove(&self, id: NodeId) {
         self.nodes.remove(&id);
     }
 
-    /// What a node has told, if it does.
+    /// The statistics of a node; `None` if it sends none.
     pub(crate) fn get(&self, id: NodeId) -> Option<Arc<NodeFigures>> {
         self.nodes.get(&id).map(|entry| Arc::clone(&entry))
     }
 
-    /// How much memory all figures take, estimated.
+    /// Estimated memory for all statistics, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Asks all nodes for fresh figures and waits until they have come; not for ever.
+    /// Requests fresh statistics from all nodes and waits for them, at most `REFRESH_TIMEOUT`.
     pub(crate) async fn refresh(&self) {
         let number = self.last_refresh.fetch_add(1, Ordering::Relaxed) + 1;
         let nodes: Vec<_> = self.nodes.iter().map(|entry| Arc::clone(&entry)).collect();
@@ -81,14 +82,14 @@ impl Figures {
         let deadline = Instant::now() + REFRESH_TIMEOUT;
         for node in &nodes {
             let mut answered = node.answered.subscribe();
-            // Who does not answer keeps the figures of before, which show their age.
+            // A node that does not answer keeps its old statistics, which carry their age.
             let _ = timeout_at(deadline, answered.wait_for(|answered| *answered >= number)).await;
         }
     }
 }
 
 impl NodeFigures {
-    /// A report has come. One that is none forgets all.
+    /// Applies a report. A rejected report discards all statistics of the node.
     pub(crate) fn report(&self, body: &[u8], now: Moment) -> Result<(), ReportError> {
         let report = StatsReport::decode(body);
         let mut stats = self.stats.lock();
@@ -113,12 +114,12 @@ impl NodeFigures {
         applied
     }
 
-    /// Looks at what the node has told.
+    /// Reads the node's statistics under their lock.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&NodeStats) -> T) -> T {
         look(&self.stats.lock())
     }
 
-    /// The requests for fresh figures, for the node's connection to pass on.
+    /// Requests for fresh statistics, for the node's connection to forward.
     pub(crate) fn wanted(&self) -> watch::Receiver<u64> {
         self.wanted.subscribe()
     }
@@ -138,7 +139,7 @@ mod tests {
 
     const NOW: Moment = Moment { elapsed: Duration::ZERO, unix_ns: 0 };
 
-    /// Topics that take some megabytes.
+    /// A large report: 3 topics with 4000 channels each.
     fn large_report(is_first: bool, number: usize) -> Vec<u8> {
         let channel =
             |channel| ChannelStats { channel_name: format!("{channel:060}"), ..ChannelStats::default() };
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn all_nodes_together_cannot_fill_our_memory() {
+    fn statistics_of_all_nodes_have_a_memory_limit() {
         let figures = Figures::default();
         let mut nodes = Vec::new();
         let refused = 'nodes: loop {

@@ -1,4 +1,4 @@
-//! The flags, as typed. Name, default and help of each stand here and nowhere else.
+//! The flags as given by the user. This is the only place for their names, defaults and help texts.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -9,59 +9,59 @@ use nsq_daemon::flags::{Exit, Parsed};
 use nsq_daemon::go_duration;
 use nsq_daemon::log::{Format, Level};
 
-/// The program's name, in its version line and its last words.
+/// The program's name in the version line and in fatal errors.
 pub const PROGRAM: &str = "nsqlookupd";
 
-/// What the command line and the config file say.
+/// The values of the command line and the config file.
 #[derive(Debug, Clone, Parser)]
-#[command(about = "Tells NSQ's consumers which nodes have a topic")]
+#[command(about = "Discovery daemon: reports which nodes have a topic")]
 pub struct Flags {
     /// Print the version and exit
     #[arg(long, action = ArgAction::Set, default_value_t = false, hide_possible_values = true)]
     pub version: bool,
 
-    /// Path of a TOML config file
+    /// Path of a TOML config file. Flags override it
     #[arg(long, default_value = "", hide_default_value = true, value_name = "FILE")]
     pub config: OsString,
 
-    /// Lowest level that is logged: debug, info, warn, error or fatal
+    /// Lowest level to log: debug, info, warn, error or fatal
     #[arg(long, default_value = "info", value_name = "LEVEL")]
     pub log_level: Level,
 
-    /// Put before every line of the log
+    /// Text in front of every log line
     #[arg(long, default_value = "[nsqlookupd] ", value_name = "TEXT")]
     pub log_prefix: String,
 
-    /// What a log line looks like: text (NSQ's) or json
+    /// Format of log lines: text (as in NSQ) or json
     #[arg(long, default_value = "text", value_name = "FORMAT")]
     pub log_format: Format,
 
-    /// Without effect; use --log-level
+    /// Deprecated, no effect. Use --log-level
     #[arg(long, action = ArgAction::Set, default_value_t = false, hide = true)]
     pub verbose: bool,
 
-    /// Where nodes register, host:port; port 0 for any free one
+    /// TCP listener for nodes: host:port; port 0 picks a free port
     #[arg(long, default_value = "0.0.0.0:4160", value_name = "ADDRESS")]
     pub tcp_address: String,
 
-    /// Where clients ask over HTTP, host:port
+    /// HTTP listener for clients: host:port
     #[arg(long, default_value = "0.0.0.0:4161", value_name = "ADDRESS")]
     pub http_address: String,
 
-    /// Address of this nsqlookupd as nodes are to use it
+    /// Address to announce to nodes
     #[arg(long, default_value_t = nsq_daemon::hostname(), value_name = "HOST")]
     pub broadcast_address: String,
 
-    /// Accept changes over HTTP that a browser sends for pages of this origin (scheme, host and port); * for
-    /// every site. May be repeated
+    /// Allow web pages of this origin (scheme, host and port) to make changes over HTTP; * for every origin. May be
+    /// repeated
     #[arg(long, value_name = "ORIGIN")]
     pub http_allowed_origin: Vec<String>,
 
-    /// How long a node may be silent before it is hidden
+    /// Hide a node that has been silent for longer than this
     #[arg(long, default_value = "5m", value_parser = go_duration::parse, value_name = "DURATION")]
     pub inactive_producer_timeout: Duration,
 
-    /// How long a tombstoned node stays hidden for its topic
+    /// Time for which a tombstone hides a node for a topic
     #[arg(long, default_value = "45s", value_parser = go_duration::parse, value_name = "DURATION")]
     pub tombstone_lifetime: Duration,
 }
@@ -78,7 +78,7 @@ const KEYS: [Key; 9] = [
     Key::new("tombstone_lifetime", "tombstone-lifetime", Kind::Duration),
 ];
 
-/// Reads a command line, program name first, and the config file that it names.
+/// Parses a command line, program name first, and the config file that it names.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Parsed<Flags>, Exit> {
     nsq_daemon::flags::parse(PROGRAM, args, &KEYS)
 }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_as_go_takes_them() {
+    fn go_flag_syntax_is_accepted() {
         let flags = run(&["-tcp-address=:0", "--log-level", "WARN", "-verbose", "rest", "--nope"]).unwrap();
         assert_eq!(flags.tcp_address, ":0");
         assert_eq!(flags.log_level, Level::Warn);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_the_file_is_a_flag() {
+    fn every_config_file_key_sets_its_flag() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nsqlookupd.cfg");
         let text = "log_level = 'error'\nlog_prefix = 'p '\ntcp_address = ':1'\nhttp_address = ':2'\n\

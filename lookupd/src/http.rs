@@ -1,16 +1,16 @@
-//! What everybody but nodes asks, over HTTP.
+//! The HTTP endpoints, for everyone but nodes.
 //!
 //! | method | path | parameters |
 //! |---|---|---|
 //! | GET | `/ping`, `/info`, `/topics`, `/nodes`, `/debug`, `/metrics` | |
 //! | GET | `/channels`, `/lookup` | `topic` (`*` for all) |
-//! | GET | `/cluster/stats` (not NSQ's) | `topic`, `channel`: only these; `refresh=true`: ask the nodes first |
+//! | GET | `/cluster/stats` (not in NSQ) | `topic`, `channel`: only these; `refresh=true`: query the nodes first |
 //! | POST | `/topic/create`, `/topic/delete` | `topic` |
 //! | POST | `/topic/tombstone` | `topic`, `node` |
 //! | POST | `/channel/create`, `/channel/delete` | `topic`, `channel` |
 //! | GET | `/debug/pprof`, `/debug/pprof/...` | |
 //!
-//! Questions, `/topic/delete` and `/topic/tombstone` take names as they come; the others check them.
+//! GET endpoints, `/topic/delete` and `/topic/tombstone` do not validate names; the others do.
 
 use std::sync::Arc;
 
@@ -75,10 +75,10 @@ fn routes() -> Router<Route> {
         .fold(router, |router, page| router.add(Method::GET, page.path, Route::Pprof(page.name)))
 }
 
-/// With so many records it may take more than a fraction of a millisecond to look at them.
+/// Scanning more records than this may take more than a fraction of a millisecond.
 const FEW: usize = 1000;
 
-/// The HTTP side of a running nsqlookupd.
+/// The HTTP service of a running nsqlookupd.
 pub(crate) struct Http {
     router: Router<Route>,
     registry: Arc<Registry>,
@@ -86,7 +86,7 @@ pub(crate) struct Http {
     metrics: Arc<Metrics>,
     allowed_origins: AllowedOrigins,
     heavy: HeavyAnswers,
-    /// Nobody waits for nodes any more.
+    /// Cancelled at shutdown: requests no longer wait for nodes.
     stop: CancellationToken,
     logger: Logger,
 }
@@ -139,7 +139,7 @@ impl Http {
         self.heavy.answer(encoding.content_type(), is_small, write).await
     }
 
-    /// Does what takes long if there are many topics and nodes.
+    /// Runs work that takes long with many topics and nodes; in that case as a heavy response.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -204,7 +204,7 @@ impl Service for Http {
     }
 
     async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
-        // No endpoint wants a body.
+        // No endpoint uses a body.
         request.body.discard().await?;
         let query = || request.query();
         let done = |()| response::empty();

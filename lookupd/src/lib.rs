@@ -1,13 +1,18 @@
-//! nsqlookupd: tells consumers which nodes have a topic.
+//! nsqlookupd: the discovery daemon. It reports which nodes have a topic.
 //!
-//! Every nsqd keeps a connection to every nsqlookupd and registers what it has; consumers and tools ask
-//! over HTTP. All is in memory: what a node does not tell is not known, and nsqlookupds do not know of
+//! Every nsqd keeps a connection to every nsqlookupd and registers its topics and channels. Consumers and tools
+//! query over HTTP. All data is in memory: an nsqlookupd knows only what nodes report. nsqlookupds do not know of
 //! each other.
 //!
-//! In reading order: [`flags`] and [`config`], what the daemon is told; [`lookupd`], what a running one
-//! owns; [`registry`] and [`node_stats`], which are all that decides, without socket and clock; `figures`, what nodes
-//! tell of themselves; `connection`, what nodes say; `http` and `pages`, what everybody else asks;
-//! `metrics`, what Prometheus is told.
+//! The modules, in reading order:
+//!
+//! - [`flags`] and [`config`]: the settings
+//! - [`lookupd`]: what a running daemon owns
+//! - [`registry`] and [`node_stats`]: all decisions, without sockets or a clock
+//! - `figures`: the statistics that nodes send
+//! - `connection`: the connections of nodes
+//! - `http` and `pages`: the HTTP endpoints
+//! - `metrics`: the page for Prometheus
 //!
 //! ```no_run
 //! # async fn run() -> std::io::Result<()> {

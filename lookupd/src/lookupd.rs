@@ -29,12 +29,12 @@ pub struct Lookupd {
     logger: Logger,
     stop: CancellationToken,
     tasks: TaskTracker,
-    /// The words of the listener that broke, if one did.
+    /// The error of a listener that failed; `None` while both work.
     broken: watch::Receiver<Option<String>>,
 }
 
 impl Lookupd {
-    /// Listens, and serves in tasks of the current tokio runtime.
+    /// Binds both listeners and serves them in tasks of the current tokio runtime.
     pub async fn start(config: Config, logger: Logger) -> io::Result<Self> {
         let tcp = bind(&config.tcp_address).await?;
         let http = bind(&config.http_address).await?;
@@ -76,29 +76,29 @@ impl Lookupd {
         Ok(Self { tcp_addr, http_addr, logger, stop, tasks, broken })
     }
 
-    /// Where nodes register.
+    /// The bound TCP address, for nodes.
     pub fn tcp_addr(&self) -> SocketAddr {
         self.tcp_addr
     }
 
-    /// Where clients ask.
+    /// The bound HTTP address, for clients.
     pub fn http_addr(&self) -> SocketAddr {
         self.http_addr
     }
 
-    /// Waits until a listener breaks, after which there is no use in going on. Normally that never
-    /// happens. Dropping the future loses nothing.
+    /// Waits until a listener fails and returns its error; the daemon should then stop. Normally never returns.
+    /// Dropping the future loses nothing.
     pub async fn broken(&self) -> io::Error {
         let mut broken = self.broken.clone();
         match broken.wait_for(Option::is_some).await.map(|text| text.clone()) {
             Ok(text) => io::Error::other(text.unwrap_or_default()),
-            // Both listeners are closed: we are stopping.
+            // Both listeners are closed because the daemon is stopping.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Closes listeners and connections, and waits until all tasks have ended. Requests that are under
-    /// way are still answered.
+    /// Closes listeners and connections, and waits until all tasks have ended. Requests in progress are still
+    /// answered.
     pub async fn shutdown(self) {
         self.stop.cancel();
         self.tasks.close();
@@ -122,7 +122,7 @@ fn local_addr(listener: &Listener) -> io::Result<SocketAddr> {
     listener.local_addr().ok_or_else(|| io::Error::other("the listener has no address"))
 }
 
-/// Accepts nodes until told to stop, which also ends their connections.
+/// Accepts nodes until `stop` is cancelled, which also ends their connections.
 async fn accept_nodes(
     listener: Listener,
     context: Arc<Context>,

@@ -12,7 +12,7 @@ use nsq_daemon::{info, version_line, warn};
 use nsqlookupd::flags::{self, Flags, PROGRAM};
 use nsqlookupd::{Config, Lookupd};
 
-/// Lookups of names that still run are not waited for longer than this: a resolver may take minutes.
+/// Maximum time to wait at exit for name lookups that still run: a resolver may take minutes.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(exit) => return exit.report(PROGRAM),
     };
-    // Before the runtime's threads: the logger asks for the local time zone.
+    // Created before the runtime's threads, because the logger reads the local time zone.
     let logger = Logger::with_format(flags.log_prefix.clone(), flags.log_level, flags.log_format);
     log::report_panics(&logger);
     for warning in warnings {

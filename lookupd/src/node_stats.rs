@@ -1,7 +1,7 @@
-//! What one node's heartbeats have told of its topics and channels. Pure.
+//! The statistics of one node, built from the reports in its heartbeats. Pure.
 //!
-//! Reports tell differences. Between the first and the last report of a round what is kept is a mixture, and is
-//! not passed off as the node's state.
+//! Reports carry changes. Between the first and the last report of a round, the statistics are a mixture of old and
+//! new; they do not count as complete then.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -12,46 +12,46 @@ use nsq_protocol::heartbeat::{MAX_ENTRIES, NodeSummary, ReportError, StatsReport
 
 use crate::registry::Moment;
 
-/// What is kept of one node takes no more memory than this, or nothing is kept.
+/// Maximum memory for the statistics of one node. A report that exceeds it discards all of them.
 pub const MAX_NODE_BYTES: usize = 32 << 20;
 
-/// What a topic takes besides its encoded bytes: its place in the set, and what the allocator adds.
+/// Memory of a topic besides its encoded bytes: its entry in the set and the allocator's overhead.
 const TOPIC_OVERHEAD: usize = 64;
 
-/// See the module.
+/// The statistics of one node.
 #[derive(Debug, Default)]
 pub struct NodeStats {
     node: NodeSummary,
     topics: BTreeSet<KeptTopic>,
-    /// Topics and channels in it.
+    /// Number of topics and channels.
     entries: usize,
-    /// Memory for all this, estimated.
+    /// Estimated memory, in bytes.
     bytes: usize,
-    /// The node has begun at the beginning.
+    /// The node has sent a first report.
     has_begun: bool,
-    /// There is more than the node tells.
+    /// The node has more topics or channels than it reports.
     is_cut: bool,
-    /// When the last round ended, and which request for fresh figures it answered.
-    told: Option<(Moment, u64)>,
-    is_in_between: bool,
+    /// When the last round ended, and the number of the request for fresh statistics that it answered.
+    last_round: Option<(Moment, u64)>,
+    is_mid_round: bool,
 }
 
 impl NodeStats {
-    /// Takes the next report. One that cannot be used takes all that was known with it.
+    /// Applies the next report. A report that exceeds the limits discards all statistics.
     pub fn apply(&mut self, report: StatsReport, now: Moment) -> Result<(), ReportError> {
         if report.is_first {
             *self = Self { has_begun: true, ..Self::default() };
         }
         for name in &report.removed {
-            let gone = self.topics.take(name.as_str().as_bytes());
-            self.forget(gone);
+            let removed = self.topics.take(name.as_str().as_bytes());
+            self.forget(removed);
         }
         for topic in report.topics {
             let topic = KeptTopic::new(&topic);
             self.entries += topic.entries as usize;
             self.bytes += topic.bytes();
-            let before = self.topics.replace(topic);
-            self.forget(before);
+            let replaced = self.topics.replace(topic);
+            self.forget(replaced);
         }
         self.bytes -= summary_bytes(&self.node);
         self.node = report.node;
@@ -61,9 +61,9 @@ impl NodeStats {
             return Err(ReportError::TooMany);
         }
         self.is_cut = report.is_cut;
-        self.is_in_between = !report.is_last;
+        self.is_mid_round = !report.is_last;
         if report.is_last {
-            self.told = Some((now, report.refresh));
+            self.last_round = Some((now, report.refresh));
         }
         Ok(())
     }
@@ -75,32 +75,32 @@ impl NodeStats {
         }
     }
 
-    /// How much memory it takes, estimated.
+    /// Estimated memory, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether it is all that the node has, as it was at [`NodeStats::told_at`].
+    /// Whether the statistics cover the whole node as of [`NodeStats::told_at`].
     pub fn is_complete(&self) -> bool {
-        self.has_begun && !self.is_cut && !self.is_in_between && self.told.is_some()
+        self.has_begun && !self.is_cut && !self.is_mid_round && self.last_round.is_some()
     }
 
-    /// When the node last told all there was to tell.
+    /// When the last complete round of reports ended.
     pub fn told_at(&self) -> Option<Moment> {
-        self.told.map(|(at, _)| at)
+        self.last_round.map(|(at, _)| at)
     }
 
-    /// The latest request for fresh figures that was answered.
+    /// Number of the latest answered request for fresh statistics; 0 for none.
     pub fn answered(&self) -> u64 {
-        self.told.map_or(0, |(_, refresh)| refresh)
+        self.last_round.map_or(0, |(_, refresh)| refresh)
     }
 
-    /// The node as a whole.
+    /// The statistics of the node as a whole.
     pub fn node(&self) -> &NodeSummary {
         &self.node
     }
 
-    /// The topics by name, or one; `None` if that one is not known. Nothing is copied or decoded.
+    /// All topics ordered by name, or one topic; `None` if that topic is unknown. Does not copy or decode the topics.
     pub fn topics(&self, topic: Option<&str>) -> Option<Vec<KeptTopic>> {
         match topic {
             None => Some(self.topics.iter().cloned().collect()),
@@ -109,11 +109,11 @@ impl NodeStats {
     }
 }
 
-/// A topic as it came: decoded it would take several times the memory. Goes by its name.
+/// A topic in encoded form: decoded, it would take several times the memory. Compared by name.
 #[derive(Debug, Clone)]
 pub struct KeptTopic {
     encoded: Arc<[u8]>,
-    /// The topic and its channels.
+    /// Number of entries: the topic and its channels.
     entries: u32,
 }
 
@@ -123,7 +123,7 @@ impl KeptTopic {
         Self { encoded: topic.encode().into(), entries }
     }
 
-    /// Reads it.
+    /// Decodes the topic; `None` if the bytes are invalid.
     pub fn decode(&self) -> Option<TopicSummary> {
         TopicSummary::decode(&self.encoded)
     }
@@ -132,7 +132,7 @@ impl KeptTopic {
         self.encoded.len() + TOPIC_OVERHEAD
     }
 
-    /// The name comes first: behind the array's byte, with its length in one byte or two.
+    /// The name. It is the first field, after the byte of the array and one or two bytes with the name's length.
     fn name(&self) -> &[u8] {
         let (length, name) = match &*self.encoded {
             [_, 0xd9, length, name @ ..] => (usize::from(*length), name),
@@ -210,7 +210,7 @@ mod tests {
         let mut stats = NodeStats::default();
         assert!(!stats.is_complete());
         stats.apply(report(true, false, vec![topic("b", 1, &["c"])]), at(1)).unwrap();
-        assert!(!stats.is_complete(), "there is more to come");
+        assert!(!stats.is_complete(), "the round has not ended");
         let end = StatsReport { refresh: 5, ..report(false, true, vec![topic("a", 2, &[])]) };
         stats.apply(end, at(2)).unwrap();
         assert!(stats.is_complete());
@@ -228,12 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_all_is_not_passed_off_as_all() {
+    fn partial_statistics_are_not_complete() {
         let mut stats = NodeStats::default();
         stats.apply(report(false, true, vec![topic("t", 1, &[])]), at(1)).unwrap();
-        assert!(!stats.is_complete(), "it did not begin at the beginning");
+        assert!(!stats.is_complete(), "there was no first report");
         stats.apply(StatsReport { is_cut: true, ..report(true, true, vec![]) }, at(1)).unwrap();
-        assert!(!stats.is_complete(), "the node has more than it tells");
+        assert!(!stats.is_complete(), "the node has more than it reports");
         stats.apply(report(true, true, vec![]), at(1)).unwrap();
         assert!(stats.is_complete());
         stats.apply(report(false, false, vec![]), at(2)).unwrap();
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn one_topic_or_all() {
+    fn topics_returns_one_topic_or_all() {
         let mut stats = NodeStats::default();
         let long = "n".repeat(64);
         let topics = vec![topic("t", 1, &["c", "d"]), topic("u", 2, &["d"]), topic(&long, 3, &[])];
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_takes_little_more_than_was_sent() {
+    fn kept_topics_take_little_more_memory_than_their_encoding() {
         let mut stats = NodeStats::default();
         let channels: Vec<String> = (0..40).map(|number| format!("channel-{number}")).collect();
         let channels: Vec<&str> = channels.iter().map(String::as_str).collect();
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_count() {
+    fn node_texts_count_toward_the_memory_limit() {
         let mut stats = NodeStats::default();
         let node = NodeSummary { health: "x".repeat(MAX_NODE_BYTES + 1), ..NodeSummary::default() };
         let too_long = StatsReport { node, ..report(true, true, vec![]) };
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_cannot_fill_our_memory() {
+    fn entries_per_node_are_limited() {
         let mut stats = NodeStats::default();
         stats.apply(report(true, false, vec![]), at(1)).unwrap();
         let many =
@@ -286,7 +286,7 @@ mod tests {
             stats.apply(report(false, false, many(round * 50_000)), at(1)).unwrap();
         }
         stats.apply(report(false, true, many(0)), at(1)).unwrap();
-        assert!(stats.is_complete(), "the same again is no more");
+        assert!(stats.is_complete(), "repeated topics count once");
         let one_more = report(false, true, vec![topic("one_more", 1, &[])]);
         assert_eq!(stats.apply(one_more, at(1)), Err(ReportError::TooMany));
         assert_eq!((stats.is_complete(), stats.entries, shown(&stats).len()), (false, 0, 0));

@@ -1,4 +1,4 @@
-//! Writes the answers that grow with the number of topics and nodes, item by item.
+//! Writes the responses that grow with the number of topics and nodes, item by item.
 
 use std::sync::Arc;
 
@@ -13,17 +13,17 @@ use crate::figures::Figures;
 use crate::node_stats::KeptTopic;
 use crate::registry::{Node, Registry, producer};
 
-/// With so many topics, nodes or records it may take more than a fraction of a millisecond to look at them.
+/// Scanning more topics, nodes or records than this may take more than a fraction of a millisecond.
 const FEW: usize = 1000;
 
-/// Figures that take no more memory are written in no time.
+/// Statistics up to this size are written in a fraction of a millisecond.
 const FEW_BYTES: usize = 64 << 10;
 
-/// What is asked for.
+/// The requested page.
 #[derive(Debug)]
 pub(crate) enum Page {
     Topics,
-    /// Of a topic, or of all.
+    /// The channels of a topic, or of all topics for `*`.
     Channels(String),
     Nodes,
     Debug,
@@ -35,7 +35,7 @@ pub(crate) enum Page {
 }
 
 impl Page {
-    /// Whether the page takes next to no time, up to its first piece.
+    /// Whether generating the page up to its first piece takes almost no time.
     pub(crate) fn is_small(&self, registry: &Registry) -> bool {
         let (topics, nodes) = registry.size();
         match self {
@@ -60,8 +60,8 @@ impl Page {
                 let now = clock::now();
                 let topics = registry.topics_by_node(now);
                 let nodes = registry.active(now);
-                let hollow = NodesResponse::default();
-                write_list(encoding, &out, &hollow, "producers", nodes, |node| topics.of(&node)).await;
+                let envelope = NodesResponse::default();
+                write_list(encoding, &out, &envelope, "producers", nodes, |node| topics.of(&node)).await;
             }
             Self::Debug => write_debug(&registry, encoding, &out).await,
             Self::ClusterStats { figures, topic, channel } => {
@@ -72,16 +72,16 @@ impl Page {
     }
 }
 
-/// A struct whose only list is `list`.
+/// Writes a struct whose only list is the field `name`.
 async fn write_list<T, I: serde::Serialize>(
     encoding: Encoding,
     out: &Pieces,
-    hollow: &impl serde::Serialize,
+    envelope: &impl serde::Serialize,
     name: &str,
     items: Vec<T>,
     show: impl Fn(T) -> I,
 ) {
-    let [before, behind] = two(split(encoding, hollow, &[name]));
+    let [before, behind] = two(split(encoding, envelope, &[name]));
     let mut list = out.put(|out| {
         out.extend(before);
         List::begin(encoding, items.len(), out)
@@ -139,29 +139,29 @@ impl ClusterPage {
     }
 
     async fn write_node(&self, node: &Node, out: &Pieces) {
-        // Under the lock nothing is decoded, let alone written.
+        // Nothing is decoded or written under the lock.
         let figures = self.figures.get(node.id());
-        let told = figures.and_then(|figures| {
+        let snapshot = figures.and_then(|figures| {
             figures.look(|stats| {
                 let age = clock::now().since(&stats.told_at()?);
                 let topics = stats.topics(self.topic.as_deref());
                 Some((age, stats.is_complete(), stats.node().clone(), topics))
             })
         });
-        let mut hollow = ClusterNode { node: producer(node), ..ClusterNode::default() };
-        let topics = told.and_then(|(age, is_complete, summary, topics)| {
-            hollow.age_ms = u64::try_from(age.as_millis()).ok();
-            hollow.is_complete = is_complete;
-            hollow.stats = Some(summary.stats(topics.as_ref().map(|_| Vec::new())));
+        let mut envelope = ClusterNode { node: producer(node), ..ClusterNode::default() };
+        let topics = snapshot.and_then(|(age, is_complete, summary, topics)| {
+            envelope.age_ms = u64::try_from(age.as_millis()).ok();
+            envelope.is_complete = is_complete;
+            envelope.stats = Some(summary.stats(topics.as_ref().map(|_| Vec::new())));
             topics
         });
         match topics {
-            None => out.put(|out| put(self.encoding, &hollow, out)),
+            None => out.put(|out| put(self.encoding, &envelope, out)),
             Some(mut topics) => {
                 if self.channel.is_some() {
                     topics.retain(|topic| self.shown(topic).is_some());
                 }
-                let [before, behind] = two(split(self.encoding, &hollow, &["topics"]));
+                let [before, behind] = two(split(self.encoding, &envelope, &["topics"]));
                 let mut list = out.put(|out| {
                     out.extend(before);
                     List::begin(self.encoding, topics.len(), out)
@@ -180,7 +180,7 @@ impl ClusterPage {
         out.pause().await;
     }
 
-    /// A topic with all channels or with the one that is asked for; `None` if it lacks that.
+    /// The topic with all channels, or with only the requested one; `None` if it lacks that channel.
     fn shown(&self, topic: &KeptTopic) -> Option<TopicStats> {
         let mut stats = topic.decode()?.stats();
         if let Some(name) = &self.channel {
@@ -190,7 +190,7 @@ impl ClusterPage {
     }
 }
 
-/// What [`split`] gives for one list.
+/// The result of [`split`] for one list.
 fn two(parts: Vec<Vec<u8>>) -> [Vec<u8>; 2] {
     parts.try_into().unwrap_or_default()
 }

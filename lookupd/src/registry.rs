@@ -1,16 +1,16 @@
 //! The registration database: which node has which topic and channel.
 //!
 //! ```text
-//! nodes     connection -> node: who it is, when it was last heard of
+//! nodes     connection -> node: its identity, when it was last seen
 //! topics    name       -> nodes that have the topic, each with its tombstone
 //!                         channels: name -> nodes that have the channel
 //! ```
 //!
-//! No sockets and no clock: the moment comes in where it matters. Topics and channels outlive their
-//! nodes: that is how they are remembered while no node is connected, until somebody deletes them.
+//! No sockets and no clock: methods that need the time take it as an argument. Topics and channels outlive their
+//! nodes: they stay known while no node is connected, until an operator deletes them.
 //!
-//! Shared by reference: each topic is one entry of a concurrent map, so nodes that register and clients
-//! that ask meet only at the same topic. Nobody holds two entries at once.
+//! Shared by reference. Each topic is one entry of a concurrent map, so registering nodes and querying clients
+//! contend only for the same topic. No method holds two entries at once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,33 +23,33 @@ use nsq_protocol::{
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// In a question, the name that means all; it is no valid name.
+/// In a query, the name that means all topics; it is not a valid name.
 const ALL: &str = "*";
 
-/// What `/debug` says of a record that was never tombstoned: Go's zero time.
+/// `tombstoned_at` in `/debug` for a record that was never tombstoned: Go's zero time.
 const NEVER_UNIX_NS: i64 = -6_795_364_578_871_345_152;
 
-/// A moment on both clocks.
+/// A point in time on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// On a clock that never goes back; decides.
+    /// Monotonic time, used for all decisions.
     pub elapsed: Duration,
-    /// On the wall, in nanoseconds since 1970; is only shown.
+    /// Wall-clock time in nanoseconds since 1970, only for display.
     pub unix_ns: i64,
 }
 
 impl Moment {
-    /// How much later it is.
+    /// Time since `earlier`; zero if `earlier` is later.
     pub(crate) fn since(&self, earlier: &Self) -> Duration {
         self.elapsed.saturating_sub(earlier.elapsed)
     }
 }
 
-/// A node's identity: its connection, of which there is never a second one with the same number.
+/// Identifies a node by the number of its connection. Numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
-/// A connected node that has identified.
+/// A connected node that has sent IDENTIFY.
 #[derive(Debug)]
 pub struct Node {
     id: NodeId,
@@ -59,22 +59,21 @@ pub struct Node {
 }
 
 impl Node {
-    /// Its identity.
     pub fn id(&self) -> NodeId {
         self.id
     }
 
-    /// What the node said of itself.
+    /// What the node reported about itself in IDENTIFY.
     pub fn info(&self) -> &PeerInfo {
         &self.info
     }
 
-    /// The node has been heard of.
+    /// Records that the node sent a sign of life at `now`.
     pub fn seen(&self, now: Moment) {
         *self.last_seen.lock() = now;
     }
 
-    /// How a tombstone names it.
+    /// The address by which tombstones identify the node.
     fn http_address(&self) -> String {
         format!("{}:{}", self.info.broadcast_address, self.info.http_port)
     }
@@ -84,19 +83,19 @@ impl Node {
 #[derive(Debug, Clone)]
 struct Record {
     node: Arc<Node>,
-    /// When the node was last hidden for this topic.
+    /// When the node was last tombstoned for this topic.
     tombstoned_at: Option<Moment>,
 }
 
 #[derive(Debug, Default)]
 struct Topic {
-    /// `None` when only channels of it are registered: UNREGISTER of an ephemeral topic leaves them.
+    /// `None` when only channels are registered: UNREGISTER of an ephemeral topic leaves them.
     records: Option<BTreeMap<NodeId, Record>>,
     channels: BTreeMap<String, BTreeMap<NodeId, Arc<Node>>>,
 }
 
 impl Topic {
-    fn is_gone(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.records.is_none() && self.channels.is_empty()
     }
 }
@@ -111,22 +110,22 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty one.
+    /// An empty database.
     pub fn new(inactive_producer_timeout: Duration, tombstone_lifetime: Duration) -> Self {
         Self { nodes: DashMap::new(), topics: DashMap::new(), inactive_producer_timeout, tombstone_lifetime }
     }
 
-    // What nodes do.
+    // Commands of nodes.
 
-    /// A node has introduced itself.
+    /// Adds a node that sent IDENTIFY.
     pub fn identify(&self, id: NodeId, remote_address: String, info: PeerInfo, now: Moment) -> Arc<Node> {
         let node = Arc::new(Node { id, remote_address, info, last_seen: Mutex::new(now) });
         self.nodes.insert(id, Arc::clone(&node));
         node
     }
 
-    /// A node has a topic, or a channel of it. Says whether that is news. A record that is there
-    /// already keeps its tombstone.
+    /// Registers a topic, or a channel and its topic, for a node. Returns whether any of them is new for the node. An
+    /// existing record keeps its tombstone.
     pub fn register(&self, node: &Arc<Node>, topic: &TopicName, channel: Option<&ChannelName>) -> bool {
         let mut entry = self.topics.entry(topic.as_str().to_owned()).or_default();
         let records = entry.records.get_or_insert_default();
@@ -140,21 +139,21 @@ impl Registry {
         new_topic || new_channel
     }
 
-    /// A node no longer has a topic with all its channels, or one channel. Says whether it had it.
-    /// What is ephemeral goes with its last node, but not the channels of a topic.
+    /// Unregisters a topic with all its channels, or one channel, for a node. Returns whether the node had it. An
+    /// ephemeral topic or channel is deleted with its last node; the channels of such a topic stay.
     pub fn unregister(&self, node: &Node, topic: &TopicName, channel: Option<&ChannelName>) -> bool {
         let Some(mut entry) = self.topics.get_mut(topic.as_str()) else { return false };
         let removed = match channel {
             Some(channel) => entry.unregister_channel(node, channel),
             None => entry.unregister_topic(node, topic),
         };
-        // The entry must be let go before the map is asked again.
+        // Release the entry first: accessing the map while holding it could deadlock.
         drop(entry);
-        self.topics.remove_if(topic.as_str(), |_, topic| topic.is_gone());
+        self.topics.remove_if(topic.as_str(), |_, topic| topic.is_empty());
         removed
     }
 
-    /// How many topics and channels a node has registered. Looks at all topics.
+    /// Number of topics and channels that a node has registered. Scans all topics.
     pub fn registrations(&self, node: &Node) -> usize {
         let of_topic = |topic: &Topic| {
             let is_there = topic.records.as_ref().is_some_and(|records| records.contains_key(&node.id));
@@ -164,7 +163,7 @@ impl Registry {
         self.topics.iter().map(|entry| of_topic(entry.value())).sum()
     }
 
-    /// A node has left. What it had stays known, even if it is ephemeral.
+    /// Removes a node that disconnected. Its topics and channels stay known, even ephemeral ones.
     pub fn remove(&self, node: &Node) {
         self.nodes.remove(&node.id);
         for mut entry in self.topics.iter_mut() {
@@ -174,35 +173,35 @@ impl Registry {
         }
     }
 
-    // What operators do.
+    // Commands of operators.
 
-    /// Makes a topic known.
+    /// Creates a topic without nodes unless it exists.
     pub fn create_topic(&self, topic: &TopicName) {
         self.topics.entry(topic.as_str().to_owned()).or_default().records.get_or_insert_default();
     }
 
-    /// Makes a channel and its topic known.
+    /// Creates a channel and its topic without nodes unless they exist.
     pub fn create_channel(&self, topic: &TopicName, channel: &ChannelName) {
         let mut entry = self.topics.entry(topic.as_str().to_owned()).or_default();
         entry.records.get_or_insert_default();
         entry.channels.entry(channel.as_str().to_owned()).or_default();
     }
 
-    /// Forgets a topic and its channels. Nodes are not told. Says whether it was known.
+    /// Deletes a topic and its channels, without notifying nodes. Returns whether it existed.
     pub fn delete_topic(&self, topic: &str) -> bool {
         self.topics.remove(topic).is_some()
     }
 
-    /// Forgets a channel. Says whether it was known.
+    /// Deletes a channel. Returns whether it existed.
     pub fn delete_channel(&self, topic: &TopicName, channel: &ChannelName) -> bool {
         let Some(mut entry) = self.topics.get_mut(topic.as_str()) else { return false };
         let known = entry.channels.remove(channel.as_str()).is_some();
         drop(entry);
-        self.topics.remove_if(topic.as_str(), |_, topic| topic.is_gone());
+        self.topics.remove_if(topic.as_str(), |_, topic| topic.is_empty());
         known
     }
 
-    /// Hides the nodes of that HTTP address (`broadcast_address:http_port`) for a topic.
+    /// Tombstones the nodes with this HTTP address (`broadcast_address:http_port`) for a topic.
     pub fn tombstone(&self, topic: &str, http_address: &str, now: Moment) {
         let Some(mut entry) = self.topics.get_mut(topic) else { return };
         let records = entry.records.iter_mut().flat_map(BTreeMap::values_mut);
@@ -211,7 +210,7 @@ impl Registry {
         }
     }
 
-    // What everybody asks. Lists are sorted.
+    // Queries. Lists are sorted.
 
     /// All topics.
     pub fn topics(&self) -> Vec<String> {
@@ -219,15 +218,15 @@ impl Registry {
         sorted(registered.map(|entry| entry.key().clone()).collect())
     }
 
-    /// The channels of a topic; none if it is not known. `*` stands for all topics.
+    /// The channels of a topic; empty if the topic is unknown. `*` means all topics.
     pub fn channels(&self, topic: &str) -> Vec<String> {
         let mut channels = Vec::new();
         self.for_each(topic, |topic| channels.extend(topic.channels.keys().cloned()));
         sorted(channels)
     }
 
-    /// Where a topic is: its channels, and its nodes that are neither silent nor hidden. `None` if
-    /// the topic is not known. `*` stands for all topics.
+    /// A topic's channels and those of its nodes that are active and not tombstoned. `None` if the topic is unknown.
+    /// `*` means all topics.
     pub fn lookup(&self, topic: &str, now: Moment) -> Option<LookupResponse> {
         let mut known = false;
         let mut producers: BTreeMap<NodeId, Producer> = BTreeMap::new();
@@ -243,18 +242,18 @@ impl Registry {
         known.then(|| LookupResponse { channels: self.channels(topic), producers })
     }
 
-    /// How many topics there are, and how many nodes. Takes no time.
+    /// Number of topics and number of nodes, without a scan.
     pub fn size(&self) -> (usize, usize) {
         (self.topics.len(), self.nodes.len())
     }
 
-    /// All nodes that are not silent, with their topics.
+    /// All active nodes with their topics.
     pub fn nodes(&self, now: Moment) -> NodesResponse {
         let topics = self.topics_by_node(now);
         NodesResponse { producers: self.active(now).iter().map(|node| topics.of(node)).collect() }
     }
 
-    /// Which topics nodes have.
+    /// The topics of each node.
     pub fn topics_by_node(&self, now: Moment) -> TopicsByNode {
         let mut by_node = TopicsByNode { names: self.topics(), numbers: HashMap::new() };
         for (number, name) in (0u32..).zip(&by_node.names) {
@@ -267,7 +266,7 @@ impl Registry {
         by_node
     }
 
-    /// All nodes that are not silent.
+    /// All active nodes: seen within the inactivity timeout.
     pub fn active(&self, now: Moment) -> Vec<Arc<Node>> {
         let mut active: Vec<Arc<Node>> = self.nodes.iter().map(|entry| Arc::clone(&entry)).collect();
         active.retain(|node| self.is_active(node, now));
@@ -275,7 +274,7 @@ impl Registry {
         active
     }
 
-    /// How much there is of everything.
+    /// Counts of topics, channels, nodes and registrations.
     pub fn counts(&self, now: Moment) -> RegistryCounts {
         let mut counts = RegistryCounts::default();
         for node in &self.nodes {
@@ -296,7 +295,7 @@ impl Registry {
         counts
     }
 
-    /// All records, by `<category>:<topic>:<channel>`.
+    /// All records, keyed by `<category>:<topic>:<channel>`.
     pub fn debug(&self) -> BTreeMap<String, Vec<DebugEntry>> {
         let mut all: BTreeMap<String, Vec<DebugEntry>> = BTreeMap::new();
         let mut add = |key: String, record| all.entry(key).or_default().push(record);
@@ -378,16 +377,16 @@ pub(crate) fn producer(node: &Node) -> Producer {
     }
 }
 
-/// Which topics nodes have, each name kept once.
+/// The topics of each node; each topic name is stored once.
 #[derive(Debug)]
 pub struct TopicsByNode {
     names: Vec<String>,
-    /// Of each node: the topics by their place in `names`, and whether the node is hidden for them.
+    /// For each node: its topics as indexes into `names`, and whether the node is tombstoned for them.
     numbers: HashMap<NodeId, Vec<(u32, bool)>>,
 }
 
 impl TopicsByNode {
-    /// A node with its topics. Both lists come from one, so they are of one length, on which NSQ's nsqadmin relies.
+    /// A node with its topics. `topics` and `tombstones` have the same length; NSQ's nsqadmin relies on it.
     pub fn of(&self, node: &Node) -> NodeJson {
         let numbers = self.numbers.get(&node.id).into_iter().flatten();
         let (topics, tombstones) =
@@ -415,20 +414,19 @@ pub struct DebugEntry {
     tombstoned_at: Option<Moment>,
 }
 
-/// How much a registry holds.
+/// Counts of what a registry holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RegistryCounts {
-    /// Topics.
     pub topics: u64,
     /// Channels of all topics.
     pub channels: u64,
-    /// Nodes that were heard of lately.
+    /// Nodes seen within the inactivity timeout.
     pub active_nodes: u64,
-    /// Nodes that have been silent for too long.
+    /// Nodes that have been silent for longer.
     pub inactive_nodes: u64,
     /// Registrations of a node for a topic.
     pub producers: u64,
-    /// Of these, how many are hidden.
+    /// Those of `producers` that a tombstone hides.
     pub tombstones: u64,
 }
 
@@ -441,15 +439,15 @@ pub struct DebugRecord {
     pub hostname: String,
     /// See [`PeerInfo`].
     pub http_port: u16,
-    /// The node's end of its connection, `ip:port`.
+    /// The remote address of the node's connection, `ip:port`.
     pub id: String,
-    /// When the node was last heard of, in nanoseconds since 1970.
+    /// When the node was last seen, in nanoseconds since 1970.
     pub last_update: i64,
     /// See [`PeerInfo`].
     pub tcp_port: u16,
-    /// Whether it was ever hidden: stays true when the tombstone has no effect any more.
+    /// Whether the node was ever tombstoned; stays true after the tombstone expires.
     pub tombstoned: bool,
-    /// When, in nanoseconds since 1970.
+    /// When the node was last tombstoned, in nanoseconds since 1970.
     pub tombstoned_at: i64,
     /// See [`PeerInfo`].
     pub topology_region: String,
@@ -464,7 +462,7 @@ impl DebugEntry {
         Self { node: Arc::clone(node), tombstoned_at }
     }
 
-    /// As it is shown.
+    /// The entry as `/debug` shows it.
     pub fn record(&self) -> DebugRecord {
         let Self { node, tombstoned_at } = self;
         let info = node.info.clone();

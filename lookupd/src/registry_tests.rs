@@ -21,7 +21,7 @@ fn channel(name: &str) -> ChannelName {
     ChannelName::new(name).unwrap()
 }
 
-/// A node whose numbers all follow from one.
+/// Identifies a node whose addresses and TCP port derive from `number`.
 fn identify(registry: &Registry, number: u16, now: Moment) -> Arc<Node> {
     let info = PeerInfo {
         broadcast_address: format!("b{number}"),
@@ -34,19 +34,19 @@ fn identify(registry: &Registry, number: u16, now: Moment) -> Arc<Node> {
     registry.identify(NodeId(number.into()), format!("127.0.0.1:{number}"), info, now)
 }
 
-/// The broadcast addresses that a lookup gives; `None` if the topic is not known.
+/// The broadcast addresses that a lookup returns; `None` if the topic is unknown.
 fn found(registry: &Registry, topic: &str, now: Moment) -> Option<Vec<String>> {
     let response = registry.lookup(topic, now)?;
     Some(response.producers.into_iter().map(|producer| producer.broadcast_address).collect())
 }
 
 #[test]
-fn a_registered_topic_is_found_with_its_node_and_channels() {
+fn registered_topic_is_found_with_its_node_and_channels() {
     let registry = registry();
     let node = identify(&registry, 1, at(0));
     assert_eq!(registry.lookup("t", at(0)), None);
     assert!(registry.register(&node, &topic("t"), Some(&channel("c"))));
-    assert!(!registry.register(&node, &topic("t"), Some(&channel("c"))), "that is no news");
+    assert!(!registry.register(&node, &topic("t"), Some(&channel("c"))), "the channel is already registered");
     let response = registry.lookup("t", at(0)).unwrap();
     assert_eq!(response.channels, ["c"]);
     let expected = Producer {
@@ -79,7 +79,7 @@ fn a_nodes_registrations_are_counted() {
 }
 
 #[test]
-fn what_a_node_had_stays_known_when_it_leaves() {
+fn topics_and_channels_stay_known_when_their_node_disconnects() {
     let registry = registry();
     let node = identify(&registry, 1, at(0));
     registry.register(&node, &topic("t#ephemeral"), Some(&channel("c#ephemeral")));
@@ -97,14 +97,17 @@ fn unregistering_a_channel_leaves_its_topic() {
     for name in ["c", "c#ephemeral"] {
         registry.register(&node, &topic("t"), Some(&channel(name)));
         assert!(registry.unregister(&node, &topic("t"), Some(&channel(name))));
-        assert!(!registry.unregister(&node, &topic("t"), Some(&channel(name))), "it is gone already");
+        assert!(
+            !registry.unregister(&node, &topic("t"), Some(&channel(name))),
+            "the channel is already unregistered"
+        );
     }
-    assert_eq!(registry.channels("t"), ["c"], "what is ephemeral goes with its last node");
+    assert_eq!(registry.channels("t"), ["c"], "an ephemeral channel is deleted with its last node");
     assert_eq!(found(&registry, "t", at(0)), Some(vec!["b1".into()]));
 }
 
 #[test]
-fn unregistering_a_topic_takes_the_node_from_its_channels() {
+fn unregistering_a_topic_removes_the_node_from_its_channels() {
     let registry = registry();
     let (one, two) = (identify(&registry, 1, at(0)), identify(&registry, 2, at(0)));
     for node in [&one, &two] {
@@ -120,7 +123,7 @@ fn unregistering_a_topic_takes_the_node_from_its_channels() {
 }
 
 #[test]
-fn silent_nodes_are_hidden_until_they_are_heard_of() {
+fn silent_nodes_are_hidden_until_they_are_seen_again() {
     let registry = registry();
     let node = identify(&registry, 1, at(0));
     registry.register(&node, &topic("t"), None);
@@ -128,13 +131,13 @@ fn silent_nodes_are_hidden_until_they_are_heard_of() {
     assert_eq!(seen(at(300)), (1, 1));
     assert_eq!(seen(at(301)), (0, 0));
     registry.register(&node, &topic("u"), None);
-    assert_eq!(seen(at(301)), (0, 0), "registering is not being heard of");
+    assert_eq!(seen(at(301)), (0, 0), "REGISTER is not a sign of life");
     node.seen(at(301));
     assert_eq!(seen(at(301)), (1, 1));
 }
 
 #[test]
-fn a_tombstone_hides_a_node_for_one_topic_and_a_while() {
+fn tombstone_hides_a_node_for_one_topic_and_expires() {
     let registry = registry();
     let node = identify(&registry, 1, at(0));
     registry.register(&node, &topic("t"), None);
@@ -183,7 +186,7 @@ fn operators_create_and_delete() {
 }
 
 #[test]
-fn a_star_asks_for_all_topics() {
+fn star_means_all_topics() {
     let registry = registry();
     assert_eq!(registry.lookup("*", at(0)), None);
     let (one, two) = (identify(&registry, 1, at(0)), identify(&registry, 2, at(0)));
@@ -195,7 +198,7 @@ fn a_star_asks_for_all_topics() {
 }
 
 #[test]
-fn a_reconnected_node_is_another_one() {
+fn reconnected_node_is_a_new_node() {
     let registry = registry();
     let old = identify(&registry, 1, at(0));
     registry.register(&old, &topic("t"), None);
@@ -207,7 +210,7 @@ fn a_reconnected_node_is_another_one() {
     assert_eq!(registry.nodes(at(1)).producers.len(), 1);
 }
 
-/// The database as it is described: one table of registrations, each with its records.
+/// A naive model of the database: one table of registrations with their records.
 #[derive(Default)]
 struct Model {
     /// (topic, channel or "" for the topic itself) -> node -> when it was tombstoned.
@@ -330,13 +333,13 @@ impl Model {
 
 proptest! {
     #[test]
-    fn behaves_as_the_table_that_it_stands_for(acts in prop::collection::vec(act(), 1..80)) {
+    fn registry_behaves_like_the_model(acts in prop::collection::vec(act(), 1..80)) {
         let registry = registry();
         let mut model = Model::default();
         let mut nodes: BTreeMap<u16, Arc<Node>> = BTreeMap::new();
         let mut now = 0;
         for act in acts {
-            // A connection identifies once, and only then says the rest.
+            // A connection sends IDENTIFY once, before all other commands.
             let possible = match &act {
                 Act::Identify(node) => !nodes.contains_key(node),
                 Act::Ping(node) | Act::Register(node, ..) | Act::Unregister(node, ..) | Act::Leave(node) => {
@@ -385,7 +388,7 @@ proptest! {
 }
 
 #[test]
-fn nodes_and_clients_at_the_same_time() {
+fn nodes_and_clients_can_use_the_registry_concurrently() {
     let registry = registry();
     std::thread::scope(|scope| {
         for number in 0..4 {
@@ -412,7 +415,7 @@ fn nodes_and_clients_at_the_same_time() {
 }
 
 #[test]
-fn everything_is_counted() {
+fn counts_cover_topics_channels_nodes_and_tombstones() {
     let registry = registry();
     assert_eq!(registry.counts(at(0)), RegistryCounts::default());
     let (silent, active) = (identify(&registry, 1, at(0)), identify(&registry, 2, at(200)));

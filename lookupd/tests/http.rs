@@ -1,4 +1,4 @@
-//! What clients ask over HTTP.
+//! The HTTP endpoints for clients.
 
 mod support;
 
@@ -17,7 +17,7 @@ async fn ping_and_info() {
 }
 
 #[tokio::test]
-async fn an_empty_database() {
+async fn empty_database_returns_empty_lists() {
     let running = start().await;
     assert_eq!(running.get("/topics").await.text(), r#"{"topics":[]}"#);
     assert_eq!(running.get("/channels?topic=t").await.text(), r#"{"channels":[]}"#);
@@ -50,7 +50,7 @@ async fn topics_and_channels_are_created_and_deleted() {
 }
 
 #[tokio::test]
-async fn refusals_in_the_order_of_their_checks() {
+async fn errors_follow_the_order_of_checks() {
     let running = start().await;
     let cases = [
         ("POST", "/topic/create", "MISSING_ARG_TOPIC"),
@@ -112,7 +112,7 @@ async fn nodes_and_tombstones() {
     assert!(record["tombstoned_at"].as_i64() > record["last_update"].as_i64());
     assert_eq!(debug["topic:t:"][1]["tombstoned_at"], json!(-6_795_364_578_871_345_152_i64));
 
-    // As a new record, it is visible again.
+    // REGISTER alone keeps the tombstone; the new record after UNREGISTER is visible.
     one.ok("REGISTER t").await;
     assert_eq!(running.get("/lookup?topic=t").await.json()["producers"].as_array().unwrap().len(), 1);
     one.ok("UNREGISTER t").await;
@@ -121,7 +121,7 @@ async fn nodes_and_tombstones() {
 }
 
 #[tokio::test]
-async fn message_pack_on_request() {
+async fn message_pack_is_sent_on_request() {
     let running = start().await;
     running.post("/topic/create?topic=t").await;
     let answer = running.request("GET", "/topics", "Accept: application/msgpack\r\n").await;
@@ -132,7 +132,7 @@ async fn message_pack_on_request() {
 }
 
 #[tokio::test]
-async fn what_there_is_of_a_profiler() {
+async fn pprof_endpoints_answer_without_a_profiler() {
     let running = start().await;
     assert!(running.get("/debug/pprof").await.text().contains("/debug/pprof/cmdline"));
     let slash = running.get("/debug/pprof/").await;

@@ -1,4 +1,4 @@
-//! What nodes say over TCP, right and wrong.
+//! The TCP protocol for nodes: valid and invalid commands.
 
 mod support;
 
@@ -37,11 +37,11 @@ async fn identify_register_ping_unregister() {
 }
 
 #[tokio::test]
-async fn a_node_cannot_register_without_bound() {
+async fn registrations_per_node_are_limited() {
     let limits = Limits { max_registrations: 20, ..Limits::default() };
     let running = start_with(Config { limits, ..config() }).await;
     let mut node = running.node("b1").await;
-    // What it gives back does not count.
+    // Unregistered names do not count.
     for n in 0..100 {
         node.ok(&format!("REGISTER t{n}#ephemeral c#ephemeral")).await;
         node.ok(&format!("UNREGISTER t{n}#ephemeral")).await;
@@ -55,11 +55,11 @@ async fn a_node_cannot_register_without_bound() {
             refused = node.ask(format!("REGISTER v{n} c\n").as_bytes()).await;
         }
     }
-    assert_eq!(refused, "E_INVALID REGISTER more than 20 topics and channels of one node");
+    assert_eq!(refused, "E_INVALID REGISTER exceeds the limit of 20 topics and channels per node");
 }
 
 #[tokio::test]
-async fn everything_in_one_packet_and_byte_by_byte() {
+async fn commands_arrive_at_once_or_byte_by_byte() {
     let running = start().await;
     let all = [b"  V1", &identify("b1")[..], b"REGISTER t c\nPING\n"].concat();
     let mut at_once = running.connect().await;
@@ -77,7 +77,7 @@ async fn everything_in_one_packet_and_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn a_node_that_leaves_is_forgotten_and_its_topics_are_not() {
+async fn node_that_disconnects_is_removed_but_its_topics_stay() {
     let running = start().await;
     let mut node = running.node("b1").await;
     node.ok("REGISTER t#ephemeral c#ephemeral").await;
@@ -93,7 +93,7 @@ async fn a_node_that_leaves_is_forgotten_and_its_topics_are_not() {
 }
 
 #[tokio::test]
-async fn every_error_is_answered_and_closes() {
+async fn every_error_is_answered_and_closes_the_connection() {
     let running = start().await;
     let cases: [(&[u8], &str); 13] = [
         (b"NOPE a b\n", "E_INVALID invalid command NOPE"),
@@ -147,7 +147,7 @@ async fn every_error_is_answered_and_closes() {
 }
 
 #[tokio::test]
-async fn the_magic_and_what_breaks_off() {
+async fn invalid_magic_and_unfinished_commands() {
     let running = start().await;
     running.connect().await.refused(b"  V2", "E_BAD_PROTOCOL").await;
     running.connect().await.refused(b"GET / HTTP/1.1\r\n\r\n", "E_BAD_PROTOCOL").await;
@@ -167,7 +167,7 @@ async fn the_magic_and_what_breaks_off() {
 }
 
 #[tokio::test]
-async fn whoever_begins_must_go_on_and_whoever_is_idle_may_stay() {
+async fn unfinished_command_times_out_but_idle_node_stays() {
     let running = impatient().await;
     let mut idle = running.node("idle").await;
     let cases: [(&[u8], Option<&str>); 4] = [
@@ -188,13 +188,13 @@ async fn whoever_begins_must_go_on_and_whoever_is_idle_may_stay() {
 }
 
 #[tokio::test]
-async fn a_node_that_does_not_take_its_answers_is_cut_off() {
+async fn node_that_does_not_read_responses_is_disconnected() {
     let running = impatient().await;
     let mut node = running.node("b1").await;
     let pings = b"PING\n".repeat(10_000);
     let (_reader, mut writer) = node.stream.split();
     let flood = async { while writer.write_all(&pings).await.is_ok() {} };
-    tokio::time::timeout(PATIENCE, flood).await.expect("an end to the flood");
+    tokio::time::timeout(PATIENCE, flood).await.expect("the connection is closed");
     running.get_until("/nodes", |nodes| nodes["producers"] == json!([])).await;
 }
 
@@ -203,7 +203,7 @@ async fn shutdown_closes_connections_and_frees_the_ports() {
     let running = start().await;
     let mut node = running.node("b1").await;
     let (tcp, http) = (running.lookupd.tcp_addr(), running.lookupd.http_addr());
-    tokio::time::timeout(PATIENCE, running.lookupd.shutdown()).await.expect("an end");
+    tokio::time::timeout(PATIENCE, running.lookupd.shutdown()).await.expect("shutdown completes");
     assert_eq!(node.response().await, None);
     for address in [tcp, http] {
         tokio::net::TcpListener::bind(address).await.unwrap();

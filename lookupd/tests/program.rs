@@ -44,7 +44,7 @@ fn wrong_flags_exit_with_2() {
 }
 
 #[test]
-fn what_prevents_the_start_exits_with_1() {
+fn failed_start_exits_with_1() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let tcp = format!("--tcp-address={address}");
@@ -70,7 +70,7 @@ fn what_prevents_the_start_exits_with_1() {
 }
 
 #[test]
-fn a_signal_stops_it_in_good_order() {
+fn signals_stop_the_program_with_exit_code_0() {
     for signal in ["-INT", "-TERM"] {
         let flags = ["-tcp-address=127.0.0.1:0", "-http-address", "127.0.0.1:0", "ignored", "--nope"];
         let child = program().args(flags).stderr(Stdio::piped()).spawn().unwrap();
@@ -80,7 +80,7 @@ fn a_signal_stops_it_in_good_order() {
             lines
                 .next()
                 .unwrap()
-                .contains(" WARNING: flags behind a word that is no flag are ignored: --nope")
+                .contains(" WARNING: flags after an argument that is not a flag are ignored: --nope")
         );
         assert!(lines.next().unwrap().ends_with(" INFO: nsqlookupd v1.3.0 (built w/rustc)"));
         assert!(lines.next().unwrap().contains(" INFO: open files: limit "));

@@ -1,7 +1,7 @@
-//! What a message costs in a channel's state alone: no log, no journal, no lock.
+//! Cost of a message in a channel's state alone: no log, no journal, no lock.
 //! `cargo bench -p nsqd --bench channel`; instructions instead of time: `nsqd/benches/instructions`.
 //!
-//! The functions called `measured_...` are what `instructions` counts; everything around them is preparation.
+//! `instructions` counts only the functions called `measured_...`; the code around them is preparation.
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -17,10 +17,10 @@ const SECOND: u64 = 1_000_000_000;
 const NOW: Clocks = Clocks { monotonic: SECOND, wall_ns: 0 };
 /// Messages handled in one iteration.
 const BATCH: u64 = 1000;
-/// Messages in flight or deferred beside those that are handled.
+/// Other messages in flight or deferred, besides the handled ones.
 const OUTSTANDING: [u64; 3] = [0, 1_000, 1_000_000];
 
-/// Gives whatever is asked for.
+/// Supplies every requested message.
 struct Endless;
 
 impl Source for Endless {
@@ -33,7 +33,7 @@ impl Source for Endless {
     }
 }
 
-/// A channel with one consumer that holds `outstanding` messages, and `ahead` more to be had.
+/// A channel with one consumer that holds `outstanding` messages, and `ahead` more ready for delivery.
 fn channel(outstanding: u64, ahead: u64) -> (ChannelState, ConsumerKey) {
     let mut state = ChannelState::new(0, 900 * SECOND);
     let key = state.add_consumer(60 * SECOND, 0, Locality::default());
@@ -44,7 +44,7 @@ fn channel(outstanding: u64, ahead: u64) -> (ChannelState, ConsumerKey) {
     (state, key)
 }
 
-/// The same, with the messages behind the first `outstanding` in flight, too.
+/// The same channel, with `count` further messages in flight too.
 fn in_flight(outstanding: u64, count: u64) -> (ChannelState, ConsumerKey) {
     let (mut state, key) = channel(outstanding, count);
     state.take(key, SECOND, &mut Endless);
@@ -80,7 +80,7 @@ fn measured_finish(state: &mut ChannelState, key: ConsumerKey, from: u64) {
     divan::black_box(state.drain_finished());
 }
 
-/// Every message once more: REQ 0, and taken again.
+/// Requeues every message with REQ 0 and takes it again.
 #[divan::bench(args = OUTSTANDING)]
 fn requeue(bencher: Bencher, outstanding: u64) {
     bencher
@@ -97,7 +97,7 @@ fn measured_requeue(state: &mut ChannelState, key: ConsumerKey, from: u64) -> u6
     state.take(key, SECOND, &mut Endless).0
 }
 
-/// REQ with a delay, and falling due.
+/// Defers every message by a REQ with a delay, until it is due.
 #[divan::bench(args = OUTSTANDING)]
 fn defer(bencher: Bencher, outstanding: u64) {
     bencher
@@ -114,14 +114,14 @@ fn measured_defer(state: &mut ChannelState, key: ConsumerKey, from: u64) {
     divan::black_box(state.expire(3 * SECOND, usize::MAX));
 }
 
-/// Messages whose time in flight is up.
+/// Times out messages in flight.
 #[divan::bench(args = OUTSTANDING)]
 fn time_out(bencher: Bencher, outstanding: u64) {
     bencher
         .counter(ItemsCount::new(BATCH))
         .with_inputs(|| {
             let (mut state, key) = channel(outstanding, BATCH);
-            // The others have a deadline far behind.
+            // The other messages have a much later deadline.
             let other = state.add_consumer(SECOND, 0, Locality::default());
             state.set_ready(other, u64::MAX);
             state.set_ready(key, 0);

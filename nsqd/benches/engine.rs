@@ -1,7 +1,7 @@
-//! What a message costs in the whole engine without sockets: topic, log, journal, channel; and what a start reads.
+//! Cost of a message in the whole engine without sockets (topic, log, journal, channel), and of a start.
 //! `cargo bench -p nsqd --bench engine`; instructions instead of time: `nsqd/benches/instructions`.
 //!
-//! The functions called `measured_...` are what `instructions` counts; everything around them is preparation.
+//! `instructions` counts only the functions called `measured_...`; the code around them is preparation.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ fn main() {
 const MESSAGES: usize = 20_000;
 const BODY: [u8; 200] = [7; 200];
 
-/// An engine in a directory of its own, with one topic and one channel.
+/// An engine in its own directory, with one topic and one channel.
 struct World {
     runtime: Runtime,
     registry: Arc<Registry>,
@@ -116,7 +116,7 @@ fn start(dir: &Path) -> Arc<Registry> {
     .expect("the engine starts")
 }
 
-/// Publishing to the journal and past the memory bound, in batches.
+/// Publishes in batches to the journal, and to segments once the memory limit is reached.
 #[divan::bench(args = [1, 10, 200], sample_count = 20, sample_size = 1)]
 fn append(bencher: Bencher, batch: usize) {
     bencher
@@ -130,7 +130,7 @@ fn measured_append(world: &World, batch: usize) {
     world.append(batch);
 }
 
-/// Half of the messages come from memory, half from segments.
+/// Takes messages: half come from memory, half from segments.
 #[divan::bench(sample_count = 20, sample_size = 1)]
 fn take(bencher: Bencher) {
     bencher
@@ -144,7 +144,7 @@ fn measured_take(world: &World) {
     world.take();
 }
 
-/// FINs in runs of 100.
+/// Finishes messages in runs of 100 FINs.
 #[divan::bench(sample_count = 20, sample_size = 1)]
 fn finish(bencher: Bencher) {
     bencher
@@ -166,7 +166,7 @@ fn measured_finish(world: &World) {
     }
 }
 
-/// A start after a kill: the journal is read, half of the messages are in segments already.
+/// Starts after a kill: reads the journal; half of the messages are already in segments.
 #[divan::bench(sample_count = 10, sample_size = 1)]
 fn recover_journal(bencher: Bencher) {
     bencher
@@ -175,7 +175,7 @@ fn recover_journal(bencher: Bencher) {
         .bench_local_refs(|dir| measured_recover(dir.path()));
 }
 
-/// A start after a clean stop: the checkpoint and the headers of segments are read.
+/// Starts after a clean stop: reads the checkpoint and the headers of segments.
 #[divan::bench(sample_count = 10, sample_size = 1)]
 fn recover_checkpoint(bencher: Bencher) {
     bencher
@@ -184,7 +184,7 @@ fn recover_checkpoint(bencher: Bencher) {
         .bench_local_refs(|dir| measured_recover(dir.path()));
 }
 
-/// What a process leaves behind, with everything written.
+/// The data directory after a process ended with everything written.
 fn abandoned(clean: bool) -> tempfile::TempDir {
     let World { registry, dir, .. } = World::filled();
     if clean {

@@ -1,4 +1,4 @@
-//! What a publish costs in the journal: appending a record and committing it, alone and in batches.
+//! Cost of a publish in the journal: appends and commits records of single messages and of batches.
 //! `cargo bench -p nsqd --bench journal`
 
 use std::sync::Arc;
@@ -37,10 +37,10 @@ fn main() {
     }
 }
 
-/// As a daemon whose consumers keep up would.
+/// Retires files like a daemon whose consumers keep up.
 fn retire(journal: &Journal) {
     let files = journal.files();
     if files.len() > 2 {
-        journal.retire_oldest(files[0].number).expect("the oldest file goes");
+        journal.retire_oldest(files[0].number).expect("the oldest file is retired");
     }
 }

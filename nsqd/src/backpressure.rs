@@ -1,16 +1,17 @@
-//! Publishers wait for upkeep while the journal is about to fill its volume with what nobody needs any more.
+//! Publishers wait for upkeep while the journal is about to fill its volume with obsolete records.
 //!
-//! A fast publisher fills a small volume in less time than passes between two rounds of upkeep. It is better held up for some
-//! milliseconds than refused. Where upkeep can make no room, nobody waits: the publish is taken, or refused at once.
+//! A fast publisher fills a small volume in less time than passes between two rounds of upkeep. A delay of some
+//! milliseconds is better than a refused publish. If upkeep cannot free space, no publisher waits: the publish is
+//! accepted or refused at once.
 
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-/// A publisher waits this long at most.
+/// Maximum wait of one publisher.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A round may have begun before the publisher came: only the next one has seen all.
+/// A round may have started before the publisher arrived, so only the next round is sure to see everything.
 const ROUNDS: u64 = 2;
 
 /// See the module.
@@ -27,26 +28,26 @@ impl Default for Backpressure {
 }
 
 impl Backpressure {
-    /// Asks for upkeep, and waits for it while `is_tight`: two rounds, and a second at most. Dropping the future harms nothing.
+    /// Requests upkeep and waits while `is_tight`, for at most two rounds and one second. Dropping the future is safe.
     pub async fn wait_while(&self, is_tight: impl Fn() -> bool) {
         let mut rounds = self.rounds.subscribe();
         let end = *rounds.borrow_and_update() + ROUNDS;
         let waiting = async {
             while is_tight() && *rounds.borrow_and_update() < end {
                 self.wanted.notify_one();
-                // The sender is ours, so it is there.
+                // `self` owns the sender, so this cannot fail.
                 let _ = rounds.changed().await;
             }
         };
         let _ = timeout(PATIENCE, waiting).await;
     }
 
-    /// Upkeep waits here for somebody to ask.
+    /// Waits until a publisher requests upkeep.
     pub async fn wanted(&self) {
         self.wanted.notified().await;
     }
 
-    /// A round of upkeep is over, whatever it has done.
+    /// Reports that a round of upkeep ended, whether or not it freed space.
     pub fn round_is_over(&self) {
         self.rounds.send_modify(|rounds| *rounds += 1);
     }
@@ -58,7 +59,7 @@ mod tests {
     use std::cell::Cell;
 
     #[tokio::test]
-    async fn who_waits_goes_on_when_there_is_room_or_none_can_be_made() {
+    async fn publisher_waits_until_there_is_room_or_upkeep_can_make_none() {
         let backpressure = Backpressure::default();
         backpressure.wait_while(|| false).await;
         for rounds_until_room in [1, 2, u64::MAX] {
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn upkeep_that_hangs_is_not_waited_for() {
+    async fn wait_ends_when_upkeep_hangs() {
         Backpressure::default().wait_while(|| true).await;
     }
 }

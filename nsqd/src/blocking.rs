@@ -1,16 +1,16 @@
-//! Work that blocks, done elsewhere for a task that must go on whatever happens to it.
+//! Blocking work for a task that must continue even if the work panics.
 
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
-/// After this time another thread is asked for.
+/// Time after which another thread is requested.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Runs `work` on a thread that may block. Fails if it panics.
+/// Runs `work` on a thread that may block. Returns an error if `work` panics.
 ///
-/// When the system has no thread to give (a limit for processes, no memory), the runtime queues the work and asks for a thread
-/// only when more work comes. So this asks again until the work is done.
+/// When the system cannot create a thread (process limit, no memory), the runtime queues the work and requests a thread
+/// only when more work arrives. This function therefore keeps requesting one until the work is done.
 ///
 /// Dropping the future does not stop the work.
 pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
@@ -28,13 +28,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_that_panics_is_an_error() {
+    async fn panic_in_work_is_an_error() {
         assert_eq!(run(|| 1).await, Ok(1));
         assert!(run(|| panic!("on purpose")).await.is_err());
     }
 
     #[test]
-    fn work_that_waits_for_a_thread_is_done() {
+    fn work_runs_once_a_thread_is_free() {
         let one_thread =
             tokio::runtime::Builder::new_current_thread().enable_time().max_blocking_threads(1).build();
         one_thread.unwrap().block_on(async {

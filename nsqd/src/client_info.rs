@@ -1,4 +1,4 @@
-//! Who is connected: what `/stats` tells of one TCP connection. Written by the connection, read by anybody.
+//! What `/stats` reports about one TCP connection. The connection writes it; any thread may read it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,29 +8,24 @@ use parking_lot::Mutex;
 
 use crate::locality::Locality;
 
-/// What IDENTIFY told, or what stands in for it.
+/// What the client sent in IDENTIFY, or the defaults for it.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
-    /// `client_id`.
     pub client_id: String,
-    /// `hostname`.
     pub hostname: String,
-    /// `user_agent`.
     pub user_agent: String,
-    /// `sample_rate`, percent.
+    /// In percent.
     pub sample_rate: u8,
-    /// `topology_zone`.
     pub topology_zone: String,
-    /// `topology_region`.
     pub topology_region: String,
-    /// How near it is; none if nobody minds.
+    /// Distance to this node; `None` without topology-aware delivery.
     pub locality: Option<Locality>,
 }
 
-/// How its byte stream was upgraded.
+/// How the byte stream was upgraded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Upgrades {
-    /// TLS, and what its handshake agreed on.
+    /// TLS, and the result of its handshake.
     pub tls: Option<Session>,
     /// Compressed with snappy.
     pub snappy: bool,
@@ -38,12 +33,11 @@ pub struct Upgrades {
     pub deflate: bool,
 }
 
-/// Who AUTH found it to be.
+/// The identity that AUTH returned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthIdentity {
-    /// Name.
     pub identity: String,
-    /// A page about them.
+    /// URL of a page about this identity.
     pub identity_url: String,
 }
 
@@ -52,7 +46,7 @@ pub struct AuthIdentity {
 pub struct ClientInfo {
     /// `ip:port`, or `@` on a unix socket.
     pub remote_address: String,
-    /// When it connected, unix seconds.
+    /// Unix time in seconds.
     pub connected_at: i64,
     identity: Mutex<Identity>,
     upgrades: Mutex<Upgrades>,
@@ -62,7 +56,7 @@ pub struct ClientInfo {
 }
 
 impl ClientInfo {
-    /// A connection that has not identified itself: its address stands in for names.
+    /// A connection before IDENTIFY: its address replaces the client id and the host name.
     pub fn new(remote_address: String, connected_at: i64) -> Self {
         let host = match remote_address.rsplit_once(':') {
             Some((host, _)) => host.trim_matches(['[', ']']).to_owned(),
@@ -80,63 +74,60 @@ impl ClientInfo {
         }
     }
 
-    /// IDENTIFY came.
     pub fn identify(&self, identity: Identity) {
         *self.identity.lock() = identity;
     }
 
-    /// A copy of what it told of itself.
+    /// Returns a copy.
     pub fn identity(&self) -> Identity {
         self.identity.lock().clone()
     }
 
-    /// How long its texts are together.
+    /// Total length of its texts in bytes.
     pub fn text_bytes(&self) -> usize {
         let identity = self.identity.lock();
         identity.client_id.len() + identity.hostname.len() + identity.user_agent.len()
     }
 
-    /// How near it is; none if nobody minds, or if it has not told.
+    /// Distance to this node; `None` without topology-aware delivery or before IDENTIFY.
     pub fn locality(&self) -> Option<Locality> {
         self.identity.lock().locality
     }
 
-    /// The byte stream is upgraded.
+    /// Records an upgrade of the byte stream.
     pub fn upgrade(&self, change: impl FnOnce(&mut Upgrades)) {
         change(&mut self.upgrades.lock());
     }
 
-    /// How its byte stream was upgraded until now.
+    /// Upgrades so far.
     pub fn upgrades(&self) -> Upgrades {
         self.upgrades.lock().clone()
     }
 
-    /// Its address without the port; none on a unix socket.
+    /// Its address without the port; `None` on a unix socket.
     pub fn remote_ip(&self) -> Option<IpAddr> {
         self.remote_address.parse::<SocketAddr>().ok().map(|address| address.ip())
     }
 
-    /// AUTH succeeded, or was renewed.
+    /// Records that AUTH succeeded or was renewed.
     pub fn authenticate(&self, auth: AuthIdentity) {
         *self.auth.lock() = Some(auth);
     }
 
-    /// Who it is, if AUTH succeeded.
+    /// Its identity; `None` until AUTH has succeeded.
     pub fn auth(&self) -> Option<AuthIdentity> {
         self.auth.lock().clone()
     }
 
-    /// The protocol state, as a number of NSQ's: 0 init, 3 subscribed, 4 closing.
+    /// The protocol state, as NSQ numbers it: 0 init, 3 subscribed, 4 closing.
     pub fn state(&self) -> u8 {
         self.state.load(Ordering::Relaxed)
     }
 
-    /// Tells the protocol state.
     pub fn set_state(&self, state: u8) {
         self.state.store(state, Ordering::Relaxed);
     }
 
-    /// Counts messages published to a topic.
     pub fn count_published(&self, topic: &str, count: u64) {
         let mut published = self.published.lock();
         match published.iter_mut().find(|(name, _)| name == topic) {
@@ -145,7 +136,6 @@ impl ClientInfo {
         }
     }
 
-    /// Whether it has published to a topic.
     pub fn has_published_to(&self, topic: &str) -> bool {
         self.published.lock().iter().any(|(name, _)| name == topic)
     }

@@ -1,4 +1,4 @@
-//! Flags and config file become one [`Config`]: checked, complete, never changed while the daemon runs.
+//! Turns flags and config file into one [`Config`]: validated, complete, and immutable while the daemon runs.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -25,173 +25,167 @@ use crate::log::retention::Retention;
 use crate::storage::Durability;
 use crate::storage::journal::{DEFAULT_FILE_BYTES, JournalTiming};
 
-/// The one experiment there is; other names are ignored, as NSQ does.
+/// The only known experiment. Other names are ignored, as in NSQ.
 const TOPOLOGY_AWARE_CONSUMPTION: &str = "topology-aware-consumption";
 
-/// Node ids are below this.
+/// Node ids are below this limit.
 const NODE_ID_LIMIT: u16 = 1024;
 
 /// See the module. Fields are named after the keys of the config file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Lowest level of log lines, at start.
+    /// Lowest level of log lines at start.
     pub log_level: Level,
-    /// In front of every log line.
+    /// Text in front of every log line.
     pub log_prefix: String,
-    /// What a log line looks like.
     pub log_format: Format,
     /// Upper bits of message ids, below 1024.
     pub node_id: u16,
-    /// Where clients connect.
+    /// TCP listener.
     pub tcp_address: Address,
-    /// Where HTTP is served; none for nowhere.
+    /// HTTP listener; `None` if disabled.
     pub http_address: Option<Address>,
-    /// Permissions of the files of unix sockets; none for what the umask leaves.
+    /// Permissions of unix socket files; `None` leaves them to the umask.
     pub unix_socket_mode: Option<u32>,
-    /// Where HTTPS is served, if there is a certificate; empty for nowhere.
+    /// HTTPS listener, used only with a certificate; empty if disabled.
     pub https_address: String,
-    /// This host's name.
+    /// Host name of this machine.
     pub hostname: String,
-    /// Address that others are told; the host name by default.
+    /// Address announced to lookupd; the host name by default.
     pub broadcast_address: String,
-    /// TCP port that others are told; 0 for the real one.
+    /// TCP port announced to lookupd; 0 for the real port.
     pub broadcast_tcp_port: u16,
-    /// HTTP port that others are told; 0 for the real one.
+    /// HTTP port announced to lookupd; 0 for the real port.
     pub broadcast_http_port: u16,
-    /// Lookupds at start.
+    /// Addresses of lookupds at start.
     pub lookupd_tcp_addresses: Vec<String>,
-    /// How long to go on after being told to stop.
+    /// Time to keep serving after a stop signal.
     pub shutdown_delay: Duration,
-    /// Limit for connecting to lookupd's HTTP.
+    /// Timeout for connecting to lookupd's HTTP port and to auth servers.
     pub http_client_connect_timeout: Duration,
-    /// Limit for a whole request to it.
+    /// Timeout for a whole request to them.
     pub http_client_request_timeout: Duration,
     /// Auth servers: `host:port` or a URL.
     pub auth_http_addresses: Vec<String>,
-    /// How auth servers are asked.
+    /// HTTP method for requests to auth servers.
     pub auth_http_request_method: AuthMethod,
-    /// The token file; none for none.
+    /// The token file; `None` if not set.
     pub auth_file: Option<PathBuf>,
-    /// Whether the HTTP API needs a token.
+    /// Whether the HTTP API requires a token.
     pub http_auth: bool,
-    /// Whose pages may change something through a browser.
+    /// Web origins whose pages may make changes over HTTP.
     pub http_allowed_origins: AllowedOrigins,
     /// Region of this node; may be empty.
     pub topology_region: String,
     /// Zone of this node; may be empty.
     pub topology_zone: String,
-    /// Experiments that were asked for.
+    /// Enabled experiments.
     pub enable_experiment: Vec<String>,
     /// Directory of all files.
     pub data_path: PathBuf,
     /// When a publish is acknowledged.
     pub durability: Durability,
-    /// Messages in memory, per topic.
+    /// Maximum number of messages in memory, per topic.
     pub mem_queue_size: u64,
-    /// Bytes in memory, per topic.
+    /// Maximum bytes of messages in memory, per topic.
     pub mem_queue_bytes: usize,
-    /// Size of a segment file.
+    /// Maximum size of a segment file in bytes.
     pub max_bytes_per_file: u64,
-    /// How long a topic keeps finished messages; 0 for no limit.
+    /// How long a topic retains finished messages; 0 for no limit.
     pub retain_for: Duration,
-    /// How many bytes it keeps; 0 for no limit.
+    /// How many bytes it retains; 0 for no limit.
     pub retain_bytes: u64,
-    /// Messages after which what was written is synced in the background.
+    /// Number of messages after which written data is synced in the background.
     pub sync_every: u64,
-    /// How long what was written may wait for that.
+    /// Maximum time until written data is synced in the background.
     pub sync_timeout: Duration,
-    /// Without effect; told by `/config`.
+    /// No effect; reported by `/config`.
     pub queue_scan_worker_pool_max: u64,
-    /// Without effect; told by `/config`.
+    /// No effect; reported by `/config`.
     pub queue_scan_selection_count: u64,
-    /// How long a message may be in flight by default.
+    /// Default in-flight timeout of a message.
     pub msg_timeout: Duration,
-    /// And at most.
+    /// Maximum in-flight timeout of a message.
     pub max_msg_timeout: Duration,
-    /// Longest body of a message, in bytes.
+    /// Maximum length of a message body in bytes.
     pub max_msg_size: usize,
-    /// Longest body of a command, in bytes.
+    /// Maximum length of a command body in bytes.
     pub max_body_size: usize,
-    /// Longest delay of a message.
+    /// Maximum delay of a message.
     pub max_req_timeout: Duration,
-    /// Longest heartbeat interval.
     pub max_heartbeat_interval: Duration,
-    /// Highest RDY count.
     pub max_rdy_count: u64,
-    /// Largest output buffer, in bytes.
+    /// In bytes.
     pub max_output_buffer_size: usize,
-    /// Longest output buffer timeout.
     pub max_output_buffer_timeout: Duration,
-    /// Shortest output buffer timeout.
     pub min_output_buffer_timeout: Duration,
-    /// Output buffer timeout by default.
+    /// Default output buffer timeout.
     pub output_buffer_timeout: Duration,
-    /// Most consumers of a channel; 0 for no limit.
+    /// Maximum number of consumers per channel; 0 for no limit.
     pub max_channel_consumers: usize,
-    /// Where and how statistics are pushed.
     pub statsd: StatsdConfig,
-    /// Most series of topics and channels in `/metrics`.
+    /// Maximum number of topic and channel series in `/metrics`.
     pub metrics_max_series: u64,
     /// Quantiles of the end-to-end latency, highest first.
     pub e2e_processing_latency_percentiles: Vec<f64>,
-    /// Window of samples for them.
+    /// Window of samples for these quantiles.
     pub e2e_processing_latency_window_time: Duration,
-    /// Certificate; empty for no TLS.
+    /// Certificate file; empty without TLS.
     pub tls_cert: String,
-    /// Its key; empty for no TLS.
+    /// Key file; empty without TLS.
     pub tls_key: String,
-    /// What is asked of client certificates, as it was typed.
+    /// Policy for client certificates, as typed.
     pub tls_client_auth_policy: String,
-    /// Certificates of authorities; empty for none.
+    /// File of certificate authorities; empty if not set.
     pub tls_root_ca_file: String,
-    /// What needs TLS.
+    /// Which listeners require TLS.
     pub tls_required: TlsRequired,
-    /// Oldest version of TLS.
+    /// Minimum TLS version.
     pub tls_min_version: TlsVersion,
-    /// Whether deflate is allowed.
+    /// Whether clients may negotiate deflate.
     pub deflate: bool,
-    /// Highest level of deflate.
+    /// Maximum deflate level.
     pub max_deflate_level: u8,
-    /// Whether snappy is allowed.
+    /// Whether clients may negotiate snappy.
     pub snappy: bool,
 }
 
-/// Where and how statistics are pushed.
+/// Where and how statistics are pushed to statsd.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StatsdConfig {
-    /// `host:port`; empty for nowhere.
+    /// `host:port`; empty if disabled.
     pub address: String,
-    /// Prefix of keys, `%s` not yet replaced.
+    /// Prefix of keys, with `%s` not yet replaced.
     pub prefix: String,
     /// Time between pushes.
     pub interval: Duration,
-    /// Whether memory is among the statistics.
+    /// Whether to push memory statistics.
     pub mem_stats: bool,
     /// Bytes per datagram.
     pub udp_packet_size: u64,
-    /// Whether ephemeral topics and channels are left out.
+    /// Whether to omit ephemeral topics and channels.
     pub exclude_ephemeral: bool,
 }
 
-/// What a command line asks for.
+/// What to do for a command line.
 #[derive(Debug)]
 pub enum Start {
-    /// The daemon, with this configuration, logging here.
+    /// Run the daemon with this configuration and this logger.
     Run(Box<Config>, Logger),
-    /// Nothing more: all was said, `--version` for instance, or what is wrong.
+    /// Exit: everything was printed, such as the answer to `--version` or an error.
     Exit(ExitCode),
 }
 
-/// Why flags that are each fine are not fine together, or not yet.
+/// Why a combination of flags, or a single flag's value, is invalid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConfigError {
-    /// A quantile is no number.
+    /// A quantile is not a number.
     #[error("Could not parse: {0}")]
     NotANumber(String),
     /// A quantile is not in (0, 1].
     #[error("failed to instantiate nsqd - invalid E2E processing latency percentile: {0}")]
     PercentileOutOfRange(f64),
-    /// Statistics would have to be pushed without end.
+    /// The push interval is 0.
     #[error("failed to instantiate nsqd - --statsd-interval must be greater than 0")]
     StatsdInterval,
     /// The level of deflate is not in 1..=9.
@@ -200,35 +194,37 @@ pub enum ConfigError {
     /// The node id is not in 0..1024.
     #[error("failed to instantiate nsqd - --node-id must be [0,1024)")]
     NodeId,
-    /// Certificate and key are no good.
+    /// Only one of certificate and key is given.
     #[error("failed to instantiate nsqd - failed to build TLS config - {0}")]
     Certificate(&'static str),
-    /// TLS is asked for, but cannot be had without certificate and key.
+    /// TLS is required, but there is no certificate and key.
     #[error("failed to instantiate nsqd - cannot require TLS client connections without TLS key and cert")]
     TlsWithoutCertificate,
-    /// The file of authorities is no good.
+    /// The file of certificate authorities cannot be used.
     #[error("failed to instantiate nsqd - failed to build TLS config - {0}")]
     RootCaFile(String),
-    /// A misspelled policy would let everybody in.
+    /// The policy is unknown. A misspelled policy would admit every client.
     #[error(
-        "failed to instantiate nsqd - --tls-client-auth-policy {0:?} is none of request, require, verify-if-given, \
-         require-verify"
+        "failed to instantiate nsqd - --tls-client-auth-policy {0:?}: must be one of request, require, \
+         verify-if-given, require-verify"
     )]
     ClientAuthPolicy(String),
-    /// Auth servers are asked in an unknown way.
+    /// The request method is unknown.
     #[error("failed to instantiate nsqd - --auth-http-request-method must be get or post")]
     AuthMethod,
-    /// The HTTP API is to be protected, but nobody knows a token.
+    /// The HTTP API is to be protected, but there is no source of tokens.
     #[error("failed to instantiate nsqd - --http-auth needs --auth-file or --auth-http-address")]
     HttpAuthWithoutSource,
-    /// An origin that allows nothing.
+    /// An origin is invalid.
     #[error("failed to instantiate nsqd - --http-allowed-origin: {0}")]
     AllowedOrigin(#[from] InvalidOrigin),
 }
 
 impl Config {
-    /// Reads a command line, program name first, and the config file that it names; tells on stderr what is wrong
-    /// or without effect. To be called before there are threads: the logger asks for the local time zone.
+    /// Reads a command line, program name first, and the config file that it names. Writes errors and warnings to
+    /// stderr.
+    ///
+    /// Call it before starting threads, because the logger reads the local time zone.
     pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Start {
         match Self::read(args) {
             Ok((config, warnings)) => {
@@ -243,18 +239,18 @@ impl Config {
         }
     }
 
-    /// Reads a command line and the config file that it names; also says which flags have no effect. The error says
-    /// how to leave: `--version`, `--help`, or a mistake with its exit code.
+    /// Reads a command line and the config file that it names. Also returns warnings about flags without effect. The
+    /// error says how to exit: `--version`, `--help`, or a mistake with its exit code.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<(Self, Vec<String>), Exit> {
-        let Parsed { flags, warnings: mut told } =
+        let Parsed { flags, warnings: mut all_warnings } =
             daemon_flags::parse::<Flags>(PROGRAM, args.into_iter(), KEYS)?;
-        told.extend(warnings(&flags));
+        all_warnings.extend(warnings(&flags));
         let config = Self::from_flags(flags, nsq_daemon::hostname());
         let config = config.and_then(|config| {
             check_root_ca_file(&config.tls_root_ca_file)?;
             Ok(config)
         });
-        Ok((config.map_err(|error| Exit::Fatal(error.to_string()))?, told))
+        Ok((config.map_err(|error| Exit::Fatal(error.to_string()))?, all_warnings))
     }
 
     /// Pure: checks the flags in NSQ's order.
@@ -357,13 +353,13 @@ impl Config {
         })
     }
 
-    /// Where this node is, for topology-aware delivery; none if it is off.
+    /// Region and zone of this node, for topology-aware delivery; `None` if it is disabled.
     pub fn location(&self) -> Option<Location> {
         let is_on = self.enable_experiment.iter().any(|name| name == TOPOLOGY_AWARE_CONSUMPTION);
         is_on.then(|| Location { region: self.topology_region.clone(), zone: self.topology_zone.clone() })
     }
 
-    /// What a client may send.
+    /// Limits on what a client may send.
     pub fn limits(&self) -> Limits {
         Limits {
             max_msg_size: self.max_msg_size,
@@ -374,7 +370,7 @@ impl Config {
         }
     }
 
-    /// Where certificates are, and what they are for; none without TLS.
+    /// Certificate files and their use; `None` without TLS.
     pub fn tls_options(&self) -> Option<TlsOptions> {
         (!self.tls_cert.is_empty()).then(|| TlsOptions {
             certificate: self.tls_cert.clone().into(),
@@ -389,12 +385,12 @@ impl Config {
         (!self.tls_root_ca_file.is_empty()).then(|| self.tls_root_ca_file.clone().into())
     }
 
-    /// Whether there are files to be read again on SIGHUP.
+    /// Whether SIGHUP has files to reload.
     pub fn can_reload(&self) -> bool {
         !self.tls_cert.is_empty() || self.auth_file.is_some()
     }
 
-    /// What a client may negotiate.
+    /// Limits on what a client may negotiate.
     pub fn identify_limits(&self) -> IdentifyLimits {
         IdentifyLimits {
             max_heartbeat_interval: self.max_heartbeat_interval,
@@ -412,7 +408,7 @@ impl Config {
         }
     }
 
-    /// Who is asked what a secret allows.
+    /// Where secrets are checked: token file and auth servers.
     pub fn auth_options(&self) -> AuthOptions {
         let servers = AuthServersOptions {
             addresses: self.auth_http_addresses.clone(),
@@ -428,7 +424,7 @@ impl Config {
         }
     }
 
-    /// What bounds topics and channels.
+    /// Limits for topics and channels.
     pub fn engine_limits(&self) -> EngineLimits {
         EngineLimits {
             mem_queue_size: self.mem_queue_size,
@@ -447,7 +443,7 @@ impl Config {
 }
 
 impl Config {
-    /// How end-to-end latencies are measured, if they are.
+    /// How to measure end-to-end latencies; `None` if disabled.
     pub fn latency_options(&self) -> Option<LatencyOptions> {
         let quantiles = self.e2e_processing_latency_percentiles.clone();
         let window = self.e2e_processing_latency_window_time;
@@ -456,14 +452,14 @@ impl Config {
 }
 
 impl Default for Config {
-    /// What an empty command line gives.
+    /// The configuration of an empty command line.
     fn default() -> Self {
-        // Defaults stand in one place, with their flags; a test sees to it that they are valid.
+        // The defaults are next to their flags; a test checks that they are valid.
         Self::read([PROGRAM.into()]).expect("the flags' defaults are valid").0
     }
 }
 
-/// The port that others are told, if the real one is `real`.
+/// The announced port: `set`, or `real` if `set` is 0.
 pub fn broadcast_port(set: u16, real: i64) -> i64 {
     if set == 0 { real } else { set.into() }
 }
@@ -477,7 +473,8 @@ fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// What needs TLS, which must then be possible. Who asks for client certificates wants TLS, whatever else was said.
+/// Which listeners require TLS; fails if TLS is required but impossible. A policy for client certificates implies TLS,
+/// even with `--tls-required=false`.
 fn tls_required(flags: &Flags) -> Result<TlsRequired, ConfigError> {
     let required = match flags.tls_required {
         TlsRequired::No if !flags.tls_client_auth_policy.is_empty() => TlsRequired::Yes,
@@ -492,7 +489,8 @@ fn tls_required(flags: &Flags) -> Result<TlsRequired, ConfigError> {
     }
 }
 
-/// The policies, by their names; the middle two are beyond NSQ's. NSQ takes any other word for none, which we refuse.
+/// Returns `None` for an unknown policy. `request` and `verify-if-given` are not in NSQ. NSQ treats any other word as
+/// no policy.
 fn client_auth(policy: &str) -> Option<ClientAuth> {
     Some(match policy {
         "" => ClientAuth::None,
@@ -504,16 +502,16 @@ fn client_auth(policy: &str) -> Option<ClientAuth> {
     })
 }
 
-/// What a flag's being set does not do.
+/// Warnings about flags that are set but have no effect.
 fn warnings(flags: &Flags) -> Vec<String> {
     const DEPRECATED: &str = "is deprecated and has no effect";
     const DURABILITY: &str =
-        "has no effect: with --durability=sync nothing is acknowledged before it is synced";
-    const SCAN: &str = "has no effect: deadlines are kept in order, nothing is scanned";
+        "has no effect: with --durability=sync every publish is synced before it is acknowledged";
+    const SCAN: &str = "has no effect: nsqd keeps deadlines in order and does not scan queues";
     const NO_TLS: &str = "has no effect without --tls-cert and --tls-key";
     let always_synced = flags.durability == Durability::Sync;
     let no_tls = flags.tls_cert.is_empty();
-    let told = [
+    let rows = [
         ("verbose", flags.verbose, DEPRECATED),
         ("worker-id", flags.worker_id, DEPRECATED),
         ("https-address", no_tls && !["", "0.0.0.0:4152"].contains(&flags.https_address.as_str()), NO_TLS),
@@ -523,7 +521,7 @@ fn warnings(flags: &Flags) -> Vec<String> {
         ("queue-scan-selection-count", flags.queue_scan_selection_count != 20, SCAN),
         ("tls-min-version", no_tls && flags.tls_min_version != TlsVersion::default(), NO_TLS),
     ];
-    told.into_iter().filter(|(_, set, _)| *set).map(|(flag, _, text)| format!("--{flag} {text}")).collect()
+    rows.into_iter().filter(|(_, set, _)| *set).map(|(flag, _, text)| format!("--{flag} {text}")).collect()
 }
 
 /// Quantiles, highest first.
@@ -540,7 +538,7 @@ fn percentiles(given: &[String]) -> Result<Vec<f64>, ConfigError> {
     Ok(quantiles)
 }
 
-/// As NSQ does even when nothing uses the file: who named it believes that it is good.
+/// Checks the file even if nothing uses it, as in NSQ, because the operator relies on it.
 fn check_root_ca_file(path: &str) -> Result<(), ConfigError> {
     if path.is_empty() {
         return Ok(());

@@ -1,6 +1,7 @@
-//! What was found damaged, and reads that fail: counted, logged, and shown in the health.
+//! Damage and failing reads: counted, logged, and shown in the health.
 //!
-//! What a start finds is also collected, so that `nsq data verify`, which lets a start read the directory, shows the same.
+//! Findings of a start are also collected. `nsq data verify` runs a start on the directory, so it reports the same
+//! findings.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,38 +10,36 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use nsq_daemon::log::Logger;
 use parking_lot::Mutex;
 
-/// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// Something is not what was written.
+    /// The data differs from what was written.
     Damage,
-    /// Damage, or finished just before a crash.
+    /// Not certainly damage: for example, messages that were finished just before a crash.
     Doubt,
-    /// A write that a crash cut off. Nobody was told that it had been done.
+    /// A write that a crash cut off. nsqd had not reported it as done.
     Torn,
 }
 
-/// Something that is not as it should be.
+/// One problem found in the data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
     pub severity: Severity,
-    /// In which file or directory, if that is known.
+    /// The file or directory; `None` if unknown.
     pub path: Option<PathBuf>,
-    /// Where it starts in the file.
+    /// Where the problem starts in the file.
     pub offset: u64,
-    /// Its length in bytes. 0 if it is not a stretch of a file.
+    /// Length in bytes; 0 if it is not a range of a file.
     pub bytes: u64,
-    /// What it is.
+    /// Description of the problem.
     pub what: String,
-    /// The name of the topic that it belongs to, if it belongs to one.
+    /// Name of the topic that it belongs to; `None` if it belongs to no topic.
     pub topic: Option<String>,
-    /// The messages `(from, to)` that were there, without the last, if that is known.
+    /// The messages `(from, to)` that were there, `to` excluded; `None` if unknown.
     pub messages: Option<(u64, u64)>,
 }
 
 impl Finding {
-    /// Damage of which nothing else is known.
+    /// Damage without further details.
     pub fn damage(what: impl Into<String>) -> Self {
         Finding {
             severity: Severity::Damage,
@@ -53,30 +52,28 @@ impl Finding {
         }
     }
 
-    /// A write that was cut off.
     pub fn torn(what: impl Into<String>) -> Self {
         Finding { severity: Severity::Torn, ..Finding::damage(what) }
     }
 
-    /// It is a stretch of a file, or (0 bytes) a whole file or directory.
+    /// Sets its place: a range of a file, or a whole file or directory if `bytes` is 0.
     #[must_use]
     pub fn at(self, path: impl Into<PathBuf>, offset: u64, bytes: u64) -> Self {
         Finding { path: Some(path.into()), offset, bytes, ..self }
     }
 
-    /// It belongs to a topic.
+    /// Sets its topic.
     #[must_use]
     pub fn of(self, topic: impl fmt::Display) -> Self {
         Finding { topic: Some(topic.to_string()), ..self }
     }
 
-    /// It held these messages.
+    /// Sets the messages that it held, `to` excluded.
     #[must_use]
     pub fn with_messages(self, from: u64, to: u64) -> Self {
         Finding { messages: (from < to).then_some((from, to)), ..self }
     }
 
-    /// With another severity.
     #[must_use]
     pub fn with_severity(self, severity: Severity) -> Self {
         Finding { severity, ..self }
@@ -111,28 +108,28 @@ pub struct Damage {
     cut_bytes: AtomicU64,
     reads_fail: AtomicBool,
     read_error: Mutex<Option<String>>,
-    /// What was found, while the start goes on.
+    /// What a start has found so far; `None` after [`Damage::take_findings`].
     findings: Mutex<Option<Vec<Finding>>>,
 }
 
-/// Counted since the start, what the start found included.
+/// Counts since the start, including what the start found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DamageCounts {
-    /// Stretches of the journal, blocks of segments and whole files that did not verify.
+    /// Damaged parts of the journal, blocks of segments and whole files.
     pub damaged_blocks: u64,
-    /// Messages that were needed and could not be read.
+    /// Messages that were needed and are unreadable.
     pub damaged_messages: u64,
-    /// Bytes of writes that a crash had torn, cut at start.
+    /// Bytes of torn writes that the start cut.
     pub cut_bytes: u64,
 }
 
 impl Damage {
-    /// Reports to a log, and collects what is found until it is taken.
+    /// Logs to `logger`, and collects findings until [`Damage::take_findings`].
     pub fn new(logger: Logger) -> Self {
         Damage { logger: Some(logger), findings: Mutex::new(Some(Vec::new())), ..Damage::default() }
     }
 
-    /// Something is not as it should be.
+    /// Logs, counts and collects a finding.
     pub fn found(&self, finding: Finding) {
         if let Some(logger) = &self.logger {
             match finding.severity {
@@ -151,7 +148,7 @@ impl Damage {
         }
     }
 
-    /// These messages of a topic are lost: what should hold them is damaged.
+    /// Logs and counts messages of a topic that are lost because of damage, `to` excluded.
     pub fn lost(&self, topic: impl fmt::Display, from: u64, to: u64) {
         let count = to.saturating_sub(from);
         self.damaged_messages.fetch_add(count, Ordering::Relaxed);
@@ -161,17 +158,17 @@ impl Damage {
         }
     }
 
-    /// Whether anything is damaged, as far as is known.
+    /// Whether any damage was found so far.
     pub fn has_found_damage(&self) -> bool {
         self.damaged_blocks.load(Ordering::Relaxed) > 0
     }
 
-    /// What was found so far. From now on nothing is collected.
+    /// Returns the findings so far and stops collecting.
     pub fn take_findings(&self) -> Vec<Finding> {
         self.findings.lock().take().unwrap_or_default()
     }
 
-    /// The system could not read a block. It is tried again.
+    /// Records that the system could not read a block. nsqd retries the read.
     pub fn read_failed(&self, error: &str) {
         let mut known = self.read_error.lock();
         if known.as_deref() != Some(error) {
@@ -183,7 +180,7 @@ impl Damage {
         self.reads_fail.store(true, Ordering::Release);
     }
 
-    /// A block was read.
+    /// Records that a read succeeded.
     pub fn read_worked(&self) {
         if self.reads_fail.load(Ordering::Acquire) {
             *self.read_error.lock() = None;
@@ -191,7 +188,7 @@ impl Damage {
         }
     }
 
-    /// Why blocks cannot be read, if that is so.
+    /// Fails with the reason if blocks cannot be read.
     pub fn health(&self) -> Result<(), String> {
         match &*self.read_error.lock() {
             Some(error) => Err(format!("{error}; {READ_AGAIN}")),
@@ -199,7 +196,6 @@ impl Damage {
         }
     }
 
-    /// What was counted.
     pub fn counts(&self) -> DamageCounts {
         DamageCounts {
             damaged_blocks: self.damaged_blocks.load(Ordering::Relaxed),
@@ -209,7 +205,7 @@ impl Damage {
     }
 }
 
-/// What to do about a file that the system cannot read.
+/// Advice for a file that the system cannot read.
 const READ_AGAIN: &str = "nsqd retries by itself; repair the disk or restore access to the file";
 
 #[cfg(test)]
@@ -217,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_and_forgets_a_read_error_when_a_read_works() {
+    fn counts_damage_and_clears_a_read_error_after_a_good_read() {
         let damage = Damage::default();
         damage.found(Finding::damage("no readable records"));
         damage.found(Finding::torn("cut a torn write").at("1.journal", 100, 7));
@@ -232,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_reads_as_a_sentence() {
+    fn finding_shows_topic_place_and_messages() {
         let finding = Finding::damage("no readable records").at("/d/1.journal", 128, 50);
         assert_eq!(finding.to_string(), "no readable records: /d/1.journal at 128, 50 bytes");
         let finding = finding.of("t").with_messages(5, 8);
@@ -243,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn findings_are_collected_until_they_are_taken() {
+    fn findings_are_collected_until_taken() {
         let damage = Damage::new(Logger::silent());
         damage.found(Finding::damage("one"));
         assert_eq!(damage.take_findings(), [Finding::damage("one")]);

@@ -1,8 +1,8 @@
-//! Work that waits for the disk, off the threads that serve connections.
+//! Runs work that waits for the disk outside the threads that serve connections.
 //!
-//! Reads and writes have separate lanes, so a read that hangs does not delay a write. A lane runs a few jobs at a time and
-//! queues the others in order: a slow disk costs a few threads, whatever the number of channels. Before
-//! [`DiskWork::use_threads`], the caller runs the job itself; a start and the crash simulation rely on that.
+//! Reads and writes have separate lanes, so a read that hangs does not delay a write. A lane runs a few jobs at a time
+//! and queues the others in order. A slow disk therefore occupies a few threads, whatever the number of channels.
+//! Before [`DiskWork::use_threads`], the caller runs the job itself; a start and the crash simulation rely on that.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use tokio::runtime::Handle;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Reads that run at a time: enough to keep a disk busy.
+/// Maximum number of parallel reads: enough to keep a disk busy.
 const READS: usize = 4;
-/// Writes and removals that run at a time.
+/// Maximum number of parallel writes and removals.
 const WRITES: usize = 2;
 
 /// See the module. Shared by all topics.
@@ -117,7 +117,7 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// After a job panicked, another thread takes over the queued jobs.
+    /// After a job panicked, starts another thread for the queued jobs.
     fn drop(&mut self) {
         if !self.has_ended
             && let Some(runtime) = self.lane.queue.lock().runtime.clone()
@@ -164,7 +164,7 @@ mod tests {
         let (written_tx, written_rx) = mpsc::channel();
         work.write(move || written_tx.send(()).unwrap());
         written_rx.recv_timeout(PATIENCE).unwrap();
-        assert!(began_rx.try_recv().is_err(), "no more than a few");
+        assert!(began_rx.try_recv().is_err(), "more than READS jobs run");
         (0..10).for_each(|_| go_tx.send(()).unwrap());
         for _ in READS..10 {
             began_rx.recv_timeout(PATIENCE).unwrap();

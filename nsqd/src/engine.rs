@@ -1,4 +1,4 @@
-//! What all topics and channels share: the journal, the place for segments, the limits, the timers, the health.
+//! What all topics and channels share: journal, segment directories, limits, timers, health.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -35,7 +35,7 @@ macro_rules! log_error {
     ($engine:expr, $($text:tt)*) => { nsq_daemon::error!($engine.logger, $($text)*) };
 }
 
-/// The numbers that bound topics and channels.
+/// Limits for topics and channels.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineLimits {
     /// `--mem-queue-size`: messages in memory per topic.
@@ -50,20 +50,20 @@ pub struct EngineLimits {
     pub max_channel_consumers: usize,
     /// `--node-id`, 0..1024: the upper bits of message ids.
     pub node_id: u16,
-    /// `--retain-for` and `--retain-bytes`, for topics without limits of their own.
+    /// `--retain-for` and `--retain-bytes`, for topics that have no limits of their own.
     pub retention: Retention,
     /// `--max-bytes-per-file`: size of a segment file.
     pub max_bytes_per_file: u64,
-    /// Size of a memory chunk, and of a block on disk: [`crate::log::chunk::CHUNK_BYTES`], but for tests.
+    /// Size of a memory chunk, and of a block on disk: [`crate::log::chunk::CHUNK_BYTES`] except in tests.
     pub chunk_bytes: usize,
-    /// Size of a journal file: [`crate::storage::journal::DEFAULT_FILE_BYTES`], but for tests.
+    /// Size of a journal file: [`crate::storage::journal::DEFAULT_FILE_BYTES`] except in tests.
     pub journal_file_bytes: u64,
-    /// When the journal does what nobody waits for: [`JournalTiming::DEFAULT`], but for tests.
+    /// When the journal does background work: [`JournalTiming::DEFAULT`] except in tests.
     pub journal_timing: JournalTiming,
 }
 
 impl EngineLimits {
-    /// What a topic may keep in memory.
+    /// How much a topic may keep in memory.
     pub fn memory_bound(&self) -> MemoryBound {
         MemoryBound {
             messages: self.mem_queue_size,
@@ -76,7 +76,7 @@ impl EngineLimits {
 /// How end-to-end latencies are measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatencyOptions {
-    /// `--e2e-processing-latency-percentile`: which are told, each in (0, 1].
+    /// `--e2e-processing-latency-percentile`: the reported quantiles, each in (0, 1].
     pub quantiles: Vec<f64>,
     /// `--e2e-processing-latency-window-time`.
     pub window: Duration,
@@ -91,7 +91,8 @@ pub struct StorageError {
 }
 
 impl StorageError {
-    /// A commit failed. Where a later start may find what was refused, the text says so: `effect` is what happens then.
+    /// A commit failed. If a later start may find the refused record, the text says so: `effect` describes what happens
+    /// then.
     pub fn of_commit(error: &JournalError, effect: &str) -> Self {
         match error {
             JournalError::InDoubt(_) => StorageError::in_doubt(error, effect),
@@ -99,25 +100,25 @@ impl StorageError {
         }
     }
 
-    /// Nobody knows whether it was stored.
+    /// It is unknown whether the record was stored.
     pub fn in_doubt(cause: impl Display, effect: &str) -> Self {
         StorageError { text: format!("{cause}; {effect} after a restart of nsqd"), is_in_doubt: true }
     }
 
-    /// Whether a later start may find what was refused.
+    /// Whether a later start may find the refused record.
     pub fn is_in_doubt(&self) -> bool {
         self.is_in_doubt
     }
 }
 
-/// Of an append: nothing of it was written.
+/// For an append: nothing of it was written.
 impl From<JournalError> for StorageError {
     fn from(error: JournalError) -> Self {
         StorageError { text: error.to_string(), is_in_doubt: false }
     }
 }
 
-/// What does not work, and what to do about it.
+/// Describes the failure and what to do about it.
 fn journal_failure(error: &JournalError) -> String {
     match error {
         JournalError::Sync(_) => format!("{error}; publishes are refused; {AFTER_FAILED_SYNC}"),
@@ -127,29 +128,23 @@ fn journal_failure(error: &JournalError) -> String {
 
 /// See the module.
 pub struct Engine {
-    /// Every durable fact; none with `--durability=overflow`.
+    /// Holds every durable fact; `None` with `--durability=overflow`.
     pub journal: Option<Arc<Journal>>,
-    /// Where files are.
     pub storage: Arc<dyn Storage>,
-    /// Which files.
     pub data_dir: DataDir,
-    /// When a publish is acknowledged.
     pub durability: Durability,
-    /// Bounds.
     pub limits: EngineLimits,
-    /// Deadlines.
     pub timers: Arc<Timers>,
-    /// Log lines.
     pub logger: Logger,
-    /// What was found damaged; also counts it for metrics.
+    /// Records damage, and counts it for metrics.
     pub damage: Arc<Damage>,
-    /// What all topics' logs share.
+    /// Shared by all topic logs.
     pub log_context: LogContext,
     next_topic: AtomicU32,
     next_channel: AtomicU32,
-    /// Topics that are gone have used sequence numbers up to here.
+    /// Deleted topics have used sequence numbers below this.
     sequences_used: AtomicU64,
-    /// The data directory, as long as it is where it was.
+    /// The data directory, as long as it is in its place.
     pub home: Arc<Anchored>,
     homeless: AtomicBool,
     leaving: AtomicBool,
@@ -159,28 +154,28 @@ pub struct Engine {
     retains: AtomicBool,
     health: Mutex<Health>,
     topology: watch::Sender<u64>,
-    /// What publishers and upkeep tell each other.
+    /// Lets publishers wait for upkeep.
     pub backpressure: Backpressure,
     latency: OnceLock<LatencyOptions>,
     metrics: Metrics,
-    /// Where the journal ended at start.
+    /// End of the journal at start.
     journal_end: Lsn,
     checkpoints: Mutex<Checkpoints>,
 }
 
-/// From which places on the journal is needed, should one have to go on from a checkpoint.
+/// The places from which the checkpoints need the journal.
 #[derive(Debug, Default, Clone, Copy)]
 struct Checkpoints {
     newest: Lsn,
-    /// Needed if the newest is damaged.
+    /// Needed if the newest checkpoint is damaged.
     previous: Lsn,
-    /// How many were written since the start.
+    /// Checkpoints written since the start.
     count: u64,
-    /// The file in which the journal last began to name all topics and channels.
+    /// The newest file in which the journal started to record all names of topics and channels.
     named_in: u64,
 }
 
-/// What an engine is made with.
+/// The parts of an [`Engine`].
 pub struct EngineParts {
     /// See [`Engine::journal`].
     pub journal: Option<Arc<Journal>>,
@@ -198,18 +193,18 @@ pub struct EngineParts {
     pub logger: Logger,
     /// See [`Engine::log_context`].
     pub log_context: LogContext,
-    /// The first numbers to give to a topic and a channel.
+    /// The first numbers for a new topic and a new channel.
     pub next_numbers: (TopicNumber, ChannelNumber),
     /// See [`Engine::sequences_used_to`].
     pub sequences_used: u64,
     /// See [`Engine::journal_from`].
     pub journal_end: Lsn,
-    /// The place from which the checkpoint that was read needs the journal.
+    /// The place from which the loaded checkpoint needs the journal.
     pub checkpoint_from: Lsn,
 }
 
 impl Engine {
-    /// An engine with nothing in it.
+    /// An engine without topics.
     pub fn new(parts: EngineParts) -> Arc<Self> {
         Arc::new(Engine {
             journal: parts.journal,
@@ -241,51 +236,51 @@ impl Engine {
         })
     }
 
-    /// The journal for something that is ephemeral or not.
+    /// The journal for a topic or channel; `None` if `ephemeral`.
     pub fn journal_for(&self, ephemeral: bool) -> Option<&Arc<Journal>> {
         self.journal.as_ref().filter(|_| !ephemeral)
     }
 
-    /// A number that no topic of this data directory ever had.
+    /// Returns a number that no topic of this data directory ever had.
     pub fn next_topic_number(&self) -> TopicNumber {
         self.next_topic.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A number that no channel of this data directory ever had.
+    /// Returns a number that no channel of this data directory ever had.
     pub fn next_channel_number(&self) -> ChannelNumber {
         self.next_channel.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The numbers that would be given next, for a checkpoint.
+    /// The next numbers to assign, for a checkpoint.
     pub fn next_numbers(&self) -> (TopicNumber, ChannelNumber) {
         (self.next_topic.load(Ordering::Relaxed), self.next_channel.load(Ordering::Relaxed))
     }
 
-    /// The place in the journal from which a checkpoint begun now must be followed by replaying. Without a journal
-    /// it is the end of the one there was before, so that a later one goes on behind it.
+    /// The place in the journal from which a checkpoint that starts now needs replaying. Without a journal it is the
+    /// end of the previous journal, so that a later journal continues after it.
     pub fn journal_from(&self) -> Lsn {
         self.journal.as_ref().map_or(self.journal_end, |journal| journal.position())
     }
 
-    /// A checkpoint stands that needs the journal from this place on. The one before it stays, too.
+    /// Records that a checkpoint was written, which needs the journal from `journal_from` on. The previous checkpoint
+    /// is kept, too.
     pub fn checkpoint_written(&self, journal_from: Lsn) {
         let mut checkpoints = self.checkpoints.lock();
         checkpoints.previous = std::mem::replace(&mut checkpoints.newest, journal_from);
         checkpoints.count += 1;
     }
 
-    /// How many checkpoints were written since the start.
     pub fn checkpoint_count(&self) -> u64 {
         self.checkpoints.lock().count
     }
 
-    /// No journal file before this one is needed by a checkpoint.
+    /// No checkpoint needs a journal file before this one.
     pub fn first_needed_journal_file(&self) -> u64 {
         self.checkpoints.lock().previous.file_number()
     }
 
-    /// Whether the journal says what topics and channels there are in a file after this one; if not, it must be told
-    /// before that file goes. From now on it counts as told.
+    /// Returns whether no file after this one holds all names of topics and channels. Then the caller must record them
+    /// again before it retires this file. Marks them as recorded.
     pub fn take_unnamed(&self, file_number: u64) -> bool {
         let now = self.journal_from().file_number();
         let mut checkpoints = self.checkpoints.lock();
@@ -296,29 +291,30 @@ impl Engine {
         unnamed
     }
 
-    /// Where a topic created now starts counting: the microsecond, or behind all that any topic deleted so far has
-    /// used, if it had counted faster than that or the clock was set back. So ids are not used again when a topic is
-    /// deleted and made anew: clients that look for duplicates by id would drop the new ones.
+    /// The first sequence number of a topic created now: the current microsecond, or the end of what deleted topics
+    /// have used. The latter is higher if a topic counted faster than the clock, or if the clock was set back. Ids are
+    /// therefore not reused when a topic is deleted and created again: clients that detect duplicates by id would drop
+    /// the new messages.
     pub fn new_first_sequence(&self, wall_ns: i64) -> u64 {
         Self::sequence_of_time(wall_ns).max(self.sequences_used.load(Ordering::Relaxed))
     }
 
-    /// The microsecond.
+    /// The microsecond of a wall time.
     pub fn sequence_of_time(wall_ns: i64) -> u64 {
         u64::try_from(wall_ns / 1000).unwrap_or(0)
     }
 
-    /// A topic that is gone has used sequence numbers up to here.
+    /// Records that a deleted topic has used sequence numbers below `end`.
     pub fn sequences_used(&self, end: u64) {
         self.sequences_used.fetch_max(end, Ordering::Relaxed);
     }
 
-    /// No new topic starts counting before this.
+    /// No new topic starts below this sequence number.
     pub fn sequences_used_to(&self) -> u64 {
         self.sequences_used.load(Ordering::Relaxed)
     }
 
-    /// The segment files of a new topic.
+    /// The segment store of a new topic.
     pub fn new_segments(&self, topic: TopicNumber) -> SegmentStore {
         SegmentStore::new(
             self.storage.clone(),
@@ -327,7 +323,7 @@ impl Engine {
         )
     }
 
-    /// To be awaited before something is published: see [`crate::backpressure`].
+    /// Await this before a publish: see [`crate::backpressure`].
     pub async fn wait_for_room(&self) {
         if let Some(journal) = &self.journal
             && journal.is_tight()
@@ -336,7 +332,7 @@ impl Engine {
         }
     }
 
-    /// Topics or channels came or went: lookupd must hear of it.
+    /// Records that a topic or channel was created or deleted, so that lookupd is informed.
     pub fn topology_changed(&self) {
         self.topology.send_modify(|version| *version += 1);
     }
@@ -346,53 +342,50 @@ impl Engine {
         self.topology.subscribe()
     }
 
-    /// What is counted while the daemon works.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// How end-to-end latencies are measured, if they are.
+    /// How to measure end-to-end latencies; `None` if disabled.
     pub fn latency(&self) -> Option<&LatencyOptions> {
         self.latency.get()
     }
 
     /// See [`Registry::measure_latencies`](crate::topic::registry::Registry::measure_latencies).
     pub(crate) fn set_latency(&self, options: LatencyOptions) {
-        // The first one stands: it is what channels measure by already.
+        // The first setting wins, because channels already measure with it.
         let _ = self.latency.set(options);
     }
 
-    /// The data directory is not where it was, or it is again.
+    /// Records whether the data directory is missing from its place.
     pub fn set_homeless(&self, homeless: bool) {
         self.homeless.store(homeless, Ordering::Relaxed);
     }
 
-    /// Whether there is no data directory: what is published now could not be stored.
+    /// Whether the data directory is missing, so that a publish could not be stored.
     pub fn is_homeless(&self) -> bool {
         self.homeless.load(Ordering::Relaxed)
     }
 
-    /// The daemon will stop soon. Everything works still, but nobody new should come.
+    /// The daemon will stop soon. Everything still works, but new clients should stay away.
     pub fn set_leaving(&self) {
         self.leaving.store(true, Ordering::Release);
     }
 
-    /// Whether the daemon will stop soon.
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// The daemon stops: no topics are created any more.
+    /// The daemon stops: from now on, no topics are created.
     pub fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Release);
     }
 
-    /// Whether the daemon stops.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Remembers that something does not work, besides the journal, which has a memory of its own.
+    /// Records a failure of a part. Failures of the journal itself are recorded by the journal.
     pub fn set_failed(&self, part: Part, cause: &str) {
         let cause = format!("{cause}; {}", part.remedy());
         self.note_failed(part, &cause);
@@ -404,24 +397,24 @@ impl Engine {
         }
     }
 
-    /// Logs when the journal begins to fail and when it works again: it has a memory of its own, but writes no log.
+    /// Logs when the journal starts to fail and when it works again, because the journal itself writes no log.
     pub fn note_journal(&self) {
         let Some(journal) = &self.journal else { return };
         match journal.failure() {
             Some(error) => self.note_failed(Part::Journal, &journal_failure(&error)),
             None if self.health.lock().works(Part::Journal) => {
-                crate::log_info!(self, "journal is written again");
+                crate::log_info!(self, "journal works again");
             }
             None => {}
         }
     }
 
-    /// A storage error with this text: nothing was stored.
+    /// A storage error with this text. Nothing was stored.
     pub fn storage_error(&self, cause: impl ToString) -> StorageError {
         StorageError { text: cause.to_string(), is_in_doubt: false }
     }
 
-    /// Whether any topic has segments, so that there may be something to clean.
+    /// Sets whether any topic has segments, so that there may be something to clean.
     pub fn set_has_segments(&self, has_segments: bool) {
         self.has_segments.store(has_segments, Ordering::Relaxed);
     }
@@ -431,40 +424,40 @@ impl Engine {
         self.has_segments.load(Ordering::Relaxed)
     }
 
-    /// The topic that cleaning begins with.
+    /// The topic with which cleaning starts.
     pub fn clean_from(&self) -> TopicNumber {
         self.clean_from.load(Ordering::Relaxed)
     }
 
-    /// Cleaning did not come to this topic.
+    /// Records that cleaning did not reach this topic.
     pub fn set_clean_from(&self, topic: TopicNumber) {
         self.clean_from.store(topic, Ordering::Relaxed);
     }
 
-    /// Some topic keeps what is finished.
+    /// Records that a topic retains finished messages.
     pub fn set_retains(&self) {
         self.retains.store(true, Ordering::Relaxed);
     }
 
-    /// Whether any topic has ever kept what is finished.
+    /// Whether any topic has ever retained finished messages.
     pub fn retains(&self) -> bool {
         self.retains.load(Ordering::Relaxed)
     }
 
-    /// It works (again).
+    /// Records that a part works (again).
     pub fn set_works(&self, part: Part) {
         self.health.lock().works(part);
     }
 
-    /// What does not work as it should: publishing, or reading from disk.
+    /// Fails with the reason if a part of the engine does not work.
     pub fn health(&self) -> Result<(), String> {
-        // What concerns publishing first: a failed sync is for good.
+        // Problems with publishing come first: a failed sync is permanent.
         if let Some(journal) = &self.journal
             && let Some(error) = journal.failure()
         {
             let forgotten = match journal.forgotten_count() {
                 0 => String::new(),
-                count => format!(" ({count} acknowledgements not remembered)"),
+                count => format!(" ({count} acknowledgements not recorded)"),
             };
             return Err(format!("{}{forgotten}", journal_failure(&error)));
         }

@@ -1,5 +1,4 @@
-//! Every flag, as typed: name, default, help and key in the config file. What the values mean together is decided in
-//! [`crate::config`].
+//! All flags as typed: name, default, help and config file key. [`crate::config`] validates their values together.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -11,226 +10,227 @@ use nsq_daemon::{go_duration, go_flags};
 
 use crate::storage::Durability;
 
-/// The program's name, in its version line and its last words.
+/// The program's name, in its version line and its fatal messages.
 pub const PROGRAM: &str = "nsqd";
 
-/// What the command line and the config file say.
+/// The values from the command line and the config file.
 #[derive(Debug, Clone, Parser)]
-#[command(about = "The queue daemon: topics, channels, and consumers that messages are pushed to")]
+#[command(about = "Queue daemon: accepts messages for topics and pushes them to consumers of channels")]
 pub struct Flags {
     /// Print the version and exit.
     #[arg(long, action = ArgAction::Set, default_value_t = false)]
     pub version: bool,
-    /// Path of a TOML config file. Flags win over it.
+    /// Path of a TOML config file. Flags override it.
     #[arg(long, default_value = "")]
     pub config: OsString,
-    /// Lowest level of log lines: debug, info, warn, error or fatal.
+    /// Lowest level to log: debug, info, warn, error or fatal.
     #[arg(long, default_value = "info")]
     pub log_level: Level,
-    /// Put in front of every log line.
+    /// Text in front of every log line.
     #[arg(long, default_value = "[nsqd] ")]
     pub log_prefix: String,
-    /// What a log line looks like: text (NSQ's) or json.
+    /// Format of log lines: text (as in NSQ) or json.
     #[arg(long, default_value = "text")]
     pub log_format: Format,
-    /// Deprecated, no effect: see --log-level.
+    /// Deprecated, no effect. Use --log-level.
     #[arg(long, action = ArgAction::Set, default_value_t = false, hide = true)]
     pub verbose: bool,
-    /// Part of message ids, 0 to 1023. [default: from the host name]
+    /// Node number in message ids, 0 to 1023. [default: from the host name]
     #[arg(long, value_parser = go_flags::parse_int)]
     pub node_id: Option<i64>,
-    /// Deprecated, no effect: see --node-id.
+    /// Deprecated, no effect. Use --node-id.
     #[arg(long, action = ArgAction::Set, default_value_t = false, hide = true)]
     pub worker_id: bool,
 
-    /// Where clients connect: host:port, or the path of a unix socket.
+    /// TCP listener for clients: host:port, or the path of a unix socket.
     #[arg(long, default_value = "0.0.0.0:4150")]
     pub tcp_address: String,
-    /// Where HTTP is served: host:port, or the path of a unix socket; empty for nowhere.
+    /// HTTP listener: host:port, or the path of a unix socket; empty to disable.
     #[arg(long, default_value = "0.0.0.0:4151")]
     pub http_address: String,
-    /// Permissions of the files of unix sockets, octal, such as 0660. [default: what the umask leaves]
+    /// Permissions of unix socket files, octal, such as 0660. [default: from the umask]
     #[arg(long, value_parser = go_flags::parse_mode)]
     pub unix_socket_mode: Option<u32>,
-    /// Where HTTPS is served, if there is a certificate; empty for nowhere.
+    /// HTTPS listener: host:port; empty to disable. Used only with --tls-cert and --tls-key.
     #[arg(long, default_value = "0.0.0.0:4152")]
     pub https_address: String,
-    /// Address that lookupd gives to clients. [default: the host name]
+    /// Address to announce to lookupd. [default: the host name]
     #[arg(long)]
     pub broadcast_address: Option<String>,
-    /// TCP port that lookupd gives to clients; 0 for the real one.
+    /// TCP port to announce to lookupd; 0 for the real port.
     #[arg(long, default_value = "0", value_parser = port)]
     pub broadcast_tcp_port: u16,
-    /// HTTP port that lookupd gives to tools; 0 for the real one.
+    /// HTTP port to announce to lookupd; 0 for the real port.
     #[arg(long, default_value = "0", value_parser = port)]
     pub broadcast_http_port: u16,
-    /// A lookupd's host:port for TCP. May be repeated.
+    /// lookupd to register with: TCP host:port. May be repeated.
     #[arg(long)]
     pub lookupd_tcp_address: Vec<String>,
-    /// How long to go on after SIGTERM or SIGINT, with /ping answering 503, before stopping; a second signal ends it.
+    /// Time to keep serving after SIGTERM or SIGINT, with /ping answering 503. A second signal stops nsqd at once.
     #[arg(long, default_value = "0", value_parser = go_duration::parse)]
     pub shutdown_delay: Duration,
-    /// Limit for connecting to lookupd's HTTP and to auth servers.
+    /// Timeout for connecting to lookupd's HTTP port and to auth servers.
     #[arg(long, default_value = "2s", value_parser = go_duration::parse)]
     pub http_client_connect_timeout: Duration,
-    /// Limit for a whole request to them.
+    /// Timeout for a whole HTTP request to lookupd or an auth server.
     #[arg(long, default_value = "5s", value_parser = go_duration::parse)]
     pub http_client_request_timeout: Duration,
-    /// An auth server: host:port (asked at /auth) or a URL. May be repeated.
+    /// Auth server: host:port (queried at /auth) or a URL. May be repeated.
     #[arg(long)]
     pub auth_http_address: Vec<String>,
-    /// How auth servers are asked: get or post.
+    /// HTTP method for queries to auth servers: get or post.
     #[arg(long, default_value = "get")]
     pub auth_http_request_method: String,
-    /// File of tokens and what they allow, TOML or JSON; read again when it changes.
+    /// File of tokens and their permissions, TOML or JSON; reloaded when it changes.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub auth_file: OsString,
-    /// The HTTP API needs a token, too: Authorization: Bearer TOKEN.
+    /// Require a token for the HTTP API: Authorization: Bearer TOKEN.
     #[arg(long, action = ArgAction::Set, default_value_t = false)]
     pub http_auth: bool,
-    /// Accept changes over HTTP that a browser sends for pages of this origin (scheme, host and port); * for
-    /// every site. May be repeated.
+    /// Allow web pages of this origin (scheme, host and port) to make changes over HTTP; * for every origin. May be
+    /// repeated.
     #[arg(long)]
     pub http_allowed_origin: Vec<String>,
-    /// Region that this node is in.
+    /// Region of this node.
     #[arg(long, default_value = "")]
     pub topology_region: String,
-    /// Zone that this node is in.
+    /// Zone of this node.
     #[arg(long, default_value = "")]
     pub topology_zone: String,
-    /// Switches an experiment on (topology-aware-consumption). May be repeated.
+    /// Enable an experiment (topology-aware-consumption). May be repeated.
     #[arg(long)]
     pub enable_experiment: Vec<String>,
 
-    /// Directory of all files. [default: the working directory]
+    /// Directory for all data files. [default: the working directory]
     #[arg(long, default_value = "", hide_default_value = true)]
     pub data_path: OsString,
-    /// When a publish is acknowledged: in memory (overflow), survives a kill (write), survives a power failure (sync).
+    /// When to acknowledge a publish: overflow (in memory), write (survives a kill) or sync (survives a power failure).
     #[arg(long, default_value_t = Durability::Write)]
     pub durability: Durability,
-    /// Messages per topic that are held in memory.
+    /// Maximum number of messages per topic in memory.
     #[arg(long, default_value = "10000", value_parser = count)]
     pub mem_queue_size: u64,
-    /// Bytes of messages per topic that are held in memory.
+    /// Maximum bytes of messages per topic in memory.
     #[arg(long, default_value = "67108864", value_parser = count)]
     pub mem_queue_bytes: u64,
-    /// Bytes per file of a topic's messages.
+    /// Maximum size of a file of a topic's messages, in bytes.
     #[arg(long, default_value = "104857600", value_parser = positive)]
     pub max_bytes_per_file: u64,
-    /// How long a topic keeps finished messages, so that channels can start in the past; 0 for not at all.
+    /// Time to retain finished messages, so that channels can start in the past; 0 for no time limit.
     #[arg(long, default_value = "0", value_parser = go_duration::parse)]
     pub retain_for: Duration,
-    /// How many bytes of its newest messages a topic keeps though finished; 0 for no limit but --retain-for's.
+    /// Bytes of its newest messages that a topic retains; 0 for no size limit. Without both limits, nothing is
+    /// retained.
     #[arg(long, default_value = "0", value_parser = count)]
     pub retain_bytes: u64,
-    /// Messages after which what was written is synced in the background; with --durability=sync it always is.
+    /// Sync written data in the background after this many messages. No effect with --durability=sync.
     #[arg(long, default_value = "2500", value_parser = count)]
     pub sync_every: u64,
-    /// How long what was written may wait for that.
+    /// Maximum time until written data is synced in the background. No effect with --durability=sync.
     #[arg(long, default_value = "2s", value_parser = go_duration::parse)]
     pub sync_timeout: Duration,
-    /// No effect here: deadlines are kept in order, so that nothing is scanned.
+    /// No effect: nsqd keeps deadlines in order and does not scan queues.
     #[arg(long, default_value = "4", value_parser = count)]
     pub queue_scan_worker_pool_max: u64,
-    /// No effect here: deadlines are kept in order, so that nothing is scanned.
+    /// No effect: nsqd keeps deadlines in order and does not scan queues.
     #[arg(long, default_value = "20", value_parser = count)]
     pub queue_scan_selection_count: u64,
 
-    /// How long a message may be in flight, unless the client asks for another time.
+    /// In-flight timeout of a message, unless the client requests another.
     #[arg(long, default_value = "1m", value_parser = go_duration::parse)]
     pub msg_timeout: Duration,
-    /// How long a message may be in flight at most.
+    /// Maximum in-flight timeout of a message.
     #[arg(long, default_value = "15m", value_parser = go_duration::parse)]
     pub max_msg_timeout: Duration,
-    /// Longest body of a message, in bytes.
+    /// Maximum length of a message body, in bytes.
     #[arg(long, default_value = "1048576", value_parser = wire_size)]
     pub max_msg_size: u64,
-    /// Longest body of a command, in bytes.
+    /// Maximum length of a command body, in bytes.
     #[arg(long, default_value = "5242880", value_parser = wire_size)]
     pub max_body_size: u64,
-    /// Longest delay of a message.
+    /// Maximum delay of a message.
     #[arg(long, default_value = "1h", value_parser = go_duration::parse)]
     pub max_req_timeout: Duration,
 
-    /// Longest heartbeat interval that a client may ask for.
+    /// Maximum heartbeat interval that a client may request.
     #[arg(long, default_value = "1m", value_parser = go_duration::parse)]
     pub max_heartbeat_interval: Duration,
-    /// Highest RDY count.
+    /// Maximum RDY count of a consumer.
     #[arg(long, default_value = "2500", value_parser = count)]
     pub max_rdy_count: u64,
-    /// Largest output buffer that a client may ask for, in bytes.
+    /// Maximum output buffer that a client may request, in bytes.
     #[arg(long, default_value = "65536", value_parser = count)]
     pub max_output_buffer_size: u64,
-    /// Longest output buffer timeout that a client may ask for.
+    /// Maximum output buffer timeout that a client may request.
     #[arg(long, default_value = "30s", value_parser = go_duration::parse)]
     pub max_output_buffer_timeout: Duration,
-    /// Shortest output buffer timeout that a client may ask for.
+    /// Minimum output buffer timeout that a client may request.
     #[arg(long, default_value = "25ms", value_parser = go_duration::parse)]
     pub min_output_buffer_timeout: Duration,
-    /// Output buffer timeout, unless the client asks for another.
+    /// Output buffer timeout, unless the client requests another.
     #[arg(long, default_value = "250ms", value_parser = go_duration::parse)]
     pub output_buffer_timeout: Duration,
-    /// Most consumers of a channel; 0 for no limit.
+    /// Maximum number of consumers per channel; 0 for no limit.
     #[arg(long, default_value = "0", value_parser = count)]
     pub max_channel_consumers: u64,
 
-    /// A statsd's host:port for UDP.
+    /// statsd server to push statistics to: UDP host:port.
     #[arg(long, default_value = "")]
     pub statsd_address: String,
-    /// Prefix of statsd keys; %s stands for the host key.
+    /// Prefix of statsd keys; %s is replaced by the host key.
     #[arg(long, default_value = "nsq.%s")]
     pub statsd_prefix: String,
-    /// Time between pushes to statsd.
+    /// Interval between pushes to statsd.
     #[arg(long, default_value = "1m", value_parser = go_duration::parse)]
     pub statsd_interval: Duration,
-    /// Tell statsd about memory.
+    /// Push memory statistics to statsd.
     #[arg(long, action = ArgAction::Set, default_value_t = true)]
     pub statsd_mem_stats: bool,
-    /// Bytes per datagram to statsd.
+    /// Size of a UDP datagram to statsd, in bytes.
     #[arg(long, default_value = "508", value_parser = count)]
     pub statsd_udp_packet_size: u64,
-    /// Do not tell statsd about ephemeral topics and channels.
+    /// Omit ephemeral topics and channels from statsd.
     #[arg(long, action = ArgAction::Set, default_value_t = false)]
     pub statsd_exclude_ephemeral: bool,
 
-    /// Most series of topics and channels in /metrics; what is beyond is told in sums only.
+    /// Maximum number of topic and channel series in /metrics; the rest appear only in totals.
     #[arg(long, default_value = "20000", value_parser = count)]
     pub metrics_max_series: u64,
 
-    /// A quantile in (0, 1] of the time from publishing to FIN. May be repeated or joined by commas.
+    /// Quantile of the time from publish to FIN to report, in (0, 1]. May be repeated or separated by commas.
     #[arg(long)]
     pub e2e_processing_latency_percentile: Vec<String>,
-    /// Window of samples for it.
+    /// Window of samples for --e2e-processing-latency-percentile.
     #[arg(long, default_value = "10m", value_parser = go_duration::parse)]
     pub e2e_processing_latency_window_time: Duration,
 
-    /// Certificate (with the chain up to its root), PEM. Read again when it changes, and on SIGHUP.
+    /// Certificate file (with the chain up to its root), PEM. Reloaded when it changes and on SIGHUP.
     #[arg(long, default_value = "")]
     pub tls_cert: String,
-    /// Its key, PEM.
+    /// Private key file for --tls-cert, PEM.
     #[arg(long, default_value = "")]
     pub tls_key: String,
-    /// Client certificates: require (any), require-verify (from an authority), request or verify-if-given (the same,
-    /// of clients that have one). Makes --tls-required true.
+    /// Policy for client certificates: require (any certificate) or require-verify (signed by an authority). request
+    /// and verify-if-given check the same, but accept clients without a certificate. Implies --tls-required.
     #[arg(long, default_value = "")]
     pub tls_client_auth_policy: String,
-    /// Certificates of authorities, PEM. [default: the system's]
+    /// File of certificate authorities, PEM. [default: the system's]
     #[arg(long, default_value = "")]
     pub tls_root_ca_file: String,
-    /// Insist on TLS: true, false, or tcp-https for all but HTTP.
+    /// Require TLS: true, false, or tcp-https (everything except plain HTTP).
     #[arg(long, default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = TlsRequired::parse)]
     pub tls_required: TlsRequired,
-    /// Oldest version of TLS: tls1.0, tls1.1, tls1.2 or tls1.3. There is none before 1.2 here.
+    /// Minimum TLS version: tls1.0, tls1.1, tls1.2 or tls1.3. nsqd never uses a version before TLS 1.2.
     #[arg(long, default_value = "tls1.0", value_parser = TlsVersion::parse)]
     pub tls_min_version: TlsVersion,
 
-    /// Let clients negotiate deflate.
+    /// Allow clients to negotiate deflate.
     #[arg(long, action = ArgAction::Set, default_value_t = true)]
     pub deflate: bool,
-    /// Highest level of deflate, 1 to 9.
+    /// Maximum deflate level, 1 to 9.
     #[arg(long, default_value = "6", value_parser = go_flags::parse_int)]
     pub max_deflate_level: i64,
-    /// Let clients negotiate snappy.
+    /// Allow clients to negotiate snappy.
     #[arg(long, action = ArgAction::Set, default_value_t = true)]
     pub snappy: bool,
 }
@@ -303,15 +303,15 @@ pub const KEYS: &[Key] = &[
     Key::new("snappy", "snappy", Kind::Bool),
 ];
 
-/// `--tls-required`; its number is what `/config/tls_required` tells.
+/// `--tls-required`. `/config/tls_required` reports its number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TlsRequired {
-    /// TLS is up to the client.
+    /// The client decides.
     #[default]
     No = 0,
-    /// All but plain HTTP needs TLS.
+    /// Everything except plain HTTP requires TLS.
     TcpHttps = 1,
-    /// Everything needs TLS.
+    /// Everything requires TLS.
     Yes = 2,
 }
 
@@ -328,17 +328,13 @@ impl TlsRequired {
     }
 }
 
-/// `--tls-min-version`; its number is TLS's own.
+/// `--tls-min-version`. Its numbers are those of the TLS protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TlsVersion {
-    /// TLS 1.0.
     #[default]
     Tls10 = 0x301,
-    /// TLS 1.1.
     Tls11 = 0x302,
-    /// TLS 1.2.
     Tls12 = 0x303,
-    /// TLS 1.3.
     Tls13 = 0x304,
 }
 
@@ -366,7 +362,7 @@ fn positive(text: &str) -> Result<u64, String> {
 /// Sizes are signed 32-bit integers on the wire.
 fn wire_size(text: &str) -> Result<u64, String> {
     positive(text).and_then(|size| {
-        if size > i32::MAX as u64 { Err(format!("must not be more than {}", i32::MAX)) } else { Ok(size) }
+        if size > i32::MAX as u64 { Err(format!("must be at most {}", i32::MAX)) } else { Ok(size) }
     })
 }
 
@@ -379,10 +375,10 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    /// Flags that are only for the command line.
+    /// Flags that have no config file key.
     const NOT_IN_FILE: [&str; 5] = ["version", "config", "verbose", "worker-id", "help"];
 
-    /// Keys that are not their flag with underscores.
+    /// Keys that differ from their flag's name with underscores.
     const NAMED_OTHERWISE: [&str; 5] = [
         "id",
         "nsqlookupd_tcp_addresses",
@@ -392,12 +388,12 @@ mod tests {
     ];
 
     #[test]
-    fn the_clap_tree_is_sound() {
+    fn clap_accepts_the_flag_definitions() {
         Flags::command().debug_assert();
     }
 
     #[test]
-    fn every_flag_has_its_key() {
+    fn every_flag_has_one_config_key() {
         let mut command = Flags::command();
         command.build();
         let flags: Vec<&str> = command.get_arguments().filter_map(|argument| argument.get_long()).collect();
@@ -413,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_tls() {
+    fn tls_options_are_parsed_in_any_case() {
         assert_eq!(TlsRequired::parse("TCP-https"), Ok(TlsRequired::TcpHttps));
         assert_eq!(TlsRequired::parse("T"), Ok(TlsRequired::Yes));
         assert!(TlsRequired::parse("maybe").is_err());
@@ -424,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_ranges() {
+    fn numbers_out_of_range_are_rejected() {
         assert_eq!(count("0x10"), Ok(16));
         assert!(count("-1").is_err());
         assert!(positive("0").is_err());

@@ -1,31 +1,31 @@
-//! Pure: what does not work just now, and why. Each part of the daemon speaks for itself: one that works again says nothing about the
-//! others.
+//! Pure: which parts do not work at the moment, and why. Parts are independent: when one works again, the state of the
+//! others does not change.
 
 use std::collections::BTreeMap;
 
-/// Parts that may fail for a while. The first in this order is reported first.
+/// Parts that may fail temporarily. The first in this order is reported first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The data directory: it is where it was, and can be written to.
+    /// The data directory: it is in its place and writable.
     DataDir,
     /// Writing the journal.
     Journal,
-    /// Files in the data directory that somebody has removed or replaced.
+    /// Files in the data directory that someone removed or replaced.
     Files,
-    /// Syncing in the background. Once it has failed, it stays so until the next start.
+    /// Syncing in the background. A failure lasts until the next start.
     Syncing,
     /// Moving messages from memory to disk.
     Spilling,
-    /// Checkpoints, and letting go of files.
+    /// Checkpoints and deletion of files.
     Upkeep,
 }
 
 impl Part {
-    /// What to do about a failure.
+    /// Advice for a failure of this part.
     pub fn remedy(self) -> &'static str {
         match self {
             Part::DataDir => "nsqd retries by itself, no restart is needed",
-            Part::Files => "remove nothing from the data directory while nsqd runs",
+            Part::Files => "do not remove files from the data directory while nsqd runs",
             Part::Journal | Part::Spilling | Part::Upkeep => {
                 "free space or repair the disk; nsqd retries by itself, no restart is needed"
             }
@@ -34,8 +34,8 @@ impl Part {
     }
 }
 
-/// What to do after a failed sync. What is on disk is unknown until a start has read it.
-pub const AFTER_FAILED_SYNC: &str = "repair the disk, then restart nsqd: this lasts until then";
+/// Advice after a failed sync. The state on disk is unknown until a start has read it.
+pub const AFTER_FAILED_SYNC: &str = "repair the disk, then restart nsqd; nsqd stays unhealthy until then";
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -44,7 +44,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// A part has failed. Returns whether that is news.
+    /// Records a failure. Returns whether it is new.
     pub fn failed(&mut self, part: Part, cause: &str) -> bool {
         let is_news = self.causes.get(&part).is_none_or(|known| known != cause);
         if is_news {
@@ -53,12 +53,12 @@ impl Health {
         is_news
     }
 
-    /// A part works (again). Returns whether that is news.
+    /// Records that a part works (again). Returns whether it had failed.
     pub fn works(&mut self, part: Part) -> bool {
         self.causes.remove(&part).is_some()
     }
 
-    /// Why not all is well.
+    /// The failure to report; `None` if all parts work.
     pub fn cause(&self) -> Option<&str> {
         self.causes.values().next().map(String::as_str)
     }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_part_speaks_for_itself() {
+    fn failures_of_parts_are_independent() {
         let mut health = Health::default();
         assert_eq!(health.cause(), None);
         assert!(health.failed(Part::Spilling, "full"));

@@ -1,30 +1,33 @@
-//! nsqd: topics that copy to channels, pushed to consumers under RDY flow control, kept through a `kill -9`.
+//! nsqd: topics copy messages to channels, which push them to consumers under RDY flow control. Messages survive a
+//! `kill -9`.
 //!
 //! # The path of a message
 //!
 //! 1. [`connection::listener::accept_loop`] accepts; [`connection::Connection::run`] is the loop of one connection.
-//! 2. [`nsq_protocol::decode`] turns bytes into a command; [`connection::state::ConnectionState::permit`] says
+//! 2. [`nsq_protocol::decode`] turns bytes into a command; [`connection::state::ConnectionState::permit`] decides
 //!    whether it is legal now.
-//! 3. PUB: [`connection::Connection`]`::publish_run` gathers what came together; [`topic::Topic::append`] appends it
+//! 3. PUB: [`connection::Connection`]`::publish_run` batches what arrived together. [`topic::Topic::append`] appends it
 //!    to the [`log::TopicLog`], as the frames that consumers will get, and to the [`storage::journal::Journal`].
-//! 4. [`topic::Publication::committed`] waits for the journal, then releases to each
-//!    [`channel::Channel`], which wakes a consumer. Only then comes OK.
-//! 5. [`delivery::deliver`]: the woken consumer takes its share ([`channel::ChannelState::take`]), bytes copied by
-//!    [`log::reader::LogReader`] into its [`delivery::Output`], and out in one write.
-//! 6. FIN: `acknowledge_run` finds it by number ([`channel::ChannelState::finish`]); the journal is told, the
-//!    channel's floor rises, and [`log::TopicLog::trim`] frees what nobody needs.
+//! 4. [`topic::Publication::committed`] waits for the journal, then releases the messages to each
+//!    [`channel::Channel`], which wakes a consumer. nsqd answers OK only then.
+//! 5. [`delivery::deliver`]: the woken consumer takes its share ([`channel::ChannelState::take`]).
+//!    [`log::reader::LogReader`] copies the bytes into its [`delivery::Output`], which sends them in one write.
+//! 6. FIN: `acknowledge_run` finds the message by number ([`channel::ChannelState::finish`]) and records it in the
+//!    journal. The channel's floor rises, and [`log::TopicLog::trim`] frees what no channel needs.
 //!
-//! # Rooms, from the bottom up
+//! # Modules, lowest first
 //!
-//! [`clock`], [`backpressure`], [`blocking`], [`auth`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`], [`timers`], [`log`], [`channel`],
-//! [`engine`], [`topic`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`statsd`], [`http`], [`startup`], [`presence`],
-//! [`syncing`], [`nsqd`]. Nothing below names anything above, but for [`log`],
-//! whose marks and whose reader speak the channel's language ([`channel::Mark`], [`channel::Source`]).
+//! [`clock`], [`backpressure`], [`blocking`], [`auth`], [`damage`], [`disk_work`], [`health`], [`metrics`],
+//! [`storage`], [`timers`], [`log`], [`channel`], [`engine`], [`topic`], [`delivery`], [`connection`], [`lookup`],
+//! [`stats`], [`statsd`], [`http`], [`startup`], [`presence`], [`syncing`], [`nsqd`]. A lower module never names a
+//! higher one. The exception is [`log`]: its marks and its reader use types of [`channel`] ([`channel::Mark`],
+//! [`channel::Source`]).
 //!
 //! # Locks
 //!
-//! In this order: a topic's state, a log's segments, a channel, a log's tail, the journal's. Never two channels at
-//! once, and none of them across an await or (but for the segments') a disk access.
+//! Locks are taken in this order: a topic's state, a log's segments, a channel, a log's tail, the journal. A thread
+//! never holds the locks of two channels. No lock is held across an await, and only the lock of the segments may be
+//! held during disk access.
 
 pub mod clock;
 pub mod backpressure;

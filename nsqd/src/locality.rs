@@ -1,11 +1,11 @@
 //! Pure: how near a consumer is to this node, for topology-aware delivery.
 
-/// Where this node is. A consumer tells its own region and zone in IDENTIFY.
+/// Region and zone of this node. A consumer sends its own in IDENTIFY.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// Region of this node; empty if it was not told.
+    /// Empty if not set.
     pub region: String,
-    /// Zone of this node; empty if it was not told.
+    /// Empty if not set.
     pub zone: String,
 }
 
@@ -16,19 +16,19 @@ pub enum Locality {
     Zone,
     /// In the node's region.
     Region,
-    /// Elsewhere, or nobody knows where: without topology-aware delivery all are.
+    /// Elsewhere or unknown. Without topology-aware delivery, every consumer is `Global`.
     #[default]
     Global,
 }
 
 impl Locality {
-    /// How many there are.
+    /// Number of variants.
     pub const COUNT: usize = 3;
 }
 
 impl Location {
-    /// How near somebody is. Names are compared as they are; an empty one is no place. Zones are not compared by
-    /// region: they are unique, or the same for whoever names them so.
+    /// Distance to a client in this region and zone. Names are compared exactly; an empty name matches nothing. Zones
+    /// are compared without their regions, because zone names are unique across regions.
     pub fn locality(&self, region: &str, zone: &str) -> Locality {
         let is_same = |mine: &str, theirs: &str| !mine.is_empty() && mine == theirs;
         if is_same(&self.zone, zone) {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_zone_is_nearer_than_the_region() {
+    fn zone_is_nearer_than_region() {
         let here = Location { region: "r1".into(), zone: "z1".into() };
         assert_eq!(here.locality("r1", "z1"), Locality::Zone);
         assert_eq!(here.locality("r2", "z1"), Locality::Zone, "zones are not compared by region");
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_nowhere_has_nobody_near() {
+    fn node_without_location_is_near_no_one() {
         let nowhere = Location { region: String::new(), zone: String::new() };
         assert_eq!(nowhere.locality("", ""), Locality::Global);
         assert_eq!(nowhere.locality("r1", "z1"), Locality::Global);

@@ -1,4 +1,4 @@
-//! The nsqd program: flags, start, wait for a signal, stop. SIGHUP has certificates and tokens read again.
+//! The nsqd program: read flags, start, wait for a signal, stop. SIGHUP reloads certificates and tokens.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use nsqd::config::{Config, Start};
 use nsqd::nsqd::Nsqd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Lookups of names that still run are not waited for longer than this: a resolver may take minutes.
+/// Maximum wait for name lookups that still run at exit. A resolver may take minutes.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -43,7 +43,8 @@ async fn run(config: Box<Config>, logger: Logger) -> ExitCode {
         Ok(manager) => manager,
         Err(error) => return fatal(&logger, &error.to_string()),
     };
-    // A limit for the size of files is a full disk to us, and not the end of the process.
+    // With a handler, a write beyond the file size limit fails as on a full disk. Without one, the signal ends the
+    // process.
     let file_size_limit = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
     let _not_fatal = match signal(file_size_limit) {
         Ok(signal) => signal,
@@ -58,8 +59,8 @@ async fn run(config: Box<Config>, logger: Logger) -> ExitCode {
     let _alive = manager.keep_alive();
     let mut end = loop {
         tokio::select! {
-            end = told_to_stop(&mut signals, &nsqd) => break end,
-            () = next(&mut hangup) => {
+            end = stop_reason(&mut signals, &nsqd) => break end,
+            () = next_hangup(&mut hangup) => {
                 manager.reloading();
                 nsqd.reload().await;
                 manager.ready("serving");
@@ -68,7 +69,7 @@ async fn run(config: Box<Config>, logger: Logger) -> ExitCode {
     };
     manager.stopping();
     if end == End::Signal && !shutdown_delay.is_zero() {
-        end = leave(shutdown_delay, &mut signals, &mut hangup, &nsqd).await;
+        end = serve_until_stop(shutdown_delay, &mut signals, &mut hangup, &nsqd).await;
     }
     match nsqd.shutdown().await {
         Ok(()) if end == End::Signal => ExitCode::SUCCESS,
@@ -80,35 +81,41 @@ async fn run(config: Box<Config>, logger: Logger) -> ExitCode {
 /// Why the daemon stops.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// It was told to.
+    /// A signal requested it.
     Signal,
-    /// It cannot go on.
+    /// A listener failed.
     Failure,
 }
 
-async fn told_to_stop(signals: &mut StopSignals, nsqd: &Nsqd) -> End {
+async fn stop_reason(signals: &mut StopSignals, nsqd: &Nsqd) -> End {
     tokio::select! {
         () = signals.wait() => End::Signal,
         () = nsqd.failed() => End::Failure,
     }
 }
 
-/// Goes on for a while, until everybody has seen that this is the end; another signal makes it short.
-async fn leave(delay: Duration, signals: &mut StopSignals, hangup: &mut Option<Signal>, nsqd: &Nsqd) -> End {
+/// Keeps serving for `delay`, so that clients and load balancers notice the announced stop. Another signal ends the
+/// wait.
+async fn serve_until_stop(
+    delay: Duration,
+    signals: &mut StopSignals,
+    hangup: &mut Option<Signal>,
+    nsqd: &Nsqd,
+) -> End {
     nsqd.announce_stop(delay);
     let elapsed = tokio::time::sleep(delay);
     tokio::pin!(elapsed);
     loop {
         tokio::select! {
-            end = told_to_stop(signals, nsqd) => return end,
+            end = stop_reason(signals, nsqd) => return end,
             () = &mut elapsed => return End::Signal,
-            () = next(hangup) => nsqd.reload().await,
+            () = next_hangup(hangup) => nsqd.reload().await,
         }
     }
 }
 
-/// Waits for a SIGHUP. With nothing to read again it is not caught, and ends the process as it always did.
-async fn next(hangup: &mut Option<Signal>) {
+/// Waits for a SIGHUP. With nothing to reload, nsqd does not catch the signal, and SIGHUP ends the process by default.
+async fn next_hangup(hangup: &mut Option<Signal>) {
     match hangup {
         Some(hangup) => {
             hangup.recv().await;

@@ -1,4 +1,4 @@
-//! A running daemon: what it owns, starting and stopping.
+//! A running daemon: what it owns, and how it starts and stops.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ use crate::upkeep;
 #[error("{0}")]
 pub struct StartError(String);
 
-/// See the module. Dropping it without [`Nsqd::shutdown`] is like a kill.
+/// See the module. Dropping it without [`Nsqd::shutdown`] has the effect of a kill.
 pub struct Nsqd {
     registry: Arc<Registry>,
     tcp_address: Option<SocketAddr>,
@@ -49,7 +49,7 @@ pub struct Nsqd {
     tls: Option<Arc<ServerTls>>,
     auth: Option<Arc<Authenticator>>,
     stop: CancellationToken,
-    /// Stops after everybody else: deadlines go on while connections end.
+    /// Stops after the connections, because their deadlines must still work while they end.
     stop_background: CancellationToken,
     serving: Vec<JoinHandle<std::io::Result<()>>>,
     background: Vec<JoinHandle<()>>,
@@ -58,7 +58,7 @@ pub struct Nsqd {
 }
 
 impl Nsqd {
-    /// Locks and reads the data directory, listens, and serves.
+    /// Locks and reads the data directory, binds the listeners, and serves.
     pub async fn start(config: Config, logger: Logger) -> Result<Nsqd, StartError> {
         let config = Arc::new(config);
         let instantiate = |error: String| StartError(format!("failed to instantiate nsqd - {error}"));
@@ -217,30 +217,30 @@ impl Nsqd {
         }
     }
 
-    /// The topics.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
-    /// Where clients connect; none on a unix socket.
+    /// Address of the TCP listener; `None` on a unix socket.
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         self.tcp_address
     }
 
-    /// Where HTTP is served; none on a unix socket, or if it is disabled.
+    /// Address of the HTTP listener; `None` on a unix socket or if disabled.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http_address
     }
 
-    /// Where HTTPS is served; none if it is disabled.
+    /// Address of the HTTPS listener; `None` if disabled.
     pub fn https_address(&self) -> Option<SocketAddr> {
         self.https_address
     }
 
-    /// Reads the certificates again. Connections keep theirs; if the new ones are no good, the old ones stay.
+    /// Reloads certificates and tokens. Open connections keep their certificates. If the new certificates are invalid,
+    /// the old ones stay in use.
     pub async fn reload(&self) {
         if let Some(tls) = &self.tls {
-            // What is wrong is in the log.
+            // `reload` has logged the error.
             let _ = tls.reload(&self.logger).await;
         }
         if let Some(auth) = &self.auth {
@@ -248,18 +248,19 @@ impl Nsqd {
         }
     }
 
-    /// Waits until a listener has failed, which should end the daemon.
+    /// Waits until a listener has failed. The daemon should then stop.
     pub async fn failed(&self) {
         self.failed.cancelled().await;
     }
 
-    /// Says that it will stop in a while. Until then everything works.
+    /// Announces a stop in `delay`. Until then everything works.
     pub fn announce_stop(&self, delay: Duration) {
         nsq_daemon::info!(self.logger, "NSQ: stopping in {}", go_duration::format(delay));
         self.registry.engine().set_leaving();
     }
 
-    /// Stops in good order: no new connections, all sessions closed, everything on disk.
+    /// Stops cleanly: accepts no connections, closes all sessions, stores everything on disk. The error is the reason
+    /// for a nonzero exit code.
     pub async fn shutdown(mut self) -> Result<(), String> {
         nsq_daemon::info!(self.logger, "NSQ: stopping subsystems");
         self.registry.engine().set_stopping();
@@ -272,7 +273,7 @@ impl Nsqd {
         }
         self.stop_background.cancel();
         for task in self.background.drain(..) {
-            // A task that panicked has been reported by the panic hook.
+            // The panic hook has reported a task that panicked.
             let _ = task.await;
         }
         for topic in self.registry.all() {
@@ -315,7 +316,7 @@ fn persist_at_end(registry: &Registry) -> Result<(), String> {
     rescue::at_end(registry)
 }
 
-/// Where HTTPS is served: on a port, with a certificate.
+/// Address of the HTTPS listener: a TCP port, and only with a certificate.
 fn https_address(config: &Config) -> Result<Option<Address>, String> {
     let address = &config.https_address;
     if address.is_empty() || config.tls_cert.is_empty() {

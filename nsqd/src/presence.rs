@@ -1,8 +1,9 @@
-//! Whether what the daemon has on disk is still there. While it runs, somebody may remove, move or replace the data directory or
-//! files in it; then the files that are open work on as if nothing had happened, until the next start finds none of them.
+//! Checks that the daemon's files on disk are still there. While nsqd runs, someone may remove, move or replace the
+//! data directory or files in it. Open files then still work, but the next start does not find them.
 //!
-//! What is gone is written again from memory. Without its directory the daemon waits until that is put back: it may be elsewhere, or
-//! another disk may have taken its place. Meanwhile it is unhealthy and refuses publishes.
+//! nsqd writes missing files again from memory. If the directory itself is missing, nsqd waits until someone restores
+//! it: it may have been moved, or another disk may be mounted in its place. Meanwhile nsqd is unhealthy and refuses
+//! publishes.
 
 use std::sync::Arc;
 
@@ -13,27 +14,27 @@ use crate::storage::Identity;
 use crate::storage::journal::Journal;
 use crate::topic::registry::Registry;
 
-/// At most so many topics are looked at in one go.
+/// Maximum number of topics checked per call.
 const TOPICS_PER_LOOK: usize = 200;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Presence {
-    /// The checkpoint, and how many had been written when it was looked at.
+    /// Identity of the checkpoint, and the number of checkpoints written when it was read.
     checkpoint: Option<(u64, Option<Identity>)>,
-    /// The format file.
+    /// Identity of the format file.
     format: Option<Identity>,
     next_topic: usize,
     lost_journal_files: Vec<u64>,
 }
 
 impl Presence {
-    /// Looks at everything once, but at the segments of some topics only. Blocks.
+    /// Checks everything once, but the segments of only some topics. Blocks.
     pub fn look(&mut self, registry: &Registry) {
         let engine = registry.engine();
         let home = engine.home.check().map_err(|error| error.to_string());
         engine.set_homeless(home.is_err());
-        // It finds out by itself why it can write nothing.
+        // The journal itself notices when it cannot be written.
         let journal = engine.journal.as_ref().filter(|journal| journal.check().is_ok());
         let writable = home.and_then(|()| check_writable(engine));
         if let Err(cause) = writable {
@@ -61,19 +62,19 @@ impl Presence {
             let engine = registry.engine();
             crate::log_error!(
                 engine,
-                "journal files {lost:?} in {} were removed or replaced; storing what they held again",
+                "journal files {lost:?} in {} were removed or replaced; storing their content again",
                 engine.data_dir.journal_dir().display()
             );
             self.lost_journal_files = lost;
         }
-        let failed = |cause| format!("cannot store again what removed journal files held: {cause}");
+        let failed = |cause| format!("cannot store the content of removed journal files again: {cause}");
         match persist::retire_journal_files(registry) {
             Err(cause) => Some(failed(cause)),
             Ok(_) if journal.lost_files().is_empty() => {
-                crate::log_info!(registry.engine(), "stored again what removed journal files held");
+                crate::log_info!(registry.engine(), "stored the content of removed journal files again");
                 None
             }
-            Ok(_) => Some(failed("nsqd tries again".to_owned())),
+            Ok(_) => Some(failed("not all of it is stored yet; nsqd retries".to_owned())),
         }
     }
 
@@ -109,7 +110,7 @@ impl Presence {
         let topics = registry.all_unsorted();
         let first = if self.next_topic < topics.len() { self.next_topic } else { 0 };
         self.next_topic = first + TOPICS_PER_LOOK;
-        let mut problem = None;
+        let mut failure = None;
         for topic in topics.iter().skip(first).take(TOPICS_PER_LOOK) {
             let dir = registry.engine().data_dir.topic_dir(topic.number());
             let (name, dir) = (topic.name(), dir.display());
@@ -117,25 +118,25 @@ impl Presence {
                 Ok(gone) if gone.files == 0 => {}
                 Ok(gone) if gone.unreadable == 0 => crate::log_error!(
                     registry.engine(),
-                    "TOPIC({name}): {} segment files in {dir} were removed or replaced; what they held is stored again",
+                    "TOPIC({name}): {} segment files in {dir} were removed or replaced; their content is stored again",
                     gone.files
                 ),
                 Ok(gone) => {
-                    problem = Some(format!(
-                        "TOPIC({name}): segment files in {dir} were removed or replaced, with {} messages that are nowhere \
-                         else; put them back, or restart nsqd to go on without them",
+                    failure = Some(format!(
+                        "TOPIC({name}): segment files in {dir} were removed or replaced, with the only copy of {} \
+                         messages; put the files back, or restart nsqd to continue without these messages",
                         gone.unreadable
                     ));
                 }
-                Err(error) => problem = Some(format!("TOPIC({name}): cannot write segment: {error}")),
+                Err(error) => failure = Some(format!("TOPIC({name}): cannot write segment: {error}")),
             }
         }
-        problem
+        failure
     }
 }
 
 fn check_writable(engine: &Engine) -> Result<(), String> {
     let path = engine.data_dir.path();
     let checked = engine.storage.check_writable(path);
-    checked.map_err(|error| format!("data directory {} cannot be written to: {error}", path.display()))
+    checked.map_err(|error| format!("cannot write to data directory {}: {error}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! The connections that have published something, for `/stats`.
+//! Connections that have published something, for `/stats`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ pub struct Producers(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// In the order in which they published first.
+    /// In the order of their first publish.
     all: BTreeMap<u64, Arc<ClientInfo>>,
     next_number: u64,
 }
 
-/// A connection's place among the producers, given up when dropped.
+/// Registers a connection as a producer until dropped.
 #[derive(Debug)]
 pub struct Producer {
     producers: Arc<Producers>,
@@ -26,7 +26,7 @@ pub struct Producer {
 }
 
 impl Producers {
-    /// A connection has published for the first time.
+    /// Registers a connection at its first publish.
     pub fn add(self: &Arc<Self>, info: &Arc<ClientInfo>) -> Producer {
         let mut known = self.0.lock();
         let number = known.next_number;
@@ -35,12 +35,10 @@ impl Producers {
         Producer { producers: self.clone(), number }
     }
 
-    /// How many there are.
     pub fn count(&self) -> usize {
         self.0.lock().all.len()
     }
 
-    /// All of them.
     pub fn all(&self) -> Vec<Arc<ClientInfo>> {
         self.0.lock().all.values().cloned().collect()
     }

@@ -1,7 +1,7 @@
-//! What `/stats` tells: topics, channels, consumers and producers, as they are at the moment.
+//! The content of `/stats`: topics, channels, consumers and producers at this moment.
 //!
-//! A topic's numbers are taken under its lock, a channel's and its consumers' under the channel's: each line is
-//! consistent in itself, and nobody is stopped to take them all at once.
+//! A topic's numbers are read under its lock, those of a channel and its consumers under the channel's lock. Each entry
+//! is consistent in itself. No lock covers all of them at once, so traffic continues meanwhile.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,25 +22,25 @@ use crate::storage::measured::FileKind;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-/// Which statistics are wanted.
+/// Which statistics to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatsRequest<'a> {
     /// Only this topic.
     pub topic: Option<&'a str>,
     /// Only this channel, and only topics that have it.
     pub channel: Option<&'a str>,
-    /// List consumers and producers.
+    /// Whether to list consumers and producers.
     pub include_clients: bool,
-    /// Tell about memory.
+    /// Whether to report memory.
     pub include_memory: bool,
-    /// Tell about the disk, which NSQ does not.
+    /// Whether to report the disk. NSQ does not.
     pub include_storage: bool,
-    /// Tell nothing that concerns other topics: no producers that only publish to others, no figures of the node.
+    /// Whether to omit everything about other topics: producers that publish only to others, and figures of the node.
     pub only_asked: bool,
 }
 
 impl Default for StatsRequest<'_> {
-    /// Everything that NSQ tells.
+    /// Everything that NSQ reports.
     fn default() -> Self {
         Self {
             topic: None,
@@ -53,7 +53,7 @@ impl Default for StatsRequest<'_> {
     }
 }
 
-/// Takes the statistics, all at once. `start_time` is in unix seconds.
+/// Collects all statistics at once. `start_time` is in Unix seconds.
 pub fn collect(
     registry: &Registry,
     producers: &Producers,
@@ -75,7 +75,7 @@ pub fn collect(
     }
 }
 
-/// The statistics without topics and producers. `start_time` is in unix seconds.
+/// The statistics without topics and producers. `start_time` is in Unix seconds.
 pub fn without_lists(engine: &Engine, start_time: i64, request: StatsRequest<'_>) -> Stats {
     Stats {
         version: nsq_daemon::NSQ_VERSION.to_owned(),
@@ -89,7 +89,7 @@ pub fn without_lists(engine: &Engine, start_time: i64, request: StatsRequest<'_>
     }
 }
 
-/// The topics to be told of, by name; none if the one that is asked for is not there.
+/// The topics to report, by name; `None` if the requested topic does not exist.
 pub fn wanted_topics(registry: &Registry, request: StatsRequest<'_>) -> Option<Vec<Arc<Topic>>> {
     let mut topics = match request.topic {
         Some(name) => vec![registry.get(name)?],
@@ -101,8 +101,8 @@ pub fn wanted_topics(registry: &Registry, request: StatsRequest<'_>) -> Option<V
     Some(topics)
 }
 
-/// The producers to be told of. NSQ tells of all of them, whatever they publish to, but of none to who asks for a topic
-/// that is not there.
+/// The producers to report. NSQ reports all of them, whatever they publish to, but none if the requested topic does not
+/// exist.
 pub fn wanted_producers(
     producers: &Producers,
     is_topic_there: bool,
@@ -118,18 +118,17 @@ pub fn wanted_producers(
     producers
 }
 
-/// A producer.
 pub fn producer_stats(info: &ClientInfo, request: StatsRequest<'_>) -> ClientStats {
     client_stats(info, &ConsumerFigures::default(), request.topic)
 }
 
-/// When the daemon started, in unix seconds.
+/// The start time in Unix seconds.
 pub fn start_time(started_at: SystemTime) -> i64 {
     let since_epoch = started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
     signed(since_epoch.as_secs())
 }
 
-/// `OK`, or `NOK - ` and why.
+/// `OK`, or `NOK - ` and the reason.
 pub fn health(engine: &Engine) -> String {
     match engine.health() {
         Ok(()) if engine.is_leaving() => "NOK - stopping".to_owned(),
@@ -138,7 +137,7 @@ pub fn health(engine: &Engine) -> String {
     }
 }
 
-/// The node as a whole. `start_time` is in unix seconds.
+/// Statistics of the node without topics. `start_time` is in Unix seconds.
 pub fn of_node(engine: &Engine, start_time: i64) -> Stats {
     Stats {
         version: nsq_daemon::NSQ_VERSION.to_owned(),
@@ -149,29 +148,29 @@ pub fn of_node(engine: &Engine, start_time: i64) -> Stats {
     }
 }
 
-/// None if the topic lacks the channel that was asked for.
+/// Returns `None` if the topic does not have the requested channel.
 pub(crate) fn topic_stats(engine: &Engine, topic: &Topic, request: StatsRequest<'_>) -> Option<TopicStats> {
     let figures = TopicFigures::take(engine, topic, request);
     (request.channel.is_none() || !figures.channels.is_empty()).then(|| figures.whole(request))
 }
 
-/// A topic's statistics as they were taken, before its consumers' texts are put together: that takes most of the time and
-/// nearly all of the memory.
+/// A topic's statistics as numbers, before the texts of its consumers are built. Building these takes most of the time
+/// and nearly all of the memory.
 pub struct TopicFigures {
-    /// Without channels.
+    /// Contains no channels.
     pub stats: TopicStats,
-    /// Those that are wanted, by name.
+    /// The requested channels, by name.
     pub channels: Vec<ChannelFigures>,
 }
 
-/// The same of a channel.
+/// A channel's statistics as numbers.
 pub struct ChannelFigures {
-    /// Without consumers.
+    /// Contains no consumers.
     pub stats: ChannelStats,
     consumers: Vec<(Arc<ClientInfo>, ConsumerFigures)>,
 }
 
-/// What a channel knows of a consumer.
+/// A channel's numbers for one consumer.
 #[derive(Debug, Clone, Copy, Default)]
 struct ConsumerFigures {
     ready_count: i64,
@@ -182,7 +181,7 @@ struct ConsumerFigures {
 }
 
 impl TopicFigures {
-    /// Takes them.
+    /// Reads the numbers.
     pub fn take(engine: &Engine, topic: &Topic, request: StatsRequest<'_>) -> Self {
         let (channels, others): (Vec<_>, Vec<_>) = (topic.channels().into_iter())
             .partition(|channel| request.channel.is_none_or(|name| channel.name().as_str() == name));
@@ -190,12 +189,12 @@ impl TopicFigures {
         let mut latencies = Latencies::new(engine);
         let channels: Vec<ChannelFigures> = (channels.iter())
             .map(|channel| {
-                // What is ephemeral is in memory only.
+                // An ephemeral channel is in memory only.
                 let memory_start = if channel.is_ephemeral() { 0 } else { memory_start };
                 ChannelFigures::take(channel, memory_start, request, &mut latencies)
             })
             .collect();
-        // As in NSQ: a topic has no percentiles of its own, and those of all its channels whichever are asked for.
+        // As in NSQ: percentiles of a topic cover all its channels, whichever channel is requested.
         let others = if request.only_asked { Vec::new() } else { others };
         for channel in &others {
             channel.inspect(|state, _| latencies.measure(state));
@@ -232,7 +231,7 @@ impl ChannelFigures {
         request: StatsRequest<'_>,
         latencies: &mut Latencies<'_>,
     ) -> Self {
-        // Under the channel's lock only numbers are taken; texts are put together when consumers can go on.
+        // Only numbers are read under the channel's lock. Texts are built after the lock is released.
         let (stats, consumers) = channel.inspect(|state, infos| {
             let consumers: Vec<_> = match request.include_clients {
                 true => {
@@ -252,12 +251,12 @@ impl ChannelFigures {
         Self { stats, consumers }
     }
 
-    /// How many consumers are listed.
+    /// Number of listed consumers.
     pub fn consumer_count(&self) -> usize {
         self.consumers.len()
     }
 
-    /// The consumers, put together one by one.
+    /// Builds the consumers' entries one by one.
     pub fn consumers<'a>(
         &'a self,
         request: StatsRequest<'a>,
@@ -303,7 +302,7 @@ fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
     }
 }
 
-/// The end-to-end latencies of a topic's channels, one after the other, and of all together.
+/// Measures the end-to-end latencies of a topic's channels, one by one and in total.
 struct Latencies<'a> {
     quantiles: Option<&'a [f64]>,
     newest: LatencyHistogram,
@@ -323,7 +322,7 @@ impl<'a> Latencies<'a> {
         }
     }
 
-    /// Those of the channel that was measured last.
+    /// Percentiles of the channel that was measured last.
     fn newest(&mut self) -> E2eLatency {
         if !self.newest.is_empty() {
             self.all.add(&self.newest).expect(TAKES_ALL);
@@ -338,7 +337,7 @@ impl<'a> Latencies<'a> {
 
 fn percentiles(quantiles: Option<&[f64]>, latencies: &LatencyHistogram) -> E2eLatency {
     let percentile = |&quantile: &f64| {
-        // The histogram rounds up, and an empty one knows nothing.
+        // The histogram rounds up. An empty histogram has no values.
         let value = latencies.value_at_quantile(quantile).min(latencies.max()) as f64;
         Percentile { quantile, value }
     };
@@ -348,8 +347,8 @@ fn percentiles(quantiles: Option<&[f64]>, latencies: &LatencyHistogram) -> E2eLa
     }
 }
 
-/// How much of the depth is only on disk: what lies ahead of the cursor and before what is in memory. Redeliveries
-/// are not told apart.
+/// The part of the depth that is only on disk: ahead of the cursor and before the start of memory. Redeliveries are not
+/// counted separately.
 fn on_disk(state: &ChannelState, memory_start: u64) -> u64 {
     memory_start.min(state.end()).saturating_sub(state.cursor()).min(state.depth())
 }
@@ -365,7 +364,7 @@ fn consumer_figures(state: &ChannelState, key: ConsumerKey) -> ConsumerFigures {
     }
 }
 
-/// A connection, whether or not it consumes. With `topic`, what it published elsewhere is left out.
+/// A connection, whether or not it consumes. With `topic`, counts of publishes to other topics are omitted.
 fn client_stats(info: &ClientInfo, figures: &ConsumerFigures, topic: Option<&str>) -> ClientStats {
     let identity = info.identity();
     let upgrades = info.upgrades();
@@ -411,19 +410,19 @@ fn client_stats(info: &ClientInfo, figures: &ConsumerFigures, topic: Option<&str
     }
 }
 
-/// None if nobody watches the storage.
+/// Returns `None` if the storage is not measured.
 fn unsynced_bytes(engine: &Engine) -> Option<u64> {
     let disk = engine.storage.metrics()?;
     Some(disk.unsynced_bytes(FileKind::Journal) + disk.unsynced_bytes(FileKind::Segment))
 }
 
-/// There is no garbage collector: what the process holds for itself counts as heap in use, the rest is 0.
+/// There is no garbage collector: anonymous memory of the process counts as heap in use, the other fields are 0.
 fn memory_stats() -> MemoryStats {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     MemoryStats { heap_in_use_bytes: anonymous_bytes(&status), ..MemoryStats::default() }
 }
 
-/// The resident memory that is not a file's, from the text of `/proc/<pid>/status`.
+/// Resident memory that is not backed by a file, from the text of `/proc/<pid>/status`.
 fn anonymous_bytes(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let kibibytes = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
@@ -440,7 +439,7 @@ mod tests {
     use crate::client_info::AuthIdentity;
 
     #[test]
-    fn anonymous_memory_is_found() {
+    fn anonymous_memory_is_read_from_proc_status() {
         let status = "Name:\tnsqd\nVmRSS:\t    9000 kB\nRssAnon:\t    1234 kB\nRssFile:\t 5 kB\n";
         assert_eq!(anonymous_bytes(status), 1234 * 1024);
         assert_eq!(anonymous_bytes("RssAnon: much"), 0);
@@ -448,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_told_with_what_it_published() {
+    fn client_stats_include_publish_counts() {
         let info = ClientInfo::new("127.0.0.1:5000".into(), 1000);
         info.count_published("b", 2);
         info.count_published("a", 1);
@@ -473,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_see_one_topic_sees_its_producers_only() {
+    fn request_limited_to_one_topic_lists_only_its_producers() {
         let producers = Arc::new(Producers::default());
         let mut places = Vec::new();
         for topics in [&["a"][..], &["b"], &["a", "b"]] {
@@ -481,7 +480,7 @@ mod tests {
             topics.iter().for_each(|topic| info.count_published(topic, 1));
             places.push(producers.add(&info));
         }
-        let told = |topic, only_asked, is_topic_there| {
+        let reported = |topic, only_asked, is_topic_there| {
             let request = StatsRequest { topic, only_asked, ..StatsRequest::default() };
             let wanted = wanted_producers(&producers, is_topic_there, request);
             let counts = |info: &Arc<ClientInfo>| {
@@ -490,13 +489,13 @@ mod tests {
             };
             wanted.iter().map(counts).collect::<Vec<_>>()
         };
-        assert_eq!(told(None, false, true), ["a", "b", "a,b"]);
-        assert_eq!(told(Some("a"), false, true), ["a", "", "a"], "as NSQ tells it");
-        assert_eq!(told(Some("a"), true, true), ["a", "a"]);
-        assert_eq!(told(Some("c"), true, true), [""; 0]);
-        assert_eq!(told(None, true, true), [""; 0]);
-        assert_eq!(told(Some("a"), false, false), [""; 0]);
+        assert_eq!(reported(None, false, true), ["a", "b", "a,b"]);
+        assert_eq!(reported(Some("a"), false, true), ["a", "", "a"], "as in NSQ");
+        assert_eq!(reported(Some("a"), true, true), ["a", "a"]);
+        assert_eq!(reported(Some("c"), true, true), [""; 0]);
+        assert_eq!(reported(None, true, true), [""; 0]);
+        assert_eq!(reported(Some("a"), false, false), [""; 0]);
         drop(places.remove(0));
-        assert_eq!(told(None, false, true), ["b", "a,b"]);
+        assert_eq!(reported(None, false, true), ["b", "a,b"]);
     }
 }

@@ -1,5 +1,5 @@
-//! Syncing in the background, for durability levels that do not sync before they acknowledge: what the power failing
-//! may take is bounded by `--sync-every` and `--sync-timeout`.
+//! Syncs in the background, for durability levels that do not sync before they acknowledge. `--sync-every` and
+//! `--sync-timeout` limit how much a power failure may lose.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,20 +13,20 @@ use crate::health::Part;
 use crate::storage::SyncError;
 use crate::storage::measured::FileKind;
 
-/// How often it is looked whether there is something to sync, and at most synced. Syncs that follow one on the other
-/// would take the disk away from reads and writes.
+/// How often to check for work, and the minimum time between syncs. Continuous syncs would delay reads and writes of
+/// the disk.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// When what was written is synced.
+/// When to sync written data.
 #[derive(Debug, Clone, Copy)]
 pub struct Syncing {
-    /// After so many messages ...
+    /// After this many messages; 0 to sync by time only.
     pub every: u64,
-    /// ... or after this time.
+    /// Or after this time.
     pub timeout: Duration,
 }
 
-/// What had been done when something was seen.
+/// Counters at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Seen {
     written_bytes: u64,
@@ -46,10 +46,10 @@ impl Seen {
 }
 
 impl Syncing {
-    /// Syncs until told to stop. When a sync fails, what is on disk is unknown, and stays so until the next start: the
-    /// node is unhealthy from then on. What could only not be opened is synced by the next attempt.
+    /// Syncs until `stop` is cancelled. After a failed sync, the state on disk is unknown until the next start, and the
+    /// node stays unhealthy. A file that could not be opened is synced by the next attempt.
     pub async fn run(self, engine: Arc<Engine>, stop: CancellationToken) {
-        // What the start itself has written is to be synced, too.
+        // Zero, so that what the start itself wrote is synced, too.
         let mut synced = Seen::default();
         let mut dirty_since = None;
         let mut ticks = clock::ticks(LOOK_INTERVAL);
@@ -79,18 +79,18 @@ impl Syncing {
                 Err(error) => error,
                 Ok(Err(SyncError::Failed(error))) => {
                     let cause =
-                        format!("cannot sync {error}; what is on disk is unknown until nsqd is restarted");
+                        format!("cannot sync {error}; the state on disk is unknown until nsqd restarts");
                     engine.set_failed(Part::Syncing, &cause);
                     stop.cancelled().await;
                     return;
                 }
             };
-            engine.set_failed(Part::Syncing, &format!("cannot sync {error}; nsqd tries again"));
+            engine.set_failed(Part::Syncing, &format!("cannot sync {error}; nsqd retries"));
         }
     }
 
     fn is_due(&self, messages: u64, waiting: Nanos) -> bool {
-        // As in NSQ: a number that is 0 never comes.
+        // As in NSQ: 0 disables the limit by messages.
         (self.every > 0 && messages >= self.every) || waiting >= clock::nanos(self.timeout)
     }
 }
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_messages_or_by_time() {
+    fn sync_is_due_by_messages_or_by_time() {
         let syncing = Syncing { every: 10, timeout: Duration::from_nanos(100) };
         assert!(!syncing.is_due(9, 99));
         assert!(syncing.is_due(10, 0) && syncing.is_due(0, 100));

@@ -1,5 +1,5 @@
-//! One task that wakes whoever has a deadline. Cost follows what expires: a channel without messages in flight or
-//! deferred is not here at all, and one with a million of them is here once, with its earliest deadline.
+//! One task that wakes everything that has a deadline. The cost depends on what expires. A channel without messages in
+//! flight or deferred has no entry; a channel with a million of them has one entry, with its earliest deadline.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{self, Nanos};
 
-/// Something with deadlines of its own.
+/// Something that has deadlines.
 pub trait Expire: Send + Sync {
-    /// Time has come to `now`: do some of what is due, for about as long as a lock may be held. Asks for the next
-    /// wake-up itself, by its [`Timer`].
+    /// Handles some of what is due at `now`, for about as long as a lock may be held. Requests its next wake-up through
+    /// its [`Timer`].
     fn expire(&self, now: Nanos);
 }
 
-/// Deadlines asked for, earliest first: at most one for each [`Timer`].
+/// Requested deadlines, earliest first: at most one per [`Timer`].
 #[derive(Default)]
 struct Due {
     entries: BTreeMap<(Nanos, u64), Weak<dyn Expire>>,
@@ -31,20 +31,19 @@ pub struct Timers {
     earlier: Notify,
 }
 
-/// Other tasks get their turn after wake-ups have taken so long.
+/// Time after which wake-ups yield to other tasks.
 const TURN: Nanos = 1_000_000;
 
 impl Timers {
-    /// No deadlines yet.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// A timer for `whom`, which has no deadline yet.
-    pub fn timer(self: &Arc<Self>, whom: Weak<dyn Expire>) -> Timer {
+    /// A timer that wakes `target`. It has no deadline yet.
+    pub fn timer(self: &Arc<Self>, target: Weak<dyn Expire>) -> Timer {
         let mut due = self.due.lock();
         due.next_number += 1;
-        Timer { timers: self.clone(), number: due.next_number, at: Nanos::MAX, whom }
+        Timer { timers: self.clone(), number: due.next_number, at: Nanos::MAX, target }
     }
 
     /// How many timers have a deadline.
@@ -57,7 +56,7 @@ impl Timers {
         self.len() == 0
     }
 
-    /// Serves deadlines until cancelled.
+    /// Wakes timers at their deadlines until `stop` is cancelled.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
             let next = self.due.lock().entries.first_key_value().map(|(&(at, _), _)| at);
@@ -77,9 +76,9 @@ impl Timers {
 
     async fn expire_due(&self, now: Nanos) {
         let mut turn_ends = now + TURN;
-        while let Some(whom) = self.pop(now) {
-            if let Some(whom) = whom.upgrade() {
-                whom.expire(now);
+        while let Some(target) = self.pop(now) {
+            if let Some(target) = target.upgrade() {
+                target.expire(now);
             }
             if clock::monotonic() > turn_ends {
                 tokio::task::yield_now().await;
@@ -95,18 +94,17 @@ impl Timers {
     }
 }
 
-/// One deadline, which can be moved. Dropping it takes the deadline back.
+/// One deadline, which can be moved. Dropping the timer cancels the deadline.
 pub struct Timer {
     timers: Arc<Timers>,
     number: u64,
-    /// The deadline, until it is set anew: also while and after it passes.
+    /// The deadline, until it is set again. It stays during and after the wake-up.
     at: Nanos,
-    whom: Weak<dyn Expire>,
+    target: Weak<dyn Expire>,
 }
 
 impl Timer {
-    /// Wakes whom it is for at `at`, or a little later; never earlier. The deadline before, if there was one, does not
-    /// count any more.
+    /// Sets the deadline: wakes at `at` or a little later, never earlier. Replaces the previous deadline.
     pub fn set(&mut self, at: Option<Nanos>) {
         let mut due = self.timers.due.lock();
         if self.at != Nanos::MAX {
@@ -115,15 +113,15 @@ impl Timer {
         self.at = at.unwrap_or(Nanos::MAX);
         let Some(at) = at else { return };
         let is_first = due.entries.first_key_value().is_none_or(|(&(first, _), _)| at < first);
-        due.entries.insert((at, self.number), self.whom.clone());
+        due.entries.insert((at, self.number), self.target.clone());
         drop(due);
         if is_first {
             self.timers.earlier.notify_one();
         }
     }
 
-    /// As [`Timer::set`], unless an earlier deadline is set already: a wake-up too early costs little, and moving the
-    /// deadline each time would cost more.
+    /// As [`Timer::set`], but keeps an earlier deadline. Waking too early costs less than moving the deadline each
+    /// time.
     pub fn set_at_latest(&mut self, at: Nanos) {
         if at < self.at {
             self.set(Some(at));
@@ -143,13 +141,13 @@ impl Drop for Timer {
 mod tests {
     use super::*;
 
-    /// Has something to do again and again.
-    struct Restless {
+    /// Has work to do again and again.
+    struct Repeating {
         timer: Mutex<Option<Timer>>,
         left: Mutex<u32>,
     }
 
-    impl Expire for Restless {
+    impl Expire for Repeating {
         fn expire(&self, now: Nanos) {
             let mut left = self.left.lock();
             *left = left.saturating_sub(1);
@@ -160,21 +158,21 @@ mod tests {
         }
     }
 
-    fn restless(timers: &Arc<Timers>, times: u32) -> Arc<Restless> {
-        let restless = Arc::new(Restless { timer: Mutex::new(None), left: Mutex::new(times) });
-        let whom: Weak<Restless> = Arc::downgrade(&restless);
-        *restless.timer.lock() = Some(timers.timer(whom));
-        restless
+    fn repeating(timers: &Arc<Timers>, times: u32) -> Arc<Repeating> {
+        let repeating = Arc::new(Repeating { timer: Mutex::new(None), left: Mutex::new(times) });
+        let target: Weak<Repeating> = Arc::downgrade(&repeating);
+        *repeating.timer.lock() = Some(timers.timer(target));
+        repeating
     }
 
-    fn set(of: &Restless, at: Nanos) {
+    fn set(of: &Repeating, at: Nanos) {
         of.timer.lock().as_mut().unwrap().set(Some(at));
     }
 
     #[test]
-    fn a_timer_has_one_deadline_however_often_it_is_set() {
+    fn timer_set_repeatedly_has_one_deadline() {
         let timers = Timers::new();
-        let (one, other) = (restless(&timers, 1), restless(&timers, 1));
+        let (one, other) = (repeating(&timers, 1), repeating(&timers, 1));
         for round in 0..1000 {
             set(&one, 1_000_000 - round);
             set(&other, 500 + round % 3);
@@ -189,9 +187,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_more_to_do_at_once_is_woken_until_it_is_done() {
+    async fn timer_with_more_work_is_woken_until_done() {
         let timers = Timers::new();
-        let (one, other) = (restless(&timers, 10_000), restless(&timers, 3));
+        let (one, other) = (repeating(&timers, 10_000), repeating(&timers, 3));
         set(&one, 10);
         set(&other, 20);
         timers.expire_due(9).await;

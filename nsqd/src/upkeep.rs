@@ -1,8 +1,12 @@
-//! Upkeep in the background: lets go of journal and segment files that are needed no more, and of what was retained for
-//! long enough; tries again what a full disk refused; looks whether the files are still there; gives back room on disk while
-//! little happens; without a journal, writes down which topics and channels there are.
+//! Upkeep in the background:
 //!
-//! With nothing to do it looks at a few numbers only, whatever the number of topics.
+//! - deletes journal and segment files that are no longer needed, and retained messages that exceed their limits
+//! - retries what a full disk refused
+//! - checks that the files are still there
+//! - frees disk space during quiet times
+//! - without a journal, writes a checkpoint when topics or channels change
+//!
+//! Without work it reads only a few numbers, whatever the number of topics.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,63 +22,63 @@ use crate::presence::Presence;
 use crate::startup::persist;
 use crate::topic::registry::Registry;
 
-/// How often it is looked whether there is something to do.
+/// How often to check for work.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// After so many of these intervals segments are looked at, if there are any ...
+/// Segments are checked after this many intervals if any topic has segments.
 const CLEAN_TICKS: u32 = 10;
-/// ... but not so soon that looking takes more than one in so many parts of the time ...
+/// Checking takes at most 1/`CLEAN_SHARE` of the time.
 const CLEAN_SHARE: u32 = 50;
-/// ... or, while there is work, cleaning takes more than this.
+/// While there is work, cleaning takes at most 1/`BUSY_CLEAN_SHARE` of the time.
 const BUSY_CLEAN_SHARE: u32 = 4;
-/// After so many of these intervals what was read from disk and not used again is given back.
+/// After this many intervals, cached data from disk that was not used again is freed.
 const AGE_TICKS: u32 = 15;
-/// After so many of these intervals topics let go of what they have kept for long enough.
+/// After this many intervals, topics drop retained messages that exceed their limits.
 const RETAIN_TICKS: u32 = 5;
 
-/// After so many of these intervals the files are looked at ...
+/// After this many intervals, the files are checked.
 const LOOK_TICKS: u32 = 5;
-/// ... and, on a full disk, messages moved out of a journal file ...
+/// After this many intervals, on a full disk, messages are moved out of a journal file.
 const SQUEEZE_TICKS: u32 = 25;
-/// ... and the journal is made small, if little was written to it meanwhile: at most so much.
+/// After this many intervals, the journal is shrunk if at most [`QUIET_BYTES`] were written to it meanwhile.
 const QUIET_TICKS: u32 = 150;
 const QUIET_BYTES: u64 = 256 << 10;
-/// A journal of so many times its smallest size stays as it is.
+/// A journal of at most this many times its smallest size is not shrunk.
 const SMALL_ENOUGH: u64 = 4;
 
-/// What there is to do.
+/// The work that is due.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Work {
     look: bool,
     squeeze: bool,
     shrink: bool,
-    /// Topics or channels have changed, and no journal says so.
+    /// Topics or channels changed, and there is no journal that records it.
     checkpoint: bool,
-    /// The journal has files to let go of, or something is to be tried again.
+    /// The journal has files to retire, or something is to be retried.
     journal: bool,
     retain: bool,
     clean: bool,
 }
 
 impl Work {
-    /// Says nothing about whether what failed before works again.
+    /// Such work does not show whether a failed part works again.
     fn is_only_looking(self) -> bool {
         self == Work { look: true, ..Work::default() }
     }
 
-    /// Returns after how many intervals segments are to be looked at again.
+    /// Returns the number of intervals until the next check of segments.
     fn execute(self, registry: &Registry, presence: &Mutex<Presence>) -> Result<u32, String> {
         if self.look {
             presence.lock().look(registry);
         }
         let done = self.work_off(registry);
         if done.is_err() && !self.look {
-            // Publishes must not go on if it failed because the data directory is gone.
+            // Stop publishes if the cause is a missing data directory.
             presence.lock().look(registry);
         }
         done
     }
 
-    /// Returns after how many intervals segments are to be looked at again.
+    /// Returns the number of intervals until the next check of segments.
     fn work_off(self, registry: &Registry) -> Result<u32, String> {
         if self.checkpoint {
             persist::write_checkpoint(registry, false)?;
@@ -102,7 +106,7 @@ impl Work {
 
 fn clean(registry: &Registry) -> Result<u32, String> {
     let engine = registry.engine();
-    // Before it is looked: one that is written to meanwhile sets it again.
+    // Reset before cleaning: a topic that writes a segment meanwhile sets it again.
     engine.set_has_segments(false);
     let began = clock::monotonic();
     let cleaned = persist::clean_segments(registry);
@@ -113,14 +117,14 @@ fn clean(registry: &Registry) -> Result<u32, String> {
     Ok(ticks_until_clean(Duration::from_nanos(clock::monotonic() - began), cleaned?.has_more))
 }
 
-/// When segments are looked at again, after that took so long.
+/// The number of intervals until the next check of segments, after one that took `took`.
 fn ticks_until_clean(took: Duration, has_more: bool) -> u32 {
     let (share, least) = if has_more { (BUSY_CLEAN_SHARE, 1) } else { (CLEAN_SHARE, CLEAN_TICKS) };
     let ticks = (took * share).as_nanos().div_ceil(INTERVAL.as_nanos());
     u32::try_from(ticks).unwrap_or(u32::MAX).max(least)
 }
 
-/// Runs until told to stop.
+/// Runs until `stop` is cancelled.
 pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
     let engine = registry.engine().clone();
     let mut topology = engine.topology();
@@ -131,7 +135,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
     let mut ticks: u32 = 0;
     let mut quiet = Quiet::default();
     let presence = Arc::new(Mutex::new(Presence::default()));
-    // What failed is to be done still.
+    // Failed work is retried.
     let mut failed = Work::default();
     let mut timer = clock::ticks(INTERVAL);
     loop {
@@ -196,14 +200,14 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
     }
 }
 
-/// Whether little is written.
+/// Detects quiet times.
 #[derive(Debug, Default)]
 struct Quiet {
     written_before: u64,
 }
 
 impl Quiet {
-    /// Whether little was written since the last call, and the journal takes much room all the same.
+    /// Whether little was written since the last call while the journal takes much space.
     fn has_come(&mut self, engine: &Engine) -> bool {
         let Some(journal) = &engine.journal else { return false };
         let written = journal.bytes_written();
@@ -217,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cleaning_takes_a_share_of_the_time() {
+    fn cleaning_takes_a_limited_share_of_the_time() {
         let ms = Duration::from_millis;
         assert_eq!(ticks_until_clean(ms(1), false), CLEAN_TICKS);
         assert_eq!(ticks_until_clean(ms(400), false), 100, "20 s after a look of 0.4 s");

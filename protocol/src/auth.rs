@@ -1,11 +1,11 @@
-//! AUTH: what nsqd answers, and what an auth server tells nsqd.
+//! AUTH: nsqd's response, and an auth server's response to nsqd.
 //!
 //! ```text
 //! AUTH LF length(4) secret                     client to nsqd
-//! {"identity":..,"identity_url":..,"permission_count":n}      its answer
+//! {"identity":..,"identity_url":..,"permission_count":n}      its response
 //!
 //! GET http://server/auth?common_name=..&remote_ip=..&secret=..&tls=..      nsqd to the auth server
-//! {"ttl":n,"identity":..,"identity_url":..,"authorizations":[               its answer
+//! {"ttl":n,"identity":..,"identity_url":..,"authorizations":[               its response
 //!     {"topic":pattern,"channels":[pattern..],"permissions":["subscribe","publish"]}..]}
 //! ```
 
@@ -17,46 +17,46 @@ use crate::json::{JsonError, Reader, fold_key, lenient};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AuthReply {
-    /// Who the secret belongs to.
+    /// Identity that the secret belongs to.
     #[serde(deserialize_with = "lenient")]
     pub identity: String,
-    /// A page about them.
+    /// URL of a page about the identity.
     #[serde(deserialize_with = "lenient")]
     pub identity_url: String,
-    /// How many authorizations the secret has.
+    /// Number of authorizations of the secret.
     #[serde(deserialize_with = "lenient")]
     pub permission_count: i64,
 }
 
-/// What an auth server answers.
+/// The response of an auth server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuthAnswer {
-    /// Seconds for which the answer holds.
+    /// Lifetime of the response, in seconds.
     pub ttl: i64,
-    /// Who the secret belongs to.
+    /// Identity that the secret belongs to.
     pub identity: String,
-    /// A page about them.
+    /// URL of a page about the identity.
     pub identity_url: String,
-    /// What they may do; possibly nothing.
+    /// What the identity may do; may be empty.
     pub authorizations: Vec<AuthorizationEntry>,
 }
 
-/// One of the things that a secret allows: all of its parts must fit at once.
+/// One authorization of a secret. It applies if topic, channel and permission all match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthorizationEntry {
     /// A regular expression that must match somewhere in the topic's name.
     pub topic: String,
-    /// Regular expressions, one of which must match somewhere in the channel's name. Publishing has no channel: then
-    /// one must match the empty text.
+    /// Regular expressions; one must match somewhere in the channel's name. Publishing has no channel: one must match
+    /// the empty text.
     pub channels: Vec<String>,
-    /// The words of what is allowed.
+    /// The allowed actions: `subscribe`, `publish`.
     pub permissions: Vec<String>,
 }
 
 impl AuthAnswer {
-    /// Reads an answer, as forgiving as NSQ is: keys in any case, unknown ones passed over, `null` for what is left
-    /// out. A missing `ttl` reads as 0.
+    /// Parses a response as leniently as NSQ: keys in any case, unknown keys ignored, `null` like a missing field. A
+    /// missing `ttl` reads as 0. Fails if `body` is not JSON or has wrong types.
     pub fn parse(body: &[u8]) -> Result<Self, JsonError> {
         let mut answer = Self::default();
         let mut reader = Reader::new(body);
@@ -107,7 +107,7 @@ fn texts(reader: &mut Reader<'_>) -> Result<Vec<String>, JsonError> {
     Ok(texts)
 }
 
-/// A `null` changes nothing.
+/// Sets the field; `null` leaves it unchanged.
 fn replace<T>(field: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *field = value;
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_read_as_nsq_reads_it() {
+    fn response_is_parsed_like_nsq() {
         let json = br#" {"TTL": 60, "identity":"me", "identity_url":"http://x", "unknown": [{}], "Authorizations":[
             {"topic":"^a$","CHANNELS":["",".*"],"permissions":["publish"],"more":1}, {"channels":null}, null]} "#;
         let answer = AuthAnswer::parse(json).unwrap();
@@ -137,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_empty() {
+    fn missing_fields_are_empty() {
         assert_eq!(AuthAnswer::parse(b"{}").unwrap(), AuthAnswer::default());
         let null = br#"{"ttl":1,"identity":null,"authorizations":null}"#;
         assert_eq!(AuthAnswer::parse(null).unwrap(), AuthAnswer { ttl: 1, ..AuthAnswer::default() });
     }
 
     #[test]
-    fn what_is_no_answer_is_refused() {
+    fn invalid_responses_are_rejected() {
         for body in ["", "OK", "[]", r#"{"ttl":1.5}"#, r#"{"ttl":"1"}"#, r#"{"authorizations":{}}"#, "{} x"] {
             assert_eq!(AuthAnswer::parse(body.as_bytes()), Err(JsonError), "{body}");
         }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reply_is_nsqs() {
+    fn reply_is_written_like_nsq() {
         let reply = AuthReply { identity: "a<b".into(), permission_count: 2, ..AuthReply::default() };
         let json = r#"{"identity":"a\u003cb","identity_url":"","permission_count":2}"#;
         assert_eq!(crate::json::to_json(&reply).unwrap(), json.as_bytes());

@@ -4,39 +4,36 @@
 //! count(4)  count * ( size(4) body(size) )
 //! ```
 //!
-//! MPUB puts the length of all this before it. That length is checked against the limit but does not
-//! delimit the batch: count and sizes do, as in NSQ. Since their sum could be anything, it has a
-//! limit of its own here.
+//! MPUB sends the length of the batch before it. That length is checked against the limit but does not delimit the
+//! batch: count and sizes do, as in NSQ. Since the sizes can add up to any total, the total has its own limit here.
 
 use crate::error::{ErrorCode, ProtocolError};
 use crate::limits::Limits;
 
 /// Bytes of the size before each message.
 const SIZE_BYTES: usize = 4;
-/// Smallest message in a batch: its size and a body of one byte.
+/// Bytes of the smallest message in a batch: its size and a body of one byte.
 const MIN_ITEM_BYTES: usize = SIZE_BYTES + 1;
 
-/// A batch that has been checked, still where it was read.
+/// A validated batch that borrows from the read buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageBatch<'a> {
-    /// Sizes and bodies, exactly.
+    /// All sizes and bodies, nothing else.
     items: &'a [u8],
     count: usize,
 }
 
 impl<'a> MessageBatch<'a> {
-    /// Reads a batch from the start of `buf`; also says how many bytes it took. What follows is not
-    /// looked at.
+    /// Parses a batch at the start of `buf`; also returns the number of bytes it took. Ignores the bytes after it.
     ///
-    /// Checks go from front to back, and the first that fails decides, however much of the batch is
-    /// there yet.
+    /// Checks run from front to back. The first failing check decides, even if the rest of the batch has not arrived.
     pub fn parse_binary(buf: &'a [u8], limits: &Limits) -> Result<(Self, usize), BatchError> {
         Self::resume_binary(buf, Checked::default(), limits)
     }
 
-    /// Like [`Self::parse_binary`], for a batch whose beginning was checked before: `checked` comes from
-    /// the last [`BatchError::Incomplete`] for this very batch. A batch that arrives in many pieces costs
-    /// no more than one that arrives whole.
+    /// Like [`Self::parse_binary`], for a batch whose beginning was checked before: `checked` comes from the last
+    /// [`BatchError::Incomplete`] for the same batch. A batch that arrives in many pieces costs no more than one that
+    /// arrives whole.
     pub(crate) fn resume_binary(
         buf: &'a [u8],
         checked: Checked,
@@ -73,7 +70,7 @@ impl<'a> MessageBatch<'a> {
                 return Err(BatchError::BatchTooBig { size: min_total, max: limits.max_body_size });
             }
             if at > items.len() {
-                // The size of the next message can be wrong; the rest of this one cannot.
+                // The size of the next message can be invalid; the rest of this body cannot.
                 let next_size = if messages_left > 0 { SIZE_BYTES } else { 0 };
                 let needed = 4 + at + next_size;
                 return Err(BatchError::Incomplete { part: BatchPart::Body(index), needed, checked });
@@ -93,13 +90,13 @@ impl<'a> MessageBatch<'a> {
         }
     }
 
-    /// How many messages there are; never zero.
+    /// Number of messages; never zero.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Bytes of all bodies together.
+    /// Total bytes of all bodies.
     pub fn body_bytes(&self) -> usize {
         self.items.len() - 4 * self.count
     }
@@ -109,7 +106,7 @@ impl<'a> MessageBatch<'a> {
         Bodies { items: self.items, left: self.count }
     }
 
-    /// Appends length, count and messages, as MPUB has them after its line.
+    /// Appends length, count and messages, in the form that follows MPUB's line.
     pub(crate) fn put_sized(&self, out: &mut Vec<u8>) {
         out.reserve(8 + self.items.len());
         out.extend_from_slice(&(4 + self.items.len() as u32).to_be_bytes());
@@ -173,54 +170,54 @@ fn encoded_bytes<B: AsRef<[u8]>>(bodies: &[B]) -> usize {
     4 + bodies.iter().map(|body| 4 + body.as_ref().len()).sum::<usize>()
 }
 
-/// Why there is no batch (yet).
+/// Why a batch is invalid or incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// Right so far, but not all there.
+    /// Valid so far, but incomplete.
     #[error("batch is incomplete")]
     Incomplete {
-        /// What the buffer ends in.
+        /// The part in which the buffer ends.
         part: BatchPart,
-        /// Length of the batch at which the next decision is possible: that it is whole, or that the
-        /// next count or size is wrong. With fewer bytes the answer stays `Incomplete`.
+        /// Bytes of the batch needed for the next decision: that it is complete, or that the next count or size is
+        /// invalid. With fewer bytes the result stays `Incomplete`.
         needed: usize,
-        /// What need not be checked again.
+        /// The part that need not be checked again.
         checked: Checked,
     },
-    /// The count is not positive, or so large that not even the smallest messages would fit.
+    /// The count is not positive, or too large even for messages of the smallest size.
     #[error("invalid message count {0}")]
     InvalidCount(i32),
-    /// A message is empty or of negative size.
+    /// A message has a zero or negative size.
     #[error("invalid message({index}) body size {size}")]
     InvalidSize {
-        /// Which message, from 0.
+        /// Index of the message, from 0.
         index: usize,
         /// Its size field.
         size: i32,
     },
-    /// A message exceeds the limit for one.
+    /// A message exceeds [`Limits::max_msg_size`].
     #[error("message too big {size} > {max}")]
     MessageTooBig {
-        /// Its size.
+        /// Size of the message, in bytes.
         size: usize,
         /// The limit.
         max: usize,
     },
-    /// The messages together exceed the limit for all.
+    /// The batch exceeds [`Limits::max_batch_bytes`].
     #[error("body too big {size} > {max}")]
     BatchTooBig {
-        /// What they come to at the least.
+        /// Minimum size of the whole batch, in bytes.
         size: usize,
-        /// The limit.
+        /// [`Limits::max_body_size`].
         max: usize,
     },
 }
 
-/// The messages at the start of an incomplete batch that are whole and right.
+/// The complete and valid messages at the start of an incomplete batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     messages: usize,
-    /// Of sizes and bodies; the count before them is not included.
+    /// Bytes of their sizes and bodies, without the count before them.
     bytes: usize,
 }
 
@@ -236,7 +233,7 @@ pub enum BatchPart {
 }
 
 impl BatchError {
-    /// Whether the fault lies in the batch as a whole and not in one of its messages.
+    /// Whether the error concerns the batch as a whole and not one of its messages.
     pub fn is_about_batch(&self) -> bool {
         matches!(
             self,
@@ -246,7 +243,7 @@ impl BatchError {
         )
     }
 
-    /// The error that MPUB gives; for an incomplete batch, when nothing more will come.
+    /// The error response to MPUB. For an incomplete batch, the response if no more bytes arrive.
     pub fn to_protocol_error(self) -> ProtocolError {
         let code = if self.is_about_batch() { ErrorCode::BadBody } else { ErrorCode::BadMessage };
         let text = match self {
@@ -279,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_read_in_place() {
+    fn batch_is_parsed_in_place() {
         let bytes = b"\0\0\0\x02\0\0\0\x01x\0\0\0\x02yyrest";
         let (batch, consumed) = MessageBatch::parse_binary(bytes, &limits()).unwrap();
         assert_eq!((batch.len(), batch.body_bytes(), consumed), (2, 3, 15));
@@ -288,14 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn mpub_as_clients_send_it() {
+    fn mpub_is_encoded_as_clients_send_it() {
         let mut out = Vec::new();
         put_mpub(&mut out, "t", &["x", "yy"]);
         assert_eq!(out, b"MPUB t\n\0\0\0\x0f\0\0\0\x02\0\0\0\x01x\0\0\0\x02yy");
     }
 
     #[test]
-    fn the_count_must_fit_the_limit() {
+    fn count_above_the_limit_is_rejected() {
         // (54 - 4) / 5 = 10
         assert_eq!(error(b"\0\0\0\0"), BatchError::InvalidCount(0));
         assert_eq!(error(b"\xff\xff\xff\xff"), BatchError::InvalidCount(-1));
@@ -304,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_checked_before_bodies_come() {
+    fn sizes_are_checked_before_bodies_arrive() {
         assert_eq!(error(b"\0\0\0\x01\0\0\0\0"), BatchError::InvalidSize { index: 0, size: 0 });
         assert_eq!(
             error(b"\0\0\0\x02\0\0\0\x01x\x80\0\0\0"),
@@ -322,10 +319,10 @@ mod tests {
     }
 
     #[test]
-    fn checked_messages_are_not_read_again() {
+    fn checked_messages_are_not_checked_again() {
         let mut bytes = b"\0\0\0\x02\0\0\0\x01x\0\0\0\x02y".to_vec();
         let BatchError::Incomplete { checked, .. } = error(&bytes) else { panic!() };
-        // Only a check from the beginning would refuse this.
+        // Only a check from the beginning would reject this.
         bytes[4] = 0xff;
         bytes.push(b'z');
         let (batch, consumed) = MessageBatch::resume_binary(&bytes, checked, &limits()).unwrap();
@@ -334,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_total_has_a_limit_whatever_the_sizes_say() {
+    fn total_size_is_limited() {
         let mut bytes = Vec::new();
         MessageBatch::encode_bodies(&[[b'x'; 10]; 4], &mut bytes);
         assert!(MessageBatch::parse_binary(&bytes, &limits()).is_ok());
@@ -373,7 +370,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bodies_survive(
+        fn bodies_round_trip(
             bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 1..20),
         ) {
             let mut bytes = Vec::new();
@@ -384,7 +381,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic_or_ask_for_too_much(
+        fn arbitrary_bytes_neither_panic_nor_need_too_much(
             bytes in prop::collection::vec(prop_oneof![4 => 0u8..3, 1 => any::<u8>()], 0..100),
         ) {
             let limits = limits();

@@ -1,7 +1,7 @@
-//! Commands: what a client sends, one variant each, with its wire form.
+//! The commands of a client, one variant each, with their wire form.
 //!
-//! A [`Command`] borrows from the buffer it was read from, so that no body is copied on its way in.
-//! Encoding stands here; [`command_decoder`](crate::command_decoder) reads what is written here.
+//! A [`Command`] borrows from the buffer it was decoded from, so bodies are not copied. This module encodes;
+//! [`command_decoder`](crate::command_decoder) decodes.
 
 use crate::batch::MessageBatch;
 use crate::message_id::MessageId;
@@ -12,7 +12,7 @@ pub const MAGIC_V2: &[u8; 4] = b"  V2";
 
 /// The name of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // The names are the protocol's; `Command` says what each does.
+#[allow(missing_docs)] // The names are the protocol's; `Command` describes each.
 pub enum Verb {
     Identify,
     Auth,
@@ -47,7 +47,7 @@ impl Verb {
         }
     }
 
-    /// The command of that name. Names are upper case.
+    /// The command with this name; `None` if unknown. Names are upper case.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         Some(match name {
             b"FIN" => Self::Fin,
@@ -73,13 +73,12 @@ impl std::fmt::Display for Verb {
     }
 }
 
-/// A command that is well-formed and within the limits. Whether it is allowed now is for the
-/// connection to say.
+/// A command that is well-formed and within the limits. The connection checks whether its state allows the command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
     /// `IDENTIFY` LF length JSON. Answered by JSON or `OK`.
     Identify {
-        /// The JSON, not looked into.
+        /// The JSON, not parsed.
         body: &'a [u8],
     },
     /// `AUTH` LF length secret. Answered by JSON.
@@ -98,19 +97,19 @@ pub enum Command<'a> {
     Pub {
         /// A valid topic name.
         topic: &'a str,
-        /// The message.
+        /// The message body.
         body: &'a [u8],
     },
-    /// `DPUB topic delay` LF length body: a message that is deferred at first. Answered by `OK`.
+    /// `DPUB topic delay` LF length body: publishes a deferred message. Answered by `OK`.
     Dpub {
         /// A valid topic name.
         topic: &'a str,
-        /// How long to defer it, in milliseconds; within [`Limits`](crate::Limits).
+        /// How long to defer the message, in milliseconds; within [`Limits`](crate::Limits).
         delay_ms: u64,
-        /// The message.
+        /// The message body.
         body: &'a [u8],
     },
-    /// `MPUB topic` LF length count (length body)*: all messages or none. Answered by one `OK`.
+    /// `MPUB topic` LF length count (length body)*: publishes all messages or none. Answered by one `OK`.
     Mpub {
         /// A valid topic name.
         topic: &'a str,
@@ -122,26 +121,27 @@ pub enum Command<'a> {
         /// The RDY count; within [`Limits`](crate::Limits).
         count: u64,
     },
-    /// `FIN id`: the message is dealt with. Not answered.
+    /// `FIN id`: finishes the message. Not answered.
     Fin {
-        /// Of a message in flight.
+        /// Id of a message in flight.
         id: MessageId,
     },
-    /// `REQ id delay`: the message is to be handed out again. Not answered.
+    /// `REQ id delay`: requeues the message. Not answered.
     Req {
-        /// Of a message in flight.
+        /// Id of a message in flight.
         id: MessageId,
-        /// How long to defer it, in milliseconds; whatever the client said, saturated at `u64::MAX`.
+        /// How long to defer the message, in milliseconds: the client's value without a limit, saturated at
+        /// `u64::MAX`.
         delay_ms: u64,
     },
-    /// `TOUCH id`: starts the message's timeout anew. Not answered.
+    /// `TOUCH id`: restarts the message's timeout. Not answered.
     Touch {
-        /// Of a message in flight.
+        /// Id of a message in flight.
         id: MessageId,
     },
-    /// `CLS`: no more messages, please. Answered by `CLOSE_WAIT`.
+    /// `CLS`: stops the delivery of messages. Answered by `CLOSE_WAIT`.
     Cls,
-    /// `NOP`: a sign of life, and the answer to a heartbeat. Not answered.
+    /// `NOP`: a sign of life, sent in answer to a heartbeat. Not answered.
     Nop,
 }
 
@@ -166,8 +166,8 @@ impl Command<'_> {
 
     /// Appends the command's wire form to `out`.
     ///
-    /// It does not check what the decoder checks: a body must be shorter than 2 GiB, and an id must
-    /// hold neither blank, CR nor LF, as none that came from nsqd does.
+    /// Does not validate the command: a body must be shorter than 2 GiB, and an id must contain no blank, CR or LF.
+    /// Ids from nsqd contain none.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.verb().name().as_bytes());
         match self {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_as_clients_send_them() {
+    fn commands_are_encoded_as_clients_send_them() {
         let id = MessageId(*b"18a1d53483a69000");
         let topic = TopicName::new("t").unwrap();
         let channel = ChannelName::new("c#ephemeral").unwrap();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn names_lead_back_to_their_verb() {
+    fn verb_names_round_trip() {
         use Verb::*;
         for verb in [Identify, Auth, Sub, Pub, Mpub, Dpub, Rdy, Fin, Req, Touch, Cls, Nop] {
             assert_eq!(Verb::from_name(verb.name().as_bytes()), Some(verb));

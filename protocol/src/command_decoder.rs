@@ -1,18 +1,17 @@
-//! Reads commands from a growing buffer: nsqd's side.
+//! Decodes commands from a growing buffer: nsqd's side.
 //!
 //! ```text
 //! line = NAME *( SP PARAM ) [CR] LF        at most Limits::max_line_bytes
 //! body = length(4, signed) bytes(length)   after the lines of IDENTIFY AUTH PUB DPUB MPUB
 //! ```
 //!
-//! Each single blank separates, so doubled or trailing ones make empty parameters. Parameters beyond
-//! those expected are ignored, except for AUTH, which has none.
+//! Every single blank separates, so doubled or trailing blanks create empty parameters. Extra parameters are ignored,
+//! except for AUTH, which accepts none.
 //!
-//! [`decode`] keeps nothing between calls and allocates nothing for the commands of the data path. A batch
-//! that arrives in pieces is continued with [`decode_from`].
-//! Within a command the checks go from front to back and the first that fails decides, as soon as the
-//! bytes for it are there. Whether a command is allowed in the present state of the connection comes
-//! before all of them, and is for the connection to check, by the verb.
+//! [`decode`] keeps no state between calls and does not allocate for the commands of the data path. [`decode_from`]
+//! continues a batch that arrives in pieces.
+//! Within a command, checks run from front to back. The first failing check decides, as soon as its bytes have
+//! arrived. Before all of them, the connection checks by the verb whether its state allows the command.
 
 use memchr::memchr;
 
@@ -23,49 +22,49 @@ pub use crate::limits::Limits;
 use crate::message_id::MessageId;
 use crate::name::{ChannelName, TopicName, valid_name};
 
-/// What stands at the start of the buffer.
+/// The result of decoding the start of a buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded<'a> {
-    /// Right so far, but not all there.
+    /// Valid so far, but incomplete.
     Incomplete {
-        /// Known once the line is there and valid.
+        /// Known once the line is complete and valid.
         verb: Option<Verb>,
-        /// Length of the buffer at which the next decision is possible: that the line is there, that the
-        /// command is whole, or that it is wrong. With fewer bytes the answer stays the same.
+        /// Buffer length needed for the next decision: that the line is complete, that the command is complete, or that
+        /// it is invalid. With fewer bytes the result stays the same.
         needed: usize,
         /// Length that the command claims to have, as far as known; at least `needed`.
         claimed: usize,
-        /// For [`decode_from`], once more bytes are there.
+        /// Argument for [`decode_from`] once more bytes have arrived.
         checked: Checked,
     },
-    /// A command.
+    /// A complete and valid command.
     Command {
         /// The command, borrowed from the buffer.
         command: Command<'a>,
-        /// Bytes it took.
+        /// Bytes of the buffer that the command took.
         consumed: usize,
     },
-    /// A command that is wrong.
+    /// An invalid command.
     Invalid {
-        /// None for an unknown command.
+        /// `None` for an unknown command.
         verb: Option<Verb>,
-        /// What to tell the client.
+        /// The error response for the client.
         error: ProtocolError,
-        /// Bytes of its line, for a connection that ignores the command.
+        /// Bytes of the command's line, for a connection that ignores the command.
         consumed: usize,
     },
-    /// No line end within the limit: the connection is to be closed without a frame.
+    /// No line end within the limit: close the connection without sending a frame.
     LineTooLong,
 }
 
-/// Reads the command at the start of `buf`.
+/// Decodes the command at the start of `buf`.
 #[inline]
 pub fn decode<'a>(buf: &'a [u8], limits: &Limits) -> Decoded<'a> {
     decode_from(buf, Checked::default(), limits)
 }
 
-/// Reads the command at the start of `buf`. If it was [`Decoded::Incomplete`] before and has more bytes
-/// now, what was `checked` then is not checked again. For any other command `checked` is the default.
+/// Decodes the command at the start of `buf`. If it was [`Decoded::Incomplete`] before and has more bytes now, pass
+/// its `checked`, so that this part is not checked again. Pass the default for any other command.
 #[inline]
 pub fn decode_from<'a>(buf: &'a [u8], checked: Checked, limits: &Limits) -> Decoded<'a> {
     match plain_fin(buf) {
@@ -74,24 +73,24 @@ pub fn decode_from<'a>(buf: &'a [u8], checked: Checked, limits: &Limits) -> Deco
     }
 }
 
-/// The name of the command at the start of `buf`, known or not, once its line is there.
+/// The name of the command at the start of `buf`, known or unknown; `None` until its line is complete.
 pub fn command_name<'a>(buf: &'a [u8], limits: &Limits) -> Option<&'a [u8]> {
     let (line, _) = split_line(buf, limits).ok()?;
     Params::new(line).next()
 }
 
-/// The topic of the MPUB at the start of `buf`, once its line is there and valid, whatever its body.
+/// The topic of the MPUB at the start of `buf`, whatever its body; `None` until its line is complete and valid.
 ///
-/// MPUB is authorized before its body: this is how, when [`decode`] says `Incomplete` or `Invalid`.
+/// MPUB is authorized before its body is checked; use this when [`decode`] returns `Incomplete` or `Invalid`.
 pub fn mpub_topic<'a>(buf: &'a [u8], limits: &Limits) -> Option<&'a str> {
     let (line, _) = split_line(buf, limits).ok()?;
     let mut params = Params::new(line);
     (params.next()? == b"MPUB").then(|| params.next())?.and_then(|topic| valid_name(topic).ok())
 }
 
-/// What to tell the client when nothing more will come, or not in time, and `buf` starts with an
-/// unfinished command. None when there is nothing to tell: the buffer ends within a line, or what is
-/// there is already a command or an error.
+/// The error response for a client that sends no more bytes, or not in time, when `buf` starts with an unfinished
+/// command. `None` if there is no response: the buffer ends within a line, or already holds a complete or invalid
+/// command.
 pub fn truncated(buf: &[u8], limits: &Limits) -> Option<ProtocolError> {
     let Decoded::Incomplete { verb: Some(verb), .. } = decode(buf, limits) else {
         return None;
@@ -113,14 +112,14 @@ pub fn truncated(buf: &[u8], limits: &Limits) -> Option<ProtocolError> {
 
 const PLAIN_FIN_BYTES: usize = "FIN ".len() + MessageId::BYTES + 1;
 
-/// The id, if `buf` starts with a FIN as clients send it. FIN is the most frequent command: one per
-/// message. In this form there is nothing to search for.
+/// The id, if `buf` starts with a FIN as clients send it. FIN is the most frequent command: one per message. This
+/// form needs no search for blanks and line ends.
 #[inline]
 fn plain_fin(buf: &[u8]) -> Option<MessageId> {
     let fin = buf.first_chunk::<PLAIN_FIN_BYTES>()?;
     let (name, rest) = fin.split_first_chunk::<4>()?;
     let (id, end) = rest.split_first_chunk::<16>()?;
-    // Anything that could end the line or the parameter earlier goes the long way.
+    // Bytes that could end the line or the parameter earlier take the slow path.
     let is_plain = name == b"FIN " && end == b"\n" && id.iter().all(|&byte| byte > b' ');
     is_plain.then_some(MessageId(*id))
 }
@@ -159,7 +158,7 @@ enum Stop {
 }
 
 impl Stop {
-    /// For a body that is decided as a whole.
+    /// For a body that is checked as a whole.
     fn until(needed: usize) -> Self {
         Self::Incomplete { needed, claimed: needed, checked: Checked::default() }
     }
@@ -171,7 +170,7 @@ impl From<ProtocolError> for Stop {
     }
 }
 
-/// Reads what follows the name; gives the command and how many bytes of `body` it took.
+/// Decodes what follows the name; returns the command and the number of bytes of `body` that it took.
 fn decode_params<'a>(
     verb: Verb,
     mut params: Params<'a>,
@@ -242,7 +241,7 @@ enum LineError {
     TooLong,
 }
 
-/// The line at the start of `buf` without its end, and where what follows begins.
+/// The line at the start of `buf` without its end, and the offset of the next byte.
 #[inline]
 fn split_line<'a>(buf: &'a [u8], limits: &Limits) -> Result<(&'a [u8], usize), LineError> {
     let window = &buf[..buf.len().min(limits.max_line_bytes)];
@@ -256,7 +255,7 @@ fn split_line<'a>(buf: &'a [u8], limits: &Limits) -> Result<(&'a [u8], usize), L
     }
 }
 
-/// The parts of a line between its blanks.
+/// The parts of a line, separated by single blanks.
 struct Params<'a> {
     rest: Option<&'a [u8]>,
 }
@@ -271,7 +270,7 @@ impl<'a> Params<'a> {
     }
 }
 
-// NSQ says the one in some commands and the other in the rest.
+// NSQ uses one word for some commands and the other for the rest.
 const PARAMETERS: &str = "parameters";
 const PARAMS: &str = "params";
 
@@ -281,7 +280,7 @@ impl<'a> Iterator for Params<'a> {
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.rest?;
-        // Parameters are short: a plain loop beats a search made for long ones.
+        // Parameters are short, so a plain loop is faster than memchr.
         match rest.iter().position(|&byte| byte == b' ') {
             Some(end) => {
                 self.rest = Some(&rest[end + 1..]);
@@ -319,7 +318,7 @@ fn rdy_count(count: Option<&[u8]>, limits: &Limits) -> Result<u64, ProtocolError
     Ok(count)
 }
 
-/// Decimal digits, none meaning zero, saturated; `None` if there is anything else.
+/// The number in decimal digits, saturated; no digits mean zero. `None` if there is any other byte.
 fn decimal(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0u64, |number, byte| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
@@ -329,7 +328,7 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 
 // Bodies.
 
-/// The body of PUB or DPUB, and how many bytes it took with its length.
+/// The body of PUB or DPUB, and the number of bytes it took with its length.
 #[inline]
 fn message_body<'a>(verb: Verb, buf: &'a [u8], limits: &Limits) -> Result<(&'a [u8], usize), Stop> {
     let claimed = body_size(buf)?;
@@ -344,13 +343,13 @@ fn message_body<'a>(verb: Verb, buf: &'a [u8], limits: &Limits) -> Result<(&'a [
     sized(buf, size)
 }
 
-/// The body of IDENTIFY or AUTH, and how many bytes it took with its length.
+/// The body of IDENTIFY or AUTH, and the number of bytes it took with its length.
 fn control_body<'a>(verb: Verb, buf: &'a [u8], limits: &Limits) -> Result<(&'a [u8], usize), Stop> {
     let size = control_body_size(verb, buf, limits)?;
     sized(buf, size)
 }
 
-/// The batch of MPUB, and how many bytes it took with its length.
+/// The batch of MPUB, and the number of bytes it took with its length.
 fn batch_body<'a>(
     buf: &'a [u8],
     checked: Checked,
@@ -395,7 +394,7 @@ fn invalid(text: impl Into<Vec<u8>>) -> ProtocolError {
 }
 
 fn bad_topic(verb: Verb, name: &[u8]) -> ProtocolError {
-    // NSQ doubles the code for this command; whoever compares whole texts expects it so.
+    // NSQ doubles the code for this command; clients that compare the whole text expect it.
     let doubled = if verb == Verb::Mpub { "E_BAD_TOPIC " } else { "" };
     let text = [format!("{doubled}{verb} topic name ").as_bytes(), &quote(name), b" is not valid"].concat();
     ProtocolError::new(ErrorCode::BadTopic, text)

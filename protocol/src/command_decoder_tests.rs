@@ -1,4 +1,4 @@
-//! Every check of every command, and what holds for any bytes at all.
+//! Every check of every command, and properties that hold for any bytes.
 
 use super::*;
 use proptest::prelude::*;
@@ -36,7 +36,7 @@ fn check_error(buf: &[u8], expected: &str) {
 #[track_caller]
 fn check_needed(buf: &[u8], verb: Option<Verb>, needed: usize, claimed: usize) {
     let Decoded::Incomplete { verb: seen, needed: n, claimed: c, .. } = decode(buf, &limits()) else {
-        panic!("{} is decided", buf.escape_ascii());
+        panic!("{} is not incomplete", buf.escape_ascii());
     };
     assert_eq!((seen, n, c), (verb, needed, claimed));
 }
@@ -50,7 +50,7 @@ fn check_truncated(buf: &[u8], expected: Option<&str>) {
 const ID: MessageId = MessageId(*b"18a1d53483a69000");
 
 #[test]
-fn lines() {
+fn lines_are_split_into_name_and_parameters() {
     assert_eq!(command(b"NOP\n"), Command::Nop);
     assert_eq!(command(b"NOP\r\n"), Command::Nop);
     assert_eq!(command(b"NOP extra words\n"), Command::Nop);
@@ -70,7 +70,7 @@ fn lines() {
 }
 
 #[test]
-fn the_line_has_a_limit() {
+fn line_length_is_limited() {
     let max = Limits::default().max_line_bytes;
     let mut line = b"NOP ".to_vec();
     line.resize(max - 1, b'x');
@@ -162,7 +162,7 @@ fn mpub_checks() {
 }
 
 #[test]
-fn the_size_before_a_batch_does_not_delimit_it() {
+fn size_before_a_batch_does_not_delimit_it() {
     for claimed in [1u8, 8, 9, 10, 100] {
         let mut buf = b"MPUB t\n\0\0\0".to_vec();
         buf.push(claimed);
@@ -175,7 +175,7 @@ fn the_size_before_a_batch_does_not_delimit_it() {
 }
 
 #[test]
-fn a_defaults_count_limit_is_nsqs() {
+fn default_batch_count_limit_is_nsqs() {
     assert_eq!(Limits::default().max_batch_count(), 1_048_575);
 }
 
@@ -260,14 +260,14 @@ fn identify_and_auth_checks() {
 }
 
 #[test]
-fn what_is_whole_or_wrong_is_not_truncated() {
+fn complete_or_invalid_commands_are_not_truncated() {
     check_truncated(b"NOP\n", None);
     check_truncated(b"BAD\n", None);
     check_truncated(b"PUB t\n\0\0\0\0", None);
 }
 
 #[test]
-fn the_topic_of_a_batch_is_known_before_the_batch() {
+fn topic_of_a_batch_is_known_before_its_body() {
     let topic = |buf| mpub_topic(buf, &Limits::default());
     assert_eq!(topic(b"MPUB t\n"), Some("t"));
     assert_eq!(topic(b"MPUB t\n\0\0\0\0"), Some("t"));
@@ -277,7 +277,7 @@ fn the_topic_of_a_batch_is_known_before_the_batch() {
     assert_eq!(topic(b"MPUB t"), None);
 }
 
-/// Lines and bodies that are nearly right.
+/// Lines and bodies that are almost valid.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
     let name = prop::sample::select(vec![
         "PUB", "MPUB", "DPUB", "FIN", "REQ", "TOUCH", "RDY", "SUB", "CLS", "NOP", "IDENTIFY", "AUTH", "x", "",
@@ -300,9 +300,9 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
-    /// However the bytes arrive, the answer is the same, and it comes as soon as it can.
+    /// However the bytes arrive, the result is the same, and it comes as early as possible.
     #[test]
-    fn an_answer_does_not_depend_on_what_follows(buf in noise()) {
+    fn result_does_not_depend_on_following_bytes(buf in noise()) {
         let limits = Limits { max_msg_size: 20, max_body_size: 30, max_line_bytes: 40, ..Limits::default() };
         let most = limits.max_line_bytes + 8 + limits.max_batch_bytes();
         let whole = decode(&buf, &limits);
@@ -310,7 +310,7 @@ proptest! {
             match decode(&buf[..len], &limits) {
                 Decoded::Incomplete { needed, .. } => {
                     prop_assert!(needed > len && needed <= most);
-                    // Nothing is known before `needed` bytes are there.
+                    // Nothing is decided before `needed` bytes have arrived.
                     let next = needed.min(buf.len() + 1) - 1;
                     let before = matches!(decode(&buf[..next], &limits), Decoded::Incomplete { .. });
                     prop_assert!(before, "{} of {needed}", next);
@@ -329,7 +329,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(buf in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_do_not_panic(buf in prop::collection::vec(any::<u8>(), 0..300)) {
         let limits = Limits::default();
         decode(&buf, &limits);
         truncated(&buf, &limits);
@@ -338,7 +338,7 @@ proptest! {
     }
 
     #[test]
-    fn an_error_is_a_valid_frame(buf in noise()) {
+    fn error_is_a_valid_frame(buf in noise()) {
         if let Decoded::Invalid { error, consumed, .. } = decode(&buf, &limits()) {
             prop_assert!(error.is_fatal());
             prop_assert!(error.frame_data().starts_with(b"E_"));

@@ -10,7 +10,7 @@ fn pairs() -> Vec<(Compressor, Decompressor)> {
     ]
 }
 
-/// Everything that `input` gives, with so much room at a time.
+/// Decompresses all of `input`, with `room` bytes of output per call.
 fn read_all(
     decompressor: &mut Decompressor,
     mut input: &[u8],
@@ -25,7 +25,7 @@ fn read_all(
         if produced < room && input.is_empty() {
             return Ok(());
         }
-        assert!(consumed > 0 || produced > 0, "no way forward");
+        assert!(consumed > 0 || produced > 0, "no progress");
     }
 }
 
@@ -42,7 +42,7 @@ fn decompressed(mut decompressor: Decompressor, input: &[u8]) -> Result<Vec<u8>,
 const OK_FRAME: &[u8] = b"\0\0\0\x06\0\0\0\0OK";
 
 #[test]
-fn the_first_ok_is_what_nsq_sends() {
+fn first_ok_is_what_nsq_sends() {
     let mut out = Vec::new();
     Compressor::snappy().compress(OK_FRAME, &mut out);
     assert_eq!(out, unhex("ff060000734e61507059 010e0000 26982bcf 00000006000000004f4b"));
@@ -50,11 +50,11 @@ fn the_first_ok_is_what_nsq_sends() {
     assert_eq!(decompressed(Decompressor::deflate(), &theirs).unwrap(), OK_FRAME);
     out.clear();
     Compressor::deflate(6).compress(OK_FRAME, &mut out);
-    assert!(out.ends_with(&[0, 0, 0xff, 0xff]), "a flush that ends on a byte border: {out:x?}");
+    assert!(out.ends_with(&[0, 0, 0xff, 0xff]), "the flush ends on a byte boundary: {out:x?}");
 }
 
 #[test]
-fn what_repeats_shrinks_and_what_does_not_hardly_grows() {
+fn repetitive_input_shrinks_and_random_input_hardly_grows() {
     let repeated = vec![b'x'; 200_000];
     let mut state = 1u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
@@ -76,9 +76,9 @@ fn what_repeats_shrinks_and_what_does_not_hardly_grows() {
     }
 }
 
-/// However much is in it, one call gives what there is room for.
+/// One call produces only what fits into the buffer, however much the input expands to.
 #[test]
-fn a_bomb_fills_the_room_it_is_given() {
+fn decompression_bomb_fills_only_the_given_buffer() {
     for (mut compressor, mut decompressor) in pairs() {
         let mut bomb = Vec::new();
         for _ in 0..64 {
@@ -96,7 +96,7 @@ fn a_bomb_fills_the_room_it_is_given() {
 }
 
 #[test]
-fn chunks_that_may_be_skipped_are_and_others_end_the_stream() {
+fn skippable_chunks_are_skipped_and_invalid_chunks_are_errors() {
     let start = b"\xff\x06\0\0sNaPpY";
     let ok = unhex("010e0000 26982bcf 00000006000000004f4b");
     let stream = |chunks: &[&[u8]]| [&start[..], &chunks.concat()].concat();
@@ -116,7 +116,7 @@ fn chunks_that_may_be_skipped_are_and_others_end_the_stream() {
         (stream(&[b"\x00\xff\xff\xff"]), CompressionError::ChunkLength(0xff_ffff)),
         (stream(&[b"\x00\x08\0\0abcd\x04\xff\xff\xff"]), CompressionError::DamagedChunk),
         (stream(&[&wrong_checksum]), CompressionError::Checksum),
-        // It says that 2 MiB come out of it.
+        // It claims a decompressed size of 2 MiB.
         (stream(&[b"\x00\x08\0\0abcd\x80\x80\x80\x01"]), CompressionError::ChunkLength(2 << 20)),
     ] {
         assert_eq!(decompressed(Decompressor::snappy(), &bytes), Err(error), "{bytes:x?}");
@@ -124,9 +124,9 @@ fn chunks_that_may_be_skipped_are_and_others_end_the_stream() {
 }
 
 #[test]
-fn deflate_that_is_none_or_that_ends() {
+fn invalid_or_ended_deflate_stream_is_an_error() {
     assert_eq!(decompressed(Decompressor::deflate(), b"\xff\xff\xff"), Err(CompressionError::Deflate));
-    // The last block, with one byte.
+    // A final block with one byte.
     let ended = b"\x01\x01\0\xfe\xffx";
     let mut decompressor = Decompressor::deflate();
     let mut window = [0; 10];
@@ -143,8 +143,7 @@ fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
 }
 
 proptest! {
-    /// Whatever is written, in whatever pieces it arrives, and however much room there is for it: it comes out
-    /// again, all of it after each flush.
+    /// After each flush, all input comes out again, for any input, any split and any size of the output buffer.
     #[test]
     fn any_split_round_trips(
         pieces in pieces(),
@@ -165,10 +164,9 @@ proptest! {
         }
     }
 
-    /// Bytes that nobody compressed end in an error or in nothing, never in a panic, and never in more than there
-    /// is room for.
+    /// Arbitrary bytes give an error or some output. They never cause a panic or output beyond the buffer.
     #[test]
-    fn survives_anything(
+    fn arbitrary_bytes_do_not_panic(
         bytes in prop::collection::vec(any::<u8>(), 0..2000),
         begun in any::<bool>(),
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
@@ -195,7 +193,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn a_stream_goes_on_after_idling(
+    fn stream_continues_after_idling(
         pieces in prop::collection::vec((prop::collection::vec(0u8..4, 0..3000), any::<bool>()), 1..12),
     ) {
         for (mut compressor, mut decompressor) in pairs() {

@@ -1,7 +1,7 @@
-//! nsqlookupd's JSON over HTTP: which nodes have what.
+//! nsqlookupd's JSON over HTTP: which nodes have which topics and channels.
 //!
-//! To be written with [`json::to_json`](crate::json::to_json). Reading is lenient: what is missing or
-//! `null` gets its default, and what is unknown is ignored.
+//! Write it with [`json::to_json`](crate::json::to_json). Reading is lenient: missing and `null` fields get their
+//! default, unknown fields are ignored.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::json::lenient;
 use crate::stats::Stats;
 
-/// Reads an answer, also one that an old daemon has wrapped as `{"status_code": .., "data": {..}}`.
+/// Parses a response, also one that an old daemon wraps as `{"status_code": .., "data": {..}}`.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     #[derive(Deserialize)]
     struct Wrapped<T> {
@@ -21,14 +21,14 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     }
 }
 
-/// `/lookup`: where a topic is.
+/// `/lookup`: the channels and nodes of a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LookupResponse {
     /// All channels of the topic.
     #[serde(deserialize_with = "lenient")]
     pub channels: Vec<String>,
-    /// The nodes that have it and are neither silent nor tombstoned.
+    /// The nodes that have the topic and are neither silent nor tombstoned.
     #[serde(deserialize_with = "lenient")]
     pub producers: Vec<Producer>,
 }
@@ -37,28 +37,28 @@ pub struct LookupResponse {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Producer {
-    /// The node's end of its connection to nsqlookupd, `ip:port`.
+    /// Remote address of the node's connection to nsqlookupd, `ip:port`.
     #[serde(deserialize_with = "lenient")]
     pub remote_address: String,
-    /// Its host.
+    /// Host name of the node.
     #[serde(deserialize_with = "lenient")]
     pub hostname: String,
-    /// Address that clients are to use.
+    /// Address at which clients reach the node.
     #[serde(deserialize_with = "lenient")]
     pub broadcast_address: String,
-    /// Port of its TCP interface.
+    /// TCP port of the node.
     #[serde(deserialize_with = "lenient")]
     pub tcp_port: u16,
-    /// Port of its HTTP interface.
+    /// HTTP port of the node.
     #[serde(deserialize_with = "lenient")]
     pub http_port: u16,
-    /// Its version.
+    /// Version of the node's nsqd.
     #[serde(deserialize_with = "lenient")]
     pub version: String,
-    /// Zone that it is in.
+    /// Zone of the node.
     #[serde(deserialize_with = "lenient")]
     pub topology_zone: String,
-    /// Region that it is in.
+    /// Region of the node.
     #[serde(deserialize_with = "lenient")]
     pub topology_region: String,
 }
@@ -76,32 +76,32 @@ pub struct NodesResponse {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Node {
-    /// The node's end of its connection to nsqlookupd, `ip:port`.
+    /// Remote address of the node's connection to nsqlookupd, `ip:port`.
     #[serde(deserialize_with = "lenient")]
     pub remote_address: String,
-    /// Its host.
+    /// Host name of the node.
     #[serde(deserialize_with = "lenient")]
     pub hostname: String,
-    /// Address that clients are to use.
+    /// Address at which clients reach the node.
     #[serde(deserialize_with = "lenient")]
     pub broadcast_address: String,
-    /// Port of its TCP interface.
+    /// TCP port of the node.
     #[serde(deserialize_with = "lenient")]
     pub tcp_port: u16,
-    /// Port of its HTTP interface.
+    /// HTTP port of the node.
     #[serde(deserialize_with = "lenient")]
     pub http_port: u16,
-    /// Its version.
+    /// Version of the node's nsqd.
     #[serde(deserialize_with = "lenient")]
     pub version: String,
-    /// Zone that it is in.
+    /// Zone of the node.
     #[serde(deserialize_with = "lenient")]
     pub topology_zone: String,
-    /// Region that it is in.
+    /// Region of the node.
     #[serde(deserialize_with = "lenient")]
     pub topology_region: String,
-    /// For each of `topics`, whether the node is hidden for it. Of the same length, always: NSQ's
-    /// nsqadmin crashes if it is shorter.
+    /// For each of `topics`, whether the node is tombstoned for it. Always as long as `topics`: NSQ's nsqadmin crashes
+    /// if it is shorter.
     #[serde(deserialize_with = "lenient")]
     pub tombstones: Vec<bool>,
     /// The node's topics.
@@ -109,7 +109,7 @@ pub struct Node {
     pub topics: Vec<String>,
 }
 
-/// `/cluster/stats`: what nodes tell with their heartbeats. Not NSQ's.
+/// `/cluster/stats`: the statistics that nodes send with their heartbeats. Not in NSQ.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClusterStatsResponse {
@@ -118,19 +118,19 @@ pub struct ClusterStatsResponse {
     pub nodes: Vec<ClusterNode>,
 }
 
-/// A node with its figures.
+/// A node with its statistics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClusterNode {
-    /// Who it is.
+    /// The node.
     #[serde(flatten)]
     pub node: Producer,
-    /// How old the figures are. None if there are none.
+    /// Age of the statistics, in milliseconds; `None` if there are none.
     pub age_ms: Option<u64>,
-    /// Whether they are all there is.
+    /// Whether the statistics cover the whole node.
     #[serde(deserialize_with = "lenient")]
     pub is_complete: bool,
-    /// The figures, as nsqd's `/stats` shows them, without connections. None of a node that does not tell any.
+    /// The statistics as in nsqd's `/stats`, without connections; `None` for a node that sends none.
     pub stats: Option<Stats>,
 }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn old_daemons_wrap_their_answers() {
+    fn wrapped_responses_of_old_daemons_are_parsed() {
         let json = br#"{"status_code":200,"status_txt":"OK","data":{"topics":["t"]}}"#;
         assert_eq!(parse::<TopicsResponse>(json).unwrap().topics, ["t"]);
         assert_eq!(parse::<TopicsResponse>(br#"{"data":null,"topics":["t"]}"#).unwrap().topics, ["t"]);

@@ -1,7 +1,7 @@
-//! What a client is told when something is wrong: a code, a blank, a description.
+//! Error responses to clients: a code, a blank, a description.
 //!
-//! The texts are contractual: client libraries split them at the first blank, look at the code, and
-//! show the rest to people.
+//! The texts are part of the protocol: client libraries split them at the first blank, compare the code, and show
+//! the rest to people.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,21 +11,21 @@ use crate::frame::{FrameType, put_frame};
 /// The first word of an error frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
-    /// The magic is none we know; the one error without a description.
+    /// Unknown magic; the only error without a description.
     BadProtocol,
     /// Unknown command, wrong state, missing or malformed parameter.
     Invalid,
-    /// Body of IDENTIFY, AUTH or MPUB, or a value in it.
+    /// Invalid body of IDENTIFY, AUTH or MPUB, or an invalid value in it.
     BadBody,
-    /// Topic name.
+    /// Invalid topic name.
     BadTopic,
-    /// Channel name.
+    /// Invalid channel name.
     BadChannel,
-    /// Size or body of a published message.
+    /// Invalid size or body of a published message.
     BadMessage,
     /// Conflicting compressions, or an upgrade that failed.
     IdentifyFailed,
-    /// Consumer limit, or a channel or topic that is going away.
+    /// Consumer limit reached, or the channel or topic is being deleted.
     SubFailed,
     /// PUB could not be stored.
     PubFailed,
@@ -33,7 +33,7 @@ pub enum ErrorCode {
     MpubFailed,
     /// DPUB could not be stored.
     DpubFailed,
-    /// AUTH without an auth server to ask.
+    /// AUTH, but no auth server is configured.
     AuthDisabled,
     /// No auth server gave a usable answer.
     AuthFailed,
@@ -52,7 +52,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The code as it stands on the wire.
+    /// The code on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BadProtocol => "E_BAD_PROTOCOL",
@@ -77,8 +77,8 @@ impl ErrorCode {
         }
     }
 
-    /// Whether nsqd closes the connection after this error. Only the three that can come from a race
-    /// between a timeout and its message's consumer leave it usable.
+    /// Whether nsqd closes the connection after this error. Only three codes leave the connection usable: those of FIN,
+    /// REQ and TOUCH, which can race with the timeout of their message.
     pub fn is_fatal(self) -> bool {
         !matches!(self, Self::FinFailed | Self::ReqFailed | Self::TouchFailed)
     }
@@ -90,22 +90,22 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error as it goes to the client.
+/// An error response to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProtocolError {
     /// The code.
     pub code: ErrorCode,
-    /// The description: bytes, because it may echo what the client sent.
+    /// The description, in bytes because it may echo the client's input.
     pub text: Vec<u8>,
 }
 
 impl ProtocolError {
-    /// An error with a code and a description; empty only for [`ErrorCode::BadProtocol`].
+    /// An error with a code and a description. Only [`ErrorCode::BadProtocol`] has an empty description.
     pub fn new(code: ErrorCode, text: impl Into<Vec<u8>>) -> Self {
         Self { code, text: text.into() }
     }
 
-    /// An error whose description ends in bytes of the client, unchanged.
+    /// An error whose description ends with bytes from the client, unchanged.
     pub(crate) fn echo(code: ErrorCode, text: &str, raw: &[u8]) -> Self {
         Self::new(code, [text.as_bytes(), raw].concat())
     }
@@ -182,13 +182,13 @@ fn put_quoted_char(out: &mut Vec<u8>, c: char) {
     out.extend_from_slice(&[b'\\', short]);
 }
 
-/// Letters, marks, numbers, punctuation, symbols and the blank.
+/// Whether `c` is a letter, mark, number, punctuation, symbol or the blank.
 fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();
     }
-    // The standard library knows this but has no function for it: its escaping of text leaves exactly
-    // the printable alone. A mark is escaped only where a text begins, hence the letter before it.
+    // The standard library has no function for this, but `escape_debug` leaves exactly the printable characters
+    // unchanged. It escapes a mark only at the start of a text, hence the letter before it.
     let mut text = [0; 5];
     text[0] = b'x';
     let len = c.encode_utf8(&mut text[1..]).len();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn quoting_follows_the_table() {
+    fn names_are_quoted_like_nsq() {
         let cases: &[(&[u8], &str)] = &[
             (b"", r#""""#),
             (b"plain name", r#""plain name""#),

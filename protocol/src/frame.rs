@@ -20,7 +20,7 @@ pub const OK: &[u8] = b"OK";
 /// Data of the response to CLS.
 pub const CLOSE_WAIT: &[u8] = b"CLOSE_WAIT";
 
-/// What a frame carries.
+/// The type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum FrameType {
@@ -45,7 +45,7 @@ impl FrameType {
 
 /// Appends a whole frame to `out`.
 ///
-/// `data` must be shorter than 2 GiB, as everything that the protocol's limits let through is.
+/// `data` must be shorter than 2 GiB; the protocol's limits ensure this.
 pub fn put_frame(out: &mut Vec<u8>, kind: FrameType, data: &[u8]) {
     out.reserve(FRAME_HEADER_BYTES + data.len());
     out.extend_from_slice(&(data.len() as u32 + 4).to_be_bytes());
@@ -56,20 +56,20 @@ pub fn put_frame(out: &mut Vec<u8>, kind: FrameType, data: &[u8]) {
 /// A frame as a client receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What the frame carries.
+    /// The type of the frame.
     pub kind: FrameType,
     /// Everything after the frame's type; shares memory with the read buffer.
     pub data: Bytes,
 }
 
 impl Frame {
-    /// Whether this is nsqd's heartbeat, to be answered with NOP.
+    /// Whether this is nsqd's heartbeat. The client must answer it with NOP.
     pub fn is_heartbeat(&self) -> bool {
         self.kind == FrameType::Response && self.data == HEARTBEAT
     }
 }
 
-/// A frame that no nsqd sends: the stream is out of step, and the connection is of no more use.
+/// An invalid frame. The stream is out of sync and the connection can no longer be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The size field leaves no room for a type.
@@ -83,27 +83,27 @@ pub enum FrameError {
         /// The decoder's limit.
         max: usize,
     },
-    /// The type is none of the three.
+    /// The type is unknown.
     #[error("unknown frame type {0}")]
     UnknownType(u32),
 }
 
-/// Cuts frames from what a client has read.
+/// Splits the input of a client into frames.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameDecoder {
     max_frame_bytes: usize,
 }
 
 impl FrameDecoder {
-    /// A decoder that refuses frames whose size field exceeds `max_frame_bytes`.
+    /// A decoder that rejects frames whose size field exceeds `max_frame_bytes`.
     pub fn new(max_frame_bytes: usize) -> Self {
         Self { max_frame_bytes }
     }
 
-    /// Takes the first frame out of `buf`, or `None` when it is not all there: then there is room in
-    /// `buf` for the rest of it, as far as its size is known.
+    /// Takes the first frame out of `buf`. Returns `None` while the frame is incomplete. Once its header has arrived,
+    /// `buf` then has capacity for the whole frame.
     ///
-    /// Size and type are checked as soon as they are there. After an error `buf` is as it was.
+    /// Size and type are checked as soon as they have arrived. After an error `buf` is unchanged.
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
         let Some(size) = buf.first_chunk::<4>() else {
             return Ok(None);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_frames_are_refused_at_once() {
+    fn invalid_frames_are_rejected_at_once() {
         assert_eq!(decode(b"\0\0\0\x03"), Err(FrameError::InvalidSize(3)));
         assert_eq!(decode(b"\xff\xff\xff\xff"), Err(FrameError::InvalidSize(-1)));
         assert_eq!(decode(b"\0\0\0\x65"), Err(FrameError::TooBig { size: 101, max: 100 }));
@@ -194,7 +194,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic_or_hoard(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_neither_panic_nor_grow_the_buffer(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let mut buf = BytesMut::from(&bytes[..]);
             let mut decoder = FrameDecoder::new(1000);
             while let Ok(Some(_)) = decoder.decode(&mut buf) {}

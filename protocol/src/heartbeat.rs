@@ -1,12 +1,12 @@
-//! Statistics that ride on an nsqd's heartbeats to nsqlookupd, if both have agreed on it.
+//! Statistics that nsqd sends with its heartbeats to nsqlookupd, if both negotiate them.
 //!
-//! nsqd offers [`HEARTBEAT_STATS`] in its IDENTIFY, an nsqlookupd that wants them answers with the same; one that
-//! does not know the field ignores it and gets plain PINGs. From then on nsqd may send `STATS` with a [`StatsReport`] in
-//! MessagePack, and nsqlookupd may, unasked, send a response `REFRESH n`: nsqd is to report at once, and
-//! to name the `n`.
+//! nsqd offers [`HEARTBEAT_STATS`] in its IDENTIFY. An nsqlookupd that wants the statistics answers with the same
+//! version. One that does not know the field ignores it and gets plain PINGs. After that, nsqd may send `STATS` with a
+//! [`StatsReport`] in MessagePack. nsqlookupd may send an unsolicited response `REFRESH n`; nsqd then reports at once
+//! and includes `n`.
 //!
-//! A report tells what has changed since the one before it. What does not fit into one goes into several: the last of
-//! them says so, and then nsqlookupd knows all.
+//! A report contains the changes since the previous one. Changes that do not fit into one report are split into
+//! several. The last of them is marked; from then on nsqlookupd knows the complete state.
 //!
 //! Structs are arrays in MessagePack, in the order of their fields: that order is the format.
 
@@ -15,61 +15,61 @@ use serde::{Deserialize, Serialize};
 use crate::name::{ChannelName, TopicName};
 use crate::stats::{ChannelStats, MemoryStats, Stats, TopicStats};
 
-/// The version of all this, in both directions of IDENTIFY; 0 or nothing is "not at all".
+/// Version of these statistics, in both directions of IDENTIFY; 0 or a missing field means none.
 pub const HEARTBEAT_STATS: u8 = 1;
 
-/// Longest report that is read.
+/// Maximum size of an accepted report, in bytes.
 pub const MAX_REPORT_BYTES: usize = 1 << 20;
 
-/// A report is full when its topics may have reached this size, but for one topic that is larger by itself.
+/// A report is full once its topics may have reached this size, in bytes. Its last topic may exceed the size.
 pub const REPORT_BYTES: usize = 64 << 10;
 
-/// Channels of one topic that are told.
+/// Maximum number of channels reported per topic.
 pub const MAX_CHANNELS_PER_TOPIC: usize = 4096;
 
-/// Topics and channels of one node that are told and kept.
+/// Maximum number of topics and channels reported and kept per node.
 pub const MAX_ENTRIES: usize = 250_000;
 
-/// Names are at most 64 bytes, numbers at most 9.
+/// Upper bounds of encoded sizes, in bytes: names take at most 64, numbers at most 9.
 const MAX_CHANNEL_BYTES: usize = 160;
 const MAX_TOPIC_BYTES: usize = 160;
 
 const _: () = assert!(
     REPORT_BYTES + MAX_TOPIC_BYTES + MAX_CHANNELS_PER_TOPIC * MAX_CHANNEL_BYTES <= MAX_REPORT_BYTES,
-    "whatever nsqd sends is read"
+    "nsqlookupd accepts every report that nsqd sends"
 );
 
-/// What STATS carries.
+/// The body of STATS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatsReport {
-    /// Forget what was told before.
+    /// Discard all earlier reports.
     pub is_first: bool,
-    /// With this report, all is told.
+    /// This report completes the node's state.
     pub is_last: bool,
-    /// There is more than is ever told: see the limits.
+    /// The node exceeds the limits, so its reports omit topics or channels.
     pub is_cut: bool,
-    /// The number of the latest REFRESH that came before these figures were taken; 0 for none.
+    /// Number of the latest REFRESH received before these statistics were taken; 0 for none.
     pub refresh: u64,
     /// The node as a whole.
     pub node: NodeSummary,
     /// Topics that are new or have changed.
     pub topics: Vec<TopicSummary>,
-    /// Topics that are no more.
+    /// Topics that no longer exist.
     pub removed: Vec<TopicName>,
 }
 
-/// A node as a whole.
+/// The statistics of a node as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeSummary {
     /// nsqd's version.
     pub version: String,
-    /// `OK`, or `NOK - ` and why.
+    /// `OK`, or `NOK - ` and the reason.
     pub health: String,
     /// When nsqd started, in seconds since 1970.
     pub start_time: i64,
-    /// Memory that it holds for itself.
+    /// Heap memory in use by nsqd, in bytes.
     pub heap_in_use_bytes: u64,
-    /// All its topics, told or not.
+    /// Number of all topics, reported or not.
     pub topic_count: u64,
 }
 
@@ -105,34 +105,34 @@ pub struct ChannelSummary {
     pub paused: bool,
 }
 
-/// A report that cannot be used.
+/// Why a report is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
-    /// Not MessagePack, or not of the right types, or with a name that cannot be one.
+    /// Not MessagePack, or with wrong types or an invalid name.
     #[error("not a report: {0}")]
     Malformed(String),
-    /// See [`MAX_CHANNELS_PER_TOPIC`] and [`MAX_ENTRIES`].
-    #[error("more topics or channels than are kept")]
+    /// The node's statistics exceed a limit, such as [`MAX_CHANNELS_PER_TOPIC`] or [`MAX_ENTRIES`].
+    #[error("too many topics or channels for the statistics of one node")]
     TooMany,
-    /// What is kept of all nodes would take too much memory.
-    #[error("no memory is left for the figures of this node; ask the node itself")]
+    /// The statistics of all nodes would exceed the memory limit.
+    #[error("no memory is left for the statistics of this node; query the node directly")]
     NoMemory,
 }
 
 impl StatsReport {
-    /// As MessagePack.
+    /// Encodes `self` as MessagePack.
     pub fn encode(&self) -> Vec<u8> {
-        // Numbers and strings can always be written.
+        // Encoding numbers and strings cannot fail.
         rmp_serde::to_vec(self).unwrap_or_default()
     }
 
-    /// From MessagePack.
+    /// Decodes a report from MessagePack.
     pub fn decode(bytes: &[u8]) -> Result<Self, ReportError> {
         let malformed = |text: String| ReportError::Malformed(text.chars().take(200).collect());
         let mut rest = bytes;
         let report: Self = rmp_serde::from_read(&mut rest).map_err(|error| malformed(error.to_string()))?;
         if !rest.is_empty() {
-            return Err(malformed(format!("{} bytes too many", rest.len())));
+            return Err(malformed(format!("{} bytes after the end of the report", rest.len())));
         }
         if report.topics.iter().any(|topic| topic.channels.len() > MAX_CHANNELS_PER_TOPIC) {
             return Err(ReportError::TooMany);
@@ -142,7 +142,7 @@ impl StatsReport {
 }
 
 impl TopicSummary {
-    /// From what nsqd knows of a topic; none if its name is none. Channels above the limit are left out.
+    /// Summarizes a topic; `None` if its name is invalid. Channels beyond the limit are left out.
     pub fn new(stats: &TopicStats) -> Option<Self> {
         let channels = stats.channels.iter().take(MAX_CHANNELS_PER_TOPIC);
         Some(TopicSummary {
@@ -156,28 +156,28 @@ impl TopicSummary {
         })
     }
 
-    /// As MessagePack.
+    /// Encodes `self` as MessagePack.
     pub fn encode(&self) -> Vec<u8> {
-        // Numbers and strings can always be written.
+        // Encoding numbers and strings cannot fail.
         rmp_serde::to_vec(self).unwrap_or_default()
     }
 
-    /// From what [`TopicSummary::encode`] wrote.
+    /// Decodes the output of [`TopicSummary::encode`]; `None` if it is invalid.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         rmp_serde::from_slice(bytes).ok()
     }
 
-    /// It and its channels, for the limit on both.
+    /// Number of entries that count toward [`MAX_ENTRIES`]: the topic and its channels.
     pub fn entries(&self) -> usize {
         1 + self.channels.len()
     }
 
-    /// No less than it takes in a report.
+    /// Upper bound of the topic's size in a report, in bytes.
     pub fn max_encoded_bytes(&self) -> usize {
         MAX_TOPIC_BYTES + self.channels.len() * MAX_CHANNEL_BYTES
     }
 
-    /// As `/stats` shows it, without connections.
+    /// The form of `/stats`, without connections.
     pub fn stats(&self) -> TopicStats {
         TopicStats {
             topic_name: self.topic_name.to_string(),
@@ -211,7 +211,7 @@ impl ChannelSummary {
         })
     }
 
-    /// As `/stats` shows it, without connections.
+    /// The form of `/stats`, without connections.
     pub fn stats(&self) -> ChannelStats {
         ChannelStats {
             channel_name: self.channel_name.to_string(),
@@ -233,7 +233,7 @@ impl ChannelSummary {
 }
 
 impl NodeSummary {
-    /// As `/stats` shows it, with these topics.
+    /// The form of `/stats`, with these topics.
     pub fn stats(&self, topics: Option<Vec<TopicStats>>) -> Stats {
         Stats {
             version: self.version.clone(),
@@ -246,12 +246,12 @@ impl NodeSummary {
     }
 }
 
-/// The data of the response by which nsqlookupd asks for a report.
+/// The data of the response by which nsqlookupd requests a report.
 pub fn refresh_request(number: u64) -> Vec<u8> {
     format!("REFRESH {number}").into_bytes()
 }
 
-/// The number of such a request; None if the response is another one.
+/// The number of such a request; `None` for any other response.
 pub fn parse_refresh_request(data: &[u8]) -> Option<u64> {
     std::str::from_utf8(data.strip_prefix(b"REFRESH ")?).ok()?.parse().ok()
 }

@@ -51,7 +51,7 @@ fn report(topics: Vec<TopicSummary>) -> StatsReport {
 }
 
 #[test]
-fn the_format_is_an_array_of_the_fields_in_their_order() {
+fn format_is_an_array_of_the_fields_in_order() {
     let encoded = report(vec![topic("t", vec![])]).encode();
     let expected = [
         &[0x97, 0xc3, 0xc3, 0xc2, 7][..],
@@ -70,7 +70,7 @@ fn the_format_is_an_array_of_the_fields_in_their_order() {
 }
 
 #[test]
-fn a_summary_shows_as_stats_and_back() {
+fn summary_converts_to_stats_and_back() {
     let summary = topic("t", vec![channel("c", 10)]);
     assert_eq!(TopicSummary::new(&summary.stats()), Some(summary.clone()));
     let stats = report(vec![]).node.stats(Some(vec![summary.stats()]));
@@ -83,7 +83,7 @@ fn a_summary_shows_as_stats_and_back() {
 }
 
 #[test]
-fn what_is_no_report_is_refused() {
+fn invalid_reports_are_rejected() {
     let good = report(vec![topic("t", vec![channel("c", 1)])]).encode();
     assert!(StatsReport::decode(&good).is_ok());
     for cut in 0..good.len() {
@@ -100,7 +100,7 @@ fn what_is_no_report_is_refused() {
     let mut misnamed = good.clone();
     misnamed[place] = b' ';
     assert!(StatsReport::decode(&misnamed).is_err(), "a name with a blank");
-    // A list that claims to hold four thousand million topics.
+    // A list that claims to hold 2^32 - 1 topics.
     let claim =
         [&[0x97, 0xc3, 0xc3, 0xc2, 7, 0x95, 0xa0, 0xa0, 1, 2, 1][..], &[0xdd, 0xff, 0xff, 0xff, 0xff]]
             .concat();
@@ -111,7 +111,7 @@ fn what_is_no_report_is_refused() {
 }
 
 #[test]
-fn the_largest_that_nsqd_sends_is_read() {
+fn largest_report_of_nsqd_is_accepted() {
     let long = |number: usize| format!("{number:->64}");
     let mut largest = channel(&long(0), u64::MAX);
     largest.depth = i64::MIN;
@@ -132,13 +132,13 @@ fn the_largest_that_nsqd_sends_is_read() {
     assert_eq!(StatsReport::decode(&encoded).unwrap().topics[0].entries(), MAX_CHANNELS_PER_TOPIC + 1);
     let mut stats = widest.stats();
     stats.channels.push(channel("one_more", 1).stats());
-    assert_eq!(TopicSummary::new(&stats), Some(widest.clone()), "what is too much is left out");
+    assert_eq!(TopicSummary::new(&stats), Some(widest.clone()), "channels beyond the limit are left out");
     widest.channels.push(channel("one_more", 1));
     assert_eq!(StatsReport::decode(&report(vec![widest]).encode()), Err(ReportError::TooMany));
 }
 
 #[test]
-fn requests_for_a_report() {
+fn refresh_requests_round_trip() {
     assert_eq!(refresh_request(17), b"REFRESH 17");
     assert_eq!(parse_refresh_request(b"REFRESH 17"), Some(17));
     for other in [&b"OK"[..], b"REFRESH", b"REFRESH ", b"REFRESH -1", b"REFRESH x", b"REFRESH \xff"] {
@@ -148,12 +148,12 @@ fn requests_for_a_report() {
 
 proptest! {
     #[test]
-    fn whatever_comes_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = StatsReport::decode(&bytes);
     }
 
     #[test]
-    fn reports_survive_the_wire(
+    fn reports_round_trip(
         counts in prop::collection::vec(any::<u64>(), 0..20),
         flags in any::<(bool, bool, bool)>(),
         refresh in any::<u64>(),

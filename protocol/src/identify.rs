@@ -1,7 +1,7 @@
-//! IDENTIFY: what a client says about itself and asks for, and what nsqd grants.
+//! IDENTIFY: what a client reports about itself and requests, and what nsqd grants.
 //!
-//! [`IdentifyRequest`] is what was asked, [`negotiate`] checks it against [`IdentifyLimits`] and gives
-//! what holds for the connection, [`IdentifyReply`] is the answer to a client that can negotiate.
+//! [`IdentifyRequest`] is the client's request. [`negotiate`] checks it against [`IdentifyLimits`] and returns the
+//! settings of the connection. [`IdentifyReply`] is the response to a client that can negotiate.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use crate::error::{ErrorCode, ProtocolError};
 use crate::json::{JsonError, Reader, fold_key, lenient};
 use crate::start_at::StartAt;
 
-/// Longest name that is kept of what a client says about itself. The rest of a longer one is cut off.
+/// Maximum length of each name that a client reports about itself, in bytes. Longer names are cut.
 pub const MAX_NAME_BYTES: usize = 1024;
 
-/// Deflate level of a client that names none.
+/// Deflate level for a client that requests none.
 const DEFAULT_DEFLATE_LEVEL: i64 = 6;
 
 /// The body of IDENTIFY. Every field may be missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(default)]
 pub struct IdentifyRequest {
-    /// Name of the client, for people.
+    /// Name of the client, for display.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
     /// Host that the client runs on.
@@ -33,46 +33,46 @@ pub struct IdentifyRequest {
     /// Milliseconds between heartbeats; -1 for none, 0 for the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_interval: Option<i64>,
-    /// Bytes that nsqd may hold back; -1 for none, 0 for the default.
+    /// Bytes that nsqd may buffer before it sends them; -1 for none, 0 for the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_buffer_size: Option<i64>,
-    /// Milliseconds that nsqd may hold them back; -1 for no limit, 0 for the default.
+    /// Milliseconds that nsqd may buffer output; -1 for no limit, 0 for the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_buffer_timeout: Option<i64>,
-    /// Percent of the channel's messages that are wanted; 0 for all.
+    /// Percentage of the channel's messages to deliver; 0 for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sample_rate: Option<i64>,
     /// Milliseconds until a message in flight times out; 0 for the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub msg_timeout: Option<i64>,
-    /// Whether the client reads an [`IdentifyReply`], and the upgrades below apply.
+    /// Whether the client reads an [`IdentifyReply`]. Otherwise the upgrades below are ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub feature_negotiation: Option<bool>,
-    /// Asks for TLS.
+    /// Requests TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_v1: Option<bool>,
-    /// Asks for snappy.
+    /// Requests snappy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snappy: Option<bool>,
-    /// Asks for deflate.
+    /// Requests deflate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deflate: Option<bool>,
-    /// Level of deflate; 0 and below for the default.
+    /// Deflate level; 0 and below for the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deflate_level: Option<i64>,
-    /// Region that the client is in.
+    /// Region of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology_region: Option<String>,
-    /// Zone that the client is in.
+    /// Zone of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topology_zone: Option<String>,
-    /// Where a channel starts that SUB makes: see [`StartAt`]. NSQ does not know it.
+    /// Where a channel that SUB creates starts: see [`StartAt`]. Not in NSQ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel_start: Option<String>,
 }
 
 impl IdentifyRequest {
-    /// Reads the body of IDENTIFY. The error is the one for the client.
+    /// Parses the body of IDENTIFY. The error is the response for the client.
     pub fn parse(body: &[u8]) -> Result<Self, ProtocolError> {
         Self::read(body).map_err(|JsonError| bad_body("failed to decode JSON body"))
     }
@@ -90,7 +90,7 @@ impl IdentifyRequest {
                 "output_buffer_timeout" => replace(&mut request.output_buffer_timeout, value.integer()?),
                 "sample_rate" => {
                     let rate = value.integer()?;
-                    // The one number of 32 bits.
+                    // The only 32-bit number in NSQ.
                     if rate.is_some_and(|rate| i32::try_from(rate).is_err()) {
                         return Err(JsonError);
                     }
@@ -114,35 +114,35 @@ impl IdentifyRequest {
     }
 }
 
-/// A `null` leaves what an earlier duplicate said.
+/// Sets the field; `null` keeps the value of an earlier duplicate.
 fn replace<T>(field: &mut Option<T>, value: Option<T>) {
     if value.is_some() {
         *field = value;
     }
 }
 
-/// What nsqd grants at most, and what it gives to who asks for nothing.
+/// The limits of what nsqd grants, and the defaults for a client that requests nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentifyLimits {
-    /// Heartbeat interval by default.
+    /// Default heartbeat interval.
     pub heartbeat_interval: Duration,
     /// Longest heartbeat interval.
     pub max_heartbeat_interval: Duration,
-    /// Output buffer by default, in bytes.
+    /// Default output buffer, in bytes.
     pub output_buffer_size: usize,
     /// Largest output buffer, in bytes.
     pub max_output_buffer_size: usize,
-    /// Output buffer timeout by default; zero for none.
+    /// Default output buffer timeout; zero for no limit.
     pub output_buffer_timeout: Duration,
     /// Shortest output buffer timeout.
     pub min_output_buffer_timeout: Duration,
     /// Longest output buffer timeout.
     pub max_output_buffer_timeout: Duration,
-    /// Message timeout by default.
+    /// Default message timeout.
     pub msg_timeout: Duration,
     /// Longest message timeout.
     pub max_msg_timeout: Duration,
-    /// Whether there is a certificate for TLS.
+    /// Whether TLS is available: nsqd has a certificate.
     pub tls: bool,
     /// Whether snappy is enabled.
     pub snappy: bool,
@@ -173,44 +173,45 @@ impl Default for IdentifyLimits {
     }
 }
 
-/// What holds for a connection after IDENTIFY.
+/// The settings of a connection after IDENTIFY.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Negotiated {
-    /// Name of the client; empty if it gave none.
+    /// Name of the client; empty if not sent.
     pub client_id: String,
-    /// Its host; empty if it gave none.
+    /// Host of the client; empty if not sent.
     pub hostname: String,
-    /// Its library; empty if it gave none.
+    /// Library of the client; empty if not sent.
     pub user_agent: String,
-    /// How often to send a heartbeat; None for never.
+    /// Interval between heartbeats; `None` for no heartbeats.
     pub heartbeat_interval: Option<Duration>,
-    /// Bytes that may be held back; 1 for none.
+    /// Bytes that may be buffered; 1 for none.
     pub output_buffer_size: usize,
-    /// How long they may be; None for no limit (or, with a size of 1, because there is nothing to hold).
+    /// How long output may be buffered; `None` for no limit, and always with a buffer size of 1.
     pub output_buffer_timeout: Option<Duration>,
-    /// Percent of messages to deliver, 1 to 99; 0 for all.
+    /// Percentage of messages to deliver, 1 to 99; 0 for all.
     pub sample_rate: u8,
-    /// When a message in flight times out.
+    /// Time until a message in flight times out.
     pub msg_timeout: Duration,
-    /// Whether to answer with an [`IdentifyReply`] and not with `OK`.
+    /// Whether to answer with an [`IdentifyReply`] instead of `OK`.
     pub feature_negotiation: bool,
-    /// TLS was asked for and follows.
+    /// Whether the connection upgrades to TLS.
     pub tls_v1: bool,
-    /// Snappy was asked for and follows.
+    /// Whether the connection upgrades to snappy.
     pub snappy: bool,
-    /// Deflate was asked for and follows; never together with snappy.
+    /// Whether the connection upgrades to deflate; never together with snappy.
     pub deflate: bool,
-    /// Level of deflate, also told when deflate does not follow.
+    /// Deflate level, reported even without deflate.
     pub deflate_level: u8,
-    /// The client's region; empty if it gave none.
+    /// Region of the client; empty if not sent.
     pub topology_region: String,
-    /// The client's zone; empty if it gave none.
+    /// Zone of the client; empty if not sent.
     pub topology_zone: String,
-    /// Where a channel starts that SUB makes, if the client said so.
+    /// Where a channel that SUB creates starts; `None` if the client did not request it.
     pub channel_start: Option<StartAt>,
 }
 
-/// Checks what a client asks for, in NSQ's order, and says what it gets.
+/// Checks a client's request in NSQ's order and returns the settings of the connection. The error is the response for
+/// the client.
 pub fn negotiate(request: &IdentifyRequest, limits: &IdentifyLimits) -> Result<Negotiated, ProtocolError> {
     let heartbeat_interval = heartbeat_interval(request.heartbeat_interval.unwrap_or(0), limits)?;
     let mut output_buffer_timeout =
@@ -260,7 +261,7 @@ pub fn negotiate(request: &IdentifyRequest, limits: &IdentifyLimits) -> Result<N
     })
 }
 
-/// As much of a name as is kept. Every connection holds its names, so they are bounded.
+/// Cuts a name to [`MAX_NAME_BYTES`]. Every connection keeps its names, so they need a limit.
 fn kept(name: Option<&str>) -> String {
     let name = name.unwrap_or_default();
     let mut end = name.len().min(MAX_NAME_BYTES);
@@ -270,13 +271,13 @@ fn kept(name: Option<&str>) -> String {
     name[..end].to_owned()
 }
 
-/// The size of an output buffer that holds nothing back.
+/// The size of an output buffer that means no buffering.
 const UNBUFFERED: usize = 1;
 
 /// Shortest heartbeat interval and message timeout.
 const ONE_SECOND: Duration = Duration::from_secs(1);
 
-/// Smallest output buffer but for none.
+/// Smallest output buffer, except for no buffering.
 const MIN_OUTPUT_BUFFER_BYTES: usize = 64;
 
 fn heartbeat_interval(ms: i64, limits: &IdentifyLimits) -> Result<Option<Duration>, ProtocolError> {
@@ -333,8 +334,8 @@ fn bad_body(text: impl AsRef<str>) -> ProtocolError {
     ProtocolError::new(ErrorCode::BadBody, format!("IDENTIFY {}", text.as_ref()))
 }
 
-/// The answer to IDENTIFY with feature negotiation. To be written with [`json::to_json`](crate::json::to_json);
-/// read leniently, because nodes differ in what they say.
+/// The response to IDENTIFY with feature negotiation. Write it with [`json::to_json`](crate::json::to_json). Reading is
+/// lenient, because nodes differ in the fields that they send.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct IdentifyReply {
@@ -350,52 +351,52 @@ pub struct IdentifyReply {
     /// Message timeout of this connection, in milliseconds.
     #[serde(deserialize_with = "lenient")]
     pub msg_timeout: i64,
-    /// TLS follows.
+    /// Whether the connection upgrades to TLS.
     #[serde(deserialize_with = "lenient")]
     pub tls_v1: bool,
-    /// Deflate follows.
+    /// Whether the connection upgrades to deflate.
     #[serde(deserialize_with = "lenient")]
     pub deflate: bool,
-    /// Its level.
+    /// Deflate level of this connection.
     #[serde(deserialize_with = "lenient")]
     pub deflate_level: i64,
-    /// Highest level of deflate.
+    /// Highest deflate level.
     #[serde(deserialize_with = "lenient")]
     pub max_deflate_level: i64,
-    /// Snappy follows.
+    /// Whether the connection upgrades to snappy.
     #[serde(deserialize_with = "lenient")]
     pub snappy: bool,
-    /// Percent of messages delivered; 0 for all.
+    /// Percentage of messages delivered; 0 for all.
     #[serde(deserialize_with = "lenient")]
     pub sample_rate: i64,
     /// Whether AUTH is needed.
     #[serde(deserialize_with = "lenient")]
     pub auth_required: bool,
-    /// Bytes that nsqd may hold back.
+    /// Bytes that nsqd may buffer before it sends them.
     #[serde(deserialize_with = "lenient")]
     pub output_buffer_size: i64,
-    /// Milliseconds that it may hold them back.
+    /// Milliseconds that nsqd may buffer output.
     #[serde(deserialize_with = "lenient")]
     pub output_buffer_timeout: i64,
-    /// Region that nsqd is in.
+    /// Region of nsqd.
     #[serde(deserialize_with = "lenient")]
     pub topology_region: String,
-    /// Zone that nsqd is in.
+    /// Zone of nsqd.
     #[serde(deserialize_with = "lenient")]
     pub topology_zone: String,
-    /// Longest message; NSQ does not say.
+    /// Maximum size of a message body, in bytes. NSQ does not send it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_msg_size: Option<i64>,
-    /// Longest body of MPUB; NSQ does not say.
+    /// Maximum size of an MPUB body, in bytes. NSQ does not send it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body_size: Option<i64>,
-    /// Where a channel starts that SUB makes, as it was asked for; NSQ does not know it.
+    /// Where a channel that SUB creates starts, as requested. Not in NSQ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel_start: Option<String>,
 }
 
 impl Negotiated {
-    /// The reply for this connection; what does not depend on it is taken from `daemon`.
+    /// The reply for this connection; fields that do not depend on the connection come from `daemon`.
     pub fn reply(&self, daemon: &IdentifyReply) -> IdentifyReply {
         IdentifyReply {
             msg_timeout: millis(self.msg_timeout),

@@ -47,7 +47,7 @@ fn all_fields_are_read() {
 }
 
 #[test]
-fn forgiven() {
+fn lenient_json_is_accepted() {
     let deep = format!(r#"{{"x":{}1{},"msg_timeout":5}}"#, "[".repeat(200), "]".repeat(200));
     for (json, msg_timeout) in [
         ("{}", None),
@@ -70,7 +70,7 @@ fn forgiven() {
 }
 
 #[test]
-fn not_forgiven() {
+fn invalid_json_is_rejected() {
     for json in [
         "",
         "[]",
@@ -104,7 +104,7 @@ fn not_forgiven() {
 }
 
 #[test]
-fn bounds() {
+fn values_out_of_bounds_are_rejected() {
     for (field, name, good, bad) in [
         ("heartbeat_interval", "heartbeat interval", vec![-1, 0, 1000, 60_000], vec![-2, 1, 999, 60_001]),
         ("output_buffer_timeout", "output buffer timeout", vec![-1, 0, 25, 30_000], vec![-2, 24, 30_001]),
@@ -127,7 +127,7 @@ fn bounds() {
 }
 
 #[test]
-fn the_first_wrong_value_is_named() {
+fn first_invalid_value_is_reported() {
     let wrong = [
         ("heartbeat_interval", "heartbeat interval"),
         ("output_buffer_timeout", "output buffer timeout"),
@@ -154,13 +154,13 @@ fn zero_and_absent_give_the_defaults() {
     );
     assert_eq!((got.sample_rate, got.msg_timeout), (0, Duration::from_secs(60)));
     assert_eq!((got.client_id.as_str(), got.feature_negotiation), ("", false));
-    // Even where a default is out of the bounds for clients.
+    // Even if a default is outside the bounds for clients.
     let limits = IdentifyLimits { msg_timeout: Duration::from_millis(1), ..IdentifyLimits::default() };
     assert_eq!(negotiate(&parse("{}"), &limits).unwrap().msg_timeout, Duration::from_millis(1));
 }
 
 #[test]
-fn minus_one_switches_off() {
+fn minus_one_disables() {
     assert_eq!(negotiated(r#"{"heartbeat_interval":-1}"#).heartbeat_interval, None);
     assert_eq!(negotiated(r#"{"output_buffer_timeout":-1}"#).output_buffer_timeout, None);
     let got = negotiated(r#"{"output_buffer_size":-1,"output_buffer_timeout":100}"#);
@@ -183,7 +183,7 @@ fn upgrades_need_both_sides() {
 }
 
 #[test]
-fn deflate_levels() {
+fn deflate_level_has_a_default_and_a_limit() {
     let level = |max_deflate_level, asked: i64| {
         let json = format!(r#"{{"feature_negotiation":true,"deflate":true,"deflate_level":{asked}}}"#);
         let limits = IdentifyLimits { max_deflate_level, ..IdentifyLimits::default() };
@@ -196,7 +196,7 @@ fn deflate_levels() {
 }
 
 #[test]
-fn the_reply_as_nsqd_writes_it() {
+fn reply_is_written_like_nsqd() {
     let daemon = IdentifyReply {
         max_rdy_count: 2500,
         version: "1.3.0".into(),
@@ -218,7 +218,7 @@ fn the_reply_as_nsqd_writes_it() {
 }
 
 #[test]
-fn the_reply_is_read_leniently() {
+fn reply_is_read_leniently() {
     let reply: IdentifyReply =
         serde_json::from_str(r#"{"max_rdy_count":7,"version":null,"new":[1],"max_msg_size":9}"#).unwrap();
     let expected = IdentifyReply { max_rdy_count: 7, max_msg_size: Some(9), ..IdentifyReply::default() };
@@ -227,7 +227,7 @@ fn the_reply_is_read_leniently() {
 
 proptest! {
     #[test]
-    fn requests_survive(
+    fn requests_round_trip(
         client_id: Option<String>,
         heartbeat_interval: Option<i64>,
         sample_rate: Option<i32>,
@@ -239,7 +239,7 @@ proptest! {
     }
 
     #[test]
-    fn no_values_make_it_panic(
+    fn arbitrary_values_do_not_panic(
         a: i64, b: i64, c: i64, d in 0i64..120, e: i64, level: i64, max_deflate_level: u8,
     ) {
         let request = IdentifyRequest {
@@ -261,7 +261,7 @@ proptest! {
 }
 
 #[test]
-fn where_a_channel_starts_is_told_to_who_asks() {
+fn channel_start_is_returned_only_if_requested() {
     let reply = |body: &str| {
         let request = IdentifyRequest::parse(body.as_bytes()).unwrap();
         negotiate(&request, &IdentifyLimits::default()).map(|agreed| agreed.reply(&IdentifyReply::default()))
@@ -273,14 +273,14 @@ fn where_a_channel_starts_is_told_to_who_asks() {
 }
 
 #[test]
-fn long_names_are_cut_at_the_border_of_a_character() {
+fn long_names_are_cut_at_a_character_boundary() {
     let long = "é".repeat(100_000);
     let body = format!(
         r#"{{"client_id":"x{long}","hostname":"{long}","user_agent":"short","topology_zone":"{long}","topology_region":"{long}"}}"#
     );
     let request = IdentifyRequest::parse(body.as_bytes()).unwrap();
     let negotiated = negotiate(&request, &IdentifyLimits::default()).unwrap();
-    // The character that would begin with the last byte does not fit.
+    // The character that would start at the last byte does not fit.
     assert_eq!(negotiated.client_id, format!("x{}", "é".repeat(MAX_NAME_BYTES / 2 - 1)));
     let names = [&negotiated.hostname, &negotiated.topology_zone, &negotiated.topology_region];
     for name in names {

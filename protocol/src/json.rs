@@ -1,20 +1,20 @@
 //! JSON as NSQ's programs read and write it.
 //!
-//! They read forgivingly: keys in any letter case, duplicates of which the last counts, `null` for
-//! "not there", text that is not UTF-8. And strictly where it matters: no `1000.0` for an integer.
-//! Parsers made by derive refuse all of the former, hence [`Reader`], which hands out a document's
-//! values one by one and keeps no tree. [`to_json`] writes, and [`lenient`] helps derived types over
-//! a `null`.
+//! They accept keys in any letter case, duplicate keys (the last one counts), `null` for a missing value, and text that
+//! is not UTF-8. Derived parsers reject all of these. Elsewhere NSQ's programs are strict: `1000.0` is not an integer.
+//!
+//! [`Reader`] passes a document's values to the caller one by one, without building a tree. [`to_json`] writes, and
+//! [`lenient`] lets derived types accept `null`.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Deepest nesting that is read, as in NSQ's programs.
+/// Maximum nesting depth, as in NSQ's programs.
 const MAX_DEPTH: usize = 10_000;
 
 /// `value` as JSON, with `<`, `>`, `&`, U+2028 and U+2029 escaped as NSQ's programs do.
 pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
     let plain = serde_json::to_vec(value)?;
-    // Outside strings none of these occurs in JSON, so there is no need to know where we are.
+    // Outside strings none of these bytes occurs in JSON, so they are escaped wherever they occur.
     let next = |bytes: &[u8]| bytes.iter().position(|byte| matches!(byte, b'<' | b'>' | b'&' | 0xe2));
     let Some(first) = next(&plain) else { return Ok(plain) };
     let mut out = Vec::with_capacity(plain.len() + 64);
@@ -30,31 +30,31 @@ pub fn to_json<T: Serialize>(value: &T) -> Result<Vec<u8>, serde_json::Error> {
             _ => (&rest[..1], 1),
         };
         out.extend_from_slice(escaped);
-        let behind = &rest[taken..];
-        let (as_it_is, from_next) = behind.split_at(next(behind).unwrap_or(behind.len()));
-        out.extend_from_slice(as_it_is);
+        let after = &rest[taken..];
+        let (unchanged, from_next) = after.split_at(next(after).unwrap_or(after.len()));
+        out.extend_from_slice(unchanged);
         rest = from_next;
     }
     Ok(out)
 }
 
-/// For `#[serde(deserialize_with)]`: `null` gives the default.
+/// For `#[serde(deserialize_with)]`: reads `null` as the default.
 pub fn lenient<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
-/// Not JSON, or not of the wanted type.
+/// Not JSON, or not of the expected type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not the expected JSON")]
 pub struct JsonError;
 
-/// Reads a document from front to back. Where a value may stand, call the method for what it should
-/// be, or [`skip`](Self::skip); at the end, [`finish`](Self::finish).
+/// Reads a document from front to back. For each value, call the method of its expected type or
+/// [`skip`](Self::skip); at the end, call [`finish`](Self::finish).
 ///
-/// The readers of values give `None` for `null`. Recursion is as deep as the caller's own.
+/// The methods that read a value return `None` for `null`. The reader does not recurse; only the caller's closures do.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
-    /// What has not been read.
+    /// The unread part of the document.
     rest: &'a [u8],
 }
 
@@ -64,12 +64,13 @@ impl<'a> Reader<'a> {
         Self { rest: document }
     }
 
-    /// The end of the document, after which only white space may come.
+    /// Checks that only white space is left in the document.
     pub fn finish(mut self) -> Result<(), JsonError> {
         if self.peek().is_none() { Ok(()) } else { Err(JsonError) }
     }
 
-    /// An object: `each` gets every key and must read or skip its value. False for `null`.
+    /// Reads an object: calls `each` with every key, and `each` must read or skip the value. Returns `false` for
+    /// `null`.
     pub fn object(
         &mut self,
         mut each: impl FnMut(&str, &mut Self) -> Result<(), JsonError>,
@@ -91,7 +92,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An array: `each` must read or skip one element. False for `null`.
+    /// Reads an array: calls `each` for every element, and `each` must read or skip it. Returns `false` for `null`.
     pub fn array(
         &mut self,
         mut each: impl FnMut(&mut Self) -> Result<(), JsonError>,
@@ -111,12 +112,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string. What is not Unicode in it becomes U+FFFD.
+    /// Reads a string. Invalid Unicode in it becomes U+FFFD.
     pub fn string(&mut self) -> Result<Option<String>, JsonError> {
         if self.take_null()? { Ok(None) } else { self.text().map(Some) }
     }
 
-    /// An integer, without fraction or exponent.
+    /// Reads an integer, without fraction or exponent.
     pub fn integer(&mut self) -> Result<Option<i64>, JsonError> {
         if self.take_null()? {
             return Ok(None);
@@ -125,7 +126,7 @@ impl<'a> Reader<'a> {
         number.parse().map(Some).map_err(|_| JsonError)
     }
 
-    /// `true` or `false`.
+    /// Reads `true` or `false`.
     pub fn boolean(&mut self) -> Result<Option<bool>, JsonError> {
         if self.take_null()? {
             return Ok(None);
@@ -136,9 +137,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Any value, which is checked but not kept. Takes no stack for nesting.
+    /// Checks and skips any value. Nested values need no stack.
     pub fn skip(&mut self) -> Result<(), JsonError> {
-        // The closing bracket of each array and object that we are in.
+        // The closing bracket of each open array and object.
         let mut open = Vec::new();
         loop {
             match self.peek().ok_or(JsonError)? {
@@ -160,7 +161,7 @@ impl<'a> Reader<'a> {
                 b'n' => self.word(b"null")?,
                 _ => self.number().map(drop)?,
             }
-            // A value has ended; so may what it stood in.
+            // A value has ended; the arrays and objects around it may end too.
             loop {
                 let Some(&close) = open.last() else {
                     return Ok(());
@@ -175,7 +176,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// In an object, what precedes a value.
+    /// In an object, skips the key and the colon before a value.
     fn skip_key(&mut self, close: u8) -> Result<(), JsonError> {
         if close == b'}' {
             self.peek();
@@ -185,7 +186,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// The next byte that is not white space; the reader then stands at it.
+    /// Skips white space and returns the next byte without consuming it.
     fn peek(&mut self) -> Option<u8> {
         let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
         let at = self.rest.iter().position(|byte| !is_space(byte)).unwrap_or(self.rest.len());
@@ -217,12 +218,12 @@ impl<'a> Reader<'a> {
         self.word(b"null").map(|()| true)
     }
 
-    /// A number as it stands there.
+    /// Reads a number and returns its text.
     fn number(&mut self) -> Result<&'a [u8], JsonError> {
         self.peek();
         let start = self.rest;
         self.rest = self.rest.strip_prefix(b"-").unwrap_or(self.rest);
-        // A leading zero stands alone.
+        // No digit may follow a leading zero.
         match self.rest.strip_prefix(b"0") {
             Some(rest) => self.rest = rest,
             None => self.digits()?,
@@ -258,7 +259,7 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// Reads a string and hands out what it consists of.
+    /// Reads a string and passes its parts to `put`.
     fn scan_string(&mut self, mut put: impl FnMut(Piece<'a>)) -> Result<(), JsonError> {
         self.rest = self.rest.strip_prefix(b"\"").ok_or(JsonError)?;
         loop {
@@ -275,7 +276,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What follows a backslash.
+    /// Reads the rest of an escape after the backslash.
     fn escape(&mut self) -> Result<char, JsonError> {
         let (&kind, rest) = self.rest.split_first().ok_or(JsonError)?;
         self.rest = rest;
@@ -297,7 +298,7 @@ impl<'a> Reader<'a> {
         if let Some(c) = char::from_u32(first) {
             return Ok(c);
         }
-        // A surrogate. Alone it means nothing; what follows it is then read for itself.
+        // A surrogate. A lone one becomes U+FFFD; what follows it is then read separately.
         let second = rest.strip_prefix(b"\\u").and_then(hex4);
         if let (0xd800..0xdc00, Some((low @ 0xdc00..0xe000, rest))) = (first, second) {
             self.rest = rest;
@@ -327,9 +328,9 @@ fn put_lossy(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// `key` in the one spelling that all letter cases of it share.
+/// Folds the letter case of `key`: keys that differ only in case give the same result.
 ///
-/// Besides ASCII's pairs there are two letters that count as `s` and `k` in another case.
+/// Besides the ASCII letters, two other letters count as `s` and `k` in another case.
 pub fn fold_key(key: &str) -> String {
     key.chars()
         .map(|c| match c {

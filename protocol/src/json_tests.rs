@@ -20,7 +20,7 @@ fn integer(document: &str) -> Result<Option<i64>, JsonError> {
 }
 
 #[test]
-fn documents() {
+fn only_valid_documents_are_accepted() {
     for good in [
         "{}",
         "[]",
@@ -76,7 +76,7 @@ fn documents() {
 }
 
 #[test]
-fn nesting_takes_no_stack() {
+fn nesting_needs_no_stack() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let nested = |depth| format!("{}1{}", open.repeat(depth), close.repeat(depth));
         assert_eq!(skip(nested(MAX_DEPTH).as_bytes()), Ok(()));
@@ -97,7 +97,7 @@ fn integers_are_strict() {
 }
 
 #[test]
-fn strings_are_forgiving() {
+fn strings_are_read_leniently() {
     let cases: &[(&[u8], &str)] = &[
         (br#""plain""#, "plain"),
         (br#""\"\\\/\b\f\n\r\t""#, "\"\\/\x08\x0c\n\r\t"),
@@ -120,7 +120,7 @@ fn strings_are_forgiving() {
 }
 
 #[test]
-fn arrays_and_objects_are_handed_out() {
+fn arrays_and_objects_are_read() {
     let mut seen = Vec::new();
     let mut reader = Reader::new(br#" { "a" : [1, 2] , "b" : null , "c" : [ ] , "a" : true } "#);
     let is_object = reader.object(|key, value| {
@@ -145,7 +145,7 @@ fn arrays_and_objects_are_handed_out() {
 }
 
 #[test]
-fn what_html_cares_for_is_escaped() {
+fn html_characters_are_escaped() {
     assert_eq!(
         to_json(&"<a & b>\u{2028}\u{2029}é\u{2027}").unwrap(),
         "\"\\u003ca \\u0026 b\\u003e\\u2028\\u2029é\u{2027}\"".as_bytes()
@@ -153,7 +153,7 @@ fn what_html_cares_for_is_escaped() {
 }
 
 #[test]
-fn keys_have_no_case() {
+fn keys_are_case_insensitive() {
     assert_eq!(fold_key("Client_ID"), "client_id");
     assert_eq!(fold_key("\u{17f}\u{212a}É"), "skÉ");
 }
@@ -177,7 +177,7 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 
 proptest! {
     #[test]
-    fn what_others_write_is_read(value in any_json()) {
+    fn output_of_serde_json_is_read(value in any_json()) {
         prop_assert_eq!(skip(value.to_string().as_bytes()), Ok(()));
         prop_assert_eq!(skip(serde_json::to_string_pretty(&value).unwrap().as_bytes()), Ok(()));
         let read = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).unwrap();
@@ -185,19 +185,19 @@ proptest! {
     }
 
     #[test]
-    fn strings_survive(text: String) {
+    fn strings_round_trip(text: String) {
         prop_assert_eq!(string(&to_json(&text).unwrap()), Ok(Some(text)));
     }
 
-    /// Where the text is UTF-8 and without lone surrogates, another parser says the same.
+    /// For UTF-8 text without lone surrogates, serde_json accepts the same documents.
     #[test]
-    fn it_is_as_strict_as_others(document in "[\\[\\]{}:, \"a\\\\u0-9.eE+\\-tnfrulsd]{0,12}") {
+    fn reader_is_as_strict_as_serde_json(document in "[\\[\\]{}:, \"a\\\\u0-9.eE+\\-tnfrulsd]{0,12}") {
         let other = serde_json::from_str::<serde::de::IgnoredAny>(&document).is_ok();
         prop_assert_eq!(skip(document.as_bytes()).is_ok(), other, "{}", document);
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
         let _ = skip(&bytes);
         let _ = string(&bytes);
     }

@@ -1,9 +1,8 @@
-//! What NSQ's outside world can see and two programs must agree on: the client protocol V2, the
-//! protocol between nsqd and nsqlookupd, and the JSON that both daemons serve.
+//! The formats that NSQ's programs share: the client protocol V2, the protocol between nsqd and nsqlookupd, and the
+//! JSON that both daemons serve.
 //!
-//! Everything here is pure: bytes in, values out, and back. No socket, no file, no clock. Whatever
-//! comes from the wire is checked against a limit before anything is allocated for it, and no input
-//! makes a function panic.
+//! Everything here is pure: it converts bytes to values and back, without sockets, files or a clock. Sizes from the
+//! wire are checked against a limit before memory is allocated for them. No input makes a function panic.
 //!
 //! ```text
 //! client to nsqd    "  V2"  then commands:   NAME SP PARAM .. LF  [ length(4) body ]
@@ -20,15 +19,17 @@
 //! - [`frame`] and [`message`]: what nsqd sends
 //! - [`command`] and [`batch`]: what a client sends; [`limits`]: how much of it
 //! - [`command_decoder`]: reading commands from a growing buffer
-//! - [`error`]: what a client is told when something is wrong
-//! - [`identify`]: what client and nsqd agree on at the start of a connection; [`auth`]: who the client is
-//! - [`compression`]: the byte streams that they may agree on
-//! - [`mod@printable`]: text from others, fit for a terminal or a line of a log
-//! - [`start_at`]: a place in a topic's messages, where a channel starts or is moved to
+//! - [`error`]: error responses to clients
+//! - [`identify`]: negotiation at the start of a connection; [`auth`]: the client's identity
+//! - [`compression`]: the compressed byte streams that client and nsqd can negotiate
+//! - [`mod@printable`]: escapes untrusted text for terminals and log lines
+//! - [`start_at`]: a position in a topic, where a channel starts or is moved to
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
 //! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`
-//! - [`json`]: a forgiving JSON reader, and JSON as NSQ's programs write it
-//! - [`redact`]: addresses without passwords, for logs and errors
+//! - [`json`]: a lenient JSON reader, and JSON as NSQ's programs write it
+//! - [`redact`]: removes passwords from addresses for logs and errors
+
+#![warn(missing_docs)]
 
 pub mod message_id;
 pub mod name;

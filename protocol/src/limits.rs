@@ -1,17 +1,17 @@
-//! The limits for what a client of nsqd sends.
+//! The limits for commands of nsqd's clients.
 
-/// How much a client may send at once, and how far its numbers may go.
+/// Maximum sizes and numbers in a client's commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest body of a message.
+    /// Maximum size of a message body, in bytes.
     pub max_msg_size: usize,
-    /// Longest body of IDENTIFY, AUTH and MPUB.
+    /// Maximum size of the body of IDENTIFY, AUTH and MPUB, in bytes.
     pub max_body_size: usize,
-    /// Longest line, LF included.
+    /// Maximum length of a line in bytes, LF included.
     pub max_line_bytes: usize,
-    /// Longest delay of DPUB, in milliseconds. REQ is not checked here: nsqd clamps it.
+    /// Maximum delay of DPUB, in milliseconds. The delay of REQ is not checked here: nsqd clamps it.
     pub max_req_timeout_ms: u64,
-    /// Largest count of RDY.
+    /// Maximum RDY count.
     pub max_rdy_count: u64,
 }
 
@@ -29,13 +29,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Most messages in a batch: as many of the smallest as fit a body.
+    /// Maximum number of messages in a batch: as many of the smallest size as fit into a body.
     pub fn max_batch_count(&self) -> usize {
         self.max_body_size.saturating_sub(4) / 5
     }
 
-    /// Most bytes of a batch. One message more than a body may have, because NSQ does not hold a
-    /// batch to the length that precedes it, and a client that miscounts still works.
+    /// Maximum size of a batch, in bytes: that of a body plus one message. NSQ does not hold a batch to the length that
+    /// precedes it, so clients that miscount still work.
     pub fn max_batch_bytes(&self) -> usize {
         self.max_body_size.saturating_add(self.max_msg_size)
     }

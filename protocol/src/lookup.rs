@@ -1,7 +1,7 @@
-//! nsqd and nsqlookupd over TCP.
+//! The protocol between nsqd and nsqlookupd over TCP.
 //!
-//! nsqd sends commands, nsqlookupd answers each with one response: `OK`, JSON, or an error after which
-//! it closes. Responses have a size but no type, so an error is told by its text.
+//! nsqd sends commands. nsqlookupd answers each with one response: `OK`, JSON, or an error after which it closes the
+//! connection. Responses have a size but no type, so only its text identifies an error.
 //!
 //! ```text
 //! command   NAME *( SP PARAM ) LF [ size(4) body ]    the line is trimmed, then split at single blanks
@@ -19,31 +19,31 @@ use crate::name::{ChannelName, TopicName};
 /// The first four bytes of nsqd's connection to nsqlookupd.
 pub const MAGIC_V1: &[u8; 4] = b"  V1";
 
-/// How a node introduces itself to nsqlookupd. Keys are written in alphabetical order.
+/// The body of IDENTIFY: what a node reports about itself. Keys are written in alphabetical order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PeerInfo {
-    /// Address that clients are to use.
+    /// Address at which clients reach the node.
     pub broadcast_address: String,
-    /// Which [heartbeat statistics](crate::heartbeat) it offers; 0 for none. Not NSQ's.
+    /// Version of the [heartbeat statistics](crate::heartbeat) that the node offers; 0 for none. Not in NSQ.
     #[serde(skip_serializing_if = "is_zero")]
     pub heartbeat_stats: u8,
-    /// The node's host.
+    /// Host name of the node.
     pub hostname: String,
-    /// Port of its HTTP interface.
+    /// HTTP port of the node.
     pub http_port: u16,
-    /// Port of its TCP interface.
+    /// TCP port of the node.
     pub tcp_port: u16,
-    /// Region that it is in.
+    /// Region of the node.
     pub topology_region: String,
-    /// Zone that it is in.
+    /// Zone of the node.
     pub topology_zone: String,
-    /// Its version.
+    /// Version of the node's nsqd.
     pub version: String,
 }
 
 impl PeerInfo {
-    /// Reads the body of IDENTIFY, as forgivingly as nsqd reads its clients'. Address, ports and
-    /// version must be there.
+    /// Parses the body of IDENTIFY, as leniently as nsqd parses that of its clients. Address, ports and version are
+    /// required.
     pub fn parse(body: &[u8]) -> Result<Self, LookupError> {
         let info = Self::read(body).map_err(|JsonError| LookupError::NotJson)?;
         let is_complete = !info.broadcast_address.is_empty()
@@ -79,12 +79,12 @@ fn port(value: &mut Reader<'_>) -> Result<Option<u16>, JsonError> {
     value.integer()?.map(|port| u16::try_from(port).map_err(|_| JsonError)).transpose()
 }
 
-/// A version that is out of range is one that nobody knows, as any that comes after ours.
+/// Reads a version; one that is out of range is unknown and reads as 0.
 fn version(value: &mut Reader<'_>) -> Result<Option<u8>, JsonError> {
     Ok(value.integer()?.map(|version| u8::try_from(version).unwrap_or(0)))
 }
 
-// Not public, but serde calls it by reference.
+// serde passes a reference.
 fn is_zero(version: &u8) -> bool {
     *version == 0
 }
@@ -95,47 +95,47 @@ fn replace<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// How nsqlookupd answers IDENTIFY. Keys are written in alphabetical order.
+/// The response of nsqlookupd to IDENTIFY. Keys are written in alphabetical order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LookupdInfo {
-    /// Address that nsqd is to use for HTTP; without one it asks others.
+    /// Address for nsqd's HTTP queries; if empty, nsqd queries other nsqlookupds.
     #[serde(deserialize_with = "lenient")]
     pub broadcast_address: String,
-    /// Which [heartbeat statistics](crate::heartbeat) it wants of what it was offered; 0 for none. Not NSQ's.
+    /// Version of the offered [heartbeat statistics](crate::heartbeat) that nsqlookupd accepts; 0 for none. Not in NSQ.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
     pub heartbeat_stats: u8,
-    /// Its host.
+    /// Host name of nsqlookupd.
     #[serde(deserialize_with = "lenient")]
     pub hostname: String,
-    /// Port of its HTTP interface.
+    /// HTTP port of nsqlookupd.
     #[serde(deserialize_with = "lenient")]
     pub http_port: u16,
-    /// Port of its TCP interface.
+    /// TCP port of nsqlookupd.
     #[serde(deserialize_with = "lenient")]
     pub tcp_port: u16,
-    /// Its version.
+    /// Version of nsqlookupd.
     #[serde(deserialize_with = "lenient")]
     pub version: String,
 }
 
 impl LookupdInfo {
-    /// Reads the response to IDENTIFY; an error text is not JSON.
+    /// Parses the response to IDENTIFY. An error response is not JSON, so it gives [`LookupError::NotJson`].
     pub fn parse(data: &[u8]) -> Result<Self, LookupError> {
         serde_json::from_slice(data).map_err(|_| LookupError::NotJson)
     }
 }
 
-/// What goes wrong between nsqd and nsqlookupd.
+/// Invalid data between nsqd and nsqlookupd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     /// Not JSON, or not of the right types.
     #[error("failed to decode JSON body")]
     NotJson,
-    /// JSON without what must be there.
+    /// JSON without the required fields.
     #[error("missing fields")]
     MissingFields,
-    /// A response of negative size, or above the limit.
+    /// A response size that is negative or above the limit.
     #[error("invalid response size {size}, at most {max}")]
     ResponseSize {
         /// The size field.
@@ -145,28 +145,28 @@ pub enum LookupError {
     },
 }
 
-/// What nsqd tells nsqlookupd.
+/// A command from nsqd to nsqlookupd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookupCommand {
-    /// Who I am; once, and first. Answered by [`LookupdInfo`].
+    /// Introduces the node. Sent once, before all other commands. Answered by [`LookupdInfo`].
     Identify(PeerInfo),
-    /// I have this topic, or this channel of it. Answered by `OK`.
+    /// Registers a topic, or a channel of it. Answered by `OK`.
     Register {
         /// The topic.
         topic: TopicName,
-        /// The channel.
+        /// The channel; `None` for the topic.
         channel: Option<ChannelName>,
     },
-    /// I have it no longer. Answered by `OK`.
+    /// Unregisters a topic, or a channel of it. Answered by `OK`.
     Unregister {
         /// The topic.
         topic: TopicName,
-        /// The channel.
+        /// The channel; `None` for the topic.
         channel: Option<ChannelName>,
     },
-    /// I am still here. Answered by `OK`.
+    /// A sign of life. Answered by `OK`.
     Ping,
-    /// This is how I am doing: a [`StatsReport`](crate::heartbeat::StatsReport), if that was agreed on. Answered by `OK`.
+    /// An encoded [`StatsReport`](crate::heartbeat::StatsReport), if negotiated. Answered by `OK`.
     Stats(Vec<u8>),
 }
 
@@ -175,7 +175,7 @@ impl LookupCommand {
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Identify(info) => {
-                // Strings and numbers always become JSON.
+                // Encoding strings and numbers cannot fail.
                 let body = to_json(info).unwrap_or_default();
                 out.extend_from_slice(b"IDENTIFY\n");
                 put_lookup_response(out, &body);
@@ -204,47 +204,47 @@ fn put_registration(out: &mut Vec<u8>, name: &str, topic: &TopicName, channel: O
     out.push(b'\n');
 }
 
-/// How much a node may send at once. NSQ has no limits here.
+/// Maximum sizes of a node's commands. NSQ has no such limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupLimits {
-    /// Longest line, LF included.
+    /// Maximum length of a line in bytes, LF included.
     pub max_line_bytes: usize,
-    /// Longest body of IDENTIFY.
+    /// Maximum size of the body of IDENTIFY, in bytes.
     pub max_body_size: usize,
-    /// Longest body of STATS.
+    /// Maximum size of the body of STATS, in bytes.
     pub max_report_bytes: usize,
 }
 
 impl Default for LookupLimits {
-    /// 16 KiB, 64 KiB of what a node says of itself, which is kept, and 1 MiB of figures.
+    /// 16 KiB per line, 64 KiB for IDENTIFY, which is kept, and 1 MiB for STATS.
     fn default() -> Self {
         Self { max_line_bytes: 16 << 10, max_body_size: 64 << 10, max_report_bytes: MAX_REPORT_BYTES }
     }
 }
 
-/// What stands at the start of nsqlookupd's buffer.
+/// The result of decoding the start of nsqlookupd's buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookupDecoded {
-    /// Right so far, but not all there.
+    /// Valid so far, but incomplete.
     Incomplete,
-    /// A command.
+    /// A complete and valid command.
     Command {
         /// The command.
         command: LookupCommand,
-        /// Bytes it took.
+        /// Bytes of the buffer that the command took.
         consumed: usize,
     },
-    /// A command that is wrong: answer and close.
+    /// An invalid command: send the error and close the connection.
     Invalid {
-        /// What to answer.
+        /// The error response.
         error: ProtocolError,
-        /// Bytes of its line.
+        /// Bytes of the command's line.
         consumed: usize,
     },
 }
 
-/// Reads the command at the start of `buf`: nsqlookupd's side. `identified` says whether this
-/// connection has sent IDENTIFY.
+/// Decodes the command at the start of `buf`: nsqlookupd's side. `identified` says whether this connection has sent
+/// IDENTIFY.
 pub fn decode_lookup(buf: &[u8], identified: bool, limits: &LookupLimits) -> LookupDecoded {
     let window = &buf[..buf.len().min(limits.max_line_bytes)];
     let Some(end) = memchr(b'\n', window) else {
@@ -262,8 +262,8 @@ pub fn decode_lookup(buf: &[u8], identified: bool, limits: &LookupLimits) -> Loo
     }
 }
 
-/// What to answer when nothing more will come and `buf` starts with a command whose body is not all
-/// there; None when there is nothing to answer.
+/// The error response if no more bytes arrive and `buf` starts with a command whose body is incomplete. `None` if there
+/// is no such command.
 pub fn lookup_truncated(buf: &[u8], identified: bool, limits: &LookupLimits) -> Option<ProtocolError> {
     if decode_lookup(buf, identified, limits) != LookupDecoded::Incomplete {
         return None;
@@ -310,7 +310,7 @@ fn decode_line(
     Ok(Some((command, 0)))
 }
 
-/// The body of `command` with its size, once it is all there; and how many bytes that took.
+/// The body of `command` and the number of bytes it took with its size; `None` while it is incomplete.
 fn sized<'a>(command: &str, body: &'a [u8], max: usize) -> Result<Option<(&'a [u8], usize)>, ProtocolError> {
     let Some((size, rest)) = body.split_first_chunk::<4>() else {
         return Ok(None);
@@ -348,7 +348,7 @@ fn registration<'a>(
     Ok((topic, channel))
 }
 
-/// Without the white space at both ends.
+/// Removes the white space at both ends.
 fn trim(line: &[u8]) -> &[u8] {
     let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t'..=b'\r');
     let Some(start) = line.iter().position(is_text) else {
@@ -373,7 +373,8 @@ pub fn put_lookup_response(out: &mut Vec<u8>, data: &[u8]) {
     out.extend_from_slice(data);
 }
 
-/// Reads the response at the start of `buf`, nsqd's side; also says how many bytes it took.
+/// Decodes the response at the start of `buf`: nsqd's side. Also returns the number of bytes it took; `None` while the
+/// response is incomplete.
 pub fn decode_lookup_response(buf: &[u8], max: usize) -> Result<Option<(&[u8], usize)>, LookupError> {
     let Some((size, rest)) = buf.split_first_chunk::<4>() else {
         return Ok(None);

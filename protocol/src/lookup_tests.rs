@@ -63,7 +63,7 @@ fn identify_as_nsqd_writes_it() {
 }
 
 #[test]
-fn heartbeat_statistics_are_offered_and_wanted_by_a_field_more() {
+fn heartbeat_statistics_are_negotiated_by_an_additional_field() {
     let mut buf = Vec::new();
     LookupCommand::Identify(PeerInfo { heartbeat_stats: 1, ..info() }).encode(&mut buf);
     assert!(buf.windows(19).any(|part| part == br#""heartbeat_stats":1"#));
@@ -74,7 +74,7 @@ fn heartbeat_statistics_are_offered_and_wanted_by_a_field_more() {
 }
 
 #[test]
-fn registrations() {
+fn registrations_are_decoded() {
     let (t, c) = (topic("t"), channel("c"));
     assert_eq!(command(b"REGISTER t c\n"), LookupCommand::Register { topic: t.clone(), channel: c.clone() });
     assert_eq!(
@@ -98,7 +98,7 @@ fn ping_needs_no_identify() {
 }
 
 #[test]
-fn wrong_lines() {
+fn invalid_lines_are_rejected() {
     check_error(b"\n", true, "E_INVALID invalid command ");
     check_error(b"ping\n", true, "E_INVALID invalid command ping");
     check_error(b"BAD x\n", true, "E_INVALID invalid command BAD");
@@ -113,7 +113,7 @@ fn wrong_lines() {
 }
 
 #[test]
-fn wrong_bodies() {
+fn invalid_bodies_are_rejected() {
     let not_json = "E_BAD_BODY IDENTIFY failed to decode JSON body";
     let missing = "E_BAD_BODY IDENTIFY missing fields";
     for (json, expected) in [
@@ -134,7 +134,7 @@ fn wrong_bodies() {
 }
 
 #[test]
-fn sizes_are_checked_before_bodies_come() {
+fn sizes_are_checked_before_bodies_arrive() {
     check_error(b"IDENTIFY\n\xff\xff\xff\xff", false, "E_BAD_BODY IDENTIFY invalid body size -1");
     check_error(b"STATS\n\xff\xff\xff\xff", true, "E_BAD_BODY STATS invalid body size -1");
     check_error(b"STATS\n\0\x10\0\x01", true, "E_BAD_BODY STATS body too big 1048577 > 1048576");
@@ -148,7 +148,7 @@ fn sizes_are_checked_before_bodies_come() {
 }
 
 #[test]
-fn what_ends_early() {
+fn incomplete_bodies_get_an_error() {
     let error =
         |buf: &[u8]| lookup_truncated(buf, false, &LookupLimits::default()).map(|error| error.to_string());
     assert_eq!(error(b"IDENTIFY\n\0").as_deref(), Some("E_BAD_BODY IDENTIFY failed to read body size"));
@@ -161,7 +161,7 @@ fn what_ends_early() {
 }
 
 #[test]
-fn responses() {
+fn responses_are_encoded_and_decoded() {
     let mut buf = Vec::new();
     put_lookup_response(&mut buf, b"OK");
     assert_eq!(buf, b"\0\0\0\x02OK");
@@ -175,7 +175,7 @@ fn responses() {
 }
 
 #[test]
-fn the_answer_to_identify() {
+fn response_to_identify_is_parsed() {
     let json = r#"{"broadcast_address":"127.0.0.1","hostname":"vm","http_port":4161,"tcp_port":4160,"version":"1.3.0"}"#;
     let lookupd = LookupdInfo::parse(json.as_bytes()).unwrap();
     assert_eq!(lookupd.http_port, 4161);
@@ -223,7 +223,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), identified: bool) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), identified: bool) {
         let limits = LookupLimits::default();
         let _ = decode_lookup(&bytes, identified, &limits);
         let _ = lookup_truncated(&bytes, identified, &limits);

@@ -26,7 +26,7 @@ const _: () = assert!(MESSAGE_FRAME_OVERHEAD == 34 && MESSAGE_HEADER_BYTES == 8 
 /// Appends a whole message frame to `out`. `body` must be shorter than 2 GiB.
 #[inline]
 pub fn put_message_frame(out: &mut Vec<u8>, timestamp_ns: i64, attempts: u16, id: MessageId, body: &[u8]) {
-    // The header is put together on the stack, so that `out` is grown and written twice, not six times.
+    // The header is built on the stack, so that `out` is grown and written twice, not six times.
     let mut header = [0; MESSAGE_FRAME_OVERHEAD];
     header[..4].copy_from_slice(&((4 + MESSAGE_HEADER_BYTES + body.len()) as u32).to_be_bytes());
     header[4..8].copy_from_slice(&(FrameType::Message as u32).to_be_bytes());
@@ -38,7 +38,7 @@ pub fn put_message_frame(out: &mut Vec<u8>, timestamp_ns: i64, attempts: u16, id
     out.extend_from_slice(body);
 }
 
-/// Overwrites the attempts in an encoded message frame; a slice too short to hold them stays as it is.
+/// Overwrites the attempts in an encoded message frame. A slice that is too short stays unchanged.
 #[inline]
 pub fn set_attempts(frame: &mut [u8], attempts: u16) {
     debug_assert!(frame.len() >= MESSAGE_FRAME_OVERHEAD, "not a message frame");
@@ -47,21 +47,21 @@ pub fn set_attempts(frame: &mut [u8], attempts: u16) {
     }
 }
 
-/// A message read where it lies.
+/// A message that borrows from the buffer it was parsed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageView<'a> {
-    /// When it was published, in nanoseconds since 1970.
+    /// When the message was published, in nanoseconds since 1970.
     pub timestamp_ns: i64,
-    /// How often it has been handed out, this time included.
+    /// How often the message was handed out, including this time.
     pub attempts: u16,
-    /// Its id.
+    /// Id of the message.
     pub id: MessageId,
     /// The publisher's bytes.
     pub body: &'a [u8],
 }
 
 impl<'a> MessageView<'a> {
-    /// Reads the data of a message frame (what follows the frame's header); `None` if it is too short.
+    /// Parses the data of a message frame (the part after the frame's header); `None` if it is too short.
     pub fn parse(data: &'a [u8]) -> Option<Self> {
         let (timestamp, rest) = data.split_first_chunk::<8>()?;
         let (attempts, rest) = rest.split_first_chunk::<2>()?;
@@ -75,21 +75,21 @@ impl<'a> MessageView<'a> {
     }
 }
 
-/// A message of its own, whose body shares memory with the frame that brought it.
+/// An owned message, whose body shares memory with its frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// When it was published, in nanoseconds since 1970.
+    /// When the message was published, in nanoseconds since 1970.
     pub timestamp_ns: i64,
-    /// How often it has been handed out, this time included.
+    /// How often the message was handed out, including this time.
     pub attempts: u16,
-    /// Its id.
+    /// Id of the message.
     pub id: MessageId,
     /// The publisher's bytes.
     pub body: Bytes,
 }
 
 impl Message {
-    /// Reads the data of a message frame without copying the body; `None` if it is too short.
+    /// Parses the data of a message frame without copying the body; `None` if it is too short.
     pub fn parse(mut data: Bytes) -> Option<Self> {
         let MessageView { timestamp_ns, attempts, id, .. } = MessageView::parse(&data)?;
         data.advance(MESSAGE_HEADER_BYTES);
@@ -105,7 +105,7 @@ mod tests {
     const SAMPLE: &[u8] = b"\0\0\0\x1f\0\0\0\x02\x18\xe9\xbe\x1d\x45\xe1\x3c\xe3\0\x0118a1d53483a69000x";
 
     #[test]
-    fn a_frame_as_nsqd_sends_it() {
+    fn frame_is_encoded_as_nsqd_sends_it() {
         let mut frame = Vec::new();
         let id = MessageId::from_u64(0x18a1_d534_83a6_9000);
         put_message_frame(&mut frame, 0x18e9_be1d_45e1_3ce3, 1, id, b"x");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_are_patched_in_place() {
+    fn attempts_are_overwritten_in_place() {
         let mut frame = SAMPLE.to_vec();
         set_attempts(&mut frame, 0x1234);
         assert_eq!(MessageView::parse(&frame[FRAME_HEADER_BYTES..]).unwrap().attempts, 0x1234);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn short_data_is_no_message() {
+    fn too_short_data_is_rejected() {
         let data = &SAMPLE[FRAME_HEADER_BYTES..];
         for len in 0..MESSAGE_HEADER_BYTES {
             assert_eq!(MessageView::parse(&data[..len]), None);
@@ -133,7 +133,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_message_survives(timestamp_ns: i64, attempts: u16, id: [u8; 16], body: Vec<u8>) {
+        fn messages_round_trip(timestamp_ns: i64, attempts: u16, id: [u8; 16], body: Vec<u8>) {
             let id = MessageId(id);
             let mut frame = Vec::new();
             put_message_frame(&mut frame, timestamp_ns, attempts, id, &body);

@@ -1,11 +1,11 @@
-//! Message ids: sixteen bytes on the wire, a `u64` in our own nsqd.
+//! Message ids: sixteen bytes on the wire, a `u64` in this nsqd.
 //!
-//! A client returns an id exactly as it got it, and any sixteen bytes are a well-formed id: one that
-//! nobody handed out is simply not in flight.
+//! A client returns an id exactly as it received it. Any sixteen bytes are a well-formed id; an unknown id is simply
+//! not in flight.
 
 use std::fmt;
 
-/// Sixteen bytes that name a message within a topic of one nsqd.
+/// Sixteen bytes that identify a message within a topic of one nsqd.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(pub [u8; 16]);
 
@@ -13,7 +13,7 @@ impl MessageId {
     /// Bytes of an id on the wire.
     pub const BYTES: usize = 16;
 
-    /// The id that spells `number` in lower-case hexadecimal.
+    /// The id with `number` in lower-case hexadecimal.
     pub fn from_u64(number: u64) -> Self {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut id = [0; 16];
@@ -24,10 +24,10 @@ impl MessageId {
         Self(id)
     }
 
-    /// The number that the id spells; `None` unless it is sixteen lower-case hexadecimal digits.
+    /// The number of the id; `None` unless the id consists of sixteen lower-case hexadecimal digits.
     pub fn to_u64(self) -> Option<u64> {
         let mut number = 0;
-        // All digits first and one check at the end: no branch per digit where FIN is decoded.
+        // One check after all digits, because decoding FIN is a hot path: no branch per digit.
         let mut seen = 0;
         for byte in self.0 {
             let digit = HEX_VALUE[byte as usize];
@@ -37,18 +37,18 @@ impl MessageId {
         (seen < 16).then_some(number)
     }
 
-    /// The id from a slice of exactly sixteen bytes.
+    /// The id from a slice of exactly sixteen bytes; `None` for any other length.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The id as it stands on the wire.
+    /// The bytes of the id on the wire.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 }
 
-/// What a byte is worth as a lower-case hexadecimal digit; 0xff for none.
+/// The value of a byte as a lower-case hexadecimal digit; 0xff if it is none.
 const HEX_VALUE: [u8; 256] = {
     let mut table = [0xff; 256];
     let mut digit = 0;
@@ -60,7 +60,7 @@ const HEX_VALUE: [u8; 256] = {
 };
 
 impl fmt::Display for MessageId {
-    /// The id as text; what is not ASCII shows as U+FFFD.
+    /// The id as text; bytes that are not ASCII become U+FFFD.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use fmt::Write;
         self.0
@@ -81,7 +81,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn numbers_are_spelled_in_lower_case_hex() {
+    fn numbers_are_written_in_lower_case_hex() {
         assert_eq!(MessageId::from_u64(0x18a1_d534_83a6_9000).as_bytes(), b"18a1d53483a69000");
         assert_eq!(MessageId::from_u64(0).to_string(), "0000000000000000");
     }
@@ -95,19 +95,19 @@ mod tests {
     }
 
     #[test]
-    fn any_sixteen_bytes_can_be_shown() {
+    fn any_sixteen_bytes_can_be_displayed() {
         assert_eq!(MessageId([0xff; 16]).to_string(), "\u{fffd}".repeat(16));
         assert!(MessageId::from_slice(b"short").is_none());
     }
 
     proptest! {
         #[test]
-        fn a_number_survives(number: u64) {
+        fn numbers_round_trip(number: u64) {
             prop_assert_eq!(MessageId::from_u64(number).to_u64(), Some(number));
         }
 
         #[test]
-        fn only_its_own_spelling_gives_a_number(bytes: [u8; 16]) {
+        fn only_the_canonical_form_has_a_number(bytes: [u8; 16]) {
             if let Some(number) = MessageId(bytes).to_u64() {
                 prop_assert_eq!(MessageId::from_u64(number), MessageId(bytes));
             }

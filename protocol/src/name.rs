@@ -1,15 +1,14 @@
-//! Topic and channel names: the only way to a valid one.
+//! Topic and channel names. A value of these types is always valid.
 //!
-//! Both follow one rule: 1 to 64 bytes of `A-Z a-z 0-9 . _ -`, then optionally the suffix
-//! `#ephemeral`, which counts toward the 64. A name may be `.` or `..`, so it must never become a
-//! path component as it is.
+//! Both follow one rule: 1 to 64 bytes of `A-Z a-z 0-9 . _ -`, then optionally the suffix `#ephemeral`, which counts
+//! toward the 64. A name may be `.` or `..`, so never use it unchanged as a path component.
 
 use std::borrow::Borrow;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Longest name, suffix included.
+/// Maximum length of a name in bytes, suffix included.
 pub const MAX_NAME_BYTES: usize = 64;
 
 /// The suffix that makes a topic or channel ephemeral.
@@ -24,9 +23,9 @@ pub fn is_valid_name(name: &[u8]) -> bool {
     !stem.is_empty() && stem.iter().all(|&byte| IS_NAME_BYTE[byte as usize])
 }
 
-/// A name that breaks the rule.
+/// The name breaks the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a valid name: 1 to 64 of A-Z a-z 0-9 . _ - with optional suffix #ephemeral")]
+#[error("invalid name: use 1 to 64 of A-Z a-z 0-9 . _ - with the optional suffix #ephemeral")]
 pub struct InvalidName;
 
 /// `name` as text, if it is valid. Valid names are ASCII, so nothing is copied.
@@ -55,12 +54,12 @@ macro_rules! name_type {
         pub struct $name(Box<str>);
 
         impl $name {
-            /// Checks `name` and takes a copy of it.
+            /// Validates and copies `name`.
             pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidName> {
                 Self::from_bytes(name.as_ref().as_bytes())
             }
 
-            /// As [`new`](Self::new), from bytes that need not be text.
+            /// Like [`new`](Self::new), for bytes that need not be text.
             pub fn from_bytes(name: &[u8]) -> Result<Self, InvalidName> {
                 valid_name(name).map(|name| Self(name.into()))
             }
@@ -70,7 +69,7 @@ macro_rules! name_type {
                 &self.0
             }
 
-            /// Whether the name ends in `#ephemeral`: never on disk, goes with its last user.
+            /// Whether the name ends in `#ephemeral`: never on disk, deleted with its last user.
             pub fn is_ephemeral(&self) -> bool {
                 self.0.ends_with(EPHEMERAL_SUFFIX)
             }
@@ -137,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_count_the_suffix() {
+    fn suffix_counts_toward_the_length() {
         assert!(is_valid_name("a".repeat(64).as_bytes()));
         assert!(!is_valid_name("a".repeat(65).as_bytes()));
         assert!(is_valid_name(format!("{}#ephemeral", "a".repeat(54)).as_bytes()));
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_alphabet_is_valid() {
+    fn only_characters_of_the_rule_are_valid() {
         for name in ["a", ".", "..", "-", "_", "A.b_c-9", "x#ephemeral"] {
             assert!(is_valid_name(name.as_bytes()), "{name}");
         }
@@ -159,20 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn ephemeral_is_told_by_the_suffix() {
+    fn suffix_makes_a_name_ephemeral() {
         assert!(TopicName::new("t#ephemeral").unwrap().is_ephemeral());
         assert!(!ChannelName::new("ephemeral").unwrap().is_ephemeral());
     }
 
     #[test]
-    fn a_deserialized_name_is_checked() {
+    fn deserialized_names_are_validated() {
         assert_eq!(serde_json::from_str::<TopicName>("\"t\"").unwrap().as_str(), "t");
         assert!(serde_json::from_str::<ChannelName>("\"a b\"").is_err());
         assert_eq!(serde_json::to_string(&TopicName::new("t").unwrap()).unwrap(), "\"t\"");
     }
 
     #[test]
-    fn a_name_is_found_by_its_text() {
+    fn map_with_names_is_searched_by_text() {
         let map = std::collections::HashMap::from([(TopicName::new("t").unwrap(), 1)]);
         assert_eq!(map.get("t"), Some(&1));
     }

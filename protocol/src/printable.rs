@@ -1,17 +1,17 @@
-//! Text from others, made fit for a terminal or a line of a log.
+//! Escapes untrusted text for terminals and log lines.
 //!
-//! What can come from the network may hold sequences that move a terminal's cursor, line ends that fake a line, or
-//! marks that reverse the direction of what is read. All of them are escaped as Rust spells them: `\n`, `\u{1b}`.
+//! Text from the network may contain sequences that move a terminal's cursor, line ends that fake a line, or marks that
+//! reverse the direction of text. All of them are escaped in Rust's notation: `\n`, `\u{1b}`.
 
 use std::borrow::Cow;
 
-/// Whether a character is shown and does nothing else.
+/// Whether a character is neither a control character nor an invisible format character.
 pub fn is_printable(c: char) -> bool {
     !(c.is_control() || is_format(c))
 }
 
-/// Characters that are not shown and change how others are: line and paragraph separators, and what sets the direction
-/// of text or is invisible in it.
+/// Characters that are invisible or change how others are displayed: line and paragraph separators, direction marks and
+/// other invisible characters.
 fn is_format(c: char) -> bool {
     matches!(
         c,
@@ -27,12 +27,12 @@ fn is_format(c: char) -> bool {
     )
 }
 
-/// The text as part of one line.
+/// Escapes `text` for use within one line. Borrows if nothing needs escaping.
 pub fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |_| false)
 }
 
-/// The text with its line ends and tabs, for what consists of lines.
+/// Like [`printable`], for text of several lines: keeps `\n` and tabs.
 pub fn printable_lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| matches!(c, '\n' | '\t'))
 }
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_plays_tricks_is_escaped() {
+    fn control_and_format_characters_are_escaped() {
         assert_eq!(printable("\x1b[2J\x07\r\n\t\x7f"), r"\u{1b}[2J\u{7}\r\n\t\u{7f}");
         assert_eq!(
             printable("\u{9b}31m\u{202e}txt\u{2066}\u{2028}"),
@@ -73,7 +73,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_else_comes_out(text in any::<String>()) {
+        fn output_is_always_printable(text in any::<String>()) {
             prop_assert!(printable(&text).chars().all(is_printable));
             prop_assert!(printable_lines(&text).chars().all(|c| is_printable(c) || c == '\n' || c == '\t'));
         }

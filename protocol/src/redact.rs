@@ -1,8 +1,8 @@
-//! Addresses without what must not be shown: passwords and tokens. Pure.
+//! Removes passwords and tokens from addresses for display. Pure.
 
 use std::borrow::Cow;
 
-/// A text without the user and password of the URLs in it, or of the address that it is as a whole
+/// Removes user and password from all URLs in `text`, or from `text` itself if it is an address
 /// (`user:password@host:port`).
 ///
 /// ```
@@ -17,7 +17,7 @@ pub fn without_user_info(text: &str) -> Cow<'_, str> {
     Cow::Borrowed(after_user_info(text))
 }
 
-/// A text without the user and password of the URLs in it.
+/// Removes user and password from all URLs in `text`.
 pub fn without_user_info_of_urls(text: &str) -> Cow<'_, str> {
     if !text.contains('@') || !text.contains("://") {
         return Cow::Borrowed(text);
@@ -33,7 +33,8 @@ pub fn without_user_info_of_urls(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// A URL or address as it may be shown: also without its query, which may hold a token.
+/// A URL or address that is safe to display: without user and password, and without its query, which may contain a
+/// token.
 ///
 /// ```
 /// # use nsq_protocol::redact::shown_address;
@@ -47,7 +48,7 @@ pub fn shown_address(address: &str) -> String {
     }
 }
 
-/// The user and password of a URL, as they are written there (`user:password`), and the URL without them.
+/// Splits a URL into its user and password, in the form written there (`user:password`), and the URL without them.
 pub fn split_user_info(url: &str) -> (Option<&str>, String) {
     let start = url.find("://").map_or(0, |at| at + 3);
     let (scheme, authority) = url.split_at(start);
@@ -56,7 +57,7 @@ pub fn split_user_info(url: &str) -> (Option<&str>, String) {
     (user_info, format!("{scheme}{rest}"))
 }
 
-/// What follows the last `@` of the authority that `text` begins with.
+/// The part of `text` after the last `@` in the authority with which `text` begins.
 fn after_user_info(text: &str) -> &str {
     let authority_end = text
         .find(|c: char| matches!(c, '/' | '?' | '#' | '"' | '\'' | '\\') || c.is_whitespace())
@@ -73,7 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn user_info_is_taken_out_wherever_it_is() {
+    fn user_info_is_removed_everywhere() {
         for (text, shown) in [
             ("http://user:pw@h:1/auth", "http://h:1/auth"),
             ("http://user:p@w@h:1", "http://h:1"),
@@ -106,7 +107,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_password_is_never_shown(before in "[a-z ]{0,10}", password in "[A-Z@:%]{1,20}", after in "(/[a-z@]{0,10})?") {
+        fn password_is_never_shown(before in "[a-z ]{0,10}", password in "[A-Z@:%]{1,20}", after in "(/[a-z@]{0,10})?") {
             let shown = shown_address(&format!("{before}http://u:{password}Q@host:1{after}"));
             prop_assert_eq!(shown, format!("{before}http://host:1{after}"));
         }

@@ -1,4 +1,4 @@
-//! A place in a topic's messages, as people and programs write it: where a channel starts, or is moved to.
+//! A position in a topic in text form: where a channel starts, or is moved to.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::message_id::MessageId;
 
-/// Where in a topic's messages.
+/// A position in a topic's messages.
 ///
 /// ```
 /// use nsq_protocol::StartAt;
@@ -21,9 +21,9 @@ use crate::message_id::MessageId;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum StartAt {
-    /// `earliest`: at the oldest message that the topic keeps.
+    /// `earliest`: at the oldest message that the topic retains.
     Earliest,
-    /// `latest`: behind all messages that channels have got.
+    /// `latest`: after all messages that were released to the channels.
     #[default]
     Latest,
     /// At the first message published at this time or later, in nanoseconds since 1970. Written as RFC 3339, or as a
@@ -31,14 +31,14 @@ pub enum StartAt {
     Time(i64),
     /// `seq:` and a sequence number: at this message.
     Sequence(u64),
-    /// `id:` and a message id: at this message, which must be one of the node.
+    /// `id:` and a message id: at this message, which must be on this node.
     Message(u64),
 }
 
-/// The text names no place.
+/// The text is not a valid position.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a place in a topic (earliest, latest, an RFC 3339 or Unix time, seq:NUMBER or id:MESSAGE-ID)"
+    "invalid position {0:?}; use earliest, latest, an RFC 3339 or Unix time, seq:NUMBER or id:MESSAGE-ID"
 )]
 pub struct InvalidStartAt(String);
 
@@ -78,7 +78,7 @@ fn parse(text: &str) -> Option<StartAt> {
 }
 
 impl fmt::Display for StartAt {
-    /// In a form that [`FromStr`] reads.
+    /// Writes a form that [`FromStr`] parses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartAt::Earliest => f.write_str("earliest"),
@@ -90,7 +90,7 @@ impl fmt::Display for StartAt {
     }
 }
 
-/// Nanoseconds since 1970 as RFC 3339 in UTC.
+/// Nanoseconds since 1970 as RFC 3339 in UTC; empty if the time cannot be represented.
 pub fn rfc3339(ns: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp_nanos(ns.into());
     time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_says_its_unit_by_its_length() {
+    fn number_of_digits_selects_the_unit() {
         let second = 1_700_000_000;
         for text in ["1700000000", "1700000000000", "1700000000000000", "1700000000000000000"] {
             assert_eq!(text.parse(), Ok(StartAt::Time(second * 1_000_000_000)), "{text}");
@@ -129,13 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn a_message_id_counts_with_all_its_bits() {
+    fn message_id_keeps_all_bits() {
         // Node 1 in the upper ten bits.
         assert_eq!("id:004000000000002a".parse(), Ok(StartAt::Message(1 << 54 | 42)));
     }
 
     #[test]
-    fn other_texts_name_no_place() {
+    fn other_texts_are_rejected() {
         for text in [
             "",
             "Earliest",
@@ -158,14 +158,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(ns in 0..i64::MAX, number: u64) {
+        fn positions_round_trip(ns in 0..i64::MAX, number: u64) {
             for place in [StartAt::Earliest, StartAt::Latest, StartAt::Time(ns), StartAt::Sequence(number), StartAt::Message(number)] {
                 prop_assert_eq!(place.to_string().parse(), Ok(place));
             }
         }
 
         #[test]
-        fn any_text_is_no_panic(text: String) {
+        fn arbitrary_text_does_not_panic(text: String) {
             let _ = text.parse::<StartAt>();
         }
     }

@@ -1,8 +1,8 @@
 //! nsqd's JSON over HTTP: `/stats` and `/info`.
 //!
-//! The order of fields, what is left out when zero, and where an absent list is `null` and where `[]`,
-//! are as in NSQ. To be written with [`json::to_json`](crate::json::to_json); reading is lenient, since
-//! tools talk to nodes of several versions.
+//! As in NSQ: the order of fields, which fields are omitted when zero, and whether an absent list is `null` or `[]`.
+//! Write it with [`json::to_json`](crate::json::to_json). Reading is lenient, because tools talk to nodes of several
+//! versions.
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -15,20 +15,20 @@ pub struct Stats {
     /// nsqd's version.
     #[serde(deserialize_with = "lenient")]
     pub version: String,
-    /// `OK`, or `NOK - ` and why.
+    /// `OK`, or `NOK - ` and the reason.
     #[serde(deserialize_with = "lenient")]
     pub health: String,
-    /// When it started, in seconds since 1970.
+    /// When nsqd started, in seconds since 1970.
     #[serde(deserialize_with = "lenient")]
     pub start_time: i64,
-    /// Its topics by name. None if the one that was asked for does not exist.
+    /// Topics ordered by name; `None` if the requested topic does not exist.
     pub topics: Option<Vec<TopicStats>>,
-    /// Its memory, unless excluded.
+    /// Memory of nsqd; `None` if excluded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStats>,
-    /// Connections that have published. None, not empty, if there are none.
+    /// Connections that have published; `None`, not empty, if there are none.
     pub producers: Option<Vec<ClientStats>>,
-    /// Bytes written to disk that a power failure may take. None if not asked for.
+    /// Bytes written to disk that a power failure could lose; `None` if not requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unsynced_bytes: Option<u64>,
 }
@@ -37,67 +37,68 @@ pub struct Stats {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TopicStats {
-    /// Its name.
+    /// Name of the topic.
     #[serde(deserialize_with = "lenient")]
     pub topic_name: String,
-    /// Its channels by name.
+    /// Channels ordered by name.
     #[serde(deserialize_with = "lenient")]
     pub channels: Vec<ChannelStats>,
     /// Messages not yet released to the channels.
     #[serde(deserialize_with = "lenient")]
     pub depth: i64,
-    /// The part of them that is only on disk.
+    /// The part of `depth` that is only on disk.
     #[serde(deserialize_with = "lenient")]
     pub backend_depth: i64,
-    /// Messages published since the start.
+    /// Messages ever published to the topic.
     #[serde(deserialize_with = "lenient")]
     pub message_count: u64,
-    /// Bytes of their bodies.
+    /// Bytes of the bodies of these messages.
     #[serde(deserialize_with = "lenient")]
     pub message_bytes: u64,
-    /// Whether it holds messages back from its channels.
+    /// Whether the topic is paused: it releases no messages to its channels.
     #[serde(deserialize_with = "lenient")]
     pub paused: bool,
-    /// Over all channels.
+    /// Latency over all channels.
     #[serde(deserialize_with = "lenient")]
     pub e2e_processing_latency: E2eLatency,
-    /// What it keeps of finished messages. Absent if it keeps none; NSQ does not know it.
+    /// Retained messages; absent if the topic retains none. Not in NSQ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionStats>,
 }
 
-/// What a topic keeps of its messages though they are finished.
+/// The retention limits of a topic, and the messages that it retains.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RetentionStats {
-    /// Limit of age, nanoseconds; 0 for none.
+    /// Age limit, in nanoseconds; 0 for none.
     #[serde(deserialize_with = "lenient")]
     pub retain_for: i64,
-    /// Limit of bytes; 0 for none.
+    /// Size limit, in bytes; 0 for none.
     #[serde(deserialize_with = "lenient")]
     pub retain_bytes: u64,
-    /// Messages kept, finished or not.
+    /// Number of retained messages, finished or not.
     #[serde(deserialize_with = "lenient")]
     pub retained_count: u64,
-    /// Their bytes, with headers.
+    /// Bytes of the retained messages, with headers.
     #[serde(deserialize_with = "lenient")]
     pub retained_bytes: u64,
-    /// When the oldest of them was published, nanoseconds since 1970; 0 if there is none or it is not known yet.
+    /// When the oldest retained message was published, in nanoseconds since 1970; 0 if there is none or the time is not
+    /// known yet.
     #[serde(deserialize_with = "lenient")]
     pub oldest_retained_at: i64,
-    /// Its sequence number.
+    /// Sequence number of the oldest retained message.
     #[serde(deserialize_with = "lenient")]
     pub oldest_retained_sequence: u64,
 }
 
-/// `/channel/seek`: where the channel stands now. NSQ does not know it.
+/// `/channel/seek`: the new position of the channel. Not in NSQ.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SeekResponse {
-    /// Sequence number of the first message that it will hand out.
+    /// Sequence number of the first message that the channel will hand out.
     #[serde(deserialize_with = "lenient")]
     pub sequence: u64,
-    /// More was asked for than the topic keeps: it is the oldest message that it does.
+    /// Whether the requested position was clamped to the oldest retained message.
     #[serde(deserialize_with = "lenient")]
     pub clamped: bool,
     /// Messages that can be handed out.
@@ -109,13 +110,13 @@ pub struct SeekResponse {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ChannelStats {
-    /// Its name.
+    /// Name of the channel.
     #[serde(deserialize_with = "lenient")]
     pub channel_name: String,
     /// Messages that can be handed out.
     #[serde(deserialize_with = "lenient")]
     pub depth: i64,
-    /// The part of them that is only on disk.
+    /// The part of `depth` that is only on disk.
     #[serde(deserialize_with = "lenient")]
     pub backend_depth: i64,
     /// Messages in flight.
@@ -124,7 +125,7 @@ pub struct ChannelStats {
     /// Messages deferred.
     #[serde(deserialize_with = "lenient")]
     pub deferred_count: i64,
-    /// Messages that ever entered.
+    /// Messages that ever entered the channel.
     #[serde(deserialize_with = "lenient")]
     pub message_count: u64,
     /// Messages delivered within the zone.
@@ -133,24 +134,24 @@ pub struct ChannelStats {
     /// Messages delivered within the region.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
     pub region_local_msg_count: u64,
-    /// Messages delivered elsewhere.
+    /// Messages delivered outside the region.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
     pub global_msg_count: u64,
-    /// REQ commands.
+    /// Number of REQ commands.
     #[serde(deserialize_with = "lenient")]
     pub requeue_count: u64,
     /// Messages that timed out in flight.
     #[serde(deserialize_with = "lenient")]
     pub timeout_count: u64,
-    /// Consumers, also when they are not listed.
+    /// Number of consumers, even if `clients` is excluded.
     #[serde(deserialize_with = "lenient")]
     pub client_count: i64,
-    /// Consumers. None if excluded.
+    /// Consumers; `None` if excluded.
     pub clients: Option<Vec<ClientStats>>,
-    /// Whether it hands out nothing.
+    /// Whether the channel is paused: it hands out no messages.
     #[serde(deserialize_with = "lenient")]
     pub paused: bool,
-    /// From publishing to FIN.
+    /// Latency from publishing to FIN.
     #[serde(deserialize_with = "lenient")]
     pub e2e_processing_latency: E2eLatency,
 }
@@ -159,10 +160,10 @@ pub struct ChannelStats {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct E2eLatency {
-    /// Samples in the window.
+    /// Number of samples in the window.
     #[serde(deserialize_with = "lenient")]
     pub count: i64,
-    /// None if the feature is off.
+    /// `None` if the feature is disabled.
     pub percentiles: Option<Vec<Percentile>>,
 }
 
@@ -170,7 +171,7 @@ pub struct E2eLatency {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Percentile {
-    /// Which, from 0 to 1.
+    /// The quantile, from 0 to 1.
     #[serde(deserialize_with = "lenient", serialize_with = "number")]
     pub quantile: f64,
     /// Nanoseconds; 0 without samples.
@@ -182,16 +183,16 @@ pub struct Percentile {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClientStats {
-    /// From IDENTIFY; without it, the remote host.
+    /// Client id from IDENTIFY; without it, the remote host.
     #[serde(deserialize_with = "lenient")]
     pub client_id: String,
-    /// The same.
+    /// Host name from IDENTIFY; without it, the remote host.
     #[serde(deserialize_with = "lenient")]
     pub hostname: String,
-    /// Of the protocol: `V2`.
+    /// Version of the protocol: `V2`.
     #[serde(deserialize_with = "lenient")]
     pub version: String,
-    /// `ip:port`.
+    /// Remote address, `ip:port`.
     #[serde(deserialize_with = "lenient")]
     pub remote_address: String,
     /// 0 connected, 3 subscribed, 4 closing.
@@ -200,10 +201,10 @@ pub struct ClientStats {
     /// RDY count.
     #[serde(deserialize_with = "lenient")]
     pub ready_count: i64,
-    /// Messages in flight to it.
+    /// Messages in flight to the connection.
     #[serde(deserialize_with = "lenient")]
     pub in_flight_count: i64,
-    /// Messages sent to it.
+    /// Messages sent to the connection.
     #[serde(deserialize_with = "lenient")]
     pub message_count: u64,
     /// Messages sent within the zone.
@@ -212,49 +213,49 @@ pub struct ClientStats {
     /// Messages sent within the region.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
     pub region_local_msg_count: u64,
-    /// Messages sent elsewhere.
+    /// Messages sent outside the region.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
     pub global_msg_count: u64,
-    /// FIN commands.
+    /// Number of FIN commands.
     #[serde(deserialize_with = "lenient")]
     pub finish_count: u64,
-    /// REQ commands.
+    /// Number of REQ commands.
     #[serde(deserialize_with = "lenient")]
     pub requeue_count: u64,
-    /// When it connected, in seconds since 1970.
+    /// When the client connected, in seconds since 1970.
     #[serde(deserialize_with = "lenient")]
     pub connect_ts: i64,
-    /// Percent of messages it gets; 0 for all.
+    /// Percentage of messages delivered; 0 for all.
     #[serde(deserialize_with = "lenient")]
     pub sample_rate: i64,
-    /// Whether it uses deflate.
+    /// Whether the connection uses deflate.
     #[serde(deserialize_with = "lenient")]
     pub deflate: bool,
-    /// Whether it uses snappy.
+    /// Whether the connection uses snappy.
     #[serde(deserialize_with = "lenient")]
     pub snappy: bool,
-    /// Its library.
+    /// Library of the client.
     #[serde(deserialize_with = "lenient")]
     pub user_agent: String,
     /// Whether AUTH succeeded.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
     pub authed: bool,
-    /// Who it is for the auth server.
+    /// Identity of the client according to the auth server.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub auth_identity: String,
-    /// Where to read more about that.
+    /// URL of a page about the identity.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub auth_identity_url: String,
-    /// Zone that it is in.
+    /// Zone of the client.
     #[serde(deserialize_with = "lenient")]
     pub topology_zone: String,
-    /// Region that it is in.
+    /// Region of the client.
     #[serde(deserialize_with = "lenient")]
     pub topology_region: String,
-    /// What it has published.
+    /// Number of messages published per topic.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
     pub pub_counts: Vec<PubCount>,
-    /// Whether it uses TLS.
+    /// Whether the connection uses TLS.
     #[serde(deserialize_with = "lenient")]
     pub tls: bool,
     /// Name of the cipher suite, or `Unknown ` and its number.
@@ -263,7 +264,7 @@ pub struct ClientStats {
     /// `TLS1.2` and the like; empty without TLS.
     #[serde(deserialize_with = "lenient")]
     pub tls_version: String,
-    /// Result of ALPN.
+    /// Protocol that ALPN negotiated.
     #[serde(deserialize_with = "lenient")]
     pub tls_negotiated_protocol: String,
     /// True with TLS.
@@ -271,19 +272,19 @@ pub struct ClientStats {
     pub tls_negotiated_protocol_is_mutual: bool,
 }
 
-/// How much a connection has published to a topic.
+/// Number of messages that a connection has published to a topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PubCount {
     /// The topic.
     #[serde(deserialize_with = "lenient")]
     pub topic: String,
-    /// Messages.
+    /// Number of messages.
     #[serde(deserialize_with = "lenient")]
     pub count: u64,
 }
 
-/// Memory, in the terms of a garbage collector; what has no meaning here is 0.
+/// Memory, in the terms of a garbage collector; fields without a meaning here are 0.
 #[allow(missing_docs)] // The names are NSQ's, and the unit is in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -315,42 +316,42 @@ pub struct InfoResponse {
     /// nsqd's version.
     #[serde(deserialize_with = "lenient")]
     pub version: String,
-    /// Address that clients are to use.
+    /// Address at which clients reach nsqd.
     #[serde(deserialize_with = "lenient")]
     pub broadcast_address: String,
-    /// Its host.
+    /// Host name of nsqd.
     #[serde(deserialize_with = "lenient")]
     pub hostname: String,
-    /// Port it listens on for HTTP; -1 for a Unix socket, 0 for none.
+    /// HTTP port; -1 for a Unix socket, 0 for none.
     #[serde(deserialize_with = "lenient")]
     pub http_port: i64,
-    /// Port it listens on for clients; -1 for a Unix socket.
+    /// TCP port; -1 for a Unix socket.
     #[serde(deserialize_with = "lenient")]
     pub tcp_port: i64,
-    /// When it started, in seconds since 1970.
+    /// When nsqd started, in seconds since 1970.
     #[serde(deserialize_with = "lenient")]
     pub start_time: i64,
-    /// In nanoseconds.
+    /// Longest heartbeat interval, in nanoseconds.
     #[serde(deserialize_with = "lenient")]
     pub max_heartbeat_interval: i64,
-    /// In bytes.
+    /// Largest output buffer, in bytes.
     #[serde(deserialize_with = "lenient")]
     pub max_output_buffer_size: i64,
-    /// In nanoseconds.
+    /// Longest output buffer timeout, in nanoseconds.
     #[serde(deserialize_with = "lenient")]
     pub max_output_buffer_timeout: i64,
-    /// Highest level of deflate.
+    /// Highest deflate level.
     #[serde(deserialize_with = "lenient")]
     pub max_deflate_level: i64,
-    /// Zone that it is in.
+    /// Zone of nsqd.
     #[serde(deserialize_with = "lenient")]
     pub topology_zone: String,
-    /// Region that it is in.
+    /// Region of nsqd.
     #[serde(deserialize_with = "lenient")]
     pub topology_region: String,
 }
 
-// Not public, but serde calls them by reference.
+// serde passes references.
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
@@ -359,9 +360,9 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-/// A number that is whole is written as an integer: `1`, not `1.0`.
+/// Writes a whole number as an integer: `1`, not `1.0`.
 fn number<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    // Up to here an f64 holds every integer, so nothing is lost.
+    // Up to here an f64 represents every integer exactly.
     const WHOLE_UP_TO: f64 = 9_007_199_254_740_992.0;
     if number.fract() == 0.0 && number.abs() <= WHOLE_UP_TO {
         serializer.serialize_i64(*number as i64)

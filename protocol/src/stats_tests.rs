@@ -31,7 +31,7 @@ fn stats_as_nsqd_writes_them() {
 }
 
 #[test]
-fn a_channel_with_nothing_to_say() {
+fn default_channel_has_the_fields_of_nsq() {
     let expected = concat!(
         r#"{"channel_name":"","depth":0,"backend_depth":0,"in_flight_count":0,"deferred_count":0,"#,
         r#""message_count":0,"requeue_count":0,"timeout_count":0,"client_count":0,"clients":null,"paused":false,"#,
@@ -41,7 +41,7 @@ fn a_channel_with_nothing_to_say() {
 }
 
 #[test]
-fn a_connection_with_nothing_to_say() {
+fn default_connection_has_the_fields_of_nsq() {
     let expected = concat!(
         r#"{"client_id":"","hostname":"","version":"","remote_address":"","state":0,"ready_count":0,"#,
         r#""in_flight_count":0,"message_count":0,"finish_count":0,"requeue_count":0,"connect_ts":0,"#,
@@ -53,7 +53,7 @@ fn a_connection_with_nothing_to_say() {
 }
 
 #[test]
-fn what_is_not_zero_is_written() {
+fn nonzero_optional_fields_are_written() {
     let client = ClientStats {
         global_msg_count: 1,
         authed: true,
@@ -73,7 +73,7 @@ fn what_is_not_zero_is_written() {
 }
 
 #[test]
-fn whole_numbers_have_no_point() {
+fn whole_numbers_are_written_without_a_fraction() {
     let latency = E2eLatency {
         count: 2,
         percentiles: Some(vec![
@@ -88,7 +88,7 @@ fn whole_numbers_have_no_point() {
 }
 
 #[test]
-fn memory_and_info_keep_their_order() {
+fn memory_and_info_keep_the_field_order_of_nsq() {
     let memory = MemoryStats { heap_objects: 1, gc_total_runs: 9, ..MemoryStats::default() };
     assert_eq!(
         json(&memory),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::start_at::rfc3339;
 use crate::stats::{ChannelStats, ClientStats, E2eLatency, MemoryStats, Stats, TopicStats};
 
-/// `/stats` as text. `start_time_rfc3339` is the start in local time, `toolchain` what nsqd was built
-/// with; how long connections have been there follows from the start and the uptime.
+/// Renders `/stats` as text. `start_time_rfc3339` is the start in local time; `toolchain` is what nsqd was built with.
+/// The age of connections follows from the start and the uptime.
 pub fn render_text(stats: &Stats, uptime: Duration, start_time_rfc3339: &str, toolchain: &str) -> String {
     let mut text = String::new();
     let page = StatsText::new(stats.start_time, uptime);
@@ -27,7 +27,7 @@ pub fn render_text(stats: &Stats, uptime: Duration, start_time_rfc3339: &str, to
     text
 }
 
-/// The parts of `/stats` as text, to be written in the order of the methods.
+/// Writes `/stats` as text, part by part. Call the methods in the order in which they are listed.
 #[derive(Clone, Copy, Debug)]
 pub struct StatsText {
     uptime: Duration,
@@ -37,42 +37,42 @@ pub struct StatsText {
 
 // Writing to a String cannot fail.
 impl StatsText {
-    /// Of a node that started at `start_time`, in seconds since 1970.
+    /// For a node that started at `start_time`, in seconds since 1970.
     pub fn new(start_time: i64, uptime: Duration) -> Self {
         Self { uptime, now: start_time.saturating_add_unsigned(uptime.as_secs()) }
     }
 
-    /// The node; topics and producers are left out.
+    /// Appends the part about the node, without topics and producers.
     pub fn head(&self, out: &mut String, stats: &Stats, start_time_rfc3339: &str, toolchain: &str) {
         let _ = put_head(out, stats, self.uptime, start_time_rfc3339, toolchain);
     }
 
-    /// What stands above the topics.
+    /// Appends the heading of the topics.
     pub fn topics(&self, out: &mut String, is_empty: bool) {
         out.push_str(if is_empty { "\nTopics: None\n" } else { "\nTopics:" });
     }
 
-    /// A topic without its channels.
+    /// Appends a topic without its channels.
     pub fn topic(&self, out: &mut String, topic: &TopicStats) {
         let _ = put_topic(out, topic);
     }
 
-    /// A channel without its consumers.
+    /// Appends a channel without its consumers.
     pub fn channel(&self, out: &mut String, channel: &ChannelStats) {
         let _ = put_channel(out, channel);
     }
 
-    /// A consumer of a channel.
+    /// Appends a consumer of a channel.
     pub fn consumer(&self, out: &mut String, client: &ClientStats) {
         let _ = put_client(out, "        ", client, self.now);
     }
 
-    /// What stands above the producers.
+    /// Appends the heading of the producers.
     pub fn producers(&self, out: &mut String, is_empty: bool) {
         out.push_str(if is_empty { "\nProducers: None\n" } else { "\nProducers:\n" });
     }
 
-    /// A producer.
+    /// Appends a producer.
     pub fn producer(&self, out: &mut String, client: &ClientStats) {
         let _ = put_client(out, "   ", client, self.now);
     }
@@ -175,7 +175,7 @@ fn put_client(out: &mut String, indent: &str, client: &ClientStats, now: i64) ->
     writeln!(out, " connected: {}", Elapsed(connected))
 }
 
-/// Latencies with the unit that keeps them short, joined by commas.
+/// Latencies, separated by commas, each in a unit that keeps it short.
 struct Latencies<'a>(&'a E2eLatency);
 
 impl fmt::Display for Latencies<'_> {
@@ -194,7 +194,7 @@ impl fmt::Display for Latencies<'_> {
     }
 }
 
-/// A duration as `1h2m3.5s`: minutes and hours only once there are some.
+/// A duration as `1h2m3.5s`: with minutes from 1 minute on, with hours from 1 hour on.
 struct Elapsed(Duration);
 
 impl fmt::Display for Elapsed {
@@ -215,7 +215,7 @@ impl fmt::Display for Elapsed {
     }
 }
 
-/// Less than a second, in the largest unit of which there is one.
+/// Writes less than a second in the largest unit that gives at least 1.
 fn put_small(f: &mut fmt::Formatter<'_>, nanos: u32) -> fmt::Result {
     match nanos {
         0..=999 => put_decimal(f, nanos.into(), 0, 0, "ns"),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_there() {
+    fn empty_stats_are_rendered() {
         let text = render_text(&stats(vec![], None), Duration::from_millis(3_723_500), START, "rustc");
         let expected = "nsqd v1.3.0 (built w/rustc)\nstart_time 2026-11-20T13:00:00+01:00\nuptime 1h2m3.5s\n\n\
                         Health: OK\n\nTopics: None\n\nProducers: None\n";
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_there() {
+    fn full_stats_are_rendered() {
         let percentiles =
             [3_500_000.0, 999.0, 1500.0, 2e9].map(|value| Percentile { quantile: 0.5, value }).to_vec();
         let channel = ChannelStats {
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn durations() {
+    fn durations_are_rendered_like_go() {
         for (nanos, text) in [
             (0, "0s"),
             (1, "1ns"),

@@ -1,14 +1,14 @@
-//! Bodies that prove themselves: topic, number, padding made from the number, checksum.
+//! Message bodies that can be verified: topic, number, padding derived from the number, checksum.
 
-/// Bytes of a body besides its padding.
+/// Size of the checksum at the end of a body.
 const CHECKSUM_BYTES: usize = 8;
 
-/// A body of about `bytes` bytes that carries its topic and its number.
+/// Returns a body of about `bytes` bytes with its topic and its number.
 pub fn make(topic: &str, number: u64, bytes: usize) -> Vec<u8> {
     let mut body = format!("{topic} {number} ").into_bytes();
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     while body.len() + CHECKSUM_BYTES < bytes {
-        // xorshift: cheap, and no two bodies are alike.
+        // xorshift: cheap, and no two bodies are equal.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -21,7 +21,7 @@ pub fn make(topic: &str, number: u64, bytes: usize) -> Vec<u8> {
     body
 }
 
-/// The number of a body of this topic, if all of it is right.
+/// Returns the number in a body of this topic; `None` if any byte is wrong.
 pub fn read(topic: &str, body: &[u8]) -> Option<u64> {
     let (content, sum) = body.split_at_checked(body.len().checked_sub(CHECKSUM_BYTES)?)?;
     if checksum(content).to_be_bytes() != sum {
@@ -34,7 +34,7 @@ pub fn read(topic: &str, body: &[u8]) -> Option<u64> {
     std::str::from_utf8(words.next()?).ok()?.parse().ok()
 }
 
-/// FNV-1a over eight bytes at a time.
+/// FNV-1a over words of eight bytes.
 fn checksum(bytes: &[u8]) -> u64 {
     let step = |sum: u64, word: u64| (sum ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
     let words = bytes.chunks(8).map(|chunk| {
@@ -46,7 +46,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 }
 
 #[test]
-fn a_changed_body_is_noticed() {
+fn any_changed_byte_is_detected() {
     for bytes in [0, 40, 41, 5000] {
         let body = make("t", 77, bytes);
         assert_eq!(read("t", &body), Some(77));

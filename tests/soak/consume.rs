@@ -1,4 +1,4 @@
-//! Consumers: most finish what they get; some requeue, touch, forget, leave without a word, or come back later.
+//! Consumers: most finish every message; some requeue, touch, forget, disconnect without notice, or reconnect later.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,12 +18,12 @@ use crate::{Phase, body};
 const CONSUMERS: usize = 2;
 /// The largest RDY count.
 const MAX_READY: u32 = 60;
-/// How long a message may stay with a consumer.
+/// The message timeout that consumers request.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(3);
-/// nsqd may not have read, or not stored, what was sent this recently when a connection breaks.
+/// When a connection breaks, nsqd may not have read or stored what was sent within this time.
 const UNCERTAIN: Duration = Duration::from_secs(3);
 
-/// How many messages may be on their way to the consumers of a channel.
+/// Maximum number of messages in transit to the consumers of a channel.
 pub const MAX_IN_FLIGHT: i64 = CONSUMERS as i64 * MAX_READY as i64;
 
 /// Starts the consumers of a node.
@@ -48,9 +48,9 @@ async fn consume(node: Arc<Node>, topic: usize, channel: usize, phase: watch::Re
 
 /// Why a session ended.
 enum End {
-    /// Everything sent was read by nsqd.
+    /// nsqd read everything that was sent.
     Clean,
-    /// The last answers may have been lost.
+    /// nsqd may not have read the last commands.
     Broken,
 }
 
@@ -60,16 +60,16 @@ struct Consumer<'a> {
     channel: usize,
     life: Life,
     peer: Peer,
-    /// FIN and REQ that were sent a moment ago.
+    /// FIN and REQ sent within [`UNCERTAIN`], by message number.
     recent: VecDeque<(Instant, u64)>,
-    /// The numbers of message ids, to understand errors.
+    /// Message numbers by message id, to interpret errors.
     numbers: HashMap<[u8; 16], u64>,
-    /// To be finished later, after a TOUCH.
+    /// Messages to finish later, after a TOUCH.
     touched: Vec<(Instant, Message, u64)>,
 }
 
 impl<'a> Consumer<'a> {
-    /// Connects and subscribes; none if nsqd is not there at the moment.
+    /// Connects and subscribes; `None` if nsqd is not available at present.
     async fn connect(node: &'a Node, topic: usize, channel: usize) -> Option<Self> {
         let before = node.life(topic);
         let mut peer = Peer::try_connect(node.tcp).await.ok()?;
@@ -88,9 +88,9 @@ impl<'a> Consumer<'a> {
         for _ in 0..2 {
             match peer.frame_within(PATIENCE).await {
                 Ok(Frame::Response(_)) => {}
-                // The topic may be deleted at this very moment, or nsqd may be stopping.
+                // The topic may be in deletion, or nsqd may be stopping.
                 Ok(Frame::Error(_)) | Err(NoFrame::Closed | NoFrame::Cut) => return None,
-                other => panic!("IDENTIFY and SUB were answered by {other:?}"),
+                other => panic!("unexpected reply to IDENTIFY or SUB: {other:?}"),
             }
         }
         let ready = rand::rng().random_range(1..=MAX_READY);
@@ -122,14 +122,14 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Goes only when nsqd has read everything.
+    /// Leaves after nsqd has read everything that was sent.
     async fn leave(&mut self) -> End {
         self.peer.ready(0).await;
         self.peer.send(command(format!("PUB {BARRIER}"), "x")).await;
         loop {
             match self.peer.frame_within(PATIENCE).await {
                 Ok(Frame::Response(_)) => return End::Clean,
-                Err(NoFrame::Silence) => panic!("a publish was not answered within {PATIENCE:?}"),
+                Err(NoFrame::Silence) => panic!("no reply to a publish within {PATIENCE:?}"),
                 frame => {
                     if !self.handle(frame, false).await {
                         return End::Broken;
@@ -139,7 +139,7 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// False if the connection is of no use any more.
+    /// Handles one frame; returns false if the connection is no longer usable.
     async fn handle(&mut self, frame: Result<Frame, NoFrame>, misbehaves: bool) -> bool {
         match frame {
             Ok(Frame::Message(message)) => self.receive(message, misbehaves).await,
@@ -151,10 +151,11 @@ impl<'a> Consumer<'a> {
                 }
                 let id = text.split(' ').find_map(|word| <[u8; 16]>::try_from(word.as_bytes()).ok());
                 let number = id.and_then(|id| self.numbers.get(&id)).copied();
-                let number = number.unwrap_or_else(|| panic!("{text:?} names no message of this connection"));
+                let number =
+                    number.unwrap_or_else(|| panic!("{text:?} refers to no message of this connection"));
                 self.node.topic(self.topic).forget_answer(self.channel, number);
             }
-            Ok(Frame::Response(other)) => panic!("a response that nobody asked for: {other:?}"),
+            Ok(Frame::Response(other)) => panic!("unexpected response: {other:?}"),
             Err(NoFrame::Silence) => {}
             Err(NoFrame::Closed | NoFrame::Cut) => return false,
         }
@@ -165,7 +166,8 @@ impl<'a> Consumer<'a> {
         let now = Instant::now();
         let name = TOPICS[self.topic].0;
         let number = body::read(name, &message.body);
-        let number = number.unwrap_or_else(|| panic!("a body that nobody sent to {name}: {message:?}"));
+        let number =
+            number.unwrap_or_else(|| panic!("received a body that was not sent to {name}: {message:?}"));
         let id = u64::from_str_radix(&message.id_text(), 16).expect("a message id is hexadecimal");
         let received = Received { number, id, attempts: message.attempts, life: self.life, at: now };
         let is_suspicious = self.node.topic(self.topic).deliver(self.channel, received);
@@ -180,7 +182,7 @@ impl<'a> Consumer<'a> {
                 self.touched.push((now + random_ms(0, 2000), message, number));
             }
             97..98 => tokio::time::sleep(random_ms(0, 60)).await,
-            // Forgotten: it times out.
+            // Forgotten, so that it times out.
             _ => {}
         }
         if self.numbers.len() > 100_000 {

@@ -1,15 +1,16 @@
-//! The soak: a long random mixed load on the real daemons, checked by a model of its own.
+//! The soak test: a long random mixed load on the real daemons, checked against an independent model.
 //!
-//! Three nsqds (one per durability level; the one that syncs has a small disk) and an nsqlookupd serve producers and consumers
-//! that behave badly in all the usual ways, while an operator kills, stops, freezes, pauses, empties, seeks, deletes and fills the disk.
-//! Every delivery is checked when it comes; at the end everything is drained and the model says what is missing.
+//! Three nsqds (one per durability level; the one that syncs has a small disk) and an nsqlookupd serve producers and
+//! consumers. The clients misbehave in all the usual ways. Meanwhile an operator kills, stops, freezes, pauses,
+//! empties, seeks and deletes, and fills the disk. Every delivery is checked when it arrives. At the end everything is
+//! drained, and the model reports what is missing.
 //!
-//! `tests/run --soak MINUTES` runs it for longer than the one minute that is the default. Modules in reading order:
-//! - [`model`]: pure; what was published, delivered and finished, and what must never be seen
-//! - [`body`]: bodies that prove themselves
-//! - [`node`]: one nsqd, its topics and its model
+//! The default duration is one minute; `tests/run --soak MINUTES` changes it. Modules in reading order:
+//! - [`model`]: pure; what was published, delivered and finished, and what must never happen
+//! - [`body`]: message bodies with a checksum
+//! - [`node`]: one nsqd, its topics and their models
 //! - [`produce`], [`consume`]: the load
-//! - [`operate`]: what is done to the daemons
+//! - [`operate`]: the operator's actions on the daemons
 
 mod body;
 mod consume;
@@ -27,23 +28,23 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::node::{Kind, Node};
 
-/// What the tasks of a soak do at the moment.
+/// What the tasks of the soak do at present.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Producers publish, consumers misbehave.
     Load,
-    /// Producers have stopped; consumers finish whatever comes.
+    /// Producers have stopped; consumers finish every message.
     Drain,
-    /// Everybody stops.
+    /// All tasks stop.
     End,
 }
 
-/// How long everything may take to be delivered after the load has ended.
+/// Time limit for delivering everything after the load has ended.
 const DRAIN: Duration = Duration::from_secs(120);
-/// How often the log of the test shows how far it is.
+/// Interval of progress reports on stderr.
 const REPORT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// How long the load lasts.
+/// Duration of the load.
 fn load_time() -> Duration {
     let minutes = std::env::var("NSQ_SOAK_MINUTES").ok();
     let minutes: f64 =
@@ -53,7 +54,7 @@ fn load_time() -> Duration {
 }
 
 #[test]
-fn no_message_is_lost_invented_or_repeated_without_a_reason() {
+fn messages_are_not_lost_invented_or_repeated_without_reason() {
     let load = load_time();
     test_within(load + DRAIN + Duration::from_secs(300), soak(load));
 }
@@ -123,6 +124,6 @@ fn check_tasks(tasks: &mut JoinSet<()>, nodes: &[Arc<Node>]) {
 fn expect_no_panic(ended: Result<(), JoinError>, nodes: &[Arc<Node>]) {
     if let Err(error) = ended {
         let logs: Vec<String> = nodes.iter().map(|node| node.log()).collect();
-        panic!("a task of the soak failed: {error}\n{}", logs.join("\n"));
+        panic!("a soak task failed: {error}\n{}", logs.join("\n"));
     }
 }

@@ -1,26 +1,26 @@
-//! Pure: what one topic's producers sent and its consumers saw, and what that allows.
+//! The model of one topic: what producers sent, what consumers received, and what that allows. Pure.
 //!
-//! The model knows the contract and nothing of the engine: at least once, never early, never invented, and not again after a FIN that
-//! nsqd had time to store. Time comes in as an argument. What must never happen is a [`Topic::violations`] entry at once; what has
-//! an innocent explanation that may be on its way (a refused FIN, the end of a connection) is a suspicion, and becomes a violation
-//! when nobody has explained it for [`PATIENCE`].
+//! The model knows the contract and nothing about the implementation: at least once, never early, never invented, and
+//! not again after a FIN that nsqd had time to store. Time is an argument. Something that must never happen becomes an
+//! entry in [`Topic::violations`] at once. Something that may have an innocent explanation (a refused FIN, the end of a
+//! connection) is a suspicion. It becomes a violation if no explanation arrives within [`PATIENCE`].
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// How long a suspicion waits for an explanation.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A message is remembered for this long after its last delivery.
+/// How long the model remembers a message after its last delivery.
 const MEMORY: Duration = Duration::from_secs(90);
-/// A delivery may be read from a socket this much later than nsqd sent it.
+/// Maximum time between nsqd sending a delivery and a consumer reading it.
 const TRANSIT: Duration = Duration::from_secs(3);
-/// Rounding of delays to milliseconds, and of clocks that are read one after the other.
+/// Rounding of delays to milliseconds, and the time between reading two clocks.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(10);
 
-/// What came of a publish.
+/// The result of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// No answer came (yet): it may be there or not.
+    /// No reply yet: nsqd may have the message or not.
     Unknown,
     Acknowledged,
     Refused,
@@ -31,15 +31,15 @@ struct Message {
     outcome: Outcome,
     sent_at: Instant,
     due: Instant,
-    /// The life of nsqd in which it was acknowledged.
+    /// The life of nsqd that acknowledged it.
     epoch: u32,
     /// Its message id, once seen.
     id: Option<u64>,
-    /// The topic was deleted after it was acknowledged: connections of later generations must not see it.
+    /// Generation of the topic that was deleted after the acknowledgement. Later generations must not see the message.
     deleted_in: Option<u32>,
 }
 
-/// What one channel saw of one message.
+/// The deliveries of one message on one channel.
 #[derive(Debug, Clone, Default)]
 struct Delivery {
     /// The attempts of each delivery on connections of `epoch`.
@@ -47,21 +47,21 @@ struct Delivery {
     epoch: u32,
     last_at: Option<Instant>,
     finished_at: Option<Instant>,
-    /// It was requeued and must not come before this.
+    /// The message was requeued and must not be delivered before this.
     held_until: Option<Instant>,
-    /// It was emptied or skipped: it need not come.
+    /// The message was emptied or skipped, so no delivery is required.
     is_optional: bool,
-    /// The channel was moved back then: it must come again.
-    must_come_after: Option<Instant>,
+    /// The channel was moved back at this time, so the message must be delivered again.
+    must_repeat_after: Option<Instant>,
 }
 
 impl Delivery {
     fn is_missing(&self) -> bool {
-        let must_come = self.last_at.is_none() || self.must_come_after > self.last_at;
-        must_come && !self.is_optional
+        let is_required = self.last_at.is_none() || self.must_repeat_after > self.last_at;
+        is_required && !self.is_optional
     }
 
-    /// Nothing has happened to it for so long that it must be finished, whatever became of the last answer.
+    /// Whether nothing has happened for so long that the message must be finished, whatever became of the last FIN.
     fn is_settled(&self, now: Instant) -> bool {
         !self.is_missing() && self.last_at.is_none_or(|last| last + MEMORY < now)
     }
@@ -72,33 +72,31 @@ struct Channel {
     name: String,
     is_durable: bool,
     deliveries: VecDeque<Delivery>,
-    /// The channel was moved back at these times.
+    /// Times at which the channel was moved back.
     moved_at: Vec<Instant>,
-    /// While it is paused: how many more deliveries may have been on their way.
+    /// While the channel is paused: how many more deliveries may have been in transit.
     paused_allowance: Option<i64>,
 }
 
-/// A consumer's connection: which life of nsqd and which generation of the topic it belongs to.
+/// The life of nsqd and the generation of the topic that a consumer's connection belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
-    /// Kills and stops of nsqd so far.
+    /// Number of kills and stops of nsqd so far.
     pub epoch: u32,
-    /// Deletions of the topic so far.
+    /// Number of deletions of the topic so far.
     pub generation: u32,
 }
 
 /// One message as a consumer received it.
 #[derive(Debug, Clone, Copy)]
 pub struct Received {
-    /// The number in its body.
+    /// The number in the message body.
     pub number: u64,
-    /// Its message id.
     pub id: u64,
-    /// Its attempts.
     pub attempts: u16,
-    /// Of the connection that it came on.
+    /// The life of the connection.
     pub life: Life,
-    /// When.
+    /// Time of receipt.
     pub at: Instant,
 }
 
@@ -110,16 +108,16 @@ struct Suspicion {
     text: String,
 }
 
-/// Sums for the report.
+/// Totals for the report.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Totals {
     /// Messages that nsqd acknowledged.
     pub acknowledged: u64,
     /// Messages that nsqd refused.
     pub refused: u64,
-    /// Deliveries of any kind.
+    /// Deliveries, including repeated ones.
     pub delivered: u64,
-    /// Deliveries of messages that the channel had seen before.
+    /// Deliveries of messages that the channel had already delivered.
     pub repeated: u64,
 }
 
@@ -128,7 +126,7 @@ pub struct Totals {
 pub struct Topic {
     name: String,
     is_ephemeral: bool,
-    /// Number of the first message that is remembered.
+    /// Number of the oldest remembered message.
     base: u64,
     messages: VecDeque<Message>,
     channels: Vec<Channel>,
@@ -166,24 +164,24 @@ impl Topic {
         }
     }
 
-    /// Deletions so far.
+    /// Number of deletions so far.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// Sums so far.
+    /// Totals so far.
     pub fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// What must never have happened.
+    /// Everything that happened although it must not.
     pub fn violations(&self) -> &[String] {
         &self.violations
     }
 
     // Producers
 
-    /// A message is about to be sent; its number.
+    /// Records a message that is about to be sent; returns its number.
     pub fn send(&mut self, now: Instant, delay: Duration) -> u64 {
         let message = Message {
             outcome: Outcome::Unknown,
@@ -200,7 +198,7 @@ impl Topic {
         self.base + self.messages.len() as u64 - 1
     }
 
-    /// nsqd acknowledged a message.
+    /// Records that nsqd acknowledged a message.
     pub fn acknowledge(&mut self, number: u64, epoch: u32) {
         self.totals.acknowledged += 1;
         if let Some(message) = self.message(number) {
@@ -209,10 +207,10 @@ impl Topic {
         }
     }
 
-    /// nsqd refused a message; `may_come` if the refusal says that it may be delivered all the same.
-    pub fn refuse(&mut self, number: u64, may_come: bool) {
+    /// Records that nsqd refused a message. `may_be_delivered` means that the error says it may still be delivered.
+    pub fn refuse(&mut self, number: u64, may_be_delivered: bool) {
         self.totals.refused += 1;
-        if may_come {
+        if may_be_delivered {
             return;
         }
         let seen = self.channels.iter().any(|channel| {
@@ -220,52 +218,53 @@ impl Topic {
             index.and_then(|index| channel.deliveries.get(index)).is_some_and(|seen| seen.last_at.is_some())
         });
         if seen {
-            self.violate(number, "was delivered and then refused");
+            self.violate(number, "was delivered and then refused by nsqd");
         }
         if let Some(message) = self.message(number) {
             message.outcome = Outcome::Refused;
         }
     }
 
-    /// Messages that some durable channel had not delivered at the last [`Topic::check`].
+    /// Number of messages that some durable channel had not delivered at the last [`Topic::check`].
     pub fn backlog(&self) -> usize {
         self.backlog
     }
 
     // Consumers
 
-    /// A message came. True if the channel had it finished before: then it must be answered, so that nsqd explains.
+    /// Records a delivery. Returns true if the channel had finished the message before. The consumer must then answer
+    /// it, so that nsqd explains the repetition.
     pub fn deliver(&mut self, channel: usize, received: Received) -> bool {
         let Received { number, at, .. } = received;
         self.totals.delivered += 1;
         let Some(index) = number.checked_sub(self.base).map(|index| index as usize) else {
-            self.violate(number, "came again long after its last delivery");
+            self.violate(number, "was repeated long after its last delivery");
             return true;
         };
         let Some(message) = self.messages.get_mut(index) else {
-            self.violate(number, "was delivered and never sent");
+            self.violate(number, "was delivered but never sent");
             return true;
         };
         let mut wrong = Vec::new();
         if message.outcome == Outcome::Refused {
-            wrong.push("was delivered although it was refused");
+            wrong.push("was delivered although nsqd refused it");
         }
         if at + CLOCK_TOLERANCE < message.due {
-            wrong.push("came before it was due");
+            wrong.push("was delivered before it was due");
         }
         if message.id.is_some_and(|id| id != received.id) {
-            wrong.push("came with another id than before");
+            wrong.push("was delivered with a different id than before");
         }
         message.id.get_or_insert(received.id);
         if message.deleted_in.is_some_and(|generation| generation < received.life.generation) {
-            wrong.push("came back after its topic was deleted");
+            wrong.push("was delivered after its topic was deleted");
         }
         let acknowledged = message.outcome == Outcome::Acknowledged;
         if self.is_ephemeral && acknowledged && message.epoch < received.life.epoch {
-            wrong.push("of an ephemeral topic outlived nsqd");
+            wrong.push("of an ephemeral topic survived a restart of nsqd");
         }
         if self.paused_since.is_some_and(|paused| message.sent_at > paused) {
-            wrong.push("came although its topic was paused before it was sent");
+            wrong.push("was delivered although its topic was paused before it was sent");
         }
         let is_repeated = self.check_channel(channel, index, received, &mut wrong);
         for text in wrong {
@@ -288,7 +287,7 @@ impl Topic {
         if let Some(allowance) = &mut channel.paused_allowance {
             *allowance -= 1;
             if *allowance < 0 {
-                wrong.push("came from a paused channel");
+                wrong.push("was delivered by a paused channel");
             }
         }
         let seen = &mut channel.deliveries[index];
@@ -299,12 +298,12 @@ impl Topic {
         if let (Some(before), Some(finished)) = (before, finished)
             && !channel.moved_at.iter().any(|moved| *moved + TRANSIT >= before)
         {
-            suspicious = Some(format!("came again {:?} after its FIN", at - finished));
+            suspicious = Some(format!("was repeated {:?} after its FIN", at - finished));
         }
         if let Some(until) = seen.held_until.take()
             && at + CLOCK_TOLERANCE < until
         {
-            suspicious = Some(format!("came {:?} before the end of its delay", until - at));
+            suspicious = Some(format!("was delivered {:?} before the end of its delay", until - at));
         }
         if seen.epoch != life.epoch {
             seen.epoch = life.epoch;
@@ -321,21 +320,21 @@ impl Topic {
         finished.is_some()
     }
 
-    /// FIN was sent.
+    /// Records a FIN.
     pub fn finish(&mut self, channel: usize, number: u64, now: Instant) {
         if let Some(seen) = self.seen(channel, number) {
             seen.finished_at = Some(now);
         }
     }
 
-    /// REQ was sent, with this delay.
+    /// Records a REQ with this delay.
     pub fn requeue(&mut self, channel: usize, number: u64, now: Instant, delay: Duration) {
         if let Some(seen) = self.seen(channel, number) {
             seen.held_until = Some(now + delay);
         }
     }
 
-    /// nsqd refused an answer, or may never have read it: it says nothing.
+    /// Forgets the last FIN or REQ for a message, because nsqd refused it or may never have read it.
     pub fn forget_answer(&mut self, channel: usize, number: u64) {
         if let Some(seen) = self.seen(channel, number) {
             seen.finished_at = None;
@@ -344,7 +343,7 @@ impl Topic {
         self.suspicions.retain(|suspicion| (suspicion.channel, suspicion.number) != (channel, number));
     }
 
-    /// nsqd may not have stored any answer since `since`.
+    /// Forgets every FIN since `since`, and every REQ: nsqd may not have stored them.
     pub fn forget_answers_since(&mut self, since: Instant) {
         for channel in &mut self.channels {
             for seen in &mut channel.deliveries {
@@ -356,22 +355,22 @@ impl Topic {
 
     // The operator
 
-    /// Everything sent so far may be gone from a channel: it was emptied, or moved to the end.
+    /// Makes everything sent so far optional: the channel was emptied or moved to the end.
     pub fn drop_all(&mut self, channel: usize) {
         for seen in &mut self.channels[channel].deliveries {
             seen.is_optional = true;
-            seen.must_come_after = None;
+            seen.must_repeat_after = None;
         }
     }
 
-    /// The same for all channels.
+    /// Like [`Topic::drop_all`], for all channels.
     pub fn drop_all_everywhere(&mut self) {
         for channel in 0..self.channels.len() {
             self.drop_all(channel);
         }
     }
 
-    /// An id to move a channel to: of a message that it saw `within` the last time.
+    /// An id to move a channel to: of a message sent `within` this time and already delivered by the channel.
     pub fn recent_id(&self, channel: usize, now: Instant, within: Duration) -> Option<u64> {
         let seen = self.channels[channel].deliveries.iter().zip(&self.messages).rev();
         let recent = seen.filter(|(seen, message)| {
@@ -381,7 +380,7 @@ impl Topic {
         recent.take(2000).last().and_then(|(_, message)| message.id)
     }
 
-    /// The channel is about to be moved back.
+    /// Records that the channel is about to be moved back.
     pub fn begin_move(&mut self, channel: usize, now: Instant) {
         let channel = &mut self.channels[channel];
         channel.moved_at.push(now);
@@ -390,7 +389,7 @@ impl Topic {
         }
     }
 
-    /// The channel was moved back to `id`, by a request that was sent at `asked_at`.
+    /// Records that the channel was moved back to `id` by a request sent at `asked_at`.
     pub fn moved(&mut self, channel: usize, id: u64, asked_at: Instant, now: Instant) {
         let channel = &mut self.channels[channel];
         channel.moved_at.push(now);
@@ -398,37 +397,38 @@ impl Topic {
             seen.held_until = None;
             let was_seen = seen.last_at.is_some_and(|last| last < asked_at);
             if message.id.is_some_and(|known| known >= id) && was_seen && !seen.is_optional {
-                seen.must_come_after = Some(asked_at);
+                seen.must_repeat_after = Some(asked_at);
             }
         }
     }
 
-    /// The topic is paused, and said so; or is about to be unpaused.
+    /// Records that the topic has been paused at `since`, or with `None` that it is about to be unpaused.
     pub fn set_paused(&mut self, since: Option<Instant>) {
         self.paused_since = since;
     }
 
-    /// A channel is paused, and said so: `allowance` messages may be on their way. Or it is about to be unpaused.
+    /// Records that a channel has been paused while up to `allowance` messages are in transit, or with `None` that it
+    /// is about to be unpaused.
     pub fn set_channel_paused(&mut self, channel: usize, allowance: Option<i64>) {
         self.channels[channel].paused_allowance = allowance;
     }
 
-    /// The topic is about to be deleted.
+    /// Records that the topic is about to be deleted.
     pub fn begin_delete(&mut self) {
         for message in self.messages.iter_mut().filter(|message| message.outcome == Outcome::Acknowledged) {
             message.deleted_in.get_or_insert(self.generation);
         }
     }
 
-    /// The topic was deleted.
+    /// Records that the topic was deleted.
     pub fn deleted(&mut self) {
         self.generation += 1;
         self.drop_all_everywhere();
     }
 
-    // The judgement
+    // The verdict
 
-    /// Turns old suspicions into violations and forgets what is long finished.
+    /// Turns old suspicions into violations and forgets messages that were finished long ago.
     pub fn check(&mut self, now: Instant) {
         let (old, young) = std::mem::take(&mut self.suspicions)
             .into_iter()
@@ -439,11 +439,11 @@ impl Topic {
             self.violate(number, &format!("{text} (channel {channel})"));
         }
         while let Some(message) = self.messages.front() {
-            let must_come =
+            let is_required =
                 |channel: &Channel| channel.is_durable && message.outcome == Outcome::Acknowledged;
             let is_settled = |channel: &Channel| {
                 let seen = &channel.deliveries[0];
-                if must_come(channel) {
+                if is_required(channel) {
                     seen.is_settled(now)
                 } else {
                     seen.last_at.is_none_or(|last| last + MEMORY < now)
@@ -463,7 +463,7 @@ impl Topic {
             self.channels.iter().filter(|channel| channel.is_durable).map(missing).max().unwrap_or(0);
     }
 
-    /// Acknowledged messages that a durable channel still has to deliver.
+    /// Acknowledged messages that a durable channel has yet to deliver.
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for channel in self.channels.iter().filter(|channel| channel.is_durable) {
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledged_message_is_missing_until_it_comes() {
+    fn acknowledged_message_is_missing_until_delivered() {
         let (mut topic, now) = topic();
         let number = topic.send(now, Duration::ZERO);
         assert_eq!(topic.missing().len(), 0);
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_come_is_a_violation_at_once() {
+    fn forbidden_delivery_is_a_violation_at_once() {
         let (mut topic, now) = topic();
         topic.deliver(0, received(0, now));
         assert_eq!(topic.violations().len(), 1, "never sent");
@@ -540,7 +540,7 @@ mod tests {
         assert_eq!(topic.violations().len(), 4, "another id");
         topic.set_channel_paused(0, Some(1));
         topic.deliver(0, received(early, now + seconds(7)));
-        assert_eq!(topic.violations().len(), 4, "it was on its way");
+        assert_eq!(topic.violations().len(), 4, "the delivery was in transit");
         topic.deliver(0, Received { attempts: 1, ..received(early, now + seconds(7)) });
         assert_eq!(topic.violations().len(), 5, "paused");
         topic.set_channel_paused(0, None);
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repetition_after_a_fin_needs_an_explanation() {
+    fn repetition_after_fin_needs_an_explanation() {
         let (mut topic, now) = topic();
         let number = topic.send(now, Duration::ZERO);
         topic.acknowledge(number, 0);
@@ -569,14 +569,14 @@ mod tests {
         topic.finish(0, number, now + seconds(30));
         topic.begin_move(0, now + seconds(31));
         topic.moved(0, number + 100, now + seconds(31), now + seconds(32));
-        assert_eq!(topic.missing().len(), 1, "it must come again");
+        assert_eq!(topic.missing().len(), 1, "the message must be delivered again");
         topic.deliver(0, received(number, now + seconds(33)));
         topic.check(now + seconds(60));
         assert_eq!((topic.violations().len(), topic.missing().len()), (1, 0));
     }
 
     #[test]
-    fn a_deleted_topic_does_not_come_back() {
+    fn message_of_a_deleted_topic_must_not_return() {
         let (mut topic, now) = topic();
         let old = topic.send(now, Duration::ZERO);
         topic.acknowledge(old, 0);
@@ -584,13 +584,13 @@ mod tests {
         topic.deleted();
         assert_eq!(topic.missing().len(), 0);
         topic.deliver(0, received(old, now));
-        assert_eq!(topic.violations().len(), 0, "an old connection may still have it");
+        assert_eq!(topic.violations().len(), 0, "an old connection may still deliver it");
         topic.deliver(0, Received { life: Life { epoch: 0, generation: 1 }, ..received(old, now) });
         assert_eq!(topic.violations().len(), 1);
     }
 
     #[test]
-    fn a_message_that_nothing_happens_to_is_forgotten() {
+    fn idle_finished_message_is_forgotten() {
         let (mut topic, now) = topic();
         for _ in 0..3 {
             let number = topic.send(now, Duration::ZERO);

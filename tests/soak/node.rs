@@ -1,4 +1,4 @@
-//! One nsqd of the soak: how it is started, its topics with their models, and the judgement at the end.
+//! One nsqd of the soak: its start, its topics with their models, and the checks at the end.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -16,38 +16,38 @@ use tempfile::TempDir;
 use crate::model::{Life, Topic};
 
 const MIB: u64 = 1 << 20;
-/// The small disk. Large enough for the load, small enough to be filled in a moment.
+/// Size of the small disk: enough for the load, but quick to fill.
 const SMALL_DISK_MIB: u32 = 384;
-/// What may be on disk at the end, when everything is finished: a few journal files, what is retained, checkpoints.
+/// Maximum disk usage at the end, when everything is finished: a few journal files, retained messages, checkpoints.
 const DISK_BOUND: u64 = 500 * MIB;
-/// What nsqd may have resident at the end.
+/// Maximum resident memory of nsqd at the end.
 const MEMORY_BOUND: u64 = 400 * MIB;
-/// What nsqd may have open at the end, when only a few connections are left.
+/// Maximum number of open files of nsqd at the end, when only a few connections remain.
 const OPEN_FILES_BOUND: u64 = 300;
 
-/// What is done to a node.
+/// What the operator does to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The default durability; killed and stopped.
+    /// Default durability; killed and stopped.
     Killed,
-    /// `--durability=sync` on a small disk, little memory; killed, stopped, and its disk is filled.
+    /// `--durability=sync` on a small disk and with little memory; killed and stopped, and its disk is filled.
     Filled,
-    /// `--durability=overflow`; stopped, never killed.
+    /// `--durability=overflow`; stopped, but never killed.
     Volatile,
 }
 
-/// A topic of the soak and what its load is like.
+/// The kind of load on a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
-    /// Publishing of all kinds.
+    /// Publishes of all kinds.
     Plain,
-    /// A part is deferred.
+    /// Some messages are deferred.
     Deferred,
     /// Finished messages are retained, and channels are moved back.
     Retained,
-    /// Deleted and created again.
+    /// The topic is deleted and created again.
     Deleted,
-    /// Nothing of it may outlive nsqd.
+    /// Nothing of the topic may survive a restart of nsqd.
     Ephemeral,
 }
 
@@ -60,21 +60,21 @@ pub const TOPICS: [(&str, Load, &[&str]); 5] = [
     ("gone#ephemeral", Load::Ephemeral, &["first#ephemeral", "second"]),
 ];
 
-/// What consumers publish to when they want to know that nsqd has read everything.
+/// Topic to which consumers publish to find out that nsqd has read everything they sent.
 pub const BARRIER: &str = "barrier#ephemeral";
 
 /// See the module.
 pub struct Node {
     kind: Kind,
-    /// Where it listens, in all its lives.
+    /// TCP address, the same after every restart.
     pub tcp: std::net::SocketAddr,
-    /// The process. Locked while something is done to it.
+    /// The process. Locked during an action on it.
     pub daemon: tokio::sync::Mutex<Daemon>,
-    /// By the place in [`TOPICS`].
+    /// Models, in the order of [`TOPICS`].
     topics: Vec<Mutex<Topic>>,
-    /// Lives of the process so far.
+    /// Number of restarts of the process so far.
     epoch: AtomicU32,
-    /// What was done, for the report of a failure.
+    /// Actions so far, for the report of a failure.
     actions: Mutex<Vec<String>>,
     began: Instant,
     folder: Arc<TempDir>,
@@ -119,43 +119,42 @@ impl Node {
         }
     }
 
-    /// What is done to it.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Its data directory.
+    /// The data directory.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Whether its disk can be filled.
+    /// Whether the disk can be filled.
     pub fn has_small_disk(&self) -> bool {
         self.disk.is_some()
     }
 
-    /// The model of the topic at this place of [`TOPICS`].
+    /// The model of the topic at this index of [`TOPICS`].
     pub fn topic(&self, topic: usize) -> parking_lot::MutexGuard<'_, Topic> {
         self.topics[topic].lock()
     }
 
-    /// Which life of the process, and which generation of a topic, a connection belongs to that is made now.
+    /// The life and generation to which a connection made now belongs.
     pub fn life(&self, topic: usize) -> Life {
         Life { epoch: self.epoch.load(Ordering::SeqCst), generation: self.topic(topic).generation() }
     }
 
-    /// The process has died: what comes next is another life.
+    /// Records that the process has ended: a new life begins.
     pub fn begin_life(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Remembers what was done.
+    /// Records an action for the report of a failure.
     pub fn note(&self, action: impl Into<String>) {
         let action = format!("{:8.2} {}", self.began.elapsed().as_secs_f64(), action.into());
         self.actions.lock().push(action);
     }
 
-    /// Panics if something happened that must not.
+    /// Panics if a model has violations.
     pub fn check(&self) {
         for topic in &self.topics {
             let mut topic = topic.lock();
@@ -176,29 +175,29 @@ impl Node {
         format!("the last actions:\n{}", actions[actions.len().saturating_sub(60)..].join("\n"))
     }
 
-    /// One line of figures.
+    /// One line of totals.
     pub fn summary(&self) -> String {
         let mut line = format!("{:?} node, {} actions:", self.kind, self.actions.lock().len());
         for ((name, ..), topic) in TOPICS.iter().zip(&self.topics) {
             let totals = topic.lock().totals();
             line += &format!(
-                " {name} {}+{} sent, {} delivered ({} again);",
+                " {name} {}+{} sent, {} delivered ({} repeated);",
                 totals.acknowledged, totals.refused, totals.delivered, totals.repeated
             );
         }
         line
     }
 
-    /// The end of its log, and what was done to it, for the report of a failure.
+    /// The end of the log and the last actions, for the report of a failure.
     pub fn log(&self) -> String {
         let log = self.daemon.try_lock().map(|daemon| daemon.log().text());
-        let log = log.unwrap_or_else(|_| "something is done to it at the moment".to_owned());
+        let log = log.unwrap_or_else(|_| "the log is not available during an action".to_owned());
         let lines: Vec<&str> = log.lines().collect();
         let lines = lines[lines.len().saturating_sub(60)..].join("\n");
-        format!("--- the {:?} node\n{lines}\n{}", self.kind, self.history())
+        format!("--- {:?} node\n{lines}\n{}", self.kind, self.history())
     }
 
-    /// Waits until everything that was acknowledged has come and is finished.
+    /// Waits until every acknowledged message is delivered and finished.
     pub async fn until_drained(&self, patience: Duration, mut check_tasks: impl FnMut()) {
         let deadline = Instant::now() + patience;
         loop {
@@ -220,7 +219,7 @@ impl Node {
         }
     }
 
-    /// Durable channels that have something left.
+    /// Durable channels with unfinished messages.
     async fn unfinished(&self) -> Vec<String> {
         let topics = self.daemon.lock().await.topics().await;
         let mut unfinished = Vec::new();
@@ -235,8 +234,8 @@ impl Node {
         unfinished
     }
 
-    /// What must hold once everything is finished and nobody is connected: nothing has piled up, the directory is sound, and
-    /// nothing comes back with the next start.
+    /// Checks the state after everything is finished and all clients have disconnected: resource usage is bounded, the
+    /// data directory has no damage, and no message returns after a restart.
     pub async fn expect_clean_end(&self, lookupd: &Daemon) {
         let mut daemon = self.daemon.lock().await;
         let about = format!("{:?} node", self.kind);
@@ -244,7 +243,7 @@ impl Node {
         for topic in &topics {
             let is_ours =
                 TOPICS.iter().any(|(name, ..)| *name == topic.topic_name) || topic.topic_name == BARRIER;
-            assert!(is_ours, "{about}: topic {} came from nowhere\n{}", topic.topic_name, self.history());
+            assert!(is_ours, "{about}: unexpected topic {}\n{}", topic.topic_name, self.history());
         }
         self.expect_bounds(&daemon).await;
         let log = daemon.log().text();
@@ -278,13 +277,13 @@ impl Node {
         eprintln!("  {about}: {} MiB resident, {files} files open", memory / MIB);
         assert!(memory < MEMORY_BOUND, "{about}: {} MiB resident", memory / MIB);
         assert!(files < OPEN_FILES_BOUND, "{about}: {files} files open");
-        // Space comes back in the background.
+        // nsqd frees disk space in the background.
         let look =
             async || nsq_tests::wait::when(allocated_bytes(self.folder()), |bytes| *bytes < DISK_BOUND);
-        nsq_tests::wait::until("what is finished leaves the disk", look).await;
+        nsq_tests::wait::until("disk space of finished messages is freed", look).await;
     }
 
-    /// The data directory of a stopped nsqd holds no damage.
+    /// Checks that the data directory of the stopped nsqd has no damage.
     fn verify(&self) {
         let output = std::process::Command::new(binary("nsq"))
             .args(["data", "verify"])
@@ -295,18 +294,18 @@ impl Node {
     }
 }
 
-/// What the files below `folder` take on disk.
+/// Disk usage of the files below `folder`, in bytes.
 fn allocated_bytes(folder: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let bytes = entries.flatten().map(|entry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => allocated_bytes(&entry.path()),
         Ok(metadata) => metadata.blocks() * 512,
-        Err(_) => 0, // removed meanwhile
+        Err(_) => 0, // deleted in the meantime
     });
     bytes.sum()
 }
 
-/// A random duration between two numbers of milliseconds.
+/// A random duration from `from` up to `to`, exclusive, in milliseconds.
 pub fn random_ms(from: u64, to: u64) -> Duration {
     Duration::from_millis(rand::rng().random_range(from..to))
 }

@@ -1,4 +1,4 @@
-//! The operator: kills, stops, freezes, pauses, empties, seeks, deletes, fills the disk, and looks at statistics meanwhile.
+//! The operator: kills, stops, freezes, pauses, empties, seeks, deletes, fills the disk, and reads statistics.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,10 +14,10 @@ use crate::Phase;
 use crate::consume::MAX_IN_FLIGHT;
 use crate::node::{Kind, Load, Node, TOPICS, random_ms};
 
-/// How far back a channel is moved. Less than what the topic retains.
+/// How far back a channel is moved. Less than the retention time of the topic.
 const MOVE_WITHIN: Duration = Duration::from_secs(15);
 
-/// What can be done to a node.
+/// An action on a node.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Kill,
@@ -31,11 +31,11 @@ enum Action {
     MoveToEnd,
     DeleteTopic,
     FillDisk,
-    Look,
-    TalkNonsense,
+    ReadStatistics,
+    SendGarbage,
 }
 
-/// Each as often as its number says.
+/// All actions, with the weight of each.
 const ACTIONS: [(Action, u32); 13] = [
     (Action::Kill, 4),
     (Action::Stop, 2),
@@ -48,8 +48,8 @@ const ACTIONS: [(Action, u32); 13] = [
     (Action::MoveToEnd, 1),
     (Action::DeleteTopic, 2),
     (Action::FillDisk, 2),
-    (Action::Look, 3),
-    (Action::TalkNonsense, 2),
+    (Action::ReadStatistics, 3),
+    (Action::SendGarbage, 2),
 ];
 
 fn choose() -> Action {
@@ -96,7 +96,7 @@ pub async fn nsqd(node: Arc<Node>, phase: watch::Receiver<Phase>) {
             }
             (Action::MoveBack, _) => move_back(&node, &daemon).await,
             (Action::MoveToEnd, _) => {
-                let topic = the(Load::Retained);
+                let topic = index_of(Load::Retained);
                 let (channel, channel_name) = any_channel(topic);
                 node.note(format!("move {channel_name} to the end"));
                 node.topic(topic).begin_move(channel, Instant::now());
@@ -104,7 +104,7 @@ pub async fn nsqd(node: Arc<Node>, phase: watch::Receiver<Phase>) {
                 node.topic(topic).drop_all(channel);
             }
             (Action::DeleteTopic, _) => {
-                let topic = the(Load::Deleted);
+                let topic = index_of(Load::Deleted);
                 node.note("delete topic");
                 node.topic(topic).begin_delete();
                 daemon.admin("/topic/delete?topic=deleted").await;
@@ -114,12 +114,12 @@ pub async fn nsqd(node: Arc<Node>, phase: watch::Receiver<Phase>) {
             }
             (Action::FillDisk, _) if node.has_small_disk() => fill_disk(&node, &mut daemon).await,
             (Action::FillDisk, _) => {}
-            (Action::Look, _) => {
+            (Action::ReadStatistics, _) => {
                 for target in ["/stats", "/stats?format=json&include_storage=true", "/metrics", "/info"] {
                     daemon.get(target).await.expect(200);
                 }
             }
-            (Action::TalkNonsense, _) => {
+            (Action::SendGarbage, _) => {
                 let mut peer = Peer::connect(daemon.tcp()).await;
                 let junk: Vec<u8> = (0..200).map(|_| rand::rng().random()).collect();
                 peer.send(junk).await;
@@ -163,7 +163,7 @@ async fn restart(node: &Node, daemon: &mut Daemon, kill: bool) {
     node.note("started");
 }
 
-/// A moment of waiting, sometimes with a new start in it: what is paused stays paused.
+/// Waits, sometimes with a restart in between: a pause must survive a restart.
 async fn wait_or_restart(node: &Node, daemon: &mut Daemon) {
     tokio::time::sleep(random_ms(200, 1500)).await;
     if rand::rng().random_bool(0.3) {
@@ -196,7 +196,7 @@ async fn pause_channel(node: &Node, daemon: &mut Daemon) {
 }
 
 async fn move_back(node: &Node, daemon: &Daemon) {
-    let topic = the(Load::Retained);
+    let topic = index_of(Load::Retained);
     let (channel, channel_name) = any_channel(topic);
     let asked_at = Instant::now();
     let Some(id) = node.topic(topic).recent_id(channel, asked_at, MOVE_WITHIN) else { return };
@@ -204,7 +204,7 @@ async fn move_back(node: &Node, daemon: &Daemon) {
     node.topic(topic).begin_move(channel, asked_at);
     let target = format!("/channel/seek?topic=retained&channel={channel_name}&to=id:{id:016x}");
     let answer = daemon.post(&target, b"").await.expect(200).json();
-    assert_ne!(answer["clamped"], true, "a message of the last seconds is not retained any more: {answer}");
+    assert_ne!(answer["clamped"], true, "a message of the last seconds is no longer retained: {answer}");
     node.topic(topic).moved(channel, id, asked_at, Instant::now());
 }
 
@@ -222,12 +222,12 @@ async fn fill_disk(node: &Node, daemon: &mut Daemon) {
         node.note("kill, with a full disk");
         daemon.kill().await;
         node.begin_life();
-        // What could not be stored is not known any more.
+        // nsqd may have lost what it could not store.
         for topic in 0..TOPICS.len() {
             node.topic(topic).forget_answers_since(full_since);
         }
     }
-    std::fs::remove_file(&path).expect("our own file can be removed");
+    std::fs::remove_file(&path).expect("the filler can be deleted");
     if is_killed {
         daemon.restart().await;
     }
@@ -237,25 +237,28 @@ async fn fill_disk(node: &Node, daemon: &mut Daemon) {
         if health == "OK" {
             break;
         }
-        assert!(Instant::now() < deadline, "not healthy although the disk has room again: {health}");
+        assert!(
+            Instant::now() < deadline,
+            "nsqd is unhealthy although the disk has free space again: {health}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    node.note("the disk has room again");
+    node.note("the disk has free space again");
 }
 
-/// The place in [`TOPICS`] of the topic with this load.
-fn the(load: Load) -> usize {
+/// The index in [`TOPICS`] of the topic with this load.
+fn index_of(load: Load) -> usize {
     TOPICS.iter().position(|(_, known, _)| *known == load).expect("each load has a topic")
 }
 
-/// A topic that is there whatever happens.
+/// A topic that always exists.
 fn any_topic() -> (usize, &'static str) {
-    let durable = [the(Load::Plain), the(Load::Deferred), the(Load::Retained)];
+    let durable = [index_of(Load::Plain), index_of(Load::Deferred), index_of(Load::Retained)];
     let topic = durable[rand::rng().random_range(0..durable.len())];
     (topic, TOPICS[topic].0)
 }
 
-/// A channel that is there whatever happens.
+/// A channel that always exists.
 fn any_channel(topic: usize) -> (usize, &'static str) {
     let channel = rand::rng().random_range(0..2);
     (channel, TOPICS[topic].2[channel])

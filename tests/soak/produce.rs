@@ -1,4 +1,4 @@
-//! Producers: PUB, MPUB and DPUB of all sizes, pipelined or one at a time, on connections that come and go.
+//! Producers: PUB, MPUB and DPUB of all sizes, pipelined or one at a time, on short-lived connections.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use tokio::task::JoinSet;
 use crate::node::{Load, Node, TOPICS, random_ms};
 use crate::{Phase, body};
 
-/// Producers wait while a topic has so many messages that are not finished.
+/// Producers of a topic wait while it has more unfinished messages than this.
 const MAX_BACKLOG: usize = 20_000;
-/// The longest delay of a DPUB.
+/// Maximum delay of a DPUB.
 const MAX_DELAY_MS: u64 = 2_500;
-/// What a refusal says if the message may be delivered all the same.
-const MAY_COME: &str = "may be delivered";
+/// Part of the error text of a failed publish whose message may still be delivered.
+const MAY_BE_DELIVERED: &str = "may be delivered";
 
 /// One publishing command and the messages in it.
 struct Publish {
@@ -43,7 +43,7 @@ async fn produce(node: Arc<Node>, topic: usize, phase: watch::Receiver<Phase>) {
     }
 }
 
-/// Publishes on one connection until it breaks or has done enough.
+/// Publishes on one connection until it breaks or a random number of rounds is done.
 async fn session(node: &Node, topic: usize, mut peer: Peer, phase: &watch::Receiver<Phase>) {
     let rounds = rand::rng().random_range(1..400);
     for _ in 0..rounds {
@@ -67,7 +67,7 @@ async fn session(node: &Node, topic: usize, mut peer: Peer, phase: &watch::Recei
     }
 }
 
-/// Reads one answer; false if the connection is of no use any more.
+/// Reads one reply; returns false if the connection is no longer usable.
 async fn answer(node: &Node, topic: usize, peer: &mut Peer, publish: &Publish) -> bool {
     match peer.frame_within(PATIENCE).await {
         Ok(Frame::Response(ok)) if ok == "OK" => {
@@ -82,16 +82,16 @@ async fn answer(node: &Node, topic: usize, peer: &mut Peer, publish: &Publish) -
             let text = String::from_utf8_lossy(&text);
             let is_known =
                 ["E_PUB_FAILED", "E_MPUB_FAILED", "E_DPUB_FAILED"].iter().any(|word| text.starts_with(word));
-            assert!(is_known, "a publish was refused with {text:?}");
+            assert!(is_known, "a publish failed with an unexpected error: {text:?}");
             let mut model = node.topic(topic);
             for number in &publish.numbers {
-                model.refuse(*number, text.contains(MAY_COME));
+                model.refuse(*number, text.contains(MAY_BE_DELIVERED));
             }
             false
         }
-        Ok(other) => panic!("a publish was answered by {other:?}"),
+        Ok(other) => panic!("unexpected reply to a publish: {other:?}"),
         Err(NoFrame::Closed | NoFrame::Cut) => false,
-        Err(NoFrame::Silence) => panic!("a publish was not answered within {PATIENCE:?}"),
+        Err(NoFrame::Silence) => panic!("no reply to a publish within {PATIENCE:?}"),
     }
 }
 

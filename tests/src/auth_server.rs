@@ -1,4 +1,4 @@
-//! An auth server that answers what it is told to, and remembers what it was asked.
+//! An auth server that sends configured replies and records the requests.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -12,27 +12,26 @@ use tokio_rustls::TlsAcceptor;
 use crate::certificates::Certificates;
 use crate::wire::Stream;
 
-/// An answer to come.
+/// The reply to each request.
 #[derive(Debug, Clone)]
 pub enum Answer {
-    /// 200 with JSON.
+    /// Status 200 with JSON.
     Json(Value),
-    /// A status and a body.
+    /// Status and body.
     Status(u16, String),
-    /// A redirect: status and location.
+    /// Redirect: status and location.
     Redirect(u16, String),
-    /// None, while the connection stays open.
+    /// No reply; the connection stays open.
     Silence,
 }
 
-/// What was asked.
+/// A recorded request.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// Method and target, as in `GET /auth?...`.
+    /// Method and target, such as `GET /auth?...`.
     pub request: String,
-    /// All header lines.
+    /// All header lines, in lower case.
     pub headers: String,
-    /// The body.
     pub body: String,
 }
 
@@ -46,12 +45,12 @@ pub struct AuthServer {
 }
 
 impl AuthServer {
-    /// Starts one that answers this until told otherwise.
+    /// Starts a server with this reply; see [`AuthServer::answer`].
     pub async fn start(answer: Answer) -> Self {
         Self::serve(answer, None).await
     }
 
-    /// The same over https, with the certificate of `name`.
+    /// Like [`AuthServer::start`], over https with the certificate of `name`.
     pub async fn start_https(answer: Answer, certificates: &Certificates, name: &str) -> Self {
         Self::serve(answer, Some(TlsAcceptor::from(certificates.server(name)))).await
     }
@@ -70,7 +69,7 @@ impl AuthServer {
                         None => Box::new(stream),
                         Some(tls) => match tls.accept(stream).await {
                             Ok(stream) => Box::new(stream),
-                            // Who does not trust us leaves in the middle of it.
+                            // A client that does not trust the certificate ends the handshake.
                             Err(_) => return,
                         },
                     };
@@ -81,7 +80,7 @@ impl AuthServer {
         AuthServer { address, scheme, answer, asked, task }
     }
 
-    /// Starts one that allows what [`allowing`] says.
+    /// Starts a server with the reply of [`allowing`].
     pub async fn allowing(ttl: i64, authorizations: Value) -> Self {
         Self::start(allowing(ttl, authorizations)).await
     }
@@ -91,7 +90,7 @@ impl AuthServer {
         self.address.to_string()
     }
 
-    /// The flag for nsqd.
+    /// The flag that makes nsqd use this server.
     pub fn flag(&self) -> String {
         match self.scheme {
             "http" => format!("--auth-http-address={}", self.address),
@@ -99,20 +98,20 @@ impl AuthServer {
         }
     }
 
-    /// An answer that sends on to this one as NSQ's daemons do: only over TLS, at this port.
+    /// A reply that, like NSQ's daemons, redirects to this server: only over TLS, on this port.
     pub fn tls_required(&self) -> Answer {
         let body = json!({"message": "TLS_REQUIRED", "https_port": self.address.port()});
         Answer::Status(403, body.to_string())
     }
 
-    /// Answers this from now on.
+    /// Changes the reply.
     pub fn answer(&self, answer: Answer) {
-        *self.answer.lock().expect("nobody panics with this lock") = answer;
+        *self.answer.lock().expect("the lock is not poisoned") = answer;
     }
 
-    /// All it was asked so far.
+    /// All requests so far.
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().expect("nobody panics with this lock").clone()
+        self.asked.lock().expect("the lock is not poisoned").clone()
     }
 }
 
@@ -122,7 +121,7 @@ impl Drop for AuthServer {
     }
 }
 
-/// A good answer for somebody called `tester`.
+/// A reply that grants `authorizations` to the identity `tester`.
 pub fn allowing(ttl: i64, authorizations: Value) -> Answer {
     Answer::Json(json!({
         "ttl": ttl,
@@ -132,26 +131,25 @@ pub fn allowing(ttl: i64, authorizations: Value) -> Answer {
     }))
 }
 
-/// An authorization.
 pub fn authorization(topic: &str, channels: &[&str], permissions: &[&str]) -> Value {
     json!({"topic": topic, "channels": channels, "permissions": permissions})
 }
 
-/// Everything on everything.
+/// All permissions on all topics and channels.
 pub fn everything() -> Value {
     json!([authorization(".*", &[".*"], &["subscribe", "publish"])])
 }
 
 async fn respond(mut stream: Box<dyn Stream>, answer: Arc<Mutex<Answer>>, asked: Arc<Mutex<Vec<Asked>>>) {
     let Some(request) = read_request(&mut *stream).await else { return };
-    asked.lock().expect("nobody panics with this lock").push(request);
-    let answer = answer.lock().expect("nobody panics with this lock").clone();
+    asked.lock().expect("the lock is not poisoned").push(request);
+    let answer = answer.lock().expect("the lock is not poisoned").clone();
     let (status, header, body) = match answer {
         Answer::Json(value) => (200, String::new(), value.to_string()),
         Answer::Status(status, body) => (status, String::new(), body),
         Answer::Redirect(status, location) => (status, format!("Location: {location}\r\n"), String::new()),
         Answer::Silence => {
-            // Until the other side has enough.
+            // Until the client closes the connection.
             let _ = stream.read_to_end(&mut Vec::new()).await;
             return;
         }

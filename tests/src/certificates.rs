@@ -1,4 +1,4 @@
-//! Certificates and keys in a folder of their own, made anew for each test, as PEM files.
+//! Certificates and keys as PEM files in a separate folder, generated for each test.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 
-/// An authority, and what it has issued: NAME`.pem` with NAME`.key` for `ca` and for each other name.
+/// An authority and the certificates it has issued: NAME`.pem` with NAME`.key` for `ca` and for each other name.
 pub struct Certificates {
     folder: TempDir,
     authority: Issuer<'static, KeyPair>,
@@ -42,21 +42,21 @@ impl Certificates {
         certificates
     }
 
-    /// Issues a certificate for this machine, with `name` as its common name. Replaces one that is there.
+    /// Issues a certificate for this machine, with `name` as its common name. Replaces an existing one of that name.
     pub fn issue(&self, name: &str) {
         let key = KeyPair::generate().expect("a key");
         let certificate = leaf(name).signed_by(&key, &self.authority).expect("a certificate");
         self.write_pair(name, &certificate, &key);
     }
 
-    /// Makes a certificate that nobody vouches for.
+    /// Creates a self-signed certificate, which no authority vouches for.
     pub fn self_sign(&self, name: &str) {
         let key = KeyPair::generate().expect("a key");
         let certificate = leaf(name).self_signed(&key).expect("a certificate");
         self.write_pair(name, &certificate, &key);
     }
 
-    /// Makes a certificate that signs itself and may sign others, as `openssl req -x509` does.
+    /// Creates a self-signed certificate that may sign others, as `openssl req -x509` does.
     pub fn self_sign_as_authority(&self, name: &str) {
         let key = KeyPair::generate().expect("a key");
         let mut params = leaf(name);
@@ -65,32 +65,32 @@ impl Certificates {
         self.write_pair(name, &certificate, &key);
     }
 
-    /// The path of a file, as a flag wants it.
+    /// The path of a file, for use in a flag.
     pub fn path(&self, file: &str) -> String {
-        self.file(file).to_str().expect("a path of letters").to_owned()
+        self.file(file).to_str().expect("a UTF-8 path").to_owned()
     }
 
-    /// Writes a file.
+    /// Writes a file into the folder.
     pub fn write(&self, file: &str, text: &str) {
         std::fs::write(self.file(file), text).expect("a file in a temporary directory");
     }
 
-    /// The certificate of `name`, as it goes over the wire.
+    /// The certificate of `name`, in DER form.
     pub fn certificate(&self, name: &str) -> CertificateDer<'static> {
         CertificateDer::from_pem_file(self.file(&format!("{name}.pem"))).expect("a certificate")
     }
 
-    /// Flags of an nsqd that is `server`.
+    /// Flags of an nsqd with the certificate of `server`.
     pub fn flags(&self) -> [String; 2] {
         [format!("--tls-cert={}", self.path("server.pem")), format!("--tls-key={}", self.path("server.key"))]
     }
 
-    /// A client that trusts the authority, and that has the certificate of `name` if there is one.
+    /// Configuration of a client that trusts the authority and has the certificate of `name`, if given.
     pub fn client(&self, name: Option<&str>) -> Arc<ClientConfig> {
         self.client_of_version(name, rustls::ALL_VERSIONS)
     }
 
-    /// The same for certain versions of TLS.
+    /// Like [`Certificates::client`], for the given TLS versions.
     pub fn client_of_version(
         &self,
         name: Option<&str>,
@@ -112,7 +112,7 @@ impl Certificates {
         Arc::new(config)
     }
 
-    /// A server that has the certificate of `name` and asks for none.
+    /// Configuration of a server with the certificate of `name`, which requests none from clients.
     pub fn server(&self, name: &str) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider)

@@ -1,6 +1,6 @@
-//! nsqd and nsqlookupd as processes: the real binaries, on port 0, in data directories of their own.
+//! nsqd and nsqlookupd as processes: the real binaries, on port 0, each in its own data directory.
 //!
-//! A [`Daemon`] that is dropped is killed; if a test is failing at that moment, its log is printed.
+//! Dropping a [`Daemon`] kills it. If a test is failing at that moment, the log of the daemon is printed.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -22,10 +22,10 @@ use crate::upgrade::connect_tls;
 use crate::wait;
 use crate::wire::Peer;
 
-/// How long a daemon may take until it listens, and until it has exited after SIGTERM.
+/// Time limit for a daemon to listen, and to exit after SIGTERM.
 const START_OR_STOP: Duration = Duration::from_secs(30);
 
-/// Where the workspace's binaries are: `$NSQ_BIN_DIR`, else beside the test executable.
+/// Path of a workspace binary: in `$NSQ_BIN_DIR`, else beside the test executable.
 pub fn binary(name: &str) -> PathBuf {
     let folder = match std::env::var_os("NSQ_BIN_DIR") {
         Some(folder) => PathBuf::from(folder),
@@ -37,42 +37,42 @@ pub fn binary(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.is_file(),
-        "{} is not there: run `cargo build --workspace --bins --examples` first (tests/run does), or set NSQ_BIN_DIR",
+        "{} does not exist: run `cargo build --workspace --bins --examples` first (tests/run does) or set NSQ_BIN_DIR",
         path.display()
     );
     path
 }
 
-/// What to start: a program and its flags.
+/// A program to start, with its flags.
 pub struct Start {
     program: &'static str,
     flags: Vec<OsString>,
 }
 
 impl Start {
-    /// Adds one flag, such as `--mem-queue-size=10`. A flag given twice is the program's affair.
+    /// Adds one flag, such as `--mem-queue-size=10`. A repeated flag is passed on as it is.
     pub fn flag(mut self, flag: impl Into<OsString>) -> Self {
         self.flags.push(flag.into());
         self
     }
 
-    /// Gives an nsqd a certificate, and HTTPS on any port.
+    /// Gives nsqd a certificate and an HTTPS listener on a free port.
     pub fn tls(self, certificates: &Certificates) -> Self {
         certificates.flags().into_iter().fold(self, Self::flag).flag("--https-address=127.0.0.1:0")
     }
 
-    /// Makes an nsqd register with `lookupd`.
+    /// Makes nsqd register with `lookupd`.
     pub fn lookupd(self, lookupd: &Daemon) -> Self {
         let address = lookupd.tcp();
         self.flag(format!("--lookupd-tcp-address={address}"))
     }
 
-    /// Starts it in a fresh data directory on free ports and waits until it listens on both.
+    /// Starts the program in a fresh data directory on free ports and waits until it listens on both.
     pub async fn start(self) -> Daemon {
         self.start_in(Arc::new(TempDir::with_prefix("nsq-tests-").expect("a temporary directory"))).await
     }
 
-    /// Starts it in a data directory that exists already.
+    /// Starts the program in an existing data directory.
     pub async fn start_in(self, folder: Arc<TempDir>) -> Daemon {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         match Daemon::spawn(self.program, self.flags, folder, any, any).await {
@@ -81,18 +81,18 @@ impl Start {
         }
     }
 
-    /// Starts it and expects that it exits by itself; its exit status and its log.
+    /// Starts the program, waits until it exits by itself, and returns its exit status and log.
     pub async fn expect_exit(self) -> (ExitStatus, Log) {
         let folder = TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
         self.expect_exit_in(folder.path()).await
     }
 
-    /// [`expect_exit`](Self::expect_exit) with a data directory that exists already.
+    /// [`expect_exit`](Self::expect_exit) in an existing data directory.
     pub async fn expect_exit_in(self, folder: &Path) -> (ExitStatus, Log) {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
         let (mut child, log) = launch(self.program, &self.flags, folder, any, any);
         let status = exit_status(&mut child, self.program, &log).await;
-        // Its last words may still be on their way.
+        // Its last log lines may not have been read yet.
         log.ended().await;
         (status, log)
     }
@@ -110,54 +110,51 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// An nsqd with default flags but for its addresses and its data directory.
+    /// An nsqd with default flags except for its addresses and its data directory.
     pub fn nsqd() -> Start {
         Start { program: "nsqd", flags: vec!["--broadcast-address=127.0.0.1".into()] }
     }
 
-    /// An nsqlookupd with default flags but for its addresses.
+    /// An nsqlookupd with default flags except for its addresses.
     pub fn lookupd() -> Start {
         Start { program: "nsqlookupd", flags: vec!["--broadcast-address=127.0.0.1".into()] }
     }
 
-    /// Address of the TCP protocol.
     pub fn tcp(&self) -> SocketAddr {
         self.tcp
     }
 
-    /// Address of the HTTP interface.
     pub fn http(&self) -> SocketAddr {
         self.http
     }
 
-    /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The data directory (of an nsqlookupd: an empty one).
+    /// The data directory; empty for nsqlookupd.
     pub fn data_path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// What it has written to stderr since it was started last.
+    /// Everything written to stderr since the last start.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// A connection that has sent the magic.
+    /// A new connection that has sent the magic.
     pub async fn connect(&self) -> Peer {
         Peer::connect(self.tcp).await
     }
 
-    /// A connection that is subscribed to a channel, with RDY still 0.
+    /// A connection that is subscribed to a channel; RDY is still 0.
     pub async fn subscribe(&self, topic: &str, channel: &str) -> Peer {
         let mut peer = self.connect().await;
         peer.subscribe(topic, channel).await;
         peer
     }
 
-    /// Publishes one message over a connection of its own and waits for the OK.
+    /// Publishes one message over a new connection and waits for the OK.
     pub async fn publish(&self, topic: &str, body: impl AsRef<[u8]>) {
         self.connect().await.publish(topic, body).await;
     }
@@ -167,20 +164,20 @@ impl Daemon {
         http::request(self.http, "GET", target, b"").await
     }
 
-    /// Address of HTTPS.
+    /// The HTTPS address, read from the log.
     pub async fn https(&self) -> SocketAddr {
         let address = |line: &str| line.split_once(" HTTPS: listening on ")?.1.trim().parse().ok();
         self.log.find(wait::PATIENCE, address).await.expect("an nsqd with a certificate serves HTTPS")
     }
 
-    /// `GET target` over HTTPS; the error of a handshake that failed.
+    /// `GET target` over HTTPS; the error is that of a failed handshake.
     pub async fn get_https(&self, target: &str, config: Arc<ClientConfig>) -> std::io::Result<Response> {
         let stream = TcpStream::connect(self.https().await).await?;
         let (stream, _) = connect_tls(Box::new(stream), config).await?;
         let mut connection = http::Connection::over(stream);
         connection.send(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await;
         let answer = connection.answer(format!("GET {target} over HTTPS")).await;
-        // With TLS 1.3 a client learns only now that its certificate was not good enough.
+        // With TLS 1.3 a client learns only here that the server refused its certificate.
         answer.ok_or_else(|| std::io::ErrorKind::ConnectionAborted.into())
     }
 
@@ -189,17 +186,16 @@ impl Daemon {
         http::request(self.http, "POST", target, body.as_ref()).await
     }
 
-    /// `GET target`, which must answer 200 with JSON.
+    /// `GET target`, which must return 200 with JSON.
     pub async fn get_json(&self, target: &str) -> Value {
         self.get(target).await.expect(200).json()
     }
 
-    /// `POST target` without a body, which must answer 200: the administrative calls.
+    /// `POST target` without a body, which must return 200: the administrative calls.
     pub async fn admin(&self, target: &str) {
         self.post(target, b"").await.expect(200);
     }
 
-    /// Whether the process is still there.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -210,34 +206,34 @@ impl Daemon {
         self.child.wait().expect("a killed process is reaped");
     }
 
-    /// SIGTERM, then waits until it has exited; its exit status.
+    /// Sends SIGTERM, waits until the process has exited, and returns its exit status.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(rustix::process::Signal::TERM);
         self.exited().await
     }
 
-    /// Sends a signal without waiting for anything.
+    /// Sends a signal and does not wait.
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         rustix::process::kill_process(pid.expect("a process id"), signal)
             .expect("the process can be signalled");
     }
 
-    /// Waits until it has exited; its exit status.
+    /// Waits until the process has exited and returns its exit status.
     pub async fn exited(&mut self) -> ExitStatus {
         exit_status(&mut self.child, self.program, &self.log).await
     }
 
-    /// Starts a stopped daemon again: same flags, same data directory, same ports.
+    /// Starts a stopped daemon again with the same flags, data directory and ports.
     pub async fn restart(&mut self) {
         self.restart_with(&[]).await;
     }
 
-    /// [`restart`](Self::restart) with further flags, which stay for later restarts.
+    /// [`restart`](Self::restart) with additional flags, which later restarts keep.
     pub async fn restart_with(&mut self, flags: &[&str]) {
         assert!(!self.is_running(), "{} still runs; stop it first", self.program);
         self.flags.extend(flags.iter().map(OsString::from));
-        // Somebody else's connection can sit on the port for a moment: it was free while we were down.
+        // Another connection may use the port for a moment, because it was free while the daemon was down.
         let deadline = Instant::now() + START_OR_STOP;
         loop {
             let flags = self.flags.clone();
@@ -263,7 +259,7 @@ impl Daemon {
         http: SocketAddr,
     ) -> Result<Self, String> {
         let (child, log) = launch(program, &flags, folder.path(), tcp, http);
-        // A Daemon from here on, so that nothing survives if waiting fails.
+        // Wrapped in a Daemon from here on, so that the process is killed if waiting fails.
         let mut daemon = Daemon { program, flags, folder, tcp, http, child, log };
         daemon.tcp = daemon.listening_on("TCP: listening on ").await?;
         daemon.http = daemon.listening_on("HTTP: listening on ").await?;
@@ -272,13 +268,13 @@ impl Daemon {
 
     async fn listening_on(&mut self, phrase: &str) -> Result<SocketAddr, String> {
         let found = |line: &str| {
-            // A blank before it, so that "HTTP: …" is not found in "HTTPS: …", nor "TCP: …" in another word.
+            // The blank before it keeps "HTTP: …" from matching in "HTTPS: …".
             let (_, address) = line.split_once(&format!(" {phrase}"))?;
             address.trim().parse().ok()
         };
         match self.log.find(START_OR_STOP, found).await {
             Some(address) => Ok(address),
-            None => Err(format!("{} does not say \"{phrase}\"; its log:\n{}", self.program, self.log.text())),
+            None => Err(format!("{} did not log \"{phrase}\"; its log:\n{}", self.program, self.log.text())),
         }
     }
 }
@@ -307,7 +303,7 @@ fn launch(
     }
     command.args(flags).current_dir(folder);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{program} does not start: {error}"));
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
     let log = Log::read(child.stderr.take().expect("stderr is piped"));
     (child, log)
 }
@@ -315,7 +311,7 @@ fn launch(
 async fn exit_status(child: &mut Child, program: &str, log: &Log) -> ExitStatus {
     let deadline = Instant::now() + START_OR_STOP;
     loop {
-        if let Some(status) = child.try_wait().expect("the state of a child can be asked") {
+        if let Some(status) = child.try_wait().expect("the state of a child can be read") {
             return status;
         }
         if Instant::now() >= deadline {
@@ -326,7 +322,7 @@ async fn exit_status(child: &mut Child, program: &str, log: &Log) -> ExitStatus 
     }
 }
 
-/// What a daemon writes to stderr, line by line, while it writes it.
+/// The stderr of a daemon, read line by line as it is written.
 #[derive(Clone)]
 pub struct Log {
     lines: Arc<Mutex<Vec<String>>>,
@@ -339,12 +335,12 @@ impl Log {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (grown_tx, grown) = watch::channel(0);
         let shared = lines.clone();
-        // A thread and not a task: it must go on reading when a test blocks its runtime, or nsqd blocks too.
+        // A thread instead of a task: it must keep reading while a test blocks its runtime, or nsqd blocks too.
         std::thread::spawn(move || {
             let mut stderr = BufReader::new(stderr);
             let mut line = Vec::new();
             while stderr.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-                let mut lines = shared.lock().expect("nobody panics with this lock");
+                let mut lines = shared.lock().expect("the lock is not poisoned");
                 lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
                 line.clear();
                 let _ = grown_tx.send(lines.len());
@@ -353,29 +349,29 @@ impl Log {
         Log { lines, grown }
     }
 
-    /// Waits until there is no more to come: the daemon has exited.
+    /// Waits for the end of the log, which means that the daemon has exited.
     pub async fn ended(&self) {
         let mut grown = self.grown.clone();
         while grown.changed().await.is_ok() {}
     }
 
-    /// All of it.
+    /// The whole log so far.
     pub fn text(&self) -> String {
-        self.lines.lock().expect("nobody panics with this lock").join("\n")
+        self.lines.lock().expect("the lock is not poisoned").join("\n")
     }
 
-    /// Whether a line holds `phrase`.
+    /// Whether a line contains `phrase`.
     pub fn contains(&self, phrase: &str) -> bool {
-        self.lines.lock().expect("nobody panics with this lock").iter().any(|line| line.contains(phrase))
+        self.lines.lock().expect("the lock is not poisoned").iter().any(|line| line.contains(phrase))
     }
 
-    /// Waits until a line holds `phrase`.
+    /// Waits until a line contains `phrase`.
     pub async fn expect(&self, phrase: &str) {
         let found = self.find(wait::PATIENCE, |line| line.contains(phrase).then_some(())).await;
         assert!(found.is_some(), "no line with {phrase:?} in the log:\n{}", self.text());
     }
 
-    /// The first thing that `look` finds in a line, present or to come; None at the end or after `patience`.
+    /// The first match of `look` in a present or future line; `None` at the end of the log or after `patience`.
     async fn find<T>(&self, patience: Duration, look: impl Fn(&str) -> Option<T>) -> Option<T> {
         let mut grown = self.grown.clone();
         let search = async {
@@ -383,7 +379,7 @@ impl Log {
             loop {
                 let closed = grown.changed().await.is_err();
                 {
-                    let lines = self.lines.lock().expect("nobody panics with this lock");
+                    let lines = self.lines.lock().expect("the lock is not poisoned");
                     if let Some(found) = lines[seen..].iter().find_map(|line| look(line)) {
                         return Some(found);
                     }

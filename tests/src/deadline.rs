@@ -1,10 +1,10 @@
-//! One test: a runtime of its own and a deadline over all it does.
+//! Runs one test in its own runtime, with an overall deadline.
 
 use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
-/// What a test may take at most unless it says otherwise: generous, because a busy machine is not a defect.
+/// Default time limit of a test: generous, because a busy machine is not a defect.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs `body` on a multi-thread runtime; panics when it takes longer than a minute.
@@ -20,7 +20,7 @@ pub fn test_within(deadline: Duration, body: impl Future<Output = ()>) {
         .build()
         .expect("a tokio runtime starts");
     runtime.block_on(async {
-        // Pinned here, so that the daemons in it are dropped while panicking: then they show their logs.
+        // Pinned outside the timeout, so that a panic drops the daemons in it: then they print their logs.
         let mut body = pin!(body);
         if tokio::time::timeout(deadline, &mut body).await.is_err() {
             panic!("the test took longer than {deadline:?}");

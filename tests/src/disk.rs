@@ -1,4 +1,4 @@
-//! Directories as a test needs them: small ones, read-only ones, and whether anything in one was touched.
+//! Directories for tests: small or read-only ones, and fingerprints that detect any change.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,25 +6,25 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A file system in memory, mounted over a directory until it is dropped.
+/// An in-memory file system, mounted over a directory until dropped.
 pub struct MemoryDisk {
     path: PathBuf,
 }
 
 impl MemoryDisk {
-    /// Mounts one of `mebibytes`. None where that is not permitted, which is said on stderr.
+    /// Mounts one of `mebibytes`. Returns `None` if mounting is not permitted, with a message on stderr.
     pub fn mount(path: &Path, mebibytes: u32) -> Option<Self> {
         let options = format!("size={mebibytes}m,mode=0700");
         match mount(&["-t", "tmpfs", "-o", &options, "none"], path) {
             Ok(()) => Some(MemoryDisk { path: path.to_owned() }),
             Err(error) => {
-                eprintln!("no file system can be mounted here: {error}");
+                eprintln!("cannot mount a file system here: {error}");
                 None
             }
         }
     }
 
-    /// From now on nothing can be written to it.
+    /// Makes it read-only.
     pub fn make_read_only(&self) {
         mount(&["-o", "remount,ro"], &self.path).expect("our own mount can be changed");
     }
@@ -32,7 +32,7 @@ impl MemoryDisk {
 
 impl Drop for MemoryDisk {
     fn drop(&mut self) {
-        // Lazily: a killed process may not have let go of its files yet.
+        // Lazily, because a killed process may still hold files open.
         let _ = Command::new("umount").arg("-l").arg(&self.path).status();
     }
 }
@@ -42,15 +42,16 @@ fn mount(words: &[&str], path: &Path) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
-/// A file's identity, time of change, mode and content.
+/// Inode, modification time, mode and content of a file.
 type Fingerprint = (u64, i64, i64, u32, Vec<u8>);
 
-/// Everything about everything in a directory that anybody could change.
+/// Fingerprints of all files and directories below `dir`.
 pub fn fingerprint(dir: &Path) -> BTreeMap<PathBuf, Fingerprint> {
     fn collect(dir: &Path, found: &mut BTreeMap<PathBuf, Fingerprint>) {
         for entry in fs::read_dir(dir).expect("a data directory can be read").flatten() {
-            let (path, about) = (entry.path(), entry.metadata().expect("it is there"));
-            let content = if about.is_dir() { Vec::new() } else { fs::read(&path).expect("it can be read") };
+            let (path, about) = (entry.path(), entry.metadata().expect("the entry exists"));
+            let content =
+                if about.is_dir() { Vec::new() } else { fs::read(&path).expect("the file can be read") };
             if about.is_dir() {
                 collect(&path, found);
             }

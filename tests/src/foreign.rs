@@ -1,7 +1,7 @@
-//! The programs in `clients/`, written for NSQ's existing client libraries as their users write them.
+//! The programs in `clients/`, written for NSQ's existing client libraries in the style of their users.
 //!
-//! `tests/run` installs the libraries into `tests/.env`. Each program prints JSON lines of what it got;
-//! the test checks them. With `NSQ_TESTS_NO_FOREIGN` set, tests that need them pass without doing anything.
+//! `tests/run` installs the libraries into `tests/.env`. Each program prints JSON lines about what it received, and the
+//! test checks them. With `NSQ_TESTS_NO_FOREIGN` set, tests that need the libraries pass without doing anything.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,22 +12,22 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
-/// How long a program may take for its next line, and for its end.
+/// Time limit for the next line of a program, and for its end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Existing client libraries of NSQ.
+/// Existing client libraries for NSQ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Library {
-    /// Python, tornado.
+    /// Python, on tornado.
     Pynsq,
-    /// Python, gevent.
+    /// Python, on gevent.
     Gnsq,
-    /// Node.
+    /// Node.js.
     Nsqjs,
 }
 
 impl Library {
-    /// Those installed here.
+    /// The libraries that `tests/run` installs.
     pub const ALL: [Library; 3] = [Library::Pynsq, Library::Gnsq, Library::Nsqjs];
 
     /// Starts this library's program `name` (`publish` or `consume`).
@@ -43,7 +43,7 @@ impl Library {
         let installed = if self == Library::Nsqjs { modules.as_path() } else { interpreter.as_path() };
         assert!(
             installed.exists(),
-            "{} is not there: run tests/run once, or set NSQ_TESTS_NO_FOREIGN=1 to do without",
+            "{} does not exist: run tests/run once, or set NSQ_TESTS_NO_FOREIGN=1 to skip these tests",
             installed.display()
         );
         let mut command = Command::new(interpreter);
@@ -53,7 +53,7 @@ impl Library {
     }
 }
 
-/// Whether the foreign clients are to be left out.
+/// Whether the tests with foreign clients are skipped.
 pub fn left_out() -> bool {
     std::env::var_os("NSQ_TESTS_NO_FOREIGN").is_some()
 }
@@ -69,7 +69,7 @@ pub struct Program {
 impl Program {
     fn start(name: String, mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
         let mut stderr = child.stderr.take().expect("stderr is piped");
         let stderr = tokio::spawn(async move {
@@ -80,10 +80,10 @@ impl Program {
         Program { name, child, lines, stderr: Some(stderr) }
     }
 
-    /// Its next line of the kind `event`; lines of other kinds are passed over, an `error` line is a failure.
+    /// The next line of the kind `event`. Skips lines of other kinds; an `error` line is a failure.
     pub async fn next(&mut self, event: &str) -> Value {
         let search = async {
-            while let Some(line) = self.lines.next_line().await.expect("its output can be read") {
+            while let Some(line) = self.lines.next_line().await.expect("the output can be read") {
                 let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
                 assert!(event == "error" || line["event"] != "error", "{}: {line}", self.name);
                 if line["event"] == event {
@@ -99,7 +99,7 @@ impl Program {
         }
     }
 
-    /// The bodies of the next `count` messages that it says it got.
+    /// The bodies of the next `count` messages that the program received.
     pub async fn bodies(&mut self, count: usize) -> Vec<String> {
         let mut bodies = Vec::with_capacity(count);
         while bodies.len() < count {
@@ -109,14 +109,14 @@ impl Program {
         bodies
     }
 
-    /// Waits for its end, which must be a success; all lines not yet read.
+    /// Waits for a successful end and returns all lines not read yet.
     pub async fn finish(mut self) -> Vec<Value> {
         let rest = async {
             let mut rest = Vec::new();
-            while let Some(line) = self.lines.next_line().await.expect("its output can be read") {
+            while let Some(line) = self.lines.next_line().await.expect("the output can be read") {
                 rest.push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}")));
             }
-            (rest, self.child.wait().await.expect("its status can be asked"))
+            (rest, self.child.wait().await.expect("the exit status can be read"))
         };
         match tokio::time::timeout(PATIENCE, rest).await {
             Ok((rest, status)) if status.success() => rest,

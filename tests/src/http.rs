@@ -1,4 +1,4 @@
-//! A small HTTP/1.1 client. It can also send what no decent client would, and read what comes back.
+//! A small HTTP/1.1 client. It can also send malformed requests and read the responses.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,46 +10,43 @@ use tokio::net::TcpStream;
 
 use crate::wire::Stream;
 
-/// How long one exchange may take.
+/// Time limit for one exchange.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// An answer.
+/// An HTTP response.
 #[derive(Debug, Clone)]
 pub struct Response {
-    /// Status code.
     pub status: u16,
     /// Headers in order, names in lower case.
     pub headers: Vec<(String, String)>,
     /// The body, without transfer encoding.
     pub body: Bytes,
-    /// What was asked, for messages of failed assertions.
+    /// The request, for messages of failed assertions.
     asked: String,
 }
 
 impl Response {
-    /// A header's value.
+    /// A header's value; the name may be in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == &name.to_lowercase()).map(|(_, value)| &value[..])
     }
 
-    /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body)
             .unwrap_or_else(|error| panic!("{}: not JSON ({error}): {}", self.asked, self.text()))
     }
 
-    /// Itself, if the status is `status`.
+    /// Asserts the status and returns the response.
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}: {}", self.asked, self.text());
         self
     }
 
-    /// Expects an error in NSQ's JSON form.
+    /// Asserts an error in NSQ's JSON form.
     pub fn expect_error(self, status: u16, word: &str) {
         let asked = self.asked.clone();
         let body = self.expect(status).text();
@@ -57,12 +54,12 @@ impl Response {
     }
 }
 
-/// One request over a connection of its own.
+/// Sends one request over a new connection.
 pub async fn request(address: SocketAddr, method: &str, target: &str, body: &[u8]) -> Response {
     request_with(address, method, target, &[], body).await
 }
 
-/// One request with further headers.
+/// Sends one request with additional headers.
 pub async fn request_with(
     address: SocketAddr,
     method: &str,
@@ -79,10 +76,10 @@ pub async fn request_with(
     }
     head += "\r\n";
     let bytes = [head.as_bytes(), body].concat();
-    raw(address, &bytes).await.unwrap_or_else(|| panic!("{method} {target}: closed without an answer"))
+    raw(address, &bytes).await.unwrap_or_else(|| panic!("{method} {target}: closed without a response"))
 }
 
-/// Sends bytes as they are and reads one answer; None when the connection is closed without one.
+/// Sends raw bytes and reads one response; `None` if the connection closes without one.
 pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Option<Response> {
     let asked: String = bytes.iter().take_while(|byte| **byte != b'\r').map(|byte| *byte as char).collect();
     let mut connection = Connection::open(address).await;
@@ -104,12 +101,12 @@ impl Connection {
         Self::over(Box::new(stream))
     }
 
-    /// Over a stream that is open already, such as one over TLS.
+    /// Uses an open stream, such as one over TLS.
     pub fn over(stream: Box<dyn Stream>) -> Self {
         Connection { stream, received: BytesMut::new() }
     }
 
-    /// Sends bytes as they are. The daemon may have answered and closed before all were sent.
+    /// Sends raw bytes. Ignores errors: the daemon may respond and close before it has read everything.
     pub async fn send(&mut self, bytes: &[u8]) {
         let sending = async {
             self.stream.write_all(bytes).await?;
@@ -119,11 +116,11 @@ impl Connection {
         let _ = sent.unwrap_or_else(|_| panic!("sending a request stalled for {PATIENCE:?}"));
     }
 
-    /// Reads one answer; None when the connection is closed without one.
+    /// Reads one response; `None` if the connection closes without one.
     pub async fn answer(&mut self, asked: impl Into<String>) -> Option<Response> {
         let asked = asked.into();
         let read = tokio::time::timeout(PATIENCE, self.read_answer(asked.clone())).await;
-        read.unwrap_or_else(|_| panic!("{asked}: no whole answer within {PATIENCE:?}"))
+        read.unwrap_or_else(|_| panic!("{asked}: no complete response within {PATIENCE:?}"))
     }
 
     async fn read_answer(&mut self, asked: String) -> Option<Response> {
@@ -176,7 +173,7 @@ impl Connection {
 
     async fn take(&mut self, size: usize) -> BytesMut {
         while self.received.len() < size {
-            assert!(self.read().await, "the answer ends {} bytes early", size - self.received.len());
+            assert!(self.read().await, "the response ends {} bytes early", size - self.received.len());
         }
         self.received.split_to(size)
     }

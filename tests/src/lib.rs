@@ -1,21 +1,22 @@
-//! The harness of the end-to-end tests: start the real binaries, talk to them, wait, break them.
+//! The harness of the end-to-end tests: it starts the real binaries, talks to them, waits, and injects faults.
 //!
-//! It shares no code with what it tests: frames, commands and HTTP are spelled out here once more, so that
-//! a mistake in `nsq-protocol` cannot cancel itself out. It starts only what `cargo build` produced, and it
-//! never sleeps to let something happen: it waits for a condition, with a deadline and the last value seen.
+//! It shares no code with the code under test: frames, commands and HTTP are implemented here a second time, so that a
+//! mistake in `nsq-protocol` cannot hide itself. It starts only binaries that `cargo build` produced. It never sleeps
+//! to let something happen: it waits for a condition, with a deadline, and reports the last value seen.
 //!
 //! Modules in reading order:
 //! - [`deadline`]: one test, one runtime, one overall deadline
 //! - [`daemon`]: nsqd and nsqlookupd as processes: start, stop, kill -9, restart, their log
 //! - [`wire`]: a bare peer of the TCP protocol: send bytes, expect frames
-//! - [`certificates`]: authorities and certificates, made anew
+//! - [`certificates`]: authorities and certificates, generated for each test
 //! - [`upgrade`]: TLS, snappy and deflate for such a peer
-//! - [`http`]: a small HTTP/1.1 client, also for requests that no decent client would send
-//! - [`auth_server`]: an auth server that answers what it is told to
-//! - [`stats`]: what `/stats` says of a topic or a channel
+//! - [`http`]: a small HTTP/1.1 client, also for malformed requests
+//! - [`auth_server`]: an auth server with configured replies
+//! - [`stats`]: `/stats` of a topic or a channel
 //! - [`wait`]: wait until a condition holds
-//! - [`prometheus`]: what `/metrics` says, and promtool
-//! - [`process`]: what the kernel knows of a process: memory, bytes written
+//! - [`prometheus`]: `/metrics`, and promtool
+//! - [`process`]: the kernel's data about a process: memory, bytes written
+//! - [`disk`]: small and read-only directories
 //! - [`foreign`]: the programs in `clients/`, written for NSQ's existing client libraries
 
 pub mod deadline;

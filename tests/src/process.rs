@@ -1,4 +1,4 @@
-//! What the kernel knows of a process.
+//! The kernel's data about a process.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ pub fn resident_bytes(pid: u32) -> u64 {
     field(&status, "VmRSS:") * 1024
 }
 
-/// The highest resident memory that process `pid` ever had, in bytes.
+/// Peak resident memory of process `pid`, in bytes.
 pub fn peak_resident_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is alive");
     field(&status, "VmHWM:") * 1024
@@ -24,21 +24,22 @@ pub fn storage_bytes_written(pid: u32) -> u64 {
     field(&io, "write_bytes:")
 }
 
-/// Bytes that process `pid` handed to `write` and its relatives so far, sockets included.
+/// Bytes that process `pid` passed to `write` and related calls so far, including sockets.
 pub fn bytes_handed_to_write(pid: u32) -> u64 {
     let io = fs::read_to_string(format!("/proc/{pid}/io")).expect("the process is alive");
     field(&io, "wchar:")
 }
 
-/// Whether process `pid` ignores a signal, which it may have inherited: `nohup` has SIGHUP ignored.
+/// Whether process `pid` ignores a signal. It may inherit this: under `nohup`, SIGHUP is ignored.
 pub fn ignores(pid: u32, signal: Signal) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is alive");
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("it is told");
+    let ignored =
+        status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("the kernel reports it");
     let ignored = u64::from_str_radix(ignored.trim(), 16).expect("a set of signals");
     ignored >> (signal.as_raw() - 1) & 1 == 1
 }
 
-/// Sum of the sizes of all files below `folder`, as their length says (preallocated space included).
+/// Sum of the lengths of all files below `folder`, including preallocated space.
 pub fn folder_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     entries
@@ -46,7 +47,7 @@ pub fn folder_bytes(folder: &Path) -> u64 {
         .map(|entry| match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
             Ok(metadata) => metadata.len(),
-            Err(_) => 0, // gone meanwhile
+            Err(_) => 0, // deleted in the meantime
         })
         .sum()
 }
@@ -54,24 +55,24 @@ pub fn folder_bytes(folder: &Path) -> u64 {
 /// CPU time that the threads of process `pid` have used so far.
 pub fn cpu_time(pid: u32) -> Duration {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is alive").flatten();
-    // A thread may end meanwhile.
+    // A thread may end in the meantime.
     let of_thread = |text: String| text.split_whitespace().next()?.parse::<u64>().ok();
     let texts = threads.filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
     Duration::from_nanos(texts.filter_map(of_thread).sum())
 }
 
-/// How many files process `pid` has open.
+/// Number of files that process `pid` has open.
 pub fn open_file_count(pid: u32) -> u64 {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is alive").count() as u64
 }
 
-/// Changes what process `pid` may use of a resource; none for no limit.
+/// Changes the soft limit of a resource for process `pid`; `None` sets it to the hard limit.
 pub fn limit(pid: u32, resource: Resource, current: Option<u64>) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
-    // It has inherited ours; who is not root may not raise it.
+    // The process inherited our hard limit; only root may raise it.
     let maximum = rustix::process::getrlimit(resource).maximum;
     rustix::process::prlimit(Some(pid), resource, Rlimit { current: current.or(maximum), maximum })
-        .expect("a limit of a process of ours can be changed");
+        .expect("the limit of a child process can be changed");
 }
 
 fn field(text: &str, name: &str) -> u64 {

@@ -1,4 +1,4 @@
-//! What `/stats` says of a topic or a channel, for assertions and for waiting.
+//! `/stats` of topics and channels, for assertions and for waiting.
 
 use std::fmt::Debug;
 
@@ -9,7 +9,6 @@ use crate::wait;
 
 /// A topic in `/stats`.
 #[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
 pub struct Topic {
     pub topic_name: String,
     pub channels: Vec<Channel>,
@@ -22,7 +21,6 @@ pub struct Topic {
 
 /// A channel in `/stats`.
 #[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
 pub struct Channel {
     pub channel_name: String,
     pub depth: u64,
@@ -39,7 +37,6 @@ pub struct Channel {
 
 /// A connection in `/stats`.
 #[derive(Debug, Clone, Deserialize)]
-#[allow(missing_docs)]
 pub struct Client {
     pub client_id: String,
     pub hostname: String,
@@ -65,31 +62,31 @@ pub struct Client {
 }
 
 impl Channel {
-    /// Messages that are not finished yet, wherever they stand.
+    /// Messages that are not finished yet, in whichever state.
     pub fn unfinished(&self) -> u64 {
         self.depth + self.in_flight_count + self.deferred_count
     }
 }
 
 impl Daemon {
-    /// All topics that this nsqd has.
+    /// All topics of this nsqd.
     pub async fn topics(&self) -> Vec<Topic> {
         let stats = self.get_json("/stats?format=json").await;
-        serde_json::from_value(stats["topics"].clone()).expect("topics as NSQ shows them")
+        serde_json::from_value(stats["topics"].clone()).expect("topics in NSQ's form")
     }
 
-    /// A topic, if there is one.
+    /// A topic; `None` if it does not exist.
     pub async fn topic(&self, name: &str) -> Option<Topic> {
         self.topics().await.into_iter().find(|topic| topic.topic_name == name)
     }
 
-    /// A channel, if there is one.
+    /// A channel; `None` if it does not exist.
     pub async fn channel(&self, topic: &str, name: &str) -> Option<Channel> {
         let topic = self.topic(topic).await?;
         topic.channels.into_iter().find(|channel| channel.channel_name == name)
     }
 
-    /// Waits until a topic is as wanted.
+    /// Waits until a topic exists and `holds` returns true for it. `what` describes the condition.
     pub async fn topic_until(&self, name: &str, what: &str, holds: impl Fn(&Topic) -> bool) -> Topic {
         let look = async || match self.topic(name).await {
             Some(topic) if holds(&topic) => Ok(topic),
@@ -98,7 +95,7 @@ impl Daemon {
         wait::until(&format!("topic {name}: {what}"), look).await
     }
 
-    /// Waits until a channel is as wanted.
+    /// Waits until a channel exists and `holds` returns true for it. `what` describes the condition.
     pub async fn channel_until(
         &self,
         topic: &str,
@@ -113,13 +110,13 @@ impl Daemon {
         wait::until(&format!("channel {topic}/{name}: {what}"), look).await
     }
 
-    /// Waits until a channel has nothing that is not finished.
+    /// Waits until all messages of a channel are finished.
     pub async fn channel_until_finished(&self, topic: &str, name: &str) -> Channel {
         self.channel_until(topic, name, "all finished", |channel| channel.unfinished() == 0).await
     }
 }
 
-/// Waits until `look` returns what is wanted; for other parts of `/stats`.
+/// Waits until `look` returns `wanted`; for other parts of `/stats`.
 pub async fn until_equal<T: Debug + PartialEq>(what: &str, wanted: T, mut look: impl AsyncFnMut() -> T) {
     wait::until(what, async || wait::when(look().await, |seen| *seen == wanted)).await;
 }

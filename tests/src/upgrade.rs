@@ -1,5 +1,5 @@
-//! TLS, snappy and deflate for a [`Peer`], by other code than nsqd's where that can be: zlib's stream is flate2's
-//! own, the chunks of snappy are spelled out here once more.
+//! TLS, snappy and deflate for a [`Peer`], with other code than nsqd's where possible: flate2's streaming types for
+//! deflate, and the chunks of snappy implemented here a second time.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,17 +13,15 @@ use tokio_rustls::TlsConnector;
 
 use crate::wire::{PATIENCE, Peer, Stream};
 
-/// A form of bytes that IDENTIFY can agree on.
+/// A compression that IDENTIFY can negotiate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// `snappy`
     Snappy,
-    /// `deflate`
     Deflate,
 }
 
 impl Peer {
-    /// IDENTIFY asking for TLS, the handshake, and its OK; the certificate that nsqd showed.
+    /// IDENTIFY with a request for TLS, the handshake, and its OK. Returns the certificate of nsqd.
     pub async fn start_tls(&mut self, request: Value, config: Arc<ClientConfig>) -> CertificateDer<'static> {
         let mut request = request;
         request["feature_negotiation"] = true.into();
@@ -35,16 +33,16 @@ impl Peer {
         certificate
     }
 
-    /// The handshake alone; the certificate that nsqd showed.
+    /// Performs the handshake alone. Returns the certificate of nsqd.
     pub async fn shake_hands(&mut self, config: Arc<ClientConfig>) -> io::Result<CertificateDer<'static>> {
-        assert!(self.received.is_empty(), "nsqd waits for the handshake: {:?}", self.received);
+        assert!(self.received.is_empty(), "nsqd sent data before the handshake: {:?}", self.received);
         let plain = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
         let (stream, certificate) = connect_tls(plain, config).await?;
         self.stream = stream;
         Ok(certificate)
     }
 
-    /// IDENTIFY asking for compression, and its OK.
+    /// IDENTIFY with a request for compression, and its OK.
     pub async fn start_compression(&mut self, request: Value, form: Form) {
         let mut request = request;
         request["feature_negotiation"] = true.into();
@@ -55,17 +53,17 @@ impl Peer {
         self.ok().await;
     }
 
-    /// From now on in this form.
+    /// Switches the connection to this compression.
     pub fn compress(&mut self, form: Form) {
         let mut compression = Compression::new(form);
-        // What came in the same read as the answer to IDENTIFY is in the new form already.
+        // Bytes that arrived together with the reply to IDENTIFY are already compressed.
         compression.received = self.received.split();
         compression.decompress(&mut self.received);
         self.compression = Some(compression);
     }
 }
 
-/// Shakes hands over a stream; the certificate that the server showed.
+/// Performs a TLS handshake over a stream. Returns the stream and the server's certificate.
 pub async fn connect_tls(
     stream: Box<dyn Stream>,
     config: Arc<ClientConfig>,
@@ -74,7 +72,7 @@ pub async fn connect_tls(
     let handshake = TlsConnector::from(config).connect(name, stream);
     let stream = tokio::time::timeout(PATIENCE, handshake).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificate = certificates.first().expect("a server shows a certificate").clone().into_owned();
+    let certificate = certificates.first().expect("a server sends a certificate").clone().into_owned();
     Ok((Box::new(stream), certificate))
 }
 
@@ -148,7 +146,7 @@ impl Compression {
     }
 }
 
-/// One whole chunk of snappy's framing format.
+/// Takes one complete chunk of snappy's framing format.
 fn take_chunk(received: &mut BytesMut) -> Option<(u8, BytesMut)> {
     let header = received.get(..4)?;
     let kind = header[0];

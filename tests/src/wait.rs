@@ -1,4 +1,4 @@
-//! Waiting for something to become true, with a deadline and the last value seen.
+//! Waits until a condition holds, with a deadline, and reports the last value seen.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Asks `look` again and again until it answers `Ok`; panics after [`PATIENCE`], telling `what` was waited
-/// for and the last `Err` value seen.
+/// Calls `look` repeatedly until it returns `Ok`. Panics after [`PATIENCE`] with `what`, which describes the condition,
+/// and the last `Err` value seen.
 pub async fn until<T, Seen: Debug>(what: &str, look: impl AsyncFnMut() -> Result<T, Seen>) -> T {
     until_within(PATIENCE, what, look).await
 }
 
-/// [`until`] with a deadline of its own.
+/// [`until`] with the given time limit.
 pub async fn until_within<T, Seen: Debug>(
     patience: Duration,
     what: &str,
@@ -31,7 +31,7 @@ pub async fn until_within<T, Seen: Debug>(
     }
 }
 
-/// `Ok(value)` when `holds`, else `Err(value)`: the last line of most closures given to [`until`].
+/// `Ok(value)` if `holds`, else `Err(value)`: the last line of most closures passed to [`until`].
 pub fn when<T>(value: T, holds: impl FnOnce(&T) -> bool) -> Result<T, T> {
     if holds(&value) { Ok(value) } else { Err(value) }
 }

@@ -1,5 +1,5 @@
-//! A bare peer of nsqd's TCP protocol: sends bytes, expects frames, and waits for nothing longer than
-//! [`PATIENCE`]. It does no more than it is told, but for heartbeats, which it answers while it waits.
+//! A bare peer of nsqd's TCP protocol: it sends bytes, expects frames, and never waits longer than [`PATIENCE`]. It
+//! does nothing on its own, except that it answers heartbeats while it waits.
 
 use std::fmt;
 use std::io;
@@ -14,15 +14,15 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::upgrade::Compression;
 
-/// How long a peer waits for what must come.
+/// Time limit for an expected frame.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How long a peer watches to say that nothing comes. Only a wrong daemon can make such a check fail.
+/// How long a peer watches before it concludes that nothing arrives. Only a faulty daemon can make such a check fail.
 pub const QUIET: Duration = Duration::from_millis(250);
 
 const HEARTBEAT: &[u8] = b"_heartbeat_";
 
-/// What carries bytes to a daemon and back.
+/// A byte stream to a daemon.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
@@ -32,9 +32,9 @@ pub struct Peer {
     pub(crate) stream: Box<dyn Stream>,
     local_address: SocketAddr,
     pub(crate) received: BytesMut,
-    /// What IDENTIFY agreed on, if anything.
+    /// The compression that IDENTIFY negotiated, if any.
     pub compression: Option<Compression>,
-    /// Heartbeats are answered with NOP and not shown while this is set.
+    /// While set, heartbeats are answered with NOP and hidden from the test.
     pub answers_heartbeats: bool,
 }
 
@@ -49,27 +49,27 @@ pub enum Frame {
     Message(Message),
 }
 
-/// A message as it stands in a message frame.
+/// The content of a message frame.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Nanoseconds since the Unix epoch, when it was published.
+    /// Time of publishing in nanoseconds since the Unix epoch.
     pub timestamp: i64,
-    /// Deliveries so far, this one included.
+    /// Number of deliveries so far, including this one.
     pub attempts: u16,
-    /// Sixteen bytes, to be echoed.
+    /// Sixteen bytes for FIN, REQ and TOUCH.
     pub id: [u8; 16],
     /// The publisher's bytes.
     pub body: Bytes,
 }
 
-/// Why no frame came.
+/// Why no frame arrived.
 #[derive(Debug)]
 pub enum NoFrame {
-    /// nsqd closed the connection (or reset it).
+    /// nsqd closed or reset the connection.
     Closed,
-    /// The same in the middle of a frame: only a killed nsqd may do that.
+    /// The connection ended inside a frame: only a killed nsqd may do that.
     Cut,
-    /// The time was over.
+    /// The time limit passed.
     Silence,
 }
 
@@ -81,7 +81,7 @@ impl Peer {
         peer
     }
 
-    /// Connects and sends the magic; an error if nobody listens.
+    /// Connects and sends the magic; an error if nothing listens.
     pub async fn try_connect(address: SocketAddr) -> io::Result<Self> {
         let mut peer = Self::over(TcpStream::connect(address).await?);
         peer.send(b"  V2").await;
@@ -95,7 +95,7 @@ impl Peer {
     }
 
     fn over(stream: TcpStream) -> Self {
-        // Fails only on a socket that the other side has reset already; reading will tell.
+        // Fails only on a socket that the other side has already reset; the next read reports it.
         let _ = stream.set_nodelay(true);
         Peer {
             local_address: stream.local_addr().expect("a connected socket"),
@@ -106,14 +106,14 @@ impl Peer {
         }
     }
 
-    /// Our own address, as `/stats` shows it.
+    /// The peer's own address, as `/stats` shows it.
     pub fn local_address(&self) -> SocketAddr {
         self.local_address
     }
 
     // Sending
 
-    /// Sends bytes as they are. That the daemon has closed meanwhile is not an error here: reading tells.
+    /// Sends raw bytes. A connection that the daemon has closed is no error here: the next read reports it.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         match &mut self.compression {
             None => self.send_as_is(bytes).await,
@@ -124,7 +124,7 @@ impl Peer {
         }
     }
 
-    /// Sends bytes that are compressed already, if that was agreed on.
+    /// Sends bytes without compressing them, for data that is already compressed.
     pub async fn send_as_is(&mut self, bytes: impl AsRef<[u8]>) {
         let bytes = bytes.as_ref();
         let sending = async {
@@ -140,7 +140,7 @@ impl Peer {
         }
     }
 
-    /// Sends one command line; the LF is added.
+    /// Sends one command line; adds the LF.
     pub async fn line(&mut self, line: impl AsRef<[u8]>) {
         self.send([line.as_ref(), b"\n"].concat()).await;
     }
@@ -150,7 +150,7 @@ impl Peer {
         self.send(command(line, body)).await;
     }
 
-    /// Closes our sending side; nsqd may go on answering.
+    /// Closes the sending side; nsqd may continue to send.
     pub async fn half_close(&mut self) {
         self.stream.shutdown().await.expect("a connected socket can be half-closed");
     }
@@ -179,7 +179,7 @@ impl Peer {
         }
     }
 
-    /// Reads what is there.
+    /// Reads the available bytes.
     async fn receive(&mut self) -> io::Result<usize> {
         match &mut self.compression {
             None => self.stream.read_buf(&mut self.received).await,
@@ -193,28 +193,28 @@ impl Peer {
 
     /// The next frame.
     pub async fn frame(&mut self) -> Frame {
-        self.frame_within(PATIENCE).await.unwrap_or_else(|none| panic!("no frame came: {none:?}"))
+        self.frame_within(PATIENCE).await.unwrap_or_else(|none| panic!("no frame arrived: {none:?}"))
     }
 
-    /// The next frame, which must be a response; its data.
+    /// The data of the next frame, which must be a response.
     pub async fn response(&mut self) -> Bytes {
         match self.frame().await {
             Frame::Response(data) => data,
-            other => panic!("a response was expected, not {other:?}"),
+            other => panic!("expected a response, got {other:?}"),
         }
     }
 
-    /// The next frame, which must be the response `OK`.
+    /// Expects the response `OK` as the next frame.
     pub async fn ok(&mut self) {
         let frame = self.frame().await;
         assert_eq!(frame, Frame::Response(Bytes::from_static(b"OK")));
     }
 
-    /// The next frame, which must be an error; its text.
+    /// The text of the next frame, which must be an error.
     pub async fn error(&mut self) -> String {
         match self.frame().await {
             Frame::Error(data) => String::from_utf8_lossy(&data).into_owned(),
-            other => panic!("an error was expected, not {other:?}"),
+            other => panic!("expected an error, got {other:?}"),
         }
     }
 
@@ -222,7 +222,7 @@ impl Peer {
     pub async fn message(&mut self) -> Message {
         match self.frame().await {
             Frame::Message(message) => message,
-            other => panic!("a message was expected, not {other:?}"),
+            other => panic!("expected a message, got {other:?}"),
         }
     }
 
@@ -235,7 +235,7 @@ impl Peer {
         messages
     }
 
-    /// Expects the error `text` and then the end of the connection.
+    /// Expects the error `text` followed by the end of the connection.
     pub async fn refused(mut self, text: &str) {
         assert_eq!(self.error().await, text);
         self.closed().await;
@@ -247,30 +247,30 @@ impl Peer {
             Err(NoFrame::Closed) => {}
             Err(NoFrame::Cut) => panic!("the connection ends inside a frame: {:?}", self.received),
             Err(NoFrame::Silence) => panic!("the connection is still open after {PATIENCE:?}"),
-            Ok(frame) => panic!("the end of the connection was expected, not {frame:?}"),
+            Ok(frame) => panic!("expected the end of the connection, got {frame:?}"),
         }
     }
 
-    /// Expects that nothing but heartbeats comes for a moment, and that the connection stays open.
+    /// Expects that only heartbeats arrive for [`QUIET`], and that the connection stays open.
     pub async fn nothing(&mut self) {
         self.nothing_for(QUIET).await;
     }
 
-    /// Expects that nothing but heartbeats comes for `quiet`, and that the connection stays open.
+    /// Expects that only heartbeats arrive for `quiet`, and that the connection stays open.
     pub async fn nothing_for(&mut self, quiet: Duration) {
         match self.frame_within(quiet).await {
             Err(NoFrame::Silence) => {}
             Err(closed) => panic!("the connection was closed: {closed:?}"),
-            Ok(frame) => panic!("nothing was expected, not {frame:?}"),
+            Ok(frame) => panic!("expected nothing, got {frame:?}"),
         }
     }
 
-    /// Expects that the connection is alive and that no frame waits in it: publishes to a topic of its own.
+    /// Expects that the connection works and has no unread frame: publishes to a separate topic.
     pub async fn still_works(&mut self) {
         self.publish("still_works#ephemeral", "x").await;
     }
 
-    /// Waits until nsqd has executed all commands sent so far; messages that come meanwhile are returned.
+    /// Waits until nsqd has executed all commands sent so far; returns messages that arrive in the meantime.
     pub async fn barrier(&mut self) -> Vec<Message> {
         self.send(command("PUB barrier#ephemeral", "x")).await;
         let mut messages = Vec::new();
@@ -278,17 +278,17 @@ impl Peer {
             match self.frame().await {
                 Frame::Message(message) => messages.push(message),
                 Frame::Response(ok) if ok == "OK" => return messages,
-                other => panic!("messages and an OK were expected, not {other:?}"),
+                other => panic!("expected messages and an OK, got {other:?}"),
             }
         }
     }
 
-    // Commands with their answers
+    // Commands with their replies
 
-    /// IDENTIFY; the answer as JSON.
+    /// IDENTIFY; returns the reply as JSON.
     pub async fn identify(&mut self, request: Value) -> Value {
         self.line_and_body("IDENTIFY", request.to_string()).await;
-        serde_json::from_slice(&self.response().await).expect("IDENTIFY answers with JSON")
+        serde_json::from_slice(&self.response().await).expect("the reply to IDENTIFY is JSON")
     }
 
     /// SUB, and waits for its OK.
@@ -315,23 +315,23 @@ impl Peer {
         self.ok().await;
     }
 
-    /// RDY, which has no answer.
+    /// RDY, which has no reply.
     pub async fn ready(&mut self, count: u32) {
         self.line(format!("RDY {count}")).await;
     }
 
-    /// FIN, which has no answer when all is well.
+    /// FIN, which has no reply on success.
     pub async fn finish(&mut self, message: &Message) {
         self.send([b"FIN ", &message.id[..], b"\n"].concat()).await;
     }
 
-    /// REQ, which has no answer when all is well.
+    /// REQ, which has no reply on success.
     pub async fn requeue(&mut self, message: &Message, delay: Duration) {
         let delay = delay.as_millis().to_string();
         self.send([b"REQ ", &message.id[..], b" ", delay.as_bytes(), b"\n"].concat()).await;
     }
 
-    /// TOUCH, which has no answer when all is well.
+    /// TOUCH, which has no reply on success.
     pub async fn touch(&mut self, message: &Message) {
         self.send([b"TOUCH ", &message.id[..], b"\n"].concat()).await;
     }
@@ -348,7 +348,7 @@ impl Peer {
     }
 }
 
-/// A command line and a body with its length, as bytes.
+/// The bytes of a command line followed by a body with its length.
 pub fn command(line: impl AsRef<[u8]>, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     [line.as_ref(), b"\n", &length(body.len()), body].concat()
@@ -364,23 +364,20 @@ pub fn batch<B: AsRef<[u8]>>(bodies: &[B]) -> Vec<u8> {
     bytes
 }
 
-/// A length or a count as it stands on the wire.
+/// A length or a count in wire form.
 pub fn length(length: usize) -> [u8; 4] {
     u32::try_from(length).expect("test bodies are small").to_be_bytes()
 }
 
-/// The bodies of messages, as text.
 pub fn bodies(messages: &[Message]) -> Vec<String> {
     messages.iter().map(Message::text).collect()
 }
 
 impl Message {
-    /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The id as text.
     pub fn id_text(&self) -> String {
         String::from_utf8_lossy(&self.id).into_owned()
     }
@@ -414,7 +411,7 @@ fn is_closed(error: &io::Error) -> bool {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, NotConnected, UnexpectedEof,
     };
-    // The last two are of TLS: an alert, and an end without a goodbye.
+    // TLS reports the last two: an alert, and an end without close_notify.
     matches!(
         error.kind(),
         ConnectionReset | BrokenPipe | ConnectionAborted | NotConnected | UnexpectedEof | InvalidData

@@ -6,7 +6,7 @@ use serde_json::json;
 
 const UNKNOWN: &str = "0123456789abcdef";
 
-/// An nsqd, and a consumer of t/c with RDY 10 that got the one message there is.
+/// An nsqd with one message in t/c, and a consumer with RDY 10 that received it.
 async fn one_in_flight() -> (Daemon, Peer, Message) {
     let nsqd = Daemon::nsqd().start().await;
     nsqd.publish("t", "x").await;
@@ -34,7 +34,7 @@ fn number_of(message: &Message) -> u64 {
 }
 
 #[test]
-fn all_bits_of_an_id_count() {
+fn every_bit_of_an_id_is_compared() {
     test(async {
         let (nsqd, mut consumer, message) = one_in_flight().await;
         let (id, text) = (number_of(&message), message.id_text());
@@ -51,7 +51,7 @@ fn all_bits_of_an_id_count() {
                 assert_eq!(consumer.error().await, format!("{code} {other} failed ID not in flight"));
             }
         }
-        let channel = nsqd.channel("t", "c").await.expect("it is there");
+        let channel = nsqd.channel("t", "c").await.expect("the channel exists");
         assert_eq!((channel.in_flight_count, channel.requeue_count), (1, 0));
         consumer.touch(&message).await;
         consumer.finish(&message).await;
@@ -60,7 +60,7 @@ fn all_bits_of_an_id_count() {
 }
 
 #[test]
-fn stored_messages_keep_their_ids_when_the_node_gets_another_number() {
+fn stored_messages_keep_their_ids_when_the_node_id_changes() {
     const COUNT: usize = 400;
     test(async {
         // Some are in the journal only, some in segments.
@@ -82,7 +82,7 @@ fn stored_messages_keep_their_ids_when_the_node_gets_another_number() {
         let mut consumer = nsqd.subscribe("t", "c").await;
         consumer.ready(COUNT as u32 + 1).await;
         let messages = consumer.messages(COUNT + 1).await;
-        assert!(messages.iter().any(|message| message.id == before.id), "it has the id that it had");
+        assert!(messages.iter().any(|message| message.id == before.id), "the message keeps its id");
         for message in &messages {
             let (id, is_new) = (number_of(message), message.text() == "new");
             assert_eq!(id >> NODE_BITS.start, if is_new { other } else { node });
@@ -96,7 +96,7 @@ fn stored_messages_keep_their_ids_when_the_node_gets_another_number() {
 }
 
 #[test]
-fn a_finished_message_is_gone() {
+fn finished_message_is_not_delivered_again() {
     test(async {
         let (nsqd, mut consumer, message) = one_in_flight().await;
         consumer.finish(&message).await;
@@ -120,10 +120,10 @@ fn unknown_ids_are_errors_that_leave_the_connection_usable() {
             consumer.line(line).await;
             assert_eq!(consumer.error().await, error);
         }
-        // Any sixteen bytes are an id.
+        // Any sixteen bytes are a valid id.
         consumer.line(b"FIN \x00\xff............xy").await;
         assert!(consumer.error().await.starts_with("E_FIN_FAILED FIN "));
-        let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+        let channel = nsqd.channel("t", "c").await.expect("the channel exists");
         assert_eq!(channel.clients[0].in_flight_count, 1, "failed commands free no capacity");
         consumer.finish(&message).await;
         nsqd.channel_until_finished("t", "c").await;
@@ -159,10 +159,10 @@ fn ids_of_another_length_are_refused() {
 }
 
 #[test]
-fn only_the_owner_may_answer_for_a_message() {
+fn only_the_owner_can_finish_requeue_or_touch_a_message() {
     test(async {
         let (nsqd, mut owner, message) = one_in_flight().await;
-        // What it calls itself makes it no owner.
+        // The client_id does not make a connection an owner.
         let mut other = nsqd.connect().await;
         other.identify(json!({"feature_negotiation": true, "client_id": "127.0.0.1"})).await;
         other.subscribe("t", "c").await;
@@ -182,7 +182,7 @@ fn only_the_owner_may_answer_for_a_message() {
 }
 
 #[test]
-fn a_requeued_message_comes_again_behind_the_others() {
+fn requeued_message_is_delivered_after_the_other_messages() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.connect().await.publish_batch("t", &["1", "2", "3"]).await;
@@ -204,7 +204,7 @@ fn a_requeued_message_comes_again_behind_the_others() {
 }
 
 #[test]
-fn a_requeued_message_keeps_its_id_timestamp_and_body_whatever_its_attempts() {
+fn requeued_message_keeps_its_id_timestamp_and_body() {
     test(async {
         let (_nsqd, mut consumer, first) = one_in_flight().await;
         let mut last = first.clone();
@@ -218,7 +218,7 @@ fn a_requeued_message_keeps_its_id_timestamp_and_body_whatever_its_attempts() {
 }
 
 #[test]
-fn attempts_stop_at_their_largest_value() {
+fn attempts_saturate_at_65535() {
     test_within(Duration::from_secs(240), async {
         let (_nsqd, mut consumer, mut message) = one_in_flight().await;
         for delivery in 2..=65_540u32 {
@@ -230,7 +230,7 @@ fn attempts_stop_at_their_largest_value() {
 }
 
 #[test]
-fn an_unfinished_message_comes_again_after_its_timeout_and_not_before() {
+fn unfinished_message_is_redelivered_after_its_timeout_not_before() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.publish("t", "x").await;
@@ -245,7 +245,7 @@ fn an_unfinished_message_comes_again_after_its_timeout_and_not_before() {
         assert!(waited >= Duration::from_millis(950), "timed out early, after {waited:?}");
         assert_eq!((second.id, second.attempts), (first.id, 2));
 
-        // Too late for the first owner, and its capacity is free again.
+        // The FIN of the first owner is too late, and its capacity is free again.
         consumer.finish(&first).await;
         let error = consumer.error().await;
         assert!(error.ends_with("failed client does not own message"), "{error}");
@@ -260,7 +260,7 @@ fn an_unfinished_message_comes_again_after_its_timeout_and_not_before() {
 }
 
 #[test]
-fn timeouts_run_while_a_channel_is_paused_and_a_late_answer_is_for_the_new_delivery() {
+fn timeouts_run_in_a_paused_channel_and_a_late_fin_finishes_the_new_delivery() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.publish("t", "x").await;
@@ -269,14 +269,14 @@ fn timeouts_run_while_a_channel_is_paused_and_a_late_answer_is_for_the_new_deliv
         nsqd.admin("/channel/pause?topic=t&channel=c").await;
         let timed_out =
             |channel: &nsq_tests::stats::Channel| (channel.timeout_count, channel.depth) == (1, 1);
-        nsqd.channel_until("t", "c", "it timed out", timed_out).await;
+        nsqd.channel_until("t", "c", "the message timed out", timed_out).await;
         for line in ["FIN", "TOUCH"] {
             consumer.line(format!("{line} {}", message.id_text())).await;
             assert!(consumer.error().await.ends_with("failed ID not in flight"));
         }
         nsqd.admin("/channel/unpause?topic=t&channel=c").await;
         assert_eq!(consumer.message().await.attempts, 2);
-        // The connection owns it again, so what was meant for the first delivery finishes the second.
+        // The connection owns the message again, so a FIN for the first delivery finishes the second.
         consumer.finish(&message).await;
         consumer.still_works().await;
         nsqd.channel_until_finished("t", "c").await;
@@ -284,19 +284,19 @@ fn timeouts_run_while_a_channel_is_paused_and_a_late_answer_is_for_the_new_deliv
 }
 
 #[test]
-fn the_default_timeout_is_a_flag() {
+fn msg_timeout_flag_sets_the_default_timeout() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--msg-timeout=1s").start().await;
         nsqd.publish("t", "x").await;
         let mut consumer = nsqd.subscribe("t", "c").await;
         consumer.ready(1).await;
         consumer.message().await;
-        assert_eq!(consumer.message().await.attempts, 2, "its timeout frees the capacity of RDY 1");
+        assert_eq!(consumer.message().await.attempts, 2, "the timeout frees the capacity of RDY 1");
     });
 }
 
 #[test]
-fn touch_extends_the_timeout_and_nothing_else() {
+fn touch_only_extends_the_timeout() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.publish("t", "x").await;
@@ -307,7 +307,7 @@ fn touch_extends_the_timeout_and_nothing_else() {
             consumer.touch(&message).await;
             consumer.nothing().await;
         }
-        let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+        let channel = nsqd.channel("t", "c").await.expect("the channel exists");
         assert_eq!((channel.in_flight_count, channel.timeout_count), (1, 0));
         consumer.touch(&message).await;
         let last_touch = Instant::now();
@@ -318,7 +318,7 @@ fn touch_extends_the_timeout_and_nothing_else() {
 }
 
 #[test]
-fn touch_never_extends_beyond_the_maximum() {
+fn touch_does_not_extend_beyond_max_msg_timeout() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--max-msg-timeout=2s").start().await;
         nsqd.publish("t", "x").await;
@@ -334,7 +334,9 @@ fn touch_never_extends_beyond_the_maximum() {
                     assert!(delivered.elapsed() >= Duration::from_millis(1950), "{text:?}");
                 }
                 Ok(other) => panic!("{other:?}"),
-                Err(_) => assert!(delivered.elapsed() < Duration::from_secs(10), "it never timed out"),
+                Err(_) => {
+                    assert!(delivered.elapsed() < Duration::from_secs(10), "the message never timed out")
+                }
             }
         };
         assert!(delivered.elapsed() >= Duration::from_millis(1950), "after {:?}", delivered.elapsed());
@@ -343,7 +345,7 @@ fn touch_never_extends_beyond_the_maximum() {
 }
 
 #[test]
-fn what_was_in_flight_to_a_closed_connection_goes_to_another_at_once() {
+fn in_flight_messages_of_a_closed_connection_are_redelivered_at_once() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.connect().await.publish_batch("t", &["1", "2", "3"]).await;
@@ -357,11 +359,11 @@ fn what_was_in_flight_to_a_closed_connection_goes_to_another_at_once() {
         let mut staying = nsqd.subscribe("t", "c").await;
         staying.ready(10).await;
         let again = staying.consume(2).await;
-        // Far below the default timeout of a minute: that is what this test is about.
+        // The default timeout is a minute; redelivery must not wait for it.
         assert!(closed.elapsed() < Duration::from_secs(10), "{:?}", closed.elapsed());
         let mut seen = bodies(&again);
         seen.sort();
-        assert_eq!(seen, ["1", "3"], "FIN sent just before the close is honoured");
+        assert_eq!(seen, ["1", "3"], "a FIN sent just before the close takes effect");
         assert!(again.iter().all(|message| message.attempts == 2));
         let channel = nsqd.channel_until_finished("t", "c").await;
         assert_eq!((channel.message_count, channel.requeue_count, channel.timeout_count), (3, 0, 0));
@@ -369,7 +371,7 @@ fn what_was_in_flight_to_a_closed_connection_goes_to_another_at_once() {
 }
 
 #[test]
-fn a_client_that_vanishes_loses_nothing() {
+fn disconnecting_consumer_loses_no_messages() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let published: Vec<String> = (0..200).map(|n| n.to_string()).collect();
@@ -383,11 +385,11 @@ fn a_client_that_vanishes_loses_nothing() {
                 consumer.finish(message).await;
                 seen.push(message.text());
             }
-            // Messages that come meanwhile stay unread, so that the close is an abrupt one.
+            // Messages that arrive meanwhile stay unread, so that the close is abrupt.
             consumer.barrier().await;
         }
         seen.sort_by_key(|number| number.parse::<u32>().expect("a number"));
-        assert_eq!(seen, published, "each finished exactly once");
+        assert_eq!(seen, published, "each message is finished exactly once");
         nsqd.channel_until_finished("t", "c").await;
     });
 }

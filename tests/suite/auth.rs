@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const FAILED: &str = "E_AUTH_FAILED AUTH failed";
 
-/// AUTH; the answer as JSON.
+/// Sends AUTH and returns the reply as JSON.
 async fn authenticate(peer: &mut Peer, secret: impl AsRef<[u8]>) -> Value {
     peer.line_and_body("AUTH", secret).await;
     serde_json::from_slice(&peer.response().await).expect("AUTH answers with JSON")
@@ -19,7 +19,7 @@ async fn authenticated(nsqd: &Daemon) -> Peer {
     peer
 }
 
-/// An nsqd, and the server it asks.
+/// An nsqd, and its auth server.
 async fn nsqd_allowing(ttl: i64, authorizations: Value) -> (Daemon, AuthServer) {
     let server = AuthServer::allowing(ttl, authorizations).await;
     (Daemon::nsqd().flag(server.flag()).start().await, server)
@@ -36,11 +36,11 @@ async fn refused(mut peer: Peer, line: &str, error: &str) {
 }
 
 #[test]
-fn a_consumer_that_waits_for_the_auth_server_is_passed_over() {
+fn consumer_waiting_for_the_auth_server_is_skipped() {
     test_within(Duration::from_secs(90), async {
         let server = AuthServer::allowing(1, everything()).await;
-        let patient = "--http-client-request-timeout=60s";
-        let nsqd = Daemon::nsqd().flag(server.flag()).flag(patient).start().await;
+        let long_timeout = "--http-client-request-timeout=60s";
+        let nsqd = Daemon::nsqd().flag(server.flag()).flag(long_timeout).start().await;
         let mut busy = authenticated(&nsqd).await;
         busy.subscribe("t", "c").await;
         busy.ready(1).await;
@@ -48,7 +48,7 @@ fn a_consumer_that_waits_for_the_auth_server_is_passed_over() {
         let first = busy.message().await;
         busy.finish(&first).await;
         nsqd.channel_until_finished("t", "c").await;
-        // Now it is the one who has waited longest for a message. The other comes second.
+        // The busy consumer has now waited longest for a message. The other is second in line.
         let mut other = authenticated(&nsqd).await;
         other.subscribe("t", "c").await;
         other.ready(1).await;
@@ -70,7 +70,7 @@ fn a_consumer_that_waits_for_the_auth_server_is_passed_over() {
 }
 
 #[test]
-fn without_a_source_auth_is_disabled() {
+fn auth_is_disabled_without_servers_or_token_file() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.connect().await;
@@ -81,7 +81,7 @@ fn without_a_source_auth_is_disabled() {
 }
 
 #[test]
-fn publishing_and_subscribing_need_auth_first() {
+fn publishing_and_subscribing_require_auth() {
     test(async {
         let (nsqd, server) = nsqd_allowing(60, everything()).await;
         let mut peer = nsqd.connect().await;
@@ -91,17 +91,17 @@ fn publishing_and_subscribing_need_auth_first() {
             let error = format!("E_AUTH_FIRST AUTH required before {verb}");
             refused(nsqd.connect().await, line, &error).await;
         }
-        // NOP is nobody's business.
+        // NOP needs no AUTH.
         let mut peer = nsqd.connect().await;
         peer.send("NOP\n").await;
         peer.nothing().await;
-        assert!(nsqd.topic("t").await.is_none(), "a refused command makes no topic");
+        assert!(nsqd.topic("t").await.is_none(), "a refused command creates no topic");
         assert!(server.asked().is_empty());
     });
 }
 
 #[test]
-fn the_server_is_asked_once_and_the_client_is_told_who_it_is() {
+fn server_is_asked_once_and_the_reply_names_the_identity() {
     test(async {
         let (nsqd, server) = nsqd_allowing(3600, everything()).await;
         // IDENTIFY is not needed.
@@ -133,7 +133,7 @@ fn the_server_is_asked_once_and_the_client_is_told_who_it_is() {
 }
 
 #[test]
-fn a_server_can_be_asked_by_post_and_at_any_url() {
+fn auth_request_can_use_post_and_any_url() {
     test(async {
         let server = AuthServer::allowing(60, everything()).await;
         let url = format!("--auth-http-address=http://{}/check?x=1", server.address());
@@ -155,7 +155,7 @@ fn a_server_can_be_asked_by_post_and_at_any_url() {
 }
 
 #[test]
-fn a_password_in_the_address_is_told_to_the_server_and_shown_to_nobody() {
+fn password_in_the_address_is_sent_to_the_server_and_never_shown() {
     test(async {
         let server = AuthServer::allowing(60, everything()).await;
         let flag = format!("--auth-http-address=http://user:hidden@{}/auth?key=hidden", server.address());
@@ -223,7 +223,7 @@ fn permissions_are_per_topic_channel_and_kind() {
 }
 
 #[test]
-fn a_batch_is_refused_before_its_body() {
+fn unauthorized_mpub_is_refused_before_its_body() {
     test(async {
         let (nsqd, _server) = nsqd_allowing(60, json!([authorization("^a$", &[""], &["publish"])])).await;
         let mut peer = authenticated(&nsqd).await;
@@ -232,14 +232,14 @@ fn a_batch_is_refused_before_its_body() {
         let mut peer = nsqd.connect().await;
         peer.send("MPUB b\n").await;
         peer.refused("E_AUTH_FIRST AUTH required before MPUB").await;
-        // Also before a body that is wrong; and what is permitted goes on to say what is wrong.
+        // The permission is checked before an invalid body. With permission, the body's error is reported.
         let mut peer = authenticated(&nsqd).await;
         peer.send([b"MPUB b\n", &length(0)[..]].concat()).await;
         peer.refused(r#"E_UNAUTHORIZED AUTH failed for MPUB on "b" """#).await;
         let mut peer = authenticated(&nsqd).await;
         peer.send([b"MPUB a\n", &length(0)[..]].concat()).await;
         peer.refused("E_BAD_BODY MPUB invalid body size 0").await;
-        // A PUB is, as in NSQ, once it is whole; what came before it is answered.
+        // As in NSQ, a PUB is refused only when its body is complete. Earlier commands are answered.
         let mut peer = authenticated(&nsqd).await;
         peer.send([command("PUB a", "x"), b"PUB b\n\0\0\0\x02y".to_vec()].concat()).await;
         peer.ok().await;
@@ -250,7 +250,7 @@ fn a_batch_is_refused_before_its_body() {
 }
 
 #[test]
-fn answers_that_are_none_fail() {
+fn invalid_server_answers_fail_auth() {
     test(async {
         let server = AuthServer::start(Answer::Silence).await;
         let nsqd =
@@ -309,7 +309,7 @@ fn redirects_are_followed() {
 }
 
 #[test]
-fn a_server_is_asked_over_https_if_its_certificate_is_good() {
+fn https_server_is_asked_only_with_a_valid_certificate() {
     test(async {
         let certificates = Certificates::new();
         let authority = format!("--tls-root-ca-file={}", certificates.path("ca.pem"));
@@ -318,23 +318,27 @@ fn a_server_is_asked_over_https_if_its_certificate_is_good() {
         authenticated(&nsqd).await.publish("t", "x").await;
         assert!(server.asked()[0].request.starts_with("GET /auth?common_name=&"), "{:?}", server.asked());
 
-        // Nobody vouches for it: not the system, and not an authority that has not issued it.
+        // Neither the system's authorities nor an authority that did not issue the certificate accept it.
         let unknown = Daemon::nsqd().flag(server.flag()).start().await;
         certificates.self_sign("stranger");
         let stranger = AuthServer::start_https(allowing(60, everything()), &certificates, "stranger").await;
-        let fooled = Daemon::nsqd().flag(stranger.flag()).flag(&authority).start().await;
-        for nsqd in [&unknown, &fooled] {
+        let other_authority = Daemon::nsqd().flag(stranger.flag()).flag(&authority).start().await;
+        for nsqd in [&unknown, &other_authority] {
             let mut peer = nsqd.connect().await;
             peer.line_and_body("AUTH", "secret").await;
             peer.refused(FAILED).await;
             nsqd.log().expect("invalid peer certificate").await;
         }
-        assert_eq!((server.asked().len(), stranger.asked().len()), (1, 0), "nobody else was told the secret");
+        assert_eq!(
+            (server.asked().len(), stranger.asked().len()),
+            (1, 0),
+            "no other server received the secret"
+        );
     });
 }
 
 #[test]
-fn a_server_that_wants_https_is_asked_again_there() {
+fn tls_required_answer_is_followed_once_over_https() {
     test(async {
         let certificates = Certificates::new();
         let secure = AuthServer::start_https(allowing(60, everything()), &certificates, "server").await;
@@ -354,7 +358,7 @@ fn a_server_that_wants_https_is_asked_again_there() {
         }
         assert_eq!((plain.asked().len(), secure.asked().len()), (2, 2));
 
-        // Once: whoever then still forbids it means it.
+        // nsqd follows this answer only once; a second one is a refusal.
         secure.answer(secure.tls_required());
         let nsqd = Daemon::nsqd().flag(&address).flag(&authority).start().await;
         let mut peer = nsqd.connect().await;
@@ -365,7 +369,7 @@ fn a_server_that_wants_https_is_asked_again_there() {
 }
 
 #[test]
-fn the_server_is_told_of_tls_and_of_the_certificate() {
+fn auth_request_contains_tls_and_common_name() {
     test(async {
         let certificates = Certificates::new();
         certificates.issue("a & b");
@@ -373,30 +377,31 @@ fn the_server_is_told_of_tls_and_of_the_certificate() {
         let nsqd = Daemon::nsqd().tls(&certificates).flag("--tls-client-auth-policy=verify-if-given");
         let authority = format!("--tls-root-ca-file={}", certificates.path("ca.pem"));
         let nsqd = nsqd.flag(authority).flag(server.flag()).start().await;
-        for (name, told) in [(None, ""), (Some("client"), "client"), (Some("a & b"), "a+%26+b")] {
+        for (name, common_name) in [(None, ""), (Some("client"), "client"), (Some("a & b"), "a+%26+b")] {
             let mut peer = nsqd.connect().await;
             peer.start_tls(json!({}), certificates.client(name)).await;
             authenticate(&mut peer, "secret").await;
             let asked = server.asked().pop().unwrap();
-            let expected = format!("GET /auth?common_name={told}&remote_ip=127.0.0.1&secret=secret&tls=true");
+            let expected =
+                format!("GET /auth?common_name={common_name}&remote_ip=127.0.0.1&secret=secret&tls=true");
             assert_eq!(asked.request, expected);
         }
     });
 }
 
 #[test]
-fn one_good_server_is_enough() {
+fn one_working_server_is_enough() {
     test(async {
         let good = AuthServer::allowing(60, everything()).await;
         let broken = AuthServer::start(Answer::Status(500, String::new())).await;
-        let gone = AuthServer::start(Answer::Silence).await.flag();
-        let nsqd = Daemon::nsqd().flag(&gone).flag(broken.flag()).flag(good.flag()).start().await;
+        let stopped = AuthServer::start(Answer::Silence).await.flag();
+        let nsqd = Daemon::nsqd().flag(&stopped).flag(broken.flag()).flag(good.flag()).start().await;
         for _ in 0..8 {
             authenticated(&nsqd).await.publish("t", "x").await;
         }
         assert_eq!(good.asked().len(), 8);
 
-        let nsqd = Daemon::nsqd().flag(&gone).flag(broken.flag()).start().await;
+        let nsqd = Daemon::nsqd().flag(&stopped).flag(broken.flag()).start().await;
         let mut peer = nsqd.connect().await;
         peer.line_and_body("AUTH", "secret").await;
         peer.refused(FAILED).await;
@@ -405,7 +410,7 @@ fn one_good_server_is_enough() {
 }
 
 #[test]
-fn auth_is_legal_once_before_sub_and_takes_no_parameters() {
+fn auth_is_accepted_once_before_sub_without_parameters() {
     test(async {
         let (nsqd, _server) = nsqd_allowing(60, everything()).await;
         let mut peer = authenticated(&nsqd).await;
@@ -428,7 +433,7 @@ fn auth_is_legal_once_before_sub_and_takes_no_parameters() {
 }
 
 #[test]
-fn a_huge_secret_is_opaque() {
+fn huge_secret_works_by_post_and_breaks_nothing_by_get() {
     test(async {
         let (nsqd, server) = nsqd_allowing(60, everything()).await;
         let nsqd_post =
@@ -437,7 +442,7 @@ fn a_huge_secret_is_opaque() {
         let mut peer = nsqd_post.connect().await;
         authenticate(&mut peer, &secret).await;
         peer.publish("t", "x").await;
-        // No server takes a URL of this length, but nothing breaks.
+        // Servers may refuse a URL of this length; nsqd must keep working.
         let mut peer = nsqd.connect().await;
         peer.line_and_body("AUTH", &secret).await;
         let answered = peer.frame().await;
@@ -448,7 +453,7 @@ fn a_huge_secret_is_opaque() {
 }
 
 #[test]
-fn a_huge_secret_is_not_kept_beyond_its_grant() {
+fn huge_secret_is_not_kept_for_renewal() {
     test(async {
         let server = AuthServer::allowing(1, everything()).await;
         let post = "--auth-http-request-method=post";
@@ -456,7 +461,7 @@ fn a_huge_secret_is_not_kept_beyond_its_grant() {
         let mut peer = nsqd.connect().await;
         authenticate(&mut peer, "x".repeat(65_537)).await;
         peer.publish("t", "x").await;
-        // Until the grant lapses.
+        // Publishes until the grant expires.
         let refused = loop {
             peer.line_and_body("PUB t", "x").await;
             match peer.frame().await {
@@ -471,7 +476,7 @@ fn a_huge_secret_is_not_kept_beyond_its_grant() {
 }
 
 #[test]
-fn a_grant_lapses_and_is_asked_for_again_by_who_needs_it() {
+fn grant_expires_and_is_renewed_when_needed() {
     test(async {
         let (nsqd, server) = nsqd_allowing(1, everything()).await;
         let mut consumer = authenticated(&nsqd).await;
@@ -479,15 +484,15 @@ fn a_grant_lapses_and_is_asked_for_again_by_who_needs_it() {
         consumer.ready(10).await;
         let mut producer = authenticated(&nsqd).await;
         assert_eq!(server.asked().len(), 2);
-        // Publishing goes on; now and then it asks.
-        let asks_again = async || {
+        // Publishing continues, and nsqd renews the grant when it expires.
+        let is_renewed = async || {
             producer.publish("t", "x").await;
             consumer.consume(1).await;
             wait::when(server.asked().len(), |count| *count == 4)
         };
-        wait::until("the producer's grant was renewed twice", asks_again).await;
+        wait::until("the producer's grant was renewed twice", is_renewed).await;
 
-        // Less than before.
+        // The server grants less than before.
         server.answer(allowing(1, json!([authorization("^u$", &[""], &["publish"])])));
         let mut refusal = None;
         let is_refused = async || {
@@ -501,10 +506,10 @@ fn a_grant_lapses_and_is_asked_for_again_by_who_needs_it() {
             }
             wait::when((count, refusal.clone()), |(_, refusal)| refusal.is_some())
         };
-        wait::until("the narrower grant is in force", is_refused).await;
+        wait::until("the narrower grant applies", is_refused).await;
         assert!(refusal.unwrap().contains("E_UNAUTHORIZED AUTH failed for PUB on"));
 
-        // And nothing at all.
+        // The server fails, so the grant cannot be renewed.
         server.answer(allowing(1, everything()));
         let mut producer = authenticated(&nsqd).await;
         server.answer(Answer::Status(500, String::new()));
@@ -519,10 +524,10 @@ fn a_grant_lapses_and_is_asked_for_again_by_who_needs_it() {
             }
             wait::when(refusal.clone(), Option::is_some)
         };
-        wait::until("the grant has lapsed", is_refused).await;
+        wait::until("the grant has expired", is_refused).await;
         assert!(refusal.unwrap().contains(FAILED));
 
-        // The consumer's grant has lapsed long ago. It asks for nothing that would need it.
+        // The consumer's grant expired long ago, but receiving messages needs no renewal.
         server.answer(allowing(60, everything()));
         authenticated(&nsqd).await.publish("t", "the last").await;
         assert_eq!(consumer.consume(1).await[0].text(), "the last");

@@ -14,7 +14,7 @@ async fn bench(nsqd: &Daemon, line: &str) -> Output {
     command.output().await.expect("nsq starts")
 }
 
-/// The report of a run that succeeds.
+/// The report of a run that must succeed.
 async fn report(nsqd: &Daemon, line: &str) -> Value {
     let output = bench(nsqd, line).await;
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -27,7 +27,7 @@ async fn topics(nsqd: &Daemon) -> Vec<String> {
 }
 
 #[test]
-fn publishing_counts_what_nsqd_counts() {
+fn published_count_matches_nsqd() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let modes = [
@@ -43,7 +43,7 @@ fn publishing_counts_what_nsqd_counts() {
             let report =
                 report(&nsqd, &format!("pub --topic {topic} --messages 1001 --size 50 {flags}")).await;
             assert_eq!(report["published"]["messages"], 1001, "{flags}");
-            let counted = nsqd.topic(&topic).await.expect("the topic");
+            let counted = nsqd.topic(&topic).await.expect("the topic exists");
             assert_eq!((counted.message_count, counted.depth), (1001, 1001), "{flags}");
         }
     });
@@ -71,7 +71,7 @@ fn a_backlog_is_consumed() {
 }
 
 #[test]
-fn each_message_can_be_requeued_once() {
+fn requeue_flag_requeues_each_message_once() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let report = report(
@@ -81,30 +81,30 @@ fn each_message_can_be_requeued_once() {
         .await;
         assert_eq!(report["delivered"]["messages"], 6000);
         for name in ["c-1", "c-2"] {
-            let channel = nsqd.channel("t", name).await.expect("the channel");
+            let channel = nsqd.channel("t", name).await.expect("the channel exists");
             assert_eq!((channel.requeue_count, channel.depth, channel.in_flight_count), (3000, 0, 0));
         }
     });
 }
 
 #[test]
-fn a_topic_that_is_there_is_consumed_and_left() {
+fn existing_topic_is_consumed_and_kept() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         report(&nsqd, "pub --topic t --messages 500").await;
         let report = report(&nsqd, "sub --topic t --messages 500").await;
         assert_eq!(report["delivered"]["messages"], 500);
-        let channel = nsqd.channel("t", "bench").await.expect("the channel");
-        assert_eq!((channel.depth, channel.in_flight_count), (0, 0), "all FINs are there before the report");
+        let channel = nsqd.channel("t", "bench").await.expect("the channel exists");
+        assert_eq!((channel.depth, channel.in_flight_count), (0, 0), "nsqd has all FINs before the report");
     });
 }
 
 #[test]
-fn a_fresh_topic_is_gone_in_the_end() {
+fn generated_topic_is_deleted_unless_kept() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
-        let fresh = report(&nsqd, "pubsub --messages 1000").await;
-        assert_eq!(fresh["delivered"]["messages"], 1000);
+        let generated = report(&nsqd, "pubsub --messages 1000").await;
+        assert_eq!(generated["delivered"]["messages"], 1000);
         assert_eq!(topics(&nsqd).await, [""; 0]);
         let kept = report(&nsqd, "pubsub --messages 1000 --keep").await;
         assert_eq!(topics(&nsqd).await, [kept["topic"].as_str().expect("a name")]);
@@ -112,7 +112,7 @@ fn a_fresh_topic_is_gone_in_the_end() {
 }
 
 #[test]
-fn latency_has_its_quantiles_and_its_rate() {
+fn latency_reports_quantiles_at_the_given_rate() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let report = report(&nsqd, "latency --rate 500 --duration 1s --connections 2 --channels 2").await;
@@ -131,7 +131,7 @@ fn latency_has_its_quantiles_and_its_rate() {
 }
 
 #[test]
-fn a_duration_ends_a_run() {
+fn duration_limits_a_run() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let report = report(&nsqd, "pubsub --duration 300ms --rate 1000").await;
@@ -143,7 +143,7 @@ fn a_duration_ends_a_run() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn the_servers_process_is_found_and_measured() {
+fn server_process_is_found_and_measured() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let report = report(&nsqd, "pub --messages 20000").await;
@@ -155,7 +155,7 @@ fn the_servers_process_is_found_and_measured() {
 }
 
 #[test]
-fn what_nsqd_refuses_is_told() {
+fn refused_publish_is_reported() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--max-msg-size=100").start().await;
         for flags in ["", "--http"] {
@@ -169,12 +169,12 @@ fn what_nsqd_refuses_is_told() {
 }
 
 #[test]
-fn without_an_nsqd_it_says_so_at_once() {
+fn unreachable_nsqd_fails_at_once() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         nsqd.kill().await;
         let run = tokio::time::timeout(Duration::from_secs(10), bench(&nsqd, "pub"));
-        let output = run.await.expect("nobody waits for an nsqd that is not there");
+        let output = run.await.expect("bench fails at once without an nsqd");
         assert_eq!(output.status.code(), Some(6));
     });
 }

@@ -10,21 +10,21 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// How long a command may take that does not run for ever.
+/// Maximum time for a command that is expected to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How a command ended and what it said.
-struct Ran {
+/// Exit code and output of a command.
+struct CommandOutput {
     line: String,
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl Ran {
-    /// Itself, if it ended with this exit code.
+impl CommandOutput {
+    /// Panics unless the command ended with this exit code.
     fn expect(self, code: i32) -> Self {
-        let Ran { line, stdout, stderr, .. } = &self;
+        let CommandOutput { line, stdout, stderr, .. } = &self;
         assert_eq!(self.code, Some(code), "nsq {line}\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
         self
     }
@@ -34,13 +34,13 @@ impl Ran {
             .unwrap_or_else(|error| panic!("nsq {}: {error}: {}", self.line, self.stdout))
     }
 
-    /// The cells of all rows under the headings.
+    /// The cells of all rows below the headings.
     fn rows(&self) -> Vec<Vec<&str>> {
         self.stdout.lines().skip(1).map(|line| line.split('\t').collect()).collect()
     }
 }
 
-/// `nsq` with these words, in the environment of nobody.
+/// `nsq` with these arguments, without its environment variables.
 fn command(line: &str) -> Command {
     let mut command = Command::new(binary("nsq"));
     command.args(line.split(' ').filter(|word| !word.is_empty()));
@@ -51,33 +51,38 @@ fn command(line: &str) -> Command {
     command
 }
 
-async fn run(mut command: Command, input: &[u8]) -> Ran {
+async fn run(mut command: Command, input: &[u8]) -> CommandOutput {
     command.stdin(Stdio::piped());
     let line = format!("{:?}", command.as_std());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
     let mut stdin = child.stdin.take().expect("stdin is piped");
     let ended = tokio::time::timeout(PATIENCE, async {
-        // It may end without reading.
+        // The command may end without reading its input.
         let _ = stdin.write_all(input).await;
         drop(stdin);
-        child.wait_with_output().await.expect("its output can be read")
+        child.wait_with_output().await.expect("the output is readable")
     });
     let output = ended.await.unwrap_or_else(|_| panic!("{line} does not end within {PATIENCE:?}"));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("nsq writes UTF-8");
-    Ran { line, code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    CommandOutput {
+        line,
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
-async fn nsq(lookupd: &Daemon, line: &str) -> Ran {
+async fn nsq(lookupd: &Daemon, line: &str) -> CommandOutput {
     nsq_with(lookupd, line, b"").await
 }
 
-async fn nsq_with(lookupd: &Daemon, line: &str, input: &[u8]) -> Ran {
+async fn nsq_with(lookupd: &Daemon, line: &str, input: &[u8]) -> CommandOutput {
     let mut command = command(line);
     command.env("NSQ_LOOKUPD", lookupd.http().to_string());
     run(command, input).await
 }
 
-/// A command that goes on, read line by line.
+/// A command that keeps running; its output is read line by line.
 struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -92,17 +97,17 @@ impl Running {
 
     async fn line(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time");
-        line.expect("stdout can be read").expect("there is another line")
+        line.expect("stdout can be read").expect("another line")
     }
 
     fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
-        rustix::process::kill_process(pid.expect("it runs"), signal).expect("it can be signalled");
+        rustix::process::kill_process(pid.expect("nsq starts"), signal).expect("nsq accepts the signal");
     }
 
     async fn exit_code(&mut self) -> Option<i32> {
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it ends in time");
-        ended.expect("its end can be waited for").code()
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("nsq ends in time");
+        ended.expect("an exit status").code()
     }
 }
 
@@ -113,7 +118,7 @@ async fn cluster(size: usize) -> (Daemon, Vec<Daemon>) {
         nsqds.push(Daemon::nsqd().lookupd(&lookupd).start().await);
     }
     let nodes = async || lookupd.get_json("/nodes").await["producers"].as_array().map_or(0, Vec::len);
-    wait::until("all are registered", async || wait::when(nodes().await, |count| *count == size)).await;
+    wait::until("all nsqds are registered", async || wait::when(nodes().await, |count| *count == size)).await;
     (lookupd, nsqds)
 }
 
@@ -137,24 +142,24 @@ fn topics_and_channels_are_administered() {
         nsq(&lookupd, "topic pause t").await.expect(0);
         let ran = nsq(&lookupd, "channel pause t c --json").await.expect(0).json();
         assert_eq!(ran["nodes"].as_array().map(Vec::len), Some(2));
-        let topic = nsqd.topic("t").await.expect("it is there");
+        let topic = nsqd.topic("t").await.expect("the topic exists");
         assert!(topic.paused && topic.channels[0].paused && !topic.channels[1].paused);
         assert_eq!(nsq(&lookupd, "topic ls").await.rows()[0][6], "P");
         nsqd.publish("t", "x").await;
         nsq(&lookupd, "topic empty t --yes").await.expect(0);
-        assert_eq!(nsqd.topic("t").await.expect("it is there").depth, 0);
+        assert_eq!(nsqd.topic("t").await.expect("the topic exists").depth, 0);
         nsq(&lookupd, "topic unpause t").await.expect(0);
         nsq(&lookupd, "channel unpause t/c").await.expect(0);
-        let topic = nsqd.topic("t").await.expect("it is there");
+        let topic = nsqd.topic("t").await.expect("the topic exists");
         assert!(!topic.paused && !topic.channels[0].paused);
 
         nsqd.publish("t", "x").await;
-        nsqd.channel_until("t", "d", "it has the message", |channel| channel.depth == 1).await;
+        nsqd.channel_until("t", "d", "the channel has the message", |channel| channel.depth == 1).await;
         nsq(&lookupd, "channel empty t c -y").await.expect(0);
-        assert_eq!(nsqd.channel("t", "c").await.expect("it is there").depth, 0);
-        assert_eq!(nsqd.channel("t", "d").await.expect("it is there").depth, 1);
+        assert_eq!(nsqd.channel("t", "c").await.expect("the channel exists").depth, 0);
+        assert_eq!(nsqd.channel("t", "d").await.expect("the channel exists").depth, 1);
         nsq(&lookupd, "topic empty t -y --channels").await.expect(0);
-        assert_eq!(nsqd.channel("t", "d").await.expect("it is there").depth, 0);
+        assert_eq!(nsqd.channel("t", "d").await.expect("the channel exists").depth, 0);
 
         nsq(&lookupd, "channel delete t/d --yes").await.expect(0);
         assert!(nsqd.channel("t", "d").await.is_none());
@@ -165,7 +170,7 @@ fn topics_and_channels_are_administered() {
 }
 
 #[test]
-fn a_topic_that_is_only_registered_gets_its_channels_with_the_first_message() {
+fn registered_topic_gets_its_channels_with_the_first_message() {
     test(async {
         let (lookupd, nsqds) = cluster(1).await;
         nsq(&lookupd, "topic create t --channel c").await.expect(0);
@@ -173,18 +178,18 @@ fn a_topic_that_is_only_registered_gets_its_channels_with_the_first_message() {
         assert!(ran.stderr.contains("only registered") && ran.stderr.contains("--on all"), "{}", ran.stderr);
         assert_eq!(nsq(&lookupd, "channel list t").await.expect(0).rows()[0][..3], ["t", "c", "0"]);
         nsq(&lookupd, "pub t x").await.expect(0);
-        nsqds[0].channel_until("t", "c", "it has the message", |channel| channel.depth == 1).await;
+        nsqds[0].channel_until("t", "c", "the channel has the message", |channel| channel.depth == 1).await;
     });
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_exit_code() {
+fn errors_have_a_message_and_an_exit_code() {
     test(async {
         let (lookupd, nsqds) = cluster(1).await;
         nsqds[0].publish("orders", "x").await;
         for (line, code, word) in [
             ("topic pause no:name", 2, "topic name"),
-            ("channel pause orders", 2, "which channel"),
+            ("channel pause orders", 2, "no channel of topic orders is given"),
             ("sub orders", 2, "nsq channel list"),
             ("nonsense", 2, "unrecognized"),
             ("topic pause ordres", 4, "did you mean orders?"),
@@ -205,7 +210,7 @@ fn what_is_wrong_is_told_with_its_exit_code() {
         let ran = nsq(&lookupd, "topic delete orders --dry-run").await.expect(0);
         assert!(ran.stdout.contains("1 node, 1 unfinished message, 0 consumers"), "{}", ran.stdout);
         let ran = nsq(&lookupd, "topic pause nothing --json").await.expect(4);
-        let error: Value = serde_json::from_str(&ran.stderr).expect("errors are JSON, too");
+        let error: Value = serde_json::from_str(&ran.stderr).expect("errors are JSON");
         assert_eq!(error["error"]["code"], 4);
         assert!(error["error"]["hint"].is_string());
     });
@@ -233,12 +238,14 @@ fn messages_come_from_arguments_files_and_stdin() {
         nsqds[0].channel_until_finished("t", "c").await;
 
         nsq(&lookupd, "pub t later --defer 1h").await.expect(0);
-        nsqds[0].channel_until("t", "c", "it is deferred", |channel| channel.deferred_count == 1).await;
+        nsqds[0]
+            .channel_until("t", "c", "the message is deferred", |channel| channel.deferred_count == 1)
+            .await;
     });
 }
 
 #[test]
-fn a_publish_that_fails_says_how_to_go_on() {
+fn failed_publish_says_how_to_continue() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let nsqd = Daemon::nsqd().flag("--max-msg-size=10").start().await;
@@ -266,7 +273,7 @@ fn sub_takes_no_more_than_it_prints() {
         );
         assert_eq!(ran["id"].as_str().map(str::len), Some(16));
         assert!(ran["timestamp"].as_str().is_some_and(|moment| moment.ends_with('Z')));
-        let channel = nsqds[0].channel("t", "c").await.expect("it is there");
+        let channel = nsqds[0].channel("t", "c").await.expect("the channel exists");
         assert_eq!((channel.depth, channel.in_flight_count, channel.requeue_count), (19, 0, 0));
         let ran = nsq(&lookupd, "sub t c -n 19").await.expect(0);
         let mut left: Vec<u32> = ran.stdout.lines().map(|line| line.parse().expect("a number")).collect();
@@ -279,7 +286,7 @@ fn sub_takes_no_more_than_it_prints() {
 }
 
 #[test]
-fn sub_finishes_what_it_printed_and_gives_back_the_rest() {
+fn sub_finishes_printed_messages_and_returns_the_rest() {
     test(async {
         let (lookupd, nsqds) = cluster(1).await;
         let nsqd = &nsqds[0];
@@ -288,7 +295,7 @@ fn sub_finishes_what_it_printed_and_gives_back_the_rest() {
             command.env("NSQ_LOOKUPD", lookupd.http().to_string());
             Running::start(command)
         };
-        // Before the topic is there.
+        // The command subscribes before the topic exists.
         let mut first = subscribe();
         nsqd.publish("t", "one").await;
         assert_eq!(first.line().await, "one");
@@ -297,21 +304,22 @@ fn sub_finishes_what_it_printed_and_gives_back_the_rest() {
         assert_eq!(first.exit_code().await, Some(0));
 
         let second = subscribe();
-        nsqd.channel_until("t", "c", "it is subscribed", |channel| channel.client_count == 1).await;
+        nsqd.channel_until("t", "c", "the command is subscribed", |channel| channel.client_count == 1).await;
         let Running { mut child, lines } = second;
         drop(lines);
         nsqd.publish("t", "two").await;
-        let ended = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends").expect("its status");
-        assert_eq!(ended.code(), Some(0), "a reader that has seen enough is no failure");
-        let given_back =
+        let ended =
+            tokio::time::timeout(PATIENCE, child.wait()).await.expect("nsq ends").expect("an exit status");
+        assert_eq!(ended.code(), Some(0), "a closed stdout is not a failure");
+        let returned =
             |channel: &nsq_tests::stats::Channel| channel.depth == 1 && channel.in_flight_count == 0;
-        nsqd.channel_until("t", "c", "what was not printed is back", given_back).await;
+        nsqd.channel_until("t", "c", "the unprinted message is back in the channel", returned).await;
         assert_eq!(nsq(&lookupd, "sub t c -n 1").await.expect(0).stdout, "two\n");
     });
 }
 
 #[test]
-fn stat_adds_up_all_nodes() {
+fn stat_sums_over_all_nodes() {
     test(async {
         let (lookupd, nsqds) = cluster(2).await;
         for nsqd in &nsqds {
@@ -355,7 +363,7 @@ fn stat_adds_up_all_nodes() {
 }
 
 #[test]
-fn a_dead_node_is_named_and_the_others_answer() {
+fn unreachable_node_is_named_and_the_others_are_shown() {
     test(async {
         let (lookupd, nsqds) = cluster(2).await;
         for nsqd in &nsqds {
@@ -381,7 +389,7 @@ fn a_dead_node_is_named_and_the_others_answer() {
         let error = &ran["node_errors"][0];
         assert_eq!((&error["node"], &error["code"]), (&dead.into(), &"UNREACHABLE".into()));
 
-        // One that nsqlookupd still knows, and that does not answer.
+        // A node that nsqlookupd still lists but that does not answer.
         nsqds[1].signal(Signal::STOP);
         let ran = nsq(&lookupd, "stat t --no-rates --timeout 300ms").await.expect(3);
         assert!(ran.stderr.contains(&format!("! {} stats: no answer", nsqds[1].http())), "{}", ran.stderr);
@@ -398,7 +406,7 @@ async fn dev(folder: &Path) -> (Running, Value) {
     let mut command = command("dev --ephemeral-ports --json");
     command.current_dir(folder);
     let mut running = Running::start(command);
-    let addresses = serde_json::from_str(&running.line().await).expect("its addresses as JSON");
+    let addresses = serde_json::from_str(&running.line().await).expect("the addresses as JSON");
     (running, addresses)
 }
 
@@ -408,10 +416,10 @@ fn dev_runs_both_daemons_and_keeps_messages() {
         let folder = TempDir::new().expect("a folder");
         let (mut running, addresses) = dev(folder.path()).await;
         let lookupd = addresses["lookupd_http_address"].as_str().expect("an address").to_owned();
-        let there = |line: &str| command(&format!("{line} --lookupd {lookupd}"));
-        run(there("pub t one two"), b"").await.expect(0);
-        assert_eq!(run(there("sub t c -n 1"), b"").await.expect(0).stdout, "one\n");
-        assert_eq!(run(there("node list"), b"").await.expect(0).rows().len(), 1);
+        let on_lookupd = |line: &str| command(&format!("{line} --lookupd {lookupd}"));
+        run(on_lookupd("pub t one two"), b"").await.expect(0);
+        assert_eq!(run(on_lookupd("sub t c -n 1"), b"").await.expect(0).stdout, "one\n");
+        assert_eq!(run(on_lookupd("node list"), b"").await.expect(0).rows().len(), 1);
 
         let mut second = command("dev --ephemeral-ports");
         second.current_dir(folder.path());
@@ -426,20 +434,20 @@ fn dev_runs_both_daemons_and_keeps_messages() {
 
         running.signal(Signal::INT);
         assert_eq!(running.exit_code().await, Some(0));
-        assert_eq!(run(there("stat"), b"").await.code, Some(6));
+        assert_eq!(run(on_lookupd("stat"), b"").await.code, Some(6));
         assert!(folder.path().join("nsq-dev-data").is_dir());
 
         let (mut running, addresses) = dev(folder.path()).await;
         let lookupd = addresses["lookupd_http_address"].as_str().expect("an address").to_owned();
-        let there = |line: &str| command(&format!("{line} --lookupd {lookupd}"));
-        assert_eq!(run(there("sub t c -n 1"), b"").await.expect(0).stdout, "two\n");
+        let on_lookupd = |line: &str| command(&format!("{line} --lookupd {lookupd}"));
+        assert_eq!(run(on_lookupd("sub t c -n 1"), b"").await.expect(0).stdout, "two\n");
         running.signal(Signal::TERM);
         assert_eq!(running.exit_code().await, Some(0));
     });
 }
 
 #[test]
-fn shells_can_complete() {
+fn completion_scripts_version_and_help_work() {
     test(async {
         for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
             let ran = run(command(&format!("completion {shell}")), b"").await.expect(0);
@@ -452,16 +460,16 @@ fn shells_can_complete() {
 }
 
 #[test]
-fn a_daemon_that_does_not_know_a_request_is_no_daemon_without_the_topic() {
+fn unknown_request_is_not_reported_as_a_missing_topic() {
     test(async {
-        // Like an nsqd of NSQ's, it has never heard of retention.
+        // nsqlookupd, like NSQ's nsqd, has no such request.
         let other = Daemon::lookupd().start().await;
         for line in ["topic retain t --for 1h", "channel seek t c --to earliest"] {
-            let told = run(command(&format!("{line} --nsqd {}", other.http())), b"").await.expect(1);
-            assert!(told.stderr.contains("does not know this request"), "{}", told.stderr);
-            assert!(!told.stderr.contains("registered"), "{}", told.stderr);
+            let refused = run(command(&format!("{line} --nsqd {}", other.http())), b"").await.expect(1);
+            assert!(refused.stderr.contains("does not know this request"), "{}", refused.stderr);
+            assert!(!refused.stderr.contains("registered"), "{}", refused.stderr);
         }
-        let told = run(command(&format!("topic pause t --nsqd {}", other.http())), b"").await;
-        assert!(told.code != Some(0), "{}", told.stdout);
+        let refused = run(command(&format!("topic pause t --nsqd {}", other.http())), b"").await;
+        assert!(refused.code != Some(0), "{}", refused.stdout);
     });
 }

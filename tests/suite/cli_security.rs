@@ -6,7 +6,7 @@ use nsq_tests::daemon::binary;
 use nsq_tests::{Certificates, Daemon, test};
 use serde_json::Value;
 
-/// Runs `nsq` with these words and flags, in the environment of nobody.
+/// Runs `nsq` with these arguments and flags, without its environment variables.
 async fn nsq(line: &str, flags: &[String]) -> Output {
     let mut command = tokio::process::Command::new(binary("nsq"));
     command.args(line.split(' ')).args(flags).stdin(std::process::Stdio::null()).kill_on_drop(true);
@@ -24,7 +24,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// An nsqd that demands client certificates everywhere, and the flags to get in.
+/// An nsqd that requires client certificates on every port, and the client flags to connect to it.
 async fn nsqd(certificates: &Certificates) -> (Daemon, Vec<String>) {
     let flag = |name: &str, file: &str| format!("--{name}={}", certificates.path(file));
     let start = Daemon::nsqd().tls(certificates).flag(flag("tls-root-ca-file", "ca.pem"));
@@ -34,7 +34,7 @@ async fn nsqd(certificates: &Certificates) -> (Daemon, Vec<String>) {
 }
 
 #[test]
-fn everything_goes_over_tls_with_a_client_certificate() {
+fn all_commands_work_over_tls_with_a_client_certificate() {
     test(async {
         let certificates = Certificates::new();
         let (nsqd, flags) = nsqd(&certificates).await;
@@ -60,7 +60,7 @@ fn everything_goes_over_tls_with_a_client_certificate() {
 }
 
 #[test]
-fn a_benchmark_in_every_form_of_bytes() {
+fn bench_runs_over_tls_snappy_and_deflate() {
     test(async {
         let certificates = Certificates::new();
         let (nsqd, flags) = nsqd(&certificates).await;
@@ -84,24 +84,24 @@ fn a_benchmark_in_every_form_of_bytes() {
 }
 
 #[test]
-fn a_token_that_it_makes_opens_an_nsqd() {
+fn generated_token_authenticates() {
     test(async {
         let folder = tempfile::TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
         let (tokens, secret) = (folder.path().join("tokens.toml"), folder.path().join("secret"));
-        let words =
+        let arguments =
             "auth token --identity ops --permission publish,subscribe,admin --expires 2100-01-01T00:00:00Z";
-        let entry = stdout(&nsq(words, &[]).await);
+        let entry = stdout(&nsq(arguments, &[]).await);
         let token = entry.lines().next().and_then(|line| line.strip_prefix("# token: ")).expect("a token");
-        std::fs::write(&tokens, &entry).expect("a file can be written");
-        std::fs::write(&secret, format!("{token}\n")).expect("a file can be written");
+        std::fs::write(&tokens, &entry).expect("the file is writable");
+        std::fs::write(&secret, format!("{token}\n")).expect("the file is writable");
         let auth_file = format!("--auth-file={}", tokens.display());
         let nsqd = Daemon::nsqd().flag(auth_file).flag("--http-auth").start().await;
 
         let (http, tcp) = (format!("--nsqd={}", nsqd.http()), format!("--nsqd-tcp={}", nsqd.tcp()));
-        let known = format!("--auth-secret-file={}", secret.display());
+        let secret_flag = format!("--auth-secret-file={}", secret.display());
         for target in [&http, &tcp] {
-            stdout(&nsq("pub t one two", &[target.clone(), known.clone()]).await);
-            let printed = nsq("sub t c -n 2", &[target.clone(), known.clone()]).await;
+            stdout(&nsq("pub t one two", &[target.clone(), secret_flag.clone()]).await);
+            let printed = nsq("sub t c -n 2", &[target.clone(), secret_flag.clone()]).await;
             assert_eq!(stdout(&printed), "one\ntwo\n");
             for other in [None, Some("--auth-secret=nobody".to_owned())] {
                 let flags: Vec<String> = std::iter::once(target.clone()).chain(other).collect();
@@ -111,16 +111,16 @@ fn a_token_that_it_makes_opens_an_nsqd() {
                 assert!(!text.contains("nobody"), "{text}");
             }
         }
-        stdout(&nsq("topic create made", &[http.clone(), known.clone()]).await);
-        assert!(stdout(&nsq("topic list", &[http.clone(), known.clone()]).await).contains("made"));
+        stdout(&nsq("topic create made", &[http.clone(), secret_flag.clone()]).await);
+        assert!(stdout(&nsq("topic list", &[http.clone(), secret_flag.clone()]).await).contains("made"));
         assert_eq!(nsq("topic list", &[http]).await.status.code(), Some(5));
         let addresses = format!("--nsqd-tcp {} --nsqd-http {}", nsqd.tcp(), nsqd.http());
-        stdout(&nsq(&format!("bench pubsub --messages 1000 {addresses} --json"), &[known]).await);
+        stdout(&nsq(&format!("bench pubsub --messages 1000 {addresses} --json"), &[secret_flag]).await);
     });
 }
 
 #[test]
-fn a_short_secret_is_no_token() {
+fn short_secret_is_refused_as_a_token() {
     test(async {
         let mut command = tokio::process::Command::new(binary("nsq"));
         command.args(["auth", "token", "--stdin"]).stdin(std::process::Stdio::null()).kill_on_drop(true);

@@ -28,14 +28,17 @@ fn consumer(nsqd: &Daemon) -> ConsumerBuilder {
     Consumer::builder("t", "c").nsqd(nsqd.tcp().to_string())
 }
 
-/// A consumer of t/c that asks these lookupds twice a second.
+/// A consumer of t/c that polls these lookupds twice a second.
 fn discovering(lookupds: &[Daemon]) -> ConsumerBuilder {
     let addresses: Vec<String> = lookupds.iter().map(|lookupd| lookupd.http().to_string()).collect();
     Consumer::builder("t", "c").lookupd(addresses).set("lookupd_poll_interval", "500ms").expect("an option")
 }
 
 async fn next(messages: &mut MessageStream) -> nsq::Message {
-    tokio::time::timeout(PATIENCE, messages.next()).await.expect("a message in time").expect("not stopped")
+    tokio::time::timeout(PATIENCE, messages.next())
+        .await
+        .expect("a message in time")
+        .expect("the consumer runs")
 }
 
 async fn take_and_finish(messages: &mut MessageStream, count: usize) -> Vec<String> {
@@ -43,7 +46,7 @@ async fn take_and_finish(messages: &mut MessageStream, count: usize) -> Vec<Stri
     while bodies.len() < count {
         let message = next(messages).await;
         bodies.push(String::from_utf8_lossy(message.body()).into_owned());
-        message.finish().expect("its connection lives");
+        message.finish().expect("the connection is open");
     }
     bodies
 }
@@ -51,7 +54,7 @@ async fn take_and_finish(messages: &mut MessageStream, count: usize) -> Vec<Stri
 // Publishing
 
 #[test]
-fn what_is_published_comes_out_of_the_stream_in_order() {
+fn stream_returns_published_messages_in_order() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let producer = producer(&nsqd);
@@ -71,8 +74,10 @@ fn publishes_queued_together_each_get_their_result_and_keep_their_order() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let producer = producer(&nsqd);
-        let results: Vec<_> =
-            numbered(5000).into_iter().map(|body| producer.send("t", body).expect("room")).collect();
+        let results: Vec<_> = numbered(5000)
+            .into_iter()
+            .map(|body| producer.send("t", body).expect("the queue has room"))
+            .collect();
         producer.flush().await;
         for result in results {
             assert_eq!(result.await.expect("published").attempts, 1);
@@ -85,7 +90,7 @@ fn publishes_queued_together_each_get_their_result_and_keep_their_order() {
 }
 
 #[test]
-fn what_nsqd_would_refuse_is_refused_before_it_is_sent() {
+fn invalid_publishes_are_refused_before_sending() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--max-msg-size=100").start().await;
         let producer = producer(&nsqd);
@@ -101,7 +106,7 @@ fn what_nsqd_would_refuse_is_refused_before_it_is_sent() {
 }
 
 #[test]
-fn deferred_messages_come_when_they_are_due() {
+fn deferred_messages_arrive_when_due() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut messages = consumer(&nsqd).stream().expect("a consumer");
@@ -111,13 +116,13 @@ fn deferred_messages_come_when_they_are_due() {
         producer(&nsqd).publish_deferred("t", delay, "later").await.expect("published");
         let message = next(&mut messages).await;
         assert!(published.elapsed() + Duration::from_millis(5) >= delay, "early: {:?}", published.elapsed());
-        message.finish().expect("its connection lives");
+        message.finish().expect("the connection is open");
         nsqd.channel_until_finished("t", "c").await;
     });
 }
 
 #[test]
-fn a_producer_outlives_its_nsqd() {
+fn producer_survives_nsqd_restarts() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         nsqd.subscribe("t", "c").await;
@@ -130,9 +135,9 @@ fn a_producer_outlives_its_nsqd() {
                 published.push(body);
             }
             nsqd.kill().await;
-            // Published while it is down: it waits, and goes out after the restart.
+            // A publish while nsqd is down waits and is sent after the restart.
             let body = format!("{round}/while down");
-            let waiting = producer.send("t", body.clone()).expect("room");
+            let waiting = producer.send("t", body.clone()).expect("the queue has room");
             nsqd.restart().await;
             waiting.await.expect("published after the restart");
             published.push(body);
@@ -145,7 +150,7 @@ fn a_producer_outlives_its_nsqd() {
 }
 
 #[test]
-fn a_producer_with_two_nsqds_does_without_one() {
+fn producer_with_two_nsqds_fails_over() {
     test(async {
         let mut nsqds = [Daemon::nsqd().start().await, Daemon::nsqd().start().await];
         let addresses: Vec<String> = nsqds.iter().map(|nsqd| nsqd.tcp().to_string()).collect();
@@ -185,7 +190,7 @@ fn many_tasks_share_a_producer() {
 // Consuming
 
 #[test]
-fn a_handlers_return_value_is_the_answer() {
+fn handler_result_decides_the_answer() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         producer(&nsqd).publish_many("t", ["finish", "requeue", "fail", "give up"]).await.expect("published");
@@ -235,7 +240,7 @@ fn a_handlers_return_value_is_the_answer() {
 }
 
 #[test]
-fn a_dropped_message_is_requeued_and_a_touched_one_stays() {
+fn dropped_message_is_requeued_and_touched_message_stays_in_flight() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         producer(&nsqd).publish("t", "x").await.expect("published");
@@ -246,20 +251,20 @@ fn a_dropped_message_is_requeued_and_a_touched_one_stays() {
         assert_eq!(again.attempts(), 2);
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(2500) {
-            again.touch().expect("its time is not up");
+            again.touch().expect("the message has not timed out");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        again.finish().expect("its time is not up");
+        again.finish().expect("the message has not timed out");
         let channel = nsqd.channel_until_finished("t", "c").await;
         assert_eq!((channel.requeue_count, channel.timeout_count), (1, 0));
     });
 }
 
 #[test]
-fn a_message_is_given_up_after_its_attempts() {
+fn message_is_given_up_after_max_attempts() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
-        producer(&nsqd).publish("t", "hopeless").await.expect("published");
+        producer(&nsqd).publish("t", "always fails").await.expect("published");
         let handled = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&handled);
         let consumer = consumer(&nsqd)
@@ -273,8 +278,10 @@ fn a_message_is_given_up_after_its_attempts() {
             })
             .start()
             .expect("a consumer");
-        wait::until("it is given up", async || wait::when(consumer.stats(), |stats| stats.gave_up == 1))
-            .await;
+        wait::until("the message is given up", async || {
+            wait::when(consumer.stats(), |stats| stats.gave_up == 1)
+        })
+        .await;
         assert_eq!(handled.load(Ordering::Relaxed), 3);
         nsqd.channel_until_finished("t", "c").await;
         consumer.shutdown(PATIENCE).await;
@@ -298,13 +305,13 @@ fn a_consumer_stays_connected_while_its_handler_is_busy() {
             .expect("a consumer");
         consumer.wait_ready(PATIENCE).await.expect("subscribed");
         let address = async || {
-            let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+            let channel = nsqd.channel("t", "c").await.expect("the channel exists");
             channel.clients.iter().map(|client| client.remote_address.clone()).collect::<Vec<_>>()
         };
         let (before, start) = (address().await, Instant::now());
         // Twice the time after which nsqd closes a silent client.
         let busy = async || wait::when(start.elapsed(), |elapsed| *elapsed > Duration::from_secs(4));
-        wait::until("it has been busy for long", busy).await;
+        wait::until("the handler has been busy for 4 s", busy).await;
         assert_eq!(address().await, before);
         go.send(true).expect("the handler waits");
         nsqd.channel_until_finished("t", "c").await;
@@ -313,7 +320,7 @@ fn a_consumer_stays_connected_while_its_handler_is_busy() {
 }
 
 #[test]
-fn shutdown_finishes_what_is_in_flight() {
+fn shutdown_finishes_running_handlers() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         producer(&nsqd).publish_many("t", numbered(50)).await.expect("published");
@@ -329,19 +336,21 @@ fn shutdown_finishes_what_is_in_flight() {
             .start()
             .expect("a consumer");
         let is_busy = async || wait::when(started.load(Ordering::Relaxed), |count| *count >= 5);
-        wait::until("five are being handled", is_busy).await;
+        wait::until("five messages are being handled", is_busy).await;
         let report = consumer.shutdown(PATIENCE).await;
         assert_eq!(report.abandoned, 0, "{report:?}");
         let handled = started.load(Ordering::Relaxed) as u64;
         let stats = consumer.stats();
-        assert_eq!(stats.finished, handled, "what was begun was finished");
-        let channel = nsqd.channel_until("t", "c", "it has left", |channel| channel.client_count == 0).await;
+        assert_eq!(stats.finished, handled, "every handled message is finished");
+        let channel = nsqd
+            .channel_until("t", "c", "the consumer has disconnected", |channel| channel.client_count == 0)
+            .await;
         assert_eq!((channel.in_flight_count, channel.depth), (0, 50 - handled));
     });
 }
 
 #[test]
-fn one_in_flight_over_three_nsqds_serves_all_of_them() {
+fn max_in_flight_of_one_serves_three_nsqds() {
     test_within(Duration::from_secs(120), async {
         let nsqds =
             [Daemon::nsqd().start().await, Daemon::nsqd().start().await, Daemon::nsqd().start().await];
@@ -354,11 +363,11 @@ fn one_in_flight_over_three_nsqds_serves_all_of_them() {
         let mut nodes = BTreeMap::<String, usize>::new();
         for _ in 0..15 {
             let message = tokio::time::timeout(Duration::from_secs(30), messages.next());
-            let message = message.await.expect("every nsqd has its turn").expect("not stopped");
+            let message = message.await.expect("every nsqd is served").expect("the consumer runs");
             *nodes.entry(message.node().to_owned()).or_default() += 1;
             let in_flight = messages.consumer().stats().in_flight;
             assert!(in_flight <= 1, "{in_flight} in flight");
-            message.finish().expect("its connection lives");
+            message.finish().expect("the connection is open");
         }
         assert_eq!(nodes.values().copied().collect::<Vec<_>>(), [5, 5, 5]);
     });
@@ -381,7 +390,7 @@ fn pausing_stops_delivery_and_resuming_starts_it() {
 }
 
 #[test]
-fn a_consumer_outlives_its_nsqd() {
+fn consumer_survives_nsqd_restarts() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         let producer = producer(&nsqd);
@@ -397,7 +406,7 @@ fn a_consumer_outlives_its_nsqd() {
 }
 
 #[test]
-fn a_consumer_finds_nsqds_and_goes_on_when_lookupds_and_nsqds_are_lost() {
+fn consumer_discovers_nsqds_and_survives_the_loss_of_lookupds_and_nsqds() {
     test_within(Duration::from_secs(120), async {
         let mut lookupds = vec![Daemon::lookupd().start().await, Daemon::lookupd().start().await];
         let start = async || Daemon::nsqd().lookupd(&lookupds[0]).lookupd(&lookupds[1]).start().await;
@@ -412,7 +421,10 @@ fn a_consumer_finds_nsqds_and_goes_on_when_lookupds_and_nsqds_are_lost() {
             round += 1;
             let mut expected = BTreeSet::new();
             for (n, nsqd) in nsqds.iter().enumerate() {
-                nsqd.channel_until("t", "c", "it has subscribed", |channel| channel.client_count == 1).await;
+                nsqd.channel_until("t", "c", "the consumer has subscribed", |channel| {
+                    channel.client_count == 1
+                })
+                .await;
                 let body = format!("{round}/{n}");
                 nsqd.publish("t", &body).await;
                 expected.insert(body);
@@ -426,7 +438,7 @@ fn a_consumer_finds_nsqds_and_goes_on_when_lookupds_and_nsqds_are_lost() {
         from_each(&nsqds).await;
         nsqds.remove(1).kill().await;
         from_each(&nsqds).await;
-        // A node that gets the topic later is found through the lookupd that is left.
+        // The remaining lookupd reports a node that gets the topic later.
         late.admin("/topic/create?topic=t").await;
         nsqds.push(late);
         from_each(&nsqds).await;
@@ -434,7 +446,7 @@ fn a_consumer_finds_nsqds_and_goes_on_when_lookupds_and_nsqds_are_lost() {
 }
 
 #[test]
-fn a_consumer_says_what_happens() {
+fn consumer_reports_events() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         let mut messages = consumer(&nsqd).stream().expect("a consumer");
@@ -448,7 +460,7 @@ fn a_consumer_says_what_happens() {
                 }
             }
         };
-        let node = tokio::time::timeout(PATIENCE, lost).await.expect("the loss is told");
+        let node = tokio::time::timeout(PATIENCE, lost).await.expect("the loss is reported");
         assert_eq!(*node, *nsqd.tcp().to_string());
         nsqd.restart().await;
         nsqd.publish("t", "x").await;
@@ -484,7 +496,7 @@ fn administration_has_typed_calls() {
         assert_eq!(found.producers[0].tcp_port, nsqd.tcp().port());
         assert_eq!(directory.nodes().await.expect("nodes").producers.len(), 1);
 
-        let unknown = node.delete_topic("unknown").await.expect_err("there is none");
+        let unknown = node.delete_topic("unknown").await.expect_err("the topic does not exist");
         assert!(unknown.is_not_found(), "{unknown}");
         node.delete_topic("t").await.expect("deleted");
         assert!(nsqd.topics().await.is_empty());
@@ -494,7 +506,7 @@ fn administration_has_typed_calls() {
 // AUTH
 
 #[test]
-fn a_secret_opens_what_it_allows() {
+fn secret_grants_its_permissions() {
     test(async {
         let allowed = serde_json::json!([authorization("^t$", &["^c$", "^$"], &["publish", "subscribe"])]);
         let server = AuthServer::allowing(3600, allowed).await;
@@ -504,28 +516,33 @@ fn a_secret_opens_what_it_allows() {
 
         let folder = tempfile::TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
         let file = folder.path().join("secret");
-        std::fs::write(&file, "of the file\n").expect("a file can be written");
+        std::fs::write(&file, "of the file\n").expect("the file is writable");
         let secrets =
             [config().auth_secret(nsq::Secret::from("a secret")), config().auth_secret_file(file.clone())];
         for config in secrets {
-            let producer =
-                Producer::builder().nsqd(&address).config(config.clone()).build().expect("it is valid");
+            let producer = Producer::builder()
+                .nsqd(&address)
+                .config(config.clone())
+                .build()
+                .expect("a valid configuration");
             producer.publish("t", "x").await.expect("published");
             let refused = producer.publish("u", "x").await.expect_err("not allowed");
             assert!(refused.to_string().contains("E_UNAUTHORIZED"), "{refused}");
-            let mut messages = consumer(&nsqd).config(config).stream().expect("it is valid");
+            let mut messages = consumer(&nsqd).config(config).stream().expect("a valid configuration");
             assert_eq!(take_and_finish(&mut messages, 1).await, ["x"]);
         }
         let asked = server.asked();
         assert!(asked.iter().any(|asked| asked.request.contains("secret=a+secret&")), "{asked:?}");
         assert!(asked.iter().any(|asked| asked.request.contains("secret=of+the+file&")), "{asked:?}");
 
-        let without = Producer::builder().nsqd(&address).config(config()).build().expect("it is valid");
+        let without =
+            Producer::builder().nsqd(&address).config(config()).build().expect("a valid configuration");
         let error = without.publish("t", "x").await.expect_err("no secret").to_string();
         assert!(error.contains("nsqd requires AUTH"), "{error}");
         server.answer(Answer::Status(403, String::new()));
         let unknown = config().auth_secret(nsq::Secret::from("unknown"));
-        let unknown = Producer::builder().nsqd(&address).config(unknown).build().expect("it is valid");
+        let unknown =
+            Producer::builder().nsqd(&address).config(unknown).build().expect("a valid configuration");
         let error = unknown.publish("t", "x").await.expect_err("an unknown secret").to_string();
         assert!(error.contains("E_AUTH_FAILED") && !error.contains("unknown"), "{error}");
 
@@ -533,6 +550,6 @@ fn a_secret_opens_what_it_allows() {
         let http = NsqdClient::new(nsqd.http().to_string()).expect("an address");
         let refused = http.info().await.expect_err("no token").to_string();
         assert!(refused.contains("UNAUTHORIZED"), "{refused}");
-        http.token(Some(nsq::Secret::from("a secret"))).info().await.expect("any token will do");
+        http.token(Some(nsq::Secret::from("a secret"))).info().await.expect("any token is accepted");
     });
 }

@@ -1,4 +1,4 @@
-//! The client library over TLS, snappy and deflate, and certificates that change under load.
+//! The client library over TLS, snappy and deflate, and certificate rotation under load.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A client that trusts the authority and has the certificate of `name`, if there is one.
+/// A client that trusts the authority; with a `name` it presents that certificate.
 fn tls(certificates: &Certificates, name: Option<&str>) -> Config {
     let mut config = Config::new().tls_v1(true).tls_root_ca_file(Some(certificates.path("ca.pem").into()));
     if let Some(name) = name {
@@ -28,7 +28,7 @@ fn producer(nsqd: &Daemon, config: Config) -> Producer {
     Producer::builder().nsqd(nsqd.tcp().to_string()).config(config).build().expect("a producer")
 }
 
-/// Whether a producer gets in, and a consumer alike.
+/// Connects a consumer and a producer, which must both succeed or both fail.
 async fn connect(nsqd: &Daemon, config: Config) -> Result<nsq::ServerInfo, ConnectError> {
     let consumer = Consumer::builder("t", "c#ephemeral").nsqd(nsqd.tcp().to_string()).config(config.clone());
     let messages = consumer.stream().expect("a consumer");
@@ -39,7 +39,7 @@ async fn connect(nsqd: &Daemon, config: Config) -> Result<nsq::ServerInfo, Conne
 }
 
 #[test]
-fn every_form_of_bytes() {
+fn all_combinations_of_tls_and_compression_work() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
@@ -63,13 +63,14 @@ fn every_form_of_bytes() {
                     .stream()
                     .expect("a consumer");
                 messages.consumer().wait_ready(PATIENCE).await.expect("subscribed");
-                let sent: Vec<_> =
-                    (bodies.iter().cloned()).map(|body| producer.send(topic, body).expect("room")).collect();
+                let sent: Vec<_> = (bodies.iter().cloned())
+                    .map(|body| producer.send(topic, body).expect("the queue has room"))
+                    .collect();
                 for expected in &bodies {
                     let message = tokio::time::timeout(PATIENCE, messages.next()).await;
-                    let message = message.expect("a message in time").expect("not stopped");
-                    assert!(message.body() == expected.as_bytes(), "another body came");
-                    message.finish().expect("its connection lives");
+                    let message = message.expect("a message in time").expect("the consumer runs");
+                    assert!(message.body() == expected.as_bytes(), "the body differs");
+                    message.finish().expect("the connection is open");
                 }
                 for publish in sent {
                     publish.await.expect("published");
@@ -84,7 +85,7 @@ fn every_form_of_bytes() {
 }
 
 #[test]
-fn client_certificates() {
+fn client_certificates_follow_the_server_policy() {
     test(async {
         let certificates = Certificates::new();
         certificates.self_sign("stranger");
@@ -98,28 +99,28 @@ fn client_certificates() {
             let root = format!("--tls-root-ca-file={}", certificates.path("ca.pem"));
             let start = Daemon::nsqd().tls(&certificates).flag(root);
             let nsqd = start.flag(format!("--tls-client-auth-policy={policy}")).start().await;
-            for (name, welcome) in [(None, none), (Some("client"), good), (Some("stranger"), stranger)] {
+            for (name, accepted) in [(None, none), (Some("client"), good), (Some("stranger"), stranger)] {
                 let connected = connect(&nsqd, tls(&certificates, name)).await;
-                assert_eq!(connected.is_ok(), welcome, "{name:?}: {connected:?}");
+                assert_eq!(connected.is_ok(), accepted, "{name:?}: {connected:?}");
                 if let Err(error) = connected {
                     assert_eq!(error.stage, ConnectStage::Tls, "{error}");
                 }
-                // The plain port says where to go, and the same certificate is shown there.
+                // The plain port names the HTTPS port, and the client presents the same certificate there.
                 let admin = NsqdClient::new(nsqd.http().to_string()).expect("an address");
                 let admin = admin.tls(Tls::new(&tls(&certificates, name)).expect("certificates"));
                 let stats = admin.stats(&StatsQuery::default()).await;
-                assert_eq!(stats.is_ok(), welcome, "{name:?}: {stats:?}");
+                assert_eq!(stats.is_ok(), accepted, "{name:?}: {stats:?}");
                 let address = format!("https://localhost:{}", nsqd.https().await.port());
                 let admin = NsqdClient::new(address).expect("an address");
                 let admin = admin.tls(Tls::new(&tls(&certificates, name)).expect("certificates"));
-                assert_eq!(admin.publish("t", "over https").await.is_ok(), welcome);
+                assert_eq!(admin.publish("t", "over https").await.is_ok(), accepted);
             }
         }
     });
 }
 
 #[test]
-fn certificates_of_x509_version_1() {
+fn x509_version_1_server_certificate_needs_skip_verify() {
     test(async {
         let folder =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tls/tests/certificates");
@@ -134,10 +135,10 @@ fn certificates_of_x509_version_1() {
                 .tls_cert(Some(file("version-1-ec.pem")))
                 .tls_key(Some(file("version-1-ec.key")))
                 .tls_root_ca_file(Some(file("ca.pem")));
-            let welcome = connect(&nsqd, config.clone().tls_insecure_skip_verify(true)).await;
-            assert!(welcome.expect("a connection").tls);
-            // Such a certificate names no host.
-            let error = connect(&nsqd, config).await.expect_err("not to be trusted");
+            let connected = connect(&nsqd, config.clone().tls_insecure_skip_verify(true)).await;
+            assert!(connected.expect("a connection").tls);
+            // A version 1 certificate names no host.
+            let error = connect(&nsqd, config).await.expect_err("the certificate is not trusted");
             assert_eq!(error.stage, ConnectStage::Tls, "{error}");
             assert!(error.to_string().contains("version 1, which names no hosts"), "{error}");
         }
@@ -145,39 +146,41 @@ fn certificates_of_x509_version_1() {
 }
 
 #[test]
-fn whom_a_client_trusts() {
+fn client_rejects_untrusted_certificates() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).flag("--tls-min-version=tls1.3").start().await;
         let refused = async |config: Config, reason: &str| {
-            let error = connect(&nsqd, config).await.expect_err("not to be trusted");
+            let error = connect(&nsqd, config).await.expect_err("the certificate is not trusted");
             assert_eq!(error.stage, ConnectStage::Tls, "{error}");
             assert!(error.to_string().contains(reason), "{error}");
         };
         let right = || tls(&certificates, None);
-        assert!(connect(&nsqd, right()).await.expect("trusted").tls);
+        assert!(connect(&nsqd, right()).await.expect("the certificate is trusted").tls);
         let strangers = Certificates::new();
-        // Of the same name, but with another key.
+        // This authority has the same name but another key.
         refused(tls(&strangers, None), "BadSignature").await;
         refused(Config::new().tls_v1(true).tls_root_ca_file(None), "UnknownIssuer").await;
         refused(right().tls_server_name(Some("nsqd.example".to_owned())), "not valid for name").await;
         connect(&nsqd, right().tls_server_name(Some("localhost".to_owned())))
             .await
-            .expect("one of its names");
-        connect(&nsqd, tls(&strangers, None).tls_insecure_skip_verify(true)).await.expect("anyone will do");
+            .expect("one of the certificate's names");
+        connect(&nsqd, tls(&strangers, None).tls_insecure_skip_verify(true))
+            .await
+            .expect("any certificate is accepted");
         let https = format!("https://{}", nsqd.https().await);
         let admin = |config: &Config| {
             NsqdClient::new(&https).expect("an address").tls(Tls::new(config).expect("certificates"))
         };
-        admin(&right()).ping().await.expect("trusted");
+        admin(&right()).ping().await.expect("the certificate is trusted");
         assert!(admin(&tls(&strangers, None)).ping().await.is_err());
         assert!(admin(&right().tls_server_name(Some("nsqd.example".to_owned()))).ping().await.is_err());
-        admin(&right().tls_insecure_skip_verify(true)).ping().await.expect("anyone will do");
+        admin(&right().tls_insecure_skip_verify(true)).ping().await.expect("any certificate is accepted");
     });
 }
 
 #[test]
-fn a_certificate_that_signs_itself_is_its_own_authority() {
+fn self_signed_certificate_works_as_its_own_authority() {
     test(async {
         let certificates = Certificates::new();
         certificates.self_sign_as_authority("server");
@@ -186,17 +189,17 @@ fn a_certificate_that_signs_itself_is_its_own_authority() {
             let path = std::path::PathBuf::from(certificates.path(file));
             Config::new().tls_v1(true).tls_root_ca_file(Some(path))
         };
-        connect(&nsqd, trusting("server.pem")).await.expect("trusted");
-        let others_name = trusting("server.pem").tls_server_name(Some("nsqd.example".to_owned()));
-        for config in [trusting("ca.pem"), others_name] {
-            let error = connect(&nsqd, config).await.expect_err("not to be trusted");
+        connect(&nsqd, trusting("server.pem")).await.expect("the certificate is trusted");
+        let wrong_name = trusting("server.pem").tls_server_name(Some("nsqd.example".to_owned()));
+        for config in [trusting("ca.pem"), wrong_name] {
+            let error = connect(&nsqd, config).await.expect_err("the certificate is not trusted");
             assert_eq!(error.stage, ConnectStage::Tls, "{error}");
         }
     });
 }
 
 #[test]
-fn tls_is_insisted_on_and_compression_is_not() {
+fn requested_tls_is_mandatory_and_compression_is_not() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().flag("--snappy=false").flag("--deflate=false").start().await;
@@ -214,7 +217,7 @@ fn tls_is_insisted_on_and_compression_is_not() {
     });
 }
 
-/// The addresses from which clients are connected.
+/// The remote addresses of all connected clients.
 async fn connections(nsqd: &Daemon) -> BTreeSet<String> {
     let stats = nsqd.get_json("/stats?format=json").await;
     let clients = stats["topics"][0]["channels"][0]["clients"].as_array().expect("clients").iter();
@@ -225,7 +228,7 @@ async fn connections(nsqd: &Daemon) -> BTreeSet<String> {
 }
 
 #[test]
-fn certificates_rotate_under_load_and_nobody_notices() {
+fn certificate_rotation_under_load_interrupts_no_connection() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
@@ -278,7 +281,7 @@ fn certificates_rotate_under_load_and_nobody_notices() {
         assert_eq!(shown().await, first);
         for round in 0..4 {
             certificates.issue("server");
-            // Every other time it is told, else it has to look by itself.
+            // Every other time nsqd gets a signal; otherwise it must notice the new file itself.
             if round % 2 == 0 {
                 nsqd.signal(Signal::HUP);
             }
@@ -286,13 +289,20 @@ fn certificates_rotate_under_load_and_nobody_notices() {
             assert_ne!(expected, first);
             let is_shown = async || wait::when(shown().await == expected, |is_shown| *is_shown);
             wait::until("new connections get the new certificate", is_shown).await;
-            nsqd.get_https("/ping", certificates.client(None)).await.expect("and so do requests").expect(200);
+            nsqd.get_https("/ping", certificates.client(None))
+                .await
+                .expect("HTTPS gets the new certificate")
+                .expect(200);
         }
         let good = certificates.certificate("server");
         for (file, text) in [("server.pem", "no certificate"), ("server.key", "-----BEGIN")] {
             certificates.write(file, text);
             nsqd.signal(Signal::HUP);
-            nsqd.log().expect("ERROR: TLS: the certificate stays as it was - no certificate in").await;
+            nsqd.log()
+                .expect(
+                    "ERROR: TLS: cannot reload the certificate, keeping the current one: no certificate in",
+                )
+                .await;
             assert_eq!(shown().await, good);
         }
 
@@ -303,9 +313,9 @@ fn certificates_rotate_under_load_and_nobody_notices() {
         }
         let channel = nsqd.channel_until_finished("t", "c").await;
         let published = published.load(Ordering::Relaxed);
-        assert!(published > 100, "{published} messages were published meanwhile");
+        assert!(published > 100, "only {published} messages were published meanwhile");
         assert_eq!((channel.message_count, channel.requeue_count, channel.timeout_count), (published, 0, 0));
         assert_eq!(received.load(Ordering::Relaxed), published);
-        assert_eq!(connections(&nsqd).await, before, "nobody has had to connect again");
+        assert_eq!(connections(&nsqd).await, before, "no client reconnected");
     });
 }

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// `/cluster/stats`, with figures that are fresh.
-async fn figures(lookupd: &Daemon, more: &str) -> Vec<Value> {
+/// The nodes of `/cluster/stats`, with refreshed statistics.
+async fn node_stats(lookupd: &Daemon, more: &str) -> Vec<Value> {
     let answer = lookupd.get_json(&format!("/cluster/stats?refresh=true{more}")).await;
     answer["nodes"].as_array().expect("nodes").clone()
 }
@@ -26,36 +26,36 @@ async fn cluster() -> ([Daemon; 2], Vec<Daemon>) {
     }
     for lookupd in &lookupds {
         let look = async || {
-            let nodes = figures(lookupd, "").await;
+            let nodes = node_stats(lookupd, "").await;
             let complete = nodes.iter().filter(|node| node["is_complete"] == true).count();
             wait::when((complete, nodes), |(complete, _)| *complete == 3)
         };
-        wait::until("all three tell their figures", look).await;
+        wait::until("all three nodes report complete statistics", look).await;
     }
     (lookupds, nsqds)
 }
 
-/// `nsq` with these words; its exit code, what it printed, and what it said on stderr.
+/// Runs `nsq` with these arguments; returns its exit code, stdout and stderr.
 async fn nsq(lookupd: &Daemon, line: &str) -> (Option<i32>, String, String) {
     let mut command = tokio::process::Command::new(binary("nsq"));
     command.args(line.split(' ')).arg(format!("--lookupd={}", lookupd.http()));
     let output =
-        tokio::time::timeout(PATIENCE * 2, command.output()).await.expect("it ends").expect("it starts");
+        tokio::time::timeout(PATIENCE * 2, command.output()).await.expect("nsq ends").expect("nsq starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// What `nsq stat` says of topic `t` at one lookupd.
+/// The JSON of `nsq stat` for topic `t`, from one lookupd.
 async fn stat(lookupd: &Daemon, more: &str) -> Value {
-    let (code, printed, said) = nsq(lookupd, &format!("stat t --json --no-rates{more}")).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, printed, stderr) = nsq(lookupd, &format!("stat t --json --no-rates{more}")).await;
+    assert_eq!(code, Some(0), "{stderr}");
     let document: Value = serde_json::from_str(&printed).expect("JSON");
     assert_eq!(document["stale_nodes"], Value::Null);
     document["topics"][0].clone()
 }
 
 #[test]
-fn one_request_to_any_lookupd_shows_the_whole_cluster_as_it_is_now() {
+fn any_lookupd_returns_current_stats_of_the_whole_cluster() {
     test(async {
         let (lookupds, nsqds) = cluster().await;
         for (number, nsqd) in nsqds.iter().enumerate() {
@@ -69,24 +69,26 @@ fn one_request_to_any_lookupd_shows_the_whole_cluster_as_it_is_now() {
         consumer.ready(2).await;
         consumer.messages(2).await;
         for lookupd in &lookupds {
-            let nodes = figures(lookupd, "").await;
+            let nodes = node_stats(lookupd, "").await;
             assert_eq!(nodes.len(), 3);
             for node in &nodes {
-                let nsqd =
-                    nsqds.iter().find(|nsqd| node["tcp_port"] == nsqd.tcp().port()).expect("one of ours");
+                let nsqd = nsqds
+                    .iter()
+                    .find(|nsqd| node["tcp_port"] == nsqd.tcp().port())
+                    .expect("one of the nsqds");
                 let mut own = nsqd.get_json("/stats?format=json&include_clients=false").await;
-                let mut told = node["stats"].clone();
-                assert!(told["memory"]["heap_in_use_bytes"].as_u64() > Some(0));
-                for stats in [&mut own, &mut told] {
+                let mut reported = node["stats"].clone();
+                assert!(reported["memory"]["heap_in_use_bytes"].as_u64() > Some(0));
+                for stats in [&mut own, &mut reported] {
                     stats["memory"] = Value::Null;
                 }
-                assert_eq!(told, own, "it is what nsqd itself says");
+                assert_eq!(reported, own, "the same statistics as from nsqd itself");
                 assert_eq!(
                     (&node["is_complete"], node["age_ms"].as_u64() < Some(5000)),
                     (&json!(true), true)
                 );
             }
-            // The command shows it without asking any nsqd.
+            // The command shows the same without a request to any nsqd.
             let topic = stat(lookupd, "").await;
             let channel = &topic["channels"][0];
             assert_eq!((&topic["node_count"], &topic["message_count"]), (&json!(3), &json!(6)));
@@ -98,13 +100,17 @@ fn one_request_to_any_lookupd_shows_the_whole_cluster_as_it_is_now() {
         assert_eq!(nsqds.iter().filter(asked).count(), 0);
         stat(&lookupds[0], " --direct").await;
         let all_asked = async || wait::when(nsqds.iter().filter(asked).count(), |count| *count == 3);
-        wait::until("every nsqd tells that it was asked", all_asked).await;
+        wait::until("every nsqd logs a request", all_asked).await;
 
         let only =
             |nodes: Vec<Value>| nodes.iter().map(|node| node["stats"]["topics"].clone()).collect::<Vec<_>>();
-        let topics = only(figures(&lookupds[0], "&topic=only_1").await);
-        assert_eq!(topics.iter().filter(|topics| topics.is_null()).count(), 2, "as of nsqds that lack it");
-        let channels = only(figures(&lookupds[0], "&channel=c").await);
+        let topics = only(node_stats(&lookupds[0], "&topic=only_1").await);
+        assert_eq!(
+            topics.iter().filter(|topics| topics.is_null()).count(),
+            2,
+            "nsqds without the topic report null"
+        );
+        let channels = only(node_stats(&lookupds[0], "&channel=c").await);
         assert!(channels.iter().all(|topics| topics.as_array().is_some_and(|topics| topics.len() == 1)));
 
         let headers = [("Accept", "application/msgpack")];
@@ -117,7 +123,7 @@ fn one_request_to_any_lookupd_shows_the_whole_cluster_as_it_is_now() {
 }
 
 #[test]
-fn topics_that_go_and_nodes_that_go_are_gone() {
+fn deleted_topics_and_stopped_nodes_disappear() {
     test(async {
         let (lookupds, mut nsqds) = cluster().await;
         for nsqd in &nsqds {
@@ -127,14 +133,14 @@ fn topics_that_go_and_nodes_that_go_are_gone() {
         nsqds[0].admin("/topic/delete?topic=t").await;
         assert_eq!(stat(&lookupds[0], "").await["node_count"], 2);
         nsqds[1].kill().await;
-        let nodes = async || wait::when(figures(&lookupds[0], "").await.len(), |count| *count == 2);
-        wait::until("the killed node is gone", nodes).await;
+        let nodes = async || wait::when(node_stats(&lookupds[0], "").await.len(), |count| *count == 2);
+        wait::until("the killed node is removed", nodes).await;
         assert_eq!(stat(&lookupds[0], "").await["node_count"], 1);
     });
 }
 
 #[test]
-fn a_node_that_does_not_answer_is_shown_as_it_was_and_said_to_be() {
+fn unresponsive_node_is_shown_with_stale_stats() {
     test(async {
         let (lookupds, nsqds) = cluster().await;
         for nsqd in &nsqds {
@@ -154,7 +160,7 @@ fn a_node_that_does_not_answer_is_shown_as_it_was_and_said_to_be() {
     });
 }
 
-/// A node of another make, or one that means harm.
+/// A node that is not our nsqd, or that sends invalid statistics.
 struct Node {
     stream: TcpStream,
 }
@@ -170,7 +176,7 @@ impl Node {
         stream
             .write_all(&[b"  V1", &command("IDENTIFY", info.to_string())[..]].concat())
             .await
-            .expect("it reads");
+            .expect("nsqlookupd reads");
         let mut node = Node { stream };
         let reply = serde_json::from_str(&node.answer().await.expect("an answer")).expect("JSON");
         (node, reply)
@@ -193,7 +199,7 @@ impl Node {
 }
 
 #[test]
-fn nsqds_of_another_make_are_asked_themselves() {
+fn other_nsqd_implementations_are_queried_over_http() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let ours = Daemon::nsqd().lookupd(&lookupd).start().await;
@@ -201,14 +207,18 @@ fn nsqds_of_another_make_are_asked_themselves() {
         ours.publish("t", "x").await;
         other.publish("t", "x").await;
         let (mut node, reply) = Node::connect(&lookupd, other.http().port(), None).await;
-        assert_eq!(reply["heartbeat_stats"], Value::Null, "who does not ask is not told");
+        assert_eq!(
+            reply["heartbeat_stats"],
+            Value::Null,
+            "only clients that sent heartbeat_stats see it in the reply"
+        );
         let two = async || {
-            let nodes = figures(&lookupd, "").await;
+            let nodes = node_stats(&lookupd, "").await;
             wait::when(nodes, |nodes| {
                 nodes.len() == 2 && nodes.iter().filter(|node| !node["stats"].is_null()).count() == 1
             })
         };
-        wait::until("both are known, and one tells", two).await;
+        wait::until("both nodes are known, and one reports statistics", two).await;
         let topic = stat(&lookupd, "").await;
         assert_eq!((&topic["node_count"], &topic["message_count"]), (&json!(2), &json!(2)));
         other.log().expect("GET /stats").await;
@@ -217,7 +227,7 @@ fn nsqds_of_another_make_are_asked_themselves() {
 }
 
 #[test]
-fn hostile_figures_harm_nobody() {
+fn invalid_stats_are_refused_without_harm() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let nsqd = Daemon::nsqd().lookupd(&lookupd).start().await;
@@ -229,7 +239,7 @@ fn hostile_figures_harm_nobody() {
             let answer = lookupd.get_json("/lookup?topic=mine").await;
             answer["producers"].as_array().map(Vec::len)
         };
-        // Not MessagePack; another type; arrays that claim to be endless; text; a name that is none.
+        // Not MessagePack, another type, arrays with a huge claimed length, text, and an invalid name.
         let claim =
             [&[0x97, 0xc3, 0xc3, 0xc2, 0, 0x95, 0xa0, 0xa0, 0, 0, 0][..], &[0xdd, 0xff, 0xff, 0xff, 0xff]];
         let misnamed =
@@ -252,21 +262,21 @@ fn hostile_figures_harm_nobody() {
         assert_eq!(node.ask(b"PING\n").await.as_deref(), Some("OK"));
 
         let silent = Node::connect(&lookupd, 4152, Some(json!(200))).await;
-        assert_eq!(silent.1["heartbeat_stats"], 1, "the highest that is known here");
-        let nodes = figures(&lookupd, "").await;
-        let told: Vec<_> = nodes.iter().filter(|node| !node["stats"].is_null()).collect();
-        assert_eq!((nodes.len(), told.len()), (3, 1), "{nodes:?}");
-        assert_eq!(told[0]["stats"]["topics"][0]["topic_name"], "t");
+        assert_eq!(silent.1["heartbeat_stats"], 1, "the highest version that nsqlookupd knows");
+        let nodes = node_stats(&lookupd, "").await;
+        let reported: Vec<_> = nodes.iter().filter(|node| !node["stats"].is_null()).collect();
+        assert_eq!((nodes.len(), reported.len()), (3, 1), "{nodes:?}");
+        assert_eq!(reported[0]["stats"]["topics"][0]["topic_name"], "t");
 
         let too_big = [b"STATS\n", &length((1 << 20) + 1)[..]].concat();
-        let (mut greedy, _) = Node::connect(&lookupd, 4153, Some(json!(1))).await;
-        let answer = greedy.ask(&too_big).await;
+        let (mut oversized, _) = Node::connect(&lookupd, 4153, Some(json!(1))).await;
+        let answer = oversized.ask(&too_big).await;
         assert_eq!(answer.as_deref(), Some("E_BAD_BODY STATS body too big 1048577 > 1048576"));
-        assert_eq!(greedy.answer().await, None, "and closed");
+        assert_eq!(oversized.answer().await, None, "the connection is closed");
         let (mut uninvited, _) = Node::connect(&lookupd, 4154, None).await;
         let answer = uninvited.ask(&command("STATS", [0x90])).await;
-        assert_eq!(answer.as_deref(), Some("E_INVALID STATS was not agreed on"));
-        assert_eq!(uninvited.answer().await, None, "and closed");
+        assert_eq!(answer.as_deref(), Some("E_INVALID STATS was not negotiated"));
+        assert_eq!(uninvited.answer().await, None, "the connection is closed");
         assert_eq!(registered().await, Some(1));
     });
 }

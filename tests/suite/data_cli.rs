@@ -1,5 +1,5 @@
-//! `nsq data`: what it says of a directory is what nsqd finds there, what it finds damaged is what was damaged, and
-//! what it exports is what consumers would have got.
+//! `nsq data`: inspect reports what nsqd finds in a directory, verify finds exactly the damage, and export contains
+//! what consumers would receive.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,18 +14,18 @@ use nsq_tests::{Daemon, test, test_within};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Longer than any test.
+/// A delay longer than any test.
 const LATER: Duration = Duration::from_secs(1000);
 
-/// How a command ended and what it said.
+/// Exit code and output of a command.
 #[derive(Debug)]
-struct Ran {
+struct CommandOutput {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl Ran {
+impl CommandOutput {
     fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
         self
@@ -41,16 +41,16 @@ impl Ran {
     }
 }
 
-/// `nsq data WORDS`.
-async fn data(words: &[&str], paths: &[&Path]) -> Ran {
+/// Runs `nsq data` with these arguments and paths.
+async fn data(words: &[&str], paths: &[&Path]) -> CommandOutput {
     let mut command = tokio::process::Command::new(binary("nsq"));
     command.arg("data").args(words).args(paths).kill_on_drop(true);
     let output = command.output().await.expect("nsq starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("nsq writes UTF-8");
-    Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    CommandOutput { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// Receives and finishes what a channel has to hand out; deferred messages stay.
+/// Receives and finishes everything that a channel can deliver; deferred messages stay.
 async fn drain(nsqd: &Daemon, topic: &str, channel: &str) -> Vec<Message> {
     let mut consumer = nsqd.subscribe(topic, channel).await;
     consumer.ready(2500).await;
@@ -63,7 +63,7 @@ async fn drain(nsqd: &Daemon, topic: &str, channel: &str) -> Vec<Message> {
             }
             Ok(other) => panic!("{other:?}"),
             Err(_) => {
-                let seen = nsqd.channel(topic, channel).await.expect("the channel is there");
+                let seen = nsqd.channel(topic, channel).await.expect("the channel exists");
                 if seen.depth + seen.in_flight_count == 0 {
                     return messages;
                 }
@@ -72,10 +72,9 @@ async fn drain(nsqd: &Daemon, topic: &str, channel: &str) -> Vec<Message> {
     }
 }
 
-/// A directory in which a bit of everything has happened, the daemon killed: two channels of which one is ahead,
-/// finished, requeued, deferred and in flight messages, bodies that are no text, spilled segments, a paused channel, a
-/// topic without channels.
-async fn eventful() -> Daemon {
+/// The data directory of a killed nsqd with a mix of state: channels at different positions, finished, requeued,
+/// deferred and in-flight messages, binary bodies, spilled segments, a paused channel, a topic without channels.
+async fn nsqd_with_mixed_state() -> Daemon {
     let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
     for channel in ["busy", "idle", "halted"] {
         nsqd.subscribe("orders", channel).await;
@@ -101,16 +100,16 @@ async fn eventful() -> Daemon {
     consumer.requeue(&messages[120], LATER).await;
     consumer.requeue(&messages[121], Duration::ZERO).await;
     consumer.barrier().await;
-    // FINs go to the journal a few milliseconds later than a publish; this one takes them along.
+    // nsqd writes FINs to the journal a few milliseconds later; this publish commits them with it.
     publisher.publish("orders", "the last").await;
     nsqd.kill().await;
     nsqd
 }
 
 #[test]
-fn inspect_says_what_a_start_finds_and_touches_nothing() {
+fn inspect_matches_what_a_start_finds_and_changes_nothing() {
     test(async {
-        let mut nsqd = eventful().await;
+        let mut nsqd = nsqd_with_mixed_state().await;
         let dir = nsqd.data_path().to_owned();
         let before = fingerprint(&dir);
         let report = data(&["--json", "inspect"], &[&dir]).await.expect(0).json();
@@ -121,7 +120,7 @@ fn inspect_says_what_a_start_finds_and_touches_nothing() {
         data(&["inspect", "--topic=nobody"], &[&dir]).await.expect(4);
         data(&["verify"], &[&dir]).await.expect(0);
         data(&["export"], &[&dir, Path::new("-")]).await.expect(0);
-        assert!(fingerprint(&dir) == before, "nothing was touched");
+        assert!(fingerprint(&dir) == before, "the directory is unchanged");
 
         nsqd.restart().await;
         let ours = &report["ours"];
@@ -151,16 +150,16 @@ fn inspect_says_what_a_start_finds_and_touches_nothing() {
         }
         let busy = &reported[0]["channels"][0];
         assert_eq!((&busy["channel_name"], &busy["deferred_count"]), (&"busy".into(), &2.into()));
-        // What was handed out behind the last requeue is in nobody's journal: it is handed out for the first time again.
+        // The journal has no deliveries of messages behind the last requeued one, so these count as undelivered.
         assert_eq!(busy["redelivery_count"], 122 - 50 - 1, "in flight or requeued at the end");
         let segments = &reported[0]["segments"];
-        assert!(segments["message_count"].as_u64() > Some(1000), "most has spilled: {segments}");
+        assert!(segments["message_count"].as_u64() > Some(1000), "most messages have spilled: {segments}");
         assert!(segments["oldest_timestamp"].as_str() < segments["newest_timestamp"].as_str(), "{segments}");
     });
 }
 
 #[test]
-fn a_directory_in_use_is_left_to_its_daemon() {
+fn directory_in_use_is_refused() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.publish("t", "x").await;
@@ -168,20 +167,20 @@ fn a_directory_in_use_is_left_to_its_daemon() {
             let target = nsqd.data_path().join("out");
             let paths = [nsqd.data_path(), target.as_path()];
             let ran = data(words, if words[0] == "export" { &paths } else { &paths[..1] }).await.expect(5);
-            assert!(ran.stderr.contains("a daemon works in this directory"), "{ran:#?}");
+            assert!(ran.stderr.contains("a daemon is using this directory"), "{ran:#?}");
             assert!(!target.exists());
         }
         nsqd.publish("t", "y").await;
         let nothing = TempDir::new().expect("a temporary directory");
         data(&["inspect"], &[nothing.path()]).await.expect(4);
         data(&["inspect"], &[&nothing.path().join("missing")]).await.expect(4);
-        fs::write(nothing.path().join("format"), "99\n").expect("it can be written");
+        fs::write(nothing.path().join("format"), "99\n").expect("the file is writable");
         let ran = data(&["verify"], &[nothing.path()]).await.expect(5);
         assert!(ran.stderr.contains("format version 99"), "{ran:#?}");
     });
 }
 
-/// Id, attempts (of the delivery to come), body.
+/// Id, attempts at the next delivery, body.
 type Expected = BTreeSet<(String, u64, Vec<u8>)>;
 
 fn delivered(messages: &[Message]) -> Expected {
@@ -192,23 +191,27 @@ fn delivered(messages: &[Message]) -> Expected {
 }
 
 #[test]
-fn an_export_as_json_lines_is_what_consumers_get() {
+fn json_lines_export_matches_what_consumers_receive() {
     test(async {
-        let mut nsqd = eventful().await;
+        let mut nsqd = nsqd_with_mixed_state().await;
         let dir = nsqd.data_path().to_owned();
         let lines = data(&["export", "--format=jsonl"], &[&dir, Path::new("-")]).await.expect(0).json_lines();
         let out = TempDir::new().expect("a temporary directory");
         let target = out.path().join("lines");
         data(&["export", "--topic=orders", "--channel=idle"], &[&dir, &target]).await.expect(0);
         let by_file = fs::read_to_string(target.join("orders.jsonl")).expect("a file per topic");
-        assert_eq!(fs::read_dir(out.path()).expect("it is there").count(), 1, "nothing is left besides");
+        assert_eq!(
+            fs::read_dir(out.path()).expect("the directory exists").count(),
+            1,
+            "no other file is left"
+        );
         data(&["export"], &[&dir, &target]).await.expect(2);
         data(&["export", "--topic=nobody"], &[&dir, Path::new("-")]).await.expect(4);
         let all = data(&["export", "--all", "--topic=orders"], &[&dir, Path::new("-")])
             .await
             .expect(0)
             .json_lines();
-        assert_eq!(all.len(), 2003, "finished ones, too, each once");
+        assert_eq!(all.len(), 2003, "finished messages are included, each once");
 
         nsqd.restart().await;
         nsqd.admin("/channel/unpause?topic=orders&channel=halted").await;
@@ -232,7 +235,7 @@ fn an_export_as_json_lines_is_what_consumers_get() {
                 .collect();
             assert_eq!(exported, delivered(&drain(&nsqd, "orders", channel).await), "{channel}");
             let deferred = of_channel().filter(|line| line["deferred_until"].is_string()).count() as u64;
-            let seen = nsqd.channel("orders", channel).await.expect("the channel is there");
+            let seen = nsqd.channel("orders", channel).await.expect("the channel exists");
             assert_eq!((deferred, seen.depth), (seen.deferred_count, 0), "{channel}");
             if channel == "idle" {
                 assert_eq!(by_file.lines().count() as u64, exported.len() as u64 + deferred);
@@ -247,30 +250,30 @@ fn an_export_as_json_lines_is_what_consumers_get() {
 }
 
 #[test]
-fn an_export_for_nsq_is_taken_over_with_nothing_missing() {
+fn nsq_export_is_imported_completely() {
     test(async {
-        let mut nsqd = eventful().await;
+        let mut nsqd = nsqd_with_mixed_state().await;
         let out = TempDir::new().expect("a temporary directory");
         let target = out.path().join("data");
-        let said = data(&["export", "--format=nsq"], &[nsqd.data_path(), &target]).await.expect(0);
+        let exported = data(&["export", "--format=nsq"], &[nsqd.data_path(), &target]).await.expect(0);
         data(&["export", "--format=nsq"], &[nsqd.data_path(), Path::new("-")]).await.expect(2);
         let report = data(&["inspect", "--json"], &[&target]).await.expect(0).json();
         assert!(report["ours"].is_null());
         let counts = report["nsq"]["queues"].as_array().expect("queues").iter();
         let total: u64 = counts.filter_map(|queue| queue["message_count"].as_u64()).sum();
-        assert!(said.stderr.contains(&format!("exported {total} messages")), "{said:#?}");
+        assert!(exported.stderr.contains(&format!("exported {total} messages")), "{exported:#?}");
         data(&["verify"], &[&target]).await.expect(0);
         let lines = data(&["export"], &[&target, Path::new("-")]).await.expect(0).json_lines();
         assert_eq!(lines.len() as u64, total);
 
-        // The data directory must be the root of what a daemon of these tests is given.
+        // `start_in` uses the whole directory as data directory, so the exported files are copied into a new one.
         let folder = Arc::new(TempDir::with_prefix("nsq-tests-").expect("a temporary directory"));
-        for entry in fs::read_dir(&target).expect("it is there").flatten() {
-            fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("it can be copied");
+        for entry in fs::read_dir(&target).expect("the directory exists").flatten() {
+            fs::copy(entry.path(), folder.path().join(entry.file_name())).expect("the file can be copied");
         }
-        let taker = Daemon::nsqd().start_in(folder).await;
+        let importing = Daemon::nsqd().start_in(folder).await;
         nsqd.restart().await;
-        for nsqd in [&nsqd, &taker] {
+        for nsqd in [&nsqd, &importing] {
             nsqd.admin("/channel/unpause?topic=orders&channel=halted").await;
         }
         let summary = |messages: Vec<Message>| -> BTreeSet<(u16, Vec<u8>)> {
@@ -278,16 +281,15 @@ fn an_export_for_nsq_is_taken_over_with_nothing_missing() {
         };
         for channel in ["busy", "idle", "halted"] {
             let mut expected = summary(drain(&nsqd, "orders", channel).await);
-            let deferred =
-                nsqd.channel("orders", channel).await.expect("the channel is there").deferred_count;
-            let taken = summary(drain(&taker, "orders", channel).await);
-            let more: Vec<_> = taken.difference(&expected).cloned().collect();
-            // NSQ keeps no due times: what was deferred comes at once.
+            let deferred = nsqd.channel("orders", channel).await.expect("the channel exists").deferred_count;
+            let imported = summary(drain(&importing, "orders", channel).await);
+            let more: Vec<_> = imported.difference(&expected).cloned().collect();
+            // NSQ's format has no due times, so deferred messages are delivered at once.
             assert_eq!(more.len() as u64, deferred, "{channel}");
             expected.extend(more);
-            assert_eq!(taken, expected, "{channel}");
+            assert_eq!(imported, expected, "{channel}");
         }
-        assert_eq!(taker.topic("unread").await.map(|topic| topic.depth), Some(4));
+        assert_eq!(importing.topic("unread").await.map(|topic| topic.depth), Some(4));
     });
 }
 
@@ -311,29 +313,32 @@ async fn damage(dir: &Path) -> Vec<(String, u64, u64, Option<u64>, Option<u64>)>
     found
 }
 
-/// Flips a bit, and back when `check` is done.
+/// Flips a bit, runs `check`, and restores the file.
 async fn with_flipped_bit(path: &Path, offset: usize, check: impl AsyncFnOnce()) {
-    let whole = fs::read(path).expect("it can be read");
+    let whole = fs::read(path).expect("the file is readable");
     let mut broken = whole.clone();
     broken[offset] ^= 4;
-    fs::write(path, broken).expect("it can be written");
+    fs::write(path, broken).expect("the file is writable");
     check().await;
-    fs::write(path, whole).expect("it can be written");
+    fs::write(path, whole).expect("the file is writable");
 }
 
 #[test]
 fn verify_finds_a_flipped_bit_wherever_it_is() {
     test_within(Duration::from_secs(120), async {
-        let mut nsqd = eventful().await;
-        // A checkpoint comes with a clean stop.
+        let mut nsqd = nsqd_with_mixed_state().await;
+        // A clean stop writes a checkpoint.
         nsqd.restart().await;
         nsqd.publish("orders", "one more").await;
         assert!(nsqd.terminate().await.success());
         let dir = nsqd.data_path().to_owned();
         assert_eq!(damage(&dir).await, []);
         let below = |path: &Path| -> Vec<PathBuf> {
-            let mut found: Vec<PathBuf> =
-                fs::read_dir(path).expect("it is there").flatten().map(|entry| entry.path()).collect();
+            let mut found: Vec<PathBuf> = fs::read_dir(path)
+                .expect("the directory exists")
+                .flatten()
+                .map(|entry| entry.path())
+                .collect();
             found.sort();
             found
         };
@@ -346,22 +351,26 @@ fn verify_finds_a_flipped_bit_wherever_it_is() {
         })
         .await;
         let checkpoint = dir.join("checkpoint");
-        let bytes = fs::metadata(&checkpoint).expect("it is there").len();
+        let bytes = fs::metadata(&checkpoint).expect("the file exists").len();
         with_flipped_bit(&checkpoint, bytes as usize / 2, async || {
             assert_eq!(damage(&dir).await, [("checkpoint".into(), 0, bytes, None, None)]);
         })
         .await;
 
         let journal = below(&dir.join("journal")).remove(0);
-        let content = fs::read(&journal).expect("it can be read");
+        let content = fs::read(&journal).expect("the file is readable");
         let length =
             |at: usize| u32::from_le_bytes(content[at..at + 4].try_into().expect("four bytes")) as usize;
         let header = 12;
         with_flipped_bit(&journal, 20, async || {
-            assert_eq!(damage(&dir).await, [(name(&journal), 0, 64, None, None)], "one copy of the header");
+            assert_eq!(
+                damage(&dir).await,
+                [(name(&journal), 0, 64, None, None)],
+                "one of the two header copies is damaged"
+            );
         })
         .await;
-        // The first batch: kind 1 in the first byte of a record's content.
+        // Finds the first batch: a record whose content starts with kind 1.
         let mut at = 128;
         while content[at + header] != 1 {
             at += header + length(at);
@@ -372,7 +381,7 @@ fn verify_finds_a_flipped_bit_wherever_it_is() {
         for inside in [1, header + 1000] {
             with_flipped_bit(&journal, at + inside, async || {
                 let expected = (name(&journal), at as u64, record, Some(first), Some(first + 99));
-                assert_eq!(damage(&dir).await, [expected], "a batch of 100 messages");
+                assert_eq!(damage(&dir).await, [expected], "the batch of 100 messages is damaged");
             })
             .await;
         }
@@ -381,13 +390,13 @@ fn verify_finds_a_flipped_bit_wherever_it_is() {
             below(&dir.join("topics")).iter().flat_map(|topic| below(topic)).collect();
         assert!(!segments.is_empty());
         let segment = &segments[0];
-        let content = fs::read(segment).expect("it can be read");
+        let content = fs::read(segment).expect("the file is readable");
         let frames = u32::from_le_bytes(content[68..72].try_into().expect("four bytes"));
         let count = u64::from(u32::from_le_bytes(content[76..80].try_into().expect("four bytes")));
         let first = u64::from_le_bytes(content[80..88].try_into().expect("eight bytes"));
         with_flipped_bit(segment, 64 + 28 + 500, async || {
             let expected = (name(segment), 92, u64::from(frames), Some(first), Some(first + count - 1));
-            assert_eq!(damage(&dir).await, [expected], "the content of a block");
+            assert_eq!(damage(&dir).await, [expected], "the content of one block is damaged");
         })
         .await;
         with_flipped_bit(segment, 64 + 9, async || {
@@ -396,12 +405,16 @@ fn verify_finds_a_flipped_bit_wherever_it_is() {
         })
         .await;
         with_flipped_bit(segment, 40, async || {
-            assert_eq!(damage(&dir).await, [(name(segment), 32, 32, None, None)], "one copy of the header");
+            assert_eq!(
+                damage(&dir).await,
+                [(name(segment), 32, 32, None, None)],
+                "one of the two header copies is damaged"
+            );
         })
         .await;
         assert_eq!(damage(&dir).await, []);
 
-        // What is damaged is left out of an export, which says so.
+        // An export skips damaged blocks and reports them.
         with_flipped_bit(segment, 64 + 28 + 500, async || {
             let ran = data(&["export", "--all", "--topic=orders"], &[&dir, Path::new("-")]).await.expect(7);
             assert!(ran.stderr.contains("damaged"), "{}", ran.stderr);
@@ -417,7 +430,7 @@ fn verify_finds_a_flipped_bit_wherever_it_is() {
         .await;
         let queue = target.join("orders:idle.diskqueue.000000.dat");
         let first =
-            4 + u32::from_be_bytes(fs::read(&queue).expect("it is there")[..4].try_into().expect("four"));
+            4 + u32::from_be_bytes(fs::read(&queue).expect("the file exists")[..4].try_into().expect("four"));
         with_flipped_bit(&queue, 0, async || {
             assert_eq!(
                 damage(&target).await,
@@ -428,7 +441,7 @@ fn verify_finds_a_flipped_bit_wherever_it_is() {
     });
 }
 
-/// Files that are retired leave a chain that begins in the middle.
+/// Retired files leave a journal that does not begin with file 1.
 #[test]
 fn healthy_directory_verifies_clean_after_its_first_journal_files_are_retired() {
     test_within(Duration::from_secs(120), async {
@@ -446,7 +459,7 @@ fn healthy_directory_verifies_clean_after_its_first_journal_files_are_retired() 
         nsqd.admin("/channel/empty?topic=t&channel=c").await;
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
         while first.exists() {
-            assert!(std::time::Instant::now() < deadline, "the first file is not retired");
+            assert!(std::time::Instant::now() < deadline, "the first journal file is not retired");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert!(nsqd.terminate().await.success());
@@ -468,13 +481,13 @@ fn newest_journal_file_without_its_first_page_is_reported_and_read() {
         nsqd.kill().await;
         let dir = nsqd.data_path().to_owned();
         let journal = dir.join("journal/00000000000000000001.journal");
-        let mut content = fs::read(&journal).expect("it can be read");
+        let mut content = fs::read(&journal).expect("the file is readable");
         content[..4096].fill(0);
-        fs::write(&journal, content).expect("it can be written");
+        fs::write(&journal, content).expect("the file is writable");
         assert!(!damage(&dir).await.is_empty());
         nsqd.restart().await;
         assert!(nsqd.log().contains("nsq data verify"), "{}", nsqd.log().text());
-        // The record that named the topic is gone.
+        // The record with the topic's name is lost.
         let stats = nsqd.get_json("/stats?format=json").await;
         let depth = stats["topics"][0]["depth"].as_u64().expect("a topic");
         assert!((15..=17).contains(&depth), "{stats}");
@@ -482,12 +495,12 @@ fn newest_journal_file_without_its_first_page_is_reported_and_read() {
 }
 
 #[test]
-fn an_export_that_finds_no_room_leaves_nothing() {
+fn export_without_disk_space_leaves_no_files() {
     test(async {
-        let nsqd = eventful().await;
+        let nsqd = nsqd_with_mixed_state().await;
         let out = TempDir::new().expect("a temporary directory");
         let target = out.path().join("data");
-        // The shell sets the limit, and ignores the signal that comes with reaching it.
+        // The shell sets the file size limit and ignores the signal that exceeding it sends.
         let script = format!(
             "trap '' XFSZ; ulimit -f 1000; exec {} data export --format=nsq {} {}",
             binary("nsq").display(),
@@ -499,12 +512,12 @@ fn an_export_that_finds_no_room_leaves_nothing() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains("cannot write") && stderr.contains("messages with"), "{stderr}");
-        assert_eq!(fs::read_dir(out.path()).expect("it is there").count(), 0, "{stderr}");
+        assert_eq!(fs::read_dir(out.path()).expect("the directory exists").count(), 0, "{stderr}");
     });
 }
 
 #[test]
-fn a_takeover_that_is_due_shows_as_nsqs() {
+fn pending_import_is_shown_as_nsq_data() {
     test(async {
         let dir = TempDir::new().expect("a temporary directory");
         let record = |n: u8, attempts: u16| {
@@ -516,7 +529,7 @@ fn a_takeover_that_is_due_shows_as_nsqs() {
             bytes
         };
         let file = |name: &str, content: &[u8]| {
-            fs::write(dir.path().join(name), content).expect("it can be written")
+            fs::write(dir.path().join(name), content).expect("the file is writable")
         };
         file(
             "nsqd.dat",

@@ -2,11 +2,11 @@ use std::time::{Duration, Instant};
 
 use nsq_tests::{Daemon, test};
 
-/// What a clock comparison between two processes may be off, and the rounding of milliseconds.
+/// Allows for clock differences between two processes and for rounding to milliseconds.
 const TOLERANCE: Duration = Duration::from_millis(5);
 
 #[test]
-fn a_deferred_message_comes_when_due_in_every_channel_with_one_id() {
+fn deferred_message_arrives_when_due_in_every_channel_with_the_same_id() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut consumers = Vec::new();
@@ -19,7 +19,7 @@ fn a_deferred_message_comes_when_due_in_every_channel_with_one_id() {
         let published = Instant::now();
         nsqd.connect().await.publish_deferred("t", delay, "x").await;
         for channel in ["one", "two"] {
-            let channel = nsqd.channel("t", channel).await.expect("the channel is there");
+            let channel = nsqd.channel("t", channel).await.expect("the channel exists");
             assert_eq!((channel.deferred_count, channel.depth, channel.message_count), (1, 0, 1));
         }
         let mut ids = Vec::new();
@@ -38,7 +38,7 @@ fn a_deferred_message_comes_when_due_in_every_channel_with_one_id() {
 }
 
 #[test]
-fn deferred_messages_come_in_the_order_they_are_due_and_hold_nobody_up() {
+fn deferred_messages_arrive_in_due_order_and_delay_no_others() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
@@ -57,7 +57,7 @@ fn deferred_messages_come_in_the_order_they_are_due_and_hold_nobody_up() {
 }
 
 #[test]
-fn a_requeue_with_a_delay_holds_the_message_back() {
+fn requeue_with_a_delay_defers_the_message() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.publish("t", "x").await;
@@ -67,8 +67,8 @@ fn a_requeue_with_a_delay_holds_the_message_back() {
         let delay = Duration::from_millis(500);
         let requeued = Instant::now();
         consumer.requeue(&message, delay).await;
-        nsqd.channel_until("t", "c", "it is deferred", |channel| channel.deferred_count == 1).await;
-        // Its capacity is free meanwhile.
+        nsqd.channel_until("t", "c", "the message is deferred", |channel| channel.deferred_count == 1).await;
+        // The requeued message occupies no capacity of RDY 1.
         nsqd.publish("t", "another").await;
         consumer.consume(1).await;
         let again = consumer.message().await;
@@ -89,8 +89,12 @@ fn a_requeue_delay_above_the_maximum_is_clamped() {
             let message = consumer.message().await;
             let requeued = Instant::now();
             consumer.line(format!("REQ {} {delay}", message.id_text())).await;
-            nsqd.channel_until("t", "c", "it is deferred", |channel| channel.deferred_count == 1).await;
-            nsqd.channel_until("t", "c", "it is back", |channel| channel.in_flight_count == 1).await;
+            nsqd.channel_until("t", "c", "the message is deferred", |channel| channel.deferred_count == 1)
+                .await;
+            nsqd.channel_until("t", "c", "the message is in flight again", |channel| {
+                channel.in_flight_count == 1
+            })
+            .await;
             let waited = requeued.elapsed();
             assert!(
                 waited + TOLERANCE >= Duration::from_millis(500),
@@ -101,7 +105,7 @@ fn a_requeue_delay_above_the_maximum_is_clamped() {
 }
 
 #[test]
-fn a_deferred_publish_without_a_channel_is_delivered_once_there_is_one() {
+fn deferred_publish_without_a_channel_is_delivered_to_the_first_channel() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let published = Instant::now();
@@ -114,7 +118,7 @@ fn a_deferred_publish_without_a_channel_is_delivered_once_there_is_one() {
 }
 
 #[test]
-fn deferral_survives_a_small_memory_bound() {
+fn deferral_works_without_a_memory_queue() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--mem-queue-size=0").start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
@@ -152,7 +156,7 @@ fn many_deferred_messages_in_many_channels_are_all_on_time() {
             assert!(published.elapsed() + TOLERANCE >= delay);
             consumer.consume(19).await;
         }
-        // NSQ's sampling of channels would take several seconds more here.
+        // NSQ's queue scan, which samples channels, would take several seconds longer.
         assert!(published.elapsed() < Duration::from_secs(6), "{:?}", published.elapsed());
     });
 }

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Exposure of a unit, in tenths, that `systemd-analyze security` may find at most.
+/// Maximum exposure that `systemd-analyze security` may report for a unit, in tenths.
 const MAX_EXPOSURE: &str = "--threshold=20";
 
 fn tests_folder() -> &'static Path {
@@ -43,24 +43,24 @@ fn run(command: &mut Command) -> Output {
         .unwrap_or_else(|error| panic!("{command:?}: {error}; run tests/run once, which installs it"))
 }
 
-/// What it printed, if it succeeded.
-fn succeed(command: &mut Command) -> String {
+/// Runs a command that must succeed; returns its stdout.
+fn run_successfully(command: &mut Command) -> String {
     let output = run(command);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{command:?}\n{}\n{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
 }
 
-/// A daemon of ours takes these flags. It reads all of them before it prints its version.
-fn takes(words: &[&str]) {
+/// Panics unless the daemon `words[0]` accepts the flags after it. It parses all flags before it prints its version.
+fn assert_flags_accepted(words: &[&str]) {
     let (program, flags) = words.split_first().expect("a program");
     let name = Path::new(program).file_name().expect("a name").to_string_lossy().into_owned();
-    let version = succeed(Command::new(binary(&name)).args(flags).arg("--version"));
+    let version = run_successfully(Command::new(binary(&name)).args(flags).arg("--version"));
     assert!(version.starts_with(&format!("{name} v")), "{version}");
 }
 
 #[test]
-fn a_flag_that_is_none_would_be_noticed() {
+fn unknown_flag_is_refused() {
     for program in ["nsqd", "nsqlookupd"] {
         let output = run(Command::new(binary(program)).args(["--no-such-flag=1", "--version"]));
         assert!(!output.status.success(), "{program}");
@@ -69,14 +69,14 @@ fn a_flag_that_is_none_would_be_noticed() {
 
 // systemd
 
-/// The units, in a folder of their own, with our binaries in the place of the installed ones.
+/// Copies of the units in a temporary directory, with our binaries instead of the installed ones.
 fn units() -> (TempDir, Vec<PathBuf>) {
     let folder = TempDir::with_prefix("nsq-units-").expect("a temporary directory");
     let programs = binary("nsqd").parent().expect("a folder").display().to_string();
     let place = |path: PathBuf| {
         let unit = read(&path).replace("/usr/local/bin", &programs);
         let copy = folder.path().join(path.file_name().expect("a name"));
-        std::fs::write(&copy, unit).expect("it can be written");
+        std::fs::write(&copy, unit).expect("the file is writable");
         copy
     };
     let units = files(&deploy().join("systemd"), "service").into_iter().map(place).collect();
@@ -84,7 +84,7 @@ fn units() -> (TempDir, Vec<PathBuf>) {
 }
 
 #[test]
-fn systemd_understands_the_units_and_finds_them_tight() {
+fn systemd_accepts_the_units_and_rates_their_exposure_low() {
     if foreign::left_out() {
         return;
     }
@@ -92,17 +92,19 @@ fn systemd_understands_the_units_and_finds_them_tight() {
     assert_eq!(units.len(), 2);
     for unit in &units {
         let output = run(Command::new("systemd-analyze").arg("verify").arg(unit));
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         let name = unit.file_name().expect("a name").to_string_lossy();
-        // It may have something to say of other units that are installed here.
-        let of_ours: Vec<&str> = said.lines().filter(|line| line.contains(&*name)).collect();
-        assert_eq!(of_ours, Vec::<&str>::new(), "{name}");
-        succeed(Command::new("systemd-analyze").args(["security", "--offline=true", MAX_EXPOSURE]).arg(unit));
+        // systemd-analyze may also report problems of other installed units.
+        let about_unit: Vec<&str> = stderr.lines().filter(|line| line.contains(&*name)).collect();
+        assert_eq!(about_unit, Vec::<&str>::new(), "{name}");
+        run_successfully(
+            Command::new("systemd-analyze").args(["security", "--offline=true", MAX_EXPOSURE]).arg(unit),
+        );
     }
 }
 
 #[test]
-fn the_units_start_what_there_is_with_files_that_are_understood() {
+fn units_start_existing_programs_with_valid_config_files() {
     for unit in files(&deploy().join("systemd"), "service") {
         let unit = read(&unit);
         let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
@@ -115,7 +117,7 @@ fn the_units_start_what_there_is_with_files_that_are_understood() {
         let words = value("ExecStart").expect("a command").split(' ');
         let words: Vec<String> = words.map(|word| config(word).unwrap_or_else(|| word.to_owned())).collect();
         assert!(words.iter().any(|word| word.starts_with("--config=")));
-        takes(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_flags_accepted(&words.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }
 
@@ -132,7 +134,7 @@ fn the_config_files_start_a_daemon() {
     });
 }
 
-/// A service manager's end of the `sd_notify` protocol.
+/// The service manager's end of the `sd_notify` protocol.
 struct Manager {
     folder: TempDir,
     socket: UnixDatagram,
@@ -154,7 +156,7 @@ impl Manager {
             .current_dir(self.folder.path());
         command.env("NOTIFY_SOCKET", self.folder.path().join("notify")).env("WATCHDOG_USEC", "200000");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().expect("it starts")
+        command.spawn().expect("the daemon starts")
     }
 
     fn next(&self) -> Option<String> {
@@ -163,12 +165,12 @@ impl Manager {
         Some(String::from_utf8_lossy(&buf[..length]).into_owned())
     }
 
-    /// The next message that is more than a sign of life.
-    fn news(&self) -> String {
+    /// The next message that is not a watchdog ping.
+    fn next_status(&self) -> String {
         loop {
             match self.next().expect("a message in time") {
-                alive if alive == "WATCHDOG=1\n" => {}
-                news => return news,
+                watchdog if watchdog == "WATCHDOG=1\n" => {}
+                status => return status,
             }
         }
     }
@@ -176,7 +178,8 @@ impl Manager {
 
 fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
     let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    rustix::process::kill_process(pid.expect("a process id"), signal).expect("it can be signalled");
+    rustix::process::kill_process(pid.expect("a process id"), signal)
+        .expect("the process accepts the signal");
 }
 
 /// Kills the process when a test fails.
@@ -190,16 +193,16 @@ impl Drop for Running {
 }
 
 #[test]
-fn the_service_manager_hears_when_a_daemon_is_ready_lives_and_stops() {
+fn service_manager_receives_ready_watchdog_and_stopping() {
     for program in ["nsqd", "nsqlookupd"] {
         let manager = Manager::new();
         let mut daemon = Running(manager.start(program));
-        let ready = manager.news();
+        let ready = manager.next_status();
         assert_eq!(ready, format!("READY=1\nSTATUS=serving\nMAINPID={}\n", daemon.0.id()), "{program}");
         for _ in 0..3 {
             assert_eq!(manager.next().as_deref(), Some("WATCHDOG=1\n"), "{program}");
         }
-        // One that does not run gives no signs of life.
+        // A stopped daemon sends no watchdog pings.
         signal(&daemon.0, rustix::process::Signal::STOP);
         manager.socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a limit");
         while manager.next().is_some() {}
@@ -208,13 +211,13 @@ fn the_service_manager_hears_when_a_daemon_is_ready_lives_and_stops() {
         assert_eq!(manager.next().as_deref(), Some("WATCHDOG=1\n"), "{program}");
 
         signal(&daemon.0, rustix::process::Signal::TERM);
-        assert_eq!(manager.news(), "STOPPING=1\nSTATUS=stopping\n", "{program}");
-        assert!(daemon.0.wait().expect("its end can be awaited").success(), "{program}");
+        assert_eq!(manager.next_status(), "STOPPING=1\nSTATUS=stopping\n", "{program}");
+        assert!(daemon.0.wait().expect("an exit status").success(), "{program}");
     }
 }
 
 #[test]
-fn a_service_manager_that_is_not_there_is_an_error() {
+fn unreachable_service_manager_is_an_error() {
     for program in ["nsqd", "nsqlookupd"] {
         let folder = TempDir::new().expect("a temporary directory");
         let mut command = Command::new(binary(program));
@@ -228,7 +231,7 @@ fn a_service_manager_that_is_not_there_is_an_error() {
 // Stopping
 
 #[test]
-fn whatever_is_connected_stopping_takes_no_longer() {
+fn stop_is_fast_with_open_connections() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         for _ in 0..50 {
@@ -244,14 +247,14 @@ fn whatever_is_connected_stopping_takes_no_longer() {
         request
             .write_all(b"POST /pub?topic=t HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhe")
             .await
-            .expect("it reads");
+            .expect("nsqd reads");
         let started = Instant::now();
         assert!(nsqd.terminate().await.success());
         // The grace periods in deploy/ are at least half a minute.
         assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
         consumer.closed().await;
         nsqd.restart().await;
-        assert_eq!(nsqd.channel("t", "c").await.expect("it is back").unfinished(), 50);
+        assert_eq!(nsqd.channel("t", "c").await.expect("the channel exists").unfinished(), 50);
     });
 }
 
@@ -260,12 +263,13 @@ fn whatever_is_connected_stopping_takes_no_longer() {
 async fn ping(arguments: &[String]) -> (Option<i32>, String) {
     let mut command = tokio::process::Command::new(binary("nsq"));
     command.arg("ping").args(arguments).env_remove("NSQ_LOOKUPD").env_remove("NSQ_NSQD");
-    let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts");
+    let output =
+        tokio::time::timeout(PATIENCE, command.output()).await.expect("nsq ends").expect("nsq starts");
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[test]
-fn ping_succeeds_if_all_that_were_named_are_healthy() {
+fn ping_succeeds_if_all_named_daemons_are_healthy() {
     test(async {
         let (nsqd, lookupd) = (Daemon::nsqd().start().await, Daemon::lookupd().start().await);
         let of_nsqd = ["--nsqd".to_owned(), nsqd.http().to_string()];
@@ -281,14 +285,14 @@ fn ping_succeeds_if_all_that_were_named_are_healthy() {
         assert_eq!(json["daemons"][1]["health"], "OK");
 
         let (code, _) = ping(&["--nsqd".to_owned(), "127.0.0.1:1".to_owned()]).await;
-        assert_eq!(code, Some(6), "nobody is there");
+        assert_eq!(code, Some(6), "no daemon answers");
         let (code, _) = ping(&[&of_nsqd[..], &["--lookupd".into(), "127.0.0.1:1".into()]].concat()).await;
-        assert_eq!(code, Some(3), "one of them is not there");
+        assert_eq!(code, Some(3), "one of two daemons does not answer");
     });
 }
 
 #[test]
-fn ping_fails_if_a_daemon_says_that_it_is_not_healthy() {
+fn ping_fails_if_a_daemon_is_unhealthy() {
     test(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -308,12 +312,12 @@ fn ping_fails_if_a_daemon_says_that_it_is_not_healthy() {
 
 // Containers
 
-/// The interpreter or the modules that `tests/run` has installed for checking.
+/// Path of the interpreter or the modules that `tests/run` installs for the validators.
 fn validator(name: &str) -> PathBuf {
     let path = tests_folder().join(".env").join(name);
     assert!(
         path.exists(),
-        "{} is not there: run tests/run once, or set NSQ_TESTS_NO_FOREIGN=1",
+        "{} is missing: run tests/run once, or set NSQ_TESTS_NO_FOREIGN=1",
         path.display()
     );
     path
@@ -326,13 +330,13 @@ fn check(paths: &[PathBuf]) -> Command {
 }
 
 #[test]
-fn manifests_and_compose_file_are_valid_and_run_what_there_is() {
+fn manifests_and_compose_file_are_valid_and_run_existing_programs() {
     if foreign::left_out() {
         return;
     }
     let mut paths = files(&deploy().join("kubernetes"), "yaml");
     paths.push(deploy().join("compose.yaml"));
-    let printed = succeed(&mut check(&paths));
+    let printed = run_successfully(&mut check(&paths));
     let mut seen = BTreeSet::new();
     for line in printed.lines() {
         let container: Value = serde_json::from_str(line).expect("JSON");
@@ -344,7 +348,7 @@ fn manifests_and_compose_file_are_valid_and_run_what_there_is() {
         seen.insert(words[0].to_owned());
         match words[0] {
             program @ ("nsqd" | "nsqlookupd") => {
-                takes(&words);
+                assert_flags_accepted(&words);
                 let standard = if program == "nsqd" { [4150, 4151] } else { [4160, 4161] };
                 for (name, port) in container["ports"].as_object().expect("ports") {
                     let expected = match name.rsplit('-').next() {
@@ -357,22 +361,22 @@ fn manifests_and_compose_file_are_valid_and_run_what_there_is() {
                 }
             }
             "nsq" => {
-                let help = succeed(Command::new(binary("nsq")).args(&words[1..]).arg("--help"));
+                let help = run_successfully(Command::new(binary("nsq")).args(&words[1..]).arg("--help"));
                 assert!(help.contains("Usage: nsq ping"), "{help}");
             }
-            other => panic!("no program of ours: {other}"),
+            other => panic!("not one of our programs: {other}"),
         }
     }
     assert_eq!(seen, ["nsq", "nsqd", "nsqlookupd"].map(str::to_owned).into());
     for (program, ports) in [("nsqd", ["4150", "4151"]), ("nsqlookupd", ["4160", "4161"])] {
         let help = run(Command::new(binary(program)).arg("--help"));
         let help = String::from_utf8_lossy(&help.stderr);
-        assert!(ports.iter().all(|port| help.contains(port)), "{program} has other ports by default");
+        assert!(ports.iter().all(|port| help.contains(port)), "the default ports of {program} differ");
     }
 }
 
 #[test]
-fn a_manifest_that_is_wrong_would_be_noticed() {
+fn invalid_manifests_are_detected() {
     if foreign::left_out() {
         return;
     }
@@ -391,20 +395,20 @@ fn a_manifest_that_is_wrong_would_be_noticed() {
         let good = read(&deploy().join(file));
         assert!(good.contains(right), "{file}: {right}");
         let copy = folder.path().join(Path::new(file).file_name().expect("a name"));
-        std::fs::write(&copy, good.replace(right, wrong)).expect("it can be written");
+        std::fs::write(&copy, good.replace(right, wrong)).expect("the file is writable");
         assert!(!run(&mut check(&[copy])).status.success(), "{file}: {wrong}");
     }
 }
 
 #[test]
-fn the_dockerfile_is_well_formed_and_holds_what_the_others_use() {
+fn dockerfile_is_valid_and_contains_the_programs_the_manifests_use() {
     let text = read(&deploy().join("Dockerfile"));
     for program in ["nsqd", "nsqlookupd", "nsq"] {
         assert!(text.contains(&format!("target/release/{program} ")), "{program}");
     }
     assert!(text.contains("\nUSER 65532:65532\n") && text.contains("\nHEALTHCHECK "));
     assert!(text.contains("\nEXPOSE 4150 4151 4152 4160 4161\n"));
-    // What goes to the builder is what the workspace consists of.
+    // The build context must contain every member of the workspace.
     let ignored = read(&deploy().join("Dockerfile.dockerignore"));
     let workspace = read(&tests_folder().join("../Cargo.toml"));
     let members = workspace.split_once("members = [").expect("members").1.split_once(']').expect("an end").0;
@@ -413,7 +417,7 @@ fn the_dockerfile_is_well_formed_and_holds_what_the_others_use() {
         let folder = member.split('/').next().expect("a folder");
         assert!(
             ignored.lines().any(|line| line == format!("!{folder}")),
-            "{folder} does not go to the builder"
+            "{folder} is missing in the build context"
         );
     }
     if foreign::left_out() {
@@ -422,9 +426,9 @@ fn the_dockerfile_is_well_formed_and_holds_what_the_others_use() {
     let mut node = Command::new("node");
     node.env("NODE_PATH", validator("validators-node/node_modules"));
     node.arg(tests_folder().join("validators/dockerfile.js"));
-    assert_eq!(succeed(node.arg(deploy().join("Dockerfile"))), "");
+    assert_eq!(run_successfully(node.arg(deploy().join("Dockerfile"))), "");
     let folder = TempDir::new().expect("a temporary directory");
     let wrong = folder.path().join("Dockerfile");
-    std::fs::write(&wrong, text.replace("\nUSER ", "\nUSR ")).expect("it can be written");
+    std::fs::write(&wrong, text.replace("\nUSER ", "\nUSR ")).expect("the file is writable");
     assert!(!run(node.arg(&wrong)).status.success());
 }

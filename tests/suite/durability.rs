@@ -7,18 +7,18 @@ use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 
-/// Numbered bodies.
+/// Bodies "message N" for each N of the range.
 fn numbered(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|n| format!("message {n}")).collect()
 }
 
-/// Receives and finishes until the channel has nothing left but what is in flight elsewhere.
+/// Receives and finishes messages until the channel has none left.
 async fn drain(nsqd: &Daemon, topic: &str, channel: &str) -> Vec<Message> {
     let mut consumer = nsqd.subscribe(topic, channel).await;
     consumer.ready(2500).await;
     let mut messages = Vec::new();
     loop {
-        // Not from the channel's counters alone: what is on its way to us counts as in flight.
+        // The channel's counters alone do not suffice: messages on their way to us count as in flight.
         match consumer.frame_within(Duration::from_millis(100)).await {
             Ok(nsq_tests::wire::Frame::Message(message)) => {
                 consumer.finish(&message).await;
@@ -26,7 +26,7 @@ async fn drain(nsqd: &Daemon, topic: &str, channel: &str) -> Vec<Message> {
             }
             Ok(other) => panic!("{other:?}"),
             Err(_) => {
-                let seen = nsqd.channel(topic, channel).await.expect("the channel is there");
+                let seen = nsqd.channel(topic, channel).await.expect("the channel exists");
                 if seen.unfinished() == 0 {
                     return messages;
                 }
@@ -57,7 +57,7 @@ fn a_clean_stop_loses_nothing_and_repeats_nothing() {
         for message in &messages[..50] {
             consumer.finish(message).await;
         }
-        // In any order, so that the finished ones are no mere prefix.
+        // Every other message, so that the finished messages are not just a prefix.
         for message in messages[50..100].iter().step_by(2) {
             consumer.finish(message).await;
         }
@@ -92,7 +92,7 @@ fn a_clean_stop_loses_nothing_and_repeats_nothing() {
         );
         assert!(counts.values().all(|count| *count == 1), "repeated");
 
-        // The deferred ones came last, with the delay they had left.
+        // The deferred messages come last, after the rest of their delay.
         assert!(drained_at.duration_since(deferred_at) + Duration::from_millis(50) >= delay);
         assert!(drained_at.duration_since(requeued_at) + Duration::from_millis(50) >= delay);
         let last_two: BTreeSet<String> = bodies(&again[again.len() - 2..]).into_iter().collect();
@@ -119,8 +119,8 @@ fn ids_timestamps_and_order_survive_a_clean_stop() {
             before.into_iter().map(|message| Message { attempts: 2, ..message }).collect();
         assert_eq!(after, expected);
 
-        // Ids go on increasing, and so do counters.
-        let topic = nsqd.topic("t").await.expect("the topic is there");
+        // Ids and counters continue to increase.
+        let topic = nsqd.topic("t").await.expect("the topic exists");
         assert_eq!((topic.message_count, topic.channels[0].message_count), (100, 100));
         let last = after.last().expect("a hundred messages").id;
         nsqd.publish("t", "later").await;
@@ -182,7 +182,7 @@ fn repeated_restarts_change_nothing() {
                 nsqd.kill().await;
             }
             nsqd.restart().await;
-            let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+            let channel = nsqd.channel("t", "c").await.expect("the channel exists");
             assert_eq!(channel.unfinished(), 30, "after round {round}");
         }
         assert_eq!(drain(&nsqd, "t", "c").await.len(), 30);
@@ -202,7 +202,7 @@ fn the_overflow_mode_survives_a_clean_stop() {
         }
         consumer.ready(0).await;
         consumer.barrier().await;
-        let before = nsqd.channel("t", "c").await.expect("the channel is there").unfinished();
+        let before = nsqd.channel("t", "c").await.expect("the channel exists").unfinished();
         assert!(nsqd.terminate().await.success());
         nsqd.restart().await;
         assert_eq!(before, 275);
@@ -211,7 +211,7 @@ fn the_overflow_mode_survives_a_clean_stop() {
 }
 
 #[test]
-fn a_data_directory_is_one_nsqds_and_its_files_are_its_owners() {
+fn data_directory_is_locked_and_its_files_are_private() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let data_path = format!("--data-path={}", nsqd.data_path().display());
@@ -257,7 +257,7 @@ fn checksum(bytes: &[u8]) -> u64 {
 }
 
 #[test]
-fn twenty_thousand_messages_pass_through_a_memory_of_ten() {
+fn twenty_thousand_messages_pass_with_a_memory_queue_of_ten() {
     test_within(Duration::from_secs(180), async {
         const MESSAGES: usize = 20_000;
         const BODY_BYTES: usize = 8192;
@@ -272,11 +272,14 @@ fn twenty_thousand_messages_pass_through_a_memory_of_ten() {
         let peak = process::peak_resident_bytes(nsqd.pid());
         eprintln!("{} MiB published, at most {} MiB resident", published_bytes / MIB, peak / MIB);
         assert!(peak < 100 * MIB, "{} MiB resident for {} MiB published", peak / MIB, published_bytes / MIB);
-        let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+        let channel = nsqd.channel("t", "c").await.expect("the channel exists");
         assert_eq!(channel.depth, MESSAGES as u64);
-        assert!(channel.backend_depth >= MESSAGES as u64 - 100, "most of it is on disk only: {channel:?}");
+        assert!(
+            channel.backend_depth >= MESSAGES as u64 - 100,
+            "most messages are only on disk: {channel:?}"
+        );
 
-        // Half of it, then a restart, then the rest.
+        // Consumes half, restarts nsqd, and consumes the rest.
         let mut numbers = Vec::with_capacity(MESSAGES);
         let mut consumer = nsqd.subscribe("t", "c").await;
         consumer.ready(500).await;
@@ -294,12 +297,12 @@ fn twenty_thousand_messages_pass_through_a_memory_of_ten() {
         let peak = peak.max(process::peak_resident_bytes(nsqd.pid()));
         assert!(peak < 100 * MIB, "{} MiB resident", peak / MIB);
         numbers.sort_unstable();
-        assert!(numbers == (0..MESSAGES).collect::<Vec<_>>(), "every message exactly once");
+        assert!(numbers == (0..MESSAGES).collect::<Vec<_>>(), "every message is delivered exactly once");
     });
 }
 
 #[test]
-fn everything_through_disk_keeps_publishing_order() {
+fn messages_on_disk_keep_publishing_order() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--mem-queue-size=0").start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
@@ -312,8 +315,8 @@ fn everything_through_disk_keeps_publishing_order() {
     });
 }
 
-/// What nsqd wrote to storage so far, by the kernel's count; on a file system in memory, where the kernel
-/// counts nothing, what lies in its data directory.
+/// Bytes that nsqd has written to storage, as counted by the kernel. On a file system in memory, where the kernel
+/// counts nothing, the size of the data directory.
 fn bytes_written(nsqd: &Daemon) -> u64 {
     match process::storage_bytes_written(nsqd.pid()) {
         0 => process::folder_bytes(nsqd.data_path()),
@@ -321,7 +324,7 @@ fn bytes_written(nsqd: &Daemon) -> u64 {
     }
 }
 
-/// Preallocated files, checkpoints and the like: a constant that does not grow with messages or channels.
+/// Allowance for preallocated files and checkpoints. It does not grow with messages or channels.
 const SLACK: u64 = 40 * MIB;
 
 #[test]
@@ -349,7 +352,7 @@ fn a_backlog_of_twenty_channels_is_stored_once() {
             messages_bytes / MIB
         );
         for n in [0, 10, 19] {
-            let channel = nsqd.channel("t", &format!("c{n}")).await.expect("the channel is there");
+            let channel = nsqd.channel("t", &format!("c{n}")).await.expect("the channel exists");
             assert_eq!(channel.depth, MESSAGES as u64);
         }
         let mut consumer = nsqd.subscribe("t", "c7").await;
@@ -363,7 +366,7 @@ fn a_backlog_of_twenty_channels_is_stored_once() {
 }
 
 #[test]
-fn while_consumers_keep_up_messages_for_twenty_channels_are_written_once() {
+fn messages_for_twenty_channels_are_written_once_while_consumers_keep_up() {
     test_within(Duration::from_secs(180), async {
         const MESSAGES: usize = 6000;
         const BODY_BYTES: usize = 8192;
@@ -402,7 +405,7 @@ fn while_consumers_keep_up_messages_for_twenty_channels_are_written_once() {
 }
 
 #[test]
-fn space_comes_back_when_messages_are_finished() {
+fn finished_messages_free_disk_space() {
     test_within(Duration::from_secs(180), async {
         let nsqd = Daemon::nsqd().start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
@@ -410,7 +413,7 @@ fn space_comes_back_when_messages_are_finished() {
         let mut publisher = nsqd.connect().await;
         let body = vec![b'x'; 64 * 1024];
         let mut largest = 0;
-        // A gigabyte goes through, a few megabytes at a time.
+        // A gigabyte passes through, 4 MiB at a time.
         for _ in 0..256 {
             publisher.publish_batch("t", &vec![&body; 64]).await;
             consumer.consume(64).await;
@@ -422,7 +425,7 @@ fn space_comes_back_when_messages_are_finished() {
 }
 
 #[test]
-fn a_delayed_stop_is_announced_and_everything_goes_on_until_then() {
+fn delayed_stop_fails_ping_and_keeps_serving() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let mut nsqd = Daemon::nsqd().lookupd(&lookupd).flag("--shutdown-delay=1h").start().await;
@@ -430,12 +433,12 @@ fn a_delayed_stop_is_announced_and_everything_goes_on_until_then() {
         consumer.ready(10).await;
         nsqd.get("/ping").await.expect(200);
         nsqd.signal(Signal::TERM);
-        let is_told = async || wait::when(nsqd.get("/ping").await.status, |status| *status == 503);
-        wait::until("/ping turns bad", is_told).await;
+        let is_stopping = async || wait::when(nsqd.get("/ping").await.status, |status| *status == 503);
+        wait::until("/ping returns 503", is_stopping).await;
         assert_eq!(nsqd.get("/ping").await.text(), "NOK - stopping");
         assert_eq!(nsqd.get_json("/stats?format=json").await["health"], "NOK - stopping");
 
-        // Who comes all the same is served, and whoever looks for it finds it.
+        // nsqd still serves clients and still registers new topics.
         nsqd.publish("t", "1").await;
         nsqd.post("/pub?topic=t", b"2").await.expect(200);
         assert_eq!(bodies(&consumer.consume(2).await), ["1", "2"]);
@@ -443,9 +446,9 @@ fn a_delayed_stop_is_announced_and_everything_goes_on_until_then() {
         let is_found =
             async || wait::when(lookupd.get("/lookup?topic=new").await.status, |status| *status == 200);
         nsqd.subscribe("new", "c").await;
-        wait::until("lookupd hears of a new topic", is_found).await;
+        wait::until("lookupd knows the new topic", is_found).await;
 
-        // A second signal, of either kind, makes it short.
+        // A second signal, SIGTERM or SIGINT, ends the delay.
         nsqd.signal(Signal::INT);
         assert!(nsqd.exited().await.success());
         assert!(nsqd.log().contains("NSQ: stopping in 1h0m0s") && nsqd.log().contains("NSQ: bye"));

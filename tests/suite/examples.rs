@@ -5,7 +5,7 @@ use nsq_tests::{Daemon, test};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// Runs an example of the client to its end, with lines on its standard input; returns what it printed.
+/// Runs an example of the client library to its end with `input` on stdin; returns its stdout.
 async fn run(name: &str, arguments: &[&str], input: &str) -> String {
     let mut child = Command::new(binary(&format!("examples/{name}")))
         .args(arguments)
@@ -14,7 +14,7 @@ async fn run(name: &str, arguments: &[&str], input: &str) -> String {
         .kill_on_drop(true)
         .spawn()
         .expect("the example starts");
-    let mut stdin = child.stdin.take().expect("piped");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
     stdin.write_all(input.as_bytes()).await.expect("the example reads");
     drop(stdin);
     let output = child.wait_with_output().await.expect("the example ends");
@@ -27,7 +27,7 @@ fn lines(count: usize) -> String {
 }
 
 #[test]
-fn publish_and_stream_move_lines_from_one_to_the_other() {
+fn lines_pass_from_publish_to_stream() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let address = nsqd.tcp().to_string();

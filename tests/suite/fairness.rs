@@ -8,30 +8,30 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// Enough of them keep every thread of the daemon busy.
-fn flooders() -> usize {
+/// Number of flooding connections that keeps every thread of the daemon busy.
+fn flooder_count() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from) + 1
 }
 
-/// The commands, and a publish whose OK says that all of them were executed.
+/// The commands `count` times, and a publish whose OK shows that all of them were executed.
 fn flood(commands: &[u8], count: usize) -> Vec<u8> {
     [commands.repeat(count), command("PUB flood", "x")].concat()
 }
 
 fn deflated(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(bytes).and_then(|()| encoder.flush()).expect("memory can be written to");
+    encoder.write_all(bytes).and_then(|()| encoder.flush()).expect("writing to memory succeeds");
     std::mem::take(encoder.get_mut())
 }
 
 fn snappy(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = snap::write::FrameEncoder::new(Vec::new());
-    encoder.write_all(bytes).and_then(|()| encoder.flush()).expect("memory can be written to");
+    encoder.write_all(bytes).and_then(|()| encoder.flush()).expect("writing to memory succeeds");
     std::mem::take(encoder.get_mut())
 }
 
-/// Sends the bytes over each of the connections, and publishes over another until all of that is executed.
-async fn others_publish_beside(nsqd: &Daemon, peers: Vec<Peer>, bytes: &[u8]) {
+/// Sends the bytes over each connection, and publishes over another one until all of them are executed.
+async fn publish_during_floods(nsqd: &Daemon, peers: Vec<Peer>, bytes: &[u8]) {
     let mut other = nsqd.connect().await;
     let mut floods = JoinSet::new();
     for mut peer in peers {
@@ -49,45 +49,45 @@ async fn others_publish_beside(nsqd: &Daemon, peers: Vec<Peer>, bytes: &[u8]) {
             flood.expect("the flood is executed");
         }
     }
-    assert!(published >= 10, "{published} publishes in all that time");
+    assert!(published >= 10, "only {published} publishes during the floods");
 }
 
 #[test]
-fn streams_that_decompress_to_many_commands() {
+fn compressed_command_floods_do_not_block_others() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let commands = flood(b"NOP\n", 1 << 20);
         for (form, bytes) in [(Form::Deflate, deflated(&commands)), (Form::Snappy, snappy(&commands))] {
             let mut peers = Vec::new();
-            for _ in 0..flooders() {
+            for _ in 0..flooder_count() {
                 let mut peer = nsqd.connect().await;
                 peer.start_compression(json!({}), form).await;
                 peers.push(peer);
             }
-            others_publish_beside(&nsqd, peers, &bytes).await;
+            publish_during_floods(&nsqd, peers, &bytes).await;
         }
     });
 }
 
 #[test]
-fn pipelined_commands() {
+fn pipelined_commands_do_not_block_others() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peers = Vec::new();
-        for _ in 0..flooders() {
+        for _ in 0..flooder_count() {
             peers.push(nsqd.connect().await);
         }
-        others_publish_beside(&nsqd, peers, &flood(b"NOP\n", 1 << 20)).await;
+        publish_during_floods(&nsqd, peers, &flood(b"NOP\n", 1 << 20)).await;
     });
 }
 
 #[test]
-fn pipelined_touches_of_one_message() {
+fn pipelined_touches_do_not_block_others() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peers = Vec::new();
         let mut touches = Vec::new();
-        for n in 0..flooders() {
+        for n in 0..flooder_count() {
             let mut peer = nsqd.connect().await;
             peer.subscribe("touched", &format!("c{n}")).await;
             peer.ready(1).await;
@@ -98,17 +98,17 @@ fn pipelined_touches_of_one_message() {
             let message = peer.message().await;
             touches = format!("TOUCH {}\n", message.id_text()).into_bytes();
         }
-        others_publish_beside(&nsqd, peers, &flood(&touches, 200_000)).await;
+        publish_during_floods(&nsqd, peers, &flood(&touches, 200_000)).await;
     });
 }
 
 #[test]
-fn pings_of_a_node_to_lookupd() {
+fn ping_floods_to_lookupd_do_not_block_others() {
     test(async {
         const PINGS: usize = 1 << 18;
         let lookupd = Daemon::lookupd().start().await;
         let mut floods = JoinSet::new();
-        for _ in 0..flooders() {
+        for _ in 0..flooder_count() {
             let stream = TcpStream::connect(lookupd.tcp()).await.expect("nsqlookupd accepts");
             let (mut read, mut write) = stream.into_split();
             floods.spawn(async move {
@@ -131,6 +131,6 @@ fn pings_of_a_node_to_lookupd() {
                 flood.expect("the flood is answered");
             }
         }
-        assert!(answered >= 10, "{answered} answers in all that time");
+        assert!(answered >= 10, "only {answered} answers during the floods");
     });
 }

@@ -1,5 +1,5 @@
-//! What the system refuses: room on the disk, open files, the data directory. Nothing acknowledged is lost, nothing
-//! refused is delivered, and when the system gives again, all goes on without a restart.
+//! Resources that the system refuses: disk space, file descriptors, the data directory. No acknowledged message is
+//! lost, no refused message is delivered, and nsqd recovers without a restart.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,10 +23,10 @@ fn folder() -> Arc<TempDir> {
     Arc::new(TempDir::with_prefix("nsq-tests-").expect("a temporary directory"))
 }
 
-/// A publisher, and what it knows: numbers of messages that were acknowledged, and of those that were refused.
+/// A publisher, with the numbers of its acknowledged and of its refused messages.
 struct Publisher {
     address: SocketAddr,
-    /// After an error nsqd closes the connection, as NSQ does.
+    /// `None` after an error: nsqd closes the connection, as NSQ does.
     connection: Option<Peer>,
     next: usize,
     acknowledged: BTreeSet<usize>,
@@ -44,7 +44,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes a batch to `t`; the error if it is refused.
+    /// Publishes a batch to `t`; returns the error if nsqd refuses it.
     async fn publish(&mut self) -> Result<(), String> {
         let numbers = self.next..self.next + BATCH;
         self.next += BATCH;
@@ -70,25 +70,25 @@ impl Publisher {
         }
     }
 
-    /// Publishes until it is refused.
+    /// Publishes until nsqd refuses.
     async fn fill(&mut self) {
         while self.publish().await.is_ok() {}
         assert!(self.acknowledged.len() >= 100, "only {} acknowledged", self.acknowledged.len());
     }
 
-    /// Publishes until it is acknowledged again.
+    /// Publishes until nsqd acknowledges again.
     async fn until_acknowledged(&mut self) {
         wait::until("publishing works again", async || self.publish().await).await;
     }
 }
 
-/// The number in a body.
+/// The number at the start of a body.
 fn number(body: &[u8]) -> usize {
     let text = String::from_utf8_lossy(body);
-    text.split(':').next().and_then(|number| number.parse().ok()).expect("our own body")
+    text.split(':').next().and_then(|number| number.parse().ok()).expect("a body with its number")
 }
 
-/// Receives and finishes all that a channel has.
+/// Receives and finishes all messages of a channel.
 async fn drain(nsqd: &Daemon, channel: &str) -> BTreeSet<usize> {
     let mut consumer = nsqd.subscribe("t", channel).await;
     consumer.ready(50).await;
@@ -100,7 +100,7 @@ async fn drain(nsqd: &Daemon, channel: &str) -> BTreeSet<usize> {
                 consumer.finish(&message).await;
             }
             Ok(other) => panic!("{other:?}"),
-            Err(_) if nsqd.channel("t", channel).await.expect("the channel is there").unfinished() == 0 => {
+            Err(_) if nsqd.channel("t", channel).await.expect("the channel exists").unfinished() == 0 => {
                 return numbers;
             }
             Err(_) => {}
@@ -108,9 +108,9 @@ async fn drain(nsqd: &Daemon, channel: &str) -> BTreeSet<usize> {
     }
 }
 
-/// Refused everywhere, and the reason told.
+/// nsqd refuses publishes over TCP and HTTP, and `/ping` gives the reason.
 async fn expect_refusing(nsqd: &Daemon, publisher: &mut Publisher, reason: &str) {
-    let error = publisher.publish().await.expect_err("there is no room");
+    let error = publisher.publish().await.expect_err("the disk is full");
     assert!(error.starts_with("E_MPUB_FAILED"), "{error}");
     let over_http = nsqd.post("/pub?topic=t", vec![b'x'; BATCH * BODY_BYTES]).await;
     assert_eq!(over_http.status, 503, "{}", over_http.text());
@@ -121,10 +121,11 @@ async fn expect_refusing(nsqd: &Daemon, publisher: &mut Publisher, reason: &str)
 
 async fn until_healthy(nsqd: &Daemon) {
     let look = async || wait::when(nsqd.get("/ping").await.text(), |text| text == "OK");
-    wait::until("all is well", look).await;
+    wait::until("/ping returns OK", look).await;
 }
 
-/// Publishes until the disk is full; consumers drain; `make_room`; publishing goes on; a kill loses nothing.
+/// Publishes until the disk is full, drains a channel, calls `make_room`, publishes again, and kills nsqd: no
+/// acknowledged message is lost.
 async fn full_disk(
     mut nsqd: Daemon,
     reason: &str,
@@ -136,31 +137,31 @@ async fn full_disk(
     }
     let mut publisher = Publisher::connect(&nsqd).await;
     for _ in 0..10 {
-        publisher.publish().await.expect("there is room");
+        publisher.publish().await.expect("the disk has room");
     }
     fill_up(&nsqd);
     publisher.fill().await;
     expect_refusing(&nsqd, &mut publisher, reason).await;
 
-    assert_eq!(drain(&nsqd, "drained").await, publisher.acknowledged, "consumers go on meanwhile");
+    assert_eq!(
+        drain(&nsqd, "drained").await,
+        publisher.acknowledged,
+        "consumers work while the disk is full"
+    );
     expect_refusing(&nsqd, &mut publisher, reason).await;
 
     make_room(&nsqd);
     publisher.until_acknowledged().await;
     until_healthy(&nsqd).await;
     for _ in 0..3 {
-        publisher.publish().await.expect("there is room");
+        publisher.publish().await.expect("the disk has room");
     }
     let drained = drain(&nsqd, "drained").await;
     assert!(drained.is_disjoint(&publisher.refused) && drained.is_subset(&publisher.acknowledged));
 
     nsqd.kill().await;
     nsqd.restart().await;
-    assert_eq!(
-        drain(&nsqd, "kept").await,
-        publisher.acknowledged,
-        "all that was acknowledged, nothing refused"
-    );
+    assert_eq!(drain(&nsqd, "kept").await, publisher.acknowledged, "exactly the acknowledged messages");
     assert!(drain(&nsqd, "drained").await.is_subset(&publisher.acknowledged));
 }
 
@@ -168,16 +169,16 @@ async fn full_disk(
 fn a_full_disk_refuses_publishes_until_there_is_room() {
     test_within(Duration::from_secs(120), async {
         let folder = folder();
-        // Where mounting is not permitted, the limit for the size of files (below) must do.
+        // Where mounting is not permitted, the test with the file size limit (below) must suffice.
         let Some(disk) = MemoryDisk::mount(folder.path(), 160) else { return };
         let ballast = folder.path().join("ballast");
-        fs::write(&ballast, vec![1; 60 * MIB as usize]).expect("there is room");
+        fs::write(&ballast, vec![1; 60 * MIB as usize]).expect("the disk has room");
         let nsqd = Daemon::nsqd().start_in(folder.clone()).await;
         full_disk(
             nsqd,
             "No space left on device",
             |_| {},
-            |_| fs::remove_file(&ballast).expect("it is there"),
+            |_| fs::remove_file(&ballast).expect("the file exists"),
         )
         .await;
         drop(disk);
@@ -185,17 +186,17 @@ fn a_full_disk_refuses_publishes_until_there_is_room() {
 }
 
 #[test]
-fn a_limit_for_the_size_of_files_is_a_full_disk() {
+fn file_size_limit_acts_like_a_full_disk() {
     test_within(Duration::from_secs(120), async {
         let nsqd = Daemon::nsqd().flag("--mem-queue-size=200").start().await;
         let limit = |bytes| move |nsqd: &Daemon| process::limit(nsqd.pid(), Resource::Fsize, bytes);
-        // Not even the smallest file of the journal may be made.
+        // Below the size of the smallest journal file.
         full_disk(nsqd, "File too large", limit(Some(MIB / 2)), limit(None)).await;
     });
 }
 
 #[test]
-fn a_disk_that_the_journal_has_filled_is_freed_by_consumers() {
+fn consumers_free_a_disk_that_the_journal_filled() {
     test_within(Duration::from_secs(120), async {
         let folder = folder();
         let Some(disk) = MemoryDisk::mount(folder.path(), 150) else { return };
@@ -219,20 +220,20 @@ fn a_disk_that_the_journal_has_filled_is_freed_by_consumers() {
 }
 
 #[test]
-fn without_files_to_open_nsqd_waits_and_goes_on() {
+fn nsqd_waits_and_recovers_without_file_descriptors() {
     test(async {
         let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
         let mut publisher = Publisher::connect(&nsqd).await;
-        publisher.publish().await.expect("nothing is wrong yet");
-        // Room for a few connections more.
+        publisher.publish().await.expect("nsqd is healthy");
+        // Allows a few more connections.
         let limit = process::open_file_count(nsqd.pid()) + 4;
         process::limit(nsqd.pid(), Resource::Nofile, Some(limit));
         let mut crowd = Vec::new();
         for _ in 0..30 {
             crowd.push(Peer::connect(nsqd.tcp()).await);
         }
-        // Clients leave an eighth to files and to HTTP.
+        // nsqd reserves an eighth of the limit for files and HTTP.
         let left = limit / 8;
         let at_limit =
             async || wait::when(process::open_file_count(nsqd.pid()), |&count| count >= limit - left);
@@ -240,13 +241,13 @@ fn without_files_to_open_nsqd_waits_and_goes_on() {
         nsqd.log().expect("WARNING: TCP: new connections on").await;
         nsqd.get("/ping").await.expect(200);
 
-        // Waiting for files must not take a core.
+        // Waiting for file descriptors must not use a whole core.
         let before = process::cpu_time(nsqd.pid());
         tokio::time::sleep(Duration::from_millis(500)).await;
         let used = process::cpu_time(nsqd.pid()) - before;
-        assert!(used < Duration::from_millis(250), "{used:?} of CPU time in half a second of doing nothing");
+        assert!(used < Duration::from_millis(250), "{used:?} of CPU time in half a second of waiting");
 
-        // More than memory may hold (segments cannot be opened) and than a journal file does: acknowledged or refused.
+        // More than memory and one journal file may hold while no segment can be opened: either outcome is fine.
         for _ in 0..80 {
             if publisher.publish().await.is_err() {
                 break;
@@ -274,14 +275,13 @@ fn without_files_to_open_nsqd_waits_and_goes_on() {
     });
 }
 
-/// How many segment files there are.
 fn segment_count(nsqd: &Daemon) -> usize {
     let topics = fs::read_dir(nsqd.data_path().join("topics")).expect("topics have spilled").flatten();
-    topics.map(|topic| fs::read_dir(topic.path()).expect("a folder of nsqd's").count()).sum()
+    topics.map(|topic| fs::read_dir(topic.path()).expect("a topic directory").count()).sum()
 }
 
 #[test]
-fn a_backlog_of_more_files_than_may_be_open_is_written_and_read() {
+fn backlog_with_more_files_than_the_limit_is_written_and_read() {
     test(async {
         const BATCHES: usize = 80;
         let flags = ["--mem-queue-size=10", "--max-bytes-per-file=65536"];
@@ -301,7 +301,7 @@ fn a_backlog_of_more_files_than_may_be_open_is_written_and_read() {
             }
         }
         let spilled = async || wait::when(segment_count(&nsqd), |&count| count > 2 * limit as usize);
-        wait::until("there are more segment files than may be open", spilled).await;
+        wait::until("there are more segment files than the limit of open files", spilled).await;
         for consumer in &mut consumers {
             consumer.ready(100).await;
             let mut numbers = BTreeSet::new();
@@ -316,10 +316,10 @@ fn a_backlog_of_more_files_than_may_be_open_is_written_and_read() {
 }
 
 #[test]
-fn a_lack_of_files_delays_syncing_and_does_not_end_it() {
+fn missing_file_descriptors_delay_syncing_but_do_not_stop_it() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--sync-timeout=5s").start().await;
-        // This makes a file, whose name is to be synced.
+        // The publish creates a file, and nsqd must sync its name.
         nsqd.publish("t", "x").await;
         process::limit(nsqd.pid(), Resource::Nofile, Some(1));
         nsqd.log().expect("cannot sync").await;
@@ -336,7 +336,7 @@ fn a_lack_of_files_delays_syncing_and_does_not_end_it() {
 }
 
 #[test]
-fn a_data_directory_that_cannot_be_used_is_refused_and_left_alone() {
+fn unusable_data_directory_is_refused_and_unchanged() {
     test(async {
         let folder = folder();
         let nsqd = Daemon::nsqd().start_in(folder.clone()).await;
@@ -347,22 +347,23 @@ fn a_data_directory_that_cannot_be_used_is_refused_and_left_alone() {
             let (status, log) = Daemon::nsqd().expect_exit_in(folder.path()).await;
             assert_eq!(status.code(), Some(1), "{}", log.text());
             assert!(log.text().contains(reason), "{}", log.text());
-            assert!(fingerprint(folder.path()) == before, "nothing was touched");
+            assert!(fingerprint(folder.path()) == before, "the directory is unchanged");
         };
-        let held = fs::File::open(folder.path()).expect("it can be opened");
-        rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive).expect("nobody else works here");
+        let held = fs::File::open(folder.path()).expect("the directory is readable");
+        rustix::fs::flock(&held, FlockOperation::NonBlockingLockExclusive)
+            .expect("no other process holds the lock");
         expect_refused("possibly in use by another instance of nsqd").await;
         expect_refused("stop that one or change --data-path").await;
         drop(held);
 
         let format = folder.path().join("format");
-        let known = fs::read(&format).expect("it is there");
-        fs::write(&format, "2\n").expect("it can be written");
-        expect_refused("has format version 2, newer than this program knows (1)").await;
-        fs::write(&format, "one\n").expect("it can be written");
+        let known = fs::read(&format).expect("the file exists");
+        fs::write(&format, "2\n").expect("the file is writable");
+        expect_refused("has format version 2, newer than this program supports (1)").await;
+        fs::write(&format, "one\n").expect("the file is writable");
         expect_refused("does not hold a format version").await;
         expect_refused("write 1 to").await;
-        fs::write(&format, known).expect("it can be written");
+        fs::write(&format, known).expect("the file is writable");
 
         let read_only = TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
         match MemoryDisk::mount(read_only.path(), 1) {
@@ -372,12 +373,14 @@ fn a_data_directory_that_cannot_be_used_is_refused_and_left_alone() {
                 assert_eq!(status.code(), Some(1), "{}", log.text());
                 assert!(log.text().contains("is not writable"), "{}", log.text());
             }
-            // Who may not mount is not root, and bound by permissions.
+            // Without the right to mount, the test is not root, so file permissions apply.
             None => {
                 use std::os::unix::fs::PermissionsExt;
-                fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).expect("it is ours");
+                fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500))
+                    .expect("the test owns the directory");
                 expect_refused("is not writable").await;
-                fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("it is ours");
+                fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700))
+                    .expect("the test owns the directory");
             }
         }
     });

@@ -4,33 +4,37 @@ use nsq_tests::daemon::Start;
 use nsq_tests::{Certificates, Daemon, test};
 use serde_json::{Value, json};
 
-/// A flag, what it is given, its key in the config file with the value there, and what `/config` then tells.
+/// A flag with its values, its key and value in a config file, and the value that `/config` returns.
 struct Row {
     flag: &'static str,
     values: Vec<String>,
     key: &'static str,
     toml: String,
-    told: Value,
+    expected_value: Value,
 }
 
-fn row(flag: &'static str, value: &str, key: &'static str, toml: &str, told: Value) -> Row {
-    Row { flag, values: vec![value.to_owned()], key, toml: toml.to_owned(), told }
+fn row(flag: &'static str, value: &str, key: &'static str, toml: &str, expected_value: Value) -> Row {
+    Row { flag, values: vec![value.to_owned()], key, toml: toml.to_owned(), expected_value }
 }
 
 /// Flags whose key is their name.
-fn plain(flag: &'static str, key: &'static str, value: &str, told: Value) -> Row {
-    let toml = if told.is_string() || value.ends_with('s') { format!("{value:?}") } else { value.to_owned() };
-    row(flag, value, key, &toml, told)
+fn plain(flag: &'static str, key: &'static str, value: &str, expected_value: Value) -> Row {
+    let toml = if expected_value.is_string() || value.ends_with('s') {
+        format!("{value:?}")
+    } else {
+        value.to_owned()
+    };
+    row(flag, value, key, &toml, expected_value)
 }
 
 fn list(flag: &'static str, key: &'static str, values: &[&str]) -> Row {
     let values: Vec<String> = values.iter().map(|&value| value.to_owned()).collect();
-    Row { flag, toml: format!("{values:?}"), told: json!(values), values, key }
+    Row { flag, toml: format!("{values:?}"), expected_value: json!(values), values, key }
 }
 
 const SECOND: u64 = 1_000_000_000;
 
-/// All flags of nsqd that can be in a config file, but for the addresses and the data path, which every test gives.
+/// All flags of nsqd that a config file can set, except the addresses and the data path, which every test sets.
 fn rows(certificates: &Certificates) -> Vec<Row> {
     let [certificate, key, authority] =
         ["server.pem", "server.key", "ca.pem"].map(|file| certificates.path(file));
@@ -112,8 +116,8 @@ fn rows(certificates: &Certificates) -> Vec<Row> {
 const BOOLEANS: [&str; 6] =
     ["http-auth", "statsd-mem-stats", "statsd-exclude-ephemeral", "tls-required", "deflate", "snappy"];
 
-/// What `/config` tells: texts as they are, all else as JSON.
-async fn told(nsqd: &Daemon, key: &str) -> Value {
+/// The value that `/config` returns: text unchanged, everything else as JSON.
+async fn config_value(nsqd: &Daemon, key: &str) -> Value {
     let answer = nsqd.get(&format!("/config/{key}")).await.expect(200);
     let is_text = answer.header("content-type").is_some_and(|kind| kind.starts_with("text/plain"));
     if is_text || answer.body.is_empty() { json!(answer.text()) } else { answer.json() }
@@ -121,16 +125,16 @@ async fn told(nsqd: &Daemon, key: &str) -> Value {
 
 async fn check(nsqd: &Daemon, rows: &[Row]) {
     for row in rows {
-        assert_eq!(told(nsqd, row.key).await, row.told, "--{}", row.flag);
+        assert_eq!(config_value(nsqd, row.key).await, row.expected_value, "--{}", row.flag);
     }
 }
 
-/// All flags at once, each written by `spell`.
-async fn spelled(rows: &[Row], spell: impl Fn(Start, &str, &str) -> Start) {
+/// Starts nsqd with all flags at once, each formatted by `spell`, and checks their values.
+async fn check_spelling(rows: &[Row], spell: impl Fn(Start, &str, &str) -> Start) {
     let mut start = Daemon::nsqd();
     for row in rows {
         for value in &row.values {
-            // Only one spelling gives a boolean its value.
+            // Only `-flag=value` gives a boolean a value.
             start = match BOOLEANS.contains(&row.flag) {
                 true => start.flag(format!("-{}={value}", row.flag)),
                 false => spell(start, row.flag, value),
@@ -141,31 +145,31 @@ async fn spelled(rows: &[Row], spell: impl Fn(Start, &str, &str) -> Start) {
 }
 
 #[test]
-fn every_flag_in_every_spelling_of_go() {
+fn every_flag_works_in_all_go_spellings() {
     test(async {
         let certificates = Certificates::new();
         let rows = rows(&certificates);
-        spelled(&rows, |start, flag, value| start.flag(format!("--{flag}={value}"))).await;
-        spelled(&rows, |start, flag, value| start.flag(format!("-{flag}={value}"))).await;
-        spelled(&rows, |start, flag, value| start.flag(format!("--{flag}")).flag(value)).await;
-        spelled(&rows, |start, flag, value| start.flag(format!("-{flag}")).flag(value)).await;
+        check_spelling(&rows, |start, flag, value| start.flag(format!("--{flag}={value}"))).await;
+        check_spelling(&rows, |start, flag, value| start.flag(format!("-{flag}={value}"))).await;
+        check_spelling(&rows, |start, flag, value| start.flag(format!("--{flag}")).flag(value)).await;
+        check_spelling(&rows, |start, flag, value| start.flag(format!("-{flag}")).flag(value)).await;
     });
 }
 
 #[test]
-fn every_key_in_a_file_and_flags_win() {
+fn every_config_key_works_and_flags_override_it() {
     test(async {
         let certificates = Certificates::new();
         let mut rows = rows(&certificates);
         let toml: String = rows.iter().map(|row| format!("{} = {}\n", row.key, row.toml)).collect();
         let folder = tempfile::TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
         let path = folder.path().join("nsqd.cfg");
-        std::fs::write(&path, toml).expect("a file can be written");
+        std::fs::write(&path, toml).expect("the file is writable");
         let config = format!("--config={}", path.display());
-        // What the test harness says on the command line wins over the file as well.
+        // The flags that the test harness sets override the file, too.
         rows.retain(|row| row.flag != "broadcast-address" && row.flag != "statsd-prefix");
         let nsqd = Daemon::nsqd().flag(&config).start().await;
-        assert_eq!(told(&nsqd, "broadcast_address").await, "127.0.0.1");
+        assert_eq!(config_value(&nsqd, "broadcast_address").await, "127.0.0.1");
         check(&nsqd, &rows).await;
 
         let nsqd = Daemon::nsqd()
@@ -176,10 +180,14 @@ fn every_key_in_a_file_and_flags_win() {
             .flag("-snappy")
             .start()
             .await;
-        assert_eq!(told(&nsqd, "msg_timeout").await, json!(2 * SECOND));
-        assert_eq!(told(&nsqd, "nsqlookupd_tcp_addresses").await, json!(["127.0.0.1:5"]), "no merging");
-        assert_eq!(told(&nsqd, "snappy").await, true);
-        assert_eq!(told(&nsqd, "deflate").await, false, "the file's");
+        assert_eq!(config_value(&nsqd, "msg_timeout").await, json!(2 * SECOND));
+        assert_eq!(
+            config_value(&nsqd, "nsqlookupd_tcp_addresses").await,
+            json!(["127.0.0.1:5"]),
+            "the flag replaces the list of the file"
+        );
+        assert_eq!(config_value(&nsqd, "snappy").await, true);
+        assert_eq!(config_value(&nsqd, "deflate").await, false, "the value of the file");
     });
 }
 
@@ -204,12 +212,12 @@ fn files_written_for_nsq_load_unchanged() {
             ("statsd_mem_stats", json!(false)),
         ];
         for (key, value) in expected {
-            assert_eq!(told(&nsqd, key).await, value, "{key}");
+            assert_eq!(config_value(&nsqd, key).await, value, "{key}");
         }
         assert!(nsqd.log().text().starts_with("[queue] "), "{}", nsqd.log().text());
         nsqd.publish("t", "it works").await;
 
-        // Its log level hides the line that the harness waits for.
+        // The log level of the file hides the line that the harness waits for.
         let lookupd =
             Daemon::lookupd().flag(sample("nsqlookupd.cfg")).flag("-log-level").flag("info").start().await;
         assert!(lookupd.log().text().starts_with("[lookup] "), "{}", lookupd.log().text());
@@ -218,7 +226,7 @@ fn files_written_for_nsq_load_unchanged() {
 }
 
 #[test]
-fn nsqlookupd_takes_flags_as_go_does() {
+fn nsqlookupd_flags_work_in_all_go_spellings() {
     test(async {
         let flags = [
             ("log-level", "INFO"),
@@ -245,7 +253,7 @@ fn nsqlookupd_takes_flags_as_go_does() {
 }
 
 #[test]
-fn deprecated_flags_warn_and_what_follows_a_word_is_ignored() {
+fn deprecated_flags_warn_and_flags_after_an_argument_are_ignored() {
     test(async {
         let nsqd = Daemon::nsqd()
             .flag("-verbose=true")
@@ -260,7 +268,7 @@ fn deprecated_flags_warn_and_what_follows_a_word_is_ignored() {
 }
 
 #[test]
-fn mistakes_have_nsqs_exit_codes() {
+fn invalid_flags_exit_with_nsqs_codes() {
     test(async {
         let wrong = [
             ("--nope", 2),

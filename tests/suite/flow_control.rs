@@ -21,7 +21,7 @@ async fn consumer_with(nsqd: &Daemon, settings: serde_json::Value) -> Peer {
 }
 
 #[test]
-fn nothing_comes_before_rdy_and_rdy_alone_means_one() {
+fn nothing_is_delivered_before_rdy_and_rdy_without_a_count_means_one() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         publish_numbered(&nsqd, "t", 3).await;
@@ -36,14 +36,14 @@ fn nothing_comes_before_rdy_and_rdy_alone_means_one() {
 }
 
 #[test]
-fn rdy_is_checked() {
+fn rdy_count_is_validated() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut consumer = nsqd.subscribe("t", "other").await;
         for (line, count) in [("RDY 2500", 2500), ("RDY 0007 extra", 7), ("RDY ", 0), ("RDY", 1)] {
             consumer.line(line).await;
             consumer.still_works().await;
-            let channel = nsqd.channel("t", "other").await.expect("the channel is there");
+            let channel = nsqd.channel("t", "other").await.expect("the channel exists");
             assert_eq!(channel.clients[0].ready_count, count, "{line:?}");
         }
         for (count, error) in [
@@ -56,7 +56,7 @@ fn rdy_is_checked() {
             consumer.line(format!("RDY {count}")).await;
             consumer.refused(error).await;
         }
-        // Saturates instead of wrapping around to 1.
+        // The count saturates and does not wrap around to 1.
         let mut consumer = nsqd.subscribe("t", "c").await;
         consumer.line("RDY 18446744073709551617").await;
         let error = consumer.error().await;
@@ -69,7 +69,7 @@ fn rdy_is_checked() {
 }
 
 #[test]
-fn rdy_is_a_ceiling_on_what_is_in_flight_and_is_not_used_up() {
+fn rdy_limits_in_flight_messages_and_is_not_consumed() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         publish_numbered(&nsqd, "t", 20).await;
@@ -86,7 +86,7 @@ fn rdy_is_a_ceiling_on_what_is_in_flight_and_is_not_used_up() {
         let more = consumer.messages(2).await;
         consumer.nothing().await;
 
-        // Below what is in flight: nothing until enough of it is finished.
+        // RDY is below the in-flight count: nothing is delivered until enough messages are finished.
         consumer.ready(2).await;
         for message in &first[1..] {
             consumer.finish(message).await;
@@ -96,7 +96,7 @@ fn rdy_is_a_ceiling_on_what_is_in_flight_and_is_not_used_up() {
         consumer.finish(&more[1]).await;
         consumer.messages(1).await;
         consumer.nothing().await;
-        let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+        let channel = nsqd.channel("t", "c").await.expect("the channel exists");
         assert_eq!((channel.in_flight_count, channel.clients[0].ready_count), (2, 2));
     });
 }
@@ -110,7 +110,7 @@ fn rdy_0_stops_delivery() {
         publish_numbered(&nsqd, "t", 1).await;
         consumer.consume(1).await;
         consumer.ready(0).await;
-        consumer.still_works().await; // so RDY 0 has been executed
+        consumer.still_works().await; // nsqd has executed RDY 0
         publish_numbered(&nsqd, "t", 10).await;
         consumer.nothing().await;
         consumer.ready(100).await;
@@ -118,7 +118,7 @@ fn rdy_0_stops_delivery() {
     });
 }
 
-/// How long each of 40 messages took from before its publish until it was received, shortest first.
+/// Times from publishing to receipt of 40 messages, sorted ascending.
 async fn latencies(nsqd: &Daemon, consumer: &mut Peer) -> Vec<Duration> {
     let mut publisher = nsqd.connect().await;
     let mut latencies = Vec::new();
@@ -134,7 +134,7 @@ async fn latencies(nsqd: &Daemon, consumer: &mut Peer) -> Vec<Duration> {
 }
 
 #[test]
-fn output_buffer_settings_are_upper_bounds_and_no_delays() {
+fn output_buffer_settings_do_not_delay_messages() {
     test(async {
         for settings in [
             json!({}),
@@ -149,7 +149,7 @@ fn output_buffer_settings_are_upper_bounds_and_no_delays() {
                 consumer.ready(ready).await;
                 let latencies = latencies(&nsqd, &mut consumer).await;
                 let median = latencies[latencies.len() / 2];
-                // NSQ's own median is half its 250 ms timer. Ours is far below this on an idle machine.
+                // NSQ's median is half of its 250 ms timer. Ours is far below 25 ms on an idle machine.
                 assert!(median < Duration::from_millis(25), "{settings} RDY {ready}: {latencies:?}");
             }
         }
@@ -157,13 +157,14 @@ fn output_buffer_settings_are_upper_bounds_and_no_delays() {
 }
 
 #[test]
-fn an_answer_is_preceded_by_the_messages_written_before_it() {
+fn answer_arrives_after_the_messages_written_before_it() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         publish_numbered(&nsqd, "t", 500).await;
         let mut consumer = consumer_with(&nsqd, json!({"output_buffer_timeout": 30_000})).await;
         consumer.ready(500).await;
-        nsqd.channel_until("t", "c", "all in flight", |channel| channel.in_flight_count == 500).await;
+        nsqd.channel_until("t", "c", "all messages are in flight", |channel| channel.in_flight_count == 500)
+            .await;
         consumer.line_and_body("PUB other", "x").await;
         consumer.messages(500).await;
         consumer.ok().await;
@@ -171,7 +172,7 @@ fn an_answer_is_preceded_by_the_messages_written_before_it() {
 }
 
 #[test]
-fn sampling_delivers_its_percentage_and_forgets_the_rest() {
+fn sampling_delivers_its_percentage_and_drops_the_rest() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         for (percent, range) in [(50, 850..=1150), (1, 1..=60), (99, 1940..=1999)] {
@@ -181,13 +182,13 @@ fn sampling_delivers_its_percentage_and_forgets_the_rest() {
             consumer.subscribe(&topic, "c").await;
             consumer.ready(2500).await;
             publish_numbered(&nsqd, &topic, 2000).await;
-            let what = "nothing is left but what is in flight";
+            let what = "all other messages are in flight or dropped";
             let channel = nsqd
                 .channel_until(&topic, "c", what, |channel| {
                     channel.message_count == 2000 && channel.depth == 0
                 })
                 .await;
-            // Five standard deviations around the mean: one run in millions is outside.
+            // Five standard deviations around the mean: about one run in millions falls outside.
             let delivered = channel.in_flight_count;
             assert!(range.contains(&delivered), "{percent} percent of 2000 gave {delivered}");
             consumer.consume(usize::try_from(delivered).expect("a small number")).await;
@@ -198,7 +199,7 @@ fn sampling_delivers_its_percentage_and_forgets_the_rest() {
 }
 
 #[test]
-fn a_consumer_that_does_not_read_stops_nobody_else() {
+fn consumer_that_does_not_read_blocks_no_other() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut stuck = nsqd.connect().await;
@@ -206,7 +207,7 @@ fn a_consumer_that_does_not_read_stops_nobody_else() {
         stuck.subscribe("t", "stuck").await;
         stuck.ready(2500).await;
 
-        // Far more than socket buffers hold, so that writing to it blocks.
+        // Far more than socket buffers hold, so that writing to the consumer blocks.
         let body = vec![b'x'; 100_000];
         let mut publisher = nsqd.connect().await;
         let mut healthy = nsqd.subscribe("t", "healthy").await;
@@ -217,8 +218,8 @@ fn a_consumer_that_does_not_read_stops_nobody_else() {
         }
         nsqd.channel_until_finished("t", "healthy").await;
 
-        // It is closed, and its messages go to another consumer of its channel.
-        nsqd.channel_until("t", "stuck", "the stuck consumer is gone", |channel| channel.client_count == 0)
+        // nsqd closes the connection and redelivers its messages to another consumer of the channel.
+        nsqd.channel_until("t", "stuck", "the stuck consumer is closed", |channel| channel.client_count == 0)
             .await;
         let mut another = nsqd.subscribe("t", "stuck").await;
         another.ready(100).await;
@@ -242,10 +243,10 @@ fn finishing_works_while_the_consumer_does_not_read() {
         for _ in 0..300 {
             publisher.publish("t", &body).await;
         }
-        // By now writing to it blocks; its FIN must still be read.
+        // Writing to the consumer blocks by now; nsqd must still read its FIN.
         consumer.finish(&first).await;
         let finished = |channel: &nsq_tests::stats::Channel| channel.clients[0].finish_count == 1;
-        nsqd.channel_until("t", "c", "the first is finished", finished).await;
+        nsqd.channel_until("t", "c", "the first message is finished", finished).await;
         let rest: Vec<Message> = consumer.consume(300).await;
         assert!(rest.iter().all(|message| message.body == body));
         nsqd.channel_until_finished("t", "c").await;
@@ -266,7 +267,7 @@ fn many_messages_flow_in_order_to_one_consumer() {
             }
         };
         let ((), consumed) = tokio::join!(publishing, consumer.consume(30_000));
-        assert!(bodies(&consumed) == published, "every message once, in order");
+        assert!(bodies(&consumed) == published, "every message arrives once, in order");
         nsqd.channel_until_finished("t", "c").await;
     });
 }

@@ -9,15 +9,15 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// nsqd and nsqlookupd, side by side.
+/// An nsqd that is registered with an nsqlookupd, and that nsqlookupd.
 async fn both() -> (Daemon, Daemon) {
     let lookupd = Daemon::lookupd().start().await;
     let nsqd = Daemon::nsqd().lookupd(&lookupd).start().await;
     (nsqd, lookupd)
 }
 
-/// Sends bytes, half-closes, and reads until the end; whatever comes back, it must end.
-async fn throw(address: SocketAddr, bytes: &[u8]) {
+/// Sends bytes, half-closes, and reads to the end. The daemon may answer anything, but it must close.
+async fn send_and_expect_close(address: SocketAddr, bytes: &[u8]) {
     let mut stream = TcpStream::connect(address).await.expect("the daemon accepts");
     let exchange = async {
         let _ = stream.write_all(bytes).await;
@@ -33,7 +33,7 @@ async fn throw(address: SocketAddr, bytes: &[u8]) {
     );
 }
 
-/// Both daemons serve the next client on both of their ports.
+/// Both daemons serve a new client on both of their ports, and neither has panicked.
 async fn still_serving(nsqd: &mut Daemon, lookupd: &mut Daemon) {
     nsqd.connect().await.still_works().await;
     assert_eq!(nsqd.get("/ping").await.expect(200).text(), "OK");
@@ -53,7 +53,7 @@ async fn still_serving(nsqd: &mut Daemon, lookupd: &mut Daemon) {
 }
 
 #[test]
-fn random_bytes_on_every_port() {
+fn random_bytes_on_every_port_do_no_harm() {
     test(async {
         let (mut nsqd, mut lookupd) = both().await;
         let seed = rand::random();
@@ -62,20 +62,20 @@ fn random_bytes_on_every_port() {
         for round in 0..100 {
             let mut bytes = vec![0; random.random_range(1..3000)];
             random.fill_bytes(&mut bytes);
-            // Half of them get past the magic.
+            // Half of the inputs start with the right magic.
             let magic: &[u8] = if round % 2 == 0 { b"" } else { b"  V2" };
-            throw(nsqd.tcp(), &[magic, &bytes].concat()).await;
+            send_and_expect_close(nsqd.tcp(), &[magic, &bytes].concat()).await;
             let magic: &[u8] = if round % 2 == 0 { b"" } else { b"  V1" };
-            throw(lookupd.tcp(), &[magic, &bytes].concat()).await;
-            throw(nsqd.http(), &bytes).await;
-            throw(lookupd.http(), &bytes).await;
+            send_and_expect_close(lookupd.tcp(), &[magic, &bytes].concat()).await;
+            send_and_expect_close(nsqd.http(), &bytes).await;
+            send_and_expect_close(lookupd.http(), &bytes).await;
         }
         still_serving(&mut nsqd, &mut lookupd).await;
     });
 }
 
 #[test]
-fn mutilated_commands_on_the_tcp_ports() {
+fn mutated_commands_on_the_tcp_ports_do_no_harm() {
     test(async {
         let (mut nsqd, mut lookupd) = both().await;
         let seed = rand::random();
@@ -114,14 +114,14 @@ fn mutilated_commands_on_the_tcp_ports() {
                         break;
                     }
                 }
-                throw(address, &bytes).await;
+                send_and_expect_close(address, &bytes).await;
             }
         }
         still_serving(&mut nsqd, &mut lookupd).await;
     });
 }
 
-/// Wrong commands, each up to the byte that decides, and what it is refused with.
+/// Invalid commands, each up to the byte at which nsqd can refuse it, and the error.
 fn wrong_commands() -> Vec<(Vec<u8>, &'static str)> {
     let mpub = |words: &[&[u8]]| [b"MPUB t#ephemeral\n", words.concat().as_slice()].concat();
     let (zero, minus_one, huge) = (&[0; 4], &[0xff; 4], &[0x7f, 0xff, 0xff, 0xff]);
@@ -149,7 +149,7 @@ fn wrong_commands() -> Vec<(Vec<u8>, &'static str)> {
 }
 
 #[test]
-fn a_wrong_command_is_refused_at_the_byte_that_decides() {
+fn invalid_command_is_refused_at_the_deciding_byte() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         for (bytes, text) in wrong_commands() {
@@ -161,7 +161,7 @@ fn a_wrong_command_is_refused_at_the_byte_that_decides() {
 }
 
 #[test]
-fn a_half_close_within_a_wrong_command_is_answered_with_what_is_missing() {
+fn half_close_inside_a_command_reports_the_missing_part() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         for (bytes, text) in wrong_commands() {
@@ -189,12 +189,12 @@ fn a_half_close_within_a_wrong_command_is_answered_with_what_is_missing() {
 }
 
 #[test]
-fn claimed_lengths_cost_no_memory() {
+fn claimed_lengths_use_little_memory() {
     test(async {
         let (mut nsqd, mut lookupd) = both().await;
         let before = process::resident_bytes(nsqd.pid());
         let mut peers = Vec::new();
-        // Each claims the most that is allowed, and sends next to nothing of it.
+        // Each command claims the maximum length and sends one byte of it.
         for _ in 0..100 {
             let mut peer = nsqd.connect().await;
             peer.send([b"PUB t\n", &1_048_576u32.to_be_bytes()[..], b"x"].concat()).await;
@@ -216,7 +216,7 @@ fn claimed_lengths_cost_no_memory() {
 }
 
 #[test]
-fn long_names_cost_no_memory() {
+fn long_names_use_little_memory() {
     test_within(Duration::from_secs(120), async {
         let (mut nsqd, mut lookupd) = both().await;
         let before = process::resident_bytes(nsqd.pid());
@@ -232,22 +232,26 @@ fn long_names_cost_no_memory() {
             peers.push(peer);
         }
         let grown = process::resident_bytes(nsqd.pid()).saturating_sub(before);
-        // They have sent 250 MB.
+        // The clients have sent 250 MB.
         assert!(grown < 50 << 20, "{} MiB", grown >> 20);
         still_serving(&mut nsqd, &mut lookupd).await;
     });
 }
 
 #[test]
-fn lookupd_refuses_sizes_that_crash_the_reference() {
+fn lookupd_refuses_sizes_that_crash_nsqs_lookupd() {
     test(async {
         let (mut nsqd, mut lookupd) = both().await;
         for size in [-1i32, i32::MIN, i32::MAX, 0] {
-            throw(lookupd.tcp(), &[b"  V1IDENTIFY\n", &size.to_be_bytes()[..], b"{}"].concat()).await;
+            send_and_expect_close(
+                lookupd.tcp(),
+                &[b"  V1IDENTIFY\n", &size.to_be_bytes()[..], b"{}"].concat(),
+            )
+            .await;
         }
         let endless_line = vec![b'x'; 5 << 20];
-        throw(lookupd.tcp(), &[b"  V1", &endless_line[..]].concat()).await;
-        throw(nsqd.tcp(), &[b"  V2", &endless_line[..]].concat()).await;
+        send_and_expect_close(lookupd.tcp(), &[b"  V1", &endless_line[..]].concat()).await;
+        send_and_expect_close(nsqd.tcp(), &[b"  V2", &endless_line[..]].concat()).await;
         still_serving(&mut nsqd, &mut lookupd).await;
         let resident = process::resident_bytes(lookupd.pid());
         assert!(resident < 100 << 20, "{} MiB", resident >> 20);
@@ -255,7 +259,7 @@ fn lookupd_refuses_sizes_that_crash_the_reference() {
 }
 
 #[test]
-fn http_requests_that_no_client_would_send() {
+fn malformed_http_requests_do_no_harm() {
     test(async {
         let (mut nsqd, mut lookupd) = both().await;
         let requests: Vec<Vec<u8>> = vec![
@@ -278,7 +282,7 @@ fn http_requests_that_no_client_would_send() {
         ];
         for address in [nsqd.http(), lookupd.http()] {
             for request in &requests {
-                throw(address, request).await;
+                send_and_expect_close(address, request).await;
             }
         }
         still_serving(&mut nsqd, &mut lookupd).await;
@@ -286,7 +290,7 @@ fn http_requests_that_no_client_would_send() {
 }
 
 #[test]
-fn an_http_body_beyond_the_limit_is_refused_without_being_held() {
+fn oversized_http_body_is_refused_without_buffering() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let address = nsqd.http();
@@ -312,7 +316,7 @@ fn an_http_body_beyond_the_limit_is_refused_without_being_held() {
 }
 
 #[test]
-fn hundreds_of_half_open_connections_leave_room_for_others() {
+fn hundreds_of_half_open_connections_do_not_block_others() {
     test_within(Duration::from_secs(120), async {
         let (mut nsqd, mut lookupd) = both().await;
         let mut held = Vec::new();
@@ -325,13 +329,13 @@ fn hundreds_of_half_open_connections_leave_room_for_others() {
             }
         }
         still_serving(&mut nsqd, &mut lookupd).await;
-        assert!(nsqd.terminate().await.success(), "they do not keep it from stopping");
+        assert!(nsqd.terminate().await.success(), "half-open connections do not prevent the stop");
         assert!(lookupd.terminate().await.success());
     });
 }
 
 #[test]
-fn http_spoken_to_the_tcp_port_is_answered_as_a_bad_protocol() {
+fn http_on_the_tcp_port_is_a_bad_protocol() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = Peer::connect_silently(nsqd.tcp()).await;

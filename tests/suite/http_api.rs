@@ -6,12 +6,13 @@ const JSON: &str = "application/json; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 const VERSION_HEADER: (&str, &str) = ("x-nsq-content-type", "nsq; version=1.0");
 
-/// Everything that waits in channel `c` of a topic, in order; the channel is created if need be.
+/// Receives all messages of channel `c` of a topic, in order. Creates the channel if it is missing.
 async fn drain(nsqd: &Daemon, topic: &str) -> Vec<String> {
     let mut consumer = nsqd.subscribe(topic, "c").await;
     let depth = async || {
-        let topic = nsqd.topic(topic).await.expect("the topic is there");
-        let channel = topic.channels.iter().find(|channel| channel.channel_name == "c").expect("the channel");
+        let topic = nsqd.topic(topic).await.expect("the topic exists");
+        let channel =
+            topic.channels.iter().find(|channel| channel.channel_name == "c").expect("the channel exists");
         usize::try_from(topic.depth + channel.unfinished()).expect("a small number")
     };
     consumer.ready(100).await;
@@ -104,7 +105,7 @@ fn other_spellings_of_a_path_are_redirected() {
 }
 
 #[test]
-fn a_connection_is_kept_for_further_requests() {
+fn connection_is_reused_for_further_requests() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut connection = http::Connection::open(nsqd.http()).await;
@@ -120,7 +121,7 @@ fn a_connection_is_kept_for_further_requests() {
 // Publishing
 
 #[test]
-fn pub_publishes_what_it_is_given() {
+fn pub_publishes_the_request_body() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.post("/pub?topic=t", "a\nbody\0").await.expect(200);
@@ -139,7 +140,7 @@ fn pub_publishes_what_it_is_given() {
 }
 
 #[test]
-fn pub_refuses_with_nsqs_words() {
+fn pub_refuses_with_nsqs_error_messages() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.post("/pub", "").await.expect_error(400, "MSG_EMPTY");
@@ -178,7 +179,7 @@ fn pub_can_defer() {
 fn mpub_takes_lines() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
-        // A delay is for /pub.
+        // /mpub ignores `defer`.
         nsqd.post("/mpub?topic=t&defer=60000", "one\n\ntwo\r\nthree").await.expect(200);
         assert_eq!(drain(&nsqd, "t").await, ["one", "two\r", "three"]);
         assert_eq!(nsqd.post("/mpub?topic=t", "").await.expect(200).text(), "OK");
@@ -241,7 +242,7 @@ fn topics_and_channels_are_created_once_and_deleted_once() {
 }
 
 #[test]
-fn administration_refuses_with_nsqs_words() {
+fn administration_refuses_with_nsqs_error_messages() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.admin("/topic/create?topic=t").await;
@@ -300,7 +301,7 @@ fn stats_have_nsqs_fields_in_nsqs_order() {
 }
 
 #[test]
-fn stats_tell_of_channels_clients_and_producers() {
+fn stats_contain_channels_clients_and_producers() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut publisher = nsqd.connect().await;
@@ -314,7 +315,7 @@ fn stats_tell_of_channels_clients_and_producers() {
         consumer.message().await;
 
         let is_done = |channel: &nsq_tests::stats::Channel| channel.clients[0].finish_count == 1;
-        nsqd.channel_until("t", "c", "one is finished", is_done).await;
+        nsqd.channel_until("t", "c", "one message is finished", is_done).await;
         let stats = nsqd.get_json("/stats?format=json").await;
         let channel = &stats["topics"][0]["channels"][0];
         for (field, expected) in [
@@ -346,7 +347,7 @@ fn stats_tell_of_channels_clients_and_producers() {
 }
 
 #[test]
-fn stats_tell_of_a_connection_what_it_published_and_consumes() {
+fn stats_show_what_a_connection_publishes_and_consumes() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.post("/pub?topic=t", "over HTTP").await.expect(200);
@@ -377,7 +378,7 @@ fn stats_tell_of_a_connection_what_it_published_and_consumes() {
         let connected = consumer["connect_ts"].as_u64().expect("seconds");
         assert!((stats["start_time"].as_u64().expect("seconds")..=now).contains(&connected), "{connected}");
 
-        // A filter for topics leaves all producers there, with what they published to it.
+        // A topic filter keeps all producers, with their counts for that topic only.
         let stats = nsqd.get_json("/stats?format=json&topic=u").await;
         assert_eq!(stats["producers"][0]["pub_counts"], json!([{"topic": "u", "count": 1}]));
         let stats = nsqd.get_json("/stats?format=json&topic=v").await;
@@ -424,7 +425,7 @@ fn stats_can_be_filtered() {
 }
 
 #[test]
-fn stats_are_text_unless_asked_for_json() {
+fn stats_are_text_by_default() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let empty = nsqd.get("/stats?include_mem=false").await.expect(200);
@@ -451,7 +452,7 @@ fn stats_are_text_unless_asked_for_json() {
 }
 
 #[test]
-fn stats_can_be_had_as_message_pack() {
+fn stats_are_available_as_message_pack() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.publish("t", "x").await;
@@ -462,7 +463,7 @@ fn stats_can_be_had_as_message_pack() {
         assert_eq!(packed.header("content-type"), Some("application/msgpack"));
         let unpacked: Value = rmp_serde::from_slice(&packed.body).expect("MessagePack with named fields");
         assert_eq!(unpacked["topics"], json.json()["topics"]);
-        // What NSQ's own tools send is answered as NSQ answers it.
+        // The Accept header of NSQ's tools gets the same answer as from NSQ.
         let accept = [("Accept", "application/vnd.nsq; version=1.0")];
         let plain = http::request_with(nsqd.http(), "GET", target, &accept, b"").await.expect(200);
         assert_eq!(plain.header("content-type"), Some(JSON));
@@ -470,7 +471,7 @@ fn stats_can_be_had_as_message_pack() {
 }
 
 #[test]
-fn large_statistics_come_whole() {
+fn large_statistics_are_complete() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         for number in 0..200 {
@@ -509,7 +510,7 @@ fn large_statistics_come_whole() {
 }
 
 #[test]
-fn pages_of_other_sites_change_nothing() {
+fn cross_site_requests_are_refused() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--http-allowed-origin=https://admin.example").start().await;
         let create = "/topic/create?topic=t";
@@ -533,7 +534,7 @@ fn pages_of_other_sites_change_nothing() {
 }
 
 #[test]
-fn info_tells_who_and_where() {
+fn info_identifies_the_node() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let info = nsqd.get_json("/info").await;

@@ -2,7 +2,7 @@ use nsq_tests::wire::{Frame, Peer, command};
 use nsq_tests::{Daemon, test};
 use serde_json::{Value, json};
 
-/// IDENTIFY with this body on a connection of its own draws that error, and then the end.
+/// Sends IDENTIFY with this body on a new connection; expects that error and a close.
 async fn refused(nsqd: &Daemon, body: &str, error: &str) {
     eprintln!("IDENTIFY {body}");
     let mut peer = nsqd.connect().await;
@@ -10,7 +10,7 @@ async fn refused(nsqd: &Daemon, body: &str, error: &str) {
     peer.refused(error).await;
 }
 
-/// IDENTIFY with one setting and feature negotiation, on a connection of its own; the reply.
+/// Sends IDENTIFY with feature negotiation and one setting on a new connection; returns the reply.
 async fn reply(nsqd: &Daemon, key: &str, value: Value) -> Value {
     eprintln!("IDENTIFY {key}: {value}");
     nsqd.connect().await.identify(json!({"feature_negotiation": true, key: value})).await
@@ -30,7 +30,7 @@ fn without_negotiation_the_answer_is_ok() {
 }
 
 #[test]
-fn the_reply_has_nsqs_keys_in_nsqs_order_and_ours_behind() {
+fn reply_has_nsqs_keys_in_nsqs_order_followed_by_ours() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.connect().await;
@@ -73,7 +73,7 @@ fn flags_show_in_the_reply() {
         assert_eq!(shown("max_msg_size"), 1000);
         assert_eq!(shown("max_body_size"), 2000);
         assert_eq!(shown("topology_region"), "r1");
-        assert_eq!(shown("topology_zone"), "z1", "the daemon's own, not an echo");
+        assert_eq!(shown("topology_zone"), "z1", "the zone of nsqd, not of the client");
     });
 }
 
@@ -153,7 +153,7 @@ fn msg_timeout_is_bounded() {
 }
 
 #[test]
-fn of_several_invalid_values_the_first_in_order_is_named_also_without_negotiation() {
+fn first_invalid_value_in_nsqs_order_is_reported() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let order = [
@@ -164,7 +164,7 @@ fn of_several_invalid_values_the_first_in_order_is_named_also_without_negotiatio
             ("msg_timeout", "msg timeout (1)"),
         ];
         for first in 0..order.len() {
-            // Written last to first, so that the order in the document cannot be what decides.
+            // Written last to first, so that the order in the document cannot decide.
             let members: Vec<String> = order[first..]
                 .iter()
                 .rev()
@@ -264,7 +264,7 @@ fn body_lengths_are_checked() {
 }
 
 #[test]
-fn features_that_are_off_are_answered_as_off_and_the_connection_goes_on() {
+fn disabled_features_are_reported_off_and_the_connection_stays_open() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--snappy=false").flag("--deflate=false").start().await;
         for asked in [
@@ -281,7 +281,7 @@ fn features_that_are_off_are_answered_as_off_and_the_connection_goes_on() {
                 (&reply["tls_v1"], &reply["snappy"], &reply["deflate"]),
                 (&json!(false), &json!(false), &json!(false))
             );
-            // No OK of an upgrade comes in between.
+            // nsqd sends no OK of an upgrade.
             peer.still_works().await;
         }
     });
@@ -312,7 +312,7 @@ fn client_id_and_hostname_show_in_stats() {
 }
 
 #[test]
-fn identify_may_be_repeated_before_sub_and_the_last_one_counts() {
+fn identify_can_be_repeated_before_sub_and_the_last_one_applies() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.publish("t", "x").await;
@@ -320,15 +320,15 @@ fn identify_may_be_repeated_before_sub_and_the_last_one_counts() {
         let first = json!({"feature_negotiation": true, "msg_timeout": 60_000, "heartbeat_interval": 60_000,
             "client_id": "first", "sample_rate": 1});
         peer.identify(first).await;
-        // Without negotiation settings apply all the same, and further parameters mean nothing.
+        // Settings also apply without negotiation, and extra parameters are ignored.
         let last = r#"{"msg_timeout":1000,"heartbeat_interval":1000,"client_id":"last"}"#;
         peer.send(command("IDENTIFY again", last)).await;
         peer.ok().await;
         peer.subscribe("t", "c").await;
         peer.ready(1).await;
-        let client = nsqd.channel("t", "c").await.expect("the channel is there").clients.remove(0);
+        let client = nsqd.channel("t", "c").await.expect("the channel exists").clients.remove(0);
         assert_eq!((client.client_id, client.hostname), ("last".to_owned(), String::new()));
-        assert_eq!(peer.message().await.attempts, 1, "no longer sampled");
+        assert_eq!(peer.message().await.attempts, 1, "sampling is off again");
         peer.answers_heartbeats = false;
         let mut seen = [peer.frame().await, peer.frame().await].map(|frame| match frame {
             Frame::Response(heartbeat) => String::from_utf8_lossy(&heartbeat).into_owned(),
@@ -336,7 +336,7 @@ fn identify_may_be_repeated_before_sub_and_the_last_one_counts() {
             Frame::Error(error) => panic!("{error:?}"),
         });
         seen.sort();
-        assert_eq!(seen, ["2", "_heartbeat_"], "both within a second or so");
+        assert_eq!(seen, ["2", "_heartbeat_"], "both arrive within about a second");
     });
 }
 
@@ -344,7 +344,7 @@ fn identify_may_be_repeated_before_sub_and_the_last_one_counts() {
 fn a_consumer_without_heartbeats_is_refused() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
-        // Whatever the rest of the command: this is looked at first.
+        // nsqd checks this before the rest of the command.
         for line in ["SUB t c", "SUB", "SUB a:b c"] {
             let mut peer: Peer = nsqd.connect().await;
             peer.identify(json!({"feature_negotiation": true, "heartbeat_interval": -1})).await;

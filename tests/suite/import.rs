@@ -1,6 +1,6 @@
-//! The first start in a data directory of NSQ: its topics, channels and messages are taken over.
+//! The first start in a data directory of NSQ imports its topics, channels and messages.
 //!
-//! The directories are written here, by NSQ's format: size, time, attempts, id, body; positions as text.
+//! The tests write the directories in NSQ's format: size, time, attempts, id, body; positions as text.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 const TIME: i64 = 1_700_000_000_000_000_000;
 
-/// Message number `n` of a topic, handed out so many times.
+/// The record of message `n`, delivered `attempts` times.
 fn record(n: u32, attempts: u16) -> Vec<u8> {
     let body = format!("message {n}");
     let mut record = (26 + body.len() as u32).to_be_bytes().to_vec();
@@ -34,10 +34,10 @@ fn folder() -> Arc<TempDir> {
 }
 
 fn put(folder: &TempDir, name: &str, content: impl AsRef<[u8]>) {
-    fs::write(folder.path().join(name), content).expect("a file can be written");
+    fs::write(folder.path().join(name), content).expect("the file is writable");
 }
 
-/// A queue of one file per entry of `files`, from which nothing was read.
+/// Writes a queue with one file per entry of `files` and the read position at its start.
 fn put_queue(folder: &TempDir, queue: &str, files: &[Vec<Vec<u8>>]) {
     for (number, records) in files.iter().enumerate() {
         put(folder, &format!("{queue}.diskqueue.{number:06}.dat"), records.concat());
@@ -52,7 +52,7 @@ fn records(numbers: std::ops::Range<u32>) -> Vec<Vec<u8>> {
 }
 
 fn names(path: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(path).expect("the data directory is there");
+    let entries = fs::read_dir(path).expect("the data directory exists");
     entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
 }
 
@@ -60,7 +60,7 @@ fn numbered(numbers: std::ops::Range<u32>) -> Vec<String> {
     numbers.map(|n| format!("message {n}")).collect()
 }
 
-/// What a consumer gets, all finished.
+/// Receives and finishes `count` messages.
 async fn consume(nsqd: &Daemon, topic: &str, channel: &str, count: usize) -> Vec<Message> {
     let mut consumer = nsqd.subscribe(topic, channel).await;
     consumer.ready(2500).await;
@@ -73,7 +73,7 @@ fn in_order(mut messages: Vec<Message>) -> Vec<Message> {
 }
 
 #[test]
-fn topics_channels_pauses_and_messages_become_ours() {
+fn topics_channels_pauses_and_messages_are_imported() {
     test(async {
         let folder = folder();
         put(
@@ -85,7 +85,7 @@ fn topics_channels_pauses_and_messages_become_ours() {
             {"name":"..","paused":false,"channels":null},{"name":"no good","paused":false}],"version":"1.3.0"}"#,
         );
         put_queue(&folder, "t:all", &[records(0..40), records(40..90)]);
-        // Handed out before, and behind newer ones in the file: it was in flight when NSQ stopped.
+        // Message 7 was in flight when NSQ stopped, so it follows newer messages in the file.
         put_queue(&folder, "t:some", &[[records(30..60), vec![record(7, 3)]].concat()]);
         put_queue(&folder, "t", &[records(90..100)]);
         put_queue(&folder, "held", &[records(0..5)]);
@@ -95,7 +95,7 @@ fn topics_channels_pauses_and_messages_become_ours() {
         let before = names(folder.path());
 
         let mut nsqd = Daemon::nsqd().start_in(folder.clone()).await;
-        nsqd.log().expect("left alone").await;
+        nsqd.log().expect("is not imported").await;
         assert!(nsqd.log().contains("skipping creation of invalid topic no good"));
         let orphans: BTreeSet<String> =
             before.iter().filter(|name| name.contains("deleted")).cloned().collect();
@@ -115,13 +115,13 @@ fn topics_channels_pauses_and_messages_become_ours() {
             assert_eq!(depth("all").await, Some((100, false)));
             assert_eq!(depth("some").await, Some((41, true)));
             assert_eq!(depth("none").await, Some((10, false)));
-            let held = nsqd.topic("held").await.expect("the topic is there");
+            let held = nsqd.topic("held").await.expect("the topic exists");
             assert_eq!((held.depth, held.paused, held.channels[0].depth), (5, true, 0));
             assert_eq!(nsqd.topic("..").await.map(|topic| topic.depth), Some(8));
         }
 
         let messages = consume(&nsqd, "t", "all", 100).await;
-        assert_eq!(bodies(&messages), numbered(0..100), "in the order in which they were published");
+        assert_eq!(bodies(&messages), numbered(0..100), "messages keep their publishing order");
         assert!(messages.iter().zip(TIME..).all(|(message, time)| message.timestamp == time));
         assert!(messages.iter().all(|message| message.attempts == 1));
 
@@ -134,7 +134,7 @@ fn topics_channels_pauses_and_messages_become_ours() {
         nsqd.admin("/topic/unpause?topic=held").await;
         assert_eq!(bodies(&consume(&nsqd, "held", "c", 5).await), numbered(0..5));
         assert_eq!(bodies(&consume(&nsqd, "..", "first", 8).await), numbered(0..8));
-        // New ones get other ids, whatever was there before.
+        // New messages get ids that no imported message has.
         nsqd.publish("t", "new").await;
         let new = consume(&nsqd, "t", "all", 1).await;
         assert!(messages.iter().all(|message| message.id != new[0].id));
@@ -142,7 +142,7 @@ fn topics_channels_pauses_and_messages_become_ours() {
 }
 
 #[test]
-fn every_durability_takes_over() {
+fn import_works_at_every_durability_level() {
     test(async {
         for durability in ["overflow", "write", "sync"] {
             let folder = folder();
@@ -158,7 +158,7 @@ fn every_durability_takes_over() {
 }
 
 #[test]
-fn a_bad_list_of_topics_is_refused_and_nothing_is_touched() {
+fn invalid_topic_list_is_refused_and_nothing_changes() {
     test(async {
         for bad in ["", "[]", "{\"topics\":7}", "{\"topics\":[{\"name\":\"t\""] {
             let folder = folder();
@@ -179,7 +179,7 @@ fn a_bad_list_of_topics_is_refused_and_nothing_is_touched() {
 }
 
 #[test]
-fn a_takeover_that_is_killed_is_finished_by_the_next_start() {
+fn killed_import_is_completed_by_the_next_start() {
     test_within(Duration::from_secs(120), async {
         let seed = rand::random();
         eprintln!("seed {seed}");
@@ -198,8 +198,8 @@ fn a_takeover_that_is_killed_is_finished_by_the_next_start() {
                     .spawn()
                     .expect("nsqd starts");
                 tokio::time::sleep(Duration::from_micros(random.random_range(0..150_000))).await;
-                nsqd.kill().expect("it can be killed");
-                nsqd.wait().expect("it is reaped");
+                nsqd.kill().expect("nsqd can be killed");
+                nsqd.wait().expect("an exit status");
             }
             let nsqd = Daemon::nsqd().start_in(folder.clone()).await;
             for channel in ["a", "b"] {

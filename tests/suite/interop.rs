@@ -1,4 +1,4 @@
-//! Programs written for NSQ's existing client libraries, unchanged, against our daemons.
+//! NSQ's existing client libraries, unchanged, against our daemons.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn numbered(prefix: &str, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn they_publish() {
+fn clients_publish() {
     with_each_library(async |library| {
         let nsqd = Daemon::nsqd().start().await;
         let address = nsqd.tcp().to_string();
@@ -49,7 +49,7 @@ fn they_publish() {
 }
 
 #[test]
-fn they_consume_and_finish() {
+fn clients_consume_and_finish() {
     with_each_library(async |library| {
         let nsqd = Daemon::nsqd().start().await;
         let address = nsqd.tcp().to_string();
@@ -77,22 +77,22 @@ fn they_consume_and_finish() {
 }
 
 #[test]
-fn they_consume_what_they_publish() {
+fn clients_consume_what_they_publish() {
     with_each_library(async |library| {
         let nsqd = Daemon::nsqd().start().await;
         let address = nsqd.tcp().to_string();
         let mut consumer =
             library.run("consume", &["--nsqd", &address, "--topic", "t", "--channel", "c", "--count", "30"]);
-        nsqd.channel_until("t", "c", "it has subscribed", |channel| channel.client_count == 1).await;
+        nsqd.channel_until("t", "c", "the client has subscribed", |channel| channel.client_count == 1).await;
         library.run("publish", &["--nsqd", &address, "--topic", "t", "--count", "30"]).finish().await;
         assert_eq!(consumer.bodies(30).await, numbered("message-", 30));
         consumer.finish().await;
     });
 }
 
-/// What they publish and consume arrives in every form of bytes, and in the form that they asked for.
+/// Messages arrive with every combination of TLS and compression, and nsqd uses the requested one.
 #[test]
-fn they_use_tls_and_compression() {
+fn clients_use_tls_and_compression() {
     with_each_library(async |library| {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
@@ -110,7 +110,7 @@ fn they_use_tls_and_compression() {
             let common = ["--nsqd", &address, "--topic", topic, "--count", "30"];
             let mut consumer = library.run("consume", &[&common, &["--channel", "c"][..], upgrades].concat());
             let subscribed = nsqd
-                .channel_until(topic, "c", "it has subscribed", |channel| channel.client_count == 1)
+                .channel_until(topic, "c", "the client has subscribed", |channel| channel.client_count == 1)
                 .await;
             let client = &subscribed.clients[0];
             let expected = (topic.contains("tls"), topic.contains("snappy"), topic.contains("deflate"));
@@ -128,9 +128,9 @@ fn they_use_tls_and_compression() {
     });
 }
 
-/// Each says its secret, in the clear and over TLS, and is held to what it allows.
+/// Each library authenticates, in plain text and over TLS, and works within its permissions.
 #[test]
-fn they_publish_and_consume_with_auth() {
+fn clients_publish_and_consume_with_auth() {
     with_each_library(async |library| {
         let certificates = Certificates::new();
         let allowed = json!([authorization("^t$", &["^c$", "^$"], &["publish", "subscribe"])]);
@@ -142,8 +142,9 @@ fn they_publish_and_consume_with_auth() {
             let common = [&["--nsqd", &address, "--count", "30", "--auth-secret", "secret"], over].concat();
             let run = |name, arguments: &[&str]| library.run(name, &[&common, arguments].concat());
             let mut consumer = run("consume", &["--topic", "t", "--channel", "c"]);
-            let subscribed =
-                nsqd.channel_until("t", "c", "it has subscribed", |channel| channel.client_count == 1).await;
+            let subscribed = nsqd
+                .channel_until("t", "c", "the client has subscribed", |channel| channel.client_count == 1)
+                .await;
             let client = &subscribed.clients[0];
             assert_eq!((client.authed, client.auth_identity.as_str()), (true, "tester"));
             run("publish", &["--topic", "t"]).finish().await;
@@ -158,7 +159,7 @@ fn they_publish_and_consume_with_auth() {
 }
 
 #[test]
-fn they_requeue_with_a_delay() {
+fn clients_requeue_with_a_delay() {
     with_each_library(async |library| {
         let nsqd = Daemon::nsqd().start().await;
         let address = nsqd.tcp().to_string();
@@ -175,8 +176,8 @@ fn they_requeue_with_a_delay() {
             match message["attempts"].as_u64() {
                 Some(1) => assert!(first_seen.insert(id, at).is_none(), "delivered twice"),
                 Some(2) => {
-                    let first = first_seen.remove(&id).expect("delivered before");
-                    assert!(at - first >= 0.59, "back after {} seconds", at - first);
+                    let first = first_seen.remove(&id).expect("an earlier delivery");
+                    assert!(at - first >= 0.59, "redelivered after {} seconds", at - first);
                 }
                 other => panic!("attempts {other:?}"),
             }
@@ -188,7 +189,7 @@ fn they_requeue_with_a_delay() {
 }
 
 #[test]
-fn they_publish_deferred() {
+fn clients_publish_deferred_messages() {
     with_each_library(async |library| {
         let nsqd = Daemon::nsqd().start().await;
         let address = nsqd.tcp().to_string();
@@ -207,7 +208,7 @@ fn they_publish_deferred() {
 }
 
 #[test]
-fn they_stay_connected_while_nothing_happens() {
+fn clients_stay_connected_while_idle() {
     with_each_library(async |library| {
         let nsqd = Daemon::nsqd().start().await;
         let address = nsqd.tcp().to_string();
@@ -226,20 +227,21 @@ fn they_stay_connected_while_nothing_happens() {
                 "1",
             ],
         );
-        let subscribed =
-            nsqd.channel_until("t", "c", "it has subscribed", |channel| channel.client_count == 1).await;
-        // nsqd closes a client that is silent for two intervals; this one is idle for five.
+        let subscribed = nsqd
+            .channel_until("t", "c", "the client has subscribed", |channel| channel.client_count == 1)
+            .await;
+        // nsqd closes a client that is silent for two heartbeat intervals; this client is idle for five.
         let connected_at = subscribed.clients[0].connect_ts;
         let idle = async || {
             let now = std::time::UNIX_EPOCH.elapsed().expect("a time after 1970").as_secs();
             wait::when(now - connected_at, |seconds| *seconds >= 6)
         };
         wait::until("five heartbeats have passed", idle).await;
-        let still = nsqd.channel("t", "c").await.expect("the channel is there");
+        let still = nsqd.channel("t", "c").await.expect("the channel exists");
         assert_eq!(still.clients.len(), 1);
         assert_eq!(
             still.clients[0].remote_address, subscribed.clients[0].remote_address,
-            "it did not reconnect"
+            "the client did not reconnect"
         );
         if library == Library::Pynsq {
             program.next("heartbeat").await;
@@ -251,7 +253,7 @@ fn they_stay_connected_while_nothing_happens() {
 }
 
 #[test]
-fn they_find_nsqds_through_lookupds_and_go_on_when_one_of_each_is_lost() {
+fn clients_discover_nsqds_and_survive_the_loss_of_a_lookupd_and_an_nsqd() {
     with_each_library(async |library| {
         let mut lookupds = vec![Daemon::lookupd().start().await, Daemon::lookupd().start().await];
         let mut nsqds = Vec::new();
@@ -292,7 +294,10 @@ fn they_find_nsqds_through_lookupds_and_go_on_when_one_of_each_is_lost() {
         let mut publish = async |nsqds: &[Daemon], round: &str| {
             let mut expected = BTreeSet::new();
             for (n, nsqd) in nsqds.iter().enumerate() {
-                nsqd.channel_until("t", "c", "it has subscribed", |channel| channel.client_count == 1).await;
+                nsqd.channel_until("t", "c", "the client has subscribed", |channel| {
+                    channel.client_count == 1
+                })
+                .await;
                 for m in 0..2 {
                     let body = format!("{round} {n} {m}");
                     nsqd.publish("t", &body).await;

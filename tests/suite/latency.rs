@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 const DELAY: Duration = Duration::from_millis(80);
 
-/// What `/stats` tells of the topic, and of its channel.
+/// The latencies in `/stats` of the topic and of its channel.
 async fn latencies(nsqd: &Daemon) -> (Value, Value) {
     let topic = nsqd.get_json("/stats?format=json&topic=t").await["topics"][0].clone();
     (topic["e2e_processing_latency"].clone(), topic["channels"][0]["e2e_processing_latency"].clone())
@@ -27,12 +27,12 @@ async fn measures_from_publishing_to_fin(memory: &str) {
         let message = consumer.message().await;
         consumer.finish(&message).await;
     }
-    let (topic, channel) = wait::until("all are counted", async || {
-        let told = latencies(&nsqd).await;
-        wait::when(told, |(topic, _)| topic["count"] == 4)
+    let (topic, channel) = wait::until("all messages are counted", async || {
+        let seen = latencies(&nsqd).await;
+        wait::when(seen, |(topic, _)| topic["count"] == 4)
     })
     .await;
-    assert_eq!(topic, channel, "with one channel they are the same");
+    assert_eq!(topic, channel, "with one channel, topic and channel agree");
     let percentiles = topic["percentiles"].as_array().expect("a list");
     let quantiles: Vec<&Value> = percentiles.iter().map(|percentile| &percentile["quantile"]).collect();
     assert_eq!(quantiles, [&json!(1), &json!(0.5), &json!(0.2)]);
@@ -41,7 +41,7 @@ async fn measures_from_publishing_to_fin(memory: &str) {
         .map(|percentile| percentile["value"].as_u64().expect("whole nanoseconds"))
         .collect();
     let (least, most) = (DELAY.as_nanos() as u64, begun.elapsed().as_nanos() as u64);
-    // The measure is good to one part in a hundred.
+    // The measurement is accurate to 1 %.
     assert!(
         values[0] >= least - least / 100 && values[0] <= most + most / 100,
         "{values:?}, {least} to {most}"
@@ -54,17 +54,17 @@ async fn measures_from_publishing_to_fin(memory: &str) {
 }
 
 #[test]
-fn in_memory() {
+fn latency_is_measured_in_memory() {
     test(measures_from_publishing_to_fin("--mem-queue-size=10000"));
 }
 
 #[test]
-fn on_disk() {
+fn latency_is_measured_on_disk() {
     test(measures_from_publishing_to_fin("--mem-queue-size=0"));
 }
 
 #[test]
-fn a_redelivery_counts_from_publishing_and_what_was_not_finished_does_not_count() {
+fn redelivery_is_measured_from_publishing_and_only_finished_messages_count() {
     test(async {
         let flag = "--e2e-processing-latency-percentile=1";
         let mut nsqd = Daemon::nsqd().flag(flag).start().await;
@@ -73,7 +73,7 @@ fn a_redelivery_counts_from_publishing_and_what_was_not_finished_does_not_count(
         consumer.ready(1).await;
         let message = consumer.message().await;
         consumer.requeue(&message, DELAY).await;
-        nsqd.channel_until("t", "c", "it is deferred", |channel| channel.deferred_count == 1).await;
+        nsqd.channel_until("t", "c", "the message is deferred", |channel| channel.deferred_count == 1).await;
         assert_eq!(
             latencies(&nsqd).await.1,
             json!({"count": 0, "percentiles": [{"quantile": 1, "value": 0}]})
@@ -84,7 +84,7 @@ fn a_redelivery_counts_from_publishing_and_what_was_not_finished_does_not_count(
         consumer.ready(1).await;
         let message = consumer.message().await;
         consumer.finish(&message).await;
-        let value = wait::until("it is counted", async || {
+        let value = wait::until("the message is counted", async || {
             let (_, channel) = latencies(&nsqd).await;
             wait::when(channel, |channel| channel["count"] == 1)
         })
@@ -96,7 +96,7 @@ fn a_redelivery_counts_from_publishing_and_what_was_not_finished_does_not_count(
 }
 
 #[test]
-fn a_topic_is_told_with_all_its_channels() {
+fn topic_latency_includes_all_channels() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--e2e-processing-latency-percentile=0.5").start().await;
         nsqd.publish("t", "x").await;
@@ -110,7 +110,7 @@ fn a_topic_is_told_with_all_its_channels() {
             consumer.ready(10).await;
             let message = consumer.message().await;
             consumer.finish(&message).await;
-            nsqd.channel_until("t", channel, "one is finished", |seen| {
+            nsqd.channel_until("t", channel, "one message is finished", |seen| {
                 seen.clients.iter().any(|client| client.finish_count == 1)
             })
             .await;
@@ -119,12 +119,12 @@ fn a_topic_is_told_with_all_its_channels() {
         assert_eq!((&topic["count"], &channel["count"]), (&json!(2), &json!(1)));
         let one = nsqd.get_json("/stats?format=json&topic=t&channel=b").await["topics"][0].clone();
         assert_eq!(one["channels"].as_array().map(Vec::len), Some(1));
-        assert_eq!(one["e2e_processing_latency"], topic, "whichever channel is asked for");
+        assert_eq!(one["e2e_processing_latency"], topic, "the channel filter does not change the topic");
     });
 }
 
 #[test]
-fn off_by_default() {
+fn latency_is_off_by_default() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.publish("t", "x").await;

@@ -4,7 +4,7 @@ use nsq_tests::wire::{Frame, NoFrame, Peer};
 use nsq_tests::{Daemon, test, test_within};
 use serde_json::json;
 
-/// A connection with the shortest heartbeat interval, one second, which answers heartbeats only if told so.
+/// A connection with the shortest heartbeat interval, one second. It does not answer heartbeats by itself.
 async fn with_heartbeats(nsqd: &Daemon) -> Peer {
     let mut peer = nsqd.connect().await;
     peer.identify(json!({"feature_negotiation": true, "heartbeat_interval": 1000})).await;
@@ -12,7 +12,7 @@ async fn with_heartbeats(nsqd: &Daemon) -> Peer {
     peer
 }
 
-/// Reads heartbeats until the connection is closed; how many there were.
+/// Reads heartbeats until the connection is closed; returns their number.
 async fn heartbeats_until_closed(peer: &mut Peer) -> usize {
     let mut heartbeats = 0;
     while let Ok(frame) = peer.frame_within(Duration::from_secs(10)).await {
@@ -38,7 +38,7 @@ fn a_silent_client_is_closed_after_two_intervals() {
 }
 
 #[test]
-fn a_client_that_answers_heartbeats_stays_also_under_traffic() {
+fn client_that_answers_heartbeats_stays_connected_under_load() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = with_heartbeats(&nsqd).await;
@@ -88,13 +88,13 @@ fn bytes_without_a_line_feed_do_not_keep_a_connection_open() {
 }
 
 #[test]
-fn a_stall_inside_a_body_is_told_and_closed() {
+fn stall_inside_a_body_is_reported_and_closed() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = with_heartbeats(&nsqd).await;
         let start = Instant::now();
         peer.send("PUB t\n\0\0\0\x09abc").await;
-        // Heartbeats come meanwhile; answering them would be part of the body, as it is here. It gains no time.
+        // The "N" after each heartbeat becomes part of the body and does not extend the deadline.
         let error = loop {
             match peer.frame().await {
                 Frame::Error(error) => break error,

@@ -10,10 +10,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Registering again takes at most two of the fifteen-second heartbeats, as in NSQ.
+/// nsqd registers again within two of its 15-second heartbeats, as in NSQ.
 const REGISTERED_AGAIN: Duration = Duration::from_secs(40);
 
-/// A nsqd of another make, as nsqlookupd sees it.
+/// A node that is not our nsqd, as nsqlookupd sees it.
 struct Node {
     stream: TcpStream,
 }
@@ -25,7 +25,7 @@ impl Node {
         Node { stream }
     }
 
-    /// A node that has identified, with this broadcast address.
+    /// A node that has identified with this broadcast address.
     async fn identified(lookupd: &Daemon, broadcast_address: &str) -> Self {
         let mut node = Self::connect(lookupd).await;
         node.stream.write_all(&identify(broadcast_address)).await.expect("nsqlookupd reads");
@@ -37,7 +37,7 @@ impl Node {
         node
     }
 
-    /// The next answer; None at the end of the connection.
+    /// The next answer; `None` at the end of the connection.
     async fn answer(&mut self) -> Option<Vec<u8>> {
         let read = async {
             let size = self.stream.read_u32().await.ok()?;
@@ -92,7 +92,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 // nsqlookupd's TCP protocol
 
 #[test]
-fn a_node_of_another_make_registers_and_is_found() {
+fn other_nsqd_implementation_registers_and_is_found() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let mut node = Node::identified(&lookupd, "b1").await;
@@ -110,7 +110,11 @@ fn a_node_of_another_make_registers_and_is_found() {
         assert_eq!(nodes["producers"][0]["tombstones"], json!([false]));
 
         node.ok("UNREGISTER t c").await;
-        assert_eq!(lookupd.get_json("/lookup?topic=t").await["channels"], json!(["c"]), "it is remembered");
+        assert_eq!(
+            lookupd.get_json("/lookup?topic=t").await["channels"],
+            json!(["c"]),
+            "nsqlookupd keeps the channel"
+        );
         node.ok("UNREGISTER t").await;
         assert_eq!(lookupd.get_json("/lookup?topic=t").await["producers"], json!([]));
         node.ok("UNREGISTER unknown").await;
@@ -118,7 +122,7 @@ fn a_node_of_another_make_registers_and_is_found() {
 }
 
 #[test]
-fn a_node_is_gone_when_its_connection_is() {
+fn node_is_removed_when_its_connection_closes() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let mut node = Node::identified(&lookupd, "b1").await;
@@ -128,15 +132,15 @@ fn a_node_is_gone_when_its_connection_is() {
             let answer = lookupd.get_json("/lookup?topic=t").await;
             wait::when(answer["producers"].clone(), |producers| *producers == json!([]))
         };
-        wait::until("the node is gone", look).await;
+        wait::until("the node is removed", look).await;
         assert_eq!(lookupd.get_json("/nodes").await, json!({"producers": []}));
-        assert_eq!(names(&lookupd, "/topics", "topics").await, set(&["t"]), "its topic is remembered");
+        assert_eq!(names(&lookupd, "/topics", "topics").await, set(&["t"]), "nsqlookupd keeps the topic");
         assert_eq!(names(&lookupd, "/channels?topic=t", "channels").await, set(&["c"]));
     });
 }
 
 #[test]
-fn lookupd_refuses_with_nsqs_words_and_closes() {
+fn lookupd_refuses_with_nsqs_errors_and_closes() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let identified = identify("b1");
@@ -168,7 +172,7 @@ fn lookupd_refuses_with_nsqs_words_and_closes() {
             }
             let answer = node.answer().await.unwrap_or_else(|| panic!("no answer, but {error} was expected"));
             assert_eq!(String::from_utf8_lossy(&answer), error);
-            assert_eq!(node.answer().await, None, "{error} closes");
+            assert_eq!(node.answer().await, None, "{error} closes the connection");
         }
         let mut stream = TcpStream::connect(lookupd.tcp()).await.expect("nsqlookupd accepts");
         stream.write_all(b"  V2").await.expect("nsqlookupd reads");
@@ -190,14 +194,14 @@ fn a_silent_node_is_hidden_until_its_next_ping() {
             let length = |value: &Value| value["producers"].as_array().expect("a list").len();
             (length(&answer), length(&nodes))
         };
-        wait::until("it is hidden", async || wait::when(count().await, |count| *count == (0, 0))).await;
+        wait::until("the node is hidden", async || wait::when(count().await, |count| *count == (0, 0))).await;
         node.ok("PING").await;
         assert_eq!(count().await, (1, 1));
     });
 }
 
 #[test]
-fn a_tombstone_hides_a_node_for_one_topic_for_a_while() {
+fn tombstone_hides_a_node_for_one_topic_until_it_expires() {
     test(async {
         let lookupd = Daemon::lookupd().flag("--tombstone-lifetime=1s").start().await;
         let mut node = Node::identified(&lookupd, "b1").await;
@@ -212,10 +216,10 @@ fn a_tombstone_hides_a_node_for_one_topic_for_a_while() {
         assert_eq!(node_shown["tombstones"][place], true);
         assert_eq!(node_shown["tombstones"].as_array().map(Vec::len), Some(topics.len()));
         node.ok("REGISTER t").await;
-        assert!(producers(&lookupd, "t").await.is_empty(), "registering again does not lift it");
+        assert!(producers(&lookupd, "t").await.is_empty(), "registering again does not remove the tombstone");
         let look = async || wait::when(producers(&lookupd, "t").await, |producers| !producers.is_empty());
-        wait::until("it is over", look).await;
-        // Nothing matches, and that is no error.
+        wait::until("the tombstone has expired", look).await;
+        // A tombstone that matches no node is not an error.
         lookupd.admin("/topic/tombstone?topic=t&node=nobody:1").await;
     });
 }
@@ -223,13 +227,13 @@ fn a_tombstone_hides_a_node_for_one_topic_for_a_while() {
 // nsqlookupd's HTTP interface
 
 #[test]
-fn large_answers_come_whole() {
+fn large_answers_are_complete() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let nsqd = Daemon::nsqd().lookupd(&lookupd).start().await;
         for number in 0..1100 {
             nsqd.admin(&format!(
-                "/topic/create?topic=a-topic-with-a-long-name-so-that-pages-fill-up-{number}"
+                "/topic/create?topic=a-topic-with-a-long-name-so-that-answers-are-large-{number}"
             ))
             .await;
         }
@@ -261,7 +265,7 @@ fn large_answers_come_whole() {
 }
 
 #[test]
-fn pages_of_other_sites_change_nothing() {
+fn cross_site_requests_are_refused() {
     test(async {
         let lookupd = Daemon::lookupd().flag("--http-allowed-origin=https://admin.example").start().await;
         let create = "/topic/create?topic=t";
@@ -332,7 +336,7 @@ fn debug_shows_every_registration() {
 // nsqd as a client
 
 #[test]
-fn nsqd_registers_what_it_has_with_every_lookupd() {
+fn nsqd_registers_its_topics_and_channels_with_every_lookupd() {
     test(async {
         let lookupds = [Daemon::lookupd().start().await, Daemon::lookupd().start().await];
         let nsqd = Daemon::nsqd().lookupd(&lookupds[0]).lookupd(&lookupds[1]).start().await;
@@ -360,7 +364,7 @@ fn nsqd_registers_what_it_has_with_every_lookupd() {
 }
 
 #[test]
-fn nsqd_registers_under_its_broadcast_address_and_ports_and_with_its_place() {
+fn nsqd_registers_its_broadcast_address_ports_and_topology() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let nsqd = Daemon::nsqd()
@@ -375,7 +379,7 @@ fn nsqd_registers_under_its_broadcast_address_and_ports_and_with_its_place() {
         nsqd.publish("t", "x").await;
         let look =
             async || wait::when(producers(&lookupd, "t").await, |seen| *seen == BTreeSet::from([1234]));
-        wait::until("it is registered with the port that others are told", look).await;
+        wait::until("nsqd is registered with its broadcast port", look).await;
         let producer = lookupd.get_json("/lookup?topic=t").await["producers"][0].clone();
         let node = lookupd.get_json("/nodes").await["producers"][0].clone();
         for shown in [&producer, &node] {
@@ -387,7 +391,7 @@ fn nsqd_registers_under_its_broadcast_address_and_ports_and_with_its_place() {
 }
 
 #[test]
-fn nsqd_registers_again_with_a_lookupd_that_came_back() {
+fn nsqd_registers_again_with_a_restarted_lookupd() {
     test_within(Duration::from_secs(120), async {
         let mut lookupd = Daemon::lookupd().start().await;
         let mut nsqd = Daemon::nsqd().lookupd(&lookupd).start().await;
@@ -398,19 +402,19 @@ fn nsqd_registers_again_with_a_lookupd_that_came_back() {
         };
         registered(&lookupd, &nsqd).await;
         lookupd.kill().await;
-        // Nothing that clients do depends on it.
+        // Clients do not depend on nsqlookupd.
         nsqd.publish("t", "x").await;
         nsqd.publish("another", "x").await;
         lookupd.restart().await;
         registered(&lookupd, &nsqd).await;
         assert_eq!(names(&lookupd, "/channels?topic=t", "channels").await, set(&["c"]));
-        // A restart is nothing that an operator must act on.
+        // A restart needs no action by an operator, so it is only a warning.
         assert!(nsqd.log().contains(" WARNING: LOOKUPD("), "{}", nsqd.log().text());
         assert!(!nsqd.log().contains(" ERROR: "), "{}", nsqd.log().text());
 
         nsqd.kill().await;
         let look = async || wait::when(producers(&lookupd, "t").await, BTreeSet::is_empty);
-        wait::until("a killed nsqd is gone", look).await;
+        wait::until("the killed nsqd is removed", look).await;
         nsqd.restart().await;
         registered(&lookupd, &nsqd).await;
     });
@@ -430,7 +434,7 @@ fn lookupds_can_be_changed_while_running() {
         let look = async || wait::when(producers(&second, "t").await, |seen| !seen.is_empty());
         wait::until("registered with the second", look).await;
         let look = async || wait::when(producers(&first, "t").await, BTreeSet::is_empty);
-        wait::until("gone from the first", look).await;
+        wait::until("removed from the first", look).await;
     });
 }
 
@@ -445,10 +449,10 @@ fn a_new_topic_gets_the_channels_that_lookupd_knows_before_its_first_message() {
         let nodes = async || lookupd.get_json("/nodes").await["producers"].as_array().map_or(0, Vec::len);
         wait::until("nsqd has identified", async || wait::when(nodes().await, |count| *count == 1)).await;
         nsqd.publish("t", "first").await;
-        let topic = nsqd.topic("t").await.expect("the topic is there");
+        let topic = nsqd.topic("t").await.expect("the topic exists");
         let channels: BTreeSet<String> =
             topic.channels.iter().map(|channel| channel.channel_name.clone()).collect();
-        assert_eq!(channels, set(&["also", "known"]), "and no ephemeral one");
+        assert_eq!(channels, set(&["also", "known"]), "the ephemeral channel is not created");
         for channel in ["also", "known"] {
             let mut consumer = nsqd.subscribe("t", channel).await;
             consumer.ready(1).await;
@@ -458,10 +462,10 @@ fn a_new_topic_gets_the_channels_that_lookupd_knows_before_its_first_message() {
 }
 
 #[test]
-fn a_lookupd_that_is_not_there_delays_nothing() {
+fn unreachable_lookupd_delays_nothing() {
     test(async {
         let unused =
-            TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("its address");
+            TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
         let nsqd = Daemon::nsqd().flag(format!("--lookupd-tcp-address={unused}")).start().await;
         let start = std::time::Instant::now();
         nsqd.publish("t", "x").await;
@@ -473,29 +477,29 @@ fn a_lookupd_that_is_not_there_delays_nothing() {
 }
 
 #[test]
-fn a_lookupd_that_accepts_and_says_nothing_stops_nobody() {
+fn unresponsive_lookupd_blocks_nothing() {
     test(async {
-        let mute = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address: SocketAddr = mute.local_addr().expect("its address");
+        let unresponsive = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address: SocketAddr = unresponsive.local_addr().expect("an address");
         let lookupd = Daemon::lookupd().start().await;
         let mut nsqd =
             Daemon::nsqd().flag(format!("--lookupd-tcp-address={address}")).lookupd(&lookupd).start().await;
-        let (_connection, _) = tokio::time::timeout(PATIENCE, mute.accept())
+        let (_connection, _) = tokio::time::timeout(PATIENCE, unresponsive.accept())
             .await
             .expect("nsqd connects")
             .expect("a connection");
         nsqd.publish("t", "x").await;
         let look = async || wait::when(producers(&lookupd, "t").await, |seen| !seen.is_empty());
-        wait::until("it registers with the other", look).await;
+        wait::until("nsqd registers with the other lookupd", look).await;
         assert!(nsqd.terminate().await.success());
     });
 }
 
 #[test]
-fn a_lookupd_that_answers_nonsense_harms_nobody() {
+fn invalid_lookupd_answers_do_no_harm() {
     test_within(Duration::from_secs(240), async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("its address");
+        let address = listener.local_addr().expect("an address");
         let answers: [&[u8]; 5] = [
             b"\xff\xff\xff\xff",
             b"\x7f\xff\xff\xff",
@@ -510,7 +514,7 @@ fn a_lookupd_that_answers_nonsense_harms_nobody() {
                 .expect("nsqd connects")
                 .expect("a connection");
             let _ = connection.write_all(answer).await;
-            // A new topic makes it talk, and so notice, at once.
+            // A new topic makes nsqd send a command and notice the bad answer at once.
             nsqd.publish(&format!("t{n}"), "x").await;
             drop(connection);
         }
@@ -535,7 +539,7 @@ fn two_lookupds_and_three_nsqds_survive_the_loss_of_one_each() {
         let all = ports(&nsqds);
         for lookupd in &lookupds {
             let look = async || wait::when(producers(lookupd, "t").await, |seen| *seen == all);
-            wait::until("all three are known", look).await;
+            wait::until("all three nsqds are known", look).await;
         }
 
         lookupds.remove(0).kill().await;
@@ -544,7 +548,7 @@ fn two_lookupds_and_three_nsqds_survive_the_loss_of_one_each() {
         lost.kill().await;
         let left = ports(&nsqds);
         let look = async || wait::when(producers(&lookupds[0], "t").await, |seen| *seen == left);
-        wait::until("the other lookupd knows the two that are left", look).await;
+        wait::until("the other lookupd knows the two remaining nsqds", look).await;
         for nsqd in &nsqds {
             nsqd.publish("t", "x").await;
             let mut consumer = nsqd.subscribe("t", "c").await;

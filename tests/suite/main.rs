@@ -1,22 +1,22 @@
-//! The end-to-end tests, in one binary so that they link once: real daemons, real sockets, real clients.
+//! End-to-end tests with real daemons, sockets and clients. They are one binary, so that they link once.
 //!
-//! `tests/run` builds the binaries, installs the foreign clients and runs everything; one module alone:
-//! `cargo test -p nsq-tests --test suite publish::`. Modules in reading order, from the first byte of a
+//! `tests/run` builds the binaries, installs the foreign clients and runs everything. To run one module:
+//! `cargo test -p nsq-tests --test suite publish::`. The modules are in reading order, from the first byte of a
 //! connection to a cluster that loses nodes:
 
-/// The magic, the grammar of commands, what is allowed when.
+/// The magic, the command syntax, and which command is legal in which state.
 mod session;
 
 /// IDENTIFY: decoding, bounds, the reply.
 mod identify;
 
-/// TLS, snappy, deflate: negotiation, certificates, what is required.
+/// TLS, snappy, deflate: negotiation, certificates, required TLS.
 mod upgrades;
 
-/// AUTH: servers, permissions, lapse and renewal.
+/// AUTH: servers, permissions, expiry and renewal.
 mod auth;
 
-/// The token file, and the HTTP API under its permissions.
+/// The token file, and its permissions on the HTTP API.
 mod tokens;
 
 /// PUB, MPUB, DPUB: limits, names, errors.
@@ -28,7 +28,7 @@ mod subscribe;
 /// RDY, flushing, sampling, slow consumers.
 mod flow_control;
 
-/// Near consumers before far ones.
+/// Topology-aware delivery: near consumers before far ones.
 mod topology;
 
 /// FIN, REQ, TOUCH, timeouts, disconnects.
@@ -46,37 +46,37 @@ mod pause_empty_delete;
 /// `#ephemeral` names.
 mod ephemeral;
 
-/// Bytes that no client would send, on every port.
+/// Malformed input on every port.
 mod hostile_input;
 
-/// Peers that send without pause, and the others beside them.
+/// Connections that send without pause do not block others.
 mod fairness;
 
-/// SIGTERM, the memory bound, what is written how often.
+/// Clean stops, the memory limit, and how often data is written.
 mod durability;
 
 /// kill -9 under load.
 mod recovery;
 
-/// A full disk, no more files, a directory that cannot be used.
+/// A full disk, no file descriptors, an unusable data directory.
 mod faults;
 
-/// Disk and memory follow what is unfinished; what is deleted gives all back.
+/// Disk use follows the unfinished messages; deleting frees the disk.
 mod space;
 
-/// Files and directories that somebody removes or moves while nsqd runs.
+/// Files and directories that are removed or moved while nsqd runs.
 mod vanishing;
 
-/// Volumes with little room.
+/// Small volumes.
 mod small_volumes;
 
 /// The first start in a data directory of NSQ.
 mod import;
 
-/// `nsq data`: a data directory without a daemon.
+/// `nsq data`: inspect, verify and export a data directory without a daemon.
 mod data_cli;
 
-/// Retention, channels that start in the past or are moved.
+/// Retention; channels that start at an old message or seek.
 mod replay;
 
 /// nsqd's HTTP interface.
@@ -88,7 +88,7 @@ mod latency;
 /// Statistics pushed to a statsd.
 mod statsd;
 
-/// `/metrics`, and what reads it.
+/// `/metrics`, the dashboards and the alert rules.
 mod metrics;
 
 /// Every flag, in every spelling, and in config files.
@@ -97,13 +97,13 @@ mod flags;
 /// Unix sockets, JSON log lines.
 mod process;
 
-/// A log that nobody reads.
+/// Daemons whose log pipe is not read.
 mod unread_log;
 
 /// nsqlookupd, and nsqd as its client.
 mod lookup;
 
-/// Statistics that ride on heartbeats to nsqlookupd.
+/// Statistics that nsqd sends to nsqlookupd with its heartbeats.
 mod cluster_stats;
 
 /// The client library of this project.
@@ -115,13 +115,13 @@ mod client_upgrades;
 /// The guides in docs/: their shell examples run.
 mod guides;
 
-/// The examples of the client library, as they are.
+/// The examples of the client library, unchanged.
 mod examples;
 
 /// The `nsq` command.
 mod cli;
 
-/// The `nsq` command over TLS and compressed.
+/// The `nsq` command over TLS and with compression.
 mod cli_security;
 
 /// `nsq bench`, one small run of each mode.
@@ -130,7 +130,7 @@ mod bench;
 /// Existing client libraries, unchanged.
 mod interop;
 
-/// What deploy/ holds: units, manifests, images; service managers and health checks.
+/// Units, manifests and images in deploy/; service managers and health checks.
 mod deploy;
 
 /// Facts about the source tree.

@@ -15,8 +15,8 @@ fn read(path: &str) -> String {
     fs::read_to_string(workspace().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// An nsqd registered at an nsqlookupd, with all that can happen to messages having happened; and the two pages.
-async fn two_pages() -> (Daemon, Daemon, Page, Page) {
+/// An nsqd registered at an nsqlookupd after a mix of message events, and the metrics pages of both.
+async fn daemons_and_pages() -> (Daemon, Daemon, Page, Page) {
     let lookupd = Daemon::lookupd().start().await;
     let nsqd =
         Daemon::nsqd().lookupd(&lookupd).flag("--e2e-processing-latency-percentile=0.5,0.999").start().await;
@@ -28,7 +28,7 @@ async fn two_pages() -> (Daemon, Daemon, Page, Page) {
     let messages = consumer.messages(3).await;
     consumer.finish(&messages[0]).await;
     consumer.requeue(&messages[1], Duration::from_secs(60)).await;
-    nsqd.channel_until("t", "c", "one is deferred", |channel| channel.deferred_count == 1).await;
+    nsqd.channel_until("t", "c", "one message is deferred", |channel| channel.deferred_count == 1).await;
     lookupd.get("/lookup?topic=none").await.expect(404);
     wait::until("the topic is registered", async || {
         wait::when(lookupd.metrics().await, |page| page.value("nsqlookupd_channels") == 1.0)
@@ -44,9 +44,9 @@ async fn two_pages() -> (Daemon, Daemon, Page, Page) {
 }
 
 #[test]
-fn what_nsqd_tells() {
+fn nsqd_exports_its_metrics() {
     test(async {
-        let (_nsqd, _lookupd, page, _) = two_pages().await;
+        let (_nsqd, _lookupd, page, _) = daemons_and_pages().await;
         let (topic, channel) = ("{topic=\"t\"}", "{topic=\"t\",channel=\"c\"}");
         let expected = [
             ("nsq_healthy".to_owned(), 1.0),
@@ -109,9 +109,9 @@ fn what_nsqd_tells() {
 }
 
 #[test]
-fn what_nsqlookupd_tells() {
+fn nsqlookupd_exports_its_metrics() {
     test(async {
-        let (mut nsqd, lookupd, _, page) = two_pages().await;
+        let (mut nsqd, lookupd, _, page) = daemons_and_pages().await;
         let expected = [
             ("nsqlookupd_topics", 1.0),
             ("nsqlookupd_channels", 1.0),
@@ -133,7 +133,7 @@ fn what_nsqlookupd_tells() {
         lookupd.admin(&format!("/topic/tombstone?topic=t&node=127.0.0.1:{}", nsqd.http().port())).await;
         assert_eq!(lookupd.metrics().await.value("nsqlookupd_tombstones"), 1.0);
         nsqd.kill().await;
-        wait::until("the node is gone", async || {
+        wait::until("the node is removed", async || {
             wait::when(lookupd.metrics().await, |page| page.value("nsqlookupd_connections") == 0.0)
         })
         .await;
@@ -143,7 +143,7 @@ fn what_nsqlookupd_tells() {
 }
 
 #[test]
-fn series_of_topics_and_channels_have_a_bound() {
+fn topic_and_channel_series_are_limited() {
     test(async {
         // One topic has 8 series, one channel 12.
         let nsqd = Daemon::nsqd().flag("--metrics-max-series=41").start().await;
@@ -163,12 +163,12 @@ fn series_of_topics_and_channels_have_a_bound() {
         assert_eq!(page.series_of("nsq_channel_depth").len(), 2);
         assert_eq!((page.value("nsq_omitted_topics"), page.value("nsq_omitted_channels")), (1.0, 4.0));
         assert_eq!((page.value("nsq_topics"), page.value("nsq_channels")), (3.0, 6.0));
-        assert_eq!(page.value("nsq_channels_depth"), 6.0, "sums are over all");
+        assert_eq!(page.value("nsq_channels_depth"), 6.0, "totals include omitted topics");
     });
 }
 
 #[test]
-fn what_is_retained_is_told() {
+fn retained_messages_are_exported() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--retain-bytes=1000000").start().await;
         nsqd.publish("t", "body").await;
@@ -184,7 +184,7 @@ fn what_is_retained_is_told() {
 }
 
 #[test]
-fn what_was_written_is_synced_in_the_background() {
+fn written_data_is_synced_in_the_background() {
     test(async {
         const UNSYNCED: &str = "nsq_unsynced_bytes{file=\"journal\"}";
         let nsqd = Daemon::nsqd().flag("--sync-every=0").flag("--sync-timeout=1h").start().await;
@@ -200,7 +200,7 @@ fn what_was_written_is_synced_in_the_background() {
             let other = if flag.contains("every") { "--sync-timeout=1h" } else { "--sync-every=0" };
             let nsqd = Daemon::nsqd().flag(flag).flag(other).start().await;
             nsqd.connect().await.publish_batch("t", &["1", "2", "3"]).await;
-            wait::until("all is on stable storage", async || {
+            wait::until("all written data is synced", async || {
                 wait::when(nsqd.metrics().await, |page| {
                     page.value(UNSYNCED) == 0.0
                         && page.value("nsq_disk_written_bytes_total{file=\"journal\"}") > 0.0
@@ -216,7 +216,7 @@ fn what_was_written_is_synced_in_the_background() {
     });
 }
 
-/// Names in backquotes in the first column of the tables of a document.
+/// The names in backquotes in the first column of a document's tables.
 fn documented(path: &str) -> BTreeSet<String> {
     let text = read(path);
     let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
@@ -226,16 +226,16 @@ fn documented(path: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_documentation_lists_exactly_what_is_told() {
+fn documentation_lists_exactly_the_exported_metrics() {
     test(async {
-        let (_nsqd, _lookupd, nsqd_page, lookupd_page) = two_pages().await;
-        let told: BTreeSet<String> =
+        let (_nsqd, _lookupd, nsqd_page, lookupd_page) = daemons_and_pages().await;
+        let exported: BTreeSet<String> =
             nsqd_page.types.into_keys().chain(lookupd_page.types.into_keys()).collect();
         let listed: BTreeSet<String> = documented("docs/METRICS.md")
             .into_iter()
             .filter(|name| name.starts_with("nsq") || name.starts_with("process_"))
             .collect();
-        assert_eq!(told, listed);
+        assert_eq!(exported, listed);
     });
 }
 
@@ -254,9 +254,9 @@ fn dashboard_expressions() -> Vec<(String, String)> {
         match value {
             Value::Object(fields) => {
                 let title = fields.get("title").and_then(Value::as_str).unwrap_or(title);
-                let asks =
+                let queries =
                     ["expr", "query", "definition"].into_iter().filter_map(|key| fields.get(key)?.as_str());
-                found.extend(asks.map(|expression| (title.to_owned(), expression.to_owned())));
+                found.extend(queries.map(|expression| (title.to_owned(), expression.to_owned())));
                 fields.values().for_each(|field| collect(field, title, found));
             }
             Value::Array(items) => items.iter().for_each(|item| collect(item, title, found)),
@@ -264,10 +264,12 @@ fn dashboard_expressions() -> Vec<(String, String)> {
         }
     }
     let mut found = Vec::new();
-    for entry in fs::read_dir(workspace().join("deploy/grafana")).expect("there are dashboards").flatten() {
+    for entry in
+        fs::read_dir(workspace().join("deploy/grafana")).expect("the dashboard directory exists").flatten()
+    {
         let path = entry.path();
         if path.extension().is_some_and(|ending| ending == "json") {
-            let text = fs::read_to_string(&path).expect("a dashboard can be read");
+            let text = fs::read_to_string(&path).expect("the dashboard is readable");
             let dashboard: Value =
                 serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
             check_dashboard(&dashboard);
@@ -277,7 +279,7 @@ fn dashboard_expressions() -> Vec<(String, String)> {
     found
 }
 
-/// What Grafana needs to import it, and what a reader needs.
+/// Checks the fields that Grafana needs for an import and that a reader needs.
 fn check_dashboard(dashboard: &Value) {
     for field in ["title", "uid"] {
         assert!(dashboard[field].as_str().is_some_and(|text| !text.is_empty()), "a dashboard has a {field}");
@@ -288,16 +290,16 @@ fn check_dashboard(dashboard: &Value) {
     for panel in dashboard["panels"].as_array().expect("panels") {
         let title = panel["title"].as_str().expect("a panel has a title");
         assert!(ids.insert(panel["id"].as_u64().expect("a panel has an id")), "{title} has an id of its own");
-        let place = |field: &str| panel["gridPos"][field].as_u64().expect("a panel has its place");
+        let place = |field: &str| panel["gridPos"][field].as_u64().expect("a panel has a position");
         let (x, y, width, height) = (place("x"), place("y"), place("w"), place("h"));
         assert!(x + width <= 24 && height > 0, "{title} is within the grid");
         for cell in (x..x + width).flat_map(|x| (y..y + height).map(move |y| (x, y))) {
             let other = places.insert(cell, title.to_owned());
-            assert_eq!(other, None, "{title} is on another panel");
+            assert_eq!(other, None, "{title} overlaps another panel");
         }
         if panel["type"] != "row" {
             assert!(
-                !panel["targets"].as_array().expect("what it shows").is_empty(),
+                !panel["targets"].as_array().expect("a panel has targets").is_empty(),
                 "{title} shows something"
             );
             assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title} has a unit");
@@ -310,19 +312,19 @@ fn check_dashboard(dashboard: &Value) {
 }
 
 #[test]
-fn dashboards_and_alerts_name_only_what_is_told() {
+fn dashboards_and_alerts_name_only_exported_metrics() {
     test(async {
-        let (_nsqd, _lookupd, nsqd_page, lookupd_page) = two_pages().await;
-        let mut told = BTreeSet::new();
+        let (_nsqd, _lookupd, nsqd_page, lookupd_page) = daemons_and_pages().await;
+        let mut exported = BTreeSet::new();
         for (name, kind) in nsqd_page.types.into_iter().chain(lookupd_page.types) {
             if kind == "histogram" {
-                told.extend(["_bucket", "_sum", "_count"].map(|suffix| format!("{name}{suffix}")));
+                exported.extend(["_bucket", "_sum", "_count"].map(|suffix| format!("{name}{suffix}")));
             } else {
-                told.insert(name);
+                exported.insert(name);
             }
         }
         let expressions = dashboard_expressions();
-        assert!(expressions.len() > 20, "the dashboards show much: {expressions:?}");
+        assert!(expressions.len() > 20, "too few expressions in the dashboards: {expressions:?}");
         let rules = read("deploy/prometheus/nsq.rules.yml");
         let in_rules: String =
             rules.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>().join("\n");
@@ -331,25 +333,25 @@ fn dashboards_and_alerts_name_only_what_is_told() {
             .flat_map(|(place, expression)| {
                 names(&expression).into_iter().map(move |name| (place.clone(), name))
             })
-            .filter(|(_, name)| !told.contains(name))
+            .filter(|(_, name)| !exported.contains(name))
             .collect();
         assert!(unknown.is_empty(), "{unknown:#?}");
     });
 }
 
 #[test]
-fn promtool_is_content() {
+fn promtool_accepts_metrics_and_rules() {
     if foreign::left_out() {
         return;
     }
     test(async {
-        let (_nsqd, _lookupd, nsqd_page, lookupd_page) = two_pages().await;
+        let (_nsqd, _lookupd, nsqd_page, lookupd_page) = daemons_and_pages().await;
         promtool_accepts(&["check", "metrics"], &nsqd_page.text);
         promtool_accepts(&["check", "metrics"], &lookupd_page.text);
         let path = |name: &str| workspace().join(name).display().to_string();
         promtool_accepts(&["check", "rules", &path("deploy/prometheus/nsq.rules.yml")], "");
         promtool_accepts(&["test", "rules", &path("tests/prometheus/nsq.rules.test.yml")], "");
-        // A dashboard's expressions as rules, with values for Grafana's variables.
+        // promtool checks the dashboards' expressions as rules, with values for Grafana's variables.
         let expressions =
             dashboard_expressions().into_iter().filter(|(_, text)| !text.starts_with("label_values("));
         let rules: Vec<Value> = expressions
@@ -361,7 +363,7 @@ fn promtool_is_content() {
             .collect();
         let rules = serde_json::json!({"groups": [{"name": "dashboards", "rules": rules}]});
         let file = tempfile::Builder::new().suffix(".yml").tempfile().expect("a temporary file");
-        fs::write(file.path(), rules.to_string()).expect("it can be written");
+        fs::write(file.path(), rules.to_string()).expect("the file is writable");
         promtool_accepts(&["check", "rules", &file.path().display().to_string()], "");
     });
 }

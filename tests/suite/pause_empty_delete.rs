@@ -17,15 +17,15 @@ fn a_paused_topic_holds_messages_and_unpausing_releases_them() {
         publisher.publish("t", "held").await;
         publisher.publish_deferred("t", Duration::from_millis(1), "held and deferred").await;
         consumer.nothing().await;
-        let topic = nsqd.topic("t").await.expect("the topic is there");
+        let topic = nsqd.topic("t").await.expect("the topic exists");
         assert!(topic.paused);
         assert_eq!((topic.depth, topic.channels[0].depth), (2, 0));
 
-        // Inside the channel all goes on.
+        // The channel itself is not paused.
         consumer.requeue(&before, Duration::from_millis(100)).await;
         assert_eq!(consumer.message().await.id, before.id);
 
-        // A channel created meanwhile gets what is held, too: it has not been released yet.
+        // A channel created meanwhile also gets the held messages: they are not released yet.
         let mut late = nsqd.subscribe("t", "late").await;
         late.ready(10).await;
         nsqd.admin("/topic/unpause?topic=t").await;
@@ -37,7 +37,7 @@ fn a_paused_topic_holds_messages_and_unpausing_releases_them() {
 }
 
 #[test]
-fn a_paused_channel_delivers_to_nobody_until_it_is_unpaused() {
+fn paused_channel_delivers_nothing_until_it_is_unpaused() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut present = nsqd.subscribe("t", "c").await;
@@ -46,16 +46,16 @@ fn a_paused_channel_delivers_to_nobody_until_it_is_unpaused() {
         let in_flight = present.message().await;
 
         nsqd.admin("/channel/pause?topic=t&channel=c").await;
-        assert!(nsqd.channel("t", "c").await.expect("the channel is there").paused);
+        assert!(nsqd.channel("t", "c").await.expect("the channel exists").paused);
         nsqd.publish("t", "held").await;
         let mut newcomer = nsqd.subscribe("t", "c").await;
         newcomer.ready(10).await;
         present.requeue(&in_flight, Duration::ZERO).await;
         present.nothing().await;
         newcomer.nothing().await;
-        nsqd.channel_until("t", "c", "both are held", |channel| channel.depth == 2).await;
+        nsqd.channel_until("t", "c", "both messages are held", |channel| channel.depth == 2).await;
 
-        // Other channels of the topic do not notice.
+        // Other channels of the topic are not affected.
         let mut other = nsqd.subscribe("t", "other").await;
         other.ready(10).await;
         nsqd.publish("t", "for the other").await;
@@ -70,7 +70,7 @@ fn a_paused_channel_delivers_to_nobody_until_it_is_unpaused() {
 }
 
 #[test]
-fn emptying_a_channel_drops_all_of_it() {
+fn emptying_a_channel_drops_all_its_messages() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
@@ -80,10 +80,11 @@ fn emptying_a_channel_drops_all_of_it() {
         publisher.publish_batch("t", &["1", "2", "3"]).await;
         publisher.publish_deferred("t", Duration::from_millis(300), "deferred").await;
         let in_flight = consumer.message().await;
-        nsqd.channel_until("t", "c", "all are there", |channel| channel.unfinished() == 4).await;
+        nsqd.channel_until("t", "c", "the channel has all messages", |channel| channel.unfinished() == 4)
+            .await;
 
         nsqd.admin("/channel/empty?topic=t&channel=c").await;
-        let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+        let channel = nsqd.channel("t", "c").await.expect("the channel exists");
         assert_eq!((channel.unfinished(), channel.clients[0].in_flight_count), (0, 0));
         consumer.finish(&in_flight).await;
         assert!(consumer.error().await.ends_with("failed ID not in flight"));
@@ -97,7 +98,7 @@ fn emptying_a_channel_drops_all_of_it() {
 }
 
 #[test]
-fn emptying_a_topic_drops_only_what_no_channel_has() {
+fn emptying_a_topic_drops_only_unreleased_messages() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
@@ -130,9 +131,9 @@ fn deleting_a_channel_closes_its_consumers_and_drops_its_messages() {
         other.ready(10).await;
         assert_eq!(bodies(&other.consume(2).await), ["x", "y"]);
 
-        let mut anew = nsqd.subscribe("t", "c").await;
-        anew.ready(10).await;
-        anew.nothing().await;
+        let mut later = nsqd.subscribe("t", "c").await;
+        later.ready(10).await;
+        later.nothing().await;
     });
 }
 
@@ -143,22 +144,22 @@ fn deleting_a_topic_closes_its_consumers_and_keeps_publishers() {
         let mut one = nsqd.subscribe("t", "one").await;
         let mut two = nsqd.subscribe("t", "two").await;
         let mut publisher = nsqd.connect().await;
-        publisher.publish("t", "gone").await;
+        publisher.publish("t", "deleted").await;
         nsqd.admin("/topic/delete?topic=t").await;
         one.closed().await;
         two.closed().await;
         assert!(nsqd.topic("t").await.is_none());
 
-        publisher.publish("t", "anew").await;
+        publisher.publish("t", "after").await;
         let mut consumer = nsqd.subscribe("t", "one").await;
         consumer.ready(10).await;
-        assert_eq!(bodies(&consumer.consume(1).await), ["anew"]);
+        assert_eq!(bodies(&consumer.consume(1).await), ["after"]);
         consumer.nothing().await;
     });
 }
 
 #[test]
-fn deleted_things_stay_deleted_after_a_restart() {
+fn deleted_topics_and_channels_stay_deleted_after_a_restart() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         for topic in ["kept", "deleted"] {
@@ -172,14 +173,14 @@ fn deleted_things_stay_deleted_after_a_restart() {
         nsqd.kill().await;
         nsqd.restart().await;
         assert!(nsqd.topic("deleted").await.is_none());
-        let kept = nsqd.topic("kept").await.expect("the topic is there");
+        let kept = nsqd.topic("kept").await.expect("the topic exists");
         assert_eq!(kept.channels.len(), 1);
         assert_eq!(kept.channels[0].depth, 1);
     });
 }
 
 #[test]
-fn what_was_emptied_stays_empty_after_kill() {
+fn emptied_channel_stays_empty_after_a_kill() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         nsqd.subscribe("t", "c").await;

@@ -1,5 +1,4 @@
-//! nsqd where the harness's `Daemon` cannot follow: on unix sockets, with clients that find it there, or with a log that
-//! is JSON.
+//! nsqd in setups that the harness's `Daemon` does not support: unix sockets, with clients on them, and a JSON log.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -20,7 +19,7 @@ use tokio::process::{Child, ChildStderr, Command};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A running nsqd and the folder it works in. Killed when dropped.
+/// A running nsqd and its log. Killed when dropped.
 struct Nsqd {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
@@ -35,14 +34,14 @@ impl Nsqd {
         Nsqd { child, log }
     }
 
-    /// The next line of the log; None at its end.
+    /// The next line of the log; `None` at its end.
     async fn line(&mut self) -> Option<String> {
         let line = tokio::time::timeout(PATIENCE, self.log.next_line()).await.expect("a line in time");
         line.expect("the log can be read")
     }
 
-    /// Reads the log up to a line with this in it.
-    async fn says(&mut self, phrase: &str) {
+    /// Reads the log up to a line that contains `phrase`.
+    async fn expect_log(&mut self, phrase: &str) {
         while let Some(line) = self.line().await {
             if line.contains(phrase) {
                 return;
@@ -53,12 +52,12 @@ impl Nsqd {
 
     fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        kill_process(pid.expect("a process id"), signal).expect("it can be signalled");
+        kill_process(pid.expect("a process id"), signal).expect("the process accepts the signal");
     }
 
     async fn exit_code(&mut self) -> Option<i32> {
-        let exited = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it exits in time");
-        exited.expect("its status can be asked").code()
+        let exited = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("nsqd exits in time");
+        exited.expect("an exit status").code()
     }
 }
 
@@ -66,10 +65,10 @@ fn folder() -> TempDir {
     TempDir::with_prefix("nsq-tests-").expect("a temporary directory")
 }
 
-/// Sends bytes over a unix socket and reads so many back; the connection stays as long as it is held.
+/// Sends bytes over a unix socket and reads `answer_bytes` back. Dropping the returned stream closes the connection.
 async fn exchange(path: &Path, bytes: &[u8], answer_bytes: usize) -> (Vec<u8>, UnixStream) {
-    let mut stream = UnixStream::connect(path).await.expect("somebody listens");
-    stream.write_all(bytes).await.expect("it reads");
+    let mut stream = UnixStream::connect(path).await.expect("nsqd listens");
+    stream.write_all(bytes).await.expect("nsqd reads");
     let mut answer = vec![0; answer_bytes];
     let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await;
     read.expect("an answer in time").expect("a whole answer");
@@ -77,9 +76,9 @@ async fn exchange(path: &Path, bytes: &[u8], answer_bytes: usize) -> (Vec<u8>, U
 }
 
 async fn http(path: &Path, request: &str) -> String {
-    let mut stream = UnixStream::connect(path).await.expect("somebody listens");
+    let mut stream = UnixStream::connect(path).await.expect("nsqd listens");
     let head = format!("{request} HTTP/1.1\r\nHost: nsqd\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
-    stream.write_all(head.as_bytes()).await.expect("it reads");
+    stream.write_all(head.as_bytes()).await.expect("nsqd reads");
     let mut answer = String::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
     read.expect("an answer in time").expect("a whole answer");
@@ -99,16 +98,16 @@ fn sockets(folder: &TempDir) -> (PathBuf, PathBuf, Vec<String>) {
 const OK_FRAME: &[u8] = b"\0\0\0\x06\0\0\0\0OK";
 
 #[test]
-fn unix_sockets_serve_both_protocols_and_outlive_a_kill() {
+fn unix_sockets_serve_both_protocols_and_are_replaced_after_a_kill() {
     test(async {
         let folder = folder();
         let (tcp, http_socket, flags) = sockets(&folder);
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let mut nsqd = Nsqd::start(folder.path(), &flags);
-        nsqd.says(&format!("TCP: listening on {}", tcp.display())).await;
-        nsqd.says(&format!("HTTP: listening on {}", http_socket.display())).await;
+        nsqd.expect_log(&format!("TCP: listening on {}", tcp.display())).await;
+        nsqd.expect_log(&format!("HTTP: listening on {}", http_socket.display())).await;
         for socket in [&tcp, &http_socket] {
-            let metadata = std::fs::metadata(socket).expect("it is there");
+            let metadata = std::fs::metadata(socket).expect("the file exists");
             assert!(metadata.file_type().is_socket());
             assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
         }
@@ -127,10 +126,10 @@ fn unix_sockets_serve_both_protocols_and_outlive_a_kill() {
             "{info}"
         );
 
-        // A second one leaves the first alone.
+        // A second nsqd on the same sockets fails and does not affect the first.
         let other = self::folder();
         let mut second = Nsqd::start(other.path(), &flags);
-        second.says("address already in use").await;
+        second.expect_log("address already in use").await;
         assert_eq!(second.exit_code().await, Some(1));
         assert!(http(&http_socket, "GET /ping").await.ends_with("OK"));
 
@@ -138,7 +137,7 @@ fn unix_sockets_serve_both_protocols_and_outlive_a_kill() {
         nsqd.exit_code().await;
         assert!(tcp.exists() && http_socket.exists());
         let mut nsqd = Nsqd::start(folder.path(), &flags);
-        nsqd.says("HTTP: listening on").await;
+        nsqd.expect_log("HTTP: listening on").await;
         assert!(http(&http_socket, "GET /ping").await.ends_with("OK"));
         nsqd.signal(Signal::TERM);
         assert_eq!(nsqd.exit_code().await, Some(0));
@@ -146,25 +145,25 @@ fn unix_sockets_serve_both_protocols_and_outlive_a_kill() {
     });
 }
 
-/// An nsqd on both sockets.
+/// An nsqd on unix sockets, and their paths.
 async fn on_sockets(folder: &TempDir, more: &[&str]) -> (Nsqd, String, String) {
     let (tcp, http, flags) = sockets(folder);
     let flags: Vec<&str> = flags.iter().map(String::as_str).chain(more.iter().copied()).collect();
     let mut nsqd = Nsqd::start(folder.path(), &flags);
-    nsqd.says(" HTTP: listening on").await;
-    let text = |path: PathBuf| path.to_str().expect("a path of letters").to_owned();
+    nsqd.expect_log(" HTTP: listening on").await;
+    let text = |path: PathBuf| path.to_str().expect("a UTF-8 path").to_owned();
     (nsqd, text(tcp), text(http))
 }
 
 #[test]
-fn the_client_library_reaches_unix_sockets_in_every_form_of_bytes() {
+fn client_library_uses_unix_sockets_with_tls_and_compression() {
     test(async {
         let (folder, certificates) = (folder(), Certificates::new());
         let [certificate, key] = certificates.flags();
         let (_nsqd, tcp, http) =
             on_sockets(&folder, &[&certificate, &key, "--https-address=127.0.0.1:0"]).await;
         let admin = NsqdClient::new(&http).expect("a path is an address");
-        admin.ping().await.expect("it is healthy");
+        admin.ping().await.expect("nsqd is healthy");
         let trusting = Config::new().tls_v1(true).tls_root_ca_file(Some(certificates.path("ca.pem").into()));
         let long = "x".repeat(900_000);
         for (topic, snappy, deflate) in
@@ -197,19 +196,20 @@ fn the_client_library_reaches_unix_sockets_in_every_form_of_bytes() {
             }
         }
 
-        // The certificate is one for localhost; whoever expects another name says so.
+        // The certificate is for localhost; a client that expects another name refuses it.
         let config = trusting.tls_server_name(Some("elsewhere".to_owned()));
         let producer = Producer::builder().nsqd(&tcp).config(config).build().expect("a producer");
         assert_eq!(producer.ping().await.expect_err("another name").stage, ConnectStage::Tls);
-        let nobody = folder.path().join("nobody.sock").display().to_string();
-        let refused = Producer::new(&nobody).expect("a producer").ping().await.expect_err("nobody listens");
+        let missing_socket = folder.path().join("missing.sock").display().to_string();
+        let refused =
+            Producer::new(&missing_socket).expect("a producer").ping().await.expect_err("no process listens");
         assert_eq!(refused.stage, ConnectStage::Dial);
-        assert!(NsqdClient::new(&nobody).expect("a path").ping().await.is_err());
+        assert!(NsqdClient::new(&missing_socket).expect("a path").ping().await.is_err());
     });
 }
 
 #[test]
-fn the_nsq_command_reaches_unix_sockets() {
+fn nsq_command_uses_unix_sockets() {
     test(async {
         let folder = folder();
         let (_nsqd, tcp, http) = on_sockets(&folder, &["--broadcast-address=127.0.0.1"]).await;
@@ -219,7 +219,7 @@ fn the_nsq_command_reaches_unix_sockets() {
                 command.env_remove(name);
             }
             command.args(words).stdin(Stdio::null()).kill_on_drop(true);
-            let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends in time");
+            let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("nsq ends in time");
             let output = output.expect("nsq starts");
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             (output.status.code(), text(&output.stdout), text(&output.stderr))
@@ -237,7 +237,7 @@ fn the_nsq_command_reaches_unix_sockets() {
         let paused = format!("paused t/c at {http}\n");
         assert_eq!(nsq(&["channel", "pause", "t", "c", "--nsqd", &http]).await, done(&paused));
 
-        // So does the load generator, over HTTP as well; and it finds the process behind the socket.
+        // The load generator uses both sockets, and it finds the process behind the socket.
         let addresses = format!("--nsqd-tcp {tcp} --nsqd {http}");
         for mode in
             ["pubsub --messages 2000 --batch 10 --connections 2 --snappy", "pub --messages 2000 --http"]
@@ -250,34 +250,36 @@ fn the_nsq_command_reaches_unix_sockets() {
             assert!(report["nsqd"]["pid"].as_u64().is_some(), "{report}");
         }
 
-        // Over HTTP it says that its clients come to a socket, but not to which.
+        // nsqd's HTTP API does not name the path of its TCP socket, so the command needs --nsqd-tcp.
         let (code, _, stderr) = nsq(&["sub", "t", "c", "-n", "1", "--nsqd", &http]).await;
         assert_eq!(code, Some(2), "{stderr}");
         assert!(stderr.contains("--nsqd-tcp PATH"), "{stderr}");
-        let nobody = folder.path().join("nobody.sock").display().to_string();
-        let (code, _, stderr) = nsq(&["stat", "--nsqd", &nobody]).await;
+        let missing_socket = folder.path().join("missing.sock").display().to_string();
+        let (code, _, stderr) = nsq(&["stat", "--nsqd", &missing_socket]).await;
         assert!(code == Some(6) && stderr.contains("No such file"), "{stderr}");
     });
 }
 
 #[test]
-fn a_path_that_is_taken_by_a_file_is_left_alone() {
+fn existing_file_at_the_socket_path_is_kept() {
     test(async {
         let folder = folder();
         let (tcp, _, flags) = sockets(&folder);
-        std::fs::write(&tcp, "precious").expect("a file can be written");
+        std::fs::write(&tcp, "precious").expect("the file is writable");
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let mut nsqd = Nsqd::start(folder.path(), &flags);
         let path = tcp.display();
-        nsqd.says(&format!("listen ({path}) failed - listen unix {path}: bind: address already in use"))
-            .await;
+        nsqd.expect_log(&format!(
+            "listen ({path}) failed - listen unix {path}: bind: address already in use"
+        ))
+        .await;
         assert_eq!(nsqd.exit_code().await, Some(1));
-        assert_eq!(std::fs::read(&tcp).expect("it is there"), b"precious");
+        assert_eq!(std::fs::read(&tcp).expect("the file exists"), b"precious");
     });
 }
 
 #[test]
-fn json_lines_are_objects() {
+fn json_log_lines_are_objects() {
     test(async {
         let folder = folder();
         let (_, http_socket, flags) = sockets(&folder);
@@ -287,7 +289,8 @@ fn json_lines_are_objects() {
         let mut lines = Vec::new();
         let mut until = async |nsqd: &mut Nsqd, phrase: &str| loop {
             let line = nsqd.line().await.expect("more lines");
-            let object: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no object: {line}"));
+            let object: Value =
+                serde_json::from_str(&line).unwrap_or_else(|_| panic!("not a JSON object: {line}"));
             assert!(object["time"].as_str().is_some_and(|time| time.len() == 32), "{line}");
             assert_eq!((&object["level"], &object["prefix"]), (&"info".into(), &"[nsqd]".into()), "{line}");
             let found = object["message"].as_str().expect("a message").contains(phrase);
@@ -308,14 +311,15 @@ fn json_lines_are_objects() {
         );
         assert!(request["duration_seconds"].as_f64().is_some_and(|seconds| (0.0..60.0).contains(&seconds)));
 
-        // So is the last word of one that cannot start.
-        std::fs::write(folder.path().join("tcp.sock"), "x").expect("a file can be written");
+        // The last line of an nsqd that cannot start is also an object.
+        std::fs::write(folder.path().join("tcp.sock"), "x").expect("the file is writable");
         let mut nsqd = Nsqd::start(folder.path(), &flags);
         let mut last = String::new();
         while let Some(line) = nsqd.line().await {
             last = line;
         }
-        let object: Value = serde_json::from_str(&last).unwrap_or_else(|_| panic!("no object: {last}"));
+        let object: Value =
+            serde_json::from_str(&last).unwrap_or_else(|_| panic!("not a JSON object: {last}"));
         assert_eq!(object["level"], "fatal");
     });
 }
@@ -330,13 +334,15 @@ fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
             command
                 .args(["--tcp-address=127.0.0.1:0", "--http-address=127.0.0.1:0"])
                 .current_dir(folder.path());
-            let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+            let mut child =
+                command.stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("the daemon starts");
             let log = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
-            let id = child.id().expect("it runs");
+            let id = child.id().expect("the daemon runs");
             let mut daemon = Nsqd { child, log };
-            daemon.says("(soft limit 64 at the start)").await;
-            let limits = std::fs::read_to_string(format!("/proc/{id}/limits")).expect("it runs");
-            let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("it is told");
+            daemon.expect_log("(soft limit 64 at the start)").await;
+            let limits = std::fs::read_to_string(format!("/proc/{id}/limits")).expect("the daemon runs");
+            let files =
+                limits.lines().find(|line| line.starts_with("Max open files")).expect("the limit is listed");
             let [soft, hard] = files.split_whitespace().skip(3).take(2).collect::<Vec<_>>()[..] else {
                 panic!("{files}")
             };

@@ -1,7 +1,7 @@
 use nsq_tests::wire::{Frame, Message, batch, bodies, command, length};
 use nsq_tests::{Daemon, test};
 
-/// Each of these sequences, followed by a half-close, draws that error, and then the end.
+/// Sends each sequence and a half-close on a new connection; expects that error and a close.
 async fn each_refused(nsqd: &Daemon, cases: Vec<(Vec<u8>, &str)>) {
     for (bytes, error) in cases {
         eprintln!("expecting {error}");
@@ -45,7 +45,7 @@ fn the_largest_message_is_accepted_and_one_byte_more_is_not() {
         let largest = vec![b'x'; 1_048_576];
         let mut peer = nsqd.connect().await;
         peer.publish("t", &largest).await;
-        // The error arrives though all of the body is still sent.
+        // The error arrives although the client sends the whole body.
         peer.send(command("PUB t", vec![b'x'; 1_048_577])).await;
         peer.refused("E_BAD_MESSAGE PUB message too big 1048577 > 1048576").await;
 
@@ -87,7 +87,7 @@ fn dpub_checks_its_parameters() {
                 (b"DPUB t -1\n".to_vec(), "E_INVALID DPUB could not parse timeout -1"),
                 (b"DPUB t x\n".to_vec(), "E_INVALID DPUB could not parse timeout x"),
                 (b"DPUB t 3600001\n".to_vec(), "E_INVALID DPUB timeout 3600001 out of range 0-3600000"),
-                // Saturates instead of wrapping around to 1.
+                // The delay saturates and does not wrap around to 1.
                 (
                     b"DPUB t 18446744073709551617\n".to_vec(),
                     "E_INVALID DPUB timeout 18446744073709551615 out of range 0-3600000",
@@ -123,7 +123,7 @@ fn dpub_without_a_delay_is_a_pub() {
 }
 
 #[test]
-fn a_batch_draws_one_ok_and_keeps_its_order() {
+fn batch_gets_one_ok_and_keeps_its_order() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--node-id=5").start().await;
         let mut peer = nsqd.connect().await;
@@ -189,7 +189,7 @@ fn mpub_checks_every_part_and_publishes_all_or_nothing() {
 }
 
 #[test]
-fn a_body_size_that_disagrees_with_its_batch_does_not_lose_the_stream() {
+fn wrong_batch_body_size_does_not_desynchronize_the_stream() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let content = batch(&["one", "two"]);
@@ -285,7 +285,7 @@ fn publishing_while_the_topic_is_deleted_never_hangs() {
             }
         };
         tokio::join!(deleting, publishing);
-        // Whatever was deleted, the topic that there is now takes and gives.
+        // After all deletions the topic works: nsqd accepts a message and delivers it.
         nsqd.publish("t", "after").await;
         let mut consumer = nsqd.subscribe("t", "c").await;
         consumer.ready(2500).await;

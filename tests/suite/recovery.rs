@@ -1,4 +1,4 @@
-//! kill -9 under load: what was acknowledged is never lost, and what was finished a moment before is not repeated.
+//! kill -9 under load: no acknowledged message is lost, and messages finished well before a kill are not repeated.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
@@ -16,49 +16,49 @@ const CHANNELS: [&str; 2] = ["one", "two"];
 const PUBLISHERS: u64 = 3;
 const CONSUMERS_PER_CHANNEL: u64 = 2;
 
-/// What the clients of all rounds know.
+/// What the clients have observed in all rounds.
 #[derive(Default)]
 struct Ledger {
     next_number: u64,
-    /// Answered with OK, with the moment before which a deferred one must not come.
+    /// Messages answered with OK; for deferred ones, the time before which they must not arrive.
     acknowledged: BTreeMap<u64, Option<Instant>>,
-    /// When nsqd was killed, in order.
+    /// Times at which nsqd was killed, in order.
     kills: Vec<Instant>,
     channels: HashMap<&'static str, Received>,
 }
 
-/// What the consumers of one channel know.
+/// What the consumers of one channel have observed.
 #[derive(Default)]
 struct Received {
-    /// A FIN was sent and a later command was answered, in that life of nsqd and at that moment: nsqd has read it.
+    /// Messages whose FIN nsqd has read, because it answered a later command: the run of nsqd, and when.
     finished: BTreeMap<u64, (usize, Instant)>,
-    /// A FIN was sent; nsqd may have died before it read it.
+    /// Messages whose FIN was sent. nsqd may have died before it read the FIN.
     finish_sent: BTreeSet<u64>,
     deliveries: u64,
-    /// Delivered although nsqd had read its FIN, which came too shortly before a kill to be in the journal.
+    /// Redeliveries after a FIN that nsqd read too shortly before a kill to commit it.
     repeated: u64,
-    /// Delivered although nsqd had read its FIN and had time to remember it: with that time.
-    forgotten: Vec<(u64, Option<Duration>)>,
-    /// Delivered again although a FIN was on its way when nsqd died: nobody's fault.
+    /// Messages redelivered although nsqd had time to commit their FIN, with that time.
+    lost_fins: Vec<(u64, Option<Duration>)>,
+    /// Redeliveries while the FIN was on its way when nsqd died. They are permitted.
     unsettled: u64,
-    /// Delivered before its time.
+    /// Messages delivered before they were due.
     early: Vec<u64>,
 }
 
 impl Received {
-    fn finish(&mut self, life: usize, numbers: impl IntoIterator<Item = u64>) {
+    fn finish(&mut self, run_index: usize, numbers: impl IntoIterator<Item = u64>) {
         let now = Instant::now();
-        self.finished.extend(numbers.into_iter().map(|number| (number, (life, now))));
+        self.finished.extend(numbers.into_iter().map(|number| (number, (run_index, now))));
     }
 }
 
-/// What was finished so long before a kill must not come again.
-const REMEMBERED_WITHIN: Duration = Duration::from_millis(100);
+/// A message finished longer than this before a kill must not be redelivered.
+const COMMITTED_WITHIN: Duration = Duration::from_millis(100);
 
 type Shared = Arc<Mutex<Ledger>>;
 
 fn with<T>(ledger: &Shared, act: impl FnOnce(&mut Ledger) -> T) -> T {
-    act(&mut ledger.lock().expect("nobody panics with this lock"))
+    act(&mut ledger.lock().expect("the lock is not poisoned"))
 }
 
 fn rounds() -> usize {
@@ -92,17 +92,17 @@ fn killed_under_load(flags: &'static [&'static str], rounds: usize) {
         for round in 0..rounds {
             let acknowledged_before = with(&ledger, |ledger| ledger.acknowledged.len());
             let clients = load(nsqd.tcp(), &ledger, &mut random);
-            // The moment is counted from the first answer, so that a round is never over before it began.
-            let begun = async || match with(&ledger, |ledger| ledger.acknowledged.len()) {
+            // The random delay counts from the first answer, so that every round has some load.
+            let has_begun = async || match with(&ledger, |ledger| ledger.acknowledged.len()) {
                 count if count > acknowledged_before => Ok(()),
                 count => Err(count),
             };
-            nsq_tests::wait::until("the load has begun", begun).await;
+            nsq_tests::wait::until("the load has begun", has_begun).await;
             tokio::time::sleep(Duration::from_micros(random.random_range(0..600_000))).await;
-            // Before it happens: nothing that comes later counts.
+            // Recorded before the kill, so that no later FIN counts as earlier.
             with(&ledger, |ledger| ledger.kills.push(Instant::now()));
             nsqd.kill().await;
-            assert!(clients.join_all().await.len() > 4, "all clients noticed");
+            assert!(clients.join_all().await.len() > 4, "all clients ended");
             let restarting = Instant::now();
             nsqd.restart().await;
             let (acknowledged, finished) = with(&ledger, |ledger| {
@@ -121,7 +121,7 @@ fn killed_under_load(flags: &'static [&'static str], rounds: usize) {
     });
 }
 
-/// Publishers and consumers that go on until nsqd is gone.
+/// Starts publishers and consumers that run until nsqd dies.
 fn load(address: SocketAddr, ledger: &Shared, random: &mut SmallRng) -> JoinSet<()> {
     let mut clients = JoinSet::new();
     for _ in 0..PUBLISHERS {
@@ -140,9 +140,9 @@ fn load(address: SocketAddr, ledger: &Shared, random: &mut SmallRng) -> JoinSet<
     clients
 }
 
-/// Publishes single messages, batches and deferred messages; notes what is acknowledged.
+/// Publishes single messages, batches and deferred messages; records which are acknowledged.
 async fn publish_until_the_end(address: SocketAddr, ledger: Shared, mut random: SmallRng) {
-    // nsqd may be gone before everybody has connected.
+    // nsqd may die before all clients have connected.
     let Ok(mut peer) = Peer::try_connect(address).await else { return };
     loop {
         let count = if random.random_bool(0.3) { random.random_range(2..20) } else { 1 };
@@ -181,17 +181,17 @@ async fn consume_until_the_end(
     ledger: Shared,
     mut random: SmallRng,
 ) {
-    let life = with(&ledger, |ledger| ledger.kills.len());
-    // nsqd may be gone before everybody has connected.
+    let run_index = with(&ledger, |ledger| ledger.kills.len());
+    // nsqd may die before all clients have connected.
     let Ok(mut peer) = Peer::try_connect(address).await else { return };
     peer.send(format!("SUB t {channel}\nRDY {}\n", random.random_range(5..100))).await;
     // FINs that nsqd may not have read yet.
     let mut sent: Vec<u64> = Vec::new();
     loop {
         match peer.frame_within(Duration::from_secs(30)).await {
-            // OK to SUB, then to the publishes that are used as marks in the stream of commands.
+            // The OK to SUB, then the OKs to the publishes that mark a position in the command stream.
             Ok(Frame::Response(ok)) if ok == "OK" => with(&ledger, |ledger| {
-                ledger.channels.entry(channel).or_default().finish(life, sent.drain(..));
+                ledger.channels.entry(channel).or_default().finish(run_index, sent.drain(..));
             }),
             Ok(Frame::Message(message)) => {
                 let number = received(&ledger, channel, &message);
@@ -210,11 +210,11 @@ async fn consume_until_the_end(
                     94..97 => peer.touch(&message).await,
                     _ => {}
                 }
-                // A mark: once it is answered, nsqd has read everything before it.
+                // Once nsqd answers this mark, it has read everything before it.
                 if sent.len() >= 20 {
                     let marked = std::mem::take(&mut sent);
                     peer.send(command("PUB mark#ephemeral", "x")).await;
-                    if !settle(&mut peer, &ledger, channel, life, marked).await {
+                    if !settle(&mut peer, &ledger, channel, run_index, marked).await {
                         return;
                     }
                 }
@@ -225,18 +225,18 @@ async fn consume_until_the_end(
     }
 }
 
-/// Waits for the OK of a mark; messages that come meanwhile stay in flight. False at the end.
+/// Waits for the OK of a mark and finishes the messages that arrive meanwhile. Returns false if the connection ends.
 async fn settle(
     peer: &mut Peer,
     ledger: &Shared,
     channel: &'static str,
-    life: usize,
+    run_index: usize,
     marked: Vec<u64>,
 ) -> bool {
     loop {
         match peer.frame_within(Duration::from_secs(30)).await {
             Ok(Frame::Response(_)) => {
-                with(ledger, |ledger| ledger.channels.entry(channel).or_default().finish(life, marked));
+                with(ledger, |ledger| ledger.channels.entry(channel).or_default().finish(run_index, marked));
                 return true;
             }
             Ok(Frame::Message(message)) => {
@@ -252,20 +252,24 @@ async fn settle(
     }
 }
 
-/// Notes a delivery; the message's number.
+/// Records a delivery; returns the message's number.
 fn received(ledger: &Shared, channel: &'static str, message: &Message) -> u64 {
-    let number =
-        message.text().split(':').next().and_then(|number| number.parse().ok()).expect("our own body");
+    let number = message
+        .text()
+        .split(':')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .expect("a body with its number");
     with(ledger, |ledger| {
         let due = ledger.acknowledged.get(&number).copied().flatten();
         let seen = ledger.channels.entry(channel).or_default();
         seen.deliveries += 1;
-        if let Some(&(life, finished_at)) = seen.finished.get(&number) {
-            // Only the kill that ended this life can have made nsqd forget it. Its last answers may be read afterwards.
-            let kill = ledger.kills.get(life);
+        if let Some(&(run_index, finished_at)) = seen.finished.get(&number) {
+            // Only the kill that ended this run can have lost the FIN. Its last answers may be read after the kill.
+            let kill = ledger.kills.get(run_index);
             match kill.map(|kill| kill.saturating_duration_since(finished_at)) {
-                Some(before) if before <= REMEMBERED_WITHIN => seen.repeated += 1,
-                before => seen.forgotten.push((number, before)),
+                Some(before) if before <= COMMITTED_WITHIN => seen.repeated += 1,
+                before => seen.lost_fins.push((number, before)),
             }
         } else if seen.finish_sent.contains(&number) {
             seen.unsettled += 1;
@@ -277,7 +281,7 @@ fn received(ledger: &Shared, channel: &'static str, message: &Message) -> u64 {
     number
 }
 
-/// Finishes everything that is left.
+/// Finishes all remaining messages.
 async fn drain(nsqd: &Daemon, ledger: &Shared) {
     for channel in CHANNELS {
         let mut consumer = nsqd.subscribe("t", channel).await;
@@ -293,7 +297,7 @@ async fn drain(nsqd: &Daemon, ledger: &Shared) {
                 }
                 Ok(other) => panic!("{other:?}"),
                 Err(_) => {
-                    let seen = nsqd.channel("t", channel).await.expect("the channel is there");
+                    let seen = nsqd.channel("t", channel).await.expect("the channel exists");
                     if seen.unfinished() == 0 {
                         break;
                     }
@@ -309,26 +313,26 @@ fn report(ledger: &Shared, rounds: usize) {
         for (channel, seen) in &ledger.channels {
             let lost: Vec<&u64> =
                 ledger.acknowledged.keys().filter(|number| !seen.finish_sent.contains(number)).collect();
-            // Not println!, which the test runner keeps to itself when all is well.
+            // Not println!, which the test runner hides when the test passes.
             let _ = writeln!(
                 std::io::stderr(),
                 "{rounds} kills, channel {channel}: {} acknowledged, {} lost, {} deliveries, {} finished, {} repeated \
-                 whose FIN was read less than {REMEMBERED_WITHIN:?} before, {} earlier, {} repeated whose FIN was \
+                 whose FIN was read less than {COMMITTED_WITHIN:?} before, {} earlier, {} repeated whose FIN was \
                  on its way",
                 ledger.acknowledged.len(),
                 lost.len(),
                 seen.deliveries,
                 seen.finished.len(),
                 seen.repeated,
-                seen.forgotten.len(),
+                seen.lost_fins.len(),
                 seen.unsettled
             );
             assert!(lost.is_empty(), "{channel}: acknowledged and lost: {lost:?}");
             assert!(seen.finished.len() > rounds * 10, "{channel}: only {} finished", seen.finished.len());
             assert!(
-                seen.forgotten.is_empty(),
+                seen.lost_fins.is_empty(),
                 "{channel}: finished and delivered again: {:?}",
-                seen.forgotten
+                seen.lost_fins
             );
             assert!(seen.early.is_empty(), "{channel}: delivered before they were due: {:?}", seen.early);
         }

@@ -29,7 +29,7 @@ async fn consumer(nsqd: &Daemon, topic: &str, channel: &str) -> Peer {
     peer
 }
 
-/// Moves a channel; the answer.
+/// Moves a channel; returns the answer.
 async fn seek(nsqd: &Daemon, channel: &str, to: &str) -> Value {
     nsqd.post(&format!("/channel/seek?topic=t&channel={channel}&to={to}"), b"").await.expect(200).json()
 }
@@ -40,14 +40,14 @@ async fn retention(nsqd: &Daemon, topic: &str) -> Value {
 }
 
 #[test]
-fn what_was_finished_comes_to_a_new_channel_after_a_kill() {
+fn new_channel_receives_retained_messages_after_a_kill() {
     test(async {
         let mut nsqd = Daemon::nsqd().flag(KEEP).flag("--mem-queue-size=100").start().await;
         let mut first = consumer(&nsqd, "t", "first").await;
         publish(&nsqd, "t", 0..3000).await;
         assert_eq!(bodies(&first.consume(3000).await), texts(0..3000));
         first.barrier().await;
-        assert_eq!(nsqd.channel("t", "first").await.expect("it is there").unfinished(), 0);
+        assert_eq!(nsqd.channel("t", "first").await.expect("the channel exists").unfinished(), 0);
         let kept = retention(&nsqd, "t").await;
         assert_eq!(
             (kept["retained_count"].as_u64(), kept["retain_for"].as_u64()),
@@ -57,23 +57,23 @@ fn what_was_finished_comes_to_a_new_channel_after_a_kill() {
         nsqd.kill().await;
         nsqd.restart().await;
         nsqd.admin("/channel/create?topic=t&channel=late&start=earliest").await;
-        let late = nsqd.channel("t", "late").await.expect("it is there");
+        let late = nsqd.channel("t", "late").await.expect("the channel exists");
         assert_eq!((late.depth, late.message_count), (3000, 3000));
         let mut late = consumer(&nsqd, "t", "late").await;
         let messages = late.consume(3000).await;
         assert_eq!(bodies(&messages), texts(0..3000));
         assert!(messages.iter().all(|message| message.attempts == 1));
-        // Nothing came again to the channel that had finished everything, and "latest" starts at the end.
+        // The default start is "latest", the end of the topic.
         nsqd.admin("/channel/create?topic=t&channel=last").await;
-        assert_eq!(nsqd.channel("t", "last").await.expect("it is there").depth, 0);
+        assert_eq!(nsqd.channel("t", "last").await.expect("the channel exists").depth, 0);
         publish(&nsqd, "t", 3000..3001).await;
         assert_eq!(late.message().await.text(), "3000");
-        assert_eq!(nsqd.channel("t", "last").await.expect("it is there").depth, 1);
+        assert_eq!(nsqd.channel("t", "last").await.expect("the channel exists").depth, 1);
     });
 }
 
 #[test]
-fn no_channel_is_moved_to_the_id_of_another_node() {
+fn seek_refuses_ids_of_another_node() {
     test(async {
         let mut nsqd =
             Daemon::nsqd().flag(KEEP).flag("--mem-queue-size=10").flag("--node-id=1").start().await;
@@ -83,7 +83,7 @@ fn no_channel_is_moved_to_the_id_of_another_node() {
         peer.barrier().await;
         let own = messages[50].id_text();
         let id = u64::from_str_radix(&own, 16).expect("sixteen digits");
-        // Also of messages on disk.
+        // After a restart, the messages are on disk.
         nsqd.kill().await;
         nsqd.restart().await;
         let foreign = format!("{:016x}", id ^ 3 << 54);
@@ -113,7 +113,7 @@ fn no_channel_is_moved_to_the_id_of_another_node() {
 }
 
 #[test]
-fn a_channel_is_moved_back_and_forth_by_id_and_by_time() {
+fn channel_seeks_back_and_forward_by_id_and_time() {
     test(async {
         let mut nsqd = Daemon::nsqd().flag(KEEP).start().await;
         nsqd.admin("/topic/create?topic=t").await;
@@ -127,31 +127,31 @@ fn a_channel_is_moved_back_and_forth_by_id_and_by_time() {
         assert_eq!((answer["depth"].as_u64(), answer["clamped"].as_bool()), (Some(100), Some(false)));
         let again = peer.consume(100).await;
         assert_eq!(bodies(&again), texts(400..500));
-        assert!(again.iter().all(|message| message.attempts == 1), "a replay counts attempts anew");
+        assert!(again.iter().all(|message| message.attempts == 1), "a replay counts attempts from 1");
         peer.barrier().await;
 
         let time = messages[450].timestamp;
         let first_of_batch =
-            messages.iter().position(|message| message.timestamp >= time).expect("it is there");
+            messages.iter().position(|message| message.timestamp >= time).expect("a message of that time");
         let answer = seek(&nsqd, "c", &time.to_string()).await;
         assert_eq!(answer["depth"].as_u64(), Some(500 - first_of_batch as u64));
         assert_eq!(bodies(&peer.consume(500 - first_of_batch).await), texts(first_of_batch as u32..500));
         peer.barrier().await;
 
-        // An answered move survives a kill at once.
+        // An answered seek survives a kill.
         seek(&nsqd, "c", "earliest").await;
         nsqd.kill().await;
         nsqd.restart().await;
-        assert_eq!(nsqd.channel("t", "c").await.expect("it is there").unfinished(), 500);
+        assert_eq!(nsqd.channel("t", "c").await.expect("the channel exists").unfinished(), 500);
         let answer = seek(&nsqd, "c", &format!("id:{}", messages[300].id_text())).await;
-        assert_eq!(answer["depth"].as_u64(), Some(200), "forward, what was skipped is finished");
+        assert_eq!(answer["depth"].as_u64(), Some(200), "a forward seek finishes the skipped messages");
         let mut peer = consumer(&nsqd, "t", "c").await;
         assert_eq!(bodies(&peer.consume(200).await), texts(300..500));
         peer.nothing().await;
         assert_eq!(
-            nsqd.channel("t", "other").await.expect("it is there").depth,
+            nsqd.channel("t", "other").await.expect("the channel exists").depth,
             500,
-            "others are not disturbed"
+            "other channels do not move"
         );
         let answer = seek(&nsqd, "other", "latest").await;
         assert_eq!(answer["depth"].as_u64(), Some(0));
@@ -159,7 +159,7 @@ fn a_channel_is_moved_back_and_forth_by_id_and_by_time() {
 }
 
 #[test]
-fn answers_to_old_deliveries_finish_no_new_ones() {
+fn answers_to_old_deliveries_do_not_finish_new_ones() {
     test(async {
         let nsqd = Daemon::nsqd().flag(KEEP).start().await;
         let mut peer = consumer(&nsqd, "t", "c").await;
@@ -171,15 +171,15 @@ fn answers_to_old_deliveries_finish_no_new_ones() {
         let first = peer.message().await;
         assert_eq!((first.text(), first.attempts), ("0".to_owned(), 1));
         peer.nothing().await;
-        assert_eq!(nsqd.channel("t", "c").await.expect("it is there").in_flight_count, 4);
-        // They were in flight: each comes once more when it was answered, and no answer is an error.
+        assert_eq!(nsqd.channel("t", "c").await.expect("the channel exists").in_flight_count, 4);
+        // Messages in flight at the seek are redelivered once they are answered. No answer is an error.
         for message in &messages[1..] {
             peer.finish(message).await;
         }
         let again = peer.messages(3).await;
         assert_eq!(bodies(&again), texts(1..4));
         assert!(again.iter().all(|message| message.attempts == 1));
-        // Forward over what is in flight: it is finished, however it is answered.
+        // A forward seek finishes messages in flight, whatever their answer is.
         seek(&nsqd, "c", "latest").await;
         peer.requeue(&again[0], Duration::ZERO).await;
         for message in again[1..].iter().chain([&first]) {
@@ -187,7 +187,7 @@ fn answers_to_old_deliveries_finish_no_new_ones() {
         }
         assert_eq!(peer.barrier().await, []);
         peer.nothing().await;
-        assert_eq!(nsqd.channel("t", "c").await.expect("it is there").unfinished(), 0);
+        assert_eq!(nsqd.channel("t", "c").await.expect("the channel exists").unfinished(), 0);
     });
 }
 
@@ -204,7 +204,7 @@ fn deferred_messages_are_not_early_in_a_replay() {
         assert_eq!(bodies(&peer.consume(2).await), texts(0..2));
         nsqd.admin("/channel/create?topic=t&channel=new&start=earliest").await;
         for channel in ["c", "new"] {
-            let channel = nsqd.channel("t", channel).await.expect("it is there");
+            let channel = nsqd.channel("t", channel).await.expect("the channel exists");
             assert_eq!(channel.deferred_count, 1, "{channel:?}");
         }
         let mut new = consumer(&nsqd, "t", "new").await;
@@ -246,14 +246,14 @@ fn retention_by_bytes_and_by_age_frees_the_disk() {
                 *seen == (Some(0), 0)
             })
         };
-        wait::until("everything is older than a second, and gone", empty).await;
+        wait::until("all retained messages have expired", empty).await;
         nsqd.admin("/topic/retain?topic=t&for=default").await;
-        assert_eq!(retention(&nsqd, "t").await, Value::Null, "the flags keep nothing");
+        assert_eq!(retention(&nsqd, "t").await, Value::Null, "by default, nothing is retained");
     });
 }
 
 #[test]
-fn what_cannot_be_had_is_refused_in_words() {
+fn invalid_requests_are_refused_with_a_reason() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = consumer(&nsqd, "t", "c").await;
@@ -276,17 +276,21 @@ fn what_cannot_be_had_is_refused_in_words() {
             assert_eq!(answer["message"], word, "{target}");
         }
         nsqd.post("/channel/seek?topic=t&channel=nobody&to=latest", b"").await.expect(404);
-        assert_eq!(nsqd.channel("t", "c").await.expect("it is there").unfinished(), 0, "nothing was changed");
+        assert_eq!(
+            nsqd.channel("t", "c").await.expect("the channel exists").unfinished(),
+            0,
+            "nothing was changed"
+        );
         assert!(nsqd.channel("t", "d").await.is_none());
-        // Without retention a new channel starts where it always does, and the log says why.
+        // Without retention, a new channel starts at the default place, and the log gives the reason.
         nsqd.admin("/channel/create?topic=t&channel=d&start=seq:1").await;
-        assert_eq!(nsqd.channel("t", "d").await.expect("it is there").depth, 0);
-        nsqd.log().expect("(the oldest that is kept)").await;
+        assert_eq!(nsqd.channel("t", "d").await.expect("the channel exists").depth, 0);
+        nsqd.log().expect("(the oldest available)").await;
     });
 }
 
 #[test]
-fn own_limits_survive_a_kill() {
+fn retention_limits_of_a_topic_survive_a_kill() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         nsqd.admin("/topic/create?topic=t").await;
@@ -323,7 +327,7 @@ fn a_million_messages_are_replayed_in_bounded_memory() {
 }
 
 #[test]
-fn existing_clients_read_a_channel_that_was_moved_back() {
+fn existing_clients_read_a_rewound_channel() {
     if foreign::left_out() {
         println!("left out: NSQ_TESTS_NO_FOREIGN is set");
         return;
@@ -348,7 +352,7 @@ fn existing_clients_read_a_channel_that_was_moved_back() {
 }
 
 #[test]
-fn a_subscriber_says_where_a_new_channel_starts() {
+fn consumer_chooses_where_a_new_channel_starts() {
     test(async {
         let nsqd = Daemon::nsqd().flag(KEEP).start().await;
         let mut peer = consumer(&nsqd, "t", "c").await;
@@ -365,14 +369,14 @@ fn a_subscriber_says_where_a_new_channel_starts() {
             peer.ready(100).await;
             assert_eq!(bodies(&peer.consume(expected.len()).await), texts(expected));
             peer.nothing().await;
-            // Once the channel is there, it goes on where it stands.
+            // `channel_start` does not move an existing channel.
             let mut other = nsqd.connect().await;
             other.identify(json!({"channel_start": "earliest", "feature_negotiation": true})).await;
             other.subscribe("t", &channel).await;
             other.ready(1).await;
             other.nothing().await;
         }
-        // Who does not ask is told nothing, and who asks for nonsense is refused.
+        // Only clients that sent channel_start see it in the reply, and nsqd refuses an invalid value.
         let unaware = nsqd.connect().await.identify(json!({"feature_negotiation": true})).await;
         assert_eq!(unaware.get("channel_start"), None);
         let mut peer = nsqd.connect().await;
@@ -382,30 +386,30 @@ fn a_subscriber_says_where_a_new_channel_starts() {
 }
 
 #[test]
-fn the_client_library_starts_in_the_past() {
+fn client_library_starts_at_the_oldest_message() {
     test(async {
         let nsqd = Daemon::nsqd().flag(KEEP).start().await;
         let mut peer = consumer(&nsqd, "t", "c").await;
         publish(&nsqd, "t", 0..10).await;
         peer.consume(10).await;
         let builder = nsq::Consumer::builder("t", "late").nsqd(nsqd.tcp().to_string());
-        let mut stream = builder.start_at(nsq::StartAt::Earliest).stream().expect("it starts");
+        let mut stream = builder.start_at(nsq::StartAt::Earliest).stream().expect("a consumer");
         for expected in texts(0..10) {
             let message = stream.next().await.expect("a message");
             assert_eq!(message.body()[..], *expected.as_bytes());
-            message.finish().expect("it is in flight");
+            message.finish().expect("the message is in flight");
         }
     });
 }
 
 #[test]
-fn the_command_sets_retention_and_moves_channels() {
+fn nsq_command_sets_retention_and_seeks_channels() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let nsq = async |line: &str| {
             let mut command = tokio::process::Command::new(binary("nsq"));
             command.args(line.split(' ')).arg("--nsqd").arg(nsqd.http().to_string());
-            let output = command.output().await.expect("nsq runs");
+            let output = command.output().await.expect("nsq starts");
             let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("nsq writes UTF-8");
             let (stdout, stderr) = (text(output.stdout), text(output.stderr));
             assert!(output.status.success(), "nsq {line}: {stdout}{stderr}");
@@ -417,12 +421,12 @@ fn the_command_sets_retention_and_moves_channels() {
         publish(&nsqd, "t", 0..10).await;
         peer.consume(10).await;
         peer.barrier().await;
-        let (told, _) = nsq("channel seek t/c --to earliest").await;
-        assert!(told.contains("10 messages to be delivered"), "{told}");
+        let (printed, _) = nsq("channel seek t/c --to earliest").await;
+        assert!(printed.contains("10 messages to be delivered"), "{printed}");
         peer.consume(10).await;
         peer.barrier().await;
         nsq("channel create t d --start 1h").await;
-        assert_eq!(nsqd.channel("t", "d").await.expect("it is there").depth, 10);
+        assert_eq!(nsqd.channel("t", "d").await.expect("the channel exists").depth, 10);
         let (printed, _) = nsq("sub t e --from earliest -n 10").await;
         assert_eq!(printed.lines().collect::<Vec<_>>(), texts(0..10));
         let (table, _) = nsq("stat t --no-rates").await;

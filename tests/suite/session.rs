@@ -3,7 +3,7 @@ use std::time::Duration;
 use nsq_tests::wire::{Frame, Peer, command};
 use nsq_tests::{Daemon, test, wait};
 
-/// Each of these sequences on a connection of its own draws that error, and then the end.
+/// Sends each sequence on a new connection; expects that error and a close.
 async fn each_refused(nsqd: &Daemon, cases: &[(&str, &str)]) {
     for (bytes, error) in cases {
         eprintln!("sending {bytes:?}");
@@ -14,7 +14,7 @@ async fn each_refused(nsqd: &Daemon, cases: &[(&str, &str)]) {
 }
 
 #[test]
-fn the_magic_draws_no_answer_and_may_come_in_pieces() {
+fn magic_gets_no_answer_and_can_arrive_in_pieces() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = Peer::connect_silently(nsqd.tcp()).await;
@@ -39,7 +39,7 @@ fn another_magic_is_refused_without_a_description() {
 }
 
 #[test]
-fn an_end_inside_the_magic_draws_nothing() {
+fn close_inside_the_magic_gets_no_answer() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = Peer::connect_silently(nsqd.tcp()).await;
@@ -96,7 +96,7 @@ fn a_line_of_16384_bytes_is_read_and_a_longer_one_ends_the_connection() {
 }
 
 #[test]
-fn further_parameters_are_ignored_and_every_blank_separates() {
+fn extra_parameters_are_ignored_and_every_space_separates() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.connect().await;
@@ -144,7 +144,7 @@ fn magic_identify_sub_and_rdy_work_in_one_segment() {
 }
 
 #[test]
-fn what_was_sent_before_a_half_close_is_executed_and_answered() {
+fn commands_before_a_half_close_are_executed_and_answered() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.connect().await;
@@ -199,25 +199,25 @@ fn publishing_needs_no_identify_and_works_in_every_state() {
 }
 
 #[test]
-fn sockets_are_kept_alive() {
+fn sockets_use_tcp_keepalive() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.connect().await;
         peer.still_works().await;
-        // nsqd's end of the connection, as the kernel lists it: addresses in hexadecimal, and which timer runs.
+        // The kernel lists nsqd's end of the connection with hexadecimal addresses and the running timer.
         let ends =
             [nsqd.tcp().port(), peer.local_address().port()].map(|port| format!("0100007F:{port:04X}"));
         let timer = || {
-            let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel lists its sockets");
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("/proc/net/tcp is readable");
             table.lines().find_map(|line| {
                 let fields: Vec<&str> = line.split_whitespace().collect();
                 (fields.get(1..3)? == ends).then(|| fields[5].to_owned())
             })
         };
-        // 01 while something that was sent is not confirmed, then 02: keep-alive.
+        // 01 is the retransmission timer, 02 the keep-alive timer.
         let look =
             async || wait::when(timer(), |timer| timer.as_ref().is_some_and(|one| one.starts_with("02:")));
-        wait::until("the timer of keep-alive runs", look).await;
+        wait::until("the keep-alive timer runs", look).await;
     });
 }
 
@@ -251,7 +251,7 @@ fn auth_is_disabled_without_an_auth_server() {
 }
 
 #[test]
-fn after_cls_what_is_in_flight_can_be_finished_and_nothing_new_comes() {
+fn after_cls_in_flight_messages_can_be_finished_and_none_are_delivered() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         nsqd.publish("t", "first").await;
@@ -261,14 +261,15 @@ fn after_cls_what_is_in_flight_can_be_finished_and_nothing_new_comes() {
 
         peer.line("CLS").await;
         assert_eq!(peer.response().await, "CLOSE_WAIT");
-        // Not even parsed:
+        // After CLS, nsqd does not parse RDY.
         peer.line("RDY 99999").await;
         peer.line("RDY x").await;
         peer.publish("t", "second").await;
         peer.finish(&first).await;
         peer.nothing().await;
 
-        let channel = nsqd.channel_until("t", "c", "first finished", |c| c.in_flight_count == 0).await;
+        let channel =
+            nsqd.channel_until("t", "c", "the first message is finished", |c| c.in_flight_count == 0).await;
         let client = &channel.clients[0];
         assert_eq!((channel.depth, client.state, client.ready_count), (1, 4, 0));
 
@@ -278,7 +279,7 @@ fn after_cls_what_is_in_flight_can_be_finished_and_nothing_new_comes() {
 }
 
 #[test]
-fn after_cls_heartbeats_go_on() {
+fn heartbeats_continue_after_cls() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.connect().await;
@@ -295,7 +296,7 @@ fn after_cls_heartbeats_go_on() {
 }
 
 #[test]
-fn a_failed_command_closes_the_connection_but_not_the_daemon() {
+fn failed_command_closes_the_connection_and_nsqd_keeps_running() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.connect().await;
@@ -311,7 +312,7 @@ fn a_failed_command_closes_the_connection_but_not_the_daemon() {
 }
 
 #[test]
-fn a_stop_ends_all_connections_without_a_word_also_those_that_said_nothing() {
+fn stop_closes_all_connections_without_an_error() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         let mut silent = Peer::connect_silently(nsqd.tcp()).await;
@@ -349,7 +350,7 @@ fn connections_are_released_when_clients_leave() {
 }
 
 #[test]
-fn a_bad_command_behind_good_ones_lets_their_answers_out_first() {
+fn answers_before_an_invalid_command_are_sent_first() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.connect().await;

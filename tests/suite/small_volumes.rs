@@ -1,4 +1,4 @@
-//! Volumes with little room: nsqd takes what they have, says so at the start, and gives room back.
+//! Small volumes: nsqd uses their space, warns at the start, and frees space.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ fn folder() -> Arc<TempDir> {
     Arc::new(TempDir::with_prefix("nsq-tests-").expect("a temporary directory"))
 }
 
-/// Publishes and finishes so many batches of a MiB each.
+/// Publishes and finishes this number of batches, about 1 MB each.
 async fn pass_through(nsqd: &Daemon, batches: usize) {
     let mut consumer = nsqd.subscribe("t", "c").await;
     consumer.ready(100).await;
@@ -48,7 +48,7 @@ fn finished_messages_do_not_fill_a_small_volume() {
 }
 
 #[test]
-fn little_room_is_a_warning_at_the_start() {
+fn small_volume_is_a_warning_at_the_start() {
     test_within(Duration::from_secs(60), async {
         for (mebibytes, warning) in
             [(8, "has 8 MiB, and nsqd needs 16 MiB"), (50, "of 50 MiB free"), (100, "")]
@@ -79,13 +79,13 @@ fn a_start_on_a_full_volume_serves_consumers() {
         assert!(count > 150, "{count} messages of 100 kB fit in 32 MiB");
         nsqd.kill().await;
         let ballast = folder.path().join("ballast");
-        // What is left is taken by somebody else.
+        // Another file takes the remaining space.
         let _ = std::fs::write(&ballast, vec![1; 32 * MIB as usize]);
         nsqd.restart().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
         consumer.ready(100).await;
         consumer.consume(count).await;
-        std::fs::remove_file(&ballast).expect("it is there");
+        std::fs::remove_file(&ballast).expect("the file exists");
         let works = async || wait::when(nsqd.post("/pub?topic=t", "x").await.status, |&status| status == 200);
         wait::until("publishing works again", works).await;
         nsqd.kill().await;
@@ -98,7 +98,7 @@ fn an_idle_data_directory_is_small() {
         let folder = folder();
         let nsqd = Daemon::nsqd().start_in(folder.clone()).await;
         pass_through(&nsqd, 200).await;
-        assert!(process::folder_bytes(folder.path()) > 64 * MIB, "large files while much is written");
+        assert!(process::folder_bytes(folder.path()) > 64 * MIB, "journal files are large under load");
         let small = async || wait::when(process::folder_bytes(folder.path()), |&bytes| bytes < 4 * MIB);
         wait::until_within(Duration::from_secs(150), "the idle directory becomes small", small).await;
         nsqd.publish("t", "x").await;

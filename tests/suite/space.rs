@@ -6,25 +6,24 @@ use nsq_tests::{Daemon, process, test, wait};
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes of all segments.
 fn segment_bytes(nsqd: &Daemon) -> u64 {
     process::folder_bytes(&nsqd.data_path().join("topics"))
 }
 
-/// Waits until so much is on disk: it goes there in the background.
-async fn spilled(nsqd: &Daemon, at_least: u64) {
+/// Waits until the segments have more than `at_least` bytes. nsqd spills in the background.
+async fn wait_until_spilled(nsqd: &Daemon, at_least: u64) {
     let look = async || wait::when(segment_bytes(nsqd), |bytes| *bytes > at_least);
     wait::until("messages are on disk", look).await;
 }
 
-/// Files that the process has open though they are deleted.
+/// Deleted files that nsqd still has open.
 fn deleted_open_files(nsqd: &Daemon) -> Vec<String> {
-    let open = std::fs::read_dir(format!("/proc/{}/fd", nsqd.pid())).expect("it is running").flatten();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", nsqd.pid())).expect("nsqd runs").flatten();
     let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
     paths.map(|path| path.display().to_string()).filter(|path| path.ends_with("(deleted)")).collect()
 }
 
-/// Publishes messages of a KiB with these numbers, in batches.
+/// Publishes messages of about 1,000 bytes with these numbers, in batches.
 async fn publish(nsqd: &Daemon, topic: &str, numbers: std::ops::Range<usize>) {
     let mut publisher = nsqd.connect().await;
     let body = |n: usize| format!("{n:08} {}", "x".repeat(1000));
@@ -40,7 +39,7 @@ fn number(message: &Message) -> usize {
 }
 
 #[test]
-fn segments_follow_what_is_unfinished_whatever_its_share() {
+fn segment_size_follows_the_unfinished_messages() {
     test(async {
         let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
         for (topic, one_in) in [("few", 50), ("many", 5)] {
@@ -65,14 +64,14 @@ fn segments_follow_what_is_unfinished_whatever_its_share() {
         nsqd.kill().await;
         nsqd.restart().await;
         for (topic, one_in) in [("few", 50), ("many", 5)] {
-            let channel = nsqd.channel(topic, "c").await.expect("the channel is there");
+            let channel = nsqd.channel(topic, "c").await.expect("the channel exists");
             assert_eq!(channel.deferred_count, 20_000 / one_in);
         }
     });
 }
 
 #[test]
-fn what_was_copied_forward_comes_whole() {
+fn survivors_are_delivered_intact() {
     test(async {
         let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
@@ -97,15 +96,16 @@ fn what_was_copied_forward_comes_whole() {
         let mut consumer = nsqd.subscribe("t", "c").await;
         nsqd.channel_until("t", "c", "all are due", |channel| channel.depth == 1_000).await;
         consumer.ready(500).await;
-        let came = consumer.consume(1_000).await;
-        assert!(came.iter().all(|message| message.text().len() == 1009));
-        let came: BTreeSet<_> = came.iter().map(|message| (number(message), message.id_text())).collect();
-        assert_eq!(came, requeued);
+        let received = consumer.consume(1_000).await;
+        assert!(received.iter().all(|message| message.text().len() == 1009));
+        let received: BTreeSet<_> =
+            received.iter().map(|message| (number(message), message.id_text())).collect();
+        assert_eq!(received, requeued);
     });
 }
 
 #[test]
-fn a_deleted_topic_gives_disk_back_though_its_publisher_stays() {
+fn deleted_topic_frees_disk_while_its_publisher_stays_connected() {
     test(async {
         let nsqd = Daemon::nsqd().flag("--mem-queue-size=1000").start().await;
         nsqd.subscribe("t", "c").await;
@@ -115,33 +115,33 @@ fn a_deleted_topic_gives_disk_back_though_its_publisher_stays() {
         for _ in 0..50 {
             publisher.publish_batch("t", &vec![large.as_slice(); 20]).await;
         }
-        spilled(&nsqd, 20 * MIB).await;
+        wait_until_spilled(&nsqd, 20 * MIB).await;
         nsqd.admin("/topic/delete?topic=t").await;
         let topics = nsqd.data_path().join("topics");
         let is_free = async || {
-            let folders = std::fs::read_dir(&topics).expect("a folder of topics").count();
+            let folders = std::fs::read_dir(&topics).expect("the topics directory exists").count();
             wait::when((deleted_open_files(&nsqd), folders), |(open, folders)| {
                 open.is_empty() && *folders == 0
             })
         };
-        wait::until("the files are gone, and no folder is left behind", is_free).await;
-        publisher.publish("t", "anew").await;
+        wait::until("nsqd has closed the files and deleted the directory", is_free).await;
+        publisher.publish("t", "after").await;
         assert_eq!(nsqd.topic("t").await.map(|topic| topic.depth), Some(1));
     });
 }
 
 #[test]
-fn an_emptied_or_deleted_channel_gives_disk_back_at_once() {
+fn emptied_or_deleted_channel_frees_disk_at_once() {
     test(async {
         for act in ["empty", "delete"] {
             let nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
             let _consumer = nsqd.subscribe("t", "c").await;
             let _other = nsqd.subscribe("t", "other").await;
             publish(&nsqd, "t", 0..20_000).await;
-            spilled(&nsqd, 15 * MIB).await;
+            wait_until_spilled(&nsqd, 15 * MIB).await;
             nsqd.admin("/channel/empty?topic=t&channel=other").await;
             nsqd.admin(&format!("/channel/{act}?topic=t&channel=c")).await;
-            // A read or a write that was under way may hold a file a moment longer.
+            // A running read or write may keep a file open a moment longer.
             let is_free = async || {
                 let seen = (deleted_open_files(&nsqd), segment_bytes(&nsqd));
                 wait::when(seen, |(open, bytes)| open.is_empty() && *bytes < MIB)
@@ -152,7 +152,7 @@ fn an_emptied_or_deleted_channel_gives_disk_back_at_once() {
 }
 
 #[test]
-fn ids_do_not_come_back_when_a_topic_is_deleted_and_made_anew() {
+fn ids_are_not_reused_when_a_topic_is_deleted_and_recreated() {
     test(async {
         let mut nsqd = Daemon::nsqd().start().await;
         let mut seen = BTreeSet::new();
@@ -163,7 +163,7 @@ fn ids_do_not_come_back_when_a_topic_is_deleted_and_made_anew() {
                 let mut publisher = nsqd.connect().await;
                 publisher.publish_batch(topic, &vec!["x"; 500]).await;
                 for message in consumer.consume(500).await {
-                    assert!(seen.insert(message.id_text()), "{} came twice", message.id_text());
+                    assert!(seen.insert(message.id_text()), "{} received twice", message.id_text());
                 }
             }
             nsqd.admin("/topic/delete?topic=t").await;

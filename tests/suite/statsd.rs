@@ -4,7 +4,7 @@ use std::time::Duration;
 use nsq_tests::{Daemon, test, wait};
 use tokio::net::UdpSocket;
 
-/// What follows `topic.<topic>.`, and its type.
+/// Keys after `topic.<topic>.`, with their types.
 const TOPIC_KEYS: [(&str, &str); 6] = [
     ("message_count", "c"),
     ("message_bytes", "c"),
@@ -14,7 +14,7 @@ const TOPIC_KEYS: [(&str, &str); 6] = [
     ("e2e_processing_latency_50", "g"),
 ];
 
-/// What follows `topic.<topic>.channel.<channel>.`, and its type.
+/// Keys after `topic.<topic>.channel.<channel>.`, with their types.
 const CHANNEL_KEYS: [(&str, &str); 10] = [
     ("message_count", "c"),
     ("depth", "g"),
@@ -40,7 +40,7 @@ const MEMORY_KEYS: [(&str, &str); 9] = [
     ("gc_runs", "c"),
 ];
 
-/// A statsd that remembers: the order of keys, the sum of counters, the last value of gauges.
+/// A statsd that records the order of keys, the sums of counters and the last values of gauges.
 struct Statsd {
     socket: UdpSocket,
     packets: Vec<String>,
@@ -55,11 +55,11 @@ impl Statsd {
     }
 
     fn flag(&self) -> String {
-        format!("--statsd-address={}", self.socket.local_addr().expect("it is bound"))
+        format!("--statsd-address={}", self.socket.local_addr().expect("an address"))
     }
 
     fn take(&mut self, packet: &str) {
-        assert!(packet.ends_with('\n'), "a packet ends where a line ends: {packet:?}");
+        assert!(packet.ends_with('\n'), "a packet ends with a complete line: {packet:?}");
         for line in packet.lines() {
             let (key, value) = line.split_once(':').expect("key and value");
             let (value, kind) = value.split_once('|').expect("value and type");
@@ -74,18 +74,22 @@ impl Statsd {
         self.packets.push(packet.to_owned());
     }
 
-    /// Receives until all of these hold, by the newest values.
+    /// Receives packets until the newest values are the wanted ones.
     async fn until(&mut self, wanted: &[(&str, i64)]) {
         let mut buf = vec![0; 65_536];
-        wait::until("statsd has been told", async || {
+        wait::until("statsd has the wanted values", async || {
             let received = tokio::time::timeout(Duration::from_millis(50), self.socket.recv(&mut buf)).await;
             if let Ok(length) = received {
                 let length = length.expect("the socket works");
                 self.take(std::str::from_utf8(&buf[..length]).expect("text"));
             }
-            let told = |key: &str| self.values.get(key).copied();
-            let missing: Vec<_> = wanted.iter().filter(|(key, value)| told(key) != Some(*value)).collect();
-            if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?} is not so: {:?}", self.values)) }
+            let current = |key: &str| self.values.get(key).copied();
+            let missing: Vec<_> = wanted.iter().filter(|(key, value)| current(key) != Some(*value)).collect();
+            if missing.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("wanted {missing:?}, have {:?}", self.values))
+            }
         })
         .await;
     }
@@ -123,7 +127,7 @@ fn every_key_is_pushed() {
         ];
         let wanted: Vec<_> = wanted.iter().map(|(key, value)| (&**key, *value)).collect();
         statsd.until(&wanted).await;
-        // A push more: counters are differences, so their sums stay.
+        // Counters are pushed as differences, so another push does not change their sums.
         let packets = statsd.packets.len();
         while statsd.packets.len() < packets + 8 {
             statsd.until(&wanted).await;
@@ -134,17 +138,17 @@ fn every_key_is_pushed() {
                 .chain(MEMORY_KEYS.iter().map(|(key, kind)| (format!("{prefix}mem.{key}"), kind)))
                 .map(|(key, kind)| (key, (*kind).to_owned()))
                 .collect();
-        let mut told = statsd.keys.clone();
-        // The first pushes may have come before there was a topic.
-        told.sort_by_key(|key| expected.iter().position(|known| known == key));
-        assert_eq!(told, expected);
+        let mut pushed = statsd.keys.clone();
+        // The first pushes may have come before the topic existed.
+        pushed.sort_by_key(|key| expected.iter().position(|known| known == key));
+        assert_eq!(pushed, expected);
         let lines: Vec<&str> = statsd.packets.iter().flat_map(|packet| packet.lines()).collect();
         let begins = lines.iter().rposition(|line| line.starts_with(&format!("{topic}message_count:")));
-        let last: Vec<&str> = (lines[begins.expect("told above")..].iter())
+        let last: Vec<&str> = (lines[begins.expect("message_count is pushed")..].iter())
             .map(|line| line.split(':').next().unwrap_or_default())
             .collect();
         assert!(
-            expected.iter().map(|(key, _)| &**key).zip(&last).all(|(key, told)| key == *told),
+            expected.iter().map(|(key, _)| &**key).zip(&last).all(|(key, pushed)| key == *pushed),
             "{last:?}"
         );
         assert!(statsd.packets.iter().all(|packet| packet.len() <= 508));
@@ -153,13 +157,13 @@ fn every_key_is_pushed() {
         assert_eq!(
             nsqd.get("/config/statsd_prefix").await.text(),
             prefix,
-            "what is told over HTTP is what is used"
+            "/config returns the prefix in use"
         );
     });
 }
 
 #[test]
-fn prefix_packet_size_and_exclusions() {
+fn prefix_packet_size_and_exclusions_apply() {
     test(async {
         let mut statsd = Statsd::start().await;
         let nsqd = Daemon::nsqd()
@@ -183,7 +187,7 @@ fn prefix_packet_size_and_exclusions() {
 }
 
 #[test]
-fn what_was_counted_before_a_restart_is_not_pushed_again() {
+fn counts_before_a_restart_are_not_pushed_again() {
     test(async {
         let mut statsd = Statsd::start().await;
         let mut nsqd = Daemon::nsqd()
@@ -202,7 +206,7 @@ fn what_was_counted_before_a_restart_is_not_pushed_again() {
 }
 
 #[test]
-fn nobody_listening_harms_nothing() {
+fn missing_statsd_does_no_harm() {
     test(async {
         let nsqd =
             Daemon::nsqd().flag("--statsd-address=127.0.0.1:9").flag("--statsd-interval=20ms").start().await;

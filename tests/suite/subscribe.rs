@@ -90,7 +90,7 @@ fn a_message_goes_to_one_consumer_of_a_channel_and_work_is_shared() {
         let mut publisher = nsqd.connect().await;
         let mut seen = HashSet::new();
         for round in 0..25 {
-            // With RDY 1 each, four unfinished messages must be at four consumers.
+            // With RDY 1, four unfinished messages must be in flight to four different consumers.
             for n in 0..4 {
                 publisher.publish("t", format!("{round}/{n}")).await;
             }
@@ -100,7 +100,7 @@ fn a_message_goes_to_one_consumer_of_a_channel_and_work_is_shared() {
             }
             for (consumer, message) in consumers.iter_mut().zip(messages) {
                 assert!(seen.insert(message.id), "delivered twice: {message:?}");
-                // Not earlier: who has finished has room for what was meant for another.
+                // Not earlier: a consumer that has finished could take another consumer's message.
                 consumer.finish(&message).await;
             }
         }
@@ -109,7 +109,7 @@ fn a_message_goes_to_one_consumer_of_a_channel_and_work_is_shared() {
 }
 
 #[test]
-fn idle_consumers_with_room_all_get_their_share() {
+fn idle_consumers_are_filled_up_to_their_rdy_count() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut consumers = Vec::new();
@@ -122,11 +122,15 @@ fn idle_consumers_with_room_all_get_their_share() {
         for n in 0..300 {
             publisher.publish("t", format!("{n}")).await;
         }
-        nsqd.channel_until("t", "c", "all delivered", |channel| channel.in_flight_count == 300).await;
-        let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+        nsqd.channel_until("t", "c", "all messages are in flight", |channel| channel.in_flight_count == 300)
+            .await;
+        let channel = nsqd.channel("t", "c").await.expect("the channel exists");
         let shares: Vec<u64> = channel.clients.iter().map(|client| client.in_flight_count).collect();
         assert_eq!(shares.iter().sum::<u64>(), 300);
-        assert!(shares.iter().all(|share| *share == 100), "each has exactly its RDY count: {shares:?}");
+        assert!(
+            shares.iter().all(|share| *share == 100),
+            "each consumer has exactly its RDY count: {shares:?}"
+        );
     });
 }
 
@@ -141,21 +145,21 @@ fn consumers_of_a_channel_can_be_limited() {
         third.line("SUB t c").await;
         third.refused(refused).await;
 
-        // CLS frees no slot, leaving does.
+        // CLS does not free a slot; disconnecting does.
         first.line("CLS").await;
         assert_eq!(first.response().await, "CLOSE_WAIT");
         let mut third = nsqd.connect().await;
         third.line("SUB t c").await;
         third.refused(refused).await;
         drop(second);
-        nsqd.channel_until("t", "c", "one left", |channel| channel.client_count == 1).await;
+        nsqd.channel_until("t", "c", "one consumer is left", |channel| channel.client_count == 1).await;
         nsqd.subscribe("t", "c").await;
         nsqd.subscribe("t", "another").await;
     });
 }
 
 #[test]
-fn when_the_last_channel_goes_the_topic_holds_messages_again() {
+fn topic_holds_messages_again_after_its_last_channel_is_deleted() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut consumer = nsqd.subscribe("t", "c").await;
@@ -173,7 +177,7 @@ fn when_the_last_channel_goes_the_topic_holds_messages_again() {
 }
 
 #[test]
-fn thousands_of_topics_and_channels_work_side_by_side() {
+fn a_thousand_topics_work_side_by_side() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut publisher = nsqd.connect().await;

@@ -5,10 +5,10 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace").to_owned()
 }
 
-/// All Rust files of the workspace's crates, but for what the build made.
+/// All Rust files of the workspace, except build outputs.
 fn rust_files() -> Vec<PathBuf> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).expect("a folder of ours can be read").flatten() {
+        for entry in fs::read_dir(folder).expect("the directory is readable").flatten() {
             let path = entry.path();
             let name = entry.file_name();
             if path.is_dir() {
@@ -25,7 +25,7 @@ fn rust_files() -> Vec<PathBuf> {
     files
 }
 
-/// The code of a file: no comments, and nothing from its test module on.
+/// The code of a file, without comments and without its test module.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).expect("a source file is UTF-8");
     let lines = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
@@ -39,7 +39,7 @@ fn paths_named_in_the_documentation_exist() {
         let path = workspace().join(&document);
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let quoted = text.split('`').skip(1).step_by(2);
-        for name in quoted.filter(|name| is_path_of_ours(name)) {
+        for name in quoted.filter(|name| is_workspace_path(name)) {
             let file = name.split(':').next().unwrap_or_default();
             if !workspace().join(file).exists() {
                 missing.push(format!("{document}: {name}"));
@@ -50,9 +50,9 @@ fn paths_named_in_the_documentation_exist() {
 }
 
 #[test]
-fn what_is_said_to_be_compatible_names_tests_that_exist() {
+fn compatibility_table_names_existing_tests() {
     let path = workspace().join("docs/COMPATIBILITY.md");
-    let text = fs::read_to_string(&path).expect("the table of compatibility can be read");
+    let text = fs::read_to_string(&path).expect("docs/COMPATIBILITY.md is readable");
     let files = rust_files();
     let code: String = files.iter().map(|path| fs::read_to_string(path).expect("UTF-8")).collect();
     let is_there = |name: &str| {
@@ -70,13 +70,13 @@ fn what_is_said_to_be_compatible_names_tests_that_exist() {
     for row in text.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
         let [.., here, shown_by] = cells[..] else { continue };
-        // Paths are looked at by another test.
+        // Another test checks the paths.
         let named: Vec<&str> =
             shown_by.split('`').skip(1).step_by(2).filter(|name| !name.contains('/')).collect();
         wrong.extend(named.iter().filter(|name| !is_there(name)).map(|name| format!("no such test: {name}")));
         let is_shown = !named.is_empty() || shown_by.contains(['/', '#']) || shown_by == "the same";
         if here.starts_with("same") && !is_shown {
-            wrong.push(format!("nothing shows: {row}"));
+            wrong.push(format!("no test is named: {row}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -110,8 +110,8 @@ fn links_between_documents_lead_somewhere() {
     assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
 }
 
-/// Quoted words that start with a folder of the workspace.
-fn is_path_of_ours(name: &str) -> bool {
+/// Whether a quoted word starts with a directory of the workspace.
+fn is_workspace_path(name: &str) -> bool {
     let folders =
         ["protocol/", "nsqd/", "lookupd/", "client/", "admin-cli/", "tests/", "docs/", "deploy/", ".ci/"];
     let is_plain = !name.contains([' ', '*', '<', '{', '…', '\n']);
@@ -119,14 +119,14 @@ fn is_path_of_ours(name: &str) -> bool {
 }
 
 #[test]
-fn pure_files_name_no_runtime_no_file_no_socket_and_no_clock() {
+fn pure_files_use_no_runtime_files_sockets_or_clock() {
     const BANNED: [&str; 8] =
         ["tokio", "std::fs", "std::net", "std::thread", "Instant::now", "SystemTime::now", "hyper", "rustix"];
     let mut pure: Vec<PathBuf> = rust_files()
         .into_iter()
         .filter(|path| path.file_name().is_some_and(|name| name == "state.rs"))
         .collect();
-    // Rooms that decide, whatever their files are called.
+    // Other files with decision logic.
     let named = [
         "nsqd/src/channel/outstanding.rs",
         "nsqd/src/channel/in_flight.rs",
@@ -141,7 +141,7 @@ fn pure_files_name_no_runtime_no_file_no_socket_and_no_clock() {
     ];
     pure.extend(named.map(|path| workspace().join(path)).into_iter().filter(|path| path.exists()));
     pure.extend(rust_files().into_iter().filter(|path| path.starts_with(workspace().join("protocol/src"))));
-    assert!(pure.len() > 10, "the pure files are where this test looks: {pure:?}");
+    assert!(pure.len() > 10, "too few pure files found: {pure:?}");
 
     let mut offences = Vec::new();
     for path in pure {
@@ -154,16 +154,19 @@ fn pure_files_name_no_runtime_no_file_no_socket_and_no_clock() {
 }
 
 #[test]
-fn rooms_of_nsqd_depend_only_on_rooms_below_them() {
-    // Low to high. What is not listed may be used by all and is checked by nobody.
+fn modules_of_nsqd_depend_only_on_lower_modules() {
+    // Low to high. All modules may use the modules that are not listed; this test does not check those.
     let order = ["storage", "log", "channel", "topic", "delivery", "connection"];
-    // The log speaks the channel's language where it is asked by one: plain data, and the trait it implements.
+    // The log may use the channel's plain data and the channel's trait that it implements.
     let exceptions = [("log", "channel")];
     let mut offences = Vec::new();
     for path in rust_files() {
         let Ok(inside) = path.strip_prefix(workspace().join("nsqd/src")) else { continue };
-        let room = inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-        let Some(level) = order.iter().position(|name| Some(*name) == room.as_deref()) else { continue };
+        let module_name =
+            inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+        let Some(level) = order.iter().position(|name| Some(*name) == module_name.as_deref()) else {
+            continue;
+        };
         let code = code(&path);
         for above in order[level + 1..].iter().filter(|above| !exceptions.contains(&(order[level], **above)))
         {
@@ -176,14 +179,14 @@ fn rooms_of_nsqd_depend_only_on_rooms_below_them() {
 }
 
 #[test]
-fn doors_say_what_they_are() {
-    let doors = rust_files().into_iter().filter(|path| {
+fn crate_and_module_roots_have_a_doc_comment() {
+    let roots = rust_files().into_iter().filter(|path| {
         let name = path.file_name().unwrap_or_default();
         let in_source = path.components().any(|part| part.as_os_str() == "src");
         in_source && (name == "mod.rs" || name == "lib.rs" || name == "main.rs")
     });
-    for door in doors {
-        let text = fs::read_to_string(&door).expect("a source file is UTF-8");
-        assert!(text.starts_with("//!"), "{} does not say what it is", door.display());
+    for root in roots {
+        let text = fs::read_to_string(&root).expect("a source file is UTF-8");
+        assert!(text.starts_with("//!"), "{} has no module documentation", root.display());
     }
 }

@@ -12,7 +12,7 @@ const ALICE: &str = "sha256:2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af
 const BOB: &str = "sha256:81b637d8fcd2c6da6359e6963113a1170de795e4b725b84d1e0b4cfd9ec58ce9";
 const ROOT: &str = "sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2";
 
-/// A token file, as JSON so that it is easily made.
+/// A token file. It is JSON, because the tests can generate that easily.
 struct TokenFile {
     _folder: TempDir,
     path: PathBuf,
@@ -27,11 +27,11 @@ impl TokenFile {
         file
     }
 
-    /// Replaces it at once, as one should.
+    /// Replaces the file atomically.
     fn write(&self, text: &str) {
         let aside = self.path.with_extension("new");
-        std::fs::write(&aside, text).expect("a file can be written");
-        std::fs::rename(aside, &self.path).expect("a file can be renamed");
+        std::fs::write(&aside, text).expect("the file is writable");
+        std::fs::rename(aside, &self.path).expect("the file can be renamed");
     }
 
     fn flag(&self) -> String {
@@ -66,7 +66,7 @@ async fn is_unknown(nsqd: &Daemon, secret: &str) {
 }
 
 #[test]
-fn a_token_needs_no_server() {
+fn token_file_works_without_a_server() {
     test(async {
         let expired = json!({"identity": "bob", "hash": BOB, "expires": "2020-01-01T00:00:00Z",
             "authorizations": everything()});
@@ -88,7 +88,7 @@ fn a_token_needs_no_server() {
 }
 
 #[test]
-fn servers_are_asked_about_what_the_file_does_not_know() {
+fn servers_are_asked_about_unknown_secrets() {
     test(async {
         let file = TokenFile::new(&[alice()]);
         let server = AuthServer::allowing(60, everything()).await;
@@ -101,26 +101,26 @@ fn servers_are_asked_about_what_the_file_does_not_know() {
 }
 
 #[test]
-fn a_file_that_changes_is_read_again_and_connections_stay() {
+fn changed_file_is_reloaded_and_connections_stay_open() {
     test(async {
         let file = TokenFile::new(&[alice()]);
         let nsqd = Daemon::nsqd().flag(file.flag()).start().await;
         let mut peer = authenticated(&nsqd, "alice").await;
         peer.publish("orders", "1").await;
 
-        // What is no good changes nothing.
+        // An invalid file is ignored and logged.
         for (text, complaint) in
-            [("{", "tokens stay as they are"), ("[]", "invalid"), (r#"{"tokens":[]}"#, "unknown field")]
+            [("{", "keeping the current tokens"), ("[]", "invalid"), (r#"{"tokens":[]}"#, "unknown field")]
         {
             file.write(text);
             nsqd.log().expect(complaint).await;
         }
         peer.publish("orders", "2").await;
-        std::fs::remove_file(&file.path).expect("it is there");
+        std::fs::remove_file(&file.path).expect("the file exists");
         nsqd.log().expect("No such file or directory").await;
         peer.publish("orders", "3").await;
 
-        // Another token, and other permissions, for a connection that is there.
+        // The new file adds a token and changes the permissions of an open connection.
         let authorizations = json!([authorization("^invoices$", &[""], &["publish"])]);
         file.write(
             &json!({"token": [token("alice", ALICE, authorizations), token("bob", BOB, everything())]})
@@ -135,14 +135,14 @@ fn a_file_that_changes_is_read_again_and_connections_stay() {
         consumer.ready(1).await;
         assert_eq!(consumer.consume(1).await[0].text(), "4");
 
-        // Without its token, a connection can do no more than go on consuming.
+        // A connection without its token can only continue to consume.
         file.write(&json!({"token": [alice()]}).to_string());
-        let forgotten = async || {
+        let is_removed = async || {
             let mut peer = nsqd.connect().await;
             peer.line_and_body("AUTH", "bob").await;
             wait::when(format!("{:?}", peer.frame().await), |frame| frame.contains("E_AUTH_FAILED"))
         };
-        wait::until("the token is forgotten", forgotten).await;
+        wait::until("the token is removed", is_removed).await;
         let mut producer = authenticated(&nsqd, "alice").await;
         producer.publish("orders", "6").await;
         consumer.line_and_body("PUB invoices", "7").await;
@@ -151,20 +151,22 @@ fn a_file_that_changes_is_read_again_and_connections_stay() {
 }
 
 #[test]
-fn sighup_has_the_file_read_though_it_looks_unchanged() {
+fn sighup_reloads_a_file_that_looks_unchanged() {
     test(async {
         let file = TokenFile::new(&[alice()]);
         let nsqd = Daemon::nsqd().flag(file.flag()).start().await;
         let mut peer = authenticated(&nsqd, "alice").await;
         peer.publish("orders", "1").await;
-        // In place, as long as before and as old: nobody who looks at it from outside can tell.
+        // Overwrites the file in place with the same size and modification time.
         let written = |identity: &str, hash: &str| {
-            let text = std::fs::read_to_string(&file.path).expect("it can be read");
+            let text = std::fs::read_to_string(&file.path).expect("the file is readable");
             let modified = std::fs::metadata(&file.path).and_then(|metadata| metadata.modified());
             let text = text.replace("alice", identity).replace(ALICE, hash);
-            std::fs::write(&file.path, text).expect("it can be written");
-            let opened = std::fs::File::options().write(true).open(&file.path).expect("it is there");
-            opened.set_modified(modified.expect("it has a time")).expect("its time can be set");
+            std::fs::write(&file.path, text).expect("the file is writable");
+            let opened = std::fs::File::options().write(true).open(&file.path).expect("the file exists");
+            opened
+                .set_modified(modified.expect("a modification time"))
+                .expect("the modification time can be set");
         };
         written("root!", ROOT);
         authenticated(&nsqd, "alice").await;
@@ -176,14 +178,14 @@ fn sighup_has_the_file_read_though_it_looks_unchanged() {
         };
         wait::until("the new token is known", is_known).await;
         is_unknown(&nsqd, "alice").await;
-        // A connection stays, and goes by the new file.
+        // The connection stays open and gets the permissions of the new file.
         peer.line_and_body("PUB orders", "2").await;
         peer.refused("E_AUTH_FAILED AUTH failed").await;
 
-        // A signal with a file that is no good harms nobody.
+        // After a signal, an invalid file is ignored and logged.
         file.write("{");
         nsqd.signal(rustix::process::Signal::HUP);
-        nsqd.log().expect("tokens stay as they are").await;
+        nsqd.log().expect("keeping the current tokens").await;
         let mut peer = nsqd.connect().await;
         peer.line_and_body("AUTH", "root").await;
         assert!(peer.response().await.starts_with(b"{"));
@@ -191,7 +193,7 @@ fn sighup_has_the_file_read_though_it_looks_unchanged() {
 }
 
 #[test]
-fn a_file_that_is_no_good_prevents_the_start() {
+fn invalid_token_file_prevents_the_start() {
     test(async {
         let file = TokenFile::new(&[json!({"identity": "a", "hash": "secret"})]);
         let (status, log) = Daemon::nsqd().flag(file.flag()).expect_exit().await;
@@ -215,7 +217,7 @@ async fn request(nsqd: &Daemon, method: &str, target: &str, token: Option<&str>)
 }
 
 #[test]
-fn http_is_open_unless_told_otherwise() {
+fn http_needs_no_token_by_default() {
     test(async {
         let file = TokenFile::new(&[alice()]);
         let nsqd = Daemon::nsqd().flag(file.flag()).start().await;
@@ -225,7 +227,7 @@ fn http_is_open_unless_told_otherwise() {
 }
 
 #[test]
-fn http_asks_for_a_token_and_its_permissions() {
+fn http_auth_requires_a_token_with_permission() {
     test(async {
         let file = TokenFile::new(&[
             alice(),
@@ -283,14 +285,14 @@ fn http_asks_for_a_token_and_its_permissions() {
             ("POST", "/topic/delete?topic=orders", [false, false, true]),
         ];
         for (method, target, allowed) in cases {
-            // The last deletes what others need.
+            // The cases that delete come last, because the others need the topic and the channel.
             for (token, allowed) in [alice, bob, root].into_iter().zip(allowed) {
                 let answer = request(&nsqd, method, target, token).await;
                 if allowed {
-                    // Deleted by the one before: permitted all the same.
-                    let is_gone = answer.status == 404 && target.contains("delete");
+                    // A 404 is fine for a delete: an earlier token has deleted the object.
+                    let is_deleted = answer.status == 404 && target.contains("delete");
                     assert!(
-                        answer.status == 200 || is_gone,
+                        answer.status == 200 || is_deleted,
                         "{method} {target} {token:?}: {}",
                         answer.text()
                     );
@@ -300,11 +302,11 @@ fn http_asks_for_a_token_and_its_permissions() {
                 }
             }
         }
-        // What is no request is no request for those who may ask, and unknown to the others.
+        // nsqd checks the token before the syntax of the query, but after the path.
         request(&nsqd, "GET", "/stats?a=%zz", root).await.expect_error(400, "INVALID_REQUEST");
         request(&nsqd, "GET", "/stats?a=%zz", None).await.expect_error(401, "UNAUTHORIZED");
         request(&nsqd, "GET", "/nowhere", None).await.expect_error(404, "NOT_FOUND");
-        // A revoked token is of no more use.
+        // A revoked token is refused.
         file.write(r#"{"token":[]}"#);
         let revoked =
             async || wait::when(request(&nsqd, "GET", "/info", root).await.status, |status| *status == 401);
@@ -313,7 +315,7 @@ fn http_asks_for_a_token_and_its_permissions() {
 }
 
 #[test]
-fn who_may_monitor_one_topic_sees_nothing_of_others() {
+fn monitor_permission_for_one_topic_hides_other_topics() {
     test(async {
         let publish = |topic: &str| json!([authorization(topic, &[""], &["publish"])]);
         let file = TokenFile::new(&[

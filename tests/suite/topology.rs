@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 const EXPERIMENT: &str = "--enable-experiment=topology-aware-consumption";
 
-/// A consumer of `t`/`c` that says where it is, with RDY 3.
+/// A consumer of `t`/`c` with RDY 3 in this region and zone.
 async fn consumer(nsqd: &Daemon, region: &str, zone: &str) -> Peer {
     let mut peer = nsqd.connect().await;
     peer.identify(json!({"feature_negotiation": true, "topology_region": region, "topology_zone": zone}))
@@ -14,7 +14,7 @@ async fn consumer(nsqd: &Daemon, region: &str, zone: &str) -> Peer {
     peer
 }
 
-/// Far, near and nearest consumers, in the order in which they subscribe.
+/// A far, a near and two nearest consumers, in the order in which they subscribe.
 async fn consumers(nsqd: &Daemon) -> [Peer; 4] {
     let peers = [
         consumer(nsqd, "r2", "z3").await,
@@ -29,16 +29,16 @@ async fn consumers(nsqd: &Daemon) -> [Peer; 4] {
 }
 
 async fn in_flight(nsqd: &Daemon, peers: &[Peer]) -> Vec<u64> {
-    let channel = nsqd.channel("t", "c").await.expect("the channel is there");
+    let channel = nsqd.channel("t", "c").await.expect("the channel exists");
     let of = |peer: &Peer| {
         let address = peer.local_address().to_string();
         channel.clients.iter().find(|client| client.remote_address == address).map(|one| one.in_flight_count)
     };
-    peers.iter().map(|peer| of(peer).expect("it is connected")).collect()
+    peers.iter().map(|peer| of(peer).expect("the consumer is connected")).collect()
 }
 
 #[test]
-fn idle_consumers_in_the_zone_come_first_then_the_region_then_the_others() {
+fn messages_go_to_the_zone_first_then_the_region_then_others() {
     test(async {
         let nsqd = Daemon::nsqd()
             .flag(EXPERIMENT)
@@ -51,13 +51,17 @@ fn idle_consumers_in_the_zone_come_first_then_the_region_then_the_others() {
         for number in 1..=16 {
             nsqd.publish("t", format!("message {number}")).await;
             let placed = |channel: &nsq_tests::stats::Channel| channel.in_flight_count == number.min(12);
-            nsqd.channel_until("t", "c", "the message has its place", placed).await;
+            nsqd.channel_until("t", "c", "the message is in flight", placed).await;
             if [6, 9, 16].contains(&number) {
                 seen.push(in_flight(&nsqd, &peers).await);
             }
         }
         assert_eq!(seen, [[0, 0, 3, 3], [0, 3, 3, 3], [3, 3, 3, 3]]);
-        assert_eq!(nsqd.channel("t", "c").await.expect("it is there").depth, 4, "everybody is full");
+        assert_eq!(
+            nsqd.channel("t", "c").await.expect("the channel exists").depth,
+            4,
+            "all consumers have reached their RDY count"
+        );
 
         let stats = nsqd.get_json("/stats?format=json").await;
         let channel = &stats["topics"][0]["channels"][0];
@@ -68,19 +72,21 @@ fn idle_consumers_in_the_zone_come_first_then_the_region_then_the_others() {
         assert_eq!(counts(channel), [Some(6), Some(3), Some(3)]);
         let far = peers[0].local_address().to_string();
         let clients = channel["clients"].as_array().expect("clients");
-        let far =
-            clients.iter().find(|client| client["remote_address"] == far.as_str()).expect("it is there");
-        assert_eq!(counts(far), [None, None, Some(3)], "what is 0 is left out");
+        let far = clients
+            .iter()
+            .find(|client| client["remote_address"] == far.as_str())
+            .expect("the far consumer is listed");
+        assert_eq!(counts(far), [None, None, Some(3)], "zero counts are left out");
 
-        // Nobody near has room: the far one gets what waits, at once.
+        // The near consumers have no capacity, so the far one gets the waiting messages at once.
         peers[0].consume(3).await;
         let sent = |channel: &nsq_tests::stats::Channel| channel.depth == 1 && channel.in_flight_count == 12;
-        nsqd.channel_until("t", "c", "the far one has more", sent).await;
+        nsqd.channel_until("t", "c", "the far consumer has more messages", sent).await;
     });
 }
 
 #[test]
-fn a_near_consumer_that_does_not_read_is_not_waited_for() {
+fn near_consumer_that_does_not_read_blocks_no_other() {
     test(async {
         let nsqd = Daemon::nsqd().flag(EXPERIMENT).flag("--topology-zone=z1").start().await;
         let mut near = consumer(&nsqd, "", "z1").await;
@@ -90,7 +96,7 @@ fn a_near_consumer_that_does_not_read_is_not_waited_for() {
         let ready =
             |channel: &nsq_tests::stats::Channel| channel.clients.iter().all(|one| one.ready_count == 2500);
         nsqd.channel_until("t", "c", "both are ready", ready).await;
-        // More than the socket's buffers and nsqd's output hold: the rest must go to the other one.
+        // More than the socket buffers and nsqd's output buffer hold, so the far consumer must get the rest.
         let body = vec![b'x'; 1 << 20];
         for _ in 0..40 {
             nsqd.publish("t", &body).await;
@@ -100,7 +106,7 @@ fn a_near_consumer_that_does_not_read_is_not_waited_for() {
 }
 
 #[test]
-fn our_own_client_and_command_say_where_they_are() {
+fn client_library_and_nsq_command_send_their_topology() {
     test(async {
         let lookupd = Daemon::lookupd().start().await;
         let nsqd = Daemon::nsqd()
@@ -120,13 +126,13 @@ fn our_own_client_and_command_say_where_they_are() {
         nsqd.channel_until("t", "c", "both are ready", ready).await;
         for _ in 0..3 {
             nsqd.publish("t", "x").await;
-            messages.next().await.expect("a message").finish().expect("it can be finished");
+            messages.next().await.expect("a message").finish().expect("the connection is open");
         }
         let nsq = async |words: &[&str]| {
             let mut command = tokio::process::Command::new(nsq_tests::daemon::binary("nsq"));
             command.args(words).arg(format!("--lookupd={}", lookupd.http())).kill_on_drop(true);
-            let output = tokio::time::timeout(wait::PATIENCE, command.output()).await.expect("it ends");
-            let output = output.expect("it starts");
+            let output = tokio::time::timeout(wait::PATIENCE, command.output()).await.expect("nsq ends");
+            let output = output.expect("nsq starts");
             assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8(output.stdout).expect("UTF-8")
         };
@@ -141,8 +147,8 @@ fn our_own_client_and_command_say_where_they_are() {
         assert!(nsq(&["node", "list"]).await.lines().nth(1).is_some_and(|row| row.ends_with("\tr1/z1")));
 
         drop(messages);
-        let gone = |channel: &nsq_tests::stats::Channel| channel.clients.len() == 1;
-        nsqd.channel_until("t", "c", "the client is gone", gone).await;
+        let has_left = |channel: &nsq_tests::stats::Channel| channel.clients.len() == 1;
+        nsqd.channel_until("t", "c", "the client has disconnected", has_left).await;
         let printed = nsq(&["sub", "t", "c", "-n", "1", "--topology-region=r1"]);
         let publish = async {
             let ready = |channel: &nsq_tests::stats::Channel| {
@@ -159,7 +165,7 @@ fn our_own_client_and_command_say_where_they_are() {
 }
 
 #[test]
-fn without_the_experiment_nobody_is_preferred() {
+fn no_consumer_is_preferred_without_the_experiment() {
     test(async {
         let nsqd = Daemon::nsqd()
             .flag("--enable-experiment=another-one")
@@ -171,7 +177,7 @@ fn without_the_experiment_nobody_is_preferred() {
         for number in 1..=4 {
             nsqd.publish("t", format!("message {number}")).await;
             let placed = |channel: &nsq_tests::stats::Channel| channel.in_flight_count == number;
-            nsqd.channel_until("t", "c", "the message has its place", placed).await;
+            nsqd.channel_until("t", "c", "the message is in flight", placed).await;
         }
         assert_eq!(in_flight(&nsqd, &peers).await, [1, 1, 1, 1]);
         let channel = &nsqd.get_json("/stats?format=json").await["topics"][0]["channels"][0];

@@ -1,4 +1,4 @@
-//! Daemons whose stderr is a pipe that nobody reads, as behind a log shipper that hangs, or whose reader has gone.
+//! Daemons whose stderr is a pipe that is not read, as with a log shipper that hangs or has exited.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -16,8 +16,8 @@ use tempfile::TempDir;
 
 const BOTH: [&str; 2] = ["nsqd", "nsqlookupd"];
 
-/// A daemon whose log is read only when the test does. Killed when dropped.
-struct Quiet {
+/// A daemon whose log is read only by the test. Killed when dropped.
+struct PipedDaemon {
     child: Child,
     log: BufReader<File>,
     tcp: SocketAddr,
@@ -25,8 +25,9 @@ struct Quiet {
     _folder: TempDir,
 }
 
-impl Quiet {
-    /// Starts it with a pipe of a page, of which it has no end for reading, and reads its log up to the last "listening on".
+impl PipedDaemon {
+    /// Starts a daemon with a one-page pipe as stderr, and reads its log up to the last "listening on". The daemon
+    /// does not inherit the read end.
     fn start(program: &str) -> Self {
         let folder = TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
         let (reader, writer): (OwnedFd, OwnedFd) =
@@ -36,11 +37,16 @@ impl Quiet {
         command.args(["--tcp-address=127.0.0.1:0", "--http-address=127.0.0.1:0"]).current_dir(folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer);
         let child = command.spawn().expect("the daemon starts");
-        // It holds our end for writing, too.
+        // `command` holds our write end of the pipe.
         drop(command);
         let any: SocketAddr = "0.0.0.0:0".parse().expect("an address");
-        let mut daemon =
-            Quiet { child, log: BufReader::new(File::from(reader)), tcp: any, http: any, _folder: folder };
+        let mut daemon = PipedDaemon {
+            child,
+            log: BufReader::new(File::from(reader)),
+            tcp: any,
+            http: any,
+            _folder: folder,
+        };
         daemon.tcp = daemon.listening_on(" TCP: listening on ");
         daemon.http = daemon.listening_on(" HTTP: listening on ");
         daemon
@@ -48,7 +54,7 @@ impl Quiet {
 
     fn listening_on(&mut self, phrase: &str) -> SocketAddr {
         loop {
-            let line = self.line().expect("it says where it listens");
+            let line = self.line().expect("a line with the address");
             if let Some((_, address)) = line.split_once(phrase) {
                 return address.parse().expect("an address");
             }
@@ -61,7 +67,7 @@ impl Quiet {
         (bytes > 0).then(|| line.trim_end().to_owned())
     }
 
-    /// Makes it log more than its backlog holds.
+    /// Makes the daemon log more than its log buffer holds.
     async fn flood(&self) {
         let long = "x".repeat(2_000);
         let mut connection = http::Connection::open(self.http).await;
@@ -77,17 +83,17 @@ impl Quiet {
         let line = page
             .lines()
             .find(|line| !line.starts_with('#') && line.contains("log_lines_dropped_total "))
-            .expect("it is told");
+            .expect("the metric is exported");
         line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number")
     }
 
     fn terminate(&self) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, Signal::TERM).expect("it can be signalled");
+        kill_process(pid, Signal::TERM).expect("the process accepts the signal");
     }
 
     async fn exit_code(&mut self) -> Option<i32> {
-        wait::until("it exits", async || match self.child.try_wait().expect("its state can be asked") {
+        wait::until("the daemon exits", async || match self.child.try_wait().expect("a process state") {
             Some(status) => Ok(status.code()),
             None => Err("runs"),
         })
@@ -95,7 +101,7 @@ impl Quiet {
     }
 }
 
-impl Drop for Quiet {
+impl Drop for PipedDaemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -106,7 +112,7 @@ impl Drop for Quiet {
 fn an_unread_log_stops_neither_traffic_nor_the_shutdown() {
     test(async {
         for program in BOTH {
-            let mut daemon = Quiet::start(program);
+            let mut daemon = PipedDaemon::start(program);
             daemon.flood().await;
             assert!(daemon.dropped().await > 0.0, "{program}");
             if program == "nsqd" {
@@ -119,10 +125,10 @@ fn an_unread_log_stops_neither_traffic_nor_the_shutdown() {
 }
 
 #[test]
-fn dropped_lines_are_reported_in_their_place_and_the_last_lines_are_there() {
+fn dropped_lines_are_reported_in_place_and_the_last_lines_are_kept() {
     test(async {
         for program in BOTH {
-            let mut daemon = Quiet::start(program);
+            let mut daemon = PipedDaemon::start(program);
             daemon.flood().await;
             let dropped = daemon.dropped().await;
             daemon.terminate();
@@ -132,7 +138,7 @@ fn dropped_lines_are_reported_in_their_place_and_the_last_lines_are_there() {
             }
             assert_eq!(daemon.exit_code().await, Some(0), "{program}");
             let reports: Vec<f64> = lines.iter().filter_map(|line| reported(line)).collect();
-            // Between the question and the end there are a few lines more.
+            // A few more lines can be dropped between reading the metric and the end.
             assert!(reports.iter().sum::<f64>() >= dropped, "{program}: {reports:?}, {dropped} dropped");
             let requests = lines.iter().filter(|line| line.contains("GET /info")).count();
             assert!(requests > 500 && requests < 3_000, "{program}: {requests}");
@@ -148,11 +154,11 @@ fn reported(line: &str) -> Option<f64> {
 }
 
 #[test]
-fn a_daemon_outlives_the_reader_of_its_log() {
+fn daemon_keeps_running_after_its_log_reader_exits() {
     test(async {
         for program in BOTH {
-            let mut daemon = Quiet::start(program);
-            daemon.log = BufReader::new(File::open("/dev/null").expect("it is there"));
+            let mut daemon = PipedDaemon::start(program);
+            daemon.log = BufReader::new(File::open("/dev/null").expect("the file exists"));
             for _ in 0..10 {
                 http::request(daemon.http, "GET", "/info", b"").await.expect(200);
             }

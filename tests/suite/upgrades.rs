@@ -9,18 +9,18 @@ use serde_json::{Value, json};
 
 const FORMS: [Option<Form>; 3] = [None, Some(Form::Snappy), Some(Form::Deflate)];
 
-/// IDENTIFY with feature negotiation; the answer to it.
+/// Sends IDENTIFY with feature negotiation; returns the reply.
 async fn negotiate(peer: &mut Peer, mut request: Value) -> Value {
     request["feature_negotiation"] = true.into();
     peer.identify(request).await
 }
 
 #[test]
-fn every_form_of_bytes_carries_every_size() {
+fn all_combinations_of_tls_and_compression_carry_all_sizes() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
-        // Long ones that compress well, long ones that do not, and short ones.
+        // Long bodies that compress well, a long body that does not, and short bodies.
         let noise: Vec<u8> = (0..1_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let sent = [vec![b'x'; 128_000], noise, b"short".to_vec(), vec![0; 1_000_000], vec![1]];
         for tls in [false, true] {
@@ -56,7 +56,7 @@ fn every_form_of_bytes_carries_every_size() {
                 producer.publish_batch("t", &["a", "b"]).await;
                 let received = consumer.consume(sent.len() + 2).await;
                 for (received, sent) in received.iter().zip(&sent) {
-                    assert!(received.body == sent[..], "{} bytes: other ones came", sent.len());
+                    assert!(received.body == sent[..], "{} bytes: the body differs", sent.len());
                 }
                 assert_eq!(bodies(&received[sent.len()..]), ["a", "b"]);
                 let client = &nsqd.channel("t", "c").await.expect("a channel").clients[0];
@@ -74,13 +74,13 @@ fn every_form_of_bytes_carries_every_size() {
 }
 
 #[test]
-fn nothing_is_held_back() {
+fn compressed_output_is_flushed_at_once() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
         for form in [Form::Snappy, Form::Deflate] {
             let mut consumer = nsqd.connect().await;
-            // The answer to SUB, heartbeats and single messages each come while nothing follows them.
+            // The answer to SUB, heartbeats and single messages arrive although nothing follows them.
             consumer.start_tls(json!({"heartbeat_interval": 1000}), certificates.client(None)).await;
             consumer.start_compression(json!({"heartbeat_interval": 1000}), form).await;
             consumer.subscribe("t", form.name()).await;
@@ -115,7 +115,7 @@ fn both_compressions_are_refused_unless_one_is_off() {
 }
 
 #[test]
-fn the_level_of_deflate_is_limited() {
+fn deflate_level_is_limited() {
     test(async {
         for (max, asked) in
             [(6, &[(0, 6), (-1, 6), (100, 6), (1, 1)][..]), (9, &[(9, 9), (10, 9)]), (3, &[(1, 1), (6, 3)])]
@@ -137,7 +137,7 @@ fn the_level_of_deflate_is_limited() {
 }
 
 #[test]
-fn what_comes_with_identify_is_dropped_when_the_form_changes() {
+fn bytes_after_identify_are_dropped_on_an_upgrade() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.connect().await;
@@ -152,7 +152,7 @@ fn what_comes_with_identify_is_dropped_when_the_form_changes() {
 }
 
 #[test]
-fn identifying_again_changes_no_form() {
+fn second_identify_starts_no_upgrade() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
@@ -169,7 +169,7 @@ fn identifying_again_changes_no_form() {
 }
 
 #[test]
-fn bytes_in_another_form_end_the_connection_without_a_word() {
+fn bytes_in_the_wrong_encoding_close_the_connection_without_an_error() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
@@ -185,7 +185,7 @@ fn bytes_in_another_form_end_the_connection_without_a_word() {
                 peer.closed().await;
             }
         }
-        // TLS says so itself; nsqd adds what it says to all.
+        // A failed handshake sends a TLS alert, and nsqd adds its own error.
         let mut peer = nsqd.connect().await;
         negotiate(&mut peer, json!({"tls_v1": true})).await;
         peer.send(b"PUB topic\n\0\0\0\x01x").await;
@@ -194,7 +194,7 @@ fn bytes_in_another_form_end_the_connection_without_a_word() {
 }
 
 #[test]
-fn a_handshake_has_a_deadline() {
+fn handshake_times_out() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
@@ -210,18 +210,18 @@ fn a_handshake_has_a_deadline() {
 }
 
 #[test]
-fn a_bomb_costs_no_more_than_what_may_be_sent_anyway() {
+fn compression_bomb_uses_bounded_memory() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let before = process::peak_resident_bytes(nsqd.pid());
-        // A gigabyte without a line end.
+        // A gigabyte without a line feed.
         let mut peer = nsqd.connect().await;
         peer.start_compression(json!({}), Form::Deflate).await;
         for _ in 0..16 {
             peer.send(vec![b'x'; 64 << 20]).await;
         }
         peer.closed().await;
-        // As much as a command may have, and more.
+        // A body larger than the limit.
         let mut peer = nsqd.connect().await;
         peer.start_compression(json!({}), Form::Snappy).await;
         peer.line_and_body("PUB t", vec![0; 64 << 20]).await;
@@ -232,7 +232,7 @@ fn a_bomb_costs_no_more_than_what_may_be_sent_anyway() {
 }
 
 #[test]
-fn where_tls_is_required_nothing_but_identify_is_legal_without() {
+fn only_identify_is_legal_without_tls_when_tls_is_required() {
     test(async {
         let certificates = Certificates::new();
         for required in ["true", "tcp-https"] {
@@ -281,8 +281,8 @@ fn where_tls_is_required_nothing_but_identify_is_legal_without() {
     });
 }
 
-/// Whether a client with the certificate of `name` gets in, over TCP and over HTTPS alike.
-async fn gets_in(nsqd: &Daemon, certificates: &Certificates, name: Option<&str>) -> bool {
+/// Whether nsqd accepts a client with the certificate of `name`. TCP and HTTPS must agree.
+async fn is_accepted(nsqd: &Daemon, certificates: &Certificates, name: Option<&str>) -> bool {
     let config = certificates.client(name);
     let mut peer = nsqd.connect().await;
     negotiate(&mut peer, json!({"tls_v1": true})).await;
@@ -300,7 +300,7 @@ async fn gets_in(nsqd: &Daemon, certificates: &Certificates, name: Option<&str>)
 }
 
 #[test]
-fn https_speaks_http_1_and_tells_who_forgot_the_s() {
+fn https_serves_http_1_and_refuses_plain_http() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
@@ -315,11 +315,11 @@ fn https_speaks_http_1_and_tells_who_forgot_the_s() {
 }
 
 #[test]
-fn client_certificates_by_policy() {
+fn client_certificates_follow_the_policy() {
     test(async {
         let certificates = Certificates::new();
         certificates.self_sign("stranger");
-        // Of an authority's own certificate, too.
+        // The last column is for the authority's own certificate.
         for (policy, [none, good, stranger, authority]) in [
             ("", [true, true, true, true]),
             ("request", [true, true, true, true]),
@@ -333,15 +333,15 @@ fn client_certificates_by_policy() {
             let policy_flag = (!policy.is_empty()).then(|| format!("--tls-client-auth-policy={policy}"));
             let nsqd = policy_flag.into_iter().fold(start, |start, flag| start.flag(flag)).start().await;
             let answers = [
-                gets_in(&nsqd, &certificates, None).await,
-                gets_in(&nsqd, &certificates, Some("client")).await,
-                gets_in(&nsqd, &certificates, Some("stranger")).await,
-                gets_in(&nsqd, &certificates, Some("ca")).await,
+                is_accepted(&nsqd, &certificates, None).await,
+                is_accepted(&nsqd, &certificates, Some("client")).await,
+                is_accepted(&nsqd, &certificates, Some("stranger")).await,
+                is_accepted(&nsqd, &certificates, Some("ca")).await,
             ];
             assert_eq!(
                 answers,
                 [none, good, stranger, authority],
-                "none, a good one, a stranger's, the authority's"
+                "clients without a certificate, with a good one, a self-signed one, the authority's"
             );
             let mut plain = nsqd.connect().await;
             plain.line("NOP").await;
@@ -356,17 +356,17 @@ fn client_certificates_by_policy() {
 }
 
 #[test]
-fn the_oldest_version_is_a_flags() {
+fn tls_min_version_flag_sets_the_oldest_version() {
     test(async {
         let certificates = Certificates::new();
-        for (flag, old_is_welcome) in [("tls1.0", true), ("tls1.2", true), ("tls1.3", false)] {
+        for (flag, accepts_old) in [("tls1.0", true), ("tls1.2", true), ("tls1.3", false)] {
             let start = Daemon::nsqd().tls(&certificates).flag(format!("--tls-min-version={flag}"));
             let nsqd = start.start().await;
             let old = certificates.client_of_version(None, &[&rustls::version::TLS12]);
             let mut peer = nsqd.connect().await;
             negotiate(&mut peer, json!({"tls_v1": true})).await;
-            assert_eq!(peer.shake_hands(old).await.is_ok(), old_is_welcome, "{flag}");
-            if old_is_welcome {
+            assert_eq!(peer.shake_hands(old).await.is_ok(), accepts_old, "{flag}");
+            if accepts_old {
                 peer.ok().await;
                 peer.publish("t", "x").await;
                 let stats = nsqd.get_json("/stats?format=json").await;
@@ -379,32 +379,32 @@ fn the_oldest_version_is_a_flags() {
     });
 }
 
-/// A certificate or key that the library of these tests does not make.
-fn odd_certificate(file: &str) -> String {
+/// A certificate or key that the certificate library of these tests cannot generate.
+fn stored_certificate(file: &str) -> String {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tls/tests/certificates");
     std::fs::read_to_string(folder.join(file)).expect("a file of the project")
 }
 
 #[test]
-fn a_client_whose_authority_cannot_be_used_is_named_in_the_log() {
+fn unusable_client_authority_is_logged() {
     test(async {
         let certificates = Certificates::new();
         let authorities = std::fs::read_to_string(certificates.path("ca.pem")).expect("a file");
-        certificates.write("both.pem", &(odd_certificate("rsa-1024.pem") + &authorities));
+        certificates.write("both.pem", &(stored_certificate("rsa-1024.pem") + &authorities));
         for file in ["by-rsa-1024.pem", "by-rsa-1024.key"] {
-            certificates.write(file, &odd_certificate(file));
+            certificates.write(file, &stored_certificate(file));
         }
         let start = Daemon::nsqd().tls(&certificates);
         let start = start.flag(format!("--tls-root-ca-file={}", certificates.path("both.pem")));
         let nsqd = start.flag("--tls-client-auth-policy=require-verify").start().await;
-        assert!(gets_in(&nsqd, &certificates, Some("client")).await);
-        assert!(!gets_in(&nsqd, &certificates, Some("by-rsa-1024")).await);
+        assert!(is_accepted(&nsqd, &certificates, Some("client")).await);
+        assert!(!is_accepted(&nsqd, &certificates, Some("by-rsa-1024")).await);
         nsqd.log().expect("its authority cannot be used: CN=rsa-1024: an RSA key of 1024 bits").await;
     });
 }
 
 #[test]
-fn certificates_that_cannot_be_used_are_told_at_the_start() {
+fn unusable_certificates_are_reported_at_the_start() {
     test(async {
         let certificates = Certificates::new();
         certificates.issue("other");
@@ -413,7 +413,7 @@ fn certificates_that_cannot_be_used_are_told_at_the_start() {
         for name in ["rsa-1024", "p-521"] {
             for ending in ["pem", "key"] {
                 let file = format!("{name}.{ending}");
-                certificates.write(&file, &odd_certificate(&file));
+                certificates.write(&file, &stored_certificate(&file));
             }
         }
         for (flags, text) in [
@@ -446,7 +446,7 @@ fn certificates_that_cannot_be_used_are_told_at_the_start() {
             let start = flags.iter().fold(Daemon::nsqd(), |start, flag| start.flag(flag));
             let (status, log) = start.expect_exit().await;
             assert_eq!(status.code(), Some(1));
-            // What it wrote may still be on its way when it has gone.
+            // The last log lines may arrive after nsqd has exited.
             log.expect("FATAL: failed to instantiate nsqd - failed to build TLS config - ").await;
             log.expect(text).await;
         }
@@ -454,7 +454,7 @@ fn certificates_that_cannot_be_used_are_told_at_the_start() {
 }
 
 #[test]
-fn a_client_that_stops_in_the_middle_leaves_nothing_behind() {
+fn dropped_tls_snappy_connection_releases_its_messages() {
     test(async {
         let certificates = Certificates::new();
         let nsqd = Daemon::nsqd().tls(&certificates).start().await;
@@ -474,7 +474,7 @@ fn a_client_that_stops_in_the_middle_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_hangup_ends_only_an_nsqd_without_certificates() {
+fn sighup_stops_only_an_nsqd_without_certificates() {
     test(async {
         let certificates = Certificates::new();
         let mut with = Daemon::nsqd().tls(&certificates).start().await;
@@ -483,7 +483,7 @@ fn a_hangup_ends_only_an_nsqd_without_certificates() {
         with.connect().await.still_works().await;
         assert!(with.terminate().await.success());
 
-        // As NSQ's, which has nothing to read again.
+        // Like NSQ, an nsqd without certificates has nothing to reload.
         let mut without = Daemon::nsqd().start().await;
         let is_ignored = process::ignores(without.pid(), Signal::HUP);
         without.signal(Signal::HUP);

@@ -1,5 +1,5 @@
-//! Somebody removes, moves or replaces what nsqd has on disk while it runs. It says so within seconds, stores again what it has in
-//! memory, and acknowledges nothing that no start will find.
+//! Files of nsqd are removed, moved or replaced while it runs. nsqd reports this within seconds, stores the contents of
+//! its memory again, and acknowledges only messages that a later start will find.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,18 +12,18 @@ use tempfile::TempDir;
 
 const MODES: [&str; 3] = ["overflow", "write", "sync"];
 
-/// An nsqd whose data directory is a folder in a folder of ours, so that it can be moved.
-struct Victim {
+/// An nsqd whose data directory lies in a temporary directory, so that the test can move it.
+struct Fixture {
     folder: TempDir,
     nsqd: Daemon,
     flags: Vec<String>,
     acknowledged: BTreeSet<String>,
 }
 
-impl Victim {
+impl Fixture {
     async fn start(durability: &str) -> Self {
         let folder = TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
-        fs::create_dir(folder.path().join("data")).expect("a fresh folder");
+        fs::create_dir(folder.path().join("data")).expect("a new directory");
         let flags = vec![
             format!("--durability={durability}"),
             format!("--data-path={}", folder.path().join("data").display()),
@@ -33,10 +33,10 @@ impl Victim {
             start = start.flag(flag);
         }
         let nsqd = start.start().await;
-        let victim = Victim { folder, nsqd, flags, acknowledged: BTreeSet::new() };
-        victim.nsqd.admin("/topic/create?topic=t").await;
-        victim.nsqd.admin("/channel/create?topic=t&channel=c").await;
-        victim
+        let fixture = Fixture { folder, nsqd, flags, acknowledged: BTreeSet::new() };
+        fixture.nsqd.admin("/topic/create?topic=t").await;
+        fixture.nsqd.admin("/channel/create?topic=t&channel=c").await;
+        fixture
     }
 
     fn data(&self) -> PathBuf {
@@ -62,16 +62,16 @@ impl Victim {
             let ping = self.nsqd.get("/ping").await;
             wait::when((ping.status, ping.text()), |(status, text)| *status == 500 && text.contains(reason))
         };
-        wait::until("/ping says what is wrong", look).await;
+        wait::until("/ping gives the reason", look).await;
         self.nsqd.log().expect(reason).await;
     }
 
     async fn until_healthy(&self) {
         let look = async || wait::when(self.nsqd.get("/ping").await.text(), |text| text == "OK");
-        wait::until("all is well", look).await;
+        wait::until("/ping returns OK", look).await;
     }
 
-    /// All that was acknowledged is there, and nothing else.
+    /// Consumes exactly the acknowledged messages.
     async fn expect_all(&self) {
         let mut consumer = self.nsqd.subscribe("t", "c").await;
         consumer.ready(100).await;
@@ -80,7 +80,7 @@ impl Victim {
         assert_eq!(received, self.acknowledged);
     }
 
-    /// A start in another directory.
+    /// Starts nsqd in another directory.
     async fn restart_in(&mut self, dir: &Path) {
         let dir = format!("--data-path={}", dir.display());
         self.nsqd = Daemon::nsqd().flag(&self.flags[0]).flag(dir).start().await;
@@ -88,163 +88,168 @@ impl Victim {
 }
 
 #[test]
-fn without_its_data_directory_nsqd_refuses_publishes_and_stores_all_at_the_end() {
+fn nsqd_without_its_data_directory_refuses_publishes_and_stores_everything_on_stop() {
     test(async {
         for mode in MODES {
-            let mut victim = Victim::start(mode).await;
-            victim.publish(20).await.expect("nothing is wrong yet");
-            fs::remove_dir_all(victim.data()).expect("it is ours");
-            // Nobody publishes meanwhile.
-            victim.until_unhealthy("was removed or moved").await;
-            victim.publish(1).await.expect_err("there is no data directory");
-            let over_http = victim.nsqd.post("/pub?topic=t", "x").await;
+            let mut fixture = Fixture::start(mode).await;
+            fixture.publish(20).await.expect("nsqd is healthy");
+            fs::remove_dir_all(fixture.data()).expect("the test owns the directory");
+            // nsqd notices the loss although nothing is published.
+            fixture.until_unhealthy("was removed or moved").await;
+            fixture.publish(1).await.expect_err("there is no data directory");
+            let over_http = fixture.nsqd.post("/pub?topic=t", "x").await;
             assert_eq!(over_http.status, 503, "{}", over_http.text());
-            assert!(!victim.data().exists(), "it may be another disk that is to be there");
-            let status = victim.nsqd.terminate().await;
-            assert!(status.success(), "{mode}: {status}: {}", victim.nsqd.log().text());
-            assert!(victim.nsqd.log().contains("is stored in a new data directory"));
-            victim.restart_in(&victim.data()).await;
-            victim.expect_all().await;
+            assert!(!fixture.data().exists(), "nsqd does not create the path: another disk may belong there");
+            let status = fixture.nsqd.terminate().await;
+            assert!(status.success(), "{mode}: {status}: {}", fixture.nsqd.log().text());
+            assert!(fixture.nsqd.log().contains("is stored in a new data directory"));
+            fixture.restart_in(&fixture.data()).await;
+            fixture.expect_all().await;
         }
     });
 }
 
 #[test]
-fn what_is_acknowledged_before_the_loss_is_noticed_is_stored_at_the_end() {
+fn messages_acknowledged_before_the_loss_is_noticed_are_stored_on_stop() {
     test(async {
         for mode in MODES {
-            let mut victim = Victim::start(mode).await;
-            victim.publish(10).await.expect("nothing is wrong yet");
-            fs::remove_dir_all(victim.data()).expect("it is ours");
-            while victim.publish(1).await.is_ok() {
-                assert!(victim.acknowledged.len() < 1_000_000, "publishes go on into nothing");
+            let mut fixture = Fixture::start(mode).await;
+            fixture.publish(10).await.expect("nsqd is healthy");
+            fs::remove_dir_all(fixture.data()).expect("the test owns the directory");
+            while fixture.publish(1).await.is_ok() {
+                assert!(
+                    fixture.acknowledged.len() < 1_000_000,
+                    "publishes continue without a data directory"
+                );
             }
             if mode == "sync" {
-                assert_eq!(victim.acknowledged.len(), 10, "acknowledged in a file without a name");
+                assert_eq!(fixture.acknowledged.len(), 10, "a publish was acknowledged in a removed file");
             }
-            victim.nsqd.terminate().await;
-            victim.restart_in(&victim.data()).await;
-            victim.expect_all().await;
+            fixture.nsqd.terminate().await;
+            fixture.restart_in(&fixture.data()).await;
+            fixture.expect_all().await;
         }
     });
 }
 
 #[test]
-fn a_data_directory_that_comes_back_is_used_again() {
+fn restored_data_directory_is_used_again() {
     test(async {
         for mode in MODES {
-            let mut victim = Victim::start(mode).await;
-            victim.publish(10).await.expect("nothing is wrong yet");
-            let elsewhere = victim.folder.path().join("elsewhere");
-            fs::rename(victim.data(), &elsewhere).expect("it is ours");
-            victim.until_unhealthy("was removed or moved").await;
-            fs::create_dir(victim.data()).expect("there is nothing");
-            fs::write(victim.data().join("notes"), "of somebody else").expect("it is ours");
-            victim.until_unhealthy("is not the directory that nsqd has locked").await;
-            victim.publish(1).await.expect_err("that is another directory");
-            fs::remove_dir_all(victim.data()).expect("it is ours");
-            fs::rename(&elsewhere, victim.data()).expect("it is ours");
-            victim.until_healthy().await;
-            victim.publish(10).await.expect("all is well again");
+            let mut fixture = Fixture::start(mode).await;
+            fixture.publish(10).await.expect("nsqd is healthy");
+            let elsewhere = fixture.folder.path().join("elsewhere");
+            fs::rename(fixture.data(), &elsewhere).expect("the test owns the directory");
+            fixture.until_unhealthy("was removed or moved").await;
+            fs::create_dir(fixture.data()).expect("the path is free");
+            fs::write(fixture.data().join("notes"), "of another program")
+                .expect("the test owns the directory");
+            fixture.until_unhealthy("is not the directory that nsqd has locked").await;
+            fixture.publish(1).await.expect_err("nsqd refuses another directory");
+            fs::remove_dir_all(fixture.data()).expect("the test owns the directory");
+            fs::rename(&elsewhere, fixture.data()).expect("the test owns the directory");
+            fixture.until_healthy().await;
+            fixture.publish(10).await.expect("nsqd is healthy again");
             if mode == "overflow" {
-                assert!(victim.nsqd.terminate().await.success());
+                assert!(fixture.nsqd.terminate().await.success());
             } else {
-                victim.nsqd.kill().await;
+                fixture.nsqd.kill().await;
             }
-            victim.restart_in(&victim.data()).await;
-            victim.expect_all().await;
+            fixture.restart_in(&fixture.data()).await;
+            fixture.expect_all().await;
         }
     });
 }
 
 #[test]
-fn a_moved_data_directory_has_everything_after_a_stop_and_the_exit_status_tells() {
+fn moved_data_directory_is_complete_after_a_stop_with_exit_status_1() {
     test(async {
         for mode in MODES {
-            let mut victim = Victim::start(mode).await;
-            victim.publish(10).await.expect("nothing is wrong yet");
-            let elsewhere = victim.folder.path().join("elsewhere");
-            fs::rename(victim.data(), &elsewhere).expect("it is ours");
-            let status = victim.nsqd.terminate().await;
+            let mut fixture = Fixture::start(mode).await;
+            fixture.publish(10).await.expect("nsqd is healthy");
+            let elsewhere = fixture.folder.path().join("elsewhere");
+            fs::rename(fixture.data(), &elsewhere).expect("the test owns the directory");
+            let status = fixture.nsqd.terminate().await;
             assert_eq!(status.code(), Some(1), "{mode}");
             let hint = format!("start nsqd with --data-path={}", elsewhere.display());
-            assert!(victim.nsqd.log().contains(&hint), "{}", victim.nsqd.log().text());
-            assert!(!victim.data().exists());
-            victim.restart_in(&elsewhere).await;
-            victim.expect_all().await;
+            assert!(fixture.nsqd.log().contains(&hint), "{}", fixture.nsqd.log().text());
+            assert!(!fixture.data().exists());
+            fixture.restart_in(&elsewhere).await;
+            fixture.expect_all().await;
         }
     });
 }
 
 #[test]
-fn a_stop_without_a_place_for_what_is_in_memory_is_a_failure() {
+fn stop_without_a_usable_data_directory_fails() {
     test(async {
         for mode in MODES {
-            let mut victim = Victim::start(mode).await;
-            victim.publish(10).await.expect("nothing is wrong yet");
-            fs::remove_dir_all(victim.data()).expect("it is ours");
-            fs::create_dir(victim.data()).expect("there is nothing");
-            fs::write(victim.data().join("notes"), "of somebody else").expect("it is ours");
-            let status = victim.nsqd.terminate().await;
+            let mut fixture = Fixture::start(mode).await;
+            fixture.publish(10).await.expect("nsqd is healthy");
+            fs::remove_dir_all(fixture.data()).expect("the test owns the directory");
+            fs::create_dir(fixture.data()).expect("the path is free");
+            fs::write(fixture.data().join("notes"), "of another program")
+                .expect("the test owns the directory");
+            let status = fixture.nsqd.terminate().await;
             assert_eq!(status.code(), Some(1), "{mode}");
             assert!(
-                victim.nsqd.log().contains("what nsqd had in memory is lost"),
+                fixture.nsqd.log().contains("what nsqd had in memory is lost"),
                 "{}",
-                victim.nsqd.log().text()
+                fixture.nsqd.log().text()
             );
             assert_eq!(
-                fs::read_dir(victim.data()).expect("it is there").count(),
+                fs::read_dir(fixture.data()).expect("the directory exists").count(),
                 1,
-                "nothing is added to it"
+                "nsqd adds nothing to it"
             );
         }
     });
 }
 
-/// The only file with this ending.
+/// The first file with this extension.
 fn file(dir: &Path, ending: &str) -> PathBuf {
-    let entries = fs::read_dir(dir).expect("it is there").flatten().map(|entry| entry.path());
+    let entries = fs::read_dir(dir).expect("the directory exists").flatten().map(|entry| entry.path());
     let mut files = entries.filter(|path| path.extension().is_some_and(|end| end == ending));
-    files.next().expect("such a file")
+    files.next().expect("a file with this extension")
 }
 
 #[test]
-fn files_that_are_removed_are_written_again() {
+fn removed_files_are_written_again() {
     test(async {
         for mode in ["write", "sync"] {
             for replaced in [false, true] {
-                let mut victim = Victim::start(mode).await;
-                victim.publish(10).await.expect("nothing is wrong yet");
-                let journal = victim.data().join("journal");
+                let mut fixture = Fixture::start(mode).await;
+                fixture.publish(10).await.expect("nsqd is healthy");
+                let journal = fixture.data().join("journal");
                 let removed = file(&journal, "journal");
-                fs::remove_file(&removed).expect("it is there");
+                fs::remove_file(&removed).expect("the file exists");
                 if replaced {
-                    fs::write(&removed, "something else").expect("it is ours");
+                    fs::write(&removed, "something else").expect("the test owns the directory");
                 }
-                victim.nsqd.log().expect("stored again what removed journal files held").await;
-                victim.until_healthy().await;
-                victim.publish(10).await.expect("all is well again");
+                fixture.nsqd.log().expect("stored the content of removed journal files again").await;
+                fixture.until_healthy().await;
+                fixture.publish(10).await.expect("nsqd is healthy again");
 
-                fs::remove_dir_all(&journal).expect("it is there");
-                victim.nsqd.log().expect("journal files [2]").await;
-                let checkpoint = victim.data().join("checkpoint");
-                let stored = || victim.nsqd.log().text().matches("stored again what removed").count();
+                fs::remove_dir_all(&journal).expect("the file exists");
+                fixture.nsqd.log().expect("journal files [2]").await;
+                let checkpoint = fixture.data().join("checkpoint");
+                let stored = || fixture.nsqd.log().text().matches("stored the content of removed").count();
                 wait::until("everything is stored again", async || wait::when(stored(), |&times| times == 2))
                     .await;
-                fs::remove_file(&checkpoint).expect("it is there");
-                victim.nsqd.log().expect("checkpoint was removed or replaced").await;
-                victim.until_healthy().await;
+                fs::remove_file(&checkpoint).expect("the file exists");
+                fixture.nsqd.log().expect("checkpoint was removed or replaced").await;
+                fixture.until_healthy().await;
 
-                victim.nsqd.kill().await;
-                victim.restart_in(&victim.data()).await;
-                victim.expect_all().await;
+                fixture.nsqd.kill().await;
+                fixture.restart_in(&fixture.data()).await;
+                fixture.expect_all().await;
             }
         }
     });
 }
 
 #[test]
-fn a_segment_file_that_is_removed_is_written_again() {
+fn removed_segment_file_is_written_again() {
     test(async {
         let folder = Arc::new(TempDir::with_prefix("nsq-tests-").expect("a temporary directory"));
         let mut nsqd = Daemon::nsqd().flag("--mem-queue-size=10").start_in(folder.clone()).await;
@@ -257,10 +262,10 @@ fn a_segment_file_that_is_removed_is_written_again() {
         }
         let topic = folder.path().join("topics/1");
         wait::until("messages are in a segment", async || wait::when((), |()| topic.exists())).await;
-        fs::remove_file(file(&topic, "segment")).expect("it is there");
-        nsqd.log().expect("what they held is stored again").await;
+        fs::remove_file(file(&topic, "segment")).expect("the file exists");
+        nsqd.log().expect("their content is stored again").await;
         let look = async || wait::when(nsqd.get("/ping").await.text(), |text| text == "OK");
-        wait::until("all is well", look).await;
+        wait::until("/ping returns OK", look).await;
         nsqd.kill().await;
         nsqd.restart().await;
         let mut consumer = nsqd.subscribe("t", "c").await;

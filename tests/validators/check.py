@@ -1,4 +1,4 @@
-"""Checks compose files and Kubernetes manifests against their schemas; prints what runs in them, a JSON object a line."""
+"""Validates compose files and Kubernetes manifests against their schemas; prints one JSON object per container."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ def kubernetes(path):
                 action = container.get(probe, {})
                 port = (action.get("httpGet") or action.get("tcpSocket") or {}).get("port")
                 if port is not None and port not in ports:
-                    sys.exit(f"{path}: the {probe} of {container['name']} names no port of its own: {port}")
+                    sys.exit(f"{path}: the {probe} of {container['name']} uses port {port}, which it does not declare")
             show(container["name"], container, ports)
 
 
@@ -43,7 +43,7 @@ def compose(path):
     for name, service in document["services"].items():
         for other in service.get("depends_on", {}):
             if other not in document["services"]:
-                sys.exit(f"{path}: {name} depends on {other}, which is no service")
+                sys.exit(f"{path}: {name} depends on {other}, which is not a service")
         ports = {}
         for mapping in service.get("ports", []):
             outside, inside = mapping.split(":")

@@ -1,5 +1,5 @@
 'use strict';
-// Checks Dockerfiles; prints what is wrong with them, a JSON object a line.
+// Validates Dockerfiles; prints one JSON object per problem.
 
 const fs = require('fs');
 const { validate } = require('dockerfile-utils');

@@ -1,4 +1,4 @@
-//! What several daemons answered, and how the command ends because of it. Pure.
+//! The answers of several daemons, and the exit status that follows from them. Pure.
 
 use std::fmt;
 
@@ -10,29 +10,28 @@ use crate::exit_status::ExitStatus;
 /// A daemon that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NodeError {
-    /// Its HTTP address.
+    /// The daemon's HTTP address.
     pub node: String,
-    /// What was asked of it.
+    /// The operation that failed.
     pub op: &'static str,
-    /// `UNREACHABLE`, `TIMEOUT`, `UNEXPECTED`, or its own error word.
+    /// `UNREACHABLE`, `TIMEOUT`, `UNEXPECTED`, or the daemon's own error word.
     pub code: String,
-    /// What happened.
     pub message: String,
 }
 
 impl NodeError {
-    /// From a call.
+    /// The error of a failed call.
     pub fn new(node: &str, op: &'static str, error: &AdminError) -> Self {
         let message = match error.is_unsupported() {
-            true => "it does not know this request: it is not of this project, or too old".to_owned(),
+            true => "it does not know this request: it is not nsq-rs, or too old".to_owned(),
             false => error.kind.to_string(),
         };
         NodeError { node: node.to_owned(), op, code: code(&error.kind), message }
     }
 
-    /// From an answer that names a node that cannot be one.
+    /// The error of an answer that lists a node with an invalid address.
     pub fn nonsense(node: &str, op: &'static str, address: &str) -> Self {
-        let message = format!("names a node {address:?}, which is no address");
+        let message = format!("lists a node with an invalid address {address:?}");
         NodeError { node: node.to_owned(), op, code: "UNEXPECTED".to_owned(), message }
     }
 
@@ -47,19 +46,19 @@ impl fmt::Display for NodeError {
     }
 }
 
-/// What all answered.
+/// The answers of all daemons.
 #[derive(Debug)]
 pub struct Answers<T> {
-    /// Who did it, and what came back.
+    /// The daemons that succeeded, with their results.
     pub good: Vec<(String, T)>,
-    /// Who does not know the topic or channel. That is no failure where others do.
+    /// The daemons that do not know the topic or channel. This is no failure if others know it.
     pub missing: Vec<String>,
-    /// Who failed.
+    /// The daemons that failed.
     pub errors: Vec<NodeError>,
 }
 
 impl<T> Answers<T> {
-    /// Sorts answers.
+    /// Sorts answers into results, unknown topics or channels, and errors.
     pub fn collect(
         operation: &'static str,
         answers: impl IntoIterator<Item = (String, Result<T, AdminError>)>,
@@ -75,7 +74,7 @@ impl<T> Answers<T> {
         sorted
     }
 
-    /// Adds the answers of others.
+    /// Adds the answers of other daemons.
     pub fn extend(&mut self, others: Answers<T>) {
         self.good.extend(others.good);
         self.missing.extend(others.missing);
@@ -83,7 +82,7 @@ impl<T> Answers<T> {
     }
 }
 
-/// How a command ends, from how many daemons did their part and which failed.
+/// The exit status, from the number of daemons that succeeded and the errors of the others.
 pub fn verdict(done: usize, errors: &[NodeError]) -> ExitStatus {
     if errors.is_empty() {
         ExitStatus::Done
@@ -98,7 +97,7 @@ pub fn verdict(done: usize, errors: &[NodeError]) -> ExitStatus {
     }
 }
 
-/// What happened, in a word for programs.
+/// The error in one word, for programs.
 fn code(kind: &AdminErrorKind) -> String {
     match kind {
         AdminErrorKind::Refused { word, .. } => word.clone(),
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn verdicts() {
+    fn exit_status_depends_on_successes_and_errors() {
         assert_eq!(verdict(0, &[]), ExitStatus::Done);
         assert_eq!(verdict(2, &[error("TIMEOUT")]), ExitStatus::Partial);
         assert_eq!(verdict(0, &[error("TIMEOUT"), error("UNREACHABLE")]), ExitStatus::Unreachable);

@@ -1,5 +1,5 @@
-//! The figures of all nodes: from an nsqlookupd, whose nodes send them with their heartbeats, in one answer; from
-//! the nodes themselves where no nsqlookupd has them fresh and whole.
+//! The statistics of all nodes. An nsqlookupd has the figures that its nodes send with their heartbeats, and answers
+//! for all of them at once. Nodes are asked directly if no nsqlookupd has their figures fresh and complete.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,41 +10,41 @@ use super::{Cluster, Node, NodeError};
 use crate::report::{Sample, Samples};
 use crate::targets::host_port;
 
-/// An nsqlookupd has its nodes report before it answers. What is older than this has not come on that request: the
-/// node is slow, or gone.
+/// An nsqlookupd asks its nodes to report before it answers. Older figures than this did not come for that request:
+/// the node is slow or down.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What nodes that do not answer said longer ago than this is not shown any more.
+/// Maximum age of the figures that are shown for a node that does not answer.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// Who is asked.
+/// Which daemons to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
-    /// The nsqlookupds, and nodes of which they know nothing fresh.
+    /// The nsqlookupds, then the nodes whose figures they do not have fresh.
     LookupdsFirst,
     /// Each node.
     Nodes,
 }
 
-/// What one look at all nodes has shown.
+/// The result of asking all nodes once.
 #[derive(Debug)]
 pub struct Look {
-    /// What they said.
+    /// The statistics, by node.
     pub samples: Samples,
-    /// Who did not answer, while finding them or now.
+    /// The daemons that did not answer, now or when the cluster was found.
     pub errors: Vec<NodeError>,
-    /// Nodes that did not answer, but an nsqlookupd knows what they said before; and how long ago that was.
+    /// Nodes that did not answer but whose earlier figures an nsqlookupd has, with the age of these figures.
     pub stale: Vec<(String, Duration)>,
 }
 
-/// What an nsqlookupd knows of a node.
+/// The figures of a node that an nsqlookupd has.
 struct Known {
     sample: Sample,
     age: Duration,
 }
 
 impl Cluster {
-    /// Looks at all nodes once.
+    /// Asks all nodes once.
     pub async fn look(&self, query: &StatsQuery, ask: Ask) -> Look {
         let mut known = match ask {
             Ask::LookupdsFirst => self.known_to_lookupds(query).await,
@@ -72,7 +72,7 @@ impl Cluster {
         look
     }
 
-    /// Asks one nsqlookupd after the other until all nodes' figures are known, which normally is after the first.
+    /// Asks one nsqlookupd after another until the figures of all nodes are known; normally the first suffices.
     async fn known_to_lookupds(&self, query: &StatsQuery) -> BTreeMap<String, Known> {
         let mut known: BTreeMap<String, Known> = BTreeMap::new();
         for lookupd in &self.lookupds {
@@ -83,7 +83,7 @@ impl Cluster {
             if !self.nodes.iter().any(is_of_use) {
                 continue;
             }
-            // One of another make does not know the question. Whatever is the matter, its nodes can be asked.
+            // NSQ's nsqlookupd does not know this request. After any error, the nodes are asked instead.
             let Ok(answer) = lookupd.client.cluster_stats(query, true).await else { continue };
             let now = Instant::now();
             for node in answer.nodes {
@@ -103,7 +103,7 @@ impl Cluster {
     }
 }
 
-/// How an nsqlookupd names it.
+/// The node's name in the answers of an nsqlookupd.
 fn key_of(node: &Node) -> String {
     host_port(&node.info.broadcast_address, node.info.http_port)
 }

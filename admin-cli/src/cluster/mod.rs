@@ -1,6 +1,7 @@
-//! All daemons of a cluster: finding them, asking all of them at once, and what those that fail mean.
+//! All daemons of a cluster: finding them, and asking all of them at once.
 //!
-//! A silent node is a line on stderr and an exit status, not the end: see [`Answers`].
+//! A daemon that does not answer leads to a line on stderr and an exit status; the command continues with the others.
+//! See [`Answers`].
 
 mod answers;
 mod figures;
@@ -19,9 +20,9 @@ use crate::targets::{DEFAULT_LOOKUPD, DEFAULT_NSQD, HOW_TO_SAY, Targets, host_po
 pub use answers::{Answers, NodeError, verdict};
 pub use figures::{Ask, Look};
 
-/// How many daemons are asked at a time.
+/// Number of daemons that are asked concurrently.
 const CONCURRENCY: usize = 32;
-/// How long connecting may take, of the time for an answer.
+/// Upper limit for connecting, within the timeout of the whole request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An nsqlookupd.
@@ -29,7 +30,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Lookupd {
     /// Its HTTP address.
     pub name: String,
-    /// To ask it.
     pub client: LookupdClient,
 }
 
@@ -38,35 +38,36 @@ pub struct Lookupd {
 pub struct Node {
     /// Its HTTP address.
     pub name: String,
-    /// Its address for publishing and consuming.
+    /// Its TCP address, for publishing and consuming.
     pub tcp_address: String,
-    /// What an nsqlookupd, or itself, says of it.
+    /// What an nsqlookupd or the node itself reports about it.
     pub info: NodeInfo,
-    /// The nsqlookupds that know it.
+    /// The nsqlookupds that report it.
     pub lookupds: Vec<String>,
-    /// To ask it.
     pub client: NsqdClient,
 }
 
-/// See the module.
+/// The daemons that were found, and the errors of those that did not answer.
 #[derive(Debug, Default)]
 pub struct Cluster {
     /// The nsqlookupds that answered.
     pub lookupds: Vec<Lookupd>,
-    /// The nsqds they know, and those that were named and answered.
+    /// The nsqds that they report, and the nsqds that were given as flags and answered.
     pub nodes: Vec<Node>,
     /// Daemons that did not answer.
     pub errors: Vec<NodeError>,
 }
 
 impl Cluster {
-    /// Finds it. Fails only if nothing at all answers.
+    /// Finds the daemons. Fails only if none answers.
     pub async fn find(targets: &Targets) -> Result<Self, Failure> {
         if targets.are_default() {
             return Self::find_here(targets).await;
         }
         if targets.lookupds.is_empty() && targets.nsqds.is_empty() {
-            return Err(Failure::usage("this needs HTTP, and only a TCP address was given").hint(HOW_TO_SAY));
+            return Err(
+                Failure::usage("this command needs HTTP, but only a TCP address is given").hint(HOW_TO_SAY)
+            );
         }
         let cluster = Self::ask(&targets.lookupds, &targets.nsqds, targets).await?;
         if cluster.lookupds.is_empty() && cluster.nodes.is_empty() {
@@ -75,20 +76,20 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Why nobody answers, or answers as wished.
+    /// The failure if no daemon gave a usable answer.
     fn failure(&self) -> Failure {
         let reasons: Vec<String> = self.errors.iter().map(ToString::to_string).collect();
         let failure = Failure::new(verdict(0, &self.errors), reasons.join("; "));
         match failure.status {
             ExitStatus::Unreachable => failure.hint(HOW_TO_SAY),
             ExitStatus::Refused => {
-                failure.hint("say who you are: --auth-secret-file FILE or NSQ_AUTH_SECRET")
+                failure.hint("authenticate with --auth-secret-file FILE or NSQ_AUTH_SECRET")
             }
             _ => failure,
         }
     }
 
-    /// The default ports of this machine.
+    /// Tries the default ports of this machine.
     async fn find_here(targets: &Targets) -> Result<Self, Failure> {
         for (lookupds, nsqds) in [(vec![DEFAULT_LOOKUPD], vec![]), (vec![], vec![DEFAULT_NSQD])] {
             let cluster = Self::ask(&lookupds, &nsqds, targets).await?;
@@ -163,7 +164,7 @@ impl Cluster {
                         topology_region: answer.topology_region,
                         ..NodeInfo::default()
                     };
-                    // Who named it knows how to reach it from here.
+                    // The host that the user gave is reachable from here; the broadcast address may not be.
                     let (key, host) = match is_socket_path(&name) {
                         true => (name.clone(), info.broadcast_address.as_str()),
                         false => (host_port(&info.broadcast_address, info.http_port), host_of(&name)),
@@ -179,7 +180,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Asks all nsqds at once.
+    /// Asks all nsqds concurrently.
     pub async fn on_nodes<T>(
         &self,
         operation: &'static str,
@@ -197,7 +198,7 @@ impl Cluster {
         Answers::collect(operation, nodes.iter().map(|node| node.name.clone()).zip(answers))
     }
 
-    /// Asks all nsqlookupds at once.
+    /// Asks all nsqlookupds concurrently.
     pub async fn on_lookupds<T>(
         &self,
         operation: &'static str,
@@ -212,13 +213,13 @@ impl Cluster {
         self.on_nodes("stats", async |node| node.client.stats(query).await).await
     }
 
-    /// Whether nodes were named one by one, without an nsqlookupd.
+    /// Whether no nsqlookupd is known, because nodes were given individually.
     pub fn is_without_lookupd(&self) -> bool {
         self.lookupds.is_empty()
     }
 }
 
-/// Calls for each, a limited number at a time; answers in the same order.
+/// Calls each daemon, with limited concurrency; the answers are in the same order.
 async fn all<D, T>(
     daemons: &[D],
     call: impl AsyncFn(&D) -> Result<T, AdminError>,
@@ -238,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts() {
+    fn host_is_taken_from_address_or_url() {
         assert_eq!(host_of("a:1"), "a");
         assert_eq!(host_of("http://a:1/x"), "a");
         assert_eq!(host_of("[::1]:1"), "[::1]");

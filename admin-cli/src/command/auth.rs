@@ -1,4 +1,4 @@
-//! `nsq auth token`: makes a token for nsqd's `--auth-file`, and the entry that goes there.
+//! `nsq auth token`: creates a token for nsqd's `--auth-file`, with its entry for that file.
 
 use std::io::Read;
 
@@ -11,49 +11,49 @@ use sha2::{Digest, Sha256};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::output::Output;
 
-/// Random bytes of a token: nothing that anybody could guess.
+/// Random bytes of a token: too many to guess.
 const TOKEN_BYTES: usize = 32;
-/// What a token begins with, so that people and scanners know it when they see it.
+/// Prefix of tokens, by which people and secret scanners recognize them.
 const TOKEN_PREFIX: &str = "nsq_";
-/// An existing secret must be at least so long: the file's hashes are fast, so they hide only what cannot be guessed.
+/// Minimum length of an existing secret. The file's hashes are fast to compute, so they protect only secrets that
+/// cannot be guessed.
 const MIN_SECRET_BYTES: usize = 20;
 
 const EXPLANATION: &str = "\
-Prints the token, which is shown only here, and the entry for the token file, which holds its hash. \
-Patterns are regular expressions that match anywhere in a name; publishing has the empty channel.";
+Prints the token, which is never shown again, and its entry for the token file, which holds only its hash. \
+Patterns are regular expressions that match anywhere in a name. For publishing, the channel name is empty.";
 
-/// What `nsq auth token` is told.
 #[derive(Debug, Args)]
 #[command(after_help = EXPLANATION)]
 pub struct TokenFlags {
-    /// Who it is for, as statistics show it.
+    /// Name of the token's owner, shown in statistics.
     #[arg(long, value_name = "NAME", default_value = "client")]
     identity: String,
-    /// Topics that it is for.
+    /// Pattern of the topics that the token allows.
     #[arg(long, value_name = "PATTERN", default_value = ".*")]
     topic: String,
-    /// Channels that it is for; may be repeated.
+    /// Pattern of the channels that the token allows; may be repeated.
     #[arg(long, value_name = "PATTERN", default_value = ".*")]
     channel: Vec<String>,
-    /// What it allows: publish, subscribe, monitor, admin.
+    /// Permissions to grant: publish, subscribe, monitor, admin.
     #[arg(long, value_name = "WORD", value_delimiter = ',', default_value = "publish,subscribe",
           value_parser = ["publish", "subscribe", "monitor", "admin"])]
     permission: Vec<String>,
-    /// When it ends, such as 2027-01-01T00:00:00Z; never unless given.
+    /// Time of expiry, such as 2027-01-01T00:00:00Z. [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     expires: Option<String>,
-    /// Take a secret that clients have already from stdin, instead of making one.
+    /// Read an existing secret from stdin instead of creating one.
     #[arg(long)]
     stdin: bool,
 }
 
 fn parse_time(text: &str) -> Result<String, String> {
     let form = time::format_description::well_known::Rfc3339;
-    time::OffsetDateTime::parse(text, &form).map_err(|_| "write a time such as 2027-01-01T00:00:00Z")?;
+    time::OffsetDateTime::parse(text, &form).map_err(|_| "expected a time such as 2027-01-01T00:00:00Z")?;
     Ok(text.to_owned())
 }
 
-/// Makes a token and prints it with its entry.
+/// Creates a token and prints it with its entry.
 pub fn token(flags: &TokenFlags, output: Output) -> Result<ExitStatus, Failure> {
     let secret = if flags.stdin { Some(secret_from_stdin()?) } else { None };
     let token = secret.clone().map_or_else(new_token, Ok)?;
@@ -78,18 +78,19 @@ fn new_token() -> Result<String, Failure> {
     Ok(format!("{TOKEN_PREFIX}{}", hex(&bytes)))
 }
 
-/// One line; the line end is not part of it.
+/// Reads the secret from stdin: one line, without its line end.
 fn secret_from_stdin() -> Result<String, Failure> {
     let mut secret = String::new();
     std::io::stdin()
         .read_to_string(&mut secret)
-        .map_err(|error| Failure::failed(format_args!("stdin: {error}")))?;
+        .map_err(|error| Failure::failed(format_args!("cannot read stdin: {error}")))?;
     let secret = secret.strip_suffix('\n').unwrap_or(&secret);
     let secret = secret.strip_suffix('\r').unwrap_or(secret);
     if secret.len() < MIN_SECRET_BYTES {
-        let message =
-            format!("the secret is shorter than {MIN_SECRET_BYTES} bytes: it could be guessed from its hash");
-        return Err(Failure::usage(message).hint("without --stdin, a good one is made"));
+        let message = format!(
+            "the secret is shorter than {MIN_SECRET_BYTES} bytes, so it could be guessed from its hash"
+        );
+        return Err(Failure::usage(message).hint("use a longer secret, or omit --stdin to create one"));
     }
     Ok(secret.to_owned())
 }
@@ -114,7 +115,7 @@ fn entry(flags: &TokenFlags, hash: &str) -> Value {
     entry
 }
 
-/// The entry as TOML, in which JSON's texts and lists of texts are good as well.
+/// The entry as TOML. JSON strings and arrays of strings are valid TOML.
 fn toml(flags: &TokenFlags, hash: &str) -> String {
     let expires = flags.expires.as_ref().map(|expires| format!("expires = {}\n", json!(expires)));
     format!(
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_long_and_never_the_same() {
+    fn tokens_are_long_and_differ() {
         let token = new_token().expect("the system has random bytes");
         assert_eq!(token.len(), TOKEN_PREFIX.len() + 2 * TOKEN_BYTES);
         assert_ne!(token, new_token().expect("the system has random bytes"));

@@ -1,5 +1,5 @@
-//! What changes of topics and channels have in common: asking first, telling what was done where, and what to do
-//! about the rest.
+//! Common parts of the commands that change topics and channels: confirmation, a report of the changed nodes, and a
+//! hint for the failed ones.
 
 use std::collections::BTreeSet;
 
@@ -13,23 +13,23 @@ use crate::cluster::{Answers, Cluster, NodeError, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::{Object, not_found};
 
-/// For what cannot be undone.
+/// Flags of commands that cannot be undone.
 #[derive(Debug, Args)]
 pub struct DestroyFlags {
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long, short)]
     yes: bool,
-    /// Only say what would happen.
+    /// Only show what would happen.
     #[arg(long)]
     dry_run: bool,
 }
 
-/// A verb in the forms that are needed.
+/// A verb in the forms that messages need.
 #[derive(Debug, Clone, Copy)]
 pub struct Verb {
-    /// As typed: `pause`.
+    /// The infinitive: `pause`.
     pub name: &'static str,
-    /// As done: `paused`.
+    /// The participle: `paused`.
     pub done: &'static str,
 }
 
@@ -43,7 +43,7 @@ pub async fn stats_of(cluster: &Cluster, object: &Object) -> Answers<Stats> {
     cluster.stats(&query).await
 }
 
-/// Says what would go, and goes on only if that is wanted. `Ok(false)` after a rehearsal.
+/// Shows what would be lost, and asks for confirmation unless `--yes` is given. Returns `Ok(false)` after a dry run.
 pub fn agreed(
     context: &Context,
     flags: &DestroyFlags,
@@ -62,7 +62,7 @@ pub fn agreed(
     Ok(true)
 }
 
-/// Tells who did it and who failed. Ends with "not found" if nobody knows the topic or channel.
+/// Reports which nodes succeeded and which failed. Fails with `NotFound` if no node knows the topic or channel.
 pub async fn conclude(
     context: &Context,
     cluster: &Cluster,
@@ -95,14 +95,14 @@ pub async fn conclude(
     output.node_errors(&answers.errors);
     let status = verdict(answers.good.len(), &answers.errors);
     if status == ExitStatus::Partial
-        && let Some(command) = repetition(cluster, verb, object, &answers.errors)
+        && let Some(command) = retry_command(cluster, verb, object, &answers.errors)
     {
-        output.note(&format!("for those that failed: {command}"));
+        output.note(&format!("to retry on the failed nodes: {command}"));
     }
     Ok(status)
 }
 
-/// Why nothing was found: a near miss, or no node has it yet.
+/// The failure for an unknown topic or channel: its name is misspelled, or no node has it yet.
 pub async fn unknown(cluster: &Cluster, object: &Object) -> Failure {
     let registered: BTreeSet<String> = match &object.channel {
         None => names(cluster.on_lookupds("topics", async |lookupd| lookupd.client.topics().await).await),
@@ -116,7 +116,7 @@ pub async fn unknown(cluster: &Cluster, object: &Object) -> Failure {
         let message =
             format!("no nsqd has {} {object} yet; it is only registered at nsqlookupd", object.kind());
         return Failure::new(ExitStatus::NotFound, message).hint(format!(
-            "it comes to be with the first message; or: nsq topic create {} --on all",
+            "the first publish creates it; to create it now: nsq topic create {} --on all",
             object.topic
         ));
     }
@@ -141,9 +141,9 @@ fn names(answers: Answers<Vec<String>>) -> BTreeSet<String> {
     answers.good.into_iter().flat_map(|(_, names)| names).collect()
 }
 
-/// The command that does the same where it failed.
-fn repetition(cluster: &Cluster, verb: Verb, object: &Object, errors: &[NodeError]) -> Option<String> {
-    // nsqlookupds are no nodes; a node that was named and did not answer has failed at "info".
+/// The command that repeats the change on the failed nodes.
+fn retry_command(cluster: &Cluster, verb: Verb, object: &Object, errors: &[NodeError]) -> Option<String> {
+    // nsqlookupds are not nodes. A given node that did not answer has failed at "info".
     let is_node =
         |error: &&NodeError| error.op == "info" || cluster.nodes.iter().any(|node| node.name == error.node);
     let failed: BTreeSet<&str> = errors.iter().filter(is_node).map(|error| error.node.as_str()).collect();
@@ -152,17 +152,15 @@ fn repetition(cluster: &Cluster, verb: Verb, object: &Object, errors: &[NodeErro
         .then(|| format!("nsq {} {} {object} --nsqd {}", object.kind(), verb.name, list.join(",")))
 }
 
-/// A topic on one node, with its channels or the one that matters.
+/// A topic on one node, with its channels.
 pub struct Holding<'a> {
-    /// The node.
     pub node: &'a str,
-    /// The topic.
     pub topic: &'a TopicStats,
-    /// All its channels, or only the one that the command is about.
+    /// All channels, or only the one that the command is about.
     pub channels: Vec<&'a ChannelStats>,
 }
 
-/// Which nodes have the topic or channel.
+/// The nodes that have the topic or channel, with what they hold.
 pub fn holdings<'a>(stats: &'a Answers<Stats>, object: &Object) -> Vec<Holding<'a>> {
     let on_node = |(node, stats): &'a (String, Stats)| {
         let mut topics = stats.topics.iter().flatten();
@@ -175,7 +173,7 @@ pub fn holdings<'a>(stats: &'a Answers<Stats>, object: &Object) -> Vec<Holding<'
     stats.good.iter().filter_map(on_node).collect()
 }
 
-/// What would be lost, in words.
+/// What would be lost, as text.
 fn losses(object: &Object, holdings: &[Holding<'_>]) -> String {
     let channels = || holdings.iter().flat_map(|holding| &holding.channels);
     let mut messages: i64 =

@@ -1,4 +1,4 @@
-//! `nsq completion`: scripts that make shells complete our commands and flags.
+//! `nsq completion`: prints shell completion scripts.
 
 use clap::CommandFactory;
 use clap_complete::Shell;

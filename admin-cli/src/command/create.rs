@@ -12,25 +12,25 @@ use crate::names::{ChannelArgument, TopicArgument};
 
 const CREATE: Verb = Verb { name: "create", done: "created" };
 
-/// What `nsq topic create` is told.
 #[derive(Debug, Args)]
 pub struct CreateTopicFlags {
     #[command(flatten)]
     topic: TopicArgument,
-    /// A channel to create with it; may be repeated.
+    /// Channel to create with the topic; may be repeated.
     #[arg(long, value_name = "CHANNEL")]
     channel: Vec<String>,
-    /// Create it at this nsqd, too (its HTTP address as in `nsq node list`), or at `all`. Otherwise it is only
-    /// registered at nsqlookupd, and comes to be at an nsqd with the first message.
+    /// Also create the topic at this nsqd (its HTTP address as in `nsq node list`), or at `all`. By default, the
+    /// topic is only registered at nsqlookupd, and the first publish creates it at an nsqd.
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     on: Vec<String>,
 }
 
-/// Registers a topic, with channels; at the nsqds that were named, or at all where there is no nsqlookupd, it is made.
+/// Registers a topic with channels at all nsqlookupds. Creates it at the nsqds of `--on`, or at all nsqds if no
+/// nsqlookupd is known.
 pub async fn topic(context: &Context, flags: &CreateTopicFlags) -> Result<ExitStatus, Failure> {
     let object = flags.topic.object()?;
     if let Some(wrong) = flags.channel.iter().find(|channel| ChannelName::new(channel).is_err()) {
-        return Err(Failure::usage(format_args!("{wrong:?} is not a channel name")));
+        return Err(Failure::usage(format_args!("invalid channel name {wrong:?}")));
     }
     let cluster = Cluster::find(&context.targets).await?;
     let everywhere = cluster.is_without_lookupd() || flags.on.iter().any(|node| node == "all");
@@ -39,7 +39,7 @@ pub async fn topic(context: &Context, flags: &CreateTopicFlags) -> Result<ExitSt
     {
         let known: Vec<&str> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
         return Err(Failure::new(ExitStatus::NotFound, format_args!("there is no node {unknown}"))
-            .hint(format!("nodes: {}", known.join(" "))));
+            .hint(format!("known nodes: {}", known.join(" "))));
     }
     let topic = &object.topic;
     let mut answers = cluster
@@ -64,22 +64,21 @@ pub async fn topic(context: &Context, flags: &CreateTopicFlags) -> Result<ExitSt
     }
     let status = conclude(context, &cluster, CREATE, &object, answers).await?;
     if !everywhere && flags.on.is_empty() {
-        context.output.note("nsqds create it with the first message; --on all creates it now");
+        context.output.note("the first publish creates it at an nsqd; --on all creates it now");
     }
     Ok(status)
 }
 
-/// What `nsq channel create` is told.
 #[derive(Debug, Args)]
 pub struct CreateChannelFlags {
     #[command(flatten)]
     channel: ChannelArgument,
-    /// Where it starts in the messages that the topic keeps.
+    /// Place in the topic's retained messages where the channel starts.
     #[arg(long, value_name = "PLACE", value_parser = parse_place, long_help = PLACES)]
     start: Option<StartAt>,
 }
 
-/// Registers a channel, and makes it at all nsqds that have the topic.
+/// Registers a channel at all nsqlookupds, and creates it at all nsqds that have the topic.
 pub async fn channel(context: &Context, flags: &CreateChannelFlags) -> Result<ExitStatus, Failure> {
     let object = flags.channel.object()?;
     let cluster = Cluster::find(&context.targets).await?;
@@ -99,15 +98,14 @@ pub async fn channel(context: &Context, flags: &CreateChannelFlags) -> Result<Ex
             .await,
     );
     if answers.good.is_empty() && answers.errors.iter().chain(&cluster.errors).all(is_absence) {
-        let message = format!("no node has topic {topic}, so channel {channel} cannot be created");
-        return Err(
-            Failure::new(ExitStatus::NotFound, message).hint(format!("first: nsq topic create {topic}"))
-        );
+        let message = format!("cannot create channel {channel}: no node has topic {topic}");
+        return Err(Failure::new(ExitStatus::NotFound, message)
+            .hint(format!("create the topic first: nsq topic create {topic}")));
     }
     conclude(context, &cluster, CREATE, &object, answers).await
 }
 
-/// Nothing is wrong but that the topic is not there.
+/// Whether the daemon only lacks the topic.
 fn is_absence(error: &NodeError) -> bool {
     error.code.ends_with("_NOT_FOUND")
 }

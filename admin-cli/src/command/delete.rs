@@ -8,12 +8,12 @@ use crate::names::Object;
 
 const DELETE: Verb = Verb { name: "delete", done: "deleted" };
 
-/// Deletes everywhere: first at the nsqlookupds, so that no consumer finds its way back and makes it anew.
+/// Deletes at the nsqlookupds first, so that no consumer finds the topic there and creates it again.
 pub async fn run(context: &Context, object: Object, flags: &DestroyFlags) -> Result<ExitStatus, Failure> {
     let cluster = Cluster::find(&context.targets).await?;
     let stats = stats_of(&cluster, &object).await;
     let Object { topic, channel } = &object;
-    // nsqlookupd says yes to the deletion of any topic.
+    // nsqlookupd also accepts the deletion of a topic that it does not know.
     let registered = cluster
         .on_lookupds("lookup", async |lookupd: &Lookupd| match channel {
             None => lookupd.client.topics().await.map(|topics| topics.contains(topic)),

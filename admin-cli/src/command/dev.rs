@@ -1,4 +1,4 @@
-//! `nsq dev`: an nsqlookupd and an nsqd in this process, to try things with.
+//! `nsq dev`: an nsqlookupd and an nsqd in one process, for development and experiments.
 
 use std::ffi::OsString;
 use std::io;
@@ -20,46 +20,45 @@ use super::dev_banner::Banner;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::output::Output;
 
-/// How long nsqd may take to register with the lookupd beside it.
-const REGISTRATION_PATIENCE: Duration = Duration::from_secs(5);
-const REGISTRATION_PAUSE: Duration = Duration::from_millis(5);
+/// Maximum time to wait until nsqd has registered at the nsqlookupd.
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(5);
+const REGISTRATION_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What `nsq dev` is told.
 #[derive(Debug, Args)]
 pub struct DevFlags {
-    /// Directory for messages; they stay there from one run to the next.
+    /// Directory for messages, which are kept between runs.
     #[arg(long, value_name = "DIR", default_value = "nsq-dev-data")]
     data_path: PathBuf,
     /// Address to listen on.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     listen: IpAddr,
-    /// Address that clients are told to use. [default: the one listened on]
+    /// Address that the daemons announce to clients. [default: the address to listen on]
     #[arg(long, value_name = "HOST")]
     broadcast_address: Option<String>,
-    /// nsqd's port for clients; 0 for any free one.
+    /// nsqd's TCP port for clients; 0 for any free port.
     #[arg(long, value_name = "PORT", default_value_t = 4150)]
     nsqd_tcp_port: u16,
-    /// nsqd's port for HTTP.
+    /// nsqd's HTTP port.
     #[arg(long, value_name = "PORT", default_value_t = 4151)]
     nsqd_http_port: u16,
-    /// nsqlookupd's port for nsqds.
+    /// nsqlookupd's TCP port for nsqds.
     #[arg(long, value_name = "PORT", default_value_t = 4160)]
     lookupd_tcp_port: u16,
-    /// nsqlookupd's port for HTTP.
+    /// nsqlookupd's HTTP port.
     #[arg(long, value_name = "PORT", default_value_t = 4161)]
     lookupd_http_port: u16,
-    /// Take any free ports; stdout says which.
+    /// Use any free ports; stdout shows them.
     #[arg(long)]
     ephemeral_ports: bool,
-    /// Lowest level of log lines, which go to stderr: debug, info, warn, error or fatal.
+    /// Minimum level of log lines on stderr: debug, info, warn, error or fatal.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log_level: Level,
-    /// Further flags for nsqd, after `--`: `nsq dev -- --mem-queue-size=100`.
+    /// More flags for nsqd, after `--`: `nsq dev -- --mem-queue-size=100`.
     #[arg(last = true, value_name = "NSQD FLAGS")]
     nsqd_flags: Vec<OsString>,
 }
 
-/// Runs until SIGINT or SIGTERM. Makes its own runtime, because the loggers have to be made before threads are.
+/// Runs until SIGINT or SIGTERM. Creates its own runtime, because the loggers must exist before any thread starts.
 pub fn run(flags: DevFlags, output: Output) -> Result<ExitCode, Failure> {
     let _flush = log::FlushOnDrop;
     let lookupd_logger = Logger::new("[nsqlookupd] ", flags.log_level);
@@ -79,7 +78,7 @@ pub fn run(flags: DevFlags, output: Output) -> Result<ExitCode, Failure> {
     let outcome = runtime.block_on(async {
         let mut signals = StopSignals::catch().map_err(Failure::failed)?;
         let dev = Dev::start(&flags, nsqd_config, [lookupd_logger, nsqd_logger]).await?;
-        // Whoever started us may not want to know, or not read it: then signals must still be heard.
+        // stdout may be blocked or unread; signals must be handled nevertheless.
         let banner = dev.banner(&flags).text(output.is_json());
         let printing = tokio::task::spawn_blocking(move || output.data(banner));
         let failed = tokio::select! {
@@ -89,7 +88,7 @@ pub fn run(flags: DevFlags, output: Output) -> Result<ExitCode, Failure> {
         output.note("stopping");
         tokio::select! {
             stopped = dev.stop() => stopped?,
-            // Nothing that was acknowledged is lost by not waiting.
+            // Exiting without waiting loses nothing that was acknowledged.
             () = signals.wait() => return Ok(ExitStatus::Interrupted.into()),
         }
         match failed {
@@ -100,7 +99,7 @@ pub fn run(flags: DevFlags, output: Output) -> Result<ExitCode, Failure> {
             None => Ok(ExitCode::SUCCESS),
         }
     });
-    // Nobody may be reading stdout.
+    // The task that prints may be blocked on stdout.
     runtime.shutdown_background();
     outcome
 }
@@ -135,15 +134,15 @@ impl Dev {
         Ok(dev)
     }
 
-    /// So that what is tried right after the banner finds the nsqd.
+    /// Waits until nsqd is registered, so that the first command after the banner finds it.
     async fn wait_until_registered(&self) {
-        let deadline = Instant::now() + REGISTRATION_PATIENCE;
+        let deadline = Instant::now() + REGISTRATION_TIMEOUT;
         let Ok(lookupd) = LookupdClient::new(reachable(self.lookupd.http_addr()).to_string()) else { return };
         while Instant::now() < deadline {
             if lookupd.nodes().await.is_ok_and(|nodes| !nodes.producers.is_empty()) {
                 return;
             }
-            tokio::time::sleep(REGISTRATION_PAUSE).await;
+            tokio::time::sleep(REGISTRATION_POLL_INTERVAL).await;
         }
     }
 
@@ -159,7 +158,7 @@ impl Dev {
         }
     }
 
-    /// Waits until a daemon cannot go on, which normally never happens.
+    /// Waits until a daemon fails, which normally never happens.
     async fn broken(&self) -> Failure {
         tokio::select! {
             error = self.lookupd.broken() => Failure::failed(format_args!("nsqlookupd: {error}")),
@@ -177,7 +176,7 @@ impl Dev {
 fn lookupd_config(flags: &DevFlags) -> nsqlookupd::Config {
     let address = |port: u16| {
         let address = SocketAddr::new(flags.listen, flags.port(port)).to_string();
-        // An address that was just written can be read.
+        // An address that was just formatted parses again.
         address.parse().unwrap_or_else(|_| TcpAddress::everywhere(port))
     };
     nsqlookupd::Config {
@@ -213,7 +212,7 @@ impl DevFlags {
     fn broadcast_address(&self) -> String {
         match &self.broadcast_address {
             Some(address) => address.clone(),
-            // "All interfaces" is no address to connect to.
+            // The unspecified address is not an address to connect to.
             None if self.listen.is_unspecified() => nsq_daemon::hostname(),
             None => self.listen.to_string(),
         }
@@ -222,8 +221,8 @@ impl DevFlags {
 
 fn make_directory(path: &Path) -> Result<PathBuf, Failure> {
     let failed = |error: io::Error| {
-        Failure::failed(format_args!("the data directory {} cannot be made: {error}", path.display()))
-            .hint("name another one with --data-path DIR")
+        Failure::failed(format_args!("cannot create the data directory {}: {error}", path.display()))
+            .hint("choose another directory with --data-path DIR")
     };
     std::fs::create_dir_all(path).map_err(failed)?;
     std::path::absolute(path).map_err(failed)
@@ -233,16 +232,17 @@ fn not_started(program: &str, error: &dyn std::fmt::Display) -> Failure {
     let text = error.to_string();
     let failure = Failure::failed(format_args!("{program} did not start: {text}"));
     if text.contains("in use by another instance") {
-        failure
-            .hint("another `nsq dev` runs in this directory: stop it, or name another with --data-path DIR")
+        failure.hint(
+            "another `nsq dev` uses this directory: stop it, or choose another one with --data-path DIR",
+        )
     } else if text.contains("address already in use") {
-        failure.hint("stop what listens there, or take free ports with --ephemeral-ports")
+        failure.hint("stop the program that listens there, or use free ports with --ephemeral-ports")
     } else {
         failure
     }
 }
 
-/// How to reach a listener from this machine.
+/// The address at which this machine reaches a listener.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new([127, 0, 0, 1].into(), address.port()),

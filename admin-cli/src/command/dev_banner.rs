@@ -1,28 +1,28 @@
-//! What `nsq dev` prints when both daemons run: where they are, and how to try them. Pure.
+//! The text that `nsq dev` prints when both daemons run: their addresses, and commands to try. Pure.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde_json::json;
 
-/// See the module.
+/// What the banner shows.
 pub struct Banner {
-    /// How this program was called.
+    /// The name under which this program was called.
     pub program: String,
-    /// nsqlookupd, for nsqds.
+    /// nsqlookupd's TCP address, for nsqds.
     pub lookupd_tcp: SocketAddr,
-    /// nsqlookupd, for clients.
+    /// nsqlookupd's HTTP address.
     pub lookupd_http: SocketAddr,
-    /// nsqd, for clients.
+    /// nsqd's TCP address, for clients.
     pub nsqd_tcp: SocketAddr,
-    /// nsqd's HTTP.
+    /// nsqd's HTTP address.
     pub nsqd_http: SocketAddr,
-    /// Where messages are.
+    /// Directory of the messages.
     pub data_path: PathBuf,
 }
 
 impl Banner {
-    /// For people, or as one line of JSON.
+    /// The banner as text for people, or as one line of JSON.
     pub fn text(&self, as_json: bool) -> String {
         if as_json { self.json() } else { self.plain() }
     }
@@ -41,7 +41,7 @@ impl Banner {
     fn plain(&self) -> String {
         let Banner { lookupd_tcp, lookupd_http, nsqd_tcp, nsqd_http, .. } = self;
         let data_path = self.data_path.display();
-        // On the standard port the other commands find it without being told.
+        // On the standard port, the other commands find the nsqlookupd without a flag.
         let nsq = match lookupd_http.port() {
             4161 if lookupd_http.ip().is_loopback() => self.program.clone(),
             _ => format!("{} --lookupd {lookupd_http}", self.program),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_can_be_copied() {
+    fn banner_shows_complete_commands() {
         let text = banner("127.0.0.1:4161").text(false);
         assert!(text.contains("\n  target/debug/nsq sub greetings me\n"), "{text}");
         assert!(

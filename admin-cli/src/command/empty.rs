@@ -8,7 +8,7 @@ use crate::names::Object;
 
 const EMPTY: Verb = Verb { name: "empty", done: "emptied" };
 
-/// Drops messages on all nodes: of a channel; or of a topic, its channels' as well if `with_channels`.
+/// Drops messages on all nodes: those of a channel; or those of a topic and, if `with_channels`, of its channels.
 pub async fn run(
     context: &Context,
     object: Object,
@@ -40,7 +40,7 @@ pub async fn run(
     let status = conclude(context, &cluster, EMPTY, &object, answers).await?;
     let has_channels = holdings.iter().any(|holding| !holding.channels.is_empty());
     if object.channel.is_none() && has_channels && !with_channels {
-        context.output.note("its channels keep their messages; --channels empties them, too");
+        context.output.note("the topic's channels keep their messages; --channels empties them, too");
     }
     Ok(status)
 }

@@ -13,12 +13,12 @@ use crate::cluster::{Answers, Cluster, Node};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::{ChannelArgument, TopicArgument};
 
-/// What a place may be.
+/// Help text for places.
 pub const PLACES: &str = "\
 A place in a topic's messages: earliest, latest, a time (2026-01-31T12:00:00Z, or Unix seconds, milliseconds, \
-microseconds or nanoseconds), a duration (15m: so long ago), seq:NUMBER or id:MESSAGE-ID";
+microseconds or nanoseconds), a duration before now (15m), seq:NUMBER or id:MESSAGE-ID";
 
-/// Reads a place; a duration is that long ago.
+/// Parses a place. A duration means that long before now.
 pub fn parse_place(text: &str) -> Result<StartAt, String> {
     let ago = || {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
@@ -29,23 +29,22 @@ pub fn parse_place(text: &str) -> Result<StartAt, String> {
     place.or_else(|error| ago().ok_or(error)).map_err(|error| error.to_string())
 }
 
-/// What `nsq topic retain` is told.
 #[derive(Debug, Args)]
 pub struct RetainFlags {
     #[command(flatten)]
     topic: TopicArgument,
-    /// Keep finished messages for so long; 0 for no limit of age.
+    /// Maximum age of retained messages; 0 for no age limit.
     #[arg(long = "for", value_name = "DURATION", value_parser = go_duration::parse, required_unless_present_any = ["bytes", "default"])]
     age: Option<Duration>,
-    /// Keep so many bytes of the newest messages; 0 for no limit of bytes.
+    /// Maximum bytes of retained messages; 0 for no byte limit.
     #[arg(long, value_name = "N")]
     bytes: Option<u64>,
-    /// Go back to what nsqd's flags say.
+    /// Return to the retention that nsqd's flags set.
     #[arg(long, conflicts_with_all = ["age", "bytes"])]
     default: bool,
 }
 
-/// Sets what the topic keeps, on all nodes that have it.
+/// Sets the topic's retention on all nodes that have it.
 pub async fn retain(context: &Context, flags: &RetainFlags) -> Result<ExitStatus, Failure> {
     const RETAIN: Verb = Verb { name: "retain", done: "set retention of" };
     let object = flags.topic.object()?;
@@ -56,17 +55,16 @@ pub async fn retain(context: &Context, flags: &RetainFlags) -> Result<ExitStatus
     conclude(context, &cluster, RETAIN, &object, answers).await
 }
 
-/// What `nsq channel seek` is told.
 #[derive(Debug, Args)]
 pub struct SeekFlags {
     #[command(flatten)]
     channel: ChannelArgument,
-    /// Where to.
+    /// Place to move the channel to.
     #[arg(long, value_name = "PLACE", value_parser = parse_place, long_help = PLACES)]
     to: StartAt,
 }
 
-/// Moves the channel, on all nodes that have it.
+/// Moves the channel on all nodes that have it.
 pub async fn seek(context: &Context, flags: &SeekFlags) -> Result<ExitStatus, Failure> {
     const SEEK: Verb = Verb { name: "seek", done: "moved" };
     let object = flags.channel.object()?;
@@ -76,7 +74,7 @@ pub async fn seek(context: &Context, flags: &SeekFlags) -> Result<ExitStatus, Fa
     let answers = cluster.on_nodes(SEEK.name, call).await;
     if !context.output.is_json() {
         let line = |(node, moved): &(String, SeekResponse)| {
-            let clamped = if moved.clamped { ", from the oldest message kept" } else { "" };
+            let clamped = if moved.clamped { ", starting at the oldest retained message" } else { "" };
             format!("{} messages to be delivered at {}{clamped}\n", moved.depth, printable(node))
         };
         context.output.text(answers.good.iter().map(line).collect::<String>())?;

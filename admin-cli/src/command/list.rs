@@ -15,7 +15,7 @@ use crate::names::Object;
 use crate::report::{ChannelReport, TopicReport, report};
 use crate::table::Table;
 
-/// All topics, also those that are only registered.
+/// Lists all topics, including those that are only registered.
 pub async fn topics(context: &Context) -> Result<ExitStatus, Failure> {
     let cluster = Cluster::find(&context.targets).await?;
     let Found { topics, errors, answered } = find(&cluster, None).await;
@@ -41,7 +41,7 @@ pub async fn topics(context: &Context) -> Result<ExitStatus, Failure> {
     Ok(verdict(answered, &errors))
 }
 
-/// The channels of a topic, or all.
+/// Lists the channels of one topic, or of all topics.
 pub async fn channels(context: &Context, topic: Option<&Object>) -> Result<ExitStatus, Failure> {
     let cluster = Cluster::find(&context.targets).await?;
     let Found { topics, errors, answered } = find(&cluster, topic).await;
@@ -87,11 +87,11 @@ pub async fn channels(context: &Context, topic: Option<&Object>) -> Result<ExitS
 struct Found {
     topics: Vec<TopicReport>,
     errors: Vec<NodeError>,
-    /// How many daemons answered.
+    /// Number of daemons that answered.
     answered: usize,
 }
 
-/// What the nodes have, and what is registered.
+/// The topics that nodes have, and those that are only registered.
 async fn find(cluster: &Cluster, only: Option<&Object>) -> Found {
     let query = StatsQuery { topic: only.map(|object| object.topic.clone()), ..StatsQuery::default() };
     let Look { samples, mut errors, .. } = cluster.look(&query, Ask::LookupdsFirst).await;
@@ -109,7 +109,8 @@ async fn find(cluster: &Cluster, only: Option<&Object>) -> Found {
             .entry(name.clone())
             .or_insert_with(|| TopicReport { topic_name: name.clone(), ..TopicReport::default() });
     }
-    // A node's channels are registered, too, so this matters only where no node has the topic, or one was asked for.
+    // A node registers its channels. So registered channels are asked for only if no node has the topic, or for a
+    // single topic.
     for topic in topics.values_mut().filter(|topic| topic.node_count == 0 || only.is_some()) {
         let name = &topic.topic_name;
         let known = cluster

@@ -1,8 +1,8 @@
-//! The commands, one file per verb. Each takes its flags and a [`Context`], and ends with an exit status or a
+//! The commands, one file per verb. Each takes its flags and a [`Context`], and returns an exit status or a
 //! [`Failure`].
 //!
-//! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`, `history`
-//! over what they have in common in `change`; `bench`; `data`; `completion`, `manual`.
+//! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`,
+//! `history`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -46,16 +46,14 @@ pub mod completion;
 
 pub mod manual;
 
-/// What every command is given.
+/// What every command needs.
 #[derive(Debug)]
 pub struct Context {
-    /// Where the cluster is.
     pub targets: Targets,
-    /// Where words go.
     pub output: Output,
 }
 
-/// The runtime of a command.
+/// Creates the runtime of a command.
 pub fn runtime() -> Result<Runtime, Failure> {
     Builder::new_multi_thread().enable_all().build().map_err(Failure::failed)
 }

@@ -11,7 +11,7 @@ use crate::cluster::{Cluster, Node, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::table::{Cell, Table};
 
-/// A node in the JSON: what nsqlookupd says of it, and what it says itself.
+/// A node in the JSON: what nsqlookupd and the node itself report about it.
 #[derive(Serialize)]
 struct Row<'a> {
     node: &'a str,
@@ -22,7 +22,7 @@ struct Row<'a> {
     figures: Option<Figures>,
 }
 
-/// What a node says of itself.
+/// What a node reports about itself.
 #[derive(Serialize)]
 struct Figures {
     health: String,
@@ -32,7 +32,7 @@ struct Figures {
     client_count: i64,
 }
 
-/// All nodes, also those that are known and do not answer.
+/// Lists all nodes, including those that do not answer.
 pub async fn list(context: &Context) -> Result<ExitStatus, Failure> {
     let cluster = Cluster::find(&context.targets).await?;
     let stats = cluster.stats(&StatsQuery::default()).await;
@@ -88,7 +88,7 @@ pub async fn list(context: &Context) -> Result<ExitStatus, Failure> {
     Ok(verdict(answered + cluster.lookupds.len(), &errors))
 }
 
-/// Where a node says that it is.
+/// The region and zone that a node reports.
 fn place(info: &NodeInfo) -> Cell {
     if info.topology_region.is_empty() && info.topology_zone.is_empty() {
         return Cell::None;

@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, Node};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
 
-/// Stops, or starts again, handing out messages, on all nodes that have the topic or channel.
+/// Pauses or unpauses a topic or channel on all nodes that have it.
 pub async fn run(context: &Context, object: Object, pause: bool) -> Result<ExitStatus, Failure> {
     let verb = match pause {
         true => Verb { name: "pause", done: "paused" },

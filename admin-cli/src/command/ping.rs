@@ -1,4 +1,4 @@
-//! `nsq ping`: whether daemons are healthy, for people, scripts and containers.
+//! `nsq ping`: the health of daemons, for people, scripts and containers.
 
 use futures_util::future::join_all;
 use nsq::admin::{AdminError, AdminErrorKind, LookupdClient, NsqdClient};
@@ -17,15 +17,14 @@ use crate::targets::{DEFAULT_LOOKUPD, DEFAULT_NSQD, HOW_TO_SAY};
 struct Row {
     program: &'static str,
     address: String,
-    /// `OK`, or what it said or did instead.
+    /// `OK`, the daemon's health text, or the error.
     health: String,
     elapsed_ms: u64,
     #[serde(skip)]
     error: Option<NodeError>,
 }
 
-/// Asks the daemons that were named, else those at the default ports of this machine: at least one of these must be
-/// there.
+/// Asks the given daemons, or else those at the default ports of this machine, of which at least one must answer.
 pub async fn run(context: &Context) -> Result<ExitStatus, Failure> {
     let (targets, output) = (&context.targets, context.output);
     let (lookupds, nsqds) = match targets.are_default() {
@@ -33,7 +32,9 @@ pub async fn run(context: &Context) -> Result<ExitStatus, Failure> {
         false => (targets.lookupds.clone(), targets.nsqds.clone()),
     };
     if lookupds.is_empty() && nsqds.is_empty() {
-        return Err(Failure::usage("this needs HTTP, and only a TCP address was given").hint(HOW_TO_SAY));
+        return Err(
+            Failure::usage("this command needs HTTP, but only a TCP address is given").hint(HOW_TO_SAY)
+        );
     }
     let timeout = targets.timeout;
     let lookupds = join_all(lookupds.into_iter().map(async |address| {
@@ -75,7 +76,7 @@ async fn ask(program: &'static str, address: String, ping: impl AsyncFn() -> Res
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let health = match &answer {
         Ok(()) => "OK".to_owned(),
-        // What an unhealthy daemon says is no error word.
+        // The body of an unhealthy daemon is free text, not an error word.
         Err(AdminError { kind: AdminErrorKind::Refused { word, .. }, .. }) => word.clone(),
         Err(error) => error.kind.to_string(),
     };

@@ -1,4 +1,4 @@
-//! `nsq stat`: topics and channels over all nodes, once or again and again.
+//! `nsq stat`: topics and channels across all nodes, once or repeatedly.
 
 use std::time::Duration;
 
@@ -16,34 +16,32 @@ use crate::names::Object;
 use crate::report::{ChannelReport, TopicReport, report, select};
 use crate::table::{Cell, Table};
 
-/// What `nsq stat` is told.
 #[derive(Debug, Args)]
 pub struct StatFlags {
-    /// Only these: TOPIC or TOPIC/CHANNEL.
+    /// Show only these: TOPIC or TOPIC/CHANNEL.
     #[arg(value_name = "TOPIC[/CHANNEL]")]
     objects: Vec<String>,
-    /// Go on until interrupted.
+    /// Refresh until interrupted.
     #[arg(long, short)]
     watch: bool,
-    /// Time between two looks, over which rates are taken.
+    /// Time between two refreshes, over which rates are measured.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = go_duration::parse)]
     interval: Duration,
-    /// Show this many times.
+    /// Refresh this many times, then stop.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Look once, without rates, and so without waiting.
+    /// Show the figures once, without rates and without waiting.
     #[arg(long, conflicts_with_all = ["watch", "count"])]
     no_rates: bool,
-    /// Ask every nsqd itself, also where an nsqlookupd knows the figures.
+    /// Ask every nsqd, even if an nsqlookupd has its figures.
     #[arg(long)]
     direct: bool,
 }
 
-/// Shows topics and channels.
 pub async fn run(context: &Context, flags: &StatFlags) -> Result<ExitStatus, Failure> {
     let wanted = flags.objects.iter().map(|text| Object::parse(text)).collect::<Result<Vec<_>, _>>()?;
     if flags.interval.is_zero() {
-        return Err(Failure::usage("--interval must be above zero"));
+        return Err(Failure::usage("--interval must be greater than zero"));
     }
     let mut signals = StopSignals::catch().map_err(Failure::failed)?;
     tokio::select! {
@@ -89,19 +87,19 @@ async fn show(context: &Context, flags: &StatFlags, wanted: &[Object]) -> Result
             ));
         }
         before = Some(now);
-        // Nodes come and go. While nothing answers, what was known is asked on.
+        // Nodes come and go. If no daemon answers, the known nodes are asked again.
         if let Ok(found) = Cluster::find(&context.targets).await {
             cluster = found;
         }
     }
 }
 
-/// What stands in the last column: `P` paused, `*` nodes are missing.
+/// Letters for the FLAGS column: `P` paused, `*` some nodes are missing.
 pub fn flags_of_topic(topic: &TopicReport, is_partial: bool) -> String {
     letters([(topic.paused, 'P'), (is_partial, '*')])
 }
 
-/// What stands in the last column: `P` paused, `!` nobody consumes, `*` nodes are missing.
+/// Letters for the FLAGS column: `P` paused, `!` no consumer, `*` some nodes are missing.
 pub fn flags_of_channel(channel: &ChannelReport, is_partial: bool) -> String {
     letters([(channel.paused, 'P'), (channel.client_count == 0, '!'), (is_partial, '*')])
 }
@@ -110,7 +108,7 @@ fn letters<const N: usize>(flags: [(bool, char); N]) -> String {
     flags.into_iter().filter(|(set, _)| *set).map(|(_, letter)| letter).collect()
 }
 
-/// If it is one, nodes need not tell of the others.
+/// The topic, if all of `wanted` lies in one: then nodes need not report the others.
 fn only_topic(wanted: &[Object]) -> Option<String> {
     let first = wanted.first()?;
     wanted.iter().all(|object| object.topic == first.topic).then(|| first.topic.clone())
@@ -138,7 +136,7 @@ fn print(
     output.table(&table(topics, !errors.is_empty()))?;
     output.node_errors(errors);
     for (node, age) in stale {
-        output.warning(&format!("! {node}: these are its figures of {} s ago", age.as_secs()));
+        output.warning(&format!("! {node}: no answer; showing its figures from {} s ago", age.as_secs()));
     }
     Ok(())
 }
@@ -160,12 +158,12 @@ const HEADINGS: [&str; 15] = [
     "KEPT BYTES",
     "OLDEST",
 ];
-/// Those that tell what is kept stand there only where anything is.
-const HEADINGS_OF_KEPT: usize = 3;
+/// Number of columns about retention. They are shown only if a topic retains messages.
+const RETENTION_HEADING_COUNT: usize = 3;
 
 fn table(topics: &[TopicReport], is_partial: bool) -> Table {
     let keeps = topics.iter().any(|topic| topic.retained.is_some());
-    let count = HEADINGS.len() - if keeps { 0 } else { HEADINGS_OF_KEPT };
+    let count = HEADINGS.len() - if keeps { 0 } else { RETENTION_HEADING_COUNT };
     let mut table = Table::new(&HEADINGS[..count]);
     for topic in topics {
         let mut cells: Vec<Cell> = vec![
@@ -213,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn letters_say_what_is_odd() {
+    fn flag_letters_show_pause_missing_consumers_and_missing_nodes() {
         let channel = ChannelReport { paused: true, ..ChannelReport::default() };
         assert_eq!(flags_of_channel(&channel, true), "P!*");
         assert_eq!(
@@ -224,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_topic_narrows_the_question() {
+    fn single_topic_limits_the_query() {
         let object = |text: &str| Object::parse(text).unwrap();
         assert_eq!(only_topic(&[object("t/a"), object("t")]), Some("t".to_owned()));
         assert_eq!(only_topic(&[object("t/a"), object("u")]), None);

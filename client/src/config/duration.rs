@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// `None` for anything else, also for negative and overflowing ones.
+/// Returns `None` for any other text, and for negative and overflowing durations.
 pub(super) fn parse(text: &str) -> Option<Duration> {
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().ok().map(Duration::from_millis);
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_go_writes() {
+    fn go_durations_are_parsed() {
         for (text, ms) in [
             ("0", 0),
             ("1500", 1500),
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest() {
+    fn malformed_durations_are_rejected() {
         for text in
             ["", "-1", "-5s", "1x", "s", "1.2.3s", "5 s", "1s2", "99999999999999999999", "1e400s", "+"]
         {

@@ -1,8 +1,8 @@
-//! Every setting of the library in one place: defaults, ranges, and how text becomes a value.
+//! All settings of the library: defaults, ranges, and how text is parsed.
 //!
-//! [`Config`] has one typed setter per option, and [`Config::set`] takes the option's name and a loosely
-//! typed value, as the NSQ tools do with `--consumer-opt name,value`. Both check the range; what depends
-//! on several options at once is checked when a producer or consumer is built ([`Config::validate`]).
+//! [`Config`] has one typed setter per option. [`Config::set`] takes the option's name and a loosely typed value, as
+//! NSQ's tools do with `--consumer-opt name,value`, and checks its range at once. [`Config::validate`] checks all
+//! ranges and the rules between options when a producer or consumer is built.
 //!
 //! Reading order: this file (the options), [`value`] (coercion and ranges), `duration` (Go's spelling of
 //! durations).
@@ -27,8 +27,7 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Writes the struct, its defaults, its setters and the by-name setter from one table, so that an option
-/// cannot be known to one of them and not to the others.
+/// Generates the struct, its defaults, its setters and the by-name setter from one table, so that they always agree.
 macro_rules! options {
     ($( $(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $range:expr; )*) => {
         /// The settings of a [`Producer`](crate::Producer) or [`Consumer`](crate::Consumer).
@@ -57,7 +56,7 @@ macro_rules! options {
                 self
             } )*
 
-            /// The names that [`Config::set`] knows.
+            /// The option names that [`Config::set`] accepts.
             pub const OPTION_NAMES: &[&str] = &[$( stringify!($name), )*];
 
             fn set_by_name(&mut self, name: &str, value: &OptionValue) -> Option<Result<(), ConfigError>> {
@@ -80,140 +79,142 @@ macro_rules! options {
 }
 
 options! {
-    /// How long one TCP connect may take.
+    /// Timeout of opening a TCP connection.
     dial_timeout: Duration = SECOND, Range::Any;
-    /// The deadline of a read while shaking hands, and the upper bound of `heartbeat_interval`.
+    /// Timeout of a connection's handshake, capped at 20 s; also the upper bound of `heartbeat_interval`.
     read_timeout: Duration = MINUTE, Range::Durations(100 * MS, 5 * MINUTE);
-    /// How long one write may take before the connection counts as dead.
+    /// Timeout of one write. When it expires, the connection is closed.
     write_timeout: Duration = 10 * SECOND, Range::Durations(100 * MS, 5 * MINUTE);
-    /// The source address of connections.
+    /// Source address of connections.
     local_addr: Option<IpAddr> = None, Range::Any;
-    /// How often lookupds are asked.
+    /// Interval between queries to the lookupds.
     lookupd_poll_interval: Duration = MINUTE, Range::Durations(10 * MS, 5 * MINUTE);
-    /// Each pause between polls is lengthened by up to this share, so that consumers do not ask in step.
+    /// Maximum share by which each poll interval is lengthened at random, so that consumers do not poll in step.
     lookupd_poll_jitter: f64 = 0.3, Range::Floats(0.0, 1.0);
-    /// How long one lookup may take.
+    /// Timeout of one query to a lookupd.
     lookupd_poll_timeout: Duration = 5 * SECOND, Range::Any;
-    /// The longest delay that an automatic requeue asks for.
+    /// Maximum delay of an automatic requeue ([`Requeue::Auto`](crate::Requeue::Auto)).
     max_requeue_delay: Duration = 15 * MINUTE, Range::Durations(Duration::ZERO, 60 * MINUTE);
-    /// Times `attempts`: the delay of an automatic requeue.
+    /// Delay of an automatic requeue, multiplied by the number of attempts.
     default_requeue_delay: Duration = 90 * SECOND, Range::Durations(Duration::ZERO, 60 * MINUTE);
     /// How the pauses of a backoff grow.
     backoff_strategy: BackoffStrategy = BackoffStrategy::Exponential, Range::Any;
-    /// The longest pause of a backoff; zero turns backoff off.
+    /// Maximum pause of a backoff; zero turns backoff off.
     max_backoff_duration: Duration = 2 * MINUTE, Range::Durations(Duration::ZERO, 60 * MINUTE);
-    /// The unit of backoff: the pause at level n is this times 2 to the n.
+    /// Unit of backoff: the pause at level n is this times 2 to the n.
     backoff_multiplier: Duration = SECOND, Range::Durations(Duration::ZERO, 60 * MINUTE);
-    /// One success ends a backoff, whatever its level, instead of lowering the level by one.
+    /// One success ends a backoff of any level, instead of lowering the level by one.
     backoff_fast_recovery: bool = false, Range::Any;
-    /// A message delivered more often than this is given up: finished without being handled. 0 is never,
-    /// because losing a message should be a decision.
+    /// Maximum number of deliveries. A message delivered more often is given up: finished without being handled. 0, the
+    /// default, gives up no message, because dropping messages must be an explicit choice.
     max_attempts: u16 = 0, Range::Any;
-    /// When connections outnumber `max_in_flight`: how long one may wait without a message before another
-    /// gets its turn. Otherwise: after how long without messages a connection lends its share to busy ones.
+    /// Time without messages after which a connection is idle. With more connections than `max_in_flight`, the turn of
+    /// an idle one ends. Otherwise, an idle one lends its share to busy ones.
     low_rdy_idle_timeout: Duration = SECOND, Range::Durations(100 * MS, 5 * MINUTE);
-    /// Accepted for NSQ's tools; `low_rdy_slice` is what bounds a turn.
+    /// Accepted for NSQ's tools and ignored; `low_rdy_slice` limits a turn.
     low_rdy_timeout: Duration = 30 * SECOND, Range::Durations(SECOND, 5 * MINUTE);
-    /// When connections outnumber `max_in_flight`: how long a turn lasts while messages keep coming.
+    /// With more connections than `max_in_flight`: maximum length of a turn while messages keep arriving.
     low_rdy_slice: Duration = SECOND, Range::Durations(10 * MS, 5 * MINUTE);
-    /// Accepted for NSQ's tools; RDY is redistributed when something changes, not periodically.
+    /// Accepted for NSQ's tools and ignored; RDY is redistributed when something changes, not periodically.
     rdy_redistribute_interval: Duration = 5 * SECOND, Range::Durations(MS, 5 * SECOND);
-    /// Connections keep equal shares of `max_in_flight`, also while some are idle and others are busy.
+    /// Connections keep equal shares of `max_in_flight`, even while some are idle and others are busy.
     fair_share: bool = false, Range::Any;
-    /// What nsqd's statistics show as the client's id; the short host name unless set.
+    /// Client id in nsqd's statistics [default: the short host name].
     client_id: Option<String> = None, Range::Any;
-    /// What nsqd's statistics show as the host; the host name unless set.
+    /// Host name in nsqd's statistics [default: the host name].
     hostname: Option<String> = None, Range::Any;
-    /// What nsqd's statistics show as the program.
+    /// Program name and version in nsqd's statistics.
     user_agent: String = concat!("nsq-rs/", env!("CARGO_PKG_VERSION")).to_owned(), Range::Any;
-    /// Where this client runs, for servers that prefer consumers nearby.
+    /// Region of this client, for servers that prefer nearby consumers.
     topology_region: String = String::new(), Range::Any;
-    /// Where this client runs, for servers that prefer consumers nearby.
+    /// Zone of this client, for servers that prefer nearby consumers.
     topology_zone: String = String::new(), Range::Any;
-    /// How often nsqd asks for a sign of life. `Off` is for producers only: nsqd refuses such consumers.
+    /// Interval of nsqd's heartbeats. `Off` is for producers only: nsqd refuses SUB without heartbeats.
     heartbeat_interval: Interval = Interval::Every(30 * SECOND), Range::Durations(SECOND, 5 * MINUTE);
-    /// Where the channel starts, if subscribing makes it: see [`StartAt`]. A channel that is there goes on where it
-    /// stands, and NSQ's own nsqd does not know this option.
+    /// Where the channel starts if subscribing creates it: see [`StartAt`]. An existing channel keeps its position.
+    /// NSQ's own nsqd ignores this option.
     channel_start: StartAt = StartAt::Latest, Range::Any;
-    /// Percent of the channel's messages that are delivered, the rest being dropped; 0 is all.
+    /// Percentage of the channel's messages that nsqd delivers; it drops the rest. 0 delivers all.
     sample_rate: u8 = 0, Range::Ints(0, 99);
-    /// Ask nsqds for TLS. One that does not offer it is not used.
+    /// Require TLS from nsqds. Connecting to one that does not offer it fails.
     tls_v1: bool = false, Range::Any;
-    /// The certificate authorities to trust, as a PEM file; those of the system unless set. Like all `tls_` options
-    /// for nsqds with `tls_v1`, and for lookupds whose address begins with `https://`.
+    /// PEM file of the trusted certificate authorities [default: those of the system]. All `tls_` options apply to
+    /// nsqds with `tls_v1`, and to lookupds whose address begins with `https://`.
     tls_root_ca_file: Option<PathBuf> = None, Range::Any;
-    /// The client's certificate, as a PEM file.
+    /// PEM file of the client's certificate. Requires `tls_key`.
     tls_cert: Option<PathBuf> = None, Range::Any;
-    /// Its private key, as a PEM file.
+    /// PEM file of the private key of `tls_cert`.
     tls_key: Option<PathBuf> = None, Range::Any;
-    /// The name that servers' certificates must have; unless set, the host of the address.
+    /// Name for which the servers' certificates must be valid [default: the host of the address].
     tls_server_name: Option<String> = None, Range::Any;
-    /// Trust any certificate.
+    /// Accept any server certificate.
     tls_insecure_skip_verify: bool = false, Range::Any;
-    /// The lowest TLS version to accept. Below 1.2 there is none in this library.
+    /// Minimum TLS version. This library supports 1.2 and 1.3, so lower values act as 1.2.
     tls_min_version: TlsVersion = TlsVersion::Tls12, Range::Any;
-    /// Ask nsqds for deflate compression. One that does not offer it is used without.
+    /// Request deflate compression. Connections to nsqds that do not offer it are not compressed.
     deflate: bool = false, Range::Any;
-    /// How hard deflate tries.
+    /// Deflate level: 1 is fastest, 9 compresses most.
     deflate_level: u8 = 6, Range::Ints(1, 9);
-    /// Ask nsqds for snappy compression. One that does not offer it is used without.
+    /// Request snappy compression. Connections to nsqds that do not offer it are not compressed.
     snappy: bool = false, Range::Any;
-    /// nsqd's output buffer for this connection, in bytes; -1 is unbuffered.
+    /// Size of nsqd's output buffer for this connection, in bytes; -1 turns buffering off.
     output_buffer_size: i64 = 16384, Range::Ints(-1, i64::MAX);
-    /// The longest time nsqd may keep a message in that buffer.
+    /// Maximum time that nsqd keeps a message in that buffer.
     output_buffer_timeout: Interval = Interval::ServerDefault, Range::Any;
-    /// How many messages may be in flight to a consumer, over all its connections.
+    /// Maximum number of messages in flight to a consumer, over all connections [default: twice `concurrency`].
     max_in_flight: Option<u32> = None, Range::Any;
-    /// How many messages are handled at a time.
+    /// How many messages are handled at the same time.
     concurrency: u32 = 1, Range::Ints(1, 65_536);
-    /// How long nsqd waits for an answer to a message before it delivers it again; zero is nsqd's default.
+    /// How long nsqd waits for the answer to a message before it delivers the message again; zero is nsqd's default.
     msg_timeout: Duration = Duration::ZERO, Range::Any;
-    /// The largest message to accept, in bytes; 0 is 64 MiB, or what the server allows if that is more.
+    /// Maximum size of a received message, in bytes; 0 is 64 MiB, or nsqd's limit if that is higher. Also the maximum
+    /// size of a published message if nsqd does not report its limit.
     max_msg_size: u32 = 0, Range::Ints(0, i32::MAX as i64);
-    /// The secret for AUTH, for servers that require it.
+    /// Secret for AUTH, for nsqds that require it.
     auth_secret: Option<Secret> = None, Range::Any;
-    /// A file that holds it instead, read again for each connection; the end of its last line does not count.
+    /// File that holds the secret, read again for each connection. Line ends at the end of the file are ignored.
     auth_secret_file: Option<PathBuf> = None, Range::Any;
-    /// Whether lookupds get the secret too; unless set, only over https.
+    /// Whether to send the secret to lookupds too [default: only over https].
     lookupd_authorization: Option<bool> = None, Range::Any;
-    /// The pause before the second attempt to reconnect; it doubles from there.
+    /// Pause before the second attempt to reconnect. It doubles with each further attempt.
     reconnect_initial: Duration = 100 * MS, Range::Durations(MS, 5 * MINUTE);
-    /// The longest pause between attempts to reconnect.
+    /// Maximum pause between attempts to reconnect.
     reconnect_max: Duration = 30 * SECOND, Range::Durations(MS, 60 * MINUTE);
-    /// How long a node that lookupds no longer know is tried again after its connection broke.
+    /// How long to retry a node that lookupds no longer list after its connection broke.
     forget_after: Duration = 10 * MINUTE, Range::Any;
-    /// How long a publish may take, with queueing, connecting and retries.
+    /// Timeout of one publish, including queueing, connecting and retries.
     publish_timeout: Duration = 10 * SECOND, Range::Durations(MS, 60 * MINUTE);
-    /// How many publishes of one producer may be unanswered.
+    /// Maximum number of unanswered publishes of one producer.
     max_pending: u32 = 10_000, Range::Ints(1, 16_777_216);
-    /// How many bytes of unanswered publishes one producer may hold.
+    /// Maximum size of the unanswered publishes of one producer, in bytes.
     max_pending_bytes: u32 = 64 << 20, Range::Ints(1 << 16, 1 << 30);
 }
 
-/// Changes of the byte stream to an nsqd, as a [`Config`] asks for them.
+/// The upgrades of the byte stream that a [`Config`] requests from nsqd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Upgrades {
-    /// TLS.
+    /// Whether TLS is required.
     pub tls: bool,
-    /// Snappy.
+    /// Whether snappy is requested.
     pub snappy: bool,
-    /// Deflate, at this level.
+    /// The level, if deflate is requested.
     pub deflate: Option<u8>,
 }
 
 impl Config {
-    /// The defaults.
+    /// Returns the default settings.
     pub fn new() -> Self {
         Config::default()
     }
 
-    /// Sets an option by its name; `-` and `_` are the same. Text is read as the option's type, numbers for
-    /// durations are milliseconds, and `-1` turns off what can be off.
+    /// Sets an option by its name; `-` and `_` are equivalent. Text is parsed as the option's type. Numbers for
+    /// durations are milliseconds. `-1` turns an [`Interval`] off. Fails if the option is unknown, or the value is of
+    /// the wrong type or out of range.
     pub fn set(&mut self, name: &str, value: impl Into<OptionValue>) -> Result<&mut Self, ConfigError> {
         let value = value.into();
         let canonical = name.replace('-', "_");
         if canonical == "skip_lookupd_authorization" {
-            // Inverted where it comes from: true there means that the secret is sent.
+            // The Go client inverts the meaning of this name: true sends the secret.
             self.lookupd_authorization = read_option(&canonical, &value, &Range::Any).map(Some)?;
             return Ok(self);
         }
@@ -222,13 +223,13 @@ impl Config {
         Ok(self)
     }
 
-    /// Checks all ranges and what depends on several options.
+    /// Checks all ranges and the rules between options.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.check_ranges()?;
         if let Interval::Every(interval) = self.heartbeat_interval
             && interval > self.read_timeout
         {
-            return Err(ConfigError::Conflict("heartbeat_interval must not be above read_timeout"));
+            return Err(ConfigError::Conflict("heartbeat_interval must not exceed read_timeout"));
         }
         if self.deflate && self.snappy {
             return Err(ConfigError::Conflict("deflate and snappy cannot both be on"));
@@ -239,20 +240,20 @@ impl Config {
         Ok(())
     }
 
-    /// The secret for AUTH as it is now: the file may have changed.
+    /// Returns the secret for AUTH. Reads `auth_secret_file` at each call, and fails if it is unreadable or empty.
     pub fn secret(&self) -> Result<Option<Secret>, ConfigError> {
         let Some(path) = &self.auth_secret_file else { return Ok(self.auth_secret.clone()) };
         let unusable = |reason: String| ConfigError::Secret { path: path.clone(), reason };
         let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
         let secret = text.trim_end_matches(['\n', '\r']);
         if secret.is_empty() {
-            Err(unusable("it is empty".to_owned()))
+            Err(unusable("the file is empty".to_owned()))
         } else {
             Ok(Some(Secret::from(secret)))
         }
     }
 
-    /// What only a consumer needs, on top of [`Config::validate`].
+    /// Checks what a consumer needs, in addition to [`Config::validate`].
     pub(crate) fn validate_consumer(&self) -> Result<(), ConfigError> {
         self.validate()?;
         if self.heartbeat_interval == Interval::Off {
@@ -261,7 +262,7 @@ impl Config {
         Ok(())
     }
 
-    /// What is asked of nsqd about the byte stream.
+    /// Returns the upgrades of the byte stream to request from nsqd.
     pub fn upgrades(&self) -> Upgrades {
         Upgrades {
             tls: self.tls_v1,
@@ -270,12 +271,12 @@ impl Config {
         }
     }
 
-    /// Twice the concurrency unless set: enough that a handler never waits for the network.
+    /// Returns `max_in_flight`, by default twice the concurrency: then a handler never waits for the network.
     pub(crate) fn effective_max_in_flight(&self) -> u64 {
         u64::from(self.max_in_flight.unwrap_or(self.concurrency.saturating_mul(2)))
     }
 
-    /// How long silence may last on a connection: two missed heartbeats and some slack.
+    /// The maximum silence on a connection: two heartbeat intervals and 5 s. `None` without heartbeats.
     pub(crate) fn silence_limit(&self) -> Option<Duration> {
         match self.heartbeat_interval {
             Interval::Every(interval) => Some(2 * interval + 5 * SECOND),
@@ -318,9 +319,9 @@ mod tests {
         Config::new().validate_consumer().unwrap();
     }
 
-    /// Every option of the Go client, with a value that its tools' users write.
+    /// Every option of the Go client, with a value as users of its tools write it.
     #[test]
-    fn every_known_name_is_accepted() {
+    fn every_option_of_the_go_client_is_accepted() {
         let options = [
             ("dial_timeout", "2s"),
             ("read_timeout", "1m"),
@@ -370,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_are_enforced_by_name_and_when_built() {
+    fn ranges_are_checked_by_set_and_by_validate() {
         let refused = [
             ("read_timeout", "99ms"),
             ("read_timeout", "301s"),
@@ -408,25 +409,25 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_stays_one() {
+    fn secret_is_hidden_in_debug_output_and_read_from_its_file() {
         let config = set("auth_secret", "hunter2").unwrap();
         assert_eq!(config.secret().unwrap().unwrap().reveal(), "hunter2");
         assert!(!format!("{config:?}").contains("hunter2"));
-        let folder = std::env::temp_dir().join(format!("nsq-secret-{}", std::process::id()));
-        let both = config.auth_secret_file(folder.clone());
+        let path = std::env::temp_dir().join(format!("nsq-secret-{}", std::process::id()));
+        let both = config.auth_secret_file(path.clone());
         assert!(matches!(both.validate(), Err(ConfigError::Conflict(_))));
-        let from_file = Config::new().auth_secret_file(folder.clone());
+        let from_file = Config::new().auth_secret_file(path.clone());
         assert!(matches!(from_file.secret(), Err(ConfigError::Secret { .. })));
-        std::fs::write(&folder, "of a file\r\n").unwrap();
+        std::fs::write(&path, "of a file\r\n").unwrap();
         assert_eq!(from_file.secret().unwrap().unwrap().reveal(), "of a file");
-        std::fs::write(&folder, "\n").unwrap();
+        std::fs::write(&path, "\n").unwrap();
         assert!(from_file.secret().is_err());
-        std::fs::remove_file(&folder).unwrap();
+        std::fs::remove_file(&path).unwrap();
         assert_eq!(Config::new().secret().unwrap(), None);
     }
 
     #[test]
-    fn values_coerce() {
+    fn values_are_converted_to_the_type_of_the_option() {
         assert_eq!(set("dial_timeout", 250).unwrap().dial_timeout, 250 * MS);
         assert_eq!(set("dial_timeout", "250").unwrap().dial_timeout, 250 * MS);
         assert_eq!(set("dial_timeout", 2 * SECOND).unwrap().dial_timeout, 2 * SECOND);
@@ -439,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_yet_is_said_when_building() {
+    fn conflicting_options_fail_validation() {
         let both = Config::new().snappy(true).deflate(true);
         assert!(matches!(both.validate(), Err(ConfigError::Conflict(_))));
         let no_heartbeat = Config::new().heartbeat_interval(Interval::Off);

@@ -1,4 +1,4 @@
-//! A secret that does not show itself.
+//! A secret whose text does not appear in debug output.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 use super::OptionValue;
 use super::value::FromOption;
 
-/// What AUTH proves who we are with. It is never printed.
+/// The secret that a client sends with AUTH. Its `Debug` output hides the text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<str>);
 
 impl Secret {
-    /// A secret.
+    /// Wraps the text of a secret.
     pub fn new(secret: impl Into<Arc<str>>) -> Self {
         Secret(secret.into())
     }
 
-    /// The text itself.
+    /// Returns the text of the secret.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -12,13 +12,13 @@ use super::duration;
 /// A value for [`Config::set`](super::Config::set): text, a number, a switch or a duration.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OptionValue {
-    /// As typed on a command line.
+    /// Text, which is parsed as the option's type.
     Text(String),
-    /// A whole number; milliseconds where a duration is wanted.
+    /// A whole number; milliseconds if the option is a duration.
     Int(i64),
-    /// Any other number.
+    /// Any other number; milliseconds if the option is a duration.
     Float(f64),
-    /// A switch.
+    /// A switch: true is on.
     Bool(bool),
     /// A duration.
     Duration(Duration),
@@ -54,25 +54,26 @@ option_value_from! {
 /// How the pauses of a backoff grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackoffStrategy {
-    /// They double.
+    /// The pause at level n is `backoff_multiplier` times 2 to the n.
     Exponential,
-    /// They are drawn at random between a tenth of that and all of it, so that many consumers spread out.
+    /// The pause is random between a tenth of the exponential pause and all of it, so that consumers do not retry
+    /// simultaneously.
     FullJitter,
 }
 
-/// A repetition that the server has a default for and that may be turned off.
+/// An interval that has a default in nsqd and can be turned off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interval {
-    /// What the server does by itself.
+    /// Use nsqd's default.
     ServerDefault,
-    /// Not at all.
+    /// Turn it off.
     Off,
-    /// This often.
+    /// Use this interval.
     Every(Duration),
 }
 
 impl Interval {
-    /// As IDENTIFY wants it: nothing, -1, or milliseconds.
+    /// The value in IDENTIFY: none, -1, or milliseconds.
     pub(crate) fn to_wire(self) -> Option<i64> {
         match self {
             Interval::ServerDefault => None,
@@ -103,7 +104,7 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// What an option's value must lie in.
+/// The allowed values of an option.
 pub(super) enum Range {
     Any,
     Ints(i64, i64),
@@ -113,12 +114,12 @@ pub(super) enum Range {
 
 /// A type that an option can have.
 pub(super) trait FromOption: Sized {
-    /// For the error message.
+    /// Describes valid values in error messages.
     const EXPECTED: &'static str;
 
     fn from_option(value: &OptionValue) -> Option<Self>;
 
-    /// The range as text if the value is outside of it.
+    /// Returns the range as text if the value is outside of it.
     fn check(&self, _range: &Range) -> Result<(), String> {
         Ok(())
     }
@@ -257,7 +258,7 @@ impl FromOption for IpAddr {
 
     fn from_option(value: &OptionValue) -> Option<Self> {
         let text = value.to_string();
-        // The Go client takes `address:port` here; the port of a source address is never wanted.
+        // The Go client accepts `address:port` here. The port of a source address has no use.
         text.parse().ok().or_else(|| text.parse().ok().map(|address: std::net::SocketAddr| address.ip()))
     }
 }

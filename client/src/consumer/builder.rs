@@ -1,4 +1,4 @@
-//! From settings to a running consumer.
+//! Builds and starts a consumer.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::lookup::Lookupd;
 use crate::tls::Tls;
 use crate::transport::check_address;
 
-/// Settings of a consumer that does not run yet.
+/// The settings of a consumer that has not started.
 #[derive(Clone, Debug)]
 #[must_use = "a consumer starts with `handler(..).start()` or `stream()`"]
 pub struct ConsumerBuilder {
@@ -35,14 +35,14 @@ impl ConsumerBuilder {
         ConsumerBuilder { topic, channel, nsqds: Vec::new(), lookupds: Vec::new(), config: Config::new() }
     }
 
-    /// Connects to these nsqds, given as `host:port` of their TCP ports (4150), or as the path of a unix socket.
+    /// Adds nsqds to connect to. An address is `host:port` with the TCP port (4150), or the path of a unix socket.
     pub fn nsqd(mut self, addresses: impl Addresses) -> Self {
         self.nsqds.extend(addresses.into_addresses());
         self
     }
 
-    /// Connects to all nsqds that these lookupds know to have the topic. Given as `host:port` or URL of
-    /// their HTTP ports (4161).
+    /// Adds lookupds. The consumer connects to all nsqds that they list for the topic. An address is `host:port` or a
+    /// URL with the HTTP port (4161), or the path of a unix socket.
     pub fn lookupd(mut self, addresses: impl Addresses) -> Self {
         self.lookupds.extend(addresses.into_addresses());
         self
@@ -60,38 +60,38 @@ impl ConsumerBuilder {
         Ok(self)
     }
 
-    /// How many messages may be in flight, over all connections. Twice the concurrency unless set.
+    /// Sets the maximum number of messages in flight, over all connections [default: twice the concurrency].
     pub fn max_in_flight(mut self, max_in_flight: u32) -> Self {
         self.config.max_in_flight = Some(max_in_flight);
         self
     }
 
-    /// How many messages the handler gets at a time. 1 unless set.
+    /// Sets how many messages are handled at the same time [default: 1].
     pub fn concurrency(mut self, concurrency: u32) -> Self {
         self.config.concurrency = concurrency;
         self
     }
 
-    /// Messages delivered more often than this are given up. 0, the default, is never.
+    /// Sets the maximum number of deliveries. A message delivered more often is given up. 0, the default, is no limit.
     pub fn max_attempts(mut self, max_attempts: u16) -> Self {
         self.config.max_attempts = max_attempts;
         self
     }
 
-    /// Where the channel starts, if this consumer makes it: among the messages that the topic keeps though they are
-    /// finished. [`StartAt::Latest`] unless set. A channel that is there goes on where it stands.
+    /// Sets where the channel starts if this consumer creates it, among the messages that the topic retains. The
+    /// default is [`StartAt::Latest`]. An existing channel keeps its position.
     pub fn start_at(mut self, place: StartAt) -> Self {
         self.config.channel_start = place;
         self
     }
 
-    /// Has messages handled by `handler`.
+    /// Sets the handler that receives the messages.
     pub fn handler<H: Handler>(self, handler: H) -> HandlerConsumerBuilder<H> {
         HandlerConsumerBuilder { builder: self, handler }
     }
 
-    /// Starts the consumer; messages come out of the stream. Does not wait for connections:
-    /// see [`Consumer::wait_ready`]. Must be called within a tokio runtime.
+    /// Starts the consumer and returns its messages as a stream. Does not wait for connections: see
+    /// [`Consumer::wait_ready`]. Must be called within a tokio runtime.
     pub fn stream(self) -> Result<MessageStream, StartError> {
         let (engine, consumer) = self.build()?;
         tokio::spawn(engine.run());
@@ -120,7 +120,7 @@ impl ConsumerBuilder {
         let http = HttpClient::new(config.dial_timeout, config.lookupd_poll_timeout, &config.user_agent, tls);
         let http = match config.lookupd_authorization {
             Some(false) => http,
-            told => http.with_secret(config.secret()?.as_ref(), OnlyHttps(told.is_none())),
+            setting => http.with_secret(config.secret()?.as_ref(), OnlyHttps(setting.is_none())),
         };
         let config = Arc::new(config);
         let connector = Connector::new(Arc::clone(&config))?;
@@ -131,8 +131,8 @@ impl ConsumerBuilder {
     }
 }
 
-/// Settings of a consumer that has its handler.
-#[must_use = "a consumer runs from `start()` on"]
+/// The settings and the handler of a consumer that has not started.
+#[must_use = "a consumer starts with `start()`"]
 pub struct HandlerConsumerBuilder<H> {
     builder: ConsumerBuilder,
     handler: H,

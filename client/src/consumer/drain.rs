@@ -1,12 +1,12 @@
-//! Stopping without losing or repeating what can be finished.
+//! Shuts a consumer down without losing or repeating messages that can be finished.
 //!
 //! | step | |
 //! |---|---|
-//! | 1 | CLS on every connection: nsqd sends nothing more; what arrives nevertheless is requeued at once |
-//! | 2 | messages that wait for a handler are requeued at once, and not counted as failures |
-//! | 3 | what is being handled goes on; handlers are told; heartbeats and answers flow |
-//! | 4 | at the deadline handlers are dropped, and their messages requeued or left to time out |
-//! | 5 | all answers are written, our side is closed, and nsqd gets a second to close its side |
+//! | 1 | Send CLS on every connection, so that nsqd sends no more messages. Requeue late arrivals at once. |
+//! | 2 | Requeue messages that wait for a handler at once, without counting them as failures. |
+//! | 3 | Signal the shutdown to handlers and let them finish. Heartbeats and answers continue. |
+//! | 4 | At the deadline, drop the handlers, and requeue their messages or leave them to time out. |
+//! | 5 | Write all answers, close our side of the connections, and give nsqd a second to close its side. |
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,23 +19,23 @@ use super::shared::ConsumerState;
 use crate::time;
 
 /// How long nsqd may take to confirm CLS, and later to close.
-const NSQD_PATIENCE: Duration = Duration::from_secs(1);
+const NSQD_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What happens at the deadline to messages that are still being handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unfinished {
-    /// They are requeued at once.
+    /// Requeue them at once.
     Requeue,
-    /// They are left to nsqd's timeout.
+    /// Leave them to time out at nsqd.
     Leave,
 }
 
 /// How to shut a consumer down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
-    /// How long messages that are being handled may take.
+    /// How long messages that are being handled may still take.
     pub deadline: Duration,
-    /// What becomes of those that took longer.
+    /// What happens to messages that take longer.
     pub then: Unfinished,
 }
 
@@ -52,17 +52,17 @@ impl From<Duration> for Drain {
     }
 }
 
-/// What became of the messages that were there when the shutdown began.
+/// The result of a shutdown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DrainReport {
-    /// Finished.
+    /// Messages finished during the shutdown.
     pub finished: u64,
-    /// Requeued.
+    /// Messages requeued during the shutdown.
     pub requeued: u64,
-    /// Not answered by the deadline, or on a connection that was lost: nsqd delivers them again.
+    /// Messages that were unanswered when the consumer closed its connections. nsqd delivers them again.
     pub abandoned: u64,
-    /// How long it took.
+    /// The duration of the shutdown.
     pub took: Duration,
 }
 
@@ -77,7 +77,7 @@ impl Engine {
         for link in self.links() {
             link.send_cls();
         }
-        // Before handlers are told, so that none takes another message.
+        // Close the queue before the signal to handlers, so that none takes another message.
         let waiting = shared.queue.close();
         for message in waiting {
             let _ = message.requeue_without_backoff(Requeue::Now);
@@ -94,9 +94,9 @@ impl Engine {
         for link in self.links() {
             link.outbox.finish();
         }
-        self.wait_for_closes(time::now() + NSQD_PATIENCE).await;
+        self.wait_for_closes(time::now() + NSQD_CLOSE_TIMEOUT).await;
         shared.connections_stop.cancel();
-        self.wait_for_closes(time::now() + NSQD_PATIENCE).await;
+        self.wait_for_closes(time::now() + NSQD_CLOSE_TIMEOUT).await;
 
         let report = DrainReport {
             finished: shared.counters.finished.load(Ordering::Relaxed) - finished_before,
@@ -104,16 +104,16 @@ impl Engine {
             abandoned: unanswered,
             took: time::now().saturating_duration_since(started_at),
         };
-        // Links refer to what refers to them.
+        // `Shared` and `Link` refer to each other. Break the cycle.
         shared.links.lock().clear();
         shared.state.send_replace(ConsumerState::Stopped);
         shared.report.send_replace(Some(report));
     }
 
-    /// Until every message is answered and every nsqd has confirmed CLS.
-    async fn wait_for_answers(&mut self, started_at: Instant, patience: Duration) {
-        let deadline = started_at + patience;
-        let confirm_deadline = (started_at + NSQD_PATIENCE).min(deadline);
+    /// Waits, at most `limit` long, until every message is answered and every nsqd has confirmed CLS.
+    async fn wait_for_answers(&mut self, started_at: Instant, limit: Duration) {
+        let deadline = started_at + limit;
+        let confirm_deadline = (started_at + NSQD_CLOSE_TIMEOUT).min(deadline);
         loop {
             let now = time::now();
             self.shared().watch_answers.store(true, Ordering::SeqCst);

@@ -1,7 +1,8 @@
-//! The task that decides for one consumer: whom to connect to, when to look up, who gets which RDY.
+//! The task that controls one consumer: which nsqds to connect to, when to query lookupds, and which RDY each
+//! connection gets.
 //!
-//! It owns the pure parts (membership, RDY distribution) and feeds them with what happens; connections,
-//! lookups and handlers are tasks of their own that report here.
+//! The engine owns the pure parts (membership, RDY distribution) and passes events to them. Connections, lookups and
+//! handlers are separate tasks that report to the engine.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,14 +26,14 @@ use crate::membership::{Membership, MembershipOptions};
 use crate::rdy::{ConnectionId, Distributor, Mode, RdyOptions};
 use crate::time;
 
-/// What connections and lookups tell the engine.
+/// What connections and lookups report to the engine.
 pub(super) enum Report {
     Up(Arc<Link>),
     Down { node: Arc<str>, id: ConnectionId, error: ConnectError },
     LookedUp(Lookup),
 }
 
-/// What a consumer is for.
+/// What a consumer subscribes to, and where.
 pub(super) struct Assignment {
     pub(super) topic: TopicName,
     pub(super) channel: ChannelName,
@@ -48,7 +49,7 @@ pub(super) struct Engine {
     membership: Membership,
     distributor: Distributor,
     links: BTreeMap<ConnectionId, Arc<Link>>,
-    /// Connections that are gone while their messages are still being handled.
+    /// Closed connections whose messages are still being handled.
     lingering: Vec<Arc<Link>>,
     next_id: u64,
     reports: mpsc::UnboundedReceiver<Report>,
@@ -57,15 +58,15 @@ pub(super) struct Engine {
     next_lookup_at: Option<Instant>,
     last_lookup_at: Option<Instant>,
     looking_up: bool,
-    /// Some lookup has come back.
+    /// At least one lookup has completed.
     looked_up: bool,
     last_error: Option<StartError>,
-    /// Connections, lookups: they end with the engine.
+    /// Connections and lookups, which stop when the engine is dropped.
     tasks: JoinSet<()>,
     workers: JoinSet<()>,
 }
 
-/// Lookups that are made because a connection broke are not made more often than this.
+/// Minimum interval between lookups because of a broken connection.
 const MIN_LOOKUP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Engine {
@@ -118,7 +119,7 @@ impl Engine {
         self.workers.spawn(worker);
     }
 
-    /// Runs the consumer until it is asked to stop, and stops it.
+    /// Runs the consumer until a shutdown is requested, then shuts it down.
     pub(super) async fn run(mut self) {
         let drain = loop {
             if let Some(drain) = self.shared.requested_drain() {
@@ -149,7 +150,7 @@ impl Engine {
         self.lingering.iter().map(|link| link.in_flight()).sum()
     }
 
-    /// Waits until something happens or `until`, and takes in what happened.
+    /// Waits for an event, at most until `until`, and processes the reports that have arrived.
     pub(super) async fn wait_for_event(&mut self, until: Option<Instant>) {
         let sleep = async {
             match until {
@@ -158,7 +159,7 @@ impl Engine {
             }
         };
         tokio::select! {
-            // Never `None`: the engine holds a sender itself.
+            // Never `None`: the engine itself holds a sender.
             Some(report) = self.reports.recv() => {
                 self.take_report(report);
                 while let Ok(report) = self.reports.try_recv() {
@@ -172,7 +173,7 @@ impl Engine {
     }
 
     pub(super) async fn stop_workers(&mut self) {
-        // Those that are done have nothing to cancel; the others are dropped where they stand.
+        // Workers that have ended are not affected; the others are dropped at their current await.
         self.workers.shutdown().await;
     }
 
@@ -262,12 +263,12 @@ impl Engine {
         let reports = self.reports_tx.clone();
         self.tasks.spawn(async move {
             let lookup = look_up(&http, &assignment.lookupds, &assignment.topic, &suspects).await;
-            // The engine is gone only when nobody needs this any more.
+            // This fails only after the engine has ended, and then the result is not needed.
             let _ = reports.send(Report::LookedUp(lookup));
         });
     }
 
-    /// Sends the RDY changes that are due. Returns when to look again.
+    /// Sends the RDY changes that are due. Returns when to plan again.
     fn apply_rdy(&mut self, now: Instant) -> Option<Instant> {
         let max_in_flight = self.shared.max_in_flight.load(Ordering::Relaxed);
         self.distributor.set_max_in_flight(max_in_flight);
@@ -296,7 +297,7 @@ impl Engine {
                 link.watch_messages();
             }
         }
-        // Whoever changed something before the flags were set did not see them: look again.
+        // A change before the flags were set did not wake the engine, so plan again.
         let unseen = self.links.values().zip(&seen).any(|(link, (in_flight, last_message_at))| {
             (plan.watch_answers && link.in_flight() != *in_flight)
                 || (!plan.watch_messages.is_empty() && link.last_message_at() != *last_message_at)
@@ -341,7 +342,7 @@ impl Engine {
     }
 }
 
-/// Reports the end of a connection however it comes, a panic included.
+/// Reports the end of a connection in every case, including a panic.
 struct DownGuard {
     node: Arc<str>,
     id: ConnectionId,

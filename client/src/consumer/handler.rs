@@ -1,4 +1,4 @@
-//! What an application does with messages: a handler whose return value is the answer.
+//! Handlers: the application's code for a message. The return value decides how the message is answered.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -10,29 +10,31 @@ use futures_util::FutureExt;
 use super::message::{Delivery, Message, Requeue};
 use super::shared::{Event, Shared};
 
-/// The verdict on a message.
+/// How to answer a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done: nsqd forgets the message.
+    /// Finish the message: nsqd does not deliver it again.
     Finish,
-    /// Deliver it again.
+    /// Requeue the message: nsqd delivers it again.
     Requeue {
-        /// When.
+        /// When nsqd delivers it again.
         delay: Requeue,
-        /// Whether this is a failure that the consumer should back off for.
+        /// Whether this counts as a failure for backoff.
         backoff: bool,
     },
-    /// It will never succeed: finish it, but do not take that for a success. Calls
-    /// [`Handler::gave_up`].
+    /// Give the message up, because it can never succeed: call [`Handler::gave_up`], then finish the message. This does
+    /// not count as a success.
     GiveUp,
-    /// Say nothing and let it time out.
+    /// Send no answer: the message times out, and nsqd delivers it again.
     Forget,
 }
 
-/// What a handler may return. `()` and `Ok(_)` finish; `Err(_)` requeues with the computed delay and backs
-/// off; an [`Outcome`] says exactly what to do.
+/// A type that a handler may return.
+///
+/// `()` finishes the message. `Ok(value)` acts as `value`. `Err(_)` requeues with [`Requeue::Auto`] and backs off. An
+/// [`Outcome`] says exactly what to do.
 pub trait IntoOutcome {
-    /// The verdict this stands for.
+    /// Converts the return value of a handler.
     fn into_outcome(self) -> Outcome;
 }
 
@@ -59,7 +61,7 @@ impl<T: IntoOutcome, E> IntoOutcome for Result<T, E> {
 
 /// Handles messages, up to `concurrency` at a time.
 ///
-/// Functions and closures `Fn(Delivery) -> impl Future` are handlers, so an `async` closure will do:
+/// Functions and closures `Fn(Delivery) -> impl Future` are handlers, and so are `async` closures:
 ///
 /// ```
 /// # fn handler(_: impl nsq::Handler) {}
@@ -67,17 +69,17 @@ impl<T: IntoOutcome, E> IntoOutcome for Result<T, E> {
 /// handler(|message: nsq::Delivery| async move { String::from_utf8(message.body().to_vec()).map(drop) });
 /// ```
 ///
-/// An `async` closure that uses captured variables must not borrow them from itself: clone them into an
-/// `async move` block as in the second line, or implement the trait for a struct that owns them.
+/// The future of an `async` closure must not borrow the closure's captured variables. Clone them into an `async move`
+/// block as in the second line, or implement the trait for a struct that owns them.
 ///
-/// A panic is caught: the message is requeued and counts as failed. If the consumer stops and its patience
-/// ends, the handler's future is dropped where it stands, and the message requeued.
+/// A panic is caught: the message is requeued and counts as failed. At the deadline of a shutdown, the handler's future
+/// is dropped at its current await, and the message is requeued or left to time out: see [`Drain`](super::Drain).
 pub trait Handler: Send + Sync + 'static {
     /// Handles one message.
     fn handle(&self, message: Delivery) -> impl Future<Output = impl IntoOutcome + Send> + Send;
 
-    /// Told of a message that is given up, after `max_attempts` or by [`Outcome::GiveUp`], before it is
-    /// finished. This is the place to keep it elsewhere.
+    /// Receives a message that is given up, after `max_attempts` or by [`Outcome::GiveUp`], before it is finished. It
+    /// can store the message elsewhere. If it panics, the message is requeued instead.
     fn gave_up(&self, message: Delivery) -> impl Future<Output = ()> + Send {
         drop(message);
         std::future::ready(())
@@ -95,16 +97,16 @@ where
     }
 }
 
-/// Takes messages and has them handled, one at a time, until the queue is closed. Dropping this future
-/// drops the handler's, and with it the message, which is then requeued.
+/// Takes messages and runs the handler for one at a time, until the queue is closed. Dropping this future drops the
+/// handler's future and the message, which is then requeued or left to time out.
 pub(super) async fn work<H: Handler>(handler: Arc<H>, shared: Arc<Shared>) {
     while let Some(message) = shared.queue.pop().await {
-        let hopeless = shared.max_attempts > 0 && message.attempts() > shared.max_attempts;
+        let is_exhausted = shared.max_attempts > 0 && message.attempts() > shared.max_attempts;
         let delivery = Delivery::clone(&message);
-        let outcome = if hopeless {
+        let outcome = if is_exhausted {
             Ok(Outcome::GiveUp)
         } else {
-            // A handler is shared with its other calls anyway, so it must cope with one that broke off.
+            // Concurrent calls share the handler anyway, so it must tolerate a call that ends early.
             let handling = async { handler.handle(delivery).await.into_outcome() };
             AssertUnwindSafe(handling).catch_unwind().await
         };
@@ -119,7 +121,7 @@ pub(super) async fn work<H: Handler>(handler: Arc<H>, shared: Arc<Shared>) {
 }
 
 async fn answer<H: Handler>(handler: &H, shared: &Shared, message: Message, outcome: Outcome) {
-    // Answers that come too late are reported by nsqd and end as events.
+    // nsqd reports an answer that comes too late, and the consumer emits an event for it.
     let _ = match outcome {
         Outcome::Finish => message.finish(),
         Outcome::Requeue { delay, backoff: true } => message.requeue(delay),
@@ -129,10 +131,10 @@ async fn answer<H: Handler>(handler: &H, shared: &Shared, message: Message, outc
             Ok(())
         }
         Outcome::GiveUp => {
-            let keeping = AssertUnwindSafe(handler.gave_up(Delivery::clone(&message))).catch_unwind();
-            if keeping.await.is_err() {
+            let giving_up = AssertUnwindSafe(handler.gave_up(Delivery::clone(&message))).catch_unwind();
+            if giving_up.await.is_err() {
                 shared.emit(Event::HandlerPanicked { id: message.id() });
-                // It was not kept elsewhere, so it must not be lost here.
+                // The handler may not have stored the message, so it must not be lost here.
                 let _ = message.requeue(Requeue::Auto);
                 return;
             }

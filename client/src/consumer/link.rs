@@ -1,8 +1,8 @@
-//! One subscribed connection: a task whose two halves run independently, and what messages and the engine
-//! share with it.
+//! One subscribed connection: a task whose two halves run independently, and the state that it shares with messages
+//! and the engine.
 //!
-//! The reading half never waits for the application: messages go to the consumer's queue, which RDY bounds.
-//! So heartbeats are answered and answers are written however busy the handlers are.
+//! The reading half never waits for the application: it puts messages into the consumer's queue, which RDY bounds. So
+//! busy handlers delay neither heartbeats nor answers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use crate::frame_reader::FrameReader;
 use crate::rdy::ConnectionId;
 use crate::time;
 
-/// What messages and the engine need of a connection.
+/// The part of a connection that messages and the engine use.
 pub(super) struct Link {
     pub(super) id: ConnectionId,
     pub(super) node: Arc<str>,
@@ -30,12 +30,12 @@ pub(super) struct Link {
     pub(super) msg_timeout: Duration,
     pub(super) max_msg_timeout: Duration,
     pub(super) shared: Arc<Shared>,
-    /// Received and not answered.
+    /// Messages that are received and not answered.
     in_flight: AtomicU64,
-    /// Nanoseconds after `opened_at`, plus one; 0 is never.
+    /// When the last message arrived, in nanoseconds after `opened_at`, plus one; 0 if none has arrived.
     last_message: AtomicU64,
     opened_at: Instant,
-    /// The engine wants to know of the next message.
+    /// The next message wakes the engine.
     watch_messages: AtomicBool,
     /// nsqd has confirmed CLS.
     close_wait: AtomicBool,
@@ -81,7 +81,7 @@ impl Link {
     }
 
     pub(super) fn set_rdy(&self, count: u64) {
-        // If the connection is gone the engine will hear of it.
+        // If the connection has ended, the engine gets a report.
         let _ = self.outbox.push(|out| Command::Rdy { count }.encode(out));
     }
 
@@ -89,7 +89,7 @@ impl Link {
         let _ = self.outbox.push(|out| Command::Cls.encode(out));
     }
 
-    /// A message of this connection was answered, or its answer left to nsqd.
+    /// Records that a message of this connection was answered or left to time out.
     pub(super) fn answered(&self, answer: Answer, signal: Signal, epoch: Epoch, now: Instant) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.shared.answered(answer, signal, epoch, now);
@@ -101,7 +101,7 @@ impl Link {
         self.last_message.store(u64::try_from(offset).unwrap_or(u64::MAX - 1) + 1, Ordering::SeqCst);
         self.shared.counters.received.fetch_add(messages.len() as u64, Ordering::Relaxed);
         for late in self.shared.queue.push(messages, now) {
-            // The consumer is stopping: somebody else shall have it.
+            // The consumer is stopping: let nsqd deliver the message to another one.
             let _ = late.requeue_without_backoff(Requeue::Now);
         }
         if self.watch_messages.swap(false, Ordering::SeqCst) {
@@ -109,7 +109,7 @@ impl Link {
         }
     }
 
-    /// Runs the connection until it ends, and says why.
+    /// Runs the connection until it ends, and returns the reason.
     pub(super) async fn run(self: Arc<Self>, established: Established, timeouts: Timeouts) -> Disconnect {
         let Established { mut reader, mut writer, .. } = established;
         let reading = self.read(&mut reader, timeouts.silence);
@@ -118,7 +118,7 @@ impl Link {
             why = &mut reading => why,
             () = self.stop.cancelled() => Disconnect::Stopped,
             written = self.outbox.write_to(&mut writer, timeouts.write) => match written {
-                // All is said; what nsqd still sends is read until it closes as well.
+                // All answers are written. Read until nsqd closes the connection too.
                 Ok(()) => tokio::select! {
                     why = &mut reading => why,
                     () = self.stop.cancelled() => Disconnect::Stopped,
@@ -127,7 +127,7 @@ impl Link {
             },
         };
         self.outbox.close();
-        // Their answers could not be sent, and nsqd delivers them again: handling them would be a repeat.
+        // nsqd delivers these messages again, and answers to them can no longer be sent. So do not handle them now.
         self.shared.queue.discard_of(self.id);
         why
     }
@@ -142,7 +142,7 @@ impl Link {
                     Ok(Some(Frame { kind: FrameType::Message, data })) => {
                         let Some(message) = nsq_protocol::Message::parse(data) else {
                             break Some(Disconnect::Protocol(
-                                "a message frame without a whole header".into(),
+                                "nsqd sent a message frame that is shorter than its header".into(),
                             ));
                         };
                         let delivery = Delivery::new(message, now, epoch, Arc::clone(self));
@@ -192,7 +192,7 @@ impl Link {
     }
 }
 
-/// How long a connection may be silent, and a write may take.
+/// Limits for the silence of a connection, and for one write.
 #[derive(Clone, Copy)]
 pub(super) struct Timeouts {
     pub(super) silence: Option<Duration>,

@@ -1,4 +1,4 @@
-//! A message in the application's hands, and the ways to answer it.
+//! A received message, and the ways to answer it.
 
 use std::fmt;
 use std::ops::Deref;
@@ -15,14 +15,14 @@ use crate::error::AnswerError;
 use crate::rdy::ConnectionId;
 use crate::time;
 
-/// How long a requeued message should stay away.
+/// When nsqd delivers a requeued message again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
-    /// `default_requeue_delay` times the number of attempts, at most `max_requeue_delay`.
+    /// After `default_requeue_delay` times the number of attempts, at most `max_requeue_delay`.
     Auto,
-    /// Not at all.
+    /// At once.
     Now,
-    /// This long; nsqd limits it to its `max-req-timeout`.
+    /// After this time. nsqd limits it to its `--max-req-timeout`.
     After(Duration),
 }
 
@@ -32,17 +32,17 @@ impl From<Duration> for Requeue {
     }
 }
 
-/// One delivery of a message: what it says and when its time is up.
+/// One delivery of a message: its content and its deadline.
 ///
-/// This is what a [`Handler`](super::Handler) gets; the handler's return value is the answer. Cloning is
-/// cheap, the body is shared.
+/// A [`Handler`](super::Handler) receives it and answers with its return value. Cloning is cheap, because clones share
+/// the body. Each clone has its own [`deadline`](Delivery::deadline).
 pub struct Delivery {
     id: MessageId,
     body: Bytes,
     timestamp_ns: i64,
     attempts: u16,
     received_at: Instant,
-    /// From `received_at` to the deadline; touching moves it.
+    /// Time from `received_at` to the deadline. `touch` extends it.
     time_limit_ms: AtomicU64,
     epoch: Epoch,
     link: Arc<Link>,
@@ -60,58 +60,60 @@ impl Delivery {
         Delivery { id, body, timestamp_ns, attempts, received_at, time_limit_ms, epoch, link }
     }
 
-    /// The message's id: 16 bytes, hexadecimal with every known nsqd.
+    /// The id of the message: 16 bytes, which are hexadecimal digits with every known nsqd.
     pub fn id(&self) -> MessageId {
         self.id
     }
 
-    /// What was published. A slice of the read buffer: keeping a small body for long keeps up to 128 KiB
-    /// alive, so copy what should outlive the message.
+    /// The published bytes, as a slice of the read buffer. A small body can keep up to 128 KiB allocated, so copy a
+    /// body that you keep for long.
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// When it was published, by nsqd's clock, in nanoseconds since 1970.
+    /// When the message was published, by nsqd's clock, in nanoseconds since 1970.
     pub fn timestamp_ns(&self) -> i64 {
         self.timestamp_ns
     }
 
-    /// When it was published, by nsqd's clock.
+    /// When the message was published, by nsqd's clock.
     pub fn timestamp(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.timestamp_ns).unwrap_or(0))
     }
 
-    /// How often it was delivered on this channel, this time included.
+    /// How often the message was delivered on this channel, including this delivery.
     pub fn attempts(&self) -> u16 {
         self.attempts
     }
 
-    /// The nsqd it came from, as `host:port` or as the path of its unix socket.
+    /// The address of the nsqd that delivered the message: `host:port`, or the path of a unix socket.
     pub fn node(&self) -> &str {
         &self.link.node
     }
 
-    /// When it arrived here.
+    /// When the message arrived at this client.
     pub fn received_at(&self) -> Instant {
         self.received_at
     }
 
-    /// When nsqd will give up waiting for the answer, unless the message is touched.
+    /// When the message times out at nsqd unless it is answered or touched.
     pub fn deadline(&self) -> Instant {
         self.received_at + Duration::from_millis(self.time_limit_ms.load(Ordering::Relaxed))
     }
 
-    /// The latest time that touching can move the deadline to.
+    /// The latest deadline that [`touch`](Delivery::touch) can set.
     pub fn hard_deadline(&self) -> Instant {
         self.received_at + self.link.max_msg_timeout
     }
 
-    /// How much time is left for the answer.
+    /// The time until [`deadline`](Delivery::deadline); zero when it has passed.
     pub fn remaining(&self) -> Duration {
         self.deadline().saturating_duration_since(time::now())
     }
 
-    /// Asks nsqd for another full timeout, up to [`hard_deadline`](Delivery::hard_deadline).
+    /// Asks nsqd to restart the message timeout, up to [`hard_deadline`](Delivery::hard_deadline). Returns
+    /// [`AnswerError::ConnectionLost`] if the connection cannot take the command, and [`AnswerError::Late`] if the
+    /// deadline has passed.
     pub fn touch(&self) -> Result<(), AnswerError> {
         let now = time::now();
         let late = now > self.deadline();
@@ -127,12 +129,12 @@ impl Delivery {
         Ok(())
     }
 
-    /// Whether the consumer is shutting down, so that long work should come to an end.
+    /// Whether the consumer is shutting down. Long work should then end soon.
     pub fn is_stopping(&self) -> bool {
         self.link.shared.stopping.is_cancelled()
     }
 
-    /// Returns when the consumer begins to shut down.
+    /// Waits until the consumer starts to shut down. Cancel safe.
     pub async fn stopping(&self) {
         self.link.shared.stopping.cancelled().await;
     }
@@ -145,7 +147,7 @@ impl Delivery {
         now > self.deadline()
     }
 
-    /// Sends the answer, if it has a wire form, and accounts for it.
+    /// Sends the answer, if it has a wire form, and counts it.
     fn answer(&self, answer: Answer, signal: Signal) -> Result<(), AnswerError> {
         let now = time::now();
         let sent = match answer {
@@ -193,12 +195,12 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// How a message leaves the client.
+/// The final answer to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Finish,
     Requeue(Requeue),
-    /// Its time is up, or its fate is left to nsqd: nothing is sent.
+    /// Nothing is sent: the message has timed out, or is left to time out.
     Nothing,
 }
 
@@ -206,7 +208,9 @@ pub(super) enum Answer {
 ///
 /// Answers never block: they are queued for the connection's next write. **Dropping an unanswered message
 /// requeues it at once** and counts as a failure; [`forget`](Message::forget) leaves it to its timeout.
-/// What a message says is read through [`Delivery`], which it dereferences to.
+/// A message dereferences to [`Delivery`], which has its content.
+///
+/// An [`AnswerError`] means that nsqd delivers the message again, or may do so.
 #[must_use = "dropping an unanswered message requeues it"]
 pub struct Message {
     delivery: Delivery,
@@ -218,24 +222,24 @@ impl Message {
         Message { delivery, answered: false }
     }
 
-    /// Done: nsqd forgets the message.
+    /// Finishes the message: nsqd does not deliver it again.
     pub fn finish(mut self) -> Result<(), AnswerError> {
         self.answer(Answer::Finish, Signal::Success)
     }
 
-    /// Failed: nsqd shall deliver it again, and the consumer backs off.
+    /// Requeues the message after a failure: nsqd delivers it again, and the consumer backs off.
     pub fn requeue(mut self, delay: impl Into<Requeue>) -> Result<(), AnswerError> {
         self.answer(Answer::Requeue(delay.into()), Signal::Failure)
     }
 
-    /// Not now, but nothing is wrong: nsqd shall deliver it again, and the consumer does not back off.
+    /// Requeues the message without a failure: nsqd delivers it again, and the consumer does not back off.
     pub fn requeue_without_backoff(mut self, delay: impl Into<Requeue>) -> Result<(), AnswerError> {
         self.answer(Answer::Requeue(delay.into()), Signal::Neutral)
     }
 
-    /// Leaves the message to nsqd's timeout.
+    /// Sends no answer: nsqd delivers the message again when it times out.
     pub fn forget(mut self) {
-        // Nothing is sent, so nothing can fail.
+        // Nothing is sent, so the result has no meaning.
         let _ = self.answer(Answer::Nothing, Signal::Neutral);
     }
 
@@ -261,7 +265,7 @@ impl Drop for Message {
     fn drop(&mut self) {
         if !self.answered {
             let answer = self.delivery.link.shared.answer_when_dropped();
-            // Whoever dropped it is not there to be told.
+            // A drop has no caller that could take the error.
             let _ = self.answer(answer, Signal::Failure);
         }
     }

@@ -1,13 +1,13 @@
-//! Consuming: connections to all nsqds of a topic, one flow of messages out of them.
+//! Consuming: connects to all nsqds of a topic and merges their messages.
 //!
 //! ```text
 //! engine ──RDY──▶ link (one per nsqd) ──messages──▶ queue ──▶ workers (handler) or stream
 //!                      ◀──FIN, REQ, TOUCH── outbox ◀──────────────┘
 //! ```
 //!
-//! The application's side: [`ConsumerBuilder`], [`Handler`] or [`MessageStream`], [`Message`], and the
-//! handle [`Consumer`]. Behind it, in reading order: `shared` (what all parts see), `link` (a connection),
-//! `outbox` and `queue` (its two directions), `engine` (decides), `drain` (stops).
+//! The application uses [`ConsumerBuilder`], [`Handler`] or [`MessageStream`], [`Message`], and the handle
+//! [`Consumer`]. The implementation, in reading order: `shared` (common state), `link` (a connection), `outbox` and
+//! `queue` (its two directions), `engine` (control), `drain` (shutdown).
 
 mod builder;
 mod drain;
@@ -36,10 +36,10 @@ pub use stream::MessageStream;
 use crate::error::StartError;
 use shared::Shared;
 
-/// A running consumer: to look at, pause and shut down. Cheap to clone.
+/// A handle of a running consumer, to observe, pause and shut it down. Cheap to clone.
 ///
-/// Dropping the last handle stops the consumer in the background with a second's patience;
-/// [`shutdown`](Consumer::shutdown) is the way to stop it on purpose.
+/// Dropping the last handle shuts the consumer down in the background, with a deadline of one second. Use
+/// [`shutdown`](Consumer::shutdown) to choose the deadline and to wait for the end.
 #[derive(Clone)]
 pub struct Consumer {
     inner: Arc<Inner>,
@@ -49,7 +49,7 @@ struct Inner {
     shared: Arc<Shared>,
 }
 
-/// When nobody is there to wait for it.
+/// The shutdown that starts when the last handle is dropped.
 const BACKGROUND_DRAIN: Drain = Drain { deadline: Duration::from_secs(1), then: Unfinished::Requeue };
 
 impl Drop for Inner {
@@ -59,7 +59,7 @@ impl Drop for Inner {
 }
 
 impl Consumer {
-    /// Prepares a consumer of `channel` on `topic`.
+    /// Returns a builder for a consumer of `channel` on `topic`. The names are checked at the start.
     pub fn builder(topic: impl Into<String>, channel: impl Into<String>) -> ConsumerBuilder {
         ConsumerBuilder::new(topic.into(), channel.into())
     }
@@ -72,8 +72,8 @@ impl Consumer {
         &self.inner.shared
     }
 
-    /// Returns once a subscription stands, or with the reason why all that was tried so far failed, or
-    /// after `timeout`. The consumer goes on in any case.
+    /// Waits for the first subscription. Fails if every attempt so far has failed, after `timeout`, or if the consumer
+    /// has stopped. The consumer keeps trying after a failure or a timeout. Cancel safe.
     pub async fn wait_ready(&self, timeout: Duration) -> Result<(), StartError> {
         let mut states = self.shared().state.subscribe();
         let waiting = async {
@@ -97,27 +97,27 @@ impl Consumer {
         }
     }
 
-    /// What it is doing.
+    /// Returns the current state.
     pub fn state(&self) -> ConsumerState {
         self.shared().state.borrow().clone()
     }
 
-    /// To wait for changes of [`state`](Consumer::state).
+    /// Returns a receiver for changes of [`state`](Consumer::state).
     pub fn watch(&self) -> tokio::sync::watch::Receiver<ConsumerState> {
         self.shared().state.subscribe()
     }
 
-    /// What happens from here on. The channel is bounded: who reads too slowly misses events.
+    /// Returns a receiver for all events from now on. It holds at most 256 events: a slow reader misses the oldest.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared().subscribe_events()
     }
 
-    /// Counters and gauges.
+    /// Returns counters and gauges.
     pub fn stats(&self) -> ConsumerStats {
         self.shared().stats()
     }
 
-    /// Asks for no more messages until [`resume`](Consumer::resume). What is in flight goes on.
+    /// Requests no more messages until [`resume`](Consumer::resume). Messages in flight are still handled.
     pub fn pause(&self) {
         self.shared().paused.store(true, Ordering::Relaxed);
         self.shared().wake.notify_one();
@@ -129,20 +129,21 @@ impl Consumer {
         self.shared().wake.notify_one();
     }
 
-    /// How many messages may be in flight from now on, over all connections. 0 pauses.
+    /// Changes the maximum number of messages in flight, over all connections. 0 pauses the consumer.
     pub fn set_max_in_flight(&self, max_in_flight: u32) {
         self.shared().max_in_flight.store(max_in_flight.into(), Ordering::Relaxed);
         self.shared().wake.notify_one();
     }
 
-    /// Stops: no more messages; what is being handled may finish until the deadline; then all answers are
-    /// written and the connections closed. If a shutdown is under way already, waits for that one.
+    /// Shuts the consumer down: requests no more messages, lets handlers finish until the deadline, writes all answers,
+    /// and closes the connections. If a shutdown has already started, waits for that one. Dropping this future does not
+    /// stop the shutdown.
     pub async fn shutdown(&self, drain: impl Into<Drain>) -> DrainReport {
         self.shared().request_drain(drain.into());
         self.stopped().await
     }
 
-    /// Returns when the consumer has stopped, whoever stopped it.
+    /// Waits until the consumer has stopped, for any reason. Cancel safe.
     pub async fn stopped(&self) -> DrainReport {
         let mut reports = self.shared().report.subscribe();
         // The sender lives as long as `self`.
@@ -152,7 +153,7 @@ impl Consumer {
         }
     }
 
-    /// Consumes until `signal` comes, and shuts down then.
+    /// Waits for `signal`, then shuts the consumer down. Returns earlier if the consumer stops for another reason.
     pub async fn run_until(&self, signal: impl Future, drain: impl Into<Drain>) -> DrainReport {
         tokio::select! {
             _ = signal => self.shutdown(drain).await,
@@ -171,14 +172,14 @@ impl std::fmt::Debug for Consumer {
     }
 }
 
-/// The stream's side of `max_attempts`: there is no handler to tell, only an event.
+/// Applies `max_attempts` to a message of a stream: returns it, or gives it up with an event.
 fn gave_up_silently(shared: &Shared, message: Message) -> Option<Message> {
     if shared.max_attempts == 0 || message.attempts() <= shared.max_attempts {
         return Some(message);
     }
     shared.counters.gave_up.fetch_add(1, Ordering::Relaxed);
     shared.emit(Event::GaveUp { id: message.id(), attempts: message.attempts() });
-    // If the connection is gone the message comes again, to be given up then.
+    // If the connection has ended, nsqd delivers the message again, and the next delivery is given up.
     let _ = message.give_up();
     None
 }

@@ -1,8 +1,8 @@
-//! What waits to be written to one connection.
+//! The output buffer of one connection.
 //!
-//! Answers are encoded straight into one buffer, from any thread, without waiting; the connection's writer
-//! takes the whole buffer, writes it in one go, and comes back for what has gathered meanwhile. So many
-//! answers share a write, and none waits for a timer.
+//! Any thread encodes answers into the buffer without waiting. The connection's writer takes the whole buffer, writes
+//! it at once, and then takes what has accumulated meanwhile. So many answers share a write, and none waits for a
+//! timer.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 use crate::error::Disconnect;
 use crate::transport::WriteHalf;
 
-/// Beyond this, what is merely useful (TOUCH) is refused. FIN and REQ are bounded by what is in flight.
+/// Above this size, the outbox refuses TOUCH, which is optional. The messages in flight bound FIN and REQ.
 const CROWDED_BYTES: usize = 1 << 20;
-/// A buffer that grew beyond this is not kept.
+/// The writer frees a buffer with a larger capacity.
 const MAX_KEPT_BYTES: usize = 256 << 10;
 
 #[derive(Default)]
@@ -33,14 +33,14 @@ struct State {
 enum Phase {
     #[default]
     Open,
-    /// What is here will be written, then our side is closed.
+    /// The writer writes the buffer, then closes our side.
     Finishing,
-    /// Nothing will be written any more.
+    /// Nothing more is written.
     Closed,
 }
 
 impl Outbox {
-    /// Queues what `encode` appends. False if it can no longer be sent.
+    /// Queues the bytes that `encode` appends. Returns false if they can no longer be sent.
     pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
@@ -55,13 +55,13 @@ impl Outbox {
         true
     }
 
-    /// Like [`push`](Outbox::push), but also false when much is waiting already.
+    /// Like [`push`](Outbox::push), but also returns false above `CROWDED_BYTES`.
     pub(super) fn push_if_room(&self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
         let crowded = self.state.lock().bytes.len() > CROWDED_BYTES;
         !crowded && self.push(encode)
     }
 
-    /// Lets the writer send what is here and then say that nothing follows.
+    /// Makes the writer write the buffer and then close our side.
     pub(super) fn finish(&self) {
         let mut state = self.state.lock();
         if state.phase == Phase::Open {
@@ -71,7 +71,7 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Drops what is here: the connection is gone.
+    /// Drops the buffer, because the connection has ended.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.phase = Phase::Closed;

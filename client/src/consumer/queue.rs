@@ -1,8 +1,8 @@
-//! Messages between the connections that receive and the application that handles.
+//! The queue between the connections and the application.
 //!
-//! RDY bounds what can be here, with one exception: when the application is stuck for longer than the
-//! message timeout, nsqd delivers again. So messages whose time is up are dropped here: they would be
-//! handled twice for nothing, and they would pile up.
+//! RDY bounds its length, with one exception: if the application blocks for longer than the message timeout, nsqd
+//! delivers messages again. So the queue drops messages that have timed out: they would be handled twice, and they
+//! would accumulate.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -18,7 +18,7 @@ use crate::time;
 #[derive(Default)]
 pub(super) struct MessageQueue {
     state: Mutex<State>,
-    /// Wakes one worker; whoever takes a message and leaves others wakes the next.
+    /// Wakes one worker. A worker that takes a message and leaves others wakes the next.
     worker_wake: Notify,
 }
 
@@ -30,7 +30,7 @@ struct State {
 }
 
 impl MessageQueue {
-    /// Takes all of `arrived`. Returns them if the queue is closed.
+    /// Queues all of `arrived`. Returns them instead if the queue is closed.
     pub(super) fn push(&self, arrived: &mut Vec<Message>, now: Instant) -> Vec<Message> {
         let mut expired = Vec::new();
         let waker = {
@@ -52,7 +52,7 @@ impl MessageQueue {
         Vec::new()
     }
 
-    /// The next message, waiting for it; `None` once the queue is closed. Cancel safe.
+    /// Waits for the next message; `None` once the queue is closed. Cancel safe.
     pub(super) async fn pop(&self) -> Option<Message> {
         loop {
             match self.try_pop(None) {
@@ -62,12 +62,12 @@ impl MessageQueue {
         }
     }
 
-    /// The same for a stream.
+    /// Like [`pop`](MessageQueue::pop), for a stream.
     pub(super) fn poll_pop(&self, context: &mut Context<'_>) -> Poll<Option<Message>> {
         self.try_pop(Some(context))
     }
 
-    /// As many as are there, up to `max`, appended to `messages`.
+    /// Moves up to `max` messages to the end of `messages`, without waiting.
     pub(super) fn take_into(&self, messages: &mut Vec<Message>, max: usize) {
         let mut state = self.state.lock();
         let count = state.messages.len().min(max);
@@ -102,7 +102,7 @@ impl MessageQueue {
         Poll::Ready(next)
     }
 
-    /// Drops the messages of a connection that is gone.
+    /// Drops the messages of a connection that has ended.
     pub(super) fn discard_of(&self, connection: ConnectionId) {
         let gone: Vec<Message> = {
             let mut state = self.state.lock();
@@ -119,7 +119,7 @@ impl MessageQueue {
         self.state.lock().messages.len()
     }
 
-    /// Nothing goes in any more; returns what was there.
+    /// Closes the queue and returns the messages in it.
     pub(super) fn close(&self) -> VecDeque<Message> {
         let (messages, waker) = {
             let mut state = self.state.lock();
@@ -134,7 +134,7 @@ impl MessageQueue {
     }
 }
 
-/// Outside of the lock, since answering wakes others.
+/// Must be called without the lock, because answering wakes other tasks.
 fn discard(expired: Vec<Message>) {
     for message in expired {
         message.forget();

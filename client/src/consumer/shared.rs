@@ -1,4 +1,4 @@
-//! What the engine, the connections, the messages and the application's handles have in common.
+//! The state that the engine, the connections, the messages and the application's handles share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -16,80 +16,81 @@ use crate::backoff::{Backoff, BackoffOptions, BackoffState, Epoch, Signal};
 use crate::config::Config;
 use crate::error::{Disconnect, LookupError, StartError};
 
-/// Something an operator may want to see. Events are for looking at: who is slow misses some.
+/// An event for logs and monitoring. A slow reader misses events: see [`Consumer::events`](super::Consumer::events).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// Subscribed at an nsqd.
+    /// The consumer has subscribed at an nsqd.
     Connected {
-        /// Its address.
+        /// The address of the nsqd.
         node: Arc<str>,
     },
-    /// A connection ended, or could not be made; it is tried again unless the consumer stops.
+    /// A connection has ended, or could not be opened. The consumer retries unless it stops or forgets the node.
     Disconnected {
-        /// Its address.
+        /// The address of the nsqd.
         node: Arc<str>,
-        /// Why.
+        /// Why the connection ended or could not be opened.
         reason: Disconnect,
     },
-    /// A lookupd failed to answer.
+    /// A query to a lookupd has failed.
     LookupFailed(LookupError),
-    /// nsqd refused an answer, mostly because it came too late.
+    /// nsqd has rejected an answer to a message, usually because it came too late.
     AnswerFailed {
-        /// Where the message came from.
+        /// The address of the nsqd.
         node: Arc<str>,
         /// `E_FIN_FAILED`, `E_REQ_FAILED` or `E_TOUCH_FAILED`.
         code: String,
-        /// What nsqd says; names the message.
+        /// nsqd's description of the error, with the message id.
         description: String,
     },
-    /// A message was finished unhandled, because it had been delivered more than `max_attempts` times.
+    /// A message was given up: finished after more than `max_attempts` deliveries, or by
+    /// [`Outcome::GiveUp`](super::Outcome::GiveUp).
     GaveUp {
-        /// Its id.
+        /// The id of the message.
         id: nsq_protocol::MessageId,
-        /// How often it was delivered.
+        /// How often the message was delivered.
         attempts: u16,
     },
-    /// A handler panicked; its message was requeued.
+    /// A handler has panicked; its message was requeued.
     HandlerPanicked {
-        /// The message's id.
+        /// The id of the message.
         id: nsq_protocol::MessageId,
     },
-    /// Handling failed: no messages for a while.
+    /// Handling has failed: the consumer requests no messages for a while.
     BackingOff {
-        /// How many failures deep.
+        /// The level of the backoff: up by one with each failure, down by one with each success.
         level: u32,
-        /// For how long.
+        /// The length of the pause.
         pause: Duration,
     },
-    /// Handling works again.
+    /// Handling works again, and the backoff has ended.
     Recovered,
 }
 
-/// What a consumer is doing.
+/// The state of a consumer.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ConsumerState {
-    /// Nothing is known yet.
+    /// No lookup has completed yet.
     Starting,
-    /// The lookupds know no nsqd that has the topic.
+    /// The lookupds list no nsqd for the topic.
     NoNodes,
-    /// Connections are being made.
+    /// The first connections are being opened.
     Connecting,
-    /// Nothing is connected, and what was tried last failed. It goes on trying.
+    /// Nothing is connected, and the last attempt failed. The consumer keeps trying.
     Failing(StartError),
-    /// Subscribed somewhere.
+    /// The consumer is subscribed to at least one nsqd.
     Running,
-    /// Handling fails, so nothing, or one message at a time, is asked for.
+    /// Handling fails, so the consumer requests no messages, or one at a time.
     BackingOff {
-        /// How many failures deep.
+        /// The level of the backoff: up by one with each failure, down by one with each success.
         level: u32,
     },
-    /// By [`Consumer::pause`](super::Consumer::pause), or because `max_in_flight` is 0.
+    /// The consumer is paused by [`Consumer::pause`](super::Consumer::pause), or because `max_in_flight` is 0.
     Paused,
-    /// Finishing what is in flight.
+    /// The consumer is shutting down and finishes the messages in flight.
     Draining,
-    /// Done.
+    /// The consumer has shut down.
     Stopped,
 }
 
@@ -99,9 +100,9 @@ pub enum ConsumerState {
 pub struct ConsumerStats {
     /// Subscribed connections.
     pub connections: u64,
-    /// Messages received and not yet answered, in connections that are alive.
+    /// Messages received and not yet answered, on open connections.
     pub in_flight: u64,
-    /// The part of them that waits for a handler.
+    /// Messages that wait for a handler or for the stream to be read.
     pub queued: u64,
     /// Messages received.
     pub received: u64,
@@ -109,7 +110,7 @@ pub struct ConsumerStats {
     pub finished: u64,
     /// Messages requeued.
     pub requeued: u64,
-    /// Messages left to time out, because nobody took them in time or on purpose.
+    /// Messages left to time out, because they were not taken in time or on purpose.
     pub timed_out: u64,
     /// Messages given up.
     pub gave_up: u64,
@@ -129,14 +130,14 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     /// Wakes the engine.
     pub(super) wake: Notify,
-    /// The engine wants to know of the next answer.
+    /// The next answer wakes the engine.
     pub(super) watch_answers: AtomicBool,
     pub(super) max_in_flight: AtomicU64,
     pub(super) paused: AtomicBool,
     pub(super) max_attempts: u16,
-    /// Told to handlers.
+    /// Signals a shutdown to handlers.
     pub(super) stopping: CancellationToken,
-    /// Ends connections without further ado.
+    /// Ends all connections at once.
     pub(super) connections_stop: CancellationToken,
     pub(super) state: watch::Sender<ConsumerState>,
     pub(super) report: watch::Sender<Option<DrainReport>>,
@@ -145,10 +146,10 @@ pub(super) struct Shared {
     events: broadcast::Sender<Event>,
     drain: Mutex<Option<Drain>>,
     backoff: Mutex<Backoff>,
-    /// A copy of what is behind the lock, for the path of every message.
+    /// `backing_off` and `epoch` are copies of the state in `backoff`, so that messages need not take its lock.
     backing_off: AtomicBool,
     epoch: AtomicU32,
-    /// Unanswered messages are left to time out instead of being requeued when dropped.
+    /// Dropping an unanswered message leaves it to time out, instead of requeueing it.
     leave_dropped: AtomicBool,
     default_requeue_delay: Duration,
     max_requeue_delay: Duration,
@@ -189,7 +190,7 @@ impl Shared {
     }
 
     pub(super) fn emit(&self, event: Event) {
-        // An error only says that nobody looks.
+        // An error only means that there is no receiver.
         let _ = self.events.send(event);
     }
 
@@ -244,14 +245,14 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Ends a pause that is over, and says where things stand.
+    /// Ends a pause that is over, and returns the state.
     pub(super) fn backoff_state(&self, now: Instant) -> BackoffState {
         let mut backoff = self.backoff.lock();
         backoff.tick(now);
         backoff.state()
     }
 
-    /// Asks the engine to stop. Who asks first decides how.
+    /// Asks the engine to shut down. The first request decides how.
     pub(super) fn request_drain(&self, drain: Drain) {
         self.drain.lock().get_or_insert(drain);
         self.wake.notify_one();
@@ -292,7 +293,7 @@ impl Shared {
 }
 
 impl ConsumerState {
-    /// Whether an observer would see no difference.
+    /// Whether an observer sees no difference.
     pub(super) fn is_same_as(&self, other: &ConsumerState) -> bool {
         match (self, other) {
             (ConsumerState::Failing(a), ConsumerState::Failing(b)) => a.to_string() == b.to_string(),

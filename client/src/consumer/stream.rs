@@ -1,4 +1,4 @@
-//! Messages as a stream, answered one by one.
+//! Messages as a stream. The application answers each one.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,9 +10,8 @@ use super::{Consumer, gave_up_silently};
 
 /// The messages of a consumer, in the order of their arrival. Ends when the consumer stops.
 ///
-/// Each message must be answered; one that is dropped is requeued. `max_in_flight` bounds how many can be
-/// unanswered. Dropping the stream stops the consumer: what is unanswered by then can still be answered
-/// for a second.
+/// Each message must be answered; dropping one requeues it. `max_in_flight` limits the number of unanswered messages.
+/// Dropping the stream shuts the consumer down, with a deadline of one second for messages that are still unanswered.
 #[must_use = "dropping the stream stops the consumer"]
 pub struct MessageStream {
     consumer: Consumer,
@@ -23,13 +22,13 @@ impl MessageStream {
         MessageStream { consumer }
     }
 
-    /// The next message; `None` when the consumer has stopped. Cancel safe: no message is lost.
+    /// Waits for the next message; `None` once the consumer shuts down. Cancel safe: no message is lost.
     pub async fn next(&mut self) -> Option<Message> {
         std::future::poll_fn(|context| self.poll_message(context)).await
     }
 
-    /// Waits for a message and takes what else is there, up to `max` in all. Returns how many were appended
-    /// to `messages`; 0 when the consumer has stopped. Cancel safe.
+    /// Waits for a message and takes the others that have arrived, up to `max` in total. Returns how many were appended
+    /// to `messages`; 0 once the consumer shuts down, or if `max` is 0. Cancel safe.
     pub async fn next_many(&mut self, messages: &mut Vec<Message>, max: usize) -> usize {
         if max == 0 {
             return 0;
@@ -43,7 +42,7 @@ impl MessageStream {
             if messages.len() == seen {
                 break;
             }
-            // The rule for single messages holds for these as well.
+            // Apply the checks for single messages to these too.
             let taken: Vec<Message> = messages.drain(seen..).collect();
             let now = crate::time::now();
             for message in taken {
@@ -57,7 +56,7 @@ impl MessageStream {
         messages.len() - before
     }
 
-    /// The consumer: to pause, look at, or shut down.
+    /// Returns the handle of the consumer, to observe, pause or shut it down.
     pub fn consumer(&self) -> &Consumer {
         &self.consumer
     }
@@ -86,7 +85,7 @@ impl Stream for MessageStream {
 
 impl Drop for MessageStream {
     fn drop(&mut self) {
-        // Other handles may live on, but nobody will ever take a message again.
+        // Other handles may remain, but nothing can take messages any more.
         self.consumer.stop_in_background();
     }
 }

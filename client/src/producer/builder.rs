@@ -1,4 +1,4 @@
-//! From settings to a producer.
+//! Builds a producer.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -15,29 +15,29 @@ use crate::connect::Connector;
 use crate::error::ConfigError;
 use crate::transport::check_address;
 
-/// What is retried when it is unknown whether nsqd has a message.
+/// What a producer does when it is unknown whether nsqd has a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Guarantee {
-    /// It is sent again: never lost, possibly repeated.
+    /// Send the message again: it is never lost, but nsqd may have it twice.
     #[default]
     AtLeastOnce,
-    /// It is reported as [`PublishError::Unknown`](crate::PublishError::Unknown): never repeated by this library.
+    /// Return [`PublishError::Unknown`](crate::PublishError::Unknown): the producer never sends a message twice.
     AtMostOnce,
 }
 
 /// How a producer with several nsqds chooses one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
-    /// The first that is connected, in the order given; the others are for when it fails.
+    /// Use the first connected one, in the order given. Use another one only if it fails.
     #[default]
     Failover,
-    /// Each in turn, except those that have failed and are not back yet.
+    /// Use each in turn, except those that have failed and are not connected again.
     RoundRobin,
 }
 
-/// Settings of a producer that does not run yet.
+/// The settings of a producer that is not built yet.
 #[derive(Clone, Debug, Default)]
-#[must_use = "a producer exists from `build()` on"]
+#[must_use = "`build()` creates the producer"]
 pub struct ProducerBuilder {
     nsqds: Vec<String>,
     config: Config,
@@ -46,8 +46,7 @@ pub struct ProducerBuilder {
 }
 
 impl ProducerBuilder {
-    /// Publishes to this nsqd, or to one of these; given as `host:port` of their TCP ports (4150), or as the path of a unix
-    /// socket.
+    /// Adds nsqds to publish to. An address is `host:port` with the TCP port (4150), or the path of a unix socket.
     pub fn nsqd(mut self, addresses: impl Addresses) -> Self {
         self.nsqds.extend(addresses.into_addresses());
         self
@@ -65,26 +64,26 @@ impl ProducerBuilder {
         Ok(self)
     }
 
-    /// What happens when it is unknown whether nsqd has a message.
+    /// Sets what the producer does when it is unknown whether nsqd has a message.
     pub fn guarantee(mut self, guarantee: Guarantee) -> Self {
         self.guarantee = guarantee;
         self
     }
 
-    /// How one of several nsqds is chosen.
+    /// Sets how the producer chooses one of several nsqds.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = strategy;
         self
     }
 
-    /// How long a publish may take, with queueing, connecting and retries. 10 s unless set.
+    /// Sets the timeout of one publish, including queueing, connecting and retries [default: 10 s].
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.config.publish_timeout = timeout;
         self
     }
 
-    /// The producer. It connects when it is first used; [`Producer::ping`] does that on purpose. Must be
-    /// called within a tokio runtime.
+    /// Builds the producer. It connects at the first use; [`Producer::ping`] connects explicitly. Must be called within
+    /// a tokio runtime.
     pub fn build(self) -> Result<Producer, ConfigError> {
         if self.nsqds.is_empty() {
             return Err(ConfigError::NoAddress { lookupd: false });

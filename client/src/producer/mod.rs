@@ -1,4 +1,4 @@
-//! Publishing: each publish resolves with its own result.
+//! Publishing: each publish has its own result.
 //!
 //! ```text
 //! publish ──▶ node queue ──many per write──▶ nsqd
@@ -6,8 +6,8 @@
 //!    └── result ──┴──── answers, in order ◀───┘
 //! ```
 //!
-//! In reading order: `builder`, this file (what applications call, choice of the node, retries), `publication` (one
-//! command), `slot` (its result), `node` (queue and connection).
+//! In reading order: `builder`, this file (public calls, choice of the node, retries), `publication` (one command),
+//! `slot` (its result), `node` (queue and connection).
 
 mod builder;
 mod node;
@@ -39,20 +39,20 @@ use slot::{Cancelled, Failure, Slot, SlotResult};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Receipt {
-    /// The nsqd that has it.
+    /// The address of the nsqd that has the message.
     pub node: Arc<str>,
-    /// How often it was sent or tried, this time included.
+    /// The number of attempts, including the successful one.
     pub attempts: u32,
 }
 
 /// Publishes messages. Cheap to clone; clones share connections.
 ///
-/// Every call checks topic and sizes before anything is written, waits for nsqd's OK, reconnects and
-/// retries until `publish_timeout`, and reports what became of the message otherwise. Calls may run at the
-/// same time: they share writes, and none waits for another's answer.
+/// Every call checks topic and sizes before it writes anything, and waits for nsqd's OK. It reconnects and retries
+/// until `publish_timeout`; then the error says whether nsqd may have the message. Concurrent calls share writes, and
+/// none waits for the answer to another.
 ///
-/// Dropping a publish's future before it was written means it is not sent; afterwards it is sent, and the
-/// answer discarded.
+/// Dropping the future of a publish before the message is written cancels the publish. After that, the message is sent
+/// and the answer is discarded.
 #[derive(Clone)]
 pub struct Producer {
     inner: Arc<Inner>,
@@ -76,12 +76,13 @@ impl Drop for Inner {
 }
 
 impl Producer {
-    /// Prepares a producer.
+    /// Returns a builder with default settings.
     pub fn builder() -> ProducerBuilder {
         ProducerBuilder::default()
     }
 
-    /// A producer with default settings for one nsqd: `host:port`, or the path of a unix socket.
+    /// Builds a producer with default settings. An address is `host:port`, or the path of a unix socket. Must be called
+    /// within a tokio runtime.
     pub fn new(nsqd: impl Addresses) -> Result<Producer, ConfigError> {
         Producer::builder().nsqd(nsqd).build()
     }
@@ -96,7 +97,7 @@ impl Producer {
         self.publish_now(publication, self.deadline()).await
     }
 
-    /// Publishes one message that no consumer gets before `delay` has passed.
+    /// Publishes one message that nsqd delivers after `delay`, which is rounded up to whole milliseconds.
     pub async fn publish_deferred(
         &self,
         topic: impl AsRef<str>,
@@ -107,8 +108,9 @@ impl Producer {
         self.publish_now(publication, self.deadline()).await
     }
 
-    /// Publishes many messages to one topic: all or none of them, as long as they fit into one batch (5 MiB
-    /// unless nsqd says otherwise). More are sent as several batches, one after the other.
+    /// Publishes several messages to one topic. nsqd accepts all or none of them if they fit into one batch (5 MiB,
+    /// unless nsqd reports another limit). More are sent as several batches, one after the other, each with its own
+    /// `publish_timeout`.
     pub async fn publish_many<B: Into<Bytes>>(
         &self,
         topic: impl AsRef<str>,
@@ -126,8 +128,8 @@ impl Producer {
         Ok(())
     }
 
-    /// Queues one message at once, without waiting; the future brings the result. Messages are sent in the
-    /// order of these calls, as long as none has to be retried. [`PublishError::Full`] if too much is pending.
+    /// Queues one message without waiting, and returns a future for the result. Messages are sent in the order of these
+    /// calls, unless one is retried. Returns [`PublishError::Full`] if too many publishes are pending.
     pub fn send(
         &self,
         topic: impl AsRef<str>,
@@ -146,21 +148,22 @@ impl Producer {
         Ok(PublishFuture(Box::pin(async move { producer.inner.resolve(ticket, deadline).await })))
     }
 
-    /// Connects if need be, and returns what the (first) nsqd tells about itself, or why the attempt failed.
+    /// Connects to the first nsqd, unless it is connected, and returns what it reports about itself. Fails if the
+    /// connection attempt fails; does not retry.
     pub async fn ping(&self) -> Result<ServerInfo, ConnectError> {
         self.inner.nodes[0].ensure_connected().await.map(|server| (*server).clone())
     }
 
-    /// Waits until everything that was queued before has its result. A publish that failed and may be tried again is
-    /// tried again by its future: one that is held and never polled holds this up.
+    /// Waits until every publish queued before has its result. A publish is retried by its future, so a future that is
+    /// held and never polled can block this.
     pub async fn flush(&self) {
-        // Permits come in the order they are asked for, so having all means that nothing older is pending.
-        // An error means that the producer is closed, and nothing pending.
+        // Permits are granted in the order of requests, so holding all means that no older publish is pending.
+        // An error means that the producer is closed and nothing is pending.
         let _ = self.inner.room.acquire_many(self.inner.config.max_pending_bytes).await;
     }
 
-    /// Refuses new publishes, waits for the results of pending ones, and closes the connections. Returns
-    /// whether all had their result in time; the others fail.
+    /// Waits for the results of pending publishes, at most until `deadline`, and closes the connections. New publishes
+    /// fail. Returns whether all pending publishes had their result in time; the others fail.
     pub async fn close(&self, deadline: Duration) -> bool {
         let all = self.inner.config.max_pending_bytes;
         let flushed = tokio::time::timeout(deadline, self.inner.room.acquire_many(all)).await.is_ok();
@@ -194,7 +197,7 @@ impl Producer {
         self.inner.resolve(ticket, deadline).await
     }
 
-    /// The limits to split a batch by. Only worth a connection if NSQ's defaults do not do.
+    /// Returns the limits for splitting a batch. Connects only if NSQ's default limits are not sufficient.
     async fn limits_for(&self, bodies: &[Bytes]) -> SizeLimits {
         let assumed = SizeLimits { max_msg_size: ASSUMED_MAX_MSG_SIZE, max_body_size: ASSUMED_MAX_BODY_SIZE };
         let node = self.inner.pick(None);
@@ -206,7 +209,7 @@ impl Producer {
                 let connecting = tokio::time::timeout_at(self.deadline(), node.ensure_connected());
                 match connecting.await {
                     Ok(Ok(server)) => SizeLimits::of(&server, max_msg_size),
-                    // Sending will fail for the same reason, and say so.
+                    // Sending fails for the same reason and reports it.
                     _ => SizeLimits { max_msg_size: usize::MAX, ..assumed },
                 }
             }
@@ -215,7 +218,7 @@ impl Producer {
 }
 
 /// The result of [`Producer::send`].
-#[must_use = "the message is only sent for sure if the future is awaited"]
+#[must_use = "dropping the future can cancel the publish"]
 pub struct PublishFuture(Pin<Box<dyn Future<Output = Result<Receipt, PublishError>> + Send>>);
 
 impl Future for PublishFuture {
@@ -240,15 +243,15 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Inner {
-    /// Permits for one publish. At least `max_pending_bytes / max_pending`, so that one semaphore bounds both
-    /// bytes and number; at most all of them, so that a huge one is sent alone instead of never.
+    /// The number of permits for one publish. It is at least `max_pending_bytes / max_pending`, so that one semaphore
+    /// bounds both bytes and number. It is at most all permits, so that a huge publish is sent alone instead of never.
     fn room_for(&self, publication: &Publication) -> u32 {
         let max_bytes = self.config.max_pending_bytes;
         let least = (max_bytes / self.config.max_pending).max(1);
         u32::try_from(publication.body_bytes()).unwrap_or(u32::MAX).clamp(least, max_bytes)
     }
 
-    /// The node for the next publish; `failed` is the one that just did not do.
+    /// Chooses the node for the next publish. `failed` is the node that has just failed.
     fn pick(&self, failed: Option<&Arc<Node>>) -> &Arc<Node> {
         let count = self.nodes.len();
         let first = match (self.strategy, failed) {
@@ -265,7 +268,7 @@ impl Inner {
             |node: &&Arc<Node>| !node.has_failed() && failed.is_none_or(|failed| !Arc::ptr_eq(node, failed));
         let connected = match self.strategy {
             Strategy::Failover => in_order().find(|node| usable(node) && node.is_connected()),
-            // Those that are not connected yet get their turn as well, which connects them.
+            // Nodes that are not connected also get their turn, which connects them.
             Strategy::RoundRobin => None,
         };
         connected.or_else(|| in_order().find(usable)).unwrap_or(&self.nodes[first % count])
@@ -282,7 +285,7 @@ impl Inner {
                     match ticket.slot.cancel() {
                         Cancelled::Done(result) => result,
                         Cancelled::Written => Err(Failure::Unknown(timeout)),
-                        // Why it could not be sent says more than that it took long.
+                        // The connection error says more than the timeout.
                         Cancelled::NotSent => Err(Failure::NotSent(match ticket.node.status() {
                             Status::Failed(error) => error.cause,
                             _ => timeout,
@@ -308,7 +311,7 @@ impl Inner {
         match failure {
             Failure::NotSent(_) => true,
             Failure::Unknown(_) => self.guarantee == Guarantee::AtLeastOnce,
-            // nsqd could not store it, which may be different elsewhere or later. A batch may be there in part.
+            // nsqd could not store it. Another node, or a later attempt, may succeed. A batch may be stored in part.
             Failure::Refused { code, .. } => match code.as_str() {
                 "E_PUB_FAILED" | "E_DPUB_FAILED" => true,
                 "E_MPUB_FAILED" => self.guarantee == Guarantee::AtLeastOnce,
@@ -330,7 +333,7 @@ fn publish_error(failure: Failure, node: &Arc<str>) -> PublishError {
     }
 }
 
-/// A publish under way. Dropping it cancels what is not written yet.
+/// A publish that has no final result. Dropping it cancels the publish if it is not written.
 struct Ticket {
     publication: Arc<Publication>,
     slot: Arc<Slot>,

@@ -1,8 +1,8 @@
-//! One nsqd that a producer publishes to: what waits to be sent, what waits for its answer, and the task
-//! that keeps a connection and moves publishes from one to the other.
+//! One nsqd that a producer publishes to: its unsent publishes, its unanswered ones, and the task that keeps a
+//! connection and sends publishes.
 //!
-//! Publishes are written in the order they were queued, many per write, without waiting for answers; nsqd
-//! answers in order. What has not been written survives a lost connection.
+//! Publishes are written in the order of the queue, many per write, without waiting for answers. nsqd answers in order.
+//! Unwritten publishes survive a lost connection.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,24 +24,24 @@ use crate::handshake::{Purpose, ServerInfo};
 use crate::time;
 use crate::transport::WriteHalf;
 
-/// How much is gathered for one write, at least if one publish alone is not more.
+/// Publishes are added to a write until it has this size.
 const MAX_BURST_BYTES: usize = 256 << 10;
-/// A connection that lasted this long was a good one: it is renewed at once.
+/// A connection that lasted this long was stable: it is reopened at once.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
-/// While publishes wait, a dead nsqd is tried at least this often.
+/// Maximum pause between connection attempts while publishes wait.
 const MAX_PAUSE_WITH_DEMAND: Duration = Duration::from_secs(1);
 
-/// How long to read on after writing failed.
-const LAST_WORDS_WAIT: Duration = Duration::from_millis(200);
+/// How long to read after a write has failed.
+const FINAL_READ_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Where a node stands.
+/// The state of the connection to a node.
 #[derive(Clone, Debug)]
 pub(super) enum Status {
-    /// Nobody has asked for it.
+    /// No connection was requested yet.
     Idle,
     Connecting,
     Connected(Arc<ServerInfo>),
-    /// It will be tried again.
+    /// The connection failed, and the node retries.
     Failed(ConnectError),
 }
 
@@ -50,9 +50,9 @@ pub(super) struct Node {
     queue: Mutex<Queue>,
     wake: Notify,
     status: watch::Sender<Status>,
-    /// Somebody wants a connection, whether or not there is something to publish.
+    /// A connection is requested, even if there is nothing to publish.
     wanted: AtomicBool,
-    /// Publishes that cannot be sent here are handed back, since there are other nodes.
+    /// There are other nodes, so publishes that cannot be sent here fail and are retried there.
     has_alternatives: bool,
     config: Arc<Config>,
     connector: Arc<Connector>,
@@ -63,7 +63,7 @@ pub(super) struct Node {
 struct Queue {
     unsent: VecDeque<Entry>,
     unanswered: VecDeque<Arc<Slot>>,
-    /// A heartbeat is to be answered.
+    /// A heartbeat needs an answer.
     nop: bool,
     closed: bool,
 }
@@ -122,7 +122,7 @@ impl Node {
         }
     }
 
-    /// Makes a connection if there is none. Returns what the next attempt brings.
+    /// Requests a connection if there is none. Returns the result of the next attempt.
     pub(super) async fn ensure_connected(&self) -> Result<Arc<ServerInfo>, ConnectError> {
         let mut status = self.status.subscribe();
         if let Status::Connected(server) = &*status.borrow_and_update() {
@@ -150,7 +150,7 @@ impl Node {
         }
     }
 
-    /// Keeps a connection from the first demand on, until the producer stops.
+    /// Keeps a connection open from the first demand until the producer stops.
     pub(super) async fn run(self: Arc<Self>) {
         tokio::select! {
             () = self.keep_connected() => {}
@@ -165,7 +165,7 @@ impl Node {
         }
         let mut failures = 0u32;
         loop {
-            // A failed node stays marked as such while it is tried again, so that publishes go elsewhere.
+            // A failed node keeps its status during a retry, so that publishes use other nodes.
             if !self.has_failed() {
                 self.status.send_replace(Status::Connecting);
             }
@@ -183,7 +183,7 @@ impl Node {
                     failures = if lasted >= STABLE_AFTER { 0 } else { failures + 1 };
                     let node = Arc::clone(&self.address);
                     let stage = ConnectStage::Established;
-                    // First of all, so that retries go elsewhere.
+                    // Set the status before publishes fail, so that their retries use other nodes.
                     let error = ConnectError { node, stage, cause: cause.clone() };
                     self.status.send_replace(Status::Failed(error));
                     self.fail_unanswered(&cause);
@@ -195,11 +195,11 @@ impl Node {
     }
 
     fn has_demand(&self) -> bool {
-        // Taken, not read: a request for a connection is for one attempt.
+        // Reset the flag, because a request is for one attempt.
         self.wanted.swap(false, Ordering::AcqRel) || !self.queue.lock().unsent.is_empty()
     }
 
-    /// Waits before the next attempt, less long while somebody waits for it.
+    /// Waits before the next attempt. The wait is shorter while publishes wait for it.
     async fn pause(&self, failures: u32) {
         let Some(exponent) = failures.checked_sub(1) else { return };
         let factor = 1u32.checked_shl(exponent).unwrap_or(u32::MAX);
@@ -223,7 +223,7 @@ impl Node {
         }
     }
 
-    /// Publishes over a connection until it ends, and says why it did.
+    /// Publishes over a connection until it ends, and returns the reason.
     async fn drive(&self, established: Established) -> Disconnect {
         let Established { server, mut reader, mut writer, .. } = established;
         let limits = SizeLimits::of(&server, self.config.max_msg_size);
@@ -232,9 +232,9 @@ impl Node {
         tokio::pin!(reading);
         tokio::select! {
             why = &mut reading => why,
-            // nsqd may have closed after an error frame that says whose fault it was: read that first.
+            // nsqd may have closed the connection after an error frame that gives the reason. Read that first.
             why = self.write(&mut writer, &limits) => {
-                tokio::time::timeout(LAST_WORDS_WAIT, reading).await.unwrap_or(why)
+                tokio::time::timeout(FINAL_READ_TIMEOUT, reading).await.unwrap_or(why)
             }
         }
     }
@@ -255,12 +255,12 @@ impl Node {
                 return why;
             }
             out.clear();
-            // A large batch should not be paid for ever after.
+            // Free the memory of a large batch.
             out.shrink_to(2 * MAX_BURST_BYTES);
         }
     }
 
-    /// Takes what goes into the next write. Encoding happens outside of the lock.
+    /// Takes the publishes for the next write. The caller encodes them without the lock.
     fn take_burst(&self, burst: &mut Vec<Arc<Publication>>, out: &mut Vec<u8>, limits: &SizeLimits) {
         let mut rejected: Vec<(Arc<Slot>, Failure)> = Vec::new();
         let mut queue = self.queue.lock();
@@ -312,7 +312,7 @@ impl Node {
                     let (code, description) = split_error(&frame.data);
                     break Err(Disconnect::Refused { code, description });
                 }
-                Ok(Some(_)) => break Err(Disconnect::Protocol("a message without SUB".into())),
+                Ok(Some(_)) => break Err(Disconnect::Protocol("nsqd sent a message without SUB".into())),
                 Ok(None) => break Ok(()),
                 Err(why) => break Err(why),
             }
@@ -322,7 +322,7 @@ impl Node {
             self.answer(1, || {
                 Err(Failure::Refused { code: code.clone(), description: description.clone() })
             })?;
-            // nsqd executes in order and has stopped here: what was written behind is certain not to count.
+            // nsqd executes commands in order and stopped here, so it has not executed the publishes written after it.
             self.fail_all_unanswered(|| Failure::NotSent(Disconnect::Closed));
         }
         outcome
@@ -342,8 +342,8 @@ impl Node {
         for slot in answered {
             slot.complete(result());
         }
-        // Later answers would be taken for those of other publishes.
-        if missing { Err(Disconnect::Protocol("an answer to nothing".into())) } else { Ok(()) }
+        // Otherwise, later answers would be taken for those of other publishes.
+        if missing { Err(Disconnect::Protocol("nsqd sent an unexpected answer".into())) } else { Ok(()) }
     }
 
     fn fail_unanswered(&self, cause: &Disconnect) {
@@ -357,7 +357,8 @@ impl Node {
         }
     }
 
-    /// If there are other nodes, publishes may try those; otherwise they wait here, except the cancelled.
+    /// If there are other nodes, fails unsent publishes, which are retried there. Otherwise they wait here, except
+    /// cancelled ones.
     fn give_back_unsent(&self, cause: &Disconnect) {
         if self.has_alternatives {
             self.fail_unsent(cause);

@@ -1,4 +1,4 @@
-//! What one publish says, and its wire form.
+//! The content of one publish, and its wire form.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ impl Publication {
     }
 
     pub(super) fn deferred(topic: &str, delay: Duration, body: Bytes) -> Result<Self, PublishError> {
-        // A millisecond too long rather than too short.
+        // Round up, so that the delay is never too short.
         let delay_ms = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         Ok(Publication {
             topic: check_topic(topic)?,
@@ -37,7 +37,7 @@ impl Publication {
         })
     }
 
-    /// As few batches as the limit allows, each with its number of messages; in order.
+    /// Splits messages into as few batches as the limits allow, in order. Returns each with its number of messages.
     pub(super) fn batches(
         topic: &str,
         bodies: Vec<Bytes>,
@@ -47,7 +47,7 @@ impl Publication {
         if bodies.is_empty() {
             return Err(PublishError::Empty);
         }
-        // All are looked at before any is sent: one bad message must not cost the others.
+        // Check all messages before any is sent, so that an invalid one does not fail after others are published.
         for body in &bodies {
             if body.is_empty() {
                 return Err(PublishError::Empty);
@@ -82,7 +82,7 @@ impl Publication {
         }
     }
 
-    /// What nsqd would refuse, closing the connection for everybody.
+    /// Fails if nsqd would refuse the publish and close the connection, which all publishes share.
     pub(super) fn check_size(&self, limits: &SizeLimits) -> Result<(), Failure> {
         let (size, max) = match &self.content {
             Content::Single(body) | Content::Deferred(_, body) => (body.len(), limits.max_msg_size),
@@ -111,11 +111,11 @@ impl Publication {
     }
 }
 
-/// In front of a batch, and of each message in it.
+/// The bytes before a batch (its number of messages), and before each message (its size).
 const BATCH_COUNT_BYTES: usize = 4;
 const BATCH_SIZE_BYTES: usize = 4;
 
-/// What an nsqd accepts.
+/// The size limits of an nsqd, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SizeLimits {
     pub(super) max_msg_size: usize,
@@ -123,7 +123,7 @@ pub(super) struct SizeLimits {
 }
 
 impl SizeLimits {
-    /// What the server told, or else what the application knows about it, or else NSQ's defaults.
+    /// Returns the limits that the server reports, else those that the application sets, else NSQ's defaults.
     pub(super) fn of(server: &ServerInfo, configured_max_msg_size: u32) -> Self {
         if server.sizes_known || configured_max_msg_size == 0 {
             return SizeLimits { max_msg_size: server.max_msg_size, max_body_size: server.max_body_size };
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nsqd_would_refuse_is_refused_here() {
+    fn invalid_publishes_are_rejected_before_sending() {
         assert!(matches!(Publication::single("a b", "x".into()), Err(PublishError::InvalidTopic { .. })));
         assert!(matches!(Publication::single("t", Bytes::new()), Err(PublishError::Empty)));
         assert!(matches!(Publication::batches("t", vec![], &LIMITS), Err(PublishError::Empty)));

@@ -1,4 +1,4 @@
-//! Where one publish's result arrives.
+//! The place for the result of one publish.
 //!
 //! ```text
 //!            write                 complete
@@ -7,8 +7,8 @@
 //!    └── cancel ──▶ Cancelled ◀── cancel ── Written
 //! ```
 //!
-//! One lock decides between writing and cancelling, so a publish that was given up in time is certain not
-//! to be sent, and one that was not is certain to be reported as possibly sent.
+//! One lock decides between writing and cancelling. So a publish that is cancelled before it is written is never sent,
+//! and one that is cancelled later is always reported as possibly sent.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -37,19 +37,19 @@ enum State {
     Cancelled,
 }
 
-/// What a publish had come to when it was cancelled.
+/// The state of a publish when it was cancelled.
 #[derive(Debug)]
 pub(super) enum Cancelled {
-    /// It will not be sent.
+    /// The publish will not be sent.
     NotSent,
-    /// It was sent; whatever the answer is, nobody will hear it.
+    /// The publish was sent, and its answer is discarded.
     Written,
     Done(SlotResult),
 }
 
 pub(super) struct Slot {
     state: Mutex<State>,
-    /// Its share of what may be pending: given back with the final result, whether or not anybody looks at it.
+    /// The share of the pending limit. The final result releases it, even if nothing polls for the result.
     room: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
@@ -58,7 +58,7 @@ impl Slot {
         Arc::new(Slot { state: Mutex::new(State::Queued(None)), room: Mutex::new(Some(room)) })
     }
 
-    /// About to be written. False if it must not be, because it was cancelled.
+    /// Marks the publish as written. Returns false if it must not be written, because it was cancelled.
     pub(super) fn write(&self) -> bool {
         let mut state = self.state.lock();
         match &mut *state {
@@ -71,7 +71,7 @@ impl Slot {
     }
 
     pub(super) fn complete(&self, result: SlotResult) {
-        // What may be retried is still pending.
+        // A publish that may be retried is still pending.
         let is_final = !matches!(result, Err(Failure::NotSent(_) | Failure::Unknown(_)));
         let waker = {
             let mut state = self.state.lock();
@@ -104,7 +104,7 @@ impl Slot {
         matches!(&*self.state.lock(), State::Cancelled)
     }
 
-    /// Ready for another node, after a failure.
+    /// Resets the slot for another attempt after a failure.
     pub(super) fn retry(&self) {
         *self.state.lock() = State::Queued(None);
     }
@@ -118,7 +118,7 @@ impl Slot {
                 }
                 Poll::Pending
             }
-            // Only its owner cancels, and does not ask afterwards.
+            // Only the owner cancels, and it does not poll afterwards.
             State::Cancelled => Poll::Ready(Err(Failure::Unknown(Disconnect::Stopped))),
         }
     }
@@ -135,23 +135,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_cancelled_in_time_is_not_written() {
+    async fn publish_cancelled_in_the_queue_is_not_written() {
         let slot = slot().await;
         assert!(matches!(slot.cancel(), Cancelled::NotSent));
         assert!(!slot.write());
     }
 
     #[tokio::test]
-    async fn what_was_written_is_not_called_unsent() {
+    async fn publish_cancelled_after_writing_is_reported_as_written() {
         let slot = slot().await;
         assert!(slot.write());
-        assert!(!slot.write(), "only once");
+        assert!(!slot.write(), "a publish is written only once");
         assert!(matches!(slot.cancel(), Cancelled::Written));
         slot.complete(Ok(()));
     }
 
     #[tokio::test]
-    async fn a_result_wakes_and_survives_cancelling() {
+    async fn result_wakes_the_waiter_and_survives_cancelling() {
         let slot = slot().await;
         slot.write();
         let waiting = tokio::spawn({

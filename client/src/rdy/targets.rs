@@ -1,4 +1,4 @@
-//! What each connection should have, before asking whether there is room for it.
+//! The RDY target of each connection, regardless of the room for it.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use super::{Connection, ConnectionId, Distributor, Plan};
 type Targets = BTreeMap<ConnectionId, u64>;
 
 impl Distributor {
-    /// At most `max_in_flight` connections: shares. A connection that has been idle keeps 1 and lends the
-    /// rest to the busy ones; when all are idle they share as if all were busy.
+    /// Targets for at most `max_in_flight` connections: shares. An idle connection keeps 1 and lends the rest to busy
+    /// ones. If all are idle, they share as if all were busy.
     pub(super) fn share_targets(&self, now: Instant, plan: &mut Plan) -> Targets {
         let mut busy: Vec<(ConnectionId, u64)> = Vec::new();
         let mut idle: Vec<(ConnectionId, u64)> = Vec::new();
@@ -28,7 +28,7 @@ impl Distributor {
         }
         if busy.is_empty() {
             std::mem::swap(&mut busy, &mut idle);
-            // The first message makes its connection the busy one.
+            // The first message makes its connection busy.
             plan.watch_messages = busy.iter().map(|(id, _)| *id).collect();
         } else {
             plan.watch_messages = idle.iter().map(|(id, _)| *id).collect();
@@ -46,12 +46,12 @@ impl Distributor {
         targets
     }
 
-    /// More connections than `max_in_flight`: that many have 1 each, and the turn goes round.
+    /// Targets for more connections than `max_in_flight`: that many have 1 each, in turns.
     pub(super) fn turn_targets(&self, now: Instant, plan: &mut Plan) -> Targets {
         let places = self.max_in_flight as usize;
         let (mut holding, mut waiting): (Vec<_>, Vec<_>) =
             self.connections.iter().partition(|(_, connection)| connection.rdy > 0);
-        // Latest turn first: when there are too many, or too few wait, the longest turns end first.
+        // Latest turn first, so that the longest turns end first if there are too many, or too few wait.
         holding.sort_by_key(|(_, connection)| Reverse(connection.turn));
         waiting.sort_by_key(|(id, connection)| (connection.turn, **id));
 
@@ -63,8 +63,8 @@ impl Distributor {
             match targets.get(id) {
                 Some(_) if connection.rdy == 0 => plan.wake(now + self.options.idle_timeout),
                 Some(_) if self.turn_ends_at(connection) > now => plan.wake(self.turn_ends_at(connection)),
-                // Holding on although its turn is over, because nobody waits who could take it: ask again
-                // when somebody else's turn may end.
+                // The turn is over, but no connection waits for it, so the connection keeps its place. Plan again
+                // when the turn of another connection may end.
                 Some(_) => plan.wake(now + self.options.idle_timeout),
                 None => {}
             }
@@ -72,8 +72,9 @@ impl Distributor {
         targets
     }
 
-    /// One message in all. Taken from the connection that had one most recently, since it most likely has
-    /// another; moved on after `idle_timeout`; and once the message has come, nothing until it is answered.
+    /// Targets for one message in total. Asks the connection that had a message most recently, because it most likely
+    /// has another. Asks the next one after `idle_timeout`. Once the message has arrived, asks for nothing until it is
+    /// answered.
     pub(super) fn probe_targets(&mut self, now: Instant, plan: &mut Plan) -> Targets {
         if let Some((id, since)) = self.probe
             && let Some(connection) = self.connections.get(&id)
@@ -81,7 +82,7 @@ impl Distributor {
             if connection.last_message_at.is_some_and(|at| at >= since) {
                 return Targets::new();
             }
-            // The clock of a probe runs from when it was really asked for.
+            // The time of a probe starts when its RDY was sent.
             let asked_at = connection.turn_started_at.unwrap_or(now);
             let ends_at = asked_at + self.options.idle_timeout;
             if ends_at > now {
@@ -93,7 +94,7 @@ impl Distributor {
         let previous = self.probe.map(|(id, _)| id);
         let candidates = self.connections.iter().filter(|(id, _)| Some(**id) != previous);
         let chosen = match previous {
-            // RDY 1 brings nothing where a message is in flight, so such connections come last.
+            // RDY 1 brings no message to a connection that has one in flight, so such connections come last.
             None => candidates
                 .max_by_key(|(id, c)| (c.in_flight == 0, c.last_message_at, Reverse(**id)))
                 .map(|(id, _)| *id),
@@ -135,7 +136,7 @@ impl Connection {
     }
 }
 
-/// Spreads `pool` evenly; who is capped leaves the rest to the others. Returns what nobody can take.
+/// Spreads `pool` evenly. Capped connections leave the rest to the others. Returns what no connection can take.
 fn fill(connections: &[(ConnectionId, u64)], mut pool: u64, targets: &mut Targets) -> u64 {
     let mut open = connections.to_vec();
     loop {

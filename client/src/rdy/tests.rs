@@ -53,7 +53,7 @@ impl World {
         self.distributor.disconnected(id);
     }
 
-    /// Delivers as a server may: up to its RDY.
+    /// Delivers one message if RDY allows it.
     fn deliver(&mut self, id: ConnectionId) -> bool {
         let now = self.now;
         match self.servers.get_mut(&id) {
@@ -74,7 +74,7 @@ impl World {
         self.servers.values().map(|s| s.rdy).collect()
     }
 
-    /// Plans, applies, and checks what must hold after every plan.
+    /// Plans, applies the plan, and checks the invariants.
     fn plan(&mut self, mode: Mode) {
         for (id, server) in &self.servers {
             self.distributor.observe(*id, server.in_flight, server.last_message_at);
@@ -85,7 +85,7 @@ impl World {
         let mut raising = false;
         let mut seen = BTreeSet::new();
         for (id, rdy) in &self.plan.changes {
-            let server = self.servers.get_mut(id).expect("a change for a live connection");
+            let server = self.servers.get_mut(id).expect("changes are for open connections");
             assert_ne!(server.rdy, *rdy, "unchanged value sent");
             assert!(*rdy <= server.cap, "above the server's limit");
             assert!(seen.insert(*id), "two changes for one connection");
@@ -106,11 +106,11 @@ impl World {
             Mode::Open => assert!(rdy_sum <= self.max_in_flight),
         }
         if let Some(at) = self.plan.wake_at {
-            assert!(at > self.now, "asks to be woken in the past");
+            assert!(at > self.now, "the wake time is in the past");
         }
     }
 
-    /// Lets time pass, planning whenever a plan asked for it.
+    /// Advances the time, and plans whenever a plan requests it.
     fn pass(&mut self, time: Duration, mode: Mode) {
         let until = self.now + time;
         while let Some(at) = self.plan.wake_at.filter(|at| *at <= until) {
@@ -123,7 +123,7 @@ impl World {
 }
 
 #[test]
-fn a_single_connection_has_everything_up_to_the_servers_limit() {
+fn single_connection_gets_everything_up_to_the_servers_limit() {
     let mut world = World::new(200);
     world.connect(2500);
     world.plan(Mode::Open);
@@ -135,7 +135,7 @@ fn a_single_connection_has_everything_up_to_the_servers_limit() {
 }
 
 #[test]
-fn shares_use_the_remainder() {
+fn shares_include_the_remainder() {
     let mut world = World::new(200);
     for _ in 0..3 {
         world.connect(2500);
@@ -145,7 +145,7 @@ fn shares_use_the_remainder() {
 }
 
 #[test]
-fn what_a_capped_connection_cannot_take_goes_to_the_others() {
+fn capped_connection_leaves_the_rest_to_the_others() {
     let mut world = World::new(100);
     world.connect(10);
     world.connect(2500);
@@ -155,7 +155,7 @@ fn what_a_capped_connection_cannot_take_goes_to_the_others() {
 }
 
 #[test]
-fn a_newcomer_waits_until_there_is_room() {
+fn new_connection_waits_until_there_is_room() {
     let mut world = World::new(10);
     let first = world.connect(100);
     world.plan(Mode::Open);
@@ -170,7 +170,7 @@ fn a_newcomer_waits_until_there_is_room() {
 }
 
 #[test]
-fn idle_connections_lend_and_get_it_back_with_their_next_message() {
+fn idle_connections_lend_their_share_until_their_next_message() {
     let mut world = World::new(30);
     let ids: Vec<_> = (0..3).map(|_| world.connect(100)).collect();
     world.plan(Mode::Open);
@@ -186,7 +186,7 @@ fn idle_connections_lend_and_get_it_back_with_their_next_message() {
 }
 
 #[test]
-fn hold_takes_everything_back() {
+fn hold_sets_all_rdy_counts_to_zero() {
     let mut world = World::new(30);
     for _ in 0..3 {
         world.connect(100);
@@ -199,7 +199,7 @@ fn hold_takes_everything_back() {
 
 /// Every idle connection gets its turn within ⌈N ÷ M⌉ idle timeouts.
 #[test]
-fn turns_go_round() {
+fn every_connection_gets_its_turn_in_time() {
     for (connections, places) in [(2u64, 1u64), (100, 10), (11, 10), (7, 3), (5, 4)] {
         let mut world = World::new(places);
         for _ in 0..connections {
@@ -227,7 +227,7 @@ fn turns_go_round() {
 }
 
 #[test]
-fn a_busy_turn_ends_after_its_slice_once_the_message_is_answered() {
+fn busy_turn_ends_after_its_slice_once_the_message_is_answered() {
     let mut world = World::new(1);
     let ids: Vec<_> = (0..2).map(|_| world.connect(100)).collect();
     world.plan(Mode::Open);
@@ -246,7 +246,7 @@ fn a_busy_turn_ends_after_its_slice_once_the_message_is_answered() {
 }
 
 #[test]
-fn a_probe_asks_where_the_last_message_came_from_then_moves_on() {
+fn probe_starts_at_the_connection_of_the_last_message_then_moves_on() {
     let mut world = World::new(10);
     let ids: Vec<_> = (0..3).map(|_| world.connect(100)).collect();
     world.plan(Mode::Open);
@@ -258,19 +258,19 @@ fn a_probe_asks_where_the_last_message_came_from_then_moves_on() {
     world.plan(Mode::Probe);
     assert_eq!(world.rdys(), [0, 1, 0]);
     world.pass(IDLE, Mode::Probe);
-    assert_eq!(world.rdys(), [1, 0, 0], "it had none, so another is asked");
+    assert_eq!(world.rdys(), [1, 0, 0], "no message arrived, so another connection is asked");
     assert!(world.deliver(ids[0]));
     world.plan(Mode::Probe);
     assert_eq!(world.rdys(), [0, 0, 0], "one message is enough");
     world.pass(IDLE * 10, Mode::Probe);
-    assert_eq!(world.rdys(), [0, 0, 0], "until it is answered");
+    assert_eq!(world.rdys(), [0, 0, 0], "nothing until the message is answered");
     world.plan(Mode::Hold);
     world.pass(IDLE, Mode::Probe);
     assert_eq!(world.rdys().iter().sum::<u64>(), 1);
 }
 
 #[test]
-fn a_probe_survives_its_connection() {
+fn probe_continues_after_its_connection_is_lost() {
     let mut world = World::new(10);
     let ids: Vec<_> = (0..2).map(|_| world.connect(100)).collect();
     world.plan(Mode::Probe);
@@ -307,10 +307,10 @@ fn operation() -> impl Strategy<Value = Operation> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever happens, the invariants hold (checked in `World::plan`), and once all is answered and quiet
-    /// the distribution is complete and even.
+    /// The invariants hold after every operation (checked in `World::plan`). Once all messages are answered, the
+    /// distribution is complete and even.
     #[test]
-    fn invariants_hold_and_things_settle(operations in prop::collection::vec(operation(), 1..80)) {
+    fn invariants_hold_and_the_distribution_settles(operations in prop::collection::vec(operation(), 1..80)) {
         let mut world = World::new(10);
         let mut mode = Mode::Open;
         for operation in operations {

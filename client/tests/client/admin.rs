@@ -1,4 +1,4 @@
-//! The admin calls: what they ask, and how they fail.
+//! The admin calls: their requests and their errors.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use nsq::admin::{AdminErrorKind, LookupdClient, NsqdClient, StatsQuery};
 use crate::stub_http::{StubHttp, producer};
 
 #[tokio::test]
-async fn nsqd_calls_ask_what_they_should() {
+async fn nsqd_calls_send_the_expected_requests() {
     let stub = StubHttp::start().await;
     let nsqd = NsqdClient::new(&stub.address).unwrap();
     for path in [
@@ -71,7 +71,7 @@ async fn nsqd_calls_ask_what_they_should() {
 }
 
 #[tokio::test]
-async fn statistics_and_info_are_typed() {
+async fn statistics_and_info_are_parsed() {
     let stub = StubHttp::start().await;
     stub.answer(
         "/stats",
@@ -88,7 +88,7 @@ async fn statistics_and_info_are_typed() {
 }
 
 #[tokio::test]
-async fn lookupd_calls() {
+async fn lookupd_calls_send_requests_and_parse_answers() {
     let stub = StubHttp::lookupd(["127.0.0.1:4150"]).await;
     stub.answer("/topics", 200, r#"{"topics":["a","b"]}"#);
     stub.answer("/channels", 200, r#"{"channels":[]}"#);
@@ -106,7 +106,7 @@ async fn lookupd_calls() {
 }
 
 #[tokio::test]
-async fn failures_say_what_happened_where() {
+async fn errors_name_the_request_and_the_reason() {
     let stub = StubHttp::start().await;
     stub.answer("/topic/delete", 404, r#"{"message":"TOPIC_NOT_FOUND"}"#);
     stub.answer("/ping", 500, "NOK - disk full");
@@ -119,12 +119,12 @@ async fn failures_say_what_happened_where() {
     assert!(error.to_string().contains("NOK - disk full"), "{error}");
     let error = nsqd.stats(&StatsQuery::default()).await.unwrap_err();
     assert!(matches!(error.kind, AdminErrorKind::Unexpected(_)));
-    let nobody = NsqdClient::new("127.0.0.1:1").unwrap().ping().await.unwrap_err();
-    assert!(matches!(nobody.kind, AdminErrorKind::Unreachable(_)));
-    assert!(nobody.to_string().contains("refused"), "{nobody}");
+    let unreachable = NsqdClient::new("127.0.0.1:1").unwrap().ping().await.unwrap_err();
+    assert!(matches!(unreachable.kind, AdminErrorKind::Unreachable(_)));
+    assert!(unreachable.to_string().contains("refused"), "{unreachable}");
     let hanging = StubHttp::hanging().await;
-    let impatient = NsqdClient::new(&hanging.address)
+    let client = NsqdClient::new(&hanging.address)
         .unwrap()
         .timeouts(Duration::from_secs(1), Duration::from_millis(50));
-    assert!(matches!(impatient.ping().await.unwrap_err().kind, AdminErrorKind::Timeout(_)));
+    assert!(matches!(client.ping().await.unwrap_err().kind, AdminErrorKind::Timeout(_)));
 }

@@ -1,4 +1,4 @@
-//! A consumer whose handler fails takes less, and recovers.
+//! Backoff: a consumer whose handler fails requests fewer messages, and recovers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ fn quick() -> Config {
 }
 
 #[tokio::test]
-async fn failures_pause_probes_follow_and_success_restores_everything() {
+async fn failures_pause_then_probe_and_success_restores_full_rdy() {
     let nsqd = StubNsqd::start().await;
     let failing = Arc::new(AtomicBool::new(true));
     let consumer = Consumer::builder("t", "c")
@@ -64,7 +64,7 @@ async fn requeueing_without_backoff_does_not_pause() {
 }
 
 #[tokio::test]
-async fn the_probe_takes_one_message_at_a_time() {
+async fn probe_takes_one_message_at_a_time() {
     let nsqd = StubNsqd::start().await;
     nsqd.offer((0..10).map(|n| n.to_string()));
     let config = quick().max_in_flight(1u32);

@@ -1,4 +1,4 @@
-//! Receiving and answering: handlers and streams, limits, connections that end.
+//! Receiving and answering messages: handlers, streams, limits, lost connections.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn numbers(count: usize) -> impl Iterator<Item = String> {
 }
 
 #[tokio::test]
-async fn a_handler_gets_every_message_once() {
+async fn handler_gets_every_message_once() {
     let nsqd = StubNsqd::start().await;
     nsqd.offer(numbers(1000));
     let seen = Arc::new(Mutex::new(BTreeSet::new()));
@@ -51,7 +51,7 @@ async fn a_handler_gets_every_message_once() {
 }
 
 #[tokio::test]
-async fn an_async_closure_is_a_handler_and_so_is_a_struct() {
+async fn async_closures_and_structs_are_handlers() {
     struct Counting(Arc<AtomicUsize>);
     impl Handler for Counting {
         async fn handle(&self, message: Delivery) -> impl IntoOutcome {
@@ -80,7 +80,7 @@ async fn outcomes_become_answers() {
         .nsqd(&nsqd.address)
         .set("default_requeue_delay", "3s")
         .unwrap()
-        // Everything that fails here would otherwise pause the consumer.
+        // Without this, every failure here would pause the consumer.
         .set("max_backoff_duration", 0)
         .unwrap()
         .handler(|message: Delivery| async move {
@@ -91,7 +91,7 @@ async fn outcomes_become_answers() {
                 (b"later", _) => {
                     Ok(Outcome::Requeue { delay: Duration::from_millis(1500).into(), backoff: false })
                 }
-                (b"panic", _) => panic!("the handler's fault"),
+                (b"panic", _) => panic!("the handler panics"),
                 _ => Ok(Outcome::Finish),
             }
         })
@@ -126,7 +126,7 @@ async fn outcomes_become_answers() {
 }
 
 #[tokio::test]
-async fn hopeless_messages_are_given_up_and_kept_by_the_handler() {
+async fn messages_beyond_max_attempts_are_passed_to_gave_up() {
     struct Failing(Arc<Mutex<Vec<u16>>>, Arc<Mutex<Vec<u16>>>);
     impl Handler for Failing {
         async fn handle(&self, message: Delivery) -> impl IntoOutcome {
@@ -155,7 +155,7 @@ async fn hopeless_messages_are_given_up_and_kept_by_the_handler() {
 }
 
 #[tokio::test]
-async fn a_stream_is_answered_message_by_message() {
+async fn messages_of_a_stream_are_answered_one_by_one() {
     let nsqd = StubNsqd::start().await;
     nsqd.offer(["fin", "req", "touch", "drop", "forget"]);
     let mut messages = Consumer::builder("t", "c")
@@ -190,7 +190,7 @@ async fn a_stream_is_answered_message_by_message() {
     let delays: BTreeSet<_> =
         nsqd.received("REQ").iter().map(|text| text.rsplit(' ').next().unwrap().to_owned()).collect();
     assert_eq!(delays, BTreeSet::from(["0".into(), "7000".into()]));
-    // It is a `Stream` as well.
+    // `MessageStream` is also a `Stream`.
     let mut rest = messages.take(2);
     while let Some(message) = soon("stream", rest.next()).await {
         message.finish().unwrap();
@@ -215,7 +215,7 @@ async fn messages_can_be_taken_in_batches() {
     until("FINs", || nsqd.count("FIN"), |count| *count == 250).await;
 }
 
-/// However busy the handlers are, heartbeats are answered and answers go out.
+/// While handlers are blocked, heartbeats are answered and answers are sent.
 #[tokio::test]
 async fn blocked_handlers_stop_neither_heartbeats_nor_answers() {
     let script = Script { heartbeat: Some(Duration::from_millis(2)), ..Script::default() };
@@ -246,9 +246,9 @@ async fn blocked_handlers_stop_neither_heartbeats_nor_answers() {
     assert_eq!(nsqd.state().connections_made, 1);
 }
 
-/// With fewer places than connections, each gets its turn and the total is respected.
+/// With `max_in_flight` below the number of connections, each gets its turn and the total is respected.
 #[tokio::test]
-async fn one_in_flight_over_three_nsqds() {
+async fn connections_take_turns_with_max_in_flight_of_one() {
     let mut nsqds = Vec::new();
     for _ in 0..3 {
         let nsqd = StubNsqd::start().await;
@@ -296,7 +296,7 @@ async fn shares_follow_connections_and_the_limit() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_renewed_and_its_waiting_messages_are_not_handled_twice() {
+async fn lost_connection_is_reopened_and_its_queued_messages_are_not_handled_twice() {
     let nsqd = StubNsqd::start().await;
     nsqd.offer(numbers(10));
     let mut messages = Consumer::builder("t", "c")
@@ -310,7 +310,7 @@ async fn a_lost_connection_is_renewed_and_its_waiting_messages_are_not_handled_t
     until("arrived", || messages.consumer().stats().queued, |count| *count == 9).await;
     nsqd.hang_up();
     until("reconnected", || nsqd.state().connections_made, |count| *count == 2).await;
-    assert!(first.finish().is_err(), "its connection is gone");
+    assert!(first.finish().is_err(), "its connection has ended");
     for _ in 0..10 {
         let message = soon("message", messages.next()).await.unwrap();
         assert_eq!(message.attempts(), 2);
@@ -320,16 +320,16 @@ async fn a_lost_connection_is_renewed_and_its_waiting_messages_are_not_handled_t
     assert_eq!(nsqd.count("REQ"), 0);
 }
 
-/// When the application is stuck for longer than the message timeout, what waits is not handled late.
+/// If the application blocks for longer than the message timeout, queued messages are not handled late.
 #[tokio::test]
-async fn messages_that_waited_too_long_are_left_to_nsqd() {
+async fn messages_that_time_out_in_the_queue_are_left_to_nsqd() {
     let reply = r#"{"max_rdy_count":100,"msg_timeout":20,"max_msg_timeout":1000}"#;
     let nsqd = StubNsqd::with(Script { identify_reply: reply.into(), ..Script::default() }).await;
     nsqd.offer(["stale"]);
     let mut messages = Consumer::builder("t", "c").nsqd(&nsqd.address).max_in_flight(2).stream().unwrap();
     let consumer = messages.consumer().clone();
     until("arrived", || consumer.stats().queued, |count| *count == 1).await;
-    // Longer than the message's timeout: this is what is being tested, not a wait for something.
+    // Exceed the message timeout: this is the tested behaviour, not a wait for a condition.
     tokio::time::sleep(Duration::from_millis(40)).await;
     nsqd.offer(["fresh"]);
     let message = soon("message", messages.next()).await.unwrap();
@@ -355,11 +355,11 @@ async fn refused_answers_become_events() {
     let (code, description) = soon("event", refused).await;
     assert_eq!(code, "E_FIN_FAILED");
     assert!(description.contains("not in flight"));
-    assert_eq!(nsqd.state().connections_made, 1, "it is not worth the connection");
+    assert_eq!(nsqd.state().connections_made, 1, "the connection stays open");
 }
 
 #[tokio::test]
-async fn failures_to_start_are_told_and_tried_again() {
+async fn failures_to_subscribe_are_reported_and_retried() {
     let error = ProtocolError::new(ErrorCode::SubFailed, "SUB failed consumers for t:c exceeds limit of 1");
     let nsqd = StubNsqd::with(Script { sub_error: Some(error), ..Script::default() }).await;
     let messages = Consumer::builder("t", "c").nsqd(&nsqd.address).stream().unwrap();
@@ -377,7 +377,7 @@ async fn failures_to_start_are_told_and_tried_again() {
 }
 
 #[tokio::test]
-async fn settings_are_checked_before_anything_starts() {
+async fn settings_are_checked_before_the_consumer_starts() {
     let start = |topic: &str, channel: &str, nsqd: &str| {
         Consumer::builder(topic, channel).nsqd(nsqd).stream().map(drop).unwrap_err()
     };

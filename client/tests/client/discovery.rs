@@ -1,4 +1,4 @@
-//! Finding nsqds through lookupds.
+//! Discovery of nsqds through lookupds.
 
 use std::time::{Duration, Instant};
 
@@ -23,9 +23,9 @@ fn connected(messages: &MessageStream) -> u64 {
     messages.consumer().stats().connections
 }
 
-/// One hangs, one lies, one knows half, one knows the other half: running at once.
+/// One lookupd hangs and one answers invalid JSON. The consumer connects at once to what the other two list.
 #[tokio::test]
-async fn several_lookupds_are_asked_at_once_and_united() {
+async fn several_lookupds_are_queried_concurrently_and_merged() {
     let nsqds = [StubNsqd::start().await, StubNsqd::start().await];
     let lookupds = [
         StubHttp::hanging().await,
@@ -50,7 +50,7 @@ async fn several_lookupds_are_asked_at_once_and_united() {
 }
 
 #[tokio::test]
-async fn the_older_wrapped_answer_is_understood() {
+async fn older_wrapped_answer_is_accepted() {
     let nsqd = StubNsqd::start().await;
     let lookupd = StubHttp::start().await;
     let body = format!(
@@ -63,7 +63,7 @@ async fn the_older_wrapped_answer_is_understood() {
 }
 
 #[tokio::test]
-async fn new_nodes_are_found_and_vanished_ones_kept_while_they_live() {
+async fn new_nodes_are_found_and_unlisted_ones_kept_while_connected() {
     let nsqds = [StubNsqd::start().await, StubNsqd::start().await];
     let lookupd = StubHttp::start().await;
     lookupd.answer("/lookup", 404, r#"{"message":"TOPIC_NOT_FOUND"}"#);
@@ -77,21 +77,21 @@ async fn new_nodes_are_found_and_vanished_ones_kept_while_they_live() {
 }
 
 #[tokio::test]
-async fn a_node_that_restarts_is_connected_again() {
+async fn restarted_node_is_reconnected() {
     let nsqd = StubNsqd::start().await;
     let lookupd = StubHttp::lookupd([nsqd.address.as_str()]).await;
     lookupd.answer("/nodes", 200, r#"{"producers":[]}"#);
     let messages = consume(&[&lookupd]);
     until("connected", || connected(&messages), |count| *count == 1).await;
-    // It is gone from everywhere, as it is while an nsqd restarts.
+    // No lookupd lists the node, as while an nsqd restarts.
     lookupd.set_nodes([]);
     nsqd.hang_up();
     until("again", || nsqd.state().connections_made, |count| *count == 2).await;
 }
 
-/// It lives, but a lookup no longer lists it: tombstoned, or the topic was deleted there.
+/// The node is alive, but lookups no longer list it: it is tombstoned, or its topic was deleted.
 #[tokio::test]
-async fn a_node_that_gave_up_the_topic_is_left_alone() {
+async fn live_node_without_the_topic_is_not_reconnected() {
     let nsqds = [StubNsqd::start().await, StubNsqd::start().await];
     let lookupd = StubHttp::lookupd(nsqds.iter().map(|nsqd| nsqd.address.as_str())).await;
     let messages = consume(&[&lookupd]);
@@ -107,7 +107,7 @@ async fn a_node_that_gave_up_the_topic_is_left_alone() {
 }
 
 #[tokio::test]
-async fn failing_lookups_are_told() {
+async fn failing_lookups_are_reported() {
     let messages = Consumer::builder("t", "c").lookupd("127.0.0.1:1").stream().unwrap();
     match messages.consumer().wait_ready(PATIENCE).await {
         Err(StartError::Lookup(error)) => assert_eq!(&*error.lookupd, "127.0.0.1:1"),

@@ -1,4 +1,4 @@
-//! Stopping: what is being handled is finished, what waits goes back, nothing is left behind.
+//! Shutdown: messages being handled are finished, queued ones are requeued, and connections are closed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ async fn busy(script: Script) -> (StubNsqd, Consumer, Arc<Semaphore>) {
 }
 
 #[tokio::test]
-async fn a_shutdown_finishes_what_is_being_handled() {
+async fn shutdown_finishes_messages_being_handled() {
     let (nsqd, consumer, gate) = busy(Script::default()).await;
     let stopping = tokio::spawn({
         let consumer = consumer.clone();
@@ -49,7 +49,7 @@ async fn a_shutdown_finishes_what_is_being_handled() {
     assert_eq!((nsqd.count("FIN"), nsqd.in_flight(), nsqd.waiting()), (2, 0, 18));
     until("closed", || nsqd.rdys(), |rdys| rdys.is_empty()).await;
     assert!(matches!(consumer.state(), ConsumerState::Stopped));
-    assert_eq!(consumer.shutdown(Duration::ZERO).await, report, "again is the same");
+    assert_eq!(consumer.shutdown(Duration::ZERO).await, report, "a second shutdown returns the same report");
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn stuck_handlers_are_dropped_at_the_deadline_and_their_messages_requeued(
 }
 
 #[tokio::test]
-async fn or_left_to_time_out() {
+async fn stuck_handlers_are_dropped_at_the_deadline_and_their_messages_left_to_time_out() {
     let (nsqd, consumer, _gate) = busy(Script::default()).await;
     let drain = Drain { deadline: Duration::from_millis(50), then: Unfinished::Leave };
     let report = soon("shutdown", consumer.shutdown(drain)).await;
@@ -69,7 +69,7 @@ async fn or_left_to_time_out() {
 }
 
 #[tokio::test]
-async fn an_nsqd_that_does_not_confirm_is_not_waited_for() {
+async fn shutdown_does_not_wait_for_an_nsqd_that_does_not_confirm_cls() {
     let (_nsqd, consumer, gate) = busy(Script { ignore_cls: true, ..Script::default() }).await;
     gate.add_permits(100);
     let started_at = Instant::now();
@@ -99,7 +99,7 @@ async fn messages_from_a_stream_can_be_finished_during_a_shutdown() {
 }
 
 #[tokio::test]
-async fn dropping_the_stream_or_the_last_handle_gives_everything_back() {
+async fn dropping_the_stream_or_the_last_handle_requeues_all_messages() {
     let nsqd = StubNsqd::start().await;
     nsqd.offer((0..100).map(|n| n.to_string()));
     let builder = Consumer::builder("t", "c").nsqd(&nsqd.address).max_in_flight(100);
@@ -117,7 +117,7 @@ async fn dropping_the_stream_or_the_last_handle_gives_everything_back() {
 }
 
 #[tokio::test]
-async fn stopping_without_any_connection_is_quick() {
+async fn shutdown_without_a_connection_is_quick() {
     let consumer =
         Consumer::builder("t", "c").nsqd("127.0.0.1:1").handler(|_: Delivery| async {}).start().unwrap();
     let report = soon("shutdown", consumer.shutdown(Drain::default())).await;
@@ -126,7 +126,7 @@ async fn stopping_without_any_connection_is_quick() {
 }
 
 #[tokio::test]
-async fn run_until_a_signal() {
+async fn run_until_shuts_down_after_the_signal() {
     let nsqd = StubNsqd::start().await;
     let consumer =
         Consumer::builder("t", "c").nsqd(&nsqd.address).handler(|_: Delivery| async {}).start().unwrap();

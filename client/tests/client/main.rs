@@ -1,6 +1,6 @@
-//! The library against scripted servers in this process: what a real nsqd does only when it is in trouble.
+//! Tests the library against scripted servers in this process, which do what a real nsqd does only when it fails.
 //!
-//! `stub_nsqd` and `stub_http` are the servers, `wait` waits for conditions; then a module per concern.
+//! `stub_nsqd` and `stub_http` are the servers, `wait` waits for conditions. Each other module tests one part.
 
 mod stub_http;
 mod stub_nsqd;

@@ -1,4 +1,4 @@
-//! Publishing when all is well: what arrives, in which order, and what is checked before.
+//! Publishing without failures: what arrives, in which order, and what is checked before sending.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::stub_nsqd::{Script, StubNsqd};
 use crate::wait::{soon, until};
 
 #[tokio::test]
-async fn single_deferred_and_many() {
+async fn single_deferred_and_batch_publishes_arrive() {
     let nsqd = StubNsqd::start().await;
     let producer = Producer::new(&nsqd.address).unwrap();
     let receipt = producer.publish("a", "one").await.unwrap();
@@ -29,7 +29,7 @@ async fn single_deferred_and_many() {
 }
 
 #[tokio::test]
-async fn sends_keep_their_order_and_have_results_of_their_own() {
+async fn sends_keep_their_order_and_have_separate_results() {
     let nsqd = StubNsqd::start().await;
     let producer = Producer::new(&nsqd.address).unwrap();
     let results: Vec<_> = (0..5000).map(|n| producer.send("t", n.to_string()).unwrap()).collect();
@@ -65,7 +65,7 @@ async fn publishes_from_many_tasks_share_the_connection() {
 }
 
 #[tokio::test]
-async fn wrong_names_and_sizes_never_reach_the_network() {
+async fn invalid_names_and_empty_bodies_are_not_sent() {
     let nsqd = StubNsqd::start().await;
     let producer = Producer::new(&nsqd.address).unwrap();
     for topic in ["", "a b", "a\nb", &"x".repeat(65), "t#other"] {
@@ -79,9 +79,9 @@ async fn wrong_names_and_sizes_never_reach_the_network() {
     producer.publish("t.-_9#ephemeral", "x").await.unwrap();
 }
 
-/// The limits come from the server if it tells them; the offender alone fails.
+/// The server's limits apply if it reports them. Only a publish that exceeds them fails.
 #[tokio::test]
-async fn sizes_are_checked_against_what_the_server_tells() {
+async fn sizes_are_checked_against_the_limits_of_the_server() {
     let reply = r#"{"max_rdy_count":10,"max_msg_size":10,"max_body_size":40}"#;
     let nsqd = StubNsqd::with(Script { identify_reply: reply.into(), ..Script::default() }).await;
     let producer = Producer::new(&nsqd.address).unwrap();
@@ -97,16 +97,16 @@ async fn sizes_are_checked_against_what_the_server_tells() {
     assert_eq!(nsqd.state().connections_made, 1);
 }
 
-/// A foreign nsqd does not tell its limits, so the application may.
+/// NSQ's own nsqd does not report its limits, so the application can set them.
 #[tokio::test]
-async fn a_limit_can_be_raised_for_servers_that_do_not_tell() {
+async fn limit_can_be_raised_for_servers_that_do_not_report_it() {
     let nsqd = StubNsqd::start().await;
     let body = vec![b'x'; (1 << 20) + 1];
     let producer = Producer::new(&nsqd.address).unwrap();
     assert!(matches!(producer.publish("t", body.clone()).await, Err(PublishError::TooBig { .. })));
     let config = Config::new().max_msg_size(2u32 << 20);
     let producer = Producer::builder().nsqd(&nsqd.address).config(config).build().unwrap();
-    // The stub has NSQ's default limit, and says so: the message was sent.
+    // The stub has NSQ's default limit. Its refusal shows that the message was sent.
     assert!(
         matches!(producer.publish("t", body).await, Err(PublishError::Refused { code, .. }) if code == "E_BAD_MESSAGE")
     );
@@ -126,7 +126,7 @@ async fn heartbeats_are_answered_and_never_taken_for_an_answer() {
 }
 
 #[tokio::test]
-async fn ping_brings_what_the_server_tells() {
+async fn ping_returns_what_the_server_reports() {
     let nsqd = StubNsqd::start().await;
     let producer = Producer::new(&nsqd.address).unwrap();
     let server = producer.ping().await.unwrap();
@@ -134,7 +134,7 @@ async fn ping_brings_what_the_server_tells() {
 }
 
 #[tokio::test]
-async fn round_robin_uses_all() {
+async fn round_robin_uses_all_nsqds() {
     let nsqds = [StubNsqd::start().await, StubNsqd::start().await];
     let addresses: Vec<String> = nsqds.iter().map(|nsqd| nsqd.address.clone()).collect();
     let producer = Producer::builder().nsqd(addresses).strategy(Strategy::RoundRobin).build().unwrap();
@@ -147,7 +147,7 @@ async fn round_robin_uses_all() {
 }
 
 #[tokio::test]
-async fn what_is_pending_is_bounded() {
+async fn pending_publishes_are_bounded() {
     let nsqd = StubNsqd::with(Script { mute: true, ..Script::default() }).await;
     let config = Config::new().max_pending(10u32);
     let producer = Producer::builder().nsqd(&nsqd.address).config(config).build().unwrap();
@@ -165,7 +165,7 @@ async fn what_is_pending_is_bounded() {
 }
 
 #[tokio::test]
-async fn close_waits_for_answers_and_refuses_what_follows() {
+async fn close_waits_for_answers_and_rejects_later_publishes() {
     let nsqd = StubNsqd::start().await;
     let producer = Producer::new(&nsqd.address).unwrap();
     let pending: Vec<_> = (0..100).map(|n| producer.send("t", n.to_string()).unwrap()).collect();

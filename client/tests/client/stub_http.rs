@@ -1,4 +1,4 @@
-//! A lookupd's or nsqd's HTTP interface with canned answers.
+//! The HTTP interface of a lookupd or nsqd, with fixed answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub struct StubHttp {
 
 #[derive(Default)]
 struct State {
-    /// By path, without the query.
+    /// Status and body by path, without the query.
     answers: BTreeMap<String, (u16, String)>,
     /// Request line without the version, and the body.
     requests: Vec<(String, String)>,
@@ -44,7 +44,7 @@ impl StubHttp {
         stub
     }
 
-    /// What a lookupd says about these nsqds.
+    /// Starts a lookupd that lists these nsqds.
     pub async fn lookupd<'a>(nsqds: impl IntoIterator<Item = &'a str>) -> Self {
         let stub = Self::start().await;
         stub.set_nodes(nsqds);
@@ -92,7 +92,7 @@ impl StubHttp {
         let line = head.lines().next().unwrap_or_default().trim_end_matches(" HTTP/1.1").to_owned();
         let path = line.split([' ', '?']).nth(1).unwrap_or_default().to_owned();
         let Some((status, body)) = self.take(line, &path, &buf[head_len..]) else {
-            // The connection stays open, and silent.
+            // Keep the connection open without an answer.
             return std::future::pending().await;
         };
         let answer = format!(
@@ -104,7 +104,7 @@ impl StubHttp {
 }
 
 impl StubHttp {
-    /// Notes the request and finds its answer; none if this one hangs.
+    /// Records the request and returns its answer; `None` if the server hangs.
     fn take(&self, line: String, path: &str, body: &[u8]) -> Option<(u16, String)> {
         let mut state = self.state.lock();
         state.requests.push((line, String::from_utf8_lossy(body).into_owned()));
@@ -113,7 +113,7 @@ impl StubHttp {
     }
 }
 
-/// An entry of `/lookup`'s list.
+/// An entry in the list of `/lookup`.
 pub fn producer(nsqd: &str) -> String {
     let (host, port) = nsqd.rsplit_once(':').unwrap();
     format!(

@@ -1,4 +1,4 @@
-//! A little nsqd: one queue for everybody, RDY respected, and told to misbehave.
+//! A minimal nsqd with one queue for all connections. It respects RDY and can be told to misbehave.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,14 +21,14 @@ pub struct StubNsqd {
     stop: CancellationToken,
 }
 
-/// How to misbehave.
+/// How the stub misbehaves.
 #[derive(Clone, Debug)]
 pub struct Script {
-    /// Publishing to this topic is refused, fatally.
+    /// Publishing to this topic is refused with an error that ends the connection.
     pub refused_topic: Option<String>,
     /// Publishes get no answer.
     pub mute: bool,
-    /// The connection ends after so many publishes, the last of which is kept but not answered.
+    /// The connection ends after this number of publishes. The last one is stored but not answered.
     pub hang_up_after: Option<usize>,
     /// Every FIN fails.
     pub fin_fails: bool,
@@ -64,11 +64,11 @@ pub struct Published {
     pub topic: String,
     pub delay_ms: u64,
     pub body: String,
-    /// Publishes that came in one command have the same number.
+    /// Messages of the same command have the same number.
     pub command: usize,
 }
 
-/// A command that is not a publish, and whose it was.
+/// A command other than a publish, and its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
     pub connection: usize,
@@ -81,7 +81,7 @@ pub struct State {
     pub published: Vec<Published>,
     pub received: Vec<Received>,
     pub connections_made: usize,
-    /// Connection, and when it was highest.
+    /// The highest number of messages in flight, over all connections.
     pub max_in_flight_seen: usize,
     waiting: VecDeque<Queued>,
     in_flight: BTreeMap<MessageId, (usize, Queued)>,
@@ -111,7 +111,7 @@ impl StubNsqd {
         Self::start_on("127.0.0.1:0", script).await
     }
 
-    /// On a given address, to come back after it was stopped.
+    /// Starts on a given address, for example again after a stop.
     pub async fn start_on(address: &str, script: Script) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -145,7 +145,7 @@ impl StubNsqd {
         state.deliver();
     }
 
-    /// The texts of commands of this kind, over all connections.
+    /// The texts of all commands with this name, over all connections.
     pub fn received(&self, name: &str) -> Vec<String> {
         let state = self.state();
         let named = state.received.iter().filter(|r| r.text.split(' ').next() == Some(name));
@@ -245,12 +245,12 @@ impl StubNsqd {
         state.deliver();
     }
 
-    /// False if the connection is to be closed.
+    /// Returns false if the connection must be closed.
     fn execute_all(&self, connection: usize, buf: &mut Vec<u8>) -> bool {
         let limits = Limits::default();
         let mut state = self.state();
         let mut used = 0;
-        let goes_on = loop {
+        let keep_open = loop {
             match decode(&buf[used..], &limits) {
                 Decoded::Command { command, consumed } => {
                     used += consumed;
@@ -268,7 +268,7 @@ impl StubNsqd {
         };
         buf.drain(..used);
         state.deliver();
-        goes_on
+        keep_open
     }
 }
 
@@ -319,7 +319,7 @@ impl State {
                 self.in_flight.remove(id);
             }
             Command::Req { id, .. } => {
-                // Delays are what the log is for.
+                // The stub ignores the delay. Tests read it from `received`.
                 if let Some((_, message)) = self.in_flight.remove(id) {
                     self.waiting.push_back(message);
                 }

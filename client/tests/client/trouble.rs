@@ -1,4 +1,4 @@
-//! Publishing when the nsqd refuses, hangs up, is silent or is not there.
+//! Publishing to an nsqd that refuses, closes the connection, does not answer, or does not run.
 
 use std::time::{Duration, Instant};
 
@@ -9,19 +9,19 @@ use tokio::net::TcpListener;
 use crate::stub_nsqd::{Script, StubNsqd};
 use crate::wait::{soon, until};
 
-/// An address where nobody listens.
+/// Returns an address without a listener.
 async fn dead_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
-fn impatient(nsqd: &str) -> Producer {
+fn short_timeout_producer(nsqd: &str) -> Producer {
     let timeout = Duration::from_millis(200);
     Producer::builder().nsqd(nsqd).publish_timeout(timeout).build().unwrap()
 }
 
 #[tokio::test]
-async fn a_refusal_hits_the_offender_alone() {
+async fn refusal_fails_only_the_refused_publish() {
     let nsqd = StubNsqd::with(Script { refused_topic: Some("bad".into()), ..Script::default() }).await;
     let producer = Producer::new(&nsqd.address).unwrap();
     let sends: Vec<_> = (0..100)
@@ -34,13 +34,13 @@ async fn a_refusal_hits_the_offender_alone() {
             Err(other) => panic!("{n}: {other}"),
         }
     }
-    // nsqd had not got to those behind, so none of them is there twice.
+    // nsqd had not executed the later publishes, so none of them is stored twice.
     assert_eq!(nsqd.bodies().len(), 99);
     assert_eq!(nsqd.state().connections_made, 2);
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_renewed_and_the_unknown_repeated() {
+async fn lost_connection_is_reopened_and_unknown_publishes_are_repeated() {
     let nsqd = StubNsqd::with(Script { hang_up_after: Some(50), ..Script::default() }).await;
     let producer = Producer::new(&nsqd.address).unwrap();
     let sends: Vec<_> = (0..100).map(|n| producer.send("t", n.to_string()).unwrap()).collect();
@@ -56,7 +56,7 @@ async fn a_lost_connection_is_renewed_and_the_unknown_repeated() {
 }
 
 #[tokio::test]
-async fn at_most_once_reports_the_unknown_and_repeats_nothing() {
+async fn at_most_once_reports_unknown_publishes_and_repeats_none() {
     let nsqd = StubNsqd::with(Script { hang_up_after: Some(10), ..Script::default() }).await;
     let producer = Producer::builder().nsqd(&nsqd.address).guarantee(Guarantee::AtMostOnce).build().unwrap();
     let sends: Vec<_> = (0..20).map(|n| producer.send("t", n.to_string()).unwrap()).collect();
@@ -73,31 +73,31 @@ async fn at_most_once_reports_the_unknown_and_repeats_nothing() {
     let count = bodies.len();
     bodies.sort();
     bodies.dedup();
-    assert_eq!(bodies.len(), count, "nothing is there twice");
+    assert_eq!(bodies.len(), count, "nothing is stored twice");
 }
 
 #[tokio::test]
-async fn silence_ends_in_an_unknown() {
+async fn missing_answer_is_reported_as_unknown() {
     let nsqd = StubNsqd::with(Script { mute: true, ..Script::default() }).await;
-    let error = impatient(&nsqd.address).publish("t", "x").await.unwrap_err();
+    let error = short_timeout_producer(&nsqd.address).publish("t", "x").await.unwrap_err();
     assert!(matches!(error, PublishError::Unknown { reason: Disconnect::Timeout(_), .. }), "{error}");
 }
 
 #[tokio::test]
-async fn nobody_there_ends_in_not_sent_and_says_why() {
+async fn unreachable_nsqd_is_reported_as_not_sent_with_the_reason() {
     let address = dead_address().await;
-    let producer = impatient(&address);
+    let producer = short_timeout_producer(&address);
     let error = producer.publish("t", "x").await.unwrap_err();
     assert!(matches!(error, PublishError::NotSent { reason: Disconnect::Io(_), .. }), "{error}");
     assert!(error.to_string().contains("refused"), "{error}");
     let started_at = Instant::now();
     let error = producer.ping().await.unwrap_err();
     assert!(error.to_string().contains(&address), "{error}");
-    assert!(started_at.elapsed() < Duration::from_secs(2), "a ping does not wait for better times");
+    assert!(started_at.elapsed() < Duration::from_secs(2), "a ping does not retry");
 }
 
 #[tokio::test]
-async fn publishes_wait_for_an_nsqd_that_comes_back() {
+async fn publishes_wait_until_nsqd_returns() {
     let address = dead_address().await;
     let producer = Producer::new(&address).unwrap();
     let waiting = tokio::spawn({
@@ -111,7 +111,7 @@ async fn publishes_wait_for_an_nsqd_that_comes_back() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_before_it_was_written_is_not_sent() {
+async fn publish_dropped_before_it_is_written_is_not_sent() {
     let address = dead_address().await;
     let producer = Producer::new(&address).unwrap();
     drop(producer.send("t", "dropped").unwrap());
@@ -122,7 +122,7 @@ async fn what_is_dropped_before_it_was_written_is_not_sent() {
 }
 
 #[tokio::test]
-async fn another_nsqd_takes_over() {
+async fn publishes_fail_over_to_another_nsqd() {
     let first = StubNsqd::start().await;
     let second = StubNsqd::start().await;
     let producer = Producer::builder().nsqd([first.address.clone(), second.address.clone()]).build().unwrap();
@@ -135,7 +135,7 @@ async fn another_nsqd_takes_over() {
 }
 
 #[tokio::test]
-async fn a_dead_first_choice_costs_little() {
+async fn unreachable_first_nsqd_costs_one_attempt() {
     let nsqd = StubNsqd::start().await;
     let addresses = [dead_address().await, nsqd.address.clone()];
     let producer = Producer::builder().nsqd(addresses).build().unwrap();
@@ -145,7 +145,7 @@ async fn a_dead_first_choice_costs_little() {
 }
 
 #[tokio::test]
-async fn an_http_port_is_recognised() {
+async fn http_port_is_recognised() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     tokio::spawn(async move {
@@ -159,9 +159,9 @@ async fn an_http_port_is_recognised() {
     assert!(matches!(error.cause, Disconnect::HttpPeer), "{error}");
 }
 
-/// The server restarts again and again; whatever was reported as published is there.
+/// The server restarts repeatedly, and has every message that was acknowledged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn restarts_lose_nothing_that_was_acknowledged() {
+async fn restarts_lose_no_acknowledged_message() {
     let nsqd = StubNsqd::start().await;
     let config =
         Config::new().reconnect_initial(Duration::from_millis(1)).reconnect_max(Duration::from_millis(5));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits until `observe` returns something that `holds`; panics with the last observation otherwise.
+/// Waits until `holds` accepts what `observe` returns. Panics with the last observation at the deadline.
 pub async fn until<T: Debug>(what: &str, mut observe: impl FnMut() -> T, holds: impl Fn(&T) -> bool) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -18,7 +18,7 @@ pub async fn until<T: Debug>(what: &str, mut observe: impl FnMut() -> T, holds: 
     }
 }
 
-/// Bounds what should come soon.
+/// Waits for `future`, and panics at the deadline.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,

@@ -1,5 +1,5 @@
-//! A nsqlookupd in this process, a node that talks to it in bytes, and HTTP in a line.
-#![allow(dead_code, reason = "each test binary uses its part")]
+//! An nsqlookupd in this process, a node that sends raw bytes, and a small HTTP client.
+#![allow(dead_code, reason = "each test binary uses only some items")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// No step of a test takes longer.
+/// Maximum time for each step of a test.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Running {
@@ -34,7 +34,7 @@ pub async fn start() -> Running {
     start_with(config()).await
 }
 
-/// With a deadline short enough to wait for.
+/// Starts with a command timeout short enough for tests to wait for.
 pub async fn impatient() -> Running {
     let limits = Limits { command_timeout: Duration::from_millis(500), ..Limits::default() };
     start_with(Config { limits, ..config() }).await
@@ -75,7 +75,7 @@ impl Running {
         self.request("POST", target, "").await
     }
 
-    /// `headers` end in CR LF each.
+    /// Each header in `headers` ends in CR LF.
     pub async fn request(&self, method: &str, target: &str, headers: &str) -> Answer {
         let mut stream = TcpStream::connect(self.lookupd.http_addr()).await.unwrap();
         let request = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n");
@@ -87,26 +87,26 @@ impl Running {
         Answer { status: head[9..12].parse().unwrap(), head, body: answer.split_off(end) }
     }
 
-    /// Asks until the answer is as wished.
-    pub async fn get_until(&self, target: &str, is_wished: impl Fn(&Value) -> bool) -> Value {
+    /// Repeats the request until `is_expected` accepts the response.
+    pub async fn get_until(&self, target: &str, is_expected: impl Fn(&Value) -> bool) -> Value {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let value = self.get(target).await.json();
-            if is_wished(&value) {
+            if is_expected(&value) {
                 return value;
             }
-            assert!(tokio::time::Instant::now() < deadline, "{target} still gives {value}");
+            assert!(tokio::time::Instant::now() < deadline, "{target} still returns {value}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// A connection that has said nothing yet.
+    /// A connection that has sent nothing yet.
     pub async fn connect(&self) -> Node {
         let stream = TcpStream::connect(self.lookupd.tcp_addr()).await.unwrap();
         Node { address: stream.local_addr().unwrap(), stream }
     }
 
-    /// A node that has identified as `<name>:4150` and `<name>:4151`.
+    /// A node that has sent IDENTIFY as `<name>:4150` and `<name>:4151`.
     pub async fn node(&self, name: &str) -> Node {
         let mut node = self.connect().await;
         node.send(b"  V1").await;
@@ -137,7 +137,7 @@ impl Node {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// The next response; `None` when the connection was closed instead.
+    /// The next response; `None` if the connection is closed instead.
     pub async fn response(&mut self) -> Option<String> {
         let read = async {
             let size = match self.stream.read_u32().await {
@@ -149,7 +149,7 @@ impl Node {
             self.stream.read_exact(&mut data).await.unwrap();
             Some(String::from_utf8_lossy(&data).into_owned())
         };
-        tokio::time::timeout(PATIENCE, read).await.expect("a response or an end")
+        tokio::time::timeout(PATIENCE, read).await.expect("a response or a closed connection")
     }
 
     pub async fn ask(&mut self, bytes: &[u8]) -> String {
@@ -161,7 +161,7 @@ impl Node {
         assert_eq!(self.ask(format!("{line}\n").as_bytes()).await, "OK", "{line}");
     }
 
-    /// Sends bytes, expects this error, and then the end.
+    /// Sends bytes and expects this error, then a closed connection.
     pub async fn refused(mut self, bytes: &[u8], error: &str) {
         assert_eq!(self.ask(bytes).await, error);
         assert_eq!(self.response().await, None);

@@ -1,7 +1,8 @@
-"""Measures this nsqd beside another one, such as NSQ's, by the same generator: python3 nsqd/benches/compare
+"""Compare this nsqd with another one, such as NSQ's, using the same load generator: python3 nsqd/benches/compare
 
-Runs are interleaved, each on a fresh daemon and an empty data directory; every figure is the median of all pairs.
-Build first: cargo build --profile dist --workspace. Without --reference only ours is measured. Keep the machine quiet.
+Runs alternate between the two; each uses a fresh daemon and an empty data directory. Every figure is the median of all
+pairs. Without --reference, only this nsqd is measured. Build first: cargo build --profile dist --workspace. Keep the machine
+otherwise idle.
 """
 
 import argparse
@@ -23,21 +24,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--ours", default=TARGET / "nsqd", type=pathlib.Path, help="our nsqd [target/dist/nsqd]")
-    parser.add_argument("--reference", type=pathlib.Path, help="the nsqd to compare with, such as NSQ's")
-    parser.add_argument("--nsq", default=TARGET / "nsq", type=pathlib.Path, help="the generator [target/dist/nsq]")
-    parser.add_argument("--directory", type=pathlib.Path, help="where data directories are made [the system's]")
-    parser.add_argument("--pairs", default=5, type=int, help="runs of each row and daemon [5]")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="append the figures to FILE, a line per row")
-    parser.add_argument("--list", action="store_true", help="print the rows' names")
-    parser.add_argument("rows", nargs="*", help="parts of the names of the rows to measure [all]")
+    parser.add_argument("--ours", default=TARGET / "nsqd", type=pathlib.Path, help="nsqd [target/dist/nsqd]")
+    parser.add_argument("--reference", type=pathlib.Path, help="nsqd to compare with, such as NSQ's")
+    parser.add_argument("--nsq", default=TARGET / "nsq", type=pathlib.Path, help="nsq [default: target/dist/nsq]")
+    parser.add_argument("--directory", type=pathlib.Path, help="parent of data directories [default: the system's]")
+    parser.add_argument("--pairs", default=5, type=int, help="number of runs of each row with each daemon [default: 5]")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="append figures to FILE, one line per row")
+    parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser.add_argument("rows", nargs="*", help="measure only rows whose names contain one of these [default: all]")
     arguments = parser.parse_args()
     rows = [row for row in ROWS if not arguments.rows or any(part in row.name for part in arguments.rows)]
     if arguments.list:
         print("\n".join(row.name for row in rows))
         return 0
     if not rows:
-        sys.exit("compare: no row has such a name; --list tells them")
+        sys.exit("compare: no row name matches; --list prints the names")
     if arguments.pairs < 1:
         sys.exit("compare: --pairs must be at least 1")
     sides = {"ours": arguments.ours}
@@ -45,8 +46,8 @@ def main() -> int:
         sides["reference"] = arguments.reference
     for path in [*sides.values(), arguments.nsq]:
         if not path.is_file():
-            sys.exit(f"compare: {path} is missing; cargo build --profile dist --workspace makes ours")
-    # A kill from outside still ends the daemon that runs, and removes its directory.
+            sys.exit(f"compare: {path} is missing; run cargo build --profile dist --workspace to build this project")
+    # On SIGTERM, stop the running daemon and remove its directory.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     for row in rows:
@@ -59,7 +60,7 @@ def main() -> int:
 
 
 def measure(row, sides, arguments) -> dict[str, dict[str, float]]:
-    """The medians of a row's figures, by side and figure."""
+    """Returns the medians of a row's figures, by side and figure."""
     runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for pair in range(min(arguments.pairs, row.most_pairs)):
         for side in sides if pair % 2 == 0 else reversed(sides):

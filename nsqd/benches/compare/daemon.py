@@ -1,4 +1,4 @@
-"""A daemon under measurement: its life, CPU time and memory."""
+"""A daemon under measurement: start and stop, CPU time and memory."""
 
 import os
 import pathlib
@@ -15,7 +15,7 @@ DEADLINE_SECONDS = 120
 
 
 class Daemon:
-    """An nsqd on free ports of 127.0.0.1, with a data directory of its own that goes with it."""
+    """An nsqd on free ports of 127.0.0.1, with its own data directory, which is removed on exit."""
 
     def __init__(self, binary: pathlib.Path, flags: list[str], parent: pathlib.Path | None):
         self.binary = binary
@@ -34,7 +34,7 @@ class Daemon:
         shutil.rmtree(self.directory)
 
     def start(self) -> None:
-        """Starts it; returns when it accepts connections."""
+        """Starts the daemon; returns once it accepts connections."""
         self.process = subprocess.Popen(
             [
                 self.binary,
@@ -58,7 +58,7 @@ class Daemon:
                 time.sleep(0.001)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> float:
-        """Ends it; returns after how many seconds it was gone."""
+        """Stops the daemon; returns the seconds until it has ended."""
         began = time.monotonic()
         self.process.send_signal(how)
         try:
@@ -75,7 +75,7 @@ class Daemon:
         return connection
 
     def cpu_seconds(self) -> float:
-        """What its threads have used so far; of those that have ended meanwhile, nothing."""
+        """Returns the CPU time of its present threads; ended threads are not included."""
         threads = pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()
         return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
@@ -85,13 +85,13 @@ class Daemon:
 
 
 def allow_many_files() -> None:
-    """As many open files as the system lets this user have."""
+    """Raises the limit of open files to the hard limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, all different."""
+    """Returns different ports that are free now."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))

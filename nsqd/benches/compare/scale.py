@@ -1,4 +1,4 @@
-"""Rows of size: idle connections, topics, deferred messages, restarts with a backlog."""
+"""Rows about scale: idle connections, topics, deferred messages, restarts with a backlog."""
 
 import pathlib
 import signal
@@ -16,7 +16,7 @@ DEFERRED_BODY = 200
 
 
 def settled_bytes(daemon: Daemon) -> int:
-    """Resident memory once it stays the same for a while."""
+    """Returns the resident memory once it stays the same for a while."""
     before = daemon.resident_bytes()
     for _ in range(20):
         time.sleep(0.25)
@@ -126,7 +126,7 @@ def deferred(count: int):
 
 
 def falling_due(per_second: int, seconds: int):
-    """How late deferred messages come when so many are due each second. Their bodies say when that is."""
+    """Measures how late deferred messages arrive if `per_second` are due each second. Bodies hold the due time."""
 
     def run(daemon: Daemon, _: pathlib.Path) -> dict[str, float]:
         total = per_second * seconds
@@ -158,7 +158,7 @@ def falling_due(per_second: int, seconds: int):
         for at in range(0, total, ahead):
             commands = []
             for number in range(at, at + ahead):
-                # A delay has whole milliseconds: what is due in between is asked for at the end of its own.
+                # Delays are whole milliseconds, so each is rounded up.
                 now = time.monotonic()
                 delay = int(1000 * (start + number / per_second - now)) + 1
                 commands.append(wire.dpub("due", delay, struct.pack(">d", now + delay / 1000)))
@@ -166,7 +166,7 @@ def falling_due(per_second: int, seconds: int):
             wire.expect_ok(connection, ahead)
         connection.close()
         if time.monotonic() > start:
-            raise SystemExit("compare: publishing the deferred messages took too long; nothing to conclude")
+            raise SystemExit("compare: publishing the deferred messages took too long; the result is invalid")
 
     return run
 

@@ -1,4 +1,4 @@
-"""Rows that `nsq bench` measures: throughput, latency, publishing synced."""
+"""Rows that `nsq bench` measures: throughput, latency, synced publishing."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from daemon import DEADLINE_SECONDS, Daemon
 
 @dataclasses.dataclass
 class Row:
-    """Something to measure. `run` gets a fresh daemon and the generator, and returns figures by name."""
+    """One measurement. `run` gets a fresh daemon and the generator, and returns figures by name."""
 
     name: str
     run: Callable[[Daemon, pathlib.Path], dict[str, float]]
@@ -22,7 +22,7 @@ class Row:
 
 
 def bench(daemon: Daemon, nsq: pathlib.Path, arguments: str) -> dict:
-    """What `nsq bench --json` says."""
+    """Returns the report of `nsq bench --json`."""
     addresses = ["--nsqd-tcp", f"127.0.0.1:{daemon.tcp}", "--nsqd-http", f"127.0.0.1:{daemon.http}"]
     command = [nsq, "bench", *arguments.split(), *addresses, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
@@ -79,7 +79,7 @@ ROWS.append(Row("all through disk", throughput("sub --preload 500000"), flags=["
 
 LATENCY_ROWS = [Row(f"latency at {rate:,} messages/s", latency(rate)) for rate in (100, 1_000, 10_000, 50_000)]
 
-# The reference answers before its sync, so only its rate says what a sync costs.
+# The reference answers before its sync, so only its throughput shows the cost of a sync.
 SYNCED = {"our_flags": ["--durability=sync"], "reference_flags": ["--mem-queue-size=0", "--sync-every=1"]}
 SYNC_ROWS = [
     Row("synced, MPUB of 200", throughput("pub --batch 200 --duration 5s"), **SYNCED),

@@ -1,4 +1,4 @@
-"""As much of NSQ's protocol, and of HTTP, as the rows of scale.py need."""
+"""The parts of NSQ's protocol and of HTTP that the rows of scale.py need."""
 
 import socket
 import struct
@@ -23,13 +23,13 @@ def receive_exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def receive_frame(connection: socket.socket) -> tuple[int, bytes]:
-    """Type and data of the next frame."""
+    """Returns type and data of the next frame."""
     size, kind = struct.unpack(">II", receive_exactly(connection, 8))
     return kind, receive_exactly(connection, size - 4)
 
 
 def expect_ok(connection: socket.socket, count: int = 1) -> None:
-    """So many OKs come next."""
+    """Reads `count` OK responses."""
     ok = struct.pack(">II", 6, 0) + b"OK"
     if receive_exactly(connection, len(ok) * count) != ok * count:
         raise SystemExit("compare: the daemon refused a command")
@@ -42,14 +42,14 @@ def subscribe(connection: socket.socket, topic: str, channel: str, rdy: int) -> 
 
 
 class MessageReader:
-    """Splits what a subscribed connection receives into messages."""
+    """Splits the input of a subscribed connection into messages."""
 
     def __init__(self, connection: socket.socket):
         self.connection = connection
         self.buffer = b""
 
     def receive(self) -> list[tuple[bytes, bytes]]:
-        """The ids and bodies of the messages that one read brings, maybe none; heartbeats are answered."""
+        """Returns ids and bodies of the messages in one read, possibly none. Answers heartbeats."""
         self.buffer += self.connection.recv(1 << 20)
         messages, at = [], 0
         while len(self.buffer) >= at + 8:
@@ -70,18 +70,18 @@ class MessageReader:
 
 
 def post_all(connection: socket.socket, paths: list[str], ahead: int = 64) -> None:
-    """Posts nothing to each path, sending some requests ahead of their answers. All must succeed."""
+    """Sends an empty POST to each path, up to `ahead` requests before their answers. All must succeed."""
     answers = b""
     for at in range(0, len(paths), ahead):
         some = paths[at : at + ahead]
         request = "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
         connection.sendall("".join(request.format(path) for path in some).encode())
-        # An answer without a body ends with its headers.
+        # The answers have no body, so each ends with its headers.
         while answers.count(b"\r\n\r\n") < len(some):
             more = connection.recv(1 << 16)
             if not more:
                 raise SystemExit("compare: the daemon closed the connection")
             answers += more
         if answers.count(b"HTTP/1.1 200") != len(some):
-            raise SystemExit(f"compare: POST {some[0]} and what follows: {answers[:200]!r}")
+            raise SystemExit(f"compare: POST {some[0]} or a following path failed: {answers[:200]!r}")
         answers = b""

@@ -7,7 +7,6 @@ use nsq_protocol::AuthorizationEntry;
 use super::pattern::{InvalidPattern, Pattern, Patterns};
 use crate::clock::Nanos;
 
-/// A kind of thing to be allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Permission {
@@ -15,14 +14,13 @@ pub enum Permission {
     Publish = 1,
     /// Consume from a channel.
     Subscribe = 2,
-    /// Over HTTP: read statistics. Not one of NSQ's.
+    /// Over HTTP: read statistics. NSQ does not have it.
     Monitor = 4,
-    /// Over HTTP: create, empty, pause, delete, configure; and read statistics. Not one of NSQ's.
+    /// Over HTTP: create, empty, pause, delete, configure and read statistics. NSQ does not have it.
     Admin = 8,
 }
 
 impl Permission {
-    /// All of them.
     pub const ALL: [Self; 4] = [Self::Publish, Self::Subscribe, Self::Monitor, Self::Admin];
 
     /// The word in answers of auth servers and in token files.
@@ -43,15 +41,15 @@ impl Permission {
 /// Why an authorization cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAuthorization {
-    /// A word that is no permission.
+    /// An unknown permission.
     #[error("unknown permission {0:?}")]
     Permission(String),
-    /// A pattern that is none.
+    /// An invalid pattern.
     #[error(transparent)]
     Pattern(#[from] InvalidPattern),
 }
 
-/// One authorization: it allows only what all its parts allow.
+/// One authorization: it allows an action only if topic, channel and permission all match.
 #[derive(Debug, Clone)]
 pub struct Authorization {
     topic: Pattern,
@@ -61,7 +59,7 @@ pub struct Authorization {
 }
 
 impl Authorization {
-    /// Checks and compiles.
+    /// Checks the entry and compiles its patterns.
     pub fn compile(entry: &AuthorizationEntry, patterns: &Patterns) -> Result<Self, InvalidAuthorization> {
         let mut permissions = 0;
         for word in &entry.permissions {
@@ -80,7 +78,7 @@ impl Authorization {
         })
     }
 
-    /// Checks and compiles several.
+    /// Checks and compiles several entries.
     pub fn compile_all(
         entries: &[AuthorizationEntry],
         patterns: &Patterns,
@@ -98,21 +96,19 @@ impl Authorization {
 /// What a secret allows.
 #[derive(Debug, Clone)]
 pub struct Grant {
-    /// Who it belongs to.
+    /// The owner of the secret.
     pub identity: String,
-    /// A page about them.
+    /// A page about the owner.
     pub identity_url: String,
-    /// What they may do.
     pub authorizations: Arc<[Authorization]>,
-    /// From then on it has to be asked for again.
+    /// The grant expires at this time.
     pub valid_until: Nanos,
-    /// If it comes from the token file: which reading of it.
+    /// For a grant from the token file: the number of the reading.
     pub reading: Option<u64>,
 }
 
 impl Grant {
-    /// Whether one of the authorizations allows this. What concerns no topic or no channel is asked for with the empty
-    /// text in its place.
+    /// Whether one of the authorizations allows this. For an action without a topic or channel, pass the empty string.
     pub fn allows(&self, permission: Permission, topic: &str, channel: &str) -> bool {
         self.authorizations.iter().any(|authorization| authorization.allows(permission, topic, channel))
     }
@@ -138,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn one_authorization_must_allow_it_all() {
+    fn one_authorization_must_match_topic_channel_and_permission() {
         let split = grant(&[entry("^a$", &["^c$"], &["subscribe"]), entry("^b$", &[".*"], &["publish"])]);
         assert!(split.allows(Permission::Subscribe, "a", "c"));
         assert!(split.allows(Permission::Publish, "b", ""));
@@ -149,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn publishing_needs_a_channel_pattern_for_nothing() {
+    fn publish_needs_a_channel_pattern_that_matches_the_empty_string() {
         let publish = |channels: &[&str]| {
             grant(&[entry("", channels, &["publish"])]).allows(Permission::Publish, "t", "")
         };
@@ -158,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn who_may_change_may_look() {
+    fn admin_permission_includes_monitor() {
         let admin = grant(&[entry("^a$", &[".*"], &["admin"])]);
         assert!(admin.allows(Permission::Monitor, "a", "c") && admin.allows(Permission::Admin, "a", ""));
         assert!(!admin.allows(Permission::Publish, "a", "") && !admin.allows(Permission::Admin, "", ""));
     }
 
     #[test]
-    fn wrong_entries_are_told() {
+    fn invalid_entries_are_refused() {
         let compile = |entry| Authorization::compile(&entry, &Patterns::default()).unwrap_err().to_string();
         assert_eq!(compile(entry("", &[], &["Publish"])), r#"unknown permission "Publish""#);
         assert!(compile(entry("(", &[], &[])).contains("regular expression"));

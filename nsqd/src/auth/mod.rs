@@ -1,14 +1,14 @@
-//! Who may do what: a secret becomes a [`Grant`].
+//! Authorization: exchanges a secret for a [`Grant`].
 //!
-//! Grants come from the token file, if it knows the secret, else from auth servers. They hold for a while and are then
-//! asked for again by who uses them: nothing happens in the background. Connections keep their grant
-//! (`connection::auth`), the HTTP API finds it again by the secret (`http::auth`).
+//! Grants come from the token file if it contains the secret, else from auth servers. A grant expires; its user then
+//! requests a new one. Nothing is renewed in the background. Connections keep their grant (`connection::auth`); the
+//! HTTP API caches grants by secret (`http::auth`).
 //!
 //! - [`pattern`]: pure; regular expressions in Go's dialect
 //! - [`grant`]: pure; permissions, and what a grant allows
 //! - [`tokens`]: pure; the token file
-//! - [`servers`]: asking auth servers
-//! - this file: [`Authenticator`], all of it together
+//! - [`servers`]: requests to auth servers
+//! - this file: [`Authenticator`], which combines them
 
 pub mod grant;
 pub mod pattern;
@@ -34,14 +34,14 @@ use self::servers::{AuthServers, AuthServersOptions};
 use self::tokens::{Form, InvalidTokens, Token, Tokens};
 use crate::clock::{self, Nanos};
 
-/// What an auth server is told.
+/// The parameters of a request to an auth server.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
-    /// What the client sent; opaque.
+    /// The secret that the client sent; opaque.
     pub secret: &'a [u8],
-    /// Where it comes from; none on a unix socket.
+    /// The client's address; `None` on a unix socket.
     pub remote_ip: Option<IpAddr>,
-    /// Whether it came over TLS.
+    /// Whether the connection uses TLS.
     pub is_tls: bool,
     /// The common name of the client's certificate; empty without one.
     pub common_name: &'a str,
@@ -56,22 +56,20 @@ impl Credentials<'_> {
 /// Why there is no grant. The log says more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthError {
-    /// Nobody knows the secret.
+    /// Neither the token file nor an auth server knows the secret.
     Unknown,
-    /// No auth server has a usable answer.
+    /// No auth server gave a usable answer.
     Unavailable,
 }
 
-/// Where grants come from.
+/// The sources of grants.
 #[derive(Debug, Clone, Default)]
 pub struct AuthOptions {
-    /// The token file.
     pub token_file: Option<PathBuf>,
-    /// Auth servers.
     pub servers: Option<AuthServersOptions>,
 }
 
-/// See the module.
+/// Looks up grants in the token file and at auth servers.
 pub struct Authenticator {
     token_file: Option<TokenFile>,
     servers: Option<AuthServers>,
@@ -82,27 +80,27 @@ pub struct Authenticator {
 struct TokenFile {
     path: PathBuf,
     current: RwLock<Reading>,
-    /// What was last read, or tried.
+    /// The version of the file that was last read or tried.
     watch: Mutex<Watch>,
 }
 
-/// How often the file is looked at.
+/// How often to check the token file for changes.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The file as it was read last.
+/// The last valid contents of the file; each reading has its own number.
 #[derive(Clone)]
 struct Reading {
     number: u64,
     tokens: Arc<Tokens>,
 }
 
-/// Why nobody can be asked.
+/// Why the authenticator cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The token file is no good.
+    /// The token file cannot be used.
     #[error("failed to read --auth-file - {0}")]
     TokenFile(#[from] TokenFileError),
-    /// The certificates for auth servers are no good.
+    /// The certificates for auth servers cannot be used.
     #[error("failed to build TLS config - {0}")]
     Tls(#[from] TlsError),
 }
@@ -110,26 +108,16 @@ pub enum StartError {
 /// Why the token file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("open {}: {source}", path.display())]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// What it says makes no sense.
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// The contents are invalid.
     #[error("{}: {source}", path.display())]
-    Invalid {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: InvalidTokens,
-    },
+    Invalid { path: PathBuf, source: InvalidTokens },
 }
 
 impl Authenticator {
-    /// Reads the token file; asks no server. None if there is neither: then nobody needs a secret.
+    /// Reads the token file; contacts no server. `None` without token file and servers: then no secret is required.
     pub async fn new(options: AuthOptions, logger: Logger) -> Result<Option<Self>, StartError> {
         if options.token_file.is_none() && options.servers.is_none() {
             return Ok(None);
@@ -138,7 +126,7 @@ impl Authenticator {
         let token_file = match options.token_file {
             None => None,
             Some(path) => {
-                // Before the file is read: what changes meanwhile is read again.
+                // Taken before the read, so that a change during the read causes another read.
                 let watch = Watch::new(Fingerprint::of([path.as_path()]).await);
                 let tokens = Arc::new(read_tokens(&path, &patterns).await?);
                 nsq_daemon::info!(logger, "AUTH: {} tokens from {}", tokens.len(), path.display());
@@ -150,13 +138,13 @@ impl Authenticator {
         Ok(Some(Self { token_file, servers, patterns, logger }))
     }
 
-    /// Finds out what a secret allows; possibly nothing at all. Logs why it fails. Dropping the future does no harm.
+    /// Returns the grant of a secret, which may allow nothing. Logs failures. Dropping the future loses nothing.
     pub async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Grant, AuthError> {
         if let Some(grant) = self.known_token(credentials.secret) {
             return Ok(grant);
         }
         let Some(servers) = &self.servers else {
-            nsq_daemon::error!(self.logger, "AUTH: an unknown token from {}", credentials.remote_ip_text());
+            nsq_daemon::error!(self.logger, "AUTH: unknown token from {}", credentials.remote_ip_text());
             return Err(AuthError::Unknown);
         };
         let asked_at = clock::monotonic();
@@ -167,7 +155,7 @@ impl Authenticator {
         })
     }
 
-    /// Whether a grant need not be asked for again.
+    /// Whether a grant is still valid.
     pub fn is_current(&self, grant: &Grant, now: Nanos) -> bool {
         now < grant.valid_until
             && grant.reading.is_none_or(|number| {
@@ -175,7 +163,7 @@ impl Authenticator {
             })
     }
 
-    /// Reads the token file now. If it is no good, all tokens stay as they are, and the log says why.
+    /// Reads the token file now. If it cannot be used, logs the reason and keeps the current tokens.
     pub async fn reload(&self) {
         let Some(file) = &self.token_file else { return };
         let fingerprint = Fingerprint::of([file.path.as_path()]).await;
@@ -188,7 +176,7 @@ impl Authenticator {
                     let mut current = file.current.write();
                     *current = Reading { number: current.number + 1, tokens: Arc::new(tokens) };
                 }
-                // Not before they hold: whoever waits for this line goes by them.
+                // Logged once the tokens are in use: tests and operators may wait for this line.
                 nsq_daemon::info!(self.logger, "AUTH: {count} tokens from {}", file.path.display());
             }
             Err(error) => {
@@ -197,13 +185,13 @@ impl Authenticator {
                     TokenFileError::Invalid { .. } => None,
                 };
                 if file.watch.lock().outcome(unreadable) {
-                    nsq_daemon::error!(self.logger, "AUTH: tokens stay as they are - {error}");
+                    nsq_daemon::error!(self.logger, "AUTH: keeping the current tokens - {error}");
                 }
             }
         }
     }
 
-    /// Reads the token file whenever it changes, until told to stop.
+    /// Reads the token file whenever it changes, until `stop` is cancelled.
     pub async fn watch(&self, stop: CancellationToken) {
         let Some(file) = &self.token_file else { return };
         loop {

@@ -1,7 +1,7 @@
 //! Pure: regular expressions as auth servers write them, in the dialect of Go.
 //!
-//! Both dialects are RE2's but for a few spellings, which are translated. Patterns are shared: a thousand connections
-//! with the same permissions hold one compiled expression.
+//! Go and the `regex` crate both use RE2's syntax, except for a few spellings, which are translated. Patterns are
+//! shared: a thousand connections with the same permissions hold one compiled expression.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -9,48 +9,46 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use regex::bytes::{Regex, RegexBuilder};
 
-/// The pattern is none.
+/// A pattern cannot be compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{pattern:?} is not a regular expression: {reason}")]
 pub struct InvalidPattern {
-    /// As it was given.
     pub pattern: String,
-    /// What is wrong with it.
     pub reason: String,
 }
 
-/// A compiled pattern. It matches anywhere in a name unless it says otherwise.
+/// A compiled pattern. It is not anchored unless it contains `^` or `$`.
 #[derive(Debug, Clone)]
 pub struct Pattern(Arc<Regex>);
 
 impl Pattern {
-    /// Whether it matches somewhere in `name`.
+    /// Whether the pattern matches somewhere in `name`.
     pub fn matches(&self, name: &str) -> bool {
         self.0.is_match(name.as_bytes())
     }
 }
 
-/// The patterns that somebody holds.
+/// The compiled patterns in use.
 #[derive(Debug, Default)]
 pub struct Patterns(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     patterns: HashMap<String, Weak<Regex>>,
-    /// Those that nobody holds any more are dropped when there are so many.
+    /// Number of patterns at which unused ones are dropped.
     sweep_at: usize,
 }
 
-/// Fewer patterns than this are not worth a sweep.
+/// Below this number, unused patterns are not dropped.
 const MIN_SWEEP: usize = 64;
 
 impl Patterns {
-    /// Compiles a pattern, unless it is there already.
+    /// Returns the shared pattern, and compiles it if necessary.
     pub fn get(&self, pattern: &str) -> Result<Pattern, InvalidPattern> {
         if let Some(known) = self.0.lock().patterns.get(pattern).and_then(Weak::upgrade) {
             return Ok(Pattern(known));
         }
-        // Not under the lock: it may take a moment. At worst it is done twice.
+        // Compiling may take long, so it happens without the lock. At worst a pattern is compiled twice.
         let compiled = Arc::new(compile(pattern)?);
         let mut known = self.0.lock();
         if known.patterns.len() >= known.sweep_at {
@@ -64,17 +62,17 @@ impl Patterns {
 
 fn compile(pattern: &str) -> Result<Regex, InvalidPattern> {
     let translated = from_go(pattern);
-    // Go's classes are ASCII, as names are; and ASCII compiles much smaller. Only what names a Unicode class needs more.
+    // Go's classes and the names are ASCII, and ASCII compiles to much less. Only Unicode classes need the second try.
     let ascii = RegexBuilder::new(&translated).unicode(false).build();
     ascii.or_else(|_| Regex::new(&translated)).map_err(|error| InvalidPattern {
         pattern: pattern.to_owned(),
-        // The last line says what is wrong, those before it point at the place.
+        // The last line has the reason; the lines before it mark the place.
         reason: error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
     })
 }
 
-/// What Go reads otherwise: `\Q...\E` quotes; `{` is itself where it begins no repetition; within a class `[`, `&` and
-/// `~` are themselves.
+/// Translates Go's spellings: `\Q...\E` quotes; `{` is literal unless it starts a repetition; `[`, `&` and `~` are
+/// literal within a class.
 fn from_go(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len());
     let mut in_class = false;
@@ -102,7 +100,7 @@ fn from_go(pattern: &str) -> String {
             }
             '[' if !in_class => {
                 in_class = true;
-                // A bracket that comes first closes nothing.
+                // A bracket at the start of a class is literal.
                 let head = after.strip_prefix('^').unwrap_or(after);
                 let head = head.strip_prefix(']').unwrap_or(head);
                 out.push(c);
@@ -153,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_go() {
+    fn go_spellings_are_translated() {
         assert!(matches(r"^\Qa.b\E.c$", "a.bxc") && !matches(r"^\Qa.b\E", "axb"));
         assert!(matches(r"^\Qa.b", "a.b"));
         assert!(matches("^a{b}$", "a{b}") && matches("^a{,2}$", "a{,2}") && matches("^a{2,}$", "aaa"));
@@ -165,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_told() {
+    fn invalid_patterns_are_refused() {
         for bad in ["(", "a**b(", r"(?=a)", r"\1", "[a", "a{2,1}", "*"] {
             assert!(Patterns::default().get(bad).is_err(), "{bad}");
         }
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_are_shared_while_somebody_holds_them() {
+    fn patterns_are_shared_while_in_use() {
         let patterns = Patterns::default();
         let first = patterns.get("a").unwrap();
         assert!(Arc::ptr_eq(&first.0, &patterns.get("a").unwrap().0));

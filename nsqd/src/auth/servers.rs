@@ -1,4 +1,4 @@
-//! Asking auth servers over HTTP who a secret belongs to and what it allows.
+//! Requests to auth servers over HTTP: who owns a secret, and what it allows.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -25,25 +25,25 @@ use serde::Serialize;
 
 use super::Credentials;
 
-/// The largest answer that is read.
+/// Maximum size of an answer.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
-/// A server may send us on so many times.
+/// Maximum number of redirects per server.
 const MAX_REDIRECTS: usize = 10;
 
-/// What stands in a form as it is. A blank becomes `+`.
+/// The characters that a form keeps unencoded. A blank becomes `+`.
 const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b' ');
 
-/// How a server is asked.
+/// The HTTP method of requests to auth servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMethod {
-    /// With parameters in the query string.
+    /// Sends parameters in the query string.
     Get,
-    /// With parameters as JSON in the body.
+    /// Sends parameters as JSON in the body.
     Post,
 }
 
 impl AuthMethod {
-    /// As `--auth-http-request-method` names it.
+    /// The value of `--auth-http-request-method`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Get => "get",
@@ -52,35 +52,33 @@ impl AuthMethod {
     }
 }
 
-/// Where and how to ask.
 #[derive(Debug, Clone)]
 pub struct AuthServersOptions {
-    /// `host:port`, or a whole URL, of each.
+    /// `host:port` or a complete URL of each server.
     pub addresses: Vec<String>,
-    /// How.
     pub method: AuthMethod,
-    /// For a connection.
+    /// Limit for connecting.
     pub connect_timeout: Duration,
-    /// For all of a request, each server anew.
+    /// Limit for a whole request, for each server.
     pub request_timeout: Duration,
-    /// Authorities whose certificates are good, for https; the system's unless given. PEM.
+    /// PEM file of trusted authorities for https; `None` for the system's authorities.
     pub root_ca: Option<PathBuf>,
     /// Whether TLS 1.2 is refused.
     pub only_tls13: bool,
 }
 
-/// See the module.
+/// The client for auth servers.
 pub struct AuthServers {
     options: AuthServersOptions,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
-/// Why no server has an answer, for the log.
+/// Why no server gave a usable answer, for the log.
 #[derive(Debug)]
 pub struct AskFailure {
-    /// What each of them did.
+    /// The failure of each server.
     reasons: Vec<String>,
-    /// Whether all of them answered, and that is: no.
+    /// Whether every server answered and refused the secret.
     pub is_refusal: bool,
 }
 
@@ -90,7 +88,7 @@ impl fmt::Display for AskFailure {
     }
 }
 
-/// Why one server has no answer. It never holds the secret.
+/// Why one server gave no usable answer. Never contains the secret.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error("not a URL")]
@@ -99,16 +97,16 @@ enum AskError {
     Http(String),
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    #[error("it answered {0}")]
+    #[error("answered {0}")]
     Status(StatusCode),
-    #[error("its answer is not as it should be")]
+    #[error("answer is not valid JSON of the expected form")]
     Answer,
-    #[error("it redirects without end, or to nowhere")]
+    #[error("too many redirects, or no Location header")]
     Redirect,
 }
 
 impl AuthServers {
-    /// Asks nobody yet.
+    /// Sends no request yet.
     pub fn new(options: AuthServersOptions) -> Result<Self, TlsError> {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(options.connect_timeout));
@@ -122,8 +120,8 @@ impl AuthServers {
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), options })
     }
 
-    /// Asks one server after the other, from a random one on, until one has an answer that `read` can use. The error
-    /// says of each what went wrong.
+    /// Asks the servers in turn, beginning with a random one, until `read` accepts an answer. The error lists the
+    /// failure of each server.
     pub async fn ask<T>(
         &self,
         credentials: &Credentials<'_>,
@@ -223,7 +221,7 @@ impl AuthServers {
 
 fn tls_config(options: &AuthServersOptions) -> Result<ClientConfig, TlsError> {
     let roots = match Authorities::load(options.root_ca.as_deref()) {
-        // Then https fails when it is asked for.
+        // Without roots, https requests fail; plain http still works.
         Err(FileError::NoRoots) => RootCertStore::empty(),
         authorities => authorities?.roots,
     };
@@ -237,12 +235,12 @@ fn tls_config(options: &AuthServersOptions) -> Result<ClientConfig, TlsError> {
         .with_no_client_auth())
 }
 
-/// A URL as it is; anything else is a host and port, where `/auth` is asked.
+/// Returns a URL unchanged; adds `http://` and `/auth` to a host and port.
 fn endpoint(address: &str) -> String {
     if address.contains("://") { address.to_owned() } else { format!("http://{address}/auth") }
 }
 
-/// How the user and password of a URL are told to the server.
+/// The `Authorization` header for the user and password of a URL.
 fn basic_authorization(user_info: &str) -> String {
     let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
     let mut plain: Vec<u8> = percent_decode_str(user).collect();
@@ -276,11 +274,11 @@ fn json(credentials: &Credentials<'_>) -> Vec<u8> {
         secret: [&String::from_utf8_lossy(credentials.secret)],
         tls: [if credentials.is_tls { "true" } else { "false" }],
     };
-    // Texts cannot fail to be written.
+    // Serializing strings cannot fail.
     to_json(&parameters).unwrap_or_default()
 }
 
-/// Where a redirect from `target` leads.
+/// The URL that `location` refers to, relative to `target`.
 fn join(target: &str, location: &str) -> Option<String> {
     let (scheme, rest) = target.split_once("://")?;
     let (authority, path) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
@@ -297,7 +295,7 @@ fn join(target: &str, location: &str) -> Option<String> {
     }
 }
 
-/// NSQ's own way to say "only over TLS": a 403 whose body tells the port.
+/// The https URL after NSQ's answer that TLS is required: a 403 whose body has the port.
 fn https_instead(target: &str, answer: &[u8]) -> Option<String> {
     let rest = target.strip_prefix("http://")?;
     let mut port = None;
@@ -319,7 +317,7 @@ fn https_instead(target: &str, answer: &[u8]) -> Option<String> {
     Some(format!("https://{host}:{port}{path}"))
 }
 
-/// hyper's own words say little; what the system said is at the end of the chain.
+/// The last error in the chain: it has the system's message, hyper's own messages say little.
 fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
@@ -337,13 +335,13 @@ mod tests {
     }
 
     #[test]
-    fn endpoints() {
+    fn host_and_port_become_a_url() {
         assert_eq!(endpoint("127.0.0.1:80"), "http://127.0.0.1:80/auth");
         assert_eq!(endpoint("https://a/x?y=1"), "https://a/x?y=1");
     }
 
     #[test]
-    fn parameters_in_both_forms() {
+    fn parameters_are_encoded_as_form_and_as_json() {
         assert_eq!(
             form(&credentials(b"a+b \xff/~")),
             "common_name=a+b%26c&remote_ip=127.0.0.1&secret=a%2Bb+%FF%2F~&tls=false"
@@ -362,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_lead_somewhere() {
+    fn redirects_resolve_relative_locations() {
         let from = "http://h:1/a/b?secret=s";
         assert_eq!(join(from, "https://x/y").unwrap(), "https://x/y");
         assert_eq!(join(from, "//x/y").unwrap(), "http://x/y");
@@ -372,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forbidden_answer_may_name_a_port_for_tls() {
+    fn forbidden_answer_can_name_the_https_port() {
         let answer = br#"{"message":"TLS_REQUIRED","https_port":4152}"#;
         assert_eq!(https_instead("http://h:1/a?b", answer).unwrap(), "https://h:4152/a?b");
         assert_eq!(https_instead("http://[::1]:1/a", answer).unwrap(), "https://[::1]:4152/a");

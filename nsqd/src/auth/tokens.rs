@@ -1,4 +1,4 @@
-//! Pure: the token file: secrets that are known without asking anybody, and what they allow.
+//! Pure: the token file, which lists tokens and what they allow, so that no auth server is needed.
 //!
 //! ```toml
 //! [[token]]
@@ -11,8 +11,8 @@
 //! ]
 //! ```
 //!
-//! The file holds hashes, so who reads it cannot use it. A plain SHA-256 is enough for that because tokens are long
-//! and random: there is nothing to guess, so nothing to slow down, and no two are alike, so nothing to salt.
+//! The file holds hashes, so reading it does not reveal the tokens. Plain SHA-256 is enough because tokens are long and
+//! random: they cannot be guessed, so no slow hash is needed; no two are equal, so no salt is needed.
 
 use std::sync::Arc;
 
@@ -29,30 +29,30 @@ use super::pattern::Patterns;
 const HASH_BYTES: usize = 32;
 const HASH_PREFIX: &str = "sha256:";
 
-/// What is wrong with a token file.
+/// Why a token file is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTokens {
-    /// It is neither TOML nor JSON of the right form.
+    /// The file is not valid TOML or JSON, or has wrong fields.
     #[error("{0}")]
     Form(String),
     /// A hash is not `sha256:` and 64 hexadecimal digits.
-    #[error("token {0:?}: the hash must be sha256: and 64 hexadecimal digits (nsq auth token makes one)")]
+    #[error("token {0:?}: the hash must be sha256: and 64 hexadecimal digits (nsq auth token creates one)")]
     Hash(String),
     /// Two tokens have the same hash.
-    #[error("token {0:?}: another one has the same hash")]
+    #[error("token {0:?}: another token has the same hash")]
     Duplicate(String),
-    /// A date cannot be read.
+    /// `expires` is not a valid time.
     #[error("token {0:?}: expires must be a time such as 2027-01-01T00:00:00Z")]
     Expires(String),
-    /// An authorization is wrong.
+    /// An authorization is invalid.
     #[error("token {0:?}: {1}")]
     Authorization(String, InvalidAuthorization),
 }
 
-/// How a file is written.
+/// The syntax of a token file, chosen by the file's ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Anything but `.json`.
+    /// Any ending except `.json`.
     Toml,
     /// `.json`
     Json,
@@ -77,31 +77,29 @@ struct Entry {
     authorizations: Vec<AuthorizationEntry>,
 }
 
-/// All tokens of a file.
+/// The tokens of a file.
 #[derive(Debug, Default)]
 pub struct Tokens(Vec<Token>);
 
-/// One of them.
 #[derive(Debug, Clone)]
 pub struct Token {
     hash: [u8; HASH_BYTES],
-    /// Who it belongs to.
+    /// The owner of the token.
     pub identity: String,
-    /// A page about them.
+    /// A page about the owner.
     pub identity_url: String,
-    /// Nanoseconds since the Unix epoch, when it is good no more.
+    /// When the token expires, in nanoseconds since the Unix epoch; `None` for never.
     pub expires_at: Option<i128>,
-    /// What it allows.
     pub authorizations: Arc<[Authorization]>,
 }
 
 impl Tokens {
-    /// Reads a file's text; all of it must be good.
+    /// Parses the text of a file. One invalid token makes the whole file invalid.
     pub fn parse(text: &str, form: Form, patterns: &Patterns) -> Result<Self, InvalidTokens> {
         let file: File = match form {
             Form::Toml => toml::from_str(text).map_err(|error| InvalidTokens::Form(error.to_string()))?,
             Form::Json => {
-                // An object: a struct could also be read from an array.
+                // Parse an object first: serde also reads a struct from an array.
                 let object = serde_json::from_str(text).map(serde_json::Value::Object);
                 object
                     .and_then(serde_json::from_value)
@@ -119,7 +117,7 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// The token that a secret is. Takes the same time for every secret, whatever the file holds.
+    /// Finds the token of a secret. Takes the same time for every secret, so that timing reveals nothing.
     pub fn find(&self, secret: &[u8]) -> Option<&Token> {
         let hash: [u8; HASH_BYTES] = Sha256::digest(secret).into();
         let mut found = None;
@@ -131,12 +129,10 @@ impl Tokens {
         found
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -178,7 +174,7 @@ mod tests {
     use super::super::grant::Permission;
     use super::*;
 
-    /// Of `test` and of `other`.
+    /// Hashes of `test` and of `other`.
     const TEST: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
     const OTHER: &str = "sha256:D9298A10D1B0735837DC4BD85DAC641B0F3CEF27A47E5D53A54F2F3F5B2FCFFA";
 
@@ -211,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn json_says_the_same() {
+    fn json_and_toml_are_equivalent() {
         let json = format!(
             r#"{{"token":[{{"identity":"a","hash":"{TEST}","authorizations":[{{"topic":"","channels":[""],"permissions":["admin"]}}]}}]}}"#
         );
@@ -223,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_told_with_their_token() {
+    fn errors_name_the_invalid_token() {
         let token = |rest: &str| format!("[[token]]\nidentity = 'a'\n{rest}");
         let error = |text: String| parse(&text).unwrap_err();
         assert!(matches!(error(token("")), InvalidTokens::Form(_)));

@@ -1,4 +1,4 @@
-//! FIN, REQ and TOUCH: those that came together are done under one lock of the channel.
+//! FIN, REQ and TOUCH: commands that arrive together run under one lock of the channel.
 
 use parking_lot::MutexGuard;
 
@@ -9,7 +9,8 @@ use crate::clock::{self, Nanos};
 use crate::storage::record::Record;
 
 impl Channel {
-    /// Begins a run of FIN, REQ and TOUCH by one consumer; what follows from them happens once, when the run ends.
+    /// Starts a run of FIN, REQ and TOUCH by one consumer. Finished messages are recorded, and other consumers woken,
+    /// once: when the run ends.
     pub fn acknowledge(&self, key: ConsumerKey) -> Acknowledging<'_> {
         let monotonic = clock::monotonic();
         let now = Clocks { monotonic, wall_ns: clock::wall_at(monotonic) };
@@ -17,7 +18,7 @@ impl Channel {
     }
 }
 
-/// A run of acknowledgements by one consumer, under the channel's lock. Ends when dropped.
+/// A run of FIN, REQ and TOUCH by one consumer, under the channel's lock. Dropping it ends the run.
 pub struct Acknowledging<'a> {
     channel: &'a Channel,
     key: ConsumerKey,
@@ -54,7 +55,7 @@ impl Acknowledging<'_> {
 
     /// TOUCH.
     pub fn touch(&mut self, sequence: u64) -> Result<(), AckError> {
-        // It is due later than before, so no deadline need be asked for.
+        // The deadline only moves later, so the timer needs no change.
         let (key, now) = (self.key, self.now.monotonic);
         self.state().touch(key, sequence, now)
     }

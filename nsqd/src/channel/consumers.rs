@@ -1,9 +1,9 @@
 //! Pure: the consumers of a channel, their RDY credit, and whose turn it is.
 //!
-//! A consumer is *eligible* while it may be given messages: in flight below RDY, not closing. One that looked for
-//! messages and found none is *parked*; the longest parked is woken first, which spreads single messages round-robin.
-//! With topology-aware delivery, the nearest are woken first, and others leave them what they have room for as long
-//! as they are parked: who does not come to take is waited for by nobody.
+//! A consumer is *eligible* while it may get messages: fewer in flight than RDY, and not closing. A consumer that found
+//! nothing to take is *parked*. The longest parked is woken first, which spreads single messages round-robin. With
+//! topology-aware delivery, the nearest are woken first. Others leave as many messages as nearer parked consumers have
+//! room for. A parked consumer that never takes blocks no one.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -12,25 +12,24 @@ use super::outstanding::Outstanding;
 use crate::clock::Nanos;
 use crate::locality::Locality;
 
-/// Names a consumer of one channel; reused after it left.
+/// Identifies a consumer within one channel. Reused after the consumer leaves.
 pub type ConsumerKey = u32;
 
-/// What the channel knows of one consumer.
+/// The channel's record of one consumer.
 #[derive(Debug)]
 pub struct Consumer {
-    /// RDY: the ceiling on messages in flight.
+    /// RDY: maximum number of messages in flight.
     pub ready_count: u64,
-    /// Messages in flight, all in `in_flight`.
+    /// Number of messages in `in_flight`.
     pub in_flight_count: u64,
     /// In deadline order.
     pub in_flight: InFlightList,
-    /// How long a message may be in flight to it.
+    /// How long a message may be in flight.
     pub message_timeout: Nanos,
-    /// Percent of messages that it wants; 0 means all.
+    /// Percentage of messages that the consumer wants; 0 means all.
     pub sample_rate: u8,
-    /// How near it is.
     pub locality: Locality,
-    /// Delivered, finished and requeued so far.
+    /// Messages delivered so far.
     pub message_count: u64,
     /// FINs that succeeded.
     pub finish_count: u64,
@@ -38,20 +37,21 @@ pub struct Consumer {
     pub requeue_count: u64,
     parked: bool,
     closing: bool,
-    /// Its place in [`Consumers::due`]: not after its first deadline. [`Nanos::MAX`] without messages in flight.
+    /// The time of this consumer in [`Consumers::due`]: its first deadline or earlier. [`Nanos::MAX`] without messages
+    /// in flight.
     due_at: Nanos,
-    /// Tells it from one that had the same key before.
+    /// Distinguishes the consumer from earlier ones with the same key.
     number: u64,
 }
 
 impl Consumer {
-    /// How many more messages it may be given.
+    /// How many more messages the consumer may get.
     pub fn room(&self) -> u64 {
         if self.closing { 0 } else { self.ready_count.saturating_sub(self.in_flight_count) }
     }
 
     fn idle_room(&self) -> u64 {
-        // Sums of so many cannot overflow.
+        // Sums of this value cannot overflow.
         const MAX_ROOM: u64 = u32::MAX as u64;
         if self.parked { self.room().min(MAX_ROOM) } else { 0 }
     }
@@ -61,25 +61,24 @@ impl Consumer {
 #[derive(Debug, Default)]
 struct Group {
     eligible_count: usize,
-    /// Messages that its parked consumers could be given.
+    /// How many messages the parked consumers may get.
     idle_room: u64,
-    /// Keys and numbers in the order in which they parked; one whose consumer is no longer parked is stale and passed over.
+    /// Keys and numbers, the longest parked first. An entry whose consumer is no longer parked is stale and is skipped.
     parked: VecDeque<(ConsumerKey, u64)>,
-    /// Messages delivered to it, also to consumers that have left.
+    /// Messages delivered to this group, including consumers that have left.
     message_count: u64,
 }
 
-/// See the module.
+/// All consumers of a channel; see the module.
 #[derive(Debug, Default)]
 pub struct Consumers {
     slots: Vec<Option<Consumer>>,
-    /// Keys that are free.
     free: Vec<ConsumerKey>,
     count: usize,
-    /// How many there ever were.
+    /// Number of consumers ever added.
     next_number: u64,
-    /// Every consumer with messages in flight, by a time not after its first deadline: looked at when that has come, and
-    /// not with every message.
+    /// All consumers with messages in flight, each by a time not later than its first deadline. The time is corrected
+    /// when it is reached, not with every message.
     due: BTreeSet<(Nanos, ConsumerKey)>,
     /// By [`Locality`], nearest first.
     groups: [Group; Locality::COUNT],
@@ -113,7 +112,7 @@ impl Consumers {
         (self.slots.len() - 1) as ConsumerKey
     }
 
-    /// Removes a consumer; its in-flight list must have been emptied.
+    /// Removes a consumer. Its in-flight list must be empty.
     pub fn remove(&mut self, key: ConsumerKey) {
         if let Some(consumer) = self.slots.get_mut(key as usize).and_then(Option::take) {
             self.count -= 1;
@@ -122,8 +121,8 @@ impl Consumers {
             let group = &mut self.groups[consumer.locality as usize];
             group.eligible_count -= usize::from(consumer.room() > 0);
             group.idle_room -= consumer.idle_room();
-            // Consumers may come, park and go for ever without a message that takes them out.
-            if group.parked.len() > STALE_KEYS + 2 * self.count {
+            // Consumers that subscribe, park and leave without a message would add stale entries without end.
+            if group.parked.len() > MAX_STALE_KEYS + 2 * self.count {
                 let slots = &self.slots;
                 group.parked.retain(|&(key, number)| {
                     let consumer = slots.get(key as usize).and_then(Option::as_ref);
@@ -133,27 +132,26 @@ impl Consumers {
         }
     }
 
-    /// How many there are, closing ones included.
+    /// Number of consumers, including closing ones.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// How many that are so near may be given messages now.
+    /// Number of eligible consumers at this locality.
     pub fn eligible_count(&self, locality: Locality) -> usize {
         self.groups[locality as usize].eligible_count
     }
 
-    /// Messages that parked consumers nearer than this could be given at this moment.
+    /// How many messages parked consumers nearer than this may get now.
     pub fn idle_room_nearer_than(&self, locality: Locality) -> u64 {
         self.groups[..locality as usize].iter().map(|group| group.idle_room).sum()
     }
 
-    /// Messages delivered to consumers that are so near.
+    /// Messages delivered to consumers at this locality.
     pub fn message_count(&self, locality: Locality) -> u64 {
         self.groups[locality as usize].message_count
     }
@@ -163,7 +161,7 @@ impl Consumers {
         self.groups.iter().map(|group| group.message_count).sum()
     }
 
-    /// Messages that could be handed out at this moment.
+    /// How many messages all consumers together may get now.
     pub fn room(&self) -> u64 {
         if self.groups.iter().all(|group| group.eligible_count == 0) {
             return 0;
@@ -171,17 +169,15 @@ impl Consumers {
         self.iter().map(|(_, consumer)| consumer.room()).sum()
     }
 
-    /// A consumer by key.
     pub fn get(&self, key: ConsumerKey) -> Option<&Consumer> {
         self.slots.get(key as usize)?.as_ref()
     }
 
-    /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (ConsumerKey, &Consumer)> {
         self.slots.iter().enumerate().filter_map(|(key, slot)| Some((key as ConsumerKey, slot.as_ref()?)))
     }
 
-    /// Changes a consumer, and keeps count of who is eligible. `None` if there is no such consumer.
+    /// Changes a consumer and updates the totals of its group. `None` if there is no such consumer.
     pub fn update<T>(&mut self, key: ConsumerKey, change: impl FnOnce(&mut Consumer) -> T) -> Option<T> {
         let consumer = self.slots.get_mut(key as usize)?.as_mut()?;
         let group = &mut self.groups[consumer.locality as usize];
@@ -193,8 +189,8 @@ impl Consumers {
         Some(result)
     }
 
-    /// The consumer found nothing to take and waits to be woken. Only an eligible one parks: any other looks again
-    /// when its own input makes it eligible.
+    /// Parks a consumer that found nothing to take, until it is woken. Only eligible consumers are parked: others try
+    /// again when their own input makes them eligible.
     pub fn park(&mut self, key: ConsumerKey) {
         if let Some(Some(consumer)) = self.slots.get_mut(key as usize)
             && consumer.room() > 0
@@ -207,8 +203,8 @@ impl Consumers {
         }
     }
 
-    /// Of the nearest consumers that are parked and may still be given messages, the one that has been parked longest;
-    /// no longer parked.
+    /// Unparks and returns the nearest parked consumer that is still eligible; among equally near ones, the longest
+    /// parked.
     pub fn unpark_next(&mut self) -> Option<ConsumerKey> {
         for group in &mut self.groups {
             while let Some((key, number)) = group.parked.pop_front() {
@@ -225,7 +221,7 @@ impl Consumers {
         None
     }
 
-    /// Messages of this consumer are in flight since the last call, or its deadlines have changed.
+    /// Updates the due time of a consumer. Call after it got messages or its deadlines changed.
     pub fn note_deadline(&mut self, key: ConsumerKey, outstanding: &Outstanding) {
         let Some(Some(consumer)) = self.slots.get_mut(key as usize) else { return };
         let first = consumer.in_flight.first_deadline(outstanding).unwrap_or(Nanos::MAX);
@@ -236,17 +232,17 @@ impl Consumers {
         }
     }
 
-    /// A time not after the first deadline of all.
+    /// A time not later than the first deadline of all consumers.
     pub fn next_due(&self) -> Option<Nanos> {
         self.due.first().map(|&(at, _)| at)
     }
 
-    /// A consumer whose time has come. It is asked for again until [`Consumers::look_again`].
+    /// A consumer whose due time has passed. Returns the same one until [`Consumers::look_again`].
     pub fn due(&self, now: Nanos) -> Option<ConsumerKey> {
         self.due.first().filter(|(at, _)| *at <= now).map(|&(_, key)| key)
     }
 
-    /// The messages of this consumer that are due have been dealt with, all or some.
+    /// Recomputes the due time of a consumer after all or some of its due messages were put back.
     pub fn look_again(&mut self, key: ConsumerKey, outstanding: &Outstanding) {
         let Some(Some(consumer)) = self.slots.get_mut(key as usize) else { return };
         self.due.remove(&(consumer.due_at, key));
@@ -256,7 +252,7 @@ impl Consumers {
         }
     }
 
-    /// Nothing is in flight any more to anybody.
+    /// Clears the in-flight lists of all consumers.
     pub fn clear_in_flight(&mut self) {
         self.due.clear();
         let keys = self.slots.len() as ConsumerKey;
@@ -269,7 +265,7 @@ impl Consumers {
         }
     }
 
-    /// CLS: takes no more, keeps what it has.
+    /// CLS: the consumer takes no more messages and keeps those in flight.
     pub fn close(&mut self, key: ConsumerKey) {
         self.update(key, |consumer| {
             consumer.ready_count = 0;
@@ -278,8 +274,8 @@ impl Consumers {
     }
 }
 
-/// So many keys of consumers that have gone are left where they parked, and as many again as there are consumers.
-const STALE_KEYS: usize = 16;
+/// Stale entries are removed if a group has more entries than this plus twice the number of consumers.
+const MAX_STALE_KEYS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -287,18 +283,18 @@ mod tests {
     use crate::channel::outstanding::{Entry, Place};
 
     #[test]
-    fn consumers_that_come_park_and_go_leave_nothing_behind() {
+    fn removed_consumers_leave_few_stale_entries() {
         let mut consumers = Consumers::default();
         let stays = consumers.add(10, 0, Locality::Zone);
         for _ in 0..1000 {
             let key = consumers.add(10, 0, Locality::Zone);
-            assert_eq!(key, 1, "keys are used again");
+            assert_eq!(key, 1, "keys are reused");
             consumers.update(key, |consumer| consumer.ready_count = 1);
             consumers.park(key);
             consumers.remove(key);
-            assert!(consumers.groups[0].parked.len() <= STALE_KEYS + 3);
+            assert!(consumers.groups[0].parked.len() <= MAX_STALE_KEYS + 3);
         }
-        // The key of one that was parked and left does not wake the next that has it.
+        // A stale entry does not wake the next consumer with the same key.
         let next = consumers.add(10, 0, Locality::Zone);
         consumers.update(next, |consumer| consumer.ready_count = 1);
         assert_eq!(consumers.unpark_next(), None);
@@ -310,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_is_due_not_after_its_first_deadline() {
+    fn consumer_is_due_no_later_than_its_first_deadline() {
         let mut consumers = Consumers::default();
         let mut outstanding = Outstanding::default();
         let keys = [0, 1, 2].map(|_| consumers.add(10, 0, Locality::Zone));
@@ -326,9 +322,9 @@ mod tests {
             consumers.note_deadline(key, &outstanding);
             slots.push(slot);
         }
-        assert_eq!(consumers.due.len(), 3, "one each, however many messages");
+        assert_eq!(consumers.due.len(), 3, "one entry per consumer, for any number of messages");
         assert_eq!((consumers.due(99), consumers.next_due()), (None, Some(100)));
-        // The first message is finished: whose turn it was is found out when the time comes.
+        // The first message is finished: the due time is corrected when it is reached.
         consumers.update(keys[0], |consumer| consumer.in_flight.unlink(&mut outstanding, slots[0]));
         assert_eq!(consumers.due(100), Some(keys[0]));
         consumers.look_again(keys[0], &outstanding);

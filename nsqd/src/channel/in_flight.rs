@@ -1,9 +1,9 @@
 //! Pure: one consumer's messages in flight, in deadline order.
 //!
-//! A list threaded through the slab of [`Outstanding`]: delivery and TOUCH append at the tail (a consumer's timeout
-//! is fixed, so later means later due), FIN and REQ unlink in constant time, the timeout scan looks at the head only,
-//! and a disconnect walks its own list. Messages that were touched until their cap are due in another order; they are
-//! in a tree.
+//! A linked list through the slab of [`Outstanding`]. Delivery and TOUCH append at the tail: a consumer's timeout is
+//! fixed, so later entries have later deadlines. FIN and REQ unlink in constant time. The timeout scan reads only the
+//! head, and a disconnect walks only its own list. A message whose TOUCH reached the cap may be due before the tail;
+//! such messages are in a tree.
 
 use std::collections::BTreeSet;
 
@@ -15,11 +15,11 @@ use crate::clock::Nanos;
 pub struct InFlightList {
     head: Slot,
     tail: Slot,
-    /// Those that are due before the tail was when they came.
+    /// Messages that were due before the tail when they were inserted.
     capped: BTreeSet<(Nanos, Slot)>,
 }
 
-/// What an entry in the tree has for its links.
+/// The link value of entries in the tree.
 const IN_TREE: Slot = NONE - 1;
 
 impl Default for InFlightList {
@@ -45,7 +45,7 @@ impl InFlightList {
         self.first(outstanding).map(|slot| outstanding.entry(slot).deadline)
     }
 
-    /// Puts an entry in its place by deadline.
+    /// Inserts an entry by its deadline.
     pub fn insert(&mut self, outstanding: &mut Outstanding, slot: Slot) {
         let deadline = outstanding.entry(slot).deadline;
         let after = self.tail;
@@ -64,7 +64,7 @@ impl InFlightList {
         self.tail = slot;
     }
 
-    /// Takes an entry out of this list, before its deadline is changed.
+    /// Removes an entry. Call before its deadline is changed.
     pub fn unlink(&mut self, outstanding: &mut Outstanding, slot: Slot) {
         let (previous, next, deadline) = {
             let entry = outstanding.entry(slot);
@@ -94,7 +94,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_first_is_the_one_with_the_earliest_deadline(steps in proptest::collection::vec((0usize..40, 0u64..100), 1..300)) {
+        fn first_message_has_the_earliest_deadline(steps in proptest::collection::vec((0usize..40, 0u64..100), 1..300)) {
             let mut outstanding = Outstanding::default();
             let mut list = InFlightList::default();
             let slots: Vec<Slot> =

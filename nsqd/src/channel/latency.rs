@@ -1,7 +1,7 @@
-//! Pure: how long messages took from publishing to FIN, over the newest part of the past.
+//! Pure: the time from publishing to FIN, over a recent window.
 //!
-//! A message's timestamp stands in its frame, so a take knows it and FIN does not. While latencies are measured, takes
-//! note it beside the in-flight record, by the same slot; otherwise there is nothing of all this.
+//! A message's timestamp is in its frame, so a take knows it and FIN does not. While latencies are measured, a take
+//! stores the timestamp under the message's slot. Otherwise nothing is stored.
 
 use hdrhistogram::Histogram;
 
@@ -9,18 +9,18 @@ use super::outstanding::Slot;
 use super::saved::Clocks;
 use crate::clock::Nanos;
 
-/// Shorter latencies are not told apart, in nanoseconds.
+/// Resolution of latencies, in nanoseconds.
 const RESOLUTION_NS: u64 = 1_000;
-/// A value is off by less than one part in 10 to the power of this.
+/// The relative error of a value is less than 10 to the power of minus this.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
 /// Why adding to a histogram cannot fail.
-pub const TAKES_ALL: &str = "a histogram that resizes itself takes all values";
+pub const TAKES_ALL: &str = "a resizable histogram accepts all values";
 
-/// Latencies in nanoseconds, by their frequency.
+/// A histogram of latencies in nanoseconds.
 pub type LatencyHistogram = Histogram<u32>;
 
-/// A histogram of no latencies.
+/// An empty histogram.
 pub fn no_latencies() -> LatencyHistogram {
     let mut histogram = Histogram::new_with_bounds(RESOLUTION_NS, 2 * RESOLUTION_NS, SIGNIFICANT_DIGITS)
         .expect("the bounds are constant and valid");
@@ -28,11 +28,11 @@ pub fn no_latencies() -> LatencyHistogram {
     histogram
 }
 
-/// See the module. Keeps two halves of the window, as NSQ does: when the newer one is over, the older one goes. So it
-/// tells of the last half to whole window.
+/// Measured latencies. Keeps two halves of the window, as NSQ does: when the newer half ends, the older one is dropped.
+/// So the result covers between half a window and a whole window.
 #[derive(Debug)]
 pub struct Latencies {
-    /// By slot: the timestamp of the message that is outstanding there.
+    /// Timestamps of outstanding messages, by slot.
     published_at: Vec<i64>,
     half: Nanos,
     newer_ends: Nanos,
@@ -53,7 +53,7 @@ impl Latencies {
         }
     }
 
-    /// The message in `slot` was handed out, and this is its timestamp.
+    /// Stores the timestamp of the message in `slot`, which was handed out.
     pub fn handed_out(&mut self, slot: Slot, published_at: i64) {
         let index = slot as usize;
         if index >= self.published_at.len() {
@@ -62,19 +62,19 @@ impl Latencies {
         self.published_at[index] = published_at;
     }
 
-    /// The message in `slot` was finished.
+    /// Adds the latency of the message in `slot`, which was finished.
     pub fn finished(&mut self, slot: Slot, now: Clocks) {
         let Some(&published_at) = self.published_at.get(slot as usize) else { return };
         if now.monotonic >= self.newer_ends {
-            self.turn(now.monotonic);
+            self.rotate(now.monotonic);
         }
-        // Negative only if somebody has set the clock back.
+        // Negative only if the clock was set back.
         let latency = u64::try_from(now.wall_ns.saturating_sub(published_at)).unwrap_or(0);
         self.newer.record(latency).expect(TAKES_ALL);
     }
 
-    /// The newer half is over.
-    fn turn(&mut self, now: Nanos) {
+    /// Starts a new half when the newer one has ended.
+    fn rotate(&mut self, now: Nanos) {
         let both_over = now >= self.newer_ends.saturating_add(self.half);
         std::mem::swap(&mut self.newer, &mut self.older);
         self.newer.reset();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_close_to_the_truth() {
+    fn quantiles_are_within_one_percent() {
         let mut latencies = Latencies::new(WINDOW);
         for took in 1..=10_000 {
             finish_at(&mut latencies, 10, took * 10_000);
@@ -131,20 +131,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_window_goes() {
+    fn latencies_older_than_the_window_are_dropped() {
         let mut latencies = Latencies::new(WINDOW);
         finish_at(&mut latencies, 10, 1);
         assert_eq!(count_at(&latencies, 10), 1);
         finish_at(&mut latencies, 600, 1);
-        assert_eq!(count_at(&latencies, 1_000), 2, "the older half counts until the newer one is over");
+        assert_eq!(count_at(&latencies, 1_000), 2, "the older half counts until the newer one ends");
         assert_eq!(count_at(&latencies, 1_100), 1);
         assert_eq!(count_at(&latencies, 1_600), 0);
         finish_at(&mut latencies, 9_000, 1);
-        assert_eq!(count_at(&latencies, 9_000), 1, "after a long silence nothing old comes back");
+        assert_eq!(count_at(&latencies, 9_000), 1, "after a long silence, old latencies do not count");
     }
 
     #[test]
-    fn a_clock_that_was_set_back_and_an_unknown_slot_do_no_harm() {
+    fn clock_set_back_and_unknown_slot_are_tolerated() {
         let mut latencies = Latencies::new(WINDOW);
         finish_at(&mut latencies, 10, -7_000);
         latencies.finished(99, Clocks { monotonic: 10, wall_ns: 0 });

@@ -1,18 +1,18 @@
 //! A channel: a read cursor into its topic's log, and the messages behind it that are not finished.
 //!
-//! [`ChannelState`] decides, under the channel's one lock; this door adds what a decision needs from outside: the log
-//! to copy from, the journal to remember acknowledgements in, the consumers to wake, the timer to be woken by.
-//! A consumer never gets messages pushed into a queue: it is woken, and *takes*.
+//! [`ChannelState`] makes all decisions, under the channel's one lock. This module connects it to the topic's log, the
+//! journal, the consumers' connections and the timers. Messages are never pushed into a queue per consumer: the channel
+//! wakes a consumer, and the consumer *takes* messages.
 //!
-//! - [`state`]: pure; every transition of a message, with a picture
-//! - [`take`]: pure; handing them out
+//! - [`state`]: pure; the state of messages and its transitions, with a diagram
+//! - [`take`]: pure; handing out messages
 //! - [`moving`]: pure; moving the read cursor
-//! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; its parts
-//! - [`signal`]: how a consumer is woken, and passed over while it is busy with something else
+//! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; parts of the state
+//! - [`signal`]: wakes a consumer's connection, or skips the consumer while it is busy
 //! - `acknowledging`: a run of FIN, REQ and TOUCH under one lock
-//! - [`reading`]: what must be read from disk before it can be taken
-//! - [`latency`]: pure; from publishing to FIN, if that is measured
-//! - [`saved`]: pure; to and from a checkpoint, and replaying the journal
+//! - [`reading`]: reads messages from disk before consumers take them
+//! - [`latency`]: pure; measures the time from publishing to FIN, if enabled
+//! - [`saved`]: pure; saves the state to a checkpoint, restores it, replays the journal
 
 mod acknowledging;
 pub mod consumers;
@@ -56,7 +56,7 @@ use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, TopicNumber};
 use crate::timers::{Expire, Timer, Timers};
 
-/// So many messages are put back under one lock, when many come back at once: about 100 microseconds.
+/// Maximum number of messages put back under one lock. That many take about 100 microseconds.
 const SLICE: usize = 1000;
 
 struct Inner {
@@ -64,54 +64,50 @@ struct Inner {
     cache: ReadCache,
     reading: Reading,
     signals: Vec<Option<(Arc<ConsumerSignal>, Arc<ClientInfo>)>>,
-    /// Set not after the next deadline.
+    /// Set to the next deadline or earlier.
     timer: Timer,
     closed: bool,
 }
 
-/// What a channel is made with.
+/// The arguments of [`Channel::new`].
 pub struct ChannelParts {
-    /// Its name.
     pub name: ChannelName,
-    /// Its number in journal and checkpoint.
+    /// The channel's number in the journal and in checkpoints.
     pub number: ChannelNumber,
-    /// Its topic's number.
     pub topic_number: TopicNumber,
-    /// Its topic's messages.
     pub log: Arc<TopicLog>,
-    /// Where acknowledgements are remembered; none for what is never on disk.
+    /// Records the channel's changes. `None` if the channel is never on disk.
     pub journal: Option<Arc<Journal>>,
-    /// Who wakes it at deadlines.
     pub timers: Arc<Timers>,
-    /// What exceeds this depth is dropped: by ephemeral channels, and by all channels of ephemeral topics.
+    /// Ephemeral channels, and all channels of ephemeral topics, drop messages beyond this depth.
     pub bound: Option<u64>,
 }
 
-/// See the module.
+/// A channel; see the module.
 pub struct Channel {
     parts: ChannelParts,
-    /// A copy of the oldest number that the state needs.
+    /// Copy of [`ChannelState::lowest_needed`], readable without the lock.
     floor: AtomicU64,
     inner: Mutex<Inner>,
-    /// It needs no messages any more.
+    /// Set when the channel is deleted: it needs no messages any more.
     deleted: AtomicBool,
     this: Weak<Channel>,
 }
 
-/// What came of [`Channel::take`].
+/// The result of [`Channel::take`].
 pub struct Taken {
-    /// Messages put into the output.
+    /// Number of messages put into the output.
     pub count: u64,
-    /// Why no more.
+    /// Why the take ended.
     pub end: TakeEnd,
-    /// What is to be read: with [`TakeEnd::OnDisk`] before more can be taken, unless somebody reads it already; else ahead
-    /// of need.
+    /// A read to execute. With [`TakeEnd::OnDisk`], more messages can be taken only after a read; `None` then means
+    /// that this read is already in progress. Otherwise the request is a read-ahead.
     pub request: Option<ReadRequest>,
-    /// When it was.
+    /// When the take ran.
     pub at: Nanos,
 }
 
-/// What came of [`Channel::move_to`].
+/// The result of [`Channel::move_to`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moved {
     /// Where the read cursor was put.
@@ -120,12 +116,12 @@ pub struct Moved {
     pub depth: u64,
 }
 
-/// The channel was deleted.
+/// The channel is closed: it was deleted, or nsqd is stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelClosed;
 
 impl Channel {
-    /// A channel with a state of its own (new or recovered).
+    /// Creates a channel with a new or recovered state, and adds it to the holders of the log.
     pub fn new(parts: ChannelParts, state: ChannelState) -> Arc<Self> {
         let deadline = state.next_deadline();
         let channel = Arc::new_cyclic(|this: &Weak<Channel>| Channel {
@@ -148,25 +144,23 @@ impl Channel {
         channel
     }
 
-    /// Its name.
     pub fn name(&self) -> &ChannelName {
         &self.parts.name
     }
 
-    /// Its number in journal and checkpoint.
     pub fn number(&self) -> ChannelNumber {
         self.parts.number
     }
 
-    /// Whether it goes with its last consumer and is never on disk.
+    /// Whether the channel is ephemeral: never on disk, and deleted with its last consumer.
     pub fn is_ephemeral(&self) -> bool {
         self.parts.name.is_ephemeral()
     }
 
-    /// The topic has released its messages up to `to`.
+    /// Adds the messages before `to`, which the topic has released.
     pub fn release(&self, to: u64, marks: &[Mark]) {
         let mut inner = self.inner.lock();
-        // What the topic keeps is there for ephemeral channels, too.
+        // No bound if the topic retains messages: the log keeps them for ephemeral channels too.
         let bound = self.parts.bound.filter(|_| !self.parts.log.is_retaining());
         inner.state.release(to, marks, bound);
         if !marks.is_empty() {
@@ -175,8 +169,8 @@ impl Channel {
         self.settle(inner);
     }
 
-    /// A consumer subscribes, with RDY 0. `limit` (0: none) bounds how many there may be; the error is `Ok(false)`
-    /// turned around: `Ok(None)` when the limit is reached.
+    /// Adds a consumer with RDY 0. `limit` is the maximum number of consumers (0: no limit). Returns `Ok(None)` at the
+    /// limit.
     pub fn subscribe(
         &self,
         info: Arc<ClientInfo>,
@@ -201,44 +195,45 @@ impl Channel {
         Ok(Some((key, signal)))
     }
 
-    /// A consumer leaves; what it had in flight is handed out again at once. Returns whether it was the last one.
+    /// Removes a consumer and puts its messages in flight back at once. Returns whether it was the last consumer.
     pub fn unsubscribe(&self, key: ConsumerKey) -> bool {
         loop {
             let mut inner = self.inner.lock();
-            let is_gone = inner.state.remove_consumer(key, SLICE);
-            if is_gone && let Some(signal) = inner.signals.get_mut(key as usize) {
+            let is_removed = inner.state.remove_consumer(key, SLICE);
+            if is_removed && let Some(signal) = inner.signals.get_mut(key as usize) {
                 *signal = None;
             }
             let last = inner.state.consumers().is_empty();
             self.settle(inner);
-            if is_gone {
+            if is_removed {
                 return last;
             }
         }
     }
 
-    /// The consumer was called and cannot come: the next is called in its place. It looks by itself when it is back.
+    /// Wakes the next consumer instead of this one, which was called but is busy. This one takes by itself when it is
+    /// back.
     pub fn pass_on(&self, key: ConsumerKey) {
         let mut inner = self.inner.lock();
         inner.state.pass_on(key);
         self.settle(inner);
     }
 
-    /// RDY.
+    /// RDY: sets how many messages may be in flight to the consumer.
     pub fn set_ready(&self, key: ConsumerKey, ready_count: u64) {
         let mut inner = self.inner.lock();
         inner.state.set_ready(key, ready_count);
         self.settle(inner);
     }
 
-    /// CLS: the consumer takes no more, keeps what it has.
+    /// CLS: the consumer takes no more messages and keeps those in flight.
     pub fn close_consumer(&self, key: ConsumerKey) {
         let mut inner = self.inner.lock();
         inner.state.close_consumer(key);
         self.settle(inner);
     }
 
-    /// Puts a share of what there is into `out`, about `room` bytes at most.
+    /// Appends the consumer's share of the available messages to `out`, at most about `room` bytes.
     pub fn take(&self, key: ConsumerKey, out: &mut Vec<u8>, room: usize) -> Taken {
         let now = clock::monotonic();
         let mut guard = self.inner.lock();
@@ -263,13 +258,14 @@ impl Channel {
             channel: self.parts.number,
             up_to: inner.state.cursor(),
         });
-        // Consumers that were full have room again: let them park.
+        // Consumers at their RDY count have room again. Wake them so that they park.
         inner.signals.iter().flatten().for_each(|(signal, _)| signal.call_and_wake());
         self.settle(inner);
         drop(emptied);
     }
 
-    /// Moves the read cursor to where `choose` says, and forward or back as it says; it is told cursor and end.
+    /// Moves the read cursor. `choose` gets the cursor and the end; it returns the new position, and whether to move
+    /// forward.
     pub fn move_to<E>(&self, choose: impl FnOnce(u64, u64) -> Result<(u64, bool), E>) -> Result<Moved, E> {
         let mut inner = self.inner.lock();
         let (to, forward) = choose(inner.state.cursor(), inner.state.end())?;
@@ -291,14 +287,14 @@ impl Channel {
         Ok(moved)
     }
 
-    /// Does without what lies ahead and before `sequence`.
+    /// Skips the messages that are ahead of the cursor and before `sequence`.
     pub fn skip_to(&self, sequence: u64) {
         let mut inner = self.inner.lock();
         inner.state.skip_to(sequence);
         self.settle(inner);
     }
 
-    /// Stops or resumes handing out.
+    /// Pauses or resumes hand-out.
     pub fn set_paused(&self, paused: bool) {
         let mut inner = self.inner.lock();
         inner.state.set_paused(paused);
@@ -310,15 +306,16 @@ impl Channel {
         self.settle(inner);
     }
 
-    /// The channel is deleted (or the daemon stops): its consumers' connections end, and it takes no new ones.
+    /// Closes the channel because it is deleted or nsqd stops: its consumers' connections end, and it accepts no new
+    /// consumers.
     pub fn close(&self) {
         let mut inner = self.inner.lock();
         inner.closed = true;
         inner.signals.iter().flatten().for_each(|(signal, _)| signal.close());
     }
 
-    /// The channel is deleted: as [`Channel::close`], and what it knows of messages goes at once, however long its
-    /// consumers' connections take to end.
+    /// Closes a deleted channel like [`Channel::close`], and frees its state at once. It does not wait for the
+    /// consumers' connections to end.
     pub fn discard(&self) {
         self.close();
         self.deleted.store(true, Ordering::Release);
@@ -335,12 +332,13 @@ impl Channel {
         look(&inner.state, Infos(&inner.signals))
     }
 
-    /// Begins to save it for a checkpoint.
+    /// Starts saving the channel for a checkpoint.
     pub fn begin_saving(&self, clocks: Clocks) -> Saving {
         self.inner.lock().state.begin_saving(clocks)
     }
 
-    /// Saves the rest, about `slice` messages under one lock; others have their turn in between, and so has `between`.
+    /// Completes the save in slices of about `slice` messages. After each slice it releases the lock to waiting threads
+    /// and calls `between`.
     pub fn save(
         &self,
         mut saving: Saving,
@@ -358,12 +356,12 @@ impl Channel {
         }
     }
 
-    /// From now on it is measured how long messages take from publishing to FIN, over windows of this length.
+    /// Starts measuring the time from publishing to FIN, over windows of this length.
     pub fn measure_latencies(&self, window: Nanos) {
         self.inner.lock().state.measure_latencies(window);
     }
 
-    /// Tells the journal once more that this channel exists, and that it needs nothing before its floor.
+    /// Records the channel's name, its oldest needed message and its pause in the journal again.
     pub fn record_name(&self) {
         let inner = self.inner.lock();
         let (topic, channel) = (self.parts.topic_number, self.parts.number);
@@ -380,8 +378,9 @@ impl Channel {
         }
     }
 
-    /// After any change: the journal learns what was finished, memory below the floor is freed, and one parked
-    /// consumer that can take at once is woken if there is something for it (it wakes the next, if it leaves some).
+    /// Ends every change: records finished messages in the journal, frees memory below the floor, and wakes one parked
+    /// consumer that can take at once, if messages are available. That consumer's take wakes the next one, if it leaves
+    /// messages.
     fn settle(&self, mut guard: MutexGuard<'_, Inner>) {
         let inner = &mut *guard;
         let signal = inner.call_next();
@@ -415,15 +414,14 @@ impl Channel {
 pub struct Infos<'a>(&'a [Option<(Arc<ConsumerSignal>, Arc<ClientInfo>)>]);
 
 impl<'a> Infos<'a> {
-    /// All of them.
     pub fn iter(self) -> impl Iterator<Item = (ConsumerKey, &'a Arc<ClientInfo>)> {
         self.0.iter().enumerate().filter_map(|(key, signal)| Some((key as ConsumerKey, &signal.as_ref()?.1)))
     }
 }
 
 impl Inner {
-    /// Of the parked consumers the next that can take at once, called and to be woken. Those that are away are called as
-    /// well: they take when they are back.
+    /// Calls parked consumers in turn until one can take at once. Returns its signal, which the caller must wake.
+    /// Consumers that are away are called too: they take when they are back.
     fn call_next(&mut self) -> Option<Arc<ConsumerSignal>> {
         while let Some(key) = self.state.wake_next() {
             match self.signals.get(key as usize) {
@@ -483,13 +481,13 @@ impl Expire for Channel {
         let mut inner = self.inner.lock();
         let owners = inner.state.expire(now, SLICE);
         for key in owners {
-            // The owner has room again, and may be the only one who can take what timed out.
+            // The owner has room again. It may be the only consumer that can take the timed-out messages.
             if let Some(Some((signal, _))) = inner.signals.get(key as usize) {
                 signal.call_and_wake();
             }
         }
         let reading = self.expire_reading(&mut inner, now);
-        // What is left over is due at once, but behind what others have to do.
+        // Messages beyond the slice are due now, but after the work of other timers.
         let next = inner.state.next_deadline().map(|deadline| deadline.max(now));
         inner.timer.set(next.into_iter().chain(reading).min());
         self.settle(inner);

@@ -1,4 +1,4 @@
-//! The channel against a naive model: random operations on both, and what must always hold checked after each.
+//! Compares the channel with a naive model: runs random operations on both, and checks the invariants after each.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::locality::Locality;
 
 const TIMEOUT: u64 = 1_000;
 const MAX_TIMEOUT: u64 = 3_000;
-/// Longer than a test goes on.
+/// Longer than a test runs.
 const LATENCY_WINDOW: u64 = 1_000_000_000;
 
 #[derive(Debug, Clone)]
@@ -25,9 +25,9 @@ enum Step {
     Disconnect(u8),
     Ready(u8, u8),
     Take(u8, u8),
-    /// So many are in memory, and what comes then is on disk.
+    /// This many messages are in memory; later ones are on disk.
     TakeFromDisk(u8, u8),
-    /// What comes again is brought into the order on disk.
+    /// Waiting messages are sorted in log order.
     Sort,
     Finish(u8),
     Requeue(u8, u16),
@@ -65,7 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Where the model thinks a message is.
+/// The state of a message in the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Where {
     Ready,
@@ -73,19 +73,19 @@ enum Where {
     Deferred { due: u64 },
 }
 
-/// Gives whatever it is asked for, up to a room.
+/// Supplies all requested messages, up to its room.
 struct AnySource {
     room: u64,
-    /// What comes after so many is on disk.
+    /// Messages after this many are on disk.
     in_memory: u64,
     given: Vec<(u64, u16)>,
-    /// So many of them by the last call.
+    /// How many of them the last call supplied.
     given_last: usize,
-    /// The last message given in its turn.
+    /// The last message supplied for its first delivery.
     last_first: u64,
 }
 
-/// Messages are years apart, so that taking one for another would show in the latencies.
+/// Messages are more than a day apart, so that a mix-up would show in the latencies.
 fn published_at(sequence: u64) -> i64 {
     -(sequence as i64) * 100_000_000_000_000
 }
@@ -97,9 +97,9 @@ impl Default for AnySource {
 }
 
 impl Source for AnySource {
-    fn timestamps(&self, mut tell: impl FnMut(i64)) {
+    fn timestamps(&self, mut visit: impl FnMut(i64)) {
         let given = &self.given[self.given.len() - self.given_last..];
-        given.iter().for_each(|&(sequence, _)| tell(published_at(sequence)));
+        given.iter().for_each(|&(sequence, _)| visit(published_at(sequence)));
     }
 
     fn first(&mut self, from: u64, max_count: u64) -> Supply {
@@ -141,7 +141,7 @@ struct Pair {
     model: BTreeMap<u64, (Where, u16)>,
     /// Every message, with its due time if it was published deferred.
     published: BTreeMap<u64, Option<u64>>,
-    /// RDY and timeout by consumer.
+    /// RDY by consumer.
     ready: BTreeMap<u32, u64>,
     is_near: BTreeMap<u32, bool>,
     end: u64,
@@ -200,7 +200,7 @@ impl Pair {
         });
     }
 
-    /// What a channel that comes to `from..` has to know.
+    /// The marks for a channel whose cursor is moved to `from`.
     fn marks(&self, from: u64) -> Vec<Mark> {
         let mark = |sequence: u64| match self.published.get(&sequence) {
             None => Some(Mark::Skipped { from: sequence, to: sequence + 1 }),
@@ -335,14 +335,17 @@ impl Pair {
         let nearer = self.ready.keys().filter(|other| self.is_near[other] && !self.is_near[&key]);
         let wanted: u64 = nearer.map(|other| self.ready[other].saturating_sub(self.in_flight(*other))).sum();
         if !self.paused && allowed > 0 && available > wanted {
-            assert!(count > 0 || in_memory == 0, "something to take, room for it, and nothing given");
+            assert!(
+                count > 0 || in_memory == 0,
+                "messages and room are available, but nothing was handed out"
+            );
         }
         assert_eq!(end == TakeEnd::Full, count == u64::from(room) && end == TakeEnd::Full);
         if end == TakeEnd::OnDisk {
             assert_eq!(
                 (count, self.state.wake_next()),
                 (in_memory, None),
-                "whoever is woken could only wait, too"
+                "a woken consumer could only wait too"
             );
             self.state.set_unstalled();
         }
@@ -392,7 +395,7 @@ impl Pair {
         *place = if delay == 0 { Where::Ready } else { Where::Deferred { due: self.now + delay } };
     }
 
-    /// A clean stop and a start: in flight goes back, everything else stays.
+    /// A clean stop and start: messages in flight come back, everything else stays.
     fn restart(&mut self) {
         for key in std::mem::take(&mut self.ready).into_keys() {
             while !self.state.remove_consumer(key, 2) {}
@@ -402,7 +405,7 @@ impl Pair {
         let mut state = ChannelState::restore(&saved, self.end, MAX_TIMEOUT, self.clocks(), u64::MAX / 4);
         state.recovered();
         assert_eq!(state.save(self.clocks()), saved);
-        // A due time that has just come is no deferral any more.
+        // A message that is due now is not deferred any more.
         state.expire(self.now, usize::MAX);
         self.state = state;
         self.state.measure_latencies(LATENCY_WINDOW);
@@ -419,7 +422,7 @@ impl Pair {
         assert_eq!(self.state.deferred_count(), deferred);
         assert_eq!(self.state.in_flight_count(), in_flight);
         let oldest = self.model.keys().next().copied().unwrap_or(self.end);
-        assert!(self.state.lowest_needed() <= oldest, "the log would forget a message that is needed");
+        assert!(self.state.lowest_needed() <= oldest, "the log would delete a message that is needed");
         let deadline = self.model.values().filter_map(|(place, _)| match place {
             Where::InFlight { deadline, .. } => Some(*deadline),
             Where::Deferred { due } => Some(*due),
@@ -428,7 +431,7 @@ impl Pair {
         let deadline = deadline.min();
         assert!(
             self.state.next_deadline().unwrap_or(u64::MAX) <= deadline.unwrap_or(u64::MAX),
-            "it would be missed"
+            "the deadline would be missed"
         );
         if deadline.is_none() {
             assert!(self.state.next_deadline().is_none_or(|at| at <= self.now + TIMEOUT));
@@ -450,7 +453,7 @@ proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn channel_behaves_as_the_model(steps in proptest::collection::vec(step(), 1..120)) {
+    fn channel_behaves_like_the_model(steps in proptest::collection::vec(step(), 1..120)) {
         let mut pair = Pair::new();
         for step in steps {
             pair.apply(step);
@@ -459,7 +462,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_is_parked_gets_what_comes(consumers in 1usize..6, batches in proptest::collection::vec(1u64..40, 1..30)) {
+    fn parked_consumers_get_all_released_messages(consumers in 1usize..6, batches in proptest::collection::vec(1u64..40, 1..30)) {
         let mut state = ChannelState::new(1, MAX_TIMEOUT);
         let keys: Vec<_> = (0..consumers).map(|_| state.add_consumer(TIMEOUT, 0, Locality::Global)).collect();
         let mut source = AnySource::default();
@@ -471,7 +474,7 @@ proptest! {
         for batch in batches {
             end += batch;
             state.release(end, &[], None);
-            // Each woken consumer takes once and goes to sleep; the chain of wakes must leave nothing behind.
+            // Each woken consumer takes once. The chain of wakes must leave no message behind.
             while let Some(key) = state.wake_next() {
                 let (count, _) = state.take(key, 0, &mut source);
                 prop_assert!(count > 0);
@@ -483,7 +486,7 @@ proptest! {
 }
 
 #[test]
-fn while_the_disk_is_read_nobody_is_woken_and_then_somebody_is() {
+fn no_consumer_is_woken_until_the_disk_read_ends() {
     let mut state = ChannelState::new(1, MAX_TIMEOUT);
     let keys = [(); 2].map(|()| state.add_consumer(TIMEOUT, 0, Locality::Global));
     keys.iter().for_each(|&key| state.set_ready(key, 10));
@@ -500,7 +503,7 @@ fn while_the_disk_is_read_nobody_is_woken_and_then_somebody_is() {
 }
 
 #[test]
-fn messages_that_are_due_together_come_in_the_order_of_the_log() {
+fn messages_due_together_are_delivered_in_log_order() {
     let mut state = ChannelState::new(1, MAX_TIMEOUT);
     let key = state.add_consumer(TIMEOUT, 0, Locality::Global);
     state.set_ready(key, 100);
@@ -514,7 +517,7 @@ fn messages_that_are_due_together_come_in_the_order_of_the_log() {
 }
 
 #[test]
-fn what_waits_is_sorted_and_who_comes_later_waits_behind() {
+fn waiting_messages_are_sorted_and_later_ones_stay_behind() {
     let mut state = ChannelState::new(1, MAX_TIMEOUT);
     let key = state.add_consumer(TIMEOUT, 0, Locality::Global);
     state.set_ready(key, 100);
@@ -532,6 +535,6 @@ fn what_waits_is_sorted_and_who_comes_later_waits_behind() {
     assert_eq!(
         state.waiting_sequences().collect::<Vec<_>>(),
         [2, 4, 6, 8, 1],
-        "its turn is after what was released"
+        "its turn is after the released messages"
     );
 }

@@ -1,16 +1,16 @@
-//! Pure: moving a channel's read cursor, back to what was handed out before or forward over what was not.
+//! Pure: moving a channel's read cursor back over messages that were handed out, or forward over ones that were not.
 //!
-//! A message that is in flight at that moment stays so: its consumer has it, and will answer. What becomes of it then
-//! is its [`Recall`]. So an answer to an old delivery never finishes a new one, and is no error.
+//! A message in flight at that moment stays in flight: its consumer has it and will answer. Its [`Recall`] says what
+//! happens then. So an answer to an old delivery never finishes a new one, and is no error.
 //!
 //! ```text
-//!  forward to x: what lies before x is finished
-//!      ahead, deferred, waiting -> finished        in flight -> finished, however it comes back
-//!  back to x: what lies from x on is to be handed out again, in order, with attempts from 1
+//!  forward to x: messages before x become finished
+//!      ahead, deferred, waiting -> finished        in flight -> finished when it comes back, in any way
+//!  back to x: messages from x on are handed out again, in order, with attempts from 1
 //!      finished, waiting, requeued with a delay -> ahead
-//!      in flight -> handed out again in its turn, once it comes back
+//!      in flight -> handed out again in order, after it comes back
 //!      published deferred and not due -> still deferred
-//!      what lies before x stays as it is
+//!      messages before x do not change
 //! ```
 
 use std::collections::BinaryHeap;
@@ -21,8 +21,8 @@ use crate::clock::Nanos;
 use crate::log::retention::merged;
 
 impl ChannelState {
-    /// A channel that starts at `cursor`, in a topic that was released up to `end`. `marks` tell what of that is not to
-    /// be handed out in turn.
+    /// Creates a channel that starts at `cursor`, in a topic that has released all messages before `end`. `marks` are
+    /// the ranges from `cursor` on that are not handed out in order.
     pub fn starting_at(cursor: u64, end: u64, marks: &[Mark], max_message_timeout: Nanos) -> Self {
         let mut state = ChannelState::new(cursor, max_message_timeout);
         state.end = end.max(cursor);
@@ -30,11 +30,11 @@ impl ChannelState {
             .map(|mark| if let Mark::Skipped { from, to } = mark { to - from } else { 0 })
             .sum();
         state.counters.message_count = state.end - cursor - skipped;
-        state.come_again(cursor, marks);
+        state.put_ahead(cursor, marks);
         state
     }
 
-    /// Moves the cursor forward to `to`, at most the end: everything before it is finished.
+    /// Moves the cursor forward to `to`, which must not be beyond the end. All messages before it are finished.
     pub fn move_forward(&mut self, to: u64) {
         self.upheavals += 1;
         for (sequence, slot, place) in self.entries() {
@@ -49,8 +49,8 @@ impl ChannelState {
         self.pass_skipped();
     }
 
-    /// Moves the cursor back to `to`: everything from there on is handed out (again). `marks` tell what of that is not to
-    /// be handed out in turn.
+    /// Moves the cursor back to `to`: all messages from there on are handed out (again). `marks` are the ranges from
+    /// `to` on that are not handed out in order.
     pub fn move_back(&mut self, to: u64, marks: &[Mark]) {
         self.upheavals += 1;
         for (sequence, slot, place) in self.entries() {
@@ -67,19 +67,19 @@ impl ChannelState {
             }
         }
         self.leave_queues();
-        // They are older than all that comes now.
+        // Waiting messages are older than all that are ahead now.
         self.waiting.iter_mut().for_each(|(after, _)| *after = to.min(*after));
         self.cursor = to;
-        self.come_again(to, marks);
+        self.put_ahead(to, marks);
     }
 
-    /// Does without what lies ahead and before `sequence`; what is outstanding stays.
+    /// Skips the messages that are ahead of the cursor and before `sequence`. Outstanding messages do not change.
     pub fn skip_to(&mut self, sequence: u64) {
         self.cursor = self.cursor.max(sequence.min(self.end));
         self.pass_skipped();
     }
 
-    /// These sequence numbers, in order, are ahead and stand for nothing.
+    /// Skips sequence numbers (in order, ahead of the cursor) that have no messages.
     pub fn skip_absent(&mut self, absent: &[(u64, u64)]) {
         if !absent.is_empty() {
             self.skipped =
@@ -88,15 +88,15 @@ impl ChannelState {
         }
     }
 
-    /// The messages published deferred that are not due, in no order.
+    /// Messages that were published deferred and are not due, with their due times, unordered.
     pub fn published_deferred(&self) -> Vec<(u64, Nanos)> {
         let deferred =
             self.outstanding.iter().filter(|entry| entry.place == Place::Deferred && entry.attempts == 0);
         deferred.map(|entry| (entry.sequence, entry.deadline)).collect()
     }
 
-    /// Everything from `from` on comes (again), but for what `marks` say and what is outstanding.
-    fn come_again(&mut self, from: u64, marks: &[Mark]) {
+    /// Puts all messages from `from` on ahead (again), except those in `marks` and outstanding ones.
+    fn put_ahead(&mut self, from: u64, marks: &[Mark]) {
         let mut skipped: Vec<(u64, u64)> =
             self.outstanding.iter().map(|entry| (entry.sequence, entry.sequence + 1)).collect();
         skipped.retain(|&(sequence, _)| sequence >= from);
@@ -119,12 +119,12 @@ impl ChannelState {
             .collect()
     }
 
-    /// Leaves the entry in its queue, from which [`ChannelState::leave_queues`] takes it.
+    /// Removes a message, but not from its queue: the caller must call [`ChannelState::leave_queues`].
     fn forget(&mut self, slot: Slot) {
         self.outstanding.remove(slot);
     }
 
-    /// Takes what is no longer outstanding out of the queues.
+    /// Removes messages that are no longer outstanding from the queues.
     pub(super) fn leave_queues(&mut self) {
         let outstanding = &self.outstanding;
         self.sorted_count = 0;
@@ -135,7 +135,7 @@ impl ChannelState {
             .collect::<BinaryHeap<_>>();
     }
 
-    /// A message that was in flight comes back without being finished: it waits, unless it was recalled.
+    /// Handles a message that was in flight and comes back: it waits, unless it was recalled.
     pub(super) fn come_back(&mut self, slot: Slot) {
         let entry = self.outstanding.entry_mut(slot);
         match std::mem::take(&mut entry.recall) {

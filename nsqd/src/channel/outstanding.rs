@@ -1,9 +1,9 @@
 //! Pure: the messages of a channel that were handed out or deferred and are not finished, by sequence number.
 //!
-//! Sequence numbers are handed out in order and mostly finished in about that order, so the index is a window: a
-//! deque of slots from the oldest outstanding message to the newest. Stragglers (deferred for a week, one stuck
-//! consumer) move from a window that has become mostly empty to a tree, so that memory follows what is outstanding
-//! and not what has passed since. Entries live in a slab and are named by their [`Slot`].
+//! Messages are handed out in order and mostly finished in about that order. So the index is a window: a deque of slots
+//! from the oldest outstanding message to the newest. When the window becomes mostly empty, stragglers (deferred for a
+//! week, one stuck consumer) move to a tree. So memory depends on the number of outstanding messages, not on their
+//! range. Entries live in a slab and are identified by their [`Slot`].
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,23 +15,23 @@ pub type Slot = u32;
 /// No slot.
 pub const NONE: Slot = u32::MAX;
 
-/// Where an outstanding message stands.
+/// The state of an outstanding message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// At the consumer `owner`, until `deadline`.
     InFlight,
     /// Held back until `deadline`.
     Deferred,
-    /// Handed out before, to be handed out again.
+    /// Waits to be handed out (again).
     Waiting,
     /// The slab entry is free.
     Free,
 }
 
-/// What becomes of a message that was in flight when the read cursor was moved over it, once it comes back.
+/// What happens to a message that comes back after the read cursor was moved over it in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Recall {
-    /// Nothing unusual: the cursor was not moved.
+    /// The cursor was not moved over it.
     #[default]
     No,
     /// It is finished, even if it was requeued or timed out.
@@ -43,11 +43,10 @@ pub enum Recall {
 /// One outstanding message.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// The message.
     pub sequence: u64,
     /// In flight: when it times out. Deferred: when it is due.
     pub deadline: Nanos,
-    /// In flight: when it was handed out, which caps TOUCH.
+    /// In flight: when it was handed out; limits TOUCH.
     pub delivered_at: Nanos,
     /// Neighbours in the owner's in-flight list; `next` also links free entries.
     pub(super) previous: Slot,
@@ -56,9 +55,8 @@ pub struct Entry {
     pub owner: u32,
     /// Deliveries so far.
     pub attempts: u16,
-    /// Where it stands.
     pub place: Place,
-    /// In flight: what its answer means.
+    /// In flight: what happens when it comes back.
     pub recall: Recall,
 }
 
@@ -79,16 +77,16 @@ impl Entry {
     }
 }
 
-const _: () =
-    assert!(size_of::<Entry>() == 40, "an outstanding message costs that and its place in the index");
+const _: () = assert!(size_of::<Entry>() == 40, "an outstanding message costs 40 bytes and its index entry");
 
-/// See the module.
+/// The outstanding messages; see the module.
 #[derive(Debug)]
 pub struct Outstanding {
     entries: Vec<Entry>,
     first_free: Slot,
     count: usize,
-    /// Slots of the sequence numbers from `window_start` on; `NONE` where nothing is outstanding. The first is never `NONE`.
+    /// Slots of the sequence numbers from `window_start` on; `NONE` where nothing is outstanding. The first is never
+    /// `NONE`.
     window: VecDeque<Slot>,
     window_start: u64,
     window_count: usize,
@@ -111,23 +109,21 @@ impl Default for Outstanding {
 
 /// A window shorter than this is never thinned out.
 const WINDOW_KEEP: usize = 4096;
-/// A window with less than one in this many places taken moves its oldest entries to the tree.
+/// If less than one in this many places is in use, the window moves its oldest entries to the tree.
 const WINDOW_SPARSITY: usize = 8;
 /// An empty slab with room for more entries than this is freed.
 const SLAB_KEEP: usize = 8192;
 /// A jump in sequence numbers longer than this, and than the window, is not filled with empty places.
 const WINDOW_JUMP: u64 = 1024;
-/// So many places of a window that should go are given up with each message that comes: a million at once would take too
-/// long.
+/// Places that a sparse or abandoned window gives up with each inserted message. Moving a million at once would take
+/// too long.
 const THIN: usize = 32;
 
 impl Outstanding {
-    /// How many messages are outstanding.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether nothing is outstanding.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -147,12 +143,12 @@ impl Outstanding {
         &self.entries[slot as usize]
     }
 
-    /// The entry of a slot that is in use, to be changed.
+    /// The entry of a slot that is in use.
     pub fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
         &mut self.entries[slot as usize]
     }
 
-    /// Where `sequence` is kept, if it is outstanding.
+    /// The slot of `sequence`, if it is outstanding.
     pub fn find(&self, sequence: u64) -> Option<Slot> {
         if let Some(offset) = sequence.checked_sub(self.window_start)
             && let Some(&slot) = self.window.get(usize::try_from(offset).ok()?)
@@ -160,7 +156,7 @@ impl Outstanding {
         {
             return Some(slot);
         }
-        // Also within the window's range: it may have grown past one that was inserted ahead.
+        // Search the tree even within the window's range: the window may have grown past an entry inserted ahead.
         self.sparse.get(&sequence).copied()
     }
 
@@ -176,7 +172,7 @@ impl Outstanding {
         let len = self.window.len() as u64;
         let end = self.window_start + len;
         if sequence < self.window_start || sequence > end + len.max(WINDOW_JUMP) {
-            // Another window begins, once this one is gone.
+            // A new window starts once this one is empty.
             self.sparse.insert(sequence, slot);
             self.thin_window();
         } else if sequence < end {
@@ -223,15 +219,15 @@ impl Outstanding {
         std::mem::replace(&mut self.entries[slot as usize], free)
     }
 
-    /// Frees the memory of a large wave that has passed. No slot may be in any list or queue any more once nothing is
-    /// outstanding.
+    /// Frees memory after a large wave of messages, if nothing is outstanding. No list or queue may contain a slot
+    /// then.
     pub fn shrink(&mut self) {
         if self.count == 0 && self.entries.len() > SLAB_KEEP {
             drop(self.clear());
         }
     }
 
-    /// Removes everything; returns it, to be dropped where that holds up nobody.
+    /// Removes and returns everything, so that the caller can free it outside the lock.
     pub fn clear(&mut self) -> Outstanding {
         std::mem::take(self)
     }
@@ -253,9 +249,9 @@ impl Outstanding {
         found
     }
 
-    /// Tells some of the entries from `from` on, in order, looking at about `most` places. Returns where to go on; none
-    /// if these were all.
-    pub fn slice(&self, from: u64, most: usize, mut tell: impl FnMut(&Entry)) -> Option<u64> {
+    /// Calls `visit` for entries from `from` on, in order, and checks about `most` places. Returns where to continue;
+    /// `None` at the end.
+    pub fn slice(&self, from: u64, most: usize, mut visit: impl FnMut(&Entry)) -> Option<u64> {
         let most = most.max(1);
         let mut found: Vec<(u64, Slot)> =
             self.sparse.range(from..).take(most).map(|(&sequence, &slot)| (sequence, slot)).collect();
@@ -270,7 +266,7 @@ impl Outstanding {
         }
         found.sort_unstable();
         found.retain(|&(sequence, _)| next.is_none_or(|next| sequence < next));
-        found.into_iter().for_each(|(_, slot)| tell(self.entry(slot)));
+        found.into_iter().for_each(|(_, slot)| visit(self.entry(slot)));
         next
     }
 
@@ -326,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_straggler_does_not_stretch_the_window() {
+    fn straggler_does_not_enlarge_the_window() {
         let mut outstanding = Outstanding::default();
         outstanding.insert(entry(1));
         for sequence in 2..1_000_000 {
@@ -339,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_moves_few_messages_at_a_time() {
+    fn jump_moves_few_messages_per_insert() {
         for (jump, back) in [(1_000_000, 0), (0, 50_000)] {
             let mut outstanding = Outstanding::default();
             (100_000..200_000).for_each(|sequence| _ = outstanding.insert(entry(sequence)));
@@ -355,13 +351,13 @@ mod tests {
             assert_eq!(
                 outstanding.window_start,
                 next + 100_000 / THIN as u64,
-                "the new ones have a window of their own"
+                "the new messages are in a new window"
             );
         }
     }
 
     #[test]
-    fn memory_of_a_wave_is_freed_with_its_last_message() {
+    fn memory_is_freed_after_the_last_message_of_a_wave() {
         let mut outstanding = Outstanding::default();
         let slots: Vec<_> =
             (0..100_000).map(|sequence| outstanding.insert_ahead(entry(2 * sequence))).collect();
@@ -376,7 +372,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_map(steps in proptest::collection::vec((0u64..6000, 0u8..4), 1..400)) {
+        fn behaves_like_a_map(steps in proptest::collection::vec((0u64..6000, 0u8..4), 1..400)) {
             let mut outstanding = Outstanding::default();
             let mut model = BTreeMap::new();
             for (sequence, action) in steps {

@@ -1,9 +1,9 @@
-//! What a channel must read from disk before it can hand it out, and what it reads ahead.
+//! Reads messages from disk before they are handed out, and reads ahead.
 //!
-//! A take that finds a message on disk ends there, and its [`ReadRequest`] says what to read. A serving thread does not wait
-//! for the disk: another thread executes the request, the consumer is parked meanwhile, and the end of the request wakes
-//! it. A channel reads at most one block and one batch of redelivered messages at a time, and reads the next while it hands
-//! out the current one.
+//! A take that finds a message on disk ends there, and its [`ReadRequest`] says what to read. A serving thread never
+//! waits for the disk: another thread executes the request. The consumer is parked meanwhile, and the end of the
+//! request wakes it. A channel reads at most one block and one batch of redelivered messages at a time, and reads the
+//! next while it hands out the current one.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use crate::log::read_cache::{Gathered, ReadCache};
 use crate::log::read_memory::HeldChunk;
 use crate::log::reader::{BATCH_MESSAGES, CannotRead, Missing};
 
-/// After the disk could not be read, this long passes before it is tried again, twice as long each time it fails.
+/// Wait before the first retry of a failed read. It doubles with each failure.
 const FIRST_RETRY: Nanos = 100_000_000;
-/// But never longer than this.
+/// Maximum wait before a retry.
 const LAST_RETRY: Nanos = 5_000_000_000;
 /// The cache of a channel that takes nothing is dropped after this time.
 const KEPT_FOR: Nanos = 2_000_000_000;
 
-/// What is being read for a channel, and what came of it last.
+/// Reads in progress for a channel, and the state of retries.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     /// A block is being read.
     block: bool,
-    /// Messages that come again are being read.
+    /// A batch of redelivered messages is being read.
     batch: bool,
     /// After a read failed: when the next attempt is due, and the wait before it.
     retry: Option<(Nanos, Nanos)>,
@@ -37,7 +37,7 @@ pub(super) struct Reading {
 enum Want {
     /// The block with this message.
     Block { sequence: u64, is_ahead: bool },
-    /// These redelivered messages; the first one in any case.
+    /// These redelivered messages, up to the size of a batch, but at least the first.
     Batch { sequences: Vec<u64>, is_ahead: bool },
 }
 
@@ -54,7 +54,7 @@ enum Outcome {
     Nothing,
 }
 
-/// Something to read. Dropping it ends it without a result: parked consumers are woken and take again.
+/// A read to execute. Dropping it ends the read without a result: parked consumers are woken and take again.
 #[must_use = "consumers stay parked until it is executed or dropped"]
 pub struct ReadRequest {
     channel: Arc<Channel>,
@@ -63,7 +63,7 @@ pub struct ReadRequest {
 }
 
 impl ReadRequest {
-    /// Reads it and wakes a parked consumer. Waits for the disk.
+    /// Executes the read and wakes a parked consumer. Blocks on the disk.
     pub fn execute(mut self) {
         let log = &self.channel.parts.log;
         let (outcome, result) = match &self.want {
@@ -97,7 +97,7 @@ impl Channel {
         missing: Option<Missing>,
         now: Nanos,
     ) -> Option<ReadRequest> {
-        // After a failed read, nothing is read ahead before what is needed was read.
+        // After a failed read, do not read ahead until a read that is needed has succeeded.
         if missing.is_none() && (inner.cache.is_empty() || inner.reading.retry.is_some()) {
             return None;
         }
@@ -136,8 +136,8 @@ impl Channel {
         None
     }
 
-    /// A request ended. If the system could not read what is needed now, the channel hands out nothing for a while and then
-    /// tries again. A failed read-ahead is repeated when it is needed.
+    /// Handles the end of a request. If messages that are needed now cannot be read, the channel hands out nothing
+    /// until the next attempt. A failed read-ahead is repeated when the messages are needed.
     fn read_ended(&self, want: &Want, outcome: Outcome, result: Result<(), CannotRead>) {
         let now = clock::monotonic();
         let mut guard = self.inner.lock();
@@ -158,7 +158,8 @@ impl Channel {
         match result {
             Ok(()) => {
                 if has_worked {
-                    // Also if another read failed meanwhile: without the retry, nobody would end the wait.
+                    // Do both even if another read failed meanwhile: without a retry time, nothing would end the
+                    // suspension.
                     inner.reading.retry = None;
                     inner.state.set_suspended(false);
                 }
@@ -178,7 +179,7 @@ impl Channel {
         self.settle(guard);
     }
 
-    /// Ends a wait after a failed read, and drops an unused cache. Returns the next deadline.
+    /// Ends the suspension after a failed read, and drops an unused cache. Returns the next deadline.
     pub(super) fn expire_reading(&self, inner: &mut Inner, now: Nanos) -> Option<Nanos> {
         let retry = inner.reading.retry.map(|(at, _)| at);
         if retry.is_some_and(|at| at <= now) {

@@ -1,4 +1,4 @@
-//! Pure: sequence numbers as runs, for what is finished or skipped: nearly always a few long ones.
+//! Pure: sequence numbers of finished or skipped messages as ranges. Nearly always these are few and long.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// Adds `from..to` behind what is there; merges with the newest range where they touch.
+    /// Appends `from..to`, and merges it with the newest range if they touch.
     pub fn push(&mut self, from: u64, to: u64) {
         if from >= to {
             return;
@@ -29,17 +29,16 @@ impl Runs {
         self.ranges.push_back((from, to));
     }
 
-    /// How many sequence numbers there are.
+    /// Number of sequence numbers in all ranges.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// Whether this one is in a range; for ranges that were added in their order.
+    /// Whether `sequence` is in a range. The ranges must have been added in order.
     pub fn contains(&self, sequence: u64) -> bool {
         let index = self.ranges.partition_point(|&(_, to)| to <= sequence);
         self.ranges.get(index).is_some_and(|&(from, _)| from <= sequence)
@@ -62,7 +61,6 @@ impl Runs {
         self.ranges.iter().copied()
     }
 
-    /// Forgets all.
     pub fn clear(&mut self) {
         self.ranges.clear();
         self.count = 0;

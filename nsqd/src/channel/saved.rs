@@ -1,12 +1,12 @@
-//! Pure: a channel's state to and from a checkpoint, and the journal's records replayed onto it.
+//! Pure: saves a channel's state to a checkpoint, restores it, and replays the journal's records onto it.
 //!
-//! Replaying is idempotent: a checkpoint is taken while acknowledgements go on, so records from before it may come
-//! again. What was handed out without being finished counts as delivered once more, and waits.
+//! Replaying is idempotent: FINs and REQs continue while a checkpoint is taken, so records from before it may be
+//! replayed. A message that was handed out and is not known to be finished counts as delivered, and waits.
 //!
-//! A channel may have millions of outstanding messages, so they are saved a slice at a time, and it works on in between
-//! ([`Saving`]). For each message that was behind the cursor when saving began, the checkpoint then says what was true
-//! when its slice was looked at, and the journal says what has happened since then, and a bit before. Of messages that were
-//! ahead of the cursor it says that they are ahead.
+//! A channel may have millions of outstanding messages. So they are saved in slices, and the channel continues to work
+//! in between ([`Saving`]). For each message that was behind the cursor when saving began, the checkpoint holds the
+//! state at the time of its slice. The journal holds what happened since then, and some of what happened before.
+//! Messages that were ahead of the cursor are saved as ahead.
 
 use std::cmp::Reverse;
 
@@ -33,30 +33,27 @@ impl Clocks {
         self.wall_ns.saturating_add_unsigned(deadline).saturating_sub_unsigned(self.monotonic)
     }
 
-    /// The deadline for a saved wall time: at once if it has passed, and never further away than `longest`, however
-    /// the wall clock has jumped meanwhile.
+    /// The deadline for a saved wall time: now if it has passed, and at most `longest` away, even if the wall clock has
+    /// jumped.
     pub fn to_deadline(self, wall_ns: i64, longest: Nanos) -> Nanos {
         let left = u64::try_from(wall_ns.saturating_sub(self.wall_ns)).unwrap_or(0);
         self.monotonic + left.min(longest)
     }
 }
 
-/// What a checkpoint keeps of a channel, names and numbers apart.
+/// A channel's part of a checkpoint, without names and numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SavedChannel {
     /// First sequence number never handed out.
     pub cursor: u64,
-    /// Parts behind the cursor's end that are skipped.
+    /// Ranges from the cursor on that are not handed out in order.
     pub skipped: Vec<(u64, u64)>,
-    /// Not finished.
     pub outstanding: OutstandingList,
-    /// Paused.
     pub paused: bool,
-    /// Counters.
     pub counters: Counters,
 }
 
-/// See the module.
+/// A save in progress; see the module.
 #[derive(Debug)]
 pub struct Saving {
     cursor: u64,
@@ -65,17 +62,17 @@ pub struct Saving {
     counters: Counters,
     outstanding: OutstandingList,
     clocks: Clocks,
-    /// Messages before this have been looked at; none if all have.
+    /// Messages before this are saved. `None` if all are.
     next: Option<u64>,
     upheavals: u64,
 }
 
-/// The channel was moved or emptied while it was saved: what was seen before and after does not go together.
+/// The channel was moved or emptied during the save, so the slices are not consistent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overtaken;
 
 impl Saving {
-    /// Looks at about `most` outstanding messages. Returns whether there are more.
+    /// Saves about `most` outstanding messages. Returns whether there are more.
     pub fn go_on(&mut self, state: &ChannelState, most: usize) -> Result<bool, Overtaken> {
         if state.upheavals != self.upheavals {
             return Err(Overtaken);
@@ -97,7 +94,7 @@ impl Saving {
         Ok(self.next.is_some())
     }
 
-    /// What was saved.
+    /// Ends the save. Call after [`Saving::go_on`] returned `false`.
     pub fn complete(self) -> SavedChannel {
         SavedChannel {
             cursor: self.cursor,
@@ -110,7 +107,7 @@ impl Saving {
 }
 
 impl ChannelState {
-    /// Begins to save it for a checkpoint. Takes no longer with many messages.
+    /// Starts a save for a checkpoint. Its duration does not depend on the number of outstanding messages.
     pub fn begin_saving(&self, clocks: Clocks) -> Saving {
         Saving {
             cursor: self.cursor,
@@ -124,15 +121,15 @@ impl ChannelState {
         }
     }
 
-    /// Saves it at one moment.
+    /// Saves the whole state at once.
     pub fn save(&self, clocks: Clocks) -> SavedChannel {
         let mut saving = self.begin_saving(clocks);
         while saving.go_on(self, usize::MAX) == Ok(true) {}
         saving.complete()
     }
 
-    /// From a checkpoint of a topic that was released up to `released`. Until [`ChannelState::recovered`],
-    /// outstanding messages are in no queue.
+    /// Restores a channel from a checkpoint, in a topic that has released all messages before `released`. Outstanding
+    /// messages are in no queue until [`ChannelState::recovered`].
     pub fn restore(
         saved: &SavedChannel,
         released: u64,
@@ -152,10 +149,10 @@ impl ChannelState {
         state
     }
 
-    /// A Finish record.
+    /// Replays a Finish record.
     pub fn replay_finish(&mut self, from: u64, to: u64) {
         for sequence in from..to {
-            // What was deferred ahead of the cursor tells nothing about the messages before it.
+            // A finished message that was deferred ahead of the cursor says nothing about the messages before it.
             if sequence >= self.cursor && !self.skipped.contains(sequence) {
                 self.replay_handed_out(sequence + 1);
             }
@@ -165,29 +162,29 @@ impl ChannelState {
         }
     }
 
-    /// A ChannelCreated record, of a topic that was released up to `end`.
+    /// Replays a ChannelCreated record, in a topic that has released all messages before `end`.
     pub fn replay_start(cursor: u64, end: u64, marks: &[Mark], max_message_timeout: Nanos) -> Self {
         let mut state = ChannelState::starting_at(cursor, end, marks, max_message_timeout);
         state.deferred.clear();
         state
     }
 
-    /// A ChannelMoved record.
+    /// Replays a ChannelMoved record.
     pub fn replay_move(&mut self, to: u64, forward: bool, marks: &[Mark]) {
         self.end = self.end.max(to);
         if forward {
             self.move_forward(to);
         } else {
-            // The cursor was further: what is not known to be finished before there was in flight.
+            // The cursor was at least here: messages before `to` that are not known to be finished were in flight.
             self.replay_handed_out(to);
             self.move_back(to, marks);
         }
-        // Nothing is in a queue before everything has been replayed.
+        // No message is in a queue until the replay is complete.
         self.deferred.clear();
     }
 
-    /// A Requeue record. One for a message that is finished already is old news. Without an attempt it was delivered
-    /// before the cursor was moved back over it, and deferred since then.
+    /// Replays a Requeue record. A record for a message that is already finished has no effect. With 0 attempts, the
+    /// message was delivered before the cursor was moved back over it, and was deferred after that.
     pub fn replay_requeue(
         &mut self,
         sequence: u64,
@@ -207,7 +204,7 @@ impl ChannelState {
         }
     }
 
-    /// A deferred publish that this channel got. One that the checkpoint knows already is old news.
+    /// Replays a deferred publish to this channel. Messages that the checkpoint already has are ignored.
     pub fn replay_deferred_publish(
         &mut self,
         from: u64,
@@ -228,7 +225,7 @@ impl ChannelState {
         }
     }
 
-    /// A plain publish (or, with `skip`, numbers that stand for nothing) that this channel got.
+    /// Replays a plain publish to this channel or, with `skip`, sequence numbers without messages.
     pub fn replay_release(&mut self, to: u64, skip: bool) {
         if to > self.end {
             if skip {
@@ -241,7 +238,7 @@ impl ChannelState {
         }
     }
 
-    /// A ChannelEmptied record.
+    /// Replays a ChannelEmptied record.
     pub fn replay_empty(&mut self, up_to: u64) {
         let old: Vec<_> =
             (self.outstanding.iter()).map(|entry| entry.sequence).filter(|&s| s < up_to).collect();
@@ -254,7 +251,7 @@ impl ChannelState {
         self.pass_skipped();
     }
 
-    /// Everything has been replayed: what is outstanding goes to where it is handed out from.
+    /// Ends the replay: puts the outstanding messages into the queues.
     pub fn recovered(&mut self) {
         let mut entries: Vec<_> =
             self.outstanding.iter().map(|entry| (entry.sequence, entry.place, entry.deadline)).collect();
@@ -263,14 +260,14 @@ impl ChannelState {
             let Some(slot) = self.outstanding.find(sequence) else { continue };
             match place {
                 Place::Deferred => self.deferred.push(Reverse((deadline, slot))),
-                // They were there before what is ahead of the cursor now.
+                // They came before the messages that are ahead of the cursor now.
                 _ => self.waiting.push_back((0, slot)),
             }
         }
     }
 
-    /// All before `to` was handed out at some time before the journal's end: who is not known to be finished was in
-    /// flight, and has one attempt behind it.
+    /// All messages before `to` were handed out at some time before the end of the journal. Those not known to be
+    /// finished were in flight, with one attempt.
     fn replay_handed_out(&mut self, to: u64) {
         while self.cursor < to {
             let until = self.skipped.first().map_or(to, |(from, _)| from.min(to));
@@ -292,7 +289,7 @@ impl ChannelState {
         }
     }
 
-    /// A message is outstanding before the cursor has come to it.
+    /// Makes a message outstanding that the cursor has not reached.
     fn replay_defer_ahead(&mut self, sequence: u64) {
         if sequence < self.cursor || sequence >= self.end || self.skipped.contains(sequence) {
             return;

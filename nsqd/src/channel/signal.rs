@@ -1,9 +1,9 @@
-//! How a channel calls one consumer's connection, and what a connection does that cannot answer.
+//! How a channel calls a consumer's connection, and what happens while the connection cannot respond.
 //!
-//! A connection answers a call at once while it waits for everything that can happen to it. While it waits for one
-//! thing only (a commit, another server, the disk) it is *away*: a call is kept until it is back, and the channel calls
-//! the next consumer. Whoever runs the connection wraps all such work in [`Working`], so a call that came just
-//! before the work began to wait is passed on as well.
+//! A connection responds to a call at once while it waits for any event. While it waits for one thing only (a commit,
+//! another server, the disk), it is *away*: the call is kept until it is back, and the channel calls the next consumer.
+//! The connection wraps all such work in [`Working`]. So a call that arrived just before the work began to wait is
+//! passed on too.
 //!
 //! ```text
 //!            call                        look
@@ -20,34 +20,33 @@ use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
 
-/// See the module.
+/// Calls from a channel to one connection; see the module.
 #[derive(Debug, Default)]
 pub struct ConsumerSignal {
     state: AtomicU8,
     wake: Notify,
 }
 
-/// There may be something to take.
+/// Messages may be available.
 const CALLED: u8 = 1;
-/// The connection waits for something of its own.
+/// The connection waits for one thing only.
 const AWAY: u8 = 2;
-/// The channel is gone: the connection must end.
+/// The channel is closed: the connection must end.
 const CLOSED: u8 = 4;
 
-/// What a connection has to do for its channel.
+/// What a connection must do for its channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
-    /// Nothing.
     None,
-    /// Look whether there is something to take.
+    /// Try to take messages.
     Look,
-    /// End.
+    /// End the connection.
     Close,
 }
 
 impl ConsumerSignal {
-    /// There may be something to take. Returns whether the connection looks at once; then [`ConsumerSignal::wake`] must
-    /// follow. If not, it looks when it is back.
+    /// Reports that messages may be available. Returns whether the connection responds at once; then the caller must
+    /// call [`ConsumerSignal::wake`]. If not, the connection responds when it is back.
     #[must_use]
     pub fn call(&self) -> bool {
         self.state.fetch_or(CALLED, Ordering::AcqRel) & AWAY == 0
@@ -58,25 +57,25 @@ impl ConsumerSignal {
         self.wake.notify_one();
     }
 
-    /// Calls and wakes a connection that nobody relies on: it looks now or when it is back.
+    /// Calls and wakes a connection without depending on it: it tries to take now or when it is back.
     pub fn call_and_wake(&self) {
         if self.call() {
             self.wake();
         }
     }
 
-    /// The channel is gone: the connection must end.
+    /// Makes the connection end, because the channel is closed.
     pub fn close(&self) {
         self.state.fetch_or(CLOSED, Ordering::AcqRel);
         self.wake.notify_one();
     }
 
-    /// Waits for a call. Dropping the future loses none: what came is told by [`ConsumerSignal::answer`].
+    /// Waits for a call. Dropping the future loses no call: [`ConsumerSignal::answer`] still returns it.
     pub async fn called(&self) {
         self.wake.notified().await;
     }
 
-    /// What there is to do since the last answer.
+    /// Returns what to do since the last answer. [`Call::Close`] is returned every time.
     pub fn answer(&self) -> Call {
         let state = self.state.load(Ordering::Acquire);
         if state & CLOSED != 0 {
@@ -85,12 +84,12 @@ impl ConsumerSignal {
         if state & CALLED == 0 {
             return Call::None;
         }
-        // From here on a call counts anew: what it is about may come after the look that follows.
+        // Calls from here on count as new: their messages may arrive after the take that follows.
         self.state.fetch_and(!CALLED, Ordering::AcqRel);
         Call::Look
     }
 
-    /// The connection begins to wait. Returns whether it was called before, which it cannot answer now.
+    /// The connection begins to wait. Returns whether a call is pending, to which it cannot respond now.
     fn leave(&self) -> bool {
         self.state.fetch_or(AWAY, Ordering::AcqRel) & CALLED != 0
     }
@@ -100,8 +99,8 @@ impl ConsumerSignal {
     }
 }
 
-/// Work of a connection: while it waits, calls go to other consumers. Dropping it drops the work, and the connection
-/// counts as back.
+/// Work of a connection. While it waits, the channel calls other consumers. When this is dropped, the connection is
+/// back.
 pub struct Working<'a, F, P> {
     signal: &'a ConsumerSignal,
     pass_on: P,
@@ -110,7 +109,7 @@ pub struct Working<'a, F, P> {
 }
 
 impl<'a, F, P: Fn()> Working<'a, F, P> {
-    /// `pass_on` is called if the connection was called and then the work began to wait.
+    /// `pass_on` is called if a call is pending when the work begins to wait.
     pub fn new(signal: &'a ConsumerSignal, work: Pin<&'a mut F>, pass_on: P) -> Self {
         Working { signal, pass_on, work, is_away: false }
     }
@@ -151,7 +150,7 @@ mod tests {
         Pin::new(future).poll(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Work that waits so many times.
+    /// Work that is pending `waits` times.
     fn work(waits: usize) -> impl Future<Output = ()> {
         let mut left = waits;
         std::future::poll_fn(move |_| {
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_before_the_work_waits_is_passed_on_once_and_answered_after_it() {
+    fn call_before_the_work_waits_is_passed_on_once_and_answered_later() {
         let signal = ConsumerSignal::default();
         assert!(signal.call());
         let passed = Cell::new(0);
@@ -172,7 +171,7 @@ mod tests {
         let mut working = Working::new(&signal, work.as_mut(), || passed.set(passed.get() + 1));
         for _ in 0..3 {
             assert!(poll(&mut working).is_pending());
-            assert!(!signal.call(), "it is away");
+            assert!(!signal.call(), "the connection is away");
         }
         assert!(poll(&mut working).is_ready());
         drop(working);
@@ -187,17 +186,17 @@ mod tests {
         let signal = ConsumerSignal::default();
         assert!(signal.call());
         let mut work = pin!(work(0));
-        let mut working = Working::new(&signal, work.as_mut(), || panic!("it was not away"));
+        let mut working = Working::new(&signal, work.as_mut(), || panic!("the connection was not away"));
         assert!(poll(&mut working).is_ready());
         drop(working);
         assert_eq!(signal.answer(), Call::Look);
     }
 
     #[test]
-    fn work_that_is_dropped_leaves_nobody_away() {
+    fn dropping_work_brings_the_connection_back() {
         let signal = ConsumerSignal::default();
         let mut work = pin!(work(1));
-        let mut working = Working::new(&signal, work.as_mut(), || panic!("it was not called"));
+        let mut working = Working::new(&signal, work.as_mut(), || panic!("no call was pending"));
         assert!(poll(&mut working).is_pending());
         assert!(!signal.call());
         drop(working);
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_channel_is_told_again_and_again() {
+    fn closed_channel_is_reported_every_time() {
         let signal = ConsumerSignal::default();
         signal.close();
         let mut called = pin!(signal.called());

@@ -1,5 +1,5 @@
-//! Pure: the parts ahead of a channel's cursor that are not handed out in turn, of which a checkpoint can have a copy at
-//! no cost: there may be a million of them, when every other message was deferred.
+//! Pure: the ranges ahead of a channel's cursor that are not handed out in order. Copies for checkpoints must be cheap:
+//! there may be a million ranges, when every other message was deferred.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 /// Half-open ranges of sequence numbers in order, without overlaps; neighbours are merged.
 #[derive(Debug, Default, Clone)]
 pub struct Skipped {
-    /// Shared with copies until they are changed, piece by piece; none is empty.
+    /// Pieces are shared with copies and copied on write. No piece is empty.
     pieces: VecDeque<Arc<Vec<(u64, u64)>>>,
-    /// So many ranges of the first piece are gone.
-    gone: usize,
+    /// Number of ranges removed from the front of the first piece.
+    popped_count: usize,
     count: u64,
 }
 
@@ -18,7 +18,7 @@ pub struct Skipped {
 const PIECE: usize = if cfg!(test) { 4 } else { 256 };
 
 impl Skipped {
-    /// Adds `from..to` behind what is there.
+    /// Appends `from..to`.
     pub fn push(&mut self, from: u64, to: u64) {
         if from >= to {
             return;
@@ -38,22 +38,21 @@ impl Skipped {
         self.pieces.push_back(Arc::new(vec![(from, to)]));
     }
 
-    /// How many sequence numbers there are.
+    /// Number of sequence numbers in all ranges.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
 
-    /// Whether this one is in a range.
+    /// Whether `sequence` is in a range.
     pub fn contains(&self, sequence: u64) -> bool {
         let is_before = |range: Option<&(u64, u64)>| range.is_some_and(|&(_, to)| to <= sequence);
         let index = self.pieces.partition_point(|piece| is_before(piece.last()));
         let Some(piece) = self.pieces.get(index) else { return false };
-        let piece = &piece[if index == 0 { self.gone } else { 0 }..];
+        let piece = &piece[if index == 0 { self.popped_count } else { 0 }..];
         let index = piece.partition_point(|range| is_before(Some(range)));
         piece.get(index).is_some_and(|&(from, _)| from <= sequence)
     }
@@ -61,8 +60,8 @@ impl Skipped {
     /// The parts of `from..to` that are in no range.
     pub fn gaps(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
         let index = self.pieces.partition_point(|piece| piece.last().is_some_and(|&(_, end)| end <= from));
-        let gone = if index == 0 { self.gone } else { 0 };
-        let ranges = self.pieces.range(index..).flat_map(|piece| piece.iter().copied()).skip(gone);
+        let popped_count = if index == 0 { self.popped_count } else { 0 };
+        let ranges = self.pieces.range(index..).flat_map(|piece| piece.iter().copied()).skip(popped_count);
         let ranges =
             ranges.skip_while(move |&(_, end)| end <= from).take_while(move |&(start, _)| start < to);
         let mut at = from;
@@ -75,27 +74,26 @@ impl Skipped {
 
     /// The oldest range.
     pub fn first(&self) -> Option<(u64, u64)> {
-        self.pieces.front()?.get(self.gone).copied()
+        self.pieces.front()?.get(self.popped_count).copied()
     }
 
     /// Removes the oldest range.
     pub fn pop_first(&mut self) -> Option<(u64, u64)> {
         let (from, to) = self.first()?;
         self.count -= to - from;
-        self.gone += 1;
-        if self.pieces.front().is_some_and(|piece| piece.len() == self.gone) {
+        self.popped_count += 1;
+        if self.pieces.front().is_some_and(|piece| piece.len() == self.popped_count) {
             self.pieces.pop_front();
-            self.gone = 0;
+            self.popped_count = 0;
         }
         Some((from, to))
     }
 
     /// The ranges, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.pieces.iter().flat_map(|piece| piece.iter().copied()).skip(self.gone)
+        self.pieces.iter().flat_map(|piece| piece.iter().copied()).skip(self.popped_count)
     }
 
-    /// Forgets all.
     pub fn clear(&mut self) {
         *self = Skipped::default();
     }
@@ -119,7 +117,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_list_and_copies_stay_as_they_are(steps in proptest::collection::vec((0u64..3, 1u64..4, 0u8..8), 0..150)) {
+        fn behaves_like_a_list_and_copies_do_not_change(steps in proptest::collection::vec((0u64..3, 1u64..4, 0u8..8), 0..150)) {
             let (mut skipped, mut model) = (Skipped::default(), VecDeque::<(u64, u64)>::new());
             let mut copies = Vec::new();
             let mut end = 0;
@@ -153,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn gaps_are_what_is_in_no_range() {
+    fn gaps_are_outside_all_ranges() {
         let skipped: Skipped = [(5, 9), (20, 21)].into_iter().collect();
         let gaps = |from, to| skipped.gaps(from, to).collect::<Vec<_>>();
         assert_eq!(gaps(0, 30), [(0, 5), (9, 20), (21, 30)]);

@@ -1,5 +1,5 @@
-//! Pure: what decides about one channel's messages, but for handing them out, which is in [`super::take`], and for
-//! moving the read cursor, in [`super::moving`].
+//! Pure: the state of one channel's messages and its transitions. Handing out is in [`super::take`], moving the read
+//! cursor in [`super::moving`].
 //!
 //! ```text
 //!             release                 take                    finish
@@ -12,9 +12,9 @@
 //!                     +----------- requeue(0), time out, disconnect --> waiting
 //! ```
 //!
-//! A channel holds no messages: *ahead* is the range from the read cursor to the end, *outstanding* are those in
-//! flight, deferred or waiting, and everything else behind the cursor is finished. Messages that wait to be handed
-//! out again stand behind all that was there when they came back, as in NSQ: each remembers where the end was then.
+//! A channel stores no message bodies. Messages from the read cursor to the end are *ahead*. Messages in flight,
+//! deferred or waiting are *outstanding*. All others behind the cursor are finished. A waiting message is handed out
+//! after all messages that were there when it came back, as in NSQ. For this, it remembers where the end was then.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -30,30 +30,30 @@ use crate::locality::Locality;
 use crate::log::Ranges;
 use crate::log::retention::merged;
 
-/// Why an acknowledgement was refused. The connection stays usable.
+/// Why a FIN, REQ or TOUCH was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckError {
-    /// Finished, requeued or timed out before, or never there.
+    /// The message was finished, requeued or timed out before, or never existed.
     NotInFlight,
-    /// In flight to somebody else.
+    /// The message is in flight to another consumer.
     NotOwner,
 }
 
-/// What a release brings besides plain messages.
+/// A part of a release that is not handed out in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// These sequence numbers do not exist (refused or emptied).
+    /// These sequence numbers have no messages (refused or emptied).
     Skipped {
-        /// First of them.
+        /// First sequence number.
         from: u64,
-        /// One past the last.
+        /// One past the last sequence number.
         to: u64,
     },
     /// These were published deferred.
     Deferred {
-        /// First of them.
+        /// First sequence number.
         from: u64,
-        /// One past the last.
+        /// One past the last sequence number.
         to: u64,
         /// When they are due.
         due: Nanos,
@@ -63,62 +63,63 @@ pub enum Mark {
 /// Counters that only grow.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
-    /// Messages that ever entered.
+    /// Messages that ever entered the channel.
     pub message_count: u64,
-    /// REQs.
     pub requeue_count: u64,
-    /// Time-outs in flight.
+    /// Messages that timed out in flight.
     pub timeout_count: u64,
     /// Messages that could not be read back from disk.
     pub lost_count: u64,
-    /// FINs, since the start.
+    /// FINs since nsqd started.
     pub finish_count: u64,
 }
 
-/// An empty heap of due times keeps room for so many.
+/// Entries for which an empty heap of due times keeps memory.
 const KEEP_DEFERRED: usize = 8192;
 
-/// See the module.
+/// The state of a channel's messages; see the module.
 #[derive(Debug)]
 pub struct ChannelState {
     /// First sequence number never handed out.
     pub(super) cursor: u64,
-    /// One past the last that was released to this channel.
+    /// One past the last message released to this channel.
     pub(super) end: u64,
-    /// Parts of `cursor..end` that are not to be handed out in turn: deferred, dropped, refused.
+    /// Ranges of `cursor..end` that are not handed out in order: deferred, dropped or refused.
     pub(super) skipped: Skipped,
     pub(super) outstanding: Outstanding,
-    /// To be handed out again, with the end at the time they came back.
+    /// Waiting messages, each with the end at the time it came back.
     pub(super) waiting: VecDeque<(u64, Slot)>,
-    /// Due times. A deferred message leaves only by falling due or with everything else, so nothing here is stale.
+    /// Due times. If deferred messages are removed before they are due, this heap is rebuilt or cleared, so no entry is
+    /// stale.
     pub(super) deferred: BinaryHeap<Reverse<(Nanos, Slot)>>,
     pub(super) paused: bool,
-    /// Messages cannot be read just now.
+    /// Messages cannot be read from disk now, so nothing is handed out.
     pub(super) suspended: bool,
-    /// The last take needs messages from disk: nobody is woken before they are read.
+    /// The last take needs messages from disk. No consumer is woken until they are read.
     pub(super) stalled: bool,
     /// Number of messages at the front of `waiting` that are sorted.
     pub(super) sorted_count: usize,
     pub(super) counters: Counters,
     pub(super) consumers: Consumers,
-    /// Was woken and has not taken yet. Nobody else is woken meanwhile: it wakes the next, if it leaves some, so that a
-    /// busy channel is served in few large takes.
+    /// The consumer that was woken and has not taken yet. No other consumer is woken meanwhile: its take wakes the next
+    /// one, if it leaves messages. So a busy channel is served in few large takes.
     pub(super) woken: Option<ConsumerKey>,
     pub(super) in_flight_count: usize,
-    /// Finished since [`ChannelState::drain_finished`] was last called.
+    /// Messages finished since the last call of [`ChannelState::drain_finished`].
     pub(super) finished: Runs,
     max_message_timeout: Nanos,
-    /// What exceeds so many messages is dropped: of an ephemeral name, unless the topic keeps what is finished.
+    /// Maximum depth if the channel or topic is ephemeral and the topic does not retain messages. Messages beyond it
+    /// are dropped.
     pub(super) bound: Option<u64>,
-    /// How often it was moved or emptied: a checkpoint is of before that or of after it.
+    /// Number of moves and empties. A save for a checkpoint fails if one happens meanwhile.
     pub(super) upheavals: u64,
     pub(super) random: u64,
-    /// None unless they are measured.
+    /// `None` unless latencies are measured.
     pub(super) latencies: Option<Box<Latencies>>,
 }
 
-/// What [`ChannelState::empty`] has dropped.
-#[must_use = "freeing it takes a while"]
+/// Everything that [`ChannelState::empty`] removed.
+#[must_use = "dropping it takes a while; drop it outside the lock"]
 pub struct Emptied {
     _outstanding: Outstanding,
     _waiting: VecDeque<(u64, Slot)>,
@@ -128,7 +129,8 @@ pub struct Emptied {
 }
 
 impl ChannelState {
-    /// An empty channel that starts at `cursor`. `max_message_timeout` caps what TOUCH can reach per delivery.
+    /// Creates an empty channel that starts at `cursor`. TOUCH extends a delivery to at most `max_message_timeout` in
+    /// total.
     pub fn new(cursor: u64, max_message_timeout: Nanos) -> Self {
         ChannelState {
             cursor,
@@ -154,8 +156,8 @@ impl ChannelState {
         }
     }
 
-    /// The topic has released its messages up to `to`. With `bound`, what does not fit is dropped, newest first
-    /// (ephemeral channels). It counts all the same, as in NSQ.
+    /// Adds the messages before `to`, which the topic has released. With `bound` (ephemeral names), messages beyond the
+    /// bound are dropped, newest first. Dropped messages still count in `message_count`, as in NSQ.
     pub fn release(&mut self, to: u64, marks: &[Mark], bound: Option<u64>) {
         self.bound = bound;
         let from = self.end;
@@ -181,7 +183,7 @@ impl ChannelState {
                 Mark::Skipped { .. } => skipped_count += end - start,
                 Mark::Deferred { due, .. } => {
                     for sequence in start..end {
-                        // What does not fit is skipped only, so it is dropped.
+                        // Without room, the message is only skipped, so it is dropped.
                         if self.has_room_to_defer() {
                             self.defer_ahead(sequence, 0, due);
                         }
@@ -212,7 +214,7 @@ impl ChannelState {
                 excess -= count;
             }
         }
-        // Skipped ranges are kept in order; what is dropped may lie before a deferred one of the same release.
+        // Skipped ranges must be in order, and dropped messages may lie before deferred ones of the same release.
         let mut all: Vec<_> = self.skipped.iter().chain(dropped.iter().copied()).collect();
         all.sort_unstable();
         self.skipped = all.into_iter().collect();
@@ -225,7 +227,7 @@ impl ChannelState {
         self.deferred.push(Reverse((due, slot)));
     }
 
-    /// Moves the cursor over what is not to be handed out in turn.
+    /// Moves the cursor over skipped ranges.
     pub(super) fn pass_skipped(&mut self) {
         while let Some((from, to)) = self.skipped.first()
             && from <= self.cursor
@@ -235,19 +237,19 @@ impl ChannelState {
         }
     }
 
-    /// From now on it is measured how long messages take from publishing to FIN, over windows of this length.
+    /// Starts measuring the time from publishing to FIN, over windows of this length.
     pub fn measure_latencies(&mut self, window: Nanos) {
         self.latencies = Some(Box::new(Latencies::new(window)));
     }
 
-    /// Adds the latencies that were measured, if any, to `sum`.
+    /// Adds the measured latencies, if any, to `sum`.
     pub fn add_latencies_to(&self, sum: &mut LatencyHistogram, now: Nanos) {
         if let Some(latencies) = &self.latencies {
             latencies.add_to(sum, now);
         }
     }
 
-    /// FIN.
+    /// FIN: finishes a message in flight to this consumer.
     pub fn finish(&mut self, key: ConsumerKey, sequence: u64, now: Clocks) -> Result<(), AckError> {
         let slot = self.owned(key, sequence)?;
         if let Some(latencies) = &mut self.latencies {
@@ -264,8 +266,9 @@ impl ChannelState {
         Ok(())
     }
 
-    /// REQ: at once behind what is there, or after `delay`. Returns the attempts so far; none if that need not be
-    /// remembered, because the cursor was moved over the message while it was in flight.
+    /// REQ: requeues a message behind all that are there now, or defers it by `delay`. Returns its attempts so far, for
+    /// the journal. Returns `None` if there is nothing to record: the cursor was moved over the message while it was in
+    /// flight, or there is no room to defer it.
     pub fn requeue(
         &mut self,
         key: ConsumerKey,
@@ -298,7 +301,7 @@ impl ChannelState {
         Ok(Some(attempts))
     }
 
-    /// TOUCH: the full timeout from now, capped by the maximum since delivery.
+    /// TOUCH: restarts the message timeout, but never beyond the maximum timeout since delivery.
     pub fn touch(&mut self, key: ConsumerKey, sequence: u64, now: Nanos) -> Result<(), AckError> {
         let slot = self.owned(key, sequence)?;
         let (outstanding, cap) = (&mut self.outstanding, self.max_message_timeout);
@@ -334,15 +337,14 @@ impl ChannelState {
         self.in_flight_count -= 1;
     }
 
-    /// Behind everything that is there now.
+    /// Queues a message behind all that are there now.
     pub(super) fn wait(&mut self, slot: Slot) {
         self.outstanding.entry_mut(slot).place = Place::Waiting;
         self.waiting.push_back((self.end, slot));
     }
 
-    /// Time has come to `now`: messages past their deadline in flight, and deferred ones that are due, wait to be
-    /// handed out; `most` of them, the others at the next call. Returns the consumers who had some of them, so that an
-    /// owner's freed room can be used.
+    /// Queues messages whose in-flight deadline has passed and deferred messages that are due: at most `most`, the
+    /// others in the next call. Returns the consumers that owned timed-out messages; they have room again.
     pub fn expire(&mut self, now: Nanos, most: usize) -> Vec<ConsumerKey> {
         let mut owners = Vec::new();
         let mut left = most;
@@ -364,27 +366,27 @@ impl ChannelState {
             }
             self.consumers.look_again(key, &self.outstanding);
         }
-        self.fall_due(now, left);
+        self.queue_due(now, left);
         owners
     }
 
-    /// Messages that are due at the same time wait in the order of the log, so that they are read in that order.
-    fn fall_due(&mut self, now: Nanos, most: usize) {
-        let mut fallen = Vec::new();
-        while fallen.len() < most
+    /// Queues deferred messages that are due, in log order, so that they are read in that order.
+    fn queue_due(&mut self, now: Nanos, most: usize) {
+        let mut due_slots = Vec::new();
+        while due_slots.len() < most
             && let Some(&Reverse((due, slot))) = self.deferred.peek()
             && due <= now
         {
             self.deferred.pop();
-            fallen.push(slot);
+            due_slots.push(slot);
         }
         if self.deferred.is_empty() {
-            // A large heap is freed with its last message.
+            // Free the memory of a large heap once it is empty.
             self.deferred.shrink_to(KEEP_DEFERRED);
         }
         let outstanding = &self.outstanding;
-        fallen.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
-        for slot in fallen {
+        due_slots.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
+        for slot in due_slots {
             if self.is_full() {
                 self.outstanding.remove(slot);
             } else {
@@ -397,13 +399,13 @@ impl ChannelState {
         self.consumers.get(key)?.in_flight.first(&self.outstanding)
     }
 
-    /// When [`ChannelState::expire`] next may have something to do: never after that.
+    /// When [`ChannelState::expire`] may next have something to do. May be early, never late.
     pub fn next_deadline(&self) -> Option<Nanos> {
         let deferred = self.deferred.peek().map(|&Reverse((due, _))| due);
         self.consumers.next_due().into_iter().chain(deferred).min()
     }
 
-    /// A consumer subscribes, with RDY 0.
+    /// Adds a consumer with RDY 0.
     pub fn add_consumer(
         &mut self,
         message_timeout: Nanos,
@@ -413,8 +415,8 @@ impl ChannelState {
         self.consumers.add(message_timeout, sample_rate, locality)
     }
 
-    /// A consumer leaves: what it had in flight waits to be handed out again, `most` messages of it. Returns whether that
-    /// is all and the consumer is gone; else it takes no more, and this is to be called again.
+    /// Removes a consumer: puts back at most `most` of its messages in flight. Returns whether the consumer is removed.
+    /// If not, it takes no more messages, and the caller must call again.
     pub fn remove_consumer(&mut self, key: ConsumerKey, most: usize) -> bool {
         self.close_consumer(key);
         for _ in 0..most {
@@ -428,13 +430,13 @@ impl ChannelState {
         false
     }
 
-    /// RDY.
+    /// RDY: sets how many messages may be in flight to the consumer.
     pub fn set_ready(&mut self, key: ConsumerKey, ready_count: u64) {
         self.consumers.update(key, |consumer| consumer.ready_count = ready_count);
         self.pass_on_without_room(key);
     }
 
-    /// CLS.
+    /// CLS: the consumer takes no more messages and keeps those in flight.
     pub fn close_consumer(&mut self, key: ConsumerKey) {
         self.consumers.close(key);
         self.pass_on_without_room(key);
@@ -446,7 +448,8 @@ impl ChannelState {
         }
     }
 
-    /// Drops everything: ahead, in flight, deferred, waiting. Returns it, to be dropped where that holds up nobody.
+    /// Drops all messages: ahead, in flight, deferred and waiting. Returns them, so that the caller can free them
+    /// outside the lock.
     pub fn empty(&mut self) -> Emptied {
         self.upheavals += 1;
         self.consumers.clear_in_flight();
@@ -462,22 +465,21 @@ impl ChannelState {
         }
     }
 
-    /// Nothing is handed out while paused; acknowledgements and deadlines go on.
+    /// While paused, nothing is handed out. FIN, REQ, TOUCH and deadlines still work.
     pub fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
     }
 
-    /// As paused, but not an operator's doing and not remembered: messages cannot be read just now.
+    /// Like a pause, but set by nsqd while messages cannot be read, and not saved.
     pub fn set_suspended(&mut self, suspended: bool) {
         self.suspended = suspended;
     }
 
-    /// A read has ended, with or without a result.
+    /// Call after each read, successful or not: consumers may be woken again.
     pub fn set_unstalled(&mut self) {
         self.stalled = false;
     }
 
-    /// Whether it is paused.
     pub fn is_paused(&self) -> bool {
         self.paused
     }
@@ -487,7 +489,7 @@ impl ChannelState {
         self.end - self.cursor - self.skipped.count() + self.waiting.len() as u64
     }
 
-    /// The oldest message that is not finished: whatever lies before it, this channel needs no more.
+    /// The oldest message that is not finished. The channel needs no older ones.
     pub fn lowest_needed(&self) -> u64 {
         self.outstanding.lowest().map_or(self.cursor, |lowest| lowest.min(self.cursor))
     }
@@ -499,7 +501,7 @@ impl ChannelState {
             .collect();
         let from = from.max(self.cursor);
         if from < to && needed.count() < limit as u64 {
-            // What is skipped is either outstanding (deferred) or never handed out.
+            // A skipped message is either outstanding (deferred) or never handed out.
             let ahead = self.skipped.gaps(from, to.min(self.most_ahead()));
             if self.skipped.is_empty() {
                 ahead.for_each(|(from, to)| needed.push(from, to));
@@ -519,13 +521,13 @@ impl ChannelState {
         !self.needed(from, to, 1).is_empty()
     }
 
-    /// One past the last message that it will hand out, of those that are there or may be released next.
+    /// Upper limit (exclusive) of the messages that the channel can hand out, including ones not released yet.
     fn most_ahead(&self) -> u64 {
         let room = |bound: u64| bound.saturating_add(self.consumers.room()).saturating_sub(self.depth());
         self.bound.map_or(u64::MAX, |bound| self.end.saturating_add(room(bound)))
     }
 
-    /// Whether there is no room for a message that comes due: of an ephemeral name.
+    /// Whether a bounded channel has no room for a message that becomes due.
     fn is_full(&self) -> bool {
         self.bound.is_some_and(|bound| self.depth() >= bound.saturating_add(self.consumers.room()))
     }
@@ -535,13 +537,14 @@ impl ChannelState {
         self.bound.is_none_or(|bound| (self.deferred.len() as u64) < room(bound))
     }
 
-    /// These messages, in order, are gone: there was no memory for them, and they are of an ephemeral name.
+    /// Drops these messages (in order), for which an ephemeral topic or channel had no memory.
     pub fn drop_messages(&mut self, ranges: &[(u64, u64)]) {
         let mut skipped: Vec<(u64, u64)> = self.skipped.iter().collect();
         for &(from, to) in ranges {
             for sequence in self.outstanding.between(from, to, usize::MAX) {
                 let slot = self.outstanding.find(sequence);
-                // One in flight is at its consumer; if it comes back, it turns out to be gone.
+                // A message in flight stays with its consumer. If it comes back, redelivery finds it missing in the
+                // log.
                 if let Some(slot) = slot.filter(|&slot| self.outstanding.entry(slot).place != Place::InFlight)
                 {
                     self.outstanding.remove(slot);
@@ -555,7 +558,7 @@ impl ChannelState {
         self.pass_skipped();
     }
 
-    /// One past the last that was released to this channel.
+    /// One past the last message released to this channel.
     pub fn end(&self) -> u64 {
         self.end
     }
@@ -565,27 +568,23 @@ impl ChannelState {
         self.cursor
     }
 
-    /// Messages in flight.
     pub fn in_flight_count(&self) -> usize {
         self.in_flight_count
     }
 
-    /// Messages held back.
     pub fn deferred_count(&self) -> usize {
         self.deferred.len()
     }
 
-    /// Counters.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// The consumers.
     pub fn consumers(&self) -> &Consumers {
         &self.consumers
     }
 
-    /// What was finished since the last call, for the journal.
+    /// Returns the messages finished since the last call, for the journal.
     pub fn drain_finished(&mut self) -> Option<Runs> {
         self.outstanding.shrink();
         (!self.finished.is_empty()).then(|| std::mem::take(&mut self.finished))

@@ -1,7 +1,7 @@
-//! Pure: handing out a channel's messages: whose turn it is, how many, in which order.
+//! Pure: handing out a channel's messages: to whom, how many, in which order.
 //!
-//! First deliveries follow publishing order. Messages that wait to be handed out again have their turn when the cursor
-//! has passed what was there when they came back.
+//! First deliveries follow publishing order. A waiting message is handed out when the cursor has passed all messages
+//! that were there when it came back.
 
 use std::collections::VecDeque;
 
@@ -16,26 +16,27 @@ const KEEP_WAITING: usize = 8192;
 /// Number of waiting messages that are sorted at a time.
 const SORTED_AT_A_TIME: usize = 8192;
 
-/// Where a channel's messages come from while it hands them out; implemented over the topic's log.
+/// Supplies the messages that a channel hands out; implemented for the topic's log.
 pub trait Source {
-    /// Gives up to `max_count` messages starting with sequence number `from`, for the first time.
+    /// Supplies at most `max_count` messages, starting with `from`, for their first delivery.
     fn first(&mut self, from: u64, max_count: u64) -> Supply;
-    /// Gives one message once more, with its attempts set.
+    /// Supplies one message for redelivery, with its attempts set.
     fn again(&mut self, sequence: u64, attempts: u16) -> Supply;
-    /// Tells the timestamp of each message that was given last, in order, if it knows.
-    fn timestamps(&self, _tell: impl FnMut(i64)) {}
+    /// Calls `visit` with the timestamp of each message supplied last, in order, if known.
+    fn timestamps(&self, _visit: impl FnMut(i64)) {}
 }
 
-/// What a [`Source`] answered.
+/// The answer of a [`Source`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Supply {
-    /// So many messages were given, at least one.
+    /// Number of messages supplied, at least one.
     Given(u64),
-    /// The messages before this sequence number cannot be read back; it goes on from there.
+    /// The messages before this sequence number cannot be read. Continue there.
     Lost(u64),
-    /// There are no messages before this sequence number: they were finished before a restart forgot it.
+    /// There are no messages before this sequence number: they were dropped, or finished before a restart that lost
+    /// this fact.
     Gone(u64),
-    /// They are on disk and must be loaded first.
+    /// The messages are on disk and must be read first.
     OnDisk,
     /// The consumer's output has no room now.
     Full,
@@ -48,15 +49,15 @@ pub enum TakeEnd {
     Parked,
     /// The consumer has its share or its RDY is used up.
     Satisfied,
-    /// See [`Supply::OnDisk`]: the consumer is parked, and nobody is woken until the channel is stalled no more.
+    /// See [`Supply::OnDisk`]: the consumer is parked, and no consumer is woken until the read has ended.
     OnDisk,
     /// See [`Supply::Full`].
     Full,
 }
 
 impl ChannelState {
-    /// Hands out messages to a consumer: at most its fair share of what is there, at most what RDY allows. Returns how
-    /// many were given, and why it ended there.
+    /// Hands out messages to a consumer: at most its fair share of the available ones, and at most what RDY allows.
+    /// Returns how many, and why the take ended.
     pub fn take(&mut self, key: ConsumerKey, now: Nanos, source: &mut impl Source) -> (u64, TakeEnd) {
         self.woken.take_if(|woken| *woken == key);
         let Some(consumer) = self.consumers.get(key) else { return (0, TakeEnd::Satisfied) };
@@ -122,13 +123,13 @@ impl ChannelState {
             self.consumers.note_deadline(key, &self.outstanding);
         }
         if end == TakeEnd::Satisfied && share < room {
-            // Others have a share in what is left; should they not want it, the turn comes back to this one.
+            // Other consumers share the rest. If they do not take it, this one is woken again.
             self.consumers.park(key);
         }
         (given, end)
     }
 
-    /// Messages that nearer consumers wait for: the parked ones, and one that was woken and is on its way.
+    /// How many messages nearer consumers may get: the parked ones, and one that was woken and has not taken yet.
     fn wanted_nearer_than(&self, locality: Locality) -> u64 {
         if locality == Locality::Zone {
             return 0;
@@ -213,7 +214,7 @@ impl ChannelState {
         supply
     }
 
-    /// FIN will ask for the timestamps of what was just given, from message `first` on.
+    /// Stores the timestamps of the messages just supplied, from `first` on; FIN needs them.
     fn note_timestamps(&mut self, first: u64, source: &impl Source) {
         let Some(latencies) = &mut self.latencies else { return };
         let outstanding = &self.outstanding;
@@ -234,8 +235,8 @@ impl ChannelState {
         }
     }
 
-    /// Sorts the oldest waiting messages whose turn has come by their place in the log, to read them in that order. The
-    /// order of redeliveries is not promised.
+    /// Sorts the oldest waiting messages whose turn has come by their position in the log, so that they are read in
+    /// that order. The order of redeliveries is not guaranteed.
     pub fn sort_waiting(&mut self) {
         if self.sorted_count > 0 {
             return;
@@ -249,7 +250,7 @@ impl ChannelState {
         let outstanding = &self.outstanding;
         slots.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
         self.sorted_count = slots.len();
-        // Only messages whose turn has come change places, so the turns stay in order.
+        // Only messages whose turn has come are swapped, so the turns stay in order.
         for ((_, place), slot) in self.waiting.iter_mut().zip(slots) {
             *place = slot;
         }
@@ -266,7 +267,7 @@ impl ChannelState {
         self.pass_skipped();
     }
 
-    /// Whether a consumer that samples gets the next message (xorshift: cheap, and good enough for a share).
+    /// Whether a sampling consumer gets the next message. Uses xorshift: cheap, and random enough here.
     fn sampled(&mut self, rate: u8) -> bool {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -274,8 +275,8 @@ impl ChannelState {
         (self.random >> 33) % 100 < u64::from(rate)
     }
 
-    /// If there is something to hand out and somebody parked who may have it, the one to wake. It must take, even if
-    /// it has no use for anything any more; if it cannot, [`ChannelState::pass_on`] must follow.
+    /// Returns the next parked consumer to wake, if messages are available. The consumer must take, even if it does not
+    /// need messages any more. If it cannot, [`ChannelState::pass_on`] must follow.
     pub fn wake_next(&mut self) -> Option<ConsumerKey> {
         if self.paused || self.suspended || self.stalled || self.depth() == 0 || self.woken.is_some() {
             return None;
@@ -284,7 +285,7 @@ impl ChannelState {
         self.woken
     }
 
-    /// This consumer cannot take just now. If it was woken, the next may be. It takes by itself when it can.
+    /// This consumer cannot take now. If it was woken, another one can be woken. This one takes by itself when it can.
     pub fn pass_on(&mut self, key: ConsumerKey) {
         self.woken.take_if(|woken| *woken == key);
     }

@@ -1,4 +1,4 @@
-//! Topology-aware delivery: the nearest first, and never anybody waited for who does not come.
+//! Topology-aware delivery: the nearest consumers come first, and a consumer that does not take blocks no one.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ const TIMEOUT: u64 = 1_000;
 #[derive(Debug, Clone)]
 enum Step {
     Publish(u64),
-    /// A consumer subscribes with a RDY count, and looks for messages.
+    /// A consumer subscribes with a RDY count, and tries to take.
     Subscribe(Locality, u64),
     Leave(usize),
     Ready(usize, u64),
-    /// A consumer finishes some of what it has, and looks for more.
+    /// A consumer finishes some of its messages, and tries to take more.
     Finish(usize, usize),
-    /// A consumer's peer reads nothing (any more), so that its output has no room; or reads again.
+    /// A consumer's client stops reading, so that its output has no room, or reads again.
     Stick(usize, bool),
     /// Everything in flight times out.
     TimeOut,
@@ -40,7 +40,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One consumer as the naive model knows it.
+/// A consumer in the naive model.
 #[derive(Debug, Clone)]
 struct Consumer {
     locality: Locality,
@@ -113,7 +113,7 @@ impl Model {
         self.wake_all();
     }
 
-    /// A consumer takes what it may, as a connection does that was woken or has got room.
+    /// A consumer takes, as a connection does that was woken or has room again.
     fn look(&mut self, key: ConsumerKey) {
         let consumer = &self.consumers[&key];
         let mut output = Output { is_stuck: consumer.is_stuck, given: Vec::new() };
@@ -122,10 +122,10 @@ impl Model {
         assert!(count <= consumer.room(), "RDY exceeded");
         assert!(end != TakeEnd::Full || consumer.is_stuck);
         if count > 0 {
-            // Whoever is nearer and reads has left this, or still finds enough.
+            // Enough messages remain for the nearer consumers that read.
             let nearer = self.consumers.values().filter(|other| other.locality < consumer.locality);
             let wanted: u64 = nearer.filter(|other| !other.is_stuck).map(Consumer::room).sum();
-            assert!(self.state.depth() >= wanted, "taken from under the eyes of a nearer one");
+            assert!(self.state.depth() >= wanted, "took messages that a nearer consumer has room for");
         }
         self.given_to[consumer.locality as usize] += count;
         self.consumers.get_mut(&key).unwrap().in_flight.extend(output.given);
@@ -183,7 +183,11 @@ impl Model {
 
     fn check(&self) {
         let room: u64 = self.consumers.values().filter(|one| !one.is_stuck).map(Consumer::room).sum();
-        assert!(self.state.depth() == 0 || room == 0, "{} wait, and {room} could go", self.state.depth());
+        assert!(
+            self.state.depth() == 0 || room == 0,
+            "{} messages wait, but consumers have room for {room}",
+            self.state.depth()
+        );
         for locality in [Locality::Zone, Locality::Region, Locality::Global] {
             let mine = self.consumers.values().filter(|one| one.locality == locality);
             let eligible = mine.filter(|one| one.room() > 0).count();
@@ -195,7 +199,7 @@ impl Model {
 
 proptest! {
     #[test]
-    fn the_nearest_come_first_and_nobody_starves(steps in prop::collection::vec(step(), 1..100)) {
+    fn nearest_consumers_come_first_and_none_starves(steps in prop::collection::vec(step(), 1..100)) {
         let mut model = Model::new();
         for step in steps {
             model.apply(step);
@@ -222,7 +226,7 @@ fn zone_then_region_then_the_others_each_up_to_its_ready_count() {
 }
 
 #[test]
-fn what_the_near_cannot_take_goes_far_without_delay() {
+fn messages_beyond_near_capacity_go_to_far_consumers_at_once() {
     let mut model = Model::new();
     let near = model.subscribe(Locality::Zone, 2);
     let far = model.subscribe(Locality::Global, 10);

@@ -1,8 +1,8 @@
 //! AUTH, and whether a command is permitted.
 //!
-//! A connection keeps its grant and the topic it was last allowed to publish to, so that what a publish costs is two
-//! comparisons. A grant that has lapsed is asked for again by the command that needs it, as NSQ does; a consumer that
-//! needs none goes on.
+//! A connection keeps its grant and the topic that it was last allowed to publish to, so checking a publish costs two
+//! comparisons. A command that needs an expired grant requests a new one, as in NSQ. A consumer that needs none
+//! continues.
 
 use nsq_protocol::{AuthReply, ErrorCode, ProtocolError, Verb, mpub_topic, quote};
 
@@ -11,16 +11,16 @@ use crate::auth::{Credentials, Grant, Permission};
 use crate::client_info::AuthIdentity;
 use crate::clock;
 
-/// Longest secret that a connection keeps, so that it costs little memory. When the grant of a longer one lapses, the
-/// client has to connect and authenticate anew.
+/// Longest secret that a connection keeps, to limit its memory. When the grant for a longer one expires, the client
+/// must reconnect and authenticate again.
 const MAX_KEPT_SECRET_BYTES: usize = 64 * 1024;
 
-/// What AUTH brought.
+/// The result of AUTH.
 pub(super) struct Session {
-    /// Kept to ask again; none if it is longer than [`MAX_KEPT_SECRET_BYTES`].
+    /// Kept to request a new grant; `None` if it is longer than [`MAX_KEPT_SECRET_BYTES`].
     secret: Option<Vec<u8>>,
     grant: Grant,
-    /// Publishing to it is allowed while the grant holds; empty for none.
+    /// The topic to which publishing is allowed while the grant is valid; empty for none.
     published_to: String,
 }
 
@@ -50,7 +50,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether publishing to a topic needs no further check: what is true for all publishes but the first.
+    /// Whether publishing to a topic needs no further check. This is true for all publishes to a topic but the first.
     #[inline]
     pub(super) fn may_publish(&self, topic: &str) -> bool {
         match (&self.context.auth, &self.session) {
@@ -62,7 +62,8 @@ impl Connection {
         }
     }
 
-    /// Refuses what the grant does not allow; publishing has no channel. Asks again for a grant that has lapsed.
+    /// Refuses commands that the grant does not allow; `channel` is empty for publishing. Requests a new grant if it
+    /// has expired.
     pub(super) async fn authorize(&mut self, verb: Verb, topic: &str, channel: &str) -> Result<(), End> {
         let Some(authenticator) = self.context.auth.clone() else { return Ok(()) };
         let Some(mut session) = self.session.take() else {
@@ -70,8 +71,8 @@ impl Connection {
             return Err(ProtocolError::new(ErrorCode::AuthFirst, text).into());
         };
         if !authenticator.is_current(&session.grant, clock::monotonic()) {
-            let forgotten = || ProtocolError::new(ErrorCode::AuthFailed, "AUTH failed");
-            let secret = session.secret.as_deref().ok_or_else(forgotten)?;
+            let failed = || ProtocolError::new(ErrorCode::AuthFailed, "AUTH failed");
+            let secret = session.secret.as_deref().ok_or_else(failed)?;
             let grant = self.ask_for_grant(secret).await?;
             session.grant = grant;
             session.published_to.clear();
@@ -91,7 +92,7 @@ impl Connection {
         Ok(())
     }
 
-    /// MPUB is refused before its body has come, whatever the body.
+    /// Refuses an MPUB that is not allowed before its body has arrived, whatever the body.
     pub(super) async fn authorize_before_body(&mut self, verb: Option<Verb>, data: &[u8]) -> Result<(), End> {
         if verb == Some(Verb::Mpub)
             && let Some(topic) = mpub_topic(data, &self.context.limits)

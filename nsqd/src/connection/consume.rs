@@ -15,35 +15,33 @@ use crate::log::TopicLog;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-/// A consumer's place in a channel. Dropping it gives the place up: what was in flight is handed out again.
+/// A consumer's subscription to a channel. Dropping it unsubscribes: messages in flight are handed out again.
 pub struct Subscription {
     topic: Arc<Topic>,
-    /// The channel.
     pub channel: Arc<Channel>,
-    /// The consumer's name there.
+    /// The consumer's key in the channel.
     pub key: ConsumerKey,
-    /// Where the channel wakes it.
+    /// The channel calls the consumer through this.
     pub signal: Arc<ConsumerSignal>,
     left: bool,
 }
 
-/// What it takes to reach a subscription while the connection works.
+/// Access to a subscription while the connection executes commands.
 pub struct Place {
-    /// The channel.
     pub channel: Arc<Channel>,
-    /// The consumer's name there.
+    /// The consumer's key in the channel.
     pub key: ConsumerKey,
-    /// Where the channel wakes it.
+    /// The channel calls the consumer through this.
     pub signal: Arc<ConsumerSignal>,
 }
 
 impl Subscription {
-    /// See [`Place`]. To be dropped before the subscription is left.
+    /// See [`Place`]. Drop it before [`Subscription::leave`].
     pub fn place(&self) -> Place {
         Place { channel: self.channel.clone(), key: self.key, signal: self.signal.clone() }
     }
 
-    /// Gives the place up; an ephemeral channel goes with its last consumer.
+    /// Unsubscribes. Deletes an ephemeral channel with its last consumer.
     pub async fn leave(mut self, registry: &Arc<Registry>) {
         self.left = true;
         if self.channel.unsubscribe(self.key) {
@@ -60,10 +58,11 @@ impl Drop for Subscription {
     }
 }
 
-/// A channel or topic that is being deleted is looked for once more after this time: an ephemeral one comes back.
+/// Wait before the second attempt to subscribe to a channel or topic that is being deleted: an ephemeral one is created
+/// again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Acknowledgements under one lock of the channel, so that nobody else waits for it long.
+/// Maximum number of FIN, REQ and TOUCH under one lock of the channel, so that others do not wait long for it.
 const RUN_ACKNOWLEDGEMENTS: usize = 256;
 
 impl Connection {
@@ -85,7 +84,7 @@ impl Connection {
         Ok(())
     }
 
-    /// None if the channel went away meanwhile.
+    /// Returns `None` if the channel or topic was deleted meanwhile.
     async fn try_subscribe(
         &self,
         topic: &TopicName,
@@ -129,8 +128,9 @@ impl Connection {
         self.output.respond(b"CLOSE_WAIT");
     }
 
-    /// Executes the acknowledgements at the start of `data` (at least one is there, whole), up to the first other
-    /// command, at most [`RUN_ACKNOWLEDGEMENTS`] under one lock of the channel; returns the bytes used.
+    /// Executes the FIN, REQ and TOUCH at the start of `data`, up to the first other command, at most
+    /// [`RUN_ACKNOWLEDGEMENTS`] under one lock of the channel. `data` must begin with a complete one. Returns the bytes
+    /// used.
     pub(super) fn acknowledge_run(&mut self, data: &[u8]) -> usize {
         let context = self.context.clone();
         let Some(subscription) = &self.subscription else { return data.len() };
@@ -171,7 +171,8 @@ impl Connection {
     }
 }
 
-/// Ids that this topic never gave out are not in flight, also if another node gave them.
+/// Calls `act` with the sequence number of `id`. An id that this topic never assigned is not in flight, even if another
+/// node assigned it.
 fn by_number(
     log: &TopicLog,
     id: MessageId,

@@ -1,4 +1,4 @@
-//! IDENTIFY: what a client tells of itself, and what is agreed on.
+//! IDENTIFY: the client's information, and negotiation.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use super::{Connection, End};
 use crate::client_info::Identity;
 use crate::clock::{self, Nanos};
 
-/// What was agreed on for one connection.
+/// Negotiated settings of a connection.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How often it gets a heartbeat; liveness follows from it. None: never, and no deadlines.
+    /// Interval of heartbeats; liveness deadlines depend on it. `None`: no heartbeats and no deadlines.
     pub heartbeat_interval: Option<Nanos>,
-    /// How long a message may be in flight to it.
+    /// How long a message may be in flight.
     pub message_timeout: Nanos,
-    /// Percent of messages that it wants; 0 means all.
+    /// Percentage of messages that the consumer wants; 0 means all.
     pub sample_rate: u8,
-    /// Where a channel starts that SUB makes.
+    /// Start of a channel that SUB creates.
     pub channel_start: StartAt,
 }
 
 impl Settings {
-    /// For a connection that never identifies itself.
+    /// The settings of a connection that sends no IDENTIFY.
     pub fn default_for(limits: &IdentifyLimits) -> Self {
         Settings {
             heartbeat_interval: Some(clock::nanos(limits.heartbeat_interval)),
@@ -45,13 +45,13 @@ impl Settings {
     }
 }
 
-/// How long the peer may take to read the answers that are due before an upgrade.
+/// Maximum time for the client to read pending responses before an upgrade.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Connection {
-    /// Executes IDENTIFY; returns whether the byte stream is another one now. `output_buffer_size` and `_timeout`
-    /// bound how long nsqd may hold messages back; we never hold any back, so that they are agreed on and have
-    /// nothing to do.
+    /// Executes IDENTIFY. Returns whether the byte stream was upgraded. `output_buffer_size` and
+    /// `output_buffer_timeout` limit how long nsqd may hold messages back. This nsqd never does, so they are negotiated
+    /// but have no effect.
     pub(super) async fn identify(&mut self, body: &[u8]) -> Result<bool, End> {
         let request = IdentifyRequest::parse(body)?;
         let negotiated = negotiate(&request, &self.offer())?;
@@ -75,7 +75,7 @@ impl Connection {
             self.output.respond(&reply.map_err(failed)?);
             upgraded = negotiated.tls_v1 || negotiated.snappy || negotiated.deflate;
             if upgraded {
-                // Boxed: every connection would have to hold the room that a handshake needs.
+                // Boxed: otherwise every connection would contain the memory that a handshake needs.
                 Box::pin(self.upgrade(&negotiated)).await?;
             }
         } else {
@@ -88,7 +88,7 @@ impl Connection {
         Ok(upgraded)
     }
 
-    /// What may be negotiated: of each upgrade, one per connection, and TLS only while it can go around the rest.
+    /// The features on offer: each upgrade only once per connection, and TLS only before compression.
     fn offer(&self) -> IdentifyLimits {
         let limits = &self.context.identify;
         let is_compressed = self.transport.is_compressed();
@@ -100,7 +100,7 @@ impl Connection {
         }
     }
 
-    /// Changes the byte stream as agreed, each step confirmed by `OK` in the new form.
+    /// Upgrades the byte stream as negotiated. `OK` on the upgraded stream confirms each step.
     async fn upgrade(&mut self, negotiated: &Negotiated) -> Result<(), End> {
         if negotiated.tls_v1
             && let Some(tls) = self.context.tls.clone()
@@ -126,7 +126,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes all that is due, in the present form of bytes.
+    /// Writes all pending output to the stream as it is now.
     async fn flush(&mut self) -> Result<(), End> {
         match tokio::time::timeout(FLUSH_TIMEOUT, self.transport.write_all(self.output.pending())).await {
             Ok(written) => written.map_err(End::Io)?,

@@ -1,33 +1,33 @@
-//! Pure: the bytes that came and were not understood yet.
+//! Pure: bytes that were received and are not decoded yet.
 
-/// A buffer that is read into at its end and consumed from its front. It doubles when it is full, so it costs no more
-/// than twice what the peer really sent, whatever length a command claims; and it shrinks when idle.
+/// A buffer that is filled at its end and consumed from its front. It doubles when it is full, so it takes at most
+/// twice the bytes that the client really sent, whatever length a command claims. It shrinks when idle.
 #[derive(Debug, Default)]
 pub struct Input {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// Length of the command under way, as far as known.
+    /// Length of the command being received, as far as known.
     expected: usize,
 }
 
-/// First size, and the size that an idle connection keeps.
+/// Initial size, and the size that an idle connection keeps.
 const SMALL: usize = 512;
-/// A peer that fills the buffer at each read gets up to so much; larger commands get so much more than they need.
+/// Size up to which the buffer grows for a client that fills it with each read. Larger commands get this much more than
+/// they need.
 const LARGE: usize = 256 * 1024;
 
 impl Input {
-    /// What is there.
+    /// The bytes that are not consumed yet.
     pub fn data(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    /// Whether nothing is there.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
-    /// These bytes were understood.
+    /// Removes `count` bytes, which were decoded.
     pub fn consume(&mut self, count: usize) {
         self.start += count;
         debug_assert!(self.start <= self.end);
@@ -37,7 +37,7 @@ impl Input {
         }
     }
 
-    /// A command of so many bytes is on its way. Only a claim: memory follows when the bytes come.
+    /// Announces a command of `needed` bytes. This is only a claim: memory is allocated when the bytes arrive.
     pub fn expect(&mut self, needed: usize) {
         self.expected = needed;
         if needed > self.buffer.len() - self.start {
@@ -45,7 +45,7 @@ impl Input {
         }
     }
 
-    /// Where to read the next bytes into; never empty.
+    /// The space to read the next bytes into; never empty.
     pub fn spare(&mut self) -> &mut [u8] {
         if self.end == self.buffer.len() {
             self.compact();
@@ -56,7 +56,7 @@ impl Input {
         &mut self.buffer[self.end..]
     }
 
-    /// So many bytes were read into [`Input::spare`].
+    /// Records that `count` bytes were read into [`Input::spare`].
     pub fn filled(&mut self, count: usize) {
         self.end += count;
         if self.end == self.buffer.len() && self.buffer.len() < LARGE {
@@ -64,12 +64,12 @@ impl Input {
         }
     }
 
-    /// Whether [`Input::shrink`] would give memory back.
+    /// Whether [`Input::shrink`] would free memory.
     pub fn is_large(&self) -> bool {
         self.buffer.len() > SMALL && self.buffer.len() > 2 * (self.end - self.start)
     }
 
-    /// Nothing has come for a while, or what came needed more than what follows: gives back what is not in use.
+    /// Frees unused memory. Call when nothing was received for a while, or after an unusually long command.
     pub fn shrink(&mut self) {
         if self.is_large() {
             self.buffer = self.data().to_vec();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_one_keeps_only_the_bytes_of_an_unfinished_command() {
+    fn idle_input_keeps_only_the_bytes_of_an_unfinished_command() {
         let mut input = Input::default();
         while input.data().len() < 1 << 20 {
             let count = input.spare().len();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_length_costs_nothing_until_its_bytes_come() {
+    fn claimed_length_takes_no_memory_before_its_bytes_arrive() {
         let claimed = 5 << 20;
         let mut input = Input::default();
         while input.data().len() < claimed {

@@ -1,4 +1,4 @@
-//! Accepting connections, and the four bytes that each begins with.
+//! Accepts connections, and reads the four bytes that each begins with (the magic).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,11 @@ use super::{Connection, ConnectionContext, End};
 use crate::client_info::ClientInfo;
 use crate::clock;
 
-/// A connection that has not sent its magic by then is closed; the reference waits for ever.
+/// A connection that has not sent its magic after this time is closed. NSQ waits forever.
 const MAGIC_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Accepts connections until stopped, then ends them all; each runs in a task of its own. Fails if the listener does.
+/// Accepts connections until stopped, then ends them all. Each connection runs in its own task. Fails if the listener
+/// fails.
 pub async fn accept_loop(
     listener: Listener,
     context: Arc<ConnectionContext>,
@@ -45,12 +46,12 @@ pub async fn accept_loop(
         }
     };
     drop(listener);
-    // Closing without a word is what clients expect of a daemon that stops.
+    // Clients expect a daemon that stops to close connections without a message.
     connections.shutdown().await;
     result
 }
 
-/// A connection, as long as there is one.
+/// Counts a connection as open until it is dropped.
 struct Counted(Arc<ConnectionContext>);
 
 impl Counted {

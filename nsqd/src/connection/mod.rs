@@ -1,18 +1,18 @@
-//! One TCP connection: socket to frame to command to effect, and messages back.
+//! One TCP connection: reads and executes commands, and sends responses and messages.
 //!
-//! One task per connection does everything, in a loop that reads like this: execute what has come, take messages if
-//! there is room, then wait until bytes come, bytes can go, messages are there, or time is up. Reading never waits for
-//! writing: a consumer that stops reading can still send its FINs. A connection that never has to wait yields when its
-//! [`Turn`] is over, so that no peer can keep a thread from the others.
+//! One task per connection runs a loop: execute the received commands, take messages if there is room, then wait until
+//! bytes arrive, bytes can be written, messages are available, or a timer fires. Reading never waits for writing: a
+//! consumer that stops reading can still send its FINs. A connection that never has to wait yields when its [`Turn`] is
+//! over, so that no client can keep a thread from the others.
 //!
-//! - [`listener`]: accepting, the magic
+//! - [`listener`]: accepts connections, reads the magic
 //! - [`state`]: pure; which command is legal when
-//! - [`input`]: pure; bytes not understood yet
+//! - [`input`]: pure; bytes not decoded yet
 //! - `identify`: IDENTIFY, negotiation
 //! - `auth`: AUTH, and what it permits
 //! - [`publish`]: PUB, MPUB, DPUB
 //! - [`consume`]: SUB, RDY, FIN, REQ, TOUCH, CLS
-//! - [`transport`]: the byte stream, the goodbye
+//! - [`transport`]: the byte stream, its upgrades, closing
 
 mod auth;
 pub mod consume;
@@ -53,23 +53,22 @@ use crate::producers::{Producer, Producers};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-/// What all connections share.
+/// Shared by all connections.
 pub struct ConnectionContext {
-    /// The topics.
     pub registry: Arc<Registry>,
-    /// Bounds of commands.
+    /// Limits of commands.
     pub limits: Limits,
-    /// Bounds and defaults of IDENTIFY.
+    /// Limits and defaults of IDENTIFY.
     pub identify: nsq_protocol::IdentifyLimits,
-    /// What IDENTIFY is answered with, but for what was negotiated.
+    /// The reply to IDENTIFY, except for negotiated values.
     pub reply: IdentifyReply,
-    /// Where this node is; none without topology-aware delivery.
+    /// The location of this node; `None` without topology-aware delivery.
     pub location: Option<Location>,
-    /// Certificates; none if TLS is not offered.
+    /// Certificates; `None` if TLS is not offered.
     pub tls: Option<Arc<ServerTls>>,
-    /// Whether nothing but IDENTIFY is legal without TLS.
+    /// Whether only IDENTIFY is legal without TLS.
     pub tls_required: bool,
-    /// Who says what a secret allows; none if nobody needs one.
+    /// Checks secrets; `None` if AUTH is disabled.
     pub auth: Option<Arc<Authenticator>>,
     /// Connections that have published.
     pub producers: Arc<Producers>,
@@ -78,9 +77,9 @@ pub struct ConnectionContext {
 /// Why a connection ends.
 #[derive(Debug)]
 pub enum End {
-    /// The peer closed its side, or sends nothing, or reads nothing; or its channel is gone.
+    /// The client closed its side, sends nothing or reads nothing; or its channel is closed.
     Close,
-    /// It did something wrong and is told so.
+    /// The client made an error. nsqd sends this error to it.
     Error(ProtocolError),
     /// The socket failed.
     Io(io::Error),
@@ -92,65 +91,65 @@ impl From<ProtocolError> for End {
     }
 }
 
-/// What [`Connection::wait`] waited for.
+/// The event that ended [`Connection::wait`].
 enum Event {
-    /// Commands that came before are still to be executed.
+    /// Received commands are still to be executed.
     Input,
-    /// Bytes came.
+    /// Bytes were received.
     Read(usize),
-    /// The peer sends no more.
+    /// The client sends no more.
     ReadEnd,
-    /// Bytes went out.
+    /// Bytes were written.
     Written,
-    /// The channel has something, or is gone.
+    /// The channel may have messages, or is closed.
     Woken,
     /// A deadline or a heartbeat.
     Timer,
 }
 
-/// See the module.
+/// A connection; see the module.
 pub struct Connection {
     context: Arc<ConnectionContext>,
     transport: Transport,
     info: Arc<ClientInfo>,
     state: ConnectionState,
     settings: Settings,
-    /// Since AUTH.
+    /// Set by AUTH.
     session: Option<Box<Session>>,
     input: Input,
-    /// Until so many bytes are in `input`, looking at it again is of no use.
+    /// Number of bytes in `input` that are needed before decoding can make progress.
     needed: usize,
-    /// What need not be checked again of the unfinished command in `input`.
+    /// Checks that need not be repeated on the unfinished command in `input`.
     checked: Checked,
     /// A turn ended before all commands in `input` were executed.
     has_commands: bool,
     turn: Turn,
-    /// A turn has ended: reading must not come first again.
+    /// A turn has ended: reading must not be tried first again.
     reads_last: bool,
     output: Output,
     subscription: Option<Subscription>,
-    /// The topic published to last: most connections publish to one.
+    /// The topic last published to: most connections publish to only one.
     last_topic: Option<Arc<Topic>>,
-    /// Since it has published.
+    /// Set by the first publish.
     producer: Option<Producer>,
-    /// When the first publish of what is being executed came.
+    /// When the first publish of the commands being executed began.
     publish_began: Option<Nanos>,
     /// There may be messages to take.
     may_take: bool,
-    /// When the last whole command came: what liveness is measured from.
+    /// When the last complete command was executed. Liveness is measured from it.
     last_command_at: Nanos,
     next_heartbeat: Nanos,
-    /// Since when output has not moved.
+    /// Since when no output could be written.
     blocked_since: Option<Nanos>,
-    /// Bytes have come or gone since it was last looked whether the connection is idle.
+    /// Bytes were read or written since the last idle check.
     has_moved: bool,
-    /// When that is looked at next; none while there is no memory to give back.
-    idle_look_at: Option<Nanos>,
+    /// Time of the next idle check; `None` while there is no memory to free.
+    idle_check_at: Option<Nanos>,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Connection {
-    /// A connection whose magic has been read.
+    /// Creates a connection whose magic has been read.
     pub fn new(
         context: Arc<ConnectionContext>,
         transport: Transport,
@@ -181,7 +180,7 @@ impl Connection {
             next_heartbeat: now + settings.heartbeat_interval.unwrap_or(0),
             blocked_since: None,
             has_moved: false,
-            idle_look_at: None,
+            idle_check_at: None,
             timer: Box::pin(tokio::time::sleep_until(clock::instant(now).into())),
             settings,
         };
@@ -189,7 +188,7 @@ impl Connection {
         connection
     }
 
-    /// Serves the connection until it ends, and says goodbye.
+    /// Serves the connection until it ends, then closes it.
     pub async fn run(mut self, log_end: impl FnOnce(&End)) {
         let mut place: Option<Place> = None;
         let end = loop {
@@ -228,13 +227,13 @@ impl Connection {
         if let End::Error(error) = &end {
             self.output.error(error);
         }
-        // Before the goodbye, which takes a second with a client that does not close, and may be cut short.
+        // Log before closing, which takes a second if the client does not close, and may be cut short.
         log_end(&end);
         self.transport.close(self.output.pending(), matches!(end, End::Io(_))).await;
     }
 
-    /// Executes whole commands that have come, until the turn is over. While one of them waits for something, the channel
-    /// passes this consumer over.
+    /// Executes complete received commands until the turn is over. While one of them waits for something, the channel
+    /// skips this consumer.
     async fn work(&mut self, place: Option<&Place>) -> Result<(), End> {
         let Some(place) = place else { return self.execute_input().await };
         let work = std::pin::pin!(self.execute_input());
@@ -262,7 +261,7 @@ impl Connection {
         }
         self.needed = 1;
         self.has_commands = false;
-        // The buffer is out of `self` while commands that borrow from it are executed.
+        // The buffer is taken out of `self` while commands that borrow from it are executed.
         let mut input = std::mem::take(&mut self.input);
         let result = self.execute_all(&mut input).await;
         self.input = input;
@@ -290,7 +289,7 @@ impl Connection {
                             let consumed = self.execute(command, consumed, input.data()).await?;
                             input.consume(consumed);
                             if matches!(verb, Verb::Identify | Verb::Auth) {
-                                // What follows is seldom as long.
+                                // Later commands are seldom as long.
                                 input.shrink();
                             }
                         }
@@ -329,7 +328,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether a command is legal now, which is looked at before its parameters.
+    /// Whether a command is legal now. This is checked before its parameters.
     fn permit(&self, verb: Verb) -> Permit {
         if verb == Verb::Sub
             && self.state == ConnectionState::Init
@@ -340,7 +339,7 @@ impl Connection {
         self.state.permit(verb)
     }
 
-    /// Executes a command, and those behind it that belong to the same batch; returns the bytes used. `data` starts
+    /// Executes a command, and the following ones that belong to the same batch. Returns the bytes used. `data` starts
     /// with the command, which took `consumed` bytes.
     async fn execute(&mut self, command: Command<'_>, consumed: usize, data: &[u8]) -> Result<usize, End> {
         match command {
@@ -355,7 +354,7 @@ impl Connection {
             Command::Sub { topic, channel } => self.subscribe(&topic, &channel).await?,
             Command::Identify { body } => {
                 if self.identify(body).await? {
-                    // What came behind it was sent in the old form of bytes, too early.
+                    // Drop the bytes after it: the client sent them too early, in the old form of the stream.
                     return Ok(data.len());
                 }
             }
@@ -365,12 +364,11 @@ impl Connection {
         Ok(consumed)
     }
 
-    /// Waits for whatever comes first. Nothing is lost when one of several things is reported: the others are
-    /// reported by the next call.
+    /// Waits for the first event. If several occur, the next calls report the others.
     async fn wait(&mut self) -> io::Result<Event> {
-        self.look_for_idleness();
-        // Messages alone never come near this; who pipelines commands without reading the answers does.
-        let hoard = HOARD_BYTES + self.context.limits.max_msg_size;
+        self.schedule_idle_check();
+        // Messages alone never reach this limit. Clients that pipeline commands without reading the responses do.
+        let max_pending_bytes = MAX_PENDING_BYTES + self.context.limits.max_msg_size;
         let Connection {
             context,
             transport,
@@ -434,7 +432,7 @@ impl Connection {
                     return Poll::Ready(Ok(Event::Timer));
                 }
             }
-            if output.pending().len() < hoard {
+            if output.pending().len() < max_pending_bytes {
                 if *has_commands {
                     return Poll::Ready(Ok(Event::Input));
                 }
@@ -465,11 +463,11 @@ impl Connection {
         .await
     }
 
-    /// A deadline or a heartbeat is due, or was put off meanwhile.
+    /// Handles the timer: a deadline or a heartbeat is due, or was postponed meanwhile.
     fn on_timer(&mut self) -> Result<(), End> {
         let now = clock::monotonic();
-        if self.idle_look_at.is_some_and(|at| now >= at) {
-            self.look_whether_idle(now);
+        if self.idle_check_at.is_some_and(|at| now >= at) {
+            self.check_idle(now);
         }
         let Some(interval) = self.settings.heartbeat_interval else {
             self.arm_timer(now);
@@ -489,23 +487,23 @@ impl Connection {
         Ok(())
     }
 
-    /// Sees to it that a connection with memory to give back is looked at.
-    fn look_for_idleness(&mut self) {
+    /// Schedules an idle check if the connection has memory to free.
+    fn schedule_idle_check(&mut self) {
         let is_large = self.input.is_large() || self.output.is_large() || self.transport.is_large();
-        if self.idle_look_at.is_none() && is_large {
+        if self.idle_check_at.is_none() && is_large {
             let now = clock::monotonic();
-            self.idle_look_at = Some(now + IDLE_LOOK);
+            self.idle_check_at = Some(now + IDLE_CHECK_INTERVAL);
             self.arm_timer(now);
         }
     }
 
-    /// Gives memory back if nothing has come or gone since the last look; looks again later otherwise.
-    fn look_whether_idle(&mut self, now: Nanos) {
+    /// Frees memory if nothing was read or written since the last check. Otherwise schedules the next check.
+    fn check_idle(&mut self, now: Nanos) {
         if std::mem::take(&mut self.has_moved) {
-            self.idle_look_at = Some(now + IDLE_LOOK);
+            self.idle_check_at = Some(now + IDLE_CHECK_INTERVAL);
             return;
         }
-        self.idle_look_at = None;
+        self.idle_check_at = None;
         self.input.shrink();
         self.output.shrink();
         self.transport.shrink();
@@ -520,17 +518,17 @@ impl Connection {
             }
             None => now + FAR_AWAY,
         };
-        let at = self.idle_look_at.map_or(at, |idle_look_at| at.min(idle_look_at));
+        let at = self.idle_check_at.map_or(at, |idle_check_at| at.min(idle_check_at));
         self.timer.as_mut().reset(clock::instant(at).into());
     }
 
-    /// The end of a connection that sends no more: if it left a command unfinished, it is told so.
+    /// The end of a connection whose client sends no more: an error if it left a command unfinished.
     fn truncated_end(&self) -> End {
         truncated(self.input.data(), &self.context.limits).map_or(End::Close, End::Error)
     }
 }
 
-/// Refuses a command for which TLS is required, known or not, once its line is there.
+/// Refuses all commands but IDENTIFY without TLS, even unknown ones, once their line is complete.
 fn check_without_tls(data: &[u8], limits: &Limits) -> Result<(), ProtocolError> {
     match command_name(data, limits) {
         None => Ok(()),
@@ -542,11 +540,11 @@ fn check_without_tls(data: &[u8], limits: &Limits) -> Result<(), ProtocolError> 
     }
 }
 
-/// Unread answers beyond this (and a message) stop us from reading more commands.
-const HOARD_BYTES: usize = 1024 * 1024;
+/// If more bytes than this (and one message) wait to be written, no more commands are read.
+const MAX_PENDING_BYTES: usize = 1024 * 1024;
 
-/// How often it is looked whether a connection with large buffers is idle.
-const IDLE_LOOK: Nanos = 5 * 1_000_000_000;
+/// Interval of the idle checks of a connection with large buffers.
+const IDLE_CHECK_INTERVAL: Nanos = 5 * 1_000_000_000;
 
-/// A timer that is not needed is set so far ahead.
+/// A timer that is not needed is set this far ahead.
 const FAR_AWAY: Nanos = 24 * 3600 * 1_000_000_000;

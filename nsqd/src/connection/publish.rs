@@ -1,7 +1,7 @@
 //! PUB, MPUB and DPUB.
 //!
-//! What has come in one read is one batch: successive PUBs to a topic are appended together, and all publishes of the
-//! connection's turn are made durable together, by one write of the journal, before the first of them is answered.
+//! The publishes of one read are one batch: successive PUBs to a topic are appended together. One write of the journal
+//! makes all publishes of the connection's turn durable, before the first of them is answered.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::clock;
 use crate::topic::{Publication, PublishError, Topic};
 use std::sync::Arc;
 
-/// Bodies that are appended at a time at most, so that the topic's lock is not held for long.
+/// Maximum number of bodies appended at a time, so that the topic's lock is not held for long.
 const RUN_BODIES: usize = 1024;
 
 struct Pending {
@@ -22,8 +22,8 @@ struct Pending {
 }
 
 impl Connection {
-    /// Executes the publishes at the start of `data` (at least one is there, whole), up to the first other command or
-    /// the end of the turn; returns the bytes used.
+    /// Executes the publishes at the start of `data`, up to the first other command or the end of the turn. `data` must
+    /// begin with a complete one. Returns the bytes used.
     pub(super) async fn publish_run(&mut self, data: &[u8]) -> Result<usize, End> {
         self.publish_began.get_or_insert_with(clock::monotonic);
         self.context.registry.engine().wait_for_room().await;
@@ -41,7 +41,7 @@ impl Connection {
                 Err(end) => break Err(end),
             }
         };
-        // What came before a refused command is answered first.
+        // Publishes before a refused command are answered first.
         for Pending { publication, verb, commands } in pending {
             publication.committed().await.map_err(|error| failed(verb, &error))?;
             self.output.ok(commands);
@@ -49,8 +49,8 @@ impl Connection {
         result
     }
 
-    /// Appends the publish at the start of `data`, and the PUBs to the same topic behind it. Returns the bytes used;
-    /// 0 if no publish stands there.
+    /// Appends the publish at the start of `data`, and the PUBs to the same topic that follow a PUB. Returns the bytes
+    /// used; 0 if `data` does not start with a publish.
     async fn append_next(&mut self, data: &[u8], pending: &mut Vec<Pending>) -> Result<usize, End> {
         let context = self.context.clone();
         let Decoded::Command { command, mut consumed } = decode(data, &context.limits) else { return Ok(0) };

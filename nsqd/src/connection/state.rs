@@ -4,11 +4,12 @@
 //!   Init ---SUB---> Subscribed ---CLS---> Closing
 //! ```
 //!
-//! There is no way back, and a connection subscribes once. Publishing and NOP are legal in every state.
+//! A connection never returns to an earlier state, and subscribes only once. Publishing and NOP are legal in every
+//! state.
 
 use nsq_protocol::{ErrorCode, ProtocolError, Verb};
 
-/// Where a connection stands; the numbers are NSQ's, as `/stats` shows them.
+/// The state of a connection. The numbers are NSQ's, as `/stats` shows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ConnectionState {
@@ -25,9 +26,9 @@ pub enum ConnectionState {
 pub enum Permit {
     /// Execute it.
     Yes,
-    /// Pass over it, whatever its parameters say.
+    /// Skip it, whatever its parameters.
     Ignore,
-    /// Not now; fatal.
+    /// It is illegal now. The connection ends with this error.
     No(ProtocolError),
 }
 
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table_of_the_protocol() {
+    fn legal_commands_by_state() {
         use ConnectionState::{Closing, Init, Subscribed};
         let all = [Init, Subscribed, Closing];
         let rows = [

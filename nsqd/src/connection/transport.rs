@@ -1,4 +1,4 @@
-//! The byte stream of a connection, and its upgrades. The rest only sees plain bytes.
+//! The byte stream of a connection, and its upgrades. Other code sees only plain bytes.
 //!
 //! ```text
 //! commands, frames  <->  [ snappy or deflate ]  <->  [ TLS ]  <->  socket
@@ -17,24 +17,24 @@ use nsq_daemon::tls::{Session, TlsStream};
 use nsq_protocol::compression::{Compressor, Decompressor};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-/// How long a goodbye may take: writing what is left, and waiting for the peer to see it.
-const GOODBYE: Duration = Duration::from_secs(1);
-/// What is read and thrown away at most while saying goodbye.
-const GOODBYE_BYTES: u64 = 8 * 1024 * 1024;
+/// Maximum time to close a connection: to write the remaining bytes and wait until the client has read them.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum bytes that are read and discarded while closing.
+const MAX_DISCARDED_BYTES: u64 = 8 * 1024 * 1024;
 
-/// So many bytes are compressed at a time.
+/// Maximum bytes compressed at a time.
 const PIECE_BYTES: usize = 64 * 1024;
-/// So many compressed bytes are read at a time, and kept until they are decompressed.
+/// Maximum compressed bytes read at a time, and kept until they are decompressed.
 const COMPRESSED_BYTES: usize = 16 * 1024;
-/// The first read of a connection that has no room for them yet.
+/// Maximum bytes of the first read of a connection that has no buffer yet.
 const FIRST_BYTES: usize = 512;
 
-/// How much longer compressing bytes takes than anything else that is done with them, about.
+/// Approximate time to compress bytes, relative to all other work on them.
 const COMPRESSION_COST: usize = 8;
-/// So many reads in succession may bring nothing but bytes that decompress to none; then others have their turn.
+/// Number of successive reads that may decompress to no bytes before other tasks get their turn.
 const FRUITLESS_READS: usize = 16;
 
-/// See the module.
+/// The byte stream of a connection; see the module.
 #[derive(Debug)]
 pub struct Transport {
     wire: Wire,
@@ -46,32 +46,32 @@ pub struct Transport {
 enum Wire {
     Plain(Stream),
     Tls(Box<TlsStream<Stream>>),
-    /// In the middle of a handshake, or after one that failed without leaving anything to say goodbye on.
+    /// During a TLS handshake.
     Gone,
 }
 
-/// What both directions have in hand.
+/// The state of both directions.
 #[derive(Debug)]
 struct Compression {
     compressor: Compressor,
-    /// Compressed and not yet written, from `written` on.
+    /// Compressed bytes; those from `written` on are not written yet.
     outgoing: Vec<u8>,
     written: usize,
-    /// Compressed bytes that the wire has taken.
+    /// Number of compressed bytes written to the wire.
     written_bytes: u64,
     decompressor: Decompressor,
     /// Room for compressed bytes; those from `start` to `end` were read and not yet decompressed.
     incoming: Vec<u8>,
     start: usize,
     end: usize,
-    /// The decompressor may have more without more input.
+    /// The decompressor may produce more without more input.
     has_more: bool,
-    /// Nothing has come or gone since memory was given back.
+    /// Nothing was read or written since memory was freed.
     is_shrunk: bool,
 }
 
 impl Transport {
-    /// Bytes as they are.
+    /// A stream without upgrades.
     pub fn plain(stream: Stream) -> Self {
         Transport { wire: Wire::Plain(stream), compression: None }
     }
@@ -81,7 +81,7 @@ impl Transport {
         matches!(self.wire, Wire::Tls(_))
     }
 
-    /// Reads what is there into `buffer`; 0 bytes mean that the peer sends no more.
+    /// Reads available bytes into `buffer`. 0 bytes mean that the client sends no more.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         match &mut self.compression {
             None => self.wire.poll_read(cx, buffer),
@@ -89,7 +89,7 @@ impl Transport {
         }
     }
 
-    /// Takes some of `bytes`, to be written; they are on their way only once [`Transport::poll_flush`] is ready.
+    /// Accepts some of `bytes` for writing. They are sent only once [`Transport::poll_flush`] is ready.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.compression {
             None => self.wire.poll_write(cx, bytes),
@@ -103,7 +103,7 @@ impl Transport {
         }
     }
 
-    /// Sees to it that nothing is held back here.
+    /// Sends all bytes that are held back here.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(compression) = &mut self.compression {
             ready!(compression.poll_send(&mut self.wire, cx))?;
@@ -111,8 +111,8 @@ impl Transport {
         self.wire.poll_flush(cx)
     }
 
-    /// Bytes that went out, as they were then; 0 where [`Transport::poll_write`] tells the same. With a layer in
-    /// between, this is where a peer that reads slowly can be told from one that does not.
+    /// Number of encoded bytes written. 0 without a layer: then [`Transport::poll_write`] shows the same. With a layer,
+    /// this distinguishes a client that reads slowly from one that does not read.
     pub fn written_bytes(&self) -> u64 {
         match (&self.compression, &self.wire) {
             (_, Wire::Tls(stream)) => stream.get_ref().0.written_bytes(),
@@ -121,7 +121,7 @@ impl Transport {
         }
     }
 
-    /// What writing so many bytes counts as in a [`Turn`](nsq_daemon::turn::Turn).
+    /// The cost of writing `count` bytes in a [`Turn`](nsq_daemon::turn::Turn).
     pub fn cost(&self, count: usize) -> usize {
         if self.compression.is_some() { count.saturating_mul(COMPRESSION_COST) } else { count }
     }
@@ -142,13 +142,14 @@ impl Transport {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Shakes hands; from then on all bytes are encrypted. After a failure, bytes are as they were, for last words.
+    /// Performs the TLS handshake; afterwards all bytes are encrypted. After a failure, the stream stays plain, so that
+    /// an error can still be sent.
     pub async fn start_tls(&mut self, config: Arc<rustls::ServerConfig>) -> io::Result<Session> {
         let stream = match std::mem::replace(&mut self.wire, Wire::Gone) {
             Wire::Plain(stream) => stream,
             other => {
                 self.wire = other;
-                return Err(io::Error::other("the connection uses TLS already"));
+                return Err(io::Error::other("the connection already uses TLS"));
             }
         };
         match accept(stream, config).await {
@@ -164,7 +165,7 @@ impl Transport {
         }
     }
 
-    /// From now on all bytes are compressed, in both directions.
+    /// Compresses all bytes from now on, in both directions.
     pub fn start_compression(&mut self, compressor: Compressor, decompressor: Decompressor) {
         self.compression = Some(Box::new(Compression {
             compressor,
@@ -180,12 +181,12 @@ impl Transport {
         }));
     }
 
-    /// Whether [`Transport::shrink`] may give memory back.
+    /// Whether [`Transport::shrink`] may free memory.
     pub fn is_large(&self) -> bool {
         self.compression.as_ref().is_some_and(|compression| !compression.is_shrunk)
     }
 
-    /// Nothing has come or gone for a while: gives back what is not needed until something does.
+    /// Frees memory that is not needed while idle. Call when nothing was read or written for a while.
     pub fn shrink(&mut self) {
         if let Some(compression) = &mut self.compression {
             if compression.outgoing.is_empty() {
@@ -200,29 +201,29 @@ impl Transport {
         }
     }
 
-    /// Ends the connection. Unless it is `broken`, what is `left` goes out first; then our side is closed and the
-    /// peer's last bytes are read, for a moment: closing on unread bytes would reset the connection, and the peer
-    /// would never see the error that we sent.
+    /// Closes the connection. Unless it is `broken`, first writes the bytes in `left`, then closes the sending side,
+    /// and reads the client's last bytes for a moment. Closing with unread bytes would reset the connection, and the
+    /// client would never see the error that nsqd sent.
     pub async fn close(mut self, left: &[u8], broken: bool) {
         if broken {
             return;
         }
-        let goodbye = async {
+        let closing = async {
             self.write_all(left).await?;
             match self.wire {
-                Wire::Plain(mut stream) => say_goodbye(&mut stream).await,
-                Wire::Tls(mut stream) => say_goodbye(&mut stream).await,
+                Wire::Plain(mut stream) => close_gracefully(&mut stream).await,
+                Wire::Tls(mut stream) => close_gracefully(&mut stream).await,
                 Wire::Gone => Ok(()),
             }
         };
-        // It is over either way.
-        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        // The connection ends in either case.
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
     }
 }
 
-async fn say_goodbye(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+async fn close_gracefully(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
     stream.shutdown().await?;
-    tokio::io::copy(&mut stream.take(GOODBYE_BYTES), &mut tokio::io::sink()).await.map(drop)
+    tokio::io::copy(&mut stream.take(MAX_DISCARDED_BYTES), &mut tokio::io::sink()).await.map(drop)
 }
 
 impl Wire {
@@ -231,8 +232,8 @@ impl Wire {
         match self {
             Wire::Plain(stream) => ready!(Pin::new(stream).poll_read(cx, &mut buffer))?,
             Wire::Tls(stream) => match ready!(Pin::new(stream).poll_read(cx, &mut buffer)) {
-                // Many clients close without saying so first. Commands tell where they end, so nothing can be cut
-                // short unnoticed.
+                // Many clients close without a TLS close notification. Commands show where they end, so truncation is
+                // still detected.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 result => result?,
             },
@@ -297,7 +298,7 @@ impl Compression {
         Poll::Pending
     }
 
-    /// Writes what has been compressed.
+    /// Writes the compressed bytes.
     fn poll_send(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.outgoing.len() {
             match ready!(wire.poll_write(cx, &self.outgoing[self.written..]))? {

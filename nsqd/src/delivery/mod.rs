@@ -1,8 +1,8 @@
-//! From a channel to a consumer's output.
+//! Delivers messages from a channel to a consumer's output.
 //!
-//! A consumer that was woken, or whose FIN made room, takes its share in batches straight into its output, as long
-//! as there is something to take and room to put it. What is on disk is read elsewhere: the consumer is woken when it is
-//! there.
+//! A consumer that was woken, or whose FIN made room, takes its share in batches directly into its output, while there
+//! are messages to take and room for them. Another thread reads messages from disk; the consumer is woken when they are
+//! read.
 
 pub mod output;
 
@@ -14,11 +14,11 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::log::chunk;
 
-/// Takes what the consumer may have now. Returns whether there may be more once output has drained; if not, the
-/// consumer will be woken.
+/// Takes the messages that the consumer may have now. Returns whether there may be more once output has drained. If
+/// not, the consumer will be woken.
 pub fn deliver(channel: &Arc<Channel>, key: ConsumerKey, output: &mut Output, engine: &Engine) -> bool {
-    // A slow reader makes room in small steps: worth a take only when some has come together. Without room it is told to
-    // the channel all the same, which may have woken us and would wait for us before it wakes another.
+    // A slow reader makes room in small steps: a take is worthwhile only when half is free. Call the channel even
+    // without room: it may have woken us, and wakes no other consumer before we take.
     let room = if output.room() < OUTPUT_BYTES / 2 { 0 } else { output.room() };
     let before = output.frames().len();
     let taken = channel.take(key, output.frames(), room);

@@ -1,25 +1,25 @@
-//! Pure: the bytes that are to go out, responses and messages in order.
+//! Pure: outgoing bytes, with responses and messages in order.
 
 use nsq_protocol::{FrameType, ProtocolError, put_frame};
 
-/// See the module.
+/// The output of a connection; see the module.
 #[derive(Debug, Default)]
 pub struct Output {
     buffer: Vec<u8>,
     written: usize,
 }
 
-/// What a consumer's output holds before taking more is put off: enough for large writes, little enough that a slow
-/// consumer does not hoard. One message may exceed it.
+/// Size at which a consumer's output is full and takes no more messages: enough for large writes, little enough that a
+/// slow consumer does not hoard. One message may exceed it.
 pub const OUTPUT_BYTES: usize = 256 * 1024;
 
-/// What an idle one may keep.
+/// Bytes that an idle output may keep.
 const SMALL: usize = 512;
 
 const OK_FRAME: [u8; 10] = *b"\0\0\0\x06\0\0\0\0OK";
 
 impl Output {
-    /// Where frames are appended.
+    /// The buffer, for appending frames.
     pub fn frames(&mut self) -> &mut Vec<u8> {
         &mut self.buffer
     }
@@ -29,7 +29,7 @@ impl Output {
         put_frame(&mut self.buffer, FrameType::Response, data);
     }
 
-    /// Appends `OK`, so many times.
+    /// Appends `OK`, `count` times.
     pub fn ok(&mut self, count: usize) {
         for _ in 0..count {
             self.buffer.extend_from_slice(&OK_FRAME);
@@ -41,17 +41,17 @@ impl Output {
         error.put_frame(&mut self.buffer);
     }
 
-    /// What is to be written.
+    /// Bytes that are not written yet.
     pub fn pending(&self) -> &[u8] {
         &self.buffer[self.written..]
     }
 
-    /// Bytes that may be added before it counts as full.
+    /// Bytes that may be added before the output is full.
     pub fn room(&self) -> usize {
         OUTPUT_BYTES.saturating_sub(self.buffer.len() - self.written)
     }
 
-    /// So many bytes were written.
+    /// Removes `count` bytes, which were written.
     pub fn consume(&mut self, count: usize) {
         self.written += count;
         if self.written == self.buffer.len() {
@@ -63,12 +63,12 @@ impl Output {
         }
     }
 
-    /// Whether [`Output::shrink`] would give memory back.
+    /// Whether [`Output::shrink`] would free memory.
     pub fn is_large(&self) -> bool {
         self.buffer.capacity() > SMALL && self.buffer.capacity() > 2 * self.pending().len()
     }
 
-    /// Nothing has gone out for a while: gives back what is not in use.
+    /// Frees unused memory. Call when nothing was written for a while.
     pub fn shrink(&mut self) {
         if self.is_large() {
             self.buffer = self.pending().to_vec();
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_one_keeps_only_what_is_still_to_go_out() {
+    fn idle_output_keeps_only_unwritten_bytes() {
         let mut output = Output::default();
         output.frames().resize(1 << 20, 7);
         output.consume(200_000);

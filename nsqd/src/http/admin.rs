@@ -1,7 +1,7 @@
 //! `/topic/*` and `/channel/*`.
 //!
-//! Checks come in this order: the query, the topic's presence and name, the channel's presence and name, then whether
-//! there are such. What an operator changed is in the journal before the answer.
+//! Order of checks: the query, the topic's presence and name, the channel's presence and name, then whether they exist.
+//! A change is in the journal before nsqd answers.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ pub async fn pause_topic(
     persisted(context).await
 }
 
-/// `POST /channel/create?topic=&channel=[&start=]`: the topic must be there.
+/// `POST /channel/create?topic=&channel=[&start=]`: the topic must exist.
 pub async fn create_channel(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let query = request.query_without_body().await?;
     let (topic, name) = channel_parameters(context, &query)?;
@@ -68,7 +68,7 @@ pub async fn create_channel(context: &HttpContext, request: &mut Request) -> Res
     Ok(response::empty())
 }
 
-/// `POST /channel/delete?topic=&channel=`: an ephemeral topic goes with its last channel.
+/// `POST /channel/delete?topic=&channel=`: an ephemeral topic is deleted with its last channel.
 pub async fn delete_channel(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let query = request.query_without_body().await?;
     let (topic, name) = channel_parameters(context, &query)?;
@@ -99,7 +99,7 @@ pub(super) fn find_topic(context: &HttpContext, name: &str) -> Result<Arc<Topic>
     context.registry.get(name).ok_or(TOPIC_NOT_FOUND)
 }
 
-/// The topic, which must be there, and the channel's valid name.
+/// Returns the existing topic, and the channel's valid name.
 pub(super) fn channel_parameters(
     context: &HttpContext,
     query: &Query<'_>,
@@ -116,18 +116,18 @@ fn find_channel(context: &HttpContext, query: &Query<'_>) -> Result<Arc<Channel>
     topic.channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)
 }
 
-/// Answers when the change is in the journal. The wait is for the disk, so it is not done on a thread that serves
-/// others.
+/// Answers once the change is in the journal. Waits for the disk on a blocking thread, so that other connections are
+/// not held up.
 pub(super) async fn persisted(context: &HttpContext) -> Result<Response, HttpError> {
     let Some(journal) = context.registry.engine().journal.clone() else { return Ok(response::empty()) };
     let flushed = tokio::task::spawn_blocking(move || journal.flush()).await;
     match flushed {
         Ok(Ok(())) => Ok(response::empty()),
         Ok(Err(error)) => {
-            nsq_daemon::error!(context.logger, "HTTP: the change may be lost at the next start: {error}");
+            nsq_daemon::error!(context.logger, "HTTP: a change may be lost at the next start: {error}");
             Err(HttpError::INTERNAL_ERROR)
         }
-        // It panicked, which the panic hook has told.
+        // The task panicked; the panic hook has logged it.
         Err(_) => Err(HttpError::INTERNAL_ERROR),
     }
 }

@@ -1,23 +1,23 @@
-//! The HTTP API under the permissions of tokens: `--http-auth`. Without it everything is open, as in NSQ.
+//! Permissions for the HTTP API: `--http-auth`. Without the flag every request is allowed, as in NSQ.
 //!
-//! A request brings its token as `Authorization: Bearer TOKEN`. What it must allow:
+//! A request carries its token as `Authorization: Bearer TOKEN`. The token must allow:
 //!
 //! | request | permission | topic and channel |
 //! |---|---|---|
-//! | `/ping` | none, not even a token | |
-//! | `/info` | none, but a token | |
+//! | `/ping` | none; needs no token | |
+//! | `/info` | none; needs a valid token | |
 //! | `/pub`, `/mpub` | `publish` | the topic, no channel |
 //! | `/topic/create` | `publish` or `admin` | the topic, no channel |
 //! | `/channel/create` | `subscribe` or `admin` | topic and channel |
 //! | `/topic/delete`, `empty`, `pause`, `unpause`, `retain` | `admin` | the topic, no channel |
 //! | `/channel/delete`, `empty`, `pause`, `unpause`, `seek` | `admin` | topic and channel |
-//! | `/stats` | `monitor` | those that are asked for; none for all ([`Scope`]) |
+//! | `/stats` | `monitor` | the requested ones; none for all ([`Scope`]) |
 //! | `/metrics` | `monitor` | none |
 //! | `/config/...`, `/debug/...` | `admin` | none |
 //!
-//! As when publishing, a pattern must match the empty text where there is no topic or no channel. `admin` includes
-//! `monitor`. Without a good token the answer is 401 `UNAUTHORIZED`, without the permission 403 `FORBIDDEN`, and while
-//! no auth server answers 503 `AUTH_UNAVAILABLE`.
+//! Without a topic or channel, the pattern must match the empty string, as for publishing. `admin` includes `monitor`.
+//! Errors: 401 `UNAUTHORIZED` without a valid token, 403 `FORBIDDEN` without the permission, 503 `AUTH_UNAVAILABLE`
+//! while no auth server answers.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -31,17 +31,17 @@ use super::Route;
 use crate::auth::{AuthError, Authenticator, Credentials, Grant, Permission};
 use crate::clock;
 
-/// So many grants are remembered.
+/// Maximum number of cached grants.
 const MAX_KNOWN: usize = 10_000;
 
-/// See the module.
+/// Checks the token of each HTTP request.
 pub struct HttpAuth {
     authenticator: Arc<Authenticator>,
-    /// Grants of tokens that came before, so that a server is asked once per token and lapse.
+    /// Cached grants, so that each token is looked up once until its grant expires.
     known: Mutex<HashMap<Caller, Arc<Grant>>>,
 }
 
-/// What a grant was given for. The token itself is not kept.
+/// The caller that a grant belongs to. The token itself is not stored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Caller {
     token_hash: [u8; 32],
@@ -50,31 +50,29 @@ struct Caller {
     common_name: String,
 }
 
-/// What a permitted request may be shown of the node.
+/// How much of the node's statistics a permitted request may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Everything.
     Node,
-    /// What belongs to the topic and channel that it asks for: nothing of connections that only use others, and nothing
-    /// that is counted over all topics.
+    /// Only the requested topic and channel: no connections that use only others, and no figures that cover all topics.
     Asked,
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Who are you?
+    /// No token, or an unknown one.
     Unauthorized,
-    /// Not you.
+    /// The token lacks the permission.
     Forbidden,
-    /// Nobody can say who you are.
+    /// No auth server has a usable answer.
     Unavailable,
-    /// The query string cannot be read, so what it is about is unknown.
+    /// The query string is invalid, so topic and channel are unknown.
     InvalidRequest,
 }
 
 impl Refusal {
-    /// The answer.
     pub fn into_response(self, request: &Request) -> Response {
         let error = match self {
             Self::Unauthorized => HttpError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED"),
@@ -91,16 +89,16 @@ impl Refusal {
     }
 }
 
-/// What an endpoint asks of a token.
+/// What an endpoint requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Nothing,
     Token,
-    /// One of these.
+    /// One of these permissions.
     Any(&'static [Permission], About),
 }
 
-/// What a permission must be for.
+/// What a permission must cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum About {
     Node,
@@ -108,7 +106,7 @@ enum About {
     Channel,
 }
 
-/// The table above.
+/// The table in the module documentation.
 fn need(route: Route) -> Need {
     use Permission::{Admin, Monitor, Publish, Subscribe};
     match route {
@@ -132,7 +130,6 @@ fn need(route: Route) -> Need {
 }
 
 impl HttpAuth {
-    /// With grants from here.
     pub fn new(authenticator: Arc<Authenticator>) -> Self {
         Self { authenticator, known: Mutex::default() }
     }

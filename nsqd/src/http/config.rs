@@ -1,4 +1,4 @@
-//! `/config/:opt`: what is set, by the keys of the config file; two options can be changed while nsqd runs.
+//! `/config/:opt`: reads an option by its key in the config file. Two options can be changed while nsqd runs.
 
 use std::path::Path;
 
@@ -17,13 +17,13 @@ const INVALID_OPTION: HttpError = HttpError::bad_request("INVALID_OPTION");
 const INVALID_VALUE: HttpError = HttpError::bad_request("INVALID_VALUE");
 const NO_VALUE: HttpError = HttpError::too_large("INVALID_VALUE");
 
-/// `GET /config/:opt`: texts as they are, all else as JSON; durations in nanoseconds.
+/// `GET /config/:opt`: answers strings as plain text, everything else as JSON; durations in nanoseconds.
 pub async fn get(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     request.body.discard().await?;
     answer(context, request)
 }
 
-/// `PUT /config/:opt`: the body is the new value, which is also the answer.
+/// `PUT /config/:opt`: sets the option to the body, and answers with the new value.
 pub async fn put(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let body = request.body.read_limited(context.config.max_msg_size).await;
     let body = body.map_err(|error| match error {
@@ -57,17 +57,17 @@ fn answer(context: &HttpContext, request: &Request) -> Result<Response, HttpErro
     }
 }
 
-/// A JSON array of texts, or `null` for none.
+/// Parses a JSON array of strings, or `null` for none.
 fn addresses(body: &[u8]) -> Result<Option<Vec<String>>, HttpError> {
     serde_json::from_slice(body).map_err(|_| INVALID_VALUE)
 }
 
-/// A bare word.
+/// Parses a log level without quotes.
 fn level(body: &[u8]) -> Result<Level, HttpError> {
     std::str::from_utf8(body).ok().and_then(|word| word.parse().ok()).ok_or(INVALID_VALUE)
 }
 
-/// What can change or is known only at run time; the rest is the flags'.
+/// Options that can change or are known only at run time; [`set_at_start`] has the others.
 fn value(context: &HttpContext, option: &str) -> Option<Value> {
     let config = &context.config;
     let value = match option {
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::flags::KEYS;
 
-    /// Told by [`value`] itself.
+    /// The keys that [`value`] itself answers.
     const AT_RUN_TIME: [&str; 5] = [
         "log_level",
         "nsqlookupd_tcp_addresses",
@@ -169,11 +169,11 @@ mod tests {
     ];
 
     #[test]
-    fn every_key_of_the_file_can_be_read() {
+    fn every_config_file_key_can_be_read() {
         let config = Config::default();
         for key in KEYS {
-            let told = AT_RUN_TIME.contains(&key.key) || set_at_start(&config, key.key).is_some();
-            assert!(told, "{}", key.key);
+            let is_known = AT_RUN_TIME.contains(&key.key) || set_at_start(&config, key.key).is_some();
+            assert!(is_known, "{}", key.key);
         }
         for unknown in ["node_id", "config", "version", "queue_scan_interval", ""] {
             assert_eq!(set_at_start(&config, unknown), None, "{unknown}");
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_nsqs() {
+    fn values_have_the_same_form_as_in_nsq() {
         let config = Config::default();
         assert_eq!(set_at_start(&config, "msg_timeout"), Some(json!(60_000_000_000_i64)));
         assert_eq!(set_at_start(&config, "tls_min_version"), Some(json!(769)));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn new_values() {
+    fn put_values_are_parsed() {
         assert_eq!(addresses(b"[\"a:1\",\"b:2\"]").unwrap().unwrap(), ["a:1", "b:2"]);
         assert_eq!(addresses(b"null").unwrap(), None);
         assert!(addresses(b"a:1").is_err() && addresses(b"[1]").is_err());

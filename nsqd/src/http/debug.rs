@@ -1,14 +1,13 @@
-//! `/debug/*` besides the profiler's pages: two knobs of Go's runtime.
+//! `/debug/*` except the profiler's pages: two settings of Go's runtime.
 
 use nsq_daemon::http::{BodyError, HttpError, Query, Request, Response, StatusCode, response};
 
 use super::HttpContext;
 
-/// A form with one number in it.
+/// Enough for a form with one number.
 const MAX_FORM_BYTES: usize = 4096;
 
-/// `PUT /debug/setblockrate?rate=`, or the rate in a form. There is no such profile here, so a good rate changes
-/// nothing.
+/// `PUT /debug/setblockrate?rate=`, or the rate in a form. nsqd has no block profile, so a valid rate has no effect.
 pub async fn set_block_rate(request: &mut Request) -> Result<Response, HttpError> {
     let form = request.body.read_limited(MAX_FORM_BYTES).await.map_err(|error| match error {
         BodyError::TooBig => HttpError::too_large("BODY_TOO_BIG"),
@@ -29,7 +28,7 @@ pub async fn set_block_rate(request: &mut Request) -> Result<Response, HttpError
     }
 }
 
-/// `POST /debug/freememory`: topics give back what they hold in reserve.
+/// `POST /debug/freememory`: topics free their reserve memory.
 pub async fn free_memory(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     request.body.discard().await?;
     for topic in context.registry.all() {

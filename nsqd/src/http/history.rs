@@ -10,8 +10,8 @@ use crate::clock;
 use crate::log::retention::Retention;
 use crate::topic::history::HistoryError;
 
-/// `POST /topic/retain?topic=[&for=DURATION][&bytes=N]`: what is not given is no limit; `for=default` goes back to what
-/// the flags say.
+/// `POST /topic/retain?topic=[&for=DURATION][&bytes=N]`: a missing parameter sets no limit; `for=default` restores the
+/// limits that the flags set.
 pub async fn retain(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let query = request.query_without_body().await?;
     let name = topic_parameter(&query)?;
@@ -23,7 +23,7 @@ pub async fn retain(context: &HttpContext, request: &mut Request) -> Result<Resp
     persisted(context).await
 }
 
-/// None for the flags' own.
+/// `None` restores the limits of the flags.
 fn limits(query: &Query<'_>) -> Result<Option<Retention>, HttpError> {
     let (age, bytes) = (query.get("for"), query.get("bytes"));
     if age.is_none() && bytes.is_none() {
@@ -40,7 +40,7 @@ fn limits(query: &Query<'_>) -> Result<Option<Retention>, HttpError> {
     }))
 }
 
-/// `POST /channel/seek?topic=&channel=&to=`: answers where the channel stands then.
+/// `POST /channel/seek?topic=&channel=&to=`: answers with the channel's new position.
 pub async fn seek(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let encoding = request.encoding;
     let (topic, channel, place) = {
@@ -57,7 +57,7 @@ pub async fn seek(context: &HttpContext, request: &mut Request) -> Result<Respon
     Ok(response::value(encoding, &answer))
 }
 
-/// Why a topic's history is not to be had.
+/// The answer when a topic's history is not available.
 pub(super) fn refused(error: HistoryError) -> HttpError {
     HttpError::bad_request(match error {
         HistoryError::Ephemeral => "EPHEMERAL_TOPIC",

@@ -2,20 +2,21 @@
 //!
 //! | | | |
 //! |---|---|---|
-//! | GET | `/ping` | `OK`, or 500 and why publishing does not work, or 503 and that it will stop soon ([`stats`]) |
-//! | GET | `/info` | who this node is ([`stats`]) |
+//! | GET | `/ping` | `OK`; 500 with the reason if publishing does not work; 503 if nsqd will stop soon ([`stats`]) |
+//! | GET | `/info` | the node's name, addresses, version and limits ([`stats`]) |
 //! | GET | `/stats` | topics, channels, clients, as text, JSON or MessagePack ([`stats`]) |
-//! | GET | `/metrics` | for Prometheus ([`metrics`]) |
-//! | POST | `/pub` | one message, perhaps deferred ([`publish`]) |
-//! | POST | `/mpub` | several, by line or with sizes ([`publish`]) |
+//! | GET | `/metrics` | metrics for Prometheus ([`metrics`]) |
+//! | POST | `/pub` | publish one message, optionally deferred ([`publish`]) |
+//! | POST | `/mpub` | publish several messages, one per line or with sizes ([`publish`]) |
 //! | POST | `/topic/create`, `/topic/delete`, `/topic/empty`, `/topic/pause`, `/topic/unpause` | ([`admin`]) |
 //! | POST | `/channel/create`, `/channel/delete`, `/channel/empty`, `/channel/pause`, `/channel/unpause` | ([`admin`]) |
-//! | POST | `/topic/retain`, `/channel/seek` | what a topic keeps, and going back in it ([`history`]) |
-//! | GET, PUT | `/config/:opt` | what is set; two options can be changed ([`config`]) |
-//! | GET, POST | `/debug/pprof/...` | what of Go's profiler has a meaning here ([`debug`]) |
+//! | POST | `/topic/retain`, `/channel/seek` | set a topic's retention; move a channel's position ([`history`]) |
+//! | GET, PUT | `/config/:opt` | read an option; two options can be changed ([`config`]) |
+//! | GET, POST | `/debug/pprof/...` | the pages of Go's profiler that apply here ([`debug`]) |
 //! | PUT, POST | `/debug/setblockrate`, `/debug/freememory` | ([`debug`]) |
 //!
-//! Who may do what is up to [`auth`]. Parameters come from the query string. Serving, routing and the form of answers are `nsq_daemon::http`'s.
+//! [`auth`] decides which requests are allowed. Parameters come from the query string. `nsq_daemon::http` serves,
+//! routes and formats the answers.
 
 pub mod admin;
 pub mod auth;
@@ -47,40 +48,36 @@ use crate::producers::Producers;
 use crate::topic::PublishError;
 use crate::topic::registry::Registry;
 
-/// The lookupds that this node tells about itself, as they are now.
+/// The lookupds that this node registers at.
 pub trait LookupdAddresses: Send + Sync {
     /// `host:port` of each.
     fn get(&self) -> Vec<String>;
-    /// Which of them this node is registered at.
+    /// Each address, and whether this node is registered there.
     fn connected(&self) -> Vec<(String, bool)>;
-    /// Replaces them: connections to those that are gone end, to new ones begin.
+    /// Replaces the addresses: closes connections to removed lookupds and connects to new ones.
     fn set(&self, addresses: Vec<String>);
 }
 
-/// What the endpoints work on; the service to be given to [`nsq_daemon::http::Server`].
+/// The state that the endpoints use; the service for [`nsq_daemon::http::Server`].
 #[derive(Clone)]
 pub struct HttpContext {
-    /// The topics.
     pub registry: Arc<Registry>,
     /// TCP connections that have published.
     pub producers: Arc<Producers>,
-    /// The flags.
     pub config: Arc<Config>,
-    /// Its level can be changed.
+    /// `PUT /config/log_level` changes its level.
     pub logger: Logger,
-    /// When the daemon started.
     pub started_at: SystemTime,
-    /// The port that clients connect to; -1 for a unix socket.
+    /// The port for clients; -1 for a unix socket.
     pub tcp_port: i64,
     /// The port of this service; -1 for a unix socket, 0 for none.
     pub http_port: i64,
-    /// Answers that take long to make.
+    /// Runs answers that take long to compute.
     pub heavy: HeavyAnswers,
-    /// Whose tokens are asked for; none if everything is open.
+    /// Checks tokens; `None` if every request is allowed.
     pub auth: Option<Arc<HttpAuth>>,
-    /// The lookupds, which can be changed.
     pub lookupd_addresses: Arc<dyn LookupdAddresses>,
-    /// Set if this service answers no request but with where HTTPS is: its port, 0 for nowhere.
+    /// If set, every answer is `TLS_REQUIRED` with this HTTPS port; 0 if there is none.
     pub tls_required: Option<u16>,
 }
 
@@ -220,7 +217,7 @@ fn routes() -> Router<Route> {
         .fold(router, |router, page| router.add(Method::GET, page.path, Route::Pprof(page.name)))
 }
 
-/// What a request gets that should have come over HTTPS. NSQ's tools repeat it there.
+/// The answer to a plain HTTP request when HTTPS is required. NSQ's tools repeat the request over HTTPS.
 fn tls_required(https_port: u16) -> Response {
     let mut response =
         response::text(format!(r#"{{"message": "TLS_REQUIRED", "https_port": {https_port}}}"#));
@@ -232,7 +229,7 @@ fn tls_required(https_port: u16) -> Response {
 /// `503 EXITING`: the topic is being deleted, the daemon stops, or the message could not be stored.
 const EXITING: HttpError = HttpError::unavailable("EXITING");
 
-/// A parameter that must be there, if only empty.
+/// A required parameter; it may be empty.
 fn required<'q>(query: &Query<'q>, key: &str, missing: &'static str) -> Result<Cow<'q, str>, HttpError> {
     query.get(key).ok_or(HttpError::bad_request(missing))
 }
@@ -242,7 +239,7 @@ fn topic_parameter<'q>(query: &Query<'q>) -> Result<Cow<'q, str>, HttpError> {
     required(query, "topic", "MISSING_ARG_TOPIC")
 }
 
-/// Why a publish was refused. If it may be delivered nevertheless, the answer says so.
+/// The answer to a refused publish. It says so if the messages may be delivered nevertheless.
 fn refused(error: &PublishError) -> HttpError {
     match error {
         PublishError::Storage(error) if error.is_in_doubt() => {
@@ -252,7 +249,7 @@ fn refused(error: &PublishError) -> HttpError {
     }
 }
 
-/// Why something that needed the disk did not happen, for those who do not publish.
+/// The answer to a request other than a publish that could not be stored.
 fn not_stored(context: &HttpContext, error: PublishError) -> HttpError {
     match error {
         PublishError::Exiting => EXITING,

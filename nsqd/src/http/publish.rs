@@ -1,7 +1,7 @@
 //! `/pub` and `/mpub`.
 //!
-//! Messages are appended from where the request was read; nothing is copied on the way. The answer comes when they are
-//! as durable as asked.
+//! Messages are appended directly from the request's buffer, without a copy. The answer is sent once they are as
+//! durable as `--durability` demands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub async fn one(context: &HttpContext, request: &mut Request) -> Result<Respons
     publish(context, &topic, std::iter::once(&body[..]), body.len(), delay).await
 }
 
-/// `POST /mpub?topic=[&binary=true]`: the body is a message per line, or a batch as in MPUB.
+/// `POST /mpub?topic=[&binary=true]`: the body holds one message per line, or a batch as in MPUB.
 pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let limits = context.config.limits();
     if request.body.content_length().is_some_and(|length| length > limits.max_body_size as u64) {
@@ -75,10 +75,10 @@ async fn read(request: &mut Request, limit: usize, too_big: HttpError) -> Result
     })
 }
 
-/// The topic that is named, made if missing.
+/// Finds the named topic, or creates it.
 async fn topic(context: &HttpContext, query: &Query<'_>) -> Result<Arc<Topic>, HttpError> {
     let name = topic_parameter(query)?;
-    // What is in the registry has a valid name.
+    // Every topic in the registry has a valid name.
     if let Some(topic) = context.registry.get(&name) {
         return Ok(topic);
     }
@@ -102,7 +102,7 @@ async fn publish<'a>(
     Ok(response::text("OK"))
 }
 
-/// Milliseconds, at most the limit; 0 is no delay.
+/// Parses milliseconds from 0 to `max`; 0 means no delay.
 fn delay(text: &str, max: Duration) -> Result<Option<Duration>, HttpError> {
     let milliseconds: i64 = text.parse().map_err(|_| INVALID_DEFER)?;
     let delay = Duration::from_millis(u64::try_from(milliseconds).map_err(|_| INVALID_DEFER)?);
@@ -112,7 +112,7 @@ fn delay(text: &str, max: Duration) -> Result<Option<Duration>, HttpError> {
     Ok((!delay.is_zero()).then_some(delay))
 }
 
-/// A message per line, and their bytes together. Empty lines are none.
+/// Returns one message per line, and their total bytes. Skips empty lines.
 fn lines(body: &[u8], max_msg_size: usize) -> Result<(Vec<&[u8]>, usize), HttpError> {
     let mut messages = Vec::new();
     let mut body_bytes = 0;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_per_line() {
+    fn each_line_is_a_message_and_empty_lines_are_skipped() {
         let split = |body: &'static [u8]| lines(body, 4);
         assert_eq!(split(b""), Ok((vec![], 0)));
         assert_eq!(split(b"\n\n"), Ok((vec![], 0)));
@@ -167,13 +167,13 @@ mod tests {
     }
 
     #[test]
-    fn bad_batches_have_their_words() {
+    fn invalid_batches_get_nsqs_errors() {
         let limits = Limits { max_msg_size: 4, max_body_size: 24, ..Limits::default() };
         let refuse = |body: &[u8]| refuse_batch(MessageBatch::parse_binary(body, &limits).unwrap_err()).word;
         assert_eq!(refuse(b""), "BAD_BODY");
         assert_eq!(refuse(b"\0\0\0\0"), "BAD_BODY");
         assert_eq!(refuse(b"\xff\xff\xff\xff"), "BAD_BODY");
-        assert_eq!(refuse(b"\0\0\0\x05"), "BAD_BODY", "more than fit the limit");
+        assert_eq!(refuse(b"\0\0\0\x05"), "BAD_BODY", "more messages than fit into the limit");
         assert_eq!(refuse(b"\0\0\0\x01"), "BAD_MESSAGE");
         assert_eq!(refuse(b"\0\0\0\x01\0\0\0\0"), "BAD_MESSAGE");
         assert_eq!(refuse(b"\0\0\0\x01\0\0\0\x05abcde"), "BAD_MESSAGE");

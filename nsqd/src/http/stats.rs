@@ -1,4 +1,4 @@
-//! `/ping`, `/info` and `/stats`; the pages of `/stats` are written in `stats_page`.
+//! `/ping`, `/info` and `/stats`; `stats_page` writes the pages of `/stats`.
 
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ pub async fn info(context: &HttpContext, request: &mut Request) -> Result<Respon
     Ok(response::value(request.encoding, &info))
 }
 
-/// `GET /stats[?format=json][&topic=][&channel=][&include_clients=][&include_mem=]`; MessagePack for who accepts it.
-/// With `include_storage=true` also how much is not on stable storage.
+/// `GET /stats[?format=json][&topic=][&channel=][&include_clients=][&include_mem=]`; MessagePack if the client
+/// accepts it. With `include_storage=true`, the answer has the number of bytes that are not on stable storage.
 pub async fn stats(
     context: &HttpContext,
     request: &mut Request,
@@ -83,7 +83,7 @@ pub async fn stats(
     context.heavy.answer(content_type, is_small, write).await
 }
 
-/// True but for the two words of denial.
+/// True unless the value is `false` or `0`.
 fn unless_denied(query: &Query<'_>, key: &str) -> bool {
     !query.get(key).is_some_and(|value| ["false", "0"].contains(&&*value))
 }
@@ -92,7 +92,7 @@ fn start_time(context: &HttpContext) -> i64 {
     stats::start_time(context.started_at)
 }
 
-/// As NSQ's JSON has durations.
+/// The form of durations in NSQ's JSON.
 pub(super) fn nanoseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }

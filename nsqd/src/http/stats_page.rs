@@ -1,4 +1,5 @@
-//! Writes `/stats` topic by topic and consumer by consumer: never is all of it in memory, and no lock is held meanwhile.
+//! Writes `/stats` topic by topic and consumer by consumer. The whole page is never in memory, and no lock is held
+//! while it is sent.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,29 +16,29 @@ use crate::stats::{self, ChannelFigures, StatsRequest, TopicFigures};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-/// With so many topics, channels or producers it may take more than a fraction of a millisecond to look at them.
+/// Reading more topics, channels or producers than this may take longer than a fraction of a millisecond.
 const FEW: usize = 64;
 
-/// What is asked for.
+/// A request for `/stats`.
 pub(super) struct StatsPage {
     pub(super) registry: Arc<Registry>,
     pub(super) producers: Arc<Producers>,
     pub(super) started_at: SystemTime,
     pub(super) topic: Option<String>,
     pub(super) channel: Option<String>,
-    /// Without topic and channel.
+    /// `topic` and `channel` are `None` here; the fields above hold them.
     pub(super) flags: StatsRequest<'static>,
 }
 
 /// What the page lists.
 struct Listed {
-    /// None if the topic that is asked for is not there.
+    /// `None` if the requested topic does not exist.
     topics: Option<Vec<Arc<Topic>>>,
     producers: Vec<Arc<ClientInfo>>,
 }
 
 impl StatsPage {
-    /// Whether the page takes next to no time, up to its first piece.
+    /// Whether writing the page up to its first piece takes almost no time.
     pub(super) fn is_small(&self) -> bool {
         let channels = match &self.topic {
             Some(name) => self.registry.get(name).map_or(0, |topic| topic.channel_count()),
@@ -65,12 +66,12 @@ impl StatsPage {
         stats::start_time(self.started_at)
     }
 
-    /// As JSON or MessagePack.
+    /// Writes JSON or MessagePack.
     pub(super) async fn write_encoded(&self, encoding: Encoding, out: Pieces) {
         let Listed { topics, producers } = self.listed();
         let mut head = stats::without_lists(self.registry.engine(), self.start_time(), self.request());
         head.topics = topics.as_ref().map(|_| Vec::new());
-        // As in NSQ: null, not an empty list, if nobody has published.
+        // As in NSQ: null, not an empty list, if no connection has published.
         head.producers = (!producers.is_empty()).then(Vec::new);
         let lists = [("topics", topics.is_some()), ("producers", !producers.is_empty())];
         let lists: Vec<&str> =
@@ -137,11 +138,11 @@ impl StatsPage {
         });
     }
 
-    /// For people.
+    /// Writes the text form.
     pub(super) async fn write_text(&self, out: Pieces) {
         let Listed { topics, producers } = self.listed();
         let topics = topics.unwrap_or_default();
-        // Negative only if somebody has set the clock back.
+        // Negative only if the clock was set back.
         let uptime = self.started_at.elapsed().unwrap_or_default();
         let page = StatsText::new(self.start_time(), uptime);
         let put = |write: &dyn Fn(&mut String)| {
@@ -174,7 +175,7 @@ impl StatsPage {
     }
 }
 
-/// What [`split`] gives for one list.
+/// The result of [`split`] for one list.
 fn two(parts: Vec<Vec<u8>>) -> [Vec<u8>; 2] {
     parts.try_into().unwrap_or_default()
 }

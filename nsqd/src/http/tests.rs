@@ -1,4 +1,4 @@
-//! The endpoints over a real socket, on an engine in a directory of its own.
+//! Tests of the endpoints over a real socket, each with its own engine and directory.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -45,7 +45,7 @@ impl LookupdAddresses for Addresses {
     }
 }
 
-/// nsqd's HTTP side, serving until it is dropped.
+/// nsqd's HTTP service, which runs until it is dropped.
 struct Daemon {
     registry: Arc<Registry>,
     producers: Arc<Producers>,
@@ -71,7 +71,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// What a test usually wants to know: the status and the word of an error, or the text.
+    /// The status, and the word of an error or the text.
     fn word(&self) -> (u16, String) {
         let word = serde_json::from_slice::<Value>(&self.body).ok();
         let word = word.and_then(|value| Some(value.get("message")?.as_str()?.to_owned()));
@@ -79,7 +79,7 @@ impl Reply {
     }
 }
 
-fn said(status: u16, word: &str) -> (u16, String) {
+fn reply(status: u16, word: &str) -> (u16, String) {
     (status, word.to_owned())
 }
 
@@ -131,13 +131,13 @@ impl Daemon {
         Self { registry, producers, logger, log, port, stop, dir: Some(dir) }
     }
 
-    /// As after a kill: nothing is written that was not written before.
+    /// Restarts as after a kill: nothing more is written.
     async fn restart(mut self) -> Self {
         let dir = self.dir.take().unwrap();
         self.stop.cancel();
         let engine = Arc::downgrade(self.registry.engine());
         drop(self);
-        // The data directory is free when the server has let go of the engine.
+        // The data directory is unlocked once the server has dropped the engine.
         for _ in 0..1000 {
             if engine.strong_count() == 0 {
                 break;
@@ -176,7 +176,7 @@ impl Daemon {
         self.call("POST", target, body).await.word()
     }
 
-    /// The same with the body in one chunk, so that its length is not told.
+    /// Publishes with a chunked body, so that the request has no Content-Length.
     async fn publish_chunked(&self, target: &str, body: &str) -> (u16, String) {
         let head = format!("POST {target} HTTP/1.1\r\nTransfer-Encoding: chunked");
         let body = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
@@ -206,15 +206,15 @@ impl Daemon {
         (key, signal)
     }
 
-    /// How many messages the consumer gets now.
+    /// Takes messages for the consumer; returns their count.
     fn take(&self, topic: &str, channel: &str, key: ConsumerKey) -> u64 {
         let channel = self.registry.get(topic).unwrap().channel(channel).unwrap();
         channel.take(key, &mut Vec::new(), 1 << 20).count
     }
 
     async fn topic_with_channel(&self) {
-        assert_eq!(self.post("/topic/create?topic=t").await, said(200, ""));
-        assert_eq!(self.post("/channel/create?topic=t&channel=c").await, said(200, ""));
+        assert_eq!(self.post("/topic/create?topic=t").await, reply(200, ""));
+        assert_eq!(self.post("/channel/create?topic=t&channel=c").await, reply(200, ""));
     }
 }
 
@@ -225,7 +225,7 @@ impl Drop for Daemon {
 }
 
 #[tokio::test]
-async fn publishing_checks_in_nsqs_order() {
+async fn publish_checks_in_the_same_order_as_nsq() {
     let nsqd = Daemon::start().await;
     let big = "x".repeat(101);
     for (target, body, status, word) in [
@@ -247,35 +247,42 @@ async fn publishing_checks_in_nsqs_order() {
         ("/mpub?topic=many&binary=true", "\0\0\0\x01\0\0\0\0", 413, "BAD_MESSAGE"),
         ("/mpub?topic=many", "", 200, "OK"),
     ] {
-        assert_eq!(nsqd.publish(target, body).await, said(status, word), "{target}");
+        assert_eq!(nsqd.publish(target, body).await, reply(status, word), "{target}");
     }
-    assert_eq!(nsqd.publish("/mpub", "m\n".repeat(501)).await, said(413, "BODY_TOO_BIG"), "before the topic");
-    assert_eq!(nsqd.publish_chunked("/pub?topic=t", &big).await, said(413, "MSG_TOO_BIG"));
-    assert_eq!(nsqd.publish_chunked("/mpub?topic=many", &"m\n".repeat(501)).await, said(413, "BODY_TOO_BIG"));
-    assert!(nsqd.registry.get("made").is_some(), "a wrong delay leaves the topic behind");
+    assert_eq!(
+        nsqd.publish("/mpub", "m\n".repeat(501)).await,
+        reply(413, "BODY_TOO_BIG"),
+        "before the topic"
+    );
+    assert_eq!(nsqd.publish_chunked("/pub?topic=t", &big).await, reply(413, "MSG_TOO_BIG"));
+    assert_eq!(
+        nsqd.publish_chunked("/mpub?topic=many", &"m\n".repeat(501)).await,
+        reply(413, "BODY_TOO_BIG")
+    );
+    assert!(nsqd.registry.get("made").is_some(), "the topic stays despite the invalid delay");
     for topic in ["made", "many"] {
         assert_eq!(nsqd.topic(topic).await["message_count"], 0, "{topic}");
     }
 }
 
 #[tokio::test]
-async fn what_is_published_can_be_taken() {
+async fn published_messages_can_be_taken() {
     let nsqd = Daemon::start().await;
     let first = nsqd.call("POST", "/pub?topic=t", "one").await;
     assert_eq!((first.status, first.text()), (200, "OK".to_owned()));
     assert!(first.head.contains("X-Nsq-Content-Type: nsq; version=1.0"), "{}", first.head);
-    assert_eq!(nsqd.publish("/mpub?topic=t", "a\n\nb\nc").await, said(200, "OK"));
+    assert_eq!(nsqd.publish("/mpub?topic=t", "a\n\nb\nc").await, reply(200, "OK"));
     let batch = b"\0\0\0\x02\0\0\0\x01d\0\0\0\x02ee and what follows is ignored";
     for binary in ["true", "1", "", "TRUE"] {
-        assert_eq!(nsqd.publish(&format!("/mpub?topic=t&binary={binary}"), batch).await, said(200, "OK"));
+        assert_eq!(nsqd.publish(&format!("/mpub?topic=t&binary={binary}"), batch).await, reply(200, "OK"));
     }
-    assert_eq!(nsqd.publish("/pub?topic=t&defer=3600000", "later").await, said(200, "OK"));
-    assert_eq!(nsqd.publish("/pub?topic=t&defer=0", "now").await, said(200, "OK"));
+    assert_eq!(nsqd.publish("/pub?topic=t&defer=3600000", "later").await, reply(200, "OK"));
+    assert_eq!(nsqd.publish("/pub?topic=t&defer=0", "now").await, reply(200, "OK"));
     let topic = nsqd.topic("t").await;
     assert_eq!((&topic["depth"], &topic["message_count"]), (&json!(14), &json!(14)));
     assert_eq!(topic["message_bytes"], json!(3 + 3 + 4 * 3 + 5 + 3));
 
-    assert_eq!(nsqd.post("/channel/create?topic=t&channel=c").await, said(200, ""));
+    assert_eq!(nsqd.post("/channel/create?topic=t&channel=c").await, reply(200, ""));
     let channel = nsqd.channel("t", "c").await;
     assert_eq!((&channel["depth"], &channel["deferred_count"]), (&json!(13), &json!(1)));
     let (key, _signal) = nsqd.subscribe("t", "c");
@@ -284,7 +291,7 @@ async fn what_is_published_can_be_taken() {
 }
 
 #[tokio::test]
-async fn publishing_is_not_logged_and_the_rest_is() {
+async fn requests_are_logged_except_publishes() {
     let nsqd = Daemon::start().await;
     nsqd.publish("/pub?topic=t", "m").await;
     nsqd.publish("/mpub?topic=t&binary=yes", "").await;
@@ -296,7 +303,7 @@ async fn publishing_is_not_logged_and_the_rest_is() {
 }
 
 #[tokio::test]
-async fn administration_has_two_vocabularies() {
+async fn admin_endpoints_answer_with_nsqs_errors() {
     let nsqd = Daemon::start().await;
     nsqd.topic_with_channel().await;
     for (target, status, word) in [
@@ -324,57 +331,57 @@ async fn administration_has_two_vocabularies() {
         ("/create_topic?topic=t", 404, "NOT_FOUND"),
         ("/ping", 405, "METHOD_NOT_ALLOWED"),
     ] {
-        assert_eq!(nsqd.post(target).await, said(status, word), "{target}");
+        assert_eq!(nsqd.post(target).await, reply(status, word), "{target}");
     }
-    // A body is read and means nothing.
-    assert_eq!(nsqd.call("POST", "/topic/create", "topic=x").await.word(), said(400, "MISSING_ARG_TOPIC"));
+    // The body is read and ignored.
+    assert_eq!(nsqd.call("POST", "/topic/create", "topic=x").await.word(), reply(400, "MISSING_ARG_TOPIC"));
 }
 
 #[tokio::test]
-async fn emptying_pausing_deleting() {
+async fn empty_pause_and_delete_work_on_topics_and_channels() {
     let nsqd = Daemon::start().await;
     nsqd.topic_with_channel().await;
-    assert_eq!(nsqd.post("/topic/pause?topic=t").await, said(200, ""));
+    assert_eq!(nsqd.post("/topic/pause?topic=t").await, reply(200, ""));
     nsqd.publish("/mpub?topic=t", "a\nb").await;
     let topic = nsqd.topic("t").await;
     assert_eq!((&topic["depth"], &topic["paused"]), (&json!(2), &json!(true)));
-    assert_eq!(nsqd.post("/topic/empty?topic=t").await, said(200, ""));
-    assert_eq!(nsqd.post("/topic/unpause?topic=t").await, said(200, ""));
+    assert_eq!(nsqd.post("/topic/empty?topic=t").await, reply(200, ""));
+    assert_eq!(nsqd.post("/topic/unpause?topic=t").await, reply(200, ""));
     assert_eq!(nsqd.topic("t").await["depth"], 0);
     assert_eq!(nsqd.channel("t", "c").await["depth"], 0);
 
     nsqd.publish("/mpub?topic=t", "a\nb\nc").await;
-    assert_eq!(nsqd.post("/channel/pause?topic=t&channel=c").await, said(200, ""));
+    assert_eq!(nsqd.post("/channel/pause?topic=t&channel=c").await, reply(200, ""));
     let (key, signal) = nsqd.subscribe("t", "c");
     assert_eq!(nsqd.take("t", "c", key), 0, "paused");
     assert_eq!(nsqd.channel("t", "c").await["paused"], true);
-    assert_eq!(nsqd.post("/channel/unpause?topic=t&channel=c").await, said(200, ""));
+    assert_eq!(nsqd.post("/channel/unpause?topic=t&channel=c").await, reply(200, ""));
     assert_eq!(nsqd.take("t", "c", key), 3);
-    assert_eq!(nsqd.post("/channel/empty?topic=t&channel=c").await, said(200, ""));
+    assert_eq!(nsqd.post("/channel/empty?topic=t&channel=c").await, reply(200, ""));
     let channel = nsqd.channel("t", "c").await;
     assert_eq!((&channel["in_flight_count"], &channel["client_count"]), (&json!(0), &json!(1)));
 
-    assert_eq!(nsqd.post("/channel/delete?topic=t&channel=c").await, said(200, ""));
+    assert_eq!(nsqd.post("/channel/delete?topic=t&channel=c").await, reply(200, ""));
     assert_eq!(signal.answer(), crate::channel::signal::Call::Close);
     assert_eq!(nsqd.topic("t").await["channels"], json!([]));
-    assert_eq!(nsqd.post("/topic/delete?topic=t").await, said(200, ""));
-    assert_eq!(nsqd.post("/topic/delete?topic=t").await, said(404, "TOPIC_NOT_FOUND"));
+    assert_eq!(nsqd.post("/topic/delete?topic=t").await, reply(200, ""));
+    assert_eq!(nsqd.post("/topic/delete?topic=t").await, reply(404, "TOPIC_NOT_FOUND"));
 }
 
 #[tokio::test]
-async fn an_ephemeral_topic_goes_with_its_last_channel() {
+async fn ephemeral_topic_is_deleted_with_its_last_channel() {
     let nsqd = Daemon::start().await;
     nsqd.post("/topic/create?topic=e%23ephemeral").await;
     nsqd.post("/channel/create?topic=e%23ephemeral&channel=c").await;
     nsqd.post("/channel/create?topic=e%23ephemeral&channel=d").await;
-    assert_eq!(nsqd.post("/channel/delete?topic=e%23ephemeral&channel=c").await, said(200, ""));
+    assert_eq!(nsqd.post("/channel/delete?topic=e%23ephemeral&channel=c").await, reply(200, ""));
     assert!(nsqd.registry.get("e#ephemeral").is_some());
-    assert_eq!(nsqd.post("/channel/delete?topic=e%23ephemeral&channel=d").await, said(200, ""));
+    assert_eq!(nsqd.post("/channel/delete?topic=e%23ephemeral&channel=d").await, reply(200, ""));
     assert!(nsqd.registry.get("e#ephemeral").is_none());
 }
 
 #[tokio::test]
-async fn what_an_operator_changed_survives_a_kill() {
+async fn operator_changes_survive_a_kill() {
     let nsqd = Daemon::start().await;
     nsqd.topic_with_channel().await;
     nsqd.publish("/mpub?topic=t", "a\nb").await;
@@ -394,7 +401,7 @@ async fn what_an_operator_changed_survives_a_kill() {
 }
 
 #[tokio::test]
-async fn null_and_empty_lists_are_told_apart() {
+async fn stats_distinguish_null_from_empty_lists() {
     let nsqd = Daemon::start().await;
     let stats = nsqd.stats("").await;
     assert_eq!((&stats["topics"], &stats["producers"]), (&json!([]), &json!(null)));
@@ -428,7 +435,7 @@ async fn null_and_empty_lists_are_told_apart() {
 }
 
 #[tokio::test]
-async fn statistics_as_json_as_message_pack_and_as_text() {
+async fn stats_come_as_json_message_pack_or_text() {
     let nsqd = Daemon::start().await;
     nsqd.topic_with_channel().await;
     let head = "GET /stats?include_mem=false HTTP/1.1\r\nAccept: application/msgpack";
@@ -446,26 +453,26 @@ async fn statistics_as_json_as_message_pack_and_as_text() {
         text.contains("\nHealth: OK\n\nMemory:\n") && text.contains("   [t              ] depth: 0 "),
         "{text}"
     );
-    assert_eq!(nsqd.get("/stats?topic=%zz").await.word(), said(400, "INVALID_REQUEST"));
+    assert_eq!(nsqd.get("/stats?topic=%zz").await.word(), reply(400, "INVALID_REQUEST"));
 }
 
 #[tokio::test]
-async fn ping_and_info() {
+async fn ping_reports_health_and_info_the_node() {
     let nsqd = Daemon::start().await;
     let ping = nsqd.get("/ping").await;
     assert_eq!((ping.status, ping.text()), (200, "OK".to_owned()));
     nsqd.registry.engine().set_failed(Part::Upkeep, "the disk is gone");
-    let told = format!("NOK - the disk is gone; {}", Part::Upkeep.remedy());
+    let expected = format!("NOK - the disk is gone; {}", Part::Upkeep.remedy());
     let ping = nsqd.get("/ping").await;
-    assert_eq!((ping.status, ping.text()), (500, told.clone()));
+    assert_eq!((ping.status, ping.text()), (500, expected.clone()));
     assert!(!ping.head.contains("X-Nsq"), "{}", ping.head);
-    assert_eq!(nsqd.stats("").await["health"], told);
+    assert_eq!(nsqd.stats("").await["health"], expected);
 
     nsqd.registry.engine().set_leaving();
     let ping = async || nsqd.get("/ping").await.word();
-    assert_eq!(ping().await, said(500, &told));
+    assert_eq!(ping().await, reply(500, &expected));
     nsqd.registry.engine().set_works(Part::Upkeep);
-    assert_eq!(ping().await, said(503, "NOK - stopping"));
+    assert_eq!(ping().await, reply(503, "NOK - stopping"));
     assert_eq!(nsqd.stats("").await["health"], "NOK - stopping");
 
     let info = nsqd.get("/info").await.json();
@@ -483,65 +490,65 @@ async fn two_options_can_be_changed() {
     let put =
         async |option: &str, body: &str| nsqd.call("PUT", &format!("/config/{option}"), body).await.word();
     let get = async |option: &str| nsqd.get(&format!("/config/{option}")).await.word();
-    assert_eq!(get("nsqlookupd_tcp_addresses").await, said(200, "[]"));
-    assert_eq!(put("nsqlookupd_tcp_addresses", r#"["a:1","b:2"]"#).await, said(200, r#"["a:1","b:2"]"#));
-    assert_eq!(get("nsqlookupd_tcp_addresses").await, said(200, r#"["a:1","b:2"]"#));
-    assert_eq!(put("nsqlookupd_tcp_addresses", "a:1").await, said(400, "INVALID_VALUE"));
-    assert_eq!(put("nsqlookupd_tcp_addresses", "null").await, said(200, "null"));
-    assert_eq!(get("log_level").await, said(200, "2"));
-    assert_eq!(put("log_level", "Error").await, said(200, "4"));
+    assert_eq!(get("nsqlookupd_tcp_addresses").await, reply(200, "[]"));
+    assert_eq!(put("nsqlookupd_tcp_addresses", r#"["a:1","b:2"]"#).await, reply(200, r#"["a:1","b:2"]"#));
+    assert_eq!(get("nsqlookupd_tcp_addresses").await, reply(200, r#"["a:1","b:2"]"#));
+    assert_eq!(put("nsqlookupd_tcp_addresses", "a:1").await, reply(400, "INVALID_VALUE"));
+    assert_eq!(put("nsqlookupd_tcp_addresses", "null").await, reply(200, "null"));
+    assert_eq!(get("log_level").await, reply(200, "2"));
+    assert_eq!(put("log_level", "Error").await, reply(200, "4"));
     assert_eq!(nsqd.logger.level(), Level::Error);
-    assert_eq!(put("log_level", "warning").await, said(400, "INVALID_VALUE"));
-    assert_eq!(put("nonsense", "").await, said(413, "INVALID_VALUE"));
-    assert_eq!(put("log_level", &"x".repeat(101)).await, said(413, "INVALID_VALUE"));
-    assert_eq!(put("max_msg_size", "7").await, said(400, "INVALID_OPTION"));
-    assert_eq!(get("max_msg_size").await, said(200, "100"));
-    assert_eq!(get("broadcast_tcp_port").await, said(200, "4150"));
-    assert_eq!(get("node_id").await, said(400, "INVALID_OPTION"));
-    assert_eq!(get("log_prefix").await, said(200, "[nsqd] "));
+    assert_eq!(put("log_level", "warning").await, reply(400, "INVALID_VALUE"));
+    assert_eq!(put("nonsense", "").await, reply(413, "INVALID_VALUE"));
+    assert_eq!(put("log_level", &"x".repeat(101)).await, reply(413, "INVALID_VALUE"));
+    assert_eq!(put("max_msg_size", "7").await, reply(400, "INVALID_OPTION"));
+    assert_eq!(get("max_msg_size").await, reply(200, "100"));
+    assert_eq!(get("broadcast_tcp_port").await, reply(200, "4150"));
+    assert_eq!(get("node_id").await, reply(400, "INVALID_OPTION"));
+    assert_eq!(get("log_prefix").await, reply(200, "[nsqd] "));
     let empty = nsqd.get("/config/statsd_address").await;
     assert!(empty.body.is_empty() && !empty.head.contains("\nContent-Type: "), "{}", empty.head);
 }
 
 #[tokio::test]
-async fn debugging() {
+async fn debug_endpoints_answer() {
     let nsqd = Daemon::start().await;
     let put = async |target: &str, body: &str| nsqd.call("PUT", target, body).await.word();
-    assert_eq!(put("/debug/setblockrate?rate=5", "").await, said(200, "OK"));
-    assert_eq!(put("/debug/setblockrate", "rate=5").await, said(200, "OK"));
+    assert_eq!(put("/debug/setblockrate?rate=5", "").await, reply(200, "OK"));
+    assert_eq!(put("/debug/setblockrate", "rate=5").await, reply(200, "OK"));
     let (status, text) = put("/debug/setblockrate?rate=often", "").await;
     assert!(status == 400 && text.starts_with("invalid block rate : "), "{text}");
     nsqd.topic_with_channel().await;
-    assert_eq!(nsqd.post("/debug/freememory").await, said(200, "OK"));
+    assert_eq!(nsqd.post("/debug/freememory").await, reply(200, "OK"));
     assert_eq!(nsqd.get("/debug/pprof/").await.status, 200);
     assert_eq!(nsqd.get("/debug/pprof/symbol").await.text(), "num_symbols: 1\n");
-    assert_eq!(nsqd.post("/debug/pprof/symbol").await, said(200, "num_symbols: 1\n"));
+    assert_eq!(nsqd.post("/debug/pprof/symbol").await, reply(200, "num_symbols: 1\n"));
     let arguments: Vec<String> = std::env::args().collect();
     assert_eq!(nsqd.get("/debug/pprof/cmdline").await.text(), arguments.join("\0"));
     for profile in ["profile", "heap", "goroutine", "block", "threadcreate"] {
         assert_eq!(nsqd.get(&format!("/debug/pprof/{profile}")).await.status, 501, "{profile}");
     }
-    assert_eq!(nsqd.get("/debug/pprof/mutex").await.word(), said(404, "NOT_FOUND"));
+    assert_eq!(nsqd.get("/debug/pprof/mutex").await.word(), reply(404, "NOT_FOUND"));
 }
 
 #[tokio::test]
-async fn a_deleted_topic_or_a_stopping_daemon_is_exiting() {
+async fn deleted_topic_or_stopping_daemon_answers_exiting() {
     let nsqd = Daemon::start_in(tempfile::tempdir().unwrap(), Durability::Overflow).await;
     nsqd.topic_with_channel().await;
     let topic = nsqd.registry.get("t").unwrap();
     let channel = topic.channel("c").unwrap();
     topic.close();
-    assert_eq!(nsqd.publish("/pub?topic=t", "m").await, said(503, "EXITING"));
-    assert_eq!(nsqd.publish("/mpub?topic=t", "m").await, said(503, "EXITING"));
+    assert_eq!(nsqd.publish("/pub?topic=t", "m").await, reply(503, "EXITING"));
+    assert_eq!(nsqd.publish("/mpub?topic=t", "m").await, reply(503, "EXITING"));
     assert!(topic.get_or_create_channel(&ChannelName::new("new").unwrap()).await.is_err());
     assert_eq!(channel.inspect(|state, _| state.depth()), 0);
     nsqd.registry.engine().set_stopping();
-    assert_eq!(nsqd.publish("/pub?topic=new", "m").await, said(503, "EXITING"));
-    assert_eq!(nsqd.post("/topic/create?topic=new").await, said(503, "EXITING"));
+    assert_eq!(nsqd.publish("/pub?topic=new", "m").await, reply(503, "EXITING"));
+    assert_eq!(nsqd.post("/topic/create?topic=new").await, reply(503, "EXITING"));
 }
 
 #[tokio::test]
-async fn a_long_page_is_what_collect_gives() {
+async fn long_stats_page_equals_collected_stats() {
     let nsqd = Daemon::start().await;
     for number in 0..100 {
         let name = nsq_protocol::TopicName::new(format!("topic-{number}")).unwrap();
@@ -580,7 +587,7 @@ async fn a_long_page_is_what_collect_gives() {
         let packed = nsqd.send(&packed, b"").await;
         assert!(packed.body == rmp_serde::to_vec_named(&expected).unwrap(), "{parameters}");
         let text = nsqd.send(&format!("GET {} HTTP/1.0", target.replace("format=json&", "")), b"").await;
-        // Without what depends on the time of day.
+        // Drop the parts that depend on the time.
         let lines = |text: &str| -> Vec<String> {
             let lines = text.lines().skip(3).map(|line| line.split(" connected:").next().unwrap().to_owned());
             lines.collect()

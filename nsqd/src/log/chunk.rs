@@ -3,13 +3,13 @@
 use nsq_protocol::message_id::MessageId;
 use nsq_protocol::{MESSAGE_FRAME_OVERHEAD, put_message_frame, set_attempts};
 
-/// The usual size of a chunk: large enough that writing one to disk is one good write, small enough that reading one
-/// back to find a single message is no waste.
+/// Usual size of a chunk: large enough for an efficient write, small enough that reading it back for a single message
+/// is not wasteful.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 
 /// Offset of the timestamp in an encoded message frame: size, type.
 const TIMESTAMP_OFFSET: usize = 4 + 4;
-/// Offset of the attempts field: behind the timestamp.
+/// Offset of the attempts field: after the timestamp.
 const ATTEMPTS_OFFSET: usize = TIMESTAMP_OFFSET + 8;
 
 /// The timestamp in an encoded message frame.
@@ -17,7 +17,7 @@ pub fn timestamp(frame: &[u8]) -> Option<i64> {
     frame.get(TIMESTAMP_OFFSET..)?.first_chunk().map(|bytes| i64::from_be_bytes(*bytes))
 }
 
-/// See the module. Sequence numbers in a chunk have no holes.
+/// Consecutive messages in memory; see the module. Sequence numbers in a chunk have no holes.
 #[derive(Debug, Default)]
 pub struct Chunk {
     first_sequence: u64,
@@ -32,25 +32,25 @@ impl Chunk {
         Chunk { first_sequence, offsets: Vec::new(), bytes: Vec::new() }
     }
 
-    /// A chunk made of frames read back from disk; `offsets` are where each frame starts.
+    /// Creates a chunk from frames read from disk. `offsets` are the starts of the frames.
     pub fn from_frames(first_sequence: u64, bytes: Vec<u8>, offsets: Vec<u32>) -> Self {
         Chunk { first_sequence, offsets, bytes }
     }
 
-    /// Encodes one message behind the others.
+    /// Encodes and appends one message.
     pub fn push(&mut self, timestamp_ns: i64, id: u64, body: &[u8]) {
         self.offsets.push(self.bytes.len() as u32);
         put_message_frame(&mut self.bytes, timestamp_ns, 1, MessageId::from_u64(id), body);
     }
 
-    /// Makes room for a batch, so that it is copied once.
+    /// Reserves memory for a batch, so that it is copied only once.
     pub fn reserve(&mut self, count: usize, body_bytes: usize) {
         self.offsets.reserve(count);
         self.bytes.reserve(body_bytes + count * MESSAGE_FRAME_OVERHEAD);
     }
 
-    /// Appends frames that are encoded already (recovery); each frame's own size field tells where the next begins.
-    /// Returns how many there were, or `None` (nothing appended) if they do not add up.
+    /// Appends encoded frames (recovery), which it separates by their size fields. Returns their number. If the sizes
+    /// do not match the bytes, it appends nothing and returns `None`.
     pub fn push_frames(&mut self, frames: &[u8]) -> Option<u32> {
         let (start, count) = (self.bytes.len(), self.offsets.len());
         let mut at = 0;
@@ -76,14 +76,14 @@ impl Chunk {
         self.offsets.truncate((sequence - self.first_sequence) as usize);
     }
 
-    /// Starts over with the same memory.
+    /// Clears the chunk and reuses its memory.
     pub fn reset(&mut self, first_sequence: u64) {
         self.first_sequence = first_sequence;
         self.offsets.clear();
         self.bytes.clear();
     }
 
-    /// Gives back memory that an idle topic should not hold.
+    /// Frees the memory of an empty chunk, which an idle topic should not hold.
     pub fn shrink(&mut self) {
         if self.is_empty() {
             self.offsets = Vec::new();
@@ -101,12 +101,10 @@ impl Chunk {
         self.first_sequence + self.offsets.len() as u64
     }
 
-    /// How many messages.
     pub fn count(&self) -> u64 {
         self.offsets.len() as u64
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()
     }
@@ -116,32 +114,31 @@ impl Chunk {
         self.bytes.len()
     }
 
-    /// Whether this message is in here.
+    /// Whether this message is in the chunk.
     pub fn holds(&self, sequence: u64) -> bool {
         sequence >= self.first_sequence && sequence < self.end_sequence()
     }
 
-    /// All frames.
     pub fn frames(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The frames from message `from` (which is in here) to the end.
+    /// The frames from message `from` on, which must be in the chunk.
     pub fn frames_from(&self, from: u64) -> &[u8] {
         &self.bytes[self.offset_of(from)..]
     }
 
-    /// Bytes of the frames of `from..to`, which are in here.
+    /// Bytes of the frames of `from..to`, which must be in the chunk.
     pub fn bytes_between(&self, from: u64, to: u64) -> usize {
         self.offset_of(to) - self.offset_of(from)
     }
 
-    /// The frames of `from..to`, which are in here.
+    /// The frames of `from..to`, which must be in the chunk.
     pub fn frames_between(&self, from: u64, to: u64) -> &[u8] {
         &self.bytes[self.offset_of(from)..self.offset_of(to)]
     }
 
-    /// A copy of the messages `from..to`, which are in here.
+    /// A copy of the messages `from..to`, which must be in the chunk.
     pub fn part(&self, from: u64, to: u64) -> Chunk {
         let start = self.offset_of(from);
         let indices = (from - self.first_sequence) as usize..(to - self.first_sequence) as usize;
@@ -149,15 +146,16 @@ impl Chunk {
         Chunk { first_sequence: from, offsets, bytes: self.frames_between(from, to).to_vec() }
     }
 
-    /// Appends to `out` up to `max_count` frames from message `from` (which is in here) on, as many as fit into
-    /// `room` bytes; returns how many. The first one goes in however big it is when `room` is not used up.
+    /// Appends to `out` the frames from message `from` on, which must be in the chunk: at most `max_count`, and only
+    /// those that fit into `room` bytes. Returns how many. If `room` is not 0, the first frame is copied even if it
+    /// does not fit.
     pub fn copy(&self, from: u64, max_count: u64, room: usize, out: &mut Vec<u8>) -> u64 {
         let first = (from - self.first_sequence) as usize;
         let start = self.offset_of(from);
         let last = (first as u64 + max_count).min(self.offsets.len() as u64) as usize;
         let mut end = last;
         if self.offset_at(last) - start > room {
-            // Few batches reach the limit, so the search is off the common path.
+            // Few batches reach the limit, so the search is not on the common path.
             end =
                 first + self.offsets[first..last].partition_point(|&offset| offset as usize - start <= room);
             end = (end - 1).max(first + usize::from(room > 0));
@@ -166,7 +164,7 @@ impl Chunk {
         (end - first) as u64
     }
 
-    /// Appends the frame of one message (which is in here) to `out`, with its attempts set.
+    /// Appends the frame of one message, which must be in the chunk, to `out`, with its attempts set.
     pub fn copy_again(&self, sequence: u64, attempts: u16, out: &mut Vec<u8>) {
         Self::copy_frame_again(self.frame(sequence), attempts, out);
     }
@@ -179,17 +177,17 @@ impl Chunk {
         set_attempts(&mut out[start..], attempts);
     }
 
-    /// The frame of message `sequence` (which is in here).
+    /// The frame of message `sequence`, which must be in the chunk.
     pub fn frame(&self, sequence: u64) -> &[u8] {
         &self.bytes[self.offset_of(sequence)..self.offset_of(sequence + 1)]
     }
 
-    /// When a message (which is in here) was published.
+    /// When a message, which must be in the chunk, was published.
     pub fn timestamp_of(&self, sequence: u64) -> Option<i64> {
         timestamp(self.frames_from(sequence))
     }
 
-    /// The id of a message (which is in here), if it is one of ours.
+    /// The id of a message, which must be in the chunk. `None` if it is not an id that nsqd assigns.
     pub fn id_of(&self, sequence: u64) -> Option<u64> {
         id(self.frames_from(sequence))
     }
@@ -204,7 +202,7 @@ impl Chunk {
         self.timestamp_of(self.end_sequence().checked_sub(1).filter(|_| !self.is_empty())?)
     }
 
-    /// The first message from this time or later.
+    /// The first message published at or after `time_ns`.
     pub fn first_since(&self, time_ns: i64) -> Option<u64> {
         let mut sequences = self.first_sequence..self.end_sequence();
         sequences.find(|&sequence| self.timestamp_of(sequence).is_some_and(|at| at >= time_ns))
@@ -219,7 +217,7 @@ impl Chunk {
     }
 }
 
-/// What follows the first `count` of these frames, if there are so many.
+/// The frames after the first `count`; `None` if there are fewer.
 pub fn skip_frames(frames: &[u8], count: u64) -> Option<&[u8]> {
     (0..count).try_fold(frames, |rest, _| {
         let size = u32::from_be_bytes(*rest.first_chunk()?) as usize;
@@ -227,28 +225,28 @@ pub fn skip_frames(frames: &[u8], count: u64) -> Option<&[u8]> {
     })
 }
 
-/// The timestamp of the first of these frames, if it is there for the first time.
+/// The timestamp of the first of these frames, if this is its first delivery.
 pub fn first_delivery(frames: &[u8]) -> Option<i64> {
     let attempts = u16::from_be_bytes(*frames.get(ATTEMPTS_OFFSET..)?.first_chunk()?);
     if attempts == 1 { timestamps(frames).next() } else { None }
 }
 
-/// The timestamps of encoded message frames that lie back to back.
+/// The timestamps of consecutive encoded message frames.
 pub fn timestamps(frames: &[u8]) -> impl Iterator<Item = i64> {
     heads(frames).filter_map(timestamp)
 }
 
-/// The ids of encoded message frames that lie back to back; those that are ours.
+/// The ids of consecutive encoded message frames. Skips ids that nsqd does not assign.
 pub fn ids(frames: &[u8]) -> impl Iterator<Item = u64> {
     heads(frames).filter_map(id)
 }
 
-/// The id in an encoded message frame, if it is one of ours.
+/// The id in an encoded message frame. `None` if it is not an id that nsqd assigns.
 pub fn id(frame: &[u8]) -> Option<u64> {
     frame.get(ATTEMPTS_OFFSET + 2..)?.first_chunk().copied().and_then(|id| MessageId(id).to_u64())
 }
 
-/// Encoded message frames that lie back to back, each with all that follows.
+/// Consecutive encoded message frames, each with all bytes that follow it.
 fn heads(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = frames;
     std::iter::from_fn(move || {
@@ -313,12 +311,12 @@ mod tests {
         assert_eq!(copied(11, 1, usize::MAX), (1, size(1) + 2));
         assert_eq!(copied(10, 3, size(2) + 3), (2, size(2) + 3));
         assert_eq!(copied(10, 3, size(2) + 2), (1, size(1) + 1));
-        assert_eq!(copied(10, 3, 1), (1, size(1) + 1), "the first one always fits");
+        assert_eq!(copied(10, 3, 1), (1, size(1) + 1), "the first frame is always copied");
         assert_eq!(copied(10, 3, 0), (0, 0));
     }
 
     #[test]
-    fn takes_frames_back_and_refuses_what_does_not_add_up() {
+    fn appends_encoded_frames_and_refuses_wrong_sizes() {
         let original = chunk(&[b"a", b"bb", b"ccc"]);
         let mut copy = Chunk::new(10);
         assert_eq!(copy.push_frames(original.frames()), Some(3));

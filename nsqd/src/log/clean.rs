@@ -1,8 +1,8 @@
-//! Cleaning: a segment file of which half or more is finished goes, and its survivors are copied forward.
+//! Cleaning: copies the survivors of segment files that are at least half finished, and deletes these files.
 //!
-//! So what a topic has on disk is about twice what is unfinished, at most, whatever the share; and as each copied byte
-//! frees another one, all copying together writes no more than what was once written as backlog. A topic's many
-//! small files become one. Files are read block by block, and copied a piece at a time.
+//! So a topic uses at most about twice the disk space of its unfinished messages. Each copied byte frees another one,
+//! so all copying together writes no more than the backlog once did. Many small files of a topic become one. Files are
+//! read block by block, and copied in pieces.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,35 +11,35 @@ use super::TopicLog;
 use crate::storage::block::BLOCK_HEADER_BYTES;
 use crate::storage::segment::{BlockRef, NewBlock, ReadError, SegmentFileInfo};
 
-/// A file goes if at most one in so many of its bytes is needed.
+/// A file is deleted if at most one in this many of its bytes is needed.
 const NEEDED_SHARE: u64 = 2;
-/// A file that would free less than this stays: a file system gives space in pieces of that size.
+/// A file that would free less than this is kept: file systems allocate space in units of this size.
 const LEAST_WASTE_BYTES: u64 = 4096;
-/// A smaller file is worth being merged with others.
+/// Files smaller than this may be merged.
 const SMALL_FILE_BYTES: u64 = 64 << 10;
-/// A topic with more small files than this gets one in their place.
+/// If a topic has more small files than this, they are merged into one.
 const MOST_SMALL_FILES: usize = 8;
-/// In a topic with small files, a file is small if it has at most one in so many of the bytes that it could have.
+/// With a low maximum file size, a file is small if it has less than one in this many of the maximum bytes.
 const SMALL_FILE_SHARE: u64 = 16;
-/// Blocks that are looked at together.
+/// Number of blocks checked at a time.
 const PAGE_BLOCKS: usize = 64;
 /// Survivors are written in pieces of about this size.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// What came of a look at a topic's segments.
+/// The result of [`TopicLog::clean`].
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Cleaned {
-    /// Bytes that came free.
+    /// Bytes freed.
     pub freed_bytes: u64,
-    /// Bytes that were copied for that.
+    /// Bytes of survivors copied.
     pub copied_bytes: u64,
-    /// There are segments: it is worth looking again.
+    /// There are segment files, so a later call may free more.
     pub has_files: bool,
-    /// It ended early, for it had copied enough.
+    /// The call ended early, because it reached its budget.
     pub has_more: bool,
 }
 
-/// A file, and how much of it is needed.
+/// A segment file, and how much of it is needed.
 #[derive(Debug, Clone, Copy)]
 struct FileUse {
     number: u64,
@@ -55,22 +55,22 @@ impl FileUse {
     }
 }
 
-/// Which files go.
+/// Chooses the files to delete.
 fn choose(files: &[FileUse], max_file_bytes: u64) -> Vec<u64> {
     let least_waste = LEAST_WASTE_BYTES.min(max_file_bytes / SMALL_FILE_SHARE);
     let small_bytes = SMALL_FILE_BYTES.min(max_file_bytes / SMALL_FILE_SHARE);
     let is_small = |file: &FileUse| !file.is_written_to && file.bytes < small_bytes;
     let merges = files.iter().filter(|file| is_small(file)).count() > MOST_SMALL_FILES;
-    let goes = |file: &&FileUse| file.is_wasteful(least_waste) || (merges && is_small(file));
-    files.iter().filter(goes).map(|file| file.number).collect()
+    let is_chosen = |file: &&FileUse| file.is_wasteful(least_waste) || (merges && is_small(file));
+    files.iter().filter(is_chosen).map(|file| file.number).collect()
 }
 
-/// Survivors on their way to another file.
+/// Survivors to be copied to another file.
 #[derive(Default)]
 struct Piece {
-    /// The blocks that they come from, in order; also those of which nothing is needed.
+    /// The blocks of the survivors, in order, including blocks without survivors.
     old: Vec<BlockRef>,
-    /// First message, how many, and where their frames end.
+    /// First message, count, and end of their frames.
     runs: Vec<(u64, u32, usize)>,
     frames: Vec<u8>,
 }
@@ -88,11 +88,11 @@ impl Piece {
 }
 
 impl TopicLog {
-    /// Looks at all segment files, and lets go of those that hold little or nothing that is needed; copies about
-    /// `budget_bytes` at most for that. Reads and writes the disk.
+    /// Deletes segment files with few or no needed messages, after copying these messages: at most about
+    /// `budget_bytes`. Blocks on the disk.
     ///
-    /// `before_release` runs before a file is deleted. It must store what was finished so far: after a crash nobody
-    /// may look for a message that is gone.
+    /// `before_release` runs before a file is deleted. It must store what was finished so far: after a crash, no one
+    /// may look for a deleted message.
     pub fn clean(
         &self,
         budget_bytes: u64,
@@ -121,7 +121,7 @@ impl TopicLog {
             })
             .collect();
         let chosen = choose(&uses, max_file_bytes);
-        let mut going = Vec::new();
+        let mut to_delete = Vec::new();
         let mut failure = None;
         for file in self.close_files(&chosen) {
             if cleaned.copied_bytes >= budget_bytes {
@@ -131,28 +131,28 @@ impl TopicLog {
             match self.copy_survivors(&file) {
                 Ok(bytes) => {
                     cleaned.copied_bytes += bytes;
-                    going.push(file.number);
+                    to_delete.push(file.number);
                 }
-                // A full disk has no room for copies, but a file without survivors makes some.
+                // A full disk has no room for copies, but deleting a file without survivors makes room.
                 Err(error) => failure = Some(error),
             }
         }
-        if !going.is_empty() {
+        if !to_delete.is_empty() {
             before_release()?;
         }
-        cleaned.freed_bytes = self.release_files(&going)?;
+        cleaned.freed_bytes = self.release_files(&to_delete)?;
         failure.map_or(Ok(cleaned), Err)
     }
 
-    /// Nothing is written to these files any more, neither from memory nor survivors of one another: what they hold from
-    /// now on is what they are told to hold.
+    /// Ensures that nothing more is written to these files, neither from memory nor survivors of one another. Returns
+    /// their final information.
     fn close_files(&self, numbers: &[u64]) -> Vec<SegmentFileInfo> {
         let mut segments = self.segments.lock();
         numbers.iter().for_each(|&number| segments.close_file_if_writing(number));
         segments.files().filter(|file| numbers.contains(&file.number)).collect()
     }
 
-    /// How much of each file is needed, about.
+    /// Approximate needed bytes of each file.
     fn needed_bytes_by_file(&self) -> HashMap<u64, u64> {
         let ahead_from = self.holders.ahead_from();
         let mut needed_bytes: HashMap<u64, u64> = HashMap::new();
@@ -174,7 +174,7 @@ impl TopicLog {
         needed_bytes
     }
 
-    /// Copies what is needed of a file; returns how many bytes.
+    /// Copies the needed messages of a file. Returns the bytes copied.
     fn copy_survivors(&self, file: &SegmentFileInfo) -> io::Result<u64> {
         let mut copied = 0;
         let mut piece = Piece::default();
@@ -199,7 +199,7 @@ impl TopicLog {
         if !needed.is_empty() {
             let loaded = match block.read() {
                 Ok(loaded) => loaded,
-                // It was freed meanwhile, and its file with it.
+                // The block was freed meanwhile, and its file with it.
                 Err(_) if !self.tail.lock().has_block(&block) => return Ok(()),
                 Err(error @ ReadError::Io { .. }) => return Err(io::Error::other(error)),
                 Err(error) => {
@@ -217,7 +217,7 @@ impl TopicLog {
         Ok(())
     }
 
-    /// From now on the survivors are where they were copied to.
+    /// Writes the survivors. From now on, the log reads them from their new place.
     fn write_piece(&self, piece: Piece) -> io::Result<u64> {
         if piece.old.is_empty() {
             return Ok(0);
@@ -241,8 +241,8 @@ impl TopicLog {
         if self.is_deleted() {
             return Ok(0);
         }
-        // The copies must be there before what they are copies of goes, even if the power fails in between. They may
-        // be of an earlier attempt, which has failed half-way.
+        // The copies must be on disk before the originals are deleted, in case the power fails in between. The copies
+        // may be from an earlier attempt that failed halfway.
         segments.sync()?;
         let mut freed = 0;
         for &number in numbers {
@@ -253,7 +253,7 @@ impl TopicLog {
     }
 }
 
-/// The bytes of these messages, which are in order, in a block, with the headers that they would have on their own.
+/// The bytes of these messages (in order) within a block, with the headers that they would have in separate blocks.
 fn share(block: &BlockRef, needed: &[(u64, u64)]) -> u64 {
     let (first, end) = (block.first_sequence, block.end_sequence());
     let start = needed.partition_point(|&(_, to)| to <= first);
@@ -283,7 +283,7 @@ mod tests {
         FileUse { number, bytes, needed_bytes, is_written_to: false }
     }
 
-    /// Needs just these messages.
+    /// Needs only these messages.
     struct Needs(Mutex<Ranges>);
 
     impl Holder for Needs {
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_full_disk_files_without_survivors_go() {
+    fn full_disk_deletes_files_without_survivors() {
         let storage = FaultyStorage::default();
         let bound = MemoryBound { messages: 1000, bytes: 1 << 20, chunk_bytes: 1000 };
         // Four messages fill a file.
@@ -321,7 +321,7 @@ mod tests {
         *needs.0.lock() = vec![(0, 1), (8, 12)];
         storage.plan(Fault::next(Op::Create, 1, io::ErrorKind::StorageFull));
         assert_eq!(log.clean(u64::MAX, || Ok(())).unwrap_err().kind(), io::ErrorKind::StorageFull);
-        assert_eq!(files(&log), [1, 3], "what needs no copy is gone, and the survivor is where it was");
+        assert_eq!(files(&log), [1, 3], "only the file without survivors is deleted");
         let cleaned = log.clean(u64::MAX, || Ok(())).unwrap();
         assert!(cleaned.freed_bytes > 4 * (8 << 10) && cleaned.copied_bytes > 8 << 10, "{cleaned:?}");
         assert_eq!(files(&log), [3, 4]);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn half_finished_files_go_and_others_stay() {
+    fn half_finished_files_are_deleted_and_others_kept() {
         let files = [
             file(1, 100 * MIB, 50 * MIB),
             file(2, 100 * MIB, 51 * MIB),

@@ -1,24 +1,25 @@
-//! Segment files that somebody has removed or replaced while nsqd runs: what was in them is written again, from memory or
-//! from the file as long as it is open.
+//! Segment files that someone deleted or replaced while nsqd runs: their messages are written again, from memory, or
+//! from the file while it is still open.
 
 use std::io;
 
 use super::TopicLog;
 use crate::storage::segment::{BlockRef, NewBlock, SegmentFileInfo, SegmentStore};
 
-/// What came of files that are gone.
+/// The result of [`TopicLog::replace_gone_files`].
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Gone {
-    /// So many files are gone.
+    /// Number of missing files.
     pub files: usize,
-    /// So many messages may be needed, were only there, and cannot be read.
+    /// Number of messages that may be needed, were only in these files, and cannot be read.
     pub unreadable: u64,
 }
 
 impl TopicLog {
-    /// Looks whether all segment files are still there, and writes again what was in those that are not. Blocks.
+    /// Checks that all segment files are still there, and writes the messages of missing ones again. Blocks on the
+    /// disk.
     ///
-    /// A file with messages that cannot be read is looked at again by the next call: somebody may put it back.
+    /// The next call checks a file with unreadable messages again: someone may put it back.
     pub fn replace_gone_files(&self) -> io::Result<Gone> {
         let Some(mut segments) = self.segments.try_lock() else { return Ok(Gone::default()) };
         if self.is_deleted() {
@@ -26,7 +27,7 @@ impl TopicLog {
         }
         let mut result = Gone::default();
         let gone = segments.gone();
-        // What is written again must not go to a file that is gone as well.
+        // Do not write the messages to a file that is missing too.
         if segments.writing().is_some_and(|writing| gone.iter().any(|file| file.number == writing.number)) {
             segments.close_file();
         }
@@ -45,7 +46,7 @@ impl TopicLog {
         Ok(result)
     }
 
-    /// Returns how many messages cannot be read.
+    /// Returns the number of messages that cannot be read.
     fn replace_gone_file(&self, segments: &mut SegmentStore, file: &SegmentFileInfo) -> io::Result<u64> {
         let in_memory = self.tail.lock().take_back(file.number);
         while let Some(last) = in_memory {
@@ -67,7 +68,7 @@ impl TopicLog {
         Ok(unreadable)
     }
 
-    /// False if the block cannot be read.
+    /// Returns false if the block cannot be read.
     fn copy_block(&self, segments: &mut SegmentStore, block: &BlockRef) -> io::Result<bool> {
         let Ok(loaded) = block.read() else { return Ok(false) };
         let (first_sequence, count) = (block.first_sequence, block.count);

@@ -1,4 +1,4 @@
-//! Who still needs messages. The log asks with numbers and does not know what a channel is.
+//! Holders: who still needs which messages. The log asks by sequence number and does not know channels.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -10,26 +10,27 @@ use super::retention::merged;
 /// Sequence numbers `(from, to)`, in order and without overlaps.
 pub type Ranges = Vec<(u64, u64)>;
 
-/// Somebody who needs messages of a log. A message that is not needed is never needed again, unless the log keeps it
-/// though finished.
+/// Needs messages of a log. Once a holder does not need a message, it never needs it again, unless the log retains the
+/// message.
 pub trait Holder: Send + Sync {
-    /// Nothing below this number is needed. Cheap: asked after every batch of acknowledgements.
+    /// No message before this number is needed. Must be cheap: called after every batch of FINs.
     fn floor(&self) -> u64;
-    /// Everything from this number on is needed, with few exceptions. Cheap.
+    /// All messages from this number on are needed, with few exceptions. Must be cheap.
     fn ahead_from(&self) -> u64;
     /// The needed messages of `from..to`.
     fn needed(&self, from: u64, to: u64) -> Ranges;
     /// Whether any message of `from..to` is needed.
     fn needs_any(&self, from: u64, to: u64) -> bool;
-    /// Whether it needs messages only as long as they are in memory, as what is ephemeral does.
+    /// Whether the holder is ephemeral: it needs messages only while they are in memory.
     fn is_ephemeral(&self) -> bool {
         false
     }
-    /// These messages are gone: there was no memory for them. Only an ephemeral holder hears this.
+    /// Reports that these messages were dropped because there was no memory for them. Called for ephemeral holders
+    /// only.
     fn dropped(&self, _ranges: &[(u64, u64)]) {}
 }
 
-/// A number below which nothing is needed, and above which everything is: a release point.
+/// A release point as a holder: no message before this number is needed, and all from it on are.
 pub type Floor = Arc<AtomicU64>;
 
 impl Holder for AtomicU64 {
@@ -51,37 +52,36 @@ impl Holder for AtomicU64 {
     }
 }
 
-/// Which holders a question is about.
+/// Selects holders of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {
-    /// Those whose messages may be on disk.
+    /// Holders whose messages may be on disk.
     Durable,
-    /// Those whose messages are in memory only.
+    /// Holders whose messages are in memory only.
     Ephemeral,
 }
 
-/// All holders of one log. One that is dropped needs nothing.
+/// All holders of one log. A dropped holder needs nothing.
 #[derive(Default)]
 pub struct Holders {
     all: Mutex<Vec<Weak<dyn Holder>>>,
-    /// Whether there was ever an ephemeral holder: most logs need not ask for them.
+    /// Whether there ever was an ephemeral holder. Most logs have none and need not search for them.
     has_ephemeral: AtomicBool,
-    /// Nothing of this log is ever on disk: all its holders are ephemeral.
+    /// The log is never on disk: all its holders are ephemeral.
     in_memory_only: AtomicBool,
     witness: Witness,
 }
 
-/// A holder that was found to need old messages. While it does, nobody else need be asked: of thousands of channels, each
-/// that finishes a message asks whether it was the last.
+/// A holder that needs old messages. While it does, the others are not asked. There may be thousands of channels, and
+/// each that finishes a message asks whether it was the last to need it.
 #[derive(Default)]
 struct Witness {
     holder: Mutex<Option<Weak<dyn Holder>>>,
-    /// Which of them is the next witness: any, so that about half of the others finish before it, in whatever order.
+    /// Chooses the next witness arbitrarily, so that about half of the others finish before it, in any order.
     choice: AtomicUsize,
 }
 
 impl Holders {
-    /// From now on this one is asked.
     pub fn add(&self, holder: &Arc<dyn Holder>) {
         if holder.is_ephemeral() {
             self.has_ephemeral.store(true, Ordering::Release);
@@ -93,7 +93,7 @@ impl Holders {
         holders.push(Arc::downgrade(holder));
     }
 
-    /// Whether anybody needs a message before `sequence`. Nearly always asks one holder only.
+    /// Whether any holder needs a message before `sequence`. Nearly always asks only one holder.
     pub fn need_before(&self, sequence: u64) -> bool {
         let needs =
             |holder: &Weak<dyn Holder>| holder.upgrade().is_some_and(|holder| holder.floor() < sequence);
@@ -103,18 +103,18 @@ impl Holders {
         }
         let holders = self.all.lock();
         let needing: Vec<_> = holders.iter().filter(|holder| needs(holder)).collect();
-        let choice = self.witness.choice.fetch_add(ANOTHER, Ordering::Relaxed) >> 8;
+        let choice = self.witness.choice.fetch_add(CHOICE_STEP, Ordering::Relaxed) >> 8;
         *witness = needing.get(choice % needing.len().max(1)).map(|holder| Weak::clone(holder));
         witness.is_some()
     }
 
-    /// Nothing of this log is ever on disk.
+    /// Declares that the log is never on disk.
     pub fn set_in_memory_only(&self) {
         self.in_memory_only.store(true, Ordering::Release);
         self.has_ephemeral.store(true, Ordering::Release);
     }
 
-    /// Whether nothing of this log is ever on disk.
+    /// Whether the log is never on disk.
     pub fn are_in_memory_only(&self) -> bool {
         self.in_memory_only.load(Ordering::Acquire)
     }
@@ -124,8 +124,8 @@ impl Holders {
         self.has_ephemeral.load(Ordering::Acquire)
     }
 
-    /// The lowest floors: of all holders, and of those whose messages may be on disk (`u64::MAX` without any, if nothing
-    /// of this log is ever on disk).
+    /// The lowest floors: of all holders, and of those whose messages may be on disk. The latter is `u64::MAX` if the
+    /// log is never on disk. Otherwise, a floor without holders is 0.
     pub fn floors(&self) -> (u64, u64) {
         let (mut all, mut durable) = (None, None);
         let in_memory_only = self.are_in_memory_only();
@@ -139,7 +139,7 @@ impl Holders {
         (all.unwrap_or(0), durable.unwrap_or(if in_memory_only { u64::MAX } else { 0 }))
     }
 
-    /// Everything from this number on is needed by a holder whose messages may be on disk.
+    /// All messages from this number on are needed by a holder whose messages may be on disk.
     pub fn ahead_from(&self) -> u64 {
         self.of(Of::Durable).iter().map(|holder| holder.ahead_from()).min().unwrap_or(u64::MAX)
     }
@@ -149,7 +149,7 @@ impl Holders {
         self.of(Of::Durable).iter().any(|holder| holder.floor() < to && holder.needs_any(from, to))
     }
 
-    /// The messages of `from..to` that any of these needs.
+    /// The messages of `from..to` that any of these holders needs.
     pub fn needed(&self, of: Of, from: u64, to: u64) -> Ranges {
         if of == Of::Ephemeral && !self.has_ephemeral() {
             return Ranges::new();
@@ -158,7 +158,7 @@ impl Holders {
         let mut asked = holders.iter().filter(|holder| holder.floor() < to);
         let mut ranges = asked.next().map(|holder| holder.needed(from, to)).unwrap_or_default();
         for holder in asked {
-            // The usual answer of a backlog.
+            // The usual answer for a backlog.
             if ranges == [(from, to)] {
                 return ranges;
             }
@@ -168,7 +168,7 @@ impl Holders {
         ranges
     }
 
-    /// Tells the ephemeral holders that these messages are gone.
+    /// Reports dropped messages to the ephemeral holders.
     pub fn dropped(&self, ranges: &[(u64, u64)]) {
         if !ranges.is_empty() {
             self.of(Of::Ephemeral).iter().for_each(|holder| holder.dropped(ranges));
@@ -182,12 +182,12 @@ impl Holders {
         holders
     }
 
-    /// Whether more than one channel reads, as far as that can be told: each is a holder, and so is the release point.
+    /// Whether the log seems to have more than one channel. Each channel is a holder, and so is the release point.
     pub fn are_several_channels(&self) -> bool {
         self.all.lock().len() > 2
     }
 
-    /// Asked without the lock of the list: an answer may take the holder's own.
+    /// The holders, to be asked without the lock of the list: an answer may take the holder's own lock.
     fn alive(&self) -> Vec<Arc<dyn Holder>> {
         let mut holders = self.all.lock();
         holders.retain(|holder| holder.strong_count() > 0);
@@ -195,8 +195,8 @@ impl Holders {
     }
 }
 
-/// Added to a choice to make another: a large number without small factors.
-const ANOTHER: usize = 2_654_435_769;
+/// Distance between two choices of a witness: a large number without small factors.
+const CHOICE_STEP: usize = 2_654_435_769;
 
 #[cfg(test)]
 mod tests {
@@ -222,7 +222,7 @@ mod tests {
         }
     }
 
-    /// Counts how often it is asked.
+    /// Counts how often its floor is read.
     struct Asked {
         floor: AtomicU64,
         times: AtomicUsize,
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_several_need_is_one_set() {
+    fn ranges_of_several_holders_are_merged() {
         let holders = Holders::default();
         let of = [Arc::new(AtomicU64::new(70)), Arc::new(AtomicU64::new(40))];
         of.iter().for_each(|floor| holders.add(&(floor.clone() as Arc<dyn Holder>)));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn that_each_of_many_finishes_asks_few_of_them() {
+    fn few_of_many_holders_are_asked_when_each_finishes() {
         const COUNT: u64 = 2_000;
         let holders = Holders::default();
         let all: Vec<Arc<Asked>> = (0..COUNT)
@@ -300,6 +300,6 @@ mod tests {
         let asked: usize = all.iter().map(|holder| holder.times.load(Ordering::Relaxed)).sum();
         assert!(asked < 3 * 40 * COUNT as usize, "asked {asked} times");
         drop(all);
-        assert!(!holders.need_before(u64::MAX), "those that are gone need nothing");
+        assert!(!holders.need_before(u64::MAX), "dropped holders need nothing");
     }
 }

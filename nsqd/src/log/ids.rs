@@ -1,26 +1,26 @@
-//! Pure: which node's number the ids of a topic's messages begin with. All begin with this node's, but for messages
-//! published before `--node-id` (or the host name it is made of) was changed: these keep the id they were published with.
+//! Pure: the node numbers at the start of a topic's message ids. All ids begin with this node's number, except for
+//! messages published before `--node-id` (or the host name it is made of) was changed. These keep their ids.
 
 use std::collections::BTreeMap;
 
 use super::tail::{SEQUENCE_BITS, sequence_of};
 
-/// A message id without its sequence number: which node gave it.
+/// A message id without its sequence number: identifies the node that assigned it.
 pub fn base_of(id: u64) -> u64 {
     id & !((1 << SEQUENCE_BITS) - 1)
 }
 
-/// See the module. Knows every message with another node's id that can be in flight: it learns of them when they are
-/// found in the journal, and when they are read from disk to be handed out.
+/// Messages with ids of other nodes; see the module. Contains every such message that can be in flight: it is added
+/// when it is found in the journal, or read from disk to be handed out.
 #[derive(Debug, Default)]
 pub struct ForeignIds {
-    /// From the first sequence number to one past the last, and the base of their ids. Few: one for each change of the
-    /// node's number, or a few more if messages in between are finished.
+    /// First sequence number to one past the last, and the base of their ids. There are few: one for each change of the
+    /// node's number, and a few more if messages in between are finished.
     runs: BTreeMap<u64, (u64, u64)>,
 }
 
 impl ForeignIds {
-    /// This message has an id of another node.
+    /// Adds a message with an id of another node.
     pub fn learn(&mut self, id: u64) {
         let (sequence, base) = (sequence_of(id), base_of(id));
         let before = self.runs.range(..=sequence).next_back().map(|(&from, &run)| (from, run));
@@ -49,14 +49,13 @@ impl ForeignIds {
         (sequence < to).then_some(base)
     }
 
-    /// Messages before `sequence` are there no more.
+    /// Forgets runs that end at or before `sequence`.
     pub fn forget_before(&mut self, sequence: u64) {
         while let Some(first) = self.runs.first_entry().filter(|first| first.get().0 <= sequence) {
             first.remove();
         }
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
@@ -70,7 +69,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn knows_what_it_learned(ids in proptest::collection::vec((0u64..60, 0u64..3), 0..100), floor in 0u64..60) {
+        fn returns_the_bases_it_learned(ids in proptest::collection::vec((0u64..60, 0u64..3), 0..100), floor in 0u64..60) {
             let mut foreign = ForeignIds::default();
             let mut model = BTreeMap::new();
             for (sequence, node) in ids {
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_run_is_one() {
+    fn consecutive_ids_are_one_run() {
         let mut foreign = ForeignIds::default();
         (0..1000).rev().for_each(|sequence| foreign.learn(5 << SEQUENCE_BITS | sequence));
         (1000..2000).for_each(|sequence| foreign.learn(5 << SEQUENCE_BITS | sequence));

@@ -1,20 +1,20 @@
-//! A topic's messages in order: memory first, segments behind.
+//! A topic's messages in order: the newest in memory, older ones in segments.
 //!
-//! [`TopicLog`] is the handle that the topic and its channels share. It does not know what a channel is: it asks its
-//! [`Holder`]s which numbers they need, and forgets the rest. Locks, in this order: segments, (a holder's), tail. The
-//! tail's is never held across a disk access.
+//! [`TopicLog`] is the handle that the topic and its channels share. It does not know channels: it asks its [`Holder`]s
+//! which messages they need, and drops the others. Lock order: segments, a holder's lock, tail. The tail's lock is
+//! never held during a disk access.
 //!
 //! - [`chunk`]: encoded messages in memory
-//! - [`tail`]: which chunk or block has which message; appending; the memory bound
-//! - [`reader`]: copies messages out, to a consumer's output, and reads what is on disk
-//! - [`read_cache`]: pure; what a channel has read; [`read_memory`]: what all have read, bounded
-//! - [`holder`]: who needs what
+//! - [`tail`]: finds the chunk or block of a message; appends; checks the memory bound
+//! - [`reader`]: copies messages to a consumer's output, and reads messages from disk
+//! - [`read_cache`]: pure; what a channel has read; [`read_memory`]: what all channels have read, bounded
+//! - [`holder`]: which messages are needed, and by whom
 //! - [`ids`]: pure; which messages have the id of another node
-//! - `spill`: what leaves memory, and where it goes
-//! - [`repair`]: what a start does about blocks that a power failure has left in part
-//! - `clean`: the survivors of segment files that are mostly finished are copied forward, so that the files can go
-//! - [`gone`]: files that others have removed: what was in them is written again
-//! - [`retention`]: pure; what is kept though finished; [`retain`]: keeping it
+//! - `spill`: moves messages out of memory
+//! - [`repair`]: repairs blocks at start that a power failure left incomplete
+//! - `clean`: copies survivors out of mostly finished segment files, and deletes these files
+//! - [`gone`]: replaces segment files that someone deleted
+//! - [`retention`]: pure; which finished messages are retained; [`retain`]: retains them
 
 pub mod chunk;
 mod clean;
@@ -48,55 +48,55 @@ use crate::damage::Damage;
 use crate::disk_work::DiskWork;
 use crate::storage::segment::SegmentStore;
 
-/// See the module.
+/// A topic's log; see the module.
 pub struct TopicLog {
     tail: Mutex<Tail>,
     segments: Mutex<SegmentStore>,
     holders: Holders,
-    /// Next sequence number; a copy of the tail's, to be looked at without its lock.
+    /// Next sequence number: a copy of the tail's, readable without its lock.
     end: AtomicU64,
     /// See [`Tail::first_release`].
     first_release: AtomicU64,
     /// See [`Tail::first_block_release`].
     first_block_release: AtomicU64,
     has_marks: AtomicBool,
-    /// What the ids of new messages begin with.
+    /// The node number in the ids of new messages.
     id_base: u64,
     foreign_ids: Mutex<ForeignIds>,
     has_foreign_ids: AtomicBool,
-    /// A copy of the tail's: messages from here on are kept though finished.
+    /// Copy of the tail's: finished messages from here on are retained.
     retained_from: AtomicU64,
     keeper: Mutex<Keeper>,
     /// The last attempt to write a segment failed, so memory cannot be freed.
     spill_failed: AtomicBool,
-    /// So many chunks pass before it is looked again for room among what is set aside.
+    /// Number of chunks until the next search for room in the memory set aside.
     aside_in_vain: AtomicU32,
-    /// The topic is gone: nothing is kept or written any more.
+    /// The topic is deleted: nothing is retained or written any more.
     deleted: AtomicBool,
-    /// Segment files will be released soon.
+    /// Work to delete segment files is queued.
     releasing: AtomicBool,
-    /// Bytes in segment files, to be looked at without waiting for the disk.
+    /// Bytes in segment files, readable without waiting for the disk.
     segment_bytes: Arc<AtomicU64>,
-    /// Whose messages these are, for reports.
+    /// Name of the topic, for reports.
     name: String,
     damage: Arc<Damage>,
     disk_work: Arc<DiskWork>,
     memory: Arc<ReadMemory>,
 }
 
-/// What all logs share.
+/// Shared by all logs.
 #[derive(Clone, Default)]
 pub struct LogContext {
-    /// What was found damaged.
+    /// Reports damage.
     pub damage: Arc<Damage>,
-    /// Who works on files.
+    /// Runs work on files.
     pub disk_work: Arc<DiskWork>,
-    /// What was read from segments.
+    /// Caches data read from segments.
     pub memory: Arc<ReadMemory>,
 }
 
 impl TopicLog {
-    /// A log over what recovery found (or over nothing).
+    /// Creates a log from what recovery found, or an empty one.
     pub fn new(tail: Tail, segments: SegmentStore, name: impl Into<String>, context: LogContext) -> Self {
         let log = TopicLog {
             end: AtomicU64::new(0),
@@ -125,14 +125,15 @@ impl TopicLog {
         log
     }
 
-    /// Of an ephemeral topic: nothing is ever on disk.
+    /// Makes this the log of an ephemeral topic: it is never on disk.
     pub fn in_memory_only(self) -> Self {
         self.holders.set_in_memory_only();
         self
     }
 
-    /// Appends a batch. `journal` is called with the first sequence number and the encoded frames while the order of
-    /// appends is still fixed; if it fails, nothing was appended and its error is returned.
+    /// Appends a batch. Returns its first sequence number, the one after its last, and the result of `journal`.
+    /// `journal` gets the first sequence number and the encoded frames; it runs under the lock that fixes the order of
+    /// appends. If it fails, nothing is appended and its error is returned.
     pub fn append<'a, T, E>(
         &self,
         bodies: impl Iterator<Item = &'a [u8]>,
@@ -154,7 +155,7 @@ impl TopicLog {
         result.map(|value| (first, end, value))
     }
 
-    /// Appends a batch found in the journal, unless it is in a segment already. False if it makes no sense.
+    /// Appends a batch found in the journal, unless it is already in a segment. Returns false if the batch is invalid.
     pub fn append_recovered(&self, first_sequence: u64, count: u32, frames: &[u8]) -> bool {
         let mut tail = self.tail.lock();
         let sound = tail.append_recovered(first_sequence, count, frames);
@@ -164,7 +165,8 @@ impl TopicLog {
         sound
     }
 
-    /// These messages may be handed out: some may have been published when this node had another number.
+    /// Remembers which of these messages have ids of another node. Call before they may be handed out: some may have
+    /// been published when this node had another number.
     pub fn learn_ids(&self, frames: &[u8]) {
         for id in chunk::ids(frames).filter(|&id| base_of(id) != self.id_base) {
             self.foreign_ids.lock().learn(id);
@@ -172,8 +174,8 @@ impl TopicLog {
         }
     }
 
-    /// The sequence number of the message that has, or had, this id, if it was ever handed out; none if the id is not
-    /// of this topic.
+    /// The sequence number of the message that has or had this id, if it was ever handed out. `None` if the id does not
+    /// belong to this topic.
     pub fn sequence_of_id(&self, id: u64) -> Option<u64> {
         let (sequence, base) = (sequence_of(id), base_of(id));
         let known = if self.has_foreign_ids.load(Ordering::Acquire) {
@@ -184,7 +186,7 @@ impl TopicLog {
         (base == known.unwrap_or(self.id_base)).then_some(sequence)
     }
 
-    /// As [`TopicLog::sequence_of_id`], whether or not the message was handed out. May read it from disk.
+    /// Like [`TopicLog::sequence_of_id`], but also for messages that were never handed out. May read from disk.
     pub fn find_id(&self, id: u64) -> Option<u64> {
         let sequence = sequence_of(id);
         let block = match self.tail.lock().locate(sequence) {
@@ -197,14 +199,14 @@ impl TopicLog {
         chunk::id(frame).filter(|&of| of == id).map(sequence_of)
     }
 
-    /// Goes on counting at `next_sequence`, if that is later.
+    /// Continues the sequence numbers at `next_sequence`, if that is later.
     pub fn skip_to(&self, next_sequence: u64) {
         let mut tail = self.tail.lock();
         tail.skip_to(next_sequence);
         self.publish_numbers(&tail);
     }
 
-    /// The messages `from..to` will never be released: refused, or emptied.
+    /// Marks the messages `from..to` as never to be released: they were refused or emptied.
     pub fn skip(&self, from: u64, to: u64) {
         if from < to {
             self.mark_locked(&mut self.tail.lock(), Mark::Skipped { from, to });
@@ -220,12 +222,12 @@ impl TopicLog {
         self.has_marks.store(true, Ordering::Release);
     }
 
-    /// Something that the next release must tell the channels.
+    /// Adds a mark that the next release must pass to the channels.
     pub fn mark(&self, mark: Mark) {
         self.mark_locked(&mut self.tail.lock(), mark);
     }
 
-    /// What a release up to `to` must tell the channels.
+    /// Takes the marks that a release up to `to` must pass to the channels.
     pub fn take_marks(&self, to: u64) -> Vec<Mark> {
         if !self.has_marks.load(Ordering::Acquire) {
             return Vec::new();
@@ -241,7 +243,7 @@ impl TopicLog {
         self.tail.lock().marks().to_vec()
     }
 
-    /// Somebody needs messages from `floor` on, until the number is raised or the handle dropped.
+    /// Holds the messages from `floor` on, until the number is raised or the handle is dropped.
     pub fn hold(&self, floor: u64) -> Floor {
         let floor = Arc::new(AtomicU64::new(floor));
         let holder: Arc<dyn Holder> = floor.clone();
@@ -249,12 +251,11 @@ impl TopicLog {
         floor
     }
 
-    /// Somebody needs messages, and will say which.
     pub fn add_holder(&self, holder: &Arc<dyn Holder>) {
         self.holders.add(holder);
     }
 
-    /// Whether a floor raised to `floor` may let something be freed; cheap enough to ask after each batch of FINs.
+    /// Whether a floor raised to `floor` may free something. Cheap enough for a call after each batch of FINs.
     pub fn worth_trimming(&self, floor: u64) -> bool {
         floor >= self.first_release.load(Ordering::Relaxed) || self.frees_blocks(floor)
     }
@@ -264,18 +265,18 @@ impl TopicLog {
         first != u64::MAX && floor >= first
     }
 
-    /// Whether somebody needs everything that could be freed. Cheap, however many holders there are.
+    /// Whether a holder needs everything that could be freed. Cheap for any number of holders.
     fn is_held_back(&self) -> bool {
         let first_release = self.first_release.load(Ordering::Relaxed);
         if self.holders.are_in_memory_only() {
             return self.holders.need_before(first_release);
         }
-        // An ephemeral holder does not hold back what is on disk.
+        // Ephemeral holders do not hold back messages on disk.
         let first = first_release.min(self.first_block_release.load(Ordering::Relaxed));
         !self.holders.has_ephemeral() && self.holders.need_before(first)
     }
 
-    /// Frees what nobody needs: memory at once, segment files soon, when all of one is free.
+    /// Frees messages that no holder needs: memory at once, and a segment file soon after all its messages are free.
     pub fn trim(self: &Arc<Self>) {
         if self.is_held_back() {
             return;
@@ -301,23 +302,23 @@ impl TopicLog {
         }
     }
 
-    /// Removes the segment files that nobody needs; waits for the disk.
+    /// Deletes the segment files that no holder needs. Blocks on the disk.
     fn release_finished_files(&self) {
         let mut segments = self.segments.lock();
         self.releasing.store(false, Ordering::Release);
         let (_, disk_floor) = self.holders.floors();
-        // A file that cannot be removed now is tried again with the next one.
+        // If a file cannot be deleted now, the next call tries again.
         let _ = segments.release_below(disk_floor.min(self.retained_from()));
     }
 
-    /// As [`TopicLog::trim`], whether or not it seems worth it.
+    /// Like [`TopicLog::trim`], but unconditional.
     fn trim_all(&self, segments: &mut SegmentStore) -> io::Result<u64> {
         let (floor, disk_floor) = self.holders.floors();
         self.trim_tail(floor, disk_floor);
         segments.release_below(disk_floor.min(self.retained_from()))
     }
 
-    /// Whether anybody needs any message up to `sequence`, so that it may not be lost.
+    /// Whether any message up to and including `sequence` is needed by a holder whose messages may be on disk.
     pub fn is_needed_up_to(&self, sequence: u64) -> bool {
         self.holders.need_any(0, sequence.saturating_add(1))
     }
@@ -339,12 +340,12 @@ impl TopicLog {
         self.end.load(Ordering::Acquire)
     }
 
-    /// The oldest message of what is in memory without a gap; older ones are on disk, unless nothing of this topic is.
+    /// The oldest message of those in memory without a gap. Older ones are on disk. 0 if the topic is never on disk.
     pub fn memory_start(&self) -> u64 {
         if self.holders.are_in_memory_only() { 0 } else { self.tail.lock().memory_start() }
     }
 
-    /// Bytes in memory of messages from `sequence` on, about.
+    /// Approximate bytes in memory of messages from `sequence` on.
     pub fn memory_bytes_since(&self, sequence: u64) -> usize {
         self.tail.lock().bytes_since(sequence)
     }
@@ -354,7 +355,8 @@ impl TopicLog {
         self.tail.lock().oldest_block()
     }
 
-    /// The topic is gone: gives all memory back, and keeps or writes nothing any more. The files are still there.
+    /// Frees all memory because the topic is deleted. Nothing is retained or written any more. The files are still
+    /// there.
     pub fn discard(&self) {
         self.deleted.store(true, Ordering::Release);
         let mut tail = self.tail.lock();
@@ -362,17 +364,17 @@ impl TopicLog {
         self.publish_numbers(&tail);
     }
 
-    /// Whether nothing of it is ever on disk.
+    /// Whether the topic is never on disk.
     pub fn is_in_memory_only(&self) -> bool {
         self.holders.are_in_memory_only()
     }
 
-    /// Whether it was discarded.
+    /// Whether the topic is deleted.
     pub fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }
 
-    /// Deletes all files. The log must not be used any more; work on files that is queued does nothing.
+    /// Deletes all files. The log must not be used afterwards; queued work on files does nothing.
     pub fn delete_files(&self) -> io::Result<()> {
         let mut segments = self.segments.lock();
         self.deleted.store(true, Ordering::Release);
@@ -384,7 +386,7 @@ impl TopicLog {
         self.segment_bytes.load(Ordering::Relaxed)
     }
 
-    /// Gives back memory that an idle topic should not hold.
+    /// Frees memory that an idle topic should not hold.
     pub fn shrink(&self) {
         self.tail.lock().shrink();
     }

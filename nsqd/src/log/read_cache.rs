@@ -1,7 +1,7 @@
-//! Pure: what one channel has read from disk and will hand out soon.
+//! Pure: messages that one channel has read from disk and hands out soon.
 //!
-//! First deliveries come from the block at the read cursor and the one after it. Redelivered messages are spread over many
-//! blocks: the cache holds their frames only, in batches.
+//! First deliveries come from the block at the read cursor and the one after it. Redelivered messages are spread over
+//! many blocks: the cache holds only their frames, in batches.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::chunk::Chunk;
 use super::read_memory::{HeldBytes, HeldChunk};
 
-/// See the module.
+/// A channel's cache; see the module.
 #[derive(Debug, Default)]
 pub struct ReadCache {
     ahead: Option<Arc<HeldChunk>>,
@@ -26,7 +26,7 @@ pub struct ReadCache {
 const MAX_BATCHES: usize = 2;
 
 impl ReadCache {
-    /// Keeps the block in which the cursor is.
+    /// Keeps the block that contains the cursor.
     pub fn put_block(&mut self, block: Arc<HeldChunk>) {
         self.ahead = Some(block);
         self.wants_next = true;
@@ -90,7 +90,7 @@ impl ReadCache {
         std::mem::take(&mut self.wants_batch) && self.again.len() < MAX_BATCHES
     }
 
-    /// Drops what lies before the oldest message needed.
+    /// Drops blocks and batches before `floor`, the oldest needed message.
     pub fn trim(&mut self, floor: u64) {
         for place in [&mut self.ahead, &mut self.next] {
             place.take_if(|block| block.chunk.end_sequence() <= floor);
@@ -98,7 +98,6 @@ impl ReadCache {
         self.again.retain(|batch| batch.end_sequence() > floor);
     }
 
-    /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.ahead.is_none() && self.next.is_none() && self.again.is_empty()
     }
@@ -122,7 +121,7 @@ struct Place {
 }
 
 impl Gathered {
-    /// Adds a message that is not in here.
+    /// Adds a message that is not in the batch.
     pub fn push(&mut self, sequence: u64, frame: &[u8]) {
         self.places.push(Place { sequence, start: self.frames.len() as u32, bytes: frame.len() as u32 });
         self.frames.extend_from_slice(frame);
@@ -190,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_block_read_ahead_takes_the_place_of_the_one_at_the_cursor() {
+    fn block_read_ahead_replaces_the_one_at_the_cursor() {
         let memory = Arc::new(ReadMemory::default());
         let mut cache = ReadCache::default();
         assert!(cache.first(10).is_none());
@@ -208,18 +207,18 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_dropped_when_all_of_it_was_taken() {
+    fn batch_is_dropped_when_its_last_message_is_taken() {
         let memory = Arc::new(ReadMemory::default());
         let mut cache = ReadCache::default();
         let mut out = Vec::new();
         cache.put_batch(batch(&memory, &[9, 3, 7]));
         assert!(cache.take_wants_batch() && !cache.take_wants_batch());
         cache.put_batch(batch(&memory, &[100]));
-        assert!(!cache.take_wants_batch(), "there is one read ahead");
+        assert!(!cache.take_wants_batch(), "one batch is already read ahead");
         assert!(cache.has_gathered(100) && !cache.has_gathered(4));
         for sequence in [7, 3, 9] {
             assert!(cache.again(sequence, 2, &mut out));
-            assert!(!cache.again(sequence, 2, &mut out), "once");
+            assert!(!cache.again(sequence, 2, &mut out), "a message can be taken only once");
         }
         assert!(cache.again(100, 2, &mut out) && cache.is_empty());
         let mut expected = block(&memory, 7, 1).chunk.frames().to_vec();
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_that_are_not_taken_make_room_for_others() {
+    fn old_batches_make_room_for_new_ones() {
         let memory = Arc::new(ReadMemory::default());
         let mut cache = ReadCache::default();
         for sequence in 1..10 {

@@ -1,9 +1,9 @@
-//! What was read from segments and may be needed again: bounded over all topics, and freed when idle.
+//! Data read from segments that may be needed again: bounded over all topics, and freed when idle.
 //!
 //! - blocks of topics with several channels, which read the same blocks at about the same time;
 //! - indexes of blocks, to read single messages (see [`BlockIndex`]);
-//! - a count of the bytes that channels hold (see [`ReadCache`](super::read_cache::ReadCache)): it decides whether they may
-//!   read ahead.
+//! - a count of the bytes that channels hold (see [`ReadCache`](super::read_cache::ReadCache)): it decides whether they
+//!   may read ahead.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,10 +19,10 @@ use crate::storage::segment::{BlockIndex, BlockKey};
 const MAX_BLOCK_BYTES: usize = 64 << 20;
 /// Bytes of indexes: enough for a backlog of 10 GB and more.
 const MAX_INDEX_BYTES: usize = 32 << 20;
-/// While channels hold more than so many bytes, none reads ahead.
+/// Channels read ahead only while they hold fewer bytes than this.
 const MAX_AHEAD_BYTES: usize = 128 << 20;
 
-/// See the module.
+/// The shared cache; see the module.
 #[derive(Debug)]
 pub struct ReadMemory {
     blocks: Mutex<Generations<BlockKey, Arc<HeldChunk>>>,
@@ -80,13 +80,13 @@ impl ReadMemory {
         self.indexes.lock().put(key, index, bytes);
     }
 
-    /// Frees what was not used since the call before the last one.
+    /// Frees entries that were not used since the call before the last one.
     pub fn age(&self) {
         let old = (self.blocks.lock().age(), self.indexes.lock().age());
         drop(old);
     }
 
-    /// Bytes of blocks and batches that anybody holds, and of indexes.
+    /// Bytes of all held blocks and batches, and of indexes.
     pub fn bytes(&self) -> usize {
         self.held_bytes.load(Ordering::Relaxed) + self.indexes.lock().bytes()
     }
@@ -95,7 +95,6 @@ impl ReadMemory {
 /// A block in memory.
 #[derive(Debug)]
 pub struct HeldChunk {
-    /// Its messages.
     pub chunk: Chunk,
     _held: HeldBytes,
 }
@@ -152,7 +151,7 @@ impl<K: Eq + Hash + Copy, V: Clone> Generations<K, V> {
         }
     }
 
-    /// Makes the young half the old one, and returns what was the old one.
+    /// Makes the young half the old one, and returns the previous old half.
     fn age(&mut self) -> HashMap<K, (V, usize)> {
         self.old_bytes = std::mem::take(&mut self.young_bytes);
         std::mem::replace(&mut self.old, std::mem::take(&mut self.young))
@@ -170,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_used_is_forgotten_and_what_is_used_stays() {
+    fn unused_values_are_dropped_and_used_ones_kept() {
         let mut kept = Generations::new(100);
         kept.put(1, "used", 10);
         kept.put(2, "unused", 10);
@@ -196,7 +195,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_more_than_the_bound_and_never_a_wrong_value(
+        fn stays_within_the_bound_and_returns_the_right_values(
             steps in prop::collection::vec((0_u8..12, 0_usize..70, any::<bool>()), 1..200),
         ) {
             let mut kept = Generations::new(100);

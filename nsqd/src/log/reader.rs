@@ -1,8 +1,8 @@
 //! Copies messages from the log to a consumer's output: a channel's [`Source`].
 //!
-//! A message in memory is copied under the tail's lock. One on disk must be read first, without any lock: the reader then
-//! answers [`Supply::OnDisk`] and says what is [`Missing`]; whoever drives it reads that, puts it into the [`ReadCache`] and
-//! takes again.
+//! A message in memory is copied under the tail's lock. A message on disk must be read first, without any lock: the
+//! reader returns [`Supply::OnDisk`] and reports what is [`Missing`]. The caller reads it, puts it into the
+//! [`ReadCache`], and takes again.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub enum Missing {
     Again,
 }
 
-/// The system could not read it. That is reported already, and may work later.
+/// The system could not read from disk. The failure is already reported; a later read may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CannotRead;
 
@@ -34,19 +34,19 @@ pub struct LogReader<'a> {
     out: &'a mut Vec<u8>,
     /// Bytes that may still be put into `out`.
     room: usize,
-    /// Where in `out` the messages given last begin.
+    /// Start of the messages supplied last, in `out`.
     given_from: usize,
     /// Set with [`Supply::OnDisk`].
     missing: Option<Missing>,
 }
 
 impl<'a> LogReader<'a> {
-    /// Reads into `out`, up to `room` bytes (and a bit more for a message that is bigger than the room).
+    /// Reads into `out`, up to `room` bytes. Only a single message that is larger than the room exceeds it.
     pub fn new(log: &'a TopicLog, cache: &'a mut ReadCache, out: &'a mut Vec<u8>, room: usize) -> Self {
         LogReader { log, cache, out, room, given_from: usize::MAX, missing: None }
     }
 
-    /// What to read, if the take ended for want of it.
+    /// What must be read before the next take, if anything.
     pub fn missing(self) -> Option<Missing> {
         self.missing
     }
@@ -57,7 +57,7 @@ impl<'a> LogReader<'a> {
         Supply::Given(count)
     }
 
-    /// Of a message that is not in the cache.
+    /// Supplies a message that is not in the cache.
     fn supply(
         &mut self,
         sequence: u64,
@@ -117,8 +117,8 @@ impl Source for LogReader<'_> {
         })
     }
 
-    fn timestamps(&self, tell: impl FnMut(i64)) {
-        chunk::timestamps(self.out.get(self.given_from..).unwrap_or_default()).for_each(tell);
+    fn timestamps(&self, visit: impl FnMut(i64)) {
+        chunk::timestamps(self.out.get(self.given_from..).unwrap_or_default()).for_each(visit);
     }
 }
 
@@ -132,8 +132,8 @@ const ATTEMPTS: usize = 4;
 const MAX_BLOCK_AHEAD: u32 = 1 << 20;
 
 impl TopicLog {
-    /// Reads the block with this message. Waits for the disk. Returns `None` if no block has it (any more): a take finds out
-    /// where it is, or that it is lost.
+    /// Reads the block with this message. Blocks on the disk. Returns `None` if no block has it (any more): a take
+    /// finds out where it is, or that it is lost.
     pub fn load_block(&self, sequence: u64) -> Result<Option<Arc<HeldChunk>>, CannotRead> {
         for attempt in 1.. {
             let Location::Disk(block) = self.tail.lock().locate(sequence) else { return Ok(None) };
@@ -159,8 +159,8 @@ impl TopicLog {
         Ok(None)
     }
 
-    /// Reads the frames of these messages, up to the size of a batch, the first one in any case. Waits for the disk.
-    /// Messages that exist nowhere (any more) are left out.
+    /// Reads the frames of these messages, up to the size of a batch, but at least the first one. Blocks on the disk.
+    /// Leaves out messages that exist nowhere (any more).
     pub fn gather(&self, sequences: &[u64]) -> (Gathered, Result<(), CannotRead>) {
         let mut batch = Gathered::default();
         let mut result = Ok(());
@@ -221,7 +221,7 @@ impl TopicLog {
         Ok(())
     }
 
-    /// Handles a failed read: gives a damaged block up; returns `Ok` if the message should be looked up again.
+    /// Handles a failed read, and removes a damaged block. Returns `Ok` if the message should be looked up again.
     fn check_failed(&self, block: &BlockRef, error: &ReadError, attempt: usize) -> Result<(), CannotRead> {
         let current = self.tail.lock().block_of(block.first_sequence);
         let is_current = current.is_some_and(|current| current.is(block));
@@ -248,8 +248,8 @@ impl TopicLog {
     }
 }
 
-/// The numbers within `block` of the messages at the start of `sequences`, as long as they ascend and are in the block:
-/// about `bytes` of them, and one at least.
+/// The numbers within `block` of the first `sequences`, while these ascend and are in the block. About `bytes` of
+/// messages, but at least one.
 fn numbers_within(block: &BlockRef, sequences: &[u64], bytes: usize) -> Vec<u32> {
     let usual = (block.bytes / block.count).max(1) as usize;
     let mut numbers: Vec<u32> = Vec::new();

@@ -1,9 +1,9 @@
-//! Repairing a log at start: blocks that a power failure has left in part.
+//! Repairs a log at start: blocks that a power failure left incomplete.
 //!
-//! A segment is not synced when it is written: the journal has the same messages, and keeps them until it is. So after a
-//! power failure a block may be missing, or have its header and not its content, although later blocks are whole. What
-//! the journal holds as well is therefore not believed before it was read, and what is missing is taken from the
-//! journal once more.
+//! Segments are not synced when they are written: the journal keeps the same messages until they are. So after a power
+//! failure, a block may be missing, or may have a header without its content, although later blocks are complete.
+//! Therefore blocks whose messages are also in the journal are read before they are trusted, and missing messages are
+//! restored from the journal.
 
 use std::io;
 
@@ -15,16 +15,16 @@ use crate::storage::segment::{BlockRef, NewBlock, ReadError};
 /// What [`TopicLog::check_block_of`] found.
 #[derive(Debug)]
 pub enum CheckedBlock {
-    /// There is no block with this message; the first message of the next block.
+    /// No block has this message. Contains the first message of the next block, if there is one.
     Missing(Option<u64>),
-    /// It is as it was written; the sequence number that follows it.
+    /// The block is intact. Contains the sequence number after it.
     Good(u64),
-    /// It is not, and was forgotten. A copy may have taken its place.
+    /// The block is damaged and was removed from the log. A copy may have replaced it.
     Bad,
 }
 
 impl TopicLog {
-    /// Reads the block that has this message, if there is one. A damaged one is forgotten.
+    /// Reads the block that has this message, if there is one. Removes a damaged block from the log.
     pub fn check_block_of(&self, sequence: u64) -> io::Result<CheckedBlock> {
         let (block, next) = {
             let tail = self.tail.lock();
@@ -41,7 +41,7 @@ impl TopicLog {
         }
     }
 
-    /// A block is damaged: it is reported, and a copy takes its place. Returns what is left nowhere.
+    /// Reports a damaged block, and replaces it with copies if there are any. Returns the messages that are lost.
     pub(super) fn forget_damaged(&self, block: &BlockRef, error: &ReadError) -> Vec<(u64, u64)> {
         let mut tail = self.tail.lock();
         let Some(lost) = tail.remove_damaged(block) else { return Vec::new() };
@@ -55,7 +55,7 @@ impl TopicLog {
         lost
     }
 
-    /// What was asked of a block could not be read. A damaged block is given up, once for all channels.
+    /// Handles a failed read of a block. A damaged block is removed, once for all channels.
     pub fn read_failed(&self, block: &BlockRef, error: &ReadError) {
         match error {
             ReadError::Io { .. } => self.damage.read_failed(&error.to_string()),
@@ -67,22 +67,22 @@ impl TopicLog {
         }
     }
 
-    /// A block was read.
+    /// Reports that a block was read.
     pub fn read_worked(&self) {
         self.damage.read_worked();
     }
 
-    /// Messages of blocks that were found to be damaged, and stand nowhere else.
+    /// Messages of damaged blocks that are nowhere else.
     pub fn damaged(&self) -> Vec<(u64, u64)> {
         self.tail.lock().damaged().to_vec()
     }
 
-    /// Sequence numbers before the end that stand neither in memory nor in a segment.
+    /// Sequence numbers before the end that are neither in memory nor in a segment.
     pub fn gaps(&self) -> Vec<(u64, u64)> {
         self.tail.lock().gaps()
     }
 
-    /// Writes those messages of a batch to a segment that lie in one of `gaps`. Returns how many.
+    /// Writes the messages of a batch that are in one of `gaps` to a segment. Returns how many.
     pub fn restore(
         &self,
         first_sequence: u64,

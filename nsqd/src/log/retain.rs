@@ -1,4 +1,4 @@
-//! Keeping what is finished: closing pieces in time, letting the oldest go, and finding a place in what is kept.
+//! Retains finished messages: closes pieces in time, deletes the oldest, and finds positions among retained messages.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -11,34 +11,33 @@ use crate::channel::Mark;
 use crate::clock::Nanos;
 use crate::storage::segment::{BlockRef, LoadedBlock, ReadError, SegmentFileInfo, SegmentStore};
 
-/// What belongs to a log that keeps something, besides its [`History`](super::retention::History).
+/// Retention state of a log, besides its [`History`](super::retention::History).
 #[derive(Debug, Default)]
 pub struct Keeper {
     retention: Retention,
     /// The file being written and the time of its oldest message.
     writing: Option<(u64, i64)>,
-    /// A file's number, end and newest timestamp: the oldest file is asked for again and again.
+    /// Number, end and newest timestamp of a file. Cached, because the oldest file is checked again and again.
     newest: Option<(u64, u64, i64)>,
-    /// A message on disk, and its time: the oldest that is kept, or one before it that has just gone.
+    /// A message on disk and its timestamp: the oldest retained message, or an earlier one that was just deleted.
     oldest: Option<(u64, i64)>,
 }
 
-/// What is kept, for statistics.
+/// Retained messages, for statistics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retained {
-    /// Messages.
     pub message_count: u64,
     /// Bytes of their frames.
     pub bytes: u64,
-    /// When the oldest was published; none if there is none, or it is on disk and was not looked at yet.
+    /// When the oldest was published. `None` if there is none, or if it is on disk and was not read yet.
     pub oldest_ns: Option<i64>,
-    /// Its sequence number, or that of the next message.
+    /// Sequence number of the oldest, or of the next message if there is none.
     pub oldest_sequence: u64,
 }
 
 impl TopicLog {
-    /// Sets the limits; returns where what is kept begins, `u64::MAX` for nowhere. What is needed now is kept when it
-    /// is finished later, and so is all that is published from now on.
+    /// Sets the limits. Returns the first retained message; `u64::MAX` for none. Messages that are needed now or
+    /// published later are retained when they are finished.
     pub fn set_retention(&self, retention: Retention) -> u64 {
         {
             let mut keeper = self.keeper.lock();
@@ -58,7 +57,7 @@ impl TopicLog {
         from
     }
 
-    /// Recovery: what is kept begins at `from`.
+    /// Sets the limits and the first retained message, for recovery.
     pub fn restore_retention(&self, retention: Retention, from: u64) {
         self.keeper.lock().retention = retention;
         let mut tail = self.tail.lock();
@@ -71,23 +70,22 @@ impl TopicLog {
         self.publish_numbers(tail);
     }
 
-    /// The limits that hold.
     pub fn retention(&self) -> Retention {
         self.keeper.lock().retention
     }
 
-    /// Where what is kept begins; `u64::MAX` if nothing is.
+    /// The first retained message; `u64::MAX` if none is.
     pub fn retained_from(&self) -> u64 {
         self.retained_from.load(Ordering::Acquire)
     }
 
-    /// Whether finished messages are kept.
+    /// Whether finished messages are retained.
     pub fn is_retaining(&self) -> bool {
         self.retained_from() != u64::MAX
     }
 
-    /// Lets go of what is beyond the limits, and closes what has been filled for long enough. To be called now and
-    /// then; reads and deletes files. Returns the bytes that came free.
+    /// Deletes messages beyond the limits, and seals a chunk that has been filled for long enough. Call periodically;
+    /// reads and deletes files. Returns the bytes freed.
     pub fn retain(&self, now_ns: i64, now: Nanos) -> io::Result<u64> {
         if !self.is_retaining() {
             return Ok(0);
@@ -119,7 +117,7 @@ impl TopicLog {
         })?;
         {
             let mut tail = self.tail.lock();
-            // It may have been turned off meanwhile.
+            // Retention may have been turned off meanwhile.
             if tail.history.retained_from != u64::MAX {
                 tail.history.retained_from = from.max(tail.history.retained_from);
             }
@@ -130,7 +128,7 @@ impl TopicLog {
         Ok(freed)
     }
 
-    /// Timestamp of the newest message in a segment file, as far as it can be read; none if nothing can be.
+    /// Timestamp of the newest readable message in a segment file; `None` if none is readable.
     fn newest_in(&self, file_number: u64, end_sequence: u64) -> io::Result<Option<i64>> {
         if let Some((number, end, newest_ns)) = self.keeper.lock().newest
             && (number, end) == (file_number, end_sequence)
@@ -146,13 +144,13 @@ impl TopicLog {
                     return Ok(Some(newest_ns));
                 }
                 Err(ReadError::Io { error, .. }) => return Err(error),
-                // A copy in another file may take its place.
+                // A copy in another file may replace it.
                 Err(error) => self.read_failed(&block, &error),
             }
         }
     }
 
-    /// Finds out when the oldest message that is kept was published, if it is on disk.
+    /// Reads the timestamp of the oldest retained message, if it is on disk.
     fn look_at_oldest(&self) -> io::Result<()> {
         let (oldest, block) = {
             let tail = self.tail.lock();
@@ -169,7 +167,7 @@ impl TopicLog {
         Ok(())
     }
 
-    /// Before a chunk is written: begins a new file if the one being written has had its share.
+    /// Call before a chunk is written: starts a new file if the current one has reached its share.
     pub(super) fn close_file_in_time(&self, segments: &mut SegmentStore, chunk: &Chunk) {
         let (Some(oldest), Some(newest)) = (chunk.oldest_timestamp(), chunk.newest_timestamp()) else {
             return;
@@ -183,7 +181,7 @@ impl TopicLog {
             (Some(file), Some((_, since))) => {
                 keeper.retention.closes(since, file.bytes, newest, chunk.len_bytes() as u64)
             }
-            // It followed one that was full; else it was begun when nothing was kept.
+            // Either it followed a full file, or it was started before retention was on.
             (Some(_), None) => keeper.writing.is_none(),
             (None, _) => true,
         };
@@ -195,7 +193,7 @@ impl TopicLog {
         }
     }
 
-    /// What is kept, for statistics.
+    /// Retained messages, for statistics. `None` without retention.
     pub fn retained(&self) -> Option<Retained> {
         let known = self.keeper.lock().oldest;
         let tail = self.tail.lock();
@@ -204,35 +202,35 @@ impl TopicLog {
         }
         let (message_count, bytes) = tail.retained();
         let oldest = tail.oldest_retained();
-        // Old files go a moment before the new oldest message is looked at: until then, the time of one before it is
-        // told.
+        // Old files are deleted shortly before the new oldest message is read. Until then, the time of an earlier one
+        // is reported.
         let on_disk = known.filter(|(sequence, _)| *sequence <= oldest).map(|(_, at)| at);
         let oldest_ns = tail.timestamp_in_memory(oldest).or(on_disk).filter(|_| message_count > 0);
         Some(Retained { message_count, bytes, oldest_ns, oldest_sequence: oldest })
     }
 
-    /// The oldest message that is kept: no channel can be moved further back. The end of the log if nothing is.
+    /// The oldest retained message: channels cannot be moved further back. The end of the log if none is retained.
     pub fn oldest_retained(&self) -> u64 {
         self.tail.lock().oldest_retained()
     }
 
-    /// What a channel must know of `from..to` that comes there later than others: numbers that stand for nothing, and
-    /// messages that are not due yet.
+    /// The marks of `from..to` for a channel that reaches them later than others: sequence numbers without messages,
+    /// and messages that are not due yet.
     pub fn marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
         self.tail.lock().marks_between(from, to)
     }
 
-    /// As [`TopicLog::marks_between`], at start: what is not there may yet be found in the journal.
+    /// Like [`TopicLog::marks_between`], but at start, when missing messages may still be found in the journal.
     pub fn void_marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
         self.tail.lock().void_marks_between(from, to)
     }
 
-    /// The parts of `from..to` that are not there, or stand for nothing.
+    /// The ranges of `from..to` without messages: missing or void.
     pub fn absent(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
         if from < to { self.tail.lock().absent(from, to) } else { Vec::new() }
     }
 
-    /// Sequence numbers that stand for nothing, for a checkpoint.
+    /// Void sequence numbers, for a checkpoint.
     pub fn void(&self) -> Vec<(u64, u64)> {
         self.tail.lock().history.void().collect()
     }
@@ -242,24 +240,24 @@ impl TopicLog {
         self.tail.lock().history.deferred().collect()
     }
 
-    /// The messages `from..to` must not come to anybody, though the log may hold them.
+    /// Marks the messages `from..to` as void: they must not be delivered, though the log may hold them.
     pub fn add_void(&self, from: u64, to: u64) {
         self.tail.lock().history.add_void(from, to);
     }
 
-    /// The messages `from..to` are not due before `due`, for channels that come to them later.
+    /// Records that the messages `from..to` are not due before `due`, for channels that reach them later.
     pub fn add_deferred(&self, from: u64, to: u64, due: Nanos) {
         self.tail.lock().history.add_deferred(from, to, due);
     }
 
-    /// The first message published at or after `time_ns`, the end of the log if all were before; and whether that is the
-    /// first one there is. Reads a few blocks from disk.
+    /// The first message published at or after `time_ns`, or the end of the log; and whether no earlier message is in
+    /// the log. Reads a few blocks from disk.
     pub fn find_time(&self, time_ns: i64) -> (u64, bool) {
         let (blocks, in_memory, first) = {
             let tail = self.tail.lock();
             (tail.blocks(), tail.first_in_memory_since(time_ns), tail.first_present())
         };
-        // What cannot be read counts as older.
+        // An unreadable block counts as older.
         let is_before = |block: &BlockRef| timestamp_in(block, 0).is_none_or(|at| at < time_ns);
         let after = blocks.partition_point(is_before);
         let within = after.checked_sub(1).and_then(|index| first_since(&blocks[index], time_ns));
@@ -269,7 +267,7 @@ impl TopicLog {
     }
 }
 
-/// The first message of a block from this time or later.
+/// The first message of a block that was published at or after `time_ns`.
 fn first_since(block: &BlockRef, time_ns: i64) -> Option<u64> {
     let loaded = block.read().ok()?;
     let index = (0..block.count as usize)

@@ -1,13 +1,13 @@
-//! Pure: what a topic keeps of messages that are finished, and for how long.
+//! Pure: which finished messages a topic retains, and for how long.
 //!
-//! Messages are let go in *pieces*: segment files, and chunks that are only in memory. Pieces are made small enough
-//! that one holds no more than an eighth of what is to be kept, so that this is how exact the limits are.
+//! Messages are deleted in *pieces*: segment files, and chunks that are only in memory. A piece holds at most an eighth
+//! of what is retained; this is the accuracy of the limits.
 
 use std::collections::BTreeMap;
 
 use crate::clock::Nanos;
 
-/// Limits of what is kept; a piece goes when it exceeds any that is set. Without a limit nothing is kept.
+/// Limits of retention. A piece is deleted when it exceeds any limit that is set. Without a limit, nothing is retained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
     /// `--retain-for`, nanoseconds; 0 for no limit.
@@ -16,17 +16,15 @@ pub struct Retention {
     pub bytes: u64,
 }
 
-/// A piece holds at most one in so many parts of what is kept.
+/// A piece holds at most one in this many parts of what is retained.
 const PIECES: u64 = 8;
 
-/// Something that is kept or let go as a whole.
+/// A unit that is retained or deleted as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// One past its newest message.
     pub end_sequence: u64,
-    /// Its size.
     pub bytes: u64,
-    /// Number of the segment file; none for a chunk in memory, whose newest timestamp is known.
     pub place: PiecePlace,
 }
 
@@ -40,21 +38,21 @@ pub enum PiecePlace {
 }
 
 impl Retention {
-    /// Whether nothing is kept.
+    /// Whether nothing is retained.
     pub fn is_off(&self) -> bool {
         self.age == 0 && self.bytes == 0
     }
 
-    /// Whether a piece that begins at `oldest_ns` and has `bytes` should take no more, which would be `more_bytes` with
-    /// messages up to `newest_ns`.
+    /// Whether a piece that begins at `oldest_ns` and has `bytes` must not take `more_bytes` with messages up to
+    /// `newest_ns`.
     pub fn closes(&self, oldest_ns: i64, bytes: u64, newest_ns: i64, more_bytes: u64) -> bool {
         let too_old = self.age > 0 && oldest_ns < newest_ns.saturating_sub_unsigned(self.age / PIECES);
         too_old || (self.bytes > 0 && bytes + more_bytes > self.bytes / PIECES)
     }
 
-    /// Where what is kept begins at `now_ns`, if it began at `from` before. `pieces` are all there are, in order of
-    /// their ends; `newest_ns` finds out about the newest message of one, and is asked for the oldest ones only. One of
-    /// which nothing is there any more says nothing about what is: its messages may stand in a later piece.
+    /// The first retained message at `now_ns`, if it was `from` before. `pieces` are all pieces, ordered by their ends.
+    /// `newest_ns` returns the timestamp of the newest message of a piece; it is called for the oldest pieces only. A
+    /// piece without messages (`None`) does not advance the result: its messages may be in a later piece.
     pub fn advance<E>(
         &self,
         from: u64,
@@ -82,12 +80,12 @@ impl Retention {
     }
 }
 
-/// What a log remembers about messages for channels that come to them later than others.
+/// What a log remembers for channels that reach messages later than others.
 #[derive(Debug)]
 pub struct History {
-    /// Messages from here on are kept though finished; `u64::MAX` if none is.
+    /// Finished messages from here on are retained; `u64::MAX` if none are.
     pub retained_from: u64,
-    /// Sequence numbers that stand for nothing although the log may hold them: refused or emptied. From, to.
+    /// Void sequence numbers (from, to): refused or emptied. They must not be delivered, though the log may hold them.
     void: BTreeMap<u64, u64>,
     /// Published deferred and not due yet: from, to and due time.
     deferred: BTreeMap<u64, (u64, Nanos)>,
@@ -100,7 +98,7 @@ impl Default for History {
 }
 
 impl History {
-    /// The messages `from..to` must not come to anybody.
+    /// Marks the messages `from..to` as void.
     pub fn add_void(&mut self, from: u64, to: u64) {
         self.deferred.retain(|first, (end, _)| *first < from || *end > to);
         match self.void.range_mut(..=from).next_back() {
@@ -111,30 +109,30 @@ impl History {
         }
     }
 
-    /// The messages `from..to` are due at `due`; remembered while something is kept.
+    /// Records that the messages `from..to` are due at `due`, if finished messages are retained.
     pub fn add_deferred(&mut self, from: u64, to: u64, due: Nanos) {
         if self.retained_from != u64::MAX && self.void_until(from).is_none() {
             self.deferred.insert(from, (to, due));
         }
     }
 
-    /// What stands for nothing, in order.
+    /// Void ranges, in order.
     pub fn void(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.void.iter().map(|(&from, &to)| (from, to))
     }
 
-    /// Where the void ends that this sequence number is in, if it is in one.
+    /// The end of the void range that contains this sequence number.
     pub fn void_until(&self, sequence: u64) -> Option<u64> {
         let (_, &to) = self.void.range(..=sequence).next_back()?;
         (to > sequence).then_some(to)
     }
 
-    /// What is not due yet, in order: from, to, due time.
+    /// Messages that are not due yet, in order: from, to, due time.
     pub fn deferred(&self) -> impl Iterator<Item = (u64, u64, Nanos)> + '_ {
         self.deferred.iter().map(|(&from, &(to, due))| (from, to, due))
     }
 
-    /// Nothing before `sequence` is there any more.
+    /// Forgets ranges that end at or before `sequence`.
     pub fn forget_before(&mut self, sequence: u64) {
         while let Some(first) = self.void.first_entry()
             && *first.get() <= sequence
@@ -148,7 +146,7 @@ impl History {
         }
     }
 
-    /// Time has come to `now`.
+    /// Forgets messages that are due at `now`.
     pub fn forget_due(&mut self, now: Nanos) {
         self.deferred.retain(|_, (_, due)| *due > now);
     }
@@ -171,7 +169,7 @@ pub fn gaps(from: u64, to: u64, ranges: impl IntoIterator<Item = (u64, u64)>) ->
     gaps
 }
 
-/// Ranges as few ranges, in order, without overlaps.
+/// Sorts and merges ranges, so that they do not overlap.
 pub fn merged(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     ranges.sort_unstable();
     let mut merged: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
@@ -216,11 +214,11 @@ mod tests {
     }
 
     #[test]
-    fn whichever_limit_is_reached_first_lets_go() {
+    fn first_limit_reached_applies() {
         let age = Retention { age: 3 * SECOND as u64, bytes: 0 };
         assert_eq!(advance(age, 0, 8, &pieces(8)), 40);
-        assert_eq!(advance(age, 60, 8, &pieces(8)), 60, "it never goes back");
-        assert_eq!(advance(age, 0, 100, &pieces(8)), 80, "in the end everything goes");
+        assert_eq!(advance(age, 60, 8, &pieces(8)), 60, "the result never moves back");
+        assert_eq!(advance(age, 0, 100, &pieces(8)), 80, "in the end, everything is deleted");
         let bytes = Retention { age: 0, bytes: 250 };
         assert_eq!(advance(bytes, 0, 8, &pieces(8)), 60);
         let both = Retention { age: 3 * SECOND as u64, bytes: 250 };
@@ -230,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_which_nothing_is_left_lets_nothing_go() {
+    fn file_without_messages_does_not_advance() {
         let mut pieces = pieces(4);
         // Its only block was damaged, and its messages were restored to the file after it.
         pieces.insert(0, Piece { end_sequence: 10, bytes: 100, place: PiecePlace::File(1) });

@@ -1,7 +1,8 @@
-//! Leaving memory: what is needed of a chunk goes to a segment, or, for ephemeral names, is set aside in memory.
+//! Moves messages out of memory: the needed messages of a chunk go to a segment. For ephemeral names, they are set
+//! aside in memory.
 //!
-//! Nothing that only ephemeral names need is ever written. A chunk of which little is needed is not written as a whole:
-//! disk follows what is unfinished.
+//! Messages that only ephemeral names need are never written. If little of a chunk is needed, only that is written, so
+//! disk usage follows the unfinished messages.
 
 use std::io;
 use std::sync::Arc;
@@ -14,19 +15,19 @@ use super::retention::gaps;
 use crate::storage::block::BLOCK_HEADER_BYTES;
 use crate::storage::segment::{NewBlock, SegmentStore};
 
-/// A chunk is written as a whole if at least one in so many of its bytes is needed.
+/// A chunk is written as a whole if at least one in this many of its bytes is needed.
 const WHOLE_SHARE: usize = 2;
-/// When looking for room among what is set aside was in vain, so many chunks pass before the next look.
+/// After a search for room in the memory set aside freed too little, the next search is this many chunks later.
 const FULL_CHUNKS: u32 = 32;
 
 impl TopicLog {
-    /// Moves the oldest messages out of memory while it holds more than its bound; returns how many chunks were
-    /// written to disk. Waits for the disk.
+    /// Moves the oldest messages out of memory while it exceeds its bound. Returns the number of chunks written to
+    /// disk. Blocks on the disk.
     pub fn spill(&self) -> io::Result<usize> {
         self.spill_up_to(usize::MAX)
     }
 
-    /// As [`TopicLog::spill`], of at most so many chunks.
+    /// Like [`TopicLog::spill`], but for at most `max_chunks` chunks.
     pub fn spill_up_to(&self, max_chunks: usize) -> io::Result<usize> {
         if !self.should_spill() {
             self.spill_failed.store(false, Ordering::Relaxed);
@@ -49,17 +50,17 @@ impl TopicLog {
         Ok(written)
     }
 
-    /// Whether memory holds more than its bound.
+    /// Whether memory exceeds its bound.
     pub fn should_spill(&self) -> bool {
         self.tail.lock().is_over(1)
     }
 
-    /// Whether so much waits to be written that publishers should wait, too.
+    /// Whether so much waits to be written that publishers should wait too.
     pub fn is_spill_behind(&self) -> bool {
         self.tail.lock().is_far_over()
     }
 
-    /// Whether memory is at twice its bound because the disk takes no more: time to refuse publishes.
+    /// Whether memory exceeds twice its bound because writing to disk failed. Then publishes must be refused.
     pub fn is_stuck(&self) -> bool {
         self.spill_failed.load(Ordering::Relaxed) && self.tail.lock().is_over(2)
     }
@@ -69,7 +70,7 @@ impl TopicLog {
         self.spill_failed.load(Ordering::Relaxed)
     }
 
-    /// Writes to segments whatever up to `sequence` is needed and only in memory (and in the journal).
+    /// Writes to segments all needed messages up to `sequence` that are only in memory (and in the journal).
     pub fn persist_up_to(&self, sequence: u64, sync: bool) -> io::Result<()> {
         let mut segments = self.segments.lock();
         if self.is_deleted() || self.holders.are_in_memory_only() {
@@ -86,13 +87,13 @@ impl TopicLog {
         if sync { segments.sync() } else { Ok(()) }
     }
 
-    /// The messages of `from..to` that somebody needs whose messages may be on disk.
+    /// The messages of `from..to` that are needed by holders whose messages may be on disk.
     pub(super) fn needed_on_disk(&self, from: u64, to: u64) -> Ranges {
         self.without_refused(self.holders.needed(Of::Durable, from, to))
     }
 
-    /// Without those that were refused and not released since. The release point counts them as needed, but a release
-    /// passes them over, so no channel will look for them.
+    /// Removes messages that were refused and not released since. The release point counts them as needed, but a
+    /// release skips them, so no channel looks for them.
     pub(super) fn without_refused(&self, needed: Ranges) -> Ranges {
         let (Some(&(from, _)), Some(&(_, to))) = (needed.first(), needed.last()) else { return needed };
         if !self.has_marks.load(Ordering::Acquire) {
@@ -106,8 +107,9 @@ impl TopicLog {
         needed.into_iter().flat_map(rest).collect()
     }
 
-    /// Writes what is needed of a chunk: all of it, if that is much. Returns false, and writes nothing, if nothing is: one
-    /// straggler before it keeps a chunk from being trimmed.
+    /// Writes the needed messages of a chunk, or the whole chunk if at least half of it is needed. If none is needed,
+    /// it writes nothing and returns false. Such a chunk is still in memory if an older straggler kept it from being
+    /// trimmed.
     pub(super) fn write_needed(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<bool> {
         let (first, end) = (chunk.first_sequence(), chunk.end_sequence());
         let is_kept = end > self.retained_from();
@@ -151,10 +153,11 @@ impl TopicLog {
         Ok(())
     }
 
-    /// A chunk that is on disk as far as it must be leaves memory; what ephemeral names need of it is set aside.
+    /// Removes a chunk from memory after its needed messages were written to disk. Sets aside the messages that
+    /// ephemeral names need.
     pub(super) fn leave_memory(&self, chunk: &Arc<Chunk>) {
         let (first, end) = (chunk.first_sequence(), chunk.end_sequence());
-        // What is kept on disk though finished is there for ephemeral channels, too.
+        // Retained messages are on disk for ephemeral channels too.
         let is_kept = end > self.retained_from();
         let needed = if is_kept { Ranges::new() } else { self.holders.needed(Of::Ephemeral, first, end) };
         if !needed.is_empty() && self.tail.lock().is_aside_full(chunk, &needed) {
@@ -170,7 +173,7 @@ impl TopicLog {
         }
     }
 
-    /// Forgets what was set aside and is finished by now, though something before it is not.
+    /// Frees messages set aside that are finished by now, although an earlier one is not.
     fn thin_aside(&self) {
         let in_vain = self.aside_in_vain.load(Ordering::Relaxed);
         if in_vain > 0 {
@@ -190,10 +193,10 @@ impl TopicLog {
         }
     }
 
-    /// There is no memory for these messages, and only ephemeral names need them.
+    /// Drops these messages: there is no memory for them, and only ephemeral names need them.
     fn drop_ephemeral(&self, ranges: &[(u64, u64)]) {
         if self.holders.are_in_memory_only() {
-            // Those that were not released yet; the channels know the others themselves.
+            // For messages that are not released yet. Channels drop the others themselves.
             ranges.iter().for_each(|&(from, to)| self.skip(from, to));
         }
         self.holders.dropped(ranges);
@@ -208,7 +211,7 @@ mod tests {
     use crate::storage::faulty::FaultyStorage;
 
     #[test]
-    fn refused_messages_are_not_needed_though_unreleased() {
+    fn unreleased_refused_messages_are_not_needed() {
         let bound = MemoryBound { messages: 1000, bytes: 1 << 20, chunk_bytes: 1 << 20 };
         let segments = SegmentStore::new(Arc::new(FaultyStorage::default()), "/d/t", 1 << 20);
         let log = TopicLog::new(Tail::new(0, 0, bound), segments, "t", LogContext::default());
@@ -222,7 +225,7 @@ mod tests {
         assert_eq!(log.needed_on_disk(0, 30), [(0, 10), (20, 30)]);
         assert_eq!(log.needed_on_disk(15, 30), [(20, 30)]);
         assert_eq!(log.needed_on_disk(12, 18), []);
-        // The release tells the channels, and they tell what they need.
+        // The release passes the marks to the channels, which then report what they need.
         log.take_marks(30);
         assert_eq!(log.needed_on_disk(0, 30), [(0, 30)]);
         release_point.store(30, Ordering::Release);

@@ -1,7 +1,7 @@
 //! Pure: where a topic's messages are: the newest in memory chunks, older ones in the blocks of its segments.
 //!
-//! Appending gives out sequence numbers. The tail chunk grows; sealed chunks are immutable and shared, so that one
-//! can be written to a segment without holding the lock that readers and publishers need.
+//! Appending assigns sequence numbers. The open chunk grows; sealed chunks are immutable and shared. So a sealed chunk
+//! can be written to a segment without the lock that readers and publishers need.
 
 mod aside;
 mod blocks;
@@ -17,18 +17,18 @@ use super::retention::{History, merged};
 use crate::channel::Mark;
 use crate::storage::segment::BlockRef;
 
-/// What is kept in memory per topic, besides the chunk that is being filled.
+/// Memory limits per topic, besides the open chunk.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryBound {
     /// Messages (`--mem-queue-size`).
     pub messages: u64,
     /// Bytes of their frames (`--mem-queue-bytes`).
     pub bytes: usize,
-    /// A chunk is sealed once it holds about so many bytes; one batch may exceed it, since a batch is never split.
+    /// A chunk is sealed at about this many bytes. One batch may exceed it, because a batch is never split.
     pub chunk_bytes: usize,
 }
 
-/// So many chunks may wait to be written beyond any bound: writing takes some time.
+/// Number of chunks that may wait to be written beyond any bound, because writing takes some time.
 const CHUNKS_BEHIND: usize = 4;
 
 /// Where a message is.
@@ -37,20 +37,20 @@ pub enum Location<'a> {
     Memory(&'a Chunk),
     /// In this block of a segment.
     Disk(BlockRef),
-    /// It was in a block that is damaged; so are those before this number.
+    /// It was in a damaged block, as were the messages after it and before this number.
     Damaged(u64),
-    /// Nowhere; the next one that is somewhere, if any.
+    /// It is nowhere. Contains the next message that is somewhere, if any.
     Missing(Option<u64>),
 }
 
 #[derive(Debug)]
 struct Sealed {
     chunk: Arc<Chunk>,
-    /// Set once it also stands in a segment.
+    /// Set once its needed messages are also in a segment.
     on_disk: bool,
 }
 
-/// See the module.
+/// The places of a topic's messages; see the module.
 #[derive(Debug)]
 pub struct Tail {
     sealed: VecDeque<Sealed>,
@@ -58,24 +58,24 @@ pub struct Tail {
     sealed_bytes: usize,
     open: Chunk,
     bound: MemoryBound,
-    /// What only ephemeral names need of chunks that are in `sealed` no more.
+    /// Messages that only ephemeral names need, of chunks no longer in `sealed`.
     aside: Aside,
     blocks: Blocks,
-    /// Blocks with messages that stand in one of `blocks` as well, should that turn out to be damaged. Few: left by
-    /// a crash while survivors were copied, or by repairing what another crash had left.
+    /// Blocks whose messages are also in `blocks`, in case those are damaged. There are few: from a crash while
+    /// survivors were copied, or from repairs after a crash.
     copies: Vec<BlockRef>,
-    /// Messages that were in damaged blocks.
+    /// Messages that were in damaged blocks and are nowhere else.
     damaged: Vec<(u64, u64)>,
-    /// Ids are the node number in the upper ten bits, the sequence number below.
+    /// An id has the node number in the upper ten bits and the sequence number below.
     id_base: u64,
-    /// What the next release must tell the channels; in order of sequence numbers.
+    /// Marks that the next release must pass to the channels, in order of sequence numbers.
     marks: Vec<Mark>,
-    /// What is kept though finished.
+    /// Retention, and void and deferred messages.
     pub history: History,
 }
 
 impl Tail {
-    /// An empty log that starts at `next_sequence`, on a node of this number (0..1024).
+    /// Creates an empty log that starts at `next_sequence`, on a node of this number (0..1024).
     pub fn new(next_sequence: u64, node_id: u16, bound: MemoryBound) -> Self {
         Tail {
             bound,
@@ -93,7 +93,7 @@ impl Tail {
         }
     }
 
-    /// What the ids of new messages begin with.
+    /// The node number in the ids of new messages, in the upper ten bits.
     pub fn id_base(&self) -> u64 {
         self.id_base
     }
@@ -103,7 +103,7 @@ impl Tail {
         self.open.end_sequence()
     }
 
-    /// Appends a batch; returns the first sequence number, and the frames as they lie in memory.
+    /// Appends a batch. Returns the first sequence number, and the frames in memory.
     pub fn append<'a>(
         &mut self,
         bodies: impl Iterator<Item = &'a [u8]>,
@@ -120,13 +120,13 @@ impl Tail {
         (first, if self.open.end_sequence() == first { &[] } else { self.open.frames_from(first) })
     }
 
-    /// Takes back the newest batch, which nobody has seen.
+    /// Removes the newest batch, which no one has read yet.
     pub fn undo(&mut self, first_sequence: u64) {
         self.open.truncate(first_sequence);
     }
 
-    /// Appends a batch found in the journal, as far as it lies behind what is in segments already. A hole before
-    /// `first_sequence` is left as a hole. Returns false for frames that do not add up.
+    /// Appends the messages of a batch from the journal that are after those in segments. A gap before `first_sequence`
+    /// stays a gap. Returns false if the frames are invalid.
     pub fn append_recovered(&mut self, first_sequence: u64, count: u32, frames: &[u8]) -> bool {
         let end = first_sequence + u64::from(count);
         if end <= self.next_sequence() {
@@ -138,11 +138,11 @@ impl Tail {
             }
             let on_disk = self.blocks.last().map_or(0, BlockRef::end_sequence);
             if on_disk > first_sequence {
-                // Of this batch only some messages were needed when it went to a segment.
+                // Only some messages of this batch were needed when it was written to a segment.
                 let Some(frames) = chunk::skip_frames(frames, on_disk - first_sequence) else { return false };
                 return self.append_recovered(on_disk, (end - on_disk) as u32, frames);
             }
-            // The first batch of which anything is needed: what comes before that comes along.
+            // This is the first batch of which anything is needed. Its earlier messages are added too.
             self.open.reset(first_sequence);
         }
         self.skip_to(first_sequence);
@@ -150,7 +150,7 @@ impl Tail {
         self.open.push_frames(frames) == Some(count)
     }
 
-    /// Goes on with a later sequence number; those between exist nowhere.
+    /// Continues with a later sequence number. There are no messages in between.
     pub fn skip_to(&mut self, next_sequence: u64) {
         if next_sequence > self.next_sequence() {
             self.seal();
@@ -164,7 +164,7 @@ impl Tail {
         }
     }
 
-    /// Closes the chunk that is being filled.
+    /// Seals the open chunk, unless it is empty.
     pub fn seal(&mut self) {
         if self.open.is_empty() {
             return;
@@ -207,9 +207,9 @@ impl Tail {
         Location::Missing(nexts.into_iter().flatten().min())
     }
 
-    /// Forgets what lies wholly before `needed`, the oldest message that is not finished, unless it is kept though
-    /// finished. What is kept and is on disk need not be in memory as well. What is on disk is needed from
-    /// `needed_on_disk` on only: names that are ephemeral need nothing there.
+    /// Drops chunks and blocks that end before `needed`, the oldest unfinished message, unless they are retained.
+    /// Retained messages on disk need not be in memory as well. On disk, only messages from `needed_on_disk` on are
+    /// needed: ephemeral names need nothing there.
     pub fn trim(&mut self, needed: u64, needed_on_disk: u64) {
         let floor = needed.min(self.history.retained_from);
         while let Some(sealed) = self.sealed.front()
@@ -235,7 +235,7 @@ impl Tail {
         }
     }
 
-    /// While more is in memory than the bound allows: the chunk that must go, and whether it is on disk already.
+    /// While memory exceeds the bound: the chunk that must leave it, and whether it is on disk already.
     pub fn over(&self) -> Option<(Arc<Chunk>, bool)> {
         if !self.is_over(1) {
             return None;
@@ -243,14 +243,14 @@ impl Tail {
         self.sealed.front().map(|sealed| (sealed.chunk.clone(), sealed.on_disk))
     }
 
-    /// Whether more is in memory than so many times the bound.
+    /// Whether memory exceeds `times` times the bound.
     pub fn is_over(&self, times: u8) -> bool {
         let times = usize::from(times);
         self.sealed_messages > self.bound.messages.saturating_mul(times as u64)
             || self.sealed_bytes > self.bound.bytes.saturating_mul(times)
     }
 
-    /// Whether twice as much as the bound allows, and several chunks at least, wait to be written.
+    /// Whether more than twice the bound, and more than `CHUNKS_BEHIND` chunks, wait to be written.
     pub fn is_far_over(&self) -> bool {
         if !self.is_over(2) {
             return false;
@@ -264,7 +264,8 @@ impl Tail {
         over && bytes > CHUNKS_BEHIND * self.bound.chunk_bytes
     }
 
-    /// The oldest chunk with messages up to `sequence` that stands in no segment yet.
+    /// The oldest chunk with messages up to `sequence` that is in no segment yet. Seals the open chunk if it has such
+    /// messages.
     pub fn unwritten_up_to(&mut self, sequence: u64) -> Option<Arc<Chunk>> {
         if !self.open.is_empty() && self.open.first_sequence() <= sequence {
             self.seal();
@@ -273,7 +274,7 @@ impl Tail {
         (sealed.chunk.first_sequence() <= sequence).then(|| sealed.chunk.clone())
     }
 
-    /// What is needed of the chunk stands in a segment now.
+    /// Records that the needed messages of a chunk are in these blocks now.
     pub fn written(&mut self, chunk: &Chunk, blocks: Vec<BlockRef>) {
         blocks.into_iter().for_each(|block| self.blocks.insert(block));
         let first = chunk.first_sequence();
@@ -282,8 +283,8 @@ impl Tail {
         }
     }
 
-    /// A segment file is gone. Of chunks in memory nothing that was in it stands in a segment any more; returns the last
-    /// message of these chunks.
+    /// Handles a missing segment file: chunks in memory that had messages in it count as unwritten again. Returns the
+    /// last message of these chunks.
     pub fn take_back(&mut self, file_number: u64) -> Option<u64> {
         let mut last = None;
         for sealed in self.sealed.iter_mut().filter(|sealed| sealed.on_disk) {
@@ -295,7 +296,7 @@ impl Tail {
                 .cloned()
                 .collect();
             if blocks.iter().any(|block| block.file_number() == file_number) {
-                // Those in other files as well: the chunk is written again as a whole.
+                // Also blocks in other files: the whole chunk is written again.
                 blocks.iter().for_each(|block| _ = self.blocks.remove(block));
                 sealed.on_disk = false;
                 last = Some(end - 1);
@@ -304,14 +305,14 @@ impl Tail {
         last
     }
 
-    /// Another block, or nothing, takes the place of one, unless that was forgotten meanwhile.
+    /// Replaces a block with another one or nothing, unless it was removed meanwhile.
     pub fn replace_block(&mut self, old: &BlockRef, new: Option<BlockRef>) {
         if self.blocks.remove(old) {
             new.into_iter().for_each(|block| self.blocks.insert(block));
         }
     }
 
-    /// Nobody needs a sealed chunk any more.
+    /// Removes a sealed chunk that no one needs any more.
     pub fn forget(&mut self, chunk: &Chunk) {
         let first = chunk.first_sequence();
         if let Some(index) = self.sealed.iter().position(|sealed| sealed.chunk.first_sequence() == first) {
@@ -321,8 +322,8 @@ impl Tail {
         }
     }
 
-    /// The blocks of `survivors` take the place of `old` ones. A block that was forgotten meanwhile had nothing that
-    /// is needed, or was damaged: then its copies are not taken on either.
+    /// Replaces the `old` blocks with `survivors`. An old block that was removed meanwhile had nothing needed, or was
+    /// damaged; its copies are not added either.
     pub fn replace_blocks(&mut self, old: &[BlockRef], survivors: Vec<BlockRef>) {
         let replaced: Vec<&BlockRef> = old.iter().filter(|block| self.blocks.remove(block)).collect();
         for block in survivors {
@@ -333,12 +334,12 @@ impl Tail {
         }
     }
 
-    /// A segment file goes: nothing of it is needed.
+    /// Forgets copies in a segment file that is deleted, because nothing in it is needed.
     pub fn forget_copies_in(&mut self, file_number: u64) {
         self.copies.retain(|block| block.file_number() != file_number);
     }
 
-    /// Whether this block has not been forgotten.
+    /// Whether this block is still in the log.
     pub fn has_block(&self, block: &BlockRef) -> bool {
         self.blocks.holding(block.first_sequence).is_some_and(|known| known.is(block))
     }
@@ -348,8 +349,8 @@ impl Tail {
         self.blocks.since(sequence).take(limit).cloned().collect()
     }
 
-    /// Keeps these messages of a chunk for ephemeral names, as far as `bytes` allow in all; returns those for which there
-    /// was no room.
+    /// Sets aside these messages of a chunk for ephemeral names, within the bound in bytes. Returns those for which
+    /// there was no room.
     pub fn set_aside(&mut self, chunk: &Arc<Chunk>, needed: &[(u64, u64)]) -> Vec<(u64, u64)> {
         let room = self.bound.bytes.saturating_sub(self.aside.bytes());
         let (kept, dropped) = Aside::fit(chunk, needed, room);
@@ -357,27 +358,27 @@ impl Tail {
         dropped
     }
 
-    /// Bytes that were set aside.
+    /// Bytes set aside.
     pub fn aside_bytes(&self) -> usize {
         self.aside.bytes()
     }
 
-    /// Whether what is set aside leaves no room for these messages of a chunk.
+    /// Whether there is no room to set aside these messages of a chunk.
     pub fn is_aside_full(&self, chunk: &Chunk, needed: &[(u64, u64)]) -> bool {
         self.aside.bytes() + Aside::cost(chunk, needed) > self.bound.bytes
     }
 
-    /// What was set aside for ephemeral names.
+    /// Messages set aside for ephemeral names.
     pub fn set_aside_ranges(&self) -> Vec<(u64, u64)> {
         self.aside.ranges().collect()
     }
 
-    /// Of what was set aside in the chunk that begins there, only these messages are needed still.
+    /// Keeps only these messages of the chunk set aside that begins at `first_sequence`.
     pub fn thin_aside(&mut self, first_sequence: u64, needed: &[(u64, u64)]) {
         self.aside.thin(first_sequence, needed);
     }
 
-    /// Bytes in memory of messages from `sequence` on, about.
+    /// Approximate bytes in memory of messages from `sequence` on.
     pub fn bytes_since(&self, sequence: u64) -> usize {
         let index = self.sealed.partition_point(|sealed| sealed.chunk.end_sequence() <= sequence);
         let sealed: usize = self.sealed.range(index..).map(|sealed| sealed.chunk.len_bytes()).sum();
@@ -385,20 +386,20 @@ impl Tail {
         sealed + open + self.aside.bytes_since(sequence)
     }
 
-    /// The topic is gone: gives everything back.
+    /// Frees everything, because the topic is deleted.
     pub fn clear(&mut self) {
         let Tail { bound, id_base, .. } = *self;
         let next = self.next_sequence();
         *self = Tail { id_base, ..Tail::new(next, 0, bound) };
     }
 
-    /// A block turned out not to be what was written: forgets it. If there are copies, they take its place; what is
-    /// left nowhere is returned, and [`Location::Damaged`] from now on. Nothing if it was forgotten before.
+    /// Removes a damaged block. If there are copies, they replace it. Returns the messages that are lost, which are
+    /// [`Location::Damaged`] from now on. Returns `None` if the block was removed before.
     pub fn remove_damaged(&mut self, bad: &BlockRef) -> Option<Vec<(u64, u64)>> {
         if !self.blocks.remove(bad) {
             return None;
         }
-        // The newest first: an older one may be what the newer one replaced.
+        // Newest first: an older copy may be what a newer one replaced.
         for copy in std::mem::take(&mut self.copies).into_iter().rev() {
             if self.blocks.overlap(&copy) { self.copies.insert(0, copy) } else { self.blocks.insert(copy) }
         }
@@ -409,7 +410,7 @@ impl Tail {
         Some(lost)
     }
 
-    /// A damaged message was found elsewhere.
+    /// Adds a block with messages that were damaged and found elsewhere.
     pub fn insert_restored(&mut self, block: BlockRef) {
         let (from, to) = (block.first_sequence, block.end_sequence());
         let damaged = std::mem::take(&mut self.damaged);
@@ -419,12 +420,12 @@ impl Tail {
         self.blocks.insert(block);
     }
 
-    /// What was in damaged blocks and is nowhere else.
+    /// The messages that were in damaged blocks and are nowhere else.
     pub fn damaged(&self) -> &[(u64, u64)] {
         &self.damaged
     }
 
-    /// The sequence numbers before the end that stand nowhere.
+    /// Sequence numbers before the end that are neither in memory nor on disk.
     pub fn gaps(&self) -> Vec<(u64, u64)> {
         let blocks = self.blocks.iter().map(|block| (block.first_sequence, block.end_sequence()));
         let chunks = self.sealed.iter().map(|sealed| &*sealed.chunk).chain([&self.open]);
@@ -442,7 +443,7 @@ impl Tail {
         gaps
     }
 
-    /// Where a message is on disk.
+    /// The block that has this message.
     pub fn block_of(&self, sequence: u64) -> Option<BlockRef> {
         self.blocks.holding(sequence).cloned()
     }
@@ -452,8 +453,8 @@ impl Tail {
         self.blocks.since(sequence + 1).map(|block| block.first_sequence).find(|&first| first > sequence)
     }
 
-    /// Blocks found in the segments at start, in the order in which they were written. Survivors were copied forward,
-    /// and a crash may have left the file that they came from as well: what stands in two blocks is taken once.
+    /// Sets the blocks found in the segments at start, in the order in which they were written. A crash may leave both
+    /// the survivors that were copied forward and the original file. Messages in two blocks are used only once.
     pub fn adopt_blocks(&mut self, mut blocks: Vec<BlockRef>) {
         blocks.sort_by_key(|block| (block.first_sequence, std::cmp::Reverse(block.count)));
         let mut end = 0;
@@ -473,7 +474,7 @@ impl Tail {
         }
     }
 
-    /// Remembers something that the next release must tell the channels.
+    /// Adds a mark that the next release must pass to the channels.
     pub fn mark(&mut self, mark: Mark) {
         let index = self.marks.partition_point(|other| mark_start(other) < mark_start(&mark));
         self.marks.insert(index, mark);
@@ -490,10 +491,10 @@ impl Tail {
         &self.marks
     }
 
-    /// The messages of `from..to` that the next release passes over, in order.
+    /// The messages of `from..to` that the next release skips, in order.
     pub fn refused_between(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
         let mut first = self.marks.partition_point(|mark| mark_start(mark) < from);
-        // Marks are of whole batches: one that begins before may end later.
+        // Marks cover whole batches: one that begins before `from` may end after it.
         while first > 0 && mark_end(&self.marks[first - 1]) > from {
             first -= 1;
         }
@@ -510,8 +511,7 @@ impl Tail {
         self.sealed.front().map_or(self.open.first_sequence(), |sealed| sealed.chunk.first_sequence())
     }
 
-    /// The first sequence number whose passing by what is needed lets [`Tail::trim`] free something. What is kept though
-    /// finished is not freed by that.
+    /// The lowest floor at which [`Tail::trim`] frees something. Retained messages are not freed by a floor.
     pub fn first_release(&self) -> u64 {
         let unless_kept = |end: u64| if end <= self.history.retained_from { end } else { u64::MAX };
         let chunk = self.sealed.front().map(|sealed| {
@@ -522,14 +522,14 @@ impl Tail {
         first.unwrap_or_else(|| unless_kept(self.open.end_sequence()))
     }
 
-    /// As [`Tail::first_release`], for what is on disk.
+    /// Like [`Tail::first_release`], for messages on disk.
     pub fn first_block_release(&self) -> u64 {
         let kept_from = self.history.retained_from;
         let end = self.blocks.first().map(BlockRef::end_sequence);
         end.filter(|&end| end <= kept_from).unwrap_or(u64::MAX)
     }
 
-    /// The file that the oldest block is in.
+    /// Number of the file with the oldest block.
     pub fn oldest_file(&self) -> Option<u64> {
         self.blocks.first().map(BlockRef::file_number)
     }
@@ -539,16 +539,16 @@ impl Tail {
         self.blocks.first().map(|block| block.first_sequence)
     }
 
-    /// Gives back the memory of an empty tail.
+    /// Frees the memory of an empty open chunk.
     pub fn shrink(&mut self) {
         self.open.shrink();
     }
 }
 
-/// Bits of an id that spell the sequence number.
+/// Number of bits of an id that hold the sequence number.
 pub const SEQUENCE_BITS: u32 = 54;
 
-/// The sequence number that an id spells, whatever the node.
+/// The sequence number in an id, for any node.
 pub fn sequence_of(id: u64) -> u64 {
     id & ((1 << SEQUENCE_BITS) - 1)
 }

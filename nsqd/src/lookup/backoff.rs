@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt to connect. Pure.
+//! Delay before the next attempt to connect. Pure.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ impl Backoff {
         Backoff { min, max, next: min }
     }
 
-    /// How long to wait now. `jitter`, 0 to 1, takes up to half of it away, so that the nodes of a cluster do not all
-    /// come back to a restarted nsqlookupd at the same moment.
+    /// Returns the next delay. `jitter`, 0 to 1, shortens it by up to half, so that the nodes of a cluster do not all
+    /// reconnect to a restarted nsqlookupd at the same moment.
     pub fn delay(&mut self, jitter: f64) -> Duration {
         let delay = self.next.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0);
         self.next = (self.next * 2).min(self.max);
         delay.max(self.min)
     }
 
-    /// The last attempt was a success.
+    /// Returns to `min` after a success.
     pub fn reset(&mut self) {
         self.next = self.min;
     }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubles_up_to_the_maximum() {
+    fn delay_doubles_up_to_the_maximum() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
         let delays: Vec<u128> = (0..10).map(|_| backoff.delay(0.0).as_millis()).collect();
         assert_eq!(delays, [100, 200, 400, 800, 1600, 3200, 6400, 12800, 15000, 15000]);

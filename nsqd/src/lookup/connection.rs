@@ -1,4 +1,4 @@
-//! One TCP connection to an nsqlookupd: commands out, one response to each back in, every wait bounded.
+//! One TCP connection to an nsqlookupd: sends commands, reads one response to each; every wait has a limit.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Why a connection to an nsqlookupd came to its end, or to nothing.
+/// Why a connection to an nsqlookupd ended or could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LookupFailure {
     #[error("cannot connect: {0}")]
@@ -19,18 +19,18 @@ pub(super) enum LookupFailure {
     TimedOut { doing: &'static str, after: Duration },
     #[error("connection lost: {0}")]
     Io(#[from] io::Error),
-    #[error("it closed the connection")]
+    #[error("nsqlookupd closed the connection")]
     Closed,
     #[error("{0}")]
     Response(#[from] LookupError),
-    #[error("it sent {0} bytes without being asked")]
+    #[error("nsqlookupd sent {0} unexpected bytes")]
     Unasked(usize),
-    #[error("it answered {command} with {text}")]
+    #[error("nsqlookupd answered {command} with {text}")]
     Refused { command: String, text: String },
 }
 
 impl LookupFailure {
-    /// `command` was answered with an error.
+    /// nsqlookupd answered `command` with the error `text`.
     pub fn refused(command: &[u8], text: &[u8]) -> Self {
         const MAX_TEXT_BYTES: usize = 300;
         let text = &text[..text.len().min(MAX_TEXT_BYTES)];
@@ -41,13 +41,13 @@ impl LookupFailure {
     }
 }
 
-/// See the module.
+/// One TCP connection to an nsqlookupd.
 pub(super) struct LookupConnection {
     stream: TcpStream,
     received: BytesMut,
-    /// The latest request for statistics that came in between, not looked at yet.
+    /// Number of the latest request for statistics that is not handled yet.
     refresh: Option<u64>,
-    /// For writing a batch of commands, and for one whole response.
+    /// Limit for writing a batch of commands, and for reading one response.
     io_timeout: Duration,
     max_response_bytes: usize,
 }
@@ -63,7 +63,7 @@ impl LookupConnection {
             .await
             .map_err(|_| LookupFailure::TimedOut { doing: "connecting", after: dial_timeout })?
             .map_err(LookupFailure::Connect)?;
-        // One response is awaited after each write: Nagle's algorithm could only delay.
+        // Each write is followed by waiting for a response, so Nagle's algorithm would only delay.
         stream.set_nodelay(true)?;
         Ok(LookupConnection {
             stream,
@@ -82,12 +82,11 @@ impl LookupConnection {
             .map_err(LookupFailure::Io)
     }
 
-    /// The response to the oldest unanswered command.
+    /// Reads the response to the oldest unanswered command.
     pub async fn response(&mut self) -> Result<Bytes, LookupFailure> {
-        timeout(self.io_timeout, self.read_response()).await.map_err(|_| LookupFailure::TimedOut {
-            doing: "waiting for its answer",
-            after: self.io_timeout,
-        })?
+        timeout(self.io_timeout, self.read_response())
+            .await
+            .map_err(|_| LookupFailure::TimedOut { doing: "waiting for an answer", after: self.io_timeout })?
     }
 
     async fn read_response(&mut self) -> Result<Bytes, LookupFailure> {
@@ -107,8 +106,8 @@ impl LookupConnection {
         }
     }
 
-    /// Completes when the connection breaks, or when statistics are asked for: with the number of that request, if they
-    /// were `offered`. To be awaited while no command is unanswered. Dropping the future loses nothing.
+    /// Completes with an error when the connection breaks, or with the number of a request for statistics if they were
+    /// `offered`. Await it only while no command is unanswered. Dropping the future loses nothing.
     pub async fn refresh_or_broken(&mut self, offered: bool) -> Result<u64, LookupFailure> {
         loop {
             if offered && let Some(number) = self.refresh.take() {

@@ -1,5 +1,4 @@
-//! For tests: an nsqlookupd that remembers what it was told and answers as the test says, and a node whose topics
-//! the test makes up.
+//! For tests: an nsqlookupd that records commands and answers as the test decides, and a node with made-up topics.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,17 +20,17 @@ use super::peer::Timing;
 use super::state::{TopicEntry, Topology};
 use super::{LookupOptions, LookupPeers};
 
-/// Generous: only a failing test waits this long.
+/// Long, because only a failing test waits for it.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How the fake reacts to a command.
 #[derive(Debug, Clone)]
 pub(super) enum Answer {
-    /// As an nsqlookupd does.
+    /// The answer of a real nsqlookupd.
     Right,
-    /// This text, and then it closes, as after an error.
+    /// Sends this text, then closes the connection as after an error.
     Error(&'static str),
-    /// These bytes, which need not be a response.
+    /// Sends these bytes, which need not be a valid response.
     Raw(Vec<u8>),
     Mute,
     Close,
@@ -39,14 +38,14 @@ pub(super) enum Answer {
 
 type Script = Box<dyn FnMut(&LookupCommand) -> Answer + Send>;
 
-/// What a fake has seen.
+/// What the fake has recorded.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     /// `"connected"`, the commands' lines, `"closed"`.
     pub log: Vec<String>,
-    /// What is registered now: `"topic"`, `"topic channel"`.
+    /// The current registrations: `"topic"`, `"topic channel"`.
     pub listed: BTreeSet<String>,
-    /// How this node introduced itself.
+    /// The node's IDENTIFY data.
     pub peer: Option<PeerInfo>,
 }
 
@@ -60,7 +59,7 @@ struct Shared {
     seen: watch::Sender<Seen>,
     script: Mutex<Script>,
     info: Mutex<LookupdInfo>,
-    /// Cancelled to break the connections there are.
+    /// Cancelled to break the current connections.
     connections: Mutex<CancellationToken>,
 }
 
@@ -89,14 +88,14 @@ impl FakeLookupd {
         FakeLookupd { address, shared, _stop: stop.drop_guard() }
     }
 
-    /// From now on tells that its HTTP interface is there.
+    /// From now on, reports this HTTP address.
     pub fn set_http(&self, address: &str) {
         let (host, port) = address.rsplit_once(':').unwrap();
         let mut info = self.shared.info.lock();
         (info.broadcast_address, info.http_port) = (host.to_owned(), port.parse().unwrap());
     }
 
-    /// From now on wants statistics, if they are offered.
+    /// From now on, wants statistics if the node offers them.
     pub fn set_heartbeat_stats(&self, version: u8) {
         self.shared.info.lock().heartbeat_stats = version;
     }
@@ -105,7 +104,7 @@ impl FakeLookupd {
         self.shared.seen.borrow().clone()
     }
 
-    /// Waits until what it has seen is as wished.
+    /// Waits until `wish` accepts the records.
     #[track_caller]
     pub fn until(&self, wish: impl FnMut(&Seen) -> bool) -> impl Future<Output = Seen> {
         let caller = std::panic::Location::caller();
@@ -116,7 +115,7 @@ impl FakeLookupd {
                 Err(_) => {
                     let seen = self.seen();
                     let end = &seen.log[seen.log.len().saturating_sub(20)..];
-                    panic!("waited in vain at {caller}; listed: {:?}; seen: {end:?}", seen.listed)
+                    panic!("timed out at {caller}; listed: {:?}; seen: {end:?}", seen.listed)
                 }
             }
         }
@@ -128,7 +127,7 @@ impl FakeLookupd {
         self.until(move |seen| seen.listed == wanted)
     }
 
-    /// Closes all connections, and accepts new ones.
+    /// Closes all connections; new ones are still accepted.
     pub fn break_connections(&self) {
         let mut connections = self.shared.connections.lock();
         std::mem::replace(&mut *connections, CancellationToken::new()).cancel();
@@ -182,7 +181,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) {
     }
 }
 
-/// Returns false when the connection is to be closed.
+/// Returns false if the connection must be closed.
 async fn answer(stream: &mut TcpStream, shared: &Shared, command: LookupCommand) -> bool {
     let answer = (shared.script.lock())(&command);
     let mut out = Vec::new();
@@ -260,7 +259,7 @@ pub(super) struct Node {
     changes: watch::Sender<u64>,
 }
 
-/// Nothing that happens by itself; bounds that a slow machine does not reach.
+/// No heartbeats, and timeouts that a slow machine does not reach.
 pub(super) fn calm() -> Timing {
     Timing {
         dial_timeout: DEADLINE,
@@ -306,7 +305,7 @@ impl Node {
         Node { peers, stop, log, topology: Arc::default(), changes: watch::Sender::new(0) }
     }
 
-    /// From here on it is known what the node has, and what comes and goes.
+    /// From now on, the peers know the node's topics and their changes.
     pub fn attach(&self) {
         let topology = self.topology.clone();
         self.peers.follow(self.changes.subscribe(), move || Some(topology.lock().clone()));
@@ -339,7 +338,7 @@ impl Node {
         self.log.lock().iter().filter(|line| line.contains(part)).count()
     }
 
-    /// Waits until the only peer failed with an error that contains this.
+    /// Waits until the only peer fails with an error that contains `part`.
     pub async fn until_error(&self, part: &str) {
         let mut state = self.peers.peers.lock().tasks[0].state.clone();
         let is_it = |text: &String| text.contains(part);

@@ -1,4 +1,4 @@
-//! Where the statistics that ride on heartbeats come from.
+//! The source of the statistics that heartbeats carry.
 
 use std::sync::{Arc, Weak};
 
@@ -10,15 +10,15 @@ use crate::stats::{self, StatsRequest};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-/// The node's topics, as far as their statistics go.
+/// Statistics of the node and its topics.
 pub(super) trait Figures: Send + Sync {
-    /// The node as a whole, and all topics in any order; none when the node has stopped.
+    /// The node and all topics, in any order; `None` once the node has stopped.
     fn look(&self) -> Option<(NodeSummary, Vec<Seen>)>;
-    /// One topic.
+    /// One topic; `None` if it does not exist.
     fn topic(&self, name: &TopicName) -> Option<TopicSummary>;
 }
 
-/// Those of a registry, which is not kept alive.
+/// Statistics of a registry. Does not keep the registry alive.
 pub(super) struct RegistryFigures {
     registry: Weak<Registry>,
     start_time: i64,
@@ -43,7 +43,7 @@ impl Figures for RegistryFigures {
             heap_in_use_bytes: stats.memory.map_or(0, |memory| memory.heap_in_use_bytes),
             topic_count: topics.len() as u64,
         };
-        // One at a time: fifty thousand of them at once would be memory that is not given back.
+        // One at a time: the statistics of fifty thousand topics would take memory that is never returned.
         let seen = topics.iter().filter_map(|topic| {
             let stats = of_topic(&registry, topic)?;
             Some(Seen::new(topic.number(), TopicSummary::new(&stats)?, stats.channels.len()))

@@ -1,8 +1,8 @@
-//! Which topics' figures have changed since which nsqlookupd was told of them. Pure.
+//! Tracks which topics' statistics have changed since the last report to each nsqlookupd. Pure.
 //!
-//! A look at all topics leaves a fingerprint of each one's figures here, not the figures: with fifty thousand idle
-//! topics that is little memory, and nothing to send. Each change raises the version; each nsqlookupd has its
-//! [`Progress`], which says up to which version it knows all, and where in a round of reports it is.
+//! The ledger stores a fingerprint of each topic's statistics, not the statistics: fifty thousand idle topics need
+//! little memory and nothing is sent for them. Each update raises the version. Each nsqlookupd has its [`Progress`]:
+//! the version up to which it knows everything, and its position in the current round of reports.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,21 +13,21 @@ use nsq_protocol::heartbeat::{MAX_ENTRIES, NodeSummary, REPORT_BYTES, StatsRepor
 
 use crate::storage::TopicNumber;
 
-/// Topics that are gone are remembered for those who were not told yet; if they are more than this, everybody is told
-/// everything anew.
+/// Maximum number of remembered deleted topics, for nsqlookupds that do not know of the deletion yet. Above it, every
+/// nsqlookupd gets a complete report.
 const MAX_REMOVED: usize = 10_000;
 
-/// See the module.
+/// Fingerprints of all topics, with versions.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// Of the latest look; 0 before the first one.
+    /// Version of the latest update; 0 before the first one.
     version: u64,
     node: NodeSummary,
-    /// By number: one that was deleted and made anew is another one, and numbers are quick to compare.
+    /// By number: a recreated topic is another topic, and numbers compare fast.
     topics: BTreeMap<TopicNumber, Topic>,
-    /// The version at which each was found to be gone.
+    /// Deleted topics, with the version that noticed the deletion.
     removed: BTreeMap<TopicName, u64>,
-    /// What was gone at this version or before is not in `removed` any more.
+    /// Deletions up to this version are no longer in `removed`.
     forgotten: u64,
     is_cut: bool,
 }
@@ -36,43 +36,43 @@ pub(super) struct Ledger {
 struct Topic {
     name: TopicName,
     fingerprint: u64,
-    /// When it changed last.
+    /// Version of the last change.
     version: u64,
-    /// When it was seen last.
+    /// Version of the last update that contained the topic.
     seen: u64,
 }
 
-/// How much of a ledger one nsqlookupd knows.
+/// The part of the ledger that one nsqlookupd knows.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// All up to this version; 0 for nothing.
-    told: u64,
+    /// It knows everything up to this version; 0 for nothing.
+    known_version: u64,
     round: Option<Round>,
 }
 
 #[derive(Debug)]
 struct Round {
-    /// When it ends, all up to this version is told.
+    /// Version that is known at the end of the round.
     target: u64,
-    /// Topics up to this one are told.
+    /// The last topic that was reported in this round.
     after: Option<TopicNumber>,
     is_first: bool,
     refresh: u64,
 }
 
-/// One topic at a look.
+/// One topic in an update.
 pub(super) struct Seen {
     pub number: TopicNumber,
     pub name: TopicName,
     pub fingerprint: u64,
-    /// It and its channels.
+    /// Number of entries: the topic and its channels.
     pub entries: usize,
-    /// Not all of its channels are told.
+    /// Whether the summary leaves out channels.
     pub is_cut: bool,
 }
 
 impl Seen {
-    /// A topic with so many channels, of which the summary may leave some out.
+    /// The summary of a topic with `channel_count` channels; it may leave some out.
     pub fn new(number: TopicNumber, summary: TopicSummary, channel_count: usize) -> Self {
         Seen {
             number,
@@ -85,7 +85,7 @@ impl Seen {
 }
 
 impl Ledger {
-    /// A look at all topics has found this.
+    /// Records the present topics of the node.
     pub fn update(&mut self, node: NodeSummary, topics: impl IntoIterator<Item = Seen>) {
         self.version += 1;
         self.node = node;
@@ -106,7 +106,7 @@ impl Ledger {
             }
             topic.seen = version;
         }
-        // One of the same name that is there again is told behind this, with a version no older.
+        // A recreated topic of the same name is reported after the deletion, with the same or a newer version.
         let removed = &mut self.removed;
         self.topics.retain(|_, topic| {
             let is_there = topic.seen == version;
@@ -119,8 +119,8 @@ impl Ledger {
         }
     }
 
-    /// The next report for one nsqlookupd; none if its round is over. `summary_of` looks at a topic now; a topic that is
-    /// gone meanwhile is told so with the next look.
+    /// Returns the next report for one nsqlookupd, or `None` at the end of its round. `summary_of` returns the present
+    /// statistics of a topic; a topic deleted in the meantime is reported after the next update.
     pub fn next_report(
         &mut self,
         progress: &mut Progress,
@@ -135,15 +135,15 @@ impl Ledger {
             ..StatsReport::default()
         };
         if round.after.is_none() && !report.is_first {
-            // Names alone are small, and they are few.
-            let news = self.removed.iter().filter(|(_, version)| **version > progress.told);
-            report.removed = news.map(|(name, _)| name.clone()).collect();
+            // Only names, and at most MAX_REMOVED of them, so they are not split.
+            let unknown = self.removed.iter().filter(|(_, version)| **version > progress.known_version);
+            report.removed = unknown.map(|(name, _)| name.clone()).collect();
         }
         let from = round.after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut bytes = 0;
         let mut last = None;
         for (number, topic) in self.topics.range_mut((from, Bound::Unbounded)) {
-            if topic.version <= progress.told {
+            if topic.version <= progress.known_version {
                 continue;
             }
             if bytes >= REPORT_BYTES {
@@ -153,32 +153,33 @@ impl Ledger {
             if let Some(summary) = summary_of(&topic.name) {
                 let fingerprint = fingerprint(&summary);
                 if fingerprint != topic.fingerprint {
-                    // It has changed since the look, and may change back before the next one.
+                    // The topic has changed since the update, and may change back before the next one.
                     (topic.fingerprint, topic.version) = (fingerprint, self.version + 1);
                 }
                 bytes += summary.max_encoded_bytes();
                 report.topics.push(summary);
             } else {
-                // Should the next look find it after all, it was not told.
+                // If the next update contains the topic again, it must be reported.
                 topic.version = self.version + 1;
             }
             last = Some(*number);
         }
         report.is_last = true;
-        progress.told = round.target;
+        progress.known_version = round.target;
         progress.round = None;
         Some(report)
     }
 
-    /// Begins to tell one nsqlookupd what is new to it; also if nothing is, because that is news too. `refresh` is the
-    /// number of its latest request before the latest look. A round that is under way goes on first.
+    /// Begins a round of reports for one nsqlookupd. A round without changes sends a report too, because that is also
+    /// information. `refresh` is the number of its latest request before the latest update. A round in progress
+    /// continues instead.
     pub fn begin_round(&self, progress: &mut Progress, refresh: u64) {
         if progress.round.is_some() {
             return;
         }
-        let is_first = progress.told == 0 || progress.told < self.forgotten;
+        let is_first = progress.known_version == 0 || progress.known_version < self.forgotten;
         if is_first {
-            progress.told = 0;
+            progress.known_version = 0;
         }
         progress.round = Some(Round { target: self.version, after: None, is_first, refresh });
     }

@@ -5,10 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a node has: depths by topic.
+/// A node: depths by topic.
 type Node = BTreeMap<String, i64>;
 
-/// Numbers of topics: another one for each time that a topic is made.
+/// Numbers of topics; a recreated topic gets a new one.
 #[derive(Default)]
 struct Numbers {
     of: BTreeMap<String, TopicNumber>,
@@ -33,7 +33,7 @@ fn summary(name: &str, depth: i64) -> TopicSummary {
     TopicSummary::new(&TopicStats { topic_name: name.into(), depth, ..TopicStats::default() }).unwrap()
 }
 
-/// What an nsqlookupd makes of the reports.
+/// An nsqlookupd that applies the reports.
 #[derive(Default)]
 struct Lookupd {
     progress: Progress,
@@ -41,8 +41,8 @@ struct Lookupd {
 }
 
 impl Lookupd {
-    /// One report; its topics.
-    fn hear(&mut self, ledger: &mut Ledger, node: &Node) -> Option<StatsReport> {
+    /// Applies and returns one report.
+    fn receive(&mut self, ledger: &mut Ledger, node: &Node) -> Option<StatsReport> {
         let now = |name: &TopicName| node.get(name.as_str()).map(|depth| summary(name.as_str(), *depth));
         let report = ledger.next_report(&mut self.progress, now)?;
         if report.is_first {
@@ -55,11 +55,11 @@ impl Lookupd {
         Some(report)
     }
 
-    /// A whole round; how many reports and topics it took.
+    /// Applies a whole round; returns the number of reports and topics.
     fn round(&mut self, ledger: &mut Ledger, node: &Node) -> (usize, usize) {
         ledger.begin_round(&mut self.progress, 0);
         let mut took = (0, 0);
-        while let Some(report) = self.hear(ledger, node) {
+        while let Some(report) = self.receive(ledger, node) {
             took = (took.0 + 1, took.1 + report.topics.len());
             assert_eq!(report.is_last, !self.progress.is_in_round());
         }
@@ -72,29 +72,29 @@ fn node(topics: &[(&str, i64)]) -> Node {
 }
 
 #[test]
-fn only_what_changed_is_told() {
+fn only_changes_are_reported() {
     let (mut ledger, mut lookupd, mut numbers) = (Ledger::default(), Lookupd::default(), Numbers::default());
     let mut has = node(&[("a", 1), ("b", 1), ("c", 1)]);
     numbers.look(&mut ledger, &has);
     assert_eq!(lookupd.round(&mut ledger, &has), (1, 3));
     numbers.look(&mut ledger, &has);
-    assert_eq!(lookupd.round(&mut ledger, &has), (1, 0), "that nothing has changed is told");
+    assert_eq!(lookupd.round(&mut ledger, &has), (1, 0), "a round without changes still sends a report");
     has.insert("b".into(), 2);
     has.remove("c");
     numbers.look(&mut ledger, &has);
     assert_eq!(lookupd.round(&mut ledger, &has), (1, 1));
     assert_eq!(lookupd.known, has);
     let mut other = Lookupd::default();
-    assert_eq!(other.round(&mut ledger, &has), (1, 2), "who is new is told everything");
+    assert_eq!(other.round(&mut ledger, &has), (1, 2), "a new nsqlookupd gets everything");
 }
 
 #[test]
-fn much_is_told_in_pieces_and_changes_in_between_are_not_lost() {
+fn large_round_is_split_and_loses_no_changes_in_between() {
     let (mut ledger, mut lookupd, mut numbers) = (Ledger::default(), Lookupd::default(), Numbers::default());
     let mut has: Node = (0..5000).map(|number| (format!("t{number:05}"), 1)).collect();
     numbers.look(&mut ledger, &has);
     ledger.begin_round(&mut lookupd.progress, 3);
-    let first = lookupd.hear(&mut ledger, &has).unwrap();
+    let first = lookupd.receive(&mut ledger, &has).unwrap();
     assert!(first.is_first && !first.is_last && first.topics.len() < 1000);
     assert!(first.encode().len() <= REPORT_BYTES + 1000);
     has.insert("t00000".into(), 2);
@@ -103,19 +103,19 @@ fn much_is_told_in_pieces_and_changes_in_between_are_not_lost() {
     numbers.look(&mut ledger, &has);
     ledger.begin_round(&mut lookupd.progress, 4);
     let mut last = first;
-    while let Some(report) = lookupd.hear(&mut ledger, &has) {
+    while let Some(report) = lookupd.receive(&mut ledger, &has) {
         assert!(!report.is_first);
         last = report;
     }
-    assert_eq!(last.refresh, 3, "the round that was under way answers what was asked before it");
-    assert_ne!(lookupd.known, has, "what lay behind is told in the next round");
+    assert_eq!(last.refresh, 3, "the round in progress answers the earlier request");
+    assert_ne!(lookupd.known, has, "the next round reports changes that this one had passed");
     let took = lookupd.round(&mut ledger, &has);
     assert!(took.1 <= 2, "{took:?}");
     assert_eq!(lookupd.known, has);
 }
 
 #[test]
-fn who_missed_too_many_removals_is_told_everything() {
+fn too_many_removals_cause_a_complete_report() {
     let (mut ledger, mut lookupd, mut numbers) = (Ledger::default(), Lookupd::default(), Numbers::default());
     let mut has = node(&[("stays", 1)]);
     has.extend((0..=MAX_REMOVED).map(|number| (format!("t{number}"), 1)));
@@ -124,13 +124,13 @@ fn who_missed_too_many_removals_is_told_everything() {
     has.retain(|name, _| name == "stays");
     numbers.look(&mut ledger, &has);
     ledger.begin_round(&mut lookupd.progress, 0);
-    assert!(lookupd.hear(&mut ledger, &has).unwrap().is_first);
+    assert!(lookupd.receive(&mut ledger, &has).unwrap().is_first);
     assert_eq!(lookupd.known, has);
     assert!(ledger.removed.is_empty());
 }
 
 #[test]
-fn more_than_the_limit_is_cut_and_said_to_be() {
+fn report_above_the_limit_is_cut_and_marked() {
     let (mut ledger, mut progress) = (Ledger::default(), Progress::default());
     let seen = |number: TopicNumber| Seen {
         number,
@@ -159,11 +159,11 @@ fn more_than_the_limit_is_cut_and_said_to_be() {
 enum Step {
     Set(u8, i64),
     Remove(u8),
-    /// Deleted and made anew between two looks.
+    /// Deletes and recreates a topic between two updates.
     Renew(u8, i64),
     Look,
     Begin(usize),
-    Hear(usize),
+    Receive(usize),
     Reconnect(usize),
 }
 
@@ -174,14 +174,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u8..8, 0i64..4).prop_map(|(topic, depth)| Step::Renew(topic, depth)),
         4 => Just(Step::Look),
         2 => (0usize..2).prop_map(Step::Begin),
-        4 => (0usize..2).prop_map(Step::Hear),
+        4 => (0usize..2).prop_map(Step::Receive),
         1 => (0usize..2).prop_map(Step::Reconnect),
     ]
 }
 
 proptest! {
     #[test]
-    fn whatever_happened_a_look_and_a_round_tell_the_truth(steps in prop::collection::vec(step(), 0..80)) {
+    fn update_and_round_always_report_the_present_state(steps in prop::collection::vec(step(), 0..80)) {
         let (mut ledger, mut has, mut numbers) = (Ledger::default(), Node::new(), Numbers::default());
         let mut lookupds = [Lookupd::default(), Lookupd::default()];
         for step in steps {
@@ -194,13 +194,13 @@ proptest! {
                 }
                 Step::Look => numbers.look(&mut ledger, &has),
                 Step::Begin(which) => ledger.begin_round(&mut lookupds[which].progress, 0),
-                Step::Hear(which) => drop(lookupds[which].hear(&mut ledger, &has)),
+                Step::Receive(which) => drop(lookupds[which].receive(&mut ledger, &has)),
                 Step::Reconnect(which) => lookupds[which] = Lookupd::default(),
             }
         }
         numbers.look(&mut ledger, &has);
         for lookupd in &mut lookupds {
-            // The round that was under way first, then one that began after the look.
+            // First the round in progress, then one that began after the update.
             lookupd.round(&mut ledger, &has);
             lookupd.round(&mut ledger, &has);
             prop_assert_eq!(&lookupd.known, &has);

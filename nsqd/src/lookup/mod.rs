@@ -1,20 +1,20 @@
-//! nsqd as a client of nsqlookupd: tells each one which topics and channels this node has, and asks them all for
-//! the channels of a topic that is made here.
+//! nsqd as a client of nsqlookupd: registers this node's topics and channels with each nsqlookupd, and asks all of them
+//! for the channels of a newly created topic.
 //!
-//! One task per nsqlookupd, so that a slow one delays nobody. Each compares what the node has with what its
-//! nsqlookupd was told, and says the difference; so nothing depends on how many changes were missed, and
-//! a new connection is only the case that nothing has been told yet. A task always reads, so it notices at once when
-//! the other side goes, and tries again after 100 ms, 200 ms, and so on up to 15 s, or when there is something new to
-//! tell. On shutdown the connections are closed and nothing is unregistered: nsqlookupd forgets the node by itself.
+//! Each nsqlookupd has its own task, so that a slow one does not delay the others. A task compares the node's topics
+//! with the registrations at its nsqlookupd and sends the difference. Missed changes therefore do not matter, and a new
+//! connection is only the case without registrations. A task always reads, so it notices a closed connection at once.
+//! It retries after 100 ms, 200 ms, and so on up to 15 s, or after a change. Shutdown closes the connections and
+//! unregisters nothing: nsqlookupd forgets the node when its connection closes.
 //!
-//! - `state`: pure; what to tell
-//! - `backoff`: pure; when to try again
+//! - `state`: pure; which commands to send
+//! - `backoff`: pure; when to retry
 //! - `connection`: one TCP connection
 //! - `peer`: the task of one nsqlookupd
-//! - `query`: asking one over HTTP
-//! - `figures`: the node's topics, as far as their statistics go
-//! - `ledger`: pure; whose figures have changed since an nsqlookupd was told of them
-//! - `reporter`: looking at all topics for those that want statistics with their heartbeats
+//! - `query`: HTTP requests for channels
+//! - `figures`: statistics of the node's topics
+//! - `ledger`: pure; which statistics have changed since the last report to an nsqlookupd
+//! - `reporter`: collects statistics for the nsqlookupds that want them with heartbeats
 
 mod backoff;
 mod connection;
@@ -46,35 +46,34 @@ use self::reporter::Reporter;
 use self::state::{TopicEntry, Topology};
 use crate::topic::registry::{ChannelOracle, Registry};
 
-/// What [`LookupPeers`] start with.
+/// The parameters of [`LookupPeers::start`].
 #[derive(Debug, Clone)]
 pub struct LookupOptions {
     /// `--lookupd-tcp-address`: host and port of each nsqlookupd.
     pub addresses: Vec<String>,
-    /// How this node introduces itself. Without both ports it cannot be registered.
+    /// This node's IDENTIFY data. Without both ports, nsqlookupd refuses the node.
     pub peer: PeerInfo,
-    /// `--http-client-connect-timeout`; zero for none of its own.
+    /// `--http-client-connect-timeout`; zero for the request timeout.
     pub http_connect_timeout: Duration,
     /// `--http-client-request-timeout`; zero for 15 s.
     pub http_request_timeout: Duration,
-    /// `--max-body-size`: the longest answer that is read.
+    /// `--max-body-size`: the maximum size of an answer.
     pub max_body_size: usize,
-    /// Log lines.
     pub logger: Logger,
-    /// Closes all connections.
+    /// Cancel it to close all connections.
     pub stop: CancellationToken,
 }
 
-/// How one nsqlookupd is doing, for diagnostics.
+/// The state of the connection to one nsqlookupd, for diagnostics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LookupStatus {
-    /// As configured.
+    /// The configured address.
     pub address: String,
-    /// Connected, and the node has introduced itself.
+    /// Whether the connection is open and IDENTIFY has succeeded.
     pub connected: bool,
-    /// Why the last connection, or attempt to connect, failed; stays when the next one is better.
+    /// The error of the last failed connection or attempt; a later success does not clear it.
     pub last_error: Option<String>,
-    /// Where it is asked for channels, once it has told.
+    /// Address for channel queries, once nsqlookupd has reported it.
     pub http_address: Option<String>,
 }
 
@@ -86,13 +85,13 @@ pub struct LookupPeers {
     topology: watch::Sender<Option<Arc<Topology>>>,
     reporter: watch::Sender<Option<Arc<Reporter>>>,
     peers: Mutex<Peers>,
-    /// Ends all tasks.
+    /// Cancelled to end all tasks.
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
 }
 
 struct Peers {
-    /// As configured, duplicates included.
+    /// The configured addresses, including duplicates.
     addresses: Vec<String>,
     tasks: Vec<PeerTask>,
 }
@@ -103,12 +102,11 @@ struct PeerTask {
     _stop_on_drop: DropGuard,
 }
 
-/// How long a topic's creation waits for answers when no limit is configured.
+/// How long creating a topic waits for answers if no limit is configured.
 const MAX_QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl LookupPeers {
-    /// Starts a task per address, inside a Tokio runtime. They connect when there is something to register: after
-    /// [`LookupPeers::attach`].
+    /// Starts a task per address. Call it inside a Tokio runtime. The tasks connect after [`LookupPeers::attach`].
     pub fn start(options: LookupOptions) -> Arc<Self> {
         Self::start_with(options, Timing::default())
     }
@@ -129,15 +127,15 @@ impl LookupPeers {
         peers
     }
 
-    /// Connects everywhere, registers what the registry holds now, and from then on what comes and goes. To be
-    /// called once, when recovery is over. Does not keep the registry alive.
+    /// Connects to every nsqlookupd, registers all topics and channels of the registry, and follows later changes. Call
+    /// it once, after recovery. Does not keep the registry alive.
     pub fn attach(&self, registry: &Arc<Registry>) {
         let changes = registry.engine().topology();
         let registry = Arc::downgrade(registry);
         self.follow(changes, move || registry.upgrade().map(|registry| topology_of(&registry)));
     }
 
-    /// From now on, statistics ride on the heartbeats to each nsqlookupd that wants them. Does not keep the registry
+    /// From now on, sends statistics with the heartbeats to each nsqlookupd that wants them. Does not keep the registry
     /// alive.
     pub fn report(&self, registry: &Arc<Registry>, start_time: i64) {
         self.report_from(Arc::new(RegistryFigures::new(registry, start_time)));
@@ -147,28 +145,28 @@ impl LookupPeers {
         self.reporter.send_replace(Some(Arc::new(Reporter::new(figures))));
     }
 
-    /// Asks `gather` for the topology now, after each of `changes`, and now and then in between; until it has none.
+    /// Calls `gather` now, after each of `changes`, and at intervals in between, until it returns `None`.
     fn follow(
         &self,
         mut changes: watch::Receiver<u64>,
         gather: impl Fn() -> Option<Topology> + Send + 'static,
     ) {
-        // At once, so that whoever creates a topic next finds the tasks at work.
-        look(&gather, &self.topology);
+        // At once, so that the tasks already connect when the next topic is created.
+        update_topology(&gather, &self.topology);
         let (topology, stop, look_again) =
             (self.topology.clone(), self.stop.clone(), self.timing.ping_interval);
         let follow = async move {
             let mut took = Duration::ZERO;
             loop {
-                // When many topics are made in a row, looking at all of them for each one would take more time than
-                // making them: a tenth at most goes into it.
+                // When many topics are created in a row, gathering all of them each time would take longer than the
+                // creation. Use at most a tenth of the time.
                 sleep(took * 9).await;
-                // Without a change, to be sure: a thousandth at most.
+                // Without a change, gather as a precaution, in at most a thousandth of the time.
                 if let Ok(Err(_)) = timeout(look_again.max(took * 1000), changes.changed()).await {
                     return;
                 }
                 let started = Instant::now();
-                if !look(&gather, &topology) {
+                if !update_topology(&gather, &topology) {
                     return;
                 }
                 took = started.elapsed();
@@ -177,15 +175,14 @@ impl LookupPeers {
         tokio::spawn(async move { stop.run_until_cancelled(follow).await });
     }
 
-    /// The configured addresses.
     pub fn addresses(&self) -> Vec<String> {
         self.peers.lock().addresses.clone()
     }
 
-    /// Replaces the addresses: who is not among them is disconnected at once, who is new is connected at once, the
-    /// others' connections stay. Inside a Tokio runtime.
+    /// Replaces the addresses: disconnects removed ones and connects to new ones at once; other connections stay open.
+    /// Call it inside a Tokio runtime.
     pub fn set_addresses(&self, addresses: Vec<String>) {
-        // The protocol has no use for a password, and logs and metrics would show it.
+        // The protocol does not use a password, and logs and metrics would show it.
         let addresses: Vec<String> =
             addresses.iter().map(|address| without_user_info(address).into_owned()).collect();
         let mut peers = self.peers.lock();
@@ -231,7 +228,7 @@ impl LookupPeers {
         task
     }
 
-    /// How each nsqlookupd is doing, by address.
+    /// The state of each nsqlookupd, ordered by address.
     pub fn status(&self) -> Vec<LookupStatus> {
         let peers = self.peers.lock();
         let mut all: Vec<_> = peers
@@ -262,7 +259,7 @@ impl ChannelOracle for LookupPeers {
 }
 
 impl LookupPeers {
-    /// The channels that any nsqlookupd knows for this topic. Who fails, fails alone, with a warning.
+    /// The channels that any nsqlookupd knows for this topic. Logs failures as warnings and uses the other answers.
     async fn ask_all(&self, topic: &TopicName) -> Vec<ChannelName> {
         let logger = &self.options.logger;
         let peers: Vec<_> =
@@ -278,7 +275,7 @@ impl LookupPeers {
         if answers.is_empty() {
             nsq_daemon::error!(
                 logger,
-                "TOPIC({topic}): no nsqlookupd has told where to ask for its channels, so it starts without them"
+                "TOPIC({topic}): no nsqlookupd reported its HTTP address; starting without known channels"
             );
         }
         let mut channels = BTreeSet::new();
@@ -293,7 +290,7 @@ impl LookupPeers {
                 Err(error) => {
                     nsq_daemon::warn!(
                         logger,
-                        "LOOKUPD({address}): cannot ask for the channels of topic {topic}: {error}"
+                        "LOOKUPD({address}): cannot query the channels of topic {topic}: {error}"
                     );
                 }
             }
@@ -301,8 +298,8 @@ impl LookupPeers {
         channels.into_iter().collect()
     }
 
-    /// Where to ask. The first messages after a start should reach the channels known elsewhere too, so the outcome
-    /// of the first attempt to connect is awaited.
+    /// The address for channel queries. Waits for the result of the first connection attempt, so that the first
+    /// messages after a start also reach the channels known elsewhere.
     async fn http_address(&self, mut state: watch::Receiver<PeerState>) -> Option<String> {
         if self.topology.borrow().is_some() {
             let first_attempt = self.timing.dial_timeout + self.timing.io_timeout;
@@ -333,15 +330,18 @@ fn valid_names(names: Vec<String>, on_invalid: impl Fn(&str)) -> Vec<ChannelName
     names.into_iter().filter_map(valid).collect()
 }
 
-/// Tells the tasks what there is, if that is news to them. Returns false when nobody knows any more.
-fn look(gather: impl Fn() -> Option<Topology>, topology: &watch::Sender<Option<Arc<Topology>>>) -> bool {
+/// Sends the gathered topology to the tasks if it has changed. Returns false if `gather` returns `None`.
+fn update_topology(
+    gather: impl Fn() -> Option<Topology>,
+    topology: &watch::Sender<Option<Arc<Topology>>>,
+) -> bool {
     let Some(present) = gather() else { return false };
-    topology.send_if_modified(|told| {
-        let is_news = told.as_deref() != Some(&present);
-        if is_news {
-            *told = Some(Arc::new(present));
+    topology.send_if_modified(|last| {
+        let has_changed = last.as_deref() != Some(&present);
+        if has_changed {
+            *last = Some(Arc::new(present));
         }
-        is_news
+        has_changed
     });
     true
 }

@@ -1,5 +1,5 @@
-//! The task that keeps one nsqlookupd informed: connect, introduce the node, register what it has, say what changes,
-//! and all over again when the connection breaks.
+//! The task of one nsqlookupd: connects, sends IDENTIFY, registers topics and channels, sends changes, and reconnects
+//! after a failure.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -18,29 +18,29 @@ use super::query::join_host_port;
 use super::reporter::{RECENT, Reporter};
 use super::state::{Registrations, Step, Topology};
 
-/// How one nsqlookupd is doing.
+/// The state of the connection to one nsqlookupd.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PeerState {
-    /// Whether the first attempt to connect has had its outcome.
+    /// Whether the first attempt to connect has ended.
     pub was_tried: bool,
-    /// Connected, and it knows who we are.
+    /// Whether the connection is open and IDENTIFY has succeeded.
     pub is_connected: bool,
-    /// Why the last connection, or attempt to connect, failed.
+    /// The error of the last failed connection or attempt.
     pub last_error: Option<String>,
-    /// Where its HTTP interface is. Once known, not forgotten: it may work when the other does not.
+    /// Its HTTP address. Kept after a disconnect: HTTP may work when the TCP connection does not.
     pub http_address: Option<String>,
 }
 
-/// The task's waits.
+/// The task's timeouts and intervals.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timing {
     pub dial_timeout: Duration,
-    /// For one write, and for one response.
+    /// Limit for one write, and for one response.
     pub io_timeout: Duration,
     pub ping_interval: Duration,
     pub min_backoff: Duration,
     pub max_backoff: Duration,
-    /// A connection that lasted this long was a success.
+    /// A connection that lasted at least this long resets the backoff.
     pub stable_after: Duration,
 }
 
@@ -57,40 +57,40 @@ impl Default for Timing {
     }
 }
 
-/// What a task is made with.
+/// The parameters of [`Peer::new`].
 pub(super) struct PeerParts {
     pub address: String,
     pub node: Arc<PeerInfo>,
     pub timing: Timing,
     pub max_response_bytes: usize,
     pub logger: Logger,
-    /// What the node has; None until that is known, and until then nobody is told that there is a node.
+    /// The node's topics; `None` until they are known. The task does not connect before that.
     pub topology: watch::Receiver<Option<Arc<Topology>>>,
-    /// Who looks at the figures; none until there are any.
+    /// Collects statistics; `None` until they are available.
     pub reporter: watch::Receiver<Option<Arc<Reporter>>>,
     pub state: watch::Sender<PeerState>,
 }
 
-/// See the module.
+/// The task of one nsqlookupd.
 pub(super) struct Peer {
     parts: PeerParts,
     registrations: Registrations,
-    /// Await each answer before sending the next command. Slow, but when nsqlookupd closes the connection after an
-    /// error while there are unread commands, its system may throw the error away before we have read it.
+    /// Whether to await each answer before sending the next command. This is slow. But if nsqlookupd closes the
+    /// connection after an error while commands are unread, its system may discard the error before it is read.
     one_by_one: bool,
 }
 
-/// How long an nsqlookupd may be away without an operator having to act: it is being restarted.
+/// How long an nsqlookupd may be away before its failures are errors: it may be restarting.
 const RESTART_TIME: Duration = Duration::from_secs(30);
 
-/// Since when an nsqlookupd that was connected has been away; `None` before the first connection. Pure.
+/// Since when a previously connected nsqlookupd has been away; `None` before the first connection. Pure.
 #[derive(Debug, Default)]
 struct Outage {
     since: Option<Instant>,
 }
 
 impl Outage {
-    /// How much a failure matters: that an nsqlookupd stops or is restarted is no error.
+    /// The log level of a failure. A stopped or restarting nsqlookupd is a warning at first.
     fn level(&mut self, failure: &LookupFailure, was_connected: bool, now: Instant) -> Level {
         if was_connected {
             self.since = Some(now);
@@ -110,24 +110,24 @@ impl Outage {
     }
 }
 
-/// Commands that are sent before their answers are awaited. They fit into any socket buffer, so that both sides
-/// cannot wait for each other.
+/// Number of commands sent before their answers are read. They fit into any socket buffer, so that the two sides cannot
+/// block each other.
 const BATCH: usize = 64;
 
-/// More changes than this are summed up in one line.
+/// Log more changes than this in one line.
 const MAX_LINES: usize = 16;
 
 impl Peer {
-    /// A task to be [`run`](Self::run).
+    /// Creates a task for [`run`](Self::run).
     pub fn new(parts: PeerParts) -> Self {
         Peer { parts, registrations: Registrations::default(), one_by_one: false }
     }
 
-    /// Goes on until it is dropped, which may happen at any point and closes the connection.
+    /// Runs until it is dropped, which is safe at any point and closes the connection.
     pub async fn run(mut self) {
-        if let Some(lack) = lack(&self.parts.node) {
-            // It would be refused again and again.
-            let text = format!("cannot register this node: it has no {lack}");
+        if let Some(missing) = missing_part(&self.parts.node) {
+            // nsqlookupd would refuse every attempt.
+            let text = format!("cannot register this node: it has no {missing}");
             nsq_daemon::error!(self.parts.logger, "LOOKUPD({}): {text}", self.parts.address);
             self.failed(text);
             return;
@@ -150,7 +150,8 @@ impl Peer {
             if started.elapsed() >= timing.stable_after {
                 backoff.reset();
             }
-            rest(&mut self.parts.topology, timing.min_backoff, backoff.delay(fastrand::f64())).await;
+            wait_for_retry(&mut self.parts.topology, timing.min_backoff, backoff.delay(fastrand::f64()))
+                .await;
         }
     }
 
@@ -171,7 +172,7 @@ impl Peer {
         loop {
             let topology = self.parts.topology.borrow_and_update().clone();
             if let Some(topology) = topology {
-                self.tell(&mut connection, &topology).await?;
+                self.send_changes(&mut connection, &topology).await?;
             }
             if std::mem::take(&mut is_new) {
                 self.begin_round(&mut reports, None).await;
@@ -195,7 +196,7 @@ impl Peer {
         }
     }
 
-    /// A new connection, a heartbeat, or a request with a number, is an occasion to report.
+    /// Begins a round of reports after a connect, a heartbeat, or a request with a number.
     async fn begin_round(&self, reports: &mut Option<Reports>, refresh: Option<u64>) {
         let Some(reports) = reports.as_mut().filter(|reports| !reports.is_refused) else { return };
         let reporter = self.parts.reporter.borrow().clone();
@@ -207,7 +208,7 @@ impl Peer {
         reports.reporter = Some(reporter);
     }
 
-    /// Sends the next report of the round, if one is under way.
+    /// Sends the next report of the current round, if there is one.
     async fn send_report(
         &self,
         connection: &mut LookupConnection,
@@ -223,13 +224,13 @@ impl Peer {
         if is_error(&answer) {
             let (logger, address) = (&self.parts.logger, &self.parts.address);
             let text = String::from_utf8_lossy(&answer);
-            nsq_daemon::warn!(logger, "LOOKUPD({address}): it refuses statistics, so it gets none: {text}");
+            nsq_daemon::warn!(logger, "LOOKUPD({address}): refuses statistics, so it gets no more: {text}");
             *reports = Reports { is_refused: true, ..Reports::default() };
         }
         Ok(())
     }
 
-    /// Connects and introduces the node. Also says whether statistics are wanted.
+    /// Connects and sends IDENTIFY. Also returns whether nsqlookupd wants statistics.
     async fn connect(&self) -> Result<(LookupConnection, Option<Reports>), LookupFailure> {
         let PeerParts { address, node, timing, max_response_bytes, logger, state, .. } = &self.parts;
         nsq_daemon::info!(logger, "LOOKUPD({address}): connecting");
@@ -239,7 +240,7 @@ impl Peer {
         LookupCommand::Identify(PeerInfo::clone(node)).encode(&mut hello);
         connection.send(&hello).await?;
         let answer = connection.response().await?;
-        // An error text is not JSON.
+        // An error answer is not JSON.
         let info = LookupdInfo::parse(&answer).map_err(|_| LookupFailure::refused(b"IDENTIFY", &answer))?;
         let is_usable = !info.broadcast_address.is_empty() && info.http_port != 0;
         let http_address = is_usable.then(|| join_host_port(&info.broadcast_address, info.http_port));
@@ -253,8 +254,7 @@ impl Peer {
             }
             None => nsq_daemon::error!(
                 logger,
-                "LOOKUPD({address}): connected, but it does not tell its HTTP address, so it will not be asked for \
-                 the channels of new topics"
+                "LOOKUPD({address}): connected, but it reports no HTTP address; new topics start without its channels"
             ),
         }
         state.send_modify(|state| {
@@ -267,8 +267,8 @@ impl Peer {
         Ok((connection, (wanted != 0 && wanted <= offered).then(Reports::default)))
     }
 
-    /// Makes it know `topology`.
-    async fn tell(
+    /// Sends commands until the registrations equal `topology`.
+    async fn send_changes(
         &mut self,
         connection: &mut LookupConnection,
         topology: &Topology,
@@ -279,7 +279,7 @@ impl Peer {
                 self.one_by_one = false;
                 return Ok(());
             }
-            // Stays so if this fails.
+            // Stays set if sending fails.
             let batch = if std::mem::replace(&mut self.one_by_one, true) { 1 } else { BATCH };
             self.send_steps(connection, &steps, batch).await?;
             self.one_by_one = batch == 1;
@@ -294,7 +294,7 @@ impl Peer {
     ) -> Result<(), LookupFailure> {
         if steps.len() > MAX_LINES {
             let (logger, address) = (&self.parts.logger, &self.parts.address);
-            nsq_daemon::info!(logger, "LOOKUPD({address}): telling {} topics and channels", steps.len());
+            nsq_daemon::info!(logger, "LOOKUPD({address}): sending {} registrations", steps.len());
         }
         let mut sent = Vec::new();
         for batch in steps.chunks(batch) {
@@ -345,26 +345,25 @@ impl Peer {
     }
 }
 
-/// What one connection has been told of the figures.
+/// The progress of statistics reports on one connection.
 #[derive(Default)]
 struct Reports {
-    /// Of the round that is under way.
+    /// The reporter of the current round.
     reporter: Option<Arc<Reporter>>,
     progress: Progress,
-    /// The latest request.
+    /// Number of the latest request for statistics.
     refresh: u64,
-    /// It wanted them, and then did not take them.
+    /// nsqlookupd wanted statistics, but refused a report.
     is_refused: bool,
 }
 
-/// Responses have no type.
+/// Responses have no type, so the text decides.
 fn is_error(answer: &[u8]) -> bool {
     answer.starts_with(b"E_")
 }
 
-/// What is missing for nsqlookupd to accept the node: it wants ports, which there are none of when a listener is
-/// disabled or a unix socket.
-fn lack(node: &PeerInfo) -> Option<&'static str> {
+/// Returns what nsqlookupd would refuse the node for. It requires ports; a disabled listener or a unix socket has none.
+fn missing_part(node: &PeerInfo) -> Option<&'static str> {
     match node {
         _ if node.http_port == 0 => Some("HTTP port (see --http-address, --broadcast-http-port)"),
         _ if node.tcp_port == 0 => Some("TCP port (see --tcp-address, --broadcast-tcp-port)"),
@@ -374,14 +373,17 @@ fn lack(node: &PeerInfo) -> Option<&'static str> {
     }
 }
 
-/// Waits for `delay`. Something new to tell is worth a new attempt before that, but not one for each of a thousand new
-/// topics: so not before `min`.
-async fn rest(topology: &mut watch::Receiver<Option<Arc<Topology>>>, min: Duration, delay: Duration) {
+/// Waits for `delay`, or until a change after at least `min`: a thousand new topics must not cause a thousand attempts.
+async fn wait_for_retry(
+    topology: &mut watch::Receiver<Option<Arc<Topology>>>,
+    min: Duration,
+    delay: Duration,
+) {
     sleep(min).await;
     let _ = timeout(delay.saturating_sub(min), changed(topology)).await;
 }
 
-/// Waits for news. None will come when the sender is gone: then this task is about to be dropped.
+/// Waits for a change. Never completes if the sender was dropped: then this task will be dropped too.
 async fn changed(topology: &mut watch::Receiver<Option<Arc<Topology>>>) {
     if topology.changed().await.is_err() {
         pending().await
@@ -393,28 +395,28 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn news_cut_the_rest_short() {
+    async fn change_ends_the_backoff_after_the_minimum() {
         let (min, hour) = (Duration::from_millis(2), Duration::from_secs(3600));
         let sender = watch::Sender::new(None);
         let mut topology = sender.subscribe();
         let started = Instant::now();
-        rest(&mut topology, min, min * 3).await;
+        wait_for_retry(&mut topology, min, min * 3).await;
         assert!(started.elapsed() >= min * 3);
         let started = Instant::now();
         sender.send_replace(Some(Arc::default()));
-        timeout(Duration::from_secs(30), rest(&mut topology, min, hour)).await.unwrap();
+        timeout(Duration::from_secs(30), wait_for_retry(&mut topology, min, hour)).await.unwrap();
         assert!(started.elapsed() >= min);
     }
 
     #[test]
-    fn a_restart_of_nsqlookupd_is_no_error_and_a_long_outage_is() {
+    fn nsqlookupd_restart_is_a_warning_and_a_long_outage_an_error() {
         let now = Instant::now();
         let refused = || LookupFailure::Connect(std::io::ErrorKind::ConnectionRefused.into());
         let mut outage = Outage::default();
-        assert_eq!(outage.level(&refused(), false, now), Level::Error, "it was never there");
+        assert_eq!(outage.level(&refused(), false, now), Level::Error, "never connected");
         assert_eq!(outage.level(&LookupFailure::Closed, true, now), Level::Warn);
         assert_eq!(outage.level(&refused(), false, now + RESTART_TIME / 2), Level::Warn);
-        // Something in between that accepts and closes does not make it younger.
+        // A proxy that accepts and closes connections does not restart the outage.
         assert_eq!(outage.level(&LookupFailure::Closed, false, now + RESTART_TIME), Level::Error);
         assert_eq!(outage.level(&refused(), false, now + RESTART_TIME), Level::Error);
         assert_eq!(outage.level(&LookupFailure::Closed, true, now + RESTART_TIME * 2), Level::Warn);
@@ -426,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn without_ports_there_is_no_registering() {
+    fn node_without_ports_cannot_register() {
         let whole = PeerInfo {
             broadcast_address: "b".into(),
             http_port: 4151,
@@ -434,13 +436,15 @@ mod tests {
             version: "1.3.0".into(),
             ..PeerInfo::default()
         };
-        assert_eq!(lack(&whole), None);
+        assert_eq!(missing_part(&whole), None);
         assert!(
-            lack(&PeerInfo { http_port: 0, ..whole.clone() }).is_some_and(|lack| lack.contains("HTTP port"))
+            missing_part(&PeerInfo { http_port: 0, ..whole.clone() })
+                .is_some_and(|missing| missing.contains("HTTP port"))
         );
         assert!(
-            lack(&PeerInfo { tcp_port: 0, ..whole.clone() }).is_some_and(|lack| lack.contains("TCP port"))
+            missing_part(&PeerInfo { tcp_port: 0, ..whole.clone() })
+                .is_some_and(|missing| missing.contains("TCP port"))
         );
-        assert!(lack(&PeerInfo { broadcast_address: String::new(), ..whole }).is_some());
+        assert!(missing_part(&PeerInfo { broadcast_address: String::new(), ..whole }).is_some());
     }
 }

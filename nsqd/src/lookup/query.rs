@@ -15,18 +15,18 @@ use nsq_protocol::discovery;
 use nsq_protocol::{ChannelsResponse, TopicName};
 use tokio::time::timeout;
 
-/// Bounds of a query.
+/// Limits of a query.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QueryLimits {
-    /// For the connection.
+    /// Limit for connecting.
     pub connect_timeout: Duration,
-    /// For all of it.
+    /// Limit for the whole query.
     pub request_timeout: Duration,
-    /// Of the answer.
+    /// Maximum size of the answer.
     pub max_body_bytes: usize,
 }
 
-/// Why there is no answer.
+/// Why a query failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum QueryError {
     #[error("cannot connect to {address}: {reason}")]
@@ -41,8 +41,8 @@ pub(super) enum QueryError {
     Http { address: String, reason: String },
 }
 
-/// The names of the topic's channels, as the nsqlookupd whose HTTP interface is at `address` knows them. A connection
-/// of its own each time: topics are made seldom.
+/// Asks the nsqlookupd at the HTTP address `address` for the names of the topic's channels. Each query uses a new
+/// connection, because topics are created rarely.
 pub(super) async fn channels_of(
     address: &str,
     topic: &TopicName,
@@ -59,13 +59,13 @@ async fn ask(address: &str, topic: &TopicName, limits: QueryLimits) -> Result<Ve
     let cannot_connect = |reason: String| QueryError::Connect { address: address.to_owned(), reason };
     let stream = timeout(limits.connect_timeout, nsq_dial::dial(address, limits.connect_timeout))
         .await
-        .map_err(|_| cannot_connect(format!("it took longer than {:?}", limits.connect_timeout)))?
+        .map_err(|_| cannot_connect(format!("timed out after {:?}", limits.connect_timeout)))?
         .map_err(|error| cannot_connect(error.to_string()))?;
     let unusable =
         |error: &dyn Error| QueryError::Http { address: address.to_owned(), reason: root_cause(error) };
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| unusable(&error))?;
-    // Of all that a valid name may contain, only this has a meaning in a URL.
+    // '#' is the only character of valid names with a meaning in a URL.
     let path = format!("/channels?topic={}", topic.as_str().replace('#', "%23"));
     let request = Request::get(path)
         .header(HOST, address)
@@ -89,7 +89,7 @@ async fn ask(address: &str, topic: &TopicName, limits: QueryLimits) -> Result<Ve
         })?;
         discovery::parse::<ChannelsResponse>(&body.to_bytes()).map_err(|error| unusable(&error))
     };
-    // The connection makes no progress by itself. It may end before the answer has been taken from it.
+    // The connection must be polled too. It may end before the answer has been read from it.
     let answer = match select(pin!(exchange), pin!(connection)).await {
         Either::Left((answer, _)) => answer,
         Either::Right((_, exchange)) => exchange.await,
@@ -97,7 +97,7 @@ async fn ask(address: &str, topic: &TopicName, limits: QueryLimits) -> Result<Ve
     answer.map(|answer| answer.channels)
 }
 
-/// hyper's own words say little; what the system said is at the end of the chain.
+/// The last error in the chain: it has the system's message, hyper's own messages say little.
 fn root_cause(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -108,7 +108,7 @@ fn root_cause(error: &dyn Error) -> String {
     text
 }
 
-/// Host and port as one address; an IPv6 host needs brackets.
+/// Joins host and port; adds brackets to an IPv6 host.
 pub(super) fn join_host_port(host: &str, port: u16) -> String {
     if host.contains(':') && !host.starts_with('[') {
         format!("[{host}]:{port}")
@@ -124,7 +124,7 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
 
-    /// Answers one request with these bytes and closes; hands out the request.
+    /// Answers one request with these bytes and closes; returns the request.
     async fn serve(answer: &'static [u8]) -> (String, JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -136,7 +136,7 @@ mod tests {
             }
             stream.write_all(answer).await.unwrap();
             if answer.is_empty() {
-                // Mute: until the other side has enough.
+                // No answer: wait until the client gives up.
                 let _ = stream.read_buf(&mut request).await;
             }
             String::from_utf8(request).unwrap()
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn asks_for_the_channels() {
+    async fn query_returns_the_channels() {
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n{\"channels\":[\"c1\",\"c2\"]}";
         let (channels, request) = ask_for("t#ephemeral", answer).await;
         assert_eq!(channels.unwrap(), ["c1", "c2"]);
@@ -169,13 +169,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_without_length_ends_with_the_connection() {
+    async fn answer_without_length_ends_with_the_connection() {
         let (channels, _) = ask_for("t", b"HTTP/1.0 200 OK\r\n\r\n{\"channels\":[\"c1\"]}").await;
         assert_eq!(channels.unwrap(), ["c1"]);
     }
 
     #[tokio::test]
-    async fn what_is_not_an_answer_is_an_error() {
+    async fn invalid_answers_are_errors() {
         let failure = async |answer| ask_for("t", answer).await.0.unwrap_err();
         assert!(matches!(failure(b"").await, QueryError::TimedOut { .. }));
         assert!(matches!(failure(b"HTTP/1.1 500 Oh\r\n\r\n").await, QueryError::Status { .. }));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses() {
+    fn ipv6_hosts_get_brackets() {
         assert_eq!(join_host_port("h", 1), "h:1");
         assert_eq!(join_host_port("::1", 1), "[::1]:1");
         assert_eq!(join_host_port("[::1]", 1), "[::1]:1");

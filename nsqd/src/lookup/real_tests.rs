@@ -1,4 +1,4 @@
-//! Our own nsqlookupd, and real topics.
+//! Tests with this project's nsqlookupd and real topics.
 
 use std::net::SocketAddr;
 
@@ -74,7 +74,7 @@ impl RealNode {
     }
 }
 
-/// Waits until nsqlookupd knows these channels.
+/// Waits until nsqlookupd knows exactly these channels.
 async fn until_channels(lookupd: &Lookupd, topic: &str, wanted: &[&str]) {
     let topic = TopicName::new(topic).unwrap();
     let limits =
@@ -90,11 +90,11 @@ async fn until_channels(lookupd: &Lookupd, topic: &str, wanted: &[&str]) {
             sleep(Duration::from_millis(2)).await;
         }
     });
-    assert!(waited.await.is_ok(), "{topic} has not got {wanted:?}");
+    assert!(waited.await.is_ok(), "{topic} does not have the channels {wanted:?}");
 }
 
 #[tokio::test]
-async fn what_one_node_has_another_gets() {
+async fn new_topic_gets_the_channels_of_other_nodes() {
     let lookupd = lookupd().await;
     let first = RealNode::start(lookupd.tcp_addr());
     first.create("t", Some("c")).await;

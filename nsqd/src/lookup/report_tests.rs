@@ -1,4 +1,4 @@
-//! Statistics on the heartbeats, against a fake nsqlookupd on a real socket.
+//! Tests of statistics with heartbeats, against a fake nsqlookupd on a real socket.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use super::ledger::Seen;
 use super::*;
 use crate::storage::TopicNumber;
 
-/// Topics with their depths.
+/// FakeFigures-up topics with their depths.
 #[derive(Default)]
-struct Made(Mutex<BTreeMap<String, i64>>);
+struct FakeFigures(Mutex<BTreeMap<String, i64>>);
 
-impl Made {
+impl FakeFigures {
     fn set(&self, topic: &str, depth: i64) {
         self.0.lock().insert(topic.to_owned(), depth);
     }
@@ -25,7 +25,7 @@ fn summary(name: &str, depth: i64) -> TopicSummary {
     TopicSummary::new(&stats).unwrap()
 }
 
-impl Figures for Made {
+impl Figures for FakeFigures {
     fn look(&self) -> Option<(NodeSummary, Vec<Seen>)> {
         let topics = self.0.lock();
         let number = |name: &str| {
@@ -42,14 +42,13 @@ impl Figures for Made {
     }
 }
 
-/// Heartbeats in quick succession.
-fn quick() -> Timing {
+/// Very frequent heartbeats.
+fn frequent_pings() -> Timing {
     Timing { ping_interval: Duration::from_millis(5), ..calm() }
 }
 
-/// A fake that answers IDENTIFY as one that wants statistics, hands each report to `take`, and answers PING and STATS
-/// as that says.
-async fn wanting(mut take: impl FnMut(Option<&StatsReport>) -> Answer + Send + 'static) -> FakeLookupd {
+/// A fake that wants statistics. It passes each report to `take`, and answers PING and STATS as `take` returns.
+async fn stats_lookupd(mut take: impl FnMut(Option<&StatsReport>) -> Answer + Send + 'static) -> FakeLookupd {
     let fake = FakeLookupd::scripted(move |command| match command {
         LookupCommand::Stats(body) => take(Some(&StatsReport::decode(body).unwrap())),
         LookupCommand::Ping => take(None),
@@ -60,15 +59,15 @@ async fn wanting(mut take: impl FnMut(Option<&StatsReport>) -> Answer + Send + '
     fake
 }
 
-fn node(fake: &FakeLookupd, figures: &Arc<Made>) -> Node {
+fn node(fake: &FakeLookupd, figures: &Arc<FakeFigures>) -> Node {
     let peer = PeerInfo { heartbeat_stats: HEARTBEAT_STATS, ..node_info() };
-    let node = Node::start_with(vec![fake.address.clone()], peer, quick());
+    let node = Node::start_with(vec![fake.address.clone()], peer, frequent_pings());
     node.peers.report_from(figures.clone());
     node.attach();
     node
 }
 
-/// Waits until `found` finds something in the reports so far.
+/// Waits until `found` returns a value for the reports so far.
 async fn until<T>(
     reports: &watch::Receiver<Vec<StatsReport>>,
     found: impl Fn(&[StatsReport]) -> Option<T>,
@@ -79,15 +78,15 @@ async fn until<T>(
 }
 
 #[tokio::test]
-async fn heartbeats_carry_what_has_changed() {
+async fn heartbeats_carry_changed_statistics() {
     let reports = watch::Sender::new(Vec::new());
     let seen = reports.subscribe();
-    let fake = wanting(move |report| {
+    let fake = stats_lookupd(move |report| {
         reports.send_modify(|reports| reports.extend(report.cloned()));
         Answer::Right
     });
     let fake = fake.await;
-    let figures = Arc::new(Made::default());
+    let figures = Arc::new(FakeFigures::default());
     figures.set("a", 1);
     figures.set("b", 1);
     let _node = node(&fake, &figures);
@@ -96,36 +95,36 @@ async fn heartbeats_carry_what_has_changed() {
     assert!(first.is_first && first.is_last && !first.is_cut);
     assert_eq!((first.topics.len(), first.node.topic_count, first.node.start_time), (2, 2, 5));
     let idle = until(&seen, |reports| reports.get(1).cloned()).await;
-    assert!(!idle.is_first && idle.is_last && idle.topics.is_empty(), "nothing is told twice: {idle:?}");
+    assert!(!idle.is_first && idle.is_last && idle.topics.is_empty(), "nothing is reported twice: {idle:?}");
     *figures.0.lock() = BTreeMap::from([("b".to_owned(), 7)]);
-    let told = |report: &&StatsReport| !report.topics.is_empty() && !report.removed.is_empty();
-    let change = until(&seen, |reports| reports[1..].iter().find(told).cloned()).await;
+    let has_both = |report: &&StatsReport| !report.topics.is_empty() && !report.removed.is_empty();
+    let change = until(&seen, |reports| reports[1..].iter().find(has_both).cloned()).await;
     assert_eq!((change.topics.len(), change.topics[0].depth, change.removed[0].as_str()), (1, 7, "a"));
     assert!(fake.seen().count("PING") > 0);
 
-    // Who comes back has forgotten everything.
-    let told = seen.borrow().len();
+    // After a reconnect, the nsqlookupd has forgotten everything.
+    let count = seen.borrow().len();
     fake.break_connections();
-    let again = until(&seen, |reports| reports[told..].iter().find(|report| report.is_first).cloned()).await;
+    let again = until(&seen, |reports| reports[count..].iter().find(|report| report.is_first).cloned()).await;
     assert_eq!(again.topics.len(), 1);
 }
 
 #[tokio::test]
-async fn fresh_figures_come_when_asked_for() {
+async fn refresh_request_gets_fresh_statistics() {
     let reports = watch::Sender::new(Vec::new());
     let seen = reports.subscribe();
-    let figures = Arc::new(Made::default());
+    let figures = Arc::new(FakeFigures::default());
     figures.set("a", 1);
     let behind = figures.clone();
     let mut asked = false;
-    let fake = wanting(move |report| {
+    let fake = stats_lookupd(move |report| {
         if let Some(report) = report {
             reports.send_modify(|reports| reports.push(report.clone()));
             return Answer::Right;
         }
         let mut answer = Vec::new();
         if !std::mem::replace(&mut asked, true) {
-            // Before the answer that is awaited, and once more behind it.
+            // One request before the expected answer, and one after it.
             behind.set("a", 2);
             put_lookup_response(&mut answer, &refresh_request(41));
             put_lookup_response(&mut answer, b"OK");
@@ -139,41 +138,41 @@ async fn fresh_figures_come_when_asked_for() {
     let _node = node(&fake, &figures);
     let fresh = until(&seen, |reports| reports.iter().find(|report| report.refresh == 42).cloned()).await;
     assert!(fresh.is_last);
-    let told = seen.borrow().iter().flat_map(|report| &report.topics).map(|topic| topic.depth).next_back();
-    assert_eq!(told, Some(2));
+    let last = seen.borrow().iter().flat_map(|report| &report.topics).map(|topic| topic.depth).next_back();
+    assert_eq!(last, Some(2));
     assert_eq!(fake.seen().count("connected"), 1);
 }
 
 #[tokio::test]
-async fn one_of_another_make_sees_plain_pings() {
+async fn nsqlookupd_without_the_extension_gets_plain_pings() {
     let fake = FakeLookupd::start().await;
-    let _node = node(&fake, &Arc::new(Made::default()));
+    let _node = node(&fake, &Arc::new(FakeFigures::default()));
     let seen = fake.until(|seen| seen.count("PING") >= 5).await;
     assert!(
         seen.peer.as_ref().is_some_and(|peer| peer.heartbeat_stats == HEARTBEAT_STATS),
-        "it was offered them"
+        "the node offers statistics"
     );
     assert_eq!((seen.count("STATS"), seen.count("connected")), (0, 1));
 }
 
 #[tokio::test]
-async fn who_does_not_offer_does_not_send() {
-    let fake = wanting(|_| Answer::Right).await;
-    let node = Node::start(&[&fake], quick());
-    node.peers.report_from(Arc::new(Made::default()));
+async fn node_without_the_extension_sends_no_statistics() {
+    let fake = stats_lookupd(|_| Answer::Right).await;
+    let node = Node::start(&[&fake], frequent_pings());
+    node.peers.report_from(Arc::new(FakeFigures::default()));
     node.attach();
     assert_eq!(fake.until(|seen| seen.count("PING") >= 5).await.count("STATS"), 0);
 }
 
 #[tokio::test]
-async fn who_refuses_them_keeps_the_node_and_gets_no_more() {
+async fn refused_report_keeps_the_connection_and_ends_statistics() {
     let refused = || {
         let mut answer = Vec::new();
         put_lookup_response(&mut answer, b"E_BAD_BODY STATS not a report");
         Answer::Raw(answer)
     };
-    let fake = wanting(move |report| if report.is_some() { refused() } else { Answer::Right }).await;
-    let figures = Arc::new(Made::default());
+    let fake = stats_lookupd(move |report| if report.is_some() { refused() } else { Answer::Right }).await;
+    let figures = Arc::new(FakeFigures::default());
     let node = node(&fake, &figures);
     let seen = fake.until(|seen| seen.count("STATS") == 1 && seen.count("PING") >= 5).await;
     assert_eq!((seen.count("STATS"), seen.count("connected")), (1, 1));
@@ -181,9 +180,9 @@ async fn who_refuses_them_keeps_the_node_and_gets_no_more() {
 }
 
 #[tokio::test]
-async fn registrations_do_not_wait_for_a_long_round() {
-    let fake = wanting(|_| Answer::Right).await;
-    let figures = Arc::new(Made::default());
+async fn registrations_do_not_wait_for_a_long_round_of_reports() {
+    let fake = stats_lookupd(|_| Answer::Right).await;
+    let figures = Arc::new(FakeFigures::default());
     for number in 0..20_000 {
         figures.set(&format!("t{number}"), 1);
     }

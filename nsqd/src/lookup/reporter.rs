@@ -1,5 +1,5 @@
-//! Looking at all topics for those nsqlookupds that want statistics with their heartbeats: one look serves them all,
-//! and none is made while nobody wants any.
+//! Collects statistics of all topics for the nsqlookupds that want them with heartbeats. One pass serves all of them;
+//! without such an nsqlookupd, no pass is made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,27 +12,27 @@ use super::figures::Figures;
 use super::ledger::{Ledger, Progress};
 use crate::blocking;
 
-/// See the module.
+/// Collects statistics and produces reports from them.
 pub(super) struct Reporter {
     figures: Arc<dyn Figures>,
     ledger: Mutex<Ledger>,
     looked: tokio::sync::Mutex<Looked>,
 }
 
-/// When the last look began and when the next one may: looks take a tenth of the time at most.
+/// When the last pass began, and when the next one may begin: passes take at most a tenth of the time.
 struct Looked {
     began: Option<Instant>,
     next: Instant,
 }
 
 impl Reporter {
-    /// Nothing is looked at yet.
+    /// Collects nothing yet.
     pub fn new(figures: Arc<dyn Figures>) -> Self {
         let looked = Looked { began: None, next: Instant::now() };
         Reporter { figures, ledger: Mutex::default(), looked: tokio::sync::Mutex::new(looked) }
     }
 
-    /// Sees to it that the latest look began at `not_before` or later. Dropping the future loses nothing.
+    /// Makes a pass, unless the latest one began at `not_before` or later. Dropping the future loses nothing.
     pub async fn look(&self, not_before: Instant) {
         let mut looked = self.looked.lock().await;
         if looked.began.is_some_and(|began| began >= not_before) {
@@ -41,7 +41,7 @@ impl Reporter {
         sleep_until(looked.next).await;
         let began = Instant::now();
         let figures = self.figures.clone();
-        // Fifty thousand topics take a while, during which connections should go on.
+        // Fifty thousand topics take long, so connections must not wait for the pass.
         let seen = blocking::run(move || figures.look()).await;
         if let Ok(Some((node, topics))) = seen {
             self.ledger.lock().update(node, topics);
@@ -50,16 +50,16 @@ impl Reporter {
         *looked = Looked { began: Some(began), next: Instant::now() + took * 9 };
     }
 
-    /// Begins to report to one nsqlookupd, after a look.
+    /// Begins a round of reports to one nsqlookupd. Call it after [`look`](Self::look).
     pub fn begin_round(&self, progress: &mut Progress, refresh: u64) {
         self.ledger.lock().begin_round(progress, refresh);
     }
 
-    /// The next report of the round.
+    /// Returns the next report of the round, or `None` at its end.
     pub fn next_report(&self, progress: &mut Progress) -> Option<StatsReport> {
         self.ledger.lock().next_report(progress, |name| self.figures.topic(name))
     }
 }
 
-/// A heartbeat need not look again at what was looked at for somebody else just now.
+/// A heartbeat uses a pass that is at most this old.
 pub(super) const RECENT: Duration = Duration::from_secs(1);

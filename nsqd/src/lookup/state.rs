@@ -1,13 +1,13 @@
-//! Registered versus should be: what to tell one nsqlookupd. Pure.
+//! Compares the node's topics with the registrations at one nsqlookupd, and plans the commands. Pure.
 //!
 //! ```text
 //!   Topology (what this node has)  ──┐
 //!                                    ├─ plan ─▶ steps ─ sending ─▶ OK: confirmed    error: refused
-//!   Registrations (what it knows)  ──┘              lost connection: disconnected, then plan anew
+//!   Registrations (what it knows)  ──┘              lost connection: disconnected, then plan again
 //! ```
 //!
-//! Topics and channels are compared by name *and* number: one that was deleted and made anew between two looks is
-//! unregistered and registered again, because whoever deleted it may have deleted it at the nsqlookupd too.
+//! Topics and channels are compared by name *and* number. A topic that was deleted and recreated in between is
+//! unregistered and registered again, because the operator may have deleted it at the nsqlookupd too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use nsq_protocol::{ChannelName, LookupCommand, TopicName};
 
 use crate::storage::{ChannelNumber, TopicNumber};
 
-/// The topics and channels of this node, ephemeral ones included.
+/// The topics and channels of this node, including ephemeral ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Topology(pub BTreeMap<TopicName, TopicEntry>);
 
@@ -36,10 +36,10 @@ impl Topology {
 /// A topic, or a channel of it.
 pub(super) type Registration = (TopicName, Option<ChannelName>);
 
-/// One command, with what is to be remembered when it is answered by OK.
+/// One command, with the registration to remember after OK.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// A channel brings its topic with it.
+    /// Registering a channel also registers its topic.
     Register {
         topic: (TopicName, TopicNumber),
         channel: Option<(ChannelName, ChannelNumber)>,
@@ -48,7 +48,6 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// How to say it.
     pub fn command(&self) -> LookupCommand {
         let (topic, channel) = self.registration();
         match self {
@@ -67,27 +66,28 @@ impl Step {
     }
 }
 
-/// A name that was refused so often is not offered again: every error costs the connection, and with it the
-/// registration of everything else.
+/// After this number of refusals a name is not registered again: every error closes the connection and drops all other
+/// registrations.
 const MAX_REFUSALS: u32 = 2;
 
-/// What one nsqlookupd has been told.
+/// The registrations at one nsqlookupd.
 #[derive(Debug, Default)]
 pub(super) struct Registrations {
-    /// Confirmed on the present connection.
+    /// Answered by OK on the current connection.
     confirmed: Topology,
-    /// Ephemeral names that it may remember, from this connection or an earlier one. It never forgets them by itself
-    /// when a connection breaks, so those deleted meanwhile are unregistered on the next one.
+    /// Ephemeral names that nsqlookupd may remember, from this connection or an earlier one. It keeps them when a
+    /// connection breaks, so names deleted in the meantime are unregistered on the next connection.
     ephemeral: BTreeSet<Registration>,
-    /// How often it has refused to register a name.
+    /// Number of refusals of each name.
     refusals: BTreeMap<Registration, u32>,
 }
 
 impl Registrations {
-    /// What to send now, in this order; to be asked again when all of it is answered. Nothing if it knows `topology`.
+    /// Returns the steps to send now, in this order; empty if nsqlookupd knows `topology`. Call it again once all steps
+    /// are answered.
     ///
-    /// What is to be unregistered comes first, and alone: so no name is unregistered and registered in one go, where
-    /// the first answer would say that it is forgotten and a lost second one that it may not be.
+    /// Unregister steps come first and alone, so that no batch unregisters and registers the same name. In such a batch
+    /// the first answer would mark an ephemeral name as forgotten, while a lost second answer may leave it registered.
     pub fn plan(&mut self, topology: &Topology) -> Vec<Step> {
         self.refusals.retain(|registration, _| topology.has(registration));
         let mut steps = Vec::new();
@@ -99,8 +99,8 @@ impl Registrations {
         steps
     }
 
-    /// What was deleted. Channels go before their topic: UNREGISTER of a topic leaves the names of its ephemeral
-    /// channels behind.
+    /// Unregisters deleted names. Channels come before their topic: UNREGISTER of a topic keeps the names of its
+    /// ephemeral channels.
     fn plan_gone(&self, topology: &Topology, steps: &mut Vec<Step>) {
         for (topic, known) in &self.confirmed.0 {
             let present = topology.0.get(topic).filter(|entry| entry.number == known.number);
@@ -115,13 +115,13 @@ impl Registrations {
         }
     }
 
-    /// What was deleted while there was no connection.
+    /// Unregisters ephemeral names that were deleted without a connection.
     fn plan_forgotten(&self, topology: &Topology, steps: &mut Vec<Step>) {
         let is_forgotten = |name: &&Registration| !topology.has(name) && !self.confirmed.has(name);
         steps.extend(self.ephemeral.iter().filter(is_forgotten).cloned().map(Step::Unregister));
     }
 
-    /// What was created.
+    /// Registers new names.
     fn plan_new(&self, topology: &Topology, steps: &mut Vec<Step>) {
         for (topic, entry) in &topology.0 {
             if self.is_refused(topic, None) {
@@ -152,7 +152,7 @@ impl Registrations {
                 .is_some_and(|&count| count >= MAX_REFUSALS)
     }
 
-    /// These steps are about to be sent: they may have their effect even if no answer comes.
+    /// Records steps before they are sent: they may take effect even without an answer.
     pub fn sending(&mut self, steps: &[Step]) {
         for step in steps {
             let Step::Register { topic: (topic, _), channel } = step else { continue };
@@ -165,7 +165,7 @@ impl Registrations {
         }
     }
 
-    /// A step was answered by OK.
+    /// Records a step that was answered by OK.
     pub fn confirmed(&mut self, step: &Step) {
         match step {
             Step::Register { topic: (topic, number), channel } => {
@@ -187,18 +187,18 @@ impl Registrations {
         }
     }
 
-    /// A step was answered by an error; after that nsqlookupd closes the connection.
+    /// Records a step that was answered by an error; nsqlookupd then closes the connection.
     pub fn refused(&mut self, step: &Step, error: &[u8]) {
         if matches!(step, Step::Register { .. }) {
             let (topic, channel) = step.registration();
-            // If it is the topic that it does not like, the topic's other channels need not be tried.
+            // If nsqlookupd refuses the topic, it would refuse the topic's other channels too.
             let channel = channel.filter(|_| !error.starts_with(b"E_BAD_TOPIC"));
             *self.refusals.entry((topic, channel)).or_default() += 1;
         }
     }
 
-    /// The connection is gone, and with it all that was registered. What was refused may be accepted next time,
-    /// unless it was the refusal that ended the connection: who answers then may be another, or a newer one.
+    /// Records a closed connection, which drops all registrations. Unless a refusal closed it, forgets refusals: the
+    /// next connection may reach another or a newer nsqlookupd.
     pub fn disconnected(&mut self, by_refusal: bool) {
         self.confirmed = Topology::default();
         if !by_refusal {

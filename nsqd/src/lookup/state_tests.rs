@@ -11,7 +11,7 @@ fn channel(name: &str) -> ChannelName {
 
 type Channels<'a> = &'a [(&'a str, ChannelNumber)];
 
-/// `[("t", 1, [("c", 1)])]` as a topology.
+/// Builds a topology, for example from `[("t", 1, [("c", 1)])]`.
 fn topology(topics: &[(&str, TopicNumber, Channels<'_>)]) -> Topology {
     let entry = |number, channels: Channels<'_>| TopicEntry {
         number,
@@ -26,8 +26,8 @@ fn lines(steps: &[Step]) -> String {
     String::from_utf8(out).unwrap()
 }
 
-/// Plans, has everything confirmed, and tells what was sent.
-fn tell(registrations: &mut Registrations, topology: &Topology) -> String {
+/// Plans, confirms every step, and returns the sent commands.
+fn send_all(registrations: &mut Registrations, topology: &Topology) -> String {
     let mut sent = String::new();
     for _ in 0..2 {
         let steps = registrations.plan(topology);
@@ -35,58 +35,61 @@ fn tell(registrations: &mut Registrations, topology: &Topology) -> String {
         steps.iter().for_each(|step| registrations.confirmed(step));
         sent += &lines(&steps);
     }
-    assert_eq!(registrations.plan(topology), [], "nothing is left to say");
+    assert_eq!(registrations.plan(topology), [], "no commands are left");
     sent
 }
 
 #[test]
-fn a_new_connection_registers_everything() {
+fn new_connection_registers_everything() {
     let mut registrations = Registrations::default();
     let all = topology(&[("a", 1, &[]), ("b", 2, &[("x", 1), ("y#ephemeral", 2)])]);
     let expected = "REGISTER a\nREGISTER b x\nREGISTER b y#ephemeral\n";
-    assert_eq!(tell(&mut registrations, &all), expected);
+    assert_eq!(send_all(&mut registrations, &all), expected);
     registrations.disconnected(false);
-    assert_eq!(tell(&mut registrations, &all), expected);
+    assert_eq!(send_all(&mut registrations, &all), expected);
 }
 
 #[test]
-fn then_only_what_changes() {
+fn later_only_changes_are_sent() {
     let mut registrations = Registrations::default();
-    tell(&mut registrations, &topology(&[("a", 1, &[("x", 1)]), ("b", 2, &[])]));
-    let sent =
-        tell(&mut registrations, &topology(&[("a", 1, &[("x", 1), ("y", 2)]), ("b", 2, &[]), ("c", 3, &[])]));
+    send_all(&mut registrations, &topology(&[("a", 1, &[("x", 1)]), ("b", 2, &[])]));
+    let sent = send_all(
+        &mut registrations,
+        &topology(&[("a", 1, &[("x", 1), ("y", 2)]), ("b", 2, &[]), ("c", 3, &[])]),
+    );
     assert_eq!(sent, "REGISTER a y\nREGISTER c\n");
-    let sent = tell(&mut registrations, &topology(&[("a", 1, &[("y", 2)]), ("c", 3, &[])]));
+    let sent = send_all(&mut registrations, &topology(&[("a", 1, &[("y", 2)]), ("c", 3, &[])]));
     assert_eq!(sent, "UNREGISTER a x\nUNREGISTER b\n");
-    assert_eq!(tell(&mut registrations, &topology(&[])), "UNREGISTER a y\nUNREGISTER a\nUNREGISTER c\n");
+    assert_eq!(send_all(&mut registrations, &topology(&[])), "UNREGISTER a y\nUNREGISTER a\nUNREGISTER c\n");
 }
 
 #[test]
-fn deleted_and_made_anew_is_registered_anew() {
+fn recreated_name_is_unregistered_and_registered_again() {
     let mut registrations = Registrations::default();
-    tell(&mut registrations, &topology(&[("a", 1, &[("x", 1)]), ("b", 2, &[("x", 2), ("y", 3)])]));
-    let sent = tell(&mut registrations, &topology(&[("a", 9, &[("x", 8)]), ("b", 2, &[("x", 7), ("y", 3)])]));
+    send_all(&mut registrations, &topology(&[("a", 1, &[("x", 1)]), ("b", 2, &[("x", 2), ("y", 3)])]));
+    let sent =
+        send_all(&mut registrations, &topology(&[("a", 9, &[("x", 8)]), ("b", 2, &[("x", 7), ("y", 3)])]));
     assert_eq!(sent, "UNREGISTER a x\nUNREGISTER a\nUNREGISTER b x\nREGISTER a x\nREGISTER b x\n");
 }
 
 #[test]
 fn ephemeral_names_deleted_while_disconnected_are_unregistered() {
     let mut registrations = Registrations::default();
-    tell(
+    send_all(
         &mut registrations,
         &topology(&[("a", 1, &[("x", 1), ("e#ephemeral", 2)]), ("t#ephemeral", 2, &[])]),
     );
     registrations.disconnected(false);
-    let sent = tell(&mut registrations, &topology(&[("b", 3, &[])]));
+    let sent = send_all(&mut registrations, &topology(&[("b", 3, &[])]));
     assert_eq!(sent, "UNREGISTER a e#ephemeral\nUNREGISTER t#ephemeral\nREGISTER b\n");
     registrations.disconnected(false);
-    assert_eq!(tell(&mut registrations, &topology(&[])), "");
+    assert_eq!(send_all(&mut registrations, &topology(&[])), "");
 }
 
 #[test]
-fn an_ephemeral_name_replaced_as_the_connection_breaks_is_not_forgotten() {
+fn ephemeral_name_replaced_while_the_connection_breaks_is_unregistered() {
     let mut registrations = Registrations::default();
-    tell(&mut registrations, &topology(&[("t#ephemeral", 1, &[])]));
+    send_all(&mut registrations, &topology(&[("t#ephemeral", 1, &[])]));
     let replaced = topology(&[("t#ephemeral", 2, &[])]);
     let steps = registrations.plan(&replaced);
     assert_eq!(lines(&steps), "UNREGISTER t#ephemeral\n");
@@ -94,11 +97,11 @@ fn an_ephemeral_name_replaced_as_the_connection_breaks_is_not_forgotten() {
     let steps = registrations.plan(&replaced);
     registrations.sending(&steps);
     registrations.disconnected(false);
-    assert_eq!(tell(&mut registrations, &topology(&[])), "UNREGISTER t#ephemeral\n");
+    assert_eq!(send_all(&mut registrations, &topology(&[])), "UNREGISTER t#ephemeral\n");
 }
 
 #[test]
-fn a_name_refused_twice_does_not_hinder_the_others() {
+fn name_refused_twice_does_not_block_other_names() {
     let mut registrations = Registrations::default();
     let all = topology(&[("a", 1, &[("x", 1)]), ("b", 2, &[])]);
     for _ in 0..MAX_REFUSALS {
@@ -107,14 +110,14 @@ fn a_name_refused_twice_does_not_hinder_the_others() {
         registrations.refused(&steps[0], b"E_BAD_CHANNEL REGISTER channel name 'x' is not valid");
         registrations.disconnected(true);
     }
-    assert_eq!(tell(&mut registrations, &all), "REGISTER a\nREGISTER b\n");
-    // Another connection, perhaps to a newer nsqlookupd.
+    assert_eq!(send_all(&mut registrations, &all), "REGISTER a\nREGISTER b\n");
+    // A new connection may reach a newer nsqlookupd.
     registrations.disconnected(false);
-    assert_eq!(tell(&mut registrations, &all), "REGISTER a x\nREGISTER b\n");
+    assert_eq!(send_all(&mut registrations, &all), "REGISTER a x\nREGISTER b\n");
 }
 
 #[test]
-fn a_topic_refused_is_refused_with_all_its_channels() {
+fn refused_topic_is_not_tried_with_its_channels() {
     let mut registrations = Registrations::default();
     let all = topology(&[("a", 1, &[("x", 1), ("y", 2)])]);
     for _ in 0..MAX_REFUSALS {
@@ -127,11 +130,11 @@ fn a_topic_refused_is_refused_with_all_its_channels() {
     assert_eq!(
         lines(&registrations.plan(&topology(&[("a", 2, &[])]))),
         "REGISTER a\n",
-        "deleted, so forgotten"
+        "deleting the topic clears its refusals"
     );
 }
 
-/// nsqlookupd's registration database: which names it knows, and for which of them it lists this node.
+/// nsqlookupd's registration database: the known names, and whether this node is listed for each.
 #[derive(Default)]
 struct Model(BTreeMap<Registration, bool>);
 
@@ -188,15 +191,15 @@ enum Event {
     CreateChannel(usize, usize),
     DeleteTopic(usize),
     DeleteChannel(usize, usize),
-    /// An operator deletes a topic at the nsqlookupd, then here, and a publisher makes it anew.
+    /// An operator deletes a topic at the nsqlookupd and on the node, and a publisher recreates it.
     Replace(usize),
-    /// This many steps of the plan have their effect, of which the first are answered; then the connection breaks.
+    /// The first steps of the plan take effect, some of them are answered, then the connection breaks.
     Break {
         effective: usize,
         answered: usize,
     },
     /// All steps of the plan are answered.
-    Tell,
+    SendAll,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -208,7 +211,7 @@ fn event() -> impl Strategy<Value = Event> {
         (topic.clone(), channel).prop_map(|(t, c)| Event::DeleteChannel(t, c)),
         topic.prop_map(Event::Replace),
         (0..6usize, 0..6usize).prop_map(|(effective, answered)| Event::Break { effective, answered }),
-        Just(Event::Tell),
+        Just(Event::SendAll),
     ]
 }
 
@@ -217,13 +220,13 @@ const CHANNELS: [&str; 3] = ["x", "y#ephemeral", "z"];
 
 proptest! {
     #[test]
-    fn nsqlookupd_knows_what_there_is(events in proptest::collection::vec(event(), 0..40)) {
+    fn nsqlookupd_lists_exactly_the_existing_names(events in proptest::collection::vec(event(), 0..40)) {
         let mut node = Topology::default();
         let mut next_number = 0;
         let mut number = || { next_number += 1; next_number };
         let mut registrations = Registrations::default();
         let mut model = Model::default();
-        for event in events.into_iter().chain([Event::Tell]) {
+        for event in events.into_iter().chain([Event::SendAll]) {
             match event {
                 Event::CreateTopic(t) => {
                     node.0.entry(topic(TOPICS[t])).or_insert_with(|| TopicEntry { number: number(), ..Default::default() });
@@ -257,7 +260,7 @@ proptest! {
                     model.disconnect();
                     registrations.disconnected(false);
                 }
-                Event::Tell => {
+                Event::SendAll => {
                     for _ in 0..2 {
                         let steps = registrations.plan(&node);
                         registrations.sending(&steps);
@@ -273,7 +276,7 @@ proptest! {
                         None => topic.is_ephemeral(),
                     };
                     for name in model.0.keys().filter(leaked) {
-                        prop_assert!(node.has(name), "{:?} is left behind", name);
+                        prop_assert!(node.has(name), "{:?} is still registered", name);
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Against a fake nsqlookupd on a real socket.
+//! Tests against a fake nsqlookupd on a real socket.
 
 use nsq_protocol::LookupCommand;
 
@@ -14,7 +14,7 @@ fn topic(name: &str) -> TopicName {
 }
 
 #[tokio::test]
-async fn tells_what_there_is_and_then_what_changes() {
+async fn all_names_are_registered_and_then_only_changes() {
     let lookupd = FakeLookupd::start().await;
     let node = Node::start(&[&lookupd], calm());
     node.create("a", &["x", "e#ephemeral"]);
@@ -33,7 +33,7 @@ async fn tells_what_there_is_and_then_what_changes() {
 }
 
 #[tokio::test]
-async fn thousands_of_topics() {
+async fn thousands_of_topics_are_registered_once_each() {
     let lookupd = FakeLookupd::start().await;
     let node = Node::start(&[&lookupd], calm());
     for number in 0..2000 {
@@ -50,7 +50,7 @@ async fn thousands_of_topics() {
 }
 
 #[tokio::test]
-async fn a_mute_one_delays_nobody() {
+async fn silent_nsqlookupd_does_not_delay_the_others() {
     let mute = FakeLookupd::scripted(|_| Answer::Mute).await;
     let lookupd = FakeLookupd::start().await;
     let node = Node::start(&[&mute, &lookupd], calm());
@@ -65,7 +65,7 @@ async fn a_mute_one_delays_nobody() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_noticed_and_made_anew_without_a_ping() {
+async fn lost_connection_is_noticed_and_reopened_without_a_ping() {
     let lookupd = FakeLookupd::start().await;
     let node = Node::start(&[&lookupd], calm());
     node.create("a", &["x", "e#ephemeral"]);
@@ -73,12 +73,12 @@ async fn a_lost_connection_is_noticed_and_made_anew_without_a_ping() {
     lookupd.until_listed(&["a", "a x", "a e#ephemeral"]).await;
     lookupd.break_connections();
     lookupd.until(|seen| seen.count("connected") == 2 && seen.listed.len() == 3).await;
-    assert_eq!(node.peers.status()[0].last_error.as_deref(), Some("it closed the connection"));
+    assert_eq!(node.peers.status()[0].last_error.as_deref(), Some("nsqlookupd closed the connection"));
     assert!(node.peers.status()[0].connected);
 }
 
 #[tokio::test]
-async fn what_was_deleted_meanwhile_is_not_registered_again() {
+async fn names_deleted_while_disconnected_are_not_registered_again() {
     let lookupd = FakeLookupd::start().await;
     let node = Node::start(&[&lookupd], calm());
     node.create("a", &["x", "e#ephemeral"]);
@@ -89,11 +89,11 @@ async fn what_was_deleted_meanwhile_is_not_registered_again() {
     node.delete("b", None);
     node.delete("a", Some("e#ephemeral"));
     let seen = lookupd.until(|seen| seen.count("connected") == 2 && seen.listed.len() == 2).await;
-    assert_eq!(seen.count("UNREGISTER a e#ephemeral"), 1, "it would be remembered for ever");
+    assert_eq!(seen.count("UNREGISTER a e#ephemeral"), 1, "otherwise nsqlookupd would keep the name");
 }
 
 #[tokio::test]
-async fn an_error_is_logged_and_the_connection_made_anew() {
+async fn error_is_logged_and_the_connection_reopened() {
     let mut errors = 1;
     let lookupd = FakeLookupd::scripted(move |command| match command {
         LookupCommand::Register { .. } if errors > 0 => {
@@ -109,11 +109,11 @@ async fn an_error_is_logged_and_the_connection_made_anew() {
     node.attach();
     let seen = lookupd.until_listed(&["a", "b"]).await;
     assert_eq!(seen.count("connected"), 2);
-    assert_eq!(node.count_lines("it answered REGISTER a with E_INVALID client must IDENTIFY"), 1);
+    assert_eq!(node.count_lines("nsqlookupd answered REGISTER a with E_INVALID client must IDENTIFY"), 1);
 }
 
 #[tokio::test]
-async fn a_name_it_does_not_like_does_not_hinder_the_others() {
+async fn refused_name_does_not_block_other_names() {
     let lookupd = FakeLookupd::scripted(|command| match command {
         LookupCommand::Register { topic, .. } if topic.as_str() == "b" => {
             Answer::Error("E_BAD_TOPIC REGISTER topic name 'b' is not valid")
@@ -130,7 +130,7 @@ async fn a_name_it_does_not_like_does_not_hinder_the_others() {
 }
 
 #[tokio::test]
-async fn responses_of_impossible_size_end_the_connection() {
+async fn response_with_invalid_size_closes_the_connection() {
     for size in [-1, i32::MIN, i32::MAX, 10_001] {
         let answer = Answer::Raw(i32::to_be_bytes(size).to_vec());
         let lookupd =
@@ -149,7 +149,7 @@ async fn responses_of_impossible_size_end_the_connection() {
 }
 
 #[tokio::test]
-async fn what_is_sent_unasked_ends_the_connection() {
+async fn unexpected_response_closes_the_connection() {
     let two = b"\0\0\0\x02OK\0\0\0\x02OK".to_vec();
     let lookupd =
         FakeLookupd::scripted(
@@ -161,21 +161,21 @@ async fn what_is_sent_unasked_ends_the_connection() {
     let node = Node::start(&[&lookupd], calm());
     node.create("a", &[]);
     node.attach();
-    node.until_error("it sent 6 bytes without being asked").await;
+    node.until_error("nsqlookupd sent 6 unexpected bytes").await;
 }
 
 #[tokio::test]
-async fn an_error_to_identify_ends_the_connection() {
+async fn error_to_identify_closes_the_connection() {
     let lookupd = FakeLookupd::scripted(|_| Answer::Error("E_INVALID")).await;
     let node = Node::start(&[&lookupd], calm());
     node.attach();
-    node.until_error("it answered IDENTIFY with E_INVALID").await;
+    node.until_error("nsqlookupd answered IDENTIFY with E_INVALID").await;
     lookupd.until(|seen| seen.count("connected") >= 2).await;
     assert!(!node.peers.status()[0].connected);
 }
 
 #[tokio::test]
-async fn pings() {
+async fn pings_are_sent_at_each_interval() {
     let lookupd = FakeLookupd::start().await;
     let node = Node::start(&[&lookupd], Timing { ping_interval: Duration::from_millis(5), ..calm() });
     node.attach();
@@ -185,7 +185,7 @@ async fn pings() {
 }
 
 #[tokio::test]
-async fn a_ping_without_answer_ends_the_connection() {
+async fn unanswered_ping_closes_the_connection() {
     let lookupd = FakeLookupd::scripted(|command| match command {
         LookupCommand::Ping => Answer::Mute,
         _ => Answer::Right,
@@ -194,12 +194,12 @@ async fn a_ping_without_answer_ends_the_connection() {
     let short = Duration::from_millis(50);
     let node = Node::start(&[&lookupd], Timing { ping_interval: short, io_timeout: short, ..calm() });
     node.attach();
-    node.until_error("waiting for its answer took longer than 50ms").await;
+    node.until_error("waiting for an answer took longer than 50ms").await;
     lookupd.until(|seen| seen.count("connected") >= 2).await;
 }
 
 #[tokio::test]
-async fn one_that_is_down_is_tried_again() {
+async fn failed_connection_is_retried() {
     let mut attempts = 5;
     let lookupd = FakeLookupd::scripted(move |_| {
         attempts -= i32::from(attempts > 0);
@@ -214,13 +214,13 @@ async fn one_that_is_down_is_tried_again() {
 }
 
 #[tokio::test]
-async fn without_an_http_port_nobody_is_bothered() {
+async fn node_without_http_port_does_not_connect() {
     let lookupd = FakeLookupd::start().await;
     let peer = PeerInfo { http_port: 0, ..node_info() };
     let node = Node::start_with(vec![lookupd.address.clone()], peer, calm());
     node.attach();
     node.until_error("cannot register this node: it has no HTTP port").await;
-    // The task is over: nothing more can come from it.
+    // The task has ended, so it sends nothing more.
     let mut state = node.peers.peers.lock().tasks[0].state.clone();
     timeout(DEADLINE, async { while state.changed().await.is_ok() {} }).await.unwrap();
     assert_eq!(node.count_lines("ERROR"), 1);
@@ -228,7 +228,7 @@ async fn without_an_http_port_nobody_is_bothered() {
 }
 
 #[tokio::test]
-async fn addresses_change_at_run_time() {
+async fn addresses_can_be_replaced_at_run_time() {
     let [first, second, third] =
         [FakeLookupd::start().await, FakeLookupd::start().await, FakeLookupd::start().await];
     let node = Node::start(&[&first, &second], calm());
@@ -251,7 +251,7 @@ async fn addresses_change_at_run_time() {
 }
 
 #[tokio::test]
-async fn stops_without_a_word() {
+async fn stop_closes_the_connection_without_unregistering() {
     let lookupd = FakeLookupd::start().await;
     let node = Node::start(&[&lookupd], calm());
     node.create("a", &[]);
@@ -275,7 +275,7 @@ async fn dropping_the_peers_closes_their_connections() {
 }
 
 #[tokio::test]
-async fn a_new_topics_channels_come_from_all_that_answer() {
+async fn new_topic_gets_the_channels_of_all_that_answer() {
     let [first, second, gone] =
         [FakeLookupd::start().await, FakeLookupd::start().await, FakeLookupd::start().await];
     let (first_http, _first) = fake_http(r#"{"channels":["x","y","not valid!"]}"#).await;
@@ -287,27 +287,27 @@ async fn a_new_topics_channels_come_from_all_that_answer() {
     gone.set_http(&gone_http);
     let node = Node::start(&[&first, &second, &gone], calm());
     node.attach();
-    // Nobody has been reached yet: that is waited for.
+    // No connection is open yet; the query waits for the first attempts.
     let channels = node.peers.channels_of(&topic("t")).await;
     let names: Vec<&str> = channels.iter().map(ChannelName::as_str).collect();
     assert_eq!(names, ["x", "y", "z#ephemeral"]);
     assert_eq!(node.count_lines("WARNING: LOOKUPD("), 2);
-    // The HTTP interface is asked even while the other one is down.
+    // The HTTP address is used even while the TCP connection is down.
     first.break_connections();
     assert_eq!(node.peers.channels_of(&topic("t")).await.len(), 3);
 }
 
 #[tokio::test]
-async fn who_never_told_its_http_address_is_not_asked() {
+async fn nsqlookupd_without_http_address_is_not_queried() {
     let lookupd = FakeLookupd::start().await;
     let node = Node::start(&[&lookupd], calm());
     assert!(node.peers.channels_of(&topic("t")).await.is_empty(), "not attached: no delay");
     node.attach();
     assert!(node.peers.channels_of(&topic("t")).await.is_empty());
-    assert_eq!(node.count_lines("ERROR: TOPIC(t): no nsqlookupd has told"), 2);
-    assert_eq!(node.count_lines("it does not tell its HTTP address"), 1);
+    assert_eq!(node.count_lines("ERROR: TOPIC(t): no nsqlookupd reported its HTTP address"), 2);
+    assert_eq!(node.count_lines("it reports no HTTP address"), 1);
     assert!(node.peers.status()[0].connected);
     node.peers.set_addresses(Vec::new());
     assert!(node.peers.channels_of(&topic("t")).await.is_empty());
-    assert_eq!(node.count_lines("ERROR: TOPIC(t)"), 2, "nobody to ask is no error");
+    assert_eq!(node.count_lines("ERROR: TOPIC(t)"), 2, "no nsqlookupd to ask is not an error");
 }

@@ -1,46 +1,45 @@
-//! NSQ's disk queues, as far as reading them goes: file names, the position file, which parts of which files hold
-//! messages that were not handed out, and the records in them.
+//! Reads NSQ's disk queues: file names, the position file, which parts of which files hold messages that were not
+//! handed out, and the records in them.
 //!
 //! ```text
 //! <queue>.diskqueue.meta.dat      depth \n read file,offset \n write file,offset \n
 //! <queue>.diskqueue.000000.dat    records: size i32 | timestamp i64 | attempts u16 | id, 16 hex digits | body
 //! ```
 //!
-//! Integers are big-endian, a size does not count itself, and there is no checksum: what tells a record from damage is
-//! that its size fits the file and that its id is one. The position file is as old as the last sync, so it may lag behind
-//! the files, and then some messages come again. Where NSQ would give up what it finds (no position file, a damaged
-//! record in the middle), this reads on: a message too many is better than one too few.
+//! Integers are big-endian, a size does not count itself, and there is no checksum. A record is valid if its size fits
+//! the file and its id is a message id. The position file is as old as the last sync. It may lag behind the files, and
+//! then some messages are delivered again. Where NSQ gives up (no position file, a damaged record in the middle), this
+//! reader continues: a message too many is better than one too few.
 
 use std::io;
 
 use crate::storage::StorageFile;
 
-/// Before a record's payload.
+/// Length field before a record's payload.
 const SIZE_BYTES: u64 = 4;
 /// Size, timestamp, attempts, id.
 const HEADER_BYTES: usize = 30;
-/// Of the payload: timestamp, attempts, id.
+/// The part of the payload before the body: timestamp, attempts, id.
 const PAYLOAD_HEADER_BYTES: u32 = 26;
-/// A claim of more is damage: no frame of ours could carry it.
+/// A larger size is damage: no frame of ours could carry it.
 const MAX_PAYLOAD_BYTES: u32 = 1 << 30;
-/// A longer position file is none.
+/// Maximum size of a valid position file.
 pub const MAX_POSITION_BYTES: u64 = 256;
 
-/// What a file of a queue is for.
+/// The kind of a queue file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueueFile {
-    /// The position file.
     Position,
-    /// The data file of this number.
+    /// The data file with this number.
     Data(u64),
-    /// Set aside by NSQ, or left over from a crash while it was written: never read again.
+    /// Set aside by NSQ, or left over from a crash during its creation. Never read.
     Dead,
 }
 
-/// The queue and the purpose that a file name spells. A queue is a topic, or `topic:channel`.
+/// The queue and kind of a file name. A queue is a topic, or `topic:channel`. Returns `None` for other files.
 pub fn parse_file_name(name: &str) -> Option<(&str, QueueFile)> {
     const INFIX: &str = ".diskqueue.";
-    // The last one: a topic may be called `a.diskqueue.b`.
+    // The last occurrence: a topic may be called `a.diskqueue.b`.
     let at = name.rfind(INFIX)?;
     let (queue, rest) = (&name[..at], &name[at + INFIX.len()..]);
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -62,12 +61,10 @@ pub fn parse_file_name(name: &str) -> Option<(&str, QueueFile)> {
     (!queue.is_empty()).then_some((queue, file))
 }
 
-/// The name of a queue's position file.
 pub fn position_file_name(queue: &str) -> String {
     format!("{queue}.diskqueue.meta.dat")
 }
 
-/// The name of a queue's data file.
 pub fn data_file_name(queue: &str, number: u64) -> String {
     format!("{queue}.diskqueue.{number:06}.dat")
 }
@@ -81,19 +78,19 @@ pub struct Place {
     pub offset: u64,
 }
 
-/// What a position file says, as far as it can be read: from the first line that makes no sense on, nothing counts.
+/// The content of a position file, up to its first invalid line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Position {
-    /// How many messages there should be.
+    /// Expected number of messages.
     pub depth: Option<i64>,
     /// The first record that was not handed out.
     pub read: Option<Place>,
-    /// Where the next record was to be written.
+    /// Where NSQ would write the next record.
     pub write: Option<Place>,
 }
 
 impl Position {
-    /// Reads a position file's text.
+    /// Parses the text of a position file.
     pub fn parse(text: &[u8]) -> Position {
         let text = String::from_utf8_lossy(text);
         let mut lines = text.lines();
@@ -113,53 +110,51 @@ impl Position {
 pub struct Stretch {
     /// Number of the data file.
     pub number: u64,
-    /// Where the first record starts.
+    /// Offset of the first record.
     pub from: u64,
-    /// Where the file ends.
+    /// End of the file.
     pub to: u64,
-    /// Records before here were written as a whole, so what cannot be read is damage. From here on it may also be
-    /// a torn write, or an older life of the file, and is not worth a search.
+    /// Records before this offset were written completely, so an unreadable part is damage. From this offset on, it may
+    /// also be a torn write or content from an earlier use of the file, and is not searched for records.
     pub whole_to: u64,
 }
 
-/// Something about a queue that an operator should know.
+/// A problem with a queue that an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Oddity {
-    /// NSQ would not read the files then.
-    #[error("no position file: all its files are read")]
+    /// NSQ would not read the files.
+    #[error("no position file: reading all its files")]
     NoPosition,
-    /// Or not all of it.
+    /// NSQ would not read all files.
     #[error("unreadable position file: {0}")]
     BadPosition(&'static str),
     /// They may have been read completely and deleted before the position file was written.
     #[error("data files {0} to {1} are missing")]
     MissingFiles(u64, u64),
-    /// The file lost its end.
+    /// The end of the file is missing.
     #[error("data file {number} ends at {bytes}, before the read position {offset}")]
     ShortFile {
-        /// Its number.
         number: u64,
-        /// Its length.
         bytes: u64,
         /// The read position.
         offset: u64,
     },
 }
 
-/// What is to be read of a queue with these data files (number and length, by number). `position` is none if there is
-/// no position file.
+/// Which parts of a queue to read. `files` are its data files (number and length), sorted by number. `position` is
+/// `None` if there is no position file.
 pub fn plan(position: Option<Position>, files: &[(u64, u64)]) -> (Vec<Stretch>, Vec<Oddity>) {
     let mut oddities = Vec::new();
     let (mut read, mut write) = position.map_or((None, None), |position| (position.read, position.write));
     match (position, files) {
         (_, []) => {}
         (None, _) => oddities.push(Oddity::NoPosition),
-        (Some(_), _) if read.is_none() => oddities.push(Oddity::BadPosition("all its files are read")),
+        (Some(_), _) if read.is_none() => oddities.push(Oddity::BadPosition("reading all its files")),
         (Some(_), _) if write.is_none() => oddities.push(Oddity::BadPosition("no write position")),
         _ => {}
     }
     if read.zip(write).is_some_and(|(read, write)| read > write) {
-        oddities.push(Oddity::BadPosition("read position behind write position: all its files are read"));
+        oddities.push(Oddity::BadPosition("read position is after write position: reading all its files"));
         (read, write) = (None, None);
     }
     let lowest = files.first().map_or(0, |&(number, _)| number);
@@ -197,18 +192,16 @@ pub fn plan(position: Option<Position>, files: &[(u64, u64)]) -> (Vec<Stretch>, 
 /// A record without its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// When the message was published.
+    /// Time of the publish.
     pub timestamp_ns: i64,
     /// Deliveries so far.
     pub attempts: u16,
-    /// The message id, as a number.
     pub id: u64,
-    /// Length of the body.
     pub body_bytes: u32,
 }
 
 impl RecordHeader {
-    /// The header that these bytes begin with, if the record fits into `room` bytes.
+    /// Parses a header from the start of `bytes`. Returns `None` if the record would not fit into `room` bytes.
     fn parse(bytes: &[u8], room: u64) -> Option<Self> {
         let bytes: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
         let (size, rest) = bytes.split_first_chunk()?;
@@ -233,7 +226,7 @@ impl RecordHeader {
     }
 }
 
-/// Reads the record at `at` of a file that ends at `end`: header and body. None if there is none.
+/// Reads the record at `at` of a file that ends at `end`: header and body. Returns `None` if there is no valid record.
 pub fn read_record<'w>(
     window: &'w mut Window,
     file: &dyn StorageFile,
@@ -251,13 +244,14 @@ pub fn read_record<'w>(
 pub enum Found {
     /// A record at this offset.
     Record(u64, RecordHeader),
-    /// So many bytes at this offset that are no record.
+    /// Offset and length of bytes that are no record.
     Damage(u64, u64),
-    /// So many bytes at the end that were never written completely, or belong to an older life of the file.
+    /// Offset and length of bytes at the end that were not written completely, or are left from an earlier use of the
+    /// file.
     Torn(u64, u64),
 }
 
-/// Goes through the records of a stretch.
+/// Iterates over the records of a stretch.
 pub struct RecordScan<'a> {
     file: &'a dyn StorageFile,
     window: Window,
@@ -266,12 +260,12 @@ pub struct RecordScan<'a> {
 }
 
 impl<'a> RecordScan<'a> {
-    /// Begins at the stretch's start.
+    /// Starts at the beginning of the stretch.
     pub fn new(file: &'a dyn StorageFile, stretch: Stretch) -> Self {
         RecordScan { file, window: Window::default(), at: stretch.from, stretch }
     }
 
-    /// The next record or damage; none at the end.
+    /// The next record or damage; `None` at the end.
     pub fn advance(&mut self) -> io::Result<Option<Found>> {
         let (at, rest) = (self.at, self.stretch.to.saturating_sub(self.at));
         if rest == 0 {
@@ -294,7 +288,8 @@ impl<'a> RecordScan<'a> {
         Ok(RecordHeader::parse(bytes, self.stretch.to.saturating_sub(at)))
     }
 
-    /// The first place from `from` on where a record stands that is followed by another one or by the end; else the end.
+    /// The first offset, from `from` on, of a record that is followed by another record or by the end. Returns the end
+    /// if there is none.
     fn find_record(&mut self, mut from: u64) -> io::Result<u64> {
         const PIECE: usize = 64 * 1024;
         let end = self.stretch.to;
@@ -317,8 +312,7 @@ impl<'a> RecordScan<'a> {
     }
 }
 
-/// A piece of a file in memory. It reads ahead as far as reading in order has shown to be worth it, and little after a
-/// jump.
+/// A part of a file in memory. Reads ahead: further after each sequential read, and little after a jump.
 #[derive(Debug, Default)]
 pub struct Window {
     start: u64,
@@ -330,7 +324,7 @@ impl Window {
     const MIN_AHEAD: usize = 4 * 1024;
     const MAX_AHEAD: usize = 256 * 1024;
 
-    /// `len` bytes at `at`; fewer only at the end of the file.
+    /// Returns `len` bytes at `at`; fewer only at the end of the file.
     pub fn get(&mut self, file: &dyn StorageFile, at: u64, len: usize) -> io::Result<&[u8]> {
         if !self.holds(at, len) {
             self.ahead = if self.goes_on_at(at) {
@@ -352,7 +346,7 @@ impl Window {
         at >= self.start && at - self.start + len as u64 <= self.bytes.len() as u64
     }
 
-    /// Whether reading at `at` is going on where this ends.
+    /// Whether a read at `at` continues in this part or directly after it.
     pub fn goes_on_at(&self, at: u64) -> bool {
         !self.bytes.is_empty() && at >= self.start && at - self.start <= self.bytes.len() as u64
     }
@@ -363,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_spell_a_queue_and_a_purpose() {
+    fn file_names_give_queue_and_kind() {
         let parsed = |name| parse_file_name(name);
         assert_eq!(parsed("t.diskqueue.meta.dat"), Some(("t", QueueFile::Position)));
         assert_eq!(parsed("t:c#x.diskqueue.000012.dat"), Some(("t:c#x", QueueFile::Data(12))));
@@ -393,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_counts_up_to_the_first_nonsense() {
+    fn position_is_read_up_to_the_first_invalid_line() {
         let position = |depth, read, write| Position { depth, read, write };
         let parsed = |text: &str| Position::parse(text.as_bytes());
         assert_eq!(parsed("10\n0,12\n1,30\n"), position(Some(10), place(0, 12), place(1, 30)));
@@ -416,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_healthy_queue_is_read_from_its_read_position_to_its_end() {
+    fn intact_queue_is_read_from_its_read_position_to_its_end() {
         assert_eq!(planned(None, &[]), "");
         assert_eq!(planned(Some("0\n0,0\n0,0\n"), &[]), "");
         assert_eq!(planned(Some("0\n3,50\n3,50\n"), &[(3, 50)]), "");
@@ -428,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_after_a_kill_is_read_to_the_end_of_its_files() {
+    fn queue_after_a_kill_is_read_to_the_end_of_its_files() {
         assert_eq!(planned(Some("1\n0,0\n0,10\n"), &[(0, 40)]), "0: 0..40 whole to 10");
         assert_eq!(
             planned(Some("1\n0,0\n0,10\n"), &[(0, 40), (1, 5)]),
@@ -447,14 +441,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_good_position_everything_is_read() {
+    fn queue_without_a_valid_position_is_read_completely() {
         assert_eq!(
             planned(None, &[(2, 40), (3, 5)]),
-            "2: 0..40, 3: 0..5 whole to 0, (no position file: all its files are read)"
+            "2: 0..40, 3: 0..5 whole to 0, (no position file: reading all its files)"
         );
         assert_eq!(
             planned(Some("abc"), &[(0, 4)]),
-            "0: 0..4 whole to 0, (unreadable position file: all its files are read)"
+            "0: 0..4 whole to 0, (unreadable position file: reading all its files)"
         );
         assert_eq!(
             planned(Some("1\n0,2\nx"), &[(0, 4)]),
@@ -462,8 +456,8 @@ mod tests {
         );
         assert_eq!(
             planned(Some("1\n1,0\n0,4\n"), &[(0, 4)]),
-            "0: 0..4 whole to 0, (unreadable position file: read position behind write position: \
-             all its files are read)"
+            "0: 0..4 whole to 0, (unreadable position file: read position is after write position: \
+             reading all its files)"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! The whole engine on a real directory, against a naive model: random work, clean stops, crashes, small files and
-//! little memory, so that spilling, moving to segments, checkpoints and recovery all happen all the time.
+//! Tests the whole engine on a real directory against a simple model: random work, clean stops and crashes. Files and
+//! memory are small, so spilling, moves to segments, checkpoints and recovery happen all the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -52,17 +52,17 @@ enum Step {
     EmptyChannel(u8),
     EmptyTopic,
     Retire,
-    /// A channel is moved to a share of what was published.
+    /// Moves a channel to a share of what was published.
     Move {
         channel: u8,
         share: u8,
     },
-    /// A channel is made that starts at a share of what was published.
+    /// Creates a channel that starts at a share of what was published.
     ChannelAt {
         channel: u8,
         share: u8,
     },
-    /// The topic keeps so many KiB from now on.
+    /// The topic retains this many KiB from now on.
     Retain {
         kibibytes: u8,
     },
@@ -94,18 +94,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A channel as the model sees it: bodies are numbers.
+/// A channel in the model. Bodies are numbers.
 #[derive(Debug, Default, Clone)]
 pub(super) struct ModelChannel {
-    /// Must come (again), unless finished later.
+    /// Must be delivered (again), unless finished later.
     pub(super) needed: BTreeSet<u64>,
-    /// Finished since the start, or since the journal was last flushed: a crash may forget it.
+    /// Finished since the start or since the last flush of the journal. A crash may lose this.
     finished: BTreeSet<u64>,
-    /// Finished, and a crash may have forgotten it.
+    /// Finished, but a crash may have lost this.
     pub(super) maybe: BTreeSet<u64>,
     /// In flight now: sequence number to body.
     pub(super) in_flight: BTreeMap<u64, u64>,
-    /// In flight when the channel was moved back over them: come again though finished.
+    /// In flight when the channel was moved back over them: delivered again although finished.
     pub(super) recalled: BTreeSet<u64>,
 }
 
@@ -122,7 +122,7 @@ impl ModelChannel {
 
 pub(super) struct World {
     dir: tempfile::TempDir,
-    /// The flags'.
+    /// As set by the flags.
     retention: Retention,
     durability: Durability,
     pub(super) runtime: tokio::runtime::Runtime,
@@ -132,9 +132,9 @@ pub(super) struct World {
     pub(super) model: BTreeMap<String, ModelChannel>,
     /// Published and not released to any channel.
     pub(super) held: BTreeSet<u64>,
-    /// All that was published and not emptied: sequence number to body.
+    /// All messages that were published and not emptied: sequence number to body.
     pub(super) published: BTreeMap<u64, u64>,
-    /// Finished before anything was kept, and in no segment: a start may find them in the journal, and keep them.
+    /// Finished before retention was set, and in no segment. A start may find them in the journal and retain them.
     pub(super) gone: BTreeMap<u64, u64>,
     paused: bool,
 }
@@ -300,7 +300,7 @@ impl World {
             }
             Step::Crash { flushed } => {
                 let kept = self.kept();
-                // Without a journal nothing is promised but for a clean stop.
+                // Without a journal, only a clean stop keeps messages.
                 if self.durability == Durability::Overflow {
                     self.stop(true);
                 } else {
@@ -315,13 +315,13 @@ impl World {
         }
     }
 
-    /// Messages from the oldest in memory to the newest.
+    /// Number of messages from the oldest in memory to the newest.
     fn in_memory(&self) -> u64 {
         let topic = self.topic();
         topic.log().end() - topic.log().memory_start()
     }
 
-    /// From here on nothing that happened before is forgotten.
+    /// Flushes the journal: a later crash loses nothing that happened before.
     pub(super) fn flush(&mut self) {
         if let Some(journal) = &self.registry.as_ref().unwrap().engine().journal {
             journal.flush().unwrap();
@@ -357,7 +357,7 @@ impl World {
         for (sequence, number) in messages(&out) {
             assert!(
                 model.needed.contains(&number) || model.maybe.contains(&number),
-                "{name} got message {number}, which it must not get"
+                "{name} got unexpected message {number}"
             );
             assert!(!model.in_flight.values().any(|&other| other == number), "handed out twice");
             model.in_flight.insert(sequence, number);
@@ -391,7 +391,7 @@ impl World {
         let model = self.model.get_mut(&name).unwrap();
         if let Some((sequence, number)) = model.in_flight.pop_first() {
             channel.acknowledge(key).requeue(sequence, if delay { 1_000_000 } else { 0 }).unwrap();
-            // One that was finished before a crash that forgot it is needed again now: it was handed out again.
+            // A message that was finished before a crash, which lost this, was handed out again. It is needed now.
             if !model.dropped(number) {
                 model.maybe.remove(&number);
                 model.needed.insert(number);
@@ -400,7 +400,7 @@ impl World {
         }
     }
 
-    /// At the end everything that is needed must come, once all pauses are over and all delays have passed.
+    /// Delivers everything at the end. All needed messages must arrive once all pauses and delays are over.
     fn drain(&mut self) {
         self.apply(Step::PauseTopic(false));
         self.all_that_is_kept_comes();
@@ -420,14 +420,14 @@ impl World {
                     run.finish(sequence).unwrap();
                 }
             }
-            // Messages in flight were timed out by the jump in time, and came again above.
-            assert_eq!(left, BTreeSet::new(), "{name} never got these");
+            // The jump in time made messages in flight time out, and they were delivered above.
+            assert_eq!(left, BTreeSet::new(), "{name} did not get these messages");
             assert_eq!(channel.inspect(|state, _| state.depth()), 0);
         }
     }
 }
 
-/// A body says its number, and is filled so that a wrong byte shows.
+/// A body contains its number and a filler that reveals wrong bytes.
 fn body(number: u64, size: usize) -> Vec<u8> {
     let mut body = number.to_be_bytes().to_vec();
     body.extend((0..size).map(|index| (number as usize * 31 + index) as u8));
@@ -440,7 +440,7 @@ pub(super) fn messages(mut frames: &[u8]) -> Vec<(u64, u64)> {
         let (frame, rest) = rest.split_at(u32::from_be_bytes(*size) as usize);
         let message = MessageView::parse(&frame[4..]).unwrap();
         let number = u64::from_be_bytes(message.body[..8].try_into().unwrap());
-        assert_eq!(message.body, body(number, message.body.len() - 8), "a wrong body");
+        assert_eq!(message.body, body(number, message.body.len() - 8), "wrong body");
         found.push((sequence_of(message.id.to_u64().unwrap()), number));
         frames = rest;
     }
@@ -455,12 +455,12 @@ fn check(durability: Durability, retention: Retention, steps: Vec<Step>) {
     world.drain();
 }
 
-const NOTHING: Retention = Retention { age: 0, bytes: 0 };
-const AN_HOUR: Retention = Retention { age: 3_600_000_000_000, bytes: 0 };
+const NO_RETENTION: Retention = Retention { age: 0, bytes: 0 };
+const RETAIN_AN_HOUR: Retention = Retention { age: 3_600_000_000_000, bytes: 0 };
 
 #[test]
-fn one_message_deferred_for_long_pins_neither_memory_nor_disk() {
-    let mut world = World::new(Durability::Write, NOTHING);
+fn long_deferred_message_holds_neither_memory_nor_disk() {
+    let mut world = World::new(Durability::Write, NO_RETENTION);
     world.apply(Step::Channel(0));
     world.publish(1, 100, Some(Duration::from_secs(3000)));
     for round in 0..400 {
@@ -471,7 +471,7 @@ fn one_message_deferred_for_long_pins_neither_memory_nor_disk() {
             world.apply(Step::Retire);
         }
     }
-    // Some 1.1 MB went through; segment files have 16 KiB.
+    // About 1.1 MB were published; segment files have 16 KiB.
     let bytes = world.topic().log().segment_bytes();
     assert!(bytes <= 2 * 16 * 1024, "{bytes} bytes in segments for one message");
     assert!(world.in_memory() <= 200, "{} messages in memory", world.in_memory());
@@ -481,13 +481,13 @@ fn one_message_deferred_for_long_pins_neither_memory_nor_disk() {
 }
 
 #[test]
-fn what_was_deferred_before_anything_was_kept_is_not_early_for_a_later_channel() {
+fn message_deferred_before_retention_stays_deferred_for_a_later_channel() {
     for crash in [None, Some(Step::Crash { flushed: true })] {
-        let mut world = World::new(Durability::Write, NOTHING);
+        let mut world = World::new(Durability::Write, NO_RETENTION);
         world.apply(Step::Channel(0));
         world.apply(Step::PublishDeferred { delay_ms: 60_000 });
         world.apply(Step::PauseTopic(true));
-        // Held back, so no channel knows of it.
+        // Held back, so no channel knows the message.
         world.apply(Step::PublishDeferred { delay_ms: 60_000 });
         world.apply(Step::Retain { kibibytes: 40 });
         crash.into_iter().for_each(|crash| world.apply(crash));
@@ -500,8 +500,8 @@ fn what_was_deferred_before_anything_was_kept_is_not_early_for_a_later_channel()
 }
 
 #[test]
-fn what_cannot_be_read_does_not_count_as_old() {
-    let mut world = World::new(Durability::Write, AN_HOUR);
+fn unreadable_segment_does_not_count_as_old() {
+    let mut world = World::new(Durability::Write, RETAIN_AN_HOUR);
     world.apply(Step::Channel(0));
     (0..20).for_each(|_| world.publish(30, 100, None));
     let topic = world.topic();
@@ -512,29 +512,29 @@ fn what_cannot_be_read_does_not_count_as_old() {
     std::fs::write(&oldest, bytes).unwrap();
     let from = topic.log().retained_from();
     topic.retain().unwrap();
-    assert_eq!(topic.log().retained_from(), from, "its messages may stand elsewhere");
+    assert_eq!(topic.log().retained_from(), from, "its messages may be elsewhere");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 3000, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_acknowledged_is_lost_with_a_journal(steps in proptest::collection::vec(step(), 1..120)) {
-        check(Durability::Write, NOTHING, steps);
+    fn acknowledged_messages_survive_with_a_journal(steps in proptest::collection::vec(step(), 1..120)) {
+        check(Durability::Write, NO_RETENTION, steps);
     }
 
     #[test]
-    fn nothing_that_is_kept_is_lost_with_a_journal(steps in proptest::collection::vec(step(), 1..120)) {
-        check(Durability::Write, AN_HOUR, steps);
+    fn retained_messages_survive_with_a_journal(steps in proptest::collection::vec(step(), 1..120)) {
+        check(Durability::Write, RETAIN_AN_HOUR, steps);
     }
 
     #[test]
-    fn nothing_that_is_kept_is_lost_by_a_clean_stop(steps in proptest::collection::vec(step(), 1..80)) {
-        check(Durability::Overflow, AN_HOUR, steps);
+    fn retained_messages_survive_a_clean_stop_without_a_journal(steps in proptest::collection::vec(step(), 1..80)) {
+        check(Durability::Overflow, RETAIN_AN_HOUR, steps);
     }
 
     #[test]
-    fn nothing_is_lost_by_a_clean_stop_without_a_journal(steps in proptest::collection::vec(step(), 1..80)) {
-        check(Durability::Overflow, NOTHING, steps);
+    fn messages_survive_a_clean_stop_without_a_journal(steps in proptest::collection::vec(step(), 1..80)) {
+        check(Durability::Overflow, NO_RETENTION, steps);
     }
 }

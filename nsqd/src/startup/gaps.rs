@@ -1,7 +1,7 @@
-//! Pure: which messages were in a stretch of the journal that cannot be read.
+//! Pure: finds out which messages were in an unreadable part of the journal.
 //!
-//! A record that cannot be read does not say what it was. But a topic's sequence numbers grow by one, so when its next
-//! batch starts later than expected, what is missing was in what could not be read between the two.
+//! An unreadable record does not say what it was. But a topic's sequence numbers are consecutive. If its next batch
+//! starts later than expected, the missing messages were in the unreadable part between the two records.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub struct Gaps {
     topics: HashMap<TopicNumber, Progress>,
 }
 
-/// Messages of a topic that no record of the journal has, though records before and after it do.
+/// Messages of a topic that no record of the journal contains, although records before and after them exist.
 #[derive(Debug)]
 struct Gap {
     topic: TopicNumber,
@@ -25,7 +25,6 @@ struct Gap {
     before: Lsn,
 }
 
-/// What is known of a topic.
 #[derive(Debug)]
 struct Progress {
     next_sequence: u64,
@@ -33,7 +32,7 @@ struct Progress {
 }
 
 impl Gaps {
-    /// The next record.
+    /// Processes the next record.
     pub fn see(&mut self, at: Lsn, record: &Record<'_>) {
         match *record {
             Record::TopicCreated { topic, first_sequence, .. } => {
@@ -62,7 +61,7 @@ impl Gaps {
         }
     }
 
-    /// The messages that were in a damaged stretch, as far as that can be told, by topic.
+    /// The messages of each topic that were in a damaged part, as far as this can be concluded.
     pub fn messages_in(&self, damage: &Damage) -> Vec<(TopicNumber, (u64, u64))> {
         let of = |gap: &&Gap| gap.after < damage.lsn && damage.lsn < gap.before;
         self.gaps.iter().filter(of).map(|gap| (gap.topic, gap.messages)).collect()
@@ -74,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_was_between_the_records_around_it() {
+    fn missing_messages_are_located_between_neighbouring_records() {
         let mut gaps = Gaps::default();
         let batch = |topic, first_sequence, count| Record::Publish {
             topic,

@@ -1,5 +1,4 @@
-//! What the model of the whole engine knows of history: channels that are moved, or start in the past, and what is
-//! kept for them.
+//! The part of the engine model for history: channels that are moved or start in the past, and retained messages.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,18 +10,18 @@ use crate::channel::{Channel, Mark};
 use crate::log::retention::Retention;
 use crate::topic::history::HistoryError;
 
-/// From which message on everything is kept, if anything is.
+/// The first retained message; `None` if nothing is retained.
 pub(super) type Kept = Option<u64>;
 
 impl ModelChannel {
-    /// In flight when the channel was moved forward over it: it must not come again.
+    /// Whether the message was in flight when the channel was moved forward over it. It must not be delivered again.
     pub(super) fn dropped(&self, number: u64) -> bool {
         !self.recalled.contains(&number) && !self.needed.contains(&number) && !self.maybe.contains(&number)
     }
 }
 
 impl World {
-    /// The sequence number at this share of all that was published.
+    /// The sequence number at `share`/255 of all published messages.
     fn at_share(&self, share: u8) -> u64 {
         let (Some((&first, _)), Some((&last, _))) =
             (self.published.first_key_value(), self.published.last_key_value())
@@ -81,7 +80,7 @@ impl World {
         let is_first = self.model.is_empty();
         let made = self.runtime.block_on(topic.get_or_create_channel_at(&name, StartAt::Sequence(place)));
         let channel: Arc<Channel> = made.unwrap();
-        // A deferred message at the very start is behind the cursor already.
+        // A deferred message at the very start is already behind the cursor.
         let from = channel.inspect(|state, _| state.lowest_needed());
         let mut model = ModelChannel::default();
         if topic.log().is_retaining() {
@@ -95,14 +94,14 @@ impl World {
         }
     }
 
-    /// Keeps so many bytes from now on; 0 for what the flags say.
+    /// Retains this many bytes from now on; 0 for the setting of the flags.
     pub(super) fn retain(&mut self, bytes: u64) {
         let topic = self.topic();
         let was_retaining = topic.log().is_retaining();
         topic.set_retention((bytes > 0).then_some(Retention { age: 0, bytes })).unwrap();
         self.flush();
         if !was_retaining && topic.log().is_retaining() {
-            self.forget_what_is_gone();
+            self.forget_deleted_messages();
         }
         topic.retain().unwrap();
         self.flush();
@@ -113,8 +112,8 @@ impl World {
         }
     }
 
-    /// What was finished before anything was kept may be gone, here and there; nothing else may.
-    fn forget_what_is_gone(&mut self) {
+    /// Messages finished before retention was set may be missing here and there. No others may be missing.
+    fn forget_deleted_messages(&mut self) {
         let log = self.topic().log().clone();
         for mark in log.marks_between(log.oldest_retained(), log.end()) {
             let Mark::Skipped { from, to } = mark else { continue };
@@ -126,21 +125,21 @@ impl World {
         }
     }
 
-    /// From where on messages are kept.
+    /// The first retained message.
     pub(super) fn kept(&self) -> Kept {
         let log = self.topic().log().clone();
         log.is_retaining().then(|| log.oldest_retained())
     }
 
-    /// After a start: what was kept is kept.
+    /// Checks after a start that retained messages are still retained.
     pub(super) fn still_keeps(&self, kept: Kept) {
         let Some(from) = kept else { return };
-        let retained = self.topic().log().retained().expect("it still keeps something");
+        let retained = self.topic().log().retained().expect("it retains nothing");
         let expected = self.published.range(from..).count() as u64;
         assert!(retained.message_count >= expected, "{retained:?}, but {expected} from {from} on");
     }
 
-    /// A new channel that starts at the oldest message gets all that is kept, whole and in order.
+    /// A new channel that starts at the oldest message gets all retained messages, complete and in order.
     pub(super) fn all_that_is_kept_comes(&mut self) {
         let Some(from) = self.kept() else { return };
         let topic = self.topic();
@@ -164,11 +163,11 @@ impl World {
             }
         }
         came.sort_unstable();
-        // The first channel of all gets what was held back for it, even if it is older.
+        // The first channel of a topic gets what was held back for it, even if that is older.
         let from = came.first().map_or(from, |&(sequence, _)| sequence.min(from));
         came.retain(|(sequence, number)| self.gone.get(sequence) != Some(number));
         let expected: Vec<(u64, u64)> = self.published.range(from..).map(|(&s, &n)| (s, n)).collect();
-        assert_eq!(came, expected, "all that is kept from {from} on");
+        assert_eq!(came, expected, "all retained messages from {from} on");
         topic.delete_channel(name.as_str());
     }
 }

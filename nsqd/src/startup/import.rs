@@ -1,19 +1,19 @@
-//! Taking over a data directory of NSQ on the first start in it: its topics, channels, paused flags and messages become
+//! Takes over a data directory of NSQ on the first start in it. Its topics, channels, paused flags and messages become
 //! ours, and its files get new names.
 //!
-//! 1. `nsqd.dat` is read; a bad one refuses the start, and nothing is changed.
-//! 2. Each topic's queues are written to segments, and synced. Without a checkpoint they count for nothing.
-//! 3. The names to change are written down.
-//! 4. The checkpoint is written: from now on the messages are ours.
-//! 5. The files are renamed to `*.imported`, `nsqd.dat` first, so that NSQ would not start with half of them.
+//! 1. Read `nsqd.dat`. If it is invalid, the start fails, and nothing is changed.
+//! 2. Write each topic's queues to segments, and sync them. Without a checkpoint they have no effect.
+//! 3. Write down the names to change.
+//! 4. Write the checkpoint: from now on the messages are ours.
+//! 5. Rename the files to `*.imported`, `nsqd.dat` first, so that NSQ would not start with half of them.
 //!
-//! A crash before the fourth step makes the next start begin anew; one after it leaves only the fifth to be done.
+//! After a crash before step 4, the next start repeats everything. After a later crash, it repeats only step 5.
 //!
-//! - [`queues`]: which files there are; renaming them
-//! - [`metadata`]: pure; `nsqd.dat`
-//! - [`index`]: where all messages of a topic are, in order, however many
-//! - [`convert`]: one topic: queues to a log and cursors
-//! - `copy`: the bytes of its messages
+//! - [`queues`]: lists the files and renames them
+//! - [`metadata`]: pure; reads `nsqd.dat`
+//! - [`index`]: the places of all messages of a topic, in order, whatever their number
+//! - [`convert`]: converts the queues of one topic to a log and read cursors
+//! - `copy`: copies the messages' bytes
 
 pub mod convert;
 pub mod index;
@@ -40,13 +40,13 @@ use crate::storage::Storage;
 use crate::storage::checkpoint::{self, Checkpoint};
 use crate::storage::data_dir::DataDir;
 
-/// A longer `nsqd.dat` is none.
+/// Maximum size of a valid `nsqd.dat`.
 const MAX_METADATA_BYTES: u64 = 1 << 30;
-/// Queues that belong to nothing and are named one by one.
+/// Maximum number of queues without a topic or channel that are logged by name.
 const MAX_ORPHAN_LINES: usize = 20;
 
-/// Takes over what NSQ left in the directory, if it did and nobody has taken it over yet. Anything else is left alone.
-/// `wall_ns` is the time: message numbers start there.
+/// Takes over NSQ's data in the directory, if there is any and it has not been taken over yet. Other files are not
+/// touched. `wall_ns` is the current time, at which sequence numbers start.
 pub fn take_over(
     storage: &Arc<dyn Storage>,
     data_dir: &DataDir,
@@ -80,8 +80,8 @@ fn take_over_with(mut converter: Converter<'_>) -> Result<(), RecoveryError> {
         if names.contains(METADATA_FILE) {
             nsq_daemon::warn!(
                 logger,
-                "IMPORT: {METADATA_FILE} came to {} after its first use by this program and is not taken over; \
-                 to get at its messages, start nsqd on a directory that holds only NSQ's files",
+                "IMPORT: {METADATA_FILE} appeared in {} after nsqd had already used the directory; ignored; \
+                 to import its messages, start nsqd on a directory that contains only NSQ's files",
                 dir.display()
             );
         }
@@ -108,7 +108,7 @@ fn take_over_with(mut converter: Converter<'_>) -> Result<(), RecoveryError> {
     let checkpoint = match convert_all(&mut converter, &metadata, &queues) {
         Ok(checkpoint) => checkpoint,
         Err(error) => {
-            // Room for whoever makes room. What cannot be removed now, the next start removes.
+            // Frees the space again. The next start removes what cannot be removed now.
             let _ = remove_remains(&**storage, data_dir);
             return Err(failed(error));
         }
@@ -149,7 +149,7 @@ fn convert_all(
     Ok(checkpoint)
 }
 
-/// Whether a start would take over what NSQ left in the directory.
+/// Whether a start would take over NSQ's data in the directory.
 pub fn is_due(storage: &Arc<dyn Storage>, data_dir: &DataDir) -> io::Result<bool> {
     let names = list(storage, data_dir)?;
     Ok(names.contains(METADATA_FILE)
@@ -165,7 +165,7 @@ fn list(storage: &Arc<dyn Storage>, data_dir: &DataDir) -> io::Result<BTreeSet<S
     Ok(storage.list(data_dir.path())?.into_iter().collect())
 }
 
-/// Whether this program has published here before: then its topics have numbers that must not be given again.
+/// Whether nsqd has published here before. Then its topics have numbers that must not be reused.
 fn has_journal(storage: &dyn Storage, data_dir: &DataDir) -> io::Result<bool> {
     match storage.list(&data_dir.journal_dir()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -184,14 +184,14 @@ fn read_metadata(storage: &dyn Storage, data_dir: &DataDir) -> Result<Metadata, 
     Metadata::parse(&text).map_err(|cause| failed("parse", cause))
 }
 
-/// `nsqd.dat.<random>.tmp`: NSQ died while it wrote it.
+/// `nsqd.dat.<random>.tmp`: left by an NSQ that died while writing the file.
 fn is_metadata_remains(name: &str) -> bool {
     let random =
         name.strip_prefix(METADATA_FILE).and_then(|rest| rest.strip_prefix('.')?.strip_suffix(".tmp"));
     random.is_some_and(|random| random.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Removes what a takeover that did not get to its checkpoint has left.
+/// Removes the results of a takeover that did not reach its checkpoint.
 fn remove_remains(storage: &dyn Storage, data_dir: &DataDir) -> io::Result<()> {
     queues::remove_if_there(storage, &data_dir.path().join(RENAMES_FILE))?;
     match storage.remove_dir_all(&data_dir.topics_dir()) {
@@ -201,13 +201,13 @@ fn remove_remains(storage: &dyn Storage, data_dir: &DataDir) -> io::Result<()> {
     storage.create_dir_all(&data_dir.topics_dir())
 }
 
-/// Renames what is taken over. If that fails, the messages are ours all the same, and the next start tries again.
+/// Renames the files that were taken over. If that fails, the takeover stays valid, and the next start retries.
 fn finish(storage: &dyn Storage, data_dir: &DataDir, logger: &Logger) {
     match queues::finish_renames(storage, data_dir.path()) {
-        Ok(count) => nsq_daemon::info!(logger, "IMPORT: {count} files of NSQ renamed to *.imported"),
+        Ok(count) => nsq_daemon::info!(logger, "IMPORT: renamed {count} files of NSQ to *.imported"),
         Err(error) => nsq_daemon::error!(
             logger,
-            "IMPORT: cannot rename files of NSQ that were taken over; the next start tries again: {error}"
+            "IMPORT: cannot rename files of NSQ that were taken over: {error}; the next start retries"
         ),
     }
 }
@@ -215,10 +215,10 @@ fn finish(storage: &dyn Storage, data_dir: &DataDir, logger: &Logger) {
 fn report_orphans<'a>(logger: &Logger, queues: impl Iterator<Item = &'a String>, why: &str) {
     let orphans: Vec<_> = queues.collect();
     for queue in orphans.iter().take(MAX_ORPHAN_LINES) {
-        nsq_daemon::warn!(logger, "IMPORT: the files of queue {queue} are left alone: {why}");
+        nsq_daemon::warn!(logger, "IMPORT: queue {queue} is not imported: {why}");
     }
     if orphans.len() > MAX_ORPHAN_LINES {
         let more = orphans.len() - MAX_ORPHAN_LINES;
-        nsq_daemon::warn!(logger, "IMPORT: so are those of {more} more queues");
+        nsq_daemon::warn!(logger, "IMPORT: {more} more queues are not imported");
     }
 }

@@ -1,11 +1,12 @@
-//! Before the first connection: the data directory is locked and read, and topics and channels come back.
+//! Start and stop of the storage: locks and reads the data directory before the first connection, and restores topics
+//! and channels.
 //!
-//! - [`import`]: before all else, what NSQ left in the directory; [`diskqueue`]: reading its queues
-//! - [`replay`]: pure; checkpoint and journal records to topics and channels
-//! - [`report`]: what was found damaged meanwhile; [`gaps`]: which messages that concerns
-//! - [`verify`]: what a start would report, and whether all messages can be read, without changing anything
-//! - [`persist`]: the other way round: checkpoints, and letting go of old journal files
-//! - [`rescue`]: a stop, also when the data directory is not where it was
+//! - [`import`]: the first step, takes over a data directory of NSQ; [`diskqueue`] reads its queues
+//! - [`replay`]: pure; turns checkpoint and journal records into topics and channels
+//! - [`report`]: reports damage found meanwhile; [`gaps`]: which messages the damage affects
+//! - [`verify`]: what a start would report, and whether all messages are readable, without changes
+//! - [`persist`]: the opposite direction: writes checkpoints and retires old journal files
+//! - [`rescue`]: stores everything at a stop, even if the data directory was moved or removed
 
 pub mod diskqueue;
 pub mod import;
@@ -52,23 +53,21 @@ use crate::topic::registry::{ChannelOracle, Registry};
 use crate::topic::release::ReleasePoint;
 use crate::topic::{Topic, TopicParts};
 
-/// How the engine is started.
+/// Options for starting the engine.
 pub struct StartOptions {
-    /// Where files are; real ones, but for tests.
+    /// Access to files; the real ones except in tests.
     pub storage: Arc<dyn Storage>,
     /// The locked data directory.
     pub data_dir: DataDir,
-    /// When a publish is acknowledged.
     pub durability: Durability,
-    /// Bounds.
+    /// Limits of topics and channels.
     pub limits: EngineLimits,
-    /// Log lines.
     pub logger: Logger,
-    /// Who knows the channels of a new topic.
+    /// Knows the channels of a new topic.
     pub oracle: Option<Arc<dyn ChannelOracle>>,
 }
 
-/// Why the data directory could not be read. Nothing was changed but what recovery itself may do.
+/// Why the data directory could not be read. Nothing was changed except what recovery itself changes.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct RecoveryError(String);
@@ -77,26 +76,25 @@ fn failed(what: &str) -> impl Fn(String) -> RecoveryError + '_ {
     move |cause| RecoveryError(format!("{what}: {cause}"))
 }
 
-/// Brings back all topics and channels: the checkpoint, then the journal's records since.
+/// Restores all topics and channels: from the checkpoint, then from the journal records after it.
 pub fn recover(options: StartOptions) -> Result<Arc<Registry>, RecoveryError> {
     recover_and_report(options).map(|recovered| recovered.registry)
 }
 
-/// What a start leads to.
+/// The result of a start.
 pub struct Recovered {
-    /// All topics.
     pub registry: Arc<Registry>,
-    /// What is not as it should be.
+    /// Problems found in the data directory.
     pub findings: Vec<Finding>,
-    /// Records read from the journal.
+    /// Number of records read from the journal.
     pub record_count: u64,
 }
 
-/// As [`recover`], with what was found.
+/// As [`recover`], but also returns the findings.
 pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryError> {
     let StartOptions { storage, data_dir, durability, limits, logger, oracle } = options;
     let home = Anchored::new(storage, data_dir.path())
-        .map_err(|error| failed("cannot look at the data directory")(error.to_string()))?;
+        .map_err(|error| failed("cannot access the data directory")(error.to_string()))?;
     let home = Arc::new(home);
     let storage: Arc<dyn Storage> = home.clone();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
@@ -125,7 +123,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         tail.adopt_blocks(blocks);
         Ok(Arc::new(TopicLog::new(tail, segments, name.as_str(), log_context.clone())))
     };
-    warn_of_little_room(&logger, &*storage, &data_dir);
+    warn_of_low_space(&logger, &*storage, &data_dir);
     let mut replay =
         Replay::new(saved.as_ref(), replay_limits, open_log).map_err(failed("cannot restore checkpoint"))?;
 
@@ -158,12 +156,11 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
     JournalFindings { data_dir: &data_dir, saved: saved.as_ref(), report: &report, gaps: &gaps }
         .report(&logger, &damage, topic_name);
     if replay.nonsense_count > 0 {
-        let what =
-            format!("{} records of the journal make no sense and were passed over", replay.nonsense_count);
+        let what = format!("{} records of the journal are invalid and were skipped", replay.nonsense_count);
         damage.found(Finding::damage(what));
     }
     let numbers = data_dir.topic_numbers(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
-    // What cannot be removed must not be taken for a new topic's.
+    // A new topic must not get the number of a directory that could not be removed.
     let behind_all = numbers.iter().max().map_or(0, |number| number.saturating_add(1));
     replay.next_numbers.0 = replay.next_numbers.0.max(behind_all);
     if saved.is_none() {
@@ -195,9 +192,9 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         let path = data_dir.path().display();
         nsq_daemon::error!(
             logger,
-            "the data directory is damaged: nsqd goes on with all that can be read, and keeps damaged files as *.damaged; \
-             stop nsqd and run `nsq data verify {path}` for the list, restore a backup if you need what is missing, else \
-             delete *.damaged"
+            "the data directory is damaged: nsqd continues with all readable data and keeps damaged files as \
+             *.damaged; to list the damage, stop nsqd and run `nsq data verify {path}`; restore a backup if you need \
+             the missing data, otherwise delete *.damaged"
         );
     }
     let engine = Engine::new(EngineParts {
@@ -219,20 +216,21 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         durability == Durability::Overflow && !saved.as_ref().is_none_or(|saved| saved.clean_shutdown);
     let numbers: BTreeSet<TopicNumber> = topics.keys().copied().collect();
     for (number, mut topic) in topics {
-        // Without a journal, what has spilled since the checkpoint is known from the segments alone.
+        // Without a journal, only the segments hold what was spilled after the checkpoint.
         topic.end = topic.end.max(topic.log.end());
         if unclean_overflow {
             topic.end = topic.end.max(Engine::sequence_of_time(clocks.wall_ns));
             topic.unreleased.push((topic.log.end(), topic.end, None));
         }
         topic.advance(replay_limits);
-        registry.adopt(bring_back(&engine, number, topic, clocks).map_err(failed("cannot write segment"))?);
+        registry
+            .adopt(restore_topic(&engine, number, topic, clocks).map_err(failed("cannot write segment"))?);
     }
     remove_orphans(&engine, &numbers);
     if registry.all_unsorted().iter().any(|topic| topic.log().has_failed_to_spill()) {
         engine.set_failed(
             Part::Spilling,
-            "cannot write segment: the volume is full; more than allowed is in memory",
+            "cannot write segment: the volume is full; topics hold more in memory than allowed",
         );
     }
     if durability == Durability::Overflow {
@@ -242,34 +240,34 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
     Ok(Recovered { registry, findings, record_count: report.records })
 }
 
-/// Segments of which neither the journal nor a checkpoint knows anything, though nothing is damaged or missing: their topic
-/// was ephemeral, or deleted. It does not come back.
+/// Moves away segments of a topic that neither journal nor checkpoint names, although nothing is damaged or missing.
+/// Their topic was ephemeral or deleted, and is not restored.
 fn set_aside_unknown(storage: &dyn Storage, data_dir: &DataDir, number: TopicNumber, damage: &Damage) {
     let dir = data_dir.topic_dir(number);
     let aside = dir.with_extension("unknown");
     let finding = match storage.rename(&dir, &aside) {
         Ok(()) => {
             let what = format!(
-                "segments of an unknown topic set aside as {}: neither journal nor checkpoint knows of it, and both are \
-                 whole, so it was ephemeral or deleted; delete the folder, or bring back the files that knew of it",
+                "segments of an unknown topic moved to {}: journal and checkpoint are intact and do not name it, so \
+                 it was ephemeral or deleted; delete the folder, or restore the files that named it",
                 aside.display()
             );
             Finding::damage(what).at(dir, 0, 0)
         }
         Err(error) => {
-            let what = format!("cannot set aside the segments of an unknown topic: {error}; delete them");
+            let what = format!("cannot move away the segments of an unknown topic: {error}; delete them");
             Finding::damage(what).at(dir, 0, 0)
         }
     };
     damage.found(finding.with_severity(Severity::Doubt));
 }
 
-/// A smaller volume has no room for the journal, a checkpoint and messages.
+/// A smaller volume has too little space for journal, checkpoint and messages.
 const MIN_VOLUME_BYTES: u64 = 16 << 20;
-/// With less than this, a few seconds of traffic may fill the volume.
-const LITTLE_ROOM_BYTES: u64 = 64 << 20;
+/// With less free space, a few seconds of traffic may fill the volume.
+const LOW_SPACE_BYTES: u64 = 64 << 20;
 
-fn warn_of_little_room(logger: &Logger, storage: &dyn Storage, data_dir: &DataDir) {
+fn warn_of_low_space(logger: &Logger, storage: &dyn Storage, data_dir: &DataDir) {
     let path = data_dir.path().display();
     let Some(Space { total_bytes, available_bytes }) = storage.space(data_dir.path()) else { return };
     let (total_mib, available_mib) = (total_bytes >> 20, available_bytes >> 20);
@@ -279,7 +277,7 @@ fn warn_of_little_room(logger: &Logger, storage: &dyn Storage, data_dir: &DataDi
             logger,
             "the volume of {path} has {total_mib} MiB, and nsqd needs {min_mib} MiB; publishes may be refused at any time"
         );
-    } else if available_bytes < LITTLE_ROOM_BYTES {
+    } else if available_bytes < LOW_SPACE_BYTES {
         nsq_daemon::warn!(
             logger,
             "the volume of {path} has {available_mib} of {total_mib} MiB free; publishes are refused when it is full"
@@ -287,7 +285,7 @@ fn warn_of_little_room(logger: &Logger, storage: &dyn Storage, data_dir: &DataDi
     }
 }
 
-/// Takes from the journal once more what is needed and should have been in segments.
+/// Copies needed messages from the journal to segments again, where the segments should have them but do not.
 fn restore_missing(
     storage: &dyn Storage,
     options: &JournalOptions,
@@ -315,15 +313,15 @@ fn restore_missing(
     Ok(())
 }
 
-/// Messages that are needed and not there.
+/// Reports messages that are needed and missing.
 fn report_missing(data_dir: &DataDir, damage: &Damage, topics: &BTreeMap<TopicNumber, ReplayedTopic>) {
     for (&number, topic) in topics {
         for (from, to) in topic.lost() {
             damage.lost(&topic.name, from, to);
         }
         for (from, to) in topic.absent() {
-            // Nothing that was found says why: a crash may have forgotten that they were finished, when their file had
-            // been deleted for it; or somebody else has deleted it.
+            // No finding explains the gap. Either the messages were finished, their file was deleted, and a crash lost
+            // the record of it; or someone deleted the file.
             let what = "messages are missing: finished just before a crash, or somebody deleted their file";
             let absent = Finding::damage(what).with_severity(Severity::Doubt);
             damage.found(absent.at(data_dir.topic_dir(number), 0, 0).of(&topic.name).with_messages(from, to));
@@ -331,10 +329,10 @@ fn report_missing(data_dir: &DataDir, damage: &Damage, topics: &BTreeMap<TopicNu
     }
 }
 
-/// Records between two looks at what can be freed.
+/// Number of records between two attempts to free memory.
 const TIDY_EVERY: u64 = 4096;
 
-fn bring_back(
+fn restore_topic(
     engine: &Arc<Engine>,
     number: TopicNumber,
     topic: ReplayedTopic,
@@ -361,7 +359,7 @@ fn bring_back(
     let live = Topic::new(engine.clone(), parts);
     for (number, mut channel) in topic.channels {
         if live.log().is_retaining() {
-            // It may have been moved to where not everything is any more.
+            // The channel may have been moved to a place where some messages no longer exist.
             let absent = live.log().absent(channel.state.cursor(), channel.state.end());
             channel.state.skip_absent(&absent);
         }
@@ -372,8 +370,8 @@ fn bring_back(
     Ok(live)
 }
 
-/// Deletes the files of topics that no longer exist: a crash came between the record and the files. What is damaged
-/// stays for whoever can make something of it.
+/// Deletes files of topics that no longer exist, after a crash between the record and the deletion. Keeps damaged files
+/// for manual repair.
 fn remove_orphans(engine: &Engine, numbers: &BTreeSet<TopicNumber>) {
     let Ok(found) = engine.data_dir.topic_numbers(&*engine.storage) else { return };
     for number in found.into_iter().filter(|number| !numbers.contains(number)) {

@@ -1,11 +1,11 @@
-//! Checkpoints, and letting go of old journal files.
+//! Writes checkpoints and retires old journal files.
 //!
-//! The journal's oldest file can go when nothing unfinished is only in it. What is, moves to its topic's segments;
-//! then a checkpoint is written that no longer needs the file's other records; then the file is recycled, unless the
-//! checkpoint before needs it. The order matters: a crash after any step leaves all that the steps before it left.
+//! The oldest journal file can be retired when it is not the only place of any unfinished message. First, such messages
+//! are copied to segments. Then a checkpoint is written that does not need the other records of the file. Then the file
+//! is recycled, unless the previous checkpoint needs it. The order matters: after a crash at any step, nothing is lost.
 //!
-//! Should both checkpoints be lost, the journal still tells which topics and channels there are, and from where on
-//! each needs messages: it is told anew before the file goes that said so last.
+//! If both checkpoints are lost, the journal still names all topics and channels, and says from where on each needs
+//! messages. Before the last file that holds these names is retired, they are written to the journal again.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,19 +21,20 @@ use crate::storage::journal::Journal;
 use crate::storage::{Durability, TopicNumber};
 use crate::topic::registry::Registry;
 
-/// Cleaning copies about so many bytes in one go ...
+/// Cleaning copies about this many bytes per call.
 const CLEAN_BYTES: u64 = 64 << 20;
-/// ... and takes about so long.
+/// Cleaning takes about this long per call.
 const CLEAN_TIME: Nanos = 1_000_000_000;
-/// So many outstanding messages are saved under one lock: about 100 microseconds.
+/// Number of outstanding messages saved under one lock: about 100 microseconds.
 const CHECKPOINT_SLICE: usize = 1000;
 
-/// Writes a checkpoint of all topics and channels. On a full disk, what the journal keeps for reuse makes room for it.
+/// Writes a checkpoint of all topics and channels. If that fails, as on a full disk, it deletes spare journal files and
+/// retries.
 pub fn write_checkpoint(registry: &Registry, clean_shutdown: bool) -> Result<(), String> {
     write_checkpoint_while(registry, clean_shutdown, CHECKPOINT_SLICE, &mut || {})
 }
 
-/// As [`write_checkpoint`], about `slice` outstanding messages at a time; what goes on meanwhile is done by `between`.
+/// As [`write_checkpoint`], with about `slice` outstanding messages per lock. Calls `between` between the slices.
 pub fn write_checkpoint_while(
     registry: &Registry,
     clean_shutdown: bool,
@@ -58,7 +59,7 @@ fn try_write_checkpoint(
     let engine = registry.engine();
     let published_before: HashMap<TopicNumber, u64> =
         registry.all_unsorted().iter().map(|topic| (topic.number(), topic.log().end())).collect();
-    // Before anything else is looked at: what happens from here on is replayed, whether or not it was seen.
+    // Read before anything else: what happens from here on is replayed, whether or not the checkpoint contains it.
     let journal_from = engine.journal_from();
     let (next_topic_number, next_channel_number) = engine.next_numbers();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
@@ -67,7 +68,7 @@ fn try_write_checkpoint(
     let sequences_used = ephemeral.map(|topic| topic.log().end()).fold(engine.sequences_used_to(), u64::max);
     let mut saved = Vec::with_capacity(topics.len());
     for topic in topics.iter().filter(|topic| !topic.name().is_ephemeral()) {
-        // One that was created just now has published nothing before.
+        // A topic created just now has published nothing before.
         let published_before = published_before.get(&topic.number()).copied().or(Some(0));
         saved.push(TopicCheckpoint { published_before, ..topic.save_while(clocks, slice, between) });
         between();
@@ -80,8 +81,8 @@ fn try_write_checkpoint(
         clean_shutdown,
         sequences_used,
     };
-    // All that it says shall be in the journal as well, should one have to go on from the checkpoint before. If the
-    // journal cannot be written to just now, this one may be what makes room.
+    // The journal must contain everything that the checkpoint contains, in case the previous checkpoint is used. An
+    // error is ignored: if the journal cannot be written, this checkpoint may be what frees space.
     if let Some(journal) = &engine.journal {
         let _ = journal.flush();
     }
@@ -91,19 +92,19 @@ fn try_write_checkpoint(
     Ok(())
 }
 
-/// Whether [`retire_journal_files`] would find some.
+/// Whether [`retire_journal_files`] would retire files.
 pub fn has_journal_files_to_retire(registry: &Registry) -> bool {
     registry.engine().journal.as_ref().is_some_and(|journal| journal.excess() > 0)
 }
 
-/// Lets go of the oldest journal files while there are more than a few; if the disk takes no more, also of those in which
-/// nobody needs anything. Returns how many went.
+/// Retires the oldest journal files while there are too many. If the disk accepts no writes, also retires files without
+/// needed records. Returns the number of retired files.
 pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     let Some(journal) = &registry.engine().journal else { return Ok(0) };
     match journal.excess() {
         0 if journal.failure().is_some() => Ok(retire_finished_files(registry, journal)),
         0 => Ok(0),
-        // On a full disk it may fail to move messages, while there are files that nobody needs.
+        // On a full disk, messages may be impossible to move, while other files are not needed at all.
         excess => {
             retire_oldest_files(registry, journal, excess).or_else(|error| {
                 match retire_finished_files(registry, journal) {
@@ -115,14 +116,14 @@ pub fn retire_journal_files(registry: &Registry) -> Result<usize, String> {
     }
 }
 
-/// As [`retire_journal_files`], but of the oldest file at least, if it is not the only one: a few messages that somebody needs
-/// may keep a file that would make room for many.
+/// As [`retire_journal_files`], but retires at least the oldest file, if it is not the only one. A few needed messages
+/// may keep a file whose space would hold many.
 pub fn squeeze_journal(registry: &Registry) -> Result<usize, String> {
     let Some(journal) = &registry.engine().journal else { return Ok(0) };
     if journal.size().0 < 2 { Ok(0) } else { retire_oldest_files(registry, journal, 1) }
 }
 
-/// Little is written: the journal goes on in a small file, and all older ones are let go.
+/// For quiet times: continues the journal in a small file and retires all older files.
 pub fn shrink_journal(registry: &Registry) -> Result<(), String> {
     let Some(journal) = &registry.engine().journal else { return Ok(()) };
     journal.shrink().map_err(|error| error.to_string())?;
@@ -134,7 +135,7 @@ pub fn shrink_journal(registry: &Registry) -> Result<(), String> {
     }
 }
 
-/// Lets go of the `excess` oldest files. Returns how many went: some may be needed by a checkpoint.
+/// Retires the `excess` oldest files. Returns the number of retired files: a checkpoint may need some of them.
 fn retire_oldest_files(registry: &Registry, journal: &Journal, excess: usize) -> Result<usize, String> {
     let files = journal.files();
     let excess = excess.min(files.len().saturating_sub(1));
@@ -154,7 +155,7 @@ fn retire_oldest_files(registry: &Registry, journal: &Journal, excess: usize) ->
     if engine.take_unnamed(last) {
         registry.all_unsorted().iter().for_each(|topic| topic.record_names());
     }
-    // What was named above must be there before the file goes that said so before.
+    // The names written above must be on disk before the file that held them is retired.
     journal.flush().map_err(|error| error.to_string())?;
     for &number in &going {
         journal.retire_oldest(number).map_err(|error| error.to_string())?;
@@ -162,8 +163,8 @@ fn retire_oldest_files(registry: &Registry, journal: &Journal, excess: usize) ->
     Ok(going.len())
 }
 
-/// Writes a checkpoint, and another if the one before it needs this journal file or an older one: as after a start, or when
-/// much was written since.
+/// Writes a checkpoint, and a second one if the previous one needs this journal file or an older one. That is so after
+/// a start, or when much was written since.
 fn write_checkpoints_beyond(registry: &Registry, file_number: u64) -> Result<(), String> {
     write_checkpoint(registry, false)?;
     if registry.engine().first_needed_journal_file() <= file_number {
@@ -172,7 +173,8 @@ fn write_checkpoints_beyond(registry: &Registry, file_number: u64) -> Result<(),
     Ok(())
 }
 
-/// Makes room on a full disk without writing messages. That it fails is no news: the journal says why already.
+/// Frees space on a full disk without writing messages. Failures are not reported, because the journal already reports
+/// the reason.
 fn retire_finished_files(registry: &Registry, journal: &Journal) -> usize {
     let files = journal.files();
     let topics = registry.all();
@@ -201,10 +203,10 @@ fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(),
     Ok(())
 }
 
-/// After the disk took no more: tries again to free the memory of topics.
+/// Tries again to move messages from memory to disk, after the disk accepted no writes.
 pub fn retry_spills(registry: &Registry) {
     let engine = registry.engine();
-    // All of them, also behind one that fails again.
+    // Try all topics, even if one of them fails again.
     if engine.health().is_err()
         && registry.all_unsorted().iter().filter(|topic| topic.retry_spill()).count() == 0
     {
@@ -212,14 +214,14 @@ pub fn retry_spills(registry: &Registry) {
     }
 }
 
-/// Lets go of segment files of which half or more is finished. Ends early when it has copied much, or taken long; then it
-/// goes on behind the last topic at the next call.
+/// Cleans segment files of which at least half is finished. Stops early after copying much or taking long; the next
+/// call continues with the next topic.
 pub fn clean_segments(registry: &Registry) -> Result<Cleaned, String> {
     let began = clock::monotonic();
     let mut topics = registry.all_unsorted();
     topics.sort_unstable_by_key(|topic| topic.number());
     let engine = registry.engine();
-    // A journal that takes nothing more cannot say what is finished.
+    // A journal that accepts no writes cannot record what is finished.
     if engine.journal.as_ref().is_some_and(|journal| journal.failure().is_some()) {
         return Ok(Cleaned::default());
     }
@@ -246,15 +248,15 @@ pub fn clean_segments(registry: &Registry) -> Result<Cleaned, String> {
     Ok(all)
 }
 
-/// Lets go of finished messages that topics have kept for long enough.
+/// Drops retained messages that exceed their topic's limits.
 pub fn retain(registry: &Registry) -> Result<(), String> {
     for topic in registry.all_unsorted().iter().filter(|topic| topic.log().is_retaining()) {
-        topic.retain().map_err(|error| format!("cannot let go of old messages: {error}"))?;
+        topic.retain().map_err(|error| format!("cannot delete old messages: {error}"))?;
     }
     Ok(())
 }
 
-/// Writes everything that is needed to segments, and a checkpoint: what a clean stop without a journal leaves.
+/// Writes all needed messages to segments, and a checkpoint. This is a clean stop without a journal.
 pub fn persist_all(registry: &Registry, clean_shutdown: bool) -> Result<(), String> {
     for topic in registry.all().iter().filter(|topic| !topic.name().is_ephemeral()) {
         topic.log().persist_up_to(u64::MAX, true).map_err(|error| error.to_string())?;
@@ -262,17 +264,19 @@ pub fn persist_all(registry: &Registry, clean_shutdown: bool) -> Result<(), Stri
     write_checkpoint(registry, clean_shutdown)
 }
 
-/// What a clean stop leaves, after which nothing happens any more.
+/// A clean stop, after all activity has ended.
 pub fn at_end(registry: &Registry) -> Result<(), String> {
     let Some(journal) = &registry.engine().journal else { return persist_all(registry, true) };
     let flushed = journal.flush().map_err(|error| error.to_string());
-    // Also if the journal takes no more: the checkpoint says which messages were refused and what is finished.
+    // Also when the journal accepts no writes: the checkpoint records which messages were refused and which are
+    // finished.
     let written = write_checkpoint(registry, flushed.is_ok());
     flushed.and(written)?;
     journal.close().map_err(|error| error.to_string())
 }
 
-/// The daemon goes on without a journal: what only the journal holds moves to segments, and its files go.
+/// Starts operation without a journal: moves messages that only the journal holds to segments, then deletes the
+/// journal.
 pub fn move_journal_to_segments(registry: &Registry, journal: &Arc<Journal>) -> Result<(), String> {
     if !journal.files().is_empty() {
         persist_all(registry, false)?;

@@ -1,12 +1,13 @@
-//! Pure: topics and channels as the checkpoint knew them, and what the journal's records say happened since.
+//! Pure: restores topics and channels from the checkpoint, then applies the journal records since then.
 //!
-//! A checkpoint is taken while the daemon works: it names a place in the journal from before it was begun. Records
-//! before that place only bring back message bodies; records after it are applied, and some of them may be in the
-//! checkpoint already, which changes nothing.
+//! A checkpoint is taken while the daemon works. It names a place in the journal from before it was started. Records
+//! before that place only restore message bodies. Records after it are applied; some of them may already be in the
+//! checkpoint, and applying them again changes nothing.
 //!
-//! If there is no checkpoint, or the record is damaged that a topic or channel was created by, the first that is heard of
-//! it may be a message, or an acknowledgement. It is taken on without a name, which may still come: the journal
-//! repeats names now and then. All is then kept until everything is read: better deliver again than lose.
+//! If there is no checkpoint, or if the record that created a topic or channel is damaged, its first known record may
+//! be a message or an acknowledgement. The topic or channel is then added without a name. The name may follow, because
+//! the journal repeats names from time to time. Everything is then kept until the end of the replay: a redelivery is
+//! better than a lost message.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,94 +28,90 @@ use crate::storage::journal::Lsn;
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, TopicNumber, is_full};
 
-/// What replaying needs to know and cannot decide.
+/// Settings of a replay.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplayLimits {
     /// `--max-msg-timeout`.
     pub max_message_timeout: Nanos,
-    /// No deferral is longer than this, however the wall clock has jumped.
+    /// Upper limit of a deferral, in case the wall clock jumped.
     pub longest_delay: Nanos,
-    /// Both clocks.
+    /// Both clocks, read at the same moment.
     pub clocks: Clocks,
-    /// What topics without limits of their own keep of finished messages.
+    /// Retention of topics without limits of their own.
     pub retention: Retention,
 }
 
 impl ReplayLimits {
-    /// The deadline for a saved wall time.
+    /// Converts a saved wall time to a deadline.
     fn deadline(&self, due_ns: i64) -> Nanos {
         self.clocks.to_deadline(due_ns, self.longest_delay)
     }
 }
 
-/// A channel on its way back.
+/// A channel during replay.
 pub struct ReplayedChannel {
-    /// Its name.
     pub name: ChannelName,
-    /// Its messages.
     pub state: ChannelState,
-    /// Nothing has told its name yet.
+    /// No record has named it yet.
     is_nameless: bool,
 }
 
-/// Messages published and not released: deferred until a wall time, or (none) numbers that stand for nothing.
+/// Messages `(from, to, due)` that are published but not released. They are deferred until the wall time `due`; `None`
+/// marks sequence numbers without messages.
 type Unreleased = (u64, u64, Option<i64>);
 
-/// A topic on its way back.
+/// A topic during replay.
 pub struct ReplayedTopic {
-    /// Its name.
     pub name: TopicName,
-    /// Its messages.
     pub log: Arc<TopicLog>,
-    /// Its release point.
+    /// The release point.
     pub released: u64,
     /// One past the last message known to be published.
     pub end: u64,
-    /// One past the last message that was published by the time of the record that was read last: a checkpoint knows later
-    /// ones, and what was released before they came must not release them.
+    /// One past the last message that was published up to the record read last. The checkpoint may know later messages.
+    /// A release from before these messages must not release them.
     published_to: u64,
-    /// Paused.
     pub paused: bool,
     /// Messages and body bytes accepted.
     pub counters: (u64, u64),
-    /// Its channels; never ephemeral ones.
+    /// Without ephemeral channels.
     pub channels: BTreeMap<ChannelNumber, ReplayedChannel>,
-    /// Published and held back, where that is more than plain messages.
+    /// Ranges that are published but not released, if they are not plain messages.
     pub unreleased: Vec<Unreleased>,
-    /// Batches in the journal that should be in a segment as well.
+    /// Batches in the journal that should also be in a segment.
     segments: Runs,
-    /// Blocks before this were looked at.
+    /// Blocks before this sequence number were checked.
     checked_to: u64,
-    /// What it keeps of finished messages, unless the flags say it.
+    /// Retention set for this topic; `None` if the flags apply.
     pub own_retention: Option<Retention>,
     floor: Floor,
-    /// While records from before the checkpoint may come again, a channel that was moved back looks as if it had
-    /// finished what it is to hand out again: nothing that the checkpoint needs is let go before all is replayed.
+    /// Keeps everything that the checkpoint needs until the end of the replay. Records that the checkpoint already
+    /// contains may be replayed. Meanwhile a channel that was moved back looks as if it had finished what it must hand
+    /// out again.
     _pin: Option<Floor>,
-    /// Nothing has told its name yet.
+    /// No record has named it yet.
     is_nameless: bool,
-    /// Channels may turn up that need messages from here on.
+    /// Channels may still appear that need messages from here on.
     keep_from: Option<u64>,
-    /// Then what lies before this and not in the journal is taken to be in segments.
+    /// With `keep_from`: earlier messages that are not in the journal are assumed to be in segments.
     in_segments_to: u64,
 }
 
-/// See the module. `open_log` makes the log of a topic that starts counting at a sequence number.
+/// See the module. `open_log` opens the log of a topic with this number, name and first sequence number.
 pub struct Replay<F> {
-    /// The topics.
     pub topics: BTreeMap<TopicNumber, ReplayedTopic>,
-    /// Numbers that were never given.
+    /// The next unused numbers.
     pub next_numbers: (TopicNumber, ChannelNumber),
-    /// Records that contradict what is there; each is passed over.
+    /// Number of records and checkpoint entries that are invalid or contradict the state. Each is skipped.
     pub nonsense_count: u64,
-    /// Topics that are not there any more.
+    /// Topics that a record deleted.
     pub deleted_topics: BTreeSet<TopicNumber>,
-    /// These have used sequence numbers up to here.
+    /// Deleted topics have used sequence numbers below this.
     pub sequences_used: u64,
     deleted_channels: BTreeSet<ChannelNumber>,
-    /// All topics and channels with lower numbers are in the checkpoint, unless they are gone.
+    /// The checkpoint contains all topics and channels with lower numbers, except deleted ones.
     known_below: (TopicNumber, ChannelNumber),
-    /// There is no checkpoint.
+    /// Whether there is no checkpoint.
     is_rebuild: bool,
     apply_from: Lsn,
     limits: ReplayLimits,
@@ -122,7 +119,7 @@ pub struct Replay<F> {
 }
 
 impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Replay<F> {
-    /// Starts with a checkpoint, if there is one.
+    /// Starts from a checkpoint, if there is one.
     pub fn new(checkpoint: Option<&Checkpoint>, limits: ReplayLimits, open_log: F) -> Result<Self, String> {
         let mut replay = Replay {
             topics: BTreeMap::new(),
@@ -216,7 +213,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         Ok(())
     }
 
-    /// Applies one record of the journal.
+    /// Applies one journal record.
     pub fn apply(&mut self, at: Lsn, record: Record<'_>) -> Result<(), String> {
         if let Record::Publish { topic, first_sequence, count, due_ns, frames } = record {
             if at >= self.apply_from && self.is_unheard_of(topic) {
@@ -265,14 +262,14 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         Ok(())
     }
 
-    /// Neither the checkpoint nor any record that was read has told of this topic.
+    /// Whether neither the checkpoint nor any record so far mentions this topic.
     pub fn is_unheard_of(&self, topic: TopicNumber) -> bool {
         topic >= self.known_below.0
             && !self.topics.contains_key(&topic)
             && !self.deleted_topics.contains(&topic)
     }
 
-    /// Takes on a topic of which nothing is known but its number and a message, or its segments.
+    /// Adds a topic of which only its number is known, and either a message or its segments.
     fn take_on(&mut self, number: TopicNumber, message: Option<u64>) -> Result<(), String> {
         let name = nameless(number).ok_or("no name for a topic")?;
         self.next_numbers.0 = self.next_numbers.0.max(number + 1);
@@ -285,7 +282,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         Ok(())
     }
 
-    /// Takes on a topic of which nothing is left but its segments, if there are any.
+    /// Adds a topic of which only segments are left, if there are any.
     pub fn take_on_segments(&mut self, number: TopicNumber) -> Result<(), String> {
         if self.is_unheard_of(number) { self.take_on(number, None) } else { Ok(()) }
     }
@@ -303,30 +300,30 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         }
     }
 
-    /// Everything has been read. Returns what must be told of topics and channels whose names were lost.
+    /// Ends the replay. Returns a description of each topic and channel whose name was lost.
     pub fn complete(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
+        let mut lost_names = Vec::new();
         let limits = self.limits;
         for topic in self.topics.values_mut() {
-            // A record that tells so may be lost.
+            // The record that says so may be lost.
             topic.published_to = topic.published_to.max(topic.end);
             topic.advance(limits);
             if topic.keep_from.take().is_some() {
-                // One that turned up late, in a paused topic, has missed releases.
+                // A channel that was added late, in a paused topic, has missed releases.
                 let released = topic.released;
                 topic.channels.values_mut().for_each(|channel| channel.state.replay_release(released, false));
             }
             if topic.is_nameless {
-                told.push(format!("TOPIC({}): its real name is lost", topic.name));
+                lost_names.push(format!("TOPIC({}): the original name of this topic is lost", topic.name));
             }
             for channel in topic.channels.values().filter(|channel| channel.is_nameless) {
-                told.push(format!(
-                    "TOPIC({}): the real name of channel {} is lost",
+                lost_names.push(format!(
+                    "TOPIC({}): the original name of channel {} is lost",
                     topic.name, channel.name
                 ));
             }
         }
-        told
+        lost_names
     }
 
     fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), String> {
@@ -365,24 +362,24 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         else {
             return;
         };
-        // A record of a topic or channel that was deleted since means nothing any more.
+        // Records of a deleted topic or channel have no effect.
         if let Some(topic) = self.topics.get_mut(&topic) {
             topic.apply(record, limits);
         }
     }
 }
 
-/// Absent messages are told up to so many per gap and channel.
+/// Maximum number of missing messages reported per gap and channel.
 const MOST_ABSENT: usize = 100_000;
 
-/// For a topic or channel whose name is lost.
+/// A placeholder for the lost name of a topic or channel.
 fn nameless<N: FromStr>(number: u32) -> Option<N> {
     format!("recovered-{number}").parse().ok()
 }
 
 impl ReplayedTopic {
-    /// Without channels; what is on disk below `first_sequence` is not needed. `is_new_to_us` says that channels may
-    /// turn up that have been there for long.
+    /// A topic without channels. Data on disk below `first_sequence` is not needed. With `is_new_to_us`, older channels
+    /// of the topic may still appear.
     fn new(name: TopicName, log: Arc<TopicLog>, first_sequence: u64, is_new_to_us: bool) -> Self {
         ReplayedTopic {
             name,
@@ -450,7 +447,7 @@ impl ReplayedTopic {
         Ok(sound)
     }
 
-    /// What was needed of a batch in the journal should stand in segments, too: is it there, and whole?
+    /// Checks the segments for messages that the journal has as well: are they there and undamaged?
     fn check_segments(&mut self, first: u64, end: u64) -> std::io::Result<()> {
         let mut at = first.max(self.checked_to);
         while at < end {
@@ -466,7 +463,7 @@ impl ReplayedTopic {
         Ok(())
     }
 
-    /// What is needed, stands nowhere, and is in the journal.
+    /// Needed messages that are missing from the log but are in the journal.
     pub fn restorable(&self) -> Vec<(u64, u64)> {
         let mut found = Vec::new();
         for (from, to) in self.log.gaps() {
@@ -480,12 +477,12 @@ impl ReplayedTopic {
         found
     }
 
-    /// What is needed and was in a damaged block.
+    /// Needed messages that were in a damaged block.
     pub fn lost(&self) -> Vec<(u64, u64)> {
         self.log.damaged().into_iter().filter(|&(from, to)| self.needs_any(from, to)).collect()
     }
 
-    /// What is needed as far as is known, and stands nowhere, for no reason that was found.
+    /// Messages that are needed, as far as is known, and are missing without an explanation.
     pub fn absent(&self) -> Vec<(u64, u64)> {
         let mut absent = Vec::new();
         let (lowest_needed, damaged) = (self.lowest_needed(), self.log.damaged());
@@ -495,7 +492,7 @@ impl ReplayedTopic {
                 continue;
             }
             let mut explained = damaged.clone();
-            // That a message was deferred is no reason why it is missing.
+            // A deferral does not explain why a message is missing.
             explained.extend(self.log.void_marks_between(from, to).iter().filter_map(|mark| match mark {
                 Mark::Skipped { from, to } => Some((*from, *to)),
                 Mark::Deferred { .. } => None,
@@ -523,7 +520,8 @@ impl ReplayedTopic {
             Record::TopicState { paused, released, .. } => {
                 self.paused = paused;
                 if self.keep_from.is_some() && self.channels.is_empty() {
-                    // While it was not known to be paused, too much was taken for released to a channel that is gone.
+                    // Before this record, the topic was not known to be paused, so too much was assumed to be released
+                    // to a channel that no longer exists.
                     self.released = self.released.min(released);
                 }
                 self.release_at_least(released);
@@ -533,7 +531,7 @@ impl ReplayedTopic {
                 self.log.add_void(from, to);
                 (self.end, self.published_to) = (self.end.max(to), self.published_to.max(to));
                 for channel in self.channels.values_mut() {
-                    // One that was taken on late, in a paused topic, has missed releases.
+                    // A channel that was added late, in a paused topic, has missed releases.
                     channel.state.replay_release(from, false);
                     channel.state.replay_release(to, true);
                 }
@@ -550,7 +548,7 @@ impl ReplayedTopic {
                 });
                 if std::mem::take(&mut known.is_nameless) {
                     known.name = name;
-                    // It has finished what lies before.
+                    // The channel has finished everything before `cursor`.
                     known.state.replay_empty(cursor);
                 }
                 self.advance(limits);
@@ -589,7 +587,7 @@ impl ReplayedTopic {
         }
     }
 
-    /// Messages that were published deferred while nothing was kept, as when retention was set.
+    /// Records messages that were published deferred before retention was set.
     fn remember_deferred(&self, limits: ReplayLimits) {
         let of_channels = self.channels.values().flat_map(|channel| channel.state.published_deferred());
         of_channels.for_each(|(sequence, due)| self.log.add_deferred(sequence, sequence + 1, due));
@@ -606,7 +604,7 @@ impl ReplayedTopic {
         }
     }
 
-    /// Releases to the channels what can be.
+    /// Releases to the channels all messages that can be released.
     pub fn advance(&mut self, limits: ReplayLimits) {
         if self.paused || self.channels.is_empty() {
             return;
@@ -629,10 +627,11 @@ impl ReplayedTopic {
         self.released = self.released.max(end);
     }
 
-    /// The release point was here at some time: what lies before it was released to channels that are gone.
+    /// Raises the release point to a place where it has been. Earlier messages were released to channels that no longer
+    /// exist.
     fn release_at_least(&mut self, released: u64) {
         self.released = self.released.max(released);
-        // If the power failed, the messages themselves may be missing.
+        // After a power failure, the messages themselves may be missing.
         self.end = self.end.max(released);
         self.published_to = self.published_to.max(released);
         self.unreleased.retain(|&(_, to, _)| to > released);
@@ -647,8 +646,8 @@ impl ReplayedTopic {
         needed.map_or(self.released, |needed| needed.min(self.released))
     }
 
-    /// Frees what turned out to be finished, and keeps memory within its bound, unless the disk is full: that must not keep
-    /// the consumers from making room.
+    /// Frees finished messages and keeps memory within its limit. A full disk is not an error here, because consumers
+    /// must be able to free space.
     pub fn tidy(&self) -> std::io::Result<()> {
         self.floor.store(self.lowest_needed(), std::sync::atomic::Ordering::Release);
         self.log.trim();

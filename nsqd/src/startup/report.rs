@@ -1,4 +1,5 @@
-//! What a start found in the data directory, as findings: the log, the metrics and `nsq data verify` show the same.
+//! Turns what a start found in the data directory into findings. The log, the metrics and `nsq data verify` show the
+//! same ones.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{self, JournalReport};
 use crate::storage::segment::{self, BlockRef, SegmentDamage, SegmentReport};
 
-/// What reading the segments of a topic said.
+/// Reports the result of opening a topic's segments.
 pub fn segments(
     logger: &Logger,
     damage: &Damage,
@@ -38,11 +39,11 @@ pub fn segments(
         damage.found(found);
     }
     for path in &report.set_aside {
-        nsq_daemon::error!(logger, "TOPIC({topic}): unreadable file set aside as {}", path.display());
+        nsq_daemon::error!(logger, "TOPIC({topic}): unreadable file renamed to {}", path.display());
     }
 }
 
-/// The messages that must have been between the neighbours of a damaged place, if these are in order.
+/// The messages that must have been between the neighbours of a damaged place, if the neighbours are in order.
 fn messages_between(blocks: &[BlockRef], file: Option<u64>, offset: u64) -> Option<(u64, u64)> {
     let place = |block: &&BlockRef| (block.file_number(), block.offset());
     let damaged = (file?, offset);
@@ -51,20 +52,18 @@ fn messages_between(blocks: &[BlockRef], file: Option<u64>, offset: u64) -> Opti
     Some((before.end_sequence(), after.first_sequence))
 }
 
-/// What reading the journal said.
+/// The result of reading the journal.
 pub struct JournalFindings<'a> {
-    /// Where it is.
     pub data_dir: &'a DataDir,
-    /// What the start goes on from.
+    /// The checkpoint that the start uses.
     pub saved: Option<&'a Checkpoint>,
-    /// What reading it said.
     pub report: &'a JournalReport,
-    /// What records around damage tell.
+    /// Gaps between the records around damage.
     pub gaps: &'a Gaps,
 }
 
 impl JournalFindings<'_> {
-    /// Reports it. `topic_name` knows the topics.
+    /// Reports the findings. `topic_name` returns the name of a topic.
     pub fn report(&self, logger: &Logger, damage: &Damage, topic_name: impl Fn(u32) -> Option<String>) {
         let report = self.report;
         if report.records > 0 {
@@ -100,28 +99,29 @@ impl JournalFindings<'_> {
         for (from, to) in &report.renamed {
             let name = to.file_name().unwrap_or_default().to_string_lossy();
             damage.found(
-                Finding::damage(format!("a journal file had another name: is {name} again")).at(from, 0, 0),
+                Finding::damage(format!("a journal file had a wrong name and was renamed to {name}"))
+                    .at(from, 0, 0),
             );
         }
         for path in &report.set_aside {
-            nsq_daemon::error!(logger, "JOURNAL: unreadable file set aside as {}", path.display());
+            nsq_daemon::error!(logger, "JOURNAL: unreadable file renamed to {}", path.display());
         }
         self.report_end(damage, path);
     }
 
-    /// The checkpoint knows a place up to which everything had been written.
+    /// Compares the end of the journal with the place up to which, according to the checkpoint, everything was written.
     fn report_end(&self, damage: &Damage, path: impl Fn(u64) -> std::path::PathBuf) {
         let known = self.saved.map_or_else(Default::default, |saved| saved.journal_from);
         let end = self.report.end;
         let is_cut = known.offset() > journal::FILE_HEADER_BYTES && end < known;
         if let Some(at) = self.report.torn_at {
             let torn = match is_cut {
-                true => Finding::damage("records are missing that a checkpoint knows of"),
+                true => Finding::damage("records are missing that the checkpoint refers to"),
                 false => Finding::torn("cut a torn write"),
             };
             damage.found(torn.at(path(at.file_number()), at.offset(), self.report.cut_bytes));
         } else if is_cut && end.file_number() == known.file_number() {
-            let missing = Finding::damage("records are missing that a checkpoint knows of");
+            let missing = Finding::damage("records are missing that the checkpoint refers to");
             damage.found(missing.at(path(known.file_number()), end.offset(), known.offset() - end.offset()));
         } else if is_cut
             && !self.report.damaged.iter().any(|found| found.lsn.file_number() == known.file_number())

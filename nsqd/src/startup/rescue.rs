@@ -1,43 +1,46 @@
-//! A stop, also when the data directory is not where it was, or does not take what is in memory.
+//! Stores everything at a stop, even if the data directory was moved or removed, or does not accept what is in memory.
 //!
-//! Whatever can be stored is stored: in the directory where it is now, or in a new one in its place; in segments if the
-//! journal takes nothing. What cannot be stored is an error.
+//! Data goes to the place where the directory is now, or to a new directory in the old place. It goes to segments if
+//! the journal accepts no writes. What cannot be stored is an error.
 
 use super::persist;
 use crate::engine::Engine;
 use crate::topic::registry::Registry;
 
-/// What a stop leaves, after which nothing happens any more. The error says what is not there as it should be.
+/// Stores everything at a stop, after all activity has ended. The error says what is not stored as it should be.
 pub fn at_end(registry: &Registry) -> Result<(), String> {
     let engine = registry.engine();
-    let Err(adrift) = engine.home.check() else { return store(registry) };
-    crate::log_error!(engine, "{adrift}");
+    let Err(home_error) = engine.home.check() else { return store(registry) };
+    crate::log_error!(engine, "{home_error}");
     let path = engine.data_dir.path().display();
     if let Some(moved) = engine.data_dir.whereabouts() {
         engine.home.follow(&moved).map_err(|error| error.to_string())?;
         store(registry)?;
         let moved = moved.display();
         return Err(format!(
-            "data directory {path} was moved to {moved}, and everything is stored there; \
+            "data directory {path} was moved to {moved}; everything is stored there; \
              move it back, or start nsqd with --data-path={moved}"
         ));
     }
-    settle_anew(engine).map_err(|error| {
-        format!("data directory {path} is gone, and nothing can be stored there: {error}; what nsqd had in memory is lost")
+    use_new_data_dir(engine).map_err(|error| {
+        format!(
+            "data directory {path} was removed or replaced, and nothing can be stored there: {error}; \
+             what nsqd had in memory is lost"
+        )
     })?;
     store_in_segments(registry)?;
-    crate::log_info!(engine, "what was in memory is stored in a new data directory {path}");
+    crate::log_info!(engine, "the content of memory is stored in a new data directory {path}");
     Ok(())
 }
 
-fn settle_anew(engine: &Engine) -> Result<(), String> {
+fn use_new_data_dir(engine: &Engine) -> Result<(), String> {
     engine.home.settle_anew().map_err(|error| error.to_string())?;
     engine.data_dir.prepare(&*engine.storage).map_err(|error| error.to_string())?;
-    // What is stored below must not be taken for older than a file of the journal that is not there.
+    // Data stored below must not look older than a missing journal file.
     engine.journal.as_ref().map_or(Ok(()), |journal| journal.check()).map_err(|error| error.to_string())
 }
 
-/// In the journal, if there is one and it is whole; else in segments.
+/// Stores in the journal if it is complete and works, otherwise in segments.
 fn store(registry: &Registry) -> Result<(), String> {
     let engine = registry.engine();
     let Some(journal) = &engine.journal else { return store_in_segments(registry) };
@@ -48,9 +51,10 @@ fn store(registry: &Registry) -> Result<(), String> {
     };
     let unreadable = replace_gone_files(registry)?;
     if let Err(cause) = is_whole.and_then(|()| persist::at_end(registry)) {
-        crate::log_error!(engine, "{cause}; storing what is in memory in segments instead");
-        persist::persist_all(registry, true)
-            .map_err(|error| format!("{cause}; nor in segments: {error}; what nsqd had in memory is lost"))?;
+        crate::log_error!(engine, "{cause}; storing the content of memory in segments instead");
+        persist::persist_all(registry, true).map_err(|error| {
+            format!("{cause}; segments failed, too: {error}; what nsqd had in memory is lost")
+        })?;
     }
     unreadable
 }
@@ -62,7 +66,7 @@ fn store_in_segments(registry: &Registry) -> Result<(), String> {
     unreadable
 }
 
-/// The inner error says how many messages are lost with files that are gone.
+/// The inner error says how many messages are lost with missing files.
 fn replace_gone_files(registry: &Registry) -> Result<Result<(), String>, String> {
     let mut lost = Vec::new();
     for topic in registry.all() {
@@ -74,6 +78,6 @@ fn replace_gone_files(registry: &Registry) -> Result<Result<(), String>, String>
     Ok(if lost.is_empty() {
         Ok(())
     } else {
-        Err(format!("messages are lost with segment files that were removed: {}", lost.join(", ")))
+        Err(format!("segment files were removed, and messages are lost with them: {}", lost.join(", ")))
     })
 }

@@ -1,5 +1,5 @@
-//! Calls to the disk that stand still hold up those who need them, and nobody else. The thread of a test is the one that
-//! serves all connections here: were it to wait for the disk, the test would not go on.
+//! A disk call that hangs delays only those who need it. In these tests, the test thread serves all connections: if it
+//! waited for the disk, the test would not continue.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// More than are read at a time.
+/// More than the number of parallel reads.
 const BACKLOGS: usize = 8;
 
 struct Node {
@@ -30,7 +30,7 @@ struct Node {
     registry: Arc<Registry>,
 }
 
-/// A consumer as a connection serves it.
+/// A consumer, served as by a connection.
 struct Consumer {
     topic: Arc<Topic>,
     channel: Arc<Channel>,
@@ -59,7 +59,7 @@ impl Node {
         Node { storage: faulty, registry }
     }
 
-    /// A channel of a topic of its own, with a consumer of RDY `ready`.
+    /// Creates a topic with a channel, and a consumer with RDY `ready`.
     async fn consumer(&self, topic: &str, ready: u64) -> Consumer {
         let topic = self.registry.get_or_create(&TopicName::new(topic).unwrap()).await.unwrap();
         self.consumer_of(&topic, "c", ready).await
@@ -95,7 +95,7 @@ impl Node {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, wait).await.expect("it comes to be");
+        tokio::time::timeout(PATIENCE, wait).await.expect("the condition is met in time");
     }
 }
 
@@ -104,11 +104,11 @@ impl Consumer {
         for number in 0..count {
             let body = number.to_string().repeat(10);
             let published = self.topic.append([body.as_bytes()].into_iter(), body.len(), None);
-            tokio::time::timeout(PATIENCE, published.unwrap().committed()).await.expect("at once").unwrap();
+            tokio::time::timeout(PATIENCE, published.unwrap().committed()).await.expect("in time").unwrap();
         }
     }
 
-    /// Takes what there is now; the sequence numbers.
+    /// Takes what is available now. Returns the sequence numbers.
     fn take(&mut self, node: &Node) -> Vec<u64> {
         self.signal.answer();
         deliver(&self.channel, self.key, &mut self.output, node.registry.engine());
@@ -127,7 +127,7 @@ impl Consumer {
     async fn take_all(&mut self, node: &Node, count: usize) -> Vec<u64> {
         let mut all = self.take(node);
         while all.len() < count {
-            tokio::time::timeout(PATIENCE, self.signal.called()).await.expect("it is woken");
+            tokio::time::timeout(PATIENCE, self.signal.called()).await.expect("woken in time");
             all.extend(self.take(node));
         }
         all
@@ -135,7 +135,7 @@ impl Consumer {
 }
 
 #[tokio::test]
-async fn reads_that_hang_hold_up_nobody_else() {
+async fn hanging_reads_delay_no_other_topic() {
     let node = Node::start(Durability::Write);
     let mut live = node.consumer("live", 10).await;
     let mut backlogs = node.backlogs().await;
@@ -145,26 +145,26 @@ async fn reads_that_hang_hold_up_nobody_else() {
     }
     node.storage.wait_at_gate_of(Op::Read, 4);
 
-    // Through memory.
+    // Delivery from memory.
     live.publish(5).await;
     assert_eq!(live.take(&node).len(), 5);
-    // Publishing to what is being read, far beyond memory, and deleting.
+    // Publishing to the topic that is being read, far beyond memory, and deleting.
     backlogs[0].publish(300).await;
-    assert!(backlogs[0].take(&node).is_empty(), "there is an order to keep");
-    assert!(tokio::time::timeout(PATIENCE, node.registry.delete("live")).await.expect("at once"));
+    assert!(backlogs[0].take(&node).is_empty(), "newer messages must wait for older ones");
+    assert!(tokio::time::timeout(PATIENCE, node.registry.delete("live")).await.expect("deleted in time"));
     backlogs[1].channel.empty();
 
     node.storage.open_gate_of(Op::Read);
     backlogs.remove(1);
     for (consumer, count) in backlogs.iter_mut().zip([500, 200, 200, 200, 200, 200, 200]) {
         let sequences = consumer.take_all(&node, count).await;
-        assert!(sequences.windows(2).all(|pair| pair[0] + 1 == pair[1]), "in order, without a gap");
+        assert!(sequences.windows(2).all(|pair| pair[0] + 1 == pair[1]), "in order and without gaps");
         assert_eq!(sequences.len(), count);
     }
 }
 
 #[tokio::test]
-async fn who_waits_for_the_disk_is_woken_by_what_comes_again_too() {
+async fn consumer_waiting_for_the_disk_is_woken_for_redeliveries() {
     let node = Node::start(Durability::Write);
     let mut consumer = node.consumer("t", 1000).await;
     consumer.publish(200).await;
@@ -189,7 +189,7 @@ async fn who_waits_for_the_disk_is_woken_by_what_comes_again_too() {
 }
 
 #[tokio::test]
-async fn a_read_that_fails_is_tried_again_and_consumers_go_on() {
+async fn failed_read_is_retried_and_consumers_continue() {
     let node = Node::start(Durability::Write);
     let mut consumer = node.consumer("t", 1000).await;
     consumer.publish(200).await;
@@ -208,7 +208,7 @@ async fn a_read_that_fails_is_tried_again_and_consumers_go_on() {
 }
 
 #[tokio::test]
-async fn spilling_that_hangs_holds_up_only_who_publishes_to_that_topic() {
+async fn hanging_spill_delays_only_publishers_of_that_topic() {
     let node = Node::start(Durability::Overflow);
     let slow = node.consumer("slow", 0).await;
     let mut live = node.consumer("live", 10).await;
@@ -225,17 +225,17 @@ async fn spilling_that_hangs_holds_up_only_who_publishes_to_that_topic() {
     node.storage.wait_for_write();
     live.publish(5).await;
     assert_eq!(live.take(&node).len(), 5);
-    assert!(!publishing.is_finished(), "memory is bounded though the disk stands still");
+    assert!(!publishing.is_finished(), "memory must stay within its limit while the disk hangs");
     assert!(slow.topic.log().end() - slow.topic.log().memory_start() < 1000);
-    // Nor do statistics wait for the segments.
+    // Statistics do not wait for the segments either.
     slow.topic.log().segment_bytes();
     node.storage.open_gate();
-    tokio::time::timeout(PATIENCE, publishing).await.expect("it goes on").unwrap();
+    tokio::time::timeout(PATIENCE, publishing).await.expect("publishing continues").unwrap();
     assert_eq!(slow.channel.inspect(|state, _| state.depth()), 2000);
 }
 
 #[tokio::test]
-async fn removing_a_segment_file_holds_up_nobody() {
+async fn hanging_segment_removal_delays_no_consumer() {
     let node = Node::start(Durability::Write);
     let mut consumer = node.consumer("t", 1000).await;
     consumer.publish(400).await;
@@ -253,7 +253,7 @@ async fn removing_a_segment_file_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn channels_of_a_topic_share_what_is_read() {
+async fn channels_of_a_topic_share_blocks_read_from_disk() {
     let node = Node::start(Durability::Write);
     let mut one = node.consumer("t", 1000).await;
     let mut others = Vec::new();
@@ -271,7 +271,7 @@ async fn channels_of_a_topic_share_what_is_read() {
 }
 
 #[tokio::test]
-async fn what_was_read_is_given_back_when_nobody_takes_it() {
+async fn unused_blocks_read_from_disk_are_freed() {
     let node = Node::start(Durability::Write);
     let mut consumer = node.consumer("t", 1).await;
     consumer.publish(200).await;
@@ -280,7 +280,7 @@ async fn what_was_read_is_given_back_when_nobody_takes_it() {
     assert_eq!(consumer.take_all(&node, 1).await.len(), 1);
     let memory = &node.registry.engine().log_context.memory;
     assert!(memory.bytes() > 0);
-    // What is being read ahead may still be on its way.
+    // Reading ahead may still be running.
     node.until(|| {
         Expire::expire(&*consumer.channel, crate::clock::monotonic() + 3_000_000_000);
         (0..2).for_each(|_| memory.age());

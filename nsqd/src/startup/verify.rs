@@ -1,5 +1,5 @@
-//! Looks for damage in a data directory: lets a start read it, and reads all messages besides. So what a start reports
-//! is found here, too; a start reads messages only when they are needed.
+//! Looks for damage in a data directory: runs a start on it, then reads all messages. It therefore finds everything
+//! that a start would report. A start itself reads messages only when they are needed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,32 +14,32 @@ use crate::storage::data_dir::{DataDir, DataDirError};
 use crate::storage::segment::{BlockRef, ReadError, SegmentStore};
 use crate::storage::{Durability, Storage, TopicNumber};
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Default)]
 pub struct Verified {
-    /// What is not as it should be.
+    /// Problems found in the data directory.
     pub findings: Vec<Finding>,
-    /// Records of the journal.
+    /// Number of records in the journal.
     pub record_count: u64,
-    /// Blocks of segments.
+    /// Number of blocks in segments.
     pub block_count: u64,
-    /// Messages in them.
+    /// Number of messages in these blocks.
     pub message_count: u64,
 }
 
-/// Why nothing could be verified.
+/// Why the directory could not be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The directory cannot be used.
     #[error("{0}")]
     DataDir(#[from] DataDirError),
-    /// A start would fail, and not for damage.
+    /// A start would fail for a reason other than damage.
     #[error("a start would fail: {0}")]
     Recovery(#[from] RecoveryError),
 }
 
-/// Verifies the data directory at `path`. `view` returns a storage on it that keeps changes to itself, a new one each
-/// time. `seen` hears of progress: the topic's name, and messages so far.
+/// Verifies the data directory at `path`. Each call of `view` returns a new storage that shows the directory and keeps
+/// changes to itself. `seen` receives progress: the topic's name, and the number of messages so far.
 pub fn verify(
     path: &Path,
     view: &dyn Fn() -> Arc<dyn Storage>,
@@ -49,7 +49,7 @@ pub fn verify(
     let mut verified = Verified::default();
     let storage = view();
     let data_dir = match DataDir::open(&storage, path) {
-        // A start refuses that, and the rest is to be verified all the same.
+        // A start refuses such a directory, but the rest should be verified all the same.
         Err(error @ DataDirError::BadFormatFile { .. }) => {
             let format = path.join("format");
             let bytes = storage.open(&format).and_then(|file| file.len()).unwrap_or(0);
@@ -60,7 +60,7 @@ pub fn verify(
         opened => opened?,
     };
     let topics_dir = data_dir.topics_dir();
-    // Without a journal, topics that no checkpoint knows are taken from their segments.
+    // Without a journal, a start restores topics that no checkpoint names from their segments.
     let has_journal = storage
         .list(&data_dir.journal_dir())
         .is_ok_and(|names| names.iter().any(|name| name.ends_with(".journal")));
@@ -81,7 +81,7 @@ pub fn verify(
     let topics: Vec<(TopicNumber, String)> =
         registry.all().iter().map(|topic| (topic.number(), topic.name().to_string())).collect();
     drop(registry);
-    // A start may have moved messages, so this needs a view of its own.
+    // A new view, because the start may have moved messages.
     let storage = view();
     for (number, name) in topics {
         let dir = topics_dir.join(number.to_string());
@@ -100,12 +100,12 @@ pub fn verify(
     Ok(verified)
 }
 
-/// What is wrong with the messages of a block.
+/// Reports a block whose messages cannot be read.
 fn unreadable(block: &BlockRef) -> Option<Finding> {
     let (path, what) = match block.read() {
         Ok(_) => return None,
         Err(ReadError::Damaged { path, .. }) => (path, "the messages of a block are damaged".to_owned()),
-        Err(ReadError::Io { path, error }) => (path, format!("a block cannot be read: {error}")),
+        Err(ReadError::Io { path, error }) => (path, format!("cannot read a block: {error}")),
     };
     let found = Finding::damage(what).at(path, block.offset(), u64::from(block.bytes));
     Some(found.with_messages(block.first_sequence, block.end_sequence()))

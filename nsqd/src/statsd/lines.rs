@@ -5,24 +5,24 @@ use std::fmt::Write as _;
 
 use nsq_protocol::{ChannelStats, E2eLatency, MemoryStats, Stats, TopicStats};
 
-/// Turns one statistics after the other into packets; remembers the counters in between.
+/// Converts statistics to packets; remembers the counters between pushes.
 #[derive(Debug)]
 pub struct Pusher {
     prefix: String,
     packet_size: usize,
     exclude_ephemeral: bool,
-    /// By topic, and channel if it is one's.
+    /// Key: topic, and channel for counters of a channel.
     counters: HashMap<(String, Option<String>), [u64; 3]>,
     garbage_collections: u64,
 }
 
 impl Pusher {
-    /// Packets of at most `packet_size` bytes, but for single lines that are longer.
+    /// A packet has at most `packet_size` bytes, unless a single line is longer.
     pub fn new(prefix: String, packet_size: usize, exclude_ephemeral: bool) -> Self {
         Pusher { prefix, packet_size, exclude_ephemeral, counters: HashMap::new(), garbage_collections: 0 }
     }
 
-    /// The packets of a push. Of a topic or channel that was made anew since the last one, all counts.
+    /// Returns the packets of a push. A topic or channel that was recreated since the last push counts from 0.
     pub fn packets(&mut self, stats: &Stats) -> Vec<Vec<u8>> {
         let mut packets = Packets::new(&self.prefix, self.packet_size);
         let mut counters = HashMap::new();
@@ -54,7 +54,7 @@ impl Pusher {
     }
 }
 
-/// A counter that has become less was begun anew.
+/// A counter that has decreased was restarted from 0.
 fn difference(now: u64, before: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }
@@ -110,7 +110,7 @@ fn put_memory(packets: &mut Packets<'_>, memory: &MemoryStats, garbage_collectio
     packets.counter("mem", "gc_runs", garbage_collections);
 }
 
-/// Lines, packed but never split.
+/// Packs lines into packets; never splits a line.
 struct Packets<'a> {
     prefix: &'a str,
     size: usize,
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_in_its_order() {
+    fn keys_have_nsqs_names_and_order() {
         let percentiles = [(0.999, 12.9), (0.5, 3.0)].map(|(quantile, value)| Percentile { quantile, value });
         let latency = E2eLatency { count: 3, percentiles: Some(percentiles.to_vec()) };
         let mut topic = topic("a.b#ephemeral", 2, vec![channel("c.d#ephemeral")]);
@@ -241,11 +241,11 @@ mem.gc_runs:3|c";
         assert_eq!(pushed(5), "nsq.h_1.topic.a.message_count:5|c");
         assert_eq!(pushed(5), "nsq.h_1.topic.a.message_count:0|c");
         assert_eq!(pushed(12), "nsq.h_1.topic.a.message_count:7|c");
-        assert_eq!(pushed(3), "nsq.h_1.topic.a.message_count:3|c", "made anew");
+        assert_eq!(pushed(3), "nsq.h_1.topic.a.message_count:3|c", "recreated");
     }
 
     #[test]
-    fn a_topic_that_was_gone_for_a_push_starts_from_nothing() {
+    fn recreated_topic_counts_from_zero() {
         let mut pusher = pusher();
         pusher.packets(&stats(vec![topic("a", 5, vec![])]));
         assert!(pusher.packets(&stats(vec![])).is_empty());
@@ -254,7 +254,7 @@ mem.gc_runs:3|c";
     }
 
     #[test]
-    fn ephemeral_ones_can_be_left_out() {
+    fn ephemeral_topics_and_channels_can_be_excluded() {
         let mut pusher = Pusher::new(String::new(), 100_000, true);
         let channels = vec![channel("c"), channel("c#ephemeral")];
         let topics = vec![topic("a", 1, channels), topic("b#ephemeral", 1, vec![channel("d")])];
@@ -264,7 +264,7 @@ mem.gc_runs:3|c";
     }
 
     #[test]
-    fn packets_end_where_lines_end() {
+    fn packets_never_split_a_line() {
         for size in [0, 40, 100, 508, 5_000] {
             let stats = stats((0..30).map(|n| topic(&"t".repeat(n + 1), 1, vec![channel("c")])).collect());
             let whole = pusher().packets(&stats).concat();
@@ -276,7 +276,7 @@ mem.gc_runs:3|c";
             }
             for pair in packets.windows(2) {
                 let next_line = pair[1].iter().position(|&byte| byte == b'\n').unwrap() + 1;
-                assert!(pair[0].len() + next_line > size, "a line more would have fitted");
+                assert!(pair[0].len() + next_line > size, "one more line would have fitted");
             }
         }
     }

@@ -1,9 +1,9 @@
-//! Pushes statistics to a statsd over UDP, as NSQ does: counters as the difference since the last push, gauges as they
-//! are, a push's packets spread over the interval so that the receiver is not flooded.
+//! Pushes statistics to statsd over UDP, as NSQ does. Counters are the difference since the last push; gauges are the
+//! current values. The packets of a push are spread over the interval, so that they do not flood the receiver.
 //!
-//! - [`lines`]: pure; what is told, and in which packets
+//! - [`lines`]: pure; statistics to lines, and lines to packets
 //!
-//! Nothing here can harm the daemon: what cannot be sent is lost, and the next push tries again.
+//! A failure here does not affect the daemon: an unsent packet is lost, and the next push tries again.
 
 pub mod lines;
 
@@ -24,40 +24,37 @@ use crate::producers::Producers;
 use crate::stats::{self, StatsRequest};
 use crate::topic::registry::Registry;
 
-/// A push's packets have gone out so long before the next push begins.
+/// All packets of a push are sent this long before the next push begins.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// A name that is not resolved by then is tried again with the next push.
+/// Limit for resolving a name; the next push tries again.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a packet waits for room in the socket; then it is lost.
+/// How long a packet waits for room in the socket before it is lost.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What [`run`] works with.
+/// The parameters of [`run`].
 pub struct StatsdOptions {
-    /// Where to, how often, what.
     pub config: StatsdConfig,
-    /// In front of every key, as [`expand_prefix`] makes it.
+    /// Comes before every key; the result of [`expand_prefix`].
     pub prefix: String,
-    /// The topics.
     pub registry: Arc<Registry>,
     /// TCP connections that have published.
     pub producers: Arc<Producers>,
-    /// Log lines.
     pub logger: Logger,
 }
 
-/// Pushes until told to stop; what has not gone out of a push then goes out at once. What is counted before the call
-/// is not pushed: counters outlive a restart, and it has been pushed before.
+/// Pushes until `stop` is cancelled; then sends the rest of the current push at once. The baseline of the counters is
+/// taken at the call: counters outlive a restart, so earlier counts have already been pushed.
 pub fn run(options: StatsdOptions, stop: CancellationToken) -> impl Future<Output = ()> + Send {
     let StatsdOptions { config, prefix, registry, producers, logger } = options;
-    let wanted =
+    let request =
         StatsRequest { include_clients: false, include_memory: config.mem_stats, ..StatsRequest::default() };
     let packet_size = usize::try_from(config.udp_packet_size).unwrap_or(usize::MAX);
     let pusher = Mutex::new(Pusher::new(prefix, packet_size, config.exclude_ephemeral));
-    let make = move || pusher.lock().packets(&stats::collect(&registry, &producers, 0, wanted));
-    make();
-    let make = Arc::new(make);
+    let collect = move || pusher.lock().packets(&stats::collect(&registry, &producers, 0, request));
+    collect();
+    let collect = Arc::new(collect);
     async move {
         let spread = if config.interval > 2 * QUIET { config.interval - QUIET } else { config.interval / 2 };
         let mut ticks = tokio::time::interval(config.interval);
@@ -70,9 +67,9 @@ pub fn run(options: StatsdOptions, stop: CancellationToken) -> impl Future<Outpu
                 () = stop.cancelled() => return,
             }
             nsq_daemon::info!(logger, "STATSD: pushing stats to {}", config.address);
-            let make = Arc::clone(&make);
-            // With many topics it takes its time. If it panics, the panic hook tells.
-            let Ok(packets) = tokio::task::spawn_blocking(move || make()).await else { continue };
+            let collect = Arc::clone(&collect);
+            // Collecting many topics takes long. The panic hook logs a panic.
+            let Ok(packets) = tokio::task::spawn_blocking(move || collect()).await else { continue };
             if let Err(error) = push(&config.address, &mut preferred, &packets, spread, &stop).await {
                 nsq_daemon::error!(logger, "STATSD: failed to push stats to {} - {error}", config.address);
             }
@@ -80,8 +77,8 @@ pub fn run(options: StatsdOptions, stop: CancellationToken) -> impl Future<Outpu
     }
 }
 
-/// Sends the packets one by one; the error is that of the last one that failed. Of a name that has several addresses,
-/// the `preferred` one is used; where nobody listens, it is left for the next one.
+/// Sends the packets one by one; returns the error of the last one that failed. If the name has several addresses, uses
+/// the `preferred` one, and moves to the next one if nothing listens there.
 async fn push(
     address: &str,
     preferred: &mut usize,
@@ -89,7 +86,7 @@ async fn push(
     spread: Duration,
     stop: &CancellationToken,
 ) -> io::Result<()> {
-    // Asked for each time: the receiver may have moved.
+    // Resolved for each push: the receiver's address may have changed.
     let resolving = tokio::time::timeout(RESOLVE_TIMEOUT, nsq_dial::resolve(address));
     let targets = resolving.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let mut socket = connect(&targets, *preferred).await;
@@ -101,7 +98,7 @@ async fn push(
             if targets.len() > 1 {
                 *preferred = preferred.wrapping_add(1);
                 socket = connect(&targets, *preferred).await;
-                // The packet that failed; the one before may be what nobody has received.
+                // Sends only the failed packet again; the error may belong to the packet before it.
                 result = send(&socket, packet).await;
             }
         }
@@ -134,7 +131,7 @@ async fn connect(targets: &[SocketAddr], preferred: usize) -> io::Result<UdpSock
     Ok(socket)
 }
 
-/// The prefix with `%s` replaced by the host key, and a dot at its end.
+/// Replaces `%s` by the host key, and adds a dot at the end.
 pub fn expand_prefix(prefix: &str, address: &str, port: i64) -> String {
     let host =
         if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
@@ -150,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_prefix_is_expanded() {
+    fn prefix_contains_the_host_key_and_ends_with_a_dot() {
         assert_eq!(expand_prefix("nsq.%s", "my.host-1", 26151), "nsq.my_host-1_26151.");
         assert_eq!(expand_prefix("x.", "h", 1), "x.");
         assert_eq!(expand_prefix("%s", "::1", 1), "[__1]_1.");
@@ -158,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_sent_is_an_error_and_nothing_more() {
+    async fn failed_push_returns_an_error() {
         let stop = CancellationToken::new();
         stop.cancel();
         let packets = [b"a:1|c\n".to_vec()];
@@ -167,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn when_told_to_stop_the_rest_goes_out_at_once() {
+    async fn stop_sends_the_remaining_packets_at_once() {
         let receiver = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = receiver.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();

@@ -1,10 +1,10 @@
-//! A data directory that is where it was: nothing is created, renamed or removed in another one.
+//! Keeps to one data directory: creates, renames and removes nothing in another one.
 //!
-//! While nsqd runs, somebody may remove its directory, move it, or mount something over it. Open files work all the same,
-//! but what is written to them has no name any more, and what is made anew lies where the next start does not look, or among
-//! files of others. So each change of names asks first whether the path still leads to the directory that is locked.
+//! While nsqd runs, someone may remove its directory, move it, or mount something over it. Open files still work,
+//! but they have lost their names, and new files would be created where the next start does not look, or among
+//! other files. So each change of names first checks that the path still leads to the locked directory.
 //!
-//! A stop that has messages to store may go where the directory is now, or make a new one in its place.
+//! A stop that has messages to store may follow a moved directory, or create a new one in its place.
 
 use std::{
     borrow::Cow,
@@ -20,16 +20,16 @@ use super::{DirLock, Identity, Space, Storage, StorageFile, SyncError, measured}
 /// See the module.
 pub struct Anchored {
     inner: Arc<dyn Storage>,
-    /// The data directory as everybody calls it.
+    /// Path of the data directory as callers use it.
     root: PathBuf,
     home: Mutex<Home>,
 }
 
 struct Home {
-    /// Where it is.
+    /// Current path of the directory.
     path: PathBuf,
     identity: Identity,
-    /// The lock on a directory that has taken the place of the first.
+    /// The lock on the directory that replaced the first one.
     _lock: Option<DirLock>,
 }
 
@@ -46,19 +46,20 @@ impl Anchored {
         self.check_home()
     }
 
-    /// The directory was moved to `path`: what is in it has its names there from now on.
+    /// The directory was moved to `path`: uses that path from now on. Fails with `NotFound` if it is not there.
     pub fn follow(&self, path: &Path) -> io::Result<()> {
         let mut home = self.home.lock();
         if self.inner.identity(path)? != home.identity {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the directory is not there either"));
+            let text = format!("data directory {} is not at {}", self.root.display(), path.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
         }
         path.clone_into(&mut home.path);
         self.inner.moved(&self.root, path);
         Ok(())
     }
 
-    /// The directory is gone for good: another takes its place, a new one if nothing is there, else an empty one. One that holds
-    /// something is left alone.
+    /// Replaces a directory that no longer exists: creates a new one, or uses the one that is now at its path if that
+    /// is empty. Fails with `DirectoryNotEmpty` otherwise.
     pub fn settle_anew(&self) -> io::Result<()> {
         let mut home = self.home.lock();
         self.inner.create_dir_all(&self.root)?;
@@ -66,7 +67,7 @@ impl Anchored {
         if !self.inner.list(&self.root)?.is_empty() {
             return Err(io::Error::new(
                 io::ErrorKind::DirectoryNotEmpty,
-                "another directory with files in it has taken its place",
+                "another directory that is not empty is in its place",
             ));
         }
         let identity = self.inner.identity(&self.root)?;
@@ -82,7 +83,7 @@ impl Anchored {
         }
     }
 
-    /// Where the path leads, for a change.
+    /// Resolves a path for a change. Fails as [`Storage::check_home`].
     fn to_change<'p>(&self, path: &'p Path) -> io::Result<Cow<'p, Path>> {
         self.check_home()?;
         Ok(self.at(path))
@@ -157,11 +158,11 @@ impl Storage for Anchored {
             Ok(found) if found == home.identity => return Ok(()),
             Ok(_) => "is not the directory that nsqd has locked".to_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => "was removed or moved".to_owned(),
-            Err(error) => format!("cannot be reached: {error}"),
+            Err(error) => format!("cannot be accessed: {error}"),
         };
-        // Not an error that reads as "the file is not there", which often is as good as removed.
+        // Not `NotFound`, which callers often treat as "already removed".
         Err(io::Error::other(format!(
-            "data directory {} {what}; put it back, or stop nsqd, which stores what it has in memory",
+            "data directory {} {what}; put it back, or stop nsqd: the stop stores what is in memory",
             home.path.display()
         )))
     }
@@ -188,8 +189,8 @@ mod tests {
         (disk, anchored)
     }
 
-    /// Nothing can be changed by name; what is open works.
-    fn expect_adrift(anchored: &Anchored, reason: &str) {
+    /// Changes by name fail.
+    fn expect_changes_refused(anchored: &Anchored, reason: &str) {
         let path = Path::new("/data/a");
         let error = anchored.check_home().unwrap_err().to_string();
         assert!(error.starts_with(&format!("data directory /data {reason}")), "{error}");
@@ -198,16 +199,16 @@ mod tests {
         let errors =
             [anchored.remove(path), anchored.rename(path, path), anchored.remove_dir_all(Path::new(ROOT))];
         for error in errors {
-            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::Other, "not to be taken for removed");
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::Other, "must not look like a removed file");
         }
     }
 
     #[test]
-    fn nothing_is_made_where_the_directory_was() {
+    fn nothing_is_created_where_the_directory_was_removed() {
         let (disk, anchored) = anchored();
         anchored.check_home().unwrap();
         disk.vanish(Path::new(ROOT));
-        expect_adrift(&anchored, "was removed or moved");
+        expect_changes_refused(&anchored, "was removed or moved");
         assert!(!disk.disk().has_dir(Path::new(ROOT)));
     }
 
@@ -217,7 +218,7 @@ mod tests {
         disk.move_away(Path::new(ROOT), Path::new("/elsewhere"));
         disk.create_dir_all(Path::new(ROOT)).unwrap();
         disk.create(Path::new("/data/a"), 0).unwrap();
-        expect_adrift(&anchored, "is not the directory that nsqd has locked");
+        expect_changes_refused(&anchored, "is not the directory that nsqd has locked");
         assert_eq!(disk.paths(), [Path::new("/data/a"), Path::new("/elsewhere/a")]);
         assert_eq!(anchored.settle_anew().unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty);
         disk.vanish(Path::new(ROOT));
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn another_directory_can_take_the_place_of_one_that_is_gone() {
+    fn a_removed_directory_can_be_replaced() {
         let (disk, anchored) = anchored();
         disk.vanish(Path::new(ROOT));
         anchored.settle_anew().unwrap();

@@ -1,44 +1,42 @@
-//! A segment's unit: messages with consecutive sequence numbers, back to back as encoded frames. Pure.
+//! The unit of a segment: messages with consecutive sequence numbers, back to back as encoded frames. Pure.
 //!
 //! ```text
 //! magic u32 | length u32 | content CRC-32C u32 | count u32 | first sequence u64 | mark u32 | frames
 //! ```
 //!
-//! A header can be judged without its content, so that a start reads headers only. The mark
-//! ties it to its file and offset (see [`seal`](super::seal)).
+//! A header can be verified without its content, so a start reads headers only. The mark
+//! ties the header to its file and offset (see [`seal`](super::seal)).
 
 use super::seal::Seal;
 
-/// Length of a block's header.
 pub const BLOCK_HEADER_BYTES: usize = 28;
-/// What a header begins with.
 pub(super) const MAGIC_BYTES: [u8; 4] = *b"NSQB";
 const MAGIC: u32 = u32::from_le_bytes(MAGIC_BYTES);
-/// What of a header its mark covers.
+/// The mark covers this many bytes at the start of a header.
 const MARKED_BYTES: usize = 24;
 
-/// What stands before a block's frames.
+/// The header in front of a block's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHeader {
-    /// Bytes of the frames.
+    /// Length of the frames in bytes.
     pub length: u32,
     /// CRC-32C of the frames.
     pub checksum: u32,
     /// Number of messages; not 0.
     pub count: u32,
-    /// Sequence number of the first.
+    /// Sequence number of the first message.
     pub first_sequence: u64,
 }
 
 impl BlockHeader {
-    /// The header for these frames. `None` if there are none, or too many for one block.
+    /// Returns `None` if there are no frames, or too many for one block.
     pub fn new(first_sequence: u64, count: u32, frames: &[u8]) -> Option<Self> {
         first_sequence.checked_add(u64::from(count))?;
         let length = u32::try_from(frames.len()).ok()?;
         (count > 0).then(|| Self { length, checksum: crc32c::crc32c(frames), count, first_sequence })
     }
 
-    /// The bytes for a block at `offset` of the file with this seal.
+    /// Encodes the header for a block at `offset` of the file with this seal.
     pub fn encode(&self, seal: Seal, offset: u64) -> [u8; BLOCK_HEADER_BYTES] {
         let mut bytes = [0; BLOCK_HEADER_BYTES];
         bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
@@ -51,13 +49,14 @@ impl BlockHeader {
         bytes
     }
 
-    /// The header, if these bytes are one for this place.
+    /// Decodes a header. Returns `None` if the bytes are not a header for this seal and offset.
     pub fn decode(bytes: &[u8; BLOCK_HEADER_BYTES], seal: Seal, offset: u64) -> Option<Self> {
         let (header, mark) = Self::decode_unsealed(bytes)?;
         (mark == seal.mark(offset, &bytes[..MARKED_BYTES])).then_some(header)
     }
 
-    /// A header and the seal that it would have at `offset`, if these bytes look like one. Its frames must confirm it.
+    /// Decodes bytes that look like a header, with the seal that its mark implies at `offset`. The caller must confirm
+    /// it by the checksum of the frames.
     pub fn guess(bytes: &[u8; BLOCK_HEADER_BYTES], offset: u64) -> Option<(Self, Seal)> {
         let (header, mark) = Self::decode_unsealed(bytes)?;
         Some((header, Seal::of_mark(mark, offset, &bytes[..MARKED_BYTES])))
@@ -76,12 +75,12 @@ impl BlockHeader {
     }
 }
 
-/// Where each of `count` frames that fill `frames` starts, and at the end where the last one ends.
+/// Returns the offset of each of the `count` frames, followed by the end of the last one.
 ///
-/// A frame's first 4 bytes are its length without them, big-endian. `None` if that does not add up.
+/// A frame's first 4 bytes are its length without them, big-endian. `None` unless the frames fill `frames` exactly.
 pub fn frame_offsets(frames: &[u8], count: u32) -> Option<Vec<u32>> {
     u32::try_from(frames.len()).ok()?;
-    // A frame has 4 bytes at least: a count that cannot be is not believed.
+    // A frame has at least 4 bytes, so a larger count is impossible. Checked before memory is allocated for it.
     if frames.len() / 4 < count as usize {
         return None;
     }
@@ -106,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_valid_at_its_place_only() {
+    fn header_is_valid_only_at_its_place() {
         let seal = Seal::new(1, 2);
         let header = BlockHeader::new(77, 3, b"frames").unwrap();
         let bytes = header.encode(seal, 500);
@@ -121,14 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn impossible_blocks_have_no_header() {
+    fn empty_or_overflowing_block_has_no_header() {
         assert_eq!(BlockHeader::new(1, 0, b""), None);
         assert_eq!(BlockHeader::new(u64::MAX, 2, b""), None);
     }
 
     proptest! {
         #[test]
-        fn frames_are_found_again(bodies: Vec<Vec<u8>>) {
+        fn offsets_delimit_every_frame(bodies: Vec<Vec<u8>>) {
             let mut frames = Vec::new();
             for body in &bodies {
                 frames.extend_from_slice(&(body.len() as u32).to_be_bytes());
@@ -142,7 +141,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_no_panic(frames: Vec<u8>, count: u32) {
+        fn arbitrary_bytes_do_not_panic(frames: Vec<u8>, count: u32) {
             frame_offsets(&frames, count);
         }
     }

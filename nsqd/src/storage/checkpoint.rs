@@ -1,10 +1,10 @@
-//! Saved state of topics and channels, from which reading the journal goes on.
+//! Saved state of topics and channels, from which reading the journal continues.
 //!
-//! Plain data: whoever owns the state fills it in, this file knows how it is kept. MessagePack
-//! behind a header; written aside, synced, the one before renamed to `checkpoint.previous`, the new one renamed,
-//! directory synced. So there is always one whole checkpoint or none, and nearly always the one before it, which is
-//! used should the newest turn out to be damaged. Structs are arrays of their fields in order: a field
-//! may be added at the end, with a default, and the format version stays.
+//! Plain data: the owner of the state fills it in, and this file knows the format, MessagePack behind a header.
+//! A checkpoint is written to `checkpoint.new` and synced. Then the previous one is renamed to `checkpoint.previous`
+//! and the new one to `checkpoint`, and the directory is synced. So there is always one whole checkpoint, or none
+//! before the first. A start uses the previous one if the newest is damaged. Structs are arrays of their fields in
+//! order: a field may be added at the end, with a default, and the format version stays.
 
 use std::{
     io,
@@ -17,41 +17,34 @@ use super::outstanding_list::OutstandingList;
 use super::{ChannelNumber, Storage, StorageFile, TopicNumber, journal::Lsn};
 
 const MAGIC: [u8; 8] = *b"nsqrsCKP";
-/// Goes up when an older version could not read a checkpoint any more.
+/// Increased when an older version can no longer read a checkpoint.
 const FORMAT_VERSION: u32 = 1;
 /// Magic, version, CRC-32C, length.
 const HEADER_BYTES: usize = 24;
-/// A claim of more than this is damage.
+/// A longer file is damaged.
 const MAX_CHECKPOINT_BYTES: u64 = 16 << 30;
 
 /// Everything about topics and channels that is not a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// All that journal records before this place say is in here.
+    /// The checkpoint contains everything that journal records before this place say.
     pub journal_from: Lsn,
-    /// The number for the next new topic.
     pub next_topic_number: TopicNumber,
-    /// The number for the next new channel.
     pub next_channel_number: ChannelNumber,
-    /// The topics.
     pub topics: Vec<TopicCheckpoint>,
-    /// Nothing happened after it was written: there is nothing to read in the journal.
+    /// Nothing happened after the checkpoint was written, so there is nothing to read in the journal.
     pub clean_shutdown: bool,
-    /// Topics that are gone, and ephemeral ones, have used sequence numbers up to here.
+    /// Deleted and ephemeral topics have used sequence numbers up to here.
     #[serde(default)]
     pub sequences_used: u64,
 }
 
-/// A topic.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicCheckpoint {
-    /// Its number.
     pub number: TopicNumber,
-    /// Its name.
     pub name: String,
-    /// Whether it is paused.
     pub paused: bool,
-    /// The sequence number of its next message.
+    /// The sequence number of the next message.
     pub next_sequence: u64,
     /// The release point.
     pub released: u64,
@@ -61,46 +54,40 @@ pub struct TopicCheckpoint {
     pub skipped: Vec<(u64, u64)>,
     /// Deferred messages behind the release point: sequence number and due time, wall clock, nanoseconds.
     pub unreleased_deferred: Vec<(u64, i64)>,
-    /// Messages ever published.
+    /// Number of messages ever published.
     pub message_count: u64,
-    /// Bytes of their bodies.
+    /// Bytes of the bodies of all messages ever published.
     pub message_bytes: u64,
-    /// Its channels.
     pub channels: Vec<ChannelCheckpoint>,
-    /// What it keeps of finished messages.
     #[serde(default)]
     pub retention: RetentionCheckpoint,
-    /// The topic was saved a while after [`Checkpoint::journal_from`]: messages from here on have been published meanwhile,
-    /// and their records tell when. None: all before `next_sequence` had been published before.
+    /// Messages from here on were published after [`Checkpoint::journal_from`], before the topic was saved, and their
+    /// records say when. `None`: all messages before `next_sequence` were published before `journal_from`.
     #[serde(default)]
     pub published_before: Option<u64>,
 }
 
-/// What a topic keeps of finished messages.
+/// Which finished messages a topic retains.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionCheckpoint {
-    /// Whether the topic has limits of its own; else the daemon's hold.
+    /// Whether the topic has its own limits; otherwise the daemon's apply.
     pub own: bool,
-    /// Its own limit of age, nanoseconds; 0 for none.
+    /// The topic's own age limit in nanoseconds; 0 for none.
     pub for_ns: u64,
-    /// Its own limit of bytes; 0 for none.
+    /// The topic's own limit in bytes; 0 for none.
     pub bytes: u64,
-    /// Messages from here on are kept. None if nothing is.
+    /// First sequence number that is retained. `None` if nothing is retained.
     pub from: Option<u64>,
-    /// Runs `(from, to)` of sequence numbers that the log may hold, but that were refused or emptied.
+    /// Runs `(from, to)` of sequence numbers that were refused or emptied although the log may hold them.
     pub void: Vec<(u64, u64)>,
-    /// Messages `(from, to)` published deferred until a wall time, for channels that come to them later.
+    /// Messages `(from, to)` deferred until a wall clock time in nanoseconds, for channels that reach them later.
     pub deferred: Vec<(u64, u64, i64)>,
 }
 
-/// A channel.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChannelCheckpoint {
-    /// Its number.
     pub number: ChannelNumber,
-    /// Its name.
     pub name: String,
-    /// Whether it is paused.
     pub paused: bool,
     /// The read cursor.
     pub cursor: u64,
@@ -108,69 +95,65 @@ pub struct ChannelCheckpoint {
     pub skipped_ahead: Vec<(u64, u64)>,
     /// Messages behind the cursor that are not finished.
     pub outstanding: OutstandingList,
-    /// Messages that ever entered it.
+    /// Number of messages that ever entered the channel.
     pub message_count: u64,
-    /// Requeues ever.
     pub requeue_count: u64,
-    /// Timeouts ever.
     pub timeout_count: u64,
 }
 
 /// An outstanding message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutstandingCheckpoint {
-    /// Its sequence number.
     pub sequence: u64,
     /// Deliveries so far.
     pub attempts: u16,
-    /// When it is due, wall clock, nanoseconds; 0 if it was waiting or in flight: deliverable at once.
+    /// Due time, wall clock, nanoseconds. 0 if the message was waiting or in flight, and so can be delivered at once.
     pub due_ns: i64,
 }
 
-/// Why there is no checkpoint to go on from.
+/// Why a checkpoint could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The system could not read or write it.
-    #[error("checkpoint: {0}; check the disk and the owner of the file")]
+    #[error("checkpoint I/O failed: {0}; check the disk and the owner of the file")]
     Io(#[from] io::Error),
     /// The bytes are not those that were written.
     #[error("damaged checkpoint: {0}")]
     Damaged(&'static str),
-    /// It was written by a newer version.
-    #[error("checkpoint has format version {0}, newer than this program knows; start the nsqd that wrote it")]
+    #[error(
+        "checkpoint has format version {0}, newer than this program supports; start the nsqd version that wrote it"
+    )]
     NewerVersion(u32),
 }
 
-/// What a start goes on from.
+/// What a start continues from.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The newest checkpoint that could be read.
     pub checkpoint: Option<Checkpoint>,
-    /// What was wrong with those that could not.
+    /// The checkpoints that could not be read.
     pub problems: Vec<Problem>,
 }
 
 /// A checkpoint that cannot be read.
 #[derive(Debug)]
 pub struct Problem {
-    /// Its name, before it was set aside.
+    /// Its path before it was renamed to `*.damaged`.
     pub path: PathBuf,
-    /// Its length.
+    /// Length of the file.
     pub bytes: u64,
-    /// What is wrong with it.
     pub what: &'static str,
 }
 
-/// Where the checkpoint before the newest is.
+/// The path of the previous checkpoint.
 fn previous(path: &Path) -> PathBuf {
     path.with_extension("previous")
 }
 
-/// Reads the checkpoint at `path`, or the one before it if that is damaged or missing. Damaged ones are renamed to
-/// `*.damaged`. One of a newer version is an error, and nothing is changed.
+/// Reads the checkpoint at `path`, or the previous one if that is damaged or missing. Renames damaged checkpoints to
+/// `*.damaged`. Fails if a checkpoint has a newer version, and then changes nothing.
 pub fn load(storage: &dyn Storage, path: &Path) -> Result<Loaded, CheckpointError> {
     let mut loaded = Loaded::default();
-    // The one before is looked at in any case: that it is damaged should not first show when it is needed.
+    // The previous one is always read, so that damage is noticed before it is needed.
     for path in [path.to_path_buf(), previous(path)] {
         match read(storage, &path) {
             Ok(checkpoint) => loaded.checkpoint = loaded.checkpoint.or(checkpoint),
@@ -189,8 +172,8 @@ pub fn load(storage: &dyn Storage, path: &Path) -> Result<Loaded, CheckpointErro
     Ok(loaded)
 }
 
-/// Replaces the checkpoint at `path`; the old one becomes the one before. After an error the old one is still there,
-/// under one name or the other, unless the new one is.
+/// Replaces the checkpoint at `path`; the old one becomes the previous one. After an error, either the new one is in
+/// place, or the old one still exists under one of the two names.
 pub fn write(storage: &dyn Storage, path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
     let aside = path.with_extension("new");
     match storage.remove(&aside) {
@@ -213,7 +196,7 @@ pub fn write(storage: &dyn Storage, path: &Path, checkpoint: &Checkpoint) -> Res
     Ok(())
 }
 
-/// Reads the checkpoint at `path`, if there is one.
+/// Reads the checkpoint at `path`. Returns `None` if there is no such file.
 pub fn read(storage: &dyn Storage, path: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
     let file = match storage.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -221,28 +204,29 @@ pub fn read(storage: &dyn Storage, path: &Path) -> Result<Option<Checkpoint>, Ch
     };
     let len = file.len()?;
     if len > MAX_CHECKPOINT_BYTES {
-        return Err(CheckpointError::Damaged("too long"));
+        return Err(CheckpointError::Damaged("file too long"));
     }
     let mut bytes = vec![0; len as usize];
     let filled = file.read_at(&mut bytes, 0)?;
     decode(&bytes[..filled]).map(Some)
 }
 
-/// The content of a checkpoint on its way to a file, a piece at a time.
+/// Writes the content of a checkpoint to a file, piece by piece.
 struct Content<'a> {
     file: &'a dyn StorageFile,
-    /// Not written yet; begins with the place for the header, until that is behind.
+    /// Bytes that are not written yet. The first piece begins with the space for the header.
     buffer: Vec<u8>,
-    /// Bytes written, the header's place included.
+    /// Bytes written, including the space for the header.
     written: u64,
-    /// Over the content in `buffer` before, and its length.
+    /// Checksum of the content that has passed through `buffer`.
     checksum: u32,
+    /// Length of that content.
     len: u64,
     /// Why writing failed.
     failed: Option<io::Error>,
 }
 
-/// Content is written in pieces of about so many bytes.
+/// Content is written in pieces of about this size.
 const PIECE_BYTES: usize = 1 << 20;
 
 impl<'a> Content<'a> {
@@ -257,7 +241,7 @@ impl<'a> Content<'a> {
         Ok(())
     }
 
-    /// Writes what is left, and the header: together, if that is all there is.
+    /// Writes the last piece and the header, together if there is only one piece.
     fn complete(mut self) -> io::Result<()> {
         let header = header(self.len, self.checksum);
         let is_whole = self.written == 0;
@@ -293,7 +277,7 @@ impl io::Write for Content<'_> {
     }
 }
 
-/// The header before content of this length and checksum.
+/// The header for content of this length and checksum.
 fn header(len: u64, content_checksum: u32) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..8].copy_from_slice(&MAGIC);
@@ -307,12 +291,12 @@ fn header(len: u64, content_checksum: u32) -> [u8; HEADER_BYTES] {
 
 fn decode(bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
     let Some((header, content)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-        return Err(CheckpointError::Damaged("too short"));
+        return Err(CheckpointError::Damaged("file too short"));
     };
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let length = u64::from(word(16)) | u64::from(word(20)) << 32;
     if header[..8] != MAGIC {
-        return Err(CheckpointError::Damaged("no checkpoint"));
+        return Err(CheckpointError::Damaged("no checkpoint header"));
     }
     if length != content.len() as u64 || word(12) != checksum(bytes) {
         return Err(CheckpointError::Damaged("wrong checksum"));
@@ -320,10 +304,10 @@ fn decode(bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
     if word(8) > FORMAT_VERSION {
         return Err(CheckpointError::NewerVersion(word(8)));
     }
-    rmp_serde::from_slice(content).map_err(|_| CheckpointError::Damaged("wrong content"))
+    rmp_serde::from_slice(content).map_err(|_| CheckpointError::Damaged("content cannot be decoded"))
 }
 
-/// Over all but itself.
+/// Covers all bytes except its own field.
 fn checksum(bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&bytes[..12]), &bytes[16..])
 }
@@ -389,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_one_is_written_in_pieces() {
+    fn a_large_checkpoint_is_written_in_pieces() {
         let storage = storage();
         let large = sample_of(1_000_000);
         storage.record();
@@ -412,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_leaves_the_old_one() {
+    fn a_failed_write_leaves_the_old_checkpoint() {
         for op in [Op::Create, Op::Write, Op::Sync, Op::Rename, Op::SyncDir] {
             for seed in 0..8 {
                 let storage = storage();
@@ -420,7 +404,7 @@ mod tests {
                 storage.plan(Fault { written: 10, ..Fault::next(op, 1, io::ErrorKind::Other) });
                 assert!(write(&storage, path(), &Checkpoint::default()).is_err());
                 let found = load(&storage.after_power_loss(seed), path()).unwrap().checkpoint;
-                // A name that was changed and not synced may be the new one all the same.
+                // A name change that was not synced may still reach the disk.
                 let new = op == Op::SyncDir && found == Some(Checkpoint::default());
                 assert!(new || found == Some(sample()), "{op:?}");
                 write(&storage, path(), &Checkpoint::default()).unwrap();
@@ -429,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_missing_one_is_made_up_for_by_the_one_before() {
+    fn a_damaged_or_missing_checkpoint_is_replaced_by_the_previous() {
         let newer = Checkpoint { next_topic_number: 9, ..sample() };
         let damages: [fn(&mut Vec<u8>); 3] = [|bytes| bytes[30] ^= 1, |bytes| bytes.truncate(20), Vec::clear];
         for damage in damages {
@@ -440,7 +424,7 @@ mod tests {
             storage.tamper(path(), damage);
             let loaded = load(&storage, path()).unwrap();
             assert_eq!((loaded.checkpoint, loaded.problems.len()), (Some(sample()), 1));
-            // It stands aside now, and the next one takes its place.
+            // The damaged one has been renamed, so the next load reports nothing.
             assert!(load(&storage, path()).unwrap().problems.is_empty());
             assert!(storage.paths().contains(&"/data/checkpoint.damaged".into()));
             write(&storage, path(), &newer).unwrap();
@@ -453,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_a_newer_version_is_an_error_and_stays() {
+    fn a_checkpoint_of_a_newer_version_is_an_error_and_stays() {
         let storage = storage();
         write(&storage, path(), &sample()).unwrap();
         storage.tamper(path(), |bytes| {
@@ -478,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_told_from_damage() {
+    fn a_newer_version_is_not_reported_as_damage() {
         let mut bytes = encode(&sample()).unwrap();
         bytes[8] = 2;
         let checksum = checksum(&bytes);

@@ -7,9 +7,9 @@
 //! topics/<number>/    <number>.segment
 //! ```
 //!
-//! Topics are numbers here because a name may be `..`. None of our names can be one of NSQ's
-//! (`nsqd.dat`, `*.diskqueue.*`), so its files may lie beside ours. The lock is NSQ's, too: an exclusive
-//! `flock` on the directory itself, so the two never work on one directory at the same time.
+//! Topics are numbers here because a topic may be named `..`. No name here can be one of NSQ's
+//! (`nsqd.dat`, `*.diskqueue.*`), so NSQ's files may be in the same directory. The lock is the same as NSQ's: an
+//! exclusive `flock` on the directory itself, so the two never use one directory at the same time.
 
 use std::{
     io,
@@ -19,84 +19,54 @@ use std::{
 
 use super::{DirLock, Storage, TopicNumber};
 
-/// Goes up when an older version could not use the directory any more.
+/// Increased when an older version can no longer use the directory.
 const FORMAT_VERSION: u32 = 1;
-/// More is not a version.
+/// A version is never longer, so no more is read.
 const MAX_FORMAT_FILE_BYTES: u64 = 64;
 
-/// A data directory that is ours until this is dropped.
+/// A data directory, locked until this is dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     lock: DirLock,
 }
 
-/// Why a data directory cannot be used. Nothing in it was touched.
+/// Why a data directory cannot be used. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    /// It cannot be opened.
-    #[error("failed to lock data-path: open {}: {}; {}", path.display(), plain(error), way_in(error))]
-    Open {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// Somebody else has the lock.
+    #[error("failed to lock data-path: open {}: {}; {}", path.display(), plain(error), remedy(error))]
+    Open { path: PathBuf, error: io::Error },
+    /// Another process holds the lock.
     #[error(
         "failed to lock data-path: cannot flock directory {} - {} (possibly in use by another instance of nsqd); \
          stop that one or change --data-path",
         path.display(), plain(error)
     )]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// No files can be made in it.
-    #[error("data-path {} is not writable: {}; {}", path.display(), plain(error), way_in(error))]
-    NotWritable {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// It was used by a newer version.
+    Locked { path: PathBuf, error: io::Error },
+    /// Files cannot be created in it.
+    #[error("data-path {} is not writable: {}; {}", path.display(), plain(error), remedy(error))]
+    NotWritable { path: PathBuf, error: io::Error },
     #[error(
-        "data-path {0} has format version {version}, newer than this program knows ({FORMAT_VERSION}); \
-         start the nsqd that used it last; if none was newer than this one, the file is damaged: write {FORMAT_VERSION} \
-         to {0}/format",
+        "data-path {0} has format version {version}, newer than this program supports ({FORMAT_VERSION}); \
+         start the nsqd version that used it last; if no newer nsqd has used the directory, the file is damaged: \
+         write {FORMAT_VERSION} to {0}/format",
         path.display()
     )]
-    NewerVersion {
-        /// The directory.
-        path: PathBuf,
-        /// Its version.
-        version: u64,
-    },
-    /// The format file is no format file.
+    NewerVersion { path: PathBuf, version: u64 },
+    /// The format file does not hold a version.
     #[error(
         "{0} does not hold a format version: the file is damaged; if no newer nsqd has used the directory, \
          write {FORMAT_VERSION} to {0} and start again",
         path.display()
     )]
-    BadFormatFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The format file or the directories cannot be read or made.
-    #[error("failed to prepare {}: {}; {}", path.display(), plain(error), way_in(error))]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
+    BadFormatFile { path: PathBuf },
+    /// The format file or a directory cannot be read or created.
+    #[error("failed to prepare {}: {}; {}", path.display(), plain(error), remedy(error))]
+    Io { path: PathBuf, error: io::Error },
 }
 
 impl DataDir {
-    /// Takes the directory, which must exist, be writable, and not be of a newer version. Changes nothing in it.
+    /// Locks the directory, which must exist, be writable and not have a newer version. Changes nothing in it.
     pub fn open(storage: &Arc<dyn Storage>, path: impl Into<PathBuf>) -> Result<Self, DataDirError> {
         let path = path.into();
         let lock = match storage.lock_dir(&path) {
@@ -114,7 +84,7 @@ impl DataDir {
         }
     }
 
-    /// Makes what is missing: the format file and the directories.
+    /// Creates the format file and the directories if they are missing.
     pub fn prepare(&self, storage: &dyn Storage) -> Result<(), DataDirError> {
         for dir in [self.journal_dir(), self.topics_dir()] {
             storage.create_dir_all(&dir).map_err(|error| DataDirError::Io { path: dir, error })?;
@@ -123,8 +93,8 @@ impl DataDir {
         self.write_format(storage, &path).map_err(|error| DataDirError::Io { path, error })
     }
 
-    /// As [`DataDir::prepare`], while the directory is in use: a format file that somebody has damaged or replaced is written
-    /// again, since it would keep out the next start.
+    /// As [`DataDir::prepare`], while the directory is in use. Also rewrites a format file that was damaged or
+    /// replaced, because it would make the next start fail.
     pub fn restore(&self, storage: &dyn Storage) -> Result<(), DataDirError> {
         let path = self.format_path();
         if self.check_version(storage).is_err() {
@@ -133,37 +103,32 @@ impl DataDir {
         self.prepare(storage)
     }
 
-    /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the directory is now, should somebody have moved it. `None` if it was removed.
+    /// The current path of the directory, even if it was moved. `None` if it was removed.
     pub fn whereabouts(&self) -> Option<PathBuf> {
         self.lock.path()
     }
 
-    /// Where the journal's files are.
     pub fn journal_dir(&self) -> PathBuf {
         self.path.join("journal")
     }
 
-    /// Where the topics' directories are.
     pub fn topics_dir(&self) -> PathBuf {
         self.path.join("topics")
     }
 
-    /// Where a topic's segments are.
     pub fn topic_dir(&self, topic: TopicNumber) -> PathBuf {
         self.topics_dir().join(topic.to_string())
     }
 
-    /// The checkpoint.
     pub fn checkpoint_path(&self) -> PathBuf {
         self.path.join("checkpoint")
     }
 
-    /// The topics that have a directory: those of deleted topics are to be removed.
+    /// Numbers of the topics that have a directory, in ascending order. Deleted topics may still have one.
     pub fn topic_numbers(&self, storage: &dyn Storage) -> io::Result<Vec<TopicNumber>> {
         let names = match storage.list(&self.topics_dir()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -174,7 +139,6 @@ impl DataDir {
         Ok(numbers)
     }
 
-    /// The version of the layout.
     pub fn format_path(&self) -> PathBuf {
         self.path.join("format")
     }
@@ -200,7 +164,7 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             found => return found.map(drop),
         }
-        // Written aside: half a format file would keep everybody out.
+        // Written under another name first: a partial format file would make every start fail.
         let aside = path.with_extension("new");
         match storage.remove(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -222,8 +186,8 @@ fn read_text(storage: &dyn Storage, path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What to do about an error of the system.
-fn way_in(error: &io::Error) -> &'static str {
+/// What the operator can do about a system error.
+fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "create the directory or change --data-path",
         io::ErrorKind::PermissionDenied => "run nsqd as the owner of the directory or change --data-path",
@@ -234,7 +198,7 @@ fn way_in(error: &io::Error) -> &'static str {
     }
 }
 
-/// The system's words as NSQ's users know them: without the number, in lower case.
+/// The system's error text as NSQ prints it: without the error number, the first letter in lower case.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
@@ -255,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_directory_is_prepared_once() {
+    fn opening_changes_nothing_and_preparing_twice_is_harmless() {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(&real(), dir.path()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "opening changes nothing");
@@ -270,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_read_as_nsq_says_them() {
+    fn errors_begin_with_the_texts_of_nsq() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().display();
         let missing = dir.path().join("missing");
@@ -292,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_or_strange_format_is_refused() {
+    fn a_newer_or_damaged_format_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("format"), "2\n").unwrap();
         let error = DataDir::open(&real(), dir.path()).unwrap_err();

@@ -15,14 +15,14 @@ use rustix::fs::{Access, FallocateFlags, FlockOperation};
 
 use super::{DirLock, HeldDir, Identity, Space, Storage, StorageFile, SyncError};
 
-/// The file system as it is.
+/// The real file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileStorage;
 
-/// Queues hold what others must not read, so files are the owner's alone, as NSQ's are.
+/// Messages may be confidential, so only the owner may read and write the files, as in NSQ.
 const FILE_MODE: u32 = 0o600;
 
-/// The system takes no more slices in one call.
+/// The kernel accepts at most this many slices in one call.
 const MAX_SLICES: usize = 1024;
 
 impl Storage for FileStorage {
@@ -31,8 +31,8 @@ impl Storage for FileStorage {
         if preallocate_bytes > 0
             && let Err(error) = preallocate(&file, preallocate_bytes)
         {
-            // A half made file would be in the way of the next attempt. If it cannot be removed
-            // either, the first error says more.
+            // A partly allocated file would block the next attempt. If it cannot be removed
+            // either, the first error is the more useful one.
             let _ = std::fs::remove_file(path);
             return Err(error);
         }
@@ -50,7 +50,7 @@ impl Storage for FileStorage {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(dir)? {
-            // None of our names are anything but ASCII: what is not UTF-8 is not ours.
+            // All our names are ASCII, so a name that is not UTF-8 is not ours.
             if let Ok(name) = entry?.file_name().into_string() {
                 names.push(name);
             }
@@ -80,7 +80,7 @@ impl Storage for FileStorage {
 
     fn space(&self, dir: &Path) -> Option<Space> {
         let volume = rustix::fs::statvfs(dir).ok()?;
-        // Some file systems do not say how large they are.
+        // Some file systems do not report their size.
         (volume.f_blocks > 0).then(|| Space {
             total_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
             available_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
@@ -108,9 +108,9 @@ struct LockedDir(File);
 impl HeldDir for LockedDir {
     fn path(&self) -> Option<PathBuf> {
         let path = std::fs::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd())).ok()?;
-        // Of a removed directory the system shows a name that is no path.
-        let is_it = identity(&std::fs::metadata(&path).ok()?) == identity(&self.0.metadata().ok()?);
-        is_it.then_some(path)
+        // For a removed directory the kernel shows a name that is not a path.
+        let is_same = identity(&std::fs::metadata(&path).ok()?) == identity(&self.0.metadata().ok()?);
+        is_same.then_some(path)
     }
 }
 
@@ -126,7 +126,6 @@ fn preallocate(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// A file of the file system.
 pub(super) struct RealFile(pub(super) File);
 
 impl StorageFile for RealFile {
@@ -154,7 +153,7 @@ impl StorageFile for RealFile {
             Err(rustix::io::Errno::INTR) => 0,
             Err(errno) => return Err(errno.into()),
         };
-        // One call takes nearly always all; the rest, if any, goes buffer by buffer.
+        // One call nearly always writes everything. The rest, if any, is written buffer by buffer.
         let mut start = offset;
         for buf in bufs {
             let done = written.min(buf.len());
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stands_for_the_file_that_was_opened_until_it_is_replaced() {
+    fn identity_follows_the_file_and_not_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let file = FileStorage.create(&path, 0).unwrap();
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_knows_where_its_directory_is() {
+    fn a_lock_reports_where_its_directory_was_moved() {
         let dir = tempfile::tempdir().unwrap();
         let (path, moved) = (dir.path().join("a"), dir.path().join("b"));
         std::fs::create_dir(&path).unwrap();
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_says_how_much_room_there_is() {
+    fn a_volume_reports_its_space() {
         let dir = tempfile::tempdir().unwrap();
         let space = FileStorage.space(dir.path()).unwrap();
         assert!(space.total_bytes >= space.available_bytes && space.total_bytes > 0);

@@ -1,5 +1,5 @@
-//! A storage that is watched: how long reads, writes and syncs take, what fails, and how much of what was written is
-//! not on stable storage yet.
+//! Measures another storage: how long reads, writes and syncs take, what fails, and how many written bytes are not on
+//! stable storage yet.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,22 +17,19 @@ use parking_lot::Mutex;
 
 use super::{DirLock, Identity, Space, Storage, StorageFile, SyncError};
 
-/// What a file is for, by its name.
+/// What a file is for, derived from its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
-    /// The journal.
     Journal,
-    /// A topic's segments.
     Segment,
-    /// Checkpoint, format version and whatever else.
+    /// Checkpoint, format version and everything else.
     Other,
 }
 
 impl FileKind {
-    /// All of them.
     pub const ALL: [FileKind; 3] = [FileKind::Journal, FileKind::Segment, FileKind::Other];
 
-    /// One word, for labels.
+    /// The word for metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             FileKind::Journal => "journal",
@@ -43,7 +40,7 @@ impl FileKind {
 
     fn of(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
-            // A journal file has its header before its name.
+            // A journal file gets its header while it still has the name of a spare.
             Some("journal" | "spare") => FileKind::Journal,
             Some("segment") => FileKind::Segment,
             _ => FileKind::Other,
@@ -51,41 +48,37 @@ impl FileKind {
     }
 }
 
-/// What was seen of one kind of file.
+/// Measurements of one kind of file.
 #[derive(Debug, Default)]
 pub struct FileMetrics {
-    /// How long writes took.
+    /// Durations of writes.
     pub writes: Histogram,
-    /// How long reads took.
+    /// Durations of reads.
     pub reads: Histogram,
-    /// How long syncs took.
+    /// Durations of syncs.
     pub syncs: Histogram,
-    /// Bytes written.
     pub written_bytes: Counter,
-    /// Bytes read.
     pub read_bytes: Counter,
-    /// Writes that failed, and files that could not be made.
+    /// Failed writes, and files that could not be created.
     pub write_errors: Counter,
-    /// Reads that failed, and files that could not be opened.
+    /// Failed reads, and files that could not be opened.
     pub read_errors: Counter,
-    /// Syncs that failed.
     pub sync_errors: Counter,
 }
 
-/// What was seen.
+/// Measurements of all kinds of file.
 #[derive(Default)]
 pub struct DiskMetrics {
     kinds: [FileMetrics; FileKind::ALL.len()],
-    /// What was written since it was synced last; what was retired or removed is of no interest any more.
+    /// Files with their unsynced bytes, except retired and removed files.
     files: Mutex<HashMap<PathBuf, Arc<Written>>>,
-    /// Directories with new names since they were synced last.
+    /// Directories whose names changed since their last sync.
     changed_dirs: Mutex<HashSet<PathBuf>>,
-    /// Directories whose sync has failed.
+    /// Directories whose sync failed.
     failed_dirs: Mutex<HashSet<PathBuf>>,
 }
 
 impl DiskMetrics {
-    /// What was seen of files of this kind.
     pub fn of(&self, kind: FileKind) -> &FileMetrics {
         &self.kinds[kind as usize]
     }
@@ -97,13 +90,13 @@ impl DiskMetrics {
     }
 }
 
-/// A file's bytes that are not on stable storage.
+/// How many bytes of a file are not on stable storage.
 struct Written {
     kind: FileKind,
     unsynced: AtomicU64,
-    /// A sync has failed. The system reports that once only, so a later one that works says nothing.
+    /// A sync failed. The kernel reports that only once, so a later success proves nothing.
     sync_failed: AtomicBool,
-    /// The open file; it may be closed while bytes of it are not synced.
+    /// The open file. It may be closed while some of its bytes are not synced.
     file: Mutex<Weak<dyn StorageFile>>,
 }
 
@@ -114,7 +107,7 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Watches `inner`.
+    /// Measures `inner`.
     pub fn new(inner: Arc<dyn Storage>) -> Self {
         Self { inner, metrics: Arc::default() }
     }
@@ -196,7 +189,7 @@ impl Storage for Measured {
         self.inner.rename(from, to)?;
         let mut files = self.metrics.files.lock();
         files.remove(to);
-        // It may be written to under its new name, through a handle from before.
+        // Handles that were opened under the old name may still write to it.
         if let Some(written) = files.remove(from)
             && written.kind == FileKind::of(to)
             && !is_retired(to)
@@ -261,7 +254,7 @@ impl Storage for Measured {
             let written = files.iter().filter(|(_, file)| file.unsynced.load(Relaxed) > 0);
             written.map(|(path, file)| (path.clone(), Arc::clone(file))).collect()
         };
-        // One that cannot be synced must not keep the others from it.
+        // A file that cannot be synced must not prevent the others from being synced.
         let files = files.iter().map(|(path, written)| self.sync_file(path, written).map_err(named(path)));
         let outcomes: Vec<_> = files.filter_map(Result::err).collect();
         let dirs: Vec<_> = self.metrics.changed_dirs.lock().iter().cloned().collect();
@@ -273,7 +266,7 @@ impl Storage for Measured {
     }
 }
 
-/// Whether what a file of this name holds is needed no more.
+/// Whether the content of a file with this name is no longer needed.
 fn is_retired(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "spare")
 }
@@ -281,7 +274,7 @@ fn is_retired(path: &Path) -> bool {
 impl Measured {
     fn sync_changed_dir(&self, dir: &Path) -> Result<(), SyncError> {
         match self.sync_dir(dir) {
-            // Somebody has removed it, and all names in it. What is needed of its files is noticed with these.
+            // Someone removed it with all names in it. Syncing its files reports those that are needed.
             Err(SyncError::NotOpened(error)) if error.kind() == io::ErrorKind::NotFound => {
                 self.metrics.changed_dirs.lock().remove(dir);
                 Ok(())
@@ -294,7 +287,7 @@ impl Measured {
         let open = written.file.lock().upgrade();
         let file = match open.map_or_else(|| self.inner.open(path), Ok) {
             Ok(file) => file,
-            // We have removed it meanwhile.
+            // nsqd itself removed it meanwhile.
             Err(_) if !self.metrics.files.lock().contains_key(path) => return Ok(()),
             Err(error) => return Err(SyncError::NotOpened(error)),
         };
@@ -320,7 +313,7 @@ fn failed_before() -> io::Error {
     io::Error::other("an earlier sync failed")
 }
 
-/// What is written while it goes on may be synced, too, but counts as if it were not.
+/// Bytes that are written during the sync still count as unsynced.
 fn sync(file: &dyn StorageFile, written: &Written, metrics: &FileMetrics) -> io::Result<()> {
     if written.sync_failed.load(Relaxed) {
         return Err(failed_before());
@@ -333,7 +326,7 @@ fn sync(file: &dyn StorageFile, written: &Written, metrics: &FileMetrics) -> io:
         return Err(error);
     }
     metrics.syncs.record(began.elapsed());
-    // Two may sync at a time, each for what it found.
+    // Two threads may sync at once, and each subtracts what it found.
     let _ = written.unsynced.fetch_update(Relaxed, Relaxed, |bytes| Some(bytes.saturating_sub(before)));
     Ok(())
 }
@@ -418,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_counts_until_it_is_synced() {
+    fn written_bytes_count_until_they_are_synced() {
         let dir = tempfile::tempdir().unwrap();
         let (journal, segment) = (dir.path().join("1.journal"), dir.path().join("1.segment"));
         let storage = Measured::new(Arc::new(FileStorage));
@@ -460,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_does_not_count() {
+    fn retired_and_removed_files_do_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let storage = Measured::new(Arc::new(FileStorage));
@@ -478,7 +471,7 @@ mod tests {
         assert_eq!(unsynced(&storage), (0, 0));
     }
 
-    fn watched(disk: &FaultyStorage) -> Measured {
+    fn measured_storage(disk: &FaultyStorage) -> Measured {
         disk.create_dir_all(Path::new("/d")).unwrap();
         Measured::new(Arc::new(disk.clone()))
     }
@@ -490,15 +483,15 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_opened_is_synced_by_the_next_attempt() {
+    fn a_file_that_cannot_be_opened_is_synced_by_the_next_attempt() {
         let disk = FaultyStorage::default();
-        let storage = watched(&disk);
+        let storage = measured_storage(&disk);
         drop(write(&storage, "/d/1.journal"));
         write(&storage, "/d/1.segment");
         disk.plan(Fault::next(Op::Open, 1, io::ErrorKind::Other));
         disk.plan(Fault::next(Op::OpenDir, 1, io::ErrorKind::Other));
         assert!(matches!(storage.sync_written(), Err(SyncError::NotOpened(_))));
-        assert_eq!(unsynced(&storage).0 + unsynced(&storage).1, 3, "one of two was synced all the same");
+        assert_eq!(unsynced(&storage).0 + unsynced(&storage).1, 3, "the other file was synced");
         storage.sync_written().unwrap();
         assert_eq!(unsynced(&storage), (0, 0));
         let after_power_loss = disk.after_power_loss(0);
@@ -506,10 +499,10 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_sync_is_never_taken_back() {
+    fn a_failed_sync_stays_failed() {
         for op in [Op::Sync, Op::SyncDir] {
             let disk = FaultyStorage::default();
-            let storage = watched(&disk);
+            let storage = measured_storage(&disk);
             let file = write(&storage, "/d/1.segment");
             disk.plan(Fault::next(op, 1, io::ErrorKind::Other));
             for _ in 0..2 {
@@ -518,16 +511,16 @@ mod tests {
             }
             assert_eq!(file.sync_data().is_err(), op == Op::Sync);
             assert_eq!(storage.sync_dir(Path::new("/d")).is_err(), op == Op::SyncDir);
-            // Another file of the same name has nothing to do with it.
+            // Another file of the same name is not affected.
             storage.remove(Path::new("/d/1.segment")).unwrap();
             write(&storage, "/d/1.segment").sync_data().unwrap();
         }
     }
 
     #[test]
-    fn a_file_that_others_removed_or_replaced_is_not_synced() {
+    fn syncing_a_removed_or_replaced_file_fails() {
         let disk = FaultyStorage::default();
-        let storage = watched(&disk);
+        let storage = measured_storage(&disk);
         let path = Path::new("/d/1.journal");
         let file = write(&storage, "/d/1.journal");
         disk.vanish(path);
@@ -549,7 +542,7 @@ mod tests {
         assert!(storage.open(&dir.path().join("1.segment")).is_err());
         let metrics = storage.metrics().unwrap();
         assert_eq!(metrics.of(FileKind::Journal).write_errors.get(), 1);
-        assert_eq!(metrics.of(FileKind::Journal).read_errors.get(), 0, "what is not there is no failure");
+        assert_eq!(metrics.of(FileKind::Journal).read_errors.get(), 0, "a missing file is not a failure");
         assert_eq!(metrics.of(FileKind::Segment).read_errors.get(), 1);
     }
 }

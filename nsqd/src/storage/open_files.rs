@@ -1,12 +1,12 @@
-//! A storage that keeps few segment files open at a time, whatever their number.
+//! Limits the number of segment files that are open at a time.
 //!
-//! A backlog may consist of any number of segment files, and a process may open only so many. A segment file is opened
-//! when it is used and stays open until too many others are used after it. Reading, writing and syncing open it again.
-//! Of files that may be closed, those whose bytes are all on stable storage are closed first: the kernel reports a failed
-//! write-back to a file that is open, and may forget it for one that is not.
+//! A backlog may consist of any number of segment files, but a process may open only a limited number. A segment file
+//! is opened when it is used and stays open until too many others are used after it. Reading, writing and syncing
+//! reopen it. Files whose bytes are all on stable storage are closed first: the kernel reports a failed
+//! write-back to an open file, but may forget it for a closed one.
 //!
-//! Journal files and checkpoints are few and pass through. If the system has no descriptor left for anything, segment
-//! files are closed and the call is tried once more.
+//! Journal files and checkpoints are few and pass through. If no descriptor is left for a call, segment
+//! files are closed and the call is retried once.
 
 use std::{
     collections::VecDeque,
@@ -28,19 +28,19 @@ pub struct OpenFiles {
     open: Arc<Open>,
 }
 
-/// Of the descriptors that the process may have, segment files get one in so many.
+/// Segment files get one in this many of the descriptors that the process may have.
 const DESCRIPTOR_SHARE: u64 = 8;
 const MIN_OPEN: usize = 8;
-/// More save few calls, and each is memory of the kernel's.
+/// More open files would save few calls, and each costs kernel memory.
 const MAX_OPEN: usize = 512;
 
 impl OpenFiles {
-    /// Keeps at most `max` segment files of `inner` open, besides those being read or written at the moment.
+    /// Keeps at most `max` segment files of `inner` open, not counting those that are being read or written.
     pub fn new(inner: Arc<dyn Storage>, max: usize) -> Self {
         Self { inner, open: Arc::new(Open { max, files: Mutex::default(), moved: Mutex::default() }) }
     }
 
-    /// As [`OpenFiles::new`], with a share of the descriptors that this process may have now.
+    /// As [`OpenFiles::new`], with a share of the process's current descriptor limit.
     pub fn with_share_of_limit(inner: Arc<dyn Storage>) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Self::new(inner, share_of(limit))
@@ -72,16 +72,16 @@ fn is_segment(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "segment")
 }
 
-/// The segment files that are open, in the order in which they are looked at to close one.
+/// The open segment files, in the order in which they are considered for closing.
 struct Open {
     max: usize,
     files: Mutex<VecDeque<Weak<PooledFile>>>,
-    /// The directory that somebody has moved, and where it is now.
+    /// The old and the current path of a directory that someone moved.
     moved: Mutex<Option<(PathBuf, PathBuf)>>,
 }
 
 impl Open {
-    /// A file was opened: others are closed if there are too many.
+    /// Adds a file that was opened, and closes others if there are too many.
     fn opened(&self, file: &Arc<PooledFile>) {
         let mut files = self.files.lock();
         files.push_back(Arc::downgrade(file));
@@ -95,11 +95,11 @@ impl Open {
             closed.push(file.take_handle());
         }
         drop(files);
-        // Closing may wait for the disk if the file has been removed.
+        // Without the lock: closing a removed file may wait for the disk.
         drop(closed);
     }
 
-    /// Closes the files for which `which` says so.
+    /// Closes the files whose path `which` selects.
     fn close(&self, which: impl Fn(&Path) -> bool) {
         let mut files = self.files.lock();
         let mut closed = Vec::new();
@@ -115,7 +115,7 @@ impl Open {
         drop(closed);
     }
 
-    /// Where the file with this name is now.
+    /// The current path of a file.
     fn at(&self, path: &Path) -> PathBuf {
         match &*self.moved.lock() {
             Some((from, to)) => {
@@ -125,7 +125,7 @@ impl Open {
         }
     }
 
-    /// Makes a call that needs a descriptor. If there is none left, makes room and tries once more.
+    /// Makes a call that needs a descriptor. If none is left, closes all segment files and retries once.
     fn retrying<T>(&self, call: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match call() {
             Err(error) if is_out_of_descriptors(&error) => {
@@ -137,7 +137,7 @@ impl Open {
     }
 }
 
-/// Second chance: the first that was not used since it was last looked at and has nothing to sync; else the first.
+/// Second chance: the first file that was not used since it was last considered and is synced, else the first.
 fn next_to_close(files: &mut VecDeque<Weak<PooledFile>>) -> Option<Arc<PooledFile>> {
     for _ in 0..2 * files.len() {
         let Some(file) = files.pop_front()?.upgrade() else { continue };
@@ -244,16 +244,16 @@ impl Storage for OpenFiles {
     }
 }
 
-/// A segment file that is open or not.
+/// A segment file, open or closed.
 struct PooledFile {
     this: Weak<PooledFile>,
     storage: Arc<dyn Storage>,
     path: PathBuf,
-    /// Which file it is: somebody may put another one in its place while it is closed.
+    /// Detects whether someone replaced the file while it was closed.
     identity: Identity,
     open: Arc<Open>,
     handle: Mutex<Option<Arc<dyn StorageFile>>>,
-    /// Used since it was last looked at whether it should be closed.
+    /// Used since it was last considered for closing.
     used: AtomicBool,
     /// Written to since the last sync.
     unsynced: AtomicBool,
@@ -267,11 +267,11 @@ impl PooledFile {
             return Ok(Arc::clone(open));
         }
         drop(handle);
-        // Without the lock: opening may wait for the disk. Two who open it at a time are rare and do no harm.
+        // Without the lock: opening may wait for the disk. Two threads that open it at once are rare and harmless.
         let path = self.open.at(&self.path);
         let opened = self.open.retrying(|| self.storage.open(&path))?;
         if opened.identity()? != self.identity {
-            let text = format!("another file has taken the place of {}", path.display());
+            let text = format!("{} was replaced by another file", path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
         }
         handle = self.handle.lock();
@@ -309,7 +309,7 @@ impl StorageFile for PooledFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let handle = self.handle()?;
-        // What is written while it goes on is to be synced again.
+        // Bytes that are written during the sync must be synced again.
         let was_unsynced = self.unsynced.swap(false, Relaxed);
         handle.sync_data().inspect_err(|_| {
             self.unsynced.fetch_or(was_unsynced, Relaxed);
@@ -336,7 +336,7 @@ mod tests {
     use super::*;
     use crate::storage::{faulty::FaultyStorage, file::FileStorage, measured::Measured};
 
-    /// How many descriptors of this process are of files in `dir`, removed ones included.
+    /// Number of this process's descriptors for files in `dir`, including removed files.
     fn open_in(dir: &Path) -> usize {
         let links = std::fs::read_dir("/proc/self/fd").unwrap();
         let targets = links.filter_map(|link| std::fs::read_link(link.ok()?.path()).ok());
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_closed_is_found_where_it_was_moved_and_not_mistaken_for_another() {
+    fn a_closed_file_is_found_after_a_move_and_not_confused_with_another() {
         let dir = tempfile::tempdir().unwrap();
         let [root, moved] = ["a", "b"].map(|name| dir.path().join(name));
         std::fs::create_dir(&root).unwrap();
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_synced_is_closed_before_what_is_not() {
+    fn synced_files_are_closed_before_unsynced_ones() {
         let dir = tempfile::tempdir().unwrap();
         let storage = OpenFiles::new(Arc::new(FileStorage), 4);
         let create = |n: u32| storage.create(&dir.path().join(format!("{n}.segment")), 0).unwrap();
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_descriptor_left_segment_files_make_room() {
+    fn segment_files_are_closed_when_no_descriptor_is_left() {
         let faulty = FaultyStorage::default();
         let dir = Path::new("/data");
         faulty.create_dir_all(dir).unwrap();
@@ -461,7 +461,7 @@ mod tests {
         faulty.run_out_of_descriptors(1);
         storage.create(&dir.join("1.journal"), 0).unwrap();
         faulty.run_out_of_descriptors(1);
-        assert_eq!(text(&file), b"one", "it is opened again");
+        assert_eq!(text(&file), b"one", "the closed file is reopened");
         storage.create(&dir.join("2.segment"), 0).unwrap();
         faulty.run_out_of_descriptors(2);
         let error = storage.open(&dir.join("1.journal")).err().unwrap();

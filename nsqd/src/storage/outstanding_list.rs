@@ -1,5 +1,5 @@
-//! Pure: the outstanding messages of a channel in a checkpoint, in a few bytes each: there may be millions, and a
-//! checkpoint holds them all while it is written.
+//! The outstanding messages of a channel in a checkpoint, in a few bytes each: there may be millions, and all are in
+//! memory while a checkpoint is written. Pure.
 
 use std::fmt;
 
@@ -8,19 +8,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::checkpoint::OutstandingCheckpoint;
 
-/// Messages in the order in which they were added; small if that is the order of their sequence numbers.
+/// Messages in insertion order. The list is small if that is the order of their sequence numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutstandingList {
     count: usize,
-    /// For each message, as numbers of variable length: the difference to the sequence number before; the attempts,
-    /// doubled, and one more if it is deferred; if so, the difference to the due time before.
+    /// For each message, as varints: the difference to the previous sequence number; twice the attempts, plus 1 if it
+    /// is deferred; if so, the difference to the previous due time.
     bytes: Vec<u8>,
     last_sequence: u64,
     last_due_ns: i64,
 }
 
 impl OutstandingList {
-    /// Adds a message.
     pub fn push(&mut self, entry: OutstandingCheckpoint) {
         self.put_difference(entry.sequence.wrapping_sub(self.last_sequence) as i64);
         let is_deferred = entry.due_ns != 0;
@@ -33,23 +32,20 @@ impl OutstandingList {
         self.count += 1;
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// The messages.
     pub fn iter(&self) -> Iter<'_> {
         Iter { left: self.count, bytes: &self.bytes, sequence: 0, due_ns: 0 }
     }
 
     fn put_difference(&mut self, difference: i64) {
-        // Small numbers of either sign become small ones.
+        // Zigzag: small numbers of either sign stay small.
         self.put((difference << 1 ^ difference >> 63) as u64);
     }
 
@@ -62,7 +58,7 @@ impl OutstandingList {
     }
 }
 
-/// The messages of an [`OutstandingList`].
+/// Iterates over an [`OutstandingList`].
 #[derive(Debug)]
 pub struct Iter<'a> {
     left: usize,
@@ -168,14 +164,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn gives_back_what_was_added(entries in proptest::collection::vec((any::<u64>(), any::<u16>(), any::<i64>()), 0..50)) {
+        fn list_round_trips(entries in proptest::collection::vec((any::<u64>(), any::<u16>(), any::<i64>()), 0..50)) {
             let entries: Vec<_> = (entries.into_iter())
                 .map(|(sequence, attempts, due_ns)| OutstandingCheckpoint { sequence, attempts, due_ns })
                 .collect();
             let list: OutstandingList = entries.iter().copied().collect();
             prop_assert_eq!(list.len(), entries.len());
             prop_assert_eq!(list.iter().collect::<Vec<_>>(), entries.clone());
-            // As a plain list is kept.
+            // Serialized in the same way as a plain list.
             let bytes = rmp_serde::to_vec(&list).unwrap();
             prop_assert_eq!(&bytes, &rmp_serde::to_vec(&entries).unwrap());
             prop_assert_eq!(rmp_serde::from_slice::<OutstandingList>(&bytes).unwrap(), list);

@@ -1,11 +1,11 @@
-//! A directory to look at without touching it: reads go to its files, changes stay in this process.
+//! Uses a directory without changing it: reads go to its files, changes stay in this process.
 //!
-//! So whatever a start does (cutting torn tails, renaming, recycling, moving messages to segments) can be done with the
-//! same code, to see what it would find, while the files stay as they are, also on a medium that cannot be written to.
-//! New files are nameless temporary ones, which are gone with the process however it ends; a change to a file that
-//! exists costs the pages it touches.
+//! So everything that a start does (cutting torn tails, renaming, recycling, moving messages to segments) can run with
+//! the same code to see what it would find, while the files stay as they are. The medium may be read-only.
+//! New files are temporary files without a name, which disappear with the process however it ends. A change to an
+//! existing file takes memory for the pages that it touches.
 //!
-//! Nobody is locked out: whether somebody works in the directory is asked for a moment only, so it can be asked again.
+//! The lock is not held: it is taken for a moment only, to check whether a daemon uses the directory.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +29,7 @@ pub struct OverlayStorage {
     names: Mutex<Names>,
 }
 
-/// What differs from the directory.
+/// Names that differ from the directory.
 #[derive(Default)]
 struct Names {
     files: BTreeMap<PathBuf, Entry>,
@@ -40,23 +40,23 @@ struct Names {
 #[derive(Clone)]
 enum Entry {
     Removed,
-    /// Made here.
+    /// Created in the overlay.
     New(Arc<RealFile>),
-    /// A file of the directory, perhaps under another name.
+    /// A file of the directory, possibly under another name.
     Original(Arc<Original>),
 }
 
-/// A file of the directory, and how it differs.
+/// A file of the directory, and its changes.
 struct Original {
     path: PathBuf,
     changes: Mutex<Changes>,
 }
 
-/// Nothing of this counts while there is no length.
+/// Unused while `len` is `None`.
 #[derive(Default)]
 struct Changes {
     len: Option<u64>,
-    /// How much of the file itself still shows.
+    /// How many bytes of the file itself are still visible.
     original_len: u64,
     pages: BTreeMap<u64, Box<[u8; PAGE_BYTES]>>,
 }
@@ -64,7 +64,7 @@ struct Changes {
 const PAGE_BYTES: usize = 4096;
 
 impl OverlayStorage {
-    /// Whether a daemon, ours or NSQ's, holds the directory's lock at this moment.
+    /// Whether a daemon, ours or NSQ's, holds the directory's lock now.
     pub fn is_in_use(dir: &Path) -> io::Result<bool> {
         let dir = File::open(dir)?;
         match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockShared) {
@@ -90,7 +90,7 @@ impl OverlayStorage {
 }
 
 impl Names {
-    /// Below a directory that was removed here. What is made there again has an entry of its own.
+    /// Whether the path is below a directory that was removed here. Files created there later have their own entries.
     fn is_removed(&self, path: &Path) -> bool {
         path.ancestors().any(|dir| self.removed_dirs.contains(dir))
     }
@@ -145,7 +145,7 @@ impl Storage for OverlayStorage {
         };
         listed.retain(|name| !names.removed_dirs.contains(&dir.join(name)));
         listed.extend(names.dirs.iter().filter_map(|path| here(path)));
-        // A directory and all below it are neighbours in this order.
+        // In this order, everything below a directory follows it directly.
         for (path, entry) in names.files.range(dir.to_owned()..).take_while(|(path, _)| path.starts_with(dir))
         {
             match (here(path), entry) {
@@ -191,7 +191,7 @@ impl Storage for OverlayStorage {
         Ok(())
     }
 
-    /// That of the file itself: what was changed here is nobody else's. All directories made here are one.
+    /// The identity of the file itself, because nobody else sees its changes. All directories created here share one.
     fn identity(&self, path: &Path) -> io::Result<Identity> {
         let names = self.names.lock();
         match names.files.get(path) {
@@ -206,12 +206,12 @@ impl Storage for OverlayStorage {
         }
     }
 
-    /// Nothing is written, so nothing need fit.
+    /// Unknown: nothing is written to the volume, so nothing has to fit.
     fn space(&self, _dir: &Path) -> Option<Space> {
         None
     }
 
-    /// Holds nothing: a daemon that starts meanwhile must not be refused.
+    /// Checks the lock but does not hold it, so that a daemon can start meanwhile.
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock> {
         match Self::is_in_use(dir)? {
             true => Err(rustix::io::Errno::WOULDBLOCK.into()),
@@ -224,7 +224,6 @@ impl Storage for OverlayStorage {
     }
 }
 
-/// No lock.
 #[derive(Debug)]
 struct NotHeld;
 
@@ -234,7 +233,7 @@ impl HeldDir for NotHeld {
     }
 }
 
-/// A file of the directory, opened for reading, with what was changed here over it.
+/// A file of the directory, opened for reading, together with its changes.
 struct OverlayFile {
     file: RealFile,
     original: Arc<Original>,
@@ -326,7 +325,7 @@ impl StorageFile for OverlayFile {
         let mut changes = self.original.changes.lock();
         self.begin(&mut changes)?;
         changes.len = Some(len);
-        // What lay behind must not come back when the file grows again.
+        // The cut bytes must not come back when the file grows again.
         changes.original_len = changes.original_len.min(len);
         changes.pages.retain(|&start, _| start < len);
         if let Some((start, page)) = changes.pages.iter_mut().next_back()
@@ -353,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn names_change_here_and_not_there() {
+    fn changes_of_names_do_not_reach_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("a"), "one").unwrap();
@@ -386,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_locked_out() {
+    fn the_overlay_does_not_hold_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let looking = OverlayStorage::default().lock_dir(dir.path()).unwrap();
         let owner = FileStorage.lock_dir(dir.path()).unwrap();
@@ -398,7 +397,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_changed_file_reads_as_if_it_had_been_changed(
+        fn reads_see_changes_that_do_not_reach_the_file(
             original in prop::collection::vec(any::<u8>(), 0..12_000),
             steps in prop::collection::vec((0_usize..14_000, prop::option::of(1_usize..6000), any::<u8>()), 1..8),
         ) {

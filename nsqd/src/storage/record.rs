@@ -8,7 +8,6 @@ use std::fmt;
 use super::{ChannelNumber, TopicNumber};
 
 /// One durable fact.
-#[expect(missing_docs, reason = "the fields say what they are; what needs a word has one")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
     /// A batch was published: `count` message frames, back to back, with consecutive sequence numbers.
@@ -16,19 +15,19 @@ pub enum Record<'a> {
         topic: TopicNumber,
         first_sequence: u64,
         count: u32,
-        /// Wall clock, nanoseconds: the whole batch is deferred until then.
+        /// The whole batch is deferred until then; wall clock, nanoseconds.
         due_ns: Option<i64>,
         frames: &'a [u8],
     },
     /// A channel finished these messages.
     Finish { topic: TopicNumber, channel: ChannelNumber, runs: RunList<'a> },
-    /// A message is to be delivered again. `due_ns` is wall clock, 0 at once; `attempts` so far.
+    /// A message was requeued until `due_ns` (wall clock; 0: at once). `attempts` counts its deliveries so far.
     Requeue { topic: TopicNumber, channel: ChannelNumber, sequence: u64, attempts: u16, due_ns: i64 },
-    /// A topic exists from here on; its first message will be `first_sequence`.
+    /// A topic was created; its first message will be `first_sequence`.
     TopicCreated { topic: TopicNumber, name: &'a str, first_sequence: u64 },
-    /// A topic is gone, with its messages and channels.
+    /// A topic was deleted, with its messages and channels.
     TopicDeleted { topic: TopicNumber },
-    /// A topic was paused or let go, or its release point stopped or started to follow its end.
+    /// A topic was paused or unpaused, or its release point stopped or started following its end.
     TopicState {
         topic: TopicNumber,
         paused: bool,
@@ -36,33 +35,33 @@ pub enum Record<'a> {
         released: u64,
         releasing: bool,
     },
-    /// Emptied or refused: the sequence numbers `from..to` do not exist any more.
+    /// The messages `from..to` were emptied or refused: their sequence numbers no longer exist.
     TopicSkipped { topic: TopicNumber, from: u64, to: u64 },
-    /// A channel exists from here on, with its read cursor at `cursor`.
+    /// A channel was created, with its read cursor at `cursor`.
     ChannelCreated { topic: TopicNumber, channel: ChannelNumber, name: &'a str, cursor: u64 },
-    /// A channel is gone.
+    /// A channel was deleted.
     ChannelDeleted { topic: TopicNumber, channel: ChannelNumber },
-    /// A channel was paused or let go.
+    /// A channel was paused or unpaused.
     ChannelPaused { topic: TopicNumber, channel: ChannelNumber, paused: bool },
     /// A channel was emptied: it has finished everything before `up_to`.
     ChannelEmptied { topic: TopicNumber, channel: ChannelNumber, up_to: u64 },
-    /// What a topic keeps of finished messages was set.
+    /// The retention of a topic's finished messages was set.
     TopicRetention {
         topic: TopicNumber,
-        /// Whether the topic has limits of its own; else the daemon's hold.
+        /// Whether the topic has its own limits; otherwise the daemon's apply.
         own: bool,
-        /// Its own limits: age in nanoseconds, and bytes. 0 for none.
+        /// The topic's own limits: age in nanoseconds, and bytes. 0 for none.
         for_ns: u64,
         bytes: u64,
-        /// Messages from here on are kept.
+        /// First sequence number that is retained.
         from: u64,
     },
-    /// A channel's read cursor was moved to `to`. Forward: all before it is finished. Back: all from there on is
-    /// to be handed out again.
+    /// A channel's read cursor was moved to `to`. Forward: all messages before `to` are finished. Back: all messages
+    /// from `to` on are handed out again.
     ChannelMoved { topic: TopicNumber, channel: ChannelNumber, to: u64, forward: bool },
 }
 
-/// Kind bytes. 0 is never a kind, so that zeros never look like a record.
+/// Kind bytes. 0 is never a kind, so zeros never look like a record.
 mod kind {
     pub const PUBLISH: u8 = 1;
     pub const PUBLISH_DEFERRED: u8 = 2;
@@ -80,10 +79,9 @@ mod kind {
     pub const CHANNEL_MOVED: u8 = 14;
 }
 
-/// The bytes are no record of a known kind.
+/// Why bytes are not a record of a known kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// A kind that this version does not know.
     #[error("unknown record kind {0}")]
     UnknownKind(u8),
     /// Too short, too long, or a field with an impossible value.
@@ -163,7 +161,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Reads a record that fills all of `bytes`.
+    /// Decodes a record that fills all of `bytes`.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
         let (&kind, rest) = bytes.split_first().ok_or(RecordError::Malformed)?;
         if !(kind::PUBLISH..=kind::CHANNEL_MOVED).contains(&kind) {
@@ -236,9 +234,9 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Of an encoded record: the topic and the last sequence number published, if it is a batch.
+/// The topic and the last sequence number of an encoded record, if it publishes a batch.
 ///
-/// The journal looks at every record it writes, so this avoids a whole decode.
+/// The journal calls this for every record that it writes, so it avoids a full decode.
 pub(super) fn published(bytes: &[u8]) -> Option<(TopicNumber, u64)> {
     let (&kind, rest) = bytes.split_first()?;
     if kind != kind::PUBLISH && kind != kind::PUBLISH_DEFERRED {
@@ -263,15 +261,15 @@ fn put_channel(out: &mut Vec<u8>, kind: u8, topic: TopicNumber, channel: Channel
 
 /// Runs of sequence numbers, as (first, length), in any order.
 ///
-/// On disk each run is two varints: the distance from the end of the run before (zigzag, since the
-/// order is free), and the length. A list that was decoded is read from its bytes as it is iterated.
+/// On disk each run is two varints: the distance from the end of the previous run (zigzag, since the
+/// order is free), and the length. A decoded list parses its bytes while it is iterated.
 #[derive(Clone, Copy)]
 pub struct RunList<'a>(Runs<'a>);
 
 #[derive(Clone, Copy)]
 enum Runs<'a> {
     Plain(&'a [(u64, u64)]),
-    /// Checked: every varint is whole and every sum stays within u64.
+    /// Already checked: every varint is whole and every sum stays within u64.
     Coded(&'a [u8]),
 }
 
@@ -369,7 +367,7 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// What is left to read; each method takes its bytes from the front, or says that they are not there.
+/// The bytes left to read. Each method takes its bytes from the front, or returns `None` if there are too few.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -434,7 +432,7 @@ mod tests {
 
     use super::*;
 
-    /// Makes a record of any kind out of owned parts, since a strategy cannot lend.
+    /// Owned parts of a record of any kind, because a proptest strategy cannot return references.
     #[derive(Clone, Debug)]
     struct Parts {
         kind: u8,
@@ -508,7 +506,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(parts in parts()) {
+        fn records_round_trip(parts in parts()) {
             let record = parts.record();
             let mut bytes = Vec::new();
             record.encode(&mut bytes);
@@ -520,7 +518,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_decode_or_fail(bytes: Vec<u8>) {
+        fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>) {
             if let Ok(Record::Finish { runs, .. }) = Record::decode(&bytes) {
                 runs.iter().for_each(drop);
             }
@@ -538,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_and_trailing_bytes_are_no_records() {
+    fn zeros_and_trailing_bytes_are_rejected() {
         assert_eq!(Record::decode(&[0; 40]), Err(RecordError::UnknownKind(0)));
         assert_eq!(Record::decode(&[kind::TOPIC_DELETED, 1, 0, 0, 0, 9]), Err(RecordError::Malformed));
         assert_eq!(Record::decode(&[]), Err(RecordError::Malformed));

@@ -1,9 +1,9 @@
-//! What ties bytes to one place in one life of one file.
+//! Ties bytes to one place in one life of one file. A file begins a life when it is created or recycled.
 //!
-//! Journal files are recycled and a failed write may leave whole records behind its end, so a
+//! Journal files are recycled, and a failed write may leave whole records behind the end of the file. So a
 //! checksum of the content alone would accept bytes that belong to another file, another
-//! offset or an earlier life. Every file therefore draws a random stamp when it begins a life,
-//! and the header of every record and block carries a mark: a CRC-32C that starts from stamp and file
+//! offset or an earlier life. Every file therefore draws a random stamp when it begins a life.
+//! The header of every record and block carries a mark: a CRC-32C that starts from stamp and file
 //! number and covers the offset and the header's own fields (among them the content's CRC-32C).
 
 use rand::rngs::SmallRng;
@@ -16,13 +16,13 @@ pub struct Seal {
 }
 
 impl Seal {
-    /// The seal of the file `number` that was given `stamp`.
+    /// The seal of the file with this `stamp` and `number`.
     pub fn new(stamp: u64, number: u64) -> Self {
         Self { seed: crc32c::crc32c_append(crc32c::crc32c(&stamp.to_le_bytes()), &number.to_le_bytes()) }
     }
 
-    /// The only seal under which a header with these `fields` at `offset` has this `mark`: for a file that has lost its
-    /// stamp. Whoever asks must know otherwise that the header is right.
+    /// Computes the only seal under which a header with these `fields` at `offset` has this `mark`. Used for a file
+    /// whose stamp is lost. The caller must verify the header in another way.
     pub fn of_mark(mark: u32, offset: u64, fields: &[u8]) -> Self {
         const POLYNOMIAL: u32 = 0x82f6_3b78;
         const HIGHEST_BIT: u32 = 1 << 31;
@@ -30,7 +30,7 @@ impl Seal {
         let mut state = !mark;
         for byte in covered.rev() {
             for _ in 0..u8::BITS {
-                // The polynomial has the highest bit, which is 0 after a shift: so it tells whether a 1 was shifted out.
+                // A shift clears the highest bit and the polynomial sets it: so it shows whether a 1 was shifted out.
                 state = match state & HIGHEST_BIT {
                     0 => state << 1,
                     _ => (state ^ POLYNOMIAL) << 1 | 1,
@@ -48,7 +48,7 @@ impl Seal {
     }
 }
 
-/// A stamp for a file that begins a life.
+/// Draws a stamp for a file that begins a life.
 pub fn new_stamp() -> u64 {
     SmallRng::from_os_rng().random()
 }
@@ -61,14 +61,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_mark_leads_back_to_its_seal(stamp: u64, number: u64, offset: u64, fields: Vec<u8>) {
+        fn seal_is_recovered_from_a_mark(stamp: u64, number: u64, offset: u64, fields: Vec<u8>) {
             let seal = Seal::new(stamp, number);
             prop_assert_eq!(Seal::of_mark(seal.mark(offset, &fields), offset, &fields), seal);
         }
     }
 
     #[test]
-    fn a_mark_depends_on_everything() {
+    fn mark_depends_on_stamp_number_offset_and_fields() {
         let mark = Seal::new(1, 2).mark(3, b"fields");
         for other in [
             Seal::new(9, 2).mark(3, b"fields"),

@@ -1,4 +1,5 @@
-//! New channels: their place, their record in the journal, and what the topic held back for the first one.
+//! New channels: their start position, their record in the journal, and the messages that the topic held back for the
+//! first one.
 
 use std::sync::Arc;
 
@@ -11,12 +12,12 @@ use crate::engine::StorageError;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
-/// What may come of a channel that was refused, if that is in doubt.
+/// Possible effect of a refused creation whose outcome is in doubt.
 const MAY_APPEAR: &str = "the channel may appear";
 
 impl Topic {
-    /// The channel of this name, made if missing: it starts at the release point, which for the first one is before
-    /// everything that was held back for it.
+    /// Returns the channel of this name, and creates it if it is missing. A new channel starts at the release point.
+    /// For the first channel, that is before all messages held back for it.
     pub async fn get_or_create_channel(
         self: &Arc<Self>,
         name: &ChannelName,
@@ -24,7 +25,7 @@ impl Topic {
         self.get_or_create_channel_at(name, StartAt::Latest).await
     }
 
-    /// As [`Topic::get_or_create_channel`], but a new channel starts where `start` says, as far as that is kept.
+    /// Like [`Topic::get_or_create_channel`], but a new channel starts at `start`, as far as messages are retained.
     pub async fn get_or_create_channel_at(
         self: &Arc<Self>,
         name: &ChannelName,
@@ -64,7 +65,7 @@ impl Topic {
             let channel = self.adopt_locked(&mut state, name.clone(), number, channel_state);
             (channel, ticket, placed)
         };
-        // By a task of its own: whoever asked may go away meanwhile, and the channel is there already.
+        // In a separate task: the requesting client may disconnect meanwhile, and the channel already exists.
         let (topic, made) = (self.clone(), channel.clone());
         let settled = tokio::spawn(async move { topic.settle_channel(&made, ticket).await }).await;
         settled.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
@@ -79,7 +80,8 @@ impl Topic {
         Ok(channel)
     }
 
-    /// Waits until a new channel is as durable as asked, then gives it what the topic holds back; or takes it away again.
+    /// Waits until a new channel is as durable as configured, then releases the messages that the topic holds back.
+    /// Removes the channel again on failure.
     async fn settle_channel(
         &self,
         channel: &Arc<Channel>,
@@ -104,7 +106,7 @@ impl Topic {
             self.engine.topology_changed();
             return Err(StorageError::of_commit(&error, MAY_APPEAR));
         }
-        // Not before: what the first channel takes from the topic would be lost with it, were it refused.
+        // Not earlier: if the channel were refused, the messages released to it would be lost with it.
         if is_there {
             state.point.set_has_channels(true);
             self.advance(&mut state);

@@ -1,4 +1,4 @@
-//! A topic's history: what it keeps of finished messages, and channels that start in it or are moved through it.
+//! A topic's history: retention of finished messages, and channels that start in the past or are moved.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,40 +13,40 @@ use crate::log::retention::Retention;
 use crate::storage::checkpoint::RetentionCheckpoint;
 use crate::storage::record::Record;
 
-/// Why a topic's history is not to be had.
+/// Why a topic cannot retain messages, or why a position in it is not available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
     /// Ephemeral topics are never on disk.
-    #[error("an ephemeral topic keeps nothing")]
+    #[error("an ephemeral topic cannot retain messages")]
     Ephemeral,
-    /// What lies behind the cursor may be gone in part.
-    #[error("the topic keeps no finished messages: it has no retention")]
+    /// Messages behind the cursor may be deleted already.
+    #[error("the topic retains no finished messages; set its retention first")]
     NothingRetained,
-    /// The place is a message of another node or topic.
+    /// The position is a message of another node or topic.
     #[error("this topic has no message of that id on this node")]
     UnknownId,
 }
 
-/// A place in a topic, before anything is known of a channel.
+/// A position in a topic, independent of any channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
-    /// The first message from there on; 0 for the oldest that is kept, beyond the end for none.
+    /// The first message at or after the position. 0 for the oldest retained message, beyond the end for none.
     sequence: u64,
-    /// The place lies before all that is there.
+    /// The position is before all messages in the log.
     is_before_all: bool,
 }
 
-/// Where a channel was put.
+/// The position that a channel was set to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Placed {
     /// The first message that it will hand out.
     pub sequence: u64,
-    /// More was asked for than what is kept: it is the oldest message that is.
+    /// The requested position was before the oldest available message, so `sequence` is that one.
     pub clamped: bool,
 }
 
 impl Topic {
-    /// Sets what is kept; none for what the daemon's flags say.
+    /// Sets the topic's own retention; `None` for the limits of nsqd's flags.
     pub fn set_retention(&self, own: Option<Retention>) -> Result<(), HistoryError> {
         if self.name.is_ephemeral() {
             return Err(HistoryError::Ephemeral);
@@ -81,7 +81,8 @@ impl Topic {
         }
     }
 
-    /// Messages that were published deferred while nothing was kept: channels that come to them later must know.
+    /// Records messages that were published deferred while nothing was retained: channels that reach them later must
+    /// know their due times.
     fn remember_deferred(&self, state: &State) {
         for channel in state.channels.values() {
             let deferred = channel.inspect(|channel, _| channel.published_deferred());
@@ -96,14 +97,14 @@ impl Topic {
         }
     }
 
-    /// Lets go of what is beyond the limits. Works on files.
+    /// Deletes messages beyond the limits. Works on files. Returns the bytes freed.
     pub fn retain(&self) -> std::io::Result<u64> {
         let before = self.log.retained_from();
         let freed = self.log.retain(clock::wall_ns(), clock::monotonic())?;
         let state = self.state.lock();
         let from = self.log.retained_from();
         if from != before && self.log.is_retaining() {
-            // Else a start would believe that it still keeps what it has let go.
+            // Otherwise the next start would assume that the deleted messages are still retained.
             self.record_retention(&state, from);
         }
         drop(state);
@@ -115,7 +116,7 @@ impl Topic {
         Ok(freed)
     }
 
-    /// Where this is in the topic's messages. Times and ids are looked up on disk, so this may wait for it.
+    /// Finds a position in the topic. For times and ids, it may read from disk and block.
     fn look_up(&self, place: StartAt) -> Result<Found, HistoryError> {
         let at = |sequence| Found { sequence, is_before_all: false };
         Ok(match place {
@@ -130,7 +131,7 @@ impl Topic {
         })
     }
 
-    /// As [`Topic::look_up`], without keeping others waiting for the disk.
+    /// Like [`Topic::look_up`], but reads from disk on another thread.
     pub(super) async fn find(self: &Arc<Self>, place: StartAt) -> Result<Found, HistoryError> {
         if !matches!(place, StartAt::Time(_) | StartAt::Message(_)) {
             return self.look_up(place);
@@ -141,12 +142,12 @@ impl Topic {
             // The client may have disconnected.
             let _ = found_tx.send(topic.look_up(place));
         });
-        // It panicked, which the panic hook has told.
+        // The lookup panicked. The panic hook has reported it.
         found_rx.await.unwrap_or(Ok(Found { sequence: u64::MAX, is_before_all: false }))
     }
 
-    /// Moves a channel's read cursor: back, so that everything from there on is handed out again; or forward, so that
-    /// everything before it is finished. Returns where it is now, and the messages that can be handed out.
+    /// Moves a channel's read cursor back, so that all messages from there on are handed out again, or forward, so that
+    /// all messages before it are finished. Returns the new position and the channel's depth.
     pub async fn move_channel(
         self: &Arc<Self>,
         channel: &Channel,
@@ -168,7 +169,7 @@ impl Topic {
         let placed = Placed { sequence: moved.to, clamped };
         crate::log_info!(
             self.engine,
-            "TOPIC({}): channel {} moved to {place}: message {placed}, {} to be delivered",
+            "TOPIC({}): channel {} moved to {place}: message {placed}, depth {}",
             self.name,
             channel.name(),
             moved.depth
@@ -176,8 +177,8 @@ impl Topic {
         Ok((placed, moved.depth))
     }
 
-    /// Where a new channel starts that wants to start at `found`: not before what is kept, and at the release point
-    /// at the latest.
+    /// The start of a new channel that is requested at `found`: not before the oldest retained message, and not after
+    /// the release point.
     pub(super) fn start_of(&self, state: &State, found: Found) -> Placed {
         let released = state.point.released();
         if found.sequence >= released {
@@ -207,6 +208,6 @@ impl Found {
 
 impl fmt::Display for Placed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.sequence, if self.clamped { " (the oldest that is kept)" } else { "" })
+        write!(f, "{}{}", self.sequence, if self.clamped { " (the oldest available)" } else { "" })
     }
 }

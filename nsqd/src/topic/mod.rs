@@ -1,12 +1,12 @@
-//! A topic: its log, how far it has been released, and the channels it is released to.
+//! A topic: its log, its release point, and its channels.
 //!
-//! Publishing appends to the log and to the journal, in one order; once the journal says that it is as durable as
-//! asked, the messages are released to all channels. Locks, in this order: the topic's state, a channel, the log.
+//! Publishing appends to the log and to the journal, in the same order. Once the journal has made the messages as
+//! durable as configured, they are released to all channels. Lock order: the topic's state, a channel, the log.
 //!
 //! - [`release`]: pure; the release point
 //! - [`registry`]: all topics by name; creating and deleting
 //! - `creation`: new channels
-//! - [`history`]: what is kept of finished messages; channels that start in it or are moved through it
+//! - [`history`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
 
 mod creation;
@@ -39,34 +39,34 @@ use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
-/// Chunks that a topic moves to disk before another one has its turn.
+/// Chunks that a topic moves to disk before other topics get their turn.
 const CHUNKS_AT_A_TIME: usize = 16;
 
-/// Why a publish was refused. Nothing of it was or will be delivered, unless [`StorageError::is_in_doubt`].
+/// Why a publish was refused. None of its messages was or will be delivered, unless [`StorageError::is_in_doubt`].
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PublishError {
-    /// The topic is being deleted, or the daemon stops.
+    /// The topic is being deleted, or nsqd is stopping.
     #[error("exiting")]
     Exiting,
-    /// It could not be made as durable as asked, or memory cannot be freed because the disk takes no more.
+    /// The messages could not be made as durable as configured, or memory is full because writing to disk failed.
     #[error("{0}")]
     Storage(#[from] StorageError),
-    /// A new channel cannot start where it should.
+    /// A new channel cannot start at the requested position.
     #[error("{0}")]
     NoSuchPlace(#[from] HistoryError),
 }
 
-/// Every channel's end is the release point: whoever moves it tells them all, under this lock.
+/// The end of every channel is the release point. Code that moves it must update all channels under this lock.
 struct State {
     point: ReleasePoint,
     channels: BTreeMap<ChannelName, Arc<Channel>>,
-    /// What is kept of finished messages, unless the flags say it.
+    /// The topic's own retention; `None` for the limits of nsqd's flags.
     own_retention: Option<Retention>,
-    /// The release point that the journal knows, while only ephemeral channels are released to.
+    /// The release point recorded in the journal, while all channels are ephemeral.
     recorded: u64,
 }
 
-/// See the module.
+/// A topic; see the module.
 pub struct Topic {
     name: TopicName,
     number: TopicNumber,
@@ -78,31 +78,28 @@ pub struct Topic {
     message_count: AtomicU64,
     message_bytes: AtomicU64,
     closed: AtomicBool,
-    /// Somebody moves messages to disk, or is about to.
+    /// Moving messages to disk is running or queued.
     is_spilling: AtomicBool,
-    /// That was done, or did not work.
+    /// Notified when moving messages to disk has ended, successfully or not.
     spilled: Notify,
     this: Weak<Topic>,
 }
 
-/// What a topic starts with, new or recovered.
+/// The arguments of [`Topic::new`], for a new or recovered topic.
 pub struct TopicParts {
-    /// Its name.
     pub name: TopicName,
-    /// Its number in journal and checkpoint.
+    /// The topic's number in the journal and in checkpoints.
     pub number: TopicNumber,
-    /// Its messages.
     pub log: Arc<TopicLog>,
-    /// How far they were released.
     pub point: ReleasePoint,
     /// Messages and body bytes accepted so far.
     pub counters: (u64, u64),
-    /// What is kept of finished messages, unless the flags say it.
+    /// The topic's own retention; `None` for the limits of nsqd's flags.
     pub own_retention: Option<Retention>,
 }
 
 impl Topic {
-    /// A topic without channels.
+    /// Creates a topic without channels.
     pub fn new(engine: Arc<Engine>, parts: TopicParts) -> Arc<Self> {
         let floor = parts.log.hold(parts.point.released());
         Arc::new_cyclic(|this| Topic {
@@ -126,28 +123,25 @@ impl Topic {
         })
     }
 
-    /// Its name.
     pub fn name(&self) -> &TopicName {
         &self.name
     }
 
-    /// Its number in journal and checkpoint.
     pub fn number(&self) -> TopicNumber {
         self.number
     }
 
-    /// Its messages.
     pub fn log(&self) -> &Arc<TopicLog> {
         &self.log
     }
 
-    /// Whether it is deleted: look it up again.
+    /// Whether the topic is closed: it was deleted (look it up again), or nsqd is stopping.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Appends a batch, deferred or not; `body_bytes` is the sum over `bodies`. The messages are released, and the
-    /// publisher may be told OK, when [`Publication::committed`] says so.
+    /// Appends a batch, deferred by `delay` if it is given. `body_bytes` is the sum over `bodies`.
+    /// [`Publication::committed`] releases the messages; wait for it before answering OK.
     pub fn append<'a>(
         &self,
         bodies: impl ExactSizeIterator<Item = &'a [u8]>,
@@ -162,12 +156,12 @@ impl Topic {
             self.engine.metrics().refused_publishes.add(1);
             return Err(self
                 .engine
-                .storage_error("memory is full and messages cannot be moved to disk: free space there, nsqd then goes on by itself")
+                .storage_error("memory is full and messages cannot be moved to disk; free disk space, and nsqd then continues by itself")
                 .into());
         }
         if self.engine.is_homeless() && !self.name.is_ephemeral() {
             self.engine.metrics().refused_publishes.add(1);
-            return Err(self.engine.storage_error("the data directory is not where it was").into());
+            return Err(self.engine.storage_error("the data directory is missing; put it back").into());
         }
         let offered = bodies.len();
         let count = self.room_for(offered, body_bytes);
@@ -195,7 +189,8 @@ impl Topic {
         Ok(Publication::new(topic, (end - count as u64, end), ticket))
     }
 
-    /// How many of `count` messages are kept: all, but for an ephemeral topic that has nobody to give them to.
+    /// How many of `count` messages are accepted: all, unless the topic is ephemeral, holds messages back, and reaches
+    /// its memory bounds.
     fn room_for(&self, count: usize, body_bytes: usize) -> usize {
         if !self.name.is_ephemeral() {
             return count;
@@ -221,7 +216,7 @@ impl Topic {
         }
     }
 
-    /// All before `to` is durable: releases it, if nothing stands against that, and wakes consumers.
+    /// Releases the messages before `to`, which are durable, unless the topic holds them back. Wakes consumers.
     fn release(&self, to: u64) {
         let mut state = self.state.lock();
         state.point.commit(to);
@@ -238,8 +233,8 @@ impl Topic {
         self.record_release(state, to);
     }
 
-    /// A topic with ephemeral channels only would, after a crash, hold all it ever released for the next channel:
-    /// the journal is told now and then.
+    /// Records the release point now and then, if all channels are ephemeral. Without this, after a crash, the topic
+    /// would hold back all messages that it ever released for the next channel.
     fn record_release(&self, state: &mut State, released: u64) {
         const EVERY: u64 = 1000;
         if released - state.recorded >= EVERY && state.channels.values().all(|channel| channel.is_ephemeral())
@@ -261,12 +256,12 @@ impl Topic {
         }
     }
 
-    /// The messages `from..to` could not be made durable and were refused.
+    /// Skips the messages `from..to`, which could not be made durable and were refused.
     fn refuse(&self, from: u64, to: u64) {
         self.log.skip(from, to);
     }
 
-    /// Has what exceeds the memory bound moved to disk. While much waits for that already, so does the caller.
+    /// Starts moving messages beyond the memory bound to disk. If too many wait for that already, the caller waits too.
     async fn relieve_memory(&self) {
         while self.log.should_spill() {
             let spilled = self.spilled.notified();
@@ -284,7 +279,7 @@ impl Topic {
 
     fn begin_spilling(&self) {
         if self.log.is_in_memory_only() {
-            // What it does not drop it sets aside: no disk is involved.
+            // This only drops messages or sets them aside: there is no disk access.
             return self.spill();
         }
         if !self.is_spilling.swap(true, Ordering::AcqRel)
@@ -294,7 +289,7 @@ impl Topic {
         }
     }
 
-    /// A part of it at a time, so that other topics have their turn.
+    /// Moves a part of the messages at a time, so that other topics get their turn.
     fn spill_some(&self) {
         self.spill();
         self.is_spilling.store(false, Ordering::Release);
@@ -304,22 +299,23 @@ impl Topic {
         }
     }
 
-    /// Moves what exceeds the memory bound to disk; a failure shows in the health.
+    /// Moves messages beyond the memory bound to disk. A failure shows in the health.
     fn spill(&self) {
         if self.is_closed() && self.log.is_deleted() {
-            // Published while the topic was being deleted.
+            // The messages were published while the topic was being deleted.
             return self.log.discard();
         }
         match self.log.spill_up_to(CHUNKS_AT_A_TIME) {
             Ok(0) => {}
-            // That all is well again is for the next round over all topics to say: another one may still be stuck.
+            // Success is not reported here, because another topic may still be stuck. The next round over all topics
+            // reports it.
             Ok(_) => self.engine.set_has_segments(true),
             Err(error) => self.engine.set_failed(Part::Spilling, &format!("cannot write segment: {error}")),
         }
     }
 
-    /// Tries again to move messages to disk, if that has failed: publishers are refused meanwhile, so none of them will.
-    /// Returns whether it still does not work.
+    /// Retries moving messages to disk, if that failed. Publishers do not retry it, because they are refused meanwhile.
+    /// Returns whether it still fails.
     pub fn retry_spill(&self) -> bool {
         if self.log.has_failed_to_spill() {
             self.spill();
@@ -327,30 +323,28 @@ impl Topic {
         self.log.has_failed_to_spill()
     }
 
-    /// The topic is set up (its channels are known): messages may be released.
+    /// Allows releasing messages. Call when the topic's channels are known.
     pub fn start(&self) {
         let mut state = self.state.lock();
         state.point.started();
         self.advance(&mut state);
     }
 
-    /// A channel, if there is one of this name.
     pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
         self.state.lock().channels.get(name).cloned()
     }
 
-    /// How many channels there are.
     pub fn channel_count(&self) -> usize {
         self.state.lock().channels.len()
     }
 
-    /// All channels, by name.
+    /// All channels, sorted by name.
     pub fn channels(&self) -> Vec<Arc<Channel>> {
         self.state.lock().channels.values().cloned().collect()
     }
 
-    /// Deletes a channel with its messages; its consumers' connections end. Returns whether there was one, and
-    /// whether it was the last.
+    /// Deletes a channel and its messages, and ends its consumers' connections. Returns whether it was the last
+    /// channel; `None` if there is no such channel.
     pub fn delete_channel(&self, name: &str) -> Option<bool> {
         let mut state = self.state.lock();
         let channel = state.channels.remove(name)?;
@@ -371,7 +365,8 @@ impl Topic {
         Some(last)
     }
 
-    /// An ephemeral channel's last consumer has left. Another may have come meanwhile: then it stays.
+    /// Deletes an ephemeral channel after its last consumer left, unless another consumer has subscribed meanwhile.
+    /// Returns the same as [`Topic::delete_channel`].
     pub fn delete_channel_if_unused(&self, channel: &Arc<Channel>) -> Option<bool> {
         let unused = channel.inspect(|state, _| state.consumers().is_empty());
         let same =
@@ -379,7 +374,7 @@ impl Topic {
         if unused && same { self.delete_channel(channel.name().as_str()) } else { None }
     }
 
-    /// Holds messages back, or lets them go.
+    /// Pauses or resumes releasing messages to channels.
     pub fn set_paused(&self, paused: bool) {
         let mut state = self.state.lock();
         state.point.set_paused(paused);
@@ -387,7 +382,7 @@ impl Topic {
         self.advance(&mut state);
     }
 
-    /// Drops the messages that no channel has yet.
+    /// Drops the messages that are not released to channels yet.
     pub fn empty(&self) {
         let mut state = self.state.lock();
         let (from, to) = state.point.empty();
@@ -406,7 +401,7 @@ impl Topic {
         self.log.trim();
     }
 
-    /// The topic is deleted, or the daemon stops: publishes are refused, consumers' connections end.
+    /// Closes the topic because it is deleted or nsqd stops: publishes are refused, and consumers' connections end.
     pub fn close(&self) {
         let state = self.state.lock();
         self.closed.store(true, Ordering::Release);
@@ -415,8 +410,8 @@ impl Topic {
         }
     }
 
-    /// The topic was deleted: as [`Topic::close`], and its memory and its channels go at once, however long somebody holds
-    /// on to it.
+    /// Closes a deleted topic like [`Topic::close`], and frees its memory and its channels at once, even if others
+    /// still hold the topic.
     pub fn discard(&self) {
         self.close();
         let channels = std::mem::take(&mut self.state.lock().channels);
@@ -424,7 +419,7 @@ impl Topic {
         self.log.discard();
     }
 
-    /// What `/stats` tells of the topic itself: depth, part of it that is only on disk, paused.
+    /// The topic's own values in `/stats`: depth, the part of it that is only on disk, paused.
     pub fn depth(&self) -> (u64, u64, bool) {
         let state = self.state.lock();
         let (released, committed) = (state.point.released(), state.point.committed());
@@ -445,8 +440,8 @@ impl Topic {
         (self.message_count.load(Ordering::Relaxed), self.message_bytes.load(Ordering::Relaxed))
     }
 
-    /// Tells the journal once more that this topic and its channels exist, what they are called, and from where on they
-    /// need messages. To one who knows it, that is no news.
+    /// Records the topic and its channels in the journal again: their names, and the first messages that they need. If
+    /// recovery already knows them, these records change nothing.
     pub fn record_names(&self) {
         let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) else { return };
         let mut state = self.state.lock();
@@ -471,18 +466,19 @@ impl Topic {
         self.record_state(&mut state);
     }
 
-    /// As [`Topic::save_while`], when nothing else is going on.
+    /// Like [`Topic::save_while`], but without slices.
     pub fn save(&self, clocks: Clocks) -> TopicCheckpoint {
         self.save_while(clocks, usize::MAX, &mut || {})
     }
 
-    /// For a checkpoint. Topic and channels are saved as of one moment, but for their outstanding messages: about `slice` of
-    /// them at a time, and others have their turn in between, and so has `between`. See [`crate::channel::saved`].
+    /// Saves the topic for a checkpoint. Topic and channels are saved as of one moment, except for their outstanding
+    /// messages. These are saved in slices of about `slice`; after each one, the lock is released and `between` is
+    /// called. See [`crate::channel::saved`].
     pub fn save_while(&self, clocks: Clocks, slice: usize, between: &mut dyn FnMut()) -> TopicCheckpoint {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            // Somebody who moves channels all the time holds up others a little rather than the checkpoint for ever.
+            // If channels are moved all the time, the save delays others a little instead of never ending.
             let slice = if attempts < SAVE_ATTEMPTS { slice } else { usize::MAX };
             let (mut saved, channels) = self.begin_saving(clocks);
             let channels: Result<_, Overtaken> = (channels.into_iter())
@@ -495,7 +491,7 @@ impl Topic {
         }
     }
 
-    /// What a checkpoint says of the topic, without its channels, and the channels that belong to it.
+    /// The topic's part of a checkpoint, without its channels, and the started saves of its channels.
     fn begin_saving(&self, clocks: Clocks) -> (TopicCheckpoint, Vec<(Arc<Channel>, Saving)>) {
         let state = self.state.lock();
         let released = state.point.released();
@@ -532,7 +528,7 @@ impl Topic {
     }
 }
 
-/// A topic's channels are saved a slice at a time, unless they were moved so often meanwhile.
+/// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
 const SAVE_ATTEMPTS: u32 = 4;
 
 fn saved_channel(channel: &Channel, saved: SavedChannel) -> ChannelCheckpoint {

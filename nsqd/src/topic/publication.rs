@@ -1,4 +1,4 @@
-//! A batch between append and release. Whoever published waits for [`Publication::committed`] before saying OK.
+//! A batch between append and release. Publishers wait for [`Publication::committed`] before they answer OK.
 
 use std::sync::Arc;
 
@@ -6,22 +6,22 @@ use super::{PublishError, Topic};
 use crate::engine::StorageError;
 use crate::storage::journal::{Commit, JournalError, Ticket};
 
-/// See the module. Dropping it before it is committed (an HTTP client went away) loses nothing: the messages have
-/// their place in the journal, so a task of its own waits for it and releases them.
+/// A published batch; see the module. Dropping it before it is committed (an HTTP client disconnected) loses nothing:
+/// the messages are in the journal, so a separate task waits for the commit and releases them.
 #[must_use = "the messages are released when it is committed"]
 pub struct Publication {
     topic: Arc<Topic>,
     from: u64,
     to: u64,
     waiting: Waiting,
-    /// Nobody waits for it any more but a task of its own.
+    /// Only a separate task waits for it.
     orphaned: bool,
 }
 
 enum Waiting {
-    /// For somebody to ask for the write.
+    /// The write is not requested yet.
     Write(Ticket),
-    /// For the write.
+    /// The write is requested.
     Commit(Commit),
     /// There is no journal for this topic.
     Nothing,
@@ -40,8 +40,8 @@ impl Publication {
         }
     }
 
-    /// Waits until the batch is as durable as asked, then releases it to the channels. Waits for the disk, too, if it is
-    /// slower than who publishes. Once released, dropping the future changes nothing.
+    /// Waits until the batch is as durable as configured, then releases it to the channels. Then waits for the disk if
+    /// it is slower than the publishers. Dropping the future after the release changes nothing.
     pub async fn committed(mut self) -> Result<(), PublishError> {
         let result = self.journal_result().await;
         self.settle(result)?;
@@ -49,7 +49,7 @@ impl Publication {
         Ok(())
     }
 
-    /// Dropping the future keeps what it waits for in `self`.
+    /// Dropping the future keeps the pending commit in `self`.
     async fn journal_result(&mut self) -> Result<(), JournalError> {
         let Some(journal) = self.topic.engine.journal.clone() else { return Ok(()) };
         if let Waiting::Write(ticket) = &self.waiting
@@ -94,7 +94,7 @@ impl Drop for Publication {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let topic = self.topic.clone();
             let rest = Publication { topic, from: self.from, to: self.to, waiting, orphaned: true };
-            // Nobody is left to be told how it ends.
+            // No one waits for the result any more.
             drop(runtime.spawn(rest.committed()));
         }
     }

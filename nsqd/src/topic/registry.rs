@@ -1,4 +1,4 @@
-//! All topics by name: getting or creating one, deleting, and the ephemeral ones' goodbye.
+//! All topics by name: gets, creates and deletes them. Deletes ephemeral channels and topics that are no longer used.
 
 use std::sync::Arc;
 
@@ -16,19 +16,19 @@ use crate::log::tail::Tail;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
-/// Tells which channels a new topic should have before it releases anything: lookupd knows.
+/// Knows which channels a new topic needs before it releases messages. Implemented with nsqlookupd.
 pub trait ChannelOracle: Send + Sync {
-    /// The channels known elsewhere for this topic. Bounded in time; empty when nobody can tell.
+    /// The channels known elsewhere for this topic. Returns in bounded time; empty if they are unknown.
     fn channels_of<'a>(
         &'a self,
         topic: &'a TopicName,
     ) -> std::pin::Pin<Box<dyn Future<Output = Vec<ChannelName>> + Send + 'a>>;
 }
 
-/// What may come of a topic that was refused, if that is in doubt.
+/// Possible effect of a refused creation whose outcome is in doubt.
 const MAY_APPEAR: &str = "the topic may appear";
 
-/// See the module.
+/// All topics; see the module.
 pub struct Registry {
     engine: Arc<Engine>,
     topics: DashMap<TopicName, Arc<Topic>>,
@@ -40,7 +40,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty registry; `oracle` is asked for the channels of each new topic.
+    /// Creates an empty registry, which asks `oracle` for the channels of each new topic.
     pub fn new(engine: Arc<Engine>, oracle: Option<Arc<dyn ChannelOracle>>) -> Arc<Self> {
         Arc::new(Registry {
             engine,
@@ -51,35 +51,33 @@ impl Registry {
         })
     }
 
-    /// What all topics share.
+    /// Shared by all topics.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
-    /// A topic, if there is one of this name.
     pub fn get(&self, name: &str) -> Option<Arc<Topic>> {
         self.topics.get(name).map(|topic| topic.clone())
     }
 
-    /// How many topics there are.
     pub fn count(&self) -> usize {
         self.topics.len()
     }
 
-    /// All topics, by name.
+    /// All topics, sorted by name.
     pub fn all(&self) -> Vec<Arc<Topic>> {
         let mut topics = self.all_unsorted();
         topics.sort_unstable_by(|a, b| a.name().cmp(b.name()));
         topics
     }
 
-    /// All topics, in any order: with many of them, sorting by name costs more than looking at each.
+    /// All topics, in any order. With many topics, sorting by name costs more than visiting each.
     pub fn all_unsorted(&self) -> Vec<Arc<Topic>> {
         self.topics.iter().map(|topic| topic.clone()).collect()
     }
 
-    /// The topic of this name, made if missing. Making one asks the oracle for its channels first, so that what is
-    /// published reaches them; publishers that come meanwhile may append already.
+    /// Returns the topic of this name, and creates it if it is missing. A new topic gets its channels from the oracle
+    /// before it releases messages, so that these reach all of them. Publishers can already append meanwhile.
     pub async fn get_or_create(self: &Arc<Self>, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
         if let Some(topic) = self.get(name.as_str()) {
             return Ok(topic);
@@ -88,7 +86,7 @@ impl Registry {
             return self.get(name.as_str()).ok_or(PublishError::Exiting);
         };
         let setup = TopicSetup { topic: topic.clone() };
-        // By a task of its own: whoever asked may go away meanwhile, and the topic is there already.
+        // In a separate task: the requesting client may disconnect meanwhile, and the topic already exists.
         let (registry, made) = (self.clone(), topic.clone());
         let settled = tokio::spawn(async move { registry.settle(&made, ticket).await }).await;
         settled.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
@@ -103,7 +101,7 @@ impl Registry {
         Ok(topic)
     }
 
-    /// Waits until a new topic is as durable as asked, or takes it away again.
+    /// Waits until a new topic is as durable as configured. Removes it again on failure.
     async fn settle(&self, topic: &Topic, ticket: Option<Ticket>) -> Result<(), StorageError> {
         let committed = match self.engine.journal.as_ref().zip(ticket) {
             Some((journal, ticket)) => journal.commit(ticket).await,
@@ -121,7 +119,7 @@ impl Registry {
         committed.map_err(|error| StorageError::of_commit(&error, MAY_APPEAR))
     }
 
-    /// None if somebody else was quicker.
+    /// Returns `None` if the topic already exists.
     fn create(&self, name: &TopicName) -> Result<Option<Created>, PublishError> {
         let _changing = self.changing.lock();
         if self.topics.contains_key(name) {
@@ -161,7 +159,7 @@ impl Registry {
         Ok(Some(Created { topic, ticket }))
     }
 
-    /// Adds a topic, such as one that was recovered.
+    /// Adds a new or recovered topic.
     pub fn adopt(&self, topic: Arc<Topic>) {
         if topic.log().is_retaining() {
             self.engine.set_retains();
@@ -169,7 +167,7 @@ impl Registry {
         self.topics.insert(topic.name().clone(), topic);
     }
 
-    /// From now on all channels, also those to come, measure how long messages take from publishing to FIN.
+    /// Starts measuring the time from publishing to FIN, in all existing and future channels.
     pub fn measure_latencies(&self, options: LatencyOptions) {
         let window = clock::nanos(options.window);
         self.engine.set_latency(options);
@@ -205,12 +203,12 @@ impl Registry {
                 let name = topic.name();
                 crate::log_error!(
                     registry.engine,
-                    "TOPIC({name}): cannot delete its files: {error}; it is tried again"
+                    "TOPIC({name}): cannot delete the topic's files: {error}; nsqd will retry"
                 );
                 registry.undeleted.lock().push(topic);
             }
         });
-        // It panicked, which the panic hook has told.
+        // The task panicked. The panic hook has reported it.
         let _ = deleted.await;
         true
     }
@@ -219,14 +217,15 @@ impl Registry {
         if topic.name().is_ephemeral() {
             return Ok(());
         }
-        // The record must be there before the files go: the other way round, recovery would miss messages.
+        // The record must be in the journal before the files are deleted. In the other order, recovery would miss
+        // messages.
         if let Some(journal) = &self.engine.journal {
             journal.flush().map_err(|error| error.to_string())?;
         }
         topic.log().delete_files().map_err(|error| error.to_string())
     }
 
-    /// Tries again to delete the files of deleted topics, if that has failed.
+    /// Retries deleting the files of deleted topics, if that failed.
     pub fn retry_deletes(&self) {
         let undeleted = std::mem::take(&mut *self.undeleted.lock());
         let failed = undeleted.into_iter().filter(|topic| self.delete_files(topic).is_err());
@@ -239,8 +238,8 @@ impl Registry {
         !self.undeleted.lock().is_empty()
     }
 
-    /// A consumer of this channel has left. An ephemeral channel goes with its last one, and an ephemeral topic with
-    /// its last channel.
+    /// Call after a consumer has left this channel. Deletes an ephemeral channel with its last consumer, and an
+    /// ephemeral topic with its last channel.
     pub async fn consumer_left(self: &Arc<Self>, topic: &Arc<Topic>, channel: &Arc<Channel>) {
         if !channel.is_ephemeral() {
             return;
@@ -250,23 +249,23 @@ impl Registry {
         }
     }
 
-    /// An ephemeral topic goes with its last channel.
+    /// Deletes an ephemeral topic after its last channel was deleted.
     pub async fn topic_lost_last_channel(self: &Arc<Self>, topic: &Arc<Topic>) {
         if topic.name().is_ephemeral() {
-            // There may be another one of this name by now.
+            // Another topic may have this name by now.
             let is_meant = |current: &Arc<Topic>| Arc::ptr_eq(current, topic) && topic.channels().is_empty();
             self.delete_if(topic.name().as_str(), is_meant).await;
         }
     }
 }
 
-/// A topic that is not known to be durable yet.
+/// A new topic that may not be durable yet.
 struct Created {
     topic: Arc<Topic>,
     ticket: Option<Ticket>,
 }
 
-/// Starts a new topic however its setup ends, so that an abandoned request does not leave it held back for ever.
+/// Starts a new topic when it is dropped, so that an abandoned request does not hold the topic back forever.
 struct TopicSetup {
     topic: Arc<Topic>,
 }
@@ -309,15 +308,15 @@ mod tests {
         topic.append(bodies.into_iter(), 1000 * count, None).unwrap().committed().await.unwrap();
     }
 
-    /// As an idle publisher's connection does, or a consumer's that takes its time to end.
+    /// Like an idle publisher's connection, or a consumer's connection that ends slowly.
     #[tokio::test]
-    async fn a_deleted_topic_frees_its_memory_though_somebody_holds_it() {
+    async fn deleted_topic_frees_its_memory_while_others_hold_it() {
         let dir = tempfile::tempdir().unwrap();
         let registry = start(dir.path(), Durability::Write);
         for name in ["t", "t#ephemeral"] {
             let topic = registry.get_or_create(&TopicName::new(name).unwrap()).await.unwrap();
             let channel = topic.get_or_create_channel(&ChannelName::new("c").unwrap()).await.unwrap();
-            // More than memory holds.
+            // More than the memory bound.
             for _ in 0..12 {
                 publish(&topic, 1000).await;
             }
@@ -333,21 +332,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_ephemeral_topic_that_is_gone_takes_no_later_one_with_it() {
+    async fn deleted_ephemeral_topic_does_not_delete_a_later_one() {
         let dir = tempfile::tempdir().unwrap();
         let registry = start(dir.path(), Durability::Write);
         let name = TopicName::new("t#ephemeral").unwrap();
         let before = registry.get_or_create(&name).await.unwrap();
         assert!(registry.delete(name.as_str()).await);
-        let anew = registry.get_or_create(&name).await.unwrap();
+        let recreated = registry.get_or_create(&name).await.unwrap();
         registry.topic_lost_last_channel(&before).await;
-        assert!(registry.get(name.as_str()).is_some_and(|topic| Arc::ptr_eq(&topic, &anew)));
+        assert!(registry.get(name.as_str()).is_some_and(|topic| Arc::ptr_eq(&topic, &recreated)));
     }
 
     #[tokio::test]
-    async fn no_topic_starts_counting_where_another_has_counted() {
+    async fn new_topic_does_not_reuse_sequence_numbers() {
         let dir = tempfile::tempdir().unwrap();
-        // As if it had counted faster than time passes, or the clock had been set back.
+        // As if the topic had used sequence numbers faster than time passes, or the clock had been set back.
         let later = Engine::sequence_of_time(clock::wall_ns()) + 1_000_000_000_000;
         let name = TopicName::new("t").unwrap();
         for round in 0..3 {
@@ -361,16 +360,16 @@ mod tests {
             publish(&topic, 1).await;
             registry.delete(name.as_str()).await;
             let end = topic.log().end();
-            let anew = registry.get_or_create(&name).await.unwrap();
-            assert!(anew.log().end() >= end);
+            let recreated = registry.get_or_create(&name).await.unwrap();
+            assert!(recreated.log().end() >= end);
             assert!(registry.delete(name.as_str()).await);
             // The journal is flushed by deleting; the process ends without a checkpoint.
         }
     }
 
-    /// As an HTTP client that breaks off: what it has begun is there, so it must work.
+    /// Like an HTTP client that disconnects: the topic and channel that its requests began to create must still work.
     #[tokio::test]
-    async fn what_is_created_works_though_nobody_waits_for_it() {
+    async fn creation_completes_when_the_client_disconnects() {
         let dir = tempfile::tempdir().unwrap();
         let registry = start(dir.path(), Durability::Sync);
         let name = TopicName::new("t").unwrap();

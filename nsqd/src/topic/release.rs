@@ -5,11 +5,11 @@
 //!                ^ release point        ^ committed       ^ end of the log
 //! ```
 //!
-//! The release point follows what is committed, but stands still while the topic is paused, has no channel, or is
-//! still being set up. The first channel starts at it: that is how messages published before any channel exist for
-//! the first one only.
+//! The release point follows the committed messages, except while the topic is paused, has no channel, or is being set
+//! up. The first channel starts at the release point, so messages published before any channel exist for the first one
+//! only.
 
-/// See the module.
+/// The release point of a topic; see the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReleasePoint {
     released: u64,
@@ -20,18 +20,18 @@ pub struct ReleasePoint {
 }
 
 impl ReleasePoint {
-    /// A topic whose messages before `released` were released and before `committed` published. `starting` holds
-    /// everything back until [`ReleasePoint::started`].
+    /// For a topic whose messages before `released` are released and those before `committed` are committed. `starting`
+    /// holds all messages back until [`ReleasePoint::started`].
     pub fn new(released: u64, committed: u64, paused: bool, starting: bool) -> Self {
         ReleasePoint { released, committed, paused, has_channels: false, starting }
     }
 
-    /// Messages before `to` are committed.
+    /// Records that messages before `to` are committed.
     pub fn commit(&mut self, to: u64) {
         self.committed = self.committed.max(to);
     }
 
-    /// What can be released now and was not: from, to.
+    /// Releases all committed messages, unless they are held back. Returns the range released now: from, to.
     pub fn advance(&mut self) -> Option<(u64, u64)> {
         if !self.is_releasing() || self.released >= self.committed {
             return None;
@@ -40,37 +40,35 @@ impl ReleasePoint {
         Some((from, self.committed))
     }
 
-    /// Whether messages go to channels as soon as they are committed.
+    /// Whether messages are released as soon as they are committed.
     pub fn is_releasing(&self) -> bool {
         self.has_channels && !self.paused && !self.starting
     }
 
-    /// Drops what is held back; returns it: from, to.
+    /// Drops the messages held back. Returns their range: from, to.
     pub fn empty(&mut self) -> (u64, u64) {
         (std::mem::replace(&mut self.released, self.committed), self.committed)
     }
 
-    /// Pause or unpause.
     pub fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
     }
 
-    /// Whether it is paused.
     pub fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// Whether there is a channel to release to.
+    /// Sets whether there is a channel to release to.
     pub fn set_has_channels(&mut self, has_channels: bool) {
         self.has_channels = has_channels;
     }
 
-    /// The topic is set up.
+    /// Ends the setup of the topic.
     pub fn started(&mut self) {
         self.starting = false;
     }
 
-    /// The release point.
+    /// The release point: one past the last released message.
     pub fn released(&self) -> u64 {
         self.released
     }
@@ -86,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stands_still_without_a_channel_while_paused_and_while_starting() {
+    fn stops_without_a_channel_while_paused_and_while_starting() {
         let mut point = ReleasePoint::new(5, 5, false, true);
         point.commit(8);
         assert_eq!(point.advance(), None);

@@ -1,7 +1,7 @@
-//! Accepting connections for as long as the daemon runs: what passes is waited out, whatever it is.
+//! Accepts connections as long as the daemon runs, and waits until temporary failures pass.
 //!
-//! When the process runs out of descriptors, those who are connected go on; new connections wait in the kernel's queue
-//! until some are free, and the log says so now and then.
+//! When the process runs out of descriptors, existing connections continue. New connections wait in the kernel's queue
+//! until descriptors are free, and the log reports it at intervals.
 
 use std::io;
 use std::time::Duration;
@@ -13,33 +13,33 @@ use crate::listen::{Listener, Remote, Stream};
 use crate::log::Logger;
 use crate::open_files::{Role, has_room};
 
-/// How long an accept loop pauses when the process has run out of something, such as descriptors.
+/// How long the accept loop pauses when the process has run out of a resource such as descriptors.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How often the log says that connections wait.
+/// Minimum interval between log lines about waiting connections.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A listener, and what it does when there is no room.
+/// A listener that waits for free descriptors before it accepts.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: Listener,
     role: Role,
-    /// What the log calls it: `TCP`.
+    /// Name in log lines, such as `TCP`.
     name: &'static str,
     logger: Logger,
     logged_at: Option<Instant>,
 }
 
 impl Acceptor {
-    /// Accepts nothing yet.
+    /// Creates the acceptor; it accepts nothing until [`Acceptor::accept`] is called.
     pub fn new(listener: Listener, role: Role, name: &'static str, logger: Logger) -> Self {
         Self { listener, role, name, logger, logged_at: None }
     }
 
     /// Waits for the next connection. Dropping the future loses no connection.
     ///
-    /// Failures that concern one connection, or that pass (too many open files), are waited out here; an error means
-    /// that the listener itself is broken.
+    /// Retries failures of a single connection, and waits out temporary ones (too many open files). An error means that
+    /// the listener itself is broken.
     pub async fn accept(&mut self) -> io::Result<(Stream, Remote)> {
         loop {
             if !has_room(self.role, &self.listener) {
@@ -63,7 +63,7 @@ impl Acceptor {
             self.logged_at = Some(Instant::now());
             crate::warn!(
                 self.logger,
-                "{}: new connections on {} wait: {why}; close connections, or raise the limit of open files (ulimit \
+                "{}: new connections on {} wait: {why}; close connections or raise the limit of open files (ulimit \
                  -n, LimitNOFILE=)",
                 self.name,
                 self.listener
@@ -73,14 +73,14 @@ impl Acceptor {
     }
 }
 
-/// What a failed accept concerns.
+/// What a failed accept affects.
 #[derive(Debug, PartialEq, Eq)]
 enum Failure {
-    /// A connection that broke before it was accepted; the next one may be good.
+    /// Only a connection that broke before it was accepted.
     OfConnection,
-    /// The process or the machine, which have run out of something.
+    /// The process or the machine, which ran out of a resource for now.
     Passes,
-    /// The listener, for good.
+    /// The listener, permanently.
     OfListener,
 }
 
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_broken_listener_is_the_end() {
+    fn only_a_broken_listener_is_permanent() {
         let of = |errno: Errno| failure(&io::Error::from_raw_os_error(errno.raw_os_error()));
         assert_eq!(of(Errno::MFILE), Failure::Passes);
         assert_eq!(of(Errno::NOBUFS), Failure::Passes);

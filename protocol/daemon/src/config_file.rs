@@ -1,9 +1,8 @@
 //! The TOML config file, turned into flags.
 //!
-//! A daemon gives a table of [`Key`]s; every key that the file has comes out as `--flag=value`, so that
-//! one parser reads both. Unknown keys and tables are ignored with a warning, where NSQ ignores them in silence; but what
-//! looks like a misspelled option of security is refused, as the daemon would run without the protection that the file
-//! asks for.
+//! A daemon passes a table of [`Key`]s. Every known key in the file becomes `--flag=value`, so one parser handles both
+//! sources. NSQ silently ignores unknown keys and tables; here they are ignored with a warning. An unknown key that
+//! looks like a misspelled security option is refused, since the daemon would run without the requested protection.
 
 mod spelling;
 
@@ -20,8 +19,7 @@ pub enum Kind {
     String,
     /// An integer, or a string of its digits.
     Int,
-    /// A boolean, or a string that spells one. An integer is taken as NSQ takes it, upside down:
-    /// 0 is true.
+    /// A boolean, or a string that spells one. An integer is inverted, as in NSQ: 0 is true.
     Bool,
     /// A string with units, or an integer number of milliseconds.
     Duration,
@@ -33,7 +31,7 @@ pub enum Kind {
     Word,
 }
 
-/// A key of the file and the flag it stands for.
+/// A key of the file and its flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     /// The key in the file.
@@ -42,84 +40,84 @@ pub struct Key {
     pub flag: &'static str,
     /// How values are read.
     pub kind: Kind,
-    /// Whether the daemon would be open to more people without it.
+    /// Whether the key protects the daemon: without it, more people have access.
     pub is_guard: bool,
 }
 
 impl Key {
-    /// A key.
+    /// A key that protects nothing: misspellings are only a warning.
     pub const fn new(key: &'static str, flag: &'static str, kind: Kind) -> Self {
         Self { key, flag, kind, is_guard: false }
     }
 
-    /// A key of which a misspelling is refused, and on the command line also an empty value.
+    /// A key that protects the daemon: misspellings are refused, and so is an empty value on the command line.
     pub const fn guard(key: &'static str, flag: &'static str, kind: Kind) -> Self {
         Self { key, flag, kind, is_guard: true }
     }
 }
 
-/// What a file says about one key.
+/// The value that a file sets for one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting {
-    /// The key.
+    /// The key as the daemon defines it.
     pub key: Key,
-    /// It as flags: several for a list, none for an empty one.
+    /// The value as flags: several for a list, none for an empty list.
     pub flags: Vec<OsString>,
 }
 
-/// What a file says.
+/// Contents of a config file.
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// One for each key that is known.
+    /// One for each known key in the file.
     pub settings: Vec<Setting>,
-    /// Keys without effect, each in a sentence.
+    /// Keys that have no effect, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// What is wrong with a config file.
+/// Why a config file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigFileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("failed to load config file {} - {source}", path.display())]
     Unreadable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
-    /// It is no TOML.
+    /// The file is not valid TOML.
     #[error("failed to load config file {} - {source}", path.display())]
     Malformed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Position and reason.
         source: Box<toml::de::Error>,
     },
-    /// An unknown key is much like one that protects the daemon.
+    /// An unknown key resembles one that protects the daemon.
     #[error("failed to load config file {} - unknown key {key}: {hint}", path.display())]
     Misspelled {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// The key.
+        /// The unknown key.
         key: String,
-        /// What may have been meant.
+        /// Keys that may have been meant.
         hint: String,
     },
     /// A key has a value of the wrong type.
     #[error("failed to load config file {} - {key} = {value}: {expected} expected", path.display())]
     WrongType {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Which key.
+        /// The key.
         key: &'static str,
-        /// Its value.
+        /// The value in the file.
         value: String,
-        /// What it should have been.
+        /// The types that the key accepts.
         expected: &'static str,
     },
 }
 
-/// Reads a file, of which `keys` have a meaning.
+/// Reads a file. Only `keys` have a meaning in it.
 pub fn read(path: &Path, keys: &[Key]) -> Result<Contents, ConfigFileError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigFileError::Unreadable { path: path.to_owned(), source })?;
@@ -153,7 +151,7 @@ fn to_flags(table: &Table, keys: &[Key]) -> Result<Vec<Setting>, (Key, String)> 
         .collect()
 }
 
-/// `None` if the type does not fit. Whether the text is a good value is for the flag to say.
+/// `None` if the type does not fit. The flag's parser validates the text itself.
 fn coerce(kind: Kind, value: &Value) -> Option<Vec<String>> {
     let text = match (kind, value) {
         (Kind::StringList, Value::String(text)) => return Some(split(text)),
@@ -211,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_the_right_type() {
+    fn values_of_the_right_type_become_flags() {
         let cases: [(Kind, &str, &[&str]); 14] = [
             (Kind::String, "'a b'", &["--f=a b"]),
             (Kind::Int, "7", &["--f=7"]),
@@ -234,13 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn an_integer_for_a_boolean_is_upside_down() {
+    fn integer_for_a_boolean_is_inverted() {
         assert_eq!(flags(Kind::Bool, "0").unwrap(), ["--f=true"]);
         assert_eq!(flags(Kind::Bool, "1").unwrap(), ["--f=false"]);
     }
 
     #[test]
-    fn values_of_the_wrong_type() {
+    fn values_of_the_wrong_type_are_refused() {
         let cases = [
             (Kind::String, "1"),
             (Kind::Int, "1.5"),
@@ -257,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_the_file() {
+    fn errors_name_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nsqd.cfg");
         let keys = [Key::new("n", "n", Kind::Int)];

@@ -1,7 +1,7 @@
-//! Flags and config file together: the first step of a daemon's start.
+//! Flags and config file combined: the first step of a daemon's start.
 //!
-//! The command line is read once to find `--version`, `--help` and `--config`; then again with what
-//! the file says put before it, as far as the command line does not say it itself.
+//! The command line is parsed once to find `--version`, `--help` and `--config`. Then it is parsed again, preceded by
+//! the flags from the file that the command line does not set.
 
 use std::any::TypeId;
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 use crate::config_file::{self, Key};
 use crate::{go_flags, log, version_line};
 
-/// Why a daemon does not start, though it may be no failure.
+/// Why a daemon does not start. Not every reason is a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
     /// `--version`: a line for stdout, exit code 0.
@@ -25,16 +25,16 @@ pub enum Exit {
     Help(String),
     /// A flag is wrong: message and usage, for stderr, exit code 2.
     WrongFlag(String),
-    /// The config file is wrong: a line of the log, exit code 1.
+    /// The config file is wrong: a log line, exit code 1.
     Fatal(String),
 }
 
 impl Exit {
-    /// Tells why, where it belongs.
+    /// Writes the text to stdout, stderr or the log, as the variant says, and returns the exit code.
     pub fn report(&self, program: &str) -> ExitCode {
         match self {
             Self::Version(line) => {
-                // Whoever started us may not want to know.
+                // A closed stdout is no failure.
                 let _ = writeln!(io::stdout(), "{line}");
                 ExitCode::SUCCESS
             }
@@ -54,23 +54,22 @@ impl Exit {
     }
 }
 
-/// What [`parse`] has read.
+/// The result of [`parse`].
 #[derive(Debug)]
 pub struct Parsed<F> {
     /// The flags.
     pub flags: F,
-    /// What was said without effect, each in a sentence: for the log.
+    /// Settings that have no effect, one sentence each, for the log.
     pub warnings: Vec<String>,
 }
 
-/// Reads a Go command line, program name first, and the config file it names. What would leave a daemon open in silence
-/// is refused: see [`Key::guard`].
+/// Parses a Go command line, program name first, and the config file that it names. Refuses mistakes that would
+/// silently leave a daemon unprotected: see [`Key::guard`].
 ///
-/// `F` is a clap parser with long flags only. Its boolean flags need `action = ArgAction::Set` and a
-/// default; flags with `num_args = 0..=1` count as boolean too. Paths that may be empty must be
-/// `OsString`, since clap refuses an empty `PathBuf`. If it has flags `version` and
-/// `config`, they work as NSQ's do. Scalars that are repeated: the last one wins; lists add up, but a
-/// list on the command line replaces the file's.
+/// `F` is a clap parser with long flags only. Its boolean flags need `action = ArgAction::Set` and a default; flags
+/// with `num_args = 0..=1` count as boolean too. Paths that may be empty must be `OsString`, since clap refuses an
+/// empty `PathBuf`. Flags named `version` and `config` work as in NSQ. If a scalar is repeated, the last value wins.
+/// Lists add up, but a list on the command line replaces the file's list.
 pub fn parse<F>(program: &str, args: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<Parsed<F>, Exit>
 where
     F: CommandFactory + FromArgMatches,
@@ -96,7 +95,7 @@ where
     Ok(Parsed { flags, warnings })
 }
 
-/// What follows the word that ends the flags has no effect, as in all Go programs. A guard among it is refused.
+/// Arguments after the one that ends the flags have no effect, as in all Go programs. A guard among them is refused.
 fn check_rest(rest: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<Vec<String>, Exit> {
     let rest: Vec<String> = rest.map(|word| word.to_string_lossy().into_owned()).collect();
     let name = |word: &str| {
@@ -108,8 +107,8 @@ fn check_rest(rest: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<Vec<
     };
     if let Some(guard) = rest.iter().find(is_guard).and_then(|word| name(word)) {
         return Err(Exit::WrongFlag(format!(
-            "--{guard} has no effect behind a word that is no flag: write a boolean flag's value behind =, as in \
-             --flag=true, and remove other words\n"
+            "--{guard} has no effect after an argument that is not a flag: write the value of a boolean flag after =, \
+             as in --flag=true, and remove other arguments\n"
         )));
     }
     let is_flag = |word: &&String| word.len() > 1 && word.starts_with('-');
@@ -117,22 +116,22 @@ fn check_rest(rest: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<Vec<
     Ok(match ignored.is_empty() {
         true => Vec::new(),
         false => vec![format!(
-            "flags behind a word that is no flag are ignored: --{}; write a boolean flag's value behind =",
+            "flags after an argument that is not a flag are ignored: --{}; write the value of a boolean flag after =",
             ignored.join(", --")
         )],
     })
 }
 
-/// A guard that the command line names has a value: an empty one is a variable that was not set.
+/// Refuses an empty value for a guard on the command line: it usually comes from an unset variable.
 fn check_empty(command: &Command, matches: &ArgMatches, keys: &[Key]) -> Result<(), Exit> {
     for key in keys.iter().filter(|key| key.is_guard) {
         let id = id(command, key.flag);
-        let is_told = matches.value_source(&id) == Some(ValueSource::CommandLine);
+        let is_on_command_line = matches.value_source(&id) == Some(ValueSource::CommandLine);
         let mut values = matches.try_get_raw(&id).ok().flatten();
-        if is_told && values.as_mut().is_some_and(|values| values.any(|value| value.is_empty())) {
+        if is_on_command_line && values.as_mut().is_some_and(|values| values.any(|value| value.is_empty())) {
             let flag = key.flag;
             return Err(Exit::WrongFlag(format!(
-                "--{flag} has an empty value: give one, or remove the flag\n"
+                "--{flag} has an empty value: set a value or remove the flag\n"
             )));
         }
     }
@@ -150,14 +149,13 @@ fn wrong_flag(error: clap::Error) -> Exit {
     }
 }
 
-/// `--config=` is no config file, as its absence.
+/// An empty `--config=` means no config file.
 fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
     let mut values = matches.try_get_raw("config").ok().flatten()?;
     values.next().filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
-/// Reads the line once more with the file's flags before it. The line itself is known to be good, so
-/// what fails now is the file.
+/// Parses the line again with the file's flags before it. The line itself is valid, so an error now is in the file.
 fn with_file(
     command: &Command,
     line: Vec<OsString>,
@@ -167,9 +165,9 @@ fn with_file(
 ) -> Result<(ArgMatches, Vec<String>), Exit> {
     let config_file::Contents { settings: found, warnings } =
         config_file::read(path, keys).map_err(|error| Exit::Fatal(error.to_string()))?;
-    let told = |flag: &str| matches.value_source(&id(command, flag)) == Some(ValueSource::CommandLine);
+    let is_set = |flag: &str| matches.value_source(&id(command, flag)) == Some(ValueSource::CommandLine);
     let from_file =
-        found.into_iter().filter(|setting| !told(setting.key.flag)).flat_map(|setting| setting.flags);
+        found.into_iter().filter(|setting| !is_set(setting.key.flag)).flat_map(|setting| setting.flags);
     let mut line = line.into_iter();
     let whole: Vec<OsString> = line.next().into_iter().chain(from_file).chain(line).collect();
     let matches = read(command, &whole).map_err(|error| {
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_scalars_lists() {
+    fn defaults_scalars_and_lists_parse() {
         let flags = run(&[]).unwrap();
         assert!(flags.deflate && !flags.version && flags.config.is_empty());
         let flags =
@@ -251,13 +249,13 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_that_may_stand_alone_takes_no_next_word() {
+    fn flag_with_optional_value_does_not_take_the_next_word() {
         assert_eq!(run(&["--tls-required", "--deflate=0"]).unwrap().tls_required, "true");
         assert_eq!(run(&["--tls-required=tcp-https"]).unwrap().tls_required, "tcp-https");
     }
 
     #[test]
-    fn version_and_help_and_mistakes() {
+    fn version_help_and_wrong_flags_exit() {
         let version = Exit::Version("nsqd v1.3.0 (built w/rustc)".into());
         assert_eq!(run(&["-version"]).unwrap_err(), version);
         assert_eq!(run(&["--config=/nonexistent", "--version"]).unwrap_err(), version);
@@ -269,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_leave_a_daemon_open_in_silence_is_refused() {
+    fn mistakes_in_security_options_are_refused() {
         for words in [
             &["--tls-requried"][..],
             &["--tls-required="],
@@ -286,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_effect_is_a_warning() {
+    fn ignored_flags_are_a_warning() {
         let line = ["nsqd", "--deflate", "true", "--wait-time=1s"].map(OsString::from);
         let warnings = parse::<Flags>("nsqd", line.into_iter(), &KEYS).unwrap().warnings;
         assert_eq!(warnings.len(), 1);
@@ -294,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_wins_over_the_file() {
+    fn command_line_overrides_the_file() {
         let file = "wait_time = 5000\npeers = ['x', 'y']\ndeflate = false\ntls_required = true\nunknown = 1";
         let flags = with_config(file, &[]).unwrap();
         assert_eq!(flags.wait_time, Duration::from_secs(5));
@@ -307,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_is_fatal() {
+    fn invalid_file_is_fatal() {
         for file in ["wait_time = ", "wait_time = 1.5", "wait_time = 'soon'", "peers = [1]"] {
             assert!(matches!(with_config(file, &[]), Err(Exit::Fatal(_))), "{file}");
         }

@@ -1,15 +1,15 @@
-//! Durations as Go writes and reads them: `1m30s`, `250ms`, `1.5h`.
+//! Durations in Go's syntax: `1m30s`, `250ms`, `1.5h`.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-/// Why a text is no duration.
+/// Why a text is not a valid duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDuration {
     /// Neither a number with a unit nor a sequence of them.
     #[error("{0:?} is not a duration (such as 250ms or 1m30s)")]
     Malformed(String),
-    /// A number without a unit; only `0` may stand alone.
+    /// A number without a unit; only `0` needs none.
     #[error("missing unit in duration {0:?} (ns, us, ms, s, m, h)")]
     MissingUnit(String),
     /// Less than zero.
@@ -27,7 +27,7 @@ const SECOND: u128 = 1_000_000_000;
 const MINUTE: u128 = 60 * SECOND;
 const HOUR: u128 = 60 * MINUTE;
 
-/// Longest first, where one is the beginning of another.
+/// Longer names first where one is a prefix of another.
 const UNITS: [(&str, u128); 8] = [
     ("ns", NANOSECOND),
     ("us", MICROSECOND),
@@ -39,10 +39,10 @@ const UNITS: [(&str, u128); 8] = [
     ("h", HOUR),
 ];
 
-/// Digits after the point that can matter: finer than a nanosecond in an hour is dropped.
+/// Digits after the point that can matter; more digits are finer than a nanosecond even in hours, and are dropped.
 const MAX_FRACTION_DIGITS: usize = 15;
 
-/// Reads a duration. Also a clap value parser.
+/// Parses a duration. Usable as a clap value parser.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -94,7 +94,7 @@ fn split_digits(text: &str) -> (&str, &str) {
 fn split_unit(text: &str) -> Option<(u128, &str)> {
     UNITS.iter().find_map(|(name, nanos)| {
         let rest = text.strip_prefix(name)?;
-        // `1mx` must not pass as minutes followed by something else.
+        // `1mx` must not parse as minutes followed by something else.
         let ends = rest.is_empty() || rest.starts_with(|c: char| c == '.' || c.is_ascii_digit());
         ends.then_some((*nanos, rest))
     })
@@ -108,7 +108,7 @@ fn missing_unit(text: &str, after: &str) -> InvalidDuration {
     }
 }
 
-/// `None` when it does not fit. `whole` and `fraction` hold digits only.
+/// `None` on overflow. `whole` and `fraction` hold digits only.
 fn term_nanos(whole: &str, fraction: &str, unit: u128) -> Option<u128> {
     let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
     let fraction = &fraction[..fraction.len().min(MAX_FRACTION_DIGITS)];
@@ -117,7 +117,7 @@ fn term_nanos(whole: &str, fraction: &str, unit: u128) -> Option<u128> {
     whole.checked_mul(unit)?.checked_add(parts * unit / scale)
 }
 
-/// Writes a duration as Go prints it: `1m30s`, `271.934µs`, `0s`.
+/// Formats a duration as Go prints it: `1m30s`, `271.934µs`, `0s`.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -154,7 +154,7 @@ impl fmt::Display for Display {
     }
 }
 
-/// `nanos / unit` with as many decimals as it takes. `unit` is a power of ten.
+/// Writes `nanos / unit` without trailing zeros. `unit` is a power of ten.
 fn write_decimal(f: &mut fmt::Formatter<'_>, nanos: u128, unit: u128) -> fmt::Result {
     write!(f, "{}", nanos / unit)?;
     let fraction = nanos % unit;
@@ -171,7 +171,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn reads_what_go_reads() {
+    fn parses_what_go_parses() {
         let cases: [(&str, u64); 12] = [
             ("0", 0),
             ("-0s", 0),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest() {
+    fn refuses_invalid_durations() {
         for text in ["", "-", "s", ".s", "1x", "1 s", "1mx", "1s2", "--1s", "1e3s", "1S"] {
             assert!(parse(text).is_err(), "{text}");
         }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_what_go_writes() {
+    fn formats_as_go_does() {
         let cases: [(u64, &str); 9] = [
             (0, "0s"),
             (1, "1ns"),
@@ -223,13 +223,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back(nanos in 0..i64::MAX as u64) {
+        fn formatted_duration_parses_back(nanos in 0..i64::MAX as u64) {
             let duration = Duration::from_nanos(nanos);
             prop_assert_eq!(parse(&format(duration)), Ok(duration));
         }
 
         #[test]
-        fn any_text_is_read_or_refused(text in "\\PC{0,20}") {
+        fn parsing_any_text_does_not_panic(text in "\\PC{0,20}") {
             let _ = parse(&text);
         }
     }

@@ -1,16 +1,16 @@
-//! Command lines as Go's `flag` package takes them, rewritten so that clap understands them.
+//! Command lines in the syntax of Go's `flag` package, rewritten for clap.
 //!
-//! `-flag`, `--flag`, `--flag=value` and `--flag value` are equal. Boolean flags never take the next
-//! word. The first word that is no flag, or `--`, ends the flags; what follows is dropped in silence.
+//! `-flag`, `--flag`, `--flag=value` and `--flag value` are equal. Boolean flags never take the next argument. The
+//! first argument that is not a flag, or `--`, ends the flags; later arguments are silently ignored.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Rewrites a Go command line, program name first, into `--flag=value` words for clap.
+/// Rewrites a Go command line, program name first, into `--flag=value` arguments for clap.
 ///
-/// `is_bool` says of a flag's name (without dashes) whether it may stand without a value. Such flags
-/// come out as `--flag=true` or `--flag=false` in whatever spelling Go accepts they were given; any
-/// other value is left for clap to refuse.
+/// `is_bool` returns whether the flag with this name (without dashes) may have no value. Such flags become
+/// `--flag=true` or `--flag=false`, in whichever of Go's spellings they are given. Any other value is passed on,
+/// and clap refuses it.
 ///
 /// ```
 /// # use nsq_daemon::go_flags::to_clap_args;
@@ -29,7 +29,7 @@ pub fn to_clap_args(
             Some(value) if is_bool(&name) => Some(go_bool(value).map_or(value, |b| truth(b)).to_vec()),
             None if is_bool(&name) => Some(truth(true).to_vec()),
             Some(value) => Some(value.to_vec()),
-            // clap reports the ones that it does not know as such, not as lacking a value.
+            // clap reports unknown flags as unknown, not as lacking a value.
             None if name == "h" || name == "help" => None,
             None => args.next().map(OsString::into_vec),
         };
@@ -39,14 +39,14 @@ pub fn to_clap_args(
     out
 }
 
-/// One word split at its dashes and its `=`.
+/// One argument split at its dashes and its `=`.
 struct Flag<'a> {
     name: &'a [u8],
     value: Option<&'a [u8]>,
 }
 
 impl<'a> Flag<'a> {
-    /// `None` when the word ends the flags.
+    /// `None` if the argument ends the flags.
     fn split(word: &'a OsStr) -> Option<Self> {
         let word = word.as_bytes();
         if word == b"-" || word == b"--" {
@@ -79,7 +79,7 @@ fn truth(value: bool) -> &'static [u8] {
     if value { b"true" } else { b"false" }
 }
 
-/// A boolean in one of Go's spellings.
+/// Parses a boolean in any of Go's spellings.
 pub fn parse_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
@@ -88,7 +88,7 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
     }
 }
 
-/// An integer as Go's flags take it: decimal, or with a prefix `0x`, `0o`, `0b` or `0`. Also a clap
+/// Parses an integer in the syntax of Go's flags: decimal, or with a prefix `0x`, `0o`, `0b` or `0`. Usable as a clap
 /// value parser.
 ///
 /// ```
@@ -111,7 +111,7 @@ pub fn parse_int(text: &str) -> Result<i64, String> {
         Some(_) if unsigned.starts_with('0') => (8, &unsigned[1..]),
         _ => (10, unsigned),
     };
-    // A second sign would pass `from_str_radix`.
+    // `from_str_radix` would accept a second sign.
     if !digits.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         return Err(wrong());
     }
@@ -120,7 +120,7 @@ pub fn parse_int(text: &str) -> Result<i64, String> {
         .map_err(|_| format!("{text:?} is out of range"))
 }
 
-/// The permissions of a file: octal digits such as `0660`. Also a clap value parser.
+/// Parses file permissions: octal digits such as `0660`, at most `0777`. Usable as a clap value parser.
 pub fn parse_mode(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     u32::from_str_radix(digits, 8)
@@ -140,12 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn one_dash_and_two_are_equal() {
+    fn one_dash_equals_two() {
         assert_eq!(rewrite(&["-a=1", "--b=2", "-c", "3"]), ["--a=1", "--b=2", "--c=3"]);
     }
 
     #[test]
-    fn a_value_may_look_like_a_flag_or_hold_an_equals_sign() {
+    fn value_may_look_like_a_flag_or_contain_an_equals_sign() {
         assert_eq!(rewrite(&["--log-prefix", "-x", "--opt=a=b"]), ["--log-prefix=-x", "--opt=a=b"]);
     }
 
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_its_own_pass_a_flag_that_may_stand_alone() {
+    fn flag_with_optional_value_keeps_words_that_are_no_boolean() {
         let words = ["--tls-required", "-tls-required=tcp-https", "--tls-required=TRUE"];
         assert_eq!(
             rewrite(&words),
@@ -177,28 +177,28 @@ mod tests {
     }
 
     #[test]
-    fn flags_end_at_the_first_other_word() {
+    fn flags_end_at_the_first_other_argument() {
         assert_eq!(rewrite(&["-a=1", "--", "-b=2"]), ["--a=1"]);
         assert_eq!(rewrite(&["-a=1", "-", "-b=2"]), ["--a=1"]);
         assert_eq!(rewrite(&["word", "-b=2"]), [""; 0]);
     }
 
     #[test]
-    fn help_and_a_missing_value() {
+    fn help_and_missing_values_are_passed_on() {
         assert_eq!(rewrite(&["-h"]), ["--help"]);
         assert_eq!(rewrite(&["-a"]), ["--a"]);
         assert_eq!(rewrite(&["-a="]), ["--a="]);
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_kept() {
+    fn bytes_that_are_not_utf8_are_kept() {
         let line = [OsString::from("p"), OsString::from_vec(b"-path=\xff".to_vec())];
         let out = to_clap_args(line.into_iter(), |_| false);
         assert_eq!(out[1].as_bytes(), b"--path=\xff");
     }
 
     #[test]
-    fn integers_in_gos_bases() {
+    fn integers_parse_in_gos_bases() {
         for (text, value) in
             [("0", 0), ("-7", -7), ("+7", 7), ("0b101", 5), ("0o17", 15), ("017", 15), ("0XfF", 255)]
         {

@@ -1,20 +1,19 @@
-//! What nsqd and nsqlookupd share: how a daemon takes its flags, writes its log, listens, answers
-//! HTTP and stops.
+//! Code shared by nsqd and nsqlookupd: flags, config file, log, listeners, TLS, HTTP, metrics and shutdown.
 //!
-//! Nothing here knows a topic or a channel. The modules in reading order, which is the order in
-//! which a daemon uses them:
+//! Nothing here knows topics or channels. The modules in reading order, which is the order in which a daemon uses
+//! them:
 //!
-//! 1. [`go_flags`] and [`go_duration`]: command lines and durations as Go programs take them.
-//! 2. [`config_file`] and [`flags`]: the TOML file, and both together, in two passes of clap.
-//! 3. [`log`]: NSQ's log line.
-//! 4. [`open_files`]: how many there may be; [`listen`]: addresses, listeners, streams; [`accept`]: taking connections
-//!    while there is room.
-//! 5. [`tls`]: certificates, handshakes; [`watch`]: when files that change are worth reading again.
-//! 6. [`http`]: requests, routing, answers, serving.
-//! 7. [`metrics`]: what Prometheus is told.
-//! 8. [`notify`]: telling the service manager.
+//! 1. [`go_flags`] and [`go_duration`]: command lines and durations in the syntax of Go programs.
+//! 2. [`config_file`] and [`flags`]: the TOML file; command line and file combined.
+//! 3. [`log`]: log lines in NSQ's format.
+//! 4. [`open_files`]: the limit of open files; [`listen`]: addresses, listeners, streams; [`accept`]: accepting
+//!    connections while descriptors are available.
+//! 5. [`tls`]: certificates, handshakes; [`watch`]: when to reread files that change.
+//! 6. [`http`]: requests, routing, responses, the server.
+//! 7. [`metrics`]: counters, histograms and the Prometheus text format.
+//! 8. [`notify`]: notifications to the service manager.
 //! 9. [`shutdown`]: waiting for SIGINT or SIGTERM.
-//! 10. [`turn`]: how long one connection may go on before others get their turn.
+//! 10. [`turn`]: how much one connection may do before it yields to others.
 
 pub mod go_flags;
 
@@ -46,8 +45,8 @@ pub mod shutdown;
 
 pub mod turn;
 
-/// The NSQ version whose behaviour we reproduce. Told to clients, which parse it as a semantic
-/// version to learn what the daemon can do.
+/// The NSQ version whose behaviour the daemons reproduce. Clients receive it and parse it as a semantic version to
+/// learn what the daemon supports.
 pub const NSQ_VERSION: &str = "1.3.0";
 
 /// The line that `--version` prints and that a daemon logs first.
@@ -59,7 +58,7 @@ pub fn version_line(program: &str) -> String {
     format!("{program} v{NSQ_VERSION} (built w/rustc)")
 }
 
-/// The host name as the operating system has it: the default broadcast address.
+/// The host name that the operating system reports: the default broadcast address.
 pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

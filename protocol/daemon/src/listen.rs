@@ -1,7 +1,7 @@
-//! Addresses, listeners and the streams they accept: TCP, or a unix socket.
+//! Addresses, listeners and the streams they accept: TCP or unix socket.
 //!
-//! What is not `host:port` is the path of a unix socket. A TCP listener on all interfaces takes both IPv4 and IPv6; one
-//! on a name that has addresses of both families takes IPv4, as Go's does.
+//! An address that is not `host:port` is the path of a unix socket. A TCP listener on all interfaces accepts IPv4 and
+//! IPv6. A listener on a name that has addresses of both families uses IPv4, as in Go.
 
 use std::fmt;
 use std::io;
@@ -17,28 +17,28 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
-/// A peer that is gone without a goodbye is noticed after this silence and as many unanswered probes
-/// as the kernel's default, this far apart. What Go's listeners set.
+/// Idle time before the first keep-alive probe, and interval between probes; the kernel's default says how many may
+/// fail. This is how a peer that vanished is noticed. Go's listeners set the same values.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Connections that may wait to be accepted, as far as the kernel's `somaxconn` allows; what Go's listeners set.
+/// Connections that may wait to be accepted; the kernel's `somaxconn` limits it further. Go's listeners set the same.
 const ACCEPT_QUEUE: u32 = 4096;
 
-/// Where to listen.
+/// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// A host (name, IPv4, or IPv6 without brackets; empty for all interfaces) and a port.
     Tcp {
-        /// Empty for all interfaces.
+        /// Name, IPv4 or IPv6 address without brackets. Empty for all interfaces.
         host: String,
-        /// 0 for any free one.
+        /// 0 for any free port.
         port: u16,
     },
     /// The path of a unix socket.
     Unix(PathBuf),
 }
 
-/// Reads an address as nsqd does: `host:port`, `:port`, `[v6]:port`, or else a path.
+/// Parses an address as nsqd does: `host:port`, `:port`, `[v6]:port`; any other text is a path.
 ///
 /// ```
 /// # use nsq_daemon::listen::{parse_address, Address};
@@ -50,7 +50,7 @@ pub fn parse_address(text: &str) -> Address {
         let (host, port) = text.rsplit_once(':')?;
         let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
             Some(v6) => v6,
-            // More than one colon without brackets is no host and port.
+            // Several colons without brackets are not host and port.
             None if host.contains([':', '[', ']']) => return None,
             None => host,
         };
@@ -70,12 +70,12 @@ impl fmt::Display for Address {
     }
 }
 
-/// Who is at the other end.
+/// The peer of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Remote {
     /// A TCP peer. IPv4 addresses are never in their IPv6 form.
     Tcp(SocketAddr),
-    /// A peer on a unix socket: it has no address of its own, and prints as `@`.
+    /// A peer on a unix socket. It has no address of its own and prints as `@`.
     Unix,
 }
 
@@ -98,41 +98,41 @@ impl fmt::Display for Remote {
     }
 }
 
-/// Why an address could not be listened on, in NSQ's words.
+/// Why listening on an address failed, in NSQ's words.
 #[derive(Debug, thiserror::Error)]
 #[error("listen ({address}) failed - listen {network} {address}: bind: {}", reason(source))]
 pub struct BindError {
-    /// The address that was asked for.
+    /// The requested address.
     pub address: String,
     /// `tcp` or `unix`.
     pub network: &'static str,
-    /// What the system said.
+    /// The system's error.
     pub source: io::Error,
 }
 
-/// The system's own sentence in lower case, without Rust's error number.
+/// The system's message in lower case, without Rust's error number.
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
-/// A socket that accepts connections.
+/// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// On a port.
+    /// On a TCP port.
     Tcp(TcpListener),
     /// On a path.
     Unix(UnixSocket),
 }
 
 impl Listener {
-    /// Listens on an address. A unix socket's file gets the permissions that the umask leaves.
+    /// Listens on an address. The umask decides the permissions of a unix socket's file.
     pub async fn bind(address: &Address) -> Result<Self, BindError> {
         Self::bind_with_mode(address, None).await
     }
 
-    /// Listens on an address; a unix socket's file gets these permissions. A socket file whose owner is gone, as after
-    /// a kill, is replaced.
+    /// Listens on an address. `mode` sets the permissions of a unix socket's file. A socket file that nothing listens
+    /// on, left behind by a killed process, is replaced.
     pub async fn bind_with_mode(address: &Address, mode: Option<u32>) -> Result<Self, BindError> {
         let (network, bound) = match address {
             Address::Tcp { host, port } => ("tcp", bind_tcp(host, *port).await.map(Self::Tcp)),
@@ -141,7 +141,7 @@ impl Listener {
         bound.map_err(|source| BindError { address: address.to_string(), network, source })
     }
 
-    /// Waits for the next connection, once: see [`crate::accept`]. Dropping the future loses no connection.
+    /// Waits for one connection; see [`crate::accept`] for failures. Dropping the future loses no connection.
     pub async fn accept(&self) -> io::Result<(Stream, Remote)> {
         match self {
             Self::Tcp(listener) => {
@@ -156,7 +156,7 @@ impl Listener {
         }
     }
 
-    /// The TCP address that it listens on; `None` for a unix socket.
+    /// The TCP address; `None` for a unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
@@ -164,7 +164,7 @@ impl Listener {
         }
     }
 
-    /// The port that it listens on; `None` for a unix socket.
+    /// The TCP port; `None` for a unix socket.
     pub fn local_port(&self) -> Option<u16> {
         self.local_addr().map(|address| address.port())
     }
@@ -192,7 +192,7 @@ impl fmt::Display for Listener {
     }
 }
 
-/// A listening unix socket. Its file is removed when it is dropped, unless another has taken its place.
+/// A listening unix socket. Dropping it deletes its file, unless another file has replaced it.
 #[derive(Debug)]
 pub struct UnixSocket {
     listener: UnixListener,
@@ -222,14 +222,14 @@ impl UnixSocket {
     }
 }
 
-/// Whether a path is a socket that nobody listens on.
+/// Whether a path is a socket that nothing listens on.
 fn is_abandoned(path: &Path) -> bool {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     if !std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         return false;
     }
     let Ok(address) = SocketAddrUnix::new(path) else { return false };
-    // Not blocking: a listener that is only slow in accepting is there, too.
+    // Non-blocking, because a listener that is slow to accept still exists.
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
     socket.is_ok_and(|socket| connect(&socket, &address) == Err(rustix::io::Errno::CONNREFUSED))
@@ -240,14 +240,14 @@ impl Drop for UnixSocket {
         let is_ours = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
         if is_ours {
-            // Nothing depends on it: the next start replaces a file that stayed.
+            // Failure is harmless: the next start replaces the file.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Listens as Go does: without a host, or on any address of either family, on both families, whatever
-/// `net.ipv6.bindv6only` says, or on IPv4 alone where there is no IPv6; on a name's first IPv4 address, else on its first
+/// Listens as Go does. Without a host, or with the unspecified address of either family: on both families, whatever
+/// `net.ipv6.bindv6only` says, or on IPv4 alone if there is no IPv6. On a name: its first IPv4 address, else its first
 /// IPv6 address.
 async fn bind_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
     let ip: Option<IpAddr> =
@@ -268,7 +268,7 @@ async fn bind_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Listens on the first address that this machine has.
+/// Listens on the first of the addresses that this machine has.
 fn bind_first(addresses: &[SocketAddr]) -> io::Result<TcpListener> {
     let mut failure = None;
     for address in addresses {
@@ -292,7 +292,7 @@ fn bind_address(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(ACCEPT_QUEUE)
 }
 
-/// None of this is worth refusing a connection for.
+/// Failures are ignored: none is a reason to refuse a connection.
 fn tune(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = sockopt::set_socket_keepalive(stream, true);
@@ -314,7 +314,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Waits for bytes and shows them without taking them; 0 at the end, and always of a unix socket.
+    /// Waits for bytes and copies them without consuming them. Returns 0 at the end, and always for a unix socket.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.peek(buf).await,
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_as_nsqd_reads_them() {
+    fn addresses_parse_as_in_nsqd() {
         assert_eq!(parse_address("127.0.0.1:4150"), tcp("127.0.0.1", 4150));
         assert_eq!(parse_address("localhost:0"), tcp("localhost", 0));
         assert_eq!(parse_address("[::1]:80"), tcp("::1", 80));
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_interfaces_take_both_families_and_show_ipv4_as_such() {
+    async fn all_interfaces_accept_both_families_and_report_plain_ipv4() {
         for address in ["0.0.0.0:0", ":0", "[::]:0"] {
             let listener = Listener::bind(&parse_address(address)).await.unwrap();
             let port = listener.local_port().unwrap();
@@ -395,7 +395,7 @@ mod tests {
             let (stream, remote) = listener.accept().await.unwrap();
             assert_eq!(remote.to_string(), client.local_addr().unwrap().to_string());
             assert!(matches!(stream, Stream::Tcp(stream) if stream.nodelay().unwrap()));
-            // A machine without IPv6 has nothing more to show.
+            // A machine without IPv6 ends the test here.
             if std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
                 let client = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.unwrap();
                 let (_, remote) = listener.accept().await.unwrap();
@@ -405,10 +405,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_listened_on_at_its_first_address_that_is_here() {
+    async fn bind_uses_the_first_address_of_a_name_that_is_local() {
         let of =
             |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
-        // An address for documentation, which no machine has.
+        // A documentation address, which no machine has.
         let listener = bind_first(&of(&["192.0.2.1:0", "127.0.0.1:0"])).unwrap();
         assert_eq!(listener.local_addr().unwrap().ip(), Ipv4Addr::LOCALHOST);
         let taken = listener.local_addr().unwrap();
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_in_use_is_told_in_nsqs_words() {
+    async fn address_in_use_is_reported_in_nsqs_words() {
         let first = Listener::bind(&parse_address("127.0.0.1:0")).await.unwrap();
         let address = first.to_string();
         let error = Listener::bind(&parse_address(&address)).await.unwrap_err().to_string();
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_unix_socket_goes_with_its_listener() {
+    async fn unix_socket_file_is_deleted_with_its_listener() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d.sock");
         let address = Address::Unix(path.clone());
@@ -440,7 +440,7 @@ mod tests {
         assert_eq!(listener.to_string(), path.display().to_string());
         let error = Listener::bind(&address).await.unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
-        assert!(path.exists(), "a failed bind leaves the other's socket alone");
+        assert!(path.exists(), "the failed bind deleted the other listener's socket");
         let _client = UnixStream::connect(&path).await.unwrap();
         assert_eq!(listener.accept().await.unwrap().1.to_string(), "@");
         drop(listener);
@@ -448,11 +448,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_a_kill_left_behind_is_replaced_and_a_file_is_not() {
+    async fn abandoned_socket_is_replaced_and_a_regular_file_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d.sock");
         let address = Address::Unix(path.clone());
-        // Unlike ours, this listener does not clean up.
+        // Unlike ours, this listener does not delete its file.
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         let listener = Listener::bind_with_mode(&address, Some(0o620)).await.unwrap();
@@ -460,7 +460,11 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
         drop(listener);
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious", "what took its place stays");
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            b"precious",
+            "the file that replaced the socket was changed"
+        );
         let error = Listener::bind(&address).await.unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read(&path).unwrap(), b"precious");

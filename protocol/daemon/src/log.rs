@@ -1,20 +1,20 @@
-//! Log lines as NSQ writes them, on stderr:
+//! Log lines in NSQ's format, on stderr:
 //! `[nsqd] 2026/11/20 11:38:01.555218 INFO: TOPIC(t1): created`; or as JSON, one object per line.
 //!
-//! A logger of our own and not `tracing`: one process can run several daemons, each with a prefix and a level that
-//! changes while it runs, where `tracing` has one subscriber for all; and NSQ's line would need a formatter of ours
-//! anyway, which is most of what is here.
+//! The daemons use this logger instead of `tracing` for two reasons. One process can run several daemons, each with
+//! its own prefix and a level that changes at runtime; `tracing` has one subscriber for all. And NSQ's format would
+//! need its own formatter anyway, which is most of this module.
 //!
-//! Serving threads never wait for whoever reads stderr: lines go through a bounded backlog to a thread of their own.
-//! When nobody reads, the oldest lines are dropped, counted, and reported in their place.
+//! Serving threads never wait for the reader of stderr: lines pass through a bounded backlog to a separate thread.
+//! When nothing reads stderr, the oldest lines are dropped and counted, and a line with the count replaces them.
 //!
-//! - `line`: pure; what a line looks like
-//! - `backlog`: pure; lines on their way, within limits
-//! - `stderr`: the thread, and waiting for it before the process ends
+//! - `line`: pure; the format of a line
+//! - `backlog`: pure; lines waiting to be written, within limits
+//! - `stderr`: the writing thread, and the flush before the process ends
 //! - `panics`: panics as log lines
 //!
 //! Use the macros [`crate::debug!`], [`crate::info!`], [`crate::warn!`], [`crate::error!`] and
-//! [`crate::fatal!`]: they format only what the level lets through.
+//! [`crate::fatal!`]: they format only lines that the level lets through.
 
 mod line;
 
@@ -37,24 +37,24 @@ use nsq_protocol::redact::without_user_info_of_urls;
 pub use panics::report_panics;
 pub use stderr::{FlushOnDrop, dropped_lines, flush};
 
-/// How much a line matters. Its number is what `/config/log_level` tells.
+/// Severity of a line. `/config/log_level` reports its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Level {
-    /// For those who debug the daemon.
+    /// For debugging the daemon.
     Debug = 1,
-    /// What an operator wants to know.
+    /// Normal events that matter to an operator.
     Info = 2,
-    /// Something is odd and was dealt with.
+    /// Something is wrong; the daemon handled it.
     Warn = 3,
     /// Something failed.
     Error = 4,
-    /// The daemon stops because of it.
+    /// The error stops the daemon.
     Fatal = 5,
 }
 
 impl Level {
-    /// The word in a log line.
+    /// The word in a log line, in upper case.
     pub fn label(self) -> &'static str {
         match self {
             Self::Debug => "DEBUG",
@@ -65,7 +65,7 @@ impl Level {
         }
     }
 
-    /// The word in flags and files.
+    /// The word in flags and config files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Debug => "debug",
@@ -93,7 +93,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// Not one of the five words.
+/// A text that is none of the five words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid log level {0:?} (debug, info, warn, error, or fatal)")]
 pub struct InvalidLevel(pub String);
@@ -101,7 +101,7 @@ pub struct InvalidLevel(pub String);
 impl FromStr for Level {
     type Err = InvalidLevel;
 
-    /// Takes the word in any case.
+    /// Accepts the word in any case.
     fn from_str(text: &str) -> Result<Self, InvalidLevel> {
         [Self::Debug, Self::Info, Self::Warn, Self::Error, Self::Fatal]
             .into_iter()
@@ -110,10 +110,10 @@ impl FromStr for Level {
     }
 }
 
-/// What a line looks like: `--log-format`.
+/// Format of log lines: `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
-    /// As NSQ writes it.
+    /// NSQ's format.
     #[default]
     Text,
     /// An object with `time`, `level`, `prefix`, `message`, and fields of some lines.
@@ -121,7 +121,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The word in flags and files.
+    /// The word in flags and config files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -136,7 +136,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// Not one of the two words.
+/// A text that is neither of the two words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid log format {0:?} (text or json)")]
 pub struct InvalidFormat(pub String);
@@ -144,7 +144,7 @@ pub struct InvalidFormat(pub String);
 impl FromStr for Format {
     type Err = InvalidFormat;
 
-    /// Takes the word in any case.
+    /// Accepts the word in any case.
     fn from_str(text: &str) -> Result<Self, InvalidFormat> {
         [Self::Text, Self::Json]
             .into_iter()
@@ -153,7 +153,7 @@ impl FromStr for Format {
     }
 }
 
-/// What a line tells besides its text, for programs that read it: only JSON shows it.
+/// Value of a field that a line has in addition to its text, for programs. Only JSON shows fields.
 #[derive(Clone, Copy)]
 pub enum Field<'a> {
     /// A number.
@@ -162,7 +162,7 @@ pub enum Field<'a> {
     Text(&'a dyn fmt::Display),
 }
 
-/// Writes log lines. A clone writes to the same place, with the same, changeable, level.
+/// Writes log lines. Clones share the destination and the level.
 #[derive(Clone)]
 pub struct Logger(Arc<Inner>);
 
@@ -174,26 +174,26 @@ struct Inner {
 
 enum Sink {
     Stderr,
-    /// Each line, without its end.
+    /// Gets each line without its line end.
     Function(Box<dyn Fn(&str) + Send + Sync>),
 }
 
 impl Logger {
-    /// A logger to stderr. `prefix` stands before every line, its trailing blank included.
+    /// A logger to stderr. Every line starts with `prefix`, including its trailing blank.
     ///
-    /// The first one must be made before the process has a second thread: only then can the local
-    /// time zone be asked for; otherwise times are in UTC.
+    /// Create the first logger before the process has a second thread: only then can the process read the local time
+    /// zone safely. Otherwise times are in UTC.
     pub fn new(prefix: impl Into<String>, level: Level) -> Self {
         Self::with_format(prefix, level, Format::Text)
     }
 
-    /// The same with lines of another form.
+    /// Like [`Logger::new`], with the given line format.
     pub fn with_format(prefix: impl Into<String>, level: Level, format: Format) -> Self {
         Self::with_sink(prefix.into(), level, format, Sink::Stderr)
     }
 
-    /// A logger that hands each line, without its end, to a function: for tests, and for daemons
-    /// that run inside another program.
+    /// A logger that passes each line, without its line end, to a function: for tests, and for daemons that run inside
+    /// another program.
     pub fn to_function(
         prefix: impl Into<String>,
         level: Level,
@@ -229,19 +229,19 @@ impl Logger {
         level as u8 >= self.0.level.load(Ordering::Relaxed)
     }
 
-    /// Writes a line, if its level lets it through.
+    /// Writes a line if its level is enabled.
     pub fn log(&self, level: Level, text: fmt::Arguments<'_>) {
         self.log_with(level, &[], text);
     }
 
-    /// Writes a line with fields, if its level lets it through. The text must say it all: only JSON has the fields.
+    /// Writes a line with fields if its level is enabled. The text must be complete: only JSON shows the fields.
     pub fn log_with(&self, level: Level, fields: &[(&str, Field<'_>)], text: fmt::Arguments<'_>) {
         if self.enabled(level) {
             self.write(&self.0.style, level, fields, text);
         }
     }
 
-    /// Writes why a daemon cannot go on; see [`fatal`].
+    /// Writes why a daemon stops, whatever the level, and flushes the log; see [`fatal`].
     pub fn last_words(&self, program: &str, text: fmt::Arguments<'_>) {
         let style = Style { prefix: format!("[{program}] "), format: self.0.style.format };
         self.write(&Arc::new(style), Level::Fatal, &[], text);
@@ -256,7 +256,7 @@ impl Logger {
         text: fmt::Arguments<'_>,
     ) {
         let mut line = style.line(now(), level, fields, text);
-        // Whoever logs an address has taken its password out; this is for what an error of elsewhere quotes.
+        // Callers already remove passwords from addresses. This catches addresses quoted in errors of other code.
         if let Cow::Owned(shown) = without_user_info_of_urls(&line) {
             line = shown;
         }
@@ -273,8 +273,8 @@ impl fmt::Debug for Logger {
     }
 }
 
-/// Writes why a daemon cannot go on. Ignores `--log-prefix` and `--log-level`, as NSQ does: such a
-/// line must not be filtered, and it may be about those very flags.
+/// Writes why a daemon stops and flushes the log. Ignores `--log-prefix` and `--log-level`, as NSQ does: the line must
+/// not be filtered, and it may be about those very flags.
 pub fn fatal(program: &str, text: fmt::Arguments<'_>) {
     let style = Arc::new(Style { prefix: format!("[{program}] "), format: Format::Text });
     stderr::write(style.line(now(), Level::Fatal, &[], text), &style);
@@ -285,20 +285,20 @@ fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc().to_offset(local_offset())
 }
 
-/// A moment as RFC 3339 has it, in the local time zone: `2026-11-20T11:38:01+01:00`.
+/// A moment in RFC 3339 format in the local time zone: `2026-11-20T11:38:01+01:00`.
 pub fn local_rfc3339(unix_seconds: i64) -> String {
     let at = OffsetDateTime::from_unix_timestamp(unix_seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let local = at.checked_to_offset(local_offset()).unwrap_or(at);
     local.format(&time::format_description::well_known::Rfc3339).unwrap_or_else(|_| local.to_string())
 }
 
-/// Asked for once: while there are several threads, nobody can ask safely.
+/// Read once, because the query is unsafe while the process has several threads.
 fn local_offset() -> UtcOffset {
     static OFFSET: OnceLock<UtcOffset> = OnceLock::new();
     *OFFSET.get_or_init(|| UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC))
 }
 
-/// Logs at a [`Level`] given as its first word; the other macros are made of it.
+/// Logs at the [`Level`] named by its first argument; the other macros use it.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! log_at {
@@ -336,7 +336,7 @@ mod tests {
     use parking_lot::Mutex;
 
     #[test]
-    fn levels_and_formats_by_word_in_any_case() {
+    fn levels_and_formats_parse_in_any_case() {
         assert_eq!("JSON".parse(), Ok(Format::Json));
         assert!("xml".parse::<Format>().is_err());
         assert_eq!("WaRn".parse(), Ok(Level::Warn));
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_filters_and_can_change() {
+    fn logger_filters_by_level_and_level_can_change() {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let logger = Logger::to_function("", Level::Warn, {
             let lines = Arc::clone(&lines);

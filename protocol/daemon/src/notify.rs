@@ -1,7 +1,7 @@
-//! Telling the service manager how the daemon is doing, as systemd's `sd_notify` protocol has it: a datagram with
-//! `KEY=value` lines to the socket that `NOTIFY_SOCKET` names. Without one, nobody is told anything.
+//! Notifies the service manager of the daemon's state, following systemd's `sd_notify` protocol: a datagram of
+//! `KEY=value` lines to the socket in `NOTIFY_SOCKET`. If the variable is not set, nothing is sent.
 //!
-//! Telling never fails and never waits: a service manager that does not listen is no reason not to serve.
+//! Sending never fails and never waits: the daemon serves even if the service manager does not listen.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,19 +14,19 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// The shortest time between two signs of life.
+/// Minimum interval between watchdog messages.
 const MIN_WATCHDOG_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A way to the service manager, or to nobody.
+/// Connection to the service manager, if there is one.
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
-    /// How often it wants a sign of life, if it does.
+    /// Interval of watchdog messages, if the service manager expects them.
     watchdog: Option<Duration>,
 }
 
 impl Notifier {
-    /// As the environment says. What it says wrong is an error: whoever set it waits for us in vain.
+    /// Configured from the environment. An unusable `NOTIFY_SOCKET` is an error, since a service manager waits for us.
     pub fn from_env() -> Result<Self, NotifyError> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let socket = match variable("NOTIFY_SOCKET") {
@@ -41,25 +41,25 @@ impl Notifier {
         Ok(Self { watchdog: watchdog.filter(|_| socket.is_some()), socket })
     }
 
-    /// The daemon serves.
+    /// Reports that the daemon serves.
     pub fn ready(&self, status: &str) {
-        self.tell(&format!("READY=1\nSTATUS={}\nMAINPID={}\n", one_line(status), std::process::id()));
+        self.send_message(&format!("READY=1\nSTATUS={}\nMAINPID={}\n", one_line(status), std::process::id()));
     }
 
-    /// The daemon reads its configuration again; [`Notifier::ready`] says when it has.
+    /// Reports that the daemon reloads its configuration. [`Notifier::ready`] reports the end of the reload.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let microseconds = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
+        self.send_message(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"));
     }
 
-    /// The daemon has been told to stop, and does.
+    /// Reports that the daemon is stopping.
     pub fn stopping(&self) {
-        self.tell("STOPPING=1\nSTATUS=stopping\n");
+        self.send_message("STOPPING=1\nSTATUS=stopping\n");
     }
 
-    /// From now on gives signs of life as often as they are wanted, until what is returned is dropped. They come from a
-    /// task, so they stop when the runtime is stuck.
+    /// Sends watchdog messages at the requested interval until the returned guard is dropped. A task sends them, so
+    /// they stop if the runtime is stuck. Returns `None` if the service manager expects none.
     pub fn keep_alive(&self) -> Option<DropGuard> {
         let socket = self.socket.as_ref()?.try_clone().ok()?;
         let notifier = Self { socket: Some(socket), watchdog: None };
@@ -70,20 +70,20 @@ impl Notifier {
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             loop {
                 ticks.tick().await;
-                notifier.tell("WATCHDOG=1\n");
+                notifier.send_message("WATCHDOG=1\n");
             }
         }));
         Some(guard)
     }
 
-    fn tell(&self, message: &str) {
+    fn send_message(&self, message: &str) {
         if let Some(socket) = &self.socket {
             let _ = socket.send(message.as_bytes());
         }
     }
 }
 
-/// The service manager cannot be reached.
+/// The service manager is unreachable.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot reach the service manager at NOTIFY_SOCKET={name}: {source}")]
 pub struct NotifyError {
@@ -103,7 +103,7 @@ fn connect(name: &OsStr) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// Half of the time after which the service manager gives us up. `pid` names the process that is meant, if not every.
+/// Half of the time after which the service manager gives up on us. `pid`, if set, limits the request to one process.
 fn watchdog_interval(microseconds: Option<String>, pid: Option<String>, own_pid: u32) -> Option<Duration> {
     if pid.is_some_and(|pid| pid.parse() != Ok(own_pid)) {
         return None;
@@ -120,42 +120,42 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn told(socket: &UnixDatagram) -> String {
+    fn receive(socket: &UnixDatagram) -> String {
         let mut buf = [0; 500];
         let length = socket.recv(&mut buf).unwrap();
         String::from_utf8_lossy(&buf[..length]).into_owned()
     }
 
     #[test]
-    fn what_is_told() {
+    fn state_changes_are_sent() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
         let notifier = Notifier { socket: Some(connect(path.as_os_str()).unwrap()), watchdog: None };
         notifier.ready("two\nlines");
-        assert_eq!(told(&manager), format!("READY=1\nSTATUS=two lines\nMAINPID={}\n", std::process::id()));
+        assert_eq!(receive(&manager), format!("READY=1\nSTATUS=two lines\nMAINPID={}\n", std::process::id()));
         notifier.reloading();
-        let reloading = told(&manager);
+        let reloading = receive(&manager);
         let (_, microseconds) = reloading.trim_end().split_once("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         assert!(microseconds.parse::<u64>().unwrap() > 0);
         notifier.stopping();
-        assert_eq!(told(&manager), "STOPPING=1\nSTATUS=stopping\n");
+        assert_eq!(receive(&manager), "STOPPING=1\nSTATUS=stopping\n");
         drop(manager);
         notifier.stopping();
     }
 
     #[test]
-    fn abstract_names_begin_with_an_at_sign() {
+    fn abstract_socket_names_start_with_an_at_sign() {
         let name = format!("nsq-notify-{}", std::process::id());
         let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let socket = connect(OsStr::new(&format!("@{name}"))).unwrap();
         Notifier { socket: Some(socket), watchdog: None }.stopping();
-        assert!(told(&manager).starts_with("STOPPING=1"));
+        assert!(receive(&manager).starts_with("STOPPING=1"));
         assert!(connect(OsStr::new("relative")).is_err() && connect(OsStr::new("/nowhere/at/all")).is_err());
     }
 
     #[test]
-    fn signs_of_life_are_wanted_by_one_process_twice_as_often_as_it_is_given_time() {
+    fn watchdog_interval_is_half_the_timeout_of_the_named_process() {
         let interval = |limit: &str, pid: Option<&str>| {
             watchdog_interval(Some(limit.to_owned()), pid.map(str::to_owned), 7)
         };
@@ -170,13 +170,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn signs_of_life_end_with_their_guard() {
+    async fn watchdog_messages_stop_when_the_guard_is_dropped() {
         let (manager, ours) = UnixDatagram::pair().unwrap();
         let notifier = Notifier { socket: Some(ours), watchdog: Some(MIN_WATCHDOG_INTERVAL) };
         let guard = notifier.keep_alive();
         let manager = tokio::task::spawn_blocking(move || {
-            assert_eq!(told(&manager), "WATCHDOG=1\n");
-            assert_eq!(told(&manager), "WATCHDOG=1\n");
+            assert_eq!(receive(&manager), "WATCHDOG=1\n");
+            assert_eq!(receive(&manager), "WATCHDOG=1\n");
             manager
         });
         let manager = manager.await.unwrap();

@@ -1,4 +1,4 @@
-//! The limit of open files: raised at the start, and kept from being reached by clients alone.
+//! The limit of open files: the daemon raises it at the start, and clients cannot exhaust it.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::log::Logger;
 
-/// Raises the soft limit of open files to the hard one, as Go programs do, and logs both.
+/// Raises the soft limit of open files to the hard limit, as Go programs do, and logs both.
 pub fn raise_limit(logger: &Logger) {
     match raise() {
         Ok(Limit { before, now }) => {
@@ -25,16 +25,16 @@ pub fn raise_limit(logger: &Logger) {
     }
 }
 
-/// What [`raise`] has changed; `None` is no limit.
+/// The result of [`raise`]; `None` means unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
     /// The soft limit that the process was started with.
     pub before: Option<u64>,
-    /// The soft limit from now on: the hard one.
+    /// The soft limit from now on; equal to the hard limit.
     pub now: Option<u64>,
 }
 
-/// Raises the soft limit of open files to the hard one. The error has the limits as they stay.
+/// Raises the soft limit of open files to the hard limit. The error holds the limits, which are unchanged.
 pub fn raise() -> Result<Limit, (Rlimit, Errno)> {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -55,17 +55,18 @@ impl std::fmt::Display for Shown {
     }
 }
 
-/// Who a listener is for: how many descriptors it leaves to others.
+/// The peers of a listener. They decide how many descriptors the listener leaves free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Clients and nodes, of which there may be any number. They leave room for files on disk and for operators.
+    /// Clients and nodes, whose number is unlimited. The listener leaves descriptors for files on disk and for
+    /// operators.
     Clients,
-    /// HTTP, by which an operator finds out what is wrong. It leaves room for files on disk.
+    /// HTTP, which operators need to find out what is wrong. The listener leaves descriptors for files on disk.
     Operators,
 }
 
 impl Role {
-    /// Descriptors that this listener does not use, of so many.
+    /// Number of descriptors below `limit` that the listener leaves free.
     fn reserve(self, limit: u64) -> u64 {
         let reserve = (limit / 8).min(64);
         match self {
@@ -75,8 +76,8 @@ impl Role {
     }
 }
 
-/// Whether a connection may be accepted now. Costs two system calls: the kernel gives the lowest number that is free, so
-/// one beyond the limit less the reserve means that so many are in use.
+/// Whether a connection may be accepted now. Costs two system calls. The kernel returns the lowest free descriptor; if
+/// that is not below the limit minus the reserve, too many are in use.
 pub fn has_room(role: Role, any_open: impl AsFd) -> bool {
     let Some(limit) = getrlimit(Resource::Nofile).current else { return true };
     match rustix::io::fcntl_dupfd_cloexec(any_open, 0) {
@@ -90,19 +91,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operators_get_in_where_clients_do_not() {
+    fn operators_get_in_when_clients_do_not() {
         for (limit, clients, operators) in [(0, 0, 0), (30, 3, 1), (256, 32, 16), (1 << 20, 64, 32)] {
             assert_eq!((Role::Clients.reserve(limit), Role::Operators.reserve(limit)), (clients, operators));
         }
     }
 
     #[test]
-    fn a_process_with_few_files_has_room() {
+    fn process_with_few_open_files_has_room() {
         assert!(has_room(Role::Clients, std::io::stderr()));
     }
 
     #[test]
-    fn the_soft_limit_becomes_the_hard_one() {
+    fn raise_sets_the_soft_limit_to_the_hard_limit() {
         let hard = getrlimit(Resource::Nofile).maximum;
         assert_eq!(raise().unwrap().now, hard);
         assert_eq!(getrlimit(Resource::Nofile).current, hard);

@@ -1,13 +1,13 @@
-//! Waiting to be told to stop.
+//! Waiting for a stop signal.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal as listen_for};
 
-/// The signals that ask a daemon to stop in good order: SIGINT and SIGTERM.
+/// The signals for an orderly stop: SIGINT and SIGTERM.
 ///
-/// Made early, so that a signal that arrives while the daemon is still starting is not lost. Once it
-/// exists these signals no longer kill the process: repeated ones are ignored while it stops.
+/// Create it early, so that a signal during the daemon's start is not lost. From then on these signals no longer kill
+/// the process; repeated ones are ignored while it stops.
 #[derive(Debug)]
 pub struct StopSignals {
     interrupt: Signal,
@@ -15,7 +15,7 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Starts to catch the signals. Needs a tokio runtime.
+    /// Starts to catch the signals. Requires a tokio runtime.
     pub fn catch() -> io::Result<Self> {
         Ok(Self {
             interrupt: listen_for(SignalKind::interrupt())?,
@@ -23,7 +23,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for one of them. Dropping the future loses nothing.
+    /// Waits for one of the signals. Dropping the future loses no signal.
     pub async fn wait(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -32,8 +32,8 @@ impl StopSignals {
     }
 }
 
-/// Waits for SIGINT or SIGTERM. Signals that came before the call are not seen: prefer
-/// [`StopSignals`], made before the daemon starts.
+/// Waits for SIGINT or SIGTERM. Misses signals that arrive before the call: prefer [`StopSignals`], created before the
+/// daemon starts.
 pub async fn signal() -> io::Result<()> {
     StopSignals::catch()?.wait().await;
     Ok(())

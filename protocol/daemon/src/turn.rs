@@ -1,15 +1,15 @@
-//! How long a connection may go on before others get their turn.
+//! Limits how much one connection may do before it yields to others.
 //!
-//! The runtime interrupts nobody: a task that never has to wait keeps its thread. A connection whose peer sends
-//! without pause never has to wait, least of all if few bytes decompress to many. So it counts what it does, and
-//! yields when its turn is over.
+//! The runtime does not preempt tasks: a task that never waits keeps its thread. A connection whose peer sends without
+//! pause never waits, especially if few bytes decompress to many. So each connection counts its work and yields when
+//! its turn is over.
 
-/// Bytes read, decompressed, compressed or written in one turn, about; one command may exceed it.
+/// Approximate number of bytes read, decompressed, compressed or written in one turn; one command may exceed it.
 pub const TURN_BYTES: usize = 256 * 1024;
-/// Commands executed in one turn, about; those that are executed under one lock may exceed it.
+/// Approximate number of commands executed in one turn; commands executed under one lock may exceed it.
 pub const TURN_COMMANDS: usize = 2048;
 
-/// What is left of a connection's turn.
+/// The remaining work of a connection's turn.
 #[derive(Debug)]
 pub struct Turn {
     bytes_left: usize,
@@ -23,31 +23,31 @@ impl Default for Turn {
 }
 
 impl Turn {
-    /// So many bytes were moved.
+    /// Records that `count` bytes were moved.
     #[inline]
     pub fn spend_bytes(&mut self, count: usize) {
         self.bytes_left = self.bytes_left.saturating_sub(count);
     }
 
-    /// So many commands were executed, or messages published.
+    /// Records that `count` commands were executed or messages published.
     #[inline]
     pub fn spend_commands(&mut self, count: usize) {
         self.commands_left = self.commands_left.saturating_sub(count);
     }
 
-    /// Whether others must have their turn before this connection goes on.
+    /// Whether the connection must yield before it continues.
     #[inline]
     pub fn is_over(&self) -> bool {
         self.bytes_left == 0 || self.commands_left == 0
     }
 
-    /// The connection has waited, or begins to.
+    /// Starts a new turn, because the connection has waited or is about to.
     #[inline]
     pub fn begin_anew(&mut self) {
         *self = Turn::default();
     }
 
-    /// Lets others have their turn if this one is over; returns whether it was.
+    /// Yields to other tasks if the turn is over; returns whether it was.
     #[inline]
     pub async fn pass_on(&mut self) -> bool {
         let is_over = self.is_over();
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn either_limit_ends_a_turn() {
+    fn either_limit_ends_the_turn() {
         let mut turn = Turn::default();
         turn.spend_bytes(TURN_BYTES - 1);
         turn.spend_commands(TURN_COMMANDS - 1);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_run_only_when_a_turn_is_over() {
+    async fn other_tasks_run_only_when_the_turn_is_over() {
         let other = tokio::spawn(async {});
         let mut turn = Turn::default();
         assert!(!turn.pass_on().await);

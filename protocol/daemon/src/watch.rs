@@ -1,19 +1,19 @@
-//! When files that change are worth reading.
+//! Decides when to reread files that change.
 //!
-//! Nobody replaces several files at once, nor writes one in a moment. So they are read when they differ from what was
-//! read last, and have stood still since the look before.
+//! An operator replaces several files one after the other, and writing a file takes time. So files are due when they
+//! differ from the last state that was read and have not changed since the previous check.
 
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// What tells one state of some files from another.
+/// Identifies one state of a set of files: inode, size and modification time of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fingerprint(Vec<Option<(u64, u64, i64, i64)>>);
 
 impl Fingerprint {
-    /// Of files as they are now; one that is not there is a state, too.
+    /// The current state of the files. A missing file is a state as well.
     pub async fn of(paths: impl IntoIterator<Item = &Path>) -> Self {
         let mut fingerprint = Self::default();
         for path in paths {
@@ -36,19 +36,19 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The files were read as they are.
+    /// Starts with files that have been read in this state.
     pub fn new(fingerprint: Fingerprint) -> Self {
         Self { last_seen: fingerprint.clone(), read: fingerprint, is_unreadable: false }
     }
 
-    /// The files are read now.
+    /// Records that the files are being read in this state.
     pub fn seen(&mut self, fingerprint: Fingerprint) {
         self.last_seen.clone_from(&fingerprint);
         self.read = fingerprint;
     }
 
-    /// What came of it, as far as the system is concerned. Files that could not be read, though they are there, are due
-    /// again although they have not changed: too many files may be open just now. Returns whether that is worth a log line.
+    /// Records the result of reading, as far as I/O is concerned. Files that exist but could not be read are due again
+    /// even if they do not change: too many files may be open for now. Returns whether the result is worth a log line.
     pub fn outcome(&mut self, error: Option<&io::Error>) -> bool {
         let was_unreadable = self.is_unreadable;
         self.is_unreadable = error.is_some_and(|error| error.kind() != io::ErrorKind::NotFound);
@@ -58,7 +58,7 @@ impl Watch {
         !(was_unreadable && self.is_unreadable)
     }
 
-    /// A look at the files: whether to read them.
+    /// Checks the current state and returns whether to read the files.
     pub fn observe(&mut self, fingerprint: Fingerprint) -> bool {
         let is_due = fingerprint != self.read && fingerprint == self.last_seen;
         self.last_seen = fingerprint;
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_once_they_stand_still() {
+    fn files_are_due_once_they_stop_changing() {
         let mut watch = Watch::new(state(1));
         assert!(!watch.observe(state(1)));
         assert!(!watch.observe(state(2)), "just changed");
@@ -84,24 +84,24 @@ mod tests {
         watch.seen(state(3));
         assert!(!watch.observe(state(3)));
         assert!(!watch.observe(state(1)));
-        assert!(!watch.observe(state(3)), "back to what was read");
+        assert!(!watch.observe(state(3)), "back to the state that was read");
     }
 
     #[test]
-    fn files_that_cannot_be_read_just_now_are_tried_again() {
+    fn unreadable_files_are_retried() {
         let mut watch = Watch::new(state(1));
         watch.observe(state(2));
         assert!(watch.observe(state(2)));
         let too_many_files = rustix::io::Errno::MFILE.into();
-        for is_news in [true, false] {
+        for is_worth_logging in [true, false] {
             watch.seen(state(2));
-            assert_eq!(watch.outcome(Some(&too_many_files)), is_news);
+            assert_eq!(watch.outcome(Some(&too_many_files)), is_worth_logging);
             assert!(watch.observe(state(2)), "due again");
         }
         watch.seen(state(2));
         assert!(watch.outcome(None));
         assert!(!watch.observe(state(2)));
         assert!(watch.outcome(Some(&io::ErrorKind::NotFound.into())));
-        assert!(!watch.observe(state(2)), "what is not there will be noticed when it comes");
+        assert!(!watch.observe(state(2)), "a missing file is due only when it appears");
     }
 }

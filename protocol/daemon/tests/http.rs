@@ -1,4 +1,4 @@
-//! The HTTP server over real sockets: what the handlers do not see.
+//! The HTTP server over real sockets: behaviour outside the handlers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// No step of a test takes longer.
+/// Time limit for each step of a test.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy)]
@@ -66,7 +66,7 @@ impl Service for Echo {
                 let topic = query.get("topic").ok_or(HttpError::bad_request("MISSING_ARG_TOPIC"))?;
                 Ok(response::text(topic.into_owned()))
             }
-            Route::Panic => panic!("as the test wants it"),
+            Route::Panic => panic!("deliberate panic of the test"),
             Route::Wait => {
                 self.release.notified().await;
                 Ok(response::empty())
@@ -128,7 +128,7 @@ impl Running {
         TcpStream::connect(&self.address).await.unwrap()
     }
 
-    /// Sends bytes on a new connection, closes our side, and reads all that comes.
+    /// Sends bytes on a new connection, closes our side, and reads to the end.
     async fn exchange(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect().await;
         stream.write_all(bytes.as_ref()).await.unwrap();
@@ -136,7 +136,7 @@ impl Running {
         read_all(&mut stream).await
     }
 
-    /// One request with a host and nothing else; the answer without its date.
+    /// Sends one request with only a Host header; returns the response without its date.
     async fn ask(&self, line: &str) -> String {
         let answer = self.exchange(format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
         let kept = answer.split("\r\n").filter(|line| !line.starts_with("Date: "));
@@ -146,7 +146,10 @@ impl Running {
 
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an end").unwrap();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .expect("the connection did not end")
+        .unwrap();
     String::from_utf8(answer).unwrap()
 }
 
@@ -154,14 +157,14 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut answer = Vec::new();
     while !answer.ends_with(end.as_bytes()) {
         let byte = tokio::time::timeout(PATIENCE, stream.read_u8()).await;
-        let byte = byte.unwrap_or_else(|_| panic!("only {:?}", String::from_utf8_lossy(&answer)));
+        let byte = byte.unwrap_or_else(|_| panic!("received only {:?}", String::from_utf8_lossy(&answer)));
         answer.push(byte.unwrap_or_else(|_| panic!("ended after {:?}", String::from_utf8_lossy(&answer))));
     }
     String::from_utf8(answer).unwrap()
 }
 
 #[tokio::test]
-async fn answers_are_spelled_as_nsqs() {
+async fn responses_are_spelled_as_in_nsq() {
     let server = start(Timeouts::default()).await;
     assert_eq!(
         server.ask("GET /ping").await,
@@ -180,7 +183,7 @@ async fn answers_are_spelled_as_nsqs() {
 }
 
 #[tokio::test]
-async fn what_fits_nearly() {
+async fn near_misses_get_redirect_options_or_405() {
     let server = start(Timeouts::default()).await;
     let moved = server.ask("GET /PING/?a=1&b=2").await;
     assert!(moved.starts_with("HTTP/1.1 301 ") && moved.contains("\nLocation: /ping?a=1&b=2\n"), "{moved}");
@@ -207,7 +210,7 @@ async fn parameters_come_from_the_query_only() {
 }
 
 #[tokio::test]
-async fn message_pack_on_request() {
+async fn message_pack_is_sent_on_request() {
     let server = start(Timeouts::default()).await;
     let mut stream = server.connect().await;
     let request =
@@ -219,7 +222,7 @@ async fn message_pack_on_request() {
 }
 
 #[tokio::test]
-async fn a_panic_is_an_internal_error_and_the_connection_lives() {
+async fn panic_is_an_internal_error_and_keeps_the_connection() {
     let server = start(Timeouts::default()).await;
     let requests = "GET /panic HTTP/1.1\r\nHost: x\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\n\r\n";
     let answers = server.exchange(requests).await;
@@ -242,7 +245,7 @@ async fn pipelined_requests_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn bodies_whole_chunked_expected_and_too_big() {
+async fn bodies_may_be_whole_chunked_expected_or_too_big() {
     let server = start(Timeouts::default()).await;
     let chunked = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
     assert!(server.exchange(chunked).await.ends_with("\r\n\r\nabcde"));
@@ -259,7 +262,7 @@ async fn bodies_whole_chunked_expected_and_too_big() {
     stream.write_all(b"hi").await.unwrap();
     read_until(&mut stream, "\r\n\r\nhi").await;
 
-    // The answer arrives though the client goes on sending what nobody reads.
+    // The response arrives although the client keeps sending a body that is not read.
     let mut stream = server.connect().await;
     stream.write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n").await.unwrap();
     let (mut reader, mut writer) = stream.split();
@@ -268,21 +271,21 @@ async fn bodies_whole_chunked_expected_and_too_big() {
     let receive = async {
         let mut buf = [0; 1024];
         while !answer.contains("MSG_TOO_BIG") {
-            let count = reader.read(&mut buf).await.expect("the answer, not a reset");
+            let count = reader.read(&mut buf).await.expect("the connection was reset before the response");
             assert_ne!(count, 0, "{answer}");
             answer.push_str(std::str::from_utf8(&buf[..count]).unwrap());
         }
     };
     tokio::time::timeout(PATIENCE, async {
-        tokio::select! { () = receive => {}, () = send => panic!("cut off") }
+        tokio::select! { () = receive => {}, () = send => panic!("the connection was cut off") }
     })
     .await
-    .expect("an answer");
+    .expect("no response in time");
     assert!(answer.starts_with("HTTP/1.1 413 Request Entity Too Large\r\n"));
 }
 
 #[tokio::test]
-async fn what_is_no_proper_request() {
+async fn malformed_requests_are_refused() {
     let server = start(Timeouts::default()).await;
     let no_host = server.exchange("GET /ping HTTP/1.1\r\n\r\n").await;
     assert!(no_host.starts_with("HTTP/1.1 400 ") && no_host.contains("Host header"), "{no_host}");
@@ -295,14 +298,14 @@ async fn what_is_no_proper_request() {
     let mut stream = server.connect().await;
     let _ = stream.write_all(endless.as_bytes()).await;
     let mut answer = vec![0; 12];
-    // The rest that nobody reads may tear the answer away.
+    // The unread rest may reset the connection before the response arrives.
     if stream.read_exact(&mut answer).await.is_ok() {
         assert_eq!(answer, b"HTTP/1.1 431");
     }
 }
 
 #[tokio::test]
-async fn the_log_has_what_was_handled() {
+async fn log_has_the_handled_requests() {
     let server = start(Timeouts::default()).await;
     for line in ["GET /query?topic=a", "GET /nope", "PUT /ping", "POST /echo", "GET /ping/", "OPTIONS /ping"]
     {
@@ -315,11 +318,11 @@ async fn the_log_has_what_was_handled() {
         .map(|line| line.split("INFO: ").nth(1).unwrap().split(" (127.0.0.1:").next().unwrap().to_owned())
         .collect();
     assert_eq!(logged, ["200 GET /query?topic=a", "404 GET /nope", "405 PUT /ping"]);
-    assert!(lines.iter().all(|line| line.ends_with('s')), "each ends in a duration: {lines:?}");
+    assert!(lines.iter().all(|line| line.ends_with('s')), "a line does not end in a duration: {lines:?}");
 }
 
 #[tokio::test]
-async fn whoever_stands_still_is_cut_off_and_idle_connections_stay() {
+async fn stalled_connections_are_cut_off_and_idle_ones_stay() {
     let stall = Duration::from_millis(100);
     let server = start(Timeouts { stall, ..Timeouts::default() }).await;
     let mut idle = server.connect().await;
@@ -343,7 +346,7 @@ async fn whoever_stands_still_is_cut_off_and_idle_connections_stay() {
 }
 
 #[tokio::test]
-async fn on_shutdown_requests_end_and_connections_close() {
+async fn shutdown_finishes_requests_and_closes_connections() {
     let server = start(Timeouts::default()).await;
     let mut idle = server.connect().await;
     let mut waiting = server.connect().await;
@@ -358,18 +361,18 @@ async fn on_shutdown_requests_end_and_connections_close() {
     assert_eq!(read_all(&mut idle).await, "");
     server.release.notify_one();
     assert!(read_all(&mut waiting).await.starts_with("HTTP/1.1 200 OK"));
-    tokio::time::timeout(PATIENCE, server.serving).await.expect("an end").unwrap();
+    tokio::time::timeout(PATIENCE, server.serving).await.expect("the server did not stop").unwrap();
     assert!(TcpStream::connect(&server.address).await.is_err());
 }
 
-/// How long a stopping server waits for a connection on which `sent` was sent, and what it had answered by then.
+/// Sends `sent` on a connection and stops the server. Returns how long the stop took and what was answered before it.
 async fn stop_after(sent: &str) -> (Duration, String) {
     let timeouts = Timeouts { drain: Duration::from_secs(2), ..Timeouts::default() };
     let server = start(timeouts).await;
     let mut client = server.connect().await;
     client.write_all(sent.as_bytes()).await.unwrap();
     let mut answer = vec![0; 12];
-    // Whether an answer comes or not: after this, the server has done what it can.
+    // With or without a response, the server has done all it can after this time.
     let _ = tokio::time::timeout(Duration::from_millis(100), client.read_exact(&mut answer)).await;
     let began = Instant::now();
     server.shutdown.cancel();
@@ -378,14 +381,14 @@ async fn stop_after(sent: &str) -> (Duration, String) {
 }
 
 #[tokio::test]
-async fn a_stop_waits_for_nobody_who_does_not_get_on() {
-    // The machine may be busy once, but not each time.
+async fn stop_does_not_wait_for_stalled_connections() {
+    // The machine may be busy in one try, but not in all.
     const TRIES: usize = 5;
     let limit = Duration::from_millis(900);
     for (sent, begins) in [
         ("", "\0"),
         ("GET /ping HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200"),
-        // The answer is there, the body was not read.
+        // The response is sent although the body was not read.
         ("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\nxyz", "HTTP/1.1 413"),
         ("GET /ping HTTP/1.1\r\nHo", "\0"),
         ("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", "\0"),
@@ -402,30 +405,31 @@ async fn a_stop_waits_for_nobody_who_does_not_get_on() {
         }
         assert!(fastest < limit, "{sent:?}: {fastest:?}");
     }
-    // A handler may finish, up to the limit of the server.
+    // A handler may finish within the server's limit.
     let (took, _) = stop_after("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(took >= Duration::from_millis(1900), "{took:?}");
 }
 
 #[tokio::test]
-async fn a_slow_reader_of_a_long_answer_is_cut_off() {
+async fn slow_reader_of_a_long_response_is_cut_off() {
     let timeouts = Timeouts { stall: Duration::from_millis(100), ..Timeouts::default() };
     let server = start(timeouts).await;
     let mut reader = server.connect().await;
     reader.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let head = read_until(&mut reader, "\r\n\r\n").await;
     assert!(head.contains("Transfer-Encoding: chunked") && !head.contains("Content-Length"), "{head}");
-    // Nothing is read until the server has given up; then what had been sent, and no end of the body.
+    // The client reads nothing until the server has given up. Then it gets the data sent so far, but no end of the
+    // body.
     let gone = async {
         while reader.write_all(b"GET").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, gone).await.expect("the server closes the connection");
+    tokio::time::timeout(PATIENCE, gone).await.expect("the server did not close the connection");
 }
 
 #[tokio::test]
-async fn other_sites_change_nothing() {
+async fn requests_from_other_sites_are_refused() {
     let server = start(Timeouts::default()).await;
     let address = &server.address;
     let ask = async |line: &str, headers: &str| {
@@ -446,7 +450,7 @@ async fn other_sites_change_nothing() {
 }
 
 #[tokio::test]
-async fn on_a_unix_socket() {
+async fn server_works_on_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("http.sock");
     let listener = Listener::bind(&parse_address(path.to_str().unwrap())).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the server reads as requests is what hyper alone reads, whatever stands between them, or it is refused.
+//! The server reads the same requests as hyper alone, whatever bytes arrive between them, or refuses them.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_util::sync::CancellationToken;
 
-/// No step of a test takes longer.
+/// Time limit for each step of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Method, target up to a `#`, body; no body if it could not be read.
@@ -50,7 +50,7 @@ impl Service for Recorder {
     }
 }
 
-/// Sends the pieces and reads what is answered, until the server closes.
+/// Sends the pieces and reads the responses until the server closes the connection.
 async fn send(mut client: DuplexStream, pieces: Vec<Vec<u8>>) -> String {
     for piece in pieces {
         if client.write_all(&piece).await.is_err() {
@@ -61,11 +61,11 @@ async fn send(mut client: DuplexStream, pieces: Vec<Vec<u8>>) -> String {
     let _ = client.shutdown().await;
     let mut answers = Vec::new();
     let read = tokio::time::timeout(PATIENCE, client.read_to_end(&mut answers)).await;
-    let _ = read.expect("the server closes the connection");
+    let _ = read.expect("the server did not close the connection");
     String::from_utf8_lossy(&answers).into_owned()
 }
 
-/// What the server reads, and its answers.
+/// The requests that the server reads, and its responses.
 async fn by_the_server(pieces: Vec<Vec<u8>>) -> (Vec<Seen>, String) {
     let recorder = Recorder::new();
     let server = Server::new(recorder.clone(), Logger::silent());
@@ -79,7 +79,7 @@ async fn by_the_server(pieces: Vec<Vec<u8>>) -> (Vec<Seen>, String) {
     (seen, answers)
 }
 
-/// What hyper alone reads.
+/// The requests that hyper alone reads.
 async fn by_hyper(pieces: Vec<Vec<u8>>) -> Vec<Seen> {
     let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
     let recorded = Arc::clone(&seen);
@@ -88,7 +88,7 @@ async fn by_hyper(pieces: Vec<Vec<u8>>) -> Vec<Seen> {
         async move {
             let (method, target) = (request.method().to_string(), request.uri().to_string());
             let is_there = request.uri().path() == "/a" && (method == "GET" || method == "POST");
-            // Read in any case: hyper alone closes the connection when much of a body was not read.
+            // Read in any case: hyper alone closes the connection if much of a body is unread.
             let body = request.into_body().collect().await.ok().map(|body| body.to_bytes().to_vec());
             if is_there {
                 seen.lock().push((method, target, body));
@@ -104,7 +104,7 @@ async fn by_hyper(pieces: Vec<Vec<u8>>) -> Vec<Seen> {
     });
     send(client, pieces).await;
     serving.await.unwrap();
-    Arc::into_inner(seen).expect("hyper has let go of it").into_inner()
+    Arc::into_inner(seen).expect("hyper still holds the requests").into_inner()
 }
 
 fn pieces(bytes: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
@@ -129,7 +129,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A request that is delimited beyond doubt, or not.
+/// A request whose end may be ambiguous.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let line = "(GET|POST) /[ab]\\?[a#]{0,5} HTTP/1\\.[01](\r\n|\n)";
     let odd_headers = prop::collection::vec(
@@ -188,7 +188,7 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Changes a byte here and there, but no `?`: behind it, a `#` makes no difference to the path.
+/// Changes some bytes, but no `?`: after it, a `#` makes no difference to the path.
 fn change(bytes: &mut Vec<u8>, changes: &[(prop::sample::Index, u8)]) {
     for (at, byte) in changes {
         let at = at.index(bytes.len().max(1));
@@ -205,7 +205,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_server_reads_what_hyper_reads_or_refuses(
+    fn server_reads_the_same_requests_as_hyper_or_refuses(
         requests in prop::collection::vec(request(), 1..6),
         changes in prop_oneof![3 => Just(vec![]), 1 => prop::collection::vec(any::<(prop::sample::Index, u8)>(), 1..4)],
         cuts in prop::collection::vec(1usize..80, 1..6),
@@ -228,7 +228,7 @@ async fn seen_in_one_piece(requests: &str) -> (Vec<Seen>, String) {
 }
 
 #[tokio::test]
-async fn plain_requests_are_all_answered() {
+async fn unambiguous_requests_are_all_answered() {
     let chunked =
         "POST /a?x#y HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n###\r\n0\r\n\r\n";
     let (seen, answers) = seen_in_one_piece(&[GOOD, chunked, GOOD, chunked, GOOD].concat()).await;
@@ -238,7 +238,7 @@ async fn plain_requests_are_all_answered() {
 }
 
 #[tokio::test]
-async fn behind_a_doubtful_request_the_connection_ends() {
+async fn connection_ends_after_an_ambiguous_request() {
     for doubtful in [
         "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\nX: a\r\nContent-Length: 40\r\n\r\n",
         "POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\n\r\n",
@@ -257,8 +257,8 @@ async fn behind_a_doubtful_request_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn what_was_not_read_is_doubtful_as_well() {
-    // Nobody reads this body: its trailer is seen only after the answer.
+async fn unread_body_with_a_trailer_is_ambiguous() {
+    // No handler reads this body: its trailer is seen only after the response.
     let unread = "POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
     let rest = "3\r\nabc\r\n0\r\n\nX: a\r\n\r\n";
     for together in [true, false] {

@@ -1,12 +1,14 @@
 //! Connecting to a name that has several addresses, some of which may be dead.
 //!
-//! Both daemons and the client library dial this way: a name is resolved anew for each connection, on a thread that
-//! may block; then its addresses are tried, each a little after the one before or as soon as that fails, and the first
-//! that answers is taken. Addresses of both families take turns, so that a host whose IPv6 leads nowhere costs a
-//! fraction of a second.
+//! Both daemons and the client library connect this way. Every connection resolves the name again, on a thread that
+//! may block. Then it tries the addresses one after the other: each starts a little after the previous one, or as soon
+//! as that fails. The first connection that succeeds is used. IPv4 and IPv6 addresses alternate, so a host with broken
+//! IPv6 costs only a fraction of a second.
 //!
-//! The limit for the whole is the caller's affair, who drops the future. It is told how long that is, so that every
-//! address gets its chance.
+//! The caller enforces the overall timeout by dropping the future. It also passes the timeout, so that every address is
+//! tried within it.
+
+#![warn(missing_docs)]
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,16 +22,16 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
-/// How long an address may try alone, at most, before the next one starts beside it.
+/// Maximum time before the next address is tried in parallel.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Resolvers at work at the same time, of the whole process. One that has no servers to ask may take minutes, and the
-/// threads that wait for it are also needed for files.
+/// Maximum number of concurrent name lookups in the process. A lookup without reachable servers may take minutes, and
+/// the threads that wait for it are also needed for files.
 const MAX_RESOLVING: usize = 16;
 
 static RESOLVING: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(MAX_RESOLVING)));
 
-/// The addresses of `host:port`, at least one, both families in turn. Dropping the future loses nothing.
+/// Resolves `host:port` to at least one address; the address families alternate. Dropping the future loses nothing.
 pub async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = address.parse() {
         return Ok(vec![address]);
@@ -37,7 +39,7 @@ pub async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     let permit = RESOLVING.clone().acquire_owned().await.map_err(io::Error::other)?;
     let text = address.to_owned();
     let resolving = tokio::task::spawn_blocking(move || {
-        // Held until the thread is free, which may be long after everybody has given up.
+        // Held until the thread is free, which may be long after the caller has given up.
         let _permit = permit;
         text.to_socket_addrs().map(Iterator::collect::<Vec<_>>)
     });
@@ -48,13 +50,13 @@ pub async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// [`resolve`] and [`connect`].
+/// [`resolve`], then [`connect`]. Dropping the future cancels all attempts.
 pub async fn dial(address: &str, limit: Duration) -> io::Result<TcpStream> {
     connect(&resolve(address).await?, None, limit).await
 }
 
-/// Connects to one of `addresses`, from a local address if one is given; all have begun after half of `limit`. The
-/// error is that of the first address. Dropping the future gives all attempts up.
+/// Connects to one of `addresses`, from the local address `source` if given. All attempts start within half of
+/// `limit`. If all fail, returns the error of the first address. Dropping the future cancels all attempts.
 pub async fn connect(
     addresses: &[SocketAddr],
     source: Option<IpAddr>,
@@ -106,7 +108,7 @@ async fn connect_one(address: SocketAddr, source: Option<IpAddr>) -> io::Result<
     socket.connect(address).await
 }
 
-/// The first address stays the first; from then on the families take turns, each in its own order.
+/// The first address stays first. From then on the families alternate, each in its own order.
 fn in_turn(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else { return addresses };
     let is_first_family = |address: &SocketAddr| address.is_ipv4() == first.is_ipv4();
@@ -131,7 +133,7 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    /// An address where nobody answers, not even with a refusal: the listener's queue is full.
+    /// An address that neither accepts nor refuses connections, because the listener's queue is full.
     async fn silent() -> (SocketAddr, Vec<TcpStream>, TcpListener) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         let of = |texts: &[&str]| in_turn(addresses(texts));
         assert_eq!(
             of(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "2.2.2.2:1"]),
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dead_first_address_does_not_hide_the_next() {
+    async fn dead_first_address_does_not_hide_the_next() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let alive = listener.local_addr().unwrap();
         let (silent, _queued, _listener) = silent().await;
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_address_gets_its_chance_within_a_short_limit() {
+    async fn every_address_is_tried_within_a_short_limit() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let alive = listener.local_addr().unwrap();
         let (silent, _queued, _listener) = silent().await;
@@ -197,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_error_is_that_of_the_first_address() {
+    async fn error_is_that_of_the_first_address() {
         let (refusing, unroutable) = (refusing().await, "255.255.255.255:1".parse().unwrap());
         let error = connect(&[refusing, unroutable], None, LIMIT).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
@@ -207,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_are_resolved_and_what_is_no_address_is_refused() {
+    async fn names_are_resolved_and_invalid_addresses_are_rejected() {
         assert!(resolve("localhost:4150").await.unwrap().iter().all(|address| address.port() == 4150));
         assert_eq!(resolve("[::1]:1").await.unwrap(), addresses(&["[::1]:1"]));
         for wrong in ["", "127.0.0.1", "no such host:1", "localhost:70000"] {

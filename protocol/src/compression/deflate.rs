@@ -1,28 +1,28 @@
-//! Raw deflate: one stream per direction, without header and without end. Each flush ends with an empty stored
-//! block, `00 00 ff ff` on a byte border.
+//! Raw deflate: one stream per direction, without a header or an end. Each flush ends with an empty stored block,
+//! `00 00 ff ff` on a byte boundary.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::{CompressionError, Progress};
 
-/// See the module.
+/// Compresses one direction of a connection.
 #[derive(Debug)]
 pub struct DeflateCompressor {
     level: Compression,
-    /// None while idle: it is large, and a fresh one goes on at the byte border after the last flush.
+    /// `None` while idle: it is large, and a fresh stream can continue at the byte boundary after the last flush.
     stream: Option<Box<Compress>>,
 }
 
-/// Room for the end of a flush: with less of it left, the mark would be written twice.
+/// Space for the end of a flush: with less space left, the flush marker would be written twice.
 const FLUSH_BYTES: usize = 16;
 
 impl DeflateCompressor {
-    /// A stream at a level from 1 (fast) to 9 (small).
+    /// A stream at a level from 1 (fast) to 9 (small); other levels are clamped.
     pub fn new(level: u8) -> Self {
         Self { level: Compression::new(u32::from(level.clamp(1, 9))), stream: None }
     }
 
-    /// Appends `input`, and a flush.
+    /// Appends `input` to `out`, compressed and flushed.
     pub fn compress(&mut self, mut input: &[u8], out: &mut Vec<u8>) {
         if self.stream.is_none() && input.len() < WORTH_A_COMPRESSOR_BYTES {
             return put_stored(input, out);
@@ -31,10 +31,10 @@ impl DeflateCompressor {
         loop {
             out.reserve(input.len() / 2 + FLUSH_BYTES);
             let before = stream.total_in();
-            // A compressor without a dictionary refuses nothing.
+            // Compression cannot fail without a dictionary.
             let _ = stream.compress_vec(input, out, FlushCompress::Sync);
             input = &input[(stream.total_in() - before) as usize..];
-            // With room left at the end it has said all.
+            // If space is left at the end, all output has been written.
             if input.is_empty() && out.len() < out.capacity() {
                 return;
             }
@@ -47,10 +47,10 @@ impl DeflateCompressor {
     }
 }
 
-/// Less than this does not wake an idle compressor: `OK` and heartbeats would not become shorter anyway.
+/// An idle compressor stores shorter input uncompressed: `OK` and heartbeats would not become shorter anyway.
 const WORTH_A_COMPRESSOR_BYTES: usize = 32;
 
-/// A stored block, which holds the bytes as they are, and the mark of a flush.
+/// Appends a stored block, which contains the bytes unchanged, and the marker of a flush.
 fn put_stored(input: &[u8], out: &mut Vec<u8>) {
     for block in [input, b""] {
         let length = block.len() as u16;
@@ -61,7 +61,7 @@ fn put_stored(input: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// See the module.
+/// Decompresses one direction of a connection.
 #[derive(Debug)]
 pub struct DeflateDecompressor {
     stream: Decompress,

@@ -1,8 +1,8 @@
-//! Compressed byte streams, as IDENTIFY can negotiate them: what is written in one go can be read in one go.
+//! Compressed byte streams, as negotiated by IDENTIFY.
 //!
-//! A [`Compressor`] ends each piece of output with a flush, so that nothing is held back. A [`Decompressor`] fills
-//! the room it is given and no more: however well a stream is compressed, it costs its reader only as much memory as
-//! the reader offers, and a small fixed window. One per direction of a connection.
+//! A [`Compressor`] ends each piece of output with a flush, so the reader can decode all of it at once. A
+//! [`Decompressor`] fills the given buffer and no more. Even a highly compressed stream costs its reader only this
+//! buffer and a small fixed window. Each direction of a connection needs its own.
 //!
 //! - [`deflate`]: raw deflate, one stream without end
 //! - [`snappy`]: snappy's framing format, chunks with checksums
@@ -33,7 +33,7 @@ impl Compressor {
         Self::Snappy(SnappyCompressor::default())
     }
 
-    /// Appends `input` to `out`, compressed, and so that all of it can be read from what `out` has then.
+    /// Appends `input` to `out`, compressed and flushed, so the reader can decode all of it from `out`.
     pub fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) {
         match self {
             Self::Deflate(compressor) => compressor.compress(input, out),
@@ -41,8 +41,8 @@ impl Compressor {
         }
     }
 
-    /// Nothing has gone for a while: gives back memory that is not needed until something does. Later output refers to
-    /// nothing that came before.
+    /// Frees memory that is not needed until the next output. Call it after a while without output. Later output does
+    /// not refer to earlier output.
     pub fn idle(&mut self) {
         match self {
             Self::Deflate(compressor) => compressor.idle(),
@@ -71,8 +71,8 @@ impl Decompressor {
         Self::Snappy(SnappyDecompressor::default())
     }
 
-    /// Fills `out` from `input`. Returns when `out` is full or `input` is used up. What still comes out of bytes that
-    /// were consumed comes first from the next call, with or without more input.
+    /// Decompresses `input` into `out`. Returns when `out` is full or `input` is consumed. Output of consumed bytes
+    /// that did not fit comes first in the next call, with or without more input.
     pub fn decompress(&mut self, input: &[u8], out: &mut [u8]) -> Result<Progress, CompressionError> {
         match self {
             Self::Deflate(decompressor) => decompressor.decompress(input, out),
@@ -80,48 +80,48 @@ impl Decompressor {
         }
     }
 
-    /// Nothing has come for a while: gives back memory that is not needed until something does.
+    /// Frees memory that is not needed until the next input. Call it after a while without input.
     pub fn idle(&mut self) {
         match self {
-            // Its window is what later bytes refer to.
+            // Later bytes refer to its window.
             Self::Deflate(_) => {}
             Self::Snappy(decompressor) => decompressor.idle(),
         }
     }
 }
 
-/// What a call to [`Decompressor::decompress`] did.
+/// The result of [`Decompressor::decompress`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of the input that are dealt with.
+    /// Bytes consumed from the input.
     pub consumed: usize,
-    /// Bytes of the output that are filled.
+    /// Bytes written to the output.
     pub produced: usize,
 }
 
 /// A compressed stream that cannot be read further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompressionError {
-    /// It is no deflate stream.
-    #[error("what was received is not a deflate stream")]
+    /// The input is not a deflate stream.
+    #[error("received data is not a deflate stream")]
     Deflate,
-    /// The other side has ended its deflate stream, which goes on as long as its connection.
-    #[error("the deflate stream has ended")]
+    /// The peer ended its deflate stream before its connection.
+    #[error("the peer ended the deflate stream")]
     Ended,
-    /// It does not begin as a snappy stream does.
-    #[error("what was received does not begin with snappy's stream identifier")]
+    /// The input does not begin with snappy's stream identifier.
+    #[error("received data does not begin with snappy's stream identifier")]
     NoStreamIdentifier,
-    /// A chunk of a kind that one may not skip.
-    #[error("a snappy chunk of the unknown type {0:#04x}")]
+    /// A chunk has an unknown type that may not be skipped.
+    #[error("unknown snappy chunk type {0:#04x}")]
     ChunkType(u8),
-    /// A chunk whose length is not possible for its type.
-    #[error("a snappy chunk of {0} bytes")]
+    /// A chunk's length is invalid for its type.
+    #[error("invalid snappy chunk length: {0} bytes")]
     ChunkLength(usize),
-    /// A chunk that holds something else than compressed bytes.
-    #[error("a damaged snappy chunk")]
+    /// A chunk does not contain valid compressed data.
+    #[error("corrupt snappy chunk")]
     DamagedChunk,
-    /// A chunk whose checksum is wrong.
-    #[error("a snappy chunk with a wrong checksum")]
+    /// A chunk's checksum does not match.
+    #[error("snappy chunk checksum mismatch")]
     Checksum,
 }
 

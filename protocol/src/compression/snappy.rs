@@ -6,20 +6,20 @@
 //! ff         stream identifier, data "sNaPpY"; first, and may come again
 //! 00         checksum(4) compressed bytes, at most 65536 when decompressed
 //! 01         checksum(4) bytes as they are, at most 65536
-//! 80 .. fe   to be skipped
-//! 02 .. 7f   not known; the stream ends
+//! 80 .. fe   skipped
+//! 02 .. 7f   unknown: an error
 //! ```
 //!
 //! The checksum is the CRC-32C of the decompressed bytes, rotated and offset ("masked").
 
 use super::{CompressionError, Progress};
 
-/// Most bytes of one chunk, when decompressed.
+/// Maximum size of one chunk when decompressed, in bytes.
 pub const MAX_CHUNK_BYTES: usize = 65536;
 
 const CHECKSUM_BYTES: usize = 4;
 const HEADER_BYTES: usize = 4;
-/// What [`MAX_CHUNK_BYTES`] that cannot be compressed take in compressed form at the most.
+/// Maximum compressed size of [`MAX_CHUNK_BYTES`] incompressible bytes.
 const MAX_COMPRESSED_BYTES: usize = 32 + MAX_CHUNK_BYTES + MAX_CHUNK_BYTES / 6;
 
 const COMPRESSED: u8 = 0x00;
@@ -27,13 +27,13 @@ const UNCOMPRESSED: u8 = 0x01;
 const STREAM_IDENTIFIER: u8 = 0xff;
 const STREAM_START: &[u8; 10] = b"\xff\x06\x00\x00sNaPpY";
 
-/// Less than this is not worth trying to compress: `OK` is what is sent most.
+/// Shorter input is not compressed: the most frequent output is `OK`.
 const WORTH_COMPRESSING_BYTES: usize = 64;
 
-/// See the module.
+/// Compresses one direction of a connection.
 #[derive(Default)]
 pub struct SnappyCompressor {
-    /// None while idle.
+    /// `None` while idle.
     encoder: Option<Box<snap::raw::Encoder>>,
     has_begun: bool,
 }
@@ -45,7 +45,7 @@ impl std::fmt::Debug for SnappyCompressor {
 }
 
 impl SnappyCompressor {
-    /// Appends `input` as whole chunks.
+    /// Appends `input` to `out` as whole chunks.
     pub fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) {
         if !self.has_begun {
             out.extend_from_slice(STREAM_START);
@@ -79,7 +79,7 @@ impl SnappyCompressor {
         out[start + HEADER_BYTES..data_at].copy_from_slice(&masked_checksum(piece).to_le_bytes());
     }
 
-    /// Compresses to `out[at..]`; None if that does not pay.
+    /// Compresses `piece` to `out[at..]`; returns the size, or `None` if compression saves too little.
     fn compressed_chunk(&mut self, piece: &[u8], out: &mut Vec<u8>, at: usize) -> Option<usize> {
         if piece.len() < WORTH_COMPRESSING_BYTES {
             return None;
@@ -91,15 +91,15 @@ impl SnappyCompressor {
     }
 }
 
-/// See the module.
+/// Decompresses one direction of a connection.
 #[derive(Default)]
 pub struct SnappyDecompressor {
     has_begun: bool,
-    /// Header and data of a chunk that did not come in one piece.
+    /// Header and data of a chunk that arrives in pieces.
     chunk: Vec<u8>,
-    /// Bytes of a chunk to pass over.
+    /// Bytes of a chunk that remain to be skipped.
     skip_bytes: usize,
-    /// What came out of a chunk and found no room yet.
+    /// Decompressed bytes of a chunk that did not fit into the output yet.
     plain: Vec<u8>,
     plain_start: usize,
 }
@@ -145,7 +145,7 @@ impl SnappyDecompressor {
         }
     }
 
-    /// Hands out what is left of the last chunk.
+    /// Copies decompressed bytes of the last chunk to `out`.
     fn drain(&mut self, out: &mut [u8]) -> usize {
         let left = &self.plain[self.plain_start..];
         let count = left.len().min(out.len());
@@ -158,14 +158,14 @@ impl SnappyDecompressor {
         count
     }
 
-    /// Takes bytes of one chunk from `input`, which is not empty; decompresses it once it is whole.
+    /// Consumes bytes of one chunk from `input`, which is not empty; decompresses the chunk once it is complete.
     fn next_chunk(
         &mut self,
         input: &[u8],
         out: &mut [u8],
         produced: &mut usize,
     ) -> Result<usize, CompressionError> {
-        // Most often a chunk is there from its first byte to its last, and needs not be put together.
+        // Usually `input` contains the whole chunk, and it need not be collected.
         if self.chunk.is_empty()
             && let Some(header) = input.first_chunk::<HEADER_BYTES>()
         {
@@ -192,21 +192,21 @@ impl SnappyDecompressor {
         if self.chunk.len() == HEADER_BYTES + header.length {
             let chunk = std::mem::take(&mut self.chunk);
             *produced += self.read_chunk(header, &chunk[HEADER_BYTES..], out)?;
-            // The allocation is kept for the next chunk that comes in pieces.
+            // Keep the allocation for the next chunk that arrives in pieces.
             self.chunk = chunk;
             self.chunk.clear();
         }
         Ok(consumed)
     }
 
-    /// Adds to the chunk under way, up to a length.
+    /// Appends to the current chunk, up to `length` bytes in total.
     fn collect(&mut self, length: usize, input: &[u8]) -> usize {
         let count = length.saturating_sub(self.chunk.len()).min(input.len());
         self.chunk.extend_from_slice(&input[..count]);
         count
     }
 
-    /// Decompresses a whole chunk, straight to where it is wanted if it fits.
+    /// Decompresses a complete chunk, directly to `out` if it fits.
     fn read_chunk(&mut self, header: Header, data: &[u8], out: &mut [u8]) -> Result<usize, CompressionError> {
         if header.kind == STREAM_IDENTIFIER {
             return if data == &STREAM_START[HEADER_BYTES..] {
@@ -247,7 +247,7 @@ impl SnappyDecompressor {
     }
 }
 
-/// The first bytes of a chunk, checked.
+/// The validated header of a chunk.
 #[derive(Clone, Copy)]
 struct Header {
     kind: u8,

@@ -1,4 +1,4 @@
-//! Parts of certificates as they were encoded: what names an algorithm to rustls's cryptography.
+//! Parts of certificates in encoded form, by which rustls's cryptography identifies an algorithm.
 
 use x509_parser::asn1_rs::{Any, FromDer, Sequence};
 

@@ -14,37 +14,37 @@ use crate::key::{self, UnsupportedKey};
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("open {}: {source}", path.display())]
     Unreadable {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
-    /// It holds no certificate, or a broken one.
-    #[error("no certificate in {}: a PEM file with BEGIN CERTIFICATE is expected", .0.display())]
+    /// The file contains no certificate, or a broken one.
+    #[error("no certificate in {}: expected a PEM file with BEGIN CERTIFICATE", .0.display())]
     NoCertificate(PathBuf),
-    /// It holds no private key.
-    #[error("no private key in {}: a PEM file with BEGIN PRIVATE KEY is expected, without a passphrase", .0.display())]
+    /// The file contains no private key.
+    #[error("no private key in {}: expected a PEM file with BEGIN PRIVATE KEY, without a passphrase", .0.display())]
     NoKey(PathBuf),
-    /// The key of its certificate is of no use.
+    /// The public key of the certificate is not supported.
     #[error("the certificate in {} cannot be used: {reason}", path.display())]
     UnsupportedKey {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: UnsupportedKey,
     },
-    /// Its private key is of no use.
+    /// The private key cannot be used.
     #[error("the private key in {} cannot be used: {reason}", path.display())]
     UnusableKey {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         reason: rustls::Error,
     },
-    /// Certificate and key do not go together.
+    /// Certificate and private key do not belong together.
     #[error(
         "the private key in {} does not belong to the certificate in {}; name the files that were made together",
         key.display(),
@@ -56,21 +56,21 @@ pub enum FileError {
         /// The file with the certificate.
         certificate: PathBuf,
     },
-    /// None of its authorities is of use.
+    /// None of the authorities in the file can be used.
     #[error("no authority in {} can be used: {reason}", path.display())]
     NoUsableAuthority {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why the first cannot.
+        /// Why the first authority cannot be used.
         reason: String,
     },
-    /// This system has no certificates of authorities, and none were given.
-    #[error("no certificates of authorities: this system has none, and no file was given")]
+    /// The system has no authorities, and no file was given.
+    #[error("no certificate authorities: this system has none, and no file was given")]
     NoRoots,
 }
 
-/// The certificate to show, with those between it and its root, and its private key. Only the public key in the
-/// certificate is looked at: the rest is for the other side to judge.
+/// Loads the certificate to present, with the intermediate certificates to its root, and its private key. Checks only
+/// the public key of the certificate: the peer verifies the rest.
 pub fn own_certificate(
     certificate: &Path,
     key: &Path,
@@ -94,7 +94,7 @@ pub fn own_certificate(
     Ok(CertifiedKey::new(chain, signing_key))
 }
 
-/// All certificates of a file, at least one.
+/// All certificates in a file, at least one.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let text = read(path)?;
     let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
@@ -104,31 +104,31 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FileErr
         .ok_or_else(|| FileError::NoCertificate(path.to_owned()))
 }
 
-/// The first private key of a file: PKCS#8, PKCS#1 or SEC1.
+/// The first private key in a file: PKCS#8, PKCS#1 or SEC1.
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, FileError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|_| FileError::NoKey(path.to_owned()))
 }
 
-/// Who vouches for the certificates of others.
+/// The authorities that may sign the certificates of peers.
 #[derive(Debug, Clone)]
 pub struct Authorities {
-    /// For rustls.
+    /// The authorities in the form that rustls uses.
     pub roots: RootCertStore,
-    /// The certificates of the file; none if they are the system's.
+    /// The certificates in the file; empty for the system's authorities.
     pub certificates: Vec<CertificateDer<'static>>,
     unusable: Vec<Unusable>,
 }
 
-/// An authority of a file that cannot be used.
+/// An authority in a file that cannot be used.
 #[derive(Debug, Clone)]
 struct Unusable {
-    /// Its name, as those that it has signed spell it; empty if it cannot be read.
+    /// The encoded subject, as in the issuer field of certificates that it signed; empty if it cannot be read.
     subject: Vec<u8>,
     reason: String,
 }
 
 impl Authorities {
-    /// Those of a file; the system's without one. Of several it is enough that one can be used.
+    /// Loads the authorities in a file, or the system's without a file. At least one must be usable.
     pub fn load(path: Option<&Path>) -> Result<Self, FileError> {
         match path {
             Some(path) => Self::of_file(path),
@@ -165,7 +165,7 @@ impl Authorities {
 
     fn of_system() -> Result<Self, FileError> {
         let mut roots = RootCertStore::empty();
-        // Some systems carry certificates that are no good; the others serve.
+        // Some systems have certificates that cannot be used; the others are enough.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             return Err(FileError::NoRoots);
@@ -173,12 +173,12 @@ impl Authorities {
         Ok(Authorities { roots, certificates: Vec::new(), unusable: Vec::new() })
     }
 
-    /// Whether the certificate is the one of an authority itself.
+    /// Whether the certificate is that of an authority in the file.
     pub fn contains(&self, certificate: &CertificateDer<'_>) -> bool {
         self.certificates.contains(certificate)
     }
 
-    /// Why a certificate that was refused is refused, in words that say more than rustls's.
+    /// The reason why rustls rejected a certificate: more specific than `error` if possible.
     pub fn explain(&self, certificate: &[u8], error: rustls::Error) -> rustls::Error {
         let Ok(certificate) = key::parse(certificate) else { return error };
         if let Err(reason) = key::check(&certificate) {
@@ -197,7 +197,7 @@ impl Authorities {
 #[error("its authority cannot be used: {0}")]
 struct UnusableAuthority(String);
 
-/// rustls prints the reasons of others in this form.
+/// rustls prints foreign errors in this form.
 impl std::fmt::Debug for UnusableAuthority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(self, f)

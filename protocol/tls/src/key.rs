@@ -16,22 +16,22 @@ const P521: Oid<'static> = oid!(1.3.132.0.35);
 const RSA: Oid<'static> = oid!(1.2.840.113549.1.1.1);
 const ED25519: Oid<'static> = oid!(1.3.101.112);
 
-/// Bits of RSA keys that can be used.
+/// Supported sizes of RSA keys, in bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// A key that cannot be used, and those that can.
+/// An unsupported key; the message lists the supported ones.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not supported; use RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384, or Ed25519")]
 pub struct UnsupportedKey(String);
 
-/// rustls prints the reasons of others in this form.
+/// rustls prints foreign errors in this form.
 impl fmt::Debug for UnsupportedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
 }
 
-/// Checks the public key of a certificate.
+/// Checks whether the public key of a certificate is supported.
 pub fn check(certificate: &X509Certificate<'_>) -> Result<(), UnsupportedKey> {
     let key = certificate.public_key();
     let kind = &key.algorithm.algorithm;
@@ -57,13 +57,13 @@ pub fn check(certificate: &X509Certificate<'_>) -> Result<(), UnsupportedKey> {
     Err(UnsupportedKey(format!("a key of the kind {kind}")))
 }
 
-/// The public key of a certificate of any version, as it stands there.
+/// The encoded public key of a certificate of any version.
 pub fn public_key(certificate: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
     let certificate = parse(certificate)?;
     Ok(SubjectPublicKeyInfoDer::from(certificate.public_key().raw.to_vec()))
 }
 
-/// A certificate of any version.
+/// Parses a certificate of any version.
 pub fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, Error> {
     match X509Certificate::from_der(certificate) {
         Ok((_, certificate)) => Ok(certificate),

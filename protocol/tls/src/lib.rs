@@ -1,14 +1,17 @@
 //! Certificates and keys for both sides of a TLS connection.
 //!
-//! rustls reads each certificate by the rules of the public web, also one that it need not judge: it refuses X.509
-//! version 1, which `openssl x509 -req` makes. Here, whoever shows a certificate or accepts any of them reads only its
-//! public key, and what cannot be used is refused with the file and the reason. Chains of certificates are rustls's.
+//! rustls parses each certificate by the rules of the public web, even if it need not verify it: it rejects X.509
+//! version 1, which `openssl x509 -req` creates. This crate reads only the public key of this side's certificate, and
+//! of a peer's certificate if any is accepted. Errors about unusable certificates and keys contain the file and the
+//! reason. rustls verifies certificate chains.
 //!
 //! - [`files`]: certificates, keys and authorities from PEM files
 //! - [`key`]: which public keys can be used
-//! - `der`: parts of certificates as they were encoded
+//! - `der`: parts of certificates in encoded form
 //! - [`possession`]: whether a peer has the key of its certificate
 //! - [`version_1`]: certificates of version 1 that an authority has signed
+
+#![warn(missing_docs)]
 
 mod der;
 pub mod files;
@@ -23,7 +26,7 @@ use std::sync::Arc;
 
 use rustls::{CertificateError, Error, OtherError};
 
-/// A peer's certificate that is refused for a reason that rustls has no word for.
+/// The error for a peer's certificate that is rejected for a reason for which rustls has no error.
 pub fn refused(reason: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason))))
 }

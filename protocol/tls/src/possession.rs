@@ -1,5 +1,5 @@
-//! Whether a peer has the key of its certificate: it signs the handshake. Of the certificate only the public key
-//! counts here, so its version and extensions make no difference.
+//! Checks whether a peer has the key of its certificate, by its signature of the handshake. Only the public key of the
+//! certificate is used, so its version and extensions make no difference.
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
@@ -8,7 +8,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved};
 
 use crate::{der, key};
 
-/// Verifies the signature of a handshake of TLS 1.3.
+/// Verifies the signature of a TLS 1.3 handshake.
 pub fn verify_tls13(
     message: &[u8],
     certificate: &[u8],
@@ -18,7 +18,7 @@ pub fn verify_tls13(
     verify_tls13_signature_with_raw_key(message, &key::public_key(certificate)?, signature, algorithms)
 }
 
-/// Verifies the signature of a handshake of TLS 1.2.
+/// Verifies the signature of a TLS 1.2 handshake.
 pub fn verify_tls12(
     message: &[u8],
     certificate: &[u8],

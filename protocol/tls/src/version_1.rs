@@ -1,6 +1,6 @@
-//! Certificates of X.509 version 1, which rustls does not judge. They have no extensions, so there is little to check:
-//! an authority has signed it itself, and it is valid now. Intermediate certificates are not looked at: nothing in
-//! version 1 says what they would have to say.
+//! Verifies certificates of X.509 version 1, which rustls does not support. They have no extensions, so there is little
+//! to check: an authority signed the certificate directly, and the certificate is valid now. Intermediate certificates
+//! are ignored: version 1 has no field that authorizes them to sign.
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -9,7 +9,7 @@ use x509_parser::prelude::{X509Certificate, X509Version};
 
 use crate::{der, key};
 
-/// Judges a client's certificate of version 1. None if it is of another version.
+/// Verifies a client's certificate of version 1; `None` if it has another version or cannot be parsed.
 pub fn verify_client(
     certificate: &[u8],
     authorities: &[CertificateDer<'_>],
@@ -20,7 +20,7 @@ pub fn verify_client(
     is_version_1(&parsed).then(|| verify(certificate, &parsed, authorities, now, algorithms))
 }
 
-/// Whether a certificate is of version 1.
+/// Whether a certificate has version 1.
 pub fn is_version_1(certificate: &X509Certificate<'_>) -> bool {
     certificate.version() == X509Version::V1
 }
@@ -63,8 +63,8 @@ fn check_validity(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<()
     Ok(())
 }
 
-/// Whether nothing in an authority's certificate forbids it. Constraints on names are not evaluated here, so an
-/// authority that has some signs nothing of version 1.
+/// Whether an authority's certificate permits it to sign client certificates of version 1. Name constraints are not
+/// evaluated here, so an authority with name constraints may not sign them.
 pub fn may_sign_clients(authority: &X509Certificate<'_>) -> bool {
     if is_version_1(authority) {
         return true;
@@ -78,7 +78,7 @@ pub fn may_sign_clients(authority: &X509Certificate<'_>) -> bool {
     is_authority && signs && is_unconstrained && is_for_clients(authority)
 }
 
-/// Whether it says nothing of what it is for, or that it is for clients.
+/// Whether a certificate does not restrict its use, or permits use by clients.
 pub fn is_for_clients(certificate: &X509Certificate<'_>) -> bool {
     match certificate.extended_key_usage() {
         Ok(None) => true,

@@ -1,4 +1,4 @@
-//! What is accepted, what is refused, and in what words. See `certificates/README.md`.
+//! Which certificates are accepted or rejected, and the error messages. See `certificates/README.md`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,14 +28,14 @@ fn own(certificate: &str, key: &str) -> Result<(), String> {
 }
 
 #[test]
-fn own_certificates_of_any_version_are_shown() {
+fn own_certificates_of_any_version_are_loaded() {
     assert_eq!(own("version-1-ec.pem", "version-1-ec.key"), Ok(()));
     assert_eq!(own("version-1-rsa.pem", "version-1-rsa.key"), Ok(()));
     assert_eq!(own("by-rsa-1024.pem", "by-rsa-1024.key"), Ok(()));
 }
 
 #[test]
-fn own_certificates_that_cannot_be_used_say_why() {
+fn unusable_own_certificates_report_the_reason() {
     let refused = |certificate: &str, key: &str| own(certificate, key).unwrap_err();
     let supported = "is not supported; use RSA of 2048 to 8192 bits, ECDSA on P-256 or P-384, or Ed25519";
     assert_eq!(
@@ -59,7 +59,7 @@ fn own_certificates_that_cannot_be_used_say_why() {
 }
 
 #[test]
-fn authorities_that_cannot_be_used_say_why() {
+fn unusable_authorities_report_the_reason() {
     let load = |name: &str| Authorities::load(Some(&file(name)));
     assert_eq!(load("ca.pem").unwrap().roots.len(), 1);
     assert_eq!(load("version-1-ec.pem").unwrap().roots.len(), 1);
@@ -74,7 +74,7 @@ fn authorities_that_cannot_be_used_say_why() {
 }
 
 #[test]
-fn one_usable_authority_is_enough_and_the_others_are_named_when_it_matters() {
+fn one_usable_authority_is_enough_and_unusable_issuers_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("both.pem");
     let both = ["rsa-1024.pem", "ca.pem"].map(|name| std::fs::read_to_string(file(name)).unwrap()).concat();
@@ -97,7 +97,7 @@ fn judged(der: &[u8], authorities: &[CertificateDer<'_>], year: u64) -> Option<R
 }
 
 #[test]
-fn version_1_is_good_if_an_authority_has_signed_it_and_it_is_valid_now() {
+fn version_1_is_accepted_if_signed_by_an_authority_and_valid_now() {
     let ca = [certificate("rsa-512.pem"), certificate("ca.pem")];
     let refused = |error: CertificateError| Some(Err(Error::InvalidCertificate(error)));
     for name in ["version-1-ec.pem", "version-1-rsa.pem"] {
@@ -113,7 +113,7 @@ fn version_1_is_good_if_an_authority_has_signed_it_and_it_is_valid_now() {
 }
 
 #[test]
-fn version_1_with_a_changed_byte_is_refused() {
+fn version_1_with_a_changed_byte_is_rejected() {
     let ca = [certificate("ca.pem")];
     let der = certificate("version-1-ec.pem").to_vec();
     for at in 0..der.len() {
@@ -124,8 +124,8 @@ fn version_1_with_a_changed_byte_is_refused() {
 }
 
 #[test]
-fn a_certificate_that_is_no_authority_signs_nothing() {
-    // An authority's name and key, but not its right to sign.
+fn non_authority_certificate_may_not_sign() {
+    // The certificate lacks an authority's right to sign.
     let key_pair = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::ExplicitNoCa;

@@ -1,6 +1,6 @@
-"""Consumes through gnsq, as its users do: a Consumer with a handler; returning finishes the message.
+"""Consumes through gnsq in the style of its users: a Consumer with a handler; returning finishes the message.
 
-Prints one JSON line for each message. Ends when --count messages are finished.
+Prints one JSON line per message. Ends when --count messages are finished.
 """
 
 import argparse
@@ -21,14 +21,14 @@ def parse_arguments():
     parser.add_argument("--requeue-ms", type=int, help="requeue each first delivery with this delay")
     parser.add_argument("--heartbeat-seconds", type=int, default=30)
     parser.add_argument("--max-in-flight", type=int, default=10)
-    parser.add_argument("--tls-ca", help="authority to trust; asks for TLS")
+    parser.add_argument("--tls-ca", help="authority to trust; requests TLS")
     parser.add_argument("--compression", choices=["snappy", "deflate"])
     parser.add_argument("--auth-secret")
     return parser.parse_args()
 
 
 def upgrades(arguments):
-    """What the connection asks for in IDENTIFY, and its secret."""
+    """The options that the connection requests in IDENTIFY, and its secret."""
     options = {}
     if arguments.tls_ca:
         options["tls_v1"] = True

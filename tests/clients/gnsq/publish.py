@@ -1,6 +1,6 @@
-"""Publishes through gnsq, as its users do: a Producer whose calls wait for nsqd's answer.
+"""Publishes through gnsq in the style of its users: a Producer whose calls wait for nsqd's reply.
 
-Prints one JSON line per answer: {"event": "published", "count": n, ...}.
+Prints one JSON line per reply: {"event": "published", "count": n, ...}.
 """
 
 import argparse
@@ -18,14 +18,14 @@ def parse_arguments():
     parser.add_argument("--prefix", default="message-", help="bodies are PREFIX0, PREFIX1, ...")
     parser.add_argument("--defer-ms", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1, help="messages per MPUB; 1 uses PUB")
-    parser.add_argument("--tls-ca", help="authority to trust; asks for TLS")
+    parser.add_argument("--tls-ca", help="authority to trust; requests TLS")
     parser.add_argument("--compression", choices=["snappy", "deflate"])
     parser.add_argument("--auth-secret")
     return parser.parse_args()
 
 
 def upgrades(arguments):
-    """What the connection asks for in IDENTIFY, and its secret."""
+    """The options that the connection requests in IDENTIFY, and its secret."""
     options = {}
     if arguments.tls_ca:
         options["tls_v1"] = True
@@ -38,8 +38,8 @@ def upgrades(arguments):
 
 
 class Connection:
-    """What a Producer is made of. A Producer takes what an upgrade or AUTH is answered for
-    the answer to a publish, and breaks."""
+    """The connection inside a Producer. A Producer itself fails here: it takes the reply to an upgrade or AUTH for
+    the reply to a publish."""
 
     def __init__(self, arguments):
         host, port = arguments.nsqd.split(":")

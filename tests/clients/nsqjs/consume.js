@@ -1,6 +1,6 @@
-// Consumes through nsqjs, as its users do: a Reader and its message event.
+// Consumes through nsqjs in the style of its users: a Reader and its message event.
 //
-// Prints one JSON line for each message. Ends when --count messages are finished.
+// Prints one JSON line per message. Ends when --count messages are finished.
 
 const fs = require('node:fs')
 const {parseArgs} = require('node:util')
@@ -16,13 +16,13 @@ const {values: options} = parseArgs({
     'requeue-ms': {type: 'string'}, // requeue each first delivery with this delay
     'heartbeat-seconds': {type: 'string', default: '30'},
     'max-in-flight': {type: 'string', default: '10'},
-    'tls-ca': {type: 'string'}, // authority to trust; asks for TLS
+    'tls-ca': {type: 'string'}, // authority to trust; requests TLS
     compression: {type: 'string'}, // snappy or deflate
     'auth-secret': {type: 'string'},
   },
 })
 
-// What the connection asks for in IDENTIFY, and its secret.
+// The options that the connection requests in IDENTIFY, and its secret.
 const upgrades = {}
 if (options['tls-ca']) {
   upgrades.tls = true
@@ -63,7 +63,7 @@ reader.on('message', (message) => {
   message.finish()
   remaining -= 1
   if (remaining === 0) {
-    // After this turn of the loop, so that the FIN of this message has been written.
+    // Delayed, so that the FIN of this message is written first.
     setTimeout(() => {
       reader.close()
       say({event: 'done'})

@@ -1,6 +1,6 @@
-// Publishes through nsqjs, as its users do: a Writer and callbacks.
+// Publishes through nsqjs in the style of its users: a Writer and callbacks.
 //
-// Prints one JSON line per answer of nsqd: {"event": "published", "count": n} or {"event": "error", ...}.
+// Prints one JSON line per reply of nsqd: {"event": "published", "count": n} or {"event": "error", ...}.
 
 const fs = require('node:fs')
 const {parseArgs} = require('node:util')
@@ -14,13 +14,13 @@ const {values: options} = parseArgs({
     prefix: {type: 'string', default: 'message-'}, // bodies are PREFIX0, PREFIX1, ...
     'defer-ms': {type: 'string', default: '0'},
     batch: {type: 'string', default: '1'}, // messages per MPUB; 1 uses PUB
-    'tls-ca': {type: 'string'}, // authority to trust; asks for TLS
+    'tls-ca': {type: 'string'}, // authority to trust; requests TLS
     compression: {type: 'string'}, // snappy or deflate
     'auth-secret': {type: 'string'},
   },
 })
 
-// What the connection asks for in IDENTIFY, and its secret.
+// The options that the connection requests in IDENTIFY, and its secret.
 const upgrades = {}
 if (options['tls-ca']) {
   upgrades.tls = true

@@ -1,6 +1,6 @@
-"""Consumes through pynsq, as its users do: a Reader with a handler that returns True to finish.
+"""Consumes through pynsq in the style of its users: a Reader with a handler that returns True to finish.
 
-Prints one JSON line for each message and each heartbeat. Ends when --count messages are finished.
+Prints one JSON line per message and per heartbeat. Ends when --count messages are finished.
 """
 
 import argparse
@@ -22,14 +22,14 @@ def parse_arguments():
     parser.add_argument("--requeue-ms", type=int, help="requeue each first delivery with this delay")
     parser.add_argument("--heartbeat-seconds", type=int, default=30)
     parser.add_argument("--max-in-flight", type=int, default=10)
-    parser.add_argument("--tls-ca", help="authority to trust; asks for TLS")
+    parser.add_argument("--tls-ca", help="authority to trust; requests TLS")
     parser.add_argument("--compression", choices=["snappy", "deflate"])
     parser.add_argument("--auth-secret")
     return parser.parse_args()
 
 
 def upgrades(arguments):
-    """What the connection asks for in IDENTIFY, and its secret."""
+    """The options that the connection requests in IDENTIFY, and its secret."""
     options = {}
     if arguments.tls_ca:
         options["tls_v1"] = True
@@ -69,7 +69,7 @@ def main():
             return None
         remaining -= 1
         if remaining == 0:
-            # After this turn of the loop, so that the FIN of this message has been written.
+            # Delayed, so that the FIN of this message is written first.
             tornado.ioloop.IOLoop.current().call_later(0.1, finish)
         return True
 

@@ -1,6 +1,6 @@
-"""Publishes through pynsq, as its users do: a Writer, callbacks, tornado's loop.
+"""Publishes through pynsq in the style of its users: a Writer, callbacks, tornado's loop.
 
-Prints one JSON line per answer of nsqd: {"event": "published", "count": n} or {"event": "error", ...}.
+Prints one JSON line per reply of nsqd: {"event": "published", "count": n} or {"event": "error", ...}.
 """
 
 import argparse
@@ -21,14 +21,14 @@ def parse_arguments():
     parser.add_argument("--prefix", default="message-", help="bodies are PREFIX0, PREFIX1, ...")
     parser.add_argument("--defer-ms", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1, help="messages per MPUB; 1 uses PUB")
-    parser.add_argument("--tls-ca", help="authority to trust; asks for TLS")
+    parser.add_argument("--tls-ca", help="authority to trust; requests TLS")
     parser.add_argument("--compression", choices=["snappy", "deflate"])
     parser.add_argument("--auth-secret")
     return parser.parse_args()
 
 
 def upgrades(arguments):
-    """What the connection asks for in IDENTIFY, and its secret."""
+    """The options that the connection requests in IDENTIFY, and its secret."""
     options = {}
     if arguments.tls_ca:
         options["tls_v1"] = True
@@ -51,7 +51,7 @@ class Publisher:
         self.unanswered = 0
         self.failed = False
         self.writer = nsq.Writer([arguments.nsqd], **upgrades(arguments))
-        # A Writer offers no event for "connected": its users publish from a timer, or look as here.
+        # A Writer has no event for "connected": its users publish from a timer or poll as here.
         self.starter = tornado.ioloop.PeriodicCallback(self.start_when_connected, 10)
         self.starter.start()
 

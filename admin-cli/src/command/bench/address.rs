@@ -1,4 +1,4 @@
-//! Where nsqd is: at a port, or at a unix socket on this machine.
+//! nsqd's address: a TCP port, or a unix socket on this machine.
 
 use std::fmt;
 use std::io;
@@ -11,20 +11,19 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::exit_status::{ExitStatus, Failure};
 
-/// How long each address of a name that has several may take to answer.
+/// Maximum time to connect to each address of a host name that has several.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The address of an nsqd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// A port.
     Tcp(SocketAddr),
-    /// The path of a unix socket.
+    /// Path of a unix socket.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// Reads `host:port`, of a name the first address that answers; or a path.
+    /// Parses `host:port` or the path of a unix socket. For a host name, uses the first address that answers.
     pub fn resolve(text: &str) -> Result<Self, Failure> {
         if is_socket_path(text) {
             return Ok(Address::Unix(text.into()));
@@ -35,13 +34,13 @@ impl Address {
         };
         let found: Vec<_> =
             text.to_socket_addrs().map_err(|error| unknown(&error))?.map(Address::Tcp).collect();
-        // If none answers, connecting to the first says why.
+        // If no address answers, connecting to the first one reports why.
         let answers = |address: &&Address| found.len() == 1 || address.connect(PROBE_TIMEOUT).is_ok();
         let chosen = found.iter().find(answers).or(found.first());
         chosen.cloned().ok_or_else(|| unknown(&"no such host"))
     }
 
-    /// A connection that blocks, and that a small write leaves at once.
+    /// Opens a blocking connection that sends small writes at once.
     pub fn connect(&self, timeout: Duration) -> io::Result<Socket> {
         match self {
             Address::Tcp(address) => {
@@ -52,7 +51,7 @@ impl Address {
             }
             Address::Unix(path) => {
                 let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-                // Also limits how long the listener's queue is waited for.
+                // This also limits the wait in the listener's queue.
                 socket.set_write_timeout(Some(timeout))?;
                 socket.connect(&SockAddr::unix(path)?)?;
                 Ok(socket)
@@ -60,7 +59,7 @@ impl Address {
         }
     }
 
-    /// The same host, so many ports further; a unix socket has no neighbours.
+    /// The address on the same host, `ports` further; `None` for a unix socket.
     pub fn neighbour(&self, ports: i16) -> Option<Self> {
         match self {
             Address::Tcp(address) => {
@@ -71,7 +70,7 @@ impl Address {
         }
     }
 
-    /// What HTTP calls it.
+    /// The value of HTTP's Host header.
     pub fn host(&self) -> String {
         match self {
             Address::Tcp(address) => address.to_string(),

@@ -1,4 +1,4 @@
-//! A blocking socket and its read buffer; the start of a session with nsqd.
+//! A blocking connection to nsqd with a read buffer, and the start of a session.
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,13 +15,13 @@ use super::server::Server;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::security::Security;
 
-/// How long connecting may take, and how long nsqd may take over anything that it owes an answer for.
+/// Maximum time to connect, and to wait for any answer that nsqd owes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often a thread that has nothing to read looks whether it should stop.
+/// How often a thread without input checks whether it should stop.
 pub const LOOK_UP: Duration = Duration::from_millis(50);
 
-/// Of the read buffer: a thousand small messages, so that they share one read and one write of FINs.
+/// Size of the read buffer: a thousand small messages, so that they share one read and one write of FINs.
 const BUFFER_BYTES: usize = 256 << 10;
 
 const _: () = assert!(BUFFER_BYTES < MAX_FRAME_BYTES);
@@ -30,22 +30,22 @@ const _: () = assert!(BUFFER_BYTES < MAX_FRAME_BYTES);
 pub struct Connection {
     address: Address,
     read: ReadLink,
-    /// None once it has been split off.
+    /// `None` after [`split`](Self::split).
     write: Option<WriteLink>,
     input: Input,
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// Bytes, which are in the buffer now.
+    /// Bytes, which are now in the buffer.
     Some,
     /// Nothing within the timeout.
     Nothing,
 }
 
 impl Connection {
-    /// Connects, and sends nothing.
+    /// Connects without sending anything.
     pub fn open(address: &Address) -> Result<Self, Failure> {
         let open = || {
             let stream = address.connect(PATIENCE)?;
@@ -59,10 +59,10 @@ impl Connection {
         Ok(Connection { address: address.clone(), read, write: Some(write), input: Input::default() })
     }
 
-    /// The process at the other end, if that is on this machine and can be told.
+    /// The process at the other end, if it runs on this machine and can be determined.
     pub fn server(&self) -> Option<Server> {
         match &self.address {
-            // Then both ends have the same address.
+            // On the same machine, both ends have the same address.
             Address::Tcp(address) => {
                 let local = self.read.socket().local_addr().ok()?.as_socket()?;
                 (local.ip() == address.ip()).then(|| Server::listening_on(address.port())).flatten()
@@ -79,15 +79,15 @@ impl Connection {
         self.read.socket().set_read_timeout(Some(timeout)).map_err(|error| self.lost(&error))
     }
 
-    /// Splits off what writes, for a thread that reads while another writes.
+    /// Splits off the writing half, so that one thread can read while another writes.
     pub fn split(mut self) -> Result<(Self, WriteLink), Failure> {
-        let write = self.write.take().ok_or_else(|| self.failed("it is split already"))?;
+        let write = self.write.take().ok_or_else(|| self.failed("the connection is already split"))?;
         Ok((self, write))
     }
 
-    /// Sends everything.
+    /// Sends all bytes.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let Some(write) = &mut self.write else { return Err(self.failed("it can only be read from")) };
+        let Some(write) = &mut self.write else { return Err(self.failed("the connection is read-only")) };
         write.write_all(bytes).map_err(|error| self.lost(&error))
     }
 
@@ -104,17 +104,17 @@ impl Connection {
         }
     }
 
-    /// Whether [`receive`](Self::receive) has something to work on although nothing comes.
+    /// Whether [`receive`](Self::receive) can return bytes even if the socket has none.
     pub fn holds_bytes(&self) -> bool {
         self.read.holds_bytes()
     }
 
-    /// What was read and not consumed.
+    /// The bytes that were read and not consumed.
     pub fn received(&self) -> &[u8] {
         &self.input.buf[self.input.start..self.input.end]
     }
 
-    /// Forgets the first bytes of [`received`](Self::received).
+    /// Removes the first bytes of [`received`](Self::received).
     pub fn consume(&mut self, bytes: usize) {
         self.input.start = (self.input.start + bytes).min(self.input.end);
     }
@@ -126,7 +126,7 @@ impl Connection {
 
     fn lost(&self, error: &io::Error) -> Failure {
         if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
-            return self.failed(format_args!("it took nothing for {} s", PATIENCE.as_secs()));
+            return self.failed(format_args!("it accepted no bytes for {} s", PATIENCE.as_secs()));
         }
         self.failed(error)
     }
@@ -138,27 +138,27 @@ impl AsFd for Connection {
     }
 }
 
-/// What IDENTIFY says about heartbeats.
+/// The heartbeat setting in IDENTIFY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heartbeats {
-    /// nsqd's default. A consumer must have them.
+    /// nsqd's default. Consumers need heartbeats.
     Default,
-    /// None: a publisher may be silent for long.
+    /// No heartbeats, because a publisher may be silent for a long time.
     Off,
 }
 
-/// What nsqd says about itself in its answer to IDENTIFY.
+/// What nsqd reports about itself in its reply to IDENTIFY.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// Of nsqd; empty if it does not say.
+    /// nsqd's version; empty if it reports none.
     pub version: String,
-    /// Largest RDY count.
+    /// Maximum RDY count.
     pub max_rdy_count: Option<u64>,
 }
 
 impl Connection {
-    /// Connects to nsqd, sends the magic and IDENTIFY, and changes the byte stream as agreed. All settings
-    /// that bear on delivery are left to nsqd.
+    /// Connects to nsqd, sends the magic and IDENTIFY, and starts the TLS, compression and authentication agreed on.
+    /// Leaves all settings about delivery at nsqd's defaults.
     pub fn identified(
         address: &Address,
         heartbeats: Heartbeats,
@@ -197,7 +197,7 @@ impl Connection {
         };
         match compression {
             Some(compression) => connection.start_compression(compression)?,
-            // Figures of something else than what was asked for would mislead.
+            // Figures for another transport than the requested one would mislead.
             None if asked.snappy => return Err(connection.failed("it does not offer snappy")),
             None if asked.deflate.is_some() => return Err(connection.failed("it does not offer deflate")),
             None => {}
@@ -227,7 +227,7 @@ impl Connection {
 
     fn authenticate(&mut self, security: &Security) -> Result<(), Failure> {
         let Some(secret) = &security.token else {
-            return Err(self.failed("it requires a secret: --auth-secret-file FILE or NSQ_AUTH_SECRET"));
+            return Err(self.failed("it requires a secret: use --auth-secret-file FILE or NSQ_AUTH_SECRET"));
         };
         let mut out = Vec::new();
         Command::Auth { secret: secret.reveal().as_bytes() }.encode(&mut out);
@@ -235,7 +235,7 @@ impl Connection {
         self.response().map(drop)
     }
 
-    /// Subscribes. No message comes before RDY.
+    /// Subscribes. No message arrives before RDY.
     pub fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), Failure> {
         let mut out = Vec::new();
         Command::Sub { topic: topic.clone(), channel: channel.clone() }.encode(&mut out);
@@ -243,7 +243,7 @@ impl Connection {
         self.response().map(|_| ())
     }
 
-    /// Waits for the answer to a command, and answers heartbeats meanwhile.
+    /// Waits for the reply to a command. Answers heartbeats meanwhile.
     fn response(&mut self) -> Result<Vec<u8>, Failure> {
         loop {
             let frame = frames::first(self.received()).map_err(|fault| self.failed(fault))?;
@@ -262,7 +262,7 @@ impl Connection {
     }
 }
 
-/// Reads what is there, whatever else is missing: nsqds of all ages answer, some with a bare OK.
+/// Reads the fields that exist. Replies differ between versions of nsqd; some are only `OK`.
 fn identity(reply: &Value) -> Identity {
     Identity {
         version: reply["version"].as_str().unwrap_or_default().to_owned(),
@@ -279,20 +279,20 @@ struct Input {
 }
 
 impl Input {
-    /// Reads once, with as much room as there is.
+    /// Reads once into the free part of the buffer.
     fn fill(&mut self, source: &mut impl Read) -> io::Result<usize> {
         if self.buf.is_empty() {
             self.buf.resize(BUFFER_BYTES, 0);
         }
         if self.start > 0 {
-            // At most the beginning of one frame.
+            // This moves at most the beginning of one frame.
             self.buf.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
         if self.end == self.buf.len() {
             if self.buf.len() > MAX_FRAME_BYTES {
-                return Err(io::Error::new(ErrorKind::InvalidData, "its frame is too large"));
+                return Err(io::Error::new(ErrorKind::InvalidData, "a frame is too large"));
             }
             self.buf.resize(self.buf.len() * 2, 0);
         }
@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_nsqd_is_understood() {
+    fn replies_of_any_nsqd_are_understood() {
         let reply = json!({"max_rdy_count": 2500, "version": "1.3.0", "x": null});
         assert_eq!(identity(&reply), Identity { version: "1.3.0".into(), max_rdy_count: Some(2500) });
         assert_eq!(identity(&Value::Null), Identity::default());
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_larger_than_the_buffer_finds_room() {
+    fn buffer_grows_for_a_large_frame() {
         let sent: Vec<u8> = (0..3 * BUFFER_BYTES).map(|at| at as u8).collect();
         let mut source = &sent[..];
         let mut input = Input::default();

@@ -1,4 +1,4 @@
-//! A consuming connection: counts messages, and finishes all of a read with one write.
+//! A consuming connection: counts messages, and finishes all messages of a read with one write.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use super::phase::Run;
 use super::plan::{Consume, Plan};
 use crate::exit_status::Failure;
 
-/// How long nsqd may take to deal with the last FINs.
-const GOODBYE: Duration = Duration::from_secs(5);
+/// Maximum time for nsqd to process the last FINs.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A subscribed connection.
 pub struct Consumer {
@@ -31,21 +31,21 @@ impl Consumer {
         Ok(Consumer { connection, rdy, requeue: consume.requeue })
     }
 
-    /// Consumes until it is told to stop, and then until nsqd has dealt with all FINs. `measure` gets each message's
-    /// body and when it was read.
+    /// Consumes until the run stops, and then until nsqd has processed all FINs. Calls `measure` with the time of
+    /// reading and the body of each message.
     pub fn run(mut self, run: &Run<'_>, mut measure: impl FnMut(u64, &[u8])) -> Result<(), Failure> {
         let mut out = Vec::new();
         Command::Rdy { count: self.rdy }.encode(&mut out);
         self.connection.send(&out)?;
-        let mut goodbye: Option<Instant> = None;
+        let mut closing_since: Option<Instant> = None;
         loop {
             out.clear();
-            if run.should_stop() && goodbye.is_none() {
-                goodbye = Some(Instant::now());
+            if run.should_stop() && closing_since.is_none() {
+                closing_since = Some(Instant::now());
                 self.connection.send(b"CLS\n")?;
             }
-            if goodbye.is_some_and(|since| since.elapsed() > GOODBYE) {
-                return Err(self.connection.failed("no CLOSE_WAIT for CLS"));
+            if closing_since.is_some_and(|since| since.elapsed() > CLOSE_TIMEOUT) {
+                return Err(self.connection.failed("no CLOSE_WAIT after CLS"));
             }
             if self.connection.receive()? == Received::Nothing {
                 continue;
@@ -66,7 +66,7 @@ impl Consumer {
                 out.extend_from_slice(b"NOP\n");
             }
             self.connection.send(&out)?;
-            // After the FINs: who sees the count may rely on them.
+            // Counted after the FINs are sent, so that readers of the count may rely on them.
             let (messages, redelivered) = match self.requeue {
                 true => (tally.redelivered, 0),
                 false => (tally.messages, tally.redelivered),

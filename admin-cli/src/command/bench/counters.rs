@@ -1,16 +1,16 @@
-//! What has been done so far, and when: written by many threads, read by one.
+//! Counters of messages and their times, written by many threads and read by one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// One time for all threads.
+/// A clock that all threads share.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     origin: Instant,
 }
 
 impl Clock {
-    /// Starts now.
+    /// Starts the clock.
     pub fn start() -> Self {
         Clock { origin: Instant::now() }
     }
@@ -22,7 +22,7 @@ impl Clock {
     }
 }
 
-/// What one thread has done so far. Alone on its cache lines, so that counting stays private until somebody looks.
+/// The counts of one thread. It has its own cache lines, so that counting does not disturb other threads.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Counter {
@@ -32,18 +32,18 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Counts messages, and how many of them were handed out before. `now_ns` is when they were done.
+    /// Adds `messages`, of which `redelivered` were handed out before. `now_ns` is when they were done.
     pub fn add(&self, messages: u64, redelivered: u64, now_ns: u64) {
         if messages > 0 {
             self.last_ns.store(now_ns, Ordering::Relaxed);
             self.redelivered.fetch_add(redelivered, Ordering::Relaxed);
-            // Last, and with release: who sees the count sees its time.
+            // Stored last, with release: a reader that sees the count also sees its time.
             self.messages.fetch_add(messages, Ordering::Release);
         }
     }
 }
 
-/// Messages, and how long they took from the phase's start to the last of them.
+/// A number of messages, and the time from the phase's start to the last of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Flow {
     pub messages: u64,
@@ -52,7 +52,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Of all counters of a kind.
+    /// The sum of several counters.
     pub fn sum(counters: &[Counter], start_ns: u64) -> Self {
         let mut flow = Flow::default();
         let mut last_ns = start_ns;
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flow_ends_with_its_last_message() {
+    fn flow_ends_with_its_last_message() {
         let counters = [Counter::default(), Counter::default(), Counter::default()];
         assert_eq!(Flow::sum(&counters, 7), Flow::default());
         counters[0].add(3, 1, 2_000_000_007);

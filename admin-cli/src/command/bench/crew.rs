@@ -1,7 +1,8 @@
 //! One thread that serves several publishing connections.
 //!
-//! A thread per connection would be put to sleep and woken for every answer, at a cost like nsqd's own, and the two
-//! cores of a small machine would measure their scheduler. One thread sees many answers at each look.
+//! With one thread per connection, every answer would cost a sleep and a wake-up, about as much as nsqd spends. On a
+//! small machine with two cores, the benchmark would measure the scheduler. One thread handles many answers at a
+//! time.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +17,13 @@ use super::phase::Run;
 use super::publisher::Publisher;
 use crate::exit_status::Failure;
 
-/// An nsqd that writes each OK by itself would make the generator read each by itself, at a cost like nsqd's own. When
-/// fewer than so many came and as many are still wanted before the next write, some may gather: half a window is with
-/// nsqd meanwhile.
-const GATHERED: u64 = 16;
-const GATHERING: Duration = Duration::from_micros(50);
+/// If nsqd writes each OK by itself, reading each by itself costs the generator about as much as nsqd. If fewer
+/// answers than this arrived, and at least as many are needed before the next write, the thread pauses so that
+/// answers can gather. Meanwhile, nsqd still has half a window of commands.
+const MIN_ANSWERS: u64 = 16;
+const GATHER_PAUSE: Duration = Duration::from_micros(50);
 
-/// Connections looked at in one go.
+/// Maximum number of connections handled per wait.
 const EVENTS: usize = 256;
 
 /// Connections that share a thread.
@@ -32,12 +33,12 @@ pub struct Crew {
 }
 
 impl Crew {
-    /// `duration` says when those end that have no number of messages.
+    /// `duration` ends connections that have no number of messages.
     pub fn new(publishers: Vec<Publisher>, duration: Option<Duration>) -> Self {
         Crew { publishers, duration }
     }
 
-    /// Publishes until all is sent and answered, or until it is told to stop.
+    /// Publishes until all messages are sent and answered, or until the run stops.
     pub fn run(mut self, run: &Run<'_>) -> Result<(), Failure> {
         let mut ready = Ready::new(&self.publishers)?;
         let deadline = self.duration.map(|duration| Instant::now() + duration);
@@ -48,7 +49,7 @@ impl Crew {
         }
         while !self.publishers.iter().all(Publisher::is_done) {
             let mut answers = 0;
-            for index in ready.wait(self.patience(run))? {
+            for index in ready.wait(self.max_wait(run))? {
                 let publisher = &mut self.publishers[index];
                 answers += publisher.receive(run)?;
                 publisher.advance(run)?;
@@ -58,8 +59,8 @@ impl Crew {
             }
             if self.publishers.iter().any(Publisher::is_paced) {
                 self.publishers.iter_mut().try_for_each(|publisher| publisher.advance(run))?;
-            } else if answers > 0 && answers < GATHERED && self.can_gather() {
-                std::thread::sleep(GATHERING);
+            } else if answers > 0 && answers < MIN_ANSWERS && self.can_gather() {
+                std::thread::sleep(GATHER_PAUSE);
             }
             if last_check.elapsed() > LOOK_UP {
                 last_check = Instant::now();
@@ -69,20 +70,20 @@ impl Crew {
         Ok(())
     }
 
-    /// Whether everybody waits for many answers.
+    /// Whether all unfinished connections wait for many answers.
     fn can_gather(&self) -> bool {
-        self.publishers.iter().filter(|publisher| !publisher.is_done()).all(|p| p.missing() >= GATHERED)
+        self.publishers.iter().filter(|publisher| !publisher.is_done()).all(|p| p.missing() >= MIN_ANSWERS)
     }
 
-    /// How long there is surely nothing to send.
-    fn patience(&self, run: &Run<'_>) -> Duration {
+    /// How long there is certainly nothing to send.
+    fn max_wait(&self, run: &Run<'_>) -> Duration {
         let due = self.publishers.iter().filter_map(Publisher::due_ns).min();
         let left = due.map_or(LOOK_UP, |due| Duration::from_nanos(due.saturating_sub(run.clock.now_ns())));
         left.min(LOOK_UP)
     }
 }
 
-/// Which connections have something to read.
+/// The connections that have something to read.
 struct Ready {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
@@ -98,10 +99,10 @@ impl Ready {
         Ok(Ready { epoll, events: Vec::with_capacity(EVENTS) })
     }
 
-    /// Waits until one or more can be read, or for `patience`; says which.
-    fn wait(&mut self, patience: Duration) -> Result<impl Iterator<Item = usize>, Failure> {
+    /// Waits for at most `max_wait` until connections can be read. Returns their indexes.
+    fn wait(&mut self, max_wait: Duration) -> Result<impl Iterator<Item = usize>, Failure> {
         let timeout =
-            Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
+            Timespec { tv_sec: max_wait.as_secs() as i64, tv_nsec: i64::from(max_wait.subsec_nanos()) };
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
             Ok(_) | Err(Errno::INTR) => Ok(self.events.iter().map(|event| event.data.u64() as usize)),

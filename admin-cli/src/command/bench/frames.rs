@@ -1,46 +1,46 @@
-//! Counting frames, a buffer at a time.
+//! Counts the frames in a buffer.
 
 use nsq_protocol::{FRAME_HEADER_BYTES, MESSAGE_HEADER_BYTES, MessageView, frame};
 
-/// A frame `OK` as it stands on the wire.
+/// A frame `OK` in wire form.
 const OK_FRAME: &[u8; 10] = b"\0\0\0\x06\0\0\0\0OK";
 
 /// Bytes of `FIN <id>\n`.
 pub const FIN_BYTES: usize = 21;
 
-/// The largest frame that is waited for: more than any nsqd lets a message have.
+/// Maximum size of a frame: more than any nsqd allows for a message.
 pub const MAX_FRAME_BYTES: usize = 256 << 20;
 
-/// What went by.
+/// Counts of frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Answers `OK`.
+    /// `OK` answers.
     pub oks: u64,
-    /// Messages, redelivered ones too.
+    /// Messages, including redelivered ones.
     pub messages: u64,
     /// Messages that were handed out before.
     pub redelivered: u64,
-    /// FINs that came too late: the message had timed out.
+    /// FINs that came too late because the message had timed out.
     pub failed_fins: u64,
-    /// Heartbeats, each to be answered.
+    /// Heartbeats; each needs an answer.
     pub heartbeats: u64,
-    /// Whether `CLOSE_WAIT` came: what was sent before CLS is dealt with.
+    /// Whether `CLOSE_WAIT` arrived: nsqd has processed everything that was sent before CLS.
     pub is_closing: bool,
 }
 
-/// Why a stream of frames is of no more use.
+/// Why a stream of frames cannot be read any further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// nsqd refused something.
+    /// nsqd sent an error frame.
     #[error("{0}")]
     Refused(String),
-    /// Not frames.
-    #[error("it sends what is not a frame of NSQ's protocol")]
+    /// The bytes are not frames.
+    #[error("it sent bytes that are not a frame of NSQ's protocol")]
     OutOfStep,
 }
 
-/// Counts the whole frames at the start of `buf`, and hands each message to `on_message`. Says how many bytes these
-/// frames have.
+/// Counts the complete frames at the start of `buf`, and passes each message to `on_message`. Returns the length of
+/// these frames.
 #[inline]
 pub fn scan(
     buf: &[u8],
@@ -49,7 +49,7 @@ pub fn scan(
 ) -> Result<usize, Fault> {
     let mut rest = buf;
     loop {
-        // What a publisher gets all the time, in one comparison.
+        // The most frequent frame for a publisher, in one comparison.
         while let Some(after) = rest.strip_prefix(OK_FRAME) {
             tally.oks += 1;
             rest = after;
@@ -86,17 +86,17 @@ fn count_response(data: &[u8], tally: &mut Tally) {
     }
 }
 
-/// A frame by itself.
+/// A single frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First<'a> {
-    /// Its type, as on the wire.
+    /// The frame type, as on the wire.
     pub kind: u32,
     pub data: &'a [u8],
-    /// With its header.
+    /// Length of the frame with its header.
     pub bytes: usize,
 }
 
-/// The first frame of `buf`; None if it is not all there.
+/// The first frame of `buf`; `None` if it is incomplete.
 pub fn first(buf: &[u8]) -> Result<Option<First<'_>>, Fault> {
     let Some((header, after)) = buf.split_first_chunk::<FRAME_HEADER_BYTES>() else { return Ok(None) };
     let size = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_counted_under_any_split() {
+    fn frames_are_counted_at_any_split() {
         let stream = stream();
         for step in 1..=stream.len() {
             let (mut tally, mut bodies, mut buf) = (Tally::default(), Vec::new(), Vec::new());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_ends_it() {
+    fn error_frame_ends_the_scan() {
         let mut out = Vec::new();
         put_frame(&mut out, FrameType::Response, b"OK");
         put_frame(&mut out, FrameType::Error, b"E_BAD_MESSAGE too big");
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_ends_it() {
+    fn invalid_frame_ends_the_scan() {
         for bytes in [
             &b"HTTP/1.1 400 Bad Request"[..],
             b"\0\0\0\x03\0\0\0\0",
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_frame_alone() {
+    fn first_returns_a_single_frame() {
         assert_eq!(first(OK_FRAME), Ok(Some(First { kind: 0, data: b"OK", bytes: 10 })));
         assert_eq!(first(&OK_FRAME[..9]), Ok(None));
         assert_eq!(first(b"\0\0"), Ok(None));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_are_what_the_protocol_says() {
+    fn fin_and_req_have_the_form_of_the_protocol() {
         let id = MessageId(*b"18a1d53483a69000");
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         put_fin(&mut ours, &MessageView { timestamp_ns: 0, attempts: 1, id, body: b"" });

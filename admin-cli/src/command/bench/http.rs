@@ -1,11 +1,11 @@
-//! As much HTTP as publishing takes: requests made in advance, answers counted.
+//! The part of HTTP that publishing needs: encodes requests, and counts answers.
 
 use nsq_protocol::TopicName;
 
-/// The longest head of an answer.
+/// Maximum size of an answer's head.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// Appends a POST.
+/// Appends a POST request.
 pub fn put_post(out: &mut Vec<u8>, host: &str, target: &str, body: &[u8]) {
     let length = body.len();
     let head = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n");
@@ -18,32 +18,32 @@ pub fn topic_target(path: &str, topic: &TopicName) -> String {
     format!("{path}?topic={}", escaped(topic.as_str()))
 }
 
-/// Of what a name may hold, only `#` means something in a URL.
+/// `#` is the only character of a name with a meaning in a URL.
 fn escaped(name: &str) -> String {
     name.replace('#', "%23")
 }
 
-/// What [`scan`] found.
+/// The result of [`scan`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
-    /// Whole answers, each with status 200.
+    /// Number of complete answers, each with status 200.
     pub answers: u64,
-    /// The bytes they have.
+    /// Length of these answers.
     pub bytes: usize,
 }
 
-/// Why a stream of answers is of no more use.
+/// Why a stream of answers cannot be read any further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Status and body.
+    /// Status and body of an answer with another status.
     #[error("HTTP {0}")]
     Refused(String),
-    /// Not what this client can read.
-    #[error("it answers what is not HTTP/1.1 with a Content-Length")]
+    /// The bytes are not an answer that this client can read.
+    #[error("its answer is not HTTP/1.1 with a Content-Length")]
     OutOfStep,
 }
 
-/// Counts the whole answers at the start of `buf`.
+/// Counts the complete answers at the start of `buf`.
 pub fn scan(buf: &[u8]) -> Result<Answers, Fault> {
     let mut found = Answers::default();
     while let Some(Answer { head, body }) = answer(&buf[found.bytes..])? {
@@ -61,12 +61,12 @@ pub fn scan(buf: &[u8]) -> Result<Answers, Fault> {
 }
 
 struct Answer<'a> {
-    /// To the end of the empty line.
+    /// Up to the end of the empty line.
     head: &'a [u8],
     body: &'a [u8],
 }
 
-/// The first answer; None if it is not all there.
+/// The first answer; `None` if it is incomplete.
 fn answer(buf: &[u8]) -> Result<Option<Answer<'_>>, Fault> {
     if !buf.starts_with(&b"HTTP/1."[..buf.len().min(7)]) {
         return Err(Fault::OutOfStep);
@@ -98,7 +98,7 @@ mod tests {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\ncontent-length: 2\r\n\r\nOK";
 
     #[test]
-    fn answers_are_counted_under_any_split() {
+    fn answers_are_counted_at_any_split() {
         let stream = [OK, OK, b"HTTP/1.1 200 OK\r\nContent-Length:0\r\n\r\n"].concat();
         for end in 0..=stream.len() {
             let found = scan(&stream[..end]).unwrap();
@@ -109,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_why() {
+    fn refusal_contains_status_and_body() {
         let refused = b"HTTP/1.1 413 Request Entity Too Large\r\nContent-Length: 27\r\n\r\n{\"message\":\"MSG_TOO_BIG\"}\r\n";
         let fault = scan(refused).unwrap_err();
         assert_eq!(fault.to_string(), "HTTP 413 Request Entity Too Large: {\"message\":\"MSG_TOO_BIG\"}\r\n");
     }
 
     #[test]
-    fn what_is_not_http_ends_it() {
+    fn invalid_http_ends_the_scan() {
         for bytes in
             [&b"\0\0\0\x12"[..], b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"]
         {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_as_it_is_sent() {
+    fn request_is_encoded_as_http() {
         let topic = TopicName::new("t#ephemeral").unwrap();
         let mut out = Vec::new();
         put_post(&mut out, "127.0.0.1:4151", &topic_target("/pub", &topic), b"body");

@@ -1,14 +1,14 @@
-//! Histograms of how long things took, and the stamp in a message that tells when it was due.
+//! Latency histograms, and the stamp in a message that says when it was due.
 
 use std::sync::{Mutex, PoisonError};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// At the start of a body: the run's mark and when the message was due, eight bytes each.
+/// Length of the stamp at the start of a body: the run's mark and the due time, eight bytes each.
 pub const STAMP_BYTES: usize = 16;
 
-/// Writes the stamp. `body` must have room for it.
+/// Writes the stamp. Does nothing if `body` is too short.
 pub fn put_stamp(body: &mut [u8], mark: u64, due_ns: u64) {
     if let Some((stamp, _)) = body.split_first_chunk_mut::<STAMP_BYTES>() {
         stamp[..8].copy_from_slice(&mark.to_be_bytes());
@@ -16,21 +16,21 @@ pub fn put_stamp(body: &mut [u8], mark: u64, due_ns: u64) {
     }
 }
 
-/// When the message was due; None if it is not of this run.
+/// When the message was due; `None` if it is not from this run.
 pub fn read_stamp(mark: u64, body: &[u8]) -> Option<u64> {
     let (theirs, rest) = body.split_first_chunk::<8>()?;
     let (due_ns, _) = rest.split_first_chunk::<8>()?;
     (u64::from_be_bytes(*theirs) == mark).then(|| u64::from_be_bytes(*due_ns))
 }
 
-/// What is measured of each message, from the moment it was due.
+/// Times of each message, measured from the moment it was due.
 #[derive(Debug)]
 pub struct Latencies {
     /// Until a consumer read it.
     pub delivered: Mutex<Histogram<u64>>,
     /// Until it was acknowledged.
     pub acknowledged: Mutex<Histogram<u64>>,
-    /// Until it was sent: the generator's own part of both.
+    /// Until it was sent: the generator's share of both.
     pub sent: Mutex<Histogram<u64>>,
 }
 
@@ -41,23 +41,23 @@ impl Default for Latencies {
     }
 }
 
-/// The longest time that is told from longer ones: more than any run waits.
+/// Maximum time in a histogram: more than any run waits. Longer times count as this one.
 const MAX_NS: u64 = 3_600 * 1_000_000_000;
 
-/// Nanoseconds, to three digits.
+/// A histogram of nanoseconds, with three significant digits.
 fn histogram() -> Histogram<u64> {
-    // A size that is fixed, so that recording is an addition, and adding two is one per bucket.
-    Histogram::new_with_bounds(1, MAX_NS, 3).unwrap_or_else(|_| unreachable!("these bounds are in order"))
+    // With fixed bounds, recording is one addition, and merging is one addition per bucket.
+    Histogram::new_with_bounds(1, MAX_NS, 3).unwrap_or_else(|_| unreachable!("the bounds are valid"))
 }
 
-/// One thread's histogram, which is added to the common one in the end.
+/// A thread's own histogram. Dropping it adds it to the common one.
 pub struct Recorder<'a> {
     own: Histogram<u64>,
     common: &'a Mutex<Histogram<u64>>,
 }
 
 impl<'a> Recorder<'a> {
-    /// Empty.
+    /// An empty recorder.
     pub fn new(common: &'a Mutex<Histogram<u64>>) -> Self {
         Recorder { own: histogram(), common }
     }
@@ -72,12 +72,12 @@ impl<'a> Recorder<'a> {
 impl Drop for Recorder<'_> {
     fn drop(&mut self) {
         let mut common = self.common.lock().unwrap_or_else(PoisonError::into_inner);
-        // Both have the same bounds, so that this cannot fail.
+        // Both have the same bounds, so this cannot fail.
         let _ = common.add(&self.own);
     }
 }
 
-/// A histogram in short, in milliseconds.
+/// Summary of a histogram, in milliseconds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Quantiles {
     pub count: u64,
@@ -92,7 +92,7 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of a histogram in nanoseconds.
+    /// Summarizes a histogram of nanoseconds.
     pub fn of(histogram: &Mutex<Histogram<u64>>) -> Self {
         let histogram = histogram.lock().unwrap_or_else(PoisonError::into_inner);
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e6;
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_survives_and_strangers_have_none() {
+    fn stamp_is_read_only_with_its_mark() {
         let mut body = vec![b'x'; 20];
         put_stamp(&mut body, 77, 123_456);
         assert_eq!(read_stamp(77, &body), Some(123_456));
@@ -127,8 +127,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_counts_for_every_message_that_was_due_in_it() {
-        // 1000 messages at 1000/s. The server takes 0.1 ms for each, but stands still from 400 to 500 ms.
+    fn stall_counts_for_every_message_due_in_it() {
+        // 1000 messages at 1000/s. The server takes 0.1 ms for each, but stalls from 400 to 500 ms.
         let pace = Pace::new(0, 1000.0);
         let latencies = Latencies::default();
         let mut recorder = Recorder::new(&latencies.delivered);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_no_error() {
+    fn empty_histogram_has_zero_quantiles() {
         assert_eq!(Quantiles::of(&Latencies::default().sent), Quantiles::default());
     }
 }

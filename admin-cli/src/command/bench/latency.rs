@@ -1,8 +1,8 @@
-//! How long a message takes at a fixed rate: `latency`.
+//! Latency at a fixed rate: `latency`.
 //!
-//! Messages are sent by timetable, whether earlier ones were answered or not, and each one's time runs from the moment
-//! it was *due*. So a server that stalls for a second is charged for every message that was due in that second, and not
-//! only for the one that met the stall: there is no coordinated omission left to correct.
+//! Messages are sent on schedule, whether earlier ones are answered or not, and the time of each starts when it was
+//! *due*. So a stall of one second counts for every message that was due in that second, not only for the one that
+//! met the stall. This avoids coordinated omission.
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -21,10 +21,10 @@ use super::progress::Progress;
 use super::report::Report;
 use crate::exit_status::Failure;
 
-/// How long after the last publish to wait for messages that are missing.
+/// Time without progress, after the last publish, after which missing messages are given up.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs it.
+/// Runs the benchmark.
 pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
     let (Some(publish), Some(consume)) = (&plan.publish, &plan.consume) else {
         return Err(Failure::usage("latency needs publishers and consumers"));
@@ -69,7 +69,7 @@ fn consumers<'a>(
     Ok(consumers)
 }
 
-/// Two threads per connection, as nothing that is due may wait for an answer: one writes, one reads.
+/// Two threads per connection, one to write and one to read, because a due message must not wait for an answer.
 fn publishers<'a>(
     plan: &Plan,
     publish: &Publish,
@@ -85,7 +85,7 @@ fn publishers<'a>(
     for (index, stream) in streams.iter().enumerate() {
         let (reader, writer) =
             Connection::identified(&plan.tcp, Heartbeats::Off, &plan.security)?.0.split()?;
-        // Together the connections make one even stream.
+        // Together, the connections form one even stream.
         let offset_ns = (index as f64 * 1e9 / rate) as u64;
         let pace = move |now_ns| Pace::new(start.get_or_init(|| now_ns) + offset_ns, rate / connections);
         let count = (duration.as_secs_f64() * rate / connections).ceil() as u64;

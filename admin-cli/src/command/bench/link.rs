@@ -1,7 +1,7 @@
-//! The byte stream to nsqd: a blocking socket, and what IDENTIFY has put around it.
+//! The byte stream to nsqd: a blocking socket, with the TLS and compression agreed on in IDENTIFY.
 //!
-//! One half reads and one half writes, each by a thread of its own if need be. Neither waits for the other: the TLS
-//! state that both need is locked only while bytes change their form, never while the socket is waited for.
+//! One half reads and one half writes, possibly in two threads. Neither waits for the other: the TLS state that both
+//! need is locked only while bytes are encrypted or decrypted, never while a thread waits for the socket.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,19 +11,19 @@ use nsq_protocol::compression::{Compressor, Decompressor};
 use rustls::ClientConnection;
 use socket2::Socket;
 
-/// Bytes that are read from the socket at a time when they are in another form.
+/// Bytes to read from the socket at a time, if they are encrypted or compressed.
 const READ_BYTES: usize = 64 << 10;
 
 type SharedTls = Arc<Mutex<ClientConnection>>;
 
-/// The half that reads.
+/// The reading half.
 pub struct ReadLink {
     socket: Arc<Socket>,
     tls: Option<TlsReader>,
     decompression: Option<Box<Decompression>>,
 }
 
-/// The half that writes.
+/// The writing half.
 pub struct WriteLink {
     socket: Arc<Socket>,
     tls: Option<SharedTls>,
@@ -32,7 +32,7 @@ pub struct WriteLink {
     encrypted: Vec<u8>,
 }
 
-/// Both halves over a socket, as it is.
+/// Both halves over a socket, without TLS and compression.
 pub fn plain(socket: Socket) -> (ReadLink, WriteLink) {
     let socket = Arc::new(socket);
     let read = ReadLink { socket: socket.clone(), tls: None, decompression: None };
@@ -41,7 +41,7 @@ pub fn plain(socket: Socket) -> (ReadLink, WriteLink) {
     (read, write)
 }
 
-/// Shakes hands; from then on all bytes are encrypted.
+/// Does the TLS handshake. From then on, all bytes are encrypted.
 pub fn start_tls(read: &mut ReadLink, write: &mut WriteLink, tls: &Tls, address: &str) -> io::Result<()> {
     let config = tls.client_config().map_err(io::Error::other)?;
     let name = tls.server_name(address).map_err(io::Error::other)?;
@@ -55,7 +55,7 @@ pub fn start_tls(read: &mut ReadLink, write: &mut WriteLink, tls: &Tls, address:
     Ok(())
 }
 
-/// From now on all bytes are compressed; `first` has been read already.
+/// From now on, all bytes are compressed. `first` are bytes that were already read.
 pub fn start_compression(
     read: &mut ReadLink,
     write: &mut WriteLink,
@@ -75,7 +75,7 @@ impl ReadLink {
         &self.socket
     }
 
-    /// Whether bytes were taken from the socket that have not been read yet: waiting for the socket would miss them.
+    /// Whether bytes were taken from the socket and not read yet. A caller that waits for the socket would miss them.
     pub fn holds_bytes(&self) -> bool {
         let of_tls = self.tls.as_ref().is_some_and(TlsReader::holds_bytes);
         let of_decompression =
@@ -101,7 +101,7 @@ impl Read for ReadLink {
 }
 
 impl WriteLink {
-    /// Sends everything.
+    /// Sends all bytes.
     pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut bytes = bytes;
         if let Some(compressor) = &mut self.compressor {
@@ -114,7 +114,7 @@ impl WriteLink {
             self.encrypted.clear();
             {
                 let mut connection = tls.lock().unwrap_or_else(PoisonError::into_inner);
-                // As much as it takes at a time.
+                // The TLS writer may accept only a part.
                 let count = connection.writer().write(bytes)?;
                 bytes = &bytes[count..];
                 while connection.wants_write() {
@@ -130,7 +130,7 @@ impl WriteLink {
 struct TlsReader {
     shared: SharedTls,
     raw: Buffer,
-    /// The last read had no room for all.
+    /// Whether the last read filled its buffer, so that more plaintext may be left.
     holds_plaintext: bool,
 }
 
@@ -168,7 +168,7 @@ impl TlsReader {
 struct Decompression {
     decompressor: Decompressor,
     received: Buffer,
-    /// It may have more without more input.
+    /// Whether there may be more output without more input.
     has_more: bool,
 }
 
@@ -199,7 +199,7 @@ impl Decompression {
     }
 }
 
-/// Bytes in another form: `bytes[start..end]` is unread.
+/// Encrypted or compressed bytes; `bytes[start..end]` is unread.
 #[derive(Default)]
 struct Buffer {
     bytes: Vec<u8>,
@@ -212,7 +212,7 @@ impl Buffer {
         &self.bytes[self.start..self.end]
     }
 
-    /// Reads once, when nothing is unread.
+    /// Reads once. All earlier bytes must have been consumed.
     fn fill(&mut self, read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
         (self.start, self.end) = (0, 0);
         self.bytes.resize(READ_BYTES, 0);

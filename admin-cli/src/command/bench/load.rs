@@ -1,4 +1,4 @@
-//! What a publisher sends, encoded before the clock starts.
+//! The commands of a publisher, encoded before the measurement starts.
 
 use nsq_protocol::{Command, put_mpub};
 use rand::rngs::SmallRng;
@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use super::http::{put_post, topic_target};
 use super::plan::{Plan, Publish};
 
-/// So many bytes of commands are made, and sent again and again: they stay in the CPU's cache.
+/// Maximum bytes of encoded commands. They are sent repeatedly, so that they stay in the CPU's cache.
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Commands of equal size, one after another.
@@ -19,7 +19,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// As many commands of `batch` messages as are ever sent at once.
+    /// Encodes as many commands of `batch` messages as can be in flight, up to `CHUNK_BYTES`.
     pub fn new(plan: &Plan, publish: &Publish, batch: usize) -> Self {
         let mut rng = SmallRng::seed_from_u64(batch as u64);
         let mut bytes = Vec::new();
@@ -33,7 +33,7 @@ impl Load {
         Load { bytes, command_bytes, batch: batch as u64 }
     }
 
-    /// The bytes of some commands: `commands`, or as many as there are.
+    /// The bytes of `commands` commands, or of fewer if fewer are encoded, and their number.
     pub fn take(&self, commands: u64) -> (&[u8], u64) {
         let commands = commands.min((self.bytes.len() / self.command_bytes) as u64);
         (&self.bytes[..commands as usize * self.command_bytes], commands)
@@ -53,7 +53,7 @@ fn put_command(out: &mut Vec<u8>, plan: &Plan, publish: &Publish, batch: usize, 
     }
 }
 
-/// Letters, so that no line ends inside a message; random ones, so that nothing on the way compresses them away.
+/// Random letters: no line ends inside a message, and compression does not remove the load.
 fn body(size: usize, rng: &mut SmallRng) -> Vec<u8> {
     (0..size).map(|_| rng.random_range(b'a'..=b'z')).collect()
 }
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn nsqd_reads_the_commands() {
+    fn commands_can_be_decoded() {
         for (line, in_flight, batch) in
             [("pub --topic t", 100, 1), ("pub --topic t --batch 7 --in-flight 3", 3, 7)]
         {
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn over_http_a_batch_is_lines() {
+    fn http_batch_has_one_message_per_line() {
         let (_, load) = commands("pub --topic t --http --batch 3 --size 4");
         let (bytes, taken) = load.take(5);
         let text = String::from_utf8(bytes.to_vec()).unwrap();
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn large_commands_are_not_copied_often() {
+    fn large_commands_are_encoded_once() {
         let (_, load) = commands("pub --size 1000000 --in-flight 50");
         assert_eq!(load.take(50).1, 1);
     }

@@ -1,18 +1,18 @@
-//! `nsq bench`: puts load on an nsqd and says what it cost, in time, CPU and memory.
+//! `nsq bench`: runs a load test against nsqd and reports its cost in time, CPU and memory.
 //!
-//! What is measured is the server, so the generator spends as little as it can: one thread for many publishers and one
-//! per consumer, commands encoded before the clock starts, whole buffers of frames counted in one go, their FINs written
-//! at once. It does not use the client library, and it shares nothing between threads but counters. Where its own cost
-//! decides the figure all the same, the report says so.
+//! The benchmark measures the server, so the generator uses as little CPU as possible. One thread serves many
+//! publishers, and each consumer has its own. Commands are encoded before the clock starts, whole buffers of frames are
+//! counted at once, and their FINs are written at once. The generator does not use the client library, and its threads
+//! share only counters. If its own cost nevertheless determines a figure, the report says so.
 //!
 //! Modules in reading order:
-//! - `flags`, `plan`: what can be typed; what it means, validated
+//! - `flags`, `plan`: the flags, and the validated plan
 //! - `throughput`, `latency`: the modes
 //! - `phase`, `counters`: threads that start together, are watched, and stop
-//! - `crew` and its `publisher`s, `open_loop`, `consumer`: what the threads do; `pace`: when a message is due
+//! - `crew` and its `publisher`s, `open_loop`, `consumer`: the work of the threads; `pace`: when a message is due
 //! - `address`, `connection`, `link`, `load`, `frames`, `http`: bytes on sockets
-//! - `node`, `server`: the nsqd that is measured, and its process as the kernel sees it
-//! - `latencies`, `progress`, `report`, `report_table`: what is said meanwhile and at the end
+//! - `node`, `server`: the measured nsqd, and its process as the kernel reports it
+//! - `latencies`, `progress`, `report`, `report_table`: the figures and their output
 
 mod flags;
 mod plan;
@@ -59,7 +59,7 @@ use plan::{Cleanup, Mode, Plan};
 /// Runs one benchmark and prints its report.
 pub fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode, Failure> {
     let plan = Plan::new(&context.targets, flags)?;
-    // For the signal only: the benchmark's threads are its own.
+    // The runtime handles only the signal: the benchmark has its own threads.
     let runtime = super::runtime()?;
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
@@ -73,7 +73,7 @@ pub fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode, Failure> {
         Mode::Latency => latency::run(&plan, &interrupted),
         Mode::Pub | Mode::Sub | Mode::Pubsub | Mode::Fanout => throughput::run(&plan, &interrupted),
     };
-    // A run that could not begin has left nothing behind.
+    // A run that could not connect has left nothing behind.
     if !matches!(&result, Err(failure) if failure.status == ExitStatus::Unreachable) {
         runtime.block_on(clean_up(context, &plan));
     }
@@ -87,10 +87,10 @@ pub fn run(context: &Context, flags: BenchFlags) -> Result<ExitCode, Failure> {
     Ok(if interrupted { ExitStatus::Interrupted } else { ExitStatus::Done }.into())
 }
 
-/// Deletes what was made for the run. The figures are worth having all the same if that fails.
+/// Deletes what was created for the run. A failure is only a warning, because the figures are valid nevertheless.
 async fn clean_up(context: &Context, plan: &Plan) {
     if let Err(failure) = delete(plan).await {
-        context.output.warning(&format!("topic {} is not cleaned up: {}", plan.topic, failure.message));
+        context.output.warning(&format!("cannot clean up topic {}: {}", plan.topic, failure.message));
     }
 }
 

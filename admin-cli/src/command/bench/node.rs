@@ -1,4 +1,4 @@
-//! The nsqd that is measured.
+//! The measured nsqd.
 
 use super::address::Address;
 use super::connection::{Connection, Heartbeats};
@@ -7,21 +7,23 @@ use super::server::Server;
 use crate::exit_status::Failure;
 use crate::targets::{DEFAULT_NSQD_TCP, Targets};
 
-/// What is known of it.
+/// What is known about the measured nsqd.
 #[derive(Clone, Debug, Default)]
 pub struct Node {
-    /// As it says itself; empty if it does not.
+    /// The version that nsqd reports; empty if it reports none.
     pub version: String,
-    /// Its process, if it runs on this machine and may be looked at.
+    /// nsqd's process, if it runs on this machine and can be inspected.
     pub server: Option<Server>,
 }
 
 impl Node {
-    /// Connects once, to see that it is there.
+    /// Connects once, to check that nsqd is running.
     pub fn find(plan: &Plan) -> Result<Self, Failure> {
         let (connection, identity) = Connection::identified(&plan.tcp, Heartbeats::Off, &plan.security)
             .map_err(|failure| {
-                failure.hint("is nsqd running there? `nsq dev` starts one; --nsqd-tcp names another")
+                failure.hint(
+                    "check that nsqd is running there; `nsq dev` starts one, --nsqd-tcp selects another",
+                )
             })?;
         let server = match plan.pid {
             Some(pid) => {
@@ -34,10 +36,10 @@ impl Node {
         Ok(Node { version: identity.version, server })
     }
 
-    /// Makes the topic and its channels, so that each channel gets what is published from now on.
+    /// Creates the topic and its channels, so that each channel gets all messages published from now on.
     pub fn create_channels(&self, plan: &Plan) -> Result<(), Failure> {
         for channel in &plan.channels {
-            // A consumer that leaves again: needs no second port, and works with every nsqd.
+            // A consumer that subscribes and disconnects. This needs no HTTP port, and works with every nsqd.
             Connection::identified(&plan.tcp, Heartbeats::Default, &plan.security)?
                 .0
                 .subscribe(&plan.topic, channel)?;
@@ -46,15 +48,15 @@ impl Node {
     }
 }
 
-/// The one nsqd that is measured: where it speaks NSQ's protocol, and where HTTP.
+/// The TCP address and the HTTP address of the measured nsqd.
 pub fn addresses(targets: &Targets, http: Option<&str>) -> Result<(Address, Address), Failure> {
-    let only_one = "one nsqd is measured: name it with --nsqd-tcp";
+    let only_one = "`nsq bench` measures a single nsqd: specify it with --nsqd-tcp";
     if targets.nsqds.len() > 1 || targets.nsqd_tcps.len() > 1 {
         return Err(Failure::usage(only_one));
     }
     let http = http.or(targets.nsqds.first().map(String::as_str)).map(Address::resolve).transpose()?;
     let other = |flag: &str| {
-        let message = format!("a unix socket has no neighbour: name nsqd's other address with {flag}");
+        let message = format!("a unix socket does not show nsqd's other address: specify it with {flag}");
         Failure::usage(message)
     };
     let tcp = match (targets.nsqd_tcps.first(), &http) {
@@ -77,7 +79,7 @@ mod tests {
     use crate::command::bench::plan::tests::plan;
 
     #[test]
-    fn one_address_gives_the_other() {
+    fn other_address_is_derived_from_the_given_one() {
         let both = |line: &str| plan(line).map(|plan| format!("{} {}", plan.tcp, plan.http)).unwrap();
         assert_eq!(both("pub --nsqd-tcp 127.0.0.1:5150"), "127.0.0.1:5150 127.0.0.1:5151");
         assert_eq!(both("pub --nsqd 127.0.0.1:5151"), "127.0.0.1:5150 127.0.0.1:5151");

@@ -1,4 +1,4 @@
-//! A connection that publishes by timetable and does not wait for answers.
+//! A connection that publishes on schedule and does not wait for answers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -13,16 +13,16 @@ use super::pace::Pace;
 use super::phase::Run;
 use crate::exit_status::Failure;
 
-/// Messages for one write, at most: those that fell due while the last write blocked.
+/// Maximum messages per write: those that became due while the last write blocked.
 const MAX_COMMANDS_PER_WRITE: usize = 1000;
 
-/// And bytes, unless one message has more.
+/// Maximum bytes per write, unless a single message is larger.
 const MAX_BYTES_PER_WRITE: usize = 1 << 20;
 
-/// What writer and reader of one connection know in common.
+/// State that the writer and the reader of a connection share.
 #[derive(Debug)]
 pub struct Stream {
-    /// How many messages there are to be answered, once the writer is done.
+    /// Number of messages to be answered; `u64::MAX` until the writer is done.
     total: AtomicU64,
 }
 
@@ -32,7 +32,7 @@ impl Default for Stream {
     }
 }
 
-/// PUBs of equal size, to be stamped and sent.
+/// PUB commands of equal size, to be stamped and sent.
 pub struct Commands {
     bytes: Vec<u8>,
     command_bytes: usize,
@@ -41,7 +41,7 @@ pub struct Commands {
 }
 
 impl Stream {
-    /// As many commands as are sent at once.
+    /// As many commands as one write may contain.
     pub fn commands(topic: &str, size: usize, mark: u64) -> Commands {
         let mut command = Vec::new();
         Command::Pub { topic, body: &vec![b'x'; size] }.encode(&mut command);
@@ -50,7 +50,7 @@ impl Stream {
         Commands { bytes: command.repeat(count), command_bytes, body_at: command_bytes - size, mark }
     }
 
-    /// Sends `count` messages, each when it is due or as soon after it as possible.
+    /// Sends `count` messages, each when it is due or as soon as possible afterwards.
     pub fn write(
         &self,
         mut writer: WriteLink,
@@ -68,7 +68,7 @@ impl Stream {
                 let (bytes, now) = commands.stamped(pace, sent, due - sent);
                 if let Err(error) = writer.write_all(bytes) {
                     self.total.store(sent, Ordering::Release);
-                    return Err(Failure::failed(format_args!("publishing: {error}")));
+                    return Err(Failure::failed(format_args!("cannot publish: {error}")));
                 }
                 let now_ns = run.clock.now_ns();
                 (sent..sent + now).for_each(|n| sent_late.record(pace.due_ns(n), now_ns));
@@ -79,7 +79,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads the answers, which come in order: so it is known when each one's message was due.
+    /// Reads the answers. They arrive in order, so the due time of each answered message is known.
     pub fn read(
         &self,
         mut reader: Connection,
@@ -115,7 +115,7 @@ impl Stream {
 }
 
 impl Commands {
-    /// The bytes of messages `first`, `first + 1`, ...: `count` or as many as there is room for.
+    /// The bytes of `count` messages from number `first` on, or of as many as there is room for.
     fn stamped(&mut self, pace: Pace, first: u64, count: u64) -> (&[u8], u64) {
         let count = count.min((self.bytes.len() / self.command_bytes) as u64);
         for (n, command) in (first..first + count).zip(self.bytes.chunks_exact_mut(self.command_bytes)) {
@@ -132,7 +132,7 @@ mod tests {
     use nsq_protocol::{Decoded, Limits, decode};
 
     #[test]
-    fn each_message_says_when_it_was_due() {
+    fn messages_contain_their_due_time() {
         let pace = Pace::new(5, 1e6);
         let mut commands = Stream::commands("t", 16, 42);
         for (first, count) in [(0, 3), (7, 1)] {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn large_messages_go_one_by_one() {
+    fn large_messages_are_sent_one_by_one() {
         let mut commands = Stream::commands("t", 3 << 20, 42);
         assert_eq!(commands.stamped(Pace::new(0, 1.0), 0, 5).1, 1);
     }

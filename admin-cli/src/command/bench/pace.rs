@@ -1,6 +1,6 @@
-//! When what is due, at a fixed rate.
+//! Due times at a fixed rate.
 
-/// A timetable: item `n` is due at `start + n / rate`, whatever happened to those before it.
+/// A schedule: item `n` is due at `start + n / rate`, whatever happened to earlier items.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     start_ns: u64,
@@ -22,7 +22,7 @@ impl Pace {
     pub fn due_count(&self, now_ns: u64) -> u64 {
         let Some(elapsed) = now_ns.checked_sub(self.start_ns) else { return 0 };
         let mut count = (elapsed as f64 / self.interval_ns) as u64 + 1;
-        // The division may fall on either side of the border that `due_ns` draws.
+        // Because of rounding, the quotient may disagree with `due_ns` by an item.
         while count > 0 && self.due_ns(count - 1) > now_ns {
             count -= 1;
         }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_are_due_at_even_distances() {
+    fn items_are_due_at_even_intervals() {
         let pace = Pace::new(1_000, 50.0);
         assert_eq!([0, 1, 50].map(|n| pace.due_ns(n)), [1_000, 20_001_000, 1_000_001_000]);
         assert_eq!(pace.due_count(999), 0);
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn counting_and_dating_agree_at_odd_rates() {
+    fn due_count_agrees_with_due_ns() {
         for rate in [0.3, 7.0, 333.3, 49_999.7, 12_345_678.9] {
             let pace = Pace::new(77, rate);
             for n in (0..2_000_000).step_by(997) {

@@ -1,4 +1,4 @@
-//! Threads that start together, are watched until what was asked for is done, and stop.
+//! Threads that start together, run until the target is reached, and stop.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -11,13 +11,13 @@ use super::progress::Progress;
 use super::server::{Server, Usage, own_cpu, sleep_precisely, thread_cpu};
 use crate::exit_status::Failure;
 
-/// How often the counters are looked at.
+/// How often the counters are read.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Of a thread: what it reads and writes is on the heap.
+/// Stack size of a thread. Its buffers are on the heap.
 const STACK_BYTES: usize = 256 << 10;
 
-/// What a thread knows of the phase that it is part of.
+/// What a thread needs to know about its phase.
 pub struct Run<'a> {
     pub clock: Clock,
     pub counter: &'a Counter,
@@ -25,13 +25,13 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Whether to come to an end.
+    /// Whether the thread should stop.
     #[inline]
     pub fn should_stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Sleeps until then, or until it should stop.
+    /// Sleeps until `due_ns`, or until the thread should stop.
     pub fn sleep_until(&self, due_ns: u64) {
         loop {
             let left = due_ns.saturating_sub(self.clock.now_ns());
@@ -43,29 +43,29 @@ impl Run<'_> {
     }
 }
 
-/// What a thread does, from the common start on.
+/// The work of a thread after the common start.
 pub type Work<'a> = Box<dyn FnOnce(&Run<'_>) -> Result<(), Failure> + Send + 'a>;
 
-/// When the consumers have had enough.
+/// When the consumers are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// When each channel has delivered what was published. With a grace, what has not come by then is left.
+    /// Each channel has delivered all published messages. With a grace time, missing messages are given up after it.
     Published {
         /// Number of channels.
         channels: u64,
-        /// How long to wait after the last publish.
+        /// Maximum time without progress after the last publish.
         grace: Option<Duration>,
     },
-    /// After so many messages, or so long.
+    /// A number of messages or a duration is reached.
     Extent {
-        /// Deliveries.
+        /// Number of deliveries.
         messages: Option<u64>,
-        /// From the start.
+        /// Time from the start.
         duration: Option<Duration>,
     },
 }
 
-/// Threads to be, with their connections open.
+/// Threads to start, with their connections open.
 pub struct Phase<'a> {
     pub clock: Clock,
     pub publishers: Vec<Work<'a>>,
@@ -75,23 +75,23 @@ pub struct Phase<'a> {
     pub interrupted: &'a AtomicBool,
 }
 
-/// What a phase came to.
+/// The result of a phase.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
     pub published: Flow,
     pub delivered: Flow,
-    /// From the start to the last message. The goodbyes after it take the consumers a moment, but hardly any CPU.
+    /// Time from the start to the last message. Closing the consumers afterwards takes some time, but hardly any CPU.
     pub seconds: f64,
     /// CPU time of this process.
     pub own_cpu: Duration,
     /// CPU time of the busiest thread of this process.
     pub busiest_cpu: Duration,
-    /// Of the server, at the start and at the end.
+    /// The server's usage at the start and at the end.
     pub server: Option<(Usage, Usage)>,
 }
 
 impl Phase<'_> {
-    /// Runs it.
+    /// Runs the phase.
     pub fn run(self, progress: &mut Progress) -> Result<Outcome, Failure> {
         let Phase { clock, publishers, consumers, target, server, interrupted } = self;
         let gate = Gate::default();
@@ -115,7 +115,7 @@ impl Phase<'_> {
                         Ok(thread) => threads.push(thread),
                         Err(error) => {
                             gate.open(false);
-                            return Err(Failure::failed(format_args!("no more threads: {error}")));
+                            return Err(Failure::failed(format_args!("cannot start a thread: {error}")));
                         }
                     }
                 }
@@ -134,7 +134,7 @@ impl Phase<'_> {
             };
             let watched = watch.until_done(progress, server);
             sides.iter().for_each(|side| side.stop());
-            // A thread's failure first: it is the cause, where there are two.
+            // A thread's failure comes first: if there are two failures, it is the cause.
             let busiest_cpu = join(threads)?;
             let peak_bytes = watched?;
             let after = server.and_then(Server::usage).map(|usage| usage.with_peak(peak_bytes));
@@ -151,7 +151,7 @@ impl Phase<'_> {
     }
 }
 
-/// Waits for all threads; the CPU time of the busiest, or the first failure.
+/// Waits for all threads. Returns the CPU time of the busiest thread, or the first failure.
 fn join(threads: Vec<ScopedJoinHandle<'_, Result<Duration, Failure>>>) -> Result<Duration, Failure> {
     let results: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();
     let mut busiest = Duration::ZERO;
@@ -161,7 +161,7 @@ fn join(threads: Vec<ScopedJoinHandle<'_, Result<Duration, Failure>>>) -> Result
     Ok(busiest)
 }
 
-/// The publishers, or the consumers.
+/// All publishers, or all consumers.
 struct Side {
     counters: Vec<Counter>,
     running: AtomicU64,
@@ -199,7 +199,7 @@ impl Side {
     }
 }
 
-/// Who looks at the counters while the threads work.
+/// Watches the counters while the threads work.
 struct Watch<'a> {
     clock: Clock,
     start_ns: u64,
@@ -210,8 +210,8 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Returns when the consumers may stop, with the server's largest memory meanwhile; fails if nothing happens any
-    /// more. A failed thread ends it as well, and says itself why.
+    /// Returns when the consumers may stop, with the server's peak memory. Fails if there is no progress any more.
+    /// Also returns if a thread has failed; that thread reports its failure.
     fn until_done(&self, progress: &mut Progress, server: Option<&Server>) -> Result<u64, Failure> {
         let mut peak_bytes = 0;
         let mut last = (0, 0);
@@ -239,7 +239,9 @@ impl Watch<'_> {
             let waits_for_messages = matches!(self.target, Target::Extent { duration: Some(_), .. });
             if last_change.elapsed() > PATIENCE && !self.publishing.is_running() && !waits_for_messages {
                 let (got, seconds) = (delivered.messages, PATIENCE.as_secs());
-                return Err(Failure::failed(format_args!("no message for {seconds} s, after {got} of them")));
+                return Err(Failure::failed(format_args!(
+                    "no message for {seconds} s, after {got} messages"
+                )));
             }
         }
     }
@@ -264,7 +266,7 @@ impl Watch<'_> {
     }
 }
 
-/// Holds threads until all are there.
+/// Holds threads until all of them have started.
 #[derive(Default)]
 struct Gate {
     open: Mutex<Option<bool>>,
@@ -272,13 +274,13 @@ struct Gate {
 }
 
 impl Gate {
-    /// Lets all pass. With `go` false they are to go home.
+    /// Opens the gate for all threads. If `go` is false, they end without doing their work.
     fn open(&self, go: bool) {
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = Some(go);
         self.opened.notify_all();
     }
 
-    /// Waits until it is open.
+    /// Waits until the gate is open. Returns whether to do the work.
     fn pass(&self) -> bool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_all_channels_got_all() {
+    fn phase_ends_when_all_channels_got_all_messages() {
         let consumers = vec![counting_until_stopped(7, 0), counting_until_stopped(15, 2)];
         let target = Target::Published { channels: 2, grace: None };
         let outcome = run(vec![counting(4), counting(6)], consumers, target).unwrap();
@@ -335,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_come_is_left_after_a_grace() {
+    fn missing_messages_are_given_up_after_the_grace_time() {
         let target = Target::Published { channels: 1, grace: Some(Duration::ZERO) };
         let outcome = run(vec![counting(4)], vec![counting_until_stopped(3, 0)], target).unwrap();
         assert_eq!(outcome.delivered.messages, 3);
     }
 
     #[test]
-    fn a_failure_stops_all_and_is_told() {
+    fn failure_of_a_thread_stops_all_and_is_returned() {
         let failing: Work<'_> = Box::new(|_| Err(Failure::failed("refused")));
         let target = Target::Extent { messages: None, duration: None };
         let failure = run(vec![], vec![counting_until_stopped(1, 0), failing], target).unwrap_err();
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_ends_it() {
+    fn phase_ends_after_its_duration() {
         let target = Target::Extent { messages: Some(9), duration: Some(Duration::from_millis(1)) };
         assert_eq!(run(vec![], vec![counting_until_stopped(1, 0)], target).unwrap().delivered.messages, 1);
     }

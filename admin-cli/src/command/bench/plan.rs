@@ -1,4 +1,4 @@
-//! What a run is to do: the flags, validated and with their defaults filled in.
+//! The plan of a run: the validated flags, with their defaults.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::exit_status::Failure;
 use crate::security::Security;
 use crate::targets::Targets;
 
-/// What is measured.
+/// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -22,16 +22,16 @@ pub enum Mode {
     Pub,
     /// Consume only.
     Sub,
-    /// Both at once.
+    /// Publish and consume at the same time.
     Pubsub,
-    /// Both at once, with many channels.
+    /// Publish and consume at the same time, with many channels.
     Fanout,
     /// Time from publisher to consumer.
     Latency,
 }
 
 impl Mode {
-    /// As it is typed.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Mode::Pub => "pub",
@@ -43,36 +43,36 @@ impl Mode {
     }
 }
 
-/// A run.
+/// A validated run.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub mode: Mode,
     pub tcp: Address,
     pub http: Address,
-    /// nsqd's process, if the user named it.
+    /// nsqd's process id, if the user gave it.
     pub pid: Option<u32>,
     pub topic: TopicName,
-    /// What was made for this run and goes with it.
+    /// What the run creates and deletes at the end.
     pub cleanup: Cleanup,
     pub channels: Vec<ChannelName>,
-    /// Messages to publish before anything is measured. Zero for none.
+    /// Messages to publish before the measurement; 0 for none.
     pub preload: u64,
     pub publish: Option<Publish>,
     pub consume: Option<Consume>,
-    /// Where to stop; one of the two at least.
+    /// Limits of the run; at least one of them is set.
     pub messages: Option<u64>,
     pub duration: Option<Duration>,
-    /// How to talk to it.
+    /// TLS, compression and secret.
     pub security: Security,
 }
 
-/// What is deleted at the end.
+/// What to delete at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cleanup {
     Nothing,
-    /// The topic, with all that is in it.
+    /// The topic, with its channels and messages.
     Topic,
-    /// The channels, of a topic that was there before.
+    /// The channels of a topic that existed before.
     Channels,
 }
 
@@ -83,7 +83,7 @@ pub struct Publish {
     pub size: usize,
     /// Messages per command.
     pub batch: usize,
-    /// Commands without an answer, per connection. Zero for no bound.
+    /// Maximum number of commands without an answer per connection; 0 for no limit.
     pub in_flight: u64,
     pub connections: usize,
     /// Messages per second over all connections.
@@ -94,37 +94,37 @@ pub struct Publish {
 /// How to consume.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Consume {
-    /// Per channel.
+    /// Number of consumers per channel.
     pub consumers: usize,
     pub rdy: u64,
-    /// Every message once more before it is finished.
+    /// Requeue every message once before it is finished.
     pub requeue: bool,
 }
 
 /// Messages of a run without --messages and --duration.
 const DEFAULT_MESSAGES: u64 = 1_000_000;
 
-/// How long `sub` looks at a given topic without --messages and --duration.
+/// Duration of `sub` on a given topic without --messages and --duration.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
-/// Bytes in flight per connection by default, at most.
+/// Maximum bytes in flight per connection by default.
 const DEFAULT_IN_FLIGHT_BYTES: usize = 1 << 20;
 
-/// The OKs of so many commands fit into socket buffers; were there more, an nsqd that writes them before it reads on
-/// and a generator that writes before it reads would wait for each other.
+/// The OKs of this many commands fit into socket buffers. With more, nsqd could write OKs before it reads on, while
+/// the generator writes before it reads; both would wait for each other.
 const MAX_IN_FLIGHT: u64 = 10_000;
 
-/// A thread each.
+/// Maximum number of connections. A consumer needs a thread of its own.
 const MAX_CONNECTIONS: usize = 10_000;
 
-/// Bytes of a command.
+/// Maximum bytes of a command.
 const MAX_COMMAND_BYTES: usize = 64 << 20;
 
-/// Messages per second: one each 10 s, which no deadline notices, to more than a socket carries.
+/// Messages per second: from one per 10 s, which no deadline notices, to more than a socket can carry.
 const RATES: std::ops::RangeInclusive<f64> = 0.1..=1e9;
 
 impl Plan {
-    /// Checks the flags.
+    /// Validates the flags.
     pub fn new(targets: &Targets, flags: BenchFlags) -> Result<Self, Failure> {
         let plan = match flags.mode {
             ModeFlags::Pub { target, publish, extent, channels } => Plan {
@@ -151,7 +151,7 @@ impl Plan {
                 let rate = Some(rate);
                 let publish =
                     PublishFlags { size, batch: 1, in_flight: None, connections, rate, http: false };
-                // What is due is sent, answered or not.
+                // Due messages are sent even if earlier ones are not answered.
                 let publish = Some(Publish { in_flight: 0, ..Publish::new(&publish)? });
                 let extent = ExtentFlags { messages: None, duration: Some(duration) };
                 Plan { publish, ..Plan::base(targets, Mode::Latency, target, extent, channels)? }
@@ -173,7 +173,7 @@ impl Plan {
         let cleanup = match mode {
             _ if target.keep => Cleanup::Nothing,
             _ if target.topic.is_none() => Cleanup::Topic,
-            // What these leave or find in a channel is for another run.
+            // The messages in channels of `pub` and `sub` may be for another run.
             Mode::Pub | Mode::Sub => Cleanup::Nothing,
             _ if target.channel.is_some() => Cleanup::Nothing,
             _ => Cleanup::Channels,
@@ -206,7 +206,7 @@ impl Plan {
         Ok(Plan { consume: Some(Consume { consumers, rdy, requeue }), ..self })
     }
 
-    /// `sub`: what is there to be consumed, and when it is enough.
+    /// `sub`: the messages to publish first, and when to stop.
     fn backlog(
         mut self,
         preload: Option<u64>,
@@ -215,11 +215,11 @@ impl Plan {
         size: usize,
     ) -> Result<Self, Failure> {
         if fresh && preload == Some(0) {
-            return Err(Failure::usage("a fresh topic has nothing to consume: give --topic, or --preload"));
+            return Err(Failure::usage("a new topic has no messages to consume: use --topic or --preload"));
         }
         self.preload = preload.unwrap_or(if fresh { messages.unwrap_or(DEFAULT_MESSAGES) } else { 0 });
         if self.preload > 0 {
-            // The cheapest way in: it is not what is measured.
+            // The preload is not measured, so it is published in the cheapest way.
             let batch = (DEFAULT_IN_FLIGHT_BYTES / 4 / (size + 4)).clamp(1, 200);
             let flags =
                 PublishFlags { size, batch, in_flight: None, connections: 1, rate: None, http: false };
@@ -234,12 +234,12 @@ impl Plan {
 
     fn check(&self) -> Result<(), Failure> {
         if self.messages == Some(0) || self.duration == Some(Duration::ZERO) {
-            return Err(Failure::usage("there is nothing to do: --messages and --duration must not be 0"));
+            return Err(Failure::usage("--messages and --duration must not be 0"));
         }
         let upgrades = self.security.config.upgrades();
         if self.publish.as_ref().is_some_and(|publish| publish.http) && upgrades != Upgrades::default() {
             return Err(Failure::usage(
-                "--http is plain HTTP here: TLS and compression are for NSQ's protocol",
+                "--http uses plain HTTP: TLS and compression require NSQ's TCP protocol",
             ));
         }
         Ok(())
@@ -275,7 +275,7 @@ fn within(flag: &str, value: usize, min: usize, max: usize) -> Result<(), Failur
     Err(Failure::usage(format_args!("{flag} must be between {min} and {max}")))
 }
 
-/// `name`, or `name-1`, `name-2`, ...; an ephemeral one keeps its ending.
+/// `name`, or `name-1`, `name-2`, ... for several channels. Ephemeral names keep their suffix at the end.
 fn channel_names(name: &str, count: usize) -> Result<Vec<ChannelName>, Failure> {
     let (stem, ending) = match name.strip_suffix("#ephemeral") {
         Some(stem) => (stem, "#ephemeral"),
@@ -312,7 +312,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_bare_mode_is_enough() {
+    fn mode_without_flags_is_valid() {
         for mode in ["pub", "sub", "pubsub", "fanout", "latency"] {
             let plan = plan(mode).unwrap();
             assert_eq!(plan.tcp, Address::Tcp("127.0.0.1:4150".parse().unwrap()));
@@ -325,7 +325,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_was_named_is_never_deleted() {
+    fn given_topics_and_channels_are_never_deleted() {
         let cleanup = |line| plan(line).unwrap().cleanup;
         assert_eq!(cleanup("pubsub --keep"), Cleanup::Nothing);
         assert_eq!(cleanup("pub --topic t --channels 1"), Cleanup::Nothing);
@@ -335,7 +335,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_is_in_flight_by_default_is_bounded_in_commands_and_bytes() {
+    fn default_in_flight_is_limited_in_commands_and_bytes() {
         assert_eq!(publish("pub").in_flight, 100);
         assert_eq!(publish("pub --batch 200").in_flight, 25);
         assert_eq!(publish("pub --size 1048576").in_flight, 2);
@@ -344,7 +344,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_run_ends_somewhere() {
+    fn every_run_has_a_limit() {
         let extent = |line: &str| plan(line).map(|plan| (plan.messages, plan.duration)).unwrap();
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(extent("pub"), (Some(1_000_000), None));
@@ -359,7 +359,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_backlog_is_what_was_asked_for() {
+    fn preload_follows_from_the_flags() {
         assert_eq!(plan("sub").unwrap().preload, 1_000_000);
         assert_eq!(plan("sub --preload 10").unwrap().preload, 10);
         assert_eq!(plan("sub --messages 10").unwrap().preload, 10);
@@ -377,7 +377,7 @@ pub mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_flags_are_rejected() {
         for line in [
             "pub --size 0",
             "pub --batch 0",

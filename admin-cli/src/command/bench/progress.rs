@@ -1,4 +1,4 @@
-//! What is said while it runs: one line on a terminal, nothing elsewhere.
+//! Progress of a run: one line on a terminal, nothing elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::counters::Flow;
 use super::report_table::grouped;
 
-/// How often the line is written anew.
+/// Time between two updates of the line.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// The line.
+/// The progress line.
 #[derive(Debug)]
 pub struct Progress {
     is_shown: bool,
@@ -25,7 +25,7 @@ struct Shown {
 }
 
 impl Progress {
-    /// On stderr, if that is a terminal.
+    /// Shows progress on stderr, if that is a terminal.
     pub fn new() -> Self {
         Progress { is_shown: std::io::stderr().is_terminal(), label: "", last: None }
     }
@@ -41,23 +41,24 @@ impl Progress {
         *self = Progress { is_shown: self.is_shown, label, last: None };
     }
 
-    /// Whether it is time for the next line.
+    /// Whether the next update is due.
     pub fn is_due(&self, elapsed: Duration) -> bool {
         self.last.is_none_or(|last| elapsed >= last.at + INTERVAL)
     }
 
-    /// Writes it.
+    /// Updates the line.
     pub fn show(&mut self, at: Duration, published: &Flow, delivered: &Flow) {
         let now = Shown { at, published: published.messages, delivered: delivered.messages };
         let last = self.last.replace(now);
         if self.is_shown {
             let text = line(self.label, last, now);
-            // Nobody is left to tell if stderr is closed. To the line's end, what the last one left is erased.
+            // A write error is ignored: stderr is the last channel for it. The sequence erases the rest of the
+            // previous line.
             let _ = write!(std::io::stderr(), "\r{text}\x1b[K");
         }
     }
 
-    /// Takes the line away.
+    /// Removes the line.
     pub fn end(&mut self) {
         if self.is_shown && self.last.take().is_some() {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_says_how_far_and_how_fast() {
+    fn line_shows_counts_and_rates() {
         let shown = |ms, published, delivered| Shown { at: Duration::from_millis(ms), published, delivered };
         assert_eq!(line("pub", None, shown(500, 1_000, 0)), "pub   0.5 s  published 1,000 (2,000/s)");
         assert_eq!(

@@ -1,5 +1,5 @@
-//! A publishing connection: keeps a window of commands in flight, and counts the answers. It never waits; who calls
-//! it does (`super::crew`).
+//! A publishing connection: keeps a window of commands in flight, and counts the answers. It never waits; its caller
+//! (`super::crew`) does.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
@@ -13,13 +13,13 @@ use super::phase::Run;
 use super::plan::{Plan, Publish};
 use crate::exit_status::Failure;
 
-/// One connection and what it is to send.
+/// A connection and the commands that it sends.
 pub struct Publisher {
     connection: Connection,
     load: Load,
     /// The last command, if it holds fewer messages than the others.
     last: Option<Load>,
-    /// Commands to send. None for as many as go into the duration.
+    /// Number of commands to send; `None` for no limit.
     commands: Option<u64>,
     in_flight: u64,
     commands_per_second: Option<f64>,
@@ -27,13 +27,14 @@ pub struct Publisher {
     is_http: bool,
     sent: u64,
     answered: u64,
-    /// So many answers are wanted before the next write.
-    enough: u64,
+    /// Number of answers needed before the next write, counted from the start.
+    answers_needed: u64,
     last_answer: Instant,
 }
 
 impl Publisher {
-    /// Connects. `messages` is this connection's share; without one, it goes on until [`Publisher::stop`].
+    /// Connects. `messages` is this connection's share. Without one, the connection publishes until
+    /// [`Publisher::stop`].
     pub fn connect(plan: &Plan, publish: &Publish, messages: Option<u64>) -> Result<Self, Failure> {
         let connection = if publish.http {
             Connection::open(&plan.http)?
@@ -53,18 +54,18 @@ impl Publisher {
             is_http: publish.http,
             sent: 0,
             answered: 0,
-            enough: 0,
+            answers_needed: 0,
             last_answer: Instant::now(),
         })
     }
 
-    /// The clock runs from now on.
+    /// Starts the clock of this connection.
     pub fn start(&mut self, run: &Run<'_>) {
         self.pace = self.commands_per_second.map(|rate| Pace::new(run.clock.now_ns(), rate));
         self.last_answer = Instant::now();
     }
 
-    /// Sends no more than it has.
+    /// Sends no more commands than those already sent.
     pub fn stop(&mut self) {
         if self.commands != Some(self.sent) {
             self.commands = Some(self.sent);
@@ -72,14 +73,14 @@ impl Publisher {
         }
     }
 
-    /// Whether all is sent and answered.
+    /// Whether all commands are sent and answered.
     pub fn is_done(&self) -> bool {
         self.commands == Some(self.sent) && self.sent == self.answered
     }
 
-    /// How many answers are missing before it writes again; 0 if it waits for its time alone.
+    /// Number of answers that are missing before the next write; 0 if it waits only for its due time.
     pub fn missing(&self) -> u64 {
-        self.enough.saturating_sub(self.answered)
+        self.answers_needed.saturating_sub(self.answered)
     }
 
     /// Whether it sends at a given rate.
@@ -87,14 +88,14 @@ impl Publisher {
         self.pace.is_some()
     }
 
-    /// When it next has something to send, if that is a matter of time.
+    /// When the next command is due, if it waits only for its due time.
     pub fn due_ns(&self) -> Option<u64> {
         let more = self.commands.is_none_or(|commands| self.sent < commands);
         let room = self.sent - self.answered < self.in_flight;
         self.pace.filter(|_| more && room).map(|pace| pace.due_ns(self.sent))
     }
 
-    /// Sends what is due and has room in the window, unless more answers are wanted first.
+    /// Sends the commands that are due and fit into the window, unless more answers are needed first.
     pub fn advance(&mut self, run: &Run<'_>) -> Result<(), Failure> {
         if self.missing() > 0 {
             return Ok(());
@@ -107,9 +108,9 @@ impl Publisher {
             self.last_answer = Instant::now();
         }
         self.sent += self.send(now)?;
-        // Half a window before the next write: then nsqd always has work, and nobody works in small pieces. Not so
-        // for what waits for its time.
-        self.enough = if self.pace.is_some() && self.sent - self.answered < self.in_flight {
+        // Wait for half a window before the next write: nsqd always has work, and neither side works in small pieces.
+        // Commands that wait for their due time are sent when they are due.
+        self.answers_needed = if self.pace.is_some() && self.sent - self.answered < self.in_flight {
             self.answered
         } else if self.commands == Some(self.sent) {
             self.sent
@@ -127,14 +128,14 @@ impl Publisher {
         Ok(())
     }
 
-    /// Sends up to `count` commands after the `sent` first ones; how many it were.
+    /// Sends up to `count` further commands. Returns how many were sent.
     fn send(&mut self, count: u64) -> Result<u64, Failure> {
         let (sent, mut done) = (self.sent, 0);
         while done < count {
             let is_last = self.commands == Some(sent + done + 1);
             let (bytes, taken) = match &self.last {
                 Some(last) if is_last => last.take(1),
-                // The last one stays for the next round.
+                // The last command is sent in the next iteration.
                 Some(_) if self.commands == Some(sent + count) => self.load.take(count - done - 1),
                 _ => self.load.take(count - done),
             };
@@ -146,7 +147,7 @@ impl Publisher {
         Ok(done)
     }
 
-    /// What nsqd said before it closed the connection, if that can still be read.
+    /// The error that nsqd sent before it closed the connection, if it can still be read.
     fn refusal(&mut self) -> Option<Failure> {
         let _ = self.connection.receive();
         let buf = self.connection.received();
@@ -158,8 +159,8 @@ impl Publisher {
         Some(self.connection.failed(fault))
     }
 
-    /// Reads what has come, which does not block if there is something to read; how many of the commands in flight are
-    /// answered by it.
+    /// Reads what has arrived. Does not block if there is something to read. Returns the number of commands that were
+    /// answered.
     pub fn receive(&mut self, run: &Run<'_>) -> Result<u64, Failure> {
         let mut answers = self.receive_once(run)?;
         while self.connection.holds_bytes() {
@@ -184,7 +185,7 @@ impl Publisher {
         };
         self.connection.consume(bytes);
         if new > self.sent - self.answered {
-            return Err(self.connection.failed("more answers than commands"));
+            return Err(self.connection.failed("it sent more answers than it got commands"));
         }
         if new > 0 {
             let ends_with_last = self.commands == Some(self.answered + new);

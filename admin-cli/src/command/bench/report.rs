@@ -1,4 +1,4 @@
-//! What a run came to: the figures of `--json`, from which the table is made.
+//! The result of a run: the figures of `--json`, from which the table is made.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::node::Node;
 use super::phase::Outcome;
 use super::plan::{Consume, Mode, Plan, Publish};
 
-/// A generator that is later than this has no part in what a server's latency should be.
+/// Lateness of the generator, in milliseconds, above which it may distort the server's latency.
 const LATE_MS: f64 = 0.5;
 
-/// The figures.
+/// The figures of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     pub mode: Mode,
@@ -24,7 +24,7 @@ pub struct Report {
     pub publish: Option<Publish>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consume: Option<Consume>,
-    /// The backlog's making, which is not part of the rest.
+    /// Publishing the backlog, which is not part of the other figures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preload: Option<Rate>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,18 +33,18 @@ pub struct Report {
     pub delivered: Option<Rate>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<LatencyReport>,
-    /// From the start to the last message.
+    /// Time from the start to the last message.
     pub seconds: f64,
-    /// What `cpu_us_per_message` is per: deliveries if there are any, else published messages.
+    /// The number of messages in `cpu_us_per_message`: deliveries if the run consumes, otherwise published messages.
     pub messages: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerReport>,
     pub generator: GeneratorReport,
-    /// What a reader of the figures should know.
+    /// Remarks for the reader of the figures.
     pub remarks: Vec<String>,
 }
 
-/// Who was measured.
+/// The measured nsqd.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeReport {
     pub tcp: String,
@@ -55,19 +55,19 @@ pub struct NodeReport {
     pub program: Option<String>,
 }
 
-/// Messages in a time.
+/// Messages per time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Rate {
     pub messages: u64,
     pub seconds: f64,
     pub messages_per_second: f64,
-    /// Bodies only, in units of a million bytes. None if their size is not known.
+    /// Millions of body bytes per second; `None` if the size of bodies is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub megabytes_per_second: Option<f64>,
-    /// Of them, those that had been handed out before.
+    /// Those of the messages that had been handed out before.
     #[serde(skip_serializing_if = "is_zero")]
     pub redelivered: u64,
-    /// The server's CPU time per message, where this is a phase of its own.
+    /// The server's CPU time per message; only for the backlog, which has its own phase.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_us_per_message: Option<f64>,
 }
@@ -84,11 +84,11 @@ pub struct LatencyReport {
     pub sent: Quantiles,
 }
 
-/// What the server used.
+/// The server's use of CPU and memory.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ServerReport {
     pub cpu_seconds: f64,
-    /// 1 is one core all the time.
+    /// Average number of busy cores.
     pub cores_busy: f64,
     pub cpu_us_per_message: f64,
     pub resident_bytes_before: u64,
@@ -96,20 +96,20 @@ pub struct ServerReport {
     pub resident_bytes_after: u64,
 }
 
-/// What this program used.
+/// The generator's use of CPU.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GeneratorReport {
     pub cpu_seconds: f64,
     pub cores_busy: f64,
     pub cpu_us_per_message: f64,
-    /// Of the busiest thread's time, how much it had the CPU.
+    /// Fraction of the time that the busiest thread had the CPU.
     pub busiest_thread: f64,
-    /// Whether the figures say more about this program than about the server.
+    /// Whether the figures depend more on the generator than on the server.
     pub is_bottleneck: bool,
 }
 
 impl Report {
-    /// From what was asked and what came of it.
+    /// Computes the figures of a run.
     pub fn new(plan: &Plan, node: &Node, outcome: &Outcome, preload: Option<&Outcome>) -> Self {
         let size = plan.publish.as_ref().map(|publish| publish.size);
         let publishes = plan.publish.is_some() && plan.mode != Mode::Sub;
@@ -149,13 +149,13 @@ impl Report {
         report
     }
 
-    /// With a latency run's histograms.
+    /// Adds the histograms of a latency run.
     pub fn with_latencies(mut self, latencies: &Latencies) -> Self {
         let [delivered, acknowledged, sent] =
             [&latencies.delivered, &latencies.acknowledged, &latencies.sent].map(Quantiles::of);
         if sent.p99 > LATE_MS && sent.p99 > delivered.p99 / 2.0 {
             self.generator.is_bottleneck = true;
-            let remark = "the generator itself was late (see sent): something else keeps the CPU busy";
+            let remark = "the generator sent late (see sent): other programs keep the CPU busy";
             self.remarks.push(remark.into());
         }
         self.latency_ms = Some(LatencyReport { delivered, acknowledged, sent });
@@ -173,9 +173,9 @@ impl Report {
         }
         if let Some(rate) = plan.publish.as_ref().and_then(|publish| publish.rate) {
             let reached = outcome.published.messages as f64 / outcome.published.seconds.max(1e-9);
-            // The last message is due one interval before the time is over.
+            // The last message is due one interval before the end.
             if plan.mode != Mode::Latency && outcome.published.seconds > 1.0 && reached < 0.95 * rate {
-                self.remarks.push(format!("{reached:.0} messages/s of the {rate} asked for were reached"));
+                self.remarks.push(format!("reached {reached:.0} of the requested {rate} messages/s"));
             }
         }
         let missing = (outcome.published.messages * plan.channels.len() as u64)
@@ -189,21 +189,21 @@ impl Report {
         }
         if self.server.is_none() {
             self.remarks
-                .push("nsqd's CPU and memory are not known: it is not local, or not ours to look at".into());
+                .push("nsqd's CPU and memory are not known: it is remote, or belongs to another user".into());
         }
     }
 }
 
-/// What a process took of the machine.
+/// A process's share of the CPU.
 #[derive(Clone, Copy, Debug)]
 struct Share {
-    /// Cores, on average.
+    /// Average number of busy cores.
     busy: f64,
-    /// Part of the time that its busiest thread had a core.
+    /// Fraction of the time that its busiest thread had a core.
     busiest_thread: f64,
 }
 
-/// Whether the generator rather than the server set the pace, and why.
+/// Why the generator, not the server, limited the rate; `None` if it did not.
 fn bottleneck(cores: f64, own: Share, server: Option<f64>) -> Option<&'static str> {
     let Some(server) = server else {
         let why = "one of the generator's threads was busy all the time: the generator may be the bottleneck";
@@ -215,7 +215,7 @@ fn bottleneck(cores: f64, own: Share, server: Option<f64>) -> Option<&'static st
             "the CPU was full, and the generator took most of it: rely on CPU per message, not on messages/s",
         );
     }
-    // A server with fewer busy cores than it could have had was waiting.
+    // A server that used fewer cores than it could was waiting.
     if !is_full && own.busiest_thread > 0.9 && server < 0.9 {
         return Some(
             "the generator was the bottleneck: one of its threads was busy all the time; use more connections",
@@ -274,7 +274,7 @@ pub mod tests {
     use super::*;
     use crate::command::bench::plan::tests::plan;
 
-    /// A second of 2 million messages, published and delivered to one channel.
+    /// A report of one second, with 2 million messages published and delivered to one channel.
     pub fn report(line: &str) -> Report {
         let flow = |messages, seconds| Flow { messages, redelivered: 0, seconds };
         let outcome = Outcome {
@@ -299,7 +299,7 @@ pub mod tests {
     }
 
     #[test]
-    fn what_did_not_arrive_is_told() {
+    fn missing_messages_are_reported() {
         let report = report("fanout --topic t --channels 3");
         assert!(report.remarks.contains(&"4000000 messages did not arrive".into()), "{:?}", report.remarks);
     }
@@ -315,17 +315,17 @@ pub mod tests {
     }
 
     #[test]
-    fn the_generator_confesses() {
+    fn generator_as_bottleneck_is_detected() {
         let own = |busy, busiest_thread| Share { busy, busiest_thread };
-        // Room left on the machine, but none on a thread of the generator.
+        // The machine has idle cores, but a thread of the generator is fully busy.
         assert!(bottleneck(4.0, own(1.0, 0.99), Some(0.5)).is_some());
-        // The server's one thread is as busy.
+        // The server's thread is just as busy.
         assert!(bottleneck(4.0, own(1.0, 0.99), Some(1.0)).is_none());
         // The machine is full.
         assert!(bottleneck(2.0, own(1.2, 0.6), Some(0.8)).is_some());
         assert!(bottleneck(2.0, own(0.4, 0.4), Some(1.6)).is_none());
         assert!(bottleneck(2.0, own(0.1, 0.1), Some(0.9)).is_none());
-        // A server elsewhere.
+        // A remote server.
         assert!(bottleneck(2.0, own(1.0, 0.95), None).is_some());
         assert!(bottleneck(2.0, own(0.5, 0.5), None).is_none());
     }

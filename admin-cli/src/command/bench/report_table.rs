@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::latencies::Quantiles;
 use super::report::{Rate, Report};
 
-/// The report as text.
+/// Formats the report as text.
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
@@ -41,7 +41,7 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
         "nsq bench"
     )?;
     if let Some(each) = report.preload.as_ref().and_then(|preload| preload.cpu_us_per_message) {
-        writeln!(out, "{:<10} {:>13} {:>9} {each:>13.3}  nsqd, taking the backlog in", "", "", "")?;
+        writeln!(out, "{:<10} {:>13} {:>9} {each:>13.3}  nsqd, while the backlog was published", "", "", "")?;
     }
 
     if let Some(server) = &report.server {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_what_was_done_and_what_came_of_it() {
+    fn table_shows_settings_and_figures() {
         let text = render(&report("pubsub --topic t --batch 200 --channels 2 --consumers 3"));
         for part in [
             "pubsub: nsqd 1.3.0 at 127.0.0.1:4150, topic t\n",

@@ -1,4 +1,4 @@
-//! The server's process as the kernel sees it, and this one beside it.
+//! CPU and memory of the server's process and of this one, as the kernel reports them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A process on this machine that is measured.
+/// A measured process on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     pub pid: u32,
-    /// Its program.
+    /// Name of its program.
     pub name: String,
 }
 
-/// What a process has used up to now.
+/// What a process has used so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// CPU time, in steps of the kernel's clock tick.
@@ -22,18 +22,18 @@ pub struct Usage {
     /// CPU time of each living thread, to the nanosecond.
     threads_ns: BTreeMap<u32, u64>,
     pub resident_bytes: u64,
-    /// The most that was resident at any moment that is known of.
+    /// Highest resident memory that was observed.
     pub peak_bytes: u64,
 }
 
 impl Usage {
-    /// With what was seen before, if that was more.
+    /// Raises the peak to `bytes` if that is higher.
     pub fn with_peak(mut self, bytes: u64) -> Self {
         self.peak_bytes = self.peak_bytes.max(bytes);
         self
     }
 
-    /// CPU time since an earlier usage. To the nanosecond, unless threads have ended meanwhile.
+    /// CPU time since an earlier usage. Exact to the nanosecond, unless threads have ended meanwhile.
     pub fn cpu_since(&self, earlier: &Usage) -> Duration {
         let mut total_ns = 0;
         for thread in earlier.threads_ns.keys() {
@@ -45,7 +45,7 @@ impl Usage {
             total_ns += ns.saturating_sub(earlier.threads_ns.get(thread).copied().unwrap_or(0));
         }
         let exact = Duration::from_nanos(total_ns);
-        // A thread that came and went between the two is in the coarse figure only.
+        // A thread that started and ended in between is only in the coarse figure.
         let coarse = self.cpu.saturating_sub(earlier.cpu);
         if coarse > exact + 2 * CLOCK_TICK { coarse } else { exact }
     }
@@ -61,7 +61,8 @@ impl Server {
         Some(Server { pid, name: name.trim_end().to_owned() })
     }
 
-    /// The process that listens on a TCP port of this machine. None if there is none, or if it is somebody else's.
+    /// The process that listens on a TCP port of this machine. `None` if there is none, or if it belongs to another
+    /// user.
     pub fn listening_on(port: u16) -> Option<Self> {
         let tables =
             ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
@@ -71,7 +72,7 @@ impl Server {
         Server::with_pid(pids.find(|pid| has_socket(*pid, &sockets))?)
     }
 
-    /// What it has used. None if it is gone, or not Linux's.
+    /// What it has used. `None` if the process has ended, or the system is not Linux.
     pub fn usage(&self) -> Option<Usage> {
         let pid = self.pid;
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -107,12 +108,12 @@ fn cpu_clock(clock: ClockId) -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
-/// Makes this thread's sleeps end on time. The kernel lets them be 50 µs longer, to wake less often; that would be
-/// the larger part of many a latency.
+/// Makes this thread's sleeps end on time. By default, the kernel may extend them by 50 µs to wake up less often,
+/// which would be the larger part of many latencies.
 pub fn sleep_precisely() {
     #[cfg(target_os = "linux")]
     {
-        // Without it the figures are a bit worse, and "sent late" says so.
+        // If this fails, the figures are slightly worse, and the times until sending show it.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
     }
 }
@@ -143,14 +144,14 @@ fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
     table.lines().skip(1).filter_map(inode).collect()
 }
 
-/// User and system time from `/proc/<pid>/stat`. The name in it may hold blanks and parentheses.
+/// User and system time from `/proc/<pid>/stat`. The program name in it may contain blanks and parentheses.
 fn cpu_in_stat(stat: &str) -> Option<Duration> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut ticks = fields.split_whitespace().skip(11).map(|field| field.parse::<u32>().ok());
     Some(CLOCK_TICK * (ticks.next()?? + ticks.next()??))
 }
 
-/// A field of `/proc/<pid>/status`, which has them in KiB.
+/// A field of `/proc/<pid>/status`, converted from KiB to bytes.
 fn status_bytes(status: &str, name: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name))?;
     Some(value.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
@@ -170,7 +171,7 @@ mod tests {
 ";
 
     #[test]
-    fn who_listens_is_in_the_tables() {
+    fn listening_sockets_are_found_by_port() {
         assert_eq!(listening_inodes(TCP, 4150), [12345]);
         assert_eq!(listening_inodes(TCP, 4151), [34567]);
         assert_eq!(listening_inodes(TCP6, 4150), [45678]);
@@ -180,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_is_found_behind_any_name() {
+    fn cpu_time_is_found_after_any_program_name() {
         let stat = "42 (a) b) c) S 1 42 42 0 -1 4194560 1000 0 0 0 125 75 0 0 20 0 9 0 100 1 1";
         assert_eq!(cpu_in_stat(stat), Some(Duration::from_secs(2)));
         assert_eq!(cpu_in_stat("42 (x) S 1"), None);
     }
 
     #[test]
-    fn memory_is_in_kibibytes() {
+    fn memory_is_converted_from_kibibytes() {
         let status = "Name:\tnsqd\nVmHWM:\t   30 kB\nVmRSS:\t   20 kB\n";
         assert_eq!(status_bytes(status, "VmRSS:"), Some(20 << 10));
         assert_eq!(status_bytes(status, "VmSwap:"), None);
@@ -199,18 +200,18 @@ mod tests {
     }
 
     #[test]
-    fn threads_tell_the_time_as_long_as_they_live() {
+    fn cpu_time_is_exact_while_all_threads_live() {
         let before = usage(100, &[(1, 5_000), (2, 7_000)]);
         let exact = usage(100, &[(1, 6_000), (2, 7_500), (3, 200)]);
         assert_eq!(exact.cpu_since(&before), Duration::from_nanos(1_700));
         assert_eq!(usage(130, &[(1, 6_000)]).cpu_since(&before), Duration::from_millis(30));
-        // Thread 3 was born and died in between.
+        // Thread 3 started and ended in between.
         assert_eq!(usage(150, &[(1, 6_000), (2, 7_000)]).cpu_since(&before), Duration::from_millis(50));
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn this_process_can_be_looked_at() {
+    fn usage_of_this_process_is_measured() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Server::listening_on(listener.local_addr().unwrap().port()).unwrap();
         assert_eq!(server.pid, std::process::id());

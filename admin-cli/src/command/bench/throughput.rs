@@ -1,4 +1,4 @@
-//! As much as goes through: `pub`, `sub`, `pubsub`, `fanout`.
+//! Maximum throughput: `pub`, `sub`, `pubsub`, `fanout`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::publisher::Publisher;
 use super::report::Report;
 use crate::exit_status::{ExitStatus, Failure};
 
-/// Runs one of them.
+/// Runs the benchmark.
 pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
     let mut progress = Progress::new();
     let node = Node::find(plan)?;
@@ -54,7 +54,8 @@ fn target(plan: &Plan) -> Target {
     let channels = plan.channels.len() as u64;
     match plan.mode {
         Mode::Sub => {
-            // Of a backlog, each channel has its own copy; a number of messages to wait for is a number of messages.
+            // Each channel has its own copy of a backlog. Without one, `messages` counts the deliveries of all
+            // channels.
             let copies = if plan.preload > 0 { channels } else { 1 };
             Target::Extent {
                 messages: plan.messages.map(|messages| messages * copies),
@@ -65,7 +66,7 @@ fn target(plan: &Plan) -> Target {
     }
 }
 
-/// Publishers share threads: one for two cores, so that nsqd has the other.
+/// Publishers share threads: one thread for two cores, so that nsqd has the other core.
 fn publishers<'a>(
     plan: &Plan,
     publish: &Publish,

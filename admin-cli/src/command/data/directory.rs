@@ -1,4 +1,4 @@
-//! A data directory: whose files are in it, and whether it stays as it is while it is looked at.
+//! A data directory: whose files it holds, and whether it changes while a command reads it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,40 +16,39 @@ use nsqd::storage::overlay::OverlayStorage;
 
 use crate::exit_status::{ExitStatus, Failure};
 
-/// Which directory, and what of it.
+/// The argument for the data directory.
 #[derive(Debug, Args)]
 pub struct DirectoryFlags {
-    /// The data directory (nsqd's --data-path). No daemon may be working in it.
+    /// The data directory (nsqd's --data-path). No daemon may be using it.
     #[arg(value_name = "DIR")]
     path: PathBuf,
 }
 
-/// A directory that holds something.
+/// A data directory with files of this nsqd or of NSQ.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// There are files of this nsqd.
+    /// Whether it holds files of this nsqd.
     pub is_ours: bool,
-    /// There are files of NSQ that a start would not take over any more, or would.
+    /// Whether it holds files of NSQ, whether or not a start would take them over.
     pub has_nsq: bool,
-    /// A start would take over what NSQ left.
+    /// Whether a start would take over NSQ's files.
     pub takeover_is_due: bool,
     before: Vec<Option<Mark>>,
 }
 
-/// Tells whether something was written.
+/// Inode, length and modification time of a file, to detect writes.
 type Mark = (u64, u64, i64, i64);
 
-/// The directory as it is, and a start's view of it. Each view starts afresh.
+/// The directory as a start of nsqd would see it, in an overlay. Each view begins with the directory's real state.
 pub struct View {
-    /// Changes stay in here.
+    /// Storage that keeps all changes in the overlay.
     pub storage: Arc<dyn Storage>,
-    /// The directory.
     pub data_dir: DataDir,
 }
 
 impl Directory {
-    /// Looks who has been here. Refuses a directory in which a daemon works.
+    /// Finds out whose files the directory holds. Fails with `Refused` if a daemon is using it.
     pub fn open(flags: &DirectoryFlags) -> Result<Self, Failure> {
         let path = flags.path.clone();
         let before = marks(&path);
@@ -61,37 +60,39 @@ impl Directory {
         let has_nsq = names.contains(METADATA_FILE)
             || names.iter().any(|name| diskqueue::parse_file_name(name).is_some());
         if !is_ours && !has_nsq {
-            let message = format!("{}: neither this nsqd nor NSQ's has left anything here", path.display());
-            return Err(Failure::new(ExitStatus::NotFound, message).hint("give nsqd's --data-path"));
+            let message = format!("{}: no data of nsq-rs or NSQ in this directory", path.display());
+            return Err(
+                Failure::new(ExitStatus::NotFound, message).hint("give the directory of nsqd's --data-path")
+            );
         }
         let takeover_is_due = import::is_due(&storage, &data_dir).map_err(failed)?;
         Ok(Directory { path, is_ours, has_nsq, takeover_is_due, before })
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A view in which nothing has happened yet.
+    /// A new view, without any changes.
     pub fn view(&self) -> Result<View, Failure> {
         view(&self.path)
     }
 
-    /// Without its first part, which all files in here have in common.
+    /// `path` relative to the directory.
     pub fn relative(&self, path: &Path) -> String {
         path.strip_prefix(&self.path).unwrap_or(path).display().to_string()
     }
 
-    /// Fails if somebody has come and worked in it meanwhile: then what was read may not belong together.
+    /// Fails if a daemon has used the directory since [`open`](Self::open): the results may be inconsistent.
     pub fn check_unchanged(&self) -> Result<(), Failure> {
         let in_use = OverlayStorage::is_in_use(&self.path).unwrap_or(false);
         if !in_use && marks(&self.path) == self.before {
             return Ok(());
         }
-        let message = format!("{}: a daemon has begun to work here meanwhile", self.path.display());
+        let message =
+            format!("{}: a daemon started to use this directory during the command", self.path.display());
         Err(Failure::new(ExitStatus::Refused, message)
-            .hint("what was read may not belong together: stop the daemon and try again"))
+            .hint("the results may be inconsistent: stop the daemon and try again"))
     }
 }
 
@@ -99,7 +100,7 @@ fn view(path: &Path) -> Result<View, Failure> {
     let storage: Arc<dyn Storage> =
         Arc::new(OpenFiles::with_share_of_limit(Arc::new(OverlayStorage::default())));
     let opened = match DataDir::open(&storage, path) {
-        // A start refuses that. To look at the rest must be possible all the same.
+        // A start refuses this. The rest of the directory must be readable nevertheless.
         Err(DataDirError::BadFormatFile { path: format }) => {
             let removed = storage.remove(&format);
             removed.map_err(|error| Failure::failed(format_args!("{}: {error}", format.display())))?;
@@ -117,9 +118,9 @@ fn refused(error: &DataDirError) -> Failure {
     match error {
         DataDirError::Locked { path, .. } => Failure::new(
             ExitStatus::Refused,
-            format_args!("{}: a daemon works in this directory", path.display()),
+            format_args!("{}: a daemon is using this directory", path.display()),
         )
-        .hint("stop it first; what a running nsqd has, `nsq stat` shows"),
+        .hint("stop it first; for a running nsqd, use `nsq stat`"),
         DataDirError::Open { path, error } => {
             let status = match error.kind() {
                 io::ErrorKind::NotFound => ExitStatus::NotFound,
@@ -131,7 +132,7 @@ fn refused(error: &DataDirError) -> Failure {
     }
 }
 
-/// Of what every start of a daemon, or its work, touches.
+/// Marks of the files that a daemon changes when it starts and works.
 fn marks(path: &Path) -> Vec<Option<Mark>> {
     let names = ["", "journal", "topics", "checkpoint", METADATA_FILE];
     let mark = |name: &&str| {

@@ -1,33 +1,33 @@
-//! What may be wrong in a data directory. Pure.
+//! Possible damage in a data directory. Pure.
 
 use serde::Serialize;
 
 use crate::table::{Cell, Table};
 
-/// A stretch of a file that is not what was written.
+/// A stretch of a file whose content is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The file, within the directory.
+    /// Path relative to the directory.
     pub file: String,
-    /// Where it starts.
+    /// Offset of the stretch in the file.
     pub offset: u64,
-    /// How long it is.
+    /// Length of the stretch.
     pub bytes: u64,
-    /// What it is.
+    /// What the stretch is.
     pub what: String,
-    /// Whose messages were there, if that can be told.
+    /// Topic whose messages were there, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic_name: Option<String>,
-    /// The first message that was there.
+    /// Sequence number of the first message that was there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_sequence: Option<u64>,
-    /// And the last.
+    /// Sequence number of the last message that was there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_sequence: Option<u64>,
 }
 
 impl Finding {
-    /// Without messages.
+    /// A finding without messages.
     pub fn new(file: impl Into<String>, offset: u64, bytes: u64, what: impl Into<String>) -> Self {
         Finding {
             file: file.into(),
@@ -40,7 +40,7 @@ impl Finding {
         }
     }
 
-    /// It held messages `from..to` of a topic.
+    /// Adds the topic, and the messages `from..to` that were there.
     #[must_use]
     pub fn of_messages(mut self, topic: Option<&str>, messages: Option<(u64, u64)>) -> Self {
         self.topic_name = topic.map(str::to_owned);
@@ -52,14 +52,14 @@ impl Finding {
     }
 }
 
-/// What was looked at.
+/// Counts of what was checked.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
 pub struct Checked {
-    /// Files.
+    /// Number of files.
     pub file_count: u64,
-    /// Their bytes.
+    /// Bytes of these files.
     pub bytes: u64,
-    /// Records of the journal, or of NSQ's queues.
+    /// Records of the journal and of NSQ's queues.
     pub record_count: u64,
     /// Blocks of segments.
     pub block_count: u64,
@@ -67,23 +67,21 @@ pub struct Checked {
     pub message_count: u64,
 }
 
-/// All that verifying says.
+/// The result of a verification.
 #[derive(Debug, Default, Serialize)]
 pub struct Findings {
-    /// The directory.
     pub path: String,
-    /// What was looked at.
     pub checked: Checked,
-    /// What was written once and cannot be read any more.
+    /// Data that was completely written and can no longer be read.
     pub damage: Vec<Finding>,
-    /// Writes that a kill cut off: nobody was ever told that they were done, and a start cuts them.
+    /// Writes that a kill cut off. They were never acknowledged, and a start cuts them.
     pub torn: Vec<Finding>,
-    /// What is worth knowing and no damage.
+    /// Observations that are not damage.
     pub notes: Vec<String>,
 }
 
 impl Findings {
-    /// For people.
+    /// The damaged and torn stretches, for people.
     pub fn table(&self) -> Table {
         let mut table = Table::new(&["FILE", "OFFSET", "BYTES", "WHAT", "TOPIC", "MESSAGES"]);
         let damage = self.damage.iter().map(|finding| (finding, "damaged"));
@@ -110,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_names_the_messages_that_it_knows() {
+    fn finding_contains_messages_only_if_known() {
         let finding = Finding::new("a", 1, 2, "block").of_messages(Some("t"), Some((10, 13)));
         assert_eq!((finding.first_sequence, finding.last_sequence), (Some(10), Some(12)));
         let unknown = Finding::new("a", 1, 2, "block").of_messages(None, Some((10, 10)));

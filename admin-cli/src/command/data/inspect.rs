@@ -1,4 +1,4 @@
-//! `nsq data inspect`: what is in a data directory.
+//! `nsq data inspect`: shows the contents of a data directory.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -23,197 +23,187 @@ use crate::body::rfc3339;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::output::Output;
 
-/// What `nsq data inspect` is told.
 #[derive(Debug, Args)]
 pub struct InspectFlags {
-    /// Which directory.
     #[command(flatten)]
     directory: DirectoryFlags,
-    /// Only this topic (may be given several times).
+    /// Only this topic; may be repeated.
     #[arg(long = "topic", value_name = "TOPIC")]
     topics: Vec<String>,
 }
 
-/// A data directory.
+/// The contents of a data directory.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// Path of the directory.
     pub path: String,
-    /// What this nsqd has in it.
+    /// Data of this nsqd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ours: Option<Ours>,
-    /// What NSQ has left in it.
+    /// Files that NSQ left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nsq: Option<Nsq>,
-    /// What a start would warn of.
+    /// Warnings that a start would log.
     pub warnings: Vec<String>,
 }
 
-/// Files of this nsqd.
+/// Data of this nsqd.
 #[derive(Debug, Serialize)]
 pub struct Ours {
-    /// Of the directory; none if it was never completed.
+    /// Version in the format file; `None` if the file is missing or invalid.
     pub format_version: Option<u32>,
-    /// The checkpoint, if there is one.
+    /// `None` if there is no checkpoint.
     pub checkpoint: Option<CheckpointReport>,
-    /// The journal.
     pub journal: JournalSummary,
-    /// The topics, as a start would find them.
+    /// The topics as a start would find them.
     pub topics: Vec<TopicReport>,
-    /// Files that were set aside because they could not be read.
+    /// Files that a start set aside because it could not read them.
     pub damaged_files: Vec<String>,
 }
 
-/// The checkpoint.
+/// A checkpoint file.
 #[derive(Debug, Serialize)]
 pub struct CheckpointReport {
-    /// Its length.
+    /// Length of the file.
     pub bytes: u64,
-    /// When it was written.
+    /// When the file was written.
     pub written_at: String,
-    /// How long ago that is.
+    /// Age of the file.
     pub age_seconds: u64,
-    /// The daemon stopped in good order, and nothing has happened since.
+    /// Whether the daemon stopped cleanly and has not run since.
     pub clean_shutdown: bool,
-    /// From here on a start replays the journal: file and offset.
+    /// File and offset from which a start replays the journal.
     pub journal_from: String,
 }
 
-/// The journal.
+/// The journal and its files.
 #[derive(Debug, Serialize)]
 pub struct JournalSummary {
-    /// Bytes of all files, as long as they are on disk.
+    /// Bytes of all files on disk.
     pub bytes: u64,
-    /// Records of all files.
+    /// Records in all files.
     pub record_count: u64,
-    /// Its files.
     pub files: Vec<JournalFile>,
-    /// Retired files, kept for reuse.
+    /// Retired files that are kept for reuse.
     pub spare_file_count: u64,
-    /// Where the last write was cut off by a kill, if it was: file and offset.
+    /// File and offset at which a kill cut off the last write; `None` if no write was cut off.
     pub torn_at: Option<String>,
 }
 
 /// A journal file.
 #[derive(Debug, Serialize)]
 pub struct JournalFile {
-    /// Its name within the directory.
+    /// Path relative to the directory.
     pub file: String,
-    /// Its length on disk.
+    /// Length on disk.
     pub bytes: u64,
-    /// The part of it that is records.
+    /// Bytes of the records in it.
     pub record_bytes: u64,
     /// Messages published in it.
     pub message_count: u64,
-    /// Its records, by kind.
+    /// Number of records by kind.
     pub records: BTreeMap<&'static str, u64>,
 }
 
-/// A topic. Where `/stats` has a number, too, it is the one that `/stats` would show after a start.
+/// A topic. Numbers that are also in `/stats` have the value that `/stats` would show after a start.
 #[derive(Debug, Serialize)]
 pub struct TopicReport {
-    /// Its name.
     pub topic_name: String,
-    /// Its number, which names its directory.
+    /// Number of the topic, which names its directory.
     pub number: TopicNumber,
     /// Messages not yet released to channels.
     pub depth: i64,
     /// Messages ever published.
     pub message_count: u64,
-    /// Bytes of their bodies.
+    /// Body bytes of these messages.
     pub message_bytes: u64,
-    /// Paused.
+    /// Whether the topic is paused.
     pub paused: bool,
-    /// Its segments.
     pub segments: Segments,
-    /// Its channels.
     pub channels: Vec<ChannelReport>,
 }
 
 /// A channel.
 #[derive(Debug, Serialize)]
 pub struct ChannelReport {
-    /// Its name.
     pub channel_name: String,
-    /// Messages to hand out.
+    /// Messages that can be handed out.
     pub depth: i64,
-    /// The part of them that was handed out before: in flight at the end, or requeued.
+    /// The part of `depth` that was handed out before: requeued, or in flight at the end.
     pub redelivery_count: u64,
-    /// None after a start: nobody is connected.
+    /// Always 0, because no consumer is connected after a start.
     pub in_flight_count: i64,
-    /// Messages held back.
+    /// Deferred messages.
     pub deferred_count: i64,
-    /// Messages that ever entered it.
+    /// Messages that ever entered the channel.
     pub message_count: u64,
-    /// Requeues ever.
+    /// Number of requeues so far.
     pub requeue_count: u64,
-    /// Time-outs ever.
+    /// Number of timeouts so far.
     pub timeout_count: u64,
-    /// Paused.
+    /// Whether the channel is paused.
     pub paused: bool,
 }
 
 /// The segments of a topic.
 #[derive(Debug, Default, Serialize)]
 pub struct Segments {
-    /// Files.
+    /// Number of files.
     pub file_count: u64,
-    /// Their bytes.
+    /// Bytes of the files.
     pub bytes: u64,
-    /// Messages in them, finished or not.
+    /// Messages in the files, finished or not.
     pub message_count: u64,
-    /// The first of them.
+    /// Sequence number of the first message.
     pub first_sequence: Option<u64>,
-    /// And the last.
+    /// Sequence number of the last message.
     pub last_sequence: Option<u64>,
-    /// When the first was published.
+    /// When the first message was published.
     pub oldest_timestamp: Option<String>,
-    /// And the last.
+    /// When the last message was published.
     pub newest_timestamp: Option<String>,
 }
 
-/// Files of NSQ.
+/// Files that NSQ left.
 #[derive(Debug, Serialize)]
 pub struct Nsq {
-    /// A start would take them over; else it leaves them alone.
+    /// Whether a start would take them over. Otherwise it does not touch them.
     pub takeover_is_due: bool,
     /// Why `nsqd.dat` cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata_error: Option<String>,
-    /// Its queues.
     pub queues: Vec<QueueReport>,
 }
 
 /// A queue of NSQ.
 #[derive(Debug, Serialize)]
 pub struct QueueReport {
-    /// The topic.
     pub topic_name: String,
-    /// The channel; none for the topic's own queue.
+    /// `None` for the topic's own queue.
     pub channel_name: Option<String>,
-    /// In `nsqd.dat`; else NSQ does not open it, and it is not taken over.
+    /// Whether the queue is in `nsqd.dat`. NSQ opens only these queues, and only these are taken over.
     pub listed: bool,
-    /// Paused.
+    /// Whether the topic or channel is paused.
     pub paused: bool,
-    /// Data files.
+    /// Number of data files.
     pub file_count: u64,
-    /// Their bytes.
+    /// Bytes of the data files.
     pub bytes: u64,
     /// Messages that were not handed out.
     pub message_count: u64,
-    /// What NSQ's position file says.
+    /// Depth in NSQ's position file.
     pub recorded_depth: Option<i64>,
-    /// When the first of the messages was published.
+    /// When the oldest of the messages was published.
     pub oldest_timestamp: Option<String>,
-    /// And the last.
+    /// When the newest of the messages was published.
     pub newest_timestamp: Option<String>,
-    /// Stretches that are no messages.
+    /// Stretches that are not valid messages.
     pub damage_count: u64,
-    /// What is strange.
+    /// Irregularities of the queue.
     pub oddities: Vec<String>,
 }
 
-/// Shows it.
+/// Prints the contents of the directory.
 pub fn run(output: Output, flags: &InspectFlags) -> Result<ExitStatus, Failure> {
     let directory = Directory::open(&flags.directory)?;
     let report = look(&directory, &flags.topics)?;
@@ -224,7 +214,7 @@ pub fn run(output: Output, flags: &InspectFlags) -> Result<ExitStatus, Failure> 
         if !ours.chain(nsqs).any(|found| found == name) {
             return Err(Failure::new(
                 ExitStatus::NotFound,
-                format_args!("topic {name}: not in {}", report.path),
+                format_args!("there is no topic {name} in {}", report.path),
             ));
         }
     }
@@ -238,7 +228,7 @@ pub fn run(output: Output, flags: &InspectFlags) -> Result<ExitStatus, Failure> 
 
 fn look(directory: &Directory, topics: &[String]) -> Result<Report, Failure> {
     let mut warnings = Vec::new();
-    // What a start would take over first has nothing of ours that would count.
+    // If a takeover is due, nothing in this nsqd's files counts.
     let ours = match directory.is_ours && !directory.takeover_is_due {
         true => Some(look_at_ours(directory, topics, &mut warnings)?),
         false => None,
@@ -263,11 +253,11 @@ fn look_at_ours(
     };
     let journal = journal_summary(directory, &view)?;
     let damaged_files = damaged_files(&view)?;
-    let Recovered { registry, warnings: told } = recover(directory)?;
-    warnings.extend(told);
+    let Recovered { registry, warnings: recovery_warnings } = recover(directory)?;
+    warnings.extend(recovery_warnings);
     let request = StatsRequest { include_clients: false, include_memory: false, ..StatsRequest::default() };
     let stats = stats::collect(&registry, &Producers::default(), 0, request);
-    // A view of its own: a start may have moved messages to segments.
+    // A separate view, because the recovery may have moved messages to segments in its own.
     let view = directory.view()?;
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let wanted = |name: &str| topics.is_empty() || topics.iter().any(|topic| topic == name);
@@ -314,7 +304,7 @@ fn format_version(view: &View, warnings: &mut Vec<String>) -> Option<u32> {
     let text = std::fs::read_to_string(view.data_dir.path().join("format")).ok()?;
     let version = text.trim().parse().ok();
     if version.is_none() {
-        warnings.push("format does not hold a format version: nsqd would not start".to_owned());
+        warnings.push("the file `format` holds no format version: nsqd would not start".to_owned());
     }
     version
 }
@@ -379,7 +369,9 @@ fn look_at_segments(view: &View, topic: TopicNumber) -> Result<Segments, Failure
     let dir = view.data_dir.topic_dir(topic);
     let limits = recovered::limits();
     let (store, mut blocks, _) = SegmentStore::open(view.storage.clone(), dir, limits.max_bytes_per_file)
-        .map_err(|error| Failure::failed(format_args!("segments of topic {topic}: {error}")))?;
+        .map_err(|error| {
+            Failure::failed(format_args!("cannot read the segments of topic {topic}: {error}"))
+        })?;
     let mut segments =
         Segments { file_count: store.files().count() as u64, bytes: store.bytes(), ..Segments::default() };
     blocks.sort_unstable_by_key(|block| block.first_sequence);
@@ -392,7 +384,7 @@ fn look_at_segments(view: &View, topic: TopicNumber) -> Result<Segments, Failure
     Ok(segments)
 }
 
-/// When a message of a block was published; none if the block is damaged.
+/// When a message of a block was published; `None` if the block is damaged.
 fn timestamp(block: &BlockRef, index: usize) -> Option<String> {
     let loaded = block.read().ok()?;
     let view = MessageView::parse(loaded.frame(index)?.get(FRAME_HEADER_BYTES..)?)?;

@@ -1,14 +1,14 @@
-//! What `nsq data inspect` shows to people.
+//! The output of `nsq data inspect` for people.
 
 use super::inspect::{CheckpointReport, Nsq, Ours, Report};
 use crate::exit_status::Failure;
 use crate::output::Output;
 use crate::table::{Cell, Table};
 
-/// Kinds of record that have a column of their own.
+/// Kinds of records that have their own column.
 const KINDS: [&str; 4] = ["publish", "publish_deferred", "finish", "requeue"];
 
-/// Prints it.
+/// Prints the report.
 pub fn print(output: Output, report: &Report) -> Result<(), Failure> {
     if let Some(ours) = &report.ours {
         output.text(summary(&report.path, ours))?;
@@ -62,7 +62,7 @@ fn summary(path: &str, ours: &Ours) -> String {
 fn checkpoint_line(checkpoint: &CheckpointReport) -> String {
     let stop = match checkpoint.clean_shutdown {
         true => "the last stop was clean",
-        false => "the daemon was killed, or has never stopped: the journal goes on from there",
+        false => "the daemon was killed or never stopped; the journal continues from there",
     };
     format!(
         "checkpoint: {} bytes, written {} ({} seconds ago), journal from {}; {stop}\n",
@@ -92,7 +92,7 @@ fn topics(ours: &Ours) -> Table {
         "TOPIC", "DEPTH", "MESSAGES", "FLAGS", "SEGMENTS", "BYTES", "STORED", "FIRST", "LAST", "OLDEST",
         "NEWEST",
     ]);
-    // Places are told exactly, and not rounded as amounts are.
+    // Sequence numbers are shown exactly; counts are rounded.
     let place = |sequence: Option<u64>| sequence.map_or(Cell::None, |sequence| sequence.to_string().into());
     let moment = |moment: &Option<String>| moment.clone().map_or(Cell::None, Cell::Text);
     for topic in &ours.topics {
@@ -139,8 +139,8 @@ fn flags(paused: bool) -> Cell {
 
 fn nsq_summary(path: &str, nsq: &Nsq) -> String {
     let fate = match nsq.takeover_is_due {
-        true => "the first start of nsqd takes them over",
-        false => "they are not taken over",
+        true => "nsqd takes them over at its first start",
+        false => "nsqd does not take them over",
     };
     let mut text = format!("{path}: queues of NSQ; {fate}\n");
     if let Some(error) = &nsq.metadata_error {

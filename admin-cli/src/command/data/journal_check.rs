@@ -1,4 +1,4 @@
-//! Goes through a directory's journal once and counts its records.
+//! Reads a directory's journal once and counts its records.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,30 +10,30 @@ use nsqd::storage::record::Record;
 use super::directory::View;
 use crate::exit_status::Failure;
 
-/// Length and checksums before each record.
+/// Length and checksums in front of each record.
 const RECORD_HEADER_BYTES: u64 = 12;
 
-/// What was found in a journal.
+/// The result of reading a journal.
 pub struct JournalCheck {
-    /// The files that records were found in, by number.
+    /// Counts of the files that contain records, by file number.
     pub files: BTreeMap<u64, FileCounts>,
-    /// What opening it says.
+    /// The report of opening the journal.
     pub report: JournalReport,
 }
 
-/// Records of a file.
+/// Counts of one journal file.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct FileCounts {
-    /// By kind.
+    /// Number of records by kind.
     pub records: BTreeMap<&'static str, u64>,
     /// Messages published in it.
     pub message_count: u64,
-    /// Bytes of the records.
+    /// Bytes of the records, with their headers.
     pub record_bytes: u64,
 }
 
 impl JournalCheck {
-    /// Reads it all; `seen` hears of every record.
+    /// Reads the whole journal, and passes every record to `seen`.
     pub fn read(view: &View, mut seen: impl FnMut(Lsn, &Record<'_>)) -> Result<Self, Failure> {
         let options = JournalOptions::new(view.data_dir.journal_dir(), Durability::Write);
         let mut files: BTreeMap<u64, FileCounts> = BTreeMap::new();

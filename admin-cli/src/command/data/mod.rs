@@ -1,17 +1,17 @@
-//! `nsq data`: what is in a data directory, without a daemon; ours or NSQ's.
+//! `nsq data`: reads a data directory of this nsqd or of NSQ, without a daemon.
 //!
-//! Nothing in the directory is changed, and nobody is locked out of it: all commands look at it through an overlay
-//! ([`nsqd::storage::overlay`]) and let the daemon's own code find what a start would find. While a daemon works in the
-//! directory they refuse to; if one comes while they work, what they found is not trusted.
+//! The commands change nothing in the directory, and lock no daemon out of it. They read it through an overlay
+//! ([`nsqd::storage::overlay`]), in which the daemon's own code finds what a start would find. They refuse a directory
+//! that a daemon is using. If a daemon starts while they run, they fail, because what they read may be inconsistent.
 //!
 //! In reading order:
 //!
-//! - `directory`: whose files are in it, whether somebody works in it
-//! - `recovered`: topics and channels as a start would find them; `queues`: NSQ's, as they are
-//! - `inspect`: what is in it; `inspect_table`: for people
-//! - `verify`: every checksum, by nsqd's own check; `findings`: what may be wrong
-//! - `export`: the messages, for others
-//! - `progress`: what is said meanwhile
+//! - `directory`: whose files a directory holds, and whether a daemon is using it
+//! - `recovered`: topics and channels as a start would find them; `queues`: NSQ's queues as they are
+//! - `inspect`: the contents of a directory; `inspect_table`: its output for people
+//! - `verify`: every checksum, by nsqd's own check; `findings`: possible damage
+//! - `export`: writes the messages in a form for other programs
+//! - `progress`: progress on stderr
 
 mod directory;
 mod export;
@@ -32,16 +32,16 @@ use crate::output::Output;
 /// `nsq data ...`
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
-    /// Show what is in a data directory: checkpoint, journal, topics with their segments, channels as a start would
-    /// find them.
+    /// Show the contents of a data directory: checkpoint, journal, topics with their segments, and channels as a
+    /// start would find them.
     Inspect(inspect::InspectFlags),
-    /// Check every checksum in a data directory. Exit code 7 if something is damaged.
+    /// Check every checksum in a data directory. Exit code 7 means damage.
     Verify(verify::VerifyFlags),
-    /// Write the messages that a start would still deliver, as JSON lines or as a data directory of NSQ.
+    /// Export the messages that a start would still deliver, as JSON lines or as a data directory of NSQ.
     Export(export::ExportFlags),
 }
 
-/// Runs one of them.
+/// Runs one of the commands.
 pub fn run(command: DataCommand, output: Output) -> Result<ExitStatus, Failure> {
     match command {
         DataCommand::Inspect(flags) => inspect::run(output, &flags),

@@ -1,14 +1,14 @@
-//! What is said on stderr while something takes long: one line on a terminal that changes, or lines on demand.
+//! Progress on stderr during a long operation: one changing line on a terminal, or repeated lines on demand.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Between two lines on a terminal.
+/// Time between two updates on a terminal.
 const ON_TERMINAL: Duration = Duration::from_millis(200);
-/// And elsewhere.
+/// Time between two lines elsewhere.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
-/// The line.
+/// A progress display.
 #[derive(Debug)]
 pub struct Progress {
     on_terminal: bool,
@@ -18,13 +18,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// On stderr if that is a terminal, or if it is wanted in any case.
+    /// Shows progress if stderr is a terminal or `wanted` is true.
     pub fn new(wanted: bool) -> Self {
         let on_terminal = std::io::stderr().is_terminal();
         Progress { on_terminal, wanted: wanted || on_terminal, last: Instant::now(), is_shown: false }
     }
 
-    /// Shows how far it is, if it is time for that.
+    /// Shows the progress, unless the last update was too recent.
     pub fn show(&mut self, text: impl FnOnce() -> String) {
         let interval = if self.on_terminal { ON_TERMINAL } else { ELSEWHERE };
         if !self.wanted || self.last.elapsed() < interval {
@@ -32,14 +32,14 @@ impl Progress {
         }
         self.last = Instant::now();
         self.is_shown = true;
-        // Nobody is left to tell if stderr is closed.
+        // A write error is ignored: stderr is the last channel for it.
         let _ = match self.on_terminal {
             true => write!(std::io::stderr(), "\r{}\x1b[K", text()),
             false => writeln!(std::io::stderr(), "{}", text()),
         };
     }
 
-    /// Takes the line away.
+    /// Removes the line from a terminal.
     pub fn end(&mut self) {
         if self.on_terminal && std::mem::take(&mut self.is_shown) {
             let _ = write!(std::io::stderr(), "\r\x1b[K");

@@ -1,4 +1,4 @@
-//! NSQ's queues, as they are: what nsqd would read of their files, without taking them over.
+//! NSQ's queues: what nsqd would read from their files, without taking them over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,53 +10,52 @@ use nsqd::startup::import::queues::{self, FoundQueue, METADATA_FILE};
 use super::directory::{Directory, View};
 use crate::exit_status::Failure;
 
-/// A longer `nsqd.dat` is none.
+/// Maximum size of `nsqd.dat`; a longer file is invalid.
 const MAX_METADATA_BYTES: u64 = 1 << 30;
 
-/// What NSQ left in a directory.
+/// The files that NSQ left in a directory.
 pub struct NsqFiles {
     view: View,
-    /// Topics and channels of `nsqd.dat`; the error if it cannot be read.
+    /// The contents of `nsqd.dat`, or why it cannot be read.
     pub metadata: Result<Metadata, String>,
-    /// All queues that have files, or are in `nsqd.dat`.
+    /// All queues that have files or are in `nsqd.dat`.
     pub queues: Vec<Queue>,
 }
 
 /// The queue of a topic or of a channel.
 pub struct Queue {
-    /// The topic.
     pub topic: String,
-    /// The channel; none for the topic's own queue.
+    /// `None` for the topic's own queue.
     pub channel: Option<String>,
-    /// It is in `nsqd.dat`: NSQ would open it at start, and so it would be taken over.
+    /// Whether the queue is in `nsqd.dat`. NSQ opens only these queues at start, so only these are taken over.
     pub is_listed: bool,
-    /// Topic or channel is paused.
+    /// Whether the topic or channel is paused.
     pub is_paused: bool,
-    /// Number and length of its data files.
+    /// Number and length of each data file.
     pub files: Vec<(u64, u64)>,
     /// Files that NSQ set aside.
     pub bad_files: Vec<String>,
-    /// Its position file.
+    /// The content of its position file.
     pub position: Option<Position>,
-    /// What would be read.
+    /// The stretches of its files that would be read.
     pub stretches: Vec<Stretch>,
-    /// What is strange about it.
+    /// Irregularities of its files.
     pub oddities: Vec<Oddity>,
     name: String,
 }
 
-/// What stands in a queue's files.
+/// A part of a queue's files.
 pub enum Piece<'a> {
-    /// A message.
+    /// Header and body of a message.
     Message(&'a RecordHeader, &'a [u8]),
-    /// File, offset, bytes: no record, or the rest of a file that was never written completely.
+    /// File, offset and length of a stretch that is not a record, or of the incomplete end of a file.
     Damage(PathBuf, u64, u64),
     /// The same, where a kill may leave it.
     Torn(PathBuf, u64, u64),
 }
 
 impl NsqFiles {
-    /// Finds them.
+    /// Reads `nsqd.dat` and finds all queues.
     pub fn find(directory: &Directory) -> Result<Self, Failure> {
         let view = directory.view()?;
         let (storage, dir) = (&*view.storage, directory.path());
@@ -64,10 +63,10 @@ impl NsqFiles {
             |error: std::io::Error| Failure::failed(format_args!("cannot read {}: {error}", dir.display()));
         let names: BTreeSet<String> = storage.list(dir).map_err(failed)?.into_iter().collect();
         let metadata = match names.contains(METADATA_FILE) {
-            false => Err("there is none".to_owned()),
+            false => Err("the file is missing".to_owned()),
             true => queues::read_file(storage, &dir.join(METADATA_FILE), MAX_METADATA_BYTES)
                 .map_err(failed)?
-                .ok_or_else(|| "too long".to_owned())
+                .ok_or_else(|| "the file is too long".to_owned())
                 .and_then(|text| Metadata::parse(&text)),
         };
         let mut found = queues::find_queues(&names);
@@ -87,8 +86,8 @@ impl NsqFiles {
         Ok(NsqFiles { view, metadata, queues })
     }
 
-    /// Shows all that stands in a queue's files, in order. `all`: what was handed out before as well, as far as it is
-    /// still there.
+    /// Passes all parts of a queue's files to `show`, in order. With `all`, includes messages that were handed out
+    /// before, as far as they still exist.
     pub fn read(
         &self,
         directory: &Directory,
@@ -141,7 +140,7 @@ impl Queue {
         };
         let files = found.data.iter().map(length).collect::<std::io::Result<Vec<_>>>()?;
         let (stretches, oddities) = diskqueue::plan(position, &files);
-        // Names have no colon in them.
+        // Names contain no colon.
         let (topic, channel) = match name.split_once(':') {
             Some((topic, channel)) => (topic.to_owned(), Some(channel.to_owned())),
             None => (name.clone(), None),
@@ -160,7 +159,7 @@ impl Queue {
         })
     }
 
-    /// From the start of each file on.
+    /// All data files, each from its start.
     fn all_stretches(&self) -> Vec<Stretch> {
         let planned = |number| self.stretches.iter().find(|stretch| stretch.number == number);
         let whole = |&(number, bytes): &(u64, u64)| Stretch {

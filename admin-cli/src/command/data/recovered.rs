@@ -1,4 +1,5 @@
-//! Topics and channels as a start would find them: the daemon's own recovery, over a view that it cannot change.
+//! Topics and channels as a start would find them: the daemon's own recovery, over a view that cannot change the
+//! directory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,27 +15,26 @@ use parking_lot::Mutex;
 use super::directory::{Directory, View};
 use crate::exit_status::Failure;
 
-/// Past this, messages that only the journal has go to a temporary file: a topic should not cost more here than in a
-/// daemon.
+/// Beyond this, messages that are only in the journal go to a temporary file, so that a topic needs no more memory
+/// here than in a daemon.
 const MEMORY_BYTES_PER_TOPIC: usize = 16 << 20;
-/// Due times are told as they are saved, however far away they are.
+/// No limit in effect, so that due times are reported as they are saved.
 const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// What a start would find.
+/// The result of a recovery.
 pub struct Recovered {
-    /// All topics.
     pub registry: Arc<Registry>,
-    /// What it would warn of.
+    /// Warnings that a start would log.
     pub warnings: Vec<String>,
 }
 
-/// Recovers.
+/// Recovers all topics and channels.
 pub fn recover(directory: &Directory) -> Result<Recovered, Failure> {
     let View { storage, data_dir } = directory.view()?;
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = lines.clone();
     let logger = Logger::to_function("", Level::Warn, move |line| {
-        // Behind the moment and the level.
+        // The text follows the time and the level.
         let text = line.split_once(": ").map_or(line, |(_, text)| text);
         sink.lock().push(text.to_owned());
     });
@@ -47,14 +47,14 @@ pub fn recover(directory: &Directory) -> Result<Recovered, Failure> {
         oracle: None,
     };
     let registry = startup::recover(options).map_err(|error| {
-        Failure::failed(format_args!("{}: a start would fail: {error}", directory.path().display()))
-            .hint("`nsq data verify` says what is damaged")
+        Failure::failed(format_args!("{}: a start of nsqd would fail: {error}", directory.path().display()))
+            .hint("run `nsq data verify` to find the damage")
     })?;
     let warnings = std::mem::take(&mut *lines.lock());
     Ok(Recovered { registry, warnings })
 }
 
-/// As a daemon's, but for what would change what is told.
+/// A daemon's limits, except those that would change the result.
 pub fn limits() -> EngineLimits {
     EngineLimits {
         mem_queue_size: u64::MAX,

@@ -17,18 +17,16 @@ use super::recovered;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::output::Output;
 
-/// What `nsq data verify` is told.
 #[derive(Debug, Args)]
 pub struct VerifyFlags {
-    /// Which directory.
     #[command(flatten)]
     directory: DirectoryFlags,
-    /// Say how far it is, also where stderr is no terminal.
+    /// Show progress even if stderr is not a terminal.
     #[arg(long)]
     progress: bool,
 }
 
-/// Checks it.
+/// Verifies the directory and prints the findings.
 pub fn run(output: Output, flags: &VerifyFlags) -> Result<ExitStatus, Failure> {
     let directory = Directory::open(&flags.directory)?;
     let mut verifier = Verifier {
@@ -61,10 +59,8 @@ fn print(output: Output, findings: &Findings) -> Result<(), Failure> {
     }
     let checked = &findings.checked;
     let verdict = match (findings.damage.len(), findings.torn.len()) {
-        (0, 0) => "nothing is damaged".to_owned(),
-        (0, _) => {
-            "nothing is damaged; a start cuts the torn writes, which were never acknowledged".to_owned()
-        }
+        (0, 0) => "no damage found".to_owned(),
+        (0, _) => "no damage found; a start cuts the torn writes, which were never acknowledged".to_owned(),
         (damaged, _) => format!("{damaged} damaged places"),
     };
     output.text(format!(
@@ -93,8 +89,9 @@ impl Verifier<'_> {
         };
         let view = || -> Arc<dyn Storage> { Arc::new(OverlayStorage::default()) };
         let verified = verify::verify(self.directory.path(), &view, recovered::limits(), &mut seen);
-        let verified = verified
-            .map_err(|error| Failure::failed(format_args!("{}: {error}", self.directory.path().display())))?;
+        let verified = verified.map_err(|error| {
+            Failure::failed(format_args!("cannot verify {}: {error}", self.directory.path().display()))
+        })?;
         let checked = &mut self.findings.checked;
         checked.record_count += verified.record_count;
         checked.block_count += verified.block_count;
@@ -122,7 +119,7 @@ impl Verifier<'_> {
         bytes
     }
 
-    /// Counts what is looked at, and lists what earlier starts have set aside.
+    /// Counts the files that are checked, and lists those that earlier starts set aside.
     fn note_files(&mut self) -> Result<(), Failure> {
         let view = self.directory.view()?;
         let (storage, data_dir) = (&view.storage, &view.data_dir);
@@ -180,7 +177,7 @@ impl Verifier<'_> {
                     Piece::Damage(path, at, bytes) => (&mut findings.damage, path, at, bytes),
                     Piece::Torn(path, at, bytes) => (&mut findings.torn, path, at, bytes),
                 };
-                let found = Finding::new(directory.relative(&path), at, bytes, "no record of a queue");
+                let found = Finding::new(directory.relative(&path), at, bytes, "not a record of a queue");
                 kind.push(found.of_messages(Some(&queue.topic), None));
                 Ok(())
             })?;

@@ -1,7 +1,7 @@
-//! `nsq pub`: publishes arguments, files or stdin, many messages on their way at a time, and says which were not
-//! acknowledged.
+//! `nsq pub`: publishes arguments, files or stdin, with many messages in flight, and reports the first message that
+//! was not acknowledged.
 //!
-//! `source` reads, `pieces` cuts into messages, this file sends and counts.
+//! `source` reads the input, `pieces` splits it into messages, and this file sends and counts them.
 
 mod pieces;
 mod source;
@@ -27,41 +27,40 @@ use crate::sources::{self, TcpSources, publish_failure};
 use pieces::parse_delimiter;
 use source::{Reading, Source};
 
-/// How many publishes wait for their answer.
+/// Maximum number of publishes that wait for their answer.
 const MAX_PENDING: usize = 1000;
 
-/// What `nsq pub` is told.
 #[derive(Debug, Args)]
 pub struct PublishFlags {
     #[command(flatten)]
     topic: TopicArgument,
-    /// Messages. Without any, what is piped into stdin is published line by line.
+    /// Messages to publish. Without any, stdin is published line by line if it is not a terminal.
     #[arg(value_name = "BODY")]
     bodies: Vec<String>,
-    /// Publish stdin, line by line.
+    /// Publish stdin line by line.
     #[arg(long)]
     stdin: bool,
-    /// Publish a file, line by line; may be repeated.
+    /// Publish a file line by line; may be repeated.
     #[arg(long, short, value_name = "FILE")]
     file: Vec<PathBuf>,
-    /// What separates messages in a file or on stdin; knows \n \r \t \0 \\.
+    /// Separator between messages in a file or on stdin; supports \n \r \t \0 \\.
     #[arg(long, value_name = "TEXT", default_value = r"\n")]
     delimiter: String,
-    /// Each file, or all of stdin, is one message.
+    /// Publish each file, or all of stdin, as one message.
     #[arg(long, conflicts_with = "delimiter")]
     whole: bool,
-    /// No consumer gets a message before this time has passed.
+    /// Defer the messages: consumers get them only after this time.
     #[arg(long, value_name = "DURATION", value_parser = go_duration::parse)]
     defer: Option<Duration>,
-    /// Messages per second, at most.
+    /// Maximum number of messages per second.
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     rate: Option<f64>,
-    /// Leave out the first messages: to go on where an earlier run failed.
+    /// Skip the first N messages, to continue an earlier run that failed.
     #[arg(long, value_name = "N", default_value_t = 0)]
     skip: u64,
 }
 
-/// Publishes all there is.
+/// Publishes all messages of the sources.
 pub async fn run(context: &Context, flags: PublishFlags) -> Result<ExitStatus, Failure> {
     let topic = flags.topic.object()?.topic;
     let reading = flags.reading()?;
@@ -79,21 +78,21 @@ pub async fn run(context: &Context, flags: PublishFlags) -> Result<ExitStatus, F
     let started_at = Instant::now();
     let result = sending.all(source::read(sources, reading)).await;
     let Sending { producer, sent, topic, pending, .. } = sending;
-    // After a failure there may be some left: what was not sent yet shall not be.
+    // After a failure, messages may be left that were not sent; they must not be sent now.
     drop(pending);
     producer.close(context.targets.timeout).await;
     match result {
         Ok(()) => {
-            sent.tell(context, &topic, started_at.elapsed())?;
+            sent.print_summary(context, &topic, started_at.elapsed())?;
             Ok(ExitStatus::Done)
         }
-        Err(Trouble::Input(failure)) => Err(sent.advise(failure, skip)),
-        Err(Trouble::Publish(error)) => {
+        Err(SendError::Input(failure)) => Err(sent.advise(failure, skip)),
+        Err(SendError::Publish(error)) => {
             let mut failure = publish_failure(&error);
-            failure.message = format!("message {} is not published: {error}", skip + sent.acknowledged + 1);
+            failure.message = format!("message {} was not published: {error}", skip + sent.acknowledged + 1);
             if error.is_unknown() {
                 failure.message =
-                    format!("message {} may be published or not: {error}", skip + sent.acknowledged + 1);
+                    format!("message {} may or may not be published: {error}", skip + sent.acknowledged + 1);
             }
             Err(sent.advise(failure, skip))
         }
@@ -113,7 +112,7 @@ impl PublishFlags {
 
     fn sources(self) -> Result<Vec<Source>, Failure> {
         if self.bodies.iter().any(String::is_empty) {
-            return Err(Failure::usage("NSQ has no empty messages"));
+            return Err(Failure::usage("a message is empty: NSQ has no empty messages"));
         }
         let mut sources = Vec::new();
         if !self.bodies.is_empty() {
@@ -132,10 +131,10 @@ impl PublishFlags {
 }
 
 /// Why publishing ended early.
-enum Trouble {
-    /// The messages cannot be read.
+enum SendError {
+    /// The input cannot be read.
     Input(Failure),
-    /// One was not acknowledged.
+    /// A message was not acknowledged.
     Publish(PublishError),
 }
 
@@ -154,7 +153,7 @@ impl Sending {
     async fn all(
         &mut self,
         mut bodies: tokio::sync::mpsc::Receiver<Result<Bytes, Failure>>,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), SendError> {
         let mut input = Ok(());
         let mut is_open = true;
         while is_open || !self.pending.is_empty() {
@@ -162,7 +161,7 @@ impl Sending {
                 body = bodies.recv(), if is_open && self.pending.len() < MAX_PENDING => match body {
                     Some(Ok(body)) => self.one(body).await?,
                     Some(Err(failure)) => {
-                        input = Err(Trouble::Input(failure));
+                        input = Err(SendError::Input(failure));
                         is_open = false;
                     }
                     None => is_open = false,
@@ -173,7 +172,7 @@ impl Sending {
         input
     }
 
-    async fn one(&mut self, body: Bytes) -> Result<(), Trouble> {
+    async fn one(&mut self, body: Bytes) -> Result<(), SendError> {
         let bytes = body.len();
         let pending: Pending = match self.defer {
             Some(delay) => {
@@ -185,10 +184,10 @@ impl Sending {
                     Ok(result) => break async move { (bytes, result.await) }.boxed(),
                     Err(PublishError::Full) => match self.pending.next().await {
                         Some(result) => self.sent.count(result)?,
-                        // Not even one fits.
-                        None => return Err(Trouble::Publish(PublishError::Full)),
+                        // The producer has no room even for a single message.
+                        None => return Err(SendError::Publish(PublishError::Full)),
                     },
-                    Err(error) => return Err(Trouble::Publish(error)),
+                    Err(error) => return Err(SendError::Publish(error)),
                 }
             },
         };
@@ -197,7 +196,7 @@ impl Sending {
     }
 }
 
-/// What was acknowledged, without a gap from the first message on.
+/// The messages acknowledged so far: all from the first one on, without a gap.
 #[derive(Debug, Default)]
 struct Sent {
     acknowledged: u64,
@@ -206,8 +205,8 @@ struct Sent {
 }
 
 impl Sent {
-    fn count(&mut self, (bytes, result): (usize, Result<Receipt, PublishError>)) -> Result<(), Trouble> {
-        let receipt = result.map_err(Trouble::Publish)?;
+    fn count(&mut self, (bytes, result): (usize, Result<Receipt, PublishError>)) -> Result<(), SendError> {
+        let receipt = result.map_err(SendError::Publish)?;
         self.acknowledged += 1;
         self.bytes += bytes as u64;
         if !self.nodes.contains(&*receipt.node) {
@@ -216,7 +215,7 @@ impl Sent {
         Ok(())
     }
 
-    fn tell(&self, context: &Context, topic: &str, took: Duration) -> Result<(), Failure> {
+    fn print_summary(&self, context: &Context, topic: &str, took: Duration) -> Result<(), Failure> {
         let Sent { acknowledged, bytes, nodes } = self;
         if context.output.is_json() {
             return context.output.json(&json!({
@@ -237,13 +236,13 @@ impl Sent {
         Ok(())
     }
 
-    /// How to go on after a failure.
+    /// Adds to a failure how to continue.
     fn advise(&self, failure: Failure, skipped: u64) -> Failure {
         if self.acknowledged == 0 {
             return failure;
         }
         let advice = format!(
-            "{} messages were acknowledged; the same command with --skip {} goes on",
+            "{} messages were acknowledged; to continue, repeat the command with --skip {}",
             self.acknowledged,
             skipped + self.acknowledged
         );
@@ -257,8 +256,8 @@ impl Sent {
 
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        // Slower than one in eleven days is a mistake, and faster than the clock is no limit.
+        // Less than one message in eleven days is a mistake, and more than one per nanosecond is no limit.
         Ok(rate) if (1e-6..=1e9).contains(&rate) => Ok(rate),
-        _ => Err("a number of messages per second, above zero".to_owned()),
+        _ => Err("expected a number of messages per second, greater than zero".to_owned()),
     }
 }

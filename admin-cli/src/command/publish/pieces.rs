@@ -1,38 +1,38 @@
-//! Cuts a stream of bytes into messages. Pure.
+//! Splits a stream of bytes into messages. Pure.
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
 
-/// More is no message: what an nsqd would have to be configured for is far below.
+/// Maximum size of a message, far above what an nsqd would be configured for.
 pub const MAX_PIECE_BYTES: usize = 64 << 20;
 
-/// A piece is longer than any message may be.
+/// A piece exceeds [`MAX_PIECE_BYTES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLong;
 
-/// Bytes go in as they are read, pieces come out without their delimiters. Empty ones are left out, because NSQ has no
-/// empty messages.
+/// Splits the bytes that are read into pieces without their delimiters. Drops empty pieces, because NSQ has no empty
+/// messages.
 #[derive(Debug)]
 pub struct Pieces {
-    /// Empty: all is one piece.
+    /// If empty, the whole input is one piece.
     delimiter: Vec<u8>,
     buffer: BytesMut,
-    /// Up to here there is no delimiter in the buffer.
+    /// No delimiter in the buffer starts before this offset.
     searched: usize,
 }
 
 impl Pieces {
-    /// Pieces between delimiters; all in one if the delimiter is empty.
+    /// Splits at `delimiter`. If it is empty, the whole input is one piece.
     pub fn new(delimiter: &[u8]) -> Self {
         Pieces { delimiter: delimiter.to_owned(), buffer: BytesMut::new(), searched: 0 }
     }
 
-    /// Where to read to.
+    /// The buffer to read into.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// The next whole piece.
+    /// The next complete piece.
     pub fn next(&mut self) -> Result<Option<Bytes>, TooLong> {
         while let Some(end) = self.find() {
             let piece = self.buffer.split_to(end).freeze();
@@ -48,8 +48,8 @@ impl Pieces {
         if self.buffer.len() > MAX_PIECE_BYTES + self.delimiter.len() { Err(TooLong) } else { Ok(None) }
     }
 
-    /// The last piece, which no delimiter needs to follow. To be called at the end, after [`next`](Self::next) has
-    /// nothing more.
+    /// The last piece, which needs no delimiter after it. Call this at the end of the input, after
+    /// [`next`](Self::next) has returned `None`.
     pub fn last(&mut self) -> Option<Bytes> {
         self.searched = 0;
         let rest = self.buffer.split().freeze();
@@ -71,7 +71,7 @@ impl Pieces {
     }
 }
 
-/// A delimiter as typed, with `\n`, `\r`, `\t`, `\0` and `\\`.
+/// Parses a delimiter with the escapes `\n`, `\r`, `\t`, `\0` and `\\`.
 pub fn parse_delimiter(text: &str) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let mut rest = text.chars();
@@ -83,20 +83,20 @@ pub fn parse_delimiter(text: &str) -> Result<Vec<u8>, String> {
                 Some('t') => '\t',
                 Some('0') => '\0',
                 Some('\\') => '\\',
-                _ => return Err(r"after \ comes one of n r t 0 \".to_owned()),
+                _ => return Err(r"invalid escape: \ must be followed by one of n r t 0 \".to_owned()),
             },
             other => other,
         };
         bytes.extend_from_slice(meant.encode_utf8(&mut [0; 4]).as_bytes());
     }
-    if bytes.is_empty() { Err("a delimiter is not empty".to_owned()) } else { Ok(bytes) }
+    if bytes.is_empty() { Err("the delimiter is empty".to_owned()) } else { Ok(bytes) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// All pieces, the input coming in parts of `part` bytes.
+    /// All pieces of the input, which arrives in parts of `part` bytes.
     fn cut(input: &[u8], delimiter: &[u8], part: usize) -> Vec<Vec<u8>> {
         let mut pieces = Pieces::new(delimiter);
         let mut all = Vec::new();
@@ -120,21 +120,21 @@ mod tests {
     }
 
     #[test]
-    fn the_last_piece_is_whole_with_or_without_a_delimiter() {
+    fn last_piece_needs_no_delimiter() {
         assert_eq!(cut(b"a\n\nb", b"\n", 9), [b"a", b"b"]);
         assert_eq!(cut(b"a\nb\n", b"\n", 9), [b"a", b"b"]);
         assert!(cut(b"", b"\n", 9).is_empty());
     }
 
     #[test]
-    fn what_is_endless_is_refused() {
+    fn too_long_piece_is_refused() {
         let mut pieces = Pieces::new(b"\n");
         pieces.buffer().resize(MAX_PIECE_BYTES + 2, b'x');
         assert_eq!(pieces.next(), Err(TooLong));
     }
 
     #[test]
-    fn delimiters() {
+    fn delimiter_escapes_are_parsed() {
         assert_eq!(parse_delimiter(r"\r\n"), Ok(b"\r\n".to_vec()));
         assert_eq!(parse_delimiter(r"\\\0,"), Ok(b"\\\0,".to_vec()));
         assert!(parse_delimiter("").is_err());

@@ -1,4 +1,4 @@
-//! Where the messages of `nsq pub` come from: arguments, files, stdin. A task of its own reads ahead a little.
+//! Reads the messages of `nsq pub` from arguments, files and stdin, in a task that reads a little ahead.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,34 +13,34 @@ use tokio::time::Instant;
 use super::pieces::{MAX_PIECE_BYTES, Pieces, TooLong};
 use crate::exit_status::Failure;
 
-/// How many messages are read ahead.
+/// Number of messages to read ahead.
 const READ_AHEAD: usize = 64;
-/// How much is read at a time.
+/// Bytes to read at a time.
 const READ_BYTES: usize = 64 << 10;
 
-/// One place that messages come from.
+/// A source of messages.
 #[derive(Debug)]
 pub enum Source {
-    /// Each is a message.
+    /// Each body is a message.
     Bodies(Vec<Bytes>),
-    /// Cut into pieces.
+    /// A file, which is split into messages.
     File(PathBuf),
-    /// Cut into pieces.
+    /// stdin, which is split into messages.
     Stdin,
 }
 
 /// How to read.
 #[derive(Debug, Clone)]
 pub struct Reading {
-    /// Between messages; empty if a source is one message.
+    /// Separator between messages; if empty, each source is one message.
     pub delimiter: Vec<u8>,
-    /// How many messages to leave out.
+    /// Number of messages to skip.
     pub skip: u64,
     /// Time between two messages.
     pub pause: Duration,
 }
 
-/// Starts to read. The channel ends with the last message, or with what went wrong.
+/// Starts to read. The channel closes after the last message or the first error.
 pub fn read(sources: Vec<Source>, reading: Reading) -> Receiver<Result<Bytes, Failure>> {
     let (bodies, receiver) = mpsc::channel(READ_AHEAD);
     tokio::spawn(async move {
@@ -50,20 +50,23 @@ pub fn read(sources: Vec<Source>, reading: Reading) -> Receiver<Result<Bytes, Fa
                 Source::Bodies(bodies) => feed.all(bodies).await,
                 Source::File(path) => match tokio::fs::File::open(&path).await {
                     Ok(file) => feed.pieces(file, &path.display().to_string()).await,
-                    Err(error) => {
-                        Err(Stop::Failed(Failure::failed(format_args!("{}: {error}", path.display()))))
-                    }
+                    Err(error) => Err(Stop::Failed(Failure::failed(format_args!(
+                        "cannot open {}: {error}",
+                        path.display()
+                    )))),
                 },
                 Source::Stdin => match stdin() {
                     Ok(file) => feed.pieces(file, "stdin").await,
-                    Err(error) => Err(Stop::Failed(Failure::failed(format_args!("stdin: {error}")))),
+                    Err(error) => {
+                        Err(Stop::Failed(Failure::failed(format_args!("cannot read stdin: {error}"))))
+                    }
                 },
             };
             match fed {
                 Ok(()) => {}
                 Err(Stop::Unwanted) => return,
                 Err(Stop::Failed(failure)) => {
-                    // Unwanted as well, if this fails.
+                    // A send error means that the receiver is closed.
                     let _ = feed.bodies.send(Err(failure)).await;
                     return;
                 }
@@ -73,15 +76,15 @@ pub fn read(sources: Vec<Source>, reading: Reading) -> Receiver<Result<Bytes, Fa
     receiver
 }
 
-/// Nothing else reads it, so it needs neither lock nor buffer.
+/// Nothing else reads stdin, so the file needs neither lock nor buffer.
 fn stdin() -> io::Result<tokio::fs::File> {
     let descriptor = io::stdin().as_fd().try_clone_to_owned()?;
     Ok(tokio::fs::File::from_std(descriptor.into()))
 }
 
-/// Why no more is read.
+/// Why reading stops early.
 enum Stop {
-    /// Nobody takes it.
+    /// The receiver is closed.
     Unwanted,
     Failed(Failure),
 }
@@ -107,7 +110,7 @@ impl Feed {
         }
         if !self.reading.pause.is_zero() {
             tokio::time::sleep_until(self.next_at).await;
-            // A slow source does not earn the right to a burst.
+            // After a slow source, the rate limit allows no burst.
             self.next_at = self.next_at.max(Instant::now() - self.reading.pause) + self.reading.pause;
         }
         self.bodies.send(Ok(body)).await.map_err(|_| Stop::Unwanted)
@@ -115,11 +118,11 @@ impl Feed {
 
     async fn pieces(&mut self, mut input: impl AsyncRead + Unpin, name: &str) -> Result<(), Stop> {
         let too_long = |TooLong| {
-            let text =
-                format!("{name}: a piece is longer than {MAX_PIECE_BYTES} bytes; is --delimiter right?");
+            let text = format!("a message in {name} exceeds {MAX_PIECE_BYTES} bytes; check --delimiter");
             Stop::Failed(Failure::failed(text))
         };
-        let unreadable = |error: io::Error| Stop::Failed(Failure::failed(format_args!("{name}: {error}")));
+        let unreadable =
+            |error: io::Error| Stop::Failed(Failure::failed(format_args!("cannot read {name}: {error}")));
         let mut pieces = Pieces::new(&self.reading.delimiter);
         loop {
             pieces.buffer().reserve(READ_BYTES);

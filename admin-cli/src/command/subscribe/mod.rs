@@ -1,6 +1,6 @@
-//! `nsq sub`: prints the messages of a channel. What was printed is finished, everything else is given back.
+//! `nsq sub`: prints the messages of a channel. Printed messages are finished, all others are requeued.
 //!
-//! `record` makes lines of messages, this file takes, prints and answers them.
+//! `record` formats messages; this file takes, prints and finishes them.
 
 mod record;
 
@@ -18,14 +18,13 @@ use crate::names::{ChannelArgument, Object};
 use crate::sources::{self, Purpose, start_failure};
 use record::Style;
 
-/// How many messages are printed at a time.
+/// Maximum number of messages printed at a time.
 const BATCH: usize = 100;
-/// A person waits, so a new topic should be noticed soon.
+/// A person waits, so a new topic must be noticed soon.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(2);
-/// How long answers may take to be written at the end.
+/// Maximum time for writing the last answers when stopping.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What `nsq sub` is told.
 #[derive(Debug, Args)]
 pub struct SubscribeFlags {
     #[command(flatten)]
@@ -33,24 +32,24 @@ pub struct SubscribeFlags {
     /// Stop after this many messages.
     #[arg(short = 'n', long = "count", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// How many messages may be in flight to us.
+    /// Maximum number of messages in flight.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight: u32,
-    /// Region that we are in, for an nsqd that prefers near consumers.
+    /// Region of this consumer, for nsqds that prefer near consumers.
     #[arg(long, value_name = "REGION", default_value = "", hide_default_value = true)]
     topology_region: String,
-    /// Zone that we are in, for the same.
+    /// Zone of this consumer, for nsqds that prefer near consumers.
     #[arg(long, value_name = "ZONE", default_value = "", hide_default_value = true)]
     topology_zone: String,
-    /// Where the channel starts, if this makes it.
+    /// Place where the channel starts, if this command creates it.
     #[arg(long, value_name = "PLACE", value_parser = parse_place, long_help = PLACES)]
     from: Option<StartAt>,
-    /// Print bodies as they are, to a terminal as well.
+    /// Print bodies unescaped, even to a terminal.
     #[arg(long)]
     raw: bool,
 }
 
-/// Prints messages until the count is reached or a signal comes.
+/// Prints messages until the count is reached or a signal arrives.
 pub async fn run(context: &Context, flags: SubscribeFlags) -> Result<ExitStatus, Failure> {
     let object = flags.channel.object()?;
     let mut signals = StopSignals::catch().map_err(Failure::failed)?;
@@ -66,7 +65,7 @@ pub async fn run(context: &Context, flags: SubscribeFlags) -> Result<ExitStatus,
         () = session.stop() => {}
         () = signals.wait() => return Ok(ExitStatus::Interrupted),
     }
-    session.tell_late();
+    session.warn_about_late_messages();
     ended.map(|()| ExitStatus::Done)
 }
 
@@ -75,14 +74,14 @@ struct Session<'a> {
     style: Style<'a>,
     stream: MessageStream,
     events: Receiver<Event>,
-    /// Taken and not yet answered.
+    /// Messages that were taken and are neither finished nor requeued.
     taken: Vec<Message>,
-    /// Whether `taken` was printed.
+    /// Whether the messages in `taken` were printed.
     printed: bool,
     max_in_flight: u32,
-    /// How many are still to be printed.
+    /// Number of messages still to print.
     remaining: u64,
-    /// Printed, but nsqd gave up waiting for us: it delivers them again.
+    /// Number of printed messages that could not be finished any more. nsqd delivers them again.
     late: u64,
 }
 
@@ -124,7 +123,7 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    /// Fails if nothing can be reached now; later troubles are waited out.
+    /// Fails if no daemon can be reached now. Later errors are retried.
     async fn wait_ready(&self) -> Result<(), Failure> {
         let (output, object) = (self.context.output, self.style.object);
         let mut states = self.stream.consumer().watch();
@@ -139,7 +138,7 @@ impl<'a> Session<'a> {
                         return Ok(());
                     }
                     _ => {
-                        output.note(&format!("messages shown are finished on {object}"));
+                        output.note(&format!("printing messages of {object}; printed messages are finished"));
                         return Ok(());
                     }
                 }
@@ -148,11 +147,11 @@ impl<'a> Session<'a> {
                 }
             }
         };
-        // Slow is not failed: what happens next shows.
+        // A timeout is not a failure; later events show what happens.
         tokio::time::timeout(self.context.targets.timeout, settled).await.unwrap_or(Ok(()))
     }
 
-    /// Cancel safe: what was taken and not printed stays in `taken`.
+    /// Cancel safe: messages that were taken and not printed stay in `taken`.
     async fn print_all(&mut self) -> Result<(), Failure> {
         while self.remaining > 0 {
             let limit = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(BATCH);
@@ -161,13 +160,13 @@ impl<'a> Session<'a> {
                     return Err(Failure::failed("the consumer has stopped"));
                 },
                 event = self.events.recv() => {
-                    self.tell(event);
+                    self.report(event);
                     continue;
                 }
             }
             self.remaining = self.remaining.saturating_sub(self.taken.len() as u64);
             if self.remaining > 0 {
-                // Before the answers, so that nsqd does not send what would only be given back.
+                // Lower the limit before the FINs, so that nsqd does not send messages that would only be requeued.
                 self.stream.consumer().set_max_in_flight(within(self.max_in_flight, self.remaining));
             }
             self.print().await?;
@@ -175,17 +174,17 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Prints what was taken and finishes it.
+    /// Prints the taken messages, and finishes them unless they are the last ones.
     async fn print(&mut self) -> Result<(), Failure> {
         let lines: Vec<u8> = self.taken.iter().flat_map(|message| self.style.line(message)).collect();
         let output = self.context.output;
-        // Who reads us may be slow, and must not stop heartbeats nor signals.
+        // A slow reader of stdout must not delay heartbeats or signals.
         let written = tokio::task::spawn_blocking(move || output.data(lines)).await;
         written.map_err(Failure::failed)??;
         if self.remaining > 0 {
             self.finish();
         }
-        // Else nsqd is told to send no more before it is told that these are finished.
+        // The last messages are finished by `stop`, after nsqd was asked to send no more.
         self.printed = self.remaining == 0;
         Ok(())
     }
@@ -196,19 +195,19 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn tell(&self, event: Result<Event, RecvError>) {
+    fn report(&self, event: Result<Event, RecvError>) {
         let output = self.context.output;
         match event {
             Ok(Event::Disconnected { node, reason }) => output.warning(&format!("! {node} sub: {reason}")),
             Ok(Event::LookupFailed(error)) => {
                 output.warning(&format!("! {} lookup: {}", error.lookupd, error.reason))
             }
-            // Others are not about failures, or told in other ways; and who is slow misses some.
+            // Other events are not failures, or are reported elsewhere. A slow receiver misses some events.
             _ => {}
         }
     }
 
-    /// Stops the consumer. What was taken and not printed goes back at once, and without a trace of failure.
+    /// Stops the consumer. Requeues messages that were taken and not printed, without backoff.
     async fn stop(&mut self) {
         let consumer = self.stream.consumer().clone();
         let answer = async {
@@ -219,16 +218,16 @@ impl<'a> Session<'a> {
                 self.finish();
             }
             for message in self.taken.drain(..) {
-                // If the connection is gone, nsqd has taken it back already.
+                // If the connection is closed, nsqd has already requeued the message.
                 let _ = message.requeue_without_backoff(Requeue::Now);
             }
         };
         tokio::join!(consumer.shutdown(DRAIN), answer);
     }
 
-    fn tell_late(&self) {
+    fn warn_about_late_messages(&self) {
         if self.late > 0 {
-            let text = "! {} messages were printed too late, and will be delivered again";
+            let text = "! {} messages were printed but could not be finished; nsqd delivers them again";
             self.context.output.warning(&text.replace("{}", &self.late.to_string()));
         }
     }

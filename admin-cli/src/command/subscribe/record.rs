@@ -1,4 +1,4 @@
-//! A message as a line: its body, or an object of JSON. Pure.
+//! Formats a message as a line: its body, or a JSON object. Pure.
 
 use nsq::Delivery;
 use nsq_protocol::is_printable;
@@ -10,11 +10,11 @@ use crate::names::Object;
 /// How messages are printed.
 #[derive(Debug, Clone, Copy)]
 pub struct Style<'a> {
-    /// Where they come from.
+    /// The channel of the messages.
     pub object: &'a Object,
-    /// As JSON.
+    /// Whether to print JSON.
     pub json: bool,
-    /// Without what could play tricks with a terminal.
+    /// Whether to escape characters that could control a terminal.
     pub escape: bool,
 }
 
@@ -31,7 +31,7 @@ struct Record<'a> {
 }
 
 impl Style<'_> {
-    /// The line, with its end.
+    /// The line, with its line feed.
     pub fn line(&self, message: &Delivery) -> Vec<u8> {
         let mut line = match (self.json, self.escape) {
             (true, _) => self.json(message),
@@ -52,12 +52,13 @@ impl Style<'_> {
             attempts: message.attempts(),
             body: (&**message.body()).into(),
         };
-        // Nothing in it can fail.
+        // Serializing these types cannot fail.
         serde_json::to_vec(&record).unwrap_or_default()
     }
 }
 
-/// What a terminal would obey is escaped, but for tab and line feed; bytes that are no text as `\xNN`.
+/// Escapes characters that could control a terminal, except tab and line feed. Bytes that are not UTF-8 become
+/// `\xNN`.
 fn fit_for_terminal(body: &[u8]) -> String {
     let mut text = String::with_capacity(body.len());
     for chunk in body.utf8_chunks() {
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_is_not_tricked() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(fit_for_terminal(b"a\tb\nc\x1b[2J\xff\xc3\xa4"), "a\tb\nc\\u{1b}[2J\\xffä");
     }
 }

@@ -1,7 +1,7 @@
-//! `/metrics`: what Prometheus is told. Every metric is listed in `docs/METRICS.md`.
+//! `/metrics`: the page for Prometheus. `docs/METRICS.md` lists every metric.
 //!
-//! - `series`: topics and channels, of which there may be many
-//! - here: the daemon, its connections, its disk
+//! - `series`: topics and channels, up to `--metrics-max-series`
+//! - this file: the daemon, its connections, its disk
 
 mod series;
 
@@ -31,7 +31,7 @@ pub async fn metrics(context: &HttpContext, request: &mut Request) -> Result<Res
         start_seconds: context.started_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
         max_series: context.config.metrics_max_series,
     };
-    // With many topics it takes its time, and segments are asked that may be waiting for the disk.
+    // Many topics take long, and reading a segment's size may wait for the disk.
     context.heavy.run(move || source.page()).await.map(Exposition::into_response)
 }
 
@@ -50,7 +50,7 @@ impl Source {
         page.family(
             "nsq_build_info",
             Kind::Gauge,
-            "1, with the version, and the version of NSQ that is followed.",
+            "1, with the version and the version of NSQ that it follows.",
         )
         .sample(&[("version", env!("CARGO_PKG_VERSION")), ("nsq_version", NSQ_VERSION)], 1.0);
         let help = "When the daemon started, seconds since 1970.";
@@ -88,17 +88,17 @@ fn put_traffic(page: &mut Exposition, metrics: &Metrics) {
     page.counter("nsq_messages_published_total", "Messages accepted.", metrics.published_messages.get());
     let help = "Bytes of the bodies of accepted messages.";
     page.counter("nsq_message_bytes_published_total", help, metrics.published_bytes.get());
-    let help = "Batches of messages that could not be stored, and were refused.";
+    let help = "Batches of messages that were refused because they could not be stored.";
     page.counter("nsq_publishes_refused_total", help, metrics.refused_publishes.get());
-    let help = "Messages handed to consumers, repetitions included.";
+    let help = "Messages handed to consumers, including repetitions.";
     page.counter("nsq_messages_delivered_total", help, metrics.delivered_messages.get());
     page.counter("nsq_messages_finished_total", "FINs that succeeded.", metrics.finished_messages.get());
     page.counter("nsq_messages_requeued_total", "REQs that succeeded.", metrics.requeued_messages.get());
-    let help = "From a publish to its answer. What comes in one read of a TCP connection counts once.";
+    let help = "From a publish to its answer. All publishes in one read of a TCP connection count once.";
     page.family("nsq_publish_duration_seconds", Kind::Histogram, help)
         .histogram(&[("protocol", "tcp")], &metrics.tcp_publishes.buckets())
         .histogram(&[("protocol", "http")], &metrics.http_publishes.buckets());
-    let help = "From publishing to the first handing out, of the oldest message of each batch.";
+    let help = "From publish to first delivery, for the oldest message of each batch.";
     page.family("nsq_delivery_latency_seconds", Kind::Histogram, help)
         .histogram(&[], &metrics.deliveries.buckets());
     metrics.http_requests.expose(page, "nsq_http_requests_total");
@@ -106,19 +106,19 @@ fn put_traffic(page: &mut Exposition, metrics: &Metrics) {
 
 fn put_storage(page: &mut Exposition, engine: &Engine) {
     let damage = engine.damage.counts();
-    let help = "Stretches of the journal, blocks of segments and whole files that were found damaged.";
+    let help = "Damaged parts of the journal, blocks of segments and whole files that were found.";
     page.counter("nsq_damaged_blocks_total", help, damage.damaged_blocks);
-    let help = "Messages that were needed and could not be read.";
+    let help = "Messages that were needed but could not be read.";
     page.counter("nsq_damaged_messages_total", help, damage.damaged_messages);
-    let help = "Bytes of writes that a crash had torn, cut at the start.";
+    let help = "Bytes of torn writes after a crash, cut at the start.";
     page.counter("nsq_cut_bytes_total", help, damage.cut_bytes);
     if let Some(journal) = &engine.journal {
         let (files, bytes) = journal.size();
-        page.gauge("nsq_journal_files", "Files of the journal that are in use.", files as f64);
-        page.gauge("nsq_journal_bytes", "Bytes of these files on disk.", bytes as f64);
+        page.gauge("nsq_journal_files", "Journal files in use.", files as f64);
+        page.gauge("nsq_journal_bytes", "Bytes of the journal files on disk.", bytes as f64);
     }
     if let Ok(disk) = rustix::fs::statvfs(engine.data_dir.path()) {
-        let help = "Room left in the file system of the data directory.";
+        let help = "Free space in the file system of the data directory.";
         page.gauge("nsq_data_free_bytes", help, (disk.f_bavail * disk.f_frsize) as f64);
         let help = "Size of the file system of the data directory.";
         page.gauge("nsq_data_size_bytes", help, (disk.f_blocks * disk.f_frsize) as f64);
@@ -129,7 +129,7 @@ fn put_storage(page: &mut Exposition, engine: &Engine) {
 }
 
 fn put_disk(page: &mut Exposition, disk: &DiskMetrics) {
-    let help = "Bytes written that are not on stable storage: what a power failure may take.";
+    let help = "Bytes written that are not on stable storage: a power failure may lose them.";
     let mut family = page.family("nsq_unsynced_bytes", Kind::Gauge, help);
     for kind in [FileKind::Journal, FileKind::Segment] {
         family.sample(&[("file", kind.as_str())], disk.unsynced_bytes(kind) as f64);
@@ -151,7 +151,7 @@ fn put_disk(page: &mut Exposition, disk: &DiskMetrics) {
     let histograms = [
         ("nsq_disk_write_duration_seconds", "How long writes to files took."),
         ("nsq_disk_read_duration_seconds", "How long reads from files took."),
-        ("nsq_disk_sync_duration_seconds", "How long it took until what was written was on stable storage."),
+        ("nsq_disk_sync_duration_seconds", "How long syncing written bytes to stable storage took."),
     ];
     for (index, (name, help)) in histograms.into_iter().enumerate() {
         let mut family = page.family(name, Kind::Histogram, help);

@@ -1,5 +1,5 @@
-//! Topics and channels. A node may have very many, so the number of their series has a bound; what all of them have
-//! together is told in any case.
+//! Metrics of topics and channels. A node may have very many, so the number of their series is limited; totals always
+//! cover all of them.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::stats::{self, StatsRequest};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-/// A metric that each topic, or each channel, has.
+/// A metric of each topic, or of each channel.
 struct Metric<T> {
     name: &'static str,
     kind: Kind,
@@ -28,11 +28,11 @@ const fn gauge<T>(name: &'static str, help: &'static str, value: fn(&T) -> f64) 
 
 const TOPIC: [Metric<TopicSeries>; 8] = [
     counter("nsq_topic_messages_total", "Messages published.", |topic| topic.stats.message_count as f64),
-    counter("nsq_topic_message_bytes_total", "Bytes of their bodies.", |topic| {
+    counter("nsq_topic_message_bytes_total", "Bytes of the bodies of published messages.", |topic| {
         topic.stats.message_bytes as f64
     }),
     gauge("nsq_topic_depth", "Messages that no channel has yet.", |topic| topic.stats.depth as f64),
-    gauge("nsq_topic_backend_depth", "The part of them that is only on disk.", |topic| {
+    gauge("nsq_topic_backend_depth", "The part of nsq_topic_depth that is only on disk.", |topic| {
         topic.stats.backend_depth as f64
     }),
     gauge("nsq_topic_segment_bytes", "Bytes of the topic's segment files.", |topic| {
@@ -41,19 +41,19 @@ const TOPIC: [Metric<TopicSeries>; 8] = [
     gauge("nsq_topic_retained_messages", "Messages that retention keeps, finished or not.", |topic| {
         topic.stats.retention.as_ref().map_or(0.0, |retention| retention.retained_count as f64)
     }),
-    gauge("nsq_topic_retained_bytes", "Their bytes.", |topic| {
+    gauge("nsq_topic_retained_bytes", "Bytes of the messages that retention keeps.", |topic| {
         topic.stats.retention.as_ref().map_or(0.0, |retention| retention.retained_bytes as f64)
     }),
-    gauge("nsq_topic_paused", "1 if it gives its channels nothing, else 0.", |topic| {
+    gauge("nsq_topic_paused", "1 if the topic is paused and releases no messages, else 0.", |topic| {
         f64::from(u8::from(topic.stats.paused))
     }),
 ];
 
 const CHANNEL: [Metric<ChannelSeries>; 12] = [
-    counter("nsq_channel_messages_total", "Messages that have entered.", |channel| {
+    counter("nsq_channel_messages_total", "Messages that have entered the channel.", |channel| {
         channel.stats.message_count as f64
     }),
-    counter("nsq_channel_deliveries_total", "Messages handed out, repetitions included.", |channel| {
+    counter("nsq_channel_deliveries_total", "Messages handed out, including repetitions.", |channel| {
         channel.more.deliveries as f64
     }),
     counter("nsq_channel_finishes_total", "FINs.", |channel| channel.more.finishes as f64),
@@ -67,7 +67,7 @@ const CHANNEL: [Metric<ChannelSeries>; 12] = [
         |channel| channel.more.lost as f64,
     ),
     gauge("nsq_channel_depth", "Messages that can be handed out.", |channel| channel.stats.depth as f64),
-    gauge("nsq_channel_backend_depth", "The part of them that is only on disk.", |channel| {
+    gauge("nsq_channel_backend_depth", "The part of nsq_channel_depth that is only on disk.", |channel| {
         channel.stats.backend_depth as f64
     }),
     gauge("nsq_channel_in_flight", "Messages in flight.", |channel| channel.stats.in_flight_count as f64),
@@ -75,7 +75,7 @@ const CHANNEL: [Metric<ChannelSeries>; 12] = [
         channel.stats.deferred_count as f64
     }),
     gauge("nsq_channel_consumers", "Consumers.", |channel| channel.stats.client_count as f64),
-    gauge("nsq_channel_paused", "1 if it hands out nothing, else 0.", |channel| {
+    gauge("nsq_channel_paused", "1 if the channel is paused and hands out no messages, else 0.", |channel| {
         f64::from(u8::from(channel.stats.paused))
     }),
 ];
@@ -91,7 +91,7 @@ struct ChannelSeries {
     more: More,
 }
 
-/// What NSQ does not tell of a channel.
+/// Counters of a channel that NSQ's `/stats` lacks.
 #[derive(Default)]
 struct More {
     deliveries: u64,
@@ -99,7 +99,7 @@ struct More {
     lost: u64,
 }
 
-/// What all topics have together, told or not.
+/// Totals over all topics, including those without series.
 #[derive(Default)]
 struct Totals {
     topics: u64,
@@ -112,7 +112,7 @@ struct Totals {
     segment_bytes: u64,
 }
 
-/// See the module.
+/// The series of topics and channels, and their totals.
 pub(super) struct Series {
     topics: Vec<TopicSeries>,
     totals: Totals,
@@ -121,7 +121,7 @@ pub(super) struct Series {
 }
 
 impl Series {
-    /// At most `max_series` series, by name, so that the same ones are told each time.
+    /// Collects at most `max_series` series, ordered by name, so that each scrape returns the same ones.
     pub(super) fn collect(registry: &Registry, max_series: u64) -> Self {
         let quantiles = registry.engine().latency().map_or(0, |options| options.quantiles.len());
         let per_channel = (CHANNEL.len() + quantiles) as u64;
@@ -138,16 +138,16 @@ impl Series {
                 continue;
             }
             room -= TOPIC.len() as u64;
-            let told = channels.min(room / per_channel);
-            room -= told * per_channel;
-            series.omitted_channels += channels - told;
-            topic.channels.truncate(told as usize);
+            let included = channels.min(room / per_channel);
+            room -= included * per_channel;
+            series.omitted_channels += channels - included;
+            topic.channels.truncate(included as usize);
             series.topics.push(topic);
         }
         series
     }
 
-    /// Puts them on a page.
+    /// Writes them to a page.
     pub(super) fn put(&self, page: &mut Exposition) {
         self.put_totals(page);
         for metric in &TOPIC {
@@ -198,9 +198,9 @@ impl Series {
         let help = "Messages held back until they are due, of all channels.";
         page.gauge("nsq_channels_deferred", help, totals.deferred as f64);
         page.gauge("nsq_segment_bytes", "Bytes of all segment files.", totals.segment_bytes as f64);
-        let help = "Topics without series of their own, for --metrics-max-series.";
+        let help = "Topics without series of their own, because of --metrics-max-series.";
         page.gauge("nsq_omitted_topics", help, self.omitted_topics as f64);
-        let help = "Channels without series of their own, for --metrics-max-series.";
+        let help = "Channels without series of their own, because of --metrics-max-series.";
         page.gauge("nsq_omitted_channels", help, self.omitted_channels as f64);
     }
 }

@@ -1,7 +1,7 @@
-//! Pure: messages that only ephemeral names need, once their chunk has left the memory of the topic.
+//! Pure: messages that only ephemeral names need, after their chunk has left the topic's memory.
 //!
-//! They are never on disk, so they stay in memory, within a bound of their own. A chunk of which much is needed is
-//! kept as it is; of another one, the needed messages are copied into small chunks.
+//! They are never on disk, so they stay in memory, within a separate bound. If most of a chunk is needed, it is kept as
+//! a whole. Otherwise the needed messages are copied into small chunks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use std::sync::Arc;
 use crate::log::Ranges;
 use crate::log::chunk::Chunk;
 
-/// What a chunk takes besides its frames, about.
+/// Approximate bytes that a chunk needs besides its frames.
 const CHUNK_OVERHEAD_BYTES: usize = 160;
 
-/// See the module.
+/// Messages set aside; see the module.
 #[derive(Debug, Default)]
 pub struct Aside {
     /// By first sequence number; without overlaps.
@@ -21,18 +21,17 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Bytes in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What keeping these messages would take.
+    /// Bytes needed to keep these messages.
     pub fn cost(chunk: &Chunk, ranges: &[(u64, u64)]) -> usize {
         let cost = |&(from, to): &(u64, u64)| chunk.bytes_between(from, to) + CHUNK_OVERHEAD_BYTES;
         ranges.iter().map(cost).sum::<usize>().min(chunk.len_bytes() + CHUNK_OVERHEAD_BYTES)
     }
 
-    /// Which of these messages of a chunk fit into so many bytes, the oldest first, and which do not.
+    /// Which of these messages of a chunk fit into `room` bytes, oldest first, and which do not.
     pub fn fit(chunk: &Chunk, ranges: &[(u64, u64)], room: usize) -> (Ranges, Ranges) {
         if Self::cost(chunk, ranges) <= room {
             return (ranges.to_vec(), Vec::new());
@@ -53,7 +52,7 @@ impl Aside {
         (kept, dropped)
     }
 
-    /// Keeps these messages of a chunk, which are in it.
+    /// Keeps these messages, which must be in the chunk.
     pub fn keep(&mut self, chunk: &Arc<Chunk>, ranges: &[(u64, u64)]) {
         if Self::is_most(chunk, ranges) {
             self.insert(chunk.clone());
@@ -85,12 +84,12 @@ impl Aside {
         chunk.holds(sequence).then_some(&**chunk)
     }
 
-    /// The first message after this one.
+    /// Start of the first chunk at or after `sequence`.
     pub fn next_after(&self, sequence: u64) -> Option<u64> {
         self.chunks.range(sequence..).next().map(|(&first, _)| first)
     }
 
-    /// Where the first chunk ends.
+    /// End of the first chunk.
     pub fn first_end(&self) -> Option<u64> {
         self.chunks.first_key_value().map(|(_, chunk)| chunk.end_sequence())
     }
@@ -101,12 +100,12 @@ impl Aside {
         since.map(|chunk| chunk.len_bytes() + CHUNK_OVERHEAD_BYTES).sum()
     }
 
-    /// Which messages there are.
+    /// The ranges of all messages.
     pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.chunks.values().map(|chunk| (chunk.first_sequence(), chunk.end_sequence()))
     }
 
-    /// Forgets what lies wholly before `floor`.
+    /// Drops chunks that end at or before `floor`.
     pub fn trim(&mut self, floor: u64) {
         while let Some((&first, chunk)) = self.chunks.first_key_value()
             && chunk.end_sequence() <= floor
@@ -115,7 +114,7 @@ impl Aside {
         }
     }
 
-    /// Of the chunk that begins there, keeps these messages only.
+    /// Keeps only these messages of the chunk that begins at `first_sequence`, unless they are most of it.
     pub fn thin(&mut self, first_sequence: u64, needed: &[(u64, u64)]) {
         let Some(chunk) = self.chunks.get(&first_sequence) else { return };
         if !needed.is_empty() && Self::is_most(chunk, needed) {
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_what_is_needed_and_not_the_chunk() {
+    fn copies_needed_messages_and_not_the_chunk() {
         let mut aside = Aside::default();
         aside.keep(&chunk(100, 100), &[(110, 112), (150, 151)]);
         assert_eq!(aside.ranges().collect::<Vec<_>>(), [(110, 112), (150, 151)]);
@@ -147,7 +146,7 @@ mod tests {
         assert!(aside.find(112).is_none());
         assert_eq!(aside.next_after(112), Some(150));
         aside.keep(&chunk(200, 100), &[(200, 290)]);
-        assert_eq!(aside.ranges().last(), Some((200, 300)), "a chunk that is mostly needed stays as it is");
+        assert_eq!(aside.ranges().last(), Some((200, 300)), "a mostly needed chunk is kept as a whole");
         aside.thin(200, &[(205, 206)]);
         assert_eq!(aside.ranges().last(), Some((205, 206)));
         aside.trim(151);

@@ -4,27 +4,27 @@ use std::collections::BTreeMap;
 
 use crate::storage::segment::BlockRef;
 
-/// See the module.
+/// The blocks of a topic; see the module.
 #[derive(Debug, Default)]
 pub struct Blocks(BTreeMap<u64, BlockRef>);
 
 impl Blocks {
-    /// The oldest one.
+    /// The oldest block.
     pub fn first(&self) -> Option<&BlockRef> {
         self.0.first_key_value().map(|(_, block)| block)
     }
 
-    /// The newest one.
+    /// The newest block.
     pub fn last(&self) -> Option<&BlockRef> {
         self.0.last_key_value().map(|(_, block)| block)
     }
 
-    /// All, in order.
+    /// All blocks, in order.
     pub fn iter(&self) -> impl Iterator<Item = &BlockRef> {
         self.0.values()
     }
 
-    /// The block with this message, and all after it; without it, those after the message.
+    /// The block with this message, if there is one, and all later blocks.
     pub fn since(&self, sequence: u64) -> impl Iterator<Item = &BlockRef> {
         let holding =
             self.0.range(..sequence).next_back().filter(|(_, block)| block.end_sequence() > sequence);
@@ -36,12 +36,12 @@ impl Blocks {
         self.since(sequence).next().filter(|block| block.first_sequence <= sequence)
     }
 
-    /// Takes on a block whose messages stand in no other.
+    /// Adds a block whose messages are in no other block.
     pub fn insert(&mut self, block: BlockRef) {
         self.0.insert(block.first_sequence, block);
     }
 
-    /// Removes this block, if it is still there.
+    /// Removes this block. Returns whether it was still there.
     pub fn remove(&mut self, block: &BlockRef) -> bool {
         let is_there = self.0.get(&block.first_sequence).is_some_and(|known| known.is(block));
         if is_there {
@@ -50,7 +50,7 @@ impl Blocks {
         is_there
     }
 
-    /// Removes the blocks that lie wholly before `floor`.
+    /// Removes the blocks that end at or before `floor`.
     pub fn trim(&mut self, floor: u64) {
         while let Some(first) = self.0.first_entry()
             && first.get().end_sequence() <= floor
@@ -59,14 +59,13 @@ impl Blocks {
         }
     }
 
-    /// Whether a block has any message of this one.
+    /// Whether a block here has any message of `block`.
     pub fn overlap(&self, block: &BlockRef) -> bool {
         self.since(block.first_sequence)
             .next()
             .is_some_and(|other| other.first_sequence < block.end_sequence())
     }
 
-    /// Removes all.
     pub fn clear(&mut self) {
         self.0.clear();
     }

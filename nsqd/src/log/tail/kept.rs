@@ -1,4 +1,4 @@
-//! Pure: what is kept though finished, as far as the tail knows it.
+//! Pure: retention, as far as it concerns the tail.
 
 use super::{Location, Tail, mark_start};
 use crate::channel::Mark;
@@ -7,7 +7,7 @@ use crate::log::retention::{Piece, PiecePlace, gaps, merged};
 use crate::storage::segment::BlockRef;
 
 impl Tail {
-    /// Closes the chunk that is being filled, if `closes` says so, which is told its first timestamp and its bytes.
+    /// Seals the open chunk if `closes` returns true for its first timestamp and its bytes.
     pub fn seal_if(&mut self, closes: impl FnOnce(i64, u64) -> bool) {
         if self.open.oldest_timestamp().is_some_and(|oldest| closes(oldest, self.open.len_bytes() as u64)) {
             self.seal();
@@ -40,12 +40,12 @@ impl Tail {
         self.blocks.iter().cloned().collect()
     }
 
-    /// The oldest message there is; the next one if there is none.
+    /// The oldest message in the log, or the next one if there is none.
     pub fn first_present(&self) -> u64 {
         self.oldest_block().into_iter().chain([self.memory_start()]).min().unwrap_or_default()
     }
 
-    /// Which sequence numbers of `from..to` are there, in order, void ones included.
+    /// The ranges of `from..to` that are in the log, in order, including void ones.
     fn present(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
         let blocks = self.blocks.since(from).map(|block| (block.first_sequence, block.end_sequence()));
         let chunks = self.only_in_memory().map(|chunk| (chunk.first_sequence(), chunk.end_sequence()));
@@ -54,13 +54,13 @@ impl Tail {
         merged(ranges.map(cut).filter(|(start, end)| start < end).collect())
     }
 
-    /// The parts of `from..to` that stand for nothing, in order.
+    /// The ranges of `from..to` without messages (missing or void), in order.
     pub fn absent(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
         let gaps = gaps(from, to, self.present(from, to));
         merged(gaps.into_iter().chain(self.void_between(from, to)).collect())
     }
 
-    /// The oldest message that is kept; the end if there is none.
+    /// The oldest retained message, or the end of the log if there is none.
     pub fn oldest_retained(&self) -> u64 {
         let end = self.next_sequence();
         let mut at = self.history.retained_from;
@@ -76,7 +76,7 @@ impl Tail {
         end
     }
 
-    /// How many messages are kept, and the bytes of what holds them.
+    /// Number of retained messages, and the bytes of the blocks and chunks that hold them.
     pub fn retained(&self) -> (u64, u64) {
         let (from, end) = (self.history.retained_from, self.next_sequence());
         let absent: u64 = self.absent(from, end).iter().map(|(from, to)| to - from).sum();
@@ -95,7 +95,7 @@ impl Tail {
         }
     }
 
-    /// The first message in memory from this time or later.
+    /// The first message in memory that was published at or after `time_ns`.
     pub fn first_in_memory_since(&self, time_ns: i64) -> Option<u64> {
         let chunks = self.sealed.iter().map(|sealed| &*sealed.chunk).chain(std::iter::once(&self.open));
         let mut since =
@@ -111,7 +111,7 @@ impl Tail {
         self.marks_from(from, to, self.absent(from, to))
     }
 
-    /// As [`Tail::marks_between`], of what is known to stand for nothing, whether or not the rest is there.
+    /// Like [`Tail::marks_between`], but skips only void sequence numbers, not missing messages.
     pub fn void_marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
         self.marks_from(from, to, self.void_between(from, to).collect())
     }

@@ -1,8 +1,8 @@
-//! One topic's queues become one log, and its channels cursors into it.
+//! Converts one topic's queues to one log, and its channels to read cursors in it.
 //!
 //! In NSQ each channel has its own copy of each message, in its own order. Here a message is stored once. So all
-//! records are put into the order in which their messages were published, copies of one message become one, and the log
-//! is written in three parts:
+//! records are sorted by the time of their publish, and copies of one message are merged. The log is written in three
+//! parts:
 //!
 //! ```text
 //!   handed out before          | in channels' queues, not handed out     | in the topic's queue
@@ -10,9 +10,10 @@
 //!                              | skipped by the others                   |
 //! ```
 //!
-//! What was handed out comes first, so that it lies behind every cursor: it is handed out again first, and finishing it
-//! says nothing about others. A message that one channel has handed out and another has not stands in both parts. So an
-//! outstanding message costs a channel memory, and everything else only where its messages are not contiguous.
+//! Messages that were handed out come first, so that they are behind every cursor. They are delivered again first, and
+//! finishing one does not affect others. A message that one channel has handed out and another has not is in both
+//! parts. An outstanding message costs a channel memory. Other messages cost memory only where a channel's messages are
+//! not contiguous.
 
 use std::io;
 use std::sync::Arc;
@@ -32,30 +33,27 @@ use crate::storage::outstanding_list::OutstandingList;
 use crate::storage::segment::SegmentStore;
 use crate::storage::{ChannelNumber, Storage, TopicNumber};
 
-/// Of an [`IndexEntry`]'s place: its message was handed out by that channel.
+/// Flag in an [`IndexEntry`]'s place: the channel has handed out the message.
 const HANDED_OUT: u64 = 1 << 63;
-/// Of an [`IndexEntry`]'s place: it is in the topic's own queue.
+/// Flag in an [`IndexEntry`]'s place: the record is in the topic's own queue.
 const IN_TOPIC: u64 = 1 << 62;
-/// Messages between two log lines about progress.
+/// Number of messages between two log lines about progress.
 const PROGRESS_EVERY: u64 = 1 << 20;
-/// Damaged places of one queue that are named one by one.
+/// Maximum number of damaged places of a queue that are logged one by one.
 const MAX_DAMAGE_LINES: u64 = 20;
 
-/// What converting needs besides the topic.
+/// What a conversion needs besides the topic.
 pub struct Converter<'a> {
-    /// Where files are.
     pub storage: &'a Arc<dyn Storage>,
-    /// Which.
     pub data_dir: &'a DataDir,
-    /// Sizes of blocks and files, the node's number.
+    /// Sizes of blocks and files, and the node id.
     pub limits: &'a EngineLimits,
-    /// Log lines.
     pub logger: &'a Logger,
     /// See [`super::index::MAX_ENTRIES_IN_MEMORY`].
     pub max_index_entries: usize,
     /// The sequence number of each topic's first message.
     pub first_sequence: u64,
-    /// The number for the next channel.
+    /// The number of the next channel.
     pub next_channel: ChannelNumber,
 }
 
@@ -68,8 +66,8 @@ enum Part {
 }
 
 impl Converter<'_> {
-    /// Writes the messages of a topic to segments, synced, and says what the checkpoint must know. Nothing of it counts
-    /// until there is a checkpoint.
+    /// Writes the messages of a topic to segments and syncs them. Returns the topic's checkpoint. The segments have no
+    /// effect until the checkpoint is written.
     pub fn convert(
         &mut self,
         number: TopicNumber,
@@ -186,7 +184,7 @@ impl Converter<'_> {
                     }
                     Found::Torn(at, bytes) => nsq_daemon::warn!(
                         logger,
-                        "IMPORT({label}): {bytes} bytes at {at} of {}, behind the last whole record",
+                        "IMPORT({label}): {bytes} bytes at {at} of {} after the last complete record are ignored",
                         path.display()
                     ),
                 }
@@ -196,7 +194,7 @@ impl Converter<'_> {
         if damage_count > 0 {
             nsq_daemon::error!(
                 logger,
-                "IMPORT({label}): {damage_count} damaged places, {damaged_bytes} bytes in all"
+                "IMPORT({label}): {damage_count} damaged places, {damaged_bytes} bytes in total"
             );
         }
         if !found.data.is_empty() {
@@ -211,20 +209,21 @@ impl Converter<'_> {
     }
 }
 
-/// What a topic becomes.
+/// The result of a conversion.
 struct Destination {
     log: LogWriter,
     channels: Vec<ChannelBuilder>,
 }
 
-/// A topic on its way there.
+/// Writes one topic.
 struct TopicWriter<'a> {
     label: &'a str,
     logger: &'a Logger,
     reader: MessageReader<'a>,
     to: Destination,
-    /// What the topic's queue holds goes to all channels at once. Then a message that stands in the topic's queue and in
-    /// some channels' (NSQ was killed) is one message for all channels, and comes to none of them twice.
+    /// Whether all channels get the content of the topic's queue at once. Then a message that is in the topic's queue
+    /// and in some channels' queues (NSQ was killed) becomes one message for all channels, and no channel gets it
+    /// twice.
     released_soon: bool,
 }
 
@@ -249,7 +248,7 @@ impl TopicWriter<'_> {
         Ok(())
     }
 
-    /// Writes records that have time and id in common: one message, but in a strange directory.
+    /// Writes records of equal time and id. Except in an unusual directory, they are one message.
     fn write_group(&mut self, group: &[IndexEntry], part: Part) -> io::Result<()> {
         let mut message: Option<(i64, Vec<u8>)> = None;
         let mut copies: Vec<(usize, u16)> = Vec::new();
@@ -267,14 +266,14 @@ impl TopicWriter<'_> {
         }
         if self.to.log.next_sequence / PROGRESS_EVERY != before {
             let (label, bytes) = (self.label, self.to.log.body_bytes);
-            nsq_daemon::info!(self.logger, "IMPORT({label}): {} MiB of messages so far", bytes >> 20);
+            nsq_daemon::info!(self.logger, "IMPORT({label}): copied {} MiB of messages so far", bytes >> 20);
         }
         Ok(())
     }
 }
 
 impl Destination {
-    /// Writes a message and tells the channels that have a copy; `copies` is empty afterwards.
+    /// Writes a message and adds it to the channels that have a copy. Clears `copies`.
     fn write(
         &mut self,
         part: Part,
@@ -291,7 +290,7 @@ impl Destination {
             copies.retain(|&(queue, _)| queue < self.channels.len());
             copies.extend((0..self.channels.len()).map(|queue| (queue, 0)));
         }
-        // Of several copies in one queue, the one that was handed out most often.
+        // Of several copies in one queue, keep the one with the most attempts.
         copies.sort_unstable_by_key(|&(queue, attempts)| (queue, std::cmp::Reverse(attempts)));
         copies.dedup_by_key(|&mut (queue, _)| queue);
         copies.retain(|&(_, attempts)| (attempts > 0) == (part == Part::HandedOut));
@@ -306,7 +305,7 @@ impl Destination {
     }
 }
 
-/// A channel on its way into the checkpoint.
+/// A channel during the conversion.
 #[derive(Default)]
 struct ChannelBuilder {
     message_count: u64,
@@ -328,7 +327,7 @@ impl ChannelBuilder {
         }
     }
 
-    /// The read cursor, and what it must skip of the messages before `released`.
+    /// The read cursor, and the ranges before `released` that it must skip.
     fn cursor(&self, released: u64) -> (u64, Vec<(u64, u64)>) {
         let cursor = self.ahead.first().map_or(released, |&(from, _)| from);
         let nexts = self.ahead.iter().skip(1).map(|&(from, _)| from).chain([released]);

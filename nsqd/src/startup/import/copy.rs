@@ -1,4 +1,4 @@
-//! Copies messages: records are read from NSQ's files in any order, and written to a topic's segments in one.
+//! Copies messages: reads records from NSQ's files in any order, and writes them to a topic's segments in sequence.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,18 +12,17 @@ use crate::startup::diskqueue::{self, RecordHeader, Window};
 use crate::storage::segment::SegmentStore;
 use crate::storage::{Storage, StorageFile};
 
-/// Parts of files in memory; also bounds the open files.
+/// Maximum number of file parts in memory, and thus of open files.
 const MAX_WINDOWS: usize = 128;
-/// Blocks between two syncs, which also close the files.
+/// Number of blocks between two syncs, which also close the files.
 const SYNC_EVERY: u32 = 1024;
 
-/// A data file with messages. All of a topic's are laid end to end, so that one number says where a record is.
+/// A data file with messages. All files of a topic are concatenated, so that one number gives the place of a record.
 pub(super) struct SourceFile {
-    /// Where it begins in that order.
+    /// Start of this file in that order.
     pub(super) base: u64,
-    /// Its length.
     pub(super) bytes: u64,
-    /// The queue: a channel's index, or the number of channels for the topic.
+    /// The queue: a channel's index, or the number of channels for the topic itself.
     pub(super) queue: usize,
     pub(super) path: PathBuf,
 }
@@ -33,17 +32,17 @@ pub(super) struct LogWriter {
     segments: SegmentStore,
     chunk_bytes: usize,
     id_base: u64,
-    /// Of the block that is being filled.
+    /// Frames of the current block.
     frames: Vec<u8>,
     block_start: u64,
     pub(super) next_sequence: u64,
     pub(super) body_bytes: u64,
-    /// Since the last sync.
+    /// Blocks since the last sync.
     blocks: u32,
 }
 
 impl LogWriter {
-    /// Messages get numbers from `first_sequence` on, and ids that begin with the node's number.
+    /// Sequence numbers start at `first_sequence`. Ids contain the node id.
     pub(super) fn new(segments: SegmentStore, limits: &EngineLimits, first_sequence: u64) -> Self {
         LogWriter {
             segments,
@@ -57,7 +56,7 @@ impl LogWriter {
         }
     }
 
-    /// Appends a message; its sequence number.
+    /// Appends a message. Returns its sequence number.
     pub(super) fn push(&mut self, timestamp_ns: i64, body: &[u8]) -> io::Result<u64> {
         if self.frames.len() + MESSAGE_FRAME_OVERHEAD + body.len() > self.chunk_bytes {
             self.write_block()?;
@@ -86,19 +85,18 @@ impl LogWriter {
         Ok(())
     }
 
-    /// All of it is on stable storage.
+    /// Writes the last block and syncs everything.
     pub(super) fn finish(&mut self) -> io::Result<()> {
         self.write_block()?;
         self.segments.sync()
     }
 }
 
-/// Reads messages in any order. Each queue is read more or less from its start to its end, some in several places at
-/// once.
+/// Reads messages in any order. Each queue is read roughly from start to end, some queues at several places at once.
 pub(super) struct MessageReader<'a> {
     storage: &'a dyn Storage,
     sources: &'a [SourceFile],
-    /// The most recently used last.
+    /// The most recently used file is last.
     open: Vec<OpenFile>,
 }
 
@@ -109,12 +107,11 @@ struct OpenFile {
 }
 
 impl<'a> MessageReader<'a> {
-    /// Reads these files.
     pub(super) fn new(storage: &'a dyn Storage, sources: &'a [SourceFile]) -> Self {
         MessageReader { storage, sources, open: Vec::new() }
     }
 
-    /// The queue, header and body of the record at a place.
+    /// Returns queue, header and body of the record at `place`.
     pub(super) fn read(&mut self, place: u64) -> io::Result<(usize, RecordHeader, &[u8])> {
         let source = self.sources.partition_point(|source| source.base <= place).saturating_sub(1);
         let SourceFile { base, bytes, queue, ref path } = self.sources[source];
@@ -136,7 +133,7 @@ impl<'a> MessageReader<'a> {
         self.open.push(open);
         let open = self.open.last_mut().ok_or(io::ErrorKind::NotFound)?;
         let record = diskqueue::read_record(&mut open.window, &*open.file, at, bytes)?;
-        let changed = || io::Error::other(format!("{} has changed while it was read", path.display()));
+        let changed = || io::Error::other(format!("{} changed during the takeover", path.display()));
         record.map(|(header, body)| (queue, header, body)).ok_or_else(changed)
     }
 }

@@ -1,7 +1,7 @@
-//! Where all messages of a topic's queues stand, in the order in which they were published.
+//! An index of all messages of a topic's queues, in the order in which they were published.
 //!
-//! A few words per message, and no bodies. Past a bound they are sorted in pieces, written to files, and merged while
-//! they are read, so that the memory needed does not grow with the backlog.
+//! It holds a few words per message, and no bodies. Above a limit, entries are sorted in pieces, written to files, and
+//! merged during reading. The memory needed does not grow with the backlog.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,26 +11,26 @@ use std::sync::Arc;
 
 use crate::storage::{Storage, StorageFile};
 
-/// Entries in memory, 24 bytes each, before they go to a file.
+/// Maximum number of entries in memory, 24 bytes each. More entries are written to a file.
 pub const MAX_ENTRIES_IN_MEMORY: usize = 2 << 20;
-/// Copies of one message that are looked at together. More are a strange directory, and taken as further messages.
+/// Maximum number of copies of one message that are handled together. More copies are unusual and are taken as further
+/// messages.
 const MAX_GROUP: usize = 4096;
 const ENTRY_BYTES: usize = 24;
-/// Read or written at once.
+/// Bytes per read or write.
 const PIECE_BYTES: usize = 2048 * ENTRY_BYTES;
 
-/// A record in one of the queues.
+/// A record in a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct IndexEntry {
-    /// When its message was published.
+    /// Time of the publish.
     pub timestamp_ns: i64,
-    /// Its message's id.
+    /// The message's id.
     pub id: u64,
-    /// Where it is.
+    /// Place of the record, see [`super::convert`].
     pub place: u64,
 }
 
-/// Collects entries.
 pub struct IndexWriter {
     storage: Arc<dyn Storage>,
     dir: PathBuf,
@@ -46,12 +46,11 @@ struct Run {
 }
 
 impl IndexWriter {
-    /// An empty index that keeps its files, if it needs any, in `dir`, which exists.
+    /// An empty index. `dir` must exist; it holds the index's files, if needed.
     pub fn new(storage: Arc<dyn Storage>, dir: PathBuf, max_entries: usize) -> Self {
         IndexWriter { storage, dir, max_entries, entries: Vec::new(), runs: Vec::new() }
     }
 
-    /// Adds an entry.
     pub fn push(&mut self, entry: IndexEntry) -> io::Result<()> {
         if self.entries.len() >= self.max_entries {
             self.write_run()?;
@@ -75,14 +74,14 @@ impl IndexWriter {
         Ok(())
     }
 
-    /// No more entries come.
+    /// Ends the collection.
     pub fn finish(mut self) -> Index {
         self.entries.sort_unstable();
         Index { storage: self.storage, entries: self.entries, runs: self.runs }
     }
 }
 
-/// The entries, to be read in order as often as needed.
+/// The entries, which can be read in order repeatedly.
 pub struct Index {
     storage: Arc<dyn Storage>,
     entries: Vec<IndexEntry>,
@@ -105,7 +104,7 @@ impl Index {
         Ok(reader)
     }
 
-    /// Removes its files.
+    /// Deletes the index's files.
     pub fn remove(self) -> io::Result<()> {
         self.runs.iter().try_for_each(|run| self.storage.remove(&run.path))
     }
@@ -121,14 +120,14 @@ pub struct IndexReader<'a> {
 struct Source<'a> {
     run: Option<&'a Run>,
     offset: u64,
-    /// Of the source in memory: what is left.
+    /// For the source in memory: the remaining entries.
     entries: &'a [IndexEntry],
-    /// Of one in a file: what was read and not given, last first.
+    /// For a source in a file: entries that were read and not yet returned, last first.
     piece: Vec<IndexEntry>,
 }
 
 impl IndexReader<'_> {
-    /// Puts the next entries that have time and id in common into `group`, by place. False at the end.
+    /// Fills `group` with the next entries of equal time and id, sorted by place. Returns `false` at the end.
     pub fn next_group(&mut self, group: &mut Vec<IndexEntry>) -> io::Result<bool> {
         group.clear();
         while let Some(&Reverse((entry, source))) = self.next.peek()
@@ -193,7 +192,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn entries_come_in_order_in_groups_however_little_fits_into_memory(
+        fn entries_are_read_in_order_in_groups_with_any_memory_limit(
             entries in proptest::collection::vec((-3i64..3, 0u64..3), 0..300),
             max_entries in 1usize..100,
         ) {

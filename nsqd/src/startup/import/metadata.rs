@@ -1,4 +1,4 @@
-//! Pure: `nsqd.dat`, NSQ's list of topics and channels, read as NSQ reads it.
+//! Pure: reads `nsqd.dat`, NSQ's list of topics and channels, in the same way as NSQ.
 
 use std::collections::BTreeMap;
 
@@ -8,34 +8,32 @@ use serde_json::{Map, Value};
 /// A topic of `nsqd.dat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicEntry {
-    /// Paused.
     pub paused: bool,
-    /// Its channels, and whether they are paused.
+    /// The channels, and whether they are paused.
     pub channels: BTreeMap<ChannelName, bool>,
 }
 
-/// What `nsqd.dat` says.
+/// The content of `nsqd.dat`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
-    /// The topics.
     pub topics: BTreeMap<TopicName, TopicEntry>,
-    /// Why some entries are not taken.
+    /// Entries that are not taken over, with the reason.
     pub skipped: Vec<Skipped>,
 }
 
-/// An entry that is not taken.
+/// An entry that is not taken over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Skipped {
     /// NSQ skips it as well.
     #[error("skipping creation of invalid {0} {1}")]
     Invalid(&'static str, String),
-    /// NSQ never writes one; nothing of it would be on disk.
+    /// NSQ never writes such an entry, and has no messages of it on disk.
     #[error("skipping creation of ephemeral {0} {1}")]
     Ephemeral(&'static str, String),
 }
 
 impl Metadata {
-    /// Reads the file's text. The error says what is wrong with it.
+    /// Parses the file's text. The error says what is invalid.
     pub fn parse(text: &[u8]) -> Result<Metadata, String> {
         let text = String::from_utf8_lossy(text);
         let value: Value = serde_json::from_str(&text).map_err(|error| {
@@ -54,12 +52,12 @@ impl Metadata {
 
     fn add_topic(&mut self, value: &Value) -> Result<(), String> {
         let (text, paused, channels) = entry(value, "topic")?;
-        // Looked at before the name is judged: a wrong type anywhere is a wrong file.
+        // Checked before the name: a wrong type anywhere makes the whole file invalid.
         let channels = channels.iter().map(|value| entry(value, "channel")).collect::<Result<Vec<_>, _>>()?;
         let name = match TopicName::new(&text) {
             Ok(name) if !name.is_ephemeral() => name,
-            judged => {
-                self.skip("topic", text, judged.is_ok());
+            result => {
+                self.skip("topic", text, result.is_ok());
                 return Ok(());
             }
         };
@@ -68,7 +66,7 @@ impl Metadata {
         for (text, paused, _) in channels {
             match ChannelName::new(&text) {
                 Ok(name) if !name.is_ephemeral() => *topic.channels.entry(name).or_default() |= paused,
-                judged => self.skip("channel", text, judged.is_ok()),
+                result => self.skip("channel", text, result.is_ok()),
             }
         }
         self.topics.insert(name, topic);
@@ -83,7 +81,7 @@ impl Metadata {
     }
 }
 
-/// Name, paused, channels. What is absent or null is empty.
+/// Returns name, paused and channels. An absent or null value is empty.
 fn entry<'a>(value: &'a Value, what: &str) -> Result<(String, bool, &'a [Value]), String> {
     let Some(fields) = object(value, what)? else { return Ok((String::new(), false, &[])) };
     let name = match field(fields, "name") {
@@ -116,7 +114,7 @@ fn array<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], 
     }
 }
 
-/// A field that is there and not null; keys are compared as Go does.
+/// A field that is present and not null. Keys are compared as in Go.
 fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     let found = fields
         .get(name)
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_nsq_writes() {
+    fn reads_files_written_by_nsq() {
         assert_eq!(
             topics(
                 r#"{"topics":[{"name":"tt","paused":false,"channels":[{"name":"ch","paused":true}]},
@@ -168,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn is_as_lenient_as_nsq() {
+    fn accepts_everything_that_nsq_accepts() {
         assert_eq!(topics("null"), "");
         assert_eq!(topics("{}"), "");
         assert_eq!(topics(r#"{"topics":null,"more":[1]}"#), "");
@@ -185,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_nsq_refuses() {
+    fn rejects_everything_that_nsq_rejects() {
         let error = |text: &str| Metadata::parse(text.as_bytes()).unwrap_err();
         assert_eq!(error(""), "unexpected end of JSON input");
         assert_eq!(error("{\"topics\":["), "unexpected end of JSON input");

@@ -1,4 +1,4 @@
-//! For tests: writes data directories as NSQ's nsqd leaves them, healthy or after a kill, and knows what is in them.
+//! For tests: writes data directories as NSQ leaves them after a stop or a kill, and knows their content.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,10 +21,10 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Message number `n`: all else follows from it, but for the attempts. Numbers do not grow with time.
+    /// Message number `n`, which determines everything except the attempts. Times and ids do not grow with `n`.
     pub(super) fn new(n: u16, attempts: u16) -> Self {
         let shuffled = u64::from(n) * 37 % 101;
-        // Some messages have a time in common, some an id, none both.
+        // Some messages have equal times, some equal ids, none both.
         let timestamp_ns = 1_700_000_000_000_000_000 + (shuffled / 3) as i64;
         let body = (0..n % 70).flat_map(|_| n.to_be_bytes()).chain(n.to_be_bytes()).collect();
         Record { timestamp_ns, attempts, id: shuffled % 50, body }
@@ -40,26 +40,25 @@ impl Record {
     }
 }
 
-/// What a queue's files look like.
+/// The files of a queue.
 #[derive(Debug, Clone, Default)]
 pub(super) struct QueueModel {
     /// In order.
     pub(super) records: Vec<Record>,
-    /// So many were handed out.
+    /// Number of records that were handed out.
     pub(super) consumed: usize,
-    /// The position file is so many hand-outs old.
+    /// The position file misses this many hand-outs.
     pub(super) stale_reads: usize,
-    /// The position file is so many writes old.
+    /// The position file misses this many writes.
     pub(super) stale_writes: usize,
-    /// There is no position file.
     pub(super) no_position: bool,
     /// Bytes of a write that the kill cut off.
     pub(super) torn_bytes: usize,
-    /// A wrong depth.
+    /// Error in the depth of the position file.
     pub(super) wrong_depth: i64,
-    /// Number of the first file: it was emptied before.
+    /// Number of the first file, after the queue was emptied.
     pub(super) first_file: u64,
-    /// Left over from other accidents.
+    /// Whether files of other failures are left over.
     pub(super) has_remains: bool,
 }
 
@@ -68,12 +67,12 @@ impl QueueModel {
         QueueModel { records, ..QueueModel::default() }
     }
 
-    /// Writes the files; returns the records that are not handed out, as far as the files tell.
+    /// Writes the files. Returns the records that, according to the files, were not handed out.
     fn write(&self, storage: &FaultyStorage, queue: &str, max_bytes: u64) -> Vec<Record> {
         if self.records.is_empty() && self.no_position {
             return Vec::new();
         }
-        // Where each record starts, and at the end where the next one would.
+        // Start of each record, and of the next one at the end.
         let (mut file, mut offset, mut places) = (self.first_file, 0, Vec::new());
         let mut files: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         for record in &self.records {
@@ -89,7 +88,7 @@ impl QueueModel {
         let consumed = self.consumed.min(self.records.len());
         let (gone, _) = places[consumed];
         files.retain(|&number, _| number >= gone);
-        // The roll-over to a file is synced before anything is written to it.
+        // NSQ syncs a change of files before it writes to the new file.
         let not_before = places.iter().position(|&(number, _)| number == file).unwrap_or(0);
         let written = self.records.len().saturating_sub(self.stale_writes).max(not_before);
         let read = consumed.saturating_sub(self.stale_reads).min(written);
@@ -115,14 +114,12 @@ impl QueueModel {
     }
 }
 
-/// A channel: paused, its queue.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ChannelModel {
     pub(super) paused: bool,
     pub(super) queue: QueueModel,
 }
 
-/// A topic.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TopicModel {
     pub(super) paused: bool,
@@ -130,17 +127,16 @@ pub(super) struct TopicModel {
     pub(super) channels: BTreeMap<String, ChannelModel>,
 }
 
-/// A data directory.
 #[derive(Debug, Clone, Default)]
 pub(super) struct DirModel {
     pub(super) topics: BTreeMap<String, TopicModel>,
     pub(super) max_bytes_per_file: u64,
 }
 
-/// Messages by time and body, each with the attempts of its deliveries.
+/// Messages by time and body, with the attempts of each delivery.
 pub(super) type Messages = BTreeMap<(i64, Vec<u8>), Vec<u16>>;
 
-/// What must be found after the takeover.
+/// Expected content after the takeover.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct TopicContent {
     pub(super) paused: bool,
@@ -150,7 +146,7 @@ pub(super) struct TopicContent {
 }
 
 impl DirModel {
-    /// Writes the directory; returns it, and what must be found in it.
+    /// Writes the directory. Returns it with its expected content.
     pub(super) fn write(&self) -> (FaultyStorage, BTreeMap<String, TopicContent>) {
         let storage = FaultyStorage::default();
         storage.create_dir_all(Path::new(DIR)).unwrap();
@@ -179,12 +175,12 @@ impl DirModel {
         let metadata = serde_json::json!({"topics": topics, "version": "1.3.0"});
         put(&storage, "nsqd.dat", metadata.to_string().as_bytes());
         put(&storage, "nsqd.dat.12345.tmp", b"{");
-        // As if all of it had been there for long.
+        // As if all files had been durable for long.
         (storage.after_kill(), contents)
     }
 }
 
-/// Each message once, however often it stands in a queue; what comes has one attempt more than there were.
+/// Each message once, however often it is in a queue. A delivered message has one attempt more than its record.
 fn once(records: impl IntoIterator<Item = Record>) -> Messages {
     let mut by_message: BTreeMap<(i64, u64, Vec<u8>), u16> = BTreeMap::new();
     for Record { timestamp_ns, attempts, id, body } in records {
@@ -206,7 +202,7 @@ pub(super) fn put(storage: &FaultyStorage, name: &str, bytes: &[u8]) {
     storage.create(&path(name), 0).unwrap().write_all_at(bytes, 0).unwrap();
 }
 
-/// The directory's own files, with their bytes.
+/// The files directly in the directory, with their bytes.
 pub(super) fn files(storage: &FaultyStorage) -> BTreeMap<String, Vec<u8>> {
     let storage: Arc<dyn Storage> = Arc::new(storage.clone());
     let mut found = BTreeMap::new();
@@ -220,11 +216,11 @@ pub(super) fn files(storage: &FaultyStorage) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// Message numbers and attempts: of few enough messages that the same ones stand in several queues.
+/// Message numbers and attempts. The numbers are from a small range, so several queues contain the same messages.
 fn records() -> impl Strategy<Value = Vec<Record>> {
     let attempts = prop_oneof![6 => Just(0_u16), 1 => 1_u16..4, 1 => Just(u16::MAX)];
     let random = proptest::collection::vec((0_u16..60, attempts), 0..25);
-    // As a healthy topic leaves them: the same in all channels, in order.
+    // As in a healthy topic: the same in all channels, in order.
     let runs =
         (0_u16..60, 0_u16..40).prop_map(|(from, count)| (from..from + count).map(|n| (n, 0)).collect());
     prop_oneof![random, runs].prop_map(|numbers: Vec<(u16, u16)>| {

@@ -1,8 +1,8 @@
-//! Which of NSQ's files there are, and what becomes of their names.
+//! Lists NSQ's files and renames them.
 //!
-//! What was taken over is renamed, never deleted. The new names are written down, in a file of their own, before the
-//! checkpoint that makes the messages ours: so a start that finds both knows that only renaming is left, whatever NSQ has
-//! done in the directory meanwhile.
+//! Files that were taken over are renamed, never deleted. The new names are written to a file of their own before the
+//! checkpoint that makes the messages ours. A start that finds both files therefore knows that only the renaming is
+//! left, whatever NSQ has done in the directory meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,27 +13,26 @@ use crate::storage::Storage;
 
 /// NSQ's list of topics and channels.
 pub const METADATA_FILE: &str = "nsqd.dat";
-/// The names to change; there only while that is under way.
+/// The list of names to change; exists only during a takeover.
 pub const RENAMES_FILE: &str = "takeover";
 const SUFFIX: &str = "imported";
-/// More is no list of names.
+/// Maximum size of a valid list of names.
 const MAX_RENAMES_BYTES: u64 = 1 << 30;
 
 /// The files of one queue.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct FoundQueue {
-    /// There is a position file.
     pub has_position: bool,
-    /// The data files' numbers, in order.
+    /// Numbers of the data files, sorted.
     pub data: Vec<u64>,
-    /// The names of all its files.
+    /// Names of all its files.
     pub names: Vec<String>,
 }
 
 /// The queues of a directory, by name.
 pub type QueueFiles = BTreeMap<String, FoundQueue>;
 
-/// Finds the queues in a directory with these entries.
+/// Finds the queues among these file names of a directory.
 pub fn find_queues(names: &BTreeSet<String>) -> QueueFiles {
     let mut queues = QueueFiles::new();
     for name in names {
@@ -50,7 +49,7 @@ pub fn find_queues(names: &BTreeSet<String>) -> QueueFiles {
     queues
 }
 
-/// A queue's position file, if it has one.
+/// Reads a queue's position file; `None` if it has none.
 pub fn read_position(
     storage: &dyn Storage,
     dir: &Path,
@@ -61,11 +60,11 @@ pub fn read_position(
         return Ok(None);
     }
     let text = read_file(storage, &dir.join(diskqueue::position_file_name(queue)), MAX_POSITION_BYTES)?;
-    // One that is longer is none: nothing in it counts.
+    // A file that is too long is invalid, and nothing in it is used.
     Ok(Some(text.map_or_else(Position::default, |text| Position::parse(&text))))
 }
 
-/// A whole file; none if it is longer than it can be.
+/// Reads a whole file; `None` if it is longer than `max_bytes`.
 pub fn read_file(storage: &dyn Storage, path: &Path, max_bytes: u64) -> io::Result<Option<Vec<u8>>> {
     let file = storage.open(path)?;
     let len = file.len()?;
@@ -78,7 +77,7 @@ pub fn read_file(storage: &dyn Storage, path: &Path, max_bytes: u64) -> io::Resu
     Ok(Some(bytes))
 }
 
-/// Writes down the new names of these files, among `names`, which are those in use. Whoever reads it, reads it whole.
+/// Writes down the new names of `files`. `names` are the names in use. Readers never see a partial list.
 pub fn plan_renames(
     storage: &dyn Storage,
     dir: &Path,
@@ -87,7 +86,7 @@ pub fn plan_renames(
 ) -> io::Result<()> {
     let mut text = String::new();
     for from in files {
-        // Another takeover may have been there before.
+        // An earlier takeover may have used the name.
         let mut tries =
             std::iter::once(format!("{from}.{SUFFIX}")).chain((2..).map(|n| format!("{from}.{SUFFIX}.{n}")));
         let to = tries.find(|to| !names.contains(to)).unwrap_or_default();
@@ -103,7 +102,7 @@ pub fn plan_renames(
     Ok(storage.sync_dir(dir)?)
 }
 
-/// Renames what [`plan_renames`] wrote down, as far as that is not done. Returns how many files.
+/// Performs the remaining renames of [`plan_renames`]. Returns the number of renamed files.
 pub fn finish_renames(storage: &dyn Storage, dir: &Path) -> io::Result<usize> {
     let path = dir.join(RENAMES_FILE);
     let text = read_file(storage, &path, MAX_RENAMES_BYTES)?.ok_or(io::ErrorKind::InvalidData)?;
@@ -111,21 +110,22 @@ pub fn finish_renames(storage: &dyn Storage, dir: &Path) -> io::Result<usize> {
     let names: BTreeSet<String> = storage.list(dir)?.into_iter().collect();
     let mut renamed = 0;
     for (from, to) in text.lines().filter_map(|line| line.split_once('\t')) {
-        // Where the new name exists, this one is done, and a file of the old name is not the one that was taken over.
+        // If the new name exists, the file was already renamed. A file with the old name is then not the one that was
+        // taken over.
         let is_done = names.contains(to) || !names.contains(from);
         if !is_done && !from.contains('/') && !to.contains('/') {
             storage.rename(&dir.join(from), &dir.join(to))?;
             renamed += 1;
         }
     }
-    // The names must have changed for good before the list of them goes.
+    // The new names must be durable before the list is deleted.
     storage.sync_dir(dir)?;
     remove_if_there(storage, &path)?;
     storage.sync_dir(dir)?;
     Ok(renamed)
 }
 
-/// Removes a file that need not exist.
+/// Deletes a file, which need not exist.
 pub fn remove_if_there(storage: &dyn Storage, path: &Path) -> io::Result<()> {
     match storage.remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

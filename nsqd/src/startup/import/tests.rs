@@ -1,4 +1,4 @@
-//! Random directories of NSQ are taken over, with and without crashes at every step, and drained.
+//! Takes over random directories of NSQ, with and without crashes at every step, and drains them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,7 +39,7 @@ const LIMITS: EngineLimits = EngineLimits {
     journal_timing: JournalTiming::DEFAULT,
 };
 
-/// The takeover alone, with an index that does not fit into memory.
+/// Runs only the takeover, with an index too large for its memory limit.
 fn import(storage: &Arc<dyn Storage>) -> Result<(), RecoveryError> {
     let data_dir = DataDir::open(storage, DIR).map_err(|error| RecoveryError(error.to_string()))?;
     take_over_with(Converter {
@@ -89,7 +89,7 @@ fn contents(registry: &Registry) -> BTreeMap<String, TopicContent> {
     contents
 }
 
-/// Takes and finishes all that a channel has.
+/// Takes and finishes all messages of a channel.
 fn drain(channel: &Arc<Channel>) -> Messages {
     channel.set_paused(false);
     let depth = channel.inspect(|state, _| state.depth());
@@ -113,7 +113,7 @@ fn drain(channel: &Arc<Channel>) -> Messages {
             let (frame, rest) = rest.split_at(u32::from_be_bytes(*size) as usize);
             let message = MessageView::parse(&frame[4..]).unwrap();
             let id = message.id.to_u64().unwrap();
-            assert_eq!(id >> 54, 7, "the node's number");
+            assert_eq!(id >> 54, 7, "the id contains the node id");
             run.finish(sequence_of(id)).unwrap();
             let deliveries = messages.entry((message.timestamp_ns, message.body.to_vec())).or_default();
             deliveries.push(message.attempts);
@@ -125,7 +125,7 @@ fn drain(channel: &Arc<Channel>) -> Messages {
             break;
         }
     }
-    assert_eq!(messages.values().map(Vec::len).sum::<usize>() as u64, depth, "depth told the truth");
+    assert_eq!(messages.values().map(Vec::len).sum::<usize>() as u64, depth, "depth was correct");
     channel.unsubscribe(key);
     messages
 }
@@ -138,7 +138,7 @@ fn sorted(mut contents: BTreeMap<String, TopicContent>) -> BTreeMap<String, Topi
     contents
 }
 
-/// All of NSQ's files are there under new names with the same bytes, and no other.
+/// Checks that all files of NSQ exist under new names with the same bytes, and that no others exist.
 fn assert_renamed(before: &BTreeMap<String, Vec<u8>>, storage: &FaultyStorage) {
     let mut after = files(storage);
     after.retain(|name, _| !["format", "checkpoint"].contains(&name.as_str()));
@@ -147,7 +147,7 @@ fn assert_renamed(before: &BTreeMap<String, Vec<u8>>, storage: &FaultyStorage) {
     assert_eq!(after, expected);
 }
 
-/// Remembers what a kill or a power failure before each change would leave.
+/// Saves the state that a kill or a power failure before each change would leave.
 struct Witness {
     storage: FaultyStorage,
     images: Mutex<Vec<FaultyStorage>>,
@@ -240,7 +240,7 @@ impl StorageFile for WitnessedFile {
 
 proptest! {
     #[test]
-    fn every_channel_gets_its_messages_and_the_topic_keeps_its_backlog(
+    fn channels_get_their_messages_and_the_topic_keeps_its_backlog(
         dir in nsq_dir::dir(),
         durability in proptest::sample::select(&[Durability::Overflow, Durability::Write, Durability::Sync][..]),
         restart: bool,
@@ -262,7 +262,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_crash_at_any_step_changes_nothing(dir in nsq_dir::dir()) {
+    fn crash_at_any_step_does_not_change_the_result(dir in nsq_dir::dir()) {
         let (storage, expected) = dir.write();
         let expected = sorted(expected);
         let before = files(&storage);
@@ -278,14 +278,14 @@ proptest! {
     }
 
     #[test]
-    fn a_failing_disk_stops_the_start_and_loses_nothing(dir in nsq_dir::dir(), after in 0usize..40) {
+    fn disk_failure_during_the_takeover_loses_nothing(dir in nsq_dir::dir(), after in 0usize..40) {
         let (storage, expected) = dir.write();
         let (expected, before) = (sorted(expected), files(&storage));
         for op in [Op::Create, Op::Write, Op::Sync, Op::SyncDir, Op::Rename, Op::Read] {
             let storage = storage.after_kill();
             let fault = Fault::next(op, usize::MAX, io::ErrorKind::StorageFull);
             storage.plan(Fault { after, written: 7, ..fault });
-            // Whether it fails or not.
+            // It may fail or not.
             let _ = import(&(Arc::new(storage.clone()) as Arc<dyn Storage>));
             storage.heal();
             let registry = start(&storage, Durability::Write).unwrap();
@@ -309,7 +309,7 @@ fn depth(registry: &Registry) -> u64 {
 }
 
 #[test]
-fn damage_costs_the_record_that_it_hits() {
+fn damage_loses_only_the_record_that_it_hits() {
     let delivered = |change: &dyn Fn(&mut Vec<u8>)| {
         let (storage, _) = small().write();
         storage.tamper(&nsq_dir::path("t:c.diskqueue.000000.dat"), change);
@@ -326,7 +326,7 @@ fn damage_costs_the_record_that_it_hits() {
 }
 
 #[test]
-fn a_bad_list_of_topics_refuses_the_start_and_touches_nothing() {
+fn invalid_metadata_refuses_the_start_and_changes_nothing() {
     let (storage, _) = small().write();
     storage.tamper(&nsq_dir::path("nsqd.dat"), |bytes| bytes.truncate(9));
     let before = storage.paths();
@@ -339,7 +339,7 @@ fn a_bad_list_of_topics_refuses_the_start_and_touches_nothing() {
 }
 
 #[test]
-fn queues_of_no_topic_are_left_alone() {
+fn queues_without_a_topic_are_not_imported() {
     let (storage, _) = small().write();
     put(&storage, "t:gone.diskqueue.000000.dat", &Record::new(1, 0).encode());
     put(&storage, "other.diskqueue.meta.dat", b"0\n0,0\n0,0\n");
@@ -350,7 +350,7 @@ fn queues_of_no_topic_are_left_alone() {
 }
 
 #[test]
-fn what_nsq_does_here_afterwards_is_left_alone() {
+fn files_that_nsq_writes_after_the_takeover_are_ignored() {
     let (storage, _) = small().write();
     drop(start(&storage, Durability::Write).unwrap());
     put(&storage, "nsqd.dat", br#"{"topics":[{"name":"new"}]}"#);
@@ -364,7 +364,7 @@ fn what_nsq_does_here_afterwards_is_left_alone() {
 }
 
 #[test]
-fn a_directory_with_a_journal_of_ours_is_not_taken_over() {
+fn directory_with_our_journal_is_not_taken_over() {
     let storage = FaultyStorage::default();
     storage.create_dir_all(Path::new(DIR)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -383,7 +383,7 @@ fn a_directory_with_a_journal_of_ours_is_not_taken_over() {
 }
 
 #[test]
-fn a_second_takeover_gives_other_names() {
+fn second_takeover_uses_other_file_names() {
     let (storage, _) = small().write();
     put(&storage, "nsqd.dat.imported", b"older");
     start(&storage, Durability::Write).unwrap();
@@ -393,7 +393,7 @@ fn a_second_takeover_gives_other_names() {
 }
 
 #[test]
-fn what_was_written_after_the_last_sync_is_taken() {
+fn messages_written_after_the_last_sync_are_taken_over() {
     let mut dir = small();
     let queue = &mut dir.topics.get_mut("t").unwrap().channels.get_mut("c").unwrap().queue;
     queue.stale_writes = 4;
@@ -404,8 +404,8 @@ fn what_was_written_after_the_last_sync_is_taken() {
 }
 
 #[test]
-fn what_is_left_of_an_older_life_of_a_file_is_no_damage() {
-    // NSQ was killed before a queue's first sync, and wrote over the file afterwards.
+fn bytes_from_an_earlier_use_of_a_file_are_not_damage() {
+    // NSQ was killed before a queue's first sync, and later wrote over the file.
     let old: Vec<u8> = (20..40).flat_map(|n| Record::new(n, 0).encode()).collect();
     let new: Vec<u8> = (0..10).flat_map(|n| Record::new(n, 0).encode()).collect();
     let (storage, _) = small().write();
@@ -418,7 +418,7 @@ fn what_is_left_of_an_older_life_of_a_file_is_no_damage() {
 }
 
 #[test]
-fn messages_that_have_time_and_id_in_common_are_all_taken() {
+fn messages_with_equal_time_and_id_are_all_taken_over() {
     let with_body = |n: u8| Record { body: vec![n; 3], ..Record::new(1, 0) };
     let mut dir = small();
     let channels = &mut dir.topics.get_mut("t").unwrap().channels;

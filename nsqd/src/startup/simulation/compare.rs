@@ -1,15 +1,15 @@
-//! Whether what was found is what the model said.
+//! Compares what was found with the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{Body, ChannelModel, MessageModel, Model, TopicModel};
 use super::observe::{Delivery, Observed, ObservedChannel, ObservedTopic};
 
-/// Due times are turned from one clock to the other and back; a busy machine may take its time between the two.
+/// Due times are converted from one clock to the other and back. A busy machine may pause between the two.
 const TOLERANCE_NS: i64 = 20_000_000_000;
 
-/// Exactly this, but that of what is finished in `newest` some may be gone already: space is reclaimed when something
-/// is finished, and the journal hears of it a little later.
+/// Requires an exact match. Messages that are finished in `newest` may already be missing: their space is reclaimed
+/// when they are finished, and the journal records that a little later.
 pub fn matches(model: &Model, newest: &Model, observed: &Observed) -> Result<(), String> {
     same_keys("topics", &model.topics, &observed.topics)?;
     for (name, topic) in &model.topics {
@@ -28,7 +28,7 @@ fn topic_matches(
     same("message_count", model.message_count, observed.message_count)?;
     same("retention", model.retention, observed.retention)?;
     history_matches(model, newest, observed).map_err(|error| format!("history: {error}"))?;
-    same("what channels got of what was held back", false, observed.held_differs)?;
+    same("difference of held messages between channels", false, observed.held_differs)?;
     about("depth", model.held.len() as u64, model.gone_count, observed.depth)?;
     let is_needed = |body: Body| newest.is_some_and(|newest| newest.knows(body));
     same_messages(&model.held, is_needed, &observed.held).map_err(|error| format!("held back: {error}"))?;
@@ -41,7 +41,7 @@ fn topic_matches(
     Ok(())
 }
 
-/// All that is kept comes to a new channel, and nothing but what was published.
+/// A new channel gets all retained messages, and only published ones.
 fn history_matches(
     model: &TopicModel,
     newest: Option<&TopicModel>,
@@ -69,14 +69,14 @@ fn channel_matches(
     about("message_count", certain, model.gone_count + uncertain, observed.message_count)?;
     same("lost_count", 0, observed.lost_count)?;
     let most = model.messages.len() as u64 + model.gone_count;
-    // A topic that keeps what is finished looks at its start for what is gone.
+    // A topic with retention looks for missing messages at its start.
     let least = if retains { observed.deliveries.len() } else { model.messages.len() } as u64;
     let least = least.min(model.messages.len() as u64 - model.may_be_gone_count());
     about("depth and deferred", least, most - least, observed.depth + observed.deferred_count)?;
     in_order(&model.messages, &observed.deliveries)
 }
 
-/// First deliveries come in the order of publishing.
+/// First deliveries must be in the order of publishing.
 fn in_order(model: &BTreeMap<Body, MessageModel>, came: &[Delivery]) -> Result<(), String> {
     let is_first = |delivery: &&Delivery| model[&delivery.body].is_first();
     let firsts: Vec<Body> = came.iter().filter(is_first).map(|delivery| delivery.body).collect();
@@ -93,7 +93,7 @@ fn same_messages(
     let missing: Vec<Body> = expected.difference(&found).copied().filter(|&body| is_needed(body)).collect();
     let strange: Vec<Body> = found.difference(&expected).copied().collect();
     if !missing.is_empty() || !strange.is_empty() {
-        return Err(format!("did not get {missing:?}, got {strange:?} besides"));
+        return Err(format!("did not get {missing:?}, got unexpected {strange:?}"));
     }
     came.iter().try_for_each(|delivery| message_matches(&model[&delivery.body], delivery))
 }
@@ -101,7 +101,7 @@ fn same_messages(
 fn once(came: &[Delivery]) -> Result<BTreeSet<Body>, String> {
     let mut found = BTreeSet::new();
     match came.iter().find(|delivery| !found.insert(delivery.body)) {
-        Some(twice) => Err(format!("message {} came twice", twice.body)),
+        Some(twice) => Err(format!("message {} was delivered twice", twice.body)),
         None => Ok(found),
     }
 }
@@ -109,7 +109,7 @@ fn once(came: &[Delivery]) -> Result<BTreeSet<Body>, String> {
 fn message_matches(model: &MessageModel, came: &Delivery) -> Result<(), String> {
     let Delivery { body, attempts, due_ns } = *came;
     if !model.next_attempts().contains(&attempts) {
-        return Err(format!("message {body} came with attempts {attempts}: {model:?}"));
+        return Err(format!("message {body} was delivered with attempts {attempts}: {model:?}"));
     }
     match model.due {
         None if due_ns != 0 => Err(format!("message {body} was deferred until {due_ns}: {model:?}")),
@@ -124,22 +124,22 @@ fn message_matches(model: &MessageModel, came: &Delivery) -> Result<(), String> 
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, model: T, observed: T) -> Result<(), String> {
-    if model == observed { Ok(()) } else { Err(format!("{what} is {observed:?} and not {model:?}")) }
+    if model == observed { Ok(()) } else { Err(format!("{what} is {observed:?} instead of {model:?}")) }
 }
 
-/// What is gone may be counted until it is looked for.
+/// Missing messages may be counted until they are read.
 fn about(what: &str, model: u64, gone: u64, observed: u64) -> Result<(), String> {
     if (model..=model + gone).contains(&observed) {
         return Ok(());
     }
-    Err(format!("{what} is {observed} and not {model}, of which {gone} may be gone"))
+    Err(format!("{what} is {observed} instead of {model}, and {gone} more may be counted"))
 }
 
 fn same_keys<A, B>(what: &str, a: &BTreeMap<String, A>, b: &BTreeMap<String, B>) -> Result<(), String> {
     same(what, a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>())
 }
 
-/// Something between these: what was not acknowledged when the power failed may be there in part, in any selection.
+/// Requires a state between these: what was not acknowledged at the power failure may exist in part, in any selection.
 pub fn is_between(models: &[&Model], observed: &Observed) -> Result<(), String> {
     for (name, topic) in &observed.topics {
         let topics: Vec<_> = models.iter().map(|model| model.topics.get(name)).collect();
@@ -151,7 +151,7 @@ pub fn is_between(models: &[&Model], observed: &Observed) -> Result<(), String> 
 fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) -> Result<(), String> {
     let known: Vec<&TopicModel> = models.iter().flatten().copied().collect();
     if known.is_empty() {
-        return Err("there is none".to_owned());
+        return Err("the model has none".to_owned());
     }
     if !known.iter().any(|topic| topic.paused == observed.paused) {
         return Err(format!("paused is {}", observed.paused));
@@ -182,7 +182,7 @@ fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) ->
     let mut published = known[0].published.keys().copied();
     let is_kept = |body| known.iter().all(|topic| topic.keeps(body));
     if let Some(missing) = published.find(|&body| is_kept(body) && !history.contains(&body)) {
-        return Err(format!("message {missing}, which is kept, is missing"));
+        return Err(format!("retained message {missing} is missing"));
     }
     all_found("channel", known.iter().map(|topic| &topic.channels), &observed.channels)?;
     let must_be_held = |body: &&Body| known.iter().all(|topic| topic.held.contains_key(body));
@@ -194,7 +194,7 @@ fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) ->
         .filter(must_be_held)
         .find(|body| !held.contains(body) && !released.contains(body))
     {
-        Some(missing) => Err(format!("message {missing}, which was held back, is missing")),
+        Some(missing) => Err(format!("held message {missing} is missing")),
         None => Ok(()),
     }
 }
@@ -206,11 +206,11 @@ fn channel_is_between(
 ) -> Result<(), String> {
     let known: Vec<&ChannelModel> = models.iter().filter_map(|(_, channel)| *channel).collect();
     if known.is_empty() {
-        return Err("there is none".to_owned());
+        return Err("the model has none".to_owned());
     }
     let found = once(&observed.deliveries)?;
-    // If the pause of the topic was lost, it has been released. If the deletion of the channel was lost, and not what was
-    // published after it and written together with it, the channel has that as well.
+    // If the pause of the topic was lost, held messages were released. If the deletion of the channel was lost, the
+    // channel also has messages that were published afterwards and written together with the deletion.
     let first = models.iter().position(|(_, channel)| channel.is_some()).unwrap_or(0);
     let may_come = |body: &Body| {
         models.iter().enumerate().any(|(index, (topic, channel))| {
@@ -220,7 +220,7 @@ fn channel_is_between(
         })
     };
     if let Some(strange) = found.iter().find(|body| !may_come(body)) {
-        return Err(format!("got message {strange}, which it must not get"));
+        return Err(format!("got unexpected message {strange}"));
     }
     if known.len() < models.len() {
         return Ok(());
@@ -252,7 +252,7 @@ impl TopicModel {
     }
 }
 
-/// Everything that must come is there; what was finished may come again.
+/// Requires everything that must be delivered. Finished messages may be delivered again.
 pub fn is_at_least(models: &[&Model], observed: &Observed) -> Result<(), String> {
     all_found("topic", models.iter().map(|model| &model.topics), &observed.topics)?;
     for (name, topic) in &observed.topics {
@@ -281,13 +281,13 @@ pub fn is_at_least(models: &[&Model], observed: &Observed) -> Result<(), String>
         let must_be_held = |body: &&Body| topics.iter().all(|topic| topic.held.contains_key(body));
         let mut held_back = topics[0].held.keys().filter(must_be_held);
         if let Some(missing) = held_back.find(|body| !held.contains(body) && !came.contains(body)) {
-            return Err(fail(format!("message {missing}, which was held back, is missing")));
+            return Err(fail(format!("held message {missing} is missing")));
         }
     }
     Ok(())
 }
 
-/// Whether the channel gets what it must get according to each model.
+/// Requires that the channel gets what it must get according to each model.
 fn all_come(
     models: &[&ChannelModel],
     observed: &ObservedChannel,
@@ -303,24 +303,24 @@ fn all_come(
     let must_come = |body: &&Body| models.iter().all(|channel| must_come_in(channel, body));
     let mut needed = models.iter().take(1).flat_map(|channel| channel.messages.keys()).filter(must_come);
     match needed.find(|body| !found.contains(body) && !held.contains(body)) {
-        Some(missing) => Err(format!("never got message {missing}")),
+        Some(missing) => Err(format!("did not get message {missing}")),
         None => Ok(()),
     }
 }
 
-/// Nothing is promised but that it is ours: each message was published to its topic.
+/// Requires only that each message was published to its topic.
 pub fn is_ours(published: &BTreeMap<Body, String>, observed: &Observed) -> Result<(), String> {
     for (name, topic) in &observed.topics {
         let came = topic.channels.values().flat_map(|channel| &channel.deliveries).chain(&topic.held);
         let mut bodies = came.map(|delivery| delivery.body);
-        // Who acknowledged in memory may not have written down what topics there are.
+        // With acknowledgements from memory, the names of topics may not have been written.
         let is_strange = |body: &Body| match published.get(body) {
             Some(topic) if topic.ends_with("#ephemeral") => true,
             Some(topic) => topic != name && !name.starts_with("recovered-"),
             None => true,
         };
         if let Some(strange) = bodies.find(is_strange) {
-            return Err(format!("topic {name} has message {strange}, which it never had"));
+            return Err(format!("topic {name} has message {strange}, which was not published to it"));
         }
     }
     Ok(())

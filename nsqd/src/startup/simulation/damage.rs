@@ -1,5 +1,5 @@
-//! Files that rot: every file of a data directory, damaged in every way at many places. A start finds out, says so, and
-//! serves everything else; it never makes up a message, and the next start goes as well.
+//! Damages every file of a data directory in many ways and places. A start must find and report the damage, and serve
+//! everything else. It must never deliver a message that was not published, and the next start must work as well.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -23,12 +23,13 @@ use crate::storage::{Durability, Storage};
 const CONTRACT: Contract =
     Contract { durability: Durability::Write, crash: Crash::Kill, lost: Lost::Nothing };
 
-/// Places in each file where a bit is turned.
+/// Number of places in each file where one bit is changed.
 const FLIPS: usize = 30;
-/// What one bit may cost: the messages of a block of a segment (700 bytes, and a batch that began before them).
+/// Maximum number of messages that one bit may lose: those of a segment block (700 bytes, and a batch that began before
+/// them).
 const MOST_IN_A_BLOCK: usize = 60;
 
-/// Something that happens to a file.
+/// A damage to a file.
 #[derive(Debug, Clone, Copy)]
 enum Rot {
     Flip {
@@ -46,9 +47,9 @@ enum Rot {
         len: usize,
     },
     Gone,
-    /// It has the name of a file with a greater number.
+    /// Renamed to a greater number.
     Renamed,
-    /// It is there a second time under such a name.
+    /// Copied to a greater number.
     Copied,
 }
 
@@ -83,24 +84,25 @@ impl Rot {
         Ok(())
     }
 
-    /// Whether it may pass for what a crash leaves: the end of the newest file is where the file says so.
+    /// Whether the damage may look like the result of a crash, because the file itself marks where the newest file
+    /// ends.
     fn may_hide_the_end(self) -> bool {
         matches!(self, Rot::Gone | Rot::Zeros { at: 1.., .. } | Rot::Renamed)
     }
 }
 
-/// The name of a numbered file, with a number that nothing has.
+/// The name of a numbered file with an unused number.
 fn other_number(path: &Path) -> Option<PathBuf> {
     let number: u64 = path.file_stem()?.to_str()?.parse().ok()?;
     let extension = path.extension()?.to_str()?;
     (extension != "spare").then(|| path.with_file_name(format!("{:020}.{extension}", number + 1000)))
 }
 
-/// What may happen to a file of so many bytes.
+/// Damages to try on a file of `len` bytes.
 fn rots(random: &mut SmallRng, len: usize) -> Vec<Rot> {
     let mut rots = vec![Rot::Gone, Rot::Renamed, Rot::Copied, Rot::Longer { len: 100 }];
     if len > 0 {
-        // All of it, and what a bad sector at the start takes.
+        // The whole file, and what a bad sector at the start destroys.
         rots.extend([len, 512, 64].map(|len| Rot::Zeros { at: 0, len }));
         rots.extend(
             (0..FLIPS).map(|_| Rot::Flip { at: random.random_range(0..len), bit: random.random_range(0..8) }),
@@ -112,7 +114,7 @@ fn rots(random: &mut SmallRng, len: usize) -> Vec<Rot> {
     rots
 }
 
-/// All messages, wherever they are.
+/// All messages of all topics and channels.
 fn bodies(observed: &Observed) -> BTreeSet<Body> {
     let topics = observed.topics.values();
     let came = topics
@@ -132,19 +134,20 @@ fn run(seed: u64) -> Result<(), String> {
     {
         world.apply(step, index).map_err(|error| format!("step {index}, {step:?}: {error}"))?;
     }
-    let sound = world.storage().disk().after_kill();
-    let expected = observe::observe(sound.clone(), CONTRACT.durability, &runtime)?;
-    let verified = verify(&sound).map_err(|error| error.to_string())?;
+    let intact = world.storage().disk().after_kill();
+    let expected = observe::observe(intact.clone(), CONTRACT.durability, &runtime)?;
+    let verified = verify(&intact).map_err(|error| error.to_string())?;
     same_damage(&[], &damage(&verified.findings))?;
     if !damage(&verified.findings).is_empty() || !expected.damage().is_empty() {
-        return Err(format!("damage without damage: {verified:?}, {:?}", expected.findings));
+        return Err(format!("damage reported in an intact directory: {verified:?}, {:?}", expected.findings));
     }
     let mut random = SmallRng::seed_from_u64(seed);
-    let paths = sound.paths();
+    let paths = intact.paths();
     for path in &paths {
-        let len = sound.open(path).map(|file| sound.bytes(file).len()).map_err(|error| error.to_string())?;
+        let len =
+            intact.open(path).map(|file| intact.bytes(file).len()).map_err(|error| error.to_string())?;
         for rot in rots(&mut random, len) {
-            let mut disk = sound.clone();
+            let mut disk = intact.clone();
             rot.apply(&mut disk, path)?;
             look(&world, (&expected, &paths), disk, path, rot, &runtime)
                 .map_err(|error| format!("{}, {rot:?}: {error}", path.display()))?;
@@ -165,11 +168,11 @@ fn look(
     let verified = verify(&disk);
     match observe::start(&storage, CONTRACT.durability) {
         Ok(registry) => drop(registry),
-        // It says which layout all the rest has.
+        // This file says which layout all others have.
         Err(error) if path.ends_with("format") && error.to_string().contains("format version") => {
             return match verified {
                 Ok(verified) if damage(&verified.findings).is_empty() => {
-                    Err("verify does not find what keeps a start from starting".into())
+                    Err("verify does not find why a start fails".into())
                 }
                 _ => Ok(()),
             };
@@ -186,25 +189,25 @@ fn look(
     let expected_bodies = bodies(expected);
     let found = bodies(&observed);
     let missing: Vec<_> = expected_bodies.difference(&found).collect();
-    let is_told = !observed.findings.is_empty()
+    let is_reported = !observed.findings.is_empty()
         || logged.contains("ERROR")
         || (rot.may_hide_the_end() && is_newest_of_journal(expected_paths, path));
-    if !missing.is_empty() && !is_told {
-        return Err(format!("{missing:?} are missing, and nobody says so:\n{logged}"));
+    if !missing.is_empty() && !is_reported {
+        return Err(format!("{missing:?} are missing, and nothing was reported:\n{logged}"));
     }
-    // A block alone in a segment without a header is not believed.
-    let is_spared = match rot {
+    // A single block in a segment without a header is not trusted.
+    let must_lose_nothing = match rot {
         Rot::Zeros { at: 0, len: 64 } => path.extension().is_some_and(|extension| extension == "journal"),
         Rot::Longer { .. } | Rot::Copied => true,
         _ => false,
     };
-    if is_spared && !missing.is_empty() {
-        return Err(format!("{missing:?} are missing, although they are there:\n{logged}"));
+    if must_lose_nothing && !missing.is_empty() {
+        return Err(format!("{missing:?} are missing, although they are on disk:\n{logged}"));
     }
-    // What tells of a topic or a channel may cost that.
+    // Damage to the record of a topic or channel may lose that topic or channel.
     let is_same = names(expected) == names(&observed);
     if matches!(rot, Rot::Flip { .. }) && is_same && missing.len() > MOST_IN_A_BLOCK {
-        return Err(format!("one bit costs {} messages: {missing:?}\n{logged}", missing.len()));
+        return Err(format!("one bit loses {} messages: {missing:?}\n{logged}", missing.len()));
     }
     Ok(())
 }
@@ -218,7 +221,7 @@ fn damage(findings: &[Finding]) -> Vec<&Finding> {
     findings.iter().filter(|finding| finding.severity == Severity::Damage).collect()
 }
 
-/// Verifying finds what a start finds, and besides messages that a start does not read before they are needed.
+/// Verify finds everything that a start finds, and also damaged messages that a start does not read.
 fn same_damage(of_start: &[&Finding], of_verify: &[&Finding]) -> Result<(), String> {
     let only = |some: &[&Finding], others: &[&Finding]| -> Vec<Finding> {
         some.iter().filter(|found| !others.contains(found)).map(|found| (*found).clone()).collect()
@@ -240,6 +243,6 @@ fn is_newest_of_journal(paths: &[PathBuf], path: &Path) -> bool {
 }
 
 #[test]
-fn whatever_rots_is_found_out_and_costs_itself_alone() {
+fn damage_is_reported_and_loses_only_what_it_hits() {
     each_seed(40, run);
 }

@@ -1,4 +1,4 @@
-//! Crashes everywhere: plays lives back and looks at what is left at each point. Threads, seeds, shrinking.
+//! Crashes everywhere: replays lives and checks what is left at each point. Threads, seeds, shrinking.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -17,15 +17,15 @@ use super::steps::{Step, steps};
 use super::world::{Contract, Crash, Life, Lost, World, both};
 use crate::storage::faulty::disk::{Change, Disk, SECTOR_BYTES};
 
-/// Shrinking a failure takes at most so long.
+/// Maximum time for shrinking a failure.
 const SHRINK_TIME: Duration = Duration::from_secs(60);
 
-/// Runs workloads, from `NSQ_SIMULATION_SEED` on, until `points` crash points were explored; `NSQ_SIMULATION_PERCENT` scales
-/// that number.
+/// Runs workloads, from `NSQ_SIMULATION_SEED` on, until `points` crash points are explored. `NSQ_SIMULATION_PERCENT`
+/// scales that number.
 pub fn explore(contract: Contract, points: u64) {
     let percent = number("NSQ_SIMULATION_PERCENT").unwrap_or(100);
     let seed = number("NSQ_SIMULATION_SEED");
-    // A seed that was asked for is run alone.
+    // A requested seed runs alone.
     let points = if seed.is_some() { 1 } else { points * percent / 100 };
     let next_seed = AtomicU64::new(seed.unwrap_or(1));
     let seen = AtomicU64::new(0);
@@ -53,14 +53,14 @@ pub fn explore(contract: Contract, points: u64) {
     if let Some((seed, error)) = failure.into_inner() {
         let (steps, error) = shrink(contract, seed, steps(seed), error);
         panic!(
-            "{contract:?}: {error}\nrepeat it with NSQ_SIMULATION_SEED={seed}; these steps are enough:\n{}",
+            "{contract:?}: {error}\nrepeat it with NSQ_SIMULATION_SEED={seed}; these steps suffice:\n{}",
             steps.iter().map(|step| format!("    {step:?}\n")).collect::<String>()
         );
     }
     println!("{contract:?}: {seen} crash points, seeds below {seeds}");
 }
 
-/// Runs something for each of so many seeds, or for the one that was asked for.
+/// Runs a test for `count` seeds, or only for the requested one.
 pub fn each_seed(count: u64, run: impl Fn(u64) -> Result<(), String> + Sync) {
     let seed = number("NSQ_SIMULATION_SEED");
     let count =
@@ -94,12 +94,12 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
 }
 
-/// For what is asynchronous; nothing in it takes time.
+/// A runtime for asynchronous calls. None of them waits for time to pass.
 pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made")
 }
 
-/// Runs one workload and crashes it everywhere. Returns the number of points.
+/// Runs one workload and crashes it everywhere. Returns the number of crash points.
 fn attempt(contract: Contract, seed: u64, steps: &[Step], runtime: &Runtime) -> Result<u64, String> {
     let attempt = AssertUnwindSafe(|| {
         let mut world = World::new(contract, seed, runtime)?;
@@ -117,7 +117,7 @@ fn attempt(contract: Contract, seed: u64, steps: &[Step], runtime: &Runtime) -> 
     })
 }
 
-/// Leaves out what is not needed for a failure.
+/// Removes steps that are not needed for the failure.
 fn shrink(contract: Contract, seed: u64, mut steps: Vec<Step>, mut error: String) -> (Vec<Step>, String) {
     let runtime = runtime();
     let until = Instant::now() + SHRINK_TIME;
@@ -150,12 +150,12 @@ impl Explorer<'_> {
         let mut disk = life.base.clone();
         for (index, change) in life.changes.iter().enumerate() {
             let at = |error| {
-                format!("before change {index} of {}, {}: {error}", life.changes.len(), brief(change))
+                format!("before change {index} of {}, {}: {error}", life.changes.len(), describe(change))
             };
             let within = |error| {
-                format!("within change {index} of {}, {}: {error}", life.changes.len(), brief(change))
+                format!("within change {index} of {}, {}: {error}", life.changes.len(), describe(change))
             };
-            // A sync changes nothing that survives the process.
+            // A sync changes nothing that matters after a kill.
             let repeats = self.contract.crash == Crash::Kill
                 && index > 0
                 && matches!(life.changes[index - 1], Change::Sync { .. } | Change::SyncDir { .. });
@@ -172,7 +172,7 @@ impl Explorer<'_> {
         self.crash(life, &disk, life.changes.len(), false).map_err(|error| format!("at the end: {error}"))
     }
 
-    /// Where a write is torn: anywhere, and at a sector.
+    /// Where to tear a write: at any byte, and at a sector.
     fn tears(&mut self, change: &Change) -> Vec<usize> {
         let len = change.written_bytes();
         let mut tears = Vec::new();
@@ -198,7 +198,7 @@ impl Explorer<'_> {
             .map_err(|error| format!("{error}\nThe start logged:\n{}", observe::logged(&image, durability)))
     }
 
-    /// Damages, shortens or removes the checkpoints that the contract says are lost.
+    /// Damages, shortens or removes the checkpoints that are lost under the contract.
     fn damage(&mut self, mut image: Disk) -> Result<Disk, String> {
         let names: &[&str] = match self.contract.lost {
             Lost::Nothing => &[],
@@ -220,7 +220,7 @@ impl Explorer<'_> {
 
     fn look(&self, life: &Life, image: Disk, changes: usize, torn: bool) -> Result<(), String> {
         let observed = observe::observe(image, self.contract.durability, self.runtime)?;
-        // What a kill leaves is not damaged.
+        // A kill leaves no damage.
         if self.contract.crash == Crash::Kill
             && self.contract.lost == Lost::Nothing
             && !observed.damage().is_empty()
@@ -246,7 +246,7 @@ impl Explorer<'_> {
     }
 }
 
-fn brief(change: &Change) -> String {
+fn describe(change: &Change) -> String {
     match change {
         Change::Write { file, offset, bytes } => format!("write {} at {offset} of file {file}", bytes.len()),
         other => format!("{other:?}"),

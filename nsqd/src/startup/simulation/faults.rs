@@ -1,5 +1,5 @@
-//! A disk that fails for a while: what is refused is refused as a whole, consumers go on, and when the disk works again,
-//! so does everything. What was acknowledged survives all of it, and a crash in the middle.
+//! A disk that fails for a while. A refused operation has no effect at all, and consumers continue. When the disk works
+//! again, everything works again. Acknowledged messages survive all of it, including a crash in between.
 
 use std::io;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::storage::faulty::disk::Disk;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
 use crate::storage::{Durability, Storage};
 
-/// All but syncs: after a failed one, the journal takes no more until a restart.
+/// All operations except syncs: after a failed sync, the journal accepts no writes until a restart.
 const PASSING: [Op; 7] = [Op::Create, Op::Open, Op::Write, Op::Read, Op::Remove, Op::Rename, Op::Truncate];
 
 fn fault(random: &mut SmallRng, ops: &[Op]) -> Fault {
@@ -31,7 +31,7 @@ fn fault(random: &mut SmallRng, ops: &[Op]) -> Fault {
     }
 }
 
-/// An operator's changes are not acknowledged one by one here, so a crash may forget them.
+/// This test does not wait for the acknowledgement of operator changes, so a crash may lose them.
 pub(super) fn is_acknowledged(step: &Step) -> bool {
     !matches!(
         step,
@@ -48,7 +48,7 @@ pub(super) fn is_acknowledged(step: &Step) -> bool {
     )
 }
 
-/// What a crash now leaves must have all that the model says.
+/// Checks that a crash now would leave everything that the model contains.
 pub(super) fn check_crash(world: &World<'_>, contract: Contract, seed: u64) -> Result<(), String> {
     let disk = world.storage().disk();
     let image = match contract.crash {
@@ -71,7 +71,7 @@ fn run(contract: Contract, seed: u64, ops: &[Op]) -> Result<(), String> {
     let mut world = World::new(contract, seed, &runtime)?;
     world.does_meanwhile = is_acknowledged;
     for (index, &step) in steps(seed).iter().enumerate().filter(|(_, step)| is_acknowledged(step)) {
-        // The first steps make a topic and a channel, so that there is something to lose.
+        // The first steps create a topic and a channel, so that there is something to lose.
         world.tolerates_faults = index > 1;
         match random.random_range(0..20) {
             0..=2 if index > 1 => world.storage().plan(fault(&mut random, ops)),
@@ -94,13 +94,13 @@ fn run(contract: Contract, seed: u64, ops: &[Op]) -> Result<(), String> {
         return if refused {
             check_crash(&world, contract, seed)
         } else {
-            Err("publishes after a failed sync".into())
+            Err("accepts publishes after a failed sync".into())
         };
     }
     if world.publishes()? {
         return Err("still refuses to publish".into());
     }
-    world.health()?.map_err(|cause| format!("still not healthy: {cause}"))?;
+    world.health()?.map_err(|cause| format!("still unhealthy: {cause}"))?;
     world.drain().map_err(|error| format!("after the end: {error}"))?;
     check_crash(&world, contract, seed)
 }
@@ -108,9 +108,9 @@ fn run(contract: Contract, seed: u64, ops: &[Op]) -> Result<(), String> {
 pub(super) const KILL: Contract =
     Contract { durability: Durability::Write, crash: Crash::Kill, lost: Lost::Nothing };
 
-/// Syncs fail from now on, and the refused batch cannot be taken back: it is in the journal.
+/// Syncs fail from now on, and the refused batch cannot be removed from the journal.
 #[test]
-fn refusal_in_doubt_says_so_and_a_clean_stop_settles_it() {
+fn uncertain_refusal_is_reported_and_a_clean_stop_resolves_it() {
     let runtime = runtime();
     let storage = FaultyStorage::default();
     storage.create_dir_all(Path::new(observe::DIR)).unwrap();
@@ -125,9 +125,9 @@ fn refusal_in_doubt_says_so_and_a_clean_stop_settles_it() {
         let refused = publication.committed().await.unwrap_err().to_string();
         assert!(refused.contains("the message may be delivered later"), "{refused}");
         let refused = topic.append([&body[..]].into_iter(), body.len(), None).err().unwrap().to_string();
-        assert!(!refused.contains("may be"), "nothing of it was written: {refused}");
+        assert!(!refused.contains("may be"), "nothing of the message was written: {refused}");
         let refused = registry.get_or_create(&"other".parse().unwrap()).await.err().unwrap().to_string();
-        assert!(!refused.contains("may appear"), "nothing of it was written: {refused}");
+        assert!(!refused.contains("may appear"), "nothing of the topic was written: {refused}");
     });
     let health = registry.engine().health().unwrap_err();
     assert!(health.contains("sync failed") && health.contains("restart nsqd"), "{health}");
@@ -135,7 +135,7 @@ fn refusal_in_doubt_says_so_and_a_clean_stop_settles_it() {
         let observed = observe::observe(disk, Durability::Sync, &runtime).unwrap();
         observed.topics["t"].channels["c"].depth
     };
-    assert_eq!(depth(storage.disk().after_kill()), 1, "the test is about nothing");
+    assert_eq!(depth(storage.disk().after_kill()), 1, "the refused message must be in the journal");
     storage.heal();
     persist::at_end(&registry).unwrap_err();
     drop(registry);
@@ -143,12 +143,12 @@ fn refusal_in_doubt_says_so_and_a_clean_stop_settles_it() {
 }
 
 #[test]
-fn a_disk_that_fails_for_a_while_costs_nothing() {
+fn temporary_disk_failure_loses_nothing() {
     each_seed(600, |seed| run(KILL, seed, &PASSING));
 }
 
 #[test]
-fn a_failed_sync_refuses_publishes_and_costs_nothing() {
+fn failed_sync_refuses_publishes_and_loses_nothing() {
     let contract = Contract { durability: Durability::Sync, crash: Crash::PowerLoss, ..KILL };
     each_seed(300, |seed| run(contract, seed, &[Op::Sync, Op::SyncDir, Op::Write, Op::Create]));
 }

@@ -1,5 +1,5 @@
-//! History: what topics keep of finished messages, and channels that start in it or are moved through it. The steps, and
-//! what the model says of them.
+//! History: what topics retain of finished messages, and channels that start in the past or are moved. Contains the
+//! steps and their effect on the model.
 
 use nsq_protocol::{ChannelName, StartAt};
 
@@ -10,13 +10,14 @@ use crate::startup::persist;
 use crate::storage::Durability;
 use crate::topic::history::HistoryError;
 
-/// What a topic may be told to keep: what the flags say (nothing), everything (a run takes no hour), or a few files.
+/// Retention settings for a topic: the flags' (nothing), everything (no run takes an hour), or a few files.
 const RETENTIONS: [Option<Retention>; 4] =
     [None, Some(EVERYTHING), Some(EVERYTHING), Some(Retention { age: 0, bytes: 6000 })];
 const EVERYTHING: Retention = Retention { age: 3_600_000_000_000, bytes: 0 };
 
 impl World<'_> {
-    /// The answer to an operator comes when the journal has been written; without that, it was under way.
+    /// Waits for the response to an operator, which is sent when the journal has been written. Without `acknowledged`,
+    /// the change may not be durable yet.
     fn acknowledge(&self, acknowledged: bool) -> Result<bool, String> {
         if !acknowledged {
             return Ok(false);
@@ -35,7 +36,7 @@ impl World<'_> {
         self.acknowledge(acknowledged)
     }
 
-    /// What the daemon does now and then.
+    /// Drops retained messages, as the daemon does regularly.
     pub(super) fn retain(&mut self) -> Result<bool, String> {
         self.if_possible(persist::retain(self.registry()?))?;
         for name in self.model().topics.keys().cloned().collect::<Vec<_>>() {
@@ -45,7 +46,7 @@ impl World<'_> {
         Ok(false)
     }
 
-    /// A place: at this share of all that was published, or at an end.
+    /// A place at this share of all published messages, or at an end.
     fn place(&mut self, topic: &str, share: u8) -> Result<StartAt, String> {
         let published = &self.model_of(topic)?.published;
         let index = published.len() * usize::from(share) / 240;
@@ -76,13 +77,13 @@ impl World<'_> {
         if !is_forward && sequence < before && model.retention.is_off() {
             return match moved {
                 Err(HistoryError::NothingRetained) => Ok(false),
-                other => Err(format!("moved back though nothing is kept: {other:?}")),
+                other => Err(format!("moved back although nothing is retained: {other:?}")),
             };
         }
         let placed = moved.map_err(text)?.0.sequence;
         let expected = if is_forward { sequence.min(end) } else { sequence.max(oldest.min(before)) };
         if placed != expected {
-            return Err(format!("{name:?} was moved to {placed} and not to {expected}"));
+            return Err(format!("{name:?} was moved to {placed} instead of {expected}"));
         }
         if is_forward {
             model.move_forward(&name.1, placed)?;
@@ -136,7 +137,7 @@ impl TopicModel {
         } else if was_off {
             let (held, channels) = (&self.held, &self.channels);
             for (body, message) in &mut self.published {
-                // Of the others some may be left.
+                // Some of the other messages may still be there.
                 let of_channels = || channels.values().filter_map(|channel| channel.messages.get(body));
                 message.kept = held.contains_key(body) || of_channels().any(|message| !message.may_be_gone);
                 let is_deferred = held.contains_key(body)
@@ -150,9 +151,9 @@ impl TopicModel {
         }
     }
 
-    /// What lies before `from` was let go, but for what is needed.
+    /// Drops messages before `from`, except needed ones.
     fn retain_from(&mut self, from: u64) {
-        // Else nothing goes.
+        // Without a size limit, nothing is dropped.
         if self.retention.bytes > 0 {
             let gone = self.published.values_mut().filter(|message| message.sequence < from);
             gone.for_each(|message| message.kept = false);
@@ -163,12 +164,12 @@ impl TopicModel {
         let is_between = |message: &PublishedModel| (from..to).contains(&message.sequence);
         let mut kept = self.published.iter().filter(|(_, message)| message.kept && is_between(message));
         match kept.next() {
-            Some((body, _)) => Err(format!("message {body} is kept and lies before the place {to}")),
+            Some((body, _)) => Err(format!("message {body} is retained but is before the place {to}")),
             None => Ok(()),
         }
     }
 
-    /// A new channel that starts at `from`, without what is held back for it.
+    /// A new channel that starts at `from`, without messages held back for it.
     fn channel_from(&self, from: u64) -> ChannelModel {
         let messages = self.released_from(from).map(|(body, message)| (body, message.handed_out_again()));
         let mut channel = ChannelModel { messages: messages.collect(), ..ChannelModel::default() };
@@ -209,7 +210,7 @@ impl TopicModel {
                     MessageModel { in_flight, is_recalled: true, is_out_of_turn: true, due, ..fresh }
                 }
                 Some(known) if known.attempts_seen == 0 && known.is_deferred() => known,
-                // It may still be deferred as it was, should a restart not have heard that it was handed out.
+                // If a restart has lost the hand-out, the message may still be deferred as before.
                 Some(MessageModel { attempts_kept: 0, due: Some(due), .. }) => {
                     MessageModel { due: Some(due.or_passed()), is_out_of_turn: true, ..fresh }
                 }
@@ -222,7 +223,7 @@ impl TopicModel {
 }
 
 impl PublishedModel {
-    /// To a channel that was moved back over it, or is new.
+    /// The message as delivered to a channel that is new or was moved back over it.
     pub(super) fn handed_out_again(self) -> MessageModel {
         MessageModel { due: self.due, may_be_gone: !self.kept, ..MessageModel::default() }
     }

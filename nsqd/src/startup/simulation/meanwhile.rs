@@ -1,4 +1,4 @@
-//! Checkpoints that are taken while other things happen: between any two looks at a channel's messages.
+//! Checkpoints that are taken while other steps run, between any two reads of a channel's messages.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -8,7 +8,7 @@ use super::world::World;
 use crate::startup::persist;
 
 impl World<'_> {
-    /// Takes a checkpoint, a few messages at a time, and does steps of this seed in between.
+    /// Takes a checkpoint, a few messages at a time, and runs steps from this seed in between.
     pub(super) fn checkpoint_while(&mut self, seed: u16) -> Result<(), String> {
         let registry = self.registry()?.clone();
         let mut random = SmallRng::seed_from_u64(seed.into());
@@ -23,7 +23,7 @@ impl World<'_> {
                     continue;
                 }
                 let applied = self.apply(step, usize::MAX);
-                done = applied.map(drop).map_err(|error| format!("meanwhile, {step:?}: {error}"));
+                done = applied.map(drop).map_err(|error| format!("during the checkpoint, {step:?}: {error}"));
             }
         });
         done?;

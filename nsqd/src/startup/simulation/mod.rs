@@ -1,26 +1,26 @@
-//! The whole engine on a simulated disk, against a naive model.
+//! Tests the whole engine on a simulated disk against a simple model.
 //!
-//! A *workload* is a list of random steps made from a seed. It runs once; every change of the disk is recorded, and
-//! after every step what the model says. Then the disk is played back, and at every change, and within every write, the
-//! process dies or the power fails: the engine recovers from what is left, and all that consumers get is compared
-//! with what the model said then. A workload has several *lives*, each of which begins with the recovery of what the
-//! one before left behind, so recoveries are interrupted, too.
+//! A *workload* is a list of random steps generated from a seed. It runs once. The simulation records every change of
+//! the disk, and the state of the model after every step. Then it replays the disk. At every change, and within every
+//! write, the process dies or the power fails. The engine recovers from what is left, and everything that consumers get
+//! is compared with the model's state at that point. A workload has several *lives*. Each starts with the recovery of
+//! what the previous one left behind, so recoveries are interrupted, too.
 //!
 //! In reading order:
 //!
-//! - [`steps`]: what is done, and making it from a seed
-//! - [`model`]: what must come of it
-//! - [`world`]: doing it; [`history`]: keeping what is finished, and going back to it; [`meanwhile`]: while a checkpoint is
-//!   taken
-//! - [`observe`]: recovering a disk and looking at everything in it
-//! - [`compare`]: whether that is what the model said
-//! - [`explore`]: crashing everywhere; threads, seeds, shrinking
-//! - [`crashes`]: the tests of that
+//! - [`steps`]: the steps, and their generation from a seed
+//! - [`model`]: the expected state
+//! - [`world`]: runs the steps; [`history`]: retention, and channels that start in the past
+//! - [`meanwhile`]: steps during a checkpoint
+//! - [`observe`]: recovers a disk and reads everything in it
+//! - [`compare`]: compares the result with the model
+//! - [`explore`]: crashes everywhere; threads, seeds, shrinking
+//! - [`crashes`]: the tests for crashes
 //! - [`faults`]: a disk that fails for a while, and then works again
-//! - [`vanishing`]: files and directories that others remove or move
-//! - [`damage`]: files that are not as they were written
+//! - [`vanishing`]: files and directories that someone removes or moves
+//! - [`damage`]: files whose content changes
 //!
-//! `docs/TESTING.md` says how to run it for longer and how to repeat a failure.
+//! `docs/TESTING.md` says how to run it longer and how to repeat a failure.
 
 mod compare;
 mod crashes;

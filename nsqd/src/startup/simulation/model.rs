@@ -1,4 +1,4 @@
-//! The naive model: which messages each channel still has to hand out.
+//! A simple model: which messages each channel must still hand out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -6,10 +6,9 @@ use std::ops::RangeInclusive;
 use super::observe::{Delivery, Observed};
 use crate::log::retention::Retention;
 
-/// A body's number; greater ones were published later.
+/// Number of a body; greater numbers were published later.
 pub type Body = u64;
 
-/// Everything.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     pub topics: BTreeMap<String, TopicModel>,
@@ -17,28 +16,28 @@ pub struct Model {
 
 #[derive(Clone, Debug, Default)]
 pub struct TopicModel {
-    /// Its messages may be dropped, and it is gone with the process.
+    /// Its messages may be dropped, and it ends with the process.
     pub is_ephemeral: bool,
     pub paused: bool,
-    /// Published, and released to no channel.
+    /// Published, but released to no channel.
     pub held: BTreeMap<Body, MessageModel>,
     pub channels: BTreeMap<String, ChannelModel>,
-    /// Emptied and gone, though a restart may not know.
+    /// Emptied and dropped, but a restart may not know.
     pub gone_count: u64,
-    /// Ever published.
+    /// Number of all messages ever published.
     pub message_count: u64,
-    /// What it keeps of finished messages.
+    /// Its retention limits.
     pub retention: Retention,
-    /// All that was published and not emptied.
+    /// All messages that were published and not emptied.
     pub published: BTreeMap<Body, PublishedModel>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct PublishedModel {
     pub sequence: u64,
-    /// Published deferred until then.
+    /// Published as deferred until then.
     pub due: Option<Due>,
-    /// Retention keeps it. Else it may be there or not, if nobody needs it.
+    /// Whether retention keeps it. Otherwise, if it is not needed, it may or may not exist.
     pub kept: bool,
 }
 
@@ -46,52 +45,54 @@ pub struct PublishedModel {
 pub struct ChannelModel {
     /// Its messages may be dropped.
     pub may_drop: bool,
-    /// It is gone with the process.
+    /// It ends with the process.
     pub is_ephemeral: bool,
     pub paused: bool,
-    /// Not finished.
+    /// Unfinished messages.
     pub messages: BTreeMap<Body, MessageModel>,
-    /// In flight when the channel was moved forward over them, with their sequence numbers: they never come again.
+    /// In flight when the channel was moved forward over them, with their sequence numbers. They are never delivered
+    /// again.
     pub dropped: BTreeMap<Body, u64>,
-    /// Ever entered.
+    /// Number of all messages that ever entered.
     pub message_count: u64,
-    /// Of these, some may have been gone already.
+    /// How many of these may already have been missing.
     pub uncertain_count: u64,
-    /// Finished and gone, though a restart may not know: its depth counts them until it looks for them.
+    /// Finished and deleted, but a restart may not know: its depth counts them until it reads them.
     pub gone_count: u64,
-    /// The last that was handed out for the first time.
+    /// The last message that was delivered for the first time.
     pub last_first: Body,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MessageModel {
-    /// The attempts of its last delivery; 0 if there was none.
+    /// Attempts of its last delivery; 0 if there was none.
     pub attempts_seen: u16,
-    /// The attempts that a restart must know of.
+    /// Attempts that a restart must know.
     pub attempts_kept: u16,
     /// Deferred until then.
     pub due: Option<Due>,
-    /// Its sequence number, while it is in flight.
+    /// Its sequence number while it is in flight.
     pub in_flight: Option<u64>,
-    /// The channel was moved back over it while it was in flight: it is to come again, whatever its consumer says.
+    /// The channel was moved back over it while it was in flight. It must be delivered again, whatever its consumer
+    /// answers.
     pub is_recalled: bool,
-    /// So it does not come in order.
+    /// It is therefore not delivered in order.
     pub is_out_of_turn: bool,
-    /// Recalled from what nothing keeps: it may come or not, and a restart may find it again.
+    /// Recalled, but not retained: it may or may not be delivered, and a restart may find it again.
     pub may_be_gone: bool,
 }
 
-/// A due time: wall clock, nanoseconds, as exactly as can be told from outside.
+/// A due time in nanoseconds of wall time, as exactly as it is visible from outside.
 #[derive(Clone, Copy, Debug)]
 pub struct Due {
     pub from_ns: i64,
     pub to_ns: i64,
-    /// It has come in this life, though not by the wall clock.
+    /// It has passed in this life, though not by the wall clock.
     pub passed: bool,
 }
 
 impl Model {
-    /// What a start may find of it: nothing that is ephemeral.
+    /// What a start may find: everything except what is ephemeral.
     pub fn durable(&self) -> Model {
         let mut model = self.clone();
         model.topics.retain(|_, topic| !topic.is_ephemeral);
@@ -101,7 +102,7 @@ impl Model {
         model
     }
 
-    /// A process has ended: nothing is in flight any more.
+    /// The model after the process has ended: nothing is in flight.
     pub fn restarted(&self) -> Model {
         let mut model = self.clone();
         for topic in model.topics.values_mut() {
@@ -110,7 +111,8 @@ impl Model {
         model
     }
 
-    /// Of what was finished in the life before, though the journal had not heard of it, some need not come any more.
+    /// Removes messages that were finished in the previous life, without a record in the journal, and were not
+    /// delivered again.
     pub fn forget_what_is_gone(&mut self, observed: &Observed) {
         for (name, topic) in &mut self.topics {
             let Some(observed) = observed.topics.get(name) else { continue };
@@ -141,7 +143,7 @@ impl Model {
 }
 
 impl TopicModel {
-    /// What somebody needs.
+    /// Messages that a topic or channel still needs.
     pub fn unfinished(&self) -> BTreeSet<Body> {
         let held = self.held.keys().copied();
         let of_channels = self.channels.values().filter(|channel| !channel.may_drop);
@@ -151,7 +153,7 @@ impl TopicModel {
         .collect()
     }
 
-    /// These were published, and got sequence numbers from `first` on.
+    /// Publishes messages with sequence numbers from `first` on.
     pub fn publish(&mut self, bodies: &[Body], first: u64, due: Option<Due>) {
         self.message_count += bodies.len() as u64;
         let kept = !self.retention.is_off();
@@ -163,14 +165,14 @@ impl TopicModel {
         self.release();
     }
 
-    /// What is held back is dropped.
+    /// Drops messages that are held back.
     pub fn empty(&mut self) {
         let held = std::mem::take(&mut self.held);
         self.published.retain(|body, _| !held.contains_key(body));
         self.gone_count = 0;
     }
 
-    /// Gives the channels what they may have.
+    /// Releases held messages to the channels, if possible.
     pub fn release(&mut self) {
         if self.paused || self.channels.is_empty() {
             return;
@@ -189,52 +191,52 @@ impl TopicModel {
 }
 
 impl ChannelModel {
-    /// A new one of this name.
+    /// A new channel of this name.
     pub fn new(topic: &TopicModel, name: &str) -> Self {
         let is_ephemeral = name.ends_with("#ephemeral");
         let may_drop = is_ephemeral || topic.is_ephemeral;
         ChannelModel { is_ephemeral, may_drop, ..ChannelModel::default() }
     }
 
-    /// What is in flight comes back.
+    /// Returns messages in flight to the channel.
     pub fn come_back(&mut self) {
         self.dropped.clear();
         self.messages.values_mut().for_each(MessageModel::come_back);
     }
 
-    /// So many need not come.
+    /// Number of messages that need not be delivered.
     pub fn may_be_gone_count(&self) -> u64 {
         self.messages.values().filter(|message| message.may_be_gone).count() as u64
     }
 }
 
 impl MessageModel {
-    /// It is in flight no more, and not finished.
+    /// Ends its flight without finishing it.
     pub fn come_back(&mut self) {
         self.in_flight = None;
         self.is_recalled = false;
     }
 
-    /// With which attempts it may come next.
+    /// Possible attempts of its next delivery.
     pub fn next_attempts(&self) -> RangeInclusive<u16> {
-        // A restart takes what lies before a message that was handed out for handed out, too, unless it was finished.
+        // A restart also counts earlier messages as handed out, unless they were finished.
         let seen = self.attempts_seen.max(u16::from(self.is_out_of_turn || self.may_be_gone));
         self.attempts_kept + 1..=seen + 1
     }
 
-    /// For certain.
+    /// Whether it is certainly deferred.
     pub fn is_deferred(&self) -> bool {
         self.due.is_some_and(|due| !due.passed)
     }
 
-    /// Handed out neither before nor out of turn: the order is that of publishing.
+    /// Whether its next delivery is its first one and in order of publishing.
     pub fn is_first(&self) -> bool {
         self.attempts_seen == 0 && self.due.is_none() && !self.is_out_of_turn && !self.may_be_gone
     }
 }
 
 impl Due {
-    /// Then, or at once.
+    /// The same time, which may also have passed.
     pub fn or_passed(self) -> Due {
         Due { passed: true, ..self }
     }

@@ -1,4 +1,4 @@
-//! Recovers a disk and looks at everything in it, as consumers would: by taking it.
+//! Recovers a disk and reads everything in it by taking it, as consumers would.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -29,10 +29,9 @@ use crate::timers::Expire;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-/// The data directory.
 pub const DIR: &str = "/data";
 
-/// Everything small, so that memory spills, files are full and space is reclaimed all the time.
+/// All limits are small, so that memory spills, files fill up and space is reclaimed all the time.
 pub const LIMITS: EngineLimits = EngineLimits {
     mem_queue_size: 30,
     mem_queue_bytes: 4096,
@@ -44,7 +43,7 @@ pub const LIMITS: EngineLimits = EngineLimits {
     retention: Retention { age: 0, bytes: 0 },
     chunk_bytes: 700,
     journal_file_bytes: 4096,
-    // What nobody waits for is written when a step says so, and never by the journal's thread: a seed's run is
+    // Background writes happen when a step runs them, and never in the journal's thread. A seed's run is therefore
     // always the same.
     journal_timing: JournalTiming {
         flush_interval: Duration::from_secs(24 * 3600),
@@ -57,7 +56,7 @@ pub fn start(storage: &FaultyStorage, durability: Durability) -> Result<Arc<Regi
     start_and_report(storage, durability).map(|recovered| recovered.registry)
 }
 
-/// The same, with what was found.
+/// As [`start`], and returns the findings.
 pub fn start_and_report(storage: &FaultyStorage, durability: Durability) -> Result<Recovered, RecoveryError> {
     start_with(storage, durability, Logger::silent())
 }
@@ -73,16 +72,16 @@ fn start_with(
     recover_and_report(StartOptions { data_dir, storage, durability, limits: LIMITS, logger, oracle: None })
 }
 
-/// What a start on this disk logs, to tell what went wrong.
+/// What a start on this disk logs, for error messages.
 pub fn logged(disk: &Disk, durability: Durability) -> String {
-    let (logger, lines) = writing_down();
+    let (logger, lines) = recording_logger();
     let started = start_with(&disk.after_kill().into(), durability, logger);
     let lines = std::mem::take(&mut *lines.lock());
     started.err().map_or(lines.clone(), |error| format!("{lines}{error}"))
 }
 
-/// A logger, and what it was told.
-fn writing_down() -> (Logger, Arc<Mutex<String>>) {
+/// Returns a logger and the text that it has logged.
+fn recording_logger() -> (Logger, Arc<Mutex<String>>) {
     let lines = Arc::new(Mutex::new(String::new()));
     let logger = Logger::to_function("", Level::Info, {
         let lines = lines.clone();
@@ -99,12 +98,11 @@ fn writing_down() -> (Logger, Arc<Mutex<String>>) {
 #[derive(Debug, Default)]
 pub struct Observed {
     pub topics: BTreeMap<String, ObservedTopic>,
-    /// What the start reported.
     pub findings: Vec<Finding>,
 }
 
 impl Observed {
-    /// What the start reported as damage.
+    /// The findings of severity damage.
     pub fn damage(&self) -> Vec<&Finding> {
         self.findings.iter().filter(|finding| finding.severity == Severity::Damage).collect()
     }
@@ -116,12 +114,12 @@ pub struct ObservedTopic {
     pub message_count: u64,
     pub depth: u64,
     pub held: Vec<Delivery>,
-    /// Not all channels got the same of what was held back.
+    /// Not all channels got the same held messages.
     pub held_differs: bool,
     pub channels: BTreeMap<String, ObservedChannel>,
-    /// What it keeps of finished messages.
+    /// Its retention limits.
     pub retention: Retention,
-    /// What a new channel that starts at the oldest message gets, if anything is kept.
+    /// What a new channel that starts at the oldest message gets; empty without retention.
     pub history: Vec<Delivery>,
 }
 
@@ -131,32 +129,32 @@ pub struct ObservedChannel {
     pub message_count: u64,
     pub lost_count: u64,
     pub depth: u64,
-    /// In the order in which they came; deferred ones last.
+    /// In the order of delivery; deferred messages last.
     pub deliveries: Vec<Delivery>,
     pub deferred_count: u64,
 }
 
-/// A message that came.
+/// A delivered message.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery {
     pub body: Body,
     pub attempts: u16,
-    /// When it was due, wall clock; 0 if it was not deferred.
+    /// Its due time by the wall clock; 0 if it was not deferred.
     pub due_ns: i64,
 }
 
-/// Recovers and takes everything.
+/// Recovers a disk and takes everything.
 pub fn observe(disk: Disk, durability: Durability, runtime: &Runtime) -> Result<Observed, String> {
     observe_all(disk, durability, runtime, Logger::silent())
 }
 
-/// The same, with what was logged meanwhile.
+/// As [`observe`], and returns what was logged.
 pub fn observe_logged(
     disk: Disk,
     durability: Durability,
     runtime: &Runtime,
 ) -> Result<(Observed, String), String> {
-    let (logger, lines) = writing_down();
+    let (logger, lines) = recording_logger();
     let observed = observe_all(disk, durability, runtime, logger)?;
     let lines = std::mem::take(&mut *lines.lock());
     Ok((observed, lines))
@@ -248,7 +246,7 @@ fn observe_channel(channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
     Ok(observed)
 }
 
-/// A consumer with all the RDY there is.
+/// Subscribes a consumer with a very high RDY count.
 pub fn subscribe(channel: &Channel) -> Result<ConsumerKey, String> {
     let info = Arc::new(ClientInfo::new("@".to_owned(), 0));
     let subscribed = channel.subscribe(info, 60_000_000_000, 0, 0);
@@ -257,7 +255,7 @@ pub fn subscribe(channel: &Channel) -> Result<ConsumerKey, String> {
     Ok(key)
 }
 
-/// Takes until the consumer has what there is, or `room` bytes.
+/// Takes until the consumer has everything available, or `room` bytes.
 pub fn take_into(channel: &Channel, key: ConsumerKey, out: &mut Vec<u8>, room: usize) {
     loop {
         let taken = channel.take(key, out, room.saturating_sub(out.len()));
@@ -268,7 +266,7 @@ pub fn take_into(channel: &Channel, key: ConsumerKey, out: &mut Vec<u8>, room: u
     }
 }
 
-/// A message as it came out.
+/// A message as delivered.
 #[derive(Clone, Copy, Debug)]
 pub struct Came {
     pub sequence: u64,
@@ -276,25 +274,25 @@ pub struct Came {
     pub attempts: u16,
 }
 
-/// Checks every byte of the bodies.
+/// Parses the frames. Checks every byte of the bodies.
 pub fn messages(mut frames: &[u8]) -> Result<Vec<Came>, String> {
     let mut found = Vec::new();
     while let Some((size, rest)) = frames.split_first_chunk::<4>() {
         let (frame, rest) = rest.split_at(u32::from_be_bytes(*size) as usize);
-        let message = MessageView::parse(&frame[4..]).ok_or("no message")?;
+        let message = MessageView::parse(&frame[4..]).ok_or("invalid message frame")?;
         let number =
             message.body.first_chunk().map(|number| u64::from_be_bytes(*number)).ok_or("short body")?;
         if message.body != body(number, message.body.len() - 8) {
-            return Err(format!("a wrong body of message {number}: {:?}", message.body));
+            return Err(format!("wrong body of message {number}: {:?}", message.body));
         }
-        let id = message.id.to_u64().ok_or("a strange id")?;
+        let id = message.id.to_u64().ok_or("invalid message id")?;
         found.push(Came { sequence: sequence_of(id), body: number, attempts: message.attempts });
         frames = rest;
     }
     Ok(found)
 }
 
-/// A body says its number, and is filled so that a wrong byte shows.
+/// A body contains its number and a filler that reveals wrong bytes.
 pub fn body(number: Body, size: usize) -> Vec<u8> {
     let mut body = number.to_be_bytes().to_vec();
     body.extend((0..size).map(|index| (number as usize * 31 + index) as u8));

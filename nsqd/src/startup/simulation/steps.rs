@@ -1,12 +1,11 @@
-//! What a workload consists of. Steps name topics and channels by any number, so that a step still means something
-//! when others are left out.
+//! The steps of a workload. A step selects topics and channels by an arbitrary number, so it stays meaningful when
+//! other steps are left out.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-/// One step. `topic` and `channel` pick one of those that there are.
+/// One step. `topic` and `channel` select one of the existing ones.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
 pub enum Step {
     CreateTopic {
         name: u8,
@@ -26,7 +25,7 @@ pub enum Step {
         count: u8,
         size: u16,
     },
-    /// To several topics, in one write.
+    /// Publishes to several topics in one write.
     PublishTogether {
         count: u8,
         size: u16,
@@ -52,11 +51,11 @@ pub enum Step {
     Touch {
         channel: u8,
     },
-    /// A consumer goes, and comes back.
+    /// A consumer disconnects and connects again.
     Reconnect {
         channel: u8,
     },
-    /// So much time passes that everything in flight times out, and everything deferred is due.
+    /// Advances time until everything in flight times out and everything deferred is due.
     Advance {
         channel: u8,
     },
@@ -74,15 +73,15 @@ pub enum Step {
     EmptyChannel {
         channel: u8,
     },
-    /// A topic is told what to keep of finished messages; `acknowledged` if the answer was waited for.
+    /// Sets the retention of a topic. `acknowledged` says whether the step waits for the response.
     SetRetention {
         topic: u8,
         kept: u8,
         acknowledged: bool,
     },
-    /// What was kept for long enough goes.
+    /// Drops retained messages that exceed their limits.
     Retain,
-    /// To a share of all that was published.
+    /// Moves a channel to a share of all published messages.
     MoveChannel {
         channel: u8,
         share: u8,
@@ -95,21 +94,21 @@ pub enum Step {
     },
     Flush,
     Checkpoint,
-    /// Other steps are done while it is taken; which, says a seed.
+    /// Runs other steps, generated from `seed`, during the checkpoint.
     CheckpointWhile {
         seed: u16,
     },
     Retire,
     Clean,
     Stop,
-    /// The process dies, or the power fails, `back` changes of the disk ago.
+    /// The process dies or the power fails, `back` disk changes ago.
     Crash {
         back: u8,
         torn: u16,
     },
 }
 
-/// The steps of a seed.
+/// Generates the steps of a seed.
 pub fn steps(seed: u64) -> Vec<Step> {
     let mut random = SmallRng::seed_from_u64(seed);
     let count = random.random_range(30..140);
@@ -118,7 +117,7 @@ pub fn steps(seed: u64) -> Vec<Step> {
     steps
 }
 
-/// A step that can be done while a checkpoint is taken.
+/// Generates a step that can run during a checkpoint.
 pub fn step_meanwhile(random: &mut SmallRng) -> Step {
     loop {
         match step(random) {
@@ -137,7 +136,7 @@ fn step(random: &mut SmallRng) -> Step {
     let paused = random.random_bool(0.3);
     let count = random.random_range(1..12);
     let size = random.random_range(0..200);
-    // More at once than a memory chunk, and now and then than a journal file.
+    // More at once than fits a memory chunk, and sometimes a journal file.
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));

@@ -1,5 +1,5 @@
-//! Somebody removes or replaces files and directories while the engine runs. Once it has looked, a crash costs nothing; and a stop
-//! stores everything again, even if the whole data directory is gone.
+//! Someone removes or replaces files and directories while the engine runs. After the engine has checked its files, a
+//! crash loses nothing. A stop stores everything again, even if the whole data directory was removed.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::startup::{persist, rescue};
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::{Durability, Storage};
 
-/// A file of the data directory, or one of its directories.
+/// Picks a file of the data directory, or one of its directories.
 fn victim(storage: &FaultyStorage, random: &mut SmallRng) -> Option<PathBuf> {
     let mut paths = storage.paths();
     let dirs: Vec<_> = paths.iter().filter_map(|path| path.parent()).map(Path::to_path_buf).collect();
@@ -24,7 +24,7 @@ fn victim(storage: &FaultyStorage, random: &mut SmallRng) -> Option<PathBuf> {
     (!paths.is_empty()).then(|| paths.swap_remove(random.random_range(0..paths.len())))
 }
 
-/// It is gone, or something else has its name.
+/// Removes a file or directory, and sometimes puts something else in its place.
 fn remove(storage: &FaultyStorage, path: &Path, random: &mut SmallRng) {
     let is_file = storage.open(path).is_ok();
     storage.vanish(path);
@@ -33,13 +33,13 @@ fn remove(storage: &FaultyStorage, path: &Path, random: &mut SmallRng) {
     }
 }
 
-/// What the daemon does every second.
+/// The check that the daemon makes every second.
 fn look(world: &World<'_>, presence: &mut Presence) -> Result<(), String> {
     let registry = world.registry()?;
     for _ in 0..2 {
         presence.look(registry);
     }
-    registry.engine().health().map_err(|cause| format!("not healthy after a look: {cause}"))
+    registry.engine().health().map_err(|cause| format!("unhealthy after a check: {cause}"))
 }
 
 fn run(contract: Contract, seed: u64) -> Result<(), String> {
@@ -58,7 +58,7 @@ fn run(contract: Contract, seed: u64) -> Result<(), String> {
             look(&world, &mut presence).map_err(fail)?;
             check_crash(&world, contract, random.random_range(0..1000)).map_err(fail)?;
         }
-        // Nothing shrinks by itself here.
+        // The simulation never shrinks the journal by itself.
         if random.random_bool(0.05) {
             persist::shrink_journal(world.registry()?).map_err(fail)?;
         }
@@ -74,13 +74,13 @@ fn run(contract: Contract, seed: u64) -> Result<(), String> {
     }
     presence.look(world.registry()?);
     if !world.publishes()? {
-        return Err("publishes without a data directory".into());
+        return Err("accepts publishes without a data directory".into());
     }
     let stopped = rescue::at_end(world.registry()?);
     if is_removed {
         stopped?;
     } else {
-        let error = stopped.err().ok_or("a stop says nothing of a data directory that was moved")?;
+        let error = stopped.err().ok_or("a stop does not report that the data directory was moved")?;
         if !error.contains("was moved to /elsewhere") {
             return Err(error);
         }
@@ -90,12 +90,12 @@ fn run(contract: Contract, seed: u64) -> Result<(), String> {
 }
 
 #[test]
-fn what_others_remove_is_stored_again() {
+fn removed_files_are_stored_again() {
     each_seed(200, |seed| run(KILL, seed));
 }
 
 #[test]
-fn what_others_remove_is_stored_again_with_sync() {
+fn removed_files_are_stored_again_with_sync() {
     let contract = Contract { durability: Durability::Sync, crash: Crash::PowerLoss, ..KILL };
     each_seed(100, |seed| run(contract, seed));
 }

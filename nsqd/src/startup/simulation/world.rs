@@ -1,4 +1,4 @@
-//! Does the steps of a workload, on the engine and on the model, and remembers what the disk went through.
+//! Runs the steps of a workload on the engine and on the model, and records the changes of the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -25,33 +25,32 @@ use crate::topic::registry::Registry;
 
 const TOPICS: [&str; 4] = ["t", "..", "orders.x", "e#ephemeral"];
 const CHANNELS: [&str; 4] = ["a", "b", "c.d", "x#ephemeral"];
-/// Those that outlive the process.
+/// Channels that outlive the process.
 pub const DURABLE_CHANNELS: [&str; 3] = ["a", "b", "c.d"];
 
-/// From one start to the next.
+/// The time from one start to the next.
 #[derive(Default)]
 pub struct Life {
-    /// What it found.
+    /// The disk at the start.
     pub base: Disk,
-    /// What it did to it, recovery included.
+    /// Changes of the disk, including those of the recovery.
     pub changes: Vec<Change>,
-    /// What the model said, after each step.
+    /// States of the model, one after each step.
     pub states: Vec<State>,
-    /// Numbers of ephemeral topics.
     pub ephemeral: BTreeSet<TopicNumber>,
 }
 
-/// What the model said at some time.
+/// A state of the model.
 pub struct State {
     pub model: Arc<Model>,
-    /// So many changes had been made to the disk when the step began.
+    /// Number of disk changes when the step began.
     pub begun: usize,
-    /// After so many changes, this (or something later) must be found.
+    /// After this many disk changes, a start must find this state or a later one.
     pub durable: usize,
 }
 
 impl Life {
-    /// Nothing ephemeral is on disk.
+    /// Checks that nothing ephemeral is on disk.
     pub fn check_ephemeral(&self, disk: &Disk) -> Result<(), String> {
         let topics = Path::new(DIR).join("topics");
         let dirs: Vec<_> = self.ephemeral.iter().map(|number| topics.join(number.to_string())).collect();
@@ -61,7 +60,7 @@ impl Life {
         }
     }
 
-    /// What may be found after so many changes, `torn` if part of the next was made as well.
+    /// States that a start may find after this many changes. With `torn`, part of the next change was made as well.
     pub fn candidates(&self, changes: usize, torn: bool) -> Vec<&Model> {
         let durable = self.states.iter().rposition(|state| state.durable <= changes).unwrap_or(0);
         let begun = |state: &State| state.begun < changes || (torn && state.begun == changes);
@@ -79,36 +78,29 @@ impl Life {
 /// How a life may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
-    /// The process dies.
     Kill,
-    /// The power fails.
     PowerLoss,
 }
 
-/// Which crashes, and what is promised then.
+/// The kind of crash, and what must survive it.
 #[derive(Clone, Copy, Debug)]
 pub struct Contract {
-    /// How durable an acknowledgement is.
     pub durability: Durability,
-    /// What happens.
     pub crash: Crash,
-    /// And what is damaged besides, when the crash comes at last.
+    /// Files that are also damaged at the final crash.
     pub lost: Lost,
 }
 
 /// Files that are damaged or missing after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// None.
     Nothing,
-    /// The newest checkpoint.
     Checkpoint,
-    /// All checkpoints.
     AllCheckpoints,
 }
 
 impl Contract {
-    /// Whether what was acknowledged must be there.
+    /// Whether acknowledged messages must survive.
     pub fn keeps_all(self) -> bool {
         match self.crash {
             Crash::Kill => self.durability != Durability::Overflow,
@@ -125,21 +117,21 @@ pub struct World<'r> {
     registry: Option<Arc<Registry>>,
     consumers: BTreeMap<(String, String), (Arc<Channel>, ConsumerKey)>,
     model: Model,
-    /// The model, as it stands in the newest state.
+    /// The model in the newest state.
     recorded: Arc<Model>,
     next_body: Body,
-    /// Which topic each message was published to.
+    /// Topic of each published message.
     pub published: BTreeMap<Body, String>,
-    /// How large each message is.
+    /// Size of each message on disk.
     sizes: BTreeMap<Body, u64>,
     current: Life,
-    /// So many changes had been made when the step began.
+    /// Number of disk changes when the step began.
     begun: usize,
     pub lives: Vec<Life>,
     seed: u64,
-    /// The disk may fail: then what is asked may be refused.
+    /// Whether the disk may fail, so that operations may be refused.
     pub tolerates_faults: bool,
-    /// Which steps may be done while a checkpoint is taken.
+    /// Which steps may run during a checkpoint.
     pub does_meanwhile: fn(&Step) -> bool,
 }
 
@@ -171,7 +163,7 @@ impl<'r> World<'r> {
         Ok(world)
     }
 
-    /// Starts on this disk, which must say what `model` says.
+    /// Starts on this disk, whose content must match `model`.
     fn begin(&mut self, base: Disk, model: Model) -> Result<(), String> {
         self.storage = FaultyStorage::from(base.clone());
         self.storage.record();
@@ -189,12 +181,10 @@ impl<'r> World<'r> {
         Ok(())
     }
 
-    /// The disk that it works on.
     pub fn storage(&self) -> &FaultyStorage {
         &self.storage
     }
 
-    /// What the model says now.
     pub fn model(&self) -> &Model {
         &self.model
     }
@@ -204,12 +194,12 @@ impl<'r> World<'r> {
         self.model.durable()
     }
 
-    /// The engine's health, and messages that it could not read.
+    /// The engine's health. Includes failing reads.
     pub fn health(&self) -> Result<Result<(), String>, String> {
         Ok(self.registry()?.engine().health())
     }
 
-    /// Once more what the daemon does now and then, on a disk that works again.
+    /// Runs the daemon's background work once more, on a disk that works again.
     pub fn resume(&mut self) -> Result<(), String> {
         persist::retry_spills(self.registry()?);
         for step in [Step::Flush, Step::Retire, Step::Clean, Step::Checkpoint] {
@@ -218,7 +208,7 @@ impl<'r> World<'r> {
         Ok(())
     }
 
-    /// Publishes a message to each topic; says whether any was refused.
+    /// Publishes a message to each topic. Returns whether any was refused.
     pub fn publishes(&mut self) -> Result<bool, String> {
         let before = self.model.topics.values().map(|topic| topic.message_count).sum::<u64>();
         let names: Vec<_> = self.model.topics.keys().cloned().collect();
@@ -231,11 +221,11 @@ impl<'r> World<'r> {
         Ok(after - before < names.len() as u64)
     }
 
-    /// Takes all there is, as if all time had passed; it must be what the model says.
+    /// Takes all messages, as if all time had passed. They must match the model.
     pub fn drain(&mut self) -> Result<(), String> {
         for (index, name) in self.consumers.keys().cloned().collect::<Vec<_>>().into_iter().enumerate() {
             let pick = u8::try_from(index).map_err(text)?;
-            // What was suspended is tried again at the first advance, what was deferred is due then, too.
+            // The first advance retries suspended messages, and makes deferred ones due.
             for _ in 0..2 {
                 self.advance(pick)?;
                 self.take(pick, 1 << 20)?;
@@ -243,14 +233,14 @@ impl<'r> World<'r> {
             let channel = self.model.channel(&name).ok_or("no channel")?;
             let is_missing = |message: &MessageModel| message.in_flight.is_none() && !message.may_be_gone;
             if let Some((body, _)) = channel.messages.iter().find(|(_, message)| is_missing(message)) {
-                return Err(format!("{name:?} never got message {body}"));
+                return Err(format!("{name:?} did not get message {body}"));
             }
             self.finish(pick, usize::MAX, false)?;
         }
         Ok(())
     }
 
-    /// The process is gone.
+    /// Ends the process.
     fn end(&mut self) {
         self.consumers.clear();
         self.registry = None;
@@ -258,7 +248,7 @@ impl<'r> World<'r> {
         self.lives.push(Life { changes, ..std::mem::take(&mut self.current) });
     }
 
-    /// Does all steps. Returns early if, after a power failure, the model cannot go on.
+    /// Runs all steps. Returns early if the model cannot continue after a power failure.
     pub fn run(&mut self, steps: &[Step]) -> Result<(), String> {
         for (index, &step) in steps.iter().enumerate() {
             let goes_on =
@@ -275,7 +265,7 @@ impl<'r> World<'r> {
         self.registry.as_ref().ok_or_else(|| "not running".to_owned())
     }
 
-    /// Does a step; false if it cannot go on after it.
+    /// Runs a step. Returns `false` if the run cannot continue after it.
     pub fn apply(&mut self, step: Step, index: usize) -> Result<bool, String> {
         let begun = self.storage.recorded_count();
         self.begun = begun;
@@ -313,13 +303,13 @@ impl<'r> World<'r> {
         Ok(true)
     }
 
-    /// What the model says now, in the middle or at the end of a step.
+    /// Records the state of the model, in the middle or at the end of a step.
     fn remember(&mut self, durable: usize) {
         self.recorded = Arc::new(self.model.durable());
         self.current.states.push(State { model: self.recorded.clone(), begun: self.begun, durable });
     }
 
-    /// None if it was refused by a disk that may do so.
+    /// Returns `None` if a disk that may fail refused the operation.
     pub(super) fn if_possible<T>(&self, result: Result<T, String>) -> Result<Option<T>, String> {
         match result {
             Err(_) if self.tolerates_faults => Ok(None),
@@ -327,7 +317,7 @@ impl<'r> World<'r> {
         }
     }
 
-    /// What changes the model. Returns whether it is durable.
+    /// Runs a step that changes the model. Returns whether the change is durable.
     fn work(&mut self, step: Step) -> Result<bool, String> {
         match step {
             Step::CreateTopic { name } => self.create_topic(name),
@@ -385,7 +375,7 @@ impl<'r> World<'r> {
                 self.move_channel(channel, share, acknowledged)
             }
             Step::CreateChannelAt { topic, name, share } => self.create_channel_at(topic, name, share),
-            other => Err(format!("{other:?} is no work")),
+            other => Err(format!("{other:?} does not change the model")),
         }
     }
 
@@ -431,16 +421,17 @@ impl<'r> World<'r> {
         Ok(self.contract.durability != Durability::Overflow && !name.is_ephemeral())
     }
 
-    /// What the daemon does now and then. Then the disk follows what is unfinished.
+    /// Cleans segments, as the daemon does regularly. Then checks that the disk holds little besides unfinished
+    /// messages.
     fn clean(&mut self) -> Result<(), String> {
-        // What has spilled to disk and is not needed may take so much: a few small files, and waste not worth copying.
+        // Allowed bytes of spilled messages that are not needed: a few small files, and waste not worth copying.
         const SLACK_BYTES: u64 = 4096;
         let mut rounds = 0;
         while self.if_possible(persist::clean_segments(self.registry()?))?.is_some_and(|c| c.freed_bytes > 0)
         {
             rounds += 1;
             if rounds > 20 {
-                return Err("cleaning does not come to an end".to_owned());
+                return Err("cleaning does not end".to_owned());
             }
         }
         let journal = self.registry()?.engine().journal.clone();
@@ -452,7 +443,7 @@ impl<'r> World<'r> {
             let needed: u64 = model.unfinished().iter().filter_map(|body| self.sizes.get(body)).sum();
             let bytes = topic.log().segment_bytes();
             if model.retention.is_off() && bytes > 2 * needed + SLACK_BYTES {
-                return Err(format!("topic {name} has {bytes} bytes on disk for {needed} that are needed"));
+                return Err(format!("topic {name} has {bytes} bytes on disk, but needs {needed}"));
             }
         }
         Ok(())
@@ -473,7 +464,7 @@ impl<'r> World<'r> {
         if model.channels.contains_key(name.as_str()) {
             return Ok(false);
         }
-        // What was released to ephemeral channels alone, a restart may hold for the next one, or not.
+        // After a restart, messages released only to ephemeral channels may or may not be held for the next channel.
         if name.is_ephemeral() && !model.is_ephemeral && model.channels.is_empty() {
             return Ok(false);
         }
@@ -492,7 +483,7 @@ impl<'r> World<'r> {
     fn delete_channel(&mut self, channel: u8) -> Result<bool, String> {
         let Some((mut name, ..)) = self.pick_channel(channel) else { return Ok(false) };
         let channels = &self.model_of(&name.0)?.channels;
-        // The ephemeral one goes first, as in create_channel it comes last.
+        // Deletes the ephemeral channel first, so that it is never the only one. See create_channel.
         if channels.len() == 2
             && let Some((ephemeral, _)) = channels.iter().find(|(_, channel)| channel.is_ephemeral)
         {
@@ -526,7 +517,7 @@ impl<'r> World<'r> {
             let appended = topic.append(bodies, bytes, delay).map_err(text);
             let Some(publication) = self.if_possible(appended)? else { continue };
             let due = delay.map(|delay| Due::between(from_ns, delay));
-            // Meaningless for an ephemeral topic, which may have dropped some.
+            // Not meaningful for an ephemeral topic, which may have dropped messages.
             let first = topic.log().end() - u64::from(count);
             waiting.push((name, numbers, first, due, publication));
         }
@@ -536,7 +527,7 @@ impl<'r> World<'r> {
                 continue;
             }
             self.model_of(name)?.publish(&numbers, first, due);
-            // A write that is torn may have brought the first of several batches.
+            // A torn write may contain only the first of several batches.
             self.remember(usize::MAX);
         }
         let is_journaled = topics.iter().any(|name| !name.ends_with("#ephemeral"));
@@ -551,7 +542,7 @@ impl<'r> World<'r> {
         for Came { sequence, body, attempts } in observe::messages(&out)? {
             let fail = |what: &str| Err(format!("{name:?} got message {body} {what}"));
             let Some(message) = model.messages.get_mut(&body) else {
-                return fail("which it must not get");
+                return fail("which is unexpected");
             };
             if message.in_flight.is_some() {
                 return fail("which is in flight");
@@ -616,7 +607,7 @@ impl<'r> World<'r> {
             return Ok(false);
         }
         let message = model.messages.get_mut(&body).ok_or("no message")?;
-        // One that was recalled and is to come at once comes as if it had never been handed out.
+        // A recalled message that is due at once is delivered as if it had never been handed out.
         if !message.is_recalled || delay_s > 0 {
             message.attempts_kept = message.attempts_seen;
             message.due = (delay_s > 0).then(|| Due::between(from_ns, delay));
@@ -663,7 +654,7 @@ impl<'r> World<'r> {
         }
     }
 
-    /// A clean stop, and a start.
+    /// Stops cleanly and starts again.
     fn stop(&mut self, begun: usize) -> Result<bool, String> {
         for (channel, key) in std::mem::take(&mut self.consumers).into_values() {
             channel.unsubscribe(key);
@@ -674,7 +665,7 @@ impl<'r> World<'r> {
         self.restart(durable, None)
     }
 
-    /// The process dies, or the power fails, a few changes ago.
+    /// The process dies, or the power fails, `back` changes ago.
     fn crash(&mut self, back: usize, torn: usize, index: usize) -> Result<bool, String> {
         let count = self.storage.recorded_count();
         let changes = count.saturating_sub(back);
@@ -683,7 +674,7 @@ impl<'r> World<'r> {
         self.restart(changes, torn)
     }
 
-    /// Starts on what is left after so many changes of this life.
+    /// Starts on what is left after this many changes of this life.
     fn restart(&mut self, changes: usize, torn: Option<usize>) -> Result<bool, String> {
         self.end();
         let Some(life) = self.lives.last() else { return Ok(false) };
@@ -707,7 +698,7 @@ impl<'r> World<'r> {
         let matches = |model: &&&Model| compare::matches(model, last, &observed).is_ok();
         let Some(model) = candidates.iter().find(matches) else {
             if power_fails && compare::is_between(&candidates, &observed).is_ok() {
-                // Correct, but no state that the model was ever in.
+                // Correct, but not a state that the model was ever in.
                 return Ok(false);
             }
             return Err(format!("after the crash: {}", both(first, last, &observed)));
@@ -719,7 +710,7 @@ impl<'r> World<'r> {
     }
 }
 
-/// Compared with the oldest and the newest state that there may be.
+/// Describes the differences from the oldest and the newest possible state.
 pub fn both(oldest: &Model, newest: &Model, observed: &Observed) -> String {
     let [oldest, newest] =
         [oldest, newest].map(|model| compare::matches(model, newest, observed).err().unwrap_or_default());

@@ -1,7 +1,7 @@
-//! A disk as plain data: what programs see of it, what is on stable storage, and every change as a value, so that a
-//! run can be recorded once and played back up to any point, or to a point within a change.
+//! A disk as plain data: what programs see of it, what is on stable storage, and every change as a value. So a
+//! run can be recorded once and replayed up to any point, or to a point within a change.
 //!
-//! Contents are shared between copies until one of them is written to: a copy of a disk costs its names.
+//! Copies share contents until one of them is written to, so copying a disk copies only its names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,12 +14,11 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 /// A power failure keeps or loses unsynced bytes in pieces of this size.
 pub const SECTOR_BYTES: usize = 512;
 
-/// Which file, whatever its name is now.
+/// Identifies a file, whatever its name is now.
 pub type FileId = usize;
 
 /// One change of a disk.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)]
 pub enum Change {
     Create { path: PathBuf, len: usize },
     Write { file: FileId, offset: usize, bytes: Arc<[u8]> },
@@ -33,7 +32,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// If it can be torn: how many bytes it writes.
+    /// Number of bytes that it writes. 0 if it cannot be torn.
     pub fn written_bytes(&self) -> usize {
         match self {
             Change::Write { bytes, .. } => bytes.len(),
@@ -41,7 +40,7 @@ impl Change {
         }
     }
 
-    /// The first `len` bytes of a write.
+    /// The change with only the first `len` bytes of a write.
     pub fn torn(&self, len: usize) -> Change {
         match self {
             Change::Write { file, offset, bytes } => {
@@ -56,12 +55,12 @@ impl Change {
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     names: Names,
-    /// What a directory's sync has made durable.
+    /// Names that syncs of directories have made durable.
     synced_names: Names,
-    /// Changes of names since, oldest first, with the file concerned.
+    /// Later changes of names, oldest first, with the affected file.
     unsynced: Vec<(Change, FileId)>,
     files: Vec<Content>,
-    /// The numbers of directories, as far as somebody has asked.
+    /// Numbers of directories, assigned on demand.
     dir_numbers: BTreeMap<PathBuf, u64>,
     next_dir_number: u64,
 }
@@ -79,7 +78,7 @@ struct Content {
 }
 
 impl Names {
-    /// Applies a change of names; returns the file concerned, if it is one. `created` is the file that a creation makes.
+    /// Applies a change of names and returns the affected file. `created` is the file for a creation.
     fn apply(&mut self, change: &Change, created: FileId) -> io::Result<FileId> {
         match change {
             Change::Create { path, .. } => {
@@ -110,7 +109,7 @@ impl Names {
         Ok(created)
     }
 
-    /// Applies changes that reached the disk although others before them may not have.
+    /// Applies changes that reached the disk although earlier ones may not have.
     fn play(&mut self, changes: &[&(Change, FileId)]) {
         for (change, file) in changes {
             match change {
@@ -122,9 +121,9 @@ impl Names {
                 }
                 Change::Create { path, .. } => _ = self.files.insert(path.clone(), *file),
                 Change::Remove { path } if self.files.get(path) != Some(file) => {}
-                // Its files are removed one by one; there may be new ones by now.
+                // Its files are removed one by one, and it may contain new ones by now.
                 Change::RemoveDirAll { dir } if self.files.keys().any(|path| path.starts_with(dir)) => {}
-                // What was not there before need not be removed.
+                // A missing name need not be removed.
                 other => _ = self.apply(other, *file),
             }
         }
@@ -132,7 +131,7 @@ impl Names {
 }
 
 impl Disk {
-    /// Makes a change; says which file was created, if one was.
+    /// Applies a change. Returns the created file if it creates one.
     pub fn apply(&mut self, change: &Change) -> io::Result<FileId> {
         let created = self.files.len();
         match change {
@@ -163,7 +162,7 @@ impl Disk {
                 if let Change::Create { len, .. } = names {
                     self.files.push(Content { live: Arc::new(vec![0; *len]), synced: Arc::new(Vec::new()) });
                 }
-                // What lies at the root stands for what was there before us.
+                // Directories at the root represent those that existed before the test.
                 if let Change::CreateDirs { dir } = names {
                     let old = dir.ancestors().filter(|dir| dir.components().count() <= 2);
                     self.synced_names.dirs.extend(old.map(Path::to_path_buf));
@@ -180,7 +179,7 @@ impl Disk {
         }
         let concerns = |(change, _): &(Change, FileId)| match change {
             Change::Create { path, .. } => path.parent() == Some(dir),
-            // With its directory, if that was removed as well.
+            // Or the directory above, if its own directory was removed as well.
             Change::Remove { path } => {
                 path.parent() == Some(dir)
                     || path
@@ -188,7 +187,7 @@ impl Disk {
                         .is_some_and(|of| of.parent() == Some(dir) && !self.names.dirs.contains(of))
             }
             Change::Rename { from, to } => from.parent() == Some(dir) || to.parent() == Some(dir),
-            // A directory's name stands in the one above it. All above are taken to be older.
+            // A directory's name is an entry of its parent. Higher directories are assumed to be older.
             Change::CreateDirs { dir: made } => made.parent() == Some(dir) || made == dir,
             Change::RemoveDirAll { dir: gone } => gone.parent() == Some(dir),
             _ => false,
@@ -200,13 +199,13 @@ impl Disk {
         Ok(())
     }
 
-    /// What the next start finds after the process was killed now.
+    /// What the next start finds if the process is killed now.
     pub fn after_kill(&self) -> Disk {
         self.image(&self.names, |content| content.live.clone())
     }
 
-    /// What the next start finds after the power failed now; `seed` decides about what was not synced. Bytes are
-    /// kept or lost by sectors, names change by change: with seed 0 all of it is lost.
+    /// What the next start finds if the power fails now. `seed` decides which unsynced data survives: bytes sector by
+    /// sector, names change by change. With seed 0, all unsynced data is lost.
     pub fn after_power_loss(&self, seed: u64) -> Disk {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut names = self.synced_names.clone();
@@ -249,7 +248,7 @@ impl Disk {
         &self.files[file].live
     }
 
-    /// The number of a file or directory: it stays when the name changes, and never comes back.
+    /// The number of a file or directory. It stays the same when the name changes and is never reused.
     pub fn inode(&mut self, path: &Path) -> io::Result<u64> {
         if let Ok(file) = self.open(path) {
             return Ok(file as u64);
@@ -264,7 +263,7 @@ impl Disk {
         }))
     }
 
-    /// The directory of this number, if it is still there.
+    /// The directory with this number, if it still exists.
     pub fn dir_of(&self, number: u64) -> Option<PathBuf> {
         self.dir_numbers.iter().find(|(_, other)| **other == number).map(|(path, _)| path.clone())
     }
@@ -274,7 +273,7 @@ impl Disk {
         self.names.files.values().map(|&file| self.files[file].live.len() as u64).sum()
     }
 
-    /// By how much a change makes a file grow.
+    /// Bytes by which a change makes a file grow.
     pub fn growth(&self, change: &Change) -> u64 {
         match change {
             Change::Create { len, .. } => *len as u64,
@@ -285,7 +284,7 @@ impl Disk {
         }
     }
 
-    /// Somebody else moves a file, or a directory with all that is in it.
+    /// Moves a file, or a directory with everything in it, as another program would.
     pub fn move_away(&mut self, from: &Path, to: &Path) {
         let moved = |path: &PathBuf| path.strip_prefix(from).ok().map(|rest| to.join(rest));
         let moved = |path: PathBuf| match moved(&path) {
@@ -305,12 +304,11 @@ impl Disk {
         self.dir_numbers = numbers.into_iter().map(|(path, number)| (moved(path), number)).collect();
     }
 
-    /// Changes a file's bytes behind everybody's back.
+    /// Changes a file's bytes without notice to its users.
     pub fn tamper(&mut self, file: FileId, change: impl FnOnce(&mut Vec<u8>)) {
         change(Arc::make_mut(&mut self.files[file].live));
     }
 
-    /// Whether there is such a directory.
     pub fn has_dir(&self, dir: &Path) -> bool {
         self.names.dirs.contains(dir)
     }
@@ -332,7 +330,7 @@ impl Disk {
 }
 
 impl Content {
-    /// Some sectors as they are, some as they were synced last; the same with the length.
+    /// A mix of current and last synced sectors. The length is the current or the last synced one.
     fn torn(&self, random: &mut SmallRng, kept_share: f64) -> Arc<Vec<u8>> {
         if Arc::ptr_eq(&self.live, &self.synced) {
             return self.live.clone();

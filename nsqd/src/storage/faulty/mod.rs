@@ -1,15 +1,14 @@
-//! The twin of the real files for tests: in memory, fails on demand, and shows what a crash leaves behind.
+//! Storage for tests: files in memory that fail on demand and show what a crash leaves behind.
 //!
-//! The faults that the rest of the room must survive:
+//! The faults that the rest of the module must survive:
 //!
 //! - a write that fails before, in the middle of, or after its bytes;
-//! - no space when making a file, also because the volume is small; a sync that fails; a name that cannot be changed; a
-//!   read that fails;
+//! - no space when a file is created, also because the volume is small; a failed sync, rename or read;
 //! - files and directories that others remove, move or replace;
 //! - the death of the process: everything written is there, nothing else;
-//! - power loss: what was not synced is there in part, by sectors, names included.
+//! - power loss: unsynced data is there in part, by sectors, including names.
 //!
-//! [`FaultyStorage`] is what the program works on; [`disk`] is the disk below it as plain data, which can be
+//! [`FaultyStorage`] is what the program uses; [`disk`] is the disk below it as plain data, which can be
 //! copied, and replayed from a recording.
 
 pub mod disk;
@@ -30,9 +29,8 @@ use parking_lot::{Condvar, Mutex};
 use self::disk::{Change, Disk, FileId};
 use super::{DirLock, HeldDir, Identity, Space, Storage, StorageFile, SyncError};
 
-/// What can be made to fail.
+/// Calls that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Op {
     Create,
     Open,
@@ -46,18 +44,18 @@ pub enum Op {
     Truncate,
 }
 
-/// A failure to come.
+/// A planned failure.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Of which kind of call.
+    /// The kind of call that fails.
     pub op: Op,
-    /// So many calls work before.
+    /// Number of calls that succeed before the failure.
     pub after: usize,
-    /// So many calls fail then.
+    /// Number of calls that then fail.
     pub times: usize,
-    /// With this error.
+    /// The error that they return.
     pub error: io::ErrorKind,
-    /// If it is a write: so many bytes are written nevertheless.
+    /// For a write: number of bytes that are written nevertheless.
     pub written: usize,
 }
 
@@ -76,7 +74,7 @@ pub struct FaultyStorage(Arc<World>);
 struct World {
     state: Mutex<State>,
     faults: Mutex<Vec<Fault>>,
-    /// So many opens fail for want of a descriptor.
+    /// Number of opens that fail because no descriptor is left.
     no_descriptors: AtomicUsize,
     write_gate: Gate,
     read_gate: Gate,
@@ -88,13 +86,13 @@ struct State {
     disk: Disk,
     /// The numbers of locked directories.
     locked: BTreeSet<u64>,
-    /// What was changed since [`FaultyStorage::record`].
+    /// Changes since [`FaultyStorage::record`].
     recorded: Option<Vec<Change>>,
-    /// The size of the volume; none if it is never full.
+    /// The size of the volume. `None` if it is never full.
     volume_bytes: Option<u64>,
 }
 
-/// Where calls can be made to stand still.
+/// Blocks calls while it is closed.
 #[derive(Default)]
 struct Gate {
     state: Mutex<GateState>,
@@ -107,7 +105,7 @@ struct GateState {
     waiting: usize,
 }
 
-/// So long a test waits for something that must happen.
+/// Maximum time that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Gate {
@@ -118,7 +116,7 @@ impl Gate {
             self.moved.notify_all();
             while state.closed {
                 let timeout = self.moved.wait_for(&mut state, PATIENCE);
-                assert!(!timeout.timed_out(), "nobody opens the gate: do they wait for us?");
+                assert!(!timeout.timed_out(), "the gate stays closed: does the test wait for this call?");
             }
             state.waiting -= 1;
         }
@@ -133,17 +131,16 @@ impl From<Disk> for FaultyStorage {
 }
 
 impl FaultyStorage {
-    /// Plans a failure.
     pub fn plan(&self, fault: Fault) {
         self.0.faults.lock().push(fault);
     }
 
-    /// Forgets all planned failures.
+    /// Cancels all planned failures.
     pub fn heal(&self) {
         self.0.faults.lock().clear();
     }
 
-    /// The next `times` files that are created or opened find no descriptor left.
+    /// The next `times` attempts to create or open a file fail because no descriptor is left.
     pub fn run_out_of_descriptors(&self, times: usize) {
         self.0.no_descriptors.store(times, Relaxed);
     }
@@ -153,40 +150,40 @@ impl FaultyStorage {
         if left.is_ok() { Err(rustix::io::Errno::MFILE.into()) } else { Ok(()) }
     }
 
-    /// Writes stand still until [`FaultyStorage::open_gate`].
+    /// Blocks writes until [`FaultyStorage::open_gate`].
     pub fn close_gate(&self) {
         self.close_gate_of(Op::Write);
     }
 
-    /// Lets writes go on.
+    /// Lets writes continue.
     pub fn open_gate(&self) {
         self.open_gate_of(Op::Write);
     }
 
-    /// Blocks until a write stands at the closed gate.
+    /// Blocks until a write waits at the closed gate.
     pub fn wait_for_write(&self) {
         self.wait_at_gate_of(Op::Write, 1);
     }
 
-    /// Calls of this kind (write, read or remove) stand still until [`FaultyStorage::open_gate_of`].
+    /// Blocks calls of this kind (write, read or remove) until [`FaultyStorage::open_gate_of`].
     pub fn close_gate_of(&self, op: Op) {
         self.gate(op).state.lock().closed = true;
     }
 
-    /// Lets them go on.
+    /// Lets calls of this kind continue.
     pub fn open_gate_of(&self, op: Op) {
         let gate = self.gate(op);
         gate.state.lock().closed = false;
         gate.moved.notify_all();
     }
 
-    /// Blocks until so many calls stand at the closed gate.
+    /// Blocks until at least `count` calls wait at the closed gate.
     pub fn wait_at_gate_of(&self, op: Op, count: usize) {
         let gate = self.gate(op);
         let mut state = gate.state.lock();
         while state.waiting < count {
             let timeout = gate.moved.wait_for(&mut state, PATIENCE);
-            assert!(!timeout.timed_out(), "{} calls of {op:?} came", state.waiting);
+            assert!(!timeout.timed_out(), "only {} calls of {op:?} reached the gate", state.waiting);
         }
     }
 
@@ -198,32 +195,31 @@ impl FaultyStorage {
         }
     }
 
-    /// What the next start finds after the process was killed now.
+    /// What the next start finds if the process is killed now.
     pub fn after_kill(&self) -> Self {
         self.0.state.lock().disk.after_kill().into()
     }
 
-    /// What the next start finds after the power failed now; `seed` decides about what was not synced.
+    /// What the next start finds if the power fails now. `seed` decides which unsynced data survives.
     pub fn after_power_loss(&self, seed: u64) -> Self {
         self.0.state.lock().disk.after_power_loss(seed).into()
     }
 
-    /// From now on every change is remembered.
+    /// Records every change from now on.
     pub fn record(&self) {
         self.0.state.lock().recorded = Some(Vec::new());
     }
 
-    /// How many changes were recorded.
     pub fn recorded_count(&self) -> usize {
         self.0.state.lock().recorded.as_ref().map_or(0, Vec::len)
     }
 
-    /// What was recorded; recording ends.
+    /// Returns the recorded changes and stops recording.
     pub fn take_recorded(&self) -> Vec<Change> {
         self.0.state.lock().recorded.take().unwrap_or_default()
     }
 
-    /// The disk as it is.
+    /// A copy of the disk as it is now.
     pub fn disk(&self) -> Disk {
         self.0.state.lock().disk.clone()
     }
@@ -233,14 +229,14 @@ impl FaultyStorage {
         self.0.state.lock().disk.paths()
     }
 
-    /// Changes a file's bytes behind everybody's back.
+    /// Changes a file's bytes without notice to its users.
     pub fn tamper(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let disk = &mut self.0.state.lock().disk;
         let file = disk.open(path).unwrap();
         disk.tamper(file, change);
     }
 
-    /// From now on the volume has this size. Files that are larger already stay.
+    /// Sets the size of the volume. Existing files stay, even if they exceed it.
     pub fn set_volume(&self, bytes: Option<u64>) {
         self.0.state.lock().volume_bytes = bytes;
     }
@@ -250,7 +246,7 @@ impl FaultyStorage {
         self.0.state.lock().disk.used_bytes()
     }
 
-    /// Somebody else removes a file or a directory with all that is in it. Who has a file open keeps it.
+    /// Removes a file, or a directory with everything in it, as another program would. Open files stay usable.
     pub fn vanish(&self, path: &Path) {
         let disk = &mut self.0.state.lock().disk;
         let change = match disk.open(path) {
@@ -260,7 +256,7 @@ impl FaultyStorage {
         disk.apply(&change).unwrap();
     }
 
-    /// Somebody else moves a file or a directory with all that is in it.
+    /// Moves a file, or a directory with everything in it, as another program would.
     pub fn move_away(&self, from: &Path, to: &Path) {
         let state = &mut *self.0.state.lock();
         state.disk.move_away(from, to);
@@ -281,7 +277,7 @@ impl FaultyStorage {
         Ok(created)
     }
 
-    /// Fails if that is planned; says how many bytes are to be written before.
+    /// Fails if that is planned, with the number of bytes to write before.
     fn check(&self, op: Op) -> Result<(), (io::Error, usize)> {
         let mut faults = self.0.faults.lock();
         for fault in faults.iter_mut().filter(|fault| fault.op == op && fault.times > 0) {

@@ -15,23 +15,22 @@ use parking_lot::Mutex;
 use super::{JournalOptions, Lsn, format};
 use crate::storage::{Identity, Storage, TopicNumber};
 
-/// A file of the journal, as far as reclaiming space needs to know.
+/// What reclaiming space needs to know about a journal file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalFileInfo {
-    /// The file's number.
     pub number: u64,
     /// Place of its first record.
     pub first_lsn: Lsn,
-    /// Bytes that it takes on disk.
+    /// Bytes on disk.
     pub bytes: u64,
     /// For each topic, the last sequence number published in it; ordered by topic.
     pub topics: Vec<(TopicNumber, u64)>,
 }
 
-/// How many retired files are kept for reuse.
+/// Maximum number of retired files that are kept for reuse.
 const MAX_SPARES: usize = 2;
-/// The oldest files should go when all take more than so many of the usual size: room for consumers to finish what is in
-/// them, so that little has to be moved.
+/// The oldest files should be retired when all files take more than this many of the usual size. Until then consumers
+/// can finish the messages in them, so that few have to be moved to segments.
 const KEPT_FILES: u64 = 4;
 
 pub(super) struct Catalog {
@@ -56,13 +55,13 @@ pub(super) struct FileEntry {
     pub number: u32,
     pub bytes: u64,
     pub topics: HashMap<TopicNumber, u64>,
-    /// Nothing will be written to it any more.
+    /// Nothing is written to it any more.
     pub sealed: bool,
-    /// Some of it could not be read: it is set aside and not recycled.
+    /// Part of it could not be read: it is renamed to `*.damaged` and not recycled.
     pub damaged: bool,
-    /// Which file it is, once it was looked at.
+    /// The file's identity, once known.
     pub identity: Option<Identity>,
-    /// Somebody has removed or replaced it: what it held must be stored elsewhere.
+    /// Someone removed or replaced it: what it held must be stored elsewhere.
     pub lost: bool,
 }
 
@@ -113,7 +112,7 @@ impl Catalog {
         self.inner.lock().files.iter().map(info).collect()
     }
 
-    /// The size of most files.
+    /// The usual size of a file.
     pub(super) fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
@@ -125,7 +124,7 @@ impl Catalog {
         inner.files.iter().map(|entry| entry.bytes).sum::<u64>() + spares
     }
 
-    /// How many of the oldest files should go, because there are many, or some are lost.
+    /// How many of the oldest files should be retired, because there are many or some are lost.
     pub(super) fn excess(&self) -> usize {
         let inner = self.inner.lock();
         let Some(newest) = inner.files.len().checked_sub(1) else { return 0 };
@@ -140,7 +139,7 @@ impl Catalog {
         excess
     }
 
-    /// Says whether there is little room left on the volume, as far as was seen when a file was made.
+    /// Records whether little space was left on the volume when a file was created.
     pub(super) fn set_little_room(&self, has_little_room: bool) {
         self.has_little_room.store(has_little_room, Ordering::Relaxed);
     }
@@ -149,14 +148,14 @@ impl Catalog {
         self.has_little_room.load(Ordering::Relaxed) && self.excess() > 0
     }
 
-    /// Looks whether all files are still there.
+    /// Checks whether all files still exist.
     pub(super) fn look(&self) {
         let known: Vec<_> = {
             let inner = self.inner.lock();
             inner.files.iter().map(|entry| (entry.number, entry.identity)).collect()
         };
         for (number, known) in known {
-            // An error says nothing about the file, but that it is not there does.
+            // Only `NotFound` shows that the file is missing. Other errors say nothing about it.
             let found = match self.storage.identity(&self.dir.join(file_name(number))) {
                 Ok(found) => Some(found),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -169,12 +168,12 @@ impl Catalog {
         }
     }
 
-    /// Whether somebody has removed or replaced the newest file.
+    /// Whether someone removed or replaced the newest file.
     pub(super) fn has_lost_newest(&self) -> bool {
         self.inner.lock().files.back().is_some_and(|entry| entry.lost)
     }
 
-    /// This file was removed or replaced.
+    /// Marks a file as removed or replaced.
     pub(super) fn set_lost(&self, number: u32) {
         let mut inner = self.inner.lock();
         if let Some(entry) = inner.files.iter_mut().find(|entry| entry.number == number) {
@@ -182,13 +181,13 @@ impl Catalog {
         }
     }
 
-    /// The files that somebody has removed or replaced.
+    /// The files that someone removed or replaced.
     pub(super) fn lost(&self) -> Vec<u64> {
         let inner = self.inner.lock();
         inner.files.iter().filter(|entry| entry.lost).map(|entry| u64::from(entry.number)).collect()
     }
 
-    /// A good write ended at `end` in the newest file; `published` lists its batches.
+    /// Records a successful write that ended at `end` in the newest file. `published` lists its batches.
     pub(super) fn written(&self, end: Lsn, published: &[(TopicNumber, u64)]) {
         let mut inner = self.inner.lock();
         inner.position = end;
@@ -200,7 +199,7 @@ impl Catalog {
         }
     }
 
-    /// Writing goes on in a new file.
+    /// Adds a new file, in which writing continues.
     pub(super) fn started(&self, number: u32, bytes: u64, identity: Identity) {
         let mut inner = self.inner.lock();
         if let Some(before) = inner.files.back_mut() {
@@ -218,7 +217,7 @@ impl Catalog {
         });
     }
 
-    /// The newest file, which held nothing, is gone.
+    /// Drops the newest file, which held no record and was removed.
     pub(super) fn removed_newest(&self, number: u32) {
         let mut inner = self.inner.lock();
         if inner.files.back().is_some_and(|entry| entry.number == number) {
@@ -231,14 +230,14 @@ impl Catalog {
         self.inner.lock().spares.pop()
     }
 
-    /// A name for a file that is made and has no number yet.
+    /// A name for a new file that has no number yet.
     pub(super) fn new_spare_name(&self) -> String {
         let mut inner = self.inner.lock();
         inner.next_spare += 1;
         spare_name(inner.next_spare - 1)
     }
 
-    /// A spare that could not be used after all.
+    /// Returns a spare that could not be used.
     pub(super) fn return_spare(&self, name: String) {
         self.inner.lock().spares.push(name);
     }
@@ -247,7 +246,7 @@ impl Catalog {
     pub(super) fn remove_spares(&self) -> bool {
         let spares = std::mem::take(&mut self.inner.lock().spares);
         for name in &spares {
-            // One that cannot be removed now is found by the next start.
+            // The next start finds a spare that cannot be removed now.
             let _ = self.storage.remove(&self.dir.join(name));
         }
         !spares.is_empty()
@@ -258,7 +257,7 @@ impl Catalog {
         // Without the lock: removing a large file takes a while, and writers need the lock.
         let path = self.dir.join(file_name(oldest.number));
         let outcome = match &spare {
-            // What others have put there is not ours to remove.
+            // A file that someone else put there is not nsqd's to remove.
             _ if oldest.damaged || oldest.lost => {
                 match self.storage.rename(&path, &self.dir.join(damaged_name(oldest.number))) {
                     Err(error) if oldest.lost && error.kind() == io::ErrorKind::NotFound => {
@@ -279,10 +278,10 @@ impl Catalog {
         outcome
     }
 
-    /// Takes the oldest file off the list, with a name for it if it is to be recycled.
+    /// Removes the oldest file from the list. Returns it, with a spare name if it can be recycled.
     fn take_oldest(&self, number: u64) -> io::Result<(FileEntry, Option<String>)> {
         let mut inner = self.inner.lock();
-        // The last file stays even when it is sealed: it keeps the numbering.
+        // The last file stays even if it is sealed, because it keeps the numbering.
         let retirable = inner.files.len() > 1
             && inner.files.front().is_some_and(|oldest| u64::from(oldest.number) == number && oldest.sealed);
         let oldest = if retirable { inner.files.pop_front() } else { None };
@@ -302,23 +301,22 @@ impl Catalog {
     }
 }
 
-/// The name of a journal file.
 pub(super) fn file_name(number: u32) -> String {
     format!("{number:020}.journal")
 }
 
-/// The number in the name of a journal file.
+/// `None` if this is not the name of a journal file.
 pub(super) fn file_number(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(".journal")?;
     (digits.len() == 20).then(|| digits.parse().ok()).flatten()
 }
 
-/// The name of a file that is kept because some of it could not be read.
+/// The name of a file that is kept because part of it could not be read.
 pub(super) fn damaged_name(number: u32) -> String {
     format!("{number:020}.journal.damaged")
 }
 
-/// The number in the name of a file that is kept because some of it could not be read.
+/// `None` if this is not the name of a damaged journal file.
 pub(super) fn damaged_number(name: &str) -> Option<u32> {
     file_number(name.strip_suffix(".damaged")?)
 }
@@ -328,7 +326,7 @@ pub(super) fn spare_name(number: u64) -> String {
     format!("{number}.spare")
 }
 
-/// The number in the name of a retired file.
+/// `None` if this is not the name of a retired file.
 pub(super) fn spare_number(name: &str) -> Option<u64> {
     name.strip_suffix(".spare")?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! What a caller holds while its record is on the way: a ticket, then a future.
+//! What a caller holds until its record is written: a ticket, then a future.
 
 use std::{
     future::Future,
@@ -13,15 +13,15 @@ use super::{
     group::{Group, Progress},
 };
 
-/// Stands for an appended record until its outcome is known.
+/// Represents an appended record until its outcome is known.
 ///
-/// Dropping it says that nobody wants to know; the record is written all the same.
+/// Dropping it ignores the outcome; the record is still written.
 #[must_use = "a publish is acknowledged only after its ticket was committed"]
 pub struct Ticket {
     group: Arc<Group>,
     batch: u64,
     resolved: bool,
-    /// When it was appended, others seemed to come with the same.
+    /// Others were likely to append to the same batch.
     others_may_come: bool,
 }
 
@@ -64,11 +64,11 @@ impl Drop for Ticket {
 
 /// The future of [`Journal::commit`](super::Journal::commit).
 ///
-/// Cancel safety: dropping it loses the answer, nothing else.
+/// Cancel safety: dropping it loses only the outcome.
 #[must_use = "futures do nothing unless polled"]
 pub struct Commit {
     ticket: Ticket,
-    /// Our number among the waiters, once we wait.
+    /// The waiter's number, once it waits.
     waiter: Option<u64>,
 }
 
@@ -107,7 +107,7 @@ impl Drop for Commit {
     }
 }
 
-/// Runs a commit on a thread that may block.
+/// Blocks the thread until the commit is done.
 pub(super) fn block_on(commit: Commit) -> Result<(), JournalError> {
     struct Unpark(Thread);
     impl Wake for Unpark {

@@ -1,36 +1,36 @@
-//! Whether publishers come together: what a caller that could write at once needs to know, to decide whether
-//! to let others append first. Learnt from the batches that were written. No I/O, no clock.
+//! Predicts from the batches written so far whether several publishers append at the same time. A caller that could
+//! write at once uses it to decide whether to let others append first. No I/O, no clock.
 
-/// Without company, every so many appends it is tried all the same.
+/// While others are not expected, one in this many appends still lets others append first.
 const PROBE_EVERY: u32 = 32;
-/// So many lone batches in a row are put down to chance at most.
+/// After this many batches of one in a row, others are not expected any more.
 const MAX_CREDIT: u32 = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Company {
-    /// Lone batches until we stop to expect anybody.
+    /// Number of further batches of one until others are not expected any more.
     credit: u32,
-    /// Appends since the last trial.
-    unasked: u32,
+    /// Appends since the last probe.
+    since_probe: u32,
 }
 
 impl Company {
-    /// Whether whoever appends now should let others run before it writes.
+    /// Whether a caller that appends now should let others run before it writes.
     #[inline]
     pub(super) fn is_expected(&mut self) -> bool {
         if self.credit > 0 {
             return true;
         }
-        self.unasked += 1;
-        if self.unasked < PROBE_EVERY {
+        self.since_probe += 1;
+        if self.since_probe < PROBE_EVERY {
             return false;
         }
-        self.unasked = 0;
+        self.since_probe = 0;
         true
     }
 
-    /// A batch with so many tickets was written.
+    /// Learns from a written batch with this many tickets.
     #[inline]
     pub(super) fn learn(&mut self, tickets: usize) {
         self.credit = match u32::try_from(tickets).unwrap_or(MAX_CREDIT) {
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_alone_is_rarely_asked_to_wait() {
+    fn a_single_publisher_is_rarely_asked_to_wait() {
         let mut company = Company::default();
         let mut asked = 0;
         for _ in 0..10 * PROBE_EVERY {
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn company_is_expected_once_it_was_met_and_until_it_stays_away() {
+    fn others_are_expected_until_enough_batches_of_one_were_written() {
         let mut company = Company::default();
         company.learn(5);
         for _ in 0..5 {

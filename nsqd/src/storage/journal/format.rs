@@ -1,23 +1,23 @@
-//! A journal file's bytes: its header, and what stands before each record. Pure.
+//! The bytes of a journal file: its header, and the header of each record. Pure.
 //!
 //! ```text
 //! file:    header copy (64) | header copy (64) | record | record | ... | 00 00 00 00 | ... | header copy (64)
 //! record:  length u32 | content CRC-32C u32 | mark u32 | content (length bytes)
 //! ```
 //!
-//! The zero length behind the last record tells a clean end from a torn one; a file that is
-//! filled up to the last header copy has none. What lies behind it is left from the file's earlier life.
-//! The last copy of the header is as far from the others as it can be: what destroys them spares it.
+//! The zero length behind the last record distinguishes a clean end from a torn one; a file that is
+//! filled up to the last header copy has none. The bytes behind it are left from the file's earlier life.
+//! The last copy of the header is as far from the others as possible, so damage rarely hits all of them.
 
 use super::Lsn;
 use crate::storage::seal::Seal;
 
-/// Where the first record of a file starts: behind two copies of the header.
+/// Offset of the first record of a file, behind two copies of the header.
 pub(super) const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
-/// One copy of the header; the file ends with such a copy.
+/// Length of one copy of the header. The file ends with another copy.
 pub(super) const HEADER_COPY_BYTES: usize = 64;
 pub(super) const MAGIC: [u8; 8] = *b"nsqrsJRN";
-/// Goes up when an older version could not read the file any more.
+/// Increased when an older version can no longer read the file.
 pub(super) const FORMAT_VERSION: u32 = 2;
 
 /// Length, content checksum, mark.
@@ -25,24 +25,24 @@ pub(super) const RECORD_HEADER_BYTES: usize = 12;
 /// The zero length that ends a file.
 pub(super) const TERMINATOR: [u8; 4] = [0; 4];
 
-/// What a file says of itself, and of the file before.
+/// What the header of a file says of the file and of its predecessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileHeader {
     pub number: u32,
     pub stamp: u64,
-    /// The file before, if there was one: so a reader knows when a file that is complete has lost its end.
+    /// The previous file, if there was one. A reader uses it to notice that the end of that file is missing.
     pub previous: Option<Previous>,
-    /// Length of the whole file. 0 if an earlier version wrote it: then the file has no last copy of its header.
+    /// Length of the whole file. 0 if an earlier version wrote it; such a file has no header copy at its end.
     pub capacity: u32,
 }
 
-/// What a file's header says of the file before.
+/// What a file's header says of the previous file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Previous {
     pub number: u32,
     /// Where its last record ends.
     pub end: u32,
-    /// Its stamp, so that its records can be read although all copies of its header are lost. 0 if unknown.
+    /// Its stamp, so that its records can be read even if all copies of its header are lost. 0 if unknown.
     pub stamp: u64,
 }
 
@@ -54,7 +54,7 @@ pub(super) enum HeaderError {
 }
 
 impl FileHeader {
-    /// Both copies at the start of the file.
+    /// Encodes both copies at the start of the file.
     pub(super) fn encode(&self) -> [u8; FILE_HEADER_BYTES as usize] {
         let copy = self.encode_copy();
         let mut both = [0; FILE_HEADER_BYTES as usize];
@@ -63,7 +63,6 @@ impl FileHeader {
         both
     }
 
-    /// One copy.
     pub(super) fn encode_copy(&self) -> [u8; HEADER_COPY_BYTES] {
         let mut copy = [0; HEADER_COPY_BYTES];
         let previous = self.previous.unwrap_or(Previous { number: 0, end: 0, stamp: 0 });
@@ -80,13 +79,12 @@ impl FileHeader {
         copy
     }
 
-    /// Reads whichever copy at the start of the file is whole. A file that is too short for its header is damaged, too.
+    /// Decodes the first undamaged copy at the start of the file. A file that is too short for its header is damaged.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let mut copies = bytes.chunks_exact(HEADER_COPY_BYTES).take(2).map(Self::decode_copy);
         copies.find(|copy| *copy != Err(HeaderError::Damaged)).unwrap_or(Err(HeaderError::Damaged))
     }
 
-    /// Reads one copy.
     pub(super) fn decode_copy(copy: &[u8]) -> Result<Self, HeaderError> {
         if copy.len() < HEADER_COPY_BYTES
             || copy[..8] != MAGIC
@@ -107,7 +105,7 @@ impl FileHeader {
         })
     }
 
-    /// Where the last copy of the header is, which is also where records must end.
+    /// Offset of the last copy of the header, before which records must end.
     pub(super) fn last_copy_at(&self) -> Option<u64> {
         u64::from(self.capacity).checked_sub(HEADER_COPY_BYTES as u64)
     }
@@ -117,7 +115,7 @@ impl FileHeader {
     }
 }
 
-/// A record's header, as far as it can be judged without its content.
+/// A record's header, verified without its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RecordHeader {
     /// Bytes of the content.
@@ -126,13 +124,13 @@ pub(super) struct RecordHeader {
 }
 
 impl RecordHeader {
-    /// The header if its mark is that of this file and offset.
+    /// Returns the header if its mark is that of this file and offset.
     pub(super) fn decode(bytes: &[u8; RECORD_HEADER_BYTES], seal: Seal, offset: u64) -> Option<Self> {
         let header = Self { length: u32_at(bytes, 0), checksum: u32_at(bytes, 4) };
         (header.length != 0 && seal.mark(offset, &bytes[..8]) == u32_at(bytes, 8)).then_some(header)
     }
 
-    /// Whether what looks like the end of the file was a header before the one bit of its length was flipped.
+    /// Whether bytes that look like the end of the file are a header whose length lost its only bit.
     pub(super) fn lost_its_length(bytes: &[u8; RECORD_HEADER_BYTES], seal: Seal, offset: u64) -> bool {
         let mut header = *bytes;
         u32_at(bytes, 0) == 0
@@ -148,7 +146,7 @@ impl RecordHeader {
     }
 }
 
-/// Appends a record whose header has its length only: where it will stand is not known yet.
+/// Appends a record whose header contains only its length, because its offset is not known yet.
 /// Returns the length of the content.
 pub(super) fn put_unsealed(buf: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
     let start = buf.len();
@@ -159,8 +157,8 @@ pub(super) fn put_unsealed(buf: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>))
     length
 }
 
-/// Completes the headers of unsealed records that will stand back to back from `offset` on,
-/// and shows each content to `seen`.
+/// Completes the headers of unsealed records that will be written back to back from `offset` on,
+/// and passes each content to `seen`.
 pub(super) fn seal_records(buf: &mut [u8], seal: Seal, offset: u64, mut seen: impl FnMut(&[u8])) {
     let mut rest = buf;
     let mut offset = offset;
@@ -222,7 +220,7 @@ mod tests {
         assert_eq!(HEADER.last_copy_at(), Some(4032));
     }
 
-    /// Version 2 as it was before: no length of the file, no stamp of the file before.
+    /// The earlier layout of version 2: no length of the file, no stamp of the previous file.
     #[test]
     fn header_of_an_earlier_version_is_read() {
         let mut bytes = HEADER.encode();
@@ -238,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_is_told_from_damage() {
+    fn a_newer_version_is_not_reported_as_damage() {
         let mut bytes = HEADER.encode();
         bytes[8..12].copy_from_slice(&9_u32.to_le_bytes());
         let check = crc32c::crc32c(&bytes[..60]);
@@ -247,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_record_is_valid_at_its_place_only() {
+    fn a_sealed_record_is_valid_only_at_its_place() {
         let mut buf = Vec::new();
         put_unsealed(&mut buf, |out| out.extend_from_slice(b"first"));
         put_unsealed(&mut buf, |out| out.extend_from_slice(b"second"));

@@ -1,39 +1,39 @@
-//! How long the journal's thread waits before a sync, and for how many: those who were just answered are likely to come
-//! again, and a sync costs the same for all. Without that, publishers that each wait for their answer fall into two halves,
-//! of which one is served by each sync. No I/O, no clock.
+//! How long the journal's thread waits before a sync, and for how many publishers. Those that were just answered are
+//! likely to publish again, and one sync costs the same for all. Without waiting, publishers that each wait for their
+//! answer split into two halves, and each sync serves only one half. No I/O, no clock.
 
 use std::time::Duration;
 
-/// However long a sync takes, others are not waited for longer.
+/// Maximum wait, however long a sync takes.
 const MAX_PATIENCE: Duration = Duration::from_millis(5);
-/// After so many disappointments in a row, the pauses between two attempts grow no more.
-const MAX_DISAPPOINTMENTS: u32 = 5;
+/// After this many failed attempts in a row, the pauses between attempts stop growing.
+const MAX_FAILED_ATTEMPTS: u32 = 5;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Gathering {
-    /// So many publishers were there when the last sync was over: served by it, or waiting for the next.
+    /// Number of publishers when the last sync ended: served by it, or waiting for the next.
     publishers: usize,
-    /// How long the last sync took. Waiting for longer would cost more than a sync more does.
+    /// Duration of the last sync, at most [`MAX_PATIENCE`]. A longer wait would cost more than another sync.
     patience: Duration,
-    /// Attempts in a row that fewer came than were waited for.
-    disappointments: u32,
+    /// Attempts in a row to which fewer publishers came than were expected.
+    failed_attempts: u32,
     /// Syncs until the next attempt.
     pause: u32,
 }
 
 impl Gathering {
-    /// A sync is over. It took so long and served so many; `waiting` have come meanwhile.
+    /// Learns from a sync: its duration, the number of publishers it `served`, and the number now `waiting`.
     pub(super) fn learn(&mut self, took: Duration, served: usize, waiting: usize) {
         self.publishers = served + waiting;
         self.patience = took.min(MAX_PATIENCE);
     }
 
-    /// For how many to wait, and how long, now that `waiting` have come. `None` if it does not pay.
+    /// How many publishers to wait for, and how long, if `waiting` are there already. `None` if it does not pay.
     pub(super) fn wanted(&mut self, waiting: usize) -> Option<(usize, Duration)> {
-        // The last of many may be on their way for long.
+        // The slowest of many publishers may take long.
         let wanted = self.publishers - self.publishers / 8;
-        // With nobody waiting, only acknowledgements are written.
+        // With nobody waiting, only lazy records are written.
         if waiting == 0 || waiting >= wanted {
             return None;
         }
@@ -44,10 +44,10 @@ impl Gathering {
         Some((wanted, self.patience))
     }
 
-    /// Whether all that were waited for have come.
+    /// Learns whether all expected publishers came.
     pub(super) fn met(&mut self, all: bool) {
-        self.disappointments = if all { 0 } else { (self.disappointments + 1).min(MAX_DISAPPOINTMENTS) };
-        self.pause = (1 << self.disappointments) - 1;
+        self.failed_attempts = if all { 0 } else { (self.failed_attempts + 1).min(MAX_FAILED_ATTEMPTS) };
+        self.pause = (1 << self.failed_attempts) - 1;
     }
 }
 
@@ -58,7 +58,7 @@ mod tests {
     const SYNC: Duration = Duration::from_micros(200);
 
     #[test]
-    fn who_is_alone_waits_for_nobody() {
+    fn a_single_publisher_waits_for_nobody() {
         let mut gathering = Gathering::default();
         assert_eq!(gathering.wanted(1), None);
         gathering.learn(SYNC, 1, 0);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn two_halves_become_one() {
+    fn two_halves_of_publishers_join_in_one_sync() {
         let mut gathering = Gathering::default();
         gathering.learn(SYNC, 4, 4);
         assert_eq!(gathering.wanted(4), Some((7, SYNC)));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_do_not_come_are_waited_for_ever_less_often() {
+    fn attempts_become_rarer_while_nobody_comes() {
         let mut gathering = Gathering::default();
         gathering.learn(SYNC, 4, 4);
         let mut attempts = 0;

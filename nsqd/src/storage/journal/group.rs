@@ -1,13 +1,13 @@
-//! Group commit: the records that wait, who writes them, and who is told.
+//! Group commit: the waiting records, who writes them, and who gets the outcome.
 //!
-//! Records collect in the *pending* buffer, which has a batch number. Whoever leads swaps it for the
-//! spare one, writes it outside of the lock, and then tells all tickets of the batch. While
-//! somebody leads, others append to the next batch and wait.
+//! Records collect in the *pending* buffer, which has a batch number. The leader swaps it for the
+//! spare one, writes it without holding the lock, and then resolves all tickets of the batch. Meanwhile
+//! others append to the next batch and wait.
 //!
-//! Who leads: with [`Durability::Sync`](super::Durability) the journal's thread. Otherwise the first that
-//! finds nobody leading; it serves those who came meanwhile for a few rounds more, then wakes one of
-//! the waiters, which finds nobody leading. Leading happens within one poll, so dropping a future cannot
-//! interrupt it, and a waiter that is dropped wakes another: nobody is left waiting.
+//! With [`Durability::Sync`](super::Durability), the journal's thread leads. Otherwise the first caller that
+//! finds no leader leads. It writes a few more batches for those who appended meanwhile, then wakes one of
+//! the waiters, which leads next. Leading happens within one poll, so dropping a future cannot
+//! interrupt it. A waiter that is dropped wakes another, so no waiter is left behind.
 
 use std::{
     mem,
@@ -30,28 +30,28 @@ use super::{
 };
 use crate::storage::record::Record;
 
-/// So many pending bytes of lazy records are written without waiting for the interval.
+/// With this many pending bytes, lazy records are written without waiting for the interval.
 const LAZY_KICK_BYTES: usize = 64 << 10;
-/// How often others are let run before a sync.
+/// Maximum number of times that the journal's thread lets others run before a sync.
 const MAX_YIELDS: usize = 16;
-/// So many writes a leader makes for others before it hands over.
+/// Maximum number of batches that a caller writes before it hands over.
 const MAX_ROUNDS: usize = 8;
 
-/// What the handle, the tickets and the journal's thread share.
+/// State that the handle, the tickets and the journal's thread share.
 pub(super) struct Group {
     pub(super) sync: bool,
     timing: JournalTiming,
     pub(super) state: Mutex<State>,
     /// Wakes the journal's thread.
     pub(super) work: Condvar,
-    /// Locked by the leader only, and by `sync`.
+    /// Locked by the leader, and by `sync`, `check` and `shrink`.
     writer: Mutex<Writer>,
     pub(super) catalog: Arc<Catalog>,
     /// All batches up to this one are done. Written under the state's lock.
     resolved: AtomicU64,
     /// Some tickets of resolved batches failed. Written under the state's lock, before `resolved`.
     failing: AtomicBool,
-    /// Somebody is in the state's `to_wake`. Written under its lock.
+    /// The state's `to_wake` is not empty. Written under the state's lock.
     pub(super) wakes_left: AtomicBool,
     pub(super) bytes_written: AtomicU64,
 }
@@ -114,7 +114,7 @@ impl Group {
         }
     }
 
-    /// The journal's thread will write what is pending at `due`, unless somebody else does before.
+    /// Makes the journal's thread write the pending records at `due`, unless someone else writes them before.
     fn set_due(&self, state: &mut State, due: Instant) {
         state.lazy_due = Some(due);
         match state.thread {
@@ -147,13 +147,13 @@ impl Group {
                 }
             }
         }
-        // Whoever still waits finds the thread stopped, and leads.
+        // The remaining waiters find that the thread has stopped, and lead.
         let waiters = mem::take(&mut state.waiters);
         drop(state);
         waiters.into_iter().for_each(|waiter| waiter.waker.wake());
     }
 
-    /// Before a sync: waits for those who are likely to come.
+    /// Before a sync: waits for publishers that are likely to append soon.
     fn gather(&self, state: &mut MutexGuard<'_, State>) {
         let waiting = state.pending.tickets;
         let Some((wanted, patience)) = state.gathering.wanted(waiting) else {
@@ -171,7 +171,7 @@ impl Group {
         state.gathering.met(all);
     }
 
-    /// Writes what is pending, and then, at most `rounds` times in all, what was waited for meanwhile.
+    /// Writes the pending batch, and then those that others wait for: at most `rounds` batches in total.
     fn lead<'a>(&'a self, mut state: MutexGuard<'a, State>, rounds: usize) {
         state.leading = true;
         for round in 1.. {
@@ -181,7 +181,7 @@ impl Group {
             }
         }
         state.leading = false;
-        // The thread leaves things alone while somebody leads.
+        // The thread does nothing while someone leads.
         if state.lazy_due.is_some() && state.thread == ThreadState::Idle {
             self.work.notify_one();
         }
@@ -244,7 +244,7 @@ impl Group {
         if state.pending.bytes.is_empty() && !state.leading {
             return Ok(());
         }
-        // An empty batch is good, too: it comes after the one being written.
+        // The batch may be empty: it is resolved after the one that is being written.
         let ticket = self.take_ticket(&mut state);
         drop(state);
         block_on(Commit::new(ticket))
@@ -254,13 +254,13 @@ impl Group {
         self.writer.lock().sync()
     }
 
-    /// Whether what is written goes where the next start will look.
+    /// Checks that the next start will find what is written.
     pub(super) fn check(&self) -> Result<(), JournalError> {
         let checked = self.writer.lock().check();
         if let Err(cause) = &checked {
             let mut state = self.state.lock();
             state.last_error = Some(cause.clone());
-            // Found out from now on, whether or not somebody publishes.
+            // Writing is retried from now on, even if nobody publishes.
             if state.lazy_due.is_none() {
                 self.set_due(&mut state, Instant::now() + self.timing.retry_interval);
             }
@@ -290,7 +290,7 @@ impl Group {
         self.state.lock().forgotten
     }
 
-    /// Whether the ticket's batch is done; if so, the ticket is resolved.
+    /// The outcome of a ticket's batch if it is done. The ticket then counts as resolved.
     fn outcome(&self, state: &mut State, batch: u64) -> Option<Result<(), JournalError>> {
         if self.resolved.load(Ordering::Relaxed) < batch {
             return None;
@@ -307,18 +307,18 @@ impl Group {
         Some(Err(cause))
     }
 
-    /// Without a lock: whether the batch was written well. `false` if that is not sure.
+    /// Whether the batch was written successfully. Takes no lock; `false` may also mean that it is unknown.
     #[inline]
     pub(super) fn surely_written(&self, batch: u64) -> bool {
         self.resolved.load(Ordering::Acquire) >= batch && !self.failing.load(Ordering::Relaxed)
     }
 
-    /// Whether a caller may write now, and not only the journal's thread.
+    /// Whether a caller may write now, not only the journal's thread.
     pub(super) fn may_lead(&self, state: &State) -> bool {
         !state.leading && (!self.sync || state.stop)
     }
 
-    /// For a ticket of this batch: finds the outcome, and before that writes, if a caller may and nobody does.
+    /// Returns the state of a ticket of this batch. Writes the batch first if a caller may lead.
     #[inline]
     pub(super) fn progress(&self, batch: u64) -> Progress<'_> {
         if self.surely_written(batch) {
@@ -335,7 +335,7 @@ impl Group {
         }
     }
 
-    /// A ticket of this batch was dropped: nobody will ask for its outcome.
+    /// A ticket of this batch was dropped, so nobody needs its outcome.
     pub(super) fn abandon(&self, batch: u64) {
         if self.surely_written(batch) {
             return;
@@ -350,13 +350,13 @@ impl Group {
         }
         state.pending.tickets -= 1;
         if state.lazy_due.is_none() {
-            // Nobody else may come to write it.
+            // Perhaps nobody else writes it.
             self.set_due(&mut state, Instant::now() + self.timing.flush_interval);
         }
     }
 }
 
-/// Lets others run for as long as they go on appending. Where there are cores to spare this takes no time.
+/// Lets others run as long as they keep appending. With idle cores this takes no time.
 fn let_others_append(state: &mut MutexGuard<'_, State>) {
     for _ in 0..MAX_YIELDS {
         let tickets = state.pending.tickets;
@@ -367,7 +367,7 @@ fn let_others_append(state: &mut MutexGuard<'_, State>) {
     }
 }
 
-/// How it is with a ticket.
+/// The state of a ticket.
 pub(super) enum Progress<'a> {
     Done(Result<(), JournalError>),
     Wait(Turn<'a>),

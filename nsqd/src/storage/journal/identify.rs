@@ -1,7 +1,7 @@
-//! Which files of the journal there are, and what each of them is, even if its header or its name is wrong. Changes nothing.
+//! Finds out what each file of the journal is, even if its header or its name is wrong. Changes nothing.
 //!
-//! A file's header stands at its start, twice, and at its end. The header of the file behind it repeats what is needed to
-//! read its records. So its records can be read as long as any of these is whole.
+//! A file has two copies of its header at its start and one at its end. The header of the next file repeats what is
+//! needed to read its records. So its records can be read as long as any of these is whole.
 
 use std::{collections::BTreeSet, io, path::Path, sync::Arc};
 
@@ -17,28 +17,28 @@ pub(super) struct OpenFile {
     pub header: FileHeader,
     pub file: Arc<dyn StorageFile>,
     pub len: u64,
-    /// Stretches that are not what was written there, outside of the records: offset and length.
+    /// Damaged stretches outside of the records: offset and length.
     pub damaged: Vec<(u64, u64)>,
 }
 
-/// Everything that is named as a file of the journal.
+/// All files with the name of a journal file or a spare.
 #[derive(Default)]
 pub(super) struct Identified {
     /// In the order of their numbers.
     pub files: Vec<OpenFile>,
-    /// Names that are not the file's own: the name, and the file's number.
+    /// Files with a wrong name: that name, and the file's number.
     pub misnamed: Vec<(String, u32)>,
     /// A spare that was renamed and never written to: its number and length.
     pub unused: Option<(u32, u64)>,
-    /// Nothing says what these are: number and length.
+    /// Files that cannot be identified: number and length.
     pub unreadable: Vec<(u32, u64)>,
-    /// Greater than every number that has ever been used here, as far as can be seen.
+    /// Greater than every number that is known to have been used here.
     pub next_number: u32,
 }
 
-/// A file as it is found.
+/// A file as it was found.
 struct Candidate {
-    /// By its name. None for a spare.
+    /// The number in its name. `None` for a spare.
     number: Option<u32>,
     name: String,
     file: Arc<dyn StorageFile>,
@@ -48,12 +48,12 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn is_what_its_name_says(&self) -> bool {
+    fn matches_its_name(&self) -> bool {
         self.header.is_ok_and(|header| Some(header.number) == self.number)
     }
 }
 
-/// Looks at the files `names` in `dir`. Fails if one of them has a newer version.
+/// Identifies the files `names` in `dir`. Fails if one of them has a newer version.
 pub(super) fn identify(
     storage: &dyn Storage,
     dir: &Path,
@@ -75,11 +75,11 @@ pub(super) fn identify(
     }
     candidates.sort_by_key(|candidate| candidate.number);
     let next_number = next_number(names, &candidates, not_before);
-    ask_successors(&mut candidates);
+    fill_headers_from_successors(&mut candidates);
     let misnamed = find_misnamed(&mut candidates);
     candidates.sort_by_key(|candidate| candidate.number);
-    ask_successors(&mut candidates);
-    let mut identified = sort_out(candidates);
+    fill_headers_from_successors(&mut candidates);
+    let mut identified = classify(candidates);
     identified.misnamed = misnamed;
     identified.next_number = next_number;
     Ok(identified)
@@ -93,7 +93,7 @@ fn look_at(storage: &dyn Storage, path: &Path, name: &str, number: Option<u32>) 
     let mut header = FileHeader::decode(&start[..filled]);
     let mut damaged = Vec::new();
     if let Some(number) = number {
-        // If the header says another number, it may be that of an earlier life.
+        // A header with another number may be from an earlier life of the file.
         if !matches!(header, Ok(header) if header.number == number)
             && !matches!(header, Err(HeaderError::NewerVersion(_)))
             && let Some(last) = find_last_copy(&*file, number, len)?
@@ -109,7 +109,7 @@ fn look_at(storage: &dyn Storage, path: &Path, name: &str, number: Option<u32>) 
     Ok(Candidate { number, name: name.to_owned(), file, len, header, damaged })
 }
 
-/// The copies of the header that are not whole, and what is missing at the end of the file.
+/// The damaged copies of the header, and the part that is missing at the end of the file.
 fn damaged_copies(
     file: &dyn StorageFile,
     header: &FileHeader,
@@ -140,7 +140,7 @@ fn damaged_copies(
     Ok(damaged)
 }
 
-/// The copy of the header of file `number` that its writer put at its end, wherever the file ends now.
+/// Finds the copy of the header that the writer of file `number` put at its end, wherever the file ends now.
 fn find_last_copy(
     file: &dyn StorageFile,
     number: u32,
@@ -151,7 +151,7 @@ fn find_last_copy(
     let mut end = len;
     while end > 0 {
         let from = end.saturating_sub(STEP);
-        // A copy may reach over the border between two pieces.
+        // A copy may cross the border between two pieces.
         let want = (end - from) as usize + HEADER_COPY_BYTES;
         let filled = file.read_at(&mut buf[..want], from)?;
         for at in memchr::memmem::rfind_iter(&buf[..filled], &MAGIC) {
@@ -171,7 +171,7 @@ fn find_last_copy(
     Ok(None)
 }
 
-/// Numbers only grow, also when files were set aside or removed: places must not come again.
+/// Numbers only grow, even if files were set aside or removed, because places must not be reused.
 fn next_number(names: &[String], candidates: &[Candidate], not_before: Lsn) -> u32 {
     let set_aside = names.iter().filter_map(|name| catalog::damaged_number(name));
     let named = candidates.iter().filter_map(|candidate| candidate.number);
@@ -180,12 +180,12 @@ fn next_number(names: &[String], candidates: &[Candidate], not_before: Lsn) -> u
     set_aside.chain(named).chain(own).max().unwrap_or(0).max(floor).saturating_add(1)
 }
 
-/// Files that have lost all copies of their header are described by the file behind.
-fn ask_successors(candidates: &mut [Candidate]) {
+/// Rebuilds the headers of files that have lost all copies, from the header of the next file.
+fn fill_headers_from_successors(candidates: &mut [Candidate]) {
     for index in (1..candidates.len()).rev() {
         let (before, behind) = candidates.split_at_mut(index);
         let (Some(lost), Some(successor)) = (before.last_mut(), behind.first()) else { continue };
-        if !successor.is_what_its_name_says() || lost.is_what_its_name_says() {
+        if !successor.matches_its_name() || lost.matches_its_name() {
             continue;
         }
         if let (Ok(FileHeader { previous: Some(previous), .. }), Some(number)) =
@@ -199,33 +199,33 @@ fn ask_successors(candidates: &mut [Candidate]) {
     }
 }
 
-/// Files that the chain lacks, and that are there under another name. They get their own number.
+/// Finds files that are missing in the chain and exist under another name. Gives them their own number.
 fn find_misnamed(candidates: &mut [Candidate]) -> Vec<(String, u32)> {
     let mut misnamed = Vec::new();
     loop {
         let mut known: Vec<FileHeader> = (candidates.iter())
-            .filter(|candidate| candidate.is_what_its_name_says())
+            .filter(|candidate| candidate.matches_its_name())
             .filter_map(|candidate| candidate.header.ok())
             .collect();
         known.sort_by_key(|header| header.number);
         let names: BTreeSet<u32> = candidates.iter().filter_map(|candidate| candidate.number).collect();
-        let is_lacking = |header: &FileHeader, is_spare: bool| {
+        let is_missing = |header: &FileHeader, is_spare: bool| {
             let is_before = |behind: &FileHeader| {
                 behind.previous.is_some_and(|previous| previous.number == header.number)
             };
             let is_gap = known.iter().skip(1).any(is_before);
-            // Whether or not it is needed: a file that is not costs nothing but reading it.
+            // Even if it is not needed: such a file costs only the time to read it.
             let is_oldest = known.first().is_some_and(is_before);
             let is_newest = known.last().is_none_or(|newest| {
                 header.number > newest.number
                     && header.previous.is_some_and(|previous| previous.number == newest.number)
             });
-            // Spares have every right to be what came before the oldest file.
+            // A spare may well be the former predecessor of the oldest file.
             !names.contains(&header.number) && (is_gap || (!is_spare && (is_oldest || is_newest)))
         };
         let Some(found) = candidates.iter_mut().find(|candidate| {
-            !candidate.is_what_its_name_says()
-                && candidate.header.is_ok_and(|header| is_lacking(&header, candidate.number.is_none()))
+            !candidate.matches_its_name()
+                && candidate.header.is_ok_and(|header| is_missing(&header, candidate.number.is_none()))
         }) else {
             return misnamed;
         };
@@ -236,8 +236,8 @@ fn find_misnamed(candidates: &mut [Candidate]) -> Vec<(String, u32)> {
     }
 }
 
-fn sort_out(candidates: Vec<Candidate>) -> Identified {
-    let oldest = candidates.iter().find(|candidate| candidate.is_what_its_name_says());
+fn classify(candidates: Vec<Candidate>) -> Identified {
+    let oldest = candidates.iter().find(|candidate| candidate.matches_its_name());
     let oldest = oldest.and_then(|candidate| candidate.number);
     let newest = candidates.last().and_then(|candidate| candidate.number);
     let mut identified = Identified::default();
@@ -248,8 +248,8 @@ fn sort_out(candidates: Vec<Candidate>) -> Identified {
             Ok(header) if header.number == number => {
                 identified.files.push(OpenFile { header, file, len, damaged });
             }
-            // Left by an earlier version, which renamed a spare first and wrote its header later. It was retired long
-            // ago: else it would be the one before the oldest.
+            // Left by an earlier version, which renamed a spare first and wrote its header later. The number
+            // in its header is below that of the oldest file, so it had been retired.
             Ok(header) if Some(number) == newest && oldest.is_some_and(|oldest| header.number < oldest) => {
                 identified.unused = Some((number, len));
             }

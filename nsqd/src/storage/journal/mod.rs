@@ -1,23 +1,23 @@
 //! The journal: one sequence of files, shared by all topics, that holds every durable fact until
-//! it is elsewhere or obsolete.
+//! it is stored elsewhere or obsolete.
 //!
-//! - [`Journal`] here is the handle: append, commit, flush, and which files there are;
-//! - `commit` has what a caller holds meanwhile: a ticket, then a future;
-//! - `group` decides who writes what waits, and tells those who wait (group commit);
-//! - `waiting` has those who wait, and who wakes them;
-//! - `gathering` tells for whom the journal's thread waits before a sync;
-//! - `company` tells whether publishers come together, so that it pays to let others append first;
-//! - `pending` is its state: two buffers, tickets, what became of a failed write;
-//! - `writer` has the file that is written to: room, rotation, recycling, failed writes;
-//! - `sizing` says how large files are;
-//! - `catalog` knows the files and what was published in each;
-//! - `identify` finds out at start what each file is, even if its header or name is wrong;
-//! - `reader` then reads them, and tells a torn tail from damage;
-//! - `format` has the bytes.
+//! - [`Journal`] here is the handle: append, commit, flush, list files;
+//! - `commit`: what a caller holds until its record is written: a ticket, then a future;
+//! - `group`: decides who writes the waiting records, and reports the outcome to the waiters (group commit);
+//! - `waiting`: the waiters, and who wakes them;
+//! - `gathering`: for how many publishers the journal's thread waits before a sync;
+//! - `company`: predicts whether publishers append together, so that it pays to let others append first;
+//! - `pending`: the state: two buffers, tickets, the outcome of a failed write;
+//! - `writer`: the file that is being written: space, rotation, recycling, failed writes;
+//! - `sizing`: how large files are;
+//! - `catalog`: the files, and what was published in each;
+//! - `identify`: finds out at start what each file is, even if its header or name is wrong;
+//! - `reader`: reads the files and distinguishes a torn tail from damage;
+//! - `format`: the bytes.
 //!
 //! Records go through two equal buffers that are swapped: one collects while the other is
-//! written, so in the steady state nothing is allocated, and one write (and one sync) serves
-//! everybody who appended meanwhile, however many topics they publish to.
+//! written. So in the steady state nothing is allocated, and one write (and one sync) serves
+//! everyone who appended meanwhile, however many topics they publish to.
 
 mod catalog;
 mod commit;
@@ -53,17 +53,17 @@ pub use self::{
 };
 use super::{Durability, Storage, record::Record};
 
-/// Size of a journal file where there is room, unless the options say otherwise.
+/// Default size of a journal file on a volume with enough space.
 pub const DEFAULT_FILE_BYTES: u64 = 64 << 20;
 /// A larger record is refused.
 pub const MAX_RECORD_BYTES: usize = 1 << 30;
-/// With more than this waiting for the disk, records are refused.
+/// Records are refused while more bytes than this wait for the disk.
 pub const MAX_PENDING_BYTES: usize = 1 << 30;
-/// The largest file size that the options may ask for.
+/// The largest file size that the options may request.
 pub const MAX_FILE_BYTES: u64 = 1 << 31;
 
-// An offset in a file must fit the 32 bits that it has in an Lsn and in a file header: the largest buffer is
-// one that was just under the limit when the largest record came.
+// An offset must fit in the 32 bits that it has in an Lsn and in a file header. The largest buffer was just under the
+// limit when the largest record was appended.
 const _: () = assert!(MAX_PENDING_BYTES as u64 + MAX_RECORD_BYTES as u64 + 4096 < u32::MAX as u64);
 const _: () = assert!(MAX_FILE_BYTES < u32::MAX as u64);
 
@@ -90,17 +90,17 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// When the journal does what nobody waits for.
+/// Timing of work that nobody waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct JournalTiming {
-    /// How long a lazy record waits at most for a write to go along with.
+    /// Maximum time that a lazy record waits for another write.
     pub flush_interval: Duration,
-    /// After a failure it is tried again only when so long has passed.
+    /// Minimum time between a failure and the next attempt.
     pub retry_interval: Duration,
 }
 
 impl JournalTiming {
-    /// What a daemon uses.
+    /// The values that nsqd uses.
     pub const DEFAULT: JournalTiming = JournalTiming {
         flush_interval: Duration::from_millis(5),
         retry_interval: Duration::from_millis(100),
@@ -110,16 +110,15 @@ impl JournalTiming {
 /// How to open a journal.
 #[derive(Clone, Debug)]
 pub struct JournalOptions {
-    /// Where its files are. Created if missing.
+    /// Directory of the files. Created if missing.
     pub dir: PathBuf,
-    /// [`Durability::Sync`] syncs every write before it counts; anything else only writes.
+    /// With [`Durability::Sync`], a commit completes after a sync; otherwise after the write.
     pub durability: Durability,
-    /// Size of a file where there is room for many; at most [`MAX_FILE_BYTES`].
+    /// Size of a file on a volume with enough space; at most [`MAX_FILE_BYTES`].
     pub file_bytes: u64,
-    /// When it does what nobody waits for.
     pub timing: JournalTiming,
-    /// New records get places after this one, even if the files that led up to it are gone: a
-    /// checkpoint refers to places, and must never find a new record before its own.
+    /// New records get places after this one, even if the files up to it are missing: a
+    /// checkpoint refers to places, so no new record may have a place before the checkpoint's.
     pub not_before: Lsn,
 }
 
@@ -136,51 +135,40 @@ impl JournalOptions {
     }
 }
 
-/// Why the journal did not do what it was asked to.
+/// Why a journal operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
-    /// A write failed. Once everybody concerned knows, new records are accepted and it is tried again.
+    /// A write failed. New records are accepted, and writing is retried, once all tickets of the write are resolved.
     #[error("journal write failed: {0}")]
     Write(Arc<io::Error>),
-    /// A sync failed. What is on disk is unknown, so nothing is accepted any more.
+    /// A sync failed. What is on disk is unknown, so no more records are accepted.
     #[error("journal sync failed: {0}")]
     Sync(Arc<io::Error>),
-    /// A write or a sync failed, and what it may have left could not be taken back: a later start may find the records.
+    /// A write or sync failed, and what it may have left could not be zeroed: a later start may find the records.
     #[error("{0}")]
     InDoubt(Arc<JournalError>),
     /// The record is larger than [`MAX_RECORD_BYTES`].
-    #[error("record too large for the journal")]
+    #[error("record too large for the journal, the maximum is 1 GiB")]
     TooLarge,
-    /// More than [`MAX_PENDING_BYTES`] wait for the disk.
-    #[error("too many bytes wait for the journal")]
+    /// More than [`MAX_PENDING_BYTES`] are waiting for the disk.
+    #[error("more than 1 GiB is waiting for the journal; retry later")]
     Overloaded,
-    /// The journal was closed.
     #[error("journal is closed")]
     Closed,
     /// A file could not be read or listed when opening.
     #[error(
         "cannot read journal {path}: {error}; check the disk and the owner of the file, then start nsqd again"
     )]
-    Read {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        error: Arc<io::Error>,
-    },
-    /// A file was written by a newer version.
+    Read { path: PathBuf, error: Arc<io::Error> },
     #[error(
-        "journal file {path} has format version {version}, newer than this program knows; start the nsqd that wrote it"
+        "journal file {path} has format version {version}, newer than this program supports; \
+         start the nsqd version that wrote it"
     )]
-    NewerVersion {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        version: u32,
-    },
+    NewerVersion { path: PathBuf, version: u32 },
 }
 
 impl JournalError {
-    /// The same for records that certainly were not written.
+    /// The error for records that were certainly not written.
     fn without_doubt(&self) -> JournalError {
         match self {
             JournalError::InDoubt(cause) => JournalError::clone(cause),
@@ -189,25 +177,24 @@ impl JournalError {
     }
 }
 
-/// Where the first record of a file is.
+/// Offset of the first record of a file.
 pub const FILE_HEADER_BYTES: u64 = format::FILE_HEADER_BYTES;
 
-/// The name of a file of the journal.
 pub fn file_name(number: u64) -> String {
     catalog::file_name(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
-/// The open journal. Dropping it without [`Journal::close`] leaves what only waited lazily unwritten, as a
-/// kill would; what was committed is safe.
+/// The open journal. Dropping it without [`Journal::close`] loses lazy records that are not written yet, as a
+/// kill would. Committed records are safe.
 pub struct Journal {
     group: Arc<Group>,
     flusher: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 impl Journal {
-    /// Reads every file in order, shows each whole record to `replay`, and is ready to append.
+    /// Reads all files in order, passes each whole record to `replay`, and is then ready to append.
     ///
-    /// The first append goes to a fresh file, made when it is needed. Torn bytes at the end of the newest file
+    /// The first write goes to a new file, which is created then. Torn bytes at the end of the newest file
     /// and damage elsewhere are skipped and reported.
     pub fn open(
         storage: Arc<dyn Storage>,
@@ -231,7 +218,7 @@ impl Journal {
         Ok((Arc::new(Self { group, flusher: Mutex::new(Some(flusher)) }), found.report))
     }
 
-    /// Shows each whole record in the directory to `show`, and changes nothing.
+    /// Passes each whole record in the directory to `show`. Changes nothing.
     pub fn show(
         storage: &dyn Storage,
         options: &JournalOptions,
@@ -240,11 +227,11 @@ impl Journal {
         reader::show_all(storage, options, show)
     }
 
-    /// Copies the record to those that wait to be written; touches no disk. The order of appends is the order in
+    /// Adds the record to those that wait to be written, without disk access. The order of appends is the order in
     /// the journal.
     ///
-    /// The ticket is for [`Journal::commit`]; dropping it says that nobody wants to know. Fails at once with
-    /// the cause while tickets of a failed write are still out, and for ever after a failed sync.
+    /// Pass the ticket to [`Journal::commit`], or drop it to ignore the outcome. Fails immediately with
+    /// the cause while tickets of a failed write are unresolved, and permanently after a failed sync.
     #[inline]
     pub fn append(&self, record: &Record<'_>) -> Result<Ticket, JournalError> {
         self.group.append(record)
@@ -252,102 +239,103 @@ impl Journal {
 
     /// Waits until the ticket's record is as durable as the level asks.
     ///
-    /// With [`Durability::Write`], when nobody is writing, the caller writes at once what waits, inline;
-    /// whoever comes meanwhile is served by the next write. With [`Durability::Sync`] the journal's own
-    /// thread writes and syncs for everybody. Dropping the future gives up the answer only: the record stays
+    /// With [`Durability::Write`], a caller that finds nobody writing writes all waiting records itself;
+    /// records that are appended meanwhile go with the next write. With [`Durability::Sync`], the journal's own
+    /// thread writes and syncs for all callers. Dropping the future loses only the outcome: the record stays
     /// in its place, and nobody else waits for it.
     #[inline]
     pub fn commit(&self, ticket: Ticket) -> Commit {
         Commit::new(ticket)
     }
 
-    /// As [`Journal::commit`], if that needs no waiting; else gives the ticket back. Never waits.
+    /// As [`Journal::commit`] if that needs no waiting; otherwise returns the ticket. Never waits.
     #[inline]
     pub fn try_commit(&self, ticket: Ticket) -> Result<Result<(), JournalError>, Ticket> {
         ticket.try_commit()
     }
 
-    /// Appends a record that nobody waits for. It goes along with the next write, or within the flush
-    /// interval, or when 64 KiB wait. Touches no disk, never fails towards the caller: see [`Journal::failure`].
+    /// Appends a record that nobody waits for. It is written with the next write, within the flush
+    /// interval, or when 64 KiB wait. Makes no disk access and returns no error: see [`Journal::failure`].
     #[inline]
     pub fn append_lazy(&self, record: &Record<'_>) {
         self.group.append_lazy(record);
     }
 
-    /// Blocks until everything appended so far is written, and synced if the level asks for that.
+    /// Blocks until everything appended so far is written, and synced if the durability level asks for it.
     pub fn flush(&self) -> Result<(), JournalError> {
         self.group.flush()
     }
 
-    /// Every record appended from now on has at least this place. So may have those that wait to be written.
+    /// A lower bound for the place of every record appended from now on, and of those that wait to be written.
     pub fn position(&self) -> Lsn {
         self.group.catalog.position()
     }
 
-    /// The files there are, oldest first.
+    /// All files, oldest first.
     pub fn files(&self) -> Vec<JournalFileInfo> {
         self.group.catalog.files()
     }
 
-    /// How many files there are, and their bytes on disk.
+    /// Number of files, and their bytes on disk.
     pub fn size(&self) -> (usize, u64) {
         self.group.catalog.size()
     }
 
-    /// Bytes of the files that it keeps for now, and of its spares.
+    /// Bytes of all files and spares.
     pub fn footprint(&self) -> u64 {
         self.group.catalog.footprint()
     }
 
-    /// How many of the oldest files should go, because there are many, or because some are lost. Never all.
+    /// How many of the oldest files should be retired, because there are many or some are lost. Never all.
     pub fn excess(&self) -> usize {
         self.group.catalog.excess()
     }
 
-    /// Whether the volume is nearly full when files should go: see [`Journal::excess`]. Cheap.
+    /// Whether files should be retired (see [`Journal::excess`]) and the volume is nearly full. Cheap.
     pub fn is_tight(&self) -> bool {
         self.group.catalog.is_tight()
     }
 
-    /// Looks whether the files are where they should be. If the one that is written to is not, writing goes on in another; if
-    /// the data directory is not, records are refused until it is, and the error says so. Blocks.
+    /// Checks that all files still have their names. If the file that is being written has lost its name, writing
+    /// continues in another. If the data directory is missing, records are refused until it is back, and the error says
+    /// so. Blocks.
     pub fn check(&self) -> Result<(), JournalError> {
         self.group.check()
     }
 
-    /// The files that somebody has removed or replaced. What they held is safe only when it was stored elsewhere.
+    /// The files that someone removed or replaced. What they held is safe only once it is stored elsewhere.
     pub fn lost_files(&self) -> Vec<u64> {
         self.group.catalog.lost()
     }
 
-    /// Goes on in a file of the smallest size, without spares, so that the older ones can go. Blocks.
+    /// Continues in a file of the smallest size and removes the spares, so that older files can be retired. Blocks.
     pub fn shrink(&self) -> Result<(), JournalError> {
         self.group.shrink()
     }
 
-    /// Gives the spares back to the file system. Returns whether there were any.
+    /// Removes the spares. Returns whether there were any.
     pub fn remove_spares(&self) -> bool {
         self.group.catalog.remove_spares()
     }
 
-    /// The smallest that all files together can be made.
+    /// The smallest possible size of all files together.
     pub fn least_footprint(&self) -> u64 {
         sizing::least(self.group.catalog.file_bytes())
     }
 
-    /// Nothing in the oldest file is needed any more: recycles or removes it.
+    /// Recycles or removes the oldest file. Nothing in it may be needed any more.
     ///
     /// Fails with `InvalidInput` if `number` is not the oldest, or is the only file or the one being written to.
     pub fn retire_oldest(&self, number: u64) -> io::Result<()> {
         self.group.catalog.retire_oldest(number)
     }
 
-    /// Why publishing does not work or acknowledgements are not remembered; none again after the next good write.
+    /// Why publishes fail or lazy records are dropped. `None` again after the next successful write.
     pub fn failure(&self) -> Option<JournalError> {
         self.group.failure()
     }
 
-    /// Acknowledgements that were not remembered since the last good write.
+    /// Lazy records (finishes and the like) that were dropped since the last successful write.
     pub fn forgotten_count(&self) -> u64 {
         self.group.forgotten_count()
     }
@@ -357,7 +345,7 @@ impl Journal {
         self.group.bytes_written.load(Ordering::Relaxed)
     }
 
-    /// Writes what waits, syncs whatever the level, and ends the journal's thread. Later appends fail.
+    /// Writes what waits, syncs at any durability level, and stops the journal's thread. Later appends fail.
     pub fn close(&self) -> Result<(), JournalError> {
         self.group.refuse_appends();
         let flushed = self.group.flush();
@@ -368,7 +356,7 @@ impl Journal {
     fn stop_flusher(&self) {
         self.group.stop();
         if let Some(flusher) = self.flusher.lock().take() {
-            // It fails only if the thread panicked, which the panic hook has reported.
+            // Fails only if the thread panicked, which the panic hook has reported.
             let _ = flusher.join();
         }
     }

@@ -1,5 +1,5 @@
-//! What waits to be written, and what became of what was: the state behind the journal's lock.
-//! No files here; its one effect is on itself.
+//! The state behind the journal's lock: records that wait to be written, and the outcome of failed writes.
+//! No I/O.
 
 use std::{
     mem,
@@ -14,15 +14,15 @@ use super::{
 };
 use crate::storage::record::Record;
 
-/// So many bytes of lazy records are kept while writing fails; what comes beyond is forgotten.
+/// Maximum bytes of lazy records that are kept while writing fails. Further ones are dropped.
 pub(super) const MAX_LAZY_KEPT_BYTES: usize = 8 << 20;
-/// A buffer that grew beyond is given back when it is no longer filled.
+/// A buffer that grew beyond this size is freed once it is no longer filled.
 const KEPT_BUFFER_BYTES: usize = 4 << 20;
 
 /// What the journal's lock protects.
 pub(super) struct State {
     pub pending: Buffer,
-    /// The other buffer, empty, unless it is being written.
+    /// The other buffer, which is empty. Taken while a batch is being written.
     pub spare: Buffer,
     /// Number of the pending batch.
     pub batch: u64,
@@ -34,24 +34,24 @@ pub(super) struct State {
     pub gathering: Gathering,
     pub next_waiter: u64,
     pub failure: Option<Failure>,
-    /// A failed sync: for ever.
+    /// A failed sync. Permanent.
     pub latched: Option<JournalError>,
-    /// Cleared by a good write.
+    /// Cleared by a successful write.
     pub last_error: Option<JournalError>,
-    /// Lazy records forgotten since the last good write.
+    /// Lazy records dropped since the last successful write.
     pub forgotten: u64,
-    /// When the pending bytes are written although nobody waits.
+    /// When the pending bytes are written even if nobody waits.
     pub lazy_due: Option<Instant>,
-    /// The pending bytes have become many, and the journal's thread was told.
+    /// Many bytes are pending, and the journal's thread was woken for them.
     pub kicked: bool,
-    /// Taken and given back by whoever wakes waiters, to keep its room.
+    /// Reused for each wake-up of waiters, to keep its allocation.
     pub woken: Vec<Waker>,
-    /// Those that the first of them, which was woken, is to wake.
+    /// Waiters that the first woken waiter must wake.
     pub to_wake: Vec<Waker>,
     pub thread: ThreadState,
     pub refusing: bool,
     pub stop: bool,
-    /// After a failure, until it is tried again.
+    /// Delay between a failure and the next attempt.
     retry_after: Duration,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct State {
 pub(super) struct Buffer {
     pub bytes: Vec<u8>,
     pub tickets: usize,
-    /// Where the lazy records are; neighbours are one range.
+    /// Byte ranges of the lazy records; adjacent ones are merged.
     pub lazy: Vec<(usize, usize)>,
 }
 
@@ -70,16 +70,16 @@ pub(super) struct Waiter {
     pub waker: Waker,
 }
 
-/// The outcome of the failed batches, until all their tickets know it.
+/// The outcome of the failed batches, kept until all their tickets are resolved.
 pub(super) struct Failure {
-    /// The batch that was written, and the one behind.
+    /// The batch whose write failed, and the one behind it.
     pub batches: RangeInclusive<u64>,
     pub cause: JournalError,
     pub unresolved: usize,
 }
 
 impl Failure {
-    /// What became of a batch. The one behind was not written, so there is no doubt about it.
+    /// The outcome of a batch. The one behind was not written, so it is not in doubt.
     pub(super) fn of(&self, batch: u64) -> JournalError {
         if batch == *self.batches.start() { self.cause.clone() } else { self.cause.without_doubt() }
     }
@@ -91,7 +91,7 @@ pub(super) enum ThreadState {
     Busy,
     Idle,
     Until(Instant),
-    /// Waiting for so many tickets.
+    /// Waiting for this many tickets.
     Gathering(usize),
 }
 
@@ -174,7 +174,7 @@ impl State {
         if self.refusing { Err(JournalError::Closed) } else { Ok(()) }
     }
 
-    /// What there is to do for the journal's thread.
+    /// What the journal's thread has to do.
     pub(super) fn work(&self, sync: bool) -> Work {
         if self.leading || self.latched.is_some() {
             return Work::None;
@@ -190,7 +190,7 @@ impl State {
         }
     }
 
-    /// A batch that was written failed, and with it the one that waits behind it.
+    /// Fails a batch whose write failed, and the one that waits behind it.
     pub(super) fn fail(&mut self, batch: u64, written: &Buffer, cause: JournalError) {
         let certain = cause.without_doubt();
         let forever = matches!(certain, JournalError::Sync(_));
@@ -204,7 +204,7 @@ impl State {
         if unresolved > 0 {
             self.failure = Some(Failure { batches: batch..=batch + 1, cause, unresolved });
         }
-        // With nothing to write it is still tried, so that health comes back without a publish.
+        // Retried even with nothing to write, so that nsqd becomes healthy without a publish.
         self.lazy_due = Some(Instant::now() + self.retry_after);
         if forever {
             self.latched = Some(certain.clone());

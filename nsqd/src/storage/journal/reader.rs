@@ -1,7 +1,7 @@
 //! Reads the journal's files at start.
 //!
-//! A file that has a successor ends where the successor's header says. Whatever does not verify
-//! before that is damage: it is reported, and reading goes on at the next record that does verify. The
+//! A file that has a successor ends where the successor's header says. Bytes before that which do not verify
+//! are damage: they are reported, and reading continues at the next record that verifies. The
 //! newest file ends at its terminator; if there is none, the last write was torn and is cut.
 
 use std::{
@@ -26,9 +26,8 @@ use crate::storage::{
 /// What was found when the journal was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JournalReport {
-    /// Files read.
     pub files: usize,
-    /// Records shown to `replay`.
+    /// Records passed to `replay`.
     pub records: u64,
     /// Bytes of these records.
     pub bytes: u64,
@@ -36,20 +35,20 @@ pub struct JournalReport {
     pub end: Lsn,
     /// Where the newest file was cut, if its last write was torn.
     pub torn_at: Option<Lsn>,
-    /// Bytes of the torn write, as far as they can be told from what was there before.
+    /// Bytes of the torn write, as far as they can be distinguished from older bytes.
     pub cut_bytes: u64,
-    /// What could not be read although it was once written as a whole.
+    /// Stretches that were once written as a whole but cannot be read.
     pub damaged: Vec<Damage>,
-    /// Numbers of files that should be there and are not.
+    /// Numbers of missing files.
     pub missing_files: Vec<u64>,
-    /// Files that could not be read at all, with the names they have now.
+    /// New paths of unreadable files, which were renamed.
     pub set_aside: Vec<PathBuf>,
-    /// Files that had the name of another, and the names they have now.
+    /// Files that had a wrong name: the wrong path and the corrected one.
     pub renamed: Vec<(PathBuf, PathBuf)>,
 }
 
 impl JournalReport {
-    /// Whether everything that was ever acknowledged could be read, as far as can be told.
+    /// Whether everything that was ever acknowledged could be read, as far as the files show.
     pub fn is_complete(&self) -> bool {
         self.damaged.is_empty() && self.missing_files.is_empty() && self.set_aside.is_empty()
     }
@@ -64,14 +63,13 @@ pub struct Damage {
     pub bytes: u64,
 }
 
-/// Everything that the journal needs to go on.
+/// Everything that the journal needs to continue.
 #[derive(Default)]
 pub(super) struct Found {
     pub files: VecDeque<FileEntry>,
     pub spares: Vec<String>,
-    /// Number of the next file.
     pub next_number: u32,
-    /// The newest file.
+    /// The newest file, which is the predecessor of the next one.
     pub last: Option<Previous>,
     pub report: JournalReport,
 }
@@ -88,12 +86,12 @@ pub(super) fn read_all(
         .map_err(|error| read_error(&options.dir, error))?;
     let identified = identify(storage, &options.dir, &names, options.not_before)?;
     let mut found = Found { next_number: identified.next_number, ..Found::default() };
-    put_right(storage, options, &names, &identified, &mut found)?;
+    correct_names(storage, options, &names, &identified, &mut found)?;
     scan_all(options, &identified.files, &mut found, replay)?;
     Ok(found)
 }
 
-/// Shows every whole record in `options.dir`, and changes nothing.
+/// Passes every whole record in `options.dir` to `show`. Changes nothing.
 pub(super) fn show_all(
     storage: &dyn Storage,
     options: &JournalOptions,
@@ -131,8 +129,8 @@ pub(super) fn read_error(path: &Path, error: io::Error) -> JournalError {
     JournalError::Read { path: path.to_path_buf(), error: Arc::new(error) }
 }
 
-/// Gives files their own names, sets those aside that cannot be read, and finds the spares.
-fn put_right(
+/// Corrects wrong file names, sets unreadable files aside, and finds the spares.
+fn correct_names(
     storage: &dyn Storage,
     options: &JournalOptions,
     names: &[String],
@@ -161,7 +159,7 @@ fn put_right(
     Ok(())
 }
 
-/// The retired files that can be reused; others (left from another file size) are removed.
+/// Returns the retired files that can be reused. Removes the others, which are left from another file size.
 fn check_spares<'a>(
     storage: &dyn Storage,
     options: &JournalOptions,
@@ -211,7 +209,8 @@ fn note_missing(header: &FileHeader, next: Option<&FileHeader>, report: &mut Jou
     }
 }
 
-/// The files before the oldest one went when a checkpoint no longer needed them. If no checkpoint says so, they are missing.
+/// The files before the oldest one were retired once a checkpoint no longer needed them. If no checkpoint says so, the
+/// last of them is missing.
 fn note_missing_before(oldest: &FileHeader, not_before: Lsn, report: &mut JournalReport) {
     if let Some(Previous { number, .. }) = oldest.previous
         && u64::from(oldest.number) > not_before.file_number()
@@ -221,7 +220,7 @@ fn note_missing_before(oldest: &FileHeader, not_before: Lsn, report: &mut Journa
     }
 }
 
-/// Shows the whole records of a file to `replay`.
+/// Passes the whole records of a file to `replay`.
 fn scan(
     open: &OpenFile,
     next: Option<&FileHeader>,
@@ -232,9 +231,9 @@ fn scan(
     let report = &mut found.report;
     let damage = |(offset, bytes)| Damage { lsn: format::lsn(number, offset), bytes };
     report.damaged.extend(open.damaged.iter().copied().map(damage));
-    // A lost copy of the header alone is no reason to keep the file.
+    // One damaged copy of the header is no reason to keep the file.
     let mut damaged = open.damaged.iter().any(|&(_, bytes)| bytes > format::HEADER_COPY_BYTES as u64);
-    // Known exactly if the successor is there, else the terminator must be found.
+    // Known exactly if there is a successor; otherwise the terminator must be found.
     let sealed_end = next
         .and_then(|next| next.previous)
         .and_then(|previous| (previous.number == number).then_some(u64::from(previous.end)));
@@ -255,7 +254,7 @@ fn scan(
         if sealed_end.is_some_and(|sealed_end| offset >= sealed_end) {
             break;
         }
-        // Also behind what looks like the end: zeros may be what is left of records.
+        // Searched also behind what looks like the end, because zeros may have replaced records.
         if let Some(resumed) = find_record(&mut window, open.header.seal(), offset + 1)? {
             report.damaged.push(damage((offset, resumed - offset)));
             damaged = true;
@@ -266,7 +265,7 @@ fn scan(
             break;
         }
         if next.is_some() {
-            // What is missing at the end of the file was reported already, if its length is known.
+            // If the length of the file is known, the missing bytes at its end have already been reported.
             let lost_to = if open.header.capacity > 0 { end } else { sealed_end.unwrap_or(end) };
             if lost_to > offset {
                 report.damaged.push(damage((offset, lost_to - offset)));
@@ -284,14 +283,14 @@ fn scan(
     Ok(FileEntry { number, bytes: open.len, topics, sealed: true, damaged, identity, lost: false })
 }
 
-/// Whether the newest file was ended at `offset` by whoever wrote it.
+/// Whether the writer of the newest file ended it at `offset`.
 fn is_terminated(window: &mut Window<'_>, seal: Seal, offset: u64) -> io::Result<bool> {
     let head = window.get(offset, RECORD_HEADER_BYTES)?;
     let was_header = head.first_chunk().is_some_and(|head| RecordHeader::lost_its_length(head, seal, offset));
     Ok(head.iter().take(format::TERMINATOR.len()).all(|&byte| byte == 0) && !was_header)
 }
 
-/// Shows the record at `offset` to `replay`, if there is a whole one, and returns its length with its header.
+/// Passes the record at `offset` to `replay` if it is whole. Returns its length including the header.
 fn show_record(
     window: &mut Window<'_>,
     seal: Seal,
@@ -301,7 +300,7 @@ fn show_record(
     replay: &mut dyn FnMut(Lsn, Record<'_>),
 ) -> io::Result<Option<u64>> {
     let Some(content) = whole_record(window, seal, offset)? else { return Ok(None) };
-    // The checksum is right, so a record that makes no sense was written so. It counts as damage.
+    // The checksum is right, so an invalid record was written in that form. It counts as damage.
     let Ok(record) = Record::decode(content) else { return Ok(None) };
     let length = (RECORD_HEADER_BYTES + content.len()) as u64;
     if let Some((topic, last)) = record::published(content) {
@@ -327,7 +326,7 @@ fn whole_record<'w>(window: &'w mut Window<'_>, seal: Seal, offset: u64) -> io::
     Ok(header.covers(content).then_some(content))
 }
 
-/// The first place from `from` on where a whole record stands.
+/// The offset of the first whole record at or after `from`.
 fn find_record(window: &mut Window<'_>, seal: Seal, from: u64) -> io::Result<Option<u64>> {
     let mut from = from;
     while from < window.end {
@@ -349,14 +348,14 @@ fn find_record(window: &mut Window<'_>, seal: Seal, from: u64) -> io::Result<Opt
     Ok(None)
 }
 
-/// The first place in `bytes`, which are those from `from` on, where a header stands that was written for this place
-/// and whose record ends before `end`. Most of what is behind the end of a file is zeros, so these are passed over quickly.
+/// The offset of the first header in `bytes`, which start at offset `from`, that was written for its place and whose
+/// record fits before `end`. Most bytes behind the end of a file are zeros, so zeros are skipped quickly.
 fn find_marked(bytes: &[u8], seal: Seal, from: u64, end: u64) -> Option<u64> {
     const ZEROS: &[u8] = &[0; 4096];
     let mut at = 0;
     while at + RECORD_HEADER_BYTES <= bytes.len() {
         if bytes[at] == 0 && bytes[at..].starts_with(ZEROS) {
-            // The last of them may begin a length.
+            // The last zeros may be the beginning of a length.
             at += ZEROS.len() - 3;
             continue;
         }
@@ -376,7 +375,7 @@ fn find_marked(bytes: &[u8], seal: Seal, from: u64, end: u64) -> Option<u64> {
     None
 }
 
-/// How much of a write that was torn at `offset` can be recognised.
+/// How many bytes of a write that was torn at `offset` can be recognized.
 fn torn_bytes(window: &mut Window<'_>, seal: Seal, offset: u64) -> io::Result<u64> {
     let length = record_header(window, seal, offset)?.map_or(0, |header| u64::from(header.length));
     Ok((RECORD_HEADER_BYTES as u64 + length).min(window.end - offset))
@@ -387,12 +386,12 @@ struct Window<'f> {
     file: &'f dyn StorageFile,
     buf: Vec<u8>,
     start: u64,
-    /// Nothing is read beyond.
+    /// Nothing is read beyond this offset.
     end: u64,
 }
 
 impl<'f> Window<'f> {
-    /// How much is read at least.
+    /// Minimum number of bytes per read.
     const STEP: usize = 1 << 20;
 
     fn new(file: &'f dyn StorageFile, end: u64) -> Self {

@@ -1,28 +1,29 @@
-//! How large a journal file is. No I/O, no clock.
+//! The size of journal files. No I/O, no clock.
 //!
-//! Large files cost least when much is written: 64 MiB, recycled. A small volume gets smaller ones, or a few files that hold
-//! next to nothing would fill it; so does a volume that is nearly full, and a node with little to do.
+//! Large files, 64 MiB and recycled, cost least when much is written. A small volume gets smaller files, because a few
+//! almost empty ones would fill it. So does a volume that is nearly full, and a node with little to do.
 
 use std::iter;
 
 use crate::storage::Space;
 
-/// No file is made smaller, unless all are to be.
+/// Minimum size of a file, unless the usual size is smaller.
 pub(super) const MIN_FILE_BYTES: u64 = 1 << 20;
-/// A file takes at most one in so many bytes of its volume: the journal has six, spares included, and the rest of
-/// the volume is for what outlives them.
+/// A file takes at most one in this many bytes of its volume. The journal has up to six files, including spares, and
+/// the rest of the volume is for segments.
 const VOLUME_SHARE: u64 = 16;
-/// One in so many bytes of the volume stays free when a file is made: without room for a checkpoint none could go ...
+/// One in this many bytes of the volume stays free when a file is created: without space for a checkpoint, no file
+/// could be retired.
 const RESERVE_SHARE: u64 = 64;
-/// ... but not less than this,
+/// Minimum of this reserve.
 const MIN_RESERVE_BYTES: u64 = 256 << 10;
-/// and not more.
+/// Maximum of this reserve.
 const MAX_RESERVE_BYTES: u64 = 16 << 20;
 
-/// With room for fewer files than this, publishers wait for those that may go.
+/// With space for fewer files than this, publishers wait until files are retired.
 pub(super) const COMFORT_FILES: u64 = 4;
 
-/// The size of files on a volume, if `wanted` is their size where there is room.
+/// The usual size of files on a volume, if `wanted` is their size on a large one.
 pub(super) fn usual(wanted: u64, volume: Option<Space>) -> u64 {
     let Some(volume) = volume else { return wanted };
     let share = (volume.total_bytes / VOLUME_SHARE).max(1);
@@ -30,18 +31,18 @@ pub(super) fn usual(wanted: u64, volume: Option<Space>) -> u64 {
     share.clamp(least(wanted), wanted.max(1))
 }
 
-/// The size of the smallest files, if `usual` is that of most.
+/// The smallest size of files, if `usual` is the usual one.
 pub(super) fn least(usual: u64) -> u64 {
     MIN_FILE_BYTES.min(usual)
 }
 
-/// Which sizes to try, one after the other, for a file of the size `first` that must hold `needed` bytes.
+/// The sizes to try, in order, for a file of the size `first` that must hold `needed` bytes.
 pub(super) fn attempts(first: u64, needed: u64) -> impl Iterator<Item = u64> {
     let smaller = move |&size: &u64| (size > needed && size / 2 >= least(first)).then_some(size / 2);
     iter::successors(Some(first), smaller).map(move |size| size.max(needed))
 }
 
-/// Whether a file may be made: there is room for it, and for a checkpoint after that.
+/// Whether a file may be created: it fits on the volume and leaves the reserve for a checkpoint.
 pub(super) fn fits(bytes: u64, volume: Option<Space>) -> bool {
     let Some(volume) = volume else { return true };
     let reserve = (volume.total_bytes / RESERVE_SHARE).clamp(MIN_RESERVE_BYTES, MAX_RESERVE_BYTES);
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn files_follow_the_volume() {
+    fn file_size_follows_the_volume() {
         assert_eq!(usual(USUAL, None), USUAL);
         for (total_mib, expected_mib) in [
             (1 << 20, 64),
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn smaller_files_are_tried_until_they_do_not_hold_what_is_needed() {
+    fn smaller_sizes_are_tried_down_to_the_needed_one() {
         let mib =
             |first, needed| attempts(first * MIB, needed * MIB).map(|size| size / MIB).collect::<Vec<_>>();
         assert_eq!(mib(64, 0), [64, 32, 16, 8, 4, 2, 1]);
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn room_for_a_checkpoint_stays() {
+    fn the_reserve_for_a_checkpoint_stays_free() {
         assert!(fits(u64::MAX, None));
         assert!(fits(MIB, volume(64, 2)) && !fits(2 * MIB, volume(64, 2)));
         assert!(fits(MIB - MIN_RESERVE_BYTES, volume(1, 1)) && !fits(MIB, volume(1, 1)));

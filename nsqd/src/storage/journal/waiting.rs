@@ -1,7 +1,7 @@
-//! Who waits for the journal, and who wakes them.
+//! The waiters of the journal, and who wakes them.
 //!
-//! The journal's thread wakes one of those whose batch is done, and that one the others: from within a task that is
-//! cheap, from another thread it is dear. So whoever was woken must be polled or dropped before long, as tasks are.
+//! The journal's thread wakes one waiter whose batch is done, and that one wakes the others: waking a task is cheap
+//! from another task and expensive from another thread. So a woken waiter must be polled or dropped soon, as tasks are.
 
 use std::{mem, sync::atomic::Ordering, task::Waker};
 
@@ -25,7 +25,7 @@ impl Group {
         woken.extend(
             state.waiters.extract_if(.., |waiter| waiter.batch <= resolved).map(|waiter| waiter.waker),
         );
-        // For the journal's thread a task is dear to wake, for another task it is cheap: the first wakes the rest.
+        // Waking a task is expensive for the journal's thread and cheap for another task, so the first wakes the rest.
         let by_thread = self.sync && !state.stop;
         if by_thread {
             state.to_wake.extend(woken.drain(1..));
@@ -38,7 +38,7 @@ impl Group {
         state
     }
 
-    /// Somebody who waited runs again: if it is the first of those who may, it wakes the rest.
+    /// Called when a woken waiter runs or is dropped. The first one wakes the rest.
     #[inline]
     pub(super) fn wake_the_rest(&self) {
         if !self.wakes_left.load(Ordering::Acquire) {
@@ -55,7 +55,7 @@ impl Group {
         }
     }
 
-    /// A waiter goes. If it was the one that was woken to lead, somebody else must.
+    /// Removes a waiter. If it was woken to lead, another one must lead.
     pub(super) fn leave(&self, waiter: u64) {
         self.wake_the_rest();
         let mut state = self.state.lock();
@@ -65,19 +65,19 @@ impl Group {
         self.hand_over(state);
     }
 
-    /// Wakes one of those who wait, if nobody leads. It will find that out, and lead.
+    /// Wakes one waiter if nobody leads. The waiter then leads.
     pub(super) fn hand_over(&self, state: MutexGuard<'_, State>) {
         if self.may_lead(&state)
-            && let Some(heir) = state.waiters.first()
+            && let Some(next) = state.waiters.first()
         {
-            let heir = heir.waker.clone();
+            let next = next.waker.clone();
             drop(state);
-            heir.wake();
+            next.wake();
         }
     }
 }
 
-/// The moment in which a ticket's holder is told to wait; nothing changes before it has said how to wake it.
+/// Lets the holder of a ticket wait. It holds the lock, so nothing changes before the waker is registered.
 pub(super) struct Turn<'a> {
     pub(super) group: &'a Group,
     pub(super) state: MutexGuard<'a, State>,
@@ -85,7 +85,7 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Waits, as the waiter that it was before or as a new one. Returns its number.
+    /// Registers the waker, for the waiter `known` or for a new one. Returns the waiter's number.
     pub(super) fn wait(mut self, known: Option<u64>, waker: &Waker) -> u64 {
         let state = &mut *self.state;
         let id = match state.waiters.iter_mut().find(|waiter| Some(waiter.id) == known) {

@@ -1,4 +1,5 @@
-//! The journal file that is written to: room, rotation, recycling, failed writes, and whether it still has its name.
+//! The journal file that is being written: space, rotation, recycling, failed writes, and whether it still has its
+//! name.
 
 use std::{
     io,
@@ -16,24 +17,24 @@ use super::{
 use crate::storage::{Identity, Storage, StorageFile, SyncError, TopicNumber, is_full, record, seal};
 
 /// A small file that took longer to fill is followed by another small one.
-const SLOWLY: Duration = Duration::from_secs(30);
+const SLOW_FILL: Duration = Duration::from_secs(30);
 
-/// Used by one at a time: whoever leads a commit.
+/// Used by one thread at a time, usually the leader of a commit.
 pub(super) struct Writer {
     storage: Arc<dyn Storage>,
     dir: PathBuf,
     file_bytes: u64,
     sync: bool,
-    /// After a file could not be made, this long passes before it is tried again.
+    /// Minimum time between a failure to create a file and the next attempt.
     retry_interval: Duration,
     catalog: Arc<Catalog>,
     current: Option<Current>,
-    /// The file before the one that is made next.
+    /// The predecessor of the next file.
     last: Option<Previous>,
     next_number: u32,
-    /// No file could be made; not tried again before then.
+    /// Creating a file failed with this error and is not retried before this time.
     no_room: Option<(Instant, Arc<io::Error>)>,
-    /// Size of the last write, for trying again if it failed.
+    /// Size of the last write, for a retry if it failed.
     last_bytes: u64,
     /// Batches in the buffer being written: topic and last sequence number.
     published: Vec<(TopicNumber, u64)>,
@@ -43,17 +44,17 @@ struct Current {
     file: Arc<dyn StorageFile>,
     path: PathBuf,
     identity: Identity,
-    /// Its name was found to be gone, or to stand for another file: nothing is written to it until that has changed.
-    is_adrift: bool,
+    /// Its name is missing or leads to another file. Nothing is written to it while that is so.
+    is_lost: bool,
     made_at: Instant,
     header: FileHeader,
-    /// Where the next record goes.
+    /// Offset of the next record.
     end: u64,
-    /// Where records must end.
+    /// Records may reach up to this offset.
     limit: u64,
-    /// Its name is as durable as what is written under it must be. Nothing is written before.
+    /// Its name is as durable as the level asks for. No record is written before that.
     has_durable_name: bool,
-    /// Bytes behind `end` that a failed write may have left. They may hold whole records that
+    /// Bytes behind `end` that a failed write may have left. They may contain whole records that
     /// were refused, so they are zeroed before anything is written over them.
     torn_bytes: u64,
 }
@@ -98,7 +99,7 @@ impl Writer {
         }
     }
 
-    /// Writes unsealed records, all or none as far as a later reader is concerned. Returns the bytes written.
+    /// Seals and writes the records. A later reader finds all of them or none. Returns the bytes written.
     pub(super) fn write(&mut self, records: &mut Vec<u8>) -> Result<u64, JournalError> {
         let len = records.len() as u64;
         let sync = self.sync;
@@ -126,10 +127,10 @@ impl Writer {
             return Err(current.take_back(cause, sync));
         }
         if sync && !current.has_name(&*self.storage) {
-            // Should it come back, these records must not.
+            // If the file gets its name back, a start must not find these records.
             current.torn_bytes = records.len() as u64;
-            current.is_adrift = true;
-            let cause = adrift(&*self.storage, &current.path);
+            current.is_lost = true;
+            let cause = lost(&*self.storage, &current.path);
             return Err(current.take_back(cause, sync));
         }
         current.end = start + len;
@@ -137,7 +138,7 @@ impl Writer {
         Ok(records.len() as u64)
     }
 
-    /// Finds out whether a write like the one that failed would work now.
+    /// Checks whether a write of the size of the last one would work now.
     pub(super) fn probe(&mut self) -> Result<u64, JournalError> {
         let sync = self.sync;
         self.secure_room(self.last_bytes)?;
@@ -147,30 +148,30 @@ impl Writer {
         Ok(0)
     }
 
-    /// Syncs what was written, whatever the level.
+    /// Syncs what was written, at any durability level.
     pub(super) fn sync(&mut self) -> Result<(), JournalError> {
         let Some(current) = &self.current else { return Ok(()) };
         current.file.sync_data().map_err(|error| JournalError::Sync(Arc::new(error)))?;
         self.storage.sync_dir(&self.dir).map_err(not_synced)
     }
 
-    /// Finds out whether all files still have their names. If the newest has not, writing goes on in another one, or fails until
-    /// the data directory is where it was.
+    /// Checks that all files still have their names. If the newest has lost its name, writing continues in another
+    /// file. Fails while the data directory is not in place.
     pub(super) fn check(&mut self) -> Result<(), JournalError> {
         if let Some(current) = &mut self.current {
-            current.is_adrift = !current.has_name(&*self.storage);
+            current.is_lost = !current.has_name(&*self.storage);
         }
         self.storage.check_home().map_err(|error| JournalError::Write(Arc::new(error)))?;
         self.catalog.look();
         let is_lost = match &self.current {
-            Some(current) => current.is_adrift,
-            // It was written before the start. It can go only when there is a newer one.
+            Some(current) => current.is_lost,
+            // The newest file is from before the start. It can be retired only when there is a newer one.
             None => self.catalog.has_lost_newest(),
         };
         if is_lost { self.secure_room(self.last_bytes) } else { Ok(()) }
     }
 
-    /// Writing goes on in a file of the smallest size, and the spares go.
+    /// Continues in a file of the smallest size and removes the spares.
     pub(super) fn shrink(&mut self) -> Result<(), JournalError> {
         self.catalog.remove_spares();
         let least = sizing::least(self.file_bytes);
@@ -180,17 +181,17 @@ impl Writer {
         }
     }
 
-    /// Goes on to another file if `len` more bytes do not fit in this one, or it has no name any more.
+    /// Continues in another file if `len` more bytes do not fit in the current one, or if it has lost its name.
     fn secure_room(&mut self, len: u64) -> Result<(), JournalError> {
         let mut size = self.file_bytes;
         if let Some(current) = &mut self.current {
-            if current.is_adrift && current.has_name(&*self.storage) {
-                current.is_adrift = false;
+            if current.is_lost && current.has_name(&*self.storage) {
+                current.is_lost = false;
             }
-            if !current.is_adrift && current.fits(len) {
+            if !current.is_lost && current.fits(len) {
                 return Ok(());
             }
-            if current.made_at.elapsed() >= SLOWLY {
+            if current.made_at.elapsed() >= SLOW_FILL {
                 size = size.min(u64::from(current.header.capacity).max(sizing::least(size)));
             }
         }
@@ -214,7 +215,7 @@ impl Writer {
         self.no_room = None;
         let room = self.storage.space(&self.dir);
         self.catalog.set_little_room(!sizing::fits(sizing::COMFORT_FILES * self.file_bytes, room));
-        if let Some(before) = self.current.as_ref().filter(|before| before.is_adrift) {
+        if let Some(before) = self.current.as_ref().filter(|before| before.is_lost) {
             self.catalog.set_lost(before.header.number);
         }
         self.catalog.started(next.header.number, u64::from(next.header.capacity), next.identity);
@@ -223,11 +224,11 @@ impl Writer {
         Ok(())
     }
 
-    /// A file that was made, holds no record, and is now too small, makes way for another.
+    /// Removes the current file if it holds no record: it is too small, and another one follows.
     fn remove_blank(&mut self) -> io::Result<()> {
-        // Else its name may be that of another file.
-        let goes = |current: &mut Current| current.is_blank() && !current.is_adrift;
-        if let Some(blank) = self.current.take_if(goes) {
+        // If it is lost, its name may belong to another file.
+        let is_removable = |current: &mut Current| current.is_blank() && !current.is_lost;
+        if let Some(blank) = self.current.take_if(is_removable) {
             self.next_number = blank.header.number;
             self.catalog.removed_newest(blank.header.number);
             match self.storage.remove(&blank.path) {
@@ -238,7 +239,7 @@ impl Writer {
         Ok(())
     }
 
-    /// A file with room for `len` bytes of records, of the size `size` or, if there is no room for that, a smaller one.
+    /// Makes a file with space for `len` bytes of records: of `size` bytes, or less if the volume is nearly full.
     fn next_file(&mut self, len: u64, size: u64) -> Result<Current, JournalError> {
         let number = self.next_number;
         if number == u32::MAX {
@@ -255,7 +256,7 @@ impl Writer {
                 Err(JournalError::Write(error)) if is_full(&error) => refused = Some(error),
                 made => return made,
             }
-            // They are of no use where files have to be smaller.
+            // Spares are useless where files have to be smaller.
             if self.catalog.remove_spares() {
                 return self.next_file(len, size);
             }
@@ -263,7 +264,7 @@ impl Writer {
         Err(JournalError::Write(refused.unwrap_or_else(|| Arc::new(io::ErrorKind::StorageFull.into()))))
     }
 
-    /// A file of exactly this size: a spare if there is one, else a new one.
+    /// Makes a file of exactly this size from a spare, or creates one.
     fn make_file(&self, number: u32, capacity: u64) -> Result<Current, JournalError> {
         let header =
             FileHeader { number, stamp: seal::new_stamp(), previous: self.last, capacity: capacity as u32 };
@@ -274,7 +275,7 @@ impl Writer {
             match self.storage.open(&from) {
                 Ok(file) => {
                     if self.sync {
-                        // Or the header could be found under the name from which the file was retired.
+                        // Otherwise a start could find the new header under the name that the file had before.
                         self.storage.sync_dir(&self.dir).map_err(|error| {
                             self.catalog.return_spare(spare);
                             not_synced(error)
@@ -282,7 +283,7 @@ impl Writer {
                     }
                     return self.begin(file, &from, header);
                 }
-                // Somebody has removed it.
+                // Someone removed it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
                     self.catalog.return_spare(spare);
@@ -295,13 +296,13 @@ impl Writer {
         self.begin(file, &from, header)
     }
 
-    /// A new file with its room secured, if there is some for other files after that.
+    /// Creates a file and allocates its space. Fails if too little space would remain.
     fn create(&self, path: &Path, capacity: u64) -> io::Result<Arc<dyn StorageFile>> {
         if !sizing::fits(capacity, self.storage.space(&self.dir)) {
             return Err(rustix::io::Errno::NOSPC.into());
         }
         match self.storage.create(path, capacity) {
-            // Somebody has removed the directory.
+            // Someone removed the directory.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.storage.create_dir_all(&self.dir)?;
                 if let Some(above) = self.dir.parent() {
@@ -313,10 +314,11 @@ impl Writer {
         }
     }
 
-    /// Begins the life of a file: its header is there before its name, so a journal file without a header is damaged.
+    /// Begins the life of a file. The header is written before the file gets its name, so a journal file without a
+    /// header is damaged.
     ///
-    /// The name is the last that may fail here. Once it is there, a start takes from this header where the file before
-    /// ends, so nothing may be written to that one any more.
+    /// Renaming is the last step that may fail here. After it, a start takes from this header where the previous
+    /// file ends, so nothing more may be written to that one.
     fn begin(
         &self,
         file: Arc<dyn StorageFile>,
@@ -329,7 +331,7 @@ impl Writer {
             Ok(identity)
         });
         let identity = identity.map_err(|error| {
-            // Whatever became of it: what it holds now is no spare. If it cannot be removed, a start looks at it.
+            // Its content is unknown, so it is not a spare any more. If it cannot be removed, the next start checks it.
             let _ = self.storage.remove(from);
             not_made(error)
         })?;
@@ -338,7 +340,7 @@ impl Writer {
             file,
             path,
             identity,
-            is_adrift: false,
+            is_lost: false,
             made_at: Instant::now(),
             header,
             end: FILE_HEADER_BYTES,
@@ -359,7 +361,8 @@ impl Writer {
 }
 
 impl Current {
-    /// Right after a failure, since a crash must not bring back what is refused. If this fails as well, it may.
+    /// Zeroes what a failed write may have left, so that no later start finds the refused records. If that fails as
+    /// well, a start may find them, and the error says so.
     fn take_back(&mut self, cause: JournalError, sync: bool) -> JournalError {
         match self.clear_torn(sync) {
             Ok(()) => cause,
@@ -391,7 +394,7 @@ impl Current {
             done += step;
         }
         if sync {
-            // Or pages of the next write could reach the disk before these.
+            // Otherwise pages of the next write could reach the disk before the zeros.
             self.file.sync_data().map_err(|error| JournalError::Sync(Arc::new(error)))?;
         }
         self.torn_bytes = 0;
@@ -410,21 +413,21 @@ fn not_synced(error: SyncError) -> JournalError {
     }
 }
 
-/// Why what was written to this file is found by no start.
-fn adrift(storage: &dyn Storage, path: &Path) -> JournalError {
+/// The error for a file that no start would find.
+fn lost(storage: &dyn Storage, path: &Path) -> JournalError {
     let error = storage.check_home().err().unwrap_or_else(|| {
         let path = path.display();
-        io::Error::other(format!("journal file {path} was removed or replaced; nsqd goes on in another"))
+        io::Error::other(format!("journal file {path} was removed or replaced; nsqd continues in another"))
     });
     JournalError::Write(Arc::new(error))
 }
 
-/// Not reachable once room is secured.
+/// Unreachable after `secure_room`.
 fn no_file() -> JournalError {
     JournalError::Write(Arc::new(io::Error::other("no journal file")))
 }
 
-/// Remembers a batch; consecutive batches of a topic, the usual case, take one entry.
+/// Adds a batch. Consecutive batches of a topic, the usual case, share one entry.
 fn note_published(list: &mut Vec<(TopicNumber, u64)>, content: &[u8]) {
     if let Some((topic, last)) = record::published(content) {
         match list.last_mut() {

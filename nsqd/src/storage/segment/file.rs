@@ -19,7 +19,7 @@ use crate::storage::{
     seal::{self, Seal},
 };
 
-/// Where the first block starts: behind two copies of the header.
+/// Offset of the first block, behind two copies of the header.
 pub const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
 const HEADER_COPY_BYTES: usize = 32;
 const MAGIC: [u8; 8] = *b"nsqrsSEG";
@@ -32,7 +32,7 @@ pub struct BlockRef {
     pub first_sequence: u64,
     /// Number of messages.
     pub count: u32,
-    /// Bytes of the frames.
+    /// Length of the frames in bytes.
     pub bytes: u32,
     checksum: u32,
     /// Where the frames start.
@@ -40,7 +40,7 @@ pub struct BlockRef {
     file: Arc<SegmentFile>,
 }
 
-/// Names a block among those of all topics.
+/// Identifies a block among those of all topics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockKey {
     file_id: u64,
@@ -54,7 +54,7 @@ pub struct LoadedBlock {
     pub first_sequence: u64,
     /// Encoded frames, back to back.
     pub frames: Vec<u8>,
-    /// Where each frame starts, and at the end where the last one ends.
+    /// Offset of each frame, followed by the end of the last one.
     pub offsets: Vec<u32>,
 }
 
@@ -64,24 +64,17 @@ pub enum ReadError {
     /// The system could not read it.
     #[error("cannot read {path}: {error}")]
     Io {
-        /// The segment file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         error: io::Error,
     },
     /// The bytes are not those that were written.
     #[error("damaged block at offset {offset} of {path}")]
-    Damaged {
-        /// The segment file.
-        path: PathBuf,
-        /// Where in it.
-        offset: u64,
-    },
+    Damaged { path: PathBuf, offset: u64 },
 }
 
 impl BlockRef {
-    /// Reads the block and checks it.
+    /// Reads and verifies the block.
     pub fn read(&self) -> Result<LoadedBlock, ReadError> {
         let mut frames = vec![0; self.bytes as usize];
         let filled = self
@@ -97,8 +90,8 @@ impl BlockRef {
             .ok_or_else(|| self.damaged())
     }
 
-    /// Reads some of its frames, given by number in ascending order, and checks them by the block's index. Each is
-    /// passed to `take` with its number.
+    /// Reads the frames with the numbers `wanted`, which must be in ascending order, and verifies them by the block's
+    /// index. Passes each to `take` with its number.
     pub fn read_frames(
         &self,
         index: &BlockIndex,
@@ -122,7 +115,7 @@ impl BlockRef {
         ReadError::Damaged { path: self.file.path.clone(), offset: self.offset }
     }
 
-    /// Its name in memory.
+    /// Identifies the block in this process.
     pub fn key(&self) -> BlockKey {
         BlockKey { file_id: self.file.id, offset: self.offset }
     }
@@ -137,7 +130,7 @@ impl BlockRef {
         self.offset
     }
 
-    /// Whether both are the same place.
+    /// Whether both refer to the same place in the same file.
     pub fn is(&self, other: &BlockRef) -> bool {
         self.offset == other.offset && Arc::ptr_eq(&self.file, &other.file)
     }
@@ -159,39 +152,39 @@ impl LoadedBlock {
         self.frames.get(start as usize..end as usize)
     }
 
-    /// What is needed to read some of its frames again.
+    /// The index for reading single frames of the block again.
     pub fn index(&self) -> BlockIndex {
         BlockIndex::new(&self.frames, &self.offsets)
     }
 }
 
-/// A segment file; open only while somebody needs it, since there may be one per topic.
+/// A segment file. It is open only while it is needed, since there may be one per topic.
 pub(super) struct SegmentFile {
     storage: Arc<dyn Storage>,
     path: PathBuf,
     number: u64,
-    /// Unique in this process: topics count their files alike.
+    /// Unique in this process. File numbers are unique only within a topic.
     id: u64,
-    /// For the header of a file that is made; a file that was opened is not appended to.
+    /// For the header of a created file. 0 in an opened file, which is never appended to.
     stamp: u64,
     seal: Seal,
-    /// Which file has the name, as long as nobody has replaced it.
+    /// Shows whether the name still leads to this file.
     identity: Identity,
     handle: Mutex<Option<Arc<dyn StorageFile>>>,
 }
 
-/// A file that was opened, and what is wrong with its header: offset and length.
+/// An opened file, and the damaged part of its header: offset and length.
 pub(super) struct OpenedFile {
     pub file: SegmentFile,
     pub damaged: Option<(u64, u64)>,
 }
 
 impl SegmentFile {
-    /// Makes a file. Its header is written with its first block.
+    /// Creates a file. Its header is written with its first block.
     pub(super) fn create(storage: &Arc<dyn Storage>, dir: &Path, number: u64) -> io::Result<Self> {
         let path = dir.join(file_name(number));
         let handle = match storage.create(&path, 0) {
-            // Left by an append that failed and could not be taken back.
+            // Left by a failed append that could not be undone.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 storage.remove(&path)?;
                 storage.create(&path, 0)?
@@ -205,7 +198,7 @@ impl SegmentFile {
         Ok(Self { storage: Arc::clone(storage), path, number, id: next_id(), stamp, seal, identity, handle })
     }
 
-    /// Opens a file. If its header is lost, its blocks tell what is needed to read them. `None` if there are none.
+    /// Opens a file. If its header is lost, derives the seal from its blocks. `None` if that is not possible.
     pub(super) fn open(
         storage: &Arc<dyn Storage>,
         dir: &Path,
@@ -222,7 +215,7 @@ impl SegmentFile {
         };
         let copy_bytes = HEADER_COPY_BYTES as u64;
         let damaged = match copies {
-            // Else the name is that of another file.
+            // Otherwise the file has the name of another one.
             [Some(header), Some(_)] if first_bytes == second_bytes && header.number == number => None,
             [Some(_), None] => Some((copy_bytes, copy_bytes)),
             [None, Some(_)] => Some((0, copy_bytes)),
@@ -282,7 +275,7 @@ impl SegmentFile {
         self.handle()?.truncate(len)
     }
 
-    /// Writes blocks from `end` on; at 0 the header first.
+    /// Writes blocks from `end` on. If `end` is 0, writes the header first.
     pub(super) fn append(
         self: &Arc<Self>,
         end: u64,
@@ -334,12 +327,11 @@ fn next_id() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
-/// The name of a segment file.
 pub(super) fn file_name(number: u64) -> String {
     format!("{number:020}.segment")
 }
 
-/// The number in the name of a segment file.
+/// `None` if this is not the name of a segment file.
 pub(super) fn file_number(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".segment")?;
     (digits.len() == 20).then(|| digits.parse().ok()).flatten()
@@ -358,7 +350,6 @@ fn encode_header(number: u64, stamp: u64) -> [u8; FILE_HEADER_BYTES as usize] {
     both
 }
 
-/// What a header says.
 #[derive(Clone, Copy)]
 struct FileHeader {
     number: u64,
@@ -371,12 +362,12 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// The seal that a damaged copy of the header would give, should the stamp not be what is damaged.
+/// The seal that a damaged copy of the header gives if its stamp is intact.
 fn hint(copy: &[u8], number: u64) -> Seal {
     Seal::new(u64_at(copy, 20), number)
 }
 
-/// Reads one copy of the header. `None` if it is damaged.
+/// Decodes one copy of the header. `None` if it is damaged. Fails if it has a newer version.
 fn decode_copy(copy: &[u8]) -> io::Result<Option<FileHeader>> {
     let u32_at = |at: usize| u32::from_le_bytes([copy[at], copy[at + 1], copy[at + 2], copy[at + 3]]);
     if copy[..8] != MAGIC || u32_at(28) != crc32c::crc32c(&copy[..28]) {
@@ -385,20 +376,21 @@ fn decode_copy(copy: &[u8]) -> io::Result<Option<FileHeader>> {
     let version = u32_at(8);
     if version > FORMAT_VERSION {
         let text = format!(
-            "segment has format version {version}, newer than this program knows; start the nsqd that wrote it"
+            "segment has format version {version}, newer than this program supports; \
+             start the nsqd version that wrote it"
         );
         return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     }
     Ok(Some(FileHeader { number: u64_at(copy, 12), stamp: u64_at(copy, 20) }))
 }
 
-/// The seal of the blocks of a file that has lost its header: that of most of the bytes of whole blocks, since a
-/// message may hold what looks like a block. A block alone is not believed, as its own header may be damaged, unless
-/// what is left of the file's header says the same.
+/// Finds the seal of a file that has lost its header: the seal of most bytes in whole blocks, since a
+/// message may contain what looks like a block. A single block is not trusted, since its own header may be damaged,
+/// unless the rest of the file's header gives the same seal.
 fn find_seal(handle: &dyn StorageFile, hints: [Seal; 2]) -> io::Result<Option<Seal>> {
     const STEP: usize = 1 << 20;
     let len = handle.len()?;
-    // Blocks, and their bytes.
+    // For each seal, the number of blocks and their bytes.
     let mut found: BTreeMap<Seal, (u64, u64)> = BTreeMap::new();
     let mut buf = vec![0; STEP];
     let mut from = 0;
@@ -407,7 +399,7 @@ fn find_seal(handle: &dyn StorageFile, hints: [Seal; 2]) -> io::Result<Option<Se
         if filled < BLOCK_HEADER_BYTES {
             break;
         }
-        // The last bytes of this piece come again with the next.
+        // The next piece begins with the last bytes of this one.
         let mut next = from + (filled + 1 - BLOCK_HEADER_BYTES) as u64;
         for at in memchr::memmem::find_iter(&buf[..filled], &block::MAGIC_BYTES) {
             let place = from + at as u64;
@@ -424,7 +416,7 @@ fn find_seal(handle: &dyn StorageFile, hints: [Seal; 2]) -> io::Result<Option<Se
     Ok(found.into_iter().max_by_key(|&(_, (_, bytes))| bytes).map(|(seal, _)| seal))
 }
 
-/// The seal and the end of a block at `at`, if its frames are what its header says; `bytes` begin there.
+/// The seal and the end of the block at `at`, if its frames match its header. `bytes` begin at `at`.
 fn whole_block(handle: &dyn StorageFile, bytes: &[u8], at: u64, len: u64) -> io::Result<Option<(Seal, u64)>> {
     let Some((header, seal)) = bytes.first_chunk().and_then(|bytes| BlockHeader::guess(bytes, at)) else {
         return Ok(None);

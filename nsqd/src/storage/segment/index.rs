@@ -1,9 +1,9 @@
-//! Pure: where the pieces of a block's frames are, each with its checksum.
+//! The index of a block: where the pieces of its frames are, each with its checksum. Pure.
 //!
-//! A block has one checksum for all its frames. After the whole block was read and verified once, its index allows reading
-//! and verifying a piece alone: a few frames, about a page.
+//! A block has one checksum for all its frames. Once the whole block has been read and verified, its index allows
+//! reading and verifying a single piece: a few frames, about a page.
 
-/// A piece is closed once it has so many bytes: the page of most disks. One frame may exceed it.
+/// A piece ends once it has this many bytes, the page size of most disks. A single frame may exceed it.
 const PIECE_BYTES: usize = 4096;
 
 /// See the module.
@@ -16,26 +16,26 @@ pub struct BlockIndex {
 /// Consecutive frames of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Piece {
-    /// Number of frames of the block before it.
+    /// Number of its first frame in the block.
     first: u32,
-    /// Where it starts in the block's frames.
+    /// Offset in the block's frames.
     start: u32,
     /// CRC-32C of its bytes.
     checksum: u32,
 }
 
-/// Pieces that lie one after the other, to be read with one call.
+/// Adjacent pieces, to be read with one call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     pieces: std::ops::Range<usize>,
-    /// Where it starts in the block's frames.
+    /// Offset in the block's frames.
     pub start: u32,
     /// Its length in bytes.
     pub bytes: u32,
 }
 
 impl BlockIndex {
-    /// The index of a block that was checked. `offsets` says where each frame starts, and at last where the last one ends.
+    /// Indexes a verified block. `offsets` are the offsets of its frames, followed by the end of the last one.
     pub fn new(frames: &[u8], offsets: &[u32]) -> Self {
         let mut pieces = Vec::new();
         let mut first = 0;
@@ -51,12 +51,11 @@ impl BlockIndex {
         Self { pieces: pieces.into(), end }
     }
 
-    /// Bytes of memory that it takes.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.pieces.len() * size_of::<Piece>()
     }
 
-    /// What to read for these frames of the block, given by number in ascending order.
+    /// The spans to read for the frames with the numbers `wanted`, which must be in ascending order.
     pub(super) fn spans(&self, wanted: &[u32]) -> Vec<Span> {
         let mut spans: Vec<Span> = Vec::new();
         for &number in wanted.iter().filter(|&&number| number < self.end.first) {
@@ -73,8 +72,8 @@ impl BlockIndex {
         spans
     }
 
-    /// Checks the bytes of a span and passes those of its frames that are wanted to `take`. False if they are not those
-    /// that were indexed.
+    /// Verifies the bytes of a span piece by piece and passes the wanted frames to `take`. Returns false if the bytes
+    /// are not those that were indexed; frames of earlier pieces may have been passed by then.
     pub(super) fn take(
         &self,
         span: &Span,
@@ -109,7 +108,7 @@ impl BlockIndex {
         true
     }
 
-    /// A piece, or what follows the last one.
+    /// A piece, or the end mark behind the last one.
     fn piece(&self, index: usize) -> Piece {
         self.pieces.get(index).copied().unwrap_or(self.end)
     }
@@ -145,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_are_found_without_the_others(
+        fn wanted_frames_are_read_without_the_others(
             sizes in prop::collection::vec(prop_oneof![4 => 0_usize..300, 1 => 3000_usize..9000], 1..200),
             picks in prop::collection::btree_set(0_u32..220, 0..40),
             flip in prop::option::of(any::<prop::sample::Index>()),
@@ -165,7 +164,7 @@ mod tests {
                     here.push((number, frame.to_vec()));
                 });
                 prop_assert_eq!(is_sound, !is_hit);
-                // What comes before the damage was found is as it was written, too.
+                // Frames that were passed before the damage was found are correct as well.
                 found.extend(here);
             }
             for (number, frame) in &found {

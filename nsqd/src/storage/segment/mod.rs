@@ -1,13 +1,13 @@
-//! The segments of one topic: files that only grow, for what outlives memory.
+//! The segments of one topic: files that only grow, for messages that leave memory.
 //!
 //! - [`SegmentStore`] here: append blocks, release files;
-//! - `file`: one file, open on demand; a [`BlockRef`] reads through it without the store;
-//! - [`index`]: pure; reading a few frames of a block without the others;
-//! - `reader`: what a start finds.
+//! - `file`: one file, opened on demand; a [`BlockRef`] reads from it without the store;
+//! - [`index`]: for reading a few frames of a block without the others; pure;
+//! - `reader`: reads the files at start.
 //!
-//! Messages that must be kept when their segment should go (survivors) are appended again, so
-//! blocks are in the order in which they were written, which need not be that of their sequence numbers, and
-//! after a crash the same messages may stand in two blocks.
+//! Messages that must be kept when their segment should be deleted (survivors) are appended again. So
+//! blocks are in the order in which they were written, which need not be that of their sequence numbers.
+//! After a crash, two blocks may contain the same messages.
 
 mod file;
 pub mod index;
@@ -37,7 +37,7 @@ use super::{
     block::{BLOCK_HEADER_BYTES, BlockHeader},
 };
 
-/// A file is followed by a new one when it would become larger, unless told otherwise.
+/// Default of [`SegmentStore::max_file_bytes`].
 pub const DEFAULT_MAX_FILE_BYTES: u64 = 100 << 20;
 
 /// Messages to append: consecutive from `first_sequence` on, as encoded frames back to back.
@@ -47,11 +47,10 @@ pub struct NewBlock<'a> {
     pub first_sequence: u64,
     /// Number of messages; not 0.
     pub count: u32,
-    /// Their frames.
     pub frames: &'a [u8],
 }
 
-/// A file, as far as reclaiming space needs to know.
+/// What reclaiming space needs to know about a segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentFileInfo {
     /// The file's number; later files have greater ones.
@@ -62,7 +61,7 @@ pub struct SegmentFileInfo {
     pub end_sequence: u64,
     /// Number of messages in it.
     pub message_count: u64,
-    /// Its length.
+    /// Length of the file.
     pub bytes: u64,
 }
 
@@ -72,7 +71,7 @@ pub struct SegmentStore {
     dir: PathBuf,
     max_file_bytes: u64,
     files: BTreeMap<u64, FileState>,
-    /// The file that grows.
+    /// Number of the file to which blocks are appended.
     writing: Option<u64>,
     next_number: u64,
     /// Written to since the last sync.
@@ -90,7 +89,7 @@ struct FileState {
 }
 
 impl SegmentStore {
-    /// The store of a topic that has no segments yet. Touches no disk.
+    /// The store of a topic that has no segments yet. Makes no disk access.
     pub fn new(storage: Arc<dyn Storage>, dir: impl Into<PathBuf>, max_file_bytes: u64) -> Self {
         Self {
             storage,
@@ -133,11 +132,11 @@ impl SegmentStore {
             match store.files.get_mut(&file.number()) {
                 Some(state) => {
                     state.info.bytes = bytes;
-                    // A process that was killed may have written it, and never synced it.
+                    // A killed process may have written it and never synced it.
                     store.unsynced.push(file);
                     store.names_unsynced = true;
                 }
-                // Nothing in it that could be read.
+                // It contains no readable block.
                 None => reader::put_away(&*store.storage, file.path(), bytes, &mut found.report)?,
             }
         }
@@ -151,7 +150,7 @@ impl SegmentStore {
         refs.pop().ok_or_else(invalid_block)
     }
 
-    /// Appends several blocks with one write, all or none. Survivors come in many small runs.
+    /// Appends several blocks with one write, all or none. Survivors consist of many small runs.
     pub fn append_blocks(&mut self, blocks: &[NewBlock<'_>]) -> io::Result<Vec<BlockRef>> {
         let headers = blocks
             .iter()
@@ -188,7 +187,7 @@ impl SegmentStore {
         }
     }
 
-    /// Returns when everything appended is on stable storage. After an error, what is there is unknown.
+    /// Returns once everything appended is on stable storage. After an error, what is on disk is unknown.
     pub fn sync(&mut self) -> io::Result<()> {
         for file in &self.unsynced {
             file.sync()?;
@@ -199,7 +198,7 @@ impl SegmentStore {
         self.unsynced.clear();
         if self.names_unsynced {
             match self.sync_names() {
-                // Somebody has removed the directory, and no file in it is needed.
+                // Someone removed the directory, and no file in it is needed.
                 Err(SyncError::NotOpened(error))
                     if error.kind() == io::ErrorKind::NotFound && self.files.is_empty() =>
                 {
@@ -217,37 +216,36 @@ impl SegmentStore {
         self.dir.parent().map_or(Ok(()), |parent| self.storage.sync_dir(parent))
     }
 
-    /// The files there are, oldest first.
+    /// All files, oldest first.
     pub fn files(&self) -> impl Iterator<Item = SegmentFileInfo> + '_ {
         self.files.values().map(|state| state.info)
     }
 
-    /// The file that grows, if there is one.
+    /// The file to which blocks are appended, if there is one.
     pub fn writing(&self) -> Option<SegmentFileInfo> {
         self.writing.and_then(|number| self.files.get(&number)).map(|state| state.info)
     }
 
-    /// What is appended next goes to a new file.
+    /// The next append goes to a new file.
     pub fn close_file(&mut self) {
         self.writing = None;
     }
 
-    /// The same, if this is the file that grows.
+    /// As [`SegmentStore::close_file`], if blocks are appended to this file.
     pub fn close_file_if_writing(&mut self, number: u64) {
         self.writing.take_if(|writing| *writing == number);
     }
 
-    /// A file is followed by a new one when it would become larger.
+    /// A new file is begun when an append would make the current one larger than this.
     pub fn max_file_bytes(&self) -> u64 {
         self.max_file_bytes
     }
 
-    /// The number of the next new file.
     pub fn next_number(&self) -> u64 {
         self.next_number
     }
 
-    /// Removes the files that hold only messages below `sequence`. Returns the bytes that became free.
+    /// Removes the files that hold only messages below `sequence`. Returns the freed bytes.
     pub fn release_below(&mut self, sequence: u64) -> io::Result<u64> {
         let done: Vec<u64> =
             self.files().filter(|info| info.end_sequence <= sequence).map(|info| info.number).collect();
@@ -258,7 +256,7 @@ impl SegmentStore {
         Ok(bytes)
     }
 
-    /// Removes one file: all in it is finished, or was appended again. Returns the bytes that became free.
+    /// Removes a file in which everything is finished or was appended again. Returns the freed bytes.
     pub fn release_file(&mut self, number: u64) -> io::Result<u64> {
         let Some(state) = self.files.get(&number) else { return Ok(0) };
         match self.storage.remove(state.file.path()) {
@@ -270,12 +268,13 @@ impl SegmentStore {
         Ok(bytes)
     }
 
-    /// The files that somebody has removed or replaced.
+    /// The files that someone removed or replaced.
     pub fn gone(&self) -> Vec<SegmentFileInfo> {
         self.files.values().filter(|state| !state.file.has_name()).map(|state| state.info).collect()
     }
 
-    /// Nothing is to be written to a file any more, and whatever has its name is not ours. If `done`, nothing in it is needed.
+    /// Stops using a file that has lost its name: it is not written or synced any more. If `done`, nothing in it is
+    /// needed, and the store forgets it.
     pub fn file_is_gone(&mut self, number: u64, done: bool) {
         if done && let Some(state) = self.files.remove(&number) {
             self.bytes.fetch_sub(state.info.bytes, Relaxed);
@@ -299,24 +298,24 @@ impl SegmentStore {
         Ok(())
     }
 
-    /// Bytes on disk.
+    /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
 
-    /// Bytes on disk, for whoever does not want to wait for what the store is doing.
+    /// As [`SegmentStore::bytes`], for callers that must not wait for the store.
     pub fn bytes_gauge(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes)
     }
 
-    /// Closes files that nobody reads or writes just now. They are opened again when needed.
+    /// Closes files that nobody is reading or writing. They are reopened when needed.
     pub fn close_idle(&self) {
         for state in self.files.values() {
             state.file.close();
         }
     }
 
-    /// The growing file and its end, or a new one if `len` more bytes make it too large.
+    /// The file to append to, and its end. A new file if `len` more bytes would make the current one too large.
     fn file_for(&mut self, len: u64) -> io::Result<(Arc<SegmentFile>, u64)> {
         if let Some(state) = self.writing.and_then(|number| self.files.get(&number))
             && state.info.bytes + len <= self.max_file_bytes
@@ -330,7 +329,7 @@ impl SegmentStore {
         let number = self.next_number;
         let create = || SegmentFile::create(&self.storage, &self.dir, number);
         let file = match create() {
-            // Somebody has removed the directory.
+            // Someone removed the directory.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.storage.create_dir_all(&self.dir)?;
                 for above in self.dir.ancestors().skip(1).take(2) {
@@ -347,13 +346,13 @@ impl SegmentStore {
         Ok((file, 0))
     }
 
-    /// Takes back what a failed append to `file` may have left behind its `end`.
+    /// Removes what a failed append to `file` may have left behind its `end`.
     fn undo(&mut self, file: &SegmentFile, end: u64) {
         if end > 0 && file.truncate(end).is_ok() {
             return;
         }
-        // Not to be written to any more. If the remains of a new file cannot be removed either, the next
-        // start finds at most blocks that are in another file, too.
+        // The file is not written to any more. If a new file cannot be removed either, the next
+        // start finds at most blocks that are also in another file.
         self.writing = None;
         if end == 0 {
             let _ = self.storage.remove(file.path());
@@ -361,7 +360,7 @@ impl SegmentStore {
     }
 }
 
-/// The number of a segment file.
+/// The number of a segment file. `None` if `path` does not have the name of one.
 pub fn file_number_of(path: &std::path::Path) -> Option<u64> {
     file::file_number(path.file_name()?.to_str()?)
 }
@@ -372,7 +371,7 @@ impl std::fmt::Debug for SegmentStore {
     }
 }
 
-/// What lies there is found by nobody.
+/// The error for a file that no start would find.
 fn removed(file: &SegmentFile) -> io::Error {
     io::Error::other(format!("{} was removed or replaced", file.path().display()))
 }

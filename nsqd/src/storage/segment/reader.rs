@@ -1,4 +1,4 @@
-//! What a start finds in a topic's segment files: block headers, damage, a torn tail.
+//! Reads a topic's segment files at start: finds block headers, damage and a torn tail.
 
 use std::{
     io,
@@ -17,24 +17,22 @@ use crate::storage::{
 pub struct SegmentReport {
     /// Files with at least one block.
     pub files: usize,
-    /// Blocks found.
     pub blocks: usize,
-    /// Messages in them.
+    /// Messages in all blocks.
     pub messages: u64,
     /// Bytes of a torn write that were cut from the end of the newest file.
     pub cut_bytes: u64,
-    /// The file, and where it was cut.
+    /// The file that was cut, and the offset.
     pub cut_at: Option<(PathBuf, u64)>,
-    /// What could not be read although it was once written as a whole.
+    /// Stretches that were once written as a whole but cannot be read.
     pub damaged: Vec<SegmentDamage>,
-    /// Files that could not be read at all, with the names they have now.
+    /// New paths of unreadable files, which were renamed.
     pub set_aside: Vec<PathBuf>,
 }
 
 /// A damaged stretch of a segment file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentDamage {
-    /// The file.
     pub path: PathBuf,
     /// Where it starts.
     pub offset: u64,
@@ -44,7 +42,7 @@ pub struct SegmentDamage {
 
 pub(super) struct Found {
     pub blocks: Vec<BlockRef>,
-    /// With their lengths, after cutting.
+    /// Files with their lengths after cutting.
     pub files: Vec<(Arc<SegmentFile>, u64)>,
     pub next_number: u64,
     pub report: SegmentReport,
@@ -53,7 +51,7 @@ pub(super) struct Found {
 pub(super) fn read_all(storage: &Arc<dyn Storage>, dir: &Path, names: &[String]) -> io::Result<Found> {
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| file::file_number(name)).collect();
     numbers.sort_unstable();
-    // Also of those that were set aside: another file of that name would replace them, should it be damaged, too.
+    // Includes files that were set aside: a new file of that number would replace them if it were damaged, too.
     let aside = names.iter().filter_map(|name| file::file_number(name.strip_suffix(".damaged")?));
     let newest = aside.chain(numbers.last().copied()).max();
     let mut found = Found {
@@ -81,7 +79,7 @@ pub(super) fn read_all(storage: &Arc<dyn Storage>, dir: &Path, names: &[String])
     Ok(found)
 }
 
-/// A file without a header and without blocks: never finished, or damaged.
+/// Handles a file without header and blocks, which is incomplete or damaged.
 fn set_aside(
     storage: &dyn Storage,
     dir: &Path,
@@ -100,7 +98,7 @@ fn set_aside(
     put_away(storage, &path, bytes, report)
 }
 
-/// Removes a file that holds nothing, or renames it if there is something that could not be read.
+/// Removes a file that is not longer than a header. Renames a longer one to `*.damaged`.
 pub(super) fn put_away(
     storage: &dyn Storage,
     path: &Path,
@@ -165,7 +163,7 @@ fn header_at(
     Ok(BlockHeader::decode(&bytes, file.seal(), at).filter(|header| end(header) <= len))
 }
 
-/// The first place from `from` on where a block that ends within the file stands.
+/// The offset of the first block at or after `from` that ends within the file.
 fn find_header(handle: &dyn StorageFile, file: &SegmentFile, from: u64, len: u64) -> io::Result<Option<u64>> {
     let mut buf = vec![0; 1 << 20];
     let mut from = from;

@@ -41,7 +41,7 @@ fn firsts(blocks: &[BlockRef]) -> Vec<u64> {
 }
 
 #[test]
-fn blocks_outlive_the_header_of_their_file() {
+fn blocks_are_read_although_their_file_header_is_lost() {
     let storage = filled();
     for path in storage.paths() {
         let storage = storage.after_kill();
@@ -53,10 +53,10 @@ fn blocks_outlive_the_header_of_their_file() {
 }
 
 #[test]
-fn block_alone_is_believed_if_the_damaged_header_says_the_same() {
+fn single_block_is_trusted_if_the_damaged_header_gives_the_same_seal() {
     let storage = filled();
     let path = storage.paths()[1].clone();
-    // The stamp of the first copy is whole, and so is only the second block.
+    // Only the stamp of the first copy and the second block stay intact.
     storage.tamper(&path, |bytes| {
         bytes[0] ^= 1;
         bytes[32..200].fill(0);
@@ -80,7 +80,7 @@ fn segment_under_another_name_is_read() {
 }
 
 #[test]
-fn each_lost_copy_of_a_segments_header_is_reported() {
+fn each_damaged_copy_of_a_segment_header_is_reported() {
     let storage = filled();
     let path = storage.paths()[1].clone();
     for at in [0, 32] {
@@ -93,7 +93,7 @@ fn each_lost_copy_of_a_segments_header_is_reported() {
 }
 
 #[test]
-fn directory_that_others_removed_is_missed_only_for_files_that_are_needed() {
+fn sync_fails_in_a_removed_directory_only_if_its_files_are_needed() {
     let storage = FaultyStorage::default();
     let (mut store, _, _) = open(&storage);
     for sequence in [0, 10] {
@@ -110,7 +110,7 @@ fn directory_that_others_removed_is_missed_only_for_files_that_are_needed() {
 }
 
 #[test]
-fn nothing_is_made_before_the_first_block() {
+fn nothing_is_created_before_the_first_block() {
     let storage = FaultyStorage::default();
     let (mut store, blocks, report) = open(&storage);
     assert!(blocks.is_empty() && storage.paths().is_empty());
@@ -120,7 +120,7 @@ fn nothing_is_made_before_the_first_block() {
 }
 
 #[test]
-fn blocks_are_found_and_read_again() {
+fn blocks_are_read_after_a_restart() {
     let storage = filled();
     let (store, blocks, report) = open(&storage);
     assert_eq!(firsts(&blocks), (0..10).map(|block| block * 10).collect::<Vec<_>>());
@@ -173,7 +173,7 @@ fn survivors_are_appended_together_in_any_order() {
 }
 
 #[test]
-fn files_go_when_nothing_in_them_is_needed() {
+fn files_are_removed_when_nothing_in_them_is_needed() {
     let storage = filled();
     let (mut store, blocks, _) = open(&storage);
     assert_eq!(store.release_below(39).unwrap(), 520);
@@ -190,7 +190,7 @@ fn files_go_when_nothing_in_them_is_needed() {
 }
 
 #[test]
-fn what_was_synced_survives_power_loss() {
+fn synced_blocks_survive_power_loss() {
     for seed in 0..20 {
         let storage = FaultyStorage::default();
         let (mut store, _, _) = open(&storage);
@@ -247,12 +247,12 @@ fn a_torn_tail_is_cut() {
 }
 
 #[test]
-fn damage_costs_the_block_that_it_hit() {
+fn damage_loses_only_the_block_that_it_hit() {
     let storage = filled();
     let oldest = storage.paths()[0].clone();
     storage.tamper(&oldest, |bytes| bytes[64 + 100] ^= 1);
     let (_, blocks, report) = open(&storage);
-    // A start reads headers only; the content is checked when it is read.
+    // A start reads only headers. The content is verified when it is read.
     assert_eq!((blocks.len(), report.damaged.len()), (10, 0));
     assert!(matches!(blocks[0].read(), Err(ReadError::Damaged { offset: 92, .. })));
     assert!(blocks[1].read().is_ok());

@@ -1,17 +1,17 @@
-//! What to make of keys that are unknown. Pure.
+//! Decides whether an unknown key is ignored with a warning or refused. Pure.
 
 use toml::{Table, Value};
 
 use super::Key;
 
-/// Words that only options of security have.
+/// Words that appear only in security options.
 const GUARD_WORDS: [&str; 9] = ["tls", "ssl", "mtls", "auth", "cert", "secret", "token", "password", "https"];
 
-/// The most letters that are wrong in a misspelled word.
+/// Maximum edit distance of a misspelled key from a known one.
 const MAX_DISTANCE: usize = 2;
 
-/// A sentence for each key that has no effect. The error is an unknown key that may have been meant to protect the
-/// daemon, and what may have been meant.
+/// Returns a sentence for each key that has no effect. The error is an unknown key that may have been meant to protect
+/// the daemon, and a hint at the right one.
 pub(super) fn check(table: &Table, keys: &[Key]) -> Result<Vec<String>, (String, String)> {
     let mut warnings = Vec::new();
     for (name, value) in table {
@@ -19,11 +19,11 @@ pub(super) fn check(table: &Table, keys: &[Key]) -> Result<Vec<String>, (String,
             Value::Table(section) if !keys.iter().any(|key| key.key == name) => {
                 for inner in section.keys() {
                     if let Some(key) = keys.iter().find(|key| key.is_guard && is_like(inner, key)) {
-                        let hint = format!("write {} above all sections: sections have no meaning", key.key);
+                        let hint = format!("move {} above all sections: sections are ignored", key.key);
                         return Err((format!("{name}.{inner}"), hint));
                     }
                 }
-                warnings.push(format!("the section [{name}] is ignored: sections have no meaning"));
+                warnings.push(format!("section [{name}] is ignored: sections have no effect"));
             }
             _ => warnings.extend(check_key(name, keys)?),
         }
@@ -44,8 +44,10 @@ fn check_key(name: &str, keys: &[Key]) -> Result<Option<String>, (String, String
     if nearest.is_none() && normal.split('_').any(|word| GUARD_WORDS.contains(&word)) {
         let known: Vec<&str> = keys.iter().filter(|key| key.is_guard).map(|key| key.key).collect();
         let hint = match known.is_empty() {
-            true => "it looks like an option of security, and there are none here".to_owned(),
-            false => format!("it looks like an option of security; there are {}", known.join(", ")),
+            true => "it looks like a security option, but this daemon has none".to_owned(),
+            false => {
+                format!("it looks like a security option; the security options are {}", known.join(", "))
+            }
         };
         return Err((name.to_owned(), hint));
     }
@@ -55,7 +57,7 @@ fn check_key(name: &str, keys: &[Key]) -> Result<Option<String>, (String, String
     }))
 }
 
-/// Whether a name may be a misspelling of a key, or is the name of its flag.
+/// Whether a name may be a misspelling of a key or of its flag's name.
 fn is_like(name: &str, key: &Key) -> bool {
     let name = normalized(name);
     let near = |known: &str| strsim::damerau_levenshtein(&name, &normalized(known)) <= MAX_DISTANCE;
@@ -83,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn known_keys_are_fine() {
+    fn known_keys_are_accepted() {
         assert_eq!(of("tls_required = true\nmsg_timeout = 1"), Ok(vec![]));
     }
 
@@ -101,14 +103,14 @@ mod tests {
         }
         for name in ["tls_policy", "client_auth", "http_token"] {
             let (_, hint) = of(&format!("{name} = 1")).unwrap_err();
-            assert!(hint.ends_with("there are tls_required, auth_http_addresses"), "{hint}");
+            assert!(hint.ends_with("the security options are tls_required, auth_http_addresses"), "{hint}");
         }
         let (key, _) = of("[nsqd]\ntls_required = true").unwrap_err();
         assert_eq!(key, "nsqd.tls_required");
     }
 
     #[test]
-    fn other_unknown_keys_are_a_warning() {
+    fn other_unknown_keys_are_only_a_warning() {
         let warnings = of("lookupd_tcp_address = []\nmsg_timeuot = 1\nother = 1\n[x]\ny = 1").unwrap();
         assert_eq!(
             warnings,
@@ -116,7 +118,7 @@ mod tests {
                 "unknown key lookupd_tcp_address is ignored; did you mean nsqlookupd_tcp_addresses?",
                 "unknown key msg_timeuot is ignored; did you mean msg_timeout?",
                 "unknown key other is ignored",
-                "the section [x] is ignored: sections have no meaning",
+                "section [x] is ignored: sections have no effect",
             ]
         );
     }

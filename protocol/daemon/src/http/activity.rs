@@ -1,8 +1,8 @@
-//! Finds connections that stand still without a timer per request.
+//! Finds stalled connections without a timer per request.
 //!
-//! The stream and the body of the current request note what happens on a connection. Once per period
-//! its task looks at the notes and compares them with the previous look: whoever stood in the middle
-//! of a head, a body or an answer all the while is cut off. An idle connection may stay.
+//! The stream and the body of the current request record what happens on a connection. Once per period the connection's
+//! task compares the record with the previous one. If the connection made no progress in a head, a body or a response,
+//! the task closes it. An idle connection may stay.
 
 use std::future::Future as _;
 use std::io;
@@ -19,8 +19,8 @@ use tokio::time::Sleep;
 use super::body_memory::BodyMemory;
 use super::request_lines::RequestLines;
 
-/// After an answer that left part of a body unread, we read on this long, so that our closing does
-/// not tear the answer out of the client's hands.
+/// After a response that left part of a body unread, the server reads on for this long. Otherwise closing the
+/// connection could destroy the response before the client has read it.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection is doing.
@@ -29,16 +29,16 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) enum Phase {
     /// Between requests.
     Idle,
-    /// Bytes have come, but not yet a whole head.
+    /// Some bytes have arrived, but not a whole head.
     Head,
-    /// A handler works.
+    /// A handler is working.
     Handler,
-    /// A handler waits for the body.
+    /// A handler is waiting for the body.
     Body,
 }
 
-/// The notes of one connection. Only its own task writes them; they are atomic so that they can be
-/// shared, not to be raced for.
+/// The record of one connection. Only its own task writes it; the fields are atomic for sharing, not because of
+/// concurrent writers.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
     phase: AtomicU8,
@@ -46,12 +46,12 @@ pub(super) struct Activity {
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
     write_blocked: AtomicBool,
-    /// Bytes that TLS has taken are not in the socket yet.
+    /// TLS has taken bytes that are not in the socket yet.
     flush_blocked: AtomicBool,
     body_unread: AtomicBool,
-    /// The number of the last request that may be answered; 0 for no such limit.
+    /// The number of the last request that may be answered; 0 means no limit.
     last_request: AtomicU64,
-    /// All connections'.
+    /// Shared by all connections.
     body_memory: Arc<BodyMemory>,
 }
 
@@ -72,7 +72,7 @@ impl Activity {
         number
     }
 
-    /// The last request that may be answered, if it is known by now that the end of its body is doubtful.
+    /// The last request that may be answered, once the end of its body is known to be ambiguous.
     pub(super) fn last_request(&self) -> Option<u64> {
         Some(self.last_request.load(Relaxed)).filter(|&number| number > 0)
     }
@@ -81,7 +81,7 @@ impl Activity {
         self.phase.store(phase as u8, Relaxed);
     }
 
-    /// A handler is done with its request and has left part of the body in the stream.
+    /// Records that a handler finished its request and left part of the body in the stream.
     pub(super) fn body_left_unread(&self) {
         self.body_unread.store(true, Relaxed);
     }
@@ -114,7 +114,7 @@ impl Activity {
     }
 }
 
-/// The notes at one moment.
+/// The record at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Look {
     phase: Phase,
@@ -126,22 +126,22 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// Whether a stopping server still waits for the connection. `before` is the previous look, if there was one since
-    /// the stop. A handler may finish; a body and an answer must get on; nothing else is worth waiting for.
+    /// Whether a stopping server still waits for the connection. `before` is the previous record since the stop, if
+    /// any. A handler may finish; a body or a response must make progress; the server waits for nothing else.
     pub(super) fn is_worth_waiting_for(&self, before: Option<&Self>) -> bool {
-        let gets_on = |count: fn(&Self) -> u64| before.is_none_or(|before| count(self) != count(before));
+        let progresses = |count: fn(&Self) -> u64| before.is_none_or(|before| count(self) != count(before));
         if self.write_blocked || self.flush_blocked {
-            return gets_on(|look| look.bytes_written);
+            return progresses(|look| look.bytes_written);
         }
         match self.phase {
             Phase::Idle | Phase::Head => false,
             Phase::Handler => true,
-            Phase::Body => gets_on(|look| look.bytes_read),
+            Phase::Body => progresses(|look| look.bytes_read),
         }
     }
 
-    /// Whether the connection stood still between an earlier look and this one. A head must arrive
-    /// as a whole between two looks; a body and an answer must only get on.
+    /// Whether the connection stalled between an earlier record and this one. A head must arrive completely between two
+    /// records; a body or a response only has to make progress.
     pub(super) fn stands_still_since(&self, before: &Self) -> bool {
         let same_request = self.phase == before.phase && self.requests == before.requests;
         let input = match self.phase {
@@ -154,13 +154,13 @@ impl Look {
     }
 }
 
-/// A stream that notes what passes through it, escapes `#` in request lines, and lingers on closing when it must.
+/// A stream that records what passes through it, escapes `#` in request lines, and lingers when closing if needed.
 #[derive(Debug)]
 pub(super) struct Noted<S> {
     stream: S,
     activity: Arc<Activity>,
     request_lines: RequestLines,
-    /// Escaped, and too long for the buffer it was read into.
+    /// Escaped bytes that did not fit into the buffer they were read into.
     escaped: Bytes,
     /// Set once our side is closed.
     lingering: Option<Pin<Box<Sleep>>>,
@@ -262,13 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn idle_connections_and_slow_handlers_may_stay() {
+    fn idle_connections_and_slow_handlers_do_not_stall() {
         assert!(!look(Phase::Idle).stands_still_since(&look(Phase::Idle)));
         assert!(!look(Phase::Handler).stands_still_since(&look(Phase::Handler)));
     }
 
     #[test]
-    fn a_head_must_come_as_a_whole() {
+    fn head_must_arrive_within_one_period() {
         let before = look(Phase::Head);
         assert!(Look { bytes_read: 11, ..before }.stands_still_since(&before));
         assert!(!Look { requests: 2, ..before }.stands_still_since(&before));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_must_get_on() {
+    fn body_must_make_progress() {
         let before = look(Phase::Body);
         assert!(before.stands_still_since(&before));
         assert!(!Look { bytes_read: 11, ..before }.stands_still_since(&before));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_must_get_on() {
+    fn response_must_make_progress() {
         let before = Look { write_blocked: true, ..look(Phase::Idle) };
         assert!(before.stands_still_since(&before));
         assert!(!Look { bytes_written: 11, ..before }.stands_still_since(&before));
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopping_server_waits_for_what_gets_on() {
+    fn stopping_server_waits_only_for_progress() {
         for phase in [Phase::Idle, Phase::Head] {
             assert!(!look(phase).is_worth_waiting_for(None), "{phase:?}");
         }
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_follow_a_request() {
+    fn activity_follows_a_request() {
         let activity = Activity::default();
         assert_eq!(activity.phase(), Phase::Idle);
         activity.read(5);

@@ -1,4 +1,4 @@
-//! The body of an answer: whole in memory, or made piece by piece while it is sent.
+//! The body of a response: whole in memory, or generated in pieces while it is sent.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,18 +18,18 @@ pub struct AnswerBody(Kind);
 enum Kind {
     /// Empty once it is sent.
     Whole(Bytes),
-    /// The connection counts as working until it is sent, or given up.
+    /// The connection counts as working until the body is sent or given up.
     Streamed(Box<Streamed>, Option<Working>),
 }
 
-/// The answer cannot be completed; the connection ends, so that nobody takes a part for the whole.
+/// The response cannot be completed. The connection closes, so that the client does not take a part for the whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerAborted {
-    /// Making it failed.
-    #[error("the answer could not be made")]
+    /// Generating it failed.
+    #[error("cannot generate the response")]
     Failed,
-    /// The client takes it too slowly.
-    #[error("the client takes too long to read the answer")]
+    /// The client reads it too slowly.
+    #[error("the client takes too long to read the response")]
     TooSlow,
 }
 
@@ -38,7 +38,8 @@ impl AnswerBody {
         Self(Kind::Streamed(Box::new(streamed), None))
     }
 
-    /// Has the connection count as working until a body that is made piece by piece is sent. Says whether it is one.
+    /// If the body is generated in pieces, makes the connection count as working until it is sent. Returns whether it
+    /// is.
     pub(super) fn keep_working(&mut self, activity: &Arc<Activity>) -> bool {
         match &mut self.0 {
             Kind::Whole(_) => false,

@@ -1,9 +1,9 @@
-//! How much memory the bodies of all requests in progress take.
+//! The memory used by the bodies of all requests in progress.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// All bodies that are being read or worked on take no more than this, unless there is only one. A body that came in
-/// one piece does not count: it lies in its connection's buffer.
+/// Limit for all bodies that are being read or processed; a single body alone may exceed it. A body that arrived in one
+/// piece does not count: it is still in its connection's buffer.
 const MAX_BYTES: usize = 256 << 20;
 
 /// See the module.
@@ -20,7 +20,7 @@ impl Default for BodyMemory {
 }
 
 impl BodyMemory {
-    /// Takes `bytes` more for a body that has `own` already. False if there are too many.
+    /// Reserves `bytes` more for a body that already has `own`. Returns false if the limit would be exceeded.
     pub(super) fn take(&self, bytes: usize, own: usize) -> bool {
         let before = self.taken.fetch_add(bytes, Relaxed);
         let is_alone = before <= own;
@@ -31,7 +31,7 @@ impl BodyMemory {
         false
     }
 
-    /// Gives bytes back.
+    /// Releases bytes.
     pub(super) fn give_back(&self, bytes: usize) {
         self.taken.fetch_sub(bytes, Relaxed);
     }
@@ -42,13 +42,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_together_have_a_limit() {
+    fn all_bodies_share_one_limit() {
         let memory = BodyMemory { max: 100, ..BodyMemory::default() };
         assert!(memory.take(60, 0));
         assert!(memory.take(40, 0));
         assert!(!memory.take(1, 40) && !memory.take(1, 60));
         memory.give_back(60);
-        assert!(memory.take(200, 40), "one alone may be as long as its own limit allows");
+        assert!(memory.take(200, 40), "a single body was refused");
         assert!(!memory.take(1, 0));
         memory.give_back(240);
         assert_eq!(memory.taken.load(Relaxed), 0);

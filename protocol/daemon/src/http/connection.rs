@@ -27,11 +27,11 @@ use crate::log::{Field, Level};
 use crate::metrics::requests::NO_ENDPOINT;
 use crate::tls::Session;
 
-/// So long may a body or an answer stand still while the server stops.
+/// How long a body or a response may stall while the server stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(250);
 
-/// What a request on this connection needs. One per connection and not per server, so that
-/// connections on different threads do not fight over one reference count.
+/// What the requests of this connection need. There is one per connection and not per server, so that connections on
+/// different threads do not contend for one reference count.
 struct Connection<S> {
     shared: Arc<Shared<S>>,
     activity: Arc<Activity>,
@@ -39,8 +39,7 @@ struct Connection<S> {
     tls: Option<Arc<Session>>,
 }
 
-/// Serves a connection until the client leaves, stands still, or the server stops and the current
-/// request is answered.
+/// Serves a connection until the client closes it, it stalls, or the server stops and the current request is answered.
 pub(super) async fn drive<S: Service, IO>(
     shared: Arc<Shared<S>>,
     stream: IO,
@@ -70,7 +69,7 @@ pub(super) async fn drive<S: Service, IO>(
     loop {
         tokio::select! {
             biased;
-            // Errors here are the client's: it broke off, or sent what is no HTTP.
+            // Errors here are the client's: it disconnected or sent invalid HTTP.
             _ = hyper.as_mut() => return,
             _ = shutdown.cancelled() => break,
             _ = period.tick() => {
@@ -87,7 +86,7 @@ pub(super) async fn drive<S: Service, IO>(
     let _ = drained.await;
 }
 
-/// Goes on with a connection of a stopping server as long as that leads somewhere. Dropping the future cuts it off.
+/// Continues a connection of a stopping server as long as it makes progress. Dropping the future cuts it off.
 async fn drain(mut hyper: Pin<&mut impl Future>, activity: &Activity) {
     let mut before = None;
     let mut period = tokio::time::interval(STOP_PATIENCE);
@@ -113,11 +112,11 @@ impl<S: Service> Connection<S> {
         let is_doubtful = |is_last: fn(u64, u64) -> bool| {
             self.activity.last_request().is_some_and(|last| is_last(number, last))
         };
-        // Where a request began whose predecessor ends at a doubtful place is doubtful, too.
+        // If the end of a request is ambiguous, so is the start of the next one.
         let mut response = match is_doubtful(|number, last| number > last) {
             true => response::plain(
                 StatusCode::BAD_REQUEST,
-                "400 Bad Request: ambiguous end of the request before",
+                "400 Bad Request: ambiguous end of the previous request",
             ),
             false => self.dispatch(request, &mut endpoint).await,
         };
@@ -133,7 +132,7 @@ impl<S: Service> Connection<S> {
         response
     }
 
-    /// Tells the endpoint too, if the request is for one.
+    /// Sets `endpoint` if the request is for one.
     async fn dispatch(&self, request: hyper::Request<Incoming>, endpoint: &mut &'static str) -> Response {
         if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
             return missing_host();
@@ -165,7 +164,7 @@ impl<S: Service> Connection<S> {
         request.parameter = parameter;
         let log = logged.then(|| self.log_entry(&request)).flatten();
         let encoding = request.encoding;
-        let answered = unpanicked(service.call(route, request)).await;
+        let answered = catch_panic(service.call(route, request)).await;
         let response = answered
             .unwrap_or(Err(HttpError::INTERNAL_ERROR))
             .unwrap_or_else(|error| error.into_response(encoding));
@@ -224,14 +223,14 @@ impl<S: Service> Connection<S> {
     }
 }
 
-/// What a line of the request log needs from before the handler took the request.
+/// Data for a line of the request log, taken before the handler gets the request.
 struct LogEntry {
     method: Method,
     uri: Uri,
     began: Instant,
 }
 
-/// Routes are found by what a path means, not by how it is escaped.
+/// Routes are looked up by the decoded path, whatever its escaping.
 fn decoded_path(uri: &Uri) -> Cow<'_, str> {
     let path = uri.path();
     if path.contains('%') {
@@ -281,8 +280,8 @@ fn redirect(request: &Request, path: &str) -> Response {
     response
 }
 
-/// Runs a future; `None` if it panics. The panic hook has told of it by then.
-async fn unpanicked<F: Future>(future: F) -> Option<F::Output> {
+/// Runs a future; returns `None` if it panics. The panic hook has logged the panic by then.
+async fn catch_panic<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),

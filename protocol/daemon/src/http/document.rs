@@ -1,12 +1,12 @@
-//! Values that are encoded bit by bit: a struct's lists are written one item after the other.
+//! Values that are encoded incrementally: the lists of a struct are written item by item.
 
 use serde::Serialize;
 
 use super::Encoding;
 use super::response::encoded;
 
-/// Encodes a struct whose `lists`, named in the order of its fields, are empty, and cuts it at each of them, to be filled
-/// with a [`List`]. Returns what stands before, between and behind them.
+/// Encodes a struct whose `lists` are empty, and cuts the result at each of them. `lists` are field names in the order
+/// of the fields. Fill each cut with a [`List`]. Returns the parts before, between and after the lists.
 ///
 /// # Panics
 /// If a field of that name is missing or is not an empty list.
@@ -14,16 +14,16 @@ pub fn split<T: Serialize>(encoding: Encoding, value: &T, lists: &[&str]) -> Vec
     let mut rest = encoded(encoding, value).unwrap_or_default();
     let mut parts = Vec::with_capacity(lists.len() + 1);
     for list in lists {
-        // Nothing else looks so. In JSON, a quote within a text is escaped, and a colon follows only a key. In MessagePack,
-        // the empty list's byte follows the letters of the key, which is not UTF-8 within a text, and a number is shorter
-        // or has another beginning.
+        // Nothing else matches this. In JSON, a quote within a text is escaped, and a colon follows only a key. In
+        // MessagePack, the empty list's byte follows the letters of the key, which is not UTF-8 within a text, and a
+        // number is shorter or starts differently.
         let (key, empty) = match encoding {
             Encoding::Json => (format!("\"{list}\":").into_bytes(), &b"[]"[..]),
             Encoding::MessagePack => (rmp_serde::to_vec(list).unwrap_or_default(), &b"\x90"[..]),
         };
         let needle = [&key[..], empty].concat();
         let at = memchr::memmem::find(&rest, &needle);
-        let at = at.unwrap_or_else(|| panic!("{list} is no empty list")) + key.len();
+        let at = at.unwrap_or_else(|| panic!("{list} is not an empty list")) + key.len();
         let behind = rest.split_off(at + empty.len());
         rest.truncate(at);
         parts.push(std::mem::replace(&mut rest, behind));
@@ -40,7 +40,7 @@ pub struct List {
 }
 
 impl List {
-    /// Begins a list of `len` items; so many must follow.
+    /// Starts a list of `len` items. Exactly that many items must follow.
     pub fn begin(encoding: Encoding, len: usize, out: &mut Vec<u8>) -> Self {
         match (encoding, u32::try_from(len).unwrap_or(u32::MAX)) {
             (Encoding::Json, _) => out.push(b'['),
@@ -57,7 +57,7 @@ impl List {
         Self { encoding, is_first: true }
     }
 
-    /// To be called before each item.
+    /// Writes the separator. Call it before each item that is written directly.
     pub fn next(&mut self, out: &mut Vec<u8>) {
         if !self.is_first && self.encoding == Encoding::Json {
             out.push(b',');
@@ -71,7 +71,7 @@ impl List {
         put(self.encoding, item, out);
     }
 
-    /// To be called behind the last item.
+    /// Ends the list. Call it after the last item.
     pub fn end(self, out: &mut Vec<u8>) {
         if self.encoding == Encoding::Json {
             out.push(b']');
@@ -79,7 +79,7 @@ impl List {
     }
 }
 
-/// An object with keys of its own, which is being written.
+/// A map with arbitrary keys that is being written.
 #[derive(Debug)]
 pub struct Map {
     encoding: Encoding,
@@ -87,7 +87,7 @@ pub struct Map {
 }
 
 impl Map {
-    /// Begins a map of `len` entries; so many must follow.
+    /// Starts a map of `len` entries. Exactly that many entries must follow.
     pub fn begin(encoding: Encoding, len: usize, out: &mut Vec<u8>) -> Self {
         match (encoding, u32::try_from(len).unwrap_or(u32::MAX)) {
             (Encoding::Json, _) => out.push(b'{'),
@@ -104,7 +104,7 @@ impl Map {
         Self { encoding, is_first: true }
     }
 
-    /// Writes a key; its value must follow.
+    /// Writes a key. Its value must follow; see [`put`].
     pub fn key(&mut self, key: &str, out: &mut Vec<u8>) {
         if !self.is_first && self.encoding == Encoding::Json {
             out.push(b',');
@@ -116,7 +116,7 @@ impl Map {
         }
     }
 
-    /// To be called behind the last value.
+    /// Ends the map. Call it after the last value.
     pub fn end(self, out: &mut Vec<u8>) {
         if self.encoding == Encoding::Json {
             out.push(b'}');
@@ -124,9 +124,9 @@ impl Map {
     }
 }
 
-/// Writes a value.
+/// Encodes a value at the end of `out`.
 pub fn put<T: Serialize + ?Sized>(encoding: Encoding, value: &T, out: &mut Vec<u8>) {
-    // Only a type whose `Serialize` fails is not written, and then the client sees that something is missing.
+    // Only a value whose `Serialize` fails is omitted, and the client then sees that something is missing.
     out.extend_from_slice(&encoded(encoding, value).unwrap_or_default());
 }
 
@@ -136,7 +136,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn maps_of_any_length() {
+    fn maps_of_any_length_match_the_serializer() {
         for encoding in [Encoding::Json, Encoding::MessagePack] {
             for len in [0, 1, 2, 15, 16, 17, 65_535, 65_536] {
                 let whole: std::collections::BTreeMap<String, usize> =
@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn written_bit_by_bit_is_the_same(
+        fn incremental_encoding_matches_the_serializer(
             text in "\\PC{0,8}|\"first\":\\[\\]|.?first|second\":\\[\\]",
             number in any::<u64>(),
             first in prop_oneof![

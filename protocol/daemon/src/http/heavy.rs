@@ -1,8 +1,8 @@
-//! Answers that take long to make, or are large: a few at a time, off the threads that serve everybody.
+//! Responses that are large or take long to generate: few at a time, and not on the threads that serve connections.
 //!
-//! Whoever has many topics asks for megabytes that take a second to make. Each piece of such an answer is made on a thread
-//! for blocking work, when the one before has been sent. Only that takes a turn: between pieces a client may be
-//! as slow as it likes, up to [`MAX_ANSWER_TIME`], and costs nothing but the place of its answer.
+//! A daemon with many topics generates megabytes for one request, which takes about a second. Each piece of such a
+//! response is generated on a thread for blocking work, after the previous piece was sent. Only generating takes one of
+//! the few turns. Between pieces a slow client costs nothing but the response's place, up to [`MAX_ANSWER_TIME`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -19,16 +19,17 @@ use super::body::{AnswerAborted, AnswerBody};
 use super::pieces::{Pieces, Step, Writer};
 use super::{HttpError, Response, response};
 
-/// So many heavy answers may be under way, most of them waiting for a turn or for their client; more are refused.
+/// Maximum number of heavy responses in progress, most of them waiting for a turn or for their client. Further requests
+/// are refused.
 pub const MAX_ANSWERS: usize = 64;
 
-/// How long a client may take to read an answer that is made piece by piece.
+/// Maximum time a client may take to read a response that is generated in pieces.
 pub const MAX_ANSWER_TIME: Duration = Duration::from_secs(300);
 
-/// Threads that make answers, at most.
+/// Maximum number of threads that generate responses.
 const MAX_TURNS: usize = 4;
 
-/// A daemon's heavy answers. Clones share their limits.
+/// The heavy responses of a daemon. Clones share the limits.
 #[derive(Debug, Clone)]
 pub struct HeavyAnswers {
     turns: Arc<Semaphore>,
@@ -37,7 +38,7 @@ pub struct HeavyAnswers {
 }
 
 impl Default for HeavyAnswers {
-    /// Half the processors stay free for everybody else.
+    /// Leaves at least half of the processors for other work.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self::new((processors / 2).clamp(1, MAX_TURNS), MAX_ANSWERS)
@@ -50,8 +51,8 @@ impl HeavyAnswers {
         Self { turns, places, max_time: MAX_ANSWER_TIME }
     }
 
-    /// An answer that `write` writes. If it `is_small`, its first piece, which is usually all, is made at once on this
-    /// thread. `503 BUSY` if too many are under way.
+    /// A response written by `write`. If `is_small`, the first piece, which is usually the whole response, is generated
+    /// at once on this thread. Returns `503 BUSY` if too many heavy responses are in progress.
     pub async fn answer<F: Future<Output = ()> + Send + 'static>(
         &self,
         content_type: HeaderValue,
@@ -85,7 +86,7 @@ impl HeavyAnswers {
         Ok(response)
     }
 
-    /// Does work that is heavy, but whose result is not large. `503 BUSY` if too much is under way.
+    /// Runs heavy work whose result is not large. Returns `503 BUSY` if too much work is in progress.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -102,7 +103,7 @@ impl HeavyAnswers {
         self.turn(move || writer.step()).await
     }
 
-    /// The turn goes with the work, also if nobody waits for it any more.
+    /// The work keeps its turn even if the caller drops the future.
     async fn turn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -112,12 +113,12 @@ impl HeavyAnswers {
             let _turn = turn;
             work()
         });
-        // It panicked, which the panic hook has told.
+        // An error here is a panic, which the panic hook has logged.
         made.await.map_err(|_| AnswerAborted::Failed)
     }
 }
 
-/// An answer that is under way.
+/// A response in progress.
 #[derive(Debug)]
 pub(super) struct Streamed {
     state: State,
@@ -127,7 +128,7 @@ pub(super) struct Streamed {
 }
 
 enum State {
-    /// A piece to be sent, and who writes the next one.
+    /// A piece to send, and the writer of the next one.
     Made(Bytes, Option<Writer>),
     Making(Pin<Box<dyn Future<Output = Result<Step, AnswerAborted>> + Send>>),
     Ended,
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_fits_in_one_piece_is_whole() {
+    async fn response_of_one_piece_has_a_known_length() {
         for is_small in [true, false] {
             let response = HeavyAnswers::default().answer(TEXT, is_small, pieces_of(0)).await.unwrap();
             assert_eq!(response.body().size_hint().exact(), Some(1));
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_come_in_order() {
+    async fn pieces_are_sent_in_order() {
         for is_small in [true, false] {
             let response = HeavyAnswers::default().answer(TEXT, is_small, pieces_of(3)).await.unwrap();
             assert_eq!(response.body().size_hint().exact(), None);
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_that_nobody_reads_take_no_turn() {
+    async fn unread_responses_take_no_turn() {
         let heavy = HeavyAnswers::new(1, 3);
         let unread = [
             heavy.answer(TEXT, false, pieces_of(3)).await.unwrap(),
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_writer_that_panics_breaks_the_answer_off() {
+    async fn panicking_writer_aborts_the_response() {
         let heavy = HeavyAnswers::default();
         let write = |pieces: Pieces| async move {
             pieces.put(|out| out.extend(vec![0; PIECE_BYTES]));
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_reads_too_slowly_is_cut_off() {
+    async fn client_that_reads_too_slowly_is_cut_off() {
         let heavy = HeavyAnswers { max_time: Duration::ZERO, ..HeavyAnswers::default() };
         let mut response = heavy.answer(TEXT, false, pieces_of(3)).await.unwrap();
         let error = response.body_mut().frame().await.unwrap().unwrap_err();

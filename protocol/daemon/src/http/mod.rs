@@ -1,15 +1,15 @@
-//! HTTP as both daemons speak it: parameters only in the query string, errors as one word, answers in
-//! JSON or MessagePack.
+//! The HTTP server of both daemons: parameters only in the query string, errors as one word, responses in JSON or
+//! MessagePack.
 //!
-//! A daemon implements [`Service`]: a [`Router`] that maps method and path to a route of its own (an
-//! enum), and one async function that answers it. [`Server`] does the rest on top of hyper: 404, 405,
-//! OPTIONS, redirects, panics, the request log, limits, keep-alive, shutdown. On the way of a plain
-//! request nothing is boxed, spawned or timed: publishing over HTTP is a hot path.
+//! A daemon implements [`Service`]: a [`Router`] that maps method and path to one of its routes (an enum), and one
+//! async function that answers it. On top of hyper, [`Server`] handles 404, 405, OPTIONS, redirects, panics, the
+//! request log, limits, keep-alive and shutdown. A plain request costs no boxing, no spawned task and no timer, because
+//! publishing over HTTP is a hot path.
 //!
-//! In reading order: [`query`], [`request`], [`response`], [`router`], [`server`] (with its
-//! `activity`, which finds connections that stand still, and `request_lines`, which keeps `#` in them), [`body`], [`pieces`], [`heavy`] and [`document`] (answers
-//! that take long to make, or are large), [`origin`] (what browsers send
-//! for other sites), [`pprof`].
+//! In reading order: [`query`], [`request`], [`response`], [`router`], [`server`] (with `activity`, which finds stalled
+//! connections, and `request_lines`, which preserves `#` in request lines), [`body`], [`pieces`], [`heavy`] and
+//! [`document`] (responses that are large or take long to generate), [`origin`] (requests that browsers send for other
+//! sites), [`pprof`].
 
 pub mod query;
 
@@ -55,30 +55,30 @@ pub use server::Server;
 
 use crate::metrics::RequestCounts;
 
-/// What answers the requests of a daemon.
+/// A daemon's part of the HTTP server: its routes and their handlers.
 pub trait Service: Send + Sync + 'static {
-    /// What the router finds: usually an enum with one variant per endpoint.
+    /// The result of routing: usually an enum with one variant per endpoint.
     type Route: Copy + Send + Sync + 'static;
 
-    /// The table of routes.
+    /// The table of routes. Called for every request.
     fn router(&self) -> &Router<Self::Route>;
 
-    /// Refuses a request before it is routed; such answers are not logged. The default refuses none.
+    /// Refuses a request before it is routed; such responses are not logged. The default refuses none.
     fn refuse(&self, _request: &Request) -> Option<Response> {
         None
     }
 
-    /// Whose pages may change something through a browser. The default does not care.
+    /// The sites whose pages may change something through a browser. The default allows every site.
     fn allowed_origins(&self) -> Option<&AllowedOrigins> {
         None
     }
 
-    /// Where requests are counted. The default counts none.
+    /// Counts the requests. The default counts none.
     fn request_counts(&self) -> Option<&RequestCounts> {
         None
     }
 
-    /// Answers a request. An error becomes the v1 answer `{"message":"<WORD>"}`.
+    /// Answers a request. An error becomes the `v1` response `{"message":"<WORD>"}`.
     fn call(
         &self,
         route: Self::Route,

@@ -1,13 +1,13 @@
-//! Pure: refuses what a browser sends for a page of another site.
+//! Refuses requests that a browser sends for a page of another site. Pure.
 //!
-//! A page may make its visitor's browser send requests to any address that the browser reaches, also to a daemon on
-//! a port that nobody outside reaches. The page cannot read the answer, but the request takes effect. Browsers tell where
-//! a request comes from, in `Origin` and `Sec-Fetch-Site`; other clients send neither and are not concerned.
+//! A page can make its visitor's browser send requests to any address that the browser reaches, including a daemon on a
+//! port that is closed to the outside. The page cannot read the response, but the request takes effect. Browsers report
+//! the source of a request in `Origin` and `Sec-Fetch-Site`; other clients send neither and are not affected.
 //!
-//! A request is the daemon's own if it comes from a page that the daemon's address itself served. Whoever owns a domain can
-//! let its name point to the daemon (DNS rebinding), and then their page seems to be the daemon's own. So this counts
-//! only for addresses that nobody else can own: IP addresses, names without a dot, and the names that the daemon
-//! knows of itself.
+//! A request is the daemon's own if its page was served from the daemon's address. The owner of a domain can point its
+//! name to the daemon (DNS rebinding), and then their page seems to be the daemon's own. So this counts only for
+//! addresses that no one else can own: IP addresses, names without a dot, and the names that the daemon knows as its
+//! own.
 
 use std::net::IpAddr;
 
@@ -16,28 +16,28 @@ use http::{HeaderMap, Method};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// A refusal quotes so much of an origin.
+/// A refusal quotes at most this much of an origin.
 const MAX_QUOTED_CHARS: usize = 100;
 
-/// Whose pages may change something.
+/// The sites whose pages may change something.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowedOrigins {
-    /// As they were given.
+    /// The origins as configured.
     texts: Vec<String>,
     any: bool,
     origins: Vec<Origin>,
-    /// Names of this daemon, in lower case.
+    /// Names of this daemon's host, in lower case.
     own_names: Vec<String>,
 }
 
-/// Scheme, host and port, in lower case and without the scheme's own port.
+/// Scheme, host and port, in lower case and without the scheme's default port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Origin {
     scheme: String,
     authority: String,
 }
 
-/// A value of `--http-allowed-origin` that allows nothing.
+/// An unusable value of `--http-allowed-origin`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not an origin; use scheme://host or scheme://host:port without a path, or * for every site"
@@ -45,7 +45,7 @@ struct Origin {
 pub struct InvalidOrigin(pub String);
 
 impl AllowedOrigins {
-    /// Only the daemon's own pages, and those of these origins (`https://host:port`; `*` for all). `own_names` are
+    /// Allows the daemon's own pages and those of these origins (`https://host:port`; `*` for all). `own_names` are
     /// names of the daemon's host.
     pub fn new(origins: &[String], own_names: &[&str]) -> Result<Self, InvalidOrigin> {
         let mut allowed = AllowedOrigins {
@@ -63,12 +63,12 @@ impl AllowedOrigins {
         Ok(allowed)
     }
 
-    /// The origins, as they were given.
+    /// The origins as configured.
     pub fn texts(&self) -> &[String] {
         &self.texts
     }
 
-    /// Returns what to answer if the request may change something and comes from another site's page.
+    /// Returns the text of a refusal if the request may change something and comes from another site's page.
     pub(super) fn refuse(&self, method: &Method, headers: &HeaderMap) -> Option<String> {
         if self.any || method.is_safe() {
             return None;
@@ -91,7 +91,7 @@ impl AllowedOrigins {
             (None, _) => true,
         };
         let is_own_site = site.is_none_or(|site| site == b"same-origin" || site == b"none");
-        if is_own_page && is_own_site && self.is_nobody_elses(host) {
+        if is_own_page && is_own_site && self.is_unclaimable(host) {
             return None;
         }
         let quoted: String = match &origin {
@@ -99,12 +99,12 @@ impl AllowedOrigins {
             None => "another site".to_owned(),
         };
         Some(format!(
-            "CROSS_SITE_REQUEST: a browser sent this for a page of {quoted}; --http-allowed-origin allows it"
+            "CROSS_SITE_REQUEST: a browser sent this for a page of {quoted}; use --http-allowed-origin to allow it"
         ))
     }
 
-    /// Whether the `Host` header names an address that no other site can take for its own.
-    fn is_nobody_elses(&self, host: &str) -> bool {
+    /// Whether the `Host` header names an address that no other site can claim as its own.
+    fn is_unclaimable(&self, host: &str) -> bool {
         let name = without_port(host).to_ascii_lowercase();
         let address = name.trim_start_matches('[').trim_end_matches(']');
         !name.is_empty()
@@ -132,7 +132,7 @@ impl Origin {
     }
 }
 
-/// In lower case, and without the port if it is the scheme's.
+/// In lower case, and without the port if it is the scheme's default.
 fn normal(authority: &str, scheme: &str) -> String {
     let lower = authority.to_ascii_lowercase();
     let port = match scheme {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_are_no_browsers_are_not_concerned() {
+    fn clients_other_than_browsers_are_not_affected() {
         let none = AllowedOrigins::default();
         for host in ["127.0.0.1:4151", "nsqd.example.com", ""] {
             assert!(!is_refused(&none, &[("host", host)]), "{host}");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_is_free() {
+    fn safe_methods_are_always_allowed() {
         let none = AllowedOrigins::default();
         let foreign = headers(&[("host", "h"), ("origin", "http://evil.example")]);
         for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_daemons_own_pages_may() {
+    fn own_pages_are_allowed() {
         let allowed = AllowedOrigins::new(&[], &["Node1.example.com"]).unwrap();
         for (host, origin) in [
             ("127.0.0.1:4151", "http://127.0.0.1:4151"),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rebound_name_is_not_the_daemons_own() {
+    fn rebound_name_does_not_count_as_own() {
         let allowed = AllowedOrigins::new(&[], &["node1.example.com"]).unwrap();
         for host in ["evil.example:4151", "127.0.0.1.evil.example:4151", "node1.example.com.evil.example"] {
             let origin = format!("http://{host}");
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_can_be_allowed() {
+    fn configured_origins_are_allowed() {
         let list = ["https://Admin.example".to_owned(), "http://ops.example:8080".to_owned()];
         let allowed = AllowedOrigins::new(&list, &[]).unwrap();
         let host = ("host", "127.0.0.1:4151");
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typo_allows_nothing_and_is_an_error() {
+    fn invalid_origin_is_an_error() {
         for text in [
             "",
             "null",

@@ -1,7 +1,8 @@
-//! An answer that is made piece by piece: its writer stops when a piece is full and goes on when that has been taken.
+//! A response that is generated in pieces: its writer pauses when a piece is full and continues once the piece is
+//! taken.
 //!
-//! The writer is an `async` function that awaits nothing but [`Pieces::pause`], so each step of it is plain computing, which
-//! may be done on any thread.
+//! The writer is an `async` function that awaits nothing but [`Pieces::pause`]. So each step of it is pure computation
+//! and can run on any thread.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -11,15 +12,15 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-/// A piece is full at this size; it may be larger by what is put at once.
+/// A piece is full at this size. One call of [`Pieces::put`] may exceed it.
 pub const PIECE_BYTES: usize = 64 << 10;
 
-/// Where a writer puts what it writes.
+/// The output of a writer.
 #[derive(Debug, Clone, Default)]
 pub struct Pieces(Arc<Mutex<Vec<u8>>>);
 
 impl Pieces {
-    /// Puts the next bytes. To be called for little at a time, with a [`Pieces::pause`] in between.
+    /// Appends bytes to the piece. Write little at a time, with a [`Pieces::pause`] in between.
     pub fn put<T>(&self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         write(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -38,16 +39,16 @@ impl Pieces {
     }
 }
 
-/// A writer and what it has put last.
+/// A writer and its output since the last step.
 pub(super) struct Writer {
     pieces: Pieces,
     writing: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// What one step of a writer gives.
+/// The result of one step of a writer.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// A piece; there is more.
+    /// A piece that is not the last.
     Piece(Bytes, Writer),
     /// The last piece; may be empty.
     Last(Bytes),
@@ -60,9 +61,9 @@ impl Writer {
         Self { pieces, writing }
     }
 
-    /// Computes up to the end of the next piece.
+    /// Runs the writer up to the end of the next piece.
     pub(super) fn step(mut self) -> Step {
-        // Nothing wakes it: it goes on when the next step is asked for.
+        // Nothing wakes the writer: the caller polls it when it needs the next piece.
         let mut context = Context::from_waker(Waker::noop());
         match self.writing.as_mut().poll(&mut context) {
             Poll::Pending => Step::Piece(self.pieces.take(), self),
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_stops_at_full_pieces() {
+    fn writer_pauses_at_full_pieces() {
         let mut writer = Writer::new(|pieces| async move {
             for number in 0..10u8 {
                 pieces.put(|out| out.extend(vec![number; PIECE_BYTES / 4 + 1]));

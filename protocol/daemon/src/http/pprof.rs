@@ -1,4 +1,4 @@
-//! `/debug/pprof`: what of Go's profiler has a meaning here, and a clear no for the rest.
+//! `/debug/pprof`: the pages of Go's profiler that make sense here, and a clear refusal for the others.
 
 use std::os::unix::ffi::OsStringExt as _;
 
@@ -11,9 +11,9 @@ use super::{HttpError, Response, response};
 /// A page below `/debug/pprof/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Page {
-    /// Its name.
+    /// Last part of the path.
     pub name: &'static str,
-    /// Its path.
+    /// Full path.
     pub path: &'static str,
 }
 
@@ -30,17 +30,17 @@ pub const PAGES: [Page; 7] = [
 
 const INDEX: &str = "<!DOCTYPE html>\n<title>/debug/pprof/</title>\n<h1>/debug/pprof/</h1>\n<p>\
     <a href=\"/debug/pprof/cmdline\">cmdline</a>, <a href=\"/debug/pprof/symbol\">symbol</a></p>\n\
-    <p>Profiles of a Go runtime do not exist here. Use <code>perf record -g -p &lt;pid&gt;</code>: \
-    the binaries carry line tables.</p>\n";
+    <p>Go runtime profiles are not available. Use <code>perf record -g -p &lt;pid&gt;</code>: \
+    the binaries include line tables.</p>\n";
 
-/// The page that lists the others.
+/// The page that links to the others.
 pub fn index() -> Response {
     let mut response = response::plain(StatusCode::OK, INDEX);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     response
 }
 
-/// Answers one of the pages by its name; the empty one is the index.
+/// The page with this name; the empty name is the index. Unknown names are `404 NOT_FOUND`.
 pub fn page(name: &str) -> Result<Response, HttpError> {
     match name {
         "" => Ok(index()),
@@ -49,7 +49,7 @@ pub fn page(name: &str) -> Result<Response, HttpError> {
         name if PAGES.iter().any(|page| page.name == name) => Ok(response::plain(
             StatusCode::NOT_IMPLEMENTED,
             format!(
-                "no {name} profile: this is not a Go program; use perf record -g -p {}\n",
+                "the {name} profile is not available: this is not a Go program; use perf record -g -p {}\n",
                 std::process::id()
             ),
         )),
@@ -57,7 +57,7 @@ pub fn page(name: &str) -> Result<Response, HttpError> {
     }
 }
 
-/// The process's arguments, separated by NUL bytes, without passwords.
+/// The process's arguments, separated by NUL bytes, with passwords removed.
 fn cmdline() -> Vec<u8> {
     let arguments = std::env::args_os().map(|argument| match argument.to_str() {
         Some(text) => shown_argument(text).into_bytes(),
@@ -66,7 +66,7 @@ fn cmdline() -> Vec<u8> {
     arguments.collect::<Vec<_>>().join(&0)
 }
 
-/// `--flag=address` or an address, as it may be shown; what is no address stays as it is.
+/// Removes passwords from `--flag=address` or an address. Any other text is unchanged.
 fn shown_argument(argument: &str) -> String {
     let (flag, value) = match argument.split_once('=') {
         Some((flag, value)) if flag.starts_with('-') => (flag, value),

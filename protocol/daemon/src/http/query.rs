@@ -1,20 +1,20 @@
-//! The query string, which is where all parameters come from.
+//! The query string, the source of all parameters.
 
 use std::borrow::Cow;
 
-/// A bad escape or a `;` spoils the whole query string.
+/// A bad escape or a `;` makes the whole query string invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the query string cannot be read")]
+#[error("invalid query string")]
 pub struct InvalidQuery;
 
-/// A query string that is known to be readable. Looking up a key allocates only to decode.
+/// A valid query string. Looking up a key allocates only to decode.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Query<'a> {
     raw: &'a str,
 }
 
 impl<'a> Query<'a> {
-    /// Checks a query string (what stands after `?`).
+    /// Validates a query string (the text after `?`).
     pub fn parse(raw: &'a str) -> Result<Self, InvalidQuery> {
         let mut bytes = raw.bytes();
         while let Some(byte) = bytes.next() {
@@ -30,8 +30,8 @@ impl<'a> Query<'a> {
         Ok(Self { raw })
     }
 
-    /// The decoded value of a key. The first one wins; `?key` and `?key=` are present and empty.
-    /// Bytes that are no UTF-8 come as replacement characters, which no valid name contains.
+    /// The decoded value of a key. The first occurrence counts; `?key` and `?key=` are present and empty. Bytes that
+    /// are not UTF-8 become replacement characters, which no valid name contains.
     ///
     /// ```
     /// # use nsq_daemon::http::Query;
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_value_wins() {
+    fn first_value_counts() {
         assert_eq!(get("a=1&topic=x&topic=y", "topic").as_deref(), Some("x"));
         assert_eq!(get("topic&topic=y", "topic").as_deref(), Some(""));
         assert_eq!(get("&&=v&topic=a=b", "topic").as_deref(), Some("a=b"));
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_escape_or_semicolon_spoils_it_all() {
+    fn one_bad_escape_or_semicolon_makes_the_query_invalid() {
         for raw in ["topic=a;b", "a=%zz&topic=x", "topic=%", "topic=%4", "%g0", "a=1;"] {
             assert_eq!(Query::parse(raw).unwrap_err(), InvalidQuery, "{raw}");
         }
@@ -99,7 +99,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_is_found(key in "\\PC{1,8}", value in "\\PC{0,20}") {
+        fn encoded_parameters_are_found(key in "\\PC{1,8}", value in "\\PC{0,20}") {
             use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode as encode};
             let raw = format!("first={}&{}={}", 1, encode(&key, NON_ALPHANUMERIC), encode(&value, NON_ALPHANUMERIC));
             prop_assume!(key != "first");
@@ -107,7 +107,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_or_refused(raw in "\\PC{0,40}") {
+        fn parsing_any_text_does_not_panic(raw in "\\PC{0,40}") {
             if let Ok(query) = Query::parse(&raw) {
                 query.iter().count();
             }

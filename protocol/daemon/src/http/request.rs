@@ -1,4 +1,4 @@
-//! A request as a handler sees it.
+//! A request as the handler gets it.
 
 use std::sync::Arc;
 
@@ -12,26 +12,25 @@ use super::{Encoding, HttpError, InvalidQuery, Query};
 use crate::listen::Remote;
 use crate::tls::Session;
 
-/// A body that nobody asked for is read and thrown away up to this size; a longer one costs the
-/// connection.
+/// An unneeded body up to this size is read and discarded. After a longer one the connection closes.
 const MAX_DISCARDED_BYTES: usize = 8 << 20;
 
-/// One request.
+/// One HTTP request.
 #[derive(Debug)]
 pub struct Request {
     /// The method.
     pub method: Method,
-    /// The target as it was sent.
+    /// The target as it was sent, except that a `#` in it is escaped.
     pub uri: Uri,
     /// The headers.
     pub headers: HeaderMap,
-    /// Who asks.
+    /// The client.
     pub remote: Remote,
-    /// What TLS was agreed on, if it came over TLS.
+    /// Result of the TLS handshake; `None` without TLS.
     pub tls: Option<Arc<Session>>,
-    /// The end of a path such as `/config/:opt`.
+    /// Last part of a path such as `/config/:opt`; `None` for other routes.
     pub parameter: Option<String>,
-    /// How values are answered.
+    /// How values in the response are encoded.
     pub encoding: Encoding,
     /// The body, not read yet.
     pub body: Body,
@@ -59,36 +58,36 @@ impl Request {
         }
     }
 
-    /// The path, as it was sent.
+    /// The path as it was sent, still escaped.
     pub fn path(&self) -> &str {
         self.uri.path()
     }
 
-    /// The parameters.
+    /// The parameters; fails if the query string is invalid.
     pub fn query(&self) -> Result<Query<'_>, InvalidQuery> {
         Query::parse(self.uri.query().unwrap_or_default())
     }
 
-    /// Reads a body that means nothing to this endpoint, so that the connection can go on; then the
-    /// parameters. What most endpoints begin with.
+    /// Discards the body, which this endpoint does not use, so that the connection can continue. Then returns the
+    /// parameters. Most endpoints start with this.
     pub async fn query_without_body(&mut self) -> Result<Query<'_>, HttpError> {
         self.body.discard().await?;
         Ok(self.query()?)
     }
 }
 
-/// Why a body could not be had.
+/// Why a body could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// Longer than the limit. It was not read to its end, so the connection closes after the answer.
+    /// The body exceeds the limit. It was not read completely, so the connection closes after the response.
     #[error("the body is too big")]
     TooBig,
-    /// The bodies of all requests in progress take too much memory. This one was not read to its end, so the connection closes
-    /// after the answer.
+    /// The bodies of all requests in progress use too much memory. This body was not read completely, so the connection
+    /// closes after the response.
     #[error("too many bodies are in progress")]
     Busy,
-    /// The client broke off, or sent something that is no body.
-    #[error("the body could not be read: {0}")]
+    /// The client disconnected, or sent an invalid body.
+    #[error("cannot read the body: {0}")]
     Unreadable(#[from] hyper::Error),
 }
 
@@ -98,23 +97,23 @@ pub struct Body {
     incoming: Incoming,
     activity: Arc<Activity>,
     finished: bool,
-    /// Of [`Activity::body_memory`].
+    /// Bytes reserved in [`Activity::body_memory`].
     taken: usize,
 }
 
 impl Body {
-    /// Its length if the client has told it: 0 when there is none, `None` when it comes in chunks.
+    /// The length that the client announced: 0 without a body, `None` for a chunked body.
     pub fn content_length(&self) -> Option<u64> {
         self.incoming.size_hint().exact()
     }
 
-    /// Reads it whole. Refuses it before reading if it is known to be longer than `limit`.
-    /// A body that came in one piece is not copied.
+    /// Reads the whole body. If the announced length exceeds `limit`, refuses the body before reading it. A body that
+    /// arrived in one piece is not copied.
     ///
     /// Dropping the future leaves the rest unread: the connection will close.
     pub async fn read_limited(&mut self, limit: usize) -> Result<Bytes, BodyError> {
-        let told = self.content_length();
-        if told.is_some_and(|length| length > limit as u64) {
+        let announced = self.content_length();
+        if announced.is_some_and(|length| length > limit as u64) {
             return Err(BodyError::TooBig);
         }
         let Some(first) = self.next_piece().await? else { return Ok(Bytes::new()) };
@@ -124,8 +123,8 @@ impl Body {
         if self.ended() {
             return Ok(first);
         }
-        // `told` is at most `limit` here; without it, grow as it comes.
-        let mut whole = BytesMut::with_capacity(told.map_or(first.len(), |length| length as usize));
+        // `announced` is at most `limit` here. Without it, the buffer grows as the body arrives.
+        let mut whole = BytesMut::with_capacity(announced.map_or(first.len(), |length| length as usize));
         self.take_memory(first.len())?;
         whole.extend_from_slice(&first);
         while let Some(piece) = self.next_piece().await? {
@@ -138,7 +137,7 @@ impl Body {
         Ok(whole.freeze())
     }
 
-    /// Reads it to its end and throws it away.
+    /// Reads the body to its end and discards it. Fails beyond 8 MiB.
     pub async fn discard(&mut self) -> Result<(), HttpError> {
         let mut discarded = 0;
         while let Some(piece) = self.next_piece().await.map_err(|_| HttpError::INVALID_REQUEST)? {
@@ -171,7 +170,7 @@ impl Body {
             match self.incoming.frame().await {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => break Some(data),
-                    // Trailers mean nothing to us.
+                    // Trailers are ignored.
                     Err(_) => continue,
                 },
                 Some(Err(error)) => return Err(error.into()),

@@ -1,16 +1,16 @@
-//! Pure: escapes `#` in request lines.
+//! Escapes `#` in request lines. Pure.
 //!
-//! A `#` does not belong there, but some clients send targets as they are given, and Go reads it as part of them. Below
-//! hyper it begins what is cut off, so that `/channel/delete?topic=t&channel=c#ephemeral` would mean another channel.
+//! A `#` is not allowed there, but some clients send targets unescaped, and Go reads the `#` as part of the target.
+//! hyper drops everything from the `#` on, so `/channel/delete?topic=t&channel=c#ephemeral` would mean another channel.
 //!
-//! To find request lines, this follows how requests are delimited, and only where that is beyond doubt: lines that end in
-//! CRLF, one `Content-Length` or none, or chunks without extensions and trailers. At anything else it stops for good:
-//! [`RequestLines::last_request`] is then the last request that the connection may answer. So hyper alone decides
-//! where a doubtful request ends, and no later request is read from a place that hyper and this see differently.
+//! To find request lines, this code tracks where requests end, but only while the end is unambiguous: lines that end in
+//! CRLF; one `Content-Length` or none; chunks without extensions and trailers. At anything else it stops permanently:
+//! [`RequestLines::last_request`] is then the last request that the connection may answer. So hyper alone decides where
+//! an ambiguous request ends, and no later request is read from a position that hyper and this code see differently.
 
 use memchr::{memchr, memchr_iter};
 
-/// Where in a sequence of requests the next byte belongs.
+/// The place of the next byte in a sequence of requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     RequestLine,
@@ -22,18 +22,18 @@ enum Place {
     Chunk {
         left: u64,
     },
-    /// The line end behind a chunk.
+    /// The line end after a chunk.
     ChunkEnd,
-    /// The empty line behind the last chunk.
+    /// The empty line after the last chunk.
     LastLine,
-    /// Behind something doubtful.
+    /// After something ambiguous.
     Lost,
 }
 
-/// How the body of the present request is delimited.
+/// How the body of the current request is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Delimited {
-    /// No header says anything.
+    /// No header so far delimits a body.
     Nothing,
     Length(u64),
     Chunks,
@@ -44,11 +44,11 @@ enum Delimited {
 pub(super) struct RequestLines {
     place: Place,
     body: Delimited,
-    /// Request lines that have ended.
+    /// Number of completed request lines.
     requests: u64,
-    /// The beginning of the present line: what it takes to know a header that matters, or a size.
+    /// The start of the current line: enough to recognize a relevant header or a chunk size.
     line: [u8; LINE_BYTES],
-    /// How many bytes the line has so far, without its line feed.
+    /// Bytes of the line so far, without its line feed.
     line_len: usize,
     ends_with_cr: bool,
 }
@@ -71,7 +71,7 @@ impl Default for RequestLines {
 }
 
 impl RequestLines {
-    /// Looks at the bytes that come next. Returns what to read instead of them, `None` if they may stay as they are.
+    /// Processes the next bytes. Returns the bytes to read instead, or `None` if they need no change.
     pub(super) fn escape(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut escaped: Option<Vec<u8>> = None;
         let mut copied = 0;
@@ -115,7 +115,7 @@ impl RequestLines {
         escaped
     }
 
-    /// The number of the last request that may be answered, counted from 1; `None` while there is no doubt.
+    /// The number of the last request that may be answered, counted from 1; `None` while nothing is ambiguous.
     pub(super) fn last_request(&self) -> Option<u64> {
         (self.place == Place::Lost).then_some(self.requests)
     }
@@ -132,7 +132,7 @@ impl RequestLines {
     }
 
     fn end_line(&mut self) {
-        // The carriage return counts in `line_len`, but is no part of the line.
+        // The carriage return counts in `line_len`, but is not part of the line.
         let length = self.line_len.saturating_sub(1);
         let ends_with_cr = self.line_len > 0 && self.ends_with_cr;
         self.line_len = 0;
@@ -145,7 +145,7 @@ impl RequestLines {
         let line = Line { start: &stored[..length.min(LINE_BYTES)], is_whole: length <= LINE_BYTES };
         let is_empty = length == 0;
         self.place = match self.place {
-            // Empty lines before a request are passed over.
+            // Empty lines before a request are skipped.
             Place::RequestLine if is_empty => Place::RequestLine,
             Place::RequestLine => {
                 self.requests += 1;
@@ -176,17 +176,17 @@ impl RequestLines {
     }
 }
 
-/// A line without its end.
+/// A line without its line end.
 #[derive(Debug, Clone, Copy)]
 struct Line<'a> {
     start: &'a [u8],
-    /// Nothing follows `start`.
+    /// Whether `start` is the whole line.
     is_whole: bool,
 }
 
 impl Line<'_> {
-    /// How the body is delimited after this header; `before` is what headers before it said. `None` if that is
-    /// doubtful.
+    /// How the body is delimited after this header; `before` is the result of earlier headers. `None` if it is
+    /// ambiguous.
     fn header(self, before: Delimited) -> Option<Delimited> {
         let colon = memchr(b':', self.start)?;
         let (name, value) = (&self.start[..colon], trimmed(&self.start[colon + 1..]));
@@ -208,7 +208,7 @@ impl Line<'_> {
         std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok().map(Delimited::Length)
     }
 
-    /// Hexadecimal digits and nothing else.
+    /// The size if the line consists only of hexadecimal digits.
     fn chunk_size(self) -> Option<u64> {
         let is_number = self.is_whole && self.start.iter().all(u8::is_ascii_hexdigit);
         u64::from_str_radix(std::str::from_utf8(self.start).ok().filter(|_| is_number)?, 16).ok()
@@ -222,7 +222,7 @@ fn trimmed(mut value: &[u8]) -> &[u8] {
     value
 }
 
-/// What a header's name may consist of.
+/// Whether a header name may contain this byte.
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
@@ -233,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    /// What is read instead of `bytes` if they come in pieces of `piece` bytes, and the last request.
+    /// The bytes read instead of `bytes` if they arrive in pieces of `piece` bytes, and the last request.
     fn read(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<u64>) {
         let mut lines = RequestLines::default();
         let pieces = bytes.chunks(piece);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn doubtful_heads_are_the_last() {
+    fn request_with_an_ambiguous_head_is_the_last() {
         let long_length = format!("Content-Length: {}1", "0".repeat(100));
         for header in [
             "Content-Length: +1",
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn doubtful_chunks_are_of_the_last_request() {
+    fn request_with_ambiguous_chunks_is_the_last() {
         for chunks in [
             "3\r\nabc\r\n0\r\n\nX: a\r\n\r\n",
             "3;a=b\r\nabc\r\n0\r\n\r\n",
@@ -316,7 +316,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), piece in 1usize..60) {
+        fn any_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), piece in 1usize..60) {
             read(&bytes, piece);
         }
     }

@@ -1,5 +1,5 @@
-//! Answers, in NSQ's two styles: `v1` (raw text, nothing, or JSON; errors as `{"message":"<WORD>"}`)
-//! and `plain` (raw text).
+//! Responses in NSQ's two styles: `v1` (raw text, nothing, or JSON; errors as `{"message":"<WORD>"}`) and `plain` (raw
+//! text).
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -15,10 +15,10 @@ use super::body::AnswerBody;
 
 pub use http::header::CONTENT_TYPE;
 
-/// An answer.
+/// An HTTP response.
 pub type Response = http::Response<AnswerBody>;
 
-/// What every `v1` answer carries.
+/// The header of every `v1` response.
 pub const NSQ_CONTENT_TYPE: HeaderName = HeaderName::from_static("x-nsq-content-type");
 const NSQ_V1: HeaderValue = HeaderValue::from_static("nsq; version=1.0");
 /// The content type of texts.
@@ -27,18 +27,18 @@ pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 const MESSAGE_PACK: HeaderValue = HeaderValue::from_static("application/msgpack");
 
-/// How a client wants values that are more than text.
+/// How to encode values that are more than text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Encoding {
-    /// As NSQ answers.
+    /// NSQ's encoding.
     #[default]
     Json,
-    /// MessagePack with named fields, when the client accepts `application/msgpack`.
+    /// MessagePack with named fields, if the client accepts `application/msgpack`.
     MessagePack,
 }
 
 impl Encoding {
-    /// The content type of what is encoded so.
+    /// The content type of this encoding.
     pub fn content_type(self) -> HeaderValue {
         match self {
             Self::Json => JSON,
@@ -46,7 +46,7 @@ impl Encoding {
         }
     }
 
-    /// What the `Accept` headers ask for.
+    /// The encoding that the `Accept` headers request.
     pub fn accepted(headers: &HeaderMap) -> Self {
         let asked = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|value| {
             value.split(',').any(|range| {
@@ -58,14 +58,14 @@ impl Encoding {
     }
 }
 
-/// `v1` success without a value: an empty body, and so no content type.
+/// `v1` success without a value: an empty body, and therefore no content type.
 pub fn empty() -> Response {
     let mut response = Response::default();
     response.headers_mut().insert(NSQ_CONTENT_TYPE, NSQ_V1);
     response
 }
 
-/// `v1` success with a text, sent as it is.
+/// `v1` success with a raw text.
 pub fn text(text: impl Into<Bytes>) -> Response {
     let text = text.into();
     let mut response = empty();
@@ -76,7 +76,7 @@ pub fn text(text: impl Into<Bytes>) -> Response {
     response
 }
 
-/// `v1` success with a value.
+/// `v1` success with an encoded value.
 pub fn value<T: Serialize + ?Sized>(encoding: Encoding, value: &T) -> Response {
     with_value(StatusCode::OK, encoding, value)
 }
@@ -97,7 +97,7 @@ fn with_value<T: Serialize + ?Sized>(status: StatusCode, encoding: Encoding, val
             response.headers_mut().insert(CONTENT_TYPE, encoding.content_type());
             *response.body_mut() = body.into();
         }
-        // Only a type whose `Serialize` fails gets here.
+        // Reached only if the type's `Serialize` fails.
         None => {
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
             response.headers_mut().insert(CONTENT_TYPE, JSON);
@@ -107,7 +107,7 @@ fn with_value<T: Serialize + ?Sized>(status: StatusCode, encoding: Encoding, val
     response
 }
 
-/// None for a type whose `Serialize` fails.
+/// `None` if the type's `Serialize` fails.
 pub(super) fn encoded<T: Serialize + ?Sized>(encoding: Encoding, value: &T) -> Option<Vec<u8>> {
     match encoding {
         Encoding::Json => to_json(&value).ok(),
@@ -115,27 +115,27 @@ pub(super) fn encoded<T: Serialize + ?Sized>(encoding: Encoding, value: &T) -> O
     }
 }
 
-/// A refusal: a status, and the one word that clients tell refusals apart by.
+/// A refusal: a status, and a word by which clients distinguish refusals.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} {word}", status.as_u16())]
 pub struct HttpError {
     /// The HTTP status.
     pub status: StatusCode,
-    /// The word, such as `TOPIC_NOT_FOUND`.
+    /// The word, such as `TOPIC_NOT_FOUND`; the `message` of the response.
     pub word: Cow<'static, str>,
 }
 
 impl HttpError {
-    /// `400 INVALID_REQUEST`: the query string or the body could not be read.
+    /// `400 INVALID_REQUEST`: the query string or the body is unreadable.
     pub const INVALID_REQUEST: Self = Self::bad_request("INVALID_REQUEST");
     /// `404 NOT_FOUND`: no such route.
     pub const NOT_FOUND: Self = Self::not_found("NOT_FOUND");
-    /// `503 BUSY`: too much is in progress; try again later.
+    /// `503 BUSY`: too much work is in progress; try again later.
     pub const BUSY: Self = Self::unavailable("BUSY");
-    /// `500 INTERNAL_ERROR`: the fault is ours.
+    /// `500 INTERNAL_ERROR`: a fault in the daemon.
     pub const INTERNAL_ERROR: Self = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR");
 
-    /// Any status and word.
+    /// An error with this status and word.
     pub const fn new(status: StatusCode, word: &'static str) -> Self {
         Self { status, word: Cow::Borrowed(word) }
     }
@@ -160,7 +160,7 @@ impl HttpError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, word)
     }
 
-    /// The `v1` answer: `{"message":"<WORD>"}`.
+    /// The `v1` response: `{"message":"<WORD>"}`.
     pub fn into_response(self, encoding: Encoding) -> Response {
         #[derive(Serialize)]
         struct Message<'a> {
@@ -168,7 +168,7 @@ impl HttpError {
         }
         let mut response = with_value(self.status, encoding, &Message { message: &self.word });
         if self.status == StatusCode::PAYLOAD_TOO_LARGE {
-            // The name that it had before, and has in Go.
+            // The former name of status 413, which Go still sends.
             response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
         }
         response
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn v1_answers_by_what_they_hold() {
+    async fn v1_content_type_depends_on_the_body() {
         let nothing = empty();
         assert_eq!(nothing.headers()[NSQ_CONTENT_TYPE], "nsq; version=1.0");
         assert!(!nothing.headers().contains_key(CONTENT_TYPE));
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn plain_answers_do_not_carry_the_v1_header() {
+    async fn plain_responses_have_no_v1_header() {
         let response = plain(StatusCode::INTERNAL_SERVER_ERROR, "NOK - disk");
         assert_eq!(response.status(), 500);
         assert!(!response.headers().contains_key(NSQ_CONTENT_TYPE));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_is_a_status_and_a_word() {
+    async fn error_response_has_status_and_word() {
         let error = HttpError::too_large("MSG_TOO_BIG");
         assert_eq!(error.to_string(), "413 MSG_TOO_BIG");
         let response = error.clone().into_response(Encoding::Json);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn message_pack_when_it_is_accepted() {
+    fn message_pack_is_used_if_accepted() {
         let accepted = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {

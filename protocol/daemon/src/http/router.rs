@@ -1,17 +1,17 @@
-//! From method and path to a route, with NSQ's answers for what fits only nearly.
+//! Maps method and path to a route, with NSQ's responses for near misses.
 
 use std::collections::HashMap;
 
 use http::Method;
 
-/// A table of routes. `R` is what a daemon wants to find in it, usually an enum.
+/// A table of routes. `R` identifies a route, usually an enum.
 ///
-/// Paths are looked up in a hash map as they are; only a path that is not there is looked at more
-/// closely. A path may end in one parameter: `/config/:opt`.
+/// Paths are first looked up in a hash map as they are; only an unknown path is examined further. A path may end in one
+/// parameter: `/config/:opt`.
 #[derive(Debug, Clone)]
 pub struct Router<R> {
     exact: HashMap<&'static str, Vec<Endpoint<R>>>,
-    /// Paths up to the parameter, with the slash before it.
+    /// Paths up to the parameter, including the slash before it.
     prefixes: HashMap<&'static str, Vec<Endpoint<R>>>,
 }
 
@@ -23,21 +23,21 @@ struct Endpoint<R> {
     logged: bool,
 }
 
-/// Where a request goes.
+/// The result of routing a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Routing<'a, R> {
-    /// To a route.
+    /// The request matches a route.
     Found {
-        /// The path as it was added, parameter and all.
+        /// The path as it was added, including the parameter.
         endpoint: &'static str,
-        /// What was added.
+        /// The route that was added.
         route: R,
         /// The last part of a path that ends in a parameter; never empty.
         parameter: Option<&'a str>,
-        /// Whether the request log wants it.
+        /// Whether the request is logged.
         logged: bool,
     },
-    /// The path is known in another spelling: wrong case, slashes too many or one too few.
+    /// The path is known in another spelling: case or slashes differ.
     Redirect {
         /// The right spelling.
         path: String,
@@ -52,17 +52,17 @@ pub enum Routing<'a, R> {
         /// The value of the `Allow` header.
         allow: String,
     },
-    /// Nothing of that name.
+    /// The path is unknown.
     NotFound,
 }
 
 impl<R: Copy> Router<R> {
-    /// An empty table.
+    /// An empty table; add endpoints with [`Router::add`].
     pub fn new() -> Self {
         Self { exact: HashMap::new(), prefixes: HashMap::new() }
     }
 
-    /// Adds an endpoint. `path` may end in a parameter, `/config/:opt`.
+    /// Adds an endpoint whose requests are logged. `path` may end in a parameter: `/config/:opt`.
     #[must_use]
     pub fn add(self, method: Method, path: &'static str, route: R) -> Self {
         self.insert(method, path, route, true)
@@ -83,14 +83,14 @@ impl<R: Copy> Router<R> {
         self
     }
 
-    /// Finds the way of a request.
+    /// Routes a request by its method and decoded path.
     pub fn route<'p>(&self, method: &Method, path: &'p str) -> Routing<'p, R> {
         let (endpoints, parameter) = self.endpoints(path);
         if let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.method == *method) {
             let &Endpoint { path: endpoint, route, logged, .. } = endpoint;
             return Routing::Found { endpoint, route, parameter, logged };
         }
-        if let Some(path) = self.nearly(method, path) {
+        if let Some(path) = self.corrected_path(method, path) {
             return Routing::Redirect { path };
         }
         match (endpoints.is_empty(), method == Method::OPTIONS) {
@@ -111,8 +111,8 @@ impl<R: Copy> Router<R> {
         }
     }
 
-    /// The path of this method that was probably meant.
-    fn nearly(&self, method: &Method, path: &str) -> Option<String> {
+    /// The path with this method that was probably meant.
+    fn corrected_path(&self, method: &Method, path: &str) -> Option<String> {
         let clean = clean(path);
         let bare = clean.strip_suffix('/').unwrap_or(&clean);
         let serves = |endpoints: &[Endpoint<R>]| endpoints.iter().any(|endpoint| endpoint.method == *method);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_found() {
+    fn known_paths_are_found() {
         let router = router();
         let found =
             |endpoint, route, parameter, logged| Routing::Found { endpoint, route, parameter, logged };
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_not_found() {
+    fn unknown_paths_are_not_found() {
         for path in ["/", "", "*", "/config", "/config/", "/config/a/b", "/nope", "/pingx", "/pin"] {
             assert_eq!(router().route(&Method::GET, path), Routing::NotFound, "{path}");
         }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn another_spelling_is_redirected_for_its_method_only() {
+    fn other_spelling_is_redirected_for_its_method_only() {
         let router = router();
         for path in ["/ping/", "/PING", "//ping", "/x/../Ping//", "/./ping"] {
             assert_eq!(router.route(&Method::GET, path), redirect("/ping"), "{path}");
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn another_method_is_told_which_ones_there_are() {
+    fn wrong_method_gets_the_allowed_methods() {
         let router = router();
         let not_allowed = |allow: &str| Routing::MethodNotAllowed { allow: allow.to_owned() };
         assert_eq!(router.route(&Method::HEAD, "/ping"), not_allowed("GET, OPTIONS"));
@@ -219,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_redirect_leads_to_a_route(path in "[/.a-zA-Z%:]{0,24}|/+[pP][iI]ng/*|(//)?config/[a-z./]{1,8}") {
+        fn redirect_leads_to_a_route(path in "[/.a-zA-Z%:]{0,24}|/+[pP][iI]ng/*|(//)?config/[a-z./]{1,8}") {
             let router = router();
             if let Routing::Redirect { path } = router.route(&Method::GET, &path) {
                 let found = matches!(router.route(&Method::GET, &path), Routing::Found { .. });

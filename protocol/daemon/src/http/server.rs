@@ -1,4 +1,4 @@
-//! Serving: the accept loop and the limits of a connection.
+//! The server: the accept loop and the limits of a connection.
 
 use std::io;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::open_files::Role;
 use crate::tls::stream::{HANDSHAKE_TIMEOUT, accept};
 use crate::tls::{ServerTls, Session};
 
-/// A head that does not fit gets `431`.
+/// A longer head gets `431`.
 const MAX_HEAD_BYTES: usize = 1 << 20;
 
-/// Serves a [`Service`] over HTTP/1. A clone serves the same.
+/// Serves a [`Service`] over HTTP/1. Clones share the service.
 pub struct Server<S> {
     shared: Arc<Shared<S>>,
 }
@@ -41,13 +41,13 @@ pub(super) struct Shared<S> {
     pub(super) body_memory: Arc<BodyMemory>,
 }
 
-/// How long a server waits for others.
+/// Time limits of a server.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// A connection that stands still in the middle of a head, a body or an answer is closed after
-    /// once to twice this time. Idle connections stay.
+    /// A connection that stalls in a head, a body or a response is closed after one to two times this duration. Idle
+    /// connections stay open.
     pub stall: Duration,
-    /// How long requests may take that are under way when the server stops.
+    /// How long requests in progress may continue when the server stops.
     pub drain: Duration,
 }
 
@@ -58,23 +58,23 @@ impl Default for Timeouts {
 }
 
 impl<S: Service> Server<S> {
-    /// A server that logs its requests to `logger`.
+    /// A server with default timeouts that logs requests to `logger`.
     pub fn new(service: S, logger: Logger) -> Self {
         Self::with_timeouts(service, logger, Timeouts::default())
     }
 
-    /// The same with other timeouts.
+    /// Like [`Server::new`], with the given timeouts.
     pub fn with_timeouts(service: S, logger: Logger, timeouts: Timeouts) -> Self {
         let mut http1 = http1::Builder::new();
         http1
             .keep_alive(true)
             .half_close(true)
-            // Answers are small: copying head and body into one buffer beats a vectored write.
+            // Responses are small: copying head and body into one buffer is faster than a vectored write.
             .writev(false)
-            // Some old clients compare header names as they are spelled.
+            // Some old clients compare header names case-sensitively.
             .title_case_headers(true)
             .max_buf_size(MAX_HEAD_BYTES);
-        // The timer takes no period of zero.
+        // The timer does not accept a period of zero.
         let stall_timeout = timeouts.stall.max(Duration::from_millis(1));
         let drain_timeout = timeouts.drain;
         let body_memory = Arc::default();
@@ -83,18 +83,18 @@ impl<S: Service> Server<S> {
         }
     }
 
-    /// The service.
+    /// The service that handles the requests.
     pub fn service(&self) -> &S {
         &self.shared.service
     }
 
-    /// Accepts and serves connections until `shutdown`; then closes the listener, lets requests that
-    /// are under way end, and returns. An error means that the listener broke.
+    /// Accepts and serves connections until `shutdown` is cancelled. Then it closes the listener, waits for requests in
+    /// progress, and returns. An error means that the listener broke.
     pub async fn serve(&self, listener: Listener, shutdown: CancellationToken) -> io::Result<()> {
         self.accept_loop(listener, None, shutdown).await
     }
 
-    /// The same over TLS.
+    /// Like [`Server::serve`], over TLS.
     pub async fn serve_tls(
         &self,
         listener: Listener,
@@ -125,7 +125,7 @@ impl<S: Service> Server<S> {
                     connections.spawn(async move {
                         match tls {
                             None => server.serve_stream(stream, remote, None, shutdown).await,
-                            Some(tls) => server.shake_hands(stream, remote, &tls, shutdown).await,
+                            Some(tls) => server.serve_tls_stream(stream, remote, &tls, shutdown).await,
                         }
                     });
                 }
@@ -140,7 +140,7 @@ impl<S: Service> Server<S> {
         ended
     }
 
-    async fn shake_hands(
+    async fn serve_tls_stream(
         &self,
         stream: Stream,
         remote: Remote,
@@ -151,10 +151,10 @@ impl<S: Service> Server<S> {
             let mut first = [0];
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
                 Err(_) => Err("the handshake takes too long".to_owned()),
-                // A handshake begins with the byte 22, and a request with the name of its method.
+                // A TLS handshake starts with the byte 22, an HTTP request with the name of its method.
                 Ok(Ok(1)) if first[0].is_ascii_uppercase() => {
                     refuse_plain_http(stream).await;
-                    Err("this is plain HTTP".to_owned())
+                    Err("the client sent plain HTTP".to_owned())
                 }
                 Ok(_) => accept(stream, tls.config()).await.map_err(|failed| failed.error.to_string()),
             }
@@ -174,7 +174,7 @@ impl<S: Service> Server<S> {
         }
     }
 
-    /// Serves one connection that somebody else has accepted, such as one over TLS.
+    /// Serves one connection that the caller has accepted, such as one over TLS.
     pub async fn serve_stream<IO>(
         &self,
         stream: IO,
@@ -188,10 +188,10 @@ impl<S: Service> Server<S> {
     }
 }
 
-/// Tells a client that speaks HTTP where TLS is expected. The handshake could only answer with an alert that the client
+/// Answers a client that speaks HTTP where TLS is expected. The handshake could only send an alert, which such a client
 /// does not understand.
 async fn refuse_plain_http(mut stream: Stream) {
-    // Closing with the request unread would be a reset, which may tear the answer away.
+    // Closing with the request unread would reset the connection, and the client might lose the response.
     let _ = stream.read(&mut [0; 4096]).await;
     let answer = "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
     let _ = stream.write_all(answer.as_bytes()).await;

@@ -1,22 +1,22 @@
-//! Lines on their way to stderr, within limits: when there is no room, the oldest lines make it. Pure.
+//! Lines waiting to be written to stderr, within limits. When the backlog is full, the oldest lines are dropped. Pure.
 
 use std::collections::VecDeque;
 
-/// How much may wait to be written.
+/// How much the backlog may hold.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) lines: usize,
-    /// Line ends included. A longer line is dropped, too.
+    /// Including line ends. A single line that is longer is dropped as well.
     pub(super) bytes: usize,
 }
 
-/// See the module. `S` is what else is known of a line.
+/// See the module. `S` is additional data about each line.
 #[derive(Debug)]
 pub(super) struct Backlog<S> {
     limits: Limits,
     lines: VecDeque<(String, S)>,
     bytes: usize,
-    /// Lines missing before the first one here, and what is known of the last of them.
+    /// Lines dropped before the first line here, with the data of the last dropped one.
     missing: Option<Missing<S>>,
 }
 
@@ -27,15 +27,15 @@ pub(super) struct Missing<S> {
     pub(super) of: S,
 }
 
-/// The next lines to write, in one write.
+/// The next lines, for a single write.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Chunk<S> {
-    /// What is missing before them.
+    /// Lines dropped before these.
     pub(super) missing: Option<Missing<S>>,
-    /// Whole lines, with their ends.
+    /// Whole lines, including line ends.
     pub(super) text: String,
     pub(super) lines: u64,
-    /// What is known of the last of them.
+    /// Data of the last line.
     pub(super) of: Option<S>,
 }
 
@@ -44,7 +44,7 @@ impl<S: Clone> Backlog<S> {
         Self { limits, lines: VecDeque::new(), bytes: 0, missing: None }
     }
 
-    /// Adds a line without its end. Returns how many were dropped for it.
+    /// Adds a line, given without its line end. Returns how many lines were dropped to make room.
     pub(super) fn push(&mut self, line: String, of: S) -> u64 {
         self.bytes += line.len() + 1;
         self.lines.push_back((line, of));
@@ -58,19 +58,18 @@ impl<S: Clone> Backlog<S> {
         dropped
     }
 
-    /// These lines, which came before all that are here, did not reach the log.
+    /// Counts lines that did not reach the log and came before all lines here.
     pub(super) fn add_missing(&mut self, count: u64, of: S) {
         let before = self.missing.as_ref().map_or(0, |missing| missing.count);
         self.missing = Some(Missing { count: before + count, of });
     }
 
-    /// Whether no line waits.
     pub(super) fn is_empty(&self) -> bool {
         self.lines.is_empty()
     }
 
-    /// Takes lines of up to `bytes` together, at least one; `None` if there is nothing
-    /// to write or report.
+    /// Takes lines of at most `bytes` together, but at least one line. Returns `None` if there is nothing to write or
+    /// report.
     pub(super) fn take(&mut self, bytes: usize) -> Option<Chunk<S>> {
         let mut chunk = Chunk { missing: self.missing.take(), text: String::new(), lines: 0, of: None };
         while let Some((line, _)) = self.lines.front() {
@@ -86,7 +85,7 @@ impl<S: Clone> Backlog<S> {
             chunk.of = Some(of);
         }
         if self.lines.is_empty() {
-            // What a burst needed is not kept.
+            // Frees the memory that a burst used.
             self.lines.shrink_to(64);
         }
         (chunk.lines > 0 || chunk.missing.is_some()).then_some(chunk)
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_out_in_order_as_many_as_fit_into_a_write() {
+    fn take_returns_lines_in_order_up_to_the_write_size() {
         let mut backlog = backlog(10, 1000);
         for (line, of) in [("a", 1), ("b", 2), ("long line", 3)] {
             assert_eq!(backlog.push(line.to_owned(), of), 0);
@@ -116,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_lines_are_dropped_at_either_limit_and_reported_before_the_rest() {
+    fn oldest_lines_are_dropped_at_either_limit_and_reported_first() {
         for limits in [(2, 1000), (1000, 4)] {
             let mut backlog = backlog(limits.0, limits.1);
             let dropped: u64 = ["a", "b", "c", "d"].map(|line| backlog.push(line.to_owned(), 7)).iter().sum();
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_longer_than_all_room_is_missing() {
+    fn line_longer_than_the_backlog_is_reported_missing() {
         let mut backlog = backlog(10, 4);
         assert_eq!(backlog.push("long line".to_owned(), 7), 1);
         let chunk = backlog.take(1000).unwrap();
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_written_adds_to_what_is_missing() {
+    fn lines_that_failed_to_write_are_counted_as_missing() {
         let mut backlog = backlog(1, 1000);
         backlog.push("a".to_owned(), 1);
         backlog.push("b".to_owned(), 1);

@@ -1,4 +1,4 @@
-//! What a log line looks like. Pure.
+//! Format of a log line. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,16 +8,16 @@ use time::OffsetDateTime;
 
 use super::{Field, Format, Level};
 
-/// What the lines of one logger have in common.
+/// Properties shared by all lines of one logger.
 #[derive(Debug)]
 pub(super) struct Style {
-    /// Written before every line, with its trailing blank.
+    /// Written before every line, including its trailing blank.
     pub(super) prefix: String,
     pub(super) format: Format,
 }
 
 impl Style {
-    /// A line of this style, without its end.
+    /// Returns the line without its line end.
     pub(super) fn line(
         &self,
         at: OffsetDateTime,
@@ -32,8 +32,8 @@ impl Style {
     }
 }
 
-/// A line as NSQ writes it. Control characters, which may come from the network, are escaped, as is what reverses the
-/// direction of text: a line of the log stays a line.
+/// A line in NSQ's format. Control characters, which may come from the network, are escaped, as are characters that
+/// reverse the text direction. So one log line stays one line.
 fn text_line(prefix: &str, at: OffsetDateTime, level: Level, text: fmt::Arguments<'_>) -> String {
     let mut line = format!(
         "{prefix}{:04}/{:02}/{:02} {:02}:{:02}:{:02}.{:06} {}: ",
@@ -47,7 +47,7 @@ fn text_line(prefix: &str, at: OffsetDateTime, level: Level, text: fmt::Argument
         level.label(),
     );
     let head = line.len();
-    // Fails only when a `Display` of ours does: then the line has what came before.
+    // Fails only if one of our `Display` implementations fails: the line then holds the text written so far.
     let _ = fmt::Write::write_fmt(&mut line, text);
     let escaped = match printable(&line[head..]) {
         Cow::Borrowed(_) => return line,
@@ -58,7 +58,7 @@ fn text_line(prefix: &str, at: OffsetDateTime, level: Level, text: fmt::Argument
     line
 }
 
-/// The same as an object. Time is RFC 3339 with microseconds.
+/// The same as a JSON object. The time is RFC 3339 with microseconds.
 fn json_line(
     prefix: &str,
     at: OffsetDateTime,
@@ -97,21 +97,21 @@ mod tests {
     use time::macros::datetime;
 
     #[test]
-    fn a_line_looks_like_nsqs() {
+    fn line_has_nsqs_format() {
         let at = datetime!(2026-01-02 03:04:05.000067 +1);
         let text = text_line("[nsqd] ", at, Level::Warn, format_args!("TOPIC({}): created", "t1"));
         assert_eq!(text, "[nsqd] 2026/01/02 03:04:05.000067 WARNING: TOPIC(t1): created");
     }
 
     #[test]
-    fn nobody_can_forge_a_line() {
+    fn control_characters_cannot_forge_a_line() {
         let at = datetime!(2026-01-02 03:04:05 UTC);
         let text = text_line("", at, Level::Info, format_args!("µ {}", "a\nb\r\u{1b}[0m\u{202e}c"));
         assert!(text.ends_with("INFO: µ a\\nb\\r\\u{1b}[0m\\u{202e}c"), "{text}");
     }
 
     #[test]
-    fn a_line_as_json() {
+    fn json_line_has_prefix_message_and_fields() {
         let at = datetime!(2026-01-02 03:04:05.000067 +1);
         let fields = [
             ("status", Field::Number(200.0)),

@@ -6,8 +6,8 @@ use std::thread;
 
 use super::{Level, Logger, flush};
 
-/// From now on a panic of any thread is a line of this log, and not written to stderr by the thread itself, which could
-/// block it. A panic of the main thread ends the process: then the log is flushed.
+/// Logs every later panic of any thread. Without this the thread itself would write to stderr, which could block it.
+/// A panic of the main thread ends the process, so it also flushes the log.
 pub fn report_panics(logger: &Logger) {
     let logger = logger.clone();
     panic::set_hook(Box::new(move |info| {
@@ -21,7 +21,7 @@ pub fn report_panics(logger: &Logger) {
 }
 
 fn describe(thread: &str, info: &PanicHookInfo<'_>, backtrace: &Backtrace) -> String {
-    let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let place = info.location().map_or_else(|| "an unknown location".to_owned(), ToString::to_string);
     let payload = info.payload();
     let why = payload.downcast_ref::<&str>().copied();
     let why =

@@ -1,4 +1,4 @@
-//! The thread that writes log lines to stderr. Whoever logs only appends to its backlog.
+//! The thread that writes log lines to stderr. Callers only append to its backlog.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,39 +15,38 @@ use super::backlog::{Backlog, Chunk, Limits};
 use super::line::Style;
 use super::{Level, now};
 
-/// Several seconds of a very talkative daemon. Reached only when stderr is not read.
+/// Several seconds of a daemon that logs heavily. Reached only when nothing reads stderr.
 const LIMITS: Limits = Limits { lines: 50_000, bytes: 4 << 20 };
 
-/// Up to this size a write to a pipe is never mixed with another process's (`PIPE_BUF`).
+/// Up to this size a write to a pipe is not mixed with another process's writes (`PIPE_BUF`).
 const WRITE_BYTES: usize = 4096;
 
-/// The end of the process waits this long for a stderr that takes nothing,
+/// At the end of the process, the longest wait without any progress on stderr.
 const FLUSH_STALL: Duration = Duration::from_secs(1);
 
-/// and this long for one that takes little.
+/// At the end of the process, the longest wait in total.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 
 static STDERR: OnceLock<Writer> = OnceLock::new();
 
-/// Appends a line, which the thread writes. Never waits for stderr.
+/// Appends a line for the thread to write. Never waits for stderr.
 pub(super) fn write(line: String, style: &Arc<Style>) {
     STDERR.get_or_init(|| Writer::start(io::stderr(), LIMITS)).write(line, style);
 }
 
-/// Waits until all lines have been written, but not for a stderr that nobody reads: to be called before the process
-/// ends.
+/// Waits until all lines are written, or until stderr makes no progress. Call it before the process ends.
 pub fn flush() {
     if let Some(writer) = STDERR.get() {
         writer.flush(FLUSH_STALL, FLUSH_LIMIT);
     }
 }
 
-/// Log lines of this process that were dropped, because stderr was not read or could not be written.
+/// Number of log lines of this process that were dropped, because stderr was not read or could not be written.
 pub fn dropped_lines() -> u64 {
     STDERR.get().map_or(0, |writer| writer.shared.dropped.load(Ordering::Relaxed))
 }
 
-/// Calls [`flush`] when dropped: to be made at the start of `main`.
+/// Calls [`flush`] when dropped. Create it at the start of `main`.
 #[derive(Debug)]
 pub struct FlushOnDrop;
 
@@ -63,20 +62,20 @@ struct Writer {
 
 struct Shared {
     state: Mutex<State>,
-    /// The thread waits for lines.
+    /// Wakes the thread: there are lines.
     more: Condvar,
-    /// Whoever flushes waits for the thread.
+    /// Wakes callers of `flush`: the thread finished a chunk.
     progress: Condvar,
     dropped: AtomicU64,
 }
 
 struct State {
     backlog: Backlog<Arc<Style>>,
-    /// The thread has lines that it has not finished writing.
+    /// The thread has taken lines and not finished writing them.
     is_writing: bool,
     /// Why the last write failed.
     failure: Option<Errno>,
-    /// Chunks written, or given up.
+    /// Chunks written or given up.
     chunks: u64,
 }
 
@@ -93,7 +92,7 @@ impl Writer {
             let shared = shared.clone();
             thread::Builder::new().name("log".to_owned()).spawn(move || shared.run(&out))
         };
-        // Without a thread there is no log, but a daemon that serves; the metric tells.
+        // If the thread cannot start, the daemon serves without a log; the metric for dropped lines shows it.
         drop(thread);
         Self { shared }
     }
@@ -106,7 +105,8 @@ impl Writer {
         self.shared.more.notify_one();
     }
 
-    /// Waits until all is written; at most `stall` without progress, and `limit` with it. Returns whether all is.
+    /// Waits until all lines are written: at most `stall` without progress, and at most `limit` in total. Returns
+    /// whether all lines are written.
     fn flush(&self, stall: Duration, limit: Duration) -> bool {
         let started = Instant::now();
         let mut state = self.shared.state.lock();
@@ -145,7 +145,7 @@ impl Shared {
     fn next(&self) -> (Chunk<Arc<Style>>, Option<Errno>) {
         let mut state = self.state.lock();
         loop {
-            // What is missing is reported along with the next line, so a stderr that fails is not tried without end.
+            // Missing lines are reported only along with the next line, so a failing stderr is not retried forever.
             if !state.backlog.is_empty()
                 && let Some(chunk) = state.backlog.take(WRITE_BYTES)
             {
@@ -157,7 +157,7 @@ impl Shared {
     }
 }
 
-/// The lines of a chunk, after one that tells what is missing before them.
+/// The lines of a chunk, preceded by a line that reports the missing ones.
 fn text(chunk: &Chunk<Arc<Style>>, failure: Option<Errno>) -> String {
     let Some(missing) = &chunk.missing else { return chunk.text.clone() };
     let why = match failure {
@@ -176,7 +176,7 @@ fn give_back(backlog: &mut Backlog<Arc<Style>>, chunk: Chunk<Arc<Style>>) {
     }
 }
 
-/// Waits for a stderr that does not block, as another process may have made it.
+/// Writes all of `text`. Waits if stderr is non-blocking, which another process that shares it may have set.
 fn write_all(out: &impl AsFd, text: &str) -> Result<(), Errno> {
     let mut rest = text.as_bytes();
     while !rest.is_empty() {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn all_lines_are_there_in_order_after_a_flush() {
+    fn flush_writes_all_lines_in_order() {
         let (reader, out) = pipe();
         let writer = Writer::start(out, LIMITS);
         let read = thread::spawn(move || lines(reader).take(20_000).collect::<Vec<_>>());
@@ -237,14 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_nobody_reads_drops_old_lines_and_blocks_no_one() {
+    fn unread_pipe_drops_old_lines_and_blocks_no_caller() {
         let (reader, out) = pipe();
         let writer = Writer::start(out, Limits { lines: 1_000, bytes: 1 << 20 });
         // More than a pipe holds.
         for number in 0..10_000 {
             writer.write(format!("line {number} {}", "x".repeat(100)), &style());
         }
-        assert!(!writer.flush(SOON, SOON), "an unread pipe is not waited for");
+        assert!(!writer.flush(SOON, SOON), "flush waited for an unread pipe");
         let dropped = writer.shared.dropped.load(Ordering::Relaxed);
         assert!((1..10_000).contains(&dropped), "{dropped}");
 
@@ -258,7 +258,7 @@ mod tests {
                     let count = report.strip_suffix(" lines dropped: stderr was not read in time").unwrap();
                     let count: u64 = count.parse().unwrap();
                     reported += count;
-                    // They are missing just here.
+                    // The missing lines are exactly those before this one.
                     assert_eq!(
                         numbers.len() as u64 + reported,
                         numbers.last().map_or(0, |last| last + 1) + count
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_pipe_loses_lines_and_nothing_else() {
+    fn closed_pipe_only_loses_lines() {
         let (reader, out) = pipe();
         drop(reader);
         let writer = Writer::start(out, LIMITS);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_does_not_block_is_waited_for() {
+    fn writer_waits_for_a_nonblocking_pipe() {
         let (reader, out) = pipe();
         rustix::io::ioctl_fionbio(&out, true).unwrap();
         let writer = Writer::start(out, LIMITS);

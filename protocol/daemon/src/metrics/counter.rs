@@ -1,8 +1,8 @@
-//! Counting without a shared cache line.
+//! A counter that threads update without sharing a cache line.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// Threads beyond this share stripes, which only costs them time.
+/// More threads than this share stripes, which only costs time.
 pub(super) const STRIPES: usize = 8;
 
 /// The stripe of the current thread.
@@ -14,7 +14,7 @@ pub(super) fn stripe() -> usize {
     MINE.with(|mine| *mine)
 }
 
-/// A cache line of its own.
+/// A counter in its own cache line.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Line(AtomicU64);
@@ -31,13 +31,13 @@ struct Line(AtomicU64);
 pub struct Counter([Line; STRIPES]);
 
 impl Counter {
-    /// Adds to it.
+    /// Adds `count`; wraps around on overflow.
     #[inline]
     pub fn add(&self, count: u64) {
         self.0[stripe()].0.fetch_add(count, Relaxed);
     }
 
-    /// What has been added so far.
+    /// The sum of all additions so far, of all threads.
     pub fn get(&self) -> u64 {
         self.0.iter().fold(0, |sum, line| sum.wrapping_add(line.0.load(Relaxed)))
     }

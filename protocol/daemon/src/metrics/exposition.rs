@@ -1,4 +1,4 @@
-//! Pure: Prometheus' text format, version 0.0.4.
+//! Prometheus' text format, version 0.0.4. Pure.
 
 use std::fmt::Write as _;
 
@@ -8,20 +8,20 @@ use http::header::CONTENT_TYPE;
 use super::histogram::{self, Buckets};
 use crate::http::{Response, StatusCode, response};
 
-/// What a metric is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows, until the daemon starts anew.
+    /// Grows until the daemon restarts.
     Counter,
-    /// Goes up and down.
+    /// Rises and falls.
     Gauge,
-    /// Durations by their frequency.
+    /// Numbers of durations, by bucket.
     Histogram,
-    /// Quantiles, named by a label `quantile`.
+    /// Quantiles, in a label `quantile`.
     Summary,
 }
 
-/// A page of metrics. Each family is told once, with all its samples.
+/// A page of metrics. Write each family once, with all its samples.
 ///
 /// ```
 /// use nsq_daemon::metrics::{Exposition, Kind};
@@ -38,7 +38,7 @@ pub struct Exposition {
     text: String,
 }
 
-/// A metric whose samples are being told.
+/// A metric whose samples are being written.
 #[derive(Debug)]
 pub struct Family<'a> {
     name: &'a str,
@@ -46,7 +46,7 @@ pub struct Family<'a> {
 }
 
 impl Exposition {
-    /// Begins a metric. The help is one line.
+    /// Starts a metric. `help` must be a single line.
     pub fn family<'a>(&'a mut self, name: &'a str, kind: Kind, help: &str) -> Family<'a> {
         let kind = match kind {
             Kind::Counter => "counter",
@@ -59,22 +59,22 @@ impl Exposition {
         Family { name, text: &mut self.text }
     }
 
-    /// A counter without labels.
+    /// Writes a counter without labels.
     pub fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, Kind::Counter, help).sample(&[], value as f64);
     }
 
-    /// A gauge without labels.
+    /// Writes a gauge without labels.
     pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.family(name, Kind::Gauge, help).sample(&[], value);
     }
 
-    /// The page.
+    /// The finished page.
     pub fn into_text(self) -> String {
         self.text
     }
 
-    /// The page as an answer.
+    /// The finished page as an HTTP response with Prometheus' content type.
     pub fn into_response(self) -> Response {
         const PROMETHEUS_TEXT: HeaderValue =
             HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -85,13 +85,13 @@ impl Exposition {
 }
 
 impl Family<'_> {
-    /// One sample.
+    /// Writes one sample. Label values are escaped.
     pub fn sample(&mut self, labels: &[(&str, &str)], value: f64) -> &mut Self {
         self.put("", labels, None, value);
         self
     }
 
-    /// A histogram's samples.
+    /// Writes the samples of a histogram: cumulative buckets, sum and count.
     pub fn histogram(&mut self, labels: &[(&str, &str)], buckets: &Buckets) -> &mut Self {
         let mut count = 0;
         let bounds = histogram::bounds().map(|bound| bound.to_string()).chain(["+Inf".to_owned()]);
@@ -139,7 +139,7 @@ mod tests {
     use crate::metrics::Histogram;
 
     #[test]
-    fn samples_and_labels() {
+    fn samples_have_escaped_labels() {
         let mut page = Exposition::default();
         page.counter("a_total", "A.", 1 << 53);
         page.gauge("b_seconds", "B.", 0.25);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_add_up() {
+    fn histogram_buckets_are_cumulative() {
         let histogram = Histogram::default();
         for microseconds in [1, 3, 3, 1_000_000_000] {
             histogram.record_ns(microseconds * 1000);

@@ -1,11 +1,11 @@
-//! How long things took, by powers of two.
+//! Durations counted in buckets of powers of two.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::counter::{STRIPES, stripe};
 
-/// Upper bounds of buckets are 1 µs, 2 µs, 4 µs and so on, up to 67 s; then there is one without.
+/// Number of bounded buckets. Upper bounds are 1 µs, 2 µs, 4 µs and so on, up to 67 s; one more bucket has no bound.
 const BOUNDS: usize = 27;
 
 #[derive(Debug)]
@@ -15,16 +15,16 @@ struct Stripe {
     sum_ns: AtomicU64,
 }
 
-/// Durations by their frequency, recorded from any thread.
+/// Counts durations by bucket; any thread may record.
 #[derive(Debug)]
 pub struct Histogram(Box<[Stripe; STRIPES]>);
 
 /// A histogram at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Buckets {
-    /// Durations in each bucket alone; the last has no bound.
+    /// Number of durations in each bucket, not cumulative; the last bucket has no bound.
     pub counts: Vec<u64>,
-    /// All durations together.
+    /// Sum of all durations.
     pub sum: Duration,
 }
 
@@ -46,13 +46,13 @@ impl Histogram {
         stripe.sum_ns.fetch_add(ns, Relaxed);
     }
 
-    /// Records a duration.
+    /// Records a duration of at most `u64::MAX` nanoseconds; a longer one counts as that.
     #[inline]
     pub fn record(&self, duration: Duration) {
         self.record_ns(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// What was recorded so far.
+    /// All durations recorded so far.
     pub fn buckets(&self) -> Buckets {
         let mut counts = vec![0; BOUNDS + 1];
         let mut sum_ns = 0_u64;
@@ -66,7 +66,7 @@ impl Histogram {
     }
 }
 
-/// The first bucket whose bound is not exceeded.
+/// The first bucket whose bound is at least `ns`.
 #[inline]
 fn bucket(ns: u64) -> usize {
     let microseconds = ns.div_ceil(1000);
@@ -74,7 +74,7 @@ fn bucket(ns: u64) -> usize {
     (log2_rounded_up as usize).min(BOUNDS)
 }
 
-/// The upper bounds of all buckets but the last, in seconds.
+/// The upper bounds of all buckets except the last, in seconds.
 pub(super) fn bounds() -> impl Iterator<Item = f64> {
     (0..BOUNDS).map(|power| (1_u64 << power) as f64 / 1e6)
 }
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_in_the_first_bucket_that_holds_it() {
+    fn duration_counts_in_the_first_bucket_that_holds_it() {
         for (ns, expected) in
             [(0, 0), (1, 0), (1000, 0), (1001, 1), (2000, 1), (2001, 2), (4000, 2), (4001, 3)]
         {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recorded_is_told() {
+    fn buckets_hold_what_was_recorded() {
         let histogram = Histogram::default();
         histogram.record(Duration::from_micros(3));
         histogram.record_ns(3000);

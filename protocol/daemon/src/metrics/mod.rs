@@ -1,13 +1,13 @@
-//! Metrics as Prometheus reads them.
+//! Metrics in Prometheus' format.
 //!
-//! What is counted on a hot path is a [`Counter`] or a [`Histogram`]: a few relaxed atomics that no two threads fight
-//! for. What exists anyway (depths, numbers of connections) is looked up when somebody asks. A page is put together by
-//! [`Exposition`], family by family.
+//! Hot paths count in a [`Counter`] or a [`Histogram`]: a few relaxed atomics without contention between threads.
+//! Values that exist anyway (depths, numbers of connections) are read when a page is requested. An [`Exposition`]
+//! writes a page, family by family.
 //!
-//! - [`counter`], [`histogram`]: what is written while the daemon works
+//! - [`counter`], [`histogram`]: updated while the daemon works
 //! - [`exposition`]: pure; the text format
-//! - [`requests`]: HTTP requests by endpoint and code
-//! - [`process`]: what the kernel knows of this process
+//! - [`requests`]: HTTP requests by endpoint and status code
+//! - [`process`]: the kernel's data about this process
 
 pub mod counter;
 

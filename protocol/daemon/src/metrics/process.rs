@@ -1,10 +1,10 @@
-//! What the kernel knows of this process, under the names that Prometheus' own libraries use.
+//! The kernel's data about this process, under the names that Prometheus' own libraries use.
 
 use std::fs;
 
 use super::Exposition;
 
-/// Puts it on a page; what cannot be read is left out.
+/// Writes the metrics to a page and omits those that cannot be read.
 pub fn expose(page: &mut Exposition) {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kibibytes = |field: &str| {
@@ -12,7 +12,7 @@ pub fn expose(page: &mut Exposition) {
         line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<f64>().ok())
     };
     if let Some(resident) = kibibytes("VmRSS") {
-        let help = "Resident memory, pages of mapped files included.";
+        let help = "Resident memory, including pages of mapped files.";
         page.gauge("process_resident_memory_bytes", help, resident * 1024.0);
     }
     if let Some(size) = kibibytes("VmSize") {
@@ -27,16 +27,16 @@ pub fn expose(page: &mut Exposition) {
     }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let most = limit.current.map_or(f64::INFINITY, |limit| limit as f64);
-    page.gauge("process_max_fds", "Most files and sockets that may be open.", most);
+    page.gauge("process_max_fds", "Maximum number of open files and sockets.", most);
 }
 
-/// Of all threads, in the kernel and outside.
+/// CPU time of all threads, in user and kernel mode.
 fn cpu_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     ticks(&stat).map(|ticks| ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
-/// Fields 14 and 15 of `/proc/<pid>/stat`; the name of the program, field 2, may hold anything.
+/// Sum of fields 14 and 15 of `/proc/<pid>/stat`. Field 2, the program's name, may contain any character.
 fn ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);
@@ -50,14 +50,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_of_programs_do_not_confuse() {
+    fn program_name_may_contain_separators() {
         let stat = "7 (a ) 3 b) S 1 7 7 0 -1 4194560 1 2 3 4 25 17 8 9 20 0";
         assert_eq!(ticks(stat), Some(42));
         assert_eq!(ticks("7 (a"), None);
     }
 
     #[test]
-    fn all_is_told() {
+    fn all_process_metrics_are_exposed() {
         let mut page = Exposition::default();
         expose(&mut page);
         let text = page.into_text();

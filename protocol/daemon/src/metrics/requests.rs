@@ -1,4 +1,4 @@
-//! HTTP requests by endpoint and code.
+//! HTTP requests by endpoint and status code.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -6,15 +6,15 @@ use std::sync::{PoisonError, RwLock};
 
 use super::{Exposition, Kind};
 
-/// What stands for the endpoint of requests that fit none.
+/// Endpoint name for requests that match none.
 pub const NO_ENDPOINT: &str = "other";
 
-/// How often each endpoint was answered with each code. Both come from the program, so there are few.
+/// Number of responses by endpoint and status code. Both come from the program, so there are few combinations.
 #[derive(Debug, Default)]
 pub struct RequestCounts(RwLock<HashMap<(&'static str, u16), AtomicU64>>);
 
 impl RequestCounts {
-    /// A request was answered.
+    /// Counts one response.
     pub fn count(&self, endpoint: &'static str, code: u16) {
         let counts = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get(&(endpoint, code)) {
@@ -26,7 +26,7 @@ impl RequestCounts {
         counts.entry((endpoint, code)).or_default().fetch_add(1, Relaxed);
     }
 
-    /// Puts them on a page.
+    /// Writes the counts to a page as a counter with this name.
     pub fn expose(&self, page: &mut Exposition, name: &str) {
         let counts = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = counts.iter().map(|(&key, count)| (key, count.load(Relaxed))).collect();
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_told_in_order() {
+    fn requests_are_exposed_in_order() {
         let counts = RequestCounts::default();
         counts.count("/pub", 400);
         counts.count("/pub", 200);

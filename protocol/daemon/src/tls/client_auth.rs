@@ -1,4 +1,4 @@
-//! What is asked of a client's certificate.
+//! Requirements for a client's certificate.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 
 use super::TlsError;
 
-/// See the module. Whoever presents a certificate proves, in each case, to have its key.
+/// What the server requires of a client's certificate. A client that sends one must always prove that it has the key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// Nothing.
+    /// Request no certificate.
     #[default]
     None,
-    /// One, if it has one; any.
+    /// Request a certificate; accept any, or none.
     Request,
-    /// One; any.
+    /// Require a certificate; accept any.
     Require,
-    /// One, if it has one; it must be good.
+    /// Request a certificate; verify it if the client sends one.
     VerifyIfGiven,
-    /// One; it must be good.
+    /// Require a certificate and verify it.
     RequireVerify,
 }
 
@@ -44,10 +44,10 @@ impl ClientAuth {
             let signed = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
             Ok::<_, TlsError>((signed, authorities))
         };
-        let good = |signed: Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError>, authorities| {
+        let verifying = |signed: Result<Arc<dyn ClientCertVerifier>, VerifierBuilderError>, authorities| {
             let signed = signed.map_err(|error| Error::General(error.to_string()))?;
             let verifier: Arc<dyn ClientCertVerifier> =
-                Arc::new(GoodCertificate { signed, authorities, provider: provider.clone() });
+                Arc::new(VerifiedCertificate { signed, authorities, provider: provider.clone() });
             Ok::<_, TlsError>(verifier)
         };
         Ok(match self {
@@ -56,26 +56,26 @@ impl ClientAuth {
             Self::Require => any(true),
             Self::VerifyIfGiven => {
                 let (signed, authorities) = signed()?;
-                good(signed.allow_unauthenticated().build(), authorities)?
+                verifying(signed.allow_unauthenticated().build(), authorities)?
             }
             Self::RequireVerify => {
                 let (signed, authorities) = signed()?;
-                good(signed.build(), authorities)?
+                verifying(signed.build(), authorities)?
             }
         })
     }
 }
 
-/// Takes what the authorities have signed, and also, as Go does, the certificate of one of them: one that signs itself
-/// is both, as `openssl req -x509` makes it.
+/// Accepts certificates signed by the authorities and, as Go does, the certificate of an authority itself. A
+/// self-signed certificate as `openssl req -x509` makes it is both.
 #[derive(Debug)]
-struct GoodCertificate {
+struct VerifiedCertificate {
     signed: Arc<dyn ClientCertVerifier>,
     authorities: Authorities,
     provider: Arc<CryptoProvider>,
 }
 
-impl ClientCertVerifier for GoodCertificate {
+impl ClientCertVerifier for VerifiedCertificate {
     fn offer_client_auth(&self) -> bool {
         self.signed.offer_client_auth()
     }
@@ -101,7 +101,7 @@ impl ClientCertVerifier for GoodCertificate {
             None => self.signed.verify_client_cert(certificate, intermediates, now),
         };
         match verified {
-            // That it is an authority's has no name of its own. Times have been looked at before it.
+            // A certificate that is an authority's has no error of its own. Validity times are checked before this.
             Err(Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.authorities.contains(certificate)
                     && key::parse(certificate).is_ok_and(|own| version_1::is_for_clients(&own)) =>
@@ -137,7 +137,7 @@ impl ClientCertVerifier for GoodCertificate {
     }
 }
 
-/// Takes any certificate, whoever has signed it.
+/// Accepts any certificate, whoever signed it.
 #[derive(Debug)]
 struct AnyCertificate {
     is_mandatory: bool,
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use crate::tls::TlsOptions;
 
-    /// A client that looks at nothing but the server's signature.
+    /// A client that verifies only the server's signature.
     #[derive(Debug)]
     struct AnyServer(Arc<CryptoProvider>);
 
@@ -253,7 +253,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../tls/tests/certificates").join(name)
     }
 
-    /// Shakes hands with a client that shows the certificate in one file and signs with the key in another.
+    /// Runs a handshake with a client that sends the certificate in one file and signs with the key in another.
     fn handshake(
         client_auth: ClientAuth,
         (certificate, key): (&str, &str),
@@ -308,21 +308,21 @@ mod tests {
         [ClientAuth::Request, ClientAuth::Require, ClientAuth::VerifyIfGiven, ClientAuth::RequireVerify];
 
     #[test]
-    fn certificates_of_version_1_on_both_sides() {
+    fn version_1_certificates_work_on_both_sides() {
         for version in VERSIONS {
             for policy in POLICIES {
                 for name in ["ec", "rsa"] {
                     let (certificate, key) =
                         (format!("version-1-{name}.pem"), format!("version-1-{name}.key"));
-                    let shaken = handshake(policy, (&certificate, &key), version);
-                    assert_eq!(shaken, Ok(()), "{version:?} {policy:?} {name}");
+                    let result = handshake(policy, (&certificate, &key), version);
+                    assert_eq!(result, Ok(()), "{version:?} {policy:?} {name}");
                 }
             }
         }
     }
 
     #[test]
-    fn whoever_has_not_the_key_of_its_certificate_is_refused() {
+    fn client_without_the_key_of_its_certificate_is_refused() {
         for version in VERSIONS {
             for policy in POLICIES {
                 for pair in [
@@ -330,15 +330,15 @@ mod tests {
                     ("version-1-rsa.pem", "by-rsa-1024.key"),
                     ("ca.pem", "version-1-ec.key"),
                 ] {
-                    let shaken = handshake(policy, pair, version);
-                    assert!(shaken.is_err(), "{version:?} {policy:?} {pair:?}");
+                    let result = handshake(policy, pair, version);
+                    assert!(result.is_err(), "{version:?} {policy:?} {pair:?}");
                 }
             }
         }
     }
 
     #[test]
-    fn keys_that_cannot_be_used_are_named() {
+    fn unsupported_keys_are_named_in_the_error() {
         for policy in POLICIES {
             for (certificate, what) in [
                 ("rsa-1024.pem", "an RSA key of 1024 bits is not supported"),

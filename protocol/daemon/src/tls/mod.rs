@@ -1,10 +1,10 @@
-//! TLS for listeners: certificates from files, read again when they change or when told to.
+//! TLS for listeners: certificates from files, reloaded when the files change or on request.
 //!
-//! - [`client_auth`]: what is asked of a client's certificate
-//! - [`stream`]: handshakes with a deadline, and what they agreed on
-//! - this file: [`ServerTls`], the configuration that new connections get
+//! - [`client_auth`]: requirements for a client's certificate
+//! - [`stream`]: handshakes with a deadline, and their result
+//! - this file: [`ServerTls`], the configuration of new connections
 //!
-//! A connection keeps the certificate it began with: reading new ones ends none.
+//! A connection keeps the certificate that it started with: a reload ends no connection.
 
 pub mod client_auth;
 pub mod stream;
@@ -28,24 +28,24 @@ use crate::watch::{Fingerprint, Watch};
 /// Why certificates or keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file is no good.
+    /// A file cannot be read or parsed.
     #[error("{0}")]
     File(#[from] FileError),
-    /// They do not go together, or are of a kind that is not supported.
+    /// Certificate and key do not match, or are of an unsupported kind.
     #[error("{0}")]
     Unusable(#[from] rustls::Error),
 }
 
-/// Where certificates are, and what they are for.
+/// Files and policy of a TLS server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsOptions {
-    /// The certificate, and those between it and its root; PEM.
+    /// PEM file with the server's certificate, followed by the intermediates up to its root.
     pub certificate: PathBuf,
-    /// Its private key; PEM.
+    /// PEM file with the private key of the certificate.
     pub key: PathBuf,
-    /// Authorities whose client certificates are good; the system's unless given. PEM.
+    /// PEM file with the authorities for client certificates; `None` for those of the system.
     pub root_ca: Option<PathBuf>,
-    /// What is asked of clients.
+    /// Requirements for client certificates.
     pub client_auth: ClientAuth,
     /// Whether TLS 1.2 is refused.
     pub only_tls13: bool,
@@ -70,32 +70,32 @@ impl TlsOptions {
         [&self.certificate, &self.key].into_iter().chain(&self.root_ca).map(PathBuf::as_path)
     }
 
-    /// What tells whether the files have changed.
+    /// Changes when one of the files changes.
     async fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.paths()).await
     }
 }
 
-/// The cryptography that is used everywhere.
+/// The cryptography provider of all TLS code.
 pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// How often files are looked at.
+/// How often the files are checked for changes.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// TLS with the certificates as they are now.
+/// TLS with the certificates in use now.
 pub struct ServerTls {
     options: TlsOptions,
     current: RwLock<Arc<ServerConfig>>,
-    /// What was last read, or tried.
+    /// The state of the files that was last read or tried.
     watch: Mutex<Watch>,
 }
 
 impl ServerTls {
-    /// Reads the files.
+    /// Reads the files and fails if they are unusable.
     pub async fn load(options: TlsOptions) -> Result<Self, TlsError> {
-        // Before the files are read: what changes meanwhile is read again.
+        // Taken before the files are read, so that a change in the meantime triggers a reload.
         let fingerprint = options.fingerprint().await;
         let config = options.build()?;
         Ok(Self {
@@ -105,12 +105,12 @@ impl ServerTls {
         })
     }
 
-    /// The configuration for a connection that begins now.
+    /// The configuration for a connection that starts now.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.current.read().clone()
     }
 
-    /// Reads the files now. If they are no good, everything stays as it is.
+    /// Reads the files now and logs the result. Unusable files are an error and change nothing.
     pub async fn reload(&self, logger: &Logger) -> Result<(), TlsError> {
         let fingerprint = self.options.fingerprint().await;
         self.watch.lock().seen(fingerprint);
@@ -127,14 +127,17 @@ impl ServerTls {
                     _ => None,
                 };
                 if self.watch.lock().outcome(unreadable) {
-                    crate::error!(logger, "TLS: the certificate stays as it was - {error}");
+                    crate::error!(
+                        logger,
+                        "TLS: cannot reload the certificate, keeping the current one: {error}"
+                    );
                 }
                 Err(error)
             }
         }
     }
 
-    /// Reads the files whenever they have changed, until stopped.
+    /// Reloads the files whenever they have changed, until `stop` is cancelled.
     pub async fn keep_current(&self, logger: &Logger, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -144,7 +147,7 @@ impl ServerTls {
             let fingerprint = self.options.fingerprint().await;
             let is_due = self.watch.lock().observe(fingerprint);
             if is_due {
-                // What went wrong is in the log, and a change for the better will be noticed.
+                // `reload` logs failures, and the next change of the files triggers another try.
                 let _ = self.reload(logger).await;
             }
         }

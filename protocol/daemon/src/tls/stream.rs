@@ -1,4 +1,4 @@
-//! Handshakes with a deadline, and what they agreed on.
+//! Handshakes with a deadline, and their result.
 
 use std::future::Future as _;
 use std::io;
@@ -13,22 +13,22 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// How long a handshake may take.
+/// Time limit of a handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A stream over TLS.
+/// A stream over TLS, accepted by [`accept`].
 pub type TlsStream<S> = tokio_rustls::server::TlsStream<Timed<S>>;
 
 /// A handshake that failed.
 #[derive(Debug)]
 pub struct HandshakeError<S> {
-    /// Why.
+    /// The reason, such as a timeout after [`HANDSHAKE_TIMEOUT`].
     pub error: io::Error,
-    /// What it was tried on, for last words.
+    /// The underlying stream, usable for a last error message.
     pub stream: S,
 }
 
-/// Shakes hands as a server.
+/// Performs the server's side of a handshake; times out after [`HANDSHAKE_TIMEOUT`].
 pub async fn accept<S>(stream: S, config: Arc<ServerConfig>) -> Result<TlsStream<S>, HandshakeError<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -44,8 +44,8 @@ where
     }
 }
 
-/// A stream that fails when a deadline has passed. The deadline is the stream's and not a timeout around the
-/// handshake, so that the stream is still there when it has passed.
+/// A stream that fails once a deadline has passed. The deadline belongs to the stream instead of a timeout around the
+/// handshake, so that the stream is still available after it.
 #[derive(Debug)]
 pub struct Timed<S> {
     stream: S,
@@ -54,7 +54,7 @@ pub struct Timed<S> {
 }
 
 impl<S> Timed<S> {
-    /// Bytes that the stream has taken, which the bytes given to TLS do not tell.
+    /// Bytes written to the underlying stream, which differs from the number of bytes given to TLS.
     pub fn written_bytes(&self) -> u64 {
         self.written_bytes
     }
@@ -117,12 +117,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     }
 }
 
-/// What a handshake agreed on.
+/// The result of a handshake.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Session {
     /// `TLS1.2` or `TLS1.3`.
     pub version: &'static str,
-    /// The cipher suite's name at IANA.
+    /// IANA name of the cipher suite.
     pub cipher_suite: String,
     /// Result of ALPN; empty if it was not used.
     pub negotiated_protocol: String,
@@ -131,7 +131,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Of a connection whose handshake is done.
+    /// The session of a connection whose handshake is complete.
     pub fn of(connection: &ServerConnection) -> Self {
         let version = match connection.protocol_version() {
             Some(ProtocolVersion::TLSv1_2) => "TLS1.2",
@@ -142,7 +142,7 @@ impl Session {
         let certificate = connection.peer_certificates().and_then(<[_]>::first);
         Session {
             version,
-            // rustls spells those of TLS 1.3 a little differently.
+            // rustls names the suites of TLS 1.3 slightly differently.
             cipher_suite: suite.unwrap_or_default().replace("TLS13_", "TLS_"),
             negotiated_protocol: connection
                 .alpn_protocol()
@@ -153,7 +153,7 @@ impl Session {
     }
 }
 
-/// The subject's common name; the last, if there are several.
+/// Common name of the subject; the last one if there are several.
 fn common_name(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate.subject().iter_common_name();

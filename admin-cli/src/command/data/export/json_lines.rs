@@ -1,4 +1,4 @@
-//! Messages as lines of JSON, the fields named as `nsq sub --json` names them.
+//! Exports messages as JSON lines, with the field names of `nsq sub --json`.
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ struct Line<'a> {
     body: Body<'a>,
 }
 
-/// See the module.
+/// Writes JSON lines.
 pub(super) struct JsonLines {
     to: To,
     line: Vec<u8>,
@@ -36,12 +36,12 @@ enum To {
 }
 
 impl JsonLines {
-    /// All lines to stdout.
+    /// Writes all lines to stdout.
     pub(super) fn to_stdout() -> Self {
         JsonLines { to: To::Stdout(BufWriter::new(io::stdout())), line: Vec::new() }
     }
 
-    /// A file per topic in a directory.
+    /// Writes one file per topic to a directory.
     pub(super) fn to_directory(dir: &Path) -> Self {
         JsonLines { to: To::Directory(dir.to_owned(), Files::default()), line: Vec::new() }
     }
@@ -51,7 +51,7 @@ impl Sink for JsonLines {
     fn queue(&mut self, name: &QueueName<'_>, _is_paused: bool) -> Result<(), Failure> {
         match &mut self.to {
             To::Stdout(_) => Ok(()),
-            // A topic without messages has a file, too: so it is not missing.
+            // A topic without messages gets an empty file, so that it is not missing.
             To::Directory(dir, files) => files.append(&topic_file(dir, name.topic), &[]),
         }
     }
@@ -83,16 +83,16 @@ impl Sink for JsonLines {
     }
 }
 
-/// Not one of these can be `.` or `..`, whatever the topic is called.
+/// With the extension, no topic name becomes `.` or `..`.
 fn topic_file(dir: &Path, topic: &str) -> PathBuf {
     dir.join(format!("{topic}.jsonl"))
 }
 
-/// Who reads our stdout may have seen enough: that is no failure.
+/// A reader may close our stdout early; this is not a failure.
 fn stdout_failed(error: io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::silent(),
-        _ => Failure::failed(format_args!("stdout: {error}")),
+        _ => Failure::failed(format_args!("cannot write to stdout: {error}")),
     }
 }
 
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_say_all_that_is_known() {
+    fn lines_contain_all_known_fields() {
         let dir = tempfile::tempdir().unwrap();
         let mut sink = JsonLines::to_directory(dir.path());
         let channel = QueueName { topic: "..", channel: Some("c") };

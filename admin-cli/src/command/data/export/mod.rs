@@ -1,9 +1,9 @@
-//! `nsq data export`: the messages of a data directory, for whoever wants to have them.
+//! `nsq data export`: writes the messages of a data directory in a form for other programs.
 //!
-//! - `selection`: pure; which messages a start would still deliver
-//! - `ours`: reads them from this nsqd's files; NSQ's are read by [`queues`](super::queues)
-//! - `sink`: where they go; `json_lines` and `nsq_format`: as what
-//! - `target`: a directory that is there when it is complete, and not before
+//! - `selection`: pure; selects the messages that a start would still deliver
+//! - `ours`: reads them from this nsqd's files; [`queues`](super::queues) reads those of NSQ
+//! - `sink`: where messages are written; `json_lines` and `nsq_format`: the formats
+//! - `target`: a directory that exists only when it is complete
 
 mod json_lines;
 mod nsq_format;
@@ -27,44 +27,42 @@ use super::queues::{NsqFiles, Piece};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::output::Output;
 
-/// As what messages are written.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// One JSON object per line.
     Jsonl,
-    /// A data directory that NSQ's nsqd starts from.
+    /// A data directory for NSQ's nsqd.
     Nsq,
 }
 
-/// What `nsq data export` is told.
 #[derive(Debug, Args)]
 pub struct ExportFlags {
-    /// Which directory.
     #[command(flatten)]
     directory: DirectoryFlags,
-    /// A directory to make (with jsonl: one file per topic), or - for stdout (jsonl only).
+    /// Directory to create (with jsonl: one file per topic), or - for stdout (jsonl only).
     #[arg(value_name = "TARGET")]
     target: PathBuf,
-    /// jsonl: one line per channel and message, fields as `nsq sub --json` has them, `deferred_until` for deferred
-    /// messages, no `channel_name` for messages that no channel has yet. nsq: nsqd.dat and disk queues; deferred
-    /// messages are due at once there, as NSQ keeps no due times.
+    /// Output format. jsonl: one line per channel and message, with the fields of `nsq sub --json`, `deferred_until`
+    /// for deferred messages, and no `channel_name` for messages that no channel has yet. nsq: nsqd.dat and disk
+    /// queues; deferred messages are due at once, because NSQ stores no due times.
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
-    /// Only this topic (may be given several times).
+    /// Only this topic; may be repeated.
     #[arg(long = "topic", value_name = "TOPIC")]
     topics: Vec<String>,
-    /// Only channels of this name (may be given several times).
+    /// Only channels of this name; may be repeated.
     #[arg(long = "channel", value_name = "CHANNEL", conflicts_with = "all")]
     channels: Vec<String>,
-    /// Every message that is still there, finished or not, once per topic and without channels.
+    /// Export every message that still exists, finished or not, once per topic and without channels.
     #[arg(long)]
     all: bool,
-    /// Say how far it is, also where stderr is no terminal.
+    /// Show progress even if stderr is not a terminal.
     #[arg(long)]
     progress: bool,
 }
 
-/// What is wanted, for those who read.
+/// The topics and channels to export; all if empty.
 #[derive(Debug, Clone, Default)]
 struct Wanted {
     topics: Vec<String>,
@@ -76,23 +74,23 @@ impl Wanted {
         self.topics.is_empty() || self.topics.iter().any(|topic| topic == name)
     }
 
-    /// With channels named, what no channel has yet is not wanted.
+    /// If channels are given, messages that no channel has yet are not exported.
     fn channel(&self, name: Option<&str>) -> bool {
         self.channels.is_empty()
             || name.is_some_and(|name| self.channels.iter().any(|channel| channel == name))
     }
 }
 
-/// What has been written, and what could not be.
+/// An export in progress: its sink and its counts.
 struct Export<'a> {
     sink: &'a mut dyn Sink,
-    /// What is written stays, also if not all of it can be written.
+    /// Whether written messages remain if the export fails.
     is_stream: bool,
     progress: Progress,
     message_count: u64,
     body_bytes: u64,
     largest_body: usize,
-    /// Messages that are there but cannot be read.
+    /// Messages that exist but cannot be read.
     lost_count: u64,
     /// Stretches of NSQ's files that cannot be read.
     damage_count: u64,
@@ -114,18 +112,18 @@ impl Export<'_> {
             return failure;
         }
         let (count, bytes) = (self.message_count, self.body_bytes);
-        let fate = if self.is_stream { "" } else { "; nothing of it is left there" };
+        let fate = if self.is_stream { "" } else { "; the incomplete output is deleted" };
         let text = format!("{}, after {count} messages with {bytes} bytes of bodies{fate}", failure.message);
         Failure { message: text, ..failure }
     }
 }
 
-/// Exports.
+/// Exports the messages to the target.
 pub fn run(output: Output, flags: &ExportFlags) -> Result<ExitStatus, Failure> {
     check_names(flags)?;
     let to_stdout = flags.target.as_os_str() == "-";
     if to_stdout && flags.format == Format::Nsq {
-        return Err(Failure::usage("--format=nsq makes a directory: name one instead of -"));
+        return Err(Failure::usage("--format=nsq creates a directory: give its path instead of -"));
     }
     let directory = Directory::open(&flags.directory)?;
     let wanted = Wanted { topics: flags.topics.clone(), channels: flags.channels.clone() };
@@ -155,7 +153,7 @@ fn check_names(flags: &ExportFlags) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What there is to say at the end.
+/// The result of an export.
 struct Outcome {
     message_count: u64,
     body_bytes: u64,
@@ -191,7 +189,7 @@ fn export(
     };
     for topic in &wanted.topics {
         if !found.contains(topic) {
-            let text = format!("topic {topic}: not in {}", directory.path().display());
+            let text = format!("there is no topic {topic} in {}", directory.path().display());
             return Err(Failure::new(ExitStatus::NotFound, text));
         }
     }
@@ -207,7 +205,7 @@ fn export(
     })
 }
 
-/// The topics that there are, and what an operator should know.
+/// The topics that were found, and warnings for the operator.
 type Sources = (Vec<String>, Vec<String>);
 
 fn nsqs(
@@ -219,7 +217,7 @@ fn nsqs(
     let files = NsqFiles::find(directory)?;
     let mut warnings = Vec::new();
     if let Err(error) = &files.metadata {
-        warnings.push(format!("nsqd.dat: {error}; all queues are exported"));
+        warnings.push(format!("cannot read nsqd.dat: {error}; exporting all queues"));
     }
     let mut found: Vec<String> = Vec::new();
     for queue in files.queues.iter().filter(|queue| wanted.topic(&queue.topic)) {
@@ -274,11 +272,11 @@ fn conclude(output: Output, flags: &ExportFlags, outcome: &Outcome) -> ExitStatu
         return ExitStatus::Done;
     }
     if lost_count > 0 {
-        output.warning(&format!("! {lost_count} messages are damaged and were left out"));
+        output.warning(&format!("! {lost_count} messages are damaged and were not exported"));
     }
     if damage_count > 0 {
-        output.warning(&format!("! {damage_count} damaged places of queues were left out"));
+        output.warning(&format!("! {damage_count} damaged places in queues were skipped"));
     }
-    output.warning("! `nsq data verify` says where");
+    output.warning("! run `nsq data verify` to find the damage");
     ExitStatus::Damaged
 }

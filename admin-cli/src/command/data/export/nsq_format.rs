@@ -1,6 +1,6 @@
-//! Messages as a data directory from which NSQ's nsqd starts: `nsqd.dat`, and a disk queue for each topic and channel.
+//! Exports messages as a data directory for NSQ's nsqd: `nsqd.dat`, and a disk queue for each topic and channel.
 //!
-//! NSQ stores neither due times nor numbers of its own, so a deferred message is due at once there, and ids stay.
+//! NSQ stores neither due times nor sequence numbers. So deferred messages are due at once; message ids stay.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,24 +12,24 @@ use serde::Serialize;
 use super::sink::{Exported, Files, QueueName, Sink};
 use crate::exit_status::Failure;
 
-/// NSQ's own default for --max-bytes-per-file. A file is longer only if it holds one single message.
+/// NSQ's own default for --max-bytes-per-file. Only a file with a single message may be longer.
 const MAX_FILE_BYTES: u64 = 100 * 1024 * 1024;
-/// Of a record, besides the body and the size itself: time, attempts, id.
+/// Bytes of a record besides its size field and the body: time, attempts, id.
 const PAYLOAD_HEADER_BYTES: usize = 26;
-/// NSQ reads the field and makes nothing of it.
+/// NSQ reads this field but does not use it.
 const VERSION: &str = "1.3.0";
 
-/// See the module.
+/// Writes NSQ's files.
 pub(super) struct NsqFormat {
     dir: PathBuf,
     files: Files,
     max_file_bytes: u64,
     queues: BTreeMap<String, Written>,
-    /// Topics and their channels, each with whether it is paused.
+    /// Topics and their channels, each with its paused flag.
     topics: BTreeMap<String, (bool, BTreeMap<String, bool>)>,
 }
 
-/// Where a queue ends.
+/// The end of a queue.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Written {
     depth: u64,
@@ -57,7 +57,7 @@ struct Channel<'a> {
 }
 
 impl NsqFormat {
-    /// Into a directory that is there.
+    /// Writes to an existing directory.
     pub(super) fn new(dir: &Path) -> Self {
         NsqFormat {
             dir: dir.to_owned(),
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_those_of_nsq() {
+    fn files_have_the_format_of_nsq() {
         let dir = tempfile::tempdir().unwrap();
         let mut sink = NsqFormat::new(dir.path());
         sink.max_file_bytes = 80;
@@ -141,7 +141,7 @@ mod tests {
         sink.queue(&topic, false).unwrap();
         sink.queue(&channel, true).unwrap();
         sink.queue(&QueueName { topic: "empty", channel: None }, true).unwrap();
-        // The example of the format's description.
+        // The example from the format's description.
         let message = Exported {
             id: MessageId(*b"118a15d82a001000"),
             timestamp_ns: 0x18e9_be3e_4d8d_f93f,

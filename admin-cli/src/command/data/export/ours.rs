@@ -22,10 +22,11 @@ use super::sink::{Exported, QueueName};
 use super::{Export, Sources, Wanted};
 use crate::exit_status::Failure;
 
-/// Copied at once.
-const ROOM_BYTES: usize = 1 << 20;
+/// Bytes of messages to copy at a time.
+const COPY_BYTES: usize = 1 << 20;
 
-/// What a start would still deliver: for each channel what it has not finished, then what no channel has got yet.
+/// Exports what a start would still deliver: the unfinished messages of each channel, then the messages that no
+/// channel has yet.
 pub(super) fn export_unfinished(
     directory: &Directory,
     wanted: &Wanted,
@@ -53,7 +54,7 @@ pub(super) fn export_unfinished(
     Ok((found, warnings))
 }
 
-/// Reads a topic's messages by number.
+/// Reads a topic's messages by sequence number.
 struct Messages<'a> {
     log: &'a TopicLog,
     cache: ReadCache,
@@ -74,14 +75,14 @@ impl<'a> Messages<'a> {
         for part in selected {
             let mut at = part.from;
             while at < part.to {
-                at = self.some(at, part, name, export)?;
+                at = self.export_some(at, part, name, export)?;
             }
         }
         Ok(())
     }
 
-    /// Exports some messages of a part from `at` on; where to go on.
-    fn some(
+    /// Exports some messages of a part, starting at `at`. Returns the sequence number to continue at.
+    fn export_some(
         &mut self,
         at: u64,
         part: &Selected,
@@ -89,7 +90,7 @@ impl<'a> Messages<'a> {
         export: &mut Export<'_>,
     ) -> Result<u64, Failure> {
         self.out.clear();
-        let mut reader = LogReader::new(self.log, &mut self.cache, &mut self.out, ROOM_BYTES);
+        let mut reader = LogReader::new(self.log, &mut self.cache, &mut self.out, COPY_BYTES);
         match reader.first(at, part.to - at) {
             Supply::Given(count) => {
                 for frame in Frames(&self.out) {
@@ -99,7 +100,7 @@ impl<'a> Messages<'a> {
             }
             Supply::OnDisk => {
                 match self.log.load_block(at) {
-                    // If it has disappeared, the next attempt says what became of the messages.
+                    // If the block has disappeared, the next attempt finds where the messages are.
                     Ok(block) => {
                         block.into_iter().for_each(|block| self.cache.put_block(block));
                         Ok(at)
@@ -111,7 +112,7 @@ impl<'a> Messages<'a> {
                     }
                 }
             }
-            // In no file: damaged, as a start would find it, too.
+            // The messages are in no file. A start would report them as damaged, too.
             Supply::Gone(next) | Supply::Lost(next) => {
                 let next = next.clamp(at + 1, part.to);
                 export.lost_count += next - at;
@@ -122,10 +123,10 @@ impl<'a> Messages<'a> {
     }
 }
 
-/// A topic's name, and which of its messages are in segments, as runs in order.
+/// A topic's name, and the messages that are in its segments, as ordered runs.
 type Stored = (String, Vec<(u64, u64)>);
 
-/// Every message that is in segments or journal, once, whatever channels have done with it.
+/// Exports every message in segments and journal once, finished or not.
 pub(super) fn export_all(
     directory: &Directory,
     wanted: &Wanted,
@@ -145,8 +146,8 @@ pub(super) fn export_all(
         export.sink.queue(&queue, topic.depth().2)?;
         let dir = view.data_dir.topic_dir(topic.number());
         let opened = SegmentStore::open(view.storage.clone(), &dir, limits.max_bytes_per_file);
-        let (_store, mut blocks, _) =
-            opened.map_err(|error| Failure::failed(format_args!("{}: {error}", dir.display())))?;
+        let (_store, mut blocks, _) = opened
+            .map_err(|error| Failure::failed(format_args!("cannot read {}: {error}", dir.display())))?;
         blocks.sort_by_key(|block| (block.first_sequence, std::cmp::Reverse(block.count)));
         let mut stored: Vec<(u64, u64)> = Vec::new();
         for block in blocks {
@@ -173,7 +174,7 @@ pub(super) fn export_all(
     Ok((found, warnings))
 }
 
-/// The messages of the journal that are in no segment.
+/// Exports the messages of the journal that are in no segment.
 fn export_journal(
     directory: &Directory,
     topics: &HashMap<TopicNumber, Stored>,
@@ -205,7 +206,8 @@ fn holds(runs: &[(u64, u64)], sequence: u64) -> bool {
     runs.get(at).is_some_and(|&(from, _)| from <= sequence)
 }
 
-/// Frames back to back. What does not add up ends them: their checksum was right, so there is none.
+/// Consecutive frames. A frame with a wrong size ends the iteration; this cannot happen, because the checksum was
+/// right.
 struct Frames<'a>(&'a [u8]);
 
 impl<'a> Iterator for Frames<'a> {
@@ -222,6 +224,6 @@ impl<'a> Iterator for Frames<'a> {
 fn exported(frame: &[u8], attempts: u16, due_ns: Option<i64>) -> Result<Exported<'_>, Failure> {
     let message = frame.get(FRAME_HEADER_BYTES..).and_then(MessageView::parse);
     let MessageView { timestamp_ns, id, body, .. } =
-        message.ok_or_else(|| Failure::failed("a message frame that is too short"))?;
+        message.ok_or_else(|| Failure::failed("a message frame is too short"))?;
     Ok(Exported { id, timestamp_ns, attempts, deferred_until_ns: due_ns, body })
 }

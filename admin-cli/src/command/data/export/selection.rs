@@ -1,23 +1,24 @@
-//! Pure: which messages of a topic a start would still deliver, from its state as a checkpoint would save it.
+//! Pure: selects the messages of a topic that a start would still deliver, from the topic's state in a checkpoint.
 
 use std::collections::BTreeMap;
 
 use nsqd::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 
-/// Messages that have all else in common: consecutive numbers, attempts, due time.
+/// Consecutive messages with the same attempts and due time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Selected {
-    /// The first.
+    /// Sequence number of the first message.
     pub(super) from: u64,
-    /// One past the last.
+    /// One past the last message.
     pub(super) to: u64,
     /// Deliveries so far.
     pub(super) attempts: u16,
-    /// Held back until then.
+    /// Due time of deferred messages; `None` for messages that are due.
     pub(super) due_ns: Option<i64>,
 }
 
-/// What a channel has not finished: what was handed out or deferred first, then what is ahead of its cursor.
+/// The unfinished messages of a channel: first those that were handed out or deferred, then those ahead of its
+/// cursor.
 pub(super) fn of_channel(channel: &ChannelCheckpoint, released: u64, now_ns: i64) -> Vec<Selected> {
     let mut selected = Vec::new();
     for entry in &channel.outstanding {
@@ -30,7 +31,7 @@ pub(super) fn of_channel(channel: &ChannelCheckpoint, released: u64, now_ns: i64
     selected
 }
 
-/// What no channel has got yet.
+/// The messages that no channel has yet.
 pub(super) fn held_back(topic: &TopicCheckpoint, now_ns: i64) -> Vec<Selected> {
     let due: BTreeMap<u64, i64> = topic.unreleased_deferred.iter().copied().collect();
     let mut selected = Vec::new();
@@ -46,7 +47,7 @@ pub(super) fn held_back(topic: &TopicCheckpoint, now_ns: i64) -> Vec<Selected> {
     selected
 }
 
-/// The parts of `from..to` between these runs, which are in order.
+/// The parts of `from..to` outside `runs`, which are ordered.
 fn holes(from: u64, to: u64, runs: &[(u64, u64)], mut show: impl FnMut(u64, u64)) {
     let mut at = from;
     for &(skip_from, skip_to) in runs {
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_has_what_it_has_not_finished() {
+    fn unfinished_messages_of_a_channel_are_selected() {
         let outstanding = |sequence, attempts, due_ns| OutstandingCheckpoint { sequence, attempts, due_ns };
         let channel = ChannelCheckpoint {
             cursor: 20,
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_has_what_it_holds_back() {
+    fn unreleased_messages_of_a_topic_are_selected() {
         let topic = TopicCheckpoint {
             released: 10,
             next_sequence: 30,

@@ -1,4 +1,4 @@
-//! Where exported messages go.
+//! Destinations of exported messages.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -12,51 +12,49 @@ use crate::exit_status::Failure;
 /// The queue of a topic or of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QueueName<'a> {
-    /// The topic.
     pub(super) topic: &'a str,
-    /// The channel; none for what no channel has yet.
+    /// `None` for messages that no channel has yet.
     pub(super) channel: Option<&'a str>,
 }
 
-/// A message.
+/// A message to export.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Exported<'a> {
-    /// Its id.
     pub(super) id: MessageId,
-    /// When it was published.
+    /// When the message was published.
     pub(super) timestamp_ns: i64,
     /// Deliveries so far.
     pub(super) attempts: u16,
-    /// It is held back until then.
+    /// Due time of a deferred message.
     pub(super) deferred_until_ns: Option<i64>,
     /// The publisher's bytes.
     pub(super) body: &'a [u8],
 }
 
-/// Takes messages, in any order of queues.
+/// Writes exported messages. Messages of different queues may come in any order.
 pub(super) trait Sink {
-    /// There is a queue; it may be empty. Told before its messages.
+    /// Announces a queue, which may be empty. Called before the queue's messages.
     fn queue(&mut self, name: &QueueName<'_>, is_paused: bool) -> Result<(), Failure>;
-    /// A message of a queue.
+    /// Writes a message of a queue.
     fn message(&mut self, queue: &QueueName<'_>, message: &Exported<'_>) -> Result<(), Failure>;
-    /// No more messages come; all of it is on stable storage.
+    /// Ends the export. Passes all buffered output to the operating system.
     fn finish(&mut self) -> Result<(), Failure>;
 }
 
-/// Files that are appended to, of which only some are open.
+/// Files to append to. At most `MAX_OPEN` of them are open at a time.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    /// The most recently used last.
+    /// The open files; the most recently used is last.
     open: Vec<(PathBuf, BufWriter<File>)>,
 }
 
 const MAX_OPEN: usize = 64;
 const BUFFER_BYTES: usize = 256 * 1024;
-/// Whoever may not read the data directory may not read this either.
+/// Users who cannot read the data directory must not be able to read the export.
 const FILE_MODE: u32 = 0o600;
 
 impl Files {
-    /// Appends to a file, which is made if it is not there.
+    /// Appends to a file. Creates the file if it does not exist.
     pub(super) fn append(&mut self, path: &Path, parts: &[&[u8]]) -> Result<(), Failure> {
         let file = match self.open.iter().rposition(|(open, _)| open == path) {
             Some(at) if at + 1 == self.open.len() => self.open.last_mut(),
@@ -80,7 +78,7 @@ impl Files {
         parts.iter().try_for_each(|part| file.write_all(part)).map_err(|error| not_written(path, error))
     }
 
-    /// Everything is handed to the system.
+    /// Passes all buffered output to the operating system, and closes the files.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         for (path, mut file) in self.open.drain(..) {
             file.flush().map_err(|error| not_written(&path, error))?;
@@ -89,7 +87,7 @@ impl Files {
     }
 }
 
-/// Why a file is not complete.
+/// The failure for a file that cannot be written.
 pub(super) fn not_written(path: &Path, error: std::io::Error) -> Failure {
     Failure::failed(format_args!("cannot write {}: {error}", path.display()))
 }

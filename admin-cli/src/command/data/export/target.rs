@@ -1,4 +1,4 @@
-//! A directory that has its name only when it is complete.
+//! A directory that gets its name only when it is complete.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::sink::not_written;
 use crate::exit_status::Failure;
 
-/// See the module. Dropped before it is complete, it is removed.
+/// A directory that is being written. Dropping it before it is complete deletes it.
 #[derive(Debug)]
 pub(super) struct Target {
     path: PathBuf,
@@ -17,38 +17,38 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Begins a directory that must not exist yet, or be empty.
+    /// Creates the directory under a temporary name. The final name must be free, or an empty directory.
     pub(super) fn create(path: &Path) -> Result<Self, Failure> {
-        let in_the_way = |what: &str| {
+        let unusable = |what: &str| {
             Err(Failure::usage(format_args!("{} {what}", path.display()))
-                .hint("name a directory that does not exist"))
+                .hint("choose a directory that does not exist"))
         };
         match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
-            Ok(true) => return in_the_way("is not empty"),
+            Ok(true) => return unusable("is not empty"),
             Ok(false) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                return in_the_way("is not a directory");
+                return unusable("is not a directory");
             }
             Err(error) => return Err(not_written(path, error)),
         }
-        let Some(name) = path.file_name() else { return in_the_way("is not a name for a directory") };
+        let Some(name) = path.file_name() else { return unusable("is not a valid directory name") };
         let mut aside_name = OsString::from(name);
         aside_name.push(".partial");
         let aside = path.with_file_name(aside_name);
         if let Err(error) = fs::create_dir(&aside) {
             let failure = not_written(&aside, error);
-            return Err(failure.hint("if an earlier export was interrupted, remove what it left"));
+            return Err(failure.hint("if an earlier export was interrupted, delete this directory"));
         }
         Ok(Target { path: path.to_owned(), aside, is_complete: false })
     }
 
-    /// Where the files go meanwhile.
+    /// The temporary path, to which the files are written.
     pub(super) fn aside(&self) -> &Path {
         &self.aside
     }
 
-    /// Everything is written: makes it last, then gives it its name.
+    /// Syncs all files, then gives the directory its final name.
     pub(super) fn complete(mut self) -> Result<(), Failure> {
         let sync = || -> io::Result<()> {
             for entry in fs::read_dir(&self.aside)? {
@@ -59,7 +59,7 @@ impl Target {
         };
         sync().map_err(|error| not_written(&self.path, error))?;
         self.is_complete = true;
-        // The name, too. That it may be lost with a power failure is no reason to say that it is not there.
+        // Sync the name, too. If a power failure loses it nevertheless, the export has not failed.
         if let Some(parent) = self.path.parent() {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             let _ = File::open(parent).and_then(|parent| parent.sync_all());
@@ -71,7 +71,7 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         if !self.is_complete {
-            // Another failure is on its way out already.
+            // Another failure is already being reported.
             let _ = fs::remove_dir_all(&self.aside);
         }
     }
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_there_when_it_is_complete() {
+    fn target_exists_only_when_complete() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         let target = Target::create(&path).unwrap();

@@ -1,4 +1,4 @@
-//! Many publishers at once, and futures that are given up.
+//! Concurrent publishers, and futures that are dropped.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::task::Wake;
 use super::*;
 
 #[test]
-fn dropping_a_commit_hangs_nobody() {
+fn dropping_a_commit_blocks_no_other() {
     for durability in [Durability::Write, Durability::Sync] {
         let storage = FaultyStorage::default();
         let opened = open(&storage, durability);
@@ -22,7 +22,7 @@ fn dropping_a_commit_hangs_nobody() {
             .map(|sequence| journal.commit(journal.append(&publish(sequence, b"x")).unwrap()))
             .collect();
         assert!(commits.iter_mut().all(|commit| poll(commit).is_pending()));
-        // The first waiter would be woken to lead; it goes while others stay.
+        // The first waiter would be woken to lead. It is dropped while others wait.
         commits.drain(..5);
         storage.open_gate();
         commits.drain(..5);
@@ -35,10 +35,10 @@ fn dropping_a_commit_hangs_nobody() {
     }
 }
 
-/// The journal's thread wakes one, and that one the others, whether it is polled or given up.
+/// The journal's thread wakes one waiter, which wakes the others, whether it is polled or dropped.
 #[test]
-fn whoever_is_woken_first_wakes_the_rest() {
-    for is_given_up in [false, true] {
+fn the_first_woken_waiter_wakes_the_rest() {
+    for is_dropped in [false, true] {
         let storage = FaultyStorage::default();
         let opened = open(&storage, Durability::Sync);
         let journal = &opened.journal;
@@ -60,7 +60,7 @@ fn whoever_is_woken_first_wakes_the_rest() {
         let is_woken = |woken: &Arc<Woken>| woken.0.load(Ordering::Acquire);
         eventually("the first", || woken.iter().any(is_woken));
         let first = commits.remove(woken.iter().position(is_woken).unwrap());
-        if is_given_up {
+        if is_dropped {
             drop(first);
         } else {
             wait(first).unwrap();
@@ -100,9 +100,9 @@ fn commits_outlive_the_handle() {
     dropper.join().unwrap();
 }
 
-/// Each publisher sees its commit only after the record can be read back.
+/// Each commit completes only after its record is written.
 #[test]
-fn concurrent_publishers_see_their_commit_after_it_is_so() {
+fn concurrent_commits_complete_after_their_write() {
     for durability in [Durability::Write, Durability::Sync] {
         let dir = tempfile::tempdir().unwrap();
         let options = JournalOptions { file_bytes: 16 << 10, ..JournalOptions::new(dir.path(), durability) };
@@ -127,7 +127,7 @@ fn concurrent_publishers_see_their_commit_after_it_is_so() {
                         let before = journal.bytes_written();
                         let ticket = journal.append(&record).unwrap();
                         if sequence % 7 == 3 {
-                            // Given up right away, or after one poll: others must not notice.
+                            // Dropped after one poll, which must not affect others.
                             let mut commit = journal.commit(ticket);
                             let _ = futures_util::poll!(&mut commit);
                             continue;
@@ -159,10 +159,9 @@ fn concurrent_publishers_see_their_commit_after_it_is_so() {
     }
 }
 
-/// Publishers, writes that fail now and then, and futures that are given up: what was acknowledged is there,
-/// what was refused is not.
+/// With concurrent publishers, some failing writes and some dropped futures.
 #[test]
-fn acknowledged_is_there_and_refused_is_not() {
+fn acknowledged_records_are_found_and_refused_ones_are_not() {
     for (durability, seed) in [(Durability::Write, 1), (Durability::Write, 2), (Durability::Sync, 3)] {
         let storage = FaultyStorage::default();
         let journal = open(&storage, durability).journal;
@@ -212,7 +211,7 @@ fn acknowledged_is_there_and_refused_is_not() {
         journal.close().unwrap();
         let again = open(&storage.after_kill(), durability);
         let found: std::collections::BTreeSet<_> = sequences(&again).into_iter().collect();
-        assert_eq!(found.len(), again.batches.len(), "nothing twice");
+        assert_eq!(found.len(), again.batches.len(), "no record is found twice");
         for (sequence, acknowledged) in outcomes {
             assert!(
                 acknowledged.is_none_or(|it| it == found.contains(&sequence)),
@@ -224,7 +223,7 @@ fn acknowledged_is_there_and_refused_is_not() {
 }
 
 #[test]
-fn a_commit_can_be_read_back_at_once() {
+fn a_committed_record_can_be_read_back_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let options = JournalOptions::new(dir.path(), Durability::Write);
     let (journal, _) = Journal::open(Arc::new(FileStorage), options.clone(), &mut |_, _| {}).unwrap();

@@ -6,7 +6,7 @@ use super::super::format::{FILE_HEADER_BYTES, RECORD_HEADER_BYTES};
 use super::*;
 
 #[test]
-fn damage_in_an_old_file_costs_only_what_it_hit() {
+fn damage_in_an_old_file_loses_only_the_records_it_hit() {
     let storage = written(20, 500);
     let oldest = storage.paths()[0].clone();
     storage.tamper(&oldest, |bytes| bytes[1000] ^= 1);
@@ -19,7 +19,7 @@ fn damage_in_an_old_file_costs_only_what_it_hit() {
     let files = again.journal.files();
     again.journal.retire_oldest(files[0].number).unwrap();
     let kept = catalog::damaged_name(files[0].number as u32);
-    assert!(storage.paths().contains(&Path::new(DIR).join(kept)), "damaged files are kept for a look");
+    assert!(storage.paths().contains(&Path::new(DIR).join(kept)), "damaged files are kept for inspection");
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn a_lost_end_of_an_old_file_is_noticed() {
     storage.tamper(&oldest, |bytes| bytes.truncate(2000));
     let bytes: Vec<u64> =
         open(&storage, Durability::Write).report.damaged.iter().map(|damage| damage.bytes).collect();
-    assert_eq!(bytes, [4096 - 2000, 2000 - 1715], "what is not there, and a part of the fourth record");
+    assert_eq!(bytes, [4096 - 2000, 2000 - 1715], "the missing bytes, and a part of the fourth record");
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_missing_file_is_reported() {
 
 /// The first page holds the header and the first records.
 #[test]
-fn newest_file_without_its_first_page_gives_what_is_behind() {
+fn newest_file_without_its_first_page_yields_the_records_behind() {
     let storage = FaultyStorage::default();
     let options = || JournalOptions { file_bytes: 64 << 10, ..options(Durability::Sync) };
     let opened = try_open(&storage, options()).unwrap();
@@ -64,7 +64,7 @@ fn newest_file_without_its_first_page_gives_what_is_behind() {
 }
 
 #[test]
-fn zeroed_page_between_records_is_no_end() {
+fn zeroed_page_between_records_is_not_the_end() {
     let storage = written(7, 500);
     storage.tamper(&newest_file(&storage), |bytes| bytes[FILE_HEADER_BYTES as usize..2000].fill(0));
     let found = open(&storage, Durability::Write);
@@ -73,7 +73,7 @@ fn zeroed_page_between_records_is_no_end() {
 }
 
 #[test]
-fn file_without_any_header_is_read_by_what_the_next_one_says() {
+fn file_without_any_header_is_read_with_the_next_files_header() {
     let storage = written(20, 500);
     let oldest = storage.paths()[0].clone();
     storage.tamper(&oldest, |bytes| {
@@ -87,7 +87,7 @@ fn file_without_any_header_is_read_by_what_the_next_one_says() {
 }
 
 #[test]
-fn newest_file_of_which_nothing_is_left_is_set_aside() {
+fn empty_or_zeroed_newest_file_is_set_aside() {
     let storage = written(20, 500);
     let newest = newest_file(&storage);
     for damage in [|bytes: &mut Vec<u8>| bytes.fill(0), |bytes: &mut Vec<u8>| bytes.clear()] {
@@ -102,7 +102,7 @@ fn newest_file_of_which_nothing_is_left_is_set_aside() {
 }
 
 #[test]
-fn each_lost_copy_of_a_header_is_reported_and_costs_nothing() {
+fn each_damaged_copy_of_a_header_is_reported_and_loses_no_record() {
     let storage = written(20, 500);
     for path in storage.paths() {
         for at in [0, 64, FILE_BYTES as usize - 64] {
@@ -117,7 +117,7 @@ fn each_lost_copy_of_a_header_is_reported_and_costs_nothing() {
 }
 
 #[test]
-fn wrong_length_is_reported_unless_nothing_is_missing() {
+fn wrong_length_is_reported_only_if_bytes_are_missing() {
     let storage = written(20, 500);
     for path in storage.paths() {
         let longer = storage.after_kill();
@@ -135,7 +135,7 @@ fn wrong_length_is_reported_unless_nothing_is_missing() {
 }
 
 #[test]
-fn file_with_a_wrong_name_gets_its_own_again() {
+fn file_with_a_wrong_name_is_renamed_back() {
     let storage = written(20, 500);
     for path in storage.paths() {
         let storage = storage.after_kill();
@@ -160,14 +160,14 @@ fn copy_under_another_name_is_set_aside() {
     let found = open(&storage, Durability::Write);
     assert_eq!(sequences(&found), (0..20).collect::<Vec<_>>());
     assert_eq!(found.report.set_aside.len(), 1);
-    // Over another file: what that one held is gone, and nothing is read twice.
+    // A copy over another file: the records of that file are lost, and nothing is read twice.
     storage.tamper(&paths[2], |bytes| *bytes = content);
     let found = open(&storage, Durability::Write);
     assert_eq!(sequences(&found), (0..14).collect::<Vec<_>>());
     assert!(!found.report.damaged.is_empty());
 }
 
-/// As an earlier version wrote them: no copy of the header at the end, and nothing about the file before but its end.
+/// As an earlier version wrote them: no copy of the header at the end, and no stamp of the previous file.
 #[test]
 fn files_of_the_earlier_layout_are_read() {
     let storage = written(20, 500);
@@ -205,9 +205,9 @@ fn files_of_a_newer_version_are_refused_and_left_alone() {
     assert_eq!(storage.paths(), before);
 }
 
-/// The length of such a record has a single bit: without it, it looks like the end of the file.
+/// The length of this record has a single bit set. With that bit flipped, it looks like the end of the file.
 #[test]
-fn a_length_that_is_flipped_to_zero_is_no_end() {
+fn a_length_flipped_to_zero_is_not_the_end() {
     const START: usize = FILE_HEADER_BYTES as usize;
     const RECORD: usize = 256 + RECORD_HEADER_BYTES;
     let overhead = {
@@ -230,7 +230,7 @@ fn a_length_that_is_flipped_to_zero_is_no_end() {
 }
 
 #[test]
-fn a_read_error_is_not_taken_for_damage() {
+fn a_read_error_is_not_reported_as_damage() {
     let storage = written(20, 500);
     storage.plan(Fault { after: 4, ..Fault::next(Op::Read, 1, ErrorKind::Other) });
     assert!(matches!(try_open(&storage, options(Durability::Write)), Err(JournalError::Read { .. })));
@@ -250,7 +250,7 @@ proptest! {
     }
 
     #[test]
-    fn flipped_bits_cost_records_but_never_make_any(
+    fn flipped_bits_lose_records_but_never_invent_any(
         flips in prop::collection::vec((0_usize..2000, 0_u8..8), 1..4), count in 1_u64..30,
     ) {
         let storage = written(count, 60);
@@ -262,13 +262,13 @@ proptest! {
         let found = open(&storage, Durability::Write);
         prop_assert!(sequences(&found).is_sorted_by(|a, b| a < b));
         prop_assert!(found.batches.iter().all(|(_, sequence, frames)| *frames == [*sequence as u8; 60]));
-        // What was lost was noticed.
+        // Lost records are reported.
         let lost = found.batches.len() as u64 != count;
         prop_assert!(!lost || found.report.torn_at.is_some() || !found.report.damaged.is_empty());
     }
 
     #[test]
-    fn what_was_synced_survives_power_loss(
+    fn synced_records_survive_power_loss(
         sizes in prop::collection::vec(0_usize..3000, 1..40), seed: u64, retire: bool,
     ) {
         let storage = FaultyStorage::default();
@@ -283,7 +283,7 @@ proptest! {
                 opened.journal.retire_oldest(first.number).unwrap();
             }
         }
-        // Not committed: may be there or not.
+        // Not committed, so it may or may not be found.
         let _ticket = opened.journal.append(&publish(sizes.len() as u64, b"x")).unwrap();
         let found = open(&storage.after_power_loss(seed), Durability::Sync);
         let mut found_sequences = sequences(&found);

@@ -22,7 +22,7 @@ fn a_failed_write_fails_its_tickets_and_those_behind() {
     storage.open_gate();
 
     assert!(matches!(writer.join().unwrap(), Err(JournalError::Write(_))));
-    // One ticket is still out, so nothing is accepted yet.
+    // One ticket is unresolved, so nothing is accepted yet.
     assert!(matches!(journal.append(&publish(1, b"early")), Err(JournalError::Write(_))));
     assert!(journal.flush().is_err());
     assert!(matches!(wait(behind), Err(JournalError::Write(_))));
@@ -57,7 +57,7 @@ fn a_refused_batch_does_not_come_back() {
 }
 
 #[test]
-fn dropped_tickets_count_as_told() {
+fn dropped_tickets_count_as_resolved() {
     let storage = FaultyStorage::default();
     let opened = open(&storage, Durability::Write);
     put(&opened.journal, 0, b"x").unwrap();
@@ -84,9 +84,9 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
         let error = (6..20).find_map(|sequence| put(journal, sequence, &[1; 3000]).err()).unwrap();
         assert!(matches!(&error, JournalError::Write(cause) if cause.kind() == ErrorKind::StorageFull));
         assert!(journal.failure().unwrap().to_string().contains("no storage space"));
-        // What fits in the file that is there is still written: consumers go on.
+        // Records that fit in the current file are still written, so consumers continue.
         journal.append_lazy(&Record::Finish { topic: 1, channel: 1, runs: (&[(3, 1)]).into() });
-        eventually("the acknowledgement", || open(&storage.after_kill(), durability).finished == [3]);
+        eventually("the finish record", || open(&storage.after_kill(), durability).finished == [3]);
         let sequence = 100;
         assert!(put(journal, sequence, &[1; 3500]).is_err());
         storage.heal();
@@ -111,7 +111,7 @@ fn lazy_records_outlive_a_failed_write() {
     let ticket = opened.journal.append(&publish(9, b"x")).unwrap();
     finish(2);
     storage.open_gate();
-    // The lazy interval may have written it before us; either way this batch failed or will fail.
+    // The journal's thread may have written the batch already. Either way it fails.
     assert!(wait(opened.journal.commit(ticket)).is_err());
     finish(3);
     eventually("health", || opened.journal.failure().is_none());
@@ -120,7 +120,7 @@ fn lazy_records_outlive_a_failed_write() {
 }
 
 #[test]
-fn a_failed_sync_is_for_ever() {
+fn a_failed_sync_is_permanent() {
     let storage = FaultyStorage::default();
     let opened = open(&storage, Durability::Sync);
     put(&opened.journal, 0, b"x").unwrap();
@@ -133,7 +133,7 @@ fn a_failed_sync_is_for_ever() {
     assert!(opened.journal.close().is_err());
 }
 
-/// What a start finds is what was acknowledged, whether the process or the machine dies.
+/// A start finds exactly what was acknowledged, whether the process or the machine dies.
 #[test]
 fn batch_refused_after_a_failed_sync_is_taken_back() {
     let storage = FaultyStorage::default();
@@ -181,7 +181,7 @@ fn only_the_batch_that_was_written_is_in_doubt() {
     assert!(matches!(wait(journal.commit(behind)), Err(JournalError::Write(_))));
 }
 
-/// The header of a new file says where the one before ends: what that one takes afterwards would not be read.
+/// The header of a new file says where the previous one ends, so later records in that one would not be read.
 #[test]
 fn nothing_is_written_to_a_file_once_its_successor_has_a_name() {
     for op in [Op::Sync, Op::SyncDir, Op::Write, Op::Rename, Op::Create] {
@@ -218,7 +218,7 @@ fn a_first_write_that_fails_leaves_no_trace() {
     assert!(put(&opened.journal, 0, &[1; 500]).is_err());
     assert_eq!(open(&storage.after_kill(), Durability::Write).report, JournalReport::default());
     eventually("health", || opened.journal.failure().is_none());
-    // The next one does not even fit in a file of the usual size.
+    // The next record does not fit in a file of the usual size.
     put(&opened.journal, 0, &[2; 2 * FILE_BYTES as usize]).unwrap();
     put(&opened.journal, 1, b"x").unwrap();
     let again = open(&storage.after_kill(), Durability::Write);

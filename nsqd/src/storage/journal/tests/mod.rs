@@ -29,7 +29,7 @@ fn options(durability: Durability) -> JournalOptions {
     JournalOptions { file_bytes: FILE_BYTES, ..JournalOptions::new(DIR, durability) }
 }
 
-/// Opens a journal and lists what it held: (topic, first sequence, frames) of batches, in order.
+/// An opened journal and what it held. Batches are (topic, first sequence, frames), in order.
 struct Opened {
     journal: Arc<Journal>,
     report: JournalReport,
@@ -66,12 +66,12 @@ fn sequences(opened: &Opened) -> Vec<u64> {
     opened.batches.iter().map(|batch| batch.1).collect()
 }
 
-/// Publishes and commits, as a lone publisher.
+/// Publishes and commits, as a single publisher.
 fn put(journal: &Journal, sequence: u64, frames: &[u8]) -> Result<(), JournalError> {
     wait(journal.commit(journal.append(&publish(sequence, frames))?))
 }
 
-/// Runs a future, blocking; panics if that takes long.
+/// Blocks until the future is done. Panics on a timeout.
 fn wait<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -88,7 +88,7 @@ fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < deadline, "{what} did not come");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         std::thread::yield_now();
     }
 }
@@ -104,7 +104,7 @@ fn fill(journal: &Journal, sequences: std::ops::Range<u64>) {
     }
 }
 
-/// What a journal of so many records leaves; of 500 bytes, seven fit in a file.
+/// The files that a journal with `count` records leaves. Of 500 bytes, seven fit in a file.
 fn written(count: u64, bytes: usize) -> FaultyStorage {
     let storage = FaultyStorage::default();
     let opened = open(&storage, Durability::Write);
@@ -115,7 +115,7 @@ fn written(count: u64, bytes: usize) -> FaultyStorage {
 }
 
 #[test]
-fn what_was_committed_is_read_back_in_order() {
+fn committed_records_are_read_back_in_order() {
     for durability in [Durability::Write, Durability::Sync] {
         let storage = FaultyStorage::default();
         let opened = open(&storage, durability);
@@ -135,7 +135,7 @@ fn what_was_committed_is_read_back_in_order() {
 }
 
 #[test]
-fn a_lone_commit_is_written_in_the_first_poll() {
+fn a_single_commit_writes_in_its_first_poll() {
     let opened = open(&FaultyStorage::default(), Durability::Write);
     let ticket = opened.journal.append(&publish(1, b"x")).unwrap();
     assert_eq!(opened.journal.bytes_written(), 0);
@@ -189,7 +189,7 @@ fn many_lazy_records_do_not_wait_for_the_interval() {
 }
 
 #[test]
-fn a_dropped_ticket_is_written_all_the_same() {
+fn the_record_of_a_dropped_ticket_is_written() {
     for durability in [Durability::Write, Durability::Sync] {
         let storage = FaultyStorage::default();
         let opened = open(&storage, durability);
@@ -219,7 +219,7 @@ fn flush_and_close_leave_nothing_unwritten() {
 }
 
 #[test]
-fn a_record_larger_than_a_file_gets_its_own() {
+fn a_record_larger_than_a_file_gets_its_own_file() {
     let storage = FaultyStorage::default();
     let opened = open(&storage, Durability::Write);
     let large = vec![9; 3 * FILE_BYTES as usize];
@@ -233,7 +233,7 @@ fn a_record_larger_than_a_file_gets_its_own() {
 }
 
 #[test]
-fn places_never_come_again() {
+fn places_are_never_reused() {
     let storage = FaultyStorage::default();
     let opened = open(&storage, Durability::Write);
     put(&opened.journal, 1, b"x").unwrap();

@@ -1,9 +1,9 @@
-//! What becomes of files that are needed no more.
+//! Retiring and recycling of files that are no longer needed.
 
 use super::*;
 
 #[test]
-fn files_say_what_was_published_in_them() {
+fn files_list_what_was_published_in_them() {
     let opened = open(&FaultyStorage::default(), Durability::Write);
     fill(&opened.journal, 0..20);
     let record = Record::Publish { topic: 9, first_sequence: 40, count: 3, due_ns: Some(1), frames: b"x" };
@@ -29,7 +29,7 @@ fn only_the_oldest_sealed_file_can_be_retired() {
 }
 
 #[test]
-fn recycled_files_never_show_their_past() {
+fn recycled_files_never_yield_old_records() {
     for durability in [Durability::Write, Durability::Sync] {
         let storage = FaultyStorage::default();
         let opened = open(&storage, durability);
@@ -45,13 +45,13 @@ fn recycled_files_never_show_their_past() {
             assert_eq!(sequences(&again), (oldest..=sequence).collect::<Vec<_>>());
             assert_eq!((again.report.torn_at, again.report.damaged.len()), (None, 0));
         }
-        // 200 records of half a kilobyte in five files: they were used again and again.
+        // 200 records of half a kilobyte in five files: each was reused many times.
         assert!(storage.paths().len() <= 6, "{:?}", storage.paths());
     }
 }
 
 #[test]
-fn spare_that_an_earlier_version_renamed_and_did_not_write_to_is_no_damage() {
+fn unwritten_spare_renamed_by_an_earlier_version_is_not_damage() {
     let storage = FaultyStorage::default();
     let opened = open(&storage, Durability::Write);
     fill(&opened.journal, 0..30);
@@ -65,7 +65,7 @@ fn spare_that_an_earlier_version_renamed_and_did_not_write_to_is_no_damage() {
     let mut paths = storage.paths().into_iter();
     let spare = paths.find(|path| path.extension().is_some_and(|extension| extension == "spare")).unwrap();
     storage.rename(&spare, &dir.join(catalog::file_name(newest + 1))).unwrap();
-    // A checkpoint says that the oldest file could go.
+    // A checkpoint says that the oldest file could be retired.
     let not_before = Lsn((files[2].number) << 32);
     let again = try_open(&storage, JournalOptions { not_before, ..options(Durability::Write) }).unwrap();
     assert_eq!((again.report.damaged.len(), again.report.torn_at), (0, None));
@@ -75,7 +75,7 @@ fn spare_that_an_earlier_version_renamed_and_did_not_write_to_is_no_damage() {
 }
 
 #[test]
-fn kill_while_a_file_is_made_is_no_damage() {
+fn kill_while_a_file_is_created_is_not_damage() {
     for durability in [Durability::Write, Durability::Sync] {
         let storage = FaultyStorage::default();
         let opened = open(&storage, durability);

@@ -1,4 +1,4 @@
-//! Volumes with little room.
+//! Volumes with little space.
 
 use super::*;
 
@@ -37,14 +37,14 @@ fn a_small_volume_is_never_filled_by_finished_messages() {
 }
 
 #[test]
-fn the_last_room_is_used_by_smaller_files_but_for_a_checkpoint() {
+fn smaller_files_use_the_last_space_except_the_reserve_for_a_checkpoint() {
     let storage = FaultyStorage::default();
     let journal = on_volume(&storage, 100 * MIB);
     let refused =
         (0..).find_map(|sequence| publish_mib(&journal, sequence).err().map(|error| (sequence, error)));
     let (count, error) = refused.unwrap();
     assert!(error.to_string().contains("No space left on device"), "{error}");
-    assert!((160..199).contains(&count), "{count} half MiB fit");
+    assert!((160..199).contains(&count), "{count} records of half a MiB fit");
     let lengths = lengths_mib(&storage);
     assert_eq!((lengths.first(), lengths.last()), (Some(&4), Some(&2)), "no more than 2 MiB fit at the end");
     let left = 100 * MIB - storage.used_bytes();
@@ -54,7 +54,7 @@ fn the_last_room_is_used_by_smaller_files_but_for_a_checkpoint() {
 }
 
 #[test]
-fn spares_make_room_for_what_does_not_fit_in_them() {
+fn spares_are_removed_if_a_larger_file_needs_their_space() {
     let storage = FaultyStorage::default();
     let journal = on_volume(&storage, 16 * MIB);
     for sequence in 0..8 {

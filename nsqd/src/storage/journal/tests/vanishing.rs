@@ -1,11 +1,11 @@
-//! Files and directories that somebody removes or moves while the journal is open.
+//! Files and directories that someone removes or moves while the journal is open.
 
 use super::*;
 use crate::storage::anchored::Anchored;
 
 const ROOT: &str = "/data";
 
-/// On a storage that keeps to its data directory.
+/// Opens a journal on a storage that keeps to its data directory.
 fn open_anchored(storage: &FaultyStorage, durability: Durability) -> Arc<Journal> {
     storage.create_dir_all(Path::new(DIR)).unwrap();
     let anchored = Anchored::new(Arc::new(storage.clone()), Path::new(ROOT)).unwrap();
@@ -17,7 +17,7 @@ fn check(journal: &Journal) -> Result<(), String> {
 }
 
 #[test]
-fn writing_goes_on_in_another_file_when_one_is_removed() {
+fn writing_continues_in_another_file_when_one_is_removed() {
     for replaced in [false, true] {
         let storage = FaultyStorage::default();
         let journal = open_anchored(&storage, Durability::Write);
@@ -29,13 +29,13 @@ fn writing_goes_on_in_another_file_when_one_is_removed() {
         }
         assert_eq!(check(&journal), Ok(()));
         assert_eq!(journal.lost_files(), [2]);
-        assert_eq!(journal.excess(), 2, "all up to the lost one must go");
+        assert_eq!(journal.excess(), 2, "all files up to the lost one must be retired");
         put(&journal, 9, b"x").unwrap();
         let after = open(&storage.after_kill(), Durability::Write);
         assert_eq!(sequences(&after), [0, 1, 2, 3, 4, 5, 6, 9]);
         assert!(!after.report.missing_files.is_empty() || replaced);
 
-        // Once what it held is elsewhere, it is missed no more.
+        // Once what it held is stored elsewhere, the file is no longer missing.
         for number in [1, 2] {
             journal.retire_oldest(number).unwrap();
         }
@@ -45,12 +45,12 @@ fn writing_goes_on_in_another_file_when_one_is_removed() {
         let after = try_open(&storage.after_kill(), options).unwrap();
         assert_eq!((sequences(&after), after.report.missing_files), (vec![9], vec![]));
         let aside = storage.paths().iter().filter(|path| path.ends_with(catalog::damaged_name(2))).count();
-        assert_eq!(aside, usize::from(replaced), "what others have put there is kept");
+        assert_eq!(aside, usize::from(replaced), "a file that someone else put there is kept");
     }
 }
 
 #[test]
-fn older_files_that_are_removed_are_noticed() {
+fn removal_of_an_older_file_is_noticed() {
     let storage = FaultyStorage::default();
     let journal = open_anchored(&storage, Durability::Write);
     fill(&journal, 0..20);
@@ -77,7 +77,7 @@ fn with_sync_nothing_is_acknowledged_in_a_file_without_a_name() {
 }
 
 #[test]
-fn the_directory_of_the_journal_is_made_again() {
+fn a_removed_journal_directory_is_created_again() {
     let storage = FaultyStorage::default();
     let journal = open_anchored(&storage, Durability::Write);
     fill(&journal, 0..20);
@@ -89,7 +89,7 @@ fn the_directory_of_the_journal_is_made_again() {
 }
 
 #[test]
-fn files_from_before_the_start_are_missed_before_the_first_write() {
+fn loss_of_files_from_before_the_start_is_noticed_before_the_first_write() {
     for replaced in [false, true] {
         let storage = FaultyStorage::default();
         fill(&open_anchored(&storage, Durability::Write), 0..3);
@@ -102,7 +102,7 @@ fn files_from_before_the_start_are_missed_before_the_first_write() {
             storage.vanish(Path::new(DIR));
         }
         assert_eq!((check(&journal), journal.lost_files(), journal.excess()), (Ok(()), vec![1], 1));
-        // As once what it held is elsewhere.
+        // As if what it held were stored elsewhere.
         journal.retire_oldest(1).unwrap();
         assert_eq!((check(&journal), journal.lost_files(), journal.excess()), (Ok(()), vec![], 0));
         put(&journal, 3, b"x").unwrap();
@@ -111,7 +111,7 @@ fn files_from_before_the_start_are_missed_before_the_first_write() {
 }
 
 #[test]
-fn without_its_data_directory_it_refuses_until_that_is_back() {
+fn records_are_refused_until_the_data_directory_is_back() {
     for durability in [Durability::Write, Durability::Sync] {
         let storage = FaultyStorage::default();
         let journal = open_anchored(&storage, durability);
@@ -127,7 +127,7 @@ fn without_its_data_directory_it_refuses_until_that_is_back() {
         }
         assert!(journal.failure().is_some());
         storage.create_dir_all(Path::new(DIR)).unwrap();
-        eventually("the other directory is noticed", || {
+        eventually("notice of the other directory", || {
             let error = put(&journal, 1, b"refused").unwrap_err().to_string();
             error.contains("is not the directory that nsqd has locked")
         });
@@ -145,7 +145,7 @@ fn without_its_data_directory_it_refuses_until_that_is_back() {
 }
 
 #[test]
-fn the_loss_of_the_directory_shows_without_a_publish() {
+fn loss_of_the_data_directory_is_a_failure_even_without_a_publish() {
     let storage = FaultyStorage::default();
     let journal = open_anchored(&storage, Durability::Write);
     storage.move_away(Path::new(ROOT), Path::new("/elsewhere"));
