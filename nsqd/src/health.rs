@@ -12,7 +12,9 @@ pub enum Part {
     Journal,
     /// Files in the data directory that someone removed or replaced.
     Files,
-    /// Syncing in the background. A failure lasts until the next start.
+    /// Syncing in the background failed. This lasts until the next start.
+    FailedSync,
+    /// Syncing in the background: files cannot be opened. Nothing is lost, the next attempt syncs them.
     Syncing,
     /// Moving messages from memory to disk.
     Spilling,
@@ -29,7 +31,10 @@ impl Part {
             Part::Journal | Part::Spilling | Part::Upkeep => {
                 "free space or repair the disk; nsqd retries by itself, no restart is needed"
             }
-            Part::Syncing => AFTER_FAILED_SYNC,
+            Part::Syncing => {
+                "raise the limit of open files or repair the disk; nsqd retries by itself, no restart is needed"
+            }
+            Part::FailedSync => AFTER_FAILED_SYNC,
         }
     }
 }

@@ -80,12 +80,12 @@ impl Syncing {
                 Ok(Err(SyncError::Failed(error))) => {
                     let cause =
                         format!("cannot sync {error}; the state on disk is unknown until nsqd restarts");
-                    engine.set_failed(Part::Syncing, &cause);
+                    engine.set_failed(Part::FailedSync, &cause);
                     stop.cancelled().await;
                     return;
                 }
             };
-            engine.set_failed(Part::Syncing, &format!("cannot sync {error}; nsqd retries"));
+            engine.set_failed(Part::Syncing, &format!("cannot sync {error}"));
         }
     }
 

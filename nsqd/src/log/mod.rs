@@ -243,6 +243,13 @@ impl TopicLog {
         self.tail.lock().marks().to_vec()
     }
 
+    /// Runs `read` on the marks that no release has taken yet and on the log's end. A publish changes both under one lock,
+    /// so `read` never sees a deferred message without its mark.
+    pub fn with_marks_and_end<T>(&self, read: impl FnOnce(&[Mark], u64) -> T) -> T {
+        let tail = self.tail.lock();
+        read(tail.marks(), tail.next_sequence())
+    }
+
     /// Holds the messages from `floor` on, until the number is raised or the handle is dropped.
     pub fn hold(&self, floor: u64) -> Floor {
         let floor = Arc::new(AtomicU64::new(floor));

@@ -17,6 +17,8 @@ pub mod report;
 pub mod rescue;
 pub mod verify;
 #[cfg(test)]
+mod checkpoint_tests;
+#[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
 mod history_tests;

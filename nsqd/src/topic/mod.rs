@@ -172,20 +172,22 @@ impl Topic {
         let deadline = due.map(|delay| clock::monotonic().saturating_add(delay));
         let appended =
             self.log.append(bodies, (count, body_bytes), wall_ns, deadline, |first_sequence, frames| {
-                self.journal(&Record::Publish {
+                let ticket = self.journal(&Record::Publish {
                     topic: self.number,
                     first_sequence,
                     count: count as u32,
                     due_ns,
                     frames,
-                })
+                })?;
+                // Under the log's lock: a checkpoint counts the messages before the end that it names, and no others.
+                self.message_count.fetch_add(offered as u64, Ordering::Relaxed);
+                self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
+                Ok::<_, StorageError>(ticket)
             });
         let metrics = self.engine.metrics();
         let (_, end, ticket) = appended.inspect_err(|_| metrics.refused_publishes.add(1))?;
         metrics.published_messages.add(offered as u64);
         metrics.published_bytes.add(body_bytes as u64);
-        self.message_count.fetch_add(offered as u64, Ordering::Relaxed);
-        self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
         Ok(Publication::new(topic, (end - count as u64, end), ticket))
     }
 
@@ -424,7 +426,6 @@ impl Topic {
         let state = self.state.lock();
         let (released, committed) = (state.point.released(), state.point.committed());
         let paused = state.point.is_paused();
-        drop(state);
         let skipped: u64 = (self.log.marks().iter())
             .map(|mark| match *mark {
                 Mark::Skipped { from, to } => to.min(committed).saturating_sub(from.max(released)),
@@ -497,15 +498,18 @@ impl Topic {
         let released = state.point.released();
         let mut skipped = Vec::new();
         let mut unreleased_deferred = Vec::new();
-        for mark in self.log.marks() {
-            match mark {
-                Mark::Skipped { from, to } => skipped.push((from, to)),
-                Mark::Deferred { from, to, due } => {
-                    unreleased_deferred.extend((from..to).map(|sequence| (sequence, clocks.to_wall(due))));
+        let (next_sequence, (message_count, message_bytes)) = self.log.with_marks_and_end(|marks, end| {
+            for mark in marks {
+                match *mark {
+                    Mark::Skipped { from, to } => skipped.push((from, to)),
+                    Mark::Deferred { from, to, due } => {
+                        unreleased_deferred
+                            .extend((from..to).map(|sequence| (sequence, clocks.to_wall(due))));
+                    }
                 }
             }
-        }
-        let (message_count, message_bytes) = self.counters();
+            (end, self.counters())
+        });
         let channels = (state.channels.values().filter(|channel| !channel.is_ephemeral()))
             .map(|channel| (channel.clone(), channel.begin_saving(clocks)))
             .collect();
@@ -513,7 +517,7 @@ impl Topic {
             number: self.number,
             name: self.name.to_string(),
             paused: state.point.is_paused(),
-            next_sequence: self.log.end(),
+            next_sequence,
             released,
             releasing: state.point.is_releasing(),
             skipped,
