@@ -6,8 +6,9 @@
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use nsqd::channel::saved::Clocks;
-use nsqd::channel::{ChannelState, ConsumerKey, Source, Supply};
+use nsqd::channel::{ChannelState, ConsumerKey};
 use nsqd::locality::Locality;
+use nsqd::log::{Source, Supply};
 
 fn main() {
     divan::main();

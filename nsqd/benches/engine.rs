@@ -16,13 +16,14 @@ use nsqd::client_info::ClientInfo;
 use nsqd::engine::EngineLimits;
 use nsqd::log::chunk::CHUNK_BYTES;
 use nsqd::log::retention::Retention;
-use nsqd::startup::{StartOptions, persist, recover};
+use nsqd::startup::{StartOptions, recover};
 use nsqd::storage::data_dir::DataDir;
 use nsqd::storage::file::FileStorage;
 use nsqd::storage::journal::{DEFAULT_FILE_BYTES, JournalTiming};
 use nsqd::storage::{Durability, Storage};
 use nsqd::topic::Topic;
 use nsqd::topic::registry::Registry;
+use nsqd::upkeep::stop;
 use tokio::runtime::Runtime;
 
 fn main() {
@@ -188,7 +189,7 @@ fn recover_checkpoint(bencher: Bencher) {
 fn abandoned(clean: bool) -> tempfile::TempDir {
     let World { registry, dir, .. } = World::filled();
     if clean {
-        persist::persist_all(&registry, true).expect("everything is written");
+        stop::persist_all(&registry, true).expect("everything is written");
     }
     dir
 }

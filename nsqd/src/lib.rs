@@ -17,11 +17,11 @@
 //!
 //! # Modules, lowest first
 //!
-//! [`clock`], [`backpressure`], [`blocking`], [`auth`], [`damage`], [`disk_work`], [`health`], [`metrics`],
-//! [`storage`], [`timers`], [`log`], [`channel`], [`engine`], [`topic`], [`delivery`], [`connection`], [`lookup`],
-//! [`stats`], [`statsd`], [`http`], [`startup`], [`presence`], [`syncing`], [`nsqd`]. A lower module never names a
-//! higher one. The exception is [`log`]: its marks and its reader use types of [`channel`] ([`channel::Mark`],
-//! [`channel::Source`]).
+//! [`clock`], [`backpressure`], [`blocking`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`],
+//! [`timers`], [`auth`], [`locality`], [`client_info`], [`producers`], [`log`], [`channel`], [`engine`], [`topic`],
+//! [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`flags`], [`config`],
+//! [`statsd`], [`http`], [`heartbeat_stats`], [`nsqd`]. Each module uses only modules before it; the test `tidy`
+//! reads the order from this file.
 //!
 //! # Locks
 //!
@@ -32,30 +32,30 @@
 pub mod clock;
 pub mod backpressure;
 pub mod blocking;
-pub mod auth;
 pub mod damage;
 pub mod disk_work;
 pub mod health;
 pub mod metrics;
 pub mod storage;
 pub mod timers;
-pub mod log;
+pub mod auth;
 pub mod locality;
 pub mod client_info;
 pub mod producers;
+pub mod log;
 pub mod channel;
 pub mod engine;
 pub mod topic;
-pub mod upkeep;
 pub mod delivery;
 pub mod connection;
 pub mod lookup;
 pub mod stats;
-pub mod statsd;
-pub mod http;
+pub mod upkeep;
+pub mod import;
 pub mod startup;
-pub mod presence;
-pub mod syncing;
 pub mod flags;
 pub mod config;
+pub mod statsd;
+pub mod http;
+pub mod heartbeat_stats;
 pub mod nsqd;

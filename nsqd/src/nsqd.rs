@@ -19,11 +19,12 @@ use crate::config::{Config, broadcast_port};
 use crate::connection::ConnectionContext;
 use crate::connection::listener::accept_loop;
 use crate::flags::TlsRequired;
+use crate::heartbeat_stats::RegistryStats;
 use crate::http::auth::HttpAuth;
 use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
 use crate::producers::Producers;
-use crate::startup::{self, StartOptions, rescue};
+use crate::startup::{self, StartOptions};
 use crate::stats;
 use crate::statsd::{self, StatsdOptions, expand_prefix};
 use crate::storage::data_dir::DataDir;
@@ -31,9 +32,9 @@ use crate::storage::file::FileStorage;
 use crate::storage::measured::Measured;
 use crate::storage::open_files::OpenFiles;
 use crate::storage::{Durability, Storage};
-use crate::syncing::Syncing;
 use crate::topic::registry::Registry;
-use crate::upkeep;
+use crate::upkeep::syncing::Syncing;
+use crate::upkeep::{self, StopError, stop};
 
 /// Why the daemon did not start: the text after `FATAL: `.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +118,7 @@ impl Nsqd {
         }
         lookup.attach(&registry);
         let started_at = SystemTime::now();
-        lookup.report(&registry, stats::start_time(started_at));
+        lookup.report(Arc::new(RegistryStats::new(&registry, stats::start_time(started_at))));
 
         let producers = Arc::new(Producers::default());
         let mut nsqd = Nsqd {
@@ -281,7 +282,8 @@ impl Nsqd {
         }
         let registry = self.registry.clone();
         let persisted = tokio::task::spawn_blocking(move || persist_at_end(&registry)).await;
-        match persisted.unwrap_or_else(|error| Err(error.to_string())) {
+        let persisted = persisted.map_err(|error| error.to_string());
+        match persisted.and_then(|stored| stored.map_err(|error| error.to_string())) {
             Ok(()) => nsq_daemon::info!(self.logger, "NSQ: bye"),
             Err(error) => {
                 nsq_daemon::error!(self.logger, "failed to persist metadata - {error}");
@@ -306,14 +308,14 @@ impl LookupdAddresses for LookupPeers {
     }
 }
 
-fn persist_at_end(registry: &Registry) -> Result<(), String> {
+fn persist_at_end(registry: &Registry) -> Result<(), StopError> {
     let engine = registry.engine();
     nsq_daemon::info!(
         engine.logger,
         "NSQ: persisting topic/channel metadata to {}",
         engine.data_dir.path().display()
     );
-    rescue::at_end(registry)
+    stop::at_end(registry)
 }
 
 /// Address of the HTTPS listener: a TCP port, and only with a certificate.

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use super::latency::no_latencies;
 use super::outstanding::Recall;
 use super::saved::Clocks;
-use super::state::{AckError, ChannelState, Mark};
-use super::take::{Source, Supply, TakeEnd};
+use super::state::{AckError, ChannelState};
+use super::take::TakeEnd;
 use crate::locality::Locality;
+use crate::log::{Mark, Source, Supply};
 
 const TIMEOUT: u64 = 1_000;
 const MAX_TIMEOUT: u64 = 3_000;

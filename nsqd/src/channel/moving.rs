@@ -16,8 +16,9 @@
 use std::collections::BinaryHeap;
 
 use super::outstanding::{Place, Recall, Slot};
-use super::state::{ChannelState, Mark};
+use super::state::ChannelState;
 use crate::clock::Nanos;
+use crate::log::Mark;
 use crate::log::retention::merged;
 
 impl ChannelState {

@@ -12,8 +12,9 @@ use std::cmp::Reverse;
 
 use super::outstanding::{Entry, Place, Recall};
 use super::skipped::Skipped;
-use super::state::{ChannelState, Counters, Mark};
+use super::state::{ChannelState, Counters};
 use crate::clock::Nanos;
+use crate::log::Mark;
 use crate::log::retention::merged;
 use crate::storage::checkpoint::OutstandingCheckpoint;
 use crate::storage::outstanding_list::OutstandingList;

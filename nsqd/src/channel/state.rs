@@ -27,8 +27,8 @@ use super::saved::Clocks;
 use super::skipped::Skipped;
 use crate::clock::Nanos;
 use crate::locality::Locality;
-use crate::log::Ranges;
 use crate::log::retention::merged;
+use crate::log::{Mark, Ranges};
 
 /// Why a FIN, REQ or TOUCH was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,27 +37,6 @@ pub enum AckError {
     NotInFlight,
     /// The message is in flight to another consumer.
     NotOwner,
-}
-
-/// A part of a release that is not handed out in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
-    /// These sequence numbers have no messages (refused or emptied).
-    Skipped {
-        /// First sequence number.
-        from: u64,
-        /// One past the last sequence number.
-        to: u64,
-    },
-    /// These were published deferred.
-    Deferred {
-        /// First sequence number.
-        from: u64,
-        /// One past the last sequence number.
-        to: u64,
-        /// When they are due.
-        due: Nanos,
-    },
 }
 
 /// Counters that only grow.

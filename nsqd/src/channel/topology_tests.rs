@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use super::consumers::ConsumerKey;
 use super::saved::Clocks;
 use super::state::ChannelState;
-use super::take::{Source, Supply, TakeEnd};
+use super::take::TakeEnd;
 use crate::locality::Locality;
+use crate::log::{Source, Supply};
 
 const TIMEOUT: u64 = 1_000;
 

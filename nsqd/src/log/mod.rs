@@ -4,6 +4,7 @@
 //! which messages they need, and drops the others. Lock order: segments, a holder's lock, tail. The tail's lock is
 //! never held during a disk access.
 //!
+//! - [`mark`]: what a release says besides plain messages; [`supply`]: how a channel gets messages
 //! - [`chunk`]: encoded messages in memory
 //! - [`tail`]: finds the chunk or block of a message; appends; checks the memory bound
 //! - [`reader`]: copies messages to a consumer's output, and reads messages from disk
@@ -21,6 +22,7 @@ mod clean;
 pub mod gone;
 pub mod holder;
 pub mod ids;
+pub mod mark;
 pub mod read_cache;
 pub mod read_memory;
 pub mod reader;
@@ -28,6 +30,7 @@ pub mod repair;
 pub mod retain;
 pub mod retention;
 mod spill;
+pub mod supply;
 pub mod tail;
 
 use std::io;
@@ -40,10 +43,11 @@ pub use self::clean::Cleaned;
 use self::holder::Holders;
 pub use self::holder::{Floor, Holder, Ranges};
 use self::ids::{ForeignIds, base_of};
+pub use self::mark::Mark;
 use self::read_memory::ReadMemory;
 use self::retain::Keeper;
+pub use self::supply::{Source, Supply};
 use self::tail::{Location, Tail, sequence_of};
-use crate::channel::Mark;
 use crate::damage::Damage;
 use crate::disk_work::DiskWork;
 use crate::storage::segment::SegmentStore;

@@ -11,7 +11,7 @@ use super::chunk::{self, Chunk};
 use super::read_cache::{Gathered, ReadCache};
 use super::read_memory::HeldChunk;
 use super::tail::Location;
-use crate::channel::{Source, Supply};
+use super::{Source, Supply};
 use crate::storage::segment::{BlockRef, ReadError};
 
 /// What a take needs from disk.

@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
+use super::Mark;
 use super::TopicLog;
 use super::chunk::Chunk;
 use super::retention::{Piece, PiecePlace, Retention};
 use super::tail::Tail;
-use crate::channel::Mark;
 use crate::clock::Nanos;
 use crate::storage::segment::{BlockRef, LoadedBlock, ReadError, SegmentFileInfo, SegmentStore};
 

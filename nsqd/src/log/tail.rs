@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use self::aside::Aside;
 use self::blocks::Blocks;
+use super::Mark;
 use super::chunk::{self, Chunk};
 use super::retention::{History, merged};
-use crate::channel::Mark;
 use crate::storage::segment::BlockRef;
 
 /// Memory limits per topic, besides the open chunk.

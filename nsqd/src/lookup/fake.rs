@@ -40,7 +40,7 @@ type Script = Box<dyn FnMut(&LookupCommand) -> Answer + Send>;
 
 /// What the fake has recorded.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(super) struct TopicSnapshot {
     /// `"connected"`, the commands' lines, `"closed"`.
     pub log: Vec<String>,
     /// The current registrations: `"topic"`, `"topic channel"`.
@@ -49,14 +49,14 @@ pub(super) struct Seen {
     pub peer: Option<PeerInfo>,
 }
 
-impl Seen {
+impl TopicSnapshot {
     pub fn count(&self, line: &str) -> usize {
         self.log.iter().filter(|other| *other == line).count()
     }
 }
 
 struct Shared {
-    seen: watch::Sender<Seen>,
+    seen: watch::Sender<TopicSnapshot>,
     script: Mutex<Script>,
     info: Mutex<LookupdInfo>,
     /// Cancelled to break the current connections.
@@ -79,7 +79,7 @@ impl FakeLookupd {
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
-            seen: watch::Sender::new(Seen::default()),
+            seen: watch::Sender::new(TopicSnapshot::default()),
             script: Mutex::new(Box::new(script)),
             info: Mutex::new(LookupdInfo { version: "1.3.0".into(), ..LookupdInfo::default() }),
             connections: Mutex::new(stop.child_token()),
@@ -100,13 +100,13 @@ impl FakeLookupd {
         self.shared.info.lock().heartbeat_stats = version;
     }
 
-    pub fn seen(&self) -> Seen {
+    pub fn seen(&self) -> TopicSnapshot {
         self.shared.seen.borrow().clone()
     }
 
     /// Waits until `wish` accepts the records.
     #[track_caller]
-    pub fn until(&self, wish: impl FnMut(&Seen) -> bool) -> impl Future<Output = Seen> {
+    pub fn until(&self, wish: impl FnMut(&TopicSnapshot) -> bool) -> impl Future<Output = TopicSnapshot> {
         let caller = std::panic::Location::caller();
         let mut seen = self.shared.seen.subscribe();
         async move {
@@ -122,7 +122,7 @@ impl FakeLookupd {
     }
 
     #[track_caller]
-    pub fn until_listed(&self, registrations: &[&str]) -> impl Future<Output = Seen> {
+    pub fn until_listed(&self, registrations: &[&str]) -> impl Future<Output = TopicSnapshot> {
         let wanted: BTreeSet<String> = registrations.iter().map(|&name| name.to_owned()).collect();
         self.until(move |seen| seen.listed == wanted)
     }
@@ -204,7 +204,7 @@ async fn answer(stream: &mut TcpStream, shared: &Shared, command: LookupCommand)
     !matches!(answer, Answer::Close | Answer::Error(_))
 }
 
-fn note(seen: &mut Seen, command: LookupCommand, has_effect: bool) {
+fn note(seen: &mut TopicSnapshot, command: LookupCommand, has_effect: bool) {
     let mut line = Vec::new();
     command.encode(&mut line);
     let end = line.iter().position(|&byte| byte == b'\n').unwrap();

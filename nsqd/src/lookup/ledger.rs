@@ -61,7 +61,7 @@ struct Round {
 }
 
 /// One topic in an update.
-pub(super) struct Seen {
+pub struct TopicSnapshot {
     pub number: TopicNumber,
     pub name: TopicName,
     pub fingerprint: u64,
@@ -71,10 +71,10 @@ pub(super) struct Seen {
     pub is_cut: bool,
 }
 
-impl Seen {
+impl TopicSnapshot {
     /// The summary of a topic with `channel_count` channels; it may leave some out.
     pub fn new(number: TopicNumber, summary: TopicSummary, channel_count: usize) -> Self {
-        Seen {
+        TopicSnapshot {
             number,
             fingerprint: fingerprint(&summary),
             entries: summary.entries(),
@@ -86,7 +86,7 @@ impl Seen {
 
 impl Ledger {
     /// Records the present topics of the node.
-    pub fn update(&mut self, node: NodeSummary, topics: impl IntoIterator<Item = Seen>) {
+    pub fn update(&mut self, node: NodeSummary, topics: impl IntoIterator<Item = TopicSnapshot>) {
         self.version += 1;
         self.node = node;
         self.is_cut = false;

@@ -23,7 +23,7 @@ impl Numbers {
                 self.last += 1;
                 self.last
             });
-            Seen::new(number, summary(name, *depth), 0)
+            TopicSnapshot::new(number, summary(name, *depth), 0)
         });
         ledger.update(NodeSummary::default(), seen);
     }
@@ -132,7 +132,7 @@ fn too_many_removals_cause_a_complete_report() {
 #[test]
 fn report_above_the_limit_is_cut_and_marked() {
     let (mut ledger, mut progress) = (Ledger::default(), Progress::default());
-    let seen = |number: TopicNumber| Seen {
+    let seen = |number: TopicNumber| TopicSnapshot {
         number,
         name: TopicName::new(format!("t{number}")).unwrap(),
         fingerprint: 1,
@@ -143,7 +143,7 @@ fn report_above_the_limit_is_cut_and_marked() {
     ledger.begin_round(&mut progress, 0);
     let report = ledger.next_report(&mut progress, |name| Some(summary(name.as_str(), 1))).unwrap();
     assert_eq!((report.topics.len(), report.is_cut), (2, true));
-    ledger.update(NodeSummary::default(), [Seen { is_cut: true, ..seen(1) }]);
+    ledger.update(NodeSummary::default(), [TopicSnapshot { is_cut: true, ..seen(1) }]);
     ledger.begin_round(&mut progress, 0);
     assert!(ledger.next_report(&mut progress, |_| None).unwrap().is_cut, "channels of a topic are left out");
     let wide = TopicStats {
@@ -151,7 +151,7 @@ fn report_above_the_limit_is_cut_and_marked() {
         channels: vec![ChannelStats { channel_name: "c".into(), ..ChannelStats::default() }; 2],
         ..TopicStats::default()
     };
-    let seen = |channel_count| Seen::new(1, TopicSummary::new(&wide).unwrap(), channel_count);
+    let seen = |channel_count| TopicSnapshot::new(1, TopicSummary::new(&wide).unwrap(), channel_count);
     assert_eq!((seen(2).entries, seen(2).is_cut, seen(3).is_cut), (3, false, true));
 }
 

@@ -12,14 +12,14 @@
 //! - `connection`: one TCP connection
 //! - `peer`: the task of one nsqlookupd
 //! - `query`: HTTP requests for channels
-//! - `figures`: statistics of the node's topics
+//! - `node_stats`: how to ask the node for the statistics of its topics
 //! - `ledger`: pure; which statistics have changed since the last report to an nsqlookupd
 //! - `reporter`: collects statistics for the nsqlookupds that want them with heartbeats
 
 mod backoff;
 mod connection;
-mod figures;
 mod ledger;
+mod node_stats;
 mod peer;
 mod query;
 mod reporter;
@@ -39,7 +39,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::figures::{Figures, RegistryFigures};
+pub use self::ledger::TopicSnapshot;
+pub use self::node_stats::NodeStats;
 use self::peer::{Peer, PeerParts, PeerState, Timing};
 use self::query::QueryLimits;
 use self::reporter::Reporter;
@@ -135,14 +136,9 @@ impl LookupPeers {
         self.follow(changes, move || registry.upgrade().map(|registry| topology_of(&registry)));
     }
 
-    /// From now on, sends statistics with the heartbeats to each nsqlookupd that wants them. Does not keep the registry
-    /// alive.
-    pub fn report(&self, registry: &Arc<Registry>, start_time: i64) {
-        self.report_from(Arc::new(RegistryFigures::new(registry, start_time)));
-    }
-
-    fn report_from(&self, figures: Arc<dyn Figures>) {
-        self.reporter.send_replace(Some(Arc::new(Reporter::new(figures))));
+    /// From now on, sends statistics with the heartbeats to each nsqlookupd that wants them.
+    pub fn report(&self, stats: Arc<dyn NodeStats>) {
+        self.reporter.send_replace(Some(Arc::new(Reporter::new(stats))));
     }
 
     /// Calls `gather` now, after each of `changes`, and at intervals in between, until it returns `None`.

@@ -6,15 +6,15 @@ use nsq_protocol::heartbeat::{HEARTBEAT_STATS, NodeSummary, StatsReport, TopicSu
 use nsq_protocol::{LookupCommand, TopicStats, put_lookup_response};
 
 use super::fake::{Answer, DEADLINE, FakeLookupd, Node, calm, node_info};
-use super::ledger::Seen;
+use super::ledger::TopicSnapshot;
 use super::*;
 use crate::storage::TopicNumber;
 
-/// FakeFigures-up topics with their depths.
+/// Made-up topics with their depths.
 #[derive(Default)]
-struct FakeFigures(Mutex<BTreeMap<String, i64>>);
+struct FakeStats(Mutex<BTreeMap<String, i64>>);
 
-impl FakeFigures {
+impl FakeStats {
     fn set(&self, topic: &str, depth: i64) {
         self.0.lock().insert(topic.to_owned(), depth);
     }
@@ -25,14 +25,16 @@ fn summary(name: &str, depth: i64) -> TopicSummary {
     TopicSummary::new(&stats).unwrap()
 }
 
-impl Figures for FakeFigures {
-    fn look(&self) -> Option<(NodeSummary, Vec<Seen>)> {
+impl NodeStats for FakeStats {
+    fn snapshot(&self) -> Option<(NodeSummary, Vec<TopicSnapshot>)> {
         let topics = self.0.lock();
         let number = |name: &str| {
             name.bytes().fold(0, |sum: TopicNumber, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
         };
-        let seen =
-            topics.iter().map(|(name, depth)| Seen::new(number(name), summary(name, *depth), 0)).collect();
+        let seen = topics
+            .iter()
+            .map(|(name, depth)| TopicSnapshot::new(number(name), summary(name, *depth), 0))
+            .collect();
         let node = NodeSummary { start_time: 5, topic_count: topics.len() as u64, ..NodeSummary::default() };
         Some((node, seen))
     }
@@ -59,10 +61,10 @@ async fn stats_lookupd(mut take: impl FnMut(Option<&StatsReport>) -> Answer + Se
     fake
 }
 
-fn node(fake: &FakeLookupd, figures: &Arc<FakeFigures>) -> Node {
+fn node(fake: &FakeLookupd, stats: &Arc<FakeStats>) -> Node {
     let peer = PeerInfo { heartbeat_stats: HEARTBEAT_STATS, ..node_info() };
     let node = Node::start_with(vec![fake.address.clone()], peer, frequent_pings());
-    node.peers.report_from(figures.clone());
+    node.peers.report(stats.clone());
     node.attach();
     node
 }
@@ -86,17 +88,17 @@ async fn heartbeats_carry_changed_statistics() {
         Answer::Right
     });
     let fake = fake.await;
-    let figures = Arc::new(FakeFigures::default());
-    figures.set("a", 1);
-    figures.set("b", 1);
-    let _node = node(&fake, &figures);
+    let stats = Arc::new(FakeStats::default());
+    stats.set("a", 1);
+    stats.set("b", 1);
+    let _node = node(&fake, &stats);
 
     let first = until(&seen, |reports| reports.first().cloned()).await;
     assert!(first.is_first && first.is_last && !first.is_cut);
     assert_eq!((first.topics.len(), first.node.topic_count, first.node.start_time), (2, 2, 5));
     let idle = until(&seen, |reports| reports.get(1).cloned()).await;
     assert!(!idle.is_first && idle.is_last && idle.topics.is_empty(), "nothing is reported twice: {idle:?}");
-    *figures.0.lock() = BTreeMap::from([("b".to_owned(), 7)]);
+    *stats.0.lock() = BTreeMap::from([("b".to_owned(), 7)]);
     let has_both = |report: &&StatsReport| !report.topics.is_empty() && !report.removed.is_empty();
     let change = until(&seen, |reports| reports[1..].iter().find(has_both).cloned()).await;
     assert_eq!((change.topics.len(), change.topics[0].depth, change.removed[0].as_str()), (1, 7, "a"));
@@ -113,9 +115,9 @@ async fn heartbeats_carry_changed_statistics() {
 async fn refresh_request_gets_fresh_statistics() {
     let reports = watch::Sender::new(Vec::new());
     let seen = reports.subscribe();
-    let figures = Arc::new(FakeFigures::default());
-    figures.set("a", 1);
-    let behind = figures.clone();
+    let stats = Arc::new(FakeStats::default());
+    stats.set("a", 1);
+    let behind = stats.clone();
     let mut asked = false;
     let fake = stats_lookupd(move |report| {
         if let Some(report) = report {
@@ -135,7 +137,7 @@ async fn refresh_request_gets_fresh_statistics() {
         Answer::Raw(answer)
     });
     let fake = fake.await;
-    let _node = node(&fake, &figures);
+    let _node = node(&fake, &stats);
     let fresh = until(&seen, |reports| reports.iter().find(|report| report.refresh == 42).cloned()).await;
     assert!(fresh.is_last);
     let last = seen.borrow().iter().flat_map(|report| &report.topics).map(|topic| topic.depth).next_back();
@@ -146,7 +148,7 @@ async fn refresh_request_gets_fresh_statistics() {
 #[tokio::test]
 async fn nsqlookupd_without_the_extension_gets_plain_pings() {
     let fake = FakeLookupd::start().await;
-    let _node = node(&fake, &Arc::new(FakeFigures::default()));
+    let _node = node(&fake, &Arc::new(FakeStats::default()));
     let seen = fake.until(|seen| seen.count("PING") >= 5).await;
     assert!(
         seen.peer.as_ref().is_some_and(|peer| peer.heartbeat_stats == HEARTBEAT_STATS),
@@ -159,7 +161,7 @@ async fn nsqlookupd_without_the_extension_gets_plain_pings() {
 async fn node_without_the_extension_sends_no_statistics() {
     let fake = stats_lookupd(|_| Answer::Right).await;
     let node = Node::start(&[&fake], frequent_pings());
-    node.peers.report_from(Arc::new(FakeFigures::default()));
+    node.peers.report(Arc::new(FakeStats::default()));
     node.attach();
     assert_eq!(fake.until(|seen| seen.count("PING") >= 5).await.count("STATS"), 0);
 }
@@ -172,8 +174,8 @@ async fn refused_report_keeps_the_connection_and_ends_statistics() {
         Answer::Raw(answer)
     };
     let fake = stats_lookupd(move |report| if report.is_some() { refused() } else { Answer::Right }).await;
-    let figures = Arc::new(FakeFigures::default());
-    let node = node(&fake, &figures);
+    let stats = Arc::new(FakeStats::default());
+    let node = node(&fake, &stats);
     let seen = fake.until(|seen| seen.count("STATS") == 1 && seen.count("PING") >= 5).await;
     assert_eq!((seen.count("STATS"), seen.count("connected")), (1, 1));
     assert_eq!(node.count_lines("refuses statistics"), 1);
@@ -182,11 +184,11 @@ async fn refused_report_keeps_the_connection_and_ends_statistics() {
 #[tokio::test]
 async fn registrations_do_not_wait_for_a_long_round_of_reports() {
     let fake = stats_lookupd(|_| Answer::Right).await;
-    let figures = Arc::new(FakeFigures::default());
+    let stats = Arc::new(FakeStats::default());
     for number in 0..20_000 {
-        figures.set(&format!("t{number}"), 1);
+        stats.set(&format!("t{number}"), 1);
     }
-    let node = node(&fake, &figures);
+    let node = node(&fake, &stats);
     fake.until(|seen| seen.count("STATS") >= 1).await;
     node.create("new", &[]);
     let seen = fake.until_listed(&["new"]).await;

@@ -8,13 +8,13 @@ use nsq_protocol::heartbeat::StatsReport;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use super::figures::Figures;
 use super::ledger::{Ledger, Progress};
+use super::node_stats::NodeStats;
 use crate::blocking;
 
 /// Collects statistics and produces reports from them.
 pub(super) struct Reporter {
-    figures: Arc<dyn Figures>,
+    stats: Arc<dyn NodeStats>,
     ledger: Mutex<Ledger>,
     looked: tokio::sync::Mutex<Looked>,
 }
@@ -27,9 +27,9 @@ struct Looked {
 
 impl Reporter {
     /// Collects nothing yet.
-    pub fn new(figures: Arc<dyn Figures>) -> Self {
+    pub fn new(stats: Arc<dyn NodeStats>) -> Self {
         let looked = Looked { began: None, next: Instant::now() };
-        Reporter { figures, ledger: Mutex::default(), looked: tokio::sync::Mutex::new(looked) }
+        Reporter { stats, ledger: Mutex::default(), looked: tokio::sync::Mutex::new(looked) }
     }
 
     /// Makes a pass, unless the latest one began at `not_before` or later. Dropping the future loses nothing.
@@ -40,9 +40,9 @@ impl Reporter {
         }
         sleep_until(looked.next).await;
         let began = Instant::now();
-        let figures = self.figures.clone();
+        let stats = self.stats.clone();
         // Fifty thousand topics take long, so connections must not wait for the pass.
-        let seen = blocking::run(move || figures.look()).await;
+        let seen = blocking::run(move || stats.snapshot()).await;
         if let Ok(Some((node, topics))) = seen {
             self.ledger.lock().update(node, topics);
         }
@@ -57,7 +57,7 @@ impl Reporter {
 
     /// Returns the next report of the round, or `None` at its end.
     pub fn next_report(&self, progress: &mut Progress) -> Option<StatsReport> {
-        self.ledger.lock().next_report(progress, |name| self.figures.topic(name))
+        self.ledger.lock().next_report(progress, |name| self.stats.topic(name))
     }
 }
 

@@ -9,7 +9,7 @@ use nsq_daemon::log::Logger;
 use nsq_protocol::{ChannelName, MessageView, TopicName};
 use proptest::prelude::*;
 
-use super::{StartOptions, persist, recover};
+use super::{StartOptions, recover};
 use crate::channel::{Channel, ConsumerKey, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::engine::EngineLimits;
@@ -21,6 +21,7 @@ use crate::storage::journal::JournalTiming;
 use crate::storage::{Durability, Storage};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
+use crate::upkeep::{journal_files, segments, stop};
 
 pub(super) const CHANNELS: usize = 3;
 
@@ -286,8 +287,8 @@ impl World {
                 self.published.retain(|_, number| !held.contains(number));
             }
             Step::Retire => {
-                persist::retire_journal_files(self.registry.as_ref().unwrap()).unwrap();
-                persist::clean_segments(self.registry.as_ref().unwrap()).unwrap();
+                journal_files::retire_journal_files(self.registry.as_ref().unwrap()).unwrap();
+                segments::clean_segments(self.registry.as_ref().unwrap()).unwrap();
             }
             Step::Move { channel, share } => self.move_channel(channel, share),
             Step::ChannelAt { channel, share } => self.channel_at(channel, share),
@@ -337,7 +338,7 @@ impl World {
         }
         let registry = self.registry.take().unwrap();
         if clean {
-            persist::at_end(&registry).unwrap();
+            stop::store_cleanly(&registry).unwrap();
         }
         for model in self.model.values_mut() {
             model.in_flight.clear();

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use nsq_protocol::{ChannelName, StartAt};
 
 use super::engine_tests::{CHANNELS, ModelChannel, World, messages};
-use crate::channel::{Channel, Mark};
+use crate::channel::Channel;
+use crate::log::Mark;
 use crate::log::retention::Retention;
 use crate::topic::history::HistoryError;
 

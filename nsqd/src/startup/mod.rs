@@ -1,20 +1,15 @@
-//! Start and stop of the storage: locks and reads the data directory before the first connection, and restores topics
-//! and channels.
+//! Before the first connection: reads the data directory and restores topics and channels.
 //!
-//! - [`import`]: the first step, takes over a data directory of NSQ; [`diskqueue`] reads its queues
+//! - [`crate::import`]: the first step, takes over a data directory of NSQ
 //! - [`replay`]: pure; turns checkpoint and journal records into topics and channels
 //! - [`report`]: reports damage found meanwhile; [`gaps`]: which messages the damage affects
 //! - [`verify`]: what a start would report, and whether all messages are readable, without changes
-//! - [`persist`]: the opposite direction: writes checkpoints and retires old journal files
-//! - [`rescue`]: stores everything at a stop, even if the data directory was moved or removed
+//!
+//! The opposite direction, what a start reads, is written by [`crate::upkeep`].
 
-pub mod diskqueue;
-pub mod import;
-pub mod persist;
 pub mod gaps;
 pub mod replay;
 pub mod report;
-pub mod rescue;
 pub mod verify;
 #[cfg(test)]
 mod checkpoint_tests;
@@ -28,32 +23,34 @@ mod simulation;
 mod slow_disk_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 use nsq_daemon::log::Logger;
 use nsq_protocol::TopicName;
 
 use self::gaps::Gaps;
-use self::replay::{Replay, ReplayLimits, ReplayedTopic};
+use self::replay::{Replay, ReplayError, ReplayLimits, ReplayedTopic};
 use self::report::JournalFindings;
-use crate::channel::Mark;
 use crate::channel::saved::Clocks;
 use crate::clock;
 use crate::damage::{Damage, Finding, Severity};
 use crate::engine::{Engine, EngineLimits, EngineParts};
 use crate::health::Part;
+use crate::import::{self, ImportError};
 use crate::log::tail::Tail;
-use crate::log::{LogContext, TopicLog};
+use crate::log::{LogContext, Mark, TopicLog};
 use crate::storage::anchored::Anchored;
-use crate::storage::checkpoint::{self, Problem};
-use crate::storage::data_dir::DataDir;
-use crate::storage::journal::{Journal, JournalOptions};
+use crate::storage::checkpoint::{self, CheckpointError, Problem};
+use crate::storage::data_dir::{DataDir, DataDirError};
+use crate::storage::journal::{Journal, JournalError, JournalOptions};
 use crate::storage::record::Record;
 use crate::storage::segment::SegmentStore;
 use crate::storage::{Durability, Space, Storage, TopicNumber};
 use crate::topic::registry::{ChannelOracle, Registry};
 use crate::topic::release::ReleasePoint;
 use crate::topic::{Topic, TopicParts};
+use crate::upkeep::{UpkeepError, stop};
 
 /// Options for starting the engine.
 pub struct StartOptions {
@@ -69,13 +66,34 @@ pub struct StartOptions {
     pub oracle: Option<Arc<dyn ChannelOracle>>,
 }
 
-/// Why the data directory could not be read. Nothing was changed except what recovery itself changes.
+/// Why a start failed. Nothing was changed except what recovery itself changes.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct RecoveryError(String);
-
-fn failed(what: &str) -> impl Fn(String) -> RecoveryError + '_ {
-    move |cause| RecoveryError(format!("{what}: {cause}"))
+pub enum RecoveryError {
+    #[error("cannot access the data directory: {0}")]
+    Access(io::Error),
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("cannot read checkpoint: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Topics of the checkpoint cannot be opened.
+    #[error("cannot restore checkpoint: {0}")]
+    Restore(ReplayError),
+    #[error("cannot replay journal: {0}")]
+    Replay(ReplayError),
+    /// Topics cannot be restored from their segments alone.
+    #[error("cannot rebuild topics: {0}")]
+    Rebuild(ReplayError),
+    #[error("cannot list topics: {0}")]
+    Topics(io::Error),
+    #[error("cannot write segment: {0}")]
+    Segment(io::Error),
+    /// Only without a journal: the messages of an earlier run with one stay there.
+    #[error("cannot move journal to segments: {0}")]
+    MoveJournal(UpkeepError),
 }
 
 /// Restores all topics and channels: from the checkpoint, then from the journal records after it.
@@ -95,8 +113,7 @@ pub struct Recovered {
 /// As [`recover`], but also returns the findings.
 pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryError> {
     let StartOptions { storage, data_dir, durability, limits, logger, oracle } = options;
-    let home = Anchored::new(storage, data_dir.path())
-        .map_err(|error| failed("cannot access the data directory")(error.to_string()))?;
+    let home = Anchored::new(storage, data_dir.path()).map_err(RecoveryError::Access)?;
     let home = Arc::new(home);
     let storage: Arc<dyn Storage> = home.clone();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
@@ -107,11 +124,10 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         retention: limits.retention,
     };
     import::take_over(&storage, &data_dir, &limits, &logger, clocks.wall_ns)?;
-    data_dir.prepare(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
+    data_dir.prepare(&*storage)?;
     let damage = Arc::new(Damage::new(logger.clone()));
     let log_context = LogContext { damage: damage.clone(), ..LogContext::default() };
-    let loaded = checkpoint::load(&*storage, &data_dir.checkpoint_path())
-        .map_err(|error| failed("cannot read checkpoint")(error.to_string()))?;
+    let loaded = checkpoint::load(&*storage, &data_dir.checkpoint_path())?;
     for Problem { path, bytes, what } in &loaded.problems {
         damage.found(Finding::damage(format!("damaged checkpoint: {what}")).at(path, 0, *bytes));
     }
@@ -119,15 +135,14 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
     let open_log = |number, name: &TopicName, first_sequence| {
         let (segments, blocks, report) =
             SegmentStore::open(storage.clone(), data_dir.topic_dir(number), limits.max_bytes_per_file)
-                .map_err(|error| format!("cannot open segments of topic {name}: {error}"))?;
+                .map_err(|error| ReplayError::Segments { topic: name.clone(), error })?;
         report::segments(&logger, &damage, name, (&blocks, &report));
         let mut tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
         tail.adopt_blocks(blocks);
         Ok(Arc::new(TopicLog::new(tail, segments, name.as_str(), log_context.clone())))
     };
     warn_of_low_space(&logger, &*storage, &data_dir);
-    let mut replay =
-        Replay::new(saved.as_ref(), replay_limits, open_log).map_err(failed("cannot restore checkpoint"))?;
+    let mut replay = Replay::new(saved.as_ref(), replay_limits, open_log).map_err(RecoveryError::Restore)?;
 
     let mut journal_options = JournalOptions::new(data_dir.journal_dir(), durability);
     journal_options.file_bytes = limits.journal_file_bytes;
@@ -147,12 +162,11 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         } else if since_tidy % TIDY_EVERY == 0
             && let Some(error) = replay.topics.values().find_map(|topic| topic.tidy().err())
         {
-            replay_error = Some(error.to_string());
+            replay_error = Some(ReplayError::Io(error));
         }
-    })
-    .map_err(|error| RecoveryError(error.to_string()))?;
+    })?;
     if let Some(error) = replay_error {
-        return Err(failed("cannot replay journal")(error));
+        return Err(RecoveryError::Replay(error));
     }
     let topic_name = |number| replay.topics.get(&number).map(|topic| topic.name.to_string());
     JournalFindings { data_dir: &data_dir, saved: saved.as_ref(), report: &report, gaps: &gaps }
@@ -161,7 +175,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         let what = format!("{} records of the journal are invalid and were skipped", replay.nonsense_count);
         damage.found(Finding::damage(what));
     }
-    let numbers = data_dir.topic_numbers(&*storage).map_err(|error| RecoveryError(error.to_string()))?;
+    let numbers = data_dir.topic_numbers(&*storage).map_err(RecoveryError::Topics)?;
     // A new topic must not get the number of a directory that could not be removed.
     let behind_all = numbers.iter().max().map_or(0, |number| number.saturating_add(1));
     replay.next_numbers.0 = replay.next_numbers.0.max(behind_all);
@@ -172,7 +186,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
             || !report.is_complete();
         for number in numbers {
             if may_be_lost {
-                replay.take_on_segments(number).map_err(failed("cannot rebuild topics"))?;
+                replay.take_on_segments(number).map_err(RecoveryError::Rebuild)?;
             } else if replay.is_unheard_of(number) {
                 set_aside_unknown(&*storage, &data_dir, number, &damage);
             }
@@ -225,8 +239,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
             topic.unreleased.push((topic.log.end(), topic.end, None));
         }
         topic.advance(replay_limits);
-        registry
-            .adopt(restore_topic(&engine, number, topic, clocks).map_err(failed("cannot write segment"))?);
+        registry.adopt(restore_topic(&engine, number, topic, clocks).map_err(RecoveryError::Segment)?);
     }
     remove_orphans(&engine, &numbers);
     if registry.all_unsorted().iter().any(|topic| topic.log().has_failed_to_spill()) {
@@ -236,8 +249,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         );
     }
     if durability == Durability::Overflow {
-        persist::move_journal_to_segments(&registry, &journal)
-            .map_err(failed("cannot move journal to segments"))?;
+        stop::move_journal_to_segments(&registry, &journal).map_err(RecoveryError::MoveJournal)?;
     }
     Ok(Recovered { registry, findings, record_count: report.records })
 }
@@ -306,10 +318,9 @@ fn restore_missing(
             {
                 failure = Some(error);
             }
-        })
-        .map_err(|error| RecoveryError(error.to_string()))?;
+        })?;
         if let Some(error) = failure {
-            return Err(failed("cannot write segment")(error.to_string()));
+            return Err(RecoveryError::Segment(error));
         }
     }
     Ok(())
@@ -339,7 +350,7 @@ fn restore_topic(
     number: TopicNumber,
     topic: ReplayedTopic,
     clocks: Clocks,
-) -> Result<Arc<Topic>, String> {
+) -> io::Result<Arc<Topic>> {
     topic.log.skip_to(topic.end);
     let longest = clock::nanos(engine.limits.max_req_timeout);
     for &(from, to, due) in &topic.unreleased {
@@ -348,7 +359,7 @@ fn restore_topic(
             None => Mark::Skipped { from, to },
         });
     }
-    topic.tidy().map_err(|error| error.to_string())?;
+    topic.tidy()?;
     let point = ReleasePoint::new(topic.released, topic.end, topic.paused, true);
     let parts = TopicParts {
         name: topic.name.clone(),

@@ -11,6 +11,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -18,15 +19,27 @@ use nsq_protocol::{ChannelName, TopicName};
 
 use crate::channel::runs::Runs;
 use crate::channel::saved::{Clocks, SavedChannel};
-use crate::channel::{ChannelState, Counters, Mark};
+use crate::channel::{ChannelState, Counters};
 use crate::clock::Nanos;
 use crate::log::repair::CheckedBlock;
 use crate::log::retention::{Retention, gaps, merged};
-use crate::log::{Floor, TopicLog};
+use crate::log::{Floor, Mark, TopicLog};
 use crate::storage::checkpoint::{Checkpoint, TopicCheckpoint};
 use crate::storage::journal::Lsn;
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, TopicNumber, is_full};
+
+/// Why records cannot be applied. Invalid records are no error: they are counted and skipped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("cannot open segments of topic {topic}: {error}")]
+    Segments { topic: TopicName, error: io::Error },
+    #[error("topic {0} has no name")]
+    Unnamed(TopicNumber),
+    /// A segment cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 /// Settings of a replay.
 #[derive(Debug, Clone, Copy)]
@@ -118,9 +131,13 @@ pub struct Replay<F> {
     open_log: F,
 }
 
-impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Replay<F> {
+impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError>> Replay<F> {
     /// Starts from a checkpoint, if there is one.
-    pub fn new(checkpoint: Option<&Checkpoint>, limits: ReplayLimits, open_log: F) -> Result<Self, String> {
+    pub fn new(
+        checkpoint: Option<&Checkpoint>,
+        limits: ReplayLimits,
+        open_log: F,
+    ) -> Result<Self, ReplayError> {
         let mut replay = Replay {
             topics: BTreeMap::new(),
             next_numbers: (1, 1),
@@ -146,7 +163,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         Ok(replay)
     }
 
-    fn restore(&mut self, saved: &TopicCheckpoint) -> Result<(), String> {
+    fn restore(&mut self, saved: &TopicCheckpoint) -> Result<(), ReplayError> {
         let Ok(name) = TopicName::new(&saved.name) else {
             self.nonsense_count += 1;
             return Ok(());
@@ -214,7 +231,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
     }
 
     /// Applies one journal record.
-    pub fn apply(&mut self, at: Lsn, record: Record<'_>) -> Result<(), String> {
+    pub fn apply(&mut self, at: Lsn, record: Record<'_>) -> Result<(), ReplayError> {
         if let Record::Publish { topic, first_sequence, count, due_ns, frames } = record {
             if at >= self.apply_from && self.is_unheard_of(topic) {
                 self.take_on(topic, Some(first_sequence))?;
@@ -270,8 +287,8 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
     }
 
     /// Adds a topic of which only its number is known, and either a message or its segments.
-    fn take_on(&mut self, number: TopicNumber, message: Option<u64>) -> Result<(), String> {
-        let name = nameless(number).ok_or("no name for a topic")?;
+    fn take_on(&mut self, number: TopicNumber, message: Option<u64>) -> Result<(), ReplayError> {
+        let name = nameless(number).ok_or(ReplayError::Unnamed(number))?;
         self.next_numbers.0 = self.next_numbers.0.max(number + 1);
         let log = (self.open_log)(number, &name, message.unwrap_or(0))?;
         if let Some(first) = message.into_iter().chain(log.oldest_on_disk()).min() {
@@ -283,7 +300,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
     }
 
     /// Adds a topic of which only segments are left, if there are any.
-    pub fn take_on_segments(&mut self, number: TopicNumber) -> Result<(), String> {
+    pub fn take_on_segments(&mut self, number: TopicNumber) -> Result<(), ReplayError> {
         if self.is_unheard_of(number) { self.take_on(number, None) } else { Ok(()) }
     }
 
@@ -326,7 +343,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, String>> Re
         lost_names
     }
 
-    fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), String> {
+    fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), ReplayError> {
         self.next_numbers.0 = self.next_numbers.0.max(number + 1);
         let Ok(name) = TopicName::new(name) else {
             self.nonsense_count += 1;
@@ -409,14 +426,14 @@ impl ReplayedTopic {
         due_ns: Option<i64>,
         frames: &[u8],
         limits: ReplayLimits,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, ReplayError> {
         let end = first + u64::from(count);
         let mut sound = true;
         if end > self.lowest_needed().min(self.log.retained_from()) {
             let known_to = self.log.end();
             if first < known_to {
                 self.segments.push(first, end.min(known_to));
-                self.check_segments(first, end.min(known_to)).map_err(|error| error.to_string())?;
+                self.check_segments(first, end.min(known_to))?;
             }
             if end > known_to {
                 sound = self.log.append_recovered(first, count, frames);

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use nsq_protocol::StartAt;
 
 use super::{State, Topic};
+use crate::channel::Channel;
 use crate::channel::saved::Clocks;
-use crate::channel::{Channel, Mark};
 use crate::clock;
+use crate::log::Mark;
 use crate::log::retention::Retention;
 use crate::storage::checkpoint::RetentionCheckpoint;
 use crate::storage::record::Record;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use nsqd::startup::diskqueue;
-use nsqd::startup::import::{self, queues::METADATA_FILE};
+use nsqd::import::diskqueue;
+use nsqd::import::{self, queues::METADATA_FILE};
 use nsqd::storage::Storage;
 use nsqd::storage::data_dir::{DataDir, DataDirError};
 use nsqd::storage::open_files::OpenFiles;

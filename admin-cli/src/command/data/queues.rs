@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use nsqd::startup::diskqueue::{self, Found, Oddity, Position, RecordHeader, RecordScan, Stretch, Window};
-use nsqd::startup::import::metadata::Metadata;
-use nsqd::startup::import::queues::{self, FoundQueue, METADATA_FILE};
+use nsqd::import::diskqueue::{self, Found, Oddity, Position, RecordHeader, RecordScan, Stretch, Window};
+use nsqd::import::metadata::Metadata;
+use nsqd::import::queues::{self, FoundQueue, METADATA_FILE};
 
 use super::directory::{Directory, View};
 use crate::exit_status::Failure;

@@ -1,7 +1,7 @@
 //! Pure: retention, as far as it concerns the tail.
 
 use super::{Location, Tail, mark_start};
-use crate::channel::Mark;
+use crate::log::Mark;
 use crate::log::chunk::Chunk;
 use crate::log::retention::{Piece, PiecePlace, gaps, merged};
 use crate::storage::segment::BlockRef;

@@ -13,10 +13,10 @@ use super::model::Model;
 use super::observe;
 use super::steps::{Step, steps};
 use super::world::{Contract, Crash, Lost, World};
-use crate::startup::persist;
 use crate::storage::faulty::disk::Disk;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
 use crate::storage::{Durability, Storage};
+use crate::upkeep::stop;
 
 /// All operations except syncs: after a failed sync, the journal accepts no writes until a restart.
 const PASSING: [Op; 7] = [Op::Create, Op::Open, Op::Write, Op::Read, Op::Remove, Op::Rename, Op::Truncate];
@@ -137,7 +137,7 @@ fn uncertain_refusal_is_reported_and_a_clean_stop_resolves_it() {
     };
     assert_eq!(depth(storage.disk().after_kill()), 1, "the refused message must be in the journal");
     storage.heal();
-    persist::at_end(&registry).unwrap_err();
+    stop::store_cleanly(&registry).unwrap_err();
     drop(registry);
     assert_eq!(depth(storage.disk().after_kill()), 0);
 }

@@ -6,9 +6,9 @@ use nsq_protocol::{ChannelName, StartAt};
 use super::model::{Body, ChannelModel, Due, MessageModel, PublishedModel, TopicModel};
 use super::world::{DURABLE_CHANNELS, World, text};
 use crate::log::retention::Retention;
-use crate::startup::persist;
 use crate::storage::Durability;
 use crate::topic::history::HistoryError;
+use crate::upkeep::segments;
 
 /// Retention settings for a topic: the flags' (nothing), everything (no run takes an hour), or a few files.
 const RETENTIONS: [Option<Retention>; 4] =
@@ -38,7 +38,7 @@ impl World<'_> {
 
     /// Drops retained messages, as the daemon does regularly.
     pub(super) fn retain(&mut self) -> Result<bool, String> {
-        self.if_possible(persist::retain(self.registry()?))?;
+        self.if_possible(segments::retain(self.registry()?))?;
         for name in self.model().topics.keys().cloned().collect::<Vec<_>>() {
             let from = self.topic(&name)?.log().retained_from();
             self.model_of(&name)?.retain_from(from);

@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 
 use super::steps::step_meanwhile;
 use super::world::World;
-use crate::startup::persist;
+use crate::upkeep::checkpoint;
 
 impl World<'_> {
     /// Takes a checkpoint, a few messages at a time, and runs steps from this seed in between.
@@ -15,7 +15,7 @@ impl World<'_> {
         let slice = random.random_range(1..6);
         let mut done = Ok(());
         let mut steps_left = 40;
-        let written = persist::write_checkpoint_while(&registry, false, slice, &mut || {
+        let written = checkpoint::write_checkpoint_while(&registry, false, slice, &mut || {
             while done.is_ok() && steps_left > 0 && random.random_bool(0.6) {
                 steps_left -= 1;
                 let step = step_meanwhile(&mut random);

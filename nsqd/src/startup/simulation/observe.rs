@@ -67,8 +67,7 @@ fn start_with(
     logger: Logger,
 ) -> Result<Recovered, RecoveryError> {
     let storage: Arc<dyn Storage> = Arc::new(storage.clone());
-    let data_dir =
-        DataDir::open(&storage, Path::new(DIR)).map_err(|error| RecoveryError(error.to_string()))?;
+    let data_dir = DataDir::open(&storage, Path::new(DIR))?;
     recover_and_report(StartOptions { data_dir, storage, durability, limits: LIMITS, logger, oracle: None })
 }
 

@@ -11,10 +11,10 @@ use super::faults::{KILL, check_crash, is_acknowledged};
 use super::observe::DIR;
 use super::steps::{Step, steps};
 use super::world::{Contract, Crash, World};
-use crate::presence::Presence;
-use crate::startup::{persist, rescue};
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::{Durability, Storage};
+use crate::upkeep::presence::Presence;
+use crate::upkeep::{journal_files, stop};
 
 /// Picks a file of the data directory, or one of its directories.
 fn victim(storage: &FaultyStorage, random: &mut SmallRng) -> Option<PathBuf> {
@@ -49,7 +49,7 @@ fn run(contract: Contract, seed: u64) -> Result<(), String> {
     world.does_meanwhile = is_acknowledged;
     let mut presence = Presence::default();
     for (index, &step) in steps(seed).iter().enumerate().filter(|(_, step)| is_acknowledged(step)) {
-        let fail = |error| format!("step {index}, {step:?}: {error}");
+        let fail = |error: String| format!("step {index}, {step:?}: {error}");
         if index > 1 && random.random_bool(0.1) {
             look(&world, &mut presence).map_err(fail)?;
             let Some(path) = victim(world.storage(), &mut random) else { continue };
@@ -60,7 +60,7 @@ fn run(contract: Contract, seed: u64) -> Result<(), String> {
         }
         // The simulation never shrinks the journal by itself.
         if random.random_bool(0.05) {
-            persist::shrink_journal(world.registry()?).map_err(fail)?;
+            journal_files::shrink_journal(world.registry()?).map_err(|error| fail(error.to_string()))?;
         }
         world.apply(step, index).map_err(fail)?;
     }
@@ -76,7 +76,7 @@ fn run(contract: Contract, seed: u64) -> Result<(), String> {
     if !world.publishes()? {
         return Err("accepts publishes without a data directory".into());
     }
-    let stopped = rescue::at_end(world.registry()?);
+    let stopped = stop::at_end(world.registry()?).map_err(|error| error.to_string());
     if is_removed {
         stopped?;
     } else {

@@ -14,7 +14,6 @@ use super::observe::{self, Came, DIR, Observed};
 use super::steps::Step;
 use crate::channel::{Channel, ConsumerKey};
 use crate::clock;
-use crate::startup::persist;
 use crate::storage::block::BLOCK_HEADER_BYTES;
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::faulty::disk::{Change, Disk};
@@ -22,6 +21,7 @@ use crate::storage::{Durability, Storage, TopicNumber};
 use crate::timers::Expire;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
+use crate::upkeep::{checkpoint, journal_files, segments, stop};
 
 const TOPICS: [&str; 4] = ["t", "..", "orders.x", "e#ephemeral"];
 const CHANNELS: [&str; 4] = ["a", "b", "c.d", "x#ephemeral"];
@@ -201,7 +201,7 @@ impl<'r> World<'r> {
 
     /// Runs the daemon's background work once more, on a disk that works again.
     pub fn resume(&mut self) -> Result<(), String> {
-        persist::retry_spills(self.registry()?);
+        segments::retry_spills(self.registry()?);
         for step in [Step::Flush, Step::Retire, Step::Clean, Step::Checkpoint] {
             self.apply(step, usize::MAX).map_err(|error| format!("healed, {step:?}: {error}"))?;
         }
@@ -275,7 +275,7 @@ impl<'r> World<'r> {
             Step::Crash { back, torn } => return self.crash(back as usize, torn as usize, index),
             Step::Flush => (self.if_possible(self.flush())?.unwrap_or(false), false),
             Step::Checkpoint => {
-                let written = persist::write_checkpoint(self.registry()?, false);
+                let written = checkpoint::write_checkpoint(self.registry()?, false);
                 (self.if_possible(written)?.is_some(), false)
             }
             Step::CheckpointWhile { seed } => {
@@ -284,7 +284,7 @@ impl<'r> World<'r> {
                 (false, false)
             }
             Step::Retire => {
-                let retired = persist::retire_journal_files(self.registry()?);
+                let retired = journal_files::retire_journal_files(self.registry()?);
                 (self.if_possible(retired)?.is_some_and(|count| count > 0), false)
             }
             Step::Clean => {
@@ -310,10 +310,10 @@ impl<'r> World<'r> {
     }
 
     /// Returns `None` if a disk that may fail refused the operation.
-    pub(super) fn if_possible<T>(&self, result: Result<T, String>) -> Result<Option<T>, String> {
+    pub(super) fn if_possible<T>(&self, result: Result<T, impl ToString>) -> Result<Option<T>, String> {
         match result {
             Err(_) if self.tolerates_faults => Ok(None),
-            result => result.map(Some),
+            result => result.map(Some).map_err(|error| error.to_string()),
         }
     }
 
@@ -427,7 +427,7 @@ impl<'r> World<'r> {
         // Allowed bytes of spilled messages that are not needed: a few small files, and waste not worth copying.
         const SLACK_BYTES: u64 = 4096;
         let mut rounds = 0;
-        while self.if_possible(persist::clean_segments(self.registry()?))?.is_some_and(|c| c.freed_bytes > 0)
+        while self.if_possible(segments::clean_segments(self.registry()?))?.is_some_and(|c| c.freed_bytes > 0)
         {
             rounds += 1;
             if rounds > 20 {
@@ -659,7 +659,7 @@ impl<'r> World<'r> {
         for (channel, key) in std::mem::take(&mut self.consumers).into_values() {
             channel.unsubscribe(key);
         }
-        persist::at_end(self.registry()?)?;
+        stop::store_cleanly(self.registry()?).map_err(|error| error.to_string())?;
         let durable = self.storage.recorded_count();
         self.current.states.push(State { model: self.recorded.clone(), begun, durable });
         self.restart(durable, None)

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use nsqd::startup::diskqueue;
-use nsqd::startup::import::queues::METADATA_FILE;
+use nsqd::import::diskqueue;
+use nsqd::import::queues::METADATA_FILE;
 use serde::Serialize;
 
 use super::sink::{Exported, Files, QueueName, Sink};

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use nsq_protocol::{FRAME_HEADER_BYTES, MessageView};
 use nsqd::channel::saved::Clocks;
-use nsqd::channel::{Source, Supply};
 use nsqd::clock;
 use nsqd::log::TopicLog;
 use nsqd::log::read_cache::ReadCache;
 use nsqd::log::reader::LogReader;
 use nsqd::log::tail::sequence_of;
+use nsqd::log::{Source, Supply};
 use nsqd::storage::TopicNumber;
 use nsqd::storage::record::Record;
 use nsqd::storage::segment::SegmentStore;

@@ -26,7 +26,7 @@ use super::index::{Index, IndexEntry, IndexWriter};
 use super::metadata::TopicEntry;
 use super::queues::{QueueFiles, read_position};
 use crate::engine::EngineLimits;
-use crate::startup::diskqueue::{self, Found, RecordHeader, RecordScan};
+use crate::import::diskqueue::{self, Found, RecordHeader, RecordScan};
 use crate::storage::checkpoint::{ChannelCheckpoint, OutstandingCheckpoint, TopicCheckpoint};
 use crate::storage::data_dir::DataDir;
 use crate::storage::outstanding_list::OutstandingList;

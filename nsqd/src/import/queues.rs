@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
-use crate::startup::diskqueue::{self, MAX_POSITION_BYTES, Position, QueueFile};
+use crate::import::diskqueue::{self, MAX_POSITION_BYTES, Position, QueueFile};
 use crate::storage::Storage;
 
 /// NSQ's list of topics and channels.

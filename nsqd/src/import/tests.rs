@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::nsq_dir::{self, DIR, DirModel, Messages, QueueModel, Record, TopicContent, files, put};
-use super::{Converter, take_over_with};
+use super::{Converter, ImportError, take_over_with};
 use crate::channel::{Channel, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::engine::EngineLimits;
@@ -40,8 +40,8 @@ const LIMITS: EngineLimits = EngineLimits {
 };
 
 /// Runs only the takeover, with an index too large for its memory limit.
-fn import(storage: &Arc<dyn Storage>) -> Result<(), RecoveryError> {
-    let data_dir = DataDir::open(storage, DIR).map_err(|error| RecoveryError(error.to_string()))?;
+fn import(storage: &Arc<dyn Storage>) -> Result<(), ImportError> {
+    let data_dir = DataDir::open(storage, DIR)?;
     take_over_with(Converter {
         storage,
         data_dir: &data_dir,

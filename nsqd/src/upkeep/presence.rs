@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
+use super::checkpoint::write_checkpoint;
+use super::journal_files::retire_journal_files;
 use crate::engine::Engine;
 use crate::health::Part;
-use crate::startup::persist;
 use crate::storage::Identity;
 use crate::storage::journal::Journal;
 use crate::topic::registry::Registry;
@@ -67,9 +68,10 @@ impl Presence {
             );
             self.lost_journal_files = lost;
         }
-        let failed = |cause| format!("cannot store the content of removed journal files again: {cause}");
-        match persist::retire_journal_files(registry) {
-            Err(cause) => Some(failed(cause)),
+        let failed =
+            |cause: String| format!("cannot store the content of removed journal files again: {cause}");
+        match retire_journal_files(registry) {
+            Err(cause) => Some(failed(cause.to_string())),
             Ok(_) if journal.lost_files().is_empty() => {
                 crate::log_info!(registry.engine(), "stored the content of removed journal files again");
                 None
@@ -103,7 +105,7 @@ impl Presence {
         }
         crate::log_error!(engine, "{} was removed or replaced; writing it again", path.display());
         self.checkpoint = None;
-        persist::write_checkpoint(registry, false).err()
+        write_checkpoint(registry, false).err().map(|error| error.to_string())
     }
 
     fn look_at_segments(&mut self, registry: &Registry) -> Option<String> {

@@ -1,38 +1,30 @@
-//! The source of the statistics that heartbeats carry.
+//! The statistics that heartbeats to nsqlookupd carry, from the registry.
 
 use std::sync::{Arc, Weak};
 
 use nsq_protocol::heartbeat::{NodeSummary, TopicSummary};
 use nsq_protocol::{TopicName, TopicStats};
 
-use super::ledger::Seen;
+use crate::lookup::{NodeStats, TopicSnapshot};
 use crate::stats::{self, StatsRequest};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
-/// Statistics of the node and its topics.
-pub(super) trait Figures: Send + Sync {
-    /// The node and all topics, in any order; `None` once the node has stopped.
-    fn look(&self) -> Option<(NodeSummary, Vec<Seen>)>;
-    /// One topic; `None` if it does not exist.
-    fn topic(&self, name: &TopicName) -> Option<TopicSummary>;
-}
-
 /// Statistics of a registry. Does not keep the registry alive.
-pub(super) struct RegistryFigures {
+pub struct RegistryStats {
     registry: Weak<Registry>,
     start_time: i64,
 }
 
-impl RegistryFigures {
-    /// `start_time` is in unix seconds.
+impl RegistryStats {
+    /// `start_time` is in Unix seconds.
     pub fn new(registry: &Arc<Registry>, start_time: i64) -> Self {
-        RegistryFigures { registry: Arc::downgrade(registry), start_time }
+        RegistryStats { registry: Arc::downgrade(registry), start_time }
     }
 }
 
-impl Figures for RegistryFigures {
-    fn look(&self) -> Option<(NodeSummary, Vec<Seen>)> {
+impl NodeStats for RegistryStats {
+    fn snapshot(&self) -> Option<(NodeSummary, Vec<TopicSnapshot>)> {
         let registry = self.registry.upgrade()?;
         let topics = registry.all_unsorted();
         let stats = stats::of_node(registry.engine(), self.start_time);
@@ -44,11 +36,11 @@ impl Figures for RegistryFigures {
             topic_count: topics.len() as u64,
         };
         // One at a time: the statistics of fifty thousand topics would take memory that is never returned.
-        let seen = topics.iter().filter_map(|topic| {
+        let snapshots = topics.iter().filter_map(|topic| {
             let stats = of_topic(&registry, topic)?;
-            Some(Seen::new(topic.number(), TopicSummary::new(&stats)?, stats.channels.len()))
+            Some(TopicSnapshot::new(topic.number(), TopicSummary::new(&stats)?, stats.channels.len()))
         });
-        Some((node, seen.collect()))
+        Some((node, snapshots.collect()))
     }
 
     fn topic(&self, name: &TopicName) -> Option<TopicSummary> {

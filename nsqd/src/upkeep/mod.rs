@@ -7,6 +7,21 @@
 //! - without a journal, writes a checkpoint when topics or channels change
 //!
 //! Without work it reads only a few numbers, whatever the number of topics.
+//!
+//! - [`checkpoint`]: writes checkpoints
+//! - [`journal_files`]: retires old journal files
+//! - [`segments`]: cleans segments, deletes what was retained for long enough
+//! - [`presence`]: checks that the files are still there
+//! - [`syncing`]: syncs what was written with a durability that does not sync at once
+//! - [`stop`]: stores everything at a stop
+
+pub mod checkpoint;
+mod error;
+pub mod journal_files;
+pub mod presence;
+pub mod segments;
+pub mod stop;
+pub mod syncing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +29,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub use self::error::{NewDirectoryError, StopError, UpkeepError};
+use self::presence::Presence;
 use crate::blocking;
 use crate::clock;
 use crate::engine::Engine;
 use crate::health::Part;
-use crate::presence::Presence;
-use crate::startup::persist;
 use crate::topic::registry::Registry;
 
 /// How often to check for work.
@@ -66,7 +81,7 @@ impl Work {
     }
 
     /// Returns the number of intervals until the next check of segments.
-    fn execute(self, registry: &Registry, presence: &Mutex<Presence>) -> Result<u32, String> {
+    fn execute(self, registry: &Registry, presence: &Mutex<Presence>) -> Result<u32, UpkeepError> {
         if self.look {
             presence.lock().look(registry);
         }
@@ -79,23 +94,23 @@ impl Work {
     }
 
     /// Returns the number of intervals until the next check of segments.
-    fn work_off(self, registry: &Registry) -> Result<u32, String> {
+    fn work_off(self, registry: &Registry) -> Result<u32, UpkeepError> {
         if self.checkpoint {
-            persist::write_checkpoint(registry, false)?;
+            checkpoint::write_checkpoint(registry, false)?;
         }
         if self.journal {
             registry.retry_deletes();
-            persist::retry_spills(registry);
-            persist::retire_journal_files(registry)?;
+            segments::retry_spills(registry);
+            journal_files::retire_journal_files(registry)?;
         }
         if self.squeeze {
-            persist::squeeze_journal(registry)?;
+            journal_files::squeeze_journal(registry)?;
         }
         if self.shrink {
-            persist::shrink_journal(registry)?;
+            journal_files::shrink_journal(registry)?;
         }
         if self.retain {
-            persist::retain(registry)?;
+            segments::retain(registry)?;
         }
         if self.clean {
             return clean(registry);
@@ -104,12 +119,12 @@ impl Work {
     }
 }
 
-fn clean(registry: &Registry) -> Result<u32, String> {
+fn clean(registry: &Registry) -> Result<u32, UpkeepError> {
     let engine = registry.engine();
     // Reset before cleaning: a topic that writes a segment meanwhile sets it again.
     engine.set_has_segments(false);
     let began = clock::monotonic();
-    let cleaned = persist::clean_segments(registry);
+    let cleaned = segments::clean_segments(registry);
     if cleaned.as_ref().is_ok_and(|cleaned| !cleaned.has_files) {
         return Ok(CLEAN_TICKS);
     }
@@ -164,7 +179,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
             journal: failed.journal
                 || engine.health().is_err()
                 || registry.has_undeleted()
-                || persist::has_journal_files_to_retire(&registry),
+                || journal_files::has_journal_files_to_retire(&registry),
             retain: failed.retain || (engine.retains() && ticks_since_retain >= RETAIN_TICKS),
             clean: failed.clean || (ticks_since_clean >= ticks_until_clean && engine.has_segments()),
         };
@@ -182,7 +197,10 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
             ticks_since_retain = 0;
         }
         let (registry, presence) = (registry.clone(), presence.clone());
-        match blocking::run(move || work.execute(&registry, &presence)).await.and_then(|done| done) {
+        match blocking::run(move || work.execute(&registry, &presence).map_err(|error| error.to_string()))
+            .await
+            .and_then(|done| done)
+        {
             Ok(_) if work.is_only_looking() => {}
             Ok(ticks) => {
                 if work.clean {

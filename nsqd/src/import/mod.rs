@@ -14,8 +14,10 @@
 //! - [`index`]: the places of all messages of a topic, in order, whatever their number
 //! - [`convert`]: converts the queues of one topic to a log and read cursors
 //! - `copy`: copies the messages' bytes
+//! - [`diskqueue`]: pure; reads the files of NSQ's disk queues
 
 pub mod convert;
+pub mod diskqueue;
 pub mod index;
 pub mod metadata;
 pub mod queues;
@@ -27,6 +29,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nsq_daemon::log::Logger;
@@ -34,16 +37,34 @@ use nsq_daemon::log::Logger;
 use self::convert::Converter;
 use self::metadata::Metadata;
 use self::queues::{METADATA_FILE, QueueFiles, RENAMES_FILE};
-use super::RecoveryError;
 use crate::engine::EngineLimits;
 use crate::storage::Storage;
-use crate::storage::checkpoint::{self, Checkpoint};
-use crate::storage::data_dir::DataDir;
+use crate::storage::checkpoint::{self, Checkpoint, CheckpointError};
+use crate::storage::data_dir::{DataDir, DataDirError};
 
 /// Maximum size of a valid `nsqd.dat`.
 const MAX_METADATA_BYTES: u64 = 1 << 30;
 /// Maximum number of queues without a topic or channel that are logged by name.
 const MAX_ORPHAN_LINES: usize = 20;
+
+/// Why NSQ's data cannot be taken over. NSQ's files are unchanged, and the next start tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// Reading NSQ's files or writing segments failed.
+    #[error("cannot take over {}: {error}", path.display())]
+    Io { path: PathBuf, error: io::Error },
+    /// The messages are in segments, but the checkpoint that makes them valid is not written.
+    #[error("cannot take over {}: {error}", path.display())]
+    Checkpoint { path: PathBuf, error: CheckpointError },
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// `nsqd.dat` cannot be read.
+    #[error("failed to read metadata in {} - {error}", path.display())]
+    ReadMetadata { path: PathBuf, error: io::Error },
+    /// `nsqd.dat` is invalid.
+    #[error("failed to parse metadata in {} - {reason}", path.display())]
+    ParseMetadata { path: PathBuf, reason: String },
+}
 
 /// Takes over NSQ's data in the directory, if there is any and it has not been taken over yet. Other files are not
 /// touched. `wall_ns` is the current time, at which sequence numbers start.
@@ -53,7 +74,7 @@ pub fn take_over(
     limits: &EngineLimits,
     logger: &Logger,
     wall_ns: i64,
-) -> Result<(), RecoveryError> {
+) -> Result<(), ImportError> {
     let converter = Converter {
         storage,
         data_dir,
@@ -66,10 +87,10 @@ pub fn take_over(
     take_over_with(converter)
 }
 
-fn take_over_with(mut converter: Converter<'_>) -> Result<(), RecoveryError> {
+fn take_over_with(mut converter: Converter<'_>) -> Result<(), ImportError> {
     let Converter { storage, data_dir, logger, .. } = converter;
     let dir = data_dir.path();
-    let failed = |error: io::Error| RecoveryError(format!("cannot take over {}: {error}", dir.display()));
+    let failed = |error| ImportError::Io { path: dir.to_owned(), error };
     let names = list(storage, data_dir).map_err(failed)?;
     let has_checkpoint = has_checkpoint(data_dir, &names);
     if has_checkpoint && names.contains(RENAMES_FILE) {
@@ -103,7 +124,7 @@ fn take_over_with(mut converter: Converter<'_>) -> Result<(), RecoveryError> {
     for skipped in &metadata.skipped {
         nsq_daemon::warn!(logger, "IMPORT: {skipped}");
     }
-    data_dir.prepare(&**storage).map_err(|error| RecoveryError(error.to_string()))?;
+    data_dir.prepare(&**storage)?;
     remove_remains(&**storage, data_dir).map_err(failed)?;
     let checkpoint = match convert_all(&mut converter, &metadata, &queues) {
         Ok(checkpoint) => checkpoint,
@@ -125,7 +146,7 @@ fn take_over_with(mut converter: Converter<'_>) -> Result<(), RecoveryError> {
         .chain(taken.iter().filter_map(|queue| queues.get(*queue)).flat_map(|found| found.names.clone()));
     queues::plan_renames(&**storage, dir, files, &names).map_err(failed)?;
     checkpoint::write(&**storage, &data_dir.checkpoint_path(), &checkpoint)
-        .map_err(|error| RecoveryError(format!("cannot take over {}: {error}", dir.display())))?;
+        .map_err(|error| ImportError::Checkpoint { path: dir.to_owned(), error })?;
     let messages: u64 = checkpoint.topics.iter().map(|topic| topic.message_count).sum();
     nsq_daemon::info!(logger, "IMPORT: took over {messages} messages");
     let orphans = queues.keys().filter(|queue| !taken.contains(queue.as_str()));
@@ -173,15 +194,13 @@ fn has_journal(storage: &dyn Storage, data_dir: &DataDir) -> io::Result<bool> {
     }
 }
 
-fn read_metadata(storage: &dyn Storage, data_dir: &DataDir) -> Result<Metadata, RecoveryError> {
+fn read_metadata(storage: &dyn Storage, data_dir: &DataDir) -> Result<Metadata, ImportError> {
     let path = data_dir.path().join(METADATA_FILE);
-    let failed = |verb: &str, cause: String| {
-        RecoveryError(format!("failed to {verb} metadata in {} - {cause}", path.display()))
-    };
+    let invalid = |reason: String| ImportError::ParseMetadata { path: path.clone(), reason };
     let text = queues::read_file(storage, &path, MAX_METADATA_BYTES)
-        .map_err(|error| failed("read", error.to_string()))?
-        .ok_or_else(|| failed("parse", "too long".to_owned()))?;
-    Metadata::parse(&text).map_err(|cause| failed("parse", cause))
+        .map_err(|error| ImportError::ReadMetadata { path: path.clone(), error })?
+        .ok_or_else(|| invalid("too long".to_owned()))?;
+    Metadata::parse(&text).map_err(invalid)
 }
 
 /// `nsqd.dat.<random>.tmp`: left by an NSQ that died while writing the file.
