@@ -404,7 +404,7 @@ fn invalid_manifests_are_detected() {
 fn dockerfile_is_valid_and_contains_the_programs_the_manifests_use() {
     let text = read(&deploy().join("Dockerfile"));
     for program in ["nsqd", "nsqlookupd", "nsq"] {
-        assert!(text.contains(&format!("target/release/{program} ")), "{program}");
+        assert!(text.contains(&format!("target/dist/{program} ")), "{program}");
     }
     assert!(text.contains("\nUSER 65532:65532\n") && text.contains("\nHEALTHCHECK "));
     assert!(text.contains("\nEXPOSE 4150 4151 4152 4160 4161\n"));
