@@ -133,5 +133,8 @@ mod interop;
 /// Units, manifests and images in deploy/; service managers and health checks.
 mod deploy;
 
+/// The Debian package.
+mod debian;
+
 /// Facts about the source tree.
 mod tidy;
