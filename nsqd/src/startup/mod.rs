@@ -38,7 +38,7 @@ use crate::damage::{Damage, Finding, Severity};
 use crate::engine::{Engine, EngineLimits, EngineParts};
 use crate::health::Part;
 use crate::import::{self, ImportError};
-use crate::log::tail::Tail;
+use crate::log::index::LogIndex;
 use crate::log::{LogContext, Mark, TopicLog};
 use crate::storage::anchored::Anchored;
 use crate::storage::checkpoint::{self, CheckpointError, Problem};
@@ -137,9 +137,9 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
             SegmentStore::open(storage.clone(), data_dir.topic_dir(number), limits.max_bytes_per_file)
                 .map_err(|error| ReplayError::Segments { topic: name.clone(), error })?;
         report::segments(&logger, &damage, name, (&blocks, &report));
-        let mut tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
-        tail.adopt_blocks(blocks);
-        Ok(Arc::new(TopicLog::new(tail, segments, name.as_str(), log_context.clone())))
+        let mut index = LogIndex::new(first_sequence, limits.node_id, limits.memory_bound());
+        index.adopt_blocks(blocks);
+        Ok(Arc::new(TopicLog::new(index, segments, name.as_str(), log_context.clone())))
     };
     warn_of_low_space(&logger, &*storage, &data_dir);
     let mut replay = Replay::new(saved.as_ref(), replay_limits, open_log).map_err(RecoveryError::Restore)?;

@@ -13,7 +13,7 @@ use super::{StartOptions, recover};
 use crate::channel::{Channel, ConsumerKey, ConsumerSignal};
 use crate::client_info::ClientInfo;
 use crate::delivery::{Output, deliver};
-use crate::log::tail::sequence_of;
+use crate::log::index::sequence_of;
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
 use crate::storage::{Durability, Storage};

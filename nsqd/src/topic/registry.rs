@@ -12,7 +12,7 @@ use crate::channel::Channel;
 use crate::clock;
 use crate::engine::{Engine, LatencyOptions, StorageError};
 use crate::log::TopicLog;
-use crate::log::tail::Tail;
+use crate::log::index::LogIndex;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
@@ -140,8 +140,8 @@ impl Registry {
             None => None,
         };
         let limits = &self.engine.limits;
-        let tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
-        let log = TopicLog::new(tail, segments, name.as_str(), self.engine.log_context.clone());
+        let index = LogIndex::new(first_sequence, limits.node_id, limits.memory_bound());
+        let log = TopicLog::new(index, segments, name.as_str(), self.engine.log_context.clone());
         let log = Arc::new(if name.is_ephemeral() { log.in_memory_only() } else { log });
         if !name.is_ephemeral() {
             log.restore_retention(limits.retention, first_sequence);

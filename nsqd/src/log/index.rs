@@ -50,9 +50,9 @@ struct Sealed {
     on_disk: bool,
 }
 
-/// The places of a topic's messages; see the module.
+/// Which chunk or block holds a message; see the module.
 #[derive(Debug)]
-pub struct Tail {
+pub struct LogIndex {
     sealed: VecDeque<Sealed>,
     sealed_messages: u64,
     sealed_bytes: usize,
@@ -74,10 +74,10 @@ pub struct Tail {
     pub history: History,
 }
 
-impl Tail {
+impl LogIndex {
     /// Creates an empty log that starts at `next_sequence`, on a node of this number (0..1024).
     pub fn new(next_sequence: u64, node_id: u16, bound: MemoryBound) -> Self {
-        Tail {
+        LogIndex {
             bound,
             sealed: VecDeque::new(),
             sealed_messages: 0,
@@ -236,7 +236,7 @@ impl Tail {
     }
 
     /// While memory exceeds the bound: the chunk that must leave it, and whether it is on disk already.
-    pub fn over(&self) -> Option<(Arc<Chunk>, bool)> {
+    pub fn next_to_spill(&self) -> Option<(Arc<Chunk>, bool)> {
         if !self.is_over(1) {
             return None;
         }
@@ -388,9 +388,9 @@ impl Tail {
 
     /// Frees everything, because the topic is deleted.
     pub fn clear(&mut self) {
-        let Tail { bound, id_base, .. } = *self;
+        let LogIndex { bound, id_base, .. } = *self;
         let next = self.next_sequence();
-        *self = Tail { id_base, ..Tail::new(next, 0, bound) };
+        *self = LogIndex { id_base, ..LogIndex::new(next, 0, bound) };
     }
 
     /// Removes a damaged block. If there are copies, they replace it. Returns the messages that are lost, which are
@@ -511,7 +511,7 @@ impl Tail {
         self.sealed.front().map_or(self.open.first_sequence(), |sealed| sealed.chunk.first_sequence())
     }
 
-    /// The lowest floor at which [`Tail::trim`] frees something. Retained messages are not freed by a floor.
+    /// The lowest floor at which [`LogIndex::trim`] frees something. Retained messages are not freed by a floor.
     pub fn first_release(&self) -> u64 {
         let unless_kept = |end: u64| if end <= self.history.retained_from { end } else { u64::MAX };
         let chunk = self.sealed.front().map(|sealed| {
@@ -522,7 +522,7 @@ impl Tail {
         first.unwrap_or_else(|| unless_kept(self.open.end_sequence()))
     }
 
-    /// Like [`Tail::first_release`], for messages on disk.
+    /// Like [`LogIndex::first_release`], for messages on disk.
     pub fn first_block_release(&self) -> u64 {
         let kept_from = self.history.retained_from;
         let end = self.blocks.first().map(BlockRef::end_sequence);

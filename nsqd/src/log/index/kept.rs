@@ -1,12 +1,12 @@
-//! Pure: retention, as far as it concerns the tail.
+//! Pure: retention, as far as it concerns the index.
 
-use super::{Location, Tail, mark_start};
+use super::{Location, LogIndex, mark_start};
 use crate::log::Mark;
 use crate::log::chunk::Chunk;
 use crate::log::retention::{Piece, PiecePlace, gaps, merged};
 use crate::storage::segment::BlockRef;
 
-impl Tail {
+impl LogIndex {
     /// Seals the open chunk if `closes` returns true for its first timestamp and its bytes.
     pub fn seal_if(&mut self, closes: impl FnOnce(i64, u64) -> bool) {
         if self.open.oldest_timestamp().is_some_and(|oldest| closes(oldest, self.open.len_bytes() as u64)) {
@@ -111,7 +111,7 @@ impl Tail {
         self.marks_from(from, to, self.absent(from, to))
     }
 
-    /// Like [`Tail::marks_between`], but skips only void sequence numbers, not missing messages.
+    /// Like [`LogIndex::marks_between`], but skips only void sequence numbers, not missing messages.
     pub fn void_marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
         self.marks_from(from, to, self.void_between(from, to).collect())
     }
