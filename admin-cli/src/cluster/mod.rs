@@ -133,7 +133,7 @@ impl Cluster {
                             known
                                 .insert(key.clone(), Node { name: key, tcp_address, info, lookupds, client });
                         } else {
-                            cluster.errors.push(NodeError::nonsense(&lookupd.name, "nodes", &key));
+                            cluster.errors.push(NodeError::invalid_address(&lookupd.name, "nodes", &key));
                         }
                     }
                     cluster.lookupds.push(lookupd);

@@ -171,8 +171,8 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
     let topic_name = |number| replay.topics.get(&number).map(|topic| topic.name.to_string());
     JournalFindings { data_dir: &data_dir, saved: saved.as_ref(), report: &report, gaps: &gaps }
         .report(&logger, &damage, topic_name);
-    if replay.nonsense_count > 0 {
-        let what = format!("{} records of the journal are invalid and were skipped", replay.nonsense_count);
+    if replay.invalid_count > 0 {
+        let what = format!("{} records of the journal are invalid and were skipped", replay.invalid_count);
         damage.found(Finding::damage(what));
     }
     let numbers = data_dir.topic_numbers(&*storage).map_err(RecoveryError::Topics)?;
@@ -182,7 +182,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
     if saved.is_none() {
         let may_be_lost = durability == Durability::Overflow
             || !loaded.problems.is_empty()
-            || replay.nonsense_count > 0
+            || replay.invalid_count > 0
             || !report.is_complete();
         for number in numbers {
             if may_be_lost {

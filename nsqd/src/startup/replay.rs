@@ -116,7 +116,7 @@ pub struct Replay<F> {
     /// The next unused numbers.
     pub next_numbers: (TopicNumber, ChannelNumber),
     /// Number of records and checkpoint entries that are invalid or contradict the state. Each is skipped.
-    pub nonsense_count: u64,
+    pub invalid_count: u64,
     /// Topics that a record deleted.
     pub deleted_topics: BTreeSet<TopicNumber>,
     /// Deleted topics have used sequence numbers below this.
@@ -141,7 +141,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
         let mut replay = Replay {
             topics: BTreeMap::new(),
             next_numbers: (1, 1),
-            nonsense_count: 0,
+            invalid_count: 0,
             deleted_topics: BTreeSet::new(),
             sequences_used: 0,
             deleted_channels: BTreeSet::new(),
@@ -165,13 +165,13 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
 
     fn restore(&mut self, saved: &TopicCheckpoint) -> Result<(), ReplayError> {
         let Ok(name) = TopicName::new(&saved.name) else {
-            self.nonsense_count += 1;
+            self.invalid_count += 1;
             return Ok(());
         };
         let mut channels = BTreeMap::new();
         for channel in &saved.channels {
             let Ok(name) = ChannelName::new(&channel.name) else {
-                self.nonsense_count += 1;
+                self.invalid_count += 1;
                 continue;
             };
             let counters = Counters {
@@ -238,7 +238,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
             }
             if let Some(topic) = self.topics.get_mut(&topic) {
                 let sound = topic.publish(first_sequence, count, due_ns, frames, self.limits)?;
-                self.nonsense_count += u64::from(!sound);
+                self.invalid_count += u64::from(!sound);
             }
             return Ok(());
         }
@@ -346,7 +346,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
     fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), ReplayError> {
         self.next_numbers.0 = self.next_numbers.0.max(number + 1);
         let Ok(name) = TopicName::new(name) else {
-            self.nonsense_count += 1;
+            self.invalid_count += 1;
             return Ok(());
         };
         if let Some(topic) = self.topics.get_mut(&number) {

@@ -28,7 +28,7 @@ use self::history::HistoryError;
 pub use self::publication::Publication;
 use self::release::ReleasePoint;
 use crate::channel::Channel;
-use crate::channel::saved::{Clocks, Overtaken, SavedChannel, Saving};
+use crate::channel::saved::{Clocks, CursorMoved, SavedChannel, Saving};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
 use crate::health::Part;
@@ -159,7 +159,7 @@ impl Topic {
                 .storage_error("memory is full and messages cannot be moved to disk; free disk space, and nsqd then continues by itself")
                 .into());
         }
-        if self.engine.is_homeless() && !self.name.is_ephemeral() {
+        if self.engine.is_data_dir_missing() && !self.name.is_ephemeral() {
             self.engine.metrics().refused_publishes.add(1);
             return Err(self.engine.storage_error("the data directory is missing; put it back").into());
         }
@@ -482,7 +482,7 @@ impl Topic {
             // If channels are moved all the time, the save delays others a little instead of never ending.
             let slice = if attempts < SAVE_ATTEMPTS { slice } else { usize::MAX };
             let (mut saved, channels) = self.begin_saving(clocks);
-            let channels: Result<_, Overtaken> = (channels.into_iter())
+            let channels: Result<_, CursorMoved> = (channels.into_iter())
                 .map(|(channel, saving)| Ok(saved_channel(&channel, channel.save(saving, slice, between)?)))
                 .collect();
             if let Ok(channels) = channels {

@@ -88,8 +88,8 @@ impl Registry {
         let setup = TopicSetup { topic: topic.clone() };
         // In a separate task: the requesting client may disconnect meanwhile, and the topic already exists.
         let (registry, made) = (self.clone(), topic.clone());
-        let settled = tokio::spawn(async move { registry.settle(&made, ticket).await }).await;
-        settled.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
+        let committed = tokio::spawn(async move { registry.commit_topic(&made, ticket).await }).await;
+        committed.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
         if let Some(oracle) = &self.oracle {
             for channel in oracle.channels_of(name).await {
                 if !channel.is_ephemeral() {
@@ -102,7 +102,7 @@ impl Registry {
     }
 
     /// Waits until a new topic is as durable as configured. Removes it again on failure.
-    async fn settle(&self, topic: &Topic, ticket: Option<Ticket>) -> Result<(), StorageError> {
+    async fn commit_topic(&self, topic: &Topic, ticket: Option<Ticket>) -> Result<(), StorageError> {
         let committed = match self.engine.journal.as_ref().zip(ticket) {
             Some((journal, ticket)) => journal.commit(ticket).await,
             None => Ok(()),

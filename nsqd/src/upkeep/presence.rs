@@ -34,7 +34,7 @@ impl Presence {
     pub fn look(&mut self, registry: &Registry) {
         let engine = registry.engine();
         let home = engine.home.check().map_err(|error| error.to_string());
-        engine.set_homeless(home.is_err());
+        engine.set_data_dir_missing(home.is_err());
         // The journal itself notices when it cannot be written.
         let journal = engine.journal.as_ref().filter(|journal| journal.check().is_ok());
         let writable = home.and_then(|()| check_writable(engine));
