@@ -176,10 +176,10 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
         ];
         cells.extend(std::iter::repeat_n(Cell::None, 5));
         cells.push(flags_of_topic(topic, is_partial).into());
-        if let Some(kept) = &topic.retained {
-            let oldest = Some(kept.oldest_retained_at).filter(|at| *at > 0);
-            cells.push(kept.retained_count.into());
-            cells.push(kept.retained_bytes.into());
+        if let Some(retained) = &topic.retained {
+            let oldest = Some(retained.oldest_retained_at).filter(|at| *at > 0);
+            cells.push(retained.retained_count.into());
+            cells.push(retained.retained_bytes.into());
             cells.push(oldest.map_or(Cell::None, |at| nsq_protocol::start_at::rfc3339(at).into()));
         }
         cells.resize(count, Cell::None);

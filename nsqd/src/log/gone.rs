@@ -58,8 +58,8 @@ impl TopicLog {
         let mut unreadable = 0;
         let blocks = self.index.lock().blocks_of_file(file.number);
         for block in &blocks {
-            let is_kept = block.end_sequence() > self.retained_from();
-            if !is_kept && !self.holders.need_any(block.first_sequence, block.end_sequence()) {
+            let is_retained = block.end_sequence() > self.retained_from();
+            if !is_retained && !self.holders.need_any(block.first_sequence, block.end_sequence()) {
                 self.replace_block(block, None);
             } else if !self.copy_block(segments, block)? {
                 unreadable += u64::from(block.count);

@@ -15,7 +15,7 @@
 //! - [`repair`]: repairs blocks at start that a power failure left incomplete
 //! - `clean`: copies survivors out of mostly finished segment files, and deletes these files
 //! - [`gone`]: replaces segment files that someone deleted
-//! - [`retention`]: pure; which finished messages are retained; [`retain`]: retains them
+//! - [`retention`]: pure; which finished messages are retained; [`retained`]: retains them
 
 pub mod chunk;
 mod clean;
@@ -27,7 +27,7 @@ pub mod read_cache;
 pub mod read_memory;
 pub mod reader;
 pub mod repair;
-pub mod retain;
+pub mod retained;
 pub mod retention;
 mod spill;
 pub mod supply;
@@ -46,7 +46,7 @@ use self::ids::{ForeignIds, base_of};
 use self::index::{Location, LogIndex, sequence_of};
 pub use self::mark::Mark;
 use self::read_memory::ReadMemory;
-use self::retain::Keeper;
+use self::retained::RetentionState;
 pub use self::supply::{Source, Supply};
 use crate::damage::Damage;
 use crate::disk_work::DiskWork;
@@ -70,7 +70,7 @@ pub struct TopicLog {
     has_foreign_ids: AtomicBool,
     /// Copy of the index's: finished messages from here on are retained.
     retained_from: AtomicU64,
-    keeper: Mutex<Keeper>,
+    retention_state: Mutex<RetentionState>,
     /// The last attempt to write a segment failed, so memory cannot be freed.
     spill_failed: AtomicBool,
     /// Number of chunks until the next search for room in the memory set aside.
@@ -116,7 +116,7 @@ impl TopicLog {
             has_foreign_ids: AtomicBool::new(false),
             has_marks: AtomicBool::new(!index.marks().is_empty()),
             retained_from: AtomicU64::new(u64::MAX),
-            keeper: Mutex::default(),
+            retention_state: Mutex::default(),
             index: Mutex::new(index),
             segment_bytes: segments.bytes_gauge(),
             segments: Mutex::new(segments),
@@ -224,8 +224,8 @@ impl TopicLog {
 
     fn mark_locked(&self, index: &mut LogIndex, mark: Mark) {
         match mark {
-            Mark::Skipped { from, to } => index.history.add_void(from, to),
-            Mark::Deferred { from, to, due } => index.history.add_deferred(from, to, due),
+            Mark::Skipped { from, to } => index.retained_marks.add_void(from, to),
+            Mark::Deferred { from, to, due } => index.retained_marks.add_deferred(from, to, due),
         }
         index.mark(mark);
         self.has_marks.store(true, Ordering::Release);

@@ -112,11 +112,11 @@ impl TopicLog {
     /// trimmed.
     pub(super) fn write_needed(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<bool> {
         let (first, end) = (chunk.first_sequence(), chunk.end_sequence());
-        let is_kept = end > self.retained_from();
+        let is_retained = end > self.retained_from();
         if self.holders.are_in_memory_only() {
             return Ok(false);
         }
-        let mut needed = if is_kept { vec![(first, end)] } else { self.needed_on_disk(first, end) };
+        let mut needed = if is_retained { vec![(first, end)] } else { self.needed_on_disk(first, end) };
         if needed.is_empty() {
             return Ok(false);
         }
@@ -158,8 +158,8 @@ impl TopicLog {
     pub(super) fn leave_memory(&self, chunk: &Arc<Chunk>) {
         let (first, end) = (chunk.first_sequence(), chunk.end_sequence());
         // Retained messages are on disk for ephemeral channels too.
-        let is_kept = end > self.retained_from();
-        let needed = if is_kept { Ranges::new() } else { self.holders.needed(Of::Ephemeral, first, end) };
+        let is_retained = end > self.retained_from();
+        let needed = if is_retained { Ranges::new() } else { self.holders.needed(Of::Ephemeral, first, end) };
         if !needed.is_empty() && self.index.lock().is_aside_full(chunk, &needed) {
             self.thin_aside();
         }

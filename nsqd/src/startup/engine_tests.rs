@@ -294,13 +294,13 @@ impl World {
             Step::ChannelAt { channel, share } => self.channel_at(channel, share),
             Step::Retain { kibibytes } => self.retain(u64::from(kibibytes) * 1024),
             Step::Stop => {
-                let kept = self.kept();
+                let retained_from = self.retained_from();
                 self.stop(true);
                 self.start();
-                self.still_keeps(kept);
+                self.still_retains(retained_from);
             }
             Step::Crash { flushed } => {
-                let kept = self.kept();
+                let retained_from = self.retained_from();
                 // Without a journal, only a clean stop keeps messages.
                 if self.durability == Durability::Overflow {
                     self.stop(true);
@@ -311,7 +311,7 @@ impl World {
                     self.stop(false);
                 }
                 self.start();
-                self.still_keeps(kept);
+                self.still_retains(retained_from);
             }
         }
     }
@@ -404,7 +404,7 @@ impl World {
     /// Delivers everything at the end. All needed messages must arrive once all pauses and delays are over.
     fn drain(&mut self) {
         self.apply(Step::PauseTopic(false));
-        self.all_that_is_kept_comes();
+        self.all_retained_messages_are_delivered();
         for (name, (channel, key)) in self.consumers.clone() {
             channel.set_paused(false);
             crate::timers::Expire::expire(&*channel, u64::MAX / 2);

@@ -16,7 +16,7 @@ mod checkpoint_tests;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
-mod history_tests;
+mod retention_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -194,14 +194,16 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
             channels.insert(channel.number, ReplayedChannel { name, state, is_nameless: false });
         }
         let needed = channels.values().map(|channel| channel.state.lowest_needed()).min();
-        let kept = &saved.retention;
-        let first = needed.into_iter().chain(kept.from).fold(saved.released, u64::min);
+        let saved_retention = &saved.retention;
+        let first = needed.into_iter().chain(saved_retention.from).fold(saved.released, u64::min);
         let log = (self.open_log)(saved.number, &name, first)?;
-        let own_retention = kept.own.then_some(Retention { age: kept.for_ns, bytes: kept.bytes });
+        let own_retention = saved_retention
+            .own
+            .then_some(Retention { age: saved_retention.for_ns, bytes: saved_retention.bytes });
         let retention = own_retention.unwrap_or(self.limits.retention);
-        log.restore_retention(retention, kept.from.unwrap_or(first));
-        kept.void.iter().for_each(|&(from, to)| log.add_void(from, to));
-        for &(from, to, due_ns) in &kept.deferred {
+        log.restore_retention(retention, saved_retention.from.unwrap_or(first));
+        saved_retention.void.iter().for_each(|&(from, to)| log.add_void(from, to));
+        for &(from, to, due_ns) in &saved_retention.deferred {
             log.add_deferred(from, to, self.limits.deadline(due_ns));
         }
         let unreleased = (saved.skipped.iter().map(|&(from, to)| (from, to, None)))
@@ -210,7 +212,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
         let topic = ReplayedTopic {
             name,
             floor: log.hold(first),
-            _pin: kept.from.map(|_| log.hold(first)),
+            _pin: saved_retention.from.map(|_| log.hold(first)),
             own_retention,
             end: saved.next_sequence,
             published_to: saved.published_before.unwrap_or(saved.next_sequence),

@@ -6,11 +6,11 @@
 //! - [`release`]: pure; the release point
 //! - [`registry`]: all topics by name; creating and deleting
 //! - `creation`: new channels
-//! - [`history`]: retention of finished messages; channels that start in the past or are moved
+//! - [`retention`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
 
 mod creation;
-pub mod history;
+pub mod retention;
 pub mod publication;
 pub mod registry;
 pub mod release;
@@ -24,9 +24,9 @@ use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::history::HistoryError;
 pub use self::publication::Publication;
 use self::release::ReleasePoint;
+use self::retention::RetentionError;
 use crate::channel::Channel;
 use crate::channel::saved::{Clocks, CursorMoved, SavedChannel, Saving};
 use crate::clock;
@@ -53,7 +53,7 @@ pub enum PublishError {
     Storage(#[from] StorageError),
     /// A new channel cannot start at the requested position.
     #[error("{0}")]
-    NoSuchPlace(#[from] HistoryError),
+    NoSuchPlace(#[from] RetentionError),
 }
 
 /// The end of every channel is the release point. Code that moves it must update all channels under this lock.

@@ -119,7 +119,7 @@ pub struct ObservedTopic {
     /// Its retention limits.
     pub retention: Retention,
     /// What a new channel that starts at the oldest message gets; empty without retention.
-    pub history: Vec<Delivery>,
+    pub retained: Vec<Delivery>,
 }
 
 #[derive(Debug, Default)]
@@ -200,9 +200,9 @@ fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic,
     }
     observed.held = held.unwrap_or_default();
     if topic.log().is_retaining() {
-        let name = ChannelName::new("history#ephemeral").map_err(|error| error.to_string())?;
+        let name = ChannelName::new("retained#ephemeral").map_err(|error| error.to_string())?;
         let made = runtime.block_on(topic.get_or_create_channel_at(&name, StartAt::Earliest));
-        observed.history = observe_channel(&made.map_err(|error| error.to_string())?)?.deliveries;
+        observed.retained = observe_channel(&made.map_err(|error| error.to_string())?)?.deliveries;
     }
     Ok(observed)
 }

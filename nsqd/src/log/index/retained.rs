@@ -1,4 +1,4 @@
-//! Pure: retention, as far as it concerns the index.
+//! Pure: retained messages in the index.
 
 use super::{Location, LogIndex, mark_start};
 use crate::log::Mark;
@@ -63,11 +63,11 @@ impl LogIndex {
     /// The oldest retained message, or the end of the log if there is none.
     pub fn oldest_retained(&self) -> u64 {
         let end = self.next_sequence();
-        let mut at = self.history.retained_from;
+        let mut at = self.retained_marks.retained_from;
         while at < end {
             at = match self.locate(at) {
                 Location::Missing(next) => next.unwrap_or(end),
-                _ => match self.history.void_until(at) {
+                _ => match self.retained_marks.void_until(at) {
                     Some(to) => to,
                     None => return at,
                 },
@@ -78,7 +78,7 @@ impl LogIndex {
 
     /// Number of retained messages, and the bytes of the blocks and chunks that hold them.
     pub fn retained(&self) -> (u64, u64) {
-        let (from, end) = (self.history.retained_from, self.next_sequence());
+        let (from, end) = (self.retained_marks.retained_from, self.next_sequence());
         let absent: u64 = self.absent(from, end).iter().map(|(from, to)| to - from).sum();
         let on_disk = self.blocks.iter().filter(|block| block.end_sequence() > from);
         let in_memory = self.only_in_memory().filter(|chunk| chunk.end_sequence() > from);
@@ -117,7 +117,7 @@ impl LogIndex {
     }
 
     fn marks_from(&self, from: u64, to: u64, skipped: Vec<(u64, u64)>) -> Vec<Mark> {
-        let deferred = (self.history.deferred())
+        let deferred = (self.retained_marks.deferred())
             .map(|(start, end, due)| (start.max(from), end.min(to), due))
             .filter(|(start, end, _)| start < end)
             .filter(|&(start, end, _)| !skipped.iter().any(|&(from, to)| from < end && start < to))
@@ -130,7 +130,7 @@ impl LogIndex {
     }
 
     fn void_between(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let cut = self.history.void().map(move |(start, end)| (start.max(from), end.min(to)));
+        let cut = self.retained_marks.void().map(move |(start, end)| (start.max(from), end.min(to)));
         cut.filter(|(start, end)| start < end)
     }
 }
