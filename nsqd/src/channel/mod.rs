@@ -326,10 +326,10 @@ impl Channel {
         drop(emptied);
     }
 
-    /// Runs `look` on the state and the consumers' connections, for statistics.
-    pub fn inspect<T>(&self, look: impl FnOnce(&ChannelState, Infos<'_>) -> T) -> T {
+    /// Runs `read` on the state and the consumers' connections, for statistics.
+    pub fn inspect<T>(&self, read: impl FnOnce(&ChannelState, Infos<'_>) -> T) -> T {
         let inner = self.inner.lock();
-        look(&inner.state, Infos(&inner.signals))
+        read(&inner.state, Infos(&inner.signals))
     }
 
     /// Starts saving the channel for a checkpoint.

@@ -343,7 +343,7 @@ impl ChannelState {
             if left < before {
                 owners.push(key);
             }
-            self.consumers.look_again(key, &self.outstanding);
+            self.consumers.update_due(key, &self.outstanding);
         }
         self.queue_due(now, left);
         owners

@@ -104,7 +104,7 @@ impl Model {
         let key = self.state.add_consumer(TIMEOUT, 0, locality);
         self.state.set_ready(key, ready);
         self.consumers.insert(key, Consumer { locality, ready, is_stuck: false, in_flight: Vec::new() });
-        self.look(key);
+        self.try_take(key);
         key
     }
 
@@ -115,7 +115,7 @@ impl Model {
     }
 
     /// A consumer takes, as a connection does that was woken or has room again.
-    fn look(&mut self, key: ConsumerKey) {
+    fn try_take(&mut self, key: ConsumerKey) {
         let consumer = &self.consumers[&key];
         let mut output = Output { is_stuck: consumer.is_stuck, given: Vec::new() };
         let (count, end) = self.state.take(key, self.now, &mut output);
@@ -134,7 +134,7 @@ impl Model {
 
     fn wake_all(&mut self) {
         while let Some(key) = self.state.wake_next() {
-            self.look(key);
+            self.try_take(key);
         }
     }
 
@@ -152,7 +152,7 @@ impl Model {
                 if let Some(key) = self.pick(number) {
                     self.state.set_ready(key, ready);
                     self.consumers.get_mut(&key).unwrap().ready = ready;
-                    self.look(key);
+                    self.try_take(key);
                 }
             }
             Step::Finish(number, count) => {
@@ -162,20 +162,20 @@ impl Model {
                     for sequence in in_flight.drain(..count.min(in_flight.len())) {
                         self.state.finish(key, sequence, now).unwrap();
                     }
-                    self.look(key);
+                    self.try_take(key);
                 }
             }
             Step::Stick(number, is_stuck) => {
                 if let Some(key) = self.pick(number) {
                     self.consumers.get_mut(&key).unwrap().is_stuck = is_stuck;
-                    self.look(key);
+                    self.try_take(key);
                 }
             }
             Step::TimeOut => {
                 self.now += TIMEOUT;
                 for key in self.state.expire(self.now, usize::MAX) {
                     self.consumers.get_mut(&key).unwrap().in_flight.clear();
-                    self.look(key);
+                    self.try_take(key);
                 }
             }
         }

@@ -245,7 +245,7 @@ impl Connection {
         let Some(subscription) = &self.subscription else { return Ok(()) };
         match subscription.signal.answer() {
             Call::None => {}
-            Call::Look => self.may_take = true,
+            Call::Take => self.may_take = true,
             Call::Close => return Err(End::Close),
         }
         if self.may_take {

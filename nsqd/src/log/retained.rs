@@ -124,7 +124,7 @@ impl TopicLog {
             self.publish_retained(&index);
         }
         let freed = self.trim_all(&mut segments)?;
-        self.look_at_oldest()?;
+        self.read_oldest_timestamp()?;
         Ok(freed)
     }
 
@@ -151,7 +151,7 @@ impl TopicLog {
     }
 
     /// Reads the timestamp of the oldest retained message, if it is on disk.
-    fn look_at_oldest(&self) -> io::Result<()> {
+    fn read_oldest_timestamp(&self) -> io::Result<()> {
         let (oldest, block) = {
             let index = self.index.lock();
             let oldest = index.oldest_retained();

@@ -65,7 +65,7 @@ pub(super) async fn drive<S: Service, IO>(
 
     let mut period = tokio::time::interval(shared.stall_timeout);
     period.tick().await;
-    let mut before = activity.look();
+    let mut before = activity.snapshot();
     loop {
         tokio::select! {
             biased;
@@ -73,7 +73,7 @@ pub(super) async fn drive<S: Service, IO>(
             _ = hyper.as_mut() => return,
             _ = shutdown.cancelled() => break,
             _ = period.tick() => {
-                let now = activity.look();
+                let now = activity.snapshot();
                 if now.stands_still_since(&before) {
                     return;
                 }
@@ -95,7 +95,7 @@ async fn drain(mut hyper: Pin<&mut impl Future>, activity: &Activity) {
             biased;
             _ = hyper.as_mut() => return,
             _ = period.tick() => {
-                let now = activity.look();
+                let now = activity.snapshot();
                 if !now.is_worth_waiting_for(before.as_ref()) {
                     return;
                 }
