@@ -19,8 +19,8 @@ use crate::engine::Engine;
 use crate::locality::Locality;
 use crate::producers::Producers;
 use crate::storage::measured::FileKind;
-use crate::topic::Topic;
 use crate::topic::registry::Registry;
+use crate::topic::{Topic, TopicDepth};
 
 /// Which statistics to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,7 +202,7 @@ impl TopicStatsSnapshot {
         }
         let e2e_processing_latency =
             if channels.is_empty() { E2eLatency::default() } else { latencies.all() };
-        let (depth, backend_depth, paused) = topic.depth();
+        let TopicDepth { depth, backend_depth, paused } = topic.depth();
         let (message_count, message_bytes) = topic.counters();
         let stats = TopicStats {
             topic_name: topic.name().to_string(),

@@ -220,9 +220,9 @@ impl Channel {
     }
 
     /// RDY: sets how many messages may be in flight to the consumer.
-    pub fn set_ready(&self, key: ConsumerKey, ready_count: u64) {
+    pub fn set_ready_count(&self, key: ConsumerKey, ready_count: u64) {
         let mut inner = self.inner.lock();
-        inner.state.set_ready(key, ready_count);
+        inner.state.set_ready_count(key, ready_count);
         self.after_change(inner);
     }
 

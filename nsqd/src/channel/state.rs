@@ -410,7 +410,7 @@ impl ChannelState {
     }
 
     /// RDY: sets how many messages may be in flight to the consumer.
-    pub fn set_ready(&mut self, key: ConsumerKey, ready_count: u64) {
+    pub fn set_ready_count(&mut self, key: ConsumerKey, ready_count: u64) {
         self.consumers.update(key, |consumer| consumer.ready_count = ready_count);
         self.pass_on_without_room(key);
     }

@@ -32,9 +32,9 @@ fn step() -> impl Strategy<Value = Step> {
     let locality = prop::sample::select(vec![Locality::Zone, Locality::Region, Locality::Global]);
     prop_oneof![
         6 => (1u64..20).prop_map(Step::Publish),
-        2 => (locality, 0u64..8).prop_map(|(locality, ready)| Step::Subscribe(locality, ready)),
+        2 => (locality, 0u64..8).prop_map(|(locality, ready_count)| Step::Subscribe(locality, ready_count)),
         1 => any::<usize>().prop_map(Step::Leave),
-        2 => (any::<usize>(), 0u64..8).prop_map(|(who, ready)| Step::Ready(who, ready)),
+        2 => (any::<usize>(), 0u64..8).prop_map(|(who, ready_count)| Step::Ready(who, ready_count)),
         6 => (any::<usize>(), 1usize..10).prop_map(|(who, count)| Step::Finish(who, count)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(who, is_stuck)| Step::Stick(who, is_stuck)),
         1 => Just(Step::TimeOut),
@@ -45,14 +45,14 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug, Clone)]
 struct Consumer {
     locality: Locality,
-    ready: u64,
+    ready_count: u64,
     is_stuck: bool,
     in_flight: Vec<u64>,
 }
 
 impl Consumer {
     fn room(&self) -> u64 {
-        self.ready.saturating_sub(self.in_flight.len() as u64)
+        self.ready_count.saturating_sub(self.in_flight.len() as u64)
     }
 }
 
@@ -100,10 +100,11 @@ impl Model {
         (!keys.is_empty()).then(|| keys[number % keys.len()])
     }
 
-    fn subscribe(&mut self, locality: Locality, ready: u64) -> ConsumerKey {
+    fn subscribe(&mut self, locality: Locality, ready_count: u64) -> ConsumerKey {
         let key = self.state.add_consumer(TIMEOUT, 0, locality);
-        self.state.set_ready(key, ready);
-        self.consumers.insert(key, Consumer { locality, ready, is_stuck: false, in_flight: Vec::new() });
+        self.state.set_ready_count(key, ready_count);
+        self.consumers
+            .insert(key, Consumer { locality, ready_count, is_stuck: false, in_flight: Vec::new() });
         self.try_take(key);
         key
     }
@@ -141,17 +142,17 @@ impl Model {
     fn apply(&mut self, step: Step) {
         match step {
             Step::Publish(count) => self.publish(count),
-            Step::Subscribe(locality, ready) => _ = self.subscribe(locality, ready),
+            Step::Subscribe(locality, ready_count) => _ = self.subscribe(locality, ready_count),
             Step::Leave(number) => {
                 if let Some(key) = self.pick(number) {
                     self.state.remove_consumer(key, usize::MAX);
                     self.consumers.remove(&key);
                 }
             }
-            Step::Ready(number, ready) => {
+            Step::Ready(number, ready_count) => {
                 if let Some(key) = self.pick(number) {
-                    self.state.set_ready(key, ready);
-                    self.consumers.get_mut(&key).unwrap().ready = ready;
+                    self.state.set_ready_count(key, ready_count);
+                    self.consumers.get_mut(&key).unwrap().ready_count = ready_count;
                     self.try_take(key);
                 }
             }

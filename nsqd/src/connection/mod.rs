@@ -349,7 +349,7 @@ impl Connection {
             Command::Fin { .. } | Command::Req { .. } | Command::Touch { .. } => {
                 return Ok(self.acknowledge_run(data));
             }
-            Command::Rdy { count } => self.ready(count),
+            Command::Rdy { count } => self.set_ready_count(count),
             Command::Nop => {}
             Command::Sub { topic, channel } => self.subscribe(&topic, &channel).await?,
             Command::Identify { body } => {

@@ -202,7 +202,7 @@ impl World {
     pub(super) fn subscribe(&mut self, channel: Arc<Channel>) {
         let info = Arc::new(ClientInfo::new("@".to_owned(), 0));
         let (key, _) = channel.subscribe(info, 60_000_000_000, 0, 0).unwrap().unwrap();
-        channel.set_ready(key, 2500);
+        channel.set_ready_count(key, 2500);
         self.consumers.insert(channel.name().to_string(), (channel, key));
     }
 

@@ -66,6 +66,18 @@ struct State {
     recorded: u64,
 }
 
+/// The topic's own depth, which `/stats` reports apart from the depths of its channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicDepth {
+    /// Committed messages that no channel has received yet, without those that the next release skips.
+    pub depth: u64,
+    /// Committed messages that no channel has received yet and that are only on disk, including those that the next
+    /// release skips. So it may exceed `depth`.
+    pub backend_depth: u64,
+    /// Whether an operator paused the topic: it then releases no messages.
+    pub paused: bool,
+}
+
 /// A topic; see the module.
 pub struct Topic {
     name: TopicName,
@@ -421,8 +433,8 @@ impl Topic {
         self.log.discard();
     }
 
-    /// The topic's own values in `/stats`: depth, the part of it that is only on disk, paused.
-    pub fn depth(&self) -> (u64, u64, bool) {
+    /// The messages that the topic holds back from its channels.
+    pub fn depth(&self) -> TopicDepth {
         let state = self.state.lock();
         let (released, committed) = (state.point.released(), state.point.committed());
         let paused = state.point.is_paused();
@@ -432,8 +444,11 @@ impl Topic {
                 Mark::Deferred { .. } => 0,
             })
             .sum();
-        let on_disk = self.log.memory_start().min(committed).saturating_sub(released);
-        ((committed - released).saturating_sub(skipped), on_disk, paused)
+        TopicDepth {
+            depth: (committed - released).saturating_sub(skipped),
+            backend_depth: self.log.memory_start().min(committed).saturating_sub(released),
+            paused,
+        }
     }
 
     /// Messages and body bytes accepted.

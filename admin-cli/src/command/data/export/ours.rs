@@ -143,7 +143,7 @@ pub(super) fn export_all(
             let paused = channel.inspect(|state, _| state.is_paused());
             export.sink.queue(&QueueName { topic: &name, channel: Some(channel.name().as_str()) }, paused)?;
         }
-        export.sink.queue(&queue, topic.depth().2)?;
+        export.sink.queue(&queue, topic.depth().paused)?;
         let dir = view.data_dir.topic_dir(topic.number());
         let opened = SegmentStore::open(view.storage.clone(), &dir, limits.max_bytes_per_file);
         let (_store, mut blocks, _) = opened
