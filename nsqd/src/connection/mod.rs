@@ -37,7 +37,7 @@ use nsq_protocol::{
 };
 use tokio::time::Sleep;
 
-use self::auth::Session;
+use self::auth::AuthSession;
 use self::consume::{Place, Subscription};
 use self::identify::Settings;
 use self::input::Input;
@@ -115,7 +115,7 @@ pub struct Connection {
     state: ConnectionState,
     settings: Settings,
     /// Set by AUTH.
-    session: Option<Box<Session>>,
+    auth_session: Option<Box<AuthSession>>,
     input: Input,
     /// Number of bytes in `input` that are needed before decoding can make progress.
     needed: usize,
@@ -163,7 +163,7 @@ impl Connection {
             transport,
             info,
             state: ConnectionState::Init,
-            session: None,
+            auth_session: None,
             input,
             needed: 1,
             checked: Checked::default(),

@@ -49,7 +49,7 @@ use self::{catalog::Catalog, group::Group, writer::Writer};
 pub use self::{
     catalog::JournalFileInfo,
     commit::{Commit, Ticket},
-    reader::{Damage, JournalReport},
+    reader::{DamagedRange, JournalReport},
 };
 use super::{Durability, Storage, record::Record};
 

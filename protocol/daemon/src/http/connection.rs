@@ -25,7 +25,7 @@ use crate::go_duration;
 use crate::listen::Remote;
 use crate::log::{Field, Level};
 use crate::metrics::requests::NO_ENDPOINT;
-use crate::tls::Session;
+use crate::tls::TlsSession;
 
 /// How long a body or a response may stall while the server stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(250);
@@ -36,7 +36,7 @@ struct Connection<S> {
     shared: Arc<Shared<S>>,
     activity: Arc<Activity>,
     remote: Remote,
-    tls: Option<Arc<Session>>,
+    tls: Option<Arc<TlsSession>>,
 }
 
 /// Serves a connection until the client closes it, it stalls, or the server stops and the current request is answered.
@@ -44,7 +44,7 @@ pub(super) async fn drive<S: Service, IO>(
     shared: Arc<Shared<S>>,
     stream: IO,
     remote: Remote,
-    tls: Option<Session>,
+    tls: Option<TlsSession>,
     shutdown: CancellationToken,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
