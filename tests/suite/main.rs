@@ -77,7 +77,7 @@ mod import;
 mod data_cli;
 
 /// Retention; channels that start at an old message or seek.
-mod replay;
+mod retention;
 
 /// nsqd's HTTP interface.
 mod http_api;

@@ -60,7 +60,7 @@ impl Anchored {
 
     /// Replaces a directory that no longer exists: creates a new one, or uses the one that is now at its path if that
     /// is empty. Fails with `DirectoryNotEmpty` otherwise.
-    pub fn settle_anew(&self) -> io::Result<()> {
+    pub fn replace_missing_dir(&self) -> io::Result<()> {
         let mut home = self.home.lock();
         self.inner.create_dir_all(&self.root)?;
         let lock = self.inner.lock_dir(&self.root)?;
@@ -220,7 +220,7 @@ mod tests {
         disk.create(Path::new("/data/a"), 0).unwrap();
         expect_changes_refused(&anchored, "is not the directory that nsqd has locked");
         assert_eq!(disk.paths(), [Path::new("/data/a"), Path::new("/elsewhere/a")]);
-        assert_eq!(anchored.settle_anew().unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty);
+        assert_eq!(anchored.replace_missing_dir().unwrap_err().kind(), io::ErrorKind::DirectoryNotEmpty);
         disk.vanish(Path::new(ROOT));
         disk.move_away(Path::new("/elsewhere"), Path::new(ROOT));
         anchored.check_home().unwrap();
@@ -244,7 +244,7 @@ mod tests {
     fn a_removed_directory_can_be_replaced() {
         let (disk, anchored) = anchored();
         disk.vanish(Path::new(ROOT));
-        anchored.settle_anew().unwrap();
+        anchored.replace_missing_dir().unwrap();
         anchored.check_home().unwrap();
         anchored.create(Path::new("/data/b"), 0).unwrap();
         assert_eq!(disk.paths(), [Path::new("/data/b")]);

@@ -264,10 +264,10 @@ fn put_channel(out: &mut Vec<u8>, kind: u8, topic: TopicNumber, channel: Channel
 /// On disk each run is two varints: the distance from the end of the previous run (zigzag, since the
 /// order is free), and the length. A decoded list parses its bytes while it is iterated.
 #[derive(Clone, Copy)]
-pub struct RunList<'a>(Runs<'a>);
+pub struct RunList<'a>(RunListKind<'a>);
 
 #[derive(Clone, Copy)]
-enum Runs<'a> {
+enum RunListKind<'a> {
     Plain(&'a [(u64, u64)]),
     /// Already checked: every varint is whole and every sum stays within u64.
     Coded(&'a [u8]),
@@ -275,13 +275,13 @@ enum Runs<'a> {
 
 impl<'a> From<&'a [(u64, u64)]> for RunList<'a> {
     fn from(runs: &'a [(u64, u64)]) -> Self {
-        Self(Runs::Plain(runs))
+        Self(RunListKind::Plain(runs))
     }
 }
 
 impl<'a, const N: usize> From<&'a [(u64, u64); N]> for RunList<'a> {
     fn from(runs: &'a [(u64, u64); N]) -> Self {
-        Self(Runs::Plain(runs))
+        Self(RunListKind::Plain(runs))
     }
 }
 
@@ -289,15 +289,15 @@ impl<'a> RunList<'a> {
     /// The runs, as (first, length).
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
         let (mut plain, mut coded) = match self.0 {
-            Runs::Plain(runs) => (runs.iter(), CodedRuns::new(&[])),
-            Runs::Coded(bytes) => ([].iter(), CodedRuns::new(bytes)),
+            RunListKind::Plain(runs) => (runs.iter(), CodedRuns::new(&[])),
+            RunListKind::Coded(bytes) => ([].iter(), CodedRuns::new(bytes)),
         };
         std::iter::from_fn(move || plain.next().copied().or_else(|| coded.next()))
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
         match self.0 {
-            Runs::Plain(runs) => {
+            RunListKind::Plain(runs) => {
                 let mut end = 0_u64;
                 for &(first, length) in runs {
                     put_varint(out, zigzag(first.wrapping_sub(end) as i64));
@@ -305,7 +305,7 @@ impl<'a> RunList<'a> {
                     end = first.wrapping_add(length);
                 }
             }
-            Runs::Coded(bytes) => out.extend_from_slice(bytes),
+            RunListKind::Coded(bytes) => out.extend_from_slice(bytes),
         }
     }
 
@@ -315,7 +315,7 @@ impl<'a> RunList<'a> {
             let (first, length) = runs.next()?;
             first.checked_add(length)?;
         }
-        Some(Self(Runs::Coded(bytes)))
+        Some(Self(RunListKind::Coded(bytes)))
     }
 }
 

@@ -149,7 +149,7 @@ impl Catalog {
     }
 
     /// Checks whether all files still exist.
-    pub(super) fn look(&self) {
+    pub(super) fn check_files(&self) {
         let known: Vec<_> = {
             let inner = self.inner.lock();
             inner.files.iter().map(|entry| (entry.number, entry.identity)).collect()

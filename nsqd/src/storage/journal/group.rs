@@ -82,10 +82,10 @@ impl Group {
     /// A ticket for the pending batch.
     fn take_ticket(self: &Arc<Self>, state: &mut State) -> Ticket {
         state.pending.tickets += 1;
-        if matches!(state.thread, ThreadState::Gathering(wanted) if state.pending.tickets >= wanted) {
+        if matches!(state.thread, ThreadState::Delaying(publishers) if state.pending.tickets >= publishers) {
             self.work.notify_one();
         }
-        let others_may_come = !self.sync && state.company.is_expected();
+        let others_may_come = !self.sync && state.batch_hint.expects_others();
         Ticket::new(Arc::clone(self), state.batch, others_may_come)
     }
 
@@ -130,7 +130,7 @@ impl Group {
             match state.work(self.sync) {
                 Work::Now => {
                     if self.sync {
-                        self.gather(&mut state);
+                        self.wait_for_publishers(&mut state);
                     }
                     self.lead(state, 1);
                     state = self.state.lock();
@@ -154,21 +154,21 @@ impl Group {
     }
 
     /// Before a sync: waits for publishers that are likely to append soon.
-    fn gather(&self, state: &mut MutexGuard<'_, State>) {
+    fn wait_for_publishers(&self, state: &mut MutexGuard<'_, State>) {
         let waiting = state.pending.tickets;
-        let Some((wanted, patience)) = state.gathering.wanted(waiting) else {
+        let Some((publishers, max_wait)) = state.commit_delay.next_wait(waiting) else {
             return let_others_append(state);
         };
-        let deadline = Instant::now() + patience;
-        state.thread = ThreadState::Gathering(wanted);
-        while state.pending.tickets < wanted && !state.stop {
+        let deadline = Instant::now() + max_wait;
+        state.thread = ThreadState::Delaying(publishers);
+        while state.pending.tickets < publishers && !state.stop {
             if self.work.wait_until(state, deadline).timed_out() {
                 break;
             }
         }
         state.thread = ThreadState::Busy;
-        let all = state.pending.tickets >= wanted;
-        state.gathering.met(all);
+        let all = state.pending.tickets >= publishers;
+        state.commit_delay.record_outcome(all);
     }
 
     /// Writes the pending batch, and then those that others wait for: at most `rounds` batches in total.
@@ -194,7 +194,7 @@ impl Group {
         let batch = state.batch;
         state.batch += 1;
         state.writing_tickets = buffer.tickets;
-        state.company.learn(buffer.tickets);
+        state.batch_hint.record_batch(buffer.tickets);
         state.lazy_due = None;
         state.kicked = false;
         let failed_before = state.last_error.is_some();
@@ -224,7 +224,7 @@ impl Group {
         state.writing_tickets = 0;
         if let Some(began) = began {
             let waiting = state.pending.tickets;
-            state.gathering.learn(began.elapsed(), buffer.tickets, waiting);
+            state.commit_delay.record_sync(began.elapsed(), buffer.tickets, waiting);
         }
         buffer.clear();
         state.spare = buffer;

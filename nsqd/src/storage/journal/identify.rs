@@ -67,7 +67,7 @@ pub(super) fn identify(
             continue;
         }
         let path = dir.join(name);
-        let candidate = look_at(storage, &path, name, number).map_err(|error| read_error(&path, error))?;
+        let candidate = inspect(storage, &path, name, number).map_err(|error| read_error(&path, error))?;
         if let (Err(HeaderError::NewerVersion(version)), Some(_)) = (candidate.header, number) {
             return Err(JournalError::NewerVersion { path, version });
         }
@@ -85,7 +85,7 @@ pub(super) fn identify(
     Ok(identified)
 }
 
-fn look_at(storage: &dyn Storage, path: &Path, name: &str, number: Option<u32>) -> io::Result<Candidate> {
+fn inspect(storage: &dyn Storage, path: &Path, name: &str, number: Option<u32>) -> io::Result<Candidate> {
     let file = storage.open(path)?;
     let len = file.len()?.min(u64::from(u32::MAX));
     let mut start = [0; FILE_HEADER_BYTES as usize];

@@ -5,8 +5,8 @@
 //! - `commit`: what a caller holds until its record is written: a ticket, then a future;
 //! - `group`: decides who writes the waiting records, and reports the outcome to the waiters (group commit);
 //! - `waiting`: the waiters, and who wakes them;
-//! - `gathering`: for how many publishers the journal's thread waits before a sync;
-//! - `company`: predicts whether publishers append together, so that it pays to let others append first;
+//! - `commit_delay`: for how many publishers the journal's thread waits before a sync;
+//! - `batch_hint`: predicts whether publishers append together, so that it pays to let others append first;
 //! - `pending`: the state: two buffers, tickets, the outcome of a failed write;
 //! - `writer`: the file that is being written: space, rotation, recycling, failed writes;
 //! - `sizing`: how large files are;
@@ -21,9 +21,9 @@
 
 mod catalog;
 mod commit;
-mod company;
+mod batch_hint;
 mod format;
-mod gathering;
+mod commit_delay;
 mod group;
 mod identify;
 mod pending;
@@ -49,7 +49,7 @@ use self::{catalog::Catalog, group::Group, writer::Writer};
 pub use self::{
     catalog::JournalFileInfo,
     commit::{Commit, Ticket},
-    reader::{Damage, JournalReport},
+    reader::{DamagedRange, JournalReport},
 };
 use super::{Durability, Storage, record::Record};
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    JournalError, JournalTiming, MAX_PENDING_BYTES, MAX_RECORD_BYTES, company::Company, format,
-    gathering::Gathering,
+    JournalError, JournalTiming, MAX_PENDING_BYTES, MAX_RECORD_BYTES, batch_hint::BatchHint,
+    commit_delay::CommitDelay, format,
 };
 use crate::storage::record::Record;
 
@@ -30,8 +30,8 @@ pub(super) struct State {
     /// Tickets of the batch being written that are still held.
     pub writing_tickets: usize,
     pub waiters: Vec<Waiter>,
-    pub company: Company,
-    pub gathering: Gathering,
+    pub batch_hint: BatchHint,
+    pub commit_delay: CommitDelay,
     pub next_waiter: u64,
     pub failure: Option<Failure>,
     /// A failed sync. Permanent.
@@ -92,7 +92,7 @@ pub(super) enum ThreadState {
     Idle,
     Until(Instant),
     /// Waiting for this many tickets.
-    Gathering(usize),
+    Delaying(usize),
 }
 
 pub(super) enum Work {
@@ -147,8 +147,8 @@ impl State {
             leading: false,
             writing_tickets: 0,
             waiters: Vec::new(),
-            company: Company::default(),
-            gathering: Gathering::default(),
+            batch_hint: BatchHint::default(),
+            commit_delay: CommitDelay::default(),
             next_waiter: 0,
             failure: None,
             latched: None,

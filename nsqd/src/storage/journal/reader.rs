@@ -38,7 +38,7 @@ pub struct JournalReport {
     /// Bytes of the torn write, as far as they can be distinguished from older bytes.
     pub cut_bytes: u64,
     /// Stretches that were once written as a whole but cannot be read.
-    pub damaged: Vec<Damage>,
+    pub damaged: Vec<DamagedRange>,
     /// Numbers of missing files.
     pub missing_files: Vec<u64>,
     /// New paths of unreadable files, which were renamed.
@@ -56,7 +56,7 @@ impl JournalReport {
 
 /// A damaged stretch of a journal file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damage {
+pub struct DamagedRange {
     /// Where it starts.
     pub lsn: Lsn,
     /// Its length in bytes.
@@ -142,7 +142,7 @@ fn correct_names(
     for &(number, len) in &identified.unreadable {
         let aside = path(&catalog::damaged_name(number));
         rename(&path(&catalog::file_name(number)), &aside)?;
-        found.report.damaged.push(Damage { lsn: format::lsn(number, 0), bytes: len });
+        found.report.damaged.push(DamagedRange { lsn: format::lsn(number, 0), bytes: len });
         found.report.set_aside.push(aside);
     }
     for (name, number) in &identified.misnamed {
@@ -229,7 +229,7 @@ fn scan(
 ) -> io::Result<FileEntry> {
     let number = open.header.number;
     let report = &mut found.report;
-    let damage = |(offset, bytes)| Damage { lsn: format::lsn(number, offset), bytes };
+    let damage = |(offset, bytes)| DamagedRange { lsn: format::lsn(number, offset), bytes };
     report.damaged.extend(open.damaged.iter().copied().map(damage));
     // One damaged copy of the header is no reason to keep the file.
     let mut damaged = open.damaged.iter().any(|&(_, bytes)| bytes > format::HEADER_COPY_BYTES as u64);

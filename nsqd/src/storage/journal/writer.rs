@@ -162,7 +162,7 @@ impl Writer {
             current.is_lost = !current.has_name(&*self.storage);
         }
         self.storage.check_home().map_err(|error| JournalError::Write(Arc::new(error)))?;
-        self.catalog.look();
+        self.catalog.check_files();
         let is_lost = match &self.current {
             Some(current) => current.is_lost,
             // The newest file is from before the start. It can be retired only when there is a newer one.

@@ -111,7 +111,10 @@ fn each_damaged_copy_of_a_header_is_reported_and_loses_no_record() {
             let found = open(&storage, Durability::Write);
             assert_eq!(sequences(&found), (0..20).collect::<Vec<_>>());
             let number = found.report.damaged[0].lsn.file_number();
-            assert_eq!(found.report.damaged, [Damage { lsn: Lsn(number << 32 | at as u64), bytes: 64 }]);
+            assert_eq!(
+                found.report.damaged,
+                [DamagedRange { lsn: Lsn(number << 32 | at as u64), bytes: 64 }]
+            );
         }
     }
 }

@@ -25,8 +25,8 @@ const REFRESH_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// The statistics of all nodes that send them.
 #[derive(Debug, Default)]
-pub(crate) struct Figures {
-    nodes: DashMap<NodeId, Arc<NodeFigures>>,
+pub(crate) struct StatsStore {
+    nodes: DashMap<NodeId, Arc<StoredStats>>,
     /// Estimated memory for all nodes, in bytes.
     bytes: Arc<AtomicUsize>,
     last_refresh: AtomicU64,
@@ -34,27 +34,27 @@ pub(crate) struct Figures {
 
 /// The statistics of one node.
 #[derive(Debug)]
-pub(crate) struct NodeFigures {
+pub(crate) struct StoredStats {
     stats: Mutex<NodeStats>,
     /// Estimated memory for all nodes, in bytes.
     bytes: Arc<AtomicUsize>,
     /// Number of the latest request for fresh statistics.
-    wanted: watch::Sender<u64>,
+    requested: watch::Sender<u64>,
     /// Number of the latest answered request.
     answered: watch::Sender<u64>,
 }
 
-impl Figures {
+impl StatsStore {
     /// Adds a node that negotiated heartbeat statistics.
-    pub(crate) fn add(&self, id: NodeId) -> Arc<NodeFigures> {
-        let figures = Arc::new(NodeFigures {
+    pub(crate) fn add(&self, id: NodeId) -> Arc<StoredStats> {
+        let stats = Arc::new(StoredStats {
             stats: Mutex::default(),
             bytes: Arc::clone(&self.bytes),
-            wanted: watch::Sender::new(0),
+            requested: watch::Sender::new(0),
             answered: watch::Sender::new(0),
         });
-        self.nodes.insert(id, Arc::clone(&figures));
-        figures
+        self.nodes.insert(id, Arc::clone(&stats));
+        stats
     }
 
     /// Removes a node that disconnected.
@@ -63,7 +63,7 @@ impl Figures {
     }
 
     /// The statistics of a node; `None` if it sends none.
-    pub(crate) fn get(&self, id: NodeId) -> Option<Arc<NodeFigures>> {
+    pub(crate) fn get(&self, id: NodeId) -> Option<Arc<StoredStats>> {
         self.nodes.get(&id).map(|entry| Arc::clone(&entry))
     }
 
@@ -77,7 +77,7 @@ impl Figures {
         let number = self.last_refresh.fetch_add(1, Ordering::Relaxed) + 1;
         let nodes: Vec<_> = self.nodes.iter().map(|entry| Arc::clone(&entry)).collect();
         for node in &nodes {
-            node.wanted.send_modify(|wanted| *wanted = number.max(*wanted));
+            node.requested.send_modify(|requested| *requested = number.max(*requested));
         }
         let deadline = Instant::now() + REFRESH_TIMEOUT;
         for node in &nodes {
@@ -88,7 +88,7 @@ impl Figures {
     }
 }
 
-impl NodeFigures {
+impl StoredStats {
     /// Applies a report. A rejected report discards all statistics of the node.
     pub(crate) fn report(&self, body: &[u8], now: Moment) -> Result<(), ReportError> {
         let report = StatsReport::decode(body);
@@ -115,17 +115,17 @@ impl NodeFigures {
     }
 
     /// Reads the node's statistics under their lock.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&NodeStats) -> T) -> T {
-        look(&self.stats.lock())
+    pub(crate) fn inspect<T>(&self, read: impl FnOnce(&NodeStats) -> T) -> T {
+        read(&self.stats.lock())
     }
 
     /// Requests for fresh statistics, for the node's connection to forward.
-    pub(crate) fn wanted(&self) -> watch::Receiver<u64> {
-        self.wanted.subscribe()
+    pub(crate) fn refresh_requests(&self) -> watch::Receiver<u64> {
+        self.requested.subscribe()
     }
 }
 
-impl Drop for NodeFigures {
+impl Drop for StoredStats {
     fn drop(&mut self) {
         self.bytes.fetch_sub(self.stats.get_mut().bytes(), Ordering::Relaxed);
     }
@@ -157,10 +157,10 @@ mod tests {
 
     #[test]
     fn statistics_of_all_nodes_have_a_memory_limit() {
-        let figures = Figures::default();
+        let store = StatsStore::default();
         let mut nodes = Vec::new();
         let refused = 'nodes: loop {
-            let node = figures.add(NodeId(nodes.len() as u64));
+            let node = store.add(NodeId(nodes.len() as u64));
             nodes.push(Arc::clone(&node));
             for number in 0..20 {
                 if let Err(error) = node.report(&large_report(number == 0, number), NOW) {
@@ -169,18 +169,18 @@ mod tests {
             }
         };
         assert_eq!(refused, ReportError::NoMemory);
-        assert!(figures.bytes() > MAX_BYTES * 9 / 10 && figures.bytes() <= MAX_BYTES, "{}", figures.bytes());
+        assert!(store.bytes() > MAX_BYTES * 9 / 10 && store.bytes() <= MAX_BYTES, "{}", store.bytes());
         let last = nodes.pop().unwrap();
-        assert_eq!(last.look(NodeStats::bytes), 0);
+        assert_eq!(last.inspect(NodeStats::bytes), 0);
         let first = nodes.remove(0);
-        figures.remove(NodeId(0));
+        store.remove(NodeId(0));
         drop(first);
         assert_eq!(last.report(&large_report(true, 0), NOW), Ok(()));
         assert!(last.report(b"no report", NOW).is_err());
         for (number, node) in nodes.into_iter().chain([last]).enumerate() {
-            figures.remove(NodeId(number as u64 + 1));
+            store.remove(NodeId(number as u64 + 1));
             drop(node);
         }
-        assert_eq!(figures.bytes(), 0);
+        assert_eq!(store.bytes(), 0);
     }
 }

@@ -5,47 +5,47 @@
 use std::time::Duration;
 
 /// Maximum wait, however long a sync takes.
-const MAX_PATIENCE: Duration = Duration::from_millis(5);
+const MAX_WAIT: Duration = Duration::from_millis(5);
 /// After this many failed attempts in a row, the pauses between attempts stop growing.
 const MAX_FAILED_ATTEMPTS: u32 = 5;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Gathering {
+pub(super) struct CommitDelay {
     /// Number of publishers when the last sync ended: served by it, or waiting for the next.
     publishers: usize,
-    /// Duration of the last sync, at most [`MAX_PATIENCE`]. A longer wait would cost more than another sync.
-    patience: Duration,
+    /// Duration of the last sync, at most [`MAX_WAIT`]. A longer wait would cost more than another sync.
+    max_wait: Duration,
     /// Attempts in a row to which fewer publishers came than were expected.
     failed_attempts: u32,
     /// Syncs until the next attempt.
     pause: u32,
 }
 
-impl Gathering {
-    /// Learns from a sync: its duration, the number of publishers it `served`, and the number now `waiting`.
-    pub(super) fn learn(&mut self, took: Duration, served: usize, waiting: usize) {
+impl CommitDelay {
+    /// Records a sync: its duration, the number of publishers it `served`, and the number now `waiting`.
+    pub(super) fn record_sync(&mut self, took: Duration, served: usize, waiting: usize) {
         self.publishers = served + waiting;
-        self.patience = took.min(MAX_PATIENCE);
+        self.max_wait = took.min(MAX_WAIT);
     }
 
     /// How many publishers to wait for, and how long, if `waiting` are there already. `None` if it does not pay.
-    pub(super) fn wanted(&mut self, waiting: usize) -> Option<(usize, Duration)> {
+    pub(super) fn next_wait(&mut self, waiting: usize) -> Option<(usize, Duration)> {
         // The slowest of many publishers may take long.
-        let wanted = self.publishers - self.publishers / 8;
+        let enough = self.publishers - self.publishers / 8;
         // With nobody waiting, only lazy records are written.
-        if waiting == 0 || waiting >= wanted {
+        if waiting == 0 || waiting >= enough {
             return None;
         }
         if self.pause > 0 {
             self.pause -= 1;
             return None;
         }
-        Some((wanted, self.patience))
+        Some((enough, self.max_wait))
     }
 
-    /// Learns whether all expected publishers came.
-    pub(super) fn met(&mut self, all: bool) {
+    /// Records whether all expected publishers came.
+    pub(super) fn record_outcome(&mut self, all: bool) {
         self.failed_attempts = if all { 0 } else { (self.failed_attempts + 1).min(MAX_FAILED_ATTEMPTS) };
         self.pause = (1 << self.failed_attempts) - 1;
     }
@@ -59,37 +59,37 @@ mod tests {
 
     #[test]
     fn a_single_publisher_waits_for_nobody() {
-        let mut gathering = Gathering::default();
-        assert_eq!(gathering.wanted(1), None);
-        gathering.learn(SYNC, 1, 0);
-        assert_eq!(gathering.wanted(1), None);
+        let mut commit_delay = CommitDelay::default();
+        assert_eq!(commit_delay.next_wait(1), None);
+        commit_delay.record_sync(SYNC, 1, 0);
+        assert_eq!(commit_delay.next_wait(1), None);
     }
 
     #[test]
     fn two_halves_of_publishers_join_in_one_sync() {
-        let mut gathering = Gathering::default();
-        gathering.learn(SYNC, 4, 4);
-        assert_eq!(gathering.wanted(4), Some((7, SYNC)));
-        gathering.met(true);
-        gathering.learn(Duration::from_secs(1), 8, 0);
-        assert_eq!((gathering.wanted(8), gathering.wanted(0)), (None, None));
-        assert_eq!(gathering.wanted(1), Some((7, MAX_PATIENCE)));
+        let mut commit_delay = CommitDelay::default();
+        commit_delay.record_sync(SYNC, 4, 4);
+        assert_eq!(commit_delay.next_wait(4), Some((7, SYNC)));
+        commit_delay.record_outcome(true);
+        commit_delay.record_sync(Duration::from_secs(1), 8, 0);
+        assert_eq!((commit_delay.next_wait(8), commit_delay.next_wait(0)), (None, None));
+        assert_eq!(commit_delay.next_wait(1), Some((7, MAX_WAIT)));
     }
 
     #[test]
     fn attempts_become_rarer_while_nobody_comes() {
-        let mut gathering = Gathering::default();
-        gathering.learn(SYNC, 4, 4);
+        let mut commit_delay = CommitDelay::default();
+        commit_delay.record_sync(SYNC, 4, 4);
         let mut attempts = 0;
         for _ in 0..320 {
-            if gathering.wanted(4).is_some() {
+            if commit_delay.next_wait(4).is_some() {
                 attempts += 1;
-                gathering.met(false);
+                commit_delay.record_outcome(false);
             }
         }
         assert!((10..=16).contains(&attempts), "{attempts}");
-        while gathering.wanted(4).is_none() {}
-        gathering.met(true);
-        assert!(gathering.wanted(4).is_some());
+        while commit_delay.next_wait(4).is_none() {}
+        commit_delay.record_outcome(true);
+        assert!(commit_delay.next_wait(4).is_some());
     }
 }

@@ -1,12 +1,12 @@
-//! Pure: retention, as far as it concerns the tail.
+//! Pure: retained messages in the index.
 
-use super::{Location, Tail, mark_start};
+use super::{Location, LogIndex, mark_start};
 use crate::log::Mark;
 use crate::log::chunk::Chunk;
 use crate::log::retention::{Piece, PiecePlace, gaps, merged};
 use crate::storage::segment::BlockRef;
 
-impl Tail {
+impl LogIndex {
     /// Seals the open chunk if `closes` returns true for its first timestamp and its bytes.
     pub fn seal_if(&mut self, closes: impl FnOnce(i64, u64) -> bool) {
         if self.open.oldest_timestamp().is_some_and(|oldest| closes(oldest, self.open.len_bytes() as u64)) {
@@ -63,11 +63,11 @@ impl Tail {
     /// The oldest retained message, or the end of the log if there is none.
     pub fn oldest_retained(&self) -> u64 {
         let end = self.next_sequence();
-        let mut at = self.history.retained_from;
+        let mut at = self.retained_marks.retained_from;
         while at < end {
             at = match self.locate(at) {
                 Location::Missing(next) => next.unwrap_or(end),
-                _ => match self.history.void_until(at) {
+                _ => match self.retained_marks.void_until(at) {
                     Some(to) => to,
                     None => return at,
                 },
@@ -78,7 +78,7 @@ impl Tail {
 
     /// Number of retained messages, and the bytes of the blocks and chunks that hold them.
     pub fn retained(&self) -> (u64, u64) {
-        let (from, end) = (self.history.retained_from, self.next_sequence());
+        let (from, end) = (self.retained_marks.retained_from, self.next_sequence());
         let absent: u64 = self.absent(from, end).iter().map(|(from, to)| to - from).sum();
         let on_disk = self.blocks.iter().filter(|block| block.end_sequence() > from);
         let in_memory = self.only_in_memory().filter(|chunk| chunk.end_sequence() > from);
@@ -111,13 +111,13 @@ impl Tail {
         self.marks_from(from, to, self.absent(from, to))
     }
 
-    /// Like [`Tail::marks_between`], but skips only void sequence numbers, not missing messages.
+    /// Like [`LogIndex::marks_between`], but skips only void sequence numbers, not missing messages.
     pub fn void_marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
         self.marks_from(from, to, self.void_between(from, to).collect())
     }
 
     fn marks_from(&self, from: u64, to: u64, skipped: Vec<(u64, u64)>) -> Vec<Mark> {
-        let deferred = (self.history.deferred())
+        let deferred = (self.retained_marks.deferred())
             .map(|(start, end, due)| (start.max(from), end.min(to), due))
             .filter(|(start, end, _)| start < end)
             .filter(|&(start, end, _)| !skipped.iter().any(|&(from, to)| from < end && start < to))
@@ -130,7 +130,7 @@ impl Tail {
     }
 
     fn void_between(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let cut = self.history.void().map(move |(start, end)| (start.max(from), end.min(to)));
+        let cut = self.retained_marks.void().map(move |(start, end)| (start.max(from), end.min(to)));
         cut.filter(|(start, end)| start < end)
     }
 }

@@ -1,4 +1,4 @@
-//! A topic's history: retention of finished messages, and channels that start in the past or are moved.
+//! A topic's retention of finished messages, and channels that start in the past or are moved.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::storage::record::Record;
 
 /// Why a topic cannot retain messages, or why a position in it is not available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum HistoryError {
+pub enum RetentionError {
     /// Ephemeral topics are never on disk.
     #[error("an ephemeral topic cannot retain messages")]
     Ephemeral,
@@ -48,9 +48,9 @@ pub struct Placed {
 
 impl Topic {
     /// Sets the topic's own retention; `None` for the limits of nsqd's flags.
-    pub fn set_retention(&self, own: Option<Retention>) -> Result<(), HistoryError> {
+    pub fn set_retention(&self, own: Option<Retention>) -> Result<(), RetentionError> {
         if self.name.is_ephemeral() {
-            return Err(HistoryError::Ephemeral);
+            return Err(RetentionError::Ephemeral);
         }
         let mut state = self.state.lock();
         state.own_retention = own;
@@ -118,13 +118,13 @@ impl Topic {
     }
 
     /// Finds a position in the topic. For times and ids, it may read from disk and block.
-    fn look_up(&self, place: StartAt) -> Result<Found, HistoryError> {
+    fn look_up(&self, place: StartAt) -> Result<Found, RetentionError> {
         let at = |sequence| Found { sequence, is_before_all: false };
         Ok(match place {
             StartAt::Earliest => at(0),
             StartAt::Latest => at(u64::MAX),
             StartAt::Sequence(sequence) => at(sequence),
-            StartAt::Message(id) => at(self.log.find_id(id).ok_or(HistoryError::UnknownId)?),
+            StartAt::Message(id) => at(self.log.find_id(id).ok_or(RetentionError::UnknownId)?),
             StartAt::Time(time_ns) => {
                 let (sequence, is_before_all) = self.log.find_time(time_ns);
                 Found { sequence, is_before_all }
@@ -133,7 +133,7 @@ impl Topic {
     }
 
     /// Like [`Topic::look_up`], but reads from disk on another thread.
-    pub(super) async fn find(self: &Arc<Self>, place: StartAt) -> Result<Found, HistoryError> {
+    pub(super) async fn find(self: &Arc<Self>, place: StartAt) -> Result<Found, RetentionError> {
         if !matches!(place, StartAt::Time(_) | StartAt::Message(_)) {
             return self.look_up(place);
         }
@@ -153,7 +153,7 @@ impl Topic {
         self: &Arc<Self>,
         channel: &Channel,
         place: StartAt,
-    ) -> Result<(Placed, u64), HistoryError> {
+    ) -> Result<(Placed, u64), RetentionError> {
         let found = self.find(place).await?;
         let mut clamped = false;
         let moved = channel.move_to(|cursor, end| {
@@ -161,7 +161,7 @@ impl Topic {
                 return Ok((found.sequence.min(end), true));
             }
             if !self.log.is_retaining() && found.sequence < cursor {
-                return Err(HistoryError::NothingRetained);
+                return Err(RetentionError::NothingRetained);
             }
             let oldest = self.log.oldest_retained().min(cursor);
             clamped = found.is_clamped_to(oldest);

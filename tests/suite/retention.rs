@@ -48,9 +48,9 @@ fn new_channel_receives_retained_messages_after_a_kill() {
         assert_eq!(bodies(&first.consume(3000).await), texts(0..3000));
         first.barrier().await;
         assert_eq!(nsqd.channel("t", "first").await.expect("the channel exists").unfinished(), 0);
-        let kept = retention(&nsqd, "t").await;
+        let retained = retention(&nsqd, "t").await;
         assert_eq!(
-            (kept["retained_count"].as_u64(), kept["retain_for"].as_u64()),
+            (retained["retained_count"].as_u64(), retained["retain_for"].as_u64()),
             (Some(3000), Some(3_600_000_000_000))
         );
 
@@ -228,21 +228,21 @@ fn retention_by_bytes_and_by_age_frees_the_disk() {
         }
         let segments = nsqd.data_path().join("topics");
         let within = async || {
-            let (kept, on_disk) = (retention(&nsqd, "t").await, folder_bytes(&segments));
-            let bytes = kept["retained_bytes"].as_u64().unwrap_or(0);
+            let (retained, on_disk) = (retention(&nsqd, "t").await, folder_bytes(&segments));
+            let bytes = retained["retained_bytes"].as_u64().unwrap_or(0);
             wait::when((bytes, on_disk), |&(bytes, on_disk)| {
                 (2_000_000..=4_000_000).contains(&bytes) && on_disk <= 4_500_000
             })
         };
         wait::until("old segments are deleted", within).await;
-        let kept = retention(&nsqd, "t").await;
-        assert!(kept["oldest_retained_at"].as_u64() > Some(1_000_000_000_000_000_000), "{kept}");
+        let retained = retention(&nsqd, "t").await;
+        assert!(retained["oldest_retained_at"].as_u64() > Some(1_000_000_000_000_000_000), "{retained}");
         assert!(nsqd.get("/stats").await.expect(200).text().contains("retained: "));
 
         nsqd.admin("/topic/retain?topic=t&for=1s").await;
         let empty = async || {
-            let kept = retention(&nsqd, "t").await;
-            wait::when((kept["retained_count"].as_u64(), folder_bytes(&segments)), |seen| {
+            let retained = retention(&nsqd, "t").await;
+            wait::when((retained["retained_count"].as_u64(), folder_bytes(&segments)), |seen| {
                 *seen == (Some(0), 0)
             })
         };
@@ -297,7 +297,7 @@ fn retention_limits_of_a_topic_survive_a_kill() {
         nsqd.admin("/topic/retain?topic=t&for=2h&bytes=1000000000").await;
         nsqd.kill().await;
         nsqd.restart().await;
-        let limits = |kept: &Value| (kept["retain_for"].as_u64(), kept["retain_bytes"].as_u64());
+        let limits = |retained: &Value| (retained["retain_for"].as_u64(), retained["retain_bytes"].as_u64());
         let expected = (Some(7_200_000_000_000), Some(1_000_000_000));
         assert_eq!(limits(&retention(&nsqd, "t").await), expected);
         assert!(nsqd.terminate().await.success());

@@ -1,5 +1,5 @@
-//! The statistics of all nodes. An nsqlookupd has the figures that its nodes send with their heartbeats, and answers
-//! for all of them at once. Nodes are asked directly if no nsqlookupd has their figures fresh and complete.
+//! The statistics of all nodes. An nsqlookupd has the statistics that its nodes send with their heartbeats, and answers
+//! for all of them at once. Nodes are asked directly if no nsqlookupd has their statistics fresh and complete.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use super::{Cluster, Node, NodeError};
 use crate::report::{Sample, Samples};
 use crate::targets::host_port;
 
-/// An nsqlookupd asks its nodes to report before it answers. Older figures than this did not come for that request:
+/// An nsqlookupd asks its nodes to report before it answers. Older statistics than this did not come for that request:
 /// the node is slow or down.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Maximum age of the figures that are shown for a node that does not answer.
+/// Maximum age of the statistics that are shown for a node that does not answer.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
 /// Which daemons to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
-    /// The nsqlookupds, then the nodes whose figures they do not have fresh.
+    /// The nsqlookupds, then the nodes whose statistics they do not have fresh.
     LookupdsFirst,
     /// Each node.
     Nodes,
@@ -28,16 +28,16 @@ pub enum Ask {
 
 /// The result of asking all nodes once.
 #[derive(Debug)]
-pub struct Look {
+pub struct ClusterSamples {
     /// The statistics, by node.
     pub samples: Samples,
     /// The daemons that did not answer, now or when the cluster was found.
     pub errors: Vec<NodeError>,
-    /// Nodes that did not answer but whose earlier figures an nsqlookupd has, with the age of these figures.
+    /// Nodes that did not answer but whose earlier statistics an nsqlookupd has, with the age of these statistics.
     pub stale: Vec<(String, Duration)>,
 }
 
-/// The figures of a node that an nsqlookupd has.
+/// The statistics of a node that an nsqlookupd has.
 struct Known {
     sample: Sample,
     age: Duration,
@@ -45,7 +45,7 @@ struct Known {
 
 impl Cluster {
     /// Asks all nodes once.
-    pub async fn look(&self, query: &StatsQuery, ask: Ask) -> Look {
+    pub async fn sample(&self, query: &StatsQuery, ask: Ask) -> ClusterSamples {
         let mut known = match ask {
             Ask::LookupdsFirst => self.known_to_lookupds(query).await,
             Ask::Nodes => BTreeMap::new(),
@@ -57,22 +57,25 @@ impl Cluster {
             Ok(Sample { taken_at: Instant::now(), stats })
         });
         let answers = answers.await;
-        let mut look =
-            Look { samples: answers.good.into_iter().collect(), errors: self.errors.clone(), stale: vec![] };
-        look.errors.extend(answers.errors);
+        let mut result = ClusterSamples {
+            samples: answers.good.into_iter().collect(),
+            errors: self.errors.clone(),
+            stale: vec![],
+        };
+        result.errors.extend(answers.errors);
         for node in &self.nodes {
             let Some(known) = known.remove(&key_of(node)) else { continue };
-            if !look.samples.contains_key(&node.name) && !answers.missing.contains(&node.name) {
+            if !result.samples.contains_key(&node.name) && !answers.missing.contains(&node.name) {
                 if known.age > FRESH {
-                    look.stale.push((node.name.clone(), known.age));
+                    result.stale.push((node.name.clone(), known.age));
                 }
-                look.samples.insert(node.name.clone(), known.sample);
+                result.samples.insert(node.name.clone(), known.sample);
             }
         }
-        look
+        result
     }
 
-    /// Asks one nsqlookupd after another until the figures of all nodes are known; normally the first suffices.
+    /// Asks one nsqlookupd after another until the statistics of all nodes are known; normally the first suffices.
     async fn known_to_lookupds(&self, query: &StatsQuery) -> BTreeMap<String, Known> {
         let mut known: BTreeMap<String, Known> = BTreeMap::new();
         for lookupd in &self.lookupds {

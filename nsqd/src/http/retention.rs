@@ -8,7 +8,7 @@ use super::admin::{CHANNEL_NOT_FOUND, INVALID_TOPIC, channel_parameters, find_to
 use super::{HttpContext, required, topic_parameter};
 use crate::clock;
 use crate::log::retention::Retention;
-use crate::topic::history::HistoryError;
+use crate::topic::retention::RetentionError;
 
 /// `POST /topic/retain?topic=[&for=DURATION][&bytes=N]`: a missing parameter sets no limit; `for=default` restores the
 /// limits that the flags set.
@@ -57,11 +57,11 @@ pub async fn seek(context: &HttpContext, request: &mut Request) -> Result<Respon
     Ok(response::value(encoding, &answer))
 }
 
-/// The answer when a topic's history is not available.
-pub(super) fn refused(error: HistoryError) -> HttpError {
+/// The answer when retention or a position in a topic is refused.
+pub(super) fn refused(error: RetentionError) -> HttpError {
     HttpError::bad_request(match error {
-        HistoryError::Ephemeral => "EPHEMERAL_TOPIC",
-        HistoryError::NothingRetained => "NOTHING_RETAINED",
-        HistoryError::UnknownId => "UNKNOWN_MESSAGE_ID",
+        RetentionError::Ephemeral => "EPHEMERAL_TOPIC",
+        RetentionError::NothingRetained => "NOTHING_RETAINED",
+        RetentionError::UnknownId => "UNKNOWN_MESSAGE_ID",
     })
 }

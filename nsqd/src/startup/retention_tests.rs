@@ -1,4 +1,4 @@
-//! The part of the engine model for history: channels that are moved or start in the past, and retained messages.
+//! The part of the engine model for retention: channels that are moved or start in the past, and retained messages.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use super::engine_tests::{CHANNELS, ModelChannel, World, messages};
 use crate::channel::Channel;
 use crate::log::Mark;
 use crate::log::retention::Retention;
-use crate::topic::history::HistoryError;
+use crate::topic::retention::RetentionError;
 
 /// The first retained message; `None` if nothing is retained.
-pub(super) type Kept = Option<u64>;
+pub(super) type RetainedFrom = Option<u64>;
 
 impl ModelChannel {
     /// Whether the message was in flight when the channel was moved forward over it. It must not be delivered again.
@@ -45,7 +45,7 @@ impl World {
         let moved = self.runtime.block_on(topic.move_channel(&channel, StartAt::Sequence(place)));
         self.flush();
         if !topic.log().is_retaining() && place < before {
-            assert_eq!(moved.unwrap_err(), HistoryError::NothingRetained);
+            assert_eq!(moved.unwrap_err(), RetentionError::NothingRetained);
             return;
         }
         let (placed, depth) = moved.unwrap();
@@ -127,24 +127,24 @@ impl World {
     }
 
     /// The first retained message.
-    pub(super) fn kept(&self) -> Kept {
+    pub(super) fn retained_from(&self) -> RetainedFrom {
         let log = self.topic().log().clone();
         log.is_retaining().then(|| log.oldest_retained())
     }
 
     /// Checks after a start that retained messages are still retained.
-    pub(super) fn still_keeps(&self, kept: Kept) {
-        let Some(from) = kept else { return };
+    pub(super) fn still_retains(&self, retained_from: RetainedFrom) {
+        let Some(from) = retained_from else { return };
         let retained = self.topic().log().retained().expect("it retains nothing");
         let expected = self.published.range(from..).count() as u64;
         assert!(retained.message_count >= expected, "{retained:?}, but {expected} from {from} on");
     }
 
     /// A new channel that starts at the oldest message gets all retained messages, complete and in order.
-    pub(super) fn all_that_is_kept_comes(&mut self) {
-        let Some(from) = self.kept() else { return };
+    pub(super) fn all_retained_messages_are_delivered(&mut self) {
+        let Some(from) = self.retained_from() else { return };
         let topic = self.topic();
-        let name = ChannelName::new("history#ephemeral").unwrap();
+        let name = ChannelName::new("retained#ephemeral").unwrap();
         let made = self.runtime.block_on(topic.get_or_create_channel_at(&name, StartAt::Earliest));
         let channel = made.unwrap();
         self.subscribe(channel);

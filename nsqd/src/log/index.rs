@@ -5,7 +5,7 @@
 
 mod aside;
 mod blocks;
-mod kept;
+mod retained;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use self::aside::Aside;
 use self::blocks::Blocks;
 use super::Mark;
 use super::chunk::{self, Chunk};
-use super::retention::{History, merged};
+use super::retention::{RetainedMarks, merged};
 use crate::storage::segment::BlockRef;
 
 /// Memory limits per topic, besides the open chunk.
@@ -50,9 +50,9 @@ struct Sealed {
     on_disk: bool,
 }
 
-/// The places of a topic's messages; see the module.
+/// Which chunk or block holds a message; see the module.
 #[derive(Debug)]
-pub struct Tail {
+pub struct LogIndex {
     sealed: VecDeque<Sealed>,
     sealed_messages: u64,
     sealed_bytes: usize,
@@ -71,13 +71,13 @@ pub struct Tail {
     /// Marks that the next release must pass to the channels, in order of sequence numbers.
     marks: Vec<Mark>,
     /// Retention, and void and deferred messages.
-    pub history: History,
+    pub retained_marks: RetainedMarks,
 }
 
-impl Tail {
+impl LogIndex {
     /// Creates an empty log that starts at `next_sequence`, on a node of this number (0..1024).
     pub fn new(next_sequence: u64, node_id: u16, bound: MemoryBound) -> Self {
-        Tail {
+        LogIndex {
             bound,
             sealed: VecDeque::new(),
             sealed_messages: 0,
@@ -89,7 +89,7 @@ impl Tail {
             damaged: Vec::new(),
             id_base: u64::from(node_id) << SEQUENCE_BITS,
             marks: Vec::new(),
-            history: History::default(),
+            retained_marks: RetainedMarks::default(),
         }
     }
 
@@ -211,21 +211,21 @@ impl Tail {
     /// Retained messages on disk need not be in memory as well. On disk, only messages from `needed_on_disk` on are
     /// needed: ephemeral names need nothing there.
     pub fn trim(&mut self, needed: u64, needed_on_disk: u64) {
-        let floor = needed.min(self.history.retained_from);
+        let floor = needed.min(self.retained_marks.retained_from);
         while let Some(sealed) = self.sealed.front()
             && sealed.chunk.end_sequence() <= if sealed.on_disk { needed } else { floor }
         {
             self.drop_oldest_sealed();
         }
         self.aside.trim(needed);
-        let disk_floor = needed_on_disk.min(self.history.retained_from);
+        let disk_floor = needed_on_disk.min(self.retained_marks.retained_from);
         self.blocks.trim(disk_floor);
         self.copies.retain(|block| block.end_sequence() > disk_floor);
         self.damaged.retain(|(_, to)| *to > floor);
         if !self.open.is_empty() && self.open.end_sequence() <= floor {
             self.open.reset(self.open.end_sequence());
         }
-        self.history.forget_before(floor);
+        self.retained_marks.forget_before(floor);
     }
 
     fn drop_oldest_sealed(&mut self) {
@@ -236,7 +236,7 @@ impl Tail {
     }
 
     /// While memory exceeds the bound: the chunk that must leave it, and whether it is on disk already.
-    pub fn over(&self) -> Option<(Arc<Chunk>, bool)> {
+    pub fn next_to_spill(&self) -> Option<(Arc<Chunk>, bool)> {
         if !self.is_over(1) {
             return None;
         }
@@ -388,9 +388,9 @@ impl Tail {
 
     /// Frees everything, because the topic is deleted.
     pub fn clear(&mut self) {
-        let Tail { bound, id_base, .. } = *self;
+        let LogIndex { bound, id_base, .. } = *self;
         let next = self.next_sequence();
-        *self = Tail { id_base, ..Tail::new(next, 0, bound) };
+        *self = LogIndex { id_base, ..LogIndex::new(next, 0, bound) };
     }
 
     /// Removes a damaged block. If there are copies, they replace it. Returns the messages that are lost, which are
@@ -511,22 +511,23 @@ impl Tail {
         self.sealed.front().map_or(self.open.first_sequence(), |sealed| sealed.chunk.first_sequence())
     }
 
-    /// The lowest floor at which [`Tail::trim`] frees something. Retained messages are not freed by a floor.
+    /// The lowest floor at which [`LogIndex::trim`] frees something. Retained messages are not freed by a floor.
     pub fn first_release(&self) -> u64 {
-        let unless_kept = |end: u64| if end <= self.history.retained_from { end } else { u64::MAX };
+        let unless_retained =
+            |end: u64| if end <= self.retained_marks.retained_from { end } else { u64::MAX };
         let chunk = self.sealed.front().map(|sealed| {
             let end = sealed.chunk.end_sequence();
-            if sealed.on_disk { end } else { unless_kept(end) }
+            if sealed.on_disk { end } else { unless_retained(end) }
         });
         let first = chunk.into_iter().chain(self.aside.first_end()).min();
-        first.unwrap_or_else(|| unless_kept(self.open.end_sequence()))
+        first.unwrap_or_else(|| unless_retained(self.open.end_sequence()))
     }
 
-    /// Like [`Tail::first_release`], for messages on disk.
+    /// Like [`LogIndex::first_release`], for messages on disk.
     pub fn first_block_release(&self) -> u64 {
-        let kept_from = self.history.retained_from;
+        let retained_from = self.retained_marks.retained_from;
         let end = self.blocks.first().map(BlockRef::end_sequence);
-        end.filter(|&end| end <= kept_from).unwrap_or(u64::MAX)
+        end.filter(|&end| end <= retained_from).unwrap_or(u64::MAX)
     }
 
     /// Number of the file with the oldest block.

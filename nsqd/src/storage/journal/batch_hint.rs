@@ -8,17 +8,17 @@ const MAX_CREDIT: u32 = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Company {
+pub(super) struct BatchHint {
     /// Number of further batches of one until others are not expected any more.
     credit: u32,
     /// Appends since the last probe.
     since_probe: u32,
 }
 
-impl Company {
+impl BatchHint {
     /// Whether a caller that appends now should let others run before it writes.
     #[inline]
-    pub(super) fn is_expected(&mut self) -> bool {
+    pub(super) fn expects_others(&mut self) -> bool {
         if self.credit > 0 {
             return true;
         }
@@ -30,9 +30,9 @@ impl Company {
         true
     }
 
-    /// Learns from a written batch with this many tickets.
+    /// Records a written batch with this many tickets.
     #[inline]
-    pub(super) fn learn(&mut self, tickets: usize) {
+    pub(super) fn record_batch(&mut self, tickets: usize) {
         self.credit = match u32::try_from(tickets).unwrap_or(MAX_CREDIT) {
             0 | 1 => self.credit.saturating_sub(1),
             together => self.credit.saturating_add(together).min(MAX_CREDIT),
@@ -46,32 +46,32 @@ mod tests {
 
     #[test]
     fn a_single_publisher_is_rarely_asked_to_wait() {
-        let mut company = Company::default();
+        let mut batch_hint = BatchHint::default();
         let mut asked = 0;
         for _ in 0..10 * PROBE_EVERY {
-            asked += u32::from(company.is_expected());
-            company.learn(1);
+            asked += u32::from(batch_hint.expects_others());
+            batch_hint.record_batch(1);
         }
         assert_eq!(asked, 10);
     }
 
     #[test]
     fn others_are_expected_until_enough_batches_of_one_were_written() {
-        let mut company = Company::default();
-        company.learn(5);
+        let mut batch_hint = BatchHint::default();
+        batch_hint.record_batch(5);
         for _ in 0..5 {
-            assert!(company.is_expected());
-            company.learn(1);
+            assert!(batch_hint.expects_others());
+            batch_hint.record_batch(1);
         }
-        assert!(!company.is_expected());
+        assert!(!batch_hint.expects_others());
 
         for _ in 0..1000 {
-            company.learn(100);
+            batch_hint.record_batch(100);
         }
         for _ in 0..MAX_CREDIT {
-            assert!(company.is_expected());
-            company.learn(0);
+            assert!(batch_hint.expects_others());
+            batch_hint.record_batch(0);
         }
-        assert!(!company.is_expected());
+        assert!(!batch_hint.expects_others());
     }
 }

@@ -12,7 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-use super::connection::LOOK_UP;
+use super::connection::CHECK_INTERVAL;
 use super::phase::Run;
 use super::publisher::Publisher;
 use crate::exit_status::Failure;
@@ -27,15 +27,15 @@ const GATHER_PAUSE: Duration = Duration::from_micros(50);
 const EVENTS: usize = 256;
 
 /// Connections that share a thread.
-pub struct Crew {
+pub struct PublisherGroup {
     publishers: Vec<Publisher>,
     duration: Option<Duration>,
 }
 
-impl Crew {
+impl PublisherGroup {
     /// `duration` ends connections that have no number of messages.
     pub fn new(publishers: Vec<Publisher>, duration: Option<Duration>) -> Self {
-        Crew { publishers, duration }
+        PublisherGroup { publishers, duration }
     }
 
     /// Publishes until all messages are sent and answered, or until the run stops.
@@ -62,7 +62,7 @@ impl Crew {
             } else if answers > 0 && answers < MIN_ANSWERS && self.can_gather() {
                 std::thread::sleep(GATHER_PAUSE);
             }
-            if last_check.elapsed() > LOOK_UP {
+            if last_check.elapsed() > CHECK_INTERVAL {
                 last_check = Instant::now();
                 self.publishers.iter().try_for_each(Publisher::check)?;
             }
@@ -78,8 +78,9 @@ impl Crew {
     /// How long there is certainly nothing to send.
     fn max_wait(&self, run: &Run<'_>) -> Duration {
         let due = self.publishers.iter().filter_map(Publisher::due_ns).min();
-        let left = due.map_or(LOOK_UP, |due| Duration::from_nanos(due.saturating_sub(run.clock.now_ns())));
-        left.min(LOOK_UP)
+        let left =
+            due.map_or(CHECK_INTERVAL, |due| Duration::from_nanos(due.saturating_sub(run.clock.now_ns())));
+        left.min(CHECK_INTERVAL)
     }
 }
 

@@ -1,4 +1,4 @@
-//! History: what topics retain of finished messages, and channels that start in the past or are moved. Contains the
+//! Retention: what topics retain of finished messages, and channels that start in the past or are moved. Contains the
 //! steps and their effect on the model.
 
 use nsq_protocol::{ChannelName, StartAt};
@@ -7,7 +7,7 @@ use super::model::{Body, ChannelModel, Due, MessageModel, PublishedModel, TopicM
 use super::world::{DURABLE_CHANNELS, World, text};
 use crate::log::retention::Retention;
 use crate::storage::Durability;
-use crate::topic::history::HistoryError;
+use crate::topic::retention::RetentionError;
 use crate::upkeep::segments;
 
 /// Retention settings for a topic: the flags' (nothing), everything (no run takes an hour), or a few files.
@@ -25,9 +25,14 @@ impl World<'_> {
         Ok(self.if_possible(self.flush())?.unwrap_or(false))
     }
 
-    pub(super) fn set_retention(&mut self, topic: u8, kept: u8, acknowledged: bool) -> Result<bool, String> {
+    pub(super) fn set_retention(
+        &mut self,
+        topic: u8,
+        limits: u8,
+        acknowledged: bool,
+    ) -> Result<bool, String> {
         let Some(name) = self.pick_topic(topic) else { return Ok(false) };
-        let own = RETENTIONS[usize::from(kept) % RETENTIONS.len()];
+        let own = RETENTIONS[usize::from(limits) % RETENTIONS.len()];
         if self.model_of(&name)?.is_ephemeral {
             return Ok(false);
         }
@@ -76,7 +81,7 @@ impl World<'_> {
         let is_forward = sequence > before || sequence >= end;
         if !is_forward && sequence < before && model.retention.is_off() {
             return match moved {
-                Err(HistoryError::NothingRetained) => Ok(false),
+                Err(RetentionError::NothingRetained) => Ok(false),
                 other => Err(format!("moved back although nothing is retained: {other:?}")),
             };
         }
@@ -88,7 +93,7 @@ impl World<'_> {
         if is_forward {
             model.move_forward(&name.1, placed)?;
         } else {
-            model.check_nothing_kept_between(sequence, placed)?;
+            model.check_nothing_retained_between(sequence, placed)?;
             model.move_back(&name.1, placed)?;
         }
         self.acknowledge(acknowledged)
@@ -112,7 +117,7 @@ impl World<'_> {
         let mut channel = ChannelModel::default();
         if !model.retention.is_off() {
             let from = sequence_of(place).max(oldest);
-            model.check_nothing_kept_between(sequence_of(place), from)?;
+            model.check_nothing_retained_between(sequence_of(place), from)?;
             channel = model.channel_from(from);
         }
         model.channels.insert(name.to_string(), channel);
@@ -133,13 +138,14 @@ impl TopicModel {
     fn set_retention(&mut self, retention: Retention) {
         let was_off = std::mem::replace(&mut self.retention, retention).is_off();
         if retention.is_off() {
-            self.published.values_mut().for_each(|message| message.kept = false);
+            self.published.values_mut().for_each(|message| message.retained = false);
         } else if was_off {
             let (held, channels) = (&self.held, &self.channels);
             for (body, message) in &mut self.published {
                 // Some of the other messages may still be there.
                 let of_channels = || channels.values().filter_map(|channel| channel.messages.get(body));
-                message.kept = held.contains_key(body) || of_channels().any(|message| !message.may_be_gone);
+                message.retained =
+                    held.contains_key(body) || of_channels().any(|message| !message.may_be_gone);
                 let is_deferred = held.contains_key(body)
                     || of_channels().any(|message| message.attempts_seen == 0 && message.is_deferred());
                 if let Some(due) = &mut message.due
@@ -156,14 +162,15 @@ impl TopicModel {
         // Without a size limit, nothing is dropped.
         if self.retention.bytes > 0 {
             let gone = self.published.values_mut().filter(|message| message.sequence < from);
-            gone.for_each(|message| message.kept = false);
+            gone.for_each(|message| message.retained = false);
         }
     }
 
-    fn check_nothing_kept_between(&self, from: u64, to: u64) -> Result<(), String> {
+    fn check_nothing_retained_between(&self, from: u64, to: u64) -> Result<(), String> {
         let is_between = |message: &PublishedModel| (from..to).contains(&message.sequence);
-        let mut kept = self.published.iter().filter(|(_, message)| message.kept && is_between(message));
-        match kept.next() {
+        let mut retained =
+            self.published.iter().filter(|(_, message)| message.retained && is_between(message));
+        match retained.next() {
             Some((body, _)) => Err(format!("message {body} is retained but is before the place {to}")),
             None => Ok(()),
         }
@@ -225,6 +232,6 @@ impl TopicModel {
 impl PublishedModel {
     /// The message as delivered to a channel that is new or was moved back over it.
     pub(super) fn handed_out_again(self) -> MessageModel {
-        MessageModel { due: self.due, may_be_gone: !self.kept, ..MessageModel::default() }
+        MessageModel { due: self.due, may_be_gone: !self.retained, ..MessageModel::default() }
     }
 }

@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 use super::Mark;
 use super::TopicLog;
 use super::chunk::Chunk;
+use super::index::LogIndex;
 use super::retention::{Piece, PiecePlace, Retention};
-use super::tail::Tail;
 use crate::clock::Nanos;
 use crate::storage::segment::{BlockRef, LoadedBlock, ReadError, SegmentFileInfo, SegmentStore};
 
-/// Retention state of a log, besides its [`History`](super::retention::History).
+/// Retention state of a log, besides its [`RetainedMarks`](super::retention::RetainedMarks).
 #[derive(Debug, Default)]
-pub struct Keeper {
+pub struct RetentionState {
     retention: Retention,
     /// The file being written and the time of its oldest message.
     writing: Option<(u64, i64)>,
@@ -40,38 +40,38 @@ impl TopicLog {
     /// published later are retained when they are finished.
     pub fn set_retention(&self, retention: Retention) -> u64 {
         {
-            let mut keeper = self.keeper.lock();
-            keeper.retention = retention;
-            keeper.oldest = keeper.oldest.filter(|_| !retention.is_off());
+            let mut retention_state = self.retention_state.lock();
+            retention_state.retention = retention;
+            retention_state.oldest = retention_state.oldest.filter(|_| !retention.is_off());
         }
         let (_, floor) = self.holders.floors();
-        let mut tail = self.tail.lock();
-        let history = &mut tail.history;
-        history.retained_from = match retention.is_off() {
+        let mut index = self.index.lock();
+        let retained_marks = &mut index.retained_marks;
+        retained_marks.retained_from = match retention.is_off() {
             true => u64::MAX,
-            false if history.retained_from == u64::MAX => floor,
-            false => history.retained_from,
+            false if retained_marks.retained_from == u64::MAX => floor,
+            false => retained_marks.retained_from,
         };
-        let from = history.retained_from;
-        self.publish_retained(&tail);
+        let from = retained_marks.retained_from;
+        self.publish_retained(&index);
         from
     }
 
     /// Sets the limits and the first retained message, for recovery.
     pub fn restore_retention(&self, retention: Retention, from: u64) {
-        self.keeper.lock().retention = retention;
-        let mut tail = self.tail.lock();
-        tail.history.retained_from = if retention.is_off() { u64::MAX } else { from };
-        self.publish_retained(&tail);
+        self.retention_state.lock().retention = retention;
+        let mut index = self.index.lock();
+        index.retained_marks.retained_from = if retention.is_off() { u64::MAX } else { from };
+        self.publish_retained(&index);
     }
 
-    fn publish_retained(&self, tail: &Tail) {
-        self.retained_from.store(tail.history.retained_from, Ordering::Release);
-        self.publish_numbers(tail);
+    fn publish_retained(&self, index: &LogIndex) {
+        self.retained_from.store(index.retained_marks.retained_from, Ordering::Release);
+        self.store_watermarks(index);
     }
 
     pub fn retention(&self) -> Retention {
-        self.keeper.lock().retention
+        self.retention_state.lock().retention
     }
 
     /// The first retained message; `u64::MAX` if none is.
@@ -105,42 +105,42 @@ impl TopicLog {
             })
             .collect();
         let from = {
-            let mut tail = self.tail.lock();
-            tail.seal_if(|oldest_ns, bytes| retention.closes(oldest_ns, bytes, now_ns, 0));
-            pieces.extend(tail.pieces_in_memory());
-            tail.history.forget_due(now);
-            tail.history.retained_from
+            let mut index = self.index.lock();
+            index.seal_if(|oldest_ns, bytes| retention.closes(oldest_ns, bytes, now_ns, 0));
+            pieces.extend(index.pieces_in_memory());
+            index.retained_marks.forget_due(now);
+            index.retained_marks.retained_from
         };
         let from = retention.advance(from, now_ns, &pieces, |piece| match piece.place {
             PiecePlace::Memory(newest_ns) => Ok(Some(newest_ns)),
             PiecePlace::File(number) => self.newest_in(number, piece.end_sequence),
         })?;
         {
-            let mut tail = self.tail.lock();
+            let mut index = self.index.lock();
             // Retention may have been turned off meanwhile.
-            if tail.history.retained_from != u64::MAX {
-                tail.history.retained_from = from.max(tail.history.retained_from);
+            if index.retained_marks.retained_from != u64::MAX {
+                index.retained_marks.retained_from = from.max(index.retained_marks.retained_from);
             }
-            self.publish_retained(&tail);
+            self.publish_retained(&index);
         }
         let freed = self.trim_all(&mut segments)?;
-        self.look_at_oldest()?;
+        self.read_oldest_timestamp()?;
         Ok(freed)
     }
 
     /// Timestamp of the newest readable message in a segment file; `None` if none is readable.
     fn newest_in(&self, file_number: u64, end_sequence: u64) -> io::Result<Option<i64>> {
-        if let Some((number, end, newest_ns)) = self.keeper.lock().newest
+        if let Some((number, end, newest_ns)) = self.retention_state.lock().newest
             && (number, end) == (file_number, end_sequence)
         {
             return Ok(Some(newest_ns));
         }
         loop {
-            let Some(block) = self.tail.lock().blocks_of_file(file_number).pop() else { return Ok(None) };
+            let Some(block) = self.index.lock().blocks_of_file(file_number).pop() else { return Ok(None) };
             match block.read() {
                 Ok(loaded) => {
                     let newest_ns = frame_timestamp(&loaded, block.count as usize - 1).unwrap_or(i64::MIN);
-                    self.keeper.lock().newest = Some((file_number, end_sequence, newest_ns));
+                    self.retention_state.lock().newest = Some((file_number, end_sequence, newest_ns));
                     return Ok(Some(newest_ns));
                 }
                 Err(ReadError::Io { error, .. }) => return Err(error),
@@ -151,18 +151,18 @@ impl TopicLog {
     }
 
     /// Reads the timestamp of the oldest retained message, if it is on disk.
-    fn look_at_oldest(&self) -> io::Result<()> {
+    fn read_oldest_timestamp(&self) -> io::Result<()> {
         let (oldest, block) = {
-            let tail = self.tail.lock();
-            let oldest = tail.oldest_retained();
-            (oldest, tail.block_of(oldest))
+            let index = self.index.lock();
+            let oldest = index.oldest_retained();
+            (oldest, index.block_of(oldest))
         };
-        let known = self.keeper.lock().oldest;
+        let known = self.retention_state.lock().oldest;
         if let Some(block) = block
             && known.is_none_or(|(sequence, _)| sequence != oldest)
         {
             let at = timestamp_in(&block, (oldest - block.first_sequence) as usize);
-            self.keeper.lock().oldest = at.map(|at| (oldest, at));
+            self.retention_state.lock().oldest = at.map(|at| (oldest, at));
         }
         Ok(())
     }
@@ -172,90 +172,91 @@ impl TopicLog {
         let (Some(oldest), Some(newest)) = (chunk.oldest_timestamp(), chunk.newest_timestamp()) else {
             return;
         };
-        let mut keeper = self.keeper.lock();
-        keeper.oldest.get_or_insert((chunk.first_sequence(), oldest));
+        let mut retention_state = self.retention_state.lock();
+        retention_state.oldest.get_or_insert((chunk.first_sequence(), oldest));
         let written = segments.writing();
-        let since =
-            written.as_ref().and_then(|file| keeper.writing.filter(|(number, _)| *number == file.number));
+        let since = written
+            .as_ref()
+            .and_then(|file| retention_state.writing.filter(|(number, _)| *number == file.number));
         let begins = match (&written, since) {
             (Some(file), Some((_, since))) => {
-                keeper.retention.closes(since, file.bytes, newest, chunk.len_bytes() as u64)
+                retention_state.retention.closes(since, file.bytes, newest, chunk.len_bytes() as u64)
             }
             // Either it followed a full file, or it was started before retention was on.
-            (Some(_), None) => keeper.writing.is_none(),
+            (Some(_), None) => retention_state.writing.is_none(),
             (None, _) => true,
         };
         if begins {
             segments.close_file();
-            keeper.writing = Some((segments.next_number(), oldest));
+            retention_state.writing = Some((segments.next_number(), oldest));
         } else if let (Some(file), None) = (&written, since) {
-            keeper.writing = Some((file.number, oldest));
+            retention_state.writing = Some((file.number, oldest));
         }
     }
 
     /// Retained messages, for statistics. `None` without retention.
     pub fn retained(&self) -> Option<Retained> {
-        let known = self.keeper.lock().oldest;
-        let tail = self.tail.lock();
-        if tail.history.retained_from == u64::MAX {
+        let known = self.retention_state.lock().oldest;
+        let index = self.index.lock();
+        if index.retained_marks.retained_from == u64::MAX {
             return None;
         }
-        let (message_count, bytes) = tail.retained();
-        let oldest = tail.oldest_retained();
+        let (message_count, bytes) = index.retained();
+        let oldest = index.oldest_retained();
         // Old files are deleted shortly before the new oldest message is read. Until then, the time of an earlier one
         // is reported.
         let on_disk = known.filter(|(sequence, _)| *sequence <= oldest).map(|(_, at)| at);
-        let oldest_ns = tail.timestamp_in_memory(oldest).or(on_disk).filter(|_| message_count > 0);
+        let oldest_ns = index.timestamp_in_memory(oldest).or(on_disk).filter(|_| message_count > 0);
         Some(Retained { message_count, bytes, oldest_ns, oldest_sequence: oldest })
     }
 
     /// The oldest retained message: channels cannot be moved further back. The end of the log if none is retained.
     pub fn oldest_retained(&self) -> u64 {
-        self.tail.lock().oldest_retained()
+        self.index.lock().oldest_retained()
     }
 
     /// The marks of `from..to` for a channel that reaches them later than others: sequence numbers without messages,
     /// and messages that are not due yet.
     pub fn marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
-        self.tail.lock().marks_between(from, to)
+        self.index.lock().marks_between(from, to)
     }
 
     /// Like [`TopicLog::marks_between`], but at start, when missing messages may still be found in the journal.
     pub fn void_marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
-        self.tail.lock().void_marks_between(from, to)
+        self.index.lock().void_marks_between(from, to)
     }
 
     /// The ranges of `from..to` without messages: missing or void.
     pub fn absent(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        if from < to { self.tail.lock().absent(from, to) } else { Vec::new() }
+        if from < to { self.index.lock().absent(from, to) } else { Vec::new() }
     }
 
     /// Void sequence numbers, for a checkpoint.
     pub fn void(&self) -> Vec<(u64, u64)> {
-        self.tail.lock().history.void().collect()
+        self.index.lock().retained_marks.void().collect()
     }
 
     /// Messages that were published deferred and are not due: from, to and due time.
     pub fn deferred(&self) -> Vec<(u64, u64, Nanos)> {
-        self.tail.lock().history.deferred().collect()
+        self.index.lock().retained_marks.deferred().collect()
     }
 
     /// Marks the messages `from..to` as void: they must not be delivered, though the log may hold them.
     pub fn add_void(&self, from: u64, to: u64) {
-        self.tail.lock().history.add_void(from, to);
+        self.index.lock().retained_marks.add_void(from, to);
     }
 
     /// Records that the messages `from..to` are not due before `due`, for channels that reach them later.
     pub fn add_deferred(&self, from: u64, to: u64, due: Nanos) {
-        self.tail.lock().history.add_deferred(from, to, due);
+        self.index.lock().retained_marks.add_deferred(from, to, due);
     }
 
     /// The first message published at or after `time_ns`, or the end of the log; and whether no earlier message is in
     /// the log. Reads a few blocks from disk.
     pub fn find_time(&self, time_ns: i64) -> (u64, bool) {
         let (blocks, in_memory, first) = {
-            let tail = self.tail.lock();
-            (tail.blocks(), tail.first_in_memory_since(time_ns), tail.first_present())
+            let index = self.index.lock();
+            (index.blocks(), index.first_in_memory_since(time_ns), index.first_present())
         };
         // An unreadable block counts as older.
         let is_before = |block: &BlockRef| timestamp_in(block, 0).is_none_or(|at| at < time_ns);
