@@ -65,7 +65,9 @@ fn debian_package_installs_starts_and_is_removed() {
         let unit = fs::read_to_string(unit).expect("the package has a unit");
         assert!(unit.contains(&format!("ExecStart=/usr/bin/{name} --config=/etc/nsq/{name}.cfg")), "{unit}");
         let config = format!("--config={}", root.join(format!("etc/nsq/{name}.cfg")).display());
-        assert!(run(Command::new(program(name)).args([&config, "--version"])).starts_with(&format!("{name} v")));
+        assert!(
+            run(Command::new(program(name)).args([&config, "--version"])).starts_with(&format!("{name} v"))
+        );
     }
     for page in ["nsqd.1.gz", "nsqlookupd.1.gz", "nsq.1.gz", "nsq-sub.1.gz"] {
         let page = root.join("usr/share/man/man1").join(page);

@@ -177,7 +177,7 @@ impl fmt::Debug for Anchored {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::faulty::FaultyStorage;
+    use crate::faulty::FaultyStorage;
 
     const ROOT: &str = "/data";
 

@@ -1,7 +1,7 @@
 //! Files and directories that someone removes or moves while the journal is open.
 
 use super::*;
-use crate::storage::anchored::Anchored;
+use crate::anchored::Anchored;
 
 const ROOT: &str = "/data";
 

@@ -315,7 +315,7 @@ fn checksum(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::faulty::{Fault, FaultyStorage, Op};
+    use crate::faulty::{Fault, FaultyStorage, Op};
 
     fn encode(checkpoint: &Checkpoint) -> io::Result<Vec<u8>> {
         let storage = storage();

@@ -1,4 +1,4 @@
-//! The only module that touches a disk.
+//! nsqd's files. No other part of nsqd reads or writes messages on disk.
 //!
 //! It knows bytes, numbers and files. It does not know what a topic or a channel does with
 //! them, nor the wire protocol, nor the clock that stamps messages. In reading order:
@@ -24,7 +24,7 @@ use std::{
 };
 
 pub mod anchored;
-#[cfg(test)]
+#[cfg(any(test, feature = "faulty"))]
 pub mod faulty;
 pub mod file;
 pub mod measured;

@@ -5,7 +5,7 @@ use std::{io::ErrorKind, path::Path};
 use proptest::prelude::*;
 
 use super::*;
-use crate::storage::faulty::{Fault, FaultyStorage, Op};
+use crate::faulty::{Fault, FaultyStorage, Op};
 
 const DIR: &str = "/data/topics/1";
 

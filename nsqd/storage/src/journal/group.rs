@@ -28,7 +28,7 @@ use super::{
     waiting::Turn,
     writer::Writer,
 };
-use crate::storage::record::Record;
+use crate::record::Record;
 
 /// With this many pending bytes, lazy records are written without waiting for the interval.
 const LAZY_KICK_BYTES: usize = 64 << 10;

@@ -400,7 +400,7 @@ impl StorageFile for MeasuredFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{
+    use crate::{
         faulty::{Fault, FaultyStorage, Op},
         file::FileStorage,
     };

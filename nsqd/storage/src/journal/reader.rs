@@ -17,7 +17,7 @@ use super::{
     format::{self, FILE_HEADER_BYTES, FileHeader, Previous, RECORD_HEADER_BYTES, RecordHeader},
     identify::{Identified, OpenFile, identify},
 };
-use crate::storage::{
+use crate::{
     Storage, StorageFile, TopicNumber,
     record::{self, Record},
     seal::Seal,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::file::{self, BlockRef, FILE_HEADER_BYTES, OpenedFile, SegmentFile};
-use crate::storage::{
+use crate::{
     Storage, StorageFile,
     block::{BLOCK_HEADER_BYTES, BlockHeader},
 };

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{BlockIndex, NewBlock};
-use crate::storage::{
+use crate::{
     Identity, Storage, StorageFile,
     block::{self, BLOCK_HEADER_BYTES, BlockHeader},
     seal::{self, Seal},

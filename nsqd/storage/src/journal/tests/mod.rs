@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::*;
-use crate::storage::{
+use crate::{
     faulty::{Fault, FaultyStorage, Op, disk},
     file::FileStorage,
 };

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{JournalOptions, Lsn, format};
-use crate::storage::{Identity, Storage, TopicNumber};
+use crate::{Identity, Storage, TopicNumber};
 
 /// What reclaiming space needs to know about a journal file.
 #[derive(Clone, Debug, PartialEq, Eq)]

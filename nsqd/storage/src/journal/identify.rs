@@ -10,7 +10,7 @@ use super::{
     format::{FILE_HEADER_BYTES, FileHeader, HEADER_COPY_BYTES, HeaderError, MAGIC},
     reader::read_error,
 };
-use crate::storage::{Storage, StorageFile};
+use crate::{Storage, StorageFile};
 
 /// A file whose records can be read.
 pub(super) struct OpenFile {

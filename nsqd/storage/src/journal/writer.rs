@@ -14,7 +14,7 @@ use super::{
     format::{self, FILE_HEADER_BYTES, FileHeader, HEADER_COPY_BYTES, Previous, TERMINATOR},
     sizing,
 };
-use crate::storage::{Identity, Storage, StorageFile, SyncError, TopicNumber, is_full, record, seal};
+use crate::{Identity, Storage, StorageFile, SyncError, TopicNumber, is_full, record, seal};
 
 /// A small file that took longer to fill is followed by another small one.
 const SLOW_FILL: Duration = Duration::from_secs(30);

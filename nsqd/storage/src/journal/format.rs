@@ -10,7 +10,7 @@
 //! The last copy of the header is as far from the others as possible, so damage rarely hits all of them.
 
 use super::Lsn;
-use crate::storage::seal::Seal;
+use crate::seal::Seal;
 
 /// Offset of the first record of a file, behind two copies of the header.
 pub(super) const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;

@@ -209,7 +209,7 @@ fn plain(error: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{
+    use crate::{
         faulty::{Fault, FaultyStorage, Op},
         file::FileStorage,
     };

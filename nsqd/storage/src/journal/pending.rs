@@ -12,7 +12,7 @@ use super::{
     JournalError, JournalTiming, MAX_PENDING_BYTES, MAX_RECORD_BYTES, batch_hint::BatchHint,
     commit_delay::CommitDelay, format,
 };
-use crate::storage::record::Record;
+use crate::record::Record;
 
 /// Maximum bytes of lazy records that are kept while writing fails. Further ones are dropped.
 pub(super) const MAX_LAZY_KEPT_BYTES: usize = 8 << 20;

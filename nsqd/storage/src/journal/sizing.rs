@@ -5,7 +5,7 @@
 
 use std::iter;
 
-use crate::storage::Space;
+use crate::Space;
 
 /// Minimum size of a file, unless the usual size is smaller.
 pub(super) const MIN_FILE_BYTES: u64 = 1 << 20;

@@ -334,7 +334,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::storage::{faulty::FaultyStorage, file::FileStorage, measured::Measured};
+    use crate::{faulty::FaultyStorage, file::FileStorage, measured::Measured};
 
     /// Number of this process's descriptors for files in `dir`, including removed files.
     fn open_in(dir: &Path) -> usize {
