@@ -48,8 +48,8 @@ pub struct Flags {
     #[arg(long, default_value = "0.0.0.0:4161", value_name = "ADDRESS")]
     pub http_address: String,
 
-    /// Address to announce to nodes
-    #[arg(long, default_value_t = nsq_daemon::hostname(), value_name = "HOST")]
+    /// Address to announce to nodes [default: the host name]
+    #[arg(long, default_value_t = nsq_daemon::hostname(), hide_default_value = true, value_name = "HOST")]
     pub broadcast_address: String,
 
     /// Allow web pages of this origin (scheme, host and port) to make changes over HTTP; * for every origin. May be

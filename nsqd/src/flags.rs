@@ -21,7 +21,7 @@ pub struct Flags {
     #[arg(long, action = ArgAction::Set, default_value_t = false)]
     pub version: bool,
     /// Path of a TOML config file. Flags override it.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub config: OsString,
     /// Lowest level to log: debug, info, warn, error or fatal.
     #[arg(long, default_value = "info")]
@@ -54,25 +54,25 @@ pub struct Flags {
     /// HTTPS listener: host:port; empty to disable. Used only with --tls-cert and --tls-key.
     #[arg(long, default_value = "0.0.0.0:4152")]
     pub https_address: String,
-    /// Address to announce to lookupd. [default: the host name]
+    /// Address to announce to nsqlookupd. [default: the host name]
     #[arg(long)]
     pub broadcast_address: Option<String>,
-    /// TCP port to announce to lookupd; 0 for the real port.
+    /// TCP port to announce to nsqlookupd; 0 for the real port.
     #[arg(long, default_value = "0", value_parser = port)]
     pub broadcast_tcp_port: u16,
-    /// HTTP port to announce to lookupd; 0 for the real port.
+    /// HTTP port to announce to nsqlookupd; 0 for the real port.
     #[arg(long, default_value = "0", value_parser = port)]
     pub broadcast_http_port: u16,
-    /// lookupd to register with: TCP host:port. May be repeated.
+    /// nsqlookupd to register with: TCP host:port. May be repeated.
     #[arg(long)]
     pub lookupd_tcp_address: Vec<String>,
     /// Time to keep serving after SIGTERM or SIGINT, with /ping answering 503. A second signal stops nsqd at once.
     #[arg(long, default_value = "0", value_parser = go_duration::parse)]
     pub shutdown_delay: Duration,
-    /// Timeout for connecting to lookupd's HTTP port and to auth servers.
+    /// Timeout for connecting to nsqlookupd's HTTP port and to auth servers.
     #[arg(long, default_value = "2s", value_parser = go_duration::parse)]
     pub http_client_connect_timeout: Duration,
-    /// Timeout for a whole HTTP request to lookupd or an auth server.
+    /// Timeout for a whole HTTP request to nsqlookupd or an auth server.
     #[arg(long, default_value = "5s", value_parser = go_duration::parse)]
     pub http_client_request_timeout: Duration,
     /// Auth server: host:port (queried at /auth) or a URL. May be repeated.
@@ -92,10 +92,10 @@ pub struct Flags {
     #[arg(long)]
     pub http_allowed_origin: Vec<String>,
     /// Region of this node.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub topology_region: String,
     /// Zone of this node.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub topology_zone: String,
     /// Enable an experiment (topology-aware-consumption). May be repeated.
     #[arg(long)]
@@ -175,7 +175,7 @@ pub struct Flags {
     pub max_channel_consumers: u64,
 
     /// statsd server to push statistics to: UDP host:port.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub statsd_address: String,
     /// Prefix of statsd keys; %s is replaced by the host key.
     #[arg(long, default_value = "nsq.%s")]
@@ -205,17 +205,18 @@ pub struct Flags {
     pub e2e_processing_latency_window_time: Duration,
 
     /// Certificate file (with the chain up to its root), PEM. Reloaded when it changes and on SIGHUP.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub tls_cert: String,
     /// Private key file for --tls-cert, PEM.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub tls_key: String,
     /// Policy for client certificates: require (any certificate) or require-verify (signed by an authority). request
-    /// and verify-if-given check the same, but accept clients without a certificate. Implies --tls-required.
-    #[arg(long, default_value = "")]
+    /// and verify-if-given check the same, but accept clients without a certificate. Implies
+    /// --tls-required, unless that is tcp-https.
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub tls_client_auth_policy: String,
     /// File of certificate authorities, PEM. [default: the system's]
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub tls_root_ca_file: String,
     /// Require TLS: true, false, or tcp-https (everything except plain HTTP).
     #[arg(long, default_value = "false", num_args = 0..=1, default_missing_value = "true", value_parser = TlsRequired::parse)]

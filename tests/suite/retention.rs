@@ -422,7 +422,7 @@ fn nsq_command_sets_retention_and_seeks_channels() {
         peer.consume(10).await;
         peer.barrier().await;
         let (printed, _) = nsq("channel seek t/c --to earliest").await;
-        assert!(printed.contains("10 messages to be delivered"), "{printed}");
+        assert!(printed.contains("delivers 10 messages"), "{printed}");
         peer.consume(10).await;
         peer.barrier().await;
         nsq("channel create t d --start 1h").await;

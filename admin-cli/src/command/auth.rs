@@ -74,7 +74,7 @@ fn new_token() -> Result<String, Failure> {
     let mut bytes = [0; TOKEN_BYTES];
     OsRng
         .try_fill_bytes(&mut bytes)
-        .map_err(|error| Failure::failed(format_args!("the system gives no random bytes: {error}")))?;
+        .map_err(|error| Failure::failed(format_args!("cannot read random bytes: {error}")))?;
     Ok(format!("{TOKEN_PREFIX}{}", hex(&bytes)))
 }
 

@@ -74,7 +74,8 @@ pub struct CreateChannelFlags {
     #[command(flatten)]
     channel: ChannelArgument,
     /// Place in the topic's retained messages where the channel starts.
-    #[arg(long, value_name = "PLACE", value_parser = parse_place, long_help = PLACES)]
+    #[arg(long, value_name = "PLACE", value_parser = parse_place,
+          long_help = format!("Place in the topic's retained messages where the channel starts.\n\n{PLACES}"))]
     start: Option<StartAt>,
 }
 

@@ -106,8 +106,10 @@ mod tests {
         let mut page = String::from(
             "# Flags of the daemons\n\n\
              This page is made from the flags' definitions. Flags can be spelled as in Go (`-data-path=/var/lib/nsq`). The same names \
-             with underscores are\nkeys of the config file (`--config`), as in NSQ; a flag overrides the file. Durations are \
-             written as in Go: `250ms`, `2s`, `1h30m`.\n\
+             with underscores are\nkeys of the config file (`--config`), as in NSQ, except `id` (`--node-id`), \
+             `nsqlookupd_tcp_addresses`, `auth_http_addresses`,\n`http_allowed_origins` and \
+             `e2e_processing_latency_percentiles`. A flag overrides the file. Durations are written as in Go: `250ms`, \
+             `2s`, `1h30m`.\n\
              The [nsq command](CLI.md) describes its flags with `nsq help COMMAND`.\n",
         );
         for mut program in programs().into_iter().take(2) {
@@ -118,7 +120,8 @@ mod tests {
                 let Some(long) = flag.get_long() else { continue };
                 let defaults: Vec<_> =
                     flag.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-                let mut default = defaults.join(", ");
+                let mut default =
+                    if flag.is_hide_default_value_set() { String::new() } else { defaults.join(", ") };
                 let mut help = flag.get_help().map(ToString::to_string).unwrap_or_default();
                 if let Some((text, stated)) = help.clone().split_once(" [default: ")
                     && let Some((stated, rest)) = stated.split_once(']')

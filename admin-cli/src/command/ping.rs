@@ -36,13 +36,13 @@ pub async fn run(context: &Context) -> Result<ExitStatus, Failure> {
             Failure::usage("this command needs HTTP, but only a TCP address is given").hint(HOW_TO_SAY)
         );
     }
-    let timeout = targets.timeout;
+    let (timeout, tls) = (targets.timeout, &targets.security.tls);
     let lookupds = join_all(lookupds.into_iter().map(async |address| {
-        let client = LookupdClient::new(&address)?.timeouts(timeout, timeout);
+        let client = LookupdClient::new(&address)?.timeouts(timeout, timeout).tls(tls.clone());
         Ok::<_, Failure>(ask("nsqlookupd", address, async || client.ping().await).await)
     }));
     let nsqds = join_all(nsqds.into_iter().map(async |address| {
-        let client = NsqdClient::new(&address)?.timeouts(timeout, timeout);
+        let client = NsqdClient::new(&address)?.timeouts(timeout, timeout).tls(tls.clone());
         Ok::<_, Failure>(ask("nsqd", address, async || client.ping().await).await)
     }));
     let (lookupds, nsqds) = tokio::join!(lookupds, nsqds);

@@ -15,7 +15,7 @@ use crate::names::{ChannelArgument, TopicArgument};
 
 /// Help text for places.
 pub const PLACES: &str = "\
-A place in a topic's messages: earliest, latest, a time (2026-01-31T12:00:00Z, or Unix seconds, milliseconds, \
+A place in a topic's messages is one of: earliest, latest, a time (2026-01-31T12:00:00Z, or Unix seconds, milliseconds, \
 microseconds or nanoseconds), a duration before now (15m), seq:NUMBER or id:MESSAGE-ID";
 
 /// Parses a place. A duration means that long before now.
@@ -60,7 +60,8 @@ pub struct SeekFlags {
     #[command(flatten)]
     channel: ChannelArgument,
     /// Place to move the channel to.
-    #[arg(long, value_name = "PLACE", value_parser = parse_place, long_help = PLACES)]
+    #[arg(long, value_name = "PLACE", value_parser = parse_place,
+          long_help = format!("Place to move the channel to.\n\n{PLACES}"))]
     to: StartAt,
 }
 
@@ -75,7 +76,7 @@ pub async fn seek(context: &Context, flags: &SeekFlags) -> Result<ExitStatus, Fa
     if !context.output.is_json() {
         let line = |(node, moved): &(String, SeekResponse)| {
             let clamped = if moved.clamped { ", starting at the oldest retained message" } else { "" };
-            format!("{} messages to be delivered at {}{clamped}\n", moved.depth, printable(node))
+            format!("{} delivers {} messages{clamped}\n", printable(node), moved.depth)
         };
         context.output.text(answers.good.iter().map(line).collect::<String>())?;
     }

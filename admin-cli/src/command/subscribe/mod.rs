@@ -42,7 +42,8 @@ pub struct SubscribeFlags {
     #[arg(long, value_name = "ZONE", default_value = "", hide_default_value = true)]
     topology_zone: String,
     /// Place where the channel starts, if this command creates it.
-    #[arg(long, value_name = "PLACE", value_parser = parse_place, long_help = PLACES)]
+    #[arg(long, value_name = "PLACE", value_parser = parse_place,
+          long_help = format!("Place where the channel starts, if this command creates it.\n\n{PLACES}"))]
     from: Option<StartAt>,
     /// Print bodies unescaped, even to a terminal.
     #[arg(long)]
