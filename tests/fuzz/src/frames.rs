@@ -8,7 +8,13 @@ pub type Stored = (i64, Vec<u8>);
 /// Appends the frame of message number `sequence`, whose content depends only on that number.
 pub fn put(out: &mut Vec<u8>, sequence: u64) {
     let body: Vec<u8> = (0..10 + sequence % 60).map(|at| (sequence * 31 + at) as u8).collect();
-    put_message_frame(out, 1_700_000_000_000_000_000 + sequence as i64, 1, MessageId::from_u64(sequence), &body);
+    put_message_frame(
+        out,
+        1_700_000_000_000_000_000 + sequence as i64,
+        1,
+        MessageId::from_u64(sequence),
+        &body,
+    );
 }
 
 /// The frames of messages with consecutive numbers, back to back.

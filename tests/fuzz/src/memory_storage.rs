@@ -45,8 +45,10 @@ impl MemoryStorage {
     /// A storage of its own with the same directories and files.
     pub fn copy(&self) -> Arc<Self> {
         let tree = locked(&self.tree);
-        let files =
-            tree.files.iter().map(|(path, file)| (path.clone(), MemoryFile::new(locked(&file.bytes).clone())));
+        let files = tree
+            .files
+            .iter()
+            .map(|(path, file)| (path.clone(), MemoryFile::new(locked(&file.bytes).clone())));
         let copy = Tree { dirs: tree.dirs.clone(), files: files.collect() };
         Arc::new(MemoryStorage { tree: Mutex::new(copy) })
     }

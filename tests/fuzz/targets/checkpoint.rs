@@ -25,8 +25,11 @@ fn previous() -> PathBuf {
 }
 
 fn sample(count: u64) -> Checkpoint {
-    let outstanding =
-        (0..count).map(|n| OutstandingCheckpoint { sequence: 90 + 3 * n, attempts: 1, due_ns: (n % 2) as i64 });
+    let outstanding = (0..count).map(|n| OutstandingCheckpoint {
+        sequence: 90 + 3 * n,
+        attempts: 1,
+        due_ns: (n % 2) as i64,
+    });
     let channel = ChannelCheckpoint {
         number: 3,
         name: "billing".to_owned(),
@@ -92,7 +95,8 @@ fn file(content: &[u8]) -> Vec<u8> {
 /// same, or refused.
 #[test]
 fn checkpoint_content() {
-    let samples = [sample(3), Checkpoint::default()].map(|sample| rmp_serde::to_vec(&sample).expect("MessagePack"));
+    let samples =
+        [sample(3), Checkpoint::default()].map(|sample| rmp_serde::to_vec(&sample).expect("MessagePack"));
     let check_content = |content: &[u8]| {
         let storage = MemoryStorage::with_dir(DIR);
         storage.put(newest(), file(content));

@@ -9,8 +9,8 @@ use nsq_fuzz::edit::{Input, split};
 use nsq_fuzz::frames;
 use nsq_protocol::heartbeat::{ChannelSummary, NodeSummary, StatsReport, TopicSummary};
 use nsq_protocol::{
-    ChannelName, Frame, FrameDecoder, FrameError, FrameType, IdentifyLimits, IdentifyReply, IdentifyRequest, Message,
-    MessageView, TopicName, json, negotiate, put_frame, put_message_frame,
+    ChannelName, Frame, FrameDecoder, FrameError, FrameType, IdentifyLimits, IdentifyReply, IdentifyRequest,
+    Message, MessageView, TopicName, json, negotiate, put_frame, put_message_frame,
 };
 
 const MAX_FRAME_BYTES: usize = 200;
@@ -80,8 +80,10 @@ fn assert_stable<T: serde::Serialize + PartialEq + Debug, E: Debug>(
 #[test]
 fn identify_json() {
     let samples = [
-        br#"{"client_id":"c","hostname":"h","user_agent":"u/1","heartbeat_interval":30000,"sample_rate":10}"#.to_vec(),
-        br#"{"feature_negotiation":true,"tls_v1":true,"snappy":true,"deflate_level":6,"msg_timeout":60000}"#.to_vec(),
+        br#"{"client_id":"c","hostname":"h","user_agent":"u/1","heartbeat_interval":30000,"sample_rate":10}"#
+            .to_vec(),
+        br#"{"feature_negotiation":true,"tls_v1":true,"snappy":true,"deflate_level":6,"msg_timeout":60000}"#
+            .to_vec(),
         br#" { "Output_Buffer_Size" : 16384 , "output_buffer_timeout":-1 , "x":[1,{"y":null}] } "#.to_vec(),
         br#"{"topology_region":"\ud83d\ude00\u003c","topology_zone":null,"channel_start":"oldest"}"#.to_vec(),
         br#"{"max_rdy_count":2500,"version":"1.3.0","auth_required":false,"max_msg_size":1048576}"#.to_vec(),
@@ -94,7 +96,9 @@ fn identify_json() {
             if let Ok(negotiated) = negotiate(&request, &limits) {
                 assert!(negotiated.msg_timeout <= limits.max_msg_timeout);
                 assert!(negotiated.output_buffer_size <= limits.max_output_buffer_size);
-                assert!(negotiated.heartbeat_interval.is_none_or(|every| every <= limits.max_heartbeat_interval));
+                assert!(
+                    negotiated.heartbeat_interval.is_none_or(|every| every <= limits.max_heartbeat_interval)
+                );
                 assert!(negotiated.client_id.len() <= nsq_protocol::identify::MAX_NAME_BYTES);
                 let reply = negotiated.reply(&IdentifyReply::default());
                 assert_stable(&reply, |text| serde_json::from_slice(text));
@@ -105,7 +109,10 @@ fn identify_json() {
         }
     };
     samples.iter().for_each(|sample| check_json(sample));
-    check!().with_type::<Input>().with_test_time(RUN_TIME).for_each(|input| check_json(&input.bytes(&samples)));
+    check!()
+        .with_type::<Input>()
+        .with_test_time(RUN_TIME)
+        .for_each(|input| check_json(&input.bytes(&samples)));
 }
 
 fn report() -> StatsReport {
@@ -158,5 +165,8 @@ fn heartbeat_reports() {
         }
     };
     samples.iter().for_each(|sample| check_report(sample));
-    check!().with_type::<Input>().with_test_time(RUN_TIME).for_each(|input| check_report(&input.bytes(&samples)));
+    check!()
+        .with_type::<Input>()
+        .with_test_time(RUN_TIME)
+        .for_each(|input| check_report(&input.bytes(&samples)));
 }

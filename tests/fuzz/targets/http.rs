@@ -150,10 +150,15 @@ fn check_input(runtime: &Runtime, bytes: &[u8], cuts: (u16, u16)) {
     let calls_again = std::mem::take(&mut *seen.lock().expect("no panic"));
     assert_eq!(calls_again, calls, "the same bytes in one piece");
     if !may_have_head {
-        let finals = |answers: &[u8]| {
-            statuses(answers).into_iter().filter(|&status| status >= 200).collect::<Vec<_>>()
+        // Whether the last answer is a refusal of bytes behind a request that ends the connection depends on whether
+        // the server has read them by then.
+        let answered = |answers: &[u8]| {
+            let mut statuses = statuses(answers);
+            statuses.retain(|&status| status >= 200);
+            statuses.pop_if(|last| *last == 400);
+            statuses
         };
-        assert_eq!(finals(&again), finals(&answers), "the same bytes in one piece");
+        assert_eq!(answered(&again), answered(&answers), "the same bytes in one piece");
     }
 
     let good = b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";

@@ -116,17 +116,20 @@ impl NsqDir {
             });
             let numbers: BTreeSet<u64> = numbers.collect();
             let bytes = |number: u64| &files[&path(&diskqueue::data_file_name(queue, number))];
-            let lengths: Vec<(u64, u64)> = numbers.iter().map(|&number| (number, bytes(number).len() as u64)).collect();
+            let lengths: Vec<(u64, u64)> =
+                numbers.iter().map(|&number| (number, bytes(number).len() as u64)).collect();
             let (stretches, _) = diskqueue::plan(position, &lengths);
             for stretch in stretches {
                 let Some(original) = data.get(&stretch.number) else { continue };
-                let same = original.bytes.iter().zip(bytes(stretch.number)).take_while(|(one, other)| one == other);
+                let same =
+                    original.bytes.iter().zip(bytes(stretch.number)).take_while(|(one, other)| one == other);
                 let same = same.count() as u64;
                 // If the position file was changed, it may point into a record.
                 if !original.records.iter().any(|&(start, ..)| start == stretch.from) {
                     continue;
                 }
-                let kept = original.records.iter().filter(|&&(start, end, _)| start >= stretch.from && end <= same);
+                let kept =
+                    original.records.iter().filter(|&&(start, end, _)| start >= stretch.from && end <= same);
                 expected.extend(kept.map(|(.., message)| message.clone()));
             }
         }
@@ -184,7 +187,8 @@ fn check_damaged(dir: &NsqDir, damage: &Damage) {
     // Whatever happened, every file of NSQ still has its bytes, possibly under a new name.
     let after = storage.files();
     for (path, bytes) in &before {
-        let renamed = path.with_file_name(format!("{}.imported", path.file_name().unwrap_or_default().display()));
+        let renamed =
+            path.with_file_name(format!("{}.imported", path.file_name().unwrap_or_default().display()));
         let kept = [path, &renamed].into_iter().find_map(|path| after.get(path));
         assert_eq!(kept, Some(bytes), "{}", path.display());
     }
@@ -199,7 +203,8 @@ fn check_damaged(dir: &NsqDir, damage: &Damage) {
 #[test]
 fn import_of_nsq() {
     let dir = std::panic::AssertUnwindSafe(NsqDir::new());
-    let all: usize = dir.queues.values().flat_map(|files| files.values()).map(|file| file.records.len()).sum();
+    let all: usize =
+        dir.queues.values().flat_map(|files| files.values()).map(|file| file.records.len()).sum();
     assert!(dir.expected(&dir.storage.files()).len() > all / 2);
     check_damaged(&dir, &Damage::default());
     check!().with_type::<Damage>().with_test_time(RUN_TIME).for_each(|damage| check_damaged(&dir, damage));
@@ -220,7 +225,8 @@ struct Queue {
 /// damage or torn.
 #[test]
 fn disk_queue_reader() {
-    let positions = [b"3\n0,0\n1,66\n".to_vec(), b"0\n2,10\n2,10\n".to_vec(), b"18446744073709551614".to_vec()];
+    let positions =
+        [b"3\n0,0\n1,66\n".to_vec(), b"0\n2,10\n2,10\n".to_vec(), b"18446744073709551614".to_vec()];
     let records = [record(5, 0).0, record(39, 3).0, record(0, u16::MAX).0];
     check!().with_type::<Queue>().with_test_time(RUN_TIME).for_each(|queue| {
         let data = queue.data.bytes(&records);

@@ -12,7 +12,7 @@ use nsqd::storage::journal::{Journal, JournalOptions, JournalReport, Lsn, file_n
 use nsqd::storage::record::Record;
 use nsqd::storage::{Durability, Storage};
 
-use crate::damage::Damage;
+use crate::damage::{Change, Damage};
 
 const DIR: &str = "/journal";
 /// The smallest size of a journal file.
@@ -88,24 +88,32 @@ fn written() -> (Arc<MemoryStorage>, Read) {
     (killed, records)
 }
 
-fn path(number: u64) -> PathBuf {
-    Path::new(DIR).join(file_name(number))
-}
-
 fn check_damaged(original: &MemoryStorage, records: &Read, damage: &Damage) {
     let storage = original.copy();
-    let paths: Vec<PathBuf> = (1..=FILES).map(path).collect();
-    damage.apply(&storage, &paths);
-    let bytes = storage.files();
+    let paths: Vec<PathBuf> = (1..=FILES).map(|number| Path::new(DIR).join(file_name(number))).collect();
+    let origins = damage.apply(&storage, &paths);
+    // The newest file that is left, under whatever name.
+    let newest = origins.iter().flatten().max().copied();
+    let newest_path = paths.iter().zip(&origins).find(|(_, origin)| newest.is_some() && **origin == newest);
+    let newest_bytes = newest_path.and_then(|(path, _)| storage.files().remove(path)).unwrap_or_default();
+    let newest_number = newest.map_or(0, |file| file as u64 + 1);
     let (read, report) = read(&storage);
     for (at, record) in &read {
         assert_eq!(records.get(at), Some(record), "a record at {at} that nobody wrote");
     }
-    let newest = bytes.get(&path(FILES));
+    // After several changes, one report may stand for all: what the first file lost may have said what the next one holds.
+    let is_one_place = matches!(damage.changes[..], [] | [Change::Bytes(..) | Change::Delete(_)]);
     let is_reported = |at: &Lsn| {
-        // The newest file has no successor that says where it ends, so a clean end there proves nothing.
-        let may_be_the_end = at.file_number() == FILES && newest.is_none_or(|_| *at >= report.end);
-        !report.is_complete() || (may_be_the_end && (report.torn_at.is_some() || ends_cleanly(newest, report.end)))
+        let covers = |damage: &nsqd::storage::journal::Damage| {
+            at.file_number() == damage.lsn.file_number()
+                && (damage.lsn.offset()..damage.lsn.offset() + damage.bytes).contains(&at.offset())
+        };
+        (!is_one_place && !report.is_complete())
+            || report.damaged.iter().any(covers)
+            || report.missing_files.contains(&at.file_number())
+            // The newest file has no successor that says where it ends.
+            || (at.file_number() == newest_number && is_end(&newest_bytes, at, &report))
+            || at.file_number() > newest_number
     };
     let unreported: Vec<&Lsn> =
         records.keys().filter(|at| !read.contains_key(at) && !is_reported(at)).collect();
@@ -116,11 +124,12 @@ fn check_damaged(original: &MemoryStorage, records: &Read, damage: &Damage) {
     assert_eq!(again, read);
 }
 
-/// Whether the newest file ends at `end` as if nothing had been written behind it, or does not exist.
-fn ends_cleanly(newest: Option<&Vec<u8>>, end: Lsn) -> bool {
-    let Some(bytes) = newest else { return true };
-    let rest = bytes.get(end.offset() as usize..).unwrap_or_default();
-    end.file_number() == FILES && rest.iter().take(4).all(|&byte| byte == 0)
+/// Whether the newest file ends at or before `at`: with a write that was cut off, or as if nothing had been written
+/// behind its end.
+fn is_end(newest: &[u8], at: &Lsn, report: &JournalReport) -> bool {
+    let rest = newest.get(report.end.offset() as usize..).unwrap_or_default();
+    let has_terminator = rest.iter().take(4).all(|&byte| byte == 0);
+    report.end <= *at && (report.torn_at.is_some() || has_terminator)
 }
 
 /// A start reads no record that was not written, and says so if one is missing.

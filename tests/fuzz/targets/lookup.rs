@@ -120,7 +120,8 @@ fn nsqlookupd_commands() {
 /// nsqd reads the same responses however they arrive, and only within its limit.
 #[test]
 fn nsqlookupd_responses() {
-    let info = LookupdInfo { broadcast_address: "lookupd".to_owned(), http_port: 4161, ..LookupdInfo::default() };
+    let info =
+        LookupdInfo { broadcast_address: "lookupd".to_owned(), http_port: 4161, ..LookupdInfo::default() };
     let mut samples = vec![Vec::new(), Vec::new(), Vec::new()];
     put_lookup_response(&mut samples[0], b"OK");
     put_lookup_response(&mut samples[1], &json::to_json(&info).expect("JSON"));

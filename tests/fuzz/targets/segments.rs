@@ -35,7 +35,8 @@ fn write() -> Written {
     let mut sequence = FIRST_SEQUENCE;
     while store.files().count() < 3 || sequence % 7 != 0 {
         let count = 1 + (sequence % 5) as u32;
-        let block = store.append(sequence, count, &frames::run(sequence, count)).expect("memory can be written");
+        let block =
+            store.append(sequence, count, &frames::run(sequence, count)).expect("memory can be written");
         let numbers: BTreeSet<u64> = (sequence..block.end_sequence()).collect();
         for &number in &numbers {
             frames.insert(number, frames::run(number, 1));
@@ -127,5 +128,8 @@ fn check_damaged(written: &Written, damage: &Damage) {
 fn segment_files() {
     let written = std::panic::AssertUnwindSafe(write());
     check_damaged(&written, &Damage::default());
-    check!().with_type::<Damage>().with_test_time(RUN_TIME).for_each(|damage| check_damaged(&written, damage));
+    check!()
+        .with_type::<Damage>()
+        .with_test_time(RUN_TIME)
+        .for_each(|damage| check_damaged(&written, damage));
 }
