@@ -7,14 +7,10 @@ pub type Stored = (i64, Vec<u8>);
 
 /// Appends the frame of message number `sequence`, whose content depends only on that number.
 pub fn put(out: &mut Vec<u8>, sequence: u64) {
-    let body: Vec<u8> = (0..10 + sequence % 60).map(|at| (sequence * 31 + at) as u8).collect();
-    put_message_frame(
-        out,
-        1_700_000_000_000_000_000 + sequence as i64,
-        1,
-        MessageId::from_u64(sequence),
-        &body,
-    );
+    let body: Vec<u8> =
+        (0..10 + sequence % 60).map(|at| sequence.wrapping_mul(31).wrapping_add(at) as u8).collect();
+    let timestamp_ns = 1_700_000_000_000_000_000_i64.wrapping_add(sequence as i64);
+    put_message_frame(out, timestamp_ns, 1, MessageId::from_u64(sequence), &body);
 }
 
 /// The frames of messages with consecutive numbers, back to back.

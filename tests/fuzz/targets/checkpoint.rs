@@ -81,8 +81,13 @@ fn checkpoint_files() {
     });
 }
 
+/// The content of some checkpoints.
+pub fn contents() -> [Vec<u8>; 2] {
+    [sample(3), Checkpoint::default()].map(|sample| rmp_serde::to_vec(&sample).expect("MessagePack"))
+}
+
 /// The file of a checkpoint with this content.
-fn file(content: &[u8]) -> Vec<u8> {
+pub fn file(content: &[u8]) -> Vec<u8> {
     let mut bytes = b"nsqrsCKP\x01\0\0\0\0\0\0\0".to_vec();
     bytes.extend((content.len() as u64).to_le_bytes());
     bytes.extend(content);
@@ -95,8 +100,7 @@ fn file(content: &[u8]) -> Vec<u8> {
 /// same, or refused.
 #[test]
 fn checkpoint_content() {
-    let samples =
-        [sample(3), Checkpoint::default()].map(|sample| rmp_serde::to_vec(&sample).expect("MessagePack"));
+    let samples = contents();
     let check_content = |content: &[u8]| {
         let storage = MemoryStorage::with_dir(DIR);
         storage.put(newest(), file(content));

@@ -6,6 +6,7 @@
 //! - `http`: the HTTP server of both daemons
 //! - `damage`: what can happen to files
 //! - `journal`, `segments`, `checkpoint`: damaged files of nsqd
+//! - `start`: a whole start on such files
 //! - `import`: damaged files of NSQ
 
 mod client_input;
@@ -19,5 +20,6 @@ mod damage;
 mod checkpoint;
 mod journal;
 mod segments;
+mod start;
 
 mod import;
