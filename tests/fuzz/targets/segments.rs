@@ -33,7 +33,7 @@ fn write() -> Written {
     let mut store = SegmentStore::new(as_storage, DIR, MAX_FILE_BYTES);
     let (mut frames, mut ends) = (BTreeMap::new(), BTreeMap::<PathBuf, Vec<_>>::new());
     let mut sequence = FIRST_SEQUENCE;
-    while store.files().count() < 3 || sequence % 7 != 0 {
+    while store.files().count() < 3 || !sequence.is_multiple_of(7) {
         let count = 1 + (sequence % 5) as u32;
         let block =
             store.append(sequence, count, &frames::run(sequence, count)).expect("memory can be written");
