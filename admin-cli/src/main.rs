@@ -34,8 +34,8 @@ use clap::Parser;
 
 use cli::{AuthCommand, ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, auth, bench, completion, create, data, delete, dev, empty, history, list, manual, node, pause,
-    ping, publish, stat, subscribe,
+    Context, auth, bench, completion, create, data, delete, dev, empty, list, manual, node, pause, ping,
+    publish, retention, stat, subscribe,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;
@@ -93,7 +93,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
             TopicCommand::List => list::topics(context).await,
             TopicCommand::Create(flags) => create::topic(context, &flags).await,
             TopicCommand::Delete(flags) => delete::run(context, flags.topic.object()?, &flags.destroy).await,
-            TopicCommand::Retain(flags) => history::retain(context, &flags).await,
+            TopicCommand::Retain(flags) => retention::retain(context, &flags).await,
             TopicCommand::Pause(topic) => pause::run(context, topic.object()?, true).await,
             TopicCommand::Unpause(topic) => pause::run(context, topic.object()?, false).await,
             TopicCommand::Empty(flags) => {
@@ -106,7 +106,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
                 list::channels(context, topic.as_ref()).await
             }
             ChannelCommand::Create(flags) => create::channel(context, &flags).await,
-            ChannelCommand::Seek(flags) => history::seek(context, &flags).await,
+            ChannelCommand::Seek(flags) => retention::seek(context, &flags).await,
             ChannelCommand::Delete(flags) => {
                 delete::run(context, flags.channel.object()?, &flags.destroy).await
             }

@@ -206,11 +206,11 @@ fn add_topic(sum: &mut TopicReport, topic: &TopicStats, earlier: Option<&Option<
     sum.message_count += topic.message_count;
     sum.message_bytes += topic.message_bytes;
     sum.paused |= topic.paused;
-    if let Some(kept) = &topic.retention {
+    if let Some(retained) = &topic.retention {
         let sum = sum.retained.get_or_insert_default();
-        sum.retained_count += kept.retained_count;
-        sum.retained_bytes += kept.retained_bytes;
-        let known = [sum.oldest_retained_at, kept.oldest_retained_at].into_iter().filter(|at| *at > 0);
+        sum.retained_count += retained.retained_count;
+        sum.retained_bytes += retained.retained_bytes;
+        let known = [sum.oldest_retained_at, retained.oldest_retained_at].into_iter().filter(|at| *at > 0);
         sum.oldest_retained_at = known.min().unwrap_or(0);
     }
     let Some(earlier) = earlier else { return };

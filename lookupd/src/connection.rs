@@ -26,9 +26,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::clock;
 use crate::config::Limits;
-use crate::figures::{Figures, NodeFigures};
 use crate::metrics::Metrics;
 use crate::registry::{Node, NodeId, Registry};
+use crate::stats_store::{StatsStore, StoredStats};
 
 /// Buffer space reserved for each read.
 const READ_BYTES: usize = 4096;
@@ -45,7 +45,7 @@ const MAX_LINGER_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) registry: Arc<Registry>,
-    pub(crate) figures: Arc<Figures>,
+    pub(crate) stats_store: Arc<StatsStore>,
     pub(crate) logger: Logger,
     pub(crate) limits: Limits,
     pub(crate) info: LookupdInfo,
@@ -55,13 +55,13 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(
-        (registry, figures): (Arc<Registry>, Arc<Figures>),
+        (registry, stats_store): (Arc<Registry>, Arc<StatsStore>),
         logger: Logger,
         limits: Limits,
         info: LookupdInfo,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { registry, figures, logger, limits, info, metrics, next_id: AtomicU64::new(0) }
+        Self { registry, stats_store, logger, limits, info, metrics, next_id: AtomicU64::new(0) }
     }
 }
 
@@ -108,7 +108,7 @@ pub(crate) async fn serve(context: Arc<Context>, stream: Stream, remote: Remote)
         remote,
         id,
         node: None,
-        figures: None,
+        stats: None,
         input: BytesMut::new(),
         output: Vec::new(),
         turn: Turn::default(),
@@ -135,7 +135,7 @@ struct Connection {
     /// Set by IDENTIFY.
     node: Option<Arc<Node>>,
     /// The node's heartbeat statistics and the requests to refresh them; `None` unless negotiated.
-    figures: Option<(Arc<NodeFigures>, watch::Receiver<u64>)>,
+    stats: Option<(Arc<StoredStats>, watch::Receiver<u64>)>,
     /// Input that is not yet a whole command. The decoder's limits bound its length.
     input: BytesMut,
     output: Vec<u8>,
@@ -210,7 +210,7 @@ impl Connection {
                 self.output = Vec::new();
             }
             self.input.reserve(READ_BYTES);
-            let refresh = wanted(&mut self.figures);
+            let refresh = refresh_requested(&mut self.stats);
             let read = tokio::select! {
                 read = self.stream.read_buf(&mut self.input) => read?,
                 number = refresh => {
@@ -347,10 +347,10 @@ impl Connection {
     /// An invalid report gets an error response but keeps the connection: the node stays registered, without
     /// statistics.
     fn stats(&mut self, report: &[u8]) -> Result<(), ProtocolError> {
-        let Some((figures, _)) = &self.figures else {
+        let Some((stats, _)) = &self.stats else {
             return Err(ProtocolError::new(ErrorCode::Invalid, "STATS was not negotiated"));
         };
-        match figures.report(report, clock::now()) {
+        match stats.report(report, clock::now()) {
             Ok(()) => self.answer(b"OK"),
             Err(error) => {
                 let error = ProtocolError::new(ErrorCode::BadBody, format!("STATS {error}"));
@@ -377,9 +377,9 @@ impl Connection {
         let node = self.context.registry.identify(self.id, remote.to_string(), info, clock::now());
         self.node = Some(node);
         if heartbeat_stats > 0 {
-            let figures = self.context.figures.add(self.id);
-            let wanted = figures.wanted();
-            self.figures = Some((figures, wanted));
+            let stats = self.context.stats_store.add(self.id);
+            let requests = stats.refresh_requests();
+            self.stats = Some((stats, requests));
         }
         self.answer(&reply);
         Ok(())
@@ -401,11 +401,11 @@ impl Connection {
 }
 
 /// Waits for a request for fresh statistics and returns its number. Dropping the future loses nothing.
-async fn wanted(figures: &mut Option<(Arc<NodeFigures>, watch::Receiver<u64>)>) -> u64 {
-    if let Some((_, wanted)) = figures
-        && wanted.changed().await.is_ok()
+async fn refresh_requested(stats: &mut Option<(Arc<StoredStats>, watch::Receiver<u64>)>) -> u64 {
+    if let Some((_, requests)) = stats
+        && requests.changed().await.is_ok()
     {
-        return *wanted.borrow_and_update();
+        return *requests.borrow_and_update();
     }
     std::future::pending().await
 }
@@ -414,7 +414,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.context.metrics.connections_closed.add(1);
         if let Some(node) = self.node.take() {
-            self.context.figures.remove(self.id);
+            self.context.stats_store.remove(self.id);
             self.context.registry.remove(&node);
             info!(self.context.logger, "DB: client({}) UNREGISTER category:client key: subkey:", self.remote);
         }

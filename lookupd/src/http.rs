@@ -26,10 +26,10 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::figures::Figures;
 use crate::metrics::Metrics;
 use crate::pages::Page;
 use crate::registry::Registry;
+use crate::stats_store::StatsStore;
 
 /// One per endpoint.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +82,7 @@ const FEW: usize = 1000;
 pub(crate) struct Http {
     router: Router<Route>,
     registry: Arc<Registry>,
-    figures: Arc<Figures>,
+    stats_store: Arc<StatsStore>,
     metrics: Arc<Metrics>,
     allowed_origins: AllowedOrigins,
     heavy: HeavyAnswers,
@@ -94,25 +94,25 @@ pub(crate) struct Http {
 impl Http {
     pub(crate) fn new(
         registry: Arc<Registry>,
-        figures: Arc<Figures>,
+        stats_store: Arc<StatsStore>,
         metrics: Arc<Metrics>,
         allowed_origins: AllowedOrigins,
         stop: CancellationToken,
         logger: Logger,
     ) -> Self {
         let heavy = HeavyAnswers::default();
-        Self { router: routes(), registry, figures, metrics, allowed_origins, heavy, stop, logger }
+        Self { router: routes(), registry, stats_store, metrics, allowed_origins, heavy, stop, logger }
     }
 
     async fn lookup(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
         let topic = query.get("topic").ok_or(MISSING_TOPIC)?.into_owned();
         let (registry, encoding) = (Arc::clone(&self.registry), request.encoding);
-        let look = move || {
+        let find = move || {
             let found = registry.lookup(&topic, clock::now());
             let found = found.ok_or(HttpError::not_found("TOPIC_NOT_FOUND"))?;
             Ok(response::value(encoding, &found))
         };
-        self.run(look).await?
+        self.run(find).await?
     }
 
     async fn channels(&self, query: Query<'_>, request: &Request) -> Result<Response, HttpError> {
@@ -125,11 +125,12 @@ impl Http {
         let (topic, channel) = (name("topic"), name("channel"));
         if query.get("refresh").is_some_and(|refresh| refresh == "true") {
             tokio::select! {
-                () = self.figures.refresh() => {}
+                () = self.stats_store.refresh() => {}
                 () = self.stop.cancelled() => {}
             }
         }
-        self.page(Page::ClusterStats { figures: Arc::clone(&self.figures), topic, channel }, request).await
+        self.page(Page::ClusterStats { stats_store: Arc::clone(&self.stats_store), topic, channel }, request)
+            .await
     }
 
     async fn page(&self, page: Page, request: &Request) -> Result<Response, HttpError> {

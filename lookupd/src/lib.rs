@@ -9,7 +9,7 @@
 //! - [`flags`] and [`config`]: the settings
 //! - [`lookupd`]: what a running daemon owns
 //! - [`registry`] and [`node_stats`]: all decisions, without sockets or a clock
-//! - `figures`: the statistics that nodes send
+//! - `stats_store`: the statistics that nodes send
 //! - `connection`: the connections of nodes
 //! - `http` and `pages`: the HTTP endpoints
 //! - `metrics`: the page for Prometheus
@@ -37,7 +37,7 @@ pub mod registry;
 
 pub mod node_stats;
 
-mod figures;
+mod stats_store;
 
 mod clock;
 

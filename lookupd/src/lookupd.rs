@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, TcpAddress};
 use crate::connection::{self, Context, lookupd_info};
-use crate::figures::Figures;
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::stats_store::StatsStore;
 
 /// A running nsqlookupd. Dropping it stops it as [`Lookupd::shutdown`] does, without waiting.
 #[derive(Debug)]
@@ -45,13 +45,19 @@ impl Lookupd {
         let registry = Arc::new(Registry::new(config.inactive_producer_timeout, config.tombstone_lifetime));
         let metrics = Arc::new(Metrics::default());
         let info = lookupd_info(config.broadcast_address, tcp_addr.port(), http_addr.port());
-        let figures = Arc::new(Figures::default());
-        let known = (Arc::clone(&registry), Arc::clone(&figures));
+        let stats_store = Arc::new(StatsStore::default());
+        let known = (Arc::clone(&registry), Arc::clone(&stats_store));
         let context =
             Arc::new(Context::new(known, logger.clone(), config.limits, info, Arc::clone(&metrics)));
         let stop = CancellationToken::new();
-        let http_service =
-            Http::new(registry, figures, metrics, config.http_allowed_origins, stop.clone(), logger.clone());
+        let http_service = Http::new(
+            registry,
+            stats_store,
+            metrics,
+            config.http_allowed_origins,
+            stop.clone(),
+            logger.clone(),
+        );
         let server = Server::new(http_service, logger.clone());
 
         let (broken_tx, broken) = watch::channel(None);

@@ -80,13 +80,13 @@ impl NodeStats {
         self.bytes
     }
 
-    /// Whether the statistics cover the whole node as of [`NodeStats::told_at`].
+    /// Whether the statistics cover the whole node as of [`NodeStats::reported_at`].
     pub fn is_complete(&self) -> bool {
         self.has_begun && !self.is_cut && !self.is_mid_round && self.last_round.is_some()
     }
 
     /// When the last complete round of reports ended.
-    pub fn told_at(&self) -> Option<Moment> {
+    pub fn reported_at(&self) -> Option<Moment> {
         self.last_round.map(|(at, _)| at)
     }
 
@@ -214,7 +214,7 @@ mod tests {
         let end = StatsReport { refresh: 5, ..report(false, true, vec![topic("a", 2, &[])]) };
         stats.apply(end, at(2)).unwrap();
         assert!(stats.is_complete());
-        assert_eq!((stats.told_at(), stats.answered()), (Some(at(2)), 5));
+        assert_eq!((stats.reported_at(), stats.answered()), (Some(at(2)), 5));
         assert_eq!(shown(&stats), [("a".to_owned(), 2), ("b".to_owned(), 1)]);
         let change = StatsReport {
             removed: vec![name("a"), name("x")],
@@ -222,7 +222,7 @@ mod tests {
         };
         stats.apply(change, at(9)).unwrap();
         assert_eq!(shown(&stats), [("b".to_owned(), 7)]);
-        assert_eq!((stats.told_at(), stats.entries), (Some(at(9)), 1));
+        assert_eq!((stats.reported_at(), stats.entries), (Some(at(9)), 1));
         stats.apply(report(true, true, vec![]), at(10)).unwrap();
         assert_eq!(shown(&stats), []);
     }

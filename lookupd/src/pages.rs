@@ -9,9 +9,9 @@ use nsq_protocol::{
 };
 
 use crate::clock;
-use crate::figures::Figures;
 use crate::node_stats::KeptTopic;
 use crate::registry::{Node, Registry, producer};
+use crate::stats_store::StatsStore;
 
 /// Scanning more topics, nodes or records than this may take more than a fraction of a millisecond.
 const FEW: usize = 1000;
@@ -28,7 +28,7 @@ pub(crate) enum Page {
     Nodes,
     Debug,
     ClusterStats {
-        figures: Arc<Figures>,
+        stats_store: Arc<StatsStore>,
         topic: Option<String>,
         channel: Option<String>,
     },
@@ -41,7 +41,7 @@ impl Page {
         match self {
             Self::Topics | Self::Channels(_) => topics <= FEW,
             Self::Nodes | Self::Debug => (topics + 1).saturating_mul(nodes + 1) <= FEW,
-            Self::ClusterStats { figures, .. } => nodes <= FEW && figures.bytes() <= FEW_BYTES,
+            Self::ClusterStats { stats_store, .. } => nodes <= FEW && stats_store.bytes() <= FEW_BYTES,
         }
     }
 
@@ -64,8 +64,8 @@ impl Page {
                 write_list(encoding, &out, &envelope, "producers", nodes, |node| topics.of(&node)).await;
             }
             Self::Debug => write_debug(&registry, encoding, &out).await,
-            Self::ClusterStats { figures, topic, channel } => {
-                let cluster = ClusterPage { figures, topic, channel, encoding };
+            Self::ClusterStats { stats_store, topic, channel } => {
+                let cluster = ClusterPage { stats_store, topic, channel, encoding };
                 cluster.write(registry.active(clock::now()), &out).await;
             }
         }
@@ -115,7 +115,7 @@ async fn write_debug(registry: &Registry, encoding: Encoding, out: &Pieces) {
 }
 
 struct ClusterPage {
-    figures: Arc<Figures>,
+    stats_store: Arc<StatsStore>,
     topic: Option<String>,
     channel: Option<String>,
     encoding: Encoding,
@@ -140,10 +140,10 @@ impl ClusterPage {
 
     async fn write_node(&self, node: &Node, out: &Pieces) {
         // Nothing is decoded or written under the lock.
-        let figures = self.figures.get(node.id());
-        let snapshot = figures.and_then(|figures| {
-            figures.look(|stats| {
-                let age = clock::now().since(&stats.told_at()?);
+        let stats = self.stats_store.get(node.id());
+        let snapshot = stats.and_then(|stats| {
+            stats.inspect(|stats| {
+                let age = clock::now().since(&stats.reported_at()?);
                 let topics = stats.topics(self.topic.as_deref());
                 Some((age, stats.is_complete(), stats.node().clone(), topics))
             })

@@ -141,7 +141,11 @@ async fn pprof_endpoints_answer_without_a_profiler() {
     assert!(running.get("/debug/pprof/cmdline").await.text().starts_with(&program));
     assert_eq!(running.post("/debug/pprof/symbol").await.text(), "num_symbols: 1\n");
     let heap = running.get("/debug/pprof/heap").await;
-    assert!(heap.status == 501 && heap.text().contains("the heap profile is not available"), "{}", heap.text());
+    assert!(
+        heap.status == 501 && heap.text().contains("the heap profile is not available"),
+        "{}",
+        heap.text()
+    );
     assert_eq!(running.get("/debug/pprof/mutex").await.status, 404);
 }
 

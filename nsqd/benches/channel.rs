@@ -38,7 +38,7 @@ impl Source for Endless {
 fn channel(outstanding: u64, ahead: u64) -> (ChannelState, ConsumerKey) {
     let mut state = ChannelState::new(0, 900 * SECOND);
     let key = state.add_consumer(60 * SECOND, 0, Locality::default());
-    state.set_ready(key, u64::MAX);
+    state.set_ready_count(key, u64::MAX);
     state.release(outstanding, &[], None);
     state.take(key, 0, &mut Endless);
     state.release(outstanding + ahead, &[], None);
@@ -124,8 +124,8 @@ fn time_out(bencher: Bencher, outstanding: u64) {
             let (mut state, key) = channel(outstanding, BATCH);
             // The other messages have a much later deadline.
             let other = state.add_consumer(SECOND, 0, Locality::default());
-            state.set_ready(other, u64::MAX);
-            state.set_ready(key, 0);
+            state.set_ready_count(other, u64::MAX);
+            state.set_ready_count(key, 0);
             state.take(other, SECOND, &mut Endless);
             state
         })

@@ -55,7 +55,7 @@ impl World {
         let channel = runtime.block_on(topic.get_or_create_channel(&name)).expect("a channel");
         let info = Arc::new(ClientInfo::new("bench".to_owned(), 0));
         let (key, _) = channel.subscribe(info, 60_000_000_000, 0, 0).ok().flatten().expect("a subscription");
-        channel.set_ready(key, 1 << 40);
+        channel.set_ready_count(key, 1 << 40);
         World { runtime, registry, topic, channel, key, dir }
     }
 

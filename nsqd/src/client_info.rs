@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use nsq_daemon::tls::Session;
+use nsq_daemon::tls::TlsSession;
 use parking_lot::Mutex;
 
 use crate::locality::Locality;
@@ -26,7 +26,7 @@ pub struct Identity {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Upgrades {
     /// TLS, and the result of its handshake.
-    pub tls: Option<Session>,
+    pub tls: Option<TlsSession>,
     /// Compressed with snappy.
     pub snappy: bool,
     /// Compressed with deflate.

@@ -13,8 +13,8 @@ use crate::backpressure::Backpressure;
 use crate::damage::Damage;
 use crate::health::{AFTER_FAILED_SYNC, Health, Part};
 use crate::log::LogContext;
+use crate::log::index::MemoryBound;
 use crate::log::retention::Retention;
-use crate::log::tail::MemoryBound;
 use crate::metrics::Metrics;
 use crate::storage::anchored::Anchored;
 use crate::storage::data_dir::DataDir;
@@ -146,7 +146,7 @@ pub struct Engine {
     sequences_used: AtomicU64,
     /// The data directory, as long as it is in its place.
     pub home: Arc<Anchored>,
-    homeless: AtomicBool,
+    data_dir_missing: AtomicBool,
     leaving: AtomicBool,
     stopping: AtomicBool,
     has_segments: AtomicBool,
@@ -220,7 +220,7 @@ impl Engine {
             next_channel: AtomicU32::new(parts.next_numbers.1),
             sequences_used: AtomicU64::new(parts.sequences_used),
             home: parts.home,
-            homeless: AtomicBool::new(false),
+            data_dir_missing: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             has_segments: AtomicBool::new(true),
@@ -358,13 +358,13 @@ impl Engine {
     }
 
     /// Records whether the data directory is missing from its place.
-    pub fn set_homeless(&self, homeless: bool) {
-        self.homeless.store(homeless, Ordering::Relaxed);
+    pub fn set_data_dir_missing(&self, missing: bool) {
+        self.data_dir_missing.store(missing, Ordering::Relaxed);
     }
 
     /// Whether the data directory is missing, so that a publish could not be stored.
-    pub fn is_homeless(&self) -> bool {
-        self.homeless.load(Ordering::Relaxed)
+    pub fn is_data_dir_missing(&self) -> bool {
+        self.data_dir_missing.load(Ordering::Relaxed)
     }
 
     /// The daemon will stop soon. Everything still works, but new clients should stay away.

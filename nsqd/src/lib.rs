@@ -25,9 +25,11 @@
 //!
 //! # Locks
 //!
-//! Locks are taken in this order: a topic's state, a log's segments, a channel, a log's tail, the journal. A thread
+//! Locks are taken in this order: a topic's state, a log's segments, a channel, a log's index, the journal. A thread
 //! never holds the locks of two channels. No lock is held across an await, and only the lock of the segments may be
 //! held during disk access.
+
+pub use nsq_storage as storage;
 
 pub mod clock;
 pub mod backpressure;
@@ -36,7 +38,6 @@ pub mod damage;
 pub mod disk_work;
 pub mod health;
 pub mod metrics;
-pub mod storage;
 pub mod timers;
 pub mod auth;
 pub mod locality;

@@ -19,8 +19,8 @@ use crate::engine::Engine;
 use crate::locality::Locality;
 use crate::producers::Producers;
 use crate::storage::measured::FileKind;
-use crate::topic::Topic;
 use crate::topic::registry::Registry;
+use crate::topic::{Topic, TopicDepth};
 
 /// Which statistics to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct StatsRequest<'a> {
     pub include_memory: bool,
     /// Whether to report the disk. NSQ does not.
     pub include_storage: bool,
-    /// Whether to omit everything about other topics: producers that publish only to others, and figures of the node.
+    /// Whether to omit everything about other topics: producers that publish only to others, and the node's statistics.
     pub only_asked: bool,
 }
 
@@ -67,7 +67,7 @@ pub fn collect(
         topics: topics.map(|topics| {
             topics
                 .iter()
-                .map(|topic| TopicFigures::take(registry.engine(), topic, request).whole(request))
+                .map(|topic| TopicStatsSnapshot::take(registry.engine(), topic, request).whole(request))
                 .collect()
         }),
         producers: (!producers.is_empty()).then(|| producers.iter().map(producer).collect()),
@@ -119,7 +119,7 @@ pub fn wanted_producers(
 }
 
 pub fn producer_stats(info: &ClientInfo, request: StatsRequest<'_>) -> ClientStats {
-    client_stats(info, &ConsumerFigures::default(), request.topic)
+    client_stats(info, &ConsumerStatsSnapshot::default(), request.topic)
 }
 
 /// The start time in Unix seconds.
@@ -150,29 +150,29 @@ pub fn of_node(engine: &Engine, start_time: i64) -> Stats {
 
 /// Returns `None` if the topic does not have the requested channel.
 pub(crate) fn topic_stats(engine: &Engine, topic: &Topic, request: StatsRequest<'_>) -> Option<TopicStats> {
-    let figures = TopicFigures::take(engine, topic, request);
-    (request.channel.is_none() || !figures.channels.is_empty()).then(|| figures.whole(request))
+    let snapshot = TopicStatsSnapshot::take(engine, topic, request);
+    (request.channel.is_none() || !snapshot.channels.is_empty()).then(|| snapshot.whole(request))
 }
 
 /// A topic's statistics as numbers, before the texts of its consumers are built. Building these takes most of the time
 /// and nearly all of the memory.
-pub struct TopicFigures {
+pub struct TopicStatsSnapshot {
     /// Contains no channels.
     pub stats: TopicStats,
     /// The requested channels, by name.
-    pub channels: Vec<ChannelFigures>,
+    pub channels: Vec<ChannelStatsSnapshot>,
 }
 
 /// A channel's statistics as numbers.
-pub struct ChannelFigures {
+pub struct ChannelStatsSnapshot {
     /// Contains no consumers.
     pub stats: ChannelStats,
-    consumers: Vec<(Arc<ClientInfo>, ConsumerFigures)>,
+    consumers: Vec<(Arc<ClientInfo>, ConsumerStatsSnapshot)>,
 }
 
 /// A channel's numbers for one consumer.
 #[derive(Debug, Clone, Copy, Default)]
-struct ConsumerFigures {
+struct ConsumerStatsSnapshot {
     ready_count: i64,
     in_flight_count: i64,
     message_count: u64,
@@ -180,18 +180,18 @@ struct ConsumerFigures {
     requeue_count: u64,
 }
 
-impl TopicFigures {
+impl TopicStatsSnapshot {
     /// Reads the numbers.
     pub fn take(engine: &Engine, topic: &Topic, request: StatsRequest<'_>) -> Self {
         let (channels, others): (Vec<_>, Vec<_>) = (topic.channels().into_iter())
             .partition(|channel| request.channel.is_none_or(|name| channel.name().as_str() == name));
         let memory_start = topic.log().memory_start();
         let mut latencies = Latencies::new(engine);
-        let channels: Vec<ChannelFigures> = (channels.iter())
+        let channels: Vec<ChannelStatsSnapshot> = (channels.iter())
             .map(|channel| {
                 // An ephemeral channel is in memory only.
                 let memory_start = if channel.is_ephemeral() { 0 } else { memory_start };
-                ChannelFigures::take(channel, memory_start, request, &mut latencies)
+                ChannelStatsSnapshot::take(channel, memory_start, request, &mut latencies)
             })
             .collect();
         // As in NSQ: percentiles of a topic cover all its channels, whichever channel is requested.
@@ -202,7 +202,7 @@ impl TopicFigures {
         }
         let e2e_processing_latency =
             if channels.is_empty() { E2eLatency::default() } else { latencies.all() };
-        let (depth, backend_depth, paused) = topic.depth();
+        let TopicDepth { depth, backend_depth, paused } = topic.depth();
         let (message_count, message_bytes) = topic.counters();
         let stats = TopicStats {
             topic_name: topic.name().to_string(),
@@ -224,7 +224,7 @@ impl TopicFigures {
     }
 }
 
-impl ChannelFigures {
+impl ChannelStatsSnapshot {
     fn take(
         channel: &Channel,
         memory_start: u64,
@@ -235,7 +235,7 @@ impl ChannelFigures {
         let (stats, consumers) = channel.inspect(|state, infos| {
             let consumers: Vec<_> = match request.include_clients {
                 true => {
-                    infos.iter().map(|(key, info)| (info.clone(), consumer_figures(state, key))).collect()
+                    infos.iter().map(|(key, info)| (info.clone(), consumer_snapshot(state, key))).collect()
                 }
                 false => Vec::new(),
             };
@@ -261,7 +261,7 @@ impl ChannelFigures {
         &'a self,
         request: StatsRequest<'a>,
     ) -> impl Iterator<Item = ClientStats> + Send + use<'a> {
-        self.consumers.iter().map(move |(info, figures)| client_stats(info, figures, request.topic))
+        self.consumers.iter().map(move |(info, snapshot)| client_stats(info, snapshot, request.topic))
     }
 
     fn whole(self, request: StatsRequest<'_>) -> ChannelStats {
@@ -353,9 +353,9 @@ fn on_disk(state: &ChannelState, memory_start: u64) -> u64 {
     memory_start.min(state.end()).saturating_sub(state.cursor()).min(state.depth())
 }
 
-fn consumer_figures(state: &ChannelState, key: ConsumerKey) -> ConsumerFigures {
-    let Some(consumer) = state.consumers().get(key) else { return ConsumerFigures::default() };
-    ConsumerFigures {
+fn consumer_snapshot(state: &ChannelState, key: ConsumerKey) -> ConsumerStatsSnapshot {
+    let Some(consumer) = state.consumers().get(key) else { return ConsumerStatsSnapshot::default() };
+    ConsumerStatsSnapshot {
         ready_count: signed(consumer.ready_count),
         in_flight_count: signed(consumer.in_flight_count),
         message_count: consumer.message_count,
@@ -365,7 +365,7 @@ fn consumer_figures(state: &ChannelState, key: ConsumerKey) -> ConsumerFigures {
 }
 
 /// A connection, whether or not it consumes. With `topic`, counts of publishes to other topics are omitted.
-fn client_stats(info: &ClientInfo, figures: &ConsumerFigures, topic: Option<&str>) -> ClientStats {
+fn client_stats(info: &ClientInfo, snapshot: &ConsumerStatsSnapshot, topic: Option<&str>) -> ClientStats {
     let identity = info.identity();
     let upgrades = info.upgrades();
     let is_tls = upgrades.tls.is_some();
@@ -376,7 +376,7 @@ fn client_stats(info: &ClientInfo, figures: &ConsumerFigures, topic: Option<&str
         .map(|(topic, count)| PubCount { topic, count })
         .collect();
     pub_counts.sort_unstable_by(|a, b| a.topic.cmp(&b.topic));
-    let delivered = |locality| if identity.locality == Some(locality) { figures.message_count } else { 0 };
+    let delivered = |locality| if identity.locality == Some(locality) { snapshot.message_count } else { 0 };
     ClientStats {
         client_id: identity.client_id,
         hostname: identity.hostname,
@@ -402,11 +402,11 @@ fn client_stats(info: &ClientInfo, figures: &ConsumerFigures, topic: Option<&str
         tls_version: tls.version.to_owned(),
         tls_negotiated_protocol: tls.negotiated_protocol,
         tls_negotiated_protocol_is_mutual: is_tls,
-        ready_count: figures.ready_count,
-        in_flight_count: figures.in_flight_count,
-        message_count: figures.message_count,
-        finish_count: figures.finish_count,
-        requeue_count: figures.requeue_count,
+        ready_count: snapshot.ready_count,
+        in_flight_count: snapshot.in_flight_count,
+        message_count: snapshot.message_count,
+        finish_count: snapshot.finish_count,
+        requeue_count: snapshot.requeue_count,
     }
 }
 
@@ -453,22 +453,22 @@ mod tests {
         info.count_published("a", 1);
         info.set_state(3);
         info.authenticate(AuthIdentity { identity: "me".into(), identity_url: String::new() });
-        let auth = client_stats(&info, &ConsumerFigures::default(), None);
+        let auth = client_stats(&info, &ConsumerStatsSnapshot::default(), None);
         assert_eq!(
             (auth.authed, auth.auth_identity.as_str(), auth.auth_identity_url.as_str()),
             (true, "me", "")
         );
-        let stats = client_stats(&info, &ConsumerFigures::default(), None);
+        let stats = client_stats(&info, &ConsumerStatsSnapshot::default(), None);
         assert_eq!((stats.client_id.as_str(), stats.state, stats.connect_ts), ("127.0.0.1", 3, 1000));
         let counts = |stats: &ClientStats| {
             stats.pub_counts.iter().map(|pubs| (pubs.topic.clone(), pubs.count)).collect::<Vec<_>>()
         };
         assert_eq!(counts(&stats), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
         assert_eq!(
-            counts(&client_stats(&info, &ConsumerFigures::default(), Some("b"))),
+            counts(&client_stats(&info, &ConsumerStatsSnapshot::default(), Some("b"))),
             [("b".to_owned(), 2)]
         );
-        assert_eq!(counts(&client_stats(&info, &ConsumerFigures::default(), Some("c"))), []);
+        assert_eq!(counts(&client_stats(&info, &ConsumerStatsSnapshot::default(), Some("c"))), []);
     }
 
     #[test]

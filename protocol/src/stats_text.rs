@@ -119,12 +119,16 @@ fn put_topic(out: &mut String, topic: &TopicStats) -> fmt::Result {
         topic.message_count,
         Latencies(&topic.e2e_processing_latency),
     )?;
-    if let Some(kept) = &topic.retention {
-        let since = match kept.oldest_retained_at {
+    if let Some(retained) = &topic.retention {
+        let since = match retained.oldest_retained_at {
             0 => String::new(),
             at => format!(" since {}", rfc3339(at)),
         };
-        writeln!(out, "      retained: {} msgs, {} bytes{since}", kept.retained_count, kept.retained_bytes)?;
+        writeln!(
+            out,
+            "      retained: {} msgs, {} bytes{since}",
+            retained.retained_count, retained.retained_bytes
+        )?;
     }
     Ok(())
 }

@@ -278,9 +278,9 @@ impl Node {
         assert!(memory < MEMORY_BOUND, "{about}: {} MiB resident", memory / MIB);
         assert!(files < OPEN_FILES_BOUND, "{about}: {files} files open");
         // nsqd frees disk space in the background.
-        let look =
+        let check =
             async || nsq_tests::wait::when(allocated_bytes(self.folder()), |bytes| *bytes < DISK_BOUND);
-        nsq_tests::wait::until("disk space of finished messages is freed", look).await;
+        nsq_tests::wait::until("disk space of finished messages is freed", check).await;
     }
 
     /// Checks that the data directory of the stopped nsqd has no damage.

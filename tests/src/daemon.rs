@@ -371,8 +371,8 @@ impl Log {
         assert!(found.is_some(), "no line with {phrase:?} in the log:\n{}", self.text());
     }
 
-    /// The first match of `look` in a present or future line; `None` at the end of the log or after `patience`.
-    async fn find<T>(&self, patience: Duration, look: impl Fn(&str) -> Option<T>) -> Option<T> {
+    /// The first match of `check` in a present or future line; `None` at the end of the log or after `patience`.
+    async fn find<T>(&self, patience: Duration, check: impl Fn(&str) -> Option<T>) -> Option<T> {
         let mut grown = self.grown.clone();
         let search = async {
             let mut seen = 0;
@@ -380,7 +380,7 @@ impl Log {
                 let closed = grown.changed().await.is_err();
                 {
                     let lines = self.lines.lock().expect("the lock is not poisoned");
-                    if let Some(found) = lines[seen..].iter().find_map(|line| look(line)) {
+                    if let Some(found) = lines[seen..].iter().find_map(|line| check(line)) {
                         return Some(found);
                     }
                     seen = lines.len();

@@ -88,11 +88,11 @@ impl Daemon {
 
     /// Waits until a topic exists and `holds` returns true for it. `what` describes the condition.
     pub async fn topic_until(&self, name: &str, what: &str, holds: impl Fn(&Topic) -> bool) -> Topic {
-        let look = async || match self.topic(name).await {
+        let check = async || match self.topic(name).await {
             Some(topic) if holds(&topic) => Ok(topic),
             other => Err(other),
         };
-        wait::until(&format!("topic {name}: {what}"), look).await
+        wait::until(&format!("topic {name}: {what}"), check).await
     }
 
     /// Waits until a channel exists and `holds` returns true for it. `what` describes the condition.
@@ -103,11 +103,11 @@ impl Daemon {
         what: &str,
         holds: impl Fn(&Channel) -> bool,
     ) -> Channel {
-        let look = async || match self.channel(topic, name).await {
+        let check = async || match self.channel(topic, name).await {
             Some(channel) if holds(&channel) => Ok(channel),
             other => Err(other),
         };
-        wait::until(&format!("channel {topic}/{name}: {what}"), look).await
+        wait::until(&format!("channel {topic}/{name}: {what}"), check).await
     }
 
     /// Waits until all messages of a channel are finished.
@@ -116,7 +116,7 @@ impl Daemon {
     }
 }
 
-/// Waits until `look` returns `wanted`; for other parts of `/stats`.
-pub async fn until_equal<T: Debug + PartialEq>(what: &str, wanted: T, mut look: impl AsyncFnMut() -> T) {
-    wait::until(what, async || wait::when(look().await, |seen| *seen == wanted)).await;
+/// Waits until `check` returns `wanted`; for other parts of `/stats`.
+pub async fn until_equal<T: Debug + PartialEq>(what: &str, wanted: T, mut check: impl AsyncFnMut() -> T) {
+    wait::until(what, async || wait::when(check().await, |seen| *seen == wanted)).await;
 }

@@ -8,21 +8,21 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Calls `look` repeatedly until it returns `Ok`. Panics after [`PATIENCE`] with `what`, which describes the condition,
-/// and the last `Err` value seen.
-pub async fn until<T, Seen: Debug>(what: &str, look: impl AsyncFnMut() -> Result<T, Seen>) -> T {
-    until_within(PATIENCE, what, look).await
+/// Calls `check` repeatedly until it returns `Ok`. Panics after [`PATIENCE`] with `what`, which describes the
+/// condition, and the last `Err` value seen.
+pub async fn until<T, Seen: Debug>(what: &str, check: impl AsyncFnMut() -> Result<T, Seen>) -> T {
+    until_within(PATIENCE, what, check).await
 }
 
 /// [`until`] with the given time limit.
 pub async fn until_within<T, Seen: Debug>(
     patience: Duration,
     what: &str,
-    mut look: impl AsyncFnMut() -> Result<T, Seen>,
+    mut check: impl AsyncFnMut() -> Result<T, Seen>,
 ) -> T {
     let deadline = Instant::now() + patience;
     loop {
-        let seen = match look().await {
+        let seen = match check().await {
             Ok(value) => return value,
             Err(seen) => seen,
         };

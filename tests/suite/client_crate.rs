@@ -489,9 +489,9 @@ fn administration_has_typed_calls() {
         assert_eq!((topics[0].channels[0].depth, topics[0].channels[0].paused), (3, true));
         node.empty_channel("t", "c").await.expect("emptied");
 
-        let look =
+        let check =
             async || wait::when(directory.channels("t").await.expect("channels"), |names| names == &["c"]);
-        wait::until("lookupd knows the channel", look).await;
+        wait::until("lookupd knows the channel", check).await;
         let found = directory.lookup("t").await.expect("found");
         assert_eq!(found.producers[0].tcp_port, nsqd.tcp().port());
         assert_eq!(directory.nodes().await.expect("nodes").producers.len(), 1);

@@ -25,12 +25,12 @@ async fn cluster() -> ([Daemon; 2], Vec<Daemon>) {
         nsqds.push(Daemon::nsqd().lookupd(&lookupds[0]).lookupd(&lookupds[1]).start().await);
     }
     for lookupd in &lookupds {
-        let look = async || {
+        let check = async || {
             let nodes = node_stats(lookupd, "").await;
             let complete = nodes.iter().filter(|node| node["is_complete"] == true).count();
             wait::when((complete, nodes), |(complete, _)| *complete == 3)
         };
-        wait::until("all three nodes report complete statistics", look).await;
+        wait::until("all three nodes report complete statistics", check).await;
     }
     (lookupds, nsqds)
 }

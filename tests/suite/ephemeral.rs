@@ -57,8 +57,8 @@ fn ephemeral_topic_is_deleted_with_its_last_channel() {
         let kept = |topic: &nsq_tests::stats::Topic| topic.channels.len() == 1;
         nsqd.topic_until("t#ephemeral", "only the normal channel is left", kept).await;
         nsqd.admin("/channel/delete?topic=t%23ephemeral&channel=keeps").await;
-        let look = async || wait::when(nsqd.topic("t#ephemeral").await, Option::is_none);
-        wait::until("the topic is deleted", look).await;
+        let check = async || wait::when(nsqd.topic("t#ephemeral").await, Option::is_none);
+        wait::until("the topic is deleted", check).await;
     });
 }
 
@@ -219,8 +219,8 @@ fn lagging_ephemeral_channel_uses_no_disk_of_a_normal_topic() {
         }
         nsqd.channel_until_finished("t", "c").await;
         let segments = async || process::folder_bytes(&nsqd.data_path().join("topics"));
-        let look = async || wait::when(segments().await, |bytes| *bytes < 500_000);
-        wait::until("the segments of the ephemeral backlog are deleted", look).await;
+        let check = async || wait::when(segments().await, |bytes| *bytes < 500_000);
+        wait::until("the segments of the ephemeral backlog are deleted", check).await;
         let channel = nsqd.channel("t", "lags#ephemeral").await.expect("the channel exists");
         assert_eq!((channel.depth, channel.backend_depth), (500, 0));
         ephemeral.ready(500).await;

@@ -120,8 +120,8 @@ async fn expect_refusing(nsqd: &Daemon, publisher: &mut Publisher, reason: &str)
 }
 
 async fn until_healthy(nsqd: &Daemon) {
-    let look = async || wait::when(nsqd.get("/ping").await.text(), |text| text == "OK");
-    wait::until("/ping returns OK", look).await;
+    let check = async || wait::when(nsqd.get("/ping").await.text(), |text| text == "OK");
+    wait::until("/ping returns OK", check).await;
 }
 
 /// Publishes until the disk is full, drains a channel, calls `make_room`, publishes again, and kills nsqd: no

@@ -128,11 +128,11 @@ fn node_is_removed_when_its_connection_closes() {
         let mut node = Node::identified(&lookupd, "b1").await;
         node.ok("REGISTER t c").await;
         drop(node);
-        let look = async || {
+        let check = async || {
             let answer = lookupd.get_json("/lookup?topic=t").await;
             wait::when(answer["producers"].clone(), |producers| *producers == json!([]))
         };
-        wait::until("the node is removed", look).await;
+        wait::until("the node is removed", check).await;
         assert_eq!(lookupd.get_json("/nodes").await, json!({"producers": []}));
         assert_eq!(names(&lookupd, "/topics", "topics").await, set(&["t"]), "nsqlookupd keeps the topic");
         assert_eq!(names(&lookupd, "/channels?topic=t", "channels").await, set(&["c"]));
@@ -217,8 +217,8 @@ fn tombstone_hides_a_node_for_one_topic_until_it_expires() {
         assert_eq!(node_shown["tombstones"].as_array().map(Vec::len), Some(topics.len()));
         node.ok("REGISTER t").await;
         assert!(producers(&lookupd, "t").await.is_empty(), "registering again does not remove the tombstone");
-        let look = async || wait::when(producers(&lookupd, "t").await, |producers| !producers.is_empty());
-        wait::until("the tombstone has expired", look).await;
+        let check = async || wait::when(producers(&lookupd, "t").await, |producers| !producers.is_empty());
+        wait::until("the tombstone has expired", check).await;
         // A tombstone that matches no node is not an error.
         lookupd.admin("/topic/tombstone?topic=t&node=nobody:1").await;
     });
@@ -343,13 +343,13 @@ fn nsqd_registers_its_topics_and_channels_with_every_lookupd() {
         nsqd.publish("t", "x").await;
         nsqd.subscribe("t", "c").await;
         for lookupd in &lookupds {
-            let look = async || wait::when(producers(lookupd, "t").await, |seen| *seen == ports([&nsqd]));
-            wait::until("the topic is registered", look).await;
-            let look = async || {
+            let check = async || wait::when(producers(lookupd, "t").await, |seen| *seen == ports([&nsqd]));
+            wait::until("the topic is registered", check).await;
+            let check = async || {
                 let names = names(lookupd, "/channels?topic=t", "channels").await;
                 wait::when(names, |names| *names == set(&["c"]))
             };
-            wait::until("the channel is registered", look).await;
+            wait::until("the channel is registered", check).await;
             let producer = lookupd.get_json("/lookup?topic=t").await["producers"][0].clone();
             assert_eq!(producer["http_port"], nsqd.http().port());
             assert_eq!(producer["broadcast_address"], "127.0.0.1");
@@ -357,8 +357,8 @@ fn nsqd_registers_its_topics_and_channels_with_every_lookupd() {
         }
         nsqd.admin("/topic/delete?topic=t").await;
         for lookupd in &lookupds {
-            let look = async || wait::when(producers(lookupd, "t").await, BTreeSet::is_empty);
-            wait::until("the topic is unregistered", look).await;
+            let check = async || wait::when(producers(lookupd, "t").await, BTreeSet::is_empty);
+            wait::until("the topic is unregistered", check).await;
         }
     });
 }
@@ -377,9 +377,9 @@ fn nsqd_registers_its_broadcast_address_ports_and_topology() {
             .start()
             .await;
         nsqd.publish("t", "x").await;
-        let look =
+        let check =
             async || wait::when(producers(&lookupd, "t").await, |seen| *seen == BTreeSet::from([1234]));
-        wait::until("nsqd is registered with its broadcast port", look).await;
+        wait::until("nsqd is registered with its broadcast port", check).await;
         let producer = lookupd.get_json("/lookup?topic=t").await["producers"][0].clone();
         let node = lookupd.get_json("/nodes").await["producers"][0].clone();
         for shown in [&producer, &node] {
@@ -397,8 +397,8 @@ fn nsqd_registers_again_with_a_restarted_lookupd() {
         let mut nsqd = Daemon::nsqd().lookupd(&lookupd).start().await;
         nsqd.subscribe("t", "c").await;
         let registered = async |lookupd: &Daemon, nsqd: &Daemon| {
-            let look = async || wait::when(producers(lookupd, "t").await, |seen| *seen == ports([nsqd]));
-            wait::until_within(REGISTERED_AGAIN, "nsqd is registered", look).await;
+            let check = async || wait::when(producers(lookupd, "t").await, |seen| *seen == ports([nsqd]));
+            wait::until_within(REGISTERED_AGAIN, "nsqd is registered", check).await;
         };
         registered(&lookupd, &nsqd).await;
         lookupd.kill().await;
@@ -413,8 +413,8 @@ fn nsqd_registers_again_with_a_restarted_lookupd() {
         assert!(!nsqd.log().contains(" ERROR: "), "{}", nsqd.log().text());
 
         nsqd.kill().await;
-        let look = async || wait::when(producers(&lookupd, "t").await, BTreeSet::is_empty);
-        wait::until("the killed nsqd is removed", look).await;
+        let check = async || wait::when(producers(&lookupd, "t").await, BTreeSet::is_empty);
+        wait::until("the killed nsqd is removed", check).await;
         nsqd.restart().await;
         registered(&lookupd, &nsqd).await;
     });
@@ -426,15 +426,15 @@ fn lookupds_can_be_changed_while_running() {
         let (first, second) = (Daemon::lookupd().start().await, Daemon::lookupd().start().await);
         let nsqd = Daemon::nsqd().lookupd(&first).start().await;
         nsqd.publish("t", "x").await;
-        let look = async || wait::when(producers(&first, "t").await, |seen| !seen.is_empty());
-        wait::until("registered with the first", look).await;
+        let check = async || wait::when(producers(&first, "t").await, |seen| !seen.is_empty());
+        wait::until("registered with the first", check).await;
         let addresses = json!([second.tcp().to_string()]).to_string();
         let target = "/config/nsqlookupd_tcp_addresses";
         http::request(nsqd.http(), "PUT", target, addresses.as_bytes()).await.expect(200);
-        let look = async || wait::when(producers(&second, "t").await, |seen| !seen.is_empty());
-        wait::until("registered with the second", look).await;
-        let look = async || wait::when(producers(&first, "t").await, BTreeSet::is_empty);
-        wait::until("removed from the first", look).await;
+        let check = async || wait::when(producers(&second, "t").await, |seen| !seen.is_empty());
+        wait::until("registered with the second", check).await;
+        let check = async || wait::when(producers(&first, "t").await, BTreeSet::is_empty);
+        wait::until("removed from the first", check).await;
     });
 }
 
@@ -489,8 +489,8 @@ fn unresponsive_lookupd_blocks_nothing() {
             .expect("nsqd connects")
             .expect("a connection");
         nsqd.publish("t", "x").await;
-        let look = async || wait::when(producers(&lookupd, "t").await, |seen| !seen.is_empty());
-        wait::until("nsqd registers with the other lookupd", look).await;
+        let check = async || wait::when(producers(&lookupd, "t").await, |seen| !seen.is_empty());
+        wait::until("nsqd registers with the other lookupd", check).await;
         assert!(nsqd.terminate().await.success());
     });
 }
@@ -538,8 +538,8 @@ fn two_lookupds_and_three_nsqds_survive_the_loss_of_one_each() {
         }
         let all = ports(&nsqds);
         for lookupd in &lookupds {
-            let look = async || wait::when(producers(lookupd, "t").await, |seen| *seen == all);
-            wait::until("all three nsqds are known", look).await;
+            let check = async || wait::when(producers(lookupd, "t").await, |seen| *seen == all);
+            wait::until("all three nsqds are known", check).await;
         }
 
         lookupds.remove(0).kill().await;
@@ -547,8 +547,8 @@ fn two_lookupds_and_three_nsqds_survive_the_loss_of_one_each() {
         lost.publish("t", "kept at the lost node").await;
         lost.kill().await;
         let left = ports(&nsqds);
-        let look = async || wait::when(producers(&lookupds[0], "t").await, |seen| *seen == left);
-        wait::until("the other lookupd knows the two remaining nsqds", look).await;
+        let check = async || wait::when(producers(&lookupds[0], "t").await, |seen| *seen == left);
+        wait::until("the other lookupd knows the two remaining nsqds", check).await;
         for nsqd in &nsqds {
             nsqd.publish("t", "x").await;
             let mut consumer = nsqd.subscribe("t", "c").await;
@@ -557,8 +557,8 @@ fn two_lookupds_and_three_nsqds_survive_the_loss_of_one_each() {
         }
 
         lost.restart().await;
-        let look = async || wait::when(producers(&lookupds[0], "t").await, |seen| *seen == all);
-        wait::until_within(REGISTERED_AGAIN, "the lost node is back", look).await;
+        let check = async || wait::when(producers(&lookupds[0], "t").await, |seen| *seen == all);
+        wait::until_within(REGISTERED_AGAIN, "the lost node is back", check).await;
         let mut consumer = lost.subscribe("t", "c").await;
         consumer.ready(1).await;
         assert_eq!(consumer.message().await.text(), "kept at the lost node");

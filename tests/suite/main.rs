@@ -77,7 +77,7 @@ mod import;
 mod data_cli;
 
 /// Retention; channels that start at an old message or seek.
-mod replay;
+mod retention;
 
 /// nsqd's HTTP interface.
 mod http_api;
@@ -132,6 +132,9 @@ mod interop;
 
 /// Units, manifests and images in deploy/; service managers and health checks.
 mod deploy;
+
+/// The Debian package.
+mod debian;
 
 /// Facts about the source tree.
 mod tidy;

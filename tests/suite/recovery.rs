@@ -214,7 +214,7 @@ async fn consume_until_the_end(
                 if sent.len() >= 20 {
                     let marked = std::mem::take(&mut sent);
                     peer.send(command("PUB mark#ephemeral", "x")).await;
-                    if !settle(&mut peer, &ledger, channel, run_index, marked).await {
+                    if !wait_for_mark(&mut peer, &ledger, channel, run_index, marked).await {
                         return;
                     }
                 }
@@ -226,7 +226,7 @@ async fn consume_until_the_end(
 }
 
 /// Waits for the OK of a mark and finishes the messages that arrive meanwhile. Returns false if the connection ends.
-async fn settle(
+async fn wait_for_mark(
     peer: &mut Peer,
     ledger: &Shared,
     channel: &'static str,

@@ -215,9 +215,9 @@ fn sockets_use_tcp_keepalive() {
             })
         };
         // 01 is the retransmission timer, 02 the keep-alive timer.
-        let look =
+        let check =
             async || wait::when(timer(), |timer| timer.as_ref().is_some_and(|one| one.starts_with("02:")));
-        wait::until("the keep-alive timer runs", look).await;
+        wait::until("the keep-alive timer runs", check).await;
     });
 }
 

@@ -12,8 +12,8 @@ fn segment_bytes(nsqd: &Daemon) -> u64 {
 
 /// Waits until the segments have more than `at_least` bytes. nsqd spills in the background.
 async fn wait_until_spilled(nsqd: &Daemon, at_least: u64) {
-    let look = async || wait::when(segment_bytes(nsqd), |bytes| *bytes > at_least);
-    wait::until("messages are on disk", look).await;
+    let check = async || wait::when(segment_bytes(nsqd), |bytes| *bytes > at_least);
+    wait::until("messages are on disk", check).await;
 }
 
 /// Deleted files that nsqd still has open.
@@ -58,8 +58,8 @@ fn segment_size_follows_the_unfinished_messages() {
         }
         // 4,400 messages of about 1,050 bytes.
         let needed = 4_400 * 1_050;
-        let look = async || wait::when(segment_bytes(&nsqd), |bytes| *bytes < 2 * needed + MIB);
-        wait::until("segments have shrunk", look).await;
+        let check = async || wait::when(segment_bytes(&nsqd), |bytes| *bytes < 2 * needed + MIB);
+        wait::until("segments have shrunk", check).await;
 
         nsqd.kill().await;
         nsqd.restart().await;
@@ -88,8 +88,8 @@ fn survivors_are_delivered_intact() {
             }
         }
         let needed = 1_000 * 1_050;
-        let look = async || wait::when(segment_bytes(&nsqd), |bytes| *bytes < 2 * needed + MIB);
-        wait::until("segments have shrunk", look).await;
+        let check = async || wait::when(segment_bytes(&nsqd), |bytes| *bytes < 2 * needed + MIB);
+        wait::until("segments have shrunk", check).await;
         drop(consumer);
         assert!(nsqd.terminate().await.success());
         nsqd.restart().await;

@@ -58,17 +58,17 @@ impl Fixture {
     }
 
     async fn until_unhealthy(&self, reason: &str) {
-        let look = async || {
+        let check = async || {
             let ping = self.nsqd.get("/ping").await;
             wait::when((ping.status, ping.text()), |(status, text)| *status == 500 && text.contains(reason))
         };
-        wait::until("/ping gives the reason", look).await;
+        wait::until("/ping gives the reason", check).await;
         self.nsqd.log().expect(reason).await;
     }
 
     async fn until_healthy(&self) {
-        let look = async || wait::when(self.nsqd.get("/ping").await.text(), |text| text == "OK");
-        wait::until("/ping returns OK", look).await;
+        let check = async || wait::when(self.nsqd.get("/ping").await.text(), |text| text == "OK");
+        wait::until("/ping returns OK", check).await;
     }
 
     /// Consumes exactly the acknowledged messages.
@@ -264,8 +264,8 @@ fn removed_segment_file_is_written_again() {
         wait::until("messages are in a segment", async || wait::when((), |()| topic.exists())).await;
         fs::remove_file(file(&topic, "segment")).expect("the file exists");
         nsqd.log().expect("their content is stored again").await;
-        let look = async || wait::when(nsqd.get("/ping").await.text(), |text| text == "OK");
-        wait::until("/ping returns OK", look).await;
+        let check = async || wait::when(nsqd.get("/ping").await.text(), |text| text == "OK");
+        wait::until("/ping returns OK", check).await;
         nsqd.kill().await;
         nsqd.restart().await;
         let mut consumer = nsqd.subscribe("t", "c").await;

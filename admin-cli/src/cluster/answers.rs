@@ -30,7 +30,7 @@ impl NodeError {
     }
 
     /// The error of an answer that lists a node with an invalid address.
-    pub fn nonsense(node: &str, op: &'static str, address: &str) -> Self {
+    pub fn invalid_address(node: &str, op: &'static str, address: &str) -> Self {
         let message = format!("lists a node with an invalid address {address:?}");
         NodeError { node: node.to_owned(), op, code: "UNEXPECTED".to_owned(), message }
     }

@@ -4,7 +4,7 @@
 //! See [`Answers`].
 
 mod answers;
-mod figures;
+mod samples;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use nsq_protocol::discovery::Node as NodeInfo;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::targets::{DEFAULT_LOOKUPD, DEFAULT_NSQD, HOW_TO_SAY, Targets, host_port};
 pub use answers::{Answers, NodeError, verdict};
-pub use figures::{Ask, Look};
+pub use samples::{Ask, ClusterSamples};
 
 /// Number of daemons that are asked concurrently.
 const CONCURRENCY: usize = 32;
@@ -133,7 +133,7 @@ impl Cluster {
                             known
                                 .insert(key.clone(), Node { name: key, tcp_address, info, lookupds, client });
                         } else {
-                            cluster.errors.push(NodeError::nonsense(&lookupd.name, "nodes", &key));
+                            cluster.errors.push(NodeError::invalid_address(&lookupd.name, "nodes", &key));
                         }
                     }
                     cluster.lookupds.push(lookupd);

@@ -5,7 +5,7 @@ use nsq_protocol::{ChannelName, StartAt};
 
 use super::Context;
 use super::change::{Verb, conclude};
-use super::history::{PLACES, parse_place};
+use super::retention::{PLACES, parse_place};
 use crate::cluster::{Answers, Cluster, Lookupd, Node, NodeError};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::{ChannelArgument, TopicArgument};

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Context;
 use super::change::unknown;
 use super::stat::{flags_of_channel, flags_of_topic};
-use crate::cluster::{Ask, Cluster, Look, Lookupd, NodeError, verdict};
+use crate::cluster::{Ask, Cluster, ClusterSamples, Lookupd, NodeError, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
 use crate::report::{ChannelReport, TopicReport, report};
@@ -94,7 +94,7 @@ struct Found {
 /// The topics that nodes have, and those that are only registered.
 async fn find(cluster: &Cluster, only: Option<&Object>) -> Found {
     let query = StatsQuery { topic: only.map(|object| object.topic.clone()), ..StatsQuery::default() };
-    let Look { samples, mut errors, .. } = cluster.look(&query, Ask::LookupdsFirst).await;
+    let ClusterSamples { samples, mut errors, .. } = cluster.sample(&query, Ask::LookupdsFirst).await;
     let wanted = |name: &str| only.is_none_or(|object| object.topic == name);
     let reports = report(None, &samples).into_iter().filter(|topic| wanted(&topic.topic_name));
     let mut topics: BTreeMap<String, TopicReport> =

@@ -2,7 +2,7 @@
 //! [`Failure`].
 //!
 //! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`,
-//! `history`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`.
+//! `retention`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -32,7 +32,7 @@ pub mod empty;
 
 pub mod delete;
 
-pub mod history;
+pub mod retention;
 
 pub mod change;
 

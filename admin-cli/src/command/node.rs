@@ -19,12 +19,12 @@ struct Row<'a> {
     info: &'a NodeInfo,
     lookupds: &'a [String],
     #[serde(flatten)]
-    figures: Option<Figures>,
+    snapshot: Option<NodeSnapshot>,
 }
 
 /// What a node reports about itself.
 #[derive(Serialize)]
-struct Figures {
+struct NodeSnapshot {
     health: String,
     start_time: i64,
     topic_count: usize,
@@ -41,7 +41,7 @@ pub async fn list(context: &Context) -> Result<ExitStatus, Failure> {
     let answered = stats.good.len();
     let row = |node: &Node| {
         let (_, stats) = stats.good.iter().find(|(name, _)| *name == node.name)?;
-        Some(Figures::of(stats))
+        Some(NodeSnapshot::of(stats))
     };
     let output = context.output;
     if output.is_json() {
@@ -49,7 +49,7 @@ pub async fn list(context: &Context) -> Result<ExitStatus, Failure> {
             node: &node.name,
             info: &node.info,
             lookupds: &node.lookupds,
-            figures: row(node),
+            snapshot: row(node),
         });
         output.json(&json!({"nodes": rows.collect::<Vec<_>>(), "node_errors": errors}))?;
     } else {
@@ -96,11 +96,11 @@ fn place(info: &NodeInfo) -> Cell {
     format!("{}/{}", info.topology_region, info.topology_zone).into()
 }
 
-impl Figures {
+impl NodeSnapshot {
     fn of(stats: &Stats) -> Self {
         let topics = || stats.topics.iter().flatten();
         let channels = || topics().flat_map(|topic| &topic.channels);
-        Figures {
+        NodeSnapshot {
             health: stats.health.clone(),
             start_time: stats.start_time,
             topic_count: topics().count(),

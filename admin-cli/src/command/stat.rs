@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Context;
 use super::change::unknown;
-use crate::cluster::{Ask, Cluster, Look, NodeError, verdict};
+use crate::cluster::{Ask, Cluster, ClusterSamples, NodeError, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
 use crate::report::{ChannelReport, TopicReport, report, select};
@@ -62,14 +62,14 @@ async fn show(context: &Context, flags: &StatFlags, wanted: &[Object]) -> Result
     let mut next_look = tokio::time::Instant::now();
     let mut before = None;
     if !flags.no_rates {
-        before = Some(cluster.look(&query, ask).await.samples);
+        before = Some(cluster.sample(&query, ask).await.samples);
     }
     loop {
         if before.is_some() {
             next_look += flags.interval;
             tokio::time::sleep_until(next_look).await;
         }
-        let Look { samples: now, errors, stale } = cluster.look(&query, ask).await;
+        let ClusterSamples { samples: now, errors, stale } = cluster.sample(&query, ask).await;
         let mut topics = report(before.as_ref(), &now);
         let missing = select(&mut topics, wanted);
         if let Some(object) = missing.first()
@@ -176,10 +176,10 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
         ];
         cells.extend(std::iter::repeat_n(Cell::None, 5));
         cells.push(flags_of_topic(topic, is_partial).into());
-        if let Some(kept) = &topic.retained {
-            let oldest = Some(kept.oldest_retained_at).filter(|at| *at > 0);
-            cells.push(kept.retained_count.into());
-            cells.push(kept.retained_bytes.into());
+        if let Some(retained) = &topic.retained {
+            let oldest = Some(retained.oldest_retained_at).filter(|at| *at > 0);
+            cells.push(retained.retained_count.into());
+            cells.push(retained.retained_bytes.into());
             cells.push(oldest.map_or(Cell::None, |at| nsq_protocol::start_at::rfc3339(at).into()));
         }
         cells.resize(count, Cell::None);

@@ -71,7 +71,7 @@ impl Acknowledging<'_> {
 impl Drop for Acknowledging<'_> {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take() {
-            self.channel.settle(inner);
+            self.channel.after_change(inner);
         }
     }
 }

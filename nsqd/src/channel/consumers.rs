@@ -237,13 +237,13 @@ impl Consumers {
         self.due.first().map(|&(at, _)| at)
     }
 
-    /// A consumer whose due time has passed. Returns the same one until [`Consumers::look_again`].
+    /// A consumer whose due time has passed. Returns the same one until [`Consumers::update_due`].
     pub fn due(&self, now: Nanos) -> Option<ConsumerKey> {
         self.due.first().filter(|(at, _)| *at <= now).map(|&(_, key)| key)
     }
 
     /// Recomputes the due time of a consumer after all or some of its due messages were put back.
-    pub fn look_again(&mut self, key: ConsumerKey, outstanding: &Outstanding) {
+    pub fn update_due(&mut self, key: ConsumerKey, outstanding: &Outstanding) {
         let Some(Some(consumer)) = self.slots.get_mut(key as usize) else { return };
         self.due.remove(&(consumer.due_at, key));
         consumer.due_at = consumer.in_flight.first_deadline(outstanding).unwrap_or(Nanos::MAX);
@@ -327,7 +327,7 @@ mod tests {
         // The first message is finished: the due time is corrected when it is reached.
         consumers.update(keys[0], |consumer| consumer.in_flight.unlink(&mut outstanding, slots[0]));
         assert_eq!(consumers.due(100), Some(keys[0]));
-        consumers.look_again(keys[0], &outstanding);
+        consumers.update_due(keys[0], &outstanding);
         assert_eq!((consumers.due(100), consumers.next_due()), (None, Some(101)));
         consumers.remove(keys[1]);
         assert_eq!(consumers.next_due(), Some(102));

@@ -42,7 +42,7 @@ pub use self::acknowledging::Acknowledging;
 pub use self::consumers::ConsumerKey;
 pub use self::reading::ReadRequest;
 use self::reading::Reading;
-use self::saved::{Clocks, Overtaken, SavedChannel, Saving};
+use self::saved::{Clocks, CursorMoved, SavedChannel, Saving};
 pub use self::signal::ConsumerSignal;
 pub use self::state::{AckError, ChannelState, Counters};
 pub use self::take::TakeEnd;
@@ -166,7 +166,7 @@ impl Channel {
         if !marks.is_empty() {
             inner.schedule_next();
         }
-        self.settle(inner);
+        self.after_change(inner);
     }
 
     /// Adds a consumer with RDY 0. `limit` is the maximum number of consumers (0: no limit). Returns `Ok(None)` at the
@@ -204,7 +204,7 @@ impl Channel {
                 *signal = None;
             }
             let last = inner.state.consumers().is_empty();
-            self.settle(inner);
+            self.after_change(inner);
             if is_removed {
                 return last;
             }
@@ -216,21 +216,21 @@ impl Channel {
     pub fn pass_on(&self, key: ConsumerKey) {
         let mut inner = self.inner.lock();
         inner.state.pass_on(key);
-        self.settle(inner);
+        self.after_change(inner);
     }
 
     /// RDY: sets how many messages may be in flight to the consumer.
-    pub fn set_ready(&self, key: ConsumerKey, ready_count: u64) {
+    pub fn set_ready_count(&self, key: ConsumerKey, ready_count: u64) {
         let mut inner = self.inner.lock();
-        inner.state.set_ready(key, ready_count);
-        self.settle(inner);
+        inner.state.set_ready_count(key, ready_count);
+        self.after_change(inner);
     }
 
     /// CLS: the consumer takes no more messages and keeps those in flight.
     pub fn close_consumer(&self, key: ConsumerKey) {
         let mut inner = self.inner.lock();
         inner.state.close_consumer(key);
-        self.settle(inner);
+        self.after_change(inner);
     }
 
     /// Appends the consumer's share of the available messages to `out`, at most about `room` bytes.
@@ -245,7 +245,7 @@ impl Channel {
         if count > 0 {
             inner.schedule_next();
         }
-        self.settle(guard);
+        self.after_change(guard);
         Taken { count, end, request, at: now }
     }
 
@@ -260,7 +260,7 @@ impl Channel {
         });
         // Consumers at their RDY count have room again. Wake them so that they park.
         inner.signals.iter().flatten().for_each(|(signal, _)| signal.call_and_wake());
-        self.settle(inner);
+        self.after_change(inner);
         drop(emptied);
     }
 
@@ -283,7 +283,7 @@ impl Channel {
         });
         inner.schedule_next();
         let moved = Moved { to, depth: inner.state.depth() };
-        self.settle(inner);
+        self.after_change(inner);
         Ok(moved)
     }
 
@@ -291,7 +291,7 @@ impl Channel {
     pub fn skip_to(&self, sequence: u64) {
         let mut inner = self.inner.lock();
         inner.state.skip_to(sequence);
-        self.settle(inner);
+        self.after_change(inner);
     }
 
     /// Pauses or resumes hand-out.
@@ -303,7 +303,7 @@ impl Channel {
             channel: self.parts.number,
             paused,
         });
-        self.settle(inner);
+        self.after_change(inner);
     }
 
     /// Closes the channel because it is deleted or nsqd stops: its consumers' connections end, and it accepts no new
@@ -326,10 +326,10 @@ impl Channel {
         drop(emptied);
     }
 
-    /// Runs `look` on the state and the consumers' connections, for statistics.
-    pub fn inspect<T>(&self, look: impl FnOnce(&ChannelState, Infos<'_>) -> T) -> T {
+    /// Runs `read` on the state and the consumers' connections, for statistics.
+    pub fn inspect<T>(&self, read: impl FnOnce(&ChannelState, Infos<'_>) -> T) -> T {
         let inner = self.inner.lock();
-        look(&inner.state, Infos(&inner.signals))
+        read(&inner.state, Infos(&inner.signals))
     }
 
     /// Starts saving the channel for a checkpoint.
@@ -344,10 +344,10 @@ impl Channel {
         mut saving: Saving,
         slice: usize,
         between: &mut dyn FnMut(),
-    ) -> Result<SavedChannel, Overtaken> {
+    ) -> Result<SavedChannel, CursorMoved> {
         loop {
             let inner = self.inner.lock();
-            let has_more = saving.go_on(&inner.state, slice)?;
+            let has_more = saving.save_slice(&inner.state, slice)?;
             MutexGuard::unlock_fair(inner);
             if !has_more {
                 return Ok(saving.complete());
@@ -381,7 +381,7 @@ impl Channel {
     /// Ends every change: records finished messages in the journal, frees memory below the floor, and wakes one parked
     /// consumer that can take at once, if messages are available. That consumer's take wakes the next one, if it leaves
     /// messages.
-    fn settle(&self, mut guard: MutexGuard<'_, Inner>) {
+    fn after_change(&self, mut guard: MutexGuard<'_, Inner>) {
         let inner = &mut *guard;
         let signal = inner.call_next();
         let mut trim = false;
@@ -490,6 +490,6 @@ impl Expire for Channel {
         // Messages beyond the slice are due now, but after the work of other timers.
         let next = inner.state.next_deadline().map(|deadline| deadline.max(now));
         inner.timer.set(next.into_iter().chain(reading).min());
-        self.settle(inner);
+        self.after_change(inner);
     }
 }

@@ -143,7 +143,7 @@ struct Pair {
     /// Every message, with its due time if it was published deferred.
     published: BTreeMap<u64, Option<u64>>,
     /// RDY by consumer.
-    ready: BTreeMap<u32, u64>,
+    ready_counts: BTreeMap<u32, u64>,
     is_near: BTreeMap<u32, bool>,
     end: u64,
     now: u64,
@@ -160,7 +160,7 @@ impl Pair {
             state,
             model: BTreeMap::new(),
             published: BTreeMap::new(),
-            ready: BTreeMap::new(),
+            ready_counts: BTreeMap::new(),
             is_near: BTreeMap::new(),
             end: 100,
             now: 0,
@@ -174,7 +174,7 @@ impl Pair {
     }
 
     fn consumer(&self, pick: u8) -> Option<u32> {
-        let keys: Vec<_> = self.ready.keys().copied().collect();
+        let keys: Vec<_> = self.ready_counts.keys().copied().collect();
         (!keys.is_empty()).then(|| keys[pick as usize % keys.len()])
     }
 
@@ -250,20 +250,20 @@ impl Pair {
             }
             Step::Subscribe(locality) => {
                 let key = self.state.add_consumer(TIMEOUT, 0, locality);
-                assert!(self.ready.insert(key, 0).is_none());
+                assert!(self.ready_counts.insert(key, 0).is_none());
                 self.is_near.insert(key, locality == Locality::Zone);
             }
             Step::Disconnect(pick) => {
                 if let Some(key) = self.consumer(pick) {
                     while !self.state.remove_consumer(key, 2) {}
-                    self.ready.remove(&key);
+                    self.ready_counts.remove(&key);
                     self.give_back(|place| matches!(place, Where::InFlight { key: k, .. } if k == key));
                 }
             }
             Step::Ready(pick, count) => {
                 if let Some(key) = self.consumer(pick) {
-                    self.state.set_ready(key, u64::from(count));
-                    self.ready.insert(key, u64::from(count));
+                    self.state.set_ready_count(key, u64::from(count));
+                    self.ready_counts.insert(key, u64::from(count));
                 }
             }
             Step::Take(pick, room) => self.take(pick, room, u64::MAX),
@@ -331,10 +331,11 @@ impl Pair {
         let (count, end) = self.state.take(key, self.now, &mut source);
         assert_eq!(count, source.given.len() as u64);
         assert!(count == 0 || !self.paused, "a paused channel hands out nothing");
-        let allowed = self.ready[&key].saturating_sub(before);
+        let allowed = self.ready_counts[&key].saturating_sub(before);
         assert!(count <= allowed, "RDY exceeded");
-        let nearer = self.ready.keys().filter(|other| self.is_near[other] && !self.is_near[&key]);
-        let wanted: u64 = nearer.map(|other| self.ready[other].saturating_sub(self.in_flight(*other))).sum();
+        let nearer = self.ready_counts.keys().filter(|other| self.is_near[other] && !self.is_near[&key]);
+        let wanted: u64 =
+            nearer.map(|other| self.ready_counts[other].saturating_sub(self.in_flight(*other))).sum();
         if !self.paused && allowed > 0 && available > wanted {
             assert!(
                 count > 0 || in_memory == 0,
@@ -398,7 +399,7 @@ impl Pair {
 
     /// A clean stop and start: messages in flight come back, everything else stays.
     fn restart(&mut self) {
-        for key in std::mem::take(&mut self.ready).into_keys() {
+        for key in std::mem::take(&mut self.ready_counts).into_keys() {
             while !self.state.remove_consumer(key, 2) {}
         }
         self.give_back(|place| matches!(place, Where::InFlight { .. }));
@@ -437,7 +438,7 @@ impl Pair {
         if deadline.is_none() {
             assert!(self.state.next_deadline().is_none_or(|at| at <= self.now + TIMEOUT));
         }
-        for (&key, &rdy) in &self.ready {
+        for (&key, &rdy) in &self.ready_counts {
             let consumer = self.state.consumers().get(key).unwrap();
             assert_eq!(consumer.in_flight_count, self.in_flight(key));
             assert_eq!(consumer.ready_count, rdy);
@@ -468,7 +469,7 @@ proptest! {
         let keys: Vec<_> = (0..consumers).map(|_| state.add_consumer(TIMEOUT, 0, Locality::Global)).collect();
         let mut source = AnySource::default();
         for &key in &keys {
-            state.set_ready(key, 2500);
+            state.set_ready_count(key, 2500);
             state.take(key, 0, &mut source);
         }
         let mut end = 1;
@@ -490,7 +491,7 @@ proptest! {
 fn no_consumer_is_woken_until_the_disk_read_ends() {
     let mut state = ChannelState::new(1, MAX_TIMEOUT);
     let keys = [(); 2].map(|()| state.add_consumer(TIMEOUT, 0, Locality::Global));
-    keys.iter().for_each(|&key| state.set_ready(key, 10));
+    keys.iter().for_each(|&key| state.set_ready_count(key, 10));
     state.release(5, &[], None);
     let mut on_disk = AnySource { in_memory: 0, ..AnySource::default() };
     assert_eq!(state.take(keys[0], 0, &mut on_disk), (0, TakeEnd::OnDisk));
@@ -507,7 +508,7 @@ fn no_consumer_is_woken_until_the_disk_read_ends() {
 fn messages_due_together_are_delivered_in_log_order() {
     let mut state = ChannelState::new(1, MAX_TIMEOUT);
     let key = state.add_consumer(TIMEOUT, 0, Locality::Global);
-    state.set_ready(key, 100);
+    state.set_ready_count(key, 100);
     for (sequence, due) in [(1, 9), (2, 3), (3, 7), (4, 5), (5, 100)] {
         state.release(sequence + 1, &[Mark::Deferred { from: sequence, to: sequence + 1, due }], None);
     }
@@ -521,7 +522,7 @@ fn messages_due_together_are_delivered_in_log_order() {
 fn waiting_messages_are_sorted_and_later_ones_stay_behind() {
     let mut state = ChannelState::new(1, MAX_TIMEOUT);
     let key = state.add_consumer(TIMEOUT, 0, Locality::Global);
-    state.set_ready(key, 100);
+    state.set_ready_count(key, 100);
     state.release(11, &[], None);
     state.take(key, 0, &mut AnySource::default());
     for sequence in [8, 2, 6, 4] {

@@ -37,7 +37,7 @@ impl ChannelState {
 
     /// Moves the cursor forward to `to`, which must not be beyond the end. All messages before it are finished.
     pub fn move_forward(&mut self, to: u64) {
-        self.upheavals += 1;
+        self.cursor_moves += 1;
         for (sequence, slot, place) in self.entries() {
             match place {
                 Place::InFlight if sequence < to => self.outstanding.entry_mut(slot).recall = Recall::Finish,
@@ -53,7 +53,7 @@ impl ChannelState {
     /// Moves the cursor back to `to`: all messages from there on are handed out (again). `marks` are the ranges from
     /// `to` on that are not handed out in order.
     pub fn move_back(&mut self, to: u64, marks: &[Mark]) {
-        self.upheavals += 1;
+        self.cursor_moves += 1;
         for (sequence, slot, place) in self.entries() {
             let entry = self.outstanding.entry_mut(slot);
             match place {

@@ -176,7 +176,7 @@ impl Channel {
                 inner.schedule(Some(at));
             }
         }
-        self.settle(guard);
+        self.after_change(guard);
     }
 
     /// Ends the suspension after a failed read, and drops an unused cache. Returns the next deadline.

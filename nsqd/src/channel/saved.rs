@@ -65,18 +65,18 @@ pub struct Saving {
     clocks: Clocks,
     /// Messages before this are saved. `None` if all are.
     next: Option<u64>,
-    upheavals: u64,
+    cursor_moves: u64,
 }
 
 /// The channel was moved or emptied during the save, so the slices are not consistent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Overtaken;
+pub struct CursorMoved;
 
 impl Saving {
     /// Saves about `most` outstanding messages. Returns whether there are more.
-    pub fn go_on(&mut self, state: &ChannelState, most: usize) -> Result<bool, Overtaken> {
-        if state.upheavals != self.upheavals {
-            return Err(Overtaken);
+    pub fn save_slice(&mut self, state: &ChannelState, most: usize) -> Result<bool, CursorMoved> {
+        if state.cursor_moves != self.cursor_moves {
+            return Err(CursorMoved);
         }
         let Some(from) = self.next else { return Ok(false) };
         let (cursor, clocks) = (self.cursor, self.clocks);
@@ -95,7 +95,7 @@ impl Saving {
         Ok(self.next.is_some())
     }
 
-    /// Ends the save. Call after [`Saving::go_on`] returned `false`.
+    /// Ends the save. Call after [`Saving::save_slice`] returned `false`.
     pub fn complete(self) -> SavedChannel {
         SavedChannel {
             cursor: self.cursor,
@@ -118,14 +118,14 @@ impl ChannelState {
             outstanding: OutstandingList::default(),
             clocks,
             next: Some(0),
-            upheavals: self.upheavals,
+            cursor_moves: self.cursor_moves,
         }
     }
 
     /// Saves the whole state at once.
     pub fn save(&self, clocks: Clocks) -> SavedChannel {
         let mut saving = self.begin_saving(clocks);
-        while saving.go_on(self, usize::MAX) == Ok(true) {}
+        while saving.save_slice(self, usize::MAX) == Ok(true) {}
         saving.complete()
     }
 

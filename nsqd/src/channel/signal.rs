@@ -6,7 +6,7 @@
 //! passed on too.
 //!
 //! ```text
-//!            call                        look
+//!            call                        take
 //!   free ------------> called --------------------> free
 //!    |                   |  the work waits: passed on
 //!    | the work waits    v
@@ -39,7 +39,7 @@ const CLOSED: u8 = 4;
 pub enum Call {
     None,
     /// Try to take messages.
-    Look,
+    Take,
     /// End the connection.
     Close,
 }
@@ -86,7 +86,7 @@ impl ConsumerSignal {
         }
         // Calls from here on count as new: their messages may arrive after the take that follows.
         self.state.fetch_and(!CALLED, Ordering::AcqRel);
-        Call::Look
+        Call::Take
     }
 
     /// The connection begins to wait. Returns whether a call is pending, to which it cannot respond now.
@@ -176,7 +176,7 @@ mod tests {
         assert!(poll(&mut working).is_ready());
         drop(working);
         assert_eq!(passed.get(), 1);
-        assert_eq!(signal.answer(), Call::Look);
+        assert_eq!(signal.answer(), Call::Take);
         assert_eq!(signal.answer(), Call::None);
         assert!(signal.call());
     }
@@ -189,7 +189,7 @@ mod tests {
         let mut working = Working::new(&signal, work.as_mut(), || panic!("the connection was not away"));
         assert!(poll(&mut working).is_ready());
         drop(working);
-        assert_eq!(signal.answer(), Call::Look);
+        assert_eq!(signal.answer(), Call::Take);
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
         assert!(poll(&mut working).is_pending());
         assert!(!signal.call());
         drop(working);
-        assert_eq!(signal.answer(), Call::Look);
+        assert_eq!(signal.answer(), Call::Take);
         assert!(signal.call());
     }
 

@@ -91,7 +91,7 @@ pub struct ChannelState {
     /// are dropped.
     pub(super) bound: Option<u64>,
     /// Number of moves and empties. A save for a checkpoint fails if one happens meanwhile.
-    pub(super) upheavals: u64,
+    pub(super) cursor_moves: u64,
     pub(super) random: u64,
     /// `None` unless latencies are measured.
     pub(super) latencies: Option<Box<Latencies>>,
@@ -129,7 +129,7 @@ impl ChannelState {
             finished: Runs::default(),
             max_message_timeout,
             bound: None,
-            upheavals: 0,
+            cursor_moves: 0,
             random: cursor.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             latencies: None,
         }
@@ -343,7 +343,7 @@ impl ChannelState {
             if left < before {
                 owners.push(key);
             }
-            self.consumers.look_again(key, &self.outstanding);
+            self.consumers.update_due(key, &self.outstanding);
         }
         self.queue_due(now, left);
         owners
@@ -410,7 +410,7 @@ impl ChannelState {
     }
 
     /// RDY: sets how many messages may be in flight to the consumer.
-    pub fn set_ready(&mut self, key: ConsumerKey, ready_count: u64) {
+    pub fn set_ready_count(&mut self, key: ConsumerKey, ready_count: u64) {
         self.consumers.update(key, |consumer| consumer.ready_count = ready_count);
         self.pass_on_without_room(key);
     }
@@ -430,7 +430,7 @@ impl ChannelState {
     /// Drops all messages: ahead, in flight, deferred and waiting. Returns them, so that the caller can free them
     /// outside the lock.
     pub fn empty(&mut self) -> Emptied {
-        self.upheavals += 1;
+        self.cursor_moves += 1;
         self.consumers.clear_in_flight();
         self.in_flight_count = 0;
         self.sorted_count = 0;

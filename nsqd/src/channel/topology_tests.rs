@@ -32,9 +32,9 @@ fn step() -> impl Strategy<Value = Step> {
     let locality = prop::sample::select(vec![Locality::Zone, Locality::Region, Locality::Global]);
     prop_oneof![
         6 => (1u64..20).prop_map(Step::Publish),
-        2 => (locality, 0u64..8).prop_map(|(locality, ready)| Step::Subscribe(locality, ready)),
+        2 => (locality, 0u64..8).prop_map(|(locality, ready_count)| Step::Subscribe(locality, ready_count)),
         1 => any::<usize>().prop_map(Step::Leave),
-        2 => (any::<usize>(), 0u64..8).prop_map(|(who, ready)| Step::Ready(who, ready)),
+        2 => (any::<usize>(), 0u64..8).prop_map(|(who, ready_count)| Step::Ready(who, ready_count)),
         6 => (any::<usize>(), 1usize..10).prop_map(|(who, count)| Step::Finish(who, count)),
         1 => (any::<usize>(), any::<bool>()).prop_map(|(who, is_stuck)| Step::Stick(who, is_stuck)),
         1 => Just(Step::TimeOut),
@@ -45,14 +45,14 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug, Clone)]
 struct Consumer {
     locality: Locality,
-    ready: u64,
+    ready_count: u64,
     is_stuck: bool,
     in_flight: Vec<u64>,
 }
 
 impl Consumer {
     fn room(&self) -> u64 {
-        self.ready.saturating_sub(self.in_flight.len() as u64)
+        self.ready_count.saturating_sub(self.in_flight.len() as u64)
     }
 }
 
@@ -100,11 +100,12 @@ impl Model {
         (!keys.is_empty()).then(|| keys[number % keys.len()])
     }
 
-    fn subscribe(&mut self, locality: Locality, ready: u64) -> ConsumerKey {
+    fn subscribe(&mut self, locality: Locality, ready_count: u64) -> ConsumerKey {
         let key = self.state.add_consumer(TIMEOUT, 0, locality);
-        self.state.set_ready(key, ready);
-        self.consumers.insert(key, Consumer { locality, ready, is_stuck: false, in_flight: Vec::new() });
-        self.look(key);
+        self.state.set_ready_count(key, ready_count);
+        self.consumers
+            .insert(key, Consumer { locality, ready_count, is_stuck: false, in_flight: Vec::new() });
+        self.try_take(key);
         key
     }
 
@@ -115,7 +116,7 @@ impl Model {
     }
 
     /// A consumer takes, as a connection does that was woken or has room again.
-    fn look(&mut self, key: ConsumerKey) {
+    fn try_take(&mut self, key: ConsumerKey) {
         let consumer = &self.consumers[&key];
         let mut output = Output { is_stuck: consumer.is_stuck, given: Vec::new() };
         let (count, end) = self.state.take(key, self.now, &mut output);
@@ -134,25 +135,25 @@ impl Model {
 
     fn wake_all(&mut self) {
         while let Some(key) = self.state.wake_next() {
-            self.look(key);
+            self.try_take(key);
         }
     }
 
     fn apply(&mut self, step: Step) {
         match step {
             Step::Publish(count) => self.publish(count),
-            Step::Subscribe(locality, ready) => _ = self.subscribe(locality, ready),
+            Step::Subscribe(locality, ready_count) => _ = self.subscribe(locality, ready_count),
             Step::Leave(number) => {
                 if let Some(key) = self.pick(number) {
                     self.state.remove_consumer(key, usize::MAX);
                     self.consumers.remove(&key);
                 }
             }
-            Step::Ready(number, ready) => {
+            Step::Ready(number, ready_count) => {
                 if let Some(key) = self.pick(number) {
-                    self.state.set_ready(key, ready);
-                    self.consumers.get_mut(&key).unwrap().ready = ready;
-                    self.look(key);
+                    self.state.set_ready_count(key, ready_count);
+                    self.consumers.get_mut(&key).unwrap().ready_count = ready_count;
+                    self.try_take(key);
                 }
             }
             Step::Finish(number, count) => {
@@ -162,20 +163,20 @@ impl Model {
                     for sequence in in_flight.drain(..count.min(in_flight.len())) {
                         self.state.finish(key, sequence, now).unwrap();
                     }
-                    self.look(key);
+                    self.try_take(key);
                 }
             }
             Step::Stick(number, is_stuck) => {
                 if let Some(key) = self.pick(number) {
                     self.consumers.get_mut(&key).unwrap().is_stuck = is_stuck;
-                    self.look(key);
+                    self.try_take(key);
                 }
             }
             Step::TimeOut => {
                 self.now += TIMEOUT;
                 for key in self.state.expire(self.now, usize::MAX) {
                     self.consumers.get_mut(&key).unwrap().in_flight.clear();
-                    self.look(key);
+                    self.try_take(key);
                 }
             }
         }

@@ -16,7 +16,7 @@ use crate::clock;
 const MAX_KEPT_SECRET_BYTES: usize = 64 * 1024;
 
 /// The result of AUTH.
-pub(super) struct Session {
+pub(super) struct AuthSession {
     /// Kept to request a new grant; `None` if it is longer than [`MAX_KEPT_SECRET_BYTES`].
     secret: Option<Vec<u8>>,
     grant: Grant,
@@ -27,7 +27,7 @@ pub(super) struct Session {
 impl Connection {
     /// Executes AUTH.
     pub(super) async fn authenticate(&mut self, secret: &[u8]) -> Result<(), End> {
-        if self.session.is_some() {
+        if self.auth_session.is_some() {
             return Err(ProtocolError::new(ErrorCode::Invalid, "AUTH already set").into());
         }
         if self.context.auth.is_none() {
@@ -46,14 +46,14 @@ impl Connection {
         let failed = |error| ProtocolError::new(ErrorCode::AuthError, format!("AUTH error {error}"));
         self.output.respond(&nsq_protocol::json::to_json(&reply).map_err(failed)?);
         let secret = (secret.len() <= MAX_KEPT_SECRET_BYTES).then(|| secret.to_vec());
-        self.session = Some(Box::new(Session { secret, grant, published_to: String::new() }));
+        self.auth_session = Some(Box::new(AuthSession { secret, grant, published_to: String::new() }));
         Ok(())
     }
 
     /// Whether publishing to a topic needs no further check. This is true for all publishes to a topic but the first.
     #[inline]
     pub(super) fn may_publish(&self, topic: &str) -> bool {
-        match (&self.context.auth, &self.session) {
+        match (&self.context.auth, &self.auth_session) {
             (None, _) => true,
             (Some(authenticator), Some(session)) => {
                 session.published_to == topic && authenticator.is_current(&session.grant, clock::monotonic())
@@ -66,7 +66,7 @@ impl Connection {
     /// has expired.
     pub(super) async fn authorize(&mut self, verb: Verb, topic: &str, channel: &str) -> Result<(), End> {
         let Some(authenticator) = self.context.auth.clone() else { return Ok(()) };
-        let Some(mut session) = self.session.take() else {
+        let Some(mut session) = self.auth_session.take() else {
             let text = format!("AUTH required before {verb}");
             return Err(ProtocolError::new(ErrorCode::AuthFirst, text).into());
         };
@@ -88,7 +88,7 @@ impl Connection {
         if permission == Permission::Publish {
             topic.clone_into(&mut session.published_to);
         }
-        self.session = Some(session);
+        self.auth_session = Some(session);
         Ok(())
     }
 

@@ -111,9 +111,9 @@ impl Connection {
     }
 
     /// Executes RDY.
-    pub(super) fn ready(&mut self, count: u64) {
+    pub(super) fn set_ready_count(&mut self, count: u64) {
         if let Some(subscription) = &self.subscription {
-            subscription.channel.set_ready(subscription.key, count);
+            subscription.channel.set_ready_count(subscription.key, count);
             self.may_take = true;
         }
     }

@@ -37,7 +37,7 @@ use nsq_protocol::{
 };
 use tokio::time::Sleep;
 
-use self::auth::Session;
+use self::auth::AuthSession;
 use self::consume::{Place, Subscription};
 use self::identify::Settings;
 use self::input::Input;
@@ -115,7 +115,7 @@ pub struct Connection {
     state: ConnectionState,
     settings: Settings,
     /// Set by AUTH.
-    session: Option<Box<Session>>,
+    auth_session: Option<Box<AuthSession>>,
     input: Input,
     /// Number of bytes in `input` that are needed before decoding can make progress.
     needed: usize,
@@ -163,7 +163,7 @@ impl Connection {
             transport,
             info,
             state: ConnectionState::Init,
-            session: None,
+            auth_session: None,
             input,
             needed: 1,
             checked: Checked::default(),
@@ -245,7 +245,7 @@ impl Connection {
         let Some(subscription) = &self.subscription else { return Ok(()) };
         match subscription.signal.answer() {
             Call::None => {}
-            Call::Look => self.may_take = true,
+            Call::Take => self.may_take = true,
             Call::Close => return Err(End::Close),
         }
         if self.may_take {
@@ -349,7 +349,7 @@ impl Connection {
             Command::Fin { .. } | Command::Req { .. } | Command::Touch { .. } => {
                 return Ok(self.acknowledge_run(data));
             }
-            Command::Rdy { count } => self.ready(count),
+            Command::Rdy { count } => self.set_ready_count(count),
             Command::Nop => {}
             Command::Sub { topic, channel } => self.subscribe(&topic, &channel).await?,
             Command::Identify { body } => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nsq_daemon::listen::Stream;
 use nsq_daemon::tls::stream::accept;
-use nsq_daemon::tls::{Session, TlsStream};
+use nsq_daemon::tls::{TlsSession, TlsStream};
 use nsq_protocol::compression::{Compressor, Decompressor};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -144,7 +144,7 @@ impl Transport {
 
     /// Performs the TLS handshake; afterwards all bytes are encrypted. After a failure, the stream stays plain, so that
     /// an error can still be sent.
-    pub async fn start_tls(&mut self, config: Arc<rustls::ServerConfig>) -> io::Result<Session> {
+    pub async fn start_tls(&mut self, config: Arc<rustls::ServerConfig>) -> io::Result<TlsSession> {
         let stream = match std::mem::replace(&mut self.wire, Wire::Gone) {
             Wire::Plain(stream) => stream,
             other => {
@@ -154,7 +154,7 @@ impl Transport {
         };
         match accept(stream, config).await {
             Ok(stream) => {
-                let session = Session::of(stream.get_ref().1);
+                let session = TlsSession::of(stream.get_ref().1);
                 self.wire = Wire::Tls(Box::new(stream));
                 Ok(session)
             }

@@ -10,7 +10,7 @@
 //! | POST | `/mpub` | publish several messages, one per line or with sizes ([`publish`]) |
 //! | POST | `/topic/create`, `/topic/delete`, `/topic/empty`, `/topic/pause`, `/topic/unpause` | ([`admin`]) |
 //! | POST | `/channel/create`, `/channel/delete`, `/channel/empty`, `/channel/pause`, `/channel/unpause` | ([`admin`]) |
-//! | POST | `/topic/retain`, `/channel/seek` | set a topic's retention; move a channel's position ([`history`]) |
+//! | POST | `/topic/retain`, `/channel/seek` | set a topic's retention; move a channel's position ([`retention`]) |
 //! | GET, PUT | `/config/:opt` | read an option; two options can be changed ([`config`]) |
 //! | GET, POST | `/debug/pprof/...` | the pages of Go's profiler that apply here ([`debug`]) |
 //! | PUT, POST | `/debug/setblockrate`, `/debug/freememory` | ([`debug`]) |
@@ -22,7 +22,7 @@ pub mod admin;
 pub mod auth;
 pub mod config;
 pub mod debug;
-pub mod history;
+pub mod retention;
 pub mod metrics;
 pub mod publish;
 pub mod stats;
@@ -168,8 +168,8 @@ impl Service for HttpContext {
             Route::TopicDelete => admin::delete_topic(context, request).await,
             Route::TopicEmpty => admin::empty_topic(context, request).await,
             Route::TopicPause(paused) => admin::pause_topic(context, request, paused).await,
-            Route::TopicRetain => history::retain(context, request).await,
-            Route::ChannelSeek => history::seek(context, request).await,
+            Route::TopicRetain => retention::retain(context, request).await,
+            Route::ChannelSeek => retention::seek(context, request).await,
             Route::ChannelCreate => admin::create_channel(context, request).await,
             Route::ChannelDelete => admin::delete_channel(context, request).await,
             Route::ChannelEmpty => admin::empty_channel(context, request).await,
@@ -253,7 +253,7 @@ fn refused(error: &PublishError) -> HttpError {
 fn not_stored(context: &HttpContext, error: PublishError) -> HttpError {
     match error {
         PublishError::Exiting => EXITING,
-        PublishError::NoSuchPlace(error) => history::refused(error),
+        PublishError::NoSuchPlace(error) => retention::refused(error),
         PublishError::Storage(error) => {
             nsq_daemon::error!(context.logger, "HTTP: {error}");
             match error.is_in_doubt() {

@@ -12,7 +12,7 @@ use nsq_protocol::StatsText;
 
 use crate::client_info::ClientInfo;
 use crate::producers::Producers;
-use crate::stats::{self, ChannelFigures, StatsRequest, TopicFigures};
+use crate::stats::{self, ChannelStatsSnapshot, StatsRequest, TopicStatsSnapshot};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
 
@@ -83,9 +83,9 @@ impl StatsPage {
             let mut list = out.put(|out| List::begin(encoding, topics.len(), out));
             for topic in topics {
                 out.put(|out| list.next(out));
-                let figures = TopicFigures::take(self.registry.engine(), &topic, self.request());
+                let snapshot = TopicStatsSnapshot::take(self.registry.engine(), &topic, self.request());
                 drop(topic);
-                self.write_topic(figures, encoding, &out).await;
+                self.write_topic(snapshot, encoding, &out).await;
             }
             out.put(|out| list.end(out));
             out.put(&mut next_part);
@@ -101,13 +101,13 @@ impl StatsPage {
         }
     }
 
-    async fn write_topic(&self, figures: TopicFigures, encoding: Encoding, out: &Pieces) {
-        let [before, behind] = two(split(encoding, &figures.stats, &["channels"]));
+    async fn write_topic(&self, snapshot: TopicStatsSnapshot, encoding: Encoding, out: &Pieces) {
+        let [before, behind] = two(split(encoding, &snapshot.stats, &["channels"]));
         let mut list = out.put(|out| {
             out.extend(before);
-            List::begin(encoding, figures.channels.len(), out)
+            List::begin(encoding, snapshot.channels.len(), out)
         });
-        for channel in figures.channels {
+        for channel in snapshot.channels {
             out.put(|out| list.next(out));
             self.write_channel(channel, encoding, out).await;
         }
@@ -118,17 +118,17 @@ impl StatsPage {
         out.pause().await;
     }
 
-    async fn write_channel(&self, figures: ChannelFigures, encoding: Encoding, out: &Pieces) {
-        if figures.consumer_count() == 0 {
-            out.put(|out| put(encoding, &figures.stats, out));
+    async fn write_channel(&self, snapshot: ChannelStatsSnapshot, encoding: Encoding, out: &Pieces) {
+        if snapshot.consumer_count() == 0 {
+            out.put(|out| put(encoding, &snapshot.stats, out));
             return out.pause().await;
         }
-        let [before, behind] = two(split(encoding, &figures.stats, &["clients"]));
+        let [before, behind] = two(split(encoding, &snapshot.stats, &["clients"]));
         let mut list = out.put(|out| {
             out.extend(before);
-            List::begin(encoding, figures.consumer_count(), out)
+            List::begin(encoding, snapshot.consumer_count(), out)
         });
-        for consumer in figures.consumers(self.request()) {
+        for consumer in snapshot.consumers(self.request()) {
             out.put(|out| list.item(&consumer, out));
             out.pause().await;
         }
@@ -154,10 +154,10 @@ impl StatsPage {
         put(&|text| page.head(text, &head, &log::local_rfc3339(self.start_time()), "rustc"));
         put(&|text| page.topics(text, topics.is_empty()));
         for topic in topics {
-            let figures = TopicFigures::take(self.registry.engine(), &topic, self.request());
+            let snapshot = TopicStatsSnapshot::take(self.registry.engine(), &topic, self.request());
             drop(topic);
-            put(&|text| page.topic(text, &figures.stats));
-            for channel in &figures.channels {
+            put(&|text| page.topic(text, &snapshot.stats));
+            for channel in &snapshot.channels {
                 put(&|text| page.channel(text, &channel.stats));
                 for consumer in channel.consumers(self.request()) {
                     put(&|text| page.consumer(text, &consumer));

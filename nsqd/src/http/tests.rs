@@ -202,7 +202,7 @@ impl Daemon {
         let channel = self.registry.get(topic).unwrap().channel(channel).unwrap();
         let info = Arc::new(ClientInfo::new("127.0.0.1:5000".into(), 1000));
         let (key, signal) = channel.subscribe(info, 60_000_000_000, 0, 0).unwrap().unwrap();
-        channel.set_ready(key, 10);
+        channel.set_ready_count(key, 10);
         (key, signal)
     }
 

@@ -16,13 +16,14 @@ use super::{Converter, ImportError, take_over_with};
 use crate::channel::{Channel, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::engine::EngineLimits;
+use crate::log::index::sequence_of;
 use crate::log::retention::Retention;
-use crate::log::tail::sequence_of;
 use crate::startup::{RecoveryError, StartOptions, recover};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
 use crate::storage::journal::JournalTiming;
 use crate::storage::{DirLock, Durability, Identity, Space, Storage, StorageFile, SyncError};
+use crate::topic::TopicDepth;
 use crate::topic::registry::Registry;
 
 const LIMITS: EngineLimits = EngineLimits {
@@ -70,7 +71,7 @@ fn contents(registry: &Registry) -> BTreeMap<String, TopicContent> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut contents = BTreeMap::new();
     for topic in registry.all() {
-        let (depth, _, paused) = topic.depth();
+        let TopicDepth { depth, paused, .. } = topic.depth();
         let mut content = TopicContent { paused, ..TopicContent::default() };
         for channel in topic.channels() {
             let paused = channel.inspect(|state, _| state.is_paused());
@@ -95,7 +96,7 @@ fn drain(channel: &Arc<Channel>) -> Messages {
     let depth = channel.inspect(|state, _| state.depth());
     let info = Arc::new(ClientInfo::new("@".to_owned(), 0));
     let (key, _) = channel.subscribe(info, 60_000_000_000, 0, 0).unwrap().unwrap();
-    channel.set_ready(key, 2500);
+    channel.set_ready_count(key, 2500);
     let mut messages = Messages::new();
     loop {
         let mut out = Vec::new();
@@ -377,7 +378,7 @@ fn directory_with_our_journal_is_not_taken_over() {
     let image = storage.after_kill();
     put(&image, "nsqd.dat", br#"{"topics":[{"name":"t"}]}"#);
     let registry = start(&image, Durability::Write).unwrap();
-    assert_eq!(registry.get("ours").unwrap().depth().0, 1);
+    assert_eq!(registry.get("ours").unwrap().depth().depth, 1);
     assert!(registry.get("t").is_none());
     assert!(files(&image).contains_key("nsqd.dat"));
 }

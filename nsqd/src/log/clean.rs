@@ -158,7 +158,7 @@ impl TopicLog {
         let mut needed_bytes: HashMap<u64, u64> = HashMap::new();
         let mut at = 0;
         loop {
-            let page = self.tail.lock().blocks_from(at, PAGE_BLOCKS);
+            let page = self.index.lock().blocks_from(at, PAGE_BLOCKS);
             let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
             let (first, end) = (first.first_sequence, last.end_sequence());
             let needed = if first >= ahead_from {
@@ -180,7 +180,7 @@ impl TopicLog {
         let mut piece = Piece::default();
         let mut at = file.first_sequence;
         while at < file.end_sequence {
-            let page = self.tail.lock().blocks_from(at, PAGE_BLOCKS);
+            let page = self.index.lock().blocks_from(at, PAGE_BLOCKS);
             let Some(last) = page.last() else { break };
             at = last.end_sequence();
             for block in page.into_iter().filter(|block| block.file_number() == file.number) {
@@ -200,7 +200,7 @@ impl TopicLog {
             let loaded = match block.read() {
                 Ok(loaded) => loaded,
                 // The block was freed meanwhile, and its file with it.
-                Err(_) if !self.tail.lock().has_block(&block) => return Ok(()),
+                Err(_) if !self.index.lock().has_block(&block) => return Ok(()),
                 Err(error @ ReadError::Io { .. }) => return Err(io::Error::other(error)),
                 Err(error) => {
                     self.read_failed(&block, &error);
@@ -227,9 +227,9 @@ impl TopicLog {
             return Ok(0);
         }
         let copies = segments.append_blocks(&piece.new_blocks())?;
-        let mut tail = self.tail.lock();
-        tail.replace_blocks(&piece.old, copies);
-        self.publish_numbers(&tail);
+        let mut index = self.index.lock();
+        index.replace_blocks(&piece.old, copies);
+        self.store_watermarks(&index);
         Ok((piece.frames.len() + piece.runs.len() * BLOCK_HEADER_BYTES) as u64)
     }
 
@@ -246,7 +246,7 @@ impl TopicLog {
         segments.sync()?;
         let mut freed = 0;
         for &number in numbers {
-            self.tail.lock().forget_copies_in(number);
+            self.index.lock().forget_copies_in(number);
             freed += segments.release_file(number)?;
         }
         Ok(freed)
@@ -272,7 +272,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::log::tail::{MemoryBound, Tail};
+    use crate::log::index::{LogIndex, MemoryBound};
     use crate::log::{Holder, LogContext, Ranges};
     use crate::storage::faulty::{Fault, FaultyStorage, Op};
     use crate::storage::segment::SegmentStore;
@@ -308,7 +308,7 @@ mod tests {
         let bound = MemoryBound { messages: 1000, bytes: 1 << 20, chunk_bytes: 1000 };
         // Four messages fill a file.
         let segments = SegmentStore::new(Arc::new(storage.clone()), "/d/t", 40 << 10);
-        let log = TopicLog::new(Tail::new(0, 0, bound), segments, "t", LogContext::default());
+        let log = TopicLog::new(LogIndex::new(0, 0, bound), segments, "t", LogContext::default());
         let needs = Arc::new(Needs(Mutex::new(vec![(0, 12)])));
         log.add_holder(&(needs.clone() as Arc<dyn Holder>));
         for _ in 0..12 {
@@ -325,7 +325,7 @@ mod tests {
         let cleaned = log.clean(u64::MAX, || Ok(())).unwrap();
         assert!(cleaned.freed_bytes > 4 * (8 << 10) && cleaned.copied_bytes > 8 << 10, "{cleaned:?}");
         assert_eq!(files(&log), [3, 4]);
-        assert_eq!(log.tail.lock().block_of(0).map(|block| block.file_number()), Some(4));
+        assert_eq!(log.index.lock().block_of(0).map(|block| block.file_number()), Some(4));
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl TopicLog {
             let unreadable = self.replace_gone_file(&mut segments, &file)?;
             segments.file_is_gone(file.number, unreadable == 0);
             if unreadable == 0 {
-                self.tail.lock().forget_copies_in(file.number);
+                self.index.lock().forget_copies_in(file.number);
             }
             result.files += 1;
             result.unreadable += unreadable;
@@ -48,18 +48,18 @@ impl TopicLog {
 
     /// Returns the number of messages that cannot be read.
     fn replace_gone_file(&self, segments: &mut SegmentStore, file: &SegmentFileInfo) -> io::Result<u64> {
-        let in_memory = self.tail.lock().take_back(file.number);
+        let in_memory = self.index.lock().take_back(file.number);
         while let Some(last) = in_memory {
-            let Some(chunk) = self.tail.lock().unwritten_up_to(last) else { break };
+            let Some(chunk) = self.index.lock().unwritten_up_to(last) else { break };
             if !self.write_needed(segments, &chunk)? {
                 self.leave_memory(&chunk);
             }
         }
         let mut unreadable = 0;
-        let blocks = self.tail.lock().blocks_of_file(file.number);
+        let blocks = self.index.lock().blocks_of_file(file.number);
         for block in &blocks {
-            let is_kept = block.end_sequence() > self.retained_from();
-            if !is_kept && !self.holders.need_any(block.first_sequence, block.end_sequence()) {
+            let is_retained = block.end_sequence() > self.retained_from();
+            if !is_retained && !self.holders.need_any(block.first_sequence, block.end_sequence()) {
                 self.replace_block(block, None);
             } else if !self.copy_block(segments, block)? {
                 unreadable += u64::from(block.count);
@@ -78,8 +78,8 @@ impl TopicLog {
     }
 
     fn replace_block(&self, old: &BlockRef, new: Option<BlockRef>) {
-        let mut tail = self.tail.lock();
-        tail.replace_block(old, new);
-        self.publish_numbers(&tail);
+        let mut index = self.index.lock();
+        index.replace_block(old, new);
+        self.store_watermarks(&index);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::tail::{SEQUENCE_BITS, sequence_of};
+use super::index::{SEQUENCE_BITS, sequence_of};
 
 /// A message id without its sequence number: identifies the node that assigned it.
 pub fn base_of(id: u64) -> u64 {

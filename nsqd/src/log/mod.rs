@@ -1,12 +1,12 @@
 //! A topic's messages in order: the newest in memory, older ones in segments.
 //!
 //! [`TopicLog`] is the handle that the topic and its channels share. It does not know channels: it asks its [`Holder`]s
-//! which messages they need, and drops the others. Lock order: segments, a holder's lock, tail. The tail's lock is
+//! which messages they need, and drops the others. Lock order: segments, a holder's lock, index. The index's lock is
 //! never held during a disk access.
 //!
 //! - [`mark`]: what a release says besides plain messages; [`supply`]: how a channel gets messages
 //! - [`chunk`]: encoded messages in memory
-//! - [`tail`]: finds the chunk or block of a message; appends; checks the memory bound
+//! - [`index`]: finds the chunk or block of a message; appends; checks the memory bound
 //! - [`reader`]: copies messages to a consumer's output, and reads messages from disk
 //! - [`read_cache`]: pure; what a channel has read; [`read_memory`]: what all channels have read, bounded
 //! - [`holder`]: which messages are needed, and by whom
@@ -15,7 +15,7 @@
 //! - [`repair`]: repairs blocks at start that a power failure left incomplete
 //! - `clean`: copies survivors out of mostly finished segment files, and deletes these files
 //! - [`gone`]: replaces segment files that someone deleted
-//! - [`retention`]: pure; which finished messages are retained; [`retain`]: retains them
+//! - [`retention`]: pure; which finished messages are retained; [`retained`]: retains them
 
 pub mod chunk;
 mod clean;
@@ -27,11 +27,11 @@ pub mod read_cache;
 pub mod read_memory;
 pub mod reader;
 pub mod repair;
-pub mod retain;
+pub mod retained;
 pub mod retention;
 mod spill;
 pub mod supply;
-pub mod tail;
+pub mod index;
 
 use std::io;
 use std::sync::Arc;
@@ -43,38 +43,38 @@ pub use self::clean::Cleaned;
 use self::holder::Holders;
 pub use self::holder::{Floor, Holder, Ranges};
 use self::ids::{ForeignIds, base_of};
+use self::index::{Location, LogIndex, sequence_of};
 pub use self::mark::Mark;
 use self::read_memory::ReadMemory;
-use self::retain::Keeper;
+use self::retained::RetentionState;
 pub use self::supply::{Source, Supply};
-use self::tail::{Location, Tail, sequence_of};
 use crate::damage::Damage;
 use crate::disk_work::DiskWork;
 use crate::storage::segment::SegmentStore;
 
 /// A topic's log; see the module.
 pub struct TopicLog {
-    tail: Mutex<Tail>,
+    index: Mutex<LogIndex>,
     segments: Mutex<SegmentStore>,
     holders: Holders,
-    /// Next sequence number: a copy of the tail's, readable without its lock.
+    /// Next sequence number: a copy of the index's, readable without its lock.
     end: AtomicU64,
-    /// See [`Tail::first_release`].
+    /// See [`LogIndex::first_release`].
     first_release: AtomicU64,
-    /// See [`Tail::first_block_release`].
+    /// See [`LogIndex::first_block_release`].
     first_block_release: AtomicU64,
     has_marks: AtomicBool,
     /// The node number in the ids of new messages.
     id_base: u64,
     foreign_ids: Mutex<ForeignIds>,
     has_foreign_ids: AtomicBool,
-    /// Copy of the tail's: finished messages from here on are retained.
+    /// Copy of the index's: finished messages from here on are retained.
     retained_from: AtomicU64,
-    keeper: Mutex<Keeper>,
+    retention_state: Mutex<RetentionState>,
     /// The last attempt to write a segment failed, so memory cannot be freed.
     spill_failed: AtomicBool,
     /// Number of chunks until the next search for room in the memory set aside.
-    aside_in_vain: AtomicU32,
+    chunks_until_thinning: AtomicU32,
     /// The topic is deleted: nothing is retained or written any more.
     deleted: AtomicBool,
     /// Work to delete segment files is queued.
@@ -101,23 +101,28 @@ pub struct LogContext {
 
 impl TopicLog {
     /// Creates a log from what recovery found, or an empty one.
-    pub fn new(tail: Tail, segments: SegmentStore, name: impl Into<String>, context: LogContext) -> Self {
+    pub fn new(
+        index: LogIndex,
+        segments: SegmentStore,
+        name: impl Into<String>,
+        context: LogContext,
+    ) -> Self {
         let log = TopicLog {
             end: AtomicU64::new(0),
             first_release: AtomicU64::new(0),
             first_block_release: AtomicU64::new(u64::MAX),
-            id_base: tail.id_base(),
+            id_base: index.id_base(),
             foreign_ids: Mutex::default(),
             has_foreign_ids: AtomicBool::new(false),
-            has_marks: AtomicBool::new(!tail.marks().is_empty()),
+            has_marks: AtomicBool::new(!index.marks().is_empty()),
             retained_from: AtomicU64::new(u64::MAX),
-            keeper: Mutex::default(),
-            tail: Mutex::new(tail),
+            retention_state: Mutex::default(),
+            index: Mutex::new(index),
             segment_bytes: segments.bytes_gauge(),
             segments: Mutex::new(segments),
             holders: Holders::default(),
             spill_failed: AtomicBool::new(false),
-            aside_in_vain: AtomicU32::new(0),
+            chunks_until_thinning: AtomicU32::new(0),
             deleted: AtomicBool::new(false),
             releasing: AtomicBool::new(false),
             name: name.into(),
@@ -125,7 +130,7 @@ impl TopicLog {
             disk_work: context.disk_work,
             memory: context.memory,
         };
-        log.publish_numbers(&log.tail.lock());
+        log.store_watermarks(&log.index.lock());
         log
     }
 
@@ -146,25 +151,25 @@ impl TopicLog {
         deferred_until: Option<crate::clock::Nanos>,
         journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
     ) -> Result<(u64, u64, T), E> {
-        let mut tail = self.tail.lock();
-        let (first, frames) = tail.append(bodies, count, body_bytes, timestamp_ns);
+        let mut index = self.index.lock();
+        let (first, frames) = index.append(bodies, count, body_bytes, timestamp_ns);
         let result = journal(first, frames);
-        let end = tail.next_sequence();
+        let end = index.next_sequence();
         if result.is_err() {
-            tail.undo(first);
+            index.undo(first);
         } else if let Some(due) = deferred_until {
-            self.mark_locked(&mut tail, Mark::Deferred { from: first, to: end, due });
+            self.mark_locked(&mut index, Mark::Deferred { from: first, to: end, due });
         }
-        self.publish_numbers(&tail);
+        self.store_watermarks(&index);
         result.map(|value| (first, end, value))
     }
 
     /// Appends a batch found in the journal, unless it is already in a segment. Returns false if the batch is invalid.
     pub fn append_recovered(&self, first_sequence: u64, count: u32, frames: &[u8]) -> bool {
-        let mut tail = self.tail.lock();
-        let sound = tail.append_recovered(first_sequence, count, frames);
-        self.publish_numbers(&tail);
-        drop(tail);
+        let mut index = self.index.lock();
+        let sound = index.append_recovered(first_sequence, count, frames);
+        self.store_watermarks(&index);
+        drop(index);
         self.learn_ids(frames);
         sound
     }
@@ -193,7 +198,7 @@ impl TopicLog {
     /// Like [`TopicLog::sequence_of_id`], but also for messages that were never handed out. May read from disk.
     pub fn find_id(&self, id: u64) -> Option<u64> {
         let sequence = sequence_of(id);
-        let block = match self.tail.lock().locate(sequence) {
+        let block = match self.index.lock().locate(sequence) {
             Location::Memory(chunk) => return chunk.id_of(sequence).filter(|&of| of == id).map(sequence_of),
             Location::Disk(block) => block,
             Location::Damaged(_) | Location::Missing(_) => return self.sequence_of_id(id),
@@ -205,30 +210,30 @@ impl TopicLog {
 
     /// Continues the sequence numbers at `next_sequence`, if that is later.
     pub fn skip_to(&self, next_sequence: u64) {
-        let mut tail = self.tail.lock();
-        tail.skip_to(next_sequence);
-        self.publish_numbers(&tail);
+        let mut index = self.index.lock();
+        index.skip_to(next_sequence);
+        self.store_watermarks(&index);
     }
 
     /// Marks the messages `from..to` as never to be released: they were refused or emptied.
     pub fn skip(&self, from: u64, to: u64) {
         if from < to {
-            self.mark_locked(&mut self.tail.lock(), Mark::Skipped { from, to });
+            self.mark_locked(&mut self.index.lock(), Mark::Skipped { from, to });
         }
     }
 
-    fn mark_locked(&self, tail: &mut Tail, mark: Mark) {
+    fn mark_locked(&self, index: &mut LogIndex, mark: Mark) {
         match mark {
-            Mark::Skipped { from, to } => tail.history.add_void(from, to),
-            Mark::Deferred { from, to, due } => tail.history.add_deferred(from, to, due),
+            Mark::Skipped { from, to } => index.retained_marks.add_void(from, to),
+            Mark::Deferred { from, to, due } => index.retained_marks.add_deferred(from, to, due),
         }
-        tail.mark(mark);
+        index.mark(mark);
         self.has_marks.store(true, Ordering::Release);
     }
 
     /// Adds a mark that the next release must pass to the channels.
     pub fn mark(&self, mark: Mark) {
-        self.mark_locked(&mut self.tail.lock(), mark);
+        self.mark_locked(&mut self.index.lock(), mark);
     }
 
     /// Takes the marks that a release up to `to` must pass to the channels.
@@ -236,22 +241,22 @@ impl TopicLog {
         if !self.has_marks.load(Ordering::Acquire) {
             return Vec::new();
         }
-        let mut tail = self.tail.lock();
-        let marks = tail.take_marks(to);
-        self.has_marks.store(!tail.marks().is_empty(), Ordering::Release);
+        let mut index = self.index.lock();
+        let marks = index.take_marks(to);
+        self.has_marks.store(!index.marks().is_empty(), Ordering::Release);
         marks
     }
 
     /// A copy of the marks that no release has taken yet.
     pub fn marks(&self) -> Vec<Mark> {
-        self.tail.lock().marks().to_vec()
+        self.index.lock().marks().to_vec()
     }
 
     /// Runs `read` on the marks that no release has taken yet and on the log's end. A publish changes both under one lock,
     /// so `read` never sees a deferred message without its mark.
     pub fn with_marks_and_end<T>(&self, read: impl FnOnce(&[Mark], u64) -> T) -> T {
-        let tail = self.tail.lock();
-        read(tail.marks(), tail.next_sequence())
+        let index = self.index.lock();
+        read(index.marks(), index.next_sequence())
     }
 
     /// Holds the messages from `floor` on, until the number is raised or the handle is dropped.
@@ -296,12 +301,12 @@ impl TopicLog {
         if !self.frees_blocks(disk_floor) && floor < self.first_release.load(Ordering::Relaxed) {
             return;
         }
-        let mut tail = self.tail.lock();
-        let oldest_file = tail.oldest_file();
-        tail.trim(floor, disk_floor);
-        let file_freed = tail.oldest_file() != oldest_file;
-        self.publish_numbers(&tail);
-        drop(tail);
+        let mut index = self.index.lock();
+        let oldest_file = index.oldest_file();
+        index.trim(floor, disk_floor);
+        let file_freed = index.oldest_file() != oldest_file;
+        self.store_watermarks(&index);
+        drop(index);
         if self.has_foreign_ids.load(Ordering::Acquire) {
             let mut foreign = self.foreign_ids.lock();
             foreign.forget_before(floor.min(self.retained_from()));
@@ -325,7 +330,7 @@ impl TopicLog {
     /// Like [`TopicLog::trim`], but unconditional.
     fn trim_all(&self, segments: &mut SegmentStore) -> io::Result<u64> {
         let (floor, disk_floor) = self.holders.floors();
-        self.trim_tail(floor, disk_floor);
+        self.trim_index(floor, disk_floor);
         segments.release_below(disk_floor.min(self.retained_from()))
     }
 
@@ -334,16 +339,16 @@ impl TopicLog {
         self.holders.need_any(0, sequence.saturating_add(1))
     }
 
-    fn trim_tail(&self, floor: u64, disk_floor: u64) {
-        let mut tail = self.tail.lock();
-        tail.trim(floor, disk_floor);
-        self.publish_numbers(&tail);
+    fn trim_index(&self, floor: u64, disk_floor: u64) {
+        let mut index = self.index.lock();
+        index.trim(floor, disk_floor);
+        self.store_watermarks(&index);
     }
 
-    fn publish_numbers(&self, tail: &Tail) {
-        self.end.store(tail.next_sequence(), Ordering::Release);
-        self.first_release.store(tail.first_release(), Ordering::Relaxed);
-        self.first_block_release.store(tail.first_block_release(), Ordering::Relaxed);
+    fn store_watermarks(&self, index: &LogIndex) {
+        self.end.store(index.next_sequence(), Ordering::Release);
+        self.first_release.store(index.first_release(), Ordering::Relaxed);
+        self.first_block_release.store(index.first_block_release(), Ordering::Relaxed);
     }
 
     /// The sequence number that the next message gets.
@@ -353,26 +358,26 @@ impl TopicLog {
 
     /// The oldest message of those in memory without a gap. Older ones are on disk. 0 if the topic is never on disk.
     pub fn memory_start(&self) -> u64 {
-        if self.holders.are_in_memory_only() { 0 } else { self.tail.lock().memory_start() }
+        if self.holders.are_in_memory_only() { 0 } else { self.index.lock().memory_start() }
     }
 
     /// Approximate bytes in memory of messages from `sequence` on.
     pub fn memory_bytes_since(&self, sequence: u64) -> usize {
-        self.tail.lock().bytes_since(sequence)
+        self.index.lock().bytes_since(sequence)
     }
 
     /// The oldest message in a segment, if there is one.
     pub fn oldest_on_disk(&self) -> Option<u64> {
-        self.tail.lock().oldest_block()
+        self.index.lock().oldest_block()
     }
 
     /// Frees all memory because the topic is deleted. Nothing is retained or written any more. The files are still
     /// there.
     pub fn discard(&self) {
         self.deleted.store(true, Ordering::Release);
-        let mut tail = self.tail.lock();
-        tail.clear();
-        self.publish_numbers(&tail);
+        let mut index = self.index.lock();
+        index.clear();
+        self.store_watermarks(&index);
     }
 
     /// Whether the topic is never on disk.
@@ -399,6 +404,6 @@ impl TopicLog {
 
     /// Frees memory that an idle topic should not hold.
     pub fn shrink(&self) {
-        self.tail.lock().shrink();
+        self.index.lock().shrink();
     }
 }

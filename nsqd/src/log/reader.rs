@@ -1,6 +1,6 @@
 //! Copies messages from the log to a consumer's output: a channel's [`Source`].
 //!
-//! A message in memory is copied under the tail's lock. A message on disk must be read first, without any lock: the
+//! A message in memory is copied under the index's lock. A message on disk must be read first, without any lock: the
 //! reader returns [`Supply::OnDisk`] and reports what is [`Missing`]. The caller reads it, puts it into the
 //! [`ReadCache`], and takes again.
 
@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::TopicLog;
 use super::chunk::{self, Chunk};
+use super::index::Location;
 use super::read_cache::{Gathered, ReadCache};
 use super::read_memory::HeldChunk;
-use super::tail::Location;
 use super::{Source, Supply};
 use crate::storage::segment::{BlockRef, ReadError};
 
@@ -66,11 +66,11 @@ impl<'a> LogReader<'a> {
     ) -> Supply {
         let before = self.out.len();
         let log = self.log;
-        let tail = log.tail.lock();
-        let count = match tail.locate(sequence) {
+        let index = log.index.lock();
+        let count = match index.locate(sequence) {
             Location::Memory(chunk) => copy(chunk, self.room, self.out),
             Location::Disk(block) => {
-                drop(tail);
+                drop(index);
                 // Another channel may have read it.
                 let Some(held) = log.shared_block(&block) else {
                     self.missing = Some(missing);
@@ -85,7 +85,7 @@ impl<'a> LogReader<'a> {
             Location::Damaged(to) => return Supply::Lost(to),
             Location::Missing(next) => return Supply::Gone(next.unwrap_or(u64::MAX)),
         };
-        drop(tail);
+        drop(index);
         self.given(before, count)
     }
 }
@@ -136,7 +136,7 @@ impl TopicLog {
     /// finds out where it is, or that it is lost.
     pub fn load_block(&self, sequence: u64) -> Result<Option<Arc<HeldChunk>>, CannotRead> {
         for attempt in 1.. {
-            let Location::Disk(block) = self.tail.lock().locate(sequence) else { return Ok(None) };
+            let Location::Disk(block) = self.index.lock().locate(sequence) else { return Ok(None) };
             if let Some(held) = self.shared_block(&block) {
                 return Ok(Some(held));
             }
@@ -170,8 +170,8 @@ impl TopicLog {
             && batch.bytes() < BATCH_BYTES
         {
             let block = {
-                let tail = self.tail.lock();
-                match tail.locate(first) {
+                let index = self.index.lock();
+                match index.locate(first) {
                     Location::Disk(block) => block,
                     Location::Memory(chunk) => {
                         batch.push(first, chunk.frame(first));
@@ -223,7 +223,7 @@ impl TopicLog {
 
     /// Handles a failed read, and removes a damaged block. Returns `Ok` if the message should be looked up again.
     fn check_failed(&self, block: &BlockRef, error: &ReadError, attempt: usize) -> Result<(), CannotRead> {
-        let current = self.tail.lock().block_of(block.first_sequence);
+        let current = self.index.lock().block_of(block.first_sequence);
         let is_current = current.is_some_and(|current| current.is(block));
         let is_io = matches!(error, ReadError::Io { .. });
         if is_io && !is_current && attempt < ATTEMPTS {
@@ -243,7 +243,7 @@ impl TopicLog {
     /// Whether this message is on disk and should be read ahead.
     pub fn may_read_ahead(&self, sequence: u64) -> bool {
         let is_small = |block: &BlockRef| block.bytes <= MAX_BLOCK_AHEAD;
-        let on_disk = matches!(self.tail.lock().locate(sequence), Location::Disk(block) if is_small(&block));
+        let on_disk = matches!(self.index.lock().locate(sequence), Location::Disk(block) if is_small(&block));
         on_disk && self.memory.may_read_ahead()
     }
 }

@@ -27,8 +27,8 @@ impl TopicLog {
     /// Reads the block that has this message, if there is one. Removes a damaged block from the log.
     pub fn check_block_of(&self, sequence: u64) -> io::Result<CheckedBlock> {
         let (block, next) = {
-            let tail = self.tail.lock();
-            (tail.block_of(sequence), tail.next_block_after(sequence))
+            let index = self.index.lock();
+            (index.block_of(sequence), index.next_block_after(sequence))
         };
         let Some(block) = block else { return Ok(CheckedBlock::Missing(next)) };
         match block.read() {
@@ -43,10 +43,10 @@ impl TopicLog {
 
     /// Reports a damaged block, and replaces it with copies if there are any. Returns the messages that are lost.
     pub(super) fn forget_damaged(&self, block: &BlockRef, error: &ReadError) -> Vec<(u64, u64)> {
-        let mut tail = self.tail.lock();
-        let Some(lost) = tail.remove_damaged(block) else { return Vec::new() };
-        self.publish_numbers(&tail);
-        drop(tail);
+        let mut index = self.index.lock();
+        let Some(lost) = index.remove_damaged(block) else { return Vec::new() };
+        self.store_watermarks(&index);
+        drop(index);
         let mut finding = Finding::damage("the messages of a block are damaged");
         if let ReadError::Damaged { path, offset } = error {
             finding = finding.at(path, *offset, u64::from(block.bytes));
@@ -74,12 +74,12 @@ impl TopicLog {
 
     /// Messages of damaged blocks that are nowhere else.
     pub fn damaged(&self) -> Vec<(u64, u64)> {
-        self.tail.lock().damaged().to_vec()
+        self.index.lock().damaged().to_vec()
     }
 
     /// Sequence numbers before the end that are neither in memory nor in a segment.
     pub fn gaps(&self) -> Vec<(u64, u64)> {
-        self.tail.lock().gaps()
+        self.index.lock().gaps()
     }
 
     /// Writes the messages of a batch that are in one of `gaps` to a segment. Returns how many.
@@ -102,9 +102,9 @@ impl TopicLog {
             let frames = &frames[offset(from)..offset(to)];
             let new = NewBlock { first_sequence: from, count: (to - from) as u32, frames };
             let blocks = self.segments.lock().append_blocks(&[new])?;
-            let mut tail = self.tail.lock();
-            blocks.into_iter().for_each(|block| tail.insert_restored(block));
-            self.publish_numbers(&tail);
+            let mut index = self.index.lock();
+            blocks.into_iter().for_each(|block| index.insert_restored(block));
+            self.store_watermarks(&index);
             restored += to - from;
         }
         Ok(restored)

@@ -60,10 +60,10 @@ impl Retention {
         pieces: &[Piece],
         mut newest_ns: impl FnMut(&Piece) -> Result<Option<i64>, E>,
     ) -> Result<u64, E> {
-        let kept = &pieces[pieces.partition_point(|piece| piece.end_sequence <= from)..];
-        let mut bytes: u64 = kept.iter().map(|piece| piece.bytes).sum();
+        let retained = &pieces[pieces.partition_point(|piece| piece.end_sequence <= from)..];
+        let mut bytes: u64 = retained.iter().map(|piece| piece.bytes).sum();
         let mut from = from;
-        for piece in kept {
+        for piece in retained {
             let too_many = self.bytes > 0 && bytes > self.bytes;
             if !too_many && self.age == 0 {
                 break;
@@ -82,7 +82,7 @@ impl Retention {
 
 /// What a log remembers for channels that reach messages later than others.
 #[derive(Debug)]
-pub struct History {
+pub struct RetainedMarks {
     /// Finished messages from here on are retained; `u64::MAX` if none are.
     pub retained_from: u64,
     /// Void sequence numbers (from, to): refused or emptied. They must not be delivered, though the log may hold them.
@@ -91,13 +91,13 @@ pub struct History {
     deferred: BTreeMap<u64, (u64, Nanos)>,
 }
 
-impl Default for History {
+impl Default for RetainedMarks {
     fn default() -> Self {
-        History { retained_from: u64::MAX, void: BTreeMap::new(), deferred: BTreeMap::new() }
+        RetainedMarks { retained_from: u64::MAX, void: BTreeMap::new(), deferred: BTreeMap::new() }
     }
 }
 
-impl History {
+impl RetainedMarks {
     /// Marks the messages `from..to` as void.
     pub fn add_void(&mut self, from: u64, to: u64) {
         self.deferred.retain(|first, (end, _)| *first < from || *end > to);
@@ -254,9 +254,9 @@ mod tests {
         #[test]
         fn void_and_gaps_are_sets(ranges in prop::collection::vec((0u64..60, 1u64..10), 0..12), from in 0u64..40, length in 0u64..40) {
             let set: BTreeSet<u64> = ranges.iter().flat_map(|&(from, length)| from..from + length).collect();
-            let mut history = History::default();
-            ranges.iter().for_each(|&(from, length)| history.add_void(from, from + length));
-            let void: BTreeSet<u64> = history.void().flat_map(|(from, to)| from..to).collect();
+            let mut retained_marks = RetainedMarks::default();
+            ranges.iter().for_each(|&(from, length)| retained_marks.add_void(from, from + length));
+            let void: BTreeSet<u64> = retained_marks.void().flat_map(|(from, to)| from..to).collect();
             prop_assert_eq!(&void, &set);
             let to = from + length;
             let all = merged(ranges.iter().map(|&(from, length)| (from, from + length)).collect());

@@ -35,12 +35,12 @@ impl TopicLog {
         }
         let mut segments = self.segments.lock();
         if self.is_deleted() {
-            self.tail.lock().clear();
+            self.index.lock().clear();
             return Ok(0);
         }
         let mut written = 0;
         for _ in 0..max_chunks {
-            let Some((chunk, is_on_disk)) = self.tail.lock().over() else { break };
+            let Some((chunk, is_on_disk)) = self.index.lock().next_to_spill() else { break };
             if !is_on_disk {
                 written += usize::from(self.write_needed(&mut segments, &chunk)?);
             }
@@ -52,17 +52,17 @@ impl TopicLog {
 
     /// Whether memory exceeds its bound.
     pub fn should_spill(&self) -> bool {
-        self.tail.lock().is_over(1)
+        self.index.lock().is_over(1)
     }
 
     /// Whether so much waits to be written that publishers should wait too.
     pub fn is_spill_behind(&self) -> bool {
-        self.tail.lock().is_far_over()
+        self.index.lock().is_far_over()
     }
 
     /// Whether memory exceeds twice its bound because writing to disk failed. Then publishes must be refused.
     pub fn is_stuck(&self) -> bool {
-        self.spill_failed.load(Ordering::Relaxed) && self.tail.lock().is_over(2)
+        self.spill_failed.load(Ordering::Relaxed) && self.index.lock().is_over(2)
     }
 
     /// Whether the last attempt to free memory failed.
@@ -77,9 +77,9 @@ impl TopicLog {
             return Ok(());
         }
         let (floor, disk_floor) = self.holders.floors();
-        self.trim_tail(floor, disk_floor);
+        self.trim_index(floor, disk_floor);
         loop {
-            let Some(chunk) = self.tail.lock().unwritten_up_to(sequence) else { break };
+            let Some(chunk) = self.index.lock().unwritten_up_to(sequence) else { break };
             if !self.write_needed(&mut segments, &chunk)? {
                 self.leave_memory(&chunk);
             }
@@ -99,7 +99,7 @@ impl TopicLog {
         if !self.has_marks.load(Ordering::Acquire) {
             return needed;
         }
-        let refused = self.tail.lock().refused_between(from, to);
+        let refused = self.index.lock().refused_between(from, to);
         let rest = |(from, to)| {
             let first = refused.partition_point(|&(_, end)| end <= from);
             gaps(from, to, refused[first..].iter().copied().take_while(move |(start, _)| *start < to))
@@ -112,11 +112,11 @@ impl TopicLog {
     /// trimmed.
     pub(super) fn write_needed(&self, segments: &mut SegmentStore, chunk: &Chunk) -> io::Result<bool> {
         let (first, end) = (chunk.first_sequence(), chunk.end_sequence());
-        let is_kept = end > self.retained_from();
+        let is_retained = end > self.retained_from();
         if self.holders.are_in_memory_only() {
             return Ok(false);
         }
-        let mut needed = if is_kept { vec![(first, end)] } else { self.needed_on_disk(first, end) };
+        let mut needed = if is_retained { vec![(first, end)] } else { self.needed_on_disk(first, end) };
         if needed.is_empty() {
             return Ok(false);
         }
@@ -147,9 +147,9 @@ impl TopicLog {
         let written = segments.append_blocks(&blocks);
         self.spill_failed.store(written.is_err(), Ordering::Relaxed);
         let blocks = written?;
-        let mut tail = self.tail.lock();
-        tail.written(chunk, blocks);
-        self.publish_numbers(&tail);
+        let mut index = self.index.lock();
+        index.written(chunk, blocks);
+        self.store_watermarks(&index);
         Ok(())
     }
 
@@ -158,16 +158,16 @@ impl TopicLog {
     pub(super) fn leave_memory(&self, chunk: &Arc<Chunk>) {
         let (first, end) = (chunk.first_sequence(), chunk.end_sequence());
         // Retained messages are on disk for ephemeral channels too.
-        let is_kept = end > self.retained_from();
-        let needed = if is_kept { Ranges::new() } else { self.holders.needed(Of::Ephemeral, first, end) };
-        if !needed.is_empty() && self.tail.lock().is_aside_full(chunk, &needed) {
+        let is_retained = end > self.retained_from();
+        let needed = if is_retained { Ranges::new() } else { self.holders.needed(Of::Ephemeral, first, end) };
+        if !needed.is_empty() && self.index.lock().is_aside_full(chunk, &needed) {
             self.thin_aside();
         }
-        let mut tail = self.tail.lock();
-        let dropped = if needed.is_empty() { needed } else { tail.set_aside(chunk, &needed) };
-        tail.forget(chunk);
-        self.publish_numbers(&tail);
-        drop(tail);
+        let mut index = self.index.lock();
+        let dropped = if needed.is_empty() { needed } else { index.set_aside(chunk, &needed) };
+        index.forget(chunk);
+        self.store_watermarks(&index);
+        drop(index);
         if !dropped.is_empty() {
             self.drop_ephemeral(&dropped);
         }
@@ -175,21 +175,21 @@ impl TopicLog {
 
     /// Frees messages set aside that are finished by now, although an earlier one is not.
     fn thin_aside(&self) {
-        let in_vain = self.aside_in_vain.load(Ordering::Relaxed);
-        if in_vain > 0 {
-            self.aside_in_vain.store(in_vain - 1, Ordering::Relaxed);
+        let remaining = self.chunks_until_thinning.load(Ordering::Relaxed);
+        if remaining > 0 {
+            self.chunks_until_thinning.store(remaining - 1, Ordering::Relaxed);
             return;
         }
         let (before, ranges) = {
-            let tail = self.tail.lock();
-            (tail.aside_bytes(), tail.set_aside_ranges())
+            let index = self.index.lock();
+            (index.aside_bytes(), index.set_aside_ranges())
         };
         for (from, to) in ranges {
             let needed = self.holders.needed(Of::Ephemeral, from, to);
-            self.tail.lock().thin_aside(from, &needed);
+            self.index.lock().thin_aside(from, &needed);
         }
-        if self.tail.lock().aside_bytes() > before / 2 {
-            self.aside_in_vain.store(FULL_CHUNKS, Ordering::Relaxed);
+        if self.index.lock().aside_bytes() > before / 2 {
+            self.chunks_until_thinning.store(FULL_CHUNKS, Ordering::Relaxed);
         }
     }
 
@@ -207,14 +207,14 @@ impl TopicLog {
 mod tests {
     use super::*;
     use crate::log::LogContext;
-    use crate::log::tail::{MemoryBound, Tail};
+    use crate::log::index::{LogIndex, MemoryBound};
     use crate::storage::faulty::FaultyStorage;
 
     #[test]
     fn unreleased_refused_messages_are_not_needed() {
         let bound = MemoryBound { messages: 1000, bytes: 1 << 20, chunk_bytes: 1 << 20 };
         let segments = SegmentStore::new(Arc::new(FaultyStorage::default()), "/d/t", 1 << 20);
-        let log = TopicLog::new(Tail::new(0, 0, bound), segments, "t", LogContext::default());
+        let log = TopicLog::new(LogIndex::new(0, 0, bound), segments, "t", LogContext::default());
         let release_point = log.hold(0);
         for _ in 0..3 {
             let bodies = [&b"body"[..]; 10];

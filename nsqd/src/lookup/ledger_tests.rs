@@ -16,7 +16,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn look(&mut self, ledger: &mut Ledger, node: &Node) {
+    fn update(&mut self, ledger: &mut Ledger, node: &Node) {
         self.of.retain(|name, _| node.contains_key(name));
         let seen = node.iter().map(|(name, depth)| {
             let number = *self.of.entry(name.clone()).or_insert_with(|| {
@@ -75,13 +75,13 @@ fn node(topics: &[(&str, i64)]) -> Node {
 fn only_changes_are_reported() {
     let (mut ledger, mut lookupd, mut numbers) = (Ledger::default(), Lookupd::default(), Numbers::default());
     let mut has = node(&[("a", 1), ("b", 1), ("c", 1)]);
-    numbers.look(&mut ledger, &has);
+    numbers.update(&mut ledger, &has);
     assert_eq!(lookupd.round(&mut ledger, &has), (1, 3));
-    numbers.look(&mut ledger, &has);
+    numbers.update(&mut ledger, &has);
     assert_eq!(lookupd.round(&mut ledger, &has), (1, 0), "a round without changes still sends a report");
     has.insert("b".into(), 2);
     has.remove("c");
-    numbers.look(&mut ledger, &has);
+    numbers.update(&mut ledger, &has);
     assert_eq!(lookupd.round(&mut ledger, &has), (1, 1));
     assert_eq!(lookupd.known, has);
     let mut other = Lookupd::default();
@@ -92,7 +92,7 @@ fn only_changes_are_reported() {
 fn large_round_is_split_and_loses_no_changes_in_between() {
     let (mut ledger, mut lookupd, mut numbers) = (Ledger::default(), Lookupd::default(), Numbers::default());
     let mut has: Node = (0..5000).map(|number| (format!("t{number:05}"), 1)).collect();
-    numbers.look(&mut ledger, &has);
+    numbers.update(&mut ledger, &has);
     ledger.begin_round(&mut lookupd.progress, 3);
     let first = lookupd.receive(&mut ledger, &has).unwrap();
     assert!(first.is_first && !first.is_last && first.topics.len() < 1000);
@@ -100,7 +100,7 @@ fn large_round_is_split_and_loses_no_changes_in_between() {
     has.insert("t00000".into(), 2);
     has.insert("t04999".into(), 2);
     has.remove("t00001");
-    numbers.look(&mut ledger, &has);
+    numbers.update(&mut ledger, &has);
     ledger.begin_round(&mut lookupd.progress, 4);
     let mut last = first;
     while let Some(report) = lookupd.receive(&mut ledger, &has) {
@@ -119,10 +119,10 @@ fn too_many_removals_cause_a_complete_report() {
     let (mut ledger, mut lookupd, mut numbers) = (Ledger::default(), Lookupd::default(), Numbers::default());
     let mut has = node(&[("stays", 1)]);
     has.extend((0..=MAX_REMOVED).map(|number| (format!("t{number}"), 1)));
-    numbers.look(&mut ledger, &has);
+    numbers.update(&mut ledger, &has);
     lookupd.round(&mut ledger, &has);
     has.retain(|name, _| name == "stays");
-    numbers.look(&mut ledger, &has);
+    numbers.update(&mut ledger, &has);
     ledger.begin_round(&mut lookupd.progress, 0);
     assert!(lookupd.receive(&mut ledger, &has).unwrap().is_first);
     assert_eq!(lookupd.known, has);
@@ -161,7 +161,7 @@ enum Step {
     Remove(u8),
     /// Deletes and recreates a topic between two updates.
     Renew(u8, i64),
-    Look,
+    Update,
     Begin(usize),
     Receive(usize),
     Reconnect(usize),
@@ -172,7 +172,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0u8..8, 0i64..4).prop_map(|(topic, depth)| Step::Set(topic, depth)),
         2 => (0u8..8).prop_map(Step::Remove),
         1 => (0u8..8, 0i64..4).prop_map(|(topic, depth)| Step::Renew(topic, depth)),
-        4 => Just(Step::Look),
+        4 => Just(Step::Update),
         2 => (0usize..2).prop_map(Step::Begin),
         4 => (0usize..2).prop_map(Step::Receive),
         1 => (0usize..2).prop_map(Step::Reconnect),
@@ -192,13 +192,13 @@ proptest! {
                     numbers.of.remove(&format!("t{topic}"));
                     has.insert(format!("t{topic}"), depth);
                 }
-                Step::Look => numbers.look(&mut ledger, &has),
+                Step::Update => numbers.update(&mut ledger, &has),
                 Step::Begin(which) => ledger.begin_round(&mut lookupds[which].progress, 0),
                 Step::Receive(which) => drop(lookupds[which].receive(&mut ledger, &has)),
                 Step::Reconnect(which) => lookupds[which] = Lookupd::default(),
             }
         }
-        numbers.look(&mut ledger, &has);
+        numbers.update(&mut ledger, &has);
         for lookupd in &mut lookupds {
             // First the round in progress, then one that began after the update.
             lookupd.round(&mut ledger, &has);

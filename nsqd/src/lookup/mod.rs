@@ -149,7 +149,7 @@ impl LookupPeers {
     ) {
         // At once, so that the tasks already connect when the next topic is created.
         update_topology(&gather, &self.topology);
-        let (topology, stop, look_again) =
+        let (topology, stop, recheck_interval) =
             (self.topology.clone(), self.stop.clone(), self.timing.ping_interval);
         let follow = async move {
             let mut took = Duration::ZERO;
@@ -158,7 +158,7 @@ impl LookupPeers {
                 // creation. Use at most a tenth of the time.
                 sleep(took * 9).await;
                 // Without a change, gather as a precaution, in at most a thousandth of the time.
-                if let Ok(Err(_)) = timeout(look_again.max(took * 1000), changes.changed()).await {
+                if let Ok(Err(_)) = timeout(recheck_interval.max(took * 1000), changes.changed()).await {
                     return;
                 }
                 let started = Instant::now();

@@ -203,7 +203,7 @@ impl Peer {
         let Some(reporter) = reporter else { return };
         let now = Instant::now();
         reports.refresh = refresh.unwrap_or(reports.refresh);
-        reporter.look(if refresh.is_some() { now } else { now.checked_sub(RECENT).unwrap_or(now) }).await;
+        reporter.refresh(if refresh.is_some() { now } else { now.checked_sub(RECENT).unwrap_or(now) }).await;
         reporter.begin_round(&mut reports.progress, reports.refresh);
         reports.reporter = Some(reporter);
     }

@@ -16,11 +16,11 @@ use crate::blocking;
 pub(super) struct Reporter {
     stats: Arc<dyn NodeStats>,
     ledger: Mutex<Ledger>,
-    looked: tokio::sync::Mutex<Looked>,
+    last_pass: tokio::sync::Mutex<LastPass>,
 }
 
 /// When the last pass began, and when the next one may begin: passes take at most a tenth of the time.
-struct Looked {
+struct LastPass {
     began: Option<Instant>,
     next: Instant,
 }
@@ -28,17 +28,17 @@ struct Looked {
 impl Reporter {
     /// Collects nothing yet.
     pub fn new(stats: Arc<dyn NodeStats>) -> Self {
-        let looked = Looked { began: None, next: Instant::now() };
-        Reporter { stats, ledger: Mutex::default(), looked: tokio::sync::Mutex::new(looked) }
+        let last_pass = LastPass { began: None, next: Instant::now() };
+        Reporter { stats, ledger: Mutex::default(), last_pass: tokio::sync::Mutex::new(last_pass) }
     }
 
     /// Makes a pass, unless the latest one began at `not_before` or later. Dropping the future loses nothing.
-    pub async fn look(&self, not_before: Instant) {
-        let mut looked = self.looked.lock().await;
-        if looked.began.is_some_and(|began| began >= not_before) {
+    pub async fn refresh(&self, not_before: Instant) {
+        let mut last_pass = self.last_pass.lock().await;
+        if last_pass.began.is_some_and(|began| began >= not_before) {
             return;
         }
-        sleep_until(looked.next).await;
+        sleep_until(last_pass.next).await;
         let began = Instant::now();
         let stats = self.stats.clone();
         // Fifty thousand topics take long, so connections must not wait for the pass.
@@ -47,10 +47,10 @@ impl Reporter {
             self.ledger.lock().update(node, topics);
         }
         let took = began.elapsed();
-        *looked = Looked { began: Some(began), next: Instant::now() + took * 9 };
+        *last_pass = LastPass { began: Some(began), next: Instant::now() + took * 9 };
     }
 
-    /// Begins a round of reports to one nsqlookupd. Call it after [`look`](Self::look).
+    /// Begins a round of reports to one nsqlookupd. Call it after [`refresh`](Self::refresh).
     pub fn begin_round(&self, progress: &mut Progress, refresh: u64) {
         self.ledger.lock().begin_round(progress, refresh);
     }

@@ -13,8 +13,8 @@ use super::{StartOptions, recover};
 use crate::channel::{Channel, ConsumerKey, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::engine::EngineLimits;
+use crate::log::index::sequence_of;
 use crate::log::retention::Retention;
-use crate::log::tail::sequence_of;
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
 use crate::storage::journal::JournalTiming;
@@ -202,7 +202,7 @@ impl World {
     pub(super) fn subscribe(&mut self, channel: Arc<Channel>) {
         let info = Arc::new(ClientInfo::new("@".to_owned(), 0));
         let (key, _) = channel.subscribe(info, 60_000_000_000, 0, 0).unwrap().unwrap();
-        channel.set_ready(key, 2500);
+        channel.set_ready_count(key, 2500);
         self.consumers.insert(channel.name().to_string(), (channel, key));
     }
 
@@ -294,13 +294,13 @@ impl World {
             Step::ChannelAt { channel, share } => self.channel_at(channel, share),
             Step::Retain { kibibytes } => self.retain(u64::from(kibibytes) * 1024),
             Step::Stop => {
-                let kept = self.kept();
+                let retained_from = self.retained_from();
                 self.stop(true);
                 self.start();
-                self.still_keeps(kept);
+                self.still_retains(retained_from);
             }
             Step::Crash { flushed } => {
-                let kept = self.kept();
+                let retained_from = self.retained_from();
                 // Without a journal, only a clean stop keeps messages.
                 if self.durability == Durability::Overflow {
                     self.stop(true);
@@ -311,7 +311,7 @@ impl World {
                     self.stop(false);
                 }
                 self.start();
-                self.still_keeps(kept);
+                self.still_retains(retained_from);
             }
         }
     }
@@ -404,7 +404,7 @@ impl World {
     /// Delivers everything at the end. All needed messages must arrive once all pauses and delays are over.
     fn drain(&mut self) {
         self.apply(Step::PauseTopic(false));
-        self.all_that_is_kept_comes();
+        self.all_retained_messages_are_delivered();
         for (name, (channel, key)) in self.consumers.clone() {
             channel.set_paused(false);
             crate::timers::Expire::expire(&*channel, u64::MAX / 2);

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use crate::storage::TopicNumber;
-use crate::storage::journal::{Damage, Lsn};
+use crate::storage::journal::{DamagedRange, Lsn};
 use crate::storage::record::Record;
 
 /// See the module.
@@ -62,7 +62,7 @@ impl Gaps {
     }
 
     /// The messages of each topic that were in a damaged part, as far as this can be concluded.
-    pub fn messages_in(&self, damage: &Damage) -> Vec<(TopicNumber, (u64, u64))> {
+    pub fn messages_in(&self, damage: &DamagedRange) -> Vec<(TopicNumber, (u64, u64))> {
         let of = |gap: &&Gap| gap.after < damage.lsn && damage.lsn < gap.before;
         self.gaps.iter().filter(of).map(|gap| (gap.topic, gap.messages)).collect()
     }
@@ -88,7 +88,7 @@ mod tests {
         gaps.see(Lsn(500), &batch(1, 18, 2));
         gaps.see(Lsn(600), &Record::TopicSkipped { topic: 1, from: 20, to: 30 });
         gaps.see(Lsn(700), &batch(1, 30, 2));
-        let at = |lsn| gaps.messages_in(&Damage { lsn: Lsn(lsn), bytes: 50 });
+        let at = |lsn| gaps.messages_in(&DamagedRange { lsn: Lsn(lsn), bytes: 50 });
         assert_eq!(at(400), [(1, (15, 18))]);
         assert_eq!(at(150), []);
         assert_eq!(at(650), []);

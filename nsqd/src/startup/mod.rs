@@ -16,7 +16,7 @@ mod checkpoint_tests;
 #[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
-mod history_tests;
+mod retention_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -38,7 +38,7 @@ use crate::damage::{Damage, Finding, Severity};
 use crate::engine::{Engine, EngineLimits, EngineParts};
 use crate::health::Part;
 use crate::import::{self, ImportError};
-use crate::log::tail::Tail;
+use crate::log::index::LogIndex;
 use crate::log::{LogContext, Mark, TopicLog};
 use crate::storage::anchored::Anchored;
 use crate::storage::checkpoint::{self, CheckpointError, Problem};
@@ -137,9 +137,9 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
             SegmentStore::open(storage.clone(), data_dir.topic_dir(number), limits.max_bytes_per_file)
                 .map_err(|error| ReplayError::Segments { topic: name.clone(), error })?;
         report::segments(&logger, &damage, name, (&blocks, &report));
-        let mut tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
-        tail.adopt_blocks(blocks);
-        Ok(Arc::new(TopicLog::new(tail, segments, name.as_str(), log_context.clone())))
+        let mut index = LogIndex::new(first_sequence, limits.node_id, limits.memory_bound());
+        index.adopt_blocks(blocks);
+        Ok(Arc::new(TopicLog::new(index, segments, name.as_str(), log_context.clone())))
     };
     warn_of_low_space(&logger, &*storage, &data_dir);
     let mut replay = Replay::new(saved.as_ref(), replay_limits, open_log).map_err(RecoveryError::Restore)?;
@@ -171,8 +171,8 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
     let topic_name = |number| replay.topics.get(&number).map(|topic| topic.name.to_string());
     JournalFindings { data_dir: &data_dir, saved: saved.as_ref(), report: &report, gaps: &gaps }
         .report(&logger, &damage, topic_name);
-    if replay.nonsense_count > 0 {
-        let what = format!("{} records of the journal are invalid and were skipped", replay.nonsense_count);
+    if replay.invalid_count > 0 {
+        let what = format!("{} records of the journal are invalid and were skipped", replay.invalid_count);
         damage.found(Finding::damage(what));
     }
     let numbers = data_dir.topic_numbers(&*storage).map_err(RecoveryError::Topics)?;
@@ -182,7 +182,7 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
     if saved.is_none() {
         let may_be_lost = durability == Durability::Overflow
             || !loaded.problems.is_empty()
-            || replay.nonsense_count > 0
+            || replay.invalid_count > 0
             || !report.is_complete();
         for number in numbers {
             if may_be_lost {

@@ -116,7 +116,7 @@ pub struct Replay<F> {
     /// The next unused numbers.
     pub next_numbers: (TopicNumber, ChannelNumber),
     /// Number of records and checkpoint entries that are invalid or contradict the state. Each is skipped.
-    pub nonsense_count: u64,
+    pub invalid_count: u64,
     /// Topics that a record deleted.
     pub deleted_topics: BTreeSet<TopicNumber>,
     /// Deleted topics have used sequence numbers below this.
@@ -141,7 +141,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
         let mut replay = Replay {
             topics: BTreeMap::new(),
             next_numbers: (1, 1),
-            nonsense_count: 0,
+            invalid_count: 0,
             deleted_topics: BTreeSet::new(),
             sequences_used: 0,
             deleted_channels: BTreeSet::new(),
@@ -165,13 +165,13 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
 
     fn restore(&mut self, saved: &TopicCheckpoint) -> Result<(), ReplayError> {
         let Ok(name) = TopicName::new(&saved.name) else {
-            self.nonsense_count += 1;
+            self.invalid_count += 1;
             return Ok(());
         };
         let mut channels = BTreeMap::new();
         for channel in &saved.channels {
             let Ok(name) = ChannelName::new(&channel.name) else {
-                self.nonsense_count += 1;
+                self.invalid_count += 1;
                 continue;
             };
             let counters = Counters {
@@ -194,14 +194,16 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
             channels.insert(channel.number, ReplayedChannel { name, state, is_nameless: false });
         }
         let needed = channels.values().map(|channel| channel.state.lowest_needed()).min();
-        let kept = &saved.retention;
-        let first = needed.into_iter().chain(kept.from).fold(saved.released, u64::min);
+        let saved_retention = &saved.retention;
+        let first = needed.into_iter().chain(saved_retention.from).fold(saved.released, u64::min);
         let log = (self.open_log)(saved.number, &name, first)?;
-        let own_retention = kept.own.then_some(Retention { age: kept.for_ns, bytes: kept.bytes });
+        let own_retention = saved_retention
+            .own
+            .then_some(Retention { age: saved_retention.for_ns, bytes: saved_retention.bytes });
         let retention = own_retention.unwrap_or(self.limits.retention);
-        log.restore_retention(retention, kept.from.unwrap_or(first));
-        kept.void.iter().for_each(|&(from, to)| log.add_void(from, to));
-        for &(from, to, due_ns) in &kept.deferred {
+        log.restore_retention(retention, saved_retention.from.unwrap_or(first));
+        saved_retention.void.iter().for_each(|&(from, to)| log.add_void(from, to));
+        for &(from, to, due_ns) in &saved_retention.deferred {
             log.add_deferred(from, to, self.limits.deadline(due_ns));
         }
         let unreleased = (saved.skipped.iter().map(|&(from, to)| (from, to, None)))
@@ -210,7 +212,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
         let topic = ReplayedTopic {
             name,
             floor: log.hold(first),
-            _pin: kept.from.map(|_| log.hold(first)),
+            _pin: saved_retention.from.map(|_| log.hold(first)),
             own_retention,
             end: saved.next_sequence,
             published_to: saved.published_before.unwrap_or(saved.next_sequence),
@@ -238,7 +240,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
             }
             if let Some(topic) = self.topics.get_mut(&topic) {
                 let sound = topic.publish(first_sequence, count, due_ns, frames, self.limits)?;
-                self.nonsense_count += u64::from(!sound);
+                self.invalid_count += u64::from(!sound);
             }
             return Ok(());
         }
@@ -346,7 +348,7 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
     fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), ReplayError> {
         self.next_numbers.0 = self.next_numbers.0.max(number + 1);
         let Ok(name) = TopicName::new(name) else {
-            self.nonsense_count += 1;
+            self.invalid_count += 1;
             return Ok(());
         };
         if let Some(topic) = self.topics.get_mut(&number) {

@@ -13,7 +13,7 @@ use super::{StartOptions, recover};
 use crate::channel::{Channel, ConsumerKey, ConsumerSignal};
 use crate::client_info::ClientInfo;
 use crate::delivery::{Output, deliver};
-use crate::log::tail::sequence_of;
+use crate::log::index::sequence_of;
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
 use crate::storage::{Durability, Storage};
@@ -59,17 +59,17 @@ impl Node {
         Node { storage: faulty, registry }
     }
 
-    /// Creates a topic with a channel, and a consumer with RDY `ready`.
-    async fn consumer(&self, topic: &str, ready: u64) -> Consumer {
+    /// Creates a topic with a channel, and a consumer with RDY `ready_count`.
+    async fn consumer(&self, topic: &str, ready_count: u64) -> Consumer {
         let topic = self.registry.get_or_create(&TopicName::new(topic).unwrap()).await.unwrap();
-        self.consumer_of(&topic, "c", ready).await
+        self.consumer_of(&topic, "c", ready_count).await
     }
 
-    async fn consumer_of(&self, topic: &Arc<Topic>, channel: &str, ready: u64) -> Consumer {
+    async fn consumer_of(&self, topic: &Arc<Topic>, channel: &str, ready_count: u64) -> Consumer {
         let channel = topic.get_or_create_channel(&ChannelName::new(channel).unwrap()).await.unwrap();
         let info = Arc::new(ClientInfo::new("@".to_owned(), 0));
         let (key, signal) = channel.subscribe(info, 60_000_000_000, 0, 0).unwrap().unwrap();
-        channel.set_ready(key, ready);
+        channel.set_ready_count(key, ready_count);
         Consumer { topic: topic.clone(), channel, key, signal, output: Output::default() }
     }
 
@@ -287,6 +287,6 @@ async fn unused_blocks_read_from_disk_are_freed() {
         memory.bytes() == 0
     })
     .await;
-    consumer.channel.set_ready(consumer.key, 1000);
+    consumer.channel.set_ready_count(consumer.key, 1000);
     assert_eq!(consumer.take_all(&node, 199).await.len(), 199);
 }

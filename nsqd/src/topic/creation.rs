@@ -67,8 +67,8 @@ impl Topic {
         };
         // In a separate task: the requesting client may disconnect meanwhile, and the channel already exists.
         let (topic, made) = (self.clone(), channel.clone());
-        let settled = tokio::spawn(async move { topic.settle_channel(&made, ticket).await }).await;
-        settled.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
+        let committed = tokio::spawn(async move { topic.commit_channel(&made, ticket).await }).await;
+        committed.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
         if start != StartAt::Latest {
             crate::log_info!(
                 self.engine,
@@ -82,7 +82,7 @@ impl Topic {
 
     /// Waits until a new channel is as durable as configured, then releases the messages that the topic holds back.
     /// Removes the channel again on failure.
-    async fn settle_channel(
+    async fn commit_channel(
         &self,
         channel: &Arc<Channel>,
         ticket: Option<Ticket>,

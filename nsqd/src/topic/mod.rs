@@ -6,11 +6,11 @@
 //! - [`release`]: pure; the release point
 //! - [`registry`]: all topics by name; creating and deleting
 //! - `creation`: new channels
-//! - [`history`]: retention of finished messages; channels that start in the past or are moved
+//! - [`retention`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
 
 mod creation;
-pub mod history;
+pub mod retention;
 pub mod publication;
 pub mod registry;
 pub mod release;
@@ -24,11 +24,11 @@ use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use self::history::HistoryError;
 pub use self::publication::Publication;
 use self::release::ReleasePoint;
+use self::retention::RetentionError;
 use crate::channel::Channel;
-use crate::channel::saved::{Clocks, Overtaken, SavedChannel, Saving};
+use crate::channel::saved::{Clocks, CursorMoved, SavedChannel, Saving};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
 use crate::health::Part;
@@ -53,7 +53,7 @@ pub enum PublishError {
     Storage(#[from] StorageError),
     /// A new channel cannot start at the requested position.
     #[error("{0}")]
-    NoSuchPlace(#[from] HistoryError),
+    NoSuchPlace(#[from] RetentionError),
 }
 
 /// The end of every channel is the release point. Code that moves it must update all channels under this lock.
@@ -64,6 +64,18 @@ struct State {
     own_retention: Option<Retention>,
     /// The release point recorded in the journal, while all channels are ephemeral.
     recorded: u64,
+}
+
+/// The topic's own depth, which `/stats` reports apart from the depths of its channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicDepth {
+    /// Committed messages that no channel has received yet, without those that the next release skips.
+    pub depth: u64,
+    /// Committed messages that no channel has received yet and that are only on disk, including those that the next
+    /// release skips. So it may exceed `depth`.
+    pub backend_depth: u64,
+    /// Whether an operator paused the topic: it then releases no messages.
+    pub paused: bool,
 }
 
 /// A topic; see the module.
@@ -159,7 +171,7 @@ impl Topic {
                 .storage_error("memory is full and messages cannot be moved to disk; free disk space, and nsqd then continues by itself")
                 .into());
         }
-        if self.engine.is_homeless() && !self.name.is_ephemeral() {
+        if self.engine.is_data_dir_missing() && !self.name.is_ephemeral() {
             self.engine.metrics().refused_publishes.add(1);
             return Err(self.engine.storage_error("the data directory is missing; put it back").into());
         }
@@ -421,8 +433,8 @@ impl Topic {
         self.log.discard();
     }
 
-    /// The topic's own values in `/stats`: depth, the part of it that is only on disk, paused.
-    pub fn depth(&self) -> (u64, u64, bool) {
+    /// The messages that the topic holds back from its channels.
+    pub fn depth(&self) -> TopicDepth {
         let state = self.state.lock();
         let (released, committed) = (state.point.released(), state.point.committed());
         let paused = state.point.is_paused();
@@ -432,8 +444,11 @@ impl Topic {
                 Mark::Deferred { .. } => 0,
             })
             .sum();
-        let on_disk = self.log.memory_start().min(committed).saturating_sub(released);
-        ((committed - released).saturating_sub(skipped), on_disk, paused)
+        TopicDepth {
+            depth: (committed - released).saturating_sub(skipped),
+            backend_depth: self.log.memory_start().min(committed).saturating_sub(released),
+            paused,
+        }
     }
 
     /// Messages and body bytes accepted.
@@ -482,7 +497,7 @@ impl Topic {
             // If channels are moved all the time, the save delays others a little instead of never ending.
             let slice = if attempts < SAVE_ATTEMPTS { slice } else { usize::MAX };
             let (mut saved, channels) = self.begin_saving(clocks);
-            let channels: Result<_, Overtaken> = (channels.into_iter())
+            let channels: Result<_, CursorMoved> = (channels.into_iter())
                 .map(|(channel, saving)| Ok(saved_channel(&channel, channel.save(saving, slice, between)?)))
                 .collect();
             if let Ok(channels) = channels {

@@ -26,7 +26,7 @@ enum Waiting {
     /// There is no journal for this topic.
     Nothing,
     /// Released or refused.
-    Settled,
+    Completed,
 }
 
 impl Publication {
@@ -44,7 +44,7 @@ impl Publication {
     /// it is slower than the publishers. Dropping the future after the release changes nothing.
     pub async fn committed(mut self) -> Result<(), PublishError> {
         let result = self.journal_result().await;
-        self.settle(result)?;
+        self.complete(result)?;
         self.topic.relieve_memory().await;
         Ok(())
     }
@@ -65,12 +65,12 @@ impl Publication {
         }
         match &mut self.waiting {
             Waiting::Commit(commit) => commit.await,
-            Waiting::Write(_) | Waiting::Nothing | Waiting::Settled => Ok(()),
+            Waiting::Write(_) | Waiting::Nothing | Waiting::Completed => Ok(()),
         }
     }
 
-    fn settle(&mut self, result: Result<(), JournalError>) -> Result<(), PublishError> {
-        self.waiting = Waiting::Settled;
+    fn complete(&mut self, result: Result<(), JournalError>) -> Result<(), PublishError> {
+        self.waiting = Waiting::Completed;
         match result {
             Ok(()) => {
                 self.topic.release(self.to);
@@ -87,8 +87,8 @@ impl Publication {
 
 impl Drop for Publication {
     fn drop(&mut self) {
-        let waiting = std::mem::replace(&mut self.waiting, Waiting::Settled);
-        if matches!(waiting, Waiting::Settled) || self.orphaned {
+        let waiting = std::mem::replace(&mut self.waiting, Waiting::Completed);
+        if matches!(waiting, Waiting::Completed) || self.orphaned {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

@@ -12,7 +12,7 @@ use crate::channel::Channel;
 use crate::clock;
 use crate::engine::{Engine, LatencyOptions, StorageError};
 use crate::log::TopicLog;
-use crate::log::tail::Tail;
+use crate::log::index::LogIndex;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
@@ -88,8 +88,8 @@ impl Registry {
         let setup = TopicSetup { topic: topic.clone() };
         // In a separate task: the requesting client may disconnect meanwhile, and the topic already exists.
         let (registry, made) = (self.clone(), topic.clone());
-        let settled = tokio::spawn(async move { registry.settle(&made, ticket).await }).await;
-        settled.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
+        let committed = tokio::spawn(async move { registry.commit_topic(&made, ticket).await }).await;
+        committed.map_err(|panic| StorageError::in_doubt(panic, MAY_APPEAR))??;
         if let Some(oracle) = &self.oracle {
             for channel in oracle.channels_of(name).await {
                 if !channel.is_ephemeral() {
@@ -102,7 +102,7 @@ impl Registry {
     }
 
     /// Waits until a new topic is as durable as configured. Removes it again on failure.
-    async fn settle(&self, topic: &Topic, ticket: Option<Ticket>) -> Result<(), StorageError> {
+    async fn commit_topic(&self, topic: &Topic, ticket: Option<Ticket>) -> Result<(), StorageError> {
         let committed = match self.engine.journal.as_ref().zip(ticket) {
             Some((journal, ticket)) => journal.commit(ticket).await,
             None => Ok(()),
@@ -140,8 +140,8 @@ impl Registry {
             None => None,
         };
         let limits = &self.engine.limits;
-        let tail = Tail::new(first_sequence, limits.node_id, limits.memory_bound());
-        let log = TopicLog::new(tail, segments, name.as_str(), self.engine.log_context.clone());
+        let index = LogIndex::new(first_sequence, limits.node_id, limits.memory_bound());
+        let log = TopicLog::new(index, segments, name.as_str(), self.engine.log_context.clone());
         let log = Arc::new(if name.is_ephemeral() { log.in_memory_only() } else { log });
         if !name.is_ephemeral() {
             log.restore_retention(limits.retention, first_sequence);

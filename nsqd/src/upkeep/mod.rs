@@ -51,7 +51,7 @@ const AGE_TICKS: u32 = 15;
 const RETAIN_TICKS: u32 = 5;
 
 /// After this many intervals, the files are checked.
-const LOOK_TICKS: u32 = 5;
+const PRESENCE_TICKS: u32 = 5;
 /// After this many intervals, on a full disk, messages are moved out of a journal file.
 const SQUEEZE_TICKS: u32 = 25;
 /// After this many intervals, the journal is shrunk if at most [`QUIET_BYTES`] were written to it meanwhile.
@@ -63,7 +63,7 @@ const SMALL_ENOUGH: u64 = 4;
 /// The work that is due.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Work {
-    look: bool,
+    check_presence: bool,
     squeeze: bool,
     shrink: bool,
     /// Topics or channels changed, and there is no journal that records it.
@@ -76,19 +76,19 @@ struct Work {
 
 impl Work {
     /// Such work does not show whether a failed part works again.
-    fn is_only_looking(self) -> bool {
-        self == Work { look: true, ..Work::default() }
+    fn only_checks_presence(self) -> bool {
+        self == Work { check_presence: true, ..Work::default() }
     }
 
     /// Returns the number of intervals until the next check of segments.
     fn execute(self, registry: &Registry, presence: &Mutex<Presence>) -> Result<u32, UpkeepError> {
-        if self.look {
-            presence.lock().look(registry);
+        if self.check_presence {
+            presence.lock().check(registry);
         }
         let done = self.work_off(registry);
-        if done.is_err() && !self.look {
+        if done.is_err() && !self.check_presence {
             // Stop publishes if the cause is a missing data directory.
-            presence.lock().look(registry);
+            presence.lock().check(registry);
         }
         done
     }
@@ -171,7 +171,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
         }
         let journal_fails = || engine.journal.as_ref().is_some_and(|journal| journal.failure().is_some());
         let work = Work {
-            look: ticked > 0 && ticks.is_multiple_of(LOOK_TICKS),
+            check_presence: ticked > 0 && ticks.is_multiple_of(PRESENCE_TICKS),
             squeeze: ticked > 0 && ticks.is_multiple_of(SQUEEZE_TICKS) && journal_fails(),
             shrink: ticked > 0 && ticks.is_multiple_of(QUIET_TICKS) && quiet.has_come(&engine),
             checkpoint: failed.checkpoint
@@ -201,7 +201,7 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
             .await
             .and_then(|done| done)
         {
-            Ok(_) if work.is_only_looking() => {}
+            Ok(_) if work.only_checks_presence() => {}
             Ok(ticks) => {
                 if work.clean {
                     ticks_until_clean = ticks;
@@ -242,7 +242,7 @@ mod tests {
     fn cleaning_takes_a_limited_share_of_the_time() {
         let ms = Duration::from_millis;
         assert_eq!(ticks_until_clean(ms(1), false), CLEAN_TICKS);
-        assert_eq!(ticks_until_clean(ms(400), false), 100, "20 s after a look of 0.4 s");
+        assert_eq!(ticks_until_clean(ms(400), false), 100, "20 s after a check of 0.4 s");
         assert_eq!(ticks_until_clean(ms(1), true), 1);
         assert_eq!(ticks_until_clean(ms(1000), true), 20);
     }

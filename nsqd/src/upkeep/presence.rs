@@ -16,7 +16,7 @@ use crate::storage::journal::Journal;
 use crate::topic::registry::Registry;
 
 /// Maximum number of topics checked per call.
-const TOPICS_PER_LOOK: usize = 200;
+const TOPICS_PER_CHECK: usize = 200;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -31,10 +31,10 @@ pub struct Presence {
 
 impl Presence {
     /// Checks everything once, but the segments of only some topics. Blocks.
-    pub fn look(&mut self, registry: &Registry) {
+    pub fn check(&mut self, registry: &Registry) {
         let engine = registry.engine();
         let home = engine.home.check().map_err(|error| error.to_string());
-        engine.set_homeless(home.is_err());
+        engine.set_data_dir_missing(home.is_err());
         // The journal itself notices when it cannot be written.
         let journal = engine.journal.as_ref().filter(|journal| journal.check().is_ok());
         let writable = home.and_then(|()| check_writable(engine));
@@ -44,16 +44,16 @@ impl Presence {
         }
         engine.set_works(Part::DataDir);
         let mut causes = Vec::new();
-        causes.extend(journal.and_then(|journal| self.look_at_journal(registry, journal)));
-        causes.extend(self.look_at_checkpoint(registry));
-        causes.extend(self.look_at_segments(registry));
+        causes.extend(journal.and_then(|journal| self.check_journal(registry, journal)));
+        causes.extend(self.check_checkpoint(registry));
+        causes.extend(self.check_segments(registry));
         match causes.first() {
             None => engine.set_works(Part::Files),
             Some(cause) => engine.set_failed(Part::Files, cause),
         }
     }
 
-    fn look_at_journal(&mut self, registry: &Registry, journal: &Arc<Journal>) -> Option<String> {
+    fn check_journal(&mut self, registry: &Registry, journal: &Arc<Journal>) -> Option<String> {
         let lost = journal.lost_files();
         if lost.is_empty() {
             self.lost_journal_files.clear();
@@ -80,7 +80,7 @@ impl Presence {
         }
     }
 
-    fn look_at_checkpoint(&mut self, registry: &Registry) -> Option<String> {
+    fn check_checkpoint(&mut self, registry: &Registry) -> Option<String> {
         let engine = registry.engine();
         let path = engine.data_dir.checkpoint_path();
         let format = engine.data_dir.format_path();
@@ -108,12 +108,12 @@ impl Presence {
         write_checkpoint(registry, false).err().map(|error| error.to_string())
     }
 
-    fn look_at_segments(&mut self, registry: &Registry) -> Option<String> {
+    fn check_segments(&mut self, registry: &Registry) -> Option<String> {
         let topics = registry.all_unsorted();
         let first = if self.next_topic < topics.len() { self.next_topic } else { 0 };
-        self.next_topic = first + TOPICS_PER_LOOK;
+        self.next_topic = first + TOPICS_PER_CHECK;
         let mut failure = None;
-        for topic in topics.iter().skip(first).take(TOPICS_PER_LOOK) {
+        for topic in topics.iter().skip(first).take(TOPICS_PER_CHECK) {
             let dir = registry.engine().data_dir.topic_dir(topic.number());
             let (name, dir) = (topic.name(), dir.display());
             match topic.log().replace_gone_files() {

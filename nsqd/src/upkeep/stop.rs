@@ -31,7 +31,7 @@ pub fn at_end(registry: &Registry) -> Result<(), StopError> {
 }
 
 fn use_new_data_dir(engine: &Engine) -> Result<(), NewDirectoryError> {
-    engine.home.settle_anew()?;
+    engine.home.replace_missing_dir()?;
     engine.data_dir.prepare(&*engine.storage)?;
     // Data stored below must not look older than a missing journal file.
     if let Some(journal) = &engine.journal {

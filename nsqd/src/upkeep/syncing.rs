@@ -15,7 +15,7 @@ use crate::storage::measured::FileKind;
 
 /// How often to check for work, and the minimum time between syncs. Continuous syncs would delay reads and writes of
 /// the disk.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// When to sync written data.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +52,7 @@ impl Syncing {
         // Zero, so that what the start itself wrote is synced, too.
         let mut synced = Seen::default();
         let mut dirty_since = None;
-        let mut ticks = clock::ticks(LOOK_INTERVAL);
+        let mut ticks = clock::ticks(CHECK_INTERVAL);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}

@@ -8,7 +8,7 @@ use bolero::{TypeGenerator, check};
 use nsq_fuzz::edit::Input;
 use nsq_fuzz::memory_storage::MemoryStorage;
 use nsq_fuzz::{RUN_TIME, frames};
-use nsqd::storage::journal::{Journal, JournalOptions, JournalReport, Lsn, file_name};
+use nsqd::storage::journal::{DamagedRange, Journal, JournalOptions, JournalReport, Lsn, file_name};
 use nsqd::storage::record::Record;
 use nsqd::storage::{Durability, Storage};
 
@@ -104,7 +104,7 @@ fn check_damaged(original: &MemoryStorage, records: &Read, damage: &Damage) {
     // After several changes, one report may stand for all: what the first file lost may have said what the next one holds.
     let is_one_place = matches!(damage.changes[..], [] | [Change::Bytes(..) | Change::Delete(_)]);
     let is_reported = |at: &Lsn| {
-        let covers = |damage: &nsqd::storage::journal::Damage| {
+        let covers = |damage: &DamagedRange| {
             at.file_number() == damage.lsn.file_number()
                 && (damage.lsn.offset()..damage.lsn.offset() + damage.bytes).contains(&at.offset())
         };

@@ -16,10 +16,10 @@ use crate::exit_status::{ExitStatus, Failure};
 use crate::security::Security;
 
 /// Maximum time to connect, and to wait for any answer that nsqd owes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const MAX_SILENCE: Duration = Duration::from_secs(30);
 
 /// How often a thread without input checks whether it should stop.
-pub const LOOK_UP: Duration = Duration::from_millis(50);
+pub const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Size of the read buffer: a thousand small messages, so that they share one read and one write of FINs.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -48,9 +48,9 @@ impl Connection {
     /// Connects without sending anything.
     pub fn open(address: &Address) -> Result<Self, Failure> {
         let open = || {
-            let stream = address.connect(PATIENCE)?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            let stream = address.connect(MAX_SILENCE)?;
+            stream.set_write_timeout(Some(MAX_SILENCE))?;
+            stream.set_read_timeout(Some(MAX_SILENCE))?;
             Ok(stream)
         };
         let unreachable =
@@ -126,7 +126,7 @@ impl Connection {
 
     fn lost(&self, error: &io::Error) -> Failure {
         if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
-            return self.failed(format_args!("it accepted no bytes for {} s", PATIENCE.as_secs()));
+            return self.failed(format_args!("it accepted no bytes for {} s", MAX_SILENCE.as_secs()));
         }
         self.failed(error)
     }
@@ -256,7 +256,7 @@ impl Connection {
                     _ => return Err(self.failed(String::from_utf8_lossy(&data))),
                 }
             } else if self.receive()? == Received::Nothing {
-                return Err(self.failed(format_args!("no answer for {} s", PATIENCE.as_secs())));
+                return Err(self.failed(format_args!("no answer for {} s", MAX_SILENCE.as_secs())));
             }
         }
     }

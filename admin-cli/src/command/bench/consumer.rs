@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use nsq_protocol::{ChannelName, Command};
 
-use super::connection::{Connection, Heartbeats, LOOK_UP, Received};
+use super::connection::{CHECK_INTERVAL, Connection, Heartbeats, Received};
 use super::frames::{self, Tally};
 use super::phase::Run;
 use super::plan::{Consume, Plan};
@@ -26,7 +26,7 @@ impl Consumer {
         let (mut connection, identity) =
             Connection::identified(&plan.tcp, Heartbeats::Default, &plan.security)?;
         connection.subscribe(&plan.topic, channel)?;
-        connection.set_read_timeout(LOOK_UP)?;
+        connection.set_read_timeout(CHECK_INTERVAL)?;
         let rdy = identity.max_rdy_count.map_or(consume.rdy, |max| consume.rdy.min(max));
         Ok(Consumer { connection, rdy, requeue: consume.requeue })
     }

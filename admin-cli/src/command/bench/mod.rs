@@ -9,7 +9,8 @@
 //! - `flags`, `plan`: the flags, and the validated plan
 //! - `throughput`, `latency`: the modes
 //! - `phase`, `counters`: threads that start together, are watched, and stop
-//! - `crew` and its `publisher`s, `open_loop`, `consumer`: the work of the threads; `pace`: when a message is due
+//! - `publisher_group` and its `publisher`s, `open_loop`, `consumer`: the work of the threads
+//! - `pace`: when a message is due
 //! - `address`, `connection`, `link`, `load`, `frames`, `http`: bytes on sockets
 //! - `node`, `server`: the measured nsqd, and its process as the kernel reports it
 //! - `latencies`, `progress`, `report`, `report_table`: the figures and their output
@@ -24,7 +25,7 @@ mod counters;
 mod phase;
 
 mod consumer;
-mod crew;
+mod publisher_group;
 mod open_loop;
 mod pace;
 mod publisher;

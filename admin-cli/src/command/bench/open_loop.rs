@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nsq_protocol::Command;
 
-use super::connection::{Connection, LOOK_UP, PATIENCE, Received};
+use super::connection::{CHECK_INTERVAL, Connection, MAX_SILENCE, Received};
 use super::frames::{self, Tally};
 use super::latencies::{Recorder, put_stamp};
 use super::link::WriteLink;
@@ -87,7 +87,7 @@ impl Stream {
         run: &Run<'_>,
         acknowledged: &mut Recorder<'_>,
     ) -> Result<(), Failure> {
-        reader.set_read_timeout(LOOK_UP)?;
+        reader.set_read_timeout(CHECK_INTERVAL)?;
         let mut answered = 0;
         let mut writer_done: Option<Instant> = None;
         loop {
@@ -95,7 +95,7 @@ impl Stream {
             if answered >= total {
                 return Ok(());
             }
-            if total < u64::MAX && writer_done.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            if total < u64::MAX && writer_done.get_or_insert_with(Instant::now).elapsed() > MAX_SILENCE {
                 let missing = total - answered;
                 return Err(reader.failed(format_args!("{missing} messages were not acknowledged")));
             }

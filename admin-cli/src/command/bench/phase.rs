@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use super::connection::{LOOK_UP, PATIENCE};
+use super::connection::{CHECK_INTERVAL, MAX_SILENCE};
 use super::counters::{Clock, Counter, Flow};
 use super::progress::Progress;
 use super::server::{Server, Usage, own_cpu, sleep_precisely, thread_cpu};
@@ -38,7 +38,7 @@ impl Run<'_> {
             if left == 0 || self.should_stop() {
                 return;
             }
-            std::thread::sleep(Duration::from_nanos(left).min(LOOK_UP));
+            std::thread::sleep(Duration::from_nanos(left).min(CHECK_INTERVAL));
         }
     }
 }
@@ -237,8 +237,8 @@ impl Watch<'_> {
                 return Ok(peak_bytes);
             }
             let waits_for_messages = matches!(self.target, Target::Extent { duration: Some(_), .. });
-            if last_change.elapsed() > PATIENCE && !self.publishing.is_running() && !waits_for_messages {
-                let (got, seconds) = (delivered.messages, PATIENCE.as_secs());
+            if last_change.elapsed() > MAX_SILENCE && !self.publishing.is_running() && !waits_for_messages {
+                let (got, seconds) = (delivered.messages, MAX_SILENCE.as_secs());
                 return Err(Failure::failed(format_args!(
                     "no message for {seconds} s, after {got} messages"
                 )));

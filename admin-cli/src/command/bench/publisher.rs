@@ -1,10 +1,10 @@
 //! A publishing connection: keeps a window of commands in flight, and counts the answers. It never waits; its caller
-//! (`super::crew`) does.
+//! (`super::publisher_group`) does.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use super::connection::{Connection, Heartbeats, PATIENCE, Received};
+use super::connection::{Connection, Heartbeats, MAX_SILENCE, Received};
 use super::frames::{self, Tally};
 use super::http;
 use super::load::Load;
@@ -122,8 +122,8 @@ impl Publisher {
 
     /// Fails if an answer is overdue.
     pub fn check(&self) -> Result<(), Failure> {
-        if self.sent > self.answered && self.last_answer.elapsed() > PATIENCE {
-            return Err(self.connection.failed(format_args!("no OK for {} s", PATIENCE.as_secs())));
+        if self.sent > self.answered && self.last_answer.elapsed() > MAX_SILENCE {
+            return Err(self.connection.failed(format_args!("no OK for {} s", MAX_SILENCE.as_secs())));
         }
         Ok(())
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::consumer::Consumer;
 use super::counters::Clock;
-use super::crew::Crew;
 use super::node::Node;
 use super::phase::{Phase, Target, Work};
 use super::plan::{Mode, Plan, Publish};
 use super::progress::Progress;
 use super::publisher::Publisher;
+use super::publisher_group::PublisherGroup;
 use super::report::Report;
 use crate::exit_status::{ExitStatus, Failure};
 
@@ -82,8 +82,9 @@ fn publishers<'a>(
     let threads = (cores / 2).clamp(1, publish.connections);
     let mut works: Vec<Work<'a>> = Vec::new();
     for index in (0..threads).rev() {
-        let crew = Crew::new(publishers.split_off(publish.connections * index / threads), duration);
-        works.push(Box::new(move |run| crew.run(run)));
+        let group =
+            PublisherGroup::new(publishers.split_off(publish.connections * index / threads), duration);
+        works.push(Box::new(move |run| group.run(run)));
     }
     Ok(works)
 }

@@ -206,7 +206,7 @@ pub struct QueueReport {
 /// Prints the contents of the directory.
 pub fn run(output: Output, flags: &InspectFlags) -> Result<ExitStatus, Failure> {
     let directory = Directory::open(&flags.directory)?;
-    let report = look(&directory, &flags.topics)?;
+    let report = inspect(&directory, &flags.topics)?;
     directory.check_unchanged()?;
     for name in &flags.topics {
         let ours = report.ours.iter().flat_map(|ours| &ours.topics).map(|topic| &topic.topic_name);
@@ -226,18 +226,18 @@ pub fn run(output: Output, flags: &InspectFlags) -> Result<ExitStatus, Failure> 
     Ok(ExitStatus::Done)
 }
 
-fn look(directory: &Directory, topics: &[String]) -> Result<Report, Failure> {
+fn inspect(directory: &Directory, topics: &[String]) -> Result<Report, Failure> {
     let mut warnings = Vec::new();
     // If a takeover is due, nothing in this nsqd's files counts.
     let ours = match directory.is_ours && !directory.takeover_is_due {
-        true => Some(look_at_ours(directory, topics, &mut warnings)?),
+        true => Some(inspect_ours(directory, topics, &mut warnings)?),
         false => None,
     };
-    let nsq = directory.has_nsq.then(|| look_at_nsq(directory, topics)).transpose()?;
+    let nsq = directory.has_nsq.then(|| inspect_nsq(directory, topics)).transpose()?;
     Ok(Report { path: directory.path().display().to_string(), ours, nsq, warnings })
 }
 
-fn look_at_ours(
+fn inspect_ours(
     directory: &Directory,
     topics: &[String],
     warnings: &mut Vec<String>,
@@ -264,7 +264,7 @@ fn look_at_ours(
     let mut reports = Vec::new();
     for stats in stats.topics.into_iter().flatten().filter(|stats| wanted(&stats.topic_name)) {
         let Some(topic) = registry.get(&stats.topic_name) else { continue };
-        let segments = look_at_segments(&view, topic.number())?;
+        let segments = inspect_segments(&view, topic.number())?;
         reports.push(topic_report(stats, &topic.save(clocks), segments, clocks.wall_ns));
     }
     let format_version = format_version(&view, warnings);
@@ -365,7 +365,7 @@ fn damaged_files(view: &View) -> Result<Vec<String>, Failure> {
     Ok(found)
 }
 
-fn look_at_segments(view: &View, topic: TopicNumber) -> Result<Segments, Failure> {
+fn inspect_segments(view: &View, topic: TopicNumber) -> Result<Segments, Failure> {
     let dir = view.data_dir.topic_dir(topic);
     let limits = recovered::limits();
     let (store, mut blocks, _) = SegmentStore::open(view.storage.clone(), dir, limits.max_bytes_per_file)
@@ -391,12 +391,12 @@ fn timestamp(block: &BlockRef, index: usize) -> Option<String> {
     Some(rfc3339(view.timestamp_ns))
 }
 
-fn look_at_nsq(directory: &Directory, topics: &[String]) -> Result<Nsq, Failure> {
+fn inspect_nsq(directory: &Directory, topics: &[String]) -> Result<Nsq, Failure> {
     let files = NsqFiles::find(directory)?;
     let wanted = |queue: &&Queue| topics.is_empty() || topics.contains(&queue.topic);
     let mut queues = Vec::new();
     for queue in files.queues.iter().filter(wanted) {
-        queues.push(look_at_queue(directory, &files, queue)?);
+        queues.push(inspect_queue(directory, &files, queue)?);
     }
     Ok(Nsq {
         takeover_is_due: directory.takeover_is_due,
@@ -405,7 +405,7 @@ fn look_at_nsq(directory: &Directory, topics: &[String]) -> Result<Nsq, Failure>
     })
 }
 
-fn look_at_queue(directory: &Directory, files: &NsqFiles, queue: &Queue) -> Result<QueueReport, Failure> {
+fn inspect_queue(directory: &Directory, files: &NsqFiles, queue: &Queue) -> Result<QueueReport, Failure> {
     let (mut message_count, mut damage_count) = (0, 0);
     let mut times: Option<(i64, i64)> = None;
     files.read(directory, queue, false, |piece| {

@@ -81,7 +81,7 @@ impl NsqFiles {
         }
         let mut queues = Vec::new();
         for (name, found) in found {
-            queues.push(Queue::look(&view, directory, name, &found, &listed).map_err(failed)?);
+            queues.push(Queue::inspect(&view, directory, name, &found, &listed).map_err(failed)?);
         }
         Ok(NsqFiles { view, metadata, queues })
     }
@@ -126,7 +126,7 @@ impl NsqFiles {
 }
 
 impl Queue {
-    fn look(
+    fn inspect(
         view: &View,
         directory: &Directory,
         name: String,

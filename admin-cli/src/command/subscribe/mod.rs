@@ -12,7 +12,7 @@ use nsq_daemon::shutdown::StopSignals;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::Context;
-use super::history::{PLACES, parse_place};
+use super::retention::{PLACES, parse_place};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::{ChannelArgument, Object};
 use crate::sources::{self, Purpose, start_failure};

@@ -27,7 +27,7 @@ fn topic_matches(
     same("paused", model.paused, observed.paused)?;
     same("message_count", model.message_count, observed.message_count)?;
     same("retention", model.retention, observed.retention)?;
-    history_matches(model, newest, observed).map_err(|error| format!("history: {error}"))?;
+    retained_matches(model, newest, observed).map_err(|error| format!("retained messages: {error}"))?;
     same("difference of held messages between channels", false, observed.held_differs)?;
     about("depth", model.held.len() as u64, model.gone_count, observed.depth)?;
     let is_needed = |body: Body| newest.is_some_and(|newest| newest.knows(body));
@@ -42,16 +42,16 @@ fn topic_matches(
 }
 
 /// A new channel gets all retained messages, and only published ones.
-fn history_matches(
+fn retained_matches(
     model: &TopicModel,
     newest: Option<&TopicModel>,
     observed: &ObservedTopic,
 ) -> Result<(), String> {
     let all = model.published.iter().map(|(&body, message)| (body, message.handed_out_again()));
     let all: BTreeMap<Body, MessageModel> = all.collect();
-    let is_kept = |body: Body| model.keeps(body) && newest.is_some_and(|newest| newest.keeps(body));
-    same_messages(&all, is_kept, &observed.history)?;
-    in_order(&all, &observed.history)
+    let is_retained = |body: Body| model.retains(body) && newest.is_some_and(|newest| newest.retains(body));
+    same_messages(&all, is_retained, &observed.retained)?;
+    in_order(&all, &observed.retained)
 }
 
 fn channel_matches(
@@ -159,10 +159,10 @@ fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) ->
     if !known.iter().any(|topic| topic.retention == observed.retention) {
         return Err(format!("retention is {:?}", observed.retention));
     }
-    let history = once(&observed.history)?;
+    let retained = once(&observed.retained)?;
     let was_published = |body: &Body| known.iter().any(|topic| topic.published.contains_key(body));
-    if let Some(strange) = history.iter().find(|body| !was_published(body)) {
-        return Err(format!("message {strange} is in the history"));
+    if let Some(strange) = retained.iter().find(|body| !was_published(body)) {
+        return Err(format!("message {strange} is delivered as retained"));
     }
     if observed.held_differs {
         return Err("channels got different messages that were held back".to_owned());
@@ -180,8 +180,8 @@ fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) ->
         return Ok(());
     }
     let mut published = known[0].published.keys().copied();
-    let is_kept = |body| known.iter().all(|topic| topic.keeps(body));
-    if let Some(missing) = published.find(|&body| is_kept(body) && !history.contains(&body)) {
+    let is_retained = |body| known.iter().all(|topic| topic.retains(body));
+    if let Some(missing) = published.find(|&body| is_retained(body) && !retained.contains(&body)) {
         return Err(format!("retained message {missing} is missing"));
     }
     all_found("channel", known.iter().map(|topic| &topic.channels), &observed.channels)?;
@@ -247,8 +247,8 @@ impl TopicModel {
             || self.channels.values().any(|channel| channel.messages.contains_key(&body))
     }
 
-    fn keeps(&self, body: Body) -> bool {
-        self.published.get(&body).is_some_and(|message| message.kept)
+    fn retains(&self, body: Body) -> bool {
+        self.published.get(&body).is_some_and(|message| message.retained)
     }
 }
 

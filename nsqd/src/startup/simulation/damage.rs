@@ -149,14 +149,14 @@ fn run(seed: u64) -> Result<(), String> {
         for rot in rots(&mut random, len) {
             let mut disk = intact.clone();
             rot.apply(&mut disk, path)?;
-            look(&world, (&expected, &paths), disk, path, rot, &runtime)
+            check_damaged(&world, (&expected, &paths), disk, path, rot, &runtime)
                 .map_err(|error| format!("{}, {rot:?}: {error}", path.display()))?;
         }
     }
     Ok(())
 }
 
-fn look(
+fn check_damaged(
     world: &World<'_>,
     (expected, expected_paths): (&Observed, &[PathBuf]),
     disk: Disk,

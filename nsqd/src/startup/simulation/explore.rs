@@ -194,7 +194,7 @@ impl Explorer<'_> {
         };
         let image = self.damage(image)?;
         let durability = self.contract.durability;
-        self.look(life, image.clone(), changes, torn)
+        self.check_image(life, image.clone(), changes, torn)
             .map_err(|error| format!("{error}\nThe start logged:\n{}", observe::logged(&image, durability)))
     }
 
@@ -218,7 +218,7 @@ impl Explorer<'_> {
         Ok(image)
     }
 
-    fn look(&self, life: &Life, image: Disk, changes: usize, torn: bool) -> Result<(), String> {
+    fn check_image(&self, life: &Life, image: Disk, changes: usize, torn: bool) -> Result<(), String> {
         let observed = observe::observe(image, self.contract.durability, self.runtime)?;
         // A kill leaves no damage.
         if self.contract.crash == Crash::Kill

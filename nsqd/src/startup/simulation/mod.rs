@@ -10,7 +10,7 @@
 //!
 //! - [`steps`]: the steps, and their generation from a seed
 //! - [`model`]: the expected state
-//! - [`world`]: runs the steps; [`history`]: retention, and channels that start in the past
+//! - [`world`]: runs the steps; [`retention`]: retention, and channels that start in the past
 //! - [`meanwhile`]: steps during a checkpoint
 //! - [`observe`]: recovers a disk and reads everything in it
 //! - [`compare`]: compares the result with the model
@@ -27,7 +27,7 @@ mod crashes;
 mod damage;
 mod explore;
 mod faults;
-mod history;
+mod retention;
 mod meanwhile;
 mod model;
 mod observe;

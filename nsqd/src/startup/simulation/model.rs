@@ -38,7 +38,7 @@ pub struct PublishedModel {
     /// Published as deferred until then.
     pub due: Option<Due>,
     /// Whether retention keeps it. Otherwise, if it is not needed, it may or may not exist.
-    pub kept: bool,
+    pub retained: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -120,9 +120,9 @@ impl Model {
                 let came: BTreeSet<Body> = came.iter().map(|delivery| delivery.body).collect();
                 messages.retain(|body, _| came.contains(body));
             };
-            let history: BTreeSet<Body> = observed.history.iter().map(|delivery| delivery.body).collect();
+            let retained: BTreeSet<Body> = observed.retained.iter().map(|delivery| delivery.body).collect();
             for (body, message) in &mut topic.published {
-                message.kept &= history.contains(body);
+                message.retained &= retained.contains(body);
             }
             let before = topic.held.len();
             keep(&mut topic.held, &observed.held);
@@ -156,10 +156,10 @@ impl TopicModel {
     /// Publishes messages with sequence numbers from `first` on.
     pub fn publish(&mut self, bodies: &[Body], first: u64, due: Option<Due>) {
         self.message_count += bodies.len() as u64;
-        let kept = !self.retention.is_off();
+        let retained = !self.retention.is_off();
         let numbered = bodies.iter().copied().zip(first..);
         self.published
-            .extend(numbered.map(|(body, sequence)| (body, PublishedModel { sequence, due, kept })));
+            .extend(numbered.map(|(body, sequence)| (body, PublishedModel { sequence, due, retained })));
         let message = MessageModel { due, ..MessageModel::default() };
         self.held.extend(bodies.iter().map(|&body| (body, message)));
         self.release();

@@ -17,8 +17,8 @@ use crate::client_info::ClientInfo;
 use crate::clock;
 use crate::damage::{Finding, Severity};
 use crate::engine::EngineLimits;
+use crate::log::index::sequence_of;
 use crate::log::retention::Retention;
-use crate::log::tail::sequence_of;
 use crate::startup::{Recovered, RecoveryError, StartOptions, recover_and_report};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::FaultyStorage;
@@ -26,8 +26,8 @@ use crate::storage::faulty::disk::Disk;
 use crate::storage::journal::JournalTiming;
 use crate::storage::{Durability, Storage};
 use crate::timers::Expire;
-use crate::topic::Topic;
 use crate::topic::registry::Registry;
+use crate::topic::{Topic, TopicDepth};
 
 pub const DIR: &str = "/data";
 
@@ -119,7 +119,7 @@ pub struct ObservedTopic {
     /// Its retention limits.
     pub retention: Retention,
     /// What a new channel that starts at the oldest message gets; empty without retention.
-    pub history: Vec<Delivery>,
+    pub retained: Vec<Delivery>,
 }
 
 #[derive(Debug, Default)]
@@ -175,7 +175,7 @@ fn observe_all(
 }
 
 fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic, String> {
-    let (depth, _, paused) = topic.depth();
+    let TopicDepth { depth, paused, .. } = topic.depth();
     let mut observed = ObservedTopic {
         paused,
         depth,
@@ -187,7 +187,7 @@ fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic,
         observed.channels.insert(channel.name().to_string(), observe_channel(&channel)?);
     }
     topic.set_paused(false);
-    if observed.channels.is_empty() && topic.depth().0 > 0 {
+    if observed.channels.is_empty() && topic.depth().depth > 0 {
         let name = ChannelName::new("probe").map_err(|error| error.to_string())?;
         runtime.block_on(topic.get_or_create_channel(&name)).map_err(|error| error.to_string())?;
     }
@@ -200,9 +200,9 @@ fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic,
     }
     observed.held = held.unwrap_or_default();
     if topic.log().is_retaining() {
-        let name = ChannelName::new("history#ephemeral").map_err(|error| error.to_string())?;
+        let name = ChannelName::new("retained#ephemeral").map_err(|error| error.to_string())?;
         let made = runtime.block_on(topic.get_or_create_channel_at(&name, StartAt::Earliest));
-        observed.history = observe_channel(&made.map_err(|error| error.to_string())?)?.deliveries;
+        observed.retained = observe_channel(&made.map_err(|error| error.to_string())?)?.deliveries;
     }
     Ok(observed)
 }
@@ -250,7 +250,7 @@ pub fn subscribe(channel: &Channel) -> Result<ConsumerKey, String> {
     let info = Arc::new(ClientInfo::new("@".to_owned(), 0));
     let subscribed = channel.subscribe(info, 60_000_000_000, 0, 0);
     let (key, _) = subscribed.ok().flatten().ok_or("cannot subscribe")?;
-    channel.set_ready(key, 1 << 20);
+    channel.set_ready_count(key, 1 << 20);
     Ok(key)
 }
 

@@ -76,7 +76,7 @@ pub enum Step {
     /// Sets the retention of a topic. `acknowledged` says whether the step waits for the response.
     SetRetention {
         topic: u8,
-        kept: u8,
+        limits: u8,
         acknowledged: bool,
     },
     /// Drops retained messages that exceed their limits.
@@ -171,7 +171,7 @@ fn step(random: &mut SmallRng) -> Step {
         91..=93 => Step::Clean,
         94..=95 => Step::Stop,
         96..=99 => Step::Crash { back: random.random_range(0..4), torn: random.random() },
-        100..=101 => Step::SetRetention { topic, kept: random.random(), acknowledged },
+        100..=101 => Step::SetRetention { topic, limits: random.random(), acknowledged },
         102 => Step::Retain,
         103..=106 => Step::MoveChannel { channel, share, acknowledged },
         _ => Step::CreateChannelAt { topic, name: random.random(), share },

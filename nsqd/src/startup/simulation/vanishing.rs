@@ -34,10 +34,10 @@ fn remove(storage: &FaultyStorage, path: &Path, random: &mut SmallRng) {
 }
 
 /// The check that the daemon makes every second.
-fn look(world: &World<'_>, presence: &mut Presence) -> Result<(), String> {
+fn check_presence(world: &World<'_>, presence: &mut Presence) -> Result<(), String> {
     let registry = world.registry()?;
     for _ in 0..2 {
-        presence.look(registry);
+        presence.check(registry);
     }
     registry.engine().health().map_err(|cause| format!("unhealthy after a check: {cause}"))
 }
@@ -51,11 +51,11 @@ fn run(contract: Contract, seed: u64) -> Result<(), String> {
     for (index, &step) in steps(seed).iter().enumerate().filter(|(_, step)| is_acknowledged(step)) {
         let fail = |error: String| format!("step {index}, {step:?}: {error}");
         if index > 1 && random.random_bool(0.1) {
-            look(&world, &mut presence).map_err(fail)?;
+            check_presence(&world, &mut presence).map_err(fail)?;
             let Some(path) = victim(world.storage(), &mut random) else { continue };
             let fail = |error| format!("step {index}, without {}: {error}", path.display());
             remove(world.storage(), &path, &mut random);
-            look(&world, &mut presence).map_err(fail)?;
+            check_presence(&world, &mut presence).map_err(fail)?;
             check_crash(&world, contract, random.random_range(0..1000)).map_err(fail)?;
         }
         // The simulation never shrinks the journal by itself.
@@ -72,7 +72,7 @@ fn run(contract: Contract, seed: u64) -> Result<(), String> {
     } else {
         world.storage().move_away(dir, elsewhere);
     }
-    presence.look(world.registry()?);
+    presence.check(world.registry()?);
     if !world.publishes()? {
         return Err("accepts publishes without a data directory".into());
     }

@@ -369,7 +369,9 @@ impl<'r> World<'r> {
                 model.dropped.clear();
                 Ok(false)
             }
-            Step::SetRetention { topic, kept, acknowledged } => self.set_retention(topic, kept, acknowledged),
+            Step::SetRetention { topic, limits, acknowledged } => {
+                self.set_retention(topic, limits, acknowledged)
+            }
             Step::Retain => self.retain(),
             Step::MoveChannel { channel, share, acknowledged } => {
                 self.move_channel(channel, share, acknowledged)

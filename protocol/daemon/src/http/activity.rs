@@ -102,8 +102,8 @@ impl Activity {
         self.write_blocked.store(false, Relaxed);
     }
 
-    pub(super) fn look(&self) -> Look {
-        Look {
+    pub(super) fn snapshot(&self) -> ActivitySnapshot {
+        ActivitySnapshot {
             phase: self.phase(),
             requests: self.requests.load(Relaxed),
             bytes_read: self.bytes_read.load(Relaxed),
@@ -116,7 +116,7 @@ impl Activity {
 
 /// The record at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct ActivitySnapshot {
     phase: Phase,
     requests: u64,
     bytes_read: u64,
@@ -125,18 +125,18 @@ pub(super) struct Look {
     flush_blocked: bool,
 }
 
-impl Look {
+impl ActivitySnapshot {
     /// Whether a stopping server still waits for the connection. `before` is the previous record since the stop, if
     /// any. A handler may finish; a body or a response must make progress; the server waits for nothing else.
     pub(super) fn is_worth_waiting_for(&self, before: Option<&Self>) -> bool {
         let progresses = |count: fn(&Self) -> u64| before.is_none_or(|before| count(self) != count(before));
         if self.write_blocked || self.flush_blocked {
-            return progresses(|look| look.bytes_written);
+            return progresses(|snapshot| snapshot.bytes_written);
         }
         match self.phase {
             Phase::Idle | Phase::Head => false,
             Phase::Handler => true,
-            Phase::Body => progresses(|look| look.bytes_read),
+            Phase::Body => progresses(|snapshot| snapshot.bytes_read),
         }
     }
 
@@ -250,8 +250,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noted<S> {
 mod tests {
     use super::*;
 
-    fn look(phase: Phase) -> Look {
-        Look {
+    fn snapshot(phase: Phase) -> ActivitySnapshot {
+        ActivitySnapshot {
             phase,
             requests: 1,
             bytes_read: 10,
@@ -263,53 +263,54 @@ mod tests {
 
     #[test]
     fn idle_connections_and_slow_handlers_do_not_stall() {
-        assert!(!look(Phase::Idle).stands_still_since(&look(Phase::Idle)));
-        assert!(!look(Phase::Handler).stands_still_since(&look(Phase::Handler)));
+        assert!(!snapshot(Phase::Idle).stands_still_since(&snapshot(Phase::Idle)));
+        assert!(!snapshot(Phase::Handler).stands_still_since(&snapshot(Phase::Handler)));
     }
 
     #[test]
     fn head_must_arrive_within_one_period() {
-        let before = look(Phase::Head);
-        assert!(Look { bytes_read: 11, ..before }.stands_still_since(&before));
-        assert!(!Look { requests: 2, ..before }.stands_still_since(&before));
-        assert!(!before.stands_still_since(&look(Phase::Idle)));
+        let before = snapshot(Phase::Head);
+        assert!(ActivitySnapshot { bytes_read: 11, ..before }.stands_still_since(&before));
+        assert!(!ActivitySnapshot { requests: 2, ..before }.stands_still_since(&before));
+        assert!(!before.stands_still_since(&snapshot(Phase::Idle)));
     }
 
     #[test]
     fn body_must_make_progress() {
-        let before = look(Phase::Body);
+        let before = snapshot(Phase::Body);
         assert!(before.stands_still_since(&before));
-        assert!(!Look { bytes_read: 11, ..before }.stands_still_since(&before));
-        assert!(!Look { requests: 2, ..before }.stands_still_since(&before));
+        assert!(!ActivitySnapshot { bytes_read: 11, ..before }.stands_still_since(&before));
+        assert!(!ActivitySnapshot { requests: 2, ..before }.stands_still_since(&before));
     }
 
     #[test]
     fn response_must_make_progress() {
-        let before = Look { write_blocked: true, ..look(Phase::Idle) };
+        let before = ActivitySnapshot { write_blocked: true, ..snapshot(Phase::Idle) };
         assert!(before.stands_still_since(&before));
-        assert!(!Look { bytes_written: 11, ..before }.stands_still_since(&before));
-        assert!(!Look { write_blocked: false, ..before }.stands_still_since(&before));
+        assert!(!ActivitySnapshot { bytes_written: 11, ..before }.stands_still_since(&before));
+        assert!(!ActivitySnapshot { write_blocked: false, ..before }.stands_still_since(&before));
     }
 
     #[test]
     fn stopping_server_waits_only_for_progress() {
         for phase in [Phase::Idle, Phase::Head] {
-            assert!(!look(phase).is_worth_waiting_for(None), "{phase:?}");
+            assert!(!snapshot(phase).is_worth_waiting_for(None), "{phase:?}");
         }
-        let handler = look(Phase::Handler);
+        let handler = snapshot(Phase::Handler);
         assert!(handler.is_worth_waiting_for(Some(&handler)));
-        let body = look(Phase::Body);
+        let body = snapshot(Phase::Body);
         assert!(body.is_worth_waiting_for(None));
         assert!(!body.is_worth_waiting_for(Some(&body)));
-        assert!(Look { bytes_read: 11, ..body }.is_worth_waiting_for(Some(&body)));
+        assert!(ActivitySnapshot { bytes_read: 11, ..body }.is_worth_waiting_for(Some(&body)));
         for phase in [Phase::Idle, Phase::Handler] {
-            for blocked in
-                [Look { write_blocked: true, ..look(phase) }, Look { flush_blocked: true, ..look(phase) }]
-            {
+            for blocked in [
+                ActivitySnapshot { write_blocked: true, ..snapshot(phase) },
+                ActivitySnapshot { flush_blocked: true, ..snapshot(phase) },
+            ] {
                 assert!(blocked.is_worth_waiting_for(None), "{phase:?}");
                 assert!(!blocked.is_worth_waiting_for(Some(&blocked)), "{phase:?}");
                 assert!(
-                    Look { bytes_written: 11, ..blocked }.is_worth_waiting_for(Some(&blocked)),
+                    ActivitySnapshot { bytes_written: 11, ..blocked }.is_worth_waiting_for(Some(&blocked)),
                     "{phase:?}"
                 );
             }
@@ -324,7 +325,7 @@ mod tests {
         assert_eq!(activity.phase(), Phase::Head);
         assert_eq!(activity.request_began(), 1);
         activity.read(5);
-        assert_eq!((activity.phase(), activity.look().bytes_read), (Phase::Handler, 10));
+        assert_eq!((activity.phase(), activity.snapshot().bytes_read), (Phase::Handler, 10));
         activity.enter(Phase::Idle);
         assert_eq!(activity.phase(), Phase::Idle);
     }

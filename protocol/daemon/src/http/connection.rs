@@ -25,7 +25,7 @@ use crate::go_duration;
 use crate::listen::Remote;
 use crate::log::{Field, Level};
 use crate::metrics::requests::NO_ENDPOINT;
-use crate::tls::Session;
+use crate::tls::TlsSession;
 
 /// How long a body or a response may stall while the server stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(250);
@@ -36,7 +36,7 @@ struct Connection<S> {
     shared: Arc<Shared<S>>,
     activity: Arc<Activity>,
     remote: Remote,
-    tls: Option<Arc<Session>>,
+    tls: Option<Arc<TlsSession>>,
 }
 
 /// Serves a connection until the client closes it, it stalls, or the server stops and the current request is answered.
@@ -44,7 +44,7 @@ pub(super) async fn drive<S: Service, IO>(
     shared: Arc<Shared<S>>,
     stream: IO,
     remote: Remote,
-    tls: Option<Session>,
+    tls: Option<TlsSession>,
     shutdown: CancellationToken,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -65,7 +65,7 @@ pub(super) async fn drive<S: Service, IO>(
 
     let mut period = tokio::time::interval(shared.stall_timeout);
     period.tick().await;
-    let mut before = activity.look();
+    let mut before = activity.snapshot();
     loop {
         tokio::select! {
             biased;
@@ -73,7 +73,7 @@ pub(super) async fn drive<S: Service, IO>(
             _ = hyper.as_mut() => return,
             _ = shutdown.cancelled() => break,
             _ = period.tick() => {
-                let now = activity.look();
+                let now = activity.snapshot();
                 if now.stands_still_since(&before) {
                     return;
                 }
@@ -95,7 +95,7 @@ async fn drain(mut hyper: Pin<&mut impl Future>, activity: &Activity) {
             biased;
             _ = hyper.as_mut() => return,
             _ = period.tick() => {
-                let now = activity.look();
+                let now = activity.snapshot();
                 if !now.is_worth_waiting_for(before.as_ref()) {
                     return;
                 }

@@ -10,7 +10,7 @@ use hyper::body::{Body as _, Incoming};
 use super::activity::{Activity, Phase};
 use super::{Encoding, HttpError, InvalidQuery, Query};
 use crate::listen::Remote;
-use crate::tls::Session;
+use crate::tls::TlsSession;
 
 /// An unneeded body up to this size is read and discarded. After a longer one the connection closes.
 const MAX_DISCARDED_BYTES: usize = 8 << 20;
@@ -27,7 +27,7 @@ pub struct Request {
     /// The client.
     pub remote: Remote,
     /// Result of the TLS handshake; `None` without TLS.
-    pub tls: Option<Arc<Session>>,
+    pub tls: Option<Arc<TlsSession>>,
     /// Last part of a path such as `/config/:opt`; `None` for other routes.
     pub parameter: Option<String>,
     /// How values in the response are encoded.
@@ -40,7 +40,7 @@ impl Request {
     pub(super) fn new(
         request: hyper::Request<Incoming>,
         remote: Remote,
-        tls: Option<Arc<Session>>,
+        tls: Option<Arc<TlsSession>>,
         activity: Arc<Activity>,
     ) -> Self {
         let (head, incoming) = request.into_parts();

@@ -16,7 +16,7 @@ use crate::listen::{Listener, Remote, Stream};
 use crate::log::Logger;
 use crate::open_files::Role;
 use crate::tls::stream::{HANDSHAKE_TIMEOUT, accept};
-use crate::tls::{ServerTls, Session};
+use crate::tls::{ServerTls, TlsSession};
 
 /// A longer head gets `431`.
 const MAX_HEAD_BYTES: usize = 1 << 20;
@@ -165,7 +165,7 @@ impl<S: Service> Server<S> {
         };
         match accepted {
             Ok(stream) => {
-                let session = Session::of(stream.get_ref().1);
+                let session = TlsSession::of(stream.get_ref().1);
                 self.serve_stream(stream, remote, Some(session), shutdown).await;
             }
             Err(why) => {
@@ -179,7 +179,7 @@ impl<S: Service> Server<S> {
         &self,
         stream: IO,
         remote: Remote,
-        tls: Option<Session>,
+        tls: Option<TlsSession>,
         shutdown: CancellationToken,
     ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

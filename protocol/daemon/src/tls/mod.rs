@@ -21,7 +21,7 @@ use rustls::sign::SingleCertAndKey;
 use tokio_util::sync::CancellationToken;
 
 pub use self::client_auth::ClientAuth;
-pub use self::stream::{HandshakeError, Session, TlsStream};
+pub use self::stream::{HandshakeError, TlsSession, TlsStream};
 use crate::log::Logger;
 use crate::watch::{Fingerprint, Watch};
 

@@ -119,7 +119,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
 
 /// The result of a handshake.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Session {
+pub struct TlsSession {
     /// `TLS1.2` or `TLS1.3`.
     pub version: &'static str,
     /// IANA name of the cipher suite.
@@ -130,7 +130,7 @@ pub struct Session {
     pub common_name: String,
 }
 
-impl Session {
+impl TlsSession {
     /// The session of a connection whose handshake is complete.
     pub fn of(connection: &ServerConnection) -> Self {
         let version = match connection.protocol_version() {
@@ -140,7 +140,7 @@ impl Session {
         };
         let suite = connection.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
         let certificate = connection.peer_certificates().and_then(<[_]>::first);
-        Session {
+        TlsSession {
             version,
             // rustls names the suites of TLS 1.3 slightly differently.
             cipher_suite: suite.unwrap_or_default().replace("TLS13_", "TLS_"),

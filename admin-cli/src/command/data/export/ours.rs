@@ -6,9 +6,9 @@ use nsq_protocol::{FRAME_HEADER_BYTES, MessageView};
 use nsqd::channel::saved::Clocks;
 use nsqd::clock;
 use nsqd::log::TopicLog;
+use nsqd::log::index::sequence_of;
 use nsqd::log::read_cache::ReadCache;
 use nsqd::log::reader::LogReader;
-use nsqd::log::tail::sequence_of;
 use nsqd::log::{Source, Supply};
 use nsqd::storage::TopicNumber;
 use nsqd::storage::record::Record;
@@ -143,7 +143,7 @@ pub(super) fn export_all(
             let paused = channel.inspect(|state, _| state.is_paused());
             export.sink.queue(&QueueName { topic: &name, channel: Some(channel.name().as_str()) }, paused)?;
         }
-        export.sink.queue(&queue, topic.depth().2)?;
+        export.sink.queue(&queue, topic.depth().paused)?;
         let dir = view.data_dir.topic_dir(topic.number());
         let opened = SegmentStore::open(view.storage.clone(), &dir, limits.max_bytes_per_file);
         let (_store, mut blocks, _) = opened

@@ -1,0 +1,136 @@
+//! Pure: retained messages in the index.
+
+use super::{Location, LogIndex, mark_start};
+use crate::log::Mark;
+use crate::log::chunk::Chunk;
+use crate::log::retention::{Piece, PiecePlace, gaps, merged};
+use crate::storage::segment::BlockRef;
+
+impl LogIndex {
+    /// Seals the open chunk if `closes` returns true for its first timestamp and its bytes.
+    pub fn seal_if(&mut self, closes: impl FnOnce(i64, u64) -> bool) {
+        if self.open.oldest_timestamp().is_some_and(|oldest| closes(oldest, self.open.len_bytes() as u64)) {
+            self.seal();
+        }
+    }
+
+    /// The chunks that are only in memory, in order.
+    pub fn pieces_in_memory(&self) -> Vec<Piece> {
+        let chunks = self.only_in_memory().filter(|chunk| !chunk.is_empty());
+        let piece = |chunk: &Chunk| Piece {
+            end_sequence: chunk.end_sequence(),
+            bytes: chunk.len_bytes() as u64,
+            place: PiecePlace::Memory(chunk.newest_timestamp().unwrap_or(i64::MIN)),
+        };
+        chunks.map(piece).collect()
+    }
+
+    fn only_in_memory(&self) -> impl Iterator<Item = &Chunk> {
+        let sealed = self.sealed.iter().filter(|sealed| !sealed.on_disk).map(|sealed| &*sealed.chunk);
+        sealed.chain(std::iter::once(&self.open))
+    }
+
+    /// The blocks of one segment file, in order.
+    pub fn blocks_of_file(&self, file_number: u64) -> Vec<BlockRef> {
+        self.blocks.iter().filter(|block| block.file_number() == file_number).cloned().collect()
+    }
+
+    /// All blocks, in order.
+    pub fn blocks(&self) -> Vec<BlockRef> {
+        self.blocks.iter().cloned().collect()
+    }
+
+    /// The oldest message in the log, or the next one if there is none.
+    pub fn first_present(&self) -> u64 {
+        self.oldest_block().into_iter().chain([self.memory_start()]).min().unwrap_or_default()
+    }
+
+    /// The ranges of `from..to` that are in the log, in order, including void ones.
+    fn present(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let blocks = self.blocks.since(from).map(|block| (block.first_sequence, block.end_sequence()));
+        let chunks = self.only_in_memory().map(|chunk| (chunk.first_sequence(), chunk.end_sequence()));
+        let cut = |(start, end): (u64, u64)| (start.max(from), end.min(to));
+        let ranges = blocks.take_while(|&(start, _)| start < to).chain(chunks);
+        merged(ranges.map(cut).filter(|(start, end)| start < end).collect())
+    }
+
+    /// The ranges of `from..to` without messages (missing or void), in order.
+    pub fn absent(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let gaps = gaps(from, to, self.present(from, to));
+        merged(gaps.into_iter().chain(self.void_between(from, to)).collect())
+    }
+
+    /// The oldest retained message, or the end of the log if there is none.
+    pub fn oldest_retained(&self) -> u64 {
+        let end = self.next_sequence();
+        let mut at = self.retained_marks.retained_from;
+        while at < end {
+            at = match self.locate(at) {
+                Location::Missing(next) => next.unwrap_or(end),
+                _ => match self.retained_marks.void_until(at) {
+                    Some(to) => to,
+                    None => return at,
+                },
+            };
+        }
+        end
+    }
+
+    /// Number of retained messages, and the bytes of the blocks and chunks that hold them.
+    pub fn retained(&self) -> (u64, u64) {
+        let (from, end) = (self.retained_marks.retained_from, self.next_sequence());
+        let absent: u64 = self.absent(from, end).iter().map(|(from, to)| to - from).sum();
+        let on_disk = self.blocks.iter().filter(|block| block.end_sequence() > from);
+        let in_memory = self.only_in_memory().filter(|chunk| chunk.end_sequence() > from);
+        let bytes = on_disk.map(|block| u64::from(block.bytes)).sum::<u64>()
+            + in_memory.map(|chunk| chunk.len_bytes() as u64).sum::<u64>();
+        (end.saturating_sub(from).saturating_sub(absent), bytes)
+    }
+
+    /// When a message was published, if it is in memory.
+    pub fn timestamp_in_memory(&self, sequence: u64) -> Option<i64> {
+        match self.locate(sequence) {
+            Location::Memory(chunk) => chunk.timestamp_of(sequence),
+            _ => None,
+        }
+    }
+
+    /// The first message in memory that was published at or after `time_ns`.
+    pub fn first_in_memory_since(&self, time_ns: i64) -> Option<u64> {
+        let chunks = self.sealed.iter().map(|sealed| &*sealed.chunk).chain(std::iter::once(&self.open));
+        let mut since =
+            chunks.filter(|chunk| chunk.newest_timestamp().is_some_and(|newest| newest >= time_ns));
+        since.next().and_then(|chunk| chunk.first_since(time_ns))
+    }
+
+    /// See [`super::super::TopicLog::marks_between`].
+    pub fn marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
+        if from >= to {
+            return Vec::new();
+        }
+        self.marks_from(from, to, self.absent(from, to))
+    }
+
+    /// Like [`LogIndex::marks_between`], but skips only void sequence numbers, not missing messages.
+    pub fn void_marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
+        self.marks_from(from, to, self.void_between(from, to).collect())
+    }
+
+    fn marks_from(&self, from: u64, to: u64, skipped: Vec<(u64, u64)>) -> Vec<Mark> {
+        let deferred = (self.retained_marks.deferred())
+            .map(|(start, end, due)| (start.max(from), end.min(to), due))
+            .filter(|(start, end, _)| start < end)
+            .filter(|&(start, end, _)| !skipped.iter().any(|&(from, to)| from < end && start < to))
+            .map(|(from, to, due)| Mark::Deferred { from, to, due })
+            .collect::<Vec<_>>();
+        let skipped = skipped.into_iter().map(|(from, to)| Mark::Skipped { from, to });
+        let mut marks: Vec<Mark> = skipped.chain(deferred).collect();
+        marks.sort_by_key(mark_start);
+        marks
+    }
+
+    fn void_between(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let cut = self.retained_marks.void().map(move |(start, end)| (start.max(from), end.min(to)));
+        cut.filter(|(start, end)| start < end)
+    }
+}

@@ -1,0 +1,551 @@
+//! The kinds of journal record, and their bytes. Pure.
+//!
+//! A record is a kind byte and the kind's fields, integers little-endian. The table of kinds
+//! is in `docs/DATA_FORMAT.md`; a kind's number and layout never change once released.
+
+use std::fmt;
+
+use super::{ChannelNumber, TopicNumber};
+
+/// One durable fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// A batch was published: `count` message frames, back to back, with consecutive sequence numbers.
+    Publish {
+        topic: TopicNumber,
+        first_sequence: u64,
+        count: u32,
+        /// The whole batch is deferred until then; wall clock, nanoseconds.
+        due_ns: Option<i64>,
+        frames: &'a [u8],
+    },
+    /// A channel finished these messages.
+    Finish { topic: TopicNumber, channel: ChannelNumber, runs: RunList<'a> },
+    /// A message was requeued until `due_ns` (wall clock; 0: at once). `attempts` counts its deliveries so far.
+    Requeue { topic: TopicNumber, channel: ChannelNumber, sequence: u64, attempts: u16, due_ns: i64 },
+    /// A topic was created; its first message will be `first_sequence`.
+    TopicCreated { topic: TopicNumber, name: &'a str, first_sequence: u64 },
+    /// A topic was deleted, with its messages and channels.
+    TopicDeleted { topic: TopicNumber },
+    /// A topic was paused or unpaused, or its release point stopped or started following its end.
+    TopicState {
+        topic: TopicNumber,
+        paused: bool,
+        /// The release point at that time.
+        released: u64,
+        releasing: bool,
+    },
+    /// The messages `from..to` were emptied or refused: their sequence numbers no longer exist.
+    TopicSkipped { topic: TopicNumber, from: u64, to: u64 },
+    /// A channel was created, with its read cursor at `cursor`.
+    ChannelCreated { topic: TopicNumber, channel: ChannelNumber, name: &'a str, cursor: u64 },
+    /// A channel was deleted.
+    ChannelDeleted { topic: TopicNumber, channel: ChannelNumber },
+    /// A channel was paused or unpaused.
+    ChannelPaused { topic: TopicNumber, channel: ChannelNumber, paused: bool },
+    /// A channel was emptied: it has finished everything before `up_to`.
+    ChannelEmptied { topic: TopicNumber, channel: ChannelNumber, up_to: u64 },
+    /// The retention of a topic's finished messages was set.
+    TopicRetention {
+        topic: TopicNumber,
+        /// Whether the topic has its own limits; otherwise the daemon's apply.
+        own: bool,
+        /// The topic's own limits: age in nanoseconds, and bytes. 0 for none.
+        for_ns: u64,
+        bytes: u64,
+        /// First sequence number that is retained.
+        from: u64,
+    },
+    /// A channel's read cursor was moved to `to`. Forward: all messages before `to` are finished. Back: all messages
+    /// from `to` on are handed out again.
+    ChannelMoved { topic: TopicNumber, channel: ChannelNumber, to: u64, forward: bool },
+}
+
+/// Kind bytes. 0 is never a kind, so zeros never look like a record.
+mod kind {
+    pub const PUBLISH: u8 = 1;
+    pub const PUBLISH_DEFERRED: u8 = 2;
+    pub const FINISH: u8 = 3;
+    pub const REQUEUE: u8 = 4;
+    pub const TOPIC_CREATED: u8 = 5;
+    pub const TOPIC_DELETED: u8 = 6;
+    pub const TOPIC_STATE: u8 = 7;
+    pub const TOPIC_SKIPPED: u8 = 8;
+    pub const CHANNEL_CREATED: u8 = 9;
+    pub const CHANNEL_DELETED: u8 = 10;
+    pub const CHANNEL_PAUSED: u8 = 11;
+    pub const CHANNEL_EMPTIED: u8 = 12;
+    pub const TOPIC_RETENTION: u8 = 13;
+    pub const CHANNEL_MOVED: u8 = 14;
+}
+
+/// Why bytes are not a record of a known kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    #[error("unknown record kind {0}")]
+    UnknownKind(u8),
+    /// Too short, too long, or a field with an impossible value.
+    #[error("malformed record")]
+    Malformed,
+}
+
+impl<'a> Record<'a> {
+    /// Appends the record's bytes to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Record::Publish { topic, first_sequence, count, due_ns, frames } => {
+                let mut head = [0; 25];
+                head[0] = if due_ns.is_some() { kind::PUBLISH_DEFERRED } else { kind::PUBLISH };
+                head[1..5].copy_from_slice(&topic.to_le_bytes());
+                head[5..13].copy_from_slice(&first_sequence.to_le_bytes());
+                head[13..17].copy_from_slice(&count.to_le_bytes());
+                head[17..25].copy_from_slice(&due_ns.unwrap_or(0).to_le_bytes());
+                out.extend_from_slice(if due_ns.is_some() { &head } else { &head[..17] });
+                out.extend_from_slice(frames);
+            }
+            Record::Finish { topic, channel, runs } => {
+                put_channel(out, kind::FINISH, topic, channel);
+                runs.encode(out);
+            }
+            Record::Requeue { topic, channel, sequence, attempts, due_ns } => {
+                put_channel(out, kind::REQUEUE, topic, channel);
+                out.extend_from_slice(&sequence.to_le_bytes());
+                out.extend_from_slice(&attempts.to_le_bytes());
+                out.extend_from_slice(&due_ns.to_le_bytes());
+            }
+            Record::TopicCreated { topic, name, first_sequence } => {
+                put_topic(out, kind::TOPIC_CREATED, topic);
+                out.extend_from_slice(&first_sequence.to_le_bytes());
+                out.extend_from_slice(name.as_bytes());
+            }
+            Record::TopicDeleted { topic } => put_topic(out, kind::TOPIC_DELETED, topic),
+            Record::TopicState { topic, paused, released, releasing } => {
+                put_topic(out, kind::TOPIC_STATE, topic);
+                out.push(u8::from(paused));
+                out.extend_from_slice(&released.to_le_bytes());
+                out.push(u8::from(releasing));
+            }
+            Record::TopicSkipped { topic, from, to } => {
+                put_topic(out, kind::TOPIC_SKIPPED, topic);
+                out.extend_from_slice(&from.to_le_bytes());
+                out.extend_from_slice(&to.to_le_bytes());
+            }
+            Record::ChannelCreated { topic, channel, name, cursor } => {
+                put_channel(out, kind::CHANNEL_CREATED, topic, channel);
+                out.extend_from_slice(&cursor.to_le_bytes());
+                out.extend_from_slice(name.as_bytes());
+            }
+            Record::ChannelDeleted { topic, channel } => {
+                put_channel(out, kind::CHANNEL_DELETED, topic, channel);
+            }
+            Record::ChannelPaused { topic, channel, paused } => {
+                put_channel(out, kind::CHANNEL_PAUSED, topic, channel);
+                out.push(u8::from(paused));
+            }
+            Record::ChannelEmptied { topic, channel, up_to } => {
+                put_channel(out, kind::CHANNEL_EMPTIED, topic, channel);
+                out.extend_from_slice(&up_to.to_le_bytes());
+            }
+            Record::TopicRetention { topic, own, for_ns, bytes, from } => {
+                put_topic(out, kind::TOPIC_RETENTION, topic);
+                out.push(u8::from(own));
+                out.extend_from_slice(&for_ns.to_le_bytes());
+                out.extend_from_slice(&bytes.to_le_bytes());
+                out.extend_from_slice(&from.to_le_bytes());
+            }
+            Record::ChannelMoved { topic, channel, to, forward } => {
+                put_channel(out, kind::CHANNEL_MOVED, topic, channel);
+                out.extend_from_slice(&to.to_le_bytes());
+                out.push(u8::from(forward));
+            }
+        }
+    }
+
+    /// Decodes a record that fills all of `bytes`.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let (&kind, rest) = bytes.split_first().ok_or(RecordError::Malformed)?;
+        if !(kind::PUBLISH..=kind::CHANNEL_MOVED).contains(&kind) {
+            return Err(RecordError::UnknownKind(kind));
+        }
+        let mut fields = Fields(rest);
+        Self::decode_fields(kind, &mut fields).filter(|_| fields.0.is_empty()).ok_or(RecordError::Malformed)
+    }
+
+    fn decode_fields(kind: u8, fields: &mut Fields<'a>) -> Option<Self> {
+        let topic = fields.u32()?;
+        Some(match kind {
+            kind::PUBLISH | kind::PUBLISH_DEFERRED => {
+                let first_sequence = fields.u64()?;
+                let count = fields.u32()?;
+                first_sequence.checked_add(u64::from(count))?;
+                let due_ns = if kind == kind::PUBLISH { None } else { Some(fields.i64()?) };
+                Record::Publish { topic, first_sequence, count, due_ns, frames: fields.rest() }
+            }
+            kind::FINISH => {
+                let channel = fields.u32()?;
+                Record::Finish { topic, channel, runs: RunList::decode(fields.rest())? }
+            }
+            kind::REQUEUE => Record::Requeue {
+                topic,
+                channel: fields.u32()?,
+                sequence: fields.u64()?,
+                attempts: fields.u16()?,
+                due_ns: fields.i64()?,
+            },
+            kind::TOPIC_CREATED => {
+                let first_sequence = fields.u64()?;
+                Record::TopicCreated { topic, name: fields.text()?, first_sequence }
+            }
+            kind::TOPIC_DELETED => Record::TopicDeleted { topic },
+            kind::TOPIC_STATE => Record::TopicState {
+                topic,
+                paused: fields.bool()?,
+                released: fields.u64()?,
+                releasing: fields.bool()?,
+            },
+            kind::TOPIC_SKIPPED => Record::TopicSkipped { topic, from: fields.u64()?, to: fields.u64()? },
+            kind::CHANNEL_CREATED => {
+                let channel = fields.u32()?;
+                let cursor = fields.u64()?;
+                Record::ChannelCreated { topic, channel, name: fields.text()?, cursor }
+            }
+            kind::CHANNEL_DELETED => Record::ChannelDeleted { topic, channel: fields.u32()? },
+            kind::CHANNEL_PAUSED => {
+                Record::ChannelPaused { topic, channel: fields.u32()?, paused: fields.bool()? }
+            }
+            kind::CHANNEL_EMPTIED => {
+                Record::ChannelEmptied { topic, channel: fields.u32()?, up_to: fields.u64()? }
+            }
+            kind::TOPIC_RETENTION => Record::TopicRetention {
+                topic,
+                own: fields.bool()?,
+                for_ns: fields.u64()?,
+                bytes: fields.u64()?,
+                from: fields.u64()?,
+            },
+            kind::CHANNEL_MOVED => Record::ChannelMoved {
+                topic,
+                channel: fields.u32()?,
+                to: fields.u64()?,
+                forward: fields.bool()?,
+            },
+            _ => return None,
+        })
+    }
+}
+
+/// The topic and the last sequence number of an encoded record, if it publishes a batch.
+///
+/// The journal calls this for every record that it writes, so it avoids a full decode.
+pub(super) fn published(bytes: &[u8]) -> Option<(TopicNumber, u64)> {
+    let (&kind, rest) = bytes.split_first()?;
+    if kind != kind::PUBLISH && kind != kind::PUBLISH_DEFERRED {
+        return None;
+    }
+    let mut fields = Fields(rest);
+    let topic = fields.u32()?;
+    let first_sequence = fields.u64()?;
+    let count = fields.u32()?;
+    Some((topic, first_sequence.saturating_add(u64::from(count)).saturating_sub(1)))
+}
+
+fn put_topic(out: &mut Vec<u8>, kind: u8, topic: TopicNumber) {
+    out.push(kind);
+    out.extend_from_slice(&topic.to_le_bytes());
+}
+
+fn put_channel(out: &mut Vec<u8>, kind: u8, topic: TopicNumber, channel: ChannelNumber) {
+    put_topic(out, kind, topic);
+    out.extend_from_slice(&channel.to_le_bytes());
+}
+
+/// Runs of sequence numbers, as (first, length), in any order.
+///
+/// On disk each run is two varints: the distance from the end of the previous run (zigzag, since the
+/// order is free), and the length. A decoded list parses its bytes while it is iterated.
+#[derive(Clone, Copy)]
+pub struct RunList<'a>(RunListKind<'a>);
+
+#[derive(Clone, Copy)]
+enum RunListKind<'a> {
+    Plain(&'a [(u64, u64)]),
+    /// Already checked: every varint is whole and every sum stays within u64.
+    Coded(&'a [u8]),
+}
+
+impl<'a> From<&'a [(u64, u64)]> for RunList<'a> {
+    fn from(runs: &'a [(u64, u64)]) -> Self {
+        Self(RunListKind::Plain(runs))
+    }
+}
+
+impl<'a, const N: usize> From<&'a [(u64, u64); N]> for RunList<'a> {
+    fn from(runs: &'a [(u64, u64); N]) -> Self {
+        Self(RunListKind::Plain(runs))
+    }
+}
+
+impl<'a> RunList<'a> {
+    /// The runs, as (first, length).
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
+        let (mut plain, mut coded) = match self.0 {
+            RunListKind::Plain(runs) => (runs.iter(), CodedRuns::new(&[])),
+            RunListKind::Coded(bytes) => ([].iter(), CodedRuns::new(bytes)),
+        };
+        std::iter::from_fn(move || plain.next().copied().or_else(|| coded.next()))
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self.0 {
+            RunListKind::Plain(runs) => {
+                let mut end = 0_u64;
+                for &(first, length) in runs {
+                    put_varint(out, zigzag(first.wrapping_sub(end) as i64));
+                    put_varint(out, length);
+                    end = first.wrapping_add(length);
+                }
+            }
+            RunListKind::Coded(bytes) => out.extend_from_slice(bytes),
+        }
+    }
+
+    fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut runs = CodedRuns::new(bytes);
+        while !runs.fields.0.is_empty() {
+            let (first, length) = runs.next()?;
+            first.checked_add(length)?;
+        }
+        Some(Self(RunListKind::Coded(bytes)))
+    }
+}
+
+impl PartialEq for RunList<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for RunList<'_> {}
+
+impl fmt::Debug for RunList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+struct CodedRuns<'a> {
+    fields: Fields<'a>,
+    end: u64,
+}
+
+impl<'a> CodedRuns<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { fields: Fields(bytes), end: 0 }
+    }
+
+    fn next(&mut self) -> Option<(u64, u64)> {
+        let first = self.end.wrapping_add(unzigzag(self.fields.varint()?) as u64);
+        let length = self.fields.varint()?;
+        self.end = first.wrapping_add(length);
+        Some((first, length))
+    }
+}
+
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+fn unzigzag(value: u64) -> i64 {
+    (value >> 1) as i64 ^ -((value & 1) as i64)
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// The bytes left to read. Each method takes its bytes from the front, or returns `None` if there are too few.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    fn bool(&mut self) -> Option<bool> {
+        match self.array()? {
+            [0] => Some(false),
+            [1] => Some(true),
+            _ => None,
+        }
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let [byte] = self.array()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits.leading_zeros() < shift {
+                return None;
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.0)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.rest()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Owned parts of a record of any kind, because a proptest strategy cannot return references.
+    #[derive(Clone, Debug)]
+    struct Parts {
+        kind: u8,
+        numbers: (u32, u32),
+        sequences: (u64, u64),
+        count: u32,
+        due: i64,
+        attempts: u16,
+        flags: (bool, bool),
+        name: String,
+        frames: Vec<u8>,
+        runs: Vec<(u64, u64)>,
+    }
+
+    impl Parts {
+        fn record(&self) -> Record<'_> {
+            let (topic, channel) = self.numbers;
+            let (a, b) = self.sequences;
+            match self.kind {
+                kind::PUBLISH | kind::PUBLISH_DEFERRED => Record::Publish {
+                    topic,
+                    first_sequence: a >> 1,
+                    count: self.count,
+                    due_ns: (self.kind == kind::PUBLISH_DEFERRED).then_some(self.due),
+                    frames: &self.frames,
+                },
+                kind::FINISH => Record::Finish { topic, channel, runs: self.runs.as_slice().into() },
+                kind::REQUEUE => {
+                    Record::Requeue { topic, channel, sequence: a, attempts: self.attempts, due_ns: self.due }
+                }
+                kind::TOPIC_CREATED => Record::TopicCreated { topic, name: &self.name, first_sequence: a },
+                kind::TOPIC_DELETED => Record::TopicDeleted { topic },
+                kind::TOPIC_STATE => {
+                    Record::TopicState { topic, paused: self.flags.0, released: a, releasing: self.flags.1 }
+                }
+                kind::TOPIC_SKIPPED => Record::TopicSkipped { topic, from: a, to: b },
+                kind::CHANNEL_CREATED => {
+                    Record::ChannelCreated { topic, channel, name: &self.name, cursor: a }
+                }
+                kind::CHANNEL_DELETED => Record::ChannelDeleted { topic, channel },
+                kind::CHANNEL_PAUSED => Record::ChannelPaused { topic, channel, paused: self.flags.0 },
+                kind::CHANNEL_EMPTIED => Record::ChannelEmptied { topic, channel, up_to: a },
+                kind::TOPIC_RETENTION => {
+                    let (for_ns, bytes) = (u64::from(self.count), u64::from(self.attempts));
+                    Record::TopicRetention { topic, own: self.flags.0, for_ns, bytes, from: a }
+                }
+                _ => Record::ChannelMoved { topic, channel, to: a, forward: self.flags.0 },
+            }
+        }
+    }
+
+    fn parts() -> impl Strategy<Value = Parts> {
+        (
+            (1..=14_u8, any::<(u32, u32)>(), any::<(u64, u64)>(), any::<u32>(), any::<i64>()),
+            (any::<u16>(), any::<(bool, bool)>(), ".{0,20}", any::<Vec<u8>>()),
+            prop::collection::vec((0..=u64::MAX / 2, 0..=u64::MAX / 2), 0..20),
+        )
+            .prop_map(|(a, b, runs)| Parts {
+                kind: a.0,
+                numbers: a.1,
+                sequences: a.2,
+                count: a.3,
+                due: a.4,
+                attempts: b.0,
+                flags: b.1,
+                name: b.2,
+                frames: b.3,
+                runs,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn records_round_trip(parts in parts()) {
+            let record = parts.record();
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            let decoded = Record::decode(&bytes).unwrap();
+            prop_assert_eq!(decoded, record);
+            let mut again = Vec::new();
+            decoded.encode(&mut again);
+            prop_assert_eq!(bytes, again);
+        }
+
+        #[test]
+        fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>) {
+            if let Ok(Record::Finish { runs, .. }) = Record::decode(&bytes) {
+                runs.iter().for_each(drop);
+            }
+            published(&bytes);
+        }
+    }
+
+    #[test]
+    fn the_last_published_sequence_is_read_without_decoding() {
+        let mut bytes = Vec::new();
+        Record::Publish { topic: 7, first_sequence: 10, count: 3, due_ns: Some(1), frames: b"x" }
+            .encode(&mut bytes);
+        assert_eq!(published(&bytes), Some((7, 12)));
+        assert_eq!(published(&[kind::TOPIC_DELETED, 0, 0, 0, 0]), None);
+    }
+
+    #[test]
+    fn zeros_and_trailing_bytes_are_rejected() {
+        assert_eq!(Record::decode(&[0; 40]), Err(RecordError::UnknownKind(0)));
+        assert_eq!(Record::decode(&[kind::TOPIC_DELETED, 1, 0, 0, 0, 9]), Err(RecordError::Malformed));
+        assert_eq!(Record::decode(&[]), Err(RecordError::Malformed));
+    }
+
+    #[test]
+    fn consecutive_finishes_take_a_few_bytes() {
+        let mut bytes = Vec::new();
+        Record::Finish { topic: 1, channel: 1, runs: (&[(1000, 1), (1002, 50)]).into() }.encode(&mut bytes);
+        assert_eq!(bytes.len(), 9 + 3 + 2);
+    }
+}
