@@ -18,7 +18,7 @@ use nsq_protocol::{
     TopicName,
 };
 
-use crate::config::{Config, Secret, Upgrades};
+use crate::config::{Config, Secret, Upgrades, host_name};
 use crate::error::{ConnectStage, Disconnect};
 
 /// The values assumed for a server without feature negotiation.
@@ -298,16 +298,6 @@ fn identify_request(config: &Config) -> IdentifyRequest {
         topology_zone: text(&config.topology_zone),
         channel_start: (config.channel_start != StartAt::Latest).then(|| config.channel_start.to_string()),
     }
-}
-
-#[cfg(unix)]
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-#[cfg(not(unix))]
-fn host_name() -> String {
-    std::env::var("COMPUTERNAME").unwrap_or_default()
 }
 
 #[cfg(test)]

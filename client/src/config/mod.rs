@@ -303,6 +303,18 @@ fn read_option<T: FromOption>(name: &str, value: &OptionValue, range: &Range) ->
     }
 }
 
+/// The name of this machine; empty if it is unknown.
+#[cfg(unix)]
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The name of this machine; empty if it is unknown.
+#[cfg(not(unix))]
+pub(crate) fn host_name() -> String {
+    std::env::var("COMPUTERNAME").unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
