@@ -152,11 +152,23 @@ impl ChannelState {
 
     /// Replays a Finish record.
     pub fn replay_finish(&mut self, from: u64, to: u64) {
-        for sequence in from..to {
-            // A finished message that was deferred ahead of the cursor says nothing about the messages before it.
-            if sequence >= self.cursor && !self.skipped.contains(sequence) {
-                self.replay_handed_out(sequence + 1);
-            }
+        // A finished message that was deferred ahead of the cursor says nothing about the messages before it.
+        let in_turn = self.skipped.gaps(from.max(self.cursor), to).last();
+        if let Some((_, end)) = in_turn {
+            self.replay_handed_out(end);
+        }
+        self.drop_outstanding(from, to);
+    }
+
+    /// Removes the outstanding messages of `from..to`, however many numbers these are.
+    fn drop_outstanding(&mut self, from: u64, to: u64) {
+        let finished: Vec<u64> = if to - from <= self.outstanding.len() as u64 {
+            (from..to).collect()
+        } else {
+            let all = self.outstanding.iter().map(|entry| entry.sequence);
+            all.filter(|sequence| (from..to).contains(sequence)).collect()
+        };
+        for sequence in finished {
             if let Some(slot) = self.outstanding.find(sequence) {
                 self.outstanding.remove(slot);
             }
@@ -241,12 +253,7 @@ impl ChannelState {
 
     /// Replays a ChannelEmptied record.
     pub fn replay_empty(&mut self, up_to: u64) {
-        let old: Vec<_> =
-            (self.outstanding.iter()).map(|entry| entry.sequence).filter(|&s| s < up_to).collect();
-        for slot in old.into_iter().filter_map(|sequence| self.outstanding.find(sequence)).collect::<Vec<_>>()
-        {
-            self.outstanding.remove(slot);
-        }
+        self.drop_outstanding(0, up_to);
         self.cursor = self.cursor.max(up_to);
         self.end = self.end.max(up_to);
         self.pass_skipped();

@@ -166,7 +166,7 @@ pub fn plan(position: Option<Position>, files: &[(u64, u64)]) -> (Vec<Stretch>, 
         if number > expected {
             oddities.push(Oddity::MissingFiles(expected, number - 1));
         }
-        expected = number + 1;
+        expected = number.saturating_add(1);
         let from = if number == start.file { start.offset } else { 0 };
         let whole_to = match write {
             Some(write) if number < write.file => bytes,
@@ -181,7 +181,7 @@ pub fn plan(position: Option<Position>, files: &[(u64, u64)]) -> (Vec<Stretch>, 
         }
     }
     if let Some(write) = write.filter(|write| *write != start) {
-        let end = write.file + u64::from(write.offset > 0);
+        let end = write.file.saturating_add(u64::from(write.offset > 0));
         if expected < end {
             oddities.push(Oddity::MissingFiles(expected, end - 1));
         }

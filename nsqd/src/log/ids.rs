@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use super::index::{SEQUENCE_BITS, sequence_of};
+use super::index::sequence_of;
+use crate::storage::SEQUENCE_BITS;
 
 /// A message id without its sequence number: identifies the node that assigned it.
 pub fn base_of(id: u64) -> u64 {

@@ -15,6 +15,7 @@ use self::blocks::Blocks;
 use super::Mark;
 use super::chunk::{self, Chunk};
 use super::retention::{RetainedMarks, merged};
+use crate::storage::SEQUENCE_BITS;
 use crate::storage::segment::BlockRef;
 
 /// Memory limits per topic, besides the open chunk.
@@ -545,9 +546,6 @@ impl LogIndex {
         self.open.shrink();
     }
 }
-
-/// Number of bits of an id that hold the sequence number.
-pub const SEQUENCE_BITS: u32 = 54;
 
 /// The sequence number in an id, for any node.
 pub fn sequence_of(id: u64) -> u64 {

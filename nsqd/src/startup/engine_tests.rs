@@ -17,7 +17,6 @@ use crate::log::index::sequence_of;
 use crate::log::retention::Retention;
 use crate::storage::data_dir::DataDir;
 use crate::storage::file::FileStorage;
-use crate::storage::journal::JournalTiming;
 use crate::storage::{Durability, Storage};
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
@@ -170,15 +169,12 @@ impl World {
             limits: EngineLimits {
                 mem_queue_size: 50,
                 mem_queue_bytes: 8 * 1024,
-                max_msg_timeout: Duration::from_secs(900),
-                max_req_timeout: Duration::from_secs(3600),
-                max_channel_consumers: 0,
                 node_id: 7,
                 max_bytes_per_file: 16 * 1024,
                 retention: self.retention,
                 chunk_bytes: 1024,
                 journal_file_bytes: 16 * 1024,
-                journal_timing: JournalTiming::DEFAULT,
+                ..EngineLimits::DEFAULT
             },
             logger: Logger::silent(),
             oracle: None,

@@ -1,7 +1,8 @@
 //! Before the first connection: reads the data directory and restores topics and channels.
 //!
 //! - [`crate::import`]: the first step, takes over a data directory of NSQ
-//! - [`replay`]: pure; turns checkpoint and journal records into topics and channels
+//! - [`replay`]: pure; turns checkpoint and journal records into topics and channels;
+//!   [`replayed_topic`]: one of them
 //! - [`report`]: reports damage found meanwhile; [`gaps`]: which messages the damage affects
 //! - [`verify`]: what a start would report, and whether all messages are readable, without changes
 //!
@@ -9,12 +10,15 @@
 
 pub mod gaps;
 pub mod replay;
+pub mod replayed_topic;
 pub mod report;
 pub mod verify;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
 mod engine_tests;
+#[cfg(test)]
+mod lost_records_tests;
 #[cfg(test)]
 mod retention_tests;
 #[cfg(test)]
@@ -30,7 +34,8 @@ use nsq_daemon::log::Logger;
 use nsq_protocol::TopicName;
 
 use self::gaps::Gaps;
-use self::replay::{Replay, ReplayError, ReplayLimits, ReplayedTopic};
+use self::replay::{Replay, ReplayError, ReplayLimits};
+use self::replayed_topic::ReplayedTopic;
 use self::report::JournalFindings;
 use crate::channel::saved::Clocks;
 use crate::clock;
@@ -177,7 +182,11 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
     }
     let numbers = data_dir.topic_numbers(&*storage).map_err(RecoveryError::Topics)?;
     // A new topic must not get the number of a directory that could not be removed.
-    let behind_all = numbers.iter().max().map_or(0, |number| number.saturating_add(1));
+    let behind_all = numbers
+        .iter()
+        .filter(|&&number| number < TopicNumber::MAX)
+        .max()
+        .map_or(0, |number| number.saturating_add(1));
     replay.next_numbers.0 = replay.next_numbers.0.max(behind_all);
     if saved.is_none() {
         let may_be_lost = durability == Durability::Overflow
@@ -332,7 +341,7 @@ fn report_missing(data_dir: &DataDir, damage: &Damage, topics: &BTreeMap<TopicNu
         for (from, to) in topic.lost() {
             damage.lost(&topic.name, from, to);
         }
-        for (from, to) in topic.absent() {
+        for (from, to) in topic.absent().into_iter().chain(topic.unrecorded.iter().copied()) {
             // No finding explains the gap. Either the messages were finished, their file was deleted, and a crash lost
             // the record of it; or someone deleted the file.
             let what = "messages are missing: finished just before a crash, or somebody deleted their file";

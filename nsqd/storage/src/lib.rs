@@ -43,6 +43,9 @@ pub mod segment;
 pub mod checkpoint;
 pub mod outstanding_list;
 
+/// Number of bits of a sequence number. The other bits of a message id are the node's.
+pub const SEQUENCE_BITS: u32 = 54;
+
 /// A topic's number in this data directory. Never reused for another topic.
 pub type TopicNumber = u32;
 

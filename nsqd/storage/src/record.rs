@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use super::{ChannelNumber, TopicNumber};
+use super::{ChannelNumber, SEQUENCE_BITS, TopicNumber};
+
+/// One past the last sequence number.
+const SEQUENCES: u64 = 1 << SEQUENCE_BITS;
 
 /// One durable fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,49 +175,53 @@ impl<'a> Record<'a> {
     }
 
     fn decode_fields(kind: u8, fields: &mut Fields<'a>) -> Option<Self> {
-        let topic = fields.u32()?;
+        let topic = fields.number()?;
         Some(match kind {
             kind::PUBLISH | kind::PUBLISH_DEFERRED => {
-                let first_sequence = fields.u64()?;
+                let first_sequence = fields.sequence()?;
                 let count = fields.u32()?;
-                first_sequence.checked_add(u64::from(count))?;
+                if first_sequence + u64::from(count) > SEQUENCES {
+                    return None;
+                }
                 let due_ns = if kind == kind::PUBLISH { None } else { Some(fields.i64()?) };
                 Record::Publish { topic, first_sequence, count, due_ns, frames: fields.rest() }
             }
             kind::FINISH => {
-                let channel = fields.u32()?;
+                let channel = fields.number()?;
                 Record::Finish { topic, channel, runs: RunList::decode(fields.rest())? }
             }
             kind::REQUEUE => Record::Requeue {
                 topic,
-                channel: fields.u32()?,
-                sequence: fields.u64()?,
+                channel: fields.number()?,
+                sequence: fields.sequence()?,
                 attempts: fields.u16()?,
                 due_ns: fields.i64()?,
             },
             kind::TOPIC_CREATED => {
-                let first_sequence = fields.u64()?;
+                let first_sequence = fields.sequence()?;
                 Record::TopicCreated { topic, name: fields.text()?, first_sequence }
             }
             kind::TOPIC_DELETED => Record::TopicDeleted { topic },
             kind::TOPIC_STATE => Record::TopicState {
                 topic,
                 paused: fields.bool()?,
-                released: fields.u64()?,
+                released: fields.sequence()?,
                 releasing: fields.bool()?,
             },
-            kind::TOPIC_SKIPPED => Record::TopicSkipped { topic, from: fields.u64()?, to: fields.u64()? },
+            kind::TOPIC_SKIPPED => {
+                Record::TopicSkipped { topic, from: fields.sequence()?, to: fields.sequence()? }
+            }
             kind::CHANNEL_CREATED => {
-                let channel = fields.u32()?;
-                let cursor = fields.u64()?;
+                let channel = fields.number()?;
+                let cursor = fields.sequence()?;
                 Record::ChannelCreated { topic, channel, name: fields.text()?, cursor }
             }
-            kind::CHANNEL_DELETED => Record::ChannelDeleted { topic, channel: fields.u32()? },
+            kind::CHANNEL_DELETED => Record::ChannelDeleted { topic, channel: fields.number()? },
             kind::CHANNEL_PAUSED => {
-                Record::ChannelPaused { topic, channel: fields.u32()?, paused: fields.bool()? }
+                Record::ChannelPaused { topic, channel: fields.number()?, paused: fields.bool()? }
             }
             kind::CHANNEL_EMPTIED => {
-                Record::ChannelEmptied { topic, channel: fields.u32()?, up_to: fields.u64()? }
+                Record::ChannelEmptied { topic, channel: fields.number()?, up_to: fields.sequence()? }
             }
             kind::TOPIC_RETENTION => Record::TopicRetention {
                 topic,
@@ -225,8 +232,8 @@ impl<'a> Record<'a> {
             },
             kind::CHANNEL_MOVED => Record::ChannelMoved {
                 topic,
-                channel: fields.u32()?,
-                to: fields.u64()?,
+                channel: fields.number()?,
+                to: fields.sequence()?,
                 forward: fields.bool()?,
             },
             _ => return None,
@@ -313,7 +320,7 @@ impl<'a> RunList<'a> {
         let mut runs = CodedRuns::new(bytes);
         while !runs.fields.0.is_empty() {
             let (first, length) = runs.next()?;
-            first.checked_add(length)?;
+            first.checked_add(length).filter(|&end| end <= SEQUENCES)?;
         }
         Some(Self(RunListKind::Coded(bytes)))
     }
@@ -387,6 +394,16 @@ impl<'a> Fields<'a> {
 
     fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    /// A topic's or channel's number. The last one is never given, so that there is always a next one.
+    fn number(&mut self) -> Option<u32> {
+        self.u32().filter(|&number| number < u32::MAX)
+    }
+
+    /// A sequence number, or one past the last.
+    fn sequence(&mut self) -> Option<u64> {
+        self.u64().filter(|&sequence| sequence <= SEQUENCES)
     }
 
     fn i64(&mut self) -> Option<i64> {
@@ -486,9 +503,15 @@ mod tests {
 
     fn parts() -> impl Strategy<Value = Parts> {
         (
-            (1..=14_u8, any::<(u32, u32)>(), any::<(u64, u64)>(), any::<u32>(), any::<i64>()),
+            (
+                1..=14_u8,
+                (0..u32::MAX, 0..u32::MAX),
+                (0..=SEQUENCES, 0..=SEQUENCES),
+                any::<u32>(),
+                any::<i64>(),
+            ),
             (any::<u16>(), any::<(bool, bool)>(), ".{0,20}", any::<Vec<u8>>()),
-            prop::collection::vec((0..=u64::MAX / 2, 0..=u64::MAX / 2), 0..20),
+            prop::collection::vec((0..=SEQUENCES / 2, 0..=SEQUENCES / 2), 0..20),
         )
             .prop_map(|(a, b, runs)| Parts {
                 kind: a.0,
@@ -540,6 +563,23 @@ mod tests {
         assert_eq!(Record::decode(&[0; 40]), Err(RecordError::UnknownKind(0)));
         assert_eq!(Record::decode(&[kind::TOPIC_DELETED, 1, 0, 0, 0, 9]), Err(RecordError::Malformed));
         assert_eq!(Record::decode(&[]), Err(RecordError::Malformed));
+    }
+
+    #[test]
+    fn impossible_numbers_are_rejected() {
+        let last = u32::MAX;
+        for record in [
+            Record::TopicDeleted { topic: last },
+            Record::ChannelDeleted { topic: 1, channel: last },
+            Record::Requeue { topic: 1, channel: 1, sequence: SEQUENCES + 1, attempts: 1, due_ns: 0 },
+            Record::Finish { topic: 1, channel: 1, runs: (&[(SEQUENCES, 1)]).into() },
+            Record::Publish { topic: 1, first_sequence: SEQUENCES, count: 1, due_ns: None, frames: b"" },
+            Record::ChannelMoved { topic: 1, channel: 1, to: u64::MAX, forward: true },
+        ] {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            assert_eq!(Record::decode(&bytes), Err(RecordError::Malformed), "{record:?}");
+        }
     }
 
     #[test]

@@ -205,14 +205,7 @@ struct Queue {
     number: u8,
 }
 
-/// Whether a file has the number at which `plan` overflows: see `last_file_number_is_planned`.
-fn has_last_number(position: Option<Position>, files: &[(u64, u64)]) -> bool {
-    let write = position.and_then(|position| position.write);
-    write.is_some_and(|write| write.file == u64::MAX) || files.iter().any(|&(number, _)| number == u64::MAX)
-}
-
 #[test]
-#[ignore = "known fault: nsqd::import::diskqueue::plan adds 1 to the number of a data file"]
 fn last_file_number_is_planned() {
     let position = Position::parse(format!("1\n0,0\n{},9\n", u64::MAX).as_bytes());
     let (stretches, oddities) = diskqueue::plan(Some(position), &[(0, 66)]);
@@ -238,9 +231,6 @@ fn disk_queue_reader() {
         storage.put(path("data"), data);
         let file = storage.open(&path("data")).expect("it exists");
         for position in [None, Some(Position::parse(&queue.position.bytes(&positions)))] {
-            if has_last_number(position, &files) {
-                continue;
-            }
             let (stretches, _) = diskqueue::plan(position, &files);
             assert!(stretches.is_sorted_by(|one, other| one.number < other.number));
             for stretch in stretches {

@@ -35,12 +35,8 @@ pub const DIR: &str = "/data";
 pub const LIMITS: EngineLimits = EngineLimits {
     mem_queue_size: 30,
     mem_queue_bytes: 4096,
-    max_msg_timeout: Duration::from_secs(900),
-    max_req_timeout: Duration::from_secs(3600),
-    max_channel_consumers: 0,
     node_id: 7,
     max_bytes_per_file: 4096,
-    retention: Retention { age: 0, bytes: 0 },
     chunk_bytes: 700,
     journal_file_bytes: 4096,
     // Background writes happen when a step runs them, and never in the journal's thread. A seed's run is therefore
@@ -49,6 +45,7 @@ pub const LIMITS: EngineLimits = EngineLimits {
         flush_interval: Duration::from_secs(24 * 3600),
         retry_interval: Duration::ZERO,
     },
+    ..EngineLimits::DEFAULT
 };
 
 /// Starts the engine on a disk.

@@ -91,7 +91,7 @@ impl fmt::Display for Lsn {
 }
 
 /// Timing of work that nobody waits for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct JournalTiming {
     /// Maximum time that a lazy record waits for another write.
     pub flush_interval: Duration,
