@@ -5,7 +5,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -14,12 +13,9 @@ use nsq_protocol::{ChannelName, TopicName};
 use nsqd::channel::{Channel, ConsumerKey, TakeEnd};
 use nsqd::client_info::ClientInfo;
 use nsqd::engine::EngineLimits;
-use nsqd::log::chunk::CHUNK_BYTES;
-use nsqd::log::retention::Retention;
 use nsqd::startup::{StartOptions, recover};
 use nsqd::storage::data_dir::DataDir;
 use nsqd::storage::file::FileStorage;
-use nsqd::storage::journal::{DEFAULT_FILE_BYTES, JournalTiming};
 use nsqd::storage::{Durability, Storage};
 use nsqd::topic::Topic;
 use nsqd::topic::registry::Registry;
@@ -98,19 +94,7 @@ fn start(dir: &Path) -> Arc<Registry> {
         data_dir: DataDir::open(&storage, dir).expect("a data directory"),
         storage,
         durability: Durability::Write,
-        limits: EngineLimits {
-            mem_queue_size: 10_000,
-            mem_queue_bytes: 64 << 20,
-            max_msg_timeout: Duration::from_secs(900),
-            max_req_timeout: Duration::from_secs(3600),
-            max_channel_consumers: 0,
-            node_id: 7,
-            max_bytes_per_file: 100 << 20,
-            chunk_bytes: CHUNK_BYTES,
-            retention: Retention::default(),
-            journal_file_bytes: DEFAULT_FILE_BYTES,
-            journal_timing: JournalTiming::DEFAULT,
-        },
+        limits: EngineLimits { node_id: 7, ..EngineLimits::DEFAULT },
         logger: Logger::silent(),
         oracle: None,
     })

@@ -20,10 +20,8 @@ use crate::clock;
 use crate::engine::{EngineLimits, LatencyOptions};
 use crate::flags::{Flags, KEYS, PROGRAM, TlsRequired, TlsVersion};
 use crate::locality::Location;
-use crate::log::chunk::CHUNK_BYTES;
 use crate::log::retention::Retention;
 use crate::storage::Durability;
-use crate::storage::journal::{DEFAULT_FILE_BYTES, JournalTiming};
 
 /// The only known experiment. Other names are ignored, as in NSQ.
 const TOPOLOGY_AWARE_CONSUMPTION: &str = "topology-aware-consumption";
@@ -435,9 +433,7 @@ impl Config {
             node_id: self.node_id,
             retention: Retention { age: clock::nanos(self.retain_for), bytes: self.retain_bytes },
             max_bytes_per_file: self.max_bytes_per_file,
-            chunk_bytes: CHUNK_BYTES,
-            journal_file_bytes: DEFAULT_FILE_BYTES,
-            journal_timing: JournalTiming::DEFAULT,
+            ..EngineLimits::DEFAULT
         }
     }
 }

@@ -35,6 +35,7 @@ fn defaults_equal_nsqs() {
     assert_eq!((config.durability, config.mem_queue_bytes), (Durability::Write, 64 << 20));
     assert_eq!(config.log_prefix, "[nsqd] ");
     assert_eq!(config.limits(), Limits::default());
+    assert_eq!(config.engine_limits(), EngineLimits { node_id: config.node_id, ..EngineLimits::DEFAULT });
     assert_eq!(config.identify_limits(), IdentifyLimits::default());
     assert_eq!(config.tls_options(), None);
     let Start::Run(started, logger) = Config::from_args(["nsqd".into(), "--log-level=error".into()]) else {

@@ -13,12 +13,13 @@ use crate::backpressure::Backpressure;
 use crate::damage::Damage;
 use crate::health::{AFTER_FAILED_SYNC, Health, Part};
 use crate::log::LogContext;
+use crate::log::chunk::CHUNK_BYTES;
 use crate::log::index::MemoryBound;
 use crate::log::retention::Retention;
 use crate::metrics::Metrics;
 use crate::storage::anchored::Anchored;
 use crate::storage::data_dir::DataDir;
-use crate::storage::journal::{Journal, JournalError, JournalTiming, Lsn};
+use crate::storage::journal::{DEFAULT_FILE_BYTES, Journal, JournalError, JournalTiming, Lsn};
 use crate::storage::segment::SegmentStore;
 use crate::storage::{ChannelNumber, Durability, Storage, TopicNumber};
 use crate::timers::Timers;
@@ -36,7 +37,7 @@ macro_rules! log_error {
 }
 
 /// Limits for topics and channels.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineLimits {
     /// `--mem-queue-size`: messages in memory per topic.
     pub mem_queue_size: u64,
@@ -63,6 +64,21 @@ pub struct EngineLimits {
 }
 
 impl EngineLimits {
+    /// The defaults of the flags, with node id 0.
+    pub const DEFAULT: EngineLimits = EngineLimits {
+        mem_queue_size: 10_000,
+        mem_queue_bytes: 64 << 20,
+        max_msg_timeout: Duration::from_secs(15 * 60),
+        max_req_timeout: Duration::from_secs(60 * 60),
+        max_channel_consumers: 0,
+        node_id: 0,
+        retention: Retention { age: 0, bytes: 0 },
+        max_bytes_per_file: 100 << 20,
+        chunk_bytes: CHUNK_BYTES,
+        journal_file_bytes: DEFAULT_FILE_BYTES,
+        journal_timing: JournalTiming::DEFAULT,
+    };
+
     /// How much a topic may keep in memory.
     pub fn memory_bound(&self) -> MemoryBound {
         MemoryBound {

@@ -8,7 +8,7 @@ use nsq_protocol::{MESSAGE_FRAME_OVERHEAD, MessageId, put_message_frame};
 
 use crate::engine::EngineLimits;
 use crate::import::diskqueue::{self, RecordHeader, Window};
-use crate::log::index::SEQUENCE_BITS;
+use crate::storage::SEQUENCE_BITS;
 use crate::storage::segment::SegmentStore;
 use crate::storage::{Storage, StorageFile};
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nsq_daemon::log::Logger;
 use nsq_protocol::{ChannelName, MessageView};
@@ -17,11 +16,9 @@ use crate::channel::{Channel, TakeEnd};
 use crate::client_info::ClientInfo;
 use crate::engine::EngineLimits;
 use crate::log::index::sequence_of;
-use crate::log::retention::Retention;
 use crate::startup::{RecoveryError, StartOptions, recover};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
-use crate::storage::journal::JournalTiming;
 use crate::storage::{DirLock, Durability, Identity, Space, Storage, StorageFile, SyncError};
 use crate::topic::TopicDepth;
 use crate::topic::registry::Registry;
@@ -29,15 +26,11 @@ use crate::topic::registry::Registry;
 const LIMITS: EngineLimits = EngineLimits {
     mem_queue_size: 50,
     mem_queue_bytes: 8 * 1024,
-    max_msg_timeout: Duration::from_secs(900),
-    max_req_timeout: Duration::from_secs(3600),
-    max_channel_consumers: 0,
     node_id: 7,
     max_bytes_per_file: 4 * 1024,
-    retention: Retention { age: 0, bytes: 0 },
     chunk_bytes: 512,
     journal_file_bytes: 16 * 1024,
-    journal_timing: JournalTiming::DEFAULT,
+    ..EngineLimits::DEFAULT
 };
 
 /// Runs only the takeover, with an index too large for its memory limit.
