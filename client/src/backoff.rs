@@ -9,7 +9,7 @@
 //!    └──────────────────────── success at level 1 ─────────────┘
 //! ```
 //!
-//! Answers during a pause, and answers to messages delivered before the pause began, are ignored. So many messages
+//! Answers during a pause, and answers to messages delivered before the pause began, are ignored. Therefore many messages
 //! that fail together count as one failure.
 
 use std::time::{Duration, Instant};

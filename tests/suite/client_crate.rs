@@ -245,12 +245,12 @@ fn dropped_message_is_requeued_and_touched_message_stays_in_flight() {
         let nsqd = Daemon::nsqd().start().await;
         producer(&nsqd).publish("t", "x").await.expect("published");
         let mut messages =
-            consumer(&nsqd).set("msg_timeout", "1s").expect("an option").stream().expect("a consumer");
+            consumer(&nsqd).set("msg_timeout", "3s").expect("an option").stream().expect("a consumer");
         drop(next(&mut messages).await);
         let again = next(&mut messages).await;
         assert_eq!(again.attempts(), 2);
         let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(2500) {
+        while start.elapsed() < Duration::from_millis(4500) {
             again.touch().expect("the message has not timed out");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

@@ -101,7 +101,7 @@ pub async fn channel(context: &Context, flags: &CreateChannelFlags) -> Result<Ex
     if answers.good.is_empty() && answers.errors.iter().chain(&cluster.errors).all(is_absence) {
         let message = format!("cannot create channel {channel}: no node has topic {topic}");
         return Err(Failure::new(ExitStatus::NotFound, message)
-            .hint(format!("create the topic first: nsq topic create {topic}")));
+            .hint(format!("create the topic first: nsq topic create {topic} --on all")));
     }
     conclude(context, &cluster, CREATE, &object, answers).await
 }

@@ -1,7 +1,7 @@
 //! The output buffer of one connection.
 //!
 //! Any thread encodes answers into the buffer without waiting. The connection's writer takes the whole buffer, writes
-//! it at once, and then takes what has accumulated meanwhile. So many answers share a write, and none waits for a
+//! it at once, and then takes what has accumulated meanwhile. In this way answers share a write, and none waits for a
 //! timer.
 
 use std::time::Duration;

@@ -94,12 +94,15 @@ async fn push(
     let mut result = Ok(());
     for packet in packets {
         if let Err(error) = send(&socket, packet).await {
-            result = Err(error);
+            let mut outcome = Err(error);
             if targets.len() > 1 {
                 *preferred = preferred.wrapping_add(1);
                 socket = connect(&targets, *preferred).await;
                 // Sends only the failed packet again; the error may belong to the packet before it.
-                result = send(&socket, packet).await;
+                outcome = send(&socket, packet).await;
+            }
+            if outcome.is_err() {
+                result = outcome;
             }
         }
         tokio::select! {

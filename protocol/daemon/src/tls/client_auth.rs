@@ -137,7 +137,7 @@ impl ClientCertVerifier for VerifiedCertificate {
     }
 }
 
-/// Accepts any certificate, whoever signed it.
+/// Accepts any certificate, regardless of the authority that signed it.
 #[derive(Debug)]
 struct AnyCertificate {
     is_mandatory: bool,
