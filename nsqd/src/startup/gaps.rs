@@ -57,7 +57,17 @@ impl Gaps {
                     known.next_sequence = known.next_sequence.max(to);
                 }
             }
-            _ => {}
+            // These use no sequence numbers.
+            Record::Finish { .. }
+            | Record::Requeue { .. }
+            | Record::TopicDeleted { .. }
+            | Record::TopicState { .. }
+            | Record::TopicRetention { .. }
+            | Record::ChannelCreated { .. }
+            | Record::ChannelDeleted { .. }
+            | Record::ChannelPaused { .. }
+            | Record::ChannelEmptied { .. }
+            | Record::ChannelMoved { .. } => {}
         }
     }
 

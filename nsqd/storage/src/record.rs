@@ -64,22 +64,45 @@ pub enum Record<'a> {
     ChannelMoved { topic: TopicNumber, channel: ChannelNumber, to: u64, forward: bool },
 }
 
-/// Kind bytes. 0 is never a kind, so zeros never look like a record.
-mod kind {
-    pub const PUBLISH: u8 = 1;
-    pub const PUBLISH_DEFERRED: u8 = 2;
-    pub const FINISH: u8 = 3;
-    pub const REQUEUE: u8 = 4;
-    pub const TOPIC_CREATED: u8 = 5;
-    pub const TOPIC_DELETED: u8 = 6;
-    pub const TOPIC_STATE: u8 = 7;
-    pub const TOPIC_SKIPPED: u8 = 8;
-    pub const CHANNEL_CREATED: u8 = 9;
-    pub const CHANNEL_DELETED: u8 = 10;
-    pub const CHANNEL_PAUSED: u8 = 11;
-    pub const CHANNEL_EMPTIED: u8 = 12;
-    pub const TOPIC_RETENTION: u8 = 13;
-    pub const CHANNEL_MOVED: u8 = 14;
+/// Declares the kinds and their bytes once, so that a kind that can be written can also be read.
+macro_rules! kinds {
+    ($($name:ident = $byte:literal,)*) => {
+        /// The first byte of a record. 0 is never a kind, so zeros never look like a record.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        enum Kind {
+            $($name = $byte,)*
+        }
+
+        impl Kind {
+            #[cfg(test)]
+            const ALL: &[Kind] = &[$(Kind::$name,)*];
+
+            fn of_byte(byte: u8) -> Option<Kind> {
+                match byte {
+                    $($byte => Some(Kind::$name),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Publish = 1,
+    PublishDeferred = 2,
+    Finish = 3,
+    Requeue = 4,
+    TopicCreated = 5,
+    TopicDeleted = 6,
+    TopicState = 7,
+    TopicSkipped = 8,
+    ChannelCreated = 9,
+    ChannelDeleted = 10,
+    ChannelPaused = 11,
+    ChannelEmptied = 12,
+    TopicRetention = 13,
+    ChannelMoved = 14,
 }
 
 /// Why bytes are not a record of a known kind.
@@ -93,12 +116,50 @@ pub enum RecordError {
 }
 
 impl<'a> Record<'a> {
+    /// The topic that the record is about.
+    pub fn topic(&self) -> TopicNumber {
+        match *self {
+            Record::Publish { topic, .. }
+            | Record::Finish { topic, .. }
+            | Record::Requeue { topic, .. }
+            | Record::TopicCreated { topic, .. }
+            | Record::TopicDeleted { topic }
+            | Record::TopicState { topic, .. }
+            | Record::TopicSkipped { topic, .. }
+            | Record::TopicRetention { topic, .. }
+            | Record::ChannelCreated { topic, .. }
+            | Record::ChannelDeleted { topic, .. }
+            | Record::ChannelPaused { topic, .. }
+            | Record::ChannelEmptied { topic, .. }
+            | Record::ChannelMoved { topic, .. } => topic,
+        }
+    }
+
+    /// The channel that the record is about; `None` if it is about a whole topic.
+    pub fn channel(&self) -> Option<ChannelNumber> {
+        match *self {
+            Record::Finish { channel, .. }
+            | Record::Requeue { channel, .. }
+            | Record::ChannelCreated { channel, .. }
+            | Record::ChannelDeleted { channel, .. }
+            | Record::ChannelPaused { channel, .. }
+            | Record::ChannelEmptied { channel, .. }
+            | Record::ChannelMoved { channel, .. } => Some(channel),
+            Record::Publish { .. }
+            | Record::TopicCreated { .. }
+            | Record::TopicDeleted { .. }
+            | Record::TopicState { .. }
+            | Record::TopicSkipped { .. }
+            | Record::TopicRetention { .. } => None,
+        }
+    }
+
     /// Appends the record's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
             Record::Publish { topic, first_sequence, count, due_ns, frames } => {
                 let mut head = [0; 25];
-                head[0] = if due_ns.is_some() { kind::PUBLISH_DEFERRED } else { kind::PUBLISH };
+                head[0] = if due_ns.is_some() { Kind::PublishDeferred } else { Kind::Publish } as u8;
                 head[1..5].copy_from_slice(&topic.to_le_bytes());
                 head[5..13].copy_from_slice(&first_sequence.to_le_bytes());
                 head[13..17].copy_from_slice(&count.to_le_bytes());
@@ -107,57 +168,57 @@ impl<'a> Record<'a> {
                 out.extend_from_slice(frames);
             }
             Record::Finish { topic, channel, runs } => {
-                put_channel(out, kind::FINISH, topic, channel);
+                put_channel(out, Kind::Finish, topic, channel);
                 runs.encode(out);
             }
             Record::Requeue { topic, channel, sequence, attempts, due_ns } => {
-                put_channel(out, kind::REQUEUE, topic, channel);
+                put_channel(out, Kind::Requeue, topic, channel);
                 out.extend_from_slice(&sequence.to_le_bytes());
                 out.extend_from_slice(&attempts.to_le_bytes());
                 out.extend_from_slice(&due_ns.to_le_bytes());
             }
             Record::TopicCreated { topic, name, first_sequence } => {
-                put_topic(out, kind::TOPIC_CREATED, topic);
+                put_topic(out, Kind::TopicCreated, topic);
                 out.extend_from_slice(&first_sequence.to_le_bytes());
                 out.extend_from_slice(name.as_bytes());
             }
-            Record::TopicDeleted { topic } => put_topic(out, kind::TOPIC_DELETED, topic),
+            Record::TopicDeleted { topic } => put_topic(out, Kind::TopicDeleted, topic),
             Record::TopicState { topic, paused, released, releasing } => {
-                put_topic(out, kind::TOPIC_STATE, topic);
+                put_topic(out, Kind::TopicState, topic);
                 out.push(u8::from(paused));
                 out.extend_from_slice(&released.to_le_bytes());
                 out.push(u8::from(releasing));
             }
             Record::TopicSkipped { topic, from, to } => {
-                put_topic(out, kind::TOPIC_SKIPPED, topic);
+                put_topic(out, Kind::TopicSkipped, topic);
                 out.extend_from_slice(&from.to_le_bytes());
                 out.extend_from_slice(&to.to_le_bytes());
             }
             Record::ChannelCreated { topic, channel, name, cursor } => {
-                put_channel(out, kind::CHANNEL_CREATED, topic, channel);
+                put_channel(out, Kind::ChannelCreated, topic, channel);
                 out.extend_from_slice(&cursor.to_le_bytes());
                 out.extend_from_slice(name.as_bytes());
             }
             Record::ChannelDeleted { topic, channel } => {
-                put_channel(out, kind::CHANNEL_DELETED, topic, channel);
+                put_channel(out, Kind::ChannelDeleted, topic, channel);
             }
             Record::ChannelPaused { topic, channel, paused } => {
-                put_channel(out, kind::CHANNEL_PAUSED, topic, channel);
+                put_channel(out, Kind::ChannelPaused, topic, channel);
                 out.push(u8::from(paused));
             }
             Record::ChannelEmptied { topic, channel, up_to } => {
-                put_channel(out, kind::CHANNEL_EMPTIED, topic, channel);
+                put_channel(out, Kind::ChannelEmptied, topic, channel);
                 out.extend_from_slice(&up_to.to_le_bytes());
             }
             Record::TopicRetention { topic, own, for_ns, bytes, from } => {
-                put_topic(out, kind::TOPIC_RETENTION, topic);
+                put_topic(out, Kind::TopicRetention, topic);
                 out.push(u8::from(own));
                 out.extend_from_slice(&for_ns.to_le_bytes());
                 out.extend_from_slice(&bytes.to_le_bytes());
                 out.extend_from_slice(&from.to_le_bytes());
             }
             Record::ChannelMoved { topic, channel, to, forward } => {
-                put_channel(out, kind::CHANNEL_MOVED, topic, channel);
+                put_channel(out, Kind::ChannelMoved, topic, channel);
                 out.extend_from_slice(&to.to_le_bytes());
                 out.push(u8::from(forward));
             }
@@ -166,77 +227,74 @@ impl<'a> Record<'a> {
 
     /// Decodes a record that fills all of `bytes`.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, RecordError> {
-        let (&kind, rest) = bytes.split_first().ok_or(RecordError::Malformed)?;
-        if !(kind::PUBLISH..=kind::CHANNEL_MOVED).contains(&kind) {
-            return Err(RecordError::UnknownKind(kind));
-        }
+        let (&byte, rest) = bytes.split_first().ok_or(RecordError::Malformed)?;
+        let kind = Kind::of_byte(byte).ok_or(RecordError::UnknownKind(byte))?;
         let mut fields = Fields(rest);
         Self::decode_fields(kind, &mut fields).filter(|_| fields.0.is_empty()).ok_or(RecordError::Malformed)
     }
 
-    fn decode_fields(kind: u8, fields: &mut Fields<'a>) -> Option<Self> {
+    fn decode_fields(kind: Kind, fields: &mut Fields<'a>) -> Option<Self> {
         let topic = fields.number()?;
         Some(match kind {
-            kind::PUBLISH | kind::PUBLISH_DEFERRED => {
+            Kind::Publish | Kind::PublishDeferred => {
                 let first_sequence = fields.sequence()?;
                 let count = fields.u32()?;
                 if first_sequence + u64::from(count) > SEQUENCES {
                     return None;
                 }
-                let due_ns = if kind == kind::PUBLISH { None } else { Some(fields.i64()?) };
+                let due_ns = if kind == Kind::Publish { None } else { Some(fields.i64()?) };
                 Record::Publish { topic, first_sequence, count, due_ns, frames: fields.rest() }
             }
-            kind::FINISH => {
+            Kind::Finish => {
                 let channel = fields.number()?;
                 Record::Finish { topic, channel, runs: RunList::decode(fields.rest())? }
             }
-            kind::REQUEUE => Record::Requeue {
+            Kind::Requeue => Record::Requeue {
                 topic,
                 channel: fields.number()?,
                 sequence: fields.sequence()?,
                 attempts: fields.u16()?,
                 due_ns: fields.i64()?,
             },
-            kind::TOPIC_CREATED => {
+            Kind::TopicCreated => {
                 let first_sequence = fields.sequence()?;
                 Record::TopicCreated { topic, name: fields.text()?, first_sequence }
             }
-            kind::TOPIC_DELETED => Record::TopicDeleted { topic },
-            kind::TOPIC_STATE => Record::TopicState {
+            Kind::TopicDeleted => Record::TopicDeleted { topic },
+            Kind::TopicState => Record::TopicState {
                 topic,
                 paused: fields.bool()?,
                 released: fields.sequence()?,
                 releasing: fields.bool()?,
             },
-            kind::TOPIC_SKIPPED => {
+            Kind::TopicSkipped => {
                 Record::TopicSkipped { topic, from: fields.sequence()?, to: fields.sequence()? }
             }
-            kind::CHANNEL_CREATED => {
+            Kind::ChannelCreated => {
                 let channel = fields.number()?;
                 let cursor = fields.sequence()?;
                 Record::ChannelCreated { topic, channel, name: fields.text()?, cursor }
             }
-            kind::CHANNEL_DELETED => Record::ChannelDeleted { topic, channel: fields.number()? },
-            kind::CHANNEL_PAUSED => {
+            Kind::ChannelDeleted => Record::ChannelDeleted { topic, channel: fields.number()? },
+            Kind::ChannelPaused => {
                 Record::ChannelPaused { topic, channel: fields.number()?, paused: fields.bool()? }
             }
-            kind::CHANNEL_EMPTIED => {
+            Kind::ChannelEmptied => {
                 Record::ChannelEmptied { topic, channel: fields.number()?, up_to: fields.sequence()? }
             }
-            kind::TOPIC_RETENTION => Record::TopicRetention {
+            Kind::TopicRetention => Record::TopicRetention {
                 topic,
                 own: fields.bool()?,
                 for_ns: fields.u64()?,
                 bytes: fields.u64()?,
                 from: fields.u64()?,
             },
-            kind::CHANNEL_MOVED => Record::ChannelMoved {
+            Kind::ChannelMoved => Record::ChannelMoved {
                 topic,
                 channel: fields.number()?,
                 to: fields.sequence()?,
                 forward: fields.bool()?,
             },
-            _ => return None,
         })
     }
 }
@@ -246,7 +304,7 @@ impl<'a> Record<'a> {
 /// The journal calls this for every record that it writes, so it avoids a full decode.
 pub(super) fn published(bytes: &[u8]) -> Option<(TopicNumber, u64)> {
     let (&kind, rest) = bytes.split_first()?;
-    if kind != kind::PUBLISH && kind != kind::PUBLISH_DEFERRED {
+    if kind != Kind::Publish as u8 && kind != Kind::PublishDeferred as u8 {
         return None;
     }
     let mut fields = Fields(rest);
@@ -256,12 +314,12 @@ pub(super) fn published(bytes: &[u8]) -> Option<(TopicNumber, u64)> {
     Some((topic, first_sequence.saturating_add(u64::from(count)).saturating_sub(1)))
 }
 
-fn put_topic(out: &mut Vec<u8>, kind: u8, topic: TopicNumber) {
-    out.push(kind);
+fn put_topic(out: &mut Vec<u8>, kind: Kind, topic: TopicNumber) {
+    out.push(kind as u8);
     out.extend_from_slice(&topic.to_le_bytes());
 }
 
-fn put_channel(out: &mut Vec<u8>, kind: u8, topic: TopicNumber, channel: ChannelNumber) {
+fn put_channel(out: &mut Vec<u8>, kind: Kind, topic: TopicNumber, channel: ChannelNumber) {
     put_topic(out, kind, topic);
     out.extend_from_slice(&channel.to_le_bytes());
 }
@@ -452,7 +510,7 @@ mod tests {
     /// Owned parts of a record of any kind, because a proptest strategy cannot return references.
     #[derive(Clone, Debug)]
     struct Parts {
-        kind: u8,
+        kind: Kind,
         numbers: (u32, u32),
         sequences: (u64, u64),
         count: u32,
@@ -469,34 +527,34 @@ mod tests {
             let (topic, channel) = self.numbers;
             let (a, b) = self.sequences;
             match self.kind {
-                kind::PUBLISH | kind::PUBLISH_DEFERRED => Record::Publish {
+                Kind::Publish | Kind::PublishDeferred => Record::Publish {
                     topic,
                     first_sequence: a >> 1,
                     count: self.count,
-                    due_ns: (self.kind == kind::PUBLISH_DEFERRED).then_some(self.due),
+                    due_ns: (self.kind == Kind::PublishDeferred).then_some(self.due),
                     frames: &self.frames,
                 },
-                kind::FINISH => Record::Finish { topic, channel, runs: self.runs.as_slice().into() },
-                kind::REQUEUE => {
+                Kind::Finish => Record::Finish { topic, channel, runs: self.runs.as_slice().into() },
+                Kind::Requeue => {
                     Record::Requeue { topic, channel, sequence: a, attempts: self.attempts, due_ns: self.due }
                 }
-                kind::TOPIC_CREATED => Record::TopicCreated { topic, name: &self.name, first_sequence: a },
-                kind::TOPIC_DELETED => Record::TopicDeleted { topic },
-                kind::TOPIC_STATE => {
+                Kind::TopicCreated => Record::TopicCreated { topic, name: &self.name, first_sequence: a },
+                Kind::TopicDeleted => Record::TopicDeleted { topic },
+                Kind::TopicState => {
                     Record::TopicState { topic, paused: self.flags.0, released: a, releasing: self.flags.1 }
                 }
-                kind::TOPIC_SKIPPED => Record::TopicSkipped { topic, from: a, to: b },
-                kind::CHANNEL_CREATED => {
+                Kind::TopicSkipped => Record::TopicSkipped { topic, from: a, to: b },
+                Kind::ChannelCreated => {
                     Record::ChannelCreated { topic, channel, name: &self.name, cursor: a }
                 }
-                kind::CHANNEL_DELETED => Record::ChannelDeleted { topic, channel },
-                kind::CHANNEL_PAUSED => Record::ChannelPaused { topic, channel, paused: self.flags.0 },
-                kind::CHANNEL_EMPTIED => Record::ChannelEmptied { topic, channel, up_to: a },
-                kind::TOPIC_RETENTION => {
+                Kind::ChannelDeleted => Record::ChannelDeleted { topic, channel },
+                Kind::ChannelPaused => Record::ChannelPaused { topic, channel, paused: self.flags.0 },
+                Kind::ChannelEmptied => Record::ChannelEmptied { topic, channel, up_to: a },
+                Kind::TopicRetention => {
                     let (for_ns, bytes) = (u64::from(self.count), u64::from(self.attempts));
                     Record::TopicRetention { topic, own: self.flags.0, for_ns, bytes, from: a }
                 }
-                _ => Record::ChannelMoved { topic, channel, to: a, forward: self.flags.0 },
+                Kind::ChannelMoved => Record::ChannelMoved { topic, channel, to: a, forward: self.flags.0 },
             }
         }
     }
@@ -504,7 +562,7 @@ mod tests {
     fn parts() -> impl Strategy<Value = Parts> {
         (
             (
-                1..=14_u8,
+                prop::sample::select(Kind::ALL),
                 (0..u32::MAX, 0..u32::MAX),
                 (0..=SEQUENCES, 0..=SEQUENCES),
                 any::<u32>(),
@@ -555,13 +613,13 @@ mod tests {
         Record::Publish { topic: 7, first_sequence: 10, count: 3, due_ns: Some(1), frames: b"x" }
             .encode(&mut bytes);
         assert_eq!(published(&bytes), Some((7, 12)));
-        assert_eq!(published(&[kind::TOPIC_DELETED, 0, 0, 0, 0]), None);
+        assert_eq!(published(&[Kind::TopicDeleted as u8, 0, 0, 0, 0]), None);
     }
 
     #[test]
     fn zeros_and_trailing_bytes_are_rejected() {
         assert_eq!(Record::decode(&[0; 40]), Err(RecordError::UnknownKind(0)));
-        assert_eq!(Record::decode(&[kind::TOPIC_DELETED, 1, 0, 0, 0, 9]), Err(RecordError::Malformed));
+        assert_eq!(Record::decode(&[Kind::TopicDeleted as u8, 1, 0, 0, 0, 9]), Err(RecordError::Malformed));
         assert_eq!(Record::decode(&[]), Err(RecordError::Malformed));
     }
 
