@@ -12,7 +12,8 @@
 //! - `acknowledging`: a run of FIN, REQ and TOUCH under one lock
 //! - [`reading`]: reads messages from disk before consumers take them
 //! - [`latency`]: pure; measures the time from publishing to FIN, if enabled
-//! - [`saved`]: pure; saves the state to a checkpoint, restores it, replays the journal
+//! - [`saved`]: pure; saves the state to a checkpoint, and restores it
+//! - [`replayed`]: pure; what recovery concludes from records about messages
 
 mod acknowledging;
 pub mod consumers;
@@ -21,6 +22,7 @@ pub mod latency;
 pub mod moving;
 pub mod outstanding;
 pub mod reading;
+pub mod replayed;
 pub mod runs;
 pub mod saved;
 pub mod signal;
@@ -42,7 +44,7 @@ pub use self::acknowledging::Acknowledging;
 pub use self::consumers::ConsumerKey;
 pub use self::reading::ReadRequest;
 use self::reading::Reading;
-use self::saved::{Clocks, CursorMoved, SavedChannel, Saving};
+use self::saved::{Clocks, CursorMoved, Saving};
 pub use self::signal::ConsumerSignal;
 pub use self::state::{AckError, ChannelState, Counters};
 pub use self::take::TakeEnd;
@@ -51,6 +53,7 @@ use crate::clock::{self, Nanos};
 use crate::log::read_cache::ReadCache;
 use crate::log::reader::LogReader;
 use crate::log::{Holder, Mark, Ranges, TopicLog};
+use crate::storage::checkpoint::ChannelCheckpoint;
 use crate::storage::journal::Journal;
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, TopicNumber};
@@ -337,14 +340,14 @@ impl Channel {
         self.inner.lock().state.begin_saving(clocks)
     }
 
-    /// Completes the save in slices of about `slice` messages. After each slice it releases the lock to waiting threads
+    /// Completes the save, without the channel's name and number, in slices of about `slice` messages. After each slice it releases the lock to waiting threads
     /// and calls `between`.
     pub fn save(
         &self,
         mut saving: Saving,
         slice: usize,
         between: &mut dyn FnMut(),
-    ) -> Result<SavedChannel, CursorMoved> {
+    ) -> Result<ChannelCheckpoint, CursorMoved> {
         loop {
             let inner = self.inner.lock();
             let has_more = saving.save_slice(&inner.state, slice)?;

@@ -404,7 +404,9 @@ impl Pair {
         }
         self.give_back(|place| matches!(place, Where::InFlight { .. }));
         let saved = self.state.save(self.clocks());
-        let mut state = ChannelState::restore(&saved, self.end, MAX_TIMEOUT, self.clocks(), u64::MAX / 4);
+        let clocks = self.clocks();
+        let due = |due_ns| clocks.to_future(due_ns, u64::MAX / 4);
+        let mut state = ChannelState::restore(&saved, self.end, MAX_TIMEOUT, due);
         state.recovered();
         assert_eq!(state.save(self.clocks()), saved);
         // A message that is due now is not deferred any more.

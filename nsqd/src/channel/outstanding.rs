@@ -75,6 +75,12 @@ impl Entry {
             recall: Recall::No,
         }
     }
+
+    /// Defers the message until `due`; `None` if it can be handed out now. Does not change any queue.
+    pub(super) fn hold_until(&mut self, due: Option<Nanos>) {
+        self.place = if due.is_some() { Place::Deferred } else { Place::Waiting };
+        self.deadline = due.unwrap_or(0);
+    }
 }
 
 const _: () = assert!(size_of::<Entry>() == 40, "an outstanding message costs 40 bytes and its index entry");

@@ -477,14 +477,17 @@ impl LogIndex {
 
     /// Adds a mark that the next release must pass to the channels.
     pub fn mark(&mut self, mark: Mark) {
-        let index = self.marks.partition_point(|other| mark_start(other) < mark_start(&mark));
+        let index = self.marks.partition_point(|other| other.from() < mark.from());
         self.marks.insert(index, mark);
     }
 
-    /// Takes the marks before `to`.
+    /// Takes the marks before `to`. Cuts those that end after it.
     pub fn take_marks(&mut self, to: u64) -> Vec<Mark> {
-        let rest = self.marks.split_off(self.marks.partition_point(|mark| mark_start(mark) < to));
-        std::mem::replace(&mut self.marks, rest)
+        let rest = self.marks.split_off(self.marks.partition_point(|mark| mark.from() < to));
+        let mut taken = std::mem::replace(&mut self.marks, rest);
+        let after = taken.iter_mut().filter(|mark| mark.to() > to).map(|mark| mark.split_off(to));
+        self.marks.splice(0..0, after);
+        taken
     }
 
     /// The marks that no release has taken yet.
@@ -494,12 +497,12 @@ impl LogIndex {
 
     /// The messages of `from..to` that the next release skips, in order.
     pub fn refused_between(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        let mut first = self.marks.partition_point(|mark| mark_start(mark) < from);
+        let mut first = self.marks.partition_point(|mark| mark.from() < from);
         // Marks cover whole batches: one that begins before `from` may end after it.
-        while first > 0 && mark_end(&self.marks[first - 1]) > from {
+        while first > 0 && self.marks[first - 1].to() > from {
             first -= 1;
         }
-        let marks = self.marks[first..].iter().take_while(|mark| mark_start(mark) < to);
+        let marks = self.marks[first..].iter().take_while(|mark| mark.from() < to);
         let refused = marks.filter_map(|mark| match *mark {
             Mark::Skipped { from, to } => Some((from, to)),
             Mark::Deferred { .. } => None,
@@ -550,16 +553,4 @@ impl LogIndex {
 /// The sequence number in an id, for any node.
 pub fn sequence_of(id: u64) -> u64 {
     id & ((1 << SEQUENCE_BITS) - 1)
-}
-
-fn mark_end(mark: &Mark) -> u64 {
-    match mark {
-        Mark::Skipped { to, .. } | Mark::Deferred { to, .. } => *to,
-    }
-}
-
-fn mark_start(mark: &Mark) -> u64 {
-    match mark {
-        Mark::Skipped { from, .. } | Mark::Deferred { from, .. } => *from,
-    }
 }

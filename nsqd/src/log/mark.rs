@@ -1,11 +1,14 @@
-//! What a release passes to the channels besides plain messages.
+//! Pure: sequence numbers that are not plain messages.
+//!
+//! Publishing leaves a mark in the log for each such range. A release takes the marks before its end and passes them to
+//! the channels. Recovery restores marks that no release has taken, and adds new ones from the journal.
 
 use crate::clock::Nanos;
 
-/// A part of a release that is not handed out in order.
+/// A range of sequence numbers that is not handed out in order. Not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// These sequence numbers have no messages (refused or emptied).
+    /// These sequence numbers have no messages (refused, emptied or lost).
     Skipped {
         /// First sequence number.
         from: u64,
@@ -21,4 +24,30 @@ pub enum Mark {
         /// When they are due.
         due: Nanos,
     },
+}
+
+impl Mark {
+    /// First sequence number.
+    pub fn from(&self) -> u64 {
+        match *self {
+            Mark::Skipped { from, .. } | Mark::Deferred { from, .. } => from,
+        }
+    }
+
+    /// One past the last sequence number.
+    pub fn to(&self) -> u64 {
+        match *self {
+            Mark::Skipped { to, .. } | Mark::Deferred { to, .. } => to,
+        }
+    }
+
+    /// Cuts the mark at `at`, which must be within it. Returns the rest.
+    pub fn split_off(&mut self, at: u64) -> Mark {
+        match self {
+            Mark::Skipped { to, .. } => Mark::Skipped { from: at, to: std::mem::replace(to, at) },
+            Mark::Deferred { to, due, .. } => {
+                Mark::Deferred { from: at, to: std::mem::replace(to, at), due: *due }
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! which messages they need, and drops the others. Lock order: segments, a holder's lock, index. The index's lock is
 //! never held during a disk access.
 //!
-//! - [`mark`]: what a release says besides plain messages; [`supply`]: how a channel gets messages
+//! - [`mark`]: pure; sequence numbers that are not plain messages; [`supply`]: how a channel gets messages
 //! - [`chunk`]: encoded messages in memory
 //! - [`index`]: finds the chunk or block of a message; appends; checks the memory bound
 //! - [`reader`]: copies messages to a consumer's output, and reads messages from disk

@@ -36,33 +36,27 @@ pub struct Retained {
 }
 
 impl TopicLog {
-    /// Sets the limits. Returns the first retained message; `u64::MAX` for none. Messages that are needed now or
-    /// published later are retained when they are finished.
-    pub fn set_retention(&self, retention: Retention) -> u64 {
+    /// Sets the limits. Finished messages from `from` on are retained, or from a later one if earlier ones were deleted
+    /// already.
+    pub fn set_retention(&self, retention: Retention, from: u64) {
         {
             let mut retention_state = self.retention_state.lock();
             retention_state.retention = retention;
             retention_state.oldest = retention_state.oldest.filter(|_| !retention.is_off());
         }
-        let (_, floor) = self.holders.floors();
         let mut index = self.index.lock();
         let retained_marks = &mut index.retained_marks;
-        retained_marks.retained_from = match retention.is_off() {
-            true => u64::MAX,
-            false if retained_marks.retained_from == u64::MAX => floor,
-            false => retained_marks.retained_from,
+        retained_marks.retained_from = match retained_marks.retained_from {
+            _ if retention.is_off() => u64::MAX,
+            u64::MAX => from,
+            known => from.max(known),
         };
-        let from = retained_marks.retained_from;
         self.publish_retained(&index);
-        from
     }
 
-    /// Sets the limits and the first retained message, for recovery.
-    pub fn restore_retention(&self, retention: Retention, from: u64) {
-        self.retention_state.lock().retention = retention;
-        let mut index = self.index.lock();
-        index.retained_marks.retained_from = if retention.is_off() { u64::MAX } else { from };
-        self.publish_retained(&index);
+    /// No message before this one is needed by a holder whose messages may be on disk.
+    pub fn needed_from(&self) -> u64 {
+        self.holders.floors().1
     }
 
     fn publish_retained(&self, index: &LogIndex) {

@@ -2,13 +2,14 @@
 //!
 //! - [`crate::import`]: the first step, takes over a data directory of NSQ
 //! - [`replay`]: pure; turns checkpoint and journal records into topics and channels;
-//!   [`replayed_topic`]: one of them
+//!   [`replayed_topic`]: one of them; [`missing`]: which of its messages are needed and missing
 //! - [`report`]: reports damage found meanwhile; [`gaps`]: which messages the damage affects
 //! - [`verify`]: what a start would report, and whether all messages are readable, without changes
 //!
 //! The opposite direction, what a start reads, is written by [`crate::upkeep`].
 
 pub mod gaps;
+pub mod missing;
 pub mod replay;
 pub mod replayed_topic;
 pub mod report;
@@ -44,7 +45,7 @@ use crate::engine::{Engine, EngineLimits, EngineParts};
 use crate::health::Part;
 use crate::import::{self, ImportError};
 use crate::log::index::LogIndex;
-use crate::log::{LogContext, Mark, TopicLog};
+use crate::log::{LogContext, TopicLog};
 use crate::storage::anchored::Anchored;
 use crate::storage::checkpoint::{self, CheckpointError, Problem};
 use crate::storage::data_dir::{DataDir, DataDirError};
@@ -241,14 +242,8 @@ pub fn recover_and_report(options: StartOptions) -> Result<Recovered, RecoveryEr
         durability == Durability::Overflow && !saved.as_ref().is_none_or(|saved| saved.clean_shutdown);
     let numbers: BTreeSet<TopicNumber> = topics.keys().copied().collect();
     for (number, mut topic) in topics {
-        // Without a journal, only the segments hold what was spilled after the checkpoint.
-        topic.end = topic.end.max(topic.log.end());
-        if unclean_overflow {
-            topic.end = topic.end.max(Engine::sequence_of_time(clocks.wall_ns));
-            topic.unreleased.push((topic.log.end(), topic.end, None));
-        }
-        topic.advance(replay_limits);
-        registry.adopt(restore_topic(&engine, number, topic, clocks).map_err(RecoveryError::Segment)?);
+        topic.end_with_segments(unclean_overflow.then(|| Engine::sequence_of_time(clocks.wall_ns)));
+        registry.adopt(restore_topic(&engine, number, topic).map_err(RecoveryError::Segment)?);
     }
     remove_orphans(&engine, &numbers);
     if registry.all_unsorted().iter().any(|topic| topic.log().has_failed_to_spill()) {
@@ -323,7 +318,7 @@ fn restore_missing(
         Journal::show(storage, options, &mut |_, record| {
             if let Record::Publish { topic, first_sequence, count, frames, .. } = record
                 && let Some((topic, gaps)) = topics.get(&topic).zip(gaps.get(&topic))
-                && let Err(error) = topic.log.restore(first_sequence, count, frames, gaps)
+                && let Err(error) = topic.log().restore(first_sequence, count, frames, gaps)
             {
                 failure = Some(error);
             }
@@ -357,29 +352,21 @@ const TIDY_EVERY: u64 = 4096;
 fn restore_topic(
     engine: &Arc<Engine>,
     number: TopicNumber,
-    topic: ReplayedTopic,
-    clocks: Clocks,
+    mut topic: ReplayedTopic,
 ) -> io::Result<Arc<Topic>> {
-    topic.log.skip_to(topic.end);
-    let longest = clock::nanos(engine.limits.max_req_timeout);
-    for &(from, to, due) in &topic.unreleased {
-        topic.log.mark(match due {
-            Some(due) => Mark::Deferred { from, to, due: clocks.to_deadline(due, longest) },
-            None => Mark::Skipped { from, to },
-        });
-    }
+    topic.log().skip_to(topic.end);
     topic.tidy()?;
-    let point = ReleasePoint::new(topic.released, topic.end, topic.paused, true);
+    let point = topic.state.point();
     let parts = TopicParts {
         name: topic.name.clone(),
         number,
-        log: topic.log.clone(),
-        point,
+        log: topic.log().clone(),
+        point: ReleasePoint::new(point.released(), topic.end, point.is_paused(), true),
         counters: topic.counters,
-        own_retention: topic.own_retention,
+        own_retention: topic.state.own_retention(),
     };
     let live = Topic::new(engine.clone(), parts);
-    for (number, mut channel) in topic.channels {
+    for (number, mut channel) in topic.state.take_channels() {
         if live.log().is_retaining() {
             // The channel may have been moved to a place where some messages no longer exist.
             let absent = live.log().absent(channel.state.cursor(), channel.state.end());

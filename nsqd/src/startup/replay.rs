@@ -9,18 +9,15 @@
 //! the journal repeats names from time to time. Everything is then kept until the end of the replay: a redelivery is
 //! better than a lost message.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use nsq_protocol::{ChannelName, MESSAGE_FRAME_OVERHEAD, TopicName};
+use nsq_protocol::{ChannelName, TopicName};
 
 use super::replayed_topic::{ReplayedChannel, ReplayedTopic};
-use crate::channel::runs::Runs;
-use crate::channel::saved::{Clocks, SavedChannel};
-use crate::channel::{ChannelState, Counters};
+use crate::channel::saved::Clocks;
 use crate::clock::Nanos;
 use crate::log::TopicLog;
 use crate::log::retention::Retention;
@@ -58,6 +55,11 @@ impl ReplayLimits {
     /// Converts a saved wall time to a deadline.
     pub(super) fn deadline(&self, due_ns: i64) -> Nanos {
         self.clocks.to_deadline(due_ns, self.longest_delay)
+    }
+
+    /// Converts a saved wall time to a deadline; `None` if it has passed.
+    pub(super) fn due(&self, due_ns: i64) -> Option<Nanos> {
+        self.clocks.to_future(due_ns, self.longest_delay)
     }
 }
 
@@ -119,119 +121,65 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
             self.invalid_count += 1;
             return Ok(());
         };
-        let mut channels = BTreeMap::new();
+        let mut channels = Vec::with_capacity(saved.channels.len());
         for channel in &saved.channels {
-            let Ok(name) = ChannelName::new(&channel.name) else {
-                self.invalid_count += 1;
-                continue;
-            };
-            let counters = Counters {
-                message_count: channel.message_count,
-                requeue_count: channel.requeue_count,
-                timeout_count: channel.timeout_count,
-                lost_count: 0,
-                finish_count: 0,
-            };
-            let of = SavedChannel {
-                cursor: channel.cursor,
-                skipped: channel.skipped_ahead.clone(),
-                outstanding: channel.outstanding.clone(),
-                paused: channel.paused,
-                counters,
-            };
-            let ReplayLimits { max_message_timeout, longest_delay, clocks, .. } = self.limits;
-            let state =
-                ChannelState::restore(&of, saved.released, max_message_timeout, clocks, longest_delay);
-            channels.insert(channel.number, ReplayedChannel { name, state, is_nameless: false });
+            match ChannelName::new(&channel.name) {
+                Ok(name) => {
+                    let restored = ReplayedChannel::restore(name, channel, saved.released, &self.limits);
+                    channels.push((channel.number, restored));
+                }
+                Err(_) => self.invalid_count += 1,
+            }
         }
-        let needed = channels.values().map(|channel| channel.state.lowest_needed()).min();
-        let saved_retention = &saved.retention;
-        let first = needed.into_iter().chain(saved_retention.from).fold(saved.released, u64::min);
+        let needed = channels.iter().map(|(_, channel)| channel.state.lowest_needed());
+        let first = needed.chain(saved.retention.from).fold(saved.released, u64::min);
         let log = (self.open_log)(saved.number, &name, first)?;
-        let own_retention = saved_retention
-            .own
-            .then_some(Retention { age: saved_retention.for_ns, bytes: saved_retention.bytes });
-        let retention = own_retention.unwrap_or(self.limits.retention);
-        log.restore_retention(retention, saved_retention.from.unwrap_or(first));
-        saved_retention.void.iter().for_each(|&(from, to)| log.add_void(from, to));
-        for &(from, to, due_ns) in &saved_retention.deferred {
-            log.add_deferred(from, to, self.limits.deadline(due_ns));
-        }
-        let unreleased = (saved.skipped.iter().map(|&(from, to)| (from, to, None)))
-            .chain(saved.unreleased_deferred.iter().map(|&(at, due)| (at, at + 1, Some(due))))
-            .collect();
-        let topic = ReplayedTopic {
-            name,
-            floor: log.hold(first),
-            _pin: saved_retention.from.map(|_| log.hold(first)),
-            own_retention,
-            end: saved.next_sequence,
-            published_to: saved.published_before.unwrap_or(saved.next_sequence),
-            log,
-            released: saved.released,
-            paused: saved.paused,
-            counters: (saved.message_count, saved.message_bytes),
-            channels,
-            unreleased,
-            unrecorded: Vec::new(),
-            segments: Runs::default(),
-            checked_to: 0,
-            is_nameless: false,
-            keep_from: None,
-            in_segments_to: 0,
-        };
+        let topic = ReplayedTopic::restore(name, saved, channels, (log, first), &self.limits);
         self.topics.insert(saved.number, topic);
         Ok(())
     }
 
     /// Applies one journal record.
     pub fn apply(&mut self, at: Lsn, record: Record<'_>) -> Result<(), ReplayError> {
-        if let Record::Publish { topic, first_sequence, count, due_ns, frames } = record {
-            if at >= self.apply_from && self.is_unheard_of(topic) {
+        if at >= self.apply_from {
+            self.add_unknown(&record)?;
+        } else if !matches!(record, Record::Publish { .. }) {
+            return Ok(());
+        }
+        // Records of a deleted topic or channel have no effect.
+        if let Some(topic) = self.topics.get_mut(&record.topic()) {
+            let is_valid = topic.apply(record, &self.limits)?;
+            self.invalid_count += u64::from(!is_valid);
+        }
+        if let Record::TopicDeleted { topic } = record {
+            self.deleted_topics.insert(topic);
+            if let Some(gone) = self.topics.remove(&topic) {
+                self.sequences_used = self.sequences_used.max(gone.end).max(gone.log().end());
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the topic or channel of a record that is the first about it.
+    fn add_unknown(&mut self, record: &Record<'_>) -> Result<(), ReplayError> {
+        let topic = record.topic();
+        match *record {
+            Record::TopicCreated { name, first_sequence, .. } => self.create(topic, name, first_sequence)?,
+            Record::Publish { first_sequence, .. } if self.is_unheard_of(topic) => {
                 self.take_on(topic, Some(first_sequence))?;
             }
-            // Each message has at least its frame.
-            if frames.len() as u64 / (MESSAGE_FRAME_OVERHEAD as u64) < u64::from(count) {
-                self.invalid_count += 1;
-            } else if let Some(topic) = self.topics.get_mut(&topic) {
-                let sound = topic.publish(first_sequence, count, due_ns, frames, self.limits)?;
-                self.invalid_count += u64::from(!sound);
-            }
-            return Ok(());
+            _ => {}
         }
-        if at < self.apply_from {
-            return Ok(());
-        }
+        let Some(channel) = record.channel() else { return Ok(()) };
+        self.next_numbers.1 = self.next_numbers.1.max(channel + 1);
         match record {
-            Record::TopicCreated { topic, name, first_sequence } => {
-                self.create(topic, name, first_sequence)?
+            Record::ChannelDeleted { .. } => drop(self.deleted_channels.insert(channel)),
+            // It adds the channel itself.
+            Record::ChannelCreated { .. } => {}
+            _ if channel >= self.known_below.1 && !self.deleted_channels.contains(&channel) => {
+                self.take_on_channel(topic, channel);
             }
-            Record::TopicDeleted { topic } => {
-                self.deleted_topics.insert(topic);
-                if let Some(gone) = self.topics.remove(&topic) {
-                    self.sequences_used = self.sequences_used.max(gone.end).max(gone.log.end());
-                }
-            }
-            Record::ChannelCreated { channel, .. } => {
-                self.next_numbers.1 = self.next_numbers.1.max(channel + 1);
-                self.apply_to_topic(record);
-            }
-            Record::ChannelDeleted { channel, .. } => {
-                self.deleted_channels.insert(channel);
-                self.apply_to_topic(record);
-            }
-            Record::Finish { topic, channel, .. }
-            | Record::Requeue { topic, channel, .. }
-            | Record::ChannelPaused { topic, channel, .. }
-            | Record::ChannelMoved { topic, channel, .. }
-            | Record::ChannelEmptied { topic, channel, .. } => {
-                if channel >= self.known_below.1 && !self.deleted_channels.contains(&channel) {
-                    self.next_numbers.1 = self.next_numbers.1.max(channel + 1);
-                    self.take_on_channel(topic, channel);
-                }
-                self.apply_to_topic(record);
-            }
-            _ => self.apply_to_topic(record),
+            _ => {}
         }
         Ok(())
     }
@@ -250,8 +198,8 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
         self.next_numbers.0 = self.next_numbers.0.max(number.saturating_add(1));
         let log = (self.open_log)(number, &name, message.unwrap_or(0))?;
         if let Some(first) = message.into_iter().chain(log.oldest_on_disk()).min() {
-            log.restore_retention(self.limits.retention, first);
-            let topic = ReplayedTopic { is_nameless: true, ..ReplayedTopic::new(name, log, first, true) };
+            let mut topic = ReplayedTopic::new(name, log, first, true, &self.limits);
+            topic.is_nameless = true;
             self.topics.insert(number, topic);
         }
         Ok(())
@@ -263,35 +211,23 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
     }
 
     fn take_on_channel(&mut self, topic: TopicNumber, number: ChannelNumber) {
-        let limits = self.limits;
-        let Some(topic) = self.topics.get_mut(&topic) else { return };
-        let cursor = topic.lowest_needed();
-        if let Entry::Vacant(place) = topic.channels.entry(number)
+        if let Some(topic) = self.topics.get_mut(&topic)
+            && !topic.state.channels().contains_key(&number)
             && let Some(name) = nameless(number)
         {
-            let state = ChannelState::new(cursor, limits.max_message_timeout);
-            place.insert(ReplayedChannel { name, state, is_nameless: true });
-            topic.advance(limits);
+            topic.add_nameless_channel(number, name, &self.limits);
         }
     }
 
     /// Ends the replay. Returns a description of each topic and channel whose name was lost.
     pub fn complete(&mut self) -> Vec<String> {
         let mut lost_names = Vec::new();
-        let limits = self.limits;
         for topic in self.topics.values_mut() {
-            // The record that says so may be lost.
-            topic.published_to = topic.published_to.max(topic.end);
-            topic.advance(limits);
-            if topic.keep_from.take().is_some() {
-                // A channel that was added late, in a paused topic, has missed releases.
-                let released = topic.released;
-                topic.channels.values_mut().for_each(|channel| channel.state.replay_release(released, false));
-            }
+            topic.complete();
             if topic.is_nameless {
                 lost_names.push(format!("TOPIC({}): the original name of this topic is lost", topic.name));
             }
-            for channel in topic.channels.values().filter(|channel| channel.is_nameless) {
+            for channel in topic.state.channels().values().filter(|channel| channel.is_nameless) {
                 lost_names.push(format!(
                     "TOPIC({}): the original name of channel {} is lost",
                     topic.name, channel.name
@@ -303,44 +239,17 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
 
     fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), ReplayError> {
         self.next_numbers.0 = self.next_numbers.0.max(number + 1);
+        if self.topics.contains_key(&number) || self.deleted_topics.contains(&number) {
+            return Ok(());
+        }
         let Ok(name) = TopicName::new(name) else {
             self.invalid_count += 1;
             return Ok(());
         };
-        if let Some(topic) = self.topics.get_mut(&number) {
-            if std::mem::take(&mut topic.is_nameless) {
-                topic.name = name;
-            }
-            return Ok(());
-        }
-        if self.deleted_topics.contains(&number) {
-            return Ok(());
-        }
         let log = (self.open_log)(number, &name, first_sequence)?;
-        log.restore_retention(self.limits.retention, first_sequence);
-        self.topics.insert(number, ReplayedTopic::new(name, log, first_sequence, self.is_rebuild));
+        let topic = ReplayedTopic::new(name, log, first_sequence, self.is_rebuild, &self.limits);
+        self.topics.insert(number, topic);
         Ok(())
-    }
-
-    fn apply_to_topic(&mut self, record: Record<'_>) {
-        let limits = self.limits;
-        let (Record::TopicState { topic, .. }
-        | Record::TopicSkipped { topic, .. }
-        | Record::ChannelCreated { topic, .. }
-        | Record::ChannelDeleted { topic, .. }
-        | Record::ChannelPaused { topic, .. }
-        | Record::ChannelEmptied { topic, .. }
-        | Record::ChannelMoved { topic, .. }
-        | Record::TopicRetention { topic, .. }
-        | Record::Finish { topic, .. }
-        | Record::Requeue { topic, .. }) = record
-        else {
-            return;
-        };
-        // Records of a deleted topic or channel have no effect.
-        if let Some(topic) = self.topics.get_mut(&topic) {
-            topic.apply(record, limits);
-        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! Pure: one topic during replay: what the checkpoint and the records so far say of it.
+//! Pure: one topic during replay. Applies records through [`TopicState`] and
+//! [`ChannelState`](crate::channel::ChannelState), which define their meaning. This module adds what only recovery has
+//! to decide: what a record shows about earlier records that are lost, and which bodies are needed.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use nsq_protocol::{ChannelName, MESSAGE_FRAME_OVERHEAD, TopicName};
@@ -8,11 +9,16 @@ use nsq_protocol::{ChannelName, MESSAGE_FRAME_OVERHEAD, TopicName};
 use super::replay::{ReplayError, ReplayLimits};
 use crate::channel::ChannelState;
 use crate::channel::runs::Runs;
+use crate::clock::Nanos;
 use crate::log::repair::CheckedBlock;
-use crate::log::retention::{Retention, gaps, merged};
+use crate::log::retention::Retention;
 use crate::log::{Floor, Mark, TopicLog};
+use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, is_full};
+use crate::topic::release::ReleasePoint;
+use crate::topic::saved::{restore_marks, restore_retention};
+use crate::topic::state::{Follower, TopicState};
 
 /// A channel during replay.
 pub struct ReplayedChannel {
@@ -20,144 +26,259 @@ pub struct ReplayedChannel {
     pub state: ChannelState,
     /// No record has named it yet.
     pub(super) is_nameless: bool,
+    /// Messages due by then wait.
+    now: Nanos,
 }
 
-/// Messages `(from, to, due)` that are published but not released. They are deferred until the wall time `due`; `None`
-/// marks sequence numbers without messages.
-type Unreleased = (u64, u64, Option<i64>);
+impl ReplayedChannel {
+    /// Restores a channel from a checkpoint, in a topic that has released all messages before `released`.
+    pub(super) fn restore(
+        name: ChannelName,
+        saved: &ChannelCheckpoint,
+        released: u64,
+        limits: &ReplayLimits,
+    ) -> Self {
+        let due = |due_ns| limits.due(due_ns);
+        let state = ChannelState::restore(saved, released, limits.max_message_timeout, due);
+        ReplayedChannel { name, state, is_nameless: false, now: limits.clocks.monotonic }
+    }
+}
+
+impl Follower for ReplayedChannel {
+    fn release(&mut self, to: u64, marks: &[Mark]) {
+        self.state.release(to, marks, None);
+        self.state.settle(self.now);
+    }
+
+    fn published_deferred(&self) -> Vec<(u64, Nanos)> {
+        self.state.published_deferred()
+    }
+}
 
 /// A topic during replay.
 pub struct ReplayedTopic {
     pub name: TopicName,
-    pub log: Arc<TopicLog>,
-    /// The release point.
-    pub released: u64,
+    /// Committed are the messages published up to the record read last. The checkpoint may know later messages. A
+    /// release from before these messages must not release them. Without ephemeral channels.
+    pub state: TopicState<ChannelNumber, ReplayedChannel>,
     /// One past the last message known to be published.
     pub end: u64,
-    /// One past the last message that was published up to the record read last. The checkpoint may know later messages.
-    /// A release from before these messages must not release them.
-    pub(super) published_to: u64,
-    pub paused: bool,
     /// Messages and body bytes accepted.
     pub counters: (u64, u64),
-    /// Without ephemeral channels.
-    pub channels: BTreeMap<ChannelNumber, ReplayedChannel>,
-    /// Ranges that are published but not released, if they are not plain messages.
-    pub unreleased: Vec<Unreleased>,
     /// Messages that were published, as later records show, and whose own records are missing.
     pub unrecorded: Vec<(u64, u64)>,
     /// Batches in the journal that should also be in a segment.
     pub(super) segments: Runs,
     /// Blocks before this sequence number were checked.
-    pub(super) checked_to: u64,
-    /// Retention set for this topic; `None` if the flags apply.
-    pub own_retention: Option<Retention>,
-    pub(super) floor: Floor,
+    checked_to: u64,
+    floor: Floor,
     /// Keeps everything that the checkpoint needs until the end of the replay. Records that the checkpoint already
     /// contains may be replayed. Meanwhile a channel that was moved back looks as if it had finished what it must hand
     /// out again.
-    pub(super) _pin: Option<Floor>,
+    _pin: Option<Floor>,
     /// No record has named it yet.
     pub(super) is_nameless: bool,
     /// Channels may still appear that need messages from here on.
     pub(super) keep_from: Option<u64>,
     /// With `keep_from`: earlier messages that are not in the journal are assumed to be in segments.
-    pub(super) in_segments_to: u64,
-}
-
-/// Maximum number of missing messages reported per gap and channel.
-const MOST_ABSENT: usize = 100_000;
-
-/// One past the last message that the topic had released when the record was written, as far as the record shows it.
-fn released_to(record: &Record<'_>) -> Option<u64> {
-    match *record {
-        Record::TopicState { released, .. } => Some(released),
-        Record::TopicSkipped { from, .. } => Some(from),
-        Record::ChannelCreated { cursor, .. } => Some(cursor),
-        Record::ChannelMoved { to, .. } => Some(to),
-        Record::ChannelEmptied { up_to, .. } => Some(up_to),
-        Record::Requeue { sequence, .. } => Some(sequence + 1),
-        Record::Finish { runs, .. } => runs.iter().map(|(first, length)| first + length).max(),
-        _ => None,
-    }
+    in_segments_to: u64,
 }
 
 impl ReplayedTopic {
     /// A topic without channels. Data on disk below `first_sequence` is not needed. With `is_new_to_us`, older channels
     /// of the topic may still appear.
-    pub(super) fn new(name: TopicName, log: Arc<TopicLog>, first_sequence: u64, is_new_to_us: bool) -> Self {
+    pub(super) fn new(
+        name: TopicName,
+        log: Arc<TopicLog>,
+        first_sequence: u64,
+        is_new_to_us: bool,
+        limits: &ReplayLimits,
+    ) -> Self {
+        log.set_retention(limits.retention, first_sequence);
+        let point = ReleasePoint::new(first_sequence, first_sequence, false, false);
         ReplayedTopic {
-            name,
-            floor: log.hold(first_sequence),
-            end: first_sequence,
-            published_to: first_sequence,
             in_segments_to: if is_new_to_us { log.end() } else { 0 },
-            log,
-            released: first_sequence,
-            paused: false,
-            counters: (0, 0),
-            channels: BTreeMap::new(),
-            unreleased: Vec::new(),
-            unrecorded: Vec::new(),
-            segments: Runs::default(),
-            checked_to: 0,
-            own_retention: None,
-            _pin: None,
-            is_nameless: false,
             keep_from: is_new_to_us.then_some(first_sequence),
+            ..Self::with(name, TopicState::new(log, point, None), first_sequence, first_sequence)
         }
     }
 
-    pub(super) fn publish(
+    /// Restores a topic from a checkpoint. `first` is the oldest message that it needs.
+    pub(super) fn restore(
+        name: TopicName,
+        saved: &TopicCheckpoint,
+        channels: Vec<(ChannelNumber, ReplayedChannel)>,
+        (log, first): (Arc<TopicLog>, u64),
+        limits: &ReplayLimits,
+    ) -> Self {
+        let deadline = |due_ns| limits.deadline(due_ns);
+        let own_retention = restore_retention(&log, &saved.retention, limits.retention, first, deadline);
+        restore_marks(&log, saved, deadline);
+        let published_to = saved.published_before.unwrap_or(saved.next_sequence).min(saved.next_sequence);
+        let point = ReleasePoint::new(saved.released, published_to, saved.paused, false);
+        let end = saved.next_sequence.max(saved.released);
+        let mut topic = ReplayedTopic {
+            counters: (saved.message_count, saved.message_bytes),
+            _pin: saved.retention.from.map(|_| log.hold(first)),
+            ..Self::with(name, TopicState::new(log, point, own_retention), end, first)
+        };
+        channels.into_iter().for_each(|(number, channel)| topic.insert(number, channel));
+        topic
+    }
+
+    fn with(
+        name: TopicName,
+        state: TopicState<ChannelNumber, ReplayedChannel>,
+        end: u64,
+        floor: u64,
+    ) -> Self {
+        ReplayedTopic {
+            name,
+            floor: state.log().hold(floor),
+            state,
+            end,
+            counters: (0, 0),
+            unrecorded: Vec::new(),
+            segments: Runs::default(),
+            checked_to: 0,
+            _pin: None,
+            is_nameless: false,
+            keep_from: None,
+            in_segments_to: 0,
+        }
+    }
+
+    pub fn log(&self) -> &Arc<TopicLog> {
+        self.state.log()
+    }
+
+    /// Applies a record about this topic. Returns whether its content is valid.
+    pub(super) fn apply(&mut self, record: Record<'_>, limits: &ReplayLimits) -> Result<bool, ReplayError> {
+        match record {
+            Record::Publish { first_sequence, count, due_ns, frames, .. } => {
+                return self.publish(first_sequence, count, due_ns.map(|due| limits.deadline(due)), frames);
+            }
+            Record::TopicCreated { name, .. } => {
+                let Ok(name) = TopicName::new(name) else { return Ok(false) };
+                if std::mem::take(&mut self.is_nameless) {
+                    self.name = name;
+                }
+            }
+            // The replay removes it.
+            Record::TopicDeleted { .. } => {}
+            Record::TopicState { paused, released, .. } => {
+                self.reach(released);
+                if self.keep_from.is_some() && self.state.channels().is_empty() {
+                    // Before this record, the topic was not known to be paused, so too much was assumed to be released
+                    // to a channel that no longer exists.
+                    self.state.hold_back(released);
+                }
+                self.state.set_paused(paused);
+                self.state.advance();
+            }
+            Record::TopicSkipped { from, to, .. } => {
+                self.reach(from);
+                self.state.skip(from, to);
+                self.end = self.end.max(to);
+            }
+            Record::TopicRetention { own, for_ns, bytes, from, .. } => {
+                let own = own.then_some(Retention { age: for_ns, bytes });
+                let from = if from == u64::MAX { self.lowest_needed() } else { from };
+                self.state.set_retention(own, limits.retention, from);
+            }
+            Record::ChannelCreated { channel, name, cursor, .. } => {
+                let Ok(name) = ChannelName::new(name) else { return Ok(false) };
+                self.reach(cursor);
+                self.create_channel(channel, name, cursor, limits);
+            }
+            Record::ChannelDeleted { channel, .. } => drop(self.state.remove(&channel)),
+            Record::ChannelPaused { channel, paused, .. } => {
+                if let Some(channel) = self.state.channel_mut(&channel) {
+                    channel.state.set_paused(paused);
+                }
+            }
+            Record::ChannelEmptied { channel, up_to, .. } => {
+                self.reach(up_to);
+                if let Some(channel) = self.state.channel_mut(&channel) {
+                    // Nothing is in flight, so all messages before `up_to` are dropped. Newer ones stay.
+                    channel.state.move_forward(up_to);
+                }
+            }
+            Record::ChannelMoved { channel, to, forward, .. } => {
+                self.reach(to);
+                let log = self.log().clone();
+                if let Some(channel) = self.state.channel_mut(&channel) {
+                    if forward {
+                        channel.state.move_forward(to);
+                    } else {
+                        // The cursor was at `to` or after it.
+                        channel.state.replay_handed_out(to);
+                        channel.state.move_back(to, &log.void_marks_between(to, channel.state.end()));
+                        channel.state.settle(channel.now);
+                    }
+                }
+            }
+            Record::Finish { channel, runs, .. } => {
+                self.reach(runs.iter().map(|(first, length)| first + length).max().unwrap_or(0));
+                if let Some(channel) = self.state.channel_mut(&channel) {
+                    runs.iter()
+                        .for_each(|(first, length)| channel.state.replay_finish(first, first + length));
+                }
+            }
+            Record::Requeue { channel, sequence, attempts, due_ns, .. } => {
+                self.reach(sequence + 1);
+                if let Some(channel) = self.state.channel_mut(&channel) {
+                    channel.state.replay_requeue(sequence, attempts, limits.due(due_ns));
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn publish(
         &mut self,
         first: u64,
         count: u32,
-        due_ns: Option<i64>,
+        due: Option<Nanos>,
         frames: &[u8],
-        limits: ReplayLimits,
     ) -> Result<bool, ReplayError> {
+        // Each message has at least its frame.
+        if frames.len() as u64 / (MESSAGE_FRAME_OVERHEAD as u64) < u64::from(count) {
+            return Ok(false);
+        }
         let end = first + u64::from(count);
-        let mut sound = true;
-        if end > self.lowest_needed().min(self.log.retained_from()) {
-            let known_to = self.log.end();
+        let mut is_valid = true;
+        if end > self.lowest_needed().min(self.log().retained_from()) {
+            let known_to = self.log().end();
             if first < known_to {
                 self.segments.push(first, end.min(known_to));
                 self.check_segments(first, end.min(known_to))?;
             }
             if end > known_to {
-                sound = self.log.append_recovered(first, count, frames);
+                is_valid = self.log().append_recovered(first, count, frames);
             }
         }
-        if let Some(due_ns) = due_ns {
-            self.log.add_deferred(first, end, limits.deadline(due_ns));
-        }
-        let is_news = end > self.published_to;
-        self.published_to = self.published_to.max(end);
         if end > self.end {
-            let known_to = self.end.max(self.in_segments_to);
-            if first > known_to {
-                self.log.add_void(known_to, first);
-                self.unreleased.push((known_to, first, None));
-            }
-            if let Some(due_ns) = due_ns {
-                self.unreleased.push((first, end, Some(due_ns)));
+            self.mark_lost_before(first);
+            if let Some(due) = due {
+                self.log().mark(Mark::Deferred { from: first, to: end, due });
             }
             self.end = end;
             let header_bytes = u64::from(count) * MESSAGE_FRAME_OVERHEAD as u64;
             self.counters.0 += u64::from(count);
             self.counters.1 += (frames.len() as u64).saturating_sub(header_bytes);
+        } else if let Some(due) = due {
+            self.log().add_deferred(first, end, due);
         }
-        if is_news {
-            self.advance(limits);
-        }
-        Ok(sound)
+        self.state.commit(end);
+        Ok(is_valid)
     }
 
     /// Checks the segments for messages that the journal has as well: are they there and undamaged?
     fn check_segments(&mut self, first: u64, end: u64) -> std::io::Result<()> {
         let mut at = first.max(self.checked_to);
         while at < end {
-            match self.log.check_block_of(at)? {
+            match self.log().check_block_of(at)? {
                 CheckedBlock::Missing(next) => at = next.unwrap_or(end).min(end),
                 CheckedBlock::Good(to) => {
                     self.checked_to = to;
@@ -169,198 +290,88 @@ impl ReplayedTopic {
         Ok(())
     }
 
-    /// Needed messages that are missing from the log but are in the journal.
-    pub fn restorable(&self) -> Vec<(u64, u64)> {
-        let mut found = Vec::new();
-        for (from, to) in self.log.gaps() {
-            let overlaps = self
-                .segments
-                .iter()
-                .map(|(first, end)| (first.max(from), end.min(to)))
-                .filter(|(f, t)| f < t);
-            found.extend(overlaps.filter(|&(from, to)| self.needs_any(from, to)));
-        }
-        found
-    }
-
-    /// Needed messages that were in a damaged block.
-    pub fn lost(&self) -> Vec<(u64, u64)> {
-        self.log.damaged().into_iter().filter(|&(from, to)| self.needs_any(from, to)).collect()
-    }
-
-    /// Messages that are needed, as far as is known, and are missing without an explanation.
-    pub fn absent(&self) -> Vec<(u64, u64)> {
-        let mut absent = Vec::new();
-        let (lowest_needed, damaged) = (self.lowest_needed(), self.log.damaged());
-        for (from, to) in self.log.gaps().into_iter().chain([(self.log.end(), self.end)]) {
-            let (from, to) = (from.max(lowest_needed), to.min(self.end));
-            if from >= to {
-                continue;
-            }
-            let mut explained = damaged.clone();
-            // A deferral does not explain why a message is missing.
-            explained.extend(self.log.void_marks_between(from, to).iter().filter_map(|mark| match mark {
-                Mark::Skipped { from, to } => Some((*from, *to)),
-                Mark::Deferred { .. } => None,
-            }));
-            let mut needed: Vec<(u64, u64)> = (self.channels.values())
-                .flat_map(|channel| channel.state.needed(from, to, MOST_ABSENT))
-                .collect();
-            needed.extend((self.released < to).then_some((self.released.max(from), to)));
-            for (from, to) in merged(needed) {
-                absent.extend(gaps(from, to, merged(explained.clone())));
-            }
-        }
-        absent
-    }
-
-    fn needs_any(&self, from: u64, to: u64) -> bool {
-        to > self.released
-            || to > self.log.retained_from()
-            || self.channels.values().any(|channel| channel.state.needs_any(from, to))
-    }
-
-    pub(super) fn apply(&mut self, record: Record<'_>, limits: ReplayLimits) {
-        let ReplayLimits { clocks, longest_delay, max_message_timeout, .. } = limits;
-        if let Some(to) = released_to(&record) {
-            self.reach(to, limits);
-        }
-        match record {
-            Record::TopicState { paused, released, .. } => {
-                self.paused = paused;
-                if self.keep_from.is_some() && self.channels.is_empty() {
-                    // Before this record, the topic was not known to be paused, so too much was assumed to be released
-                    // to a channel that no longer exists.
-                    self.released = self.released.min(released);
-                }
-                self.release_at_least(released);
-                self.advance(limits);
-            }
-            Record::TopicSkipped { from, to, .. } => {
-                self.log.add_void(from, to);
-                (self.end, self.published_to) = (self.end.max(to), self.published_to.max(to));
-                for channel in self.channels.values_mut() {
-                    // A channel that was added late, in a paused topic, has missed releases.
-                    channel.state.replay_release(from, false);
-                    channel.state.replay_release(to, true);
-                }
-                self.release_at_least(to);
-            }
-            Record::ChannelCreated { channel, name, cursor, .. } => {
-                let Ok(name) = ChannelName::new(name) else { return };
-                self.release_at_least(cursor);
-                let (log, released) = (&self.log, self.released);
-                let known = self.channels.entry(channel).or_insert_with(|| {
-                    let marks = log.void_marks_between(cursor, released);
-                    let state = ChannelState::replay_start(cursor, released, &marks, max_message_timeout);
-                    ReplayedChannel { name: name.clone(), state, is_nameless: false }
-                });
-                if std::mem::take(&mut known.is_nameless) {
-                    known.name = name;
-                    // The channel has finished everything before `cursor`.
-                    known.state.replay_empty(cursor);
-                }
-                self.advance(limits);
-            }
-            Record::ChannelDeleted { channel, .. } => drop(self.channels.remove(&channel)),
-            Record::ChannelPaused { channel, paused, .. } => {
-                self.channel(channel, |state| state.set_paused(paused));
-            }
-            Record::ChannelEmptied { channel, up_to, .. } => {
-                self.channel(channel, |state| state.replay_empty(up_to))
-            }
-            Record::ChannelMoved { channel, to, forward, .. } => {
-                if let Some(channel) = self.channels.get_mut(&channel) {
-                    let marks = self.log.void_marks_between(to, channel.state.end());
-                    channel.state.replay_move(to, forward, &marks);
-                }
-            }
-            Record::TopicRetention { own, for_ns, bytes, from, .. } => {
-                self.own_retention = own.then_some(Retention { age: for_ns, bytes });
-                let retention = self.own_retention.unwrap_or(limits.retention);
-                let from = if from == u64::MAX { self.lowest_needed() } else { from };
-                let known = self.log.retained_from();
-                let from = if known == u64::MAX { from } else { from.max(known) };
-                self.log.restore_retention(retention, from);
-                if known == u64::MAX {
-                    self.remember_deferred(limits);
-                }
-            }
-            Record::Finish { channel, runs, .. } => self.channel(channel, |state| {
-                runs.iter().for_each(|(first, length)| state.replay_finish(first, first + length));
-            }),
-            Record::Requeue { channel, sequence, attempts, due_ns, .. } => self.channel(channel, |state| {
-                state.replay_requeue(sequence, attempts, due_ns, clocks, longest_delay);
-            }),
-            Record::Publish { .. } | Record::TopicCreated { .. } | Record::TopicDeleted { .. } => {}
-        }
-    }
-
-    /// Records messages that were published deferred before retention was set.
-    fn remember_deferred(&self, limits: ReplayLimits) {
-        let of_channels = self.channels.values().flat_map(|channel| channel.state.published_deferred());
-        of_channels.for_each(|(sequence, due)| self.log.add_deferred(sequence, sequence + 1, due));
-        for &(from, to, due_ns) in &self.unreleased {
-            if let Some(due_ns) = due_ns {
-                self.log.add_deferred(from, to, limits.deadline(due_ns));
-            }
-        }
-    }
-
-    fn channel(&mut self, number: ChannelNumber, change: impl FnOnce(&mut ChannelState)) {
-        if let Some(channel) = self.channels.get_mut(&number) {
-            change(&mut channel.state);
-        }
-    }
-
-    /// Releases to the channels all messages that can be released.
-    pub fn advance(&mut self, limits: ReplayLimits) {
-        if !self.paused && !self.channels.is_empty() {
-            self.release(limits);
-        }
-    }
-
-    fn release(&mut self, limits: ReplayLimits) {
-        let end = self.end.min(self.published_to);
-        for channel in self.channels.values_mut() {
-            let state = &mut channel.state;
-            for &(from, to, due) in self.unreleased.iter().filter(|&&(from, ..)| from < end) {
-                state.replay_release(from, false);
-                match due {
-                    Some(due) => {
-                        state.replay_deferred_publish(from, to, due, limits.clocks, limits.longest_delay);
-                    }
-                    None => state.replay_release(to, true),
-                }
-            }
-            state.replay_release(end, false);
-        }
-        self.unreleased.retain(|&(from, ..)| from >= end);
-        self.released = self.released.max(end);
+    /// Marks the sequence numbers between the known messages and `to` as unused. Returns their range, if there are any.
+    fn mark_lost_before(&self, to: u64) -> Option<(u64, u64)> {
+        let from = self.end.max(self.in_segments_to);
+        (from < to).then(|| {
+            self.log().mark(Mark::Skipped { from, to });
+            (from, to)
+        })
     }
 
     /// A record shows that all messages before `to` were published and released. Those without a record of their own are
     /// lost, and their numbers are not used again.
-    fn reach(&mut self, to: u64, limits: ReplayLimits) {
-        let known_to = self.end.max(self.in_segments_to);
-        if to <= known_to {
-            return;
-        }
-        self.log.add_void(known_to, to);
-        self.unreleased.push((known_to, to, None));
-        self.unrecorded.push((known_to, to));
-        (self.end, self.published_to) = (to, to);
-        self.release(limits);
+    fn reach(&mut self, to: u64) {
+        self.unrecorded.extend(self.mark_lost_before(to));
+        self.end = self.end.max(to);
+        self.state.reach(to);
     }
 
-    /// Raises the release point to a place where it has been. Earlier messages were released to channels that no longer
-    /// exist.
-    fn release_at_least(&mut self, released: u64) {
-        self.released = self.released.max(released);
-        // After a power failure, the messages themselves may be missing.
-        self.end = self.end.max(released);
-        self.published_to = self.published_to.max(released);
-        self.unreleased.retain(|&(_, to, _)| to > released);
+    fn create_channel(
+        &mut self,
+        number: ChannelNumber,
+        name: ChannelName,
+        cursor: u64,
+        limits: &ReplayLimits,
+    ) {
+        match self.state.channel_mut(&number) {
+            Some(known) if known.is_nameless => {
+                known.is_nameless = false;
+                known.name = name;
+                // The channel has finished everything before `cursor`.
+                known.state.move_forward(cursor);
+            }
+            Some(_) => {}
+            None => self.add_channel(number, name, cursor, limits),
+        }
+        self.state.advance();
+    }
+
+    /// Adds a channel of which only the number is known.
+    pub(super) fn add_nameless_channel(
+        &mut self,
+        number: ChannelNumber,
+        name: ChannelName,
+        limits: &ReplayLimits,
+    ) {
+        self.add_channel(number, name, self.lowest_needed(), limits);
+        if let Some(channel) = self.state.channel_mut(&number) {
+            channel.is_nameless = true;
+        }
+        self.state.advance();
+    }
+
+    fn add_channel(&mut self, number: ChannelNumber, name: ChannelName, cursor: u64, limits: &ReplayLimits) {
+        let now = limits.clocks.monotonic;
+        let released = self.state.point().released();
+        // Messages that are missing in the log may still be found in the journal.
+        let marks = self.log().void_marks_between(cursor, released);
+        let state = ChannelState::starting_at(cursor, released, &marks, limits.max_message_timeout);
+        let mut channel = ReplayedChannel { name, state, is_nameless: false, now };
+        channel.state.settle(now);
+        self.insert(number, channel);
+    }
+
+    fn insert(&mut self, number: ChannelNumber, channel: ReplayedChannel) {
+        self.state.insert(number, channel);
+        self.state.set_has_channels();
+    }
+
+    /// The journal is read: all known messages were published. The record that says so may be lost.
+    pub(super) fn complete(&mut self) {
+        self.keep_from = None;
+        self.state.commit(self.end);
+    }
+
+    /// Without a journal, only the segments show what was published after the checkpoint. If the messages in memory are
+    /// lost, all sequence numbers before `used_to` may have been used.
+    pub fn end_with_segments(&mut self, used_to: Option<u64>) {
+        let from = self.log().end();
+        self.end = self.end.max(from).max(used_to.unwrap_or(0));
+        if used_to.is_some() && from < self.end {
+            self.log().mark(Mark::Skipped { from, to: self.end });
+        }
+        self.state.commit(self.end);
     }
 
     /// The oldest message that is still needed.
@@ -368,16 +379,16 @@ impl ReplayedTopic {
         if let Some(keep_from) = self.keep_from {
             return keep_from;
         }
-        let needed = self.channels.values().map(|channel| channel.state.lowest_needed()).min();
-        needed.map_or(self.released, |needed| needed.min(self.released))
+        let needed = self.state.channels().values().map(|channel| channel.state.lowest_needed());
+        needed.fold(self.state.point().released(), u64::min)
     }
 
     /// Frees finished messages and keeps memory within its limit. A full disk is not an error here, because consumers
     /// must be able to free space.
     pub fn tidy(&self) -> std::io::Result<()> {
         self.floor.store(self.lowest_needed(), std::sync::atomic::Ordering::Release);
-        self.log.trim();
-        match self.log.spill() {
+        self.log().trim();
+        match self.log().spill() {
             Err(error) if !is_full(&error) => Err(error),
             _ => Ok(()),
         }

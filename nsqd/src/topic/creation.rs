@@ -40,11 +40,11 @@ impl Topic {
             if self.is_closed() {
                 return Err(PublishError::Exiting);
             }
-            if let Some(channel) = state.channels.get(name) {
+            if let Some(channel) = state.topic.channels().get(name) {
                 return Ok(channel.clone());
             }
             let placed = self.start_of(&state, found);
-            let (cursor, released) = (placed.sequence, state.point.released());
+            let (cursor, released) = (placed.sequence, state.topic.point().released());
             let number = self.engine.next_channel_number();
             let ticket = match self.engine.journal_for(self.name.is_ephemeral() || name.is_ephemeral()) {
                 Some(journal) => Some(
@@ -92,14 +92,11 @@ impl Topic {
             None => Ok(()),
         };
         let mut state = self.state.lock();
-        let is_there =
-            state.channels.get(channel.name()).is_some_and(|current| Arc::ptr_eq(current, channel));
+        let current = state.topic.channels().get(channel.name());
+        let is_there = current.is_some_and(|current| Arc::ptr_eq(current, channel));
         if let Err(error) = committed {
             if is_there {
-                state.channels.remove(channel.name());
-            }
-            if state.channels.is_empty() {
-                state.point.set_has_channels(false);
+                state.topic.remove(channel.name());
             }
             drop(state);
             channel.discard();
@@ -108,7 +105,7 @@ impl Topic {
         }
         // Not earlier: if the channel were refused, the messages released to it would be lost with it.
         if is_there {
-            state.point.set_has_channels(true);
+            state.topic.set_has_channels();
             self.advance(&mut state);
         }
         drop(state);
@@ -121,7 +118,7 @@ impl Topic {
     pub fn adopt_channel(&self, name: ChannelName, number: u32, channel_state: ChannelState) {
         let mut state = self.state.lock();
         self.adopt_locked(&mut state, name, number, channel_state);
-        state.point.set_has_channels(true);
+        state.topic.set_has_channels();
     }
 
     fn adopt_locked(
@@ -145,7 +142,7 @@ impl Topic {
             timers: self.engine.timers.clone(),
         };
         let channel = Channel::new(parts, of);
-        state.channels.insert(name, channel.clone());
+        state.topic.insert(name, channel.clone());
         channel
     }
 }

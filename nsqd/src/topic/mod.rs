@@ -3,19 +3,22 @@
 //! Publishing appends to the log and to the journal, in the same order. Once the journal has made the messages as
 //! durable as configured, they are released to all channels. Lock order: the topic's state, a channel, the log.
 //!
+//! - [`state`]: pure; what the topic's journal records mean, for the running topic and for recovery
 //! - [`release`]: pure; the release point
 //! - [`registry`]: all topics by name; creating and deleting
 //! - `creation`: new channels
 //! - [`retention`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
+//! - [`saved`]: the topic's part of a checkpoint
 
 mod creation;
 pub mod retention;
 pub mod publication;
 pub mod registry;
 pub mod release;
+pub mod saved;
+pub mod state;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -27,15 +30,14 @@ use tokio::sync::Notify;
 pub use self::publication::Publication;
 use self::release::ReleasePoint;
 use self::retention::RetentionError;
+use self::state::TopicState;
 use crate::channel::Channel;
-use crate::channel::saved::{Clocks, CursorMoved, SavedChannel, Saving};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
 use crate::health::Part;
 use crate::log::retention::Retention;
 use crate::log::{Floor, Holder, Mark, TopicLog};
 use crate::storage::TopicNumber;
-use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
@@ -56,12 +58,9 @@ pub enum PublishError {
     NoSuchPlace(#[from] RetentionError),
 }
 
-/// The end of every channel is the release point. Code that moves it must update all channels under this lock.
+/// The part of a topic that its lock protects.
 struct State {
-    point: ReleasePoint,
-    channels: BTreeMap<ChannelName, Arc<Channel>>,
-    /// The topic's own retention; `None` for the limits of nsqd's flags.
-    own_retention: Option<Retention>,
+    topic: TopicState<ChannelName, Arc<Channel>>,
     /// The release point recorded in the journal, while all channels are ephemeral.
     recorded: u64,
 }
@@ -119,12 +118,10 @@ impl Topic {
             number: parts.number,
             engine,
             floor,
-            log: parts.log,
+            log: parts.log.clone(),
             state: Mutex::new(State {
                 recorded: parts.point.released(),
-                point: parts.point,
-                channels: BTreeMap::new(),
-                own_retention: parts.own_retention,
+                topic: TopicState::new(parts.log, parts.point, parts.own_retention),
             }),
             message_count: AtomicU64::new(parts.counters.0),
             message_bytes: AtomicU64::new(parts.counters.1),
@@ -210,10 +207,10 @@ impl Topic {
             return count;
         }
         let state = self.state.lock();
-        if state.point.is_releasing() {
+        if state.topic.point().is_releasing() {
             return count;
         }
-        let (released, limits) = (state.point.released(), &self.engine.limits);
+        let (released, limits) = (state.topic.point().released(), &self.engine.limits);
         drop(state);
         let held = self.log.end().saturating_sub(released);
         let held_bytes = if held > 0 { self.log.memory_bytes_since(released) } else { 0 };
@@ -233,16 +230,18 @@ impl Topic {
     /// Releases the messages before `to`, which are durable, unless the topic holds them back. Wakes consumers.
     fn release(&self, to: u64) {
         let mut state = self.state.lock();
-        state.point.commit(to);
-        self.advance(&mut state);
+        let moved_to = state.topic.commit(to);
+        self.released(&mut state, moved_to);
     }
 
     fn advance(&self, state: &mut State) {
-        let Some((_, to)) = state.point.advance() else { return };
-        let marks = self.log.take_marks(to);
-        for channel in state.channels.values() {
-            channel.release(to, &marks);
-        }
+        let moved_to = state.topic.advance();
+        self.released(state, moved_to);
+    }
+
+    /// Ends every release: lets the log free what the topic held back.
+    fn released(&self, state: &mut State, moved_to: Option<u64>) {
+        let Some(to) = moved_to else { return };
         self.floor.store(to, Ordering::Release);
         self.record_release(state, to);
     }
@@ -251,21 +250,23 @@ impl Topic {
     /// would hold back all messages that it ever released for the next channel.
     fn record_release(&self, state: &mut State, released: u64) {
         const EVERY: u64 = 1000;
-        if released - state.recorded >= EVERY && state.channels.values().all(|channel| channel.is_ephemeral())
+        if released - state.recorded >= EVERY
+            && state.topic.channels().values().all(|channel| channel.is_ephemeral())
         {
             self.record_state(state);
         }
     }
 
     fn record_state(&self, state: &mut State) {
-        state.recorded = state.point.released();
+        let point = state.topic.point();
+        state.recorded = point.released();
         if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) {
+            let has_durable = state.topic.channels().values().any(|channel| !channel.is_ephemeral());
             journal.append_lazy(&Record::TopicState {
                 topic: self.number,
-                paused: state.point.is_paused(),
-                released: state.point.released(),
-                releasing: state.channels.values().any(|channel| !channel.is_ephemeral())
-                    && !state.point.is_paused(),
+                paused: point.is_paused(),
+                released: point.released(),
+                releasing: has_durable && !point.is_paused(),
             });
         }
     }
@@ -340,35 +341,34 @@ impl Topic {
     /// Allows releasing messages. Call when the topic's channels are known.
     pub fn start(&self) {
         let mut state = self.state.lock();
-        state.point.started();
+        state.topic.started();
         self.advance(&mut state);
     }
 
     pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
-        self.state.lock().channels.get(name).cloned()
+        self.state.lock().topic.channels().get(name).cloned()
     }
 
     pub fn channel_count(&self) -> usize {
-        self.state.lock().channels.len()
+        self.state.lock().topic.channels().len()
     }
 
     /// All channels, sorted by name.
     pub fn channels(&self) -> Vec<Arc<Channel>> {
-        self.state.lock().channels.values().cloned().collect()
+        self.state.lock().topic.channels().values().cloned().collect()
     }
 
     /// Deletes a channel and its messages, and ends its consumers' connections. Returns whether it was the last
     /// channel; `None` if there is no such channel.
     pub fn delete_channel(&self, name: &str) -> Option<bool> {
         let mut state = self.state.lock();
-        let channel = state.channels.remove(name)?;
+        let channel = state.topic.remove(name)?;
         channel.discard();
         if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral() || channel.is_ephemeral()) {
             journal.append_lazy(&Record::ChannelDeleted { topic: self.number, channel: channel.number() });
         }
-        let last = state.channels.is_empty();
+        let last = state.topic.channels().is_empty();
         if last {
-            state.point.set_has_channels(false);
             self.record_state(&mut state);
         }
         drop(state);
@@ -391,7 +391,7 @@ impl Topic {
     /// Pauses or resumes releasing messages to channels.
     pub fn set_paused(&self, paused: bool) {
         let mut state = self.state.lock();
-        state.point.set_paused(paused);
+        state.topic.set_paused(paused);
         self.record_state(&mut state);
         self.advance(&mut state);
     }
@@ -399,13 +399,9 @@ impl Topic {
     /// Drops the messages that are not released to channels yet.
     pub fn empty(&self) {
         let mut state = self.state.lock();
-        let (from, to) = state.point.empty();
+        let (from, to) = (state.topic.point().released(), state.topic.point().committed());
         if from < to {
-            self.log.take_marks(to);
-            self.log.add_void(from, to);
-            for channel in state.channels.values() {
-                channel.release(to, &[Mark::Skipped { from, to }]);
-            }
+            state.topic.skip(from, to);
             self.floor.store(to, Ordering::Release);
             if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) {
                 journal.append_lazy(&Record::TopicSkipped { topic: self.number, from, to });
@@ -419,7 +415,7 @@ impl Topic {
     pub fn close(&self) {
         let state = self.state.lock();
         self.closed.store(true, Ordering::Release);
-        for channel in state.channels.values() {
+        for channel in state.topic.channels().values() {
             channel.close();
         }
     }
@@ -428,7 +424,7 @@ impl Topic {
     /// still hold the topic.
     pub fn discard(&self) {
         self.close();
-        let channels = std::mem::take(&mut self.state.lock().channels);
+        let channels = self.state.lock().topic.take_channels();
         channels.values().for_each(|channel| channel.discard());
         self.log.discard();
     }
@@ -436,8 +432,8 @@ impl Topic {
     /// The messages that the topic holds back from its channels.
     pub fn depth(&self) -> TopicDepth {
         let state = self.state.lock();
-        let (released, committed) = (state.point.released(), state.point.committed());
-        let paused = state.point.is_paused();
+        let point = state.topic.point();
+        let (released, committed, paused) = (point.released(), point.committed(), point.is_paused());
         let skipped: u64 = (self.log.marks().iter())
             .map(|mark| match *mark {
                 Mark::Skipped { from, to } => to.min(committed).saturating_sub(from.max(released)),
@@ -464,102 +460,19 @@ impl Topic {
         if self.is_closed() {
             return;
         }
-        let needed =
-            state.channels.values().filter(|channel| !channel.is_ephemeral()).map(|c| c.floor()).min();
-        let released = state.point.released();
+        let durable = || state.topic.channels().values().filter(|channel| !channel.is_ephemeral());
+        let needed = durable().map(|channel| channel.floor()).min();
+        let released = state.topic.point().released();
         let first_sequence = needed.into_iter().chain([self.log.retained_from()]).fold(released, u64::min);
         journal.append_lazy(&Record::TopicCreated {
             topic: self.number,
             name: self.name.as_str(),
             first_sequence,
         });
-        for channel in state.channels.values().filter(|channel| !channel.is_ephemeral()) {
-            channel.record_name();
-        }
-        if state.own_retention.is_some() {
+        durable().for_each(|channel| channel.record_name());
+        if state.topic.own_retention().is_some() {
             self.record_retention(&state, self.log.retained_from());
         }
         self.record_state(&mut state);
-    }
-
-    /// Like [`Topic::save_while`], but without slices.
-    pub fn save(&self, clocks: Clocks) -> TopicCheckpoint {
-        self.save_while(clocks, usize::MAX, &mut || {})
-    }
-
-    /// Saves the topic for a checkpoint. Topic and channels are saved as of one moment, except for their outstanding
-    /// messages. These are saved in slices of about `slice`; after each one, the lock is released and `between` is
-    /// called. See [`crate::channel::saved`].
-    pub fn save_while(&self, clocks: Clocks, slice: usize, between: &mut dyn FnMut()) -> TopicCheckpoint {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            // If channels are moved all the time, the save delays others a little instead of never ending.
-            let slice = if attempts < SAVE_ATTEMPTS { slice } else { usize::MAX };
-            let (mut saved, channels) = self.begin_saving(clocks);
-            let channels: Result<_, CursorMoved> = (channels.into_iter())
-                .map(|(channel, saving)| Ok(saved_channel(&channel, channel.save(saving, slice, between)?)))
-                .collect();
-            if let Ok(channels) = channels {
-                saved.channels = channels;
-                return saved;
-            }
-        }
-    }
-
-    /// The topic's part of a checkpoint, without its channels, and the started saves of its channels.
-    fn begin_saving(&self, clocks: Clocks) -> (TopicCheckpoint, Vec<(Arc<Channel>, Saving)>) {
-        let state = self.state.lock();
-        let released = state.point.released();
-        let mut skipped = Vec::new();
-        let mut unreleased_deferred = Vec::new();
-        let (next_sequence, (message_count, message_bytes)) = self.log.with_marks_and_end(|marks, end| {
-            for mark in marks {
-                match *mark {
-                    Mark::Skipped { from, to } => skipped.push((from, to)),
-                    Mark::Deferred { from, to, due } => {
-                        unreleased_deferred
-                            .extend((from..to).map(|sequence| (sequence, clocks.to_wall(due))));
-                    }
-                }
-            }
-            (end, self.counters())
-        });
-        let channels = (state.channels.values().filter(|channel| !channel.is_ephemeral()))
-            .map(|channel| (channel.clone(), channel.begin_saving(clocks)))
-            .collect();
-        let saved = TopicCheckpoint {
-            number: self.number,
-            name: self.name.to_string(),
-            paused: state.point.is_paused(),
-            next_sequence,
-            released,
-            releasing: state.point.is_releasing(),
-            skipped,
-            unreleased_deferred,
-            message_count,
-            message_bytes,
-            channels: Vec::new(),
-            retention: self.save_retention(&state, clocks),
-            published_before: None,
-        };
-        (saved, channels)
-    }
-}
-
-/// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
-const SAVE_ATTEMPTS: u32 = 4;
-
-fn saved_channel(channel: &Channel, saved: SavedChannel) -> ChannelCheckpoint {
-    ChannelCheckpoint {
-        number: channel.number(),
-        name: channel.name().to_string(),
-        paused: saved.paused,
-        cursor: saved.cursor,
-        skipped_ahead: saved.skipped,
-        outstanding: saved.outstanding,
-        message_count: saved.counters.message_count,
-        requeue_count: saved.counters.requeue_count,
-        timeout_count: saved.counters.timeout_count,
     }
 }

@@ -144,7 +144,7 @@ impl Registry {
         let log = TopicLog::new(index, segments, name.as_str(), self.engine.log_context.clone());
         let log = Arc::new(if name.is_ephemeral() { log.in_memory_only() } else { log });
         if !name.is_ephemeral() {
-            log.restore_retention(limits.retention, first_sequence);
+            log.set_retention(limits.retention, first_sequence);
         }
         let parts = TopicParts {
             name: name.clone(),

@@ -45,9 +45,15 @@ impl ReleasePoint {
         self.has_channels && !self.paused && !self.starting
     }
 
-    /// Drops the messages held back. Returns their range: from, to.
-    pub fn empty(&mut self) -> (u64, u64) {
-        (std::mem::replace(&mut self.released, self.committed), self.committed)
+    /// Moves the release point to `to`, if that is later, even if messages are held back.
+    pub fn reach(&mut self, to: u64) {
+        self.commit(to);
+        self.released = self.released.max(to);
+    }
+
+    /// Moves the release point back to `from`, if that is earlier.
+    pub fn hold_back(&mut self, from: u64) {
+        self.released = self.released.min(from);
     }
 
     pub fn set_paused(&mut self, paused: bool) {
@@ -97,7 +103,8 @@ mod tests {
         point.commit(9);
         point.commit(7);
         assert_eq!(point.advance(), None);
-        assert_eq!(point.empty(), (8, 9));
+        point.reach(9);
+        assert_eq!((point.released(), point.committed()), (9, 9));
         point.set_paused(false);
         assert_eq!(point.advance(), None);
         point.commit(10);

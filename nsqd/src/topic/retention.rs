@@ -7,11 +7,8 @@ use nsq_protocol::StartAt;
 
 use super::{State, Topic};
 use crate::channel::Channel;
-use crate::channel::saved::Clocks;
 use crate::clock;
-use crate::log::Mark;
 use crate::log::retention::Retention;
-use crate::storage::checkpoint::RetentionCheckpoint;
 use crate::storage::record::Record;
 
 /// Why a topic cannot retain messages, or why a position in it is not available.
@@ -53,16 +50,13 @@ impl Topic {
             return Err(RetentionError::Ephemeral);
         }
         let mut state = self.state.lock();
-        state.own_retention = own;
-        let was_retaining = self.log.is_retaining();
-        let from = self.log.set_retention(own.unwrap_or(self.engine.limits.retention));
+        let known = Some(self.log.retained_from()).filter(|_| self.log.is_retaining());
+        let from = known.unwrap_or_else(|| self.log.needed_from());
+        state.topic.set_retention(own, self.engine.limits.retention, from);
         if self.log.is_retaining() {
             self.engine.set_retains();
         }
-        if !was_retaining {
-            self.remember_deferred(&state);
-        }
-        self.record_retention(&state, from);
+        self.record_retention(&state, self.log.retained_from());
         drop(state);
         self.log.trim();
         Ok(())
@@ -70,31 +64,15 @@ impl Topic {
 
     pub(super) fn record_retention(&self, state: &State, from: u64) {
         if let Some(journal) = self.engine.journal_for(false) {
-            let Retention { age, bytes } = state.own_retention.unwrap_or_default();
-            let own = state.own_retention.is_some();
+            let own = state.topic.own_retention();
+            let Retention { age, bytes } = own.unwrap_or_default();
             journal.append_lazy(&Record::TopicRetention {
                 topic: self.number,
-                own,
+                own: own.is_some(),
                 for_ns: age,
                 bytes,
                 from,
             });
-        }
-    }
-
-    /// Records messages that were published deferred while nothing was retained: channels that reach them later must
-    /// know their due times.
-    fn remember_deferred(&self, state: &State) {
-        for channel in state.channels.values() {
-            let deferred = channel.inspect(|channel, _| channel.published_deferred());
-            deferred
-                .into_iter()
-                .for_each(|(sequence, due)| self.log.add_deferred(sequence, sequence + 1, due));
-        }
-        for mark in self.log.marks() {
-            if let Mark::Deferred { from, to, due } = mark {
-                self.log.add_deferred(from, to, due);
-            }
         }
     }
 
@@ -181,23 +159,13 @@ impl Topic {
     /// The start of a new channel that is requested at `found`: not before the oldest retained message, and not after
     /// the release point.
     pub(super) fn start_of(&self, state: &State, found: Found) -> Placed {
-        let released = state.point.released();
+        let released = state.topic.point().released();
         if found.sequence >= released {
             return Placed { sequence: released, clamped: false };
         }
         let oldest =
             if self.log.is_retaining() { self.log.oldest_retained().min(released) } else { released };
         Placed { sequence: found.sequence.max(oldest), clamped: found.is_clamped_to(oldest) }
-    }
-
-    pub(super) fn save_retention(&self, state: &State, clocks: Clocks) -> RetentionCheckpoint {
-        let own = state.own_retention;
-        let Retention { age, bytes } = own.unwrap_or_default();
-        let void = self.log.void();
-        let deferred =
-            self.log.deferred().into_iter().map(|(from, to, due)| (from, to, clocks.to_wall(due))).collect();
-        let from = Some(self.log.retained_from()).filter(|_| self.log.is_retaining());
-        RetentionCheckpoint { own: own.is_some(), for_ns: age, bytes, from, void, deferred }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pure: retained messages in the index.
 
-use super::{Location, LogIndex, mark_start};
+use super::{Location, LogIndex};
 use crate::log::Mark;
 use crate::log::chunk::Chunk;
 use crate::log::retention::{Piece, PiecePlace, gaps, merged};
@@ -125,7 +125,7 @@ impl LogIndex {
             .collect::<Vec<_>>();
         let skipped = skipped.into_iter().map(|(from, to)| Mark::Skipped { from, to });
         let mut marks: Vec<Mark> = skipped.chain(deferred).collect();
-        marks.sort_by_key(mark_start);
+        marks.sort_by_key(Mark::from);
         marks
     }
 

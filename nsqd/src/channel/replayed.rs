@@ -1,0 +1,99 @@
+//! Pure: what recovery concludes from records about messages of a channel.
+//!
+//! A running channel hands a message to a consumer, and records what became of it. Recovery sees only the record: the
+//! message, and all before it, had been handed out. Those not known to be finished count as delivered once, and wait.
+//!
+//! Acknowledgements continue while a checkpoint is taken, so recovery may see a record that the checkpoint already
+//! contains. It then changes nothing, or is followed by the records that lead to the same state again.
+//!
+//! During a replay there are no consumers, and no message is in a queue: finishing a message would have to search it
+//! there. [`ChannelState::settle`] keeps the queues empty, and [`ChannelState::recovered`] fills them. The topic must
+//! have released the messages of a record before the record is replayed.
+
+use std::cmp::Reverse;
+
+use super::outstanding::{Entry, Place};
+use super::state::ChannelState;
+use crate::clock::Nanos;
+use crate::log::retention::merged;
+
+impl ChannelState {
+    /// The messages `from..to` were finished.
+    pub fn replay_finish(&mut self, from: u64, to: u64) {
+        // A finished message that was deferred ahead of the cursor says nothing about the messages before it.
+        let in_turn = self.skipped.gaps(from.max(self.cursor), to).last();
+        if let Some((_, end)) = in_turn {
+            self.replay_handed_out(end);
+        }
+        for sequence in self.outstanding.between(from, to, usize::MAX) {
+            if let Some(slot) = self.outstanding.find(sequence) {
+                self.outstanding.remove(slot);
+            }
+        }
+    }
+
+    /// A message was requeued after `attempts` deliveries, and is due at `due`; `None` if it is due now. A record for a
+    /// message that is already finished has no effect. With 0 attempts, the message was delivered before the cursor was
+    /// moved back over it, and was deferred after that.
+    pub fn replay_requeue(&mut self, sequence: u64, attempts: u16, due: Option<Nanos>) {
+        if attempts == 0 {
+            self.replay_defer_ahead(sequence);
+        } else if !self.skipped.contains(sequence) {
+            self.replay_handed_out(sequence + 1);
+        }
+        if let Some(slot) = self.outstanding.find(sequence) {
+            let entry = self.outstanding.entry_mut(slot);
+            entry.attempts = attempts;
+            entry.hold_until(due);
+        }
+    }
+
+    /// All messages before `to` were handed out at some time. Those not known to be finished were in flight, with one
+    /// attempt.
+    pub fn replay_handed_out(&mut self, to: u64) {
+        let to = to.min(self.end);
+        while self.cursor < to {
+            let until = self.skipped.first().map_or(to, |(from, _)| from.min(to));
+            for sequence in self.cursor..until {
+                self.outstanding.insert_ahead(Entry::new(sequence, 1, Place::Waiting));
+            }
+            self.cursor = until;
+            self.pass_skipped();
+        }
+    }
+
+    /// Call after each change that may defer messages. Those due at `now` wait; none is in a queue.
+    pub fn settle(&mut self, now: Nanos) {
+        for Reverse((due, slot)) in self.deferred.drain() {
+            if due <= now {
+                self.outstanding.entry_mut(slot).hold_until(None);
+            }
+        }
+    }
+
+    /// Ends the replay: puts the outstanding messages into the queues.
+    pub fn recovered(&mut self) {
+        let mut entries: Vec<_> =
+            self.outstanding.iter().map(|entry| (entry.sequence, entry.place, entry.deadline)).collect();
+        entries.sort_unstable_by_key(|&(sequence, ..)| sequence);
+        for (sequence, place, deadline) in entries {
+            let Some(slot) = self.outstanding.find(sequence) else { continue };
+            match place {
+                Place::Deferred => self.deferred.push(Reverse((deadline, slot))),
+                // They came before the messages that are ahead of the cursor now.
+                _ => self.waiting.push_back((0, slot)),
+            }
+        }
+    }
+
+    /// Makes a message outstanding that the cursor has not reached.
+    fn replay_defer_ahead(&mut self, sequence: u64) {
+        if sequence < self.cursor || sequence >= self.end || self.skipped.contains(sequence) {
+            return;
+        }
+        self.outstanding.insert_ahead(Entry::new(sequence, 0, Place::Waiting));
+        self.skipped =
+            merged(self.skipped.iter().chain([(sequence, sequence + 1)]).collect()).into_iter().collect();
+        self.pass_skipped();
+    }
+}

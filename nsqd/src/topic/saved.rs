@@ -1,0 +1,128 @@
+//! Saves a topic to a checkpoint, and restores its parts: what is written and how it is read stand side by side.
+
+use std::sync::Arc;
+
+use super::{State, Topic};
+use crate::channel::Channel;
+use crate::channel::saved::{Clocks, CursorMoved, Saving};
+use crate::clock::Nanos;
+use crate::log::retention::Retention;
+use crate::log::{Mark, TopicLog};
+use crate::storage::checkpoint::{ChannelCheckpoint, RetentionCheckpoint, TopicCheckpoint};
+
+/// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
+const SAVE_ATTEMPTS: u32 = 4;
+
+impl Topic {
+    /// Like [`Topic::save_while`], but without slices.
+    pub fn save(&self, clocks: Clocks) -> TopicCheckpoint {
+        self.save_while(clocks, usize::MAX, &mut || {})
+    }
+
+    /// Saves the topic for a checkpoint. Topic and channels are saved as of one moment, except for their outstanding
+    /// messages. These are saved in slices of about `slice`; after each one, the lock is released and `between` is
+    /// called. See [`crate::channel::saved`].
+    pub fn save_while(&self, clocks: Clocks, slice: usize, between: &mut dyn FnMut()) -> TopicCheckpoint {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            // If channels are moved all the time, the save delays others a little instead of never ending.
+            let slice = if attempts < SAVE_ATTEMPTS { slice } else { usize::MAX };
+            let (mut saved, channels) = self.begin_saving(clocks);
+            let channels: Result<_, CursorMoved> = (channels.into_iter())
+                .map(|(channel, saving)| {
+                    let saved = channel.save(saving, slice, between)?;
+                    let (number, name) = (channel.number(), channel.name().to_string());
+                    Ok(ChannelCheckpoint { number, name, ..saved })
+                })
+                .collect();
+            if let Ok(channels) = channels {
+                saved.channels = channels;
+                return saved;
+            }
+        }
+    }
+
+    /// The topic's part of a checkpoint, without its channels, and the started saves of its channels.
+    fn begin_saving(&self, clocks: Clocks) -> (TopicCheckpoint, Vec<(Arc<Channel>, Saving)>) {
+        let State { topic, .. } = &*self.state.lock();
+        let point = topic.point();
+        let ((skipped, unreleased_deferred), next_sequence, (message_count, message_bytes)) =
+            (self.log).with_marks_and_end(|marks, end| (save_marks(marks, clocks), end, self.counters()));
+        let channels = (topic.channels().values().filter(|channel| !channel.is_ephemeral()))
+            .map(|channel| (channel.clone(), channel.begin_saving(clocks)))
+            .collect();
+        let saved = TopicCheckpoint {
+            number: self.number,
+            name: self.name.to_string(),
+            paused: point.is_paused(),
+            next_sequence,
+            released: point.released(),
+            releasing: point.is_releasing(),
+            skipped,
+            unreleased_deferred,
+            message_count,
+            message_bytes,
+            channels: Vec::new(),
+            retention: save_retention(&self.log, topic.own_retention(), clocks),
+            published_before: None,
+        };
+        (saved, channels)
+    }
+}
+
+/// The fields `skipped` and `unreleased_deferred` of a [`TopicCheckpoint`].
+type SavedMarks = (Vec<(u64, u64)>, Vec<(u64, i64)>);
+
+/// Saves the marks that no release has taken.
+fn save_marks(marks: &[Mark], clocks: Clocks) -> SavedMarks {
+    let (mut skipped, mut deferred) = SavedMarks::default();
+    for mark in marks {
+        match *mark {
+            Mark::Skipped { from, to } => skipped.push((from, to)),
+            Mark::Deferred { from, to, due } => {
+                deferred.extend((from..to).map(|sequence| (sequence, clocks.to_wall(due))));
+            }
+        }
+    }
+    (skipped, deferred)
+}
+
+/// Restores the marks that no release has taken. `deadline` converts a saved wall time.
+pub fn restore_marks(log: &TopicLog, saved: &TopicCheckpoint, deadline: impl Fn(i64) -> Nanos) {
+    for &(from, to) in saved.skipped.iter().filter(|(from, to)| from < to) {
+        log.mark(Mark::Skipped { from, to });
+    }
+    for &(sequence, due_ns) in &saved.unreleased_deferred {
+        log.mark(Mark::Deferred { from: sequence, to: sequence.saturating_add(1), due: deadline(due_ns) });
+    }
+}
+
+fn save_retention(log: &TopicLog, own: Option<Retention>, clocks: Clocks) -> RetentionCheckpoint {
+    let Retention { age, bytes } = own.unwrap_or_default();
+    RetentionCheckpoint {
+        own: own.is_some(),
+        for_ns: age,
+        bytes,
+        from: Some(log.retained_from()).filter(|_| log.is_retaining()),
+        void: log.void(),
+        deferred: log.deferred().into_iter().map(|(from, to, due)| (from, to, clocks.to_wall(due))).collect(),
+    }
+}
+
+/// Restores the retention of a log that needs its messages from `first` on. Returns the topic's own limits.
+pub fn restore_retention(
+    log: &TopicLog,
+    saved: &RetentionCheckpoint,
+    default: Retention,
+    first: u64,
+    deadline: impl Fn(i64) -> Nanos,
+) -> Option<Retention> {
+    let own = saved.own.then_some(Retention { age: saved.for_ns, bytes: saved.bytes });
+    log.set_retention(own.unwrap_or(default), saved.from.unwrap_or(first));
+    saved.void.iter().for_each(|&(from, to)| log.add_void(from, to));
+    for &(from, to, due_ns) in &saved.deferred {
+        log.add_deferred(from, to, deadline(due_ns));
+    }
+    own
+}

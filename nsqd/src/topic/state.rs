@@ -1,0 +1,183 @@
+//! Pure: what a topic's journal records mean: its release point, channels and retention.
+//!
+//! A running topic and recovery change a topic only through [`TopicState`], so each record has one meaning. A running
+//! topic makes a change and records it; recovery reads the record and makes the same change. Recovery may read records
+//! that the checkpoint already contains, so a change that moves the release point to a place where it has been has no
+//! effect. The records of a channel have their meaning in [`crate::channel::ChannelState`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::release::ReleasePoint;
+use crate::channel::Channel;
+use crate::clock::Nanos;
+use crate::log::retention::Retention;
+use crate::log::{Mark, TopicLog};
+
+/// A channel, as its topic sees it: it follows the release point.
+pub trait Follower {
+    /// Adds the messages before `to`. `marks` are those that are not handed out in order. Changes nothing for messages
+    /// that the channel already has.
+    fn release(&mut self, to: u64, marks: &[Mark]);
+
+    /// Messages that were published deferred and are not due, with their due times, in any order.
+    fn published_deferred(&self) -> Vec<(u64, Nanos)>;
+}
+
+impl Follower for Arc<Channel> {
+    fn release(&mut self, to: u64, marks: &[Mark]) {
+        Channel::release(self, to, marks);
+    }
+
+    fn published_deferred(&self) -> Vec<(u64, Nanos)> {
+        self.inspect(|state, _| state.published_deferred())
+    }
+}
+
+/// The state of a topic, with channels `C` by key `K`; see the module. Every method that moves the release point also
+/// releases to all channels: the end of each channel is the release point.
+pub struct TopicState<K, C> {
+    log: Arc<TopicLog>,
+    point: ReleasePoint,
+    channels: BTreeMap<K, C>,
+    own_retention: Option<Retention>,
+}
+
+impl<K: Ord, C: Follower> TopicState<K, C> {
+    /// A topic without channels. `own_retention` is `None` for the limits of nsqd's flags.
+    pub fn new(log: Arc<TopicLog>, point: ReleasePoint, own_retention: Option<Retention>) -> Self {
+        TopicState { log, point, channels: BTreeMap::new(), own_retention }
+    }
+
+    pub fn log(&self) -> &Arc<TopicLog> {
+        &self.log
+    }
+
+    pub fn point(&self) -> &ReleasePoint {
+        &self.point
+    }
+
+    pub fn channels(&self) -> &BTreeMap<K, C> {
+        &self.channels
+    }
+
+    pub fn channel_mut(&mut self, key: &K) -> Option<&mut C> {
+        self.channels.get_mut(key)
+    }
+
+    /// The topic's own retention; `None` for the limits of nsqd's flags.
+    pub fn own_retention(&self) -> Option<Retention> {
+        self.own_retention
+    }
+
+    /// Publish: the messages before `to` are durable. Releases them, unless the topic holds them back. Returns the new
+    /// release point if it moved.
+    pub fn commit(&mut self, to: u64) -> Option<u64> {
+        self.point.commit(to);
+        self.advance()
+    }
+
+    /// Releases all committed messages, unless the topic holds them back. Returns the new release point if it moved.
+    pub fn advance(&mut self) -> Option<u64> {
+        let (_, to) = self.point.advance()?;
+        self.release(to);
+        Some(to)
+    }
+
+    /// TopicState: pauses or resumes releasing. [`TopicState::advance`] must follow.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.point.set_paused(paused);
+    }
+
+    /// TopicSkipped: the messages `from..to`, which no channel has received, are dropped.
+    pub fn skip(&mut self, from: u64, to: u64) {
+        if from >= to {
+            return;
+        }
+        self.log.take_marks(to);
+        self.log.add_void(from, to);
+        self.point.reach(to);
+        for channel in self.channels.values_mut() {
+            channel.release(to, &[Mark::Skipped { from, to }]);
+        }
+    }
+
+    /// TopicRetention: sets the topic's own limits; `None` for `default`. Finished messages from `from` on are retained,
+    /// or from a later one if earlier ones were deleted already.
+    pub fn set_retention(&mut self, own: Option<Retention>, default: Retention, from: u64) {
+        let was_retaining = self.log.is_retaining();
+        self.own_retention = own;
+        self.log.set_retention(own.unwrap_or(default), from);
+        if !was_retaining {
+            self.remember_deferred();
+        }
+    }
+
+    /// Records in the log which messages were published deferred while nothing was retained: channels that reach them
+    /// later must know their due times.
+    fn remember_deferred(&self) {
+        for (sequence, due) in self.channels.values().flat_map(C::published_deferred) {
+            self.log.add_deferred(sequence, sequence + 1, due);
+        }
+        for mark in self.log.marks() {
+            if let Mark::Deferred { from, to, due } = mark {
+                self.log.add_deferred(from, to, due);
+            }
+        }
+    }
+
+    /// ChannelCreated: adds a channel whose end is the release point. Messages are released once
+    /// [`TopicState::set_has_channels`] is called: a channel that is not durable yet may have to be removed again.
+    pub fn insert(&mut self, key: K, channel: C) {
+        self.channels.insert(key, channel);
+    }
+
+    /// Allows releasing messages, because there is a channel that stays. [`TopicState::advance`] must follow.
+    pub fn set_has_channels(&mut self) {
+        self.point.set_has_channels(true);
+    }
+
+    /// ChannelDeleted: removes a channel. Without channels, the topic holds its messages back.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<C>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        let removed = self.channels.remove(key);
+        if self.channels.is_empty() {
+            self.point.set_has_channels(false);
+        }
+        removed
+    }
+
+    /// Removes all channels of a deleted topic, or of one whose recovery is complete.
+    pub fn take_channels(&mut self) -> BTreeMap<K, C> {
+        self.point.set_has_channels(false);
+        std::mem::take(&mut self.channels)
+    }
+
+    /// Ends the setup of the topic. [`TopicState::advance`] must follow.
+    pub fn started(&mut self) {
+        self.point.started();
+    }
+
+    /// For recovery: a record shows that all messages before `to` were released, even if the topic seems to hold them
+    /// back.
+    pub fn reach(&mut self, to: u64) {
+        if to > self.point.released() {
+            self.point.reach(to);
+            self.release(to);
+        }
+    }
+
+    /// For recovery: a record shows that no message from `from` on was released. Only for a topic without channels.
+    pub fn hold_back(&mut self, from: u64) {
+        self.point.hold_back(from);
+    }
+
+    fn release(&mut self, to: u64) {
+        let marks = self.log.take_marks(to);
+        for channel in self.channels.values_mut() {
+            channel.release(to, &marks);
+        }
+    }
+}
