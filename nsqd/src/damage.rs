@@ -1,7 +1,6 @@
 //! Damage and failing reads: counted, logged, and shown in the health.
 //!
-//! Findings of a start are also collected. `nsq data verify` runs a start on the directory, so it reports the same
-//! findings.
+//! What a start finds is also collected. `nsq data verify` runs a start on the directory, so it reports the same.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -108,8 +107,51 @@ pub struct Damage {
     cut_bytes: AtomicU64,
     reads_fail: AtomicBool,
     read_error: Mutex<Option<String>>,
-    /// What a start has found so far; `None` after [`Damage::take_findings`].
-    findings: Mutex<Option<Vec<Finding>>>,
+    /// What a start has found so far; `None` after [`Damage::take_found`].
+    found: Mutex<Option<Found>>,
+}
+
+/// What a start found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub findings: Vec<Finding>,
+    /// Messages that were needed and are unreadable.
+    pub lost: Vec<LostMessages>,
+    /// Unreadable files that were renamed.
+    pub set_aside: Vec<SetAside>,
+}
+
+/// Messages of a topic that are lost because of damage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostMessages {
+    pub topic: String,
+    /// First sequence number.
+    pub from: u64,
+    /// One past the last sequence number.
+    pub to: u64,
+}
+
+impl fmt::Display for LostMessages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LostMessages { topic, from, to } = self;
+        let (count, last) = (to.saturating_sub(*from), to.saturating_sub(1));
+        write!(f, "TOPIC({topic}): {count} messages are lost: {from} to {last}")
+    }
+}
+
+/// An unreadable file that was renamed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// What it belongs to: `JOURNAL` or `TOPIC(name)`.
+    pub of: String,
+    /// Its new path.
+    pub path: PathBuf,
+}
+
+impl fmt::Display for SetAside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: unreadable file renamed to {}", self.of, self.path.display())
+    }
 }
 
 /// Counts since the start, including what the start found.
@@ -124,9 +166,9 @@ pub struct DamageCounts {
 }
 
 impl Damage {
-    /// Logs to `logger`, and collects findings until [`Damage::take_findings`].
+    /// Logs to `logger`, and collects what is found until [`Damage::take_found`].
     pub fn new(logger: Logger) -> Self {
-        Damage { logger: Some(logger), findings: Mutex::new(Some(Vec::new())), ..Damage::default() }
+        Damage { logger: Some(logger), found: Mutex::new(Some(Found::default())), ..Damage::default() }
     }
 
     /// Logs, counts and collects a finding.
@@ -143,18 +185,30 @@ impl Damage {
             Severity::Torn => _ = self.cut_bytes.fetch_add(finding.bytes, Ordering::Relaxed),
             Severity::Doubt => {}
         }
-        if let Some(findings) = &mut *self.findings.lock() {
-            findings.push(finding);
+        if let Some(found) = &mut *self.found.lock() {
+            found.findings.push(finding);
         }
     }
 
-    /// Logs and counts messages of a topic that are lost because of damage, `to` excluded.
+    /// Logs, counts and collects messages of a topic that are lost because of damage, `to` excluded.
     pub fn lost(&self, topic: impl fmt::Display, from: u64, to: u64) {
-        let count = to.saturating_sub(from);
-        self.damaged_messages.fetch_add(count, Ordering::Relaxed);
+        let lost = LostMessages { topic: topic.to_string(), from, to };
+        self.damaged_messages.fetch_add(to.saturating_sub(from), Ordering::Relaxed);
         if let Some(logger) = &self.logger {
-            let last = to.saturating_sub(1);
-            nsq_daemon::error!(logger, "TOPIC({topic}): {count} messages are lost: {from} to {last}");
+            nsq_daemon::error!(logger, "{lost}");
+        }
+        if let Some(found) = &mut *self.found.lock() {
+            found.lost.push(lost);
+        }
+    }
+
+    /// Logs and collects an unreadable file that was renamed.
+    pub fn set_aside(&self, file: SetAside) {
+        if let Some(logger) = &self.logger {
+            nsq_daemon::error!(logger, "{file}");
+        }
+        if let Some(found) = &mut *self.found.lock() {
+            found.set_aside.push(file);
         }
     }
 
@@ -163,9 +217,9 @@ impl Damage {
         self.damaged_blocks.load(Ordering::Relaxed) > 0
     }
 
-    /// Returns the findings so far and stops collecting.
-    pub fn take_findings(&self) -> Vec<Finding> {
-        self.findings.lock().take().unwrap_or_default()
+    /// Returns what was found so far and stops collecting.
+    pub fn take_found(&self) -> Found {
+        self.found.lock().take().unwrap_or_default()
     }
 
     /// Records that the system could not read a block. nsqd retries the read.
@@ -242,8 +296,11 @@ mod tests {
     fn findings_are_collected_until_taken() {
         let damage = Damage::new(Logger::silent());
         damage.found(Finding::damage("one"));
-        assert_eq!(damage.take_findings(), [Finding::damage("one")]);
+        damage.lost("t", 5, 8);
+        let lost = LostMessages { topic: "t".to_owned(), from: 5, to: 8 };
+        let expected = Found { findings: vec![Finding::damage("one")], lost: vec![lost], set_aside: vec![] };
+        assert_eq!(damage.take_found(), expected);
         damage.found(Finding::damage("two"));
-        assert_eq!(damage.take_findings(), []);
+        assert_eq!(damage.take_found(), Found::default());
     }
 }

@@ -104,7 +104,10 @@ async fn new_messages_do_not_get_the_numbers_of_lost_ones() {
         let recovered = start_with(&[record]);
         let (topic, channel) = topic_of(&recovered);
         assert_eq!(topic.log().end(), FIRST + 8, "{record:?}");
-        assert!(recovered.findings.iter().any(|found| found.what.contains("missing")), "{record:?}");
+        assert!(
+            recovered.report.found.findings.iter().any(|found| found.what.contains("missing")),
+            "{record:?}"
+        );
         publish(&topic, b"vwxyz").await;
         assert_eq!(take_all(&channel), "abcdevwxyz", "{record:?}");
     }
@@ -134,7 +137,8 @@ async fn messages_held_back_by_a_pause_stay_held_back_after_a_finish_of_known_me
         Record::Finish { topic: 1, channel: 1, runs: (&runs).into() },
     ]);
     let (topic, channel) = topic_of(&recovered);
-    assert!(recovered.findings.is_empty(), "{:?}", recovered.findings);
+    let findings = &recovered.report.found.findings;
+    assert!(findings.is_empty(), "{findings:?}");
     assert_eq!(take_all(&channel), "cde");
     topic.set_paused(false);
     assert_eq!(take_all(&channel), "h");

@@ -63,8 +63,22 @@ impl ReplayLimits {
     }
 }
 
-/// See the module. `open_log` opens the log of a topic with this number, name and first sequence number.
-pub struct Replay<F> {
+/// Opens the log of a topic with this number, name and first sequence number.
+pub type OpenLog<'a> = dyn FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError> + 'a;
+
+/// The result of a replay.
+pub struct Replayed {
+    pub topics: BTreeMap<TopicNumber, ReplayedTopic>,
+    /// The next unused numbers.
+    pub next_numbers: (TopicNumber, ChannelNumber),
+    /// Deleted topics have used sequence numbers below this.
+    pub sequences_used: u64,
+    /// A description of each topic and channel whose name was lost.
+    pub lost_names: Vec<String>,
+}
+
+/// See the module.
+pub struct Replay<'a> {
     pub topics: BTreeMap<TopicNumber, ReplayedTopic>,
     /// The next unused numbers.
     pub next_numbers: (TopicNumber, ChannelNumber),
@@ -81,15 +95,15 @@ pub struct Replay<F> {
     is_rebuild: bool,
     apply_from: Lsn,
     limits: ReplayLimits,
-    open_log: F,
+    open_log: Box<OpenLog<'a>>,
 }
 
-impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError>> Replay<F> {
+impl<'a> Replay<'a> {
     /// Starts from a checkpoint, if there is one.
     pub fn new(
         checkpoint: Option<&Checkpoint>,
         limits: ReplayLimits,
-        open_log: F,
+        open_log: Box<OpenLog<'a>>,
     ) -> Result<Self, ReplayError> {
         let mut replay = Replay {
             topics: BTreeMap::new(),
@@ -219,8 +233,16 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
         }
     }
 
-    /// Ends the replay. Returns a description of each topic and channel whose name was lost.
-    pub fn complete(&mut self) -> Vec<String> {
+    /// Frees finished messages, and keeps memory within its limit.
+    pub fn tidy(&self) -> Result<(), ReplayError> {
+        for topic in self.topics.values() {
+            topic.tidy()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the replay.
+    pub fn complete(mut self) -> Replayed {
         let mut lost_names = Vec::new();
         for topic in self.topics.values_mut() {
             topic.complete();
@@ -234,7 +256,8 @@ impl<F: FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<TopicLog>, ReplayError
                 ));
             }
         }
-        lost_names
+        let Replay { topics, next_numbers, sequences_used, .. } = self;
+        Replayed { topics, next_numbers, sequences_used, lost_names }
     }
 
     fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), ReplayError> {

@@ -7,19 +7,14 @@ use nsq_daemon::log::Logger;
 use nsq_protocol::TopicName;
 
 use super::gaps::Gaps;
-use crate::damage::{Damage, Finding};
+use crate::damage::{Damage, Finding, SetAside};
 use crate::storage::checkpoint::Checkpoint;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{self, JournalReport};
 use crate::storage::segment::{self, BlockRef, SegmentDamage, SegmentReport};
 
 /// Reports the result of opening a topic's segments.
-pub fn segments(
-    logger: &Logger,
-    damage: &Damage,
-    topic: &TopicName,
-    (blocks, report): (&[BlockRef], &SegmentReport),
-) {
+pub fn segments(damage: &Damage, topic: &TopicName, (blocks, report): (&[BlockRef], &SegmentReport)) {
     if report.cut_bytes > 0 {
         let mut found = Finding::torn("cut a torn write");
         if let Some((path, at)) = &report.cut_at {
@@ -39,7 +34,7 @@ pub fn segments(
         damage.found(found);
     }
     for path in &report.set_aside {
-        nsq_daemon::error!(logger, "TOPIC({topic}): unreadable file renamed to {}", path.display());
+        damage.set_aside(SetAside { of: format!("TOPIC({topic})"), path: path.clone() });
     }
 }
 
@@ -104,7 +99,7 @@ impl JournalFindings<'_> {
             );
         }
         for path in &report.set_aside {
-            nsq_daemon::error!(logger, "JOURNAL: unreadable file renamed to {}", path.display());
+            damage.set_aside(SetAside { of: "JOURNAL".to_owned(), path: path.clone() });
         }
         self.report_end(damage, path);
     }

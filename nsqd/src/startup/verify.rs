@@ -72,9 +72,9 @@ pub fn verify(
         logger: Logger::silent(),
         oracle: None,
     };
-    let Recovered { registry, findings, record_count } = recover_and_report(options)?;
-    verified.findings.extend(findings);
-    verified.record_count = record_count;
+    let Recovered { registry, report } = recover_and_report(options)?;
+    verified.findings.extend(report.found.findings);
+    verified.record_count = report.journal.records;
     let known: BTreeSet<(PathBuf, u64)> = (verified.findings.iter())
         .filter_map(|finding| Some((finding.path.clone()?, finding.offset)))
         .collect();

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsq_daemon::log::{Level, Logger};
+use nsq_daemon::log::Logger;
 use nsqd::config::Config;
 use nsqd::engine::EngineLimits;
 use nsqd::startup::{self, StartOptions};
 use nsqd::storage::Durability;
 use nsqd::topic::registry::Registry;
-use parking_lot::Mutex;
 
 use super::directory::{Directory, View};
 use crate::exit_status::Failure;
@@ -24,34 +23,26 @@ const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// The result of a recovery.
 pub struct Recovered {
     pub registry: Arc<Registry>,
-    /// Warnings that a start would log.
+    /// The damage that a start would report.
     pub warnings: Vec<String>,
 }
 
 /// Recovers all topics and channels.
 pub fn recover(directory: &Directory) -> Result<Recovered, Failure> {
     let View { storage, data_dir } = directory.view()?;
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    let sink = lines.clone();
-    let logger = Logger::to_function("", Level::Warn, move |line| {
-        // The text follows the time and the level.
-        let text = line.split_once(": ").map_or(line, |(_, text)| text);
-        sink.lock().push(text.to_owned());
-    });
     let options = StartOptions {
         storage,
         data_dir,
         durability: Durability::Write,
         limits: limits(),
-        logger,
+        logger: Logger::silent(),
         oracle: None,
     };
-    let registry = startup::recover(options).map_err(|error| {
+    let recovered = startup::recover_and_report(options).map_err(|error| {
         Failure::failed(format_args!("{}: a start of nsqd would fail: {error}", directory.path().display()))
             .hint("run `nsq data verify` to find the damage")
     })?;
-    let warnings = std::mem::take(&mut *lines.lock());
-    Ok(Recovered { registry, warnings })
+    Ok(Recovered { registry: recovered.registry, warnings: recovered.report.warnings() })
 }
 
 /// A daemon's limits, except those that would change the result.

@@ -162,9 +162,9 @@ fn observe_all(
     runtime: &Runtime,
     logger: Logger,
 ) -> Result<Observed, String> {
-    let Recovered { registry, findings, .. } =
+    let Recovered { registry, report } =
         start_with(&disk.into(), durability, logger).map_err(|error| format!("cannot start: {error}"))?;
-    let mut observed = Observed { findings, ..Observed::default() };
+    let mut observed = Observed { findings: report.found.findings, ..Observed::default() };
     for topic in registry.all() {
         observed.topics.insert(topic.name().to_string(), observe_topic(&topic, runtime)?);
     }
