@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 /// Time after which another thread is requested.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -13,11 +13,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// only when more work arrives. This function therefore keeps requesting one until the work is done.
 ///
 /// Dropping the future does not stop the work.
-pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
     let mut working = spawn_blocking(work);
     loop {
         match tokio::time::timeout(PATIENCE, &mut working).await {
-            Ok(done) => return done.map_err(|panic| panic.to_string()),
+            Ok(done) => return done,
             Err(_) => drop(spawn_blocking(|| ())),
         }
     }
@@ -29,7 +29,7 @@ mod tests {
 
     #[tokio::test]
     async fn panic_in_work_is_an_error() {
-        assert_eq!(run(|| 1).await, Ok(1));
+        assert_eq!(run(|| 1).await.unwrap(), 1);
         assert!(run(|| panic!("on purpose")).await.is_err());
     }
 
@@ -44,7 +44,7 @@ mod tests {
             let patience = tokio::time::timeout(2 * PATIENCE, &mut work).await;
             assert!(patience.is_err(), "there is no thread");
             drop(open);
-            assert_eq!((work.await, blocking.await.unwrap()), (Ok(2), true));
+            assert_eq!((work.await.unwrap(), blocking.await.unwrap()), (2, true));
         });
     }
 }

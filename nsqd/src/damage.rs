@@ -111,6 +111,11 @@ pub struct Damage {
     found: Mutex<Option<Found>>,
 }
 
+/// The system cannot read blocks; with the error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; {READ_AGAIN}")]
+pub struct ReadsFail(String);
+
 /// What a start found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
@@ -227,7 +232,7 @@ impl Damage {
         let mut known = self.read_error.lock();
         if known.as_deref() != Some(error) {
             if let Some(logger) = &self.logger {
-                nsq_daemon::error!(logger, "{error}; {READ_AGAIN}");
+                nsq_daemon::error!(logger, "{}", ReadsFail(error.to_owned()));
             }
             *known = Some(error.to_owned());
         }
@@ -242,10 +247,10 @@ impl Damage {
         }
     }
 
-    /// Fails with the reason if blocks cannot be read.
-    pub fn health(&self) -> Result<(), String> {
+    /// Fails if blocks cannot be read.
+    pub fn health(&self) -> Result<(), ReadsFail> {
         match &*self.read_error.lock() {
-            Some(error) => Err(format!("{error}; {READ_AGAIN}")),
+            Some(error) => Err(ReadsFail(error.clone())),
             None => Ok(()),
         }
     }
@@ -276,7 +281,9 @@ mod tests {
         assert_eq!(damage.counts(), counts);
         assert_eq!(damage.health(), Ok(()));
         damage.read_failed("cannot read x");
-        assert!(damage.health().unwrap_err().starts_with("cannot read x; nsqd retries by itself"));
+        assert!(
+            damage.health().unwrap_err().to_string().starts_with("cannot read x; nsqd retries by itself")
+        );
         damage.read_worked();
         assert_eq!(damage.health(), Ok(()));
     }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::backpressure::Backpressure;
 use crate::damage::Damage;
-use crate::health::{AFTER_FAILED_SYNC, Health, Part};
+use crate::health::{Health, Part, Unhealthy, journal_failure};
 use crate::log::LogContext;
 use crate::log::chunk::CHUNK_BYTES;
 use crate::log::index::MemoryBound;
@@ -131,14 +131,6 @@ impl StorageError {
 impl From<JournalError> for StorageError {
     fn from(error: JournalError) -> Self {
         StorageError { text: error.to_string(), is_in_doubt: false }
-    }
-}
-
-/// Describes the failure and what to do about it.
-fn journal_failure(error: &JournalError) -> String {
-    match error {
-        JournalError::Sync(_) => format!("{error}; publishes are refused; {AFTER_FAILED_SYNC}"),
-        _ => format!("{error}; {}", Part::Journal.remedy()),
     }
 }
 
@@ -466,20 +458,16 @@ impl Engine {
     }
 
     /// Fails with the reason if a part of the engine does not work.
-    pub fn health(&self) -> Result<(), String> {
+    pub fn health(&self) -> Result<(), Unhealthy> {
         // Problems with publishing come first: a failed sync is permanent.
         if let Some(journal) = &self.journal
             && let Some(error) = journal.failure()
         {
-            let forgotten = match journal.forgotten_count() {
-                0 => String::new(),
-                count => format!(" ({count} acknowledgements not recorded)"),
-            };
-            return Err(format!("{}{forgotten}", journal_failure(&error)));
+            return Err(Unhealthy::Journal { error, forgotten_count: journal.forgotten_count() });
         }
-        if let Some(cause) = self.health.lock().cause() {
-            return Err(cause.to_owned());
+        if let Some(failure) = self.health.lock().failure() {
+            return Err(failure);
         }
-        self.damage.health()
+        Ok(self.damage.health()?)
     }
 }

@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::damage::ReadsFail;
+use crate::storage::journal::JournalError;
+
 /// Parts that may fail temporarily. The first in this order is reported first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
@@ -42,6 +45,33 @@ impl Part {
 /// Advice after a failed sync. The state on disk is unknown until a start has read it.
 pub const AFTER_FAILED_SYNC: &str = "repair the disk, then restart nsqd; nsqd stays unhealthy until then";
 
+/// Why nsqd is unhealthy.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Unhealthy {
+    /// The journal cannot be written. Acknowledgements made meanwhile may not be recorded.
+    #[error("{}{}", journal_failure(error), not_recorded(*forgotten_count))]
+    Journal { error: JournalError, forgotten_count: u64 },
+    #[error("{cause}")]
+    Part { part: Part, cause: String },
+    #[error(transparent)]
+    Reads(#[from] ReadsFail),
+}
+
+/// Describes the failure and what to do about it.
+pub fn journal_failure(error: &JournalError) -> String {
+    match error {
+        JournalError::Sync(_) => format!("{error}; publishes are refused; {AFTER_FAILED_SYNC}"),
+        _ => format!("{error}; {}", Part::Journal.remedy()),
+    }
+}
+
+fn not_recorded(forgotten_count: u64) -> String {
+    match forgotten_count {
+        0 => String::new(),
+        count => format!(" ({count} acknowledgements not recorded)"),
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Health {
@@ -64,8 +94,9 @@ impl Health {
     }
 
     /// The failure to report; `None` if all parts work.
-    pub fn cause(&self) -> Option<&str> {
-        self.causes.values().next().map(String::as_str)
+    pub fn failure(&self) -> Option<Unhealthy> {
+        let (&part, cause) = self.causes.first_key_value()?;
+        Some(Unhealthy::Part { part, cause: cause.clone() })
     }
 }
 
@@ -76,16 +107,17 @@ mod tests {
     #[test]
     fn failures_of_parts_are_independent() {
         let mut health = Health::default();
-        assert_eq!(health.cause(), None);
+        let cause = |health: &Health| health.failure().map(|failure| failure.to_string());
+        assert_eq!(cause(&health), None);
         assert!(health.failed(Part::Spilling, "full"));
         assert!(!health.failed(Part::Spilling, "full"));
         assert!(health.failed(Part::Spilling, "broken"));
         assert!(health.failed(Part::Syncing, "gone"));
         health.works(Part::Upkeep);
-        assert_eq!(health.cause(), Some("gone"));
+        assert_eq!(cause(&health).as_deref(), Some("gone"));
         health.works(Part::Syncing);
-        assert_eq!(health.cause(), Some("broken"));
+        assert_eq!(cause(&health).as_deref(), Some("broken"));
         health.works(Part::Spilling);
-        assert_eq!(health.cause(), None);
+        assert_eq!(cause(&health), None);
     }
 }

@@ -27,7 +27,7 @@ use nsq_protocol::AuthAnswer;
 use parking_lot::{Mutex, RwLock};
 use tokio_util::sync::CancellationToken;
 
-use self::grant::Authorization;
+use self::grant::{Authorization, InvalidAuthorization};
 pub use self::grant::{Grant, Permission};
 use self::pattern::Patterns;
 use self::servers::{AuthServers, AuthServersOptions};
@@ -221,18 +221,26 @@ impl Authenticator {
         Some(Grant { identity, identity_url, authorizations, valid_until, reading: Some(number) })
     }
 
-    fn grant(&self, answer: AuthAnswer, asked_at: Nanos) -> Result<Grant, String> {
+    fn grant(&self, answer: AuthAnswer, asked_at: Nanos) -> Result<Grant, UnusableAnswer> {
         let ttl = u64::try_from(answer.ttl).ok().filter(|ttl| *ttl > 0);
-        let ttl = ttl.ok_or_else(|| format!("invalid TTL {} (must be > 0)", answer.ttl))?;
-        let authorizations = Authorization::compile_all(&answer.authorizations, &self.patterns);
+        let ttl = ttl.ok_or(UnusableAnswer::Ttl(answer.ttl))?;
         Ok(Grant {
             identity: answer.identity,
             identity_url: answer.identity_url,
-            authorizations: authorizations.map_err(|error| error.to_string())?,
+            authorizations: Authorization::compile_all(&answer.authorizations, &self.patterns)?,
             valid_until: asked_at.saturating_add(clock::nanos(Duration::from_secs(ttl))),
             reading: None,
         })
     }
+}
+
+/// Why the answer of an auth server grants nothing.
+#[derive(Debug, thiserror::Error)]
+enum UnusableAnswer {
+    #[error("invalid TTL {0} (must be > 0)")]
+    Ttl(i64),
+    #[error(transparent)]
+    Authorization(#[from] InvalidAuthorization),
 }
 
 async fn read_tokens(path: &Path, patterns: &Patterns) -> Result<Tokens, TokenFileError> {

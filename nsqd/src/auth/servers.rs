@@ -122,10 +122,10 @@ impl AuthServers {
 
     /// Asks the servers in turn, beginning with a random one, until `read` accepts an answer. The error lists the
     /// failure of each server.
-    pub async fn ask<T>(
+    pub async fn ask<T, E: fmt::Display>(
         &self,
         credentials: &Credentials<'_>,
-        read: impl Fn(AuthAnswer) -> Result<T, String>,
+        read: impl Fn(AuthAnswer) -> Result<T, E>,
     ) -> Result<T, AskFailure> {
         let addresses = &self.options.addresses;
         let start = if addresses.is_empty() { 0 } else { fastrand::usize(0..addresses.len()) };
@@ -138,7 +138,11 @@ impl AuthServers {
             };
             failure.is_refusal &=
                 matches!(answer, Err(AskError::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)));
-            match answer.map_err(|error| error.to_string()).and_then(&read) {
+            let accepted = match answer {
+                Ok(answer) => read(answer).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match accepted {
                 Ok(answer) => return Ok(answer),
                 Err(reason) => failure.reasons.push(format!("{}: {reason}", shown_address(address))),
             }

@@ -32,17 +32,34 @@ pub enum Skipped {
     Ephemeral(&'static str, String),
 }
 
+/// Why `nsqd.dat` is invalid.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    #[error("too long")]
+    TooLong,
+    #[error("unexpected end of JSON input")]
+    Truncated,
+    #[error("{0}")]
+    Json(serde_json::Error),
+    /// A field has a value of the wrong type.
+    #[error("{field} must not be {found}")]
+    WrongType { field: &'static str, found: &'static str },
+}
+
+impl From<serde_json::Error> for MetadataError {
+    fn from(error: serde_json::Error) -> Self {
+        if error.is_eof() { MetadataError::Truncated } else { MetadataError::Json(error) }
+    }
+}
+
 impl Metadata {
-    /// Parses the file's text. The error says what is invalid.
-    pub fn parse(text: &[u8]) -> Result<Metadata, String> {
-        let text = String::from_utf8_lossy(text);
-        let value: Value = serde_json::from_str(&text).map_err(|error| {
-            if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() }
-        })?;
+    /// Parses the file's text.
+    pub fn parse(text: &[u8]) -> Result<Metadata, MetadataError> {
+        let value: Value = serde_json::from_str(&String::from_utf8_lossy(text))?;
         let mut metadata = Metadata::default();
         let Some(fields) = object(&value, "metadata")? else { return Ok(metadata) };
         if let Some(version) = field(fields, "version").filter(|version| !version.is_string()) {
-            return Err(unexpected("version", version));
+            return Err(wrong_type("version", version));
         }
         for topic in array(fields, "topics")? {
             metadata.add_topic(topic)?;
@@ -50,7 +67,7 @@ impl Metadata {
         Ok(metadata)
     }
 
-    fn add_topic(&mut self, value: &Value) -> Result<(), String> {
+    fn add_topic(&mut self, value: &Value) -> Result<(), MetadataError> {
         let (text, paused, channels) = entry(value, "topic")?;
         // Checked before the name: a wrong type anywhere makes the whole file invalid.
         let channels = channels.iter().map(|value| entry(value, "channel")).collect::<Result<Vec<_>, _>>()?;
@@ -82,35 +99,35 @@ impl Metadata {
 }
 
 /// Returns name, paused and channels. An absent or null value is empty.
-fn entry<'a>(value: &'a Value, what: &str) -> Result<(String, bool, &'a [Value]), String> {
+fn entry<'a>(value: &'a Value, what: &'static str) -> Result<(String, bool, &'a [Value]), MetadataError> {
     let Some(fields) = object(value, what)? else { return Ok((String::new(), false, &[])) };
     let name = match field(fields, "name") {
         None => String::new(),
         Some(Value::String(name)) => name.clone(),
-        Some(other) => return Err(unexpected("name", other)),
+        Some(other) => return Err(wrong_type("name", other)),
     };
     let paused = match field(fields, "paused") {
         None => false,
         Some(Value::Bool(paused)) => *paused,
-        Some(other) => return Err(unexpected("paused", other)),
+        Some(other) => return Err(wrong_type("paused", other)),
     };
     let channels = if what == "topic" { array(fields, "channels")? } else { &[] };
     Ok((name, paused, channels))
 }
 
-fn object<'a>(value: &'a Value, what: &str) -> Result<Option<&'a Map<String, Value>>, String> {
+fn object<'a>(value: &'a Value, what: &'static str) -> Result<Option<&'a Map<String, Value>>, MetadataError> {
     match value {
         Value::Null => Ok(None),
         Value::Object(fields) => Ok(Some(fields)),
-        other => Err(unexpected(what, other)),
+        other => Err(wrong_type(what, other)),
     }
 }
 
-fn array<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], String> {
+fn array<'a>(fields: &'a Map<String, Value>, name: &'static str) -> Result<&'a [Value], MetadataError> {
     match field(fields, name) {
         None => Ok(&[]),
         Some(Value::Array(values)) => Ok(values),
-        Some(other) => Err(unexpected(name, other)),
+        Some(other) => Err(wrong_type(name, other)),
     }
 }
 
@@ -122,8 +139,8 @@ fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     found.filter(|value| !value.is_null())
 }
 
-fn unexpected(what: &str, value: &Value) -> String {
-    let kind = match value {
+fn wrong_type(field: &'static str, value: &Value) -> MetadataError {
+    let found = match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
@@ -131,7 +148,7 @@ fn unexpected(what: &str, value: &Value) -> String {
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
     };
-    format!("{what} must not be {kind}")
+    MetadataError::WrongType { field, found }
 }
 
 #[cfg(test)]
@@ -184,7 +201,7 @@ mod tests {
 
     #[test]
     fn rejects_everything_that_nsq_rejects() {
-        let error = |text: &str| Metadata::parse(text.as_bytes()).unwrap_err();
+        let error = |text: &str| Metadata::parse(text.as_bytes()).unwrap_err().to_string();
         assert_eq!(error(""), "unexpected end of JSON input");
         assert_eq!(error("{\"topics\":["), "unexpected end of JSON input");
         assert_eq!(error("[]"), "metadata must not be an array");

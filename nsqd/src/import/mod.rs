@@ -35,7 +35,7 @@ use std::sync::Arc;
 use nsq_daemon::log::Logger;
 
 use self::convert::Converter;
-use self::metadata::Metadata;
+use self::metadata::{Metadata, MetadataError};
 use self::queues::{METADATA_FILE, QueueFiles, RENAMES_FILE};
 use crate::engine::EngineLimits;
 use crate::storage::Storage;
@@ -63,7 +63,7 @@ pub enum ImportError {
     ReadMetadata { path: PathBuf, error: io::Error },
     /// `nsqd.dat` is invalid.
     #[error("failed to parse metadata in {} - {reason}", path.display())]
-    ParseMetadata { path: PathBuf, reason: String },
+    ParseMetadata { path: PathBuf, reason: MetadataError },
 }
 
 /// Takes over NSQ's data in the directory, if there is any and it has not been taken over yet. Other files are not
@@ -196,10 +196,10 @@ fn has_journal(storage: &dyn Storage, data_dir: &DataDir) -> io::Result<bool> {
 
 fn read_metadata(storage: &dyn Storage, data_dir: &DataDir) -> Result<Metadata, ImportError> {
     let path = data_dir.path().join(METADATA_FILE);
-    let invalid = |reason: String| ImportError::ParseMetadata { path: path.clone(), reason };
+    let invalid = |reason| ImportError::ParseMetadata { path: path.clone(), reason };
     let text = queues::read_file(storage, &path, MAX_METADATA_BYTES)
         .map_err(|error| ImportError::ReadMetadata { path: path.clone(), error })?
-        .ok_or_else(|| invalid("too long".to_owned()))?;
+        .ok_or_else(|| invalid(MetadataError::TooLong))?;
     Metadata::parse(&text).map_err(invalid)
 }
 

@@ -202,7 +202,7 @@ async fn failed_read_is_retried_and_consumers_continue() {
     let stop = tokio_util::sync::CancellationToken::new();
     let serving = tokio::spawn(timers.run(stop.clone()));
     assert_eq!(consumer.take_all(&node, 200).await.len(), 200);
-    assert_eq!(node.registry.engine().health(), Ok(()));
+    assert_eq!(node.registry.engine().health().map_err(|failure| failure.to_string()), Ok(()));
     stop.cancel();
     serving.await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! All topics by name: gets, creates and deletes them. Deletes ephemeral channels and topics that are no longer used.
 
+use std::io;
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -13,7 +14,7 @@ use crate::clock;
 use crate::engine::{Engine, LatencyOptions, StorageError};
 use crate::log::TopicLog;
 use crate::log::index::LogIndex;
-use crate::storage::journal::Ticket;
+use crate::storage::journal::{JournalError, Ticket};
 use crate::storage::record::Record;
 
 /// Knows which channels a new topic needs before it releases messages. Implemented with nsqlookupd.
@@ -27,6 +28,15 @@ pub trait ChannelOracle: Send + Sync {
 
 /// Possible effect of a refused creation whose outcome is in doubt.
 const MAY_APPEAR: &str = "the topic may appear";
+
+/// Why the files of a deleted topic are still there.
+#[derive(Debug, thiserror::Error)]
+enum DeleteFilesError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 /// All topics; see the module.
 pub struct Registry {
@@ -213,16 +223,16 @@ impl Registry {
         true
     }
 
-    fn delete_files(&self, topic: &Topic) -> Result<(), String> {
+    fn delete_files(&self, topic: &Topic) -> Result<(), DeleteFilesError> {
         if topic.name().is_ephemeral() {
             return Ok(());
         }
         // The record must be in the journal before the files are deleted. In the other order, recovery would miss
         // messages.
         if let Some(journal) = &self.engine.journal {
-            journal.flush().map_err(|error| error.to_string())?;
+            journal.flush()?;
         }
-        topic.log().delete_files().map_err(|error| error.to_string())
+        Ok(topic.log().delete_files()?)
     }
 
     /// Retries deleting the files of deleted topics, if that failed.

@@ -197,10 +197,9 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
             ticks_since_retain = 0;
         }
         let (registry, presence) = (registry.clone(), presence.clone());
-        match blocking::run(move || work.execute(&registry, &presence).map_err(|error| error.to_string()))
-            .await
-            .and_then(|done| done)
-        {
+        let done = blocking::run(move || work.execute(&registry, &presence)).await;
+        let done = done.map_err(|panic| panic.to_string());
+        match done.and_then(|done| done.map_err(|error| error.to_string())) {
             Ok(_) if work.only_checks_presence() => {}
             Ok(ticks) => {
                 if work.clean {

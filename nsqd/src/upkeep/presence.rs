@@ -5,6 +5,8 @@
 //! it: it may have been moved, or another disk may be mounted in its place. Meanwhile nsqd is unhealthy and refuses
 //! publishes.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::checkpoint::write_checkpoint;
@@ -33,13 +35,13 @@ impl Presence {
     /// Checks everything once, but the segments of only some topics. Blocks.
     pub fn check(&mut self, registry: &Registry) {
         let engine = registry.engine();
-        let home = engine.home.check().map_err(|error| error.to_string());
+        let home = engine.home.check();
         engine.set_data_dir_missing(home.is_err());
         // The journal itself notices when it cannot be written.
         let journal = engine.journal.as_ref().filter(|journal| journal.check().is_ok());
-        let writable = home.and_then(|()| check_writable(engine));
-        if let Err(cause) = writable {
-            engine.set_failed(Part::DataDir, &cause);
+        let usable = home.map_err(DataDirFailure::Missing).and_then(|()| check_writable(engine));
+        if let Err(failure) = usable {
+            engine.set_failed(Part::DataDir, &failure.to_string());
             return;
         }
         engine.set_works(Part::DataDir);
@@ -137,8 +139,18 @@ impl Presence {
     }
 }
 
-fn check_writable(engine: &Engine) -> Result<(), String> {
+/// Why the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum DataDirFailure {
+    /// It is not in its place.
+    #[error("{0}")]
+    Missing(io::Error),
+    #[error("cannot write to data directory {}: {error}", path.display())]
+    NotWritable { path: PathBuf, error: io::Error },
+}
+
+fn check_writable(engine: &Engine) -> Result<(), DataDirFailure> {
     let path = engine.data_dir.path();
     let checked = engine.storage.check_writable(path);
-    checked.map_err(|error| format!("cannot write to data directory {}: {error}", path.display()))
+    checked.map_err(|error| DataDirFailure::NotWritable { path: path.to_owned(), error })
 }

@@ -76,7 +76,7 @@ impl Syncing {
                     continue;
                 }
                 Ok(Err(SyncError::NotOpened(error))) => error.to_string(),
-                Err(error) => error,
+                Err(panic) => panic.to_string(),
                 Ok(Err(SyncError::Failed(error))) => {
                     let cause =
                         format!("cannot sync {error}; the state on disk is unknown until nsqd restarts");

@@ -67,7 +67,7 @@ impl NsqFiles {
             true => queues::read_file(storage, &dir.join(METADATA_FILE), MAX_METADATA_BYTES)
                 .map_err(failed)?
                 .ok_or_else(|| "the file is too long".to_owned())
-                .and_then(|text| Metadata::parse(&text)),
+                .and_then(|text| Metadata::parse(&text).map_err(|error| error.to_string())),
         };
         let mut found = queues::find_queues(&names);
         let mut listed = BTreeMap::new();

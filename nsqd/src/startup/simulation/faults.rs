@@ -129,7 +129,7 @@ fn uncertain_refusal_is_reported_and_a_clean_stop_resolves_it() {
         let refused = registry.get_or_create(&"other".parse().unwrap()).await.err().unwrap().to_string();
         assert!(!refused.contains("may appear"), "nothing of the topic was written: {refused}");
     });
-    let health = registry.engine().health().unwrap_err();
+    let health = registry.engine().health().unwrap_err().to_string();
     assert!(health.contains("sync failed") && health.contains("restart nsqd"), "{health}");
     let depth = |disk: Disk| {
         let observed = observe::observe(disk, Durability::Sync, &runtime).unwrap();

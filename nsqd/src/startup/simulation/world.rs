@@ -196,7 +196,7 @@ impl<'r> World<'r> {
 
     /// The engine's health. Includes failing reads.
     pub fn health(&self) -> Result<Result<(), String>, String> {
-        Ok(self.registry()?.engine().health())
+        Ok(self.registry()?.engine().health().map_err(|failure| failure.to_string()))
     }
 
     /// Runs the daemon's background work once more, on a disk that works again.
