@@ -257,14 +257,14 @@ impl Nsqd {
     /// Announces a stop in `delay`. Until then everything works.
     pub fn announce_stop(&self, delay: Duration) {
         nsq_daemon::info!(self.logger, "NSQ: stopping in {}", go_duration::format(delay));
-        self.registry.engine().set_leaving();
+        self.registry.engine().status.set_leaving();
     }
 
     /// Stops cleanly: accepts no connections, closes all sessions, stores everything on disk. The error is the reason
     /// for a nonzero exit code.
     pub async fn shutdown(mut self) -> Result<(), String> {
         nsq_daemon::info!(self.logger, "NSQ: stopping subsystems");
-        self.registry.engine().set_stopping();
+        self.registry.engine().status.set_stopping();
         self.stop.cancel();
         let mut result = Ok(());
         for server in self.serving.drain(..) {
@@ -313,7 +313,7 @@ fn persist_at_end(registry: &Registry) -> Result<(), StopError> {
     nsq_daemon::info!(
         engine.logger,
         "NSQ: persisting topic/channel metadata to {}",
-        engine.data_dir.path().display()
+        engine.store.data_dir.path().display()
     );
     stop::at_end(registry)
 }

@@ -131,7 +131,7 @@ pub fn start_time(started_at: SystemTime) -> i64 {
 /// `OK`, or `NOK - ` and the reason.
 pub fn health(engine: &Engine) -> String {
     match engine.health() {
-        Ok(()) if engine.is_leaving() => "NOK - stopping".to_owned(),
+        Ok(()) if engine.status.is_leaving() => "NOK - stopping".to_owned(),
         Ok(()) => "OK".to_owned(),
         Err(cause) => format!("NOK - {cause}"),
     }
@@ -412,7 +412,7 @@ fn client_stats(info: &ClientInfo, snapshot: &ConsumerStatsSnapshot, topic: Opti
 
 /// Returns `None` if the storage is not measured.
 fn unsynced_bytes(engine: &Engine) -> Option<u64> {
-    let disk = engine.storage.metrics()?;
+    let disk = engine.store.storage.metrics()?;
     Some(disk.unsynced_bytes(FileKind::Journal) + disk.unsynced_bytes(FileKind::Segment))
 }
 

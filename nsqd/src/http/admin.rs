@@ -119,7 +119,7 @@ fn find_channel(context: &HttpContext, query: &Query<'_>) -> Result<Arc<Channel>
 /// Answers once the change is in the journal. Waits for the disk on a blocking thread, so that other connections are
 /// not held up.
 pub(super) async fn persisted(context: &HttpContext) -> Result<Response, HttpError> {
-    let Some(journal) = context.registry.engine().journal.clone() else { return Ok(response::empty()) };
+    let Some(journal) = context.registry.engine().store.journal.clone() else { return Ok(response::empty()) };
     let flushed = tokio::task::spawn_blocking(move || journal.flush()).await;
     match flushed {
         Ok(Ok(())) => Ok(response::empty()),

@@ -17,7 +17,7 @@ pub async fn ping(context: &HttpContext, request: &mut Request) -> Result<Respon
     let engine = context.registry.engine();
     let status = match engine.health() {
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        Ok(()) if engine.is_leaving() => StatusCode::SERVICE_UNAVAILABLE,
+        Ok(()) if engine.status.is_leaving() => StatusCode::SERVICE_UNAVAILABLE,
         Ok(()) => StatusCode::OK,
     };
     Ok(response::plain(status, stats::health(engine)))

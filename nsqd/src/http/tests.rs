@@ -468,7 +468,7 @@ async fn ping_reports_health_and_info_the_node() {
     assert!(!ping.head.contains("X-Nsq"), "{}", ping.head);
     assert_eq!(nsqd.stats("").await["health"], expected);
 
-    nsqd.registry.engine().set_leaving();
+    nsqd.registry.engine().status.set_leaving();
     let ping = async || nsqd.get("/ping").await.word();
     assert_eq!(ping().await, reply(500, &expected));
     nsqd.registry.engine().set_works(Part::Upkeep);
@@ -542,7 +542,7 @@ async fn deleted_topic_or_stopping_daemon_answers_exiting() {
     assert_eq!(nsqd.publish("/mpub?topic=t", "m").await, reply(503, "EXITING"));
     assert!(topic.get_or_create_channel(&ChannelName::new("new").unwrap()).await.is_err());
     assert_eq!(channel.inspect(|state, _| state.depth()), 0);
-    nsqd.registry.engine().set_stopping();
+    nsqd.registry.engine().status.set_stopping();
     assert_eq!(nsqd.publish("/pub?topic=new", "m").await, reply(503, "EXITING"));
     assert_eq!(nsqd.post("/topic/create?topic=new").await, reply(503, "EXITING"));
 }

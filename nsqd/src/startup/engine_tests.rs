@@ -320,7 +320,7 @@ impl World {
 
     /// Flushes the journal: a later crash loses nothing that happened before.
     pub(super) fn flush(&mut self) {
-        if let Some(journal) = &self.registry.as_ref().unwrap().engine().journal {
+        if let Some(journal) = &self.registry.as_ref().unwrap().engine().store.journal {
             journal.flush().unwrap();
         }
         self.model.values_mut().for_each(|model| model.finished.clear());

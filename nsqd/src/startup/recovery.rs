@@ -15,7 +15,9 @@ use super::{RecoveryError, StartOptions};
 use crate::channel::saved::Clocks;
 use crate::clock;
 use crate::damage::{Damage, Finding, Found, Severity};
-use crate::engine::{Engine, EngineLimits, EngineParts};
+use crate::engine::numbers::Numbers;
+use crate::engine::store::Store;
+use crate::engine::{Engine, EngineLimits};
 use crate::health::Part;
 use crate::import;
 use crate::log::index::LogIndex;
@@ -38,7 +40,7 @@ const TIDY_EVERY: u64 = 4096;
 /// A start in progress: what all its steps need.
 pub(super) struct Recovery {
     storage: Arc<dyn Storage>,
-    /// See [`Engine::home`].
+    /// See [`Store::home`].
     home: Arc<Anchored>,
     data_dir: DataDir,
     durability: Durability,
@@ -281,23 +283,12 @@ impl Recovery {
     ) -> Result<Arc<Registry>, RecoveryError> {
         let (journal, checkpoint) = (&read.journal, loaded.checkpoint.as_ref());
         let has_journal = self.durability != Durability::Overflow;
-        let engine = Engine::new(EngineParts {
-            journal: has_journal.then(|| journal.clone()),
-            storage: self.storage,
-            home: self.home,
-            data_dir: self.data_dir,
-            durability: self.durability,
-            limits: self.limits,
-            logger: self.logger,
-            log_context: self.log_context,
-            next_numbers: replayed.next_numbers,
-            sequences_used: replayed.sequences_used,
-            journal_end: journal.position(),
-            checkpoint_from: journal_from(checkpoint),
-        });
+        let store = Store::new(self.home, self.data_dir, self.durability, journal, journal_from(checkpoint));
+        let numbers = Numbers::new(replayed.next_numbers, replayed.sequences_used);
+        let engine = Engine::new(store, numbers, self.limits, self.logger, self.log_context);
         let registry = Registry::new(engine.clone(), self.oracle);
         let is_clean = checkpoint.is_none_or(|checkpoint| checkpoint.clean_shutdown);
-        let used_to = (!has_journal && !is_clean).then(|| Engine::sequence_of_time(self.clocks.wall_ns));
+        let used_to = (!has_journal && !is_clean).then(|| Numbers::sequence_of_time(self.clocks.wall_ns));
         let numbers: BTreeSet<TopicNumber> = replayed.topics.keys().copied().collect();
         for (number, mut topic) in replayed.topics {
             topic.end_with_segments(used_to);
@@ -355,14 +346,14 @@ fn open_topic(engine: &Arc<Engine>, number: TopicNumber, mut topic: ReplayedTopi
 /// Deletes files of topics that no longer exist, after a crash between the record and the deletion. Keeps damaged files
 /// for manual repair.
 fn remove_orphans(engine: &Engine, numbers: &BTreeSet<TopicNumber>) {
-    let Ok(found) = engine.data_dir.topic_numbers(&*engine.storage) else { return };
+    let Ok(found) = engine.store.data_dir.topic_numbers(&*engine.store.storage) else { return };
     for number in found.into_iter().filter(|number| !numbers.contains(number)) {
-        let dir = engine.data_dir.topic_dir(number);
+        let dir = engine.store.data_dir.topic_dir(number);
         let is_damaged = |names: Vec<String>| names.iter().any(|name| name.ends_with(".damaged"));
-        if engine.storage.list(&dir).is_ok_and(is_damaged) {
+        if engine.store.storage.list(&dir).is_ok_and(is_damaged) {
             continue;
         }
-        if let Err(error) = engine.storage.remove_dir_all(&dir) {
+        if let Err(error) = engine.store.storage.remove_dir_all(&dir) {
             crate::log_error!(engine, "cannot remove the files of deleted topic {number}: {error}");
         }
     }

@@ -45,7 +45,7 @@ impl Topic {
             }
             let placed = self.start_of(&state, found);
             let (cursor, released) = (placed.sequence, state.topic.point().released());
-            let number = self.engine.next_channel_number();
+            let number = self.engine.numbers.next_channel();
             let ticket = match self.engine.journal_for(self.name.is_ephemeral() || name.is_ephemeral()) {
                 Some(journal) => Some(
                     journal
@@ -87,7 +87,7 @@ impl Topic {
         channel: &Arc<Channel>,
         ticket: Option<Ticket>,
     ) -> Result<(), StorageError> {
-        let committed = match self.engine.journal.as_ref().zip(ticket) {
+        let committed = match self.engine.store.journal.as_ref().zip(ticket) {
             Some((journal, ticket)) => journal.commit(ticket).await,
             None => Ok(()),
         };

@@ -168,7 +168,7 @@ impl Topic {
                 .storage_error("memory is full and messages cannot be moved to disk; free disk space, and nsqd then continues by itself")
                 .into());
         }
-        if self.engine.is_data_dir_missing() && !self.name.is_ephemeral() {
+        if self.engine.status.is_data_dir_missing() && !self.name.is_ephemeral() {
             self.engine.metrics().refused_publishes.add(1);
             return Err(self.engine.storage_error("the data directory is missing; put it back").into());
         }
@@ -324,7 +324,7 @@ impl Topic {
             Ok(0) => {}
             // Success is not reported here, because another topic may still be stuck. The next round over all topics
             // reports it.
-            Ok(_) => self.engine.set_has_segments(true),
+            Ok(_) => self.engine.upkeep_hints.set_has_segments(true),
             Err(error) => self.engine.set_failed(Part::Spilling, &format!("cannot write segment: {error}")),
         }
     }

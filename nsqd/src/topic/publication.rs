@@ -51,7 +51,7 @@ impl Publication {
 
     /// Dropping the future keeps the pending commit in `self`.
     async fn journal_result(&mut self) -> Result<(), JournalError> {
-        let Some(journal) = self.topic.engine.journal.clone() else { return Ok(()) };
+        let Some(journal) = self.topic.engine.store.journal.clone() else { return Ok(()) };
         if let Waiting::Write(ticket) = &self.waiting
             && ticket.should_yield()
         {

@@ -113,7 +113,7 @@ impl Registry {
 
     /// Waits until a new topic is as durable as configured. Removes it again on failure.
     async fn commit_topic(&self, topic: &Topic, ticket: Option<Ticket>) -> Result<(), StorageError> {
-        let committed = match self.engine.journal.as_ref().zip(ticket) {
+        let committed = match self.engine.store.journal.as_ref().zip(ticket) {
             Some((journal, ticket)) => journal.commit(ticket).await,
             None => Ok(()),
         };
@@ -121,7 +121,7 @@ impl Registry {
             Ok(()) => crate::log_info!(self.engine, "TOPIC({}): created", topic.name()),
             Err(_) => {
                 topic.discard();
-                self.engine.sequences_used(topic.log().end());
+                self.engine.numbers.use_sequences(topic.log().end());
                 self.topics.remove_if(topic.name(), |_, current| current.number() == topic.number());
             }
         }
@@ -135,11 +135,11 @@ impl Registry {
         if self.topics.contains_key(name) {
             return Ok(None);
         }
-        if self.engine.is_stopping() {
+        if self.engine.status.is_stopping() {
             return Err(PublishError::Exiting);
         }
-        let number = self.engine.next_topic_number();
-        let first_sequence = self.engine.new_first_sequence(clock::wall_ns());
+        let number = self.engine.numbers.next_topic();
+        let first_sequence = self.engine.numbers.first_sequence(clock::wall_ns());
         let segments = self.engine.new_segments(number);
         let ticket = match self.engine.journal_for(name.is_ephemeral()) {
             Some(journal) => Some(
@@ -172,7 +172,7 @@ impl Registry {
     /// Adds a new or recovered topic.
     pub fn adopt(&self, topic: Arc<Topic>) {
         if topic.log().is_retaining() {
-            self.engine.set_retains();
+            self.engine.upkeep_hints.set_retains();
         }
         self.topics.insert(topic.name().clone(), topic);
     }
@@ -198,7 +198,7 @@ impl Registry {
                 return false;
             };
             topic.close();
-            self.engine.sequences_used(topic.log().end());
+            self.engine.numbers.use_sequences(topic.log().end());
             if let Some(journal) = self.engine.journal_for(topic.name().is_ephemeral()) {
                 journal.append_lazy(&Record::TopicDeleted { topic: topic.number() });
             }
@@ -229,7 +229,7 @@ impl Registry {
         }
         // The record must be in the journal before the files are deleted. In the other order, recovery would miss
         // messages.
-        if let Some(journal) = &self.engine.journal {
+        if let Some(journal) = &self.engine.store.journal {
             journal.flush()?;
         }
         Ok(topic.log().delete_files()?)
@@ -357,7 +357,7 @@ mod tests {
     async fn new_topic_does_not_reuse_sequence_numbers() {
         let dir = tempfile::tempdir().unwrap();
         // As if the topic had used sequence numbers faster than time passes, or the clock had been set back.
-        let later = Engine::sequence_of_time(clock::wall_ns()) + 1_000_000_000_000;
+        let later = crate::engine::numbers::Numbers::sequence_of_time(clock::wall_ns()) + 1_000_000_000_000;
         let name = TopicName::new("t").unwrap();
         for round in 0..3 {
             let registry = start(dir.path(), Durability::Write);

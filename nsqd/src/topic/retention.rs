@@ -54,7 +54,7 @@ impl Topic {
         let from = known.unwrap_or_else(|| self.log.needed_from());
         state.topic.set_retention(own, self.engine.limits.retention, from);
         if self.log.is_retaining() {
-            self.engine.set_retains();
+            self.engine.upkeep_hints.set_retains();
         }
         self.record_retention(&state, self.log.retained_from());
         drop(state);

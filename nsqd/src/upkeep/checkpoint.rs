@@ -26,7 +26,7 @@ pub fn write_checkpoint_while(
     between: &mut dyn FnMut(),
 ) -> Result<(), UpkeepError> {
     let written = try_write_checkpoint(registry, clean_shutdown, slice, between);
-    match &registry.engine().journal {
+    match &registry.engine().store.journal {
         Some(journal) if written.is_err() && journal.remove_spares() => {
             try_write_checkpoint(registry, clean_shutdown, slice, between)
         }
@@ -44,12 +44,13 @@ fn try_write_checkpoint(
     let published_before: HashMap<TopicNumber, u64> =
         registry.all_unsorted().iter().map(|topic| (topic.number(), topic.log().end())).collect();
     // Read before anything else: what happens from here on is replayed, whether or not the checkpoint contains it.
-    let journal_from = engine.journal_from();
-    let (next_topic_number, next_channel_number) = engine.next_numbers();
+    let journal_from = engine.store.journal_from();
+    let (next_topic_number, next_channel_number) = engine.numbers.upcoming();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let topics = registry.all();
     let ephemeral = topics.iter().filter(|topic| topic.name().is_ephemeral());
-    let sequences_used = ephemeral.map(|topic| topic.log().end()).fold(engine.sequences_used_to(), u64::max);
+    let sequences_used =
+        ephemeral.map(|topic| topic.log().end()).fold(engine.numbers.sequences_used(), u64::max);
     let mut saved = Vec::with_capacity(topics.len());
     for topic in topics.iter().filter(|topic| !topic.name().is_ephemeral()) {
         // A topic created just now has published nothing before.
@@ -67,11 +68,11 @@ fn try_write_checkpoint(
     };
     // The journal must contain everything that the checkpoint contains, in case the previous checkpoint is used. An
     // error is ignored: if the journal cannot be written, this checkpoint may be what frees space.
-    if let Some(journal) = &engine.journal {
+    if let Some(journal) = &engine.store.journal {
         let _ = journal.flush();
     }
-    checkpoint::write(&*engine.storage, &engine.data_dir.checkpoint_path(), &saved)?;
-    engine.checkpoint_written(journal_from);
+    checkpoint::write(&*engine.store.storage, &engine.store.data_dir.checkpoint_path(), &saved)?;
+    engine.store.checkpoint_written(journal_from);
     Ok(())
 }
 
@@ -79,7 +80,7 @@ fn try_write_checkpoint(
 /// a start, or when much was written since.
 pub(super) fn write_checkpoints_beyond(registry: &Registry, file_number: u64) -> Result<(), UpkeepError> {
     write_checkpoint(registry, false)?;
-    if registry.engine().first_needed_journal_file() <= file_number {
+    if registry.engine().store.first_needed_journal_file() <= file_number {
         write_checkpoint(registry, false)?;
     }
     Ok(())

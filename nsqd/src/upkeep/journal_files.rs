@@ -15,13 +15,13 @@ use crate::topic::registry::Registry;
 
 /// Whether [`retire_journal_files`] would retire files.
 pub fn has_journal_files_to_retire(registry: &Registry) -> bool {
-    registry.engine().journal.as_ref().is_some_and(|journal| journal.excess() > 0)
+    registry.engine().store.journal.as_ref().is_some_and(|journal| journal.excess() > 0)
 }
 
 /// Retires the oldest journal files while there are too many. If the disk accepts no writes, also retires files without
 /// needed records. Returns the number of retired files.
 pub fn retire_journal_files(registry: &Registry) -> Result<usize, UpkeepError> {
-    let Some(journal) = &registry.engine().journal else { return Ok(0) };
+    let Some(journal) = &registry.engine().store.journal else { return Ok(0) };
     match journal.excess() {
         0 if journal.failure().is_some() => Ok(retire_finished_files(registry, journal)),
         0 => Ok(0),
@@ -40,13 +40,13 @@ pub fn retire_journal_files(registry: &Registry) -> Result<usize, UpkeepError> {
 /// As [`retire_journal_files`], but retires at least the oldest file, if it is not the only one. A few needed messages
 /// may keep a file whose space would hold many.
 pub fn squeeze_journal(registry: &Registry) -> Result<usize, UpkeepError> {
-    let Some(journal) = &registry.engine().journal else { return Ok(0) };
+    let Some(journal) = &registry.engine().store.journal else { return Ok(0) };
     if journal.size().0 < 2 { Ok(0) } else { retire_oldest_files(registry, journal, 1) }
 }
 
 /// For quiet times: continues the journal in a small file and retires all older files.
 pub fn shrink_journal(registry: &Registry) -> Result<(), UpkeepError> {
-    let Some(journal) = &registry.engine().journal else { return Ok(()) };
+    let Some(journal) = &registry.engine().store.journal else { return Ok(()) };
     journal.shrink()?;
     match journal.size().0 {
         0 | 1 => Ok(()),
@@ -67,13 +67,13 @@ fn retire_oldest_files(registry: &Registry, journal: &Journal, excess: usize) ->
         move_to_segments(registry, &file.topics)?;
     }
     let engine = registry.engine();
-    engine.set_has_segments(true);
+    engine.upkeep_hints.set_has_segments(true);
     write_checkpoints_beyond(registry, files[excess - 1].number)?;
-    let needed_from = engine.first_needed_journal_file();
+    let needed_from = engine.store.first_needed_journal_file();
     let going: Vec<u64> =
         files[..excess].iter().map(|file| file.number).filter(|&number| number < needed_from).collect();
     let Some(&last) = going.last() else { return Ok(0) };
-    if engine.take_unnamed(last) {
+    if engine.store.take_unnamed(last) {
         registry.all_unsorted().iter().for_each(|topic| topic.record_names());
     }
     // The names written above must be on disk before the file that held them is retired.
@@ -99,13 +99,13 @@ fn retire_finished_files(registry: &Registry, journal: &Journal) -> usize {
     if write_checkpoints_beyond(registry, last).is_err() {
         return 0;
     }
-    let needed_from = registry.engine().first_needed_journal_file();
+    let needed_from = registry.engine().store.first_needed_journal_file();
     let going = finished.into_iter().take_while(|&number| number < needed_from);
     going.take_while(|&number| journal.retire_oldest(number).is_ok()).count()
 }
 
 fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(), UpkeepError> {
-    let sync = registry.engine().durability == Durability::Sync;
+    let sync = registry.engine().store.durability == Durability::Sync;
     for topic in registry.all_unsorted() {
         if let Ok(index) = published.binary_search_by_key(&topic.number(), |&(number, _)| number) {
             topic.log().persist_up_to(published[index].1, sync)?;

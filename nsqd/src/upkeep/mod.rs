@@ -122,13 +122,13 @@ impl Work {
 fn clean(registry: &Registry) -> Result<u32, UpkeepError> {
     let engine = registry.engine();
     // Reset before cleaning: a topic that writes a segment meanwhile sets it again.
-    engine.set_has_segments(false);
+    engine.upkeep_hints.set_has_segments(false);
     let began = clock::monotonic();
     let cleaned = segments::clean_segments(registry);
     if cleaned.as_ref().is_ok_and(|cleaned| !cleaned.has_files) {
         return Ok(CLEAN_TICKS);
     }
-    engine.set_has_segments(true);
+    engine.upkeep_hints.set_has_segments(true);
     Ok(ticks_until_clean(Duration::from_nanos(clock::monotonic() - began), cleaned?.has_more))
 }
 
@@ -169,19 +169,21 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
             ticks_since_age = 0;
             engine.log_context.memory.age();
         }
-        let journal_fails = || engine.journal.as_ref().is_some_and(|journal| journal.failure().is_some());
+        let journal_fails =
+            || engine.store.journal.as_ref().is_some_and(|journal| journal.failure().is_some());
         let work = Work {
             check_presence: ticked > 0 && ticks.is_multiple_of(PRESENCE_TICKS),
             squeeze: ticked > 0 && ticks.is_multiple_of(SQUEEZE_TICKS) && journal_fails(),
             shrink: ticked > 0 && ticks.is_multiple_of(QUIET_TICKS) && quiet.has_come(&engine),
             checkpoint: failed.checkpoint
-                || (engine.journal.is_none() && topology.has_changed().unwrap_or(false)),
+                || (engine.store.journal.is_none() && topology.has_changed().unwrap_or(false)),
             journal: failed.journal
                 || engine.health().is_err()
                 || registry.has_undeleted()
                 || journal_files::has_journal_files_to_retire(&registry),
-            retain: failed.retain || (engine.retains() && ticks_since_retain >= RETAIN_TICKS),
-            clean: failed.clean || (ticks_since_clean >= ticks_until_clean && engine.has_segments()),
+            retain: failed.retain || (engine.upkeep_hints.retains() && ticks_since_retain >= RETAIN_TICKS),
+            clean: failed.clean
+                || (ticks_since_clean >= ticks_until_clean && engine.upkeep_hints.has_segments()),
         };
         if work == Work::default() {
             engine.backpressure.round_is_over();
@@ -226,7 +228,7 @@ struct Quiet {
 impl Quiet {
     /// Whether little was written since the last call while the journal takes much space.
     fn has_come(&mut self, engine: &Engine) -> bool {
-        let Some(journal) = &engine.journal else { return false };
+        let Some(journal) = &engine.store.journal else { return false };
         let written = journal.bytes_written();
         let since = written - std::mem::replace(&mut self.written_before, written);
         since <= QUIET_BYTES && journal.footprint() > SMALL_ENOUGH * journal.least_footprint()

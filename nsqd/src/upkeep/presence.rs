@@ -35,10 +35,10 @@ impl Presence {
     /// Checks everything once, but the segments of only some topics. Blocks.
     pub fn check(&mut self, registry: &Registry) {
         let engine = registry.engine();
-        let home = engine.home.check();
-        engine.set_data_dir_missing(home.is_err());
+        let home = engine.store.home.check();
+        engine.status.set_data_dir_missing(home.is_err());
         // The journal itself notices when it cannot be written.
-        let journal = engine.journal.as_ref().filter(|journal| journal.check().is_ok());
+        let journal = engine.store.journal.as_ref().filter(|journal| journal.check().is_ok());
         let usable = home.map_err(DataDirFailure::Missing).and_then(|()| check_writable(engine));
         if let Err(failure) = usable {
             engine.set_failed(Part::DataDir, &failure.to_string());
@@ -66,7 +66,7 @@ impl Presence {
             crate::log_error!(
                 engine,
                 "journal files {lost:?} in {} were removed or replaced; storing their content again",
-                engine.data_dir.journal_dir().display()
+                engine.store.data_dir.journal_dir().display()
             );
             self.lost_journal_files = lost;
         }
@@ -84,18 +84,18 @@ impl Presence {
 
     fn check_checkpoint(&mut self, registry: &Registry) -> Option<String> {
         let engine = registry.engine();
-        let path = engine.data_dir.checkpoint_path();
-        let format = engine.data_dir.format_path();
-        let found = engine.storage.identity(&format).ok();
+        let path = engine.store.data_dir.checkpoint_path();
+        let format = engine.store.data_dir.format_path();
+        let found = engine.store.storage.identity(&format).ok();
         if found.is_none() || self.format.is_some_and(|known| found != Some(known)) {
             crate::log_error!(engine, "{} was removed or replaced; writing it again", format.display());
-            if let Err(error) = engine.data_dir.restore(&*engine.storage) {
+            if let Err(error) = engine.store.data_dir.restore(&*engine.store.storage) {
                 return Some(error.to_string());
             }
         }
-        self.format = engine.storage.identity(&format).ok();
-        let count = engine.checkpoint_count();
-        let found = engine.storage.identity(&path).ok();
+        self.format = engine.store.storage.identity(&format).ok();
+        let count = engine.store.checkpoint_count();
+        let found = engine.store.storage.identity(&path).ok();
         let known = self.checkpoint.filter(|&(known, _)| known == count);
         let is_missing = match known {
             Some((_, known)) => known.is_some() && known != found,
@@ -116,7 +116,7 @@ impl Presence {
         self.next_topic = first + TOPICS_PER_CHECK;
         let mut failure = None;
         for topic in topics.iter().skip(first).take(TOPICS_PER_CHECK) {
-            let dir = registry.engine().data_dir.topic_dir(topic.number());
+            let dir = registry.engine().store.data_dir.topic_dir(topic.number());
             let (name, dir) = (topic.name(), dir.display());
             match topic.log().replace_gone_files() {
                 Ok(gone) if gone.files == 0 => {}
@@ -150,7 +150,7 @@ enum DataDirFailure {
 }
 
 fn check_writable(engine: &Engine) -> Result<(), DataDirFailure> {
-    let path = engine.data_dir.path();
-    let checked = engine.storage.check_writable(path);
+    let path = engine.store.data_dir.path();
+    let checked = engine.store.storage.check_writable(path);
     checked.map_err(|error| DataDirFailure::NotWritable { path: path.to_owned(), error })
 }

@@ -20,19 +20,19 @@ pub fn clean_segments(registry: &Registry) -> Result<Cleaned, UpkeepError> {
     topics.sort_unstable_by_key(|topic| topic.number());
     let engine = registry.engine();
     // A journal that accepts no writes cannot record what is finished.
-    if engine.journal.as_ref().is_some_and(|journal| journal.failure().is_some()) {
+    if engine.store.journal.as_ref().is_some_and(|journal| journal.failure().is_some()) {
         return Ok(Cleaned::default());
     }
-    let first = topics.partition_point(|topic| topic.number() < engine.clean_from());
+    let first = topics.partition_point(|topic| topic.number() < engine.upkeep_hints.clean_from());
     topics.rotate_left(first);
     let mut all = Cleaned::default();
     for topic in topics {
         if all.copied_bytes >= CLEAN_BYTES || clock::monotonic() - began > CLEAN_TIME {
             all.has_more = true;
-            engine.set_clean_from(topic.number());
+            engine.upkeep_hints.set_clean_from(topic.number());
             break;
         }
-        let flush = || engine.journal.as_ref().map_or(Ok(()), |journal| journal.flush());
+        let flush = || engine.store.journal.as_ref().map_or(Ok(()), |journal| journal.flush());
         let cleaned = (topic.log()).clean(CLEAN_BYTES - all.copied_bytes, || {
             flush().map_err(|error| io::Error::other(error.to_string()))
         });

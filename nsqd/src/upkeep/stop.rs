@@ -16,11 +16,11 @@ use crate::topic::registry::Registry;
 /// Stores everything at a stop, after all activity has ended. The error says what is not stored as it should be.
 pub fn at_end(registry: &Registry) -> Result<(), StopError> {
     let engine = registry.engine();
-    let Err(home_error) = engine.home.check() else { return store(registry) };
+    let Err(home_error) = engine.store.home.check() else { return store(registry) };
     crate::log_error!(engine, "{home_error}");
-    let path = engine.data_dir.path();
-    if let Some(moved) = engine.data_dir.whereabouts() {
-        engine.home.follow(&moved).map_err(StopError::Follow)?;
+    let path = engine.store.data_dir.path();
+    if let Some(moved) = engine.store.data_dir.whereabouts() {
+        engine.store.home.follow(&moved).map_err(StopError::Follow)?;
         store(registry)?;
         return Err(StopError::Moved { path: path.to_owned(), moved });
     }
@@ -31,10 +31,10 @@ pub fn at_end(registry: &Registry) -> Result<(), StopError> {
 }
 
 fn use_new_data_dir(engine: &Engine) -> Result<(), NewDirectoryError> {
-    engine.home.replace_missing_dir()?;
-    engine.data_dir.prepare(&*engine.storage)?;
+    engine.store.home.replace_missing_dir()?;
+    engine.store.data_dir.prepare(&*engine.store.storage)?;
     // Data stored below must not look older than a missing journal file.
-    if let Some(journal) = &engine.journal {
+    if let Some(journal) = &engine.store.journal {
         journal.check()?;
     }
     Ok(())
@@ -43,7 +43,7 @@ fn use_new_data_dir(engine: &Engine) -> Result<(), NewDirectoryError> {
 /// Stores in the journal if it is complete and works, otherwise in segments.
 fn store(registry: &Registry) -> Result<(), StopError> {
     let engine = registry.engine();
-    let Some(journal) = &engine.journal else { return store_in_segments(registry) };
+    let Some(journal) = &engine.store.journal else { return store_in_segments(registry) };
     let is_whole = match journal.check() {
         Ok(()) if journal.lost_files().is_empty() => Ok(()),
         Ok(()) => retire_journal_files(registry).map(drop),
@@ -85,7 +85,7 @@ pub fn persist_all(registry: &Registry, clean_shutdown: bool) -> Result<(), Upke
 
 /// A clean stop, after all activity has ended.
 pub fn store_cleanly(registry: &Registry) -> Result<(), UpkeepError> {
-    let Some(journal) = &registry.engine().journal else { return persist_all(registry, true) };
+    let Some(journal) = &registry.engine().store.journal else { return persist_all(registry, true) };
     let flushed = journal.flush();
     // Also when the journal accepts no writes: the checkpoint records which messages were refused and which are
     // finished.
@@ -103,5 +103,5 @@ pub fn move_journal_to_segments(registry: &Registry, journal: &Arc<Journal>) -> 
     }
     journal.close()?;
     let engine: &Engine = registry.engine();
-    Ok(engine.storage.remove_dir_all(&engine.data_dir.journal_dir())?)
+    Ok(engine.store.storage.remove_dir_all(&engine.store.data_dir.journal_dir())?)
 }

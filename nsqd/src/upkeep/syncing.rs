@@ -39,7 +39,7 @@ impl Seen {
             disk.of(FileKind::Journal).written_bytes.get() + disk.of(FileKind::Segment).written_bytes.get()
         };
         Seen {
-            written_bytes: engine.storage.metrics().map_or(0, written),
+            written_bytes: engine.store.storage.metrics().map_or(0, written),
             published_messages: engine.metrics().published_messages.get(),
         }
     }
@@ -67,7 +67,7 @@ impl Syncing {
             if !self.is_due(messages, clock::monotonic().saturating_sub(since)) {
                 continue;
             }
-            let storage = engine.storage.clone();
+            let storage = engine.store.storage.clone();
             let error = match blocking::run(move || storage.sync_written()).await {
                 Ok(Ok(())) => {
                     engine.set_works(Part::Syncing);

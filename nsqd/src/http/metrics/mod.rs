@@ -112,18 +112,18 @@ fn put_storage(page: &mut Exposition, engine: &Engine) {
     page.counter("nsq_damaged_messages_total", help, damage.damaged_messages);
     let help = "Bytes of torn writes after a crash, cut at the start.";
     page.counter("nsq_cut_bytes_total", help, damage.cut_bytes);
-    if let Some(journal) = &engine.journal {
+    if let Some(journal) = &engine.store.journal {
         let (files, bytes) = journal.size();
         page.gauge("nsq_journal_files", "Journal files in use.", files as f64);
         page.gauge("nsq_journal_bytes", "Bytes of the journal files on disk.", bytes as f64);
     }
-    if let Ok(disk) = rustix::fs::statvfs(engine.data_dir.path()) {
+    if let Ok(disk) = rustix::fs::statvfs(engine.store.data_dir.path()) {
         let help = "Free space in the file system of the data directory.";
         page.gauge("nsq_data_free_bytes", help, (disk.f_bavail * disk.f_frsize) as f64);
         let help = "Size of the file system of the data directory.";
         page.gauge("nsq_data_size_bytes", help, (disk.f_blocks * disk.f_frsize) as f64);
     }
-    if let Some(disk) = engine.storage.metrics() {
+    if let Some(disk) = engine.store.storage.metrics() {
         put_disk(page, disk);
     }
 }

@@ -436,7 +436,7 @@ impl<'r> World<'r> {
                 return Err("cleaning does not end".to_owned());
             }
         }
-        let journal = self.registry()?.engine().journal.clone();
+        let journal = self.registry()?.engine().store.journal.clone();
         if self.tolerates_faults || journal.is_some_and(|journal| journal.failure().is_some()) {
             return Ok(());
         }
@@ -650,7 +650,7 @@ impl<'r> World<'r> {
     }
 
     pub(super) fn flush(&self) -> Result<bool, String> {
-        match &self.registry()?.engine().journal {
+        match &self.registry()?.engine().store.journal {
             Some(journal) => journal.flush().map(|()| true).map_err(text),
             None => Ok(false),
         }

@@ -1,0 +1,55 @@
+//! Pure: what upkeep may skip. A hint may say that there is work although there is none, never the opposite.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use crate::storage::TopicNumber;
+
+/// See the module.
+#[derive(Debug)]
+pub struct UpkeepHints {
+    has_segments: AtomicBool,
+    clean_from: AtomicU32,
+    retains: AtomicBool,
+}
+
+impl Default for UpkeepHints {
+    fn default() -> Self {
+        UpkeepHints {
+            has_segments: AtomicBool::new(true),
+            clean_from: AtomicU32::new(0),
+            retains: AtomicBool::new(false),
+        }
+    }
+}
+
+impl UpkeepHints {
+    /// Sets whether any topic has segments, so that there may be something to clean.
+    pub fn set_has_segments(&self, has_segments: bool) {
+        self.has_segments.store(has_segments, Ordering::Relaxed);
+    }
+
+    /// Whether any topic may have segments.
+    pub fn has_segments(&self) -> bool {
+        self.has_segments.load(Ordering::Relaxed)
+    }
+
+    /// The topic with which cleaning starts.
+    pub fn clean_from(&self) -> TopicNumber {
+        self.clean_from.load(Ordering::Relaxed)
+    }
+
+    /// Records that cleaning did not reach this topic.
+    pub fn set_clean_from(&self, topic: TopicNumber) {
+        self.clean_from.store(topic, Ordering::Relaxed);
+    }
+
+    /// Records that a topic retains finished messages.
+    pub fn set_retains(&self) {
+        self.retains.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any topic has ever retained finished messages.
+    pub fn retains(&self) -> bool {
+        self.retains.load(Ordering::Relaxed)
+    }
+}
