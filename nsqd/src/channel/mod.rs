@@ -340,8 +340,8 @@ impl Channel {
         self.inner.lock().state.begin_saving(clocks)
     }
 
-    /// Completes the save, without the channel's name and number, in slices of about `slice` messages. After each slice it releases the lock to waiting threads
-    /// and calls `between`.
+    /// Completes the save, without the channel's name and number, in slices of about `slice` messages. After each slice
+    /// it releases the lock to waiting threads and calls `between`.
     pub fn save(
         &self,
         mut saving: Saving,

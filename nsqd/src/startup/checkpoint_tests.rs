@@ -1,4 +1,5 @@
-//! A checkpoint is taken while publishes continue. What it says of a topic is one moment of it.
+//! A checkpoint is taken while publishes continue. What it says of a topic is one moment of it. A start restores all of
+//! that.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +12,11 @@ use nsq_protocol::TopicName;
 use super::simulation::LIMITS;
 use super::{StartOptions, recover};
 use crate::channel::saved::Clocks;
+use crate::storage::checkpoint::{self, ChannelCheckpoint, Checkpoint, TopicCheckpoint};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::FaultyStorage;
+use crate::storage::journal::{Journal, JournalOptions};
+use crate::storage::record::Record;
 use crate::storage::{Durability, Storage};
 
 const MESSAGES: u64 = 3000;
@@ -56,4 +60,49 @@ fn checkpoint_knows_every_deferred_message_before_the_end_that_it_names() {
             }
         }
     });
+}
+
+#[test]
+fn message_held_back_before_a_refused_batch_stays_deferred() {
+    let storage: Arc<dyn Storage> = Arc::new(FaultyStorage::default());
+    let dir = Path::new("/data");
+    storage.create_dir_all(dir).unwrap();
+    let data_dir = DataDir::open(&storage, dir).unwrap();
+    data_dir.prepare(&*storage).unwrap();
+    let channel =
+        ChannelCheckpoint { number: 1, name: "c".to_owned(), cursor: 10, ..ChannelCheckpoint::default() };
+    let topic = TopicCheckpoint {
+        number: 1,
+        name: "t".to_owned(),
+        paused: true,
+        next_sequence: 13,
+        released: 10,
+        unreleased_deferred: vec![(10, i64::MAX)],
+        skipped: vec![(12, 13)],
+        channels: vec![channel],
+        ..TopicCheckpoint::default()
+    };
+    let saved = Checkpoint {
+        topics: vec![topic],
+        next_topic_number: 2,
+        next_channel_number: 2,
+        ..Checkpoint::default()
+    };
+    checkpoint::write(&*storage, &data_dir.checkpoint_path(), &saved).unwrap();
+    let options = JournalOptions::new(data_dir.journal_dir(), Durability::Write);
+    let (journal, _) = Journal::open(storage.clone(), options, &mut |_, _| {}).unwrap();
+    journal.append_lazy(&Record::TopicState { topic: 1, paused: false, released: 10, releasing: true });
+    journal.close().unwrap();
+    let registry = recover(StartOptions {
+        data_dir,
+        storage,
+        durability: Durability::Write,
+        limits: LIMITS,
+        logger: Logger::silent(),
+        oracle: None,
+    })
+    .unwrap();
+    let channel = registry.get("t").unwrap().channel("c").unwrap();
+    let counts = channel.inspect(|state, _| (state.deferred_count(), state.depth()));
+    assert_eq!(counts, (1, 1), "10 is deferred, 11 can be handed out, 12 was refused");
 }

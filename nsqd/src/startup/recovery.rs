@@ -186,16 +186,16 @@ impl Recovery {
         Ok(())
     }
 
-    /// Moves away segments of a topic that neither journal nor checkpoint names, although nothing is damaged or missing.
-    /// Their topic was ephemeral or deleted, and is not restored.
+    /// Moves away segments of a topic that neither journal nor checkpoint names, although nothing is damaged or
+    /// missing. Their topic was ephemeral or deleted, and is not restored.
     fn set_aside_unknown(&self, number: TopicNumber) {
         let dir = self.data_dir.topic_dir(number);
         let aside = dir.with_extension("unknown");
         let finding = match self.storage.rename(&dir, &aside) {
             Ok(()) => {
                 let what = format!(
-                    "segments of an unknown topic moved to {}: journal and checkpoint are intact and do not name it, so \
-                 it was ephemeral or deleted; delete the folder, or restore the files that named it",
+                    "segments of an unknown topic moved to {}: journal and checkpoint are intact and do not name it, \
+                     so it was ephemeral or deleted; delete the folder, or restore the files that named it",
                     aside.display()
                 );
                 Finding::damage(what).at(dir, 0, 0)
@@ -248,8 +248,8 @@ impl Recovery {
                 self.damage().lost(&topic.name, from, to);
             }
             for (from, to) in topic.absent().into_iter().chain(topic.unrecorded.iter().copied()) {
-                // No finding explains the gap. Either the messages were finished, their file was deleted, and a crash lost
-                // the record of it; or someone deleted the file.
+                // No finding explains the gap. Either the messages were finished, their file was deleted, and a crash
+                // lost the record of it; or someone deleted the file.
                 let what =
                     "messages are missing: finished just before a crash, or somebody deleted their file";
                 let absent = Finding::damage(what).with_severity(Severity::Doubt);

@@ -299,8 +299,8 @@ impl ReplayedTopic {
         })
     }
 
-    /// A record shows that all messages before `to` were published and released. Those without a record of their own are
-    /// lost, and their numbers are not used again.
+    /// A record shows that all messages before `to` were published and released. Those without a record of their own
+    /// are lost, and their numbers are not used again.
     fn reach(&mut self, to: u64) {
         self.unrecorded.extend(self.mark_lost_before(to));
         self.end = self.end.max(to);

@@ -181,3 +181,84 @@ impl<K: Ord, C: Follower> TopicState<K, C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::LogContext;
+    use crate::log::index::{LogIndex, MemoryBound};
+    use crate::storage::faulty::FaultyStorage;
+    use crate::storage::segment::SegmentStore;
+
+    /// Remembers what it received.
+    #[derive(Default)]
+    struct Received {
+        end: u64,
+        marks: Vec<Mark>,
+    }
+
+    impl Follower for Received {
+        fn release(&mut self, to: u64, marks: &[Mark]) {
+            self.end = self.end.max(to);
+            self.marks.extend_from_slice(marks);
+        }
+
+        fn published_deferred(&self) -> Vec<(u64, Nanos)> {
+            Vec::new()
+        }
+    }
+
+    /// A topic with a channel `c` and ten messages that are not committed.
+    fn topic() -> TopicState<&'static str, Received> {
+        let bound = MemoryBound { messages: 1000, bytes: 1 << 20, chunk_bytes: 1 << 20 };
+        let segments = SegmentStore::new(Arc::new(FaultyStorage::default()), "/d/t", 1 << 20);
+        let log = Arc::new(TopicLog::new(LogIndex::new(10, 0, bound), segments, "t", LogContext::default()));
+        let mut topic = TopicState::new(log, ReleasePoint::new(0, 0, false, false), None);
+        topic.insert("c", Received::default());
+        topic.set_has_channels();
+        topic
+    }
+
+    fn received<'a>(topic: &'a TopicState<&'static str, Received>) -> (u64, &'a [Mark]) {
+        let received = &topic.channels()["c"];
+        (received.end, &received.marks)
+    }
+
+    #[test]
+    fn release_passes_only_marks_before_its_end() {
+        let mut topic = topic();
+        topic.log().mark(Mark::Skipped { from: 8, to: 9 });
+        topic.log().mark(Mark::Deferred { from: 3, to: 6, due: 7 });
+        assert_eq!(topic.commit(4), Some(4));
+        assert_eq!(received(&topic), (4, &[Mark::Deferred { from: 3, to: 4, due: 7 }][..]));
+        assert_eq!(topic.commit(4), None);
+        assert_eq!(topic.commit(10), Some(10));
+        let rest = [Mark::Deferred { from: 4, to: 6, due: 7 }, Mark::Skipped { from: 8, to: 9 }];
+        assert_eq!((received(&topic).0, &received(&topic).1[1..]), (10, &rest[..]));
+    }
+
+    #[test]
+    fn skipping_and_reaching_release_to_all_channels_even_while_paused() {
+        let mut topic = topic();
+        topic.set_paused(true);
+        assert_eq!(topic.commit(4), None);
+        assert_eq!(received(&topic).0, 0);
+        topic.log().mark(Mark::Deferred { from: 2, to: 3, due: 7 });
+        topic.skip(0, 4);
+        assert_eq!(received(&topic), (4, &[Mark::Skipped { from: 0, to: 4 }][..]));
+        assert_eq!(topic.log().void(), [(0, 4)]);
+        topic.reach(6);
+        assert_eq!((received(&topic).0, topic.point().released()), (6, 6));
+        // Recovery may read records from before a checkpoint again.
+        topic.reach(5);
+        assert_eq!((received(&topic).0, topic.point().released()), (6, 6));
+    }
+
+    #[test]
+    fn topic_without_channels_holds_messages_back() {
+        let mut topic = topic();
+        assert!(topic.remove("c").is_some());
+        assert_eq!(topic.commit(4), None);
+        assert_eq!((topic.point().released(), topic.point().committed()), (0, 4));
+    }
+}
