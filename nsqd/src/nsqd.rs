@@ -82,7 +82,7 @@ impl Nsqd {
             .await
             .map_err(|error| instantiate(error.to_string()))?
             .map(Arc::new);
-        let mode = config.unix_socket_mode;
+        let mode = config.unix_socket_mode.map(|mode| mode.0);
         let tcp = bind(Some(&config.tcp_address), mode).await.map_err(instantiate)?;
         let http = bind(config.http_address.as_ref(), mode).await.map_err(instantiate)?;
         let https_address = https_address(&config).map_err(instantiate)?;
@@ -91,7 +91,7 @@ impl Nsqd {
         let stop = CancellationToken::new();
         let stop_background = CancellationToken::new();
         let lookup = LookupPeers::start(LookupOptions {
-            addresses: config.lookupd_tcp_addresses.clone(),
+            addresses: config.lookupd_tcp_address.clone(),
             peer: peer_info(&config, port(&tcp), port(&http)),
             http_connect_timeout: config.http_client_connect_timeout,
             http_request_timeout: config.http_client_request_timeout,
@@ -141,11 +141,11 @@ impl Nsqd {
             let engine = registry.engine().clone();
             nsqd.background.push(tokio::spawn(syncing.run(engine, nsqd.stop_background.clone())));
         }
-        if !config.statsd.address.is_empty() {
+        if !config.statsd_address.is_empty() {
             let port = broadcast_port(config.broadcast_http_port, info_port(&http));
             let options = StatsdOptions {
-                prefix: expand_prefix(&config.statsd.prefix, &config.broadcast_address, port),
-                config: config.statsd.clone(),
+                prefix: expand_prefix(&config.statsd_prefix, &config.broadcast_address, port),
+                config: config.clone(),
                 registry: registry.clone(),
                 producers: producers.clone(),
                 logger: nsqd.logger.clone(),
