@@ -11,6 +11,7 @@ use nsq_protocol::{Command, MessageId};
 
 use super::answer::{Answer, Requeue};
 use super::link::Link;
+use super::outbox::NotQueued;
 use crate::backoff::{Epoch, Signal};
 use crate::error::AnswerError;
 use crate::rdy::ConnectionId;
@@ -96,14 +97,16 @@ impl Delivery {
     }
 
     /// Asks nsqd to restart the message timeout, up to [`hard_deadline`](Delivery::hard_deadline). Returns
-    /// [`AnswerError::ConnectionLost`] if the connection cannot take the command, and [`AnswerError::Late`] if the
-    /// deadline has passed.
+    /// [`AnswerError::ConnectionLost`] if the connection has ended, [`AnswerError::Crowded`] if too many bytes wait to be
+    /// sent on it, and [`AnswerError::Late`] if the deadline has passed.
     pub fn touch(&self) -> Result<(), AnswerError> {
         let now = time::now();
         let late = now > self.deadline();
-        if !self.link.outbox.push_if_room(|out| Command::Touch { id: self.id }.encode(out)) {
-            return Err(AnswerError::ConnectionLost);
-        }
+        let queued = self.link.outbox.push_if_room(|out| Command::Touch { id: self.id }.encode(out));
+        queued.map_err(|reason| match reason {
+            NotQueued::Ended => AnswerError::ConnectionLost,
+            NotQueued::Crowded => AnswerError::Crowded,
+        })?;
         if late {
             return Err(AnswerError::Late);
         }
