@@ -290,6 +290,12 @@ pub enum AnswerError {
     /// The connection that delivered the message has ended, and nsqd delivers the message again.
     #[error("the connection that delivered the message has ended; nsqd will deliver the message again")]
     ConnectionLost,
+    /// Only from [`Delivery::touch`](crate::Delivery::touch): nsqd reads too slowly, and TOUCH was not sent. The message
+    /// keeps its deadline and can still be answered.
+    #[error(
+        "too many bytes wait to be sent to nsqd; the message keeps its deadline: answer it, or touch it again later"
+    )]
+    Crowded,
 }
 
 /// A query to a lookupd failed.

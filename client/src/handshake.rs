@@ -1,5 +1,6 @@
 //! The handshake on an open byte stream: magic, IDENTIFY, upgrades, AUTH, and SUB for a consumer. Pure: frames are
-//! arguments, bytes to write are results.
+//! arguments, bytes to write are results. [`Producer`](crate::Producer) and [`Consumer`](crate::Consumer) use it; a
+//! program that drives its own sockets can use it too.
 //!
 //! ```text
 //! start ─▶ Identifying ──reply──▶ Upgrading ──OK of the last──▶ Authenticating ──reply──▶ Subscribing ──OK──▶ ready
@@ -61,10 +62,16 @@ pub struct ServerInfo {
 
 /// An upgrade of the byte stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Upgrade {
+pub enum Upgrade {
+    /// TLS. The client speaks first.
     Tls,
+    /// Compression with snappy in both directions.
     Snappy,
-    Deflate { level: u8 },
+    /// Compression with deflate in both directions.
+    Deflate {
+        /// The level for the client's direction.
+        level: u8,
+    },
 }
 
 impl ServerInfo {
@@ -137,17 +144,26 @@ impl ServerInfo {
 
 /// What the connection is for.
 #[derive(Clone, Debug)]
-pub(crate) enum Purpose {
+pub enum Purpose {
+    /// Publishing: the handshake ends before SUB.
     Publish,
-    Subscribe { topic: TopicName, channel: ChannelName },
+    /// Consuming: the handshake ends with SUB.
+    Subscribe {
+        /// The topic to subscribe to.
+        topic: TopicName,
+        /// The channel to subscribe to.
+        channel: ChannelName,
+    },
 }
 
 /// The state of a handshake after a frame.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub enum Progress {
+    /// Another frame is needed.
     Waiting,
     /// The byte stream must be upgraded; the next frame arrives in the new form.
     Upgrade(Upgrade),
+    /// The handshake is complete.
     Ready(ServerInfo),
 }
 
@@ -165,7 +181,9 @@ enum State {
     Done,
 }
 
-pub(crate) struct Handshake {
+/// A handshake in progress.
+#[derive(Debug)]
+pub struct Handshake {
     purpose: Purpose,
     asked: Upgrades,
     secret: Option<Secret>,
@@ -174,12 +192,7 @@ pub(crate) struct Handshake {
 
 impl Handshake {
     /// Starts a handshake and appends its first bytes to `out`.
-    pub(crate) fn start(
-        purpose: Purpose,
-        config: &Config,
-        secret: Option<Secret>,
-        out: &mut Vec<u8>,
-    ) -> Self {
+    pub fn start(purpose: Purpose, config: &Config, secret: Option<Secret>, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(MAGIC_V2);
         // This cannot fail, because the request contains only strings and numbers. nsqd would refuse an empty body.
         let body = serde_json::to_vec(&identify_request(config)).unwrap_or_default();
@@ -187,7 +200,8 @@ impl Handshake {
         Handshake { purpose, asked: config.upgrades(), secret, state: State::Identifying }
     }
 
-    pub(crate) fn stage(&self) -> ConnectStage {
+    /// What the next frame belongs to.
+    pub fn stage(&self) -> ConnectStage {
         match self.state {
             State::Identifying => ConnectStage::Identify,
             State::Upgrading { present: Upgrade::Tls, .. } => ConnectStage::Tls,
@@ -198,7 +212,7 @@ impl Handshake {
     }
 
     /// Processes a frame and appends to `out` the bytes to write before the next frame.
-    pub(crate) fn on_frame(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<Progress, Disconnect> {
+    pub fn on_frame(&mut self, frame: &Frame, out: &mut Vec<u8>) -> Result<Progress, Disconnect> {
         if frame.is_heartbeat() {
             Command::Nop.encode(out);
             return Ok(Progress::Waiting);

@@ -94,7 +94,7 @@ mod time;
 mod connect;
 mod compression;
 mod frame_reader;
-mod handshake;
+pub mod handshake;
 mod tls;
 mod transport;
 mod unix_socket;

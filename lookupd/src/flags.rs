@@ -67,15 +67,15 @@ pub struct Flags {
 }
 
 const KEYS: [Key; 9] = [
-    Key::new("log_level", "log-level", Kind::String),
-    Key::new("log_prefix", "log-prefix", Kind::String),
-    Key::new("log_format", "log-format", Kind::String),
-    Key::new("tcp_address", "tcp-address", Kind::String),
-    Key::new("http_address", "http-address", Kind::String),
-    Key::new("broadcast_address", "broadcast-address", Kind::String),
-    Key::guard("http_allowed_origins", "http-allowed-origin", Kind::StringList),
-    Key::new("inactive_producer_timeout", "inactive-producer-timeout", Kind::Duration),
-    Key::new("tombstone_lifetime", "tombstone-lifetime", Kind::Duration),
+    Key::new("log_level", Kind::String),
+    Key::new("log_prefix", Kind::String),
+    Key::new("log_format", Kind::String),
+    Key::new("tcp_address", Kind::String),
+    Key::new("http_address", Kind::String),
+    Key::new("broadcast_address", Kind::String),
+    Key::new("http_allowed_origin", Kind::StringList).named("http_allowed_origins").guard(),
+    Key::new("inactive_producer_timeout", Kind::Duration),
+    Key::new("tombstone_lifetime", Kind::Duration),
 ];
 
 /// Parses a command line, program name first, and the config file that it names.

@@ -1,6 +1,7 @@
 //! Turns flags and config file into one [`Config`]: validated, complete, and immutable while the daemon runs.
 
 use std::ffi::OsString;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,16 +10,15 @@ use md5::{Digest, Md5};
 use nsq_daemon::flags::{self as daemon_flags, Exit, Parsed};
 use nsq_daemon::http::{AllowedOrigins, InvalidOrigin};
 use nsq_daemon::listen::{Address, parse_address};
-use nsq_daemon::log::{Format, Level, Logger};
+use nsq_daemon::log::Logger;
 use nsq_daemon::tls::{self, ClientAuth, TlsOptions};
-use nsq_protocol::redact::without_user_info;
 use nsq_protocol::{IdentifyLimits, Limits};
 
 use crate::auth::AuthOptions;
 use crate::auth::servers::{AuthMethod, AuthServersOptions};
 use crate::clock;
 use crate::engine::{EngineLimits, LatencyOptions};
-use crate::flags::{Flags, KEYS, PROGRAM, TlsRequired, TlsVersion};
+use crate::flags::{self, Flags, PROGRAM, QuantileList, TlsRequired, TlsVersion};
 use crate::locality::Location;
 use crate::log::retention::Retention;
 use crate::storage::Durability;
@@ -29,140 +29,45 @@ const TOPOLOGY_AWARE_CONSUMPTION: &str = "topology-aware-consumption";
 /// Node ids are below this limit.
 const NODE_ID_LIMIT: u16 = 1024;
 
-/// See the module. Fields are named after the keys of the config file.
+/// See the module: the flags, and beside them what is checked or completed. A field here hides the flag of the same
+/// name, so only its checked value can be read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Lowest level of log lines at start.
-    pub log_level: Level,
-    /// Text in front of every log line.
-    pub log_prefix: String,
-    pub log_format: Format,
-    /// Upper bits of message ids, below 1024.
-    pub node_id: u16,
-    /// TCP listener.
-    pub tcp_address: Address,
-    /// HTTP listener; `None` if disabled.
-    pub http_address: Option<Address>,
-    /// Permissions of unix socket files; `None` leaves them to the umask.
-    pub unix_socket_mode: Option<u32>,
-    /// HTTPS listener, used only with a certificate; empty if disabled.
-    pub https_address: String,
+    flags: Flags,
     /// Host name of this machine.
     pub hostname: String,
+    /// Upper bits of message ids, below 1024.
+    pub node_id: u16,
+    /// HTTP listener; `None` if disabled.
+    pub http_address: Option<Address>,
     /// Address announced to lookupd; the host name by default.
     pub broadcast_address: String,
-    /// TCP port announced to lookupd; 0 for the real port.
-    pub broadcast_tcp_port: u16,
-    /// HTTP port announced to lookupd; 0 for the real port.
-    pub broadcast_http_port: u16,
-    /// Addresses of lookupds at start.
-    pub lookupd_tcp_addresses: Vec<String>,
-    /// Time to keep serving after a stop signal.
-    pub shutdown_delay: Duration,
-    /// Timeout for connecting to lookupd's HTTP port and to auth servers.
-    pub http_client_connect_timeout: Duration,
-    /// Timeout for a whole request to them.
-    pub http_client_request_timeout: Duration,
-    /// Auth servers: `host:port` or a URL.
-    pub auth_http_addresses: Vec<String>,
     /// HTTP method for requests to auth servers.
     pub auth_http_request_method: AuthMethod,
     /// The token file; `None` if not set.
     pub auth_file: Option<PathBuf>,
-    /// Whether the HTTP API requires a token.
-    pub http_auth: bool,
     /// Web origins whose pages may make changes over HTTP.
     pub http_allowed_origins: AllowedOrigins,
-    /// Region of this node; may be empty.
-    pub topology_region: String,
-    /// Zone of this node; may be empty.
-    pub topology_zone: String,
-    /// Enabled experiments.
-    pub enable_experiment: Vec<String>,
-    /// Directory of all files.
-    pub data_path: PathBuf,
-    /// When a publish is acknowledged.
-    pub durability: Durability,
-    /// Maximum number of messages in memory, per topic.
-    pub mem_queue_size: u64,
-    /// Maximum bytes of messages in memory, per topic.
-    pub mem_queue_bytes: usize,
-    /// Maximum size of a segment file in bytes.
-    pub max_bytes_per_file: u64,
-    /// How long a topic retains finished messages; 0 for no limit.
-    pub retain_for: Duration,
-    /// How many bytes it retains; 0 for no limit.
-    pub retain_bytes: u64,
-    /// Number of messages after which written data is synced in the background.
-    pub sync_every: u64,
-    /// Maximum time until written data is synced in the background.
-    pub sync_timeout: Duration,
-    /// No effect; reported by `/config`.
-    pub queue_scan_worker_pool_max: u64,
-    /// No effect; reported by `/config`.
-    pub queue_scan_selection_count: u64,
-    /// Default in-flight timeout of a message.
-    pub msg_timeout: Duration,
-    /// Maximum in-flight timeout of a message.
-    pub max_msg_timeout: Duration,
-    /// Maximum length of a message body in bytes.
-    pub max_msg_size: usize,
-    /// Maximum length of a command body in bytes.
-    pub max_body_size: usize,
-    /// Maximum delay of a message.
-    pub max_req_timeout: Duration,
-    pub max_heartbeat_interval: Duration,
-    pub max_rdy_count: u64,
-    /// In bytes.
-    pub max_output_buffer_size: usize,
-    pub max_output_buffer_timeout: Duration,
-    pub min_output_buffer_timeout: Duration,
-    /// Default output buffer timeout.
-    pub output_buffer_timeout: Duration,
-    /// Maximum number of consumers per channel; 0 for no limit.
-    pub max_channel_consumers: usize,
-    pub statsd: StatsdConfig,
-    /// Maximum number of topic and channel series in `/metrics`.
-    pub metrics_max_series: u64,
     /// Quantiles of the end-to-end latency, highest first.
     pub e2e_processing_latency_percentiles: Vec<f64>,
-    /// Window of samples for these quantiles.
-    pub e2e_processing_latency_window_time: Duration,
-    /// Certificate file; empty without TLS.
-    pub tls_cert: String,
-    /// Key file; empty without TLS.
-    pub tls_key: String,
-    /// Policy for client certificates, as typed.
-    pub tls_client_auth_policy: String,
-    /// File of certificate authorities; empty if not set.
-    pub tls_root_ca_file: String,
     /// Which listeners require TLS.
     pub tls_required: TlsRequired,
-    /// Minimum TLS version.
-    pub tls_min_version: TlsVersion,
-    /// Whether clients may negotiate deflate.
-    pub deflate: bool,
-    /// Maximum deflate level.
+    /// Maximum deflate level, 1 to 9.
     pub max_deflate_level: u8,
-    /// Whether clients may negotiate snappy.
-    pub snappy: bool,
 }
 
-/// Where and how statistics are pushed to statsd.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StatsdConfig {
-    /// `host:port`; empty if disabled.
-    pub address: String,
-    /// Prefix of keys, with `%s` not yet replaced.
-    pub prefix: String,
-    /// Time between pushes.
-    pub interval: Duration,
-    /// Whether to push memory statistics.
-    pub mem_stats: bool,
-    /// Bytes per datagram.
-    pub udp_packet_size: u64,
-    /// Whether to omit ephemeral topics and channels.
-    pub exclude_ephemeral: bool,
+impl Deref for Config {
+    type Target = Flags;
+
+    fn deref(&self) -> &Flags {
+        &self.flags
+    }
+}
+
+impl DerefMut for Config {
+    fn deref_mut(&mut self) -> &mut Flags {
+        &mut self.flags
+    }
 }
 
 /// What to do for a command line.
@@ -241,7 +146,7 @@ impl Config {
     /// error says how to exit: `--version`, `--help`, or a mistake with its exit code.
     pub fn read(args: impl IntoIterator<Item = OsString>) -> Result<(Self, Vec<String>), Exit> {
         let Parsed { flags, warnings: mut all_warnings } =
-            daemon_flags::parse::<Flags>(PROGRAM, args.into_iter(), KEYS)?;
+            daemon_flags::parse::<Flags>(PROGRAM, args.into_iter(), &flags::keys())?;
         all_warnings.extend(warnings(&flags));
         let config = Self::from_flags(flags, nsq_daemon::hostname());
         let config = config.and_then(|config| {
@@ -276,78 +181,22 @@ impl Config {
         if !flags.statsd_address.is_empty() && flags.statsd_interval.is_zero() {
             return Err(ConfigError::StatsdInterval);
         }
-        let broadcast_address = flags.broadcast_address.filter(|address| !address.is_empty());
+        let broadcast_address = flags.broadcast_address.clone().filter(|address| !address.is_empty());
         let broadcast_address = broadcast_address.unwrap_or_else(|| hostname.clone());
         let own_names = [hostname.as_str(), broadcast_address.as_str()];
         let http_allowed_origins = AllowedOrigins::new(&flags.http_allowed_origin, &own_names)?;
         Ok(Config {
-            log_level: flags.log_level,
-            log_prefix: flags.log_prefix,
-            log_format: flags.log_format,
-            node_id,
-            tcp_address: parse_address(&flags.tcp_address),
-            http_address: (!flags.http_address.is_empty()).then(|| parse_address(&flags.http_address)),
-            unix_socket_mode: flags.unix_socket_mode,
-            https_address: flags.https_address,
-            broadcast_address,
             hostname,
-            broadcast_tcp_port: flags.broadcast_tcp_port,
-            broadcast_http_port: flags.broadcast_http_port,
-            lookupd_tcp_addresses: flags.lookupd_tcp_address,
-            shutdown_delay: flags.shutdown_delay,
-            http_client_connect_timeout: flags.http_client_connect_timeout,
-            http_client_request_timeout: flags.http_client_request_timeout,
-            auth_http_addresses: flags.auth_http_address,
+            node_id,
+            http_address: (!flags.http_address.is_empty()).then(|| parse_address(&flags.http_address)),
+            broadcast_address,
             auth_http_request_method,
-            auth_file: (!flags.auth_file.is_empty()).then(|| flags.auth_file.into()),
-            http_auth: flags.http_auth,
+            auth_file: (!flags.auth_file.is_empty()).then(|| flags.auth_file.clone().into()),
             http_allowed_origins,
-            topology_region: flags.topology_region,
-            topology_zone: flags.topology_zone,
-            enable_experiment: flags.enable_experiment,
-            data_path: if flags.data_path.is_empty() { ".".into() } else { flags.data_path.into() },
-            durability: flags.durability,
-            mem_queue_size: flags.mem_queue_size,
-            mem_queue_bytes: size(flags.mem_queue_bytes),
-            max_bytes_per_file: flags.max_bytes_per_file,
-            retain_for: flags.retain_for,
-            retain_bytes: flags.retain_bytes,
-            sync_every: flags.sync_every,
-            sync_timeout: flags.sync_timeout,
-            queue_scan_worker_pool_max: flags.queue_scan_worker_pool_max,
-            queue_scan_selection_count: flags.queue_scan_selection_count,
-            msg_timeout: flags.msg_timeout,
-            max_msg_timeout: flags.max_msg_timeout,
-            max_msg_size: size(flags.max_msg_size),
-            max_body_size: size(flags.max_body_size),
-            max_req_timeout: flags.max_req_timeout,
-            max_heartbeat_interval: flags.max_heartbeat_interval,
-            max_rdy_count: flags.max_rdy_count,
-            max_output_buffer_size: size(flags.max_output_buffer_size),
-            max_output_buffer_timeout: flags.max_output_buffer_timeout,
-            min_output_buffer_timeout: flags.min_output_buffer_timeout,
-            output_buffer_timeout: flags.output_buffer_timeout,
-            max_channel_consumers: size(flags.max_channel_consumers),
-            statsd: StatsdConfig {
-                address: without_user_info(&flags.statsd_address).into_owned(),
-                prefix: flags.statsd_prefix,
-                interval: flags.statsd_interval,
-                mem_stats: flags.statsd_mem_stats,
-                udp_packet_size: flags.statsd_udp_packet_size,
-                exclude_ephemeral: flags.statsd_exclude_ephemeral,
-            },
-            metrics_max_series: flags.metrics_max_series,
             e2e_processing_latency_percentiles,
-            e2e_processing_latency_window_time: flags.e2e_processing_latency_window_time,
-            tls_cert: flags.tls_cert,
-            tls_key: flags.tls_key,
-            tls_client_auth_policy: flags.tls_client_auth_policy,
-            tls_root_ca_file: flags.tls_root_ca_file,
             tls_required,
-            tls_min_version: flags.tls_min_version,
-            deflate: flags.deflate,
             max_deflate_level,
-            snappy: flags.snappy,
+            flags,
         })
     }
 
@@ -409,7 +258,7 @@ impl Config {
     /// Where secrets are checked: token file and auth servers.
     pub fn auth_options(&self) -> AuthOptions {
         let servers = AuthServersOptions {
-            addresses: self.auth_http_addresses.clone(),
+            addresses: self.auth_http_address.clone(),
             method: self.auth_http_request_method,
             connect_timeout: self.http_client_connect_timeout,
             request_timeout: self.http_client_request_timeout,
@@ -465,10 +314,6 @@ fn default_node_id(hostname: &str) -> u16 {
     (crc32fast::hash(&Md5::digest(hostname.as_bytes())) % u32::from(NODE_ID_LIMIT)) as u16
 }
 
-fn size(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
-
 /// Which listeners require TLS; fails if TLS is required but impossible. A policy for client certificates implies TLS,
 /// even with `--tls-required=false`.
 fn tls_required(flags: &Flags) -> Result<TlsRequired, ConfigError> {
@@ -521,8 +366,8 @@ fn warnings(flags: &Flags) -> Vec<String> {
 }
 
 /// Quantiles, highest first.
-fn percentiles(given: &[String]) -> Result<Vec<f64>, ConfigError> {
-    let words = given.iter().flat_map(|list| list.split(',')).map(str::trim);
+fn percentiles(given: &[QuantileList]) -> Result<Vec<f64>, ConfigError> {
+    let words = given.iter().flat_map(|list| list.0.split(',')).map(str::trim);
     let mut quantiles = words
         .map(|word| match word.parse::<f64>() {
             Ok(quantile) if quantile > 0.0 && quantile <= 1.0 => Ok(quantile),

@@ -1,3 +1,5 @@
+use nsq_daemon::log::Level;
+
 use super::*;
 
 fn read(words: &[&str]) -> Result<(Config, Vec<String>), Exit> {
@@ -62,10 +64,10 @@ fn flags_override_the_config_file() {
                 lookupd_tcp_address = ['ignored:1']\ntls_required = false\n";
     let config = with_file(file, &["--msg-timeout=2s"]).unwrap();
     assert_eq!((config.node_id, config.durability), (7, Durability::Sync));
-    assert_eq!(config.lookupd_tcp_addresses, ["a:1"]);
+    assert_eq!(config.lookupd_tcp_address, ["a:1"]);
     assert_eq!(config.msg_timeout, Duration::from_secs(2));
     let config = with_file(file, &["-lookupd-tcp-address", "b:2", "-lookupd-tcp-address=c:3"]).unwrap();
-    assert_eq!(config.lookupd_tcp_addresses, ["b:2", "c:3"]);
+    assert_eq!(config.lookupd_tcp_address, ["b:2", "c:3"]);
     assert_eq!(config.msg_timeout, Duration::from_millis(1500));
 }
 
@@ -183,7 +185,7 @@ fn flags_without_effect_cause_a_warning() {
 
 #[test]
 fn statsd_needs_an_interval() {
-    assert_eq!(run(&["--statsd-interval=0"]).unwrap().statsd.interval, Duration::ZERO);
+    assert_eq!(run(&["--statsd-interval=0"]).unwrap().statsd_interval, Duration::ZERO);
     assert!(fatal(&["--statsd-interval=0", "--statsd-address=h:1"]).contains("--statsd-interval"));
 }
 

@@ -74,7 +74,7 @@ async fn run(config: Box<Config>, logger: Logger) -> ExitCode {
     match nsqd.shutdown().await {
         Ok(()) if end == End::Signal => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
-        Err(error) => fatal(&logger, &error),
+        Err(error) => fatal(&logger, &error.to_string()),
     }
 }
 

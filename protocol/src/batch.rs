@@ -67,7 +67,7 @@ impl<'a> MessageBatch<'a> {
             let messages_left = count - index - 1;
             let min_total = 4 + at + messages_left * MIN_ITEM_BYTES;
             if min_total > max_total {
-                return Err(BatchError::BatchTooBig { size: min_total, max: limits.max_body_size });
+                return Err(BatchError::BatchTooBig { size: min_total, max: max_total });
             }
             if at > items.len() {
                 // The size of the next message can be invalid; the rest of this body cannot.
@@ -208,7 +208,7 @@ pub enum BatchError {
     BatchTooBig {
         /// Minimum size of the whole batch, in bytes.
         size: usize,
-        /// [`Limits::max_body_size`].
+        /// [`Limits::max_batch_bytes`].
         max: usize,
     },
 }
@@ -337,7 +337,7 @@ mod tests {
         assert!(MessageBatch::parse_binary(&bytes, &limits()).is_ok());
         bytes.clear();
         MessageBatch::encode_bodies(&[[b'x'; 10]; 5], &mut bytes);
-        assert_eq!(error(&bytes), BatchError::BatchTooBig { size: 65, max: 54 });
+        assert_eq!(error(&bytes), BatchError::BatchTooBig { size: 65, max: 64 });
     }
 
     #[test]

@@ -33,7 +33,8 @@ pub enum FrameType {
 }
 
 impl FrameType {
-    fn from_wire(kind: u32) -> Option<Self> {
+    /// The type with this number; `None` if unknown.
+    pub fn from_wire(kind: u32) -> Option<Self> {
         match kind {
             0 => Some(Self::Response),
             1 => Some(Self::Error),

@@ -107,8 +107,9 @@ fn body(parts: &mut Parts<'_>, limits: &Limits) -> Result<(), Answer> {
         }
         total += 4 + size;
         let least = total + 5 * (count - index - 1);
-        if least > max_body_size + max_msg_size {
-            return parts.refuse("E_BAD_BODY", format!("body too big {least} > {max_body_size}"));
+        let max_batch_bytes = max_body_size + max_msg_size;
+        if least > max_batch_bytes {
+            return parts.refuse("E_BAD_BODY", format!("body too big {least} > {max_batch_bytes}"));
         }
         parts.take(size)?;
     }

@@ -188,20 +188,18 @@ fn lookupd_config(flags: &DevFlags) -> nsqlookupd::Config {
 }
 
 fn configure_nsqd(
-    config: nsqd::config::Config,
+    mut config: nsqd::config::Config,
     flags: &DevFlags,
     data_path: &Path,
     lookupd: SocketAddr,
 ) -> nsqd::config::Config {
     let address = |port: u16| Address::Tcp { host: flags.listen.to_string(), port: flags.port(port) };
-    nsqd::config::Config {
-        tcp_address: address(flags.nsqd_tcp_port),
-        http_address: Some(address(flags.nsqd_http_port)),
-        broadcast_address: flags.broadcast_address(),
-        lookupd_tcp_addresses: vec![reachable(lookupd).to_string()],
-        data_path: data_path.to_owned(),
-        ..config
-    }
+    config.tcp_address = address(flags.nsqd_tcp_port);
+    config.http_address = Some(address(flags.nsqd_http_port));
+    config.broadcast_address = flags.broadcast_address();
+    config.lookupd_tcp_address = vec![reachable(lookupd).to_string()];
+    config.data_path = data_path.to_owned();
+    config
 }
 
 impl DevFlags {

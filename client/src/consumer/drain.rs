@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::answer::Requeue;
 use super::engine::Engine;
 use super::link::Link;
-use super::message::Requeue;
 use super::shared::ConsumerState;
 use crate::time;
 
@@ -70,8 +70,8 @@ impl Engine {
     pub(super) async fn drain(&mut self, drain: Drain) {
         let started_at = time::now();
         let shared = Arc::clone(self.shared());
-        let finished_before = shared.counters.finished.load(Ordering::Relaxed);
-        let requeued_before = shared.counters.requeued.load(Ordering::Relaxed);
+        let finished_before = shared.feedback.counters.finished.load(Ordering::Relaxed);
+        let requeued_before = shared.feedback.counters.requeued.load(Ordering::Relaxed);
 
         shared.state.send_replace(ConsumerState::Draining);
         for link in self.links() {
@@ -82,11 +82,11 @@ impl Engine {
         for message in waiting {
             let _ = message.requeue_without_backoff(Requeue::Now);
         }
-        shared.stopping.cancel();
+        shared.feedback.stopping.cancel();
 
         self.wait_for_answers(started_at, drain.deadline).await;
         if drain.then == Unfinished::Leave {
-            shared.leave_dropped();
+            shared.feedback.leave_dropped();
         }
         self.stop_workers().await;
 
@@ -99,12 +99,12 @@ impl Engine {
         self.wait_for_closes(time::now() + NSQD_CLOSE_TIMEOUT).await;
 
         let report = DrainReport {
-            finished: shared.counters.finished.load(Ordering::Relaxed) - finished_before,
-            requeued: shared.counters.requeued.load(Ordering::Relaxed) - requeued_before,
+            finished: shared.feedback.counters.finished.load(Ordering::Relaxed) - finished_before,
+            requeued: shared.feedback.counters.requeued.load(Ordering::Relaxed) - requeued_before,
             abandoned: unanswered,
             took: time::now().saturating_duration_since(started_at),
         };
-        // `Shared` and `Link` refer to each other. Break the cycle.
+        // A connection that nsqd has not closed in time is no longer live.
         shared.links.lock().clear();
         shared.state.send_replace(ConsumerState::Stopped);
         shared.report.send_replace(Some(report));
@@ -116,7 +116,7 @@ impl Engine {
         let confirm_deadline = (started_at + NSQD_CLOSE_TIMEOUT).min(deadline);
         loop {
             let now = time::now();
-            self.shared().watch_answers.store(true, Ordering::SeqCst);
+            self.shared().feedback.watch_answers.store(true, Ordering::SeqCst);
             let is_quiet = |link: &Arc<Link>| {
                 link.in_flight() == 0 && (link.has_close_wait() || now >= confirm_deadline)
             };

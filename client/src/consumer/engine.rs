@@ -13,8 +13,10 @@ use nsq_protocol::{ChannelName, TopicName};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::link::{Link, Timeouts};
-use super::shared::{ConsumerState, Event, Shared};
+use super::connection::{Connection, Timeouts};
+use super::feedback::Event;
+use super::link::Link;
+use super::shared::{ConsumerState, Shared};
 use crate::backoff::BackoffState;
 use crate::config::Config;
 use crate::connect::Connector;
@@ -166,7 +168,7 @@ impl Engine {
                     self.take_report(report);
                 }
             }
-            () = self.shared.wake.notified() => {}
+            () = self.shared.feedback.wake.notified() => {}
             () = sleep => {}
         }
         while self.tasks.try_join_next().is_some() {}
@@ -183,8 +185,8 @@ impl Engine {
             Report::Up(link) => {
                 self.membership.connected(&link.node, now);
                 self.distributor.connected(link.id, link.max_rdy_count, now);
-                self.shared.emit(Event::Connected { node: Arc::clone(&link.node) });
-                if self.shared.stopping.is_cancelled() {
+                self.shared.feedback.emit(Event::Connected { node: Arc::clone(&link.node) });
+                if self.shared.feedback.stopping.is_cancelled() {
                     link.send_cls();
                 }
                 self.links.insert(link.id, link);
@@ -205,7 +207,7 @@ impl Engine {
                     let earliest = self.last_lookup_at.map_or(now, |at| now.max(at + MIN_LOOKUP_INTERVAL));
                     self.next_lookup_at = self.next_lookup_at.map(|at| at.min(earliest));
                 }
-                self.shared.emit(Event::Disconnected { node, reason: error.cause.clone() });
+                self.shared.feedback.emit(Event::Disconnected { node, reason: error.cause.clone() });
                 self.last_error = Some(StartError::Connect(error));
             }
             Report::LookedUp(lookup) => {
@@ -216,7 +218,7 @@ impl Engine {
                     self.last_error = None;
                 }
                 for error in lookup.errors {
-                    self.shared.emit(Event::LookupFailed(error.clone()));
+                    self.shared.feedback.emit(Event::LookupFailed(error.clone()));
                     if !lookup.any_answer {
                         self.last_error = Some(StartError::Lookup(error));
                     }
@@ -272,7 +274,7 @@ impl Engine {
     fn apply_rdy(&mut self, now: Instant) -> Option<Instant> {
         let max_in_flight = self.shared.max_in_flight.load(Ordering::Relaxed);
         self.distributor.set_max_in_flight(max_in_flight);
-        let backoff = self.shared.backoff_state(now);
+        let backoff = self.shared.feedback.backoff_state(now);
         let mode = match backoff {
             _ if self.shared.paused.load(Ordering::Relaxed) => Mode::Hold,
             BackoffState::Paused { .. } => Mode::Hold,
@@ -291,7 +293,7 @@ impl Engine {
                 link.set_rdy(*rdy);
             }
         }
-        self.shared.watch_answers.store(plan.watch_answers, Ordering::SeqCst);
+        self.shared.feedback.watch_answers.store(plan.watch_answers, Ordering::SeqCst);
         for id in &plan.watch_messages {
             if let Some(link) = self.links.get(id) {
                 link.watch_messages();
@@ -303,7 +305,7 @@ impl Engine {
                 || (!plan.watch_messages.is_empty() && link.last_message_at() != *last_message_at)
         });
         if unseen {
-            self.shared.wake.notify_one();
+            self.shared.feedback.wake.notify_one();
         }
         let pause_end = match backoff {
             BackoffState::Paused { until, .. } => Some(until),
@@ -316,7 +318,7 @@ impl Engine {
         let paused = self.shared.paused.load(Ordering::Relaxed)
             || self.shared.max_in_flight.load(Ordering::Relaxed) == 0;
         let state = if !self.links.is_empty() {
-            match self.shared.backoff_state(now) {
+            match self.shared.feedback.backoff_state(now) {
                 _ if paused => ConsumerState::Paused,
                 BackoffState::Paused { level, .. } | BackoffState::Probing { level } => {
                     ConsumerState::BackingOff { level }
@@ -370,14 +372,14 @@ async fn run_connection(
 ) {
     let connecting = tokio::select! {
         connected = connector.connect(&guard.node, purpose) => connected,
-        () = shared.stopping.cancelled() => return,
+        () = shared.feedback.stopping.cancelled() => return,
     };
     match connecting {
         Err(error) => guard.error = Some(error),
         Ok(established) => {
-            let link = Arc::new(Link::new(guard.id, &established, shared));
+            let link = Arc::new(Link::new(guard.id, &established, Arc::clone(&shared.feedback)));
             let _ = guard.reports.send(Report::Up(Arc::clone(&link)));
-            let cause = link.run(established, timeouts).await;
+            let cause = Connection { link, shared, timeouts }.run(established).await;
             let node = Arc::clone(&guard.node);
             guard.error = Some(ConnectError { node, stage: ConnectStage::Established, cause });
         }

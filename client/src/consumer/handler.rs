@@ -7,8 +7,10 @@ use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 
-use super::message::{Delivery, Message, Requeue};
-use super::shared::{Event, Shared};
+use super::answer::Requeue;
+use super::feedback::Event;
+use super::message::{Delivery, Message};
+use super::shared::Shared;
 
 /// How to answer a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +115,7 @@ pub(super) async fn work<H: Handler>(handler: Arc<H>, shared: Arc<Shared>) {
         match outcome {
             Ok(outcome) => answer(&*handler, &shared, message, outcome).await,
             Err(_) => {
-                shared.emit(Event::HandlerPanicked { id: message.id() });
+                shared.feedback.emit(Event::HandlerPanicked { id: message.id() });
                 let _ = message.requeue(Requeue::Auto);
             }
         }
@@ -133,13 +135,13 @@ async fn answer<H: Handler>(handler: &H, shared: &Shared, message: Message, outc
         Outcome::GiveUp => {
             let giving_up = AssertUnwindSafe(handler.gave_up(Delivery::clone(&message))).catch_unwind();
             if giving_up.await.is_err() {
-                shared.emit(Event::HandlerPanicked { id: message.id() });
+                shared.feedback.emit(Event::HandlerPanicked { id: message.id() });
                 // The handler may not have stored the message, so it must not be lost here.
                 let _ = message.requeue(Requeue::Auto);
                 return;
             }
-            shared.counters.gave_up.fetch_add(1, Ordering::Relaxed);
-            shared.emit(Event::GaveUp { id: message.id(), attempts: message.attempts() });
+            shared.feedback.counters.gave_up.fetch_add(1, Ordering::Relaxed);
+            shared.feedback.emit(Event::GaveUp { id: message.id(), attempts: message.attempts() });
             message.give_up()
         }
     };

@@ -9,28 +9,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use nsq_protocol::{Command, MessageId};
 
+use super::answer::{Answer, Requeue};
 use super::link::Link;
+use super::outbox::NotQueued;
 use crate::backoff::{Epoch, Signal};
 use crate::error::AnswerError;
 use crate::rdy::ConnectionId;
 use crate::time;
-
-/// When nsqd delivers a requeued message again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Requeue {
-    /// After `default_requeue_delay` times the number of attempts, at most `max_requeue_delay`.
-    Auto,
-    /// At once.
-    Now,
-    /// After this time. nsqd limits it to its `--max-req-timeout`.
-    After(Duration),
-}
-
-impl From<Duration> for Requeue {
-    fn from(delay: Duration) -> Self {
-        Requeue::After(delay)
-    }
-}
 
 /// One delivery of a message: its content and its deadline.
 ///
@@ -112,14 +97,16 @@ impl Delivery {
     }
 
     /// Asks nsqd to restart the message timeout, up to [`hard_deadline`](Delivery::hard_deadline). Returns
-    /// [`AnswerError::ConnectionLost`] if the connection cannot take the command, and [`AnswerError::Late`] if the
-    /// deadline has passed.
+    /// [`AnswerError::ConnectionLost`] if the connection has ended, [`AnswerError::Crowded`] if too many bytes wait to be
+    /// sent on it, and [`AnswerError::Late`] if the deadline has passed.
     pub fn touch(&self) -> Result<(), AnswerError> {
         let now = time::now();
         let late = now > self.deadline();
-        if !self.link.outbox.push_if_room(|out| Command::Touch { id: self.id }.encode(out)) {
-            return Err(AnswerError::ConnectionLost);
-        }
+        let queued = self.link.outbox.push_if_room(|out| Command::Touch { id: self.id }.encode(out));
+        queued.map_err(|reason| match reason {
+            NotQueued::Ended => AnswerError::ConnectionLost,
+            NotQueued::Crowded => AnswerError::Crowded,
+        })?;
         if late {
             return Err(AnswerError::Late);
         }
@@ -131,12 +118,12 @@ impl Delivery {
 
     /// Whether the consumer is shutting down. Long work should then end soon.
     pub fn is_stopping(&self) -> bool {
-        self.link.shared.stopping.is_cancelled()
+        self.link.feedback.stopping.is_cancelled()
     }
 
     /// Waits until the consumer starts to shut down. Cancel safe.
     pub async fn stopping(&self) {
-        self.link.shared.stopping.cancelled().await;
+        self.link.feedback.stopping.cancelled().await;
     }
 
     pub(super) fn connection(&self) -> ConnectionId {
@@ -153,7 +140,7 @@ impl Delivery {
         let sent = match answer {
             Answer::Finish => self.link.outbox.push(|out| Command::Fin { id: self.id }.encode(out)),
             Answer::Requeue(delay) => {
-                let delay_ms = as_ms(self.link.shared.requeue_delay(delay, self.attempts));
+                let delay_ms = as_ms(self.link.feedback.requeue_delay(delay, self.attempts));
                 self.link.outbox.push(|out| Command::Req { id: self.id, delay_ms }.encode(out))
             }
             Answer::Nothing => true,
@@ -193,15 +180,6 @@ impl fmt::Debug for Delivery {
             .field("body_bytes", &self.body.len())
             .finish()
     }
-}
-
-/// The final answer to a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    Finish,
-    Requeue(Requeue),
-    /// Nothing is sent: the message has timed out, or is left to time out.
-    Nothing,
 }
 
 /// A message that must be answered: [finish](Message::finish) it or [requeue](Message::requeue) it.
@@ -264,7 +242,7 @@ impl Deref for Message {
 impl Drop for Message {
     fn drop(&mut self) {
         if !self.answered {
-            let answer = self.delivery.link.shared.answer_when_dropped();
+            let answer = self.delivery.link.feedback.answer_when_dropped();
             // A drop has no caller that could take the error.
             let _ = self.answer(answer, Signal::Failure);
         }

@@ -6,12 +6,19 @@
 //! ```
 //!
 //! The application uses [`ConsumerBuilder`], [`Handler`] or [`MessageStream`], [`Message`], and the handle
-//! [`Consumer`]. The implementation, in reading order: `shared` (common state), `link` (a connection), `outbox` and
-//! `queue` (its two directions), `engine` (control), `drain` (shutdown).
+//! [`Consumer`]. The implementation, lowest first: `answer`, `feedback` (what answers act on), `outbox` and `link` (a
+//! connection, as messages use it), `message`, `queue`, `shared` (common state), `connection` (the task of a link),
+//! `engine` (control), `drain` (its shutdown).
+//!
+//! A message holds its link, and a link holds the feedback. Neither holds the common state, whose queue holds messages:
+//! so nothing keeps itself alive.
 
+mod answer;
 mod builder;
+mod connection;
 mod drain;
 mod engine;
+mod feedback;
 mod handler;
 mod link;
 mod message;
@@ -26,11 +33,13 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
+pub use answer::Requeue;
 pub use builder::{ConsumerBuilder, HandlerConsumerBuilder};
 pub use drain::{Drain, DrainReport, Unfinished};
+pub use feedback::Event;
 pub use handler::{Handler, IntoOutcome, Outcome};
-pub use message::{Delivery, Message, Requeue};
-pub use shared::{ConsumerState, ConsumerStats, Event};
+pub use message::{Delivery, Message};
+pub use shared::{ConsumerState, ConsumerStats};
 pub use stream::MessageStream;
 
 use crate::error::StartError;
@@ -109,7 +118,7 @@ impl Consumer {
 
     /// Returns a receiver for all events from now on. It holds at most 256 events: a slow reader misses the oldest.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.shared().subscribe_events()
+        self.shared().feedback.subscribe_events()
     }
 
     /// Returns counters and gauges.
@@ -120,19 +129,19 @@ impl Consumer {
     /// Requests no more messages until [`resume`](Consumer::resume). Messages in flight are still handled.
     pub fn pause(&self) {
         self.shared().paused.store(true, Ordering::Relaxed);
-        self.shared().wake.notify_one();
+        self.shared().feedback.wake.notify_one();
     }
 
     /// Ends a [`pause`](Consumer::pause).
     pub fn resume(&self) {
         self.shared().paused.store(false, Ordering::Relaxed);
-        self.shared().wake.notify_one();
+        self.shared().feedback.wake.notify_one();
     }
 
     /// Changes the maximum number of messages in flight, over all connections. 0 pauses the consumer.
     pub fn set_max_in_flight(&self, max_in_flight: u32) {
         self.shared().max_in_flight.store(max_in_flight.into(), Ordering::Relaxed);
-        self.shared().wake.notify_one();
+        self.shared().feedback.wake.notify_one();
     }
 
     /// Shuts the consumer down: requests no more messages, lets handlers finish until the deadline, writes all answers,
@@ -177,8 +186,8 @@ fn gave_up_silently(shared: &Shared, message: Message) -> Option<Message> {
     if shared.max_attempts == 0 || message.attempts() <= shared.max_attempts {
         return Some(message);
     }
-    shared.counters.gave_up.fetch_add(1, Ordering::Relaxed);
-    shared.emit(Event::GaveUp { id: message.id(), attempts: message.attempts() });
+    shared.feedback.counters.gave_up.fetch_add(1, Ordering::Relaxed);
+    shared.feedback.emit(Event::GaveUp { id: message.id(), attempts: message.attempts() });
     // If the connection has ended, nsqd delivers the message again, and the next delivery is given up.
     let _ = message.give_up();
     None

@@ -17,6 +17,15 @@ const CROWDED_BYTES: usize = 1 << 20;
 /// The writer frees a buffer with a larger capacity.
 const MAX_KEPT_BYTES: usize = 256 << 10;
 
+/// Why bytes were not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotQueued {
+    /// Nothing more can be sent on the connection.
+    Ended,
+    /// Too many bytes wait to be sent.
+    Crowded,
+}
+
 #[derive(Default)]
 pub(super) struct Outbox {
     state: Mutex<State>,
@@ -42,9 +51,21 @@ enum Phase {
 impl Outbox {
     /// Queues the bytes that `encode` appends. Returns false if they can no longer be sent.
     pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.push_below(usize::MAX, encode).is_ok()
+    }
+
+    /// Like [`push`](Outbox::push), but refuses bytes if more than `CROWDED_BYTES` wait already.
+    pub(super) fn push_if_room(&self, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(), NotQueued> {
+        self.push_below(CROWDED_BYTES, encode)
+    }
+
+    fn push_below(&self, max_bytes: usize, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(), NotQueued> {
         let mut state = self.state.lock();
         if state.phase != Phase::Open {
-            return false;
+            return Err(NotQueued::Ended);
+        }
+        if state.bytes.len() > max_bytes {
+            return Err(NotQueued::Crowded);
         }
         let was_empty = state.bytes.is_empty();
         encode(&mut state.bytes);
@@ -52,13 +73,7 @@ impl Outbox {
         if was_empty {
             self.wake.notify_one();
         }
-        true
-    }
-
-    /// Like [`push`](Outbox::push), but also returns false above `CROWDED_BYTES`.
-    pub(super) fn push_if_room(&self, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
-        let crowded = self.state.lock().bytes.len() > CROWDED_BYTES;
-        !crowded && self.push(encode)
+        Ok(())
     }
 
     /// Makes the writer write the buffer and then close our side.
@@ -101,5 +116,21 @@ impl Outbox {
             }
             self.wake.notified().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowded_outbox_refuses_only_what_is_optional() {
+        let outbox = Outbox::default();
+        assert_eq!(outbox.push_if_room(|out| out.resize(CROWDED_BYTES + 1, 0)), Ok(()));
+        assert_eq!(outbox.push_if_room(|_| panic!("not encoded")), Err(NotQueued::Crowded));
+        assert!(outbox.push(|out| out.push(0)));
+        outbox.finish();
+        assert_eq!(outbox.push_if_room(|_| panic!("not encoded")), Err(NotQueued::Ended));
+        assert!(!outbox.push(|_| panic!("not encoded")));
     }
 }

@@ -341,12 +341,18 @@ impl Connection {
 
     /// Executes a command, and the following ones that belong to the same batch. Returns the bytes used. `data` starts
     /// with the command, which took `consumed` bytes.
-    async fn execute(&mut self, command: Command<'_>, consumed: usize, data: &[u8]) -> Result<usize, End> {
+    async fn execute<'a>(
+        &mut self,
+        command: Command<'a>,
+        consumed: usize,
+        data: &'a [u8],
+    ) -> Result<usize, End> {
         match command {
             Command::Pub { .. } | Command::Mpub { .. } | Command::Dpub { .. } => {
-                return self.publish_run(data).await;
+                return self.publish_run(command, consumed, data).await;
             }
             Command::Fin { .. } | Command::Req { .. } | Command::Touch { .. } => {
+                // Measured: decoding a FIN again costs fewer instructions than handing it over.
                 return Ok(self.acknowledge_run(data));
             }
             Command::Rdy { count } => self.set_ready_count(count),

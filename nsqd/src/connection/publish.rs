@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use nsq_protocol::{Command, Decoded, ErrorCode, ProtocolError, TopicName, Verb, decode};
+use nsq_protocol::{Command, Decoded, ErrorCode, Limits, ProtocolError, TopicName, Verb, decode};
 
 use super::{Connection, End};
 use crate::clock;
@@ -22,23 +22,32 @@ struct Pending {
 }
 
 impl Connection {
-    /// Executes the publishes at the start of `data`, up to the first other command or the end of the turn. `data` must
-    /// begin with a complete one. Returns the bytes used.
-    pub(super) async fn publish_run(&mut self, data: &[u8]) -> Result<usize, End> {
+    /// Executes the publishes at the start of `data`, up to the first other command or the end of the turn. `data`
+    /// starts with `first`, which took `consumed` bytes. Returns the bytes used.
+    pub(super) async fn publish_run<'a>(
+        &mut self,
+        first: Command<'a>,
+        consumed: usize,
+        data: &'a [u8],
+    ) -> Result<usize, End> {
         self.publish_began.get_or_insert_with(clock::monotonic);
-        self.context.registry.engine().wait_for_room().await;
+        let context = self.context.clone();
+        context.registry.engine().wait_for_room().await;
+        let (mut command, mut consumed) = (first, consumed);
         let mut used = 0;
         let mut pending = Vec::new();
         let result = loop {
-            match self.append_next(&data[used..], &mut pending).await {
-                Ok(0) => break Ok(used),
-                Ok(consumed) => {
-                    used += consumed;
-                    if self.turn.is_over() {
-                        break Ok(used);
-                    }
-                }
+            match self.append(command, &data[used + consumed..], &context.limits, &mut pending).await {
+                Ok(Some(more)) => used += consumed + more,
+                Ok(None) => break Ok(used),
                 Err(end) => break Err(end),
+            }
+            if self.turn.is_over() {
+                break Ok(used);
+            }
+            match decode(&data[used..], &context.limits) {
+                Decoded::Command { command: next, consumed: bytes } => (command, consumed) = (next, bytes),
+                _ => break Ok(used),
             }
         };
         // Publishes before a refused command are answered first.
@@ -49,13 +58,17 @@ impl Connection {
         result
     }
 
-    /// Appends the publish at the start of `data`, and the PUBs to the same topic that follow a PUB. Returns the bytes
-    /// used; 0 if `data` does not start with a publish.
-    async fn append_next(&mut self, data: &[u8], pending: &mut Vec<Pending>) -> Result<usize, End> {
-        let context = self.context.clone();
-        let Decoded::Command { command, mut consumed } = decode(data, &context.limits) else { return Ok(0) };
+    /// Appends a publish, and the PUBs to the same topic at the start of `rest` that follow a PUB. Returns the bytes of
+    /// `rest` used; `None` for a command that is no publish.
+    async fn append<'a>(
+        &mut self,
+        command: Command<'a>,
+        rest: &'a [u8],
+        limits: &Limits,
+        pending: &mut Vec<Pending>,
+    ) -> Result<Option<usize>, End> {
         let verb = command.verb();
-        let mut commands = 1;
+        let (mut used, mut commands) = (0, 1);
         let publication = match command {
             Command::Mpub { topic: name, messages } => {
                 let topic = self.topic(name, verb).await?;
@@ -73,23 +86,23 @@ impl Connection {
                 let mut bodies = vec![body];
                 let mut body_bytes = body.len();
                 while bodies.len() < RUN_BODIES
-                    && let Decoded::Command { command: Command::Pub { topic, body }, consumed: more } =
-                        decode(&data[consumed..], &context.limits)
+                    && let Decoded::Command { command: Command::Pub { topic, body }, consumed } =
+                        decode(&rest[used..], limits)
                     && topic == name
                 {
                     bodies.push(body);
                     body_bytes += body.len();
-                    consumed += more;
+                    used += consumed;
                 }
                 commands = bodies.len();
                 self.count_published(name, commands as u64);
                 topic.append(bodies.into_iter(), body_bytes, None)
             }
-            _ => return Ok(0),
+            _ => return Ok(None),
         };
         let publication = publication.map_err(|error| failed(verb, &error))?;
         pending.push(Pending { publication, verb, commands });
-        Ok(consumed)
+        Ok(Some(used))
     }
 
     async fn topic(&mut self, name: &str, verb: Verb) -> Result<Arc<Topic>, End> {

@@ -245,7 +245,8 @@ fn refused(error: &PublishError) -> HttpError {
         PublishError::Storage(error) if error.is_in_doubt() => {
             HttpError { word: format!("EXITING: {error}").into(), ..EXITING }
         }
-        _ => EXITING,
+        PublishError::Storage(_) | PublishError::Exiting => EXITING,
+        PublishError::NoSuchPlace(error) => retention::refused(*error),
     }
 }
 

@@ -92,13 +92,10 @@ impl Daemon {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = log.clone();
         let logger = Logger::to_function("", Level::Info, move |line| lines.lock().push(line.to_owned()));
-        let config = Config {
-            max_msg_size: 100,
-            max_body_size: 1000,
-            data_path: dir.path().to_owned(),
-            durability,
-            ..Config::default()
-        };
+        let mut config = Config::default();
+        (config.max_msg_size, config.max_body_size) = (100, 1000);
+        config.data_path = dir.path().to_owned();
+        config.durability = durability;
         let storage: Arc<dyn Storage> = Arc::new(FileStorage);
         let registry = recover(StartOptions {
             data_dir: DataDir::open(&storage, dir.path()).unwrap(),

@@ -19,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::lines::Pusher;
-use crate::config::StatsdConfig;
+use crate::config::Config;
 use crate::producers::Producers;
 use crate::stats::{self, StatsRequest};
 use crate::topic::registry::Registry;
@@ -35,7 +35,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The parameters of [`run`].
 pub struct StatsdOptions {
-    pub config: StatsdConfig,
+    pub config: Arc<Config>,
     /// Comes before every key; the result of [`expand_prefix`].
     pub prefix: String,
     pub registry: Arc<Registry>,
@@ -48,16 +48,20 @@ pub struct StatsdOptions {
 /// taken at the call: counters outlive a restart, so earlier counts have already been pushed.
 pub fn run(options: StatsdOptions, stop: CancellationToken) -> impl Future<Output = ()> + Send {
     let StatsdOptions { config, prefix, registry, producers, logger } = options;
-    let request =
-        StatsRequest { include_clients: false, include_memory: config.mem_stats, ..StatsRequest::default() };
-    let packet_size = usize::try_from(config.udp_packet_size).unwrap_or(usize::MAX);
-    let pusher = Mutex::new(Pusher::new(prefix, packet_size, config.exclude_ephemeral));
+    let request = StatsRequest {
+        include_clients: false,
+        include_memory: config.statsd_mem_stats,
+        ..StatsRequest::default()
+    };
+    let pusher =
+        Mutex::new(Pusher::new(prefix, config.statsd_udp_packet_size, config.statsd_exclude_ephemeral));
     let collect = move || pusher.lock().packets(&stats::collect(&registry, &producers, 0, request));
     collect();
     let collect = Arc::new(collect);
     async move {
-        let spread = if config.interval > 2 * QUIET { config.interval - QUIET } else { config.interval / 2 };
-        let mut ticks = tokio::time::interval(config.interval);
+        let interval = config.statsd_interval;
+        let spread = if interval > 2 * QUIET { interval - QUIET } else { interval / 2 };
+        let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         let mut preferred = 0;
@@ -66,12 +70,16 @@ pub fn run(options: StatsdOptions, stop: CancellationToken) -> impl Future<Outpu
                 _ = ticks.tick() => {}
                 () = stop.cancelled() => return,
             }
-            nsq_daemon::info!(logger, "STATSD: pushing stats to {}", config.address);
+            nsq_daemon::info!(logger, "STATSD: pushing stats to {}", config.statsd_address);
             let collect = Arc::clone(&collect);
             // Collecting many topics takes long. The panic hook logs a panic.
             let Ok(packets) = tokio::task::spawn_blocking(move || collect()).await else { continue };
-            if let Err(error) = push(&config.address, &mut preferred, &packets, spread, &stop).await {
-                nsq_daemon::error!(logger, "STATSD: failed to push stats to {} - {error}", config.address);
+            if let Err(error) = push(&config.statsd_address, &mut preferred, &packets, spread, &stop).await {
+                nsq_daemon::error!(
+                    logger,
+                    "STATSD: failed to push stats to {} - {error}",
+                    config.statsd_address
+                );
             }
         }
     }

@@ -36,8 +36,8 @@ pub enum Kind {
 pub struct Key {
     /// The key in the file.
     pub key: &'static str,
-    /// The flag without dashes.
-    pub flag: &'static str,
+    /// The flag's id in clap: its name with underscores.
+    pub id: &'static str,
     /// How values are read.
     pub kind: Kind,
     /// Whether the key protects the daemon: without it, more people have access.
@@ -45,14 +45,24 @@ pub struct Key {
 }
 
 impl Key {
-    /// A key that protects nothing: misspellings are only a warning.
-    pub const fn new(key: &'static str, flag: &'static str, kind: Kind) -> Self {
-        Self { key, flag, kind, is_guard: false }
+    /// A key that equals its flag's id and protects nothing: misspellings are only a warning.
+    pub const fn new(id: &'static str, kind: Kind) -> Self {
+        Self { key: id, id, kind, is_guard: false }
+    }
+
+    /// The same flag with another key.
+    pub const fn named(self, key: &'static str) -> Self {
+        Self { key, ..self }
     }
 
     /// A key that protects the daemon: misspellings are refused, and so is an empty value on the command line.
-    pub const fn guard(key: &'static str, flag: &'static str, kind: Kind) -> Self {
-        Self { key, flag, kind, is_guard: true }
+    pub const fn guard(self) -> Self {
+        Self { is_guard: true, ..self }
+    }
+
+    /// The flag's name without dashes in front.
+    pub fn flag(&self) -> String {
+        self.id.replace('_', "-")
     }
 }
 
@@ -145,7 +155,7 @@ fn to_flags(table: &Table, keys: &[Key]) -> Result<Vec<Setting>, (Key, String)> 
     present
         .map(|(key, value)| {
             let values = coerce(key.kind, value).ok_or_else(|| (key, value.to_string()))?;
-            let flags = values.into_iter().map(|value| format!("--{}={value}", key.flag).into());
+            let flags = values.into_iter().map(|value| format!("--{}={value}", key.flag()).into());
             Ok(Setting { key, flags: flags.collect() })
         })
         .collect()
@@ -202,8 +212,8 @@ mod tests {
 
     fn flags(kind: Kind, toml: &str) -> Option<Vec<String>> {
         let table: Table = format!("k = {toml}\nunknown = 1\n[section]\nk = 2").parse().unwrap();
-        let key = Key::new("k", "f", kind);
-        let mut found = to_flags(&table, &[key, Key::new("absent", "a", kind)]).ok()?;
+        let key = Key::new("f", kind).named("k");
+        let mut found = to_flags(&table, &[key, Key::new("absent", kind)]).ok()?;
         assert_eq!(found.len(), 1);
         Some(found.remove(0).flags.into_iter().map(|flag| flag.into_string().unwrap()).collect())
     }
@@ -258,7 +268,7 @@ mod tests {
     fn errors_name_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nsqd.cfg");
-        let keys = [Key::new("n", "n", Kind::Int)];
+        let keys = [Key::new("n", Kind::Int)];
         assert!(matches!(read(&path, &keys), Err(ConfigFileError::Unreadable { .. })));
         std::fs::write(&path, "n = ").unwrap();
         assert!(matches!(read(&path, &keys), Err(ConfigFileError::Malformed { .. })));

@@ -67,7 +67,7 @@ pub struct Parsed<F> {
 /// silently leave a daemon unprotected: see [`Key::guard`].
 ///
 /// `F` is a clap parser with long flags only. Its boolean flags need `action = ArgAction::Set` and a default; flags
-/// with `num_args = 0..=1` count as boolean too. Paths that may be empty must be `OsString`, since clap refuses an
+/// with `num_args = 0..=1` count as boolean too. Flags keep the names that clap derives from their fields. Paths that may be empty must be `OsString`, since clap refuses an
 /// empty `PathBuf`. Flags named `version` and `config` work as in NSQ. If a scalar is repeated, the last value wins.
 /// Lists add up, but a list on the command line replaces the file's list.
 pub fn parse<F>(program: &str, args: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<Parsed<F>, Exit>
@@ -82,7 +82,7 @@ where
         return Err(Exit::Version(version_line(program)));
     }
     let mut warnings = check_rest(args, keys)?;
-    check_empty(&command, &matches, keys)?;
+    check_empty(&matches, keys)?;
     let matches = match config_path(&matches) {
         Some(path) => {
             let (matches, of_file) = with_file(&command, line, &matches, &path, keys)?;
@@ -103,7 +103,7 @@ fn check_rest(rest: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<Vec<
         flag.split('=').next().map(str::to_owned)
     };
     let is_guard = |word: &&String| {
-        name(word).is_some_and(|name| keys.iter().any(|key| key.is_guard && key.flag == name))
+        name(word).is_some_and(|name| keys.iter().any(|key| key.is_guard && key.flag() == name))
     };
     if let Some(guard) = rest.iter().find(is_guard).and_then(|word| name(word)) {
         return Err(Exit::WrongFlag(format!(
@@ -123,13 +123,12 @@ fn check_rest(rest: impl Iterator<Item = OsString>, keys: &[Key]) -> Result<Vec<
 }
 
 /// Refuses an empty value for a guard on the command line: it usually comes from an unset variable.
-fn check_empty(command: &Command, matches: &ArgMatches, keys: &[Key]) -> Result<(), Exit> {
+fn check_empty(matches: &ArgMatches, keys: &[Key]) -> Result<(), Exit> {
     for key in keys.iter().filter(|key| key.is_guard) {
-        let id = id(command, key.flag);
-        let is_on_command_line = matches.value_source(&id) == Some(ValueSource::CommandLine);
-        let mut values = matches.try_get_raw(&id).ok().flatten();
+        let is_on_command_line = matches.value_source(key.id) == Some(ValueSource::CommandLine);
+        let mut values = matches.try_get_raw(key.id).ok().flatten();
         if is_on_command_line && values.as_mut().is_some_and(|values| values.any(|value| value.is_empty())) {
-            let flag = key.flag;
+            let flag = key.flag();
             return Err(Exit::WrongFlag(format!(
                 "--{flag} has an empty value: set a value or remove the flag\n"
             )));
@@ -165,9 +164,9 @@ fn with_file(
 ) -> Result<(ArgMatches, Vec<String>), Exit> {
     let config_file::Contents { settings: found, warnings } =
         config_file::read(path, keys).map_err(|error| Exit::Fatal(error.to_string()))?;
-    let is_set = |flag: &str| matches.value_source(&id(command, flag)) == Some(ValueSource::CommandLine);
+    let is_set = |key: Key| matches.value_source(key.id) == Some(ValueSource::CommandLine);
     let from_file =
-        found.into_iter().filter(|setting| !is_set(setting.key.flag)).flat_map(|setting| setting.flags);
+        found.into_iter().filter(|setting| !is_set(setting.key)).flat_map(|setting| setting.flags);
     let mut line = line.into_iter();
     let whole: Vec<OsString> = line.next().into_iter().chain(from_file).chain(line).collect();
     let matches = read(command, &whole).map_err(|error| {
@@ -178,16 +177,9 @@ fn with_file(
     Ok((matches, warnings))
 }
 
-fn argument<'a>(command: &'a Command, flag: &str) -> Option<&'a clap::Arg> {
-    command.get_arguments().find(|argument| argument.get_long() == Some(flag))
-}
-
-fn id(command: &Command, flag: &str) -> String {
-    argument(command, flag).map_or_else(String::new, |argument| argument.get_id().to_string())
-}
-
 fn is_bool(command: &Command, flag: &str) -> bool {
-    argument(command, flag).is_some_and(|argument| {
+    let mut arguments = command.get_arguments();
+    arguments.find(|argument| argument.get_long() == Some(flag)).is_some_and(|argument| {
         let may_stand_alone = argument.get_num_args().is_some_and(|range| range.min_values() == 0);
         may_stand_alone || argument.get_value_parser().type_id() == TypeId::of::<bool>()
     })
@@ -218,10 +210,10 @@ mod tests {
     }
 
     const KEYS: [Key; 4] = [
-        Key::new("deflate", "deflate", Kind::Bool),
-        Key::new("wait_time", "wait-time", Kind::Duration),
-        Key::new("peers", "peer", Kind::StringList),
-        Key::guard("tls_required", "tls-required", Kind::Word),
+        Key::new("deflate", Kind::Bool),
+        Key::new("wait_time", Kind::Duration),
+        Key::new("peer", Kind::StringList).named("peers"),
+        Key::new("tls_required", Kind::Word).guard(),
     ];
 
     fn run(words: &[&str]) -> Result<Flags, Exit> {

@@ -79,12 +79,29 @@ fn truth(value: bool) -> &'static [u8] {
     if value { b"true" } else { b"false" }
 }
 
+/// Why a text is not a valid value. Each variant holds the text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidValue {
+    /// Not a boolean.
+    #[error("{0:?} is not a boolean (true or false)")]
+    Bool(String),
+    /// Not an integer.
+    #[error("{0:?} is not an integer")]
+    Int(String),
+    /// An integer beyond 64 bits.
+    #[error("{0:?} is out of range")]
+    IntOutOfRange(String),
+    /// Not file permissions.
+    #[error("{0:?} is not a file mode such as 0660")]
+    Mode(String),
+}
+
 /// Parses a boolean in any of Go's spellings.
-pub fn parse_bool(text: &str) -> Result<bool, String> {
+pub fn parse_bool(text: &str) -> Result<bool, InvalidValue> {
     match text {
         "1" | "t" | "T" | "true" | "True" | "TRUE" => Ok(true),
         "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(false),
-        _ => Err(format!("{text:?} is not a boolean (true or false)")),
+        _ => Err(InvalidValue::Bool(text.to_owned())),
     }
 }
 
@@ -96,8 +113,8 @@ pub fn parse_bool(text: &str) -> Result<bool, String> {
 /// assert_eq!(parse_int("-0x10"), Ok(-16));
 /// assert!(parse_int("ten").is_err());
 /// ```
-pub fn parse_int(text: &str) -> Result<i64, String> {
-    let wrong = || format!("{text:?} is not an integer");
+pub fn parse_int(text: &str) -> Result<i64, InvalidValue> {
+    let wrong = || InvalidValue::Int(text.to_owned());
     let (negative, unsigned) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),
         Some(b'+') => (false, &text[1..]),
@@ -117,16 +134,16 @@ pub fn parse_int(text: &str) -> Result<i64, String> {
     }
     let magnitude = i128::from_str_radix(digits, radix).map_err(|_| wrong())?;
     i64::try_from(if negative { -magnitude } else { magnitude })
-        .map_err(|_| format!("{text:?} is out of range"))
+        .map_err(|_| InvalidValue::IntOutOfRange(text.to_owned()))
 }
 
 /// Parses file permissions: octal digits such as `0660`, at most `0777`. Usable as a clap value parser.
-pub fn parse_mode(text: &str) -> Result<u32, String> {
+pub fn parse_mode(text: &str) -> Result<u32, InvalidValue> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     u32::from_str_radix(digits, 8)
         .ok()
         .filter(|mode| *mode <= 0o777 && !digits.starts_with('+'))
-        .ok_or_else(|| format!("{text:?} is not a file mode such as 0660"))
+        .ok_or_else(|| InvalidValue::Mode(text.to_owned()))
 }
 
 #[cfg(test)]

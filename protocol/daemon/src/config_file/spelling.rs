@@ -61,7 +61,7 @@ fn check_key(name: &str, keys: &[Key]) -> Result<Option<String>, (String, String
 fn is_like(name: &str, key: &Key) -> bool {
     let name = normalized(name);
     let near = |known: &str| strsim::damerau_levenshtein(&name, &normalized(known)) <= MAX_DISTANCE;
-    near(key.key) || near(key.flag)
+    near(key.key) || near(key.id)
 }
 
 fn normalized(name: &str) -> String {
@@ -74,10 +74,10 @@ mod tests {
     use super::*;
 
     const KEYS: [Key; 4] = [
-        Key::guard("tls_required", "tls-required", Kind::Word),
-        Key::guard("auth_http_addresses", "auth-http-address", Kind::StringList),
-        Key::new("msg_timeout", "msg-timeout", Kind::Duration),
-        Key::new("nsqlookupd_tcp_addresses", "lookupd-tcp-address", Kind::StringList),
+        Key::new("tls_required", Kind::Word).guard(),
+        Key::new("auth_http_address", Kind::StringList).named("auth_http_addresses").guard(),
+        Key::new("msg_timeout", Kind::Duration),
+        Key::new("lookupd_tcp_address", Kind::StringList).named("nsqlookupd_tcp_addresses"),
     ];
 
     fn of(toml: &str) -> Result<Vec<String>, (String, String)> {

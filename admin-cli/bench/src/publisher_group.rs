@@ -13,9 +13,9 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use super::connection::CHECK_INTERVAL;
+use super::failure::Failure;
 use super::phase::Run;
 use super::publisher::Publisher;
-use crate::exit_status::Failure;
 
 /// If nsqd writes each OK by itself, reading each by itself costs the generator about as much as nsqd. If fewer
 /// answers than this arrived, and at least as many are needed before the next write, the thread pauses so that

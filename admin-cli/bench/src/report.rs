@@ -272,7 +272,7 @@ fn per_message(cpu: Duration, messages: u64) -> f64 {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::command::bench::plan::tests::plan;
+    use crate::plan::tests::plan;
 
     /// A report of one second, with 2 million messages published and delivered to one channel.
     pub fn report(line: &str) -> Report {

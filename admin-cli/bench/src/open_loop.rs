@@ -6,12 +6,12 @@ use std::time::Instant;
 use nsq_protocol::Command;
 
 use super::connection::{CHECK_INTERVAL, Connection, MAX_SILENCE, Received};
+use super::failure::Failure;
 use super::frames::{self, Tally};
 use super::latencies::{Recorder, put_stamp};
 use super::link::WriteLink;
 use super::pace::Pace;
 use super::phase::Run;
-use crate::exit_status::Failure;
 
 /// Maximum messages per write: those that became due while the last write blocked.
 const MAX_COMMANDS_PER_WRITE: usize = 1000;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nsq::is_socket_path;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::exit_status::{ExitStatus, Failure};
+use super::failure::{Cause, Failure};
 
 /// Maximum time to connect to each address of a host name that has several.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ impl Address {
             return Ok(Address::Unix(text.into()));
         }
         let unknown = |why: &dyn fmt::Display| {
-            Failure::new(ExitStatus::Unreachable, format_args!("{text}: {why}"))
+            Failure::new(Cause::Unreachable, format_args!("{text}: {why}"))
                 .hint("an address is HOST:PORT, or the path of a unix socket")
         };
         let found: Vec<_> =

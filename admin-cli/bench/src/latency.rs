@@ -8,9 +8,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use nsq::handshake::Purpose;
+
 use super::connection::{Connection, Heartbeats};
 use super::consumer::Consumer;
 use super::counters::Clock;
+use super::failure::Failure;
 use super::latencies::{Latencies, Recorder, read_stamp};
 use super::node::Node;
 use super::open_loop::Stream;
@@ -19,7 +22,6 @@ use super::phase::{Phase, Target, Work};
 use super::plan::{Consume, Plan, Publish};
 use super::progress::Progress;
 use super::report::Report;
-use crate::exit_status::Failure;
 
 /// Time without progress, after the last publish, after which missing messages are given up.
 const GRACE: Duration = Duration::from_secs(5);
@@ -84,7 +86,9 @@ fn publishers<'a>(
     let mut works: Vec<Work<'a>> = Vec::new();
     for (index, stream) in streams.iter().enumerate() {
         let (reader, writer) =
-            Connection::identified(&plan.tcp, Heartbeats::Off, &plan.security)?.0.split()?;
+            Connection::identified(&plan.tcp, Purpose::Publish, Heartbeats::Off, &plan.security)?
+                .0
+                .split()?;
         // Together, the connections form one even stream.
         let offset_ns = (index as f64 * 1e9 / rate) as u64;
         let pace = move |now_ns| Pace::new(start.get_or_init(|| now_ns) + offset_ns, rate / connections);

@@ -1,11 +1,13 @@
 //! The measured nsqd.
 
+use nsq::handshake::Purpose;
+
 use super::address::Address;
 use super::connection::{Connection, Heartbeats};
+use super::failure::Failure;
 use super::plan::Plan;
 use super::server::Server;
-use crate::exit_status::Failure;
-use crate::targets::{DEFAULT_NSQD_TCP, Targets};
+use super::targets::{DEFAULT_NSQD_TCP, Targets};
 
 /// What is known about the measured nsqd.
 #[derive(Clone, Debug, Default)]
@@ -19,12 +21,10 @@ pub struct Node {
 impl Node {
     /// Connects once, to check that nsqd is running.
     pub fn find(plan: &Plan) -> Result<Self, Failure> {
-        let (connection, identity) = Connection::identified(&plan.tcp, Heartbeats::Off, &plan.security)
-            .map_err(|failure| {
-                failure.hint(
-                    "check that nsqd is running there; `nsq dev` starts one, --nsqd-tcp selects another",
-                )
-            })?;
+        let found = Connection::identified(&plan.tcp, Purpose::Publish, Heartbeats::Off, &plan.security);
+        let (connection, info) = found.map_err(|failure| {
+            failure.hint("check that nsqd is running there; `nsq dev` starts one, --nsqd-tcp selects another")
+        })?;
         let server = match plan.pid {
             Some(pid) => {
                 let missing =
@@ -33,16 +33,15 @@ impl Node {
             }
             None => connection.server(),
         };
-        Ok(Node { version: identity.version, server })
+        Ok(Node { version: info.version, server })
     }
 
     /// Creates the topic and its channels, so that each channel gets all messages published from now on.
     pub fn create_channels(&self, plan: &Plan) -> Result<(), Failure> {
         for channel in &plan.channels {
             // A consumer that subscribes and disconnects. This needs no HTTP port, and works with every nsqd.
-            Connection::identified(&plan.tcp, Heartbeats::Default, &plan.security)?
-                .0
-                .subscribe(&plan.topic, channel)?;
+            let purpose = Purpose::Subscribe { topic: plan.topic.clone(), channel: channel.clone() };
+            Connection::identified(&plan.tcp, purpose, Heartbeats::Default, &plan.security)?;
         }
         Ok(())
     }
@@ -76,7 +75,7 @@ pub fn addresses(targets: &Targets, http: Option<&str>) -> Result<(Address, Addr
 
 #[cfg(test)]
 mod tests {
-    use crate::command::bench::plan::tests::plan;
+    use crate::plan::tests::plan;
 
     #[test]
     fn other_address_is_derived_from_the_given_one() {

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use nsq::handshake::Purpose;
 use nsq_protocol::{ChannelName, Command};
 
 use super::connection::{CHECK_INTERVAL, Connection, Heartbeats, Received};
+use super::failure::Failure;
 use super::frames::{self, Tally};
 use super::phase::Run;
 use super::plan::{Consume, Plan};
-use crate::exit_status::Failure;
 
 /// Maximum time for nsqd to process the last FINs.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,11 +24,11 @@ pub struct Consumer {
 impl Consumer {
     /// Subscribes.
     pub fn connect(plan: &Plan, channel: &ChannelName, consume: &Consume) -> Result<Self, Failure> {
-        let (mut connection, identity) =
-            Connection::identified(&plan.tcp, Heartbeats::Default, &plan.security)?;
-        connection.subscribe(&plan.topic, channel)?;
+        let purpose = Purpose::Subscribe { topic: plan.topic.clone(), channel: channel.clone() };
+        let (connection, server) =
+            Connection::identified(&plan.tcp, purpose, Heartbeats::Default, &plan.security)?;
         connection.set_read_timeout(CHECK_INTERVAL)?;
-        let rdy = identity.max_rdy_count.map_or(consume.rdy, |max| consume.rdy.min(max));
+        let rdy = consume.rdy.min(server.max_rdy_count);
         Ok(Consumer { connection, rdy, requeue: consume.requeue })
     }
 

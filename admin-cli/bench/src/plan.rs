@@ -7,12 +7,12 @@ use nsq_protocol::{ChannelName, TopicName};
 use serde::Serialize;
 
 use super::address::Address;
+use super::failure::Failure;
 use super::flags::{BenchFlags, ConsumeFlags, ExtentFlags, ModeFlags, PublishFlags, TargetFlags};
 use super::latencies::STAMP_BYTES;
 use super::node::addresses;
-use crate::exit_status::Failure;
-use crate::security::Security;
-use crate::targets::Targets;
+use super::targets::Security;
+use super::targets::Targets;
 
 /// What to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -295,8 +295,12 @@ pub mod tests {
 
     #[derive(Debug, Parser)]
     struct Cli {
-        #[command(flatten)]
-        targets: crate::targets::TargetFlags,
+        #[arg(long, global = true, value_delimiter = ',')]
+        lookupd: Vec<String>,
+        #[arg(long, global = true, value_delimiter = ',')]
+        nsqd: Vec<String>,
+        #[arg(long, global = true, value_delimiter = ',')]
+        nsqd_tcp: Vec<String>,
         #[command(flatten)]
         bench: BenchFlags,
     }
@@ -304,7 +308,9 @@ pub mod tests {
     pub fn plan(line: &str) -> Result<Plan, Failure> {
         let words = std::iter::once("bench").chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(Failure::usage)?;
-        Plan::new(&Targets::resolve(cli.targets, |_| None), cli.bench)
+        let targets =
+            Targets { lookupds: cli.lookupd, nsqds: cli.nsqd, nsqd_tcps: cli.nsqd_tcp, ..Targets::default() };
+        Plan::new(&targets, cli.bench)
     }
 
     fn publish(line: &str) -> Publish {

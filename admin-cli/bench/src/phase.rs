@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::connection::{CHECK_INTERVAL, MAX_SILENCE};
 use super::counters::{Clock, Counter, Flow};
+use super::failure::Failure;
 use super::progress::Progress;
 use super::server::{Server, Usage, own_cpu, sleep_precisely, thread_cpu};
-use crate::exit_status::Failure;
 
 /// How often the counters are read.
 const TICK: Duration = Duration::from_millis(10);

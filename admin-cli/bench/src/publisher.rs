@@ -4,14 +4,16 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use nsq::handshake::Purpose;
+
 use super::connection::{Connection, Heartbeats, MAX_SILENCE, Received};
+use super::failure::Failure;
 use super::frames::{self, Tally};
 use super::http;
 use super::load::Load;
 use super::pace::Pace;
 use super::phase::Run;
 use super::plan::{Plan, Publish};
-use crate::exit_status::Failure;
 
 /// A connection and the commands that it sends.
 pub struct Publisher {
@@ -39,7 +41,7 @@ impl Publisher {
         let connection = if publish.http {
             Connection::open(&plan.http)?
         } else {
-            Connection::identified(&plan.tcp, Heartbeats::Off, &plan.security)?.0
+            Connection::identified(&plan.tcp, Purpose::Publish, Heartbeats::Off, &plan.security)?.0
         };
         let batch = publish.batch as u64;
         let rest = messages.map_or(0, |messages| messages % batch);

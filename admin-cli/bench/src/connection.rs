@@ -4,16 +4,17 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nsq::handshake::{Handshake, Progress, Purpose, Upgrade};
+use nsq::{Config, Disconnect, Interval, ServerInfo};
 use nsq_protocol::compression::{Compressor, Decompressor};
-use nsq_protocol::{ChannelName, Command, MAGIC_V2, TopicName};
-use serde_json::{Value, json};
+use nsq_protocol::{Frame, FrameType};
 
 use super::address::Address;
-use super::frames::{self, First, MAX_FRAME_BYTES};
+use super::failure::{Cause, Failure};
+use super::frames::{self, Fault, First, MAX_FRAME_BYTES};
 use super::link::{self, ReadLink, WriteLink};
 use super::server::Server;
-use crate::exit_status::{ExitStatus, Failure};
-use crate::security::Security;
+use super::targets::Security;
 
 /// Maximum time to connect, and to wait for any answer that nsqd owes.
 pub const MAX_SILENCE: Duration = Duration::from_secs(30);
@@ -54,7 +55,7 @@ impl Connection {
             Ok(stream)
         };
         let unreachable =
-            |error: io::Error| Failure::new(ExitStatus::Unreachable, format_args!("{address}: {error}"));
+            |error: io::Error| Failure::new(Cause::Unreachable, format_args!("{address}: {error}"));
         let (read, write) = link::plain(open().map_err(unreachable)?);
         Ok(Connection { address: address.clone(), read, write: Some(write), input: Input::default() })
     }
@@ -147,128 +148,112 @@ pub enum Heartbeats {
     Off,
 }
 
-/// What nsqd reports about itself in its reply to IDENTIFY.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Identity {
-    /// nsqd's version; empty if it reports none.
-    pub version: String,
-    /// Maximum RDY count.
-    pub max_rdy_count: Option<u64>,
-}
-
 impl Connection {
-    /// Connects to nsqd, sends the magic and IDENTIFY, and starts the TLS, compression and authentication agreed on.
-    /// Leaves all settings about delivery at nsqd's defaults.
+    /// Connects to nsqd and does the handshake of the client library for `purpose`: IDENTIFY, the TLS, compression and
+    /// authentication agreed on, and SUB. No message arrives before RDY.
     pub fn identified(
         address: &Address,
+        purpose: Purpose,
         heartbeats: Heartbeats,
         security: &Security,
-    ) -> Result<(Self, Identity), Failure> {
-        let asked = security.config.upgrades();
+    ) -> Result<(Self, ServerInfo), Failure> {
         let mut connection = Self::open(address)?;
-        let mut request = json!({
-            "client_id": "nsq-bench",
-            "user_agent": concat!("nsq-bench/", env!("CARGO_PKG_VERSION")),
-            "feature_negotiation": true,
-            "tls_v1": asked.tls,
-            "snappy": asked.snappy,
-            "deflate": asked.deflate.is_some(),
-            "deflate_level": asked.deflate.unwrap_or_default(),
-        });
-        if heartbeats == Heartbeats::Off {
-            request["heartbeat_interval"] = json!(-1);
-        }
-        let mut out = MAGIC_V2.to_vec();
-        Command::Identify { body: request.to_string().as_bytes() }.encode(&mut out);
-        connection.send(&out)?;
-        let reply = connection.response()?;
-        let reply: Value = serde_json::from_slice(&reply).unwrap_or_default();
-        let is_on = |feature: &str| reply[feature].as_bool().unwrap_or(false);
-        if asked.tls != is_on("tls_v1") {
-            return Err(connection.failed("it does not offer TLS"));
-        }
-        if asked.tls {
-            connection.start_tls(security)?;
-        }
-        let compression = match asked.deflate {
-            Some(level) if is_on("deflate") => Some((Compressor::deflate(level), Decompressor::deflate())),
-            _ if is_on("snappy") => Some((Compressor::snappy(), Decompressor::snappy())),
-            _ => None,
+        let config = session_config(heartbeats, security);
+        let mut out = Vec::new();
+        let mut handshake = Handshake::start(purpose, &config, security.token.clone(), &mut out);
+        let server = loop {
+            if !out.is_empty() {
+                connection.send(&out)?;
+                out.clear();
+            }
+            let frame = connection.frame()?;
+            match handshake.on_frame(&frame, &mut out).map_err(|cause| connection.ended(&cause))? {
+                Progress::Waiting => {}
+                Progress::Upgrade(upgrade) => connection.upgrade(upgrade, security)?,
+                Progress::Ready(server) => break server,
+            }
         };
-        match compression {
-            Some(compression) => connection.start_compression(compression)?,
-            // Figures for another transport than the requested one would mislead.
-            None if asked.snappy => return Err(connection.failed("it does not offer snappy")),
-            None if asked.deflate.is_some() => return Err(connection.failed("it does not offer deflate")),
-            None => {}
+        // Figures for another transport than the requested one would mislead.
+        let asked = config.upgrades();
+        if asked.snappy && !server.snappy {
+            return Err(connection.failed("it does not offer snappy"));
         }
-        if is_on("auth_required") {
-            connection.authenticate(security)?;
+        if asked.deflate.is_some() && !server.deflate {
+            return Err(connection.failed("it does not offer deflate"));
         }
-        Ok((connection, identity(&reply)))
+        Ok((connection, server))
+    }
+
+    fn upgrade(&mut self, upgrade: Upgrade, security: &Security) -> Result<(), Failure> {
+        let compression = match upgrade {
+            Upgrade::Tls => return self.start_tls(security),
+            Upgrade::Snappy => (Compressor::snappy(), Decompressor::snappy()),
+            Upgrade::Deflate { level } => (Compressor::deflate(level), Decompressor::deflate()),
+        };
+        let first = self.received().to_vec();
+        self.consume(first.len());
+        if let Some(write) = &mut self.write {
+            link::start_compression(&mut self.read, write, compression, &first);
+        }
+        Ok(())
     }
 
     fn start_tls(&mut self, security: &Security) -> Result<(), Failure> {
         let address = self.address.to_string();
         let Some(write) = &mut self.write else { return Ok(()) };
         link::start_tls(&mut self.read, write, &security.tls, &address)
-            .map_err(|error| self.failed(format_args!("TLS handshake: {error}")))?;
-        self.response().map(drop)
+            .map_err(|error| self.failed(format_args!("TLS handshake: {error}")))
     }
 
-    fn start_compression(&mut self, compression: (Compressor, Decompressor)) -> Result<(), Failure> {
-        let first = self.received().to_vec();
-        self.consume(first.len());
-        if let Some(write) = &mut self.write {
-            link::start_compression(&mut self.read, write, compression, &first);
-        }
-        self.response().map(drop)
-    }
-
-    fn authenticate(&mut self, security: &Security) -> Result<(), Failure> {
-        let Some(secret) = &security.token else {
-            return Err(self.failed("it requires a secret: use --auth-secret-file FILE or NSQ_AUTH_SECRET"));
-        };
-        let mut out = Vec::new();
-        Command::Auth { secret: secret.reveal().as_bytes() }.encode(&mut out);
-        self.send(&out)?;
-        self.response().map(drop)
-    }
-
-    /// Subscribes. No message arrives before RDY.
-    pub fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), Failure> {
-        let mut out = Vec::new();
-        Command::Sub { topic: topic.clone(), channel: channel.clone() }.encode(&mut out);
-        self.send(&out)?;
-        self.response().map(|_| ())
-    }
-
-    /// Waits for the reply to a command. Answers heartbeats meanwhile.
-    fn response(&mut self) -> Result<Vec<u8>, Failure> {
+    /// Waits for a whole frame.
+    fn frame(&mut self) -> Result<Frame, Failure> {
         loop {
             let frame = frames::first(self.received()).map_err(|fault| self.failed(fault))?;
             if let Some(First { kind, data, bytes }) = frame {
-                let data = data.to_vec();
+                let kind = FrameType::from_wire(kind).ok_or_else(|| self.failed(Fault::OutOfStep))?;
+                let frame = Frame { kind, data: data.to_vec().into() };
                 self.consume(bytes);
-                match kind {
-                    0 if data == nsq_protocol::frame::HEARTBEAT => self.send(b"NOP\n")?,
-                    0 => return Ok(data),
-                    _ => return Err(self.failed(String::from_utf8_lossy(&data))),
-                }
-            } else if self.receive()? == Received::Nothing {
+                return Ok(frame);
+            }
+            if self.receive()? == Received::Nothing {
                 return Err(self.failed(format_args!("no answer for {} s", MAX_SILENCE.as_secs())));
             }
         }
     }
-}
 
-/// Reads the fields that exist. Replies differ between versions of nsqd; some are only `OK`.
-fn identity(reply: &Value) -> Identity {
-    Identity {
-        version: reply["version"].as_str().unwrap_or_default().to_owned(),
-        max_rdy_count: reply["max_rdy_count"].as_u64(),
+    fn ended(&self, cause: &Disconnect) -> Failure {
+        match cause {
+            Disconnect::Declined(what) => self.failed(format_args!("it does not offer {what}")),
+            Disconnect::AuthRequired => {
+                self.failed("it requires a secret: use --auth-secret-file FILE or NSQ_AUTH_SECRET")
+            }
+            cause => self.failed(cause),
+        }
     }
 }
+
+/// Leaves all settings about delivery at nsqd's defaults, whatever the options of the client library are.
+fn session_config(heartbeats: Heartbeats, security: &Security) -> Config {
+    let asked = security.config.upgrades();
+    let config = Config::new()
+        .client_id("nsq-bench".to_owned())
+        .user_agent(concat!("nsq-bench/", env!("CARGO_PKG_VERSION")))
+        .output_buffer_size(NSQD_DEFAULT)
+        .heartbeat_interval(match heartbeats {
+            Heartbeats::Default => Interval::ServerDefault,
+            Heartbeats::Off => Interval::Off,
+        })
+        .tls_v1(asked.tls)
+        .snappy(asked.snappy)
+        .deflate(asked.deflate.is_some());
+    match asked.deflate {
+        Some(level) => config.deflate_level(level),
+        None => config,
+    }
+}
+
+/// The size in IDENTIFY that leaves nsqd's output buffer as it is.
+const NSQD_DEFAULT: i64 = 0;
 
 /// A read buffer: `buf[start..end]` is unread.
 #[derive(Default)]
@@ -305,14 +290,6 @@ impl Input {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn replies_of_any_nsqd_are_understood() {
-        let reply = json!({"max_rdy_count": 2500, "version": "1.3.0", "x": null});
-        assert_eq!(identity(&reply), Identity { version: "1.3.0".into(), max_rdy_count: Some(2500) });
-        assert_eq!(identity(&Value::Null), Identity::default());
-        assert_eq!(identity(&json!([])), Identity::default());
-    }
 
     #[test]
     fn buffer_grows_for_a_large_frame() {

@@ -61,7 +61,7 @@ fn body(size: usize, rng: &mut SmallRng) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::bench::plan::tests::plan;
+    use crate::plan::tests::plan;
     use nsq_protocol::{Decoded, Limits, decode};
 
     fn commands(line: &str) -> (Plan, Load) {

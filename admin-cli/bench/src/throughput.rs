@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::consumer::Consumer;
 use super::counters::Clock;
+use super::failure::{Cause, Failure};
 use super::node::Node;
 use super::phase::{Phase, Target, Work};
 use super::plan::{Mode, Plan, Publish};
@@ -12,7 +13,6 @@ use super::progress::Progress;
 use super::publisher::Publisher;
 use super::publisher_group::PublisherGroup;
 use super::report::Report;
-use crate::exit_status::{ExitStatus, Failure};
 
 /// Runs the benchmark.
 pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
@@ -37,7 +37,7 @@ pub fn run(plan: &Plan, interrupted: &AtomicBool) -> Result<Report, Failure> {
         preload =
             Some(phase(publishers(plan, publish, Some(plan.preload), None)?, vec![]).run(&mut progress)?);
         if interrupted.load(Ordering::Relaxed) {
-            return Err(Failure::new(ExitStatus::Interrupted, "interrupted while publishing the backlog"));
+            return Err(Failure::new(Cause::Interrupted, "interrupted while publishing the backlog"));
         }
     }
     progress.begin(plan.mode.name());
