@@ -82,6 +82,9 @@ mod retention;
 /// nsqd's HTTP interface.
 mod http_api;
 
+/// The reference of both HTTP interfaces.
+mod http_reference;
+
 /// End-to-end latency percentiles.
 mod latency;
 
