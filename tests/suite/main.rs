@@ -139,5 +139,8 @@ mod deploy;
 /// The Debian package.
 mod debian;
 
+/// What the dependencies may be.
+mod dependencies;
+
 /// Facts about the source tree.
 mod tidy;
