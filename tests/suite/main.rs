@@ -82,6 +82,9 @@ mod retention;
 /// nsqd's HTTP interface.
 mod http_api;
 
+/// The reference of both HTTP interfaces.
+mod http_reference;
+
 /// End-to-end latency percentiles.
 mod latency;
 
@@ -135,6 +138,9 @@ mod deploy;
 
 /// The Debian package.
 mod debian;
+
+/// What the dependencies may be.
+mod dependencies;
 
 /// Facts about the source tree.
 mod tidy;

@@ -7,19 +7,20 @@ use nsq_tests::{AuthServer, Daemon, test, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// SHA-256 of the secrets `alice`, `bob` and `root`.
-const ALICE: &str = "sha256:2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
-const BOB: &str = "sha256:81b637d8fcd2c6da6359e6963113a1170de795e4b725b84d1e0b4cfd9ec58ce9";
-const ROOT: &str = "sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2";
+/// SHA-256 of the secrets `alice`, `bob`, `carol` and `root`.
+pub(crate) const ALICE: &str = "sha256:2bd806c97f0e00af1a1fc3328fa763a9269723c8db8fac4f93af71db186d6e90";
+pub(crate) const BOB: &str = "sha256:81b637d8fcd2c6da6359e6963113a1170de795e4b725b84d1e0b4cfd9ec58ce9";
+pub(crate) const CAROL: &str = "sha256:4c26d9074c27d89ede59270c0ac14b71e071b15239519f75474b2f3ba63481f5";
+pub(crate) const ROOT: &str = "sha256:4813494d137e1631bba301d5acab6e7bb7aa74ce1185d456565ef51d737677b2";
 
 /// A token file. It is JSON, because the tests can generate that easily.
-struct TokenFile {
+pub(crate) struct TokenFile {
     _folder: TempDir,
     path: PathBuf,
 }
 
 impl TokenFile {
-    fn new(tokens: &[Value]) -> Self {
+    pub(crate) fn new(tokens: &[Value]) -> Self {
         let folder = TempDir::with_prefix("nsq-tests-").expect("a temporary directory");
         let path = folder.path().join("tokens.json");
         let file = TokenFile { _folder: folder, path };
@@ -34,7 +35,7 @@ impl TokenFile {
         std::fs::rename(aside, &self.path).expect("the file can be renamed");
     }
 
-    fn flag(&self) -> String {
+    pub(crate) fn flag(&self) -> String {
         flag(&self.path)
     }
 }
@@ -43,7 +44,7 @@ fn flag(path: &Path) -> String {
     format!("--auth-file={}", path.display())
 }
 
-fn token(identity: &str, hash: &str, authorizations: Value) -> Value {
+pub(crate) fn token(identity: &str, hash: &str, authorizations: Value) -> Value {
     json!({"identity": identity, "hash": hash, "authorizations": authorizations})
 }
 
@@ -210,7 +211,7 @@ fn invalid_token_file_prevents_the_start() {
 }
 
 /// A request with a token, or without one.
-async fn request(nsqd: &Daemon, method: &str, target: &str, token: Option<&str>) -> Response {
+pub(crate) async fn request(nsqd: &Daemon, method: &str, target: &str, token: Option<&str>) -> Response {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let headers: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
     http::request_with(nsqd.http(), method, target, &headers, if method == "GET" { b"" } else { b"x" }).await
