@@ -22,9 +22,9 @@ use std::time::Duration;
 
 use nsq_daemon::log::Logger;
 use nsq_daemon::tls::TlsError;
-use nsq_daemon::watch::{Fingerprint, Watch};
+use nsq_daemon::watched_file::{FileError, WatchedFile};
 use nsq_protocol::AuthAnswer;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use self::grant::{Authorization, InvalidAuthorization};
@@ -78,14 +78,9 @@ pub struct Authenticator {
 }
 
 struct TokenFile {
-    path: PathBuf,
+    file: WatchedFile,
     current: RwLock<Reading>,
-    /// The version of the file that was last read or tried.
-    watch: Mutex<Watch>,
 }
-
-/// How often to check the token file for changes.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The last valid contents of the file; each reading has its own number.
 #[derive(Clone)]
@@ -99,21 +94,10 @@ struct Reading {
 pub enum StartError {
     /// The token file cannot be used.
     #[error("failed to read --auth-file - {0}")]
-    TokenFile(#[from] TokenFileError),
+    TokenFile(#[from] FileError<InvalidTokens>),
     /// The certificates for auth servers cannot be used.
     #[error("failed to build TLS config - {0}")]
     Tls(#[from] TlsError),
-}
-
-/// Why the token file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenFileError {
-    /// The file cannot be read.
-    #[error("open {}: {source}", path.display())]
-    Unreadable { path: PathBuf, source: std::io::Error },
-    /// The contents are invalid.
-    #[error("{}: {source}", path.display())]
-    Invalid { path: PathBuf, source: InvalidTokens },
 }
 
 impl Authenticator {
@@ -126,12 +110,12 @@ impl Authenticator {
         let token_file = match options.token_file {
             None => None,
             Some(path) => {
-                // Taken before the read, so that a change during the read causes another read.
-                let watch = Watch::new(Fingerprint::of([path.as_path()]).await);
-                let tokens = Arc::new(read_tokens(&path, &patterns).await?);
-                nsq_daemon::info!(logger, "AUTH: {} tokens from {}", tokens.len(), path.display());
-                let current = RwLock::new(Reading { number: 0, tokens });
-                Some(TokenFile { path, current, watch: Mutex::new(watch) })
+                let form = form_of(&path);
+                let (file, tokens) =
+                    WatchedFile::open(path, |text| Tokens::parse(text, form, &patterns)).await?;
+                nsq_daemon::info!(logger, "AUTH: {} tokens from {}", tokens.len(), file.path().display());
+                let current = RwLock::new(Reading { number: 0, tokens: Arc::new(tokens) });
+                Some(TokenFile { file, current })
             }
         };
         let servers = options.servers.map(AuthServers::new).transpose()?;
@@ -165,44 +149,32 @@ impl Authenticator {
 
     /// Reads the token file now. If it cannot be used, logs the reason and keeps the current tokens.
     pub async fn reload(&self) {
-        let Some(file) = &self.token_file else { return };
-        let fingerprint = Fingerprint::of([file.path.as_path()]).await;
-        file.watch.lock().seen(fingerprint);
-        match read_tokens(&file.path, &self.patterns).await {
-            Ok(tokens) => {
-                file.watch.lock().outcome(None);
+        let Some(TokenFile { file, current }) = &self.token_file else { return };
+        let form = form_of(file.path());
+        match file.read(|text| Tokens::parse(text, form, &self.patterns)).await {
+            None => {}
+            Some(Ok(tokens)) => {
                 let count = tokens.len();
                 {
-                    let mut current = file.current.write();
+                    let mut current = current.write();
                     *current = Reading { number: current.number + 1, tokens: Arc::new(tokens) };
                 }
                 // Logged once the tokens are in use: tests and operators may wait for this line.
-                nsq_daemon::info!(self.logger, "AUTH: {count} tokens from {}", file.path.display());
+                nsq_daemon::info!(self.logger, "AUTH: {count} tokens from {}", file.path().display());
             }
-            Err(error) => {
-                let unreadable = match &error {
-                    TokenFileError::Unreadable { source, .. } => Some(source),
-                    TokenFileError::Invalid { .. } => None,
-                };
-                if file.watch.lock().outcome(unreadable) {
-                    nsq_daemon::error!(self.logger, "AUTH: keeping the current tokens - {error}");
-                }
+            Some(Err(error)) => {
+                nsq_daemon::error!(self.logger, "AUTH: keeping the current tokens - {error}");
             }
         }
     }
 
     /// Reads the token file whenever it changes, until `stop` is cancelled.
     pub async fn watch(&self, stop: CancellationToken) {
-        let Some(file) = &self.token_file else { return };
+        let Some(TokenFile { file, .. }) = &self.token_file else { return };
         loop {
             tokio::select! {
-                () = tokio::time::sleep(WATCH_INTERVAL) => {}
+                () = file.changed() => self.reload().await,
                 () = stop.cancelled() => return,
-            }
-            let fingerprint = Fingerprint::of([file.path.as_path()]).await;
-            let is_due = file.watch.lock().observe(fingerprint);
-            if is_due {
-                self.reload().await;
             }
         }
     }
@@ -243,12 +215,7 @@ enum UnusableAnswer {
     Authorization(#[from] InvalidAuthorization),
 }
 
-async fn read_tokens(path: &Path, patterns: &Patterns) -> Result<Tokens, TokenFileError> {
-    let text = tokio::fs::read_to_string(path)
-        .await
-        .map_err(|source| TokenFileError::Unreadable { path: path.to_owned(), source })?;
+fn form_of(path: &Path) -> Form {
     let is_json = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
-    let form = if is_json { Form::Json } else { Form::Toml };
-    Tokens::parse(&text, form, patterns)
-        .map_err(|source| TokenFileError::Invalid { path: path.to_owned(), source })
+    if is_json { Form::Json } else { Form::Toml }
 }

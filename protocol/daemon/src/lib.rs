@@ -8,7 +8,8 @@
 //! 3. [`log`]: log lines in NSQ's format.
 //! 4. [`open_files`]: the limit of open files; [`listen`]: addresses, listeners, streams; [`accept`]: accepting
 //!    connections while descriptors are available.
-//! 5. [`tls`]: certificates, handshakes; [`watch`]: when to reread files that change.
+//! 5. [`tls`]: certificates, handshakes; [`watch`]: when to reread files that change;
+//!    [`watched_file`]: such a file.
 //! 6. [`http`]: requests, routing, responses, the server.
 //! 7. [`metrics`]: counters, histograms and the Prometheus text format.
 //! 8. [`notify`]: notifications to the service manager.
@@ -32,6 +33,8 @@ pub mod listen;
 pub mod accept;
 
 pub mod watch;
+
+pub mod watched_file;
 
 pub mod tls;
 
