@@ -8,7 +8,7 @@
 //!   [`measured`]: measures another storage; [`anchored`]: changes nothing once the data directory has moved;
 //!   [`open_files`]: limits the number of open segment files;
 //! - [`data_dir`]: the layout of the data directory, its lock and its format version;
-//! - [`record`]: the kinds of journal record and their bytes;
+//! - [`record`]: the kinds of journal record and their bytes; [`record_batch`]: several that are read together;
 //! - [`seal`]: ties bytes to one place in one file, so that stale bytes are never read as new;
 //! - [`journal`]: one sequence of files for all topics, with group commit;
 //! - [`block`] and [`segment`]: messages that leave memory, one set of files per topic;
@@ -33,6 +33,7 @@ pub mod overlay;
 
 pub mod data_dir;
 pub mod record;
+pub mod record_batch;
 pub mod seal;
 
 pub mod journal;

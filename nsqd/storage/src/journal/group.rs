@@ -24,7 +24,7 @@ use super::{
     Durability, JournalError, JournalOptions, JournalTiming,
     catalog::Catalog,
     commit::{Commit, Ticket, block_on},
-    pending::{MAX_LAZY_KEPT_BYTES, State, ThreadState, Work},
+    pending::{Buffer, MAX_LAZY_KEPT_BYTES, State, ThreadState, Work},
     waiting::Turn,
     writer::Writer,
 };
@@ -79,6 +79,13 @@ impl Group {
         Ok(self.take_ticket(&mut state))
     }
 
+    pub(super) fn append_batch(self: &Arc<Self>, records: &[Record<'_>]) -> Result<Ticket, JournalError> {
+        let mut state = self.state.lock();
+        state.admit()?;
+        state.pending.push_batch(records)?;
+        Ok(self.take_ticket(&mut state))
+    }
+
     /// A ticket for the pending batch.
     fn take_ticket(self: &Arc<Self>, state: &mut State) -> Ticket {
         state.pending.tickets += 1;
@@ -90,6 +97,14 @@ impl Group {
     }
 
     pub(super) fn append_lazy(&self, record: &Record<'_>) {
+        self.add_lazy(|pending| pending.push(record));
+    }
+
+    pub(super) fn append_lazy_batch(&self, records: &[Record<'_>]) {
+        self.add_lazy(|pending| pending.push_batch(records));
+    }
+
+    fn add_lazy(&self, push: impl FnOnce(&mut Buffer) -> Result<(usize, usize), JournalError>) {
         let mut state = self.state.lock();
         if state.latched.is_some() || state.refusing {
             state.forgotten += 1;
@@ -99,7 +114,7 @@ impl Group {
             state.forgotten += 1;
             return;
         }
-        match state.pending.push(record) {
+        match push(&mut state.pending) {
             Ok(range) => state.pending.note_lazy(range),
             Err(_) => {
                 state.forgotten += 1;

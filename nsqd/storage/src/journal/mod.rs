@@ -237,6 +237,11 @@ impl Journal {
         self.group.append(record)
     }
 
+    /// As [`Journal::append`], for records that belong together: a later start reads all of them or none.
+    pub fn append_batch(&self, records: &[Record<'_>]) -> Result<Ticket, JournalError> {
+        self.group.append_batch(records)
+    }
+
     /// Waits until the ticket's record is as durable as the level asks.
     ///
     /// With [`Durability::Write`], a caller that finds nobody writing writes all waiting records itself;
@@ -259,6 +264,11 @@ impl Journal {
     #[inline]
     pub fn append_lazy(&self, record: &Record<'_>) {
         self.group.append_lazy(record);
+    }
+
+    /// As [`Journal::append_lazy`], for records that belong together: a later start reads all of them or none.
+    pub fn append_lazy_batch(&self, records: &[Record<'_>]) {
+        self.group.append_lazy_batch(records);
     }
 
     /// Blocks until everything appended so far is written, and synced if the durability level asks for it.

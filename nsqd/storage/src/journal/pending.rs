@@ -12,7 +12,7 @@ use super::{
     JournalError, JournalTiming, MAX_PENDING_BYTES, MAX_RECORD_BYTES, batch_hint::BatchHint,
     commit_delay::CommitDelay, format,
 };
-use crate::record::Record;
+use crate::{record::Record, record_batch};
 
 /// Maximum bytes of lazy records that are kept while writing fails. Further ones are dropped.
 pub(super) const MAX_LAZY_KEPT_BYTES: usize = 8 << 20;
@@ -101,18 +101,33 @@ pub(super) enum Work {
     None,
 }
 
+/// Checked before such a record is copied.
+fn is_too_large(record: &Record<'_>) -> bool {
+    matches!(record, Record::Publish { frames, .. } if frames.len() > MAX_RECORD_BYTES)
+}
+
 impl Buffer {
     pub(super) fn push(&mut self, record: &Record<'_>) -> Result<(usize, usize), JournalError> {
-        if let Record::Publish { frames, .. } = record
-            && frames.len() > MAX_RECORD_BYTES
-        {
+        if is_too_large(record) {
             return Err(JournalError::TooLarge);
         }
+        self.push_with(|out| record.encode(out))
+    }
+
+    /// Adds records that a reader sees together or not at all.
+    pub(super) fn push_batch(&mut self, records: &[Record<'_>]) -> Result<(usize, usize), JournalError> {
+        if records.iter().any(is_too_large) {
+            return Err(JournalError::TooLarge);
+        }
+        self.push_with(|out| record_batch::encode(records, out))
+    }
+
+    fn push_with(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(usize, usize), JournalError> {
         let start = self.bytes.len();
         if start > MAX_PENDING_BYTES {
             return Err(JournalError::Overloaded);
         }
-        let length = format::put_unsealed(&mut self.bytes, |out| record.encode(out));
+        let length = format::put_unsealed(&mut self.bytes, encode);
         if length > MAX_RECORD_BYTES {
             self.bytes.truncate(start);
             return Err(JournalError::TooLarge);

@@ -17,11 +17,7 @@ use super::{
     format::{self, FILE_HEADER_BYTES, FileHeader, Previous, RECORD_HEADER_BYTES, RecordHeader},
     identify::{Identified, OpenFile, identify},
 };
-use crate::{
-    Storage, StorageFile, TopicNumber,
-    record::{self, Record},
-    seal::Seal,
-};
+use crate::{Storage, StorageFile, TopicNumber, record::Record, record_batch, seal::Seal};
 
 /// What was found when the journal was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -301,13 +297,13 @@ fn show_record(
 ) -> io::Result<Option<u64>> {
     let Some(content) = whole_record(window, seal, offset)? else { return Ok(None) };
     // The checksum is right, so an invalid record was written in that form. It counts as damage.
-    let Ok(record) = Record::decode(content) else { return Ok(None) };
+    let Ok(records) = record_batch::decode(content) else { return Ok(None) };
     let length = (RECORD_HEADER_BYTES + content.len()) as u64;
-    if let Some((topic, last)) = record::published(content) {
+    record_batch::published(content, |topic, last| {
         let highest = topics.entry(topic).or_insert(last);
         *highest = last.max(*highest);
-    }
-    replay(format::lsn(number, offset), record);
+    });
+    records.for_each(|record| replay(format::lsn(number, offset), record));
     Ok(Some(length))
 }
 
@@ -335,8 +331,8 @@ fn find_record(window: &mut Window<'_>, seal: Seal, from: u64) -> io::Result<Opt
         let places = bytes.len().saturating_sub(RECORD_HEADER_BYTES - 1);
         match find_marked(bytes, seal, from, end) {
             Some(offset) => {
-                if whole_record(window, seal, offset)?.is_some_and(|content| Record::decode(content).is_ok())
-                {
+                let content = whole_record(window, seal, offset)?;
+                if content.is_some_and(|content| record_batch::decode(content).is_ok()) {
                     return Ok(Some(offset));
                 }
                 from = offset + 1;

@@ -14,7 +14,7 @@ use super::{
     format::{self, FILE_HEADER_BYTES, FileHeader, HEADER_COPY_BYTES, Previous, TERMINATOR},
     sizing,
 };
-use crate::{Identity, Storage, StorageFile, SyncError, TopicNumber, is_full, record, seal};
+use crate::{Identity, Storage, StorageFile, SyncError, TopicNumber, is_full, record_batch, seal};
 
 /// A small file that took longer to fill is followed by another small one.
 const SLOW_FILL: Duration = Duration::from_secs(30);
@@ -429,10 +429,8 @@ fn no_file() -> JournalError {
 
 /// Adds a batch. Consecutive batches of a topic, the usual case, share one entry.
 fn note_published(list: &mut Vec<(TopicNumber, u64)>, content: &[u8]) {
-    if let Some((topic, last)) = record::published(content) {
-        match list.last_mut() {
-            Some(entry) if entry.0 == topic => entry.1 = entry.1.max(last),
-            _ => list.push((topic, last)),
-        }
-    }
+    record_batch::published(content, |topic, last| match list.last_mut() {
+        Some(entry) if entry.0 == topic => entry.1 = entry.1.max(last),
+        _ => list.push((topic, last)),
+    });
 }
