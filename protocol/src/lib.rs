@@ -17,6 +17,7 @@
 //!
 //! - [`name`]: topic and channel names; [`message_id`]: message ids
 //! - [`frame`] and [`message`]: what nsqd sends
+//! - [`headers`]: headers of messages
 //! - [`command`] and [`batch`]: what a client sends; [`limits`]: how much of it
 //! - [`command_decoder`]: reading commands from a growing buffer
 //! - [`error`]: error responses to clients
@@ -36,6 +37,8 @@ pub mod name;
 
 pub mod frame;
 pub mod message;
+
+pub mod headers;
 
 pub mod batch;
 pub mod command;
@@ -58,6 +61,7 @@ pub mod lookup;
 
 pub mod stats;
 pub mod stats_text;
+
 
 pub mod json;
 pub mod printable;
