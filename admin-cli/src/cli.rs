@@ -10,6 +10,7 @@ use crate::command::create::{CreateChannelFlags, CreateTopicFlags};
 use crate::command::data::DataCommand;
 use crate::command::dev::DevFlags;
 use crate::command::manual::ManualFlags;
+use crate::command::policy::{PolicyCommand, SetFlags};
 use crate::command::publish::PublishFlags;
 use crate::command::retention::{RetainFlags, SeekFlags};
 use crate::command::stat::StatFlags;
@@ -53,6 +54,9 @@ pub enum Command {
     /// List, create, delete, pause, unpause, empty or seek channels.
     #[command(alias = "channels", subcommand)]
     Channel(ChannelCommand),
+    /// Explain, check or apply settings of topics and channels.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// List nodes.
     #[command(alias = "nodes", subcommand)]
     Node(NodeCommand),
@@ -96,6 +100,8 @@ pub enum TopicCommand {
     Empty(EmptyTopic),
     /// Set the retention of finished messages.
     Retain(RetainFlags),
+    /// Change settings: nsq topic set orders retain_for=24h owner=shop.
+    Set(SetFlags),
 }
 
 /// `nsq channel ...`
@@ -120,6 +126,8 @@ pub enum ChannelCommand {
     Empty(DestroyChannel),
     /// Move a channel back to deliver messages again, or forward to finish messages.
     Seek(SeekFlags),
+    /// Change settings: nsq channel set orders billing "retry=exponential 1s..15m".
+    Set(SetFlags),
 }
 
 /// `nsq auth ...`
@@ -186,6 +194,10 @@ mod tests {
             "nsq topic retain t --for 24h --bytes 1000",
             "nsq topic retain t --default",
             "nsq channel seek t/c --to 15m",
+            "nsq topic set t owner=me retain_for=24h",
+            "nsq channel set t/c retry=default",
+            "nsq policy explain t/c",
+            "nsq policy apply file.toml --dry-run --prune",
             "nsq channel create t c --start id:004000000000002a",
             "nsq sub t c --from earliest",
         ] {

@@ -35,10 +35,11 @@ use clap::Parser;
 use cli::{AuthCommand, ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
     Context, auth, bench, completion, create, data, delete, dev, empty, list, manual, node, pause, ping,
-    publish, retention, stat, subscribe,
+    policy, publish, retention, stat, subscribe,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;
+use nsqd::policy::settings::Level;
 use output::Output;
 use security::Security;
 use targets::Targets;
@@ -94,6 +95,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
             TopicCommand::Create(flags) => create::topic(context, &flags).await,
             TopicCommand::Delete(flags) => delete::run(context, flags.topic.object()?, &flags.destroy).await,
             TopicCommand::Retain(flags) => retention::retain(context, &flags).await,
+            TopicCommand::Set(flags) => policy::set(context, &flags, Level::Topic).await,
             TopicCommand::Pause(topic) => pause::run(context, topic.object()?, true).await,
             TopicCommand::Unpause(topic) => pause::run(context, topic.object()?, false).await,
             TopicCommand::Empty(flags) => {
@@ -107,6 +109,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
             }
             ChannelCommand::Create(flags) => create::channel(context, &flags).await,
             ChannelCommand::Seek(flags) => retention::seek(context, &flags).await,
+            ChannelCommand::Set(flags) => policy::set(context, &flags, Level::Channel).await,
             ChannelCommand::Delete(flags) => {
                 delete::run(context, flags.channel.object()?, &flags.destroy).await
             }
@@ -116,6 +119,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
                 empty::run(context, flags.channel.object()?, false, &flags.destroy).await
             }
         },
+        Command::Policy(command) => policy::run(context, command).await,
         Command::Ping => ping::run(context).await,
         Command::Node(NodeCommand::List) => node::list(context).await,
         Command::Dev(_)

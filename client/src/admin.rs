@@ -20,7 +20,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use nsq_protocol::{
     ChannelsResponse, ClusterStatsResponse, InfoResponse, LookupResponse, MessageBatch, NodesResponse,
-    SeekResponse, StartAt, Stats, TopicsResponse, discovery,
+    PolicyExplainResponse, SeekResponse, StartAt, Stats, TopicsResponse, discovery,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -330,6 +330,34 @@ impl NsqdClient {
         };
         let (age, bytes) = (format!("{}ns", age.as_nanos()), bytes.to_string());
         self.daemon.post("/topic/retain", &[("topic", topic), ("for", &age), ("bytes", &bytes)]).await
+    }
+
+    /// Changes settings of a topic, such as `("retain_for", "24h")`; the value `default` removes one. If any is
+    /// invalid, none is changed.
+    pub async fn set_topic(&self, topic: &str, settings: &[(&str, &str)]) -> Result<(), AdminError> {
+        self.daemon.post("/topic/set", &[&[("topic", topic)], settings].concat()).await
+    }
+
+    /// Changes settings of a channel, like [`set_topic`](NsqdClient::set_topic).
+    pub async fn set_channel(
+        &self,
+        topic: &str,
+        channel: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<(), AdminError> {
+        let query = [&[("topic", topic), ("channel", channel)], settings].concat();
+        self.daemon.post("/channel/set", &query).await
+    }
+
+    /// Every setting of a topic, or of a channel if one is given, and where its value comes from. Neither has to exist.
+    pub async fn explain_policy(
+        &self,
+        topic: &str,
+        channel: Option<&str>,
+    ) -> Result<PolicyExplainResponse, AdminError> {
+        let query: Vec<_> =
+            [("topic", topic)].into_iter().chain(channel.map(|name| ("channel", name))).collect();
+        self.daemon.get("/policy/explain", &query).await
     }
 
     /// Drops the messages that wait in the topic itself, not those in its channels.

@@ -97,6 +97,7 @@ fn start(dir: &Path) -> Arc<Registry> {
         limits: EngineLimits { node_id: 7, ..EngineLimits::DEFAULT },
         logger: Logger::silent(),
         oracle: None,
+        policies: Arc::default(),
     })
     .expect("the engine starts")
 }

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nsq_daemon::log::Logger;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use self::numbers::Numbers;
@@ -22,6 +23,7 @@ use self::status::NodeStatus;
 use self::store::Store;
 use self::upkeep_hints::UpkeepHints;
 use crate::backpressure::Backpressure;
+use crate::clock;
 use crate::damage::Damage;
 use crate::health::{Part, Unhealthy, journal_failure};
 use crate::log::LogContext;
@@ -29,6 +31,8 @@ use crate::log::chunk::CHUNK_BYTES;
 use crate::log::index::MemoryBound;
 use crate::log::retention::Retention;
 use crate::metrics::Metrics;
+use crate::policy::effective::Sources;
+use crate::policy::file::PolicyFile;
 use crate::storage::TopicNumber;
 use crate::storage::journal::{DEFAULT_FILE_BYTES, Journal, JournalError, JournalTiming};
 use crate::storage::segment::SegmentStore;
@@ -88,6 +92,11 @@ impl EngineLimits {
         journal_file_bytes: DEFAULT_FILE_BYTES,
         journal_timing: JournalTiming::DEFAULT,
     };
+
+    /// Where settings come from: these policies, and the flags.
+    pub fn sources(&self, file: Arc<PolicyFile>) -> Sources {
+        Sources { file, retention: self.retention, longest_delay: clock::nanos(self.max_req_timeout) }
+    }
 
     /// How much a topic may keep in memory.
     pub fn memory_bound(&self) -> MemoryBound {
@@ -151,6 +160,7 @@ pub struct Engine {
     pub status: NodeStatus,
     pub upkeep_hints: UpkeepHints,
     pub limits: EngineLimits,
+    sources: RwLock<Arc<Sources>>,
     pub timers: Arc<Timers>,
     pub logger: Logger,
     /// Records damage, and counts it for metrics.
@@ -170,6 +180,7 @@ impl Engine {
         store: Store,
         numbers: Numbers,
         limits: EngineLimits,
+        policies: Arc<PolicyFile>,
         logger: Logger,
         log_context: LogContext,
     ) -> Arc<Self> {
@@ -178,6 +189,7 @@ impl Engine {
             numbers,
             status: NodeStatus::default(),
             upkeep_hints: UpkeepHints::default(),
+            sources: RwLock::new(Arc::new(limits.sources(policies))),
             limits,
             timers: Timers::new(),
             logger,
@@ -188,6 +200,16 @@ impl Engine {
             latency: OnceLock::new(),
             metrics: Metrics::default(),
         })
+    }
+
+    /// Where the settings of topics and channels come from.
+    pub fn policy_sources(&self) -> Arc<Sources> {
+        self.sources.read().clone()
+    }
+
+    /// Replaces the policies of the policy file. The caller must apply them to topics and channels.
+    pub fn set_policy_file(&self, file: PolicyFile) {
+        *self.sources.write() = Arc::new(self.limits.sources(Arc::new(file)));
     }
 
     /// The journal for a topic or channel; `None` if `ephemeral`.

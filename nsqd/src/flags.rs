@@ -113,6 +113,9 @@ flags! {
     /// File of tokens and their permissions, TOML or JSON; reloaded when it changes.
     #[arg(long, default_value = "", hide_default_value = true)]
     auth_file: OsString, guard;
+    /// File of policies: settings of topics and channels by name pattern, TOML; reloaded when it changes.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    policy_file: OsString;
     /// Require a token for the HTTP API: Authorization: Bearer TOKEN.
     #[arg(long, action = ArgAction::Set, default_value_t = false)]
     http_auth: bool, guard;

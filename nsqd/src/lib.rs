@@ -18,8 +18,8 @@
 //! # Modules, lowest first
 //!
 //! [`clock`], [`backpressure`], [`blocking`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`],
-//! [`timers`], [`auth`], [`locality`], [`client_info`], [`producers`], [`log`], [`channel`], [`engine`], [`topic`],
-//! [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`flags`], [`config`],
+//! [`timers`], [`auth`], [`locality`], [`client_info`], [`producers`], [`log`], [`policy`], [`channel`], [`engine`], [`topic`],
+//! [`policy_file`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`flags`], [`config`],
 //! [`statsd`], [`http`], [`heartbeat_stats`], [`nsqd`]. Each module uses only modules before it; the test `tidy`
 //! reads the order from this file.
 //!
@@ -44,9 +44,11 @@ pub mod locality;
 pub mod client_info;
 pub mod producers;
 pub mod log;
+pub mod policy;
 pub mod channel;
 pub mod engine;
 pub mod topic;
+pub mod policy_file;
 pub mod delivery;
 pub mod connection;
 pub mod lookup;

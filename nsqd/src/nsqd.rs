@@ -15,6 +15,7 @@ use nsq_daemon::listen::Listener;
 use nsq_daemon::log::Logger;
 use nsq_daemon::open_files;
 use nsq_daemon::tls::{ServerTls, TlsError};
+use nsq_daemon::watched_file::FileError;
 use nsq_protocol::{IdentifyReply, PeerInfo};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,8 @@ use crate::heartbeat_stats::RegistryStats;
 use crate::http::auth::HttpAuth;
 use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
+use crate::policy::file::{InvalidPolicies, PolicyFile};
+use crate::policy_file::PolicyFileWatch;
 use crate::producers::Producers;
 use crate::startup::{self, RecoveryError, StartOptions};
 use crate::stats;
@@ -53,6 +56,8 @@ pub enum StartError {
     Auth(#[from] auth::StartError),
     #[error("failed to instantiate nsqd - {0}")]
     Listen(#[from] ListenError),
+    #[error("failed to instantiate nsqd - failed to read --policy-file - {0}")]
+    PolicyFile(#[from] FileError<InvalidPolicies>),
     #[error("failed to load metadata - {0}")]
     Recovery(#[from] RecoveryError),
     #[error("failed to load metadata - {0}")]
@@ -80,6 +85,7 @@ pub struct Nsqd {
     https_address: Option<SocketAddr>,
     tls: Option<Arc<ServerTls>>,
     auth: Option<Arc<Authenticator>>,
+    policy_file: Option<Arc<PolicyFileWatch>>,
     stop: CancellationToken,
     /// Stops after the connections, because their deadlines must still work while they end.
     stop_background: CancellationToken,
@@ -101,6 +107,7 @@ impl Nsqd {
         let data_dir = DataDir::open(&storage, &config.data_path)?;
         let tls = load_tls(&config).await?;
         let auth = Authenticator::new(config.auth_options(), logger.clone()).await?.map(Arc::new);
+        let (policy_file, policies) = open_policies(&config, &logger).await?;
         let listeners = Listeners::bind(&config).await?;
 
         let stop = CancellationToken::new();
@@ -112,6 +119,7 @@ impl Nsqd {
             limits: config.engine_limits(),
             logger: logger.clone(),
             oracle: Some(lookup.clone()),
+            policies: Arc::new(policies),
         };
         let registry = recover(&config, options).await?;
         lookup.attach(&registry);
@@ -128,6 +136,7 @@ impl Nsqd {
             producers: Arc::new(Producers::default()),
             tls,
             auth,
+            policy_file,
             stop,
             stop_background: CancellationToken::new(),
             serving: Vec::new(),
@@ -193,7 +202,12 @@ impl Nsqd {
             self.background.push(tokio::spawn(syncing.run(engine, stop.clone())));
         }
         if let Some(auth) = self.auth.clone() {
+            let stop = stop.clone();
             self.background.push(tokio::spawn(async move { auth.watch(stop).await }));
+        }
+        if let Some(policy_file) = self.policy_file.clone() {
+            let registry = self.registry.clone();
+            self.background.push(tokio::spawn(async move { policy_file.watch(&registry, stop).await }));
         }
     }
 
@@ -281,7 +295,7 @@ impl Nsqd {
         self.https_address
     }
 
-    /// Reloads certificates and tokens. Open connections keep their certificates. If the new certificates are invalid,
+    /// Reloads certificates, tokens and policies. Open connections keep their certificates. If the new certificates are invalid,
     /// the old ones stay in use.
     pub async fn reload(&self) {
         if let Some(tls) = &self.tls {
@@ -290,6 +304,9 @@ impl Nsqd {
         }
         if let Some(auth) = &self.auth {
             auth.reload().await;
+        }
+        if let Some(policy_file) = &self.policy_file {
+            policy_file.reload(&self.registry).await;
         }
     }
 
@@ -354,6 +371,19 @@ async fn load_tls(config: &Config) -> Result<Option<Arc<ServerTls>>, TlsError> {
         Some(options) => Ok(Some(Arc::new(ServerTls::load(options).await?))),
         None => Ok(None),
     }
+}
+
+/// The policy file, if there is one, and its policies.
+async fn open_policies(
+    config: &Config,
+    logger: &Logger,
+) -> Result<(Option<Arc<PolicyFileWatch>>, PolicyFile), FileError<InvalidPolicies>> {
+    if config.policy_file.is_empty() {
+        return Ok((None, PolicyFile::default()));
+    }
+    let path = config.policy_file.clone().into();
+    let (watch, policies) = PolicyFileWatch::open(path, logger.clone()).await?;
+    Ok((Some(Arc::new(watch)), policies))
 }
 
 /// Connects to the lookupds. This comes before recovery, because the registry asks them for the channels of new topics.

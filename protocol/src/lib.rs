@@ -26,7 +26,7 @@
 //! - [`mod@printable`]: escapes untrusted text for terminals and log lines
 //! - [`start_at`]: a position in a topic, where a channel starts or is moved to
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
-//! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`
+//! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`; [`policy`]: its `/policy/explain`
 //! - [`json`]: a lenient JSON reader, and JSON as NSQ's programs write it
 //! - [`redact`]: removes passwords from addresses for logs and errors
 
@@ -62,6 +62,7 @@ pub mod lookup;
 pub mod stats;
 pub mod stats_text;
 
+pub mod policy;
 
 pub mod json;
 pub mod printable;
@@ -89,6 +90,7 @@ pub use message::{
 };
 pub use message_id::MessageId;
 pub use name::{ChannelName, InvalidName, TopicName, is_valid_name};
+pub use policy::{ExplainedSetting, PolicyExplainResponse};
 pub use printable::{is_printable, printable, printable_lines};
 pub use start_at::{InvalidStartAt, StartAt};
 pub use stats::{

@@ -38,6 +38,8 @@ const SECOND: u64 = 1_000_000_000;
 fn rows(certificates: &Certificates) -> Vec<Row> {
     let [certificate, key, authority] =
         ["server.pem", "server.key", "ca.pem"].map(|file| certificates.path(file));
+    certificates.write("policies.toml", "");
+    let policies = certificates.path("policies.toml");
     vec![
         row("log-level", "DEBUG", "log_level", "'Debug'", json!(1)),
         plain("log-prefix", "log_prefix", "a b ", json!("a b ")),
@@ -55,6 +57,7 @@ fn rows(certificates: &Certificates) -> Vec<Row> {
         list("auth-http-address", "auth_http_addresses", &["127.0.0.1:3", "http://127.0.0.1:4/x"]),
         plain("auth-http-request-method", "auth_http_request_method", "post", json!("post")),
         list("http-allowed-origin", "http_allowed_origins", &["https://a.example", "http://b.example:8080"]),
+        plain("policy-file", "policy_file", &policies, json!(policies)),
         row("http-auth", "false", "http_auth", "false", json!(false)),
         plain("topology-region", "topology_region", "r", json!("r")),
         plain("topology-zone", "topology_zone", "z", json!("z")),

@@ -37,6 +37,9 @@ mod acknowledge;
 /// DPUB and delayed REQ: never early, in every channel.
 mod defer;
 
+/// Settings by policy file and over HTTP; retry schedules.
+mod policies;
+
 /// Heartbeats and deadlines.
 mod liveness;
 

@@ -2,7 +2,7 @@
 //! [`Failure`].
 //!
 //! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`,
-//! `retention`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`.
+//! `retention`, `policy`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -33,6 +33,8 @@ pub mod empty;
 pub mod delete;
 
 pub mod retention;
+
+pub mod policy;
 
 pub mod change;
 

@@ -3,7 +3,7 @@
 use parking_lot::MutexGuard;
 
 use super::saved::Clocks;
-use super::state::{AckError, ChannelState};
+use super::state::{AckError, ChannelState, Requeued};
 use super::{Channel, ConsumerKey, Inner};
 use crate::clock::{self, Nanos};
 use crate::storage::record::Record;
@@ -33,10 +33,11 @@ impl Acknowledging<'_> {
         self.state().finish(key, sequence, now)
     }
 
-    /// REQ, at once or after a delay.
+    /// REQ, at once (or as the retry schedule says) or after a delay.
     pub fn requeue(&mut self, sequence: u64, delay: Nanos) -> Result<(), AckError> {
         let (key, now) = (self.key, self.now.monotonic);
-        if let Some(attempts) = self.state().requeue(key, sequence, delay, now)? {
+        let requeued = self.state().requeue(key, sequence, delay, now)?;
+        if let Some(Requeued { attempts, delay }) = requeued {
             self.channel.record(&Record::Requeue {
                 topic: self.channel.parts.topic_number,
                 channel: self.channel.parts.number,
@@ -45,6 +46,7 @@ impl Acknowledging<'_> {
                 due_ns: if delay == 0 { 0 } else { clock::wall_ns().saturating_add_unsigned(delay) },
             });
         }
+        let delay = requeued.map_or(delay, |requeued| requeued.delay);
         if delay > 0
             && let Some(inner) = &mut self.inner
         {

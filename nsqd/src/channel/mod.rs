@@ -46,6 +46,7 @@ pub use self::reading::ReadRequest;
 use self::reading::Reading;
 use self::saved::{Clocks, CursorMoved, Saving};
 pub use self::signal::ConsumerSignal;
+use self::state::HeldBack;
 pub use self::state::{AckError, ChannelState, Counters};
 pub use self::take::TakeEnd;
 use crate::client_info::ClientInfo;
@@ -53,6 +54,8 @@ use crate::clock::{self, Nanos};
 use crate::log::read_cache::ReadCache;
 use crate::log::reader::LogReader;
 use crate::log::{Holder, Mark, Ranges, TopicLog};
+use crate::policy::effective::ChannelPolicy;
+use crate::policy::settings::{Change, Settings};
 use crate::storage::checkpoint::ChannelCheckpoint;
 use crate::storage::journal::Journal;
 use crate::storage::record::Record;
@@ -373,6 +376,57 @@ impl Channel {
         if inner.state.is_paused() {
             self.record(&Record::ChannelPaused { topic, channel, paused: true });
         }
+        if !inner.state.own_settings().is_empty() {
+            self.record_settings(&inner.state);
+        }
+    }
+
+    /// Records the messages that timed out and are held back by the retry schedule, so that they stay so after a
+    /// restart.
+    fn record_held_back(&self, state: &mut ChannelState) {
+        let held_back = state.drain_held_back();
+        if held_back.is_empty() {
+            return;
+        }
+        let Some(journal) = &self.parts.journal else { return };
+        let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
+        let requeue = |HeldBack { sequence, attempts, due }| Record::Requeue {
+            topic: self.parts.topic_number,
+            channel: self.parts.number,
+            sequence,
+            attempts,
+            due_ns: clocks.to_wall(due),
+        };
+        journal.append_lazy_batch(&held_back.into_iter().map(requeue).collect::<Vec<_>>());
+    }
+
+    /// The settings that the channel has of its own.
+    pub fn own_settings(&self) -> Settings {
+        self.inner.lock().state.own_settings().clone()
+    }
+
+    /// Changes the channel's own settings. `policy` returns what follows from them.
+    pub fn change_settings(&self, change: &Change, policy: impl FnOnce(&Settings) -> ChannelPolicy) {
+        let state = &mut self.inner.lock().state;
+        let mut own = state.own_settings().clone();
+        own.apply(change);
+        state.set_policy(policy(&own));
+        state.set_own_settings(own);
+        self.record_settings(state);
+    }
+
+    /// Applies changed policies. `policy` returns what follows from them and from the channel's own settings.
+    pub fn apply_policy(&self, policy: impl FnOnce(&Settings) -> ChannelPolicy) {
+        let state = &mut self.inner.lock().state;
+        state.set_policy(policy(state.own_settings()));
+    }
+
+    fn record_settings(&self, state: &ChannelState) {
+        self.record(&Record::ChannelSettings {
+            topic: self.parts.topic_number,
+            channel: self.parts.number,
+            settings: &state.own_settings().to_string(),
+        });
     }
 
     fn record(&self, record: &Record<'_>) {
@@ -483,6 +537,7 @@ impl Expire for Channel {
     fn expire(&self, now: Nanos) {
         let mut inner = self.inner.lock();
         let owners = inner.state.expire(now, SLICE);
+        self.record_held_back(&mut inner.state);
         for key in owners {
             // The owner has room again. It may be the only consumer that can take the timed-out messages.
             if let Some(Some((signal, _))) = inner.signals.get(key as usize) {

@@ -1,19 +1,23 @@
 //! Compares the channel with a naive model: runs random operations on both, and checks the invariants after each.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::latency::no_latencies;
 use super::outstanding::Recall;
 use super::saved::Clocks;
-use super::state::{AckError, ChannelState};
+use super::state::{AckError, ChannelState, HeldBack, Requeued};
 use super::take::TakeEnd;
 use crate::locality::Locality;
 use crate::log::{Mark, Source, Supply};
+use crate::policy::effective::ChannelPolicy;
 
 const TIMEOUT: u64 = 1_000;
 const MAX_TIMEOUT: u64 = 3_000;
+/// Shorter than the shortest delay of a schedule, so that every delay is this one.
+const RETRY_DELAY: u64 = 700;
 /// Longer than a test runs.
 const LATENCY_WINDOW: u64 = 1_000_000_000;
 
@@ -35,6 +39,8 @@ enum Step {
     Touch(u8),
     Pass(u16),
     Pause(bool),
+    /// Whether failed messages are held back by a retry schedule.
+    Retry(bool),
     Empty,
     /// Back by a share of what was published.
     MoveBack(u8),
@@ -59,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u8>().prop_map(Step::Touch),
         3 => (1u16..1500).prop_map(Step::Pass),
         1 => any::<bool>().prop_map(Step::Pause),
+        1 => any::<bool>().prop_map(Step::Retry),
         1 => Just(Step::Empty),
         2 => any::<u8>().prop_map(Step::MoveBack),
         1 => any::<u8>().prop_map(Step::MoveForward),
@@ -148,6 +155,8 @@ struct Pair {
     end: u64,
     now: u64,
     paused: bool,
+    /// How long the retry schedule holds failed messages back; 0 without one.
+    retry_delay: u64,
     /// From publishing to FIN.
     latencies: Vec<u64>,
 }
@@ -165,8 +174,14 @@ impl Pair {
             end: 100,
             now: 0,
             paused: false,
+            retry_delay: 0,
             latencies: Vec::new(),
         }
+    }
+
+    fn policy(&self) -> ChannelPolicy {
+        let retry = "list 1ms".parse().map(Arc::new).ok().filter(|_| self.retry_delay > 0);
+        ChannelPolicy { retry, longest_delay: RETRY_DELAY }
     }
 
     fn clocks(&self) -> Clocks {
@@ -286,12 +301,30 @@ impl Pair {
                 while self.state.next_deadline().is_some_and(|at| at <= self.now) {
                     self.state.expire(self.now, 3);
                 }
-                let now = self.now;
+                let (now, retry_delay) = (self.now, self.retry_delay);
+                let mut held_back = self.state.drain_held_back();
+                held_back.sort_unstable_by_key(|held_back| held_back.sequence);
+                let mut expected = Vec::new();
+                for (&sequence, (place, attempts)) in &mut self.model {
+                    if let Where::InFlight { deadline, recall: Recall::No, .. } = *place
+                        && deadline <= now
+                        && retry_delay > 0
+                    {
+                        let due = now + retry_delay;
+                        *place = Where::Deferred { due };
+                        expected.push(HeldBack { sequence, attempts: *attempts, due });
+                    }
+                }
+                assert_eq!(held_back, expected);
                 self.give_back(|place| match place {
                     Where::InFlight { deadline, .. } => deadline <= now,
                     Where::Deferred { due } => due <= now,
                     Where::Ready => false,
                 });
+            }
+            Step::Retry(on) => {
+                self.retry_delay = if on { RETRY_DELAY } else { 0 };
+                self.state.set_policy(self.policy());
             }
             Step::Pause(paused) => {
                 self.state.set_paused(paused);
@@ -386,14 +419,16 @@ impl Pair {
 
     fn requeue(&mut self, pick: u8, delay: u64) {
         let Some((sequence, Where::InFlight { key, recall, .. })) = self.some_message(pick) else { return };
-        let attempts = self.state.requeue(key, sequence, delay, self.now).unwrap();
+        let requeued = self.state.requeue(key, sequence, delay, self.now).unwrap();
         if recall == Recall::Finish {
-            assert_eq!(attempts, None);
+            assert_eq!(requeued, None);
             self.model.remove(&sequence);
             return;
         }
+        let delay = if delay == 0 && recall == Recall::No { self.retry_delay } else { delay };
         let (place, seen) = self.model.get_mut(&sequence).unwrap();
-        assert_eq!(attempts, (recall == Recall::No || delay > 0).then_some(*seen));
+        let expected = Requeued { attempts: *seen, delay };
+        assert_eq!(requeued, (recall == Recall::No || delay > 0).then_some(expected));
         *place = if delay == 0 { Where::Ready } else { Where::Deferred { due: self.now + delay } };
     }
 
@@ -412,6 +447,7 @@ impl Pair {
         // A message that is due now is not deferred any more.
         state.expire(self.now, usize::MAX);
         self.state = state;
+        self.state.set_policy(self.policy());
         self.state.measure_latencies(LATENCY_WINDOW);
         self.latencies.clear();
     }

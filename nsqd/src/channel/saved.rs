@@ -10,6 +10,7 @@ use super::skipped::Skipped;
 use super::state::{ChannelState, Counters};
 use crate::clock::Nanos;
 use crate::log::retention::merged;
+use crate::policy::settings::Settings;
 use crate::storage::checkpoint::{ChannelCheckpoint, OutstandingCheckpoint};
 use crate::storage::outstanding_list::OutstandingList;
 
@@ -49,6 +50,7 @@ pub struct Saving {
     paused: bool,
     counters: Counters,
     outstanding: OutstandingList,
+    settings: String,
     clocks: Clocks,
     /// Messages before this are saved. `None` if all are.
     next: Option<u64>,
@@ -92,6 +94,7 @@ impl Saving {
             message_count: self.counters.message_count,
             requeue_count: self.counters.requeue_count,
             timeout_count: self.counters.timeout_count,
+            settings: self.settings,
             ..ChannelCheckpoint::default()
         }
     }
@@ -106,6 +109,7 @@ impl ChannelState {
             paused: self.paused,
             counters: self.counters,
             outstanding: OutstandingList::default(),
+            settings: self.own_settings().to_string(),
             clocks,
             next: Some(0),
             cursor_moves: self.cursor_moves,
@@ -134,6 +138,7 @@ impl ChannelState {
         let skipped = saved.skipped_ahead.iter().map(ahead).filter(|(from, to)| from < to);
         state.skipped = merged(skipped.collect()).into_iter().collect();
         state.paused = saved.paused;
+        state.set_own_settings(Settings::parse(&saved.settings).0);
         state.counters = Counters {
             message_count: saved.message_count,
             requeue_count: saved.requeue_count,

@@ -29,6 +29,8 @@ use crate::clock::Nanos;
 use crate::locality::Locality;
 use crate::log::retention::merged;
 use crate::log::{Mark, Ranges};
+use crate::policy::effective::ChannelPolicy;
+use crate::policy::settings::Settings;
 
 /// Why a FIN, REQ or TOUCH was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,24 @@ pub struct Counters {
     pub lost_count: u64,
     /// FINs since nsqd started.
     pub finish_count: u64,
+}
+
+/// What became of a requeued message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requeued {
+    /// Its deliveries so far.
+    pub attempts: u16,
+    /// How long it is deferred; 0 if it waits to be handed out at once.
+    pub delay: Nanos,
+}
+
+/// A message that timed out and was deferred by the retry schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldBack {
+    pub sequence: u64,
+    /// Its deliveries so far.
+    pub attempts: u16,
+    pub due: Nanos,
 }
 
 /// Entries for which an empty heap of due times keeps memory.
@@ -87,6 +107,12 @@ pub struct ChannelState {
     /// Messages finished since the last call of [`ChannelState::drain_finished`].
     pub(super) finished: Runs,
     max_message_timeout: Nanos,
+    /// The channel's own settings.
+    own: Settings,
+    /// What follows from them and from the policies.
+    policy: ChannelPolicy,
+    /// Messages held back since the last call of [`ChannelState::drain_held_back`].
+    held_back: Vec<HeldBack>,
     /// Maximum depth if the channel or topic is ephemeral and the topic does not retain messages. Messages beyond it
     /// are dropped.
     pub(super) bound: Option<u64>,
@@ -128,6 +154,9 @@ impl ChannelState {
             in_flight_count: 0,
             finished: Runs::default(),
             max_message_timeout,
+            own: Settings::default(),
+            policy: ChannelPolicy::default(),
+            held_back: Vec::new(),
             bound: None,
             cursor_moves: 0,
             random: cursor.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
@@ -245,16 +274,16 @@ impl ChannelState {
         Ok(())
     }
 
-    /// REQ: requeues a message behind all that are there now, or defers it by `delay`. Returns its attempts so far, for
-    /// the journal. Returns `None` if there is nothing to record: the cursor was moved over the message while it was in
-    /// flight, or there is no room to defer it.
+    /// REQ: requeues a message behind all that are there now, or defers it by `delay`. With a retry schedule, a delay of
+    /// 0 means the schedule's. Returns `None` if there is nothing to record: the cursor was moved over the message
+    /// while it was in flight, or there is no room to defer it.
     pub fn requeue(
         &mut self,
         key: ConsumerKey,
         sequence: u64,
         delay: Nanos,
         now: Nanos,
-    ) -> Result<Option<u16>, AckError> {
+    ) -> Result<Option<Requeued>, AckError> {
         let slot = self.owned(key, sequence)?;
         self.leave_flight(slot, |consumer| consumer.requeue_count += 1);
         self.counters.requeue_count += 1;
@@ -266,18 +295,37 @@ impl ChannelState {
         }
         entry.recall = Recall::No;
         let attempts = entry.attempts;
-        if delay == 0 {
-            self.wait(slot);
-        } else if !has_room {
+        if delay > 0 && !has_room {
             self.outstanding.remove(slot);
             return Ok(None);
-        } else {
-            let due = now.saturating_add(delay);
-            entry.place = Place::Deferred;
-            entry.deadline = due;
-            self.deferred.push(Reverse((due, slot)));
         }
-        Ok(Some(attempts))
+        let delay = if delay > 0 { delay } else { self.retry_delay(slot) };
+        if delay == 0 {
+            self.wait(slot);
+        } else {
+            self.defer(slot, now.saturating_add(delay));
+        }
+        Ok(Some(Requeued { attempts, delay }))
+    }
+
+    /// How long the retry schedule, if there is one, holds this message back. Without room to defer, not at all: the
+    /// message would be dropped.
+    fn retry_delay(&self, slot: Slot) -> Nanos {
+        match &self.policy.retry {
+            Some(retry) if self.has_room_to_defer() => {
+                let entry = self.outstanding.entry(slot);
+                let delay = retry.delay(entry.sequence, u32::from(entry.attempts));
+                crate::clock::nanos(delay).min(self.policy.longest_delay)
+            }
+            _ => 0,
+        }
+    }
+
+    fn defer(&mut self, slot: Slot, due: Nanos) {
+        let entry = self.outstanding.entry_mut(slot);
+        entry.place = Place::Deferred;
+        entry.deadline = due;
+        self.deferred.push(Reverse((due, slot)));
     }
 
     /// TOUCH: restarts the message timeout, but never beyond the maximum timeout since delivery.
@@ -337,7 +385,7 @@ impl ChannelState {
             {
                 self.leave_flight(slot, |_| {});
                 self.counters.timeout_count += 1;
-                self.come_back(slot);
+                self.time_out(slot, now);
                 left -= 1;
             }
             if left < before {
@@ -347,6 +395,19 @@ impl ChannelState {
         }
         self.queue_due(now, left);
         owners
+    }
+
+    /// Queues a message that timed out, or defers it by the retry schedule.
+    fn time_out(&mut self, slot: Slot, now: Nanos) {
+        let delay =
+            if self.outstanding.entry(slot).recall == Recall::No { self.retry_delay(slot) } else { 0 };
+        if delay == 0 {
+            return self.come_back(slot);
+        }
+        let due = now.saturating_add(delay);
+        self.defer(slot, due);
+        let entry = self.outstanding.entry(slot);
+        self.held_back.push(HeldBack { sequence: entry.sequence, attempts: entry.attempts, due });
     }
 
     /// Queues deferred messages that are due, in log order, so that they are read in that order.
@@ -561,6 +622,26 @@ impl ChannelState {
 
     pub fn consumers(&self) -> &Consumers {
         &self.consumers
+    }
+
+    /// ChannelSettings: replaces the channel's own settings. [`ChannelState::set_policy`] must follow.
+    pub fn set_own_settings(&mut self, own: Settings) {
+        self.own = own;
+    }
+
+    pub fn own_settings(&self) -> &Settings {
+        &self.own
+    }
+
+    /// Sets what the channel does by policy. It applies to what happens from now on; messages that are deferred stay
+    /// so.
+    pub fn set_policy(&mut self, policy: ChannelPolicy) {
+        self.policy = policy;
+    }
+
+    /// Returns the messages that timed out and were deferred since the last call, for the journal.
+    pub fn drain_held_back(&mut self) -> Vec<HeldBack> {
+        std::mem::take(&mut self.held_back)
     }
 
     /// Returns the messages finished since the last call, for the journal.

@@ -9,8 +9,9 @@
 //! | `/pub`, `/mpub` | `publish` | the topic, no channel |
 //! | `/topic/create` | `publish` or `admin` | the topic, no channel |
 //! | `/channel/create` | `subscribe` or `admin` | topic and channel |
-//! | `/topic/delete`, `empty`, `pause`, `unpause`, `retain` | `admin` | the topic, no channel |
-//! | `/channel/delete`, `empty`, `pause`, `unpause`, `seek` | `admin` | topic and channel |
+//! | `/topic/delete`, `empty`, `pause`, `unpause`, `retain`, `set` | `admin` | the topic, no channel |
+//! | `/channel/delete`, `empty`, `pause`, `unpause`, `seek`, `set` | `admin` | topic and channel |
+//! | `/policy/explain` | `monitor` | topic and channel, if one is given |
 //! | `/stats` | `monitor` | the requested ones; none for all ([`Scope`]) |
 //! | `/metrics` | `monitor` | none |
 //! | `/config/...`, `/debug/...` | `admin` | none |
@@ -115,13 +116,17 @@ fn need(route: Route) -> Need {
         Route::Publish | Route::PublishMany => Need::Any(&[Publish], About::Topic),
         Route::TopicCreate => Need::Any(&[Publish, Admin], About::Topic),
         Route::ChannelCreate => Need::Any(&[Subscribe, Admin], About::Channel),
-        Route::TopicDelete | Route::TopicEmpty | Route::TopicPause(_) | Route::TopicRetain => {
-            Need::Any(&[Admin], About::Topic)
-        }
-        Route::ChannelDelete | Route::ChannelEmpty | Route::ChannelPause(_) | Route::ChannelSeek => {
-            Need::Any(&[Admin], About::Channel)
-        }
-        Route::Stats => Need::Any(&[Monitor], About::Channel),
+        Route::TopicDelete
+        | Route::TopicEmpty
+        | Route::TopicPause(_)
+        | Route::TopicRetain
+        | Route::TopicSet => Need::Any(&[Admin], About::Topic),
+        Route::ChannelDelete
+        | Route::ChannelEmpty
+        | Route::ChannelPause(_)
+        | Route::ChannelSeek
+        | Route::ChannelSet => Need::Any(&[Admin], About::Channel),
+        Route::Stats | Route::PolicyExplain => Need::Any(&[Monitor], About::Channel),
         Route::Metrics => Need::Any(&[Monitor], About::Node),
         Route::ConfigGet | Route::ConfigPut | Route::Pprof(_) | Route::SetBlockRate | Route::FreeMemory => {
             Need::Any(&[Admin], About::Node)

@@ -11,6 +11,8 @@
 //! | POST | `/topic/create`, `/topic/delete`, `/topic/empty`, `/topic/pause`, `/topic/unpause` | ([`admin`]) |
 //! | POST | `/channel/create`, `/channel/delete`, `/channel/empty`, `/channel/pause`, `/channel/unpause` | ([`admin`]) |
 //! | POST | `/topic/retain`, `/channel/seek` | set a topic's retention; move a channel's position ([`retention`]) |
+//! | POST | `/topic/set`, `/channel/set` | change settings of a topic or channel ([`policy`]) |
+//! | GET | `/policy/explain` | the settings in force, and where each comes from ([`policy`]) |
 //! | GET, PUT | `/config/:opt` | read an option; two options can be changed ([`config`]) |
 //! | GET, POST | `/debug/pprof/...` | the pages of Go's profiler that apply here ([`debug`]) |
 //! | PUT, POST | `/debug/setblockrate`, `/debug/freememory` | ([`debug`]) |
@@ -24,6 +26,7 @@ pub mod config;
 pub mod debug;
 pub mod retention;
 pub mod metrics;
+pub mod policy;
 pub mod publish;
 pub mod stats;
 mod stats_page;
@@ -106,6 +109,8 @@ pub enum Route {
     TopicPause(bool),
     /// `POST /topic/retain`
     TopicRetain,
+    /// `POST /topic/set`
+    TopicSet,
     /// `POST /channel/create`
     ChannelCreate,
     /// `POST /channel/delete`
@@ -116,6 +121,10 @@ pub enum Route {
     ChannelPause(bool),
     /// `POST /channel/seek`
     ChannelSeek,
+    /// `POST /channel/set`
+    ChannelSet,
+    /// `GET /policy/explain`
+    PolicyExplain,
     /// `GET /config/:opt`
     ConfigGet,
     /// `PUT /config/:opt`
@@ -169,6 +178,9 @@ impl Service for HttpContext {
             Route::TopicEmpty => admin::empty_topic(context, request).await,
             Route::TopicPause(paused) => admin::pause_topic(context, request, paused).await,
             Route::TopicRetain => retention::retain(context, request).await,
+            Route::TopicSet => policy::set_topic(context, request).await,
+            Route::ChannelSet => policy::set_channel(context, request).await,
+            Route::PolicyExplain => policy::explain(context, request).await,
             Route::ChannelSeek => retention::seek(context, request).await,
             Route::ChannelCreate => admin::create_channel(context, request).await,
             Route::ChannelDelete => admin::delete_channel(context, request).await,
@@ -200,6 +212,9 @@ fn routes() -> Router<Route> {
         .add(Method::POST, "/topic/pause", Route::TopicPause(true))
         .add(Method::POST, "/topic/unpause", Route::TopicPause(false))
         .add(Method::POST, "/topic/retain", Route::TopicRetain)
+        .add(Method::POST, "/topic/set", Route::TopicSet)
+        .add(Method::POST, "/channel/set", Route::ChannelSet)
+        .add(Method::GET, "/policy/explain", Route::PolicyExplain)
         .add(Method::POST, "/channel/seek", Route::ChannelSeek)
         .add(Method::POST, "/channel/create", Route::ChannelCreate)
         .add(Method::POST, "/channel/delete", Route::ChannelDelete)

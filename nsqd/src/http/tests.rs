@@ -104,6 +104,7 @@ impl Daemon {
             limits: EngineLimits { journal_file_bytes: 64 << 10, ..config.engine_limits() },
             logger: logger.clone(),
             oracle: None,
+            policies: Arc::default(),
         })
         .unwrap();
         let listener = Listener::bind(&Address::Tcp { host: "127.0.0.1".into(), port: 0 }).await.unwrap();

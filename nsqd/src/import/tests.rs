@@ -56,6 +56,7 @@ fn start(storage: &FaultyStorage, durability: Durability) -> Result<Arc<Registry
         limits: LIMITS,
         logger: Logger::silent(),
         oracle: None,
+        policies: Arc::default(),
     })
 }
 

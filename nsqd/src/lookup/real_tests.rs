@@ -55,6 +55,7 @@ impl RealNode {
             limits,
             logger: Logger::silent(),
             oracle: Some(peers.clone()),
+            policies: Arc::default(),
         };
         let registry = recover(options).unwrap();
         peers.attach(&registry);

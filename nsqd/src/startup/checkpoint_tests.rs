@@ -33,6 +33,7 @@ fn checkpoint_knows_every_deferred_message_before_the_end_that_it_names() {
         limits: LIMITS,
         logger: Logger::silent(),
         oracle: None,
+        policies: Arc::default(),
     })
     .unwrap();
     // Without a channel, the topic releases nothing.
@@ -100,6 +101,7 @@ fn message_held_back_before_a_refused_batch_stays_deferred() {
         limits: LIMITS,
         logger: Logger::silent(),
         oracle: None,
+        policies: Arc::default(),
     })
     .unwrap();
     let channel = registry.get("t").unwrap().channel("c").unwrap();

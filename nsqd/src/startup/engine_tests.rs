@@ -178,6 +178,7 @@ impl World {
             },
             logger: Logger::silent(),
             oracle: None,
+            policies: Arc::default(),
         })
         .unwrap();
         let name = TopicName::new("t").unwrap();

@@ -67,7 +67,9 @@ impl Gaps {
             | Record::ChannelDeleted { .. }
             | Record::ChannelPaused { .. }
             | Record::ChannelEmptied { .. }
-            | Record::ChannelMoved { .. } => {}
+            | Record::ChannelMoved { .. }
+            | Record::TopicSettings { .. }
+            | Record::ChannelSettings { .. } => {}
         }
     }
 

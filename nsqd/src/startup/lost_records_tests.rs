@@ -57,6 +57,7 @@ fn start_with(records: &[Record<'_>]) -> Recovered {
         limits: LIMITS,
         logger: Logger::silent(),
         oracle: None,
+        policies: Arc::default(),
     })
     .unwrap()
 }

@@ -41,6 +41,7 @@ use crate::clock;
 use crate::damage::{Found, Severity};
 use crate::engine::EngineLimits;
 use crate::import::ImportError;
+use crate::policy::file::PolicyFile;
 use crate::storage::checkpoint::CheckpointError;
 use crate::storage::data_dir::{DataDir, DataDirError};
 use crate::storage::journal::{JournalError, JournalReport};
@@ -60,6 +61,8 @@ pub struct StartOptions {
     pub logger: Logger,
     /// Knows the channels of a new topic.
     pub oracle: Option<Arc<dyn ChannelOracle>>,
+    /// The policies of the policy file.
+    pub policies: Arc<PolicyFile>,
 }
 
 /// Why a start failed. Nothing was changed except what recovery itself changes.

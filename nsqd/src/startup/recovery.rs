@@ -22,6 +22,7 @@ use crate::health::Part;
 use crate::import;
 use crate::log::index::LogIndex;
 use crate::log::{LogContext, TopicLog};
+use crate::policy::file::PolicyFile;
 use crate::storage::anchored::Anchored;
 use crate::storage::checkpoint::{self, Checkpoint, Loaded, Problem};
 use crate::storage::data_dir::DataDir;
@@ -47,6 +48,7 @@ pub(super) struct Recovery {
     limits: EngineLimits,
     logger: Logger,
     oracle: Option<Arc<dyn ChannelOracle>>,
+    policies: Arc<PolicyFile>,
     log_context: LogContext,
     clocks: Clocks,
 }
@@ -62,7 +64,7 @@ pub(super) struct ReadJournal {
 impl Recovery {
     /// Takes over files of NSQ, and makes the directory usable.
     pub fn prepare(options: StartOptions) -> Result<Self, RecoveryError> {
-        let StartOptions { storage, data_dir, durability, limits, logger, oracle } = options;
+        let StartOptions { storage, data_dir, durability, limits, logger, oracle, policies } = options;
         let home = Arc::new(Anchored::new(storage, data_dir.path()).map_err(RecoveryError::Access)?);
         let storage: Arc<dyn Storage> = home.clone();
         let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
@@ -71,7 +73,18 @@ impl Recovery {
         warn_of_low_space(&logger, &*storage, &data_dir);
         let damage = Arc::new(Damage::new(logger.clone()));
         let log_context = LogContext { damage, ..LogContext::default() };
-        Ok(Recovery { storage, home, data_dir, durability, limits, logger, oracle, log_context, clocks })
+        Ok(Recovery {
+            storage,
+            home,
+            data_dir,
+            durability,
+            limits,
+            logger,
+            oracle,
+            policies,
+            log_context,
+            clocks,
+        })
     }
 
     /// Reads the newest readable checkpoint, and reports those that cannot be read.
@@ -90,7 +103,7 @@ impl Recovery {
             max_message_timeout: clock::nanos(self.limits.max_msg_timeout),
             longest_delay: clock::nanos(self.limits.max_req_timeout),
             clocks: self.clocks,
-            retention: self.limits.retention,
+            sources: self.limits.sources(self.policies.clone()),
         };
         let open_log = |number, name: &TopicName, first_sequence| self.open_log(number, name, first_sequence);
         Replay::new(loaded.checkpoint.as_ref(), limits, Box::new(open_log)).map_err(RecoveryError::Restore)
@@ -285,7 +298,7 @@ impl Recovery {
         let has_journal = self.durability != Durability::Overflow;
         let store = Store::new(self.home, self.data_dir, self.durability, journal, journal_from(checkpoint));
         let numbers = Numbers::new(replayed.next_numbers, replayed.sequences_used);
-        let engine = Engine::new(store, numbers, self.limits, self.logger, self.log_context);
+        let engine = Engine::new(store, numbers, self.limits, self.policies, self.logger, self.log_context);
         let registry = Registry::new(engine.clone(), self.oracle);
         let is_clean = checkpoint.is_none_or(|checkpoint| checkpoint.clean_shutdown);
         let used_to = (!has_journal && !is_clean).then(|| Numbers::sequence_of_time(self.clocks.wall_ns));
@@ -327,7 +340,7 @@ fn open_topic(engine: &Arc<Engine>, number: TopicNumber, mut topic: ReplayedTopi
         log: topic.log().clone(),
         point: ReleasePoint::new(point.released(), topic.end, point.is_paused(), true),
         counters: topic.counters,
-        own_retention: topic.state.own_retention(),
+        own: topic.state.own().clone(),
     };
     let live = Topic::new(engine.clone(), parts);
     for (number, mut channel) in topic.state.take_channels() {

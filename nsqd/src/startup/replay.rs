@@ -21,10 +21,13 @@ use crate::channel::saved::Clocks;
 use crate::clock::Nanos;
 use crate::log::TopicLog;
 use crate::log::retention::Retention;
+use crate::policy::effective::Sources;
+use crate::policy::settings::Settings;
 use crate::storage::checkpoint::{Checkpoint, TopicCheckpoint};
 use crate::storage::journal::Lsn;
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, TopicNumber};
+use crate::topic::saved::restore_own;
 
 /// Why records cannot be applied. Invalid records are no error: they are counted and skipped.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +42,7 @@ pub enum ReplayError {
 }
 
 /// Settings of a replay.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ReplayLimits {
     /// `--max-msg-timeout`.
     pub max_message_timeout: Nanos,
@@ -47,11 +50,16 @@ pub struct ReplayLimits {
     pub longest_delay: Nanos,
     /// Both clocks, read at the same moment.
     pub clocks: Clocks,
-    /// Retention of topics without limits of their own.
-    pub retention: Retention,
+    /// The policies, and the retention of topics that no policy and no setting of their own concerns.
+    pub sources: Sources,
 }
 
 impl ReplayLimits {
+    /// The limits of retention in force for a topic with these settings of its own.
+    pub(super) fn retention(&self, topic: &TopicName, own: &Settings) -> Retention {
+        self.sources.of_topic(topic.as_str(), own).retention
+    }
+
     /// Converts a saved wall time to a deadline.
     pub(super) fn deadline(&self, due_ns: i64) -> Nanos {
         self.clocks.to_deadline(due_ns, self.longest_delay)
@@ -148,7 +156,9 @@ impl<'a> Replay<'a> {
         let needed = channels.iter().map(|(_, channel)| channel.state.lowest_needed());
         let first = needed.chain(saved.retention.from).fold(saved.released, u64::min);
         let log = (self.open_log)(saved.number, &name, first)?;
-        let topic = ReplayedTopic::restore(name, saved, channels, (log, first), &self.limits);
+        let (own, problems) = restore_own(saved);
+        self.invalid_count += problems.len() as u64;
+        let topic = ReplayedTopic::restore(name, own, saved, channels, (log, first), &self.limits);
         self.topics.insert(saved.number, topic);
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::clock::Nanos;
 use crate::log::repair::CheckedBlock;
 use crate::log::retention::Retention;
 use crate::log::{Floor, Mark, TopicLog};
+use crate::policy::settings::Settings;
 use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, is_full};
@@ -82,6 +83,9 @@ pub struct ReplayedTopic {
     pub(super) keep_from: Option<u64>,
     /// With `keep_from`: earlier messages that are not in the journal are assumed to be in segments.
     in_segments_to: u64,
+    /// Whether the checkpoint or a record has the topic's own settings. Versions without settings recorded only the
+    /// limits of retention.
+    has_settings: bool,
 }
 
 impl ReplayedTopic {
@@ -94,25 +98,27 @@ impl ReplayedTopic {
         is_new_to_us: bool,
         limits: &ReplayLimits,
     ) -> Self {
-        log.set_retention(limits.retention, first_sequence);
+        let own = Settings::default();
+        log.set_retention(limits.retention(&name, &own), first_sequence);
         let point = ReleasePoint::new(first_sequence, first_sequence, false, false);
         ReplayedTopic {
             in_segments_to: if is_new_to_us { log.end() } else { 0 },
             keep_from: is_new_to_us.then_some(first_sequence),
-            ..Self::with(name, TopicState::new(log, point, None), first_sequence, first_sequence)
+            ..Self::with(name, TopicState::new(log, point, own), first_sequence, first_sequence)
         }
     }
 
     /// Restores a topic from a checkpoint. `first` is the oldest message that it needs.
     pub(super) fn restore(
         name: TopicName,
+        own: Settings,
         saved: &TopicCheckpoint,
         channels: Vec<(ChannelNumber, ReplayedChannel)>,
         (log, first): (Arc<TopicLog>, u64),
         limits: &ReplayLimits,
     ) -> Self {
         let deadline = |due_ns| limits.deadline(due_ns);
-        let own_retention = restore_retention(&log, &saved.retention, limits.retention, first, deadline);
+        restore_retention(&log, &saved.retention, limits.retention(&name, &own), first, deadline);
         restore_marks(&log, saved, deadline);
         let published_to = saved.published_before.unwrap_or(saved.next_sequence).min(saved.next_sequence);
         let point = ReleasePoint::new(saved.released, published_to, saved.paused, false);
@@ -120,7 +126,8 @@ impl ReplayedTopic {
         let mut topic = ReplayedTopic {
             counters: (saved.message_count, saved.message_bytes),
             _pin: saved.retention.from.map(|_| log.hold(first)),
-            ..Self::with(name, TopicState::new(log, point, own_retention), end, first)
+            has_settings: saved.settings.is_some(),
+            ..Self::with(name, TopicState::new(log, point, own), end, first)
         };
         channels.into_iter().for_each(|(number, channel)| topic.insert(number, channel));
         topic
@@ -145,6 +152,7 @@ impl ReplayedTopic {
             is_nameless: false,
             keep_from: None,
             in_segments_to: 0,
+            has_settings: false,
         }
     }
 
@@ -162,6 +170,7 @@ impl ReplayedTopic {
                 let Ok(name) = TopicName::new(name) else { return Ok(false) };
                 if std::mem::take(&mut self.is_nameless) {
                     self.name = name;
+                    self.update_retention(self.log().retained_from(), limits);
                 }
             }
             // The replay removes it.
@@ -182,9 +191,26 @@ impl ReplayedTopic {
                 self.end = self.end.max(to);
             }
             Record::TopicRetention { own, for_ns, bytes, from, .. } => {
-                let own = own.then_some(Retention { age: for_ns, bytes });
-                let from = if from == u64::MAX { self.lowest_needed() } else { from };
-                self.state.set_retention(own, limits.retention, from);
+                if !self.has_settings {
+                    let mut settings = self.state.own().clone();
+                    settings.set_retention(own.then_some(Retention { age: for_ns, bytes }));
+                    self.state.set_own(settings);
+                }
+                self.update_retention(from, limits);
+            }
+            Record::TopicSettings { settings, .. } => {
+                let (own, problems) = Settings::parse(settings);
+                self.has_settings = true;
+                self.state.set_own(own);
+                self.update_retention(self.log().retained_from(), limits);
+                return Ok(problems.is_empty());
+            }
+            Record::ChannelSettings { channel, settings, .. } => {
+                let (own, problems) = Settings::parse(settings);
+                if let Some(channel) = self.state.channel_mut(&channel) {
+                    channel.state.set_own_settings(own);
+                }
+                return Ok(problems.is_empty());
             }
             Record::ChannelCreated { channel, name, cursor, .. } => {
                 let Ok(name) = ChannelName::new(name) else { return Ok(false) };
@@ -305,6 +331,12 @@ impl ReplayedTopic {
         self.unrecorded.extend(self.mark_lost_before(to));
         self.end = self.end.max(to);
         self.state.reach(to);
+    }
+
+    /// Retains finished messages from `from` on (all ones: from the oldest needed one on), by the limits in force.
+    fn update_retention(&mut self, from: u64, limits: &ReplayLimits) {
+        let from = if from == u64::MAX { self.lowest_needed() } else { from };
+        self.state.set_retention(limits.retention(&self.name, self.state.own()), from);
     }
 
     fn create_channel(

@@ -53,6 +53,7 @@ impl Node {
             limits: LIMITS,
             logger: Logger::silent(),
             oracle: None,
+            policies: Arc::default(),
         };
         let registry = recover(options).unwrap();
         registry.engine().log_context.disk_work.use_threads();

@@ -71,6 +71,7 @@ pub fn verify(
         limits,
         logger: Logger::silent(),
         oracle: None,
+        policies: Arc::default(),
     };
     let Recovered { registry, report } = recover_and_report(options)?;
     verified.findings.extend(report.found.findings);

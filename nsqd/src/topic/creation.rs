@@ -131,6 +131,9 @@ impl Topic {
         if let Some(latency) = self.engine.latency() {
             of.measure_latencies(clock::nanos(latency.window));
         }
+        let sources = self.engine.policy_sources();
+        let policy = sources.of_channel(self.name.as_str(), name.as_str(), of.own_settings());
+        of.set_policy(policy);
         let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
         let parts = ChannelParts {
             bound: ephemeral.then_some(self.engine.limits.mem_queue_size),

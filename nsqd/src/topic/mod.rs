@@ -9,6 +9,7 @@
 //! - `creation`: new channels
 //! - [`retention`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
+//! - `settings`: changing settings of the topic and its channels
 //! - [`saved`]: the topic's part of a checkpoint
 
 mod creation;
@@ -17,6 +18,7 @@ pub mod publication;
 pub mod registry;
 pub mod release;
 pub mod saved;
+mod settings;
 pub mod state;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -35,8 +37,8 @@ use crate::channel::Channel;
 use crate::clock;
 use crate::engine::{Engine, StorageError};
 use crate::health::Part;
-use crate::log::retention::Retention;
 use crate::log::{Floor, Holder, Mark, TopicLog};
+use crate::policy::settings::Settings;
 use crate::storage::TopicNumber;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
@@ -105,8 +107,8 @@ pub struct TopicParts {
     pub point: ReleasePoint,
     /// Messages and body bytes accepted so far.
     pub counters: (u64, u64),
-    /// The topic's own retention; `None` for the limits of nsqd's flags.
-    pub own_retention: Option<Retention>,
+    /// The topic's own settings.
+    pub own: Settings,
 }
 
 impl Topic {
@@ -121,7 +123,7 @@ impl Topic {
             log: parts.log.clone(),
             state: Mutex::new(State {
                 recorded: parts.point.released(),
-                topic: TopicState::new(parts.log, parts.point, parts.own_retention),
+                topic: TopicState::new(parts.log, parts.point, parts.own),
             }),
             message_count: AtomicU64::new(parts.counters.0),
             message_bytes: AtomicU64::new(parts.counters.1),
@@ -470,8 +472,8 @@ impl Topic {
             first_sequence,
         });
         durable().for_each(|channel| channel.record_name());
-        if state.topic.own_retention().is_some() {
-            self.record_retention(&state, self.log.retained_from());
+        if !state.topic.own().is_empty() {
+            self.record_settings(&state);
         }
         self.record_state(&mut state);
     }

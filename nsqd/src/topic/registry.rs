@@ -14,6 +14,8 @@ use crate::clock;
 use crate::engine::{Engine, LatencyOptions, StorageError};
 use crate::log::TopicLog;
 use crate::log::index::LogIndex;
+use crate::policy::file::PolicyFile;
+use crate::policy::settings::Settings;
 use crate::storage::journal::{JournalError, Ticket};
 use crate::storage::record::Record;
 
@@ -154,7 +156,8 @@ impl Registry {
         let log = TopicLog::new(index, segments, name.as_str(), self.engine.log_context.clone());
         let log = Arc::new(if name.is_ephemeral() { log.in_memory_only() } else { log });
         if !name.is_ephemeral() {
-            log.set_retention(limits.retention, first_sequence);
+            let policy = self.engine.policy_sources().of_topic(name.as_str(), &Settings::default());
+            log.set_retention(policy.retention, first_sequence);
         }
         let parts = TopicParts {
             name: name.clone(),
@@ -162,7 +165,7 @@ impl Registry {
             log,
             point: ReleasePoint::new(first_sequence, first_sequence, false, true),
             counters: (0, 0),
-            own_retention: None,
+            own: Settings::default(),
         };
         let topic = Topic::new(self.engine.clone(), parts);
         self.adopt(topic.clone());
@@ -175,6 +178,14 @@ impl Registry {
             self.engine.upkeep_hints.set_retains();
         }
         self.topics.insert(topic.name().clone(), topic);
+    }
+
+    /// Replaces the policies of the policy file, for existing and future topics and channels.
+    pub fn set_policy_file(&self, file: PolicyFile) {
+        self.engine.set_policy_file(file);
+        for topic in self.all() {
+            topic.apply_policies();
+        }
     }
 
     /// Starts measuring the time from publishing to FIN, in all existing and future channels.
@@ -309,6 +320,7 @@ mod tests {
             limits: Config::default().engine_limits(),
             logger: Logger::silent(),
             oracle: None,
+            policies: Arc::default(),
         })
         .unwrap()
     }

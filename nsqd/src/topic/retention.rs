@@ -44,36 +44,30 @@ pub struct Placed {
 }
 
 impl Topic {
-    /// Sets the topic's own retention; `None` for the limits of nsqd's flags.
-    pub fn set_retention(&self, own: Option<Retention>) -> Result<(), RetentionError> {
+    /// Applies the limits of retention that are in force now.
+    pub(super) fn update_retention(&self, state: &mut State) {
         if self.name.is_ephemeral() {
-            return Err(RetentionError::Ephemeral);
+            return;
         }
-        let mut state = self.state.lock();
+        let policy = self.engine.policy_sources().of_topic(self.name.as_str(), state.topic.own());
         let known = Some(self.log.retained_from()).filter(|_| self.log.is_retaining());
         let from = known.unwrap_or_else(|| self.log.needed_from());
-        state.topic.set_retention(own, self.engine.limits.retention, from);
+        state.topic.set_retention(policy.retention, from);
         if self.log.is_retaining() {
             self.engine.upkeep_hints.set_retains();
         }
-        self.record_retention(&state, self.log.retained_from());
-        drop(state);
-        self.log.trim();
-        Ok(())
     }
 
     pub(super) fn record_retention(&self, state: &State, from: u64) {
-        if let Some(journal) = self.engine.journal_for(false) {
-            let own = state.topic.own_retention();
-            let Retention { age, bytes } = own.unwrap_or_default();
-            journal.append_lazy(&Record::TopicRetention {
-                topic: self.number,
-                own: own.is_some(),
-                for_ns: age,
-                bytes,
-                from,
-            });
+        if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) {
+            journal.append_lazy(&self.retention_record(state, from));
         }
+    }
+
+    pub(super) fn retention_record(&self, state: &State, from: u64) -> Record<'static> {
+        let own = state.topic.own().retention();
+        let Retention { age, bytes } = own.unwrap_or_default();
+        Record::TopicRetention { topic: self.number, own: own.is_some(), for_ns: age, bytes, from }
     }
 
     /// Deletes messages beyond the limits. Works on files. Returns the bytes freed.

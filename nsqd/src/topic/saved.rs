@@ -8,6 +8,8 @@ use crate::channel::saved::{Clocks, CursorMoved, Saving};
 use crate::clock::Nanos;
 use crate::log::retention::Retention;
 use crate::log::{Mark, TopicLog};
+use crate::policy::setting::InvalidSetting;
+use crate::policy::settings::Settings;
 use crate::storage::checkpoint::{ChannelCheckpoint, RetentionCheckpoint, TopicCheckpoint};
 
 /// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
@@ -64,8 +66,9 @@ impl Topic {
             message_count,
             message_bytes,
             channels: Vec::new(),
-            retention: save_retention(&self.log, topic.own_retention(), clocks),
+            retention: save_retention(&self.log, topic.own().retention(), clocks),
             published_before: None,
+            settings: Some(topic.own().to_string()),
         };
         (saved, channels)
     }
@@ -110,19 +113,30 @@ fn save_retention(log: &TopicLog, own: Option<Retention>, clocks: Clocks) -> Ret
     }
 }
 
-/// Restores the retention of a log that needs its messages from `first` on. Returns the topic's own limits.
+/// Restores a topic's own settings, and reports those that this version does not accept.
+pub fn restore_own(saved: &TopicCheckpoint) -> (Settings, Vec<InvalidSetting>) {
+    match &saved.settings {
+        Some(text) => Settings::parse(text),
+        None => {
+            let RetentionCheckpoint { own, for_ns, bytes, .. } = saved.retention;
+            let mut settings = Settings::default();
+            settings.set_retention(own.then_some(Retention { age: for_ns, bytes }));
+            (settings, Vec::new())
+        }
+    }
+}
+
+/// Restores the retention of a log that needs its messages from `first` on. `retention` are the limits in force.
 pub fn restore_retention(
     log: &TopicLog,
     saved: &RetentionCheckpoint,
-    default: Retention,
+    retention: Retention,
     first: u64,
     deadline: impl Fn(i64) -> Nanos,
-) -> Option<Retention> {
-    let own = saved.own.then_some(Retention { age: saved.for_ns, bytes: saved.bytes });
-    log.set_retention(own.unwrap_or(default), saved.from.unwrap_or(first));
+) {
+    log.set_retention(retention, saved.from.unwrap_or(first));
     saved.void.iter().for_each(|&(from, to)| log.add_void(from, to));
     for &(from, to, due_ns) in &saved.deferred {
         log.add_deferred(from, to, deadline(due_ns));
     }
-    own
 }

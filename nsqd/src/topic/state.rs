@@ -13,6 +13,7 @@ use crate::channel::Channel;
 use crate::clock::Nanos;
 use crate::log::retention::Retention;
 use crate::log::{Mark, TopicLog};
+use crate::policy::settings::Settings;
 
 /// A channel, as its topic sees it: it follows the release point.
 pub trait Follower {
@@ -40,13 +41,13 @@ pub struct TopicState<K, C> {
     log: Arc<TopicLog>,
     point: ReleasePoint,
     channels: BTreeMap<K, C>,
-    own_retention: Option<Retention>,
+    own: Settings,
 }
 
 impl<K: Ord, C: Follower> TopicState<K, C> {
-    /// A topic without channels. `own_retention` is `None` for the limits of nsqd's flags.
-    pub fn new(log: Arc<TopicLog>, point: ReleasePoint, own_retention: Option<Retention>) -> Self {
-        TopicState { log, point, channels: BTreeMap::new(), own_retention }
+    /// A topic without channels. `own` are its own settings.
+    pub fn new(log: Arc<TopicLog>, point: ReleasePoint, own: Settings) -> Self {
+        TopicState { log, point, channels: BTreeMap::new(), own }
     }
 
     pub fn log(&self) -> &Arc<TopicLog> {
@@ -65,9 +66,9 @@ impl<K: Ord, C: Follower> TopicState<K, C> {
         self.channels.get_mut(key)
     }
 
-    /// The topic's own retention; `None` for the limits of nsqd's flags.
-    pub fn own_retention(&self) -> Option<Retention> {
-        self.own_retention
+    /// The topic's own settings.
+    pub fn own(&self) -> &Settings {
+        &self.own
     }
 
     /// Publish: the messages before `to` are durable. Releases them, unless the topic holds them back. Returns the new
@@ -102,12 +103,16 @@ impl<K: Ord, C: Follower> TopicState<K, C> {
         }
     }
 
-    /// TopicRetention: sets the topic's own limits; `None` for `default`. Finished messages from `from` on are retained,
-    /// or from a later one if earlier ones were deleted already.
-    pub fn set_retention(&mut self, own: Option<Retention>, default: Retention, from: u64) {
+    /// TopicSettings: replaces the topic's own settings. [`TopicState::set_retention`] must follow.
+    pub fn set_own(&mut self, own: Settings) {
+        self.own = own;
+    }
+
+    /// TopicRetention: finished messages from `from` on are retained, or from a later one if earlier ones were deleted
+    /// already. `retention` are the limits in force.
+    pub fn set_retention(&mut self, retention: Retention, from: u64) {
         let was_retaining = self.log.is_retaining();
-        self.own_retention = own;
-        self.log.set_retention(own.unwrap_or(default), from);
+        self.log.set_retention(retention, from);
         if !was_retaining {
             self.remember_deferred();
         }
@@ -213,7 +218,7 @@ mod tests {
         let bound = MemoryBound { messages: 1000, bytes: 1 << 20, chunk_bytes: 1 << 20 };
         let segments = SegmentStore::new(Arc::new(FaultyStorage::default()), "/d/t", 1 << 20);
         let log = Arc::new(TopicLog::new(LogIndex::new(10, 0, bound), segments, "t", LogContext::default()));
-        let mut topic = TopicState::new(log, ReleasePoint::new(0, 0, false, false), None);
+        let mut topic = TopicState::new(log, ReleasePoint::new(0, 0, false, false), Settings::default());
         topic.insert("c", Received::default());
         topic.set_has_channels();
         topic

@@ -65,6 +65,10 @@ pub struct TopicCheckpoint {
     /// records say when. `None`: all messages before `next_sequence` were published before `journal_from`.
     #[serde(default)]
     pub published_before: Option<u64>,
+    /// The topic's own settings, in the text form of their owner. `None` if written by a version that had no settings
+    /// but those in `retention`.
+    #[serde(default)]
+    pub settings: Option<String>,
 }
 
 /// Which finished messages a topic retains.
@@ -99,6 +103,9 @@ pub struct ChannelCheckpoint {
     pub message_count: u64,
     pub requeue_count: u64,
     pub timeout_count: u64,
+    /// The channel's own settings, in the text form of their owner.
+    #[serde(default)]
+    pub settings: String,
 }
 
 /// An outstanding message.

@@ -62,6 +62,10 @@ pub enum Record<'a> {
     /// A channel's read cursor was moved to `to`. Forward: all messages before `to` are finished. Back: all messages
     /// from `to` on are handed out again.
     ChannelMoved { topic: TopicNumber, channel: ChannelNumber, to: u64, forward: bool },
+    /// All of the topic's own settings, in the text form of their owner; empty for none.
+    TopicSettings { topic: TopicNumber, settings: &'a str },
+    /// All of the channel's own settings, in the text form of their owner; empty for none.
+    ChannelSettings { topic: TopicNumber, channel: ChannelNumber, settings: &'a str },
 }
 
 /// Declares the kinds and their bytes once, so that a kind that can be written can also be read.
@@ -103,6 +107,8 @@ kinds! {
     ChannelEmptied = 12,
     TopicRetention = 13,
     ChannelMoved = 14,
+    TopicSettings = 15,
+    ChannelSettings = 16,
 }
 
 /// Why bytes are not a record of a known kind.
@@ -131,7 +137,9 @@ impl<'a> Record<'a> {
             | Record::ChannelDeleted { topic, .. }
             | Record::ChannelPaused { topic, .. }
             | Record::ChannelEmptied { topic, .. }
-            | Record::ChannelMoved { topic, .. } => topic,
+            | Record::ChannelMoved { topic, .. }
+            | Record::TopicSettings { topic, .. }
+            | Record::ChannelSettings { topic, .. } => topic,
         }
     }
 
@@ -144,13 +152,15 @@ impl<'a> Record<'a> {
             | Record::ChannelDeleted { channel, .. }
             | Record::ChannelPaused { channel, .. }
             | Record::ChannelEmptied { channel, .. }
-            | Record::ChannelMoved { channel, .. } => Some(channel),
+            | Record::ChannelMoved { channel, .. }
+            | Record::ChannelSettings { channel, .. } => Some(channel),
             Record::Publish { .. }
             | Record::TopicCreated { .. }
             | Record::TopicDeleted { .. }
             | Record::TopicState { .. }
             | Record::TopicSkipped { .. }
-            | Record::TopicRetention { .. } => None,
+            | Record::TopicRetention { .. }
+            | Record::TopicSettings { .. } => None,
         }
     }
 
@@ -221,6 +231,14 @@ impl<'a> Record<'a> {
                 put_channel(out, Kind::ChannelMoved, topic, channel);
                 out.extend_from_slice(&to.to_le_bytes());
                 out.push(u8::from(forward));
+            }
+            Record::TopicSettings { topic, settings } => {
+                put_topic(out, Kind::TopicSettings, topic);
+                out.extend_from_slice(settings.as_bytes());
+            }
+            Record::ChannelSettings { topic, channel, settings } => {
+                put_channel(out, Kind::ChannelSettings, topic, channel);
+                out.extend_from_slice(settings.as_bytes());
             }
         }
     }
@@ -295,6 +313,11 @@ impl<'a> Record<'a> {
                 to: fields.sequence()?,
                 forward: fields.bool()?,
             },
+            Kind::TopicSettings => Record::TopicSettings { topic, settings: fields.text()? },
+            Kind::ChannelSettings => {
+                let channel = fields.number()?;
+                Record::ChannelSettings { topic, channel, settings: fields.text()? }
+            }
         })
     }
 }
@@ -555,6 +578,8 @@ mod tests {
                     Record::TopicRetention { topic, own: self.flags.0, for_ns, bytes, from: a }
                 }
                 Kind::ChannelMoved => Record::ChannelMoved { topic, channel, to: a, forward: self.flags.0 },
+                Kind::TopicSettings => Record::TopicSettings { topic, settings: &self.name },
+                Kind::ChannelSettings => Record::ChannelSettings { topic, channel, settings: &self.name },
             }
         }
     }

@@ -40,6 +40,7 @@ fn sample(count: u64) -> Checkpoint {
         message_count: count,
         requeue_count: 1,
         timeout_count: 2,
+        settings: "retry=list 1s\n".to_owned(),
     };
     let topic = TopicCheckpoint {
         number: 2,
@@ -52,6 +53,7 @@ fn sample(count: u64) -> Checkpoint {
         channels: vec![channel],
         retention: RetentionCheckpoint { own: true, from: Some(5), ..RetentionCheckpoint::default() },
         published_before: Some(1 << 39),
+        settings: Some("retain_for=1h0m0s\n".to_owned()),
         ..TopicCheckpoint::default()
     };
     Checkpoint { journal_from: Lsn(5 << 32 | 128), topics: vec![topic], ..Checkpoint::default() }

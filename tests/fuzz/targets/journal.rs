@@ -38,6 +38,8 @@ fn some_records(frames: &[u8]) -> Vec<Record<'_>> {
         Record::ChannelEmptied { topic: 1, channel: 2, up_to: 104 },
         Record::TopicRetention { topic: 1, own: true, for_ns: 1, bytes: 2, from: 100 },
         Record::ChannelMoved { topic: 1, channel: 2, to: 101, forward: false },
+        Record::TopicSettings { topic: 1, settings: "retain_for=1h0m0s\n" },
+        Record::ChannelSettings { topic: 1, channel: 2, settings: "retry=list 1s\n" },
         Record::ChannelDeleted { topic: 1, channel: 2 },
         Record::TopicDeleted { topic: 1 },
     ]

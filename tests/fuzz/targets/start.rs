@@ -143,6 +143,8 @@ enum Fact {
     ChannelEmptied { topic: u8, channel: u8, up_to: Sequence },
     TopicRetention { topic: u8, own: bool, for_ns: Number, bytes: Number, from: Sequence },
     ChannelMoved { topic: u8, channel: u8, to: Sequence, forward: bool },
+    TopicSettings { topic: u8, settings: u8 },
+    ChannelSettings { topic: u8, channel: u8, settings: u8 },
 }
 
 /// Few numbers, so that records are about the same topics and channels.
@@ -171,7 +173,9 @@ impl Fact {
     /// Passes the record on, if it is one that a reader accepts.
     fn with_record(&self, pass: impl FnOnce(Record<'_>)) {
         const NAMES: [&str; 5] = ["orders", "billing", "x#ephemeral", "not a name", ""];
+        const SETTINGS: [&str; 5] = ["", "retain_for=1h0m0s\n", "retry=list 1s\nowner=x\n", "retry=x\n", "?"];
         let name = |choice: u8| NAMES[usize::from(choice) % NAMES.len()];
+        let text = |choice: u8| SETTINGS[usize::from(choice) % SETTINGS.len()];
         let (frames, runs);
         let record = match *self {
             Fact::Publish { topic, first, count, due, frames: frame_count } => {
@@ -234,6 +238,12 @@ impl Fact {
             },
             Fact::ChannelMoved { topic, channel, to, forward } => {
                 Record::ChannelMoved { topic: few(topic), channel: few(channel), to: u64::from(to), forward }
+            }
+            Fact::TopicSettings { topic, settings } => {
+                Record::TopicSettings { topic: few(topic), settings: text(settings) }
+            }
+            Fact::ChannelSettings { topic, channel, settings } => {
+                Record::ChannelSettings { topic: few(topic), channel: few(channel), settings: text(settings) }
             }
         };
         let mut bytes = Vec::new();

@@ -75,6 +75,8 @@ fn kind(record: &Record<'_>) -> &'static str {
         Record::ChannelEmptied { .. } => "channel_emptied",
         Record::TopicRetention { .. } => "topic_retention",
         Record::ChannelMoved { .. } => "channel_moved",
+        Record::TopicSettings { .. } => "topic_settings",
+        Record::ChannelSettings { .. } => "channel_settings",
     }
 }
 

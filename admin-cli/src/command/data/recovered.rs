@@ -37,6 +37,7 @@ pub fn recover(directory: &Directory) -> Result<Recovered, Failure> {
         limits: limits(),
         logger: Logger::silent(),
         oracle: None,
+        policies: Arc::default(),
     };
     let recovered = startup::recover_and_report(options).map_err(|error| {
         Failure::failed(format_args!("{}: a start of nsqd would fail: {error}", directory.path().display()))

@@ -25,6 +25,7 @@ fn topic_matches(
     observed: &ObservedTopic,
 ) -> Result<(), String> {
     same("paused", model.paused, observed.paused)?;
+    same("owner", model.owner, observed.owner)?;
     same("message_count", model.message_count, observed.message_count)?;
     same("retention", model.retention, observed.retention)?;
     retained_matches(model, newest, observed).map_err(|error| format!("retained messages: {error}"))?;
@@ -61,6 +62,7 @@ fn channel_matches(
     retains: bool,
 ) -> Result<(), String> {
     same("paused", model.paused, observed.paused)?;
+    same("retry", model.retry, observed.retry)?;
     let is_needed = |body: Body| {
         !model.messages[&body].may_be_gone && newest.is_some_and(|newest| newest.messages.contains_key(&body))
     };
@@ -155,6 +157,9 @@ fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) ->
     }
     if !known.iter().any(|topic| topic.paused == observed.paused) {
         return Err(format!("paused is {}", observed.paused));
+    }
+    if !known.iter().any(|topic| topic.owner == observed.owner) {
+        return Err(format!("owner is {:?}", observed.owner));
     }
     if !known.iter().any(|topic| topic.retention == observed.retention) {
         return Err(format!("retention is {:?}", observed.retention));
@@ -264,6 +269,9 @@ pub fn is_at_least(models: &[&Model], observed: &Observed) -> Result<(), String>
         if !topics.iter().any(|model| model.paused == topic.paused) {
             return Err(fail(format!("paused is {}", topic.paused)));
         }
+        if !topics.iter().any(|model| model.owner == topic.owner) {
+            return Err(fail(format!("owner is {:?}", topic.owner)));
+        }
         all_found("channel", topics.iter().map(|topic| &topic.channels), &topic.channels).map_err(fail)?;
         if topic.held_differs {
             return Err(fail("channels got different messages that were held back".to_owned()));
@@ -295,6 +303,9 @@ fn all_come(
 ) -> Result<(), String> {
     if !models.iter().any(|channel| channel.paused == observed.paused) {
         return Err(format!("paused is {}", observed.paused));
+    }
+    if !models.iter().any(|channel| channel.retry == observed.retry) {
+        return Err(format!("retry is {}", observed.retry));
     }
     let found = once(&observed.deliveries)?;
     let must_come_in = |channel: &ChannelModel, body: &Body| {

@@ -44,6 +44,8 @@ pub(super) fn is_acknowledged(step: &Step) -> bool {
             | Step::EmptyTopic { .. }
             | Step::EmptyChannel { .. }
             | Step::SetRetention { .. }
+            | Step::SetOwner { .. }
+            | Step::SetRetry { .. }
             | Step::MoveChannel { .. }
     )
 }

@@ -12,6 +12,7 @@
 //! - [`model`]: the expected state
 //! - [`world`]: runs the steps; [`retention`]: retention, and channels that start in the past
 //! - [`meanwhile`]: steps during a checkpoint
+//! - [`settings`]: steps that change settings
 //! - [`observe`]: recovers a disk and reads everything in it
 //! - [`compare`]: compares the result with the model
 //! - [`explore`]: crashes everywhere; threads, seeds, shrinking
@@ -29,6 +30,7 @@ mod explore;
 mod faults;
 mod retention;
 mod meanwhile;
+mod settings;
 mod model;
 mod observe;
 mod steps;

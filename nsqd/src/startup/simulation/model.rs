@@ -19,6 +19,7 @@ pub struct TopicModel {
     /// Its messages may be dropped, and it ends with the process.
     pub is_ephemeral: bool,
     pub paused: bool,
+    pub owner: Option<u8>,
     /// Published, but released to no channel.
     pub held: BTreeMap<Body, MessageModel>,
     pub channels: BTreeMap<String, ChannelModel>,
@@ -48,6 +49,8 @@ pub struct ChannelModel {
     /// It ends with the process.
     pub is_ephemeral: bool,
     pub paused: bool,
+    /// Whether a retry schedule holds failed messages back.
+    pub retry: bool,
     /// Unfinished messages.
     pub messages: BTreeMap<Body, MessageModel>,
     /// In flight when the channel was moved forward over them, with their sequence numbers. They are never delivered

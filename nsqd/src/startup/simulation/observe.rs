@@ -19,6 +19,7 @@ use crate::damage::{Finding, Severity};
 use crate::engine::EngineLimits;
 use crate::log::index::sequence_of;
 use crate::log::retention::Retention;
+use crate::policy::setting::Setting;
 use crate::startup::{Recovered, RecoveryError, StartOptions, recover_and_report};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::FaultyStorage;
@@ -65,7 +66,15 @@ fn start_with(
 ) -> Result<Recovered, RecoveryError> {
     let storage: Arc<dyn Storage> = Arc::new(storage.clone());
     let data_dir = DataDir::open(&storage, Path::new(DIR))?;
-    recover_and_report(StartOptions { data_dir, storage, durability, limits: LIMITS, logger, oracle: None })
+    recover_and_report(StartOptions {
+        data_dir,
+        storage,
+        durability,
+        limits: LIMITS,
+        logger,
+        oracle: None,
+        policies: Arc::default(),
+    })
 }
 
 /// What a start on this disk logs, for error messages.
@@ -107,6 +116,7 @@ impl Observed {
 #[derive(Debug, Default)]
 pub struct ObservedTopic {
     pub paused: bool,
+    pub owner: Option<u8>,
     pub message_count: u64,
     pub depth: u64,
     pub held: Vec<Delivery>,
@@ -122,6 +132,7 @@ pub struct ObservedTopic {
 #[derive(Debug, Default)]
 pub struct ObservedChannel {
     pub paused: bool,
+    pub retry: bool,
     pub message_count: u64,
     pub lost_count: u64,
     pub depth: u64,
@@ -173,8 +184,10 @@ fn observe_all(
 
 fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic, String> {
     let TopicDepth { depth, paused, .. } = topic.depth();
+    let owner = topic.own_settings().get(Setting::Owner).and_then(|value| value.to_string().parse().ok());
     let mut observed = ObservedTopic {
         paused,
+        owner,
         depth,
         message_count: topic.counters().0,
         retention: topic.log().retention(),
@@ -208,6 +221,7 @@ fn observe_channel(channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let mut observed = channel.inspect(|state, _| ObservedChannel {
         paused: state.is_paused(),
+        retry: state.own_settings().get(Setting::Retry).is_some(),
         message_count: state.counters().message_count,
         depth: state.depth(),
         deferred_count: state.deferred_count() as u64,

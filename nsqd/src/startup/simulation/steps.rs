@@ -79,6 +79,16 @@ pub enum Step {
         limits: u8,
         acknowledged: bool,
     },
+    /// Sets or removes a setting of a topic that only people read.
+    SetOwner {
+        topic: u8,
+        owner: Option<u8>,
+    },
+    /// Sets or removes a channel's retry schedule.
+    SetRetry {
+        channel: u8,
+        on: bool,
+    },
     /// Drops retained messages that exceed their limits.
     Retain,
     /// Moves a channel to a share of all published messages.
@@ -140,7 +150,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..108) {
+    match random.random_range(0..111) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -174,6 +184,8 @@ fn step(random: &mut SmallRng) -> Step {
         100..=101 => Step::SetRetention { topic, limits: random.random(), acknowledged },
         102 => Step::Retain,
         103..=106 => Step::MoveChannel { channel, share, acknowledged },
+        107 => Step::SetOwner { topic, owner: random.random_bool(0.7).then(|| random.random()) },
+        108..=109 => Step::SetRetry { channel, on: random.random_bool(0.7) },
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }

@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use super::compare;
 use super::model::{Body, ChannelModel, Due, MessageModel, Model, TopicModel};
 use super::observe::{self, Came, DIR, Observed};
+use super::settings;
 use super::steps::Step;
 use crate::channel::{Channel, ConsumerKey};
 use crate::clock;
@@ -355,6 +356,8 @@ impl<'r> World<'r> {
                 self.model.channel(&name).ok_or("no channel")?.paused = paused;
                 Ok(false)
             }
+            Step::SetOwner { topic, owner } => self.set_owner(topic, owner),
+            Step::SetRetry { channel, on } => self.set_retry(channel, on),
             Step::EmptyTopic { topic } => {
                 let Some(name) = self.pick_topic(topic) else { return Ok(false) };
                 self.topic(&name)?.empty();
@@ -608,11 +611,13 @@ impl<'r> World<'r> {
         if model.dropped.remove(&body).is_some() {
             return Ok(false);
         }
+        let retry = model.retry;
         let message = model.messages.get_mut(&body).ok_or("no message")?;
         // A recalled message that is due at once is delivered as if it had never been handed out.
         if !message.is_recalled || delay_s > 0 {
             message.attempts_kept = message.attempts_seen;
-            message.due = (delay_s > 0).then(|| Due::between(from_ns, delay));
+            let delay = if delay_s == 0 && retry { settings::RETRY_DELAY } else { delay };
+            message.due = (!delay.is_zero()).then(|| Due::between(from_ns, delay));
         }
         message.come_back();
         Ok(false)
@@ -638,14 +643,14 @@ impl<'r> World<'r> {
 
     fn advance(&mut self, pick: u8) -> Result<bool, String> {
         let Some((name, channel, _)) = self.pick_channel(pick) else { return Ok(false) };
-        Expire::expire(&*channel, clock::monotonic() + 4000 * 1_000_000_000);
+        Expire::expire(&*channel, clock::monotonic() + clock::nanos(settings::ADVANCE));
         let model = self.model.channel(&name).ok_or("no channel")?;
-        model.come_back();
         for message in model.messages.values_mut() {
             if let Some(due) = &mut message.due {
                 due.passed = true;
             }
         }
+        model.time_out();
         Ok(false)
     }
 

@@ -18,7 +18,7 @@ pub(super) const FILE_HEADER_BYTES: u64 = 2 * HEADER_COPY_BYTES as u64;
 pub(super) const HEADER_COPY_BYTES: usize = 64;
 pub(super) const MAGIC: [u8; 8] = *b"nsqrsJRN";
 /// Increased when an older version can no longer read the file.
-pub(super) const FORMAT_VERSION: u32 = 2;
+pub(super) const FORMAT_VERSION: u32 = 3;
 
 /// Length, content checksum, mark.
 pub(super) const RECORD_HEADER_BYTES: usize = 12;

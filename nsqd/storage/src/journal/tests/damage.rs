@@ -193,18 +193,19 @@ fn files_of_the_earlier_layout_are_read() {
 
 #[test]
 fn files_of_a_newer_version_are_refused_and_left_alone() {
+    const NEWER: u32 = format::FORMAT_VERSION + 1;
     let storage = written(1, 10);
     let path = newest_file(&storage);
     storage.tamper(&path, |bytes| {
         for at in [0, 64] {
-            bytes[at + 8] = 3;
+            bytes[at + 8] = NEWER as u8;
             let check = crc32c::crc32c(&bytes[at..at + 60]);
             bytes[at + 60..at + 64].copy_from_slice(&check.to_le_bytes());
         }
     });
     let before = storage.paths();
     let error = try_open(&storage, options(Durability::Write)).err().unwrap();
-    assert!(matches!(error, JournalError::NewerVersion { version: 3, .. }), "{error}");
+    assert!(matches!(error, JournalError::NewerVersion { version: NEWER, .. }), "{error}");
     assert_eq!(storage.paths(), before);
 }
 

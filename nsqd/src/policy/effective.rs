@@ -1,0 +1,137 @@
+//! Pure: which value of a setting is in force, and where it comes from.
+//!
+//! The first of these that has a value: the topic's or channel's own settings (set over HTTP), the policy file, a flag,
+//! the built-in default.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::file::PolicyFile;
+use super::retry::Retry;
+use super::setting::{Setting, Value};
+use super::settings::Settings;
+use crate::clock::{self, Nanos};
+use crate::log::retention::Retention;
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Set over HTTP.
+    Api,
+    /// The policy file; the line on which the policy begins.
+    File { line: usize },
+    /// A flag of nsqd; its name without dashes.
+    Flag(&'static str),
+    /// Nothing sets it.
+    Default,
+}
+
+/// What a topic or channel is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject<'a> {
+    Topic(&'a str),
+    Channel { topic: &'a str, channel: &'a str },
+}
+
+/// The values that a topic works with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicPolicy {
+    pub retention: Retention,
+}
+
+/// The values that a channel works with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChannelPolicy {
+    /// How long a failed message waits. `None`: not at all.
+    pub retry: Option<Arc<Retry>>,
+    /// Maximum delay, whatever the schedule says: `--max-req-timeout`.
+    pub longest_delay: Nanos,
+}
+
+/// The sources of values for all topics and channels.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    pub file: Arc<PolicyFile>,
+    /// `--retain-for` and `--retain-bytes`.
+    pub retention: Retention,
+    /// `--max-req-timeout`.
+    pub longest_delay: Nanos,
+}
+
+impl Subject<'_> {
+    fn names(&self) -> (&str, Option<&str>) {
+        match self {
+            Subject::Topic(topic) => (topic, None),
+            Subject::Channel { topic, channel } => (topic, Some(channel)),
+        }
+    }
+
+    /// Whether it has this setting.
+    pub fn has(&self, setting: Setting) -> bool {
+        match self {
+            Subject::Topic(_) => setting.is_of_topics(),
+            Subject::Channel { .. } => setting.is_of_channels(),
+        }
+    }
+}
+
+impl Sources {
+    /// The value in force, `None` if it is off or not set, and where it comes from. `own` are the subject's own
+    /// settings.
+    pub fn value(&self, setting: Setting, subject: Subject<'_>, own: &Settings) -> (Option<Value>, Origin) {
+        if let Some(value) = own.get(setting) {
+            return (Some(value.clone()), Origin::Api);
+        }
+        let (topic, channel) = subject.names();
+        if let Some((value, line)) = self.file.value(setting, topic, channel) {
+            return (Some(value.clone()), Origin::File { line });
+        }
+        match self.of_flag(setting) {
+            Some((value, flag)) => (Some(value), Origin::Flag(flag)),
+            None => (None, Origin::Default),
+        }
+    }
+
+    fn of_flag(&self, setting: Setting) -> Option<(Value, &'static str)> {
+        let Retention { age, bytes } = self.retention;
+        match setting {
+            Setting::RetainFor => {
+                (age > 0).then(|| (Value::Duration(Duration::from_nanos(age)), "retain-for"))
+            }
+            Setting::RetainBytes => (bytes > 0).then_some((Value::Bytes(bytes), "retain-bytes")),
+            Setting::Description | Setting::Owner | Setting::Runbook | Setting::Retry => None,
+        }
+    }
+
+    /// What a topic works with.
+    pub fn of_topic(&self, topic: &str, own: &Settings) -> TopicPolicy {
+        let value = |setting| self.value(setting, Subject::Topic(topic), own).0;
+        let age = value(Setting::RetainFor).map_or(0, |value| clock::nanos(value.duration()));
+        let bytes = value(Setting::RetainBytes).map_or(0, |value| value.bytes());
+        TopicPolicy { retention: Retention { age, bytes } }
+    }
+
+    /// What a channel works with.
+    pub fn of_channel(&self, topic: &str, channel: &str, own: &Settings) -> ChannelPolicy {
+        let value = |setting| self.value(setting, Subject::Channel { topic, channel }, own).0;
+        ChannelPolicy {
+            retry: match value(Setting::Retry) {
+                Some(Value::Retry(retry)) => Some(Arc::new(retry)),
+                _ => None,
+            },
+            longest_delay: self.longest_delay,
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Api => f.write_str("set over HTTP"),
+            Origin::File { line } => write!(f, "policy file, line {line}"),
+            Origin::Flag(flag) => write!(f, "--{flag}"),
+            Origin::Default => f.write_str("default"),
+        }
+    }
+}

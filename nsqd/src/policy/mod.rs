@@ -1,0 +1,16 @@
+//! Settings of topics and channels: by name pattern in a file, or one by one over HTTP.
+//!
+//! - [`setting`]: pure; the table of settings and their values
+//! - [`retry`]: pure; retry schedules, one kind of value
+//! - [`settings`]: pure; the own settings of one topic or channel, and changes of them
+//! - [`file`]: pure; the policy file
+//! - [`effective`]: pure; which value is in force, and where it comes from
+//!
+//! What a setting does is not here: topics and channels get a [`effective::TopicPolicy`] or
+//! [`effective::ChannelPolicy`] and act by it.
+
+pub mod effective;
+pub mod file;
+pub mod retry;
+pub mod setting;
+pub mod settings;

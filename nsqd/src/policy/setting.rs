@@ -1,0 +1,372 @@
+//! Pure: the table of settings: names, where they apply, and which values they take.
+//!
+//! A new setting is one variant and one row here, a field in [`super::effective`], and its effect.
+
+use std::fmt;
+use std::time::Duration;
+
+use nsq_daemon::go_duration;
+
+use super::retry::Retry;
+
+/// One setting of topics or channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Setting {
+    Description,
+    Owner,
+    Runbook,
+    RetainFor,
+    RetainBytes,
+    Retry,
+}
+
+/// What a setting applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppliesTo {
+    Topics,
+    Channels,
+    /// A topic and each of its channels have their own value.
+    Both,
+}
+
+/// The values that a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// At most [`MAX_TEXT_BYTES`], without control characters.
+    Text,
+    /// From `least` to `most`, or 0.
+    Duration {
+        least: Duration,
+        most: Duration,
+    },
+    Bytes {
+        least: u64,
+    },
+    Retry,
+}
+
+/// A value of a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Text(String),
+    /// Zero if the setting is off.
+    Duration(Duration),
+    /// Zero if the setting is off.
+    Bytes(u64),
+    Retry(Retry),
+}
+
+/// A row of the table.
+struct Row {
+    setting: Setting,
+    name: &'static str,
+    applies_to: AppliesTo,
+    kind: Kind,
+    example: &'static str,
+    help: &'static str,
+}
+
+const DAY: u64 = 24 * 3600;
+/// Longest text of a setting, in bytes.
+pub const MAX_TEXT_BYTES: usize = 1024;
+const MAX_AGE: Duration = Duration::from_secs(10 * 365 * DAY);
+
+/// In the order of [`Setting`].
+const TABLE: &[Row] = &[
+    Row {
+        setting: Setting::Description,
+        name: "description",
+        applies_to: AppliesTo::Both,
+        kind: Kind::Text,
+        example: "Orders from the shop",
+        help: "what it is for, for people",
+    },
+    Row {
+        setting: Setting::Owner,
+        name: "owner",
+        applies_to: AppliesTo::Both,
+        kind: Kind::Text,
+        example: "team-shop",
+        help: "who is responsible, for people",
+    },
+    Row {
+        setting: Setting::Runbook,
+        name: "runbook",
+        applies_to: AppliesTo::Both,
+        kind: Kind::Text,
+        example: "https://wiki.example/orders",
+        help: "where to read what to do, for people",
+    },
+    Row {
+        setting: Setting::RetainFor,
+        name: "retain_for",
+        applies_to: AppliesTo::Topics,
+        kind: Kind::Duration { least: Duration::from_millis(1), most: MAX_AGE },
+        example: "24h",
+        help: "how long finished messages are retained",
+    },
+    Row {
+        setting: Setting::RetainBytes,
+        name: "retain_bytes",
+        applies_to: AppliesTo::Topics,
+        kind: Kind::Bytes { least: 1 },
+        example: "10GiB",
+        help: "how many bytes of its newest messages the topic retains",
+    },
+    Row {
+        setting: Setting::Retry,
+        name: "retry",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::Retry,
+        example: "exponential 1s..15m jitter 20%",
+        help: "how long a message waits after it timed out or was requeued without a delay",
+    },
+];
+
+/// Why a value is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSetting {
+    /// There is no setting of this name.
+    #[error("unknown setting {name:?}{}; settings are {}", suggestion(.name), names())]
+    Unknown { name: String },
+    /// The value does not parse or is out of range.
+    #[error("{name}={value}: {reason}; expected {expected}, such as {name}={example}")]
+    Value { name: &'static str, value: String, reason: String, expected: String, example: &'static str },
+}
+
+impl Setting {
+    /// All settings, in the order in which they are listed.
+    pub fn all() -> impl Iterator<Item = Setting> {
+        TABLE.iter().map(|row| row.setting)
+    }
+
+    fn row(self) -> &'static Row {
+        &TABLE[self as usize]
+    }
+
+    /// The key in policy files, in requests and in answers.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    pub fn applies_to(self) -> AppliesTo {
+        self.row().applies_to
+    }
+
+    /// Whether topics have it.
+    pub fn is_of_topics(self) -> bool {
+        self.applies_to() != AppliesTo::Channels
+    }
+
+    /// Whether channels have it.
+    pub fn is_of_channels(self) -> bool {
+        self.applies_to() != AppliesTo::Topics
+    }
+
+    /// What it does, as a phrase.
+    pub fn help(self) -> &'static str {
+        self.row().help
+    }
+
+    /// A valid value.
+    pub fn example(self) -> &'static str {
+        self.row().example
+    }
+
+    /// The values that it takes, as a phrase.
+    pub fn expected(self) -> String {
+        match self.row().kind {
+            Kind::Text => format!("text of at most {MAX_TEXT_BYTES} bytes"),
+            Kind::Duration { least, most } => {
+                let days = most.as_secs() / DAY;
+                format!("a duration from {} to {days}d, or 0 for no limit", go_duration::format(least))
+            }
+            Kind::Bytes { .. } => "a number of bytes, or 0 for no limit".to_owned(),
+            Kind::Retry => {
+                "exponential FIRST..LONGEST [xFACTOR], linear FIRST..LONGEST or list DELAY,DELAY,..., each \
+                            with an optional jitter PERCENT%"
+                    .to_owned()
+            }
+        }
+    }
+
+    /// Finds the setting of this name.
+    pub fn find(name: &str) -> Result<Setting, InvalidSetting> {
+        let row = TABLE.iter().find(|row| row.name == name);
+        row.map(|row| row.setting).ok_or_else(|| InvalidSetting::Unknown { name: name.to_owned() })
+    }
+
+    /// Parses a value.
+    pub fn parse(self, text: &str) -> Result<Value, InvalidSetting> {
+        let row = self.row();
+        let refused = |reason: String| InvalidSetting::Value {
+            name: row.name,
+            value: text.to_owned(),
+            reason,
+            expected: self.expected(),
+            example: row.example,
+        };
+        match row.kind {
+            Kind::Text if text.len() > MAX_TEXT_BYTES => {
+                Err(refused(format!("{} bytes are too many", text.len())))
+            }
+            Kind::Text if text.contains(char::is_control) => {
+                Err(refused("it contains a control character".into()))
+            }
+            Kind::Text => Ok(Value::Text(text.to_owned())),
+            Kind::Duration { least, most } => {
+                let duration = parse_duration(text).map_err(|error| refused(error.to_string()))?;
+                if duration != Duration::ZERO && !(least..=most).contains(&duration) {
+                    return Err(refused("out of range".into()));
+                }
+                Ok(Value::Duration(duration))
+            }
+            Kind::Bytes { least } => match parse_bytes(text) {
+                Some(bytes) if bytes == 0 || bytes >= least => Ok(Value::Bytes(bytes)),
+                Some(_) => Err(refused("out of range".into())),
+                None => Err(refused("not a number of bytes".into())),
+            },
+            Kind::Retry => text
+                .parse()
+                .map(Value::Retry)
+                .map_err(|error: super::retry::InvalidRetry| refused(error.to_string())),
+        }
+    }
+}
+
+impl Value {
+    /// The duration; zero for another kind of value.
+    pub fn duration(&self) -> Duration {
+        if let Value::Duration(duration) = self { *duration } else { Duration::ZERO }
+    }
+
+    /// The number of bytes; 0 for another kind of value.
+    pub fn bytes(&self) -> u64 {
+        if let Value::Bytes(bytes) = self { *bytes } else { 0 }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The text that parses to the same value.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Text(text) => f.write_str(text),
+            Value::Duration(duration) if duration.is_zero() => f.write_str("0"),
+            Value::Duration(duration) => f.write_str(&go_duration::format(*duration)),
+            Value::Bytes(bytes) => f.write_str(&format_bytes(*bytes)),
+            Value::Retry(retry) => retry.fmt(f),
+        }
+    }
+}
+
+/// Parses a duration in Go's syntax, or whole days such as `14d`.
+pub fn parse_duration(text: &str) -> Result<Duration, go_duration::InvalidDuration> {
+    let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
+    match days.and_then(|days| days.checked_mul(DAY)) {
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+        None => go_duration::parse(text),
+    }
+}
+
+/// Larger units first.
+const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+
+/// Parses a number of bytes: `1048576`, `1MiB`.
+fn parse_bytes(text: &str) -> Option<u64> {
+    for (unit, shift) in UNITS {
+        if let Some(number) = text.strip_suffix(unit) {
+            return number.trim_end().parse::<u64>().ok()?.checked_mul(1 << shift);
+        }
+    }
+    text.parse().ok()
+}
+
+fn format_bytes(bytes: u64) -> String {
+    let unit = UNITS.iter().find(|(_, shift)| bytes > 0 && bytes.is_multiple_of(1 << shift));
+    unit.map_or_else(|| bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
+}
+
+fn names() -> String {
+    TABLE.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")
+}
+
+/// ` (did you mean ...?)` if a setting has a similar name.
+fn suggestion(name: &str) -> String {
+    let similar = TABLE.iter().map(|row| (strsim::damerau_levenshtein(row.name, name), row.name)).min();
+    match similar {
+        Some((distance, similar)) if distance <= 3 => format!(" (did you mean {similar}?)"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_settings() {
+        for (index, row) in TABLE.iter().enumerate() {
+            assert_eq!(row.setting as usize, index, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn examples_are_valid_and_values_convert_to_text_and_back() {
+        for setting in Setting::all() {
+            let value = setting.parse(setting.example()).unwrap();
+            assert_eq!(setting.parse(&value.to_string()).as_ref(), Ok(&value), "{setting}");
+            assert_eq!(Setting::find(setting.name()), Ok(setting));
+        }
+    }
+
+    #[test]
+    fn durations_and_bytes_have_units() {
+        let duration = |text| Setting::RetainFor.parse(text);
+        assert_eq!(duration("14d"), Ok(Value::Duration(Duration::from_secs(14 * DAY))));
+        assert_eq!(duration("1h30m"), Ok(Value::Duration(Duration::from_secs(5400))));
+        assert_eq!(duration("0").unwrap().to_string(), "0");
+        let bytes = |text| Setting::RetainBytes.parse(text);
+        assert_eq!(bytes("10GiB"), Ok(Value::Bytes(10 << 30)));
+        assert_eq!(bytes("1000"), Ok(Value::Bytes(1000)));
+        assert_eq!(bytes("1536KiB").unwrap().to_string(), "1536KiB");
+        assert_eq!(bytes("2048KiB").unwrap().to_string(), "2MiB");
+        assert_eq!(bytes("0").unwrap().to_string(), "0");
+        assert!(bytes("99999999TiB").is_err());
+    }
+
+    #[test]
+    fn refusals_name_key_value_range_and_example() {
+        let refused = |setting: Setting, text: &str| setting.parse(text).unwrap_err().to_string();
+        assert_eq!(
+            refused(Setting::RetainFor, "5"),
+            "retain_for=5: missing unit in duration \"5\" (ns, us, ms, s, m, h); expected a duration from 1ms to 3650d, \
+             or 0 for no limit, such as retain_for=24h"
+        );
+        assert_eq!(
+            refused(Setting::RetainFor, "1ns"),
+            "retain_for=1ns: out of range; expected a duration from 1ms to 3650d, or 0 for no limit, such as \
+             retain_for=24h"
+        );
+        assert!(
+            refused(Setting::RetainBytes, "much").starts_with("retain_bytes=much: not a number of bytes;")
+        );
+        assert!(refused(Setting::Owner, "a\nb").starts_with("owner=a\nb: it contains a control character;"));
+        assert!(refused(Setting::Owner, &"x".repeat(1025)).contains("1025 bytes are too many"));
+        assert!(
+            refused(Setting::Retry, "often")
+                .contains(r#""often" is not exponential, linear or list; expected"#)
+        );
+        assert_eq!(
+            Setting::find("retian_for").unwrap_err().to_string(),
+            "unknown setting \"retian_for\" (did you mean retain_for?); settings are description, owner, runbook, \
+             retain_for, retain_bytes, retry"
+        );
+        assert!(!Setting::find("something").unwrap_err().to_string().contains("did you mean"));
+    }
+}

@@ -1,0 +1,58 @@
+//! Settings of topics and channels: the steps and their effect on the model.
+
+use std::time::Duration;
+
+use super::model::{ChannelModel, Due};
+use super::world::{World, text};
+use crate::clock;
+use crate::policy::settings::{Change, DEFAULT, Level};
+
+/// How long the retry schedule of [`World::set_retry`] holds failed messages back.
+pub(super) const RETRY_DELAY: Duration = Duration::from_secs(600);
+const SCHEDULE: &str = "list 10m";
+/// The step `Advance` advances time by this much: longer than any delay.
+pub(super) const ADVANCE: Duration = Duration::from_secs(4000);
+/// A start shortens longer delays: `--max-req-timeout`.
+const LONGEST_DELAY: Duration = Duration::from_secs(3600);
+
+impl World<'_> {
+    pub(super) fn set_owner(&mut self, topic: u8, owner: Option<u8>) -> Result<bool, String> {
+        let Some(name) = self.pick_topic(topic) else { return Ok(false) };
+        let value = owner.map_or_else(|| DEFAULT.to_owned(), |owner| owner.to_string());
+        let change = Change::parse(Level::Topic, [("owner", value.as_str())].into_iter()).map_err(text)?;
+        self.topic(&name)?.change_settings(&change).map_err(text)?;
+        self.model_of(&name)?.owner = owner;
+        Ok(false)
+    }
+
+    pub(super) fn set_retry(&mut self, channel: u8, on: bool) -> Result<bool, String> {
+        let Some((name, channel, _)) = self.pick_channel(channel) else { return Ok(false) };
+        let model = self.model_of(&name.0)?.channels.get_mut(&name.1).ok_or("no channel")?;
+        if model.may_drop {
+            return Ok(false);
+        }
+        model.retry = on;
+        let value = if on { SCHEDULE } else { DEFAULT };
+        let change = Change::parse(Level::Channel, [("retry", value)].into_iter()).map_err(text)?;
+        self.topic(&name.0)?.change_channel_settings(&channel, &change);
+        Ok(false)
+    }
+}
+
+impl ChannelModel {
+    /// All messages in flight time out.
+    pub(super) fn time_out(&mut self) {
+        if self.retry {
+            let now_ns = clock::wall_ns();
+            for message in self.messages.values_mut() {
+                if message.in_flight.is_some() && !message.is_recalled {
+                    message.attempts_kept = message.attempts_seen;
+                    let after = |delay: Duration| now_ns.saturating_add_unsigned(clock::nanos(delay));
+                    let (from_ns, to_ns) = (after(LONGEST_DELAY), after(ADVANCE + RETRY_DELAY));
+                    message.due = Some(Due { from_ns, to_ns, passed: false });
+                }
+            }
+        }
+        self.come_back();
+    }
+}
