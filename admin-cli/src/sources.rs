@@ -73,7 +73,9 @@ pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Fai
 pub fn publish_failure(error: &PublishError) -> Failure {
     let failure = |status| Failure::new(status, error);
     match error {
-        PublishError::InvalidTopic { .. } | PublishError::Empty => failure(ExitStatus::Usage),
+        PublishError::InvalidTopic { .. } | PublishError::Empty | PublishError::InvalidHeaders { .. } => {
+            failure(ExitStatus::Usage)
+        }
         PublishError::NotSent { reason, .. } => with_advice(failure(status_of(reason)), reason),
         PublishError::Refused { code, .. } => failure(refusal(code)),
         PublishError::TooBig { .. } => failure(ExitStatus::Failed)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_protocol::MESSAGE_FRAME_OVERHEAD;
+use nsq_protocol::headers::VERSION_BYTES;
 
 use crate::compression;
 use crate::config::Config;
@@ -120,10 +121,13 @@ impl Connector {
 /// Before nsqd creates a topic it may query its lookupds, which can take some seconds.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Bytes of a message frame besides what was published.
+const MESSAGE_OVERHEAD: usize = MESSAGE_FRAME_OVERHEAD + VERSION_BYTES;
+
 fn max_frame_bytes(config: &Config, server: &ServerInfo) -> usize {
     match config.max_msg_size {
-        0 => server.max_msg_size.saturating_add(MESSAGE_FRAME_OVERHEAD).max(MIN_FRAME_LIMIT_BYTES),
+        0 => server.max_msg_size.saturating_add(MESSAGE_OVERHEAD).max(MIN_FRAME_LIMIT_BYTES),
         // Responses and errors must also fit.
-        limit => (limit as usize).saturating_add(MESSAGE_FRAME_OVERHEAD).max(MAX_HANDSHAKE_FRAME_BYTES),
+        limit => (limit as usize).saturating_add(MESSAGE_OVERHEAD).max(MAX_HANDSHAKE_FRAME_BYTES),
     }
 }

@@ -229,6 +229,18 @@ pub enum PublishError {
         /// nsqd's limit, in bytes.
         max: usize,
     },
+    /// Not published: the headers are not valid.
+    #[error("invalid headers: {reason}")]
+    InvalidHeaders {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// Not published: this nsqd does not accept headers. NSQ's own does not.
+    #[error("nsqd {node} does not support headers; publish without headers, or to an nsqd of nsq-rs")]
+    HeadersUnsupported {
+        /// The address of the nsqd.
+        node: Arc<str>,
+    },
     /// Not published: too many publishes are unanswered. Only from [`Producer::send`](crate::Producer::send).
     #[error("too many publishes are waiting for an answer")]
     Full,

@@ -15,8 +15,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use nsq_protocol::{
-    AuthReply, ChannelName, Command, Frame, FrameType, IdentifyReply, IdentifyRequest, MAGIC_V2, StartAt,
-    TopicName,
+    AuthReply, ChannelName, Command, Frame, FrameType, HEADERS, IdentifyReply, IdentifyRequest, MAGIC_V2,
+    StartAt, TopicName,
 };
 
 use crate::config::{Config, Secret, Upgrades, host_name};
@@ -54,6 +54,8 @@ pub struct ServerInfo {
     pub snappy: bool,
     /// Whether the connection is compressed with deflate.
     pub deflate: bool,
+    /// Whether nsqd accepts headers from this producer, or delivers them to this consumer.
+    pub headers: bool,
     /// Whether nsqd requires AUTH.
     pub auth_required: bool,
     /// nsqd's reply to AUTH, if the client sent AUTH.
@@ -87,6 +89,7 @@ impl ServerInfo {
             tls: false,
             snappy: false,
             deflate: false,
+            headers: false,
             auth_required: false,
             auth: None,
         }
@@ -125,6 +128,7 @@ impl ServerInfo {
         let size =
             |value: Option<i64>| value.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
         let server = ServerInfo {
+            headers: reply.grants_headers(),
             version: reply.version,
             max_rdy_count: count(reply.max_rdy_count).unwrap_or(assumed.max_rdy_count),
             msg_timeout: ms(reply.msg_timeout).unwrap_or(assumed.msg_timeout),
@@ -195,7 +199,7 @@ impl Handshake {
     pub fn start(purpose: Purpose, config: &Config, secret: Option<Secret>, out: &mut Vec<u8>) -> Self {
         out.extend_from_slice(MAGIC_V2);
         // This cannot fail, because the request contains only strings and numbers. nsqd would refuse an empty body.
-        let body = serde_json::to_vec(&identify_request(config)).unwrap_or_default();
+        let body = serde_json::to_vec(&identify_request(&purpose, config)).unwrap_or_default();
         Command::Identify { body: &body }.encode(out);
         Handshake { purpose, asked: config.upgrades(), secret, state: State::Identifying }
     }
@@ -287,7 +291,9 @@ impl Handshake {
     }
 }
 
-fn identify_request(config: &Config) -> IdentifyRequest {
+fn identify_request(purpose: &Purpose, config: &Config) -> IdentifyRequest {
+    // The grant tells a producer that nsqd knows the commands for headers.
+    let wants_headers = matches!(purpose, Purpose::Publish) || config.headers;
     let host = host_name();
     let short_host = host.split('.').next().unwrap_or_default().to_owned();
     let client_id = config.client_id.clone().unwrap_or(short_host);
@@ -310,6 +316,8 @@ fn identify_request(config: &Config) -> IdentifyRequest {
         deflate_level: config.deflate.then_some(config.deflate_level.into()),
         topology_region: text(&config.topology_region),
         topology_zone: text(&config.topology_zone),
+        features: wants_headers.then(|| vec![HEADERS.to_owned()]),
+        extend_support: None,
         channel_start: (config.channel_start != StartAt::Latest).then(|| config.channel_start.to_string()),
     }
 }
@@ -357,9 +365,27 @@ mod tests {
             feature_negotiation: Some(true),
             heartbeat_interval: Some(30_000),
             output_buffer_size: Some(16384),
+            features: Some(vec!["headers".into()]),
             ..IdentifyRequest::default()
         };
         assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn consumer_requests_headers_only_if_configured() {
+        let (plain, with_headers) = (Config::new(), Config::new().headers(true));
+        assert_eq!(identify_request(&subscribe(), &plain).features, None);
+        assert_eq!(identify_request(&subscribe(), &with_headers).features, Some(vec!["headers".into()]));
+        for (reply, granted) in [
+            (&br#"{"features":["headers"]}"#[..], true),
+            (br#"{"features":["x"]}"#, false),
+            (br#"{"features":null}"#, false),
+            (b"{}", false),
+            (b"OK", false),
+        ] {
+            let (server, _) = ServerInfo::from_reply(reply, &Upgrades::default()).unwrap();
+            assert_eq!(server.headers, granted);
+        }
     }
 
     #[test]

@@ -121,6 +121,7 @@ pub use error::{
     StartError,
 };
 pub use handshake::ServerInfo;
+pub use nsq_protocol::headers::Headers;
 pub use nsq_protocol::{AuthReply, MessageId, StartAt};
 pub use producer::{Guarantee, Producer, ProducerBuilder, PublishFuture, Receipt, Strategy};
 pub use tls::Tls;

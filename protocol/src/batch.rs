@@ -7,7 +7,9 @@
 //! MPUB sends the length of the batch before it. That length is checked against the limit but does not delimit the
 //! batch: count and sizes do, as in NSQ. Since the sizes can add up to any total, the total has its own limit here.
 
+use crate::command::Verb;
 use crate::error::{ErrorCode, ProtocolError};
+use crate::headers::{InvalidHeaders, split_published};
 use crate::limits::Limits;
 
 /// Bytes of the size before each message.
@@ -96,6 +98,18 @@ impl<'a> MessageBatch<'a> {
         self.count
     }
 
+    /// Checks that each message is in the form of [`split_published`], and its body is not empty.
+    pub(crate) fn check_headers(&self) -> Result<(), BatchError> {
+        for (index, message) in self.iter().enumerate() {
+            match split_published(message) {
+                Ok((_, [])) => return Err(BatchError::InvalidSize { index, size: 0 }),
+                Ok(_) => {}
+                Err(error) => return Err(BatchError::InvalidHeaders { index, error }),
+            }
+        }
+        Ok(())
+    }
+
     /// Total bytes of all bodies.
     pub fn body_bytes(&self) -> usize {
         self.items.len() - 4 * self.count
@@ -159,7 +173,17 @@ impl ExactSizeIterator for Bodies<'_> {}
 
 /// Appends a whole MPUB command to `out`, straight from the bodies. It must be shorter than 2 GiB.
 pub fn put_mpub<B: AsRef<[u8]>>(out: &mut Vec<u8>, topic: &str, bodies: &[B]) {
-    out.extend_from_slice(b"MPUB ");
+    put_batch_command(out, Verb::Mpub, topic, bodies);
+}
+
+/// Like [`put_mpub`], for MPUB_EXT; each message is in the form of [`split_published`].
+pub fn put_mpub_ext<B: AsRef<[u8]>>(out: &mut Vec<u8>, topic: &str, messages: &[B]) {
+    put_batch_command(out, Verb::MpubExt, topic, messages);
+}
+
+fn put_batch_command<B: AsRef<[u8]>>(out: &mut Vec<u8>, verb: Verb, topic: &str, bodies: &[B]) {
+    out.extend_from_slice(verb.name().as_bytes());
+    out.push(b' ');
     out.extend_from_slice(topic.as_bytes());
     out.push(b'\n');
     out.extend_from_slice(&(encoded_bytes(bodies) as u32).to_be_bytes());
@@ -171,7 +195,7 @@ fn encoded_bytes<B: AsRef<[u8]>>(bodies: &[B]) -> usize {
 }
 
 /// Why a batch is invalid or incomplete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// Valid so far, but incomplete.
     #[error("batch is incomplete")]
@@ -194,6 +218,14 @@ pub enum BatchError {
         index: usize,
         /// Its size field.
         size: i32,
+    },
+    /// The headers of a message are invalid.
+    #[error("invalid message({index}) {error}")]
+    InvalidHeaders {
+        /// Index of the message, from 0.
+        index: usize,
+        /// What is wrong with its headers.
+        error: InvalidHeaders,
     },
     /// A message exceeds [`Limits::max_msg_size`].
     #[error("message too big {size} > {max}")]
@@ -243,16 +275,18 @@ impl BatchError {
         )
     }
 
-    /// The error response to MPUB. For an incomplete batch, the response if no more bytes arrive.
-    pub fn to_protocol_error(self) -> ProtocolError {
+    /// The error response to MPUB or MPUB_EXT. For an incomplete batch, the response if no more bytes arrive.
+    pub fn to_protocol_error(self, verb: Verb) -> ProtocolError {
         let code = if self.is_about_batch() { ErrorCode::BadBody } else { ErrorCode::BadMessage };
         let text = match self {
-            Self::Incomplete { part: BatchPart::Count, .. } => "MPUB failed to read message count".into(),
+            Self::Incomplete { part: BatchPart::Count, .. } => format!("{verb} failed to read message count"),
             Self::Incomplete { part: BatchPart::Size(index), .. } => {
-                format!("MPUB failed to read message({index}) body size")
+                format!("{verb} failed to read message({index}) body size")
             }
-            Self::Incomplete { part: BatchPart::Body(_), .. } => "MPUB failed to read message body".into(),
-            wrong => format!("MPUB {wrong}"),
+            Self::Incomplete { part: BatchPart::Body(_), .. } => {
+                format!("{verb} failed to read message body")
+            }
+            wrong => format!("{verb} {wrong}"),
         };
         ProtocolError::new(code, text)
     }
@@ -289,6 +323,23 @@ mod tests {
         let mut out = Vec::new();
         put_mpub(&mut out, "t", &["x", "yy"]);
         assert_eq!(out, b"MPUB t\n\0\0\0\x0f\0\0\0\x02\0\0\0\x01x\0\0\0\x02yy");
+        out.clear();
+        put_mpub_ext(&mut out, "t", &["\0\x02{}x"]);
+        assert_eq!(out, b"MPUB_EXT t\n\0\0\0\x0d\0\0\0\x01\0\0\0\x05\0\x02{}x");
+    }
+
+    #[test]
+    fn headers_of_every_message_are_checked() {
+        let check = |messages: &[&[u8]]| {
+            let mut bytes = Vec::new();
+            MessageBatch::encode_bodies(messages, &mut bytes);
+            MessageBatch::parse_binary(&bytes, &limits()).unwrap().0.check_headers()
+        };
+        assert_eq!(check(&[b"\0\x02{}x", b"\0\x02{}y"]), Ok(()));
+        assert_eq!(check(&[b"\0\x02{}x", b"\0\x02{}"]), Err(BatchError::InvalidSize { index: 1, size: 0 }));
+        let invalid = |index, error| Err(BatchError::InvalidHeaders { index, error });
+        assert_eq!(check(&[b"x", b"\0\x02{}y"]), invalid(0, InvalidHeaders::CutOff));
+        assert_eq!(check(&[b"\0\x02{}x", b"\0\x02[]y"]), invalid(1, InvalidHeaders::NotStrings));
     }
 
     #[test]
@@ -353,6 +404,10 @@ mod tests {
                 "E_BAD_MESSAGE MPUB failed to read message(3) body size",
             ),
             (
+                BatchError::InvalidHeaders { index: 1, error: InvalidHeaders::CutOff },
+                "E_BAD_MESSAGE MPUB invalid message(1) headers are cut off",
+            ),
+            (
                 BatchError::InvalidSize { index: 2, size: 0 },
                 "E_BAD_MESSAGE MPUB invalid message(2) body size 0",
             ),
@@ -364,7 +419,9 @@ mod tests {
             (BatchError::BatchTooBig { size: 9, max: 8 }, "E_BAD_BODY MPUB body too big 9 > 8"),
         ];
         for (error, text) in cases {
-            assert_eq!(error.to_protocol_error().to_string(), *text);
+            assert_eq!(error.clone().to_protocol_error(Verb::Mpub).to_string(), *text);
+            let with_headers = error.clone().to_protocol_error(Verb::MpubExt).to_string();
+            assert_eq!(with_headers, text.replace("MPUB", "MPUB_EXT"));
         }
     }
 

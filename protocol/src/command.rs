@@ -4,6 +4,7 @@
 //! [`command_decoder`](crate::command_decoder) decodes.
 
 use crate::batch::MessageBatch;
+use crate::headers::Form;
 use crate::message_id::MessageId;
 use crate::name::{ChannelName, TopicName};
 
@@ -20,6 +21,9 @@ pub enum Verb {
     Pub,
     Mpub,
     Dpub,
+    PubExt,
+    MpubExt,
+    DpubExt,
     Rdy,
     Fin,
     Req,
@@ -38,6 +42,9 @@ impl Verb {
             Self::Pub => "PUB",
             Self::Mpub => "MPUB",
             Self::Dpub => "DPUB",
+            Self::PubExt => "PUB_EXT",
+            Self::MpubExt => "MPUB_EXT",
+            Self::DpubExt => "DPUB_EXT",
             Self::Rdy => "RDY",
             Self::Fin => "FIN",
             Self::Req => "REQ",
@@ -59,11 +66,23 @@ impl Verb {
             b"CLS" => Self::Cls,
             b"MPUB" => Self::Mpub,
             b"DPUB" => Self::Dpub,
+            b"PUB_EXT" => Self::PubExt,
+            b"MPUB_EXT" => Self::MpubExt,
+            b"DPUB_EXT" => Self::DpubExt,
             b"TOUCH" => Self::Touch,
             b"AUTH" => Self::Auth,
             b"IDENTIFY" => Self::Identify,
             _ => return None,
         })
+    }
+
+    /// What the bytes of its messages are; `None` if it publishes none.
+    pub fn published_form(self) -> Option<Form> {
+        match self {
+            Self::Pub | Self::Mpub | Self::Dpub => Some(Form::Plain),
+            Self::PubExt | Self::MpubExt | Self::DpubExt => Some(Form::WithHeaders),
+            _ => None,
+        }
     }
 }
 
@@ -116,6 +135,30 @@ pub enum Command<'a> {
         /// One message or more.
         messages: MessageBatch<'a>,
     },
+    /// `PUB_EXT topic` LF length message: like PUB, with headers. Answered by `OK`. Not in NSQ.
+    PubExt {
+        /// A valid topic name.
+        topic: &'a str,
+        /// Headers and body, in the form of [`split_published`](crate::headers::split_published).
+        message: &'a [u8],
+    },
+    /// `DPUB_EXT topic delay` LF length message: like DPUB, with headers. Answered by `OK`. Not in NSQ.
+    DpubExt {
+        /// A valid topic name.
+        topic: &'a str,
+        /// How long to defer the message, in milliseconds; within [`Limits`](crate::Limits).
+        delay_ms: u64,
+        /// Headers and body, in the form of [`split_published`](crate::headers::split_published).
+        message: &'a [u8],
+    },
+    /// `MPUB_EXT topic` LF length count (length message)*: like MPUB, each message with headers. Answered by one `OK`.
+    /// Not in NSQ.
+    MpubExt {
+        /// A valid topic name.
+        topic: &'a str,
+        /// One message or more, each in the form of [`split_published`](crate::headers::split_published).
+        messages: MessageBatch<'a>,
+    },
     /// `RDY count`: how many messages may be in flight to this connection. Not answered.
     Rdy {
         /// The RDY count; within [`Limits`](crate::Limits).
@@ -155,6 +198,9 @@ impl Command<'_> {
             Self::Pub { .. } => Verb::Pub,
             Self::Dpub { .. } => Verb::Dpub,
             Self::Mpub { .. } => Verb::Mpub,
+            Self::PubExt { .. } => Verb::PubExt,
+            Self::DpubExt { .. } => Verb::DpubExt,
+            Self::MpubExt { .. } => Verb::MpubExt,
             Self::Rdy { .. } => Verb::Rdy,
             Self::Fin { .. } => Verb::Fin,
             Self::Req { .. } => Verb::Req,
@@ -177,16 +223,16 @@ impl Command<'_> {
                 put_param(out, channel.as_str().as_bytes());
                 out.push(b'\n');
             }
-            Self::Pub { topic, body } => {
+            Self::Pub { topic, body } | Self::PubExt { topic, message: body } => {
                 put_param(out, topic.as_bytes());
                 put_line_end_and_body(out, body);
             }
-            Self::Dpub { topic, delay_ms, body } => {
+            Self::Dpub { topic, delay_ms, body } | Self::DpubExt { topic, delay_ms, message: body } => {
                 put_param(out, topic.as_bytes());
                 put_number(out, *delay_ms);
                 put_line_end_and_body(out, body);
             }
-            Self::Mpub { topic, messages } => {
+            Self::Mpub { topic, messages } | Self::MpubExt { topic, messages } => {
                 put_param(out, topic.as_bytes());
                 out.push(b'\n');
                 messages.put_sized(out);
@@ -248,6 +294,12 @@ mod tests {
             encoded(Command::Dpub { topic: "t", delay_ms: 700, body: b"x" }),
             b"DPUB t 700\n\0\0\0\x01x"
         );
+        let message = b"\0\x02{}x";
+        assert_eq!(encoded(Command::PubExt { topic: "t", message }), b"PUB_EXT t\n\0\0\0\x05\0\x02{}x");
+        assert_eq!(
+            encoded(Command::DpubExt { topic: "t", delay_ms: 7, message }),
+            b"DPUB_EXT t 7\n\0\0\0\x05\0\x02{}x"
+        );
         assert_eq!(encoded(Command::Rdy { count: 0 }), b"RDY 0\n");
         assert_eq!(encoded(Command::Fin { id }), b"FIN 18a1d53483a69000\n");
         assert_eq!(encoded(Command::Req { id, delay_ms: 5 }), b"REQ 18a1d53483a69000 5\n");
@@ -259,8 +311,10 @@ mod tests {
     #[test]
     fn verb_names_round_trip() {
         use Verb::*;
-        for verb in [Identify, Auth, Sub, Pub, Mpub, Dpub, Rdy, Fin, Req, Touch, Cls, Nop] {
+        let publishing = [Pub, Mpub, Dpub, PubExt, MpubExt, DpubExt];
+        for verb in [Identify, Auth, Sub, Rdy, Fin, Req, Touch, Cls, Nop].into_iter().chain(publishing) {
             assert_eq!(Verb::from_name(verb.name().as_bytes()), Some(verb));
+            assert_eq!(verb.published_form().is_some(), publishing.contains(&verb));
         }
         assert_eq!(Verb::from_name(b"pub"), None);
         assert_eq!(Verb::from_name(b""), None);

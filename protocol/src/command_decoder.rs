@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! line = NAME *( SP PARAM ) [CR] LF        at most Limits::max_line_bytes
-//! body = length(4, signed) bytes(length)   after the lines of IDENTIFY AUTH PUB DPUB MPUB
+//! body = length(4, signed) bytes(length)   after the lines of IDENTIFY AUTH PUB DPUB MPUB and *_EXT
 //! ```
 //!
 //! Every single blank separates, so doubled or trailing blanks create empty parameters. Extra parameters are ignored,
@@ -13,11 +13,14 @@
 //! Within a command, checks run from front to back. The first failing check decides, as soon as its bytes have
 //! arrived. Before all of them, the connection checks by the verb whether its state allows the command.
 
+use std::fmt;
+
 use memchr::memchr;
 
 use crate::batch::{BatchError, Checked, MessageBatch};
 use crate::command::{Command, Verb};
 use crate::error::{ErrorCode, ProtocolError, quote};
+use crate::headers::split_published;
 pub use crate::limits::Limits;
 use crate::message_id::MessageId;
 use crate::name::{ChannelName, TopicName, valid_name};
@@ -79,13 +82,16 @@ pub fn command_name<'a>(buf: &'a [u8], limits: &Limits) -> Option<&'a [u8]> {
     Params::new(line).next()
 }
 
-/// The topic of the MPUB at the start of `buf`, whatever its body; `None` until its line is complete and valid.
+/// The topic of the MPUB or MPUB_EXT at the start of `buf`, whatever its body; `None` until its line is complete and
+/// valid.
 ///
-/// MPUB is authorized before its body is checked; use this when [`decode`] returns `Incomplete` or `Invalid`.
+/// These commands are authorized before their body is checked; use this when [`decode`] returns `Incomplete` or `Invalid`.
 pub fn mpub_topic<'a>(buf: &'a [u8], limits: &Limits) -> Option<&'a str> {
     let (line, _) = split_line(buf, limits).ok()?;
     let mut params = Params::new(line);
-    (params.next()? == b"MPUB").then(|| params.next())?.and_then(|topic| valid_name(topic).ok())
+    matches!(params.next()?, b"MPUB" | b"MPUB_EXT")
+        .then(|| params.next())?
+        .and_then(|topic| valid_name(topic).ok())
 }
 
 /// The error response for a client that sends no more bytes, or not in time, when `buf` starts with an unfinished
@@ -99,11 +105,14 @@ pub fn truncated(buf: &[u8], limits: &Limits) -> Option<ProtocolError> {
     let body = &buf[body_at..];
     let size_is_there = body.len() >= 4;
     let (code, what) = match verb {
-        Verb::Mpub if size_is_there => {
-            return MessageBatch::parse_binary(&body[4..], limits).err().map(BatchError::to_protocol_error);
+        Verb::Mpub | Verb::MpubExt if size_is_there => {
+            let error = MessageBatch::parse_binary(&body[4..], limits).err();
+            return error.map(|error| error.to_protocol_error(verb));
         }
-        Verb::Pub | Verb::Dpub if size_is_there => (ErrorCode::BadMessage, "message body"),
-        Verb::Pub | Verb::Dpub => (ErrorCode::BadMessage, "message body size"),
+        Verb::Pub | Verb::Dpub | Verb::PubExt | Verb::DpubExt if size_is_there => {
+            (ErrorCode::BadMessage, "message body")
+        }
+        Verb::Pub | Verb::Dpub | Verb::PubExt | Verb::DpubExt => (ErrorCode::BadMessage, "message body size"),
         _ if size_is_there => (ErrorCode::BadBody, "body"),
         _ => (ErrorCode::BadBody, "body size"),
     };
@@ -186,20 +195,29 @@ fn decode_params<'a>(
         }
         Verb::Mpub => {
             let topic = topic(verb, params.required(verb, PARAMETERS)?)?;
-            let (messages, consumed) = batch_body(body, checked, limits)?;
+            let (messages, consumed) = batch_body(verb, body, checked, limits)?;
             return Ok((Command::Mpub { topic, messages }, consumed));
         }
         Verb::Dpub => {
-            let name = params.required(verb, PARAMETERS)?;
-            let delay = params.required(verb, PARAMETERS)?;
-            let topic = topic(verb, name)?;
-            let delay_ms = delay_ms(verb, delay)?;
-            let max = limits.max_req_timeout_ms;
-            if delay_ms > max {
-                return Err(invalid(format!("DPUB timeout {delay_ms} out of range 0-{max}")).into());
-            }
+            let (topic, delay_ms) = deferred(verb, params, limits)?;
             let (body, consumed) = message_body(verb, body, limits)?;
             return Ok((Command::Dpub { topic, delay_ms, body }, consumed));
+        }
+        Verb::PubExt => {
+            let topic = topic(verb, params.required(verb, PARAMETERS)?)?;
+            let (message, consumed) = message_with_headers(verb, body, limits)?;
+            return Ok((Command::PubExt { topic, message }, consumed));
+        }
+        Verb::DpubExt => {
+            let (topic, delay_ms) = deferred(verb, params, limits)?;
+            let (message, consumed) = message_with_headers(verb, body, limits)?;
+            return Ok((Command::DpubExt { topic, delay_ms, message }, consumed));
+        }
+        Verb::MpubExt => {
+            let topic = topic(verb, params.required(verb, PARAMETERS)?)?;
+            let (messages, consumed) = batch_body(verb, body, checked, limits)?;
+            messages.check_headers().map_err(|error| error.to_protocol_error(verb))?;
+            return Ok((Command::MpubExt { topic, messages }, consumed));
         }
         Verb::Identify => {
             let (body, consumed) = control_body(verb, body, limits)?;
@@ -295,6 +313,23 @@ fn topic(verb: Verb, name: &[u8]) -> Result<&str, ProtocolError> {
     valid_name(name).map_err(|_| bad_topic(verb, name))
 }
 
+/// The topic and the delay of DPUB and DPUB_EXT.
+fn deferred<'a>(
+    verb: Verb,
+    mut params: Params<'a>,
+    limits: &Limits,
+) -> Result<(&'a str, u64), ProtocolError> {
+    let name = params.required(verb, PARAMETERS)?;
+    let delay = params.required(verb, PARAMETERS)?;
+    let topic = topic(verb, name)?;
+    let delay_ms = delay_ms(verb, delay)?;
+    let max = limits.max_req_timeout_ms;
+    if delay_ms > max {
+        return Err(invalid(format!("{verb} timeout {delay_ms} out of range 0-{max}")));
+    }
+    Ok((topic, delay_ms))
+}
+
 fn message_id(id: &[u8]) -> Result<MessageId, ProtocolError> {
     MessageId::from_slice(id).ok_or_else(|| invalid("invalid message ID"))
 }
@@ -333,14 +368,24 @@ fn decimal(digits: &[u8]) -> Option<u64> {
 fn message_body<'a>(verb: Verb, buf: &'a [u8], limits: &Limits) -> Result<(&'a [u8], usize), Stop> {
     let claimed = body_size(buf)?;
     let Ok(size @ 1..) = usize::try_from(claimed) else {
-        let text = format!("{verb} invalid message body size {claimed}");
-        return Err(ProtocolError::new(ErrorCode::BadMessage, text).into());
+        return Err(bad_message(verb, format_args!("invalid message body size {claimed}")).into());
     };
     if size > limits.max_msg_size {
-        let text = format!("{verb} message too big {size} > {}", limits.max_msg_size);
-        return Err(ProtocolError::new(ErrorCode::BadMessage, text).into());
+        return Err(
+            bad_message(verb, format_args!("message too big {size} > {}", limits.max_msg_size)).into()
+        );
     }
     sized(buf, size)
+}
+
+/// The headers and body of PUB_EXT or DPUB_EXT, and the number of bytes they took with their length.
+fn message_with_headers<'a>(verb: Verb, buf: &'a [u8], limits: &Limits) -> Result<(&'a [u8], usize), Stop> {
+    let (message, consumed) = message_body(verb, buf, limits)?;
+    match split_published(message) {
+        Ok((_, [])) => Err(bad_message(verb, format_args!("invalid message body size 0")).into()),
+        Ok(_) => Ok((message, consumed)),
+        Err(error) => Err(bad_message(verb, format_args!("{error}")).into()),
+    }
 }
 
 /// The body of IDENTIFY or AUTH, and the number of bytes it took with its length.
@@ -349,19 +394,20 @@ fn control_body<'a>(verb: Verb, buf: &'a [u8], limits: &Limits) -> Result<(&'a [
     sized(buf, size)
 }
 
-/// The batch of MPUB, and the number of bytes it took with its length.
+/// The batch of MPUB or MPUB_EXT, and the number of bytes it took with its length.
 fn batch_body<'a>(
+    verb: Verb,
     buf: &'a [u8],
     checked: Checked,
     limits: &Limits,
 ) -> Result<(MessageBatch<'a>, usize), Stop> {
-    let size = control_body_size(Verb::Mpub, buf, limits)?;
+    let size = control_body_size(verb, buf, limits)?;
     match MessageBatch::resume_binary(&buf[4..], checked, limits) {
         Ok((batch, consumed)) => Ok((batch, 4 + consumed)),
         Err(BatchError::Incomplete { needed, checked, .. }) => {
             Err(Stop::Incomplete { needed: 4 + needed, claimed: 4 + size, checked })
         }
-        Err(error) => Err(error.to_protocol_error().into()),
+        Err(error) => Err(error.to_protocol_error(verb).into()),
     }
 }
 
@@ -391,6 +437,10 @@ fn sized(buf: &[u8], size: usize) -> Result<(&[u8], usize), Stop> {
 
 fn invalid(text: impl Into<Vec<u8>>) -> ProtocolError {
     ProtocolError::new(ErrorCode::Invalid, text)
+}
+
+fn bad_message(verb: Verb, reason: fmt::Arguments<'_>) -> ProtocolError {
+    ProtocolError::new(ErrorCode::BadMessage, format!("{verb} {reason}"))
 }
 
 fn bad_topic(verb: Verb, name: &[u8]) -> ProtocolError {

@@ -162,6 +162,69 @@ fn mpub_checks() {
 }
 
 #[test]
+fn pub_ext_and_dpub_ext_checks() {
+    let sized = |line: &str, message: &[u8]| {
+        [line.as_bytes(), b"\n", &(message.len() as u32).to_be_bytes(), message].concat()
+    };
+    let message = b"\0\x09{\"a\":\"b\"}body";
+    assert_eq!(command(&sized("PUB_EXT t", message)), Command::PubExt { topic: "t", message });
+    let dpub = Command::DpubExt { topic: "t", delay_ms: 700, message };
+    assert_eq!(command(&sized("DPUB_EXT t 700", message)), dpub);
+    for line in ["PUB_EXT t", "DPUB_EXT t 0"] {
+        let verb = line.split(' ').next().unwrap();
+        let refused = |message: &[u8], reason: &str| {
+            check_error(&sized(line, message), &format!("E_BAD_MESSAGE {verb} {reason}"));
+        };
+        refused(b"", "invalid message body size 0");
+        refused(b"\0\x09{\"a\":\"b\"}", "invalid message body size 0");
+        refused(b"\0\x09{\"a\":1 }  body", "headers are not a JSON object of strings");
+        refused(b"\0", "headers are cut off");
+        refused(b"\0\x0a{\"a\":\"b\"}", "headers are cut off");
+        refused(b"\0\x08{\"\":\"b\"}x", "header name \"\" is not 1 to 256 characters of a-z A-Z 0-9 . _ - #");
+        refused(b"\0\x11{\"a\":\"b\",\"a\":\"\"} x", "header \"a\" is given twice");
+        refused(&[b'x'; 101], "message too big 101 > 100");
+        let line_end = format!("{line}\n");
+        check_truncated(
+            line_end.as_bytes(),
+            Some(&format!("E_BAD_MESSAGE {verb} failed to read message body size")),
+        );
+        let part = sized(line, message);
+        check_truncated(
+            &part[..part.len() - 1],
+            Some(&format!("E_BAD_MESSAGE {verb} failed to read message body")),
+        );
+    }
+    check_error(b"PUB_EXT\n", "E_INVALID PUB_EXT insufficient number of parameters");
+    check_error(b"PUB_EXT a:b\n", r#"E_BAD_TOPIC PUB_EXT topic name "a:b" is not valid"#);
+    check_error(b"DPUB_EXT t x\n", "E_INVALID DPUB_EXT could not parse timeout x");
+    check_error(b"DPUB_EXT t 3600001\n", "E_INVALID DPUB_EXT timeout 3600001 out of range 0-3600000");
+}
+
+#[test]
+fn mpub_ext_checks() {
+    let batch = |messages: &[&[u8]]| {
+        let mut out = b"MPUB_EXT t\n\0\0\0\x40".to_vec();
+        MessageBatch::encode_bodies(messages, &mut out);
+        out
+    };
+    let sent = batch(&[b"\0\x02{}x", b"\0\x02{}yy"]);
+    let Command::MpubExt { topic: "t", messages } = command(&sent) else { panic!("not an MPUB_EXT") };
+    assert_eq!(messages.iter().collect::<Vec<_>>(), [&b"\0\x02{}x"[..], b"\0\x02{}yy"]);
+    check_error(b"MPUB_EXT a:b\n", r#"E_BAD_TOPIC MPUB_EXT topic name "a:b" is not valid"#);
+    check_error(b"MPUB_EXT t\n\0\0\0\0", "E_BAD_BODY MPUB_EXT invalid body size 0");
+    check_error(b"MPUB_EXT t\n\0\0\0\x09\0\0\0\0", "E_BAD_BODY MPUB_EXT invalid message count 0");
+    let refused = |messages: &[&[u8]], error: &str| check_error(&batch(messages), error);
+    refused(&[b"\0\x02{}x", b"\0\x02{}"], "E_BAD_MESSAGE MPUB_EXT invalid message(1) body size 0");
+    refused(&[b"x"], "E_BAD_MESSAGE MPUB_EXT invalid message(0) headers are cut off");
+    // A batch in pieces is checked as a whole, too.
+    let sent = batch(&[b"\0\x02[]x", b"\0\x02{}y"]);
+    let Decoded::Incomplete { checked, .. } = decode(&sent[..sent.len() - 1], &limits()) else { panic!() };
+    assert!(matches!(decode_from(&sent, checked, &limits()), Decoded::Invalid { .. }));
+    check_truncated(&sent[..17], Some("E_BAD_BODY MPUB_EXT failed to read message count"));
+    check_truncated(&sent[..sent.len() - 1], Some("E_BAD_MESSAGE MPUB_EXT failed to read message body"));
+}
+
+#[test]
 fn size_before_a_batch_does_not_delimit_it() {
     for claimed in [1u8, 8, 9, 10, 100] {
         let mut buf = b"MPUB t\n\0\0\0".to_vec();
@@ -271,6 +334,7 @@ fn topic_of_a_batch_is_known_before_its_body() {
     let topic = |buf| mpub_topic(buf, &Limits::default());
     assert_eq!(topic(b"MPUB t\n"), Some("t"));
     assert_eq!(topic(b"MPUB t\n\0\0\0\0"), Some("t"));
+    assert_eq!(topic(b"MPUB_EXT t\n"), Some("t"));
     assert_eq!(topic(b"MPUB a:b\n"), None);
     assert_eq!(topic(b"MPUB\n"), None);
     assert_eq!(topic(b"PUB t\n"), None);
@@ -280,7 +344,8 @@ fn topic_of_a_batch_is_known_before_its_body() {
 /// Lines and bodies that are almost valid.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
     let name = prop::sample::select(vec![
-        "PUB", "MPUB", "DPUB", "FIN", "REQ", "TOUCH", "RDY", "SUB", "CLS", "NOP", "IDENTIFY", "AUTH", "x", "",
+        "PUB", "MPUB", "DPUB", "PUB_EXT", "MPUB_EXT", "DPUB_EXT", "FIN", "REQ", "TOUCH", "RDY", "SUB", "CLS",
+        "NOP", "IDENTIFY", "AUTH", "x", "",
     ]);
     let param = prop_oneof![
         Just("t".to_owned()),

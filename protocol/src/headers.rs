@@ -23,15 +23,19 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
 
 use crate::frame::FrameType;
-use crate::message::MESSAGE_FRAME_OVERHEAD;
+use crate::message::{MESSAGE_FRAME_OVERHEAD, put_message_frame};
 use crate::message_id::MessageId;
 
 /// Maximum length of the headers of a message, in bytes.
 pub const MAX_HEADERS_BYTES: usize = u16::MAX as usize;
 /// Maximum length of a key, in bytes.
 pub const MAX_KEY_BYTES: usize = 256;
+
+/// Bytes that a delivered message has more if the connection was granted headers, besides the headers themselves.
+pub const VERSION_BYTES: usize = 1;
 
 /// Headers that nsqd understands begin with this. Others with it are refused.
 pub const RESERVED_PREFIX: &str = "nsq-";
@@ -43,6 +47,16 @@ const STORED_TYPE: u32 = 258;
 const VERSION_PLAIN: u8 = 0;
 const VERSION_HEADERS: u8 = 4;
 const LENGTH_BYTES: usize = 2;
+
+/// What the bytes of a published message are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// The body.
+    #[default]
+    Plain,
+    /// Length of the headers, headers and body: see [`split_published`].
+    WithHeaders,
+}
 
 /// Why headers are refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,6 +119,12 @@ impl<'a> Headers<'a> {
     /// All headers, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> + use<'a> {
         pairs(self.0).unwrap_or_default().into_iter()
+    }
+}
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
     }
 }
 
@@ -201,6 +221,15 @@ impl HeadersBuf {
         Ok(HeadersBuf(json))
     }
 
+    /// Encodes and checks pairs that a producer gives.
+    pub fn of_producer<'a>(
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, InvalidHeaders> {
+        let headers = Self::from_pairs(pairs)?;
+        Headers::parse(&headers.0)?;
+        Ok(headers)
+    }
+
     /// The headers.
     pub fn as_headers(&self) -> Headers<'_> {
         Headers(&self.0)
@@ -225,23 +254,21 @@ fn split_sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(u16::from_be_bytes(*length) as usize)
 }
 
-/// Appends the stored frame of a message with headers.
+/// Appends the stored frame of a message; `published` is what the producer sent, in this form.
+#[inline]
 pub fn put_stored_frame(
     out: &mut Vec<u8>,
     timestamp_ns: i64,
     attempts: u16,
     id: MessageId,
-    headers: Headers<'_>,
-    body: &[u8],
+    form: Form,
+    published: &[u8],
 ) {
-    let size = MESSAGE_FRAME_OVERHEAD - 4 + LENGTH_BYTES + headers.0.len() + body.len();
-    out.reserve(4 + size);
-    out.extend_from_slice(&(size as u32).to_be_bytes());
-    out.extend_from_slice(&STORED_TYPE.to_be_bytes());
-    out.extend_from_slice(&timestamp_ns.to_be_bytes());
-    out.extend_from_slice(&attempts.to_be_bytes());
-    out.extend_from_slice(id.as_bytes());
-    put_published(out, headers, body);
+    let start = out.len();
+    put_message_frame(out, timestamp_ns, attempts, id, published);
+    if form == Form::WithHeaders {
+        out[start + 4..start + 8].copy_from_slice(&STORED_TYPE.to_be_bytes());
+    }
 }
 
 /// Headers and body of a stored frame. `None` if the frame is malformed.
@@ -318,7 +345,7 @@ mod tests {
 
     use super::*;
     use crate::frame::FRAME_HEADER_BYTES;
-    use crate::message::{MESSAGE_HEADER_BYTES, MessageView, put_message_frame};
+    use crate::message::{MESSAGE_HEADER_BYTES, MessageView};
 
     const ID: MessageId = MessageId(*b"18a1d53483a69000");
 
@@ -333,6 +360,11 @@ mod tests {
         assert_eq!(headers.get("nsq-key").as_deref(), Some("k"));
         assert_eq!(headers.get("x"), None);
         assert_eq!(Headers::parse(b"{}").unwrap().iter().count(), 0);
+        assert!(HeadersBuf::of_producer([("a", "b"), ("nsq-ttl", "5s")]).is_ok());
+        assert_eq!(
+            HeadersBuf::of_producer([("a", ""), ("a", "")]),
+            Err(InvalidHeaders::Twice("a".to_owned()))
+        );
     }
 
     #[test]
@@ -370,10 +402,13 @@ mod tests {
     fn stored(messages: &[(Option<&str>, &[u8])]) -> Vec<u8> {
         let mut frames = b"before".to_vec();
         for (headers, body) in messages {
-            match headers {
-                None => put_message_frame(&mut frames, -7, 3, ID, body),
-                Some(json) => put_stored_frame(&mut frames, -7, 3, ID, Headers(json.as_bytes()), body),
+            let (mut published, mut form) = (body.to_vec(), Form::Plain);
+            if let Some(json) = headers {
+                published.clear();
+                put_published(&mut published, Headers(json.as_bytes()), body);
+                form = Form::WithHeaders;
             }
+            put_stored_frame(&mut frames, -7, 3, ID, form, &published);
         }
         frames
     }

@@ -14,6 +14,9 @@ use crate::start_at::StartAt;
 /// Maximum length of each name that a client reports about itself, in bytes. Longer names are cut.
 pub const MAX_NAME_BYTES: usize = 1024;
 
+/// The feature that delivers messages with their [`headers`](crate::headers). Not in NSQ.
+pub const HEADERS: &str = "headers";
+
 /// Deflate level for a client that requests none.
 const DEFAULT_DEFLATE_LEVEL: i64 = 6;
 
@@ -69,6 +72,12 @@ pub struct IdentifyRequest {
     /// Where a channel that SUB creates starts: see [`StartAt`]. Not in NSQ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel_start: Option<String>,
+    /// Names of the extensions that the client requests, such as [`HEADERS`]; unknown ones are ignored. Not in NSQ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<String>>,
+    /// Requests [`HEADERS`], as clients of youzan's NSQ do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extend_support: Option<bool>,
 }
 
 impl IdentifyRequest {
@@ -105,6 +114,8 @@ impl IdentifyRequest {
                 "topology_region" => replace(&mut request.topology_region, value.string()?),
                 "topology_zone" => replace(&mut request.topology_zone, value.string()?),
                 "channel_start" => replace(&mut request.channel_start, value.string()?),
+                "features" => replace(&mut request.features, names(value)?),
+                "extend_support" => replace(&mut request.extend_support, value.boolean()?),
                 _ => value.skip()?,
             }
             Ok(())
@@ -112,6 +123,16 @@ impl IdentifyRequest {
         reader.finish()?;
         Ok(request)
     }
+}
+
+/// Reads a list of strings. `None` for `null`.
+fn names(value: &mut Reader<'_>) -> Result<Option<Vec<String>>, JsonError> {
+    let mut names = Vec::new();
+    let is_list = value.array(|element| {
+        names.extend(element.string()?);
+        Ok(())
+    })?;
+    Ok(is_list.then_some(names))
 }
 
 /// Sets the field; `null` keeps the value of an earlier duplicate.
@@ -208,6 +229,10 @@ pub struct Negotiated {
     pub topology_zone: String,
     /// Where a channel that SUB creates starts; `None` if the client did not request it.
     pub channel_start: Option<StartAt>,
+    /// The extensions granted of those requested by name; `None` if the client requested none by name.
+    pub features: Option<Vec<&'static str>>,
+    /// Whether [`HEADERS`] was granted as `extend_support`; `None` if the client did not send it.
+    pub extend_support: Option<bool>,
 }
 
 /// Checks a client's request in NSQ's order and returns the settings of the connection. The error is the response for
@@ -258,8 +283,14 @@ pub fn negotiate(request: &IdentifyRequest, limits: &IdentifyLimits) -> Result<N
         topology_region: kept(request.topology_region.as_deref()),
         topology_zone: kept(request.topology_zone.as_deref()),
         channel_start,
+        features: request.features.as_ref().filter(|_| feature_negotiation).map(|names| {
+            OFFERED_FEATURES.into_iter().filter(|offered| names.iter().any(|name| name == offered)).collect()
+        }),
+        extend_support: request.extend_support.filter(|_| feature_negotiation),
     })
 }
+
+const OFFERED_FEATURES: [&str; 1] = [HEADERS];
 
 /// Cuts a name to [`MAX_NAME_BYTES`]. Every connection keeps its names, so they need a limit.
 fn kept(name: Option<&str>) -> String {
@@ -393,9 +424,27 @@ pub struct IdentifyReply {
     /// Where a channel that SUB creates starts, as requested. Not in NSQ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel_start: Option<String>,
+    /// The extensions granted of those requested by name. Not in NSQ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<String>>,
+    /// Whether messages are delivered with headers, if requested this way. Not in NSQ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extend_support: Option<bool>,
+}
+
+impl IdentifyReply {
+    /// Whether nsqd granted [`HEADERS`].
+    pub fn grants_headers(&self) -> bool {
+        self.features.iter().flatten().any(|feature| feature == HEADERS)
+    }
 }
 
 impl Negotiated {
+    /// Whether [`HEADERS`] is granted.
+    pub fn headers(&self) -> bool {
+        self.extend_support == Some(true) || self.features.iter().flatten().any(|&feature| feature == HEADERS)
+    }
+
     /// The reply for this connection; fields that do not depend on the connection come from `daemon`.
     pub fn reply(&self, daemon: &IdentifyReply) -> IdentifyReply {
         IdentifyReply {
@@ -408,6 +457,8 @@ impl Negotiated {
             output_buffer_size: i64::try_from(self.output_buffer_size).unwrap_or(i64::MAX),
             output_buffer_timeout: self.output_buffer_timeout.map_or(0, millis),
             channel_start: self.channel_start.map(|start| start.to_string()),
+            features: self.features.as_ref().map(|names| names.iter().map(|&name| name.to_owned()).collect()),
+            extend_support: self.extend_support,
             ..daemon.clone()
         }
     }

@@ -21,7 +21,8 @@ fn all_fields_are_read() {
     let request = parse(
         r#"{"client_id":"c","hostname":"h","user_agent":"u","heartbeat_interval":1,"output_buffer_size":2,
             "output_buffer_timeout":3,"sample_rate":4,"msg_timeout":5,"feature_negotiation":true,"tls_v1":true,
-            "snappy":true,"deflate":true,"deflate_level":6,"topology_region":"r","topology_zone":"z"}"#,
+            "snappy":true,"deflate":true,"deflate_level":6,"topology_region":"r","topology_zone":"z",
+            "features":["headers","x"],"extend_support":true}"#,
     );
     let text = |text: &str| Some(text.to_owned());
     let expected = IdentifyRequest {
@@ -41,6 +42,8 @@ fn all_fields_are_read() {
         topology_region: text("r"),
         topology_zone: text("z"),
         channel_start: None,
+        features: Some(vec!["headers".to_owned(), "x".to_owned()]),
+        extend_support: Some(true),
     };
     assert_eq!(request, expected);
     assert_eq!(IdentifyRequest::parse(&to_json(&expected).unwrap()), Ok(expected));
@@ -95,6 +98,8 @@ fn invalid_json_is_rejected() {
         r#"{"tls_v1":"true"}"#,
         r#"{"hostname":1}"#,
         r#"{"hostname":{}}"#,
+        r#"{"features":"headers"}"#,
+        r#"{"features":[1]}"#,
         "{\"hostname\":\"\u{1}\"}",
         "{\"x\":\"\n\"}",
     ] {
@@ -288,4 +293,31 @@ fn long_names_are_cut_at_a_character_boundary() {
         assert!(name.capacity() <= MAX_NAME_BYTES);
     }
     assert_eq!(negotiated.user_agent, "short");
+}
+
+#[test]
+fn headers_are_granted_and_reported_as_requested() {
+    for (asked, granted, features, extend_support) in [
+        (r#""features":["headers"]"#, true, Some(&["headers"][..]), None),
+        (r#""features":["x","headers",null,"headers"]"#, true, Some(&["headers"]), None),
+        (r#""features":["Headers","x"]"#, false, Some(&[]), None),
+        (r#""features":[]"#, false, Some(&[]), None),
+        (r#""features":null"#, false, None, None),
+        (r#""extend_support":true"#, true, None, Some(true)),
+        (r#""extend_support":false"#, false, None, Some(false)),
+        (r#""features":["headers"],"extend_support":false"#, true, Some(&["headers"]), Some(false)),
+        (r#""client_id":"c""#, false, None, None),
+    ] {
+        let settings = negotiated(&format!(r#"{{"feature_negotiation":true,{asked}}}"#));
+        assert_eq!(settings.headers(), granted, "{asked}");
+        let reply = settings.reply(&IdentifyReply::default());
+        let features = features.map(|names| names.iter().map(|&name| name.to_owned()).collect());
+        assert_eq!((reply.features.clone(), reply.extend_support), (features, extend_support), "{asked}");
+        assert_eq!(reply.grants_headers(), granted && reply.features.is_some());
+        let text = String::from_utf8(to_json(&reply).unwrap()).unwrap();
+        assert_eq!(text.contains("features"), reply.features.is_some());
+        assert_eq!(text.contains("extend_support"), extend_support.is_some());
+        // A client that does not read the reply cannot know that frames have another form.
+        assert!(!negotiated(&format!("{{{asked}}}")).headers(), "{asked}");
+    }
 }

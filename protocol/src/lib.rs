@@ -70,7 +70,7 @@ pub mod printable;
 pub mod redact;
 
 pub use auth::{AuthAnswer, AuthReply, AuthorizationEntry};
-pub use batch::{BatchError, BatchPart, Checked, MessageBatch, put_mpub};
+pub use batch::{BatchError, BatchPart, Checked, MessageBatch, put_mpub, put_mpub_ext};
 pub use command::{Command, MAGIC_V2, Verb};
 pub use command_decoder::{Decoded, command_name, decode, decode_from, mpub_topic, truncated};
 pub use discovery::{
@@ -79,7 +79,7 @@ pub use discovery::{
 };
 pub use error::{ErrorCode, ProtocolError, quote};
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameType, put_frame};
-pub use identify::{IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, negotiate};
+pub use identify::{HEADERS, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, negotiate};
 pub use limits::Limits;
 pub use lookup::{
     LookupCommand, LookupDecoded, LookupError, LookupLimits, LookupdInfo, MAGIC_V1, PeerInfo, decode_lookup,

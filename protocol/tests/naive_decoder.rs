@@ -57,7 +57,8 @@ fn naive(bytes: &[u8], limits: &Limits) -> Answer {
     let line = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let verb = Verb::from_name(line.split([' ', '\r']).next().unwrap().as_bytes());
     // Lines that are wrong are not the subject here.
-    let is_right = matches!(&*line, "PUB t" | "DPUB t 5" | "MPUB t" | "IDENTIFY" | "AUTH");
+    let is_right =
+        matches!(&*line, "PUB t" | "DPUB t 5" | "MPUB t" | "PUB_EXT t" | "MPUB_EXT t" | "IDENTIFY" | "AUTH");
     match verb {
         Some(verb) if is_right => {
             let mut parts = Parts { bytes, at: end + 1, verb };
@@ -74,13 +75,16 @@ fn body(parts: &mut Parts<'_>, limits: &Limits) -> Result<(), Answer> {
     let max_msg_size = limits.max_msg_size as i64;
     let max_body_size = limits.max_body_size as i64;
     let size = parts.word()?;
-    if matches!(parts.verb, Verb::Pub | Verb::Dpub) {
+    if matches!(parts.verb, Verb::Pub | Verb::Dpub | Verb::PubExt) {
         match size {
             ..=0 => return parts.refuse("E_BAD_MESSAGE", format!("invalid message body size {size}")),
             _ if size > max_msg_size => {
                 return parts.refuse("E_BAD_MESSAGE", format!("message too big {size} > {max_msg_size}"));
             }
-            _ => return parts.take(size).map(drop),
+            _ => {
+                let message = parts.take(size)?;
+                return check_headers(parts, &message, "message");
+            }
         }
     }
     if size <= 0 {
@@ -89,7 +93,7 @@ fn body(parts: &mut Parts<'_>, limits: &Limits) -> Result<(), Answer> {
     if size > max_body_size {
         return parts.refuse("E_BAD_BODY", format!("body too big {size} > {max_body_size}"));
     }
-    if parts.verb != Verb::Mpub {
+    if !matches!(parts.verb, Verb::Mpub | Verb::MpubExt) {
         return parts.take(size).map(drop);
     }
     let count = parts.word()?;
@@ -97,6 +101,7 @@ fn body(parts: &mut Parts<'_>, limits: &Limits) -> Result<(), Answer> {
         return parts.refuse("E_BAD_BODY", format!("invalid message count {count}"));
     }
     let mut total = 4;
+    let mut messages = Vec::new();
     for index in 0..count {
         let size = parts.word()?;
         if size <= 0 {
@@ -111,9 +116,36 @@ fn body(parts: &mut Parts<'_>, limits: &Limits) -> Result<(), Answer> {
         if least > max_batch_bytes {
             return parts.refuse("E_BAD_BODY", format!("body too big {least} > {max_batch_bytes}"));
         }
-        parts.take(size)?;
+        messages.push(parts.take(size)?);
+    }
+    // Headers are looked at once the batch is complete.
+    for (index, message) in messages.iter().enumerate() {
+        check_headers(parts, message, &format!("message({index})"))?;
     }
     Ok(())
+}
+
+/// Checks a message with headers. The only valid headers that fit into a message here are `{}` with white space.
+fn check_headers(parts: &Parts<'_>, message: &[u8], name: &str) -> Result<(), Answer> {
+    let refuse = |reason: &str| match parts.verb {
+        Verb::MpubExt => parts.refuse("E_BAD_MESSAGE", format!("invalid {name} {reason}")),
+        _ => parts.refuse("E_BAD_MESSAGE", reason.to_owned()),
+    };
+    if !matches!(parts.verb, Verb::PubExt | Verb::MpubExt) {
+        return Ok(());
+    }
+    let [high, low, rest @ ..] = message else { return refuse("headers are cut off") };
+    let length = usize::from(*high) * 256 + usize::from(*low);
+    if length > rest.len() {
+        return refuse("headers are cut off");
+    }
+    let (mut json, body) = (rest[..length].to_vec(), &rest[length..]);
+    json.retain(|byte| !b" \t\r\n".contains(byte));
+    match (json == b"{}", body) {
+        (false, _) => refuse("headers are not a JSON object of strings"),
+        (true, []) => parts.refuse("E_BAD_MESSAGE", format!("invalid {name} body size 0")),
+        (true, _) => Ok(()),
+    }
 }
 
 /// The same from the decoder.
@@ -142,8 +174,25 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn batch() -> impl Strategy<Value = Vec<u8>> {
-    prop::collection::vec(message(), 1..5).prop_flat_map(|messages| {
+/// Mostly with headers that are right.
+fn message_with_headers() -> impl Strategy<Value = Vec<u8>> {
+    let samples: Vec<&[u8]> = vec![
+        b"\0\x02{}x",
+        b"\0\x02{}xy",
+        b"\0\x03{ }x",
+        b"\0\x02{}",
+        b"\0\x02[]x",
+        b"\0\x05{}x",
+        b"\x01\0{}",
+        b"\0",
+    ];
+    let sample = prop::sample::select(samples);
+    let sized = |body: &[u8]| [&(body.len() as u32).to_be_bytes()[..], body].concat();
+    prop_oneof![3 => sample.prop_map(sized), 1 => message()]
+}
+
+fn batch(message: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(message, 1..5).prop_flat_map(|messages| {
         let count = word(Just(messages.len() as i32));
         (word(1i32..25), count)
             .prop_map(move |(size, count)| [&size[..], &count, &messages.concat()].concat())
@@ -171,7 +220,9 @@ fn command() -> impl Strategy<Value = Vec<u8>> {
         1 => with_body("DPUB t 5\n"),
         1 => with_body("IDENTIFY\n"),
         1 => with_body("AUTH\n"),
-        5 => batch().prop_map(|batch| [b"MPUB t\n", &batch[..]].concat()),
+        5 => batch(message()).prop_map(|batch| [b"MPUB t\n", &batch[..]].concat()),
+        2 => message_with_headers().prop_map(|message| [b"PUB_EXT t\n", &message[..]].concat()),
+        3 => batch(message_with_headers()).prop_map(|batch| [b"MPUB_EXT t\n", &batch[..]].concat()),
         2 => lines.prop_map(|line| line.as_bytes().to_vec()),
     ]
 }

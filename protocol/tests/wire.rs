@@ -1,6 +1,7 @@
 //! Bytes as they were seen on the wire between NSQ and its clients, and whole conversations: what one
 //! side encodes the other understands, however the bytes are cut.
 
+use nsq_protocol::headers::{HeadersBuf, put_published};
 use nsq_protocol::*;
 use proptest::prelude::*;
 
@@ -76,6 +77,9 @@ enum Sent {
     Pub(String, Vec<u8>),
     Dpub(String, u64, Vec<u8>),
     Mpub(String, Vec<Vec<u8>>),
+    PubExt(String, Vec<u8>),
+    DpubExt(String, u64, Vec<u8>),
+    MpubExt(String, Vec<Vec<u8>>),
     Rdy(u64),
     Fin([u8; 16]),
     Req([u8; 16], u64),
@@ -107,6 +111,15 @@ impl Sent {
                 assert_eq!(one, other);
                 command
             }
+            Self::PubExt(topic, message) => Command::PubExt { topic, message },
+            Self::DpubExt(topic, delay_ms, message) => {
+                Command::DpubExt { topic, delay_ms: *delay_ms, message }
+            }
+            Self::MpubExt(topic, messages) => {
+                MessageBatch::encode_bodies(messages, &mut batch);
+                let (messages, _) = MessageBatch::parse_binary(&batch, &Limits::default()).unwrap();
+                Command::MpubExt { topic, messages }
+            }
             Self::Rdy(count) => Command::Rdy { count: *count },
             Self::Fin(id) => Command::Fin { id: MessageId(*id) },
             Self::Req(id, delay_ms) => Command::Req { id: MessageId(*id), delay_ms: *delay_ms },
@@ -121,6 +134,15 @@ impl Sent {
 fn sent() -> impl Strategy<Value = Sent> {
     let name = || "[a-zA-Z0-9._-]{1,54}(#ephemeral)?";
     let body = || prop::collection::vec(any::<u8>(), 1..80);
+    let with_headers = || {
+        (prop::collection::btree_map("[a-z]{1,8}", ".{0,10}", 0..3), body()).prop_map(|(headers, body)| {
+            let pairs = headers.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+            let headers = HeadersBuf::from_pairs(pairs).unwrap();
+            let mut message = Vec::new();
+            put_published(&mut message, headers.as_headers(), &body);
+            message
+        })
+    };
     // No blank and no line end, as in every id that nsqd gives out.
     let id = || prop::array::uniform16(0x21u8..=0xff);
     prop_oneof![
@@ -130,6 +152,11 @@ fn sent() -> impl Strategy<Value = Sent> {
         (name(), body()).prop_map(|(topic, body)| Sent::Pub(topic, body)),
         (name(), 0..=3_600_000u64, body()).prop_map(|(topic, delay, body)| Sent::Dpub(topic, delay, body)),
         (name(), prop::collection::vec(body(), 1..8)).prop_map(|(topic, bodies)| Sent::Mpub(topic, bodies)),
+        (name(), with_headers()).prop_map(|(topic, message)| Sent::PubExt(topic, message)),
+        (name(), 0..=3_600_000u64, with_headers())
+            .prop_map(|(topic, delay, message)| Sent::DpubExt(topic, delay, message)),
+        (name(), prop::collection::vec(with_headers(), 1..4))
+            .prop_map(|(topic, messages)| Sent::MpubExt(topic, messages)),
         (0..=2500u64).prop_map(Sent::Rdy),
         id().prop_map(Sent::Fin),
         (id(), any::<u64>()).prop_map(|(id, delay)| Sent::Req(id, delay)),

@@ -238,6 +238,11 @@ fn examples_of_the_http_reference_run() {
 }
 
 #[test]
+fn examples_of_the_headers_guide_run() {
+    run_guide("HEADERS.md");
+}
+
+#[test]
 fn examples_of_the_migration_guide_run() {
     run_guide("MIGRATING.md");
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs `body` for each library, one after the other, unless foreign clients are left out.
-fn with_each_library(body: impl AsyncFn(Library)) {
+pub fn with_each_library(body: impl AsyncFn(Library)) {
     if foreign::left_out() {
         println!("left out: NSQ_TESTS_NO_FOREIGN is set");
         return;

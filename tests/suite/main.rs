@@ -22,6 +22,9 @@ mod tokens;
 /// PUB, MPUB, DPUB: limits, names, errors.
 mod publish;
 
+/// Headers: who gets them, and that they survive.
+mod headers;
+
 /// SUB: names, limits, fan-out, sharing among consumers.
 mod subscribe;
 

@@ -134,6 +134,9 @@ options! {
     /// Where the channel starts if subscribing creates it: see [`StartAt`]. An existing channel keeps its position.
     /// NSQ's own nsqd ignores this option.
     channel_start: StartAt = StartAt::Latest, Range::Any;
+    /// Request the headers of messages from nsqd: see [`Delivery::headers`](crate::Delivery::headers). An nsqd that has
+    /// no headers, such as NSQ's own, delivers messages without them.
+    headers: bool = false, Range::Any;
     /// Percentage of the channel's messages that nsqd delivers; it drops the rest. 0 delivers all.
     sample_rate: u8 = 0, Range::Ints(0, 99);
     /// Require TLS from nsqds. Connecting to one that does not offer it fails.

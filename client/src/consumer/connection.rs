@@ -65,12 +65,14 @@ impl Connection {
             let outcome = loop {
                 match reader.buffered() {
                     Ok(Some(Frame { kind: FrameType::Message, data })) => {
-                        let Some(message) = nsq_protocol::Message::parse(data) else {
+                        let message = nsq_protocol::Message::parse(data);
+                        let Some((message, headers)) = message.and_then(|m| self.link.split_headers(m))
+                        else {
                             break Some(Disconnect::Protocol(
                                 "nsqd sent a message frame that is shorter than its header".into(),
                             ));
                         };
-                        let delivery = Delivery::new(message, now, epoch, Arc::clone(&self.link));
+                        let delivery = Delivery::new(message, headers, now, epoch, Arc::clone(&self.link));
                         messages.push(Message::new(delivery));
                     }
                     Ok(Some(frame)) => {

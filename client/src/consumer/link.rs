@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nsq_protocol::Command;
+use nsq_protocol::headers::split_delivered;
 
 use super::answer::Answer;
 use super::feedback::Feedback;
@@ -22,6 +24,8 @@ pub(super) struct Link {
     pub(super) max_rdy_count: u64,
     pub(super) msg_timeout: Duration,
     pub(super) max_msg_timeout: Duration,
+    /// Messages arrive with their headers.
+    with_headers: bool,
     pub(super) feedback: Arc<Feedback>,
     /// Messages that are received and not answered.
     in_flight: AtomicU64,
@@ -44,6 +48,7 @@ impl Link {
             max_rdy_count: server.max_rdy_count,
             msg_timeout: server.msg_timeout,
             max_msg_timeout: server.max_msg_timeout,
+            with_headers: server.headers,
             feedback,
             in_flight: AtomicU64::new(0),
             last_message: AtomicU64::new(0),
@@ -51,6 +56,20 @@ impl Link {
             watch_messages: AtomicBool::new(false),
             close_wait: AtomicBool::new(false),
         }
+    }
+
+    /// Separates the headers, empty if there are none, from the body. `None` if the frame is too short.
+    pub(super) fn split_headers(
+        &self,
+        mut message: nsq_protocol::Message,
+    ) -> Option<(nsq_protocol::Message, Bytes)> {
+        if !self.with_headers {
+            return Some((message, Bytes::new()));
+        }
+        let (headers, body) = split_delivered(&message.body)?;
+        let headers = headers.map_or(Bytes::new(), |headers| message.body.slice_ref(headers.as_bytes()));
+        message.body = message.body.slice_ref(body);
+        Some((message, headers))
     }
 
     pub(super) fn in_flight(&self) -> u64 {

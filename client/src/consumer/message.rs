@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use nsq_protocol::headers::Headers;
 use nsq_protocol::{Command, MessageId};
 
 use super::answer::{Answer, Requeue};
@@ -23,6 +24,8 @@ use crate::time;
 /// the body. Each clone has its own [`deadline`](Delivery::deadline).
 pub struct Delivery {
     id: MessageId,
+    /// The JSON of the headers; empty without headers.
+    headers: Bytes,
     body: Bytes,
     timestamp_ns: i64,
     attempts: u16,
@@ -36,13 +39,14 @@ pub struct Delivery {
 impl Delivery {
     pub(super) fn new(
         message: nsq_protocol::Message,
+        headers: Bytes,
         received_at: Instant,
         epoch: Epoch,
         link: Arc<Link>,
     ) -> Self {
         let time_limit_ms = AtomicU64::new(as_ms(link.msg_timeout));
         let nsq_protocol::Message { timestamp_ns, attempts, id, body } = message;
-        Delivery { id, body, timestamp_ns, attempts, received_at, time_limit_ms, epoch, link }
+        Delivery { id, headers, body, timestamp_ns, attempts, received_at, time_limit_ms, epoch, link }
     }
 
     /// The id of the message: 16 bytes, which are hexadecimal digits with every known nsqd.
@@ -54,6 +58,12 @@ impl Delivery {
     /// body that you keep for long.
     pub fn body(&self) -> &Bytes {
         &self.body
+    }
+
+    /// The headers of the message. `None` if it was published without headers, or the consumer did not request them
+    /// with the option `headers`, or the nsqd has none.
+    pub fn headers(&self) -> Option<Headers<'_>> {
+        (!self.headers.is_empty()).then(|| Headers::trusted(&self.headers))
     }
 
     /// When the message was published, by nsqd's clock, in nanoseconds since 1970.
@@ -160,6 +170,7 @@ impl Clone for Delivery {
     fn clone(&self) -> Self {
         Delivery {
             id: self.id,
+            headers: self.headers.clone(),
             body: self.body.clone(),
             timestamp_ns: self.timestamp_ns,
             attempts: self.attempts,

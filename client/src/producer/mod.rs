@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use nsq_protocol::headers::Form;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ use crate::error::{BatchError, ConfigError, ConnectError, Disconnect, PublishErr
 use crate::handshake::{ASSUMED_MAX_BODY_SIZE, ASSUMED_MAX_MSG_SIZE, ServerInfo};
 pub use builder::{Guarantee, ProducerBuilder, Strategy};
 use node::{Node, Status};
-use publication::{Publication, SizeLimits};
+use publication::{Publication, SizeLimits, with_headers};
 use slot::{Cancelled, Failure, Slot, SlotResult};
 
 /// An acknowledged publish.
@@ -108,6 +109,48 @@ impl Producer {
         self.publish_now(publication, self.deadline()).await
     }
 
+    /// Publishes one message with headers, given as pairs of name and value. A name has 1 to 256 of
+    /// `a-z A-Z 0-9 . _ - #`. Names that begin with `nsq-` are nsqd's; a producer may set `nsq-ttl`, `nsq-key` and
+    /// `nsq-id`. Only consumers that [request them](crate::Config::headers) see headers. Fails with
+    /// [`PublishError::HeadersUnsupported`] if the nsqd is NSQ's own.
+    pub async fn publish_with_headers<K: AsRef<str>, V: AsRef<str>>(
+        &self,
+        topic: impl AsRef<str>,
+        headers: impl IntoIterator<Item = (K, V)>,
+        body: impl Into<Bytes>,
+    ) -> Result<Receipt, PublishError> {
+        let message = with_headers(headers, &body.into())?;
+        let publication = Publication::single(topic.as_ref(), message)?.in_form(Form::WithHeaders);
+        self.publish_now(publication, self.deadline()).await
+    }
+
+    /// Like [`publish_deferred`](Producer::publish_deferred), with headers as in
+    /// [`publish_with_headers`](Producer::publish_with_headers).
+    pub async fn publish_deferred_with_headers<K: AsRef<str>, V: AsRef<str>>(
+        &self,
+        topic: impl AsRef<str>,
+        delay: Duration,
+        headers: impl IntoIterator<Item = (K, V)>,
+        body: impl Into<Bytes>,
+    ) -> Result<Receipt, PublishError> {
+        let message = with_headers(headers, &body.into())?;
+        let publication = Publication::deferred(topic.as_ref(), delay, message)?.in_form(Form::WithHeaders);
+        self.publish_now(publication, self.deadline()).await
+    }
+
+    /// Like [`publish_many`](Producer::publish_many), for messages that are given as pairs of headers and body; see
+    /// [`publish_with_headers`](Producer::publish_with_headers).
+    pub async fn publish_many_with_headers<K: AsRef<str>, V: AsRef<str>, B: Into<Bytes>>(
+        &self,
+        topic: impl AsRef<str>,
+        messages: impl IntoIterator<Item = (impl IntoIterator<Item = (K, V)>, B)>,
+    ) -> Result<(), BatchError> {
+        let messages: Result<Vec<Bytes>, PublishError> =
+            messages.into_iter().map(|(headers, body)| with_headers(headers, &body.into())).collect();
+        let messages = messages.map_err(|error| BatchError { acknowledged: 0, error })?;
+        self.publish_batches(topic.as_ref(), messages, Form::WithHeaders).await
+    }
+
     /// Publishes several messages to one topic. nsqd accepts all or none of them if they fit into one batch (5 MiB,
     /// unless nsqd reports another limit). More are sent as several batches, one after the other, each with its own
     /// `publish_timeout`.
@@ -116,12 +159,17 @@ impl Producer {
         topic: impl AsRef<str>,
         bodies: impl IntoIterator<Item = B>,
     ) -> Result<(), BatchError> {
+        let bodies = bodies.into_iter().map(Into::into).collect();
+        self.publish_batches(topic.as_ref(), bodies, Form::Plain).await
+    }
+
+    async fn publish_batches(&self, topic: &str, bodies: Vec<Bytes>, form: Form) -> Result<(), BatchError> {
         let mut acknowledged = 0;
         let fail = |acknowledged, error| BatchError { acknowledged, error };
-        let bodies: Vec<Bytes> = bodies.into_iter().map(Into::into).collect();
         let limits = self.limits_for(&bodies).await;
-        let batches = Publication::batches(topic.as_ref(), bodies, &limits).map_err(|e| fail(0, e))?;
+        let batches = Publication::batches(topic, bodies, &limits).map_err(|e| fail(0, e))?;
         for (count, batch) in batches {
+            let batch = batch.in_form(form);
             self.publish_now(batch, self.deadline()).await.map_err(|e| fail(acknowledged, e))?;
             acknowledged += count;
         }
@@ -317,7 +365,7 @@ impl Inner {
                 "E_MPUB_FAILED" => self.guarantee == Guarantee::AtLeastOnce,
                 _ => false,
             },
-            Failure::TooBig { .. } => false,
+            Failure::TooBig { .. } | Failure::HeadersUnsupported => false,
         }
     }
 }
@@ -330,6 +378,7 @@ fn publish_error(failure: Failure, node: &Arc<str>) -> PublishError {
         Failure::Unknown(reason) => PublishError::Unknown { node, reason },
         Failure::Refused { code, description } => PublishError::Refused { node, code, description },
         Failure::TooBig { size, max } => PublishError::TooBig { size, max },
+        Failure::HeadersUnsupported => PublishError::HeadersUnsupported { node },
     }
 }
 

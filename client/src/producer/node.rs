@@ -227,23 +227,24 @@ impl Node {
     async fn drive(&self, established: Established) -> Disconnect {
         let Established { server, mut reader, mut writer, .. } = established;
         let limits = SizeLimits::of(&server, self.config.max_msg_size);
+        let accepts_headers = server.headers;
         self.status.send_replace(Status::Connected(Arc::new(server)));
         let reading = self.read(&mut reader);
         tokio::pin!(reading);
         tokio::select! {
             why = &mut reading => why,
             // nsqd may have closed the connection after an error frame that gives the reason. Read that first.
-            why = self.write(&mut writer, &limits) => {
+            why = self.write(&mut writer, &limits, accepts_headers) => {
                 tokio::time::timeout(FINAL_READ_TIMEOUT, reading).await.unwrap_or(why)
             }
         }
     }
 
-    async fn write(&self, writer: &mut WriteHalf, limits: &SizeLimits) -> Disconnect {
+    async fn write(&self, writer: &mut WriteHalf, limits: &SizeLimits, accepts_headers: bool) -> Disconnect {
         let mut out = Vec::new();
         let mut burst = Vec::new();
         loop {
-            self.take_burst(&mut burst, &mut out, limits);
+            self.take_burst(&mut burst, &mut out, limits, accepts_headers);
             for publication in burst.drain(..) {
                 publication.encode(&mut out);
             }
@@ -261,7 +262,13 @@ impl Node {
     }
 
     /// Takes the publishes for the next write. The caller encodes them without the lock.
-    fn take_burst(&self, burst: &mut Vec<Arc<Publication>>, out: &mut Vec<u8>, limits: &SizeLimits) {
+    fn take_burst(
+        &self,
+        burst: &mut Vec<Arc<Publication>>,
+        out: &mut Vec<u8>,
+        limits: &SizeLimits,
+        accepts_headers: bool,
+    ) {
         let mut rejected: Vec<(Arc<Slot>, Failure)> = Vec::new();
         let mut queue = self.queue.lock();
         if std::mem::take(&mut queue.nop) {
@@ -270,7 +277,7 @@ impl Node {
         let mut burst_bytes = 0;
         while burst_bytes < MAX_BURST_BYTES {
             let Some(Entry { publication, slot }) = queue.unsent.pop_front() else { break };
-            if let Err(failure) = publication.check_size(limits) {
+            if let Err(failure) = publication.check(limits, accepts_headers) {
                 rejected.push((slot, failure));
                 continue;
             }

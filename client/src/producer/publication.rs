@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use nsq_protocol::{Command, is_valid_name, put_mpub};
+use nsq_protocol::headers::{Form, HeadersBuf, put_published};
+use nsq_protocol::{Command, is_valid_name, put_mpub, put_mpub_ext};
 
 use super::slot::Failure;
 use crate::error::PublishError;
 use crate::handshake::ServerInfo;
 
-/// One PUB, DPUB or MPUB.
+/// One PUB, DPUB or MPUB, or one of their forms with headers.
 #[derive(Debug)]
 pub(super) struct Publication {
     topic: Box<str>,
+    form: Form,
     content: Content,
 }
 
@@ -25,7 +27,11 @@ enum Content {
 
 impl Publication {
     pub(super) fn single(topic: &str, body: Bytes) -> Result<Self, PublishError> {
-        Ok(Publication { topic: check_topic(topic)?, content: Content::Single(check_body(body)?) })
+        Ok(Publication {
+            topic: check_topic(topic)?,
+            form: Form::Plain,
+            content: Content::Single(check_body(body)?),
+        })
     }
 
     pub(super) fn deferred(topic: &str, delay: Duration, body: Bytes) -> Result<Self, PublishError> {
@@ -33,6 +39,7 @@ impl Publication {
         let delay_ms = u64::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
         Ok(Publication {
             topic: check_topic(topic)?,
+            form: Form::Plain,
             content: Content::Deferred(delay_ms, check_body(body)?),
         })
     }
@@ -69,10 +76,14 @@ impl Publication {
             batch.push(body);
         }
         batches.push(batch);
-        let publications = batches
-            .into_iter()
-            .map(|batch| (batch.len(), Publication { topic: topic.clone(), content: Content::Batch(batch) }));
-        Ok(publications.collect())
+        let publication =
+            |batch| Publication { topic: topic.clone(), form: Form::Plain, content: Content::Batch(batch) };
+        Ok(batches.into_iter().map(|batch| (batch.len(), publication(batch))).collect())
+    }
+
+    /// Sets the form of all its messages; those with headers come from [`with_headers`].
+    pub(super) fn in_form(self, form: Form) -> Self {
+        Publication { form, ..self }
     }
 
     pub(super) fn body_bytes(&self) -> usize {
@@ -83,7 +94,10 @@ impl Publication {
     }
 
     /// Fails if nsqd would refuse the publish and close the connection, which all publishes share.
-    pub(super) fn check_size(&self, limits: &SizeLimits) -> Result<(), Failure> {
+    pub(super) fn check(&self, limits: &SizeLimits, accepts_headers: bool) -> Result<(), Failure> {
+        if self.form == Form::WithHeaders && !accepts_headers {
+            return Err(Failure::HeadersUnsupported);
+        }
         let (size, max) = match &self.content {
             Content::Single(body) | Content::Deferred(_, body) => (body.len(), limits.max_msg_size),
             Content::Batch(bodies) => {
@@ -101,14 +115,35 @@ impl Publication {
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let topic = &*self.topic;
-        match &self.content {
-            Content::Single(body) => Command::Pub { topic, body }.encode(out),
-            Content::Deferred(delay_ms, body) => {
-                Command::Dpub { topic, delay_ms: *delay_ms, body }.encode(out)
+        match (&self.content, self.form) {
+            (Content::Single(body), Form::Plain) => Command::Pub { topic, body }.encode(out),
+            (Content::Single(message), Form::WithHeaders) => Command::PubExt { topic, message }.encode(out),
+            (&Content::Deferred(delay_ms, ref body), Form::Plain) => {
+                Command::Dpub { topic, delay_ms, body }.encode(out)
             }
-            Content::Batch(bodies) => put_mpub(out, topic, bodies),
+            (&Content::Deferred(delay_ms, ref message), Form::WithHeaders) => {
+                Command::DpubExt { topic, delay_ms, message }.encode(out)
+            }
+            (Content::Batch(bodies), Form::Plain) => put_mpub(out, topic, bodies),
+            (Content::Batch(messages), Form::WithHeaders) => put_mpub_ext(out, topic, messages),
         }
     }
+}
+
+/// The message in the form in which it is sent with headers.
+pub(super) fn with_headers<K: AsRef<str>, V: AsRef<str>>(
+    headers: impl IntoIterator<Item = (K, V)>,
+    body: &[u8],
+) -> Result<Bytes, PublishError> {
+    if body.is_empty() {
+        return Err(PublishError::Empty);
+    }
+    let pairs: Vec<(K, V)> = headers.into_iter().collect();
+    let headers = HeadersBuf::of_producer(pairs.iter().map(|(key, value)| (key.as_ref(), value.as_ref())))
+        .map_err(|error| PublishError::InvalidHeaders { reason: error.to_string() })?;
+    let mut message = Vec::new();
+    put_published(&mut message, headers.as_headers(), body);
+    Ok(message.into())
 }
 
 /// The bytes before a batch (its number of messages), and before each message (its size).
@@ -160,7 +195,7 @@ mod tests {
         let split = |sizes: &[usize]| -> Vec<usize> {
             let batches = Publication::batches("t", bodies(sizes), &LIMITS).unwrap();
             for (_, batch) in &batches {
-                assert!(batch.check_size(&LIMITS).is_ok());
+                assert!(batch.check(&LIMITS, false).is_ok());
             }
             batches.iter().map(|(count, _)| *count).collect()
         };
@@ -179,7 +214,41 @@ mod tests {
         let too_big = Publication::batches("t", bodies(&[1, 11]), &LIMITS);
         assert!(matches!(too_big, Err(PublishError::TooBig { size: 11, max: 10 })));
         let single = Publication::single("t", bodies(&[11]).remove(0)).unwrap();
-        assert!(matches!(single.check_size(&LIMITS), Err(Failure::TooBig { size: 11, max: 10 })));
+        assert!(matches!(single.check(&LIMITS, true), Err(Failure::TooBig { size: 11, max: 10 })));
+    }
+
+    #[test]
+    fn headers_need_an_nsqd_that_accepts_them() {
+        let message = with_headers([("a", "b")], b"body").unwrap();
+        let publication = Publication::single("t", message.clone()).unwrap().in_form(Form::WithHeaders);
+        assert!(matches!(publication.check(&LIMITS, false), Err(Failure::HeadersUnsupported)));
+        assert!(matches!(publication.check(&LIMITS, true), Err(Failure::TooBig { size: 15, max: 10 })));
+        let mut out = Vec::new();
+        publication.encode(&mut out);
+        assert_eq!(out, b"PUB_EXT t\n\0\0\0\x0f\0\x09{\"a\":\"b\"}body");
+        out.clear();
+        let delay = Duration::from_millis(7);
+        Publication::deferred("t", delay, message.clone())
+            .unwrap()
+            .in_form(Form::WithHeaders)
+            .encode(&mut out);
+        assert!(out.starts_with(b"DPUB_EXT t 7\n\0\0\0\x0f\0\x09"));
+        out.clear();
+        let limits = SizeLimits { max_msg_size: 20, ..LIMITS };
+        let mut batches = Publication::batches("t", vec![message], &limits).unwrap();
+        batches.remove(0).1.in_form(Form::WithHeaders).encode(&mut out);
+        assert!(out.starts_with(b"MPUB_EXT t\n\0\0\0\x17\0\0\0\x01\0\0\0\x0f\0\x09"));
+    }
+
+    #[test]
+    fn invalid_headers_are_rejected_before_sending() {
+        let reason = |pairs: &[(&str, &str)]| match with_headers(pairs.iter().copied(), b"x") {
+            Err(PublishError::InvalidHeaders { reason }) => reason,
+            other => panic!("{other:?}"),
+        };
+        assert!(reason(&[("a b", "c")]).contains("header name"));
+        assert!(reason(&[("nsq-dead-reason", "c")]).contains("reserved"));
+        assert!(matches!(with_headers([("a", "b")], b""), Err(PublishError::Empty)));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub(super) enum Failure {
     Refused { code: String, description: String },
     Unknown(Disconnect),
     TooBig { size: usize, max: usize },
+    HeadersUnsupported,
 }
 
 pub(super) type SlotResult = Result<(), Failure>;

@@ -393,6 +393,18 @@ async fn settings_are_checked_before_the_consumer_starts() {
 }
 
 #[tokio::test]
+async fn consumer_that_requests_headers_works_without_them() {
+    let nsqd = StubNsqd::start().await;
+    nsqd.offer(["\x04body"]);
+    let config = Config::new().headers(true);
+    let mut messages = Consumer::builder("t", "c").nsqd(&nsqd.address).config(config).stream().unwrap();
+    let message = soon("message", messages.next()).await.unwrap();
+    assert_eq!((&message.body()[..], message.headers()), (&b"\x04body"[..], None));
+    message.finish().unwrap();
+    assert!(nsqd.received("IDENTIFY")[0].contains(r#""features":["headers"]"#));
+}
+
+#[tokio::test]
 async fn identify_carries_the_settings() {
     let nsqd = StubNsqd::start().await;
     let config = Config::new()

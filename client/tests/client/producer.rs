@@ -29,6 +29,23 @@ async fn single_deferred_and_batch_publishes_arrive() {
 }
 
 #[tokio::test]
+async fn headers_are_not_sent_to_an_nsqd_without_the_feature() {
+    let nsqd = StubNsqd::start().await;
+    let producer = Producer::new(&nsqd.address).unwrap();
+    for _ in 0..2 {
+        let error = producer.publish_with_headers("t", [("a", "b")], "x").await.unwrap_err();
+        assert!(matches!(error, PublishError::HeadersUnsupported { .. }), "{error}");
+    }
+    let error = producer.publish_many_with_headers("t", [([("a", "b")], "x")]).await.unwrap_err();
+    assert!(matches!(error.error, PublishError::HeadersUnsupported { .. }), "{error}");
+    // The connection, which other publishes share, is still open.
+    producer.publish("t", "plain").await.unwrap();
+    assert_eq!((nsqd.bodies(), nsqd.count("PUB_EXT")), (vec!["plain".to_owned()], 0));
+    assert_eq!(nsqd.state().connections_made, 1);
+    assert!(nsqd.received("IDENTIFY")[0].contains(r#""features":["headers"]"#));
+}
+
+#[tokio::test]
 async fn sends_keep_their_order_and_have_separate_results() {
     let nsqd = StubNsqd::start().await;
     let producer = Producer::new(&nsqd.address).unwrap();

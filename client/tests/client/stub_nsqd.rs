@@ -306,6 +306,11 @@ impl State {
                 let bodies: Vec<&[u8]> = messages.iter().collect();
                 return self.publish(connection, topic, 0, &bodies);
             }
+            Command::PubExt { .. } | Command::DpubExt { .. } | Command::MpubExt { .. } => {
+                let text = format!("invalid command {}", command.verb());
+                self.send_error(connection, &ProtocolError::new(ErrorCode::Invalid, text));
+                return false;
+            }
             Command::Rdy { count } => {
                 if let Some(connection) = self.connections.get_mut(&connection) {
                     connection.rdy = *count;

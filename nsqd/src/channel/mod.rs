@@ -150,6 +150,11 @@ impl Channel {
         channel
     }
 
+    /// The log of the channel's topic.
+    pub fn log(&self) -> &TopicLog {
+        &self.parts.log
+    }
+
     pub fn name(&self) -> &ChannelName {
         &self.parts.name
     }

@@ -92,13 +92,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Refuses an MPUB that is not allowed before its body has arrived, whatever the body.
+    /// Refuses an MPUB or MPUB_EXT that is not allowed before its body has arrived, whatever the body.
     pub(super) async fn authorize_before_body(&mut self, verb: Option<Verb>, data: &[u8]) -> Result<(), End> {
-        if verb == Some(Verb::Mpub)
+        if let Some(verb @ (Verb::Mpub | Verb::MpubExt)) = verb
             && let Some(topic) = mpub_topic(data, &self.context.limits)
             && !self.may_publish(topic)
         {
-            self.authorize(Verb::Mpub, topic, "").await?;
+            self.authorize(verb, topic, "").await?;
         }
         Ok(())
     }

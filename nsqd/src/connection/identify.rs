@@ -22,6 +22,8 @@ pub struct Settings {
     pub sample_rate: u8,
     /// Start of a channel that SUB creates.
     pub channel_start: StartAt,
+    /// Whether messages are delivered with their headers.
+    pub headers: bool,
 }
 
 impl Settings {
@@ -32,6 +34,7 @@ impl Settings {
             message_timeout: clock::nanos(limits.msg_timeout),
             sample_rate: 0,
             channel_start: StartAt::Latest,
+            headers: false,
         }
     }
 
@@ -41,6 +44,7 @@ impl Settings {
             message_timeout: clock::nanos(negotiated.msg_timeout),
             sample_rate: negotiated.sample_rate,
             channel_start: negotiated.channel_start.unwrap_or_default(),
+            headers: negotiated.headers(),
         }
     }
 }

@@ -10,7 +10,7 @@
 //! - [`input`]: pure; bytes not decoded yet
 //! - `identify`: IDENTIFY, negotiation
 //! - `auth`: AUTH, and what it permits
-//! - [`publish`]: PUB, MPUB, DPUB
+//! - [`publish`]: PUB, MPUB, DPUB, with and without headers
 //! - [`consume`]: SUB, RDY, FIN, REQ, TOUCH, CLS
 //! - [`transport`]: the byte stream, its upgrades, closing
 
@@ -250,7 +250,9 @@ impl Connection {
         }
         if self.may_take {
             let engine = self.context.registry.engine();
-            self.may_take = deliver(&subscription.channel, subscription.key, &mut self.output, engine);
+            let with_headers = self.settings.headers;
+            self.may_take =
+                deliver(&subscription.channel, subscription.key, with_headers, &mut self.output, engine);
         }
         Ok(())
     }
@@ -348,7 +350,12 @@ impl Connection {
         data: &'a [u8],
     ) -> Result<usize, End> {
         match command {
-            Command::Pub { .. } | Command::Mpub { .. } | Command::Dpub { .. } => {
+            Command::Pub { .. }
+            | Command::Mpub { .. }
+            | Command::Dpub { .. }
+            | Command::PubExt { .. }
+            | Command::MpubExt { .. }
+            | Command::DpubExt { .. } => {
                 return self.publish_run(command, consumed, data).await;
             }
             Command::Fin { .. } | Command::Req { .. } | Command::Touch { .. } => {

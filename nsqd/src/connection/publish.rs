@@ -1,7 +1,7 @@
-//! PUB, MPUB and DPUB.
+//! PUB, MPUB and DPUB; PUB_EXT, MPUB_EXT and DPUB_EXT for messages with headers.
 //!
-//! The publishes of one read are one batch: successive PUBs to a topic are appended together. One write of the journal
-//! makes all publishes of the connection's turn durable, before the first of them is answered.
+//! The publishes of one read are one batch: successive PUBs (or PUB_EXTs) to a topic are appended together. One write of
+//! the journal makes all publishes of the connection's turn durable, before the first of them is answered.
 
 use std::time::Duration;
 
@@ -58,8 +58,8 @@ impl Connection {
         result
     }
 
-    /// Appends a publish, and the PUBs to the same topic at the start of `rest` that follow a PUB. Returns the bytes of
-    /// `rest` used; `None` for a command that is no publish.
+    /// Appends a publish. After a PUB or PUB_EXT, also those of the same kind to the same topic at the start of `rest`.
+    /// Returns the bytes of `rest` used; `None` for a command that is no publish.
     async fn append<'a>(
         &mut self,
         command: Command<'a>,
@@ -68,26 +68,29 @@ impl Connection {
         pending: &mut Vec<Pending>,
     ) -> Result<Option<usize>, End> {
         let verb = command.verb();
+        let Some(form) = verb.published_form() else { return Ok(None) };
         let (mut used, mut commands) = (0, 1);
         let publication = match command {
-            Command::Mpub { topic: name, messages } => {
+            Command::Mpub { topic: name, messages } | Command::MpubExt { topic: name, messages } => {
                 let topic = self.topic(name, verb).await?;
                 self.count_published(name, messages.len() as u64);
-                topic.append(messages.iter(), messages.body_bytes(), None)
+                topic.append_as(form, messages.iter(), messages.body_bytes(), None)
             }
-            Command::Dpub { topic: name, delay_ms, body } => {
+            Command::Dpub { topic: name, delay_ms, body }
+            | Command::DpubExt { topic: name, delay_ms, message: body } => {
                 let topic = self.topic(name, verb).await?;
                 let delay = (delay_ms > 0).then(|| Duration::from_millis(delay_ms));
                 self.count_published(name, 1);
-                topic.append([body].into_iter(), body.len(), delay)
+                topic.append_as(form, [body].into_iter(), body.len(), delay)
             }
-            Command::Pub { topic: name, body } => {
+            Command::Pub { topic: name, body } | Command::PubExt { topic: name, message: body } => {
                 let topic = self.topic(name, verb).await?;
                 let mut bodies = vec![body];
                 let mut body_bytes = body.len();
                 while bodies.len() < RUN_BODIES
-                    && let Decoded::Command { command: Command::Pub { topic, body }, consumed } =
-                        decode(&rest[used..], limits)
+                    && let Decoded::Command { command: next, consumed } = decode(&rest[used..], limits)
+                    && next.verb() == verb
+                    && let Command::Pub { topic, body } | Command::PubExt { topic, message: body } = next
                     && topic == name
                 {
                     bodies.push(body);
@@ -96,7 +99,7 @@ impl Connection {
                 }
                 commands = bodies.len();
                 self.count_published(name, commands as u64);
-                topic.append(bodies.into_iter(), body_bytes, None)
+                topic.append_as(form, bodies.into_iter(), body_bytes, None)
             }
             _ => return Ok(None),
         };
@@ -134,8 +137,8 @@ impl Connection {
 
 fn failed(verb: Verb, error: &PublishError) -> End {
     let code = match verb {
-        Verb::Mpub => ErrorCode::MpubFailed,
-        Verb::Dpub => ErrorCode::DpubFailed,
+        Verb::Mpub | Verb::MpubExt => ErrorCode::MpubFailed,
+        Verb::Dpub | Verb::DpubExt => ErrorCode::DpubFailed,
         _ => ErrorCode::PubFailed,
     };
     End::Error(ProtocolError::new(code, format!("{verb} failed {error}")))

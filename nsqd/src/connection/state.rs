@@ -39,6 +39,7 @@ impl ConnectionState {
         let legal = match (verb, self) {
             (Verb::Rdy, Closing) => return Permit::Ignore,
             (Verb::Pub | Verb::Mpub | Verb::Dpub | Verb::Nop, _) => true,
+            (Verb::PubExt | Verb::MpubExt | Verb::DpubExt, _) => true,
             (Verb::Identify | Verb::Auth | Verb::Sub, state) => state == Init,
             (Verb::Fin | Verb::Req | Verb::Touch, state) => state != Init,
             (Verb::Rdy | Verb::Cls, state) => state == Subscribed,
@@ -65,6 +66,9 @@ mod tests {
             (Verb::Pub, [true, true, true]),
             (Verb::Mpub, [true, true, true]),
             (Verb::Dpub, [true, true, true]),
+            (Verb::PubExt, [true, true, true]),
+            (Verb::MpubExt, [true, true, true]),
+            (Verb::DpubExt, [true, true, true]),
             (Verb::Fin, [false, true, true]),
             (Verb::Req, [false, true, true]),
             (Verb::Touch, [false, true, true]),

@@ -28,6 +28,7 @@ pub mod retention;
 pub mod metrics;
 pub mod policy;
 pub mod publish;
+mod publish_headers;
 pub mod stats;
 mod stats_page;
 

@@ -1,50 +1,57 @@
 //! `/pub` and `/mpub`.
 //!
-//! Messages are appended directly from the request's buffer, without a copy. The answer is sent once they are as
-//! durable as `--durability` demands.
+//! Messages without headers are appended directly from the request's buffer, without a copy. The answer is sent once
+//! they are as durable as `--durability` demands.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use nsq_daemon::http::{BodyError, HttpError, Query, Request, Response, response};
+use nsq_protocol::headers::{Form, HeadersBuf};
 use nsq_protocol::{BatchError, BatchPart, MessageBatch, TopicName};
 
-use super::{HttpContext, refused, topic_parameter};
+use super::{HttpContext, publish_headers, refused, topic_parameter};
 use crate::clock;
 use crate::topic::Topic;
 
-const MSG_TOO_BIG: HttpError = HttpError::too_large("MSG_TOO_BIG");
+pub(super) const MSG_TOO_BIG: HttpError = HttpError::too_large("MSG_TOO_BIG");
 const MSG_EMPTY: HttpError = HttpError::bad_request("MSG_EMPTY");
 const INVALID_TOPIC: HttpError = HttpError::bad_request("INVALID_TOPIC");
 const INVALID_DEFER: HttpError = HttpError::bad_request("INVALID_DEFER");
-const BODY_TOO_BIG: HttpError = HttpError::too_large("BODY_TOO_BIG");
+pub(super) const BODY_TOO_BIG: HttpError = HttpError::too_large("BODY_TOO_BIG");
 const BAD_BODY: HttpError = HttpError::too_large("BAD_BODY");
 const BAD_MESSAGE: HttpError = HttpError::too_large("BAD_MESSAGE");
 
-/// `POST /pub?topic=[&defer=<ms>]`: the body is the message.
+/// `POST /pub?topic=[&defer=<ms>][&ttl=][&key=][&id=]`: the body is the message. [`publish_headers`] adds headers.
 pub async fn one(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let body = read(request, context.config.max_msg_size, MSG_TOO_BIG).await?;
     if body.is_empty() {
         return Err(MSG_EMPTY);
     }
     let query = request.query()?;
+    let headers = publish_headers::of_request(&request.headers, &query)?;
     let topic = topic(context, &query).await?;
     // The topic stays even if the delay is wrong, as in NSQ.
     let delay = match query.get("defer") {
         Some(text) => delay(&text, context.config.max_req_timeout)?,
         None => None,
     };
-    publish(context, &topic, std::iter::once(&body[..]), body.len(), delay).await
+    match headers {
+        None => publish(context, &topic, Form::Plain, std::iter::once(&body[..]), body.len(), delay).await,
+        Some(headers) => publish_with_headers(context, &topic, &headers, &[&body], delay).await,
+    }
 }
 
-/// `POST /mpub?topic=[&binary=true]`: the body holds one message per line, or a batch as in MPUB.
+/// `POST /mpub?topic=[&binary=true][&ttl=][&key=][&id=]`: the body holds one message per line, or a batch as in MPUB.
+/// All get the same headers.
 pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let limits = context.config.limits();
     if request.body.content_length().is_some_and(|length| length > limits.max_body_size as u64) {
         return Err(BODY_TOO_BIG);
     }
     let query = request.query()?;
+    let headers = publish_headers::of_request(&request.headers, &query)?;
     let topic = topic(context, &query).await?;
     let binary = query.get("binary").is_some_and(|value| match &*value {
         "true" | "1" => true,
@@ -57,14 +64,23 @@ pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Respon
     if binary {
         let body = read(request, limits.max_batch_bytes(), BODY_TOO_BIG).await?;
         let (batch, _) = MessageBatch::parse_binary(&body, &limits).map_err(refuse_batch)?;
-        return publish(context, &topic, batch.iter(), batch.body_bytes(), None).await;
+        return match headers {
+            None => publish(context, &topic, Form::Plain, batch.iter(), batch.body_bytes(), None).await,
+            Some(headers) => {
+                let bodies: Vec<&[u8]> = batch.iter().collect();
+                publish_with_headers(context, &topic, &headers, &bodies, None).await
+            }
+        };
     }
     let body = read(request, limits.max_body_size, BODY_TOO_BIG).await?;
     let (messages, body_bytes) = lines(&body, limits.max_msg_size)?;
     if messages.is_empty() {
         return Ok(response::text("OK"));
     }
-    publish(context, &topic, messages.into_iter(), body_bytes, None).await
+    match headers {
+        None => publish(context, &topic, Form::Plain, messages.into_iter(), body_bytes, None).await,
+        Some(headers) => publish_with_headers(context, &topic, &headers, &messages, None).await,
+    }
 }
 
 async fn read(request: &mut Request, limit: usize, too_big: HttpError) -> Result<Bytes, HttpError> {
@@ -86,16 +102,29 @@ async fn topic(context: &HttpContext, query: &Query<'_>) -> Result<Arc<Topic>, H
     context.registry.get_or_create(&name).await.map_err(|error| refused(&error))
 }
 
+async fn publish_with_headers(
+    context: &HttpContext,
+    topic: &Topic,
+    headers: &HeadersBuf,
+    bodies: &[&[u8]],
+    delay: Option<Duration>,
+) -> Result<Response, HttpError> {
+    let messages = publish_headers::with_headers(headers, bodies, &context.config.limits())?;
+    let bytes = messages.iter().map(Vec::len).sum();
+    publish(context, topic, Form::WithHeaders, messages.iter().map(Vec::as_slice), bytes, delay).await
+}
+
 async fn publish<'a>(
     context: &HttpContext,
     topic: &Topic,
+    form: Form,
     bodies: impl ExactSizeIterator<Item = &'a [u8]>,
     body_bytes: usize,
     delay: Option<Duration>,
 ) -> Result<Response, HttpError> {
     let began = clock::monotonic();
     context.registry.engine().wait_for_room().await;
-    let publication = topic.append(bodies, body_bytes, delay).map_err(|error| refused(&error))?;
+    let publication = topic.append_as(form, bodies, body_bytes, delay).map_err(|error| refused(&error))?;
     publication.committed().await.map_err(|error| refused(&error))?;
     let took = clock::monotonic().saturating_sub(began);
     context.registry.engine().metrics().http_publishes.record_ns(took);

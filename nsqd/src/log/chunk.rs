@@ -1,7 +1,8 @@
 //! Pure: a piece of memory with consecutive messages of one topic, each encoded as the frame of its first delivery.
 
+use nsq_protocol::headers::{self, Form};
 use nsq_protocol::message_id::MessageId;
-use nsq_protocol::{MESSAGE_FRAME_OVERHEAD, put_message_frame, set_attempts};
+use nsq_protocol::{MESSAGE_FRAME_OVERHEAD, set_attempts};
 
 /// Usual size of a chunk: large enough for an efficient write, small enough that reading it back for a single message
 /// is not wasteful.
@@ -38,9 +39,10 @@ impl Chunk {
     }
 
     /// Encodes and appends one message.
-    pub fn push(&mut self, timestamp_ns: i64, id: u64, body: &[u8]) {
+    pub fn push(&mut self, timestamp_ns: i64, id: u64, form: Form, published: &[u8]) {
         self.offsets.push(self.bytes.len() as u32);
-        put_message_frame(&mut self.bytes, timestamp_ns, 1, MessageId::from_u64(id), body);
+        let id = MessageId::from_u64(id);
+        headers::put_stored_frame(&mut self.bytes, timestamp_ns, 1, id, form, published);
     }
 
     /// Reserves memory for a batch, so that it is copied only once.
@@ -236,18 +238,13 @@ pub fn timestamps(frames: &[u8]) -> impl Iterator<Item = i64> {
     heads(frames).filter_map(timestamp)
 }
 
-/// The ids of consecutive encoded message frames. Skips ids that nsqd does not assign.
-pub fn ids(frames: &[u8]) -> impl Iterator<Item = u64> {
-    heads(frames).filter_map(id)
-}
-
 /// The id in an encoded message frame. `None` if it is not an id that nsqd assigns.
 pub fn id(frame: &[u8]) -> Option<u64> {
     frame.get(ATTEMPTS_OFFSET + 2..)?.first_chunk().copied().and_then(|id| MessageId(id).to_u64())
 }
 
 /// Consecutive encoded message frames, each with all bytes that follow it.
-fn heads(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn heads(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = frames;
     std::iter::from_fn(move || {
         let head = rest;
@@ -265,7 +262,7 @@ mod tests {
     fn chunk(bodies: &[&[u8]]) -> Chunk {
         let mut chunk = Chunk::new(10);
         for (index, body) in bodies.iter().enumerate() {
-            chunk.push(1, index as u64, body);
+            chunk.push(1, index as u64, Form::Plain, body);
         }
         chunk
     }
@@ -274,12 +271,12 @@ mod tests {
     fn timestamps_of_frames() {
         let mut chunk = Chunk::new(10);
         for (timestamp, body) in [(-1, &b""[..]), (i64::MAX, b"abc"), (7, &[0; 300])] {
-            chunk.push(timestamp, 1, body);
+            chunk.push(timestamp, 1, Form::Plain, body);
         }
         assert_eq!(timestamps(chunk.frames()).collect::<Vec<_>>(), [-1, i64::MAX, 7]);
         assert_eq!(timestamps(&chunk.frames()[..15]).count(), 0);
-        assert_eq!(ids(chunk.frames()).collect::<Vec<_>>(), [1, 1, 1]);
-        assert_eq!((chunk.id_of(12), ids(&chunk.frames()[..33]).count()), (Some(1), 0));
+        assert_eq!(heads(chunk.frames()).filter_map(id).collect::<Vec<_>>(), [1, 1, 1]);
+        assert_eq!((chunk.id_of(12), id(&chunk.frames()[..33])), (Some(1), None));
         assert_eq!(first_delivery(chunk.frames()), Some(-1));
         assert_eq!(first_delivery(&chunk.frames()[..17]), None);
         let mut again = Vec::new();

@@ -269,6 +269,7 @@ fn share(block: &BlockRef, needed: &[(u64, u64)]) -> u64 {
 mod tests {
     use std::sync::Arc;
 
+    use nsq_protocol::headers::Form;
     use parking_lot::Mutex;
 
     use super::*;
@@ -313,7 +314,8 @@ mod tests {
         log.add_holder(&(needs.clone() as Arc<dyn Holder>));
         for _ in 0..12 {
             let body = [b'x'; 8 << 10];
-            log.append([&body[..]].into_iter(), (1, body.len()), 0, None, |_, _| Ok::<_, ()>(())).unwrap();
+            let batch = (Form::Plain, 1, body.len());
+            log.append([&body[..]].into_iter(), batch, 0, None, |_, _| Ok::<_, ()>(())).unwrap();
         }
         log.persist_up_to(12, false).unwrap();
         let files = |log: &TopicLog| log.segments.lock().files().map(|file| file.number).collect::<Vec<_>>();

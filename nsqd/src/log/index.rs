@@ -10,6 +10,8 @@ mod retained;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use nsq_protocol::headers::Form;
+
 use self::aside::Aside;
 use self::blocks::Blocks;
 use super::Mark;
@@ -108,6 +110,7 @@ impl LogIndex {
     pub fn append<'a>(
         &mut self,
         bodies: impl Iterator<Item = &'a [u8]>,
+        form: Form,
         count: usize,
         body_bytes: usize,
         timestamp_ns: i64,
@@ -116,7 +119,7 @@ impl LogIndex {
         let first = self.open.end_sequence();
         self.open.reserve(count, body_bytes);
         for (index, body) in bodies.enumerate() {
-            self.open.push(timestamp_ns, self.id_base | (first + index as u64), body);
+            self.open.push(timestamp_ns, self.id_base | (first + index as u64), form, body);
         }
         (first, if self.open.end_sequence() == first { &[] } else { self.open.frames_from(first) })
     }

@@ -37,6 +37,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use nsq_protocol::headers::{self, Form};
 use parking_lot::Mutex;
 
 pub use self::clean::Cleaned;
@@ -68,6 +69,8 @@ pub struct TopicLog {
     id_base: u64,
     foreign_ids: Mutex<ForeignIds>,
     has_foreign_ids: AtomicBool,
+    /// A message with headers was published or read. Never reset: it only decides whether frames are looked at.
+    has_headers: AtomicBool,
     /// Copy of the index's: finished messages from here on are retained.
     retained_from: AtomicU64,
     retention_state: Mutex<RetentionState>,
@@ -114,6 +117,7 @@ impl TopicLog {
             id_base: index.id_base(),
             foreign_ids: Mutex::default(),
             has_foreign_ids: AtomicBool::new(false),
+            has_headers: AtomicBool::new(false),
             has_marks: AtomicBool::new(!index.marks().is_empty()),
             retained_from: AtomicU64::new(u64::MAX),
             retention_state: Mutex::default(),
@@ -140,19 +144,22 @@ impl TopicLog {
         self
     }
 
-    /// Appends a batch. Returns its first sequence number, the one after its last, and the result of `journal`.
-    /// `journal` gets the first sequence number and the encoded frames; it runs under the lock that fixes the order of
-    /// appends. If it fails, nothing is appended and its error is returned.
+    /// Appends a batch, all in one form. Returns its first sequence number, the one after its last, and the result of
+    /// `journal`. `journal` gets the first sequence number and the encoded frames; it runs under the lock that fixes the
+    /// order of appends. If it fails, nothing is appended and its error is returned.
     pub fn append<'a, T, E>(
         &self,
         bodies: impl Iterator<Item = &'a [u8]>,
-        (count, body_bytes): (usize, usize),
+        (form, count, body_bytes): (Form, usize, usize),
         timestamp_ns: i64,
         deferred_until: Option<crate::clock::Nanos>,
         journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
     ) -> Result<(u64, u64, T), E> {
         let mut index = self.index.lock();
-        let (first, frames) = index.append(bodies, count, body_bytes, timestamp_ns);
+        if form == Form::WithHeaders {
+            self.has_headers.store(true, Ordering::Relaxed);
+        }
+        let (first, frames) = index.append(bodies, form, count, body_bytes, timestamp_ns);
         let result = journal(first, frames);
         let end = index.next_sequence();
         if result.is_err() {
@@ -170,17 +177,29 @@ impl TopicLog {
         let sound = index.append_recovered(first_sequence, count, frames);
         self.store_watermarks(&index);
         drop(index);
-        self.learn_ids(frames);
+        self.learn(frames);
         sound
     }
 
-    /// Remembers which of these messages have ids of another node. Call before they may be handed out: some may have
-    /// been published when this node had another number.
-    pub fn learn_ids(&self, frames: &[u8]) {
-        for id in chunk::ids(frames).filter(|&id| base_of(id) != self.id_base) {
-            self.foreign_ids.lock().learn(id);
-            self.has_foreign_ids.store(true, Ordering::Release);
+    /// Remembers which of these messages, which an earlier run may have written, have ids of another node, and whether
+    /// any has headers. Call before they may be handed out.
+    pub fn learn(&self, frames: &[u8]) {
+        for frame in chunk::heads(frames) {
+            if let Some(id) = chunk::id(frame).filter(|&id| base_of(id) != self.id_base) {
+                self.foreign_ids.lock().learn(id);
+                self.has_foreign_ids.store(true, Ordering::Release);
+            }
+            if headers::has_headers(frame) {
+                self.has_headers.store(true, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Whether a message that was handed out may have headers. Call after taking messages: it then holds for these.
+    #[inline]
+    pub fn has_headers(&self) -> bool {
+        // Relaxed is enough: the flag is set before a message is put where a take finds it under a lock.
+        self.has_headers.load(Ordering::Relaxed)
     }
 
     /// The sequence number of the message that has or had this id, if it was ever handed out. `None` if the id does not

@@ -170,12 +170,14 @@ impl Gathered {
 
 #[cfg(test)]
 mod tests {
+    use nsq_protocol::headers::Form;
+
     use super::*;
     use crate::log::read_memory::ReadMemory;
 
     fn block(memory: &Arc<ReadMemory>, first: u64, count: u64) -> Arc<HeldChunk> {
         let mut chunk = Chunk::new(first);
-        (0..count).for_each(|index| chunk.push(1, first + index, b"body"));
+        (0..count).for_each(|index| chunk.push(1, first + index, Form::Plain, b"body"));
         memory.hold(chunk)
     }
 

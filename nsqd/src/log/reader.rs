@@ -146,7 +146,7 @@ impl TopicLog {
                     // A chunk knows its end from its bytes.
                     loaded.offsets.pop();
                     let chunk = Chunk::from_frames(loaded.first_sequence, loaded.frames, loaded.offsets);
-                    self.learn_ids(chunk.frames());
+                    self.learn(chunk.frames());
                     let held = self.memory.hold(chunk);
                     if self.holders.are_several_channels() {
                         self.memory.put_block(block.key(), held.clone());
@@ -202,7 +202,7 @@ impl TopicLog {
         if batch.bytes() > 0 && result.is_ok() {
             self.damage.read_worked();
         }
-        self.learn_ids(batch.frames());
+        self.learn(batch.frames());
         batch.complete(|bytes| self.memory.count(bytes));
         (batch, result)
     }

@@ -205,6 +205,8 @@ impl TopicLog {
 
 #[cfg(test)]
 mod tests {
+    use nsq_protocol::headers::Form;
+
     use super::*;
     use crate::log::LogContext;
     use crate::log::index::{LogIndex, MemoryBound};
@@ -218,7 +220,7 @@ mod tests {
         let release_point = log.hold(0);
         for _ in 0..3 {
             let bodies = [&b"body"[..]; 10];
-            log.append(bodies.into_iter(), (10, 40), 0, None, |_, _| Ok::<_, ()>(())).unwrap();
+            log.append(bodies.into_iter(), (Form::Plain, 10, 40), 0, None, |_, _| Ok::<_, ()>(())).unwrap();
         }
         assert_eq!(log.needed_on_disk(0, 30), [(0, 30)]);
         log.skip(10, 20);

@@ -112,7 +112,7 @@ impl Consumer {
     /// Takes what is available now. Returns the sequence numbers.
     fn take(&mut self, node: &Node) -> Vec<u64> {
         self.signal.answer();
-        deliver(&self.channel, self.key, &mut self.output, node.registry.engine());
+        deliver(&self.channel, self.key, false, &mut self.output, node.registry.engine());
         let mut frames = self.output.pending();
         let count = frames.len();
         let mut sequences = Vec::new();

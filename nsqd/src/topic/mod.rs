@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use nsq_protocol::headers::Form;
 use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -151,10 +152,22 @@ impl Topic {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Appends a batch, deferred by `delay` if it is given. `body_bytes` is the sum over `bodies`.
-    /// [`Publication::committed`] releases the messages; wait for it before answering OK.
+    /// Appends a batch of messages without headers; see [`Topic::append_as`].
     pub fn append<'a>(
         &self,
+        bodies: impl ExactSizeIterator<Item = &'a [u8]>,
+        body_bytes: usize,
+        delay: Option<Duration>,
+    ) -> Result<Publication, PublishError> {
+        self.append_as(Form::Plain, bodies, body_bytes, delay)
+    }
+
+    /// Appends a batch, all in one form, deferred by `delay` if it is given. `body_bytes` is the sum over `bodies`;
+    /// headers count as part of a body. [`Publication::committed`] releases the messages; wait for it before answering
+    /// OK.
+    pub fn append_as<'a>(
+        &self,
+        form: Form,
         bodies: impl ExactSizeIterator<Item = &'a [u8]>,
         body_bytes: usize,
         delay: Option<Duration>,
@@ -181,8 +194,12 @@ impl Topic {
         let due = delay.map(clock::nanos);
         let due_ns = due.map(|delay| wall_ns.saturating_add_unsigned(delay));
         let deadline = due.map(|delay| clock::monotonic().saturating_add(delay));
-        let appended =
-            self.log.append(bodies, (count, body_bytes), wall_ns, deadline, |first_sequence, frames| {
+        let appended = self.log.append(
+            bodies,
+            (form, count, body_bytes),
+            wall_ns,
+            deadline,
+            |first_sequence, frames| {
                 let ticket = self.journal(&Record::Publish {
                     topic: self.number,
                     first_sequence,
@@ -194,7 +211,8 @@ impl Topic {
                 self.message_count.fetch_add(offered as u64, Ordering::Relaxed);
                 self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
                 Ok::<_, StorageError>(ticket)
-            });
+            },
+        );
         let metrics = self.engine.metrics();
         let (_, end, ticket) = appended.inspect_err(|_| metrics.refused_publishes.add(1))?;
         metrics.published_messages.add(offered as u64);

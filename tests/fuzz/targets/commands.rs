@@ -3,6 +3,7 @@
 use bolero::check;
 use nsq_fuzz::RUN_TIME;
 use nsq_fuzz::edit::{Input, split};
+use nsq_protocol::headers::{HeadersBuf, split_published};
 use nsq_protocol::{
     ChannelName, Checked, Command, Decoded, Limits, MessageBatch, MessageId, ProtocolError, TopicName, Verb,
     command_name, decode, decode_from, mpub_topic, put_mpub, truncated,
@@ -12,6 +13,8 @@ use nsq_protocol::{
 fn limits() -> Limits {
     Limits { max_msg_size: 64, max_body_size: 200, max_line_bytes: 100, ..Limits::default() }
 }
+
+const MESSAGE_WITH_HEADERS: &[u8] = b"\0\x17{\"nsq-key\":\"a\", \"b\":\"\"}x";
 
 fn samples() -> Vec<Vec<u8>> {
     let id = MessageId::from_u64(0x18a1_d534_83a6_9000);
@@ -23,6 +26,8 @@ fn samples() -> Vec<Vec<u8>> {
         Command::Sub { topic, channel },
         Command::Pub { topic: "orders", body: b"one" },
         Command::Dpub { topic: "orders", delay_ms: 700, body: b"later" },
+        Command::PubExt { topic: "orders", message: MESSAGE_WITH_HEADERS },
+        Command::DpubExt { topic: "orders", delay_ms: 700, message: b"\0\x02{}later" },
         Command::Rdy { count: 2500 },
         Command::Fin { id },
         Command::Req { id, delay_ms: 5 },
@@ -34,6 +39,10 @@ fn samples() -> Vec<Vec<u8>> {
     let mut mpub = Vec::new();
     put_mpub(&mut mpub, "orders", &["one", "two", "three"]);
     samples.push(mpub);
+    let mut batch = Vec::new();
+    MessageBatch::encode_bodies(&[MESSAGE_WITH_HEADERS, b"\0\x02{}x"], &mut batch);
+    let (messages, _) = MessageBatch::parse_binary(&batch, &limits()).expect("valid");
+    samples.push(encoded(&Command::MpubExt { topic: "orders", messages }));
     samples.push(b"RDY\r\nREQ 0123456789abcdef 99999999999999999999\r\nPUB  x\nFIN 1\n\n".to_vec());
     samples
 }
@@ -105,6 +114,11 @@ fn check_command(command: &Command<'_>) {
         Command::Pub { body, .. } | Command::Dpub { body, .. } => {
             assert!((1..=limits.max_msg_size).contains(&body.len()));
         }
+        Command::PubExt { message, .. } | Command::DpubExt { message, .. } => check_message(message),
+        Command::MpubExt { messages, .. } => {
+            check_batch(messages);
+            messages.iter().for_each(check_message);
+        }
         Command::Mpub { messages, .. } => check_batch(messages),
         Command::Rdy { count } => assert!(*count <= limits.max_rdy_count),
         // Such an id cannot be encoded, and nsqd assigns none.
@@ -120,6 +134,17 @@ fn check_command(command: &Command<'_>) {
     let roomy = Limits { max_body_size: 1 << 20, ..limits };
     let again = decode(&wire, &roomy);
     assert_eq!(again, Decoded::Command { command: command.clone(), consumed: wire.len() });
+}
+
+/// A message with headers has a body, and headers that can be written again.
+fn check_message(message: &[u8]) {
+    assert!(message.len() <= limits().max_msg_size);
+    let (headers, body) = split_published(message).expect("checked");
+    assert!(!body.is_empty());
+    let pairs: Vec<_> = headers.iter().collect();
+    let again =
+        HeadersBuf::from_pairs(pairs.iter().map(|(key, value)| (&**key, &**value))).expect("not longer");
+    assert_eq!(again.as_headers().iter().collect::<Vec<_>>(), pairs);
 }
 
 fn check_batch(messages: &MessageBatch<'_>) {

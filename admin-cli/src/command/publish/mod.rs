@@ -9,6 +9,7 @@ mod source;
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -52,6 +53,10 @@ pub struct PublishFlags {
     /// Defer the messages: consumers get them only after this time.
     #[arg(long, value_name = "DURATION", value_parser = go_duration::parse)]
     defer: Option<Duration>,
+    /// Header of every message; may be repeated. Only consumers that request headers get them. An nsqd of NSQ accepts
+    /// none.
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
     /// Maximum number of messages per second.
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     rate: Option<f64>,
@@ -61,10 +66,11 @@ pub struct PublishFlags {
 }
 
 /// Publishes all messages of the sources.
-pub async fn run(context: &Context, flags: PublishFlags) -> Result<ExitStatus, Failure> {
+pub async fn run(context: &Context, mut flags: PublishFlags) -> Result<ExitStatus, Failure> {
     let topic = flags.topic.object()?.topic;
     let reading = flags.reading()?;
     let (skip, defer) = (reading.skip, flags.defer);
+    let headers = std::mem::take(&mut flags.headers).into();
     let sources = flags.sources()?;
     let TcpSources { nsqds, .. } = sources::find(&context.targets, sources::Purpose::Publish).await?;
     let producer = Producer::builder()
@@ -74,7 +80,7 @@ pub async fn run(context: &Context, flags: PublishFlags) -> Result<ExitStatus, F
         .build()
         .map_err(Failure::from)?;
     let mut sending =
-        Sending { producer, topic, defer, pending: FuturesOrdered::new(), sent: Sent::default() };
+        Sending { producer, topic, defer, headers, pending: FuturesOrdered::new(), sent: Sent::default() };
     let started_at = Instant::now();
     let result = sending.all(source::read(sources, reading)).await;
     let Sending { producer, sent, topic, pending, .. } = sending;
@@ -144,6 +150,7 @@ struct Sending {
     producer: Producer,
     topic: String,
     defer: Option<Duration>,
+    headers: Arc<[(String, String)]>,
     /// In the order of the messages.
     pending: FuturesOrdered<Pending>,
     sent: Sent,
@@ -175,11 +182,7 @@ impl Sending {
     async fn one(&mut self, body: Bytes) -> Result<(), SendError> {
         let bytes = body.len();
         let pending: Pending = match self.defer {
-            Some(delay) => {
-                let (producer, topic) = (self.producer.clone(), self.topic.clone());
-                async move { (bytes, producer.publish_deferred(topic, delay, body).await) }.boxed()
-            }
-            None => loop {
+            None if self.headers.is_empty() => loop {
                 match self.producer.send(&self.topic, body.clone()) {
                     Ok(result) => break async move { (bytes, result.await) }.boxed(),
                     Err(PublishError::Full) => match self.pending.next().await {
@@ -190,6 +193,23 @@ impl Sending {
                     Err(error) => return Err(SendError::Publish(error)),
                 }
             },
+            delay => {
+                let (producer, topic) = (self.producer.clone(), self.topic.clone());
+                let headers = Arc::clone(&self.headers);
+                let published = async move {
+                    let pairs = headers.iter().map(|(name, value)| (name, value));
+                    match delay {
+                        None => producer.publish_with_headers(topic, pairs, body).await,
+                        Some(delay) if headers.is_empty() => {
+                            producer.publish_deferred(topic, delay, body).await
+                        }
+                        Some(delay) => {
+                            producer.publish_deferred_with_headers(topic, delay, pairs, body).await
+                        }
+                    }
+                };
+                async move { (bytes, published.await) }.boxed()
+            }
         };
         self.pending.push_back(pending);
         Ok(())
@@ -252,6 +272,11 @@ impl Sent {
         };
         failure.hint(hint)
     }
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

@@ -99,6 +99,7 @@ impl<'a> Session<'a> {
             .lookupd_poll_interval(LOOKUP_INTERVAL)
             .lookupd_poll_timeout(context.targets.timeout)
             .channel_start(flags.from.unwrap_or_default())
+            .headers(context.output.is_json())
             .max_in_flight(within(flags.max_in_flight, remaining))
             .topology_region(&flags.topology_region)
             .topology_zone(&flags.topology_zone);

@@ -1,6 +1,6 @@
 //! Formats a message as a line: its body, or a JSON object. Pure.
 
-use nsq::Delivery;
+use nsq::{Delivery, Headers};
 use nsq_protocol::is_printable;
 use serde::Serialize;
 
@@ -26,6 +26,8 @@ struct Record<'a> {
     id: String,
     timestamp: String,
     attempts: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<Headers<'a>>,
     #[serde(flatten)]
     body: Body<'a>,
 }
@@ -50,6 +52,7 @@ impl Style<'_> {
             id: message.id().to_string(),
             timestamp: rfc3339(message.timestamp_ns()),
             attempts: message.attempts(),
+            headers: message.headers(),
             body: (&**message.body()).into(),
         };
         // Serializing these types cannot fail.

@@ -128,11 +128,13 @@ impl Aside {
 
 #[cfg(test)]
 mod tests {
+    use nsq_protocol::headers::Form;
+
     use super::*;
 
     fn chunk(first: u64, count: u64) -> Arc<Chunk> {
         let mut chunk = Chunk::new(first);
-        (0..count).for_each(|index| chunk.push(1, first + index, &[0; 1000]));
+        (0..count).for_each(|index| chunk.push(1, first + index, Form::Plain, &[0; 1000]));
         Arc::new(chunk)
     }
 

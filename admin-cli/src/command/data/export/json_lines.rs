@@ -3,6 +3,7 @@
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use nsq_protocol::headers::Headers;
 use serde::Serialize;
 
 use super::sink::{Exported, Files, QueueName, Sink};
@@ -19,6 +20,8 @@ struct Line<'a> {
     attempts: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     deferred_until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<Headers<'a>>,
     #[serde(flatten)]
     body: Body<'a>,
 }
@@ -64,6 +67,7 @@ impl Sink for JsonLines {
             timestamp: rfc3339(message.timestamp_ns),
             attempts: message.attempts,
             deferred_until: message.deferred_until_ns.map(rfc3339),
+            headers: message.headers,
             body: message.body.into(),
         };
         self.line.clear();
@@ -113,13 +117,18 @@ mod tests {
             timestamp_ns: 1_795_000_000_123_456_789,
             attempts: 2,
             deferred_until_ns: None,
+            headers: Some(Headers::trusted(br#"{"trace":"x", "a":"\u0062"}"#)),
             body: b"a\n\"",
         };
         sink.queue(&channel, false).unwrap();
         sink.queue(&QueueName { topic: "empty", channel: None }, false).unwrap();
         sink.message(&channel, &message).unwrap();
-        let deferred =
-            Exported { deferred_until_ns: Some(1_795_000_001_000_000_000), body: b"\xff", ..message };
+        let deferred = Exported {
+            deferred_until_ns: Some(1_795_000_001_000_000_000),
+            headers: None,
+            body: b"\xff",
+            ..message
+        };
         sink.message(&held, &deferred).unwrap();
         sink.finish().unwrap();
         let text = std::fs::read_to_string(dir.path().join("...jsonl")).unwrap();
@@ -127,7 +136,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                r#"{"topic_name":"..","channel_name":"c","id":"000000000000001f","timestamp":"2026-11-18T11:06:40.123456789Z","attempts":2,"body":"a\n\""}"#,
+                r#"{"topic_name":"..","channel_name":"c","id":"000000000000001f","timestamp":"2026-11-18T11:06:40.123456789Z","attempts":2,"headers":{"trace":"x","a":"b"},"body":"a\n\""}"#,
                 r#"{"topic_name":"..","id":"000000000000001f","timestamp":"2026-11-18T11:06:40.123456789Z","attempts":2,"deferred_until":"2026-11-18T11:06:41Z","body_base64":"/w=="}"#,
             ]
         );

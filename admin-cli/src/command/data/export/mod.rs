@@ -45,7 +45,7 @@ pub struct ExportFlags {
     target: PathBuf,
     /// Output format. jsonl: one line per channel and message, with the fields of `nsq sub --json`, `deferred_until`
     /// for deferred messages, and no `channel_name` for messages that no channel has yet. nsq: nsqd.dat and disk
-    /// queues; deferred messages are due at once, because NSQ stores no due times.
+    /// queues; deferred messages are due at once and headers are left out, because NSQ stores neither.
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     format: Format,
     /// Only this topic; may be repeated.
@@ -240,6 +240,7 @@ fn nsqs(
                     timestamp_ns: header.timestamp_ns,
                     attempts: header.attempts,
                     deferred_until_ns: None,
+                    headers: None,
                     body,
                 };
                 export.write(&name, &message)

@@ -1,6 +1,7 @@
 //! Exports messages as a data directory for NSQ's nsqd: `nsqd.dat`, and a disk queue for each topic and channel.
 //!
-//! NSQ stores neither due times nor sequence numbers. So deferred messages are due at once; message ids stay.
+//! NSQ stores neither due times nor sequence numbers, and has no headers. So deferred messages are due at once, and
+//! headers are left out; message ids stay.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -147,6 +148,7 @@ mod tests {
             timestamp_ns: 0x18e9_be3e_4d8d_f93f,
             attempts: 0,
             deferred_until_ns: Some(1),
+            headers: None,
             body: b"hello",
         };
         for attempts in 0..3 {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use nsq_protocol::headers::split_stored;
 use nsq_protocol::{FRAME_HEADER_BYTES, MessageView};
 use nsqd::channel::saved::Clocks;
 use nsqd::clock;
@@ -223,7 +224,7 @@ impl<'a> Iterator for Frames<'a> {
 
 fn exported(frame: &[u8], attempts: u16, due_ns: Option<i64>) -> Result<Exported<'_>, Failure> {
     let message = frame.get(FRAME_HEADER_BYTES..).and_then(MessageView::parse);
-    let MessageView { timestamp_ns, id, body, .. } =
-        message.ok_or_else(|| Failure::failed("a message frame is too short"))?;
-    Ok(Exported { id, timestamp_ns, attempts, deferred_until_ns: due_ns, body })
+    let (MessageView { timestamp_ns, id, .. }, (headers, body)) =
+        message.zip(split_stored(frame)).ok_or_else(|| Failure::failed("a message frame is too short"))?;
+    Ok(Exported { id, timestamp_ns, attempts, deferred_until_ns: due_ns, headers, body })
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nsq_protocol::MessageId;
+use nsq_protocol::headers::Headers;
 
 use crate::exit_status::Failure;
 
@@ -27,6 +28,7 @@ pub(super) struct Exported<'a> {
     pub(super) attempts: u16,
     /// Due time of a deferred message.
     pub(super) deferred_until_ns: Option<i64>,
+    pub(super) headers: Option<Headers<'a>>,
     /// The publisher's bytes.
     pub(super) body: &'a [u8],
 }
