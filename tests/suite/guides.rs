@@ -238,6 +238,11 @@ fn examples_of_the_http_reference_run() {
 }
 
 #[test]
+fn examples_of_the_policies_guide_run() {
+    run_guide("POLICIES.md");
+}
+
+#[test]
 fn examples_of_the_headers_guide_run() {
     run_guide("HEADERS.md");
 }

@@ -261,6 +261,8 @@ fn messages_stay_held_back_across_a_kill() {
         peer.requeue(&messages[0], Duration::ZERO).await;
         let held_back = |channel: &nsq_tests::stats::Channel| channel.deferred_count == 2;
         nsqd.channel_until("t", "c", "both messages are held back", held_back).await;
+        // Acknowledgements are written with the next publish, or a little later.
+        nsqd.publish("other", "x").await;
         nsqd.kill().await;
         nsqd.restart().await;
         let channel = nsqd.channel("t", "c").await.expect("the channel exists");
