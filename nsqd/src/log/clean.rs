@@ -128,7 +128,7 @@ impl TopicLog {
                 cleaned.has_more = true;
                 break;
             }
-            match self.copy_survivors(&file) {
+            match self.check_originals(file.number).and_then(|()| self.copy_survivors(&file)) {
                 Ok(bytes) => {
                     cleaned.copied_bytes += bytes;
                     to_delete.push(file.number);
@@ -172,6 +172,21 @@ impl TopicLog {
             at = end;
         }
         needed_bytes
+    }
+
+    /// Reads the blocks that have copies in this file. A damaged one is replaced by its copy, which is a survivor then.
+    /// A start checks only the headers of blocks, and there are copies only after a crash, so this is rare.
+    fn check_originals(&self, file_number: u64) -> io::Result<()> {
+        let originals = self.index.lock().originals_of_copies_in(file_number);
+        for block in originals {
+            match block.read() {
+                Ok(_) => {}
+                Err(_) if !self.index.lock().has_block(&block) => {}
+                Err(error @ ReadError::Io { .. }) => return Err(io::Error::other(error)),
+                Err(error) => self.read_failed(&block, &error),
+            }
+        }
+        Ok(())
     }
 
     /// Copies the needed messages of a file. Returns the bytes copied.

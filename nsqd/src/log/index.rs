@@ -338,6 +338,16 @@ impl LogIndex {
         }
     }
 
+    /// The blocks that have copies in this segment file.
+    pub fn originals_of_copies_in(&self, file_number: u64) -> Vec<BlockRef> {
+        let copies = self.copies.iter().filter(|copy| copy.file_number() == file_number);
+        let overlaps = |copy: &BlockRef| {
+            let end = copy.end_sequence();
+            self.blocks.since(copy.first_sequence).take_while(move |block| block.first_sequence < end)
+        };
+        copies.flat_map(overlaps).cloned().collect()
+    }
+
     /// Forgets copies in a segment file that is deleted, because nothing in it is needed.
     pub fn forget_copies_in(&mut self, file_number: u64) {
         self.copies.retain(|block| block.file_number() != file_number);

@@ -265,6 +265,9 @@ impl SegmentStore {
         }
         let bytes = state.info.bytes;
         self.file_is_gone(number, true);
+        // If the file came back after a power failure, with damaged blocks, a start could prefer them to good copies.
+        // That does no harm while the journal has the messages, and it is retired only after the next sync.
+        self.names_unsynced = true;
         Ok(bytes)
     }
 
