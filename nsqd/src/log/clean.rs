@@ -288,6 +288,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::log::chunk::Chunk;
     use crate::log::index::{LogIndex, MemoryBound};
     use crate::log::{Holder, LogContext, Ranges};
     use crate::storage::faulty::{Fault, FaultyStorage, Op};
@@ -343,6 +344,35 @@ mod tests {
         assert!(cleaned.freed_bytes > 4 * (8 << 10) && cleaned.copied_bytes > 8 << 10, "{cleaned:?}");
         assert_eq!(files(&log), [3, 4]);
         assert_eq!(log.index.lock().block_of(0).map(|block| block.file_number()), Some(4));
+    }
+
+    /// A power failure left a damaged block; its messages were written again, and then the journal forgot them.
+    #[test]
+    fn copies_of_a_damaged_block_are_kept() {
+        let storage = FaultyStorage::default();
+        let mut chunk = Chunk::new(0);
+        (0..10).for_each(|number| chunk.push(0, number, Form::Plain, b"body"));
+        let mut written = SegmentStore::new(Arc::new(storage.clone()), "/d/t", 1 << 20);
+        for number in [1, 2] {
+            written.append(0, 10, chunk.frames()).unwrap();
+            written.close_file_if_writing(number);
+        }
+        drop(written);
+        let damaged = storage.paths().into_iter().next().unwrap();
+        storage.tamper(&damaged, |bytes| *bytes.last_mut().unwrap() ^= 1);
+
+        let (segments, blocks, _) = SegmentStore::open(Arc::new(storage), "/d/t", 1 << 20).unwrap();
+        let bound = MemoryBound { messages: 1000, bytes: 1 << 20, chunk_bytes: 1000 };
+        let mut index = LogIndex::new(0, 0, bound);
+        index.adopt_blocks(blocks);
+        let log = TopicLog::new(index, segments, "t", LogContext::default());
+        let needs: Arc<dyn Holder> = Arc::new(Needs(Mutex::new(vec![(0, 10)])));
+        log.add_holder(&needs);
+        log.clean(u64::MAX, || Ok(())).unwrap();
+        let block = log.index.lock().block_of(0).unwrap();
+        assert_eq!(block.read().unwrap().frames, chunk.frames());
+        log.clean(u64::MAX, || Ok(())).unwrap();
+        assert_eq!(log.segments.lock().files().count(), 1, "the damaged file is deleted later");
     }
 
     #[test]
