@@ -23,7 +23,7 @@ pub(super) const BODY_TOO_BIG: HttpError = HttpError::too_large("BODY_TOO_BIG");
 const BAD_BODY: HttpError = HttpError::too_large("BAD_BODY");
 const BAD_MESSAGE: HttpError = HttpError::too_large("BAD_MESSAGE");
 
-/// `POST /pub?topic=[&defer=<ms>][&ttl=][&key=][&id=]`: the body is the message. [`publish_headers`] adds headers.
+/// `POST /pub?topic=[&defer=<ms>][&ttl=][&key=][&id=]`: the body is the message. `publish_headers` adds headers.
 pub async fn one(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let body = read(request, context.config.max_msg_size, MSG_TOO_BIG).await?;
     if body.is_empty() {

@@ -3,7 +3,7 @@
 //! - [`setting`]: pure; the table of settings and their values
 //! - [`retry`]: pure; retry schedules, one kind of value
 //! - [`settings`]: pure; the own settings of one topic or channel, and changes of them
-//! - [`file`]: pure; the policy file
+//! - [`mod@file`]: pure; the policy file
 //! - [`effective`]: pure; which value is in force, and where it comes from
 //!
 //! What a setting does is not here: topics and channels get a [`effective::TopicPolicy`] or

@@ -1,5 +1,5 @@
 //! Pure: one topic during replay. Applies records through [`TopicState`] and
-//! [`ChannelState`](crate::channel::ChannelState), which define their meaning. This module adds what only recovery has
+//! [`ChannelState`], which define their meaning. This module adds what only recovery has
 //! to decide: what a record shows about earlier records that are lost, and which bodies are needed.
 
 use std::sync::Arc;
