@@ -234,7 +234,7 @@ impl Config {
 
     /// Whether SIGHUP has files to reload.
     pub fn can_reload(&self) -> bool {
-        !self.tls_cert.is_empty() || self.auth_file.is_some()
+        !self.tls_cert.is_empty() || self.auth_file.is_some() || !self.policy_file.is_empty()
     }
 
     /// Limits on what a client may negotiate.

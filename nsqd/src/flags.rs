@@ -355,7 +355,7 @@ flag_types! {
     TlsVersion: String, |version| *version as u16;
 }
 
-/// An empty text stands for a flag that is not set.
+/// An empty text means that the flag is not set.
 impl<T: FlagType> FlagType for Option<T> {
     const KIND: Kind = T::KIND;
 

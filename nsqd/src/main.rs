@@ -1,4 +1,5 @@
-//! The nsqd program: read flags, start, wait for a signal, stop. SIGHUP reloads certificates and tokens.
+//! The nsqd program: read flags, start, wait for a signal, stop. SIGHUP reloads certificates,
+//! tokens and policies.
 
 use std::process::ExitCode;
 use std::time::Duration;

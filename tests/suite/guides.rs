@@ -2,7 +2,7 @@
 //!
 //! A block that is marked `sh daemon` starts a daemon, which runs until the next such block for the same program or until
 //! `<!-- stop -->`. Each block marked `sh` must succeed. A block marked `output` (`text output`, `json output`) holds what
-//! the block before it prints: `…` stands for any text, and white space does not count. The examples use the standard
+//! the block before it prints: `…` matches any text, and white space does not count. The examples use the standard
 //! ports; the test puts free ones in their place.
 
 use std::fs;
@@ -48,7 +48,7 @@ fn parts(text: &str) -> Vec<Part> {
     parts
 }
 
-/// Whether a text is the documented one, where `…` stands for any text and white space does not count.
+/// Whether a text is the documented one, where `…` matches any text and white space does not count.
 fn is_documented(text: &str, documented: &str) -> bool {
     let compact = |text: &str| text.split_whitespace().collect::<String>();
     let (text, documented) = (compact(text), compact(documented));

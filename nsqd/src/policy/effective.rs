@@ -67,10 +67,13 @@ impl Subject<'_> {
         }
     }
 
-    /// Whether it has this setting.
+    /// Whether it has this setting. An ephemeral topic cannot retain messages.
     pub fn has(&self, setting: Setting) -> bool {
         match self {
-            Subject::Topic(_) => setting.is_of_topics(),
+            Subject::Topic(topic) => {
+                let is_retention = matches!(setting, Setting::RetainFor | Setting::RetainBytes);
+                setting.is_of_topics() && !(is_retention && topic.ends_with("#ephemeral"))
+            }
             Subject::Channel { .. } => setting.is_of_channels(),
         }
     }
@@ -133,5 +136,19 @@ impl fmt::Display for Origin {
             Origin::Flag(flag) => write!(f, "--{flag}"),
             Origin::Default => f.write_str("default"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ephemeral_topic_has_no_retention() {
+        for setting in [Setting::RetainFor, Setting::RetainBytes] {
+            assert!(Subject::Topic("orders").has(setting));
+            assert!(!Subject::Topic("orders#ephemeral").has(setting));
+        }
+        assert!(Subject::Topic("orders#ephemeral").has(Setting::Owner));
     }
 }

@@ -182,7 +182,11 @@ impl Registry {
 
     /// Replaces the policies of the policy file, for existing and future topics and channels.
     pub fn set_policy_file(&self, file: PolicyFile) {
-        self.engine.set_policy_file(file);
+        // A topic created meanwhile is in the list below, or reads the new file.
+        {
+            let _changing = self.changing.lock();
+            self.engine.set_policy_file(file);
+        }
         for topic in self.all() {
             topic.apply_policies();
         }

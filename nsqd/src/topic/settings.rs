@@ -54,6 +54,8 @@ impl Topic {
 
     /// Changes the own settings of one of the topic's channels.
     pub fn change_channel_settings(&self, channel: &Channel, change: &Change) {
+        // Otherwise a change of the policies could come in between, and the old values would remain.
+        let _state = self.state.lock();
         let sources = self.engine.policy_sources();
         channel.change_settings(change, |own| {
             sources.of_channel(self.name.as_str(), channel.name().as_str(), own)
