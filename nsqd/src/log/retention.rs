@@ -86,6 +86,7 @@ pub struct RetainedMarks {
     /// Finished messages from here on are retained; `u64::MAX` if none are.
     pub retained_from: u64,
     /// Void sequence numbers (from, to): refused or emptied. They must not be delivered, though the log may hold them.
+    /// These ranges are not empty, and neither overlap nor touch.
     void: BTreeMap<u64, u64>,
     /// Published deferred and not due yet: from, to and due time.
     deferred: BTreeMap<u64, (u64, Nanos)>,
@@ -100,13 +101,18 @@ impl Default for RetainedMarks {
 impl RetainedMarks {
     /// Marks the messages `from..to` as void.
     pub fn add_void(&mut self, from: u64, to: u64) {
-        self.deferred.retain(|first, (end, _)| *first < from || *end > to);
-        match self.void.range_mut(..=from).next_back() {
-            Some((_, end)) if *end >= from => *end = to.max(*end),
-            _ => {
-                self.void.insert(from, to);
-            }
+        if from >= to {
+            return;
         }
+        self.deferred.retain(|first, (end, _)| *first < from || *end > to);
+        let (mut from, mut to) = (from, to);
+        while let Some((&start, &end)) = self.void.range(..=to).next_back()
+            && end >= from
+        {
+            self.void.remove(&start);
+            (from, to) = (from.min(start), to.max(end));
+        }
+        self.void.insert(from, to);
     }
 
     /// Records that the messages `from..to` are due at `due`, if finished messages are retained.
@@ -256,8 +262,13 @@ mod tests {
             let set: BTreeSet<u64> = ranges.iter().flat_map(|&(from, length)| from..from + length).collect();
             let mut retained_marks = RetainedMarks::default();
             ranges.iter().for_each(|&(from, length)| retained_marks.add_void(from, from + length));
-            let void: BTreeSet<u64> = retained_marks.void().flat_map(|(from, to)| from..to).collect();
-            prop_assert_eq!(&void, &set);
+            let void: Vec<(u64, u64)> = retained_marks.void().collect();
+            prop_assert!(void.windows(2).all(|pair| pair[0].1 < pair[1].0), "{void:?}");
+            prop_assert_eq!(&void.iter().flat_map(|&(from, to)| from..to).collect::<BTreeSet<u64>>(), &set);
+            for sequence in 0..75 {
+                let until = (sequence..).find(|n| !set.contains(n)).filter(|&end| end > sequence);
+                prop_assert_eq!(retained_marks.void_until(sequence), until);
+            }
             let to = from + length;
             let all = merged(ranges.iter().map(|&(from, length)| (from, from + length)).collect());
             let gaps: BTreeSet<u64> = gaps(from, to, all).into_iter().flat_map(|(from, to)| from..to).collect();

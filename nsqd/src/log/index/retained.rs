@@ -120,8 +120,10 @@ impl LogIndex {
         let deferred = (self.retained_marks.deferred())
             .map(|(start, end, due)| (start.max(from), end.min(to), due))
             .filter(|(start, end, _)| start < end)
-            .filter(|&(start, end, _)| !skipped.iter().any(|&(from, to)| from < end && start < to))
-            .map(|(from, to, due)| Mark::Deferred { from, to, due })
+            .flat_map(|(start, end, due)| {
+                let left = gaps(start, end, skipped.iter().copied().skip_while(move |&(_, to)| to <= start));
+                left.into_iter().map(move |(from, to)| Mark::Deferred { from, to, due })
+            })
             .collect::<Vec<_>>();
         let skipped = skipped.into_iter().map(|(from, to)| Mark::Skipped { from, to });
         let mut marks: Vec<Mark> = skipped.chain(deferred).collect();
