@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bolero::check;
-use nsq_fuzz::RUN_TIME;
 use nsq_fuzz::edit::Input;
 use nsq_fuzz::memory_storage::MemoryStorage;
+use nsq_fuzz::{FILE_RUNS, fuzz};
 use nsqd::storage::checkpoint::{
     self, ChannelCheckpoint, Checkpoint, OutstandingCheckpoint, RetentionCheckpoint, TopicCheckpoint,
 };
@@ -68,7 +67,7 @@ fn checkpoint_files() {
     checkpoint::write(&*storage, &newest(), &new).expect("memory can be written");
     let whole = storage.files();
     let storage = std::panic::AssertUnwindSafe(storage);
-    check!().with_type::<Damage>().with_test_time(RUN_TIME).for_each(|damage| {
+    fuzz!(Damage, FILE_RUNS, |damage| {
         let storage = storage.copy();
         damage.apply(&storage, &[newest(), previous()]);
         let files = storage.files();
@@ -113,7 +112,7 @@ fn checkpoint_content() {
         true
     };
     assert!(samples.iter().all(|sample| check_content(sample)));
-    check!().with_type::<Input>().with_test_time(RUN_TIME).for_each(|input| {
+    fuzz!(Input, FILE_RUNS, |input| {
         check_content(&input.bytes(&samples));
     });
 }

@@ -2,11 +2,10 @@
 
 use std::fmt::Debug;
 
-use bolero::check;
 use bytes::BytesMut;
-use nsq_fuzz::RUN_TIME;
 use nsq_fuzz::edit::{Input, split};
 use nsq_fuzz::frames;
+use nsq_fuzz::{BYTE_RUNS, fuzz};
 use nsq_protocol::heartbeat::{ChannelSummary, NodeSummary, StatsReport, TopicSummary};
 use nsq_protocol::{
     ChannelName, Frame, FrameDecoder, FrameError, FrameType, IdentifyLimits, IdentifyReply, IdentifyRequest,
@@ -53,7 +52,7 @@ fn client_frames() {
         frame(FrameType::Error, b"E_FIN_FAILED FIN 0123456789abcdef failed"),
         frames::run(7, 2),
     ];
-    check!().with_type::<(Input, u16)>().with_test_time(RUN_TIME).for_each(|(input, at)| {
+    fuzz!((Input, u16), BYTE_RUNS, |(input, at)| {
         let bytes = input.bytes(&samples);
         let (mut buf, mut whole) = (BytesMut::from(&bytes[..]), Vec::new());
         let end = read_frames(&mut buf, &mut whole);
@@ -109,10 +108,7 @@ fn identify_json() {
         }
     };
     samples.iter().for_each(|sample| check_json(sample));
-    check!()
-        .with_type::<Input>()
-        .with_test_time(RUN_TIME)
-        .for_each(|input| check_json(&input.bytes(&samples)));
+    fuzz!(Input, BYTE_RUNS, |input| check_json(&input.bytes(&samples)));
 }
 
 fn report() -> StatsReport {
@@ -165,8 +161,5 @@ fn heartbeat_reports() {
         }
     };
     samples.iter().for_each(|sample| check_report(sample));
-    check!()
-        .with_type::<Input>()
-        .with_test_time(RUN_TIME)
-        .for_each(|input| check_report(&input.bytes(&samples)));
+    fuzz!(Input, BYTE_RUNS, |input| check_report(&input.bytes(&samples)));
 }

@@ -1,8 +1,7 @@
 //! nsqd's decoder of commands.
 
-use bolero::check;
-use nsq_fuzz::RUN_TIME;
 use nsq_fuzz::edit::{Input, split};
+use nsq_fuzz::{BYTE_RUNS, fuzz};
 use nsq_protocol::headers::{HeadersBuf, split_published};
 use nsq_protocol::{
     ChannelName, Checked, Command, Decoded, Limits, MessageBatch, MessageId, ProtocolError, TopicName, Verb,
@@ -181,7 +180,7 @@ fn nsqd_commands() {
     for sample in &samples {
         (0..=sample.len()).for_each(|at| check_input(sample, at as u16));
     }
-    check!().with_type::<(Input, u16)>().with_test_time(RUN_TIME).for_each(|(input, at)| {
+    fuzz!((Input, u16), BYTE_RUNS, |(input, at)| {
         check_input(&input.bytes(&samples), *at);
     });
 }
@@ -192,7 +191,7 @@ fn mpub_bodies() {
     let mut sample = Vec::new();
     MessageBatch::encode_bodies(&["one", "two", "three and a half"], &mut sample);
     let samples = [sample];
-    check!().with_type::<(Input, u16)>().with_test_time(RUN_TIME).for_each(|(input, at)| {
+    fuzz!((Input, u16), BYTE_RUNS, |(input, at)| {
         let bytes = input.bytes(&samples);
         let whole = MessageBatch::parse_binary(&bytes, &limits());
         let part = split(&bytes, *at).0;

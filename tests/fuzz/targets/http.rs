@@ -3,12 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bolero::check;
 use nsq_daemon::http::{BodyError, HttpError, Method, Request, Response, Router, Server, Service, response};
 use nsq_daemon::listen::Remote;
 use nsq_daemon::log::Logger;
-use nsq_fuzz::RUN_TIME;
 use nsq_fuzz::edit::{Input, split};
+use nsq_fuzz::fuzz;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const MAX_BODY_BYTES: usize = 64;
+/// Inputs per run. Each is sent over connections of its own.
+const HTTP_RUNS: u64 = 300;
 
 #[derive(Clone, Copy)]
 enum Endpoint {
@@ -176,7 +177,7 @@ fn http_requests() {
         (0..=sample.len()).for_each(|at| check_input(&runtime, sample, (at as u16, 1)));
     }
     let runtime = std::panic::AssertUnwindSafe(runtime);
-    check!().with_type::<(Input, (u16, u16))>().with_test_time(RUN_TIME).for_each(|(input, cuts)| {
+    fuzz!((Input, (u16, u16)), HTTP_RUNS, |(input, cuts)| {
         check_input(&runtime, &input.bytes(&samples), *cuts);
     });
 }

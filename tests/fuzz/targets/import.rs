@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bolero::TypeGenerator;
 use bolero::generator::*;
-use bolero::{TypeGenerator, check};
 use nsq_daemon::log::Logger;
-use nsq_fuzz::RUN_TIME;
 use nsq_fuzz::edit::Input;
 use nsq_fuzz::frames::{self, Stored};
 use nsq_fuzz::memory_storage::MemoryStorage;
 use nsq_fuzz::number::Number;
+use nsq_fuzz::{FILE_RUNS, fuzz};
 use nsqd::import::diskqueue::{self, Found, Position, QueueFile, RecordScan};
 use nsqd::import::metadata::Metadata;
 use nsqd::import::{ImportError, take_over};
@@ -191,7 +191,7 @@ fn import_of_nsq() {
         dir.queues.values().flat_map(|files| files.values()).map(|file| file.records.len()).sum();
     assert!(dir.expected(&dir.storage.files()).len() > all / 2);
     check_damaged(&dir, &Damage::default());
-    check!().with_type::<Damage>().with_test_time(RUN_TIME).for_each(|damage| check_damaged(&dir, damage));
+    fuzz!(Damage, FILE_RUNS, |damage| check_damaged(&dir, damage));
 }
 
 /// A queue: its position file, and its data file with any length before and any number of other files.
@@ -221,7 +221,7 @@ fn disk_queue_reader() {
     let positions =
         [b"3\n0,0\n1,66\n".to_vec(), b"0\n2,10\n2,10\n".to_vec(), b"1\n0,0\n18446744073709551615,9".to_vec()];
     let records = [record(5, 0).0, record(39, 3).0, record(0, u16::MAX).0];
-    check!().with_type::<Queue>().with_test_time(RUN_TIME).for_each(|queue| {
+    fuzz!(Queue, FILE_RUNS, |queue| {
         let data = queue.data.bytes(&records);
         let number = u64::from(queue.number % 3);
         let others = queue.others.iter().map(|&(number, bytes)| (number.get(), u64::from(bytes)));

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bolero::{TypeGenerator, check};
+use bolero::TypeGenerator;
 use nsq_fuzz::edit::Input;
 use nsq_fuzz::memory_storage::MemoryStorage;
-use nsq_fuzz::{RUN_TIME, frames};
+use nsq_fuzz::{FILE_RUNS, frames, fuzz};
 use nsqd::storage::journal::{DamagedRange, Journal, JournalOptions, JournalReport, Lsn, file_name};
 use nsqd::storage::record::Record;
 use nsqd::storage::{Durability, Storage};
@@ -140,7 +140,7 @@ fn journal_files() {
     let (original, records) = written();
     let original = std::panic::AssertUnwindSafe(original);
     check_damaged(&original, &records, &Damage::default());
-    check!().with_type::<Damage>().with_test_time(RUN_TIME).for_each(|damage| {
+    fuzz!(Damage, FILE_RUNS, |damage| {
         check_damaged(&original, &records, damage);
     });
 }
@@ -164,7 +164,7 @@ fn journal_records() {
     for (sample, record) in samples.iter().zip(some_records(&frames)) {
         assert_eq!(Record::decode(sample), Ok(record));
     }
-    check!().with_type::<Kind>().with_test_time(RUN_TIME).for_each(|Kind(kind, input)| {
+    fuzz!(Kind, FILE_RUNS, |Kind(kind, input)| {
         let mut bytes = input.bytes(&samples);
         check_record(&bytes);
         // Most first bytes are no kind.

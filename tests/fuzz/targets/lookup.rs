@@ -1,8 +1,7 @@
 //! Both directions of a node's connection to nsqlookupd.
 
-use bolero::check;
-use nsq_fuzz::RUN_TIME;
 use nsq_fuzz::edit::{Input, split};
+use nsq_fuzz::{BYTE_RUNS, fuzz};
 use nsq_protocol::heartbeat::StatsReport;
 use nsq_protocol::{
     ChannelName, LookupCommand, LookupDecoded, LookupLimits, LookupdInfo, PeerInfo, TopicName, decode_lookup,
@@ -110,11 +109,9 @@ fn nsqlookupd_commands() {
             (0..=sample.len()).for_each(|at| check_input(sample, at as u16, identified));
         }
     }
-    check!().with_type::<(Input, u16, bool)>().with_test_time(RUN_TIME).for_each(
-        |(input, at, identified)| {
-            check_input(&input.bytes(&samples), *at, *identified);
-        },
-    );
+    fuzz!((Input, u16, bool), BYTE_RUNS, |(input, at, identified)| {
+        check_input(&input.bytes(&samples), *at, *identified);
+    },);
 }
 
 /// nsqd reads the same responses however they arrive, and only within its limit.
@@ -126,7 +123,7 @@ fn nsqlookupd_responses() {
     put_lookup_response(&mut samples[0], b"OK");
     put_lookup_response(&mut samples[1], &json::to_json(&info).expect("JSON"));
     put_lookup_response(&mut samples[2], b"REFRESH 7");
-    check!().with_type::<(Input, u16)>().with_test_time(RUN_TIME).for_each(|(input, at)| {
+    fuzz!((Input, u16), BYTE_RUNS, |(input, at)| {
         const MAX: usize = 100;
         let bytes = input.bytes(&samples);
         let whole = decode_lookup_response(&bytes, MAX);

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bolero::check;
 use nsq_fuzz::memory_storage::MemoryStorage;
-use nsq_fuzz::{RUN_TIME, frames};
+use nsq_fuzz::{FILE_RUNS, frames, fuzz};
 use nsqd::storage::Storage;
 use nsqd::storage::segment::{FILE_HEADER_BYTES, ReadError, SegmentReport, SegmentStore};
 
@@ -128,8 +127,5 @@ fn check_damaged(written: &Written, damage: &Damage) {
 fn segment_files() {
     let written = std::panic::AssertUnwindSafe(write());
     check_damaged(&written, &Damage::default());
-    check!()
-        .with_type::<Damage>()
-        .with_test_time(RUN_TIME)
-        .for_each(|damage| check_damaged(&written, damage));
+    fuzz!(Damage, FILE_RUNS, |damage| check_damaged(&written, damage));
 }

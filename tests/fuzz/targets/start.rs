@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bolero::TypeGenerator;
 use bolero::generator::*;
-use bolero::{TypeGenerator, check};
 use nsq_fuzz::edit::Input;
 use nsq_fuzz::memory_storage::MemoryStorage;
 use nsq_fuzz::number::Number;
-use nsq_fuzz::{RUN_TIME, frames};
+use nsq_fuzz::{FILE_RUNS, frames, fuzz};
 use nsqd::engine::EngineLimits;
 use nsqd::startup::verify::{Verified, VerifyError, verify};
 use nsqd::storage::data_dir::DataDirError;
@@ -116,7 +116,7 @@ fn start_on_damaged_files() {
     assert!(whole.findings.is_empty(), "{:?}", whole.findings);
     assert_eq!(whole.message_count, 25);
     let paths: Vec<PathBuf> = storage.files().into_keys().collect();
-    check!().with_type::<Damage>().with_test_time(RUN_TIME).for_each(|damage| {
+    fuzz!(Damage, FILE_RUNS, |damage| {
         let storage = storage.copy();
         damage.apply(&storage, &paths);
         match start(&storage) {
@@ -269,7 +269,7 @@ struct Nonsense {
 #[test]
 fn start_on_nonsense() {
     let samples = checkpoints::contents();
-    check!().with_type::<Nonsense>().with_test_time(RUN_TIME).for_each(|nonsense| {
+    fuzz!(Nonsense, FILE_RUNS, |nonsense| {
         let storage = MemoryStorage::with_dir(DIR);
         let runs = nonsense.segments.iter().map(|&(from, count)| (u64::from(from), 1 + u32::from(count % 8)));
         let runs: Vec<_> = runs.collect();
