@@ -473,3 +473,29 @@ fn unknown_request_is_not_reported_as_a_missing_topic() {
         assert!(refused.code != Some(0), "{}", refused.stdout);
     });
 }
+
+#[test]
+fn policies_are_applied_where_they_are_allowed() {
+    test(async {
+        let (lookupd, nsqds) = cluster(2).await;
+        for nsqd in &nsqds {
+            for topic in ["orders", "live%23ephemeral"] {
+                nsqd.admin(&format!("/topic/create?topic={topic}")).await;
+                nsqd.admin(&format!("/channel/create?topic={topic}&channel=c")).await;
+            }
+        }
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let text = "[[policy]]\ntopic = '*'\nretain_for = '1h'\n\
+                    [[policy]]\ntopic = '*'\nchannel = '*'\nretry = 'list 1s'\n";
+        std::fs::write(file.path(), text).expect("the file is writable");
+        let apply = format!("policy apply {}", file.path().display());
+        let ran = nsq(&lookupd, &format!("{apply} --diff")).await.expect(0);
+        assert_eq!(ran.stdout.matches(" -> ").count(), 6, "{}", ran.stdout);
+        let ran = nsq(&lookupd, &apply).await.expect(0);
+        assert_eq!(ran.stdout.matches("orders retain_for: default -> 1h0m0s").count(), 2, "{}", ran.stdout);
+        assert_eq!(ran.stdout.matches("live#ephemeral/c retry").count(), 2, "{}", ran.stdout);
+        assert!(!ran.stdout.contains("live#ephemeral retain_for"), "{}", ran.stdout);
+        let ran = nsq(&lookupd, &apply).await.expect(0);
+        assert_eq!(ran.stdout, "");
+    });
+}

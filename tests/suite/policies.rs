@@ -2,7 +2,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nsq_tests::foreign::{self, Library};
+use nsq_tests::stats::until_equal;
 use nsq_tests::{Daemon, test};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -176,6 +178,20 @@ fn the_file_is_read_again_and_a_wrong_one_is_refused_as_a_whole() {
         assert_eq!(setting(&nsqd, "topic=orders", "owner").await, "from default");
         let stats = nsqd.get_json("/stats?format=json&topic=orders").await;
         assert!(stats["topics"][0]["retention"].is_null(), "{stats}");
+    });
+}
+
+/// Without certificates and tokens, the policy file is all that SIGHUP reloads.
+#[test]
+fn sighup_rereads_the_file() {
+    test(async {
+        let file = PolicyFile::new(RETAIN);
+        let mut nsqd = Daemon::nsqd().flag(file.flag()).start().await;
+        let reads = async || nsqd.log().text().matches("POLICY: 1 policies from").count();
+        until_equal("read at start", 1, reads).await;
+        nsqd.signal(Signal::HUP);
+        until_equal("read again", 2, reads).await;
+        assert!(nsqd.terminate().await.success());
     });
 }
 
