@@ -26,6 +26,7 @@ fn main() {
                 first_sequence: u64::from(first),
                 count: batch,
                 due_ns: None,
+                only: None,
                 frames: &frames,
             };
             let ticket = journal.append(&record).expect("the journal accepts");

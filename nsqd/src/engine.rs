@@ -23,6 +23,7 @@ use self::status::NodeStatus;
 use self::store::Store;
 use self::upkeep_hints::UpkeepHints;
 use crate::backpressure::Backpressure;
+use crate::channel::ExhaustedChannels;
 use crate::clock;
 use crate::damage::Damage;
 use crate::health::{Part, Unhealthy, journal_failure};
@@ -162,6 +163,8 @@ pub struct Engine {
     pub limits: EngineLimits,
     sources: RwLock<Arc<Sources>>,
     pub timers: Arc<Timers>,
+    /// Channels with messages to dead-letter.
+    pub exhausted: Arc<ExhaustedChannels>,
     pub logger: Logger,
     /// Records damage, and counts it for metrics.
     pub damage: Arc<Damage>,
@@ -192,6 +195,7 @@ impl Engine {
             sources: RwLock::new(Arc::new(limits.sources(policies))),
             limits,
             timers: Timers::new(),
+            exhausted: Arc::default(),
             logger,
             damage: log_context.damage.clone(),
             log_context,

@@ -193,6 +193,7 @@ impl Nsqd {
         let stop = self.stop_background.clone();
         self.background.push(tokio::spawn(engine.timers.clone().run(stop.clone())));
         self.background.push(tokio::spawn(upkeep::run(self.registry.clone(), stop.clone())));
+        self.background.push(tokio::spawn(self.registry.clone().run_dead_lettering(stop.clone())));
         if let Some(tls) = self.tls.clone() {
             let (logger, stop) = (self.logger.clone(), self.stop.clone());
             self.background.push(tokio::spawn(async move { tls.keep_current(&logger, stop).await }));

@@ -295,7 +295,7 @@ async fn differences(node: &Node, file: &PolicyFile, prune: bool) -> Result<Vec<
 fn wanted(file: &PolicyFile, topic: &str, channel: Option<&str>) -> BTreeMap<&'static str, String> {
     let subject = match channel {
         None => Subject::Topic(topic),
-        Some(channel) => Subject::Channel { topic, channel },
+        Some(channel) => Subject::Channel { topic, channel, of_dead_letters: false },
     };
     (Setting::all().filter(|setting| subject.has(*setting)))
         .filter_map(|setting| Some((setting.name(), file.value(setting, topic, channel)?.0.to_string())))

@@ -37,12 +37,13 @@ impl Acknowledging<'_> {
     pub fn requeue(&mut self, sequence: u64, delay: Nanos) -> Result<(), AckError> {
         let (key, now) = (self.key, self.now.monotonic);
         let requeued = self.state().requeue(key, sequence, delay, now)?;
-        if let Some(Requeued { attempts, delay }) = requeued {
+        if let Some(Requeued { attempts, failures, delay }) = requeued {
             self.channel.record(&Record::Requeue {
                 topic: self.channel.parts.topic_number,
                 channel: self.channel.parts.number,
                 sequence,
                 attempts,
+                failures,
                 due_ns: if delay == 0 { 0 } else { clock::wall_ns().saturating_add_unsigned(delay) },
             });
         }

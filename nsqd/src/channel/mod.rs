@@ -7,9 +7,11 @@
 //! - [`state`]: pure; the state of messages and its transitions, with a diagram
 //! - [`take`]: pure; handing out messages
 //! - [`moving`]: pure; moving the read cursor
+//! - [`departures`]: pure; messages that leave otherwise than by a FIN
 //! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; parts of the state
 //! - [`signal`]: wakes a consumer's connection, or skips the consumer while it is busy
 //! - `acknowledging`: a run of FIN, REQ and TOUCH under one lock
+//! - `departing`: takes messages out of the channel, in one journal record with what becomes of them
 //! - [`reading`]: reads messages from disk before consumers take them
 //! - [`latency`]: pure; measures the time from publishing to FIN, if enabled
 //! - [`saved`]: pure; saves the state to a checkpoint, and restores it
@@ -17,6 +19,8 @@
 
 mod acknowledging;
 pub mod consumers;
+pub mod departures;
+mod departing;
 pub mod in_flight;
 pub mod latency;
 pub mod moving;
@@ -37,11 +41,12 @@ mod topology_tests;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
-use nsq_protocol::ChannelName;
+use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::{Mutex, MutexGuard};
 
 pub use self::acknowledging::Acknowledging;
 pub use self::consumers::ConsumerKey;
+pub use self::departing::ExhaustedChannels;
 pub use self::reading::ReadRequest;
 use self::reading::Reading;
 use self::saved::{Clocks, CursorMoved, Saving};
@@ -73,6 +78,8 @@ struct Inner {
     /// Set to the next deadline or earlier.
     timer: Timer,
     closed: bool,
+    /// The channel was added to [`ExhaustedChannels`].
+    is_known_exhausted: bool,
 }
 
 /// The arguments of [`Channel::new`].
@@ -80,11 +87,14 @@ pub struct ChannelParts {
     pub name: ChannelName,
     /// The channel's number in the journal and in checkpoints.
     pub number: ChannelNumber,
+    pub topic: TopicName,
     pub topic_number: TopicNumber,
     pub log: Arc<TopicLog>,
     /// Records the channel's changes. `None` if the channel is never on disk.
     pub journal: Option<Arc<Journal>>,
     pub timers: Arc<Timers>,
+    /// Where the channel adds itself when it has messages to dead-letter.
+    pub exhausted: Arc<ExhaustedChannels>,
     /// Ephemeral channels, and all channels of ephemeral topics, drop messages beyond this depth.
     pub bound: Option<u64>,
 }
@@ -139,6 +149,7 @@ impl Channel {
                 signals: Vec::new(),
                 timer: parts.timers.timer(this.clone()),
                 closed: false,
+                is_known_exhausted: false,
             }),
             deleted: AtomicBool::new(false),
             this: this.clone(),
@@ -146,7 +157,9 @@ impl Channel {
         });
         let holder: Arc<dyn Holder> = channel.clone();
         channel.parts.log.add_holder(&holder);
-        channel.inner.lock().schedule(deadline);
+        let mut inner = channel.inner.lock();
+        inner.schedule(deadline);
+        channel.after_change(inner);
         channel
     }
 
@@ -283,7 +296,7 @@ impl Channel {
         if forward {
             inner.state.move_forward(to);
         } else {
-            let marks = self.parts.log.marks_between(to, inner.state.end());
+            let marks = self.parts.log.marks_between(to, inner.state.end(), Some(self.parts.number));
             inner.state.move_back(to, &marks);
         }
         self.record(&Record::ChannelMoved {
@@ -395,12 +408,13 @@ impl Channel {
         }
         let Some(journal) = &self.parts.journal else { return };
         let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
-        let requeue = |HeldBack { sequence, attempts, due }| Record::Requeue {
+        let requeue = |HeldBack { sequence, attempts, failures, due }| Record::Requeue {
             topic: self.parts.topic_number,
             channel: self.parts.number,
             sequence,
             attempts,
-            due_ns: clocks.to_wall(due),
+            failures,
+            due_ns: due.map_or(0, |due| clocks.to_wall(due)),
         };
         journal.append_lazy_batch(&held_back.into_iter().map(requeue).collect::<Vec<_>>());
     }
@@ -412,18 +426,21 @@ impl Channel {
 
     /// Changes the channel's own settings. `policy` returns what follows from them.
     pub fn change_settings(&self, change: &Change, policy: impl FnOnce(&Settings) -> ChannelPolicy) {
-        let state = &mut self.inner.lock().state;
-        let mut own = state.own_settings().clone();
+        let mut inner = self.inner.lock();
+        let mut own = inner.state.own_settings().clone();
         own.apply(change);
-        state.set_policy(policy(&own));
-        state.set_own_settings(own);
-        self.record_settings(state);
+        inner.state.set_policy(policy(&own));
+        inner.state.set_own_settings(own);
+        self.record_settings(&inner.state);
+        self.after_change(inner);
     }
 
     /// Applies changed policies. `policy` returns what follows from them and from the channel's own settings.
     pub fn apply_policy(&self, policy: impl FnOnce(&Settings) -> ChannelPolicy) {
-        let state = &mut self.inner.lock().state;
-        state.set_policy(policy(state.own_settings()));
+        let mut inner = self.inner.lock();
+        let policy = policy(inner.state.own_settings());
+        inner.state.set_policy(policy);
+        self.after_change(inner);
     }
 
     fn record_settings(&self, state: &ChannelState) {
@@ -461,7 +478,12 @@ impl Channel {
             inner.cache.trim(floor);
             trim = self.parts.log.worth_trimming(floor);
         }
+        let is_newly_exhausted = !inner.is_known_exhausted && inner.state.exhausted_count() > 0;
+        inner.is_known_exhausted |= is_newly_exhausted;
         drop(guard);
+        if is_newly_exhausted && let Some(channel) = self.this.upgrade() {
+            self.parts.exhausted.push(channel);
+        }
         if let Some(signal) = signal {
             signal.wake();
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::departures::Departed;
 use super::latency::no_latencies;
 use super::outstanding::Recall;
 use super::saved::Clocks;
@@ -41,6 +42,13 @@ enum Step {
     Pause(bool),
     /// Whether failed messages are held back by a retry schedule.
     Retry(bool),
+    /// After this many failures, a message is set aside; 0 for never.
+    MaxAttempts(u16),
+    /// Takes messages out of the channel, from a share of what was published on.
+    Depart(u8, u8),
+    /// Whether what departs is gone or comes back.
+    EndDeparture(bool),
+    Forgive,
     Empty,
     /// Back by a share of what was published.
     MoveBack(u8),
@@ -66,6 +74,10 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1u16..1500).prop_map(Step::Pass),
         1 => any::<bool>().prop_map(Step::Pause),
         1 => any::<bool>().prop_map(Step::Retry),
+        1 => (0u16..4).prop_map(Step::MaxAttempts),
+        2 => (any::<u8>(), 1u8..12).prop_map(|(share, count)| Step::Depart(share, count)),
+        2 => any::<bool>().prop_map(Step::EndDeparture),
+        1 => Just(Step::Forgive),
         1 => Just(Step::Empty),
         2 => any::<u8>().prop_map(Step::MoveBack),
         1 => any::<u8>().prop_map(Step::MoveForward),
@@ -77,8 +89,18 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Where {
     Ready,
-    InFlight { key: u32, deadline: u64, delivered: u64, recall: Recall },
-    Deferred { due: u64 },
+    InFlight {
+        key: u32,
+        deadline: u64,
+        delivered: u64,
+        recall: Recall,
+    },
+    Deferred {
+        due: u64,
+    },
+    Exhausted,
+    /// Its departure is not durable yet.
+    Departing,
 }
 
 /// Supplies all requested messages, up to its room.
@@ -157,6 +179,9 @@ struct Pair {
     paused: bool,
     /// How long the retry schedule holds failed messages back; 0 without one.
     retry_delay: u64,
+    max_attempts: u16,
+    /// Failed deliveries of unfinished messages.
+    failures: BTreeMap<u64, u16>,
     /// From publishing to FIN.
     latencies: Vec<u64>,
 }
@@ -175,13 +200,16 @@ impl Pair {
             now: 0,
             paused: false,
             retry_delay: 0,
+            max_attempts: 0,
+            failures: BTreeMap::new(),
             latencies: Vec::new(),
         }
     }
 
     fn policy(&self) -> ChannelPolicy {
         let retry = "list 1ms".parse().map(Arc::new).ok().filter(|_| self.retry_delay > 0);
-        ChannelPolicy { retry, longest_delay: RETRY_DELAY }
+        let dead_letter = nsq_protocol::TopicName::new("dead").ok();
+        ChannelPolicy { retry, longest_delay: RETRY_DELAY, max_attempts: self.max_attempts, dead_letter }
     }
 
     fn clocks(&self) -> Clocks {
@@ -205,12 +233,36 @@ impl Pair {
             .count() as u64
     }
 
+    fn is_exhausted(&self, sequence: u64) -> bool {
+        let failures = self.failures.get(&sequence).copied().unwrap_or(0);
+        self.max_attempts > 0 && failures >= self.max_attempts
+    }
+
+    /// Counts a failed delivery. Returns the failures so far.
+    fn fail(&mut self, sequence: u64) -> u16 {
+        if self.max_attempts == 0 {
+            return 0;
+        }
+        let failures = self.failures.entry(sequence).or_default();
+        *failures += 1;
+        *failures
+    }
+
+    /// What a message that can be handed out is.
+    fn ready(&self, sequence: u64) -> Where {
+        if self.is_exhausted(sequence) { Where::Exhausted } else { Where::Ready }
+    }
+
     fn give_back(&mut self, which: impl Fn(Where) -> bool) {
-        self.model.retain(|_, (place, _)| {
+        let exhausted: Vec<u64> =
+            self.model.keys().copied().filter(|&sequence| self.is_exhausted(sequence)).collect();
+        self.model.retain(|sequence, (place, _)| {
             let comes_back = which(*place);
             let is_over = matches!(place, Where::InFlight { recall: Recall::Finish, .. });
+            let is_recalled = matches!(place, Where::InFlight { recall: Recall::HandOut, .. });
             if comes_back {
-                *place = Where::Ready;
+                let is_exhausted = !is_recalled && exhausted.binary_search(sequence).is_ok();
+                *place = if is_exhausted { Where::Exhausted } else { Where::Ready };
             }
             !(comes_back && is_over)
         });
@@ -236,9 +288,10 @@ impl Pair {
             let (place, attempts) = self.model.entry(sequence).or_insert(fresh);
             match place {
                 Where::InFlight { recall, .. } => (*recall, *attempts) = (Recall::HandOut, 0),
-                Where::Deferred { .. } if *attempts == 0 => {}
-                Where::Deferred { .. } | Where::Ready => (*place, *attempts) = fresh,
+                Where::Deferred { .. } if *attempts == 0 => continue,
+                _ => (*place, *attempts) = fresh,
             }
+            self.failures.remove(&sequence);
         }
     }
 
@@ -252,6 +305,7 @@ impl Pair {
             }
             _ => false,
         });
+        self.failures.retain(|sequence, _| self.model.contains_key(sequence));
     }
 
     fn apply(&mut self, step: Step) {
@@ -305,26 +359,49 @@ impl Pair {
                 let mut held_back = self.state.drain_held_back();
                 held_back.sort_unstable_by_key(|held_back| held_back.sequence);
                 let mut expected = Vec::new();
-                for (&sequence, (place, attempts)) in &mut self.model {
-                    if let Where::InFlight { deadline, recall: Recall::No, .. } = *place
-                        && deadline <= now
-                        && retry_delay > 0
-                    {
-                        let due = now + retry_delay;
-                        *place = Where::Deferred { due };
-                        expected.push(HeldBack { sequence, attempts: *attempts, due });
+                let timed_out = |(&sequence, &(place, attempts)): (&u64, &(Where, u16))| match place {
+                    Where::InFlight { deadline, recall: Recall::No, .. } => {
+                        (deadline <= now).then_some((sequence, attempts))
+                    }
+                    _ => None,
+                };
+                let timed_out: Vec<_> = self.model.iter().filter_map(timed_out).collect();
+                for (sequence, attempts) in timed_out {
+                    let failures = self.fail(sequence);
+                    let is_held_back = retry_delay > 0 && !self.is_exhausted(sequence);
+                    let due = is_held_back.then_some(now + retry_delay);
+                    let place = due.map_or_else(|| self.ready(sequence), |due| Where::Deferred { due });
+                    self.model.get_mut(&sequence).unwrap().0 = place;
+                    if due.is_some() || failures > 0 {
+                        expected.push(HeldBack { sequence, attempts, failures, due });
                     }
                 }
                 assert_eq!(held_back, expected);
                 self.give_back(|place| match place {
                     Where::InFlight { deadline, .. } => deadline <= now,
                     Where::Deferred { due } => due <= now,
-                    Where::Ready => false,
+                    Where::Ready | Where::Exhausted | Where::Departing => false,
                 });
             }
             Step::Retry(on) => {
                 self.retry_delay = if on { RETRY_DELAY } else { 0 };
                 self.state.set_policy(self.policy());
+            }
+            Step::MaxAttempts(max_attempts) => {
+                self.max_attempts = max_attempts;
+                self.state.set_policy(self.policy());
+                self.exhaust_all();
+            }
+            Step::Depart(share, count) => self.depart(share, count),
+            Step::EndDeparture(is_gone) => self.end_departure(is_gone),
+            Step::Forgive => {
+                self.state.forgive(&self.state.exhausted(usize::MAX));
+                for (sequence, (place, _)) in &mut self.model {
+                    if *place == Where::Exhausted {
+                        *place = Where::Ready;
+                        self.failures.remove(sequence);
+                    }
+                }
             }
             Step::Pause(paused) => {
                 self.state.set_paused(paused);
@@ -333,6 +410,7 @@ impl Pair {
             Step::Empty => {
                 drop(self.state.empty());
                 self.model.clear();
+                self.failures.clear();
             }
             Step::MoveBack(share) => {
                 let back = (self.state.cursor() - 100) * u64::from(share) / 255;
@@ -410,7 +488,10 @@ impl Pair {
                 self.latencies.push((now.wall_ns - published_at(sequence)) as u64);
                 match recall {
                     Recall::HandOut => self.model.get_mut(&sequence).unwrap().0 = Where::Ready,
-                    Recall::No | Recall::Finish => drop(self.model.remove(&sequence)),
+                    Recall::No | Recall::Finish => {
+                        self.model.remove(&sequence);
+                        self.failures.remove(&sequence);
+                    }
                 }
             }
             _ => assert_eq!(self.state.finish(0, sequence, self.clocks()), Err(AckError::NotInFlight)),
@@ -425,11 +506,76 @@ impl Pair {
             self.model.remove(&sequence);
             return;
         }
-        let delay = if delay == 0 && recall == Recall::No { self.retry_delay } else { delay };
+        if recall == Recall::HandOut && delay == 0 {
+            assert_eq!(requeued, None);
+            self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
+            return;
+        }
+        let failures = self.fail(sequence);
+        let delay = match (self.is_exhausted(sequence), delay) {
+            (true, _) => 0,
+            (false, 0) => self.retry_delay,
+            (false, delay) => delay,
+        };
+        let ready = self.ready(sequence);
         let (place, seen) = self.model.get_mut(&sequence).unwrap();
-        let expected = Requeued { attempts: *seen, delay };
-        assert_eq!(requeued, (recall == Recall::No || delay > 0).then_some(expected));
-        *place = if delay == 0 { Where::Ready } else { Where::Deferred { due: self.now + delay } };
+        assert_eq!(requeued, Some(Requeued { attempts: *seen, failures, delay }));
+        *place = if delay == 0 { ready } else { Where::Deferred { due: self.now + delay } };
+    }
+
+    fn exhaust_all(&mut self) {
+        let all: Vec<u64> =
+            self.model.keys().copied().filter(|&sequence| self.is_exhausted(sequence)).collect();
+        for sequence in all {
+            if let Some((place @ (Where::Ready | Where::Deferred { .. }), _)) = self.model.get_mut(&sequence)
+            {
+                *place = Where::Exhausted;
+            }
+        }
+    }
+
+    fn depart(&mut self, share: u8, count: u8) {
+        let from = 100 + (self.end - 100) * u64::from(share) / 255;
+        let (sequences, _) = self.state.departable(from, self.end, usize::from(count));
+        let can_depart = |place: &Where| !matches!(place, Where::InFlight { .. } | Where::Departing);
+        let expected = self.model.range(from..).filter(|(_, (place, _))| can_depart(place));
+        let expected: Vec<(u64, u16)> = expected
+            .filter(|(sequence, _)| sequences.contains(sequence))
+            .map(|(&sequence, &(_, attempts))| (sequence, attempts))
+            .collect();
+        assert_eq!(expected.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), sequences);
+        // Others are left out.
+        let all: Vec<u64> = (from..self.end)
+            .filter(|sequence| {
+                sequences.contains(sequence)
+                    || !self.model.get(sequence).is_some_and(|(place, _)| can_depart(place))
+            })
+            .collect();
+        let departed = self.state.depart(&all);
+        let departed: Vec<(u64, u16)> = departed.iter().map(|gone| (gone.sequence, gone.attempts)).collect();
+        assert_eq!(departed, expected);
+        for (sequence, _) in expected {
+            self.model.get_mut(&sequence).unwrap().0 = Where::Departing;
+        }
+    }
+
+    fn end_departure(&mut self, is_gone: bool) {
+        let departing = self.model.iter().filter(|(_, (place, _))| *place == Where::Departing);
+        let departing: Vec<Departed> =
+            departing.map(|(&sequence, &(_, attempts))| Departed { sequence, attempts }).collect();
+        if is_gone {
+            self.state.departed(&departing);
+        } else {
+            self.state.put_back(&departing);
+        }
+        for Departed { sequence, .. } in departing {
+            if is_gone {
+                self.model.remove(&sequence);
+                self.failures.remove(&sequence);
+            } else {
+                self.model.get_mut(&sequence).unwrap().0 = self.ready(sequence);
+            }
+        }
     }
 
     /// A clean stop and start: messages in flight come back, everything else stays.
@@ -438,6 +584,9 @@ impl Pair {
             while !self.state.remove_consumer(key, 2) {}
         }
         self.give_back(|place| matches!(place, Where::InFlight { .. }));
+        // The record of their departure is in the journal.
+        self.model.retain(|_, (place, _)| *place != Where::Departing);
+        self.failures.retain(|sequence, _| self.model.contains_key(sequence));
         let saved = self.state.save(self.clocks());
         let clocks = self.clocks();
         let due = |due_ns| clocks.to_future(due_ns, u64::MAX / 4);
@@ -448,6 +597,7 @@ impl Pair {
         state.expire(self.now, usize::MAX);
         self.state = state;
         self.state.set_policy(self.policy());
+        self.exhaust_all();
         self.state.measure_latencies(LATENCY_WINDOW);
         self.latencies.clear();
     }
@@ -461,12 +611,23 @@ impl Pair {
         assert_eq!(self.state.depth(), ready);
         assert_eq!(self.state.deferred_count(), deferred);
         assert_eq!(self.state.in_flight_count(), in_flight);
+        let exhausted = self.model.iter().filter(|(_, (place, _))| *place == Where::Exhausted);
+        let exhausted: Vec<u64> = exhausted.map(|(&sequence, _)| sequence).collect();
+        assert_eq!(self.state.exhausted(usize::MAX), exhausted);
+        for sequence in self.model.keys() {
+            let failures = self.failures.get(sequence).copied().unwrap_or(0);
+            let is_departing = self.model[sequence].0 == Where::Departing;
+            assert!(is_departing || self.state.failures_of(*sequence) == failures, "{sequence}");
+        }
+        let needed = self.state.needed(0, self.end, usize::MAX);
+        let needed: Vec<u64> = needed.into_iter().flat_map(|(from, to)| from..to).collect();
+        assert_eq!(needed, self.model.keys().copied().collect::<Vec<_>>());
         let oldest = self.model.keys().next().copied().unwrap_or(self.end);
         assert!(self.state.lowest_needed() <= oldest, "the log would delete a message that is needed");
         let deadline = self.model.values().filter_map(|(place, _)| match place {
             Where::InFlight { deadline, .. } => Some(*deadline),
             Where::Deferred { due } => Some(*due),
-            Where::Ready => None,
+            Where::Ready | Where::Exhausted | Where::Departing => None,
         });
         let deadline = deadline.min();
         assert!(

@@ -41,11 +41,12 @@ impl ChannelState {
         for (sequence, slot, place) in self.entries() {
             match place {
                 Place::InFlight if sequence < to => self.outstanding.entry_mut(slot).recall = Recall::Finish,
-                Place::Deferred | Place::Waiting if sequence < to => self.forget(slot),
+                Place::Deferred | Place::Waiting | Place::Exhausted if sequence < to => self.forget(slot),
                 _ => {}
             }
         }
         self.leave_queues();
+        self.forget_departures(|sequence| sequence >= to);
         self.cursor = self.cursor.max(to);
         self.pass_skipped();
     }
@@ -60,14 +61,16 @@ impl ChannelState {
                 Place::InFlight if sequence >= to => {
                     entry.recall = Recall::HandOut;
                     entry.attempts = 0;
+                    self.departures.forget(sequence);
                 }
                 // Published deferred: never handed out.
                 Place::Deferred if entry.attempts == 0 => {}
-                Place::Deferred | Place::Waiting if sequence >= to => self.forget(slot),
+                Place::Deferred | Place::Waiting | Place::Exhausted if sequence >= to => self.forget(slot),
                 _ => {}
             }
         }
         self.leave_queues();
+        self.forget_departures(|sequence| sequence < to);
         // Waiting messages are older than all that are ahead now.
         self.waiting.iter_mut().for_each(|(after, _)| *after = to.min(*after));
         self.cursor = to;
@@ -102,7 +105,7 @@ impl ChannelState {
             self.outstanding.iter().map(|entry| (entry.sequence, entry.sequence + 1)).collect();
         skipped.retain(|&(sequence, _)| sequence >= from);
         for mark in marks {
-            let (Mark::Skipped { from, to } | Mark::Deferred { from, to, .. }) = *mark;
+            let (from, to) = (mark.from(), mark.to());
             skipped.push((from, to));
             if let Mark::Deferred { due, .. } = *mark {
                 let new = (from..to).filter(|&sequence| self.outstanding.find(sequence).is_none());
@@ -138,11 +141,17 @@ impl ChannelState {
 
     /// Handles a message that was in flight and comes back: it waits, unless it was recalled.
     pub(super) fn come_back(&mut self, slot: Slot) {
-        let entry = self.outstanding.entry_mut(slot);
-        match std::mem::take(&mut entry.recall) {
+        let recall = std::mem::take(&mut self.outstanding.entry_mut(slot).recall);
+        match recall {
+            // They may have been used up by a change of the policy.
+            Recall::No if self.has_exhausted(slot) => self.exhaust(slot),
             Recall::No => self.wait(slot),
-            Recall::Finish => drop(self.outstanding.remove(slot)),
+            Recall::Finish => {
+                let dropped = self.outstanding.remove(slot);
+                self.departures.forget(dropped.sequence);
+            }
             Recall::HandOut => {
+                let entry = self.outstanding.entry_mut(slot);
                 let turn = entry.sequence;
                 entry.place = Place::Waiting;
                 let index = self.waiting.partition_point(|&(after, _)| after <= turn);

@@ -24,6 +24,8 @@ pub enum Place {
     Deferred,
     /// Waits to be handed out (again).
     Waiting,
+    /// Its attempts are used up: it waits to be dead-lettered.
+    Exhausted,
     /// The slab entry is free.
     Free,
 }

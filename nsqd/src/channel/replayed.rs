@@ -28,6 +28,7 @@ impl ChannelState {
         for sequence in self.outstanding.between(from, to, usize::MAX) {
             if let Some(slot) = self.outstanding.find(sequence) {
                 self.outstanding.remove(slot);
+                self.departures.forget(sequence);
             }
         }
     }
@@ -35,7 +36,7 @@ impl ChannelState {
     /// A message was requeued after `attempts` deliveries, and is due at `due`; `None` if it is due now. A record for a
     /// message that is already finished has no effect. With 0 attempts, the message was delivered before the cursor was
     /// moved back over it, and was deferred after that.
-    pub fn replay_requeue(&mut self, sequence: u64, attempts: u16, due: Option<Nanos>) {
+    pub fn replay_requeue(&mut self, sequence: u64, attempts: u16, failures: u16, due: Option<Nanos>) {
         if attempts == 0 {
             self.replay_defer_ahead(sequence);
         } else if !self.skipped.contains(sequence) {
@@ -45,6 +46,9 @@ impl ChannelState {
             let entry = self.outstanding.entry_mut(slot);
             entry.attempts = attempts;
             entry.hold_until(due);
+            if failures > 0 {
+                self.departures.set_failures(sequence, failures);
+            }
         }
     }
 

@@ -50,6 +50,7 @@ pub struct Saving {
     paused: bool,
     counters: Counters,
     outstanding: OutstandingList,
+    failures: Vec<(u64, u16)>,
     settings: String,
     clocks: Clocks,
     /// Messages before this are saved. `None` if all are.
@@ -70,6 +71,7 @@ impl Saving {
         let Some(from) = self.next else { return Ok(false) };
         let (cursor, clocks) = (self.cursor, self.clocks);
         let (skipped, outstanding) = (&self.skipped, &mut self.outstanding);
+        let failures = &mut self.failures;
         self.next = state.outstanding.slice(from, most, |entry| {
             let was_outstanding = entry.sequence < cursor || skipped.contains(entry.sequence);
             if was_outstanding && entry.recall != Recall::Finish {
@@ -79,6 +81,10 @@ impl Saving {
                     attempts: entry.attempts,
                     due_ns,
                 });
+                match state.failures_of(entry.sequence) {
+                    0 => {}
+                    count => failures.push((entry.sequence, count)),
+                }
             }
         });
         Ok(self.next.is_some())
@@ -94,6 +100,8 @@ impl Saving {
             message_count: self.counters.message_count,
             requeue_count: self.counters.requeue_count,
             timeout_count: self.counters.timeout_count,
+            dead_letter_count: self.counters.dead_letter_count,
+            failures: self.failures,
             settings: self.settings,
             ..ChannelCheckpoint::default()
         }
@@ -109,6 +117,7 @@ impl ChannelState {
             paused: self.paused,
             counters: self.counters,
             outstanding: OutstandingList::default(),
+            failures: Vec::new(),
             settings: self.own_settings().to_string(),
             clocks,
             next: Some(0),
@@ -143,6 +152,7 @@ impl ChannelState {
             message_count: saved.message_count,
             requeue_count: saved.requeue_count,
             timeout_count: saved.timeout_count,
+            dead_letter_count: saved.dead_letter_count,
             ..Counters::default()
         };
         for entry in &saved.outstanding {
@@ -154,6 +164,7 @@ impl ChannelState {
                 state.outstanding.insert_ahead(restored);
             }
         }
+        state.restore_failures(&saved.failures);
         state
     }
 }

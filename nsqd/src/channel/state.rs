@@ -20,11 +20,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::consumers::{ConsumerKey, Consumers};
+use super::departures::Departures;
 use super::latency::{Latencies, LatencyHistogram};
 use super::outstanding::{Entry, Outstanding, Place, Recall, Slot};
 use super::runs::Runs;
 use super::saved::Clocks;
 use super::skipped::Skipped;
+use nsq_protocol::TopicName;
+
 use crate::clock::Nanos;
 use crate::locality::Locality;
 use crate::log::retention::merged;
@@ -53,6 +56,8 @@ pub struct Counters {
     pub lost_count: u64,
     /// FINs since nsqd started.
     pub finish_count: u64,
+    /// Messages that were dead-lettered.
+    pub dead_letter_count: u64,
 }
 
 /// What became of a requeued message.
@@ -60,17 +65,22 @@ pub struct Counters {
 pub struct Requeued {
     /// Its deliveries so far.
     pub attempts: u16,
+    /// Its failed deliveries, if the channel counts them.
+    pub failures: u16,
     /// How long it is deferred; 0 if it waits to be handed out at once.
     pub delay: Nanos,
 }
 
-/// A message that timed out and was deferred by the retry schedule.
+/// A message that timed out, and was deferred by the retry schedule or counts its failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldBack {
     pub sequence: u64,
     /// Its deliveries so far.
     pub attempts: u16,
-    pub due: Nanos,
+    /// Its failed deliveries, if the channel counts them.
+    pub failures: u16,
+    /// `None` if it waits to be handed out at once.
+    pub due: Option<Nanos>,
 }
 
 /// Entries for which an empty heap of due times keeps memory.
@@ -110,7 +120,8 @@ pub struct ChannelState {
     /// The channel's own settings.
     own: Settings,
     /// What follows from them and from the policies.
-    policy: ChannelPolicy,
+    pub(super) policy: ChannelPolicy,
+    pub(super) departures: Departures,
     /// Messages held back since the last call of [`ChannelState::drain_held_back`].
     held_back: Vec<HeldBack>,
     /// Maximum depth if the channel or topic is ephemeral and the topic does not retain messages. Messages beyond it
@@ -156,6 +167,7 @@ impl ChannelState {
             max_message_timeout,
             own: Settings::default(),
             policy: ChannelPolicy::default(),
+            departures: Departures::default(),
             held_back: Vec::new(),
             bound: None,
             cursor_moves: 0,
@@ -176,9 +188,7 @@ impl ChannelState {
         let mut plain = Vec::new();
         let mut at = from;
         for &mark in marks {
-            let (start, end) = match mark {
-                Mark::Skipped { from, to } | Mark::Deferred { from, to, .. } => (from.max(at), to),
-            };
+            let (start, end) = (mark.from().max(at), mark.to());
             if start >= end {
                 continue;
             }
@@ -188,7 +198,8 @@ impl ChannelState {
             at = end;
             self.skipped.push(start, end);
             match mark {
-                Mark::Skipped { .. } => skipped_count += end - start,
+                // The topic passes no targets on: see `Mark::for_channel`.
+                Mark::Skipped { .. } | Mark::Targeted { .. } => skipped_count += end - start,
                 Mark::Deferred { due, .. } => {
                     for sequence in start..end {
                         // Without room, the message is only skipped, so it is dropped.
@@ -270,12 +281,13 @@ impl ChannelState {
             return Ok(());
         }
         self.outstanding.remove(slot);
+        self.departures.forget(sequence);
         self.finished.push(sequence, sequence + 1);
         Ok(())
     }
 
     /// REQ: requeues a message behind all that are there now, or defers it by `delay`. With a retry schedule, a delay of
-    /// 0 means the schedule's. Returns `None` if there is nothing to record: the cursor was moved over the message
+    /// 0 means the schedule's. A message whose attempts are used up is set aside. Returns `None` if there is nothing to record: the cursor was moved over the message
     /// while it was in flight, or there is no room to defer it.
     pub fn requeue(
         &mut self,
@@ -295,8 +307,14 @@ impl ChannelState {
         }
         entry.recall = Recall::No;
         let attempts = entry.attempts;
+        let failures = self.count_failure(sequence);
+        if self.is_exhausted(failures) {
+            self.exhaust(slot);
+            return Ok(Some(Requeued { attempts, failures, delay: 0 }));
+        }
         if delay > 0 && !has_room {
             self.outstanding.remove(slot);
+            self.departures.forget(sequence);
             return Ok(None);
         }
         let delay = if delay > 0 { delay } else { self.retry_delay(slot) };
@@ -305,7 +323,7 @@ impl ChannelState {
         } else {
             self.defer(slot, now.saturating_add(delay));
         }
-        Ok(Some(Requeued { attempts, delay }))
+        Ok(Some(Requeued { attempts, failures, delay }))
     }
 
     /// How long the retry schedule, if there is one, holds this message back. Without room to defer, not at all: the
@@ -397,17 +415,34 @@ impl ChannelState {
         owners
     }
 
-    /// Queues a message that timed out, or defers it by the retry schedule.
+    /// Queues a message that timed out, or defers it by the retry schedule. Sets it aside if its attempts are used up.
     fn time_out(&mut self, slot: Slot, now: Nanos) {
-        let delay =
-            if self.outstanding.entry(slot).recall == Recall::No { self.retry_delay(slot) } else { 0 };
-        if delay == 0 {
+        let entry = self.outstanding.entry(slot);
+        if entry.recall != Recall::No {
             return self.come_back(slot);
         }
-        let due = now.saturating_add(delay);
-        self.defer(slot, due);
-        let entry = self.outstanding.entry(slot);
-        self.held_back.push(HeldBack { sequence: entry.sequence, attempts: entry.attempts, due });
+        let (sequence, attempts) = (entry.sequence, entry.attempts);
+        let failures = self.count_failure(sequence);
+        let due = if self.is_exhausted(failures) {
+            self.exhaust(slot);
+            None
+        } else {
+            match self.retry_delay(slot) {
+                0 => {
+                    self.come_back(slot);
+                    None
+                }
+                delay => {
+                    let due = now.saturating_add(delay);
+                    self.defer(slot, due);
+                    Some(due)
+                }
+            }
+        };
+        // A message that is not held back and counts no failures needs no record: a start delivers it again anyway.
+        if due.is_some() || failures > 0 {
+            self.held_back.push(HeldBack { sequence, attempts, failures, due });
+        }
     }
 
     /// Queues deferred messages that are due, in log order, so that they are read in that order.
@@ -428,7 +463,8 @@ impl ChannelState {
         due_slots.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
         for slot in due_slots {
             if self.is_full() {
-                self.outstanding.remove(slot);
+                let dropped = self.outstanding.remove(slot);
+                self.departures.forget(dropped.sequence);
             } else {
                 self.wait(slot);
             }
@@ -496,6 +532,7 @@ impl ChannelState {
         self.in_flight_count = 0;
         self.sorted_count = 0;
         self.cursor = self.end;
+        self.departures = Departures::default();
         Emptied {
             _outstanding: self.outstanding.clear(),
             _waiting: std::mem::take(&mut self.waiting),
@@ -531,7 +568,8 @@ impl ChannelState {
 
     /// The oldest message that is not finished. The channel needs no older ones.
     pub fn lowest_needed(&self) -> u64 {
-        self.outstanding.lowest().map_or(self.cursor, |lowest| lowest.min(self.cursor))
+        let behind = self.outstanding.lowest().into_iter().chain(self.departures.lowest());
+        behind.fold(self.cursor, u64::min)
     }
 
     /// The messages of `from..to` that are not finished, at most about `limit`, in order.
@@ -539,6 +577,7 @@ impl ChannelState {
         let mut needed: Runs = (self.outstanding.between(from, to.min(self.cursor), limit).into_iter())
             .map(|sequence| (sequence, sequence + 1))
             .collect();
+        let first = from;
         let from = from.max(self.cursor);
         if from < to && needed.count() < limit as u64 {
             // A skipped message is either outstanding (deferred) or never handed out.
@@ -553,7 +592,7 @@ impl ChannelState {
                     .for_each(|(from, to)| needed.push(from, to));
             }
         }
-        needed.iter().collect()
+        self.with_departing(first, to, needed.iter().collect())
     }
 
     /// Whether any message of `from..to` is not finished.
@@ -596,6 +635,7 @@ impl ChannelState {
         skipped.retain(|(from, to)| from < to);
         self.skipped = merged(skipped).into_iter().collect();
         self.pass_skipped();
+        self.forget_departures(|_| true);
     }
 
     /// One past the last message released to this channel.
@@ -634,9 +674,15 @@ impl ChannelState {
     }
 
     /// Sets what the channel does by policy. It applies to what happens from now on; messages that are deferred stay
-    /// so.
+    /// so, unless their attempts are used up.
     pub fn set_policy(&mut self, policy: ChannelPolicy) {
         self.policy = policy;
+        self.exhaust_all();
+    }
+
+    /// Where dead letters go; `None` if there are none.
+    pub fn dead_letter_topic(&self) -> Option<&TopicName> {
+        self.policy.dead_letter.as_ref()
     }
 
     /// Returns the messages that timed out and were deferred since the last call, for the journal.

@@ -181,6 +181,7 @@ impl ChannelState {
             Supply::Lost(_) | Supply::Gone(_) => {
                 self.pop_waiting();
                 self.outstanding.remove(slot);
+                self.departures.forget(sequence);
                 self.counters.lost_count += u64::from(matches!(supply, Supply::Lost(_)));
                 self.finished.push(sequence, sequence + 1);
             }

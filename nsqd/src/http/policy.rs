@@ -32,7 +32,10 @@ pub async fn set_channel(context: &HttpContext, request: &mut Request) -> Result
     let (topic, name) = channel_parameters(context, &query)?;
     let channel = topic.channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
     let change = change(Level::Channel, &query, &["topic", "channel"])?;
-    topic.change_channel_settings(&channel, &change);
+    topic.change_channel_settings(&channel, &change).map_err(|error| HttpError {
+        word: Cow::Owned(format!("INVALID_SETTING: dead_letter: {error}")),
+        ..HttpError::bad_request("")
+    })?;
     persisted(context).await
 }
 
@@ -56,6 +59,7 @@ pub async fn explain(context: &HttpContext, request: &mut Request) -> Result<Res
         Some(name) => Some(ChannelName::new(&*name).map_err(|_| HttpError::bad_request("INVALID_CHANNEL"))?),
     };
     let found = context.registry.get(topic.as_str());
+    let of_dead_letters = found.as_ref().is_some_and(|topic| topic.own_settings().is_of_dead_letters());
     let (own, exists) = match &channel {
         None => (found.as_ref().map(|topic| topic.own_settings()), found.is_some()),
         Some(name) => {
@@ -65,7 +69,9 @@ pub async fn explain(context: &HttpContext, request: &mut Request) -> Result<Res
     };
     let subject = match &channel {
         None => Subject::Topic(topic.as_str()),
-        Some(channel) => Subject::Channel { topic: topic.as_str(), channel: channel.as_str() },
+        Some(channel) => {
+            Subject::Channel { topic: topic.as_str(), channel: channel.as_str(), of_dead_letters }
+        }
     };
     let answer = PolicyExplainResponse {
         topic_name: topic.to_string(),

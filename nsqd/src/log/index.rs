@@ -518,7 +518,7 @@ impl LogIndex {
         let marks = self.marks[first..].iter().take_while(|mark| mark.from() < to);
         let refused = marks.filter_map(|mark| match *mark {
             Mark::Skipped { from, to } => Some((from, to)),
-            Mark::Deferred { .. } => None,
+            Mark::Deferred { .. } | Mark::Targeted { .. } => None,
         });
         merged(refused.collect())
     }

@@ -4,6 +4,7 @@
 //! the channels. Recovery restores marks that no release has taken, and adds new ones from the journal.
 
 use crate::clock::Nanos;
+use crate::storage::ChannelNumber;
 
 /// A range of sequence numbers that is not handed out in order. Not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,20 +25,29 @@ pub enum Mark {
         /// When they are due.
         due: Nanos,
     },
+    /// Only one channel receives these; for all others they are skipped.
+    Targeted {
+        /// First sequence number.
+        from: u64,
+        /// One past the last sequence number.
+        to: u64,
+        /// The channel.
+        channel: ChannelNumber,
+    },
 }
 
 impl Mark {
     /// First sequence number.
     pub fn from(&self) -> u64 {
         match *self {
-            Mark::Skipped { from, .. } | Mark::Deferred { from, .. } => from,
+            Mark::Skipped { from, .. } | Mark::Deferred { from, .. } | Mark::Targeted { from, .. } => from,
         }
     }
 
     /// One past the last sequence number.
     pub fn to(&self) -> u64 {
         match *self {
-            Mark::Skipped { to, .. } | Mark::Deferred { to, .. } => to,
+            Mark::Skipped { to, .. } | Mark::Deferred { to, .. } | Mark::Targeted { to, .. } => to,
         }
     }
 
@@ -48,6 +58,19 @@ impl Mark {
             Mark::Deferred { to, due, .. } => {
                 Mark::Deferred { from: at, to: std::mem::replace(to, at), due: *due }
             }
+            Mark::Targeted { to, channel, .. } => {
+                Mark::Targeted { from: at, to: std::mem::replace(to, at), channel: *channel }
+            }
+        }
+    }
+
+    /// What the mark means for a channel; `None` if its messages are plain ones there. `channel` is `None` for a channel
+    /// that does not exist yet.
+    pub fn for_channel(self, channel: Option<ChannelNumber>) -> Option<Mark> {
+        match self {
+            Mark::Targeted { channel: target, .. } if channel == Some(target) => None,
+            Mark::Targeted { from, to, .. } => Some(Mark::Skipped { from, to }),
+            mark => Some(mark),
         }
     }
 }

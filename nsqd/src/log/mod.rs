@@ -51,6 +51,7 @@ use self::retained::RetentionState;
 pub use self::supply::{Source, Supply};
 use crate::damage::Damage;
 use crate::disk_work::DiskWork;
+use crate::storage::ChannelNumber;
 use crate::storage::segment::SegmentStore;
 
 /// A topic's log; see the module.
@@ -150,10 +151,37 @@ impl TopicLog {
     pub fn append<'a, T, E>(
         &self,
         bodies: impl Iterator<Item = &'a [u8]>,
-        (form, count, body_bytes): (Form, usize, usize),
+        batch: (Form, usize, usize),
         timestamp_ns: i64,
         deferred_until: Option<crate::clock::Nanos>,
         journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
+    ) -> Result<(u64, u64, T), E> {
+        self.append_marked(bodies, batch, timestamp_ns, journal, |from, to| {
+            deferred_until.map(|due| Mark::Deferred { from, to, due })
+        })
+    }
+
+    /// Like [`TopicLog::append`]. With `only`, no other channel receives the messages.
+    pub fn append_targeted<'a, T, E>(
+        &self,
+        bodies: impl Iterator<Item = &'a [u8]>,
+        batch: (Form, usize, usize),
+        timestamp_ns: i64,
+        only: Option<ChannelNumber>,
+        journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
+    ) -> Result<(u64, u64, T), E> {
+        self.append_marked(bodies, batch, timestamp_ns, journal, |from, to| {
+            only.map(|channel| Mark::Targeted { from, to, channel })
+        })
+    }
+
+    fn append_marked<'a, T, E>(
+        &self,
+        bodies: impl Iterator<Item = &'a [u8]>,
+        (form, count, body_bytes): (Form, usize, usize),
+        timestamp_ns: i64,
+        journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
+        mark: impl FnOnce(u64, u64) -> Option<Mark>,
     ) -> Result<(u64, u64, T), E> {
         let mut index = self.index.lock();
         if form == Form::WithHeaders {
@@ -164,8 +192,8 @@ impl TopicLog {
         let end = index.next_sequence();
         if result.is_err() {
             index.undo(first);
-        } else if let Some(due) = deferred_until {
-            self.mark_locked(&mut index, Mark::Deferred { from: first, to: end, due });
+        } else if let Some(mark) = mark(first, end) {
+            self.mark_locked(&mut index, mark);
         }
         self.store_watermarks(&index);
         result.map(|value| (first, end, value))
@@ -245,6 +273,7 @@ impl TopicLog {
         match mark {
             Mark::Skipped { from, to } => index.retained_marks.add_void(from, to),
             Mark::Deferred { from, to, due } => index.retained_marks.add_deferred(from, to, due),
+            Mark::Targeted { from, to, channel } => index.retained_marks.add_targeted(from, to, channel),
         }
         index.mark(mark);
         self.has_marks.store(true, Ordering::Release);

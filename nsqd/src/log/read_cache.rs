@@ -135,6 +135,14 @@ impl Gathered {
         self._held = Some(count(self.frames.len()));
     }
 
+    /// The messages that were not taken, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.places.iter().filter(|place| place.bytes > 0).map(|place| {
+            let start = place.start as usize;
+            (place.sequence, &self.frames[start..start + place.bytes as usize])
+        })
+    }
+
     /// The frames, back to back.
     pub fn frames(&self) -> &[u8] {
         &self.frames

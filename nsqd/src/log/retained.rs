@@ -9,6 +9,7 @@ use super::chunk::Chunk;
 use super::index::LogIndex;
 use super::retention::{Piece, PiecePlace, Retention};
 use crate::clock::Nanos;
+use crate::storage::ChannelNumber;
 use crate::storage::segment::{BlockRef, LoadedBlock, ReadError, SegmentFileInfo, SegmentStore};
 
 /// Retention state of a log, besides its [`RetainedMarks`](super::retention::RetainedMarks).
@@ -211,13 +212,23 @@ impl TopicLog {
 
     /// The marks of `from..to` for a channel that reaches them later than others: sequence numbers without messages,
     /// and messages that are not due yet.
-    pub fn marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
-        self.index.lock().marks_between(from, to)
+    pub fn marks_between(&self, from: u64, to: u64, channel: Option<ChannelNumber>) -> Vec<Mark> {
+        self.index.lock().marks_between(from, to, channel)
     }
 
     /// Like [`TopicLog::marks_between`], but at start, when missing messages may still be found in the journal.
-    pub fn void_marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
-        self.index.lock().void_marks_between(from, to)
+    pub fn void_marks_between(&self, from: u64, to: u64, channel: Option<ChannelNumber>) -> Vec<Mark> {
+        self.index.lock().void_marks_between(from, to, channel)
+    }
+
+    /// Messages that only one channel receives, for a checkpoint: from, to, channel.
+    pub fn targeted(&self) -> Vec<(u64, u64, ChannelNumber)> {
+        self.index.lock().retained_marks.targeted().collect()
+    }
+
+    /// Records that only this channel receives the messages `from..to`, for channels that reach them later.
+    pub fn add_targeted(&self, from: u64, to: u64, channel: ChannelNumber) {
+        self.index.lock().retained_marks.add_targeted(from, to, channel);
     }
 
     /// The ranges of `from..to` without messages: missing or void.

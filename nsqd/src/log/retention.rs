@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Nanos;
+use crate::storage::ChannelNumber;
 
 /// Limits of retention. A piece is deleted when it exceeds any limit that is set. Without a limit, nothing is retained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,11 +91,18 @@ pub struct RetainedMarks {
     void: BTreeMap<u64, u64>,
     /// Published deferred and not due yet: from, to and due time.
     deferred: BTreeMap<u64, (u64, Nanos)>,
+    /// Only one channel receives these: from, to and the channel.
+    targeted: BTreeMap<u64, (u64, ChannelNumber)>,
 }
 
 impl Default for RetainedMarks {
     fn default() -> Self {
-        RetainedMarks { retained_from: u64::MAX, void: BTreeMap::new(), deferred: BTreeMap::new() }
+        RetainedMarks {
+            retained_from: u64::MAX,
+            void: BTreeMap::new(),
+            deferred: BTreeMap::new(),
+            targeted: BTreeMap::new(),
+        }
     }
 }
 
@@ -122,6 +130,22 @@ impl RetainedMarks {
         }
     }
 
+    /// Records that only this channel receives the messages `from..to`.
+    pub fn add_targeted(&mut self, from: u64, to: u64, channel: ChannelNumber) {
+        if from >= to {
+            return;
+        }
+        match self.targeted.range_mut(..=from).next_back() {
+            Some((_, (end, of))) if *end >= from && *of == channel => *end = to.max(*end),
+            _ => _ = self.targeted.insert(from, (to, channel)),
+        }
+    }
+
+    /// Messages that only one channel receives, in order: from, to, channel.
+    pub fn targeted(&self) -> impl Iterator<Item = (u64, u64, ChannelNumber)> + '_ {
+        self.targeted.iter().map(|(&from, &(to, channel))| (from, to, channel))
+    }
+
     /// Void ranges, in order.
     pub fn void(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.void.iter().map(|(&from, &to)| (from, to))
@@ -146,6 +170,11 @@ impl RetainedMarks {
             first.remove();
         }
         while let Some(first) = self.deferred.first_entry()
+            && first.get().0 <= sequence
+        {
+            first.remove();
+        }
+        while let Some(first) = self.targeted.first_entry()
             && first.get().0 <= sequence
         {
             first.remove();

@@ -7,6 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nsq_protocol::TopicName;
+
+use super::dead_letter::{self, DEFAULT_TEMPLATE};
 use super::file::PolicyFile;
 use super::retry::Retry;
 use super::setting::{Setting, Value};
@@ -31,7 +34,13 @@ pub enum Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject<'a> {
     Topic(&'a str),
-    Channel { topic: &'a str, channel: &'a str },
+    Channel {
+        topic: &'a str,
+        channel: &'a str,
+        /// Whether the topic is a dead-letter topic: policy files set no `max_attempts` there, or the dead letters
+        /// that fail would be moved on by a policy for all topics.
+        of_dead_letters: bool,
+    },
 }
 
 /// The values that a topic works with.
@@ -47,6 +56,10 @@ pub struct ChannelPolicy {
     pub retry: Option<Arc<Retry>>,
     /// Maximum delay, whatever the schedule says: `--max-req-timeout`.
     pub longest_delay: Nanos,
+    /// After how many failed deliveries a message is dead-lettered; 0 for never.
+    pub max_attempts: u16,
+    /// Where dead letters go. `None` if `max_attempts` is 0 or the name is not valid.
+    pub dead_letter: Option<TopicName>,
 }
 
 /// The sources of values for all topics and channels.
@@ -63,7 +76,7 @@ impl Subject<'_> {
     fn names(&self) -> (&str, Option<&str>) {
         match self {
             Subject::Topic(topic) => (topic, None),
-            Subject::Channel { topic, channel } => (topic, Some(channel)),
+            Subject::Channel { topic, channel, .. } => (topic, Some(channel)),
         }
     }
 
@@ -86,6 +99,11 @@ impl Sources {
         if let Some(value) = own.get(setting) {
             return (Some(value.clone()), Origin::Api);
         }
+        if setting == Setting::MaxAttempts
+            && matches!(subject, Subject::Channel { of_dead_letters: true, .. })
+        {
+            return (None, Origin::Default);
+        }
         let (topic, channel) = subject.names();
         if let Some((value, line)) = self.file.value(setting, topic, channel) {
             return (Some(value.clone()), Origin::File { line });
@@ -103,7 +121,13 @@ impl Sources {
                 (age > 0).then(|| (Value::Duration(Duration::from_nanos(age)), "retain-for"))
             }
             Setting::RetainBytes => (bytes > 0).then_some((Value::Bytes(bytes), "retain-bytes")),
-            Setting::Description | Setting::Owner | Setting::Runbook | Setting::Retry => None,
+            Setting::Description
+            | Setting::Owner
+            | Setting::Runbook
+            | Setting::Retry
+            | Setting::MaxAttempts
+            | Setting::DeadLetter
+            | Setting::DeadLettersOf => None,
         }
     }
 
@@ -116,9 +140,24 @@ impl Sources {
     }
 
     /// What a channel works with.
-    pub fn of_channel(&self, topic: &str, channel: &str, own: &Settings) -> ChannelPolicy {
-        let value = |setting| self.value(setting, Subject::Channel { topic, channel }, own).0;
+    pub fn of_channel(
+        &self,
+        topic: &str,
+        of_dead_letters: bool,
+        channel: &str,
+        own: &Settings,
+    ) -> ChannelPolicy {
+        let subject = Subject::Channel { topic, channel, of_dead_letters };
+        let value = |setting| self.value(setting, subject, own).0;
+        let max_attempts = value(Setting::MaxAttempts).map_or(0, |value| value.count());
+        let template = value(Setting::DeadLetter);
+        let template = template.as_ref().map_or(DEFAULT_TEMPLATE, Value::text);
         ChannelPolicy {
+            max_attempts: u16::try_from(max_attempts).unwrap_or(u16::MAX),
+            dead_letter: match max_attempts {
+                0 => None,
+                _ => dead_letter::topic_name(template, topic, channel).ok(),
+            },
             retry: match value(Setting::Retry) {
                 Some(Value::Retry(retry)) => Some(Arc::new(retry)),
                 _ => None,

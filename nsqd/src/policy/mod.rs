@@ -2,6 +2,8 @@
 //!
 //! - [`setting`]: pure; the table of settings and their values
 //! - [`retry`]: pure; retry schedules, one kind of value
+//! - [`dead_letter`]: pure; names of dead-letter topics, another kind
+//! - [`header_filter`]: pure; conditions on headers
 //! - [`settings`]: pure; the own settings of one topic or channel, and changes of them
 //! - [`mod@file`]: pure; the policy file
 //! - [`effective`]: pure; which value is in force, and where it comes from
@@ -9,8 +11,10 @@
 //! What a setting does is not here: topics and channels get a [`effective::TopicPolicy`] or
 //! [`effective::ChannelPolicy`] and act by it.
 
+pub mod dead_letter;
 pub mod effective;
 pub mod file;
+pub mod header_filter;
 pub mod retry;
 pub mod setting;
 pub mod settings;

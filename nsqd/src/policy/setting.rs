@@ -18,6 +18,9 @@ pub enum Setting {
     RetainFor,
     RetainBytes,
     Retry,
+    MaxAttempts,
+    DeadLetter,
+    DeadLettersOf,
 }
 
 /// What a setting applies to.
@@ -43,6 +46,12 @@ enum Kind {
         least: u64,
     },
     Retry,
+    /// From 0 (off) to `most`.
+    Count {
+        most: u64,
+    },
+    /// The name of a topic, which may contain placeholders.
+    TopicTemplate,
 }
 
 /// A value of a setting.
@@ -54,6 +63,8 @@ pub enum Value {
     /// Zero if the setting is off.
     Bytes(u64),
     Retry(Retry),
+    /// Zero if the setting is off.
+    Count(u64),
 }
 
 /// A row of the table.
@@ -121,6 +132,31 @@ const TABLE: &[Row] = &[
         example: "exponential 1s..15m jitter 20%",
         help: "how long a message waits after it timed out or was requeued without a delay",
     },
+    Row {
+        setting: Setting::MaxAttempts,
+        name: "max_attempts",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::Count { most: u16::MAX as u64 },
+        example: "5",
+        help: "after how many failed deliveries a message is dead-lettered",
+    },
+    Row {
+        setting: Setting::DeadLetter,
+        name: "dead_letter",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::TopicTemplate,
+        example: "{topic}.dead",
+        help: "the topic for dead letters; {topic}.dead if not set",
+    },
+    Row {
+        setting: Setting::DeadLettersOf,
+        name: "dead_letters_of",
+        applies_to: AppliesTo::Topics,
+        kind: Kind::Text,
+        example: "orders",
+        help: "set by nsqd on a dead-letter topic: where its messages come from; its channels ignore max_attempts of \
+               policy files",
+    },
 ];
 
 /// Why a value is refused.
@@ -182,6 +218,10 @@ impl Setting {
                 format!("a duration from {} to {days}d, or 0 for no limit", go_duration::format(least))
             }
             Kind::Bytes { .. } => "a number of bytes, or 0 for no limit".to_owned(),
+            Kind::Count { most } => format!("a number from 0 (off) to {most}"),
+            Kind::TopicTemplate => {
+                "the name of a topic, in which {topic} and {channel} are replaced by their names".to_owned()
+            }
             Kind::Retry => {
                 "exponential FIRST..LONGEST [xFACTOR], linear FIRST..LONGEST or list DELAY,DELAY,..., each \
                             with an optional jitter PERCENT%"
@@ -226,6 +266,15 @@ impl Setting {
                 Some(_) => Err(refused("out of range".into())),
                 None => Err(refused("not a number of bytes".into())),
             },
+            Kind::Count { most } => match text.parse() {
+                Ok(count) if count <= most => Ok(Value::Count(count)),
+                Ok(_) => Err(refused("out of range".into())),
+                Err(_) => Err(refused("not a number".into())),
+            },
+            Kind::TopicTemplate => match super::dead_letter::check_template(text) {
+                Ok(()) => Ok(Value::Text(text.to_owned())),
+                Err(reason) => Err(refused(reason.to_string())),
+            },
             Kind::Retry => text
                 .parse()
                 .map(Value::Retry)
@@ -238,6 +287,16 @@ impl Value {
     /// The duration; zero for another kind of value.
     pub fn duration(&self) -> Duration {
         if let Value::Duration(duration) = self { *duration } else { Duration::ZERO }
+    }
+
+    /// The number; 0 for another kind of value.
+    pub fn count(&self) -> u64 {
+        if let Value::Count(count) = self { *count } else { 0 }
+    }
+
+    /// The text; empty for another kind of value.
+    pub fn text(&self) -> &str {
+        if let Value::Text(text) = self { text } else { "" }
     }
 
     /// The number of bytes; 0 for another kind of value.
@@ -261,6 +320,7 @@ impl fmt::Display for Value {
             Value::Duration(duration) => f.write_str(&go_duration::format(*duration)),
             Value::Bytes(bytes) => f.write_str(&format_bytes(*bytes)),
             Value::Retry(retry) => retry.fmt(f),
+            Value::Count(count) => count.fmt(f),
         }
     }
 }
@@ -365,7 +425,7 @@ mod tests {
         assert_eq!(
             Setting::find("retian_for").unwrap_err().to_string(),
             "unknown setting \"retian_for\" (did you mean retain_for?); settings are description, owner, runbook, \
-             retain_for, retain_bytes, retry"
+             retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of"
         );
         assert!(!Setting::find("something").unwrap_err().to_string().contains("did you mean"));
     }

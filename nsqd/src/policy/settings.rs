@@ -83,6 +83,11 @@ impl Change {
         Ok(Change(change))
     }
 
+    /// A change of one setting.
+    pub fn of(setting: Setting, value: Value) -> Self {
+        Change(BTreeMap::from([(setting, Some(value))]))
+    }
+
     /// The changed settings.
     pub fn iter(&self) -> impl Iterator<Item = (Setting, Option<&Value>)> {
         self.0.iter().map(|(setting, value)| (*setting, value.as_ref()))
@@ -100,6 +105,11 @@ impl Settings {
 
     pub fn iter(&self) -> impl Iterator<Item = (Setting, &Value)> {
         self.0.iter().map(|(setting, value)| (*setting, value))
+    }
+
+    /// Whether the topic is a dead-letter topic.
+    pub fn is_of_dead_letters(&self) -> bool {
+        self.0.contains_key(&Setting::DeadLettersOf)
     }
 
     /// Applies a change.

@@ -60,6 +60,7 @@ impl Gaps {
             // These use no sequence numbers.
             Record::Finish { .. }
             | Record::Requeue { .. }
+            | Record::Removed { .. }
             | Record::TopicDeleted { .. }
             | Record::TopicState { .. }
             | Record::TopicRetention { .. }
@@ -92,6 +93,7 @@ mod tests {
             first_sequence,
             count,
             due_ns: None,
+            only: None,
             frames: b"",
         };
         gaps.see(Lsn(100), &Record::TopicCreated { topic: 1, name: "t", first_sequence: 10 });

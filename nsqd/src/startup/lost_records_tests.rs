@@ -46,7 +46,14 @@ fn start_with(records: &[Record<'_>]) -> Recovered {
     for (sequence, body) in (FIRST..).zip(b'a'..=b'e') {
         let frames = frame(sequence, body);
         let (first_sequence, frames) = (sequence, frames.as_slice());
-        journal.append_lazy(&Record::Publish { topic: 1, first_sequence, count: 1, due_ns: None, frames });
+        journal.append_lazy(&Record::Publish {
+            topic: 1,
+            first_sequence,
+            count: 1,
+            due_ns: None,
+            only: None,
+            frames,
+        });
     }
     records.iter().for_each(|record| journal.append_lazy(record));
     journal.close().unwrap();
@@ -98,7 +105,7 @@ async fn new_messages_do_not_get_the_numbers_of_lost_ones() {
     let runs = [(FIRST + 7, 1)];
     let cases = [
         Record::Finish { topic: 1, channel: 1, runs: (&runs).into() },
-        Record::Requeue { topic: 1, channel: 1, sequence: FIRST + 7, attempts: 1, due_ns: 0 },
+        Record::Requeue { topic: 1, channel: 1, sequence: FIRST + 7, attempts: 1, failures: 0, due_ns: 0 },
         Record::TopicState { topic: 1, paused: false, released: FIRST + 8, releasing: true },
     ];
     for record in cases {
@@ -134,7 +141,14 @@ async fn messages_held_back_by_a_pause_stay_held_back_after_a_finish_of_known_me
     let held = frame(FIRST + 5, b'h');
     let recovered = start_with(&[
         Record::TopicState { topic: 1, paused: true, released: FIRST + 5, releasing: false },
-        Record::Publish { topic: 1, first_sequence: FIRST + 5, count: 1, due_ns: None, frames: &held },
+        Record::Publish {
+            topic: 1,
+            first_sequence: FIRST + 5,
+            count: 1,
+            due_ns: None,
+            only: None,
+            frames: &held,
+        },
         Record::Finish { topic: 1, channel: 1, runs: (&runs).into() },
     ]);
     let (topic, channel) = topic_of(&recovered);
@@ -151,7 +165,7 @@ fn a_number_far_beyond_the_known_end_costs_no_time() {
     let runs = [(FIRST, far)];
     for record in [
         Record::Finish { topic: 1, channel: 1, runs: (&runs).into() },
-        Record::Requeue { topic: 1, channel: 1, sequence: far, attempts: 1, due_ns: 0 },
+        Record::Requeue { topic: 1, channel: 1, sequence: far, attempts: 1, failures: 0, due_ns: 0 },
         Record::ChannelMoved { topic: 1, channel: 1, to: far, forward: false },
     ] {
         let (topic, _) = topic_of(&start_with(&[record]));

@@ -1,7 +1,6 @@
 //! Pure: which messages of a replayed topic are needed and missing in its log.
 
 use super::replayed_topic::ReplayedTopic;
-use crate::log::Mark;
 use crate::log::retention::{gaps, merged};
 
 /// Maximum number of missing messages reported per gap and channel.
@@ -38,11 +37,9 @@ impl ReplayedTopic {
                 continue;
             }
             let mut explained = damaged.clone();
-            // A deferral does not explain why a message is missing.
-            explained.extend(log.void_marks_between(from, to).iter().filter_map(|mark| match mark {
-                Mark::Skipped { from, to } => Some((*from, *to)),
-                Mark::Deferred { .. } => None,
-            }));
+            // Neither a deferral nor a target explains why a message is missing.
+            let void = log.void().into_iter().map(|(start, end)| (start.max(from), end.min(to)));
+            explained.extend(void.filter(|(from, to)| from < to));
             let mut needed: Vec<(u64, u64)> = (self.state.channels().values())
                 .flat_map(|channel| channel.state.needed(from, to, MOST_ABSENT))
                 .collect();

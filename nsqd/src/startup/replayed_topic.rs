@@ -23,6 +23,7 @@ use crate::topic::state::{Follower, TopicState};
 
 /// A channel during replay.
 pub struct ReplayedChannel {
+    number: ChannelNumber,
     pub name: ChannelName,
     pub state: ChannelState,
     /// No record has named it yet.
@@ -41,11 +42,21 @@ impl ReplayedChannel {
     ) -> Self {
         let due = |due_ns| limits.due(due_ns);
         let state = ChannelState::restore(saved, released, limits.max_message_timeout, due);
-        ReplayedChannel { name, state, is_nameless: false, now: limits.clocks.monotonic }
+        ReplayedChannel {
+            number: saved.number,
+            name,
+            state,
+            is_nameless: false,
+            now: limits.clocks.monotonic,
+        }
     }
 }
 
 impl Follower for ReplayedChannel {
+    fn number(&self) -> ChannelNumber {
+        self.number
+    }
+
     fn release(&mut self, to: u64, marks: &[Mark]) {
         self.state.release(to, marks, None);
         self.state.settle(self.now);
@@ -163,8 +174,9 @@ impl ReplayedTopic {
     /// Applies a record about this topic. Returns whether its content is valid.
     pub(super) fn apply(&mut self, record: Record<'_>, limits: &ReplayLimits) -> Result<bool, ReplayError> {
         match record {
-            Record::Publish { first_sequence, count, due_ns, frames, .. } => {
-                return self.publish(first_sequence, count, due_ns.map(|due| limits.deadline(due)), frames);
+            Record::Publish { first_sequence, count, due_ns, only, frames, .. } => {
+                let due = due_ns.map(|due| limits.deadline(due));
+                return self.publish(first_sequence, (count, due, only), frames);
             }
             Record::TopicCreated { name, .. } => {
                 let Ok(name) = TopicName::new(name) else { return Ok(false) };
@@ -239,7 +251,8 @@ impl ReplayedTopic {
                     } else {
                         // The cursor was at `to` or after it.
                         channel.state.replay_handed_out(to);
-                        channel.state.move_back(to, &log.void_marks_between(to, channel.state.end()));
+                        let (end, number) = (channel.state.end(), channel.number);
+                        channel.state.move_back(to, &log.void_marks_between(to, end, Some(number)));
                         channel.state.settle(channel.now);
                     }
                 }
@@ -251,10 +264,18 @@ impl ReplayedTopic {
                         .for_each(|(first, length)| channel.state.replay_finish(first, first + length));
                 }
             }
-            Record::Requeue { channel, sequence, attempts, due_ns, .. } => {
+            Record::Requeue { channel, sequence, attempts, failures, due_ns, .. } => {
                 self.reach(sequence + 1);
                 if let Some(channel) = self.state.channel_mut(&channel) {
-                    channel.state.replay_requeue(sequence, attempts, limits.due(due_ns));
+                    channel.state.replay_requeue(sequence, attempts, failures, limits.due(due_ns));
+                }
+            }
+            Record::Removed { channel, runs, .. } => {
+                self.reach(runs.iter().map(|(first, length)| first + length).max().unwrap_or(0));
+                if let Some(channel) = self.state.channel_mut(&channel) {
+                    for (first, length) in runs.iter() {
+                        channel.state.replay_removed(first, first + length);
+                    }
                 }
             }
         }
@@ -264,8 +285,7 @@ impl ReplayedTopic {
     fn publish(
         &mut self,
         first: u64,
-        count: u32,
-        due: Option<Nanos>,
+        (count, due, only): (u32, Option<Nanos>, Option<ChannelNumber>),
         frames: &[u8],
     ) -> Result<bool, ReplayError> {
         // Each message has at least its frame.
@@ -289,12 +309,20 @@ impl ReplayedTopic {
             if let Some(due) = due {
                 self.log().mark(Mark::Deferred { from: first, to: end, due });
             }
+            if let Some(channel) = only {
+                self.log().mark(Mark::Targeted { from: first, to: end, channel });
+            }
             self.end = end;
             let header_bytes = u64::from(count) * MESSAGE_FRAME_OVERHEAD as u64;
             self.counters.0 += u64::from(count);
             self.counters.1 += (frames.len() as u64).saturating_sub(header_bytes);
-        } else if let Some(due) = due {
-            self.log().add_deferred(first, end, due);
+        } else {
+            if let Some(due) = due {
+                self.log().add_deferred(first, end, due);
+            }
+            if let Some(channel) = only {
+                self.log().add_targeted(first, end, channel);
+            }
         }
         self.state.commit(end);
         Ok(is_valid)
@@ -377,9 +405,9 @@ impl ReplayedTopic {
         let now = limits.clocks.monotonic;
         let released = self.state.point().released();
         // Messages that are missing in the log may still be found in the journal.
-        let marks = self.log().void_marks_between(cursor, released);
+        let marks = self.log().void_marks_between(cursor, released, Some(number));
         let state = ChannelState::starting_at(cursor, released, &marks, limits.max_message_timeout);
-        let mut channel = ReplayedChannel { name, state, is_nameless: false, now };
+        let mut channel = ReplayedChannel { number, name, state, is_nameless: false, now };
         channel.state.settle(now);
         self.insert(number, channel);
     }

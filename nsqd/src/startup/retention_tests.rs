@@ -116,7 +116,7 @@ impl World {
     /// Messages finished before retention was set may be missing here and there. No others may be missing.
     fn forget_deleted_messages(&mut self) {
         let log = self.topic().log().clone();
-        for mark in log.marks_between(log.oldest_retained(), log.end()) {
+        for mark in log.marks_between(log.oldest_retained(), log.end(), None) {
             let Mark::Skipped { from, to } = mark else { continue };
             for (sequence, number) in self.published.extract_if(from..to, |_, _| true) {
                 self.gone.insert(sequence, number);

@@ -59,7 +59,7 @@ impl Topic {
                 ),
                 None => None,
             };
-            let marks = self.log.marks_between(cursor, released);
+            let marks = self.log.marks_between(cursor, released, None);
             let max_timeout = clock::nanos(self.engine.limits.max_msg_timeout);
             let channel_state = ChannelState::starting_at(cursor, released, &marks, max_timeout);
             let channel = self.adopt_locked(&mut state, name.clone(), number, channel_state);
@@ -132,17 +132,21 @@ impl Topic {
             of.measure_latencies(clock::nanos(latency.window));
         }
         let sources = self.engine.policy_sources();
-        let policy = sources.of_channel(self.name.as_str(), name.as_str(), of.own_settings());
+        let of_dead_letters = state.topic.own().is_of_dead_letters();
+        let policy =
+            sources.of_channel(self.name.as_str(), of_dead_letters, name.as_str(), of.own_settings());
         of.set_policy(policy);
         let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
         let parts = ChannelParts {
             bound: ephemeral.then_some(self.engine.limits.mem_queue_size),
             name: name.clone(),
             number,
+            topic: self.name.clone(),
             topic_number: self.number,
             log: self.log.clone(),
             journal: self.engine.journal_for(ephemeral).cloned(),
             timers: self.engine.timers.clone(),
+            exhausted: self.engine.exhausted.clone(),
         };
         let channel = Channel::new(parts, of);
         state.topic.insert(name, channel.clone());

@@ -9,12 +9,18 @@
 //! - `creation`: new channels
 //! - [`retention`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
+//! - [`dead_letter`]: pure; the headers of dead letters
+//! - [`dead_lettering`]: moves messages whose attempts are used up
+//! - [`redrive`]: moves dead letters back, or deletes them
 //! - `settings`: changing settings of the topic and its channels
 //! - [`saved`]: the topic's part of a checkpoint
 
 mod creation;
+pub mod dead_letter;
+pub mod dead_lettering;
 pub mod retention;
 pub mod publication;
+pub mod redrive;
 pub mod registry;
 pub mod release;
 pub mod saved;
@@ -40,9 +46,9 @@ use crate::engine::{Engine, StorageError};
 use crate::health::Part;
 use crate::log::{Floor, Holder, Mark, TopicLog};
 use crate::policy::settings::Settings;
-use crate::storage::TopicNumber;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
+use crate::storage::{ChannelNumber, TopicNumber};
 
 /// Chunks that a topic moves to disk before other topics get their turn.
 const CHUNKS_AT_A_TIME: usize = 16;
@@ -172,21 +178,7 @@ impl Topic {
         body_bytes: usize,
         delay: Option<Duration>,
     ) -> Result<Publication, PublishError> {
-        if self.is_closed() {
-            return Err(PublishError::Exiting);
-        }
-        let topic = self.this.upgrade().ok_or(PublishError::Exiting)?;
-        if self.log.is_stuck() {
-            self.engine.metrics().refused_publishes.add(1);
-            return Err(self
-                .engine
-                .storage_error("memory is full and messages cannot be moved to disk; free disk space, and nsqd then continues by itself")
-                .into());
-        }
-        if self.engine.status.is_data_dir_missing() && !self.name.is_ephemeral() {
-            self.engine.metrics().refused_publishes.add(1);
-            return Err(self.engine.storage_error("the data directory is missing; put it back").into());
-        }
+        let topic = self.can_append()?;
         let offered = bodies.len();
         let count = self.room_for(offered, body_bytes);
         let bodies = bodies.take(count);
@@ -205,6 +197,7 @@ impl Topic {
                     first_sequence,
                     count: count as u32,
                     due_ns,
+                    only: None,
                     frames,
                 })?;
                 // Under the log's lock: a checkpoint counts the messages before the end that it names, and no others.
@@ -218,6 +211,75 @@ impl Topic {
         metrics.published_messages.add(offered as u64);
         metrics.published_bytes.add(body_bytes as u64);
         Ok(Publication::new(topic, (end - count as u64, end), ticket))
+    }
+
+    /// Appends a batch in one journal batch with another record: a later start reads both or neither. With `only`, no
+    /// other channel receives the messages. Otherwise as [`Topic::append_as`].
+    ///
+    /// Takes no lock but the log's, so the caller may hold the locks of a topic and a channel.
+    pub fn append_with<'a>(
+        &self,
+        form: Form,
+        bodies: &[&'a [u8]],
+        only: Option<ChannelNumber>,
+        other: Option<Record<'a>>,
+    ) -> Result<Publication, PublishError> {
+        let topic = self.can_append()?;
+        let (count, body_bytes) = (bodies.len(), bodies.iter().map(|body| body.len()).sum());
+        let journal = |first_sequence, frames: &[u8]| {
+            let publish = Record::Publish {
+                topic: self.number,
+                first_sequence,
+                count: count as u32,
+                due_ns: None,
+                only,
+                frames,
+            };
+            let ticket = match (self.engine.journal_for(self.name.is_ephemeral()), other) {
+                (Some(journal), Some(other)) => Some(journal.append_batch(&[publish, other])?),
+                (Some(journal), None) => Some(journal.append(&publish)?),
+                (None, Some(other)) => match self.engine.journal_for(false) {
+                    Some(journal) => Some(journal.append(&other)?),
+                    None => None,
+                },
+                (None, None) => None,
+            };
+            self.message_count.fetch_add(count as u64, Ordering::Relaxed);
+            self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
+            Ok::<_, StorageError>(ticket)
+        };
+        let wall_ns = clock::wall_ns();
+        let bodies = bodies.iter().copied();
+        let (from, to, ticket) =
+            self.log.append_targeted(bodies, (form, count, body_bytes), wall_ns, only, journal)?;
+        Ok(Publication::new(topic, (from, to), ticket))
+    }
+
+    /// Calls `append` with the number of a channel, while the channel cannot be deleted. `None` if there is no such
+    /// channel.
+    pub fn with_channel_number<T>(&self, name: &str, append: impl FnOnce(ChannelNumber) -> T) -> Option<T> {
+        let state = self.state.lock();
+        let number = state.topic.channels().get(name)?.number();
+        Some(append(number))
+    }
+
+    fn can_append(&self) -> Result<Arc<Topic>, PublishError> {
+        if self.is_closed() {
+            return Err(PublishError::Exiting);
+        }
+        let topic = self.this.upgrade().ok_or(PublishError::Exiting)?;
+        if self.log.is_stuck() {
+            self.engine.metrics().refused_publishes.add(1);
+            return Err(self
+                .engine
+                .storage_error("memory is full and messages cannot be moved to disk; free disk space, and nsqd then continues by itself")
+                .into());
+        }
+        if self.engine.status.is_data_dir_missing() && !self.name.is_ephemeral() {
+            self.engine.metrics().refused_publishes.add(1);
+            return Err(self.engine.storage_error("the data directory is missing; put it back").into());
+        }
+        Ok(topic)
     }
 
     /// How many of `count` messages are accepted: all, unless the topic is ephemeral, holds messages back, and reaches
@@ -457,7 +519,7 @@ impl Topic {
         let skipped: u64 = (self.log.marks().iter())
             .map(|mark| match *mark {
                 Mark::Skipped { from, to } => to.min(committed).saturating_sub(from.max(released)),
-                Mark::Deferred { .. } => 0,
+                Mark::Deferred { .. } | Mark::Targeted { .. } => 0,
             })
             .sum();
         TopicDepth {

@@ -7,6 +7,7 @@ use dashmap::DashMap;
 use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 
+use super::redrive::Redrive;
 use super::release::ReleasePoint;
 use super::{PublishError, Topic, TopicParts};
 use crate::channel::Channel;
@@ -49,6 +50,8 @@ pub struct Registry {
     oracle: Option<Arc<dyn ChannelOracle>>,
     /// Deleted topics whose files could not be deleted.
     undeleted: Mutex<Vec<Arc<Topic>>>,
+    /// The redrive of each dead-letter topic that was started last.
+    pub(super) redrives: DashMap<TopicName, Arc<Redrive>>,
 }
 
 impl Registry {
@@ -60,6 +63,7 @@ impl Registry {
             changing: Mutex::new(()),
             oracle,
             undeleted: Mutex::default(),
+            redrives: DashMap::new(),
         })
     }
 
@@ -220,6 +224,9 @@ impl Registry {
             topic
         };
         topic.discard();
+        if let Some((_, redrive)) = self.redrives.remove(name) {
+            redrive.stop();
+        }
         crate::log_info!(self.engine, "TOPIC({name}): deleted");
         self.engine.topology_changed();
         let registry = self.clone();

@@ -10,6 +10,7 @@ use crate::log::retention::Retention;
 use crate::log::{Mark, TopicLog};
 use crate::policy::setting::InvalidSetting;
 use crate::policy::settings::Settings;
+use crate::storage::ChannelNumber;
 use crate::storage::checkpoint::{ChannelCheckpoint, RetentionCheckpoint, TopicCheckpoint};
 
 /// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
@@ -49,7 +50,7 @@ impl Topic {
     fn begin_saving(&self, clocks: Clocks) -> (TopicCheckpoint, Vec<(Arc<Channel>, Saving)>) {
         let State { topic, .. } = &*self.state.lock();
         let point = topic.point();
-        let ((skipped, unreleased_deferred), next_sequence, (message_count, message_bytes)) =
+        let (SavedMarks { skipped, deferred, targeted }, next_sequence, (message_count, message_bytes)) =
             (self.log).with_marks_and_end(|marks, end| (save_marks(marks, clocks), end, self.counters()));
         let channels = (topic.channels().values().filter(|channel| !channel.is_ephemeral()))
             .map(|channel| (channel.clone(), channel.begin_saving(clocks)))
@@ -62,7 +63,8 @@ impl Topic {
             released: point.released(),
             releasing: point.is_releasing(),
             skipped,
-            unreleased_deferred,
+            unreleased_deferred: deferred,
+            unreleased_targeted: targeted,
             message_count,
             message_bytes,
             channels: Vec::new(),
@@ -74,21 +76,27 @@ impl Topic {
     }
 }
 
-/// The fields `skipped` and `unreleased_deferred` of a [`TopicCheckpoint`].
-type SavedMarks = (Vec<(u64, u64)>, Vec<(u64, i64)>);
+/// The fields `skipped`, `unreleased_deferred` and `unreleased_targeted` of a [`TopicCheckpoint`].
+#[derive(Default)]
+struct SavedMarks {
+    skipped: Vec<(u64, u64)>,
+    deferred: Vec<(u64, i64)>,
+    targeted: Vec<(u64, u64, ChannelNumber)>,
+}
 
 /// Saves the marks that no release has taken.
 fn save_marks(marks: &[Mark], clocks: Clocks) -> SavedMarks {
-    let (mut skipped, mut deferred) = SavedMarks::default();
+    let mut saved = SavedMarks::default();
     for mark in marks {
         match *mark {
-            Mark::Skipped { from, to } => skipped.push((from, to)),
+            Mark::Skipped { from, to } => saved.skipped.push((from, to)),
             Mark::Deferred { from, to, due } => {
-                deferred.extend((from..to).map(|sequence| (sequence, clocks.to_wall(due))));
+                saved.deferred.extend((from..to).map(|sequence| (sequence, clocks.to_wall(due))));
             }
+            Mark::Targeted { from, to, channel } => saved.targeted.push((from, to, channel)),
         }
     }
-    (skipped, deferred)
+    saved
 }
 
 /// Restores the marks that no release has taken. `deadline` converts a saved wall time.
@@ -98,6 +106,9 @@ pub fn restore_marks(log: &TopicLog, saved: &TopicCheckpoint, deadline: impl Fn(
     }
     for &(sequence, due_ns) in &saved.unreleased_deferred {
         log.mark(Mark::Deferred { from: sequence, to: sequence.saturating_add(1), due: deadline(due_ns) });
+    }
+    for &(from, to, channel) in saved.unreleased_targeted.iter().filter(|(from, to, _)| from < to) {
+        log.mark(Mark::Targeted { from, to, channel });
     }
 }
 
@@ -110,6 +121,7 @@ fn save_retention(log: &TopicLog, own: Option<Retention>, clocks: Clocks) -> Ret
         from: Some(log.retained_from()).filter(|_| log.is_retaining()),
         void: log.void(),
         deferred: log.deferred().into_iter().map(|(from, to, due)| (from, to, clocks.to_wall(due))).collect(),
+        targeted: log.targeted(),
     }
 }
 
@@ -139,4 +151,5 @@ pub fn restore_retention(
     for &(from, to, due_ns) in &saved.deferred {
         log.add_deferred(from, to, deadline(due_ns));
     }
+    saved.targeted.iter().for_each(|&(from, to, channel)| log.add_targeted(from, to, channel));
 }

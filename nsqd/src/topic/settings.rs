@@ -4,6 +4,9 @@ use super::retention::RetentionError;
 use super::{State, Topic};
 use crate::channel::Channel;
 use crate::log::retention::Retention;
+use crate::policy::dead_letter::{self, InvalidTemplate};
+use crate::policy::effective::Subject;
+use crate::policy::setting::{Setting, Value};
 use crate::policy::settings::{Change, Settings};
 use crate::storage::record::Record;
 
@@ -36,6 +39,7 @@ impl Topic {
         state.topic.set_own(own);
         self.update_retention(&mut state);
         self.record_settings(&state);
+        self.apply_channel_policies(&state);
         drop(state);
         self.log.trim();
         Ok(())
@@ -53,13 +57,32 @@ impl Topic {
     }
 
     /// Changes the own settings of one of the topic's channels.
-    pub fn change_channel_settings(&self, channel: &Channel, change: &Change) {
+    pub fn change_channel_settings(&self, channel: &Channel, change: &Change) -> Result<(), InvalidTemplate> {
+        for (setting, value) in change.iter() {
+            if let (Setting::DeadLetter, Some(template)) = (setting, value) {
+                dead_letter::topic_name(template.text(), self.name.as_str(), channel.name().as_str())?;
+            }
+        }
         // Otherwise a change of the policies could come in between, and the old values would remain.
-        let _state = self.state.lock();
+        let state = self.state.lock();
         let sources = self.engine.policy_sources();
+        let of_dead_letters = state.topic.own().is_of_dead_letters();
+        if change.iter().any(|(setting, value)| setting == Setting::MaxAttempts && value.is_some()) {
+            let mut own = channel.own_settings();
+            own.apply(change);
+            let subject = Subject::Channel {
+                topic: self.name.as_str(),
+                channel: channel.name().as_str(),
+                of_dead_letters,
+            };
+            let template = sources.value(Setting::DeadLetter, subject, &own).0;
+            let template = template.as_ref().map_or(dead_letter::DEFAULT_TEMPLATE, Value::text);
+            dead_letter::topic_name(template, self.name.as_str(), channel.name().as_str())?;
+        }
         channel.change_settings(change, |own| {
-            sources.of_channel(self.name.as_str(), channel.name().as_str(), own)
+            sources.of_channel(self.name.as_str(), of_dead_letters, channel.name().as_str(), own)
         });
+        Ok(())
     }
 
     /// Applies changed policies to the topic and its channels.
@@ -67,11 +90,18 @@ impl Topic {
         let mut state = self.state.lock();
         self.update_retention(&mut state);
         self.record_retention(&state, self.log.retained_from());
-        let sources = self.engine.policy_sources();
-        for (name, channel) in state.topic.channels() {
-            channel.apply_policy(|own| sources.of_channel(self.name.as_str(), name.as_str(), own));
-        }
+        self.apply_channel_policies(&state);
         drop(state);
         self.log.trim();
+    }
+
+    fn apply_channel_policies(&self, state: &State) {
+        let sources = self.engine.policy_sources();
+        let of_dead_letters = state.topic.own().is_of_dead_letters();
+        for (name, channel) in state.topic.channels() {
+            channel.apply_policy(|own| {
+                sources.of_channel(self.name.as_str(), of_dead_letters, name.as_str(), own)
+            });
+        }
     }
 }

@@ -14,9 +14,13 @@ use crate::clock::Nanos;
 use crate::log::retention::Retention;
 use crate::log::{Mark, TopicLog};
 use crate::policy::settings::Settings;
+use crate::storage::ChannelNumber;
 
 /// A channel, as its topic sees it: it follows the release point.
 pub trait Follower {
+    /// The channel's number in records.
+    fn number(&self) -> ChannelNumber;
+
     /// Adds the messages before `to`. `marks` are those that are not handed out in order. Changes nothing for messages
     /// that the channel already has.
     fn release(&mut self, to: u64, marks: &[Mark]);
@@ -26,6 +30,10 @@ pub trait Follower {
 }
 
 impl Follower for Arc<Channel> {
+    fn number(&self) -> ChannelNumber {
+        Channel::number(self)
+    }
+
     fn release(&mut self, to: u64, marks: &[Mark]) {
         Channel::release(self, to, marks);
     }
@@ -181,8 +189,15 @@ impl<K: Ord, C: Follower> TopicState<K, C> {
 
     fn release(&mut self, to: u64) {
         let marks = self.log.take_marks(to);
+        let is_same_for_all = !marks.iter().any(|mark| matches!(mark, Mark::Targeted { .. }));
         for channel in self.channels.values_mut() {
-            channel.release(to, &marks);
+            if is_same_for_all {
+                channel.release(to, &marks);
+            } else {
+                let number = Some(channel.number());
+                let own: Vec<Mark> = marks.iter().filter_map(|mark| mark.for_channel(number)).collect();
+                channel.release(to, &own);
+            }
         }
     }
 }
@@ -198,11 +213,16 @@ mod tests {
     /// Remembers what it received.
     #[derive(Default)]
     struct Received {
+        number: ChannelNumber,
         end: u64,
         marks: Vec<Mark>,
     }
 
     impl Follower for Received {
+        fn number(&self) -> ChannelNumber {
+            self.number
+        }
+
         fn release(&mut self, to: u64, marks: &[Mark]) {
             self.end = self.end.max(to);
             self.marks.extend_from_slice(marks);
@@ -257,6 +277,20 @@ mod tests {
         // Recovery may read records from before a checkpoint again.
         topic.reach(5);
         assert_eq!((received(&topic).0, topic.point().released()), (6, 6));
+    }
+
+    #[test]
+    fn targeted_messages_reach_one_channel() {
+        let mut topic = topic();
+        topic.insert("d", Received { number: 2, ..Received::default() });
+        topic.log().mark(Mark::Targeted { from: 2, to: 5, channel: 2 });
+        topic.commit(10);
+        assert_eq!(received(&topic), (10, &[Mark::Skipped { from: 2, to: 5 }][..]));
+        assert_eq!((topic.channels()["d"].end, &topic.channels()["d"].marks[..]), (10, &[][..]));
+        // A channel that reaches them later.
+        let later = |channel| topic.log().void_marks_between(0, 10, channel);
+        assert_eq!(later(None), [Mark::Skipped { from: 2, to: 5 }]);
+        assert_eq!(later(Some(2)), []);
     }
 
     #[test]

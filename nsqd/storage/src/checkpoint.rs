@@ -69,6 +69,9 @@ pub struct TopicCheckpoint {
     /// but those in `retention`.
     #[serde(default)]
     pub settings: Option<String>,
+    /// Messages `(from, to)` behind the release point that only this channel receives.
+    #[serde(default)]
+    pub unreleased_targeted: Vec<(u64, u64, ChannelNumber)>,
 }
 
 /// Which finished messages a topic retains.
@@ -86,6 +89,9 @@ pub struct RetentionCheckpoint {
     pub void: Vec<(u64, u64)>,
     /// Messages `(from, to)` deferred until a wall clock time in nanoseconds, for channels that reach them later.
     pub deferred: Vec<(u64, u64, i64)>,
+    /// Messages `(from, to)` that only this channel receives, even if others reach them later.
+    #[serde(default)]
+    pub targeted: Vec<(u64, u64, ChannelNumber)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +112,12 @@ pub struct ChannelCheckpoint {
     /// The channel's own settings, in the text form of their owner.
     #[serde(default)]
     pub settings: String,
+    /// Outstanding messages with failed deliveries, if the channel counts these: sequence number and failures. In order.
+    #[serde(default)]
+    pub failures: Vec<(u64, u16)>,
+    /// Number of messages that were dead-lettered.
+    #[serde(default)]
+    pub dead_letter_count: u64,
 }
 
 /// An outstanding message.

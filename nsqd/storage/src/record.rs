@@ -9,6 +9,8 @@ use super::{ChannelNumber, SEQUENCE_BITS, TopicNumber};
 
 /// One past the last sequence number.
 const SEQUENCES: u64 = 1 << SEQUENCE_BITS;
+/// The due time of a targeted batch that is not deferred.
+const NOT_DEFERRED: i64 = i64::MIN;
 
 /// One durable fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +22,25 @@ pub enum Record<'a> {
         count: u32,
         /// The whole batch is deferred until then; wall clock, nanoseconds.
         due_ns: Option<i64>,
+        /// Only this channel receives the batch. `None`: all channels.
+        only: Option<ChannelNumber>,
         frames: &'a [u8],
     },
     /// A channel finished these messages.
     Finish { topic: TopicNumber, channel: ChannelNumber, runs: RunList<'a> },
-    /// A message was requeued until `due_ns` (wall clock; 0: at once). `attempts` counts its deliveries so far.
-    Requeue { topic: TopicNumber, channel: ChannelNumber, sequence: u64, attempts: u16, due_ns: i64 },
+    /// A message was requeued until `due_ns` (wall clock; 0: at once). `attempts` counts its deliveries so far, and
+    /// `failures` those that failed; 0 if they are not counted.
+    Requeue {
+        topic: TopicNumber,
+        channel: ChannelNumber,
+        sequence: u64,
+        attempts: u16,
+        failures: u16,
+        due_ns: i64,
+    },
+    /// These messages left the channel without being finished by a consumer: they were dead-lettered, moved to another
+    /// topic or deleted. It says nothing about messages before them.
+    Removed { topic: TopicNumber, channel: ChannelNumber, runs: RunList<'a> },
     /// A topic was created; its first message will be `first_sequence`.
     TopicCreated { topic: TopicNumber, name: &'a str, first_sequence: u64 },
     /// A topic was deleted, with its messages and channels.
@@ -109,6 +124,10 @@ kinds! {
     ChannelMoved = 14,
     TopicSettings = 15,
     ChannelSettings = 16,
+    // 17 is a batch.
+    RequeueCounted = 18,
+    Removed = 19,
+    PublishTargeted = 20,
 }
 
 /// Why bytes are not a record of a known kind.
@@ -128,6 +147,7 @@ impl<'a> Record<'a> {
             Record::Publish { topic, .. }
             | Record::Finish { topic, .. }
             | Record::Requeue { topic, .. }
+            | Record::Removed { topic, .. }
             | Record::TopicCreated { topic, .. }
             | Record::TopicDeleted { topic }
             | Record::TopicState { topic, .. }
@@ -148,6 +168,7 @@ impl<'a> Record<'a> {
         match *self {
             Record::Finish { channel, .. }
             | Record::Requeue { channel, .. }
+            | Record::Removed { channel, .. }
             | Record::ChannelCreated { channel, .. }
             | Record::ChannelDeleted { channel, .. }
             | Record::ChannelPaused { channel, .. }
@@ -167,7 +188,15 @@ impl<'a> Record<'a> {
     /// Appends the record's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match *self {
-            Record::Publish { topic, first_sequence, count, due_ns, frames } => {
+            Record::Publish { topic, first_sequence, count, due_ns, only: Some(channel), frames } => {
+                put_topic(out, Kind::PublishTargeted, topic);
+                out.extend_from_slice(&first_sequence.to_le_bytes());
+                out.extend_from_slice(&count.to_le_bytes());
+                out.extend_from_slice(&channel.to_le_bytes());
+                out.extend_from_slice(&due_ns.unwrap_or(NOT_DEFERRED).to_le_bytes());
+                out.extend_from_slice(frames);
+            }
+            Record::Publish { topic, first_sequence, count, due_ns, only: None, frames } => {
                 let mut head = [0; 25];
                 head[0] = if due_ns.is_some() { Kind::PublishDeferred } else { Kind::Publish } as u8;
                 head[1..5].copy_from_slice(&topic.to_le_bytes());
@@ -181,11 +210,19 @@ impl<'a> Record<'a> {
                 put_channel(out, Kind::Finish, topic, channel);
                 runs.encode(out);
             }
-            Record::Requeue { topic, channel, sequence, attempts, due_ns } => {
-                put_channel(out, Kind::Requeue, topic, channel);
+            Record::Requeue { topic, channel, sequence, attempts, failures, due_ns } => {
+                let kind = if failures == 0 { Kind::Requeue } else { Kind::RequeueCounted };
+                put_channel(out, kind, topic, channel);
                 out.extend_from_slice(&sequence.to_le_bytes());
                 out.extend_from_slice(&attempts.to_le_bytes());
                 out.extend_from_slice(&due_ns.to_le_bytes());
+                if failures > 0 {
+                    out.extend_from_slice(&failures.to_le_bytes());
+                }
+            }
+            Record::Removed { topic, channel, runs } => {
+                put_channel(out, Kind::Removed, topic, channel);
+                runs.encode(out);
             }
             Record::TopicCreated { topic, name, first_sequence } => {
                 put_topic(out, Kind::TopicCreated, topic);
@@ -254,25 +291,35 @@ impl<'a> Record<'a> {
     fn decode_fields(kind: Kind, fields: &mut Fields<'a>) -> Option<Self> {
         let topic = fields.number()?;
         Some(match kind {
-            Kind::Publish | Kind::PublishDeferred => {
+            Kind::Publish | Kind::PublishDeferred | Kind::PublishTargeted => {
                 let first_sequence = fields.sequence()?;
                 let count = fields.u32()?;
                 if first_sequence + u64::from(count) > SEQUENCES {
                     return None;
                 }
+                let only = if kind == Kind::PublishTargeted { Some(fields.number()?) } else { None };
                 let due_ns = if kind == Kind::Publish { None } else { Some(fields.i64()?) };
-                Record::Publish { topic, first_sequence, count, due_ns, frames: fields.rest() }
+                let due_ns = due_ns.filter(|due_ns| only.is_none() || *due_ns != NOT_DEFERRED);
+                Record::Publish { topic, first_sequence, count, due_ns, only, frames: fields.rest() }
             }
             Kind::Finish => {
                 let channel = fields.number()?;
                 Record::Finish { topic, channel, runs: RunList::decode(fields.rest())? }
             }
-            Kind::Requeue => Record::Requeue {
+            Kind::Removed => {
+                let channel = fields.number()?;
+                Record::Removed { topic, channel, runs: RunList::decode(fields.rest())? }
+            }
+            Kind::Requeue | Kind::RequeueCounted => Record::Requeue {
                 topic,
                 channel: fields.number()?,
                 sequence: fields.sequence()?,
                 attempts: fields.u16()?,
                 due_ns: fields.i64()?,
+                failures: match kind {
+                    Kind::Requeue => 0,
+                    _ => Some(fields.u16()?).filter(|failures| *failures > 0)?,
+                },
             },
             Kind::TopicCreated => {
                 let first_sequence = fields.sequence()?;
@@ -327,7 +374,8 @@ impl<'a> Record<'a> {
 /// The journal calls this for every record that it writes, so it avoids a full decode.
 pub(super) fn published(bytes: &[u8]) -> Option<(TopicNumber, u64)> {
     let (&kind, rest) = bytes.split_first()?;
-    if kind != Kind::Publish as u8 && kind != Kind::PublishDeferred as u8 {
+    const KINDS: [u8; 3] = [Kind::Publish as u8, Kind::PublishDeferred as u8, Kind::PublishTargeted as u8];
+    if !KINDS.contains(&kind) {
         return None;
     }
     let mut fields = Fields(rest);
@@ -550,17 +598,24 @@ mod tests {
             let (topic, channel) = self.numbers;
             let (a, b) = self.sequences;
             match self.kind {
-                Kind::Publish | Kind::PublishDeferred => Record::Publish {
+                Kind::Publish | Kind::PublishDeferred | Kind::PublishTargeted => Record::Publish {
                     topic,
                     first_sequence: a >> 1,
                     count: self.count,
-                    due_ns: (self.kind == Kind::PublishDeferred).then_some(self.due),
+                    due_ns: (self.kind == Kind::PublishDeferred || self.flags.0).then_some(self.due),
+                    only: (self.kind == Kind::PublishTargeted).then_some(channel),
                     frames: &self.frames,
                 },
                 Kind::Finish => Record::Finish { topic, channel, runs: self.runs.as_slice().into() },
-                Kind::Requeue => {
-                    Record::Requeue { topic, channel, sequence: a, attempts: self.attempts, due_ns: self.due }
-                }
+                Kind::Removed => Record::Removed { topic, channel, runs: self.runs.as_slice().into() },
+                Kind::Requeue | Kind::RequeueCounted => Record::Requeue {
+                    topic,
+                    channel,
+                    sequence: a,
+                    attempts: self.attempts,
+                    failures: if self.kind == Kind::Requeue { 0 } else { self.attempts.max(1) },
+                    due_ns: self.due,
+                },
                 Kind::TopicCreated => Record::TopicCreated { topic, name: &self.name, first_sequence: a },
                 Kind::TopicDeleted => Record::TopicDeleted { topic },
                 Kind::TopicState => {
@@ -625,7 +680,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>) {
-            if let Ok(Record::Finish { runs, .. }) = Record::decode(&bytes) {
+            if let Ok(Record::Finish { runs, .. } | Record::Removed { runs, .. }) = Record::decode(&bytes) {
                 runs.iter().for_each(drop);
             }
             published(&bytes);
@@ -635,7 +690,11 @@ mod tests {
     #[test]
     fn the_last_published_sequence_is_read_without_decoding() {
         let mut bytes = Vec::new();
-        Record::Publish { topic: 7, first_sequence: 10, count: 3, due_ns: Some(1), frames: b"x" }
+        Record::Publish { topic: 7, first_sequence: 10, count: 3, due_ns: Some(1), only: None, frames: b"x" }
+            .encode(&mut bytes);
+        assert_eq!(published(&bytes), Some((7, 12)));
+        bytes.clear();
+        Record::Publish { topic: 7, first_sequence: 10, count: 3, due_ns: None, only: Some(9), frames: b"x" }
             .encode(&mut bytes);
         assert_eq!(published(&bytes), Some((7, 12)));
         assert_eq!(published(&[Kind::TopicDeleted as u8, 0, 0, 0, 0]), None);
@@ -654,9 +713,23 @@ mod tests {
         for record in [
             Record::TopicDeleted { topic: last },
             Record::ChannelDeleted { topic: 1, channel: last },
-            Record::Requeue { topic: 1, channel: 1, sequence: SEQUENCES + 1, attempts: 1, due_ns: 0 },
+            Record::Requeue {
+                topic: 1,
+                channel: 1,
+                sequence: SEQUENCES + 1,
+                attempts: 1,
+                failures: 0,
+                due_ns: 0,
+            },
             Record::Finish { topic: 1, channel: 1, runs: (&[(SEQUENCES, 1)]).into() },
-            Record::Publish { topic: 1, first_sequence: SEQUENCES, count: 1, due_ns: None, frames: b"" },
+            Record::Publish {
+                topic: 1,
+                first_sequence: SEQUENCES,
+                count: 1,
+                due_ns: None,
+                only: None,
+                frames: b"",
+            },
             Record::ChannelMoved { topic: 1, channel: 1, to: u64::MAX, forward: true },
         ] {
             let mut bytes = Vec::new();

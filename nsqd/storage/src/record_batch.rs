@@ -86,7 +86,7 @@ mod tests {
     const DELETED: Record<'_> = Record::TopicDeleted { topic: 7 };
     const PAUSED: Record<'_> = Record::ChannelPaused { topic: 7, channel: 1, paused: true };
     const PUBLISHED: Record<'_> =
-        Record::Publish { topic: 9, first_sequence: 100, count: 3, due_ns: None, frames: b"abc" };
+        Record::Publish { topic: 9, first_sequence: 100, count: 3, due_ns: None, only: None, frames: b"abc" };
 
     fn decoded(content: &[u8]) -> Result<Vec<Record<'_>>, RecordError> {
         decode(content).map(Iterator::collect)

@@ -40,6 +40,8 @@ fn sample(count: u64) -> Checkpoint {
         requeue_count: 1,
         timeout_count: 2,
         settings: "retry=list 1s\n".to_owned(),
+        failures: vec![(90, 2), (93, 1)],
+        dead_letter_count: 3,
     };
     let topic = TopicCheckpoint {
         number: 2,

@@ -77,6 +77,7 @@ fn data_dir() -> Arc<MemoryStorage> {
         first_sequence,
         count: 1,
         due_ns: None,
+        only: None,
         frames,
     });
     let finish = Record::Finish { topic: 1, channel: 1, runs: (&[(130, 4)]).into() };
@@ -130,9 +131,10 @@ fn start_on_damaged_files() {
 /// A record of the journal that need not make sense.
 #[derive(Clone, Debug, TypeGenerator)]
 enum Fact {
-    Publish { topic: u8, first: Sequence, count: u8, due: Option<i64>, frames: u8 },
+    Publish { topic: u8, first: Sequence, count: u8, due: Option<i64>, only: Option<u8>, frames: u8 },
     Finish { topic: u8, channel: u8, first: Sequence, length: Sequence },
-    Requeue { topic: u8, channel: u8, sequence: Sequence, attempts: u16, due: i64 },
+    Requeue { topic: u8, channel: u8, sequence: Sequence, attempts: u16, failures: u16, due: i64 },
+    Removed { topic: u8, channel: u8, first: Sequence, length: Sequence },
     TopicCreated { topic: u8, name: u8, first: Sequence },
     TopicDeleted { topic: u8 },
     TopicState { topic: u8, paused: bool, released: Sequence, releasing: bool },
@@ -173,12 +175,13 @@ impl Fact {
     /// Passes the record on, if it is one that a reader accepts.
     fn with_record(&self, pass: impl FnOnce(Record<'_>)) {
         const NAMES: [&str; 5] = ["orders", "billing", "x#ephemeral", "not a name", ""];
-        const SETTINGS: [&str; 5] = ["", "retain_for=1h0m0s\n", "retry=list 1s\nowner=x\n", "retry=x\n", "?"];
+        const SETTINGS: [&str; 5] =
+            ["", "retain_for=1h0m0s\n", "retry=list 1s\nmax_attempts=2\n", "retry=x\n", "?"];
         let name = |choice: u8| NAMES[usize::from(choice) % NAMES.len()];
         let text = |choice: u8| SETTINGS[usize::from(choice) % SETTINGS.len()];
         let (frames, runs);
         let record = match *self {
-            Fact::Publish { topic, first, count, due, frames: frame_count } => {
+            Fact::Publish { topic, first, count, due, only, frames: frame_count } => {
                 let (first, count) = (u64::from(first), u32::from(count % 8));
                 // Mostly as many frames as the record says.
                 let frame_count = if frame_count < 200 { count } else { u32::from(frame_count % 4) };
@@ -188,6 +191,7 @@ impl Fact {
                     first_sequence: first,
                     count,
                     due_ns: due,
+                    only: only.map(few),
                     frames: &frames,
                 }
             }
@@ -195,11 +199,16 @@ impl Fact {
                 runs = [(u64::from(first), u64::from(length))];
                 Record::Finish { topic: few(topic), channel: few(channel), runs: (&runs).into() }
             }
-            Fact::Requeue { topic, channel, sequence, attempts, due } => Record::Requeue {
+            Fact::Removed { topic, channel, first, length } => {
+                runs = [(u64::from(first), u64::from(length))];
+                Record::Removed { topic: few(topic), channel: few(channel), runs: (&runs).into() }
+            }
+            Fact::Requeue { topic, channel, sequence, attempts, failures, due } => Record::Requeue {
                 topic: few(topic),
                 channel: few(channel),
                 sequence: u64::from(sequence),
                 attempts,
+                failures,
                 due_ns: due,
             },
             Fact::TopicCreated { topic, name: choice, first } => Record::TopicCreated {
@@ -296,7 +305,7 @@ fn start_on_a_requeue_of_the_last_message() {
     let records = [
         Record::TopicCreated { topic: 1, name: "orders", first_sequence: 100 },
         Record::ChannelCreated { topic: 1, channel: 1, name: "billing", cursor: 100 },
-        Record::Requeue { topic: 1, channel: 1, sequence: u64::MAX, attempts: 1, due_ns: 0 },
+        Record::Requeue { topic: 1, channel: 1, sequence: u64::MAX, attempts: 1, failures: 0, due_ns: 0 },
     ];
     write_journal(&storage, records);
     let verified = start(&storage).expect("a start works");

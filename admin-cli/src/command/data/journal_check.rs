@@ -61,10 +61,12 @@ impl FileCounts {
 
 fn kind(record: &Record<'_>) -> &'static str {
     match record {
+        Record::Publish { only: Some(_), .. } => "publish_targeted",
         Record::Publish { due_ns: None, .. } => "publish",
         Record::Publish { due_ns: Some(_), .. } => "publish_deferred",
         Record::Finish { .. } => "finish",
         Record::Requeue { .. } => "requeue",
+        Record::Removed { .. } => "removed",
         Record::TopicCreated { .. } => "topic_created",
         Record::TopicDeleted { .. } => "topic_deleted",
         Record::TopicState { .. } => "topic_state",

@@ -4,6 +4,7 @@ use super::{Location, LogIndex};
 use crate::log::Mark;
 use crate::log::chunk::Chunk;
 use crate::log::retention::{Piece, PiecePlace, gaps, merged};
+use crate::storage::ChannelNumber;
 use crate::storage::segment::BlockRef;
 
 impl LogIndex {
@@ -104,19 +105,35 @@ impl LogIndex {
     }
 
     /// See [`super::super::TopicLog::marks_between`].
-    pub fn marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
+    pub fn marks_between(&self, from: u64, to: u64, channel: Option<ChannelNumber>) -> Vec<Mark> {
         if from >= to {
             return Vec::new();
         }
-        self.marks_from(from, to, self.absent(from, to))
+        self.marks_from(from, to, channel, self.absent(from, to))
     }
 
     /// Like [`LogIndex::marks_between`], but skips only void sequence numbers, not missing messages.
-    pub fn void_marks_between(&self, from: u64, to: u64) -> Vec<Mark> {
-        self.marks_from(from, to, self.void_between(from, to).collect())
+    pub fn void_marks_between(&self, from: u64, to: u64, channel: Option<ChannelNumber>) -> Vec<Mark> {
+        self.marks_from(from, to, channel, self.void_between(from, to).collect())
     }
 
-    fn marks_from(&self, from: u64, to: u64, skipped: Vec<(u64, u64)>) -> Vec<Mark> {
+    fn marks_from(
+        &self,
+        from: u64,
+        to: u64,
+        channel: Option<ChannelNumber>,
+        mut skipped: Vec<(u64, u64)>,
+    ) -> Vec<Mark> {
+        let of_others = self.retained_marks.targeted().filter(|&(.., target)| Some(target) != channel);
+        let before = skipped.len();
+        skipped.extend(
+            of_others
+                .map(|(start, end, _)| (start.max(from), end.min(to)))
+                .filter(|(start, end)| start < end),
+        );
+        if skipped.len() > before {
+            skipped = merged(skipped);
+        }
         let deferred = (self.retained_marks.deferred())
             .map(|(start, end, due)| (start.max(from), end.min(to), due))
             .filter(|(start, end, _)| start < end)

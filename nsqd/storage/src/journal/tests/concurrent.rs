@@ -122,6 +122,7 @@ fn concurrent_commits_complete_after_their_write() {
                             first_sequence: sequence,
                             count: 1,
                             due_ns: None,
+                            only: None,
                             frames: &frames,
                         };
                         let before = journal.bytes_written();

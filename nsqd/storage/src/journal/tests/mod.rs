@@ -59,7 +59,7 @@ fn try_open(storage: &FaultyStorage, options: JournalOptions) -> Result<Opened, 
 }
 
 fn publish(sequence: u64, frames: &[u8]) -> Record<'_> {
-    Record::Publish { topic: 1, first_sequence: sequence, count: 1, due_ns: None, frames }
+    Record::Publish { topic: 1, first_sequence: sequence, count: 1, due_ns: None, only: None, frames }
 }
 
 fn sequences(opened: &Opened) -> Vec<u64> {

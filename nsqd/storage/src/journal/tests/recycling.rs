@@ -6,7 +6,8 @@ use super::*;
 fn files_list_what_was_published_in_them() {
     let opened = open(&FaultyStorage::default(), Durability::Write);
     fill(&opened.journal, 0..20);
-    let record = Record::Publish { topic: 9, first_sequence: 40, count: 3, due_ns: Some(1), frames: b"x" };
+    let record =
+        Record::Publish { topic: 9, first_sequence: 40, count: 3, due_ns: Some(1), only: None, frames: b"x" };
     opened.journal.flush().unwrap();
     wait(opened.journal.commit(opened.journal.append(&record).unwrap())).unwrap();
     let files = opened.journal.files();

@@ -1,0 +1,128 @@
+//! Takes messages out of a channel, in one journal record with what becomes of them; and the channels that have messages
+//! to dead-letter.
+
+use std::sync::Arc;
+
+use nsq_protocol::TopicName;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Channel;
+use super::departures::Departed;
+use super::runs::Runs;
+use crate::storage::record::Record;
+
+/// Channels with messages whose attempts are used up.
+#[derive(Default)]
+pub struct ExhaustedChannels {
+    channels: Mutex<Vec<Arc<Channel>>>,
+    added: Notify,
+}
+
+impl ExhaustedChannels {
+    /// Adds a channel. It must not be there already.
+    pub(super) fn push(&self, channel: Arc<Channel>) {
+        self.channels.lock().push(channel);
+        self.added.notify_one();
+    }
+
+    /// Adds a channel again that could not be handled. Does not wake [`ExhaustedChannels::added`].
+    pub fn push_again(&self, channel: Arc<Channel>) {
+        self.channels.lock().push(channel);
+    }
+
+    /// Removes one of the channels.
+    pub fn pop(&self) -> Option<Arc<Channel>> {
+        self.channels.lock().pop()
+    }
+
+    /// Waits until a channel was added since the last call.
+    pub async fn added(&self) {
+        self.added.notified().await;
+    }
+}
+
+impl Channel {
+    /// The topic of this channel.
+    pub fn topic_name(&self) -> &TopicName {
+        &self.parts.topic
+    }
+
+    /// Takes those of these messages, in order, out of the channel that are neither finished nor in flight. `append`
+    /// appends what becomes of them to the journal, in one batch with the given record; there is none if the channel is
+    /// never on disk. It runs under the channel's lock. If it fails, nothing changes.
+    ///
+    /// Returns `None` if there are no such messages. Otherwise the caller must call [`Channel::departed`] or
+    /// [`Channel::put_back`] when the outcome is known.
+    pub fn depart<T, E>(
+        &self,
+        sequences: &[u64],
+        append: impl FnOnce(&[Departed], Option<Record<'_>>) -> Result<T, E>,
+    ) -> Result<Option<(Vec<Departed>, T)>, E> {
+        let mut inner = self.inner.lock();
+        let departed = inner.state.depart(sequences);
+        if departed.is_empty() {
+            return Ok(None);
+        }
+        let runs: Runs = departed.iter().map(|message| (message.sequence, message.sequence + 1)).collect();
+        let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();
+        let removed = Record::Removed {
+            topic: self.parts.topic_number,
+            channel: self.parts.number,
+            runs: runs.as_slice().into(),
+        };
+        let appended = append(&departed, self.parts.journal.is_some().then_some(removed));
+        if appended.is_err() {
+            inner.state.put_back(&departed);
+        }
+        self.after_change(inner);
+        appended.map(|appended| Some((departed, appended)))
+    }
+
+    /// What became of these messages is durable. `are_dead_letters` counts them as such.
+    pub fn departed(&self, messages: &[Departed], are_dead_letters: bool) {
+        let mut inner = self.inner.lock();
+        inner.state.departed(messages);
+        if are_dead_letters {
+            inner.state.counters.dead_letter_count += messages.len() as u64;
+        }
+        self.after_change(inner);
+    }
+
+    /// What should have become of these messages was not recorded: they wait again.
+    pub fn put_back(&self, messages: &[Departed]) {
+        let mut inner = self.inner.lock();
+        inner.state.put_back(messages);
+        self.after_change(inner);
+    }
+
+    /// Lets these messages be delivered again, as if they had never failed.
+    pub fn forgive(&self, sequences: &[u64]) {
+        let mut inner = self.inner.lock();
+        inner.state.forgive(sequences);
+        self.after_change(inner);
+    }
+
+    /// Messages to dead-letter, oldest first, at most this many, and where they go. After an empty answer, the channel
+    /// is added to [`ExhaustedChannels`] again when there are new ones.
+    pub fn exhausted(&self, most: usize) -> Option<(Vec<u64>, TopicName)> {
+        let mut inner = self.inner.lock();
+        let sequences = inner.state.exhausted(most);
+        let topic = inner.state.dead_letter_topic().cloned();
+        match topic {
+            Some(topic) if !sequences.is_empty() => Some((sequences, topic)),
+            // The setting was removed.
+            None if !sequences.is_empty() => {
+                let all = inner.state.exhausted(usize::MAX);
+                inner.state.forgive(&all);
+                inner.is_known_exhausted = false;
+                self.after_change(inner);
+                None
+            }
+            _ => {
+                inner.is_known_exhausted = false;
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Pure: messages that leave a channel otherwise than by a FIN: because their attempts are used up, or because they are
+//! moved to another topic or deleted.
+//!
+//! ```text
+//!   waiting, deferred, ahead, exhausted --depart--> departing --departed--> gone
+//!                                                       |
+//!   waiting, exhausted <----------put back--------------+
+//! ```
+//!
+//! A message departs in the moment in which its departure is appended to the journal, under the channel's lock. So a
+//! checkpoint never holds it any more, though the record may not be durable yet. Until it is, the message is *departing*:
+//! the channel still needs it, because it comes back if the record cannot be written. If meanwhile the channel is emptied,
+//! or its read cursor is moved over the message, that decides what becomes of it, and it is forgotten here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::outstanding::{Entry, Place, Slot};
+use super::runs::Runs;
+use super::state::ChannelState;
+use crate::log::Ranges;
+use crate::log::retention::merged;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Departures {
+    /// Failed deliveries of outstanding messages, if the channel counts them. Those without any are left out.
+    failures: BTreeMap<u64, u16>,
+    /// Messages at [`Place::Exhausted`].
+    exhausted: BTreeSet<u64>,
+    departing: BTreeMap<u64, Departing>,
+}
+
+/// A message whose departure is not durable yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Departing {
+    attempts: u16,
+    failures: u16,
+}
+
+/// A message that departs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Departed {
+    pub sequence: u64,
+    /// Its deliveries so far.
+    pub attempts: u16,
+}
+
+impl Departures {
+    /// Failed deliveries of a message.
+    #[inline]
+    pub fn failures_of(&self, sequence: u64) -> u16 {
+        if self.failures.is_empty() { 0 } else { self.failures.get(&sequence).copied().unwrap_or(0) }
+    }
+
+    /// Sets the failed deliveries of a message.
+    pub(super) fn set_failures(&mut self, sequence: u64, failures: u16) {
+        if failures > 0 {
+            self.failures.insert(sequence, failures);
+        } else {
+            self.failures.remove(&sequence);
+        }
+    }
+
+    /// A message is no longer outstanding.
+    #[inline]
+    pub(super) fn forget(&mut self, sequence: u64) {
+        if !self.failures.is_empty() {
+            self.failures.remove(&sequence);
+        }
+    }
+
+    /// The oldest message that is departing.
+    pub(super) fn lowest(&self) -> Option<u64> {
+        self.departing.first_key_value().map(|(&sequence, _)| sequence)
+    }
+
+    /// The departing messages of `from..to`, in order.
+    pub(super) fn departing_between(&self, from: u64, to: u64) -> impl Iterator<Item = u64> + '_ {
+        self.departing.range(from..to.max(from)).map(|(&sequence, _)| sequence)
+    }
+}
+
+impl ChannelState {
+    /// Counts a failed delivery, if the channel counts them. Returns the failures so far; 0 if they are not counted.
+    pub(super) fn count_failure(&mut self, sequence: u64) -> u16 {
+        if self.policy.max_attempts == 0 {
+            return 0;
+        }
+        let failures = self.departures.failures_of(sequence).saturating_add(1);
+        self.departures.set_failures(sequence, failures);
+        failures
+    }
+
+    /// Whether a message with this many failures must not be delivered again.
+    pub(super) fn is_exhausted(&self, failures: u16) -> bool {
+        self.policy.max_attempts > 0
+            && failures >= self.policy.max_attempts
+            && self.policy.dead_letter.is_some()
+    }
+
+    /// Whether the attempts of an outstanding message are used up.
+    pub(super) fn has_exhausted(&self, slot: Slot) -> bool {
+        self.policy.max_attempts > 0
+            && self.is_exhausted(self.departures.failures_of(self.outstanding.entry(slot).sequence))
+    }
+
+    /// Sets a message, which is in no queue, aside: its attempts are used up.
+    pub(super) fn exhaust(&mut self, slot: Slot) {
+        let entry = self.outstanding.entry_mut(slot);
+        entry.place = Place::Exhausted;
+        self.departures.exhausted.insert(entry.sequence);
+    }
+
+    /// Sets waiting and deferred messages aside whose attempts are used up, after a change of the policy or a start.
+    pub(super) fn exhaust_all(&mut self) {
+        if self.policy.max_attempts == 0 || self.departures.failures.is_empty() {
+            return;
+        }
+        let failed: Vec<(u64, u16)> = self.departures.failures.iter().map(|(&a, &b)| (a, b)).collect();
+        let before = self.departures.exhausted.len();
+        for (sequence, failures) in failed {
+            if self.is_exhausted(failures)
+                && let Some(slot) = self.outstanding.find(sequence)
+                && matches!(self.outstanding.entry(slot).place, Place::Waiting | Place::Deferred)
+            {
+                self.exhaust(slot);
+            }
+        }
+        if self.departures.exhausted.len() > before {
+            self.leave_queues();
+        }
+    }
+
+    /// Messages whose attempts are used up, oldest first, at most this many.
+    pub fn exhausted(&self, most: usize) -> Vec<u64> {
+        self.departures.exhausted.iter().take(most).copied().collect()
+    }
+
+    /// Number of messages whose attempts are used up.
+    pub fn exhausted_count(&self) -> usize {
+        self.departures.exhausted.len()
+    }
+
+    /// Failed deliveries of a message.
+    pub fn failures_of(&self, sequence: u64) -> u16 {
+        self.departures.failures_of(sequence)
+    }
+
+    /// Deliveries so far of an outstanding message; 0 if it is none.
+    pub fn attempts_of(&self, sequence: u64) -> u16 {
+        self.outstanding.find(sequence).map_or(0, |slot| self.outstanding.entry(slot).attempts)
+    }
+
+    /// Lets messages whose attempts are used up be delivered again, as if they had never failed.
+    pub fn forgive(&mut self, sequences: &[u64]) {
+        for &sequence in sequences {
+            if self.departures.exhausted.remove(&sequence)
+                && let Some(slot) = self.outstanding.find(sequence)
+            {
+                self.departures.set_failures(sequence, 0);
+                self.wait(slot);
+            }
+        }
+    }
+
+    /// Takes these messages, in order, out of the channel. Leaves out those that are finished or in flight. They are
+    /// departing until [`ChannelState::departed`] or [`ChannelState::put_back`] is called.
+    pub fn depart(&mut self, sequences: &[u64]) -> Vec<Departed> {
+        let mut departed = Vec::with_capacity(sequences.len());
+        let mut ahead = Runs::default();
+        let mut was_queued = false;
+        for &sequence in sequences {
+            let failures = self.departures.failures_of(sequence);
+            let attempts = match self.outstanding.find(sequence) {
+                Some(slot) => {
+                    let entry = self.outstanding.entry(slot);
+                    match entry.place {
+                        Place::InFlight | Place::Free => continue,
+                        Place::Waiting | Place::Deferred => was_queued = true,
+                        Place::Exhausted => _ = self.departures.exhausted.remove(&sequence),
+                    }
+                    let attempts = entry.attempts;
+                    self.outstanding.remove(slot);
+                    attempts
+                }
+                None if (self.cursor..self.end).contains(&sequence) && !self.skipped.contains(sequence) => {
+                    ahead.push(sequence, sequence + 1);
+                    0
+                }
+                None => continue,
+            };
+            self.departures.forget(sequence);
+            self.departures.departing.insert(sequence, Departing { attempts, failures });
+            departed.push(Departed { sequence, attempts });
+        }
+        if was_queued {
+            self.leave_queues();
+        }
+        self.skip_ahead(ahead.iter());
+        departed
+    }
+
+    /// The departure of these messages is durable.
+    pub fn departed(&mut self, messages: &[Departed]) {
+        for message in messages {
+            self.departures.departing.remove(&message.sequence);
+        }
+    }
+
+    /// The departure of these messages was not recorded: they wait again.
+    pub fn put_back(&mut self, messages: &[Departed]) {
+        for &Departed { sequence, .. } in messages {
+            let Some(Departing { attempts, failures }) = self.departures.departing.remove(&sequence) else {
+                continue;
+            };
+            let slot = self.outstanding.insert_ahead(Entry::new(sequence, attempts, Place::Waiting));
+            self.departures.set_failures(sequence, failures);
+            if self.is_exhausted(failures) {
+                self.exhaust(slot);
+            } else {
+                self.wait(slot);
+            }
+        }
+    }
+
+    /// Messages from `from` on, before `to`, that [`ChannelState::depart`] takes out, in order, at most about `most`, and
+    /// where to continue; `None` at the end.
+    pub fn departable(&self, from: u64, to: u64, most: usize) -> (Vec<u64>, Option<u64>) {
+        let ranges = self.needed(from, to.min(self.end), most);
+        let all = ranges.iter().flat_map(|&(from, to)| from..to).take(most);
+        let all: Vec<u64> = all.collect();
+        let next = (all.len() >= most).then(|| all.last().map(|last| last + 1)).flatten();
+        let can_depart = |&sequence: &u64| match self.outstanding.find(sequence) {
+            Some(slot) => self.outstanding.entry(slot).place != Place::InFlight,
+            None => !self.departures.departing.contains_key(&sequence),
+        };
+        (all.into_iter().filter(can_depart).collect(), next)
+    }
+
+    /// Removed: these messages left the channel. Unlike [`ChannelState::replay_finish`], this says nothing about the
+    /// messages before them.
+    pub fn replay_removed(&mut self, from: u64, to: u64) {
+        for sequence in self.outstanding.between(from, to, usize::MAX) {
+            if let Some(slot) = self.outstanding.find(sequence) {
+                self.outstanding.remove(slot);
+                self.departures.forget(sequence);
+            }
+        }
+        self.skip_ahead([(from.max(self.cursor), to.min(self.end))].into_iter());
+    }
+
+    /// Skips these ranges ahead of the cursor, in order.
+    fn skip_ahead(&mut self, ranges: impl Iterator<Item = (u64, u64)>) {
+        let mut is_new = false;
+        let mut rest = Vec::new();
+        for (from, to) in ranges.filter(|(from, to)| from < to) {
+            is_new = true;
+            if from <= self.cursor && rest.is_empty() {
+                self.cursor = self.cursor.max(to);
+                self.pass_skipped();
+            } else {
+                rest.push((from, to));
+            }
+        }
+        if !rest.is_empty() {
+            self.skipped = merged(self.skipped.iter().chain(rest).collect()).into_iter().collect();
+        }
+        if is_new {
+            self.pass_skipped();
+        }
+    }
+
+    /// Forgets what is no longer outstanding or must not come back. `is_kept` says which departing messages still may.
+    pub(super) fn forget_departures(&mut self, is_kept: impl Fn(u64) -> bool) {
+        let (outstanding, departures) = (&self.outstanding, &mut self.departures);
+        departures.departing.retain(|&sequence, _| is_kept(sequence));
+        departures.failures.retain(|&sequence, _| outstanding.find(sequence).is_some());
+        departures.exhausted.retain(|&sequence| {
+            outstanding.find(sequence).is_some_and(|slot| outstanding.entry(slot).place == Place::Exhausted)
+        });
+    }
+
+    /// Restores the failed deliveries of outstanding messages.
+    pub(super) fn restore_failures(&mut self, failures: &[(u64, u16)]) {
+        for &(sequence, failures) in failures {
+            if self.outstanding.find(sequence).is_some() {
+                self.departures.set_failures(sequence, failures);
+            }
+        }
+    }
+
+    /// Adds the departing messages of `from..to` to `needed`.
+    pub(super) fn with_departing(&self, from: u64, to: u64, needed: Ranges) -> Ranges {
+        let mut departing = self.departures.departing_between(from, to).peekable();
+        if departing.peek().is_none() {
+            return needed;
+        }
+        let departing = departing.map(|sequence| (sequence, sequence + 1));
+        merged(needed.into_iter().chain(departing).collect()).into_iter().collect()
+    }
+}
