@@ -101,6 +101,19 @@ pub enum RedriveError {
 }
 
 impl Redrive {
+    fn new(options: RedriveOptions, letters: &DeadLetters) -> Self {
+        Redrive {
+            options,
+            started_at: clock::wall_ns(),
+            total: letters.channel.inspect(|state, _| state.depth() + state.deferred_count() as u64),
+            examined: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            without_channel: AtomicU64::new(0),
+            state: Mutex::new(RedriveState::Running),
+            stop: CancellationToken::new(),
+        }
+    }
+
     pub fn state(&self) -> RedriveState {
         self.state.lock().clone()
     }
@@ -187,16 +200,7 @@ impl Registry {
         options: RedriveOptions,
     ) -> Result<Arc<Redrive>, RedriveError> {
         let letters = DeadLetters::of(self, topic.as_str(), 0)?;
-        let redrive = Arc::new(Redrive {
-            options,
-            started_at: clock::wall_ns(),
-            total: letters.channel.inspect(|state, _| state.depth() + state.deferred_count() as u64),
-            examined: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
-            without_channel: AtomicU64::new(0),
-            state: Mutex::new(RedriveState::Running),
-            stop: CancellationToken::new(),
-        });
+        let redrive = Arc::new(Redrive::new(options, &letters));
         match self.redrives.entry(topic.clone()) {
             dashmap::Entry::Occupied(entry) if entry.get().state() == RedriveState::Running => {
                 return Err(RedriveError::Running);
@@ -215,6 +219,19 @@ impl Registry {
             *started.state.lock() = ended;
         }));
         Ok(redrive)
+    }
+
+    /// Runs a redrive to its end. Returns how many messages it moved.
+    #[cfg(test)]
+    pub async fn redrive_now(
+        self: &Arc<Self>,
+        topic: &TopicName,
+        options: RedriveOptions,
+    ) -> Result<u64, RedriveError> {
+        let letters = DeadLetters::of(self, topic.as_str(), 0)?;
+        let redrive = Redrive::new(options, &letters);
+        self.redrive(&redrive, letters).await?;
+        Ok(redrive.moved.load(Ordering::Relaxed))
     }
 
     async fn redrive(

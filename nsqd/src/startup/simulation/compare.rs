@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::dead_letters::may_hold;
 use super::model::{Body, ChannelModel, MessageModel, Model, TopicModel};
 use super::observe::{Delivery, Observed, ObservedChannel, ObservedTopic};
 
@@ -63,6 +64,7 @@ fn channel_matches(
 ) -> Result<(), String> {
     same("paused", model.paused, observed.paused)?;
     same("retry", model.retry, observed.retry)?;
+    same("max_attempts", model.max_attempts, observed.max_attempts)?;
     let is_needed = |body: Body| {
         !model.messages[&body].may_be_gone && newest.is_some_and(|newest| newest.messages.contains_key(&body))
     };
@@ -109,7 +111,10 @@ fn once(came: &[Delivery]) -> Result<BTreeSet<Body>, String> {
 }
 
 fn message_matches(model: &MessageModel, came: &Delivery) -> Result<(), String> {
-    let Delivery { body, attempts, due_ns } = *came;
+    let Delivery { body, attempts, failures, due_ns } = *came;
+    if failures != model.failures {
+        return Err(format!("message {body} has {failures} failures: {model:?}"));
+    }
     if !model.next_attempts().contains(&attempts) {
         return Err(format!("message {body} was delivered with attempts {attempts}: {model:?}"));
     }
@@ -307,6 +312,9 @@ fn all_come(
     if !models.iter().any(|channel| channel.retry == observed.retry) {
         return Err(format!("retry is {}", observed.retry));
     }
+    if !models.iter().any(|channel| channel.max_attempts == observed.max_attempts) {
+        return Err(format!("max_attempts is {}", observed.max_attempts));
+    }
     let found = once(&observed.deliveries)?;
     let must_come_in = |channel: &ChannelModel, body: &Body| {
         channel.messages.get(body).is_some_and(|message| !message.may_be_gone)
@@ -327,7 +335,7 @@ pub fn is_ours(published: &BTreeMap<Body, String>, observed: &Observed) -> Resul
         // With acknowledgements from memory, the names of topics may not have been written.
         let is_strange = |body: &Body| match published.get(body) {
             Some(topic) if topic.ends_with("#ephemeral") => true,
-            Some(topic) => topic != name && !name.starts_with("recovered-"),
+            Some(topic) => topic != name && !may_hold(name, topic) && !name.starts_with("recovered-"),
             None => true,
         };
         if let Some(strange) = bodies.find(is_strange) {

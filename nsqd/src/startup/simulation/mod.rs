@@ -13,6 +13,7 @@
 //! - [`world`]: runs the steps; [`retention`]: retention, and channels that start in the past
 //! - [`meanwhile`]: steps during a checkpoint
 //! - [`settings`]: steps that change settings
+//! - [`dead_letters`]: dead letters and redrives
 //! - [`observe`]: recovers a disk and reads everything in it
 //! - [`compare`]: compares the result with the model
 //! - [`explore`]: crashes everywhere; threads, seeds, shrinking
@@ -26,13 +27,14 @@
 mod compare;
 mod crashes;
 mod damage;
+mod dead_letters;
 mod explore;
 mod faults;
 mod retention;
 mod meanwhile;
 mod settings;
 mod model;
-mod observe;
+pub(super) mod observe;
 mod steps;
 mod vanishing;
 mod world;

@@ -51,6 +51,10 @@ pub struct ChannelModel {
     pub paused: bool,
     /// Whether a retry schedule holds failed messages back.
     pub retry: bool,
+    /// After how many failures messages are dead-lettered; 0 for never.
+    pub max_attempts: u16,
+    /// Whether any of its messages was dead-lettered.
+    pub has_dead: bool,
     /// Unfinished messages.
     pub messages: BTreeMap<Body, MessageModel>,
     /// In flight when the channel was moved forward over them, with their sequence numbers. They are never delivered
@@ -81,6 +85,12 @@ pub struct MessageModel {
     pub is_recalled: bool,
     /// It is therefore not delivered in order.
     pub is_out_of_turn: bool,
+    /// Failed deliveries, while the channel counted them.
+    pub failures: u16,
+    /// It is a dead letter.
+    pub is_dead: bool,
+    /// It came back from a dead-letter topic, with another sequence number than it was published with.
+    pub is_redriven: bool,
     /// Recalled, but not retained: it may or may not be delivered, and a restart may find it again.
     pub may_be_gone: bool,
 }

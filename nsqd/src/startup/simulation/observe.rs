@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_daemon::log::{Level, Logger};
-use nsq_protocol::{ChannelName, MessageView, StartAt};
+use nsq_protocol::{ChannelName, MessageView, StartAt, headers};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
@@ -133,6 +133,7 @@ pub struct ObservedTopic {
 pub struct ObservedChannel {
     pub paused: bool,
     pub retry: bool,
+    pub max_attempts: u16,
     pub message_count: u64,
     pub lost_count: u64,
     pub depth: u64,
@@ -146,6 +147,7 @@ pub struct ObservedChannel {
 pub struct Delivery {
     pub body: Body,
     pub attempts: u16,
+    pub failures: u16,
     /// Its due time by the wall clock; 0 if it was not deferred.
     pub due_ns: i64,
 }
@@ -222,15 +224,18 @@ fn observe_channel(channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
     let mut observed = channel.inspect(|state, _| ObservedChannel {
         paused: state.is_paused(),
         retry: state.own_settings().get(Setting::Retry).is_some(),
+        max_attempts: state.own_settings().get(Setting::MaxAttempts).map_or(0, |max| max.count() as u16),
         message_count: state.counters().message_count,
-        depth: state.depth(),
+        depth: state.depth() + state.exhausted_count() as u64,
         deferred_count: state.deferred_count() as u64,
         ..ObservedChannel::default()
     });
     let saved = channel.inspect(|state, _| state.save(clocks));
     let due: BTreeMap<u64, i64> =
         saved.outstanding.iter().map(|entry| (entry.sequence, entry.due_ns)).collect();
+    let failures: BTreeMap<u64, u16> = saved.failures.iter().copied().collect();
     channel.set_paused(false);
+    channel.forgive(&channel.inspect(|state, _| state.exhausted(usize::MAX)));
     let key = subscribe(channel)?;
     for pass in 0..2 {
         loop {
@@ -243,8 +248,9 @@ fn observe_channel(channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
             for message in messages(&out)? {
                 run.finish(message.sequence).map_err(|error| format!("cannot finish: {error:?}"))?;
                 let due_ns = due.get(&message.sequence).copied().unwrap_or(0);
+                let failures = failures.get(&message.sequence).copied().unwrap_or(0);
                 let (body, attempts) = (message.body, message.attempts);
-                observed.deliveries.push(Delivery { body, attempts, due_ns });
+                observed.deliveries.push(Delivery { body, attempts, failures, due_ns });
             }
         }
         if pass == 0 {
@@ -288,12 +294,14 @@ pub struct Came {
 pub fn messages(mut frames: &[u8]) -> Result<Vec<Came>, String> {
     let mut found = Vec::new();
     while let Some((size, rest)) = frames.split_first_chunk::<4>() {
+        let (whole, _) = frames.split_at(size.len() + u32::from_be_bytes(*size) as usize);
         let (frame, rest) = rest.split_at(u32::from_be_bytes(*size) as usize);
         let message = MessageView::parse(&frame[4..]).ok_or("invalid message frame")?;
+        let (_, found_body) = headers::split_stored(whole).ok_or("invalid headers")?;
         let number =
-            message.body.first_chunk().map(|number| u64::from_be_bytes(*number)).ok_or("short body")?;
-        if message.body != body(number, message.body.len() - 8) {
-            return Err(format!("wrong body of message {number}: {:?}", message.body));
+            found_body.first_chunk().map(|number| u64::from_be_bytes(*number)).ok_or("short body")?;
+        if found_body != body(number, found_body.len() - 8) {
+            return Err(format!("wrong body of message {number}: {found_body:?}"));
         }
         let id = message.id.to_u64().ok_or("invalid message id")?;
         found.push(Came { sequence: sequence_of(id), body: number, attempts: message.attempts });

@@ -3,6 +3,7 @@
 
 use nsq_protocol::{ChannelName, StartAt};
 
+use super::dead_letters::{dead_topic, is_dead_topic, may_hold};
 use super::model::{Body, ChannelModel, Due, MessageModel, PublishedModel, TopicModel};
 use super::world::{DURABLE_CHANNELS, World, text};
 use crate::log::retention::Retention;
@@ -33,7 +34,7 @@ impl World<'_> {
     ) -> Result<bool, String> {
         let Some(name) = self.pick_topic(topic) else { return Ok(false) };
         let own = RETENTIONS[usize::from(limits) % RETENTIONS.len()];
-        if self.model_of(&name)?.is_ephemeral {
+        if self.model_of(&name)?.is_ephemeral || is_dead_topic(&name) {
             return Ok(false);
         }
         self.topic(&name)?.set_retention(own).map_err(text)?;
@@ -69,7 +70,12 @@ impl World<'_> {
         acknowledged: bool,
     ) -> Result<bool, String> {
         let Some((name, channel, _)) = self.pick_channel(channel) else { return Ok(false) };
-        if self.model_of(&name.0)?.channels.get(&name.1).is_none_or(|channel| channel.may_drop) {
+        let has_dead = self.model.topics.contains_key(&dead_topic(&name.0, &name.1));
+        let model = self.model_of(&name.0)?.channels.get(&name.1);
+        if is_dead_topic(&name.0)
+            || has_dead
+            || model.is_none_or(|channel| channel.may_drop || channel.has_dead)
+        {
             return Ok(false);
         }
         let (topic, place) = (self.topic(&name.0)?, self.place(&name.0, share)?);
@@ -103,7 +109,10 @@ impl World<'_> {
         let Some(topic_name) = self.pick_topic(topic) else { return Ok(false) };
         let name = DURABLE_CHANNELS[usize::from(name) % DURABLE_CHANNELS.len()];
         let name = ChannelName::new(name).map_err(text)?;
-        if self.model_of(&topic_name)?.is_ephemeral
+        let is_or_has_dead =
+            is_dead_topic(&topic_name) || self.model.topics.keys().any(|of| may_hold(of, &topic_name));
+        if is_or_has_dead
+            || self.model_of(&topic_name)?.is_ephemeral
             || self.model_of(&topic_name)?.channels.contains_key(name.as_str())
         {
             return Ok(false);
@@ -143,7 +152,10 @@ impl TopicModel {
             let (held, channels) = (&self.held, &self.channels);
             for (body, message) in &mut self.published {
                 // Some of the other messages may still be there.
-                let of_channels = || channels.values().filter_map(|channel| channel.messages.get(body));
+                let of_channels = || {
+                    let all = channels.values().filter_map(|channel| channel.messages.get(body));
+                    all.filter(|message| !message.is_redriven)
+                };
                 message.retained =
                     held.contains_key(body) || of_channels().any(|message| !message.may_be_gone);
                 let is_deferred = held.contains_key(body)

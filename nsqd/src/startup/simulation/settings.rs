@@ -1,8 +1,9 @@
 //! Settings of topics and channels: the steps and their effect on the model.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::model::{ChannelModel, Due};
+use super::model::{Body, ChannelModel, Due, MessageModel};
 use super::world::{World, text};
 use crate::clock;
 use crate::policy::settings::{Change, DEFAULT, Level};
@@ -34,7 +35,7 @@ impl World<'_> {
         model.retry = on;
         let value = if on { SCHEDULE } else { DEFAULT };
         let change = Change::parse(Level::Channel, [("retry", value)].into_iter()).map_err(text)?;
-        self.topic(&name.0)?.change_channel_settings(&channel, &change);
+        self.topic(&name.0)?.change_channel_settings(&channel, &change).map_err(text)?;
         Ok(false)
     }
 }
@@ -42,10 +43,14 @@ impl World<'_> {
 impl ChannelModel {
     /// All messages in flight time out.
     pub(super) fn time_out(&mut self) {
+        let is_in_flight = |message: &MessageModel| message.in_flight.is_some() && !message.is_recalled;
+        let in_flight = self.messages.iter().filter(|(_, message)| is_in_flight(message));
+        let in_flight: Vec<Body> = in_flight.map(|(&body, _)| body).collect();
+        let exhausted: BTreeSet<Body> = in_flight.into_iter().filter(|&body| self.fail(body)).collect();
         if self.retry {
             let now_ns = clock::wall_ns();
-            for message in self.messages.values_mut() {
-                if message.in_flight.is_some() && !message.is_recalled {
+            for (body, message) in &mut self.messages {
+                if is_in_flight(message) && !exhausted.contains(body) {
                     message.attempts_kept = message.attempts_seen;
                     let after = |delay: Duration| now_ns.saturating_add_unsigned(clock::nanos(delay));
                     let (from_ns, to_ns) = (after(LONGEST_DELAY), after(ADVANCE + RETRY_DELAY));

@@ -89,6 +89,15 @@ pub enum Step {
         channel: u8,
         on: bool,
     },
+    /// Sets after how many failures a channel's messages are dead-lettered; 0 for never.
+    SetMaxAttempts {
+        channel: u8,
+        max_attempts: u16,
+    },
+    /// Moves all dead letters of a dead-letter topic back.
+    Redrive {
+        topic: u8,
+    },
     /// Drops retained messages that exceed their limits.
     Retain,
     /// Moves a channel to a share of all published messages.
@@ -150,7 +159,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..111) {
+    match random.random_range(0..126) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -186,6 +195,12 @@ fn step(random: &mut SmallRng) -> Step {
         103..=106 => Step::MoveChannel { channel, share, acknowledged },
         107 => Step::SetOwner { topic, owner: random.random_bool(0.7).then(|| random.random()) },
         108..=109 => Step::SetRetry { channel, on: random.random_bool(0.7) },
+        111..=116 => {
+            let max_attempts = [0, 1, 1, 1, 2][random.random_range(0..5)];
+            Step::SetMaxAttempts { channel, max_attempts }
+        }
+        117..=119 => Step::Advance { channel },
+        120..=123 => Step::Redrive { topic },
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }

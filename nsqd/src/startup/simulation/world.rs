@@ -9,6 +9,7 @@ use nsq_protocol::{ChannelName, MESSAGE_FRAME_OVERHEAD, TopicName};
 use tokio::runtime::Runtime;
 
 use super::compare;
+use super::dead_letters::{HEADERS_BYTES, is_dead_topic};
 use super::model::{Body, ChannelModel, Due, MessageModel, Model, TopicModel};
 use super::observe::{self, Came, DIR, Observed};
 use super::settings;
@@ -117,7 +118,7 @@ pub struct World<'r> {
     storage: FaultyStorage,
     registry: Option<Arc<Registry>>,
     consumers: BTreeMap<(String, String), (Arc<Channel>, ConsumerKey)>,
-    model: Model,
+    pub(super) model: Model,
     /// The model in the newest state.
     recorded: Arc<Model>,
     next_body: Body,
@@ -129,6 +130,8 @@ pub struct World<'r> {
     /// Number of disk changes when the step began.
     begun: usize,
     pub lives: Vec<Life>,
+    /// Messages that became dead letters, and dead letters that were redriven.
+    pub moved: (u64, u64),
     seed: u64,
     /// Whether the disk may fail, so that operations may be refused.
     pub tolerates_faults: bool,
@@ -156,6 +159,7 @@ impl<'r> World<'r> {
             current: Life::default(),
             begun: 0,
             lives: Vec::new(),
+            moved: (0, 0),
             seed,
             tolerates_faults: false,
             does_meanwhile: |_| true,
@@ -293,7 +297,11 @@ impl<'r> World<'r> {
                 (false, false)
             }
             Step::Touch { channel } => (self.touch(channel)?, false),
-            step => (self.work(step)?, true),
+            step => {
+                let durable = self.work(step)?;
+                self.dead_letter()?;
+                (durable, true)
+            }
         };
         let durable = if durable { self.storage.recorded_count() } else { usize::MAX };
         if changed {
@@ -305,7 +313,7 @@ impl<'r> World<'r> {
     }
 
     /// Records the state of the model, in the middle or at the end of a step.
-    fn remember(&mut self, durable: usize) {
+    pub(super) fn remember(&mut self, durable: usize) {
         self.recorded = Arc::new(self.model.durable());
         self.current.states.push(State { model: self.recorded.clone(), begun: self.begun, durable });
     }
@@ -358,6 +366,8 @@ impl<'r> World<'r> {
             }
             Step::SetOwner { topic, owner } => self.set_owner(topic, owner),
             Step::SetRetry { channel, on } => self.set_retry(channel, on),
+            Step::SetMaxAttempts { channel, max_attempts } => self.set_max_attempts(channel, max_attempts),
+            Step::Redrive { topic } => self.redrive(topic),
             Step::EmptyTopic { topic } => {
                 let Some(name) = self.pick_topic(topic) else { return Ok(false) };
                 self.topic(&name)?.empty();
@@ -447,6 +457,8 @@ impl<'r> World<'r> {
             let topic = self.topic(name)?;
             let needed: u64 = model.unfinished().iter().filter_map(|body| self.sizes.get(body)).sum();
             let bytes = topic.log().segment_bytes();
+            let letters = if is_dead_topic(name) { model.unfinished().len() as u64 } else { 0 };
+            let needed = needed + letters * HEADERS_BYTES;
             if model.retention.is_off() && bytes > 2 * needed + SLACK_BYTES {
                 return Err(format!("topic {name} has {bytes} bytes on disk, but needs {needed}"));
             }
@@ -466,7 +478,7 @@ impl<'r> World<'r> {
         let Some(topic_name) = self.pick_topic(topic) else { return Ok(false) };
         let name = ChannelName::new(CHANNELS[usize::from(name) % CHANNELS.len()]).map_err(text)?;
         let model = self.model_of(&topic_name)?;
-        if model.channels.contains_key(name.as_str()) {
+        if model.channels.contains_key(name.as_str()) || is_dead_topic(&topic_name) {
             return Ok(false);
         }
         // After a restart, messages released only to ephemeral channels may or may not be held for the next channel.
@@ -616,10 +628,12 @@ impl<'r> World<'r> {
         // A recalled message that is due at once is delivered as if it had never been handed out.
         if !message.is_recalled || delay_s > 0 {
             message.attempts_kept = message.attempts_seen;
+            let is_exhausted = model.fail(body);
+            let message = model.messages.get_mut(&body).ok_or("no message")?;
             let delay = if delay_s == 0 && retry { settings::RETRY_DELAY } else { delay };
-            message.due = (!delay.is_zero()).then(|| Due::between(from_ns, delay));
+            message.due = (!delay.is_zero() && !is_exhausted).then(|| Due::between(from_ns, delay));
         }
-        message.come_back();
+        model.messages.get_mut(&body).ok_or("no message")?.come_back();
         Ok(false)
     }
 
