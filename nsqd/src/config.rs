@@ -281,6 +281,7 @@ impl Config {
             max_channel_consumers: self.max_channel_consumers,
             node_id: self.node_id,
             retention: Retention { age: clock::nanos(self.retain_for), bytes: self.retain_bytes },
+            ttl: self.ttl,
             max_bytes_per_file: self.max_bytes_per_file,
             ..EngineLimits::DEFAULT
         }

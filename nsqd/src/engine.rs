@@ -68,6 +68,8 @@ pub struct EngineLimits {
     pub node_id: u16,
     /// `--retain-for` and `--retain-bytes`, for topics that have no limits of their own.
     pub retention: Retention,
+    /// `--ttl`; zero for no limit.
+    pub ttl: Duration,
     /// `--max-bytes-per-file`: size of a segment file.
     pub max_bytes_per_file: u64,
     /// Size of a memory chunk, and of a block on disk: [`crate::log::chunk::CHUNK_BYTES`] except in tests.
@@ -88,6 +90,7 @@ impl EngineLimits {
         max_channel_consumers: 0,
         node_id: 0,
         retention: Retention { age: 0, bytes: 0 },
+        ttl: Duration::ZERO,
         max_bytes_per_file: 100 << 20,
         chunk_bytes: CHUNK_BYTES,
         journal_file_bytes: DEFAULT_FILE_BYTES,
@@ -96,7 +99,12 @@ impl EngineLimits {
 
     /// Where settings come from: these policies, and the flags.
     pub fn sources(&self, file: Arc<PolicyFile>) -> Sources {
-        Sources { file, retention: self.retention, longest_delay: clock::nanos(self.max_req_timeout) }
+        Sources {
+            file,
+            retention: self.retention,
+            longest_delay: clock::nanos(self.max_req_timeout),
+            ttl: clock::nanos(self.ttl),
+        }
     }
 
     /// How much a topic may keep in memory.

@@ -155,6 +155,10 @@ flags! {
     /// retained.
     #[arg(long, default_value = "0", value_parser = count)]
     retain_bytes: u64;
+    /// How long after publishing messages are delivered, in all channels; 0 for no limit. Topics and channels may set a
+    /// shorter time.
+    #[arg(long, default_value = "0", value_parser = go_duration::parse)]
+    ttl: Duration;
     /// Sync written data in the background after this many messages. No effect with --durability=sync.
     #[arg(long, default_value = "2500", value_parser = count)]
     sync_every: u64;

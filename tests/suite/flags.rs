@@ -68,6 +68,7 @@ fn rows(certificates: &Certificates) -> Vec<Row> {
         plain("max-bytes-per-file", "max_bytes_per_file", "2000000", json!(2_000_000)),
         plain("retain-for", "retain_for", "1h30m0s", json!(5400 * SECOND)),
         plain("retain-bytes", "retain_bytes", "5000000", json!(5_000_000)),
+        plain("ttl", "ttl", "24h0m0s", json!(86_400 * SECOND)),
         plain("metrics-max-series", "metrics_max_series", "77", json!(77)),
         plain("sync-every", "sync_every", "5", json!(5)),
         plain("sync-timeout", "sync_timeout", "3s", json!(3 * SECOND)),

@@ -1,5 +1,5 @@
-//! Pure: messages that leave a channel otherwise than by a FIN: because their attempts are used up, or because they are
-//! moved to another topic or deleted.
+//! Pure: messages that leave a channel otherwise than by a FIN: because their attempts are used up, because they are too
+//! old, or because they are moved to another topic or deleted.
 //!
 //! ```text
 //!   waiting, deferred, ahead, exhausted --depart--> departing --departed--> gone
@@ -17,8 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::outstanding::{Entry, Place, Slot};
 use super::runs::Runs;
 use super::state::ChannelState;
+use crate::clock::Nanos;
 use crate::log::Ranges;
 use crate::log::retention::merged;
+
+/// Maximum number of expired messages that wait to be dead-lettered.
+const MOST_EXHAUSTED: usize = 10_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,6 +32,14 @@ pub struct Departures {
     /// Messages at [`Place::Exhausted`].
     exhausted: BTreeSet<u64>,
     departing: BTreeMap<u64, Departing>,
+    /// Exhausted messages that are there because they expired.
+    expired: BTreeSet<u64>,
+    /// Removed messages that are not in the journal yet.
+    removed: Runs,
+    /// When messages that were published deferred were due: their age counts from then.
+    due_at: BTreeMap<u64, Nanos>,
+    /// Messages before this have expired.
+    expired_before: u64,
 }
 
 /// A message whose departure is not durable yet.
@@ -35,6 +47,7 @@ pub struct Departures {
 struct Departing {
     attempts: u16,
     failures: u16,
+    has_expired: bool,
 }
 
 /// A message that departs.
@@ -66,6 +79,9 @@ impl Departures {
     pub(super) fn forget(&mut self, sequence: u64) {
         if !self.failures.is_empty() {
             self.failures.remove(&sequence);
+        }
+        if !self.due_at.is_empty() {
+            self.due_at.remove(&sequence);
         }
     }
 
@@ -102,6 +118,108 @@ impl ChannelState {
     pub(super) fn has_exhausted(&self, slot: Slot) -> bool {
         self.policy.max_attempts > 0
             && self.is_exhausted(self.departures.failures_of(self.outstanding.entry(slot).sequence))
+    }
+
+    /// A message that was published deferred is due.
+    pub(super) fn note_due(&mut self, slot: Slot) {
+        let entry = self.outstanding.entry(slot);
+        if self.policy.ttl > 0 && entry.attempts == 0 {
+            self.departures.due_at.insert(entry.sequence, entry.deadline);
+        }
+    }
+
+    /// Whether a waiting message must not be delivered any more.
+    pub(super) fn is_expired(&self, slot: Slot, now: Nanos) -> bool {
+        if self.policy.ttl == 0 {
+            return false;
+        }
+        let sequence = self.outstanding.entry(slot).sequence;
+        match self.departures.due_at.get(&sequence) {
+            Some(due_at) => due_at.saturating_add(self.policy.ttl) <= now,
+            None => sequence < self.departures.expired_before,
+        }
+    }
+
+    /// Drops an expired message that is in no queue, or sets it aside to be dead-lettered.
+    pub(super) fn drop_expired(&mut self, slot: Slot) {
+        if self.policy.keeps_expired && self.policy.dead_letter.is_some() {
+            self.departures.expired.insert(self.outstanding.entry(slot).sequence);
+            return self.exhaust(slot);
+        }
+        let entry = self.outstanding.remove(slot);
+        self.departures.forget(entry.sequence);
+        self.departures.removed.push(entry.sequence, entry.sequence + 1);
+        self.counters.expired_count += 1;
+    }
+
+    /// Removes what must not be delivered any more: messages before `sequence`, except those in flight and those that were
+    /// published deferred. Messages that become dead letters are removed step by step: call it again when these are gone.
+    pub fn expire_before(&mut self, sequence: u64) {
+        let to = sequence.min(self.end);
+        self.departures.expired_before = self.departures.expired_before.max(sequence);
+        if self.cursor >= to {
+            return;
+        }
+        let ahead: Vec<(u64, u64)> = self.skipped.gaps(self.cursor, to).collect();
+        if !(self.policy.keeps_expired && self.policy.dead_letter.is_some()) {
+            for &(from, to) in &ahead {
+                self.counters.expired_count += to - from;
+                self.departures.removed.push(from, to);
+            }
+            self.cursor = self.cursor.max(to);
+            return self.pass_skipped();
+        }
+        for (from, to) in ahead {
+            for sequence in from..to {
+                if self.departures.exhausted.len() >= MOST_EXHAUSTED {
+                    return;
+                }
+                self.outstanding.insert(Entry::new(sequence, 0, Place::Exhausted));
+                self.departures.expired.insert(sequence);
+                self.departures.exhausted.insert(sequence);
+                self.cursor = sequence + 1;
+                self.pass_skipped();
+            }
+        }
+        self.cursor = self.cursor.max(to);
+        self.pass_skipped();
+    }
+
+    /// Removes waiting messages that have expired. Looks at all of them.
+    pub fn expire_waiting(&mut self, now: Nanos) {
+        let expired: Vec<Slot> =
+            self.waiting.iter().map(|&(_, slot)| slot).filter(|&slot| self.is_expired(slot, now)).collect();
+        if expired.is_empty() {
+            return;
+        }
+        let mut expired: Vec<(u64, Slot)> =
+            expired.into_iter().map(|slot| (self.outstanding.entry(slot).sequence, slot)).collect();
+        expired.sort_unstable();
+        for (_, slot) in expired {
+            // It leaves its queue below.
+            self.drop_expired(slot);
+        }
+        self.leave_queues();
+    }
+
+    /// Whether the message at the cursor has expired and could not be removed yet.
+    pub(super) fn is_next_expired(&self) -> bool {
+        self.policy.ttl > 0 && self.cursor < self.departures.expired_before
+    }
+
+    /// How long messages are delivered after they were published; 0 for no limit.
+    pub fn ttl(&self) -> Nanos {
+        self.policy.ttl
+    }
+
+    /// Whether a message that is set aside has expired.
+    pub fn has_expired(&self, sequence: u64) -> bool {
+        self.departures.expired.contains(&sequence)
+    }
+
+    /// Returns the messages removed since the last call, for the journal.
+    pub fn drain_removed(&mut self) -> Option<Runs> {
+        (!self.departures.removed.is_empty()).then(|| std::mem::take(&mut self.departures.removed))
     }
 
     /// Sets a message, which is in no queue, aside: its attempts are used up.
@@ -158,6 +276,7 @@ impl ChannelState {
                 && let Some(slot) = self.outstanding.find(sequence)
             {
                 self.departures.set_failures(sequence, 0);
+                self.departures.expired.remove(&sequence);
                 self.wait(slot);
             }
         }
@@ -177,7 +296,9 @@ impl ChannelState {
                     match entry.place {
                         Place::InFlight | Place::Free => continue,
                         Place::Waiting | Place::Deferred => was_queued = true,
-                        Place::Exhausted => _ = self.departures.exhausted.remove(&sequence),
+                        Place::Exhausted => {
+                            self.departures.exhausted.remove(&sequence);
+                        }
                     }
                     let attempts = entry.attempts;
                     self.outstanding.remove(slot);
@@ -190,7 +311,8 @@ impl ChannelState {
                 None => continue,
             };
             self.departures.forget(sequence);
-            self.departures.departing.insert(sequence, Departing { attempts, failures });
+            let has_expired = self.departures.expired.remove(&sequence);
+            self.departures.departing.insert(sequence, Departing { attempts, failures, has_expired });
             departed.push(Departed { sequence, attempts });
         }
         if was_queued {
@@ -210,12 +332,17 @@ impl ChannelState {
     /// The departure of these messages was not recorded: they wait again.
     pub fn put_back(&mut self, messages: &[Departed]) {
         for &Departed { sequence, .. } in messages {
-            let Some(Departing { attempts, failures }) = self.departures.departing.remove(&sequence) else {
+            let Some(Departing { attempts, failures, has_expired }) =
+                self.departures.departing.remove(&sequence)
+            else {
                 continue;
             };
             let slot = self.outstanding.insert_ahead(Entry::new(sequence, attempts, Place::Waiting));
             self.departures.set_failures(sequence, failures);
-            if self.is_exhausted(failures) {
+            if has_expired {
+                self.departures.expired.insert(sequence);
+            }
+            if has_expired || self.is_exhausted(failures) {
                 self.exhaust(slot);
             } else {
                 self.wait(slot);
@@ -275,9 +402,12 @@ impl ChannelState {
         let (outstanding, departures) = (&self.outstanding, &mut self.departures);
         departures.departing.retain(|&sequence, _| is_kept(sequence));
         departures.failures.retain(|&sequence, _| outstanding.find(sequence).is_some());
+        departures.due_at.retain(|&sequence, _| outstanding.find(sequence).is_some());
         departures.exhausted.retain(|&sequence| {
             outstanding.find(sequence).is_some_and(|slot| outstanding.entry(slot).place == Place::Exhausted)
         });
+        let exhausted = &departures.exhausted;
+        departures.expired.retain(|sequence| exhausted.contains(sequence));
     }
 
     /// Restores the failed deliveries of outstanding messages.

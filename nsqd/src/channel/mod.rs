@@ -262,6 +262,9 @@ impl Channel {
         let now = clock::monotonic();
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
+        if inner.state.ttl() > 0 {
+            inner.state.expire_before(self.parts.log.expired_before(now, inner.state.ttl()));
+        }
         let mut reader = LogReader::new(&self.parts.log, &mut inner.cache, out, room);
         let (count, end) = inner.state.take(key, now, &mut reader);
         let missing = reader.missing();
@@ -271,6 +274,22 @@ impl Channel {
         }
         self.after_change(guard);
         Taken { count, end, request, at: now }
+    }
+
+    /// How long messages are delivered after they were published; 0 for no limit.
+    pub fn ttl(&self) -> Nanos {
+        self.inner.lock().state.ttl()
+    }
+
+    /// Removes messages that are too old at `now`.
+    pub fn expire_old(&self, now: Nanos) {
+        let mut inner = self.inner.lock();
+        let ttl = inner.state.ttl();
+        if ttl > 0 {
+            inner.state.expire_before(self.parts.log.expired_before(now, ttl));
+            inner.state.expire_waiting(now);
+            self.after_change(inner);
+        }
     }
 
     /// Drops all messages.
@@ -467,6 +486,14 @@ impl Channel {
         if let Some(runs) = inner.state.drain_finished() {
             let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();
             self.record(&Record::Finish {
+                topic: self.parts.topic_number,
+                channel: self.parts.number,
+                runs: runs.as_slice().into(),
+            });
+        }
+        if let Some(runs) = inner.state.drain_removed() {
+            let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();
+            self.record(&Record::Removed {
                 topic: self.parts.topic_number,
                 channel: self.parts.number,
                 runs: runs.as_slice().into(),

@@ -1,6 +1,6 @@
 //! Compares the channel with a naive model: runs random operations on both, and checks the invariants after each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -16,6 +16,8 @@ use crate::log::{Mark, Source, Supply};
 use crate::policy::effective::ChannelPolicy;
 
 const TIMEOUT: u64 = 1_000;
+/// Longer than a test runs: only the steps expire messages.
+const TTL: u64 = 1 << 60;
 const MAX_TIMEOUT: u64 = 3_000;
 /// Shorter than the shortest delay of a schedule, so that every delay is this one.
 const RETRY_DELAY: u64 = 700;
@@ -49,6 +51,10 @@ enum Step {
     /// Whether what departs is gone or comes back.
     EndDeparture(bool),
     Forgive,
+    /// Messages before a share of all expire.
+    Expire(u8),
+    /// Whether expired messages become dead letters.
+    KeepExpired(bool),
     Empty,
     /// Back by a share of what was published.
     MoveBack(u8),
@@ -78,6 +84,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<u8>(), 1u8..12).prop_map(|(share, count)| Step::Depart(share, count)),
         2 => any::<bool>().prop_map(Step::EndDeparture),
         1 => Just(Step::Forgive),
+        1 => (0u8..100).prop_map(Step::Expire),
+        1 => any::<bool>().prop_map(Step::KeepExpired),
         1 => Just(Step::Empty),
         2 => any::<u8>().prop_map(Step::MoveBack),
         1 => any::<u8>().prop_map(Step::MoveForward),
@@ -180,6 +188,13 @@ struct Pair {
     /// How long the retry schedule holds failed messages back; 0 without one.
     retry_delay: u64,
     max_attempts: u16,
+    keeps_expired: bool,
+    expired_before: u64,
+    expired_count: u64,
+    /// Unfinished messages that expired and become dead letters.
+    expired: BTreeSet<u64>,
+    /// Unfinished messages that were published deferred and came due: these expire by their due time.
+    due_based: BTreeSet<u64>,
     /// Failed deliveries of unfinished messages.
     failures: BTreeMap<u64, u16>,
     /// From publishing to FIN.
@@ -190,7 +205,7 @@ impl Pair {
     fn new() -> Self {
         let mut state = ChannelState::new(100, MAX_TIMEOUT);
         state.measure_latencies(LATENCY_WINDOW);
-        Pair {
+        let mut pair = Pair {
             state,
             model: BTreeMap::new(),
             published: BTreeMap::new(),
@@ -201,15 +216,29 @@ impl Pair {
             paused: false,
             retry_delay: 0,
             max_attempts: 0,
+            keeps_expired: false,
+            expired_before: 0,
+            expired_count: 0,
+            expired: BTreeSet::new(),
+            due_based: BTreeSet::new(),
             failures: BTreeMap::new(),
             latencies: Vec::new(),
-        }
+        };
+        pair.state.set_policy(pair.policy());
+        pair
     }
 
     fn policy(&self) -> ChannelPolicy {
         let retry = "list 1ms".parse().map(Arc::new).ok().filter(|_| self.retry_delay > 0);
         let dead_letter = nsq_protocol::TopicName::new("dead").ok();
-        ChannelPolicy { retry, longest_delay: RETRY_DELAY, max_attempts: self.max_attempts, dead_letter }
+        ChannelPolicy {
+            retry,
+            longest_delay: RETRY_DELAY,
+            max_attempts: self.max_attempts,
+            dead_letter,
+            ttl: TTL,
+            keeps_expired: self.keeps_expired,
+        }
     }
 
     fn clocks(&self) -> Clocks {
@@ -292,7 +321,10 @@ impl Pair {
                 _ => (*place, *attempts) = fresh,
             }
             self.failures.remove(&sequence);
+            self.due_based.remove(&sequence);
+            self.expired.remove(&sequence);
         }
+        self.expire();
     }
 
     fn move_forward(&mut self, to: u64) {
@@ -377,6 +409,10 @@ impl Pair {
                     }
                 }
                 assert_eq!(held_back, expected);
+                let came_due = self.model.iter().filter(|(_, (place, attempts))| {
+                    *attempts == 0 && matches!(place, Where::Deferred { due } if *due <= now)
+                });
+                self.due_based.extend(came_due.map(|(&sequence, _)| sequence));
                 self.give_back(|place| match place {
                     Where::InFlight { deadline, .. } => deadline <= now,
                     Where::Deferred { due } => due <= now,
@@ -392,6 +428,15 @@ impl Pair {
                 self.state.set_policy(self.policy());
                 self.exhaust_all();
             }
+            Step::Expire(share) => {
+                let before = 100 + (self.end - 100) * u64::from(share) / 255;
+                self.expired_before = self.expired_before.max(before);
+                self.expire();
+            }
+            Step::KeepExpired(keeps_expired) => {
+                self.keeps_expired = keeps_expired;
+                self.state.set_policy(self.policy());
+            }
             Step::Depart(share, count) => self.depart(share, count),
             Step::EndDeparture(is_gone) => self.end_departure(is_gone),
             Step::Forgive => {
@@ -399,6 +444,7 @@ impl Pair {
                 for (sequence, (place, _)) in &mut self.model {
                     if *place == Where::Exhausted {
                         *place = Where::Ready;
+                        self.expired.remove(sequence);
                         self.failures.remove(sequence);
                     }
                 }
@@ -436,6 +482,7 @@ impl Pair {
 
     fn take(&mut self, pick: u8, room: u8, in_memory: u64) {
         let Some(key) = self.consumer(pick) else { return };
+        self.expire();
         let available = self.model.values().filter(|(place, _)| *place == Where::Ready).count() as u64;
         let before = self.in_flight(key);
         let mut source = AnySource { room: u64::from(room), in_memory, ..AnySource::default() };
@@ -487,7 +534,10 @@ impl Pair {
                 assert_eq!(self.state.finish(key, sequence, now), Err(AckError::NotInFlight));
                 self.latencies.push((now.wall_ns - published_at(sequence)) as u64);
                 match recall {
-                    Recall::HandOut => self.model.get_mut(&sequence).unwrap().0 = Where::Ready,
+                    Recall::HandOut => {
+                        self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
+                        self.due_based.remove(&sequence);
+                    }
                     Recall::No | Recall::Finish => {
                         self.model.remove(&sequence);
                         self.failures.remove(&sequence);
@@ -534,6 +584,29 @@ impl Pair {
         }
     }
 
+    /// What upkeep does, and each take.
+    fn expire(&mut self) {
+        self.state.expire_before(self.expired_before);
+        self.state.expire_waiting(self.now);
+        let is_expired = |sequence: &u64, place: &Where| {
+            *place == Where::Ready && *sequence < self.expired_before && !self.due_based.contains(sequence)
+        };
+        let all = self.model.iter().filter(|(sequence, (place, _))| is_expired(sequence, place));
+        let expired: Vec<u64> = all.map(|(&sequence, _)| sequence).collect();
+        for sequence in expired {
+            if self.keeps_expired {
+                self.model.get_mut(&sequence).unwrap().0 = Where::Exhausted;
+                self.expired.insert(sequence);
+                assert!(self.state.has_expired(sequence));
+            } else {
+                self.model.remove(&sequence);
+                self.failures.remove(&sequence);
+                self.expired_count += 1;
+            }
+        }
+        assert_eq!(self.state.counters().expired_count, self.expired_count);
+    }
+
     fn depart(&mut self, share: u8, count: u8) {
         let from = 100 + (self.end - 100) * u64::from(share) / 255;
         let (sequences, _) = self.state.departable(from, self.end, usize::from(count));
@@ -555,6 +628,7 @@ impl Pair {
         let departed: Vec<(u64, u16)> = departed.iter().map(|gone| (gone.sequence, gone.attempts)).collect();
         assert_eq!(departed, expected);
         for (sequence, _) in expected {
+            self.due_based.remove(&sequence);
             self.model.get_mut(&sequence).unwrap().0 = Where::Departing;
         }
     }
@@ -573,7 +647,9 @@ impl Pair {
                 self.model.remove(&sequence);
                 self.failures.remove(&sequence);
             } else {
-                self.model.get_mut(&sequence).unwrap().0 = self.ready(sequence);
+                let has_expired = self.expired.contains(&sequence);
+                let place = if has_expired { Where::Exhausted } else { self.ready(sequence) };
+                self.model.get_mut(&sequence).unwrap().0 = place;
             }
         }
     }
@@ -587,6 +663,16 @@ impl Pair {
         // The record of their departure is in the journal.
         self.model.retain(|_, (place, _)| *place != Where::Departing);
         self.failures.retain(|sequence, _| self.model.contains_key(sequence));
+        self.due_based.clear();
+        self.expired.clear();
+        let used_up: Vec<u64> =
+            self.model.keys().copied().filter(|&sequence| self.is_exhausted(sequence)).collect();
+        for (sequence, (place, _)) in &mut self.model {
+            // That a message has expired is found again.
+            if *place == Where::Exhausted && used_up.binary_search(sequence).is_err() {
+                *place = Where::Ready;
+            }
+        }
         let saved = self.state.save(self.clocks());
         let clocks = self.clocks();
         let due = |due_ns| clocks.to_future(due_ns, u64::MAX / 4);
@@ -598,6 +684,7 @@ impl Pair {
         self.state = state;
         self.state.set_policy(self.policy());
         self.exhaust_all();
+        self.expire();
         self.state.measure_latencies(LATENCY_WINDOW);
         self.latencies.clear();
     }

@@ -101,6 +101,7 @@ impl Saving {
             requeue_count: self.counters.requeue_count,
             timeout_count: self.counters.timeout_count,
             dead_letter_count: self.counters.dead_letter_count,
+            expired_count: self.counters.expired_count,
             failures: self.failures,
             settings: self.settings,
             ..ChannelCheckpoint::default()
@@ -153,6 +154,7 @@ impl ChannelState {
             requeue_count: saved.requeue_count,
             timeout_count: saved.timeout_count,
             dead_letter_count: saved.dead_letter_count,
+            expired_count: saved.expired_count,
             ..Counters::default()
         };
         for entry in &saved.outstanding {

@@ -58,6 +58,8 @@ pub struct Counters {
     pub finish_count: u64,
     /// Messages that were dead-lettered.
     pub dead_letter_count: u64,
+    /// Messages that expired and were dropped.
+    pub expired_count: u64,
 }
 
 /// What became of a requeued message.
@@ -466,6 +468,7 @@ impl ChannelState {
                 let dropped = self.outstanding.remove(slot);
                 self.departures.forget(dropped.sequence);
             } else {
+                self.note_due(slot);
                 self.wait(slot);
             }
         }

@@ -53,10 +53,15 @@ impl ChannelState {
         while given < share {
             let next_waiting = self.waiting.front().copied();
             let supply = match next_waiting {
+                Some((after, slot)) if self.cursor >= after && self.is_expired(slot, now) => {
+                    self.pop_waiting();
+                    self.drop_expired(slot);
+                    continue;
+                }
                 Some((after, slot)) if self.cursor >= after => {
                     self.give_again(key, slot, now, timeout, source)
                 }
-                _ if self.cursor < self.end => {
+                _ if self.cursor < self.end && !self.is_next_expired() => {
                     if sample_rate > 0 && !self.sampled(sample_rate) {
                         self.finished.push(self.cursor, self.cursor + 1);
                         self.advance(1);

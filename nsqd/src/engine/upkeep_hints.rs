@@ -10,6 +10,7 @@ pub struct UpkeepHints {
     has_segments: AtomicBool,
     clean_from: AtomicU32,
     retains: AtomicBool,
+    expires: AtomicBool,
 }
 
 impl Default for UpkeepHints {
@@ -18,6 +19,7 @@ impl Default for UpkeepHints {
             has_segments: AtomicBool::new(true),
             clean_from: AtomicU32::new(0),
             retains: AtomicBool::new(false),
+            expires: AtomicBool::new(false),
         }
     }
 }
@@ -41,6 +43,16 @@ impl UpkeepHints {
     /// Records that cleaning did not reach this topic.
     pub fn set_clean_from(&self, topic: TopicNumber) {
         self.clean_from.store(topic, Ordering::Relaxed);
+    }
+
+    /// Records that a channel expires messages.
+    pub fn set_expires(&self) {
+        self.expires.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any channel has ever expired messages.
+    pub fn expires(&self) -> bool {
+        self.expires.load(Ordering::Relaxed)
     }
 
     /// Records that a topic retains finished messages.

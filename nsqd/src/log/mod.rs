@@ -5,6 +5,7 @@
 //! never held during a disk access.
 //!
 //! - [`mark`]: pure; sequence numbers that are not plain messages; [`supply`]: how a channel gets messages
+//! - [`ages`]: pure; how old messages are
 //! - [`chunk`]: encoded messages in memory
 //! - [`index`]: finds the chunk or block of a message; appends; checks the memory bound
 //! - [`reader`]: copies messages to a consumer's output, and reads messages from disk
@@ -17,6 +18,7 @@
 //! - [`gone`]: replaces segment files that someone deleted
 //! - [`retention`]: pure; which finished messages are retained; [`retained`]: retains them
 
+pub mod ages;
 pub mod chunk;
 mod clean;
 pub mod gone;
@@ -40,6 +42,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use nsq_protocol::headers::{self, Form};
 use parking_lot::Mutex;
 
+use self::ages::Ages;
 pub use self::clean::Cleaned;
 use self::holder::Holders;
 pub use self::holder::{Floor, Holder, Ranges};
@@ -49,6 +52,7 @@ pub use self::mark::Mark;
 use self::read_memory::ReadMemory;
 use self::retained::RetentionState;
 pub use self::supply::{Source, Supply};
+use crate::clock::{self, Nanos};
 use crate::damage::Damage;
 use crate::disk_work::DiskWork;
 use crate::storage::ChannelNumber;
@@ -72,6 +76,9 @@ pub struct TopicLog {
     has_foreign_ids: AtomicBool,
     /// A message with headers was published or read. Never reset: it only decides whether frames are looked at.
     has_headers: AtomicBool,
+    /// How old messages are, if any channel expires them.
+    ages: Mutex<Ages>,
+    expires: AtomicBool,
     /// Copy of the index's: finished messages from here on are retained.
     retained_from: AtomicU64,
     retention_state: Mutex<RetentionState>,
@@ -91,6 +98,11 @@ pub struct TopicLog {
     disk_work: Arc<DiskWork>,
     memory: Arc<ReadMemory>,
 }
+
+/// Maximum number of blocks that are read to learn how old messages are.
+const BLOCKS_LOOKED_UP: usize = 1024;
+/// Number of messages in each block or chunk whose timestamps are used for that.
+const TIMES_PER_PIECE: u64 = 16;
 
 /// Shared by all logs.
 #[derive(Clone, Default)]
@@ -120,6 +132,8 @@ impl TopicLog {
             has_foreign_ids: AtomicBool::new(false),
             has_headers: AtomicBool::new(false),
             has_marks: AtomicBool::new(!index.marks().is_empty()),
+            ages: Mutex::default(),
+            expires: AtomicBool::new(false),
             retained_from: AtomicU64::new(u64::MAX),
             retention_state: Mutex::default(),
             index: Mutex::new(index),
@@ -196,6 +210,9 @@ impl TopicLog {
             self.mark_locked(&mut index, mark);
         }
         self.store_watermarks(&index);
+        if self.expires.load(Ordering::Relaxed) && result.is_ok() {
+            self.ages.lock().note(end, ages::moment(clock::monotonic()));
+        }
         result.map(|value| (first, end, value))
     }
 
@@ -355,6 +372,9 @@ impl TopicLog {
         let file_freed = index.oldest_file() != oldest_file;
         self.store_watermarks(&index);
         drop(index);
+        if self.expires.load(Ordering::Relaxed) {
+            self.ages.lock().forget_before(floor.min(self.retained_from()));
+        }
         if self.has_foreign_ids.load(Ordering::Acquire) {
             let mut foreign = self.foreign_ids.lock();
             foreign.forget_before(floor.min(self.retained_from()));
@@ -364,6 +384,41 @@ impl TopicLog {
             let log = self.clone();
             self.disk_work.write(move || log.release_finished_files());
         }
+    }
+
+    /// Sets the shortest time to live of the topic's channels; 0 if none expires messages.
+    pub fn set_shortest_ttl(&self, ttl: Nanos) {
+        let _index = self.index.lock();
+        self.ages.lock().set_shortest(ttl);
+        self.expires.store(ttl > 0, Ordering::Relaxed);
+    }
+
+    /// The end of the messages that are at least `ttl` old at `now`.
+    pub fn expired_before(&self, now: Nanos, ttl: Nanos) -> u64 {
+        self.ages.lock().expired_before(ages::moment(now), ttl)
+    }
+
+    /// Looks up how old the messages are that were published before anything expired, by their timestamps. Reads from
+    /// disk, once after a start or a change of settings. `now` and `wall_ns` are the same moment.
+    pub fn learn_ages(&self, now: Nanos, wall_ns: i64) {
+        if !self.ages.lock().wants_older() {
+            return;
+        }
+        let (blocks, in_memory) = {
+            let index = self.index.lock();
+            (index.blocks(), index.timestamps_in_memory(TIMES_PER_PIECE))
+        };
+        let step = blocks.len().div_ceil(BLOCKS_LOOKED_UP).max(1);
+        let on_disk = blocks.iter().step_by(step);
+        let on_disk = on_disk.flat_map(|block| retained::timestamps(block, TIMES_PER_PIECE));
+        let mut found: Vec<(u64, i64)> = on_disk.chain(in_memory).collect();
+        found.sort_unstable();
+        let mut latest = i64::MIN;
+        let older = found.into_iter().map(|(sequence, timestamp)| {
+            latest = latest.max(timestamp.min(wall_ns));
+            (sequence + 1, ages::moment(now).saturating_sub(wall_ns.saturating_sub(latest)))
+        });
+        self.ages.lock().add_older(older.collect::<Vec<_>>().into_iter());
     }
 
     /// Deletes the segment files that no holder needs. Blocks on the disk.

@@ -281,6 +281,24 @@ fn first_since(block: &BlockRef, time_ns: i64) -> Option<u64> {
     index.map(|index| block.first_sequence + index as u64)
 }
 
+/// Sequence numbers and timestamps of about `count` messages of a block, evenly spread, with the last one. Empty if the
+/// block cannot be read.
+pub(super) fn timestamps(block: &BlockRef, count: u64) -> Vec<(u64, i64)> {
+    let Ok(loaded) = block.read() else { return Vec::new() };
+    let last = block.end_sequence().saturating_sub(1);
+    let all = spread(block.first_sequence, last, count);
+    let at = |sequence: u64| {
+        Some((sequence, frame_timestamp(&loaded, (sequence - block.first_sequence) as usize)?))
+    };
+    all.filter_map(at).collect()
+}
+
+/// About `count` numbers of `first..=last`, evenly spread, with the last one.
+pub(super) fn spread(first: u64, last: u64, count: u64) -> impl Iterator<Item = u64> {
+    let step = ((last + 1).saturating_sub(first) / count.max(1)).max(1);
+    (first..last).step_by(step as usize).chain((first <= last).then_some(last))
+}
+
 fn timestamp_in(block: &BlockRef, index: usize) -> Option<i64> {
     frame_timestamp(&block.read().ok()?, index)
 }

@@ -47,6 +47,8 @@ pub enum Subject<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicPolicy {
     pub retention: Retention,
+    /// How long messages are delivered after they were published; 0 for no limit.
+    pub ttl: Nanos,
 }
 
 /// The values that a channel works with.
@@ -58,8 +60,12 @@ pub struct ChannelPolicy {
     pub longest_delay: Nanos,
     /// After how many failed deliveries a message is dead-lettered; 0 for never.
     pub max_attempts: u16,
-    /// Where dead letters go. `None` if `max_attempts` is 0 or the name is not valid.
+    /// Where dead letters go. `None` if there are none or the name is not valid.
     pub dead_letter: Option<TopicName>,
+    /// How long messages are delivered after they were published; 0 for no limit.
+    pub ttl: Nanos,
+    /// Whether expired messages become dead letters. Otherwise they are dropped.
+    pub keeps_expired: bool,
 }
 
 /// The sources of values for all topics and channels.
@@ -70,6 +76,8 @@ pub struct Sources {
     pub retention: Retention,
     /// `--max-req-timeout`.
     pub longest_delay: Nanos,
+    /// `--ttl`.
+    pub ttl: Nanos,
 }
 
 impl Subject<'_> {
@@ -128,6 +136,7 @@ impl Sources {
             | Setting::MaxAttempts
             | Setting::DeadLetter
             | Setting::DeadLettersOf => None,
+            Setting::Ttl => (self.ttl > 0).then(|| (Value::Duration(Duration::from_nanos(self.ttl)), "ttl")),
         }
     }
 
@@ -136,34 +145,48 @@ impl Sources {
         let value = |setting| self.value(setting, Subject::Topic(topic), own).0;
         let age = value(Setting::RetainFor).map_or(0, |value| clock::nanos(value.duration()));
         let bytes = value(Setting::RetainBytes).map_or(0, |value| value.bytes());
-        TopicPolicy { retention: Retention { age, bytes } }
+        let ttl = value(Setting::Ttl).map_or(0, |value| clock::nanos(value.duration()));
+        TopicPolicy { retention: Retention { age, bytes }, ttl: shorter(ttl, self.ttl) }
     }
 
     /// What a channel works with.
     pub fn of_channel(
         &self,
         topic: &str,
-        of_dead_letters: bool,
+        of_topic: &Settings,
         channel: &str,
         own: &Settings,
     ) -> ChannelPolicy {
+        let of_dead_letters = of_topic.is_of_dead_letters();
         let subject = Subject::Channel { topic, channel, of_dead_letters };
         let value = |setting| self.value(setting, subject, own).0;
         let max_attempts = value(Setting::MaxAttempts).map_or(0, |value| value.count());
         let template = value(Setting::DeadLetter);
+        let keeps_expired = template.is_some();
+        let ttl = value(Setting::Ttl).map_or(0, |value| clock::nanos(value.duration()));
         let template = template.as_ref().map_or(DEFAULT_TEMPLATE, Value::text);
         ChannelPolicy {
             max_attempts: u16::try_from(max_attempts).unwrap_or(u16::MAX),
             dead_letter: match max_attempts {
-                0 => None,
+                0 if !keeps_expired => None,
                 _ => dead_letter::topic_name(template, topic, channel).ok(),
             },
+            ttl: shorter(ttl, self.of_topic(topic, of_topic).ttl),
+            keeps_expired,
             retry: match value(Setting::Retry) {
                 Some(Value::Retry(retry)) => Some(Arc::new(retry)),
                 _ => None,
             },
             longest_delay: self.longest_delay,
         }
+    }
+}
+
+/// The shorter of two times to live; 0 is none.
+fn shorter(a: Nanos, b: Nanos) -> Nanos {
+    match (a, b) {
+        (0, other) | (other, 0) => other,
+        (a, b) => a.min(b),
     }
 }
 

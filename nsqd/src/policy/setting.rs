@@ -21,6 +21,7 @@ pub enum Setting {
     MaxAttempts,
     DeadLetter,
     DeadLettersOf,
+    Ttl,
 }
 
 /// What a setting applies to.
@@ -156,6 +157,14 @@ const TABLE: &[Row] = &[
         example: "orders",
         help: "set by nsqd on a dead-letter topic: where its messages come from; its channels ignore max_attempts of \
                policy files",
+    },
+    Row {
+        setting: Setting::Ttl,
+        name: "ttl",
+        applies_to: AppliesTo::Both,
+        kind: Kind::Duration { least: Duration::from_millis(10), most: MAX_AGE },
+        example: "24h",
+        help: "how long after publishing a message is delivered; the shortest of flag, topic and channel applies",
     },
 ];
 
@@ -425,7 +434,7 @@ mod tests {
         assert_eq!(
             Setting::find("retian_for").unwrap_err().to_string(),
             "unknown setting \"retian_for\" (did you mean retain_for?); settings are description, owner, runbook, \
-             retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of"
+             retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of, ttl"
         );
         assert!(!Setting::find("something").unwrap_err().to_string().contains("did you mean"));
     }

@@ -83,9 +83,9 @@ impl Change {
         Ok(Change(change))
     }
 
-    /// A change of one setting.
-    pub fn of(setting: Setting, value: Value) -> Self {
-        Change(BTreeMap::from([(setting, Some(value))]))
+    /// A change to these values.
+    pub fn of<const N: usize>(values: [(Setting, Value); N]) -> Self {
+        Change(values.into_iter().map(|(setting, value)| (setting, Some(value))).collect())
     }
 
     /// The changed settings.

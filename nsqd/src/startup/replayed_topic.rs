@@ -214,7 +214,10 @@ impl ReplayedTopic {
                 let (own, problems) = Settings::parse(settings);
                 self.has_settings = true;
                 self.state.set_own(own);
-                self.update_retention(self.log().retained_from(), limits);
+                // If this starts retention, the record that follows in the same batch says from where.
+                if self.log().is_retaining() {
+                    self.update_retention(self.log().retained_from(), limits);
+                }
                 return Ok(problems.is_empty());
             }
             Record::ChannelSettings { channel, settings, .. } => {

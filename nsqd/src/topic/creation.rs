@@ -132,9 +132,8 @@ impl Topic {
             of.measure_latencies(clock::nanos(latency.window));
         }
         let sources = self.engine.policy_sources();
-        let of_dead_letters = state.topic.own().is_of_dead_letters();
         let policy =
-            sources.of_channel(self.name.as_str(), of_dead_letters, name.as_str(), of.own_settings());
+            sources.of_channel(self.name.as_str(), state.topic.own(), name.as_str(), of.own_settings());
         of.set_policy(policy);
         let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
         let parts = ChannelParts {
@@ -150,6 +149,7 @@ impl Topic {
         };
         let channel = Channel::new(parts, of);
         state.topic.insert(name, channel.clone());
+        self.update_ttl(state);
         channel
     }
 }

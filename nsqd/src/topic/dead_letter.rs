@@ -35,6 +35,8 @@ pub const MAX_HOPS: u32 = 3;
 pub enum Reason {
     /// Its attempts were used up.
     Attempts,
+    /// It was too old.
+    Expired,
 }
 
 impl Reason {
@@ -42,6 +44,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Attempts => "attempts",
+            Reason::Expired => "expired",
         }
     }
 }

@@ -24,6 +24,8 @@ use crate::policy::settings::Change;
 /// The channel of a dead-letter topic that holds the dead letters until they are redriven or deleted.
 pub const REDRIVE_CHANNEL: &str = "redrive";
 
+/// The time to live that a new dead-letter topic gets.
+const DEAD_LETTER_TTL: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Maximum number of messages in one journal batch.
 const BATCH: usize = 256;
 /// How long to wait after a failure.
@@ -128,7 +130,10 @@ impl Registry {
         if topic.channel(REDRIVE_CHANNEL).is_none() {
             let channel = ChannelName::new(REDRIVE_CHANNEL).map_err(|_| PublishError::Exiting)?;
             if !topic.own_settings().is_of_dead_letters() {
-                let mark = Change::of(Setting::DeadLettersOf, Value::Text(source.to_string()));
+                let mark = Change::of([
+                    (Setting::DeadLettersOf, Value::Text(source.to_string())),
+                    (Setting::Ttl, Value::Duration(DEAD_LETTER_TTL)),
+                ]);
                 // Only retention can be refused.
                 let _ = topic.change_settings(&mark);
             }
@@ -152,18 +157,20 @@ struct Batch {
 /// Blocks on the disk.
 fn read_dead_letters(channel: &Channel, sequences: &[u64], at_ns: i64) -> Result<Batch, MoveError> {
     let (frames, result) = channel.log().gather(sequences);
-    let attempts: HashMap<u64, u16> = channel.inspect(|state, _| {
-        sequences.iter().map(|&sequence| (sequence, state.attempts_of(sequence))).collect()
+    let known: HashMap<u64, (u16, bool)> = channel.inspect(|state, _| {
+        let known = |sequence| (sequence, (state.attempts_of(sequence), state.has_expired(sequence)));
+        sequences.iter().copied().map(known).collect()
     });
     let (mut messages, mut refused) = (HashMap::new(), Vec::new());
     let mut read_to = 0;
     for (sequence, frame) in frames.iter() {
         read_to = sequence + 1;
+        let (attempts, has_expired) = known.get(&sequence).copied().unwrap_or_default();
         let death = Death {
-            reason: Reason::Attempts,
+            reason: if has_expired { Reason::Expired } else { Reason::Attempts },
             topic: channel.topic_name().as_str(),
             channel: channel.name().as_str(),
-            attempts: attempts.get(&sequence).copied().unwrap_or(0),
+            attempts,
             at_ns,
         };
         match dead_letter::dead_letter(frame, &death) {

@@ -3,6 +3,7 @@
 use super::retention::RetentionError;
 use super::{State, Topic};
 use crate::channel::Channel;
+use crate::clock::Nanos;
 use crate::log::retention::Retention;
 use crate::policy::dead_letter::{self, InvalidTemplate};
 use crate::policy::effective::Subject;
@@ -80,8 +81,9 @@ impl Topic {
             dead_letter::topic_name(template, self.name.as_str(), channel.name().as_str())?;
         }
         channel.change_settings(change, |own| {
-            sources.of_channel(self.name.as_str(), of_dead_letters, channel.name().as_str(), own)
+            sources.of_channel(self.name.as_str(), state.topic.own(), channel.name().as_str(), own)
         });
+        self.update_ttl(&state);
         Ok(())
     }
 
@@ -97,11 +99,31 @@ impl Topic {
 
     fn apply_channel_policies(&self, state: &State) {
         let sources = self.engine.policy_sources();
-        let of_dead_letters = state.topic.own().is_of_dead_letters();
         for (name, channel) in state.topic.channels() {
             channel.apply_policy(|own| {
-                sources.of_channel(self.name.as_str(), of_dead_letters, name.as_str(), own)
+                sources.of_channel(self.name.as_str(), state.topic.own(), name.as_str(), own)
             });
         }
+        self.update_ttl(state);
+    }
+
+    /// Lets the log know for which times to live it must know how old messages are.
+    pub(super) fn update_ttl(&self, state: &State) {
+        let all = state.topic.channels().values().map(|channel| channel.ttl());
+        let shortest = all.filter(|ttl| *ttl > 0).min().unwrap_or(0);
+        self.log.set_shortest_ttl(shortest);
+        if shortest > 0 {
+            self.engine.upkeep_hints.set_expires();
+        }
+    }
+
+    /// Removes expired messages from all channels, without waiting for consumers. May read from disk.
+    pub fn expire(&self, now: Nanos, wall_ns: i64) {
+        let channels = self.channels();
+        if channels.iter().all(|channel| channel.ttl() == 0) {
+            return;
+        }
+        self.log.learn_ages(now, wall_ns);
+        channels.iter().for_each(|channel| channel.expire_old(now));
     }
 }

@@ -1,6 +1,7 @@
 //! Upkeep in the background:
 //!
 //! - deletes journal and segment files that are no longer needed, and retained messages that exceed their limits
+//! - removes expired messages from channels
 //! - retries what a full disk refused
 //! - checks that the files are still there
 //! - frees disk space during quiet times
@@ -50,6 +51,8 @@ const AGE_TICKS: u32 = 15;
 /// After this many intervals, topics drop retained messages that exceed their limits.
 const RETAIN_TICKS: u32 = 5;
 
+/// After this many intervals, expired messages are removed from channels.
+const EXPIRE_TICKS: u32 = 5;
 /// After this many intervals, the files are checked.
 const PRESENCE_TICKS: u32 = 5;
 /// After this many intervals, on a full disk, messages are moved out of a journal file.
@@ -71,6 +74,7 @@ struct Work {
     /// The journal has files to retire, or something is to be retried.
     journal: bool,
     retain: bool,
+    expire: bool,
     clean: bool,
 }
 
@@ -111,6 +115,10 @@ impl Work {
         }
         if self.retain {
             segments::retain(registry)?;
+        }
+        if self.expire {
+            let (now, wall_ns) = (clock::monotonic(), clock::wall_ns());
+            registry.all_unsorted().iter().for_each(|topic| topic.expire(now, wall_ns));
         }
         if self.clean {
             return clean(registry);
@@ -182,6 +190,8 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
                 || registry.has_undeleted()
                 || journal_files::has_journal_files_to_retire(&registry),
             retain: failed.retain || (engine.upkeep_hints.retains() && ticks_since_retain >= RETAIN_TICKS),
+            expire: failed.expire
+                || (engine.upkeep_hints.expires() && ticked > 0 && ticks.is_multiple_of(EXPIRE_TICKS)),
             clean: failed.clean
                 || (ticks_since_clean >= ticks_until_clean && engine.upkeep_hints.has_segments()),
         };

@@ -118,6 +118,9 @@ pub struct ChannelCheckpoint {
     /// Number of messages that were dead-lettered.
     #[serde(default)]
     pub dead_letter_count: u64,
+    /// Number of messages that expired and were dropped.
+    #[serde(default)]
+    pub expired_count: u64,
 }
 
 /// An outstanding message.

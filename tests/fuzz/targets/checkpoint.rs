@@ -42,6 +42,7 @@ fn sample(count: u64) -> Checkpoint {
         settings: "retry=list 1s\n".to_owned(),
         failures: vec![(90, 2), (93, 1)],
         dead_letter_count: 3,
+        expired_count: 4,
     };
     let topic = TopicCheckpoint {
         number: 2,

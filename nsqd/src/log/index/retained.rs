@@ -3,6 +3,7 @@
 use super::{Location, LogIndex};
 use crate::log::Mark;
 use crate::log::chunk::Chunk;
+use crate::log::retained::spread;
 use crate::log::retention::{Piece, PiecePlace, gaps, merged};
 use crate::storage::ChannelNumber;
 use crate::storage::segment::BlockRef;
@@ -29,6 +30,16 @@ impl LogIndex {
     fn only_in_memory(&self) -> impl Iterator<Item = &Chunk> {
         let sealed = self.sealed.iter().filter(|sealed| !sealed.on_disk).map(|sealed| &*sealed.chunk);
         sealed.chain(std::iter::once(&self.open))
+    }
+
+    /// Sequence numbers and timestamps of about `count` messages of each chunk that is only in memory, with the last one.
+    pub fn timestamps_in_memory(&self, count: u64) -> Vec<(u64, i64)> {
+        let chunks = self.only_in_memory().filter(|chunk| !chunk.is_empty());
+        let numbers = chunks.flat_map(|chunk| {
+            let all = spread(chunk.first_sequence(), chunk.end_sequence() - 1, count);
+            all.filter_map(|sequence| Some((sequence, chunk.timestamp_of(sequence)?)))
+        });
+        numbers.collect()
     }
 
     /// The blocks of one segment file, in order.

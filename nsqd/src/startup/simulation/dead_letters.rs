@@ -40,6 +40,10 @@ impl World<'_> {
             return Ok(false);
         }
         model.max_attempts = max_attempts;
+        // What is used up now is no longer deferred.
+        for body in model.exhausted() {
+            model.messages.entry(body).and_modify(|message| message.due = None);
+        }
         let value = if max_attempts > 0 { max_attempts.to_string() } else { DEFAULT.to_owned() };
         let pairs = [("max_attempts", value.as_str()), ("dead_letter", TEMPLATE)];
         let change = Change::parse(Level::Channel, pairs.into_iter()).map_err(text)?;
