@@ -65,6 +65,8 @@ fn channel_matches(
     same("paused", model.paused, observed.paused)?;
     same("retry", model.retry, observed.retry)?;
     same("max_attempts", model.max_attempts, observed.max_attempts)?;
+    same("ttl", model.ttl, observed.ttl)?;
+    same("keeps_expired", model.keeps_expired, observed.keeps_expired)?;
     let is_needed = |body: Body| {
         !model.messages[&body].may_be_gone && newest.is_some_and(|newest| newest.messages.contains_key(&body))
     };
@@ -314,6 +316,9 @@ fn all_come(
     }
     if !models.iter().any(|channel| channel.max_attempts == observed.max_attempts) {
         return Err(format!("max_attempts is {}", observed.max_attempts));
+    }
+    if !models.iter().any(|channel| channel.ttl == observed.ttl) {
+        return Err(format!("ttl is {}", observed.ttl));
     }
     let found = once(&observed.deliveries)?;
     let must_come_in = |channel: &ChannelModel, body: &Body| {

@@ -47,6 +47,7 @@ pub(super) fn is_acknowledged(step: &Step) -> bool {
             | Step::SetOwner { .. }
             | Step::SetRetry { .. }
             | Step::SetMaxAttempts { .. }
+            | Step::SetTtl { .. }
             | Step::MoveChannel { .. }
     )
 }

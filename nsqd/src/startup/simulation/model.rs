@@ -51,10 +51,14 @@ pub struct ChannelModel {
     pub paused: bool,
     /// Whether a retry schedule holds failed messages back.
     pub retry: bool,
+    /// Whether messages expire.
+    pub ttl: bool,
+    /// Whether expired messages become dead letters.
+    pub keeps_expired: bool,
     /// After how many failures messages are dead-lettered; 0 for never.
     pub max_attempts: u16,
-    /// Whether any of its messages was dead-lettered.
-    pub has_dead: bool,
+    /// Whether any of its messages left otherwise than by a FIN.
+    pub has_removed: bool,
     /// Unfinished messages.
     pub messages: BTreeMap<Body, MessageModel>,
     /// In flight when the channel was moved forward over them, with their sequence numbers. They are never delivered
@@ -87,6 +91,8 @@ pub struct MessageModel {
     pub is_out_of_turn: bool,
     /// Failed deliveries, while the channel counted them.
     pub failures: u16,
+    /// It has expired and becomes a dead letter.
+    pub has_expired: bool,
     /// It is a dead letter.
     pub is_dead: bool,
     /// It came back from a dead-letter topic, with another sequence number than it was published with.

@@ -74,7 +74,7 @@ impl World<'_> {
         let model = self.model_of(&name.0)?.channels.get(&name.1);
         if is_dead_topic(&name.0)
             || has_dead
-            || model.is_none_or(|channel| channel.may_drop || channel.has_dead)
+            || model.is_none_or(|channel| channel.may_drop || channel.has_removed)
         {
             return Ok(false);
         }

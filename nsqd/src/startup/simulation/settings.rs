@@ -11,6 +11,10 @@ use crate::policy::settings::{Change, DEFAULT, Level};
 /// How long the retry schedule of [`World::set_retry`] holds failed messages back.
 pub(super) const RETRY_DELAY: Duration = Duration::from_secs(600);
 const SCHEDULE: &str = "list 10m";
+/// Longer than a test runs.
+const TTL: &str = "1000s";
+/// More than [`TTL`] after every due time.
+const EXPIRED_AFTER: Duration = Duration::from_secs(10_000);
 /// The step `Advance` advances time by this much: longer than any delay.
 pub(super) const ADVANCE: Duration = Duration::from_secs(4000);
 /// A start shortens longer delays: `--max-req-timeout`.
@@ -23,6 +27,51 @@ impl World<'_> {
         let change = Change::parse(Level::Topic, [("owner", value.as_str())].into_iter()).map_err(text)?;
         self.topic(&name)?.change_settings(&change).map_err(text)?;
         self.model_of(&name)?.owner = owner;
+        Ok(false)
+    }
+
+    pub(super) fn set_ttl(&mut self, channel: u8, on: bool) -> Result<bool, String> {
+        let Some((name, channel, _)) = self.pick_channel(channel) else { return Ok(false) };
+        let model = self.model_of(&name.0)?.channels.get_mut(&name.1).ok_or("no channel")?;
+        if model.may_drop {
+            return Ok(false);
+        }
+        model.ttl = on;
+        let value = if on { TTL } else { DEFAULT };
+        let change = Change::parse(Level::Channel, [("ttl", value)].into_iter()).map_err(text)?;
+        self.topic(&name.0)?.change_channel_settings(&channel, &change).map_err(text)?;
+        Ok(false)
+    }
+
+    /// What upkeep does when everything published so far is too old.
+    pub(super) fn expire_old(&mut self, topic: u8) -> Result<bool, String> {
+        let Some(name) = self.pick_topic(topic) else { return Ok(false) };
+        let model = self.model_of(&name)?;
+        // These expire when they come back, which the model does not follow.
+        let comes_back = |message: &MessageModel| {
+            message.in_flight.is_some() || (message.attempts_seen > 0 && message.is_deferred())
+        };
+        let is_unclear = |channel: &ChannelModel| {
+            channel.ttl && channel.keeps_expired && channel.messages.values().any(comes_back)
+        };
+        if model.channels.values().any(is_unclear) {
+            return Ok(false);
+        }
+        let mut expired_count = 0;
+        for channel in model.channels.values_mut().filter(|channel| channel.ttl) {
+            channel.has_removed = true;
+            channel.messages.retain(|_, message| {
+                message.may_be_gone |= comes_back(message);
+                let is_expired = !comes_back(message) && !message.is_deferred();
+                message.has_expired |= is_expired && channel.keeps_expired;
+                expired_count += u64::from(is_expired && !channel.keeps_expired);
+                !is_expired || channel.keeps_expired
+            });
+        }
+        self.expired_count += expired_count;
+        let later = clock::nanos(EXPIRED_AFTER);
+        let (now, wall_ns) = (clock::monotonic() + later, clock::wall_ns().saturating_add_unsigned(later));
+        self.topic(&name)?.expire(now, wall_ns);
         Ok(false)
     }
 

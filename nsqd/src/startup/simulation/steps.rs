@@ -94,6 +94,15 @@ pub enum Step {
         channel: u8,
         max_attempts: u16,
     },
+    /// Sets or removes a channel's time to live.
+    SetTtl {
+        channel: u8,
+        on: bool,
+    },
+    /// All messages of a topic are too old.
+    ExpireOld {
+        topic: u8,
+    },
     /// Moves all dead letters of a dead-letter topic back.
     Redrive {
         topic: u8,
@@ -159,7 +168,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..126) {
+    match random.random_range(0..130) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -201,6 +210,8 @@ fn step(random: &mut SmallRng) -> Step {
         }
         117..=119 => Step::Advance { channel },
         120..=123 => Step::Redrive { topic },
+        126..=127 => Step::SetTtl { channel, on: random.random_bool(0.7) },
+        128..=129 => Step::ExpireOld { topic },
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }

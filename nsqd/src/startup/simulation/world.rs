@@ -132,6 +132,8 @@ pub struct World<'r> {
     pub lives: Vec<Life>,
     /// Messages that became dead letters, and dead letters that were redriven.
     pub moved: (u64, u64),
+    /// Messages that expired and were dropped.
+    pub expired_count: u64,
     seed: u64,
     /// Whether the disk may fail, so that operations may be refused.
     pub tolerates_faults: bool,
@@ -160,6 +162,7 @@ impl<'r> World<'r> {
             begun: 0,
             lives: Vec::new(),
             moved: (0, 0),
+            expired_count: 0,
             seed,
             tolerates_faults: false,
             does_meanwhile: |_| true,
@@ -367,6 +370,8 @@ impl<'r> World<'r> {
             Step::SetOwner { topic, owner } => self.set_owner(topic, owner),
             Step::SetRetry { channel, on } => self.set_retry(channel, on),
             Step::SetMaxAttempts { channel, max_attempts } => self.set_max_attempts(channel, max_attempts),
+            Step::SetTtl { channel, on } => self.set_ttl(channel, on),
+            Step::ExpireOld { topic } => self.expire_old(topic),
             Step::Redrive { topic } => self.redrive(topic),
             Step::EmptyTopic { topic } => {
                 let Some(name) = self.pick_topic(topic) else { return Ok(false) };
