@@ -82,6 +82,12 @@ impl Topic {
         channel.change_settings(change, |own| {
             sources.of_channel(self.name.as_str(), of_dead_letters, channel.name().as_str(), own)
         });
+        drop(state);
+        for (setting, value) in change.iter() {
+            if let Some(warning) = value.and_then(|value| setting.warning(value)) {
+                nsq_daemon::warn!(self.engine.logger, "CHANNEL({}/{}): {warning}", self.name, channel.name());
+            }
+        }
         Ok(())
     }
 
