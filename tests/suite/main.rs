@@ -43,6 +43,9 @@ mod defer;
 /// Settings by policy file and over HTTP; retry schedules.
 mod policies;
 
+/// Messages whose attempts are used up: the dead-letter topic, redrives.
+mod dead_letters;
+
 /// Heartbeats and deadlines.
 mod liveness;
 
