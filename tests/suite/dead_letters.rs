@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nsq_protocol::headers::{Headers, put_published, split_delivered};
+use nsq_tests::auth_server::authorization;
 use nsq_tests::daemon::binary;
 use nsq_tests::stats::until_equal;
 use nsq_tests::wire::Message;
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::interop::with_each_library;
+use crate::tokens::{BOB, ROOT, TokenFile, request, token};
 
 const DEAD: &str = "orders.dead";
 
@@ -63,6 +65,8 @@ async fn fail(nsqd: &Daemon, count: usize) -> Vec<Message> {
     let mut peer = nsqd.subscribe("orders", "billing").await;
     peer.ready(2500).await;
     let messages = peer.messages(count).await;
+    // It must not get them again.
+    peer.ready(0).await;
     for message in &messages {
         peer.requeue(message, Duration::ZERO).await;
     }
@@ -325,6 +329,19 @@ fn redrive_leaves_messages_whose_channel_does_not_exist() {
         assert_eq!((&state["moved"], &state["without_channel"]), (&json!(0), &json!(3)));
         assert_eq!(dead_count(&nsqd).await, 3);
         nsqd.admin("/channel/create?topic=orders&channel=billing").await;
+        // They do not count in `max`: later messages are moved.
+        nsqd.admin("/channel/set?topic=orders&channel=audit&max_attempts=1").await;
+        nsqd.admin("/channel/empty?topic=orders&channel=audit").await;
+        nsqd.publish("orders", "x").await;
+        let mut peer = nsqd.subscribe("orders", "audit").await;
+        peer.ready(1).await;
+        let message = peer.message().await;
+        peer.requeue(&message, Duration::ZERO).await;
+        until_equal("it died", 4, async || dead_count(&nsqd).await).await;
+        nsqd.admin("/channel/delete?topic=orders&channel=billing").await;
+        let state = redrive(&nsqd, "&max=1").await;
+        assert_eq!((&state["moved"], &state["without_channel"]), (&json!(1), &json!(3)));
+        nsqd.admin("/channel/create?topic=orders&channel=billing").await;
         assert_eq!(redrive(&nsqd, "").await["moved"], 3);
     });
 }
@@ -452,6 +469,32 @@ fn wrong_requests_are_refused_with_key_and_value() {
     });
 }
 
+#[test]
+fn reading_and_redirecting_dead_letters_need_their_own_permissions() {
+    test(async {
+        let only = |channel, permission| json!([authorization("^orders\\.dead$", &[channel], &[permission])]);
+        let entries =
+            [token("bob", BOB, only("^redrive$", "subscribe")), token("root", ROOT, only("^$", "admin"))];
+        let file = TokenFile::new(&entries);
+        let nsqd = Daemon::nsqd().flag(file.flag()).flag("--http-auth").start().await;
+        // 404: the request is allowed, and the topic does not exist.
+        for (method, target, of_bob, of_root) in [
+            ("GET", "/topic/dead/messages?topic=orders.dead", 404, 403),
+            ("GET", "/topic/dead/messages?topic=other.dead", 403, 403),
+            ("GET", "/topic/dead?topic=orders.dead", 403, 404),
+            ("POST", "/topic/redrive?topic=orders.dead", 403, 404),
+            ("POST", "/topic/redrive?topic=orders.dead&to=secret", 403, 403),
+            ("POST", "/topic/redrive?topic=orders.dead&to=secret/c", 403, 403),
+            ("POST", "/topic/dead/delete?topic=orders.dead", 403, 404),
+        ] {
+            for (identity, expected) in [("bob", of_bob), ("root", of_root)] {
+                let status = request(&nsqd, method, target, Some(identity)).await.status;
+                assert_eq!(status, expected, "{method} {target} with the token of {identity}");
+            }
+        }
+    });
+}
+
 /// Dead-letter topics that name each other.
 #[test]
 fn a_message_dies_at_most_three_times_in_a_row() {
@@ -529,8 +572,12 @@ fn killed_redrives_neither_lose_nor_double_a_message() {
             }
             nsqd.kill().await;
             nsqd.restart().await;
-            let (alive, dead) = (unfinished(&nsqd, "billing").await, dead_count(&nsqd).await);
-            assert_eq!(alive + dead, count as u64, "round {round}: {alive} alive, {dead} dead");
+            // What died just before the kill may be on its way.
+            let (alive, dead) = wait::until("each message is in one place", async || {
+                let places = (unfinished(&nsqd, "billing").await, dead_count(&nsqd).await);
+                wait::when(places, |(alive, dead)| alive + dead == count as u64)
+            })
+            .await;
             eprintln!("round {round}: {alive} alive, {dead} dead");
         }
         assert!(deaths > 0 && (moves > 0 || rounds < 2));

@@ -260,8 +260,9 @@ impl Registry {
                 return Ok(RedriveState::Completed);
             };
             redrive.examined.fetch_add(batch.len() as u64, Ordering::Relaxed);
-            let chosen = batch.iter().filter(|(_, frame)| selection.matches(frame));
-            let groups = groups(chosen.take(usize::try_from(left).unwrap_or(usize::MAX)), destination);
+            let (chosen, stay) = self.choose(&batch, selection, destination, left);
+            redrive.without_channel.fetch_add(stay, Ordering::Relaxed);
+            let groups = groups(chosen.into_iter(), destination);
             let mut moved_now = 0;
             for (group, sequences, messages) in groups {
                 let moved = match &group {
@@ -317,6 +318,29 @@ impl Registry {
             }
         }
         Ok(plan)
+    }
+
+    /// The first `most` of these that match and whose target exists, and how many match before the last of them whose
+    /// target does not.
+    fn choose<'a>(
+        &self,
+        batch: &'a [(u64, Vec<u8>)],
+        selection: &Selection,
+        destination: &Destination,
+        most: u64,
+    ) -> (Vec<&'a (u64, Vec<u8>)>, u64) {
+        let (mut chosen, mut stay) = (Vec::new(), 0);
+        for letter in batch.iter().filter(|(_, frame)| selection.matches(frame)) {
+            if chosen.len() as u64 >= most {
+                break;
+            }
+            if self.has_target(&target_of(&letter.1, destination)) {
+                chosen.push(letter);
+            } else {
+                stay += 1;
+            }
+        }
+        (chosen, stay)
     }
 
     fn has_target(&self, target: &Target) -> bool {
