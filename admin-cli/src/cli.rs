@@ -8,6 +8,7 @@ use crate::command::bench::BenchFlags;
 use crate::command::change::DestroyFlags;
 use crate::command::create::{CreateChannelFlags, CreateTopicFlags};
 use crate::command::data::DataCommand;
+use crate::command::dead::DeadCommand;
 use crate::command::dev::DevFlags;
 use crate::command::manual::ManualFlags;
 use crate::command::policy::{PolicyCommand, SetFlags};
@@ -57,6 +58,9 @@ pub enum Command {
     /// Explain, check or apply settings of topics and channels.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Count, print, move back or delete messages whose attempts are used up.
+    #[command(subcommand)]
+    Dead(DeadCommand),
     /// List nodes.
     #[command(alias = "nodes", subcommand)]
     Node(NodeCommand),
@@ -198,6 +202,12 @@ mod tests {
             "nsq channel set t/c retry=default",
             "nsq policy explain t/c",
             "nsq policy apply file.toml --dry-run --prune",
+            "nsq dead ls",
+            "nsq dead list t.dead --limit 5",
+            "nsq dead show t.dead --limit 3 --filter a=b,c!=d* --json",
+            "nsq dead redrive t.dead --id 000000000000002a --rate 10 --max 5 --to u/c --dry-run --no-wait",
+            "nsq dead stop t.dead",
+            "nsq dead rm t.dead --max 5 -y --dry-run",
             "nsq channel create t c --start id:004000000000002a",
             "nsq sub t c --from earliest",
         ] {

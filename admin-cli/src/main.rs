@@ -34,8 +34,8 @@ use clap::Parser;
 
 use cli::{AuthCommand, ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, auth, bench, completion, create, data, delete, dev, empty, list, manual, node, pause, ping,
-    policy, publish, retention, stat, subscribe,
+    Context, auth, bench, completion, create, data, dead, delete, dev, empty, list, manual, node, pause,
+    ping, policy, publish, retention, stat, subscribe,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;
@@ -120,6 +120,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
             }
         },
         Command::Policy(command) => policy::run(context, command).await,
+        Command::Dead(command) => dead::run(context, command).await,
         Command::Ping => ping::run(context).await,
         Command::Node(NodeCommand::List) => node::list(context).await,
         Command::Dev(_)

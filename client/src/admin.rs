@@ -19,8 +19,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use nsq_protocol::{
-    ChannelsResponse, ClusterStatsResponse, InfoResponse, LookupResponse, MessageBatch, NodesResponse,
-    PolicyExplainResponse, SeekResponse, StartAt, Stats, TopicsResponse, discovery,
+    ChannelsResponse, ClusterStatsResponse, DeadDeleteResponse, DeadLettersResponse, DeadMessagesResponse,
+    InfoResponse, LookupResponse, MessageBatch, NodesResponse, PolicyExplainResponse, RedrivePlanResponse,
+    RedriveResponse, SeekResponse, StartAt, Stats, TopicsResponse, discovery,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -39,7 +40,7 @@ const USER_AGENT: &str = concat!("nsq-rs/", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, Clone, Error)]
 #[error("{method} {url}: {kind}")]
 pub struct AdminError {
-    /// GET, POST or PUT.
+    /// GET, POST, PUT or DELETE.
     pub method: &'static str,
     /// The URL of the request, without user and password.
     pub url: String,
@@ -112,11 +113,7 @@ impl Daemon {
         body: Bytes,
     ) -> Result<Bytes, AdminError> {
         let url = url(&self.base_url, path, query);
-        let name = match method {
-            Method::POST => "POST",
-            Method::PUT => "PUT",
-            _ => "GET",
-        };
+        let name = method_name(&method);
         let kind = match self.http.send(method, &url, body).await {
             Ok((StatusCode::OK, body)) => return Ok(body),
             Ok((status, body)) => {
@@ -130,9 +127,19 @@ impl Daemon {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, AdminError> {
-        let body = self.call(Method::GET, path, query, Bytes::new()).await?;
+        self.ask(Method::GET, path, query).await
+    }
+
+    /// A call without a body whose answer is JSON.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, AdminError> {
+        let body = self.call(method.clone(), path, query, Bytes::new()).await?;
         discovery::parse(&body).map_err(|error| AdminError {
-            method: "GET",
+            method: method_name(&method),
             url: url(&self.base_url, path, query),
             kind: AdminErrorKind::Unexpected(error.to_string()),
         })
@@ -144,6 +151,15 @@ impl Daemon {
 
     async fn ping(&self) -> Result<(), AdminError> {
         self.call(Method::GET, "/ping", &[], Bytes::new()).await.map(drop)
+    }
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "GET",
     }
 }
 
@@ -227,6 +243,38 @@ impl Default for StatsQuery {
     fn default() -> Self {
         StatsQuery { topic: None, channel: None, clients: false, memory: false }
     }
+}
+
+/// Which dead letters are meant. By default, all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeadSelection {
+    /// Only those whose headers match: conditions `NAME=GLOB` or `NAME!=GLOB`, separated by commas, that must all hold.
+    pub filter: Option<String>,
+    /// Only the one of this id, in the dead-letter topic or where it died: 16 hexadecimal digits.
+    pub id: Option<String>,
+    /// At most this many, the oldest ones.
+    pub max: Option<u64>,
+}
+
+impl DeadSelection {
+    fn parameters<'a>(&'a self, topic: &'a str, max: Option<&'a str>) -> Vec<(&'static str, &'a str)> {
+        let mut query = vec![("topic", topic)];
+        query.extend(self.filter.as_deref().map(|filter| ("filter", filter)));
+        query.extend(self.id.as_deref().map(|id| ("id", id)));
+        query.extend(max.map(|max| ("max", max)));
+        query
+    }
+}
+
+/// How to move dead letters back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedriveOptions {
+    /// Which dead letters to move.
+    pub selection: DeadSelection,
+    /// Messages per second; `None` or 0 for as fast as possible.
+    pub rate: Option<u64>,
+    /// `TOPIC` or `TOPIC/CHANNEL`, which must exist. `None`: the channel in which each message died.
+    pub to: Option<String>,
 }
 
 /// A client for nsqd's HTTP interface (port 4151).
@@ -314,12 +362,7 @@ impl NsqdClient {
         to: StartAt,
     ) -> Result<SeekResponse, AdminError> {
         let query = [("topic", topic), ("channel", channel), ("to", &to.to_string())];
-        let body = self.daemon.call(Method::POST, "/channel/seek", &query, Bytes::new()).await?;
-        discovery::parse(&body).map_err(|error| AdminError {
-            method: "POST",
-            url: url(&self.daemon.base_url, "/channel/seek", &query),
-            kind: AdminErrorKind::Unexpected(error.to_string()),
-        })
+        self.daemon.ask(Method::POST, "/channel/seek", &query).await
     }
 
     /// Sets for how long, and up to how many bytes, a topic retains finished messages. Zero is no limit; if both are
@@ -358,6 +401,94 @@ impl NsqdClient {
         let query: Vec<_> =
             [("topic", topic)].into_iter().chain(channel.map(|name| ("channel", name))).collect();
         self.daemon.get("/policy/explain", &query).await
+    }
+
+    /// Counts the dead letters of a dead-letter topic by cause. nsqd examines at most `limit` [default: 10000]. If the
+    /// topic has no dead letters because it is no dead-letter topic, the error
+    /// [is "not found"](AdminError::is_not_found).
+    pub async fn dead_letters(
+        &self,
+        topic: &str,
+        limit: Option<u64>,
+    ) -> Result<DeadLettersResponse, AdminError> {
+        let limit = limit.map(|limit| limit.to_string());
+        let query: Vec<_> =
+            [("topic", topic)].into_iter().chain(limit.as_deref().map(|limit| ("limit", limit))).collect();
+        self.daemon.get("/topic/dead", &query).await
+    }
+
+    /// A page of dead letters that match, oldest first, from this sequence number on. `selection.max` limits their
+    /// number [default: 20, at most 1000].
+    pub async fn dead_messages(
+        &self,
+        topic: &str,
+        selection: &DeadSelection,
+        from: u64,
+    ) -> Result<DeadMessagesResponse, AdminError> {
+        let (limit, from) = (selection.max.map(|max| max.to_string()), from.to_string());
+        let mut query = vec![("topic", topic), ("from", &*from)];
+        query.extend(limit.as_deref().map(|limit| ("limit", limit)));
+        query.extend(selection.filter.as_deref().map(|filter| ("filter", filter)));
+        query.extend(selection.id.as_deref().map(|id| ("id", id)));
+        self.daemon.get("/topic/dead/messages", &query).await
+    }
+
+    /// Deletes dead letters for good; with `dry_run`, only counts them.
+    pub async fn delete_dead_letters(
+        &self,
+        topic: &str,
+        selection: &DeadSelection,
+        dry_run: bool,
+    ) -> Result<DeadDeleteResponse, AdminError> {
+        let max = selection.max.map(|max| max.to_string());
+        let mut query = selection.parameters(topic, max.as_deref());
+        query.extend(dry_run.then_some(("dry_run", "true")));
+        self.daemon.ask(Method::POST, "/topic/dead/delete", &query).await
+    }
+
+    /// Starts to move dead letters back, each into the channel in which it died, or to `options.to`. nsqd moves them in
+    /// the background; [`redrive`](NsqdClient::redrive) returns the progress.
+    pub async fn start_redrive(
+        &self,
+        topic: &str,
+        options: &RedriveOptions,
+    ) -> Result<RedriveResponse, AdminError> {
+        self.ask_to_redrive(topic, options, false).await
+    }
+
+    /// What [`start_redrive`](NsqdClient::start_redrive) would do. Moves nothing.
+    pub async fn plan_redrive(
+        &self,
+        topic: &str,
+        options: &RedriveOptions,
+    ) -> Result<RedrivePlanResponse, AdminError> {
+        self.ask_to_redrive(topic, options, true).await
+    }
+
+    async fn ask_to_redrive<T: DeserializeOwned>(
+        &self,
+        topic: &str,
+        options: &RedriveOptions,
+        dry_run: bool,
+    ) -> Result<T, AdminError> {
+        let RedriveOptions { selection, rate, to } = options;
+        let (max, rate) = (selection.max.map(|max| max.to_string()), rate.map(|rate| rate.to_string()));
+        let mut query = selection.parameters(topic, max.as_deref());
+        query.extend(rate.as_deref().map(|rate| ("rate", rate)));
+        query.extend(to.as_deref().map(|to| ("to", to)));
+        query.extend(dry_run.then_some(("dry_run", "true")));
+        self.daemon.ask(Method::POST, "/topic/redrive", &query).await
+    }
+
+    /// The redrive of a dead-letter topic that was started last, and its progress. If there was none since nsqd started,
+    /// the error [is "not found"](AdminError::is_not_found).
+    pub async fn redrive(&self, topic: &str) -> Result<RedriveResponse, AdminError> {
+        self.daemon.get("/topic/redrive", &[("topic", topic)]).await
+    }
+
+    /// Stops a redrive. Returns what it has done.
+    pub async fn stop_redrive(&self, topic: &str) -> Result<RedriveResponse, AdminError> {
+        self.daemon.ask(Method::DELETE, "/topic/redrive", &[("topic", topic)]).await
     }
 
     /// Drops the messages that wait in the topic itself, not those in its channels.

@@ -23,7 +23,9 @@ impl PolicyFileWatch {
     ) -> Result<(Self, PolicyFile), FileError<InvalidPolicies>> {
         let (file, policies) = WatchedFile::open(path, PolicyFile::parse).await?;
         nsq_daemon::info!(logger, "POLICY: {} policies from {}", policies.len(), file.path().display());
-        Ok((PolicyFileWatch { file, logger }, policies))
+        let watch = PolicyFileWatch { file, logger };
+        watch.warn(&policies);
+        Ok((watch, policies))
     }
 
     /// Reads the file now. If it cannot be used, logs the reason and keeps the current policies.
@@ -32,6 +34,7 @@ impl PolicyFileWatch {
             None => {}
             Some(Ok(policies)) => {
                 let count = policies.len();
+                self.warn(&policies);
                 registry.set_policy_file(policies);
                 // Logged once the policies are in force: tests and operators may wait for this line.
                 nsq_daemon::info!(
@@ -43,6 +46,12 @@ impl PolicyFileWatch {
             Some(Err(error)) => {
                 nsq_daemon::error!(self.logger, "POLICY: keeping the current policies - {error}");
             }
+        }
+    }
+
+    fn warn(&self, policies: &PolicyFile) {
+        for (line, warning) in policies.warnings() {
+            nsq_daemon::warn!(self.logger, "POLICY: {}, line {line}: {warning}", self.file.path().display());
         }
     }
 

@@ -298,6 +298,9 @@ fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
         timeout_count: counters.timeout_count,
         client_count: signed(state.consumers().len() as u64),
         paused: state.is_paused(),
+        dead_lettered_count: counters.dead_letter_count,
+        dead_letter_pending: state.exhausted_count() as u64,
+        expired_count: counters.expired_count,
         ..ChannelStats::default()
     }
 }

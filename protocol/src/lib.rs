@@ -26,7 +26,8 @@
 //! - [`mod@printable`]: escapes untrusted text for terminals and log lines
 //! - [`start_at`]: a position in a topic, where a channel starts or is moved to
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
-//! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`; [`policy`]: its `/policy/explain`
+//! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`; [`policy`]: its `/policy/explain`;
+//!   [`dead_letters`]: its `/topic/dead` and `/topic/redrive`
 //! - [`json`]: a lenient JSON reader, and JSON as NSQ's programs write it
 //! - [`redact`]: removes passwords from addresses for logs and errors
 
@@ -62,6 +63,7 @@ pub mod lookup;
 pub mod stats;
 pub mod stats_text;
 
+pub mod dead_letters;
 pub mod policy;
 
 pub mod json;
@@ -73,6 +75,10 @@ pub use auth::{AuthAnswer, AuthReply, AuthorizationEntry};
 pub use batch::{BatchError, BatchPart, Checked, MessageBatch, put_mpub, put_mpub_ext};
 pub use command::{Command, MAGIC_V2, Verb};
 pub use command_decoder::{Decoded, command_name, decode, decode_from, mpub_topic, truncated};
+pub use dead_letters::{
+    DeadDeleteResponse, DeadLetterGroup, DeadLettersResponse, DeadMessage, DeadMessagesResponse,
+    RedriveDestination, RedrivePlanResponse, RedriveResponse,
+};
 pub use discovery::{
     ChannelsResponse, ClusterNode, ClusterStatsResponse, LookupResponse, Node, NodesResponse, Producer,
     TopicsResponse,

@@ -154,6 +154,15 @@ pub struct ChannelStats {
     /// Latency from publishing to FIN.
     #[serde(deserialize_with = "lenient")]
     pub e2e_processing_latency: E2eLatency,
+    /// Messages that were moved to the dead-letter topic. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub dead_lettered_count: u64,
+    /// Messages that will be moved there next: their attempts are used up. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub dead_letter_pending: u64,
+    /// Messages that expired and were dropped. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub expired_count: u64,
 }
 
 /// How long messages took from publishing to FIN.

@@ -148,7 +148,18 @@ fn put_channel(out: &mut String, channel: &ChannelStats) -> fmt::Result {
         channel.timeout_count,
         channel.message_count,
         Latencies(&channel.e2e_processing_latency),
-    )
+    )?;
+    if channel.dead_lettered_count > 0 || channel.dead_letter_pending > 0 {
+        writeln!(
+            out,
+            "         dead letters: {} msgs, {} pending",
+            channel.dead_lettered_count, channel.dead_letter_pending
+        )?;
+    }
+    if channel.expired_count > 0 {
+        writeln!(out, "         expired: {} msgs", channel.expired_count)?;
+    }
+    Ok(())
 }
 
 fn put_client(out: &mut String, indent: &str, client: &ClientStats, now: i64) -> fmt::Result {
@@ -290,6 +301,8 @@ mod tests {
             paused: true,
             clients: Some(vec![client("")]),
             e2e_processing_latency: E2eLatency { count: 1, percentiles: Some(percentiles) },
+            dead_lettered_count: 2,
+            expired_count: 3,
             ..ChannelStats::default()
         };
         let first = TopicStats { topic_name: "a".into(), channels: vec![channel], ..TopicStats::default() };
@@ -319,6 +332,8 @@ mod tests {
             &format!("   [a              ] depth: 0     be-depth: 0     msgs: 0        e2e%: {blank}"),
             "   *P [c                        ] depth: 0     be-depth: 0     inflt: 0    def: 0    re-q: 0     \
              timeout: 0     msgs: 0        e2e%: 3.5ms, 999.0ns, 1.5us, 2.0s",
+            "         dead letters: 2 msgs, 0 pending",
+            "         expired: 3 msgs",
             "        [V2 vm:5000              ] state: 0 inflt: 0    rdy: 0    fin: 0        re-q: 0        \
              msgs: 0        connected: 1m0s",
             "",

@@ -243,6 +243,16 @@ fn examples_of_the_policies_guide_run() {
 }
 
 #[test]
+fn examples_of_the_dead_letters_guide_run() {
+    run_guide("DEAD_LETTERS.md");
+}
+
+#[test]
+fn examples_of_the_ttl_guide_run() {
+    run_guide("TTL.md");
+}
+
+#[test]
 fn examples_of_the_headers_guide_run() {
     run_guide("HEADERS.md");
 }

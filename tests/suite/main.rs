@@ -43,6 +43,12 @@ mod defer;
 /// Settings by policy file and over HTTP; retry schedules.
 mod policies;
 
+/// Messages whose attempts are used up: the dead-letter topic, redrives.
+mod dead_letters;
+
+/// Messages that are too old.
+mod ttl;
+
 /// Heartbeats and deadlines.
 mod liveness;
 

@@ -18,10 +18,10 @@ use crate::names::{Object, not_found};
 pub struct DestroyFlags {
     /// Do not ask for confirmation.
     #[arg(long, short)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Only show what would happen.
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 /// A verb in the forms that messages need.

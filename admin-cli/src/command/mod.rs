@@ -2,7 +2,7 @@
 //! [`Failure`].
 //!
 //! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`,
-//! `retention`, `policy`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`.
+//! `retention`, `policy`, `dead`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -35,6 +35,8 @@ pub mod delete;
 pub mod retention;
 
 pub mod policy;
+
+pub mod dead;
 
 pub mod change;
 

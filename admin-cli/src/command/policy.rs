@@ -80,7 +80,12 @@ pub async fn set(context: &Context, flags: &SetFlags, level: Level) -> Result<Ex
             .hint(format!("for a {}, use: nsq {0} set", object.kind())));
     }
     let pairs: Vec<(&str, &str)> = pairs.iter().filter_map(|pair| pair.split_once('=')).collect();
-    Change::parse(level, pairs.iter().copied()).map_err(Failure::usage)?;
+    let parsed = Change::parse(level, pairs.iter().copied()).map_err(Failure::usage)?;
+    for (setting, value) in parsed.iter() {
+        if let Some(warning) = value.and_then(|value| setting.warning(value)) {
+            context.output.warning(&warning);
+        }
+    }
     let cluster = Cluster::find(&context.targets).await?;
     let call = async |node: &Node| change(node, &object, &pairs).await;
     let answers = cluster.on_nodes(SET.name, call).await;
@@ -141,6 +146,9 @@ fn settings(context: &Context) -> Result<ExitStatus, Failure> {
 
 fn check(context: &Context, argument: &FileArgument) -> Result<ExitStatus, Failure> {
     let file = read(&argument.file)?;
+    for (line, warning) in file.warnings() {
+        context.output.warning(&format!("{}, line {line}: {warning}", argument.file.display()));
+    }
     if context.output.is_json() {
         context.output.json(&json!({ "policies": file.len() }))?;
     } else {

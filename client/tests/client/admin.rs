@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nsq::admin::{AdminErrorKind, LookupdClient, NsqdClient, StatsQuery};
+use nsq::admin::{AdminErrorKind, DeadSelection, LookupdClient, NsqdClient, RedriveOptions, StatsQuery};
 
 use crate::stub_http::{StubHttp, producer};
 
@@ -68,6 +68,41 @@ async fn nsqd_calls_send_the_expected_requests() {
     assert_eq!(stub.requests()[1].1, "body");
     assert_eq!(stub.requests()[3].1, "\0\0\0\x02\0\0\0\x01a\0\0\0\x02bc");
     assert_eq!(stub.requests()[15].1, "info");
+}
+
+#[tokio::test]
+async fn dead_letter_calls_send_the_expected_requests() {
+    let stub = StubHttp::start().await;
+    let nsqd = NsqdClient::new(&stub.address).unwrap();
+    for path in ["/topic/dead", "/topic/dead/messages", "/topic/dead/delete", "/topic/redrive"] {
+        stub.answer(
+            path,
+            200,
+            r#"{"topic_name":"t.dead","total":3,"deleted":2,"moved":1,"state":"running"}"#,
+        );
+    }
+    let filter = Some("nsq-dead-channel=c".to_owned());
+    let selection = DeadSelection { filter, id: Some("000000000000002a".into()), max: Some(5) };
+    assert_eq!(nsqd.dead_letters("t.dead", Some(7)).await.unwrap().total, 3);
+    assert_eq!(nsqd.dead_messages("t.dead", &selection, 9).await.unwrap().topic_name, "t.dead");
+    assert_eq!(nsqd.delete_dead_letters("t.dead", &selection, false).await.unwrap().deleted, 2);
+    let options = RedriveOptions { rate: Some(100), to: Some("u/c".into()), ..RedriveOptions::default() };
+    assert!(nsqd.start_redrive("t.dead", &options).await.unwrap().is_running());
+    assert_eq!(nsqd.plan_redrive("t.dead", &RedriveOptions::default()).await.unwrap().moved, 1);
+    assert_eq!(nsqd.redrive("t.dead").await.unwrap().moved, 1);
+    assert_eq!(nsqd.stop_redrive("t.dead").await.unwrap().state, "running");
+    assert_eq!(
+        stub.lines(),
+        [
+            "GET /topic/dead?topic=t.dead&limit=7",
+            "GET /topic/dead/messages?topic=t.dead&from=9&limit=5&filter=nsq-dead-channel%3Dc&id=000000000000002a",
+            "POST /topic/dead/delete?topic=t.dead&filter=nsq-dead-channel%3Dc&id=000000000000002a&max=5",
+            "POST /topic/redrive?topic=t.dead&rate=100&to=u%2Fc",
+            "POST /topic/redrive?topic=t.dead&dry_run=true",
+            "GET /topic/redrive?topic=t.dead",
+            "DELETE /topic/redrive?topic=t.dead",
+        ]
+    );
 }
 
 #[tokio::test]

@@ -12,6 +12,10 @@
 //! | `/topic/delete`, `empty`, `pause`, `unpause`, `retain`, `set` | `admin` | the topic, no channel |
 //! | `/channel/delete`, `empty`, `pause`, `unpause`, `seek`, `set` | `admin` | topic and channel |
 //! | `/policy/explain` | `monitor` | topic and channel, if one is given |
+//! | `/topic/dead`, `GET /topic/redrive` | `monitor` | the topic, no channel |
+//! | `/topic/dead/messages` | `subscribe` | the topic, channel `redrive`: bodies are data |
+//! | `/topic/dead/delete`, `DELETE /topic/redrive` | `admin` | the topic, no channel |
+//! | `POST /topic/redrive` | `admin` | the topic, no channel; with `to`, also `publish` or `admin` for that topic |
 //! | `/stats` | `monitor` | the requested ones; none for all ([`Scope`]) |
 //! | `/metrics` | `monitor` | none |
 //! | `/config/...`, `/debug/...` | `admin` | none |
@@ -20,6 +24,7 @@
 //! Errors: 401 `UNAUTHORIZED` without a valid token, 403 `FORBIDDEN` without the permission, 503 `AUTH_UNAVAILABLE`
 //! while no auth server answers.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,6 +36,7 @@ use sha2::{Digest, Sha256};
 use super::Route;
 use crate::auth::{AuthError, Authenticator, Credentials, Grant, Permission};
 use crate::clock;
+use crate::topic::dead_lettering::REDRIVE_CHANNEL;
 
 /// Maximum number of cached grants.
 const MAX_KNOWN: usize = 10_000;
@@ -105,6 +111,8 @@ enum About {
     Node,
     Topic,
     Channel,
+    /// The channel of a dead-letter topic that holds the dead letters.
+    DeadLetters,
 }
 
 /// The table in the module documentation.
@@ -120,13 +128,18 @@ fn need(route: Route) -> Need {
         | Route::TopicEmpty
         | Route::TopicPause(_)
         | Route::TopicRetain
-        | Route::TopicSet => Need::Any(&[Admin], About::Topic),
+        | Route::TopicSet
+        | Route::DeadDelete
+        | Route::RedriveStart
+        | Route::RedriveStop => Need::Any(&[Admin], About::Topic),
         Route::ChannelDelete
         | Route::ChannelEmpty
         | Route::ChannelPause(_)
         | Route::ChannelSeek
         | Route::ChannelSet => Need::Any(&[Admin], About::Channel),
         Route::Stats | Route::PolicyExplain => Need::Any(&[Monitor], About::Channel),
+        Route::DeadLetters | Route::RedriveGet => Need::Any(&[Monitor], About::Topic),
+        Route::DeadMessages => Need::Any(&[Subscribe], About::DeadLetters),
         Route::Metrics => Need::Any(&[Monitor], About::Node),
         Route::ConfigGet | Route::ConfigPut | Route::Pprof(_) | Route::SetBlockRate | Route::FreeMemory => {
             Need::Any(&[Admin], About::Node)
@@ -151,12 +164,26 @@ impl HttpAuth {
         let query = request.query().map_err(|_| Refusal::InvalidRequest)?;
         let parameter = |key| query.get(key).unwrap_or_default();
         let topic = if about == About::Node { Default::default() } else { parameter("topic") };
-        let channel = if about == About::Channel { parameter("channel") } else { Default::default() };
+        let channel = match about {
+            About::Channel => parameter("channel"),
+            About::DeadLetters => Cow::Borrowed(REDRIVE_CHANNEL),
+            About::Node | About::Topic => Cow::Borrowed(""),
+        };
         let allows = |topic: &str, channel: &str| {
             permissions.iter().any(|permission| grant.allows(*permission, topic, channel))
         };
         if !allows(&topic, &channel) {
             return Err(Refusal::Forbidden);
+        }
+        if route == Route::RedriveStart
+            && let Some(to) = query.get("to")
+        {
+            let topic = to.split('/').next().unwrap_or_default();
+            let may_publish =
+                [Permission::Publish, Permission::Admin].iter().any(|kind| grant.allows(*kind, topic, ""));
+            if !may_publish {
+                return Err(Refusal::Forbidden);
+            }
         }
         Ok(if allows("", "") { Scope::Node } else { Scope::Asked })
     }

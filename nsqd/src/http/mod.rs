@@ -13,6 +13,9 @@
 //! | POST | `/topic/retain`, `/channel/seek` | set a topic's retention; move a channel's position ([`retention`]) |
 //! | POST | `/topic/set`, `/channel/set` | change settings of a topic or channel ([`policy`]) |
 //! | GET | `/policy/explain` | the settings in force, and where each comes from ([`policy`]) |
+//! | GET | `/topic/dead`, `/topic/dead/messages` | dead letters: counts, and the messages ([`dead_letters`]) |
+//! | POST | `/topic/dead/delete` | delete dead letters ([`dead_letters`]) |
+//! | POST, GET, DELETE | `/topic/redrive` | move dead letters back: start, progress, stop ([`dead_letters`]) |
 //! | GET, PUT | `/config/:opt` | read an option; two options can be changed ([`config`]) |
 //! | GET, POST | `/debug/pprof/...` | the pages of Go's profiler that apply here ([`debug`]) |
 //! | PUT, POST | `/debug/setblockrate`, `/debug/freememory` | ([`debug`]) |
@@ -23,6 +26,7 @@
 pub mod admin;
 pub mod auth;
 pub mod config;
+pub mod dead_letters;
 pub mod debug;
 pub mod retention;
 pub mod metrics;
@@ -126,6 +130,18 @@ pub enum Route {
     ChannelSet,
     /// `GET /policy/explain`
     PolicyExplain,
+    /// `GET /topic/dead`
+    DeadLetters,
+    /// `GET /topic/dead/messages`
+    DeadMessages,
+    /// `POST /topic/dead/delete`
+    DeadDelete,
+    /// `POST /topic/redrive`
+    RedriveStart,
+    /// `GET /topic/redrive`
+    RedriveGet,
+    /// `DELETE /topic/redrive`
+    RedriveStop,
     /// `GET /config/:opt`
     ConfigGet,
     /// `PUT /config/:opt`
@@ -182,6 +198,12 @@ impl Service for HttpContext {
             Route::TopicSet => policy::set_topic(context, request).await,
             Route::ChannelSet => policy::set_channel(context, request).await,
             Route::PolicyExplain => policy::explain(context, request).await,
+            Route::DeadLetters => dead_letters::summary(context, request).await,
+            Route::DeadMessages => dead_letters::messages(context, request).await,
+            Route::DeadDelete => dead_letters::delete(context, request).await,
+            Route::RedriveStart => dead_letters::start_redrive(context, request).await,
+            Route::RedriveGet => dead_letters::redrive(context, request).await,
+            Route::RedriveStop => dead_letters::stop_redrive(context, request).await,
             Route::ChannelSeek => retention::seek(context, request).await,
             Route::ChannelCreate => admin::create_channel(context, request).await,
             Route::ChannelDelete => admin::delete_channel(context, request).await,
@@ -216,6 +238,12 @@ fn routes() -> Router<Route> {
         .add(Method::POST, "/topic/set", Route::TopicSet)
         .add(Method::POST, "/channel/set", Route::ChannelSet)
         .add(Method::GET, "/policy/explain", Route::PolicyExplain)
+        .add(Method::GET, "/topic/dead", Route::DeadLetters)
+        .add(Method::GET, "/topic/dead/messages", Route::DeadMessages)
+        .add(Method::POST, "/topic/dead/delete", Route::DeadDelete)
+        .add(Method::POST, "/topic/redrive", Route::RedriveStart)
+        .add(Method::GET, "/topic/redrive", Route::RedriveGet)
+        .add(Method::DELETE, "/topic/redrive", Route::RedriveStop)
         .add(Method::POST, "/channel/seek", Route::ChannelSeek)
         .add(Method::POST, "/channel/create", Route::ChannelCreate)
         .add(Method::POST, "/channel/delete", Route::ChannelDelete)

@@ -116,6 +116,14 @@ impl PolicyFile {
         self.entries.is_empty()
     }
 
+    /// Valid values that may not have the expected effect: line and reason.
+    pub fn warnings(&self) -> impl Iterator<Item = (usize, String)> + '_ {
+        self.entries.iter().flat_map(|entry| {
+            let warnings = entry.settings.iter().filter_map(|(setting, value)| setting.warning(value));
+            warnings.map(|warning| (entry.line, warning))
+        })
+    }
+
     /// The value of a topic's setting, or of a channel's if `channel` is given, and the line of the policy that sets
     /// it.
     pub fn value(&self, setting: Setting, topic: &str, channel: Option<&str>) -> Option<(&Value, usize)> {

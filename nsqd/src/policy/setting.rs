@@ -81,6 +81,9 @@ struct Row {
 const DAY: u64 = 24 * 3600;
 /// Longest text of a setting, in bytes.
 pub const MAX_TEXT_BYTES: usize = 1024;
+/// After this many deliveries go-nsq, pynsq and gnsq finish a message by themselves, unless they are configured
+/// otherwise.
+const CLIENTS_GIVE_UP_AFTER: u64 = 5;
 const MAX_AGE: Duration = Duration::from_secs(10 * 365 * DAY);
 
 /// In the order of [`Setting`].
@@ -237,6 +240,18 @@ impl Setting {
                     .to_owned()
             }
         }
+    }
+
+    /// Why a valid value may not have the expected effect.
+    pub fn warning(self, value: &Value) -> Option<String> {
+        let is_too_late = self == Setting::MaxAttempts && value.count() > CLIENTS_GIVE_UP_AFTER;
+        is_too_late.then(|| {
+            format!(
+                "max_attempts={value}: go-nsq, pynsq and gnsq finish a message after {CLIENTS_GIVE_UP_AFTER} attempts, \
+                 so nsqd never dead-letters it; raise max_attempts (max_tries) of these clients, or set \
+                 max_attempts={CLIENTS_GIVE_UP_AFTER} here"
+            )
+        })
     }
 
     /// Finds the setting of this name.
@@ -407,6 +422,13 @@ mod tests {
         assert_eq!(bytes("2048KiB").unwrap().to_string(), "2MiB");
         assert_eq!(bytes("0").unwrap().to_string(), "0");
         assert!(bytes("99999999TiB").is_err());
+    }
+
+    #[test]
+    fn limits_that_clients_do_not_reach_get_a_warning() {
+        let warning = |text| Setting::MaxAttempts.warning(&Setting::MaxAttempts.parse(text).unwrap());
+        assert_eq!((warning("0"), warning("5")), (None, None));
+        assert!(warning("6").unwrap().starts_with("max_attempts=6: go-nsq, pynsq and gnsq finish"));
     }
 
     #[test]

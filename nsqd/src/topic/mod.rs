@@ -10,6 +10,7 @@
 //! - [`retention`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
 //! - [`dead_letter`]: pure; the headers of dead letters
+//! - [`dead_summary`]: pure; counts dead letters by cause
 //! - [`dead_lettering`]: moves messages whose attempts are used up
 //! - [`redrive`]: moves dead letters back, or deletes them
 //! - `settings`: changing settings of the topic and its channels
@@ -18,6 +19,7 @@
 mod creation;
 pub mod dead_letter;
 pub mod dead_lettering;
+pub mod dead_summary;
 pub mod retention;
 pub mod publication;
 pub mod redrive;

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Topic;
 use super::dead_letter::{self, Published};
 use super::dead_lettering::{MoveError, REDRIVE_CHANNEL, move_messages};
 use super::registry::Registry;
@@ -84,6 +85,16 @@ pub struct Redrive {
     pub without_channel: AtomicU64,
     state: Mutex<RedriveState>,
     stop: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// What a redrive would do with some dead letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    pub target: Target,
+    /// Whether the target exists. If not, they stay.
+    pub exists: bool,
+    pub count: u64,
 }
 
 /// Why a redrive was not started, or dead letters cannot be read.
@@ -111,6 +122,7 @@ impl Redrive {
             without_channel: AtomicU64::new(0),
             state: Mutex::new(RedriveState::Running),
             stop: CancellationToken::new(),
+            ended: CancellationToken::new(),
         }
     }
 
@@ -121,6 +133,11 @@ impl Redrive {
     /// Stops it after the batch that is being moved.
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 }
 
@@ -210,13 +227,18 @@ impl Registry {
         }
         let (registry, started, name) = (self.clone(), redrive.clone(), topic.clone());
         drop(tokio::spawn(async move {
-            let ended = match registry.redrive(&started, letters).await {
-                Ok(state) => state,
-                Err(error) => RedriveState::Failed(error.to_string()),
+            // In a task of its own, so that a panic ends the redrive, too.
+            let (worker, work) = (registry.clone(), started.clone());
+            let work = tokio::spawn(async move { worker.redrive(&work, letters).await });
+            let ended = match work.await {
+                Ok(Ok(state)) => state,
+                Ok(Err(error)) => RedriveState::Failed(error.to_string()),
+                Err(panic) => RedriveState::Failed(panic.to_string()),
             };
             let moved = started.moved.load(Ordering::Relaxed);
             crate::log_info!(registry.engine(), "TOPIC({name}): redrive ended ({ended:?}): {moved} messages");
             *started.state.lock() = ended;
+            started.ended.cancel();
         }));
         Ok(redrive)
     }
@@ -255,8 +277,9 @@ impl Registry {
                 return Ok(RedriveState::Completed);
             };
             redrive.examined.fetch_add(batch.len() as u64, Ordering::Relaxed);
-            let chosen = batch.iter().filter(|(_, frame)| selection.matches(frame));
-            let groups = groups(chosen.take(usize::try_from(left).unwrap_or(usize::MAX)), destination);
+            let (chosen, stay) = self.choose(&batch, selection, destination, left);
+            redrive.without_channel.fetch_add(stay, Ordering::Relaxed);
+            let groups = groups(chosen.into_iter(), destination);
             let mut moved_now = 0;
             for (group, sequences, messages) in groups {
                 let moved = match &group {
@@ -286,14 +309,14 @@ impl Registry {
         }
     }
 
-    /// How many dead letters a redrive would move, by topic and channel; `None` for those whose channel does not exist. Moves nothing.
+    /// What a redrive would do with the dead letters that match, by target. Moves nothing.
     pub async fn plan_redrive(
         self: &Arc<Self>,
         topic: &TopicName,
         options: &RedriveOptions,
-    ) -> Result<Vec<(Target, u64)>, RedriveError> {
+    ) -> Result<Vec<Planned>, RedriveError> {
         let mut letters = DeadLetters::of(self, topic.as_str(), 0)?;
-        let mut counts: Vec<(Target, u64)> = Vec::new();
+        let mut plan: Vec<Planned> = Vec::new();
         let mut left = options.selection.max.unwrap_or(u64::MAX);
         while left > 0
             && let Some(batch) = letters.next(BATCH).await?
@@ -302,20 +325,51 @@ impl Registry {
                 if left == 0 {
                     break;
                 }
-                let target = target_of(frame, &options.destination).filter(|(topic, channel)| {
-                    let topic = self.get(topic);
-                    topic.is_some_and(|topic| {
-                        channel.as_ref().is_none_or(|channel| topic.channel(channel).is_some())
-                    })
-                });
-                left -= u64::from(target.is_some());
-                match counts.iter_mut().find(|(known, _)| *known == target) {
-                    Some((_, count)) => *count += 1,
-                    None => counts.push((target, 1)),
+                let target = target_of(frame, &options.destination);
+                let exists = self.has_target(&target);
+                left -= u64::from(exists);
+                match plan.iter_mut().find(|planned| planned.target == target) {
+                    Some(planned) => planned.count += 1,
+                    None => plan.push(Planned { target, exists, count: 1 }),
                 }
             }
         }
-        Ok(counts)
+        Ok(plan)
+    }
+
+    /// The first `most` of these that match and whose target exists, and how many match before the last of them whose
+    /// target does not.
+    fn choose<'a>(
+        &self,
+        batch: &'a [(u64, Vec<u8>)],
+        selection: &Selection,
+        destination: &Destination,
+        most: u64,
+    ) -> (Vec<&'a (u64, Vec<u8>)>, u64) {
+        let (mut chosen, mut stay) = (Vec::new(), 0);
+        for letter in batch.iter().filter(|(_, frame)| selection.matches(frame)) {
+            if chosen.len() as u64 >= most {
+                break;
+            }
+            if self.has_target(&target_of(&letter.1, destination)) {
+                chosen.push(letter);
+            } else {
+                stay += 1;
+            }
+        }
+        (chosen, stay)
+    }
+
+    fn has_target(&self, target: &Target) -> bool {
+        let Some((topic, channel)) = target else { return false };
+        let has_channel =
+            |topic: Arc<Topic>| channel.as_ref().is_none_or(|channel| topic.channel(channel).is_some());
+        self.get(topic).is_some_and(has_channel)
+    }
+
+    /// Number of redrives that have not ended.
+    pub fn running_redrives(&self) -> usize {
+        self.redrives.iter().filter(|redrive| redrive.state() == RedriveState::Running).count()
     }
 
     /// Deletes dead letters. Returns how many; with `dry_run`, how many it would delete.

@@ -84,6 +84,12 @@ impl Topic {
             sources.of_channel(self.name.as_str(), state.topic.own(), channel.name().as_str(), own)
         });
         self.update_ttl(&state);
+        drop(state);
+        for (setting, value) in change.iter() {
+            if let Some(warning) = value.and_then(|value| setting.warning(value)) {
+                nsq_daemon::warn!(self.engine.logger, "CHANNEL({}/{}): {warning}", self.name, channel.name());
+            }
+        }
         Ok(())
     }
 

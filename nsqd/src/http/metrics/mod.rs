@@ -61,6 +61,8 @@ impl Source {
         put_traffic(&mut page, engine.metrics());
         let help = "TCP connections that have published.";
         page.gauge("nsq_producers", help, self.producers.all().len() as f64);
+        let help = "Redrives of dead letters that are running.";
+        page.gauge("nsq_redrives_running", help, self.registry.running_redrives() as f64);
         put_storage(&mut page, engine);
         Series::collect(&self.registry, self.max_series).put(&mut page);
         let help = "Log lines dropped because stderr was not read or could not be written.";

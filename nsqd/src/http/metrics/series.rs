@@ -49,7 +49,7 @@ const TOPIC: [Metric<TopicSeries>; 8] = [
     }),
 ];
 
-const CHANNEL: [Metric<ChannelSeries>; 12] = [
+const CHANNEL: [Metric<ChannelSeries>; 14] = [
     counter("nsq_channel_messages_total", "Messages that have entered the channel.", |channel| {
         channel.stats.message_count as f64
     }),
@@ -66,6 +66,12 @@ const CHANNEL: [Metric<ChannelSeries>; 12] = [
         "Messages that could not be read back from disk.",
         |channel| channel.more.lost as f64,
     ),
+    counter("nsq_channel_dead_letters_total", "Messages moved to the dead-letter topic.", |channel| {
+        channel.stats.dead_lettered_count as f64
+    }),
+    counter("nsq_channel_expired_total", "Messages that expired and were dropped.", |channel| {
+        channel.stats.expired_count as f64
+    }),
     gauge("nsq_channel_depth", "Messages that can be handed out.", |channel| channel.stats.depth as f64),
     gauge("nsq_channel_backend_depth", "The part of nsq_channel_depth that is only on disk.", |channel| {
         channel.stats.backend_depth as f64
