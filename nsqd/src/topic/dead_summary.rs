@@ -104,7 +104,8 @@ impl Count {
 
 fn first_line(text: &str) -> &str {
     let line = text.lines().next().unwrap_or_default();
-    &line[..line.floor_char_boundary(MAX_ERROR_BYTES)]
+    let ends = line.char_indices().map(|(start, c)| start + c.len_utf8());
+    &line[..ends.take_while(|end| *end <= MAX_ERROR_BYTES).last().unwrap_or(0)]
 }
 
 #[cfg(test)]
