@@ -79,7 +79,7 @@ pub use discovery::{
 };
 pub use error::{ErrorCode, ProtocolError, quote};
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameType, put_frame};
-pub use identify::{HEADERS, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, negotiate};
+pub use identify::{HEADERS, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, PUB_IDS, negotiate};
 pub use limits::Limits;
 pub use lookup::{
     LookupCommand, LookupDecoded, LookupError, LookupLimits, LookupdInfo, MAGIC_V1, PeerInfo, decode_lookup,

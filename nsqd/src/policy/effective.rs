@@ -38,6 +38,8 @@ pub enum Subject<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicPolicy {
     pub retention: Retention,
+    /// How long the topic remembers the ids of messages; 0 for not at all.
+    pub dedupe: Nanos,
 }
 
 /// The values that a channel works with.
@@ -103,7 +105,9 @@ impl Sources {
                 (age > 0).then(|| (Value::Duration(Duration::from_nanos(age)), "retain-for"))
             }
             Setting::RetainBytes => (bytes > 0).then_some((Value::Bytes(bytes), "retain-bytes")),
-            Setting::Description | Setting::Owner | Setting::Runbook | Setting::Retry => None,
+            Setting::Description | Setting::Owner | Setting::Runbook | Setting::Retry | Setting::Dedupe => {
+                None
+            }
         }
     }
 
@@ -112,7 +116,8 @@ impl Sources {
         let value = |setting| self.value(setting, Subject::Topic(topic), own).0;
         let age = value(Setting::RetainFor).map_or(0, |value| clock::nanos(value.duration()));
         let bytes = value(Setting::RetainBytes).map_or(0, |value| value.bytes());
-        TopicPolicy { retention: Retention { age, bytes } }
+        let dedupe = value(Setting::Dedupe).map_or(0, |value| clock::nanos(value.duration()));
+        TopicPolicy { retention: Retention { age, bytes }, dedupe }
     }
 
     /// What a channel works with.

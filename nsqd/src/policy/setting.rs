@@ -18,6 +18,7 @@ pub enum Setting {
     RetainFor,
     RetainBytes,
     Retry,
+    Dedupe,
 }
 
 /// What a setting applies to.
@@ -42,6 +43,8 @@ enum Kind {
     Bytes {
         least: u64,
     },
+    /// A duration up to [`MAX_WINDOW`], or 0.
+    Window,
     Retry,
 }
 
@@ -69,6 +72,8 @@ struct Row {
 const DAY: u64 = 24 * 3600;
 /// Longest text of a setting, in bytes.
 pub const MAX_TEXT_BYTES: usize = 1024;
+/// Longest window of time.
+const MAX_WINDOW: Duration = Duration::from_secs(7 * DAY);
 const MAX_AGE: Duration = Duration::from_secs(10 * 365 * DAY);
 
 /// In the order of [`Setting`].
@@ -120,6 +125,14 @@ const TABLE: &[Row] = &[
         kind: Kind::Retry,
         example: "exponential 1s..15m jitter 20%",
         help: "how long a message waits after it timed out or was requeued without a delay",
+    },
+    Row {
+        setting: Setting::Dedupe,
+        name: "dedupe",
+        applies_to: AppliesTo::Topics,
+        kind: Kind::Window,
+        example: "5m",
+        help: "how long the topic remembers the nsq-id of a message, to store no second one",
     },
 ];
 
@@ -182,6 +195,7 @@ impl Setting {
                 format!("a duration from {} to {days}d, or 0 for no limit", go_duration::format(least))
             }
             Kind::Bytes { .. } => "a number of bytes, or 0 for no limit".to_owned(),
+            Kind::Window => format!("a duration up to {}d, or 0 for none", MAX_WINDOW.as_secs() / DAY),
             Kind::Retry => {
                 "exponential FIRST..LONGEST [xFACTOR], linear FIRST..LONGEST or list DELAY,DELAY,..., each \
                             with an optional jitter PERCENT%"
@@ -221,6 +235,10 @@ impl Setting {
                 }
                 Ok(Value::Duration(duration))
             }
+            Kind::Window => match parse_duration(text).map_err(|error| refused(error.to_string()))? {
+                duration if duration <= MAX_WINDOW => Ok(Value::Duration(duration)),
+                _ => Err(refused("out of range".into())),
+            },
             Kind::Bytes { least } => match parse_bytes(text) {
                 Some(bytes) if bytes == 0 || bytes >= least => Ok(Value::Bytes(bytes)),
                 Some(_) => Err(refused("out of range".into())),
@@ -358,6 +376,10 @@ mod tests {
         );
         assert!(refused(Setting::Owner, "a\nb").starts_with("owner=a\nb: it contains a control character;"));
         assert!(refused(Setting::Owner, &"x".repeat(1025)).contains("1025 bytes are too many"));
+        assert_eq!(
+            refused(Setting::Dedupe, "8d"),
+            "dedupe=8d: out of range; expected a duration up to 7d, or 0 for none, such as dedupe=5m"
+        );
         assert!(
             refused(Setting::Retry, "often")
                 .contains(r#""often" is not exponential, linear or list; expected"#)
@@ -365,7 +387,7 @@ mod tests {
         assert_eq!(
             Setting::find("retian_for").unwrap_err().to_string(),
             "unknown setting \"retian_for\" (did you mean retain_for?); settings are description, owner, runbook, \
-             retain_for, retain_bytes, retry"
+             retain_for, retain_bytes, retry, dedupe"
         );
         assert!(!Setting::find("something").unwrap_err().to_string().contains("did you mean"));
     }

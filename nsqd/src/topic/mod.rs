@@ -6,13 +6,17 @@
 //! - [`state`]: pure; what the topic's journal records mean, for the running topic and for recovery
 //! - [`release`]: pure; the release point
 //! - [`registry`]: all topics by name; creating and deleting
+//! - [`dedupe`]: pure; the ids of messages that are stored once
 //! - `creation`: new channels
 //! - [`retention`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
+//! - `deduplicating`: storing the messages of an id once
 //! - `settings`: changing settings of the topic and its channels
 //! - [`saved`]: the topic's part of a checkpoint
 
 mod creation;
+pub mod dedupe;
+mod deduplicating;
 pub mod retention;
 pub mod publication;
 pub mod registry;
@@ -30,6 +34,8 @@ use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use self::dedupe::LearnedIds;
+use self::deduplicating::Ids;
 pub use self::publication::Publication;
 use self::release::ReleasePoint;
 use self::retention::RetentionError;
@@ -97,6 +103,7 @@ pub struct Topic {
     /// Notified when moving messages to disk has ended, successfully or not.
     spilled: Notify,
     this: Weak<Topic>,
+    ids: Ids,
 }
 
 /// The arguments of [`Topic::new`], for a new or recovered topic.
@@ -110,12 +117,15 @@ pub struct TopicParts {
     pub counters: (u64, u64),
     /// The topic's own settings.
     pub own: Settings,
+    /// Ids of messages, in case the topic remembers them.
+    pub ids: LearnedIds,
 }
 
 impl Topic {
     /// Creates a topic without channels.
     pub fn new(engine: Arc<Engine>, parts: TopicParts) -> Arc<Self> {
         let floor = parts.log.hold(parts.point.released());
+        let policy = engine.policy_sources().of_topic(parts.name.as_str(), &parts.own);
         Arc::new_cyclic(|this| Topic {
             name: parts.name,
             number: parts.number,
@@ -132,6 +142,7 @@ impl Topic {
             is_spilling: AtomicBool::new(false),
             spilled: Notify::new(),
             this: this.clone(),
+            ids: Ids::new(policy.dedupe, parts.ids),
         })
     }
 
@@ -187,9 +198,25 @@ impl Topic {
             self.engine.metrics().refused_publishes.add(1);
             return Err(self.engine.storage_error("the data directory is missing; put it back").into());
         }
+        if form == Form::WithHeaders && self.ids.is_on() {
+            return self.append_once(topic, bodies.collect(), body_bytes, delay);
+        }
         let offered = bodies.len();
         let count = self.room_for(offered, body_bytes);
-        let bodies = bodies.take(count);
+        let stored = self.store(form, bodies.take(count), (offered, body_bytes), delay)?;
+        Ok(Publication::new(topic, stored, None))
+    }
+
+    /// Appends messages to the log and to the journal. `offered` and `body_bytes` also count messages that an ephemeral
+    /// topic has no room for. Returns the first sequence number, the one after the last, and what to wait for.
+    fn store<'a>(
+        &self,
+        form: Form,
+        bodies: impl ExactSizeIterator<Item = &'a [u8]>,
+        (offered, body_bytes): (usize, usize),
+        delay: Option<Duration>,
+    ) -> Result<(u64, u64, Option<Ticket>), PublishError> {
+        let count = bodies.len();
         let wall_ns = clock::wall_ns();
         let due = delay.map(clock::nanos);
         let due_ns = due.map(|delay| wall_ns.saturating_add_unsigned(delay));
@@ -217,7 +244,7 @@ impl Topic {
         let (_, end, ticket) = appended.inspect_err(|_| metrics.refused_publishes.add(1))?;
         metrics.published_messages.add(offered as u64);
         metrics.published_bytes.add(body_bytes as u64);
-        Ok(Publication::new(topic, (end - count as u64, end), ticket))
+        Ok((end - count as u64, end, ticket))
     }
 
     /// How many of `count` messages are accepted: all, unless the topic is ephemeral, holds messages back, and reaches
@@ -416,16 +443,20 @@ impl Topic {
         self.advance(&mut state);
     }
 
-    /// Drops the messages that are not released to channels yet.
+    /// Drops the messages that are not released to channels yet, and forgets the ids of all messages.
     pub fn empty(&self) {
         let mut state = self.state.lock();
         let (from, to) = (state.topic.point().released(), state.topic.point().committed());
         if from < to {
             state.topic.skip(from, to);
             self.floor.store(to, Ordering::Release);
-            if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) {
-                journal.append_lazy(&Record::TopicSkipped { topic: self.number, from, to });
-            }
+        }
+        let skipped = (from < to).then_some(Record::TopicSkipped { topic: self.number, from, to });
+        let records: Vec<Record<'_>> = skipped.into_iter().chain(self.forget_ids()).collect();
+        if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral())
+            && !records.is_empty()
+        {
+            journal.append_lazy_batch(&records);
         }
         drop(state);
         self.log.trim();
@@ -444,6 +475,7 @@ impl Topic {
     /// still hold the topic.
     pub fn discard(&self) {
         self.close();
+        self.ids.discard();
         let channels = self.state.lock().topic.take_channels();
         channels.values().for_each(|channel| channel.discard());
         self.log.discard();
@@ -491,7 +523,7 @@ impl Topic {
         });
         durable().for_each(|channel| channel.record_name());
         if !state.topic.own().is_empty() {
-            self.record_settings(&state);
+            self.record_settings(&state, None);
         }
         self.record_state(&mut state);
     }

@@ -7,6 +7,7 @@ use dashmap::DashMap;
 use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 
+use super::dedupe::LearnedIds;
 use super::release::ReleasePoint;
 use super::{PublishError, Topic, TopicParts};
 use crate::channel::Channel;
@@ -166,6 +167,7 @@ impl Registry {
             point: ReleasePoint::new(first_sequence, first_sequence, false, true),
             counters: (0, 0),
             own: Settings::default(),
+            ids: LearnedIds::new(limits.dedupe_max_ids),
         };
         let topic = Topic::new(self.engine.clone(), parts);
         self.adopt(topic.clone());
