@@ -94,7 +94,7 @@ pub use policy::{ExplainedSetting, PolicyExplainResponse};
 pub use printable::{is_printable, printable, printable_lines};
 pub use start_at::{InvalidStartAt, StartAt};
 pub use stats::{
-    ChannelStats, ClientStats, E2eLatency, InfoResponse, MemoryStats, Percentile, PubCount, RetentionStats,
-    SeekResponse, Stats, TopicStats,
+    ChannelStats, ClientStats, DedupeStats, E2eLatency, InfoResponse, MemoryStats, Percentile, PubCount,
+    RetentionStats, SeekResponse, Stats, TopicStats,
 };
 pub use stats_text::{StatsText, render_text};

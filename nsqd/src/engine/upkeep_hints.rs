@@ -10,6 +10,7 @@ pub struct UpkeepHints {
     has_segments: AtomicBool,
     clean_from: AtomicU32,
     retains: AtomicBool,
+    remembers_ids: AtomicBool,
 }
 
 impl Default for UpkeepHints {
@@ -18,6 +19,7 @@ impl Default for UpkeepHints {
             has_segments: AtomicBool::new(true),
             clean_from: AtomicU32::new(0),
             retains: AtomicBool::new(false),
+            remembers_ids: AtomicBool::new(false),
         }
     }
 }
@@ -46,6 +48,16 @@ impl UpkeepHints {
     /// Records that a topic retains finished messages.
     pub fn set_retains(&self) {
         self.retains.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that a topic remembers ids of messages.
+    pub fn set_remembers_ids(&self) {
+        self.remembers_ids.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any topic has ever remembered ids of messages.
+    pub fn remembers_ids(&self) -> bool {
+        self.remembers_ids.load(Ordering::Relaxed)
     }
 
     /// Whether any topic has ever retained finished messages.

@@ -19,6 +19,8 @@ pub mod verify;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
+mod dedupe_tests;
+#[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
 mod lost_records_tests;

@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use crate::channel::saved::Clocks;
 use crate::clock::Nanos;
 use crate::log::chunk;
+use crate::storage::SEQUENCE_BITS;
 use crate::storage::id_list::{DIGEST_BYTES, SavedId};
 
 /// Digest of an id.
@@ -236,6 +237,10 @@ impl<T: Clone> Window<T> {
     /// Forgets what is older than the window, and frees memory that is no longer needed.
     pub fn expire(&mut self, now: Nanos) {
         let newest_expired = signed(now) - signed(self.length);
+        if self.entries.back().is_some_and(|entry| entry.stored_at <= newest_expired) {
+            self.entries = VecDeque::new();
+            self.numbers = HashTable::new();
+        }
         while self.entries.front().is_some_and(|entry| entry.stored_at <= newest_expired) {
             self.remove_first();
         }
@@ -396,7 +401,7 @@ impl LearnedIds {
     }
 
     fn insert(&mut self, sequence: u64, id: IdDigest, stored_ns: i64) {
-        if sequence >= self.forgotten_before {
+        if (self.forgotten_before..1 << SEQUENCE_BITS).contains(&sequence) {
             self.ids.insert(sequence, (id, stored_ns));
             if self.ids.len() > self.most {
                 self.ids.pop_first();

@@ -128,7 +128,15 @@ impl Topic {
         let most = self.engine.limits.dedupe_max_ids;
         *window = (length > 0).then(|| Box::new(Window::new(length, most, before)));
         self.ids.is_on.store(window.is_some(), Ordering::Release);
+        self.note_ids();
         Some(Record::TopicIdsForgotten { topic: self.number, before })
+    }
+
+    /// Lets upkeep expire ids, if the topic remembers any.
+    pub(super) fn note_ids(&self) {
+        if self.ids.is_on() {
+            self.engine.upkeep_hints.set_remembers_ids();
+        }
     }
 
     /// Forgets all ids. Returns the record to write if the topic remembers ids.

@@ -36,7 +36,7 @@ use tokio::sync::Notify;
 
 use self::dedupe::LearnedIds;
 use self::deduplicating::Ids;
-pub use self::publication::Publication;
+pub use self::publication::{Publication, PublishedMessage};
 use self::release::ReleasePoint;
 use self::retention::RetentionError;
 use self::state::TopicState;

@@ -179,6 +179,7 @@ impl Registry {
         if topic.log().is_retaining() {
             self.engine.upkeep_hints.set_retains();
         }
+        topic.note_ids();
         self.topics.insert(topic.name().clone(), topic);
     }
 

@@ -46,6 +46,7 @@ pub(super) fn is_acknowledged(step: &Step) -> bool {
             | Step::SetRetention { .. }
             | Step::SetOwner { .. }
             | Step::SetRetry { .. }
+            | Step::SetDedupe { on: false, .. }
             | Step::MoveChannel { .. }
     )
 }

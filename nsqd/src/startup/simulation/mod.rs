@@ -13,6 +13,7 @@
 //! - [`world`]: runs the steps; [`retention`]: retention, and channels that start in the past
 //! - [`meanwhile`]: steps during a checkpoint
 //! - [`settings`]: steps that change settings
+//! - [`deduplicating`]: messages with ids
 //! - [`observe`]: recovers a disk and reads everything in it
 //! - [`compare`]: compares the result with the model
 //! - [`explore`]: crashes everywhere; threads, seeds, shrinking
@@ -26,6 +27,7 @@
 mod compare;
 mod crashes;
 mod damage;
+mod deduplicating;
 mod explore;
 mod faults;
 mod retention;

@@ -89,6 +89,16 @@ pub enum Step {
         channel: u8,
         on: bool,
     },
+    /// Makes a topic remember ids, or forget them.
+    SetDedupe {
+        topic: u8,
+        on: bool,
+    },
+    /// Publishes a batch of messages with ids, which `ids` selects.
+    PublishOnce {
+        topic: u8,
+        ids: u16,
+    },
     /// Drops retained messages that exceed their limits.
     Retain,
     /// Moves a channel to a share of all published messages.
@@ -150,7 +160,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..111) {
+    match random.random_range(0..123) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -186,6 +196,8 @@ fn step(random: &mut SmallRng) -> Step {
         103..=106 => Step::MoveChannel { channel, share, acknowledged },
         107 => Step::SetOwner { topic, owner: random.random_bool(0.7).then(|| random.random()) },
         108..=109 => Step::SetRetry { channel, on: random.random_bool(0.7) },
+        110..=112 => Step::SetDedupe { topic, on: random.random_bool(0.85) },
+        113..=121 => Step::PublishOnce { topic, ids: random.random() },
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }
