@@ -213,8 +213,8 @@ impl ReplayedTopic {
             Record::TopicSettings { settings, .. } => {
                 let (own, problems) = Settings::parse(settings);
                 self.has_settings = true;
+                // The record of the retention that follows from it is in the same batch.
                 self.state.set_own(own);
-                self.update_retention(self.log().retained_from(), limits);
                 self.update_ids(limits);
                 return Ok(problems.is_empty());
             }
