@@ -184,7 +184,8 @@ fn empty_and_long_ids_are_refused() {
             peer.line_and_body("PUB_EXT t", message(id, "body")).await;
             peer.refused(&format!("E_BAD_MESSAGE PUB_EXT {reason}")).await;
             let answer = nsqd.post(&format!("/pub?topic=t&id={id}"), "body").await;
-            answer.expect_error(400, &format!("INVALID_HEADER: {reason}"));
+            let refused = answer.expect(400).json();
+            assert_eq!(refused["message"], json!(format!("INVALID_HEADER: {reason}")));
         }
         let mut peer = nsqd.connect().await;
         assert_eq!(publish(&mut peer, &long[1..], "body").await, "OK");
@@ -299,6 +300,7 @@ fn the_oldest_ids_beyond_the_limit_are_forgotten_and_counted() {
 fn topics_without_the_setting_and_clients_without_ids_see_nothing() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
+        nsqd.admin("/topic/create?topic=t").await;
         nsqd.admin("/channel/create?topic=t&channel=c").await;
         let mut peer = nsqd.connect().await;
         assert_eq!(publish(&mut peer, "a", "one").await, "OK");
@@ -317,7 +319,7 @@ fn nsq_pub_reports_a_duplicate() {
         let nsqd = start("1h").await;
         let run = async |arguments: &[&str]| {
             let mut command = tokio::process::Command::new(binary("nsq"));
-            command.arg("pub").args(arguments).arg("--nsqd").arg(nsqd.tcp().to_string());
+            command.arg("pub").args(arguments).arg("--nsqd").arg(nsqd.http().to_string());
             command.env_remove("NSQ_LOOKUPD").output().await.expect("nsq runs")
         };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -47,12 +47,19 @@ pub async fn one(context: &HttpContext, request: &mut Request) -> Result<Respons
     };
     match published {
         Some(PublishedMessage { id, is_duplicate }) if returns_id => {
-            let id = std::str::from_utf8(&id.0).unwrap_or_default();
-            let answer = serde_json::json!({ "id": id, "duplicate": is_duplicate });
+            let answer = Published { id: id.to_string(), duplicate: is_duplicate };
             Ok(response::value(Encoding::accepted(&request.headers), &answer))
         }
         _ => Ok(response::text("OK")),
     }
+}
+
+/// The answer to `return=id`.
+#[derive(serde::Serialize)]
+struct Published {
+    id: String,
+    /// The message was not stored, because the topic has one with the same `nsq-id`.
+    duplicate: bool,
 }
 
 /// Whether the answer contains the id of the message.

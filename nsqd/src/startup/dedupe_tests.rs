@@ -155,7 +155,7 @@ fn publications_that_have_each_others_messages_do_not_deadlock() {
 fn ids_survive_kills_checkpoints_and_stops_until_they_are_forgotten() {
     runtime().block_on(async {
         let mut storage = storage();
-        let registry = start(&storage);
+        let mut registry = start(&storage);
         let topic = topic(&registry).await;
         assert_eq!(publish(&topic, &["a", "b", "a"]).await, [false, false, true]);
         for round in 0..4 {
@@ -169,7 +169,7 @@ fn ids_survive_kills_checkpoints_and_stops_until_they_are_forgotten() {
                 journal.flush().unwrap();
             }
             storage = storage.disk().after_kill().into();
-            let registry = start(&storage);
+            registry = start(&storage);
             let topic = registry.get("t").unwrap();
             let expected = round < 3;
             assert_eq!(["a", "b"].map(|id| topic.remembers(id)), [expected; 2], "{round}");

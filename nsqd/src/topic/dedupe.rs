@@ -57,6 +57,9 @@ impl IdDigest {
 /// A sequence number of an offered message that has none yet: this, plus its place among the new messages of its batch.
 const OFFERED: u64 = 1 << 63;
 
+/// The digest of an entry whose id is forgotten.
+const REMOVED: IdDigest = IdDigest([0; DIGEST_BYTES]);
+
 /// A remembered id. Entries are in the order of their messages, and of `stored_at`.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -65,8 +68,10 @@ struct Entry {
     sequence: u64,
     /// When it was stored, on the monotonic clock. Negative if before the start of the process.
     stored_at: i64,
-    is_removed: bool,
 }
+
+/// There may be a million.
+const _: () = assert!(size_of::<Entry>() == 32);
 
 /// What becomes of one offered message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,7 +284,7 @@ impl<T: Clone> Window<T> {
                 return Some(entry.sequence);
             }
             // A start learns the others from their records, if these were written.
-            if !entry.is_removed && self.unsettled_batch(entry.sequence).is_none() {
+            if entry.digest != REMOVED && self.unsettled_batch(entry.sequence).is_none() {
                 save(SavedId {
                     digest: entry.digest.0,
                     sequence: entry.sequence,
@@ -301,16 +306,16 @@ impl<T: Clone> Window<T> {
 
     fn push(&mut self, digest: IdDigest, sequence: u64, stored_at: i64) {
         let number = self.first.wrapping_add(self.entries.len() as u32);
-        self.entries.push_back(Entry { digest, sequence, stored_at, is_removed: false });
+        self.entries.push_back(Entry { digest, sequence, stored_at });
         self.numbers.insert_unique(digest.hash(), number, hasher(&self.entries, self.first));
     }
 
     fn remove(&mut self, index: usize) {
-        let entry = &mut self.entries[index];
-        if std::mem::replace(&mut entry.is_removed, true) {
+        let digest = std::mem::replace(&mut self.entries[index].digest, REMOVED);
+        if digest == REMOVED {
             return;
         }
-        let (number, hash) = (self.first.wrapping_add(index as u32), entry.digest.hash());
+        let (number, hash) = (self.first.wrapping_add(index as u32), digest.hash());
         if let Ok(occupied) = self.numbers.find_entry(hash, |&other| other == number) {
             occupied.remove();
         }
@@ -325,7 +330,7 @@ impl<T: Clone> Window<T> {
     }
 
     fn drop_removed(&mut self) {
-        while self.entries.front().is_some_and(|entry| entry.is_removed) {
+        while self.entries.front().is_some_and(|entry| entry.digest == REMOVED) {
             self.entries.pop_front();
             self.first = self.first.wrapping_add(1);
         }
@@ -401,7 +406,7 @@ impl LearnedIds {
     }
 
     fn insert(&mut self, sequence: u64, id: IdDigest, stored_ns: i64) {
-        if (self.forgotten_before..1 << SEQUENCE_BITS).contains(&sequence) {
+        if (self.forgotten_before..1 << SEQUENCE_BITS).contains(&sequence) && id != REMOVED {
             self.ids.insert(sequence, (id, stored_ns));
             if self.ids.len() > self.most {
                 self.ids.pop_first();

@@ -78,6 +78,8 @@ impl World<'_> {
         if self.if_possible(committed)?.is_none() {
             // Older ids made room for those that are forgotten now.
             model.ids.retain(|(_, body)| !stored.contains(body));
+            let before = self.model_of(&name)?.ids.clone();
+            model.displaced.extend(before.iter().filter(|id| !model.ids.contains(id)).map(|(id, _)| *id));
             model.doubtful.extend(doubtful);
             *self.model_of(&name)? = model;
             return Ok(false);
@@ -112,7 +114,8 @@ pub fn ids_are_between(models: &[&TopicModel], observed: &ObservedTopic) -> Resu
         let known = models.iter().flat_map(|model| ids_of(model)).chain(models.iter().flat_map(doubtful));
         let bodies: Vec<Body> = known.filter(|(other, _)| other == id).map(|(_, body)| body).collect();
         let is_acknowledged = models.first().is_some_and(|oldest| ids_of(oldest).contains_key(id));
-        if !is_acknowledged && !bodies.iter().any(|body| came.contains(body)) {
+        let is_displaced = models.iter().any(|model| model.displaced.contains(id));
+        if !is_acknowledged && !is_displaced && !bodies.iter().any(|body| came.contains(body)) {
             return Err(format!("remembers the id {id}, whose message is none of {came:?}: {bodies:?}"));
         }
     }

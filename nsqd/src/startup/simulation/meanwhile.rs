@@ -22,9 +22,6 @@ impl World<'_> {
                 if !(self.does_meanwhile)(&step) {
                     continue;
                 }
-                if std::env::var_os("NSQ_DEBUG").is_some() {
-                    eprintln!("MEANWHILE {step:?}");
-                }
                 let applied = self.apply(step, usize::MAX);
                 done = applied.map(drop).map_err(|error| format!("during the checkpoint, {step:?}: {error}"));
             }

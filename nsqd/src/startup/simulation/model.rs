@@ -37,6 +37,8 @@ pub struct TopicModel {
     pub ids: VecDeque<(u8, Body)>,
     /// Messages with ids that were refused after they were appended. A start may find them.
     pub doubtful: Vec<(u8, Body)>,
+    /// Ids that made room for those of refused messages. A start may remember them.
+    pub displaced: BTreeSet<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
