@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use nsq_protocol::{ChannelStats, Stats, TopicStats};
+use nsq_protocol::{ChannelStats, DedupeStats, Stats, TopicStats};
 use serde::{Serialize, Serializer};
 
 use crate::names::Object;
@@ -43,6 +43,9 @@ pub struct TopicReport {
     /// Finished messages that are retained; `None` if no node retains any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained: Option<RetainedReport>,
+    /// The ids that are remembered; `None` if no node remembers any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedupe: Option<DedupeStats>,
 }
 
 /// The finished messages of a topic that all nodes retain.
@@ -212,6 +215,12 @@ fn add_topic(sum: &mut TopicReport, topic: &TopicStats, earlier: Option<&Option<
         sum.retained_bytes += retained.retained_bytes;
         let known = [sum.oldest_retained_at, retained.oldest_retained_at].into_iter().filter(|at| *at > 0);
         sum.oldest_retained_at = known.min().unwrap_or(0);
+    }
+    if let Some(dedupe) = &topic.dedupe {
+        let sum = sum.dedupe.get_or_insert_default();
+        sum.id_count += dedupe.id_count;
+        sum.duplicate_count += dedupe.duplicate_count;
+        sum.dropped_id_count += dedupe.dropped_id_count;
     }
     let Some(earlier) = earlier else { return };
     let rate = earlier.as_ref().map(|e| e.rate(e.then.message_count.into(), topic.message_count.into()));

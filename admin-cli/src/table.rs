@@ -59,14 +59,19 @@ impl From<Option<Rate>> for Cell {
 /// A table with a row of headings.
 #[derive(Debug, Clone)]
 pub struct Table {
-    headings: &'static [&'static str],
+    headings: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
     /// A table without rows.
     pub fn new(headings: &'static [&'static str]) -> Self {
-        Table { headings, rows: Vec::new() }
+        Table { headings: headings.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds columns at the end. Call before rows are added.
+    pub fn add_columns(&mut self, headings: &'static [&'static str]) {
+        self.headings.extend(headings);
     }
 
     /// Adds a row, one cell per heading.

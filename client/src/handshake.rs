@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nsq_protocol::{
     AuthReply, ChannelName, Command, Frame, FrameType, HEADERS, IdentifyReply, IdentifyRequest, MAGIC_V2,
-    StartAt, TopicName,
+    PUB_IDS, StartAt, TopicName,
 };
 
 use crate::config::{Config, Secret, Upgrades, host_name};
@@ -293,7 +293,10 @@ impl Handshake {
 
 fn identify_request(purpose: &Purpose, config: &Config) -> IdentifyRequest {
     // The grant tells a producer that nsqd knows the commands for headers.
-    let wants_headers = matches!(purpose, Purpose::Publish) || config.headers;
+    let is_producer = matches!(purpose, Purpose::Publish);
+    let mut features = Vec::new();
+    features.extend((is_producer || config.headers).then_some(HEADERS));
+    features.extend((is_producer && config.pub_ids).then_some(PUB_IDS));
     let host = host_name();
     let short_host = host.split('.').next().unwrap_or_default().to_owned();
     let client_id = config.client_id.clone().unwrap_or(short_host);
@@ -316,7 +319,7 @@ fn identify_request(purpose: &Purpose, config: &Config) -> IdentifyRequest {
         deflate_level: config.deflate.then_some(config.deflate_level.into()),
         topology_region: text(&config.topology_region),
         topology_zone: text(&config.topology_zone),
-        features: wants_headers.then(|| vec![HEADERS.to_owned()]),
+        features: (!features.is_empty()).then(|| features.iter().map(|&name| name.to_owned()).collect()),
         extend_support: None,
         channel_start: (config.channel_start != StartAt::Latest).then(|| config.channel_start.to_string()),
     }
@@ -386,6 +389,14 @@ mod tests {
             let (server, _) = ServerInfo::from_reply(reply, &Upgrades::default()).unwrap();
             assert_eq!(server.headers, granted);
         }
+    }
+
+    #[test]
+    fn producer_requests_message_ids_only_if_configured() {
+        let config = Config::new().pub_ids(true);
+        let expected = Some(vec!["headers".to_owned(), "pub_ids".to_owned()]);
+        assert_eq!(identify_request(&Purpose::Publish, &config).features, expected);
+        assert_eq!(identify_request(&subscribe(), &config).features, None);
     }
 
     #[test]

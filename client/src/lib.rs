@@ -123,7 +123,9 @@ pub use error::{
 pub use handshake::ServerInfo;
 pub use nsq_protocol::headers::Headers;
 pub use nsq_protocol::{AuthReply, MessageId, StartAt};
-pub use producer::{Guarantee, Producer, ProducerBuilder, PublishFuture, Receipt, Strategy};
+pub use producer::{
+    Guarantee, Producer, ProducerBuilder, PublishFuture, PublishedMessage, Receipt, Strategy,
+};
 pub use tls::Tls;
 pub use unix_socket::is_socket_path;
 

@@ -279,6 +279,7 @@ impl Config {
             max_msg_timeout: self.max_msg_timeout,
             max_req_timeout: self.max_req_timeout,
             max_channel_consumers: self.max_channel_consumers,
+            dedupe_max_ids: self.dedupe_max_ids,
             node_id: self.node_id,
             retention: Retention { age: clock::nanos(self.retain_for), bytes: self.retain_bytes },
             ttl: self.ttl,

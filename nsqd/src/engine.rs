@@ -64,6 +64,8 @@ pub struct EngineLimits {
     pub max_req_timeout: Duration,
     /// `--max-channel-consumers`; 0 for no limit.
     pub max_channel_consumers: usize,
+    /// `--dedupe-max-ids`: ids that a topic remembers at most.
+    pub dedupe_max_ids: usize,
     /// `--node-id`, 0..1024: the upper bits of message ids.
     pub node_id: u16,
     /// `--retain-for` and `--retain-bytes`, for topics that have no limits of their own.
@@ -88,6 +90,7 @@ impl EngineLimits {
         max_msg_timeout: Duration::from_secs(15 * 60),
         max_req_timeout: Duration::from_secs(60 * 60),
         max_channel_consumers: 0,
+        dedupe_max_ids: 1_000_000,
         node_id: 0,
         retention: Retention { age: 0, bytes: 0 },
         ttl: Duration::ZERO,

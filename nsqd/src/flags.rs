@@ -209,6 +209,10 @@ flags! {
     /// Maximum number of consumers per channel; 0 for no limit.
     #[arg(long, default_value = "0", value_parser = size)]
     max_channel_consumers: usize;
+    /// Maximum number of message ids that a topic with the setting dedupe remembers; about 44 bytes each. The oldest are
+    /// forgotten first.
+    #[arg(long, default_value = "1000000", value_parser = wire_size)]
+    dedupe_max_ids: usize;
 
     /// statsd server to push statistics to: UDP host:port.
     #[arg(long, default_value = "", hide_default_value = true, value_parser = statsd_address)]

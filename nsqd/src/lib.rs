@@ -25,7 +25,7 @@
 //!
 //! # Locks
 //!
-//! Locks are taken in this order: a topic's state, a log's segments, a channel, a log's index, the journal. A thread
+//! Locks are taken in this order: a topic's state, its ids, a log's segments, a channel, a log's index, the journal. A thread
 //! never holds the locks of two channels. No lock is held across an await, and only the lock of the segments may be
 //! held during disk access.
 

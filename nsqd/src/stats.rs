@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nsq_protocol::{
-    ChannelStats, ClientStats, E2eLatency, MemoryStats, Percentile, PubCount, RetentionStats, Stats,
-    TopicStats,
+    ChannelStats, ClientStats, DedupeStats, E2eLatency, MemoryStats, Percentile, PubCount, RetentionStats,
+    Stats, TopicStats,
 };
 
 use crate::channel::latency::{LatencyHistogram, TAKES_ALL, no_latencies};
@@ -214,6 +214,11 @@ impl TopicStatsSnapshot {
             paused,
             e2e_processing_latency,
             retention: retention_stats(topic),
+            dedupe: topic.id_counts().map(|counts| DedupeStats {
+                id_count: counts.id_count,
+                duplicate_count: counts.duplicate_count,
+                dropped_id_count: counts.dropped_id_count,
+            }),
         };
         Self { stats, channels }
     }

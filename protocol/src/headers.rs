@@ -42,6 +42,11 @@ pub const RESERVED_PREFIX: &str = "nsq-";
 /// Reserved headers that a producer may set.
 pub const OF_PRODUCERS: [&str; 3] = ["nsq-ttl", "nsq-key", "nsq-id"];
 
+/// The header that identifies a message, so that a topic can store it once.
+pub const ID: &str = "nsq-id";
+/// Maximum length of the value of [`ID`], in bytes.
+pub const MAX_ID_BYTES: usize = 128;
+
 /// The frame type of a stored message with headers.
 const STORED_TYPE: u32 = 258;
 const VERSION_PLAIN: u8 = 0;
@@ -76,6 +81,9 @@ pub enum InvalidHeaders {
     /// A reserved header that no producer may set.
     #[error("header {0:?} is reserved; producers may set nsq-ttl, nsq-key and nsq-id")]
     Reserved(String),
+    /// The value of [`ID`] is empty, or longer than [`MAX_ID_BYTES`].
+    #[error("header \"nsq-id\" has {0} bytes; expected 1 to {MAX_ID_BYTES}")]
+    Id(usize),
     /// The bytes end before the headers do.
     #[error("headers are cut off")]
     CutOff,
@@ -92,8 +100,11 @@ impl<'a> Headers<'a> {
             return Err(InvalidHeaders::TooLong(json.len()));
         }
         let pairs = pairs(json).ok_or(InvalidHeaders::NotStrings)?;
-        for (index, (key, _)) in pairs.iter().enumerate() {
+        for (index, (key, value)) in pairs.iter().enumerate() {
             check_key(key)?;
+            if key == ID && !(1..=MAX_ID_BYTES).contains(&value.len()) {
+                return Err(InvalidHeaders::Id(value.len()));
+            }
             if pairs[..index].iter().any(|(other, _)| other == key) {
                 return Err(InvalidHeaders::Twice(key.to_string()));
             }
@@ -347,7 +358,7 @@ mod tests {
     use crate::frame::FRAME_HEADER_BYTES;
     use crate::message::{MESSAGE_HEADER_BYTES, MessageView};
 
-    const ID: MessageId = MessageId(*b"18a1d53483a69000");
+    const MESSAGE_ID: MessageId = MessageId(*b"18a1d53483a69000");
 
     #[test]
     fn a_json_object_of_strings_is_accepted() {
@@ -383,6 +394,9 @@ mod tests {
         ] {
             assert_eq!(Headers::parse(json.as_bytes()), Err(error), "{json}");
         }
+        let id = |length: usize| HeadersBuf::of_producer([("nsq-id", &*"x".repeat(length))]).map(drop);
+        assert_eq!([id(1), id(128)], [Ok(()), Ok(())]);
+        assert_eq!([id(0), id(129)], [Err(InvalidHeaders::Id(0)), Err(InvalidHeaders::Id(129))]);
         let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_HEADERS_BYTES - 8));
         assert!(Headers::parse(long.as_bytes()).is_ok());
         let longer = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_HEADERS_BYTES - 7));
@@ -408,7 +422,7 @@ mod tests {
                 put_published(&mut published, Headers(json.as_bytes()), body);
                 form = Form::WithHeaders;
             }
-            put_stored_frame(&mut frames, -7, 3, ID, form, &published);
+            put_stored_frame(&mut frames, -7, 3, MESSAGE_ID, form, &published);
         }
         frames
     }
@@ -453,7 +467,7 @@ mod tests {
             prop_assert_eq!((plain.len(), extended.len()), (all.len(), all.len()));
             for (((json, body), plain), extended) in all.iter().zip(plain).zip(extended) {
                 let view = MessageView::parse(plain).unwrap();
-                prop_assert_eq!((view.timestamp_ns, view.attempts, view.id, view.body), (-7, 3, ID, *body));
+                prop_assert_eq!((view.timestamp_ns, view.attempts, view.id, view.body), (-7, 3, MESSAGE_ID, *body));
                 prop_assert_eq!(&extended[..MESSAGE_HEADER_BYTES], &plain[..MESSAGE_HEADER_BYTES]);
                 let headers = json.map(|json| Headers(json.as_bytes()));
                 prop_assert_eq!(split_delivered(&extended[MESSAGE_HEADER_BYTES..]), Some((headers, *body)));

@@ -16,6 +16,8 @@ pub const MAX_NAME_BYTES: usize = 1024;
 
 /// The feature that delivers messages with their [`headers`](crate::headers). Not in NSQ.
 pub const HEADERS: &str = "headers";
+/// The feature that answers a publish of one message with its id. Not in NSQ.
+pub const PUB_IDS: &str = "pub_ids";
 
 /// Deflate level for a client that requests none.
 const DEFAULT_DEFLATE_LEVEL: i64 = 6;
@@ -290,7 +292,7 @@ pub fn negotiate(request: &IdentifyRequest, limits: &IdentifyLimits) -> Result<N
     })
 }
 
-const OFFERED_FEATURES: [&str; 1] = [HEADERS];
+const OFFERED_FEATURES: [&str; 2] = [HEADERS, PUB_IDS];
 
 /// Cuts a name to [`MAX_NAME_BYTES`]. Every connection keeps its names, so they need a limit.
 fn kept(name: Option<&str>) -> String {
@@ -437,12 +439,22 @@ impl IdentifyReply {
     pub fn grants_headers(&self) -> bool {
         self.features.iter().flatten().any(|feature| feature == HEADERS)
     }
+
+    /// Whether nsqd granted [`PUB_IDS`].
+    pub fn grants_pub_ids(&self) -> bool {
+        self.features.iter().flatten().any(|feature| feature == PUB_IDS)
+    }
 }
 
 impl Negotiated {
     /// Whether [`HEADERS`] is granted.
     pub fn headers(&self) -> bool {
         self.extend_support == Some(true) || self.features.iter().flatten().any(|&feature| feature == HEADERS)
+    }
+
+    /// Whether [`PUB_IDS`] is granted.
+    pub fn pub_ids(&self) -> bool {
+        self.features.iter().flatten().any(|&feature| feature == PUB_IDS)
     }
 
     /// The reply for this connection; fields that do not depend on the connection come from `daemon`.

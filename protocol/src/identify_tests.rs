@@ -301,6 +301,8 @@ fn headers_are_granted_and_reported_as_requested() {
         (r#""features":["headers"]"#, true, Some(&["headers"][..]), None),
         (r#""features":["x","headers",null,"headers"]"#, true, Some(&["headers"]), None),
         (r#""features":["Headers","x"]"#, false, Some(&[]), None),
+        (r#""features":["pub_ids","headers"]"#, true, Some(&["headers", "pub_ids"]), None),
+        (r#""features":["pub_ids"]"#, false, Some(&["pub_ids"]), None),
         (r#""features":[]"#, false, Some(&[]), None),
         (r#""features":null"#, false, None, None),
         (r#""extend_support":true"#, true, None, Some(true)),
@@ -314,6 +316,8 @@ fn headers_are_granted_and_reported_as_requested() {
         let features = features.map(|names| names.iter().map(|&name| name.to_owned()).collect());
         assert_eq!((reply.features.clone(), reply.extend_support), (features, extend_support), "{asked}");
         assert_eq!(reply.grants_headers(), granted && reply.features.is_some());
+        assert_eq!(settings.pub_ids(), asked.contains("pub_ids"), "{asked}");
+        assert_eq!(reply.grants_pub_ids(), asked.contains("pub_ids"), "{asked}");
         let text = String::from_utf8(to_json(&reply).unwrap()).unwrap();
         assert_eq!(text.contains("features"), reply.features.is_some());
         assert_eq!(text.contains("extend_support"), extend_support.is_some());

@@ -85,7 +85,7 @@ pub use discovery::{
 };
 pub use error::{ErrorCode, ProtocolError, quote};
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameType, put_frame};
-pub use identify::{HEADERS, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, negotiate};
+pub use identify::{HEADERS, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, PUB_IDS, negotiate};
 pub use limits::Limits;
 pub use lookup::{
     LookupCommand, LookupDecoded, LookupError, LookupLimits, LookupdInfo, MAGIC_V1, PeerInfo, decode_lookup,
@@ -100,7 +100,7 @@ pub use policy::{ExplainedSetting, PolicyExplainResponse};
 pub use printable::{is_printable, printable, printable_lines};
 pub use start_at::{InvalidStartAt, StartAt};
 pub use stats::{
-    ChannelStats, ClientStats, E2eLatency, InfoResponse, MemoryStats, Percentile, PubCount, RetentionStats,
-    SeekResponse, Stats, TopicStats,
+    ChannelStats, ClientStats, DedupeStats, E2eLatency, InfoResponse, MemoryStats, Percentile, PubCount,
+    RetentionStats, SeekResponse, Stats, TopicStats,
 };
 pub use stats_text::{StatsText, render_text};

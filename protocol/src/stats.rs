@@ -64,6 +64,24 @@ pub struct TopicStats {
     /// Retained messages; absent if the topic retains none. Not in NSQ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<RetentionStats>,
+    /// Remembered ids of messages; absent if the topic remembers none. Not in NSQ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedupe: Option<DedupeStats>,
+}
+
+/// The ids of messages that a topic remembers, so that it stores no second message with the same id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DedupeStats {
+    /// Number of ids remembered now.
+    #[serde(deserialize_with = "lenient")]
+    pub id_count: u64,
+    /// Messages that were not stored because their id was remembered, since the start or the setting.
+    #[serde(deserialize_with = "lenient")]
+    pub duplicate_count: u64,
+    /// Ids forgotten within the window because there were too many, since the start or the setting.
+    #[serde(deserialize_with = "lenient")]
+    pub dropped_id_count: u64,
 }
 
 /// The retention limits of a topic, and the messages that it retains.

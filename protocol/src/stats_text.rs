@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use crate::start_at::rfc3339;
-use crate::stats::{ChannelStats, ClientStats, E2eLatency, MemoryStats, Stats, TopicStats};
+use crate::stats::{ChannelStats, ClientStats, DedupeStats, E2eLatency, MemoryStats, Stats, TopicStats};
 
 /// Renders `/stats` as text. `start_time_rfc3339` is the start in local time; `toolchain` is what nsqd was built with.
 /// The age of connections follows from the start and the uptime.
@@ -128,6 +128,12 @@ fn put_topic(out: &mut String, topic: &TopicStats) -> fmt::Result {
             out,
             "      retained: {} msgs, {} bytes{since}",
             retained.retained_count, retained.retained_bytes
+        )?;
+    }
+    if let Some(DedupeStats { id_count, duplicate_count, dropped_id_count }) = topic.dedupe {
+        writeln!(
+            out,
+            "      dedupe: {id_count} ids, {duplicate_count} duplicates, {dropped_id_count} ids dropped"
         )?;
     }
     Ok(())

@@ -86,6 +86,7 @@ fn rows(certificates: &Certificates) -> Vec<Row> {
         plain("min-output-buffer-timeout", "min_output_buffer_timeout", "1ms", json!(SECOND / 1000)),
         plain("output-buffer-timeout", "output_buffer_timeout", "10ms", json!(SECOND / 100)),
         plain("max-channel-consumers", "max_channel_consumers", "4", json!(4)),
+        plain("dedupe-max-ids", "dedupe_max_ids", "5", json!(5)),
         plain("statsd-address", "statsd_address", "127.0.0.1:9", json!("127.0.0.1:9")),
         row("statsd-prefix", "x.%s", "statsd_prefix", "'x.%s'", json!("x.b_example_6.")),
         plain("statsd-interval", "statsd_interval", "50s", json!(50 * SECOND)),

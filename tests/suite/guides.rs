@@ -258,6 +258,11 @@ fn examples_of_the_headers_guide_run() {
 }
 
 #[test]
+fn examples_of_the_deduplication_guide_run() {
+    run_guide("DEDUPLICATION.md");
+}
+
+#[test]
 fn examples_of_the_migration_guide_run() {
     run_guide("MIGRATING.md");
 }

@@ -25,6 +25,9 @@ mod publish;
 /// Headers: who gets them, and that they survive.
 mod headers;
 
+/// Deduplication: a topic stores the messages of one id once.
+mod dedupe;
+
 /// SUB: names, limits, fan-out, sharing among consumers.
 mod subscribe;
 

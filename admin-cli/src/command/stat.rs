@@ -141,30 +141,24 @@ fn print(
     Ok(())
 }
 
-const HEADINGS: [&str; 15] = [
-    "TOPIC",
-    "CHANNEL",
-    "IN/S",
-    "OUT/S",
-    "DEPTH",
-    "DISK",
-    "INFLT",
-    "DEF",
-    "REQ",
-    "TMO",
-    "CLIENTS",
-    "FLAGS",
-    "KEPT",
-    "KEPT BYTES",
-    "OLDEST",
-];
-/// Number of columns about retention. They are shown only if a topic retains messages.
-const RETENTION_HEADING_COUNT: usize = 3;
+const HEADINGS: [&str; 12] =
+    ["TOPIC", "CHANNEL", "IN/S", "OUT/S", "DEPTH", "DISK", "INFLT", "DEF", "REQ", "TMO", "CLIENTS", "FLAGS"];
+/// Shown only if a topic retains messages.
+const RETENTION_HEADINGS: [&str; 3] = ["KEPT", "KEPT BYTES", "OLDEST"];
+/// Shown only if a topic remembers ids of messages.
+const DEDUPE_HEADINGS: [&str; 2] = ["IDS", "DUPS"];
 
 fn table(topics: &[TopicReport], is_partial: bool) -> Table {
     let keeps = topics.iter().any(|topic| topic.retained.is_some());
-    let count = HEADINGS.len() - if keeps { 0 } else { RETENTION_HEADING_COUNT };
-    let mut table = Table::new(&HEADINGS[..count]);
+    let dedupes = topics.iter().any(|topic| topic.dedupe.is_some());
+    let mut table = Table::new(&HEADINGS);
+    let mut count = HEADINGS.len();
+    for (is_shown, headings) in [(keeps, &RETENTION_HEADINGS[..]), (dedupes, &DEDUPE_HEADINGS[..])] {
+        if is_shown {
+            table.add_columns(headings);
+            count += headings.len();
+        }
+    }
     for topic in topics {
         let mut cells: Vec<Cell> = vec![
             topic.topic_name.as_str().into(),
@@ -181,6 +175,11 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
             cells.push(retained.retained_count.into());
             cells.push(retained.retained_bytes.into());
             cells.push(oldest.map_or(Cell::None, |at| nsq_protocol::start_at::rfc3339(at).into()));
+        }
+        if let Some(dedupe) = &topic.dedupe {
+            cells.resize(count - DEDUPE_HEADINGS.len(), Cell::None);
+            cells.push(dedupe.id_count.into());
+            cells.push(dedupe.duplicate_count.into());
         }
         cells.resize(count, Cell::None);
         table.row(cells);
@@ -208,6 +207,8 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
 
 #[cfg(test)]
 mod tests {
+    use nsq_protocol::DedupeStats;
+
     use super::*;
 
     #[test]
@@ -239,5 +240,14 @@ mod tests {
         assert_eq!(rows[1][..5], ["t", "-", "-", "-", "0"]);
         assert_eq!(rows[2][..5], ["t", "c", "-", "-", "3"]);
         assert_eq!(rows[2][11], "!");
+    }
+
+    #[test]
+    fn ids_have_columns_if_a_topic_remembers_some() {
+        let dedupe = Some(DedupeStats { id_count: 7, duplicate_count: 2, dropped_id_count: 0 });
+        let topics = [TopicReport { dedupe, ..TopicReport::default() }, TopicReport::default()];
+        let text = table(&topics, false).tab_separated();
+        let ends: Vec<Vec<&str>> = text.lines().map(|line| line.rsplit('\t').take(2).collect()).collect();
+        assert_eq!(ends, [["DUPS", "IDS"], ["2", "7"], ["-", "-"]]);
     }
 }

@@ -137,6 +137,9 @@ options! {
     /// Request the headers of messages from nsqd: see [`Delivery::headers`](crate::Delivery::headers). An nsqd that has
     /// no headers, such as NSQ's own, delivers messages without them.
     headers: bool = false, Range::Any;
+    /// Request the ids of published messages from nsqd: see [`Receipt::message`](crate::Receipt::message). NSQ's own nsqd
+    /// does not report them.
+    pub_ids: bool = false, Range::Any;
     /// Percentage of the channel's messages that nsqd delivers; it drops the rest. 0 delivers all.
     sample_rate: u8 = 0, Range::Ints(0, 99);
     /// Require TLS from nsqds. Connecting to one that does not offer it fails.

@@ -22,7 +22,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nsq_protocol::headers::Form;
+use nsq_protocol::MessageId;
+use nsq_protocol::headers::{self, Form};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,18 @@ pub struct Receipt {
     pub node: Arc<str>,
     /// The number of attempts, including the successful one.
     pub attempts: u32,
+    /// What nsqd says of the message. `None` for a batch, without [`Config::pub_ids`], and if the nsqd is NSQ's own.
+    pub message: Option<PublishedMessage>,
+}
+
+/// A published message, as nsqd sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedMessage {
+    /// The id that consumers see. For a duplicate, that of the message that nsqd has.
+    pub id: MessageId,
+    /// nsqd did not store the message, because its topic remembers the same `nsq-id`: see
+    /// [`Producer::publish_with_id`].
+    pub is_duplicate: bool,
 }
 
 /// Publishes messages. Cheap to clone; clones share connections.
@@ -122,6 +135,19 @@ impl Producer {
         let message = with_headers(headers, &body.into())?;
         let publication = Publication::single(topic.as_ref(), message)?.in_form(Form::WithHeaders);
         self.publish_now(publication, self.deadline()).await
+    }
+
+    /// Publishes one message with an id of 1 to 128 bytes. If the topic has the setting `dedupe`, its nsqd stores only the
+    /// first of several messages with the same id; with [`Config::pub_ids`], the receipt says whether this one is a
+    /// duplicate. Each nsqd remembers the ids of its own messages only. Otherwise as
+    /// [`publish_with_headers`](Producer::publish_with_headers).
+    pub async fn publish_with_id(
+        &self,
+        topic: impl AsRef<str>,
+        id: impl AsRef<str>,
+        body: impl Into<Bytes>,
+    ) -> Result<Receipt, PublishError> {
+        self.publish_with_headers(topic, [(headers::ID, id)], body).await
     }
 
     /// Like [`publish_deferred`](Producer::publish_deferred), with headers as in
@@ -342,7 +368,9 @@ impl Inner {
                 }
             };
             match result {
-                Ok(()) => return Ok(Receipt { node: Arc::clone(&ticket.node.address), attempts }),
+                Ok(message) => {
+                    return Ok(Receipt { node: Arc::clone(&ticket.node.address), attempts, message });
+                }
                 Err(failure) if self.may_retry(&failure) && Instant::now() < deadline => {
                     attempts += 1;
                     ticket.retry_at(Arc::clone(self.pick(Some(&ticket.node))));

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nsq_protocol::{Command, FrameType};
+use nsq_protocol::{Command, FrameType, MessageId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::PublishedMessage;
 use super::publication::{Publication, SizeLimits};
-use super::slot::{Failure, Slot, SlotResult};
+use super::slot::{Answer, Failure, Slot, SlotResult};
 use crate::config::Config;
 use crate::connect::{Connector, Established};
 use crate::error::{ConnectError, ConnectStage, Disconnect, split_error};
@@ -307,14 +308,16 @@ impl Node {
     }
 
     fn take_answers(&self, reader: &mut FrameReader) -> Result<(), Disconnect> {
-        let mut ok_count = 0;
+        let mut answers = Vec::new();
         let outcome = loop {
             match reader.buffered() {
                 Ok(Some(frame)) if frame.is_heartbeat() => {
                     self.queue.lock().nop = true;
                     self.wake.notify_one();
                 }
-                Ok(Some(frame)) if frame.kind == FrameType::Response => ok_count += 1,
+                Ok(Some(frame)) if frame.kind == FrameType::Response => {
+                    answers.push(Ok(answer_of(&frame.data)))
+                }
                 Ok(Some(frame)) if frame.kind == FrameType::Error => {
                     let (code, description) = split_error(&frame.data);
                     break Err(Disconnect::Refused { code, description });
@@ -324,19 +327,19 @@ impl Node {
                 Err(why) => break Err(why),
             }
         };
-        self.answer(ok_count, || Ok(()))?;
+        self.answer(answers)?;
         if let Err(Disconnect::Refused { code, description }) = &outcome {
-            self.answer(1, || {
-                Err(Failure::Refused { code: code.clone(), description: description.clone() })
-            })?;
+            let refused = Failure::Refused { code: code.clone(), description: description.clone() };
+            self.answer(vec![Err(refused)])?;
             // nsqd executes commands in order and stopped here, so it has not executed the publishes written after it.
             self.fail_all_unanswered(|| Failure::NotSent(Disconnect::Closed));
         }
         outcome
     }
 
-    /// Completes the oldest `count` unanswered publishes.
-    fn answer(&self, count: usize, result: impl Fn() -> SlotResult) -> Result<(), Disconnect> {
+    /// Completes the oldest unanswered publishes.
+    fn answer(&self, results: Vec<SlotResult>) -> Result<(), Disconnect> {
+        let count = results.len();
         if count == 0 {
             return Ok(());
         }
@@ -346,8 +349,8 @@ impl Node {
             queue.unanswered.drain(..count).collect()
         };
         let missing = answered.len() < count;
-        for slot in answered {
-            slot.complete(result());
+        for (slot, result) in answered.into_iter().zip(results) {
+            slot.complete(result);
         }
         // Otherwise, later answers would be taken for those of other publishes.
         if missing { Err(Disconnect::Protocol("nsqd sent an unexpected answer".into())) } else { Ok(()) }
@@ -386,5 +389,31 @@ impl Node {
         self.fail_unanswered(&Disconnect::Stopped);
         self.fail_unsent(&Disconnect::Stopped);
         self.status.send_replace(Status::Failed(self.stopped_error()));
+    }
+}
+
+/// Reads `OK <id>` and `OK <id> DUP`. Other answers, such as `OK`, say nothing of the message.
+fn answer_of(response: &[u8]) -> Answer {
+    let (id, rest) = response.strip_prefix(b"OK ")?.split_first_chunk::<16>()?;
+    match rest {
+        b"" => Some(PublishedMessage { id: MessageId(*id), is_duplicate: false }),
+        b" DUP" => Some(PublishedMessage { id: MessageId(*id), is_duplicate: true }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_name_the_message_and_duplicates() {
+        let id = MessageId(*b"0123456789abcdef");
+        let message = |is_duplicate| Some(PublishedMessage { id, is_duplicate });
+        assert_eq!(answer_of(b"OK 0123456789abcdef"), message(false));
+        assert_eq!(answer_of(b"OK 0123456789abcdef DUP"), message(true));
+        for other in [&b"OK"[..], b"OK ", b"OK 0123", b"OK 0123456789abcdef X", b"0123456789abcdef"] {
+            assert_eq!(answer_of(other), None);
+        }
     }
 }

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::PublishedMessage;
 use crate::error::Disconnect;
 
 /// How a publish failed at one node.
@@ -28,7 +29,9 @@ pub(super) enum Failure {
     HeadersUnsupported,
 }
 
-pub(super) type SlotResult = Result<(), Failure>;
+/// What nsqd says of a published message, if it was asked to.
+pub(super) type Answer = Option<PublishedMessage>;
+pub(super) type SlotResult = Result<Answer, Failure>;
 
 #[derive(Debug)]
 enum State {
@@ -148,7 +151,7 @@ mod tests {
         assert!(slot.write());
         assert!(!slot.write(), "a publish is written only once");
         assert!(matches!(slot.cancel(), Cancelled::Written));
-        slot.complete(Ok(()));
+        slot.complete(Ok(None));
     }
 
     #[tokio::test]
@@ -160,8 +163,8 @@ mod tests {
             async move { std::future::poll_fn(|context| slot.poll(context)).await }
         });
         tokio::task::yield_now().await;
-        slot.complete(Ok(()));
+        slot.complete(Ok(None));
         assert!(waiting.await.unwrap().is_ok());
-        assert!(matches!(slot.cancel(), Cancelled::Done(Ok(()))));
+        assert!(matches!(slot.cancel(), Cancelled::Done(Ok(None))));
     }
 }

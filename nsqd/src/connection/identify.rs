@@ -24,6 +24,8 @@ pub struct Settings {
     pub channel_start: StartAt,
     /// Whether messages are delivered with their headers.
     pub headers: bool,
+    /// Whether a publish of one message is answered with its id.
+    pub pub_ids: bool,
 }
 
 impl Settings {
@@ -35,6 +37,7 @@ impl Settings {
             sample_rate: 0,
             channel_start: StartAt::Latest,
             headers: false,
+            pub_ids: false,
         }
     }
 
@@ -45,6 +48,7 @@ impl Settings {
             sample_rate: negotiated.sample_rate,
             channel_start: negotiated.channel_start.unwrap_or_default(),
             headers: negotiated.headers(),
+            pub_ids: negotiated.pub_ids(),
         }
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! The publishes of one read are one batch: successive PUBs (or PUB_EXTs) to a topic are appended together. One write of
 //! the journal makes all publishes of the connection's turn durable, before the first of them is answered.
+//!
+//! A connection that was granted `pub_ids` gets `OK <id>` for a message, or `OK <id> DUP` if the topic has a message with
+//! the same `nsq-id`; and `OK` for a batch, and for a message that an ephemeral topic has no room for.
 
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use nsq_protocol::{Command, Decoded, ErrorCode, Limits, ProtocolError, TopicName
 
 use super::{Connection, End};
 use crate::clock;
-use crate::topic::{Publication, PublishError, Topic};
+use crate::topic::{Publication, PublishError, PublishedMessage, Topic};
 use std::sync::Arc;
 
 /// Maximum number of bodies appended at a time, so that the topic's lock is not held for long.
@@ -19,6 +22,8 @@ struct Pending {
     publication: Publication,
     verb: Verb,
     commands: usize,
+    /// The messages to name in the answers, one for each command; empty if none are.
+    messages: Vec<Option<PublishedMessage>>,
 }
 
 impl Connection {
@@ -50,10 +55,18 @@ impl Connection {
                 _ => break Ok(used),
             }
         };
+        if pending.iter().any(|pending| pending.publication.depends_on_others()) {
+            for Pending { publication, .. } in &mut pending {
+                publication.settle().await;
+            }
+        }
         // Publishes before a refused command are answered first.
-        for Pending { publication, verb, commands } in pending {
+        for Pending { publication, verb, commands, messages } in pending {
             publication.committed().await.map_err(|error| failed(verb, &error))?;
-            self.output.ok(commands);
+            if messages.is_empty() {
+                self.output.ok(commands);
+            }
+            messages.into_iter().for_each(|message| self.output.published(message));
         }
         result
     }
@@ -104,7 +117,10 @@ impl Connection {
             _ => return Ok(None),
         };
         let publication = publication.map_err(|error| failed(verb, &error))?;
-        pending.push(Pending { publication, verb, commands });
+        let is_batch = matches!(verb, Verb::Mpub | Verb::MpubExt);
+        let named = if self.settings.pub_ids && !is_batch { commands } else { 0 };
+        let messages = (0..named).map(|index| publication.message(index)).collect();
+        pending.push(Pending { publication, verb, commands, messages });
         Ok(Some(used))
     }
 

@@ -2,6 +2,8 @@
 
 use nsq_protocol::{FrameType, ProtocolError, put_frame};
 
+use crate::topic::PublishedMessage;
+
 /// The output of a connection; see the module.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -34,6 +36,13 @@ impl Output {
         for _ in 0..count {
             self.buffer.extend_from_slice(&OK_FRAME);
         }
+    }
+
+    /// Appends `OK` and what the producer may learn of its message.
+    pub fn published(&mut self, message: Option<PublishedMessage>) {
+        let Some(PublishedMessage { id, is_duplicate }) = message else { return self.ok(1) };
+        let duplicate: &[u8] = if is_duplicate { b" DUP" } else { b"" };
+        self.respond(&[b"OK ", &id.0[..], duplicate].concat());
     }
 
     /// Appends an error frame.

@@ -11,6 +11,7 @@ pub struct UpkeepHints {
     clean_from: AtomicU32,
     retains: AtomicBool,
     expires: AtomicBool,
+    remembers_ids: AtomicBool,
 }
 
 impl Default for UpkeepHints {
@@ -20,6 +21,7 @@ impl Default for UpkeepHints {
             clean_from: AtomicU32::new(0),
             retains: AtomicBool::new(false),
             expires: AtomicBool::new(false),
+            remembers_ids: AtomicBool::new(false),
         }
     }
 }
@@ -58,6 +60,16 @@ impl UpkeepHints {
     /// Records that a topic retains finished messages.
     pub fn set_retains(&self) {
         self.retains.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that a topic remembers ids of messages.
+    pub fn set_remembers_ids(&self) {
+        self.remembers_ids.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any topic has ever remembered ids of messages.
+    pub fn remembers_ids(&self) -> bool {
+        self.remembers_ids.load(Ordering::Relaxed)
     }
 
     /// Whether any topic has ever retained finished messages.

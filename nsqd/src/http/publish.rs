@@ -7,43 +7,71 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nsq_daemon::http::{BodyError, HttpError, Query, Request, Response, response};
+use nsq_daemon::http::{BodyError, Encoding, HttpError, Query, Request, Response, response};
 use nsq_protocol::headers::{Form, HeadersBuf};
 use nsq_protocol::{BatchError, BatchPart, MessageBatch, TopicName};
 
+use super::publish_headers::Messages;
 use super::{HttpContext, publish_headers, refused, topic_parameter};
 use crate::clock;
-use crate::topic::Topic;
+use crate::topic::{PublishedMessage, Topic};
 
 pub(super) const MSG_TOO_BIG: HttpError = HttpError::too_large("MSG_TOO_BIG");
 const MSG_EMPTY: HttpError = HttpError::bad_request("MSG_EMPTY");
 const INVALID_TOPIC: HttpError = HttpError::bad_request("INVALID_TOPIC");
 const INVALID_DEFER: HttpError = HttpError::bad_request("INVALID_DEFER");
+const INVALID_RETURN: HttpError = HttpError::bad_request("INVALID_RETURN");
 pub(super) const BODY_TOO_BIG: HttpError = HttpError::too_large("BODY_TOO_BIG");
 const BAD_BODY: HttpError = HttpError::too_large("BAD_BODY");
 const BAD_MESSAGE: HttpError = HttpError::too_large("BAD_MESSAGE");
 
-/// `POST /pub?topic=[&defer=<ms>][&ttl=][&key=][&id=]`: the body is the message. `publish_headers` adds headers.
+/// `POST /pub?topic=[&defer=<ms>][&ttl=][&key=][&id=][&return=id]`: the body is the message. `publish_headers` adds
+/// headers. With `return=id`, the answer is JSON with the message's id.
 pub async fn one(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let body = read(request, context.config.max_msg_size, MSG_TOO_BIG).await?;
     if body.is_empty() {
         return Err(MSG_EMPTY);
     }
     let query = request.query()?;
-    let headers = publish_headers::of_request(&request.headers, &query)?;
+    let headers = publish_headers::of_request(&request.headers, &query, Messages::One)?;
+    let returns_id = returns_id(&query)?;
     let topic = topic(context, &query).await?;
     // The topic stays even if the delay is wrong, as in NSQ.
     let delay = match query.get("defer") {
         Some(text) => delay(&text, context.config.max_req_timeout)?,
         None => None,
     };
-    match headers {
-        None => publish(context, &topic, Form::Plain, std::iter::once(&body[..]), body.len(), delay).await,
-        Some(headers) => publish_with_headers(context, &topic, &headers, &[&body], delay).await,
+    let published = match headers {
+        None => publish(context, &topic, Form::Plain, std::iter::once(&body[..]), body.len(), delay).await?,
+        Some(headers) => publish_with_headers(context, &topic, &headers, &[&body], delay).await?,
+    };
+    match published {
+        Some(PublishedMessage { id, is_duplicate }) if returns_id => {
+            let answer = Published { id: id.to_string(), duplicate: is_duplicate };
+            Ok(response::value(Encoding::accepted(&request.headers), &answer))
+        }
+        _ => Ok(response::text("OK")),
     }
 }
 
-/// `POST /mpub?topic=[&binary=true][&ttl=][&key=][&id=]`: the body holds one message per line, or a batch as in MPUB.
+/// The answer to `return=id`.
+#[derive(serde::Serialize)]
+struct Published {
+    id: String,
+    /// The message was not stored, because the topic has one with the same `nsq-id`.
+    duplicate: bool,
+}
+
+/// Whether the answer contains the id of the message.
+fn returns_id(query: &Query<'_>) -> Result<bool, HttpError> {
+    match query.get("return").as_deref() {
+        None => Ok(false),
+        Some("id") => Ok(true),
+        Some(_) => Err(INVALID_RETURN),
+    }
+}
+
+/// `POST /mpub?topic=[&binary=true][&ttl=][&key=]`: the body holds one message per line, or a batch as in MPUB.
 /// All get the same headers.
 pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let limits = context.config.limits();
@@ -51,7 +79,7 @@ pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Respon
         return Err(BODY_TOO_BIG);
     }
     let query = request.query()?;
-    let headers = publish_headers::of_request(&request.headers, &query)?;
+    let headers = publish_headers::of_request(&request.headers, &query, Messages::Many)?;
     let topic = topic(context, &query).await?;
     let binary = query.get("binary").is_some_and(|value| match &*value {
         "true" | "1" => true,
@@ -64,13 +92,14 @@ pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Respon
     if binary {
         let body = read(request, limits.max_batch_bytes(), BODY_TOO_BIG).await?;
         let (batch, _) = MessageBatch::parse_binary(&body, &limits).map_err(refuse_batch)?;
-        return match headers {
-            None => publish(context, &topic, Form::Plain, batch.iter(), batch.body_bytes(), None).await,
+        match headers {
+            None => publish(context, &topic, Form::Plain, batch.iter(), batch.body_bytes(), None).await?,
             Some(headers) => {
                 let bodies: Vec<&[u8]> = batch.iter().collect();
-                publish_with_headers(context, &topic, &headers, &bodies, None).await
+                publish_with_headers(context, &topic, &headers, &bodies, None).await?
             }
         };
+        return Ok(response::text("OK"));
     }
     let body = read(request, limits.max_body_size, BODY_TOO_BIG).await?;
     let (messages, body_bytes) = lines(&body, limits.max_msg_size)?;
@@ -78,9 +107,10 @@ pub async fn many(context: &HttpContext, request: &mut Request) -> Result<Respon
         return Ok(response::text("OK"));
     }
     match headers {
-        None => publish(context, &topic, Form::Plain, messages.into_iter(), body_bytes, None).await,
-        Some(headers) => publish_with_headers(context, &topic, &headers, &messages, None).await,
-    }
+        None => publish(context, &topic, Form::Plain, messages.into_iter(), body_bytes, None).await?,
+        Some(headers) => publish_with_headers(context, &topic, &headers, &messages, None).await?,
+    };
+    Ok(response::text("OK"))
 }
 
 async fn read(request: &mut Request, limit: usize, too_big: HttpError) -> Result<Bytes, HttpError> {
@@ -108,12 +138,13 @@ async fn publish_with_headers(
     headers: &HeadersBuf,
     bodies: &[&[u8]],
     delay: Option<Duration>,
-) -> Result<Response, HttpError> {
+) -> Result<Option<PublishedMessage>, HttpError> {
     let messages = publish_headers::with_headers(headers, bodies, &context.config.limits())?;
     let bytes = messages.iter().map(Vec::len).sum();
     publish(context, topic, Form::WithHeaders, messages.iter().map(Vec::as_slice), bytes, delay).await
 }
 
+/// Publishes messages. Returns what is known of the first.
 async fn publish<'a>(
     context: &HttpContext,
     topic: &Topic,
@@ -121,14 +152,15 @@ async fn publish<'a>(
     bodies: impl ExactSizeIterator<Item = &'a [u8]>,
     body_bytes: usize,
     delay: Option<Duration>,
-) -> Result<Response, HttpError> {
+) -> Result<Option<PublishedMessage>, HttpError> {
     let began = clock::monotonic();
     context.registry.engine().wait_for_room().await;
     let publication = topic.append_as(form, bodies, body_bytes, delay).map_err(|error| refused(&error))?;
+    let first = publication.message(0);
     publication.committed().await.map_err(|error| refused(&error))?;
     let took = clock::monotonic().saturating_sub(began);
     context.registry.engine().metrics().http_publishes.record_ns(took);
-    Ok(response::text("OK"))
+    Ok(first)
 }
 
 /// Parses milliseconds from 0 to `max`; 0 means no delay.

@@ -5,12 +5,15 @@
 //! | header `X-NSQ-<name>` | `<name>` in lower case |
 //! | headers `traceparent`, `tracestate` | the same |
 //! | parameters `ttl`, `key`, `id` | `nsq-ttl`, `nsq-key`, `nsq-id` |
+//! | header `Idempotency-Key`, with or without quotes | `nsq-id` |
+//!
+//! An id names one message, so a request with several messages has none.
 
 use std::borrow::Cow;
 
 use nsq_daemon::http::{HeaderMap, HttpError, Query};
 use nsq_protocol::Limits;
-use nsq_protocol::headers::{HeadersBuf, put_published};
+use nsq_protocol::headers::{self, HeadersBuf, put_published};
 
 use super::publish::{BODY_TOO_BIG, MSG_TOO_BIG};
 
@@ -20,8 +23,21 @@ const TRACE_STATE: &str = "tracestate";
 /// Parameters, and the headers that they become.
 const PARAMETERS: [(&str, &str); 3] = [("ttl", "nsq-ttl"), ("key", "nsq-key"), ("id", "nsq-id")];
 
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// How many messages a request publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Messages {
+    One,
+    Many,
+}
+
 /// The headers for the messages of a request; `None` if it has none.
-pub(super) fn of_request(headers: &HeaderMap, query: &Query<'_>) -> Result<Option<HeadersBuf>, HttpError> {
+pub(super) fn of_request(
+    headers: &HeaderMap,
+    query: &Query<'_>,
+    messages: Messages,
+) -> Result<Option<HeadersBuf>, HttpError> {
     let mut pairs: Vec<(&str, Cow<'_, str>)> = Vec::new();
     for (name, value) in headers {
         let name = name.as_str();
@@ -41,11 +57,35 @@ pub(super) fn of_request(headers: &HeaderMap, query: &Query<'_>) -> Result<Optio
     for (parameter, key) in PARAMETERS {
         pairs.extend(query.get(parameter).map(|value| (key, value)));
     }
+    add_idempotency_key(&mut pairs, headers)?;
+    if messages == Messages::Many && pairs.iter().any(|(key, _)| *key == headers::ID) {
+        return Err(invalid(
+            "several messages cannot have one nsq-id; publish each with /pub, or all with MPUB_EXT",
+        ));
+    }
     if pairs.is_empty() {
         return Ok(None);
     }
     let pairs = pairs.iter().map(|(key, value)| (*key, &**value));
     HeadersBuf::of_producer(pairs).map(Some).map_err(invalid)
+}
+
+/// Adds the id in the header `Idempotency-Key`, unless the request gives the same id in another way.
+fn add_idempotency_key<'a>(
+    pairs: &mut Vec<(&'a str, Cow<'a, str>)>,
+    headers: &'a HeaderMap,
+) -> Result<(), HttpError> {
+    for value in headers.get_all(IDEMPOTENCY_KEY) {
+        let value = std::str::from_utf8(value.as_bytes())
+            .map_err(|_| invalid("header \"idempotency-key\" is not UTF-8"))?;
+        let id = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        match pairs.iter().find(|(key, _)| *key == headers::ID) {
+            None => pairs.push((headers::ID, id.into())),
+            Some((_, other)) if *other == id => {}
+            Some(_) => return Err(invalid("Idempotency-Key and another id of the request differ")),
+        }
+    }
+    Ok(())
 }
 
 /// The messages in the form in which a producer sends them, each with these headers. Headers count in all limits.
@@ -81,12 +121,20 @@ mod tests {
     use super::*;
 
     fn read(headers: &[(&str, &[u8])], query: &str) -> Result<Option<String>, String> {
+        read_for(Messages::One, headers, query)
+    }
+
+    fn read_for(
+        messages: Messages,
+        headers: &[(&str, &[u8])],
+        query: &str,
+    ) -> Result<Option<String>, String> {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             let name: http::HeaderName = name.parse().unwrap();
             map.append(name, http::HeaderValue::from_bytes(value).unwrap());
         }
-        let read = of_request(&map, &Query::parse(query).unwrap());
+        let read = of_request(&map, &Query::parse(query).unwrap(), messages);
         let text = |headers: HeadersBuf| String::from_utf8(headers.as_headers().as_bytes().to_vec()).unwrap();
         read.map(|headers| headers.map(text)).map_err(|error| error.word.into_owned())
     }
@@ -116,6 +164,28 @@ mod tests {
         assert_eq!(read(&[("x-nsq-a", b"\xff")], ""), unreadable);
         for name in ["x-nsq-", "x-nsq-a!", "x-nsq-nsq-dead-reason"] {
             assert!(read(&[(name, b"1")], "").unwrap_err().starts_with("INVALID_HEADER: header "), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_the_id_of_one_message() {
+        let id = |id: &str| Ok(Some(format!(r#"{{"nsq-id":"{id}"}}"#)));
+        assert_eq!(read(&[("Idempotency-Key", b"a-1")], ""), id("a-1"));
+        assert_eq!(read(&[("Idempotency-Key", b"\"a-1\"")], "id=a-1"), id("a-1"));
+        assert_eq!(read(&[("Idempotency-Key", b"a"), ("x-nsq-nsq-id", b"a")], ""), id("a"));
+        let differ = Err("INVALID_HEADER: Idempotency-Key and another id of the request differ".to_owned());
+        assert_eq!(read(&[("Idempotency-Key", b"a-1")], "id=a-2"), differ);
+        assert_eq!(read(&[("Idempotency-Key", b"a"), ("idempotency-key", b"b")], ""), differ);
+        for (length, refused) in [(0, true), (1, false), (128, false), (129, true)] {
+            assert_eq!(read(&[("Idempotency-Key", &vec![b'x'; length])], "").is_err(), refused, "{length}");
+            assert_eq!(read(&[], &format!("id={}", "x".repeat(length))).is_err(), refused, "{length}");
+        }
+        for (headers, query) in [(&[][..], "id=a"), (&[("Idempotency-Key", &b"a"[..])], "")] {
+            let refused = read_for(Messages::Many, headers, query).unwrap_err();
+            assert!(
+                refused.starts_with("INVALID_HEADER: several messages cannot have one nsq-id"),
+                "{refused}"
+            );
         }
     }
 

@@ -255,6 +255,17 @@ pub fn heads(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// Consecutive encoded message frames, up to the first that is cut off.
+pub fn split(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = frames;
+    std::iter::from_fn(move || {
+        let size = u32::from_be_bytes(*rest.first_chunk()?) as usize;
+        let (frame, after) = rest.split_at_checked(size.saturating_add(4))?;
+        rest = after;
+        Some(frame)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -259,6 +259,15 @@ impl TopicLog {
         (base == known.unwrap_or(self.id_base)).then_some(sequence)
     }
 
+    /// The id of a message.
+    pub fn id_of(&self, sequence: u64) -> u64 {
+        let foreign = match self.has_foreign_ids.load(Ordering::Acquire) {
+            true => self.foreign_ids.lock().base_of(sequence),
+            false => None,
+        };
+        foreign.unwrap_or(self.id_base) | sequence
+    }
+
     /// Like [`TopicLog::sequence_of_id`], but also for messages that were never handed out. May read from disk.
     pub fn find_id(&self, id: u64) -> Option<u64> {
         let sequence = sequence_of(id);

@@ -49,6 +49,8 @@ pub struct TopicPolicy {
     pub retention: Retention,
     /// How long messages are delivered after they were published; 0 for no limit.
     pub ttl: Nanos,
+    /// How long the topic remembers the ids of messages; 0 for not at all.
+    pub dedupe: Nanos,
 }
 
 /// The values that a channel works with.
@@ -135,7 +137,8 @@ impl Sources {
             | Setting::Retry
             | Setting::MaxAttempts
             | Setting::DeadLetter
-            | Setting::DeadLettersOf => None,
+            | Setting::DeadLettersOf
+            | Setting::Dedupe => None,
             Setting::Ttl => (self.ttl > 0).then(|| (Value::Duration(Duration::from_nanos(self.ttl)), "ttl")),
         }
     }
@@ -146,7 +149,8 @@ impl Sources {
         let age = value(Setting::RetainFor).map_or(0, |value| clock::nanos(value.duration()));
         let bytes = value(Setting::RetainBytes).map_or(0, |value| value.bytes());
         let ttl = value(Setting::Ttl).map_or(0, |value| clock::nanos(value.duration()));
-        TopicPolicy { retention: Retention { age, bytes }, ttl: shorter(ttl, self.ttl) }
+        let dedupe = value(Setting::Dedupe).map_or(0, |value| clock::nanos(value.duration()));
+        TopicPolicy { retention: Retention { age, bytes }, ttl: shorter(ttl, self.ttl), dedupe }
     }
 
     /// What a channel works with.

@@ -22,6 +22,7 @@ pub enum Setting {
     DeadLetter,
     DeadLettersOf,
     Ttl,
+    Dedupe,
 }
 
 /// What a setting applies to.
@@ -46,6 +47,8 @@ enum Kind {
     Bytes {
         least: u64,
     },
+    /// A duration up to [`MAX_WINDOW`], or 0.
+    Window,
     Retry,
     /// From 0 (off) to `most`.
     Count {
@@ -84,6 +87,8 @@ pub const MAX_TEXT_BYTES: usize = 1024;
 /// After this many deliveries go-nsq, pynsq and gnsq finish a message by themselves, unless they are configured
 /// otherwise.
 const CLIENTS_GIVE_UP_AFTER: u64 = 5;
+/// Longest window of time.
+const MAX_WINDOW: Duration = Duration::from_secs(7 * DAY);
 const MAX_AGE: Duration = Duration::from_secs(10 * 365 * DAY);
 
 /// In the order of [`Setting`].
@@ -169,6 +174,14 @@ const TABLE: &[Row] = &[
         example: "24h",
         help: "how long after publishing a message is delivered; the shortest of flag, topic and channel applies",
     },
+    Row {
+        setting: Setting::Dedupe,
+        name: "dedupe",
+        applies_to: AppliesTo::Topics,
+        kind: Kind::Window,
+        example: "5m",
+        help: "how long the topic remembers the nsq-id of a message, to store no second one",
+    },
 ];
 
 /// Why a value is refused.
@@ -234,6 +247,7 @@ impl Setting {
             Kind::TopicTemplate => {
                 "the name of a topic, in which {topic} and {channel} are replaced by their names".to_owned()
             }
+            Kind::Window => format!("a duration up to {}d, or 0 for none", MAX_WINDOW.as_secs() / DAY),
             Kind::Retry => {
                 "exponential FIRST..LONGEST [xFACTOR], linear FIRST..LONGEST or list DELAY,DELAY,..., each \
                             with an optional jitter PERCENT%"
@@ -285,6 +299,10 @@ impl Setting {
                 }
                 Ok(Value::Duration(duration))
             }
+            Kind::Window => match parse_duration(text).map_err(|error| refused(error.to_string()))? {
+                duration if duration <= MAX_WINDOW => Ok(Value::Duration(duration)),
+                _ => Err(refused("out of range".into())),
+            },
             Kind::Bytes { least } => match parse_bytes(text) {
                 Some(bytes) if bytes == 0 || bytes >= least => Ok(Value::Bytes(bytes)),
                 Some(_) => Err(refused("out of range".into())),
@@ -449,6 +467,10 @@ mod tests {
         );
         assert!(refused(Setting::Owner, "a\nb").starts_with("owner=a\nb: it contains a control character;"));
         assert!(refused(Setting::Owner, &"x".repeat(1025)).contains("1025 bytes are too many"));
+        assert_eq!(
+            refused(Setting::Dedupe, "8d"),
+            "dedupe=8d: out of range; expected a duration up to 7d, or 0 for none, such as dedupe=5m"
+        );
         assert!(
             refused(Setting::Retry, "often")
                 .contains(r#""often" is not exponential, linear or list; expected"#)
@@ -456,7 +478,7 @@ mod tests {
         assert_eq!(
             Setting::find("retian_for").unwrap_err().to_string(),
             "unknown setting \"retian_for\" (did you mean retain_for?); settings are description, owner, runbook, \
-             retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of, ttl"
+             retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of, ttl, dedupe"
         );
         assert!(!Setting::find("something").unwrap_err().to_string().contains("did you mean"));
     }

@@ -70,7 +70,8 @@ impl Gaps {
             | Record::ChannelEmptied { .. }
             | Record::ChannelMoved { .. }
             | Record::TopicSettings { .. }
-            | Record::ChannelSettings { .. } => {}
+            | Record::ChannelSettings { .. }
+            | Record::TopicIdsForgotten { .. } => {}
         }
     }
 

@@ -21,6 +21,8 @@ mod checkpoint_tests;
 #[cfg(test)]
 mod dead_letter_tests;
 #[cfg(test)]
+mod dedupe_tests;
+#[cfg(test)]
 mod engine_tests;
 #[cfg(test)]
 mod lost_records_tests;

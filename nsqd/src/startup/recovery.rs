@@ -104,6 +104,7 @@ impl Recovery {
             longest_delay: clock::nanos(self.limits.max_req_timeout),
             clocks: self.clocks,
             sources: self.limits.sources(self.policies.clone()),
+            dedupe_max_ids: self.limits.dedupe_max_ids,
         };
         let open_log = |number, name: &TopicName, first_sequence| self.open_log(number, name, first_sequence);
         Replay::new(loaded.checkpoint.as_ref(), limits, Box::new(open_log)).map_err(RecoveryError::Restore)
@@ -341,6 +342,7 @@ fn open_topic(engine: &Arc<Engine>, number: TopicNumber, mut topic: ReplayedTopi
         point: ReleasePoint::new(point.released(), topic.end, point.is_paused(), true),
         counters: topic.counters,
         own: topic.state.own().clone(),
+        ids: std::mem::take(&mut topic.ids),
     };
     let live = Topic::new(engine.clone(), parts);
     for (number, mut channel) in topic.state.take_channels() {

@@ -52,12 +52,19 @@ pub struct ReplayLimits {
     pub clocks: Clocks,
     /// The policies, and the retention of topics that no policy and no setting of their own concerns.
     pub sources: Sources,
+    /// `--dedupe-max-ids`.
+    pub dedupe_max_ids: usize,
 }
 
 impl ReplayLimits {
     /// The limits of retention in force for a topic with these settings of its own.
     pub(super) fn retention(&self, topic: &TopicName, own: &Settings) -> Retention {
         self.sources.of_topic(topic.as_str(), own).retention
+    }
+
+    /// How long a topic with these settings of its own remembers ids; 0 for not at all.
+    pub(super) fn dedupe(&self, topic: &TopicName, own: &Settings) -> Nanos {
+        self.sources.of_topic(topic.as_str(), own).dedupe
     }
 
     /// Converts a saved wall time to a deadline.

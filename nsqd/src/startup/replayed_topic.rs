@@ -17,6 +17,7 @@ use crate::policy::settings::Settings;
 use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, is_full};
+use crate::topic::dedupe::LearnedIds;
 use crate::topic::release::ReleasePoint;
 use crate::topic::saved::{restore_marks, restore_retention};
 use crate::topic::state::{Follower, TopicState};
@@ -97,6 +98,9 @@ pub struct ReplayedTopic {
     /// Whether the checkpoint or a record has the topic's own settings. Versions without settings recorded only the
     /// limits of retention.
     has_settings: bool,
+    /// The ids that it remembers, if the settings say so.
+    pub(super) ids: LearnedIds,
+    learns_ids: bool,
 }
 
 impl ReplayedTopic {
@@ -115,7 +119,7 @@ impl ReplayedTopic {
         ReplayedTopic {
             in_segments_to: if is_new_to_us { log.end() } else { 0 },
             keep_from: is_new_to_us.then_some(first_sequence),
-            ..Self::with(name, TopicState::new(log, point, own), first_sequence, first_sequence)
+            ..Self::with(name, TopicState::new(log, point, own), first_sequence, first_sequence, limits)
         }
     }
 
@@ -138,8 +142,12 @@ impl ReplayedTopic {
             counters: (saved.message_count, saved.message_bytes),
             _pin: saved.retention.from.map(|_| log.hold(first)),
             has_settings: saved.settings.is_some(),
-            ..Self::with(name, TopicState::new(log, point, own), end, first)
+            ..Self::with(name, TopicState::new(log, point, own), end, first, limits)
         };
+        topic.ids.forget_before(saved.ids.forgotten_before);
+        if topic.learns_ids {
+            saved.ids.list.iter().for_each(|id| topic.ids.add(id));
+        }
         channels.into_iter().for_each(|(number, channel)| topic.insert(number, channel));
         topic
     }
@@ -149,8 +157,11 @@ impl ReplayedTopic {
         state: TopicState<ChannelNumber, ReplayedChannel>,
         end: u64,
         floor: u64,
+        limits: &ReplayLimits,
     ) -> Self {
         ReplayedTopic {
+            ids: LearnedIds::new(limits.dedupe_max_ids),
+            learns_ids: limits.dedupe(&name, state.own()) > 0,
             name,
             floor: state.log().hold(floor),
             state,
@@ -183,6 +194,7 @@ impl ReplayedTopic {
                 if std::mem::take(&mut self.is_nameless) {
                     self.name = name;
                     self.update_retention(self.log().retained_from(), limits);
+                    self.update_ids(limits);
                 }
             }
             // The replay removes it.
@@ -213,13 +225,12 @@ impl ReplayedTopic {
             Record::TopicSettings { settings, .. } => {
                 let (own, problems) = Settings::parse(settings);
                 self.has_settings = true;
+                // The record of the retention that follows from it is in the same batch.
                 self.state.set_own(own);
-                // If this starts retention, the record that follows in the same batch says from where.
-                if self.log().is_retaining() {
-                    self.update_retention(self.log().retained_from(), limits);
-                }
+                self.update_ids(limits);
                 return Ok(problems.is_empty());
             }
+            Record::TopicIdsForgotten { before, .. } => self.ids.forget_before(before),
             Record::ChannelSettings { channel, settings, .. } => {
                 let (own, problems) = Settings::parse(settings);
                 if let Some(channel) = self.state.channel_mut(&channel) {
@@ -295,6 +306,9 @@ impl ReplayedTopic {
         if frames.len() as u64 / (MESSAGE_FRAME_OVERHEAD as u64) < u64::from(count) {
             return Ok(false);
         }
+        if self.learns_ids {
+            self.ids.add_published(first, frames);
+        }
         let end = first + u64::from(count);
         let mut is_valid = true;
         if end > self.lowest_needed().min(self.log().retained_from()) {
@@ -368,6 +382,14 @@ impl ReplayedTopic {
     fn update_retention(&mut self, from: u64, limits: &ReplayLimits) {
         let from = if from == u64::MAX { self.lowest_needed() } else { from };
         self.state.set_retention(limits.retention(&self.name, self.state.own()), from);
+    }
+
+    /// Learns ids from now on, or no longer, by the settings in force.
+    fn update_ids(&mut self, limits: &ReplayLimits) {
+        self.learns_ids = limits.dedupe(&self.name, self.state.own()) > 0;
+        if !self.learns_ids {
+            self.ids.clear();
+        }
     }
 
     fn create_channel(

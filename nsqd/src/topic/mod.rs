@@ -6,6 +6,7 @@
 //! - [`state`]: pure; what the topic's journal records mean, for the running topic and for recovery
 //! - [`release`]: pure; the release point
 //! - [`registry`]: all topics by name; creating and deleting
+//! - [`dedupe`]: pure; the ids of messages that are stored once
 //! - `creation`: new channels
 //! - [`retention`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
@@ -13,6 +14,7 @@
 //! - [`dead_summary`]: pure; counts dead letters by cause
 //! - [`dead_lettering`]: moves messages whose attempts are used up
 //! - [`redrive`]: moves dead letters back, or deletes them
+//! - `deduplicating`: storing the messages of an id once
 //! - `settings`: changing settings of the topic and its channels
 //! - [`saved`]: the topic's part of a checkpoint
 
@@ -20,6 +22,8 @@ mod creation;
 pub mod dead_letter;
 pub mod dead_lettering;
 pub mod dead_summary;
+pub mod dedupe;
+mod deduplicating;
 pub mod retention;
 pub mod publication;
 pub mod redrive;
@@ -38,7 +42,9 @@ use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-pub use self::publication::Publication;
+use self::dedupe::LearnedIds;
+use self::deduplicating::Ids;
+pub use self::publication::{Publication, PublishedMessage};
 use self::release::ReleasePoint;
 use self::retention::RetentionError;
 use self::state::TopicState;
@@ -105,6 +111,7 @@ pub struct Topic {
     /// Notified when moving messages to disk has ended, successfully or not.
     spilled: Notify,
     this: Weak<Topic>,
+    ids: Ids,
 }
 
 /// The arguments of [`Topic::new`], for a new or recovered topic.
@@ -118,12 +125,15 @@ pub struct TopicParts {
     pub counters: (u64, u64),
     /// The topic's own settings.
     pub own: Settings,
+    /// Ids of messages, in case the topic remembers them.
+    pub ids: LearnedIds,
 }
 
 impl Topic {
     /// Creates a topic without channels.
     pub fn new(engine: Arc<Engine>, parts: TopicParts) -> Arc<Self> {
         let floor = parts.log.hold(parts.point.released());
+        let policy = engine.policy_sources().of_topic(parts.name.as_str(), &parts.own);
         Arc::new_cyclic(|this| Topic {
             name: parts.name,
             number: parts.number,
@@ -140,6 +150,7 @@ impl Topic {
             is_spilling: AtomicBool::new(false),
             spilled: Notify::new(),
             this: this.clone(),
+            ids: Ids::new(policy.dedupe, parts.ids),
         })
     }
 
@@ -181,9 +192,25 @@ impl Topic {
         delay: Option<Duration>,
     ) -> Result<Publication, PublishError> {
         let topic = self.can_append()?;
+        if form == Form::WithHeaders && self.ids.is_on() {
+            return self.append_once(topic, bodies.collect(), body_bytes, delay);
+        }
         let offered = bodies.len();
         let count = self.room_for(offered, body_bytes);
-        let bodies = bodies.take(count);
+        let stored = self.store(form, bodies.take(count), (offered, body_bytes), delay)?;
+        Ok(Publication::new(topic, stored, None))
+    }
+
+    /// Appends messages to the log and to the journal. `offered` and `body_bytes` also count messages that an ephemeral
+    /// topic has no room for. Returns the first sequence number, the one after the last, and what to wait for.
+    fn store<'a>(
+        &self,
+        form: Form,
+        bodies: impl ExactSizeIterator<Item = &'a [u8]>,
+        (offered, body_bytes): (usize, usize),
+        delay: Option<Duration>,
+    ) -> Result<(u64, u64, Option<Ticket>), PublishError> {
+        let count = bodies.len();
         let wall_ns = clock::wall_ns();
         let due = delay.map(clock::nanos);
         let due_ns = due.map(|delay| wall_ns.saturating_add_unsigned(delay));
@@ -212,7 +239,7 @@ impl Topic {
         let (_, end, ticket) = appended.inspect_err(|_| metrics.refused_publishes.add(1))?;
         metrics.published_messages.add(offered as u64);
         metrics.published_bytes.add(body_bytes as u64);
-        Ok(Publication::new(topic, (end - count as u64, end), ticket))
+        Ok((end - count as u64, end, ticket))
     }
 
     /// Appends a batch in one journal batch with another record: a later start reads both or neither. With `only`, no
@@ -254,7 +281,7 @@ impl Topic {
         let bodies = bodies.iter().copied();
         let (from, to, ticket) =
             self.log.append_targeted(bodies, (form, count, body_bytes), wall_ns, only, journal)?;
-        Ok(Publication::new(topic, (from, to), ticket))
+        Ok(Publication::new(topic, (from, to, ticket), None))
     }
 
     /// Calls `append` with the number of a channel, while the channel cannot be deleted. `None` if there is no such
@@ -480,16 +507,20 @@ impl Topic {
         self.advance(&mut state);
     }
 
-    /// Drops the messages that are not released to channels yet.
+    /// Drops the messages that are not released to channels yet, and forgets the ids of all messages.
     pub fn empty(&self) {
         let mut state = self.state.lock();
         let (from, to) = (state.topic.point().released(), state.topic.point().committed());
         if from < to {
             state.topic.skip(from, to);
             self.floor.store(to, Ordering::Release);
-            if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) {
-                journal.append_lazy(&Record::TopicSkipped { topic: self.number, from, to });
-            }
+        }
+        let skipped = (from < to).then_some(Record::TopicSkipped { topic: self.number, from, to });
+        let records: Vec<Record<'_>> = skipped.into_iter().chain(self.forget_ids()).collect();
+        if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral())
+            && !records.is_empty()
+        {
+            journal.append_lazy_batch(&records);
         }
         drop(state);
         self.log.trim();
@@ -508,6 +539,7 @@ impl Topic {
     /// still hold the topic.
     pub fn discard(&self) {
         self.close();
+        self.ids.discard();
         let channels = self.state.lock().topic.take_channels();
         channels.values().for_each(|channel| channel.discard());
         self.log.discard();
@@ -555,7 +587,7 @@ impl Topic {
         });
         durable().for_each(|channel| channel.record_name());
         if !state.topic.own().is_empty() {
-            self.record_settings(&state);
+            self.record_settings(&state, None);
         }
         self.record_state(&mut state);
     }

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use nsq_protocol::message_id::MessageId;
+
+use super::deduplicating::{Once, outcome_of};
 use super::{PublishError, Topic};
 use crate::engine::StorageError;
 use crate::storage::journal::{Commit, JournalError, Ticket};
@@ -16,6 +19,19 @@ pub struct Publication {
     waiting: Waiting,
     /// Only a separate task waits for it.
     orphaned: bool,
+    /// For messages with ids.
+    once: Option<Box<Once>>,
+    /// The outcome of its own messages, if it is known before [`Publication::committed`].
+    settled: Option<Result<(), PublishError>>,
+}
+
+/// What the producer of a message may learn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedMessage {
+    /// The id of the message, or of the one that has the same `nsq-id`.
+    pub id: MessageId,
+    /// Whether the message was not stored, because the topic has one with the same `nsq-id`.
+    pub is_duplicate: bool,
 }
 
 enum Waiting {
@@ -30,21 +46,79 @@ enum Waiting {
 }
 
 impl Publication {
-    pub(super) fn new(topic: Arc<Topic>, (from, to): (u64, u64), ticket: Option<Ticket>) -> Self {
+    pub(super) fn new(
+        topic: Arc<Topic>,
+        (from, to, ticket): (u64, u64, Option<Ticket>),
+        once: Option<Once>,
+    ) -> Self {
         Publication {
             topic,
             from,
             to,
             waiting: ticket.map_or(Waiting::Nothing, Waiting::Write),
             orphaned: false,
+            once: once.map(Box::new),
+            settled: None,
+        }
+    }
+
+    /// A publication that stores nothing.
+    pub(super) fn of_duplicates(
+        topic: Arc<Topic>,
+        answers: Vec<(u64, bool)>,
+        others: Vec<super::deduplicating::Outcome>,
+    ) -> Self {
+        Publication {
+            topic,
+            from: 0,
+            to: 0,
+            waiting: Waiting::Completed,
+            orphaned: false,
+            once: Some(Box::new(Once { answers, outcome: None, others })),
+            settled: Some(Ok(())),
+        }
+    }
+
+    /// Its message at `index`; `None` if an ephemeral topic had no room for it.
+    pub fn message(&self, index: usize) -> Option<PublishedMessage> {
+        let (sequence, is_duplicate) = match &self.once {
+            Some(once) => *once.answers.get(index)?,
+            None => (Some(self.from + index as u64).filter(|&sequence| sequence < self.to)?, false),
+        };
+        Some(PublishedMessage { id: MessageId::from_u64(self.topic.log().id_of(sequence)), is_duplicate })
+    }
+
+    /// Whether it has duplicates whose messages are in other publications that are not settled. The owner of several
+    /// publications must then settle all of them before it waits for one: two owners could otherwise wait for each
+    /// other.
+    pub fn depends_on_others(&self) -> bool {
+        self.once.as_ref().is_some_and(|once| !once.others.is_empty())
+    }
+
+    /// Does the part of [`Publication::committed`] that depends on no other publication.
+    pub async fn settle(&mut self) {
+        if self.settled.is_none() {
+            let result = self.journal_result().await;
+            self.settled = Some(self.complete(result));
         }
     }
 
     /// Waits until the batch is as durable as configured, then releases it to the channels. Then waits for the disk if
-    /// it is slower than the publishers. Dropping the future after the release changes nothing.
+    /// it is slower than the publishers. Dropping the future after the release changes nothing. Its duplicates must be
+    /// in messages that are as durable: if such a message is refused, so is the publication.
     pub async fn committed(mut self) -> Result<(), PublishError> {
-        let result = self.journal_result().await;
-        self.complete(result)?;
+        match self.settled.take() {
+            Some(result) => result?,
+            None => {
+                let result = self.journal_result().await;
+                self.complete(result)?;
+            }
+        }
+        if let Some(once) = self.once.take() {
+            for other in once.others {
+                outcome_of(other).await?;
+            }
+        }
         self.topic.relieve_memory().await;
         Ok(())
     }
@@ -71,7 +145,7 @@ impl Publication {
 
     fn complete(&mut self, result: Result<(), JournalError>) -> Result<(), PublishError> {
         self.waiting = Waiting::Completed;
-        match result {
+        let result = match result {
             Ok(()) => {
                 self.topic.release(self.to);
                 Ok(())
@@ -81,7 +155,12 @@ impl Publication {
                 self.topic.refuse(self.from, self.to);
                 Err(StorageError::of_commit(&error, "the message may be delivered later,").into())
             }
+        };
+        if let Some(outcome) = self.once.as_mut().and_then(|once| once.outcome.take()) {
+            self.topic.settle_ids(self.from, result.is_ok());
+            outcome.send_replace(Some(result.clone()));
         }
+        result
     }
 }
 
@@ -93,7 +172,12 @@ impl Drop for Publication {
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let topic = self.topic.clone();
-            let rest = Publication { topic, from: self.from, to: self.to, waiting, orphaned: true };
+            let mut once = self.once.take();
+            if let Some(once) = &mut once {
+                once.others.clear();
+            }
+            let (from, to) = (self.from, self.to);
+            let rest = Publication { topic, from, to, waiting, orphaned: true, once, settled: None };
             // No one waits for the result any more.
             drop(runtime.spawn(rest.committed()));
         }

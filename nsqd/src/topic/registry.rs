@@ -7,6 +7,7 @@ use dashmap::DashMap;
 use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 
+use super::dedupe::LearnedIds;
 use super::redrive::Redrive;
 use super::release::ReleasePoint;
 use super::{PublishError, Topic, TopicParts};
@@ -170,6 +171,7 @@ impl Registry {
             point: ReleasePoint::new(first_sequence, first_sequence, false, true),
             counters: (0, 0),
             own: Settings::default(),
+            ids: LearnedIds::new(limits.dedupe_max_ids),
         };
         let topic = Topic::new(self.engine.clone(), parts);
         self.adopt(topic.clone());
@@ -181,6 +183,7 @@ impl Registry {
         if topic.log().is_retaining() {
             self.engine.upkeep_hints.set_retains();
         }
+        topic.note_ids();
         self.topics.insert(topic.name().clone(), topic);
     }
 

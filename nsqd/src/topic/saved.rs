@@ -11,7 +11,7 @@ use crate::log::{Mark, TopicLog};
 use crate::policy::setting::InvalidSetting;
 use crate::policy::settings::Settings;
 use crate::storage::ChannelNumber;
-use crate::storage::checkpoint::{ChannelCheckpoint, RetentionCheckpoint, TopicCheckpoint};
+use crate::storage::checkpoint::{ChannelCheckpoint, IdsCheckpoint, RetentionCheckpoint, TopicCheckpoint};
 
 /// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
 const SAVE_ATTEMPTS: u32 = 4;
@@ -41,12 +41,13 @@ impl Topic {
                 .collect();
             if let Ok(channels) = channels {
                 saved.channels = channels;
+                saved.ids = self.save_ids(clocks, slice, between);
                 return saved;
             }
         }
     }
 
-    /// The topic's part of a checkpoint, without its channels, and the started saves of its channels.
+    /// The topic's part of a checkpoint, without its channels and ids, and the started saves of its channels.
     fn begin_saving(&self, clocks: Clocks) -> (TopicCheckpoint, Vec<(Arc<Channel>, Saving)>) {
         let State { topic, .. } = &*self.state.lock();
         let point = topic.point();
@@ -71,6 +72,7 @@ impl Topic {
             retention: save_retention(&self.log, topic.own().retention(), clocks),
             published_before: None,
             settings: Some(topic.own().to_string()),
+            ids: IdsCheckpoint::default(),
         };
         (saved, channels)
     }

@@ -39,21 +39,24 @@ impl Topic {
         }
         state.topic.set_own(own);
         self.update_retention(&mut state);
-        self.record_settings(&state);
+        let forgotten = self.update_ids(&state);
+        self.record_settings(&state, forgotten);
         self.apply_channel_policies(&state);
         drop(state);
         self.log.trim();
         Ok(())
     }
 
-    /// Records the topic's own settings, and what it retains by them.
-    pub(super) fn record_settings(&self, state: &State) {
+    /// Records the topic's own settings, what it retains by them, and which ids it forgot because of them.
+    pub(super) fn record_settings(&self, state: &State, forgotten: Option<Record<'_>>) {
         if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral()) {
             let settings = state.topic.own().to_string();
-            journal.append_lazy_batch(&[
+            let mut records = vec![
                 Record::TopicSettings { topic: self.number, settings: &settings },
                 self.retention_record(state, self.log.retained_from()),
-            ]);
+            ];
+            records.extend(forgotten);
+            journal.append_lazy_batch(&records);
         }
     }
 
@@ -98,6 +101,10 @@ impl Topic {
         let mut state = self.state.lock();
         self.update_retention(&mut state);
         self.record_retention(&state, self.log.retained_from());
+        let forgotten = self.update_ids(&state);
+        if let Some((record, journal)) = forgotten.zip(self.engine.journal_for(self.name.is_ephemeral())) {
+            journal.append_lazy(&record);
+        }
         self.apply_channel_policies(&state);
         drop(state);
         self.log.trim();

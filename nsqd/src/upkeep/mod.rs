@@ -176,6 +176,9 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
         if ticks_since_age >= AGE_TICKS {
             ticks_since_age = 0;
             engine.log_context.memory.age();
+            if engine.upkeep_hints.remembers_ids() {
+                registry.all_unsorted().iter().for_each(|topic| topic.expire_ids());
+            }
         }
         let journal_fails =
             || engine.store.journal.as_ref().is_some_and(|journal| journal.failure().is_some());

@@ -13,6 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::id_list::IdList;
 use super::outstanding_list::OutstandingList;
 use super::{ChannelNumber, Storage, StorageFile, TopicNumber, journal::Lsn};
 
@@ -72,6 +73,17 @@ pub struct TopicCheckpoint {
     /// Messages `(from, to)` behind the release point that only this channel receives.
     #[serde(default)]
     pub unreleased_targeted: Vec<(u64, u64, ChannelNumber)>,
+    #[serde(default)]
+    pub ids: IdsCheckpoint,
+}
+
+/// The ids that a topic remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdsCheckpoint {
+    /// The topic has forgotten the ids of all messages before this one.
+    pub forgotten_before: u64,
+    /// The ids of acknowledged messages, in the order of the messages.
+    pub list: IdList,
 }
 
 /// Which finished messages a topic retains.

@@ -42,6 +42,7 @@ pub mod block;
 pub mod segment;
 
 pub mod checkpoint;
+pub mod id_list;
 pub mod outstanding_list;
 
 /// Number of bits of a sequence number. The other bits of a message id are the node's.

@@ -81,6 +81,8 @@ pub enum Record<'a> {
     TopicSettings { topic: TopicNumber, settings: &'a str },
     /// All of the channel's own settings, in the text form of their owner; empty for none.
     ChannelSettings { topic: TopicNumber, channel: ChannelNumber, settings: &'a str },
+    /// The topic forgot the ids of all messages before this one.
+    TopicIdsForgotten { topic: TopicNumber, before: u64 },
 }
 
 /// Declares the kinds and their bytes once, so that a kind that can be written can also be read.
@@ -128,6 +130,7 @@ kinds! {
     RequeueCounted = 18,
     Removed = 19,
     PublishTargeted = 20,
+    TopicIdsForgotten = 30,
 }
 
 /// Why bytes are not a record of a known kind.
@@ -159,7 +162,8 @@ impl<'a> Record<'a> {
             | Record::ChannelEmptied { topic, .. }
             | Record::ChannelMoved { topic, .. }
             | Record::TopicSettings { topic, .. }
-            | Record::ChannelSettings { topic, .. } => topic,
+            | Record::ChannelSettings { topic, .. }
+            | Record::TopicIdsForgotten { topic, .. } => topic,
         }
     }
 
@@ -181,7 +185,8 @@ impl<'a> Record<'a> {
             | Record::TopicState { .. }
             | Record::TopicSkipped { .. }
             | Record::TopicRetention { .. }
-            | Record::TopicSettings { .. } => None,
+            | Record::TopicSettings { .. }
+            | Record::TopicIdsForgotten { .. } => None,
         }
     }
 
@@ -277,6 +282,10 @@ impl<'a> Record<'a> {
                 put_channel(out, Kind::ChannelSettings, topic, channel);
                 out.extend_from_slice(settings.as_bytes());
             }
+            Record::TopicIdsForgotten { topic, before } => {
+                put_topic(out, Kind::TopicIdsForgotten, topic);
+                out.extend_from_slice(&before.to_le_bytes());
+            }
         }
     }
 
@@ -365,6 +374,7 @@ impl<'a> Record<'a> {
                 let channel = fields.number()?;
                 Record::ChannelSettings { topic, channel, settings: fields.text()? }
             }
+            Kind::TopicIdsForgotten => Record::TopicIdsForgotten { topic, before: fields.sequence()? },
         })
     }
 }
@@ -487,15 +497,15 @@ impl<'a> CodedRuns<'a> {
     }
 }
 
-fn zigzag(value: i64) -> u64 {
+pub(super) fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-fn unzigzag(value: u64) -> i64 {
+pub(super) fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -504,10 +514,10 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// The bytes left to read. Each method takes its bytes from the front, or returns `None` if there are too few.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, tail) = self.0.split_first_chunk()?;
         self.0 = tail;
         Some(*head)
@@ -547,7 +557,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn varint(&mut self) -> Option<u64> {
+    pub(super) fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let [byte] = self.array()?;
@@ -635,6 +645,7 @@ mod tests {
                 Kind::ChannelMoved => Record::ChannelMoved { topic, channel, to: a, forward: self.flags.0 },
                 Kind::TopicSettings => Record::TopicSettings { topic, settings: &self.name },
                 Kind::ChannelSettings => Record::ChannelSettings { topic, channel, settings: &self.name },
+                Kind::TopicIdsForgotten => Record::TopicIdsForgotten { topic, before: a },
             }
         }
     }

@@ -50,6 +50,7 @@ fn some_records(frames: &[u8]) -> Vec<Record<'_>> {
         Record::ChannelMoved { topic: 1, channel: 2, to: 101, forward: false },
         Record::TopicSettings { topic: 1, settings: "retain_for=1h0m0s\n" },
         Record::ChannelSettings { topic: 1, channel: 2, settings: "retry=list 1s\n" },
+        Record::TopicIdsForgotten { topic: 1, before: 103 },
         Record::ChannelDeleted { topic: 1, channel: 2 },
         Record::TopicDeleted { topic: 1 },
     ]

@@ -147,6 +147,7 @@ enum Fact {
     ChannelMoved { topic: u8, channel: u8, to: Sequence, forward: bool },
     TopicSettings { topic: u8, settings: u8 },
     ChannelSettings { topic: u8, channel: u8, settings: u8 },
+    TopicIdsForgotten { topic: u8, before: Sequence },
 }
 
 /// Few numbers, so that records are about the same topics and channels.
@@ -253,6 +254,9 @@ impl Fact {
             }
             Fact::ChannelSettings { topic, channel, settings } => {
                 Record::ChannelSettings { topic: few(topic), channel: few(channel), settings: text(settings) }
+            }
+            Fact::TopicIdsForgotten { topic, before } => {
+                Record::TopicIdsForgotten { topic: few(topic), before: u64::from(before) }
             }
         };
         let mut bytes = Vec::new();

@@ -79,6 +79,7 @@ fn kind(record: &Record<'_>) -> &'static str {
         Record::ChannelMoved { .. } => "channel_moved",
         Record::TopicSettings { .. } => "topic_settings",
         Record::ChannelSettings { .. } => "channel_settings",
+        Record::TopicIdsForgotten { .. } => "topic_ids_forgotten",
     }
 }
 

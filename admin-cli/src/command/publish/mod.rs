@@ -17,8 +17,9 @@ use clap::Args;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::FuturesOrdered;
-use nsq::{Producer, PublishError, Receipt};
+use nsq::{Producer, PublishError, PublishedMessage, Receipt};
 use nsq_daemon::go_duration;
+use nsq_protocol::headers::ID;
 use serde_json::json;
 
 use super::Context;
@@ -57,6 +58,10 @@ pub struct PublishFlags {
     /// none.
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
     headers: Vec<(String, String)>,
+    /// Id of the message, for a topic with the setting dedupe: its node stores only the first message with an id. Needs a
+    /// single message.
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
     /// Maximum number of messages per second.
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     rate: Option<f64>,
@@ -70,12 +75,18 @@ pub async fn run(context: &Context, mut flags: PublishFlags) -> Result<ExitStatu
     let topic = flags.topic.object()?.topic;
     let reading = flags.reading()?;
     let (skip, defer) = (reading.skip, flags.defer);
-    let headers = std::mem::take(&mut flags.headers).into();
+    let mut headers = std::mem::take(&mut flags.headers);
+    let mut config = context.targets.security.config.clone();
+    if let Some(id) = flags.single_id()? {
+        headers.push((ID.to_owned(), id));
+        config = config.pub_ids(true);
+    }
+    let headers = headers.into();
     let sources = flags.sources()?;
     let TcpSources { nsqds, .. } = sources::find(&context.targets, sources::Purpose::Publish).await?;
     let producer = Producer::builder()
         .nsqd(&nsqds)
-        .config(context.targets.security.config.clone())
+        .config(config)
         .publish_timeout(context.targets.timeout)
         .build()
         .map_err(Failure::from)?;
@@ -114,6 +125,21 @@ impl PublishFlags {
         };
         let pause = self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
         Ok(Reading { delimiter, skip: self.skip, pause })
+    }
+
+    /// The id of the only message.
+    fn single_id(&mut self) -> Result<Option<String>, Failure> {
+        let id = self.id.take();
+        let is_single = match (self.bodies.len(), self.file.len()) {
+            (1, 0) => !self.stdin,
+            (0, files) => self.whole && files + usize::from(self.stdin) <= 1,
+            _ => false,
+        };
+        match id {
+            Some(_) if !is_single => Err(Failure::usage("--id needs a single message")
+                .hint("give one message as an argument, or one --file or --stdin with --whole")),
+            id => Ok(id),
+        }
     }
 
     fn sources(self) -> Result<Vec<Source>, Failure> {
@@ -222,6 +248,8 @@ struct Sent {
     acknowledged: u64,
     bytes: u64,
     nodes: BTreeSet<String>,
+    /// What nsqd says of the last message.
+    message: Option<PublishedMessage>,
 }
 
 impl Sent {
@@ -229,6 +257,7 @@ impl Sent {
         let receipt = result.map_err(SendError::Publish)?;
         self.acknowledged += 1;
         self.bytes += bytes as u64;
+        self.message = receipt.message;
         if !self.nodes.contains(&*receipt.node) {
             self.nodes.insert(receipt.node.to_string());
         }
@@ -236,20 +265,28 @@ impl Sent {
     }
 
     fn print_summary(&self, context: &Context, topic: &str, took: Duration) -> Result<(), Failure> {
-        let Sent { acknowledged, bytes, nodes } = self;
+        let Sent { acknowledged, bytes, nodes, message } = self;
         if context.output.is_json() {
-            return context.output.json(&json!({
+            let mut summary = json!({
                 "topic_name": topic,
                 "message_count": acknowledged,
                 "message_bytes": bytes,
                 "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 "nodes": nodes,
-            }));
+            });
+            if let Some(PublishedMessage { id, is_duplicate }) = message {
+                summary["id"] = json!(id.to_string());
+                summary["duplicate"] = json!(is_duplicate);
+            }
+            return context.output.json(&summary);
         }
         let rate = *acknowledged as f64 / took.as_secs_f64().max(0.001);
         let nodes = nodes.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         context.output.note(&match acknowledged {
             0 => "nothing to publish".to_owned(),
+            1 if message.is_some_and(|message| message.is_duplicate) => {
+                format!("duplicate: {nodes} already has a message with this id")
+            }
             1 => format!("1 message, {bytes} bytes, to {nodes}"),
             n => format!("{n} messages, {bytes} bytes, {rate:.0} per second, to {nodes}"),
         });

@@ -26,7 +26,7 @@ const fn gauge<T>(name: &'static str, help: &'static str, value: fn(&T) -> f64) 
     Metric { name, kind: Kind::Gauge, help, value }
 }
 
-const TOPIC: [Metric<TopicSeries>; 8] = [
+const TOPIC: [Metric<TopicSeries>; 11] = [
     counter("nsq_topic_messages_total", "Messages published.", |topic| topic.stats.message_count as f64),
     counter("nsq_topic_message_bytes_total", "Bytes of the bodies of published messages.", |topic| {
         topic.stats.message_bytes as f64
@@ -47,6 +47,19 @@ const TOPIC: [Metric<TopicSeries>; 8] = [
     gauge("nsq_topic_paused", "1 if the topic is paused and releases no messages, else 0.", |topic| {
         f64::from(u8::from(topic.stats.paused))
     }),
+    gauge("nsq_topic_dedupe_ids", "Ids of messages that the topic remembers.", |topic| {
+        topic.stats.dedupe.map_or(0.0, |dedupe| dedupe.id_count as f64)
+    }),
+    counter(
+        "nsq_topic_dedupe_duplicates_total",
+        "Messages that were not stored because the topic remembers their id.",
+        |topic| topic.stats.dedupe.map_or(0.0, |dedupe| dedupe.duplicate_count as f64),
+    ),
+    counter(
+        "nsq_topic_dedupe_dropped_ids_total",
+        "Ids that the topic forgot within its window, because of --dedupe-max-ids.",
+        |topic| topic.stats.dedupe.map_or(0.0, |dedupe| dedupe.dropped_id_count as f64),
+    ),
 ];
 
 const CHANNEL: [Metric<ChannelSeries>; 14] = [

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::dead_letters::may_hold;
+use super::deduplicating::{ids_are_between, ids_match};
 use super::model::{Body, ChannelModel, MessageModel, Model, TopicModel};
 use super::observe::{Delivery, Observed, ObservedChannel, ObservedTopic};
 
@@ -27,6 +28,8 @@ fn topic_matches(
 ) -> Result<(), String> {
     same("paused", model.paused, observed.paused)?;
     same("owner", model.owner, observed.owner)?;
+    same("dedupe", model.dedupe, observed.dedupe)?;
+    ids_match(model, observed)?;
     same("message_count", model.message_count, observed.message_count)?;
     same("retention", model.retention, observed.retention)?;
     retained_matches(model, newest, observed).map_err(|error| format!("retained messages: {error}"))?;
@@ -171,6 +174,10 @@ fn topic_is_between(models: &[Option<&TopicModel>], observed: &ObservedTopic) ->
     if !known.iter().any(|topic| topic.retention == observed.retention) {
         return Err(format!("retention is {:?}", observed.retention));
     }
+    if !known.iter().any(|topic| topic.dedupe == observed.dedupe) {
+        return Err(format!("dedupe is {}", observed.dedupe));
+    }
+    ids_are_between(&known, observed)?;
     let retained = once(&observed.retained)?;
     let was_published = |body: &Body| known.iter().any(|topic| topic.published.contains_key(body));
     if let Some(strange) = retained.iter().find(|body| !was_published(body)) {
@@ -279,6 +286,7 @@ pub fn is_at_least(models: &[&Model], observed: &Observed) -> Result<(), String>
         if !topics.iter().any(|model| model.owner == topic.owner) {
             return Err(fail(format!("owner is {:?}", topic.owner)));
         }
+        ids_are_between(&topics, topic).map_err(fail)?;
         all_found("channel", topics.iter().map(|topic| &topic.channels), &topic.channels).map_err(fail)?;
         if topic.held_differs {
             return Err(fail("channels got different messages that were held back".to_owned()));

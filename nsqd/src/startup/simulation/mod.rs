@@ -14,6 +14,7 @@
 //! - [`meanwhile`]: steps during a checkpoint
 //! - [`settings`]: steps that change settings
 //! - [`dead_letters`]: dead letters and redrives
+//! - [`deduplicating`]: messages with ids
 //! - [`observe`]: recovers a disk and reads everything in it
 //! - [`compare`]: compares the result with the model
 //! - [`explore`]: crashes everywhere; threads, seeds, shrinking
@@ -28,6 +29,7 @@ mod compare;
 mod crashes;
 mod damage;
 mod dead_letters;
+mod deduplicating;
 mod explore;
 mod faults;
 mod retention;

@@ -1,6 +1,6 @@
 //! A simple model: which messages each channel must still hand out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 
 use super::observe::{Delivery, Observed};
@@ -31,6 +31,14 @@ pub struct TopicModel {
     pub retention: Retention,
     /// All messages that were published and not emptied.
     pub published: BTreeMap<Body, PublishedModel>,
+    /// Whether it remembers ids.
+    pub dedupe: bool,
+    /// The ids that it remembers and their messages, in the order of the messages.
+    pub ids: VecDeque<(u8, Body)>,
+    /// Messages with ids that were refused after they were appended. A start may find them.
+    pub doubtful: Vec<(u8, Body)>,
+    /// Ids that made room for those of refused messages. A start may remember them.
+    pub displaced: BTreeSet<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -184,8 +192,9 @@ impl TopicModel {
         self.release();
     }
 
-    /// Drops messages that are held back.
+    /// Drops messages that are held back, and forgets all ids.
     pub fn empty(&mut self) {
+        self.ids.clear();
         let held = std::mem::take(&mut self.held);
         self.published.retain(|body, _| !held.contains_key(body));
         self.gone_count = 0;

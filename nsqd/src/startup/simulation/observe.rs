@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_daemon::log::{Level, Logger};
-use nsq_protocol::{ChannelName, MessageView, StartAt, headers};
+use nsq_protocol::headers::{self, remove_headers};
+use nsq_protocol::{ChannelName, MessageView, StartAt};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
+use super::deduplicating::ID_COUNT;
 use super::model::Body;
 use crate::channel::saved::Clocks;
 use crate::channel::{Channel, ConsumerKey, TakeEnd};
@@ -36,6 +38,7 @@ pub const DIR: &str = "/data";
 pub const LIMITS: EngineLimits = EngineLimits {
     mem_queue_size: 30,
     mem_queue_bytes: 4096,
+    dedupe_max_ids: 4,
     node_id: 7,
     max_bytes_per_file: 4096,
     chunk_bytes: 700,
@@ -127,6 +130,10 @@ pub struct ObservedTopic {
     pub retention: Retention,
     /// What a new channel that starts at the oldest message gets; empty without retention.
     pub retained: Vec<Delivery>,
+    /// Whether it remembers ids.
+    pub dedupe: bool,
+    /// The ids that it remembers.
+    pub ids: BTreeSet<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -195,6 +202,8 @@ fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic,
         depth,
         message_count: topic.counters().0,
         retention: topic.log().retention(),
+        dedupe: topic.own_settings().get(Setting::Dedupe).is_some(),
+        ids: (0..ID_COUNT).filter(|id| topic.remembers(&id.to_string())).collect(),
         ..ObservedTopic::default()
     };
     for channel in topic.channels() {
@@ -295,7 +304,10 @@ pub struct Came {
 }
 
 /// Parses the frames. Checks every byte of the bodies.
-pub fn messages(mut frames: &[u8]) -> Result<Vec<Came>, String> {
+pub fn messages(frames: &[u8]) -> Result<Vec<Came>, String> {
+    let mut plain = frames.to_vec();
+    remove_headers(&mut plain, 0);
+    let mut frames = &plain[..];
     let mut found = Vec::new();
     while let Some((size, rest)) = frames.split_first_chunk::<4>() {
         let (whole, _) = frames.split_at(size.len() + u32::from_be_bytes(*size) as usize);

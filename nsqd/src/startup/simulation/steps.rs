@@ -107,6 +107,16 @@ pub enum Step {
     Redrive {
         topic: u8,
     },
+    /// Makes a topic remember ids, or forget them.
+    SetDedupe {
+        topic: u8,
+        on: bool,
+    },
+    /// Publishes a batch of messages with ids, which `ids` selects.
+    PublishOnce {
+        topic: u8,
+        ids: u16,
+    },
     /// Drops retained messages that exceed their limits.
     Retain,
     /// Moves a channel to a share of all published messages.
@@ -168,7 +178,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..130) {
+    match random.random_range(0..142) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -212,6 +222,8 @@ fn step(random: &mut SmallRng) -> Step {
         120..=123 => Step::Redrive { topic },
         126..=127 => Step::SetTtl { channel, on: random.random_bool(0.7) },
         128..=129 => Step::ExpireOld { topic },
+        130..=132 => Step::SetDedupe { topic, on: random.random_bool(0.85) },
+        133..=141 => Step::PublishOnce { topic, ids: random.random() },
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }

@@ -373,6 +373,8 @@ impl<'r> World<'r> {
             Step::SetTtl { channel, on } => self.set_ttl(channel, on),
             Step::ExpireOld { topic } => self.expire_old(topic),
             Step::Redrive { topic } => self.redrive(topic),
+            Step::SetDedupe { topic, on } => self.set_dedupe(topic, on),
+            Step::PublishOnce { topic, ids } => self.publish_once(topic, ids),
             Step::EmptyTopic { topic } => {
                 let Some(name) = self.pick_topic(topic) else { return Ok(false) };
                 self.topic(&name)?.empty();
@@ -515,6 +517,18 @@ impl<'r> World<'r> {
         self.topic(&name.0)?.delete_channel(&name.1);
         self.model_of(&name.0)?.channels.remove(&name.1);
         Ok(false)
+    }
+
+    /// The number of the next message.
+    pub(super) fn next_body(&mut self) -> Body {
+        self.next_body += 1;
+        self.next_body - 1
+    }
+
+    /// Notes a message that is published to this topic and takes these bytes on disk.
+    pub(super) fn add_published(&mut self, body: Body, topic: &str, bytes: u64) {
+        self.published.insert(body, topic.to_owned());
+        self.sizes.insert(body, bytes);
     }
 
     fn publish(
