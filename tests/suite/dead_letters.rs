@@ -130,6 +130,7 @@ fn requeued_and_timed_out_messages_become_dead_letters_with_headers() {
         let mut reader = consumer(&nsqd, DEAD, "redrive").await;
         for (message, body) in [(&second[0], "requeued"), (&timed_out[1], "timed out")] {
             let letter = reader.message().await;
+            reader.finish(&letter).await;
             let (headers, got) = split(&letter);
             assert_eq!((got.as_str(), letter.attempts), (body, 1));
             let mut expected = json!({
