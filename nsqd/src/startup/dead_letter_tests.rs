@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use nsq_protocol::headers::{Form, HeadersBuf, put_published};
 use nsq_protocol::{ChannelName, StartAt, TopicName};
 use tokio::runtime::Runtime;
 
@@ -197,6 +198,38 @@ fn other_channels_skip_a_targeted_message_that_is_retained() {
             "the first delivery, the redriven one, and the other message"
         );
     }
+}
+
+/// Otherwise the other channels would never get the message.
+#[test]
+fn a_redriven_message_does_not_enter_the_deduplication_window() {
+    let node = Node::new();
+    let (channel, key) = node.channel("t", "c");
+    let (other, _) = node.channel("t", "d");
+    node.set("t", &channel, "max_attempts", "1");
+    let publish = |node: &Node| {
+        let headers = HeadersBuf::of_producer([("nsq-id", "once")]).unwrap();
+        let mut message = Vec::new();
+        put_published(&mut message, headers.as_headers(), &observe::body(1, 10));
+        let topic = node.topic("t");
+        let appended =
+            topic.append_as(Form::WithHeaders, [&message[..]].into_iter(), message.len(), None).unwrap();
+        node.runtime.block_on(appended.committed()).unwrap();
+    };
+    publish(&node);
+    assert_eq!(bodies(&other), [1]);
+    requeue_all(&channel, key);
+    assert!(node.dead_letter());
+    let dedupe = Change::parse(Level::Topic, [("dedupe", "1h")].into_iter()).unwrap();
+    node.topic("t").change_settings(&dedupe).unwrap();
+    assert_eq!(node.redrive("t.dead"), 1);
+    node.registry.engine().store.journal.as_ref().unwrap().flush().unwrap();
+    let node = node.killed();
+    let (channel, other) = (node.channel("t", "c").0, node.channel("t", "d").0);
+    assert_eq!((bodies(&channel), bodies(&other)), (vec![1], vec![1]), "what was in flight comes back");
+    publish(&node);
+    publish(&node);
+    assert_eq!((bodies(&channel), bodies(&other)), (vec![1, 1], vec![1, 1]));
 }
 
 #[test]

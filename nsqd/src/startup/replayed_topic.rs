@@ -306,7 +306,8 @@ impl ReplayedTopic {
         if frames.len() as u64 / (MESSAGE_FRAME_OVERHEAD as u64) < u64::from(count) {
             return Ok(false);
         }
-        if self.learns_ids {
+        // A targeted message does not enter the window: the other channels would never get a later one of its id.
+        if self.learns_ids && only.is_none() {
             self.ids.add_published(first, frames);
         }
         let end = first + u64::from(count);
