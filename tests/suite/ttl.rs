@@ -133,7 +133,7 @@ fn expired_messages_become_dead_letters_if_a_topic_for_them_is_set() {
         assert_eq!(nsqd.channel("t", "c").await.expect("the channel exists").depth, 0);
         assert_eq!(expired_count(&nsqd, "t", "c").await, 0, "they were not dropped");
         let mut peer = nsqd.connect().await;
-        peer.identify(serde_json::json!({ "extend_support": true })).await;
+        peer.identify(serde_json::json!({ "feature_negotiation": true, "extend_support": true })).await;
         peer.subscribe("t.expired", "redrive").await;
         peer.ready(3).await;
         for message in peer.messages(3).await {

@@ -19,6 +19,7 @@ use hashbrown::HashTable;
 use nsq_protocol::headers::{self, Headers};
 use sha2::{Digest, Sha256};
 
+use super::dead_letter;
 use crate::channel::saved::Clocks;
 use crate::clock::Nanos;
 use crate::log::chunk;
@@ -393,12 +394,14 @@ impl LearnedIds {
         self.insert(id.sequence, IdDigest(id.digest), id.stored_ns);
     }
 
-    /// The ids in published frames, of which the first is message `first`.
+    /// The ids in published frames, of which the first is message `first`. Dead letters are left out: they do not enter
+    /// the window of their topic.
     pub fn add_published(&mut self, first: u64, frames: &[u8]) {
         for (frame, sequence) in chunk::split(frames).zip(first..) {
             if headers::has_headers(frame)
                 && let Some((Some(headers), _)) = headers::split_stored(frame)
                 && let Some(id) = IdDigest::in_headers(headers)
+                && headers.get(dead_letter::TOPIC).is_none()
             {
                 self.insert(sequence, id, chunk::timestamp(frame).unwrap_or(0));
             }

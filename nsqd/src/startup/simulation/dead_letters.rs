@@ -124,23 +124,46 @@ impl World<'_> {
         let Some((topic, channel, _)) = source else {
             return if moved == 0 { Ok(false) } else { Err(format!("{moved} messages were moved nowhere")) };
         };
-        let letters = self.model_of(&dead)?.channels.get_mut(REDRIVE_CHANNEL).ok_or("no channel")?;
-        let gone: Vec<Body> = letters
-            .messages
-            .extract_if(.., |_, message| message.in_flight.is_none() && message.is_dead)
-            .map(|(body, _)| body)
-            .collect();
+        let letters = self.model_of(&dead)?.channels.get(REDRIVE_CHANNEL).ok_or("no channel")?;
+        let can_move =
+            letters.messages.iter().filter(|(_, message)| message.in_flight.is_none() && message.is_dead);
+        let gone: Vec<Body> = can_move.map(|(&body, _)| body).collect();
         if moved != gone.len() as u64 {
             return Err(format!("{moved} messages were moved instead of {gone:?}"));
         }
+        // Messages with headers and those without are in batches of their own.
+        let (with_headers, plain): (Vec<Body>, Vec<Body>) =
+            gone.iter().partition(|body| self.with_headers.contains(body));
+        if !with_headers.is_empty() && !plain.is_empty() {
+            for part in [with_headers, plain] {
+                let before = self.model.clone();
+                self.move_back_in_model(&dead, &topic, &channel, &part)?;
+                self.remember(usize::MAX);
+                self.model = before;
+            }
+        }
         self.moved.1 += moved;
-        let model = self.model_of(&topic)?;
+        self.move_back_in_model(&dead, &topic, &channel, &gone)?;
+        Ok(self.contract.durability != Durability::Overflow && moved > 0)
+    }
+
+    fn move_back_in_model(
+        &mut self,
+        dead: &str,
+        topic: &str,
+        channel: &str,
+        bodies: &[Body],
+    ) -> Result<(), String> {
+        let letters = self.model_of(dead)?.channels.get_mut(REDRIVE_CHANNEL).ok_or("no channel")?;
+        letters.messages.retain(|body, _| !bodies.contains(body));
+        let moved = bodies.len() as u64;
+        let model = self.model_of(topic)?;
         model.message_count += moved;
-        let channel = model.channels.get_mut(&channel).ok_or("no channel")?;
+        let channel = model.channels.get_mut(channel).ok_or("no channel")?;
         channel.message_count += moved;
         let again = MessageModel { is_out_of_turn: true, is_redriven: true, ..MessageModel::default() };
-        channel.messages.extend(gone.into_iter().map(|body| (body, again)));
-        Ok(self.contract.durability != Durability::Overflow && moved > 0)
+        channel.messages.extend(bodies.iter().map(|&body| (body, again)));
+        Ok(())
     }
 }
 

@@ -51,6 +51,7 @@ impl World<'_> {
                 stored.push(number);
                 doubtful.push((id, number));
                 let bytes = (message.len() + MESSAGE_FRAME_OVERHEAD + BLOCK_HEADER_BYTES) as u64;
+                self.with_headers.insert(number);
                 self.add_published(number, &name, bytes);
                 if model.dedupe {
                     model.ids.push_back((id, number));

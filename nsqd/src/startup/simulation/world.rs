@@ -134,6 +134,8 @@ pub struct World<'r> {
     pub moved: (u64, u64),
     /// Messages that expired and were dropped.
     pub expired_count: u64,
+    /// Bodies of messages with headers.
+    pub(super) with_headers: BTreeSet<Body>,
     seed: u64,
     /// Whether the disk may fail, so that operations may be refused.
     pub tolerates_faults: bool,
@@ -163,6 +165,7 @@ impl<'r> World<'r> {
             lives: Vec::new(),
             moved: (0, 0),
             expired_count: 0,
+            with_headers: BTreeSet::new(),
             seed,
             tolerates_faults: false,
             does_meanwhile: |_| true,
