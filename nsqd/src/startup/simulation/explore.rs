@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use super::compare;
 use super::observe;
 use super::steps::{Step, steps};
-use super::world::{Contract, Crash, Life, Lost, World, both};
+use super::world::{Contract, Crash, Life, Lost, World, both, can_follow_without_checkpoints};
 use crate::storage::faulty::disk::{Change, Disk, SECTOR_BYTES};
 
 /// Maximum time for shrinking a failure.
@@ -64,8 +64,7 @@ pub fn explore(contract: Contract, points: u64) {
 fn workload(contract: Contract, seed: u64) -> Vec<Step> {
     let mut steps = steps(seed);
     if contract.lost == Lost::AllCheckpoints {
-        // A start may find the message again that became a dead letter, beside the one that was redriven.
-        steps.retain(|step| !matches!(step, Step::Redrive { .. }));
+        steps.retain(can_follow_without_checkpoints);
     }
     steps
 }
