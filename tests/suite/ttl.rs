@@ -6,7 +6,8 @@ use nsq_tests::stats::until_equal;
 use nsq_tests::wire::bodies;
 use nsq_tests::{Daemon, process, test, wait};
 
-const TTL: Duration = Duration::from_millis(400);
+/// Long enough that a message which is published now is delivered in time on a busy machine.
+const TTL: Duration = Duration::from_secs(2);
 
 async fn expired_count(nsqd: &Daemon, topic: &str, channel: &str) -> u64 {
     let stats = nsqd.get_json(&format!("/stats?format=json&topic={topic}&channel={channel}")).await;
@@ -45,21 +46,16 @@ fn old_messages_are_removed_without_a_consumer_and_their_space_is_freed() {
 #[test]
 fn a_consumer_gets_no_message_that_is_too_old() {
     test(async {
-        let nsqd = Daemon::nsqd().flag("--ttl=400ms").start().await;
+        let nsqd = Daemon::nsqd().flag("--ttl=2s").start().await;
         let mut peer = nsqd.subscribe("t", "c").await;
-        for round in 0..3 {
-            let published_at = Instant::now();
-            nsqd.publish("t", format!("old {round}")).await;
-            wait::until("the message is too old", async || {
-                wait::when(published_at.elapsed(), |age| *age > TTL + Duration::from_millis(20))
-            })
-            .await;
-            nsqd.publish("t", format!("new {round}")).await;
-            peer.ready(10).await;
-            assert_eq!(peer.message().await.text(), format!("new {round}"));
-            peer.ready(0).await;
-        }
-        until_expired(&nsqd, "t", "c", 3).await;
+        nsqd.publish("t", "old").await;
+        let published_at = Instant::now();
+        let age = async || wait::when(published_at.elapsed(), |age| *age > TTL + TTL / 100);
+        wait::until("the message is too old", age).await;
+        nsqd.publish("t", "new").await;
+        peer.ready(10).await;
+        assert_eq!(peer.message().await.text(), "new");
+        until_expired(&nsqd, "t", "c", 1).await;
     });
 }
 
@@ -68,7 +64,7 @@ fn a_message_in_flight_does_not_expire_until_it_comes_back() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;
         let mut peer = nsqd.subscribe("t", "c").await;
-        nsqd.admin("/topic/set?topic=t&ttl=400ms").await;
+        nsqd.admin("/topic/set?topic=t&ttl=2s").await;
         nsqd.connect().await.publish_batch("t", &["finished", "requeued", "waiting"]).await;
         peer.ready(2).await;
         let messages = peer.messages(2).await;
@@ -86,15 +82,15 @@ fn a_message_in_flight_does_not_expire_until_it_comes_back() {
 #[test]
 fn the_age_of_a_deferred_message_counts_from_its_due_time() {
     test(async {
-        let nsqd = Daemon::nsqd().flag("--ttl=400ms").start().await;
+        let nsqd = Daemon::nsqd().flag("--ttl=2s").start().await;
         let mut peer = nsqd.subscribe("t", "c").await;
-        nsqd.connect().await.publish_deferred("t", 3 * TTL, "deferred").await;
+        nsqd.connect().await.publish_deferred("t", TTL * 3 / 2, "deferred").await;
         peer.ready(1).await;
         let message = peer.message().await;
         assert_eq!(message.text(), "deferred");
         peer.finish(&message).await;
         peer.ready(0).await;
-        nsqd.connect().await.publish_deferred("t", TTL, "too late").await;
+        nsqd.connect().await.publish_deferred("t", TTL / 4, "too late").await;
         until_expired(&nsqd, "t", "c", 1).await;
     });
 }
@@ -107,13 +103,14 @@ fn ages_survive_a_kill() {
         nsqd.admin("/channel/create?topic=t&channel=c").await;
         nsqd.connect().await.publish_batch("t", &["a", "b"]).await;
         let published_at = Instant::now();
-        nsqd.admin("/channel/set?topic=t&channel=c&ttl=2s").await;
+        nsqd.admin("/channel/set?topic=t&channel=c&ttl=6s").await;
+        let is_old = async || wait::when(published_at.elapsed(), |age| *age > Duration::from_secs(5));
+        wait::until("most of the time has passed", is_old).await;
         nsqd.kill().await;
         nsqd.restart().await;
-        let at_start = published_at.elapsed();
+        let started_at = Instant::now();
         until_expired(&nsqd, "t", "c", 2).await;
-        // Not counted anew: with a whole time to live from the start, it would take longer.
-        assert!(published_at.elapsed() < at_start + Duration::from_secs(2) || at_start.as_secs() >= 2);
+        assert!(started_at.elapsed() < Duration::from_secs(6), "the time does not begin with the start");
     });
 }
 

@@ -96,7 +96,7 @@ impl Channel {
         self.after_change(inner);
     }
 
-    /// Lets these messages be delivered again, as if they had never failed.
+    /// These messages cannot become dead letters: see [`ChannelState::forgive`](super::ChannelState::forgive).
     pub fn forgive(&self, sequences: &[u64]) {
         let mut inner = self.inner.lock();
         inner.state.forgive(sequences);

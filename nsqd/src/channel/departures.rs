@@ -146,6 +146,10 @@ impl ChannelState {
             self.departures.expired.insert(self.outstanding.entry(slot).sequence);
             return self.exhaust(slot);
         }
+        self.drop_message(slot);
+    }
+
+    fn drop_message(&mut self, slot: Slot) {
         let entry = self.outstanding.remove(slot);
         self.departures.forget(entry.sequence);
         self.departures.removed.push(entry.sequence, entry.sequence + 1);
@@ -269,15 +273,20 @@ impl ChannelState {
         self.outstanding.find(sequence).map_or(0, |slot| self.outstanding.entry(slot).attempts)
     }
 
-    /// Lets messages whose attempts are used up be delivered again, as if they had never failed.
+    /// These messages cannot become dead letters: those whose attempts are used up are delivered again, as if they had
+    /// never failed, and expired ones are dropped.
     pub fn forgive(&mut self, sequences: &[u64]) {
         for &sequence in sequences {
             if self.departures.exhausted.remove(&sequence)
                 && let Some(slot) = self.outstanding.find(sequence)
             {
                 self.departures.set_failures(sequence, 0);
-                self.departures.expired.remove(&sequence);
-                self.wait(slot);
+                if self.departures.expired.remove(&sequence) {
+                    // If it waited, it would expire again at once.
+                    self.drop_message(slot);
+                } else {
+                    self.wait(slot);
+                }
             }
         }
     }

@@ -441,11 +441,16 @@ impl Pair {
             Step::EndDeparture(is_gone) => self.end_departure(is_gone),
             Step::Forgive => {
                 self.state.forgive(&self.state.exhausted(usize::MAX));
-                for (sequence, (place, _)) in &mut self.model {
-                    if *place == Where::Exhausted {
-                        *place = Where::Ready;
-                        self.expired.remove(sequence);
-                        self.failures.remove(sequence);
+                for sequence in self.model.keys().copied().collect::<Vec<_>>() {
+                    if self.model[&sequence].0 != Where::Exhausted {
+                        continue;
+                    }
+                    self.failures.remove(&sequence);
+                    if self.expired.remove(&sequence) {
+                        self.model.remove(&sequence);
+                        self.expired_count += 1;
+                    } else {
+                        self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
                     }
                 }
             }

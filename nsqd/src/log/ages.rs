@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::clock::Nanos;
 
-/// Parts of a time to live that are told apart.
+/// Marks per time to live.
 const PARTS: i64 = 1000;
 /// Marks are at least this far apart, in nanoseconds.
 const LEAST_RESOLUTION: i64 = 1_000_000;

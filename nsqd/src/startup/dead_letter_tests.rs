@@ -257,5 +257,18 @@ fn a_policy_for_all_topics_does_not_move_dead_letters_on() {
     requeue_all(&last, reader);
     assert!(node.dead_letter());
     assert_eq!(bodies(&last), [1], "it stays where it is");
+    // It expires there, and must not be set aside and given back for ever.
+    node.set("t.dead.dead.dead", &last, "dead_letter", "{topic}.dead");
+    let topic = node.topic("t.dead.dead.dead");
+    let hour = 3_600_000_000_000;
+    let change = Change::parse(Level::Channel, [("ttl", "1s")].into_iter()).unwrap();
+    topic.change_channel_settings(&last, &change).unwrap();
+    last.unsubscribe(reader);
+    topic.expire(crate::clock::monotonic() + hour, crate::clock::wall_ns() + hour as i64);
+    assert_eq!(last.inspect(|state, _| state.exhausted_count()), 1);
+    assert!(node.dead_letter());
+    let left =
+        last.inspect(|state, _| (state.exhausted_count(), state.depth(), state.counters().expired_count));
+    assert_eq!(left, (0, 0, 1));
     assert!(node.registry.get("t.dead.dead.dead.dead").is_none_or(|topic| topic.depth().depth == 0));
 }

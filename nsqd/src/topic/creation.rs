@@ -149,7 +149,9 @@ impl Topic {
         };
         let channel = Channel::new(parts, of);
         state.topic.insert(name, channel.clone());
-        self.update_ttl(state);
+        if channel.ttl() > 0 {
+            self.update_ttl(state);
+        }
         channel
     }
 }

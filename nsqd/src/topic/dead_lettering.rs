@@ -59,13 +59,16 @@ impl Registry {
         loop {
             let work = async {
                 exhausted.added().await;
+                let mut is_logged = false;
                 while let Some((channel, error)) = self.dead_letter_all().await {
-                    crate::log_error!(
-                        self.engine(),
-                        "CHANNEL({}/{}): cannot move dead letters: {error}; nsqd retries by itself",
-                        channel.topic_name(),
-                        channel.name()
-                    );
+                    if !std::mem::replace(&mut is_logged, true) {
+                        crate::log_error!(
+                            self.engine(),
+                            "CHANNEL({}/{}): cannot move dead letters: {error}; nsqd retries by itself",
+                            channel.topic_name(),
+                            channel.name()
+                        );
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
             };
@@ -102,7 +105,7 @@ impl Registry {
             if !batch.refused.is_empty() {
                 crate::log_error!(
                     self.engine(),
-                    "CHANNEL({}/{}): {} messages were dead letters {} times and are delivered again",
+                    "CHANNEL({}/{}): {} messages were dead letters {} times; they are delivered again, or dropped if they have expired",
                     channel.topic_name(),
                     channel.name(),
                     batch.refused.len(),
