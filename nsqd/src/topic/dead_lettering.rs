@@ -105,7 +105,7 @@ impl Registry {
             if !batch.refused.is_empty() {
                 crate::log_error!(
                     self.engine(),
-                    "CHANNEL({}/{}): {} messages were dead letters {} times; they are delivered again, or dropped if they have expired",
+                    "CHANNEL({}/{}): {} messages were dead letters {} times and are delivered again; expired ones are dropped",
                     channel.topic_name(),
                     channel.name(),
                     batch.refused.len(),
