@@ -12,7 +12,7 @@
 //! the channel still needs it, because it comes back if the record cannot be written. If meanwhile the channel is emptied,
 //! or its read cursor is moved over the message, that decides what becomes of it, and it is forgotten here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::outstanding::{Entry, Place, Slot};
 use super::runs::Runs;
@@ -20,6 +20,7 @@ use super::state::ChannelState;
 use crate::clock::Nanos;
 use crate::log::Ranges;
 use crate::log::retention::merged;
+use crate::policy::dead_letter::Reason;
 
 /// Maximum number of expired messages that wait to be dead-lettered.
 const MOST_EXHAUSTED: usize = 10_000;
@@ -29,11 +30,9 @@ const MOST_EXHAUSTED: usize = 10_000;
 pub struct Departures {
     /// Failed deliveries of outstanding messages, if the channel counts them. Those without any are left out.
     failures: BTreeMap<u64, u16>,
-    /// Messages at [`Place::Exhausted`].
-    exhausted: BTreeSet<u64>,
+    /// Messages at [`Place::Exhausted`], and why they are dead-lettered.
+    exhausted: BTreeMap<u64, Reason>,
     departing: BTreeMap<u64, Departing>,
-    /// Exhausted messages that are there because they expired.
-    expired: BTreeSet<u64>,
     /// Removed messages that are not in the journal yet.
     removed: Runs,
     /// When messages that were published deferred were due: their age counts from then.
@@ -47,7 +46,8 @@ pub struct Departures {
 struct Departing {
     attempts: u16,
     failures: u16,
-    has_expired: bool,
+    /// Why it was to be dead-lettered, if it was.
+    reason: Option<Reason>,
 }
 
 /// A message that departs.
@@ -143,8 +143,7 @@ impl ChannelState {
     /// Drops an expired message that is in no queue, or sets it aside to be dead-lettered.
     pub(super) fn drop_expired(&mut self, slot: Slot) {
         if self.policy.keeps_expired && self.policy.dead_letter.is_some() {
-            self.departures.expired.insert(self.outstanding.entry(slot).sequence);
-            return self.exhaust(slot);
+            return self.exhaust(slot, Reason::Expired);
         }
         self.drop_message(slot);
     }
@@ -179,8 +178,7 @@ impl ChannelState {
                     return;
                 }
                 self.outstanding.insert(Entry::new(sequence, 0, Place::Exhausted));
-                self.departures.expired.insert(sequence);
-                self.departures.exhausted.insert(sequence);
+                self.departures.exhausted.insert(sequence, Reason::Expired);
                 self.cursor = sequence + 1;
                 self.pass_skipped();
             }
@@ -216,9 +214,9 @@ impl ChannelState {
         self.policy.ttl
     }
 
-    /// Whether a message that is set aside has expired.
-    pub fn has_expired(&self, sequence: u64) -> bool {
-        self.departures.expired.contains(&sequence)
+    /// Why a message is to be dead-lettered; `None` if it is not set aside.
+    pub fn reason_of(&self, sequence: u64) -> Option<Reason> {
+        self.departures.exhausted.get(&sequence).copied()
     }
 
     /// Returns the messages removed since the last call, for the journal.
@@ -226,11 +224,11 @@ impl ChannelState {
         (!self.departures.removed.is_empty()).then(|| std::mem::take(&mut self.departures.removed))
     }
 
-    /// Sets a message, which is in no queue, aside: its attempts are used up.
-    pub(super) fn exhaust(&mut self, slot: Slot) {
+    /// Sets a message, which is in no queue, aside to be dead-lettered.
+    pub(super) fn exhaust(&mut self, slot: Slot, reason: Reason) {
         let entry = self.outstanding.entry_mut(slot);
         entry.place = Place::Exhausted;
-        self.departures.exhausted.insert(entry.sequence);
+        self.departures.exhausted.insert(entry.sequence, reason);
     }
 
     /// Sets waiting and deferred messages aside whose attempts are used up, after a change of the policy or a start.
@@ -245,7 +243,7 @@ impl ChannelState {
                 && let Some(slot) = self.outstanding.find(sequence)
                 && matches!(self.outstanding.entry(slot).place, Place::Waiting | Place::Deferred)
             {
-                self.exhaust(slot);
+                self.exhaust(slot, Reason::Attempts);
             }
         }
         if self.departures.exhausted.len() > before {
@@ -253,12 +251,12 @@ impl ChannelState {
         }
     }
 
-    /// Messages whose attempts are used up, oldest first, at most this many.
+    /// Messages to dead-letter, oldest first, at most this many.
     pub fn exhausted(&self, most: usize) -> Vec<u64> {
-        self.departures.exhausted.iter().take(most).copied().collect()
+        self.departures.exhausted.keys().take(most).copied().collect()
     }
 
-    /// Number of messages whose attempts are used up.
+    /// Number of messages to dead-letter.
     pub fn exhausted_count(&self) -> usize {
         self.departures.exhausted.len()
     }
@@ -277,15 +275,14 @@ impl ChannelState {
     /// never failed, and expired ones are dropped.
     pub fn forgive(&mut self, sequences: &[u64]) {
         for &sequence in sequences {
-            if self.departures.exhausted.remove(&sequence)
+            if let Some(reason) = self.departures.exhausted.remove(&sequence)
                 && let Some(slot) = self.outstanding.find(sequence)
             {
                 self.departures.set_failures(sequence, 0);
-                if self.departures.expired.remove(&sequence) {
+                match reason {
+                    Reason::Attempts => self.wait(slot),
                     // If it waited, it would expire again at once.
-                    self.drop_message(slot);
-                } else {
-                    self.wait(slot);
+                    Reason::Expired => self.drop_message(slot),
                 }
             }
         }
@@ -305,9 +302,7 @@ impl ChannelState {
                     match entry.place {
                         Place::InFlight | Place::Free => continue,
                         Place::Waiting | Place::Deferred => was_queued = true,
-                        Place::Exhausted => {
-                            self.departures.exhausted.remove(&sequence);
-                        }
+                        Place::Exhausted => {}
                     }
                     let attempts = entry.attempts;
                     self.outstanding.remove(slot);
@@ -320,8 +315,8 @@ impl ChannelState {
                 None => continue,
             };
             self.departures.forget(sequence);
-            let has_expired = self.departures.expired.remove(&sequence);
-            self.departures.departing.insert(sequence, Departing { attempts, failures, has_expired });
+            let reason = self.departures.exhausted.remove(&sequence);
+            self.departures.departing.insert(sequence, Departing { attempts, failures, reason });
             departed.push(Departed { sequence, attempts });
         }
         if was_queued {
@@ -341,20 +336,16 @@ impl ChannelState {
     /// The departure of these messages was not recorded: they wait again.
     pub fn put_back(&mut self, messages: &[Departed]) {
         for &Departed { sequence, .. } in messages {
-            let Some(Departing { attempts, failures, has_expired }) =
-                self.departures.departing.remove(&sequence)
+            let Some(Departing { attempts, failures, reason }) = self.departures.departing.remove(&sequence)
             else {
                 continue;
             };
             let slot = self.outstanding.insert_ahead(Entry::new(sequence, attempts, Place::Waiting));
             self.departures.set_failures(sequence, failures);
-            if has_expired {
-                self.departures.expired.insert(sequence);
-            }
-            if has_expired || self.is_exhausted(failures) {
-                self.exhaust(slot);
-            } else {
-                self.wait(slot);
+            match reason {
+                Some(reason) if reason != Reason::Attempts => self.exhaust(slot, reason),
+                _ if self.is_exhausted(failures) => self.exhaust(slot, Reason::Attempts),
+                _ => self.wait(slot),
             }
         }
     }
@@ -412,11 +403,9 @@ impl ChannelState {
         departures.departing.retain(|&sequence, _| is_kept(sequence));
         departures.failures.retain(|&sequence, _| outstanding.find(sequence).is_some());
         departures.due_at.retain(|&sequence, _| outstanding.find(sequence).is_some());
-        departures.exhausted.retain(|&sequence| {
+        departures.exhausted.retain(|&sequence, _| {
             outstanding.find(sequence).is_some_and(|slot| outstanding.entry(slot).place == Place::Exhausted)
         });
-        let exhausted = &departures.exhausted;
-        departures.expired.retain(|sequence| exhausted.contains(sequence));
     }
 
     /// Restores the failed deliveries of outstanding messages.

@@ -13,6 +13,7 @@ use super::state::{AckError, ChannelState, HeldBack, Requeued};
 use super::take::TakeEnd;
 use crate::locality::Locality;
 use crate::log::{Mark, Source, Supply};
+use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
 
 const TIMEOUT: u64 = 1_000;
@@ -602,7 +603,7 @@ impl Pair {
             if self.keeps_expired {
                 self.model.get_mut(&sequence).unwrap().0 = Where::Exhausted;
                 self.expired.insert(sequence);
-                assert!(self.state.has_expired(sequence));
+                assert_eq!(self.state.reason_of(sequence), Some(Reason::Expired));
             } else {
                 self.model.remove(&sequence);
                 self.failures.remove(&sequence);

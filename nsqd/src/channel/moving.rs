@@ -20,6 +20,7 @@ use super::state::ChannelState;
 use crate::clock::Nanos;
 use crate::log::Mark;
 use crate::log::retention::merged;
+use crate::policy::dead_letter::Reason;
 
 impl ChannelState {
     /// Creates a channel that starts at `cursor`, in a topic that has released all messages before `end`. `marks` are
@@ -144,7 +145,7 @@ impl ChannelState {
         let recall = std::mem::take(&mut self.outstanding.entry_mut(slot).recall);
         match recall {
             // They may have been used up by a change of the policy.
-            Recall::No if self.has_exhausted(slot) => self.exhaust(slot),
+            Recall::No if self.has_exhausted(slot) => self.exhaust(slot, Reason::Attempts),
             Recall::No => self.wait(slot),
             Recall::Finish => {
                 let dropped = self.outstanding.remove(slot);

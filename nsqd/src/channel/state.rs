@@ -32,6 +32,7 @@ use crate::clock::Nanos;
 use crate::locality::Locality;
 use crate::log::retention::merged;
 use crate::log::{Mark, Ranges};
+use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
 use crate::policy::settings::Settings;
 
@@ -311,7 +312,7 @@ impl ChannelState {
         let attempts = entry.attempts;
         let failures = self.count_failure(sequence);
         if self.is_exhausted(failures) {
-            self.exhaust(slot);
+            self.exhaust(slot, Reason::Attempts);
             return Ok(Some(Requeued { attempts, failures, delay: 0 }));
         }
         if delay > 0 && !has_room {
@@ -426,7 +427,7 @@ impl ChannelState {
         let (sequence, attempts) = (entry.sequence, entry.attempts);
         let failures = self.count_failure(sequence);
         let due = if self.is_exhausted(failures) {
-            self.exhaust(slot);
+            self.exhaust(slot, Reason::Attempts);
             None
         } else {
             match self.retry_delay(slot) {

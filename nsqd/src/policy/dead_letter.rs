@@ -1,4 +1,4 @@
-//! Pure: the name of the topic that gets a channel's dead letters.
+//! Pure: why messages become dead letters, and the name of the topic that gets those of a channel.
 
 use nsq_protocol::TopicName;
 
@@ -8,6 +8,15 @@ const TOPIC: &str = "{topic}";
 const CHANNEL: &str = "{channel}";
 const EPHEMERAL: &str = "#ephemeral";
 
+/// Why a message becomes a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Its attempts were used up.
+    Attempts,
+    /// It was too old.
+    Expired,
+}
+
 /// Why a template is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTemplate {
@@ -16,6 +25,16 @@ pub enum InvalidTemplate {
     /// The name for this topic and channel.
     #[error("{0:?} has more than 64 bytes or is no name of a topic")]
     Name(String),
+}
+
+impl Reason {
+    /// The value of the header `nsq-dead-reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Attempts => "attempts",
+            Reason::Expired => "expired",
+        }
+    }
 }
 
 /// Checks a template without knowing the names of topic and channel.

@@ -2,7 +2,7 @@
 //!
 //! - [`setting`]: pure; the table of settings and their values
 //! - [`retry`]: pure; retry schedules, one kind of value
-//! - [`dead_letter`]: pure; names of dead-letter topics, another kind
+//! - [`dead_letter`]: pure; names of dead-letter topics, another kind; why messages become dead letters
 //! - [`header_filter`]: pure; conditions on headers
 //! - [`settings`]: pure; the own settings of one topic or channel, and changes of them
 //! - [`mod@file`]: pure; the policy file

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::log::chunk;
+use crate::policy::dead_letter::Reason;
 
 /// Why a message became a dead letter.
 pub const REASON: &str = "nsq-dead-reason";
@@ -29,25 +30,6 @@ const PREFIX: &str = "nsq-dead-";
 /// A message becomes a dead letter at most this many times in a row, so that dead-letter topics that name each other
 /// do not pass it around for ever.
 pub const MAX_HOPS: u32 = 3;
-
-/// Why a message became a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// Its attempts were used up.
-    Attempts,
-    /// It was too old.
-    Expired,
-}
-
-impl Reason {
-    /// The value of the header.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::Attempts => "attempts",
-            Reason::Expired => "expired",
-        }
-    }
-}
 
 /// Where a message died.
 #[derive(Debug, Clone, Copy)]

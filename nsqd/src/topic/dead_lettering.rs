@@ -11,13 +11,14 @@ use nsq_protocol::headers::Form;
 use nsq_protocol::{ChannelName, TopicName};
 use tokio_util::sync::CancellationToken;
 
-use super::dead_letter::{self, Death, Published, Reason};
+use super::dead_letter::{self, Death, Published};
 use super::registry::Registry;
 use super::{PublishError, Topic};
 use crate::channel::Channel;
 use crate::clock;
 use crate::engine::StorageError;
 use crate::log::reader::CannotRead;
+use crate::policy::dead_letter::Reason;
 use crate::policy::setting::{Setting, Value};
 use crate::policy::settings::Change;
 
@@ -160,17 +161,21 @@ struct Batch {
 /// Blocks on the disk.
 fn read_dead_letters(channel: &Channel, sequences: &[u64], at_ns: i64) -> Result<Batch, MoveError> {
     let (frames, result) = channel.log().gather(sequences);
-    let known: HashMap<u64, (u16, bool)> = channel.inspect(|state, _| {
-        let known = |sequence| (sequence, (state.attempts_of(sequence), state.has_expired(sequence)));
-        sequences.iter().copied().map(known).collect()
+    let known: HashMap<u64, (u16, Reason)> = channel.inspect(|state, _| {
+        let known = |&sequence: &u64| {
+            let reason = state.reason_of(sequence)?;
+            Some((sequence, (state.attempts_of(sequence), reason)))
+        };
+        sequences.iter().filter_map(known).collect()
     });
     let (mut messages, mut refused) = (HashMap::new(), Vec::new());
     let mut read_to = 0;
     for (sequence, frame) in frames.iter() {
         read_to = sequence + 1;
-        let (attempts, has_expired) = known.get(&sequence).copied().unwrap_or_default();
+        // It may have been removed meanwhile.
+        let Some(&(attempts, reason)) = known.get(&sequence) else { continue };
         let death = Death {
-            reason: if has_expired { Reason::Expired } else { Reason::Attempts },
+            reason,
             topic: channel.topic_name().as_str(),
             channel: channel.name().as_str(),
             attempts,
