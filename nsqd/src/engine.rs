@@ -45,6 +45,12 @@ macro_rules! log_info {
     ($engine:expr, $($text:tt)*) => { nsq_daemon::info!($engine.logger, $($text)*) };
 }
 
+/// Logs at warning level with the engine's logger.
+#[macro_export]
+macro_rules! log_warn {
+    ($engine:expr, $($text:tt)*) => { nsq_daemon::warn!($engine.logger, $($text)*) };
+}
+
 /// Logs at error level with the engine's logger.
 #[macro_export]
 macro_rules! log_error {

@@ -191,7 +191,9 @@ impl TopicStatsSnapshot {
             .map(|channel| {
                 // An ephemeral channel is in memory only.
                 let memory_start = if channel.is_ephemeral() { 0 } else { memory_start };
-                ChannelStatsSnapshot::take(channel, memory_start, request, &mut latencies)
+                let mut snapshot = ChannelStatsSnapshot::take(channel, memory_start, request, &mut latencies);
+                snapshot.stats.is_full = topic.is_full(channel.name().as_str());
+                snapshot
             })
             .collect();
         // As in NSQ: percentiles of a topic cover all its channels, whichever channel is requested.
@@ -213,6 +215,7 @@ impl TopicStatsSnapshot {
             message_bytes,
             paused,
             e2e_processing_latency,
+            overflow_count: topic.overflow_count(),
             retention: retention_stats(topic),
             dedupe: topic.id_counts().map(|counts| DedupeStats {
                 id_count: counts.id_count,
@@ -306,6 +309,7 @@ fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
         dead_lettered_count: counters.dead_letter_count,
         dead_letter_pending: state.exhausted_count() as u64,
         expired_count: counters.expired_count,
+        overflow_count: counters.overflow_count,
         ..ChannelStats::default()
     }
 }

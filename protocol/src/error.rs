@@ -77,8 +77,9 @@ impl ErrorCode {
         }
     }
 
-    /// Whether nsqd closes the connection after this error. Only three codes leave the connection usable: those of FIN,
-    /// REQ and TOUCH, which can race with the timeout of their message.
+    /// Whether nsqd closes the connection after this error. Three codes leave the connection usable: those of FIN, REQ and
+    /// TOUCH, which can race with the timeout of their message. E_PUB_FAILED, E_MPUB_FAILED and E_DPUB_FAILED do, too, if
+    /// the description begins with `topic full`.
     pub fn is_fatal(self) -> bool {
         !matches!(self, Self::FinFailed | Self::ReqFailed | Self::TouchFailed)
     }

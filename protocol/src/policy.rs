@@ -29,7 +29,7 @@ pub struct ExplainedSetting {
     /// The value in force; `None` if nothing sets it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// `api`, `file`, `flag` or `default`.
+    /// `api`, `file`, `topic` (the channel's topic has it), `flag` or `default`.
     pub origin: String,
     /// With `file`: the line on which the policy begins.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -67,6 +67,9 @@ pub struct TopicStats {
     /// Remembered ids of messages; absent if the topic remembers none. Not in NSQ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dedupe: Option<DedupeStats>,
+    /// Messages that the topic dropped since the start because it held back too many. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub overflow_count: u64,
 }
 
 /// The ids of messages that a topic remembers, so that it stores no second message with the same id.
@@ -181,6 +184,12 @@ pub struct ChannelStats {
     /// Messages that expired and were dropped. Not in NSQ.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
     pub expired_count: u64,
+    /// Messages that were dropped because the channel held too many. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub overflow_count: u64,
+    /// Whether publishes are refused because of this channel. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
+    pub is_full: bool,
 }
 
 /// How long messages took from publishing to FIN.

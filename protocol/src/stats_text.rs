@@ -165,6 +165,12 @@ fn put_channel(out: &mut String, channel: &ChannelStats) -> fmt::Result {
     if channel.expired_count > 0 {
         writeln!(out, "         expired: {} msgs", channel.expired_count)?;
     }
+    if channel.overflow_count > 0 {
+        writeln!(out, "         overflow: {} msgs dropped", channel.overflow_count)?;
+    }
+    if channel.is_full {
+        writeln!(out, "         full: publishes are refused")?;
+    }
     Ok(())
 }
 

@@ -52,6 +52,9 @@ mod dead_letters;
 /// Messages that are too old.
 mod ttl;
 
+/// Bounds of channels and topics, and channels without consumers.
+mod bounds;
+
 /// Heartbeats and deadlines.
 mod liveness;
 

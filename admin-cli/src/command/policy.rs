@@ -222,6 +222,7 @@ fn origin(setting: &ExplainedSetting, answer: &PolicyExplainResponse) -> String 
             let file = answer.policy_file.as_deref().unwrap_or("policy file");
             printable(&format!("{file}, line {line}")).to_string()
         }
+        ("topic", ..) => "setting of the topic".to_owned(),
         ("flag", _, Some(flag)) => format!("--{}", printable(flag)),
         (other, ..) => printable(other).to_string(),
     }

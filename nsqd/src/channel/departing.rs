@@ -86,6 +86,8 @@ impl Channel {
         if are_dead_letters {
             inner.state.counters.dead_letter_count += messages.len() as u64;
         }
+        // There is room again to set messages aside.
+        self.shed(&mut inner);
         self.after_change(inner);
     }
 
@@ -100,6 +102,7 @@ impl Channel {
     pub fn forgive(&self, sequences: &[u64]) {
         let mut inner = self.inner.lock();
         inner.state.forgive(sequences);
+        self.shed(&mut inner);
         self.after_change(inner);
     }
 

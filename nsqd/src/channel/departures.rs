@@ -1,5 +1,5 @@
 //! Pure: messages that leave a channel otherwise than by a FIN: because their attempts are used up, because they are too
-//! old, or because they are moved to another topic or deleted.
+//! old or too many, or because they are moved to another topic or deleted.
 //!
 //! ```text
 //!   waiting, deferred, ahead, exhausted --depart--> departing --departed--> gone
@@ -20,9 +20,10 @@ use super::state::ChannelState;
 use crate::clock::Nanos;
 use crate::log::Ranges;
 use crate::log::retention::merged;
+use crate::policy::bounds::Overflow;
 use crate::policy::dead_letter::Reason;
 
-/// Maximum number of expired messages that wait to be dead-lettered.
+/// Maximum number of messages that are set aside at a time because they expired or exceed the bound.
 const MOST_EXHAUSTED: usize = 10_000;
 
 /// See the module.
@@ -140,33 +141,63 @@ impl ChannelState {
         }
     }
 
-    /// Drops an expired message that is in no queue, or sets it aside to be dead-lettered.
-    pub(super) fn drop_expired(&mut self, slot: Slot) {
-        if self.policy.keeps_expired && self.policy.dead_letter.is_some() {
-            return self.exhaust(slot, Reason::Expired);
+    /// Removes a message that is in no queue: drops it or sets it aside to be dead-lettered.
+    pub(super) fn leave(&mut self, slot: Slot, reason: Reason) {
+        if self.keeps(reason) {
+            return self.exhaust(slot, reason);
         }
-        self.drop_message(slot);
+        self.drop_message(slot, reason);
     }
 
-    fn drop_message(&mut self, slot: Slot) {
+    /// Whether what leaves for this reason becomes a dead letter.
+    fn keeps(&self, reason: Reason) -> bool {
+        let keeps = match reason {
+            Reason::Attempts => true,
+            Reason::Expired => self.policy.keeps_expired,
+            Reason::Overflow => self.policy.bound.overflow == Overflow::DeadLetter,
+        };
+        keeps && self.policy.dead_letter.is_some()
+    }
+
+    /// Whether [`ChannelState::leave`] can be called without setting too many messages aside.
+    pub(super) fn has_room_to_set_aside(&self, reason: Reason) -> bool {
+        self.departures.exhausted.len() < MOST_EXHAUSTED || !self.keeps(reason)
+    }
+
+    fn drop_message(&mut self, slot: Slot, reason: Reason) {
         let entry = self.outstanding.remove(slot);
         self.departures.forget(entry.sequence);
         self.departures.removed.push(entry.sequence, entry.sequence + 1);
-        self.counters.expired_count += 1;
+        self.count_dropped(1, reason);
+    }
+
+    fn count_dropped(&mut self, count: u64, reason: Reason) {
+        match reason {
+            Reason::Expired => self.counters.expired_count += count,
+            Reason::Overflow => self.counters.overflow_count += count,
+            // These are never dropped.
+            Reason::Attempts => {}
+        }
     }
 
     /// Removes what must not be delivered any more: messages before `sequence`, except those in flight and those that were
     /// published deferred. Messages that become dead letters are removed step by step: call it again when these are gone.
     pub fn expire_before(&mut self, sequence: u64) {
-        let to = sequence.min(self.end);
         self.departures.expired_before = self.departures.expired_before.max(sequence);
+        self.leave_ahead(sequence, Reason::Expired);
+    }
+
+    /// Removes the messages that are ahead of the cursor and before `to`, except those that were published deferred. If they
+    /// become dead letters, not all of them may leave now.
+    pub(super) fn leave_ahead(&mut self, to: u64, reason: Reason) {
+        let to = to.min(self.end);
         if self.cursor >= to {
             return;
         }
         let ahead: Vec<(u64, u64)> = self.skipped.gaps(self.cursor, to).collect();
-        if !(self.policy.keeps_expired && self.policy.dead_letter.is_some()) {
+        if !self.keeps(reason) {
             for &(from, to) in &ahead {
-                self.counters.expired_count += to - from;
+                self.count_dropped(to - from, reason);
                 self.departures.removed.push(from, to);
             }
             self.cursor = self.cursor.max(to);
@@ -178,7 +209,7 @@ impl ChannelState {
                     return;
                 }
                 self.outstanding.insert(Entry::new(sequence, 0, Place::Exhausted));
-                self.departures.exhausted.insert(sequence, Reason::Expired);
+                self.departures.exhausted.insert(sequence, reason);
                 self.cursor = sequence + 1;
                 self.pass_skipped();
             }
@@ -199,7 +230,7 @@ impl ChannelState {
         expired.sort_unstable();
         for (_, slot) in expired {
             // It leaves its queue below.
-            self.drop_expired(slot);
+            self.leave(slot, Reason::Expired);
         }
         self.leave_queues();
     }
@@ -272,7 +303,7 @@ impl ChannelState {
     }
 
     /// These messages cannot become dead letters: those whose attempts are used up are delivered again, as if they had
-    /// never failed, and expired ones are dropped.
+    /// never failed, and the others are dropped.
     pub fn forgive(&mut self, sequences: &[u64]) {
         for &sequence in sequences {
             if let Some(reason) = self.departures.exhausted.remove(&sequence)
@@ -281,8 +312,8 @@ impl ChannelState {
                 self.departures.set_failures(sequence, 0);
                 match reason {
                     Reason::Attempts => self.wait(slot),
-                    // If it waited, it would expire again at once.
-                    Reason::Expired => self.drop_message(slot),
+                    // If it waited, it would be set aside again at once.
+                    Reason::Expired | Reason::Overflow => self.drop_message(slot, reason),
                 }
             }
         }

@@ -10,6 +10,9 @@
 //! - [`departures`]: pure; messages that leave otherwise than by a FIN
 //! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; parts of the state
 //! - [`signal`]: wakes a consumer's connection, or skips the consumer while it is busy
+//! - [`overflow`]: pure; how much the channel holds, and removing what exceeds its bound; [`gauge`]: pure; makes it readable
+//!   without the lock
+//! - `bounding`: what the channel does by its bound and without consumers
 //! - `acknowledging`: a run of FIN, REQ and TOUCH under one lock
 //! - `departing`: takes messages out of the channel, in one journal record with what becomes of them
 //! - [`reading`]: reads messages from disk before consumers take them
@@ -18,13 +21,16 @@
 //! - [`replayed`]: pure; what recovery concludes from records about messages
 
 mod acknowledging;
+mod bounding;
 pub mod consumers;
 pub mod departures;
 mod departing;
+pub mod gauge;
 pub mod in_flight;
 pub mod latency;
 pub mod moving;
 pub mod outstanding;
+pub mod overflow;
 pub mod reading;
 pub mod replayed;
 pub mod runs;
@@ -45,8 +51,10 @@ use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::{Mutex, MutexGuard};
 
 pub use self::acknowledging::Acknowledging;
+use self::bounding::OverflowReport;
 pub use self::consumers::ConsumerKey;
 pub use self::departing::ExhaustedChannels;
+use self::gauge::Gauge;
 pub use self::reading::ReadRequest;
 use self::reading::Reading;
 use self::saved::{Clocks, CursorMoved, Saving};
@@ -80,6 +88,11 @@ struct Inner {
     closed: bool,
     /// The channel was added to [`ExhaustedChannels`].
     is_known_exhausted: bool,
+    /// Follows how much the channel holds, if publishes are refused by that.
+    gauge: Option<Arc<Gauge>>,
+    overflow_report: OverflowReport,
+    /// When the last consumer left.
+    idle_since: Nanos,
 }
 
 /// The arguments of [`Channel::new`].
@@ -150,6 +163,9 @@ impl Channel {
                 timer: parts.timers.timer(this.clone()),
                 closed: false,
                 is_known_exhausted: false,
+                gauge: None,
+                overflow_report: OverflowReport::default(),
+                idle_since: clock::monotonic(),
             }),
             deleted: AtomicBool::new(false),
             this: this.clone(),
@@ -187,6 +203,7 @@ impl Channel {
         // No bound if the topic retains messages: the log keeps them for ephemeral channels too.
         let bound = self.parts.bound.filter(|_| !self.parts.log.is_retaining());
         inner.state.release(to, marks, bound);
+        self.shed(&mut inner);
         if !marks.is_empty() {
             inner.schedule_next();
         }
@@ -228,6 +245,9 @@ impl Channel {
                 *signal = None;
             }
             let last = inner.state.consumers().is_empty();
+            if last {
+                inner.idle_since = clock::monotonic();
+            }
             self.after_change(inner);
             if is_removed {
                 return last;
@@ -505,6 +525,7 @@ impl Channel {
             inner.cache.trim(floor);
             trim = self.parts.log.worth_trimming(floor);
         }
+        self.update_gauge(inner);
         let is_newly_exhausted = !inner.is_known_exhausted && inner.state.exhausted_count() > 0;
         inner.is_known_exhausted |= is_newly_exhausted;
         drop(guard);

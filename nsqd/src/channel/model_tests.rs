@@ -6,13 +6,16 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::departures::Departed;
+use super::gauge::Amount;
 use super::latency::no_latencies;
 use super::outstanding::Recall;
 use super::saved::Clocks;
 use super::state::{AckError, ChannelState, HeldBack, Requeued};
 use super::take::TakeEnd;
 use crate::locality::Locality;
+use crate::log::sizes::Sizes;
 use crate::log::{Mark, Source, Supply};
+use crate::policy::bounds::{Bound, Overflow};
 use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
 
@@ -57,6 +60,8 @@ enum Step {
     /// Whether expired messages become dead letters.
     KeepExpired(bool),
     Empty,
+    /// Maximum number of unfinished messages, and whether the others become dead letters.
+    Bound(u8, bool),
     /// Back by a share of what was published.
     MoveBack(u8),
     /// Forward by a share of what is ahead.
@@ -87,6 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Forgive),
         1 => (0u8..100).prop_map(Step::Expire),
         1 => any::<bool>().prop_map(Step::KeepExpired),
+        1 => (0u8..20, any::<bool>()).prop_map(|(most, keep)| Step::Bound(most, keep)),
         1 => Just(Step::Empty),
         2 => any::<u8>().prop_map(Step::MoveBack),
         1 => any::<u8>().prop_map(Step::MoveForward),
@@ -192,8 +198,10 @@ struct Pair {
     keeps_expired: bool,
     expired_before: u64,
     expired_count: u64,
-    /// Unfinished messages that expired and become dead letters.
-    expired: BTreeSet<u64>,
+    bound: Bound,
+    overflow_count: u64,
+    /// Unfinished messages that expired or exceeded the bound, and become dead letters.
+    set_aside: BTreeMap<u64, Reason>,
     /// Unfinished messages that were published deferred and came due: these expire by their due time.
     due_based: BTreeSet<u64>,
     /// Failed deliveries of unfinished messages.
@@ -220,7 +228,9 @@ impl Pair {
             keeps_expired: false,
             expired_before: 0,
             expired_count: 0,
-            expired: BTreeSet::new(),
+            bound: Bound::default(),
+            overflow_count: 0,
+            set_aside: BTreeMap::new(),
             due_based: BTreeSet::new(),
             failures: BTreeMap::new(),
             latencies: Vec::new(),
@@ -239,6 +249,8 @@ impl Pair {
             dead_letter,
             ttl: TTL,
             keeps_expired: self.keeps_expired,
+            bound: self.bound,
+            idle_expiry: None,
         }
     }
 
@@ -323,7 +335,7 @@ impl Pair {
             }
             self.failures.remove(&sequence);
             self.due_based.remove(&sequence);
-            self.expired.remove(&sequence);
+            self.set_aside.remove(&sequence);
         }
         self.expire();
     }
@@ -438,6 +450,12 @@ impl Pair {
                 self.keeps_expired = keeps_expired;
                 self.state.set_policy(self.policy());
             }
+            Step::Bound(max_depth, keeps) => {
+                let overflow = if keeps { Overflow::DeadLetter } else { Overflow::DropOldest };
+                self.bound = Bound { max_depth: max_depth.into(), max_bytes: 0, overflow };
+                self.state.set_policy(self.policy());
+                self.shed();
+            }
             Step::Depart(share, count) => self.depart(share, count),
             Step::EndDeparture(is_gone) => self.end_departure(is_gone),
             Step::Forgive => {
@@ -447,12 +465,15 @@ impl Pair {
                         continue;
                     }
                     self.failures.remove(&sequence);
-                    if self.expired.remove(&sequence) {
-                        self.model.remove(&sequence);
-                        self.expired_count += 1;
-                    } else {
-                        self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
+                    match self.set_aside.remove(&sequence) {
+                        Some(Reason::Expired) => self.expired_count += 1,
+                        Some(_) => self.overflow_count += 1,
+                        None => {
+                            self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
+                            continue;
+                        }
                     }
+                    self.model.remove(&sequence);
                 }
             }
             Step::Pause(paused) => {
@@ -484,6 +505,46 @@ impl Pair {
         let place = due.map_or(Where::Ready, |due| Where::Deferred { due });
         self.model.extend((from..self.end).map(|sequence| (sequence, (place, 0))));
         self.published.extend((from..self.end).map(|sequence| (sequence, due)));
+        self.shed();
+    }
+
+    /// What a channel does after each release and change of its bound.
+    fn shed(&mut self) {
+        let is_held = |place: Where| !matches!(place, Where::Exhausted | Where::Departing);
+        let held = self.model.values().filter(|(place, _)| is_held(*place)).count() as u64;
+        let ready: BTreeSet<u64> = (self.model.iter())
+            .filter(|(_, (place, _))| *place == Where::Ready)
+            .map(|(&sequence, _)| sequence)
+            .collect();
+        let is_ahead = |sequence: &u64| {
+            *sequence >= self.state.cursor() && self.state.outstanding.find(*sequence).is_none()
+        };
+        let ahead: BTreeSet<u64> = ready.iter().copied().filter(is_ahead).collect();
+        self.state.shed(&Sizes::default());
+        let needed = self.state.needed(0, self.end, usize::MAX);
+        let is_left = |sequence: u64| {
+            needed.iter().any(|(from, to)| (*from..*to).contains(&sequence))
+                && self.state.reason_of(sequence).is_none()
+        };
+        let (left, gone): (Vec<u64>, Vec<u64>) = ready.iter().partition(|&&sequence| is_left(sequence));
+        let excess = if self.bound.max_depth == 0 { 0 } else { held.saturating_sub(self.bound.max_depth) };
+        assert_eq!(gone.len() as u64, excess.min(ready.len() as u64));
+        // Messages ahead leave last, and in order.
+        let last_gone = gone.iter().filter(|sequence| ahead.contains(sequence)).max();
+        if let Some(last_gone) = last_gone {
+            assert!(left.iter().all(|sequence| ahead.contains(sequence) && sequence > last_gone));
+        }
+        for sequence in gone {
+            if self.bound.overflow == Overflow::DeadLetter {
+                assert_eq!(self.state.reason_of(sequence), Some(Reason::Overflow));
+                self.set_aside.insert(sequence, Reason::Overflow);
+                self.model.get_mut(&sequence).unwrap().0 = Where::Exhausted;
+            } else {
+                self.model.remove(&sequence);
+                self.failures.remove(&sequence);
+                self.overflow_count += 1;
+            }
+        }
     }
 
     fn take(&mut self, pick: u8, room: u8, in_memory: u64) {
@@ -602,7 +663,7 @@ impl Pair {
         for sequence in expired {
             if self.keeps_expired {
                 self.model.get_mut(&sequence).unwrap().0 = Where::Exhausted;
-                self.expired.insert(sequence);
+                self.set_aside.insert(sequence, Reason::Expired);
                 assert_eq!(self.state.reason_of(sequence), Some(Reason::Expired));
             } else {
                 self.model.remove(&sequence);
@@ -653,8 +714,8 @@ impl Pair {
                 self.model.remove(&sequence);
                 self.failures.remove(&sequence);
             } else {
-                let has_expired = self.expired.contains(&sequence);
-                let place = if has_expired { Where::Exhausted } else { self.ready(sequence) };
+                let is_set_aside = self.set_aside.contains_key(&sequence);
+                let place = if is_set_aside { Where::Exhausted } else { self.ready(sequence) };
                 self.model.get_mut(&sequence).unwrap().0 = place;
             }
         }
@@ -670,7 +731,7 @@ impl Pair {
         self.model.retain(|_, (place, _)| *place != Where::Departing);
         self.failures.retain(|sequence, _| self.model.contains_key(sequence));
         self.due_based.clear();
-        self.expired.clear();
+        self.set_aside.clear();
         let used_up: Vec<u64> =
             self.model.keys().copied().filter(|&sequence| self.is_exhausted(sequence)).collect();
         for (sequence, (place, _)) in &mut self.model {
@@ -690,6 +751,7 @@ impl Pair {
         self.state = state;
         self.state.set_policy(self.policy());
         self.exhaust_all();
+        self.shed();
         self.expire();
         self.state.measure_latencies(LATENCY_WINDOW);
         self.latencies.clear();
@@ -702,6 +764,9 @@ impl Pair {
         let in_flight =
             self.model.values().filter(|(place, _)| matches!(place, Where::InFlight { .. })).count();
         assert_eq!(self.state.depth(), ready);
+        let held = ready + deferred as u64 + in_flight as u64;
+        assert_eq!(self.state.held(&Sizes::default()), Amount { messages: held, bytes: 0 });
+        assert_eq!(self.state.counters().overflow_count, self.overflow_count);
         assert_eq!(self.state.deferred_count(), deferred);
         assert_eq!(self.state.in_flight_count(), in_flight);
         let exhausted = self.model.iter().filter(|(_, (place, _))| *place == Where::Exhausted);

@@ -102,6 +102,7 @@ impl Saving {
             timeout_count: self.counters.timeout_count,
             dead_letter_count: self.counters.dead_letter_count,
             expired_count: self.counters.expired_count,
+            overflow_count: self.counters.overflow_count,
             failures: self.failures,
             settings: self.settings,
             ..ChannelCheckpoint::default()
@@ -155,6 +156,7 @@ impl ChannelState {
             timeout_count: saved.timeout_count,
             dead_letter_count: saved.dead_letter_count,
             expired_count: saved.expired_count,
+            overflow_count: saved.overflow_count,
             ..Counters::default()
         };
         for entry in &saved.outstanding {

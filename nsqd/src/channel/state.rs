@@ -61,6 +61,8 @@ pub struct Counters {
     pub dead_letter_count: u64,
     /// Messages that expired and were dropped.
     pub expired_count: u64,
+    /// Messages that were dropped because the channel held too many.
+    pub overflow_count: u64,
 }
 
 /// What became of a requeued message.

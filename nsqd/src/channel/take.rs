@@ -11,6 +11,7 @@ use super::state::ChannelState;
 use crate::clock::Nanos;
 use crate::locality::Locality;
 use crate::log::{Source, Supply};
+use crate::policy::dead_letter::Reason;
 
 /// An empty queue with room for more than this is freed.
 const KEEP_WAITING: usize = 8192;
@@ -55,7 +56,7 @@ impl ChannelState {
             let supply = match next_waiting {
                 Some((after, slot)) if self.cursor >= after && self.is_expired(slot, now) => {
                     self.pop_waiting();
-                    self.drop_expired(slot);
+                    self.leave(slot, Reason::Expired);
                     continue;
                 }
                 Some((after, slot)) if self.cursor >= after => {
@@ -208,7 +209,7 @@ impl ChannelState {
         });
     }
 
-    fn pop_waiting(&mut self) {
+    pub(super) fn pop_waiting(&mut self) {
         self.waiting.pop_front();
         self.sorted_count = self.sorted_count.saturating_sub(1);
         if self.waiting.is_empty() && self.waiting.capacity() > KEEP_WAITING {

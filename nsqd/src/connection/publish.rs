@@ -3,6 +3,8 @@
 //! The publishes of one read are one batch: successive PUBs (or PUB_EXTs) to a topic are appended together. One write of
 //! the journal makes all publishes of the connection's turn durable, before the first of them is answered.
 //!
+//! A publish to a full topic is refused with an error that leaves the connection usable.
+//!
 //! A connection that was granted `pub_ids` gets `OK <id>` for a message, or `OK <id> DUP` if the topic has a message with
 //! the same `nsq-id`; and `OK` for a batch, and for a message that an ephemeral topic has no room for.
 
@@ -19,7 +21,8 @@ use std::sync::Arc;
 const RUN_BODIES: usize = 1024;
 
 struct Pending {
-    publication: Publication,
+    /// The error if the topic is full; it leaves the connection usable.
+    publication: Result<Publication, ProtocolError>,
     verb: Verb,
     commands: usize,
     /// The messages to name in the answers, one for each command; empty if none are.
@@ -55,14 +58,22 @@ impl Connection {
                 _ => break Ok(used),
             }
         };
-        if pending.iter().any(|pending| pending.publication.depends_on_others()) {
-            for Pending { publication, .. } in &mut pending {
+        let appended =
+            |pending: &Pending| pending.publication.as_ref().is_ok_and(Publication::depends_on_others);
+        if pending.iter().any(appended) {
+            for publication in pending.iter_mut().filter_map(|pending| pending.publication.as_mut().ok()) {
                 publication.settle().await;
             }
         }
         // Publishes before a refused command are answered first.
         for Pending { publication, verb, commands, messages } in pending {
-            publication.committed().await.map_err(|error| failed(verb, &error))?;
+            match publication {
+                Ok(publication) => publication.committed().await.map_err(|error| failed(verb, &error))?,
+                Err(full) => {
+                    self.output.error(&full);
+                    continue;
+                }
+            }
             if messages.is_empty() {
                 self.output.ok(commands);
             }
@@ -112,16 +123,39 @@ impl Connection {
                 }
                 commands = bodies.len();
                 self.count_published(name, commands as u64);
-                topic.append_as(form, bodies.into_iter(), body_bytes, None)
+                let appended = topic.append_as(form, bodies.iter().copied(), body_bytes, None);
+                if commands > 1 && matches!(appended, Err(PublishError::Full(_))) {
+                    // There may be room for some of them.
+                    for body in bodies {
+                        let appended = topic.append_as(form, [body].into_iter(), body.len(), None);
+                        pending.push(self.pending(appended, verb, 1)?);
+                    }
+                    return Ok(Some(used));
+                }
+                appended
             }
             _ => return Ok(None),
         };
-        let publication = publication.map_err(|error| failed(verb, &error))?;
+        pending.push(self.pending(publication, verb, commands)?);
+        Ok(Some(used))
+    }
+
+    fn pending(
+        &self,
+        appended: Result<Publication, PublishError>,
+        verb: Verb,
+        commands: usize,
+    ) -> Result<Pending, End> {
+        let publication = match appended {
+            Ok(publication) => Ok(publication),
+            Err(PublishError::Full(full)) => Err(ProtocolError::new(failure_code(verb), full.to_string())),
+            Err(error) => return Err(failed(verb, &error)),
+        };
         let is_batch = matches!(verb, Verb::Mpub | Verb::MpubExt);
         let named = if self.settings.pub_ids && !is_batch { commands } else { 0 };
-        let messages = (0..named).map(|index| publication.message(index)).collect();
-        pending.push(Pending { publication, verb, commands, messages });
-        Ok(Some(used))
+        let message = |index| publication.as_ref().ok()?.message(index);
+        let messages = (0..named).map(message).collect();
+        Ok(Pending { publication, verb, commands, messages })
     }
 
     async fn topic(&mut self, name: &str, verb: Verb) -> Result<Arc<Topic>, End> {
@@ -152,10 +186,13 @@ impl Connection {
 }
 
 fn failed(verb: Verb, error: &PublishError) -> End {
-    let code = match verb {
+    End::Error(ProtocolError::new(failure_code(verb), format!("{verb} failed {error}")))
+}
+
+fn failure_code(verb: Verb) -> ErrorCode {
+    match verb {
         Verb::Mpub | Verb::MpubExt => ErrorCode::MpubFailed,
         Verb::Dpub | Verb::DpubExt => ErrorCode::DpubFailed,
         _ => ErrorCode::PubFailed,
-    };
-    End::Error(ProtocolError::new(code, format!("{verb} failed {error}")))
+    }
 }

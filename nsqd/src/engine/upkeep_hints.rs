@@ -11,6 +11,7 @@ pub struct UpkeepHints {
     clean_from: AtomicU32,
     retains: AtomicBool,
     expires: AtomicBool,
+    watches_channels: AtomicBool,
     remembers_ids: AtomicBool,
 }
 
@@ -21,6 +22,7 @@ impl Default for UpkeepHints {
             clean_from: AtomicU32::new(0),
             retains: AtomicBool::new(false),
             expires: AtomicBool::new(false),
+            watches_channels: AtomicBool::new(false),
             remembers_ids: AtomicBool::new(false),
         }
     }
@@ -55,6 +57,16 @@ impl UpkeepHints {
     /// Whether any channel has ever expired messages.
     pub fn expires(&self) -> bool {
         self.expires.load(Ordering::Relaxed)
+    }
+
+    /// Records that a channel drops messages beyond a bound, or ends without consumers.
+    pub fn set_watches_channels(&self) {
+        self.watches_channels.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any channel has ever done so.
+    pub fn watches_channels(&self) -> bool {
+        self.watches_channels.load(Ordering::Relaxed)
     }
 
     /// Records that a topic retains finished messages.

@@ -54,6 +54,7 @@ use self::auth::{HttpAuth, Scope};
 use crate::config::Config;
 use crate::producers::Producers;
 use crate::topic::PublishError;
+use crate::topic::bounds::TopicFull;
 use crate::topic::registry::Registry;
 
 /// The lookupds that this node registers at.
@@ -290,14 +291,21 @@ fn refused(error: &PublishError) -> HttpError {
             HttpError { word: format!("EXITING: {error}").into(), ..EXITING }
         }
         PublishError::Storage(_) | PublishError::Exiting => EXITING,
+        PublishError::Full(full) => topic_full(full),
         PublishError::NoSuchPlace(error) => retention::refused(*error),
     }
+}
+
+/// 429: a bound is reached. The client may try again later.
+fn topic_full(full: &TopicFull) -> HttpError {
+    HttpError { word: format!("TOPIC_FULL: {full}").into(), ..HttpError::TOO_MANY_REQUESTS }
 }
 
 /// The answer to a request other than a publish that could not be stored.
 fn not_stored(context: &HttpContext, error: PublishError) -> HttpError {
     match error {
         PublishError::Exiting => EXITING,
+        PublishError::Full(full) => topic_full(&full),
         PublishError::NoSuchPlace(error) => retention::refused(error),
         PublishError::Storage(error) => {
             nsq_daemon::error!(context.logger, "HTTP: {error}");

@@ -59,9 +59,9 @@ pub async fn explain(context: &HttpContext, request: &mut Request) -> Result<Res
         Some(name) => Some(ChannelName::new(&*name).map_err(|_| HttpError::bad_request("INVALID_CHANNEL"))?),
     };
     let found = context.registry.get(topic.as_str());
-    let of_dead_letters = found.as_ref().is_some_and(|topic| topic.own_settings().is_of_dead_letters());
+    let of_topic = found.as_ref().map(|topic| topic.own_settings()).unwrap_or_default();
     let (own, exists) = match &channel {
-        None => (found.as_ref().map(|topic| topic.own_settings()), found.is_some()),
+        None => (Some(of_topic.clone()), found.is_some()),
         Some(name) => {
             let channel = found.and_then(|topic| topic.channel(name.as_str()));
             (channel.as_ref().map(|channel| channel.own_settings()), channel.is_some())
@@ -70,7 +70,7 @@ pub async fn explain(context: &HttpContext, request: &mut Request) -> Result<Res
     let subject = match &channel {
         None => Subject::Topic(topic.as_str()),
         Some(channel) => {
-            Subject::Channel { topic: topic.as_str(), channel: channel.as_str(), of_dead_letters }
+            Subject::Channel { topic: topic.as_str(), channel: channel.as_str(), of_topic: &of_topic }
         }
     };
     let answer = PolicyExplainResponse {
@@ -92,6 +92,7 @@ fn explained(context: &HttpContext, subject: Subject<'_>, own: &Settings) -> Vec
         let (origin, line, flag) = match origin {
             Origin::Api => ("api", None, None),
             Origin::File { line } => ("file", Some(line as u64), None),
+            Origin::Topic => ("topic", None, None),
             Origin::Flag(flag) => ("flag", None, Some(flag.to_owned())),
             Origin::Default => ("default", None, None),
         };

@@ -6,6 +6,7 @@
 //!
 //! - [`mark`]: pure; sequence numbers that are not plain messages; [`supply`]: how a channel gets messages
 //! - [`ages`]: pure; how old messages are
+//! - [`sizes`]: pure; how many bytes lie before a message
 //! - [`chunk`]: encoded messages in memory
 //! - [`index`]: finds the chunk or block of a message; appends; checks the memory bound
 //! - [`reader`]: copies messages to a consumer's output, and reads messages from disk
@@ -31,6 +32,7 @@ pub mod reader;
 pub mod repair;
 pub mod retained;
 pub mod retention;
+pub mod sizes;
 mod spill;
 pub mod supply;
 pub mod index;
@@ -51,6 +53,7 @@ use self::index::{Location, LogIndex, sequence_of};
 pub use self::mark::Mark;
 use self::read_memory::ReadMemory;
 use self::retained::RetentionState;
+use self::sizes::Sizes;
 pub use self::supply::{Source, Supply};
 use crate::clock::{self, Nanos};
 use crate::damage::Damage;
@@ -79,6 +82,9 @@ pub struct TopicLog {
     /// How old messages are, if any channel expires them.
     ages: Mutex<Ages>,
     expires: AtomicBool,
+    /// How large messages are, if any bound needs it.
+    sizes: Mutex<Sizes>,
+    measures_sizes: AtomicBool,
     /// Copy of the index's: finished messages from here on are retained.
     retained_from: AtomicU64,
     retention_state: Mutex<RetentionState>,
@@ -134,6 +140,8 @@ impl TopicLog {
             has_marks: AtomicBool::new(!index.marks().is_empty()),
             ages: Mutex::default(),
             expires: AtomicBool::new(false),
+            sizes: Mutex::default(),
+            measures_sizes: AtomicBool::new(false),
             retained_from: AtomicU64::new(u64::MAX),
             retention_state: Mutex::default(),
             index: Mutex::new(index),
@@ -212,6 +220,9 @@ impl TopicLog {
         self.store_watermarks(&index);
         if self.expires.load(Ordering::Relaxed) && result.is_ok() {
             self.ages.lock().note(end, ages::moment(clock::monotonic()));
+        }
+        if self.measures_sizes.load(Ordering::Relaxed) && result.is_ok() {
+            self.sizes.lock().note(end, body_bytes as u64);
         }
         result.map(|value| (first, end, value))
     }
@@ -384,6 +395,9 @@ impl TopicLog {
         if self.expires.load(Ordering::Relaxed) {
             self.ages.lock().forget_before(floor.min(self.retained_from()));
         }
+        if self.measures_sizes.load(Ordering::Relaxed) {
+            self.sizes.lock().forget_before(floor);
+        }
         if self.has_foreign_ids.load(Ordering::Acquire) {
             let mut foreign = self.foreign_ids.lock();
             foreign.forget_before(floor.min(self.retained_from()));
@@ -400,6 +414,21 @@ impl TopicLog {
         let _index = self.index.lock();
         self.ages.lock().set_shortest(ttl);
         self.expires.store(ttl > 0, Ordering::Relaxed);
+    }
+
+    /// Sets the smallest number of bytes for which it matters how large messages are; 0 for none.
+    pub fn set_smallest_size(&self, bytes: u64) {
+        let index = self.index.lock();
+        let mut sizes = self.sizes.lock();
+        if sizes.set_smallest(bytes) {
+            index.note_sizes(&mut sizes);
+        }
+        self.measures_sizes.store(bytes > 0, Ordering::Relaxed);
+    }
+
+    /// Runs `read` on what is known about the sizes of messages. Takes no other lock meanwhile.
+    pub fn with_sizes<T>(&self, read: impl FnOnce(&Sizes) -> T) -> T {
+        read(&self.sizes.lock())
     }
 
     /// The end of the messages that are at least `ttl` old at `now`.

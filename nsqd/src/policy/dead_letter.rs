@@ -15,6 +15,8 @@ pub enum Reason {
     Attempts,
     /// It was too old.
     Expired,
+    /// It exceeded the bound of its channel.
+    Overflow,
 }
 
 /// Why a template is refused.
@@ -33,6 +35,7 @@ impl Reason {
         match self {
             Reason::Attempts => "attempts",
             Reason::Expired => "expired",
+            Reason::Overflow => "overflow",
         }
     }
 }

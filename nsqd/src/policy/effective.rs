@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nsq_protocol::TopicName;
 
+use super::bounds::{Bound, IdleExpiry, Overflow};
 use super::dead_letter::{self, DEFAULT_TEMPLATE};
 use super::file::PolicyFile;
 use super::retry::Retry;
@@ -24,6 +25,8 @@ pub enum Origin {
     Api,
     /// The policy file; the line on which the policy begins.
     File { line: usize },
+    /// The topic of the channel.
+    Topic,
     /// A flag of nsqd; its name without dashes.
     Flag(&'static str),
     /// Nothing sets it.
@@ -37,9 +40,9 @@ pub enum Subject<'a> {
     Channel {
         topic: &'a str,
         channel: &'a str,
-        /// Whether the topic is a dead-letter topic: policy files set no `max_attempts` there, or the dead letters
-        /// that fail would be moved on by a policy for all topics.
-        of_dead_letters: bool,
+        /// The own settings of its topic. In dead-letter topics, policy files set no `max_attempts` and no overflow
+        /// to dead letters, or a policy for all topics would move dead letters on.
+        of_topic: &'a Settings,
     },
 }
 
@@ -51,6 +54,8 @@ pub struct TopicPolicy {
     pub ttl: Nanos,
     /// How long the topic remembers the ids of messages; 0 for not at all.
     pub dedupe: Nanos,
+    /// How much it may hold back while it has no channel or is paused.
+    pub bound: Bound,
 }
 
 /// The values that a channel works with.
@@ -68,6 +73,10 @@ pub struct ChannelPolicy {
     pub ttl: Nanos,
     /// Whether expired messages become dead letters. Otherwise they are dropped.
     pub keeps_expired: bool,
+    /// How much the channel may hold.
+    pub bound: Bound,
+    /// What happens to it without consumers.
+    pub idle_expiry: Option<IdleExpiry>,
 }
 
 /// The sources of values for all topics and channels.
@@ -90,6 +99,13 @@ impl Subject<'_> {
         }
     }
 
+    /// Whether a value from a policy file, or from the topic, does not apply to it.
+    fn ignores(&self, setting: Setting, value: &Value) -> bool {
+        let is_moved_on = setting == Setting::MaxAttempts || *value == Value::Overflow(Overflow::DeadLetter);
+        let Subject::Channel { of_topic, .. } = self else { return false };
+        is_moved_on && of_topic.is_of_dead_letters()
+    }
+
     /// Whether it has this setting. An ephemeral topic cannot retain messages.
     pub fn has(&self, setting: Setting) -> bool {
         match self {
@@ -109,14 +125,18 @@ impl Sources {
         if let Some(value) = own.get(setting) {
             return (Some(value.clone()), Origin::Api);
         }
-        if setting == Setting::MaxAttempts
-            && matches!(subject, Subject::Channel { of_dead_letters: true, .. })
-        {
-            return (None, Origin::Default);
-        }
         let (topic, channel) = subject.names();
-        if let Some((value, line)) = self.file.value(setting, topic, channel) {
+        if let Some((value, line)) = self.file.value(setting, topic, channel)
+            && !subject.ignores(setting, value)
+        {
             return (Some(value.clone()), Origin::File { line });
+        }
+        if let Subject::Channel { topic, of_topic, .. } = subject
+            && matches!(setting, Setting::MaxDepth | Setting::MaxBytes | Setting::Overflow)
+            && let (Some(value), _) = self.value(setting, Subject::Topic(topic), of_topic)
+            && !subject.ignores(setting, &value)
+        {
+            return (Some(value), Origin::Topic);
         }
         match self.of_flag(setting) {
             Some((value, flag)) => (Some(value), Origin::Flag(flag)),
@@ -138,7 +158,11 @@ impl Sources {
             | Setting::MaxAttempts
             | Setting::DeadLetter
             | Setting::DeadLettersOf
-            | Setting::Dedupe => None,
+            | Setting::Dedupe
+            | Setting::MaxDepth
+            | Setting::MaxBytes
+            | Setting::Overflow
+            | Setting::IdleExpiry => None,
             Setting::Ttl => (self.ttl > 0).then(|| (Value::Duration(Duration::from_nanos(self.ttl)), "ttl")),
         }
     }
@@ -150,7 +174,8 @@ impl Sources {
         let bytes = value(Setting::RetainBytes).map_or(0, |value| value.bytes());
         let ttl = value(Setting::Ttl).map_or(0, |value| clock::nanos(value.duration()));
         let dedupe = value(Setting::Dedupe).map_or(0, |value| clock::nanos(value.duration()));
-        TopicPolicy { retention: Retention { age, bytes }, ttl: shorter(ttl, self.ttl), dedupe }
+        let bound = bound(value);
+        TopicPolicy { retention: Retention { age, bytes }, ttl: shorter(ttl, self.ttl), dedupe, bound }
     }
 
     /// What a channel works with.
@@ -161,18 +186,19 @@ impl Sources {
         channel: &str,
         own: &Settings,
     ) -> ChannelPolicy {
-        let of_dead_letters = of_topic.is_of_dead_letters();
-        let subject = Subject::Channel { topic, channel, of_dead_letters };
+        let subject = Subject::Channel { topic, channel, of_topic };
         let value = |setting| self.value(setting, subject, own).0;
         let max_attempts = value(Setting::MaxAttempts).map_or(0, |value| value.count());
         let template = value(Setting::DeadLetter);
         let keeps_expired = template.is_some();
         let ttl = value(Setting::Ttl).map_or(0, |value| clock::nanos(value.duration()));
         let template = template.as_ref().map_or(DEFAULT_TEMPLATE, Value::text);
+        let bound = bound(value);
+        let keeps_overflow = !bound.is_off() && bound.overflow == Overflow::DeadLetter;
         ChannelPolicy {
             max_attempts: u16::try_from(max_attempts).unwrap_or(u16::MAX),
             dead_letter: match max_attempts {
-                0 if !keeps_expired => None,
+                0 if !keeps_expired && !keeps_overflow => None,
                 _ => dead_letter::topic_name(template, topic, channel).ok(),
             },
             ttl: shorter(ttl, self.of_topic(topic, of_topic).ttl),
@@ -182,7 +208,20 @@ impl Sources {
                 _ => None,
             },
             longest_delay: self.longest_delay,
+            bound,
+            idle_expiry: match value(Setting::IdleExpiry) {
+                Some(Value::IdleExpiry(idle)) if !idle.after.is_zero() => Some(idle),
+                _ => None,
+            },
         }
+    }
+}
+
+fn bound(value: impl Fn(Setting) -> Option<Value>) -> Bound {
+    Bound {
+        max_depth: value(Setting::MaxDepth).map_or(0, |value| value.count()),
+        max_bytes: value(Setting::MaxBytes).map_or(0, |value| value.bytes()),
+        overflow: value(Setting::Overflow).map_or_else(Overflow::default, |value| value.overflow()),
     }
 }
 
@@ -199,6 +238,7 @@ impl fmt::Display for Origin {
         match self {
             Origin::Api => f.write_str("set over HTTP"),
             Origin::File { line } => write!(f, "policy file, line {line}"),
+            Origin::Topic => f.write_str("setting of the topic"),
             Origin::Flag(flag) => write!(f, "--{flag}"),
             Origin::Default => f.write_str("default"),
         }
@@ -208,6 +248,44 @@ impl fmt::Display for Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn settings(text: &str) -> Settings {
+        let (settings, problems) = Settings::parse(text);
+        assert_eq!(problems, []);
+        settings
+    }
+
+    #[test]
+    fn channels_use_the_bounds_of_their_topic_key_by_key() {
+        let sources = Sources::default();
+        let topic = settings("max_depth=1000\nmax_bytes=1MiB\n");
+        let bound = |own: &str| sources.of_channel("t", &topic, "c", &settings(own)).bound;
+        let of_topic = Bound { max_depth: 1000, max_bytes: 1 << 20, overflow: Overflow::Reject };
+        assert_eq!(bound(""), of_topic);
+        assert_eq!(sources.of_topic("t", &topic).bound, of_topic);
+        assert_eq!(bound("overflow=drop_oldest\n"), Bound { overflow: Overflow::DropOldest, ..of_topic });
+        assert_eq!(bound("max_depth=0\n"), Bound { max_depth: 0, ..of_topic });
+        let subject = Subject::Channel { topic: "t", channel: "c", of_topic: &topic };
+        let value = sources.value(Setting::MaxDepth, subject, &Settings::default());
+        assert_eq!(value, (Some(Value::Count(1000)), Origin::Topic));
+    }
+
+    #[test]
+    fn dead_letter_topics_do_not_pass_dead_letters_on_by_a_policy_for_all_topics() {
+        let text = "[[policy]]\ntopic = \"*\"\nmax_depth = 5\noverflow = \"dead_letter\"\n\
+                    [[policy]]\ntopic = \"*\"\nchannel = \"*\"\nmax_attempts = 3\n";
+        let sources = Sources { file: Arc::new(PolicyFile::parse(text).unwrap()), ..Sources::default() };
+        let policy = |topic: &str, own: &str| sources.of_channel("t", &settings(topic), "c", &settings(own));
+        let plain = policy("", "");
+        assert_eq!((plain.max_attempts, plain.bound.overflow), (3, Overflow::DeadLetter));
+        assert_eq!(plain.dead_letter.unwrap().as_str(), "t.dead");
+        let dead = policy("dead_letters_of=x\n", "");
+        assert_eq!((dead.max_attempts, dead.bound.overflow), (0, Overflow::Reject));
+        assert_eq!(
+            policy("dead_letters_of=x\n", "overflow=dead_letter\n").bound.overflow,
+            Overflow::DeadLetter
+        );
+    }
 
     #[test]
     fn an_ephemeral_topic_has_no_retention() {

@@ -3,6 +3,7 @@
 //! - [`setting`]: pure; the table of settings and their values
 //! - [`retry`]: pure; retry schedules, one kind of value
 //! - [`dead_letter`]: pure; names of dead-letter topics, another kind; why messages become dead letters
+//! - [`bounds`]: pure; how much a topic or channel may hold
 //! - [`header_filter`]: pure; conditions on headers
 //! - [`settings`]: pure; the own settings of one topic or channel, and changes of them
 //! - [`mod@file`]: pure; the policy file
@@ -11,6 +12,7 @@
 //! What a setting does is not here: topics and channels get a [`effective::TopicPolicy`] or
 //! [`effective::ChannelPolicy`] and act by it.
 
+pub mod bounds;
 pub mod dead_letter;
 pub mod effective;
 pub mod file;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nsq_daemon::go_duration;
 
+use super::bounds::{IdleExpiry, Overflow};
 use super::retry::Retry;
 
 /// One setting of topics or channels.
@@ -23,6 +24,10 @@ pub enum Setting {
     DeadLettersOf,
     Ttl,
     Dedupe,
+    MaxDepth,
+    MaxBytes,
+    Overflow,
+    IdleExpiry,
 }
 
 /// What a setting applies to.
@@ -56,6 +61,8 @@ enum Kind {
     },
     /// The name of a topic, which may contain placeholders.
     TopicTemplate,
+    Overflow,
+    IdleExpiry,
 }
 
 /// A value of a setting.
@@ -69,6 +76,8 @@ pub enum Value {
     Retry(Retry),
     /// Zero if the setting is off.
     Count(u64),
+    Overflow(Overflow),
+    IdleExpiry(IdleExpiry),
 }
 
 /// A row of the table.
@@ -87,6 +96,8 @@ pub const MAX_TEXT_BYTES: usize = 1024;
 /// After this many deliveries go-nsq, pynsq and gnsq finish a message by themselves, unless they are configured
 /// otherwise.
 const CLIENTS_GIVE_UP_AFTER: u64 = 5;
+/// Largest bound for a number of messages.
+const MOST_MESSAGES: u64 = 1_000_000_000_000;
 /// Longest window of time.
 const MAX_WINDOW: Duration = Duration::from_secs(7 * DAY);
 const MAX_AGE: Duration = Duration::from_secs(10 * 365 * DAY);
@@ -182,6 +193,39 @@ const TABLE: &[Row] = &[
         example: "5m",
         help: "how long the topic remembers the nsq-id of a message, to store no second one",
     },
+    Row {
+        setting: Setting::MaxDepth,
+        name: "max_depth",
+        applies_to: AppliesTo::Both,
+        kind: Kind::Count { most: MOST_MESSAGES },
+        example: "1000000",
+        help: "how many unfinished messages a channel may hold; on a topic, for each channel that does not set it",
+    },
+    Row {
+        setting: Setting::MaxBytes,
+        name: "max_bytes",
+        applies_to: AppliesTo::Both,
+        kind: Kind::Bytes { least: 1 },
+        example: "10GiB",
+        help: "how many bytes of unfinished messages a channel may hold; on a topic, for each channel that does not set it",
+    },
+    Row {
+        setting: Setting::Overflow,
+        name: "overflow",
+        applies_to: AppliesTo::Both,
+        kind: Kind::Overflow,
+        example: "drop_oldest",
+        help: "what happens beyond max_depth and max_bytes: publishes are refused (reject, the default), or the oldest \
+               waiting messages are dropped (drop_oldest) or become dead letters (dead_letter)",
+    },
+    Row {
+        setting: Setting::IdleExpiry,
+        name: "idle_expiry",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::IdleExpiry,
+        example: "7d delete",
+        help: "after how long without a consumer the channel is emptied or deleted",
+    },
 ];
 
 /// Why a value is refused.
@@ -247,6 +291,8 @@ impl Setting {
             Kind::TopicTemplate => {
                 "the name of a topic, in which {topic} and {channel} are replaced by their names".to_owned()
             }
+            Kind::Overflow => Overflow::EXPECTED.to_owned(),
+            Kind::IdleExpiry => IdleExpiry::EXPECTED.to_owned(),
             Kind::Window => format!("a duration up to {}d, or 0 for none", MAX_WINDOW.as_secs() / DAY),
             Kind::Retry => {
                 "exponential FIRST..LONGEST [xFACTOR], linear FIRST..LONGEST or list DELAY,DELAY,..., each \
@@ -317,6 +363,14 @@ impl Setting {
                 Ok(()) => Ok(Value::Text(text.to_owned())),
                 Err(reason) => Err(refused(reason.to_string())),
             },
+            Kind::Overflow => text
+                .parse()
+                .map(Value::Overflow)
+                .map_err(|error: super::bounds::InvalidOverflow| refused(error.to_string())),
+            Kind::IdleExpiry => text
+                .parse()
+                .map(Value::IdleExpiry)
+                .map_err(|error: super::bounds::InvalidIdleExpiry| refused(error.to_string())),
             Kind::Retry => text
                 .parse()
                 .map(Value::Retry)
@@ -341,6 +395,11 @@ impl Value {
         if let Value::Text(text) = self { text } else { "" }
     }
 
+    /// What happens beyond a bound; [`Overflow::Reject`] for another kind of value.
+    pub fn overflow(&self) -> Overflow {
+        if let Value::Overflow(overflow) = self { *overflow } else { Overflow::default() }
+    }
+
     /// The number of bytes; 0 for another kind of value.
     pub fn bytes(&self) -> u64 {
         if let Value::Bytes(bytes) = self { *bytes } else { 0 }
@@ -363,6 +422,8 @@ impl fmt::Display for Value {
             Value::Bytes(bytes) => f.write_str(&format_bytes(*bytes)),
             Value::Retry(retry) => retry.fmt(f),
             Value::Count(count) => count.fmt(f),
+            Value::Overflow(overflow) => overflow.fmt(f),
+            Value::IdleExpiry(idle) => idle.fmt(f),
         }
     }
 }
@@ -478,7 +539,8 @@ mod tests {
         assert_eq!(
             Setting::find("retian_for").unwrap_err().to_string(),
             "unknown setting \"retian_for\" (did you mean retain_for?); settings are description, owner, runbook, \
-             retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of, ttl, dedupe"
+             retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of, ttl, dedupe, max_depth, \
+             max_bytes, overflow, idle_expiry"
         );
         assert!(!Setting::find("something").unwrap_err().to_string().contains("did you mean"));
     }

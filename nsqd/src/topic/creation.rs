@@ -97,6 +97,7 @@ impl Topic {
         if let Err(error) = committed {
             if is_there {
                 state.topic.remove(channel.name());
+                self.bounds.remove(channel.name().as_str());
             }
             drop(state);
             channel.discard();
@@ -152,6 +153,7 @@ impl Topic {
         if channel.ttl() > 0 {
             self.update_ttl(state);
         }
+        self.bound_channel(&channel);
         channel
     }
 }

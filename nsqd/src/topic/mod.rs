@@ -15,9 +15,13 @@
 //! - [`dead_lettering`]: moves messages whose attempts are used up
 //! - [`redrive`]: moves dead letters back, or deletes them
 //! - `deduplicating`: storing the messages of an id once
+//! - [`bounds`]: pure; whether there is room for a publish; `bounding`: applies bounds
+//! - `watching`: channels without consumers
 //! - `settings`: changing settings of the topic and its channels
 //! - [`saved`]: the topic's part of a checkpoint
 
+pub mod bounds;
+mod bounding;
 mod creation;
 pub mod dead_letter;
 pub mod dead_lettering;
@@ -32,6 +36,7 @@ pub mod release;
 pub mod saved;
 mod settings;
 pub mod state;
+mod watching;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -42,6 +47,7 @@ use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use self::bounds::{Bounds, TopicFull};
 use self::dedupe::LearnedIds;
 use self::deduplicating::Ids;
 pub use self::publication::{Publication, PublishedMessage};
@@ -70,9 +76,18 @@ pub enum PublishError {
     /// The messages could not be made as durable as configured, or memory is full because writing to disk failed.
     #[error("{0}")]
     Storage(#[from] StorageError),
+    /// It exceeds a bound. Later there may be room.
+    #[error("{0}")]
+    Full(Box<TopicFull>),
     /// A new channel cannot start at the requested position.
     #[error("{0}")]
     NoSuchPlace(#[from] RetentionError),
+}
+
+impl From<TopicFull> for PublishError {
+    fn from(full: TopicFull) -> Self {
+        PublishError::Full(Box::new(full))
+    }
 }
 
 /// The part of a topic that its lock protects.
@@ -112,6 +127,9 @@ pub struct Topic {
     spilled: Notify,
     this: Weak<Topic>,
     ids: Ids,
+    bounds: Bounds,
+    /// Held-back messages that were dropped.
+    overflow_count: AtomicU64,
 }
 
 /// The arguments of [`Topic::new`], for a new or recovered topic.
@@ -151,6 +169,8 @@ impl Topic {
             spilled: Notify::new(),
             this: this.clone(),
             ids: Ids::new(policy.dedupe, parts.ids),
+            bounds: Bounds::default(),
+            overflow_count: AtomicU64::new(0),
         })
     }
 
@@ -221,6 +241,7 @@ impl Topic {
             wall_ns,
             deadline,
             |first_sequence, frames| {
+                self.admit(first_sequence, count, body_bytes)?;
                 let ticket = self.journal(&Record::Publish {
                     topic: self.number,
                     first_sequence,
@@ -232,7 +253,7 @@ impl Topic {
                 // Under the log's lock: a checkpoint counts the messages before the end that it names, and no others.
                 self.message_count.fetch_add(offered as u64, Ordering::Relaxed);
                 self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
-                Ok::<_, StorageError>(ticket)
+                Ok::<_, PublishError>(ticket)
             },
         );
         let metrics = self.engine.metrics();
@@ -343,6 +364,9 @@ impl Topic {
         let mut state = self.state.lock();
         let moved_to = state.topic.commit(to);
         self.released(&mut state, moved_to);
+        if moved_to.is_none() {
+            self.shed_held(&mut state);
+        }
     }
 
     fn advance(&self, state: &mut State) {
@@ -354,6 +378,7 @@ impl Topic {
     fn released(&self, state: &mut State, moved_to: Option<u64>) {
         let Some(to) = moved_to else { return };
         self.floor.store(to, Ordering::Release);
+        self.update_gauge(state);
         self.record_release(state, to);
     }
 
@@ -474,6 +499,7 @@ impl Topic {
     pub fn delete_channel(&self, name: &str) -> Option<bool> {
         let mut state = self.state.lock();
         let channel = state.topic.remove(name)?;
+        self.bounds.remove(name);
         channel.discard();
         if let Some(journal) = self.engine.journal_for(self.name.is_ephemeral() || channel.is_ephemeral()) {
             journal.append_lazy(&Record::ChannelDeleted { topic: self.number, channel: channel.number() });
@@ -514,6 +540,7 @@ impl Topic {
         if from < to {
             state.topic.skip(from, to);
             self.floor.store(to, Ordering::Release);
+            self.update_gauge(&state);
         }
         let skipped = (from < to).then_some(Record::TopicSkipped { topic: self.number, from, to });
         let records: Vec<Record<'_>> = skipped.into_iter().chain(self.forget_ids()).collect();

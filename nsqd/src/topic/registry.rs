@@ -184,6 +184,7 @@ impl Registry {
             self.engine.upkeep_hints.set_retains();
         }
         topic.note_ids();
+        topic.note_bounds();
         self.topics.insert(topic.name().clone(), topic);
     }
 

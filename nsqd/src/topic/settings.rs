@@ -70,14 +70,13 @@ impl Topic {
         // Otherwise a change of the policies could come in between, and the old values would remain.
         let state = self.state.lock();
         let sources = self.engine.policy_sources();
-        let of_dead_letters = state.topic.own().is_of_dead_letters();
         if change.iter().any(|(setting, value)| setting == Setting::MaxAttempts && value.is_some()) {
             let mut own = channel.own_settings();
             own.apply(change);
             let subject = Subject::Channel {
                 topic: self.name.as_str(),
                 channel: channel.name().as_str(),
-                of_dead_letters,
+                of_topic: state.topic.own(),
             };
             let template = sources.value(Setting::DeadLetter, subject, &own).0;
             let template = template.as_ref().map_or(dead_letter::DEFAULT_TEMPLATE, Value::text);
@@ -87,6 +86,7 @@ impl Topic {
             sources.of_channel(self.name.as_str(), state.topic.own(), channel.name().as_str(), own)
         });
         self.update_ttl(&state);
+        self.update_bounds(&state);
         drop(state);
         for (setting, value) in change.iter() {
             if let Some(warning) = value.and_then(|value| setting.warning(value)) {
@@ -118,6 +118,7 @@ impl Topic {
             });
         }
         self.update_ttl(state);
+        self.update_bounds(state);
     }
 
     /// Lets the log know for which times to live it must know how old messages are.

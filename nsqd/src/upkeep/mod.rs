@@ -2,6 +2,7 @@
 //!
 //! - deletes journal and segment files that are no longer needed, and retained messages that exceed their limits
 //! - removes expired messages from channels
+//! - empties or deletes channels without consumers, if they are configured so
 //! - retries what a full disk refused
 //! - checks that the files are still there
 //! - frees disk space during quiet times
@@ -53,6 +54,8 @@ const RETAIN_TICKS: u32 = 5;
 
 /// After this many intervals, expired messages are removed from channels.
 const EXPIRE_TICKS: u32 = 5;
+/// After this many intervals, channels without consumers are looked for.
+const WATCH_TICKS: u32 = 5;
 /// After this many intervals, the files are checked.
 const PRESENCE_TICKS: u32 = 5;
 /// After this many intervals, on a full disk, messages are moved out of a journal file.
@@ -179,6 +182,9 @@ pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
             if engine.upkeep_hints.remembers_ids() {
                 registry.all_unsorted().iter().for_each(|topic| topic.expire_ids());
             }
+        }
+        if ticked > 0 && ticks.is_multiple_of(WATCH_TICKS) && engine.upkeep_hints.watches_channels() {
+            registry.watch_channels().await;
         }
         let journal_fails =
             || engine.store.journal.as_ref().is_some_and(|journal| journal.failure().is_some());

@@ -133,6 +133,9 @@ pub struct ChannelCheckpoint {
     /// Number of messages that expired and were dropped.
     #[serde(default)]
     pub expired_count: u64,
+    /// Number of messages that were dropped because the channel held too many.
+    #[serde(default)]
+    pub overflow_count: u64,
 }
 
 /// An outstanding message.

@@ -43,6 +43,7 @@ fn sample(count: u64) -> Checkpoint {
         failures: vec![(90, 2), (93, 1)],
         dead_letter_count: 3,
         expired_count: 4,
+        overflow_count: 5,
     };
     let topic = TopicCheckpoint {
         number: 2,

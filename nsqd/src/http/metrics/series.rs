@@ -62,7 +62,7 @@ const TOPIC: [Metric<TopicSeries>; 11] = [
     ),
 ];
 
-const CHANNEL: [Metric<ChannelSeries>; 14] = [
+const CHANNEL: [Metric<ChannelSeries>; 16] = [
     counter("nsq_channel_messages_total", "Messages that have entered the channel.", |channel| {
         channel.stats.message_count as f64
     }),
@@ -84,6 +84,14 @@ const CHANNEL: [Metric<ChannelSeries>; 14] = [
     }),
     counter("nsq_channel_expired_total", "Messages that expired and were dropped.", |channel| {
         channel.stats.expired_count as f64
+    }),
+    counter(
+        "nsq_channel_overflow_total",
+        "Messages that were dropped because the channel held too many.",
+        |channel| channel.stats.overflow_count as f64,
+    ),
+    gauge("nsq_channel_full", "1 if publishes are refused because of this channel, else 0.", |channel| {
+        f64::from(u8::from(channel.stats.is_full))
     }),
     gauge("nsq_channel_depth", "Messages that can be handed out.", |channel| channel.stats.depth as f64),
     gauge("nsq_channel_backend_depth", "The part of nsq_channel_depth that is only on disk.", |channel| {

@@ -1,10 +1,13 @@
 //! Pure: retained messages in the index.
 
+use nsq_protocol::MESSAGE_FRAME_OVERHEAD;
+
 use super::{Location, LogIndex};
 use crate::log::Mark;
 use crate::log::chunk::Chunk;
 use crate::log::retained::spread;
 use crate::log::retention::{Piece, PiecePlace, gaps, merged};
+use crate::log::sizes::Sizes;
 use crate::storage::ChannelNumber;
 use crate::storage::segment::BlockRef;
 
@@ -30,6 +33,32 @@ impl LogIndex {
     fn only_in_memory(&self) -> impl Iterator<Item = &Chunk> {
         let sealed = self.sealed.iter().filter(|sealed| !sealed.on_disk).map(|sealed| &*sealed.chunk);
         sealed.chain(std::iter::once(&self.open))
+    }
+
+    /// Notes how many bytes the messages of each block and chunk have.
+    pub fn note_sizes(&self, sizes: &mut Sizes) {
+        let body_bytes =
+            |frames: u64, count: u64| frames.saturating_sub(count * MESSAGE_FRAME_OVERHEAD as u64);
+        let blocks = self.blocks.iter().map(|block| {
+            (
+                block.first_sequence,
+                block.end_sequence(),
+                body_bytes(u64::from(block.bytes), u64::from(block.count)),
+            )
+        });
+        let chunks = self.only_in_memory().map(|chunk| {
+            (
+                chunk.first_sequence(),
+                chunk.end_sequence(),
+                body_bytes(chunk.len_bytes() as u64, chunk.count()),
+            )
+        });
+        for (first, end, bytes) in blocks.chain(chunks) {
+            sizes.note(first, 0);
+            if first < end {
+                sizes.note(end, bytes);
+            }
+        }
     }
 
     /// Sequence numbers and timestamps of about `count` messages of each chunk that is only in memory, with the last one.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HeaderName};
+use http::header::{ACCEPT, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper::ext::ReasonPhrase;
 use nsq_protocol::json::to_json;
@@ -132,6 +132,8 @@ impl HttpError {
     pub const NOT_FOUND: Self = Self::not_found("NOT_FOUND");
     /// `503 BUSY`: too much work is in progress; try again later.
     pub const BUSY: Self = Self::unavailable("BUSY");
+    /// `429 TOO_MANY_REQUESTS`: there is no room now; the response has `Retry-After`.
+    pub const TOO_MANY_REQUESTS: Self = Self::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS");
     /// `500 INTERNAL_ERROR`: a fault in the daemon.
     pub const INTERNAL_ERROR: Self = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR");
 
@@ -170,6 +172,10 @@ impl HttpError {
         if self.status == StatusCode::PAYLOAD_TOO_LARGE {
             // The former name of status 413, which Go still sends.
             response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
+        }
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            // Seconds.
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }

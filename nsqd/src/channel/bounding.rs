@@ -1,0 +1,86 @@
+//! What a channel does by its bound and without consumers: removes messages, publishes how much it holds.
+
+use std::sync::Arc;
+
+use super::gauge::{Amount, Gauge};
+use super::{Channel, Inner};
+use crate::clock::Nanos;
+use crate::policy::bounds::{Bound, IdleAction, IdleExpiry};
+
+/// How often dropped messages are reported.
+const REPORT_INTERVAL: Nanos = 60_000_000_000;
+
+/// What was reported about dropped messages.
+#[derive(Debug, Default)]
+pub(super) struct OverflowReport {
+    count: u64,
+    at: Option<Nanos>,
+}
+
+impl Channel {
+    /// How much the channel may hold.
+    pub fn bound(&self) -> Bound {
+        self.inner.lock().state.bound()
+    }
+
+    /// Applies a changed bound. The gauge, if there is one, follows from now on what the channel holds.
+    pub fn apply_bound(&self, gauge: Option<Arc<Gauge>>) {
+        let mut inner = self.inner.lock();
+        inner.gauge = gauge;
+        self.shed(&mut inner);
+        self.after_change(inner);
+    }
+
+    /// Removes messages beyond the bound.
+    pub(super) fn shed(&self, inner: &mut Inner) {
+        if inner.state.bound().sheds() {
+            self.parts.log.with_sizes(|sizes| inner.state.shed(sizes));
+        }
+    }
+
+    pub(super) fn update_gauge(&self, inner: &Inner) {
+        let Some(gauge) = &inner.gauge else { return };
+        let end = inner.state.end();
+        self.parts.log.with_sizes(|sizes| {
+            gauge.set(inner.state.held(sizes), Amount { messages: end, bytes: sizes.before(end) });
+        });
+    }
+
+    /// Messages that were dropped beyond the bound and not reported yet: at most one report a minute.
+    pub fn overflow_report(&self, now: Nanos) -> Option<(u64, Bound)> {
+        let mut inner = self.inner.lock();
+        let count = inner.state.counters().overflow_count;
+        let report = &mut inner.overflow_report;
+        let is_due = report.at.is_none_or(|at| now.saturating_sub(at) >= REPORT_INTERVAL);
+        if count <= report.count || !is_due {
+            return None;
+        }
+        let dropped = count - std::mem::replace(&mut report.count, count);
+        report.at = Some(now);
+        Some((dropped, inner.state.bound()))
+    }
+
+    /// Whether anything happens to the channel when it has no consumer for a while.
+    pub fn expires_when_idle(&self) -> bool {
+        self.inner.lock().state.idle_expiry().is_some()
+    }
+
+    /// What is to be done because the channel has had no consumer for too long. After [`IdleAction::Empty`], that time
+    /// begins again.
+    pub fn idle_action(&self, now: Nanos) -> Option<(IdleAction, IdleExpiry)> {
+        let mut inner = self.inner.lock();
+        let idle = inner.state.idle_expiry()?;
+        let is_idle = inner.state.consumers().is_empty()
+            && now.saturating_sub(inner.idle_since) >= crate::clock::nanos(idle.after);
+        if !is_idle || inner.closed {
+            return None;
+        }
+        match idle.action {
+            IdleAction::Delete => Some((IdleAction::Delete, idle)),
+            IdleAction::Empty => {
+                inner.idle_since = now;
+                (inner.state.held_count() > 0).then_some((IdleAction::Empty, idle))
+            }
+        }
+    }
+}

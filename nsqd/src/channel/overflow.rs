@@ -1,0 +1,135 @@
+//! Pure: how much a channel holds, and removing what exceeds its bound.
+
+use super::gauge::Amount;
+use super::state::ChannelState;
+use crate::log::sizes::Sizes;
+use crate::policy::bounds::{Bound, IdleExpiry};
+use crate::policy::dead_letter::Reason;
+
+impl ChannelState {
+    /// How much the channel may hold.
+    pub fn bound(&self) -> Bound {
+        self.policy.bound
+    }
+
+    /// What happens to the channel when it has no consumer for a while.
+    pub fn idle_expiry(&self) -> Option<IdleExpiry> {
+        self.policy.idle_expiry
+    }
+
+    /// Unfinished messages: ahead, waiting, deferred and in flight, without those that are about to become dead letters.
+    pub fn held_count(&self) -> u64 {
+        self.end - self.cursor - self.skipped.count() + self.behind_count()
+    }
+
+    /// Unfinished messages and about how many bytes they have. Bytes are 0 if `sizes` knows nothing.
+    pub fn held(&self, sizes: &Sizes) -> Amount {
+        let plain = self.end - self.cursor - self.skipped.count();
+        let ahead = share(sizes.between(self.cursor, self.end), plain, self.end - self.cursor);
+        let behind = self.behind_count().saturating_mul(self.average_bytes(sizes));
+        Amount { messages: self.held_count(), bytes: ahead.saturating_add(behind) }
+    }
+
+    fn behind_count(&self) -> u64 {
+        (self.outstanding.len() - self.exhausted_count()) as u64
+    }
+
+    /// Messages that are not ahead count as large as the others on average.
+    fn average_bytes(&self, sizes: &Sizes) -> u64 {
+        let lowest = self.lowest_needed();
+        share(sizes.between(lowest, self.end), 1, self.end - lowest)
+    }
+
+    /// Removes the oldest messages that wait, first those that were handed out before, until the rest is within the bound.
+    /// They are dropped, or set aside to be dead-lettered: not too many at a time, so call it again when these are gone.
+    pub fn shed(&mut self, sizes: &Sizes) {
+        let bound = self.bound();
+        if !bound.sheds() {
+            return;
+        }
+        let held = self.held(sizes);
+        let excess = |held: u64, most: u64| if most == 0 { 0 } else { held.saturating_sub(most) };
+        let (mut messages, mut bytes) =
+            (excess(held.messages, bound.max_depth), excess(held.bytes, bound.max_bytes));
+        let average = self.average_bytes(sizes).max(1);
+        while (messages > 0 || bytes > 0)
+            && let Some(&(_, slot)) = self.waiting.front()
+        {
+            if !self.has_room_to_set_aside(Reason::Overflow) {
+                return;
+            }
+            self.pop_waiting();
+            self.leave(slot, Reason::Overflow);
+            (messages, bytes) = (messages.saturating_sub(1), bytes.saturating_sub(average));
+        }
+        let by_bytes = match bytes {
+            0 => self.cursor,
+            bytes => sizes.sequence_at(sizes.before(self.cursor).saturating_add(bytes)),
+        };
+        self.leave_ahead(by_bytes.max(self.ahead_after(messages)), Reason::Overflow);
+    }
+
+    /// Where the cursor is when this many messages ahead have left.
+    fn ahead_after(&self, count: u64) -> u64 {
+        let (mut to, mut left) = (self.cursor, count);
+        for (from, end) in self.skipped.gaps(self.cursor, self.end) {
+            if left == 0 {
+                break;
+            }
+            let taken = left.min(end - from);
+            (to, left) = (from + taken, left - taken);
+        }
+        to
+    }
+}
+
+/// `part / whole` of `amount`; 0 of nothing.
+fn share(amount: u64, part: u64, whole: u64) -> u64 {
+    let share = u128::from(amount) * u128::from(part) / u128::from(whole.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::bounds::Overflow;
+    use crate::policy::effective::ChannelPolicy;
+
+    fn channel(bound: Bound) -> (ChannelState, Sizes) {
+        let mut state = ChannelState::new(1, u64::MAX);
+        state.set_policy(ChannelPolicy { bound, ..ChannelPolicy::default() });
+        let mut sizes = Sizes::default();
+        assert!(sizes.set_smallest(1000));
+        sizes.note(1, 0);
+        (state, sizes)
+    }
+
+    #[test]
+    fn oldest_messages_leave_until_the_bytes_are_within_the_bound() {
+        let bound = Bound { max_depth: 0, max_bytes: 1000, overflow: Overflow::DropOldest };
+        let (mut state, mut sizes) = channel(bound);
+        for (end, bytes) in [(11, 500), (21, 400), (31, 600)] {
+            sizes.note(end, bytes);
+            state.release(end, &[], None);
+            state.shed(&sizes);
+        }
+        // Ten of 50 bytes, ten of 40 and ten of 60 are too much by 500.
+        assert_eq!(state.held(&sizes), Amount { messages: 20, bytes: 1000 });
+        assert_eq!((state.cursor(), state.counters().overflow_count), (11, 10));
+        assert_eq!(state.drain_removed().unwrap().iter().collect::<Vec<_>>(), [(1, 11)]);
+        sizes.note(32, 5000);
+        state.release(32, &[], None);
+        state.shed(&sizes);
+        assert_eq!(state.held(&sizes), Amount::default(), "a message that is larger than the bound");
+    }
+
+    #[test]
+    fn deferred_messages_stay_and_count() {
+        let bound = Bound { max_depth: 3, max_bytes: 0, overflow: Overflow::DropOldest };
+        let (mut state, sizes) = channel(bound);
+        state.release(7, &[crate::log::Mark::Deferred { from: 2, to: 4, due: 9 }], None);
+        state.shed(&sizes);
+        assert_eq!((state.held_count(), state.deferred_count(), state.depth()), (3, 2, 1));
+        assert_eq!(state.needed(0, 7, 10).as_slice(), [(2, 4), (6, 7)]);
+    }
+}
