@@ -20,6 +20,8 @@ pub struct Metrics {
     pub published_bytes: Counter,
     /// Batches that could not be stored at the requested durability.
     pub refused_publishes: Counter,
+    /// Publishes that exceeded a bound.
+    pub publishes_over_bound: Counter,
     /// Messages handed to consumers, including redeliveries.
     pub delivered_messages: Counter,
     /// FINs that succeeded.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use nsq_tests::foreign::{self, Library};
 use nsq_tests::prometheus::Page;
 use nsq_tests::stats::until_equal;
 use nsq_tests::wire::{Frame, bodies, command};
-use nsq_tests::{Daemon, http, test, wait};
+use nsq_tests::{Daemon, http, test, test_within, wait};
 use serde_json::Value;
 
 const FULL: &str = "E_PUB_FAILED topic full (channel billing)";
@@ -69,6 +70,8 @@ fn a_full_channel_refuses_publishes_and_the_connection_stays() {
         assert_eq!(field(&nsqd, "audit", "is_full").await, Value::Null);
         let metrics = Page::parse(&nsqd.get("/metrics").await.text());
         assert_eq!(metrics.value(r#"nsq_channel_full{topic="orders",channel="billing"}"#), 1.0);
+        assert_eq!(metrics.value("nsq_publishes_over_bound_total"), 5.0);
+        assert_eq!(metrics.value("nsq_publishes_refused_total"), 0.0);
         assert_eq!(consume(&nsqd, "orders", "audit", 4).await, ["1", "2", "3", "4"]);
         assert_eq!(consume(&nsqd, "orders", "billing", 4).await, ["1", "2", "3", "4"]);
         producer.publish("orders", "7").await;
@@ -323,5 +326,35 @@ fn wrong_values_are_refused_with_an_example() {
             assert_eq!(answer.json()["message"], format!("INVALID_SETTING: {text}"));
         }
         nsqd.connect().await.publish_batch("orders", &numbers(0, 10)).await;
+    });
+}
+
+#[test]
+fn unmodified_clients_see_refused_publishes() {
+    test_within(Duration::from_secs(120), async {
+        if foreign::left_out() {
+            return;
+        }
+        let nsqd = start(&[("billing", "max_depth=3"), ("newest", "max_depth=2&overflow=drop_oldest")]).await;
+        let address = nsqd.tcp().to_string();
+        for library in Library::ALL {
+            let arguments = |count| ["--nsqd", &address, "--topic", "orders", "--count", count];
+            let published = library.run("publish", &arguments("3")).finish().await;
+            assert_eq!(published.len(), 3, "{library:?}");
+            let refused = library.run("publish", &arguments("1")).next("error").await;
+            let error = refused["error"].as_str().expect("a text").to_owned();
+            assert!(error.contains("topic full (channel billing)"), "{library:?}: {error}");
+            for (channel, count, expected) in [
+                ("billing", "3", &["message-0", "message-1", "message-2"][..]),
+                ("newest", "2", &["message-1", "message-2"][..]),
+            ] {
+                let arguments =
+                    ["--nsqd", &address, "--topic", "orders", "--channel", channel, "--count", count];
+                let mut consumer = library.run("consume", &arguments);
+                assert_eq!(consumer.bodies(expected.len()).await, expected, "{library:?}");
+                consumer.finish().await;
+                nsqd.channel_until_finished("orders", channel).await;
+            }
+        }
     });
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -161,7 +162,13 @@ impl Manager {
 
     fn next(&self) -> Option<String> {
         let mut buf = [0; 1000];
-        let length = self.socket.recv(&mut buf).ok()?;
+        let length = loop {
+            match self.socket.recv(&mut buf) {
+                // A child process of another test has ended: a wait with a time limit does not continue after a signal.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => break received.ok()?,
+            }
+        };
         Some(String::from_utf8_lossy(&buf[..length]).into_owned())
     }
 

@@ -253,6 +253,11 @@ fn examples_of_the_ttl_guide_run() {
 }
 
 #[test]
+fn examples_of_the_bounds_guide_run() {
+    run_guide("BOUNDS.md");
+}
+
+#[test]
 fn examples_of_the_headers_guide_run() {
     run_guide("HEADERS.md");
 }

@@ -76,6 +76,7 @@ fn nsqd_exports_its_metrics() {
             ("nsq_messages_finished_total".to_owned(), 1.0),
             ("nsq_messages_requeued_total".to_owned(), 1.0),
             ("nsq_publishes_refused_total".to_owned(), 0.0),
+            ("nsq_publishes_over_bound_total".to_owned(), 0.0),
             ("nsq_log_lines_dropped_total".to_owned(), 0.0),
             ("nsq_publish_duration_seconds_count{protocol=\"tcp\"}".to_owned(), 1.0),
             ("nsq_publish_duration_seconds_count{protocol=\"http\"}".to_owned(), 1.0),
@@ -145,8 +146,8 @@ fn nsqlookupd_exports_its_metrics() {
 #[test]
 fn topic_and_channel_series_are_limited() {
     test(async {
-        // One topic has 11 series, one channel 14.
-        let nsqd = Daemon::nsqd().flag("--metrics-max-series=51").start().await;
+        // One topic has 11 series, one channel 16.
+        let nsqd = Daemon::nsqd().flag("--metrics-max-series=57").start().await;
         for topic in ["a", "b", "c"] {
             nsqd.admin(&format!("/topic/create?topic={topic}")).await;
             nsqd.admin(&format!("/channel/create?topic={topic}&channel=x")).await;
@@ -155,7 +156,7 @@ fn topic_and_channel_series_are_limited() {
         }
         let page = nsqd.metrics().await;
         let labelled = page.samples.keys().filter(|series| series.contains("{topic=")).count();
-        assert!((44..=51).contains(&labelled), "{labelled}");
+        assert!((48..=57).contains(&labelled), "{labelled}");
         assert_eq!(
             page.series_of("nsq_topic_depth"),
             ["nsq_topic_depth{topic=\"a\"}", "nsq_topic_depth{topic=\"b\"}"]

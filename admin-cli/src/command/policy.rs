@@ -9,6 +9,7 @@ use nsq_protocol::{ExplainedSetting, PolicyExplainResponse, printable};
 use nsqd::policy::effective::Subject;
 use nsqd::policy::file::PolicyFile;
 use nsqd::policy::setting::Setting;
+use nsqd::policy::settings::Settings;
 use nsqd::policy::settings::{Change, DEFAULT, Level};
 use serde::Serialize;
 use serde_json::json;
@@ -302,9 +303,10 @@ async fn differences(node: &Node, file: &PolicyFile, prune: bool) -> Result<Vec<
 
 /// The values of the file for a topic or channel.
 fn wanted(file: &PolicyFile, topic: &str, channel: Option<&str>) -> BTreeMap<&'static str, String> {
+    let of_topic = Settings::default();
     let subject = match channel {
         None => Subject::Topic(topic),
-        Some(channel) => Subject::Channel { topic, channel, of_dead_letters: false },
+        Some(channel) => Subject::Channel { topic, channel, of_topic: &of_topic },
     };
     (Setting::all().filter(|setting| subject.has(*setting)))
         .filter_map(|setting| Some((setting.name(), file.value(setting, topic, channel)?.0.to_string())))

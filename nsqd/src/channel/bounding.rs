@@ -27,7 +27,6 @@ impl Channel {
     pub fn apply_bound(&self, gauge: Option<Arc<Gauge>>) {
         let mut inner = self.inner.lock();
         inner.gauge = gauge;
-        self.shed(&mut inner);
         self.after_change(inner);
     }
 

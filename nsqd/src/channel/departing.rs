@@ -86,8 +86,6 @@ impl Channel {
         if are_dead_letters {
             inner.state.counters.dead_letter_count += messages.len() as u64;
         }
-        // There is room again to set messages aside.
-        self.shed(&mut inner);
         self.after_change(inner);
     }
 
@@ -102,7 +100,13 @@ impl Channel {
     pub fn forgive(&self, sequences: &[u64]) {
         let mut inner = self.inner.lock();
         inner.state.forgive(sequences);
-        self.shed(&mut inner);
+        self.after_change(inner);
+    }
+
+    /// Nothing becomes a dead letter any more: see [`ChannelState::unset_aside`](super::ChannelState::unset_aside).
+    pub fn unset_aside(&self) {
+        let mut inner = self.inner.lock();
+        inner.state.unset_aside();
         self.after_change(inner);
     }
 
@@ -116,8 +120,7 @@ impl Channel {
             Some(topic) if !sequences.is_empty() => Some((sequences, topic)),
             // The setting was removed.
             None if !sequences.is_empty() => {
-                let all = inner.state.exhausted(usize::MAX);
-                inner.state.forgive(&all);
+                inner.state.unset_aside();
                 inner.is_known_exhausted = false;
                 self.after_change(inner);
                 None

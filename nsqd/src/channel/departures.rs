@@ -319,6 +319,21 @@ impl ChannelState {
         }
     }
 
+    /// Nothing becomes a dead letter any more. Messages that are set aside are delivered again, unless they have expired.
+    pub fn unset_aside(&mut self) {
+        for (sequence, reason) in std::mem::take(&mut self.departures.exhausted) {
+            let Some(slot) = self.outstanding.find(sequence) else { continue };
+            match reason {
+                Reason::Attempts => {
+                    self.departures.set_failures(sequence, 0);
+                    self.wait(slot);
+                }
+                Reason::Overflow => self.wait(slot),
+                Reason::Expired => self.drop_message(slot, reason),
+            }
+        }
+    }
+
     /// Takes these messages, in order, out of the channel. Leaves out those that are finished or in flight. They are
     /// departing until [`ChannelState::departed`] or [`ChannelState::put_back`] is called.
     pub fn depart(&mut self, sequences: &[u64]) -> Vec<Departed> {

@@ -203,7 +203,6 @@ impl Channel {
         // No bound if the topic retains messages: the log keeps them for ephemeral channels too.
         let bound = self.parts.bound.filter(|_| !self.parts.log.is_retaining());
         inner.state.release(to, marks, bound);
-        self.shed(&mut inner);
         if !marks.is_empty() {
             inner.schedule_next();
         }
@@ -496,11 +495,12 @@ impl Channel {
         }
     }
 
-    /// Ends every change: records finished messages in the journal, frees memory below the floor, and wakes one parked
+    /// Ends every change: removes messages beyond the bound, records finished messages in the journal, frees memory below the floor, and wakes one parked
     /// consumer that can take at once, if messages are available. That consumer's take wakes the next one, if it leaves
     /// messages.
     fn after_change(&self, mut guard: MutexGuard<'_, Inner>) {
         let inner = &mut *guard;
+        self.shed(inner);
         let signal = inner.call_next();
         let mut trim = false;
         if let Some(runs) = inner.state.drain_finished() {

@@ -148,7 +148,10 @@ impl Connection {
     ) -> Result<Pending, End> {
         let publication = match appended {
             Ok(publication) => Ok(publication),
-            Err(PublishError::Full(full)) => Err(ProtocolError::new(failure_code(verb), full.to_string())),
+            Err(PublishError::Full(full)) => {
+                self.context.registry.engine().metrics().publishes_over_bound.add(1);
+                Err(ProtocolError::new(failure_code(verb), full.to_string()))
+            }
             Err(error) => return Err(failed(verb, &error)),
         };
         let is_batch = matches!(verb, Verb::Mpub | Verb::MpubExt);

@@ -14,7 +14,7 @@ use nsq_protocol::{BatchError, BatchPart, MessageBatch, TopicName};
 use super::publish_headers::Messages;
 use super::{HttpContext, publish_headers, refused, topic_parameter};
 use crate::clock;
-use crate::topic::{PublishedMessage, Topic};
+use crate::topic::{PublishError, PublishedMessage, Topic};
 
 pub(super) const MSG_TOO_BIG: HttpError = HttpError::too_large("MSG_TOO_BIG");
 const MSG_EMPTY: HttpError = HttpError::bad_request("MSG_EMPTY");
@@ -155,7 +155,12 @@ async fn publish<'a>(
 ) -> Result<Option<PublishedMessage>, HttpError> {
     let began = clock::monotonic();
     context.registry.engine().wait_for_room().await;
-    let publication = topic.append_as(form, bodies, body_bytes, delay).map_err(|error| refused(&error))?;
+    let publication = topic.append_as(form, bodies, body_bytes, delay).map_err(|error| {
+        if matches!(error, PublishError::Full(_)) {
+            context.registry.engine().metrics().publishes_over_bound.add(1);
+        }
+        refused(&error)
+    })?;
     let first = publication.message(0);
     publication.committed().await.map_err(|error| refused(&error))?;
     let took = clock::monotonic().saturating_sub(began);

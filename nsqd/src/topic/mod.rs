@@ -257,7 +257,11 @@ impl Topic {
             },
         );
         let metrics = self.engine.metrics();
-        let (_, end, ticket) = appended.inspect_err(|_| metrics.refused_publishes.add(1))?;
+        let (_, end, ticket) = appended.inspect_err(|error| {
+            if !matches!(error, PublishError::Full(_)) {
+                metrics.refused_publishes.add(1);
+            }
+        })?;
         metrics.published_messages.add(offered as u64);
         metrics.published_bytes.add(body_bytes as u64);
         Ok((end - count as u64, end, ticket))

@@ -1,11 +1,12 @@
 """Publishes through gnsq in the style of its users: a Producer whose calls wait for nsqd's reply.
 
-Prints one JSON line per reply: {"event": "published", "count": n, ...}.
+Prints one JSON line per reply: {"event": "published", "count": n, ...} or, at the first refusal, {"event": "error", ...}.
 """
 
 import argparse
 import json
 import ssl
+import sys
 
 import gnsq
 
@@ -84,4 +85,8 @@ def main():
     producer.join()
 
 
-main()
+try:
+    main()
+except gnsq.errors.NSQException as error:
+    print(json.dumps({"event": "error", "error": repr(error)}), flush=True)
+    sys.exit(1)

@@ -92,6 +92,8 @@ fn put_traffic(page: &mut Exposition, metrics: &Metrics) {
     page.counter("nsq_message_bytes_published_total", help, metrics.published_bytes.get());
     let help = "Batches of messages that were refused because they could not be stored.";
     page.counter("nsq_publishes_refused_total", help, metrics.refused_publishes.get());
+    let help = "Publishes that were refused because a channel or topic held too much.";
+    page.counter("nsq_publishes_over_bound_total", help, metrics.publishes_over_bound.get());
     let help = "Messages handed to consumers, including repetitions.";
     page.counter("nsq_messages_delivered_total", help, metrics.delivered_messages.get());
     page.counter("nsq_messages_finished_total", "FINs that succeeded.", metrics.finished_messages.get());

@@ -70,8 +70,11 @@ fn channel_matches(
     same("max_attempts", model.max_attempts, observed.max_attempts)?;
     same("ttl", model.ttl, observed.ttl)?;
     same("keeps_expired", model.keeps_expired, observed.keeps_expired)?;
+    same("max_depth", model.max_depth, observed.max_depth)?;
+    same("keeps_overflow", model.keeps_overflow, observed.keeps_overflow)?;
     let is_needed = |body: Body| {
-        !model.messages[&body].may_be_gone && newest.is_some_and(|newest| newest.messages.contains_key(&body))
+        model.must_come(&model.messages[&body])
+            && newest.is_some_and(|newest| newest.messages.contains_key(&body))
     };
     same_messages(&model.messages, is_needed, &observed.deliveries)?;
     let (certain, uncertain) = (model.message_count - model.uncertain_count, model.uncertain_count);
@@ -80,8 +83,15 @@ fn channel_matches(
     let most = model.messages.len() as u64 + model.gone_count;
     // A topic with retention looks for missing messages at its start.
     let least = if retains { observed.deliveries.len() } else { model.messages.len() } as u64;
-    let least = least.min(model.messages.len() as u64 - model.may_be_gone_count());
+    let mut least = least.min(model.messages.len() as u64 - model.may_be_gone_count());
+    if model.drops() {
+        least = least.min(model.max_depth);
+    }
     about("depth and deferred", least, most - least, observed.depth + observed.deferred_count)?;
+    if model.max_depth > 0 && model.keeps_overflow {
+        // The start set messages aside, and they came back behind the others.
+        return Ok(());
+    }
     in_order(&model.messages, &observed.deliveries)
 }
 
@@ -260,6 +270,13 @@ fn all_found<'a, A: 'a, B>(
     }
 }
 
+impl ChannelModel {
+    /// Whether a start that knows which messages are deferred must find this one.
+    fn must_come(&self, message: &MessageModel) -> bool {
+        !message.may_be_gone && (!self.drops() || message.is_deferred())
+    }
+}
+
 impl TopicModel {
     fn knows(&self, body: Body) -> bool {
         self.held.contains_key(&body)
@@ -328,9 +345,12 @@ fn all_come(
     if !models.iter().any(|channel| channel.ttl == observed.ttl) {
         return Err(format!("ttl is {}", observed.ttl));
     }
+    if !models.iter().any(|channel| channel.max_depth == observed.max_depth) {
+        return Err(format!("max_depth is {}", observed.max_depth));
+    }
     let found = once(&observed.deliveries)?;
     let must_come_in = |channel: &ChannelModel, body: &Body| {
-        channel.messages.get(body).is_some_and(|message| !message.may_be_gone)
+        !channel.drops() && channel.messages.get(body).is_some_and(|message| !message.may_be_gone)
     };
     let must_come = |body: &&Body| models.iter().all(|channel| must_come_in(channel, body));
     let mut needed = models.iter().take(1).flat_map(|channel| channel.messages.keys()).filter(must_come);

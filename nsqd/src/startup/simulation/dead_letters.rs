@@ -13,7 +13,7 @@ use crate::storage::Durability;
 use crate::topic::dead_lettering::REDRIVE_CHANNEL;
 use crate::topic::redrive::RedriveOptions;
 
-const TEMPLATE: &str = "{topic}.{channel}.dead";
+pub(super) const TEMPLATE: &str = "{topic}.{channel}.dead";
 const SUFFIX: &str = ".dead";
 /// More than the headers of a dead letter, in bytes.
 pub(super) const HEADERS_BYTES: u64 = 400;
@@ -114,7 +114,11 @@ impl World<'_> {
             .find(|(topic, channel, _)| dead_topic(topic, channel) == dead)
             .map(|(topic, channel, paused)| (topic.clone(), channel.clone(), paused));
         let is_paused = source.as_ref().is_some_and(|(.., paused)| *paused);
-        if is_paused || !self.model_of(&dead)?.channels.contains_key(REDRIVE_CHANNEL) {
+        // The messages could exceed the bound again.
+        let target =
+            source.as_ref().and_then(|(topic, name, _)| self.model.topics.get(topic)?.channels.get(name));
+        let is_bounded = target.is_some_and(|channel| channel.max_depth > 0);
+        if is_paused || is_bounded || !self.model_of(&dead)?.channels.contains_key(REDRIVE_CHANNEL) {
             return Ok(false);
         }
         let name = nsq_protocol::TopicName::new(dead.as_str()).map_err(text)?;
@@ -190,9 +194,9 @@ impl ChannelModel {
         all.map(|(&body, _)| body).collect()
     }
 
-    fn is_exhausted(&self, message: &MessageModel) -> bool {
+    pub(super) fn is_exhausted(&self, message: &MessageModel) -> bool {
         let is_used_up = self.max_attempts > 0 && message.failures >= self.max_attempts;
-        (is_used_up || message.has_expired) && message.in_flight.is_none()
+        (is_used_up || message.is_set_aside) && message.in_flight.is_none()
     }
 
     /// A delivery of this message failed. Returns whether its attempts are used up.
@@ -206,19 +210,21 @@ impl ChannelModel {
 }
 
 #[test]
-fn workloads_expire_messages_and_move_them_to_dead_letter_topics_and_back() {
+fn workloads_drop_messages_and_move_them_to_dead_letter_topics_and_back() {
     use super::explore::runtime;
     use super::steps::steps;
     use super::world::{Contract, Crash, Lost};
 
     let contract = Contract { durability: Durability::Write, crash: Crash::Kill, lost: Lost::Nothing };
-    let (runtime, mut moved, mut expired_count) = (runtime(), (0, 0), 0);
+    let (runtime, mut moved, mut expired_count, mut overflow_count) = (runtime(), (0, 0), 0, 0);
     for seed in 1..=200 {
         let mut world = World::new(contract, seed, &runtime).unwrap();
         world.run(&steps(seed)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         moved = (moved.0 + world.moved.0, moved.1 + world.moved.1);
         expired_count += world.expired_count;
+        overflow_count += world.overflow_count;
     }
     // Otherwise the simulation shows nothing about them.
-    assert!(moved.0 > 300 && moved.1 > 50 && expired_count > 30, "{moved:?}, {expired_count}");
+    assert!(moved.0 > 300 && moved.1 > 50, "{moved:?}");
+    assert!(expired_count > 30 && overflow_count > 300, "{expired_count}, {overflow_count}");
 }

@@ -48,6 +48,7 @@ pub(super) fn is_acknowledged(step: &Step) -> bool {
             | Step::SetRetry { .. }
             | Step::SetMaxAttempts { .. }
             | Step::SetTtl { .. }
+            | Step::SetBound { .. }
             | Step::SetDedupe { on: false, .. }
             | Step::MoveChannel { .. }
     )

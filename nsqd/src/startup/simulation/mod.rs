@@ -13,6 +13,7 @@
 //! - [`world`]: runs the steps; [`retention`]: retention, and channels that start in the past
 //! - [`meanwhile`]: steps during a checkpoint
 //! - [`settings`]: steps that change settings
+//! - [`bounds`]: bounded channels
 //! - [`dead_letters`]: dead letters and redrives
 //! - [`deduplicating`]: messages with ids
 //! - [`observe`]: recovers a disk and reads everything in it
@@ -25,6 +26,7 @@
 //!
 //! `docs/TESTING.md` says how to run it longer and how to repeat a failure.
 
+mod bounds;
 mod compare;
 mod crashes;
 mod damage;

@@ -65,6 +65,10 @@ pub struct ChannelModel {
     pub keeps_expired: bool,
     /// After how many failures messages are dead-lettered; 0 for never.
     pub max_attempts: u16,
+    /// Maximum number of messages; 0 for no bound.
+    pub max_depth: u64,
+    /// Whether messages beyond it become dead letters.
+    pub keeps_overflow: bool,
     /// Whether any of its messages left otherwise than by a FIN.
     pub has_removed: bool,
     /// Unfinished messages.
@@ -99,8 +103,8 @@ pub struct MessageModel {
     pub is_out_of_turn: bool,
     /// Failed deliveries, while the channel counted them.
     pub failures: u16,
-    /// It has expired and becomes a dead letter.
-    pub has_expired: bool,
+    /// It has expired or exceeds the bound, and becomes a dead letter.
+    pub is_set_aside: bool,
     /// It is a dead letter.
     pub is_dead: bool,
     /// It came back from a dead-letter topic, with another sequence number than it was published with.
@@ -134,6 +138,9 @@ impl Model {
         let mut model = self.clone();
         for topic in model.topics.values_mut() {
             topic.channels.values_mut().for_each(ChannelModel::come_back);
+            // The start finds out again what is to be set aside.
+            let messages = topic.channels.values_mut().flat_map(|channel| channel.messages.values_mut());
+            messages.for_each(|message| message.is_set_aside = false);
         }
         model
     }

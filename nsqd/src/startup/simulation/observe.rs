@@ -21,7 +21,9 @@ use crate::damage::{Finding, Severity};
 use crate::engine::EngineLimits;
 use crate::log::index::sequence_of;
 use crate::log::retention::Retention;
+use crate::policy::bounds::Overflow;
 use crate::policy::setting::Setting;
+use crate::policy::settings::{self, Change, DEFAULT};
 use crate::startup::{Recovered, RecoveryError, StartOptions, recover_and_report};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::FaultyStorage;
@@ -143,6 +145,8 @@ pub struct ObservedChannel {
     pub max_attempts: u16,
     pub ttl: bool,
     pub keeps_expired: bool,
+    pub max_depth: u64,
+    pub keeps_overflow: bool,
     pub message_count: u64,
     pub lost_count: u64,
     pub depth: u64,
@@ -207,7 +211,7 @@ fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic,
         ..ObservedTopic::default()
     };
     for channel in topic.channels() {
-        observed.channels.insert(channel.name().to_string(), observe_channel(&channel)?);
+        observed.channels.insert(channel.name().to_string(), observe_channel(topic, &channel)?);
     }
     topic.set_paused(false);
     if observed.channels.is_empty() && topic.depth().depth > 0 {
@@ -216,7 +220,7 @@ fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic,
     }
     let mut held: Option<Vec<Delivery>> = None;
     for channel in topic.channels() {
-        let came = observe_channel(&channel)?.deliveries;
+        let came = observe_channel(topic, &channel)?.deliveries;
         let bodies = |of: &[Delivery]| of.iter().map(|delivery| delivery.body).collect::<BTreeSet<_>>();
         observed.held_differs |= held.as_ref().is_some_and(|held| bodies(held) != bodies(&came));
         held = held.filter(|held| held.len() >= came.len()).or(Some(came));
@@ -225,12 +229,12 @@ fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic,
     if topic.log().is_retaining() {
         let name = ChannelName::new("retained#ephemeral").map_err(|error| error.to_string())?;
         let made = runtime.block_on(topic.get_or_create_channel_at(&name, StartAt::Earliest));
-        observed.retained = observe_channel(&made.map_err(|error| error.to_string())?)?.deliveries;
+        observed.retained = observe_channel(topic, &made.map_err(|error| error.to_string())?)?.deliveries;
     }
     Ok(observed)
 }
 
-fn observe_channel(channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
+fn observe_channel(topic: &Topic, channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let mut observed = channel.inspect(|state, _| ObservedChannel {
         paused: state.is_paused(),
@@ -238,6 +242,11 @@ fn observe_channel(channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
         max_attempts: state.own_settings().get(Setting::MaxAttempts).map_or(0, |max| max.count() as u16),
         ttl: state.own_settings().get(Setting::Ttl).is_some(),
         keeps_expired: state.own_settings().get(Setting::DeadLetter).is_some(),
+        max_depth: state.own_settings().get(Setting::MaxDepth).map_or(0, |most| most.count()),
+        keeps_overflow: state
+            .own_settings()
+            .get(Setting::Overflow)
+            .is_some_and(|value| value.overflow() == Overflow::DeadLetter),
         message_count: state.counters().message_count,
         depth: state.depth() + state.exhausted_count() as u64,
         deferred_count: state.deferred_count() as u64,
@@ -248,7 +257,11 @@ fn observe_channel(channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
         saved.outstanding.iter().map(|entry| (entry.sequence, entry.due_ns)).collect();
     let failures: BTreeMap<u64, u16> = saved.failures.iter().copied().collect();
     channel.set_paused(false);
-    channel.forgive(&channel.inspect(|state, _| state.exhausted(usize::MAX)));
+    // Otherwise the messages that come back now could exceed it.
+    let unbounded = Change::parse(settings::Level::Channel, [("max_depth", DEFAULT)].into_iter());
+    let unbounded = unbounded.map_err(|error| error.to_string())?;
+    topic.change_channel_settings(channel, &unbounded).map_err(|error| error.to_string())?;
+    channel.unset_aside();
     let key = subscribe(channel)?;
     for pass in 0..2 {
         loop {

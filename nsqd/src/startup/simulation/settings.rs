@@ -47,9 +47,11 @@ impl World<'_> {
     pub(super) fn expire_old(&mut self, topic: u8) -> Result<bool, String> {
         let Some(name) = self.pick_topic(topic) else { return Ok(false) };
         let model = self.model_of(&name)?;
-        // These expire when they come back, which the model does not follow.
+        // These expire when they come back, or may be due or not, which the model does not follow.
         let comes_back = |message: &MessageModel| {
-            message.in_flight.is_some() || (message.attempts_seen > 0 && message.is_deferred())
+            message.in_flight.is_some()
+                || (message.attempts_seen > 0 && message.is_deferred())
+                || message.due.is_some_and(|due| due.passed)
         };
         let is_unclear = |channel: &ChannelModel| {
             channel.ttl && channel.keeps_expired && channel.messages.values().any(comes_back)
@@ -63,7 +65,7 @@ impl World<'_> {
             channel.messages.retain(|_, message| {
                 message.may_be_gone |= comes_back(message);
                 let is_expired = !comes_back(message) && !message.is_deferred();
-                message.has_expired |= is_expired && channel.keeps_expired;
+                message.is_set_aside |= is_expired && channel.keeps_expired;
                 expired_count += u64::from(is_expired && !channel.keeps_expired);
                 !is_expired || channel.keeps_expired
             });

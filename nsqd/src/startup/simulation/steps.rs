@@ -99,6 +99,11 @@ pub enum Step {
         channel: u8,
         on: bool,
     },
+    /// Sets or removes a channel's bound, which `bound` selects.
+    SetBound {
+        channel: u8,
+        bound: u8,
+    },
     /// All messages of a topic are too old.
     ExpireOld {
         topic: u8,
@@ -178,7 +183,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..142) {
+    match random.random_range(0..146) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -222,6 +227,7 @@ fn step(random: &mut SmallRng) -> Step {
         120..=123 => Step::Redrive { topic },
         126..=127 => Step::SetTtl { channel, on: random.random_bool(0.7) },
         128..=129 => Step::ExpireOld { topic },
+        142..=145 => Step::SetBound { channel, bound: random.random() },
         130..=132 => Step::SetDedupe { topic, on: random.random_bool(0.85) },
         133..=141 => Step::PublishOnce { topic, ids: random.random() },
         _ => Step::CreateChannelAt { topic, name: random.random(), share },

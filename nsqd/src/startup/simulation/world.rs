@@ -134,6 +134,8 @@ pub struct World<'r> {
     pub moved: (u64, u64),
     /// Messages that expired and were dropped.
     pub expired_count: u64,
+    /// Messages beyond a bound that were dropped or set aside.
+    pub overflow_count: u64,
     /// Bodies of messages with headers.
     pub(super) with_headers: BTreeSet<Body>,
     seed: u64,
@@ -165,6 +167,7 @@ impl<'r> World<'r> {
             lives: Vec::new(),
             moved: (0, 0),
             expired_count: 0,
+            overflow_count: 0,
             with_headers: BTreeSet::new(),
             seed,
             tolerates_faults: false,
@@ -192,7 +195,7 @@ impl<'r> World<'r> {
             }
         }
         self.registry = Some(registry);
-        Ok(())
+        self.observe_overflow().map(drop)
     }
 
     pub fn storage(&self) -> &FaultyStorage {
@@ -231,6 +234,7 @@ impl<'r> World<'r> {
             self.publish(std::slice::from_ref(name), 1, 10, None)?;
         }
         self.tolerates_faults = tolerated;
+        self.observe_overflow()?;
         let after = self.model.topics.values().map(|topic| topic.message_count).sum::<u64>();
         Ok(after - before < names.len() as u64)
     }
@@ -308,8 +312,17 @@ impl<'r> World<'r> {
             Step::Touch { channel } => (self.touch(channel)?, false),
             step => {
                 let durable = self.work(step)?;
+                // That messages exceeded a bound is recorded after they were published.
+                let before = self.model.clone();
+                let has_dropped = self.observe_overflow()?;
+                if has_dropped {
+                    let durable = if durable { self.storage.recorded_count() } else { usize::MAX };
+                    let after = std::mem::replace(&mut self.model, before);
+                    self.remember(durable);
+                    self.model = after;
+                }
                 self.dead_letter()?;
-                (durable, true)
+                (durable && !has_dropped, true)
             }
         };
         let durable = if durable { self.storage.recorded_count() } else { usize::MAX };
@@ -377,6 +390,7 @@ impl<'r> World<'r> {
             Step::SetRetry { channel, on } => self.set_retry(channel, on),
             Step::SetMaxAttempts { channel, max_attempts } => self.set_max_attempts(channel, max_attempts),
             Step::SetTtl { channel, on } => self.set_ttl(channel, on),
+            Step::SetBound { channel, bound } => self.set_bound(channel, bound),
             Step::ExpireOld { topic } => self.expire_old(topic),
             Step::Redrive { topic } => self.redrive(topic),
             Step::SetDedupe { topic, on } => self.set_dedupe(topic, on),
