@@ -280,6 +280,15 @@ impl PublishError {
     pub fn is_unknown(&self) -> bool {
         matches!(self, PublishError::Unknown { .. })
     }
+
+    /// Whether nsqd refused the message because a channel or topic holds too much (`max_depth`, `max_bytes`). It was offered
+    /// to each node once. Publish it again later, when consumers have caught up.
+    pub fn is_topic_full(&self) -> bool {
+        match self {
+            PublishError::Refused { code, description, .. } => nsq_protocol::is_topic_full(code, description),
+            _ => false,
+        }
+    }
 }
 
 /// Publishing several messages failed, possibly after some of them were acknowledged.

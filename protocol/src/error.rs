@@ -79,7 +79,7 @@ impl ErrorCode {
 
     /// Whether nsqd closes the connection after this error. Three codes leave the connection usable: those of FIN, REQ and
     /// TOUCH, which can race with the timeout of their message. E_PUB_FAILED, E_MPUB_FAILED and E_DPUB_FAILED do, too, if
-    /// the description begins with `topic full`.
+    /// [`is_topic_full`].
     pub fn is_fatal(self) -> bool {
         !matches!(self, Self::FinFailed | Self::ReqFailed | Self::TouchFailed)
     }
@@ -89,6 +89,16 @@ impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
+}
+
+/// Beginning of the description if a publish is refused because a channel or topic holds too much. Not in NSQ.
+pub const TOPIC_FULL: &str = "topic full";
+
+/// Whether this error refuses a publish because a channel or topic holds too much. It leaves the connection usable: the
+/// publishes after it are executed.
+pub fn is_topic_full(code: &str, description: &str) -> bool {
+    let of_publishes = [ErrorCode::PubFailed, ErrorCode::MpubFailed, ErrorCode::DpubFailed];
+    description.starts_with(TOPIC_FULL) && of_publishes.iter().any(|of| of.as_str() == code)
 }
 
 /// An error response to a client.

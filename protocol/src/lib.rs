@@ -83,7 +83,7 @@ pub use discovery::{
     ChannelsResponse, ClusterNode, ClusterStatsResponse, LookupResponse, Node, NodesResponse, Producer,
     TopicsResponse,
 };
-pub use error::{ErrorCode, ProtocolError, quote};
+pub use error::{ErrorCode, ProtocolError, TOPIC_FULL, is_topic_full, quote};
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameType, put_frame};
 pub use identify::{HEADERS, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, PUB_IDS, negotiate};
 pub use limits::Limits;

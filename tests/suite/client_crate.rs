@@ -54,6 +54,36 @@ async fn take_and_finish(messages: &mut MessageStream, count: usize) -> Vec<Stri
 // Publishing
 
 #[test]
+fn full_topic_refuses_some_of_many_publishes_and_none_is_published_twice() {
+    test(async {
+        let nsqds = [Daemon::nsqd().start().await, Daemon::nsqd().start().await];
+        for nsqd in &nsqds {
+            nsqd.admin("/topic/create?topic=t").await;
+            nsqd.admin("/channel/create?topic=t&channel=c").await;
+            nsqd.admin("/channel/set?topic=t&channel=c&max_depth=10").await;
+        }
+        let producer = producer(&nsqds[0]);
+        let publishes = async |producer: &Producer, count| {
+            let publishes = (0..count).map(|number: u32| producer.publish("t", number.to_string()));
+            futures_util::future::join_all(publishes).await
+        };
+        let results = publishes(&producer, 30).await;
+        let refused = results.iter().filter_map(|result| result.as_ref().err());
+        assert_eq!(refused.filter(|error| error.is_topic_full()).count(), 20, "{results:?}");
+        let depth = async |nsqd: &Daemon| nsqd.channel("t", "c").await.map(|channel| channel.message_count);
+        assert_eq!(depth(&nsqds[0]).await, Some(10));
+        producer.publish("other", "the connection is usable").await.expect("another topic has room");
+
+        // Another node may have room.
+        let addresses = nsqds.each_ref().map(|nsqd| nsqd.tcp().to_string());
+        let both = Producer::builder().nsqd(addresses).build().expect("addresses");
+        let results = publishes(&both, 30).await;
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 10, "{results:?}");
+        assert_eq!((depth(&nsqds[0]).await, depth(&nsqds[1]).await), (Some(10), Some(10)));
+    });
+}
+
+#[test]
 fn stream_returns_published_messages_in_order() {
     test(async {
         let nsqd = Daemon::nsqd().start().await;

@@ -22,8 +22,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use nsq_protocol::MessageId;
 use nsq_protocol::headers::{self, Form};
+use nsq_protocol::{MessageId, is_topic_full};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -371,7 +371,7 @@ impl Inner {
                 Ok(message) => {
                     return Ok(Receipt { node: Arc::clone(&ticket.node.address), attempts, message });
                 }
-                Err(failure) if self.may_retry(&failure) && Instant::now() < deadline => {
+                Err(failure) if self.may_retry(&failure, attempts) && Instant::now() < deadline => {
                     attempts += 1;
                     ticket.retry_at(Arc::clone(self.pick(Some(&ticket.node))));
                 }
@@ -380,13 +380,17 @@ impl Inner {
         }
     }
 
-    fn may_retry(&self, failure: &Failure) -> bool {
+    fn may_retry(&self, failure: &Failure, attempts: u32) -> bool {
         if self.stop.is_cancelled() {
             return false;
         }
         match failure {
             Failure::NotSent(_) => true,
             Failure::Unknown(_) => self.guarantee == Guarantee::AtLeastOnce,
+            // There may be room at another node. If not, the caller must slow down.
+            Failure::Refused { code, description } if is_topic_full(code, description) => {
+                (attempts as usize) < self.nodes.len()
+            }
             // nsqd could not store it. Another node, or a later attempt, may succeed. A batch may be stored in part.
             Failure::Refused { code, .. } => match code.as_str() {
                 "E_PUB_FAILED" | "E_DPUB_FAILED" => true,

@@ -320,6 +320,10 @@ impl Node {
                 }
                 Ok(Some(frame)) if frame.kind == FrameType::Error => {
                     let (code, description) = split_error(&frame.data);
+                    if nsq_protocol::is_topic_full(&code, &description) {
+                        answers.push(Err(Failure::Refused { code, description }));
+                        continue;
+                    }
                     break Err(Disconnect::Refused { code, description });
                 }
                 Ok(Some(_)) => break Err(Disconnect::Protocol("nsqd sent a message without SUB".into())),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nsq_protocol::TOPIC_FULL;
 use parking_lot::{Mutex, RwLock};
 
 use crate::channel::gauge::{Amount, Gauge};
@@ -122,8 +123,8 @@ pub fn smallest(a: u64, b: u64) -> u64 {
 impl fmt::Display for TopicFull {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.channel {
-            Some(channel) => write!(f, "topic full (channel {channel})")?,
-            None => f.write_str("topic full (messages held back)")?,
+            Some(channel) => write!(f, "{TOPIC_FULL} (channel {channel})")?,
+            None => write!(f, "{TOPIC_FULL} (messages held back)")?,
         }
         if self.is_too_large {
             write!(f, ": the batch alone exceeds {}", self.bound)?;
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!((full.to_string().as_str(), full.is_too_large), ("topic full (channel b)", false));
         assert!(bounds.is_full("b", amount(5)) && !bounds.is_full("a", amount(5)));
         let full = bounds.admit(amount(0), amount(11)).unwrap_err();
-        assert_eq!(full.to_string(), "topic full (channel a): the batch alone exceeds max_depth=10");
+        assert_eq!(full.to_string(), "topic full (channel b): the batch alone exceeds max_depth=5");
         bounds.remove("b");
         assert!(bounds.admit(amount(5), amount(1)).is_ok());
         bounds.remove("a");
