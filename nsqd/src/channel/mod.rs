@@ -8,6 +8,7 @@
 //! - [`take`]: pure; handing out messages
 //! - [`moving`]: pure; moving the read cursor
 //! - [`departures`]: pure; messages that leave otherwise than by a FIN
+//! - [`policy_test`]: pure; what a policy would do with the messages
 //! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; parts of the state
 //! - [`signal`]: wakes a consumer's connection, or skips the consumer while it is busy
 //! - `acknowledging`: a run of FIN, REQ and TOUCH under one lock
@@ -25,6 +26,7 @@ pub mod in_flight;
 pub mod latency;
 pub mod moving;
 pub mod outstanding;
+pub mod policy_test;
 pub mod reading;
 pub mod replayed;
 pub mod runs;

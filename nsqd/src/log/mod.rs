@@ -430,6 +430,12 @@ impl TopicLog {
         self.ages.lock().add_older(older.collect::<Vec<_>>().into_iter());
     }
 
+    /// The end of the messages that were published before `time_ns`, a wall time: those of which
+    /// [`TopicLog::expired_before`] says so once it knows their ages, or a few more. Reads from disk.
+    pub fn end_of_older(&self, time_ns: i64) -> u64 {
+        self.find_time(time_ns).0
+    }
+
     /// Deletes the segment files that no holder needs. Blocks on the disk.
     fn release_finished_files(&self) {
         let mut segments = self.segments.lock();
