@@ -32,6 +32,8 @@ mod retention_tests;
 mod simulation;
 #[cfg(test)]
 mod slow_disk_tests;
+#[cfg(test)]
+mod ttl_tests;
 
 use std::io;
 use std::sync::Arc;
