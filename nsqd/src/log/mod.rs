@@ -50,6 +50,7 @@ use self::ids::{ForeignIds, base_of};
 use self::index::{Location, LogIndex, sequence_of};
 pub use self::mark::Mark;
 use self::read_memory::ReadMemory;
+use self::reader::CannotRead;
 use self::retained::RetentionState;
 pub use self::supply::{Source, Supply};
 use crate::clock::{self, Nanos};
@@ -437,11 +438,11 @@ impl TopicLog {
 
     /// The end of the messages that were published before `time_ns`, a wall time: those of which
     /// [`TopicLog::expired_before`] says so once it knows their ages, or a few more. Reads from disk.
-    pub fn end_of_older(&self, time_ns: i64) -> u64 {
+    pub fn end_of_older(&self, time_ns: i64) -> Result<u64, CannotRead> {
         match self.taken_over.get() {
             // Those that were taken over are younger, and so are all others.
-            Some(taken_over) if taken_over.at_ns >= time_ns => 0,
-            _ => self.find_time(time_ns).0,
+            Some(taken_over) if taken_over.at_ns >= time_ns => Ok(0),
+            _ => self.find_time_exactly(time_ns),
         }
     }
 

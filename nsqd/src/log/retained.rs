@@ -1,5 +1,6 @@
 //! Retains finished messages: closes pieces in time, deletes the oldest, and finds positions among retained messages.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -7,6 +8,7 @@ use super::Mark;
 use super::TopicLog;
 use super::chunk::Chunk;
 use super::index::LogIndex;
+use super::reader::CannotRead;
 use super::retention::{Piece, PiecePlace, Retention};
 use crate::clock::Nanos;
 use crate::storage::ChannelNumber;
@@ -296,14 +298,31 @@ impl TopicLog {
     }
 
     /// The first message published at or after `time_ns`, or the end of the log; and whether no earlier message is in
-    /// the log. Reads a few blocks from disk.
+    /// the log. Reads a few blocks from disk; an unreadable one counts as older.
     pub fn find_time(&self, time_ns: i64) -> (u64, bool) {
+        self.look_up_time(time_ns, &Cell::new(false))
+    }
+
+    /// Like [`TopicLog::find_time`], but fails if a block cannot be read.
+    pub fn find_time_exactly(&self, time_ns: i64) -> Result<u64, CannotRead> {
+        let is_unreadable = Cell::new(false);
+        let (found, _) = self.look_up_time(time_ns, &is_unreadable);
+        if is_unreadable.get() { Err(CannotRead) } else { Ok(found) }
+    }
+
+    /// Sets `is_unreadable` if a block cannot be read.
+    fn look_up_time(&self, time_ns: i64, is_unreadable: &Cell<bool>) -> (u64, bool) {
         let (blocks, in_memory, first) = {
             let index = self.index.lock();
             (index.blocks(), index.first_in_memory_since(time_ns), index.first_present())
         };
-        // An unreadable block counts as older.
-        let is_before = |block: &BlockRef| timestamp_in(block, 0).is_none_or(|at| at < time_ns);
+        let is_before = |block: &BlockRef| match timestamp_in(block, 0) {
+            Some(at) => at < time_ns,
+            None => {
+                is_unreadable.set(true);
+                true
+            }
+        };
         let after = blocks.partition_point(is_before);
         let within = after.checked_sub(1).and_then(|index| first_since(&blocks[index], time_ns));
         let next = blocks.get(after).map(|block| block.first_sequence);

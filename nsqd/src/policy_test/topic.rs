@@ -57,9 +57,12 @@ impl TopicTest {
         let (name, log) = (topic.name().as_str(), topic.log());
         let own = tested.own(topic.own_settings(), name, None);
         let policy = tested.sources.of_topic(name, &own);
-        let (from, to) = (log.find_time(tested.since_ns).0, log.end());
+        let to = log.end();
+        let since = log.find_time_exactly(tested.since_ns);
+        let from = since.unwrap_or(to);
         let mut found = TestedTopic {
             topic_name: name.to_owned(),
+            problem: since.err().map(|_| CANNOT_READ.to_owned()),
             retains: log.is_retaining(),
             message_count: log.count_between(from, to),
             ..TestedTopic::default()
@@ -144,7 +147,10 @@ impl TopicTest {
         if let Some((_, end)) = self.older.iter().find(|(known, _)| *known == ttl) {
             return *end;
         }
-        let end = self.topic.log().end_of_older(wall_ns.saturating_sub_unsigned(ttl));
+        let end = self.topic.log().end_of_older(wall_ns.saturating_sub_unsigned(ttl)).unwrap_or_else(|_| {
+            self.found.problem = Some(CANNOT_READ.to_owned());
+            0
+        });
         self.older.push((ttl, end));
         end
     }

@@ -27,6 +27,8 @@ mod engine_tests;
 #[cfg(test)]
 mod lost_records_tests;
 #[cfg(test)]
+mod policy_test_tests;
+#[cfg(test)]
 mod retention_tests;
 #[cfg(test)]
 mod simulation;
