@@ -202,6 +202,7 @@ mod tests {
             "nsq channel set t/c retry=default",
             "nsq policy explain t/c",
             "nsq policy apply file.toml --dry-run --prune",
+            "nsq policy test file.toml t --since 14d --limit 10 --as-settings --json",
             "nsq dead ls",
             "nsq dead list t.dead --limit 5",
             "nsq dead show t.dead --limit 3 --filter a=b,c!=d* --json",

@@ -92,6 +92,15 @@ pub struct ChannelReport {
     pub client_count: i64,
     /// Whether the channel is paused on some node.
     pub paused: bool,
+    /// Messages that became dead letters.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dead_lettered_count: u64,
+    /// Messages that will be moved to the dead-letter topic next.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dead_letter_pending: u64,
+    /// Messages that expired and were dropped.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub expired_count: u64,
     /// Messages that entered, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_rate: Option<Rate>,
@@ -246,6 +255,9 @@ fn add_channel(
     sum.timeout_count += channel.timeout_count;
     sum.client_count += channel.client_count;
     sum.paused |= channel.paused;
+    sum.dead_lettered_count += channel.dead_lettered_count;
+    sum.dead_letter_pending += channel.dead_letter_pending;
+    sum.expired_count += channel.expired_count;
     let Some(earlier) = earlier else { return };
     let rate = |count: fn(&ChannelStats) -> i128| {
         earlier.as_ref().map(|earlier| earlier.rate(count(earlier.then), count(channel)))

@@ -20,8 +20,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use nsq_protocol::{
     ChannelsResponse, ClusterStatsResponse, DeadDeleteResponse, DeadLettersResponse, DeadMessagesResponse,
-    InfoResponse, LookupResponse, MessageBatch, NodesResponse, PolicyExplainResponse, RedrivePlanResponse,
-    RedriveResponse, SeekResponse, StartAt, Stats, TopicsResponse, discovery,
+    InfoResponse, LookupResponse, MessageBatch, NodesResponse, PolicyExplainResponse, PolicyTestResponse,
+    RedrivePlanResponse, RedriveResponse, SeekResponse, StartAt, Stats, TopicsResponse, discovery,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -137,7 +137,18 @@ impl Daemon {
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<T, AdminError> {
-        let body = self.call(method.clone(), path, query, Bytes::new()).await?;
+        self.ask_with(method, path, query, Bytes::new()).await
+    }
+
+    /// A call whose answer is JSON.
+    async fn ask_with<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<T, AdminError> {
+        let body = self.call(method.clone(), path, query, body).await?;
         discovery::parse(&body).map_err(|error| AdminError {
             method: method_name(&method),
             url: url(&self.base_url, path, query),
@@ -277,6 +288,19 @@ pub struct RedriveOptions {
     pub to: Option<String>,
 }
 
+/// What [`NsqdClient::test_policy`] examines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyTestOptions {
+    /// Only this topic, which must exist.
+    pub topic: Option<String>,
+    /// Examine messages for duplicates that were published during this time [default: 24 h].
+    pub since: Option<Duration>,
+    /// Maximum number of messages that nsqd reads [default: 1,000,000].
+    pub limit: Option<u64>,
+    /// Test the values of the file as own settings of topics and channels. Otherwise these have precedence.
+    pub as_settings: bool,
+}
+
 /// A client for nsqd's HTTP interface (port 4151).
 #[derive(Clone, Debug)]
 pub struct NsqdClient {
@@ -401,6 +425,24 @@ impl NsqdClient {
         let query: Vec<_> =
             [("topic", topic)].into_iter().chain(channel.map(|name| ("channel", name))).collect();
         self.daemon.get("/policy/explain", &query).await
+    }
+
+    /// What a policy file, given as its text, would do with the messages that nsqd has. Changes nothing. Takes up to 8 s;
+    /// set the [timeouts](NsqdClient::timeouts) accordingly.
+    pub async fn test_policy(
+        &self,
+        file: impl Into<Bytes>,
+        options: &PolicyTestOptions,
+    ) -> Result<PolicyTestResponse, AdminError> {
+        let PolicyTestOptions { topic, since, limit, as_settings } = options;
+        let since = since.map(|since| format!("{}ns", since.as_nanos()));
+        let limit = limit.map(|limit| limit.to_string());
+        let mut query: Vec<(&str, &str)> = Vec::new();
+        query.extend(topic.as_deref().map(|topic| ("topic", topic)));
+        query.extend(since.as_deref().map(|since| ("since", since)));
+        query.extend(limit.as_deref().map(|limit| ("limit", limit)));
+        query.extend(as_settings.then_some(("as", "settings")));
+        self.daemon.ask_with(Method::POST, "/policy/test", &query, file.into()).await
     }
 
     /// Counts the dead letters of a dead-letter topic by cause. nsqd examines at most `limit` [default: 10000]. If the

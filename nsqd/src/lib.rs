@@ -19,7 +19,7 @@
 //!
 //! [`clock`], [`backpressure`], [`blocking`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`],
 //! [`timers`], [`auth`], [`locality`], [`client_info`], [`producers`], [`log`], [`policy`], [`channel`], [`engine`], [`topic`],
-//! [`policy_file`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`flags`], [`config`],
+//! [`policy_file`], [`policy_test`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`flags`], [`config`],
 //! [`statsd`], [`http`], [`heartbeat_stats`], [`nsqd`]. Each module uses only modules before it; the test `tidy`
 //! reads the order from this file.
 //!
@@ -49,6 +49,7 @@ pub mod channel;
 pub mod engine;
 pub mod topic;
 pub mod policy_file;
+pub mod policy_test;
 pub mod delivery;
 pub mod connection;
 pub mod lookup;

@@ -15,8 +15,12 @@ use serde::{Deserialize, Serialize};
 use crate::name::{ChannelName, TopicName};
 use crate::stats::{ChannelStats, MemoryStats, Stats, TopicStats};
 
-/// Version of these statistics, in both directions of IDENTIFY; 0 or a missing field means none.
-pub const HEARTBEAT_STATS: u8 = 1;
+/// Version of these statistics, in both directions of IDENTIFY; 0 or a missing field means none. nsqd offers its version,
+/// nsqlookupd answers with the lower one of both. Version 2 adds [`Departures`].
+pub const HEARTBEAT_STATS: u8 = 2;
+
+/// The first version with [`Departures`].
+const WITH_DEPARTURES: u8 = 2;
 
 /// Maximum size of an accepted report, in bytes.
 pub const MAX_REPORT_BYTES: usize = 1 << 20;
@@ -31,7 +35,7 @@ pub const MAX_CHANNELS_PER_TOPIC: usize = 4096;
 pub const MAX_ENTRIES: usize = 250_000;
 
 /// Upper bounds of encoded sizes, in bytes: names take at most 64, numbers at most 9.
-const MAX_CHANNEL_BYTES: usize = 160;
+const MAX_CHANNEL_BYTES: usize = 200;
 const MAX_TOPIC_BYTES: usize = 160;
 
 const _: () = assert!(
@@ -103,6 +107,24 @@ pub struct ChannelSummary {
     pub timeout_count: u64,
     pub client_count: i64,
     pub paused: bool,
+    /// Left out if all are 0.
+    #[serde(default, skip_serializing_if = "Departures::is_zero")]
+    pub departures: Departures,
+}
+
+/// Messages that left a channel otherwise than by a FIN; see [`ChannelStats`].
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Departures {
+    pub dead_lettered_count: u64,
+    pub dead_letter_pending: u64,
+    pub expired_count: u64,
+}
+
+impl Departures {
+    fn is_zero(&self) -> bool {
+        *self == Departures::default()
+    }
 }
 
 /// Why a report is rejected.
@@ -124,6 +146,15 @@ impl StatsReport {
     pub fn encode(&self) -> Vec<u8> {
         // Encoding numbers and strings cannot fail.
         rmp_serde::to_vec(self).unwrap_or_default()
+    }
+
+    /// Encodes `self` for a receiver of this version: without what it would refuse.
+    pub fn encode_for(mut self, version: u8) -> Vec<u8> {
+        if version < WITH_DEPARTURES {
+            let channels = self.topics.iter_mut().flat_map(|topic| &mut topic.channels);
+            channels.for_each(|channel| channel.departures = Departures::default());
+        }
+        self.encode()
     }
 
     /// Decodes a report from MessagePack.
@@ -208,6 +239,11 @@ impl ChannelSummary {
             timeout_count: stats.timeout_count,
             client_count: stats.client_count,
             paused: stats.paused,
+            departures: Departures {
+                dead_lettered_count: stats.dead_lettered_count,
+                dead_letter_pending: stats.dead_letter_pending,
+                expired_count: stats.expired_count,
+            },
         })
     }
 
@@ -227,6 +263,9 @@ impl ChannelSummary {
             timeout_count: self.timeout_count,
             client_count: self.client_count,
             paused: self.paused,
+            dead_lettered_count: self.departures.dead_lettered_count,
+            dead_letter_pending: self.departures.dead_letter_pending,
+            expired_count: self.departures.expired_count,
             ..ChannelStats::default()
         }
     }

@@ -17,6 +17,11 @@ fn channel(name: &str, number: u64) -> ChannelSummary {
         timeout_count: 8,
         client_count: 9,
         paused: true,
+        departures: Departures {
+            dead_lettered_count: number / 3,
+            dead_letter_pending: number / 4,
+            expired_count: number / 5,
+        },
     }
 }
 
@@ -69,6 +74,19 @@ fn format_is_an_array_of_the_fields_in_order() {
     assert_eq!(encoded, expected.concat());
 }
 
+/// Older versions refuse longer arrays, and send shorter ones.
+#[test]
+fn departures_are_sent_only_to_receivers_that_know_them() {
+    let some = report(vec![topic("t", vec![channel("c", 10)])]);
+    let mut none = some.clone();
+    none.topics[0].channels[0].departures = Departures::default();
+    assert_eq!(StatsReport::decode(&some.clone().encode_for(2)), Ok(some.clone()));
+    assert_eq!(some.encode_for(1), none.encode());
+    let header = |bytes: &[u8]| bytes[bytes.windows(2).position(|two| two == b"\xa1c").unwrap() - 1];
+    assert_eq!(header(&none.encode()), 0x9d, "13 fields, as in version 1");
+    assert_eq!(StatsReport::decode(&none.encode()), Ok(none));
+}
+
 #[test]
 fn summary_converts_to_stats_and_back() {
     let summary = topic("t", vec![channel("c", 10)]);
@@ -115,10 +133,10 @@ fn largest_report_of_nsqd_is_accepted() {
     let long = |number: usize| format!("{number:->64}");
     let mut largest = channel(&long(0), u64::MAX);
     largest.depth = i64::MIN;
-    for number in [&mut largest.zone_local_msg_count, &mut largest.requeue_count, &mut largest.timeout_count]
-    {
-        *number = u64::MAX;
-    }
+    let Departures { dead_lettered_count, dead_letter_pending, expired_count } = &mut largest.departures;
+    let departures = [dead_lettered_count, dead_letter_pending, expired_count];
+    let counts = [&mut largest.zone_local_msg_count, &mut largest.requeue_count, &mut largest.timeout_count];
+    counts.into_iter().chain(departures).for_each(|number| *number = u64::MAX);
     let channels: Vec<_> = (0..MAX_CHANNELS_PER_TOPIC)
         .map(|number| ChannelSummary {
             channel_name: ChannelName::new(long(number)).unwrap(),

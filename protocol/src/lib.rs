@@ -26,7 +26,7 @@
 //! - [`mod@printable`]: escapes untrusted text for terminals and log lines
 //! - [`start_at`]: a position in a topic, where a channel starts or is moved to
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
-//! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`; [`policy`]: its `/policy/explain`;
+//! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`; [`policy`] and [`policy_test`]: its `/policy/...`;
 //!   [`dead_letters`]: its `/topic/dead` and `/topic/redrive`
 //! - [`json`]: a lenient JSON reader, and JSON as NSQ's programs write it
 //! - [`redact`]: removes passwords from addresses for logs and errors
@@ -65,6 +65,7 @@ pub mod stats_text;
 
 pub mod dead_letters;
 pub mod policy;
+pub mod policy_test;
 
 pub mod json;
 pub mod printable;
@@ -97,6 +98,7 @@ pub use message::{
 pub use message_id::MessageId;
 pub use name::{ChannelName, InvalidName, TopicName, is_valid_name};
 pub use policy::{ExplainedSetting, PolicyExplainResponse};
+pub use policy_test::{PolicyTestResponse, PolicyWarning, TestedChannel, TestedRetention, TestedTopic};
 pub use printable::{is_printable, printable, printable_lines};
 pub use start_at::{InvalidStartAt, StartAt};
 pub use stats::{

@@ -14,6 +14,7 @@ use tokio::process::{Child, ChildStdout, Command};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Exit code and output of a command.
+#[derive(Debug)]
 struct CommandOutput {
     line: String,
     code: Option<i32>,
@@ -497,5 +498,47 @@ fn policies_are_applied_where_they_are_allowed() {
         assert!(!ran.stdout.contains("live#ephemeral retain_for"), "{}", ran.stdout);
         let ran = nsq(&lookupd, &apply).await.expect(0);
         assert_eq!(ran.stdout, "");
+    });
+}
+
+#[test]
+fn a_policy_file_is_tested_on_all_nodes() {
+    test(async {
+        let (lookupd, nsqds) = cluster(2).await;
+        for nsqd in &nsqds {
+            nsqd.admin("/topic/create?topic=orders").await;
+            nsqd.admin("/channel/create?topic=orders&channel=c").await;
+            nsqd.post("/pub?topic=orders&id=a", "1").await.expect(200);
+            nsqd.post("/pub?topic=orders&id=a", "2").await.expect(200);
+        }
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let write = |text: &str| std::fs::write(file.path(), text).expect("the file is writable");
+        write(
+            "[[policy]]\ntopic = 'orders'\ndedupe = '1h'\nttl = '10ms'\n\
+             [[policy]]\ntopic = '*'\nchannel = '*'\nmax_attempts = 6\n",
+        );
+        let line = format!("policy test {} --since 1h", file.path().display());
+        let expired = async || nsq(&lookupd, &line).await.expect(0);
+        let ran = wait::until("the messages are old enough", async || {
+            wait::when(expired().await, |ran| ran.stdout.contains("orders\tc\t4\t4\t0\t-\t-"))
+        })
+        .await;
+        assert!(
+            ran.stdout.contains("orders\t-\t4\t-\t-\t2\t-\tfinished messages are unknown"),
+            "{}",
+            ran.stdout
+        );
+        assert!(ran.stderr.contains("line 5: max_attempts=6: go-nsq"), "{}", ran.stderr);
+        let ran = nsq(&lookupd, &format!("{line} orders --limit 1 --json")).await.expect(0);
+        let answer: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        let nodes = answer["nodes"].as_array().expect("an array");
+        assert_eq!(nodes.len(), 2);
+        assert!(nodes.iter().all(|node| node["answer"]["stopped_by"] == "messages"), "{answer}");
+        let ran = nsq(&lookupd, &format!("{line} orders --limit 1")).await.expect(0);
+        assert!(ran.stderr.contains("the test stopped at a limit (messages)"), "{}", ran.stderr);
+        assert!(nsq(&lookupd, &format!("{line} other")).await.code == Some(4), "no such topic");
+        write("[[policy]]\ntopic = 'orders'\nttl = 'soon'\n");
+        let ran = nsq(&lookupd, &line).await.expect(2);
+        assert!(ran.stderr.contains(", line 3: ttl=soon:"), "{}", ran.stderr);
     });
 }

@@ -160,6 +160,39 @@ fn unresponsive_node_is_shown_with_stale_stats() {
     });
 }
 
+/// Dead letters and expired messages reach an nsqlookupd with the heartbeats.
+#[test]
+fn dead_letters_and_expired_messages_are_in_the_stats_of_lookupd() {
+    test(async {
+        let lookupd = Daemon::lookupd().start().await;
+        let nsqd = Daemon::nsqd().lookupd(&lookupd).start().await;
+        nsqd.admin("/topic/create?topic=t").await;
+        nsqd.admin("/channel/create?topic=t&channel=expires").await;
+        nsqd.admin("/channel/create?topic=t&channel=fails").await;
+        nsqd.admin("/channel/set?topic=t&channel=expires&ttl=10ms").await;
+        nsqd.admin("/channel/set?topic=t&channel=fails&max_attempts=1").await;
+        let mut consumer = nsqd.subscribe("t", "fails").await;
+        nsqd.publish("t", "x").await;
+        consumer.ready(1).await;
+        let message = consumer.message().await;
+        consumer.requeue(&message, Duration::ZERO).await;
+        wait::until("lookupd knows the counts", async || {
+            let topic = stat(&lookupd, "").await;
+            let channels = &topic["channels"];
+            let counts =
+                [&channels[0]["expired_count"], &channels[1]["dead_lettered_count"]].map(Value::as_u64);
+            wait::when(counts, |counts| *counts == [Some(1), Some(1)])
+        })
+        .await;
+        assert!(!nsqd.log().contains("GET /stats"), "no node was asked");
+        let (code, table, _) = nsq(&lookupd, "stat t --no-rates").await;
+        assert_eq!(code, Some(0));
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[0].ends_with("\tFLAGS\tDEAD\tPENDING\tEXPIRED"), "{table}");
+        assert!(lines[2].ends_with("\t0\t0\t1") && lines[3].ends_with("\t1\t0\t0"), "{table}");
+    });
+}
+
 /// A node that is not our nsqd, or that sends invalid statistics.
 struct Node {
     stream: TcpStream,
@@ -262,7 +295,7 @@ fn invalid_stats_are_refused_without_harm() {
         assert_eq!(node.ask(b"PING\n").await.as_deref(), Some("OK"));
 
         let silent = Node::connect(&lookupd, 4152, Some(json!(200))).await;
-        assert_eq!(silent.1["heartbeat_stats"], 1, "the highest version that nsqlookupd knows");
+        assert_eq!(silent.1["heartbeat_stats"], 2, "the highest version that nsqlookupd knows");
         let nodes = node_stats(&lookupd, "").await;
         let reported: Vec<_> = nodes.iter().filter(|node| !node["stats"].is_null()).collect();
         assert_eq!((nodes.len(), reported.len()), (3, 1), "{nodes:?}");

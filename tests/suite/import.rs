@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_tests::daemon::binary;
+use nsq_tests::stats::until_equal;
 use nsq_tests::wire::{Message, bodies};
 use nsq_tests::{Daemon, test, test_within};
 use rand::rngs::SmallRng;
@@ -138,6 +139,47 @@ fn topics_channels_pauses_and_messages_are_imported() {
         nsqd.publish("t", "new").await;
         let new = consume(&nsqd, "t", "all", 1).await;
         assert!(messages.iter().all(|message| message.id != new[0].id));
+    });
+}
+
+#[test]
+fn age_of_imported_messages_counts_from_the_takeover() {
+    test(async {
+        let folder = folder();
+        put(&folder, "nsqd.dat", r#"{"topics":[{"name":"t","channels":[{"name":"c"}]}]}"#);
+        put_queue(&folder, "t:c", &[records(0..20)]);
+        let mut nsqd = Daemon::nsqd().flag("--ttl=1h").start_in(folder).await;
+        nsqd.log()
+            .expect("took over 20 messages; they keep their timestamps, and their age (ttl) counts from now")
+            .await;
+        for restart in 0..3 {
+            match restart {
+                0 => {}
+                1 => nsqd.kill().await,
+                _ => assert!(nsqd.terminate().await.success()),
+            }
+            if restart > 0 {
+                nsqd.restart().await;
+            }
+            // Upkeep removes old messages of all topics. After two rounds, it has seen this topic.
+            for round in 1..=2 {
+                let other = format!("other{restart}{round}");
+                nsqd.admin(&format!("/topic/create?topic={other}")).await;
+                nsqd.admin(&format!("/channel/create?topic={other}&channel=c")).await;
+                nsqd.admin(&format!("/topic/set?topic={other}&ttl=10ms")).await;
+                nsqd.publish(&other, "short-lived").await;
+                until_equal("the other message expires", 0, async || {
+                    nsqd.channel(&other, "c").await.map_or(1, |channel| channel.depth)
+                })
+                .await;
+            }
+            assert_eq!(nsqd.channel("t", "c").await.map(|channel| channel.depth), Some(20));
+        }
+        nsqd.admin("/topic/set?topic=t&ttl=10ms").await;
+        until_equal("they expire", 0, async || {
+            nsqd.channel("t", "c").await.map_or(1, |channel| channel.depth)
+        })
+        .await;
     });
 }
 

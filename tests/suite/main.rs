@@ -46,6 +46,9 @@ mod defer;
 /// Settings by policy file and over HTTP; retry schedules.
 mod policies;
 
+/// What a policy file would do: `/policy/test`.
+mod policy_test;
+
 /// Messages whose attempts are used up: the dead-letter topic, redrives.
 mod dead_letters;
 

@@ -222,3 +222,40 @@ fn missing_statsd_does_no_harm() {
         unknown.publish("t", "x").await;
     });
 }
+
+/// NSQ does not have these keys.
+#[test]
+fn dead_letters_and_expired_messages_are_pushed() {
+    test(async {
+        let mut statsd = Statsd::start().await;
+        let nsqd = Daemon::nsqd()
+            .flag(statsd.flag())
+            .flag("--statsd-interval=200ms")
+            .flag("--statsd-prefix=nsq")
+            .start()
+            .await;
+        for channel in ["fails", "expires", "plain"] {
+            nsqd.admin("/topic/create?topic=t").await;
+            nsqd.admin(&format!("/channel/create?topic=t&channel={channel}")).await;
+        }
+        nsqd.admin("/channel/set?topic=t&channel=fails&max_attempts=1").await;
+        nsqd.admin("/channel/set?topic=t&channel=expires&ttl=10ms").await;
+        let mut consumer = nsqd.subscribe("t", "fails").await;
+        nsqd.connect().await.publish_batch("t", &["1", "2"]).await;
+        consumer.ready(1).await;
+        let message = consumer.message().await;
+        consumer.ready(0).await;
+        consumer.requeue(&message, Duration::ZERO).await;
+        let wanted = [
+            ("nsq.topic.t.channel.fails.dead_lettered_count", 1),
+            ("nsq.topic.t.channel.fails.dead_letter_pending", 0),
+            ("nsq.topic.t.channel.fails.expired_count", 0),
+            ("nsq.topic.t.channel.expires.dead_lettered_count", 0),
+            ("nsq.topic.t.channel.expires.expired_count", 2),
+            ("nsq.topic.t.channel.plain.message_count", 2),
+        ];
+        statsd.until(&wanted).await;
+        let is_ours = |key: &String| key.contains("dead_letter") || key.contains("expired");
+        assert!(!statsd.values.keys().any(|key| key.contains("plain") && is_ours(key)));
+    });
+}

@@ -2,7 +2,7 @@
 //! [`Failure`].
 //!
 //! In reading order: `dev`; `publish` and `subscribe`; `stat`; `list`, `node`; `create`, `pause`, `empty`, `delete`,
-//! `retention`, `policy`, `dead`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`.
+//! `retention`, `policy`, `policy_test`, `dead`, with their common parts in `change`; `bench`; `data`; `completion`, `manual`.
 
 use tokio::runtime::{Builder, Runtime};
 
@@ -35,6 +35,7 @@ pub mod delete;
 pub mod retention;
 
 pub mod policy;
+pub mod policy_test;
 
 pub mod dead;
 

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use super::Context;
 use super::change::{Verb, conclude};
+use super::policy_test::TestFlags;
 use crate::cluster::{Cluster, Node, NodeError, verdict};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
@@ -32,6 +33,9 @@ pub enum PolicyCommand {
     Check(FileArgument),
     /// Set the settings of all existing topics and channels to the values of a policy file.
     Apply(ApplyFlags),
+    /// Show what a policy file would do with the messages that are there; changes nothing.
+    #[command(after_help = super::policy_test::EXAMPLES)]
+    Test(TestFlags),
 }
 
 #[derive(Debug, Args)]
@@ -105,6 +109,7 @@ pub async fn run(context: &Context, command: PolicyCommand) -> Result<ExitStatus
     match command {
         PolicyCommand::Explain(flags) => explain(context, &flags).await,
         PolicyCommand::Apply(flags) => apply(context, &flags).await,
+        PolicyCommand::Test(flags) => super::policy_test::run(context, &flags).await,
         PolicyCommand::Settings => settings(context),
         PolicyCommand::Check(argument) => check(context, &argument),
     }
@@ -146,7 +151,7 @@ fn settings(context: &Context) -> Result<ExitStatus, Failure> {
 }
 
 fn check(context: &Context, argument: &FileArgument) -> Result<ExitStatus, Failure> {
-    let file = read(&argument.file)?;
+    let (_, file) = read(&argument.file)?;
     for (line, warning) in file.warnings() {
         context.output.warning(&format!("{}, line {line}: {warning}", argument.file.display()));
     }
@@ -158,11 +163,15 @@ fn check(context: &Context, argument: &FileArgument) -> Result<ExitStatus, Failu
     Ok(ExitStatus::Done)
 }
 
-fn read(path: &Path) -> Result<PolicyFile, Failure> {
+/// The text of a policy file, and what it says.
+pub fn read(path: &Path) -> Result<(String, PolicyFile), Failure> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::failed(format_args!("cannot read {shown}: {error}")))?;
-    PolicyFile::parse(&text).map_err(|error| Failure::usage(format_args!("{shown}, {error}")))
+    match PolicyFile::parse(&text) {
+        Ok(file) => Ok((text, file)),
+        Err(error) => Err(Failure::usage(format_args!("{shown}, {error}"))),
+    }
 }
 
 /// Shows the settings of a topic or channel on all nodes; once if they are the same everywhere.
@@ -244,7 +253,7 @@ struct Difference {
 
 /// Sets what differs from the file on every node.
 async fn apply(context: &Context, flags: &ApplyFlags) -> Result<ExitStatus, Failure> {
-    let file = read(&flags.file.file)?;
+    let (_, file) = read(&flags.file.file)?;
     let cluster = Cluster::find(&context.targets).await?;
     let call = async |node: &Node| {
         let differences = differences(node, &file, flags.prune).await?;

@@ -147,13 +147,25 @@ const HEADINGS: [&str; 12] =
 const RETENTION_HEADINGS: [&str; 3] = ["KEPT", "KEPT BYTES", "OLDEST"];
 /// Shown only if a topic remembers ids of messages.
 const DEDUPE_HEADINGS: [&str; 2] = ["IDS", "DUPS"];
+/// Shown only if messages of a channel became dead letters, will become some next, or expired.
+const DEPARTURE_HEADINGS: [&str; 3] = ["DEAD", "PENDING", "EXPIRED"];
 
 fn table(topics: &[TopicReport], is_partial: bool) -> Table {
     let keeps = topics.iter().any(|topic| topic.retained.is_some());
     let dedupes = topics.iter().any(|topic| topic.dedupe.is_some());
+    let departs =
+        topics.iter().flat_map(|topic| &topic.channels).any(|channel| departures(channel) != [0; 3]);
     let mut table = Table::new(&HEADINGS);
     let mut count = HEADINGS.len();
-    for (is_shown, headings) in [(keeps, &RETENTION_HEADINGS[..]), (dedupes, &DEDUPE_HEADINGS[..])] {
+    // Where the columns of ids begin.
+    let mut ids_from = count;
+    let groups = [
+        (departs, &DEPARTURE_HEADINGS[..]),
+        (keeps, &RETENTION_HEADINGS[..]),
+        (dedupes, &DEDUPE_HEADINGS[..]),
+    ];
+    for (is_shown, headings) in groups {
+        ids_from = count;
         if is_shown {
             table.add_columns(headings);
             count += headings.len();
@@ -170,6 +182,9 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
         ];
         cells.extend(std::iter::repeat_n(Cell::None, 5));
         cells.push(flags_of_topic(topic, is_partial).into());
+        if departs {
+            cells.extend(std::iter::repeat_n(Cell::None, DEPARTURE_HEADINGS.len()));
+        }
         if let Some(retained) = &topic.retained {
             let oldest = Some(retained.oldest_retained_at).filter(|at| *at > 0);
             cells.push(retained.retained_count.into());
@@ -177,7 +192,7 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
             cells.push(oldest.map_or(Cell::None, |at| nsq_protocol::start_at::rfc3339(at).into()));
         }
         if let Some(dedupe) = &topic.dedupe {
-            cells.resize(count - DEDUPE_HEADINGS.len(), Cell::None);
+            cells.resize(ids_from, Cell::None);
             cells.push(dedupe.id_count.into());
             cells.push(dedupe.duplicate_count.into());
         }
@@ -198,11 +213,18 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
                 channel.client_count.into(),
                 flags_of_channel(channel, is_partial).into(),
             ];
+            if departs {
+                cells.extend(departures(channel).map(Cell::from));
+            }
             cells.resize(count, Cell::None);
             table.row(cells);
         }
     }
     table
+}
+
+fn departures(channel: &ChannelReport) -> [u64; 3] {
+    [channel.dead_lettered_count, channel.dead_letter_pending, channel.expired_count]
 }
 
 #[cfg(test)]
@@ -240,6 +262,21 @@ mod tests {
         assert_eq!(rows[1][..5], ["t", "-", "-", "-", "0"]);
         assert_eq!(rows[2][..5], ["t", "c", "-", "-", "3"]);
         assert_eq!(rows[2][11], "!");
+    }
+
+    #[test]
+    fn departures_have_columns_if_a_channel_has_some() {
+        let channel = |expired_count| ChannelReport { expired_count, ..ChannelReport::default() };
+        let retained = Some(crate::report::RetainedReport { retained_count: 9, ..Default::default() });
+        let topic =
+            TopicReport { channels: vec![channel(0), channel(4)], retained, ..TopicReport::default() };
+        let text = table(&[topic], false).tab_separated();
+        let ends: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').skip(12).collect()).collect();
+        assert_eq!(ends[0], ["DEAD", "PENDING", "EXPIRED", "KEPT", "KEPT BYTES", "OLDEST"]);
+        assert_eq!(ends[1][..4], ["-", "-", "-", "9"]);
+        assert_eq!((&ends[2][..3], &ends[3][..3]), (&["0", "0", "0"][..], &["0", "0", "4"][..]));
+        let without = TopicReport { channels: vec![channel(0)], ..TopicReport::default() };
+        assert!(!table(&[without], false).tab_separated().contains("DEAD"));
     }
 
     #[test]

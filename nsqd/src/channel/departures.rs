@@ -86,6 +86,11 @@ impl Departures {
         }
     }
 
+    /// When a message that was published deferred was due, if its age counts from then.
+    pub(super) fn due_at(&self, sequence: u64) -> Option<Nanos> {
+        self.due_at.get(&sequence).copied()
+    }
+
     /// The oldest message that is departing.
     pub(super) fn lowest(&self) -> Option<u64> {
         self.departing.first_key_value().map(|(&sequence, _)| sequence)

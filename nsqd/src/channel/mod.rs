@@ -8,6 +8,7 @@
 //! - [`take`]: pure; handing out messages
 //! - [`moving`]: pure; moving the read cursor
 //! - [`departures`]: pure; messages that leave otherwise than by a FIN
+//! - [`policy_test`]: pure; what a policy would do with the messages
 //! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; parts of the state
 //! - [`signal`]: wakes a consumer's connection, or skips the consumer while it is busy
 //! - [`overflow`]: pure; how much the channel holds, and removing what exceeds its bound; [`gauge`]: pure; makes it readable
@@ -31,6 +32,7 @@ pub mod latency;
 pub mod moving;
 pub mod outstanding;
 pub mod overflow;
+pub mod policy_test;
 pub mod reading;
 pub mod replayed;
 pub mod runs;

@@ -12,6 +12,7 @@
 //! | `/topic/delete`, `empty`, `pause`, `unpause`, `retain`, `set` | `admin` | the topic, no channel |
 //! | `/channel/delete`, `empty`, `pause`, `unpause`, `seek`, `set` | `admin` | topic and channel |
 //! | `/policy/explain` | `monitor` | topic and channel, if one is given |
+//! | `/policy/test` | `monitor` | the topic, if one is given; no channel |
 //! | `/topic/dead`, `GET /topic/redrive` | `monitor` | the topic, no channel |
 //! | `/topic/dead/messages` | `subscribe` | the topic, channel `redrive`: bodies are data |
 //! | `/topic/dead/delete`, `DELETE /topic/redrive` | `admin` | the topic, no channel |
@@ -138,7 +139,7 @@ fn need(route: Route) -> Need {
         | Route::ChannelSeek
         | Route::ChannelSet => Need::Any(&[Admin], About::Channel),
         Route::Stats | Route::PolicyExplain => Need::Any(&[Monitor], About::Channel),
-        Route::DeadLetters | Route::RedriveGet => Need::Any(&[Monitor], About::Topic),
+        Route::PolicyTest | Route::DeadLetters | Route::RedriveGet => Need::Any(&[Monitor], About::Topic),
         Route::DeadMessages => Need::Any(&[Subscribe], About::DeadLetters),
         Route::Metrics => Need::Any(&[Monitor], About::Node),
         Route::ConfigGet | Route::ConfigPut | Route::Pprof(_) | Route::SetBlockRate | Route::FreeMemory => {

@@ -267,7 +267,7 @@ fn topic_name(query: &Query<'_>) -> Result<TopicName, HttpError> {
 }
 
 /// Refuses unknown parameters: a misspelled `filter` would select everything.
-fn only(query: &Query<'_>, known: &[&str]) -> Result<(), HttpError> {
+pub(super) fn only(query: &Query<'_>, known: &[&str]) -> Result<(), HttpError> {
     match query.iter().find(|(key, _)| !known.contains(&key.as_ref())) {
         None => Ok(()),
         Some((key, _)) => {
@@ -299,7 +299,11 @@ fn selection(query: &Query<'_>) -> Result<Selection, HttpError> {
 }
 
 /// A number; `None` if the parameter is missing.
-fn number(query: &Query<'_>, key: &str, range: &RangeInclusive<u64>) -> Result<Option<u64>, HttpError> {
+pub(super) fn number(
+    query: &Query<'_>,
+    key: &str,
+    range: &RangeInclusive<u64>,
+) -> Result<Option<u64>, HttpError> {
     let Some(text) = query.get(key) else { return Ok(None) };
     match text.parse().ok().filter(|number| range.contains(number)) {
         Some(number) => Ok(Some(number)),
@@ -349,7 +353,7 @@ fn letters(context: &HttpContext, topic: &TopicName, from: u64) -> Result<DeadLe
     DeadLetters::of(&context.registry, topic.as_str(), from).map_err(|error| refused(context, topic, error))
 }
 
-fn bad_request(word: String) -> HttpError {
+pub(super) fn bad_request(word: String) -> HttpError {
     HttpError { word: Cow::Owned(word), ..HttpError::bad_request("") }
 }
 

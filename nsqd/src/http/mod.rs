@@ -13,6 +13,7 @@
 //! | POST | `/topic/retain`, `/channel/seek` | set a topic's retention; move a channel's position ([`retention`]) |
 //! | POST | `/topic/set`, `/channel/set` | change settings of a topic or channel ([`policy`]) |
 //! | GET | `/policy/explain` | the settings in force, and where each comes from ([`policy`]) |
+//! | POST | `/policy/test` | what a policy file would do ([`policy_test`]) |
 //! | GET | `/topic/dead`, `/topic/dead/messages` | dead letters: counts, and the messages ([`dead_letters`]) |
 //! | POST | `/topic/dead/delete` | delete dead letters ([`dead_letters`]) |
 //! | POST, GET, DELETE | `/topic/redrive` | move dead letters back: start, progress, stop ([`dead_letters`]) |
@@ -31,6 +32,7 @@ pub mod debug;
 pub mod retention;
 pub mod metrics;
 pub mod policy;
+pub mod policy_test;
 pub mod publish;
 mod publish_headers;
 pub mod stats;
@@ -131,6 +133,8 @@ pub enum Route {
     ChannelSet,
     /// `GET /policy/explain`
     PolicyExplain,
+    /// `POST /policy/test`
+    PolicyTest,
     /// `GET /topic/dead`
     DeadLetters,
     /// `GET /topic/dead/messages`
@@ -199,6 +203,7 @@ impl Service for HttpContext {
             Route::TopicSet => policy::set_topic(context, request).await,
             Route::ChannelSet => policy::set_channel(context, request).await,
             Route::PolicyExplain => policy::explain(context, request).await,
+            Route::PolicyTest => policy_test::test(context, request).await,
             Route::DeadLetters => dead_letters::summary(context, request).await,
             Route::DeadMessages => dead_letters::messages(context, request).await,
             Route::DeadDelete => dead_letters::delete(context, request).await,
@@ -239,6 +244,7 @@ fn routes() -> Router<Route> {
         .add(Method::POST, "/topic/set", Route::TopicSet)
         .add(Method::POST, "/channel/set", Route::ChannelSet)
         .add(Method::GET, "/policy/explain", Route::PolicyExplain)
+        .add(Method::POST, "/policy/test", Route::PolicyTest)
         .add(Method::GET, "/topic/dead", Route::DeadLetters)
         .add(Method::GET, "/topic/dead/messages", Route::DeadMessages)
         .add(Method::POST, "/topic/dead/delete", Route::DeadDelete)

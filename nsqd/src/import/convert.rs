@@ -27,7 +27,9 @@ use super::metadata::TopicEntry;
 use super::queues::{QueueFiles, read_position};
 use crate::engine::EngineLimits;
 use crate::import::diskqueue::{self, Found, RecordHeader, RecordScan};
-use crate::storage::checkpoint::{ChannelCheckpoint, OutstandingCheckpoint, TopicCheckpoint};
+use crate::storage::checkpoint::{
+    ChannelCheckpoint, OutstandingCheckpoint, TakenOverCheckpoint, TopicCheckpoint,
+};
 use crate::storage::data_dir::DataDir;
 use crate::storage::outstanding_list::OutstandingList;
 use crate::storage::segment::SegmentStore;
@@ -51,6 +53,8 @@ pub struct Converter<'a> {
     pub logger: &'a Logger,
     /// See [`super::index::MAX_ENTRIES_IN_MEMORY`].
     pub max_index_entries: usize,
+    /// When the messages are taken over: wall time in nanoseconds. Their age counts from then.
+    pub wall_ns: i64,
     /// The sequence number of each topic's first message.
     pub first_sequence: u64,
     /// The number of the next channel.
@@ -127,6 +131,11 @@ impl Converter<'_> {
             message_count: writer.to.log.next_sequence - self.first_sequence,
             message_bytes: writer.to.log.body_bytes,
             channels: channels.collect(),
+            taken_over: Some(TakenOverCheckpoint {
+                before: writer.to.log.next_sequence,
+                at_ns: self.wall_ns,
+            })
+            .filter(|taken_over| taken_over.before > self.first_sequence),
             ..TopicCheckpoint::default()
         })
     }

@@ -81,6 +81,7 @@ pub fn take_over(
         limits,
         logger,
         max_index_entries: index::MAX_ENTRIES_IN_MEMORY,
+        wall_ns,
         first_sequence: u64::try_from(wall_ns / 1000).unwrap_or(0),
         next_channel: 1,
     };
@@ -148,7 +149,10 @@ fn take_over_with(mut converter: Converter<'_>) -> Result<(), ImportError> {
     checkpoint::write(&**storage, &data_dir.checkpoint_path(), &checkpoint)
         .map_err(|error| ImportError::Checkpoint { path: dir.to_owned(), error })?;
     let messages: u64 = checkpoint.topics.iter().map(|topic| topic.message_count).sum();
-    nsq_daemon::info!(logger, "IMPORT: took over {messages} messages");
+    nsq_daemon::info!(
+        logger,
+        "IMPORT: took over {messages} messages; they keep their timestamps, and their age (ttl) counts from now"
+    );
     let orphans = queues.keys().filter(|queue| !taken.contains(queue.as_str()));
     report_orphans(logger, orphans, &format!("not in {METADATA_FILE}"));
     finish(&**storage, data_dir, logger);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nsq_daemon::log::Logger;
 use nsq_protocol::{ChannelName, MessageView};
@@ -14,14 +15,18 @@ use super::nsq_dir::{self, DIR, DirModel, Messages, QueueModel, Record, TopicCon
 use super::{Converter, ImportError, take_over_with};
 use crate::channel::{Channel, TakeEnd};
 use crate::client_info::ClientInfo;
+use crate::clock;
 use crate::engine::EngineLimits;
 use crate::log::index::sequence_of;
+use crate::policy::setting::{Setting, Value};
+use crate::policy::settings::Change;
 use crate::startup::{RecoveryError, StartOptions, recover};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
 use crate::storage::{DirLock, Durability, Identity, Space, Storage, StorageFile, SyncError};
 use crate::topic::TopicDepth;
 use crate::topic::registry::Registry;
+use crate::upkeep::checkpoint;
 
 const LIMITS: EngineLimits = EngineLimits {
     mem_queue_size: 50,
@@ -33,6 +38,9 @@ const LIMITS: EngineLimits = EngineLimits {
     ..EngineLimits::DEFAULT
 };
 
+/// When [`import`] takes over.
+const TAKEN_OVER_AT_NS: i64 = 1_000_000_000;
+
 /// Runs only the takeover, with an index too large for its memory limit.
 fn import(storage: &Arc<dyn Storage>) -> Result<(), ImportError> {
     let data_dir = DataDir::open(storage, DIR)?;
@@ -42,6 +50,7 @@ fn import(storage: &Arc<dyn Storage>) -> Result<(), ImportError> {
         limits: &LIMITS,
         logger: &Logger::silent(),
         max_index_entries: 20,
+        wall_ns: TAKEN_OVER_AT_NS,
         first_sequence: 1_000_000,
         next_channel: 1,
     })
@@ -301,6 +310,36 @@ fn small() -> DirModel {
 
 fn depth(registry: &Registry) -> u64 {
     registry.get("t").unwrap().channel("c").unwrap().inspect(|state, _| state.depth())
+}
+
+/// The timestamps are years old.
+#[test]
+fn age_counts_from_the_takeover_also_after_restarts() {
+    let (storage, _) = small().write();
+    let minutes = |count: u64| Duration::from_secs(count * 60);
+    for restart in 0..3 {
+        let registry = start(&storage, Durability::Write).unwrap();
+        let topic = registry.get("t").unwrap();
+        if restart == 0 {
+            let ttl = Change::of([(Setting::Ttl, Value::Duration(minutes(60)))]);
+            topic.change_settings(&ttl).unwrap();
+        }
+        let (now, wall_ns) = (clock::monotonic(), clock::wall_ns());
+        topic.expire(now, wall_ns.saturating_add_unsigned(clock::nanos(minutes(59))));
+        assert_eq!(depth(&registry), 10, "after {restart} restarts");
+        assert_eq!(
+            topic.log().end_of_older(wall_ns.saturating_sub_unsigned(clock::nanos(minutes(2)))),
+            Ok(0)
+        );
+        if restart == 2 {
+            topic.expire(now + clock::nanos(minutes(2)), wall_ns);
+            assert_eq!(depth(&registry), 0);
+            assert!(topic.log().taken_over().is_none(), "no message is left");
+        }
+        // The next start reads a checkpoint of ours, not that of the takeover.
+        checkpoint::write_checkpoint(&registry, false).unwrap();
+        checkpoint::write_checkpoint(&registry, false).unwrap();
+    }
 }
 
 #[test]

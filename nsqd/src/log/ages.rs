@@ -25,6 +25,22 @@ struct AgeMark {
     to: Moment,
 }
 
+/// Messages that were taken over from NSQ. Their timestamps are NSQ's, but their age counts from the takeover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TakenOver {
+    /// All messages before this one.
+    pub before: u64,
+    /// When they were taken over: wall time in nanoseconds.
+    pub at_ns: i64,
+}
+
+impl TakenOver {
+    /// The wall time from which the age of a message counts.
+    pub fn counts_from(&self, sequence: u64, published_ns: i64) -> i64 {
+        if sequence < self.before { published_ns.max(self.at_ns) } else { published_ns }
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Ages {
@@ -141,6 +157,14 @@ mod tests {
         assert_eq!(ages.expired_before(5000 * MS, TTL), 20);
         assert_eq!(ages.expired_before(10_007 * MS - 1, TTL), 20);
         assert_eq!(ages.expired_before(10_007 * MS, TTL), 100);
+    }
+
+    #[test]
+    fn messages_that_were_taken_over_count_from_then() {
+        let taken_over = TakenOver { before: 10, at_ns: 500 };
+        assert_eq!(taken_over.counts_from(9, 3), 500);
+        assert_eq!(taken_over.counts_from(9, 600), 600, "the clock of NSQ was ahead");
+        assert_eq!(taken_over.counts_from(10, 3), 3, "published later, after the clock was set back");
     }
 
     proptest! {

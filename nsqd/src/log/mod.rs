@@ -38,13 +38,13 @@ pub mod supply;
 pub mod index;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nsq_protocol::headers::{self, Form};
 use parking_lot::Mutex;
 
-use self::ages::Ages;
+use self::ages::{Ages, TakenOver};
 pub use self::clean::Cleaned;
 use self::holder::Holders;
 pub use self::holder::{Floor, Holder, Ranges};
@@ -52,6 +52,7 @@ use self::ids::{ForeignIds, base_of};
 use self::index::{Location, LogIndex, sequence_of};
 pub use self::mark::Mark;
 use self::read_memory::ReadMemory;
+use self::reader::CannotRead;
 use self::retained::RetentionState;
 use self::sizes::Sizes;
 pub use self::supply::{Source, Supply};
@@ -85,6 +86,8 @@ pub struct TopicLog {
     /// How large messages are, if any bound needs it.
     sizes: Mutex<Sizes>,
     measures_sizes: AtomicBool,
+    /// Set at start, if the topic has messages that were taken over from NSQ.
+    taken_over: OnceLock<TakenOver>,
     /// Copy of the index's: finished messages from here on are retained.
     retained_from: AtomicU64,
     retention_state: Mutex<RetentionState>,
@@ -142,6 +145,7 @@ impl TopicLog {
             expires: AtomicBool::new(false),
             sizes: Mutex::default(),
             measures_sizes: AtomicBool::new(false),
+            taken_over: OnceLock::new(),
             retained_from: AtomicU64::new(u64::MAX),
             retention_state: Mutex::default(),
             index: Mutex::new(index),
@@ -451,12 +455,36 @@ impl TopicLog {
         let on_disk = on_disk.flat_map(|block| retained::timestamps(block, TIMES_PER_PIECE));
         let mut found: Vec<(u64, i64)> = on_disk.chain(in_memory).collect();
         found.sort_unstable();
+        let taken_over = self.taken_over.get();
         let mut latest = i64::MIN;
         let older = found.into_iter().map(|(sequence, timestamp)| {
-            latest = latest.max(timestamp.min(wall_ns));
+            let from = taken_over.map_or(timestamp, |taken_over| taken_over.counts_from(sequence, timestamp));
+            latest = latest.max(from.min(wall_ns));
             (sequence + 1, ages::moment(now).saturating_sub(wall_ns.saturating_sub(latest)))
         });
         self.ages.lock().add_older(older.collect::<Vec<_>>().into_iter());
+    }
+
+    /// The end of the messages that were published before `time_ns`, a wall time: those of which
+    /// [`TopicLog::expired_before`] says so once it knows their ages, or a few more. Reads from disk.
+    pub fn end_of_older(&self, time_ns: i64) -> Result<u64, CannotRead> {
+        match self.taken_over.get() {
+            // Those that were taken over are younger, and so are all others.
+            Some(taken_over) if taken_over.at_ns >= time_ns => Ok(0),
+            _ => self.find_time_exactly(time_ns),
+        }
+    }
+
+    /// Sets which messages were taken over from NSQ. Call before anything expires, at most once.
+    pub fn set_taken_over(&self, taken_over: TakenOver) {
+        // A log is restored once.
+        let _ = self.taken_over.set(taken_over);
+    }
+
+    /// The messages that were taken over from NSQ; `None` if there are none any more.
+    pub fn taken_over(&self) -> Option<TakenOver> {
+        let taken_over = *self.taken_over.get()?;
+        (self.index.lock().first_present() < taken_over.before).then_some(taken_over)
     }
 
     /// Deletes the segment files that no holder needs. Blocks on the disk.

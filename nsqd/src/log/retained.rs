@@ -1,5 +1,6 @@
 //! Retains finished messages: closes pieces in time, deletes the oldest, and finds positions among retained messages.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -7,6 +8,7 @@ use super::Mark;
 use super::TopicLog;
 use super::chunk::Chunk;
 use super::index::LogIndex;
+use super::reader::CannotRead;
 use super::retention::{Piece, PiecePlace, Retention};
 use crate::clock::Nanos;
 use crate::storage::ChannelNumber;
@@ -34,6 +36,17 @@ pub struct Retained {
     pub oldest_ns: Option<i64>,
     /// Sequence number of the oldest, or of the next message if there is none.
     pub oldest_sequence: u64,
+}
+
+/// What limits of retention would do with the messages retained now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetentionOutcome {
+    pub retained_count: u64,
+    /// Bytes of the blocks and chunks that hold them.
+    pub retained_bytes: u64,
+    /// The part that would be deleted at once.
+    pub deleted_count: u64,
+    pub deleted_bytes: u64,
 }
 
 impl TopicLog {
@@ -90,15 +103,7 @@ impl TopicLog {
         if self.is_deleted() {
             return Ok(0);
         }
-        let mut files: Vec<SegmentFileInfo> = segments.files().collect();
-        files.sort_unstable_by_key(|file| file.end_sequence);
-        let mut pieces: Vec<Piece> = (files.iter())
-            .map(|file| Piece {
-                end_sequence: file.end_sequence,
-                bytes: file.bytes,
-                place: PiecePlace::File(file.number),
-            })
-            .collect();
+        let mut pieces = pieces_on_disk(&segments);
         let from = {
             let mut index = self.index.lock();
             index.seal_if(|oldest_ns, bytes| retention.closes(oldest_ns, bytes, now_ns, 0));
@@ -106,10 +111,7 @@ impl TopicLog {
             index.retained_marks.forget_due(now);
             index.retained_marks.retained_from
         };
-        let from = retention.advance(from, now_ns, &pieces, |piece| match piece.place {
-            PiecePlace::Memory(newest_ns) => Ok(Some(newest_ns)),
-            PiecePlace::File(number) => self.newest_in(number, piece.end_sequence),
-        })?;
+        let from = self.advance(&retention, from, now_ns, &pieces)?;
         {
             let mut index = self.index.lock();
             // Retention may have been turned off meanwhile.
@@ -121,6 +123,40 @@ impl TopicLog {
         let freed = self.trim_all(&mut segments)?;
         self.read_oldest_timestamp()?;
         Ok(freed)
+    }
+
+    /// What these limits would delete at `now_ns` of the messages retained now. Changes nothing, and reads from disk.
+    /// `None` if nothing is retained.
+    pub fn test_retention(&self, retention: Retention, now_ns: i64) -> io::Result<Option<RetentionOutcome>> {
+        if !self.is_retaining() {
+            return Ok(None);
+        }
+        let mut pieces = pieces_on_disk(&self.segments.lock());
+        let from = {
+            let index = self.index.lock();
+            pieces.extend(index.pieces_in_memory());
+            index.retained_marks.retained_from
+        };
+        let retained_to = match retention.is_off() {
+            true => u64::MAX,
+            false => self.advance(&retention, from, now_ns, &pieces)?,
+        };
+        let retained_to = retained_to.min(self.needed_from());
+        let index = self.index.lock();
+        // Retention may have been turned off meanwhile.
+        if index.retained_marks.retained_from == u64::MAX {
+            return Ok(None);
+        }
+        let (retained_count, retained_bytes) = index.retained();
+        let (deleted_count, deleted_bytes) = index.amount(from, retained_to);
+        Ok(Some(RetentionOutcome { retained_count, retained_bytes, deleted_count, deleted_bytes }))
+    }
+
+    fn advance(&self, retention: &Retention, from: u64, now_ns: i64, pieces: &[Piece]) -> io::Result<u64> {
+        retention.advance(from, now_ns, pieces, |piece| match piece.place {
+            PiecePlace::Memory(newest_ns) => Ok(Some(newest_ns)),
+            PiecePlace::File(number) => self.newest_in(number, piece.end_sequence),
+        })
     }
 
     /// Timestamp of the newest readable message in a segment file; `None` if none is readable.
@@ -231,6 +267,11 @@ impl TopicLog {
         self.index.lock().retained_marks.add_targeted(from, to, channel);
     }
 
+    /// Number of messages of `from..to` in the log.
+    pub fn count_between(&self, from: u64, to: u64) -> u64 {
+        self.index.lock().amount(from, to).0
+    }
+
     /// The ranges of `from..to` without messages: missing or void.
     pub fn absent(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
         if from < to { self.index.lock().absent(from, to) } else { Vec::new() }
@@ -257,20 +298,49 @@ impl TopicLog {
     }
 
     /// The first message published at or after `time_ns`, or the end of the log; and whether no earlier message is in
-    /// the log. Reads a few blocks from disk.
+    /// the log. Reads a few blocks from disk; an unreadable one counts as older.
     pub fn find_time(&self, time_ns: i64) -> (u64, bool) {
+        self.look_up_time(time_ns, &Cell::new(false))
+    }
+
+    /// Like [`TopicLog::find_time`], but fails if a block cannot be read.
+    pub fn find_time_exactly(&self, time_ns: i64) -> Result<u64, CannotRead> {
+        let is_unreadable = Cell::new(false);
+        let (found, _) = self.look_up_time(time_ns, &is_unreadable);
+        if is_unreadable.get() { Err(CannotRead) } else { Ok(found) }
+    }
+
+    /// Sets `is_unreadable` if a block cannot be read.
+    fn look_up_time(&self, time_ns: i64, is_unreadable: &Cell<bool>) -> (u64, bool) {
         let (blocks, in_memory, first) = {
             let index = self.index.lock();
             (index.blocks(), index.first_in_memory_since(time_ns), index.first_present())
         };
-        // An unreadable block counts as older.
-        let is_before = |block: &BlockRef| timestamp_in(block, 0).is_none_or(|at| at < time_ns);
+        let is_before = |block: &BlockRef| match timestamp_in(block, 0) {
+            Some(at) => at < time_ns,
+            None => {
+                is_unreadable.set(true);
+                true
+            }
+        };
         let after = blocks.partition_point(is_before);
         let within = after.checked_sub(1).and_then(|index| first_since(&blocks[index], time_ns));
         let next = blocks.get(after).map(|block| block.first_sequence);
         let found = within.or(next).into_iter().chain(in_memory).min().unwrap_or_else(|| self.end());
         (found, found <= first)
     }
+}
+
+/// The segment files, in the order of their messages.
+fn pieces_on_disk(segments: &SegmentStore) -> Vec<Piece> {
+    let mut files: Vec<SegmentFileInfo> = segments.files().collect();
+    files.sort_unstable_by_key(|file| file.end_sequence);
+    let piece = |file: &SegmentFileInfo| Piece {
+        end_sequence: file.end_sequence,
+        bytes: file.bytes,
+        place: PiecePlace::File(file.number),
+    };
+    files.iter().map(piece).collect()
 }
 
 /// The first message of a block that was published at or after `time_ns`.

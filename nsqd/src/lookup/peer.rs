@@ -218,7 +218,7 @@ impl Peer {
             reports.reporter.as_ref().and_then(|reporter| reporter.next_report(&mut reports.progress));
         let Some(report) = report else { return Ok(()) };
         let mut command = Vec::new();
-        LookupCommand::Stats(report.encode()).encode(&mut command);
+        LookupCommand::Stats(report.encode_for(reports.version)).encode(&mut command);
         connection.send(&command).await?;
         let answer = connection.response().await?;
         if is_error(&answer) {
@@ -264,7 +264,8 @@ impl Peer {
         });
         let offered = node.heartbeat_stats;
         let wanted = info.heartbeat_stats;
-        Ok((connection, (wanted != 0 && wanted <= offered).then(Reports::default)))
+        let is_usable = wanted != 0 && wanted <= offered;
+        Ok((connection, is_usable.then(|| Reports { version: wanted, ..Reports::default() })))
     }
 
     /// Sends commands until the registrations equal `topology`.
@@ -348,6 +349,8 @@ impl Peer {
 /// The progress of statistics reports on one connection.
 #[derive(Default)]
 struct Reports {
+    /// The version of the statistics that nsqlookupd wants.
+    version: u8,
     /// The reporter of the current round.
     reporter: Option<Arc<Reporter>>,
     progress: Progress,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nsq_protocol::heartbeat::{HEARTBEAT_STATS, NodeSummary, StatsReport, TopicSummary, refresh_request};
-use nsq_protocol::{LookupCommand, TopicStats, put_lookup_response};
+use nsq_protocol::{ChannelStats, LookupCommand, TopicStats, put_lookup_response};
 
 use super::fake::{Answer, DEADLINE, FakeLookupd, Node, calm, node_info};
 use super::ledger::TopicSnapshot;
@@ -21,7 +21,10 @@ impl FakeStats {
 }
 
 fn summary(name: &str, depth: i64) -> TopicSummary {
-    let stats = TopicStats { topic_name: name.to_owned(), depth, ..TopicStats::default() };
+    let expired_count = depth.unsigned_abs();
+    let channels =
+        vec![ChannelStats { channel_name: "c".to_owned(), expired_count, ..ChannelStats::default() }];
+    let stats = TopicStats { topic_name: name.to_owned(), depth, channels, ..TopicStats::default() };
     TopicSummary::new(&stats).unwrap()
 }
 
@@ -109,6 +112,25 @@ async fn heartbeats_carry_changed_statistics() {
     fake.break_connections();
     let again = until(&seen, |reports| reports[count..].iter().find(|report| report.is_first).cloned()).await;
     assert_eq!(again.topics.len(), 1);
+}
+
+#[tokio::test]
+async fn older_nsqlookupd_gets_its_version_of_the_statistics() {
+    for (version, expired_count) in [(1, 0), (HEARTBEAT_STATS, 3)] {
+        let reports = watch::Sender::new(Vec::new());
+        let seen = reports.subscribe();
+        let fake = stats_lookupd(move |report| {
+            reports.send_modify(|reports| reports.extend(report.cloned()));
+            Answer::Right
+        });
+        let fake = fake.await;
+        fake.set_heartbeat_stats(version);
+        let stats = Arc::new(FakeStats::default());
+        stats.set("a", 3);
+        let _node = node(&fake, &stats);
+        let first = until(&seen, |reports| reports.first().cloned()).await;
+        assert_eq!(first.topics[0].channels[0].departures.expired_count, expired_count, "version {version}");
+    }
 }
 
 #[tokio::test]

@@ -124,6 +124,11 @@ impl PolicyFile {
         })
     }
 
+    /// Whether a policy applies to the topic, or to the channel if one is given.
+    pub fn concerns(&self, topic: &str, channel: Option<&str>) -> bool {
+        self.entries.iter().any(|entry| entry.matches(topic, channel))
+    }
+
     /// The value of a topic's setting, or of a channel's if `channel` is given, and the line of the policy that sets
     /// it.
     pub fn value(&self, setting: Setting, topic: &str, channel: Option<&str>) -> Option<(&Value, usize)> {

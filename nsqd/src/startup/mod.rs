@@ -27,11 +27,15 @@ mod engine_tests;
 #[cfg(test)]
 mod lost_records_tests;
 #[cfg(test)]
+mod policy_test_tests;
+#[cfg(test)]
 mod retention_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod slow_disk_tests;
+#[cfg(test)]
+mod ttl_tests;
 
 use std::io;
 use std::sync::Arc;

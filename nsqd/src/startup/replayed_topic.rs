@@ -19,7 +19,7 @@ use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, is_full};
 use crate::topic::dedupe::LearnedIds;
 use crate::topic::release::ReleasePoint;
-use crate::topic::saved::{restore_marks, restore_retention};
+use crate::topic::saved::{restore_marks, restore_retention, restore_taken_over};
 use crate::topic::state::{Follower, TopicState};
 
 /// A channel during replay.
@@ -135,6 +135,7 @@ impl ReplayedTopic {
         let deadline = |due_ns| limits.deadline(due_ns);
         restore_retention(&log, &saved.retention, limits.retention(&name, &own), first, deadline);
         restore_marks(&log, saved, deadline);
+        restore_taken_over(&log, saved);
         let published_to = saved.published_before.unwrap_or(saved.next_sequence).min(saved.next_sequence);
         let point = ReleasePoint::new(saved.released, published_to, saved.paused, false);
         let end = saved.next_sequence.max(saved.released);

@@ -5,14 +5,20 @@ use std::fmt::Write as _;
 
 use nsq_protocol::{ChannelStats, E2eLatency, MemoryStats, Stats, TopicStats};
 
+/// Of a topic: messages, bytes. Of a channel: messages, requeues, timeouts, then the departures: dead letters, expired
+/// messages, pending dead letters.
+const COUNTERS: usize = 6;
+/// Where the departures begin.
+const DEPARTURES: usize = 3;
+
 /// Converts statistics to packets; remembers the counters between pushes.
 #[derive(Debug)]
 pub struct Pusher {
     prefix: String,
     packet_size: usize,
     exclude_ephemeral: bool,
-    /// Key: topic, and channel for counters of a channel.
-    counters: HashMap<(String, Option<String>), [u64; 3]>,
+    /// Key: topic, and channel for counters of a channel. Unused places are 0.
+    counters: HashMap<(String, Option<String>), [u64; COUNTERS]>,
     garbage_collections: u64,
 }
 
@@ -26,23 +32,40 @@ impl Pusher {
     pub fn packets(&mut self, stats: &Stats) -> Vec<Vec<u8>> {
         let mut packets = Packets::new(&self.prefix, self.packet_size);
         let mut counters = HashMap::new();
-        let mut since = |topic: &str, channel: Option<&str>, now: [u64; 3]| {
+        // The differences, and whether there are or were departures.
+        let mut since = |topic: &str, channel: Option<&str>, now: [u64; COUNTERS]| {
             let key = (topic.to_owned(), channel.map(str::to_owned));
             let before = self.counters.get(&key).copied().unwrap_or_default();
-            let differences = std::array::from_fn(|index| difference(now[index], before[index]));
+            let differences: [u64; COUNTERS] =
+                std::array::from_fn(|index| difference(now[index], before[index]));
             counters.insert(key, now);
-            differences
+            (
+                differences,
+                [now, before].iter().any(|counts| counts[DEPARTURES..] != [0; COUNTERS - DEPARTURES]),
+            )
         };
         let excluded = |name: &str| self.exclude_ephemeral && name.ends_with("#ephemeral");
         let topics = stats.topics.iter().flatten().filter(|topic| !excluded(&topic.topic_name));
         for topic in topics {
             let name = &topic.topic_name;
-            put_topic(&mut packets, topic, since(name, None, [topic.message_count, topic.message_bytes, 0]));
+            let now = [topic.message_count, topic.message_bytes, 0, 0, 0, 0];
+            put_topic(&mut packets, topic, since(name, None, now).0);
             let channels = topic.channels.iter().filter(|channel| !excluded(&channel.channel_name));
             for channel in channels {
-                let now = [channel.message_count, channel.requeue_count, channel.timeout_count];
-                let differences = since(name, Some(&channel.channel_name), now);
-                put_channel(&mut packets, name, channel, differences);
+                let now = [
+                    channel.message_count,
+                    channel.requeue_count,
+                    channel.timeout_count,
+                    channel.dead_lettered_count,
+                    channel.expired_count,
+                    channel.dead_letter_pending,
+                ];
+                let (differences, has_departures) = since(name, Some(&channel.channel_name), now);
+                let key = format!("topic.{name}.channel.{}", channel.channel_name);
+                put_channel(&mut packets, &key, channel, differences);
+                if has_departures {
+                    put_departures(&mut packets, &key, channel, differences);
+                }
             }
         }
         if let Some(memory) = &stats.memory {
@@ -59,7 +82,7 @@ fn difference(now: u64, before: u64) -> u64 {
     now.checked_sub(before).unwrap_or(now)
 }
 
-fn put_topic(packets: &mut Packets<'_>, topic: &TopicStats, [messages, bytes, _]: [u64; 3]) {
+fn put_topic(packets: &mut Packets<'_>, topic: &TopicStats, [messages, bytes, ..]: [u64; COUNTERS]) {
     let key = format!("topic.{}", topic.topic_name);
     packets.counter(&key, "message_count", messages);
     packets.counter(&key, "message_bytes", bytes);
@@ -70,20 +93,33 @@ fn put_topic(packets: &mut Packets<'_>, topic: &TopicStats, [messages, bytes, _]
 
 fn put_channel(
     packets: &mut Packets<'_>,
-    topic: &str,
+    key: &str,
     channel: &ChannelStats,
-    [messages, requeues, timeouts]: [u64; 3],
+    [messages, requeues, timeouts, ..]: [u64; COUNTERS],
 ) {
-    let key = format!("topic.{topic}.channel.{}", channel.channel_name);
-    packets.counter(&key, "message_count", messages);
-    packets.gauge(&key, "depth", channel.depth);
-    packets.gauge(&key, "backend_depth", channel.backend_depth);
-    packets.gauge(&key, "in_flight_count", channel.in_flight_count);
-    packets.gauge(&key, "deferred_count", channel.deferred_count);
-    packets.counter(&key, "requeue_count", requeues);
-    packets.counter(&key, "timeout_count", timeouts);
-    packets.gauge(&key, "clients", channel.client_count);
-    put_latency(packets, &key, &channel.e2e_processing_latency);
+    packets.counter(key, "message_count", messages);
+    packets.gauge(key, "depth", channel.depth);
+    packets.gauge(key, "backend_depth", channel.backend_depth);
+    packets.gauge(key, "in_flight_count", channel.in_flight_count);
+    packets.gauge(key, "deferred_count", channel.deferred_count);
+    packets.counter(key, "requeue_count", requeues);
+    packets.counter(key, "timeout_count", timeouts);
+    packets.gauge(key, "clients", channel.client_count);
+    put_latency(packets, key, &channel.e2e_processing_latency);
+}
+
+/// Not in NSQ. A channel without dead letters and expired messages has none of these keys. Once there were some, they are
+/// pushed once more after the numbers are 0: otherwise a gauge would keep its last value.
+fn put_departures(
+    packets: &mut Packets<'_>,
+    key: &str,
+    channel: &ChannelStats,
+    [.., dead_letters, expired, _]: [u64; COUNTERS],
+) {
+    let pending = i64::try_from(channel.dead_letter_pending).unwrap_or(i64::MAX);
+    packets.counter(key, "dead_lettered_count", dead_letters);
+    packets.gauge(key, "dead_letter_pending", pending);
+    packets.counter(key, "expired_count", expired);
 }
 
 fn put_latency(packets: &mut Packets<'_>, key: &str, latency: &E2eLatency) {
@@ -242,6 +278,32 @@ mem.gc_runs:3|c";
         assert_eq!(pushed(5), "nsq.h_1.topic.a.message_count:0|c");
         assert_eq!(pushed(12), "nsq.h_1.topic.a.message_count:7|c");
         assert_eq!(pushed(3), "nsq.h_1.topic.a.message_count:3|c", "recreated");
+    }
+
+    #[test]
+    fn departures_have_keys_only_if_there_are_or_were_some() {
+        let mut pusher = pusher();
+        let mut pushed = |dead_lettered_count, dead_letter_pending, expired_count| {
+            let channel =
+                ChannelStats { dead_lettered_count, dead_letter_pending, expired_count, ..channel("c") };
+            lines(&mut pusher, &stats(vec![topic("a", 1, vec![channel])])).split_off(4 + 8)
+        };
+        let line =
+            |name: &str, value: u64, kind: char| format!("nsq.h_1.topic.a.channel.c.{name}:{value}|{kind}");
+        let all = |dead_lettered, pending, expired| {
+            [
+                line("dead_lettered_count", dead_lettered, 'c'),
+                line("dead_letter_pending", pending, 'g'),
+                line("expired_count", expired, 'c'),
+            ]
+        };
+        assert!(pushed(0, 0, 0).is_empty());
+        assert_eq!(pushed(0, 2, 0), all(0, 2, 0));
+        assert_eq!(pushed(0, 0, 0), all(0, 0, 0), "the gauge goes back");
+        assert!(pushed(0, 0, 0).is_empty());
+        assert_eq!(pushed(3, 0, 5), all(3, 0, 5));
+        assert_eq!(pushed(4, 0, 5), all(1, 0, 0));
+        assert_eq!(pushed(4, 0, 5), all(0, 0, 0));
     }
 
     #[test]

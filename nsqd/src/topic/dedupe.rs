@@ -48,6 +48,16 @@ impl IdDigest {
         headers::split_published(message).ok().and_then(|(headers, _)| Self::in_headers(headers))
     }
 
+    /// The digest of the id of a stored message. `None` for a dead letter: it does not enter the window of its topic.
+    pub fn of_stored(frame: &[u8]) -> Option<Self> {
+        if !headers::has_headers(frame) {
+            return None;
+        }
+        let (headers, _) = headers::split_stored(frame)?;
+        let id = Self::in_headers(headers?)?;
+        headers?.get(dead_letter::TOPIC).is_none().then_some(id)
+    }
+
     /// Any part of a digest is a good hash.
     fn hash(self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
@@ -394,15 +404,10 @@ impl LearnedIds {
         self.insert(id.sequence, IdDigest(id.digest), id.stored_ns);
     }
 
-    /// The ids in published frames, of which the first is message `first`. Dead letters are left out: they do not enter
-    /// the window of their topic.
+    /// The ids in published frames, of which the first is message `first`.
     pub fn add_published(&mut self, first: u64, frames: &[u8]) {
         for (frame, sequence) in chunk::split(frames).zip(first..) {
-            if headers::has_headers(frame)
-                && let Some((Some(headers), _)) = headers::split_stored(frame)
-                && let Some(id) = IdDigest::in_headers(headers)
-                && headers.get(dead_letter::TOPIC).is_none()
-            {
+            if let Some(id) = IdDigest::of_stored(frame) {
                 self.insert(sequence, id, chunk::timestamp(frame).unwrap_or(0));
             }
         }

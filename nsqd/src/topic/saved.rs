@@ -6,12 +6,15 @@ use super::{State, Topic};
 use crate::channel::Channel;
 use crate::channel::saved::{Clocks, CursorMoved, Saving};
 use crate::clock::Nanos;
+use crate::log::ages::TakenOver;
 use crate::log::retention::Retention;
 use crate::log::{Mark, TopicLog};
 use crate::policy::setting::InvalidSetting;
 use crate::policy::settings::Settings;
 use crate::storage::ChannelNumber;
-use crate::storage::checkpoint::{ChannelCheckpoint, IdsCheckpoint, RetentionCheckpoint, TopicCheckpoint};
+use crate::storage::checkpoint::{
+    ChannelCheckpoint, IdsCheckpoint, RetentionCheckpoint, TakenOverCheckpoint, TopicCheckpoint,
+};
 
 /// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
 const SAVE_ATTEMPTS: u32 = 4;
@@ -73,6 +76,7 @@ impl Topic {
             published_before: None,
             settings: Some(topic.own().to_string()),
             ids: IdsCheckpoint::default(),
+            taken_over: save_taken_over(&self.log),
         };
         (saved, channels)
     }
@@ -124,6 +128,18 @@ fn save_retention(log: &TopicLog, own: Option<Retention>, clocks: Clocks) -> Ret
         void: log.void(),
         deferred: log.deferred().into_iter().map(|(from, to, due)| (from, to, clocks.to_wall(due))).collect(),
         targeted: log.targeted(),
+    }
+}
+
+fn save_taken_over(log: &TopicLog) -> Option<TakenOverCheckpoint> {
+    let TakenOver { before, at_ns } = log.taken_over()?;
+    Some(TakenOverCheckpoint { before, at_ns })
+}
+
+/// Restores which messages were taken over from NSQ.
+pub fn restore_taken_over(log: &TopicLog, saved: &TopicCheckpoint) {
+    if let Some(TakenOverCheckpoint { before, at_ns }) = saved.taken_over {
+        log.set_taken_over(TakenOver { before, at_ns });
     }
 }
 

@@ -75,6 +75,18 @@ pub struct TopicCheckpoint {
     pub unreleased_targeted: Vec<(u64, u64, ChannelNumber)>,
     #[serde(default)]
     pub ids: IdsCheckpoint,
+    /// Messages that were taken over from NSQ. `None` if there are none any more.
+    #[serde(default)]
+    pub taken_over: Option<TakenOverCheckpoint>,
+}
+
+/// Messages that were taken over from NSQ, with their old timestamps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOverCheckpoint {
+    /// All messages before this one.
+    pub before: u64,
+    /// When they were taken over: wall clock, nanoseconds. Their age counts from then.
+    pub at_ns: i64,
 }
 
 /// The ids that a topic remembers.

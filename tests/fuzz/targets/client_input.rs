@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use nsq_fuzz::edit::{Input, split};
 use nsq_fuzz::frames;
 use nsq_fuzz::{BYTE_RUNS, fuzz};
-use nsq_protocol::heartbeat::{ChannelSummary, NodeSummary, StatsReport, TopicSummary};
+use nsq_protocol::heartbeat::{ChannelSummary, Departures, NodeSummary, StatsReport, TopicSummary};
 use nsq_protocol::{
     ChannelName, Frame, FrameDecoder, FrameError, FrameType, IdentifyLimits, IdentifyReply, IdentifyRequest,
     Message, MessageView, TopicName, json, negotiate, put_frame, put_message_frame,
@@ -126,6 +126,7 @@ fn report() -> StatsReport {
         timeout_count: 2,
         client_count: 3,
         paused: true,
+        departures: Departures { dead_lettered_count: 4, dead_letter_pending: 0, expired_count: 1 << 50 },
     };
     let topic = TopicSummary {
         topic_name: TopicName::new("orders").expect("valid"),

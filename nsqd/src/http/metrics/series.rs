@@ -62,7 +62,7 @@ const TOPIC: [Metric<TopicSeries>; 11] = [
     ),
 ];
 
-const CHANNEL: [Metric<ChannelSeries>; 16] = [
+const CHANNEL: [Metric<ChannelSeries>; 17] = [
     counter("nsq_channel_messages_total", "Messages that have entered the channel.", |channel| {
         channel.stats.message_count as f64
     }),
@@ -82,6 +82,11 @@ const CHANNEL: [Metric<ChannelSeries>; 16] = [
     counter("nsq_channel_dead_letters_total", "Messages moved to the dead-letter topic.", |channel| {
         channel.stats.dead_lettered_count as f64
     }),
+    gauge(
+        "nsq_channel_dead_letters_pending",
+        "Messages that nsqd will move to the dead-letter topic next.",
+        |channel| channel.stats.dead_letter_pending as f64,
+    ),
     counter("nsq_channel_expired_total", "Messages that expired and were dropped.", |channel| {
         channel.stats.expired_count as f64
     }),

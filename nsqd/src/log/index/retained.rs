@@ -119,13 +119,22 @@ impl LogIndex {
 
     /// Number of retained messages, and the bytes of the blocks and chunks that hold them.
     pub fn retained(&self) -> (u64, u64) {
-        let (from, end) = (self.retained_marks.retained_from, self.next_sequence());
-        let absent: u64 = self.absent(from, end).iter().map(|(from, to)| to - from).sum();
-        let on_disk = self.blocks.iter().filter(|block| block.end_sequence() > from);
-        let in_memory = self.only_in_memory().filter(|chunk| chunk.end_sequence() > from);
+        self.amount(self.retained_marks.retained_from, self.next_sequence())
+    }
+
+    /// Number of messages of `from..to`, and the bytes of the blocks and chunks that end there.
+    pub fn amount(&self, from: u64, to: u64) -> (u64, u64) {
+        let to = to.min(self.next_sequence());
+        if from >= to {
+            return (0, 0);
+        }
+        let absent: u64 = self.absent(from, to).iter().map(|(from, to)| to - from).sum();
+        let ends_there = |end: u64| end > from && end <= to;
+        let on_disk = self.blocks.iter().filter(|block| ends_there(block.end_sequence()));
+        let in_memory = self.only_in_memory().filter(|chunk| ends_there(chunk.end_sequence()));
         let bytes = on_disk.map(|block| u64::from(block.bytes)).sum::<u64>()
             + in_memory.map(|chunk| chunk.len_bytes() as u64).sum::<u64>();
-        (end.saturating_sub(from).saturating_sub(absent), bytes)
+        (to - from - absent, bytes)
     }
 
     /// When a message was published, if it is in memory.
