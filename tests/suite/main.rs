@@ -52,6 +52,9 @@ mod policy_test;
 /// Messages whose attempts are used up: the dead-letter topic, redrives.
 mod dead_letters;
 
+/// REJ: consumers that make messages dead letters at once.
+mod reject;
+
 /// Messages that are too old.
 mod ttl;
 

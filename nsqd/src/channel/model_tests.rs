@@ -44,6 +44,7 @@ enum Step {
     Finish(u8),
     Requeue(u8, u16),
     Touch(u8),
+    Reject(u8),
     Pass(u16),
     Pause(bool),
     /// Whether failed messages are held back by a retry schedule.
@@ -83,6 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => any::<u8>().prop_map(Step::Finish),
         3 => (any::<u8>(), prop_oneof![Just(0u16), 1u16..3000]).prop_map(|(which, delay)| Step::Requeue(which, delay)),
         2 => any::<u8>().prop_map(Step::Touch),
+        2 => any::<u8>().prop_map(Step::Reject),
         3 => (1u16..1500).prop_map(Step::Pass),
         1 => any::<bool>().prop_map(Step::Pause),
         1 => any::<bool>().prop_map(Step::Retry),
@@ -200,7 +202,7 @@ struct Pair {
     expired_count: u64,
     bound: Bound,
     overflow_count: u64,
-    /// Unfinished messages that expired or exceeded the bound, and become dead letters.
+    /// Unfinished messages that expired, exceeded the bound or were rejected, and become dead letters.
     set_aside: BTreeMap<u64, Reason>,
     /// Unfinished messages that were published deferred and came due: these expire by their due time.
     due_based: BTreeSet<u64>,
@@ -385,6 +387,7 @@ impl Pair {
             Step::Sort => self.state.sort_waiting(),
             Step::Finish(pick) => self.finish(pick),
             Step::Requeue(pick, delay) => self.requeue(pick, u64::from(delay)),
+            Step::Reject(pick) => self.reject(pick),
             Step::Touch(pick) => {
                 if let Some((sequence, Where::InFlight { key, delivered, recall, .. })) =
                     self.some_message(pick)
@@ -439,6 +442,7 @@ impl Pair {
             Step::MaxAttempts(max_attempts) => {
                 self.max_attempts = max_attempts;
                 self.state.set_policy(self.policy());
+                self.forgive_by_policy();
                 self.exhaust_all();
             }
             Step::Expire(share) => {
@@ -449,32 +453,20 @@ impl Pair {
             Step::KeepExpired(keeps_expired) => {
                 self.keeps_expired = keeps_expired;
                 self.state.set_policy(self.policy());
+                self.forgive_by_policy();
             }
             Step::Bound(max_depth, keeps) => {
                 let overflow = if keeps { Overflow::DeadLetter } else { Overflow::DropOldest };
                 self.bound = Bound { max_depth: max_depth.into(), max_bytes: 0, overflow };
                 self.state.set_policy(self.policy());
+                self.forgive_by_policy();
                 self.shed();
             }
             Step::Depart(share, count) => self.depart(share, count),
             Step::EndDeparture(is_gone) => self.end_departure(is_gone),
             Step::Forgive => {
                 self.state.forgive(&self.state.exhausted(usize::MAX));
-                for sequence in self.model.keys().copied().collect::<Vec<_>>() {
-                    if self.model[&sequence].0 != Where::Exhausted {
-                        continue;
-                    }
-                    self.failures.remove(&sequence);
-                    match self.set_aside.remove(&sequence) {
-                        Some(Reason::Expired) => self.expired_count += 1,
-                        Some(_) => self.overflow_count += 1,
-                        None => {
-                            self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
-                            continue;
-                        }
-                    }
-                    self.model.remove(&sequence);
-                }
+                self.forgive();
             }
             Step::Pause(paused) => {
                 self.state.set_paused(paused);
@@ -640,6 +632,80 @@ impl Pair {
         *place = if delay == 0 { ready } else { Where::Deferred { due: self.now + delay } };
     }
 
+    fn reject(&mut self, pick: u8) {
+        let Some((sequence, place)) = self.some_message(pick) else { return };
+        let Where::InFlight { key, recall, .. } = place else {
+            assert_eq!(self.state.reject(0, sequence, ""), Err(AckError::NotInFlight));
+            return;
+        };
+        let error = "no such tenant";
+        assert_eq!(self.state.reject(key + 1, sequence, error), Err(AckError::NotOwner));
+        assert_eq!(self.state.reject(key, sequence, error), Ok(()));
+        let (place, _) = self.model.get_mut(&sequence).unwrap();
+        match recall {
+            Recall::HandOut => {
+                *place = Where::Ready;
+                self.due_based.remove(&sequence);
+            }
+            Recall::Finish => {
+                self.model.remove(&sequence);
+                self.failures.remove(&sequence);
+            }
+            Recall::No => {
+                *place = Where::Exhausted;
+                self.set_aside.insert(sequence, Reason::Rejected);
+                assert_eq!(self.state.reason_of(sequence), Some(Reason::Rejected));
+                assert_eq!(self.state.error_of(sequence), Some(error));
+            }
+        }
+    }
+
+    /// Messages that are set aside do not become dead letters.
+    fn forgive(&mut self) {
+        for sequence in self.exhausted() {
+            self.failures.remove(&sequence);
+            match self.set_aside.remove(&sequence) {
+                Some(Reason::Expired) => self.expired_count += 1,
+                Some(Reason::Overflow) => self.overflow_count += 1,
+                _ => {
+                    self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
+                    continue;
+                }
+            }
+            self.model.remove(&sequence);
+        }
+    }
+
+    /// After a change of the policy: only rejected messages become dead letters, if nothing else does any more.
+    fn forgive_by_policy(&mut self) {
+        let keeps_overflow = !self.bound.is_off() && self.bound.overflow == Overflow::DeadLetter;
+        if self.max_attempts > 0 || self.keeps_expired || keeps_overflow {
+            return;
+        }
+        for sequence in self.exhausted() {
+            match self.set_aside.get(&sequence) {
+                Some(Reason::Rejected) => continue,
+                Some(Reason::Expired) => {
+                    self.model.remove(&sequence);
+                    self.failures.remove(&sequence);
+                    self.expired_count += 1;
+                }
+                reason => {
+                    if reason.is_none() {
+                        self.failures.remove(&sequence);
+                    }
+                    self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
+                }
+            }
+            self.set_aside.remove(&sequence);
+        }
+    }
+
+    fn exhausted(&self) -> Vec<u64> {
+        let exhausted = self.model.iter().filter(|(_, (place, _))| *place == Where::Exhausted);
+        exhausted.map(|(&sequence, _)| sequence).collect()
+    }
+
     fn exhaust_all(&mut self) {
         let all: Vec<u64> =
             self.model.keys().copied().filter(|&sequence| self.is_exhausted(sequence)).collect();
@@ -772,6 +838,14 @@ impl Pair {
         let exhausted = self.model.iter().filter(|(_, (place, _))| *place == Where::Exhausted);
         let exhausted: Vec<u64> = exhausted.map(|(&sequence, _)| sequence).collect();
         assert_eq!(self.state.exhausted(usize::MAX), exhausted);
+        let pending = |sequence: &u64| {
+            let place = self.model.get(sequence).map(|(place, _)| *place);
+            self.set_aside.get(sequence) == Some(&Reason::Rejected)
+                && matches!(place, Some(Where::Exhausted | Where::Departing))
+        };
+        for sequence in 100..self.end {
+            assert_eq!(self.state.error_of(sequence).is_some(), pending(&sequence), "{sequence}");
+        }
         for sequence in self.model.keys() {
             let failures = self.failures.get(sequence).copied().unwrap_or(0);
             let is_departing = self.model[sequence].0 == Where::Departing;

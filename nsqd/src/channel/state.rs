@@ -36,13 +36,15 @@ use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
 use crate::policy::settings::Settings;
 
-/// Why a FIN, REQ or TOUCH was refused. The connection stays usable.
+/// Why a FIN, REQ, TOUCH or REJ was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckError {
     /// The message was finished, requeued or timed out before, or never existed.
     NotInFlight,
     /// The message is in flight to another consumer.
     NotOwner,
+    /// REJ only: the channel has no topic for dead letters. The message stays in flight.
+    NoDeadLetterTopic,
 }
 
 /// Counters that only grow.
@@ -366,7 +368,7 @@ impl ChannelState {
         Ok(())
     }
 
-    fn owned(&self, key: ConsumerKey, sequence: u64) -> Result<Slot, AckError> {
+    pub(super) fn owned(&self, key: ConsumerKey, sequence: u64) -> Result<Slot, AckError> {
         let slot = self.outstanding.find(sequence).ok_or(AckError::NotInFlight)?;
         let entry = self.outstanding.entry(slot);
         match entry.place {
@@ -376,7 +378,7 @@ impl ChannelState {
         }
     }
 
-    fn leave_flight(&mut self, slot: Slot, count: impl FnOnce(&mut super::consumers::Consumer)) {
+    pub(super) fn leave_flight(&mut self, slot: Slot, count: impl FnOnce(&mut super::consumers::Consumer)) {
         let owner = self.outstanding.entry(slot).owner;
         let outstanding = &mut self.outstanding;
         self.consumers.update(owner, |consumer| {
@@ -683,6 +685,7 @@ impl ChannelState {
     /// so, unless their attempts are used up.
     pub fn set_policy(&mut self, policy: ChannelPolicy) {
         self.policy = policy;
+        self.unset_aside_by_policy();
         self.exhaust_all();
     }
 

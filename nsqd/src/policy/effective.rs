@@ -67,7 +67,8 @@ pub struct ChannelPolicy {
     pub longest_delay: Nanos,
     /// After how many failed deliveries a message is dead-lettered; 0 for never.
     pub max_attempts: u16,
-    /// Where dead letters go. `None` if there are none or the name is not valid.
+    /// Where dead letters go. `None` if the name is not valid, or if the messages are dead letters already and no setting
+    /// says where they go.
     pub dead_letter: Option<TopicName>,
     /// How long messages are delivered after they were published; 0 for no limit.
     pub ttl: Nanos,
@@ -198,7 +199,8 @@ impl Sources {
         ChannelPolicy {
             max_attempts: u16::try_from(max_attempts).unwrap_or(u16::MAX),
             dead_letter: match max_attempts {
-                0 if !keeps_expired && !keeps_overflow => None,
+                0 if !keeps_expired && !keeps_overflow && of_topic.is_of_dead_letters() => None,
+                // Without settings too, for messages that consumers reject.
                 _ => dead_letter::topic_name(template, topic, channel).ok(),
             },
             ttl: shorter(ttl, self.of_topic(topic, of_topic).ttl),
@@ -285,6 +287,22 @@ mod tests {
             policy("dead_letters_of=x\n", "overflow=dead_letter\n").bound.overflow,
             Overflow::DeadLetter
         );
+    }
+
+    #[test]
+    fn rejected_messages_have_a_topic_without_settings_but_dead_letters_have_none() {
+        let target = |topic: &str, of_topic: &str, own: &str| {
+            let (of_topic, own) = (Settings::parse(of_topic).0, Settings::parse(own).0);
+            let policy = Sources::default().of_channel(topic, &of_topic, "c", &own);
+            policy.dead_letter.map(|name| name.to_string())
+        };
+        assert_eq!(target("t", "", "").as_deref(), Some("t.dead"));
+        assert_eq!(target("t", "", "dead_letter={channel}.x").as_deref(), Some("c.x"));
+        assert_eq!(target(&"t".repeat(60), "", ""), None);
+        assert_eq!(target("t.dead", "dead_letters_of=t", ""), None);
+        let template = "dead_letter={topic}.again";
+        assert_eq!(target("t.dead", "dead_letters_of=t", template).as_deref(), Some("t.dead.again"));
+        assert_eq!(target("t.dead", "dead_letters_of=t", "max_attempts=3").as_deref(), Some("t.dead.dead"));
     }
 
     #[test]

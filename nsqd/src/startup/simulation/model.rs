@@ -103,7 +103,7 @@ pub struct MessageModel {
     pub is_out_of_turn: bool,
     /// Failed deliveries, while the channel counted them.
     pub failures: u16,
-    /// It has expired or exceeds the bound, and becomes a dead letter.
+    /// It has expired, exceeds the bound or was rejected, and becomes a dead letter.
     pub is_set_aside: bool,
     /// It is a dead letter.
     pub is_dead: bool,
@@ -138,7 +138,7 @@ impl Model {
         let mut model = self.clone();
         for topic in model.topics.values_mut() {
             topic.channels.values_mut().for_each(ChannelModel::come_back);
-            // The start finds out again what is to be set aside.
+            // The start finds out again what is to be set aside, and forgets rejections.
             let messages = topic.channels.values_mut().flat_map(|channel| channel.messages.values_mut());
             messages.for_each(|message| message.is_set_aside = false);
         }

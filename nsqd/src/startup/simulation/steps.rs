@@ -51,6 +51,10 @@ pub enum Step {
     Touch {
         channel: u8,
     },
+    /// Rejects a message, if its channel has a dead-letter topic of its own.
+    Reject {
+        channel: u8,
+    },
     /// A consumer disconnects and connects again.
     Reconnect {
         channel: u8,
@@ -183,7 +187,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..146) {
+    match random.random_range(0..150) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -230,6 +234,7 @@ fn step(random: &mut SmallRng) -> Step {
         142..=145 => Step::SetBound { channel, bound: random.random() },
         130..=132 => Step::SetDedupe { topic, on: random.random_bool(0.85) },
         133..=141 => Step::PublishOnce { topic, ids: random.random() },
+        146..=149 => Step::Reject { channel },
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }

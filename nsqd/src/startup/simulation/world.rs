@@ -136,6 +136,8 @@ pub struct World<'r> {
     pub expired_count: u64,
     /// Messages beyond a bound that were dropped or set aside.
     pub overflow_count: u64,
+    /// Messages that consumers rejected.
+    pub rejected_count: u64,
     /// Bodies of messages with headers.
     pub(super) with_headers: BTreeSet<Body>,
     seed: u64,
@@ -168,6 +170,7 @@ impl<'r> World<'r> {
             moved: (0, 0),
             expired_count: 0,
             overflow_count: 0,
+            rejected_count: 0,
             with_headers: BTreeSet::new(),
             seed,
             tolerates_faults: false,
@@ -370,6 +373,7 @@ impl<'r> World<'r> {
             Step::Take { channel, room } => self.take(channel, room.into()),
             Step::Finish { channel, count, newest } => self.finish(channel, count.into(), newest),
             Step::Requeue { channel, delay_s } => self.requeue(channel, delay_s),
+            Step::Reject { channel } => self.reject(channel),
             Step::Reconnect { channel } => self.reconnect(channel),
             Step::Advance { channel } => self.advance(channel),
             Step::PauseTopic { topic, paused } => {
@@ -621,7 +625,7 @@ impl<'r> World<'r> {
         Ok(false)
     }
 
-    fn in_flight(&mut self, name: &(String, String)) -> Result<Vec<(Body, u64)>, String> {
+    pub(super) fn in_flight(&mut self, name: &(String, String)) -> Result<Vec<(Body, u64)>, String> {
         let model = self.model.channel(name).ok_or("no channel")?;
         let in_flight = |(&body, message): (&Body, &MessageModel)| Some((body, message.in_flight?));
         let mut all: Vec<_> = model.messages.iter().filter_map(in_flight).collect();
