@@ -39,7 +39,9 @@ pub mod name;
 pub mod frame;
 pub mod message;
 
+pub mod go_duration;
 pub mod headers;
+pub mod message_ttl;
 
 pub mod batch;
 pub mod command;

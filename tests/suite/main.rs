@@ -58,6 +58,9 @@ mod reject;
 /// Messages that are too old.
 mod ttl;
 
+/// Messages with a time to live of their own.
+mod message_ttl;
+
 /// Bounds of channels and topics, and channels without consumers.
 mod bounds;
 

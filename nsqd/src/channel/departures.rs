@@ -24,9 +24,6 @@ use crate::log::retention::merged;
 use crate::policy::bounds::Overflow;
 use crate::policy::dead_letter::Reason;
 
-/// Maximum number of messages that are set aside at a time because they expired or exceed the bound.
-const MOST_EXHAUSTED: usize = 10_000;
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Departures {
@@ -63,6 +60,14 @@ pub struct Departed {
 }
 
 impl Departures {
+    /// Maximum number of messages that are set aside at a time because they expired or exceed the bound.
+    pub(super) const MOST_EXHAUSTED: usize = 10_000;
+
+    /// A message that was published deferred was due before the start: its age counts from there.
+    pub(super) fn note_due_before_start(&mut self, sequence: u64) {
+        self.due_at.insert(sequence, 0);
+    }
+
     /// Failed deliveries of a message.
     #[inline]
     pub fn failures_of(&self, sequence: u64) -> u16 {
@@ -132,7 +137,7 @@ impl ChannelState {
     /// A message that was published deferred is due.
     pub(super) fn note_due(&mut self, slot: Slot) {
         let entry = self.outstanding.entry(slot);
-        if self.policy.ttl > 0 && entry.attempts == 0 {
+        if (self.policy.ttl > 0 || self.has_own_ttls) && entry.attempts == 0 {
             self.departures.due_at.insert(entry.sequence, entry.deadline);
         }
     }
@@ -158,7 +163,7 @@ impl ChannelState {
     }
 
     /// Whether what leaves for this reason becomes a dead letter.
-    fn keeps(&self, reason: Reason) -> bool {
+    pub(super) fn keeps(&self, reason: Reason) -> bool {
         let keeps = match reason {
             Reason::Attempts | Reason::Rejected => true,
             Reason::Expired => self.policy.keeps_expired,
@@ -169,7 +174,13 @@ impl ChannelState {
 
     /// Whether [`ChannelState::leave`] can be called without setting too many messages aside.
     pub(super) fn has_room_to_set_aside(&self, reason: Reason) -> bool {
-        self.departures.exhausted.len() < MOST_EXHAUSTED || !self.keeps(reason)
+        self.departures.exhausted.len() < Departures::MOST_EXHAUSTED || !self.keeps(reason)
+    }
+
+    /// Drops messages that are ahead. The cursor must move over them.
+    pub(super) fn drop_ahead(&mut self, from: u64, to: u64, reason: Reason) {
+        self.count_dropped(to - from, reason);
+        self.departures.removed.push(from, to);
     }
 
     fn drop_message(&mut self, slot: Slot, reason: Reason) {
@@ -204,16 +215,13 @@ impl ChannelState {
         }
         let ahead: Vec<(u64, u64)> = self.skipped.gaps(self.cursor, to).collect();
         if !self.keeps(reason) {
-            for &(from, to) in &ahead {
-                self.count_dropped(to - from, reason);
-                self.departures.removed.push(from, to);
-            }
+            ahead.iter().for_each(|&(from, to)| self.drop_ahead(from, to, reason));
             self.cursor = self.cursor.max(to);
             return self.pass_skipped();
         }
         for (from, to) in ahead {
             for sequence in from..to {
-                if self.departures.exhausted.len() >= MOST_EXHAUSTED {
+                if self.departures.exhausted.len() >= Departures::MOST_EXHAUSTED {
                     return;
                 }
                 self.outstanding.insert(Entry::new(sequence, 0, Place::Exhausted));
@@ -251,6 +259,11 @@ impl ChannelState {
     /// How long messages are delivered after they were published; 0 for no limit.
     pub fn ttl(&self) -> Nanos {
         self.policy.ttl
+    }
+
+    /// Whether a take can do nothing until messages have become dead letters.
+    pub(super) fn waits_for_dead_letters(&self) -> bool {
+        self.is_blocked && self.departures.exhausted.len() >= Departures::MOST_EXHAUSTED
     }
 
     /// Why a message is to be dead-lettered; `None` if it is not set aside.

@@ -6,6 +6,7 @@
 //!
 //! - [`state`]: pure; the state of messages and its transitions, with a diagram
 //! - [`take`]: pure; handing out messages
+//! - [`screening`]: pure; messages that are taken back before they are handed out
 //! - [`moving`]: pure; moving the read cursor
 //! - [`departures`]: pure; messages that leave otherwise than by a FIN
 //! - [`policy_test`]: pure; what a policy would do with the messages
@@ -39,6 +40,7 @@ pub mod rejecting;
 pub mod replayed;
 pub mod runs;
 pub mod saved;
+pub mod screening;
 pub mod signal;
 pub mod skipped;
 pub mod state;
@@ -615,6 +617,7 @@ impl Holder for Channel {
 impl Expire for Channel {
     fn expire(&self, now: Nanos) {
         let mut inner = self.inner.lock();
+        inner.state.set_has_own_ttls(self.parts.log.may_have_own_ttls());
         let owners = inner.state.expire(now, SLICE);
         self.record_held_back(&mut inner.state);
         for key in owners {

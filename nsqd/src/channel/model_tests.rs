@@ -14,7 +14,7 @@ use super::state::{AckError, ChannelState, HeldBack, Requeued};
 use super::take::TakeEnd;
 use crate::locality::Locality;
 use crate::log::sizes::Sizes;
-use crate::log::{Mark, Source, Supply};
+use crate::log::{Mark, OwnTtl, Source, Supplied, Supply};
 use crate::policy::bounds::{Bound, Overflow};
 use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
@@ -23,6 +23,8 @@ const TIMEOUT: u64 = 1_000;
 /// Longer than a test runs: only the steps expire messages.
 const TTL: u64 = 1 << 60;
 const MAX_TIMEOUT: u64 = 3_000;
+/// The time to live of each fifth message. It counts from the beginning of the test, or from when the message was due.
+const OWN_TTL: u64 = 4_000;
 /// Shorter than the shortest delay of a schedule, so that every delay is this one.
 const RETRY_DELAY: u64 = 700;
 /// Longer than a test runs.
@@ -130,6 +132,15 @@ struct AnySource {
     given_last: usize,
     /// The last message supplied for its first delivery.
     last_first: u64,
+    /// Messages that were taken back.
+    taken_back: Vec<u64>,
+    /// Whether messages have a time to live of their own.
+    has_own_ttls: bool,
+}
+
+/// The time to live that a message has of its own.
+fn own_ttl(sequence: u64) -> Option<OwnTtl> {
+    sequence.is_multiple_of(5).then_some(OwnTtl { published_at: 0, ttl: OWN_TTL })
 }
 
 /// Messages are more than a day apart, so that a mix-up would show in the latencies.
@@ -139,7 +150,15 @@ fn published_at(sequence: u64) -> i64 {
 
 impl Default for AnySource {
     fn default() -> Self {
-        AnySource { room: u64::MAX, in_memory: u64::MAX, given: Vec::new(), given_last: 0, last_first: 0 }
+        AnySource {
+            room: u64::MAX,
+            in_memory: u64::MAX,
+            given: Vec::new(),
+            given_last: 0,
+            last_first: 0,
+            taken_back: Vec::new(),
+            has_own_ttls: false,
+        }
     }
 }
 
@@ -147,6 +166,25 @@ impl Source for AnySource {
     fn timestamps(&self, mut visit: impl FnMut(i64)) {
         let given = &self.given[self.given.len() - self.given_last..];
         given.iter().for_each(|&(sequence, _)| visit(published_at(sequence)));
+    }
+
+    fn may_have_own_ttl(&self, _: u64) -> bool {
+        self.has_own_ttls
+    }
+
+    fn retain(&mut self, first: u64, mut is_kept: impl FnMut(Supplied<'_>) -> bool) -> usize {
+        let supplied = self.given.split_off(self.given.len() - self.given_last);
+        self.given_last = 0;
+        for (sequence, (supplied, attempts)) in (first..).zip(supplied) {
+            assert_eq!(supplied, sequence);
+            if is_kept(Supplied { sequence, headers: None, own_ttl: own_ttl(sequence) }) {
+                self.given.push((sequence, attempts));
+                self.given_last += 1;
+            } else {
+                self.taken_back.push(sequence);
+            }
+        }
+        0
     }
 
     fn first(&mut self, from: u64, max_count: u64) -> Supply {
@@ -204,8 +242,8 @@ struct Pair {
     overflow_count: u64,
     /// Unfinished messages that expired, exceeded the bound or were rejected, and become dead letters.
     set_aside: BTreeMap<u64, Reason>,
-    /// Unfinished messages that were published deferred and came due: these expire by their due time.
-    due_based: BTreeSet<u64>,
+    /// Unfinished messages that were published deferred and when they came due: these expire by their due time.
+    due_based: BTreeMap<u64, u64>,
     /// Failed deliveries of unfinished messages.
     failures: BTreeMap<u64, u16>,
     /// From publishing to FIN.
@@ -233,7 +271,7 @@ impl Pair {
             bound: Bound::default(),
             overflow_count: 0,
             set_aside: BTreeMap::new(),
-            due_based: BTreeSet::new(),
+            due_based: BTreeMap::new(),
             failures: BTreeMap::new(),
             latencies: Vec::new(),
         };
@@ -425,10 +463,11 @@ impl Pair {
                     }
                 }
                 assert_eq!(held_back, expected);
-                let came_due = self.model.iter().filter(|(_, (place, attempts))| {
-                    *attempts == 0 && matches!(place, Where::Deferred { due } if *due <= now)
+                let came_due = self.model.iter().filter_map(|(&sequence, &(place, attempts))| match place {
+                    Where::Deferred { due } if attempts == 0 && due <= now => Some((sequence, due)),
+                    _ => None,
                 });
-                self.due_based.extend(came_due.map(|(&sequence, _)| sequence));
+                self.due_based.extend(came_due);
                 self.give_back(|place| match place {
                     Where::InFlight { deadline, .. } => deadline <= now,
                     Where::Deferred { due } => due <= now,
@@ -544,9 +583,12 @@ impl Pair {
         self.expire();
         let available = self.model.values().filter(|(place, _)| *place == Where::Ready).count() as u64;
         let before = self.in_flight(key);
-        let mut source = AnySource { room: u64::from(room), in_memory, ..AnySource::default() };
+        let has_own_ttls = true;
+        let mut source = AnySource { room: u64::from(room), in_memory, has_own_ttls, ..AnySource::default() };
         let (count, end) = self.state.take(key, self.now, &mut source);
         assert_eq!(count, source.given.len() as u64);
+        let taken_back = source.taken_back.len() as u64;
+        self.take_back(&source.taken_back);
         assert!(count == 0 || !self.paused, "a paused channel hands out nothing");
         let allowed = self.ready_counts[&key].saturating_sub(before);
         assert!(count <= allowed, "RDY exceeded");
@@ -555,14 +597,14 @@ impl Pair {
             nearer.map(|other| self.ready_counts[other].saturating_sub(self.in_flight(*other))).sum();
         if !self.paused && allowed > 0 && available > wanted {
             assert!(
-                count > 0 || in_memory == 0,
+                count + taken_back > 0 || in_memory == 0,
                 "messages and room are available, but nothing was handed out"
             );
         }
-        assert_eq!(end == TakeEnd::Full, count == u64::from(room) && end == TakeEnd::Full);
+        assert_eq!(end == TakeEnd::Full, count + taken_back == u64::from(room) && end == TakeEnd::Full);
         if end == TakeEnd::OnDisk {
             assert_eq!(
-                (count, self.state.wake_next()),
+                (count + taken_back, self.state.wake_next()),
                 (in_memory, None),
                 "a woken consumer could only wait too"
             );
@@ -572,6 +614,9 @@ impl Pair {
             let (place, seen) =
                 self.model.get_mut(&sequence).expect("handed out, but finished or never published");
             assert_eq!(*place, Where::Ready, "message {sequence} handed out twice or too early");
+            let due_at = self.due_based.get(&sequence).copied();
+            let is_late = own_ttl(sequence).is_some_and(|ttl| ttl.has_passed(due_at, self.now));
+            assert!(!is_late, "message {sequence} handed out too late");
             *seen += 1;
             assert_eq!(attempts, *seen);
             *place = Where::InFlight {
@@ -580,6 +625,30 @@ impl Pair {
                 delivered: self.now,
                 recall: Recall::No,
             };
+        }
+    }
+
+    /// These messages were too old when their turn came.
+    fn take_back(&mut self, sequences: &[u64]) {
+        for &sequence in sequences {
+            let due_at = self.due_based.get(&sequence).copied();
+            let is_late = own_ttl(sequence).is_some_and(|ttl| ttl.has_passed(due_at, self.now));
+            assert!(is_late, "message {sequence} expired early");
+            assert_eq!(self.model[&sequence].0, Where::Ready);
+            self.expire_one(sequence);
+        }
+        assert_eq!(self.state.counters().expired_count, self.expired_count);
+    }
+
+    fn expire_one(&mut self, sequence: u64) {
+        if self.keeps_expired {
+            self.model.get_mut(&sequence).unwrap().0 = Where::Exhausted;
+            self.set_aside.insert(sequence, Reason::Expired);
+            assert_eq!(self.state.reason_of(sequence), Some(Reason::Expired));
+        } else {
+            self.model.remove(&sequence);
+            self.failures.remove(&sequence);
+            self.expired_count += 1;
         }
     }
 
@@ -722,21 +791,13 @@ impl Pair {
         self.state.expire_before(self.expired_before);
         self.state.expire_waiting(self.now);
         let is_expired = |sequence: &u64, place: &Where| {
-            *place == Where::Ready && *sequence < self.expired_before && !self.due_based.contains(sequence)
+            *place == Where::Ready
+                && *sequence < self.expired_before
+                && !self.due_based.contains_key(sequence)
         };
         let all = self.model.iter().filter(|(sequence, (place, _))| is_expired(sequence, place));
         let expired: Vec<u64> = all.map(|(&sequence, _)| sequence).collect();
-        for sequence in expired {
-            if self.keeps_expired {
-                self.model.get_mut(&sequence).unwrap().0 = Where::Exhausted;
-                self.set_aside.insert(sequence, Reason::Expired);
-                assert_eq!(self.state.reason_of(sequence), Some(Reason::Expired));
-            } else {
-                self.model.remove(&sequence);
-                self.failures.remove(&sequence);
-                self.expired_count += 1;
-            }
-        }
+        expired.into_iter().for_each(|sequence| self.expire_one(sequence));
         assert_eq!(self.state.counters().expired_count, self.expired_count);
     }
 
@@ -796,7 +857,6 @@ impl Pair {
         // The record of their departure is in the journal.
         self.model.retain(|_, (place, _)| *place != Where::Departing);
         self.failures.retain(|sequence, _| self.model.contains_key(sequence));
-        self.due_based.clear();
         self.set_aside.clear();
         let used_up: Vec<u64> =
             self.model.keys().copied().filter(|&sequence| self.is_exhausted(sequence)).collect();
@@ -809,6 +869,10 @@ impl Pair {
         let saved = self.state.save(self.clocks());
         let clocks = self.clocks();
         let due = |due_ns| clocks.to_future(due_ns, u64::MAX / 4);
+        // Handed out never, and behind the cursor: they were deferred. When they were due is not known any more.
+        let were_due =
+            saved.outstanding.iter().filter(|entry| entry.attempts == 0 && due(entry.due_ns).is_none());
+        self.due_based = were_due.map(|entry| (entry.sequence, 0)).collect();
         let mut state = ChannelState::restore(&saved, self.end, MAX_TIMEOUT, due);
         state.recovered();
         assert_eq!(state.save(self.clocks()), saved);

@@ -131,6 +131,10 @@ pub struct ChannelState {
     pub(super) departures: Departures,
     /// Messages held back since the last call of [`ChannelState::drain_held_back`].
     held_back: Vec<HeldBack>,
+    /// Messages may have a time to live of their own.
+    pub(super) has_own_ttls: bool,
+    /// The last take ended at a message that cannot leave: too many wait to be dead-lettered.
+    pub(super) is_blocked: bool,
     /// Maximum depth if the channel or topic is ephemeral and the topic does not retain messages. Messages beyond it
     /// are dropped.
     pub(super) bound: Option<u64>,
@@ -176,6 +180,8 @@ impl ChannelState {
             policy: ChannelPolicy::default(),
             departures: Departures::default(),
             held_back: Vec::new(),
+            has_own_ttls: false,
+            is_blocked: false,
             bound: None,
             cursor_moves: 0,
             random: cursor.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,

@@ -339,16 +339,19 @@ impl Setting {
             }
             Kind::Text => Ok(Value::Text(text.to_owned())),
             Kind::Duration { least, most } => {
-                let duration = parse_duration(text).map_err(|error| refused(error.to_string()))?;
+                let duration =
+                    go_duration::parse_with_days(text).map_err(|error| refused(error.to_string()))?;
                 if duration != Duration::ZERO && !(least..=most).contains(&duration) {
                     return Err(refused("out of range".into()));
                 }
                 Ok(Value::Duration(duration))
             }
-            Kind::Window => match parse_duration(text).map_err(|error| refused(error.to_string()))? {
-                duration if duration <= MAX_WINDOW => Ok(Value::Duration(duration)),
-                _ => Err(refused("out of range".into())),
-            },
+            Kind::Window => {
+                match go_duration::parse_with_days(text).map_err(|error| refused(error.to_string()))? {
+                    duration if duration <= MAX_WINDOW => Ok(Value::Duration(duration)),
+                    _ => Err(refused("out of range".into())),
+                }
+            }
             Kind::Bytes { least } => match parse_bytes(text) {
                 Some(bytes) if bytes == 0 || bytes >= least => Ok(Value::Bytes(bytes)),
                 Some(_) => Err(refused("out of range".into())),
@@ -425,15 +428,6 @@ impl fmt::Display for Value {
             Value::Overflow(overflow) => overflow.fmt(f),
             Value::IdleExpiry(idle) => idle.fmt(f),
         }
-    }
-}
-
-/// Parses a duration in Go's syntax, or whole days such as `14d`.
-pub fn parse_duration(text: &str) -> Result<Duration, go_duration::InvalidDuration> {
-    let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
-    match days.and_then(|days| days.checked_mul(DAY)) {
-        Some(seconds) => Ok(Duration::from_secs(seconds)),
-        None => go_duration::parse(text),
     }
 }
 

@@ -54,7 +54,9 @@ impl World<'_> {
                 || message.due.is_some_and(|due| due.passed)
         };
         let is_unclear = |channel: &ChannelModel| {
-            channel.ttl && channel.keeps_expired && channel.messages.values().any(comes_back)
+            let may_be_deferred = |message: &MessageModel| message.may_be_deferred;
+            (channel.ttl && channel.messages.values().any(may_be_deferred))
+                || (channel.ttl && channel.keeps_expired && channel.messages.values().any(comes_back))
         };
         if model.channels.values().any(is_unclear) {
             return Ok(false);

@@ -108,6 +108,11 @@ pub enum Step {
         channel: u8,
         bound: u8,
     },
+    /// Publishes messages whose own time to live passes at once.
+    PublishShortLived {
+        topic: u8,
+        count: u8,
+    },
     /// All messages of a topic are too old.
     ExpireOld {
         topic: u8,
@@ -187,7 +192,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..150) {
+    match random.random_range(0..156) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -234,7 +239,8 @@ fn step(random: &mut SmallRng) -> Step {
         142..=145 => Step::SetBound { channel, bound: random.random() },
         130..=132 => Step::SetDedupe { topic, on: random.random_bool(0.85) },
         133..=141 => Step::PublishOnce { topic, ids: random.random() },
-        146..=149 => Step::Reject { channel },
+        146..=151 => Step::Reject { channel },
+        152..=155 => Step::PublishShortLived { topic, count: random.random_range(1..4) },
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }

@@ -138,6 +138,8 @@ pub struct World<'r> {
     pub overflow_count: u64,
     /// Messages that consumers rejected.
     pub rejected_count: u64,
+    /// Messages published with a short time to live of their own.
+    pub short_lived_count: u64,
     /// Bodies of messages with headers.
     pub(super) with_headers: BTreeSet<Body>,
     seed: u64,
@@ -171,6 +173,7 @@ impl<'r> World<'r> {
             expired_count: 0,
             overflow_count: 0,
             rejected_count: 0,
+            short_lived_count: 0,
             with_headers: BTreeSet::new(),
             seed,
             tolerates_faults: false,
@@ -374,6 +377,7 @@ impl<'r> World<'r> {
             Step::Finish { channel, count, newest } => self.finish(channel, count.into(), newest),
             Step::Requeue { channel, delay_s } => self.requeue(channel, delay_s),
             Step::Reject { channel } => self.reject(channel),
+            Step::PublishShortLived { topic, count } => self.publish_short_lived(topic, count),
             Step::Reconnect { channel } => self.reconnect(channel),
             Step::Advance { channel } => self.advance(channel),
             Step::PauseTopic { topic, paused } => {
@@ -620,7 +624,11 @@ impl<'r> World<'r> {
                 model.last_first = body;
             }
             message.attempts_seen = attempts;
+            message.may_be_deferred = false;
             message.in_flight = Some(sequence);
+        }
+        if channel.inspect(|state, _| state.depth()) == 0 {
+            model.drop_short_lived();
         }
         Ok(false)
     }
@@ -703,6 +711,7 @@ impl<'r> World<'r> {
         Expire::expire(&*channel, clock::monotonic() + clock::nanos(settings::ADVANCE));
         let model = self.model.channel(&name).ok_or("no channel")?;
         for message in model.messages.values_mut() {
+            message.may_be_deferred = false;
             if let Some(due) = &mut message.due {
                 due.passed = true;
             }
