@@ -61,6 +61,9 @@ mod ttl;
 /// Messages with a time to live of their own.
 mod message_ttl;
 
+/// Channels that deliver only messages with certain headers.
+mod filter;
+
 /// Bounds of channels and topics, and channels without consumers.
 mod bounds;
 

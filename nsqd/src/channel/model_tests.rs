@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use nsq_protocol::headers::HeadersBuf;
 use proptest::prelude::*;
 
 use super::departures::Departed;
@@ -53,6 +54,8 @@ enum Step {
     Retry(bool),
     /// After this many failures, a message is set aside; 0 for never.
     MaxAttempts(u16),
+    /// Delivers only messages that have a color, or only those that have none, or all.
+    Filter(Option<bool>),
     /// Takes messages out of the channel, from a share of what was published on.
     Depart(u8, u8),
     /// Whether what departs is gone or comes back.
@@ -91,6 +94,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Pause),
         1 => any::<bool>().prop_map(Step::Retry),
         1 => (0u16..4).prop_map(Step::MaxAttempts),
+        1 => any::<Option<bool>>().prop_map(Step::Filter),
         2 => (any::<u8>(), 1u8..12).prop_map(|(share, count)| Step::Depart(share, count)),
         2 => any::<bool>().prop_map(Step::EndDeparture),
         1 => Just(Step::Forgive),
@@ -136,6 +140,12 @@ struct AnySource {
     taken_back: Vec<u64>,
     /// Whether messages have a time to live of their own.
     has_own_ttls: bool,
+    /// The headers of each third message.
+    color: HeadersBuf,
+}
+
+fn is_colored(sequence: u64) -> bool {
+    sequence.is_multiple_of(3)
 }
 
 /// The time to live that a message has of its own.
@@ -158,6 +168,7 @@ impl Default for AnySource {
             last_first: 0,
             taken_back: Vec::new(),
             has_own_ttls: false,
+            color: HeadersBuf::from_pairs([("color", "red")]).unwrap(),
         }
     }
 }
@@ -177,7 +188,8 @@ impl Source for AnySource {
         self.given_last = 0;
         for (sequence, (supplied, attempts)) in (first..).zip(supplied) {
             assert_eq!(supplied, sequence);
-            if is_kept(Supplied { sequence, headers: None, own_ttl: own_ttl(sequence) }) {
+            let headers = is_colored(sequence).then(|| self.color.as_headers());
+            if is_kept(Supplied { sequence, headers, own_ttl: own_ttl(sequence) }) {
                 self.given.push((sequence, attempts));
                 self.given_last += 1;
             } else {
@@ -238,6 +250,9 @@ struct Pair {
     keeps_expired: bool,
     expired_before: u64,
     expired_count: u64,
+    /// Whether messages with or without a color are delivered.
+    filter: Option<bool>,
+    filtered_count: u64,
     bound: Bound,
     overflow_count: u64,
     /// Unfinished messages that expired, exceeded the bound or were rejected, and become dead letters.
@@ -268,6 +283,8 @@ impl Pair {
             keeps_expired: false,
             expired_before: 0,
             expired_count: 0,
+            filter: None,
+            filtered_count: 0,
             bound: Bound::default(),
             overflow_count: 0,
             set_aside: BTreeMap::new(),
@@ -291,6 +308,10 @@ impl Pair {
             keeps_expired: self.keeps_expired,
             bound: self.bound,
             idle_expiry: None,
+            filter: self.filter.map(|with| {
+                let filter = if with { "color=red" } else { "color!=red" };
+                Arc::new(filter.parse().unwrap())
+            }),
         }
     }
 
@@ -501,6 +522,10 @@ impl Pair {
                 self.forgive_by_policy();
                 self.shed();
             }
+            Step::Filter(filter) => {
+                self.filter = filter;
+                self.state.set_policy(self.policy());
+            }
             Step::Depart(share, count) => self.depart(share, count),
             Step::EndDeparture(is_gone) => self.end_departure(is_gone),
             Step::Forgive => {
@@ -617,6 +642,10 @@ impl Pair {
             let due_at = self.due_based.get(&sequence).copied();
             let is_late = own_ttl(sequence).is_some_and(|ttl| ttl.has_passed(due_at, self.now));
             assert!(!is_late, "message {sequence} handed out too late");
+            assert!(
+                self.filter.is_none_or(|with| is_colored(sequence) == with),
+                "message {sequence} does not match"
+            );
             *seen += 1;
             assert_eq!(attempts, *seen);
             *place = Where::InFlight {
@@ -628,16 +657,23 @@ impl Pair {
         }
     }
 
-    /// These messages were too old when their turn came.
+    /// These messages were too old when their turn came, or did not match the filter.
     fn take_back(&mut self, sequences: &[u64]) {
         for &sequence in sequences {
+            assert_eq!(self.model[&sequence].0, Where::Ready);
+            if self.filter.is_some_and(|with| is_colored(sequence) != with) {
+                self.model.remove(&sequence);
+                self.failures.remove(&sequence);
+                self.filtered_count += 1;
+                continue;
+            }
             let due_at = self.due_based.get(&sequence).copied();
             let is_late = own_ttl(sequence).is_some_and(|ttl| ttl.has_passed(due_at, self.now));
             assert!(is_late, "message {sequence} expired early");
-            assert_eq!(self.model[&sequence].0, Where::Ready);
             self.expire_one(sequence);
         }
         assert_eq!(self.state.counters().expired_count, self.expired_count);
+        assert_eq!(self.state.counters().filtered_count, self.filtered_count);
     }
 
     fn expire_one(&mut self, sequence: u64) {

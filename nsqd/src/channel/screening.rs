@@ -1,7 +1,8 @@
-//! Pure: messages that are taken back when they are about to be handed out, because they are too old.
+//! Pure: messages that are taken back when they are about to be handed out, because they are too old or do not match the
+//! channel's filter.
 //!
-//! Only the message itself says so, in its headers. So it is looked at when it has been supplied. A topic whose messages have
-//! no time to live of their own never comes here.
+//! Only the message itself says so, in its headers. So it is looked at when it has been supplied. A channel without a filter,
+//! in a topic whose messages have no time to live of their own, never comes here.
 
 use super::departures::Departures;
 use super::outstanding::{Entry, Place, Slot};
@@ -21,6 +22,8 @@ const MOST_TAKEN_BACK_BYTES: usize = 1 << 20;
 enum Verdict {
     HandOut,
     Expired,
+    /// It is finished: it does not match the filter.
+    Filtered,
     /// It stays where it is: too many messages wait to be dead-lettered.
     Later,
 }
@@ -50,10 +53,13 @@ impl ChannelState {
     /// Whether messages from `sequence` on must be looked at before they are handed out. Call after they were supplied.
     #[inline]
     pub(super) fn screens(&self, sequence: u64, source: &impl Source) -> bool {
-        source.may_have_own_ttl(sequence)
+        self.policy.filter.is_some() || source.may_have_own_ttl(sequence)
     }
 
     fn verdict(&self, message: &Supplied<'_>, now: Nanos) -> Verdict {
+        if self.policy.filter.as_ref().is_some_and(|filter| !filter.matches(message.headers)) {
+            return Verdict::Filtered;
+        }
         let due_at = self.departures.due_at(message.sequence);
         match message.own_ttl {
             Some(ttl) if ttl.has_passed(due_at, now) => Verdict::Expired,
@@ -107,6 +113,10 @@ impl ChannelState {
                     taken_back.count += 1;
                     self.expire_ahead(at, keeps_expired);
                 }
+                Verdict::Filtered => {
+                    taken_back.count += 1;
+                    self.finish_filtered(at);
+                }
                 Verdict::Later => {
                     taken_back.is_blocked = true;
                     break;
@@ -129,6 +139,12 @@ impl ChannelState {
         }
     }
 
+    /// Finishes a message that does not match the filter.
+    fn finish_filtered(&mut self, sequence: u64) {
+        self.counters.filtered_count += 1;
+        self.finished.push(sequence, sequence + 1);
+    }
+
     /// Removes a waiting message, supplied just now, if it must not be handed out. Returns whether it did.
     pub(super) fn take_back_again(
         &mut self,
@@ -148,7 +164,13 @@ impl ChannelState {
         }
         taken_back.count += 1;
         self.pop_waiting();
-        self.leave(slot, Reason::Expired);
+        if verdict == Verdict::Filtered {
+            self.outstanding.remove(slot);
+            self.departures.forget(sequence);
+            self.finish_filtered(sequence);
+        } else {
+            self.leave(slot, Reason::Expired);
+        }
         true
     }
 }

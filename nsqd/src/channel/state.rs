@@ -65,6 +65,8 @@ pub struct Counters {
     pub expired_count: u64,
     /// Messages that were dropped because the channel held too many.
     pub overflow_count: u64,
+    /// Messages that did not match the filter and were finished.
+    pub filtered_count: u64,
 }
 
 /// What became of a requeued message.

@@ -12,6 +12,7 @@ use nsq_protocol::TopicName;
 use super::bounds::{Bound, IdleExpiry, Overflow};
 use super::dead_letter::{self, DEFAULT_TEMPLATE};
 use super::file::PolicyFile;
+use super::header_filter::HeaderFilter;
 use super::retry::Retry;
 use super::setting::{Setting, Value};
 use super::settings::Settings;
@@ -40,8 +41,8 @@ pub enum Subject<'a> {
     Channel {
         topic: &'a str,
         channel: &'a str,
-        /// The own settings of its topic. In dead-letter topics, policy files set no `max_attempts` and no overflow
-        /// to dead letters, or a policy for all topics would move dead letters on.
+        /// The own settings of its topic. In dead-letter topics, policy files set no `max_attempts`, no overflow to
+        /// dead letters and no `filter`, or a policy for all topics would move dead letters on, or finish them.
         of_topic: &'a Settings,
     },
 }
@@ -78,6 +79,8 @@ pub struct ChannelPolicy {
     pub bound: Bound,
     /// What happens to it without consumers.
     pub idle_expiry: Option<IdleExpiry>,
+    /// Which messages it delivers; it finishes the others. `None`: all.
+    pub filter: Option<Arc<HeaderFilter>>,
 }
 
 /// The sources of values for all topics and channels.
@@ -102,7 +105,8 @@ impl Subject<'_> {
 
     /// Whether a value from a policy file, or from the topic, does not apply to it.
     fn ignores(&self, setting: Setting, value: &Value) -> bool {
-        let is_moved_on = setting == Setting::MaxAttempts || *value == Value::Overflow(Overflow::DeadLetter);
+        let is_moved_on = matches!(setting, Setting::MaxAttempts | Setting::Filter)
+            || *value == Value::Overflow(Overflow::DeadLetter);
         let Subject::Channel { of_topic, .. } = self else { return false };
         is_moved_on && of_topic.is_of_dead_letters()
     }
@@ -163,7 +167,8 @@ impl Sources {
             | Setting::MaxDepth
             | Setting::MaxBytes
             | Setting::Overflow
-            | Setting::IdleExpiry => None,
+            | Setting::IdleExpiry
+            | Setting::Filter => None,
             Setting::Ttl => (self.ttl > 0).then(|| (Value::Duration(Duration::from_nanos(self.ttl)), "ttl")),
         }
     }
@@ -211,6 +216,10 @@ impl Sources {
             },
             longest_delay: self.longest_delay,
             bound,
+            filter: match value(Setting::Filter) {
+                Some(Value::Filter(filter)) => Some(filter),
+                _ => None,
+            },
             idle_expiry: match value(Setting::IdleExpiry) {
                 Some(Value::IdleExpiry(idle)) if !idle.after.is_zero() => Some(idle),
                 _ => None,
@@ -303,6 +312,20 @@ mod tests {
         let template = "dead_letter={topic}.again";
         assert_eq!(target("t.dead", "dead_letters_of=t", template).as_deref(), Some("t.dead.again"));
         assert_eq!(target("t.dead", "dead_letters_of=t", "max_attempts=3").as_deref(), Some("t.dead.dead"));
+    }
+
+    #[test]
+    fn a_filter_of_a_policy_file_finishes_no_dead_letters() {
+        let text = "[[policy]]\ntopic = \"*\"\nchannel = \"*\"\nfilter = \"tenant=acme\"\n";
+        let sources = Sources { file: Arc::new(PolicyFile::parse(text).unwrap()), ..Sources::default() };
+        let filter = |topic: &str, own: &str| {
+            let policy = sources.of_channel("t", &settings(topic), "c", &settings(own));
+            policy.filter.map(|filter| filter.to_string())
+        };
+        assert_eq!(filter("", "").as_deref(), Some("tenant=acme"));
+        assert_eq!(filter("", "filter=a!=b\n").as_deref(), Some("a!=b"));
+        assert_eq!(filter("dead_letters_of=x\n", ""), None);
+        assert_eq!(filter("dead_letters_of=x\n", "filter=a=b\n").as_deref(), Some("a=b"));
     }
 
     #[test]

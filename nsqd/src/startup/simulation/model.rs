@@ -59,6 +59,8 @@ pub struct ChannelModel {
     pub paused: bool,
     /// Whether a retry schedule holds failed messages back.
     pub retry: bool,
+    /// Whether all messages match its filter, if it has one. Otherwise none does.
+    pub filter: Option<bool>,
     /// Whether messages expire.
     pub ttl: bool,
     /// Whether expired messages become dead letters.

@@ -98,6 +98,11 @@ pub enum Step {
         channel: u8,
         max_attempts: u16,
     },
+    /// Sets a filter that all messages match, or none, or removes it.
+    SetFilter {
+        channel: u8,
+        filter: Option<bool>,
+    },
     /// Sets or removes a channel's time to live.
     SetTtl {
         channel: u8,
@@ -192,7 +197,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..156) {
+    match random.random_range(0..166) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -233,7 +238,7 @@ fn step(random: &mut SmallRng) -> Step {
             Step::SetMaxAttempts { channel, max_attempts }
         }
         117..=119 => Step::Advance { channel },
-        120..=123 => Step::Redrive { topic },
+        120..=123 | 160..=165 => Step::Redrive { topic },
         126..=127 => Step::SetTtl { channel, on: random.random_bool(0.7) },
         128..=129 => Step::ExpireOld { topic },
         142..=145 => Step::SetBound { channel, bound: random.random() },
@@ -241,6 +246,10 @@ fn step(random: &mut SmallRng) -> Step {
         133..=141 => Step::PublishOnce { topic, ids: random.random() },
         146..=151 => Step::Reject { channel },
         152..=155 => Step::PublishShortLived { topic, count: random.random_range(1..4) },
+        156..=159 => {
+            let filter = [None, None, Some(true), Some(false)][random.random_range(0..4)];
+            Step::SetFilter { channel, filter }
+        }
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }

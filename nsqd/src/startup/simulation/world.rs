@@ -138,6 +138,8 @@ pub struct World<'r> {
     pub overflow_count: u64,
     /// Messages that consumers rejected.
     pub rejected_count: u64,
+    /// Messages that matched no filter.
+    pub filtered_count: u64,
     /// Messages published with a short time to live of their own.
     pub short_lived_count: u64,
     /// Bodies of messages with headers.
@@ -173,6 +175,7 @@ impl<'r> World<'r> {
             expired_count: 0,
             overflow_count: 0,
             rejected_count: 0,
+            filtered_count: 0,
             short_lived_count: 0,
             with_headers: BTreeSet::new(),
             seed,
@@ -377,6 +380,7 @@ impl<'r> World<'r> {
             Step::Finish { channel, count, newest } => self.finish(channel, count.into(), newest),
             Step::Requeue { channel, delay_s } => self.requeue(channel, delay_s),
             Step::Reject { channel } => self.reject(channel),
+            Step::SetFilter { channel, filter } => self.set_filter(channel, filter),
             Step::PublishShortLived { topic, count } => self.publish_short_lived(topic, count),
             Step::Reconnect { channel } => self.reconnect(channel),
             Step::Advance { channel } => self.advance(channel),
@@ -627,8 +631,12 @@ impl<'r> World<'r> {
             message.may_be_deferred = false;
             message.in_flight = Some(sequence);
         }
-        if channel.inspect(|state, _| state.depth()) == 0 {
+        let (depth, is_paused) = channel.inspect(|state, _| (state.depth(), state.is_paused()));
+        if depth == 0 {
             model.drop_short_lived();
+        }
+        if model.filter == Some(false) && !is_paused {
+            self.filtered_count += model.finish_filtered(depth == 0);
         }
         Ok(false)
     }
