@@ -317,6 +317,10 @@ pub enum AnswerError {
         "too many bytes wait to be sent to nsqd; the message keeps its deadline: answer it, or touch it again later"
     )]
     Crowded,
+    /// Only from [`Message::reject`](crate::Message::reject): this nsqd does not accept rejections. NSQ's own does not.
+    /// The message was requeued.
+    #[error("this nsqd does not accept rejections, so the message was requeued; use an nsqd of nsq-rs")]
+    CannotReject,
 }
 
 /// A query to a lookupd failed.

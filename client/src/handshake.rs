@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nsq_protocol::{
     AuthReply, ChannelName, Command, Frame, FrameType, HEADERS, IdentifyReply, IdentifyRequest, MAGIC_V2,
-    PUB_IDS, StartAt, TopicName,
+    PUB_IDS, REJECT, StartAt, TopicName,
 };
 
 use crate::config::{Config, Secret, Upgrades, host_name};
@@ -56,6 +56,8 @@ pub struct ServerInfo {
     pub deflate: bool,
     /// Whether nsqd accepts headers from this producer, or delivers them to this consumer.
     pub headers: bool,
+    /// Whether nsqd accepts REJ from this consumer.
+    pub reject: bool,
     /// Whether nsqd requires AUTH.
     pub auth_required: bool,
     /// nsqd's reply to AUTH, if the client sent AUTH.
@@ -90,6 +92,7 @@ impl ServerInfo {
             snappy: false,
             deflate: false,
             headers: false,
+            reject: false,
             auth_required: false,
             auth: None,
         }
@@ -129,6 +132,7 @@ impl ServerInfo {
             |value: Option<i64>| value.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
         let server = ServerInfo {
             headers: reply.grants_headers(),
+            reject: reply.grants_reject(),
             version: reply.version,
             max_rdy_count: count(reply.max_rdy_count).unwrap_or(assumed.max_rdy_count),
             msg_timeout: ms(reply.msg_timeout).unwrap_or(assumed.msg_timeout),
@@ -297,6 +301,7 @@ fn identify_request(purpose: &Purpose, config: &Config) -> IdentifyRequest {
     let mut features = Vec::new();
     features.extend((is_producer || config.headers).then_some(HEADERS));
     features.extend((is_producer && config.pub_ids).then_some(PUB_IDS));
+    features.extend((!is_producer).then_some(REJECT));
     let host = host_name();
     let short_host = host.split('.').next().unwrap_or_default().to_owned();
     let client_id = config.client_id.clone().unwrap_or(short_host);
@@ -377,8 +382,9 @@ mod tests {
     #[test]
     fn consumer_requests_headers_only_if_configured() {
         let (plain, with_headers) = (Config::new(), Config::new().headers(true));
-        assert_eq!(identify_request(&subscribe(), &plain).features, None);
-        assert_eq!(identify_request(&subscribe(), &with_headers).features, Some(vec!["headers".into()]));
+        assert_eq!(identify_request(&subscribe(), &plain).features, Some(vec!["reject".into()]));
+        let features = identify_request(&subscribe(), &with_headers).features;
+        assert_eq!(features, Some(vec!["headers".into(), "reject".into()]));
         for (reply, granted) in [
             (&br#"{"features":["headers"]}"#[..], true),
             (br#"{"features":["x"]}"#, false),
@@ -389,6 +395,9 @@ mod tests {
             let (server, _) = ServerInfo::from_reply(reply, &Upgrades::default()).unwrap();
             assert_eq!(server.headers, granted);
         }
+        let (server, _) =
+            ServerInfo::from_reply(br#"{"features":["reject"]}"#, &Upgrades::default()).unwrap();
+        assert_eq!((server.reject, server.headers), (true, false));
     }
 
     #[test]
@@ -396,7 +405,7 @@ mod tests {
         let config = Config::new().pub_ids(true);
         let expected = Some(vec!["headers".to_owned(), "pub_ids".to_owned()]);
         assert_eq!(identify_request(&Purpose::Publish, &config).features, expected);
-        assert_eq!(identify_request(&subscribe(), &config).features, None);
+        assert_eq!(identify_request(&subscribe(), &config).features, Some(vec!["reject".into()]));
     }
 
     #[test]

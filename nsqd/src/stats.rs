@@ -310,6 +310,7 @@ fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
         dead_letter_pending: state.exhausted_count() as u64,
         expired_count: counters.expired_count,
         overflow_count: counters.overflow_count,
+        filtered_count: counters.filtered_count,
         ..ChannelStats::default()
     }
 }

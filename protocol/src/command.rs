@@ -3,6 +3,8 @@
 //! A [`Command`] borrows from the buffer it was decoded from, so bodies are not copied. This module encodes;
 //! [`command_decoder`](crate::command_decoder) decodes.
 
+use std::borrow::Cow;
+
 use crate::batch::MessageBatch;
 use crate::headers::Form;
 use crate::message_id::MessageId;
@@ -10,6 +12,9 @@ use crate::name::{ChannelName, TopicName};
 
 /// The first four bytes of a client's connection to nsqd.
 pub const MAGIC_V2: &[u8; 4] = b"  V2";
+
+/// Maximum length of the reason of REJ, in bytes.
+pub const MAX_REASON_BYTES: usize = 1024;
 
 /// The name of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +32,7 @@ pub enum Verb {
     Rdy,
     Fin,
     Req,
+    Rej,
     Touch,
     Cls,
     Nop,
@@ -48,6 +54,7 @@ impl Verb {
             Self::Rdy => "RDY",
             Self::Fin => "FIN",
             Self::Req => "REQ",
+            Self::Rej => "REJ",
             Self::Touch => "TOUCH",
             Self::Cls => "CLS",
             Self::Nop => "NOP",
@@ -70,6 +77,7 @@ impl Verb {
             b"MPUB_EXT" => Self::MpubExt,
             b"DPUB_EXT" => Self::DpubExt,
             b"TOUCH" => Self::Touch,
+            b"REJ" => Self::Rej,
             b"AUTH" => Self::Auth,
             b"IDENTIFY" => Self::Identify,
             _ => return None,
@@ -177,6 +185,15 @@ pub enum Command<'a> {
         /// `u64::MAX`.
         delay_ms: u64,
     },
+    /// `REJ id [reason]`: makes the message a dead letter at once. Not answered. Needs the feature
+    /// [`REJECT`](crate::identify::REJECT). Not in NSQ.
+    Rej {
+        /// Id of a message in flight.
+        id: MessageId,
+        /// The rest of the line without blanks at its ends: at most [`MAX_REASON_BYTES`] without control characters.
+        /// Empty for none.
+        reason: &'a str,
+    },
     /// `TOUCH id`: restarts the message's timeout. Not answered.
     Touch {
         /// Id of a message in flight.
@@ -204,6 +221,7 @@ impl Command<'_> {
             Self::Rdy { .. } => Verb::Rdy,
             Self::Fin { .. } => Verb::Fin,
             Self::Req { .. } => Verb::Req,
+            Self::Rej { .. } => Verb::Rej,
             Self::Touch { .. } => Verb::Touch,
             Self::Cls => Verb::Cls,
             Self::Nop => Verb::Nop,
@@ -246,6 +264,13 @@ impl Command<'_> {
                 put_number(out, *delay_ms);
                 out.push(b'\n');
             }
+            Self::Rej { id, reason } => {
+                put_param(out, id.as_bytes());
+                if !reason.is_empty() {
+                    put_param(out, reason.as_bytes());
+                }
+                out.push(b'\n');
+            }
             Self::Fin { id } | Self::Touch { id } => {
                 put_param(out, id.as_bytes());
                 out.push(b'\n');
@@ -253,6 +278,24 @@ impl Command<'_> {
             Self::Cls | Self::Nop => out.push(b'\n'),
         }
     }
+}
+
+/// The text as a reason that REJ takes: control characters become blanks, blanks at the ends are removed, and what
+/// exceeds [`MAX_REASON_BYTES`] is cut. Borrows if nothing has to be replaced.
+pub fn as_reason(text: &str) -> Cow<'_, str> {
+    let text = text.trim();
+    if text.contains(char::is_control) {
+        return Cow::Owned(cut_reason(text.replace(char::is_control, " ").trim()).to_owned());
+    }
+    Cow::Borrowed(cut_reason(text))
+}
+
+fn cut_reason(text: &str) -> &str {
+    let mut end = text.len().min(MAX_REASON_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].trim_end()
 }
 
 fn put_param(out: &mut Vec<u8>, param: &[u8]) {
@@ -303,6 +346,11 @@ mod tests {
         assert_eq!(encoded(Command::Rdy { count: 0 }), b"RDY 0\n");
         assert_eq!(encoded(Command::Fin { id }), b"FIN 18a1d53483a69000\n");
         assert_eq!(encoded(Command::Req { id, delay_ms: 5 }), b"REQ 18a1d53483a69000 5\n");
+        assert_eq!(encoded(Command::Rej { id, reason: "" }), b"REJ 18a1d53483a69000\n");
+        assert_eq!(
+            encoded(Command::Rej { id, reason: "no such tenant" }),
+            b"REJ 18a1d53483a69000 no such tenant\n"
+        );
         assert_eq!(encoded(Command::Touch { id }), b"TOUCH 18a1d53483a69000\n");
         assert_eq!(encoded(Command::Cls), b"CLS\n");
         assert_eq!(encoded(Command::Nop), b"NOP\n");
@@ -312,11 +360,23 @@ mod tests {
     fn verb_names_round_trip() {
         use Verb::*;
         let publishing = [Pub, Mpub, Dpub, PubExt, MpubExt, DpubExt];
-        for verb in [Identify, Auth, Sub, Rdy, Fin, Req, Touch, Cls, Nop].into_iter().chain(publishing) {
+        for verb in [Identify, Auth, Sub, Rdy, Fin, Req, Rej, Touch, Cls, Nop].into_iter().chain(publishing) {
             assert_eq!(Verb::from_name(verb.name().as_bytes()), Some(verb));
             assert_eq!(verb.published_form().is_some(), publishing.contains(&verb));
         }
         assert_eq!(Verb::from_name(b"pub"), None);
         assert_eq!(Verb::from_name(b""), None);
+    }
+
+    #[test]
+    fn any_text_becomes_a_reason() {
+        assert!(matches!(as_reason(" no such tenant\n"), Cow::Borrowed("no such tenant")));
+        assert_eq!(as_reason("line 1\r\nline 2\0"), "line 1  line 2");
+        assert_eq!(as_reason("\n \t"), "");
+        let long = "ä".repeat(MAX_REASON_BYTES);
+        assert_eq!(as_reason(&long).len(), MAX_REASON_BYTES);
+        assert_eq!(as_reason(&format!("x{long}")).len(), MAX_REASON_BYTES - 1);
+        let blanks = format!("x{}y", "\n".repeat(MAX_REASON_BYTES));
+        assert_eq!(as_reason(&blanks), "x");
     }
 }

@@ -18,7 +18,7 @@ use std::fmt;
 use memchr::memchr;
 
 use crate::batch::{BatchError, Checked, MessageBatch};
-use crate::command::{Command, Verb};
+use crate::command::{Command, MAX_REASON_BYTES, Verb};
 use crate::error::{ErrorCode, ProtocolError, quote};
 use crate::headers::split_published;
 pub use crate::limits::Limits;
@@ -237,6 +237,10 @@ fn decode_params<'a>(
             let delay = params.required(verb, PARAMS)?;
             Command::Req { id: message_id(id)?, delay_ms: delay_ms(verb, delay)? }
         }
+        Verb::Rej => {
+            let id = message_id(params.required(verb, PARAMS)?)?;
+            Command::Rej { id, reason: reason(verb, params.rest.unwrap_or_default())? }
+        }
         Verb::Rdy => Command::Rdy { count: rdy_count(params.next(), limits)? },
         Verb::Sub => {
             let topic = params.required(verb, PARAMETERS)?;
@@ -338,6 +342,19 @@ fn delay_ms(verb: Verb, delay: &[u8]) -> Result<u64, ProtocolError> {
     let wrong =
         || ProtocolError::echo(ErrorCode::Invalid, &format!("{verb} could not parse timeout "), delay);
     decimal(delay).ok_or_else(wrong)
+}
+
+/// The reason of REJ: the rest of its line.
+fn reason(verb: Verb, rest: &[u8]) -> Result<&str, ProtocolError> {
+    let text = std::str::from_utf8(rest).map_err(|_| invalid(format!("{verb} reason is not UTF-8")))?;
+    let text = text.trim_matches(' ');
+    if text.contains(char::is_control) {
+        return Err(invalid(format!("{verb} reason contains a control character")));
+    }
+    if text.len() > MAX_REASON_BYTES {
+        return Err(invalid(format!("{verb} reason too big {} > {MAX_REASON_BYTES}", text.len())));
+    }
+    Ok(text)
 }
 
 fn rdy_count(count: Option<&[u8]>, limits: &Limits) -> Result<u64, ProtocolError> {

@@ -300,6 +300,18 @@ fn req_checks() {
         let line = format!("REQ 18a1d53483a69000 {huge}\n");
         assert_eq!(command(line.as_bytes()), Command::Req { id: ID, delay_ms: u64::MAX });
     }
+    let rej = |reason| Command::Rej { id: ID, reason };
+    assert_eq!(command(b"REJ 18a1d53483a69000\n"), rej(""));
+    assert_eq!(command(b"REJ 18a1d53483a69000  \r\n"), rej(""));
+    assert_eq!(command(b"REJ 18a1d53483a69000 no such tenant: \xc3\xa4 \n"), rej("no such tenant: ä"));
+    let longest = "x".repeat(1024);
+    assert_eq!(command(format!("REJ 18a1d53483a69000 {longest}\n").as_bytes()), rej(&longest));
+    check_error(b"REJ\n", "E_INVALID REJ insufficient number of params");
+    check_error(b"REJ x y\n", "E_INVALID invalid message ID");
+    check_error(b"REJ 18a1d53483a69000 \xff\n", "E_INVALID REJ reason is not UTF-8");
+    check_error(b"REJ 18a1d53483a69000 a\tb\n", "E_INVALID REJ reason contains a control character");
+    let longer = format!("REJ 18a1d53483a69000 {longest}x\n");
+    check_error(longer.as_bytes(), "E_INVALID REJ reason too big 1025 > 1024");
     check_error(b"REQ\n", "E_INVALID REQ insufficient number of params");
     check_error(b"REQ x\n", "E_INVALID REQ insufficient number of params");
     check_error(b"REQ x -1\n", "E_INVALID invalid message ID");
@@ -344,8 +356,8 @@ fn topic_of_a_batch_is_known_before_its_body() {
 /// Lines and bodies that are almost valid.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
     let name = prop::sample::select(vec![
-        "PUB", "MPUB", "DPUB", "PUB_EXT", "MPUB_EXT", "DPUB_EXT", "FIN", "REQ", "TOUCH", "RDY", "SUB", "CLS",
-        "NOP", "IDENTIFY", "AUTH", "x", "",
+        "PUB", "MPUB", "DPUB", "PUB_EXT", "MPUB_EXT", "DPUB_EXT", "FIN", "REQ", "REJ", "TOUCH", "RDY", "SUB",
+        "CLS", "NOP", "IDENTIFY", "AUTH", "x", "",
     ]);
     let param = prop_oneof![
         Just("t".to_owned()),

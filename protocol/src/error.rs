@@ -49,6 +49,8 @@ pub enum ErrorCode {
     ReqFailed,
     /// TOUCH of a message that is not in flight here.
     TouchFailed,
+    /// REJ of a message that is not in flight here or cannot become a dead letter. Not in NSQ.
+    RejFailed,
 }
 
 impl ErrorCode {
@@ -74,14 +76,15 @@ impl ErrorCode {
             Self::FinFailed => "E_FIN_FAILED",
             Self::ReqFailed => "E_REQ_FAILED",
             Self::TouchFailed => "E_TOUCH_FAILED",
+            Self::RejFailed => "E_REJ_FAILED",
         }
     }
 
-    /// Whether nsqd closes the connection after this error. Three codes leave the connection usable: those of FIN, REQ and
-    /// TOUCH, which can race with the timeout of their message. E_PUB_FAILED, E_MPUB_FAILED and E_DPUB_FAILED do, too, if
+    /// Whether nsqd closes the connection after this error. The codes of FIN, REQ, TOUCH and REJ leave the connection usable:
+    /// these commands can race with the timeout of their message. E_PUB_FAILED, E_MPUB_FAILED and E_DPUB_FAILED do, too, if
     /// [`is_topic_full`].
     pub fn is_fatal(self) -> bool {
-        !matches!(self, Self::FinFailed | Self::ReqFailed | Self::TouchFailed)
+        !matches!(self, Self::FinFailed | Self::ReqFailed | Self::TouchFailed | Self::RejFailed)
     }
 }
 
@@ -211,8 +214,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_three_codes_are_not_fatal() {
-        for code in [ErrorCode::FinFailed, ErrorCode::ReqFailed, ErrorCode::TouchFailed] {
+    fn only_errors_about_one_message_are_not_fatal() {
+        for code in [ErrorCode::FinFailed, ErrorCode::ReqFailed, ErrorCode::TouchFailed, ErrorCode::RejFailed]
+        {
             assert!(!code.is_fatal());
         }
         assert!(ErrorCode::Invalid.is_fatal() && ErrorCode::PubFailed.is_fatal());

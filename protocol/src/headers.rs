@@ -28,6 +28,7 @@ use serde::{Serialize, Serializer};
 use crate::frame::FrameType;
 use crate::message::{MESSAGE_FRAME_OVERHEAD, put_message_frame};
 use crate::message_id::MessageId;
+use crate::message_ttl::{self, InvalidTtl};
 
 /// Maximum length of the headers of a message, in bytes.
 pub const MAX_HEADERS_BYTES: usize = u16::MAX as usize;
@@ -40,7 +41,7 @@ pub const VERSION_BYTES: usize = 1;
 /// Headers that nsqd understands begin with this. Others with it are refused.
 pub const RESERVED_PREFIX: &str = "nsq-";
 /// Reserved headers that a producer may set.
-pub const OF_PRODUCERS: [&str; 3] = ["nsq-ttl", "nsq-key", "nsq-id"];
+pub const OF_PRODUCERS: [&str; 3] = [message_ttl::TTL, "nsq-key", "nsq-id"];
 
 /// The header that identifies a message, so that a topic can store it once.
 pub const ID: &str = "nsq-id";
@@ -84,6 +85,9 @@ pub enum InvalidHeaders {
     /// The value of [`ID`] is empty, or longer than [`MAX_ID_BYTES`].
     #[error("header \"nsq-id\" has {0} bytes; expected 1 to {MAX_ID_BYTES}")]
     Id(usize),
+    /// The value of [`TTL`](message_ttl::TTL) is no valid time to live.
+    #[error(transparent)]
+    Ttl(#[from] InvalidTtl),
     /// The bytes end before the headers do.
     #[error("headers are cut off")]
     CutOff,
@@ -104,6 +108,9 @@ impl<'a> Headers<'a> {
             check_key(key)?;
             if key == ID && !(1..=MAX_ID_BYTES).contains(&value.len()) {
                 return Err(InvalidHeaders::Id(value.len()));
+            }
+            if key == message_ttl::TTL {
+                message_ttl::parse(value)?;
             }
             if pairs[..index].iter().any(|(other, _)| other == key) {
                 return Err(InvalidHeaders::Twice(key.to_string()));
@@ -372,6 +379,8 @@ mod tests {
         assert_eq!(headers.get("x"), None);
         assert_eq!(Headers::parse(b"{}").unwrap().iter().count(), 0);
         assert!(HeadersBuf::of_producer([("a", "b"), ("nsq-ttl", "5s")]).is_ok());
+        let error = HeadersBuf::of_producer([("nsq-ttl", "5")]).unwrap_err().to_string();
+        assert!(error.starts_with("header \"nsq-ttl\" is \"5\": missing unit"), "{error}");
         assert_eq!(
             HeadersBuf::of_producer([("a", ""), ("a", "")]),
             Err(InvalidHeaders::Twice("a".to_owned()))

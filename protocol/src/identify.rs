@@ -18,6 +18,8 @@ pub const MAX_NAME_BYTES: usize = 1024;
 pub const HEADERS: &str = "headers";
 /// The feature that answers a publish of one message with its id. Not in NSQ.
 pub const PUB_IDS: &str = "pub_ids";
+/// The feature that lets a consumer send [`REJ`](crate::Command::Rej). Not in NSQ.
+pub const REJECT: &str = "reject";
 
 /// Deflate level for a client that requests none.
 const DEFAULT_DEFLATE_LEVEL: i64 = 6;
@@ -292,7 +294,7 @@ pub fn negotiate(request: &IdentifyRequest, limits: &IdentifyLimits) -> Result<N
     })
 }
 
-const OFFERED_FEATURES: [&str; 2] = [HEADERS, PUB_IDS];
+const OFFERED_FEATURES: [&str; 3] = [HEADERS, PUB_IDS, REJECT];
 
 /// Cuts a name to [`MAX_NAME_BYTES`]. Every connection keeps its names, so they need a limit.
 fn kept(name: Option<&str>) -> String {
@@ -444,6 +446,11 @@ impl IdentifyReply {
     pub fn grants_pub_ids(&self) -> bool {
         self.features.iter().flatten().any(|feature| feature == PUB_IDS)
     }
+
+    /// Whether nsqd granted [`REJECT`].
+    pub fn grants_reject(&self) -> bool {
+        self.features.iter().flatten().any(|feature| feature == REJECT)
+    }
 }
 
 impl Negotiated {
@@ -455,6 +462,11 @@ impl Negotiated {
     /// Whether [`PUB_IDS`] is granted.
     pub fn pub_ids(&self) -> bool {
         self.features.iter().flatten().any(|&feature| feature == PUB_IDS)
+    }
+
+    /// Whether [`REJECT`] is granted.
+    pub fn reject(&self) -> bool {
+        self.features.iter().flatten().any(|&feature| feature == REJECT)
     }
 
     /// The reply for this connection; fields that do not depend on the connection come from `daemon`.

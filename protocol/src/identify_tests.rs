@@ -303,6 +303,7 @@ fn headers_are_granted_and_reported_as_requested() {
         (r#""features":["Headers","x"]"#, false, Some(&[]), None),
         (r#""features":["pub_ids","headers"]"#, true, Some(&["headers", "pub_ids"]), None),
         (r#""features":["pub_ids"]"#, false, Some(&["pub_ids"]), None),
+        (r#""features":["reject","pub_ids"]"#, false, Some(&["pub_ids", "reject"]), None),
         (r#""features":[]"#, false, Some(&[]), None),
         (r#""features":null"#, false, None, None),
         (r#""extend_support":true"#, true, None, Some(true)),
@@ -318,6 +319,10 @@ fn headers_are_granted_and_reported_as_requested() {
         assert_eq!(reply.grants_headers(), granted && reply.features.is_some());
         assert_eq!(settings.pub_ids(), asked.contains("pub_ids"), "{asked}");
         assert_eq!(reply.grants_pub_ids(), asked.contains("pub_ids"), "{asked}");
+        assert_eq!(
+            (settings.reject(), reply.grants_reject()),
+            (asked.contains("reject"), asked.contains("reject"))
+        );
         let text = String::from_utf8(to_json(&reply).unwrap()).unwrap();
         assert_eq!(text.contains("features"), reply.features.is_some());
         assert_eq!(text.contains("extend_support"), extend_support.is_some());

@@ -39,7 +39,9 @@ pub mod name;
 pub mod frame;
 pub mod message;
 
+pub mod go_duration;
 pub mod headers;
+pub mod message_ttl;
 
 pub mod batch;
 pub mod command;
@@ -74,7 +76,7 @@ pub mod redact;
 
 pub use auth::{AuthAnswer, AuthReply, AuthorizationEntry};
 pub use batch::{BatchError, BatchPart, Checked, MessageBatch, put_mpub, put_mpub_ext};
-pub use command::{Command, MAGIC_V2, Verb};
+pub use command::{Command, MAGIC_V2, MAX_REASON_BYTES, Verb, as_reason};
 pub use command_decoder::{Decoded, command_name, decode, decode_from, mpub_topic, truncated};
 pub use dead_letters::{
     DeadDeleteResponse, DeadLetterGroup, DeadLettersResponse, DeadMessage, DeadMessagesResponse,
@@ -86,7 +88,9 @@ pub use discovery::{
 };
 pub use error::{ErrorCode, ProtocolError, TOPIC_FULL, is_topic_full, quote};
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameType, put_frame};
-pub use identify::{HEADERS, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, PUB_IDS, negotiate};
+pub use identify::{
+    HEADERS, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, PUB_IDS, REJECT, negotiate,
+};
 pub use limits::Limits;
 pub use lookup::{
     LookupCommand, LookupDecoded, LookupError, LookupLimits, LookupdInfo, MAGIC_V1, PeerInfo, decode_lookup,

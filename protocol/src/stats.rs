@@ -187,6 +187,9 @@ pub struct ChannelStats {
     /// Messages that were dropped because the channel held too many. Not in NSQ.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
     pub overflow_count: u64,
+    /// Messages that did not match the channel's filter, and were finished without being delivered. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub filtered_count: u64,
     /// Whether publishes are refused because of this channel. Not in NSQ.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
     pub is_full: bool,

@@ -168,6 +168,9 @@ fn put_channel(out: &mut String, channel: &ChannelStats) -> fmt::Result {
     if channel.overflow_count > 0 {
         writeln!(out, "         overflow: {} msgs dropped", channel.overflow_count)?;
     }
+    if channel.filtered_count > 0 {
+        writeln!(out, "         filtered: {} msgs", channel.filtered_count)?;
+    }
     if channel.is_full {
         writeln!(out, "         full: publishes are refused")?;
     }

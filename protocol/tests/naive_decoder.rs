@@ -207,6 +207,7 @@ fn command() -> impl Strategy<Value = Vec<u8>> {
         "FIN 0123456789abcdef\n",
         "TOUCH 0123456789abcde\n",
         "REQ 0123456789abcdef 1\n",
+        "REJ 0123456789abcdef x\n",
         "RDY x\n",
         "SUB t c\r\n",
         "PUB\n",

@@ -52,8 +52,17 @@ mod policy_test;
 /// Messages whose attempts are used up: the dead-letter topic, redrives.
 mod dead_letters;
 
+/// REJ: consumers that make messages dead letters at once.
+mod reject;
+
 /// Messages that are too old.
 mod ttl;
+
+/// Messages with a time to live of their own.
+mod message_ttl;
+
+/// Channels that deliver only messages with certain headers.
+mod filter;
 
 /// Bounds of channels and topics, and channels without consumers.
 mod bounds;

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 /// The final answer to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Answer<'a> {
     Finish,
     Requeue(Requeue),
+    /// With the reason.
+    Reject(&'a str),
     /// Nothing is sent: the message has timed out, or is left to time out.
     Nothing,
 }

@@ -118,8 +118,8 @@ impl Connection {
         }
         let (code, description) = split_error(&frame.data);
         let about_one_message =
-            [ErrorCode::FinFailed, ErrorCode::ReqFailed, ErrorCode::TouchFailed].map(ErrorCode::as_str);
-        if about_one_message.contains(&code.as_str()) {
+            [ErrorCode::FinFailed, ErrorCode::ReqFailed, ErrorCode::TouchFailed, ErrorCode::RejFailed];
+        if about_one_message.iter().any(|about| about.as_str() == code) {
             let node = Arc::clone(&self.link.node);
             self.link.feedback.emit(Event::AnswerFailed { node, code, description });
             return Ok(());

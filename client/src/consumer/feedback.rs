@@ -37,7 +37,7 @@ pub enum Event {
     AnswerFailed {
         /// The address of the nsqd.
         node: Arc<str>,
-        /// `E_FIN_FAILED`, `E_REQ_FAILED` or `E_TOUCH_FAILED`.
+        /// `E_FIN_FAILED`, `E_REQ_FAILED`, `E_TOUCH_FAILED` or `E_REJ_FAILED`.
         code: String,
         /// nsqd's description of the error, with the message id.
         description: String,
@@ -71,6 +71,7 @@ pub(super) struct Counters {
     pub(super) received: AtomicU64,
     pub(super) finished: AtomicU64,
     pub(super) requeued: AtomicU64,
+    pub(super) rejected: AtomicU64,
     pub(super) timed_out: AtomicU64,
     pub(super) gave_up: AtomicU64,
 }
@@ -143,10 +144,11 @@ impl Feedback {
         }
     }
 
-    pub(super) fn answered(&self, answer: Answer, signal: Signal, epoch: Epoch, now: Instant) {
+    pub(super) fn answered(&self, answer: Answer<'_>, signal: Signal, epoch: Epoch, now: Instant) {
         let counter = match answer {
             Answer::Finish => &self.counters.finished,
             Answer::Requeue(_) => &self.counters.requeued,
+            Answer::Reject(_) => &self.counters.rejected,
             Answer::Nothing => &self.counters.timed_out,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -187,7 +189,7 @@ impl Feedback {
         self.leave_dropped.store(true, Ordering::Release);
     }
 
-    pub(super) fn answer_when_dropped(&self) -> Answer {
+    pub(super) fn answer_when_dropped(&self) -> Answer<'static> {
         match self.leave_dropped.load(Ordering::Acquire) {
             true => Answer::Nothing,
             false => Answer::Requeue(Requeue::Now),

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
+use nsq_protocol::ErrorCode;
 
 use super::answer::Requeue;
 use super::feedback::Event;
 use super::message::{Delivery, Message};
 use super::shared::Shared;
+use crate::error::AnswerError;
 
 /// How to answer a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Finish the message: nsqd does not deliver it again.
     Finish,
@@ -27,6 +29,13 @@ pub enum Outcome {
     /// Give the message up, because it can never succeed: call [`Handler::gave_up`], then finish the message. This does
     /// not count as a success.
     GiveUp,
+    /// Reject the message, because it can never succeed: nsqd makes it a dead letter. See
+    /// [`Message::reject`](super::Message::reject). With an nsqd that does not accept this, the message is requeued, and
+    /// the consumer emits [`Event::AnswerFailed`](super::Event::AnswerFailed).
+    Reject {
+        /// Why; one line.
+        reason: String,
+    },
     /// Send no answer: the message times out, and nsqd delivers it again.
     Forget,
 }
@@ -128,6 +137,15 @@ async fn answer<H: Handler>(handler: &H, shared: &Shared, message: Message, outc
         Outcome::Finish => message.finish(),
         Outcome::Requeue { delay, backoff: true } => message.requeue(delay),
         Outcome::Requeue { delay, backoff: false } => message.requeue_without_backoff(delay),
+        Outcome::Reject { reason } => {
+            let node = message.node().into();
+            let rejected = message.reject(reason);
+            if let Err(error @ AnswerError::CannotReject) = &rejected {
+                let (code, description) = (ErrorCode::RejFailed.as_str().to_owned(), error.to_string());
+                shared.feedback.emit(Event::AnswerFailed { node, code, description });
+            }
+            rejected
+        }
         Outcome::Forget => {
             message.forget();
             Ok(())

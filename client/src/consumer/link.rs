@@ -26,6 +26,8 @@ pub(super) struct Link {
     pub(super) max_msg_timeout: Duration,
     /// Messages arrive with their headers.
     with_headers: bool,
+    /// nsqd accepts REJ.
+    pub(super) can_reject: bool,
     pub(super) feedback: Arc<Feedback>,
     /// Messages that are received and not answered.
     in_flight: AtomicU64,
@@ -49,6 +51,7 @@ impl Link {
             msg_timeout: server.msg_timeout,
             max_msg_timeout: server.max_msg_timeout,
             with_headers: server.headers,
+            can_reject: server.reject,
             feedback,
             in_flight: AtomicU64::new(0),
             last_message: AtomicU64::new(0),
@@ -100,7 +103,7 @@ impl Link {
     }
 
     /// Records that a message of this connection was answered or left to time out.
-    pub(super) fn answered(&self, answer: Answer, signal: Signal, epoch: Epoch, now: Instant) {
+    pub(super) fn answered(&self, answer: Answer<'_>, signal: Signal, epoch: Epoch, now: Instant) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.feedback.answered(answer, signal, epoch, now);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use nsq_protocol::headers::Headers;
-use nsq_protocol::{Command, MessageId};
+use nsq_protocol::{Command, MessageId, as_reason};
 
 use super::answer::{Answer, Requeue};
 use super::link::Link;
@@ -126,6 +126,11 @@ impl Delivery {
         Ok(())
     }
 
+    /// Whether the nsqd that delivered the message accepts [`Message::reject`]. NSQ's own does not.
+    pub fn can_reject(&self) -> bool {
+        self.link.can_reject
+    }
+
     /// Whether the consumer is shutting down. Long work should then end soon.
     pub fn is_stopping(&self) -> bool {
         self.link.feedback.stopping.is_cancelled()
@@ -145,7 +150,7 @@ impl Delivery {
     }
 
     /// Sends the answer, if it has a wire form, and counts it.
-    fn answer(&self, answer: Answer, signal: Signal) -> Result<(), AnswerError> {
+    fn answer(&self, answer: Answer<'_>, signal: Signal) -> Result<(), AnswerError> {
         let now = time::now();
         let sent = match answer {
             Answer::Finish => self.link.outbox.push(|out| Command::Fin { id: self.id }.encode(out)),
@@ -153,6 +158,10 @@ impl Delivery {
                 let delay_ms = as_ms(self.link.feedback.requeue_delay(delay, self.attempts));
                 self.link.outbox.push(|out| Command::Req { id: self.id, delay_ms }.encode(out))
             }
+            Answer::Reject(reason) => self
+                .link
+                .outbox
+                .push(|out| Command::Rej { id: self.id, reason: &as_reason(reason) }.encode(out)),
             Answer::Nothing => true,
         };
         self.link.answered(answer, signal, self.epoch, now);
@@ -193,7 +202,8 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// A message that must be answered: [finish](Message::finish) it or [requeue](Message::requeue) it.
+/// A message that must be answered: [finish](Message::finish), [requeue](Message::requeue) or
+/// [reject](Message::reject) it.
 ///
 /// Answers never block: they are queued for the connection's next write. **Dropping an unanswered message
 /// requeues it at once** and counts as a failure; [`forget`](Message::forget) leaves it to its timeout.
@@ -226,6 +236,21 @@ impl Message {
         self.answer(Answer::Requeue(delay.into()), Signal::Neutral)
     }
 
+    /// Rejects the message, because it can never succeed: nsqd moves it to the channel's dead-letter topic at once, with
+    /// `reason` in the header `nsq-dead-error`. This is no failure for backoff.
+    ///
+    /// nsqd takes one line of at most 1,024 bytes: control characters of `reason` are sent as blanks, and a longer text is
+    /// cut. If nsqd does not accept rejections ([`can_reject`](Delivery::can_reject)), the message is requeued like a failed
+    /// one, and the error is [`AnswerError::CannotReject`]. If the channel has no topic for dead letters, nsqd reports
+    /// `E_REJ_FAILED` ([`Event::AnswerFailed`](super::Event::AnswerFailed)), and the message times out.
+    pub fn reject(mut self, reason: impl AsRef<str>) -> Result<(), AnswerError> {
+        if self.can_reject() {
+            return self.answer(Answer::Reject(reason.as_ref()), Signal::Neutral);
+        }
+        self.answer(Answer::Requeue(Requeue::Auto), Signal::Failure)?;
+        Err(AnswerError::CannotReject)
+    }
+
     /// Sends no answer: nsqd delivers the message again when it times out.
     pub fn forget(mut self) {
         // Nothing is sent, so the result has no meaning.
@@ -236,7 +261,7 @@ impl Message {
         self.answer(Answer::Finish, Signal::Neutral)
     }
 
-    fn answer(&mut self, answer: Answer, signal: Signal) -> Result<(), AnswerError> {
+    fn answer(&mut self, answer: Answer<'_>, signal: Signal) -> Result<(), AnswerError> {
         self.answered = true;
         self.delivery.answer(answer, signal)
     }

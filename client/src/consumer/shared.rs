@@ -57,6 +57,8 @@ pub struct ConsumerStats {
     pub finished: u64,
     /// Messages requeued.
     pub requeued: u64,
+    /// Messages rejected: they became dead letters.
+    pub rejected: u64,
     /// Messages left to time out, because they were not taken in time or on purpose.
     pub timed_out: u64,
     /// Messages given up.
@@ -118,6 +120,7 @@ impl Shared {
             received: get(&counters.received),
             finished: get(&counters.finished),
             requeued: get(&counters.requeued),
+            rejected: get(&counters.rejected),
             timed_out: get(&counters.timed_out),
             gave_up: get(&counters.gave_up),
         }

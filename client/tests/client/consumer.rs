@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use nsq::{
-    Config, ConfigError, Consumer, ConsumerState, Delivery, Disconnect, Event, Handler, IntoOutcome, Outcome,
-    Requeue, StartError,
+    AnswerError, Config, ConfigError, Consumer, ConsumerState, Delivery, Disconnect, Event, Handler,
+    IntoOutcome, Outcome, Requeue, StartError,
 };
 use nsq_protocol::{ErrorCode, ProtocolError};
 use parking_lot::Mutex;
@@ -123,6 +123,61 @@ async fn outcomes_become_answers() {
         }
     };
     soon("event", panicked).await;
+}
+
+#[tokio::test]
+async fn rejected_messages_are_reported_with_their_reason() {
+    let identify_reply = r#"{"features":["reject"],"msg_timeout":60000,"max_msg_timeout":900000}"#.to_owned();
+    let nsqd = StubNsqd::with(Script { identify_reply, ..Script::default() }).await;
+    let handler = |_: Delivery| async { Outcome::Reject { reason: "line 1\nline 2".into() } };
+    let consumer = Consumer::builder("t", "c").nsqd(&nsqd.address).handler(handler).start().unwrap();
+    nsqd.offer(["x"]);
+    let seen = until("REJ", || nsqd.received("REJ"), |seen| seen.len() == 1).await;
+    assert!(seen[0].ends_with(" line 1 line 2"), "{seen:?}");
+    until("stats", || consumer.stats().rejected, |rejected| *rejected == 1).await;
+    consumer.shutdown(Duration::ZERO).await;
+
+    let mut messages = Consumer::builder("t", "c").nsqd(&nsqd.address).stream().unwrap();
+    nsqd.offer(["y"]);
+    let message = soon("message", messages.next()).await.unwrap();
+    assert!(message.can_reject());
+    assert_eq!(message.reject(""), Ok(()));
+    let seen = until("REJ", || nsqd.received("REJ"), |seen| seen.len() == 2).await;
+    assert_eq!(seen[1].split(' ').count(), 2, "no reason: {seen:?}");
+}
+
+#[tokio::test]
+async fn an_nsqd_that_takes_no_rejections_gets_a_requeue() {
+    let nsqd = StubNsqd::start().await;
+    let handler = |message: Delivery| async move {
+        if message.attempts() > 1 {
+            return Outcome::Finish;
+        }
+        Outcome::Reject { reason: "no such tenant".into() }
+    };
+    let builder = Consumer::builder("t", "c").nsqd(&nsqd.address).set("max_backoff_duration", 0).unwrap();
+    let consumer = builder.clone().handler(handler).start().unwrap();
+    let mut events = consumer.events();
+    nsqd.offer(["x"]);
+    until("FIN", || nsqd.count("FIN"), |count| *count == 1).await;
+    assert_eq!((nsqd.count("REQ"), nsqd.count("REJ")), (1, 0));
+    let failed = async {
+        loop {
+            if let Event::AnswerFailed { code, description, .. } = events.recv().await.unwrap() {
+                return (code, description);
+            }
+        }
+    };
+    let (code, description) = soon("event", failed).await;
+    assert!(code == "E_REJ_FAILED" && description.contains("the message was requeued"), "{description}");
+    consumer.shutdown(Duration::ZERO).await;
+
+    let mut messages = builder.stream().unwrap();
+    nsqd.offer(["y"]);
+    let message = soon("message", messages.next()).await.unwrap();
+    assert!(!message.can_reject());
+    assert_eq!(message.reject("no such tenant"), Err(AnswerError::CannotReject));
+    until("REQ", || nsqd.count("REQ"), |count| *count == 2).await;
 }
 
 #[tokio::test]
@@ -401,7 +456,7 @@ async fn consumer_that_requests_headers_works_without_them() {
     let message = soon("message", messages.next()).await.unwrap();
     assert_eq!((&message.body()[..], message.headers()), (&b"\x04body"[..], None));
     message.finish().unwrap();
-    assert!(nsqd.received("IDENTIFY")[0].contains(r#""features":["headers"]"#));
+    assert!(nsqd.received("IDENTIFY")[0].contains(r#""features":["headers","reject"]"#));
 }
 
 #[tokio::test]

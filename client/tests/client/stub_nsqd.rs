@@ -323,6 +323,9 @@ impl State {
             Command::Fin { id } => {
                 self.in_flight.remove(id);
             }
+            Command::Rej { id, .. } => {
+                self.in_flight.remove(id);
+            }
             Command::Req { id, .. } => {
                 // The stub ignores the delay. Tests read it from `received`.
                 if let Some((_, message)) = self.in_flight.remove(id) {

@@ -1,4 +1,4 @@
-//! FIN, REQ and TOUCH: commands that arrive together run under one lock of the channel.
+//! FIN, REQ, TOUCH and REJ: commands that arrive together run under one lock of the channel.
 
 use parking_lot::MutexGuard;
 
@@ -9,7 +9,7 @@ use crate::clock::{self, Nanos};
 use crate::storage::record::Record;
 
 impl Channel {
-    /// Starts a run of FIN, REQ and TOUCH by one consumer. Finished messages are recorded, and other consumers woken,
+    /// Starts a run of FIN, REQ, TOUCH and REJ by one consumer. Finished messages are recorded, and other consumers woken,
     /// once: when the run ends.
     pub fn acknowledge(&self, key: ConsumerKey) -> Acknowledging<'_> {
         let monotonic = clock::monotonic();
@@ -18,7 +18,7 @@ impl Channel {
     }
 }
 
-/// A run of FIN, REQ and TOUCH by one consumer, under the channel's lock. Dropping it ends the run.
+/// A run of FIN, REQ, TOUCH and REJ by one consumer, under the channel's lock. Dropping it ends the run.
 pub struct Acknowledging<'a> {
     channel: &'a Channel,
     key: ConsumerKey,
@@ -61,6 +61,12 @@ impl Acknowledging<'_> {
         // The deadline only moves later, so the timer needs no change.
         let (key, now) = (self.key, self.now.monotonic);
         self.state().touch(key, sequence, now)
+    }
+
+    /// REJ. Records nothing: a start before the message is a dead letter delivers it again.
+    pub fn reject(&mut self, sequence: u64, error: &str) -> Result<(), AckError> {
+        let key = self.key;
+        self.state().reject(key, sequence, error)
     }
 
     fn state(&mut self) -> &mut ChannelState {

@@ -12,7 +12,7 @@ use super::departures::Departed;
 use super::runs::Runs;
 use crate::storage::record::Record;
 
-/// Channels with messages whose attempts are used up.
+/// Channels with messages to dead-letter.
 #[derive(Default)]
 pub struct ExhaustedChannels {
     channels: Mutex<Vec<Arc<Channel>>>,

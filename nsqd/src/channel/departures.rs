@@ -1,5 +1,5 @@
 //! Pure: messages that leave a channel otherwise than by a FIN: because their attempts are used up, because they are too
-//! old or too many, or because they are moved to another topic or deleted.
+//! old, too many or rejected, or because they are moved to another topic or deleted.
 //!
 //! ```text
 //!   waiting, deferred, ahead, exhausted --depart--> departing --departed--> gone
@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 
 use super::outstanding::{Entry, Place, Slot};
+use super::rejecting::Rejections;
 use super::runs::Runs;
 use super::state::ChannelState;
 use crate::clock::Nanos;
@@ -23,9 +24,6 @@ use crate::log::retention::merged;
 use crate::policy::bounds::Overflow;
 use crate::policy::dead_letter::Reason;
 
-/// Maximum number of messages that are set aside at a time because they expired or exceed the bound.
-const MOST_EXHAUSTED: usize = 10_000;
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Departures {
@@ -33,6 +31,8 @@ pub struct Departures {
     failures: BTreeMap<u64, u16>,
     /// Messages at [`Place::Exhausted`], and why they are dead-lettered.
     exhausted: BTreeMap<u64, Reason>,
+    /// What consumers said about those of them, and of `departing`, that are rejected.
+    pub(super) rejections: Rejections,
     departing: BTreeMap<u64, Departing>,
     /// Removed messages that are not in the journal yet.
     removed: Runs,
@@ -60,6 +60,14 @@ pub struct Departed {
 }
 
 impl Departures {
+    /// Maximum number of messages that are set aside at a time because they expired or exceed the bound.
+    pub(super) const MOST_EXHAUSTED: usize = 10_000;
+
+    /// A message that was published deferred was due before the start: its age counts from there.
+    pub(super) fn note_due_before_start(&mut self, sequence: u64) {
+        self.due_at.insert(sequence, 0);
+    }
+
     /// Failed deliveries of a message.
     #[inline]
     pub fn failures_of(&self, sequence: u64) -> u16 {
@@ -129,7 +137,7 @@ impl ChannelState {
     /// A message that was published deferred is due.
     pub(super) fn note_due(&mut self, slot: Slot) {
         let entry = self.outstanding.entry(slot);
-        if self.policy.ttl > 0 && entry.attempts == 0 {
+        if (self.policy.ttl > 0 || self.has_own_ttls) && entry.attempts == 0 {
             self.departures.due_at.insert(entry.sequence, entry.deadline);
         }
     }
@@ -155,9 +163,9 @@ impl ChannelState {
     }
 
     /// Whether what leaves for this reason becomes a dead letter.
-    fn keeps(&self, reason: Reason) -> bool {
+    pub(super) fn keeps(&self, reason: Reason) -> bool {
         let keeps = match reason {
-            Reason::Attempts => true,
+            Reason::Attempts | Reason::Rejected => true,
             Reason::Expired => self.policy.keeps_expired,
             Reason::Overflow => self.policy.bound.overflow == Overflow::DeadLetter,
         };
@@ -166,7 +174,13 @@ impl ChannelState {
 
     /// Whether [`ChannelState::leave`] can be called without setting too many messages aside.
     pub(super) fn has_room_to_set_aside(&self, reason: Reason) -> bool {
-        self.departures.exhausted.len() < MOST_EXHAUSTED || !self.keeps(reason)
+        self.departures.exhausted.len() < Departures::MOST_EXHAUSTED || !self.keeps(reason)
+    }
+
+    /// Drops messages that are ahead. The cursor must move over them.
+    pub(super) fn drop_ahead(&mut self, from: u64, to: u64, reason: Reason) {
+        self.count_dropped(to - from, reason);
+        self.departures.removed.push(from, to);
     }
 
     fn drop_message(&mut self, slot: Slot, reason: Reason) {
@@ -181,7 +195,7 @@ impl ChannelState {
             Reason::Expired => self.counters.expired_count += count,
             Reason::Overflow => self.counters.overflow_count += count,
             // These are never dropped.
-            Reason::Attempts => {}
+            Reason::Attempts | Reason::Rejected => {}
         }
     }
 
@@ -201,16 +215,13 @@ impl ChannelState {
         }
         let ahead: Vec<(u64, u64)> = self.skipped.gaps(self.cursor, to).collect();
         if !self.keeps(reason) {
-            for &(from, to) in &ahead {
-                self.count_dropped(to - from, reason);
-                self.departures.removed.push(from, to);
-            }
+            ahead.iter().for_each(|&(from, to)| self.drop_ahead(from, to, reason));
             self.cursor = self.cursor.max(to);
             return self.pass_skipped();
         }
         for (from, to) in ahead {
             for sequence in from..to {
-                if self.departures.exhausted.len() >= MOST_EXHAUSTED {
+                if self.departures.exhausted.len() >= Departures::MOST_EXHAUSTED {
                     return;
                 }
                 self.outstanding.insert(Entry::new(sequence, 0, Place::Exhausted));
@@ -248,6 +259,11 @@ impl ChannelState {
     /// How long messages are delivered after they were published; 0 for no limit.
     pub fn ttl(&self) -> Nanos {
         self.policy.ttl
+    }
+
+    /// Whether a take can do nothing until messages have become dead letters.
+    pub(super) fn waits_for_dead_letters(&self) -> bool {
+        self.is_blocked && self.departures.exhausted.len() >= Departures::MOST_EXHAUSTED
     }
 
     /// Why a message is to be dead-lettered; `None` if it is not set aside.
@@ -307,16 +323,17 @@ impl ChannelState {
         self.outstanding.find(sequence).map_or(0, |slot| self.outstanding.entry(slot).attempts)
     }
 
-    /// These messages cannot become dead letters: those whose attempts are used up are delivered again, as if they had
-    /// never failed, and the others are dropped.
+    /// These messages cannot become dead letters: rejected ones and those whose attempts are used up are delivered again,
+    /// as if they had never failed, and the others are dropped.
     pub fn forgive(&mut self, sequences: &[u64]) {
         for &sequence in sequences {
             if let Some(reason) = self.departures.exhausted.remove(&sequence)
                 && let Some(slot) = self.outstanding.find(sequence)
             {
                 self.departures.set_failures(sequence, 0);
+                self.departures.rejections.remove(sequence);
                 match reason {
-                    Reason::Attempts => self.wait(slot),
+                    Reason::Attempts | Reason::Rejected => self.wait(slot),
                     // If it waited, it would be set aside again at once.
                     Reason::Expired | Reason::Overflow => self.drop_message(slot, reason),
                 }
@@ -326,14 +343,32 @@ impl ChannelState {
 
     /// Nothing becomes a dead letter any more. Messages that are set aside are delivered again, unless they have expired.
     pub fn unset_aside(&mut self) {
-        for (sequence, reason) in std::mem::take(&mut self.departures.exhausted) {
+        self.unset_aside_for(|_| true);
+    }
+
+    /// After a change of the policy: the same for reasons for which nothing becomes a dead letter any more.
+    pub(super) fn unset_aside_by_policy(&mut self) {
+        let bound = self.policy.bound;
+        let keeps_overflow = !bound.is_off() && bound.overflow == Overflow::DeadLetter;
+        if self.policy.max_attempts == 0 && !self.policy.keeps_expired && !keeps_overflow {
+            self.unset_aside_for(|reason| reason != Reason::Rejected);
+        }
+    }
+
+    fn unset_aside_for(&mut self, is_chosen: impl Fn(Reason) -> bool) {
+        let exhausted = std::mem::take(&mut self.departures.exhausted);
+        let (chosen, others): (BTreeMap<u64, Reason>, BTreeMap<u64, Reason>) =
+            exhausted.into_iter().partition(|(_, reason)| is_chosen(*reason));
+        self.departures.exhausted = others;
+        for (sequence, reason) in chosen {
+            self.departures.rejections.remove(sequence);
             let Some(slot) = self.outstanding.find(sequence) else { continue };
             match reason {
                 Reason::Attempts => {
                     self.departures.set_failures(sequence, 0);
                     self.wait(slot);
                 }
-                Reason::Overflow => self.wait(slot),
+                Reason::Overflow | Reason::Rejected => self.wait(slot),
                 Reason::Expired => self.drop_message(slot, reason),
             }
         }
@@ -381,6 +416,7 @@ impl ChannelState {
     pub fn departed(&mut self, messages: &[Departed]) {
         for message in messages {
             self.departures.departing.remove(&message.sequence);
+            self.departures.rejections.remove(message.sequence);
         }
     }
 
@@ -457,6 +493,10 @@ impl ChannelState {
         departures.exhausted.retain(|&sequence, _| {
             outstanding.find(sequence).is_some_and(|slot| outstanding.entry(slot).place == Place::Exhausted)
         });
+        let (exhausted, departing) = (&departures.exhausted, &departures.departing);
+        departures
+            .rejections
+            .retain(|sequence| exhausted.contains_key(&sequence) || departing.contains_key(&sequence));
     }
 
     /// Restores the failed deliveries of outstanding messages.

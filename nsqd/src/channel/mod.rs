@@ -6,15 +6,17 @@
 //!
 //! - [`state`]: pure; the state of messages and its transitions, with a diagram
 //! - [`take`]: pure; handing out messages
+//! - [`screening`]: pure; messages that are taken back before they are handed out
 //! - [`moving`]: pure; moving the read cursor
 //! - [`departures`]: pure; messages that leave otherwise than by a FIN
 //! - [`policy_test`]: pure; what a policy would do with the messages
+//! - [`rejecting`]: pure; REJ
 //! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; parts of the state
 //! - [`signal`]: wakes a consumer's connection, or skips the consumer while it is busy
 //! - [`overflow`]: pure; how much the channel holds, and removing what exceeds its bound; [`gauge`]: pure; makes it readable
 //!   without the lock
 //! - `bounding`: what the channel does by its bound and without consumers
-//! - `acknowledging`: a run of FIN, REQ and TOUCH under one lock
+//! - `acknowledging`: a run of FIN, REQ, TOUCH and REJ under one lock
 //! - `departing`: takes messages out of the channel, in one journal record with what becomes of them
 //! - [`reading`]: reads messages from disk before consumers take them
 //! - [`latency`]: pure; measures the time from publishing to FIN, if enabled
@@ -34,9 +36,11 @@ pub mod outstanding;
 pub mod overflow;
 pub mod policy_test;
 pub mod reading;
+pub mod rejecting;
 pub mod replayed;
 pub mod runs;
 pub mod saved;
+pub mod screening;
 pub mod signal;
 pub mod skipped;
 pub mod state;
@@ -613,6 +617,7 @@ impl Holder for Channel {
 impl Expire for Channel {
     fn expire(&self, now: Nanos) {
         let mut inner = self.inner.lock();
+        inner.state.set_has_own_ttls(self.parts.log.may_have_own_ttls());
         let owners = inner.state.expire(now, SLICE);
         self.record_held_back(&mut inner.state);
         for key in owners {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use nsq_protocol::headers::HeadersBuf;
 use proptest::prelude::*;
 
 use super::departures::Departed;
@@ -14,7 +15,7 @@ use super::state::{AckError, ChannelState, HeldBack, Requeued};
 use super::take::TakeEnd;
 use crate::locality::Locality;
 use crate::log::sizes::Sizes;
-use crate::log::{Mark, Source, Supply};
+use crate::log::{Mark, OwnTtl, Source, Supplied, Supply};
 use crate::policy::bounds::{Bound, Overflow};
 use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
@@ -23,6 +24,8 @@ const TIMEOUT: u64 = 1_000;
 /// Longer than a test runs: only the steps expire messages.
 const TTL: u64 = 1 << 60;
 const MAX_TIMEOUT: u64 = 3_000;
+/// The time to live of each fifth message. It counts from the beginning of the test, or from when the message was due.
+const OWN_TTL: u64 = 4_000;
 /// Shorter than the shortest delay of a schedule, so that every delay is this one.
 const RETRY_DELAY: u64 = 700;
 /// Longer than a test runs.
@@ -44,12 +47,15 @@ enum Step {
     Finish(u8),
     Requeue(u8, u16),
     Touch(u8),
+    Reject(u8),
     Pass(u16),
     Pause(bool),
     /// Whether failed messages are held back by a retry schedule.
     Retry(bool),
     /// After this many failures, a message is set aside; 0 for never.
     MaxAttempts(u16),
+    /// Delivers only messages that have a color, or only those that have none, or all.
+    Filter(Option<bool>),
     /// Takes messages out of the channel, from a share of what was published on.
     Depart(u8, u8),
     /// Whether what departs is gone or comes back.
@@ -83,10 +89,12 @@ fn step() -> impl Strategy<Value = Step> {
         8 => any::<u8>().prop_map(Step::Finish),
         3 => (any::<u8>(), prop_oneof![Just(0u16), 1u16..3000]).prop_map(|(which, delay)| Step::Requeue(which, delay)),
         2 => any::<u8>().prop_map(Step::Touch),
+        2 => any::<u8>().prop_map(Step::Reject),
         3 => (1u16..1500).prop_map(Step::Pass),
         1 => any::<bool>().prop_map(Step::Pause),
         1 => any::<bool>().prop_map(Step::Retry),
         1 => (0u16..4).prop_map(Step::MaxAttempts),
+        1 => any::<Option<bool>>().prop_map(Step::Filter),
         2 => (any::<u8>(), 1u8..12).prop_map(|(share, count)| Step::Depart(share, count)),
         2 => any::<bool>().prop_map(Step::EndDeparture),
         1 => Just(Step::Forgive),
@@ -128,6 +136,21 @@ struct AnySource {
     given_last: usize,
     /// The last message supplied for its first delivery.
     last_first: u64,
+    /// Messages that were taken back.
+    taken_back: Vec<u64>,
+    /// Whether messages have a time to live of their own.
+    has_own_ttls: bool,
+    /// The headers of each third message.
+    color: HeadersBuf,
+}
+
+fn is_colored(sequence: u64) -> bool {
+    sequence.is_multiple_of(3)
+}
+
+/// The time to live that a message has of its own.
+fn own_ttl(sequence: u64) -> Option<OwnTtl> {
+    sequence.is_multiple_of(5).then_some(OwnTtl { published_at: 0, ttl: OWN_TTL })
 }
 
 /// Messages are more than a day apart, so that a mix-up would show in the latencies.
@@ -137,7 +160,16 @@ fn published_at(sequence: u64) -> i64 {
 
 impl Default for AnySource {
     fn default() -> Self {
-        AnySource { room: u64::MAX, in_memory: u64::MAX, given: Vec::new(), given_last: 0, last_first: 0 }
+        AnySource {
+            room: u64::MAX,
+            in_memory: u64::MAX,
+            given: Vec::new(),
+            given_last: 0,
+            last_first: 0,
+            taken_back: Vec::new(),
+            has_own_ttls: false,
+            color: HeadersBuf::from_pairs([("color", "red")]).unwrap(),
+        }
     }
 }
 
@@ -145,6 +177,26 @@ impl Source for AnySource {
     fn timestamps(&self, mut visit: impl FnMut(i64)) {
         let given = &self.given[self.given.len() - self.given_last..];
         given.iter().for_each(|&(sequence, _)| visit(published_at(sequence)));
+    }
+
+    fn may_have_own_ttl(&self, _: u64) -> bool {
+        self.has_own_ttls
+    }
+
+    fn retain(&mut self, first: u64, mut is_kept: impl FnMut(Supplied<'_>) -> bool) -> usize {
+        let supplied = self.given.split_off(self.given.len() - self.given_last);
+        self.given_last = 0;
+        for (sequence, (supplied, attempts)) in (first..).zip(supplied) {
+            assert_eq!(supplied, sequence);
+            let headers = is_colored(sequence).then(|| self.color.as_headers());
+            if is_kept(Supplied { sequence, headers, own_ttl: own_ttl(sequence) }) {
+                self.given.push((sequence, attempts));
+                self.given_last += 1;
+            } else {
+                self.taken_back.push(sequence);
+            }
+        }
+        0
     }
 
     fn first(&mut self, from: u64, max_count: u64) -> Supply {
@@ -198,12 +250,15 @@ struct Pair {
     keeps_expired: bool,
     expired_before: u64,
     expired_count: u64,
+    /// Whether messages with or without a color are delivered.
+    filter: Option<bool>,
+    filtered_count: u64,
     bound: Bound,
     overflow_count: u64,
-    /// Unfinished messages that expired or exceeded the bound, and become dead letters.
+    /// Unfinished messages that expired, exceeded the bound or were rejected, and become dead letters.
     set_aside: BTreeMap<u64, Reason>,
-    /// Unfinished messages that were published deferred and came due: these expire by their due time.
-    due_based: BTreeSet<u64>,
+    /// Unfinished messages that were published deferred and when they came due: these expire by their due time.
+    due_based: BTreeMap<u64, u64>,
     /// Failed deliveries of unfinished messages.
     failures: BTreeMap<u64, u16>,
     /// From publishing to FIN.
@@ -228,10 +283,12 @@ impl Pair {
             keeps_expired: false,
             expired_before: 0,
             expired_count: 0,
+            filter: None,
+            filtered_count: 0,
             bound: Bound::default(),
             overflow_count: 0,
             set_aside: BTreeMap::new(),
-            due_based: BTreeSet::new(),
+            due_based: BTreeMap::new(),
             failures: BTreeMap::new(),
             latencies: Vec::new(),
         };
@@ -251,6 +308,10 @@ impl Pair {
             keeps_expired: self.keeps_expired,
             bound: self.bound,
             idle_expiry: None,
+            filter: self.filter.map(|with| {
+                let filter = if with { "color=red" } else { "color!=red" };
+                Arc::new(filter.parse().unwrap())
+            }),
         }
     }
 
@@ -385,6 +446,7 @@ impl Pair {
             Step::Sort => self.state.sort_waiting(),
             Step::Finish(pick) => self.finish(pick),
             Step::Requeue(pick, delay) => self.requeue(pick, u64::from(delay)),
+            Step::Reject(pick) => self.reject(pick),
             Step::Touch(pick) => {
                 if let Some((sequence, Where::InFlight { key, delivered, recall, .. })) =
                     self.some_message(pick)
@@ -422,10 +484,11 @@ impl Pair {
                     }
                 }
                 assert_eq!(held_back, expected);
-                let came_due = self.model.iter().filter(|(_, (place, attempts))| {
-                    *attempts == 0 && matches!(place, Where::Deferred { due } if *due <= now)
+                let came_due = self.model.iter().filter_map(|(&sequence, &(place, attempts))| match place {
+                    Where::Deferred { due } if attempts == 0 && due <= now => Some((sequence, due)),
+                    _ => None,
                 });
-                self.due_based.extend(came_due.map(|(&sequence, _)| sequence));
+                self.due_based.extend(came_due);
                 self.give_back(|place| match place {
                     Where::InFlight { deadline, .. } => deadline <= now,
                     Where::Deferred { due } => due <= now,
@@ -439,6 +502,7 @@ impl Pair {
             Step::MaxAttempts(max_attempts) => {
                 self.max_attempts = max_attempts;
                 self.state.set_policy(self.policy());
+                self.forgive_by_policy();
                 self.exhaust_all();
             }
             Step::Expire(share) => {
@@ -449,32 +513,24 @@ impl Pair {
             Step::KeepExpired(keeps_expired) => {
                 self.keeps_expired = keeps_expired;
                 self.state.set_policy(self.policy());
+                self.forgive_by_policy();
             }
             Step::Bound(max_depth, keeps) => {
                 let overflow = if keeps { Overflow::DeadLetter } else { Overflow::DropOldest };
                 self.bound = Bound { max_depth: max_depth.into(), max_bytes: 0, overflow };
                 self.state.set_policy(self.policy());
+                self.forgive_by_policy();
                 self.shed();
+            }
+            Step::Filter(filter) => {
+                self.filter = filter;
+                self.state.set_policy(self.policy());
             }
             Step::Depart(share, count) => self.depart(share, count),
             Step::EndDeparture(is_gone) => self.end_departure(is_gone),
             Step::Forgive => {
                 self.state.forgive(&self.state.exhausted(usize::MAX));
-                for sequence in self.model.keys().copied().collect::<Vec<_>>() {
-                    if self.model[&sequence].0 != Where::Exhausted {
-                        continue;
-                    }
-                    self.failures.remove(&sequence);
-                    match self.set_aside.remove(&sequence) {
-                        Some(Reason::Expired) => self.expired_count += 1,
-                        Some(_) => self.overflow_count += 1,
-                        None => {
-                            self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
-                            continue;
-                        }
-                    }
-                    self.model.remove(&sequence);
-                }
+                self.forgive();
             }
             Step::Pause(paused) => {
                 self.state.set_paused(paused);
@@ -552,9 +608,12 @@ impl Pair {
         self.expire();
         let available = self.model.values().filter(|(place, _)| *place == Where::Ready).count() as u64;
         let before = self.in_flight(key);
-        let mut source = AnySource { room: u64::from(room), in_memory, ..AnySource::default() };
+        let has_own_ttls = true;
+        let mut source = AnySource { room: u64::from(room), in_memory, has_own_ttls, ..AnySource::default() };
         let (count, end) = self.state.take(key, self.now, &mut source);
         assert_eq!(count, source.given.len() as u64);
+        let taken_back = source.taken_back.len() as u64;
+        self.take_back(&source.taken_back);
         assert!(count == 0 || !self.paused, "a paused channel hands out nothing");
         let allowed = self.ready_counts[&key].saturating_sub(before);
         assert!(count <= allowed, "RDY exceeded");
@@ -563,14 +622,14 @@ impl Pair {
             nearer.map(|other| self.ready_counts[other].saturating_sub(self.in_flight(*other))).sum();
         if !self.paused && allowed > 0 && available > wanted {
             assert!(
-                count > 0 || in_memory == 0,
+                count + taken_back > 0 || in_memory == 0,
                 "messages and room are available, but nothing was handed out"
             );
         }
-        assert_eq!(end == TakeEnd::Full, count == u64::from(room) && end == TakeEnd::Full);
+        assert_eq!(end == TakeEnd::Full, count + taken_back == u64::from(room) && end == TakeEnd::Full);
         if end == TakeEnd::OnDisk {
             assert_eq!(
-                (count, self.state.wake_next()),
+                (count + taken_back, self.state.wake_next()),
                 (in_memory, None),
                 "a woken consumer could only wait too"
             );
@@ -580,6 +639,13 @@ impl Pair {
             let (place, seen) =
                 self.model.get_mut(&sequence).expect("handed out, but finished or never published");
             assert_eq!(*place, Where::Ready, "message {sequence} handed out twice or too early");
+            let due_at = self.due_based.get(&sequence).copied();
+            let is_late = own_ttl(sequence).is_some_and(|ttl| ttl.has_passed(due_at, self.now));
+            assert!(!is_late, "message {sequence} handed out too late");
+            assert!(
+                self.filter.is_none_or(|with| is_colored(sequence) == with),
+                "message {sequence} does not match"
+            );
             *seen += 1;
             assert_eq!(attempts, *seen);
             *place = Where::InFlight {
@@ -588,6 +654,37 @@ impl Pair {
                 delivered: self.now,
                 recall: Recall::No,
             };
+        }
+    }
+
+    /// These messages were too old when their turn came, or did not match the filter.
+    fn take_back(&mut self, sequences: &[u64]) {
+        for &sequence in sequences {
+            assert_eq!(self.model[&sequence].0, Where::Ready);
+            if self.filter.is_some_and(|with| is_colored(sequence) != with) {
+                self.model.remove(&sequence);
+                self.failures.remove(&sequence);
+                self.filtered_count += 1;
+                continue;
+            }
+            let due_at = self.due_based.get(&sequence).copied();
+            let is_late = own_ttl(sequence).is_some_and(|ttl| ttl.has_passed(due_at, self.now));
+            assert!(is_late, "message {sequence} expired early");
+            self.expire_one(sequence);
+        }
+        assert_eq!(self.state.counters().expired_count, self.expired_count);
+        assert_eq!(self.state.counters().filtered_count, self.filtered_count);
+    }
+
+    fn expire_one(&mut self, sequence: u64) {
+        if self.keeps_expired {
+            self.model.get_mut(&sequence).unwrap().0 = Where::Exhausted;
+            self.set_aside.insert(sequence, Reason::Expired);
+            assert_eq!(self.state.reason_of(sequence), Some(Reason::Expired));
+        } else {
+            self.model.remove(&sequence);
+            self.failures.remove(&sequence);
+            self.expired_count += 1;
         }
     }
 
@@ -640,6 +737,80 @@ impl Pair {
         *place = if delay == 0 { ready } else { Where::Deferred { due: self.now + delay } };
     }
 
+    fn reject(&mut self, pick: u8) {
+        let Some((sequence, place)) = self.some_message(pick) else { return };
+        let Where::InFlight { key, recall, .. } = place else {
+            assert_eq!(self.state.reject(0, sequence, ""), Err(AckError::NotInFlight));
+            return;
+        };
+        let error = "no such tenant";
+        assert_eq!(self.state.reject(key + 1, sequence, error), Err(AckError::NotOwner));
+        assert_eq!(self.state.reject(key, sequence, error), Ok(()));
+        let (place, _) = self.model.get_mut(&sequence).unwrap();
+        match recall {
+            Recall::HandOut => {
+                *place = Where::Ready;
+                self.due_based.remove(&sequence);
+            }
+            Recall::Finish => {
+                self.model.remove(&sequence);
+                self.failures.remove(&sequence);
+            }
+            Recall::No => {
+                *place = Where::Exhausted;
+                self.set_aside.insert(sequence, Reason::Rejected);
+                assert_eq!(self.state.reason_of(sequence), Some(Reason::Rejected));
+                assert_eq!(self.state.error_of(sequence), Some(error));
+            }
+        }
+    }
+
+    /// Messages that are set aside do not become dead letters.
+    fn forgive(&mut self) {
+        for sequence in self.exhausted() {
+            self.failures.remove(&sequence);
+            match self.set_aside.remove(&sequence) {
+                Some(Reason::Expired) => self.expired_count += 1,
+                Some(Reason::Overflow) => self.overflow_count += 1,
+                _ => {
+                    self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
+                    continue;
+                }
+            }
+            self.model.remove(&sequence);
+        }
+    }
+
+    /// After a change of the policy: only rejected messages become dead letters, if nothing else does any more.
+    fn forgive_by_policy(&mut self) {
+        let keeps_overflow = !self.bound.is_off() && self.bound.overflow == Overflow::DeadLetter;
+        if self.max_attempts > 0 || self.keeps_expired || keeps_overflow {
+            return;
+        }
+        for sequence in self.exhausted() {
+            match self.set_aside.get(&sequence) {
+                Some(Reason::Rejected) => continue,
+                Some(Reason::Expired) => {
+                    self.model.remove(&sequence);
+                    self.failures.remove(&sequence);
+                    self.expired_count += 1;
+                }
+                reason => {
+                    if reason.is_none() {
+                        self.failures.remove(&sequence);
+                    }
+                    self.model.get_mut(&sequence).unwrap().0 = Where::Ready;
+                }
+            }
+            self.set_aside.remove(&sequence);
+        }
+    }
+
+    fn exhausted(&self) -> Vec<u64> {
+        let exhausted = self.model.iter().filter(|(_, (place, _))| *place == Where::Exhausted);
+        exhausted.map(|(&sequence, _)| sequence).collect()
+    }
+
     fn exhaust_all(&mut self) {
         let all: Vec<u64> =
             self.model.keys().copied().filter(|&sequence| self.is_exhausted(sequence)).collect();
@@ -656,21 +827,13 @@ impl Pair {
         self.state.expire_before(self.expired_before);
         self.state.expire_waiting(self.now);
         let is_expired = |sequence: &u64, place: &Where| {
-            *place == Where::Ready && *sequence < self.expired_before && !self.due_based.contains(sequence)
+            *place == Where::Ready
+                && *sequence < self.expired_before
+                && !self.due_based.contains_key(sequence)
         };
         let all = self.model.iter().filter(|(sequence, (place, _))| is_expired(sequence, place));
         let expired: Vec<u64> = all.map(|(&sequence, _)| sequence).collect();
-        for sequence in expired {
-            if self.keeps_expired {
-                self.model.get_mut(&sequence).unwrap().0 = Where::Exhausted;
-                self.set_aside.insert(sequence, Reason::Expired);
-                assert_eq!(self.state.reason_of(sequence), Some(Reason::Expired));
-            } else {
-                self.model.remove(&sequence);
-                self.failures.remove(&sequence);
-                self.expired_count += 1;
-            }
-        }
+        expired.into_iter().for_each(|sequence| self.expire_one(sequence));
         assert_eq!(self.state.counters().expired_count, self.expired_count);
     }
 
@@ -730,7 +893,6 @@ impl Pair {
         // The record of their departure is in the journal.
         self.model.retain(|_, (place, _)| *place != Where::Departing);
         self.failures.retain(|sequence, _| self.model.contains_key(sequence));
-        self.due_based.clear();
         self.set_aside.clear();
         let used_up: Vec<u64> =
             self.model.keys().copied().filter(|&sequence| self.is_exhausted(sequence)).collect();
@@ -743,6 +905,10 @@ impl Pair {
         let saved = self.state.save(self.clocks());
         let clocks = self.clocks();
         let due = |due_ns| clocks.to_future(due_ns, u64::MAX / 4);
+        // Handed out never, and behind the cursor: they were deferred. When they were due is not known any more.
+        let were_due =
+            saved.outstanding.iter().filter(|entry| entry.attempts == 0 && due(entry.due_ns).is_none());
+        self.due_based = were_due.map(|entry| (entry.sequence, 0)).collect();
         let mut state = ChannelState::restore(&saved, self.end, MAX_TIMEOUT, due);
         state.recovered();
         assert_eq!(state.save(self.clocks()), saved);
@@ -772,6 +938,14 @@ impl Pair {
         let exhausted = self.model.iter().filter(|(_, (place, _))| *place == Where::Exhausted);
         let exhausted: Vec<u64> = exhausted.map(|(&sequence, _)| sequence).collect();
         assert_eq!(self.state.exhausted(usize::MAX), exhausted);
+        let pending = |sequence: &u64| {
+            let place = self.model.get(sequence).map(|(place, _)| *place);
+            self.set_aside.get(sequence) == Some(&Reason::Rejected)
+                && matches!(place, Some(Where::Exhausted | Where::Departing))
+        };
+        for sequence in 100..self.end {
+            assert_eq!(self.state.error_of(sequence).is_some(), pending(&sequence), "{sequence}");
+        }
         for sequence in self.model.keys() {
             let failures = self.failures.get(sequence).copied().unwrap_or(0);
             let is_departing = self.model[sequence].0 == Where::Departing;

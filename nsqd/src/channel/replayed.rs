@@ -84,8 +84,14 @@ impl ChannelState {
             let Some(slot) = self.outstanding.find(sequence) else { continue };
             match place {
                 Place::Deferred => self.deferred.push(Reverse((deadline, slot))),
-                // They came before the messages that are ahead of the cursor now.
-                _ => self.waiting.push_back((0, slot)),
+                _ => {
+                    // Handed out never, and behind the cursor: it was deferred. When it was due is not known any more.
+                    if self.outstanding.entry(slot).attempts == 0 {
+                        self.departures.note_due_before_start(sequence);
+                    }
+                    // They came before the messages that are ahead of the cursor now.
+                    self.waiting.push_back((0, slot));
+                }
             }
         }
     }

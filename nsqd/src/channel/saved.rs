@@ -103,6 +103,7 @@ impl Saving {
             dead_letter_count: self.counters.dead_letter_count,
             expired_count: self.counters.expired_count,
             overflow_count: self.counters.overflow_count,
+            filtered_count: self.counters.filtered_count,
             failures: self.failures,
             settings: self.settings,
             ..ChannelCheckpoint::default()
@@ -157,6 +158,7 @@ impl ChannelState {
             dead_letter_count: saved.dead_letter_count,
             expired_count: saved.expired_count,
             overflow_count: saved.overflow_count,
+            filtered_count: saved.filtered_count,
             ..Counters::default()
         };
         for entry in &saved.outstanding {

@@ -36,13 +36,15 @@ use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
 use crate::policy::settings::Settings;
 
-/// Why a FIN, REQ or TOUCH was refused. The connection stays usable.
+/// Why a FIN, REQ, TOUCH or REJ was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckError {
     /// The message was finished, requeued or timed out before, or never existed.
     NotInFlight,
     /// The message is in flight to another consumer.
     NotOwner,
+    /// REJ only: the channel has no topic for dead letters. The message stays in flight.
+    NoDeadLetterTopic,
 }
 
 /// Counters that only grow.
@@ -63,6 +65,8 @@ pub struct Counters {
     pub expired_count: u64,
     /// Messages that were dropped because the channel held too many.
     pub overflow_count: u64,
+    /// Messages that did not match the filter and were finished.
+    pub filtered_count: u64,
 }
 
 /// What became of a requeued message.
@@ -129,6 +133,10 @@ pub struct ChannelState {
     pub(super) departures: Departures,
     /// Messages held back since the last call of [`ChannelState::drain_held_back`].
     held_back: Vec<HeldBack>,
+    /// Messages may have a time to live of their own.
+    pub(super) has_own_ttls: bool,
+    /// The last take ended at a message that cannot leave: too many wait to be dead-lettered.
+    pub(super) is_blocked: bool,
     /// Maximum depth if the channel or topic is ephemeral and the topic does not retain messages. Messages beyond it
     /// are dropped.
     pub(super) bound: Option<u64>,
@@ -174,6 +182,8 @@ impl ChannelState {
             policy: ChannelPolicy::default(),
             departures: Departures::default(),
             held_back: Vec::new(),
+            has_own_ttls: false,
+            is_blocked: false,
             bound: None,
             cursor_moves: 0,
             random: cursor.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
@@ -366,7 +376,7 @@ impl ChannelState {
         Ok(())
     }
 
-    fn owned(&self, key: ConsumerKey, sequence: u64) -> Result<Slot, AckError> {
+    pub(super) fn owned(&self, key: ConsumerKey, sequence: u64) -> Result<Slot, AckError> {
         let slot = self.outstanding.find(sequence).ok_or(AckError::NotInFlight)?;
         let entry = self.outstanding.entry(slot);
         match entry.place {
@@ -376,7 +386,7 @@ impl ChannelState {
         }
     }
 
-    fn leave_flight(&mut self, slot: Slot, count: impl FnOnce(&mut super::consumers::Consumer)) {
+    pub(super) fn leave_flight(&mut self, slot: Slot, count: impl FnOnce(&mut super::consumers::Consumer)) {
         let owner = self.outstanding.entry(slot).owner;
         let outstanding = &mut self.outstanding;
         self.consumers.update(owner, |consumer| {
@@ -683,6 +693,7 @@ impl ChannelState {
     /// so, unless their attempts are used up.
     pub fn set_policy(&mut self, policy: ChannelPolicy) {
         self.policy = policy;
+        self.unset_aside_by_policy();
         self.exhaust_all();
     }
 

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use super::consumers::{Consumer, ConsumerKey};
 use super::outstanding::{Entry, Place, Slot};
+use super::screening::TakenBack;
 use super::state::ChannelState;
 use crate::clock::Nanos;
 use crate::locality::Locality;
@@ -51,7 +52,14 @@ impl ChannelState {
         let share = available.div_ceil(self.consumers.eligible_count(locality).max(1) as u64).min(room);
         let mut given = 0;
         let mut end = TakeEnd::Satisfied;
+        let mut taken_back = TakenBack::default();
+        self.is_blocked = false;
         while given < share {
+            if taken_back.is_enough() {
+                // The next take continues.
+                self.consumers.park(key);
+                break;
+            }
             let next_waiting = self.waiting.front().copied();
             let supply = match next_waiting {
                 Some((after, slot)) if self.cursor >= after && self.is_expired(slot, now) => {
@@ -60,7 +68,7 @@ impl ChannelState {
                     continue;
                 }
                 Some((after, slot)) if self.cursor >= after => {
-                    self.give_again(key, slot, now, timeout, source)
+                    self.give_again(key, slot, (now, timeout), source, &mut taken_back)
                 }
                 _ if self.cursor < self.end && !self.is_next_expired() => {
                     if sample_rate > 0 && !self.sampled(sample_rate) {
@@ -72,14 +80,24 @@ impl ChannelState {
                         .map_or(self.end, |(after, _)| after)
                         .min(self.skipped.first().map_or(u64::MAX, |(from, _)| from));
                     let most = if sample_rate > 0 { 1 } else { (share - given).min(until - self.cursor) };
-                    self.give_first(key, most, now, timeout, source)
+                    self.give_first(key, most, (now, timeout), source, &mut taken_back)
                 }
                 _ => {
+                    self.is_blocked = self.cursor < self.end && self.is_next_expired();
                     self.consumers.park(key);
                     end = TakeEnd::Parked;
                     break;
                 }
             };
+            if taken_back.is_blocked {
+                if let Supply::Given(count) = supply {
+                    given += count;
+                }
+                self.is_blocked = true;
+                self.consumers.park(key);
+                end = TakeEnd::Parked;
+                break;
+            }
             match supply {
                 Supply::Given(count) => given += count,
                 Supply::Lost(_) | Supply::Gone(_) => {}
@@ -124,12 +142,15 @@ impl ChannelState {
         &mut self,
         key: ConsumerKey,
         most: u64,
-        now: Nanos,
-        timeout: Nanos,
+        (now, timeout): (Nanos, Nanos),
         source: &mut impl Source,
+        taken_back: &mut TakenBack,
     ) -> Supply {
         let supply = source.first(self.cursor, most);
         match supply {
+            Supply::Given(count) if self.screens(self.cursor, source) => {
+                return self.give_screened(key, count, (now, timeout), source, taken_back);
+            }
             Supply::Given(count) => {
                 let outstanding = &mut self.outstanding;
                 let deadline = now.saturating_add(timeout);
@@ -164,14 +185,19 @@ impl ChannelState {
         &mut self,
         key: ConsumerKey,
         slot: Slot,
-        now: Nanos,
-        timeout: Nanos,
+        (now, timeout): (Nanos, Nanos),
         source: &mut impl Source,
+        taken_back: &mut TakenBack,
     ) -> Supply {
         let entry = self.outstanding.entry(slot);
         let (sequence, attempts) = (entry.sequence, entry.attempts.saturating_add(1));
         let supply = source.again(sequence, attempts);
         match supply {
+            Supply::Given(_)
+                if self.screens(sequence, source) && self.take_back_again(slot, now, source, taken_back) =>
+            {
+                return Supply::Given(0);
+            }
             Supply::Given(_) => {
                 self.pop_waiting();
                 let entry = self.outstanding.entry_mut(slot);
@@ -206,6 +232,17 @@ impl ChannelState {
                 latencies.handed_out(slot, published_at);
             }
             sequence += 1;
+        });
+    }
+
+    /// Stores the timestamps of these messages, which were supplied just now and are handed out.
+    pub(super) fn note_timestamps_of(&mut self, given: &[Slot], source: &impl Source) {
+        let Some(latencies) = &mut self.latencies else { return };
+        let mut slots = given.iter();
+        source.timestamps(|published_at| {
+            if let Some(&slot) = slots.next() {
+                latencies.handed_out(slot, published_at);
+            }
         });
     }
 
@@ -244,7 +281,7 @@ impl ChannelState {
         due.map(|(_, slot)| self.outstanding.entry(*slot).sequence)
     }
 
-    fn advance(&mut self, count: u64) {
+    pub(super) fn advance(&mut self, count: u64) {
         self.cursor += count;
         self.pass_skipped();
     }
@@ -261,6 +298,9 @@ impl ChannelState {
     /// need messages any more. If it cannot, [`ChannelState::pass_on`] must follow.
     pub fn wake_next(&mut self) -> Option<ConsumerKey> {
         if self.paused || self.suspended || self.stalled || self.depth() == 0 || self.woken.is_some() {
+            return None;
+        }
+        if self.waits_for_dead_letters() {
             return None;
         }
         self.woken = self.consumers.unpark_next();

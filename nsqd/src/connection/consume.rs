@@ -1,4 +1,4 @@
-//! SUB, RDY, FIN, REQ, TOUCH and CLS.
+//! SUB, RDY, FIN, REQ, TOUCH, REJ and CLS.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl Drop for Subscription {
 /// again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Maximum number of FIN, REQ and TOUCH under one lock of the channel, so that others do not wait long for it.
+/// Maximum number of FIN, REQ, TOUCH and REJ under one lock of the channel, so that others do not wait long for it.
 const RUN_ACKNOWLEDGEMENTS: usize = 256;
 
 impl Connection {
@@ -128,7 +128,7 @@ impl Connection {
         self.output.respond(b"CLOSE_WAIT");
     }
 
-    /// Executes the FIN, REQ and TOUCH at the start of `data`, up to the first other command, at most
+    /// Executes the FIN, REQ, TOUCH and REJ at the start of `data`, up to the first other command, at most
     /// [`RUN_ACKNOWLEDGEMENTS`] under one lock of the channel. `data` must begin with a complete one. Returns the bytes
     /// used.
     pub(super) fn acknowledge_run(&mut self, data: &[u8]) -> usize {
@@ -148,6 +148,9 @@ impl Connection {
                     (Verb::Req, id, by_number(log, id, |n| acknowledging.requeue(n, clock::nanos(delay))))
                 }
                 Command::Touch { id } => (Verb::Touch, id, by_number(log, id, |n| acknowledging.touch(n))),
+                Command::Rej { id, reason } if self.settings.reject => {
+                    (Verb::Rej, id, by_number(log, id, |n| acknowledging.reject(n, reason)))
+                }
                 _ => break,
             };
             match (result, verb) {
@@ -185,11 +188,13 @@ fn refused(verb: Verb, id: MessageId, error: AckError) -> ProtocolError {
     let code = match verb {
         Verb::Req => ErrorCode::ReqFailed,
         Verb::Touch => ErrorCode::TouchFailed,
+        Verb::Rej => ErrorCode::RejFailed,
         _ => ErrorCode::FinFailed,
     };
     let reason = match error {
         AckError::NotInFlight => "ID not in flight",
         AckError::NotOwner => "client does not own message",
+        AckError::NoDeadLetterTopic => "no topic for dead letters; set dead_letter of the channel",
     };
     let mut text = format!("{verb} ").into_bytes();
     text.extend_from_slice(id.as_bytes());

@@ -26,6 +26,8 @@ pub struct Settings {
     pub headers: bool,
     /// Whether a publish of one message is answered with its id.
     pub pub_ids: bool,
+    /// Whether REJ is a command.
+    pub reject: bool,
 }
 
 impl Settings {
@@ -38,6 +40,7 @@ impl Settings {
             channel_start: StartAt::Latest,
             headers: false,
             pub_ids: false,
+            reject: false,
         }
     }
 
@@ -49,6 +52,7 @@ impl Settings {
             channel_start: negotiated.channel_start.unwrap_or_default(),
             headers: negotiated.headers(),
             pub_ids: negotiated.pub_ids(),
+            reject: negotiated.reject(),
         }
     }
 }

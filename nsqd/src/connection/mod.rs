@@ -338,6 +338,9 @@ impl Connection {
         {
             return Permit::No(ProtocolError::new(ErrorCode::Invalid, "cannot SUB with heartbeats disabled"));
         }
+        if verb == Verb::Rej && !self.settings.reject {
+            return Permit::No(ProtocolError::new(ErrorCode::Invalid, "invalid command REJ"));
+        }
         self.state.permit(verb)
     }
 
@@ -358,7 +361,7 @@ impl Connection {
             | Command::DpubExt { .. } => {
                 return self.publish_run(command, consumed, data).await;
             }
-            Command::Fin { .. } | Command::Req { .. } | Command::Touch { .. } => {
+            Command::Fin { .. } | Command::Req { .. } | Command::Touch { .. } | Command::Rej { .. } => {
                 // Measured: decoding a FIN again costs fewer instructions than handing it over.
                 return Ok(self.acknowledge_run(data));
             }

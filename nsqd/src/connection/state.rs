@@ -41,7 +41,7 @@ impl ConnectionState {
             (Verb::Pub | Verb::Mpub | Verb::Dpub | Verb::Nop, _) => true,
             (Verb::PubExt | Verb::MpubExt | Verb::DpubExt, _) => true,
             (Verb::Identify | Verb::Auth | Verb::Sub, state) => state == Init,
-            (Verb::Fin | Verb::Req | Verb::Touch, state) => state != Init,
+            (Verb::Fin | Verb::Req | Verb::Touch | Verb::Rej, state) => state != Init,
             (Verb::Rdy | Verb::Cls, state) => state == Subscribed,
         };
         if legal {
@@ -72,6 +72,7 @@ mod tests {
             (Verb::Fin, [false, true, true]),
             (Verb::Req, [false, true, true]),
             (Verb::Touch, [false, true, true]),
+            (Verb::Rej, [false, true, true]),
             (Verb::Cls, [false, true, false]),
             (Verb::Nop, [true, true, true]),
         ];

@@ -5,6 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use nsq_daemon::go_duration;
 use nsq_daemon::http::{BodyError, HttpError, Query, Request, Response, response};
 use tokio::sync::Semaphore;
 
@@ -12,7 +13,6 @@ use super::HttpContext;
 use super::admin::{INVALID_TOPIC, find_topic};
 use super::dead_letters::{bad_request, number, only};
 use crate::policy::file::PolicyFile;
-use crate::policy::setting::parse_duration;
 use crate::policy_test::{PolicyTest, TestOptions, Use};
 
 const MAX_FILE_BYTES: usize = 1 << 20;
@@ -95,7 +95,7 @@ fn options(query: &Query<'_>) -> Result<TestOptions, HttpError> {
                     "INVALID_ARG_SINCE: since={text}: {reason}; expected a duration up to 3650d, such as since=24h"
                 ))
             };
-            match parse_duration(&text) {
+            match go_duration::parse_with_days(&text) {
                 Ok(since) if since <= MAX_SINCE => since,
                 Ok(_) => return Err(refused("out of range".to_owned())),
                 Err(error) => return Err(refused(error.to_string())),

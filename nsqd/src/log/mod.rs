@@ -7,6 +7,7 @@
 //! - [`mark`]: pure; sequence numbers that are not plain messages; [`supply`]: how a channel gets messages
 //! - [`ages`]: pure; how old messages are
 //! - [`sizes`]: pure; how many bytes lie before a message
+//! - [`publish_times`]: pure; when messages with a time to live of their own were published
 //! - [`chunk`]: encoded messages in memory
 //! - [`index`]: finds the chunk or block of a message; appends; checks the memory bound
 //! - [`reader`]: copies messages to a consumer's output, and reads messages from disk
@@ -26,6 +27,7 @@ pub mod gone;
 pub mod holder;
 pub mod ids;
 pub mod mark;
+pub mod publish_times;
 pub mod read_cache;
 pub mod read_memory;
 pub mod reader;
@@ -42,6 +44,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use nsq_protocol::headers::{self, Form};
+use nsq_protocol::message_ttl;
 use parking_lot::Mutex;
 
 use self::ages::{Ages, TakenOver};
@@ -51,11 +54,12 @@ pub use self::holder::{Floor, Holder, Ranges};
 use self::ids::{ForeignIds, base_of};
 use self::index::{Location, LogIndex, sequence_of};
 pub use self::mark::Mark;
+use self::publish_times::PublishTimes;
 use self::read_memory::ReadMemory;
 use self::reader::CannotRead;
 use self::retained::RetentionState;
 use self::sizes::Sizes;
-pub use self::supply::{Source, Supply};
+pub use self::supply::{OwnTtl, Source, Supplied, Supply};
 use crate::clock::{self, Nanos};
 use crate::damage::Damage;
 use crate::disk_work::DiskWork;
@@ -80,6 +84,11 @@ pub struct TopicLog {
     has_foreign_ids: AtomicBool,
     /// A message with headers was published or read. Never reset: it only decides whether frames are looked at.
     has_headers: AtomicBool,
+    /// One past the last known message that may have a time to live of its own; 0 if none is known.
+    own_ttl_end: AtomicU64,
+    /// The log began with messages on disk. What they have becomes known when they are read.
+    began_on_disk: bool,
+    publish_times: Mutex<PublishTimes>,
     /// How old messages are, if any channel expires them.
     ages: Mutex<Ages>,
     expires: AtomicBool,
@@ -140,6 +149,9 @@ impl TopicLog {
             foreign_ids: Mutex::default(),
             has_foreign_ids: AtomicBool::new(false),
             has_headers: AtomicBool::new(false),
+            own_ttl_end: AtomicU64::new(0),
+            began_on_disk: index.oldest_block().is_some(),
+            publish_times: Mutex::new(PublishTimes::new(clock::wall_ns(), clock::monotonic())),
             has_marks: AtomicBool::new(!index.marks().is_empty()),
             ages: Mutex::default(),
             expires: AtomicBool::new(false),
@@ -214,6 +226,9 @@ impl TopicLog {
             self.has_headers.store(true, Ordering::Relaxed);
         }
         let (first, frames) = index.append(bodies, form, count, body_bytes, timestamp_ns);
+        if form == Form::WithHeaders {
+            self.note_own_ttls(first, frames, timestamp_ns);
+        }
         let result = journal(first, frames);
         let end = index.next_sequence();
         if result.is_err() {
@@ -251,6 +266,11 @@ impl TopicLog {
             }
             if headers::has_headers(frame) {
                 self.has_headers.store(true, Ordering::Relaxed);
+                if may_have_ttl(frame)
+                    && let Some(id) = chunk::id(frame)
+                {
+                    self.own_ttl_end.fetch_max(sequence_of(id) + 1, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -260,6 +280,36 @@ impl TopicLog {
     pub fn has_headers(&self) -> bool {
         // Relaxed is enough: the flag is set before a message is put where a take finds it under a lock.
         self.has_headers.load(Ordering::Relaxed)
+    }
+
+    /// Remembers when these messages, which are published now, were published, if any has a time to live of its own.
+    fn note_own_ttls(&self, first: u64, frames: &[u8], timestamp_ns: i64) {
+        let Some(last) = (first..).zip(chunk::split(frames)).filter(|(_, frame)| may_have_ttl(frame)).last()
+        else {
+            return;
+        };
+        self.publish_times.lock().note(first, timestamp_ns, clock::monotonic());
+        self.own_ttl_end.fetch_max(last.0 + 1, Ordering::Relaxed);
+    }
+
+    /// Whether any message from `sequence` on may have a time to live of its own. Call after taking messages: it then holds
+    /// for these.
+    #[inline]
+    pub fn may_have_own_ttl(&self, sequence: u64) -> bool {
+        // Relaxed is enough, as for `has_headers`.
+        sequence < self.own_ttl_end.load(Ordering::Relaxed)
+    }
+
+    /// Whether any message may have a time to live of its own, even one that was not read since the start.
+    pub fn may_have_own_ttls(&self) -> bool {
+        self.began_on_disk || self.may_have_own_ttl(0)
+    }
+
+    /// The time to live in the headers of a message, and when it was published.
+    fn own_ttl(&self, sequence: u64, frame: &[u8], headers: headers::Headers<'_>) -> Option<OwnTtl> {
+        let ttl = clock::nanos(message_ttl::of_message(headers)?);
+        let published_at = self.publish_times.lock().published_at(sequence, chunk::timestamp(frame)?);
+        Some(OwnTtl { published_at, ttl })
     }
 
     /// The sequence number of the message that has or had this id, if it was ever handed out. `None` if the id does not
@@ -401,6 +451,9 @@ impl TopicLog {
         }
         if self.measures_sizes.load(Ordering::Relaxed) {
             self.sizes.lock().forget_before(floor);
+        }
+        if self.own_ttl_end.load(Ordering::Relaxed) > 0 {
+            self.publish_times.lock().forget_before(floor.min(self.retained_from()));
         }
         if self.has_foreign_ids.load(Ordering::Acquire) {
             let mut foreign = self.foreign_ids.lock();
@@ -575,4 +628,10 @@ impl TopicLog {
     pub fn shrink(&self) {
         self.index.lock().shrink();
     }
+}
+
+/// Whether a stored frame, which other bytes may follow, may have a time to live of its own.
+fn may_have_ttl(frame: &[u8]) -> bool {
+    let headers = headers::split_stored(frame).and_then(|(headers, _)| headers);
+    headers.is_some_and(message_ttl::may_have_ttl)
 }

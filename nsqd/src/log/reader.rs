@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use nsq_protocol::headers;
+
 use super::TopicLog;
 use super::chunk::{self, Chunk};
 use super::index::Location;
 use super::read_cache::{Gathered, ReadCache};
 use super::read_memory::HeldChunk;
-use super::{Source, Supply};
+use super::{Source, Supplied, Supply};
 use crate::storage::segment::{BlockRef, ReadError};
 
 /// What a take needs from disk.
@@ -34,6 +36,8 @@ pub struct LogReader<'a> {
     out: &'a mut Vec<u8>,
     /// Bytes that may still be put into `out`.
     room: usize,
+    /// The same before the last messages were supplied.
+    room_before: usize,
     /// Start of the messages supplied last, in `out`.
     given_from: usize,
     /// Set with [`Supply::OnDisk`].
@@ -43,7 +47,7 @@ pub struct LogReader<'a> {
 impl<'a> LogReader<'a> {
     /// Reads into `out`, up to `room` bytes. Only a single message that is larger than the room exceeds it.
     pub fn new(log: &'a TopicLog, cache: &'a mut ReadCache, out: &'a mut Vec<u8>, room: usize) -> Self {
-        LogReader { log, cache, out, room, given_from: usize::MAX, missing: None }
+        LogReader { log, cache, out, room, room_before: room, given_from: usize::MAX, missing: None }
     }
 
     /// What must be read before the next take, if anything.
@@ -53,6 +57,7 @@ impl<'a> LogReader<'a> {
 
     fn given(&mut self, before: usize, count: u64) -> Supply {
         self.given_from = before;
+        self.room_before = self.room;
         self.room = self.room.saturating_sub(self.out.len() - before);
         Supply::Given(count)
     }
@@ -119,6 +124,32 @@ impl Source for LogReader<'_> {
 
     fn timestamps(&self, visit: impl FnMut(i64)) {
         chunk::timestamps(self.out.get(self.given_from..).unwrap_or_default()).for_each(visit);
+    }
+
+    fn may_have_own_ttl(&self, sequence: u64) -> bool {
+        self.log.may_have_own_ttl(sequence)
+    }
+
+    fn retain(&mut self, first: u64, mut is_kept: impl FnMut(Supplied<'_>) -> bool) -> usize {
+        let start = self.given_from.min(self.out.len());
+        let (mut read, mut write, mut sequence) = (start, start, first);
+        loop {
+            let length = chunk::split(&self.out[read..]).next().map(<[u8]>::len);
+            let Some(length) = length else { break };
+            let (frame, end) = (&self.out[read..read + length], read + length);
+            let headers = headers::split_stored(frame).and_then(|(headers, _)| headers);
+            let own_ttl = headers.and_then(|headers| self.log.own_ttl(sequence, frame, headers));
+            if is_kept(Supplied { sequence, headers, own_ttl }) {
+                if write < read {
+                    self.out.copy_within(read..end, write);
+                }
+                write += length;
+            }
+            (read, sequence) = (end, sequence + 1);
+        }
+        self.out.truncate(write);
+        self.room = self.room_before.saturating_sub(write - start);
+        read - write
     }
 }
 

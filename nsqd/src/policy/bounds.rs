@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use nsq_daemon::go_duration;
 
-use super::setting::parse_duration;
-
 /// What happens when a bound is reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Overflow {
@@ -154,7 +152,7 @@ impl FromStr for IdleExpiry {
 
     fn from_str(text: &str) -> Result<Self, InvalidIdleExpiry> {
         let (after, action) = text.split_once(' ').unwrap_or((text, "empty"));
-        let after = parse_duration(after)?;
+        let after = go_duration::parse_with_days(after)?;
         if !after.is_zero() && !(Self::LEAST..=Self::MOST).contains(&after) {
             return Err(InvalidIdleExpiry::OutOfRange);
         }

@@ -17,6 +17,8 @@ pub enum Reason {
     Expired,
     /// It exceeded the bound of its channel.
     Overflow,
+    /// A consumer rejected it.
+    Rejected,
 }
 
 /// Why a template is refused.
@@ -36,6 +38,7 @@ impl Reason {
             Reason::Attempts => "attempts",
             Reason::Expired => "expired",
             Reason::Overflow => "overflow",
+            Reason::Rejected => "rejected",
         }
     }
 }

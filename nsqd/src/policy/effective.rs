@@ -12,6 +12,7 @@ use nsq_protocol::TopicName;
 use super::bounds::{Bound, IdleExpiry, Overflow};
 use super::dead_letter::{self, DEFAULT_TEMPLATE};
 use super::file::PolicyFile;
+use super::header_filter::HeaderFilter;
 use super::retry::Retry;
 use super::setting::{Setting, Value};
 use super::settings::Settings;
@@ -40,8 +41,8 @@ pub enum Subject<'a> {
     Channel {
         topic: &'a str,
         channel: &'a str,
-        /// The own settings of its topic. In dead-letter topics, policy files set no `max_attempts` and no overflow
-        /// to dead letters, or a policy for all topics would move dead letters on.
+        /// The own settings of its topic. In dead-letter topics, policy files set no `max_attempts`, no overflow to
+        /// dead letters and no `filter`, or a policy for all topics would move dead letters on, or finish them.
         of_topic: &'a Settings,
     },
 }
@@ -67,7 +68,8 @@ pub struct ChannelPolicy {
     pub longest_delay: Nanos,
     /// After how many failed deliveries a message is dead-lettered; 0 for never.
     pub max_attempts: u16,
-    /// Where dead letters go. `None` if there are none or the name is not valid.
+    /// Where dead letters go. `None` if the name is not valid, or if the messages are dead letters already and no setting
+    /// says where they go.
     pub dead_letter: Option<TopicName>,
     /// How long messages are delivered after they were published; 0 for no limit.
     pub ttl: Nanos,
@@ -77,6 +79,8 @@ pub struct ChannelPolicy {
     pub bound: Bound,
     /// What happens to it without consumers.
     pub idle_expiry: Option<IdleExpiry>,
+    /// Which messages it delivers; it finishes the others. `None`: all.
+    pub filter: Option<Arc<HeaderFilter>>,
 }
 
 /// The sources of values for all topics and channels.
@@ -101,7 +105,8 @@ impl Subject<'_> {
 
     /// Whether a value from a policy file, or from the topic, does not apply to it.
     fn ignores(&self, setting: Setting, value: &Value) -> bool {
-        let is_moved_on = setting == Setting::MaxAttempts || *value == Value::Overflow(Overflow::DeadLetter);
+        let is_moved_on = matches!(setting, Setting::MaxAttempts | Setting::Filter)
+            || *value == Value::Overflow(Overflow::DeadLetter);
         let Subject::Channel { of_topic, .. } = self else { return false };
         is_moved_on && of_topic.is_of_dead_letters()
     }
@@ -162,7 +167,8 @@ impl Sources {
             | Setting::MaxDepth
             | Setting::MaxBytes
             | Setting::Overflow
-            | Setting::IdleExpiry => None,
+            | Setting::IdleExpiry
+            | Setting::Filter => None,
             Setting::Ttl => (self.ttl > 0).then(|| (Value::Duration(Duration::from_nanos(self.ttl)), "ttl")),
         }
     }
@@ -198,7 +204,8 @@ impl Sources {
         ChannelPolicy {
             max_attempts: u16::try_from(max_attempts).unwrap_or(u16::MAX),
             dead_letter: match max_attempts {
-                0 if !keeps_expired && !keeps_overflow => None,
+                0 if !keeps_expired && !keeps_overflow && of_topic.is_of_dead_letters() => None,
+                // Without settings too, for messages that consumers reject.
                 _ => dead_letter::topic_name(template, topic, channel).ok(),
             },
             ttl: shorter(ttl, self.of_topic(topic, of_topic).ttl),
@@ -209,6 +216,10 @@ impl Sources {
             },
             longest_delay: self.longest_delay,
             bound,
+            filter: match value(Setting::Filter) {
+                Some(Value::Filter(filter)) => Some(filter),
+                _ => None,
+            },
             idle_expiry: match value(Setting::IdleExpiry) {
                 Some(Value::IdleExpiry(idle)) if !idle.after.is_zero() => Some(idle),
                 _ => None,
@@ -285,6 +296,36 @@ mod tests {
             policy("dead_letters_of=x\n", "overflow=dead_letter\n").bound.overflow,
             Overflow::DeadLetter
         );
+    }
+
+    #[test]
+    fn rejected_messages_have_a_topic_without_settings_but_dead_letters_have_none() {
+        let target = |topic: &str, of_topic: &str, own: &str| {
+            let (of_topic, own) = (Settings::parse(of_topic).0, Settings::parse(own).0);
+            let policy = Sources::default().of_channel(topic, &of_topic, "c", &own);
+            policy.dead_letter.map(|name| name.to_string())
+        };
+        assert_eq!(target("t", "", "").as_deref(), Some("t.dead"));
+        assert_eq!(target("t", "", "dead_letter={channel}.x").as_deref(), Some("c.x"));
+        assert_eq!(target(&"t".repeat(60), "", ""), None);
+        assert_eq!(target("t.dead", "dead_letters_of=t", ""), None);
+        let template = "dead_letter={topic}.again";
+        assert_eq!(target("t.dead", "dead_letters_of=t", template).as_deref(), Some("t.dead.again"));
+        assert_eq!(target("t.dead", "dead_letters_of=t", "max_attempts=3").as_deref(), Some("t.dead.dead"));
+    }
+
+    #[test]
+    fn a_filter_of_a_policy_file_finishes_no_dead_letters() {
+        let text = "[[policy]]\ntopic = \"*\"\nchannel = \"*\"\nfilter = \"tenant=acme\"\n";
+        let sources = Sources { file: Arc::new(PolicyFile::parse(text).unwrap()), ..Sources::default() };
+        let filter = |topic: &str, own: &str| {
+            let policy = sources.of_channel("t", &settings(topic), "c", &settings(own));
+            policy.filter.map(|filter| filter.to_string())
+        };
+        assert_eq!(filter("", "").as_deref(), Some("tenant=acme"));
+        assert_eq!(filter("", "filter=a!=b\n").as_deref(), Some("a!=b"));
+        assert_eq!(filter("dead_letters_of=x\n", ""), None);
+        assert_eq!(filter("dead_letters_of=x\n", "filter=a=b\n").as_deref(), Some("a=b"));
     }
 
     #[test]

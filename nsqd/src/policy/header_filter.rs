@@ -1,12 +1,12 @@
 //! Pure: a condition on the headers of a message.
 //!
 //! `NAME=GLOB` holds if the header is there and its value matches, `NAME!=GLOB` if not. Several conditions, separated by
-//! commas, must all hold.
+//! commas, must all hold. A message without headers matches negated conditions only.
 
 use std::fmt;
 
 use globset::{GlobBuilder, GlobMatcher};
-use nsq_protocol::headers::Headers;
+use nsq_protocol::headers::{Headers, MAX_KEY_BYTES};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -27,6 +27,9 @@ struct Condition {
 pub enum InvalidFilter {
     #[error("{0:?} is not NAME=GLOB or NAME!=GLOB")]
     Form(String),
+    /// No header can have this name.
+    #[error("{0:?} is not the name of a header: 1 to {MAX_KEY_BYTES} characters of a-z A-Z 0-9 . _ - #")]
+    Name(String),
     #[error("{glob:?} is not a pattern: {reason}")]
     Glob { glob: String, reason: String },
 }
@@ -51,6 +54,10 @@ fn condition(text: &str) -> Result<Condition, InvalidFilter> {
     if name.is_empty() || glob.is_empty() {
         return Err(refused());
     }
+    let is_of_names = |byte: u8| byte.is_ascii_alphanumeric() || b"._-#".contains(&byte);
+    if name.len() > MAX_KEY_BYTES || !name.bytes().all(is_of_names) {
+        return Err(InvalidFilter::Name(name.to_owned()));
+    }
     let value = GlobBuilder::new(glob)
         .literal_separator(false)
         .build()
@@ -61,9 +68,10 @@ fn condition(text: &str) -> Result<Condition, InvalidFilter> {
 impl HeaderFilter {
     /// Whether a message with these headers matches.
     pub fn matches(&self, headers: Option<Headers<'_>>) -> bool {
+        let all: Vec<_> = headers.iter().flat_map(Headers::iter).collect();
         self.conditions.iter().all(|condition| {
-            let value = headers.and_then(|headers| headers.get(&condition.name));
-            value.is_some_and(|value| condition.value.is_match(&*value)) != condition.is_negated
+            let value = all.iter().find(|(name, _)| *name == condition.name);
+            value.is_some_and(|(_, value)| condition.value.is_match(&**value)) != condition.is_negated
         })
     }
 }
@@ -111,6 +119,8 @@ mod tests {
         for text in ["", "color", "=red", "color=", "a=b,,c=d", "!=x"] {
             assert!(matches!(text.parse::<HeaderFilter>(), Err(InvalidFilter::Form(_))), "{text}");
         }
+        let error = "a b=c".parse::<HeaderFilter>().unwrap_err();
+        assert!(error.to_string().starts_with("\"a b\" is not the name of a header"), "{error}");
         let error = "a=[b".parse::<HeaderFilter>().unwrap_err();
         assert!(error.to_string().starts_with("\"[b\" is not a pattern: "), "{error}");
     }

@@ -14,8 +14,6 @@ use std::time::Duration;
 
 use nsq_daemon::go_duration;
 
-use super::setting::parse_duration;
-
 /// The longest delay that a schedule may contain.
 pub const MAX_DELAY: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The most delays that a list may contain.
@@ -159,7 +157,7 @@ fn range(text: &str) -> Result<(Duration, Duration), InvalidRetry> {
 
 fn delay(text: &str) -> Result<Duration, InvalidRetry> {
     let shortest = Duration::from_millis(1);
-    (parse_duration(text).ok().filter(|delay| (shortest..=MAX_DELAY).contains(delay)))
+    (go_duration::parse_with_days(text).ok().filter(|delay| (shortest..=MAX_DELAY).contains(delay)))
         .ok_or_else(|| InvalidRetry::Delay(text.to_owned()))
 }
 

@@ -3,11 +3,13 @@
 //! A new setting is one variant and one row here, a field in [`super::effective`], and its effect.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_daemon::go_duration;
 
 use super::bounds::{IdleExpiry, Overflow};
+use super::header_filter::HeaderFilter;
 use super::retry::Retry;
 
 /// One setting of topics or channels.
@@ -28,6 +30,7 @@ pub enum Setting {
     MaxBytes,
     Overflow,
     IdleExpiry,
+    Filter,
 }
 
 /// What a setting applies to.
@@ -63,6 +66,8 @@ enum Kind {
     TopicTemplate,
     Overflow,
     IdleExpiry,
+    /// Conditions on headers, at most [`MAX_TEXT_BYTES`].
+    Filter,
 }
 
 /// A value of a setting.
@@ -78,6 +83,7 @@ pub enum Value {
     Count(u64),
     Overflow(Overflow),
     IdleExpiry(IdleExpiry),
+    Filter(Arc<HeaderFilter>),
 }
 
 /// A row of the table.
@@ -226,6 +232,14 @@ const TABLE: &[Row] = &[
         example: "7d delete",
         help: "after how long without a consumer the channel is emptied or deleted",
     },
+    Row {
+        setting: Setting::Filter,
+        name: "filter",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::Filter,
+        example: "tenant=acme,region!=test*",
+        help: "conditions on the headers of messages; the channel finishes others without delivering them",
+    },
 ];
 
 /// Why a value is refused.
@@ -293,6 +307,9 @@ impl Setting {
             }
             Kind::Overflow => Overflow::EXPECTED.to_owned(),
             Kind::IdleExpiry => IdleExpiry::EXPECTED.to_owned(),
+            Kind::Filter => format!(
+                "conditions NAME=GLOB or NAME!=GLOB, separated by commas, of at most {MAX_TEXT_BYTES} bytes"
+            ),
             Kind::Window => format!("a duration up to {}d, or 0 for none", MAX_WINDOW.as_secs() / DAY),
             Kind::Retry => {
                 "exponential FIRST..LONGEST [xFACTOR], linear FIRST..LONGEST or list DELAY,DELAY,..., each \
@@ -331,24 +348,27 @@ impl Setting {
             example: row.example,
         };
         match row.kind {
-            Kind::Text if text.len() > MAX_TEXT_BYTES => {
+            Kind::Text | Kind::Filter if text.len() > MAX_TEXT_BYTES => {
                 Err(refused(format!("{} bytes are too many", text.len())))
             }
-            Kind::Text if text.contains(char::is_control) => {
+            Kind::Text | Kind::Filter if text.contains(char::is_control) => {
                 Err(refused("it contains a control character".into()))
             }
             Kind::Text => Ok(Value::Text(text.to_owned())),
             Kind::Duration { least, most } => {
-                let duration = parse_duration(text).map_err(|error| refused(error.to_string()))?;
+                let duration =
+                    go_duration::parse_with_days(text).map_err(|error| refused(error.to_string()))?;
                 if duration != Duration::ZERO && !(least..=most).contains(&duration) {
                     return Err(refused("out of range".into()));
                 }
                 Ok(Value::Duration(duration))
             }
-            Kind::Window => match parse_duration(text).map_err(|error| refused(error.to_string()))? {
-                duration if duration <= MAX_WINDOW => Ok(Value::Duration(duration)),
-                _ => Err(refused("out of range".into())),
-            },
+            Kind::Window => {
+                match go_duration::parse_with_days(text).map_err(|error| refused(error.to_string()))? {
+                    duration if duration <= MAX_WINDOW => Ok(Value::Duration(duration)),
+                    _ => Err(refused("out of range".into())),
+                }
+            }
             Kind::Bytes { least } => match parse_bytes(text) {
                 Some(bytes) if bytes == 0 || bytes >= least => Ok(Value::Bytes(bytes)),
                 Some(_) => Err(refused("out of range".into())),
@@ -371,6 +391,10 @@ impl Setting {
                 .parse()
                 .map(Value::IdleExpiry)
                 .map_err(|error: super::bounds::InvalidIdleExpiry| refused(error.to_string())),
+            Kind::Filter => text
+                .parse()
+                .map(|filter| Value::Filter(Arc::new(filter)))
+                .map_err(|error: super::header_filter::InvalidFilter| refused(error.to_string())),
             Kind::Retry => text
                 .parse()
                 .map(Value::Retry)
@@ -424,16 +448,8 @@ impl fmt::Display for Value {
             Value::Count(count) => count.fmt(f),
             Value::Overflow(overflow) => overflow.fmt(f),
             Value::IdleExpiry(idle) => idle.fmt(f),
+            Value::Filter(filter) => filter.fmt(f),
         }
-    }
-}
-
-/// Parses a duration in Go's syntax, or whole days such as `14d`.
-pub fn parse_duration(text: &str) -> Result<Duration, go_duration::InvalidDuration> {
-    let days = text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok());
-    match days.and_then(|days| days.checked_mul(DAY)) {
-        Some(seconds) => Ok(Duration::from_secs(seconds)),
-        None => go_duration::parse(text),
     }
 }
 
@@ -540,7 +556,12 @@ mod tests {
             Setting::find("retian_for").unwrap_err().to_string(),
             "unknown setting \"retian_for\" (did you mean retain_for?); settings are description, owner, runbook, \
              retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of, ttl, dedupe, max_depth, \
-             max_bytes, overflow, idle_expiry"
+             max_bytes, overflow, idle_expiry, filter"
+        );
+        assert_eq!(
+            refused(Setting::Filter, "tenant"),
+            "filter=tenant: \"tenant\" is not NAME=GLOB or NAME!=GLOB; expected conditions NAME=GLOB or NAME!=GLOB, \
+             separated by commas, of at most 1024 bytes, such as filter=tenant=acme,region!=test*"
         );
         assert!(!Setting::find("something").unwrap_err().to_string().contains("did you mean"));
     }

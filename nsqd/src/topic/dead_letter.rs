@@ -11,6 +11,8 @@ use crate::policy::dead_letter::Reason;
 
 /// Why a message became a dead letter.
 pub const REASON: &str = "nsq-dead-reason";
+/// What a consumer said when it rejected the message.
+pub const ERROR: &str = "nsq-dead-error";
 /// The topic in which it died.
 pub const TOPIC: &str = "nsq-dead-topic";
 /// The channel in which it died.
@@ -35,6 +37,8 @@ pub const MAX_HOPS: u32 = 3;
 #[derive(Debug, Clone, Copy)]
 pub struct Death<'a> {
     pub reason: Reason,
+    /// What a consumer said about it.
+    pub error: Option<&'a str>,
     pub topic: &'a str,
     pub channel: &'a str,
     /// Deliveries in that channel.
@@ -65,7 +69,7 @@ pub fn dead_letter(frame: &[u8], death: &Death<'_>) -> Option<Published> {
         .and_then(|at| at.format(&Rfc3339).ok())
         .unwrap_or_default();
     let (attempts, hops) = (death.attempts.to_string(), (hops + 1).to_string());
-    let added = [
+    let mut added = vec![
         (REASON, death.reason.as_str()),
         (TOPIC, death.topic),
         (CHANNEL, death.channel),
@@ -74,10 +78,11 @@ pub fn dead_letter(frame: &[u8], death: &Death<'_>) -> Option<Published> {
         (AT, &at),
         (HOPS, &hops),
     ];
+    added.extend(death.error.map(|error| (ERROR, error)));
     let kept = without_ours(own);
     let kept = kept.iter().map(|(key, value)| (key.as_ref(), value.as_ref()));
-    let all = HeadersBuf::from_pairs(kept.chain(added))
-        .or_else(|_| HeadersBuf::from_pairs(added.into_iter().chain([(CUT, "true")])))
+    let all = HeadersBuf::from_pairs(kept.chain(added.iter().copied()))
+        .or_else(|_| HeadersBuf::from_pairs(added.iter().copied().chain([(CUT, "true")])))
         .unwrap_or_default();
     Some(with_headers(all.as_headers(), body))
 }
@@ -120,6 +125,7 @@ mod tests {
 
     const DEATH: Death<'_> = Death {
         reason: Reason::Attempts,
+        error: None,
         topic: "orders",
         channel: "billing",
         attempts: 6,
@@ -166,6 +172,18 @@ mod tests {
         assert_eq!(body, b"body");
         assert_eq!(origin(&dead), Some(("orders".into(), "billing".into())));
         assert_eq!(stored(&revived(&dead)), before);
+    }
+
+    #[test]
+    fn the_error_of_a_rejected_message_is_a_header_until_it_dies_again() {
+        let rejection = Death { reason: Reason::Rejected, error: Some("no such tenant"), ..DEATH };
+        let dead = stored(&dead_letter(&frame(&[], b"x"), &rejection).unwrap());
+        let headers = parts(&dead).0;
+        for (key, value) in [(REASON, "rejected"), (ERROR, "no such tenant")] {
+            assert!(headers.contains(&(key.to_owned(), value.to_owned())), "{headers:?}");
+        }
+        let again = parts(&stored(&dead_letter(&dead, &DEATH).unwrap())).0;
+        assert!(!again.iter().any(|(key, _)| key == ERROR), "{again:?}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Moves messages whose attempts are used up to the dead-letter topic of their channel.
+//! Moves messages that a channel has set aside to its dead-letter topic: their attempts are used up, they have expired, or
+//! they were rejected.
 //!
 //! One journal batch publishes them there and removes them from their channel, so that at every moment a message is in
 //! exactly one of the two places.
@@ -80,7 +81,7 @@ impl Registry {
         }
     }
 
-    /// Dead-letters all messages whose attempts are used up. After a failure, returns its channel: a further call
+    /// Dead-letters all messages that are set aside. After a failure, returns its channel: a further call
     /// continues.
     pub async fn dead_letter_all(self: &Arc<Self>) -> Option<(Arc<Channel>, MoveError)> {
         let exhausted = &self.engine().exhausted;
@@ -161,10 +162,11 @@ struct Batch {
 /// Blocks on the disk.
 fn read_dead_letters(channel: &Channel, sequences: &[u64], at_ns: i64) -> Result<Batch, MoveError> {
     let (frames, result) = channel.log().gather(sequences);
-    let known: HashMap<u64, (u16, Reason)> = channel.inspect(|state, _| {
+    let known: HashMap<u64, (u16, Reason, Option<String>)> = channel.inspect(|state, _| {
         let known = |&sequence: &u64| {
             let reason = state.reason_of(sequence)?;
-            Some((sequence, (state.attempts_of(sequence), reason)))
+            let error = state.error_of(sequence).map(str::to_owned);
+            Some((sequence, (state.attempts_of(sequence), reason, error)))
         };
         sequences.iter().filter_map(known).collect()
     });
@@ -173,12 +175,13 @@ fn read_dead_letters(channel: &Channel, sequences: &[u64], at_ns: i64) -> Result
     for (sequence, frame) in frames.iter() {
         read_to = sequence + 1;
         // It may have been removed meanwhile.
-        let Some(&(attempts, reason)) = known.get(&sequence) else { continue };
+        let Some((attempts, reason, error)) = known.get(&sequence) else { continue };
         let death = Death {
-            reason,
+            reason: *reason,
+            error: error.as_deref(),
             topic: channel.topic_name().as_str(),
             channel: channel.name().as_str(),
-            attempts,
+            attempts: *attempts,
             at_ns,
         };
         match dead_letter::dead_letter(frame, &death) {

@@ -6,10 +6,7 @@ use std::collections::BTreeMap;
 
 use nsq_protocol::{DeadLetterGroup, headers};
 
-use super::dead_letter::{AT, CHANNEL, REASON, TOPIC};
-
-/// What went wrong, if somebody says so.
-pub const ERROR: &str = "nsq-dead-error";
+use super::dead_letter::{AT, CHANNEL, ERROR, REASON, TOPIC};
 
 /// Maximum number of causes that are distinguished.
 const MAX_GROUPS: usize = 1000;

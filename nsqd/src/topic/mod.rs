@@ -12,7 +12,7 @@
 //! - [`publication`]: a batch between append and release
 //! - [`dead_letter`]: pure; the headers of dead letters
 //! - [`dead_summary`]: pure; counts dead letters by cause
-//! - [`dead_lettering`]: moves messages whose attempts are used up
+//! - [`dead_lettering`]: moves messages that are set aside to dead-letter topics
 //! - [`redrive`]: moves dead letters back, or deletes them
 //! - `deduplicating`: storing the messages of an id once
 //! - [`bounds`]: pure; whether there is room for a publish; `bounding`: applies bounds

@@ -148,6 +148,9 @@ pub struct ChannelCheckpoint {
     /// Number of messages that were dropped because the channel held too many.
     #[serde(default)]
     pub overflow_count: u64,
+    /// Number of messages that did not match the channel's filter.
+    #[serde(default)]
+    pub filtered_count: u64,
 }
 
 /// An outstanding message.

@@ -44,6 +44,7 @@ fn sample(count: u64) -> Checkpoint {
         dead_letter_count: 3,
         expired_count: 4,
         overflow_count: 5,
+        filtered_count: 6,
     };
     let topic = TopicCheckpoint {
         number: 2,

@@ -30,6 +30,7 @@ fn samples() -> Vec<Vec<u8>> {
         Command::Rdy { count: 2500 },
         Command::Fin { id },
         Command::Req { id, delay_ms: 5 },
+        Command::Rej { id, reason: "no such tenant" },
         Command::Touch { id },
         Command::Cls,
         Command::Nop,
@@ -121,7 +122,7 @@ fn check_command(command: &Command<'_>) {
         Command::Mpub { messages, .. } => check_batch(messages),
         Command::Rdy { count } => assert!(*count <= limits.max_rdy_count),
         // Such an id cannot be encoded, and nsqd assigns none.
-        Command::Fin { id } | Command::Touch { id } | Command::Req { id, .. }
+        Command::Fin { id } | Command::Touch { id } | Command::Req { id, .. } | Command::Rej { id, .. }
             if id.as_bytes().contains(&b'\r') =>
         {
             return;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 use nsq::admin::PolicyTestOptions;
+use nsq_daemon::go_duration;
 use nsq_protocol::{PolicyTestResponse, TestedChannel, TestedTopic, printable};
-use nsqd::policy::setting::parse_duration;
 use serde_json::json;
 
 use super::Context;
@@ -49,7 +49,7 @@ pub struct TestFlags {
     #[arg(value_name = "TOPIC")]
     topic: Option<String>,
     /// Look for duplicates among the messages published during this time.
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = go_duration::parse_with_days)]
     since: Duration,
     /// Maximum number of messages that each node reads.
     #[arg(long, value_name = "N", default_value_t = 1_000_000,

@@ -62,7 +62,7 @@ const TOPIC: [Metric<TopicSeries>; 11] = [
     ),
 ];
 
-const CHANNEL: [Metric<ChannelSeries>; 17] = [
+const CHANNEL: [Metric<ChannelSeries>; 18] = [
     counter("nsq_channel_messages_total", "Messages that have entered the channel.", |channel| {
         channel.stats.message_count as f64
     }),
@@ -94,6 +94,11 @@ const CHANNEL: [Metric<ChannelSeries>; 17] = [
         "nsq_channel_overflow_total",
         "Messages that were dropped because the channel held too many.",
         |channel| channel.stats.overflow_count as f64,
+    ),
+    counter(
+        "nsq_channel_filtered_total",
+        "Messages that did not match the channel's filter and were finished.",
+        |channel| channel.stats.filtered_count as f64,
     ),
     gauge("nsq_channel_full", "1 if publishes are refused because of this channel, else 0.", |channel| {
         f64::from(u8::from(channel.stats.is_full))

@@ -23,7 +23,9 @@ impl World<'_> {
         let is_unclear = |message: &MessageModel| {
             message.is_redriven || message.may_be_gone || message.is_recalled || message.is_set_aside
         };
-        if model.may_drop || is_dead_topic(&name.0) || model.messages.values().any(is_unclear) {
+        let is_filtered = model.filter == Some(false);
+        if model.may_drop || is_dead_topic(&name.0) || is_filtered || model.messages.values().any(is_unclear)
+        {
             return Ok(false);
         }
         (model.max_depth, model.keeps_overflow) = (max_depth, keeps);

@@ -69,6 +69,7 @@ fn channel_matches(
     same("retry", model.retry, observed.retry)?;
     same("max_attempts", model.max_attempts, observed.max_attempts)?;
     same("ttl", model.ttl, observed.ttl)?;
+    same("filter", model.filter, observed.filter)?;
     same("keeps_expired", model.keeps_expired, observed.keeps_expired)?;
     same("max_depth", model.max_depth, observed.max_depth)?;
     same("keeps_overflow", model.keeps_overflow, observed.keeps_overflow)?;

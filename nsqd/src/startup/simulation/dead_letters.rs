@@ -54,7 +54,29 @@ impl World<'_> {
         Ok(false)
     }
 
-    /// Moves the messages whose attempts are used up, as the daemon does in the background.
+    pub(super) fn reject(&mut self, pick: u8) -> Result<bool, String> {
+        let Some((name, channel, key)) = self.pick_channel(pick) else { return Ok(false) };
+        let Some((body, sequence)) = self.in_flight(&name)?.into_iter().next() else { return Ok(false) };
+        let model = self.model.channel(&name).ok_or("no channel")?;
+        // Otherwise the dead letters of several channels would be in one topic.
+        if !model.keeps_expired {
+            return Ok(false);
+        }
+        channel
+            .acknowledge(key)
+            .reject(sequence, "rejected")
+            .map_err(|error| format!("cannot reject {body}: {error:?}"))?;
+        if model.dropped.remove(&body).is_some() {
+            return Ok(false);
+        }
+        let message = model.messages.get_mut(&body).ok_or("no message")?;
+        message.is_set_aside = !message.is_recalled;
+        message.come_back();
+        self.rejected_count += 1;
+        Ok(false)
+    }
+
+    /// Moves the messages that are set aside, as the daemon does in the background.
     pub(super) fn dead_letter(&mut self) -> Result<(), String> {
         let exhausted = self.registry()?.engine().exhausted.clone();
         let channels: Vec<Arc<Channel>> = std::iter::from_fn(|| exhausted.pop()).collect();
@@ -189,7 +211,7 @@ impl TopicModel {
 
 impl ChannelModel {
     /// Messages whose attempts are used up.
-    fn exhausted(&self) -> Vec<Body> {
+    pub(super) fn exhausted(&self) -> Vec<Body> {
         let all = self.messages.iter().filter(|(_, message)| self.is_exhausted(message));
         all.map(|(&body, _)| body).collect()
     }
@@ -217,14 +239,20 @@ fn workloads_drop_messages_and_move_them_to_dead_letter_topics_and_back() {
 
     let contract = Contract { durability: Durability::Write, crash: Crash::Kill, lost: Lost::Nothing };
     let (runtime, mut moved, mut expired_count, mut overflow_count) = (runtime(), (0, 0), 0, 0);
+    let (mut rejected_count, mut short_lived_count, mut filtered_count) = (0, 0, 0);
     for seed in 1..=200 {
         let mut world = World::new(contract, seed, &runtime).unwrap();
         world.run(&steps(seed)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         moved = (moved.0 + world.moved.0, moved.1 + world.moved.1);
         expired_count += world.expired_count;
         overflow_count += world.overflow_count;
+        rejected_count += world.rejected_count;
+        short_lived_count += world.short_lived_count;
+        filtered_count += world.filtered_count;
     }
     // Otherwise the simulation shows nothing about them.
     assert!(moved.0 > 300 && moved.1 > 50, "{moved:?}");
     assert!(expired_count > 30 && overflow_count > 300, "{expired_count}, {overflow_count}");
+    let counts = (rejected_count, short_lived_count, filtered_count);
+    assert!(rejected_count > 30 && short_lived_count > 50 && filtered_count > 100, "{counts:?}");
 }

@@ -16,6 +16,7 @@
 //! - [`bounds`]: bounded channels
 //! - [`dead_letters`]: dead letters and redrives
 //! - [`deduplicating`]: messages with ids
+//! - [`short_lived`]: messages with a time to live of their own
 //! - [`observe`]: recovers a disk and reads everything in it
 //! - [`compare`]: compares the result with the model
 //! - [`explore`]: crashes everywhere; threads, seeds, shrinking
@@ -37,6 +38,7 @@ mod faults;
 mod retention;
 mod meanwhile;
 mod settings;
+mod short_lived;
 mod model;
 pub(super) mod observe;
 mod steps;

@@ -59,6 +59,8 @@ pub struct ChannelModel {
     pub paused: bool,
     /// Whether a retry schedule holds failed messages back.
     pub retry: bool,
+    /// Whether all messages match its filter, if it has one. Otherwise none does.
+    pub filter: Option<bool>,
     /// Whether messages expire.
     pub ttl: bool,
     /// Whether expired messages become dead letters.
@@ -103,7 +105,7 @@ pub struct MessageModel {
     pub is_out_of_turn: bool,
     /// Failed deliveries, while the channel counted them.
     pub failures: u16,
-    /// It has expired or exceeds the bound, and becomes a dead letter.
+    /// It has expired, exceeds the bound or was rejected, and becomes a dead letter.
     pub is_set_aside: bool,
     /// It is a dead letter.
     pub is_dead: bool,
@@ -111,6 +113,10 @@ pub struct MessageModel {
     pub is_redriven: bool,
     /// Recalled, but not retained: it may or may not be delivered, and a restart may find it again.
     pub may_be_gone: bool,
+    /// Its due time has passed in an earlier life, but not by the wall clock: it may be deferred again.
+    pub may_be_deferred: bool,
+    /// `may_be_gone`, because its own time to live passes at once.
+    pub is_short_lived: bool,
 }
 
 /// A due time in nanoseconds of wall time, as exactly as it is visible from outside.
@@ -137,10 +143,14 @@ impl Model {
     pub fn restarted(&self) -> Model {
         let mut model = self.clone();
         for topic in model.topics.values_mut() {
-            topic.channels.values_mut().for_each(ChannelModel::come_back);
-            // The start finds out again what is to be set aside.
-            let messages = topic.channels.values_mut().flat_map(|channel| channel.messages.values_mut());
-            messages.for_each(|message| message.is_set_aside = false);
+            for channel in topic.channels.values_mut() {
+                channel.come_back();
+                for message in channel.messages.values_mut() {
+                    // The start finds out again what is to be set aside, and forgets rejections.
+                    message.is_set_aside = false;
+                    message.may_be_deferred = message.due.is_some_and(|due| due.passed);
+                }
+            }
         }
         model
     }
@@ -164,7 +174,11 @@ impl Model {
             for (name, channel) in &mut topic.channels {
                 if let Some(observed) = observed.channels.get(name) {
                     let before = channel.messages.len();
+                    // Short-lived ones are still there: it is their turn that removes them.
+                    let short_lived: Vec<_> =
+                        channel.messages.extract_if(.., |_, message| message.is_short_lived).collect();
                     keep(&mut channel.messages, &observed.deliveries);
+                    channel.messages.extend(short_lived);
                     channel.gone_count += (before - channel.messages.len()) as u64;
                 }
             }

@@ -147,6 +147,7 @@ pub struct ObservedChannel {
     pub keeps_expired: bool,
     pub max_depth: u64,
     pub keeps_overflow: bool,
+    pub filter: Option<bool>,
     pub message_count: u64,
     pub lost_count: u64,
     pub depth: u64,
@@ -247,6 +248,7 @@ fn observe_channel(topic: &Topic, channel: &Arc<Channel>) -> Result<ObservedChan
             .own_settings()
             .get(Setting::Overflow)
             .is_some_and(|value| value.overflow() == Overflow::DeadLetter),
+        filter: state.own_settings().get(Setting::Filter).map(|filter| filter.to_string().contains('!')),
         message_count: state.counters().message_count,
         depth: state.depth() + state.exhausted_count() as u64,
         deferred_count: state.deferred_count() as u64,
@@ -257,8 +259,9 @@ fn observe_channel(topic: &Topic, channel: &Arc<Channel>) -> Result<ObservedChan
         saved.outstanding.iter().map(|entry| (entry.sequence, entry.due_ns)).collect();
     let failures: BTreeMap<u64, u16> = saved.failures.iter().copied().collect();
     channel.set_paused(false);
-    // Otherwise the messages that come back now could exceed it.
-    let unbounded = Change::parse(settings::Level::Channel, [("max_depth", DEFAULT)].into_iter());
+    // Otherwise the messages that come back now could exceed the bound, or not match the filter.
+    let all = [("max_depth", DEFAULT), ("filter", DEFAULT)];
+    let unbounded = Change::parse(settings::Level::Channel, all.into_iter());
     let unbounded = unbounded.map_err(|error| error.to_string())?;
     topic.change_channel_settings(channel, &unbounded).map_err(|error| error.to_string())?;
     channel.unset_aside();

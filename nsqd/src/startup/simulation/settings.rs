@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::dead_letters::is_dead_topic;
 use super::model::{Body, ChannelModel, Due, MessageModel};
 use super::world::{World, text};
 use crate::clock;
@@ -43,6 +44,25 @@ impl World<'_> {
         Ok(false)
     }
 
+    pub(super) fn set_filter(&mut self, channel: u8, filter: Option<bool>) -> Result<bool, String> {
+        let Some((name, channel, _)) = self.pick_channel(channel) else { return Ok(false) };
+        let model = self.model_of(&name.0)?.channels.get_mut(&name.1).ok_or("no channel")?;
+        // What a filter finishes would be missing in a bounded channel.
+        if model.may_drop || is_dead_topic(&name.0) || model.max_depth > 0 {
+            return Ok(false);
+        }
+        model.filter = filter;
+        // No message of a workload has this header.
+        let value = match filter {
+            Some(true) => "none!=x",
+            Some(false) => "none=x",
+            None => DEFAULT,
+        };
+        let change = Change::parse(Level::Channel, [("filter", value)].into_iter()).map_err(text)?;
+        self.topic(&name.0)?.change_channel_settings(&channel, &change).map_err(text)?;
+        Ok(false)
+    }
+
     /// What upkeep does when everything published so far is too old.
     pub(super) fn expire_old(&mut self, topic: u8) -> Result<bool, String> {
         let Some(name) = self.pick_topic(topic) else { return Ok(false) };
@@ -54,7 +74,9 @@ impl World<'_> {
                 || message.due.is_some_and(|due| due.passed)
         };
         let is_unclear = |channel: &ChannelModel| {
-            channel.ttl && channel.keeps_expired && channel.messages.values().any(comes_back)
+            let may_be_deferred = |message: &MessageModel| message.may_be_deferred;
+            (channel.ttl && channel.messages.values().any(may_be_deferred))
+                || (channel.ttl && channel.keeps_expired && channel.messages.values().any(comes_back))
         };
         if model.channels.values().any(is_unclear) {
             return Ok(false);
@@ -92,6 +114,19 @@ impl World<'_> {
 }
 
 impl ChannelModel {
+    /// A consumer took while no message matched. With `all`, its turn came for all that can be delivered. Returns how many
+    /// were finished.
+    pub(super) fn finish_filtered(&mut self, all: bool) -> u64 {
+        let (before, exhausted) = (self.messages.len(), self.exhausted());
+        self.messages.retain(|body, message| {
+            let is_held_back = message.is_deferred() || message.may_be_deferred || exhausted.contains(body);
+            let stays = message.in_flight.is_some() || is_held_back;
+            message.may_be_gone |= !stays;
+            stays || !all
+        });
+        (before - self.messages.len()) as u64
+    }
+
     /// All messages in flight time out.
     pub(super) fn time_out(&mut self) {
         let is_in_flight = |message: &MessageModel| message.in_flight.is_some() && !message.is_recalled;

@@ -51,6 +51,10 @@ pub enum Step {
     Touch {
         channel: u8,
     },
+    /// Rejects a message, if its channel has a dead-letter topic of its own.
+    Reject {
+        channel: u8,
+    },
     /// A consumer disconnects and connects again.
     Reconnect {
         channel: u8,
@@ -94,6 +98,11 @@ pub enum Step {
         channel: u8,
         max_attempts: u16,
     },
+    /// Sets a filter that all messages match, or none, or removes it.
+    SetFilter {
+        channel: u8,
+        filter: Option<bool>,
+    },
     /// Sets or removes a channel's time to live.
     SetTtl {
         channel: u8,
@@ -103,6 +112,11 @@ pub enum Step {
     SetBound {
         channel: u8,
         bound: u8,
+    },
+    /// Publishes messages whose own time to live passes at once.
+    PublishShortLived {
+        topic: u8,
+        count: u8,
     },
     /// All messages of a topic are too old.
     ExpireOld {
@@ -183,7 +197,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..146) {
+    match random.random_range(0..166) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -224,12 +238,18 @@ fn step(random: &mut SmallRng) -> Step {
             Step::SetMaxAttempts { channel, max_attempts }
         }
         117..=119 => Step::Advance { channel },
-        120..=123 => Step::Redrive { topic },
+        120..=123 | 160..=165 => Step::Redrive { topic },
         126..=127 => Step::SetTtl { channel, on: random.random_bool(0.7) },
         128..=129 => Step::ExpireOld { topic },
         142..=145 => Step::SetBound { channel, bound: random.random() },
         130..=132 => Step::SetDedupe { topic, on: random.random_bool(0.85) },
         133..=141 => Step::PublishOnce { topic, ids: random.random() },
+        146..=151 => Step::Reject { channel },
+        152..=155 => Step::PublishShortLived { topic, count: random.random_range(1..4) },
+        156..=159 => {
+            let filter = [None, None, Some(true), Some(false)][random.random_range(0..4)];
+            Step::SetFilter { channel, filter }
+        }
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }
 }

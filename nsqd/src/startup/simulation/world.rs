@@ -136,6 +136,12 @@ pub struct World<'r> {
     pub expired_count: u64,
     /// Messages beyond a bound that were dropped or set aside.
     pub overflow_count: u64,
+    /// Messages that consumers rejected.
+    pub rejected_count: u64,
+    /// Messages that matched no filter.
+    pub filtered_count: u64,
+    /// Messages published with a short time to live of their own.
+    pub short_lived_count: u64,
     /// Bodies of messages with headers.
     pub(super) with_headers: BTreeSet<Body>,
     seed: u64,
@@ -168,6 +174,9 @@ impl<'r> World<'r> {
             moved: (0, 0),
             expired_count: 0,
             overflow_count: 0,
+            rejected_count: 0,
+            filtered_count: 0,
+            short_lived_count: 0,
             with_headers: BTreeSet::new(),
             seed,
             tolerates_faults: false,
@@ -370,6 +379,9 @@ impl<'r> World<'r> {
             Step::Take { channel, room } => self.take(channel, room.into()),
             Step::Finish { channel, count, newest } => self.finish(channel, count.into(), newest),
             Step::Requeue { channel, delay_s } => self.requeue(channel, delay_s),
+            Step::Reject { channel } => self.reject(channel),
+            Step::SetFilter { channel, filter } => self.set_filter(channel, filter),
+            Step::PublishShortLived { topic, count } => self.publish_short_lived(topic, count),
             Step::Reconnect { channel } => self.reconnect(channel),
             Step::Advance { channel } => self.advance(channel),
             Step::PauseTopic { topic, paused } => {
@@ -616,12 +628,20 @@ impl<'r> World<'r> {
                 model.last_first = body;
             }
             message.attempts_seen = attempts;
+            message.may_be_deferred = false;
             message.in_flight = Some(sequence);
+        }
+        let (depth, is_paused) = channel.inspect(|state, _| (state.depth(), state.is_paused()));
+        if depth == 0 {
+            model.drop_short_lived();
+        }
+        if model.filter == Some(false) && !is_paused {
+            self.filtered_count += model.finish_filtered(depth == 0);
         }
         Ok(false)
     }
 
-    fn in_flight(&mut self, name: &(String, String)) -> Result<Vec<(Body, u64)>, String> {
+    pub(super) fn in_flight(&mut self, name: &(String, String)) -> Result<Vec<(Body, u64)>, String> {
         let model = self.model.channel(name).ok_or("no channel")?;
         let in_flight = |(&body, message): (&Body, &MessageModel)| Some((body, message.in_flight?));
         let mut all: Vec<_> = model.messages.iter().filter_map(in_flight).collect();
@@ -699,6 +719,7 @@ impl<'r> World<'r> {
         Expire::expire(&*channel, clock::monotonic() + clock::nanos(settings::ADVANCE));
         let model = self.model.channel(&name).ok_or("no channel")?;
         for message in model.messages.values_mut() {
+            message.may_be_deferred = false;
             if let Some(due) = &mut message.due {
                 due.passed = true;
             }

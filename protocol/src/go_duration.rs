@@ -46,7 +46,7 @@ const MAX_FRACTION_DIGITS: usize = 15;
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use nsq_daemon::go_duration::parse;
+/// # use nsq_protocol::go_duration::parse;
 /// assert_eq!(parse("1m30s"), Ok(Duration::from_secs(90)));
 /// assert!(parse("90").is_err());
 /// ```
@@ -117,11 +117,23 @@ fn term_nanos(whole: &str, fraction: &str, unit: u128) -> Option<u128> {
     whole.checked_mul(unit)?.checked_add(parts * unit / scale)
 }
 
+/// Parses a duration in Go's syntax, or whole days such as `14d`.
+pub fn parse_with_days(text: &str) -> Result<Duration, InvalidDuration> {
+    const SECONDS_OF_DAY: u64 = 24 * 3600;
+    match text.strip_suffix('d').and_then(|days| days.parse::<u64>().ok()) {
+        Some(days) => {
+            let seconds = days.checked_mul(SECONDS_OF_DAY);
+            seconds.map(Duration::from_secs).ok_or_else(|| InvalidDuration::OutOfRange(text.to_owned()))
+        }
+        None => parse(text),
+    }
+}
+
 /// Formats a duration as Go prints it: `1m30s`, `271.934µs`, `0s`.
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use nsq_daemon::go_duration::format;
+/// # use nsq_protocol::go_duration::format;
 /// assert_eq!(format(Duration::from_nanos(271_934)), "271.934µs");
 /// ```
 pub fn format(duration: Duration) -> String {
