@@ -435,6 +435,8 @@ impl ChannelState {
                 _ => self.wait(slot),
             }
         }
+        // The policy may have changed meanwhile.
+        self.unset_aside_by_policy();
     }
 
     /// Messages from `from` on, before `to`, that [`ChannelState::depart`] takes out, in order, at most about `most`, and

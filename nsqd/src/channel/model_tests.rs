@@ -882,6 +882,9 @@ impl Pair {
                 self.model.get_mut(&sequence).unwrap().0 = place;
             }
         }
+        if !is_gone {
+            self.forgive_by_policy();
+        }
     }
 
     /// A clean stop and start: messages in flight come back, everything else stays.
