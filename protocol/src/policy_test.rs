@@ -106,6 +106,9 @@ pub struct TestedChannel {
     /// at least as many as failures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counted_by: Option<String>,
+    /// Messages beyond `max_depth`, after the ones above have left. `None` without `max_depth`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overflow_count: Option<u64>,
     /// The topic that would get the dead letters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter_topic: Option<String>,

@@ -93,6 +93,8 @@ fn messages_that_would_expire_are_counted_and_stay() {
         assert!(!explained.to_string().contains("40ms"), "{explained}");
         let young = format!("{ORDERS}ttl = '1h'\n");
         assert_eq!(channel(&test_file(&nsqd, "", &young).await, "c")["expired_count"], 0);
+        let bounded = format!("{ORDERS}max_depth = 30\n");
+        assert_eq!(channel(&test_file(&nsqd, "", &bounded).await, "c")["overflow_count"], 11);
     });
 }
 

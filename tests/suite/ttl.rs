@@ -6,6 +6,8 @@ use nsq_tests::stats::until_equal;
 use nsq_tests::wire::bodies;
 use nsq_tests::{Daemon, process, test, wait};
 
+use crate::interop::with_each_library;
+
 /// Long enough that a message which is published now is delivered in time on a busy machine.
 const TTL: Duration = Duration::from_secs(2);
 
@@ -158,5 +160,25 @@ fn the_shortest_time_applies() {
         assert_eq!(nsqd.channel("t", "b").await.expect("the channel exists").depth, 1);
         let refused = nsqd.post("/channel/set?topic=t&channel=a&ttl=1ms", "").await;
         assert!(refused.text().contains("ttl=1ms: out of range"), "{}", refused.text());
+    });
+}
+
+#[test]
+fn unmodified_clients_get_only_messages_that_are_not_too_old() {
+    with_each_library(async |library| {
+        let nsqd = Daemon::nsqd().start().await;
+        nsqd.admin("/topic/create?topic=t").await;
+        nsqd.admin("/channel/create?topic=t&channel=c").await;
+        nsqd.admin("/channel/set?topic=t&channel=c&ttl=10ms").await;
+        nsqd.connect().await.publish_batch("t", &["too old", "as well"]).await;
+        until_expired(&nsqd, "t", "c", 2).await;
+        nsqd.admin("/channel/set?topic=t&channel=c&ttl=1h").await;
+        nsqd.publish("t", "young").await;
+        let address = nsqd.tcp().to_string();
+        let arguments = ["--nsqd", &address, "--topic", "t", "--channel", "c", "--count", "1"];
+        let mut consumer = library.run("consume", &arguments);
+        assert_eq!(consumer.bodies(1).await, ["young"]);
+        consumer.finish().await;
+        nsqd.channel_until_finished("t", "c").await;
     });
 }

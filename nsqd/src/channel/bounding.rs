@@ -31,14 +31,21 @@ impl Channel {
     }
 
     /// Removes messages beyond the bound.
+    #[inline]
     pub(super) fn shed(&self, inner: &mut Inner) {
-        if inner.state.bound().sheds() {
+        if inner.state.sheds() {
             self.parts.log.with_sizes(|sizes| inner.state.shed(sizes));
         }
     }
 
+    #[inline]
     pub(super) fn update_gauge(&self, inner: &Inner) {
-        let Some(gauge) = &inner.gauge else { return };
+        if let Some(gauge) = &inner.gauge {
+            self.set_gauge(gauge, inner);
+        }
+    }
+
+    fn set_gauge(&self, gauge: &Gauge, inner: &Inner) {
         let end = inner.state.end();
         self.parts.log.with_sizes(|sizes| {
             gauge.set(inner.state.held(sizes), Amount { messages: end, bytes: sizes.before(end) });

@@ -112,6 +112,7 @@ impl Departures {
 
 impl ChannelState {
     /// Counts a failed delivery, if the channel counts them. Returns the failures so far; 0 if they are not counted.
+    #[inline]
     pub(super) fn count_failure(&mut self, sequence: u64) -> u16 {
         if self.policy.max_attempts == 0 {
             return 0;
@@ -135,10 +136,13 @@ impl ChannelState {
     }
 
     /// A message that was published deferred is due.
+    #[inline]
     pub(super) fn note_due(&mut self, slot: Slot) {
-        let entry = self.outstanding.entry(slot);
-        if (self.policy.ttl > 0 || self.has_own_ttls) && entry.attempts == 0 {
-            self.departures.due_at.insert(entry.sequence, entry.deadline);
+        if self.policy.ttl > 0 || self.has_own_ttls {
+            let entry = self.outstanding.entry(slot);
+            if entry.attempts == 0 {
+                self.departures.due_at.insert(entry.sequence, entry.deadline);
+            }
         }
     }
 

@@ -168,7 +168,8 @@ impl Outstanding {
         self.sparse.get(&sequence).copied()
     }
 
-    /// Adds a message that is not outstanding yet.
+    /// Adds a message that is not outstanding yet. Inlined, because it runs for each message that is handed out.
+    #[inline(always)]
     pub fn insert(&mut self, entry: Entry) -> Slot {
         let sequence = entry.sequence;
         let slot = self.allocate(entry);

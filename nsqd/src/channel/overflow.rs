@@ -12,6 +12,12 @@ impl ChannelState {
         self.policy.bound
     }
 
+    /// Whether messages beyond the bound are removed.
+    #[inline]
+    pub fn sheds(&self) -> bool {
+        self.policy.bound.sheds()
+    }
+
     /// What happens to the channel when it has no consumer for a while.
     pub fn idle_expiry(&self) -> Option<IdleExpiry> {
         self.policy.idle_expiry

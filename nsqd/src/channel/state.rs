@@ -34,6 +34,7 @@ use crate::log::retention::merged;
 use crate::log::{Mark, Ranges};
 use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
+use crate::policy::retry::Retry;
 use crate::policy::settings::Settings;
 
 /// Why a FIN, REQ, TOUCH or REJ was refused. The connection stays usable.
@@ -323,7 +324,7 @@ impl ChannelState {
         entry.recall = Recall::No;
         let attempts = entry.attempts;
         let failures = self.count_failure(sequence);
-        if self.is_exhausted(failures) {
+        if failures > 0 && self.is_exhausted(failures) {
             self.exhaust(slot, Reason::Attempts);
             return Ok(Some(Requeued { attempts, failures, delay: 0 }));
         }
@@ -343,15 +344,22 @@ impl ChannelState {
 
     /// How long the retry schedule, if there is one, holds this message back. Without room to defer, not at all: the
     /// message would be dropped.
+    #[inline]
     fn retry_delay(&self, slot: Slot) -> Nanos {
         match &self.policy.retry {
-            Some(retry) if self.has_room_to_defer() => {
-                let entry = self.outstanding.entry(slot);
-                let delay = retry.delay(entry.sequence, u32::from(entry.attempts));
-                crate::clock::nanos(delay).min(self.policy.longest_delay)
-            }
-            _ => 0,
+            Some(retry) => self.delay_by(retry, slot),
+            None => 0,
         }
+    }
+
+    #[inline(never)]
+    fn delay_by(&self, retry: &Retry, slot: Slot) -> Nanos {
+        if !self.has_room_to_defer() {
+            return 0;
+        }
+        let entry = self.outstanding.entry(slot);
+        let delay = retry.delay(entry.sequence, u32::from(entry.attempts));
+        crate::clock::nanos(delay).min(self.policy.longest_delay)
     }
 
     fn defer(&mut self, slot: Slot, due: Nanos) {
@@ -433,7 +441,8 @@ impl ChannelState {
     /// Queues a message that timed out, or defers it by the retry schedule. Sets it aside if its attempts are used up.
     fn time_out(&mut self, slot: Slot, now: Nanos) {
         let entry = self.outstanding.entry(slot);
-        if entry.recall != Recall::No {
+        let minds_failures = self.policy.max_attempts > 0 || self.policy.retry.is_some();
+        if entry.recall != Recall::No || !minds_failures {
             return self.come_back(slot);
         }
         let (sequence, attempts) = (entry.sequence, entry.attempts);

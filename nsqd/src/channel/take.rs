@@ -246,6 +246,7 @@ impl ChannelState {
         });
     }
 
+    #[inline]
     pub(super) fn pop_waiting(&mut self) {
         self.waiting.pop_front();
         self.sorted_count = self.sorted_count.saturating_sub(1);

@@ -77,7 +77,7 @@ impl Bound {
 
     /// Whether it removes messages.
     pub fn sheds(&self) -> bool {
-        !self.is_off() && self.overflow != Overflow::Reject
+        self.overflow != Overflow::Reject && !self.is_off()
     }
 
     /// Whether this many messages of this many bytes exceed it.

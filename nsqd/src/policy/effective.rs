@@ -105,10 +105,11 @@ impl Subject<'_> {
 
     /// Whether a value from a policy file, or from the topic, does not apply to it.
     fn ignores(&self, setting: Setting, value: &Value) -> bool {
-        let is_moved_on = matches!(setting, Setting::MaxAttempts | Setting::Filter)
-            || *value == Value::Overflow(Overflow::DeadLetter);
+        let takes_letters_away =
+            matches!(setting, Setting::MaxAttempts | Setting::Filter | Setting::IdleExpiry)
+                || *value == Value::Overflow(Overflow::DeadLetter);
         let Subject::Channel { of_topic, .. } = self else { return false };
-        is_moved_on && of_topic.is_of_dead_letters()
+        takes_letters_away && of_topic.is_of_dead_letters()
     }
 
     /// Whether it has this setting. An ephemeral topic cannot retain messages.
@@ -284,14 +285,16 @@ mod tests {
     #[test]
     fn dead_letter_topics_do_not_pass_dead_letters_on_by_a_policy_for_all_topics() {
         let text = "[[policy]]\ntopic = \"*\"\nmax_depth = 5\noverflow = \"dead_letter\"\n\
-                    [[policy]]\ntopic = \"*\"\nchannel = \"*\"\nmax_attempts = 3\n";
+                    [[policy]]\ntopic = \"*\"\nchannel = \"*\"\nmax_attempts = 3\nidle_expiry = \"7d delete\"\n";
         let sources = Sources { file: Arc::new(PolicyFile::parse(text).unwrap()), ..Sources::default() };
         let policy = |topic: &str, own: &str| sources.of_channel("t", &settings(topic), "c", &settings(own));
         let plain = policy("", "");
         assert_eq!((plain.max_attempts, plain.bound.overflow), (3, Overflow::DeadLetter));
+        assert!(plain.idle_expiry.is_some());
         assert_eq!(plain.dead_letter.unwrap().as_str(), "t.dead");
         let dead = policy("dead_letters_of=x\n", "");
         assert_eq!((dead.max_attempts, dead.bound.overflow), (0, Overflow::Reject));
+        assert!(dead.idle_expiry.is_none(), "nobody consumes the channel of a dead-letter topic");
         assert_eq!(
             policy("dead_letters_of=x\n", "overflow=dead_letter\n").bound.overflow,
             Overflow::DeadLetter

@@ -138,6 +138,10 @@ impl TopicTest {
                 && policy.dead_letter.is_some(),
             dead_letter_count: (max_attempts > 0).then_some(outcome.exhausted),
             counted_by: (max_attempts > 0).then(|| by.to_owned()),
+            overflow_count: (policy.bound.max_depth > 0).then(|| {
+                let left = outcome.unfinished - outcome.expired - outcome.exhausted;
+                left.saturating_sub(policy.bound.max_depth)
+            }),
             dead_letter_topic: policy.dead_letter.map(|topic| topic.to_string()),
         }
     }

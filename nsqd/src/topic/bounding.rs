@@ -58,17 +58,18 @@ impl Topic {
 
     /// Refuses a publish for which a channel has no room. Call it under the log's lock, with the sequence number that the
     /// first message gets.
+    #[inline]
     pub(super) fn admit(
         &self,
         first_sequence: u64,
         count: usize,
         body_bytes: usize,
-    ) -> Result<(), TopicFull> {
+    ) -> Result<(), Box<TopicFull>> {
         if !self.bounds.are_on() {
             return Ok(());
         }
         let more = Amount { messages: count as u64, bytes: body_bytes as u64 };
-        self.bounds.admit(self.amount_before(first_sequence), more)
+        self.bounds.admit(self.amount_before(first_sequence), more).map_err(Box::new)
     }
 
     /// Messages and bytes before the end of the log.
@@ -77,10 +78,15 @@ impl Topic {
     }
 
     /// The release point or what the topic holds back has changed.
+    #[inline]
     pub(super) fn update_gauge(&self, state: &State) {
-        if self.bounds.are_on()
-            && let Some(gauge) = self.bounds.topic_gauge()
-        {
+        if self.bounds.are_on() {
+            self.set_gauge(state);
+        }
+    }
+
+    fn set_gauge(&self, state: &State) {
+        if let Some(gauge) = self.bounds.topic_gauge() {
             let released = state.topic.point().released();
             let bytes = self.log.with_sizes(|sizes| sizes.before(released));
             gauge.set(Amount::default(), Amount { messages: released, bytes });

@@ -84,9 +84,9 @@ pub enum PublishError {
     NoSuchPlace(#[from] RetentionError),
 }
 
-impl From<TopicFull> for PublishError {
-    fn from(full: TopicFull) -> Self {
-        PublishError::Full(Box::new(full))
+impl From<Box<TopicFull>> for PublishError {
+    fn from(full: Box<TopicFull>) -> Self {
+        PublishError::Full(full)
     }
 }
 

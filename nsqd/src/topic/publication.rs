@@ -22,7 +22,7 @@ pub struct Publication {
     /// For messages with ids.
     once: Option<Box<Once>>,
     /// The outcome of its own messages, if it is known before [`Publication::committed`].
-    settled: Option<Result<(), PublishError>>,
+    settled: Option<Box<Result<(), PublishError>>>,
 }
 
 /// What the producer of a message may learn.
@@ -75,7 +75,7 @@ impl Publication {
             waiting: Waiting::Completed,
             orphaned: false,
             once: Some(Box::new(Once { answers, outcome: None, others })),
-            settled: Some(Ok(())),
+            settled: Some(Box::new(Ok(()))),
         }
     }
 
@@ -99,7 +99,7 @@ impl Publication {
     pub async fn settle(&mut self) {
         if self.settled.is_none() {
             let result = self.journal_result().await;
-            self.settled = Some(self.complete(result));
+            self.settled = Some(Box::new(self.complete(result)));
         }
     }
 
@@ -108,7 +108,7 @@ impl Publication {
     /// in messages that are as durable: if such a message is refused, so is the publication.
     pub async fn committed(mut self) -> Result<(), PublishError> {
         match self.settled.take() {
-            Some(result) => result?,
+            Some(result) => (*result)?,
             None => {
                 let result = self.journal_result().await;
                 self.complete(result)?;

@@ -51,6 +51,7 @@ fn add_channel(sum: &mut TestedChannel, other: TestedChannel) {
     sum.expired_count = both(sum.expired_count, other.expired_count);
     sum.expired_become_dead_letters |= other.expired_become_dead_letters;
     sum.dead_letter_count = both(sum.dead_letter_count, other.dead_letter_count);
+    sum.overflow_count = both(sum.overflow_count, other.overflow_count);
     // One node that goes by deliveries makes the sum an upper bound.
     sum.counted_by = match (sum.counted_by.take(), other.counted_by) {
         (Some(a), Some(b)) if a != b => Some(DELIVERIES.to_owned()),

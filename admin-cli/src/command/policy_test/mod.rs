@@ -26,6 +26,7 @@ Columns:
   EXPIRED       messages of the channel that are older than ttl and neither in flight nor deferred
   DEAD LETTERS  messages of the channel whose failures reach max_attempts. If the channel does not count failures
                 now, deliveries count; they are at least as many
+  OVERFLOW      messages of the channel beyond max_depth, after the others have left
   DUPLICATES    messages since --since whose nsq-id repeats within dedupe
   DELETED       retained messages that retain_for and retain_bytes would delete at once
 
@@ -110,8 +111,17 @@ pub async fn run(context: &Context, flags: &TestFlags) -> Result<ExitStatus, Fai
 }
 
 fn show(output: Output, sum: &PolicyTestResponse) -> Result<(), Failure> {
-    let headings =
-        &["TOPIC", "CHANNEL", "MESSAGES", "EXPIRED", "DEAD LETTERS", "DUPLICATES", "DELETED", "NOTE"];
+    let headings = &[
+        "TOPIC",
+        "CHANNEL",
+        "MESSAGES",
+        "EXPIRED",
+        "DEAD LETTERS",
+        "OVERFLOW",
+        "DUPLICATES",
+        "DELETED",
+        "NOTE",
+    ];
     let mut table = Table::new(headings);
     let count = |count: Option<u64>| count.map_or(Cell::None, Cell::from);
     for topic in &sum.topics {
@@ -120,6 +130,7 @@ fn show(output: Output, sum: &PolicyTestResponse) -> Result<(), Failure> {
             topic.topic_name.as_str().into(),
             Cell::None,
             topic.message_count.into(),
+            Cell::None,
             Cell::None,
             Cell::None,
             count(topic.duplicate_count),
@@ -133,6 +144,7 @@ fn show(output: Output, sum: &PolicyTestResponse) -> Result<(), Failure> {
                 channel.unfinished_count.into(),
                 count(channel.expired_count),
                 count(channel.dead_letter_count),
+                count(channel.overflow_count),
                 Cell::None,
                 Cell::None,
                 note(note_of_channel(channel)),
