@@ -213,6 +213,7 @@ fn the_oldest_messages_are_dropped_in_one_channel_only() {
         let series = r#"nsq_channel_overflow_total{topic="orders",channel="billing"}"#;
         assert_eq!(metrics.value(series), 7.0);
         consumer.finish(&in_flight).await;
+        consumer.barrier().await;
         producer.publish("orders", "10").await;
         drop(consumer);
         assert_eq!(depth(&nsqd, "orders", "audit").await, 11);

@@ -524,7 +524,7 @@ fn a_policy_file_is_tested_on_all_nodes() {
         })
         .await;
         assert!(
-            ran.stdout.contains("orders\t-\t4\t-\t-\t2\t-\tfinished messages are unknown"),
+            ran.stdout.contains("orders\t-\t4\t-\t-\t-\t2\t-\tfinished messages are unknown"),
             "{}",
             ran.stdout
         );

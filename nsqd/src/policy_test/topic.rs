@@ -15,6 +15,7 @@ use crate::log::chunk;
 use crate::log::reader::BATCH_MESSAGES;
 use crate::log::retained::RetentionOutcome;
 use crate::log::retention::gaps;
+use crate::policy::bounds::Overflow;
 use crate::policy::settings::Settings;
 use crate::topic::Topic;
 use crate::topic::dedupe::IdDigest;
@@ -142,7 +143,12 @@ impl TopicTest {
                 let left = outcome.unfinished - outcome.expired - outcome.exhausted;
                 left.saturating_sub(policy.bound.max_depth)
             }),
-            dead_letter_topic: policy.dead_letter.map(|topic| topic.to_string()),
+            dead_letter_topic: policy
+                .dead_letter
+                .filter(|_| {
+                    max_attempts > 0 || policy.keeps_expired || policy.bound.overflow == Overflow::DeadLetter
+                })
+                .map(|topic| topic.to_string()),
         }
     }
 
