@@ -10,6 +10,8 @@ use nsq_tests::wire::{Message, batch, bodies};
 use nsq_tests::{Daemon, Peer, http, test, test_within, wait};
 use serde_json::{Value, json};
 
+use crate::interop::with_each_library;
+
 /// Starts an nsqd whose topic `t` remembers ids for this long.
 async fn start(dedupe: &str) -> Daemon {
     let nsqd = Daemon::nsqd().start().await;
@@ -349,5 +351,22 @@ fn client_library_publishes_with_an_id() {
             assert_eq!(receipt.message.map(|message| message.is_duplicate), pub_ids.then_some(true));
         }
         assert_eq!(stored_count(&nsqd).await, json!(1));
+    });
+}
+
+#[test]
+fn unmodified_clients_get_one_message_of_an_id() {
+    with_each_library(async |library| {
+        let nsqd = start("1h").await;
+        for body in ["first", "second"] {
+            nsqd.post("/pub?topic=t&id=order-1", body).await.expect(200);
+        }
+        nsqd.publish("t", "without an id").await;
+        let address = nsqd.tcp().to_string();
+        let arguments = ["--nsqd", &address, "--topic", "t", "--channel", "c", "--count", "2"];
+        let mut consumer = library.run("consume", &arguments);
+        assert_eq!(consumer.bodies(2).await, ["first", "without an id"]);
+        consumer.finish().await;
+        nsqd.channel_until_finished("t", "c").await;
     });
 }

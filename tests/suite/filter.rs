@@ -8,6 +8,8 @@ use nsq_tests::wire::{batch, bodies};
 use nsq_tests::{Daemon, test};
 use serde_json::{Value, json};
 
+use crate::interop::with_each_library;
+
 async fn with_channels(channels: &[&str]) -> Daemon {
     let nsqd = Daemon::nsqd().flag("--mem-queue-size=100").start().await;
     nsqd.admin("/topic/create?topic=t").await;
@@ -185,5 +187,23 @@ fn invalid_filters_are_refused_with_value_reason_and_example() {
             answer["message"].as_str().expect("a text").contains("filter is a setting of channels"),
             "{answer}"
         );
+    });
+}
+
+#[test]
+fn client_libraries_get_only_matching_messages() {
+    with_each_library(async |library| {
+        let nsqd = with_channels(&["acme"]).await;
+        set_filter(&nsqd, "acme", "tenant=acme").await;
+        for (tenant, body) in [("beta", "1"), ("acme", "2"), ("beta", "3"), ("acme", "4")] {
+            publish(&nsqd, tenant, body).await;
+        }
+        let address = nsqd.tcp().to_string();
+        let arguments = ["--nsqd", &address, "--topic", "t", "--channel", "acme", "--count", "2"];
+        let mut consumer = library.run("consume", &arguments);
+        assert_eq!(consumer.bodies(2).await, ["2", "4"]);
+        consumer.finish().await;
+        until_equal("the others are finished", 2, async || filtered_count(&nsqd, "acme").await).await;
+        nsqd.channel_until_finished("t", "acme").await;
     });
 }
