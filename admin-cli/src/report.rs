@@ -101,6 +101,15 @@ pub struct ChannelReport {
     /// Messages that expired and were dropped.
     #[serde(skip_serializing_if = "is_zero")]
     pub expired_count: u64,
+    /// Messages that were dropped because the channel held too many.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub overflow_count: u64,
+    /// Messages that did not match the channel's filter.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub filtered_count: u64,
+    /// Whether some node refuses publishes because of the channel.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_full: bool,
     /// Messages that entered, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_rate: Option<Rate>,
@@ -258,6 +267,9 @@ fn add_channel(
     sum.dead_lettered_count += channel.dead_lettered_count;
     sum.dead_letter_pending += channel.dead_letter_pending;
     sum.expired_count += channel.expired_count;
+    sum.overflow_count += channel.overflow_count;
+    sum.filtered_count += channel.filtered_count;
+    sum.is_full |= channel.is_full;
     let Some(earlier) = earlier else { return };
     let rate = |count: fn(&ChannelStats) -> i128| {
         earlier.as_ref().map(|earlier| earlier.rate(count(earlier.then), count(channel)))

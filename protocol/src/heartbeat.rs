@@ -112,13 +112,16 @@ pub struct ChannelSummary {
     pub departures: Departures,
 }
 
-/// Messages that left a channel otherwise than by a FIN; see [`ChannelStats`].
+/// Messages that left a channel otherwise than by a FIN, and whether it is full; see [`ChannelStats`].
 #[allow(missing_docs)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Departures {
     pub dead_lettered_count: u64,
     pub dead_letter_pending: u64,
     pub expired_count: u64,
+    pub overflow_count: u64,
+    pub filtered_count: u64,
+    pub is_full: bool,
 }
 
 impl Departures {
@@ -243,6 +246,9 @@ impl ChannelSummary {
                 dead_lettered_count: stats.dead_lettered_count,
                 dead_letter_pending: stats.dead_letter_pending,
                 expired_count: stats.expired_count,
+                overflow_count: stats.overflow_count,
+                filtered_count: stats.filtered_count,
+                is_full: stats.is_full,
             },
         })
     }
@@ -266,6 +272,9 @@ impl ChannelSummary {
             dead_lettered_count: self.departures.dead_lettered_count,
             dead_letter_pending: self.departures.dead_letter_pending,
             expired_count: self.departures.expired_count,
+            overflow_count: self.departures.overflow_count,
+            filtered_count: self.departures.filtered_count,
+            is_full: self.departures.is_full,
             ..ChannelStats::default()
         }
     }

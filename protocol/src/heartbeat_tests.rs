@@ -21,6 +21,9 @@ fn channel(name: &str, number: u64) -> ChannelSummary {
             dead_lettered_count: number / 3,
             dead_letter_pending: number / 4,
             expired_count: number / 5,
+            overflow_count: number / 6,
+            filtered_count: number / 7,
+            is_full: number > 7,
         },
     }
 }
@@ -133,8 +136,16 @@ fn largest_report_of_nsqd_is_accepted() {
     let long = |number: usize| format!("{number:->64}");
     let mut largest = channel(&long(0), u64::MAX);
     largest.depth = i64::MIN;
-    let Departures { dead_lettered_count, dead_letter_pending, expired_count } = &mut largest.departures;
-    let departures = [dead_lettered_count, dead_letter_pending, expired_count];
+    let Departures {
+        dead_lettered_count,
+        dead_letter_pending,
+        expired_count,
+        overflow_count,
+        filtered_count,
+        is_full: _,
+    } = &mut largest.departures;
+    let departures =
+        [dead_lettered_count, dead_letter_pending, expired_count, overflow_count, filtered_count];
     let counts = [&mut largest.zone_local_msg_count, &mut largest.requeue_count, &mut largest.timeout_count];
     counts.into_iter().chain(departures).for_each(|number| *number = u64::MAX);
     let channels: Vec<_> = (0..MAX_CHANNELS_PER_TOPIC)

@@ -99,9 +99,11 @@ pub fn flags_of_topic(topic: &TopicReport, is_partial: bool) -> String {
     letters([(topic.paused, 'P'), (is_partial, '*')])
 }
 
-/// Letters for the FLAGS column: `P` paused, `!` no consumer, `*` some nodes are missing.
+/// Letters for the FLAGS column: `P` paused, `F` full, `!` no consumer, `*` some nodes are missing.
 pub fn flags_of_channel(channel: &ChannelReport, is_partial: bool) -> String {
-    letters([(channel.paused, 'P'), (channel.client_count == 0, '!'), (is_partial, '*')])
+    let flags =
+        [(channel.paused, 'P'), (channel.is_full, 'F'), (channel.client_count == 0, '!'), (is_partial, '*')];
+    letters(flags)
 }
 
 fn letters<const N: usize>(flags: [(bool, char); N]) -> String {
@@ -147,14 +149,15 @@ const HEADINGS: [&str; 12] =
 const RETENTION_HEADINGS: [&str; 3] = ["KEPT", "KEPT BYTES", "OLDEST"];
 /// Shown only if a topic remembers ids of messages.
 const DEDUPE_HEADINGS: [&str; 2] = ["IDS", "DUPS"];
-/// Shown only if messages of a channel became dead letters, will become some next, or expired.
-const DEPARTURE_HEADINGS: [&str; 3] = ["DEAD", "PENDING", "EXPIRED"];
+/// Shown only if messages of a channel became dead letters, will become some next, expired, exceeded its bound or did not
+/// match its filter.
+const DEPARTURE_HEADINGS: [&str; 5] = ["DEAD", "PENDING", "EXPIRED", "DROPPED", "FILTERED"];
 
 fn table(topics: &[TopicReport], is_partial: bool) -> Table {
     let keeps = topics.iter().any(|topic| topic.retained.is_some());
     let dedupes = topics.iter().any(|topic| topic.dedupe.is_some());
     let departs =
-        topics.iter().flat_map(|topic| &topic.channels).any(|channel| departures(channel) != [0; 3]);
+        topics.iter().flat_map(|topic| &topic.channels).any(|channel| departures(channel) != [0; 5]);
     let mut table = Table::new(&HEADINGS);
     let mut count = HEADINGS.len();
     // Where the columns of ids begin.
@@ -223,8 +226,14 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
     table
 }
 
-fn departures(channel: &ChannelReport) -> [u64; 3] {
-    [channel.dead_lettered_count, channel.dead_letter_pending, channel.expired_count]
+fn departures(channel: &ChannelReport) -> [u64; 5] {
+    [
+        channel.dead_lettered_count,
+        channel.dead_letter_pending,
+        channel.expired_count,
+        channel.overflow_count,
+        channel.filtered_count,
+    ]
 }
 
 #[cfg(test)]
@@ -241,6 +250,8 @@ mod tests {
             flags_of_channel(&ChannelReport { client_count: 1, ..ChannelReport::default() }, false),
             ""
         );
+        let full = ChannelReport { is_full: true, client_count: 1, ..ChannelReport::default() };
+        assert_eq!(flags_of_channel(&full, false), "F");
         assert_eq!(flags_of_topic(&TopicReport::default(), true), "*");
     }
 
@@ -272,9 +283,10 @@ mod tests {
             TopicReport { channels: vec![channel(0), channel(4)], retained, ..TopicReport::default() };
         let text = table(&[topic], false).tab_separated();
         let ends: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').skip(12).collect()).collect();
-        assert_eq!(ends[0], ["DEAD", "PENDING", "EXPIRED", "KEPT", "KEPT BYTES", "OLDEST"]);
-        assert_eq!(ends[1][..4], ["-", "-", "-", "9"]);
-        assert_eq!((&ends[2][..3], &ends[3][..3]), (&["0", "0", "0"][..], &["0", "0", "4"][..]));
+        let headings = ["DEAD", "PENDING", "EXPIRED", "DROPPED", "FILTERED", "KEPT", "KEPT BYTES", "OLDEST"];
+        assert_eq!(ends[0], headings);
+        assert_eq!(ends[1][..6], ["-", "-", "-", "-", "-", "9"]);
+        assert_eq!((&ends[2][..5], &ends[3][..5]), (&["0"; 5][..], &["0", "0", "4", "0", "0"][..]));
         let without = TopicReport { channels: vec![channel(0)], ..TopicReport::default() };
         assert!(!table(&[without], false).tab_separated().contains("DEAD"));
     }

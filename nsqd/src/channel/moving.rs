@@ -144,8 +144,10 @@ impl ChannelState {
     pub(super) fn come_back(&mut self, slot: Slot) {
         let recall = std::mem::take(&mut self.outstanding.entry_mut(slot).recall);
         match recall {
-            // They may have been used up by a change of the policy.
-            Recall::No if self.has_exhausted(slot) => self.exhaust(slot, Reason::Attempts),
+            // Its attempts may have been used up by a change of the policy.
+            Recall::No if self.policy.max_attempts > 0 && self.has_exhausted(slot) => {
+                self.exhaust(slot, Reason::Attempts);
+            }
             Recall::No => self.wait(slot),
             Recall::Finish => {
                 let dropped = self.outstanding.remove(slot);

@@ -284,6 +284,7 @@ impl Outstanding {
         self.entries.iter().filter(|entry| entry.place != Place::Free)
     }
 
+    #[inline(always)]
     fn allocate(&mut self, entry: Entry) -> Slot {
         self.count += 1;
         if self.first_free == NONE {
@@ -296,6 +297,7 @@ impl Outstanding {
         slot
     }
 
+    #[inline(always)]
     fn push_window(&mut self, slot: Slot) {
         self.window.push_back(slot);
         self.window_count += 1;

@@ -439,10 +439,19 @@ impl ChannelState {
     }
 
     /// Queues a message that timed out, or defers it by the retry schedule. Sets it aside if its attempts are used up.
+    #[inline]
     fn time_out(&mut self, slot: Slot, now: Nanos) {
+        if self.policy.max_attempts > 0 || self.policy.retry.is_some() {
+            self.time_out_by_policy(slot, now);
+        } else {
+            self.come_back(slot);
+        }
+    }
+
+    #[inline(never)]
+    fn time_out_by_policy(&mut self, slot: Slot, now: Nanos) {
         let entry = self.outstanding.entry(slot);
-        let minds_failures = self.policy.max_attempts > 0 || self.policy.retry.is_some();
-        if entry.recall != Recall::No || !minds_failures {
+        if entry.recall != Recall::No {
             return self.come_back(slot);
         }
         let (sequence, attempts) = (entry.sequence, entry.attempts);
