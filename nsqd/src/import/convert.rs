@@ -108,7 +108,7 @@ impl Converter<'_> {
         writer.to.log.finish()?;
         let channels = entry.channels.iter().zip(writer.to.channels).map(|((name, &paused), channel)| {
             let number = self.next_channel;
-            self.next_channel += 1;
+            self.next_channel = number.next();
             let (cursor, skipped_ahead) = channel.cursor(released);
             ChannelCheckpoint {
                 number,

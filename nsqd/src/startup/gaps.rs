@@ -97,14 +97,14 @@ mod tests {
             only: None,
             frames: b"",
         };
-        gaps.see(Lsn(100), &Record::TopicCreated { topic: 1, name: "t", first_sequence: 10 });
-        gaps.see(Lsn(200), &batch(1, 10, 5));
-        gaps.see(Lsn(300), &batch(2, 70, 1));
-        gaps.see(Lsn(500), &batch(1, 18, 2));
-        gaps.see(Lsn(600), &Record::TopicSkipped { topic: 1, from: 20, to: 30 });
-        gaps.see(Lsn(700), &batch(1, 30, 2));
+        gaps.see(Lsn(100), &Record::TopicCreated { topic: TopicNumber(1), name: "t", first_sequence: 10 });
+        gaps.see(Lsn(200), &batch(TopicNumber(1), 10, 5));
+        gaps.see(Lsn(300), &batch(TopicNumber(2), 70, 1));
+        gaps.see(Lsn(500), &batch(TopicNumber(1), 18, 2));
+        gaps.see(Lsn(600), &Record::TopicSkipped { topic: TopicNumber(1), from: 20, to: 30 });
+        gaps.see(Lsn(700), &batch(TopicNumber(1), 30, 2));
         let at = |lsn| gaps.messages_in(&DamagedRange { lsn: Lsn(lsn), bytes: 50 });
-        assert_eq!(at(400), [(1, (15, 18))]);
+        assert_eq!(at(400), [(TopicNumber(1), (15, 18))]);
         assert_eq!(at(150), []);
         assert_eq!(at(650), []);
     }

@@ -156,7 +156,7 @@ impl Recovery {
 
     /// Reports damage of the journal.
     pub fn report_journal(&self, loaded: &Loaded, read: &ReadJournal, replay: &Replay<'_>) {
-        let topic_name = |number| replay.topics.get(&number).map(|topic| topic.name.to_string());
+        let topic_name = |number: TopicNumber| replay.topics.get(&number).map(|topic| topic.name.to_string());
         let findings = JournalFindings {
             data_dir: &self.data_dir,
             saved: loaded.checkpoint.as_ref(),
@@ -182,7 +182,8 @@ impl Recovery {
         let numbers = self.data_dir.topic_numbers(&*self.storage).map_err(RecoveryError::Topics)?;
         // A new topic must not get the number of a directory that could not be removed.
         let highest = numbers.iter().copied().filter(|&number| number < TopicNumber::MAX).max();
-        replay.next_numbers.0 = replay.next_numbers.0.max(highest.map_or(0, |number| number + 1));
+        replay.next_numbers.0 =
+            replay.next_numbers.0.max(highest.map_or(TopicNumber::default(), TopicNumber::next));
         if loaded.checkpoint.is_some() {
             return Ok(());
         }

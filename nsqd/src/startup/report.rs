@@ -8,6 +8,7 @@ use nsq_protocol::TopicName;
 
 use super::gaps::Gaps;
 use crate::damage::{Damage, Finding, SetAside};
+use crate::storage::TopicNumber;
 use crate::storage::checkpoint::Checkpoint;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{self, JournalReport};
@@ -59,7 +60,12 @@ pub struct JournalFindings<'a> {
 
 impl JournalFindings<'_> {
     /// Reports the findings. `topic_name` returns the name of a topic.
-    pub fn report(&self, logger: &Logger, damage: &Damage, topic_name: impl Fn(u32) -> Option<String>) {
+    pub fn report(
+        &self,
+        logger: &Logger,
+        damage: &Damage,
+        topic_name: impl Fn(TopicNumber) -> Option<String>,
+    ) {
         let report = self.report;
         if report.records > 0 {
             let JournalReport { records, bytes, files, .. } = report;

@@ -282,15 +282,15 @@ mod tests {
     #[test]
     fn targeted_messages_reach_one_channel() {
         let mut topic = topic();
-        topic.insert("d", Received { number: 2, ..Received::default() });
-        topic.log().mark(Mark::Targeted { from: 2, to: 5, channel: 2 });
+        topic.insert("d", Received { number: ChannelNumber(2), ..Received::default() });
+        topic.log().mark(Mark::Targeted { from: 2, to: 5, channel: ChannelNumber(2) });
         topic.commit(10);
         assert_eq!(received(&topic), (10, &[Mark::Skipped { from: 2, to: 5 }][..]));
         assert_eq!((topic.channels()["d"].end, &topic.channels()["d"].marks[..]), (10, &[][..]));
         // A channel that reaches them later.
         let later = |channel| topic.log().void_marks_between(0, 10, channel);
         assert_eq!(later(None), [Mark::Skipped { from: 2, to: 5 }]);
-        assert_eq!(later(Some(2)), []);
+        assert_eq!(later(Some(ChannelNumber(2))), []);
     }
 
     #[test]

@@ -386,7 +386,7 @@ mod tests {
         let outstanding =
             (0..count).map(|sequence| OutstandingCheckpoint { sequence, attempts: 1, due_ns: 0 }).collect();
         let channel = ChannelCheckpoint {
-            number: 3,
+            number: ChannelNumber(3),
             name: "ch".into(),
             cursor: 1000,
             outstanding,
@@ -394,7 +394,7 @@ mod tests {
             ..ChannelCheckpoint::default()
         };
         let topic = TopicCheckpoint {
-            number: 2,
+            number: TopicNumber(2),
             name: "..".into(),
             paused: true,
             next_sequence: 1 << 40,
@@ -466,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_damaged_or_missing_checkpoint_is_replaced_by_the_previous() {
-        let newer = Checkpoint { next_topic_number: 9, ..sample() };
+        let newer = Checkpoint { next_topic_number: TopicNumber(9), ..sample() };
         let damages: [fn(&mut Vec<u8>); 3] = [|bytes| bytes[30] ^= 1, |bytes| bytes.truncate(20), Vec::clear];
         for damage in damages {
             let storage = storage();

@@ -12,6 +12,7 @@ use nsqd::storage::checkpoint::{
 use nsqd::storage::journal::Lsn;
 
 use crate::damage::Damage;
+use nsqd::storage::{ChannelNumber, TopicNumber};
 
 const DIR: &str = "/data";
 
@@ -30,7 +31,7 @@ fn sample(count: u64) -> Checkpoint {
         due_ns: (n % 2) as i64,
     });
     let channel = ChannelCheckpoint {
-        number: 3,
+        number: ChannelNumber(3),
         name: "billing".to_owned(),
         paused: true,
         cursor: 1000,
@@ -47,7 +48,7 @@ fn sample(count: u64) -> Checkpoint {
         filtered_count: 6,
     };
     let topic = TopicCheckpoint {
-        number: 2,
+        number: TopicNumber(2),
         name: "orders".to_owned(),
         next_sequence: 1 << 40,
         released: 1004,
