@@ -78,7 +78,7 @@ use crate::policy::settings::{Change, Settings};
 use crate::storage::checkpoint::ChannelCheckpoint;
 use crate::storage::journal::Journal;
 use crate::storage::record::Record;
-use crate::storage::{ChannelNumber, TopicNumber};
+use crate::storage::{ChannelNumber, SequenceRange, TopicNumber};
 use crate::timers::{Expire, Timer, Timers};
 
 /// Maximum number of messages put back under one lock. That many take about 100 microseconds.
@@ -510,7 +510,7 @@ impl Channel {
         let signal = inner.call_next();
         let mut trim = false;
         if let Some(runs) = inner.state.drain_finished() {
-            let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();
+            let runs: Vec<SequenceRange> = runs.iter().collect();
             self.record(&Record::Finish {
                 topic: self.parts.topic_number,
                 channel: self.parts.number,
@@ -518,7 +518,7 @@ impl Channel {
             });
         }
         if let Some(runs) = inner.state.drain_removed() {
-            let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();
+            let runs: Vec<SequenceRange> = runs.iter().collect();
             self.record(&Record::Removed {
                 topic: self.parts.topic_number,
                 channel: self.parts.number,
@@ -606,7 +606,7 @@ impl Holder for Channel {
         self.parts.name.is_ephemeral()
     }
 
-    fn dropped(&self, ranges: &[(u64, u64)]) {
+    fn dropped(&self, ranges: &[SequenceRange]) {
         let mut inner = self.inner.lock();
         inner.state.drop_messages(ranges);
         let floor = inner.state.lowest_needed();

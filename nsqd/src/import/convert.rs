@@ -33,7 +33,7 @@ use crate::storage::checkpoint::{
 use crate::storage::data_dir::DataDir;
 use crate::storage::outstanding_list::OutstandingList;
 use crate::storage::segment::SegmentStore;
-use crate::storage::{ChannelNumber, Storage, TopicNumber};
+use crate::storage::{ChannelNumber, SequenceRange, Storage, TopicNumber};
 
 /// Flag in an [`IndexEntry`]'s place: the channel has handed out the message.
 const HANDED_OUT: u64 = 1 << 63;
@@ -319,8 +319,8 @@ impl Destination {
 struct ChannelBuilder {
     message_count: u64,
     outstanding: OutstandingList,
-    /// Its messages that were never handed out, as runs.
-    ahead: Vec<(u64, u64)>,
+    /// Its messages that were never handed out.
+    ahead: Vec<SequenceRange>,
 }
 
 impl ChannelBuilder {
@@ -331,16 +331,16 @@ impl ChannelBuilder {
             return;
         }
         match self.ahead.last_mut() {
-            Some((_, end)) if *end == sequence => *end += 1,
-            _ => self.ahead.push((sequence, sequence + 1)),
+            Some(last) if last.to == sequence => last.to += 1,
+            _ => self.ahead.push(SequenceRange::one(sequence)),
         }
     }
 
     /// The read cursor, and the ranges before `released` that it must skip.
-    fn cursor(&self, released: u64) -> (u64, Vec<(u64, u64)>) {
-        let cursor = self.ahead.first().map_or(released, |&(from, _)| from);
-        let nexts = self.ahead.iter().skip(1).map(|&(from, _)| from).chain([released]);
-        let gaps = self.ahead.iter().zip(nexts).map(|(&(_, end), next)| (end, next));
-        (cursor, gaps.filter(|(from, to)| from < to).collect())
+    fn cursor(&self, released: u64) -> (u64, Vec<SequenceRange>) {
+        let cursor = self.ahead.first().map_or(released, |range| range.from);
+        let nexts = self.ahead.iter().skip(1).map(|range| range.from).chain([released]);
+        let gaps = self.ahead.iter().zip(nexts).map(|(range, next)| SequenceRange::new(range.to, next));
+        (cursor, gaps.filter(|gap| !gap.is_empty()).collect())
     }
 }

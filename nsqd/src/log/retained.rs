@@ -4,12 +4,12 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::Mark;
 use super::TopicLog;
 use super::chunk::Chunk;
 use super::index::LogIndex;
 use super::reader::CannotRead;
 use super::retention::{Piece, PiecePlace, Retention};
+use super::{Mark, Ranges};
 use crate::clock::Nanos;
 use crate::storage::ChannelNumber;
 use crate::storage::segment::{BlockRef, LoadedBlock, ReadError, SegmentFileInfo, SegmentStore};
@@ -273,12 +273,12 @@ impl TopicLog {
     }
 
     /// The ranges of `from..to` without messages: missing or void.
-    pub fn absent(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        if from < to { self.index.lock().absent(from, to) } else { Vec::new() }
+    pub fn absent(&self, from: u64, to: u64) -> Ranges {
+        if from < to { self.index.lock().absent(from, to) } else { Ranges::new() }
     }
 
     /// Void sequence numbers, for a checkpoint.
-    pub fn void(&self) -> Vec<(u64, u64)> {
+    pub fn void(&self) -> Ranges {
         self.index.lock().retained_marks.void().collect()
     }
 

@@ -17,7 +17,7 @@ use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::journal::{Journal, JournalOptions};
 use crate::storage::record::Record;
-use crate::storage::{ChannelNumber, Durability, Storage, TopicNumber};
+use crate::storage::{ChannelNumber, Durability, SequenceRange, Storage, TopicNumber};
 
 const MESSAGES: u64 = 3000;
 
@@ -83,7 +83,7 @@ fn message_held_back_before_a_refused_batch_stays_deferred() {
         next_sequence: 13,
         released: 10,
         unreleased_deferred: vec![(10, i64::MAX)],
-        skipped: vec![(12, 13)],
+        skipped: vec![SequenceRange::one(12)],
         channels: vec![channel],
         ..TopicCheckpoint::default()
     };

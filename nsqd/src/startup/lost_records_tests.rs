@@ -15,7 +15,7 @@ use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::journal::{Journal, JournalOptions};
 use crate::storage::record::Record;
-use crate::storage::{ChannelNumber, Durability, Storage, TopicNumber};
+use crate::storage::{ChannelNumber, Durability, SequenceRange, Storage, TopicNumber};
 use crate::topic::Topic;
 
 const TOPIC: TopicNumber = TopicNumber(1);
@@ -104,7 +104,7 @@ fn take_all(channel: &Channel) -> String {
 
 #[tokio::test]
 async fn new_messages_do_not_get_the_numbers_of_lost_ones() {
-    let runs = [(FIRST + 7, 1)];
+    let runs = [SequenceRange::one(FIRST + 7)];
     let cases = [
         Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&runs).into() },
         Record::Requeue {
@@ -149,7 +149,7 @@ async fn new_messages_are_delivered_after_a_move_or_an_emptying_beyond_the_known
 
 #[tokio::test]
 async fn messages_held_back_by_a_pause_stay_held_back_after_a_finish_of_known_messages() {
-    let runs = [(FIRST, 2)];
+    let runs = [SequenceRange::new(FIRST, FIRST + 2)];
     let held = frame(FIRST + 5, b'h');
     let recovered = start_with(&[
         Record::TopicState { topic: TOPIC, paused: true, released: FIRST + 5, releasing: false },
@@ -174,7 +174,7 @@ async fn messages_held_back_by_a_pause_stay_held_back_after_a_finish_of_known_me
 #[test]
 fn a_number_far_beyond_the_known_end_costs_no_time() {
     let far = 1 << 53;
-    let runs = [(FIRST, far)];
+    let runs = [SequenceRange::new(FIRST, FIRST + far)];
     for record in [
         Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&runs).into() },
         Record::Requeue {

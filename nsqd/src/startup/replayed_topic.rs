@@ -16,7 +16,7 @@ use crate::log::{Floor, Mark, TopicLog};
 use crate::policy::settings::Settings;
 use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::record::Record;
-use crate::storage::{ChannelNumber, is_full};
+use crate::storage::{ChannelNumber, SequenceRange, is_full};
 use crate::topic::dedupe::LearnedIds;
 use crate::topic::release::ReleasePoint;
 use crate::topic::saved::{restore_marks, restore_retention, restore_taken_over};
@@ -79,7 +79,7 @@ pub struct ReplayedTopic {
     /// Messages and body bytes accepted.
     pub counters: (u64, u64),
     /// Messages that were published, as later records show, and whose own records are missing.
-    pub unrecorded: Vec<(u64, u64)>,
+    pub unrecorded: Vec<SequenceRange>,
     /// Batches in the journal that should also be in a segment.
     pub(super) segments: Runs,
     /// Blocks before this sequence number were checked.
@@ -273,10 +273,9 @@ impl ReplayedTopic {
                 }
             }
             Record::Finish { channel, runs, .. } => {
-                self.reach(runs.iter().map(|(first, length)| first + length).max().unwrap_or(0));
+                self.reach(runs.iter().map(|run| run.to).max().unwrap_or(0));
                 if let Some(channel) = self.state.channel_mut(&channel) {
-                    runs.iter()
-                        .for_each(|(first, length)| channel.state.replay_finish(first, first + length));
+                    runs.iter().for_each(|run| channel.state.replay_finish(run));
                 }
             }
             Record::Requeue { channel, sequence, attempts, failures, due_ns, .. } => {
@@ -286,11 +285,9 @@ impl ReplayedTopic {
                 }
             }
             Record::Removed { channel, runs, .. } => {
-                self.reach(runs.iter().map(|(first, length)| first + length).max().unwrap_or(0));
+                self.reach(runs.iter().map(|run| run.to).max().unwrap_or(0));
                 if let Some(channel) = self.state.channel_mut(&channel) {
-                    for (first, length) in runs.iter() {
-                        channel.state.replay_removed(first, first + length);
-                    }
+                    runs.iter().for_each(|run| channel.state.replay_removed(run));
                 }
             }
         }
@@ -316,7 +313,7 @@ impl ReplayedTopic {
         if end > self.lowest_needed().min(self.log().retained_from()) {
             let known_to = self.log().end();
             if first < known_to {
-                self.segments.push(first, end.min(known_to));
+                self.segments.push(SequenceRange::new(first, end.min(known_to)));
                 self.check_segments(first, end.min(known_to))?;
             }
             if end > known_to {
@@ -364,11 +361,11 @@ impl ReplayedTopic {
     }
 
     /// Marks the sequence numbers between the known messages and `to` as unused. Returns their range, if there are any.
-    fn mark_lost_before(&self, to: u64) -> Option<(u64, u64)> {
+    fn mark_lost_before(&self, to: u64) -> Option<SequenceRange> {
         let from = self.end.max(self.in_segments_to);
         (from < to).then(|| {
             self.log().mark(Mark::Skipped { from, to });
-            (from, to)
+            SequenceRange { from, to }
         })
     }
 

@@ -11,10 +11,10 @@ use crate::log::retention::Retention;
 use crate::log::{Mark, TopicLog};
 use crate::policy::setting::InvalidSetting;
 use crate::policy::settings::Settings;
-use crate::storage::ChannelNumber;
 use crate::storage::checkpoint::{
     ChannelCheckpoint, IdsCheckpoint, RetentionCheckpoint, TakenOverCheckpoint, TopicCheckpoint,
 };
+use crate::storage::{ChannelNumber, SequenceRange};
 
 /// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
 const SAVE_ATTEMPTS: u32 = 4;
@@ -85,7 +85,7 @@ impl Topic {
 /// The fields `skipped`, `unreleased_deferred` and `unreleased_targeted` of a [`TopicCheckpoint`].
 #[derive(Default)]
 struct SavedMarks {
-    skipped: Vec<(u64, u64)>,
+    skipped: Vec<SequenceRange>,
     deferred: Vec<(u64, i64)>,
     targeted: Vec<(u64, u64, ChannelNumber)>,
 }
@@ -95,7 +95,7 @@ fn save_marks(marks: &[Mark], clocks: Clocks) -> SavedMarks {
     let mut saved = SavedMarks::default();
     for mark in marks {
         match *mark {
-            Mark::Skipped { from, to } => saved.skipped.push((from, to)),
+            Mark::Skipped { from, to } => saved.skipped.push(SequenceRange { from, to }),
             Mark::Deferred { from, to, due } => {
                 saved.deferred.extend((from..to).map(|sequence| (sequence, clocks.to_wall(due))));
             }
@@ -107,7 +107,7 @@ fn save_marks(marks: &[Mark], clocks: Clocks) -> SavedMarks {
 
 /// Restores the marks that no release has taken. `deadline` converts a saved wall time.
 pub fn restore_marks(log: &TopicLog, saved: &TopicCheckpoint, deadline: impl Fn(i64) -> Nanos) {
-    for &(from, to) in saved.skipped.iter().filter(|(from, to)| from < to) {
+    for &SequenceRange { from, to } in saved.skipped.iter().filter(|range| !range.is_empty()) {
         log.mark(Mark::Skipped { from, to });
     }
     for &(sequence, due_ns) in &saved.unreleased_deferred {
@@ -165,7 +165,7 @@ pub fn restore_retention(
     deadline: impl Fn(i64) -> Nanos,
 ) {
     log.set_retention(retention, saved.from.unwrap_or(first));
-    saved.void.iter().for_each(|&(from, to)| log.add_void(from, to));
+    saved.void.iter().for_each(|void| log.add_void(void.from, void.to));
     for &(from, to, due_ns) in &saved.deferred {
         log.add_deferred(from, to, deadline(due_ns));
     }

@@ -14,7 +14,7 @@ use crate::clock::Nanos;
 use crate::log::retention::Retention;
 use crate::log::{Mark, TopicLog};
 use crate::policy::settings::Settings;
-use crate::storage::ChannelNumber;
+use crate::storage::{ChannelNumber, SequenceRange};
 
 /// A channel, as its topic sees it: it follows the release point.
 pub trait Follower {
@@ -88,7 +88,7 @@ impl<K: Ord, C: Follower> TopicState<K, C> {
 
     /// Releases all committed messages, unless the topic holds them back. Returns the new release point if it moved.
     pub fn advance(&mut self) -> Option<u64> {
-        let (_, to) = self.point.advance()?;
+        let SequenceRange { to, .. } = self.point.advance()?;
         self.release(to);
         Some(to)
     }
@@ -271,7 +271,7 @@ mod tests {
         topic.log().mark(Mark::Deferred { from: 2, to: 3, due: 7 });
         topic.skip(0, 4);
         assert_eq!(received(&topic), (4, &[Mark::Skipped { from: 0, to: 4 }][..]));
-        assert_eq!(topic.log().void(), [(0, 4)]);
+        assert_eq!(topic.log().void(), [SequenceRange::new(0, 4)]);
         topic.reach(6);
         assert_eq!((received(&topic).0, topic.point().released()), (6, 6));
         // Recovery may read records from before a checkpoint again.

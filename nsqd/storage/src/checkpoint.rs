@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id_list::IdList;
 use super::outstanding_list::OutstandingList;
-use super::{ChannelNumber, Storage, StorageFile, TopicNumber, journal::Lsn};
+use super::{ChannelNumber, SequenceRange, Storage, StorageFile, TopicNumber, journal::Lsn};
 
 const MAGIC: [u8; 8] = *b"nsqrsCKP";
 /// Increased when an older version can no longer read a checkpoint.
@@ -51,8 +51,8 @@ pub struct TopicCheckpoint {
     pub released: u64,
     /// Whether the release point follows the end.
     pub releasing: bool,
-    /// Runs `(from, to)` of sequence numbers that do not exist.
-    pub skipped: Vec<(u64, u64)>,
+    /// Sequence numbers that do not exist.
+    pub skipped: Vec<SequenceRange>,
     /// Deferred messages behind the release point: sequence number and due time, wall clock, nanoseconds.
     pub unreleased_deferred: Vec<(u64, i64)>,
     /// Number of messages ever published.
@@ -109,8 +109,8 @@ pub struct RetentionCheckpoint {
     pub bytes: u64,
     /// First sequence number that is retained. `None` if nothing is retained.
     pub from: Option<u64>,
-    /// Runs `(from, to)` of sequence numbers that were refused or emptied although the log may hold them.
-    pub void: Vec<(u64, u64)>,
+    /// Sequence numbers that were refused or emptied although the log may hold them.
+    pub void: Vec<SequenceRange>,
     /// Messages `(from, to)` deferred until a wall clock time in nanoseconds, for channels that reach them later.
     pub deferred: Vec<(u64, u64, i64)>,
     /// Messages `(from, to)` that only this channel receives, even if others reach them later.
@@ -125,8 +125,8 @@ pub struct ChannelCheckpoint {
     pub paused: bool,
     /// The read cursor.
     pub cursor: u64,
-    /// Runs `(from, to)` ahead of the cursor that it must not hand out.
-    pub skipped_ahead: Vec<(u64, u64)>,
+    /// Sequence numbers ahead of the cursor that it must not hand out.
+    pub skipped_ahead: Vec<SequenceRange>,
     /// Messages behind the cursor that are not finished.
     pub outstanding: OutstandingList,
     /// Number of messages that ever entered the channel.
@@ -390,7 +390,7 @@ mod tests {
             name: "ch".into(),
             cursor: 1000,
             outstanding,
-            skipped_ahead: vec![(1001, 1003)],
+            skipped_ahead: vec![SequenceRange::new(1001, 1003)],
             ..ChannelCheckpoint::default()
         };
         let topic = TopicCheckpoint {

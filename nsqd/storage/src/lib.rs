@@ -7,7 +7,7 @@
 //!   fails on demand and shows what a crash leaves behind; [`overlay`]: real files whose changes stay in memory;
 //!   [`measured`]: measures another storage; [`anchored`]: changes nothing once the data directory has moved;
 //!   [`open_files`]: limits the number of open segment files;
-//! - `numbers`: the types of the numbers of topics and channels;
+//! - `numbers` and `sequence_range`: the types of the numbers of topics and channels, and of ranges of sequence numbers;
 //! - [`data_dir`]: the layout of the data directory, its lock and its format version;
 //! - [`record`]: the kinds of journal record and their bytes; [`record_batch`]: several that are read together;
 //! - [`seal`]: ties bytes to one place in one file, so that stale bytes are never read as new;
@@ -33,8 +33,10 @@ pub mod open_files;
 pub mod overlay;
 
 mod numbers;
+mod sequence_range;
 
 pub use numbers::{ChannelNumber, TopicNumber};
+pub use sequence_range::SequenceRange;
 
 pub mod data_dir;
 pub mod record;

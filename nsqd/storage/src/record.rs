@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{ChannelNumber, SEQUENCE_BITS, TopicNumber};
+use super::{ChannelNumber, SEQUENCE_BITS, SequenceRange, TopicNumber};
 
 /// One past the last sequence number.
 const SEQUENCES: u64 = 1 << SEQUENCE_BITS;
@@ -405,35 +405,35 @@ fn put_channel(out: &mut Vec<u8>, kind: Kind, topic: TopicNumber, channel: Chann
     out.extend_from_slice(&channel.to_le_bytes());
 }
 
-/// Runs of sequence numbers, as (first, length), in any order.
+/// Ranges of sequence numbers, in any order.
 ///
-/// On disk each run is two varints: the distance from the end of the previous run (zigzag, since the
-/// order is free), and the length. A decoded list parses its bytes while it is iterated.
+/// On disk each range is a run of two varints: the distance from the end of the previous run (zigzag, since the
+/// order is free), and the length. Only this type and its iterator convert between the two. A decoded list parses its bytes while it is iterated.
 #[derive(Clone, Copy)]
 pub struct RunList<'a>(RunListKind<'a>);
 
 #[derive(Clone, Copy)]
 enum RunListKind<'a> {
-    Plain(&'a [(u64, u64)]),
+    Plain(&'a [SequenceRange]),
     /// Already checked: every varint is whole and every sum stays within u64.
     Coded(&'a [u8]),
 }
 
-impl<'a> From<&'a [(u64, u64)]> for RunList<'a> {
-    fn from(runs: &'a [(u64, u64)]) -> Self {
+impl<'a> From<&'a [SequenceRange]> for RunList<'a> {
+    fn from(runs: &'a [SequenceRange]) -> Self {
         Self(RunListKind::Plain(runs))
     }
 }
 
-impl<'a, const N: usize> From<&'a [(u64, u64); N]> for RunList<'a> {
-    fn from(runs: &'a [(u64, u64); N]) -> Self {
+impl<'a, const N: usize> From<&'a [SequenceRange; N]> for RunList<'a> {
+    fn from(runs: &'a [SequenceRange; N]) -> Self {
         Self(RunListKind::Plain(runs))
     }
 }
 
 impl<'a> RunList<'a> {
-    /// The runs, as (first, length).
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
+    /// The ranges. None ends beyond the last sequence number if the list was decoded.
+    pub fn iter(&self) -> impl Iterator<Item = SequenceRange> + use<'a> {
         let (mut plain, mut coded) = match self.0 {
             RunListKind::Plain(runs) => (runs.iter(), CodedRuns::new(&[])),
             RunListKind::Coded(bytes) => ([].iter(), CodedRuns::new(bytes)),
@@ -445,10 +445,10 @@ impl<'a> RunList<'a> {
         match self.0 {
             RunListKind::Plain(runs) => {
                 let mut end = 0_u64;
-                for &(first, length) in runs {
-                    put_varint(out, zigzag(first.wrapping_sub(end) as i64));
-                    put_varint(out, length);
-                    end = first.wrapping_add(length);
+                for run in runs {
+                    put_varint(out, zigzag(run.from.wrapping_sub(end) as i64));
+                    put_varint(out, run.len());
+                    end = run.from + run.len();
                 }
             }
             RunListKind::Coded(bytes) => out.extend_from_slice(bytes),
@@ -458,7 +458,7 @@ impl<'a> RunList<'a> {
     fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut runs = CodedRuns::new(bytes);
         while !runs.fields.0.is_empty() {
-            let (first, length) = runs.next()?;
+            let (first, length) = runs.next_run()?;
             first.checked_add(length).filter(|&end| end <= SEQUENCES)?;
         }
         Some(Self(RunListKind::Coded(bytes)))
@@ -489,7 +489,13 @@ impl<'a> CodedRuns<'a> {
         Self { fields: Fields(bytes), end: 0 }
     }
 
-    fn next(&mut self) -> Option<(u64, u64)> {
+    fn next(&mut self) -> Option<SequenceRange> {
+        let (first, length) = self.next_run()?;
+        Some(SequenceRange::new(first, first.wrapping_add(length)))
+    }
+
+    /// The first sequence number of the next run, and its length. Their sum may exceed `u64` if it was not checked.
+    fn next_run(&mut self) -> Option<(u64, u64)> {
         let first = self.end.wrapping_add(unzigzag(self.fields.varint()?) as u64);
         let length = self.fields.varint()?;
         self.end = first.wrapping_add(length);
@@ -606,7 +612,7 @@ mod tests {
         flags: (bool, bool),
         name: String,
         frames: Vec<u8>,
-        runs: Vec<(u64, u64)>,
+        runs: Vec<SequenceRange>,
     }
 
     impl Parts {
@@ -666,7 +672,11 @@ mod tests {
                 any::<i64>(),
             ),
             (any::<u16>(), any::<(bool, bool)>(), ".{0,20}", any::<Vec<u8>>()),
-            prop::collection::vec((0..=SEQUENCES / 2, 0..=SEQUENCES / 2), 0..20),
+            prop::collection::vec(
+                (0..=SEQUENCES / 2, 0..=SEQUENCES / 2)
+                    .prop_map(|(from, length)| SequenceRange::new(from, from + length)),
+                0..20,
+            ),
         )
             .prop_map(|(a, b, runs)| Parts {
                 kind: a.0,
@@ -755,7 +765,7 @@ mod tests {
             Record::Finish {
                 topic: TopicNumber(1),
                 channel: ChannelNumber(1),
-                runs: (&[(SEQUENCES, 1)]).into(),
+                runs: (&[SequenceRange::one(SEQUENCES)]).into(),
             },
             Record::Publish {
                 topic: TopicNumber(1),
@@ -784,7 +794,7 @@ mod tests {
         Record::Finish {
             topic: TopicNumber(1),
             channel: ChannelNumber(1),
-            runs: (&[(1000, 1), (1002, 50)]).into(),
+            runs: (&[SequenceRange::one(1000), SequenceRange::new(1002, 1052)]).into(),
         }
         .encode(&mut bytes);
         assert_eq!(bytes.len(), 9 + 3 + 2);

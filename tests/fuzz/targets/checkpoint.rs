@@ -12,7 +12,7 @@ use nsqd::storage::checkpoint::{
 use nsqd::storage::journal::Lsn;
 
 use crate::damage::Damage;
-use nsqd::storage::{ChannelNumber, TopicNumber};
+use nsqd::storage::{ChannelNumber, SequenceRange, TopicNumber};
 
 const DIR: &str = "/data";
 
@@ -35,7 +35,7 @@ fn sample(count: u64) -> Checkpoint {
         name: "billing".to_owned(),
         paused: true,
         cursor: 1000,
-        skipped_ahead: vec![(1001, 1003)],
+        skipped_ahead: vec![SequenceRange::new(1001, 1003)],
         outstanding: outstanding.collect(),
         message_count: count,
         requeue_count: 1,
@@ -53,7 +53,7 @@ fn sample(count: u64) -> Checkpoint {
         next_sequence: 1 << 40,
         released: 1004,
         releasing: true,
-        skipped: vec![(7, 9)],
+        skipped: vec![SequenceRange::new(7, 9)],
         unreleased_deferred: vec![(7, i64::MAX)],
         channels: vec![channel],
         retention: RetentionCheckpoint { own: true, from: Some(5), ..RetentionCheckpoint::default() },

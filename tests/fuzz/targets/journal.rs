@@ -10,7 +10,7 @@ use nsq_fuzz::memory_storage::MemoryStorage;
 use nsq_fuzz::{FILE_RUNS, frames, fuzz};
 use nsqd::storage::journal::{DamagedRange, Journal, JournalOptions, JournalReport, Lsn, file_name};
 use nsqd::storage::record::Record;
-use nsqd::storage::{ChannelNumber, Durability, Storage, TopicNumber};
+use nsqd::storage::{ChannelNumber, Durability, SequenceRange, Storage, TopicNumber};
 
 use crate::damage::{Change, Damage};
 
@@ -24,6 +24,9 @@ const CHANNEL: ChannelNumber = ChannelNumber(2);
 fn options() -> JournalOptions {
     JournalOptions { file_bytes: FILE_BYTES, ..JournalOptions::new(DIR, Durability::Write) }
 }
+
+const FINISHED: [SequenceRange; 2] = [SequenceRange::one(100), SequenceRange::new(104, 106)];
+const REMOVED: [SequenceRange; 1] = [SequenceRange::new(101, 103)];
 
 /// One record of each kind.
 fn some_records(frames: &[u8]) -> Vec<Record<'_>> {
@@ -39,7 +42,7 @@ fn some_records(frames: &[u8]) -> Vec<Record<'_>> {
             only: None,
             frames,
         },
-        Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&[(100, 1), (104, 2)]).into() },
+        Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&FINISHED).into() },
         Record::Requeue {
             topic: TOPIC,
             channel: CHANNEL,
@@ -64,7 +67,7 @@ fn some_records(frames: &[u8]) -> Vec<Record<'_>> {
             only: Some(CHANNEL),
             frames,
         },
-        Record::Removed { topic: TOPIC, channel: CHANNEL, runs: (&[(101, 2)]).into() },
+        Record::Removed { topic: TOPIC, channel: CHANNEL, runs: (&REMOVED).into() },
         Record::TopicState { topic: TOPIC, paused: true, released: 103, releasing: false },
         Record::TopicSkipped { topic: TOPIC, from: 106, to: 108 },
         Record::ChannelPaused { topic: TOPIC, channel: CHANNEL, paused: true },
@@ -192,7 +195,7 @@ fn journal_records() {
         let again = encoded(&record);
         assert_eq!(Record::decode(&again), Ok(record));
         if let Record::Finish { runs, .. } = record {
-            assert!(runs.iter().all(|(first, length)| first.checked_add(length).is_some()));
+            assert!(runs.iter().all(|run| run.from <= run.to));
         }
     };
     for (sample, record) in samples.iter().zip(some_records(&frames)) {

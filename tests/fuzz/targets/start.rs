@@ -15,7 +15,7 @@ use nsqd::storage::data_dir::DataDirError;
 use nsqd::storage::journal::{Journal, JournalOptions};
 use nsqd::storage::record::Record;
 use nsqd::storage::segment::SegmentStore;
-use nsqd::storage::{ChannelNumber, Durability, Storage, TopicNumber, checkpoint};
+use nsqd::storage::{ChannelNumber, Durability, SequenceRange, Storage, TopicNumber, checkpoint};
 
 use crate::checkpoint as checkpoints;
 use crate::damage::Damage;
@@ -82,7 +82,8 @@ fn data_dir() -> Arc<MemoryStorage> {
         only: None,
         frames,
     });
-    let finish = Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&[(130, 4)]).into() };
+    let runs = [SequenceRange::new(130, 134)];
+    let finish = Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&runs).into() };
     write_journal(&storage, names.into_iter().chain(publishes).chain([finish]));
     let saved = checkpoint::Checkpoint {
         next_topic_number: TOPIC.next(),
@@ -207,7 +208,7 @@ impl Fact {
                 }
             }
             Fact::Finish { topic, channel, first, length } => {
-                runs = [(u64::from(first), u64::from(length))];
+                runs = [SequenceRange::new(u64::from(first), u64::from(first) + u64::from(length))];
                 Record::Finish {
                     topic: one_topic(topic),
                     channel: one_channel(channel),
@@ -215,7 +216,7 @@ impl Fact {
                 }
             }
             Fact::Removed { topic, channel, first, length } => {
-                runs = [(u64::from(first), u64::from(length))];
+                runs = [SequenceRange::new(u64::from(first), u64::from(first) + u64::from(length))];
                 Record::Removed {
                     topic: one_topic(topic),
                     channel: one_channel(channel),

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::{BlockIndex, NewBlock};
 use crate::{
-    Identity, Storage, StorageFile,
+    Identity, SequenceRange, Storage, StorageFile,
     block::{self, BLOCK_HEADER_BYTES, BlockHeader},
     seal::{self, Seal},
 };
@@ -123,6 +123,11 @@ impl BlockRef {
     /// One more than the sequence number of its last message.
     pub fn end_sequence(&self) -> u64 {
         self.first_sequence + u64::from(self.count)
+    }
+
+    /// The sequence numbers of its messages.
+    pub fn sequences(&self) -> SequenceRange {
+        SequenceRange::new(self.first_sequence, self.end_sequence())
     }
 
     /// Where its frames start in the file.

@@ -1,7 +1,7 @@
 //! Writes, syncs and files that fail.
 
 use super::*;
-use crate::ChannelNumber;
+use crate::{ChannelNumber, SequenceRange};
 
 #[test]
 fn a_failed_write_fails_its_tickets_and_those_behind() {
@@ -92,7 +92,7 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
         journal.append_lazy(&Record::Finish {
             topic: TopicNumber(1),
             channel: ChannelNumber(1),
-            runs: (&[(3, 1)]).into(),
+            runs: (&[SequenceRange::one(3)]).into(),
         });
         eventually("the finish record", || open(&storage.after_kill(), durability).finished == [3]);
         let sequence = 100;
@@ -114,7 +114,7 @@ fn lazy_records_outlive_a_failed_write() {
         opened.journal.append_lazy(&Record::Finish {
             topic: TopicNumber(1),
             channel: ChannelNumber(1),
-            runs: (&[(sequence, 1)]).into(),
+            runs: (&[SequenceRange::one(sequence)]).into(),
         })
     };
     storage.close_gate();

@@ -18,7 +18,7 @@ use std::{
 
 use super::*;
 use crate::{
-    ChannelNumber, TopicNumber,
+    ChannelNumber, SequenceRange, TopicNumber,
     faulty::{Fault, FaultyStorage, Op, disk},
     file::FileStorage,
 };
@@ -51,7 +51,7 @@ fn try_open(storage: &FaultyStorage, options: JournalOptions) -> Result<Opened, 
             Record::Publish { topic, first_sequence, frames, .. } => {
                 batches.push((topic, first_sequence, frames.to_vec()));
             }
-            Record::Finish { runs, .. } => finished.extend(runs.iter().map(|(first, _)| first)),
+            Record::Finish { runs, .. } => finished.extend(runs.iter().map(|run| run.from)),
             _ => {}
         }
     })?;
@@ -175,7 +175,7 @@ fn lazy_records_are_written_within_the_interval() {
             opened.journal.append_lazy(&Record::Finish {
                 topic: TopicNumber(1),
                 channel: ChannelNumber(1),
-                runs: (&[(sequence, 1)]).into(),
+                runs: (&[SequenceRange::one(sequence)]).into(),
             });
         }
         eventually("the lazy write", || opened.journal.bytes_written() > 0);
@@ -189,7 +189,7 @@ fn many_lazy_records_do_not_wait_for_the_interval() {
     options.timing.flush_interval = Duration::from_secs(3600);
     options.file_bytes = 1 << 20;
     let opened = try_open(&FaultyStorage::default(), options).unwrap();
-    let runs: Vec<_> = (0..1000).map(|n| (n * 10_000, 1)).collect();
+    let runs: Vec<_> = (0..1000).map(|n| SequenceRange::one(n * 10_000)).collect();
     for _ in 0..100 {
         opened.journal.append_lazy(&Record::Finish {
             topic: TopicNumber(1),
@@ -218,8 +218,9 @@ fn flush_and_close_leave_nothing_unwritten() {
         options.timing.flush_interval = Duration::from_secs(3600);
         let storage = FaultyStorage::default();
         let opened = try_open(&storage, options).unwrap();
+        let runs = [SequenceRange::one(7)];
         let finish =
-            Record::Finish { topic: TopicNumber(1), channel: ChannelNumber(1), runs: (&[(7, 1)]).into() };
+            Record::Finish { topic: TopicNumber(1), channel: ChannelNumber(1), runs: (&runs).into() };
         opened.journal.append_lazy(&finish);
         opened.journal.flush().unwrap();
         assert_eq!(open(&storage.after_kill(), durability).finished, [7]);
