@@ -26,7 +26,7 @@ use super::index::{Index, IndexEntry, IndexWriter};
 use super::metadata::TopicEntry;
 use super::queues::{QueueFiles, read_position};
 use crate::engine::EngineLimits;
-use crate::import::diskqueue::{self, Found, RecordHeader, RecordScan};
+use crate::import::diskqueue::{self, DataFile, Found, RecordHeader, RecordScan};
 use crate::storage::checkpoint::{
     ChannelCheckpoint, OutstandingCheckpoint, TakenOverCheckpoint, TopicCheckpoint,
 };
@@ -154,9 +154,9 @@ impl Converter<'_> {
         let (storage, dir, logger) = (&**self.storage, self.data_dir.path(), self.logger);
         let path = |number| dir.join(diskqueue::data_file_name(label, number));
         let position = read_position(storage, dir, label, found)?;
-        let lengths = found.data.iter().map(|&number| Ok((number, storage.open(&path(number))?.len()?)));
-        let lengths = lengths.collect::<io::Result<Vec<_>>>()?;
-        let (stretches, oddities) = diskqueue::plan(position, &lengths);
+        let file = |&number: &u64| Ok(DataFile { number, bytes: storage.open(&path(number))?.len()? });
+        let files = found.data.iter().map(file).collect::<io::Result<Vec<_>>>()?;
+        let (stretches, oddities) = diskqueue::plan(position, &files);
         for oddity in &oddities {
             nsq_daemon::warn!(logger, "IMPORT({label}): {oddity}");
         }
@@ -180,20 +180,20 @@ impl Converter<'_> {
                             nsq_daemon::info!(logger, "IMPORT({label}): found {count} messages so far");
                         }
                     }
-                    Found::Damage(at, bytes) => {
+                    Found::Damage { offset, bytes } => {
                         damage_count += 1;
                         damaged_bytes += bytes;
                         if damage_count <= MAX_DAMAGE_LINES {
                             let path = path.display();
                             nsq_daemon::error!(
                                 logger,
-                                "IMPORT({label}): {path} is damaged at {at}, {bytes} bytes"
+                                "IMPORT({label}): {path} is damaged at {offset}, {bytes} bytes"
                             );
                         }
                     }
-                    Found::Torn(at, bytes) => nsq_daemon::warn!(
+                    Found::Torn { offset, bytes } => nsq_daemon::warn!(
                         logger,
-                        "IMPORT({label}): {bytes} bytes at {at} of {} after the last complete record are ignored",
+                        "IMPORT({label}): {bytes} bytes at {offset} of {} after the last complete record are ignored",
                         path.display()
                     ),
                 }
