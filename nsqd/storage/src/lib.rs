@@ -55,6 +55,14 @@ pub mod outstanding_list;
 /// Number of bits of a sequence number. The other bits of a message id are the node's.
 pub const SEQUENCE_BITS: u32 = 54;
 
+/// A part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ByteRange {
+    pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
 /// The files and directories that this module works on.
 ///
 /// All calls block. Paths are used as given.
