@@ -142,6 +142,14 @@ pub struct Taken {
     pub at: Nanos,
 }
 
+/// How to move a read cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CursorMove {
+    pub to: u64,
+    /// Forward: all messages before `to` are finished. Otherwise all messages from `to` on are handed out again.
+    pub forward: bool,
+}
+
 /// The result of [`Channel::move_to`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moved {
@@ -332,11 +340,13 @@ impl Channel {
         drop(emptied);
     }
 
-    /// Moves the read cursor. `choose` gets the cursor and the end; it returns the new position, and whether to move
-    /// forward.
-    pub fn move_to<E>(&self, choose: impl FnOnce(u64, u64) -> Result<(u64, bool), E>) -> Result<Moved, E> {
+    /// Moves the read cursor. `choose` gets the messages that are ahead: their range starts at the cursor.
+    pub fn move_to<E>(
+        &self,
+        choose: impl FnOnce(SequenceRange) -> Result<CursorMove, E>,
+    ) -> Result<Moved, E> {
         let mut inner = self.inner.lock();
-        let (to, forward) = choose(inner.state.cursor(), inner.state.end())?;
+        let CursorMove { to, forward } = choose(SequenceRange::new(inner.state.cursor(), inner.state.end()))?;
         if forward {
             inner.state.move_forward(to);
         } else {

@@ -7,14 +7,13 @@ use nsq_protocol::headers::HeadersBuf;
 use proptest::prelude::*;
 
 use super::departures::Departed;
-use super::gauge::Amount;
 use super::latency::no_latencies;
 use super::outstanding::Recall;
 use super::saved::Clocks;
 use super::state::{AckError, ChannelState, HeldBack, Requeued};
 use super::take::TakeEnd;
 use crate::locality::Locality;
-use crate::log::sizes::Sizes;
+use crate::log::sizes::{Amount, Sizes};
 use crate::log::{Mark, OwnTtl, Source, Supplied, Supply};
 use crate::policy::bounds::{Bound, Overflow};
 use crate::policy::dead_letter::Reason;

@@ -1,8 +1,7 @@
 //! Pure: how much a channel holds, and removing what exceeds its bound.
 
-use super::gauge::Amount;
 use super::state::ChannelState;
-use crate::log::sizes::Sizes;
+use crate::log::sizes::{Amount, Sizes};
 use crate::policy::bounds::{Bound, IdleExpiry};
 use crate::policy::dead_letter::Reason;
 

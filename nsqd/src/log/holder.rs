@@ -62,6 +62,15 @@ pub enum Of {
     Ephemeral,
 }
 
+/// The lowest floors of the holders of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Floors {
+    /// No holder needs a message before this one.
+    pub all: u64,
+    /// No holder whose messages may be on disk needs a message before this one.
+    pub durable: u64,
+}
+
 /// All holders of one log. A dropped holder needs nothing.
 #[derive(Default)]
 pub struct Holders {
@@ -125,9 +134,8 @@ impl Holders {
         self.has_ephemeral.load(Ordering::Acquire)
     }
 
-    /// The lowest floors: of all holders, and of those whose messages may be on disk. The latter is `u64::MAX` if the
-    /// log is never on disk. Otherwise, a floor without holders is 0.
-    pub fn floors(&self) -> (u64, u64) {
+    /// The lowest floors. A floor without holders is 0, except that `durable` is `u64::MAX` if the log is never on disk.
+    pub fn floors(&self) -> Floors {
         let (mut all, mut durable) = (None, None);
         let in_memory_only = self.are_in_memory_only();
         for holder in self.alive() {
@@ -137,7 +145,10 @@ impl Holders {
                 durable = Some(durable.map_or(floor, |lowest: u64| lowest.min(floor)));
             }
         }
-        (all.unwrap_or(0), durable.unwrap_or(if in_memory_only { u64::MAX } else { 0 }))
+        Floors {
+            all: all.unwrap_or(0),
+            durable: durable.unwrap_or(if in_memory_only { u64::MAX } else { 0 }),
+        }
     }
 
     /// All messages from this number on are needed by a holder whose messages may be on disk.
@@ -257,15 +268,19 @@ mod tests {
         assert!(!holders.has_ephemeral());
         holders.add(&ephemeral);
         assert!(holders.has_ephemeral());
-        assert_eq!(holders.floors(), (10, 50));
+        assert_eq!(holders.floors(), Floors { all: 10, durable: 50 });
         assert_eq!(holders.ahead_from(), 50);
         assert_eq!(holders.needed(Of::Durable, 0, 60), [SequenceRange::new(50, 60)]);
         assert_eq!(holders.needed(Of::Ephemeral, 0, 60), [SequenceRange::new(10, 60)]);
         assert!(!holders.need_any(0, 50));
         drop(durable);
-        assert_eq!(holders.floors(), (10, 0), "without a holder nothing is known to be finished");
+        assert_eq!(
+            holders.floors(),
+            Floors { all: 10, durable: 0 },
+            "without a holder nothing is known to be finished"
+        );
         holders.set_in_memory_only();
-        assert_eq!(holders.floors(), (10, u64::MAX));
+        assert_eq!(holders.floors(), Floors { all: 10, durable: u64::MAX });
         assert!(!holders.need_any(0, 100));
     }
 

@@ -142,9 +142,9 @@ impl RetainedMarks {
         }
     }
 
-    /// Messages that only one channel receives, in order: from, to, channel.
-    pub fn targeted(&self) -> impl Iterator<Item = (u64, u64, ChannelNumber)> + '_ {
-        self.targeted.iter().map(|(&from, &(to, channel))| (from, to, channel))
+    /// Messages that only one channel receives, in order.
+    pub fn targeted(&self) -> impl Iterator<Item = (SequenceRange, ChannelNumber)> + '_ {
+        self.targeted.iter().map(|(&from, &(to, channel))| (SequenceRange { from, to }, channel))
     }
 
     /// Void ranges, in order.
@@ -158,9 +158,9 @@ impl RetainedMarks {
         (to > sequence).then_some(to)
     }
 
-    /// Messages that are not due yet, in order: from, to, due time.
-    pub fn deferred(&self) -> impl Iterator<Item = (u64, u64, Nanos)> + '_ {
-        self.deferred.iter().map(|(&from, &(to, due))| (from, to, due))
+    /// Messages that are not due yet, in order, with their due times.
+    pub fn deferred(&self) -> impl Iterator<Item = (SequenceRange, Nanos)> + '_ {
+        self.deferred.iter().map(|(&from, &(to, due))| (SequenceRange { from, to }, due))
     }
 
     /// Forgets ranges that end at or before `sequence`.

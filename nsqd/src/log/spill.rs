@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::TopicLog;
 use super::chunk::Chunk;
-use super::holder::{Of, Ranges};
+use super::holder::{Floors, Of, Ranges};
 use super::retention::gaps;
 use crate::storage::SequenceRange;
 use crate::storage::block::BLOCK_HEADER_BYTES;
@@ -77,7 +77,7 @@ impl TopicLog {
         if self.is_deleted() || self.holders.are_in_memory_only() {
             return Ok(());
         }
-        let (floor, disk_floor) = self.holders.floors();
+        let Floors { all: floor, durable: disk_floor } = self.holders.floors();
         self.trim_index(floor, disk_floor);
         loop {
             let Some(chunk) = self.index.lock().unwritten_up_to(sequence) else { break };

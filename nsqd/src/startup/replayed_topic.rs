@@ -17,6 +17,7 @@ use crate::policy::settings::Settings;
 use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, SequenceRange, is_full};
+use crate::topic::TopicCounters;
 use crate::topic::dedupe::LearnedIds;
 use crate::topic::release::ReleasePoint;
 use crate::topic::saved::{restore_marks, restore_retention, restore_taken_over};
@@ -77,7 +78,7 @@ pub struct ReplayedTopic {
     /// One past the last message known to be published.
     pub end: u64,
     /// Messages and body bytes accepted.
-    pub counters: (u64, u64),
+    pub counters: TopicCounters,
     /// Messages that were published, as later records show, and whose own records are missing.
     pub unrecorded: Vec<SequenceRange>,
     /// Batches in the journal that should also be in a segment.
@@ -140,7 +141,10 @@ impl ReplayedTopic {
         let point = ReleasePoint::new(saved.released, published_to, saved.paused, false);
         let end = saved.next_sequence.max(saved.released);
         let mut topic = ReplayedTopic {
-            counters: (saved.message_count, saved.message_bytes),
+            counters: TopicCounters {
+                message_count: saved.message_count,
+                message_bytes: saved.message_bytes,
+            },
             _pin: saved.retention.from.map(|_| log.hold(first)),
             has_settings: saved.settings.is_some(),
             ..Self::with(name, TopicState::new(log, point, own), end, first, limits)
@@ -167,7 +171,7 @@ impl ReplayedTopic {
             floor: state.log().hold(floor),
             state,
             end,
-            counters: (0, 0),
+            counters: TopicCounters::default(),
             unrecorded: Vec::new(),
             segments: Runs::default(),
             checked_to: 0,
@@ -330,8 +334,8 @@ impl ReplayedTopic {
             }
             self.end = end;
             let header_bytes = u64::from(count) * MESSAGE_FRAME_OVERHEAD as u64;
-            self.counters.0 += u64::from(count);
-            self.counters.1 += (frames.len() as u64).saturating_sub(header_bytes);
+            self.counters.message_count += u64::from(count);
+            self.counters.message_bytes += (frames.len() as u64).saturating_sub(header_bytes);
         } else {
             if let Some(due) = due {
                 self.log().add_deferred(first, end, due);

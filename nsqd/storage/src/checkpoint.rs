@@ -70,9 +70,9 @@ pub struct TopicCheckpoint {
     /// but those in `retention`.
     #[serde(default)]
     pub settings: Option<String>,
-    /// Messages `(from, to)` behind the release point that only this channel receives.
+    /// Messages behind the release point that only one channel receives.
     #[serde(default)]
-    pub unreleased_targeted: Vec<(u64, u64, ChannelNumber)>,
+    pub unreleased_targeted: Vec<TargetedCheckpoint>,
     #[serde(default)]
     pub ids: IdsCheckpoint,
     /// Messages that were taken over from NSQ. `None` if there are none any more.
@@ -111,11 +111,28 @@ pub struct RetentionCheckpoint {
     pub from: Option<u64>,
     /// Sequence numbers that were refused or emptied although the log may hold them.
     pub void: Vec<SequenceRange>,
-    /// Messages `(from, to)` deferred until a wall clock time in nanoseconds, for channels that reach them later.
-    pub deferred: Vec<(u64, u64, i64)>,
-    /// Messages `(from, to)` that only this channel receives, even if others reach them later.
+    /// Deferred messages, for channels that reach them later.
+    pub deferred: Vec<DeferredCheckpoint>,
+    /// Messages that only one channel receives, even if others reach them later.
     #[serde(default)]
-    pub targeted: Vec<(u64, u64, ChannelNumber)>,
+    pub targeted: Vec<TargetedCheckpoint>,
+}
+
+/// The messages `from..to`, deferred until `due_ns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeferredCheckpoint {
+    pub from: u64,
+    pub to: u64,
+    /// Wall clock, nanoseconds.
+    pub due_ns: i64,
+}
+
+/// The messages `from..to`, which only `channel` receives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetedCheckpoint {
+    pub from: u64,
+    pub to: u64,
+    pub channel: ChannelNumber,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -422,6 +439,19 @@ mod tests {
         write(&storage, path(), &Checkpoint::default()).unwrap();
         write(&storage, path(), &sample()).unwrap();
         assert_eq!(read(&storage.after_power_loss(1), path()).unwrap(), Some(sample()));
+    }
+
+    #[test]
+    fn structs_are_arrays_of_their_fields() {
+        let saved = RetentionCheckpoint {
+            void: vec![SequenceRange::new(1, 2)],
+            deferred: vec![DeferredCheckpoint { from: 3, to: 4, due_ns: -5 }],
+            targeted: vec![TargetedCheckpoint { from: 6, to: 7, channel: ChannelNumber(8) }],
+            ..RetentionCheckpoint::default()
+        };
+        let none = None::<u64>;
+        let arrays = (false, 0, 0, none, [(1_u64, 2_u64)], [(3_u64, 4_u64, -5_i64)], [(6_u64, 7_u64, 8_u32)]);
+        assert_eq!(rmp_serde::to_vec(&saved).unwrap(), rmp_serde::to_vec(&arrays).unwrap());
     }
 
     #[test]

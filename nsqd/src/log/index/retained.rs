@@ -8,7 +8,7 @@ use crate::log::Ranges;
 use crate::log::chunk::Chunk;
 use crate::log::retained::spread;
 use crate::log::retention::{Piece, PiecePlace, gaps, merged};
-use crate::log::sizes::Sizes;
+use crate::log::sizes::{Amount, Sizes};
 use crate::storage::segment::BlockRef;
 use crate::storage::{ChannelNumber, SequenceRange};
 
@@ -120,15 +120,15 @@ impl LogIndex {
     }
 
     /// Number of retained messages, and the bytes of the blocks and chunks that hold them.
-    pub fn retained(&self) -> (u64, u64) {
+    pub fn retained(&self) -> Amount {
         self.amount(self.retained_marks.retained_from, self.next_sequence())
     }
 
     /// Number of messages of `from..to`, and the bytes of the blocks and chunks that end there.
-    pub fn amount(&self, from: u64, to: u64) -> (u64, u64) {
+    pub fn amount(&self, from: u64, to: u64) -> Amount {
         let to = to.min(self.next_sequence());
         if from >= to {
-            return (0, 0);
+            return Amount::default();
         }
         let absent: u64 = self.absent(from, to).iter().map(|range| range.len()).sum();
         let ends_there = |end: u64| end > from && end <= to;
@@ -136,7 +136,7 @@ impl LogIndex {
         let in_memory = self.only_in_memory().filter(|chunk| ends_there(chunk.end_sequence()));
         let bytes = on_disk.map(|block| u64::from(block.bytes)).sum::<u64>()
             + in_memory.map(|chunk| chunk.len_bytes() as u64).sum::<u64>();
-        (to - from - absent, bytes)
+        Amount { messages: to - from - absent, bytes }
     }
 
     /// When a message was published, if it is in memory.
@@ -175,18 +175,14 @@ impl LogIndex {
         channel: Option<ChannelNumber>,
         mut skipped: Vec<SequenceRange>,
     ) -> Vec<Mark> {
-        let of_others = self.retained_marks.targeted().filter(|&(.., target)| Some(target) != channel);
+        let of_others = self.retained_marks.targeted().filter(|&(_, target)| Some(target) != channel);
         let before = skipped.len();
-        skipped.extend(
-            of_others
-                .map(|(from, to, _)| SequenceRange { from, to }.intersect(within))
-                .filter(|range| !range.is_empty()),
-        );
+        skipped.extend(of_others.map(|(range, _)| range.intersect(within)).filter(|range| !range.is_empty()));
         if skipped.len() > before {
             skipped = merged(skipped);
         }
         let deferred = (self.retained_marks.deferred())
-            .map(|(from, to, due)| (SequenceRange { from, to }.intersect(within), due))
+            .map(|(range, due)| (range.intersect(within), due))
             .filter(|(range, _)| !range.is_empty())
             .flat_map(|(range, due)| {
                 let left =
