@@ -4,10 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use nsqd::storage::Durability;
 use nsqd::storage::file::FileStorage;
 use nsqd::storage::journal::{Journal, JournalOptions};
 use nsqd::storage::record::Record;
+use nsqd::storage::{Durability, TopicNumber};
 
 const RECORDS: u32 = 500_000;
 
@@ -22,7 +22,7 @@ fn main() {
         let started = Instant::now();
         for first in (0..RECORDS).step_by(batch as usize) {
             let record = Record::Publish {
-                topic: 1,
+                topic: TopicNumber(1),
                 first_sequence: u64::from(first),
                 count: batch,
                 due_ns: None,

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use nsq_daemon::log::Logger;
 use parking_lot::Mutex;
 
+use crate::storage::SequenceRange;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     /// The data differs from what was written.
@@ -33,8 +35,8 @@ pub struct Finding {
     pub what: String,
     /// Name of the topic that it belongs to; `None` if it belongs to no topic.
     pub topic: Option<String>,
-    /// The messages `(from, to)` that were there, `to` excluded; `None` if unknown.
-    pub messages: Option<(u64, u64)>,
+    /// The messages that were there, at least one; `None` if unknown.
+    pub messages: Option<SequenceRange>,
 }
 
 impl Finding {
@@ -67,10 +69,10 @@ impl Finding {
         Finding { topic: Some(topic.to_string()), ..self }
     }
 
-    /// Sets the messages that it held, `to` excluded.
+    /// Sets the messages that it held; none if the range is empty.
     #[must_use]
-    pub fn with_messages(self, from: u64, to: u64) -> Self {
-        Finding { messages: (from < to).then_some((from, to)), ..self }
+    pub fn with_messages(self, messages: SequenceRange) -> Self {
+        Finding { messages: Some(messages).filter(|messages| !messages.is_empty()), ..self }
     }
 
     #[must_use]
@@ -92,7 +94,9 @@ impl fmt::Display for Finding {
             write!(f, " at {}, {} bytes", self.offset, self.bytes)?;
         }
         match self.messages {
-            Some((from, to)) => write!(f, ": {} messages, {from} to {}", to - from, to - 1),
+            Some(messages) => {
+                write!(f, ": {} messages, {} to {}", messages.len(), messages.from, messages.to - 1)
+            }
             None => Ok(()),
         }
     }
@@ -130,16 +134,13 @@ pub struct Found {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LostMessages {
     pub topic: String,
-    /// First sequence number.
-    pub from: u64,
-    /// One past the last sequence number.
-    pub to: u64,
+    pub messages: SequenceRange,
 }
 
 impl fmt::Display for LostMessages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LostMessages { topic, from, to } = self;
-        let (count, last) = (to.saturating_sub(*from), to.saturating_sub(1));
+        let LostMessages { topic, messages: SequenceRange { from, to } } = self;
+        let (count, last) = (self.messages.len(), to.saturating_sub(1));
         write!(f, "TOPIC({topic}): {count} messages are lost: {from} to {last}")
     }
 }
@@ -195,10 +196,10 @@ impl Damage {
         }
     }
 
-    /// Logs, counts and collects messages of a topic that are lost because of damage, `to` excluded.
-    pub fn lost(&self, topic: impl fmt::Display, from: u64, to: u64) {
-        let lost = LostMessages { topic: topic.to_string(), from, to };
-        self.damaged_messages.fetch_add(to.saturating_sub(from), Ordering::Relaxed);
+    /// Logs, counts and collects messages of a topic that are lost because of damage.
+    pub fn lost(&self, topic: impl fmt::Display, messages: SequenceRange) {
+        let lost = LostMessages { topic: topic.to_string(), messages };
+        self.damaged_messages.fetch_add(messages.len(), Ordering::Relaxed);
         if let Some(logger) = &self.logger {
             nsq_daemon::error!(logger, "{lost}");
         }
@@ -276,7 +277,7 @@ mod tests {
         let damage = Damage::default();
         damage.found(Finding::damage("no readable records"));
         damage.found(Finding::torn("cut a torn write").at("1.journal", 100, 7));
-        damage.lost("t", 5, 8);
+        damage.lost("t", SequenceRange::new(5, 8));
         let counts = DamageCounts { damaged_blocks: 1, damaged_messages: 3, cut_bytes: 7 };
         assert_eq!(damage.counts(), counts);
         assert_eq!(damage.health(), Ok(()));
@@ -292,7 +293,7 @@ mod tests {
     fn finding_shows_topic_place_and_messages() {
         let finding = Finding::damage("no readable records").at("/d/1.journal", 128, 50);
         assert_eq!(finding.to_string(), "no readable records: /d/1.journal at 128, 50 bytes");
-        let finding = finding.of("t").with_messages(5, 8);
+        let finding = finding.of("t").with_messages(SequenceRange::new(5, 8));
         assert_eq!(
             finding.to_string(),
             "TOPIC(t): no readable records: /d/1.journal at 128, 50 bytes: 3 messages, 5 to 7"
@@ -303,8 +304,8 @@ mod tests {
     fn findings_are_collected_until_taken() {
         let damage = Damage::new(Logger::silent());
         damage.found(Finding::damage("one"));
-        damage.lost("t", 5, 8);
-        let lost = LostMessages { topic: "t".to_owned(), from: 5, to: 8 };
+        damage.lost("t", SequenceRange::new(5, 8));
+        let lost = LostMessages { topic: "t".to_owned(), messages: SequenceRange::new(5, 8) };
         let expected = Found { findings: vec![Finding::damage("one")], lost: vec![lost], set_aside: vec![] };
         assert_eq!(damage.take_found(), expected);
         damage.found(Finding::damage("two"));

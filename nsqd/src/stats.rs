@@ -20,7 +20,7 @@ use crate::locality::Locality;
 use crate::producers::Producers;
 use crate::storage::measured::FileKind;
 use crate::topic::registry::Registry;
-use crate::topic::{Topic, TopicDepth};
+use crate::topic::{Topic, TopicCounters, TopicDepth};
 
 /// Which statistics to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,7 +205,7 @@ impl TopicStatsSnapshot {
         let e2e_processing_latency =
             if channels.is_empty() { E2eLatency::default() } else { latencies.all() };
         let TopicDepth { depth, backend_depth, paused } = topic.depth();
-        let (message_count, message_bytes) = topic.counters();
+        let TopicCounters { message_count, message_bytes } = topic.counters();
         let stats = TopicStats {
             topic_name: topic.name().to_string(),
             channels: Vec::new(),

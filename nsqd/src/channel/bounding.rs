@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::gauge::{Amount, Gauge};
+use super::gauge::Gauge;
 use super::{Channel, Inner};
 use crate::clock::Nanos;
+use crate::log::sizes::Amount;
 use crate::policy::bounds::{Bound, IdleAction, IdleExpiry};
 
 /// How often dropped messages are reported.

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::Channel;
 use super::departures::Departed;
 use super::runs::Runs;
+use crate::storage::SequenceRange;
 use crate::storage::record::Record;
 
 /// Channels with messages to dead-letter.
@@ -64,8 +65,8 @@ impl Channel {
         if departed.is_empty() {
             return Ok(None);
         }
-        let runs: Runs = departed.iter().map(|message| (message.sequence, message.sequence + 1)).collect();
-        let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();
+        let runs: Runs = departed.iter().map(|message| SequenceRange::one(message.sequence)).collect();
+        let runs: Vec<SequenceRange> = runs.iter().collect();
         let removed = Record::Removed {
             topic: self.parts.topic_number,
             channel: self.parts.number,

@@ -23,6 +23,7 @@ use crate::log::Ranges;
 use crate::log::retention::merged;
 use crate::policy::bounds::Overflow;
 use crate::policy::dead_letter::Reason;
+use crate::storage::SequenceRange;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -182,15 +183,15 @@ impl ChannelState {
     }
 
     /// Drops messages that are ahead. The cursor must move over them.
-    pub(super) fn drop_ahead(&mut self, from: u64, to: u64, reason: Reason) {
-        self.count_dropped(to - from, reason);
-        self.departures.removed.push(from, to);
+    pub(super) fn drop_ahead(&mut self, range: SequenceRange, reason: Reason) {
+        self.count_dropped(range.len(), reason);
+        self.departures.removed.push(range);
     }
 
     fn drop_message(&mut self, slot: Slot, reason: Reason) {
         let entry = self.outstanding.remove(slot);
         self.departures.forget(entry.sequence);
-        self.departures.removed.push(entry.sequence, entry.sequence + 1);
+        self.departures.removed.push(SequenceRange::one(entry.sequence));
         self.count_dropped(1, reason);
     }
 
@@ -217,14 +218,14 @@ impl ChannelState {
         if self.cursor >= to {
             return;
         }
-        let ahead: Vec<(u64, u64)> = self.skipped.gaps(self.cursor, to).collect();
+        let ahead: Vec<SequenceRange> = self.skipped.gaps(self.cursor, to).collect();
         if !self.keeps(reason) {
-            ahead.iter().for_each(|&(from, to)| self.drop_ahead(from, to, reason));
+            ahead.iter().for_each(|&range| self.drop_ahead(range, reason));
             self.cursor = self.cursor.max(to);
             return self.pass_skipped();
         }
-        for (from, to) in ahead {
-            for sequence in from..to {
+        for range in ahead {
+            for sequence in range.iter() {
                 if self.departures.exhausted.len() >= Departures::MOST_EXHAUSTED {
                     return;
                 }
@@ -399,7 +400,7 @@ impl ChannelState {
                     attempts
                 }
                 None if (self.cursor..self.end).contains(&sequence) && !self.skipped.contains(sequence) => {
-                    ahead.push(sequence, sequence + 1);
+                    ahead.push(SequenceRange::one(sequence));
                     0
                 }
                 None => continue,
@@ -447,7 +448,7 @@ impl ChannelState {
     /// where to continue; `None` at the end.
     pub fn departable(&self, from: u64, to: u64, most: usize) -> (Vec<u64>, Option<u64>) {
         let ranges = self.needed(from, to.min(self.end), most);
-        let all = ranges.iter().flat_map(|&(from, to)| from..to).take(most);
+        let all = ranges.iter().flat_map(|range| range.iter()).take(most);
         let all: Vec<u64> = all.collect();
         let next = (all.len() >= most).then(|| all.last().map(|last| last + 1)).flatten();
         let can_depart = |&sequence: &u64| match self.outstanding.find(sequence) {
@@ -459,27 +460,27 @@ impl ChannelState {
 
     /// Removed: these messages left the channel. Unlike [`ChannelState::replay_finish`], this says nothing about the
     /// messages before them.
-    pub fn replay_removed(&mut self, from: u64, to: u64) {
+    pub fn replay_removed(&mut self, SequenceRange { from, to }: SequenceRange) {
         for sequence in self.outstanding.between(from, to, usize::MAX) {
             if let Some(slot) = self.outstanding.find(sequence) {
                 self.outstanding.remove(slot);
                 self.departures.forget(sequence);
             }
         }
-        self.skip_ahead([(from.max(self.cursor), to.min(self.end))].into_iter());
+        self.skip_ahead([SequenceRange::new(from.max(self.cursor), to.min(self.end))].into_iter());
     }
 
     /// Skips these ranges ahead of the cursor, in order.
-    fn skip_ahead(&mut self, ranges: impl Iterator<Item = (u64, u64)>) {
+    fn skip_ahead(&mut self, ranges: impl Iterator<Item = SequenceRange>) {
         let mut is_new = false;
         let mut rest = Vec::new();
-        for (from, to) in ranges.filter(|(from, to)| from < to) {
+        for range in ranges.filter(|range| !range.is_empty()) {
             is_new = true;
-            if from <= self.cursor && rest.is_empty() {
-                self.cursor = self.cursor.max(to);
+            if range.from <= self.cursor && rest.is_empty() {
+                self.cursor = self.cursor.max(range.to);
                 self.pass_skipped();
             } else {
-                rest.push((from, to));
+                rest.push(range);
             }
         }
         if !rest.is_empty() {
@@ -520,7 +521,7 @@ impl ChannelState {
         if departing.peek().is_none() {
             return needed;
         }
-        let departing = departing.map(|sequence| (sequence, sequence + 1));
+        let departing = departing.map(SequenceRange::one);
         merged(needed.into_iter().chain(departing).collect()).into_iter().collect()
     }
 }

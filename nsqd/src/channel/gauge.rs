@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use nsq_protocol::ChannelName;
 
+use crate::log::sizes::Amount;
 use crate::policy::bounds::Bound;
 
 /// See the module.
@@ -20,13 +21,6 @@ pub struct Gauge {
     /// Unfinished bytes minus all bytes of the log.
     bytes: AtomicI64,
     is_full: AtomicBool,
-}
-
-/// A number of messages and their bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Amount {
-    pub messages: u64,
-    pub bytes: u64,
 }
 
 impl Gauge {

@@ -78,7 +78,7 @@ use crate::policy::settings::{Change, Settings};
 use crate::storage::checkpoint::ChannelCheckpoint;
 use crate::storage::journal::Journal;
 use crate::storage::record::Record;
-use crate::storage::{ChannelNumber, TopicNumber};
+use crate::storage::{ChannelNumber, SequenceRange, TopicNumber};
 use crate::timers::{Expire, Timer, Timers};
 
 /// Maximum number of messages put back under one lock. That many take about 100 microseconds.
@@ -140,6 +140,14 @@ pub struct Taken {
     pub request: Option<ReadRequest>,
     /// When the take ran.
     pub at: Nanos,
+}
+
+/// How to move a read cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CursorMove {
+    pub to: u64,
+    /// Forward: all messages before `to` are finished. Otherwise all messages from `to` on are handed out again.
+    pub forward: bool,
 }
 
 /// The result of [`Channel::move_to`].
@@ -332,11 +340,13 @@ impl Channel {
         drop(emptied);
     }
 
-    /// Moves the read cursor. `choose` gets the cursor and the end; it returns the new position, and whether to move
-    /// forward.
-    pub fn move_to<E>(&self, choose: impl FnOnce(u64, u64) -> Result<(u64, bool), E>) -> Result<Moved, E> {
+    /// Moves the read cursor. `choose` gets the messages that are ahead: their range starts at the cursor.
+    pub fn move_to<E>(
+        &self,
+        choose: impl FnOnce(SequenceRange) -> Result<CursorMove, E>,
+    ) -> Result<Moved, E> {
         let mut inner = self.inner.lock();
-        let (to, forward) = choose(inner.state.cursor(), inner.state.end())?;
+        let CursorMove { to, forward } = choose(SequenceRange::new(inner.state.cursor(), inner.state.end()))?;
         if forward {
             inner.state.move_forward(to);
         } else {
@@ -510,7 +520,7 @@ impl Channel {
         let signal = inner.call_next();
         let mut trim = false;
         if let Some(runs) = inner.state.drain_finished() {
-            let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();
+            let runs: Vec<SequenceRange> = runs.iter().collect();
             self.record(&Record::Finish {
                 topic: self.parts.topic_number,
                 channel: self.parts.number,
@@ -518,7 +528,7 @@ impl Channel {
             });
         }
         if let Some(runs) = inner.state.drain_removed() {
-            let runs: Vec<(u64, u64)> = runs.iter().map(|(from, to)| (from, to - from)).collect();
+            let runs: Vec<SequenceRange> = runs.iter().collect();
             self.record(&Record::Removed {
                 topic: self.parts.topic_number,
                 channel: self.parts.number,
@@ -606,7 +616,7 @@ impl Holder for Channel {
         self.parts.name.is_ephemeral()
     }
 
-    fn dropped(&self, ranges: &[(u64, u64)]) {
+    fn dropped(&self, ranges: &[SequenceRange]) {
         let mut inner = self.inner.lock();
         inner.state.drop_messages(ranges);
         let floor = inner.state.lowest_needed();

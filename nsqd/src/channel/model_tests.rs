@@ -7,18 +7,18 @@ use nsq_protocol::headers::HeadersBuf;
 use proptest::prelude::*;
 
 use super::departures::Departed;
-use super::gauge::Amount;
 use super::latency::no_latencies;
 use super::outstanding::Recall;
 use super::saved::Clocks;
 use super::state::{AckError, ChannelState, HeldBack, Requeued};
 use super::take::TakeEnd;
 use crate::locality::Locality;
-use crate::log::sizes::Sizes;
+use crate::log::sizes::{Amount, Sizes};
 use crate::log::{Mark, OwnTtl, Source, Supplied, Supply};
 use crate::policy::bounds::{Bound, Overflow};
 use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
+use crate::storage::SequenceRange;
 
 const TIMEOUT: u64 = 1_000;
 /// Longer than a test runs: only the steps expire messages.
@@ -579,8 +579,7 @@ impl Pair {
         self.state.shed(&Sizes::default());
         let needed = self.state.needed(0, self.end, usize::MAX);
         let is_left = |sequence: u64| {
-            needed.iter().any(|(from, to)| (*from..*to).contains(&sequence))
-                && self.state.reason_of(sequence).is_none()
+            needed.iter().any(|range| range.contains(sequence)) && self.state.reason_of(sequence).is_none()
         };
         let (left, gone): (Vec<u64>, Vec<u64>) = ready.iter().partition(|&&sequence| is_left(sequence));
         let excess = if self.bound.max_depth == 0 { 0 } else { held.saturating_sub(self.bound.max_depth) };
@@ -955,7 +954,7 @@ impl Pair {
             assert!(is_departing || self.state.failures_of(*sequence) == failures, "{sequence}");
         }
         let needed = self.state.needed(0, self.end, usize::MAX);
-        let needed: Vec<u64> = needed.into_iter().flat_map(|(from, to)| from..to).collect();
+        let needed: Vec<u64> = needed.into_iter().flat_map(SequenceRange::iter).collect();
         assert_eq!(needed, self.model.keys().copied().collect::<Vec<_>>());
         let oldest = self.model.keys().next().copied().unwrap_or(self.end);
         assert!(self.state.lowest_needed() <= oldest, "the log would delete a message that is needed");

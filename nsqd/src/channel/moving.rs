@@ -21,6 +21,7 @@ use crate::clock::Nanos;
 use crate::log::Mark;
 use crate::log::retention::merged;
 use crate::policy::dead_letter::Reason;
+use crate::storage::SequenceRange;
 
 impl ChannelState {
     /// Creates a channel that starts at `cursor`, in a topic that has released all messages before `end`. `marks` are
@@ -85,7 +86,7 @@ impl ChannelState {
     }
 
     /// Skips sequence numbers (in order, ahead of the cursor) that have no messages.
-    pub fn skip_absent(&mut self, absent: &[(u64, u64)]) {
+    pub fn skip_absent(&mut self, absent: &[SequenceRange]) {
         if !absent.is_empty() {
             self.skipped =
                 merged(self.skipped.iter().chain(absent.iter().copied()).collect()).into_iter().collect();
@@ -102,14 +103,14 @@ impl ChannelState {
 
     /// Puts all messages from `from` on ahead (again), except those in `marks` and outstanding ones.
     fn put_ahead(&mut self, from: u64, marks: &[Mark]) {
-        let mut skipped: Vec<(u64, u64)> =
-            self.outstanding.iter().map(|entry| (entry.sequence, entry.sequence + 1)).collect();
-        skipped.retain(|&(sequence, _)| sequence >= from);
+        let mut skipped: Vec<SequenceRange> =
+            self.outstanding.iter().map(|entry| SequenceRange::one(entry.sequence)).collect();
+        skipped.retain(|range| range.from >= from);
         for mark in marks {
-            let (from, to) = (mark.from(), mark.to());
-            skipped.push((from, to));
+            let range = mark.sequences();
+            skipped.push(range);
             if let Mark::Deferred { due, .. } = *mark {
-                let new = (from..to).filter(|&sequence| self.outstanding.find(sequence).is_none());
+                let new = range.iter().filter(|&sequence| self.outstanding.find(sequence).is_none());
                 new.collect::<Vec<_>>().into_iter().for_each(|sequence| self.defer_ahead(sequence, 0, due));
             }
         }

@@ -1,8 +1,7 @@
 //! Pure: how much a channel holds, and removing what exceeds its bound.
 
-use super::gauge::Amount;
 use super::state::ChannelState;
-use crate::log::sizes::Sizes;
+use crate::log::sizes::{Amount, Sizes};
 use crate::policy::bounds::{Bound, IdleExpiry};
 use crate::policy::dead_letter::Reason;
 
@@ -78,12 +77,12 @@ impl ChannelState {
     /// Where the cursor is when this many messages ahead have left.
     fn ahead_after(&self, count: u64) -> u64 {
         let (mut to, mut left) = (self.cursor, count);
-        for (from, end) in self.skipped.gaps(self.cursor, self.end) {
+        for range in self.skipped.gaps(self.cursor, self.end) {
             if left == 0 {
                 break;
             }
-            let taken = left.min(end - from);
-            (to, left) = (from + taken, left - taken);
+            let taken = left.min(range.len());
+            (to, left) = (range.from + taken, left - taken);
         }
         to
     }
@@ -100,6 +99,7 @@ mod tests {
     use super::*;
     use crate::policy::bounds::Overflow;
     use crate::policy::effective::ChannelPolicy;
+    use crate::storage::SequenceRange;
 
     fn channel(bound: Bound) -> (ChannelState, Sizes) {
         let mut state = ChannelState::new(1, u64::MAX);
@@ -122,7 +122,7 @@ mod tests {
         // Ten of 50 bytes, ten of 40 and ten of 60 are too much by 500.
         assert_eq!(state.held(&sizes), Amount { messages: 20, bytes: 1000 });
         assert_eq!((state.cursor(), state.counters().overflow_count), (11, 10));
-        assert_eq!(state.drain_removed().unwrap().iter().collect::<Vec<_>>(), [(1, 11)]);
+        assert_eq!(state.drain_removed().unwrap().iter().collect::<Vec<_>>(), [SequenceRange::new(1, 11)]);
         sizes.note(32, 5000);
         state.release(32, &[], None);
         state.shed(&sizes);
@@ -136,6 +136,6 @@ mod tests {
         state.release(7, &[crate::log::Mark::Deferred { from: 2, to: 4, due: 9 }], None);
         state.shed(&sizes);
         assert_eq!((state.held_count(), state.deferred_count(), state.depth()), (3, 2, 1));
-        assert_eq!(state.needed(0, 7, 10).as_slice(), [(2, 4), (6, 7)]);
+        assert_eq!(state.needed(0, 7, 10).as_slice(), [SequenceRange::new(2, 4), SequenceRange::one(6)]);
     }
 }

@@ -6,6 +6,7 @@
 use super::outstanding::{Entry, Place, Recall};
 use super::state::ChannelState;
 use crate::clock::Nanos;
+use crate::storage::SequenceRange;
 
 /// The values to test.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl ChannelState {
         outcome.unfinished += self.end - self.cursor - self.skipped.count();
         if tested.ttl > 0 {
             let expired = self.skipped.gaps(self.cursor, tested.expired_before.min(self.end));
-            outcome.expired += expired.map(|(from, to)| to - from).sum::<u64>();
+            outcome.expired += expired.map(SequenceRange::len).sum::<u64>();
         }
     }
 

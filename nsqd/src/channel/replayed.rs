@@ -16,14 +16,15 @@ use super::outstanding::{Entry, Place};
 use super::state::ChannelState;
 use crate::clock::Nanos;
 use crate::log::retention::merged;
+use crate::storage::SequenceRange;
 
 impl ChannelState {
-    /// The messages `from..to` were finished.
-    pub fn replay_finish(&mut self, from: u64, to: u64) {
+    /// These messages were finished.
+    pub fn replay_finish(&mut self, SequenceRange { from, to }: SequenceRange) {
         // A finished message that was deferred ahead of the cursor says nothing about the messages before it.
         let in_turn = self.skipped.gaps(from.max(self.cursor), to).last();
-        if let Some((_, end)) = in_turn {
-            self.replay_handed_out(end);
+        if let Some(in_turn) = in_turn {
+            self.replay_handed_out(in_turn.to);
         }
         for sequence in self.outstanding.between(from, to, usize::MAX) {
             if let Some(slot) = self.outstanding.find(sequence) {
@@ -57,7 +58,7 @@ impl ChannelState {
     pub fn replay_handed_out(&mut self, to: u64) {
         let to = to.min(self.end);
         while self.cursor < to {
-            let until = self.skipped.first().map_or(to, |(from, _)| from.min(to));
+            let until = self.skipped.first().map_or(to, |range| range.from.min(to));
             for sequence in self.cursor..until {
                 self.outstanding.insert_ahead(Entry::new(sequence, 1, Place::Waiting));
             }
@@ -103,7 +104,7 @@ impl ChannelState {
         }
         self.outstanding.insert_ahead(Entry::new(sequence, 0, Place::Waiting));
         self.skipped =
-            merged(self.skipped.iter().chain([(sequence, sequence + 1)]).collect()).into_iter().collect();
+            merged(self.skipped.iter().chain([SequenceRange::one(sequence)]).collect()).into_iter().collect();
         self.pass_skipped();
     }
 }

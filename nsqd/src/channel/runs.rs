@@ -2,31 +2,33 @@
 
 use std::collections::VecDeque;
 
+use crate::storage::SequenceRange;
+
 /// Half-open ranges of sequence numbers in the order in which they were added; neighbours are merged.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Runs {
-    ranges: VecDeque<(u64, u64)>,
+    ranges: VecDeque<SequenceRange>,
     count: u64,
 }
 
 impl Runs {
-    /// Appends `from..to`, and merges it with the newest range if they touch.
-    pub fn push(&mut self, from: u64, to: u64) {
-        if from >= to {
+    /// Appends a range, and merges it with the newest one if they touch.
+    pub fn push(&mut self, range: SequenceRange) {
+        if range.is_empty() {
             return;
         }
-        self.count += to - from;
-        if let Some((start, end)) = self.ranges.back_mut() {
-            if *end == from {
-                *end = to;
+        self.count += range.len();
+        if let Some(newest) = self.ranges.back_mut() {
+            if newest.to == range.from {
+                newest.to = range.to;
                 return;
             }
-            if *start == to {
-                *start = from;
+            if newest.from == range.to {
+                newest.from = range.from;
                 return;
             }
         }
-        self.ranges.push_back((from, to));
+        self.ranges.push_back(range);
     }
 
     /// Number of sequence numbers in all ranges.
@@ -40,24 +42,24 @@ impl Runs {
 
     /// Whether `sequence` is in a range. The ranges must have been added in order.
     pub fn contains(&self, sequence: u64) -> bool {
-        let index = self.ranges.partition_point(|&(_, to)| to <= sequence);
-        self.ranges.get(index).is_some_and(|&(from, _)| from <= sequence)
+        let index = self.ranges.partition_point(|range| range.to <= sequence);
+        self.ranges.get(index).is_some_and(|range| range.from <= sequence)
     }
 
     /// The oldest range.
-    pub fn first(&self) -> Option<(u64, u64)> {
+    pub fn first(&self) -> Option<SequenceRange> {
         self.ranges.front().copied()
     }
 
     /// Removes the oldest range.
-    pub fn pop_first(&mut self) -> Option<(u64, u64)> {
+    pub fn pop_first(&mut self) -> Option<SequenceRange> {
         let range = self.ranges.pop_front()?;
-        self.count -= range.1 - range.0;
+        self.count -= range.len();
         Some(range)
     }
 
     /// The ranges, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = SequenceRange> + '_ {
         self.ranges.iter().copied()
     }
 
@@ -67,11 +69,11 @@ impl Runs {
     }
 }
 
-impl FromIterator<(u64, u64)> for Runs {
-    fn from_iter<T: IntoIterator<Item = (u64, u64)>>(ranges: T) -> Self {
+impl FromIterator<SequenceRange> for Runs {
+    fn from_iter<T: IntoIterator<Item = SequenceRange>>(ranges: T) -> Self {
         let mut runs = Runs::default();
-        for (from, to) in ranges {
-            runs.push(from, to);
+        for range in ranges {
+            runs.push(range);
         }
         runs
     }
@@ -83,8 +85,9 @@ mod tests {
 
     #[test]
     fn merges_neighbours_in_both_directions() {
-        let runs: Runs = [(5, 6), (6, 9), (4, 5), (20, 21), (3, 3)].into_iter().collect();
-        assert_eq!(runs.iter().collect::<Vec<_>>(), [(4, 9), (20, 21)]);
+        let ranges = [(5, 6), (6, 9), (4, 5), (20, 21), (3, 3)];
+        let runs: Runs = ranges.into_iter().map(|(from, to)| SequenceRange { from, to }).collect();
+        assert_eq!(runs.iter().collect::<Vec<_>>(), [SequenceRange::new(4, 9), SequenceRange::new(20, 21)]);
         assert_eq!(runs.count(), 6);
     }
 }

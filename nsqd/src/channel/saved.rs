@@ -11,6 +11,7 @@ use super::state::{ChannelState, Counters};
 use crate::clock::Nanos;
 use crate::log::retention::merged;
 use crate::policy::settings::Settings;
+use crate::storage::SequenceRange;
 use crate::storage::checkpoint::{ChannelCheckpoint, OutstandingCheckpoint};
 use crate::storage::outstanding_list::OutstandingList;
 
@@ -146,9 +147,9 @@ impl ChannelState {
     ) -> Self {
         let mut state = ChannelState::new(saved.cursor, max_message_timeout);
         state.end = released.max(saved.cursor);
-        let ahead = |&(from, to): &(u64, u64)| (from.max(saved.cursor), to.min(state.end));
-        let skipped = saved.skipped_ahead.iter().map(ahead).filter(|(from, to)| from < to);
-        state.skipped = merged(skipped.collect()).into_iter().collect();
+        let ahead = SequenceRange::new(saved.cursor, state.end);
+        let skipped = saved.skipped_ahead.iter().map(|range| range.intersect(ahead));
+        state.skipped = merged(skipped.filter(|range| !range.is_empty()).collect()).into_iter().collect();
         state.paused = saved.paused;
         state.set_own_settings(Settings::parse(&saved.settings).0);
         state.counters = Counters {

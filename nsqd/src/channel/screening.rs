@@ -11,6 +11,7 @@ use crate::channel::ConsumerKey;
 use crate::clock::Nanos;
 use crate::log::{Source, Supplied, Supply};
 use crate::policy::dead_letter::Reason;
+use crate::storage::SequenceRange;
 
 /// After this many messages that are not handed out, a take ends, and the consumer is woken again.
 const MOST_TAKEN_BACK: usize = 1000;
@@ -135,14 +136,14 @@ impl ChannelState {
             let slot = self.outstanding.insert(Entry::new(sequence, 0, Place::Exhausted));
             self.exhaust(slot, Reason::Expired);
         } else {
-            self.drop_ahead(sequence, sequence + 1, Reason::Expired);
+            self.drop_ahead(SequenceRange::one(sequence), Reason::Expired);
         }
     }
 
     /// Finishes a message that does not match the filter.
     fn finish_filtered(&mut self, sequence: u64) {
         self.counters.filtered_count += 1;
-        self.finished.push(sequence, sequence + 1);
+        self.finished.push(SequenceRange::one(sequence));
     }
 
     /// Removes a waiting message, supplied just now, if it must not be handed out. Returns whether it did.

@@ -4,11 +4,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::storage::SequenceRange;
+
 /// Half-open ranges of sequence numbers in order, without overlaps; neighbours are merged.
 #[derive(Debug, Default, Clone)]
 pub struct Skipped {
     /// Pieces are shared with copies and copied on write. No piece is empty.
-    pieces: VecDeque<Arc<Vec<(u64, u64)>>>,
+    pieces: VecDeque<Arc<Vec<SequenceRange>>>,
     /// Number of ranges removed from the front of the first piece.
     popped_count: usize,
     count: u64,
@@ -18,24 +20,24 @@ pub struct Skipped {
 const PIECE: usize = if cfg!(test) { 4 } else { 256 };
 
 impl Skipped {
-    /// Appends `from..to`.
-    pub fn push(&mut self, from: u64, to: u64) {
-        if from >= to {
+    /// Appends a range.
+    pub fn push(&mut self, range: SequenceRange) {
+        if range.is_empty() {
             return;
         }
-        self.count += to - from;
+        self.count += range.len();
         if let Some(last) = self.pieces.back_mut() {
-            let is_neighbour = last.last().is_some_and(|&(_, end)| end == from);
+            let is_neighbour = last.last().is_some_and(|newest| newest.to == range.from);
             if is_neighbour || last.len() < PIECE {
                 let last = Arc::make_mut(last);
                 match last.last_mut().filter(|_| is_neighbour) {
-                    Some(range) => range.1 = to,
-                    None => last.push((from, to)),
+                    Some(newest) => newest.to = range.to,
+                    None => last.push(range),
                 }
                 return;
             }
         }
-        self.pieces.push_back(Arc::new(vec![(from, to)]));
+        self.pieces.push_back(Arc::new(vec![range]));
     }
 
     /// Number of sequence numbers in all ranges.
@@ -49,48 +51,49 @@ impl Skipped {
 
     /// Whether `sequence` is in a range.
     pub fn contains(&self, sequence: u64) -> bool {
-        let is_before = |range: Option<&(u64, u64)>| range.is_some_and(|&(_, to)| to <= sequence);
+        let is_before = |range: Option<&SequenceRange>| range.is_some_and(|range| range.to <= sequence);
         let index = self.pieces.partition_point(|piece| is_before(piece.last()));
         let Some(piece) = self.pieces.get(index) else { return false };
         let piece = &piece[if index == 0 { self.popped_count } else { 0 }..];
         let index = piece.partition_point(|range| is_before(Some(range)));
-        piece.get(index).is_some_and(|&(from, _)| from <= sequence)
+        piece.get(index).is_some_and(|range| range.from <= sequence)
     }
 
     /// The parts of `from..to` that are in no range.
-    pub fn gaps(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let index = self.pieces.partition_point(|piece| piece.last().is_some_and(|&(_, end)| end <= from));
+    pub fn gaps(&self, from: u64, to: u64) -> impl Iterator<Item = SequenceRange> + '_ {
+        let index = self.pieces.partition_point(|piece| piece.last().is_some_and(|range| range.to <= from));
         let popped_count = if index == 0 { self.popped_count } else { 0 };
         let ranges = self.pieces.range(index..).flat_map(|piece| piece.iter().copied()).skip(popped_count);
         let ranges =
-            ranges.skip_while(move |&(_, end)| end <= from).take_while(move |&(start, _)| start < to);
+            ranges.skip_while(move |range| range.to <= from).take_while(move |range| range.from < to);
         let mut at = from;
-        ranges.chain([(to.max(from), to.max(from))]).filter_map(move |(start, end)| {
-            let gap = (at, start);
-            at = at.max(end);
-            (gap.0 < gap.1).then_some(gap)
+        let end = to.max(from);
+        ranges.chain([SequenceRange::new(end, end)]).filter_map(move |range| {
+            let gap = SequenceRange::new(at, range.from);
+            at = at.max(range.to);
+            (!gap.is_empty()).then_some(gap)
         })
     }
 
     /// The oldest range.
-    pub fn first(&self) -> Option<(u64, u64)> {
+    pub fn first(&self) -> Option<SequenceRange> {
         self.pieces.front()?.get(self.popped_count).copied()
     }
 
     /// Removes the oldest range.
-    pub fn pop_first(&mut self) -> Option<(u64, u64)> {
-        let (from, to) = self.first()?;
-        self.count -= to - from;
+    pub fn pop_first(&mut self) -> Option<SequenceRange> {
+        let range = self.first()?;
+        self.count -= range.len();
         self.popped_count += 1;
         if self.pieces.front().is_some_and(|piece| piece.len() == self.popped_count) {
             self.pieces.pop_front();
             self.popped_count = 0;
         }
-        Some((from, to))
+        Some(range)
     }
 
     /// The ranges, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = SequenceRange> + '_ {
         self.pieces.iter().flat_map(|piece| piece.iter().copied()).skip(self.popped_count)
     }
 
@@ -99,11 +102,11 @@ impl Skipped {
     }
 }
 
-impl FromIterator<(u64, u64)> for Skipped {
-    fn from_iter<T: IntoIterator<Item = (u64, u64)>>(ranges: T) -> Self {
+impl FromIterator<SequenceRange> for Skipped {
+    fn from_iter<T: IntoIterator<Item = SequenceRange>>(ranges: T) -> Self {
         let mut skipped = Skipped::default();
-        for (from, to) in ranges {
-            skipped.push(from, to);
+        for range in ranges {
+            skipped.push(range);
         }
         skipped
     }
@@ -118,7 +121,7 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_a_list_and_copies_do_not_change(steps in proptest::collection::vec((0u64..3, 1u64..4, 0u8..8), 0..150)) {
-            let (mut skipped, mut model) = (Skipped::default(), VecDeque::<(u64, u64)>::new());
+            let (mut skipped, mut model) = (Skipped::default(), VecDeque::<SequenceRange>::new());
             let mut copies = Vec::new();
             let mut end = 0;
             for (gap, length, action) in steps {
@@ -126,24 +129,24 @@ mod tests {
                     0 => prop_assert_eq!(skipped.pop_first(), model.pop_front()),
                     1 if copies.len() < 5 => copies.push((skipped.clone(), model.clone())),
                     _ => {
-                        let (from, to) = (end + gap, end + gap + length);
-                        match model.back_mut().filter(|last| last.1 == from) {
-                            Some(last) => last.1 = to,
-                            None => model.push_back((from, to)),
+                        let range = SequenceRange::new(end + gap, end + gap + length);
+                        match model.back_mut().filter(|last| last.to == range.from) {
+                            Some(last) => last.to = range.to,
+                            None => model.push_back(range),
                         }
-                        skipped.push(from, to);
-                        end = to;
+                        skipped.push(range);
+                        end = range.to;
                     }
                 }
                 prop_assert_eq!(skipped.first(), model.front().copied());
-                let holds = |sequence| model.iter().any(|&(from, to)| (from..to).contains(&sequence));
+                let holds = |sequence| model.iter().any(|range| range.contains(sequence));
                 for sequence in [end, end.saturating_sub(1), end / 2, end / 3] {
                     prop_assert_eq!(skipped.contains(sequence), holds(sequence));
                 }
             }
             copies.push((skipped, model));
             for (copy, model) in copies {
-                prop_assert_eq!(copy.count(), model.iter().map(|(from, to)| to - from).sum::<u64>());
+                prop_assert_eq!(copy.count(), model.iter().map(|range| range.len()).sum::<u64>());
                 prop_assert_eq!(copy.is_empty(), model.is_empty());
                 prop_assert_eq!(copy.iter().collect::<Vec<_>>(), Vec::from(model));
             }
@@ -152,15 +155,16 @@ mod tests {
 
     #[test]
     fn gaps_are_outside_all_ranges() {
-        let skipped: Skipped = [(5, 9), (20, 21)].into_iter().collect();
-        let gaps = |from, to| skipped.gaps(from, to).collect::<Vec<_>>();
+        let skipped: Skipped = [SequenceRange::new(5, 9), SequenceRange::one(20)].into_iter().collect();
+        let as_pair = |range: SequenceRange| (range.from, range.to);
+        let gaps = |from, to| skipped.gaps(from, to).map(as_pair).collect::<Vec<_>>();
         assert_eq!(gaps(0, 30), [(0, 5), (9, 20), (21, 30)]);
         assert_eq!(gaps(6, 20), [(9, 20)]);
         assert_eq!(gaps(6, 9), []);
         assert_eq!(gaps(9, 9), []);
         assert_eq!(gaps(9, 5), []);
         assert_eq!(gaps(25, 26), [(25, 26)]);
-        let many: Skipped = (0..100).map(|number| (number * 10, number * 10 + 5)).collect();
-        assert_eq!(many.gaps(500, 521).collect::<Vec<_>>(), [(505, 510), (515, 520)]);
+        let many: Skipped = (0..100).map(|number| SequenceRange::new(number * 10, number * 10 + 5)).collect();
+        assert_eq!(many.gaps(500, 521).map(as_pair).collect::<Vec<_>>(), [(505, 510), (515, 520)]);
     }
 }

@@ -36,6 +36,7 @@ use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
 use crate::policy::retry::Retry;
 use crate::policy::settings::Settings;
+use crate::storage::SequenceRange;
 
 /// Why a FIN, REQ, TOUCH or REJ was refused. The connection stays usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,10 +210,10 @@ impl ChannelState {
                 continue;
             }
             if bound.is_some() && at < start {
-                plain.push((at, start));
+                plain.push(SequenceRange::new(at, start));
             }
             at = end;
-            self.skipped.push(start, end);
+            self.skipped.push(SequenceRange::new(start, end));
             match mark {
                 // The topic passes no targets on: see `Mark::for_channel`.
                 Mark::Skipped { .. } | Mark::Targeted { .. } => skipped_count += end - start,
@@ -229,7 +230,7 @@ impl ChannelState {
         self.end = to;
         if let Some(bound) = bound {
             if at < to {
-                plain.push((at, to));
+                plain.push(SequenceRange::new(at, to));
             }
             self.drop_newest(&plain, bound);
         }
@@ -238,14 +239,14 @@ impl ChannelState {
     }
 
     /// Drops released messages beyond the bound, newest first.
-    fn drop_newest(&mut self, released: &[(u64, u64)], bound: u64) {
+    fn drop_newest(&mut self, released: &[SequenceRange], bound: u64) {
         let room = bound.saturating_add(self.consumers.room());
         let mut excess = self.depth().saturating_sub(room);
         let mut dropped = Vec::new();
-        for &(from, to) in released.iter().rev() {
-            let count = excess.min(to - from);
+        for range in released.iter().rev() {
+            let count = excess.min(range.len());
             if count > 0 {
-                dropped.push((to - count, to));
+                dropped.push(SequenceRange::new(range.to - count, range.to));
                 excess -= count;
             }
         }
@@ -264,7 +265,7 @@ impl ChannelState {
 
     /// Moves the cursor over skipped ranges.
     pub(super) fn pass_skipped(&mut self) {
-        while let Some((from, to)) = self.skipped.first()
+        while let Some(SequenceRange { from, to }) = self.skipped.first()
             && from <= self.cursor
         {
             self.cursor = self.cursor.max(to);
@@ -298,7 +299,7 @@ impl ChannelState {
         }
         self.outstanding.remove(slot);
         self.departures.forget(sequence);
-        self.finished.push(sequence, sequence + 1);
+        self.finished.push(SequenceRange::one(sequence));
         Ok(())
     }
 
@@ -609,7 +610,7 @@ impl ChannelState {
     /// The messages of `from..to` that are not finished, at most about `limit`, in order.
     pub fn needed(&self, from: u64, to: u64, limit: usize) -> Ranges {
         let mut needed: Runs = (self.outstanding.between(from, to.min(self.cursor), limit).into_iter())
-            .map(|sequence| (sequence, sequence + 1))
+            .map(SequenceRange::one)
             .collect();
         let first = from;
         let from = from.max(self.cursor);
@@ -617,13 +618,13 @@ impl ChannelState {
             // A skipped message is either outstanding (deferred) or never handed out.
             let ahead = self.skipped.gaps(from, to.min(self.most_ahead()));
             if self.skipped.is_empty() {
-                ahead.for_each(|(from, to)| needed.push(from, to));
+                ahead.for_each(|range| needed.push(range));
             } else {
                 let deferred = self.outstanding.between(from, to, limit);
-                let deferred = deferred.into_iter().map(|sequence| (sequence, sequence + 1));
+                let deferred = deferred.into_iter().map(SequenceRange::one);
                 merged(ahead.take(limit).chain(deferred).collect())
                     .into_iter()
-                    .for_each(|(from, to)| needed.push(from, to));
+                    .for_each(|range| needed.push(range));
             }
         }
         self.with_departing(first, to, needed.iter().collect())
@@ -651,9 +652,9 @@ impl ChannelState {
     }
 
     /// Drops these messages (in order), for which an ephemeral topic or channel had no memory.
-    pub fn drop_messages(&mut self, ranges: &[(u64, u64)]) {
-        let mut skipped: Vec<(u64, u64)> = self.skipped.iter().collect();
-        for &(from, to) in ranges {
+    pub fn drop_messages(&mut self, ranges: &[SequenceRange]) {
+        let mut skipped: Vec<SequenceRange> = self.skipped.iter().collect();
+        for &SequenceRange { from, to } in ranges {
             for sequence in self.outstanding.between(from, to, usize::MAX) {
                 let slot = self.outstanding.find(sequence);
                 // A message in flight stays with its consumer. If it comes back, redelivery finds it missing in the
@@ -663,10 +664,10 @@ impl ChannelState {
                     self.outstanding.remove(slot);
                 }
             }
-            skipped.push((from.max(self.cursor), to.min(self.end)));
+            skipped.push(SequenceRange::new(from.max(self.cursor), to.min(self.end)));
         }
         self.leave_queues();
-        skipped.retain(|(from, to)| from < to);
+        skipped.retain(|range| !range.is_empty());
         self.skipped = merged(skipped).into_iter().collect();
         self.pass_skipped();
         self.forget_departures(|_| true);

@@ -13,6 +13,7 @@ use crate::clock::Nanos;
 use crate::locality::Locality;
 use crate::log::{Source, Supply};
 use crate::policy::dead_letter::Reason;
+use crate::storage::SequenceRange;
 
 /// An empty queue with room for more than this is freed.
 const KEEP_WAITING: usize = 8192;
@@ -72,13 +73,13 @@ impl ChannelState {
                 }
                 _ if self.cursor < self.end && !self.is_next_expired() => {
                     if sample_rate > 0 && !self.sampled(sample_rate) {
-                        self.finished.push(self.cursor, self.cursor + 1);
+                        self.finished.push(SequenceRange::one(self.cursor));
                         self.advance(1);
                         continue;
                     }
                     let until = next_waiting
                         .map_or(self.end, |(after, _)| after)
-                        .min(self.skipped.first().map_or(u64::MAX, |(from, _)| from));
+                        .min(self.skipped.first().map_or(u64::MAX, |range| range.from));
                     let most = if sample_rate > 0 { 1 } else { (share - given).min(until - self.cursor) };
                     self.give_first(key, most, (now, timeout), source, &mut taken_back)
                 }
@@ -173,7 +174,7 @@ impl ChannelState {
                 if matches!(supply, Supply::Lost(_)) {
                     self.counters.lost_count += up_to - self.cursor;
                 }
-                self.finished.push(self.cursor, up_to);
+                self.finished.push(SequenceRange::new(self.cursor, up_to));
                 self.advance(up_to - self.cursor);
             }
             Supply::OnDisk | Supply::Full => {}
@@ -215,7 +216,7 @@ impl ChannelState {
                 self.outstanding.remove(slot);
                 self.departures.forget(sequence);
                 self.counters.lost_count += u64::from(matches!(supply, Supply::Lost(_)));
-                self.finished.push(sequence, sequence + 1);
+                self.finished.push(SequenceRange::one(sequence));
             }
             Supply::OnDisk | Supply::Full => {}
         }

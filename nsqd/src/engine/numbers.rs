@@ -17,25 +17,26 @@ impl Numbers {
     /// `next` are the first numbers for a new topic and a new channel.
     pub fn new(next: (TopicNumber, ChannelNumber), sequences_used: u64) -> Self {
         Numbers {
-            next_topic: AtomicU32::new(next.0),
-            next_channel: AtomicU32::new(next.1),
+            next_topic: AtomicU32::new(next.0.0),
+            next_channel: AtomicU32::new(next.1.0),
             sequences_used: AtomicU64::new(sequences_used),
         }
     }
 
     /// Returns a number that no topic of this data directory ever had.
     pub fn next_topic(&self) -> TopicNumber {
-        self.next_topic.fetch_add(1, Ordering::Relaxed)
+        TopicNumber(self.next_topic.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Returns a number that no channel of this data directory ever had.
     pub fn next_channel(&self) -> ChannelNumber {
-        self.next_channel.fetch_add(1, Ordering::Relaxed)
+        ChannelNumber(self.next_channel.fetch_add(1, Ordering::Relaxed))
     }
 
     /// The next numbers of a topic and a channel, for a checkpoint.
     pub fn upcoming(&self) -> (TopicNumber, ChannelNumber) {
-        (self.next_topic.load(Ordering::Relaxed), self.next_channel.load(Ordering::Relaxed))
+        let topic = TopicNumber(self.next_topic.load(Ordering::Relaxed));
+        (topic, ChannelNumber(self.next_channel.load(Ordering::Relaxed)))
     }
 
     /// The first sequence number of a topic created now: the current microsecond, or the end of what deleted topics
@@ -68,9 +69,10 @@ mod tests {
 
     #[test]
     fn new_topic_starts_behind_the_clock_and_all_deleted_topics() {
-        let numbers = Numbers::new((3, 7), 50);
-        assert_eq!((numbers.next_topic(), numbers.next_topic(), numbers.next_channel()), (3, 4, 7));
-        assert_eq!(numbers.upcoming(), (5, 8));
+        let numbers = Numbers::new((TopicNumber(3), ChannelNumber(7)), 50);
+        assert_eq!((numbers.next_topic(), numbers.next_topic()), (TopicNumber(3), TopicNumber(4)));
+        assert_eq!(numbers.next_channel(), ChannelNumber(7));
+        assert_eq!(numbers.upcoming(), (TopicNumber(5), ChannelNumber(8)));
         assert_eq!((numbers.first_sequence(40_000), numbers.first_sequence(60_000)), (50, 60));
         numbers.use_sequences(70);
         numbers.use_sequences(60);

@@ -41,12 +41,12 @@ impl UpkeepHints {
 
     /// The topic with which cleaning starts.
     pub fn clean_from(&self) -> TopicNumber {
-        self.clean_from.load(Ordering::Relaxed)
+        TopicNumber(self.clean_from.load(Ordering::Relaxed))
     }
 
     /// Records that cleaning did not reach this topic.
     pub fn set_clean_from(&self, topic: TopicNumber) {
-        self.clean_from.store(topic, Ordering::Relaxed);
+        self.clean_from.store(topic.0, Ordering::Relaxed);
     }
 
     /// Records that a channel expires messages.

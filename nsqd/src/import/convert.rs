@@ -26,14 +26,14 @@ use super::index::{Index, IndexEntry, IndexWriter};
 use super::metadata::TopicEntry;
 use super::queues::{QueueFiles, read_position};
 use crate::engine::EngineLimits;
-use crate::import::diskqueue::{self, Found, RecordHeader, RecordScan};
+use crate::import::diskqueue::{self, DataFile, Found, RecordHeader, RecordScan};
 use crate::storage::checkpoint::{
     ChannelCheckpoint, OutstandingCheckpoint, TakenOverCheckpoint, TopicCheckpoint,
 };
 use crate::storage::data_dir::DataDir;
 use crate::storage::outstanding_list::OutstandingList;
 use crate::storage::segment::SegmentStore;
-use crate::storage::{ChannelNumber, Storage, TopicNumber};
+use crate::storage::{ChannelNumber, SequenceRange, Storage, TopicNumber};
 
 /// Flag in an [`IndexEntry`]'s place: the channel has handed out the message.
 const HANDED_OUT: u64 = 1 << 63;
@@ -108,7 +108,7 @@ impl Converter<'_> {
         writer.to.log.finish()?;
         let channels = entry.channels.iter().zip(writer.to.channels).map(|((name, &paused), channel)| {
             let number = self.next_channel;
-            self.next_channel += 1;
+            self.next_channel = number.next();
             let (cursor, skipped_ahead) = channel.cursor(released);
             ChannelCheckpoint {
                 number,
@@ -154,9 +154,9 @@ impl Converter<'_> {
         let (storage, dir, logger) = (&**self.storage, self.data_dir.path(), self.logger);
         let path = |number| dir.join(diskqueue::data_file_name(label, number));
         let position = read_position(storage, dir, label, found)?;
-        let lengths = found.data.iter().map(|&number| Ok((number, storage.open(&path(number))?.len()?)));
-        let lengths = lengths.collect::<io::Result<Vec<_>>>()?;
-        let (stretches, oddities) = diskqueue::plan(position, &lengths);
+        let file = |&number: &u64| Ok(DataFile { number, bytes: storage.open(&path(number))?.len()? });
+        let files = found.data.iter().map(file).collect::<io::Result<Vec<_>>>()?;
+        let (stretches, oddities) = diskqueue::plan(position, &files);
         for oddity in &oddities {
             nsq_daemon::warn!(logger, "IMPORT({label}): {oddity}");
         }
@@ -180,20 +180,20 @@ impl Converter<'_> {
                             nsq_daemon::info!(logger, "IMPORT({label}): found {count} messages so far");
                         }
                     }
-                    Found::Damage(at, bytes) => {
+                    Found::Damage { offset, bytes } => {
                         damage_count += 1;
                         damaged_bytes += bytes;
                         if damage_count <= MAX_DAMAGE_LINES {
                             let path = path.display();
                             nsq_daemon::error!(
                                 logger,
-                                "IMPORT({label}): {path} is damaged at {at}, {bytes} bytes"
+                                "IMPORT({label}): {path} is damaged at {offset}, {bytes} bytes"
                             );
                         }
                     }
-                    Found::Torn(at, bytes) => nsq_daemon::warn!(
+                    Found::Torn { offset, bytes } => nsq_daemon::warn!(
                         logger,
-                        "IMPORT({label}): {bytes} bytes at {at} of {} after the last complete record are ignored",
+                        "IMPORT({label}): {bytes} bytes at {offset} of {} after the last complete record are ignored",
                         path.display()
                     ),
                 }
@@ -319,8 +319,8 @@ impl Destination {
 struct ChannelBuilder {
     message_count: u64,
     outstanding: OutstandingList,
-    /// Its messages that were never handed out, as runs.
-    ahead: Vec<(u64, u64)>,
+    /// Its messages that were never handed out.
+    ahead: Vec<SequenceRange>,
 }
 
 impl ChannelBuilder {
@@ -331,16 +331,16 @@ impl ChannelBuilder {
             return;
         }
         match self.ahead.last_mut() {
-            Some((_, end)) if *end == sequence => *end += 1,
-            _ => self.ahead.push((sequence, sequence + 1)),
+            Some(last) if last.to == sequence => last.to += 1,
+            _ => self.ahead.push(SequenceRange::one(sequence)),
         }
     }
 
     /// The read cursor, and the ranges before `released` that it must skip.
-    fn cursor(&self, released: u64) -> (u64, Vec<(u64, u64)>) {
-        let cursor = self.ahead.first().map_or(released, |&(from, _)| from);
-        let nexts = self.ahead.iter().skip(1).map(|&(from, _)| from).chain([released]);
-        let gaps = self.ahead.iter().zip(nexts).map(|(&(_, end), next)| (end, next));
-        (cursor, gaps.filter(|(from, to)| from < to).collect())
+    fn cursor(&self, released: u64) -> (u64, Vec<SequenceRange>) {
+        let cursor = self.ahead.first().map_or(released, |range| range.from);
+        let nexts = self.ahead.iter().skip(1).map(|range| range.from).chain([released]);
+        let gaps = self.ahead.iter().zip(nexts).map(|(range, next)| SequenceRange::new(range.to, next));
+        (cursor, gaps.filter(|gap| !gap.is_empty()).collect())
     }
 }

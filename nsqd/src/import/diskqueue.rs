@@ -129,8 +129,8 @@ pub enum Oddity {
     #[error("unreadable position file: {0}")]
     BadPosition(&'static str),
     /// They may have been read completely and deleted before the position file was written.
-    #[error("data files {0} to {1} are missing")]
-    MissingFiles(u64, u64),
+    #[error("data files {first} to {last} are missing")]
+    MissingFiles { first: u64, last: u64 },
     /// The end of the file is missing.
     #[error("data file {number} ends at {bytes}, before the read position {offset}")]
     ShortFile {
@@ -141,9 +141,17 @@ pub enum Oddity {
     },
 }
 
-/// Which parts of a queue to read. `files` are its data files (number and length), sorted by number. `position` is
-/// `None` if there is no position file.
-pub fn plan(position: Option<Position>, files: &[(u64, u64)]) -> (Vec<Stretch>, Vec<Oddity>) {
+/// A data file of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataFile {
+    pub number: u64,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Which parts of a queue to read. `files` are its data files, sorted by number. `position` is `None` if there is no
+/// position file.
+pub fn plan(position: Option<Position>, files: &[DataFile]) -> (Vec<Stretch>, Vec<Oddity>) {
     let mut oddities = Vec::new();
     let (mut read, mut write) = position.map_or((None, None), |position| (position.read, position.write));
     match (position, files) {
@@ -157,14 +165,14 @@ pub fn plan(position: Option<Position>, files: &[(u64, u64)]) -> (Vec<Stretch>, 
         oddities.push(Oddity::BadPosition("read position is after write position: reading all its files"));
         (read, write) = (None, None);
     }
-    let lowest = files.first().map_or(0, |&(number, _)| number);
+    let lowest = files.first().map_or(0, |file| file.number);
     let start = read.unwrap_or(Place { file: lowest, offset: 0 });
-    let last = files.last().map(|&(number, _)| number);
+    let last = files.last().map(|file| file.number);
     let mut stretches = Vec::new();
     let mut expected = start.file;
-    for &(number, bytes) in files.iter().filter(|&&(number, _)| number >= start.file) {
+    for &DataFile { number, bytes } in files.iter().filter(|file| file.number >= start.file) {
         if number > expected {
-            oddities.push(Oddity::MissingFiles(expected, number - 1));
+            oddities.push(Oddity::MissingFiles { first: expected, last: number - 1 });
         }
         expected = number.saturating_add(1);
         let from = if number == start.file { start.offset } else { 0 };
@@ -183,7 +191,7 @@ pub fn plan(position: Option<Position>, files: &[(u64, u64)]) -> (Vec<Stretch>, 
     if let Some(write) = write.filter(|write| *write != start) {
         let end = write.file.saturating_add(u64::from(write.offset > 0));
         if expected < end {
-            oddities.push(Oddity::MissingFiles(expected, end - 1));
+            oddities.push(Oddity::MissingFiles { first: expected, last: end - 1 });
         }
     }
     (stretches, oddities)
@@ -244,11 +252,10 @@ pub fn read_record<'w>(
 pub enum Found {
     /// A record at this offset.
     Record(u64, RecordHeader),
-    /// Offset and length of bytes that are no record.
-    Damage(u64, u64),
-    /// Offset and length of bytes at the end that were not written completely, or are left from an earlier use of the
-    /// file.
-    Torn(u64, u64),
+    /// Bytes that are no record.
+    Damage { offset: u64, bytes: u64 },
+    /// Bytes at the end that were not written completely, or are left from an earlier use of the file.
+    Torn { offset: u64, bytes: u64 },
 }
 
 /// Iterates over the records of a stretch.
@@ -277,10 +284,10 @@ impl<'a> RecordScan<'a> {
         }
         if at >= self.stretch.whole_to {
             self.at = self.stretch.to;
-            return Ok(Some(Found::Torn(at, rest)));
+            return Ok(Some(Found::Torn { offset: at, bytes: rest }));
         }
         self.at = self.find_record(at + 1)?;
-        Ok(Some(Found::Damage(at, self.at - at)))
+        Ok(Some(Found::Damage { offset: at, bytes: self.at - at }))
     }
 
     fn header(&mut self, at: u64) -> io::Result<Option<RecordHeader>> {
@@ -398,8 +405,10 @@ mod tests {
         assert_eq!(parsed(""), Position::default());
     }
 
+    /// `files` are numbers and lengths.
     fn planned(position: Option<&str>, files: &[(u64, u64)]) -> String {
-        let (stretches, oddities) = plan(position.map(|text| Position::parse(text.as_bytes())), files);
+        let files: Vec<DataFile> = files.iter().map(|&(number, bytes)| DataFile { number, bytes }).collect();
+        let (stretches, oddities) = plan(position.map(|text| Position::parse(text.as_bytes())), &files);
         let stretches = stretches.iter().map(|Stretch { number, from, to, whole_to }| {
             format!(
                 "{number}: {from}..{to}{}",

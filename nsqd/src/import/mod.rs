@@ -38,9 +38,9 @@ use self::convert::Converter;
 use self::metadata::{Metadata, MetadataError};
 use self::queues::{METADATA_FILE, QueueFiles, RENAMES_FILE};
 use crate::engine::EngineLimits;
-use crate::storage::Storage;
 use crate::storage::checkpoint::{self, Checkpoint, CheckpointError};
 use crate::storage::data_dir::{DataDir, DataDirError};
+use crate::storage::{ChannelNumber, Storage, TopicNumber};
 
 /// Maximum size of a valid `nsqd.dat`.
 const MAX_METADATA_BYTES: u64 = 1 << 30;
@@ -83,7 +83,7 @@ pub fn take_over(
         max_index_entries: index::MAX_ENTRIES_IN_MEMORY,
         wall_ns,
         first_sequence: u64::try_from(wall_ns / 1000).unwrap_or(0),
-        next_channel: 1,
+        next_channel: ChannelNumber(1),
     };
     take_over_with(converter)
 }
@@ -164,11 +164,11 @@ fn convert_all(
     metadata: &Metadata,
     queues: &QueueFiles,
 ) -> io::Result<Checkpoint> {
-    let mut checkpoint = Checkpoint { next_topic_number: 1, ..Checkpoint::default() };
+    let mut checkpoint = Checkpoint { next_topic_number: TopicNumber(1), ..Checkpoint::default() };
     for (name, entry) in &metadata.topics {
         let topic = converter.convert(checkpoint.next_topic_number, name, entry, queues)?;
         checkpoint.topics.push(topic);
-        checkpoint.next_topic_number += 1;
+        checkpoint.next_topic_number = checkpoint.next_topic_number.next();
     }
     checkpoint.next_channel_number = converter.next_channel;
     Ok(checkpoint)

@@ -23,7 +23,7 @@ use crate::policy::settings::Change;
 use crate::startup::{RecoveryError, StartOptions, recover};
 use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::{Fault, FaultyStorage, Op};
-use crate::storage::{DirLock, Durability, Identity, Space, Storage, StorageFile, SyncError};
+use crate::storage::{ChannelNumber, DirLock, Durability, Identity, Space, Storage, StorageFile, SyncError};
 use crate::topic::TopicDepth;
 use crate::topic::registry::Registry;
 use crate::upkeep::checkpoint;
@@ -52,7 +52,7 @@ fn import(storage: &Arc<dyn Storage>) -> Result<(), ImportError> {
         max_index_entries: 20,
         wall_ns: TAKEN_OVER_AT_NS,
         first_sequence: 1_000_000,
-        next_channel: 1,
+        next_channel: ChannelNumber(1),
     })
 }
 

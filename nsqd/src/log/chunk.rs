@@ -4,6 +4,8 @@ use nsq_protocol::headers::{self, Form};
 use nsq_protocol::message_id::MessageId;
 use nsq_protocol::{MESSAGE_FRAME_OVERHEAD, set_attempts};
 
+use crate::storage::SequenceRange;
+
 /// Usual size of a chunk: large enough for an efficient write, small enough that reading it back for a single message
 /// is not wasteful.
 pub const CHUNK_BYTES: usize = 256 * 1024;
@@ -101,6 +103,11 @@ impl Chunk {
     /// One past the last message.
     pub fn end_sequence(&self) -> u64 {
         self.first_sequence + self.offsets.len() as u64
+    }
+
+    /// The sequence numbers of its messages.
+    pub fn sequences(&self) -> SequenceRange {
+        SequenceRange::new(self.first_sequence, self.end_sequence())
     }
 
     pub fn count(&self) -> u64 {

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 
 use super::TopicLog;
+use crate::storage::SequenceRange;
 use crate::storage::block::BLOCK_HEADER_BYTES;
 use crate::storage::segment::{BlockRef, NewBlock, ReadError, SegmentFileInfo};
 
@@ -162,7 +163,7 @@ impl TopicLog {
             let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
             let (first, end) = (first.first_sequence, last.end_sequence());
             let needed = if first >= ahead_from {
-                self.without_refused(vec![(first, end)])
+                self.without_refused(vec![SequenceRange::new(first, end)])
             } else {
                 self.needed_on_disk(first, end)
             };
@@ -222,10 +223,10 @@ impl TopicLog {
                     return Ok(());
                 }
             };
-            for (from, to) in needed {
-                let indices = (from - first) as usize..(to - first) as usize;
+            for range in needed {
+                let indices = (range.from - first) as usize..(range.to - first) as usize;
                 indices.filter_map(|index| loaded.frame(index)).for_each(|f| piece.frames.extend(f));
-                piece.runs.push((from, (to - from) as u32, piece.frames.len()));
+                piece.runs.push((range.from, range.len() as u32, piece.frames.len()));
             }
         }
         piece.old.push(block);
@@ -269,12 +270,12 @@ impl TopicLog {
 }
 
 /// The bytes of these messages (in order) within a block, with the headers that they would have in separate blocks.
-fn share(block: &BlockRef, needed: &[(u64, u64)]) -> u64 {
-    let (first, end) = (block.first_sequence, block.end_sequence());
-    let start = needed.partition_point(|&(_, to)| to <= first);
+fn share(block: &BlockRef, needed: &[SequenceRange]) -> u64 {
+    let block_range = block.sequences();
+    let start = needed.partition_point(|range| range.to <= block_range.from);
     let (mut count, mut runs) = (0, 0);
-    for &(from, to) in needed[start..].iter().take_while(|(from, _)| *from < end) {
-        count += to.min(end) - from.max(first);
+    for range in needed[start..].iter().take_while(|range| range.from < block_range.to) {
+        count += range.intersect(block_range).len();
         runs += 1;
     }
     u64::from(block.bytes) * count / u64::from(block.count) + runs * BLOCK_HEADER_BYTES as u64
@@ -305,14 +306,19 @@ mod tests {
 
     impl Holder for Needs {
         fn floor(&self) -> u64 {
-            self.0.lock()[0].0
+            self.0.lock()[0].from
         }
         fn ahead_from(&self) -> u64 {
             u64::MAX
         }
         fn needed(&self, from: u64, to: u64) -> Ranges {
-            let cut = |&(start, end): &(u64, u64)| (start.max(from), end.min(to));
-            self.0.lock().iter().map(cut).filter(|(start, end)| start < end).collect()
+            let within = SequenceRange { from, to };
+            self.0
+                .lock()
+                .iter()
+                .map(|range| range.intersect(within))
+                .filter(|range| !range.is_empty())
+                .collect()
         }
         fn needs_any(&self, from: u64, to: u64) -> bool {
             !self.needed(from, to).is_empty()
@@ -326,7 +332,7 @@ mod tests {
         // Four messages fill a file.
         let segments = SegmentStore::new(Arc::new(storage.clone()), "/d/t", 40 << 10);
         let log = TopicLog::new(LogIndex::new(0, 0, bound), segments, "t", LogContext::default());
-        let needs = Arc::new(Needs(Mutex::new(vec![(0, 12)])));
+        let needs = Arc::new(Needs(Mutex::new(vec![SequenceRange::new(0, 12)])));
         log.add_holder(&(needs.clone() as Arc<dyn Holder>));
         for _ in 0..12 {
             let body = [b'x'; 8 << 10];
@@ -336,7 +342,7 @@ mod tests {
         log.persist_up_to(12, false).unwrap();
         let files = |log: &TopicLog| log.segments.lock().files().map(|file| file.number).collect::<Vec<_>>();
         assert_eq!(files(&log), [1, 2, 3]);
-        *needs.0.lock() = vec![(0, 1), (8, 12)];
+        *needs.0.lock() = vec![SequenceRange::new(0, 1), SequenceRange::new(8, 12)];
         storage.plan(Fault::next(Op::Create, 1, io::ErrorKind::StorageFull));
         assert_eq!(log.clean(u64::MAX, || Ok(())).unwrap_err().kind(), io::ErrorKind::StorageFull);
         assert_eq!(files(&log), [1, 3], "only the file without survivors is deleted");
@@ -366,7 +372,7 @@ mod tests {
         let mut index = LogIndex::new(0, 0, bound);
         index.adopt_blocks(blocks);
         let log = TopicLog::new(index, segments, "t", LogContext::default());
-        let needs: Arc<dyn Holder> = Arc::new(Needs(Mutex::new(vec![(0, 10)])));
+        let needs: Arc<dyn Holder> = Arc::new(Needs(Mutex::new(vec![SequenceRange::new(0, 10)])));
         log.add_holder(&needs);
         log.clean(u64::MAX, || Ok(())).unwrap();
         let block = log.index.lock().block_of(0).unwrap();

@@ -6,9 +6,10 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::retention::merged;
+use crate::storage::SequenceRange;
 
-/// Sequence numbers `(from, to)`, in order and without overlaps.
-pub type Ranges = Vec<(u64, u64)>;
+/// Sequence numbers, in order and without overlaps.
+pub type Ranges = Vec<SequenceRange>;
 
 /// Needs messages of a log. Once a holder does not need a message, it never needs it again, unless the log retains the
 /// message.
@@ -27,7 +28,7 @@ pub trait Holder: Send + Sync {
     }
     /// Reports that these messages were dropped because there was no memory for them. Called for ephemeral holders
     /// only.
-    fn dropped(&self, _ranges: &[(u64, u64)]) {}
+    fn dropped(&self, _ranges: &[SequenceRange]) {}
 }
 
 /// A release point as a holder: no message before this number is needed, and all from it on are.
@@ -43,8 +44,8 @@ impl Holder for AtomicU64 {
     }
 
     fn needed(&self, from: u64, to: u64) -> Ranges {
-        let from = from.max(self.floor());
-        if from < to { vec![(from, to)] } else { Ranges::new() }
+        let needed = SequenceRange::new(from.max(self.floor()), to);
+        if needed.is_empty() { Ranges::new() } else { vec![needed] }
     }
 
     fn needs_any(&self, from: u64, to: u64) -> bool {
@@ -59,6 +60,15 @@ pub enum Of {
     Durable,
     /// Holders whose messages are in memory only.
     Ephemeral,
+}
+
+/// The lowest floors of the holders of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Floors {
+    /// No holder needs a message before this one.
+    pub all: u64,
+    /// No holder whose messages may be on disk needs a message before this one.
+    pub durable: u64,
 }
 
 /// All holders of one log. A dropped holder needs nothing.
@@ -124,9 +134,8 @@ impl Holders {
         self.has_ephemeral.load(Ordering::Acquire)
     }
 
-    /// The lowest floors: of all holders, and of those whose messages may be on disk. The latter is `u64::MAX` if the
-    /// log is never on disk. Otherwise, a floor without holders is 0.
-    pub fn floors(&self) -> (u64, u64) {
+    /// The lowest floors. A floor without holders is 0, except that `durable` is `u64::MAX` if the log is never on disk.
+    pub fn floors(&self) -> Floors {
         let (mut all, mut durable) = (None, None);
         let in_memory_only = self.are_in_memory_only();
         for holder in self.alive() {
@@ -136,7 +145,10 @@ impl Holders {
                 durable = Some(durable.map_or(floor, |lowest: u64| lowest.min(floor)));
             }
         }
-        (all.unwrap_or(0), durable.unwrap_or(if in_memory_only { u64::MAX } else { 0 }))
+        Floors {
+            all: all.unwrap_or(0),
+            durable: durable.unwrap_or(if in_memory_only { u64::MAX } else { 0 }),
+        }
     }
 
     /// All messages from this number on are needed by a holder whose messages may be on disk.
@@ -159,7 +171,7 @@ impl Holders {
         let mut ranges = asked.next().map(|holder| holder.needed(from, to)).unwrap_or_default();
         for holder in asked {
             // The usual answer for a backlog.
-            if ranges == [(from, to)] {
+            if ranges == [SequenceRange { from, to }] {
                 return ranges;
             }
             ranges.extend(holder.needed(from, to));
@@ -169,7 +181,7 @@ impl Holders {
     }
 
     /// Reports dropped messages to the ephemeral holders.
-    pub fn dropped(&self, ranges: &[(u64, u64)]) {
+    pub fn dropped(&self, ranges: &[SequenceRange]) {
         if !ranges.is_empty() {
             self.of(Of::Ephemeral).iter().for_each(|holder| holder.dropped(ranges));
         }
@@ -239,7 +251,7 @@ mod tests {
         }
 
         fn needed(&self, from: u64, to: u64) -> Ranges {
-            vec![(from, to)]
+            vec![SequenceRange { from, to }]
         }
 
         fn needs_any(&self, _from: u64, _to: u64) -> bool {
@@ -256,15 +268,19 @@ mod tests {
         assert!(!holders.has_ephemeral());
         holders.add(&ephemeral);
         assert!(holders.has_ephemeral());
-        assert_eq!(holders.floors(), (10, 50));
+        assert_eq!(holders.floors(), Floors { all: 10, durable: 50 });
         assert_eq!(holders.ahead_from(), 50);
-        assert_eq!(holders.needed(Of::Durable, 0, 60), [(50, 60)]);
-        assert_eq!(holders.needed(Of::Ephemeral, 0, 60), [(10, 60)]);
+        assert_eq!(holders.needed(Of::Durable, 0, 60), [SequenceRange::new(50, 60)]);
+        assert_eq!(holders.needed(Of::Ephemeral, 0, 60), [SequenceRange::new(10, 60)]);
         assert!(!holders.need_any(0, 50));
         drop(durable);
-        assert_eq!(holders.floors(), (10, 0), "without a holder nothing is known to be finished");
+        assert_eq!(
+            holders.floors(),
+            Floors { all: 10, durable: 0 },
+            "without a holder nothing is known to be finished"
+        );
         holders.set_in_memory_only();
-        assert_eq!(holders.floors(), (10, u64::MAX));
+        assert_eq!(holders.floors(), Floors { all: 10, durable: u64::MAX });
         assert!(!holders.need_any(0, 100));
     }
 
@@ -273,8 +289,8 @@ mod tests {
         let holders = Holders::default();
         let of = [Arc::new(AtomicU64::new(70)), Arc::new(AtomicU64::new(40))];
         of.iter().for_each(|floor| holders.add(&(floor.clone() as Arc<dyn Holder>)));
-        assert_eq!(holders.needed(Of::Durable, 0, 100), [(40, 100)]);
-        assert_eq!(holders.needed(Of::Durable, 80, 100), [(80, 100)]);
+        assert_eq!(holders.needed(Of::Durable, 0, 100), [SequenceRange::new(40, 100)]);
+        assert_eq!(holders.needed(Of::Durable, 80, 100), [SequenceRange::new(80, 100)]);
         assert_eq!(holders.needed(Of::Durable, 0, 30), []);
     }
 

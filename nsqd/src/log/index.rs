@@ -14,11 +14,11 @@ use nsq_protocol::headers::Form;
 
 use self::aside::Aside;
 use self::blocks::Blocks;
-use super::Mark;
 use super::chunk::{self, Chunk};
 use super::retention::{RetainedMarks, merged};
-use crate::storage::SEQUENCE_BITS;
+use super::{Mark, Ranges};
 use crate::storage::segment::BlockRef;
+use crate::storage::{SEQUENCE_BITS, SequenceRange};
 
 /// Memory limits per topic, besides the open chunk.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +68,7 @@ pub struct LogIndex {
     /// survivors were copied, or from repairs after a crash.
     copies: Vec<BlockRef>,
     /// Messages that were in damaged blocks and are nowhere else.
-    damaged: Vec<(u64, u64)>,
+    damaged: Vec<SequenceRange>,
     /// An id has the node number in the upper ten bits and the sequence number below.
     id_base: u64,
     /// Marks that the next release must pass to the channels, in order of sequence numbers.
@@ -196,7 +196,7 @@ impl LogIndex {
         if let Some(block) = self.block_of(sequence) {
             return Location::Disk(block);
         }
-        if let Some(&(_, to)) = self.damaged.iter().find(|(from, to)| (*from..*to).contains(&sequence)) {
+        if let Some(&SequenceRange { to, .. }) = self.damaged.iter().find(|range| range.contains(sequence)) {
             return Location::Damaged(to);
         }
         let on_disk = self.blocks.since(sequence).next();
@@ -225,7 +225,7 @@ impl LogIndex {
         let disk_floor = needed_on_disk.min(self.retained_marks.retained_from);
         self.blocks.trim(disk_floor);
         self.copies.retain(|block| block.end_sequence() > disk_floor);
-        self.damaged.retain(|(_, to)| *to > floor);
+        self.damaged.retain(|range| range.to > floor);
         if !self.open.is_empty() && self.open.end_sequence() <= floor {
             self.open.reset(self.open.end_sequence());
         }
@@ -365,7 +365,7 @@ impl LogIndex {
 
     /// Sets aside these messages of a chunk for ephemeral names, within the bound in bytes. Returns those for which
     /// there was no room.
-    pub fn set_aside(&mut self, chunk: &Arc<Chunk>, needed: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    pub fn set_aside(&mut self, chunk: &Arc<Chunk>, needed: &[SequenceRange]) -> Ranges {
         let room = self.bound.bytes.saturating_sub(self.aside.bytes());
         let (kept, dropped) = Aside::fit(chunk, needed, room);
         self.aside.keep(chunk, &kept);
@@ -378,17 +378,17 @@ impl LogIndex {
     }
 
     /// Whether there is no room to set aside these messages of a chunk.
-    pub fn is_aside_full(&self, chunk: &Chunk, needed: &[(u64, u64)]) -> bool {
+    pub fn is_aside_full(&self, chunk: &Chunk, needed: &[SequenceRange]) -> bool {
         self.aside.bytes() + Aside::cost(chunk, needed) > self.bound.bytes
     }
 
     /// Messages set aside for ephemeral names.
-    pub fn set_aside_ranges(&self) -> Vec<(u64, u64)> {
+    pub fn set_aside_ranges(&self) -> Ranges {
         self.aside.ranges().collect()
     }
 
     /// Keeps only these messages of the chunk set aside that begins at `first_sequence`.
-    pub fn thin_aside(&mut self, first_sequence: u64, needed: &[(u64, u64)]) {
+    pub fn thin_aside(&mut self, first_sequence: u64, needed: &[SequenceRange]) {
         self.aside.thin(first_sequence, needed);
     }
 
@@ -409,7 +409,7 @@ impl LogIndex {
 
     /// Removes a damaged block. If there are copies, they replace it. Returns the messages that are lost, which are
     /// [`Location::Damaged`] from now on. Returns `None` if the block was removed before.
-    pub fn remove_damaged(&mut self, bad: &BlockRef) -> Option<Vec<(u64, u64)>> {
+    pub fn remove_damaged(&mut self, bad: &BlockRef) -> Option<Ranges> {
         if !self.blocks.remove(bad) {
             return None;
         }
@@ -417,42 +417,42 @@ impl LogIndex {
         for copy in std::mem::take(&mut self.copies).into_iter().rev() {
             if self.blocks.overlap(&copy) { self.copies.insert(0, copy) } else { self.blocks.insert(copy) }
         }
-        let (first, end) = (bad.first_sequence, bad.end_sequence());
-        let within = |(from, to): (u64, u64)| (from.max(first), to.min(end));
-        let lost: Vec<_> = self.gaps().into_iter().map(within).filter(|(from, to)| from < to).collect();
+        let within = |gap: SequenceRange| gap.intersect(bad.sequences());
+        let lost: Ranges = self.gaps().into_iter().map(within).filter(|lost| !lost.is_empty()).collect();
         self.damaged.extend(&lost);
         Some(lost)
     }
 
     /// Adds a block with messages that were damaged and found elsewhere.
     pub fn insert_restored(&mut self, block: BlockRef) {
-        let (from, to) = (block.first_sequence, block.end_sequence());
+        let found = block.sequences();
         let damaged = std::mem::take(&mut self.damaged);
-        let rest =
-            damaged.into_iter().flat_map(|(first, end)| [(first, end.min(from)), (first.max(to), end)]);
-        self.damaged = rest.filter(|(first, end)| first < end).collect();
+        let rest = damaged.into_iter().flat_map(|SequenceRange { from, to }| {
+            [SequenceRange::new(from, to.min(found.from)), SequenceRange::new(from.max(found.to), to)]
+        });
+        self.damaged = rest.filter(|range| !range.is_empty()).collect();
         self.blocks.insert(block);
     }
 
     /// The messages that were in damaged blocks and are nowhere else.
-    pub fn damaged(&self) -> &[(u64, u64)] {
+    pub fn damaged(&self) -> &[SequenceRange] {
         &self.damaged
     }
 
     /// Sequence numbers before the end that are neither in memory nor on disk.
-    pub fn gaps(&self) -> Vec<(u64, u64)> {
-        let blocks = self.blocks.iter().map(|block| (block.first_sequence, block.end_sequence()));
+    pub fn gaps(&self) -> Ranges {
+        let blocks = self.blocks.iter().map(BlockRef::sequences);
         let chunks = self.sealed.iter().map(|sealed| &*sealed.chunk).chain([&self.open]);
-        let chunks = chunks.map(|chunk| (chunk.first_sequence(), chunk.end_sequence()));
-        let mut runs: Vec<(u64, u64)> = blocks.chain(chunks).chain(self.aside.ranges()).collect();
+        let chunks = chunks.map(Chunk::sequences);
+        let mut runs: Vec<SequenceRange> = blocks.chain(chunks).chain(self.aside.ranges()).collect();
         runs.sort_unstable();
         let mut end = 0;
         let mut gaps = Vec::new();
-        for (from, to) in runs {
-            if end < from {
-                gaps.push((end, from));
+        for run in runs {
+            if end < run.from {
+                gaps.push(SequenceRange::new(end, run.from));
             }
-            end = end.max(to);
+            end = end.max(run.to);
         }
         gaps
     }
@@ -509,7 +509,7 @@ impl LogIndex {
     }
 
     /// The messages of `from..to` that the next release skips, in order.
-    pub fn refused_between(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+    pub fn refused_between(&self, from: u64, to: u64) -> Ranges {
         let mut first = self.marks.partition_point(|mark| mark.from() < from);
         // Marks cover whole batches: one that begins before `from` may end after it.
         while first > 0 && self.marks[first - 1].to() > from {
@@ -517,7 +517,7 @@ impl LogIndex {
         }
         let marks = self.marks[first..].iter().take_while(|mark| mark.from() < to);
         let refused = marks.filter_map(|mark| match *mark {
-            Mark::Skipped { from, to } => Some((from, to)),
+            Mark::Skipped { from, to } => Some(SequenceRange { from, to }),
             Mark::Deferred { .. } | Mark::Targeted { .. } => None,
         });
         merged(refused.collect())

@@ -4,7 +4,7 @@
 //! the channels. Recovery restores marks that no release has taken, and adds new ones from the journal.
 
 use crate::clock::Nanos;
-use crate::storage::ChannelNumber;
+use crate::storage::{ChannelNumber, SequenceRange};
 
 /// A range of sequence numbers that is not handed out in order. Not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,11 @@ impl Mark {
         match *self {
             Mark::Skipped { to, .. } | Mark::Deferred { to, .. } | Mark::Targeted { to, .. } => to,
         }
+    }
+
+    /// The sequence numbers.
+    pub fn sequences(&self) -> SequenceRange {
+        SequenceRange::new(self.from(), self.to())
     }
 
     /// Cuts the mark at `at`, which must be within it. Returns the rest.

@@ -49,6 +49,7 @@ use parking_lot::Mutex;
 
 use self::ages::{Ages, TakenOver};
 pub use self::clean::Cleaned;
+use self::holder::Floors;
 use self::holder::Holders;
 pub use self::holder::{Floor, Holder, Ranges};
 use self::ids::{ForeignIds, base_of};
@@ -63,8 +64,8 @@ pub use self::supply::{OwnTtl, Source, Supplied, Supply};
 use crate::clock::{self, Nanos};
 use crate::damage::Damage;
 use crate::disk_work::DiskWork;
-use crate::storage::ChannelNumber;
 use crate::storage::segment::SegmentStore;
+use crate::storage::{ChannelNumber, SequenceRange};
 
 /// A topic's log; see the module.
 pub struct TopicLog {
@@ -183,9 +184,9 @@ impl TopicLog {
         self
     }
 
-    /// Appends a batch, all in one form. Returns its first sequence number, the one after its last, and the result of
-    /// `journal`. `journal` gets the first sequence number and the encoded frames; it runs under the lock that fixes the
-    /// order of appends. If it fails, nothing is appended and its error is returned.
+    /// Appends a batch, all in one form. Returns its sequence numbers and the result of `journal`. `journal` gets the
+    /// first sequence number and the encoded frames; it runs under the lock that fixes the order of appends. If it
+    /// fails, nothing is appended and its error is returned.
     pub fn append<'a, T, E>(
         &self,
         bodies: impl Iterator<Item = &'a [u8]>,
@@ -193,8 +194,8 @@ impl TopicLog {
         timestamp_ns: i64,
         deferred_until: Option<crate::clock::Nanos>,
         journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
-    ) -> Result<(u64, u64, T), E> {
-        self.append_marked(bodies, batch, timestamp_ns, journal, |from, to| {
+    ) -> Result<(SequenceRange, T), E> {
+        self.append_marked(bodies, batch, timestamp_ns, journal, |SequenceRange { from, to }| {
             deferred_until.map(|due| Mark::Deferred { from, to, due })
         })
     }
@@ -207,8 +208,8 @@ impl TopicLog {
         timestamp_ns: i64,
         only: Option<ChannelNumber>,
         journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
-    ) -> Result<(u64, u64, T), E> {
-        self.append_marked(bodies, batch, timestamp_ns, journal, |from, to| {
+    ) -> Result<(SequenceRange, T), E> {
+        self.append_marked(bodies, batch, timestamp_ns, journal, |SequenceRange { from, to }| {
             only.map(|channel| Mark::Targeted { from, to, channel })
         })
     }
@@ -219,8 +220,8 @@ impl TopicLog {
         (form, count, body_bytes): (Form, usize, usize),
         timestamp_ns: i64,
         journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
-        mark: impl FnOnce(u64, u64) -> Option<Mark>,
-    ) -> Result<(u64, u64, T), E> {
+        mark: impl FnOnce(SequenceRange) -> Option<Mark>,
+    ) -> Result<(SequenceRange, T), E> {
         let mut index = self.index.lock();
         if form == Form::WithHeaders {
             self.has_headers.store(true, Ordering::Relaxed);
@@ -233,7 +234,7 @@ impl TopicLog {
         let end = index.next_sequence();
         if result.is_err() {
             index.undo(first);
-        } else if let Some(mark) = mark(first, end) {
+        } else if let Some(mark) = mark(SequenceRange::new(first, end)) {
             self.mark_locked(&mut index, mark);
         }
         self.store_watermarks(&index);
@@ -243,7 +244,7 @@ impl TopicLog {
         if self.measures_sizes.load(Ordering::Relaxed) && result.is_ok() {
             self.sizes.lock().note(end, body_bytes as u64);
         }
-        result.map(|value| (first, end, value))
+        result.map(|value| (SequenceRange::new(first, end), value))
     }
 
     /// Appends a batch found in the journal, unless it is already in a segment. Returns false if the batch is invalid.
@@ -436,7 +437,7 @@ impl TopicLog {
         if self.is_held_back() {
             return;
         }
-        let (floor, disk_floor) = self.holders.floors();
+        let Floors { all: floor, durable: disk_floor } = self.holders.floors();
         if !self.frees_blocks(disk_floor) && floor < self.first_release.load(Ordering::Relaxed) {
             return;
         }
@@ -544,14 +545,14 @@ impl TopicLog {
     fn release_finished_files(&self) {
         let mut segments = self.segments.lock();
         self.releasing.store(false, Ordering::Release);
-        let (_, disk_floor) = self.holders.floors();
+        let disk_floor = self.holders.floors().durable;
         // If a file cannot be deleted now, the next call tries again.
         let _ = segments.release_below(disk_floor.min(self.retained_from()));
     }
 
     /// Like [`TopicLog::trim`], but unconditional.
     fn trim_all(&self, segments: &mut SegmentStore) -> io::Result<u64> {
-        let (floor, disk_floor) = self.holders.floors();
+        let Floors { all: floor, durable: disk_floor } = self.holders.floors();
         self.trim_index(floor, disk_floor);
         segments.release_below(disk_floor.min(self.retained_from()))
     }

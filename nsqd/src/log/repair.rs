@@ -7,8 +7,9 @@
 
 use std::io;
 
-use super::TopicLog;
+use super::{Ranges, TopicLog};
 use crate::damage::Finding;
+use crate::storage::SequenceRange;
 use crate::storage::block;
 use crate::storage::segment::{BlockRef, NewBlock, ReadError};
 
@@ -42,16 +43,16 @@ impl TopicLog {
     }
 
     /// Reports a damaged block, and replaces it with copies if there are any. Returns the messages that are lost.
-    pub(super) fn forget_damaged(&self, block: &BlockRef, error: &ReadError) -> Vec<(u64, u64)> {
+    pub(super) fn forget_damaged(&self, block: &BlockRef, error: &ReadError) -> Ranges {
         let mut index = self.index.lock();
-        let Some(lost) = index.remove_damaged(block) else { return Vec::new() };
+        let Some(lost) = index.remove_damaged(block) else { return Ranges::new() };
         self.store_watermarks(&index);
         drop(index);
         let mut finding = Finding::damage("the messages of a block are damaged");
         if let ReadError::Damaged { path, offset } = error {
             finding = finding.at(path, *offset, u64::from(block.bytes));
         }
-        self.damage.found(finding.of(&self.name).with_messages(block.first_sequence, block.end_sequence()));
+        self.damage.found(finding.of(&self.name).with_messages(block.sequences()));
         lost
     }
 
@@ -60,8 +61,8 @@ impl TopicLog {
         match error {
             ReadError::Io { .. } => self.damage.read_failed(&error.to_string()),
             ReadError::Damaged { .. } => {
-                for (from, to) in self.forget_damaged(block, error) {
-                    self.damage.lost(&self.name, from, to);
+                for lost in self.forget_damaged(block, error) {
+                    self.damage.lost(&self.name, lost);
                 }
             }
         }
@@ -73,12 +74,12 @@ impl TopicLog {
     }
 
     /// Messages of damaged blocks that are nowhere else.
-    pub fn damaged(&self) -> Vec<(u64, u64)> {
+    pub fn damaged(&self) -> Vec<SequenceRange> {
         self.index.lock().damaged().to_vec()
     }
 
     /// Sequence numbers before the end that are neither in memory nor in a segment.
-    pub fn gaps(&self) -> Vec<(u64, u64)> {
+    pub fn gaps(&self) -> Ranges {
         self.index.lock().gaps()
     }
 
@@ -88,24 +89,24 @@ impl TopicLog {
         first_sequence: u64,
         count: u32,
         frames: &[u8],
-        gaps: &[(u64, u64)],
+        gaps: &[SequenceRange],
     ) -> io::Result<u64> {
         let Some(offsets) = block::frame_offsets(frames, count) else { return Ok(0) };
-        let end = first_sequence + u64::from(count);
+        let batch = SequenceRange::new(first_sequence, first_sequence + u64::from(count));
         let mut restored = 0;
-        for &(from, to) in gaps {
-            let (from, to) = (from.max(first_sequence), to.min(end));
-            if from >= to {
+        for gap in gaps {
+            let missing = gap.intersect(batch);
+            if missing.is_empty() {
                 continue;
             }
             let offset = |sequence: u64| offsets[(sequence - first_sequence) as usize] as usize;
-            let frames = &frames[offset(from)..offset(to)];
-            let new = NewBlock { first_sequence: from, count: (to - from) as u32, frames };
+            let frames = &frames[offset(missing.from)..offset(missing.to)];
+            let new = NewBlock { first_sequence: missing.from, count: missing.len() as u32, frames };
             let blocks = self.segments.lock().append_blocks(&[new])?;
             let mut index = self.index.lock();
             blocks.into_iter().for_each(|block| index.insert_restored(block));
             self.store_watermarks(&index);
-            restored += to - from;
+            restored += missing.len();
         }
         Ok(restored)
     }

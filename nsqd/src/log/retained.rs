@@ -4,15 +4,16 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::Mark;
 use super::TopicLog;
 use super::chunk::Chunk;
 use super::index::LogIndex;
 use super::reader::CannotRead;
 use super::retention::{Piece, PiecePlace, Retention};
+use super::sizes::Amount;
+use super::{Mark, Ranges};
 use crate::clock::Nanos;
-use crate::storage::ChannelNumber;
 use crate::storage::segment::{BlockRef, LoadedBlock, ReadError, SegmentFileInfo, SegmentStore};
+use crate::storage::{ChannelNumber, SequenceRange};
 
 /// Retention state of a log, besides its [`RetainedMarks`](super::retention::RetainedMarks).
 #[derive(Debug, Default)]
@@ -70,7 +71,7 @@ impl TopicLog {
 
     /// No message before this one is needed by a holder whose messages may be on disk.
     pub fn needed_from(&self) -> u64 {
-        self.holders.floors().1
+        self.holders.floors().durable
     }
 
     fn publish_retained(&self, index: &LogIndex) {
@@ -147,9 +148,13 @@ impl TopicLog {
         if index.retained_marks.retained_from == u64::MAX {
             return Ok(None);
         }
-        let (retained_count, retained_bytes) = index.retained();
-        let (deleted_count, deleted_bytes) = index.amount(from, retained_to);
-        Ok(Some(RetentionOutcome { retained_count, retained_bytes, deleted_count, deleted_bytes }))
+        let (retained, deleted) = (index.retained(), index.amount(from, retained_to));
+        Ok(Some(RetentionOutcome {
+            retained_count: retained.messages,
+            retained_bytes: retained.bytes,
+            deleted_count: deleted.messages,
+            deleted_bytes: deleted.bytes,
+        }))
     }
 
     fn advance(&self, retention: &Retention, from: u64, now_ns: i64, pieces: &[Piece]) -> io::Result<u64> {
@@ -232,7 +237,7 @@ impl TopicLog {
         if index.retained_marks.retained_from == u64::MAX {
             return None;
         }
-        let (message_count, bytes) = index.retained();
+        let Amount { messages: message_count, bytes } = index.retained();
         let oldest = index.oldest_retained();
         // Old files are deleted shortly before the new oldest message is read. Until then, the time of an earlier one
         // is reported.
@@ -257,8 +262,8 @@ impl TopicLog {
         self.index.lock().void_marks_between(from, to, channel)
     }
 
-    /// Messages that only one channel receives, for a checkpoint: from, to, channel.
-    pub fn targeted(&self) -> Vec<(u64, u64, ChannelNumber)> {
+    /// Messages that only one channel receives, for a checkpoint.
+    pub fn targeted(&self) -> Vec<(SequenceRange, ChannelNumber)> {
         self.index.lock().retained_marks.targeted().collect()
     }
 
@@ -269,21 +274,21 @@ impl TopicLog {
 
     /// Number of messages of `from..to` in the log.
     pub fn count_between(&self, from: u64, to: u64) -> u64 {
-        self.index.lock().amount(from, to).0
+        self.index.lock().amount(from, to).messages
     }
 
     /// The ranges of `from..to` without messages: missing or void.
-    pub fn absent(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        if from < to { self.index.lock().absent(from, to) } else { Vec::new() }
+    pub fn absent(&self, from: u64, to: u64) -> Ranges {
+        if from < to { self.index.lock().absent(from, to) } else { Ranges::new() }
     }
 
     /// Void sequence numbers, for a checkpoint.
-    pub fn void(&self) -> Vec<(u64, u64)> {
+    pub fn void(&self) -> Ranges {
         self.index.lock().retained_marks.void().collect()
     }
 
-    /// Messages that were published deferred and are not due: from, to and due time.
-    pub fn deferred(&self) -> Vec<(u64, u64, Nanos)> {
+    /// Messages that were published deferred and are not due, with their due times.
+    pub fn deferred(&self) -> Vec<(SequenceRange, Nanos)> {
         self.index.lock().retained_marks.deferred().collect()
     }
 

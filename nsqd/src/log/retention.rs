@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Nanos;
-use crate::storage::ChannelNumber;
+use crate::log::Ranges;
+use crate::storage::{ChannelNumber, SequenceRange};
 
 /// Limits of retention. A piece is deleted when it exceeds any limit that is set. Without a limit, nothing is retained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -141,14 +142,14 @@ impl RetainedMarks {
         }
     }
 
-    /// Messages that only one channel receives, in order: from, to, channel.
-    pub fn targeted(&self) -> impl Iterator<Item = (u64, u64, ChannelNumber)> + '_ {
-        self.targeted.iter().map(|(&from, &(to, channel))| (from, to, channel))
+    /// Messages that only one channel receives, in order.
+    pub fn targeted(&self) -> impl Iterator<Item = (SequenceRange, ChannelNumber)> + '_ {
+        self.targeted.iter().map(|(&from, &(to, channel))| (SequenceRange { from, to }, channel))
     }
 
     /// Void ranges, in order.
-    pub fn void(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.void.iter().map(|(&from, &to)| (from, to))
+    pub fn void(&self) -> impl Iterator<Item = SequenceRange> + '_ {
+        self.void.iter().map(|(&from, &to)| SequenceRange { from, to })
     }
 
     /// The end of the void range that contains this sequence number.
@@ -157,9 +158,9 @@ impl RetainedMarks {
         (to > sequence).then_some(to)
     }
 
-    /// Messages that are not due yet, in order: from, to, due time.
-    pub fn deferred(&self) -> impl Iterator<Item = (u64, u64, Nanos)> + '_ {
-        self.deferred.iter().map(|(&from, &(to, due))| (from, to, due))
+    /// Messages that are not due yet, in order, with their due times.
+    pub fn deferred(&self) -> impl Iterator<Item = (SequenceRange, Nanos)> + '_ {
+        self.deferred.iter().map(|(&from, &(to, due))| (SequenceRange { from, to }, due))
     }
 
     /// Forgets ranges that end at or before `sequence`.
@@ -187,31 +188,31 @@ impl RetainedMarks {
     }
 }
 
-/// The parts of `from..to` that are in none of `ranges`, which are in order but may overlap.
-pub fn gaps(from: u64, to: u64, ranges: impl IntoIterator<Item = (u64, u64)>) -> Vec<(u64, u64)> {
+/// The parts of `within` that are in none of `ranges`, which are in order but may overlap.
+pub fn gaps(within: SequenceRange, ranges: impl IntoIterator<Item = SequenceRange>) -> Ranges {
     let mut gaps = Vec::new();
-    let mut at = from;
-    for (start, end) in ranges {
-        let start = start.min(to);
+    let mut at = within.from;
+    for range in ranges {
+        let start = range.from.min(within.to);
         if start > at {
-            gaps.push((at, start));
+            gaps.push(SequenceRange::new(at, start));
         }
-        at = at.max(end);
+        at = at.max(range.to);
     }
-    if at < to {
-        gaps.push((at, to));
+    if at < within.to {
+        gaps.push(SequenceRange::new(at, within.to));
     }
     gaps
 }
 
 /// Sorts and merges ranges, so that they do not overlap.
-pub fn merged(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+pub fn merged(mut ranges: Vec<SequenceRange>) -> Ranges {
     ranges.sort_unstable();
-    let mut merged: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
-    for (from, to) in ranges {
+    let mut merged = Ranges::with_capacity(ranges.len());
+    for range in ranges {
         match merged.last_mut() {
-            Some(last) if last.1 >= from => last.1 = last.1.max(to),
-            _ => merged.push((from, to)),
+            Some(last) if last.to >= range.from => last.to = last.to.max(range.to),
+            _ => merged.push(range),
         }
     }
     merged
@@ -291,17 +292,17 @@ mod tests {
             let set: BTreeSet<u64> = ranges.iter().flat_map(|&(from, length)| from..from + length).collect();
             let mut retained_marks = RetainedMarks::default();
             ranges.iter().for_each(|&(from, length)| retained_marks.add_void(from, from + length));
-            let void: Vec<(u64, u64)> = retained_marks.void().collect();
-            prop_assert!(void.windows(2).all(|pair| pair[0].1 < pair[1].0), "{void:?}");
-            prop_assert_eq!(&void.iter().flat_map(|&(from, to)| from..to).collect::<BTreeSet<u64>>(), &set);
+            let void: Ranges = retained_marks.void().collect();
+            prop_assert!(void.windows(2).all(|pair| pair[0].to < pair[1].from), "{void:?}");
+            prop_assert_eq!(&void.iter().flat_map(|range| range.iter()).collect::<BTreeSet<u64>>(), &set);
             for sequence in 0..75 {
                 let until = (sequence..).find(|n| !set.contains(n)).filter(|&end| end > sequence);
                 prop_assert_eq!(retained_marks.void_until(sequence), until);
             }
-            let to = from + length;
-            let all = merged(ranges.iter().map(|&(from, length)| (from, from + length)).collect());
-            let gaps: BTreeSet<u64> = gaps(from, to, all).into_iter().flat_map(|(from, to)| from..to).collect();
-            prop_assert_eq!(gaps, (from..to).filter(|n| !set.contains(n)).collect::<BTreeSet<u64>>());
+            let within = SequenceRange::new(from, from + length);
+            let all = merged(ranges.iter().map(|&(from, length)| SequenceRange::new(from, from + length)).collect());
+            let gaps: BTreeSet<u64> = gaps(within, all).into_iter().flat_map(SequenceRange::iter).collect();
+            prop_assert_eq!(gaps, within.iter().filter(|n| !set.contains(n)).collect::<BTreeSet<u64>>());
         }
     }
 }

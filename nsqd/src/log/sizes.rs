@@ -12,6 +12,13 @@ const PARTS: u64 = 1000;
 /// Maximum number of marks. Beyond it, every other mark is dropped and the distance is doubled.
 const MOST_MARKS: usize = 16 * 1024;
 
+/// A number of messages and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    pub messages: u64,
+    pub bytes: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SizeMark {
     sequence: u64,

@@ -10,8 +10,9 @@ use std::sync::atomic::Ordering;
 
 use super::TopicLog;
 use super::chunk::Chunk;
-use super::holder::{Of, Ranges};
+use super::holder::{Floors, Of, Ranges};
 use super::retention::gaps;
+use crate::storage::SequenceRange;
 use crate::storage::block::BLOCK_HEADER_BYTES;
 use crate::storage::segment::{NewBlock, SegmentStore};
 
@@ -76,7 +77,7 @@ impl TopicLog {
         if self.is_deleted() || self.holders.are_in_memory_only() {
             return Ok(());
         }
-        let (floor, disk_floor) = self.holders.floors();
+        let Floors { all: floor, durable: disk_floor } = self.holders.floors();
         self.trim_index(floor, disk_floor);
         loop {
             let Some(chunk) = self.index.lock().unwritten_up_to(sequence) else { break };
@@ -95,14 +96,15 @@ impl TopicLog {
     /// Removes messages that were refused and not released since. The release point counts them as needed, but a
     /// release skips them, so no channel looks for them.
     pub(super) fn without_refused(&self, needed: Ranges) -> Ranges {
-        let (Some(&(from, _)), Some(&(_, to))) = (needed.first(), needed.last()) else { return needed };
+        let (Some(first), Some(last)) = (needed.first(), needed.last()) else { return needed };
         if !self.has_marks.load(Ordering::Acquire) {
             return needed;
         }
-        let refused = self.index.lock().refused_between(from, to);
-        let rest = |(from, to)| {
-            let first = refused.partition_point(|&(_, end)| end <= from);
-            gaps(from, to, refused[first..].iter().copied().take_while(move |(start, _)| *start < to))
+        let refused = self.index.lock().refused_between(first.from, last.to);
+        let rest = |range: SequenceRange| {
+            let first = refused.partition_point(|refused| refused.to <= range.from);
+            let refused = refused[first..].iter().copied();
+            gaps(range, refused.take_while(move |refused| refused.from < range.to))
         };
         needed.into_iter().flat_map(rest).collect()
     }
@@ -116,14 +118,14 @@ impl TopicLog {
         if self.holders.are_in_memory_only() {
             return Ok(false);
         }
-        let mut needed = if is_retained { vec![(first, end)] } else { self.needed_on_disk(first, end) };
+        let mut needed = if is_retained { vec![chunk.sequences()] } else { self.needed_on_disk(first, end) };
         if needed.is_empty() {
             return Ok(false);
         }
         let needed_bytes: usize =
-            needed.iter().map(|&(from, to)| chunk.bytes_between(from, to) + BLOCK_HEADER_BYTES).sum();
+            needed.iter().map(|range| chunk.bytes_between(range.from, range.to) + BLOCK_HEADER_BYTES).sum();
         if WHOLE_SHARE * needed_bytes >= chunk.len_bytes() {
-            needed = vec![(first, end)];
+            needed = vec![chunk.sequences()];
         }
         self.write_ranges(segments, chunk, &needed).map(|()| true)
     }
@@ -132,16 +134,16 @@ impl TopicLog {
         &self,
         segments: &mut SegmentStore,
         chunk: &Chunk,
-        ranges: &[(u64, u64)],
+        ranges: &[SequenceRange],
     ) -> io::Result<()> {
         if self.is_retaining() {
             self.close_file_in_time(segments, chunk);
         }
         let blocks: Vec<NewBlock<'_>> = (ranges.iter())
-            .map(|&(from, to)| NewBlock {
-                first_sequence: from,
-                count: (to - from) as u32,
-                frames: chunk.frames_between(from, to),
+            .map(|range| NewBlock {
+                first_sequence: range.from,
+                count: range.len() as u32,
+                frames: chunk.frames_between(range.from, range.to),
             })
             .collect();
         let written = segments.append_blocks(&blocks);
@@ -184,7 +186,7 @@ impl TopicLog {
             let index = self.index.lock();
             (index.aside_bytes(), index.set_aside_ranges())
         };
-        for (from, to) in ranges {
+        for SequenceRange { from, to } in ranges {
             let needed = self.holders.needed(Of::Ephemeral, from, to);
             self.index.lock().thin_aside(from, &needed);
         }
@@ -194,10 +196,10 @@ impl TopicLog {
     }
 
     /// Drops these messages: there is no memory for them, and only ephemeral names need them.
-    fn drop_ephemeral(&self, ranges: &[(u64, u64)]) {
+    fn drop_ephemeral(&self, ranges: &[SequenceRange]) {
         if self.holders.are_in_memory_only() {
             // For messages that are not released yet. Channels drop the others themselves.
-            ranges.iter().for_each(|&(from, to)| self.skip(from, to));
+            ranges.iter().for_each(|range| self.skip(range.from, range.to));
         }
         self.holders.dropped(ranges);
     }
@@ -222,15 +224,15 @@ mod tests {
             let bodies = [&b"body"[..]; 10];
             log.append(bodies.into_iter(), (Form::Plain, 10, 40), 0, None, |_, _| Ok::<_, ()>(())).unwrap();
         }
-        assert_eq!(log.needed_on_disk(0, 30), [(0, 30)]);
+        assert_eq!(log.needed_on_disk(0, 30), [SequenceRange::new(0, 30)]);
         log.skip(10, 20);
-        assert_eq!(log.needed_on_disk(0, 30), [(0, 10), (20, 30)]);
-        assert_eq!(log.needed_on_disk(15, 30), [(20, 30)]);
+        assert_eq!(log.needed_on_disk(0, 30), [SequenceRange::new(0, 10), SequenceRange::new(20, 30)]);
+        assert_eq!(log.needed_on_disk(15, 30), [SequenceRange::new(20, 30)]);
         assert_eq!(log.needed_on_disk(12, 18), []);
         // The release passes the marks to the channels, which then report what they need.
         log.take_marks(30);
-        assert_eq!(log.needed_on_disk(0, 30), [(0, 30)]);
+        assert_eq!(log.needed_on_disk(0, 30), [SequenceRange::new(0, 30)]);
         release_point.store(30, Ordering::Release);
-        assert_eq!(log.needed_on_disk(0, 40), [(30, 40)]);
+        assert_eq!(log.needed_on_disk(0, 40), [SequenceRange::new(30, 40)]);
     }
 }

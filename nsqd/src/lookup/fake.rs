@@ -19,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::peer::Timing;
 use super::state::{TopicEntry, Topology};
 use super::{LookupOptions, LookupPeers};
+use crate::storage::{ChannelNumber, TopicNumber};
 
 /// Long, because only a failing test waits for it.
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
@@ -316,10 +317,15 @@ impl Node {
             *number += 1;
             let mut topology = self.topology.lock();
             let entry = topology.0.entry(TopicName::new(topic).unwrap());
-            let entry =
-                entry.or_insert_with(|| TopicEntry { number: *number as u32, ..TopicEntry::default() });
+            let entry = entry.or_insert_with(|| TopicEntry {
+                number: TopicNumber(*number as u32),
+                ..TopicEntry::default()
+            });
             for channel in channels {
-                entry.channels.entry(ChannelName::new(channel).unwrap()).or_insert(*number as u32);
+                entry
+                    .channels
+                    .entry(ChannelName::new(channel).unwrap())
+                    .or_insert(ChannelNumber(*number as u32));
             }
         });
     }

@@ -20,7 +20,7 @@ impl Numbers {
         self.of.retain(|name, _| node.contains_key(name));
         let seen = node.iter().map(|(name, depth)| {
             let number = *self.of.entry(name.clone()).or_insert_with(|| {
-                self.last += 1;
+                self.last = self.last.next();
                 self.last
             });
             TopicSnapshot::new(number, summary(name, *depth), 0)
@@ -139,11 +139,11 @@ fn report_above_the_limit_is_cut_and_marked() {
         entries: MAX_ENTRIES / 2,
         is_cut: false,
     };
-    ledger.update(NodeSummary::default(), (0..3).map(seen));
+    ledger.update(NodeSummary::default(), (0..3).map(TopicNumber).map(seen));
     ledger.begin_round(&mut progress, 0);
     let report = ledger.next_report(&mut progress, |name| Some(summary(name.as_str(), 1))).unwrap();
     assert_eq!((report.topics.len(), report.is_cut), (2, true));
-    ledger.update(NodeSummary::default(), [TopicSnapshot { is_cut: true, ..seen(1) }]);
+    ledger.update(NodeSummary::default(), [TopicSnapshot { is_cut: true, ..seen(TopicNumber(1)) }]);
     ledger.begin_round(&mut progress, 0);
     assert!(ledger.next_report(&mut progress, |_| None).unwrap().is_cut, "channels of a topic are left out");
     let wide = TopicStats {
@@ -151,7 +151,8 @@ fn report_above_the_limit_is_cut_and_marked() {
         channels: vec![ChannelStats { channel_name: "c".into(), ..ChannelStats::default() }; 2],
         ..TopicStats::default()
     };
-    let seen = |channel_count| TopicSnapshot::new(1, TopicSummary::new(&wide).unwrap(), channel_count);
+    let seen =
+        |channel_count| TopicSnapshot::new(TopicNumber(1), TopicSummary::new(&wide).unwrap(), channel_count);
     assert_eq!((seen(2).entries, seen(2).is_cut, seen(3).is_cut), (3, false, true));
 }
 

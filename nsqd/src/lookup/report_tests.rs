@@ -32,7 +32,7 @@ impl NodeStats for FakeStats {
     fn snapshot(&self) -> Option<(NodeSummary, Vec<TopicSnapshot>)> {
         let topics = self.0.lock();
         let number = |name: &str| {
-            name.bytes().fold(0, |sum: TopicNumber, byte| sum.wrapping_mul(31).wrapping_add(byte.into()))
+            TopicNumber(name.bytes().fold(0, |sum: u32, byte| sum.wrapping_mul(31).wrapping_add(byte.into())))
         };
         let seen = topics
             .iter()

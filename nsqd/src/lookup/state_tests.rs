@@ -9,13 +9,13 @@ fn channel(name: &str) -> ChannelName {
     ChannelName::new(name).unwrap()
 }
 
-type Channels<'a> = &'a [(&'a str, ChannelNumber)];
+type Channels<'a> = &'a [(&'a str, u32)];
 
 /// Builds a topology, for example from `[("t", 1, [("c", 1)])]`.
-fn topology(topics: &[(&str, TopicNumber, Channels<'_>)]) -> Topology {
+fn topology(topics: &[(&str, u32, Channels<'_>)]) -> Topology {
     let entry = |number, channels: Channels<'_>| TopicEntry {
-        number,
-        channels: channels.iter().map(|&(name, number)| (channel(name), number)).collect(),
+        number: TopicNumber(number),
+        channels: channels.iter().map(|&(name, number)| (channel(name), ChannelNumber(number))).collect(),
     };
     Topology(topics.iter().map(|&(name, number, channels)| (topic(name), entry(number, channels))).collect())
 }
@@ -229,10 +229,10 @@ proptest! {
         for event in events.into_iter().chain([Event::SendAll]) {
             match event {
                 Event::CreateTopic(t) => {
-                    node.0.entry(topic(TOPICS[t])).or_insert_with(|| TopicEntry { number: number(), ..Default::default() });
+                    node.0.entry(topic(TOPICS[t])).or_insert_with(|| TopicEntry { number: TopicNumber(number()), ..Default::default() });
                 }
                 Event::CreateChannel(t, c) => if let Some(entry) = node.0.get_mut(TOPICS[t]) {
-                    entry.channels.entry(channel(CHANNELS[c])).or_insert_with(&mut number);
+                    entry.channels.entry(channel(CHANNELS[c])).or_insert_with(|| ChannelNumber(number()));
                 },
                 Event::DeleteTopic(t) => drop(node.0.remove(TOPICS[t])),
                 Event::DeleteChannel(t, c) => if let Some(entry) = node.0.get_mut(TOPICS[t]) {
@@ -240,7 +240,7 @@ proptest! {
                 },
                 Event::Replace(t) => if let Some(entry) = node.0.get_mut(TOPICS[t]) {
                     model.0.retain(|(of, _), _| of.as_str() != TOPICS[t]);
-                    *entry = TopicEntry { number: number(), ..Default::default() };
+                    *entry = TopicEntry { number: TopicNumber(number()), ..Default::default() };
                 },
                 Event::Break { mut effective, mut answered } => {
                     loop {

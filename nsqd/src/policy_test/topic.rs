@@ -17,6 +17,7 @@ use crate::log::retained::RetentionOutcome;
 use crate::log::retention::gaps;
 use crate::policy::bounds::Overflow;
 use crate::policy::settings::Settings;
+use crate::storage::SequenceRange;
 use crate::topic::Topic;
 use crate::topic::dedupe::IdDigest;
 
@@ -45,7 +46,7 @@ pub struct TopicTest {
     /// The ends of the messages that are older than these times to live.
     older: Vec<(Nanos, u64)>,
     /// Ranges of messages that are not read yet, in order.
-    unread: VecDeque<(u64, u64)>,
+    unread: VecDeque<SequenceRange>,
     duplicates: Option<Duplicates>,
     /// When the newest message that was read was published.
     read_until: Option<i64>,
@@ -74,7 +75,7 @@ impl TopicTest {
         }
         let duplicates = (policy.dedupe > 0).then(|| Duplicates::new(policy.dedupe, tested.dedupe_max_ids));
         let unread = match duplicates {
-            Some(_) => gaps(from, to, log.absent(from, to)).into(),
+            Some(_) => gaps(SequenceRange { from, to }, log.absent(from, to)).into(),
             None => VecDeque::new(),
         };
         let channels = topic.channels().into();
@@ -167,7 +168,7 @@ impl TopicTest {
 
     /// Reads a batch of at most `most` messages.
     fn read(&mut self, most: usize, answer: &mut PolicyTestResponse) {
-        let all = self.unread.iter().flat_map(|&(from, to)| from..to);
+        let all = self.unread.iter().flat_map(|range| range.iter());
         let sequences: Vec<u64> = all.take(most.min(BATCH_MESSAGES)).collect();
         let (frames, result) = self.topic.log().gather(&sequences);
         let mut read_to = sequences.last().map_or(u64::MAX, |last| last + 1);
@@ -189,9 +190,9 @@ impl TopicTest {
         if let Some((last, _)) = frames.iter().last() {
             read_to = last + 1;
         }
-        while let Some((from, to)) = self.unread.pop_front() {
+        while let Some(SequenceRange { from, to }) = self.unread.pop_front() {
             if to > read_to {
-                self.unread.push_front((from.max(read_to), to));
+                self.unread.push_front(SequenceRange::new(from.max(read_to), to));
                 break;
             }
         }

@@ -17,7 +17,7 @@ use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::journal::{Journal, JournalOptions};
 use crate::storage::record::Record;
-use crate::storage::{Durability, Storage};
+use crate::storage::{ChannelNumber, Durability, SequenceRange, Storage, TopicNumber};
 
 const MESSAGES: u64 = 3000;
 
@@ -70,29 +70,38 @@ fn message_held_back_before_a_refused_batch_stays_deferred() {
     storage.create_dir_all(dir).unwrap();
     let data_dir = DataDir::open(&storage, dir).unwrap();
     data_dir.prepare(&*storage).unwrap();
-    let channel =
-        ChannelCheckpoint { number: 1, name: "c".to_owned(), cursor: 10, ..ChannelCheckpoint::default() };
+    let channel = ChannelCheckpoint {
+        number: ChannelNumber(1),
+        name: "c".to_owned(),
+        cursor: 10,
+        ..ChannelCheckpoint::default()
+    };
     let topic = TopicCheckpoint {
-        number: 1,
+        number: TopicNumber(1),
         name: "t".to_owned(),
         paused: true,
         next_sequence: 13,
         released: 10,
         unreleased_deferred: vec![(10, i64::MAX)],
-        skipped: vec![(12, 13)],
+        skipped: vec![SequenceRange::one(12)],
         channels: vec![channel],
         ..TopicCheckpoint::default()
     };
     let saved = Checkpoint {
         topics: vec![topic],
-        next_topic_number: 2,
-        next_channel_number: 2,
+        next_topic_number: TopicNumber(2),
+        next_channel_number: ChannelNumber(2),
         ..Checkpoint::default()
     };
     checkpoint::write(&*storage, &data_dir.checkpoint_path(), &saved).unwrap();
     let options = JournalOptions::new(data_dir.journal_dir(), Durability::Write);
     let (journal, _) = Journal::open(storage.clone(), options, &mut |_, _| {}).unwrap();
-    journal.append_lazy(&Record::TopicState { topic: 1, paused: false, released: 10, releasing: true });
+    journal.append_lazy(&Record::TopicState {
+        topic: TopicNumber(1),
+        paused: false,
+        released: 10,
+        releasing: true,
+    });
     journal.close().unwrap();
     let registry = recover(StartOptions {
         data_dir,

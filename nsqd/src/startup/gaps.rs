@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
-use crate::storage::TopicNumber;
 use crate::storage::journal::{DamagedRange, Lsn};
 use crate::storage::record::Record;
+use crate::storage::{SequenceRange, TopicNumber};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub struct Gaps {
 #[derive(Debug)]
 struct Gap {
     topic: TopicNumber,
-    messages: (u64, u64),
+    messages: SequenceRange,
     after: Lsn,
     before: Lsn,
 }
@@ -47,7 +47,7 @@ impl Gaps {
                     .entry(topic)
                     .or_insert(Progress { next_sequence: first_sequence, last_record: at });
                 if first_sequence > known.next_sequence {
-                    let messages = (known.next_sequence, first_sequence);
+                    let messages = SequenceRange::new(known.next_sequence, first_sequence);
                     self.gaps.push(Gap { topic, messages, after: known.last_record, before: at });
                 }
                 *known = Progress { next_sequence: end.max(known.next_sequence), last_record: at };
@@ -76,7 +76,7 @@ impl Gaps {
     }
 
     /// The messages of each topic that were in a damaged part, as far as this can be concluded.
-    pub fn messages_in(&self, damage: &DamagedRange) -> Vec<(TopicNumber, (u64, u64))> {
+    pub fn messages_in(&self, damage: &DamagedRange) -> Vec<(TopicNumber, SequenceRange)> {
         let of = |gap: &&Gap| gap.after < damage.lsn && damage.lsn < gap.before;
         self.gaps.iter().filter(of).map(|gap| (gap.topic, gap.messages)).collect()
     }
@@ -97,14 +97,14 @@ mod tests {
             only: None,
             frames: b"",
         };
-        gaps.see(Lsn(100), &Record::TopicCreated { topic: 1, name: "t", first_sequence: 10 });
-        gaps.see(Lsn(200), &batch(1, 10, 5));
-        gaps.see(Lsn(300), &batch(2, 70, 1));
-        gaps.see(Lsn(500), &batch(1, 18, 2));
-        gaps.see(Lsn(600), &Record::TopicSkipped { topic: 1, from: 20, to: 30 });
-        gaps.see(Lsn(700), &batch(1, 30, 2));
+        gaps.see(Lsn(100), &Record::TopicCreated { topic: TopicNumber(1), name: "t", first_sequence: 10 });
+        gaps.see(Lsn(200), &batch(TopicNumber(1), 10, 5));
+        gaps.see(Lsn(300), &batch(TopicNumber(2), 70, 1));
+        gaps.see(Lsn(500), &batch(TopicNumber(1), 18, 2));
+        gaps.see(Lsn(600), &Record::TopicSkipped { topic: TopicNumber(1), from: 20, to: 30 });
+        gaps.see(Lsn(700), &batch(TopicNumber(1), 30, 2));
         let at = |lsn| gaps.messages_in(&DamagedRange { lsn: Lsn(lsn), bytes: 50 });
-        assert_eq!(at(400), [(1, (15, 18))]);
+        assert_eq!(at(400), [(TopicNumber(1), SequenceRange::new(15, 18))]);
         assert_eq!(at(150), []);
         assert_eq!(at(650), []);
     }

@@ -15,9 +15,11 @@ use crate::storage::data_dir::DataDir;
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::journal::{Journal, JournalOptions};
 use crate::storage::record::Record;
-use crate::storage::{Durability, Storage};
+use crate::storage::{ChannelNumber, Durability, SequenceRange, Storage, TopicNumber};
 use crate::topic::Topic;
 
+const TOPIC: TopicNumber = TopicNumber(1);
+const CHANNEL: ChannelNumber = ChannelNumber(1);
 const FIRST: u64 = 100;
 
 /// A frame of a message with this sequence number and a body of one byte.
@@ -41,13 +43,13 @@ fn start_with(records: &[Record<'_>]) -> Recovered {
     data_dir.prepare(&*storage).unwrap();
     let options = JournalOptions::new(data_dir.journal_dir(), Durability::Write);
     let (journal, _) = Journal::open(storage.clone(), options, &mut |_, _| {}).unwrap();
-    journal.append_lazy(&Record::TopicCreated { topic: 1, name: "t", first_sequence: FIRST });
-    journal.append_lazy(&Record::ChannelCreated { topic: 1, channel: 1, name: "c", cursor: FIRST });
+    journal.append_lazy(&Record::TopicCreated { topic: TOPIC, name: "t", first_sequence: FIRST });
+    journal.append_lazy(&Record::ChannelCreated { topic: TOPIC, channel: CHANNEL, name: "c", cursor: FIRST });
     for (sequence, body) in (FIRST..).zip(b'a'..=b'e') {
         let frames = frame(sequence, body);
         let (first_sequence, frames) = (sequence, frames.as_slice());
         journal.append_lazy(&Record::Publish {
-            topic: 1,
+            topic: TOPIC,
             first_sequence,
             count: 1,
             due_ns: None,
@@ -102,11 +104,18 @@ fn take_all(channel: &Channel) -> String {
 
 #[tokio::test]
 async fn new_messages_do_not_get_the_numbers_of_lost_ones() {
-    let runs = [(FIRST + 7, 1)];
+    let runs = [SequenceRange::one(FIRST + 7)];
     let cases = [
-        Record::Finish { topic: 1, channel: 1, runs: (&runs).into() },
-        Record::Requeue { topic: 1, channel: 1, sequence: FIRST + 7, attempts: 1, failures: 0, due_ns: 0 },
-        Record::TopicState { topic: 1, paused: false, released: FIRST + 8, releasing: true },
+        Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&runs).into() },
+        Record::Requeue {
+            topic: TOPIC,
+            channel: CHANNEL,
+            sequence: FIRST + 7,
+            attempts: 1,
+            failures: 0,
+            due_ns: 0,
+        },
+        Record::TopicState { topic: TOPIC, paused: false, released: FIRST + 8, releasing: true },
     ];
     for record in cases {
         let recovered = start_with(&[record]);
@@ -124,9 +133,12 @@ async fn new_messages_do_not_get_the_numbers_of_lost_ones() {
 #[tokio::test]
 async fn new_messages_are_delivered_after_a_move_or_an_emptying_beyond_the_known_end() {
     let cases = [
-        (Record::ChannelEmptied { topic: 1, channel: 1, up_to: FIRST + 8 }, "vwxyz"),
-        (Record::ChannelMoved { topic: 1, channel: 1, to: FIRST + 8, forward: true }, "vwxyz"),
-        (Record::ChannelMoved { topic: 1, channel: 1, to: FIRST + 8, forward: false }, "abcdevwxyz"),
+        (Record::ChannelEmptied { topic: TOPIC, channel: CHANNEL, up_to: FIRST + 8 }, "vwxyz"),
+        (Record::ChannelMoved { topic: TOPIC, channel: CHANNEL, to: FIRST + 8, forward: true }, "vwxyz"),
+        (
+            Record::ChannelMoved { topic: TOPIC, channel: CHANNEL, to: FIRST + 8, forward: false },
+            "abcdevwxyz",
+        ),
     ];
     for (record, expected) in cases {
         let (topic, channel) = topic_of(&start_with(&[record]));
@@ -137,19 +149,19 @@ async fn new_messages_are_delivered_after_a_move_or_an_emptying_beyond_the_known
 
 #[tokio::test]
 async fn messages_held_back_by_a_pause_stay_held_back_after_a_finish_of_known_messages() {
-    let runs = [(FIRST, 2)];
+    let runs = [SequenceRange::new(FIRST, FIRST + 2)];
     let held = frame(FIRST + 5, b'h');
     let recovered = start_with(&[
-        Record::TopicState { topic: 1, paused: true, released: FIRST + 5, releasing: false },
+        Record::TopicState { topic: TOPIC, paused: true, released: FIRST + 5, releasing: false },
         Record::Publish {
-            topic: 1,
+            topic: TOPIC,
             first_sequence: FIRST + 5,
             count: 1,
             due_ns: None,
             only: None,
             frames: &held,
         },
-        Record::Finish { topic: 1, channel: 1, runs: (&runs).into() },
+        Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&runs).into() },
     ]);
     let (topic, channel) = topic_of(&recovered);
     let findings = &recovered.report.found.findings;
@@ -162,11 +174,18 @@ async fn messages_held_back_by_a_pause_stay_held_back_after_a_finish_of_known_me
 #[test]
 fn a_number_far_beyond_the_known_end_costs_no_time() {
     let far = 1 << 53;
-    let runs = [(FIRST, far)];
+    let runs = [SequenceRange::new(FIRST, FIRST + far)];
     for record in [
-        Record::Finish { topic: 1, channel: 1, runs: (&runs).into() },
-        Record::Requeue { topic: 1, channel: 1, sequence: far, attempts: 1, failures: 0, due_ns: 0 },
-        Record::ChannelMoved { topic: 1, channel: 1, to: far, forward: false },
+        Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&runs).into() },
+        Record::Requeue {
+            topic: TOPIC,
+            channel: CHANNEL,
+            sequence: far,
+            attempts: 1,
+            failures: 0,
+            due_ns: 0,
+        },
+        Record::ChannelMoved { topic: TOPIC, channel: CHANNEL, to: far, forward: false },
     ] {
         let (topic, _) = topic_of(&start_with(&[record]));
         assert!(topic.log().end() >= far, "{record:?}");

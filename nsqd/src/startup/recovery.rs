@@ -29,7 +29,7 @@ use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalOptions, JournalReport, Lsn};
 use crate::storage::record::Record;
 use crate::storage::segment::SegmentStore;
-use crate::storage::{Durability, Space, Storage, TopicNumber};
+use crate::storage::{Durability, SequenceRange, Space, Storage, TopicNumber};
 use crate::topic::registry::{ChannelOracle, Registry};
 use crate::topic::release::ReleasePoint;
 use crate::topic::{Topic, TopicParts};
@@ -156,7 +156,7 @@ impl Recovery {
 
     /// Reports damage of the journal.
     pub fn report_journal(&self, loaded: &Loaded, read: &ReadJournal, replay: &Replay<'_>) {
-        let topic_name = |number| replay.topics.get(&number).map(|topic| topic.name.to_string());
+        let topic_name = |number: TopicNumber| replay.topics.get(&number).map(|topic| topic.name.to_string());
         let findings = JournalFindings {
             data_dir: &self.data_dir,
             saved: loaded.checkpoint.as_ref(),
@@ -182,7 +182,8 @@ impl Recovery {
         let numbers = self.data_dir.topic_numbers(&*self.storage).map_err(RecoveryError::Topics)?;
         // A new topic must not get the number of a directory that could not be removed.
         let highest = numbers.iter().copied().filter(|&number| number < TopicNumber::MAX).max();
-        replay.next_numbers.0 = replay.next_numbers.0.max(highest.map_or(0, |number| number + 1));
+        replay.next_numbers.0 =
+            replay.next_numbers.0.max(highest.map_or(TopicNumber::default(), TopicNumber::next));
         if loaded.checkpoint.is_some() {
             return Ok(());
         }
@@ -236,7 +237,7 @@ impl Recovery {
     /// Copies needed messages from the journal to segments again, where the segments should have them but do not.
     pub fn restore_missing(&self, read: &ReadJournal, replayed: &Replayed) -> Result<(), RecoveryError> {
         let topics = &replayed.topics;
-        let gaps: BTreeMap<TopicNumber, Vec<(u64, u64)>> = (topics.iter())
+        let gaps: BTreeMap<TopicNumber, Vec<SequenceRange>> = (topics.iter())
             .map(|(&number, topic)| (number, topic.restorable()))
             .filter(|(_, gaps)| !gaps.is_empty())
             .collect();
@@ -258,17 +259,17 @@ impl Recovery {
     /// Reports messages that are needed and missing.
     pub fn report_missing(&self, replayed: &Replayed) {
         for (&number, topic) in &replayed.topics {
-            for (from, to) in topic.lost() {
-                self.damage().lost(&topic.name, from, to);
+            for lost in topic.lost() {
+                self.damage().lost(&topic.name, lost);
             }
-            for (from, to) in topic.absent().into_iter().chain(topic.unrecorded.iter().copied()) {
+            for messages in topic.absent().into_iter().chain(topic.unrecorded.iter().copied()) {
                 // No finding explains the gap. Either the messages were finished, their file was deleted, and a crash
                 // lost the record of it; or someone deleted the file.
                 let what =
                     "messages are missing: finished just before a crash, or somebody deleted their file";
                 let absent = Finding::damage(what).with_severity(Severity::Doubt);
                 let dir = self.data_dir.topic_dir(number);
-                self.damage().found(absent.at(dir, 0, 0).of(&topic.name).with_messages(from, to));
+                self.damage().found(absent.at(dir, 0, 0).of(&topic.name).with_messages(messages));
             }
         }
     }

@@ -10,6 +10,7 @@
 //! better than a lost message.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -122,12 +123,12 @@ impl<'a> Replay<'a> {
     ) -> Result<Self, ReplayError> {
         let mut replay = Replay {
             topics: BTreeMap::new(),
-            next_numbers: (1, 1),
+            next_numbers: (TopicNumber(1), ChannelNumber(1)),
             invalid_count: 0,
             deleted_topics: BTreeSet::new(),
             sequences_used: 0,
             deleted_channels: BTreeSet::new(),
-            known_below: (0, 0),
+            known_below: (TopicNumber(0), ChannelNumber(0)),
             is_rebuild: checkpoint.is_none(),
             apply_from: Lsn(0),
             limits,
@@ -202,7 +203,7 @@ impl<'a> Replay<'a> {
             _ => {}
         }
         let Some(channel) = record.channel() else { return Ok(()) };
-        self.next_numbers.1 = self.next_numbers.1.max(channel + 1);
+        self.next_numbers.1 = self.next_numbers.1.max(channel.next());
         match record {
             Record::ChannelDeleted { .. } => drop(self.deleted_channels.insert(channel)),
             // It adds the channel itself.
@@ -226,7 +227,7 @@ impl<'a> Replay<'a> {
     fn take_on(&mut self, number: TopicNumber, message: Option<u64>) -> Result<(), ReplayError> {
         let name = nameless(number).ok_or(ReplayError::Unnamed(number))?;
         // The number may be that of a directory.
-        self.next_numbers.0 = self.next_numbers.0.max(number.saturating_add(1));
+        self.next_numbers.0 = self.next_numbers.0.max(number.next());
         let log = (self.open_log)(number, &name, message.unwrap_or(0))?;
         if let Some(first) = message.into_iter().chain(log.oldest_on_disk()).min() {
             let mut topic = ReplayedTopic::new(name, log, first, true, &self.limits);
@@ -278,7 +279,7 @@ impl<'a> Replay<'a> {
     }
 
     fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), ReplayError> {
-        self.next_numbers.0 = self.next_numbers.0.max(number + 1);
+        self.next_numbers.0 = self.next_numbers.0.max(number.next());
         if self.topics.contains_key(&number) || self.deleted_topics.contains(&number) {
             return Ok(());
         }
@@ -294,6 +295,6 @@ impl<'a> Replay<'a> {
 }
 
 /// A placeholder for the lost name of a topic or channel.
-fn nameless<N: FromStr>(number: u32) -> Option<N> {
+fn nameless<N: FromStr>(number: impl fmt::Display) -> Option<N> {
     format!("recovered-{number}").parse().ok()
 }

@@ -16,7 +16,8 @@ use crate::log::{Floor, Mark, TopicLog};
 use crate::policy::settings::Settings;
 use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::record::Record;
-use crate::storage::{ChannelNumber, is_full};
+use crate::storage::{ChannelNumber, SequenceRange, is_full};
+use crate::topic::TopicCounters;
 use crate::topic::dedupe::LearnedIds;
 use crate::topic::release::ReleasePoint;
 use crate::topic::saved::{restore_marks, restore_retention, restore_taken_over};
@@ -77,9 +78,9 @@ pub struct ReplayedTopic {
     /// One past the last message known to be published.
     pub end: u64,
     /// Messages and body bytes accepted.
-    pub counters: (u64, u64),
+    pub counters: TopicCounters,
     /// Messages that were published, as later records show, and whose own records are missing.
-    pub unrecorded: Vec<(u64, u64)>,
+    pub unrecorded: Vec<SequenceRange>,
     /// Batches in the journal that should also be in a segment.
     pub(super) segments: Runs,
     /// Blocks before this sequence number were checked.
@@ -140,7 +141,10 @@ impl ReplayedTopic {
         let point = ReleasePoint::new(saved.released, published_to, saved.paused, false);
         let end = saved.next_sequence.max(saved.released);
         let mut topic = ReplayedTopic {
-            counters: (saved.message_count, saved.message_bytes),
+            counters: TopicCounters {
+                message_count: saved.message_count,
+                message_bytes: saved.message_bytes,
+            },
             _pin: saved.retention.from.map(|_| log.hold(first)),
             has_settings: saved.settings.is_some(),
             ..Self::with(name, TopicState::new(log, point, own), end, first, limits)
@@ -167,7 +171,7 @@ impl ReplayedTopic {
             floor: state.log().hold(floor),
             state,
             end,
-            counters: (0, 0),
+            counters: TopicCounters::default(),
             unrecorded: Vec::new(),
             segments: Runs::default(),
             checked_to: 0,
@@ -273,10 +277,9 @@ impl ReplayedTopic {
                 }
             }
             Record::Finish { channel, runs, .. } => {
-                self.reach(runs.iter().map(|(first, length)| first + length).max().unwrap_or(0));
+                self.reach(runs.iter().map(|run| run.to).max().unwrap_or(0));
                 if let Some(channel) = self.state.channel_mut(&channel) {
-                    runs.iter()
-                        .for_each(|(first, length)| channel.state.replay_finish(first, first + length));
+                    runs.iter().for_each(|run| channel.state.replay_finish(run));
                 }
             }
             Record::Requeue { channel, sequence, attempts, failures, due_ns, .. } => {
@@ -286,11 +289,9 @@ impl ReplayedTopic {
                 }
             }
             Record::Removed { channel, runs, .. } => {
-                self.reach(runs.iter().map(|(first, length)| first + length).max().unwrap_or(0));
+                self.reach(runs.iter().map(|run| run.to).max().unwrap_or(0));
                 if let Some(channel) = self.state.channel_mut(&channel) {
-                    for (first, length) in runs.iter() {
-                        channel.state.replay_removed(first, first + length);
-                    }
+                    runs.iter().for_each(|run| channel.state.replay_removed(run));
                 }
             }
         }
@@ -316,7 +317,7 @@ impl ReplayedTopic {
         if end > self.lowest_needed().min(self.log().retained_from()) {
             let known_to = self.log().end();
             if first < known_to {
-                self.segments.push(first, end.min(known_to));
+                self.segments.push(SequenceRange::new(first, end.min(known_to)));
                 self.check_segments(first, end.min(known_to))?;
             }
             if end > known_to {
@@ -333,8 +334,8 @@ impl ReplayedTopic {
             }
             self.end = end;
             let header_bytes = u64::from(count) * MESSAGE_FRAME_OVERHEAD as u64;
-            self.counters.0 += u64::from(count);
-            self.counters.1 += (frames.len() as u64).saturating_sub(header_bytes);
+            self.counters.message_count += u64::from(count);
+            self.counters.message_bytes += (frames.len() as u64).saturating_sub(header_bytes);
         } else {
             if let Some(due) = due {
                 self.log().add_deferred(first, end, due);
@@ -364,11 +365,11 @@ impl ReplayedTopic {
     }
 
     /// Marks the sequence numbers between the known messages and `to` as unused. Returns their range, if there are any.
-    fn mark_lost_before(&self, to: u64) -> Option<(u64, u64)> {
+    fn mark_lost_before(&self, to: u64) -> Option<SequenceRange> {
         let from = self.end.max(self.in_segments_to);
         (from < to).then(|| {
             self.log().mark(Mark::Skipped { from, to });
-            (from, to)
+            SequenceRange { from, to }
         })
     }
 

@@ -12,6 +12,7 @@ use crate::storage::checkpoint::Checkpoint;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{self, JournalReport};
 use crate::storage::segment::{self, BlockRef, SegmentDamage, SegmentReport};
+use crate::storage::{SequenceRange, TopicNumber};
 
 /// Reports the result of opening a topic's segments.
 pub fn segments(damage: &Damage, topic: &TopicName, (blocks, report): (&[BlockRef], &SegmentReport)) {
@@ -26,10 +27,10 @@ pub fn segments(damage: &Damage, topic: &TopicName, (blocks, report): (&[BlockRe
         let is_header = *offset < segment::FILE_HEADER_BYTES;
         let what = if is_header { "damaged header" } else { "no readable block header" };
         let mut found = Finding::damage(what).at(path, *offset, *bytes).of(topic);
-        if let Some((from, to)) = messages_between(blocks, segment::file_number_of(path), *offset)
+        if let Some(messages) = messages_between(blocks, segment::file_number_of(path), *offset)
             && !is_header
         {
-            found = found.with_messages(from, to);
+            found = found.with_messages(messages);
         }
         damage.found(found);
     }
@@ -39,12 +40,12 @@ pub fn segments(damage: &Damage, topic: &TopicName, (blocks, report): (&[BlockRe
 }
 
 /// The messages that must have been between the neighbours of a damaged place, if the neighbours are in order.
-fn messages_between(blocks: &[BlockRef], file: Option<u64>, offset: u64) -> Option<(u64, u64)> {
+fn messages_between(blocks: &[BlockRef], file: Option<u64>, offset: u64) -> Option<SequenceRange> {
     let place = |block: &&BlockRef| (block.file_number(), block.offset());
     let damaged = (file?, offset);
     let before = blocks.iter().filter(|block| place(block) < damaged).max_by_key(place)?;
     let after = blocks.iter().filter(|block| place(block) > damaged).min_by_key(place)?;
-    Some((before.end_sequence(), after.first_sequence))
+    Some(SequenceRange::new(before.end_sequence(), after.first_sequence))
 }
 
 /// The result of reading the journal.
@@ -59,7 +60,12 @@ pub struct JournalFindings<'a> {
 
 impl JournalFindings<'_> {
     /// Reports the findings. `topic_name` returns the name of a topic.
-    pub fn report(&self, logger: &Logger, damage: &Damage, topic_name: impl Fn(u32) -> Option<String>) {
+    pub fn report(
+        &self,
+        logger: &Logger,
+        damage: &Damage,
+        topic_name: impl Fn(TopicNumber) -> Option<String>,
+    ) {
         let report = self.report;
         if report.records > 0 {
             let JournalReport { records, bytes, files, .. } = report;
@@ -80,12 +86,12 @@ impl JournalFindings<'_> {
             if lost.is_empty() {
                 damage.found(finding.clone());
             }
-            for (topic, (from, to)) in lost {
+            for (topic, messages) in lost {
                 let of = match topic_name(topic) {
                     Some(name) => finding.clone().of(name),
                     None => finding.clone(),
                 };
-                damage.found(of.with_messages(from, to));
+                damage.found(of.with_messages(messages));
             }
         }
         for &number in &report.missing_files {

@@ -109,5 +109,5 @@ fn unreadable(block: &BlockRef) -> Option<Finding> {
         Err(ReadError::Io { path, error }) => (path, format!("cannot read a block: {error}")),
     };
     let found = Finding::damage(what).at(path, block.offset(), u64::from(block.bytes));
-    Some(found.with_messages(block.first_sequence, block.end_sequence()))
+    Some(found.with_messages(block.sequences()))
 }

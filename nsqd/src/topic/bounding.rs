@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use super::bounds::{TopicFull, smallest};
 use super::{State, Topic};
 use crate::channel::Channel;
-use crate::channel::gauge::{Amount, Gauge};
+use crate::channel::gauge::Gauge;
+use crate::log::sizes::Amount;
 use crate::policy::bounds::{Bound, Overflow};
 use crate::storage::record::Record;
 

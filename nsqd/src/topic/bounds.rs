@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nsq_protocol::TOPIC_FULL;
 use parking_lot::{Mutex, RwLock};
 
-use crate::channel::gauge::{Amount, Gauge};
+use crate::channel::gauge::Gauge;
+use crate::log::sizes::Amount;
 use crate::policy::bounds::Bound;
 
 /// See the module.

@@ -9,6 +9,7 @@ use super::{PublishError, State, Topic};
 use crate::channel::{Channel, ChannelParts, ChannelState};
 use crate::clock;
 use crate::engine::StorageError;
+use crate::storage::ChannelNumber;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
 
@@ -116,7 +117,7 @@ impl Topic {
     }
 
     /// Adds a recovered channel.
-    pub fn adopt_channel(&self, name: ChannelName, number: u32, channel_state: ChannelState) {
+    pub fn adopt_channel(&self, name: ChannelName, number: ChannelNumber, channel_state: ChannelState) {
         let mut state = self.state.lock();
         self.adopt_locked(&mut state, name, number, channel_state);
         state.topic.set_has_channels();
@@ -126,7 +127,7 @@ impl Topic {
         &self,
         state: &mut State,
         name: ChannelName,
-        number: u32,
+        number: ChannelNumber,
         mut of: ChannelState,
     ) -> Arc<Channel> {
         if let Some(latency) = self.engine.latency() {

@@ -23,8 +23,8 @@ use super::dead_letter;
 use crate::channel::saved::Clocks;
 use crate::clock::Nanos;
 use crate::log::chunk;
-use crate::storage::SEQUENCE_BITS;
 use crate::storage::id_list::{DIGEST_BYTES, SavedId};
+use crate::storage::{SEQUENCE_BITS, SequenceRange};
 
 /// Digest of an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -135,8 +135,8 @@ pub struct Window<T> {
     first: u32,
     /// Numbers of the entries that are not removed, by digest.
     numbers: HashTable<u32>,
-    /// Batches whose outcome is not known, in order: first message, one past the last, and their outcome.
-    unsettled: VecDeque<(u64, u64, T)>,
+    /// Batches whose outcome is not known, in order: their messages, and their outcome.
+    unsettled: VecDeque<(SequenceRange, T)>,
     duplicate_count: u64,
     dropped_id_count: u64,
 }
@@ -202,7 +202,7 @@ impl<T: Clone> Window<T> {
             entry.sequence = first + (entry.sequence - OFFERED);
         }
         if offer.added > 0 {
-            self.unsettled.push_back((first, first + offer.new_count, outcome));
+            self.unsettled.push_back((SequenceRange::new(first, first + offer.new_count), outcome));
         }
         while self.numbers.len() > self.most {
             self.remove_first();
@@ -230,8 +230,8 @@ impl<T: Clone> Window<T> {
 
     /// The outcome of the batch that begins with `first` is known. If it was refused, its ids are forgotten.
     pub fn settle(&mut self, first: u64, accepted: bool) {
-        let Ok(at) = self.unsettled.binary_search_by_key(&first, |batch| batch.0) else { return };
-        let Some((from, to, _)) = self.unsettled.remove(at) else { return };
+        let Ok(at) = self.unsettled.binary_search_by_key(&first, |(batch, _)| batch.from) else { return };
+        let Some((SequenceRange { from, to }, _)) = self.unsettled.remove(at) else { return };
         if accepted {
             return;
         }
@@ -347,13 +347,13 @@ impl<T: Clone> Window<T> {
         }
     }
 
-    fn unsettled_batch(&self, sequence: u64) -> Option<&(u64, u64, T)> {
-        let after = self.unsettled.partition_point(|batch| batch.0 <= sequence);
-        self.unsettled.get(after.checked_sub(1)?).filter(|batch| sequence < batch.1)
+    fn unsettled_batch(&self, sequence: u64) -> Option<&(SequenceRange, T)> {
+        let after = self.unsettled.partition_point(|(batch, _)| batch.from <= sequence);
+        self.unsettled.get(after.checked_sub(1)?).filter(|(batch, _)| sequence < batch.to)
     }
 
     fn await_outcome(&self, sequence: u64, unsettled: &mut Vec<(u64, T)>) {
-        if let Some((from, _, outcome)) = self.unsettled_batch(sequence)
+        if let Some((SequenceRange { from, .. }, outcome)) = self.unsettled_batch(sequence)
             && !unsettled.iter().any(|(known, _)| known == from)
         {
             unsettled.push((*from, outcome.clone()));

@@ -92,7 +92,7 @@ impl Topic {
             self.store(Form::WithHeaders, new.iter().copied(), (new.len() + dropped, new_bytes), delay);
         match stored {
             Ok(stored) => {
-                let answers = window.accept(&offer, stored.0, outcome_rx);
+                let answers = window.accept(&offer, stored.0.from, outcome_rx);
                 Ok(Publication::new(topic, stored, Some(Once { answers, outcome: Some(outcome_tx), others })))
             }
             Err(error) => {

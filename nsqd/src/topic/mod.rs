@@ -62,7 +62,7 @@ use crate::log::{Floor, Holder, Mark, TopicLog};
 use crate::policy::settings::Settings;
 use crate::storage::journal::Ticket;
 use crate::storage::record::Record;
-use crate::storage::{ChannelNumber, TopicNumber};
+use crate::storage::{ChannelNumber, SequenceRange, TopicNumber};
 
 /// Chunks that a topic moves to disk before other topics get their turn.
 const CHUNKS_AT_A_TIME: usize = 16;
@@ -132,6 +132,14 @@ pub struct Topic {
     overflow_count: AtomicU64,
 }
 
+/// What was ever published to a topic, and accepted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TopicCounters {
+    pub message_count: u64,
+    /// Bytes of the bodies.
+    pub message_bytes: u64,
+}
+
 /// The arguments of [`Topic::new`], for a new or recovered topic.
 pub struct TopicParts {
     pub name: TopicName,
@@ -140,7 +148,7 @@ pub struct TopicParts {
     pub log: Arc<TopicLog>,
     pub point: ReleasePoint,
     /// Messages and body bytes accepted so far.
-    pub counters: (u64, u64),
+    pub counters: TopicCounters,
     /// The topic's own settings.
     pub own: Settings,
     /// Ids of messages, in case the topic remembers them.
@@ -162,8 +170,8 @@ impl Topic {
                 recorded: parts.point.released(),
                 topic: TopicState::new(parts.log, parts.point, parts.own),
             }),
-            message_count: AtomicU64::new(parts.counters.0),
-            message_bytes: AtomicU64::new(parts.counters.1),
+            message_count: AtomicU64::new(parts.counters.message_count),
+            message_bytes: AtomicU64::new(parts.counters.message_bytes),
             closed: AtomicBool::new(false),
             is_spilling: AtomicBool::new(false),
             spilled: Notify::new(),
@@ -222,14 +230,14 @@ impl Topic {
     }
 
     /// Appends messages to the log and to the journal. `offered` and `body_bytes` also count messages that an ephemeral
-    /// topic has no room for. Returns the first sequence number, the one after the last, and what to wait for.
+    /// topic has no room for. Returns the sequence numbers and what to wait for.
     fn store<'a>(
         &self,
         form: Form,
         bodies: impl ExactSizeIterator<Item = &'a [u8]>,
         (offered, body_bytes): (usize, usize),
         delay: Option<Duration>,
-    ) -> Result<(u64, u64, Option<Ticket>), PublishError> {
+    ) -> Result<(SequenceRange, Option<Ticket>), PublishError> {
         let count = bodies.len();
         let wall_ns = clock::wall_ns();
         let due = delay.map(clock::nanos);
@@ -257,14 +265,14 @@ impl Topic {
             },
         );
         let metrics = self.engine.metrics();
-        let (_, end, ticket) = appended.inspect_err(|error| {
+        let (sequences, ticket) = appended.inspect_err(|error| {
             if !matches!(error, PublishError::Full(_)) {
                 metrics.refused_publishes.add(1);
             }
         })?;
         metrics.published_messages.add(offered as u64);
         metrics.published_bytes.add(body_bytes as u64);
-        Ok((end - count as u64, end, ticket))
+        Ok((sequences, ticket))
     }
 
     /// Appends a batch in one journal batch with another record: a later start reads both or neither. With `only`, no
@@ -304,9 +312,8 @@ impl Topic {
         };
         let wall_ns = clock::wall_ns();
         let bodies = bodies.iter().copied();
-        let (from, to, ticket) =
-            self.log.append_targeted(bodies, (form, count, body_bytes), wall_ns, only, journal)?;
-        Ok(Publication::new(topic, (from, to, ticket), None))
+        let stored = self.log.append_targeted(bodies, (form, count, body_bytes), wall_ns, only, journal)?;
+        Ok(Publication::new(topic, stored, None))
     }
 
     /// Calls `append` with the number of a channel, while the channel cannot be deleted. `None` if there is no such
@@ -594,9 +601,12 @@ impl Topic {
         }
     }
 
-    /// Messages and body bytes accepted.
-    pub fn counters(&self) -> (u64, u64) {
-        (self.message_count.load(Ordering::Relaxed), self.message_bytes.load(Ordering::Relaxed))
+    /// What was published so far.
+    pub fn counters(&self) -> TopicCounters {
+        TopicCounters {
+            message_count: self.message_count.load(Ordering::Relaxed),
+            message_bytes: self.message_bytes.load(Ordering::Relaxed),
+        }
     }
 
     /// Records the topic and its channels in the journal again: their names, and the first messages that they need. If

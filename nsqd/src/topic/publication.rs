@@ -7,6 +7,7 @@ use nsq_protocol::message_id::MessageId;
 use super::deduplicating::{Once, outcome_of};
 use super::{PublishError, Topic};
 use crate::engine::StorageError;
+use crate::storage::SequenceRange;
 use crate::storage::journal::{Commit, JournalError, Ticket};
 
 /// A published batch; see the module. Dropping it before it is committed (an HTTP client disconnected) loses nothing:
@@ -14,8 +15,7 @@ use crate::storage::journal::{Commit, JournalError, Ticket};
 #[must_use = "the messages are released when it is committed"]
 pub struct Publication {
     topic: Arc<Topic>,
-    from: u64,
-    to: u64,
+    sequences: SequenceRange,
     waiting: Waiting,
     /// Only a separate task waits for it.
     orphaned: bool,
@@ -48,13 +48,12 @@ enum Waiting {
 impl Publication {
     pub(super) fn new(
         topic: Arc<Topic>,
-        (from, to, ticket): (u64, u64, Option<Ticket>),
+        (sequences, ticket): (SequenceRange, Option<Ticket>),
         once: Option<Once>,
     ) -> Self {
         Publication {
             topic,
-            from,
-            to,
+            sequences,
             waiting: ticket.map_or(Waiting::Nothing, Waiting::Write),
             orphaned: false,
             once: once.map(Box::new),
@@ -70,8 +69,7 @@ impl Publication {
     ) -> Self {
         Publication {
             topic,
-            from: 0,
-            to: 0,
+            sequences: SequenceRange::default(),
             waiting: Waiting::Completed,
             orphaned: false,
             once: Some(Box::new(Once { answers, outcome: None, others })),
@@ -83,7 +81,10 @@ impl Publication {
     pub fn message(&self, index: usize) -> Option<PublishedMessage> {
         let (sequence, is_duplicate) = match &self.once {
             Some(once) => *once.answers.get(index)?,
-            None => (Some(self.from + index as u64).filter(|&sequence| sequence < self.to)?, false),
+            None => (
+                Some(self.sequences.from + index as u64).filter(|&sequence| sequence < self.sequences.to)?,
+                false,
+            ),
         };
         Some(PublishedMessage { id: MessageId::from_u64(self.topic.log().id_of(sequence)), is_duplicate })
     }
@@ -147,17 +148,17 @@ impl Publication {
         self.waiting = Waiting::Completed;
         let result = match result {
             Ok(()) => {
-                self.topic.release(self.to);
+                self.topic.release(self.sequences.to);
                 Ok(())
             }
             Err(error) => {
                 self.topic.engine.metrics().refused_publishes.add(1);
-                self.topic.refuse(self.from, self.to);
+                self.topic.refuse(self.sequences.from, self.sequences.to);
                 Err(StorageError::of_commit(&error, "the message may be delivered later,").into())
             }
         };
         if let Some(outcome) = self.once.as_mut().and_then(|once| once.outcome.take()) {
-            self.topic.settle_ids(self.from, result.is_ok());
+            self.topic.settle_ids(self.sequences.from, result.is_ok());
             outcome.send_replace(Some(result.clone()));
         }
         result
@@ -176,8 +177,8 @@ impl Drop for Publication {
             if let Some(once) = &mut once {
                 once.others.clear();
             }
-            let (from, to) = (self.from, self.to);
-            let rest = Publication { topic, from, to, waiting, orphaned: true, once, settled: None };
+            let sequences = self.sequences;
+            let rest = Publication { topic, sequences, waiting, orphaned: true, once, settled: None };
             // No one waits for the result any more.
             drop(runtime.spawn(rest.committed()));
         }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::dedupe::LearnedIds;
 use super::redrive::Redrive;
 use super::release::ReleasePoint;
-use super::{PublishError, Topic, TopicParts};
+use super::{PublishError, Topic, TopicCounters, TopicParts};
 use crate::channel::Channel;
 use crate::clock;
 use crate::engine::{Engine, LatencyOptions, StorageError};
@@ -169,7 +169,7 @@ impl Registry {
             number,
             log,
             point: ReleasePoint::new(first_sequence, first_sequence, false, true),
-            counters: (0, 0),
+            counters: TopicCounters::default(),
             own: Settings::default(),
             ids: LearnedIds::new(limits.dedupe_max_ids),
         };

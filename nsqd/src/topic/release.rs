@@ -9,6 +9,7 @@
 //! up. The first channel starts at the release point, so messages published before any channel exist for the first one
 //! only.
 
+use crate::storage::SequenceRange;
 /// The release point of a topic; see the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReleasePoint {
@@ -32,12 +33,12 @@ impl ReleasePoint {
     }
 
     /// Releases all committed messages, unless they are held back. Returns the range released now: from, to.
-    pub fn advance(&mut self) -> Option<(u64, u64)> {
+    pub fn advance(&mut self) -> Option<SequenceRange> {
         if !self.is_releasing() || self.released >= self.committed {
             return None;
         }
         let from = std::mem::replace(&mut self.released, self.committed);
-        Some((from, self.committed))
+        Some(SequenceRange::new(from, self.committed))
     }
 
     /// Whether messages are released as soon as they are committed.
@@ -97,7 +98,7 @@ mod tests {
         point.set_has_channels(true);
         assert_eq!(point.advance(), None);
         point.started();
-        assert_eq!(point.advance(), Some((5, 8)));
+        assert_eq!(point.advance(), Some(SequenceRange::new(5, 8)));
         assert_eq!(point.advance(), None);
         point.set_paused(true);
         point.commit(9);
@@ -108,6 +109,6 @@ mod tests {
         point.set_paused(false);
         assert_eq!(point.advance(), None);
         point.commit(10);
-        assert_eq!(point.advance(), Some((9, 10)));
+        assert_eq!(point.advance(), Some(SequenceRange::one(9)));
     }
 }

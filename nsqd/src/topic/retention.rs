@@ -6,9 +6,10 @@ use std::sync::Arc;
 use nsq_protocol::StartAt;
 
 use super::{State, Topic};
-use crate::channel::Channel;
+use crate::channel::{Channel, CursorMove};
 use crate::clock;
 use crate::log::retention::Retention;
+use crate::storage::SequenceRange;
 use crate::storage::record::Record;
 
 /// Why a topic cannot retain messages, or why a position in it is not available.
@@ -128,16 +129,16 @@ impl Topic {
     ) -> Result<(Placed, u64), RetentionError> {
         let found = self.find(place).await?;
         let mut clamped = false;
-        let moved = channel.move_to(|cursor, end| {
+        let moved = channel.move_to(|SequenceRange { from: cursor, to: end }| {
             if found.sequence > cursor || found.sequence >= end {
-                return Ok((found.sequence.min(end), true));
+                return Ok(CursorMove { to: found.sequence.min(end), forward: true });
             }
             if !self.log.is_retaining() && found.sequence < cursor {
                 return Err(RetentionError::NothingRetained);
             }
             let oldest = self.log.oldest_retained().min(cursor);
             clamped = found.is_clamped_to(oldest);
-            Ok((found.sequence.max(oldest), false))
+            Ok(CursorMove { to: found.sequence.max(oldest), forward: false })
         })?;
         let placed = Placed { sequence: moved.to, clamped };
         crate::log_info!(

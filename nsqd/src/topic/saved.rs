@@ -11,9 +11,10 @@ use crate::log::retention::Retention;
 use crate::log::{Mark, TopicLog};
 use crate::policy::setting::InvalidSetting;
 use crate::policy::settings::Settings;
-use crate::storage::ChannelNumber;
+use crate::storage::SequenceRange;
 use crate::storage::checkpoint::{
-    ChannelCheckpoint, IdsCheckpoint, RetentionCheckpoint, TakenOverCheckpoint, TopicCheckpoint,
+    ChannelCheckpoint, DeferredCheckpoint, IdsCheckpoint, RetentionCheckpoint, TakenOverCheckpoint,
+    TargetedCheckpoint, TopicCheckpoint,
 };
 
 /// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
@@ -54,7 +55,7 @@ impl Topic {
     fn begin_saving(&self, clocks: Clocks) -> (TopicCheckpoint, Vec<(Arc<Channel>, Saving)>) {
         let State { topic, .. } = &*self.state.lock();
         let point = topic.point();
-        let (SavedMarks { skipped, deferred, targeted }, next_sequence, (message_count, message_bytes)) =
+        let (SavedMarks { skipped, deferred, targeted }, next_sequence, counters) =
             (self.log).with_marks_and_end(|marks, end| (save_marks(marks, clocks), end, self.counters()));
         let channels = (topic.channels().values().filter(|channel| !channel.is_ephemeral()))
             .map(|channel| (channel.clone(), channel.begin_saving(clocks)))
@@ -69,8 +70,8 @@ impl Topic {
             skipped,
             unreleased_deferred: deferred,
             unreleased_targeted: targeted,
-            message_count,
-            message_bytes,
+            message_count: counters.message_count,
+            message_bytes: counters.message_bytes,
             channels: Vec::new(),
             retention: save_retention(&self.log, topic.own().retention(), clocks),
             published_before: None,
@@ -85,9 +86,9 @@ impl Topic {
 /// The fields `skipped`, `unreleased_deferred` and `unreleased_targeted` of a [`TopicCheckpoint`].
 #[derive(Default)]
 struct SavedMarks {
-    skipped: Vec<(u64, u64)>,
+    skipped: Vec<SequenceRange>,
     deferred: Vec<(u64, i64)>,
-    targeted: Vec<(u64, u64, ChannelNumber)>,
+    targeted: Vec<TargetedCheckpoint>,
 }
 
 /// Saves the marks that no release has taken.
@@ -95,11 +96,13 @@ fn save_marks(marks: &[Mark], clocks: Clocks) -> SavedMarks {
     let mut saved = SavedMarks::default();
     for mark in marks {
         match *mark {
-            Mark::Skipped { from, to } => saved.skipped.push((from, to)),
+            Mark::Skipped { from, to } => saved.skipped.push(SequenceRange { from, to }),
             Mark::Deferred { from, to, due } => {
                 saved.deferred.extend((from..to).map(|sequence| (sequence, clocks.to_wall(due))));
             }
-            Mark::Targeted { from, to, channel } => saved.targeted.push((from, to, channel)),
+            Mark::Targeted { from, to, channel } => {
+                saved.targeted.push(TargetedCheckpoint { from, to, channel })
+            }
         }
     }
     saved
@@ -107,14 +110,16 @@ fn save_marks(marks: &[Mark], clocks: Clocks) -> SavedMarks {
 
 /// Restores the marks that no release has taken. `deadline` converts a saved wall time.
 pub fn restore_marks(log: &TopicLog, saved: &TopicCheckpoint, deadline: impl Fn(i64) -> Nanos) {
-    for &(from, to) in saved.skipped.iter().filter(|(from, to)| from < to) {
+    for &SequenceRange { from, to } in saved.skipped.iter().filter(|range| !range.is_empty()) {
         log.mark(Mark::Skipped { from, to });
     }
     for &(sequence, due_ns) in &saved.unreleased_deferred {
         log.mark(Mark::Deferred { from: sequence, to: sequence.saturating_add(1), due: deadline(due_ns) });
     }
-    for &(from, to, channel) in saved.unreleased_targeted.iter().filter(|(from, to, _)| from < to) {
-        log.mark(Mark::Targeted { from, to, channel });
+    for &TargetedCheckpoint { from, to, channel } in &saved.unreleased_targeted {
+        if from < to {
+            log.mark(Mark::Targeted { from, to, channel });
+        }
     }
 }
 
@@ -126,8 +131,16 @@ fn save_retention(log: &TopicLog, own: Option<Retention>, clocks: Clocks) -> Ret
         bytes,
         from: Some(log.retained_from()).filter(|_| log.is_retaining()),
         void: log.void(),
-        deferred: log.deferred().into_iter().map(|(from, to, due)| (from, to, clocks.to_wall(due))).collect(),
-        targeted: log.targeted(),
+        deferred: (log.deferred().into_iter())
+            .map(|(SequenceRange { from, to }, due)| DeferredCheckpoint {
+                from,
+                to,
+                due_ns: clocks.to_wall(due),
+            })
+            .collect(),
+        targeted: (log.targeted().into_iter())
+            .map(|(SequenceRange { from, to }, channel)| TargetedCheckpoint { from, to, channel })
+            .collect(),
     }
 }
 
@@ -165,9 +178,11 @@ pub fn restore_retention(
     deadline: impl Fn(i64) -> Nanos,
 ) {
     log.set_retention(retention, saved.from.unwrap_or(first));
-    saved.void.iter().for_each(|&(from, to)| log.add_void(from, to));
-    for &(from, to, due_ns) in &saved.deferred {
+    saved.void.iter().for_each(|void| log.add_void(void.from, void.to));
+    for &DeferredCheckpoint { from, to, due_ns } in &saved.deferred {
         log.add_deferred(from, to, deadline(due_ns));
     }
-    saved.targeted.iter().for_each(|&(from, to, channel)| log.add_targeted(from, to, channel));
+    for &TargetedCheckpoint { from, to, channel } in &saved.targeted {
+        log.add_targeted(from, to, channel);
+    }
 }

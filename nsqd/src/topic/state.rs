@@ -14,7 +14,7 @@ use crate::clock::Nanos;
 use crate::log::retention::Retention;
 use crate::log::{Mark, TopicLog};
 use crate::policy::settings::Settings;
-use crate::storage::ChannelNumber;
+use crate::storage::{ChannelNumber, SequenceRange};
 
 /// A channel, as its topic sees it: it follows the release point.
 pub trait Follower {
@@ -88,7 +88,7 @@ impl<K: Ord, C: Follower> TopicState<K, C> {
 
     /// Releases all committed messages, unless the topic holds them back. Returns the new release point if it moved.
     pub fn advance(&mut self) -> Option<u64> {
-        let (_, to) = self.point.advance()?;
+        let SequenceRange { to, .. } = self.point.advance()?;
         self.release(to);
         Some(to)
     }
@@ -271,7 +271,7 @@ mod tests {
         topic.log().mark(Mark::Deferred { from: 2, to: 3, due: 7 });
         topic.skip(0, 4);
         assert_eq!(received(&topic), (4, &[Mark::Skipped { from: 0, to: 4 }][..]));
-        assert_eq!(topic.log().void(), [(0, 4)]);
+        assert_eq!(topic.log().void(), [SequenceRange::new(0, 4)]);
         topic.reach(6);
         assert_eq!((received(&topic).0, topic.point().released()), (6, 6));
         // Recovery may read records from before a checkpoint again.
@@ -282,15 +282,15 @@ mod tests {
     #[test]
     fn targeted_messages_reach_one_channel() {
         let mut topic = topic();
-        topic.insert("d", Received { number: 2, ..Received::default() });
-        topic.log().mark(Mark::Targeted { from: 2, to: 5, channel: 2 });
+        topic.insert("d", Received { number: ChannelNumber(2), ..Received::default() });
+        topic.log().mark(Mark::Targeted { from: 2, to: 5, channel: ChannelNumber(2) });
         topic.commit(10);
         assert_eq!(received(&topic), (10, &[Mark::Skipped { from: 2, to: 5 }][..]));
         assert_eq!((topic.channels()["d"].end, &topic.channels()["d"].marks[..]), (10, &[][..]));
         // A channel that reaches them later.
         let later = |channel| topic.log().void_marks_between(0, 10, channel);
         assert_eq!(later(None), [Mark::Skipped { from: 2, to: 5 }]);
-        assert_eq!(later(Some(2)), []);
+        assert_eq!(later(Some(ChannelNumber(2))), []);
     }
 
     #[test]

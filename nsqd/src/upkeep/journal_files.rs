@@ -9,8 +9,8 @@
 
 use super::UpkeepError;
 use super::checkpoint::write_checkpoints_beyond;
-use crate::storage::Durability;
 use crate::storage::journal::Journal;
+use crate::storage::{Durability, TopicNumber};
 use crate::topic::registry::Registry;
 
 /// Whether [`retire_journal_files`] would retire files.
@@ -89,7 +89,7 @@ fn retire_oldest_files(registry: &Registry, journal: &Journal, excess: usize) ->
 fn retire_finished_files(registry: &Registry, journal: &Journal) -> usize {
     let files = journal.files();
     let topics = registry.all();
-    let is_needed = |&(number, last): &(u32, u64)| {
+    let is_needed = |&(number, last): &(TopicNumber, u64)| {
         topics.iter().any(|topic| topic.number() == number && topic.log().is_needed_up_to(last))
     };
     let older = files.iter().take(files.len().saturating_sub(1));
@@ -104,7 +104,7 @@ fn retire_finished_files(registry: &Registry, journal: &Journal) -> usize {
     going.take_while(|&number| journal.retire_oldest(number).is_ok()).count()
 }
 
-fn move_to_segments(registry: &Registry, published: &[(u32, u64)]) -> Result<(), UpkeepError> {
+fn move_to_segments(registry: &Registry, published: &[(TopicNumber, u64)]) -> Result<(), UpkeepError> {
     let sync = registry.engine().store.durability == Durability::Sync;
     for topic in registry.all_unsorted() {
         if let Ok(index) = published.binary_search_by_key(&topic.number(), |&(number, _)| number) {

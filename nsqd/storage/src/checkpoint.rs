@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id_list::IdList;
 use super::outstanding_list::OutstandingList;
-use super::{ChannelNumber, Storage, StorageFile, TopicNumber, journal::Lsn};
+use super::{ChannelNumber, SequenceRange, Storage, StorageFile, TopicNumber, journal::Lsn};
 
 const MAGIC: [u8; 8] = *b"nsqrsCKP";
 /// Increased when an older version can no longer read a checkpoint.
@@ -51,8 +51,8 @@ pub struct TopicCheckpoint {
     pub released: u64,
     /// Whether the release point follows the end.
     pub releasing: bool,
-    /// Runs `(from, to)` of sequence numbers that do not exist.
-    pub skipped: Vec<(u64, u64)>,
+    /// Sequence numbers that do not exist.
+    pub skipped: Vec<SequenceRange>,
     /// Deferred messages behind the release point: sequence number and due time, wall clock, nanoseconds.
     pub unreleased_deferred: Vec<(u64, i64)>,
     /// Number of messages ever published.
@@ -70,9 +70,9 @@ pub struct TopicCheckpoint {
     /// but those in `retention`.
     #[serde(default)]
     pub settings: Option<String>,
-    /// Messages `(from, to)` behind the release point that only this channel receives.
+    /// Messages behind the release point that only one channel receives.
     #[serde(default)]
-    pub unreleased_targeted: Vec<(u64, u64, ChannelNumber)>,
+    pub unreleased_targeted: Vec<TargetedCheckpoint>,
     #[serde(default)]
     pub ids: IdsCheckpoint,
     /// Messages that were taken over from NSQ. `None` if there are none any more.
@@ -109,13 +109,30 @@ pub struct RetentionCheckpoint {
     pub bytes: u64,
     /// First sequence number that is retained. `None` if nothing is retained.
     pub from: Option<u64>,
-    /// Runs `(from, to)` of sequence numbers that were refused or emptied although the log may hold them.
-    pub void: Vec<(u64, u64)>,
-    /// Messages `(from, to)` deferred until a wall clock time in nanoseconds, for channels that reach them later.
-    pub deferred: Vec<(u64, u64, i64)>,
-    /// Messages `(from, to)` that only this channel receives, even if others reach them later.
+    /// Sequence numbers that were refused or emptied although the log may hold them.
+    pub void: Vec<SequenceRange>,
+    /// Deferred messages, for channels that reach them later.
+    pub deferred: Vec<DeferredCheckpoint>,
+    /// Messages that only one channel receives, even if others reach them later.
     #[serde(default)]
-    pub targeted: Vec<(u64, u64, ChannelNumber)>,
+    pub targeted: Vec<TargetedCheckpoint>,
+}
+
+/// The messages `from..to`, deferred until `due_ns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeferredCheckpoint {
+    pub from: u64,
+    pub to: u64,
+    /// Wall clock, nanoseconds.
+    pub due_ns: i64,
+}
+
+/// The messages `from..to`, which only `channel` receives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetedCheckpoint {
+    pub from: u64,
+    pub to: u64,
+    pub channel: ChannelNumber,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,8 +142,8 @@ pub struct ChannelCheckpoint {
     pub paused: bool,
     /// The read cursor.
     pub cursor: u64,
-    /// Runs `(from, to)` ahead of the cursor that it must not hand out.
-    pub skipped_ahead: Vec<(u64, u64)>,
+    /// Sequence numbers ahead of the cursor that it must not hand out.
+    pub skipped_ahead: Vec<SequenceRange>,
     /// Messages behind the cursor that are not finished.
     pub outstanding: OutstandingList,
     /// Number of messages that ever entered the channel.
@@ -386,15 +403,15 @@ mod tests {
         let outstanding =
             (0..count).map(|sequence| OutstandingCheckpoint { sequence, attempts: 1, due_ns: 0 }).collect();
         let channel = ChannelCheckpoint {
-            number: 3,
+            number: ChannelNumber(3),
             name: "ch".into(),
             cursor: 1000,
             outstanding,
-            skipped_ahead: vec![(1001, 1003)],
+            skipped_ahead: vec![SequenceRange::new(1001, 1003)],
             ..ChannelCheckpoint::default()
         };
         let topic = TopicCheckpoint {
-            number: 2,
+            number: TopicNumber(2),
             name: "..".into(),
             paused: true,
             next_sequence: 1 << 40,
@@ -422,6 +439,19 @@ mod tests {
         write(&storage, path(), &Checkpoint::default()).unwrap();
         write(&storage, path(), &sample()).unwrap();
         assert_eq!(read(&storage.after_power_loss(1), path()).unwrap(), Some(sample()));
+    }
+
+    #[test]
+    fn structs_are_arrays_of_their_fields() {
+        let saved = RetentionCheckpoint {
+            void: vec![SequenceRange::new(1, 2)],
+            deferred: vec![DeferredCheckpoint { from: 3, to: 4, due_ns: -5 }],
+            targeted: vec![TargetedCheckpoint { from: 6, to: 7, channel: ChannelNumber(8) }],
+            ..RetentionCheckpoint::default()
+        };
+        let none = None::<u64>;
+        let arrays = (false, 0, 0, none, [(1_u64, 2_u64)], [(3_u64, 4_u64, -5_i64)], [(6_u64, 7_u64, 8_u32)]);
+        assert_eq!(rmp_serde::to_vec(&saved).unwrap(), rmp_serde::to_vec(&arrays).unwrap());
     }
 
     #[test]
@@ -466,7 +496,7 @@ mod tests {
 
     #[test]
     fn a_damaged_or_missing_checkpoint_is_replaced_by_the_previous() {
-        let newer = Checkpoint { next_topic_number: 9, ..sample() };
+        let newer = Checkpoint { next_topic_number: TopicNumber(9), ..sample() };
         let damages: [fn(&mut Vec<u8>); 3] = [|bytes| bytes[30] ^= 1, |bytes| bytes.truncate(20), Vec::clear];
         for damage in damages {
             let storage = storage();

@@ -226,9 +226,9 @@ mod tests {
         data.prepare(&FileStorage).unwrap();
         data.prepare(&FileStorage).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), "1\n");
-        FileStorage.create_dir_all(&data.topic_dir(12)).unwrap();
-        FileStorage.create_dir_all(&data.topic_dir(7)).unwrap();
-        assert_eq!(data.topic_numbers(&FileStorage).unwrap(), [7, 12]);
+        FileStorage.create_dir_all(&data.topic_dir(TopicNumber(12))).unwrap();
+        FileStorage.create_dir_all(&data.topic_dir(TopicNumber(7))).unwrap();
+        assert_eq!(data.topic_numbers(&FileStorage).unwrap(), [TopicNumber(7), TopicNumber(12)]);
         drop(data);
         DataDir::open(&real(), dir.path()).unwrap();
     }

@@ -7,6 +7,7 @@
 //!   fails on demand and shows what a crash leaves behind; [`overlay`]: real files whose changes stay in memory;
 //!   [`measured`]: measures another storage; [`anchored`]: changes nothing once the data directory has moved;
 //!   [`open_files`]: limits the number of open segment files;
+//! - `numbers` and `sequence_range`: the types of the numbers of topics and channels, and of ranges of sequence numbers;
 //! - [`data_dir`]: the layout of the data directory, its lock and its format version;
 //! - [`record`]: the kinds of journal record and their bytes; [`record_batch`]: several that are read together;
 //! - [`seal`]: ties bytes to one place in one file, so that stale bytes are never read as new;
@@ -31,6 +32,12 @@ pub mod measured;
 pub mod open_files;
 pub mod overlay;
 
+mod numbers;
+mod sequence_range;
+
+pub use numbers::{ChannelNumber, TopicNumber};
+pub use sequence_range::SequenceRange;
+
 pub mod data_dir;
 pub mod record;
 pub mod record_batch;
@@ -48,11 +55,13 @@ pub mod outstanding_list;
 /// Number of bits of a sequence number. The other bits of a message id are the node's.
 pub const SEQUENCE_BITS: u32 = 54;
 
-/// A topic's number in this data directory. Never reused for another topic.
-pub type TopicNumber = u32;
-
-/// A channel's number in this data directory. Never reused for another channel.
-pub type ChannelNumber = u32;
+/// A part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ByteRange {
+    pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
+}
 
 /// The files and directories that this module works on.
 ///

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{ChannelNumber, SEQUENCE_BITS, TopicNumber};
+use super::{ChannelNumber, SEQUENCE_BITS, SequenceRange, TopicNumber};
 
 /// One past the last sequence number.
 const SEQUENCES: u64 = 1 << SEQUENCE_BITS;
@@ -298,7 +298,7 @@ impl<'a> Record<'a> {
     }
 
     fn decode_fields(kind: Kind, fields: &mut Fields<'a>) -> Option<Self> {
-        let topic = fields.number()?;
+        let topic = fields.topic()?;
         Some(match kind {
             Kind::Publish | Kind::PublishDeferred | Kind::PublishTargeted => {
                 let first_sequence = fields.sequence()?;
@@ -306,22 +306,22 @@ impl<'a> Record<'a> {
                 if first_sequence + u64::from(count) > SEQUENCES {
                     return None;
                 }
-                let only = if kind == Kind::PublishTargeted { Some(fields.number()?) } else { None };
+                let only = if kind == Kind::PublishTargeted { Some(fields.channel()?) } else { None };
                 let due_ns = if kind == Kind::Publish { None } else { Some(fields.i64()?) };
                 let due_ns = due_ns.filter(|due_ns| only.is_none() || *due_ns != NOT_DEFERRED);
                 Record::Publish { topic, first_sequence, count, due_ns, only, frames: fields.rest() }
             }
             Kind::Finish => {
-                let channel = fields.number()?;
+                let channel = fields.channel()?;
                 Record::Finish { topic, channel, runs: RunList::decode(fields.rest())? }
             }
             Kind::Removed => {
-                let channel = fields.number()?;
+                let channel = fields.channel()?;
                 Record::Removed { topic, channel, runs: RunList::decode(fields.rest())? }
             }
             Kind::Requeue | Kind::RequeueCounted => Record::Requeue {
                 topic,
-                channel: fields.number()?,
+                channel: fields.channel()?,
                 sequence: fields.sequence()?,
                 attempts: fields.u16()?,
                 due_ns: fields.i64()?,
@@ -345,16 +345,16 @@ impl<'a> Record<'a> {
                 Record::TopicSkipped { topic, from: fields.sequence()?, to: fields.sequence()? }
             }
             Kind::ChannelCreated => {
-                let channel = fields.number()?;
+                let channel = fields.channel()?;
                 let cursor = fields.sequence()?;
                 Record::ChannelCreated { topic, channel, name: fields.text()?, cursor }
             }
-            Kind::ChannelDeleted => Record::ChannelDeleted { topic, channel: fields.number()? },
+            Kind::ChannelDeleted => Record::ChannelDeleted { topic, channel: fields.channel()? },
             Kind::ChannelPaused => {
-                Record::ChannelPaused { topic, channel: fields.number()?, paused: fields.bool()? }
+                Record::ChannelPaused { topic, channel: fields.channel()?, paused: fields.bool()? }
             }
             Kind::ChannelEmptied => {
-                Record::ChannelEmptied { topic, channel: fields.number()?, up_to: fields.sequence()? }
+                Record::ChannelEmptied { topic, channel: fields.channel()?, up_to: fields.sequence()? }
             }
             Kind::TopicRetention => Record::TopicRetention {
                 topic,
@@ -365,13 +365,13 @@ impl<'a> Record<'a> {
             },
             Kind::ChannelMoved => Record::ChannelMoved {
                 topic,
-                channel: fields.number()?,
+                channel: fields.channel()?,
                 to: fields.sequence()?,
                 forward: fields.bool()?,
             },
             Kind::TopicSettings => Record::TopicSettings { topic, settings: fields.text()? },
             Kind::ChannelSettings => {
-                let channel = fields.number()?;
+                let channel = fields.channel()?;
                 Record::ChannelSettings { topic, channel, settings: fields.text()? }
             }
             Kind::TopicIdsForgotten => Record::TopicIdsForgotten { topic, before: fields.sequence()? },
@@ -389,7 +389,7 @@ pub(super) fn published(bytes: &[u8]) -> Option<(TopicNumber, u64)> {
         return None;
     }
     let mut fields = Fields(rest);
-    let topic = fields.u32()?;
+    let topic = TopicNumber(fields.u32()?);
     let first_sequence = fields.u64()?;
     let count = fields.u32()?;
     Some((topic, first_sequence.saturating_add(u64::from(count)).saturating_sub(1)))
@@ -405,35 +405,35 @@ fn put_channel(out: &mut Vec<u8>, kind: Kind, topic: TopicNumber, channel: Chann
     out.extend_from_slice(&channel.to_le_bytes());
 }
 
-/// Runs of sequence numbers, as (first, length), in any order.
+/// Ranges of sequence numbers, in any order.
 ///
-/// On disk each run is two varints: the distance from the end of the previous run (zigzag, since the
-/// order is free), and the length. A decoded list parses its bytes while it is iterated.
+/// On disk each range is a run of two varints: the distance from the end of the previous run (zigzag, since the
+/// order is free), and the length. Only this type and its iterator convert between the two. A decoded list parses its bytes while it is iterated.
 #[derive(Clone, Copy)]
 pub struct RunList<'a>(RunListKind<'a>);
 
 #[derive(Clone, Copy)]
 enum RunListKind<'a> {
-    Plain(&'a [(u64, u64)]),
+    Plain(&'a [SequenceRange]),
     /// Already checked: every varint is whole and every sum stays within u64.
     Coded(&'a [u8]),
 }
 
-impl<'a> From<&'a [(u64, u64)]> for RunList<'a> {
-    fn from(runs: &'a [(u64, u64)]) -> Self {
+impl<'a> From<&'a [SequenceRange]> for RunList<'a> {
+    fn from(runs: &'a [SequenceRange]) -> Self {
         Self(RunListKind::Plain(runs))
     }
 }
 
-impl<'a, const N: usize> From<&'a [(u64, u64); N]> for RunList<'a> {
-    fn from(runs: &'a [(u64, u64); N]) -> Self {
+impl<'a, const N: usize> From<&'a [SequenceRange; N]> for RunList<'a> {
+    fn from(runs: &'a [SequenceRange; N]) -> Self {
         Self(RunListKind::Plain(runs))
     }
 }
 
 impl<'a> RunList<'a> {
-    /// The runs, as (first, length).
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
+    /// The ranges. None ends beyond the last sequence number if the list was decoded.
+    pub fn iter(&self) -> impl Iterator<Item = SequenceRange> + use<'a> {
         let (mut plain, mut coded) = match self.0 {
             RunListKind::Plain(runs) => (runs.iter(), CodedRuns::new(&[])),
             RunListKind::Coded(bytes) => ([].iter(), CodedRuns::new(bytes)),
@@ -445,10 +445,10 @@ impl<'a> RunList<'a> {
         match self.0 {
             RunListKind::Plain(runs) => {
                 let mut end = 0_u64;
-                for &(first, length) in runs {
-                    put_varint(out, zigzag(first.wrapping_sub(end) as i64));
-                    put_varint(out, length);
-                    end = first.wrapping_add(length);
+                for run in runs {
+                    put_varint(out, zigzag(run.from.wrapping_sub(end) as i64));
+                    put_varint(out, run.len());
+                    end = run.from + run.len();
                 }
             }
             RunListKind::Coded(bytes) => out.extend_from_slice(bytes),
@@ -458,7 +458,7 @@ impl<'a> RunList<'a> {
     fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut runs = CodedRuns::new(bytes);
         while !runs.fields.0.is_empty() {
-            let (first, length) = runs.next()?;
+            let (first, length) = runs.next_run()?;
             first.checked_add(length).filter(|&end| end <= SEQUENCES)?;
         }
         Some(Self(RunListKind::Coded(bytes)))
@@ -489,7 +489,13 @@ impl<'a> CodedRuns<'a> {
         Self { fields: Fields(bytes), end: 0 }
     }
 
-    fn next(&mut self) -> Option<(u64, u64)> {
+    fn next(&mut self) -> Option<SequenceRange> {
+        let (first, length) = self.next_run()?;
+        Some(SequenceRange::new(first, first.wrapping_add(length)))
+    }
+
+    /// The first sequence number of the next run, and its length. Their sum may exceed `u64` if it was not checked.
+    fn next_run(&mut self) -> Option<(u64, u64)> {
         let first = self.end.wrapping_add(unzigzag(self.fields.varint()?) as u64);
         let length = self.fields.varint()?;
         self.end = first.wrapping_add(length);
@@ -535,9 +541,14 @@ impl<'a> Fields<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// A topic's or channel's number. The last one is never given, so that there is always a next one.
-    fn number(&mut self) -> Option<u32> {
-        self.u32().filter(|&number| number < u32::MAX)
+    /// A topic's number, one that can be given.
+    fn topic(&mut self) -> Option<TopicNumber> {
+        self.u32().map(TopicNumber).filter(|&number| number < TopicNumber::MAX)
+    }
+
+    /// A channel's number, one that can be given.
+    fn channel(&mut self) -> Option<ChannelNumber> {
+        self.u32().map(ChannelNumber).filter(|&number| number < ChannelNumber::MAX)
     }
 
     /// A sequence number, or one past the last.
@@ -592,7 +603,8 @@ mod tests {
     #[derive(Clone, Debug)]
     struct Parts {
         kind: Kind,
-        numbers: (u32, u32),
+        topic: TopicNumber,
+        channel: ChannelNumber,
         sequences: (u64, u64),
         count: u32,
         due: i64,
@@ -600,12 +612,12 @@ mod tests {
         flags: (bool, bool),
         name: String,
         frames: Vec<u8>,
-        runs: Vec<(u64, u64)>,
+        runs: Vec<SequenceRange>,
     }
 
     impl Parts {
         fn record(&self) -> Record<'_> {
-            let (topic, channel) = self.numbers;
+            let (topic, channel) = (self.topic, self.channel);
             let (a, b) = self.sequences;
             match self.kind {
                 Kind::Publish | Kind::PublishDeferred | Kind::PublishTargeted => Record::Publish {
@@ -660,11 +672,16 @@ mod tests {
                 any::<i64>(),
             ),
             (any::<u16>(), any::<(bool, bool)>(), ".{0,20}", any::<Vec<u8>>()),
-            prop::collection::vec((0..=SEQUENCES / 2, 0..=SEQUENCES / 2), 0..20),
+            prop::collection::vec(
+                (0..=SEQUENCES / 2, 0..=SEQUENCES / 2)
+                    .prop_map(|(from, length)| SequenceRange::new(from, from + length)),
+                0..20,
+            ),
         )
             .prop_map(|(a, b, runs)| Parts {
                 kind: a.0,
-                numbers: a.1,
+                topic: TopicNumber(a.1.0),
+                channel: ChannelNumber(a.1.1),
                 sequences: a.2,
                 count: a.3,
                 due: a.4,
@@ -701,13 +718,27 @@ mod tests {
     #[test]
     fn the_last_published_sequence_is_read_without_decoding() {
         let mut bytes = Vec::new();
-        Record::Publish { topic: 7, first_sequence: 10, count: 3, due_ns: Some(1), only: None, frames: b"x" }
-            .encode(&mut bytes);
-        assert_eq!(published(&bytes), Some((7, 12)));
+        Record::Publish {
+            topic: TopicNumber(7),
+            first_sequence: 10,
+            count: 3,
+            due_ns: Some(1),
+            only: None,
+            frames: b"x",
+        }
+        .encode(&mut bytes);
+        assert_eq!(published(&bytes), Some((TopicNumber(7), 12)));
         bytes.clear();
-        Record::Publish { topic: 7, first_sequence: 10, count: 3, due_ns: None, only: Some(9), frames: b"x" }
-            .encode(&mut bytes);
-        assert_eq!(published(&bytes), Some((7, 12)));
+        Record::Publish {
+            topic: TopicNumber(7),
+            first_sequence: 10,
+            count: 3,
+            due_ns: None,
+            only: Some(ChannelNumber(9)),
+            frames: b"x",
+        }
+        .encode(&mut bytes);
+        assert_eq!(published(&bytes), Some((TopicNumber(7), 12)));
         assert_eq!(published(&[Kind::TopicDeleted as u8, 0, 0, 0, 0]), None);
     }
 
@@ -720,28 +751,36 @@ mod tests {
 
     #[test]
     fn impossible_numbers_are_rejected() {
-        let last = u32::MAX;
         for record in [
-            Record::TopicDeleted { topic: last },
-            Record::ChannelDeleted { topic: 1, channel: last },
+            Record::TopicDeleted { topic: TopicNumber::MAX },
+            Record::ChannelDeleted { topic: TopicNumber(1), channel: ChannelNumber::MAX },
             Record::Requeue {
-                topic: 1,
-                channel: 1,
+                topic: TopicNumber(1),
+                channel: ChannelNumber(1),
                 sequence: SEQUENCES + 1,
                 attempts: 1,
                 failures: 0,
                 due_ns: 0,
             },
-            Record::Finish { topic: 1, channel: 1, runs: (&[(SEQUENCES, 1)]).into() },
+            Record::Finish {
+                topic: TopicNumber(1),
+                channel: ChannelNumber(1),
+                runs: (&[SequenceRange::one(SEQUENCES)]).into(),
+            },
             Record::Publish {
-                topic: 1,
+                topic: TopicNumber(1),
                 first_sequence: SEQUENCES,
                 count: 1,
                 due_ns: None,
                 only: None,
                 frames: b"",
             },
-            Record::ChannelMoved { topic: 1, channel: 1, to: u64::MAX, forward: true },
+            Record::ChannelMoved {
+                topic: TopicNumber(1),
+                channel: ChannelNumber(1),
+                to: u64::MAX,
+                forward: true,
+            },
         ] {
             let mut bytes = Vec::new();
             record.encode(&mut bytes);
@@ -752,7 +791,12 @@ mod tests {
     #[test]
     fn consecutive_finishes_take_a_few_bytes() {
         let mut bytes = Vec::new();
-        Record::Finish { topic: 1, channel: 1, runs: (&[(1000, 1), (1002, 50)]).into() }.encode(&mut bytes);
+        Record::Finish {
+            topic: TopicNumber(1),
+            channel: ChannelNumber(1),
+            runs: (&[SequenceRange::one(1000), SequenceRange::new(1002, 1052)]).into(),
+        }
+        .encode(&mut bytes);
         assert_eq!(bytes.len(), 9 + 3 + 2);
     }
 }

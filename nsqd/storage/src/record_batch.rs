@@ -82,11 +82,19 @@ impl<'a> Iterator for Parts<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ChannelNumber;
 
-    const DELETED: Record<'_> = Record::TopicDeleted { topic: 7 };
-    const PAUSED: Record<'_> = Record::ChannelPaused { topic: 7, channel: 1, paused: true };
-    const PUBLISHED: Record<'_> =
-        Record::Publish { topic: 9, first_sequence: 100, count: 3, due_ns: None, only: None, frames: b"abc" };
+    const DELETED: Record<'_> = Record::TopicDeleted { topic: TopicNumber(7) };
+    const PAUSED: Record<'_> =
+        Record::ChannelPaused { topic: TopicNumber(7), channel: ChannelNumber(1), paused: true };
+    const PUBLISHED: Record<'_> = Record::Publish {
+        topic: TopicNumber(9),
+        first_sequence: 100,
+        count: 3,
+        due_ns: None,
+        only: None,
+        frames: b"abc",
+    };
 
     fn decoded(content: &[u8]) -> Result<Vec<Record<'_>>, RecordError> {
         decode(content).map(Iterator::collect)
@@ -102,7 +110,7 @@ mod tests {
         assert_eq!(decoded(&batch), Ok(vec![PUBLISHED, PAUSED, DELETED]));
         let mut noted = Vec::new();
         published(&batch, |topic, last| noted.push((topic, last)));
-        assert_eq!(noted, [(9, 102)]);
+        assert_eq!(noted, [(TopicNumber(9), 102)]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use nsqd::storage::checkpoint::{
 use nsqd::storage::journal::Lsn;
 
 use crate::damage::Damage;
+use nsqd::storage::{ChannelNumber, SequenceRange, TopicNumber};
 
 const DIR: &str = "/data";
 
@@ -30,11 +31,11 @@ fn sample(count: u64) -> Checkpoint {
         due_ns: (n % 2) as i64,
     });
     let channel = ChannelCheckpoint {
-        number: 3,
+        number: ChannelNumber(3),
         name: "billing".to_owned(),
         paused: true,
         cursor: 1000,
-        skipped_ahead: vec![(1001, 1003)],
+        skipped_ahead: vec![SequenceRange::new(1001, 1003)],
         outstanding: outstanding.collect(),
         message_count: count,
         requeue_count: 1,
@@ -47,12 +48,12 @@ fn sample(count: u64) -> Checkpoint {
         filtered_count: 6,
     };
     let topic = TopicCheckpoint {
-        number: 2,
+        number: TopicNumber(2),
         name: "orders".to_owned(),
         next_sequence: 1 << 40,
         released: 1004,
         releasing: true,
-        skipped: vec![(7, 9)],
+        skipped: vec![SequenceRange::new(7, 9)],
         unreleased_deferred: vec![(7, i64::MAX)],
         channels: vec![channel],
         retention: RetentionCheckpoint { own: true, from: Some(5), ..RetentionCheckpoint::default() },

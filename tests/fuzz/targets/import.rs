@@ -100,9 +100,9 @@ impl NsqDir {
             });
             let numbers: BTreeSet<u64> = numbers.collect();
             let bytes = |number: u64| &files[&path(&diskqueue::data_file_name(queue, number))];
-            let lengths: Vec<(u64, u64)> =
-                numbers.iter().map(|&number| (number, bytes(number).len() as u64)).collect();
-            let (stretches, _) = diskqueue::plan(position, &lengths);
+            let file = |&number: &u64| diskqueue::DataFile { number, bytes: bytes(number).len() as u64 };
+            let files: Vec<_> = numbers.iter().map(file).collect();
+            let (stretches, _) = diskqueue::plan(position, &files);
             for stretch in stretches {
                 let Some(original) = data.get(&stretch.number) else { continue };
                 let same =
@@ -208,9 +208,10 @@ struct Queue {
 #[test]
 fn last_file_number_is_planned() {
     let position = Position::parse(format!("1\n0,0\n{},9\n", u64::MAX).as_bytes());
-    let (stretches, oddities) = diskqueue::plan(Some(position), &[(0, 66)]);
+    let (stretches, oddities) =
+        diskqueue::plan(Some(position), &[diskqueue::DataFile { number: 0, bytes: 66 }]);
     assert_eq!((stretches.len(), oddities.len()), (1, 1));
-    let (stretches, _) = diskqueue::plan(None, &[(u64::MAX, 66)]);
+    let (stretches, _) = diskqueue::plan(None, &[diskqueue::DataFile { number: u64::MAX, bytes: 66 }]);
     assert_eq!(stretches.len(), 1);
 }
 
@@ -226,7 +227,8 @@ fn disk_queue_reader() {
         let number = u64::from(queue.number % 3);
         let others = queue.others.iter().map(|&(number, bytes)| (number.get(), u64::from(bytes)));
         let files: BTreeMap<u64, u64> = others.chain([(number, data.len() as u64)]).collect();
-        let files: Vec<(u64, u64)> = files.into_iter().collect();
+        let file = |(number, bytes)| diskqueue::DataFile { number, bytes };
+        let files: Vec<_> = files.into_iter().map(file).collect();
         let storage = MemoryStorage::with_dir(DIR);
         storage.put(path("data"), data);
         let file = storage.open(&path("data")).expect("it exists");
@@ -234,7 +236,7 @@ fn disk_queue_reader() {
             let (stretches, _) = diskqueue::plan(position, &files);
             assert!(stretches.is_sorted_by(|one, other| one.number < other.number));
             for stretch in stretches {
-                let len = files.iter().find(|file| file.0 == stretch.number).expect("a file").1;
+                let len = files.iter().find(|file| file.number == stretch.number).expect("a file").bytes;
                 assert!(stretch.from < stretch.to && stretch.to == len && stretch.whole_to <= stretch.to);
                 if stretch.number != number {
                     continue;
@@ -244,11 +246,11 @@ fn disk_queue_reader() {
                 while let Some(found) = scan.advance().expect("memory can be read") {
                     let (start, bytes) = match found {
                         Found::Record(start, header) => (start, header.record_bytes()),
-                        Found::Damage(start, bytes) | Found::Torn(start, bytes) => (start, bytes),
+                        Found::Damage { offset, bytes } | Found::Torn { offset, bytes } => (offset, bytes),
                     };
                     assert!(start == at && bytes > 0, "{found:?} at {at}");
                     at += bytes;
-                    if matches!(found, Found::Torn(..)) {
+                    if matches!(found, Found::Torn { .. }) {
                         assert!(start >= stretch.whole_to && at == stretch.to);
                     }
                 }

@@ -10,7 +10,7 @@ use nsq_fuzz::memory_storage::MemoryStorage;
 use nsq_fuzz::{FILE_RUNS, frames, fuzz};
 use nsqd::storage::journal::{DamagedRange, Journal, JournalOptions, JournalReport, Lsn, file_name};
 use nsqd::storage::record::Record;
-use nsqd::storage::{Durability, Storage};
+use nsqd::storage::{ChannelNumber, Durability, SequenceRange, Storage, TopicNumber};
 
 use crate::damage::{Change, Damage};
 
@@ -18,41 +18,67 @@ const DIR: &str = "/journal";
 /// The smallest size of a journal file.
 const FILE_BYTES: u64 = 4096;
 const FILES: u64 = 3;
+const TOPIC: TopicNumber = TopicNumber(1);
+const CHANNEL: ChannelNumber = ChannelNumber(2);
 
 fn options() -> JournalOptions {
     JournalOptions { file_bytes: FILE_BYTES, ..JournalOptions::new(DIR, Durability::Write) }
 }
 
+const FINISHED: [SequenceRange; 2] = [SequenceRange::one(100), SequenceRange::new(104, 106)];
+const REMOVED: [SequenceRange; 1] = [SequenceRange::new(101, 103)];
+
 /// One record of each kind.
 fn some_records(frames: &[u8]) -> Vec<Record<'_>> {
     vec![
-        Record::TopicCreated { topic: 1, name: "orders", first_sequence: 100 },
-        Record::ChannelCreated { topic: 1, channel: 2, name: "billing", cursor: 100 },
-        Record::Publish { topic: 1, first_sequence: 100, count: 3, due_ns: None, only: None, frames },
+        Record::TopicCreated { topic: TOPIC, name: "orders", first_sequence: 100 },
+        Record::ChannelCreated { topic: TOPIC, channel: CHANNEL, name: "billing", cursor: 100 },
+        Record::Publish { topic: TOPIC, first_sequence: 100, count: 3, due_ns: None, only: None, frames },
         Record::Publish {
-            topic: 1,
+            topic: TOPIC,
             first_sequence: 103,
             count: 3,
             due_ns: Some(1 << 60),
             only: None,
             frames,
         },
-        Record::Finish { topic: 1, channel: 2, runs: (&[(100, 1), (104, 2)]).into() },
-        Record::Requeue { topic: 1, channel: 2, sequence: 101, attempts: 2, failures: 0, due_ns: 0 },
-        Record::Requeue { topic: 1, channel: 2, sequence: 102, attempts: 3, failures: 2, due_ns: 0 },
-        Record::Publish { topic: 1, first_sequence: 106, count: 3, due_ns: None, only: Some(2), frames },
-        Record::Removed { topic: 1, channel: 2, runs: (&[(101, 2)]).into() },
-        Record::TopicState { topic: 1, paused: true, released: 103, releasing: false },
-        Record::TopicSkipped { topic: 1, from: 106, to: 108 },
-        Record::ChannelPaused { topic: 1, channel: 2, paused: true },
-        Record::ChannelEmptied { topic: 1, channel: 2, up_to: 104 },
-        Record::TopicRetention { topic: 1, own: true, for_ns: 1, bytes: 2, from: 100 },
-        Record::ChannelMoved { topic: 1, channel: 2, to: 101, forward: false },
-        Record::TopicSettings { topic: 1, settings: "retain_for=1h0m0s\n" },
-        Record::ChannelSettings { topic: 1, channel: 2, settings: "retry=list 1s\n" },
-        Record::TopicIdsForgotten { topic: 1, before: 103 },
-        Record::ChannelDeleted { topic: 1, channel: 2 },
-        Record::TopicDeleted { topic: 1 },
+        Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&FINISHED).into() },
+        Record::Requeue {
+            topic: TOPIC,
+            channel: CHANNEL,
+            sequence: 101,
+            attempts: 2,
+            failures: 0,
+            due_ns: 0,
+        },
+        Record::Requeue {
+            topic: TOPIC,
+            channel: CHANNEL,
+            sequence: 102,
+            attempts: 3,
+            failures: 2,
+            due_ns: 0,
+        },
+        Record::Publish {
+            topic: TOPIC,
+            first_sequence: 106,
+            count: 3,
+            due_ns: None,
+            only: Some(CHANNEL),
+            frames,
+        },
+        Record::Removed { topic: TOPIC, channel: CHANNEL, runs: (&REMOVED).into() },
+        Record::TopicState { topic: TOPIC, paused: true, released: 103, releasing: false },
+        Record::TopicSkipped { topic: TOPIC, from: 106, to: 108 },
+        Record::ChannelPaused { topic: TOPIC, channel: CHANNEL, paused: true },
+        Record::ChannelEmptied { topic: TOPIC, channel: CHANNEL, up_to: 104 },
+        Record::TopicRetention { topic: TOPIC, own: true, for_ns: 1, bytes: 2, from: 100 },
+        Record::ChannelMoved { topic: TOPIC, channel: CHANNEL, to: 101, forward: false },
+        Record::TopicSettings { topic: TOPIC, settings: "retain_for=1h0m0s\n" },
+        Record::ChannelSettings { topic: TOPIC, channel: CHANNEL, settings: "retry=list 1s\n" },
+        Record::TopicIdsForgotten { topic: TOPIC, before: 103 },
+        Record::ChannelDeleted { topic: TOPIC, channel: CHANNEL },
+        Record::TopicDeleted { topic: TOPIC },
     ]
 }
 
@@ -169,7 +195,7 @@ fn journal_records() {
         let again = encoded(&record);
         assert_eq!(Record::decode(&again), Ok(record));
         if let Record::Finish { runs, .. } = record {
-            assert!(runs.iter().all(|(first, length)| first.checked_add(length).is_some()));
+            assert!(runs.iter().all(|run| run.from <= run.to));
         }
     };
     for (sample, record) in samples.iter().zip(some_records(&frames)) {

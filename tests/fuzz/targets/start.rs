@@ -15,12 +15,14 @@ use nsqd::storage::data_dir::DataDirError;
 use nsqd::storage::journal::{Journal, JournalOptions};
 use nsqd::storage::record::Record;
 use nsqd::storage::segment::SegmentStore;
-use nsqd::storage::{Durability, Storage, checkpoint};
+use nsqd::storage::{ChannelNumber, Durability, SequenceRange, Storage, TopicNumber, checkpoint};
 
 use crate::checkpoint as checkpoints;
 use crate::damage::Damage;
 
 const DIR: &str = "/data";
+const TOPIC: TopicNumber = TopicNumber(1);
+const CHANNEL: ChannelNumber = ChannelNumber(1);
 
 pub const LIMITS: EngineLimits = EngineLimits {
     mem_queue_size: 50,
@@ -69,31 +71,32 @@ fn data_dir() -> Arc<MemoryStorage> {
     write_segments(&storage, &[(100, 5), (105, 20)]);
     let frames: Vec<Vec<u8>> = (125..160).map(|sequence| frames::run(sequence, 1)).collect();
     let names = [
-        Record::TopicCreated { topic: 1, name: "orders", first_sequence: 100 },
-        Record::ChannelCreated { topic: 1, channel: 1, name: "billing", cursor: 100 },
+        Record::TopicCreated { topic: TOPIC, name: "orders", first_sequence: 100 },
+        Record::ChannelCreated { topic: TOPIC, channel: CHANNEL, name: "billing", cursor: 100 },
     ];
     let publishes = (125..).zip(&frames).map(|(first_sequence, frames)| Record::Publish {
-        topic: 1,
+        topic: TOPIC,
         first_sequence,
         count: 1,
         due_ns: None,
         only: None,
         frames,
     });
-    let finish = Record::Finish { topic: 1, channel: 1, runs: (&[(130, 4)]).into() };
+    let runs = [SequenceRange::new(130, 134)];
+    let finish = Record::Finish { topic: TOPIC, channel: CHANNEL, runs: (&runs).into() };
     write_journal(&storage, names.into_iter().chain(publishes).chain([finish]));
     let saved = checkpoint::Checkpoint {
-        next_topic_number: 2,
-        next_channel_number: 2,
+        next_topic_number: TOPIC.next(),
+        next_channel_number: CHANNEL.next(),
         topics: vec![checkpoint::TopicCheckpoint {
-            number: 1,
+            number: TOPIC,
             name: "orders".to_owned(),
             next_sequence: 125,
             released: 125,
             releasing: true,
             message_count: 25,
             channels: vec![checkpoint::ChannelCheckpoint {
-                number: 1,
+                number: CHANNEL,
                 name: "billing".to_owned(),
                 cursor: 100,
                 message_count: 25,
@@ -150,6 +153,14 @@ enum Fact {
     TopicIdsForgotten { topic: u8, before: Sequence },
 }
 
+fn one_topic(number: u8) -> TopicNumber {
+    TopicNumber(few(number))
+}
+
+fn one_channel(number: u8) -> ChannelNumber {
+    ChannelNumber(few(number))
+}
+
 /// Few numbers, so that records are about the same topics and channels.
 fn few(number: u8) -> u32 {
     if number == u8::MAX { u32::MAX - 1 } else { u32::from(number % 3) }
@@ -188,75 +199,93 @@ impl Fact {
                 let frame_count = if frame_count < 200 { count } else { u32::from(frame_count % 4) };
                 frames = frames::run(first, frame_count);
                 Record::Publish {
-                    topic: few(topic),
+                    topic: one_topic(topic),
                     first_sequence: first,
                     count,
                     due_ns: due,
-                    only: only.map(few),
+                    only: only.map(one_channel),
                     frames: &frames,
                 }
             }
             Fact::Finish { topic, channel, first, length } => {
-                runs = [(u64::from(first), u64::from(length))];
-                Record::Finish { topic: few(topic), channel: few(channel), runs: (&runs).into() }
+                runs = [SequenceRange::new(u64::from(first), u64::from(first) + u64::from(length))];
+                Record::Finish {
+                    topic: one_topic(topic),
+                    channel: one_channel(channel),
+                    runs: (&runs).into(),
+                }
             }
             Fact::Removed { topic, channel, first, length } => {
-                runs = [(u64::from(first), u64::from(length))];
-                Record::Removed { topic: few(topic), channel: few(channel), runs: (&runs).into() }
+                runs = [SequenceRange::new(u64::from(first), u64::from(first) + u64::from(length))];
+                Record::Removed {
+                    topic: one_topic(topic),
+                    channel: one_channel(channel),
+                    runs: (&runs).into(),
+                }
             }
             Fact::Requeue { topic, channel, sequence, attempts, failures, due } => Record::Requeue {
-                topic: few(topic),
-                channel: few(channel),
+                topic: one_topic(topic),
+                channel: one_channel(channel),
                 sequence: u64::from(sequence),
                 attempts,
                 failures,
                 due_ns: due,
             },
             Fact::TopicCreated { topic, name: choice, first } => Record::TopicCreated {
-                topic: few(topic),
+                topic: one_topic(topic),
                 name: name(choice),
                 first_sequence: u64::from(first),
             },
-            Fact::TopicDeleted { topic } => Record::TopicDeleted { topic: few(topic) },
-            Fact::TopicState { topic, paused, released, releasing } => {
-                Record::TopicState { topic: few(topic), paused, released: u64::from(released), releasing }
-            }
+            Fact::TopicDeleted { topic } => Record::TopicDeleted { topic: one_topic(topic) },
+            Fact::TopicState { topic, paused, released, releasing } => Record::TopicState {
+                topic: one_topic(topic),
+                paused,
+                released: u64::from(released),
+                releasing,
+            },
             Fact::TopicSkipped { topic, from, to } => {
-                Record::TopicSkipped { topic: few(topic), from: u64::from(from), to: u64::from(to) }
+                Record::TopicSkipped { topic: one_topic(topic), from: u64::from(from), to: u64::from(to) }
             }
             Fact::ChannelCreated { topic, channel, name: choice, cursor } => Record::ChannelCreated {
-                topic: few(topic),
-                channel: few(channel),
+                topic: one_topic(topic),
+                channel: one_channel(channel),
                 name: name(choice),
                 cursor: u64::from(cursor),
             },
             Fact::ChannelDeleted { topic, channel } => {
-                Record::ChannelDeleted { topic: few(topic), channel: few(channel) }
+                Record::ChannelDeleted { topic: one_topic(topic), channel: one_channel(channel) }
             }
             Fact::ChannelPaused { topic, channel, paused } => {
-                Record::ChannelPaused { topic: few(topic), channel: few(channel), paused }
+                Record::ChannelPaused { topic: one_topic(topic), channel: one_channel(channel), paused }
             }
-            Fact::ChannelEmptied { topic, channel, up_to } => {
-                Record::ChannelEmptied { topic: few(topic), channel: few(channel), up_to: u64::from(up_to) }
-            }
+            Fact::ChannelEmptied { topic, channel, up_to } => Record::ChannelEmptied {
+                topic: one_topic(topic),
+                channel: one_channel(channel),
+                up_to: u64::from(up_to),
+            },
             Fact::TopicRetention { topic, own, for_ns, bytes, from } => Record::TopicRetention {
-                topic: few(topic),
+                topic: one_topic(topic),
                 own,
                 for_ns: for_ns.get(),
                 bytes: bytes.get(),
                 from: u64::from(from),
             },
-            Fact::ChannelMoved { topic, channel, to, forward } => {
-                Record::ChannelMoved { topic: few(topic), channel: few(channel), to: u64::from(to), forward }
-            }
+            Fact::ChannelMoved { topic, channel, to, forward } => Record::ChannelMoved {
+                topic: one_topic(topic),
+                channel: one_channel(channel),
+                to: u64::from(to),
+                forward,
+            },
             Fact::TopicSettings { topic, settings } => {
-                Record::TopicSettings { topic: few(topic), settings: text(settings) }
+                Record::TopicSettings { topic: one_topic(topic), settings: text(settings) }
             }
-            Fact::ChannelSettings { topic, channel, settings } => {
-                Record::ChannelSettings { topic: few(topic), channel: few(channel), settings: text(settings) }
-            }
+            Fact::ChannelSettings { topic, channel, settings } => Record::ChannelSettings {
+                topic: one_topic(topic),
+                channel: one_channel(channel),
+                settings: text(settings),
+            },
             Fact::TopicIdsForgotten { topic, before } => {
-                Record::TopicIdsForgotten { topic: few(topic), before: u64::from(before) }
+                Record::TopicIdsForgotten { topic: one_topic(topic), before: u64::from(before) }
             }
         };
         let mut bytes = Vec::new();
@@ -307,9 +336,16 @@ fn start_on_nonsense() {
 fn start_on_a_requeue_of_the_last_message() {
     let storage = MemoryStorage::with_dir(DIR);
     let records = [
-        Record::TopicCreated { topic: 1, name: "orders", first_sequence: 100 },
-        Record::ChannelCreated { topic: 1, channel: 1, name: "billing", cursor: 100 },
-        Record::Requeue { topic: 1, channel: 1, sequence: u64::MAX, attempts: 1, failures: 0, due_ns: 0 },
+        Record::TopicCreated { topic: TOPIC, name: "orders", first_sequence: 100 },
+        Record::ChannelCreated { topic: TOPIC, channel: CHANNEL, name: "billing", cursor: 100 },
+        Record::Requeue {
+            topic: TOPIC,
+            channel: CHANNEL,
+            sequence: u64::MAX,
+            attempts: 1,
+            failures: 0,
+            due_ns: 0,
+        },
     ];
     write_journal(&storage, records);
     let verified = start(&storage).expect("a start works");
@@ -319,6 +355,9 @@ fn start_on_a_requeue_of_the_last_message() {
 #[test]
 fn start_on_the_last_topic_number() {
     let storage = MemoryStorage::with_dir(DIR);
-    write_journal(&storage, [Record::TopicCreated { topic: u32::MAX, name: "orders", first_sequence: 100 }]);
+    write_journal(
+        &storage,
+        [Record::TopicCreated { topic: TopicNumber::MAX, name: "orders", first_sequence: 100 }],
+    );
     start(&storage).expect("a start works");
 }

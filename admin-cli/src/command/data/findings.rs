@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::table::{Cell, Table};
+use nsqd::storage::SequenceRange;
 
 /// A stretch of a file whose content is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -40,13 +41,13 @@ impl Finding {
         }
     }
 
-    /// Adds the topic, and the messages `from..to` that were there.
+    /// Adds the topic, and the messages that were there.
     #[must_use]
-    pub fn of_messages(mut self, topic: Option<&str>, messages: Option<(u64, u64)>) -> Self {
+    pub fn of_messages(mut self, topic: Option<&str>, messages: Option<SequenceRange>) -> Self {
         self.topic_name = topic.map(str::to_owned);
-        if let Some((from, to)) = messages.filter(|(from, to)| from < to) {
-            self.first_sequence = Some(from);
-            self.last_sequence = Some(to - 1);
+        if let Some(messages) = messages.filter(|messages| !messages.is_empty()) {
+            self.first_sequence = Some(messages.from);
+            self.last_sequence = Some(messages.to - 1);
         }
         self
     }
@@ -109,9 +110,10 @@ mod tests {
 
     #[test]
     fn finding_contains_messages_only_if_known() {
-        let finding = Finding::new("a", 1, 2, "block").of_messages(Some("t"), Some((10, 13)));
+        let finding =
+            Finding::new("a", 1, 2, "block").of_messages(Some("t"), Some(SequenceRange::new(10, 13)));
         assert_eq!((finding.first_sequence, finding.last_sequence), (Some(10), Some(12)));
-        let unknown = Finding::new("a", 1, 2, "block").of_messages(None, Some((10, 10)));
+        let unknown = Finding::new("a", 1, 2, "block").of_messages(None, Some(SequenceRange::new(10, 10)));
         let json = serde_json::to_string(&unknown).unwrap();
         assert_eq!(json, r#"{"file":"a","offset":1,"bytes":2,"what":"block"}"#);
         let findings =

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use nsqd::import::diskqueue::{self, Found, Oddity, Position, RecordHeader, RecordScan, Stretch, Window};
+use nsqd::import::diskqueue::{
+    self, DataFile, Found, Oddity, Position, RecordHeader, RecordScan, Stretch, Window,
+};
 use nsqd::import::metadata::Metadata;
 use nsqd::import::queues::{self, FoundQueue, METADATA_FILE};
 
@@ -31,8 +33,7 @@ pub struct Queue {
     pub is_listed: bool,
     /// Whether the topic or channel is paused.
     pub is_paused: bool,
-    /// Number and length of each data file.
-    pub files: Vec<(u64, u64)>,
+    pub files: Vec<DataFile>,
     /// Files that NSQ set aside.
     pub bad_files: Vec<String>,
     /// The content of its position file.
@@ -116,8 +117,8 @@ impl NsqFiles {
                             show(Piece::Message(&header, body))?;
                         }
                     }
-                    Found::Damage(at, bytes) => show(Piece::Damage(path.clone(), at, bytes))?,
-                    Found::Torn(at, bytes) => show(Piece::Torn(path.clone(), at, bytes))?,
+                    Found::Damage { offset, bytes } => show(Piece::Damage(path.clone(), offset, bytes))?,
+                    Found::Torn { offset, bytes } => show(Piece::Torn(path.clone(), offset, bytes))?,
                 }
             }
         }
@@ -135,10 +136,11 @@ impl Queue {
     ) -> std::io::Result<Self> {
         let (storage, dir) = (&*view.storage, directory.path());
         let position = queues::read_position(storage, dir, &name, found)?;
-        let length = |&number: &u64| {
-            Ok((number, storage.open(&dir.join(diskqueue::data_file_name(&name, number)))?.len()?))
+        let file = |&number: &u64| {
+            let path = dir.join(diskqueue::data_file_name(&name, number));
+            Ok(DataFile { number, bytes: storage.open(&path)?.len()? })
         };
-        let files = found.data.iter().map(length).collect::<std::io::Result<Vec<_>>>()?;
+        let files = found.data.iter().map(file).collect::<std::io::Result<Vec<_>>>()?;
         let (stretches, oddities) = diskqueue::plan(position, &files);
         // Names contain no colon.
         let (topic, channel) = match name.split_once(':') {
@@ -162,7 +164,7 @@ impl Queue {
     /// All data files, each from its start.
     fn all_stretches(&self) -> Vec<Stretch> {
         let planned = |number| self.stretches.iter().find(|stretch| stretch.number == number);
-        let whole = |&(number, bytes): &(u64, u64)| Stretch {
+        let whole = |&DataFile { number, bytes }: &DataFile| Stretch {
             number,
             from: 0,
             to: bytes,
@@ -181,6 +183,6 @@ impl Queue {
 
     /// Bytes of its data files.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|(_, bytes)| bytes).sum()
+        self.files.iter().map(|file| file.bytes).sum()
     }
 }

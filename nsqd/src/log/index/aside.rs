@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::log::Ranges;
 use crate::log::chunk::Chunk;
+use crate::storage::SequenceRange;
 
 /// Approximate bytes that a chunk needs besides its frames.
 const CHUNK_OVERHEAD_BYTES: usize = 160;
@@ -26,26 +27,28 @@ impl Aside {
     }
 
     /// Bytes needed to keep these messages.
-    pub fn cost(chunk: &Chunk, ranges: &[(u64, u64)]) -> usize {
-        let cost = |&(from, to): &(u64, u64)| chunk.bytes_between(from, to) + CHUNK_OVERHEAD_BYTES;
+    pub fn cost(chunk: &Chunk, ranges: &[SequenceRange]) -> usize {
+        let cost = |&SequenceRange { from, to }: &SequenceRange| {
+            chunk.bytes_between(from, to) + CHUNK_OVERHEAD_BYTES
+        };
         ranges.iter().map(cost).sum::<usize>().min(chunk.len_bytes() + CHUNK_OVERHEAD_BYTES)
     }
 
     /// Which of these messages of a chunk fit into `room` bytes, oldest first, and which do not.
-    pub fn fit(chunk: &Chunk, ranges: &[(u64, u64)], room: usize) -> (Ranges, Ranges) {
+    pub fn fit(chunk: &Chunk, ranges: &[SequenceRange], room: usize) -> (Ranges, Ranges) {
         if Self::cost(chunk, ranges) <= room {
             return (ranges.to_vec(), Vec::new());
         }
         let (mut kept, mut dropped, mut room) = (Vec::new(), Vec::new(), room);
-        for &(from, to) in ranges {
+        for &SequenceRange { from, to } in ranges {
             let left = room.saturating_sub(CHUNK_OVERHEAD_BYTES);
             let end = (from..=to).rev().find(|&end| chunk.bytes_between(from, end) <= left).unwrap_or(from);
             if from < end {
-                kept.push((from, end));
+                kept.push(SequenceRange::new(from, end));
                 room = left - chunk.bytes_between(from, end);
             }
             if end < to {
-                dropped.push((end, to));
+                dropped.push(SequenceRange::new(end, to));
                 room = 0;
             }
         }
@@ -53,15 +56,15 @@ impl Aside {
     }
 
     /// Keeps these messages, which must be in the chunk.
-    pub fn keep(&mut self, chunk: &Arc<Chunk>, ranges: &[(u64, u64)]) {
+    pub fn keep(&mut self, chunk: &Arc<Chunk>, ranges: &[SequenceRange]) {
         if Self::is_most(chunk, ranges) {
             self.insert(chunk.clone());
         } else {
-            ranges.iter().for_each(|&(from, to)| self.insert(Arc::new(chunk.part(from, to))));
+            ranges.iter().for_each(|range| self.insert(Arc::new(chunk.part(range.from, range.to))));
         }
     }
 
-    fn is_most(chunk: &Chunk, ranges: &[(u64, u64)]) -> bool {
+    fn is_most(chunk: &Chunk, ranges: &[SequenceRange]) -> bool {
         2 * Self::cost(chunk, ranges) > chunk.len_bytes()
     }
 
@@ -101,8 +104,8 @@ impl Aside {
     }
 
     /// The ranges of all messages.
-    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        self.chunks.values().map(|chunk| (chunk.first_sequence(), chunk.end_sequence()))
+    pub fn ranges(&self) -> impl Iterator<Item = SequenceRange> + '_ {
+        self.chunks.values().map(|chunk| chunk.sequences())
     }
 
     /// Drops chunks that end at or before `floor`.
@@ -115,7 +118,7 @@ impl Aside {
     }
 
     /// Keeps only these messages of the chunk that begins at `first_sequence`, unless they are most of it.
-    pub fn thin(&mut self, first_sequence: u64, needed: &[(u64, u64)]) {
+    pub fn thin(&mut self, first_sequence: u64, needed: &[SequenceRange]) {
         let Some(chunk) = self.chunks.get(&first_sequence) else { return };
         if !needed.is_empty() && Self::is_most(chunk, needed) {
             return;
@@ -141,18 +144,25 @@ mod tests {
     #[test]
     fn copies_needed_messages_and_not_the_chunk() {
         let mut aside = Aside::default();
-        aside.keep(&chunk(100, 100), &[(110, 112), (150, 151)]);
-        assert_eq!(aside.ranges().collect::<Vec<_>>(), [(110, 112), (150, 151)]);
+        aside.keep(&chunk(100, 100), &[SequenceRange::new(110, 112), SequenceRange::new(150, 151)]);
+        assert_eq!(
+            aside.ranges().collect::<Vec<_>>(),
+            [SequenceRange::new(110, 112), SequenceRange::new(150, 151)]
+        );
         assert!(aside.bytes() < 4000, "{} bytes for 3 messages", aside.bytes());
         assert_eq!(aside.find(111).map(Chunk::first_sequence), Some(110));
         assert!(aside.find(112).is_none());
         assert_eq!(aside.next_after(112), Some(150));
-        aside.keep(&chunk(200, 100), &[(200, 290)]);
-        assert_eq!(aside.ranges().last(), Some((200, 300)), "a mostly needed chunk is kept as a whole");
-        aside.thin(200, &[(205, 206)]);
-        assert_eq!(aside.ranges().last(), Some((205, 206)));
+        aside.keep(&chunk(200, 100), &[SequenceRange::new(200, 290)]);
+        assert_eq!(
+            aside.ranges().last(),
+            Some(SequenceRange::new(200, 300)),
+            "a mostly needed chunk is kept as a whole"
+        );
+        aside.thin(200, &[SequenceRange::new(205, 206)]);
+        assert_eq!(aside.ranges().last(), Some(SequenceRange::new(205, 206)));
         aside.trim(151);
-        assert_eq!(aside.ranges().collect::<Vec<_>>(), [(205, 206)]);
+        assert_eq!(aside.ranges().collect::<Vec<_>>(), [SequenceRange::new(205, 206)]);
         aside.thin(205, &[]);
         assert_eq!(aside.bytes(), 0);
     }
@@ -161,10 +171,16 @@ mod tests {
     fn keeps_the_oldest_that_fit() {
         let chunk = chunk(100, 100);
         let frame = chunk.bytes_between(100, 101);
-        let ranges = [(100, 110), (120, 130)];
+        let ranges = [SequenceRange::new(100, 110), SequenceRange::new(120, 130)];
         assert_eq!(Aside::fit(&chunk, &ranges, 100 * frame), (ranges.to_vec(), vec![]));
         let room = 12 * frame + 2 * CHUNK_OVERHEAD_BYTES;
-        assert_eq!(Aside::fit(&chunk, &ranges, room), (vec![(100, 110), (120, 122)], vec![(122, 130)]));
+        assert_eq!(
+            Aside::fit(&chunk, &ranges, room),
+            (
+                vec![SequenceRange::new(100, 110), SequenceRange::new(120, 122)],
+                vec![SequenceRange::new(122, 130)]
+            )
+        );
         assert_eq!(Aside::fit(&chunk, &ranges, 0), (vec![], ranges.to_vec()));
     }
 }

@@ -4,12 +4,13 @@ use nsq_protocol::MESSAGE_FRAME_OVERHEAD;
 
 use super::{Location, LogIndex};
 use crate::log::Mark;
+use crate::log::Ranges;
 use crate::log::chunk::Chunk;
 use crate::log::retained::spread;
 use crate::log::retention::{Piece, PiecePlace, gaps, merged};
-use crate::log::sizes::Sizes;
-use crate::storage::ChannelNumber;
+use crate::log::sizes::{Amount, Sizes};
 use crate::storage::segment::BlockRef;
+use crate::storage::{ChannelNumber, SequenceRange};
 
 impl LogIndex {
     /// Seals the open chunk if `closes` returns true for its first timestamp and its bytes.
@@ -86,19 +87,20 @@ impl LogIndex {
         self.oldest_block().into_iter().chain([self.memory_start()]).min().unwrap_or_default()
     }
 
-    /// The ranges of `from..to` that are in the log, in order, including void ones.
-    fn present(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        let blocks = self.blocks.since(from).map(|block| (block.first_sequence, block.end_sequence()));
-        let chunks = self.only_in_memory().map(|chunk| (chunk.first_sequence(), chunk.end_sequence()));
-        let cut = |(start, end): (u64, u64)| (start.max(from), end.min(to));
-        let ranges = blocks.take_while(|&(start, _)| start < to).chain(chunks);
-        merged(ranges.map(cut).filter(|(start, end)| start < end).collect())
+    /// The ranges of `within` that are in the log, in order, including void ones.
+    fn present(&self, within: SequenceRange) -> Ranges {
+        let blocks = self.blocks.since(within.from).map(BlockRef::sequences);
+        let chunks = self.only_in_memory().map(Chunk::sequences);
+        let ranges = blocks.take_while(|block| block.from < within.to).chain(chunks);
+        let ranges = ranges.map(|range| range.intersect(within)).filter(|range| !range.is_empty());
+        merged(ranges.collect())
     }
 
     /// The ranges of `from..to` without messages (missing or void), in order.
-    pub fn absent(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
-        let gaps = gaps(from, to, self.present(from, to));
-        merged(gaps.into_iter().chain(self.void_between(from, to)).collect())
+    pub fn absent(&self, from: u64, to: u64) -> Ranges {
+        let within = SequenceRange { from, to };
+        let gaps = gaps(within, self.present(within));
+        merged(gaps.into_iter().chain(self.void_in(within)).collect())
     }
 
     /// The oldest retained message, or the end of the log if there is none.
@@ -118,23 +120,23 @@ impl LogIndex {
     }
 
     /// Number of retained messages, and the bytes of the blocks and chunks that hold them.
-    pub fn retained(&self) -> (u64, u64) {
+    pub fn retained(&self) -> Amount {
         self.amount(self.retained_marks.retained_from, self.next_sequence())
     }
 
     /// Number of messages of `from..to`, and the bytes of the blocks and chunks that end there.
-    pub fn amount(&self, from: u64, to: u64) -> (u64, u64) {
+    pub fn amount(&self, from: u64, to: u64) -> Amount {
         let to = to.min(self.next_sequence());
         if from >= to {
-            return (0, 0);
+            return Amount::default();
         }
-        let absent: u64 = self.absent(from, to).iter().map(|(from, to)| to - from).sum();
+        let absent: u64 = self.absent(from, to).iter().map(|range| range.len()).sum();
         let ends_there = |end: u64| end > from && end <= to;
         let on_disk = self.blocks.iter().filter(|block| ends_there(block.end_sequence()));
         let in_memory = self.only_in_memory().filter(|chunk| ends_there(chunk.end_sequence()));
         let bytes = on_disk.map(|block| u64::from(block.bytes)).sum::<u64>()
             + in_memory.map(|chunk| chunk.len_bytes() as u64).sum::<u64>();
-        (to - from - absent, bytes)
+        Amount { messages: to - from - absent, bytes }
     }
 
     /// When a message was published, if it is in memory.
@@ -158,47 +160,43 @@ impl LogIndex {
         if from >= to {
             return Vec::new();
         }
-        self.marks_from(from, to, channel, self.absent(from, to))
+        self.marks_in(SequenceRange { from, to }, channel, self.absent(from, to))
     }
 
     /// Like [`LogIndex::marks_between`], but skips only void sequence numbers, not missing messages.
     pub fn void_marks_between(&self, from: u64, to: u64, channel: Option<ChannelNumber>) -> Vec<Mark> {
-        self.marks_from(from, to, channel, self.void_between(from, to).collect())
+        let within = SequenceRange { from, to };
+        self.marks_in(within, channel, self.void_in(within).collect())
     }
 
-    fn marks_from(
+    fn marks_in(
         &self,
-        from: u64,
-        to: u64,
+        within: SequenceRange,
         channel: Option<ChannelNumber>,
-        mut skipped: Vec<(u64, u64)>,
+        mut skipped: Vec<SequenceRange>,
     ) -> Vec<Mark> {
-        let of_others = self.retained_marks.targeted().filter(|&(.., target)| Some(target) != channel);
+        let of_others = self.retained_marks.targeted().filter(|&(_, target)| Some(target) != channel);
         let before = skipped.len();
-        skipped.extend(
-            of_others
-                .map(|(start, end, _)| (start.max(from), end.min(to)))
-                .filter(|(start, end)| start < end),
-        );
+        skipped.extend(of_others.map(|(range, _)| range.intersect(within)).filter(|range| !range.is_empty()));
         if skipped.len() > before {
             skipped = merged(skipped);
         }
         let deferred = (self.retained_marks.deferred())
-            .map(|(start, end, due)| (start.max(from), end.min(to), due))
-            .filter(|(start, end, _)| start < end)
-            .flat_map(|(start, end, due)| {
-                let left = gaps(start, end, skipped.iter().copied().skip_while(move |&(_, to)| to <= start));
-                left.into_iter().map(move |(from, to)| Mark::Deferred { from, to, due })
+            .map(|(range, due)| (range.intersect(within), due))
+            .filter(|(range, _)| !range.is_empty())
+            .flat_map(|(range, due)| {
+                let left =
+                    gaps(range, skipped.iter().copied().skip_while(move |other| other.to <= range.from));
+                left.into_iter().map(move |SequenceRange { from, to }| Mark::Deferred { from, to, due })
             })
             .collect::<Vec<_>>();
-        let skipped = skipped.into_iter().map(|(from, to)| Mark::Skipped { from, to });
+        let skipped = skipped.into_iter().map(|SequenceRange { from, to }| Mark::Skipped { from, to });
         let mut marks: Vec<Mark> = skipped.chain(deferred).collect();
         marks.sort_by_key(Mark::from);
         marks
     }
 
-    fn void_between(&self, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let cut = self.retained_marks.void().map(move |(start, end)| (start.max(from), end.min(to)));
-        cut.filter(|(start, end)| start < end)
+    fn void_in(&self, within: SequenceRange) -> impl Iterator<Item = SequenceRange> + '_ {
+        self.retained_marks.void().map(move |void| void.intersect(within)).filter(|void| !void.is_empty())
     }
 }

@@ -58,9 +58,8 @@ impl World<'_> {
                     all.filter(|sequence| state.reason_of(*sequence) == Some(Reason::Overflow)).collect();
                 (state.held_count(), state.end(), state.needed(0, state.end(), usize::MAX), set_aside)
             });
-            let is_needed = |sequence: u64| {
-                sequence >= end || needed.iter().any(|(from, to)| (*from..*to).contains(&sequence))
-            };
+            let is_needed =
+                |sequence: u64| sequence >= end || needed.iter().any(|range| range.contains(sequence));
             let topic = self.model.topics.get_mut(&name.0).ok_or("no topic")?;
             let sequences: BTreeMap<Body, u64> =
                 topic.published.iter().map(|(&body, message)| (body, message.sequence)).collect();

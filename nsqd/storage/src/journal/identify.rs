@@ -10,15 +10,15 @@ use super::{
     format::{FILE_HEADER_BYTES, FileHeader, HEADER_COPY_BYTES, HeaderError, MAGIC},
     reader::read_error,
 };
-use crate::{Storage, StorageFile};
+use crate::{ByteRange, Storage, StorageFile};
 
 /// A file whose records can be read.
 pub(super) struct OpenFile {
     pub header: FileHeader,
     pub file: Arc<dyn StorageFile>,
     pub len: u64,
-    /// Damaged stretches outside of the records: offset and length.
-    pub damaged: Vec<(u64, u64)>,
+    /// Damaged parts outside of the records.
+    pub damaged: Vec<ByteRange>,
 }
 
 /// All files with the name of a journal file or a spare.
@@ -44,7 +44,7 @@ struct Candidate {
     file: Arc<dyn StorageFile>,
     len: u64,
     header: Result<FileHeader, HeaderError>,
-    damaged: Vec<(u64, u64)>,
+    damaged: Vec<ByteRange>,
 }
 
 impl Candidate {
@@ -115,27 +115,27 @@ fn damaged_copies(
     header: &FileHeader,
     start: &[u8],
     len: u64,
-) -> io::Result<Vec<(u64, u64)>> {
+) -> io::Result<Vec<ByteRange>> {
     let mut damaged = Vec::new();
     let copy_bytes = HEADER_COPY_BYTES as u64;
     let is_whole = |copy: &[u8]| FileHeader::decode_copy(copy) == Ok(*header);
     for at in [0, HEADER_COPY_BYTES] {
         if !start.get(at..at + HEADER_COPY_BYTES).is_some_and(is_whole) {
-            damaged.push((at as u64, copy_bytes));
+            damaged.push(ByteRange { offset: at as u64, bytes: copy_bytes });
         }
     }
-    if let [(0, _), (_, _)] = damaged[..] {
-        damaged = vec![(0, FILE_HEADER_BYTES)];
+    if let [ByteRange { offset: 0, .. }, _] = damaged[..] {
+        damaged = vec![ByteRange { offset: 0, bytes: FILE_HEADER_BYTES }];
     }
     let Some(last_at) = header.last_copy_at() else { return Ok(damaged) };
     let whole_len = u64::from(header.capacity);
     if len < whole_len {
-        damaged.push((len, whole_len - len));
+        damaged.push(ByteRange { offset: len, bytes: whole_len - len });
         return Ok(damaged);
     }
     let mut last = [0; HEADER_COPY_BYTES];
     if file.read_at(&mut last, last_at)? < last.len() || !is_whole(&last) {
-        damaged.push((last_at, copy_bytes));
+        damaged.push(ByteRange { offset: last_at, bytes: copy_bytes });
     }
     Ok(damaged)
 }
@@ -194,7 +194,8 @@ fn fill_headers_from_successors(candidates: &mut [Candidate]) {
             && previous.stamp != 0
         {
             lost.header = Ok(FileHeader { number, stamp: previous.stamp, previous: None, capacity: 0 });
-            lost.damaged = vec![(0, FILE_HEADER_BYTES.min(lost.len.max(1)))];
+            let bytes = FILE_HEADER_BYTES.min(lost.len.max(1));
+            lost.damaged = vec![ByteRange { offset: 0, bytes }];
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     format::{self, FILE_HEADER_BYTES, FileHeader, Previous, RECORD_HEADER_BYTES, RecordHeader},
     identify::{Identified, OpenFile, identify},
 };
-use crate::{Storage, StorageFile, TopicNumber, record::Record, record_batch, seal::Seal};
+use crate::{ByteRange, Storage, StorageFile, TopicNumber, record::Record, record_batch, seal::Seal};
 
 /// What was found when the journal was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -225,10 +225,10 @@ fn scan(
 ) -> io::Result<FileEntry> {
     let number = open.header.number;
     let report = &mut found.report;
-    let damage = |(offset, bytes)| DamagedRange { lsn: format::lsn(number, offset), bytes };
+    let damage = |ByteRange { offset, bytes }| DamagedRange { lsn: format::lsn(number, offset), bytes };
     report.damaged.extend(open.damaged.iter().copied().map(damage));
     // One damaged copy of the header is no reason to keep the file.
-    let mut damaged = open.damaged.iter().any(|&(_, bytes)| bytes > format::HEADER_COPY_BYTES as u64);
+    let mut damaged = open.damaged.iter().any(|part| part.bytes > format::HEADER_COPY_BYTES as u64);
     // Known exactly if there is a successor; otherwise the terminator must be found.
     let sealed_end = next
         .and_then(|next| next.previous)
@@ -252,7 +252,7 @@ fn scan(
         }
         // Searched also behind what looks like the end, because zeros may have replaced records.
         if let Some(resumed) = find_record(&mut window, open.header.seal(), offset + 1)? {
-            report.damaged.push(damage((offset, resumed - offset)));
+            report.damaged.push(damage(ByteRange { offset, bytes: resumed - offset }));
             damaged = true;
             offset = resumed;
             continue;
@@ -264,7 +264,7 @@ fn scan(
             // If the length of the file is known, the missing bytes at its end have already been reported.
             let lost_to = if open.header.capacity > 0 { end } else { sealed_end.unwrap_or(end) };
             if lost_to > offset {
-                report.damaged.push(damage((offset, lost_to - offset)));
+                report.damaged.push(damage(ByteRange { offset, bytes: lost_to - offset }));
             }
             damaged = true;
         } else {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::{BlockIndex, NewBlock};
 use crate::{
-    Identity, Storage, StorageFile,
+    ByteRange, Identity, SequenceRange, Storage, StorageFile,
     block::{self, BLOCK_HEADER_BYTES, BlockHeader},
     seal::{self, Seal},
 };
@@ -125,6 +125,11 @@ impl BlockRef {
         self.first_sequence + u64::from(self.count)
     }
 
+    /// The sequence numbers of its messages.
+    pub fn sequences(&self) -> SequenceRange {
+        SequenceRange::new(self.first_sequence, self.end_sequence())
+    }
+
     /// Where its frames start in the file.
     pub fn offset(&self) -> u64 {
         self.offset
@@ -173,10 +178,10 @@ pub(super) struct SegmentFile {
     handle: Mutex<Option<Arc<dyn StorageFile>>>,
 }
 
-/// An opened file, and the damaged part of its header: offset and length.
+/// An opened file, and the damaged part of its header.
 pub(super) struct OpenedFile {
     pub file: SegmentFile,
-    pub damaged: Option<(u64, u64)>,
+    pub damaged: Option<ByteRange>,
 }
 
 impl SegmentFile {
@@ -217,9 +222,9 @@ impl SegmentFile {
         let damaged = match copies {
             // Otherwise the file has the name of another one.
             [Some(header), Some(_)] if first_bytes == second_bytes && header.number == number => None,
-            [Some(_), None] => Some((copy_bytes, copy_bytes)),
-            [None, Some(_)] => Some((0, copy_bytes)),
-            _ => Some((0, FILE_HEADER_BYTES)),
+            [Some(_), None] => Some(ByteRange { offset: copy_bytes, bytes: copy_bytes }),
+            [None, Some(_)] => Some(ByteRange { offset: 0, bytes: copy_bytes }),
+            _ => Some(ByteRange { offset: 0, bytes: FILE_HEADER_BYTES }),
         };
         let [first, second] = copies;
         let seal = match first.or(second) {

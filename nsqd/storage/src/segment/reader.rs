@@ -8,7 +8,7 @@ use std::{
 
 use super::file::{self, BlockRef, FILE_HEADER_BYTES, OpenedFile, SegmentFile};
 use crate::{
-    Storage, StorageFile,
+    ByteRange, Storage, StorageFile,
     block::{BLOCK_HEADER_BYTES, BlockHeader},
 };
 
@@ -64,7 +64,7 @@ pub(super) fn read_all(storage: &Arc<dyn Storage>, dir: &Path, names: &[String])
         let newest = Some(&number) == numbers.last();
         match SegmentFile::open(storage, dir, number)? {
             Some(OpenedFile { file, damaged }) => {
-                found.report.damaged.extend(damaged.map(|(offset, bytes)| SegmentDamage {
+                found.report.damaged.extend(damaged.map(|ByteRange { offset, bytes }| SegmentDamage {
                     path: file.path().to_path_buf(),
                     offset,
                     bytes,

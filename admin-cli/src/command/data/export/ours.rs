@@ -11,9 +11,9 @@ use nsqd::log::index::sequence_of;
 use nsqd::log::read_cache::ReadCache;
 use nsqd::log::reader::LogReader;
 use nsqd::log::{Source, Supply};
-use nsqd::storage::TopicNumber;
 use nsqd::storage::record::Record;
 use nsqd::storage::segment::SegmentStore;
+use nsqd::storage::{SequenceRange, TopicNumber};
 
 use super::super::directory::Directory;
 use super::super::journal_check::JournalCheck;
@@ -125,7 +125,7 @@ impl<'a> Messages<'a> {
 }
 
 /// A topic's name, and the messages that are in its segments, as ordered runs.
-type Stored = (String, Vec<(u64, u64)>);
+type Stored = (String, Vec<SequenceRange>);
 
 /// Exports every message in segments and journal once, finished or not.
 pub(super) fn export_all(
@@ -150,10 +150,10 @@ pub(super) fn export_all(
         let (_store, mut blocks, _) = opened
             .map_err(|error| Failure::failed(format_args!("cannot read {}: {error}", dir.display())))?;
         blocks.sort_by_key(|block| (block.first_sequence, std::cmp::Reverse(block.count)));
-        let mut stored: Vec<(u64, u64)> = Vec::new();
+        let mut stored: Vec<SequenceRange> = Vec::new();
         for block in blocks {
             let (from, to) = (block.first_sequence, block.end_sequence());
-            let known = stored.last().map_or(0, |&(_, end)| end);
+            let known = stored.last().map_or(0, |last| last.to);
             let Ok(loaded) = block.read() else {
                 export.lost_count += to - from.max(known).min(to);
                 continue;
@@ -164,8 +164,8 @@ pub(super) fn export_all(
                 export.write(&queue, &exported(frame, 0, None)?)?;
             }
             match stored.last_mut() {
-                Some((_, end)) if *end >= from => *end = to.max(*end),
-                _ => stored.push((from, to)),
+                Some(last) if last.to >= from => last.to = to.max(last.to),
+                _ => stored.push(SequenceRange { from, to }),
             }
         }
         topics.insert(topic.number(), (name, stored));
@@ -202,9 +202,9 @@ fn export_journal(
     outcome
 }
 
-fn holds(runs: &[(u64, u64)], sequence: u64) -> bool {
-    let at = runs.partition_point(|&(_, to)| to <= sequence);
-    runs.get(at).is_some_and(|&(from, _)| from <= sequence)
+fn holds(runs: &[SequenceRange], sequence: u64) -> bool {
+    let at = runs.partition_point(|run| run.to <= sequence);
+    runs.get(at).is_some_and(|run| run.contains(sequence))
 }
 
 /// Consecutive frames. A frame with a wrong size ends the iteration; this cannot happen, because the checksum was

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use nsqd::storage::SequenceRange;
 use nsqd::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 
 /// Consecutive messages with the same attempts and due time.
@@ -48,13 +49,13 @@ pub(super) fn held_back(topic: &TopicCheckpoint, now_ns: i64) -> Vec<Selected> {
 }
 
 /// The parts of `from..to` outside `runs`, which are ordered.
-fn holes(from: u64, to: u64, runs: &[(u64, u64)], mut show: impl FnMut(u64, u64)) {
+fn holes(from: u64, to: u64, runs: &[SequenceRange], mut show: impl FnMut(u64, u64)) {
     let mut at = from;
-    for &(skip_from, skip_to) in runs {
-        if at < skip_from.min(to) {
-            show(at, skip_from.min(to));
+    for skipped in runs {
+        if at < skipped.from.min(to) {
+            show(at, skipped.from.min(to));
         }
-        at = at.max(skip_to);
+        at = at.max(skipped.to);
     }
     if at < to {
         show(at, to);
@@ -88,7 +89,7 @@ mod tests {
         let outstanding = |sequence, attempts, due_ns| OutstandingCheckpoint { sequence, attempts, due_ns };
         let channel = ChannelCheckpoint {
             cursor: 20,
-            skipped_ahead: vec![(22, 24), (30, 40)],
+            skipped_ahead: vec![SequenceRange::new(22, 24), SequenceRange::new(30, 40)],
             outstanding: [
                 outstanding(3, 1, 0),
                 outstanding(4, 1, 50),
@@ -112,7 +113,7 @@ mod tests {
         let topic = TopicCheckpoint {
             released: 10,
             next_sequence: 30,
-            skipped: vec![(5, 12), (20, 22)],
+            skipped: vec![SequenceRange::new(5, 12), SequenceRange::new(20, 22)],
             unreleased_deferred: vec![(13, 500), (14, 90)],
             ..TopicCheckpoint::default()
         };

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 
 use super::*;
+use crate::TopicNumber;
 
 #[test]
 fn dropping_a_commit_blocks_no_other() {
@@ -118,7 +119,7 @@ fn concurrent_commits_complete_after_their_write() {
                     for sequence in 0..per_task {
                         let frames = [topic as u8; 200];
                         let record = Record::Publish {
-                            topic,
+                            topic: TopicNumber(topic),
                             first_sequence: sequence,
                             count: 1,
                             due_ns: None,
@@ -146,10 +147,10 @@ fn concurrent_commits_complete_after_their_write() {
             }
         });
         journal.flush().unwrap();
-        let mut last: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut last: BTreeMap<TopicNumber, u64> = BTreeMap::new();
         let (_again, report) = Journal::open(Arc::new(FileStorage), options, &mut |_, record| {
             let Record::Publish { topic, first_sequence, frames, .. } = record else { panic!("{record:?}") };
-            assert_eq!(frames, [topic as u8; 200]);
+            assert_eq!(frames, [topic.0 as u8; 200]);
             let next = last.entry(topic).or_insert(0);
             assert_eq!(*next, first_sequence, "order within a topic");
             *next += 1;
@@ -182,7 +183,7 @@ fn acknowledged_records_are_found_and_refused_ones_are_not() {
                             let written = (sequence % 400) as usize;
                             storage.plan(Fault { written, ..Fault::next(Op::Write, 1, ErrorKind::Other) });
                         }
-                        journal.append_lazy(&Record::TopicDeleted { topic: 1 });
+                        journal.append_lazy(&Record::TopicDeleted { topic: TopicNumber(1) });
                         let Ok(ticket) = journal.append(&publish(sequence, &sequence.to_le_bytes())) else {
                             tokio::task::yield_now().await;
                             outcomes.push((sequence, Some(false)));

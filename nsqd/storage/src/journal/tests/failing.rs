@@ -1,6 +1,7 @@
 //! Writes, syncs and files that fail.
 
 use super::*;
+use crate::{ChannelNumber, SequenceRange};
 
 #[test]
 fn a_failed_write_fails_its_tickets_and_those_behind() {
@@ -31,7 +32,10 @@ fn a_failed_write_fails_its_tickets_and_those_behind() {
     put(journal, 1, b"again").unwrap();
     assert!(journal.failure().is_none());
     let again = open(&storage.after_kill(), Durability::Write);
-    assert_eq!(again.batches, [(1, 0, b"good".to_vec()), (1, 1, b"again".to_vec())]);
+    assert_eq!(
+        again.batches,
+        [(TopicNumber(1), 0, b"good".to_vec()), (TopicNumber(1), 1, b"again".to_vec())]
+    );
     assert_eq!((again.report.torn_at, again.report.damaged.len()), (None, 0));
 }
 
@@ -85,7 +89,11 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
         assert!(matches!(&error, JournalError::Write(cause) if cause.kind() == ErrorKind::StorageFull));
         assert!(journal.failure().unwrap().to_string().contains("no storage space"));
         // Records that fit in the current file are still written, so consumers continue.
-        journal.append_lazy(&Record::Finish { topic: 1, channel: 1, runs: (&[(3, 1)]).into() });
+        journal.append_lazy(&Record::Finish {
+            topic: TopicNumber(1),
+            channel: ChannelNumber(1),
+            runs: (&[SequenceRange::one(3)]).into(),
+        });
         eventually("the finish record", || open(&storage.after_kill(), durability).finished == [3]);
         let sequence = 100;
         assert!(put(journal, sequence, &[1; 3500]).is_err());
@@ -103,7 +111,11 @@ fn lazy_records_outlive_a_failed_write() {
     let storage = FaultyStorage::default();
     let opened = open(&storage, Durability::Write);
     let finish = |sequence| {
-        opened.journal.append_lazy(&Record::Finish { topic: 1, channel: 1, runs: (&[(sequence, 1)]).into() })
+        opened.journal.append_lazy(&Record::Finish {
+            topic: TopicNumber(1),
+            channel: ChannelNumber(1),
+            runs: (&[SequenceRange::one(sequence)]).into(),
+        })
     };
     storage.close_gate();
     storage.plan(Fault::next(Op::Write, 3, ErrorKind::Other));
@@ -127,7 +139,7 @@ fn a_failed_sync_is_permanent() {
     storage.plan(Fault::next(Op::Sync, 1, ErrorKind::Other));
     assert!(matches!(put(&opened.journal, 1, b"x"), Err(JournalError::Sync(_))));
     assert!(matches!(put(&opened.journal, 1, b"x"), Err(JournalError::Sync(_))));
-    opened.journal.append_lazy(&Record::TopicDeleted { topic: 1 });
+    opened.journal.append_lazy(&Record::TopicDeleted { topic: TopicNumber(1) });
     assert!(opened.journal.flush().is_err());
     assert!(opened.journal.failure().unwrap().to_string().contains("sync failed"));
     assert!(opened.journal.close().is_err());

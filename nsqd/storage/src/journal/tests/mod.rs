@@ -18,6 +18,7 @@ use std::{
 
 use super::*;
 use crate::{
+    ChannelNumber, SequenceRange, TopicNumber,
     faulty::{Fault, FaultyStorage, Op, disk},
     file::FileStorage,
 };
@@ -33,7 +34,7 @@ fn options(durability: Durability) -> JournalOptions {
 struct Opened {
     journal: Arc<Journal>,
     report: JournalReport,
-    batches: Vec<(u32, u64, Vec<u8>)>,
+    batches: Vec<(TopicNumber, u64, Vec<u8>)>,
     finished: Vec<u64>,
     places: Vec<Lsn>,
 }
@@ -50,7 +51,7 @@ fn try_open(storage: &FaultyStorage, options: JournalOptions) -> Result<Opened, 
             Record::Publish { topic, first_sequence, frames, .. } => {
                 batches.push((topic, first_sequence, frames.to_vec()));
             }
-            Record::Finish { runs, .. } => finished.extend(runs.iter().map(|(first, _)| first)),
+            Record::Finish { runs, .. } => finished.extend(runs.iter().map(|run| run.from)),
             _ => {}
         }
     })?;
@@ -59,7 +60,14 @@ fn try_open(storage: &FaultyStorage, options: JournalOptions) -> Result<Opened, 
 }
 
 fn publish(sequence: u64, frames: &[u8]) -> Record<'_> {
-    Record::Publish { topic: 1, first_sequence: sequence, count: 1, due_ns: None, only: None, frames }
+    Record::Publish {
+        topic: TopicNumber(1),
+        first_sequence: sequence,
+        count: 1,
+        due_ns: None,
+        only: None,
+        frames,
+    }
 }
 
 fn sequences(opened: &Opened) -> Vec<u64> {
@@ -165,9 +173,9 @@ fn lazy_records_are_written_within_the_interval() {
         let opened = open(&storage, durability);
         for sequence in [5, 6] {
             opened.journal.append_lazy(&Record::Finish {
-                topic: 1,
-                channel: 1,
-                runs: (&[(sequence, 1)]).into(),
+                topic: TopicNumber(1),
+                channel: ChannelNumber(1),
+                runs: (&[SequenceRange::one(sequence)]).into(),
             });
         }
         eventually("the lazy write", || opened.journal.bytes_written() > 0);
@@ -181,9 +189,13 @@ fn many_lazy_records_do_not_wait_for_the_interval() {
     options.timing.flush_interval = Duration::from_secs(3600);
     options.file_bytes = 1 << 20;
     let opened = try_open(&FaultyStorage::default(), options).unwrap();
-    let runs: Vec<_> = (0..1000).map(|n| (n * 10_000, 1)).collect();
+    let runs: Vec<_> = (0..1000).map(|n| SequenceRange::one(n * 10_000)).collect();
     for _ in 0..100 {
-        opened.journal.append_lazy(&Record::Finish { topic: 1, channel: 1, runs: runs.as_slice().into() });
+        opened.journal.append_lazy(&Record::Finish {
+            topic: TopicNumber(1),
+            channel: ChannelNumber(1),
+            runs: runs.as_slice().into(),
+        });
     }
     eventually("the write", || opened.journal.bytes_written() > 64 << 10);
 }
@@ -206,7 +218,9 @@ fn flush_and_close_leave_nothing_unwritten() {
         options.timing.flush_interval = Duration::from_secs(3600);
         let storage = FaultyStorage::default();
         let opened = try_open(&storage, options).unwrap();
-        let finish = Record::Finish { topic: 1, channel: 1, runs: (&[(7, 1)]).into() };
+        let runs = [SequenceRange::one(7)];
+        let finish =
+            Record::Finish { topic: TopicNumber(1), channel: ChannelNumber(1), runs: (&runs).into() };
         opened.journal.append_lazy(&finish);
         opened.journal.flush().unwrap();
         assert_eq!(open(&storage.after_kill(), durability).finished, [7]);

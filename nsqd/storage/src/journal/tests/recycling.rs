@@ -1,18 +1,25 @@
 //! Retiring and recycling of files that are no longer needed.
 
 use super::*;
+use crate::TopicNumber;
 
 #[test]
 fn files_list_what_was_published_in_them() {
     let opened = open(&FaultyStorage::default(), Durability::Write);
     fill(&opened.journal, 0..20);
-    let record =
-        Record::Publish { topic: 9, first_sequence: 40, count: 3, due_ns: Some(1), only: None, frames: b"x" };
+    let record = Record::Publish {
+        topic: TopicNumber(9),
+        first_sequence: 40,
+        count: 3,
+        due_ns: Some(1),
+        only: None,
+        frames: b"x",
+    };
     opened.journal.flush().unwrap();
     wait(opened.journal.commit(opened.journal.append(&record).unwrap())).unwrap();
     let files = opened.journal.files();
     assert!(files.windows(2).all(|pair| pair[0].number < pair[1].number && pair[0].topics < pair[1].topics));
-    assert_eq!(files.last().unwrap().topics, [(1, 19), (9, 42)]);
+    assert_eq!(files.last().unwrap().topics, [(TopicNumber(1), 19), (TopicNumber(9), 42)]);
     assert!(files.iter().all(|file| file.bytes == FILE_BYTES && file.first_lsn.file_number() == file.number));
 }
 

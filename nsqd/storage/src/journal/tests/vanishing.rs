@@ -73,7 +73,7 @@ fn with_sync_nothing_is_acknowledged_in_a_file_without_a_name() {
     put(&journal, 1, b"y").unwrap();
     assert_eq!((journal.failure().is_none(), journal.lost_files()), (true, vec![1]));
     let after = open(&storage.after_kill(), Durability::Sync);
-    assert_eq!(after.batches, [(1, 1, b"y".to_vec())]);
+    assert_eq!(after.batches, [(TopicNumber(1), 1, b"y".to_vec())]);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn records_are_refused_until_the_data_directory_is_back() {
         put(&journal, 1, b"y").unwrap();
         assert_eq!((journal.failure().is_none(), journal.lost_files()), (true, vec![]));
         let after = open(&storage.after_kill(), durability);
-        assert_eq!(after.batches, [(1, 0, b"x".to_vec()), (1, 1, b"y".to_vec())]);
+        assert_eq!(after.batches, [(TopicNumber(1), 0, b"x".to_vec()), (TopicNumber(1), 1, b"y".to_vec())]);
         assert_eq!((after.report.torn_at, after.report.damaged.len()), (None, 0));
     }
 }
