@@ -29,6 +29,7 @@ use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, JournalOptions, JournalReport, Lsn};
 use crate::storage::record::Record;
 use crate::storage::segment::SegmentStore;
+use crate::storage::unsynced::Unsynced;
 use crate::storage::{Durability, Space, Storage, TopicNumber};
 use crate::topic::registry::{ChannelOracle, Registry};
 use crate::topic::release::ReleasePoint;
@@ -43,6 +44,8 @@ pub(super) struct Recovery {
     storage: Arc<dyn Storage>,
     /// See [`Store::home`].
     home: Arc<Anchored>,
+    /// See [`Store::unsynced`].
+    unsynced: Arc<Unsynced>,
     data_dir: DataDir,
     durability: Durability,
     limits: EngineLimits,
@@ -65,7 +68,8 @@ impl Recovery {
     /// Takes over files of NSQ, and makes the directory usable.
     pub fn prepare(options: StartOptions) -> Result<Self, RecoveryError> {
         let StartOptions { storage, data_dir, durability, limits, logger, oracle, policies } = options;
-        let home = Arc::new(Anchored::new(storage, data_dir.path()).map_err(RecoveryError::Access)?);
+        let unsynced = Arc::new(Unsynced::new(storage));
+        let home = Arc::new(Anchored::new(unsynced.clone(), data_dir.path()).map_err(RecoveryError::Access)?);
         let storage: Arc<dyn Storage> = home.clone();
         let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
         import::take_over(&storage, &data_dir, &limits, &logger, clocks.wall_ns)?;
@@ -76,6 +80,7 @@ impl Recovery {
         Ok(Recovery {
             storage,
             home,
+            unsynced,
             data_dir,
             durability,
             limits,
@@ -297,7 +302,14 @@ impl Recovery {
     ) -> Result<Arc<Registry>, RecoveryError> {
         let (journal, checkpoint) = (&read.journal, loaded.checkpoint.as_ref());
         let has_journal = self.durability != Durability::Overflow;
-        let store = Store::new(self.home, self.data_dir, self.durability, journal, journal_from(checkpoint));
+        let store = Store::new(
+            self.home,
+            self.unsynced,
+            self.data_dir,
+            self.durability,
+            journal,
+            journal_from(checkpoint),
+        );
         let numbers = Numbers::new(replayed.next_numbers, replayed.sequences_used);
         let engine = Engine::new(store, numbers, self.limits, self.policies, self.logger, self.log_context);
         let registry = Registry::new(engine.clone(), self.oracle);
