@@ -26,6 +26,7 @@ use crate::policy::file::PolicyFile;
 use crate::storage::anchored::Anchored;
 use crate::storage::checkpoint::{self, Checkpoint, Loaded, Problem};
 use crate::storage::data_dir::DataDir;
+use crate::storage::file_kind::is_set_aside;
 use crate::storage::journal::{Journal, JournalOptions, JournalReport, Lsn};
 use crate::storage::record::Record;
 use crate::storage::segment::SegmentStore;
@@ -376,7 +377,7 @@ fn remove_orphans(engine: &Engine, numbers: &BTreeSet<TopicNumber>) {
     let Ok(found) = engine.store.data_dir.topic_numbers(&*engine.store.storage) else { return };
     for number in found.into_iter().filter(|number| !numbers.contains(number)) {
         let dir = engine.store.data_dir.topic_dir(number);
-        let is_damaged = |names: Vec<String>| names.iter().any(|name| name.ends_with(".damaged"));
+        let is_damaged = |names: Vec<String>| names.iter().any(|name| is_set_aside(name.as_ref()));
         if engine.store.storage.list(&dir).is_ok_and(is_damaged) {
             continue;
         }

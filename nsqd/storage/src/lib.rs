@@ -7,7 +7,7 @@
 //!   fails on demand and shows what a crash leaves behind; [`overlay`]: real files whose changes stay in memory;
 //!   [`unsynced`]: knows what a power failure may lose; [`anchored`]: changes nothing once the data directory has moved;
 //!   [`open_files`]: limits the number of open segment files;
-//! - [`data_dir`]: the layout of the data directory, its lock and its format version;
+//! - [`file_kind`]: names of files; [`data_dir`]: the layout of the data directory, its lock and its format version;
 //! - [`record`]: the kinds of journal record and their bytes; [`record_batch`]: several that are read together;
 //! - [`seal`]: ties bytes to one place in one file, so that stale bytes are never read as new;
 //! - [`journal`]: one sequence of files for all topics, with group commit;

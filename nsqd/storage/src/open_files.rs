@@ -20,6 +20,7 @@ use std::{
 
 use parking_lot::Mutex;
 
+use super::file_kind::FileKind;
 use super::{DirLock, Identity, Space, Storage, StorageFile, SyncError};
 
 /// See the module.
@@ -69,7 +70,7 @@ fn share_of(limit: Option<u64>) -> usize {
 }
 
 fn is_segment(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "segment")
+    FileKind::of(path) == FileKind::Segment
 }
 
 /// The open segment files, in the order in which they are considered for closing.
