@@ -26,6 +26,7 @@ use crate::backpressure::Backpressure;
 use crate::channel::ExhaustedChannels;
 use crate::clock;
 use crate::damage::Damage;
+use crate::disk_metrics::DiskMetrics;
 use crate::health::{Part, Unhealthy, journal_failure};
 use crate::log::LogContext;
 use crate::log::chunk::CHUNK_BYTES;
@@ -191,6 +192,7 @@ pub struct Engine {
     pub backpressure: Backpressure,
     topology: watch::Sender<u64>,
     latency: OnceLock<LatencyOptions>,
+    disk_metrics: OnceLock<Arc<DiskMetrics>>,
     metrics: Metrics,
 }
 
@@ -219,6 +221,7 @@ impl Engine {
             backpressure: Backpressure::default(),
             topology: watch::Sender::new(0),
             latency: OnceLock::new(),
+            disk_metrics: OnceLock::new(),
             metrics: Metrics::default(),
         })
     }
@@ -276,6 +279,16 @@ impl Engine {
     pub(crate) fn set_latency(&self, options: LatencyOptions) {
         // The first setting wins, because channels already measure with it.
         let _ = self.latency.set(options);
+    }
+
+    /// Measurements of file operations; `None` unless somebody measures them.
+    pub fn disk_metrics(&self) -> Option<&DiskMetrics> {
+        self.disk_metrics.get().map(|metrics| &**metrics)
+    }
+
+    /// Makes [`Engine::disk_metrics`] return these. The first call decides.
+    pub fn set_disk_metrics(&self, metrics: Arc<DiskMetrics>) {
+        let _ = self.disk_metrics.set(metrics);
     }
 
     /// Records a failure of a part. Failures of the journal itself are recorded by the journal.

@@ -17,7 +17,7 @@
 //!
 //! # Modules, lowest first
 //!
-//! [`clock`], [`backpressure`], [`blocking`], [`damage`], [`disk_work`], [`health`], [`metrics`], [`storage`],
+//! [`clock`], [`backpressure`], [`blocking`], [`damage`], [`disk_metrics`], [`disk_work`], [`health`], [`metrics`], [`storage`],
 //! [`timers`], [`auth`], [`locality`], [`client_info`], [`producers`], [`log`], [`policy`], [`channel`], [`engine`], [`topic`],
 //! [`policy_file`], [`policy_test`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`flags`], [`config`],
 //! [`statsd`], [`http`], [`heartbeat_stats`], [`nsqd`]. Each module uses only modules before it; the test `tidy`
@@ -35,6 +35,7 @@ pub mod clock;
 pub mod backpressure;
 pub mod blocking;
 pub mod damage;
+pub mod disk_metrics;
 pub mod disk_work;
 pub mod health;
 pub mod metrics;

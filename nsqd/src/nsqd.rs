@@ -25,6 +25,7 @@ use crate::auth::{self, Authenticator};
 use crate::config::{Config, broadcast_port};
 use crate::connection::ConnectionContext;
 use crate::connection::listener::accept_loop;
+use crate::disk_metrics::{DiskMetrics, Measured};
 use crate::flags::TlsRequired;
 use crate::heartbeat_stats::RegistryStats;
 use crate::http::auth::HttpAuth;
@@ -38,7 +39,6 @@ use crate::stats;
 use crate::statsd::{self, StatsdOptions, expand_prefix};
 use crate::storage::data_dir::{DataDir, DataDirError};
 use crate::storage::file::FileStorage;
-use crate::storage::measured::Measured;
 use crate::storage::open_files::OpenFiles;
 use crate::storage::{Durability, Storage};
 use crate::topic::registry::Registry;
@@ -102,8 +102,9 @@ impl Nsqd {
         nsq_daemon::info!(logger, "{}", nsq_daemon::version_line("nsqd"));
         nsq_daemon::info!(logger, "ID: {}", config.node_id);
         open_files::raise_limit(&logger);
-        let storage: Arc<dyn Storage> =
-            Arc::new(Measured::new(Arc::new(OpenFiles::with_share_of_limit(Arc::new(FileStorage)))));
+        let files = Arc::new(OpenFiles::with_share_of_limit(Arc::new(FileStorage)));
+        let disk_metrics = Arc::<DiskMetrics>::default();
+        let storage: Arc<dyn Storage> = Arc::new(Measured::new(files, disk_metrics.clone()));
         let data_dir = DataDir::open(&storage, &config.data_path)?;
         let tls = load_tls(&config).await?;
         let auth = Authenticator::new(config.auth_options(), logger.clone()).await?.map(Arc::new);
@@ -122,6 +123,7 @@ impl Nsqd {
             policies: Arc::new(policies),
         };
         let registry = recover(&config, options).await?;
+        registry.engine().set_disk_metrics(disk_metrics);
         lookup.attach(&registry);
         let started_at = SystemTime::now();
         lookup.report(Arc::new(RegistryStats::new(&registry, stats::start_time(started_at))));

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::engine::Engine;
 use crate::locality::Locality;
 use crate::producers::Producers;
-use crate::storage::measured::FileKind;
+use crate::storage::file_kind::FileKind;
 use crate::topic::registry::Registry;
 use crate::topic::{Topic, TopicCounters, TopicDepth};
 
@@ -82,9 +82,7 @@ pub fn without_lists(engine: &Engine, start_time: i64, request: StatsRequest<'_>
         health: health(engine),
         start_time,
         memory: (request.include_memory && !request.only_asked).then(memory_stats),
-        unsynced_bytes: (request.include_storage && !request.only_asked)
-            .then(|| unsynced_bytes(engine))
-            .flatten(),
+        unsynced_bytes: (request.include_storage && !request.only_asked).then(|| unsynced_bytes(engine)),
         ..Stats::default()
     }
 }
@@ -423,10 +421,9 @@ fn client_stats(info: &ClientInfo, snapshot: &ConsumerStatsSnapshot, topic: Opti
     }
 }
 
-/// Returns `None` if the storage is not measured.
-fn unsynced_bytes(engine: &Engine) -> Option<u64> {
-    let disk = engine.store.storage.metrics()?;
-    Some(disk.unsynced_bytes(FileKind::Journal) + disk.unsynced_bytes(FileKind::Segment))
+fn unsynced_bytes(engine: &Engine) -> u64 {
+    let unsynced = &engine.store.unsynced;
+    unsynced.bytes(FileKind::Journal) + unsynced.bytes(FileKind::Segment)
 }
 
 /// There is no garbage collector: anonymous memory of the process counts as heap in use, the other fields are 0.

@@ -122,8 +122,7 @@ fn client_certificates_follow_the_server_policy() {
 #[test]
 fn x509_version_1_server_certificate_needs_skip_verify() {
     test(async {
-        let folder =
-            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tls/tests/certificates");
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tls/tests/certificates");
         let file = |name: &str| folder.join(name);
         for policy in ["require", "require-verify"] {
             let start = Daemon::nsqd().flag(format!("--tls-cert={}", file("version-1-rsa.pem").display()));

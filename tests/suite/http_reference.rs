@@ -51,7 +51,7 @@ fn documented(daemon: &str) -> Vec<Documented> {
 
 /// `METHOD /path` of every endpoint in a table of routes, and of the profiler's pages, which both daemons add.
 fn routed(table: &str) -> BTreeSet<String> {
-    let pages = read("protocol/daemon/src/http/pprof.rs");
+    let pages = read("daemon/src/http/pprof.rs");
     let pages =
         pages.split("path: \"").skip(1).filter_map(|rest| Some(format!("GET {}", rest.split_once('"')?.0)));
     let table = read(table);

@@ -113,8 +113,20 @@ fn links_between_documents_lead_somewhere() {
 
 /// Whether a quoted word starts with a directory of the workspace.
 fn is_workspace_path(name: &str) -> bool {
-    let folders =
-        ["protocol/", "nsqd/", "lookupd/", "client/", "admin-cli/", "tests/", "docs/", "deploy/", ".ci/"];
+    let folders = [
+        "protocol/",
+        "tls/",
+        "dial/",
+        "daemon/",
+        "nsqd/",
+        "lookupd/",
+        "client/",
+        "admin-cli/",
+        "tests/",
+        "docs/",
+        "deploy/",
+        ".ci/",
+    ];
     let is_plain = !name.contains([' ', '*', '<', '{', '…', '\n']);
     is_plain && !name.starts_with("tests/.env") && folders.iter().any(|folder| name.starts_with(folder))
 }

@@ -381,7 +381,7 @@ fn tls_min_version_flag_sets_the_oldest_version() {
 
 /// A certificate or key that the certificate library of these tests cannot generate.
 fn stored_certificate(file: &str) -> String {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tls/tests/certificates");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tls/tests/certificates");
     std::fs::read_to_string(folder.join(file)).expect("a file of the project")
 }
 

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use crate::storage::anchored::Anchored;
 use crate::storage::data_dir::DataDir;
 use crate::storage::journal::{Journal, Lsn};
+use crate::storage::unsynced::Unsynced;
 use crate::storage::{Durability, Storage};
 
 /// See the module.
@@ -17,6 +18,8 @@ pub struct Store {
     pub data_dir: DataDir,
     /// The data directory, as long as it is in its place.
     pub home: Arc<Anchored>,
+    /// What a power failure may lose of that directory.
+    pub unsynced: Arc<Unsynced>,
     pub durability: Durability,
     /// End of the journal at start.
     journal_end: Lsn,
@@ -40,6 +43,7 @@ impl Store {
     /// used.
     pub fn new(
         home: Arc<Anchored>,
+        unsynced: Arc<Unsynced>,
         data_dir: DataDir,
         durability: Durability,
         journal: &Arc<Journal>,
@@ -50,6 +54,7 @@ impl Store {
             storage: home.clone(),
             data_dir,
             home,
+            unsynced,
             durability,
             journal_end: journal.position(),
             checkpoints: Mutex::new(Checkpoints { newest: checkpoint_from, ..Checkpoints::default() }),

@@ -13,14 +13,16 @@
 
 use std::io;
 
+use nsq_protocol::MESSAGE_HEADER_BYTES;
+
 use crate::storage::StorageFile;
 
 /// Length field before a record's payload.
 const SIZE_BYTES: u64 = 4;
-/// Size, timestamp, attempts, id.
-const HEADER_BYTES: usize = 30;
-/// The part of the payload before the body: timestamp, attempts, id.
-const PAYLOAD_HEADER_BYTES: u32 = 26;
+/// Length field and the part of the payload before the body.
+const HEADER_BYTES: usize = SIZE_BYTES as usize + MESSAGE_HEADER_BYTES;
+/// The part of the payload before the body: timestamp, attempts, id, as in a message frame.
+const PAYLOAD_HEADER_BYTES: u32 = MESSAGE_HEADER_BYTES as u32;
 /// A larger size is damage: no frame of ours could carry it.
 const MAX_PAYLOAD_BYTES: u32 = 1 << 30;
 /// Maximum size of a valid position file.

@@ -98,7 +98,7 @@ fn take_over_with(mut converter: Converter<'_>) -> Result<(), ImportError> {
         finish(&**storage, data_dir, logger);
         return Ok(());
     }
-    if has_checkpoint || has_journal(&**storage, data_dir).map_err(failed)? {
+    if has_checkpoint || data_dir.has_journal(&**storage).map_err(failed)? {
         if names.contains(METADATA_FILE) {
             nsq_daemon::warn!(
                 logger,
@@ -179,7 +179,7 @@ pub fn is_due(storage: &Arc<dyn Storage>, data_dir: &DataDir) -> io::Result<bool
     let names = list(storage, data_dir)?;
     Ok(names.contains(METADATA_FILE)
         && !has_checkpoint(data_dir, &names)
-        && !has_journal(&**storage, data_dir)?)
+        && !data_dir.has_journal(&**storage)?)
 }
 
 fn has_checkpoint(data_dir: &DataDir, names: &BTreeSet<String>) -> bool {
@@ -188,14 +188,6 @@ fn has_checkpoint(data_dir: &DataDir, names: &BTreeSet<String>) -> bool {
 
 fn list(storage: &Arc<dyn Storage>, data_dir: &DataDir) -> io::Result<BTreeSet<String>> {
     Ok(storage.list(data_dir.path())?.into_iter().collect())
-}
-
-/// Whether nsqd has published here before. Then its topics have numbers that must not be reused.
-fn has_journal(storage: &dyn Storage, data_dir: &DataDir) -> io::Result<bool> {
-    match storage.list(&data_dir.journal_dir()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        names => Ok(names?.iter().any(|name| name.ends_with(".journal"))),
-    }
 }
 
 fn read_metadata(storage: &dyn Storage, data_dir: &DataDir) -> Result<Metadata, ImportError> {

@@ -23,13 +23,9 @@ mod dead_letter_tests;
 #[cfg(test)]
 mod dedupe_tests;
 #[cfg(test)]
-mod engine_tests;
-#[cfg(test)]
 mod lost_records_tests;
 #[cfg(test)]
 mod policy_test_tests;
-#[cfg(test)]
-mod retention_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

@@ -26,9 +26,11 @@ use crate::policy::file::PolicyFile;
 use crate::storage::anchored::Anchored;
 use crate::storage::checkpoint::{self, Checkpoint, Loaded, Problem};
 use crate::storage::data_dir::DataDir;
+use crate::storage::file_kind::is_set_aside;
 use crate::storage::journal::{Journal, JournalOptions, JournalReport, Lsn};
 use crate::storage::record::Record;
 use crate::storage::segment::SegmentStore;
+use crate::storage::unsynced::Unsynced;
 use crate::storage::{Durability, SequenceRange, Space, Storage, TopicNumber};
 use crate::topic::registry::{ChannelOracle, Registry};
 use crate::topic::release::ReleasePoint;
@@ -43,6 +45,8 @@ pub(super) struct Recovery {
     storage: Arc<dyn Storage>,
     /// See [`Store::home`].
     home: Arc<Anchored>,
+    /// See [`Store::unsynced`].
+    unsynced: Arc<Unsynced>,
     data_dir: DataDir,
     durability: Durability,
     limits: EngineLimits,
@@ -65,7 +69,8 @@ impl Recovery {
     /// Takes over files of NSQ, and makes the directory usable.
     pub fn prepare(options: StartOptions) -> Result<Self, RecoveryError> {
         let StartOptions { storage, data_dir, durability, limits, logger, oracle, policies } = options;
-        let home = Arc::new(Anchored::new(storage, data_dir.path()).map_err(RecoveryError::Access)?);
+        let unsynced = Arc::new(Unsynced::new(storage));
+        let home = Arc::new(Anchored::new(unsynced.clone(), data_dir.path()).map_err(RecoveryError::Access)?);
         let storage: Arc<dyn Storage> = home.clone();
         let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
         import::take_over(&storage, &data_dir, &limits, &logger, clocks.wall_ns)?;
@@ -76,6 +81,7 @@ impl Recovery {
         Ok(Recovery {
             storage,
             home,
+            unsynced,
             data_dir,
             durability,
             limits,
@@ -298,7 +304,14 @@ impl Recovery {
     ) -> Result<Arc<Registry>, RecoveryError> {
         let (journal, checkpoint) = (&read.journal, loaded.checkpoint.as_ref());
         let has_journal = self.durability != Durability::Overflow;
-        let store = Store::new(self.home, self.data_dir, self.durability, journal, journal_from(checkpoint));
+        let store = Store::new(
+            self.home,
+            self.unsynced,
+            self.data_dir,
+            self.durability,
+            journal,
+            journal_from(checkpoint),
+        );
         let numbers = Numbers::new(replayed.next_numbers, replayed.sequences_used);
         let engine = Engine::new(store, numbers, self.limits, self.policies, self.logger, self.log_context);
         let registry = Registry::new(engine.clone(), self.oracle);
@@ -365,7 +378,7 @@ fn remove_orphans(engine: &Engine, numbers: &BTreeSet<TopicNumber>) {
     let Ok(found) = engine.store.data_dir.topic_numbers(&*engine.store.storage) else { return };
     for number in found.into_iter().filter(|number| !numbers.contains(number)) {
         let dir = engine.store.data_dir.topic_dir(number);
-        let is_damaged = |names: Vec<String>| names.iter().any(|name| name.ends_with(".damaged"));
+        let is_damaged = |names: Vec<String>| names.iter().any(|name| is_set_aside(name.as_ref()));
         if engine.store.storage.list(&dir).is_ok_and(is_damaged) {
             continue;
         }

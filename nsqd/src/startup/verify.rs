@@ -10,7 +10,7 @@ use nsq_daemon::log::Logger;
 use super::{Recovered, RecoveryError, StartOptions, recover_and_report};
 use crate::damage::Finding;
 use crate::engine::EngineLimits;
-use crate::storage::data_dir::{DataDir, DataDirError};
+use crate::storage::data_dir::{DataDir, DataDirError, FORMAT_FILE};
 use crate::storage::segment::{BlockRef, ReadError, SegmentStore};
 use crate::storage::{Durability, Storage, TopicNumber};
 
@@ -51,7 +51,7 @@ pub fn verify(
     let data_dir = match DataDir::open(&storage, path) {
         // A start refuses such a directory, but the rest should be verified all the same.
         Err(error @ DataDirError::BadFormatFile { .. }) => {
-            let format = path.join("format");
+            let format = path.join(FORMAT_FILE);
             let bytes = storage.open(&format).and_then(|file| file.len()).unwrap_or(0);
             verified.findings.push(Finding::damage(error.to_string()).at(&format, 0, bytes));
             storage.remove(&format).map_err(|error| DataDirError::Io { path: format, error })?;
@@ -61,9 +61,7 @@ pub fn verify(
     };
     let topics_dir = data_dir.topics_dir();
     // Without a journal, a start restores topics that no checkpoint names from their segments.
-    let has_journal = storage
-        .list(&data_dir.journal_dir())
-        .is_ok_and(|names| names.iter().any(|name| name.ends_with(".journal")));
+    let has_journal = data_dir.has_journal(&*storage).unwrap_or(false);
     let options = StartOptions {
         storage,
         data_dir,

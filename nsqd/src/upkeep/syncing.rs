@@ -11,7 +11,6 @@ use crate::clock::{self, Nanos};
 use crate::engine::Engine;
 use crate::health::Part;
 use crate::storage::SyncError;
-use crate::storage::measured::FileKind;
 
 /// How often to check for work, and the minimum time between syncs. Continuous syncs would delay reads and writes of
 /// the disk.
@@ -35,11 +34,8 @@ struct Seen {
 
 impl Seen {
     fn now(engine: &Engine) -> Self {
-        let written = |disk: &crate::storage::measured::DiskMetrics| {
-            disk.of(FileKind::Journal).written_bytes.get() + disk.of(FileKind::Segment).written_bytes.get()
-        };
         Seen {
-            written_bytes: engine.store.storage.metrics().map_or(0, written),
+            written_bytes: engine.store.unsynced.written_bytes(),
             published_messages: engine.metrics().published_messages.get(),
         }
     }
@@ -67,8 +63,8 @@ impl Syncing {
             if !self.is_due(messages, clock::monotonic().saturating_sub(since)) {
                 continue;
             }
-            let storage = engine.store.storage.clone();
-            let error = match blocking::run(move || storage.sync_written()).await {
+            let unsynced = engine.store.unsynced.clone();
+            let error = match blocking::run(move || unsynced.sync_written()).await {
                 Ok(Ok(())) => {
                     engine.set_works(Part::Syncing);
                     synced = seen;

@@ -15,7 +15,7 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{DirLock, Identity, Space, Storage, StorageFile, SyncError, measured};
+use super::{DirLock, Identity, Space, Storage, StorageFile, SyncError};
 
 /// See the module.
 pub struct Anchored {
@@ -138,14 +138,6 @@ impl Storage for Anchored {
 
     fn check_writable(&self, dir: &Path) -> io::Result<()> {
         self.inner.check_writable(&self.at(dir))
-    }
-
-    fn metrics(&self) -> Option<&measured::DiskMetrics> {
-        self.inner.metrics()
-    }
-
-    fn sync_written(&self) -> Result<(), SyncError> {
-        self.inner.sync_written()
     }
 
     fn forget(&self, path: &Path) {

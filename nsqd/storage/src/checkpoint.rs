@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id_list::IdList;
 use super::outstanding_list::OutstandingList;
-use super::{ChannelNumber, SequenceRange, Storage, StorageFile, TopicNumber, journal::Lsn};
+use super::{ChannelNumber, SequenceRange, Storage, StorageFile, TopicNumber, file_kind, journal::Lsn};
 
 const MAGIC: [u8; 8] = *b"nsqrsCKP";
 /// Increased when an older version can no longer read a checkpoint.
@@ -213,8 +213,8 @@ pub struct Problem {
     pub what: &'static str,
 }
 
-/// The path of the previous checkpoint.
-fn previous(path: &Path) -> PathBuf {
+/// The path of the checkpoint that was written before the one at `path`.
+pub fn previous(path: &Path) -> PathBuf {
     path.with_extension("previous")
 }
 
@@ -234,9 +234,7 @@ pub fn load(storage: &dyn Storage, path: &Path) -> Result<Loaded, CheckpointErro
         }
     }
     for Problem { path, .. } in &loaded.problems {
-        let mut aside = path.clone().into_os_string();
-        aside.push(".damaged");
-        storage.rename(path, Path::new(&aside))?;
+        storage.rename(path, &file_kind::set_aside(path))?;
     }
     Ok(loaded)
 }

@@ -17,10 +17,20 @@ use std::{
     sync::Arc,
 };
 
-use super::{DirLock, Storage, TopicNumber};
+use super::{DirLock, Storage, TopicNumber, journal};
 
 /// Increased when an older version can no longer use the directory.
 const FORMAT_VERSION: u32 = 1;
+/// The file that holds the format version.
+pub const FORMAT_FILE: &str = "format";
+/// The newest checkpoint.
+pub const CHECKPOINT_FILE: &str = "checkpoint";
+/// The directory of the journal.
+pub const JOURNAL_DIR: &str = "journal";
+/// The directory of the segments, with one directory for each topic.
+pub const TOPICS_DIR: &str = "topics";
+/// A data directory that nsqd has used has at least one of these.
+pub const ENTRIES: [&str; 4] = [FORMAT_FILE, CHECKPOINT_FILE, JOURNAL_DIR, TOPICS_DIR];
 /// A version is never longer, so no more is read.
 const MAX_FORMAT_FILE_BYTES: u64 = 64;
 
@@ -113,11 +123,11 @@ impl DataDir {
     }
 
     pub fn journal_dir(&self) -> PathBuf {
-        self.path.join("journal")
+        self.path.join(JOURNAL_DIR)
     }
 
     pub fn topics_dir(&self) -> PathBuf {
-        self.path.join("topics")
+        self.path.join(TOPICS_DIR)
     }
 
     pub fn topic_dir(&self, topic: TopicNumber) -> PathBuf {
@@ -125,7 +135,15 @@ impl DataDir {
     }
 
     pub fn checkpoint_path(&self) -> PathBuf {
-        self.path.join("checkpoint")
+        self.path.join(CHECKPOINT_FILE)
+    }
+
+    /// Whether there is a journal, so that topics have numbers which must not be reused.
+    pub fn has_journal(&self, storage: &dyn Storage) -> io::Result<bool> {
+        match storage.list(&self.journal_dir()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            names => Ok(names?.iter().any(|name| journal::file_number(name).is_some())),
+        }
     }
 
     /// Numbers of the topics that have a directory, in ascending order. Deleted topics may still have one.
@@ -140,7 +158,7 @@ impl DataDir {
     }
 
     pub fn format_path(&self) -> PathBuf {
-        self.path.join("format")
+        self.path.join(FORMAT_FILE)
     }
 
     fn check_version(&self, storage: &dyn Storage) -> Result<(), DataDirError> {

@@ -5,10 +5,10 @@
 //!
 //! - [`mod@file`]: real files behind the [`Storage`] trait; `faulty`: the implementation for tests, which
 //!   fails on demand and shows what a crash leaves behind; [`overlay`]: real files whose changes stay in memory;
-//!   [`measured`]: measures another storage; [`anchored`]: changes nothing once the data directory has moved;
+//!   [`unsynced`]: knows what a power failure may lose; [`anchored`]: changes nothing once the data directory has moved;
 //!   [`open_files`]: limits the number of open segment files;
 //! - `numbers` and `sequence_range`: the types of the numbers of topics and channels, and of ranges of sequence numbers;
-//! - [`data_dir`]: the layout of the data directory, its lock and its format version;
+//! - [`file_kind`]: names of files; [`data_dir`]: the layout of the data directory, its lock and its format version;
 //! - [`record`]: the kinds of journal record and their bytes; [`record_batch`]: several that are read together;
 //! - [`seal`]: ties bytes to one place in one file, so that stale bytes are never read as new;
 //! - [`journal`]: one sequence of files for all topics, with group commit;
@@ -28,9 +28,10 @@ pub mod anchored;
 #[cfg(any(test, feature = "faulty"))]
 pub mod faulty;
 pub mod file;
-pub mod measured;
+pub mod file_kind;
 pub mod open_files;
 pub mod overlay;
+pub mod unsynced;
 
 mod numbers;
 mod sequence_range;
@@ -90,15 +91,6 @@ pub trait Storage: Send + Sync + 'static {
     fn lock_dir(&self, dir: &Path) -> io::Result<DirLock>;
     /// Fails unless files can be created in `dir`; changes nothing.
     fn check_writable(&self, dir: &Path) -> io::Result<()>;
-    /// Measurements of reads, writes and syncs, if this storage takes them.
-    fn metrics(&self) -> Option<&measured::DiskMetrics> {
-        None
-    }
-    /// Makes everything written so far survive a power failure, if this storage tracks it. The next call retries what
-    /// could not be opened; a failed sync stays failed.
-    fn sync_written(&self) -> Result<(), SyncError> {
-        Ok(())
-    }
     /// Says that someone else removed or replaced a file and nothing in it is needed, so it need not be synced.
     fn forget(&self, _path: &Path) {}
     /// Says that someone moved a directory: files opened in it are found at `to` from now on.

@@ -20,7 +20,8 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{DirLock, Identity, Space, Storage, StorageFile, SyncError, measured};
+use super::file_kind::FileKind;
+use super::{DirLock, Identity, Space, Storage, StorageFile, SyncError};
 
 /// See the module.
 pub struct OpenFiles {
@@ -69,7 +70,7 @@ fn share_of(limit: Option<u64>) -> usize {
 }
 
 fn is_segment(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "segment")
+    FileKind::of(path) == FileKind::Segment
 }
 
 /// The open segment files, in the order in which they are considered for closing.
@@ -222,14 +223,6 @@ impl Storage for OpenFiles {
         self.inner.check_writable(dir)
     }
 
-    fn metrics(&self) -> Option<&measured::DiskMetrics> {
-        self.inner.metrics()
-    }
-
-    fn sync_written(&self) -> Result<(), SyncError> {
-        self.inner.sync_written()
-    }
-
     fn forget(&self, path: &Path) {
         self.inner.forget(path);
     }
@@ -334,7 +327,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{faulty::FaultyStorage, file::FileStorage, measured::Measured};
+    use crate::{faulty::FaultyStorage, file::FileStorage, unsynced::Unsynced};
 
     /// Number of this process's descriptors for files in `dir`, including removed files.
     fn open_in(dir: &Path) -> usize {
@@ -419,7 +412,7 @@ mod tests {
         let faulty = FaultyStorage::default();
         let dir = Path::new("/data");
         faulty.create_dir_all(dir).unwrap();
-        let storage = Measured::new(Arc::new(OpenFiles::new(Arc::new(faulty.clone()), 2)));
+        let storage = Unsynced::new(Arc::new(OpenFiles::new(Arc::new(faulty.clone()), 2)));
         for n in 0..20_u8 {
             let file = storage.create(&dir.join(format!("{n:02}.segment")), 0).unwrap();
             file.write_all_at(&[n; 600], 0).unwrap();

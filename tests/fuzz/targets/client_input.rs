@@ -126,7 +126,12 @@ fn report() -> StatsReport {
         timeout_count: 2,
         client_count: 3,
         paused: true,
-        departures: Departures { dead_lettered_count: 4, expired_count: 1 << 50, is_full: true, ..Departures::default() },
+        departures: Departures {
+            dead_lettered_count: 4,
+            expired_count: 1 << 50,
+            is_full: true,
+            ..Departures::default()
+        },
     };
     let topic = TopicSummary {
         topic_name: TopicName::new("orders").expect("valid"),

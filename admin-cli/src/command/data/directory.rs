@@ -10,7 +10,7 @@ use clap::Args;
 use nsqd::import::diskqueue;
 use nsqd::import::{self, queues::METADATA_FILE};
 use nsqd::storage::Storage;
-use nsqd::storage::data_dir::{DataDir, DataDirError};
+use nsqd::storage::data_dir::{CHECKPOINT_FILE, DataDir, DataDirError, ENTRIES, JOURNAL_DIR, TOPICS_DIR};
 use nsqd::storage::open_files::OpenFiles;
 use nsqd::storage::overlay::OverlayStorage;
 
@@ -56,7 +56,7 @@ impl Directory {
         let failed =
             |error: io::Error| Failure::failed(format_args!("cannot read {}: {error}", path.display()));
         let names: BTreeSet<String> = storage.list(&path).map_err(failed)?.into_iter().collect();
-        let is_ours = ["format", "checkpoint", "journal", "topics"].iter().any(|name| names.contains(*name));
+        let is_ours = ENTRIES.iter().any(|name| names.contains(*name));
         let has_nsq = names.contains(METADATA_FILE)
             || names.iter().any(|name| diskqueue::parse_file_name(name).is_some());
         if !is_ours && !has_nsq {
@@ -134,7 +134,7 @@ fn refused(error: &DataDirError) -> Failure {
 
 /// Marks of the files that a daemon changes when it starts and works.
 fn marks(path: &Path) -> Vec<Option<Mark>> {
-    let names = ["", "journal", "topics", "checkpoint", METADATA_FILE];
+    let names = ["", JOURNAL_DIR, TOPICS_DIR, CHECKPOINT_FILE, METADATA_FILE];
     let mark = |name: &&str| {
         let found = std::fs::metadata(path.join(name)).ok()?;
         Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))

@@ -11,12 +11,14 @@ use nsqd::producers::Producers;
 use nsqd::stats::{self, StatsRequest};
 use nsqd::storage::TopicNumber;
 use nsqd::storage::checkpoint::{self, Checkpoint, TopicCheckpoint};
+use nsqd::storage::file_kind::{is_retired, is_set_aside};
+use nsqd::storage::journal;
 use nsqd::storage::segment::{BlockRef, SegmentStore};
 use serde::Serialize;
 
 use super::directory::{Directory, DirectoryFlags, View};
 use super::inspect_table;
-use super::journal_check::{self, JournalCheck};
+use super::journal_check::JournalCheck;
 use super::queues::{NsqFiles, Piece, Queue};
 use super::recovered::{self, Recovered, recover};
 use crate::body::rfc3339;
@@ -301,7 +303,7 @@ fn topic_report(stats: TopicStats, saved: &TopicCheckpoint, segments: Segments, 
 }
 
 fn format_version(view: &View, warnings: &mut Vec<String>) -> Option<u32> {
-    let text = std::fs::read_to_string(view.data_dir.path().join("format")).ok()?;
+    let text = std::fs::read_to_string(view.data_dir.format_path()).ok()?;
     let version = text.trim().parse().ok();
     if version.is_none() {
         warnings.push("the file `format` holds no format version: nsqd would not start".to_owned());
@@ -325,10 +327,9 @@ fn checkpoint_report(view: &View, saved: &Checkpoint) -> CheckpointReport {
 fn journal_summary(directory: &Directory, view: &View) -> Result<JournalSummary, Failure> {
     let dir = view.data_dir.journal_dir();
     let names = view.storage.list(&dir).unwrap_or_default();
-    let spare_file_count = names.iter().filter(|name| name.ends_with(".spare")).count() as u64;
-    let paths = names.iter().map(|name| dir.join(name));
+    let spare_file_count = names.iter().filter(|name| is_retired(name.as_ref())).count() as u64;
     let paths: BTreeMap<u64, _> =
-        paths.filter_map(|path| Some((journal_check::file_number(&path)?, path))).collect();
+        names.iter().filter_map(|name| Some((journal::file_number(name)?, dir.join(name)))).collect();
     let check = JournalCheck::read(view, |_, _| {})?;
     let file = |(number, path): (&u64, &std::path::PathBuf)| {
         let counts = check.files.get(number).cloned().unwrap_or_default();
@@ -356,7 +357,7 @@ fn damaged_files(view: &View) -> Result<Vec<String>, Failure> {
     let dirs = numbers.into_iter().map(|number| view.data_dir.topic_dir(number));
     for dir in dirs.chain([view.data_dir.path().to_owned(), view.data_dir.journal_dir()]) {
         let names = view.storage.list(&dir).unwrap_or_default();
-        let damaged = names.iter().filter(|name| name.ends_with(".damaged")).map(|name| dir.join(name));
+        let damaged = names.iter().map(|name| dir.join(name)).filter(|path| is_set_aside(path));
         let inside = |path: std::path::PathBuf| {
             path.strip_prefix(view.data_dir.path()).unwrap_or(&path).display().to_string()
         };

@@ -1,17 +1,13 @@
 //! Reads a directory's journal once and counts its records.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use nsqd::storage::Durability;
-use nsqd::storage::journal::{Journal, JournalOptions, JournalReport, Lsn};
+use nsqd::storage::journal::{Journal, JournalOptions, JournalReport, Lsn, RECORD_HEADER_BYTES};
 use nsqd::storage::record::Record;
 
 use super::directory::View;
 use crate::exit_status::Failure;
-
-/// Length and checksums in front of each record.
-const RECORD_HEADER_BYTES: u64 = 12;
 
 /// The result of reading a journal.
 pub struct JournalCheck {
@@ -81,9 +77,4 @@ fn kind(record: &Record<'_>) -> &'static str {
         Record::ChannelSettings { .. } => "channel_settings",
         Record::TopicIdsForgotten { .. } => "topic_ids_forgotten",
     }
-}
-
-/// The number in the name of a journal file.
-pub fn file_number(path: &Path) -> Option<u64> {
-    path.file_name()?.to_str()?.strip_suffix(".journal")?.parse().ok()
 }

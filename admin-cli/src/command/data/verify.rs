@@ -7,6 +7,9 @@ use clap::Args;
 use nsqd::damage::{self, Severity};
 use nsqd::startup::verify;
 use nsqd::storage::Storage;
+use nsqd::storage::checkpoint;
+use nsqd::storage::data_dir::DataDir;
+use nsqd::storage::file_kind::{FileKind, is_retired, is_set_aside};
 use nsqd::storage::overlay::OverlayStorage;
 
 use super::directory::{Directory, DirectoryFlags};
@@ -129,16 +132,10 @@ impl Verifier<'_> {
             let mut names = storage.list(&dir).unwrap_or_default();
             names.sort_unstable();
             for path in names.iter().map(|name| dir.join(name)) {
-                let is_read = match path.extension().and_then(|extension| extension.to_str()) {
-                    Some("damaged") => {
-                        let name = self.directory.relative(&path);
-                        self.findings.notes.push(format!("{name} was set aside by an earlier start"));
-                        false
-                    }
-                    Some(extension) => ["journal", "segment", "previous"].contains(&extension),
-                    None => path.ends_with("format") || path.ends_with("checkpoint"),
-                };
-                if is_read {
+                if is_set_aside(&path) {
+                    let name = self.directory.relative(&path);
+                    self.findings.notes.push(format!("{name} was set aside by an earlier start"));
+                } else if is_read(data_dir, &path) {
                     self.note_file(&path);
                 }
             }
@@ -184,4 +181,14 @@ impl Verifier<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a verification reads this file of ours.
+fn is_read(data_dir: &DataDir, path: &Path) -> bool {
+    let checkpoint = data_dir.checkpoint_path();
+    let is_of_messages = FileKind::of(path) != FileKind::Other && !is_retired(path);
+    is_of_messages
+        || [data_dir.format_path(), checkpoint::previous(&checkpoint), checkpoint]
+            .iter()
+            .any(|read| read == path)
 }

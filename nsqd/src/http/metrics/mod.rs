@@ -15,10 +15,11 @@ use nsq_daemon::metrics::{Exposition, Kind, process};
 
 use self::series::Series;
 use super::{HttpContext, LookupdAddresses};
+use crate::disk_metrics::{DiskMetrics, FileMetrics};
 use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::producers::Producers;
-use crate::storage::measured::{DiskMetrics, FileKind, FileMetrics};
+use crate::storage::file_kind::FileKind;
 use crate::topic::registry::Registry;
 
 /// `GET /metrics`
@@ -127,17 +128,17 @@ fn put_storage(page: &mut Exposition, engine: &Engine) {
         let help = "Size of the file system of the data directory.";
         page.gauge("nsq_data_size_bytes", help, (disk.f_blocks * disk.f_frsize) as f64);
     }
-    if let Some(disk) = engine.store.storage.metrics() {
+    let help = "Bytes written that are not on stable storage: a power failure may lose them.";
+    let mut family = page.family("nsq_unsynced_bytes", Kind::Gauge, help);
+    for kind in [FileKind::Journal, FileKind::Segment] {
+        family.sample(&[("file", kind.as_str())], engine.store.unsynced.bytes(kind) as f64);
+    }
+    if let Some(disk) = engine.disk_metrics() {
         put_disk(page, disk);
     }
 }
 
 fn put_disk(page: &mut Exposition, disk: &DiskMetrics) {
-    let help = "Bytes written that are not on stable storage: a power failure may lose them.";
-    let mut family = page.family("nsq_unsynced_bytes", Kind::Gauge, help);
-    for kind in [FileKind::Journal, FileKind::Segment] {
-        family.sample(&[("file", kind.as_str())], disk.unsynced_bytes(kind) as f64);
-    }
     type Value = fn(&FileMetrics) -> u64;
     let counters: [(&str, &str, Value); 5] = [
         ("nsq_disk_written_bytes_total", "Bytes written to files.", |file| file.written_bytes.get()),

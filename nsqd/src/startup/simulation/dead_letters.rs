@@ -118,7 +118,7 @@ impl World<'_> {
             self.moved.0 += bodies.len() as u64;
             self.model_of(&dead)?.publish_out_of_turn(&bodies, sequence);
             let is_durable = self.contract.durability != Durability::Overflow;
-            let durable = if is_durable { self.storage().recorded_count() } else { usize::MAX };
+            let durable = if is_durable { self.change_count() } else { usize::MAX };
             self.remember(durable);
         }
         Ok(())

@@ -10,6 +10,7 @@
 //!
 //! - [`steps`]: the steps, and their generation from a seed
 //! - [`model`]: the expected state
+//! - [`medium`]: a simulated disk, or real files
 //! - [`world`]: runs the steps; [`retention`]: retention, and channels that start in the past
 //! - [`meanwhile`]: steps during a checkpoint
 //! - [`settings`]: steps that change settings
@@ -21,6 +22,8 @@
 //! - [`compare`]: compares the result with the model
 //! - [`explore`]: crashes everywhere; threads, seeds, shrinking
 //! - [`crashes`]: the tests for crashes
+//! - [`real_files`]: the workloads on real files
+//! - [`scenarios`]: short workloads that were chosen by hand
 //! - [`faults`]: a disk that fails for a while, and then works again
 //! - [`vanishing`]: files and directories that someone removes or moves
 //! - [`damage`]: files whose content changes
@@ -37,6 +40,9 @@ mod explore;
 mod faults;
 mod retention;
 mod meanwhile;
+mod medium;
+mod real_files;
+mod scenarios;
 mod settings;
 mod short_lived;
 mod model;

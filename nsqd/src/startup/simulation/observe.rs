@@ -59,18 +59,27 @@ pub fn start(storage: &FaultyStorage, durability: Durability) -> Result<Arc<Regi
     start_and_report(storage, durability).map(|recovered| recovered.registry)
 }
 
+/// Starts the engine in this directory.
+pub fn start_in(
+    storage: Arc<dyn Storage>,
+    dir: &Path,
+    durability: Durability,
+) -> Result<Arc<Registry>, RecoveryError> {
+    start_with(storage, dir, durability, Logger::silent()).map(|recovered| recovered.registry)
+}
+
 /// As [`start`], and returns the findings.
 pub fn start_and_report(storage: &FaultyStorage, durability: Durability) -> Result<Recovered, RecoveryError> {
-    start_with(storage, durability, Logger::silent())
+    start_with(Arc::new(storage.clone()), DIR.as_ref(), durability, Logger::silent())
 }
 
 fn start_with(
-    storage: &FaultyStorage,
+    storage: Arc<dyn Storage>,
+    dir: &Path,
     durability: Durability,
     logger: Logger,
 ) -> Result<Recovered, RecoveryError> {
-    let storage: Arc<dyn Storage> = Arc::new(storage.clone());
-    let data_dir = DataDir::open(&storage, Path::new(DIR))?;
+    let data_dir = DataDir::open(&storage, dir)?;
     recover_and_report(StartOptions {
         data_dir,
         storage,
@@ -85,7 +94,8 @@ fn start_with(
 /// What a start on this disk logs, for error messages.
 pub fn logged(disk: &Disk, durability: Durability) -> String {
     let (logger, lines) = recording_logger();
-    let started = start_with(&disk.after_kill().into(), durability, logger);
+    let started =
+        start_with(Arc::new(FaultyStorage::from(disk.after_kill())), DIR.as_ref(), durability, logger);
     let lines = std::mem::take(&mut *lines.lock());
     started.err().map_or(lines.clone(), |error| format!("{lines}{error}"))
 }
@@ -168,7 +178,18 @@ pub struct Delivery {
 
 /// Recovers a disk and takes everything.
 pub fn observe(disk: Disk, durability: Durability, runtime: &Runtime) -> Result<Observed, String> {
-    observe_all(disk, durability, runtime, Logger::silent())
+    observe_in(Arc::new(FaultyStorage::from(disk)), DIR.as_ref(), durability, runtime)
+}
+
+/// As [`observe`], in this directory.
+pub fn observe_in(
+    storage: Arc<dyn Storage>,
+    dir: &Path,
+    durability: Durability,
+    runtime: &Runtime,
+) -> Result<Observed, String> {
+    let started = start_with(storage, dir, durability, Logger::silent());
+    observe_all(started, runtime)
 }
 
 /// As [`observe`], and returns what was logged.
@@ -178,19 +199,14 @@ pub fn observe_logged(
     runtime: &Runtime,
 ) -> Result<(Observed, String), String> {
     let (logger, lines) = recording_logger();
-    let observed = observe_all(disk, durability, runtime, logger)?;
+    let started = start_with(Arc::new(FaultyStorage::from(disk)), DIR.as_ref(), durability, logger);
+    let observed = observe_all(started, runtime)?;
     let lines = std::mem::take(&mut *lines.lock());
     Ok((observed, lines))
 }
 
-fn observe_all(
-    disk: Disk,
-    durability: Durability,
-    runtime: &Runtime,
-    logger: Logger,
-) -> Result<Observed, String> {
-    let Recovered { registry, report } =
-        start_with(&disk.into(), durability, logger).map_err(|error| format!("cannot start: {error}"))?;
+fn observe_all(started: Result<Recovered, RecoveryError>, runtime: &Runtime) -> Result<Observed, String> {
+    let Recovered { registry, report } = started.map_err(|error| format!("cannot start: {error}"))?;
     let mut observed = Observed { findings: report.found.findings, ..Observed::default() };
     for topic in registry.all() {
         observed.topics.insert(topic.name().to_string(), observe_topic(&topic, runtime)?);

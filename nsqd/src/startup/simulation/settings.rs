@@ -119,10 +119,10 @@ impl ChannelModel {
     pub(super) fn finish_filtered(&mut self, all: bool) -> u64 {
         let (before, exhausted) = (self.messages.len(), self.exhausted());
         self.messages.retain(|body, message| {
-            let is_held_back = message.is_deferred() || message.may_be_deferred || exhausted.contains(body);
+            let is_held_back = message.is_deferred() || exhausted.contains(body);
             let stays = message.in_flight.is_some() || is_held_back;
             message.may_be_gone |= !stays;
-            stays || !all
+            stays || message.may_be_deferred || !all
         });
         (before - self.messages.len()) as u64
     }

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::compare;
 use super::dead_letters::{HEADERS_BYTES, is_dead_topic};
+use super::medium::{Cut, Medium};
 use super::model::{Body, ChannelModel, Due, MessageModel, Model, TopicModel};
 use super::observe::{self, Came, DIR, Observed};
 use super::settings;
@@ -19,7 +20,7 @@ use crate::clock;
 use crate::storage::block::BLOCK_HEADER_BYTES;
 use crate::storage::faulty::FaultyStorage;
 use crate::storage::faulty::disk::{Change, Disk};
-use crate::storage::{Durability, Storage, TopicNumber};
+use crate::storage::{Durability, TopicNumber};
 use crate::timers::Expire;
 use crate::topic::Topic;
 use crate::topic::registry::Registry;
@@ -115,7 +116,7 @@ impl Contract {
 pub struct World<'r> {
     pub(super) contract: Contract,
     pub(super) runtime: &'r Runtime,
-    storage: FaultyStorage,
+    medium: Medium,
     registry: Option<Arc<Registry>>,
     consumers: BTreeMap<(String, String), (Arc<Channel>, ConsumerKey)>,
     pub(super) model: Model,
@@ -152,15 +153,18 @@ pub struct World<'r> {
 }
 
 impl<'r> World<'r> {
+    /// Starts on an empty simulated disk.
     pub fn new(contract: Contract, seed: u64, runtime: &'r Runtime) -> Result<Self, String> {
-        let storage = FaultyStorage::default();
-        storage.create_dir_all(DIR.as_ref()).map_err(text)?;
-        let base = storage.disk().after_kill();
+        Self::on(Medium::simulated()?, contract, seed, runtime)
+    }
+
+    /// Starts on this empty medium.
+    pub fn on(medium: Medium, contract: Contract, seed: u64, runtime: &'r Runtime) -> Result<Self, String> {
         let model = Arc::new(Model::default());
         let mut world = World {
             contract,
             runtime,
-            storage,
+            medium,
             registry: None,
             consumers: BTreeMap::new(),
             model: Model::default(),
@@ -185,19 +189,19 @@ impl<'r> World<'r> {
                 Lost::Nothing | Lost::Checkpoint => |_| true,
             },
         };
-        world.begin(base, Model::default())?;
+        world.begin(Model::default())?;
         Ok(world)
     }
 
-    /// Starts on this disk, whose content must match `model`.
-    fn begin(&mut self, base: Disk, model: Model) -> Result<(), String> {
-        self.storage = FaultyStorage::from(base.clone());
-        self.storage.record();
+    /// Starts on the medium, whose content must match `model`.
+    fn begin(&mut self, model: Model) -> Result<(), String> {
+        let base = self.medium.begin();
         self.model = model;
         self.recorded = Arc::new(self.model.durable());
         let first = State { model: self.recorded.clone(), begun: 0, durable: 0 };
         self.current = Life { base, states: vec![first], ..Life::default() };
-        let registry = observe::start(&self.storage, self.contract.durability).map_err(text)?;
+        let (storage, dir) = (self.medium.storage(), self.medium.dir());
+        let registry = observe::start_in(storage, dir, self.contract.durability).map_err(text)?;
         for topic in registry.all() {
             for channel in topic.channels() {
                 self.subscribe(&topic, channel)?;
@@ -207,8 +211,17 @@ impl<'r> World<'r> {
         self.observe_overflow().map(drop)
     }
 
+    /// The simulated disk. Panics if the files are real.
     pub fn storage(&self) -> &FaultyStorage {
-        &self.storage
+        match &self.medium {
+            Medium::Simulated(storage) => storage,
+            Medium::Real(_) => panic!("there is no simulated disk"),
+        }
+    }
+
+    /// See [`Medium::change_count`].
+    pub(super) fn change_count(&self) -> usize {
+        self.medium.change_count()
     }
 
     pub fn model(&self) -> &Model {
@@ -271,7 +284,7 @@ impl<'r> World<'r> {
     fn end(&mut self) {
         self.consumers.clear();
         self.registry = None;
-        let changes = self.storage.take_recorded();
+        let changes = self.medium.end();
         self.lives.push(Life { changes, ..std::mem::take(&mut self.current) });
     }
 
@@ -294,7 +307,7 @@ impl<'r> World<'r> {
 
     /// Runs a step. Returns `false` if the run cannot continue after it.
     pub fn apply(&mut self, step: Step, index: usize) -> Result<bool, String> {
-        let begun = self.storage.recorded_count();
+        let begun = self.change_count();
         self.begun = begun;
         let (durable, changed) = match step {
             Step::Stop => return self.stop(begun),
@@ -307,7 +320,7 @@ impl<'r> World<'r> {
             }
             Step::CheckpointWhile { seed } => {
                 self.checkpoint_while(seed)?;
-                self.begun = self.storage.recorded_count();
+                self.begun = self.change_count();
                 (false, false)
             }
             Step::Retire => {
@@ -325,7 +338,7 @@ impl<'r> World<'r> {
                 let before = self.model.clone();
                 let has_dropped = self.observe_overflow()?;
                 if has_dropped {
-                    let durable = if durable { self.storage.recorded_count() } else { usize::MAX };
+                    let durable = if durable { self.change_count() } else { usize::MAX };
                     let after = std::mem::replace(&mut self.model, before);
                     self.remember(durable);
                     self.model = after;
@@ -334,7 +347,7 @@ impl<'r> World<'r> {
                 (durable && !has_dropped, true)
             }
         };
-        let durable = if durable { self.storage.recorded_count() } else { usize::MAX };
+        let durable = if durable { self.change_count() } else { usize::MAX };
         if changed {
             self.remember(durable);
         } else {
@@ -741,44 +754,34 @@ impl<'r> World<'r> {
             channel.unsubscribe(key);
         }
         stop::store_cleanly(self.registry()?).map_err(|error| error.to_string())?;
-        let durable = self.storage.recorded_count();
+        let durable = self.change_count();
         self.current.states.push(State { model: self.recorded.clone(), begun, durable });
-        self.restart(durable, None)
+        let cut = Cut { changes: durable, torn: None, power_fails: self.power_fails() };
+        self.restart(cut)
     }
 
     /// The process dies, or the power fails, `back` changes ago.
     fn crash(&mut self, back: usize, torn: usize, index: usize) -> Result<bool, String> {
-        let count = self.storage.recorded_count();
-        let changes = count.saturating_sub(back);
-        let torn = (changes < count).then_some(torn);
         self.seed = self.seed.wrapping_mul(31).wrapping_add(index as u64);
-        self.restart(changes, torn)
+        let cut = self.medium.cut(back, torn, self.power_fails());
+        self.restart(cut)
     }
 
-    /// Starts on what is left after this many changes of this life.
-    fn restart(&mut self, changes: usize, torn: Option<usize>) -> Result<bool, String> {
+    fn power_fails(&self) -> Option<u64> {
+        (self.contract.crash == Crash::PowerLoss && self.contract.keeps_all()).then_some(self.seed)
+    }
+
+    /// Starts on what is left of this life.
+    fn restart(&mut self, cut: Cut) -> Result<bool, String> {
         self.end();
         let Some(life) = self.lives.last() else { return Ok(false) };
-        let mut disk = life.base.clone();
-        for change in &life.changes[..changes] {
-            disk.apply(change).map_err(text)?;
-        }
-        life.check_ephemeral(&disk)?;
-        if let Some(torn) = torn {
-            let change = &life.changes[changes];
-            let len = torn % change.written_bytes().max(1);
-            if len > 0 {
-                disk.apply(&change.torn(len)).map_err(text)?;
-            }
-        }
-        let power_fails = self.contract.crash == Crash::PowerLoss && self.contract.keeps_all();
-        let image = if power_fails { disk.after_power_loss(self.seed) } else { disk.after_kill() };
-        let observed = observe::observe(image.clone(), self.contract.durability, self.runtime)?;
-        let candidates = life.candidates(changes, torn.is_some());
+        let left = self.medium.left(life, cut)?;
+        let observed = observe::observe_in(left.view(), left.dir(), self.contract.durability, self.runtime)?;
+        let candidates = life.candidates(cut.changes, cut.torn.is_some());
         let (first, last) = (candidates[0], candidates[candidates.len() - 1]);
         let matches = |model: &&&Model| compare::matches(model, last, &observed).is_ok();
         let Some(model) = candidates.iter().find(matches) else {
-            if power_fails && compare::is_between(&candidates, &observed).is_ok() {
+            if cut.power_fails.is_some() && compare::is_between(&candidates, &observed).is_ok() {
                 // Correct, but not a state that the model was ever in.
                 return Ok(false);
             }
@@ -786,7 +789,8 @@ impl<'r> World<'r> {
         };
         let mut model = model.restarted();
         model.forget_what_is_gone(&observed);
-        self.begin(image, model)?;
+        self.medium = left;
+        self.begin(model)?;
         Ok(true)
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{JournalOptions, Lsn, format};
-use crate::{Identity, Storage, TopicNumber};
+use crate::{Identity, Storage, TopicNumber, file_kind};
 
 /// What reclaiming space needs to know about a journal file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -302,31 +302,30 @@ impl Catalog {
 }
 
 pub(super) fn file_name(number: u32) -> String {
-    format!("{number:020}.journal")
+    file_kind::numbered(number.into(), file_kind::JOURNAL)
 }
 
 /// `None` if this is not the name of a journal file.
 pub(super) fn file_number(name: &str) -> Option<u32> {
-    let digits = name.strip_suffix(".journal")?;
-    (digits.len() == 20).then(|| digits.parse().ok()).flatten()
+    file_kind::number_of(name, file_kind::JOURNAL)?.try_into().ok()
 }
 
 /// The name of a file that is kept because part of it could not be read.
 pub(super) fn damaged_name(number: u32) -> String {
-    format!("{number:020}.journal.damaged")
+    format!("{}.{}", file_name(number), file_kind::DAMAGED)
 }
 
 /// `None` if this is not the name of a damaged journal file.
 pub(super) fn damaged_number(name: &str) -> Option<u32> {
-    file_number(name.strip_suffix(".damaged")?)
+    file_number(name.strip_suffix(file_kind::DAMAGED)?.strip_suffix('.')?)
 }
 
 /// The name of a retired file.
 pub(super) fn spare_name(number: u64) -> String {
-    format!("{number}.spare")
+    format!("{number}.{}", file_kind::SPARE)
 }
 
 /// `None` if this is not the name of a retired file.
 pub(super) fn spare_number(name: &str) -> Option<u64> {
-    name.strip_suffix(".spare")?.parse().ok()
+    name.strip_suffix(file_kind::SPARE)?.strip_suffix('.')?.parse().ok()
 }

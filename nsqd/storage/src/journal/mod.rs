@@ -179,9 +179,16 @@ impl JournalError {
 
 /// Offset of the first record of a file.
 pub const FILE_HEADER_BYTES: u64 = format::FILE_HEADER_BYTES;
+/// Length of the header in front of each record.
+pub const RECORD_HEADER_BYTES: u64 = format::RECORD_HEADER_BYTES as u64;
 
 pub fn file_name(number: u64) -> String {
     catalog::file_name(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+/// The number of the journal file with this name; `None` if it is not the name of one that is in use.
+pub fn file_number(name: &str) -> Option<u64> {
+    catalog::file_number(name).map(u64::from)
 }
 
 /// The open journal. Dropping it without [`Journal::close`] loses lazy records that are not written yet, as a

@@ -16,6 +16,7 @@ use super::{BlockIndex, NewBlock};
 use crate::{
     ByteRange, Identity, SequenceRange, Storage, StorageFile,
     block::{self, BLOCK_HEADER_BYTES, BlockHeader},
+    file_kind,
     seal::{self, Seal},
 };
 
@@ -333,13 +334,12 @@ fn next_id() -> u64 {
 }
 
 pub(super) fn file_name(number: u64) -> String {
-    format!("{number:020}.segment")
+    file_kind::numbered(number, file_kind::SEGMENT)
 }
 
 /// `None` if this is not the name of a segment file.
 pub(super) fn file_number(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".segment")?;
-    (digits.len() == 20).then(|| digits.parse().ok()).flatten()
+    file_kind::number_of(name, file_kind::SEGMENT)
 }
 
 fn encode_header(number: u64, stamp: u64) -> [u8; FILE_HEADER_BYTES as usize] {

@@ -10,6 +10,7 @@ use super::file::{self, BlockRef, FILE_HEADER_BYTES, OpenedFile, SegmentFile};
 use crate::{
     ByteRange, Storage, StorageFile,
     block::{BLOCK_HEADER_BYTES, BlockHeader},
+    file_kind,
 };
 
 /// What was found when a topic's segments were opened.
@@ -52,7 +53,9 @@ pub(super) fn read_all(storage: &Arc<dyn Storage>, dir: &Path, names: &[String])
     let mut numbers: Vec<u64> = names.iter().filter_map(|name| file::file_number(name)).collect();
     numbers.sort_unstable();
     // Includes files that were set aside: a new file of that number would replace them if it were damaged, too.
-    let aside = names.iter().filter_map(|name| file::file_number(name.strip_suffix(".damaged")?));
+    let aside = names
+        .iter()
+        .filter_map(|name| file::file_number(name.strip_suffix(file_kind::DAMAGED)?.strip_suffix('.')?));
     let newest = aside.chain(numbers.last().copied()).max();
     let mut found = Found {
         blocks: Vec::new(),
@@ -108,7 +111,7 @@ pub(super) fn put_away(
     if bytes <= FILE_HEADER_BYTES {
         return storage.remove(path);
     }
-    let aside = path.with_extension("segment.damaged");
+    let aside = file_kind::set_aside(path);
     storage.rename(path, &aside)?;
     report.set_aside.push(aside);
     Ok(())

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use nsq_protocol::MESSAGE_HEADER_BYTES;
 use nsqd::import::diskqueue;
 use nsqd::import::queues::METADATA_FILE;
 use serde::Serialize;
@@ -15,8 +16,6 @@ use crate::exit_status::Failure;
 
 /// NSQ's own default for --max-bytes-per-file. Only a file with a single message may be longer.
 const MAX_FILE_BYTES: u64 = 100 * 1024 * 1024;
-/// Bytes of a record besides its size field and the body: time, attempts, id.
-const PAYLOAD_HEADER_BYTES: usize = 26;
 /// NSQ reads this field but does not use it.
 const VERSION: &str = "1.3.0";
 
@@ -95,10 +94,10 @@ impl Sink for NsqFormat {
             Some(channel) => format!("{}:{channel}", queue.topic),
             None => queue.topic.to_owned(),
         };
-        let payload_bytes = PAYLOAD_HEADER_BYTES + message.body.len();
+        let payload_bytes = MESSAGE_HEADER_BYTES + message.body.len();
         let size = i32::try_from(payload_bytes)
             .map_err(|_| Failure::failed(format_args!("message {} is too large for NSQ", message.id)))?;
-        let mut header = Vec::with_capacity(4 + PAYLOAD_HEADER_BYTES);
+        let mut header = Vec::with_capacity(4 + MESSAGE_HEADER_BYTES);
         header.extend(size.to_be_bytes());
         header.extend(message.timestamp_ns.to_be_bytes());
         header.extend(message.attempts.to_be_bytes());
