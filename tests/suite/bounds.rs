@@ -153,7 +153,7 @@ fn a_channel_is_still_full_after_a_kill() {
     test(async {
         let mut nsqd = start(&[("billing", "max_bytes=10KiB"), ("audit", "")]).await;
         let body = vec![b'x'; 1000];
-        nsqd.connect().await.publish_batch("orders", &vec![&body[..]; 10]).await;
+        nsqd.connect().await.publish_batch("orders", &[&body[..]; 10]).await;
         nsqd.kill().await;
         nsqd.restart().await;
         let mut producer = nsqd.connect().await;
@@ -229,7 +229,7 @@ fn messages_are_dropped_by_their_bytes() {
         let nsqd = start(&[("billing", "max_bytes=1MiB&overflow=drop_oldest")]).await;
         let body = vec![b'x'; 10 * 1024];
         for _ in 0..30 {
-            nsqd.connect().await.publish_batch("orders", &vec![&body[..]; 10]).await;
+            nsqd.connect().await.publish_batch("orders", &[&body[..]; 10]).await;
         }
         let left = depth(&nsqd, "orders", "billing").await;
         assert!((95..=103).contains(&left), "{left} messages of 10 KiB are left");
