@@ -13,12 +13,18 @@ pub struct Numbers {
     sequences_used: AtomicU64,
 }
 
+/// The first numbers for a new topic and a new channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextNumbers {
+    pub topic: TopicNumber,
+    pub channel: ChannelNumber,
+}
+
 impl Numbers {
-    /// `next` are the first numbers for a new topic and a new channel.
-    pub fn new(next: (TopicNumber, ChannelNumber), sequences_used: u64) -> Self {
+    pub fn new(next: NextNumbers, sequences_used: u64) -> Self {
         Numbers {
-            next_topic: AtomicU32::new(next.0.0),
-            next_channel: AtomicU32::new(next.1.0),
+            next_topic: AtomicU32::new(next.topic.0),
+            next_channel: AtomicU32::new(next.channel.0),
             sequences_used: AtomicU64::new(sequences_used),
         }
     }
@@ -33,10 +39,12 @@ impl Numbers {
         ChannelNumber(self.next_channel.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The next numbers of a topic and a channel, for a checkpoint.
-    pub fn upcoming(&self) -> (TopicNumber, ChannelNumber) {
-        let topic = TopicNumber(self.next_topic.load(Ordering::Relaxed));
-        (topic, ChannelNumber(self.next_channel.load(Ordering::Relaxed)))
+    /// The next numbers, for a checkpoint.
+    pub fn upcoming(&self) -> NextNumbers {
+        NextNumbers {
+            topic: TopicNumber(self.next_topic.load(Ordering::Relaxed)),
+            channel: ChannelNumber(self.next_channel.load(Ordering::Relaxed)),
+        }
     }
 
     /// The first sequence number of a topic created now: the current microsecond, or the end of what deleted topics
@@ -69,10 +77,12 @@ mod tests {
 
     #[test]
     fn new_topic_starts_behind_the_clock_and_all_deleted_topics() {
-        let numbers = Numbers::new((TopicNumber(3), ChannelNumber(7)), 50);
+        let next = NextNumbers { topic: TopicNumber(3), channel: ChannelNumber(7) };
+        let numbers = Numbers::new(next, 50);
         assert_eq!((numbers.next_topic(), numbers.next_topic()), (TopicNumber(3), TopicNumber(4)));
         assert_eq!(numbers.next_channel(), ChannelNumber(7));
-        assert_eq!(numbers.upcoming(), (TopicNumber(5), ChannelNumber(8)));
+        let upcoming = NextNumbers { topic: TopicNumber(5), channel: ChannelNumber(8) };
+        assert_eq!(numbers.upcoming(), upcoming);
         assert_eq!((numbers.first_sequence(40_000), numbers.first_sequence(60_000)), (50, 60));
         numbers.use_sequences(70);
         numbers.use_sequences(60);

@@ -188,8 +188,9 @@ impl Recovery {
         let numbers = self.data_dir.topic_numbers(&*self.storage).map_err(RecoveryError::Topics)?;
         // A new topic must not get the number of a directory that could not be removed.
         let highest = numbers.iter().copied().filter(|&number| number < TopicNumber::MAX).max();
-        replay.next_numbers.0 =
-            replay.next_numbers.0.max(highest.map_or(TopicNumber::default(), TopicNumber::next));
+        if let Some(highest) = highest {
+            replay.next_numbers.topic = replay.next_numbers.topic.max(highest.next());
+        }
         if loaded.checkpoint.is_some() {
             return Ok(());
         }

@@ -20,6 +20,7 @@ use nsq_protocol::{ChannelName, TopicName};
 use super::replayed_topic::{ReplayedChannel, ReplayedTopic};
 use crate::channel::saved::Clocks;
 use crate::clock::Nanos;
+use crate::engine::numbers::NextNumbers;
 use crate::log::TopicLog;
 use crate::log::retention::Retention;
 use crate::policy::effective::Sources;
@@ -86,7 +87,7 @@ pub type OpenLog<'a> = dyn FnMut(TopicNumber, &TopicName, u64) -> Result<Arc<Top
 pub struct Replayed {
     pub topics: BTreeMap<TopicNumber, ReplayedTopic>,
     /// The next unused numbers.
-    pub next_numbers: (TopicNumber, ChannelNumber),
+    pub next_numbers: NextNumbers,
     /// Deleted topics have used sequence numbers below this.
     pub sequences_used: u64,
     /// A description of each topic and channel whose name was lost.
@@ -97,7 +98,7 @@ pub struct Replayed {
 pub struct Replay<'a> {
     pub topics: BTreeMap<TopicNumber, ReplayedTopic>,
     /// The next unused numbers.
-    pub next_numbers: (TopicNumber, ChannelNumber),
+    pub next_numbers: NextNumbers,
     /// Number of records and checkpoint entries that are invalid or contradict the state. Each is skipped.
     pub invalid_count: u64,
     /// Topics that a record deleted.
@@ -106,7 +107,7 @@ pub struct Replay<'a> {
     pub sequences_used: u64,
     deleted_channels: BTreeSet<ChannelNumber>,
     /// The checkpoint contains all topics and channels with lower numbers, except deleted ones.
-    known_below: (TopicNumber, ChannelNumber),
+    known_below: NextNumbers,
     /// Whether there is no checkpoint.
     is_rebuild: bool,
     apply_from: Lsn,
@@ -123,12 +124,12 @@ impl<'a> Replay<'a> {
     ) -> Result<Self, ReplayError> {
         let mut replay = Replay {
             topics: BTreeMap::new(),
-            next_numbers: (TopicNumber(1), ChannelNumber(1)),
+            next_numbers: NextNumbers { topic: TopicNumber(1), channel: ChannelNumber(1) },
             invalid_count: 0,
             deleted_topics: BTreeSet::new(),
             sequences_used: 0,
             deleted_channels: BTreeSet::new(),
-            known_below: (TopicNumber(0), ChannelNumber(0)),
+            known_below: NextNumbers::default(),
             is_rebuild: checkpoint.is_none(),
             apply_from: Lsn(0),
             limits,
@@ -136,7 +137,8 @@ impl<'a> Replay<'a> {
         };
         if let Some(checkpoint) = checkpoint {
             replay.apply_from = checkpoint.journal_from;
-            replay.next_numbers = (checkpoint.next_topic_number, checkpoint.next_channel_number);
+            replay.next_numbers =
+                NextNumbers { topic: checkpoint.next_topic_number, channel: checkpoint.next_channel_number };
             replay.known_below = replay.next_numbers;
             replay.sequences_used = checkpoint.sequences_used;
             for topic in &checkpoint.topics {
@@ -203,12 +205,12 @@ impl<'a> Replay<'a> {
             _ => {}
         }
         let Some(channel) = record.channel() else { return Ok(()) };
-        self.next_numbers.1 = self.next_numbers.1.max(channel.next());
+        self.next_numbers.channel = self.next_numbers.channel.max(channel.next());
         match record {
             Record::ChannelDeleted { .. } => drop(self.deleted_channels.insert(channel)),
             // It adds the channel itself.
             Record::ChannelCreated { .. } => {}
-            _ if channel >= self.known_below.1 && !self.deleted_channels.contains(&channel) => {
+            _ if channel >= self.known_below.channel && !self.deleted_channels.contains(&channel) => {
                 self.take_on_channel(topic, channel);
             }
             _ => {}
@@ -218,7 +220,7 @@ impl<'a> Replay<'a> {
 
     /// Whether neither the checkpoint nor any record so far mentions this topic.
     pub fn is_unheard_of(&self, topic: TopicNumber) -> bool {
-        topic >= self.known_below.0
+        topic >= self.known_below.topic
             && !self.topics.contains_key(&topic)
             && !self.deleted_topics.contains(&topic)
     }
@@ -227,7 +229,7 @@ impl<'a> Replay<'a> {
     fn take_on(&mut self, number: TopicNumber, message: Option<u64>) -> Result<(), ReplayError> {
         let name = nameless(number).ok_or(ReplayError::Unnamed(number))?;
         // The number may be that of a directory.
-        self.next_numbers.0 = self.next_numbers.0.max(number.next());
+        self.next_numbers.topic = self.next_numbers.topic.max(number.next());
         let log = (self.open_log)(number, &name, message.unwrap_or(0))?;
         if let Some(first) = message.into_iter().chain(log.oldest_on_disk()).min() {
             let mut topic = ReplayedTopic::new(name, log, first, true, &self.limits);
@@ -279,7 +281,7 @@ impl<'a> Replay<'a> {
     }
 
     fn create(&mut self, number: TopicNumber, name: &str, first_sequence: u64) -> Result<(), ReplayError> {
-        self.next_numbers.0 = self.next_numbers.0.max(number.next());
+        self.next_numbers.topic = self.next_numbers.topic.max(number.next());
         if self.topics.contains_key(&number) || self.deleted_topics.contains(&number) {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::UpkeepError;
 use crate::channel::saved::Clocks;
 use crate::clock;
+use crate::engine::numbers::NextNumbers;
 use crate::storage::TopicNumber;
 use crate::storage::checkpoint::{self, Checkpoint, TopicCheckpoint};
 use crate::topic::registry::Registry;
@@ -45,7 +46,7 @@ fn try_write_checkpoint(
         registry.all_unsorted().iter().map(|topic| (topic.number(), topic.log().end())).collect();
     // Read before anything else: what happens from here on is replayed, whether or not the checkpoint contains it.
     let journal_from = engine.store.journal_from();
-    let (next_topic_number, next_channel_number) = engine.numbers.upcoming();
+    let NextNumbers { topic: next_topic_number, channel: next_channel_number } = engine.numbers.upcoming();
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let topics = registry.all();
     let ephemeral = topics.iter().filter(|topic| topic.name().is_ephemeral());
