@@ -426,7 +426,13 @@ fn peer_info(config: &Config, listeners: &Listeners) -> PeerInfo {
 
 /// Recovers topics and channels on a thread of their own, because that takes long with many messages.
 async fn recover(config: &Config, options: StartOptions) -> Result<Arc<Registry>, StartError> {
-    let registry = tokio::task::spawn_blocking(move || startup::recover(options)).await??;
+    let registry = tokio::task::spawn_blocking(move || {
+        let registry = startup::recover(options)?;
+        // Before the first consumer connects.
+        registry.expire();
+        Ok::<_, startup::RecoveryError>(registry)
+    })
+    .await??;
     registry.engine().log_context.disk_work.use_threads();
     if let Some(options) = config.latency_options() {
         registry.measure_latencies(options);

@@ -36,6 +36,9 @@ impl PolicyFileWatch {
                 let count = policies.len();
                 self.warn(&policies);
                 registry.set_policy_file(policies);
+                for topic in registry.all_unsorted() {
+                    topic.expire_now().await;
+                }
                 // Logged once the policies are in force: tests and operators may wait for this line.
                 nsq_daemon::info!(
                     self.logger,

@@ -359,3 +359,57 @@ fn unmodified_clients_see_refused_publishes() {
         }
     });
 }
+
+#[test]
+fn a_bound_of_the_topic_refuses_nothing_that_its_channels_take() {
+    test(async {
+        let nsqd = start(&[("moves", ""), ("unbounded", "max_depth=0")]).await;
+        nsqd.admin("/topic/set?topic=orders&max_depth=3&overflow=dead_letter").await;
+        nsqd.connect().await.publish_batch("orders", &numbers(0, 5)).await;
+        until_equal("dead letters", 2, async || depth(&nsqd, "orders.dead", "redrive").await).await;
+        assert_eq!(depth(&nsqd, "orders", "moves").await, 3);
+        assert_eq!(depth(&nsqd, "orders", "unbounded").await, 5);
+        // Held back, they count.
+        nsqd.admin("/topic/pause?topic=orders").await;
+        let mut producer = nsqd.connect().await;
+        producer.publish_batch("orders", &numbers(5, 8)).await;
+        producer.line_and_body("PUB orders", "8").await;
+        assert_eq!(producer.error().await, "E_PUB_FAILED topic full (messages held back)");
+        nsqd.admin("/topic/unpause?topic=orders").await;
+        producer.publish("orders", "8").await;
+        until_equal("dead letters", 6, async || depth(&nsqd, "orders.dead", "redrive").await).await;
+    });
+}
+
+#[test]
+fn without_a_valid_name_for_dead_letters_nothing_is_dropped() {
+    test(async {
+        let topic = "t".repeat(62);
+        let nsqd = Daemon::nsqd().start().await;
+        nsqd.admin(&format!("/topic/create?topic={topic}")).await;
+        nsqd.admin(&format!("/channel/create?topic={topic}&channel=c")).await;
+        let target = format!("/channel/set?topic={topic}&channel=c&max_depth=2&overflow=dead_letter");
+        let refused = nsqd.post(&target, "").await.expect(400).json();
+        assert!(refused["message"].as_str().expect("a text").contains("more than 64 bytes"), "{refused}");
+        nsqd.admin(&format!("/topic/set?topic={topic}&max_depth=2&overflow=dead_letter")).await;
+        nsqd.connect().await.publish_batch(&topic, &numbers(0, 2)).await;
+        nsqd.post(&format!("/pub?topic={topic}"), "x").await.expect(429);
+        assert_eq!(depth(&nsqd, &topic, "c").await, 2);
+    });
+}
+
+#[test]
+fn many_dead_letters_of_one_channel_do_not_hold_up_those_of_others() {
+    test(async {
+        let nsqd = start(&[("busy", "max_depth=10&overflow=dead_letter")]).await;
+        nsqd.admin("/topic/create?topic=other").await;
+        nsqd.admin("/channel/create?topic=other&channel=c").await;
+        nsqd.admin("/channel/set?topic=other&channel=c&max_depth=1&overflow=dead_letter").await;
+        for _ in 0..20 {
+            nsqd.connect().await.publish_batch("orders", &numbers(0, 1000)).await;
+        }
+        nsqd.connect().await.publish_batch("other", &["a", "b"]).await;
+        until_equal("a dead letter", 1, async || depth(&nsqd, "other.dead", "redrive").await).await;
+        until_equal("all others", 10, async || depth(&nsqd, "orders", "busy").await).await;
+    });
+}

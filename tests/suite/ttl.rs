@@ -182,3 +182,40 @@ fn unmodified_clients_get_only_messages_that_are_not_too_old() {
         nsqd.channel_until_finished("t", "c").await;
     });
 }
+
+#[test]
+fn messages_that_expired_while_nsqd_was_down_are_not_delivered() {
+    test(async {
+        let mut nsqd = Daemon::nsqd().flag("--ttl=1s").start().await;
+        nsqd.admin("/topic/create?topic=t").await;
+        nsqd.admin("/channel/create?topic=t&channel=c").await;
+        nsqd.connect().await.publish_batch("t", &["old"; 500]).await;
+        let published_at = Instant::now();
+        nsqd.kill().await;
+        let age = async || wait::when(published_at.elapsed(), |age| *age > Duration::from_millis(1100));
+        wait::until("the messages are too old", age).await;
+        nsqd.restart().await;
+        let mut peer = nsqd.subscribe("t", "c").await;
+        peer.ready(100).await;
+        nsqd.publish("t", "new").await;
+        assert_eq!(peer.message().await.text(), "new");
+        assert_eq!(expired_count(&nsqd, "t", "c").await, 500);
+    });
+}
+
+#[test]
+fn a_first_time_to_live_applies_to_the_messages_that_are_there() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let mut peer = nsqd.subscribe("t", "c").await;
+        nsqd.connect().await.publish_batch("t", &["old"; 500]).await;
+        let published_at = Instant::now();
+        let age = async || wait::when(published_at.elapsed(), |age| *age > Duration::from_millis(1100));
+        wait::until("the messages are too old", age).await;
+        nsqd.admin("/channel/set?topic=t&channel=c&ttl=1s").await;
+        peer.ready(100).await;
+        nsqd.publish("t", "new").await;
+        assert_eq!(peer.message().await.text(), "new");
+        assert_eq!(expired_count(&nsqd, "t", "c").await, 500);
+    });
+}

@@ -8,8 +8,8 @@ use crate::clock::Nanos;
 use crate::log::sizes::Amount;
 use crate::policy::bounds::{Bound, IdleAction, IdleExpiry};
 
-/// How often dropped messages are reported.
-const REPORT_INTERVAL: Nanos = 60_000_000_000;
+/// How often messages that are dropped or cannot be moved are reported.
+pub(super) const REPORT_INTERVAL: Nanos = 60_000_000_000;
 
 /// What was reported about dropped messages.
 #[derive(Debug, Default)]

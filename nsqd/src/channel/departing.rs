@@ -1,6 +1,7 @@
 //! Takes messages out of a channel, in one journal record with what becomes of them; and the channels that have messages
 //! to dead-letter.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use nsq_protocol::TopicName;
@@ -8,33 +9,35 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Channel;
+use super::bounding::REPORT_INTERVAL;
 use super::departures::Departed;
 use super::runs::Runs;
+use crate::clock::Nanos;
 use crate::storage::SequenceRange;
 use crate::storage::record::Record;
 
 /// Channels with messages to dead-letter.
 #[derive(Default)]
 pub struct ExhaustedChannels {
-    channels: Mutex<Vec<Arc<Channel>>>,
+    channels: Mutex<VecDeque<Arc<Channel>>>,
     added: Notify,
 }
 
 impl ExhaustedChannels {
     /// Adds a channel. It must not be there already.
     pub(super) fn push(&self, channel: Arc<Channel>) {
-        self.channels.lock().push(channel);
+        self.channels.lock().push_back(channel);
         self.added.notify_one();
     }
 
-    /// Adds a channel again that could not be handled. Does not wake [`ExhaustedChannels::added`].
+    /// Adds a channel again that has more messages or could not be handled. Does not wake [`ExhaustedChannels::added`].
     pub fn push_again(&self, channel: Arc<Channel>) {
-        self.channels.lock().push(channel);
+        self.channels.lock().push_back(channel);
     }
 
-    /// Removes one of the channels.
+    /// Removes the channel that has waited longest.
     pub fn pop(&self) -> Option<Arc<Channel>> {
-        self.channels.lock().pop()
+        self.channels.lock().pop_front()
     }
 
     /// Waits until a channel was added since the last call.
@@ -97,8 +100,22 @@ impl Channel {
         self.after_change(inner);
     }
 
+    /// Whether to report that messages cannot become dead letters: once a minute, as a consumer may reject them again and
+    /// again.
+    pub fn reports_refused(&self, now: Nanos) -> bool {
+        let mut inner = self.inner.lock();
+        let is_due = inner.refused_reported_at.is_none_or(|at| now.saturating_sub(at) >= REPORT_INTERVAL);
+        if is_due {
+            inner.refused_reported_at = Some(now);
+        }
+        is_due
+    }
+
     /// These messages cannot become dead letters: see [`ChannelState::forgive`](super::ChannelState::forgive).
     pub fn forgive(&self, sequences: &[u64]) {
+        if sequences.is_empty() {
+            return;
+        }
         let mut inner = self.inner.lock();
         inner.state.forgive(sequences);
         self.after_change(inner);

@@ -97,6 +97,8 @@ struct Inner {
     /// Follows how much the channel holds, if publishes are refused by that.
     gauge: Option<Arc<Gauge>>,
     overflow_report: OverflowReport,
+    /// When it was reported last that messages cannot become dead letters.
+    refused_reported_at: Option<Nanos>,
     /// When the last consumer left.
     idle_since: Nanos,
 }
@@ -179,6 +181,7 @@ impl Channel {
                 is_known_exhausted: false,
                 gauge: None,
                 overflow_report: OverflowReport::default(),
+                refused_reported_at: None,
                 idle_since: clock::monotonic(),
             }),
             deleted: AtomicBool::new(false),

@@ -279,6 +279,12 @@ impl Outstanding {
         next
     }
 
+    /// Calls `visit` for about `most` entries, or for all if there are not more, in no order.
+    pub fn sample(&self, most: usize, visit: impl FnMut(&Entry)) {
+        let step = self.entries.len().div_ceil(most.max(1)).max(1);
+        self.entries.iter().step_by(step).filter(|entry| entry.place != Place::Free).for_each(visit);
+    }
+
     /// All entries in use, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(|entry| entry.place != Place::Free)

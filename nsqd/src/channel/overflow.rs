@@ -1,9 +1,13 @@
 //! Pure: how much a channel holds, and removing what exceeds its bound.
 
+use super::outstanding::Place;
 use super::state::ChannelState;
 use crate::log::sizes::{Amount, Sizes};
 use crate::policy::bounds::{Bound, IdleExpiry};
 use crate::policy::dead_letter::Reason;
+
+/// Maximum number of messages whose sizes are looked up for those that are not ahead.
+const SAMPLE: usize = 256;
 
 impl ChannelState {
     /// How much the channel may hold.
@@ -31,7 +35,7 @@ impl ChannelState {
     pub fn held(&self, sizes: &Sizes) -> Amount {
         let plain = self.end - self.cursor - self.skipped.count();
         let ahead = share(sizes.between(self.cursor, self.end), plain, self.end - self.cursor);
-        let behind = self.behind_count().saturating_mul(self.average_bytes(sizes));
+        let behind = self.behind_bytes(sizes);
         Amount { messages: self.held_count(), bytes: ahead.saturating_add(behind) }
     }
 
@@ -39,10 +43,20 @@ impl ChannelState {
         (self.outstanding.len() - self.exhausted_count()) as u64
     }
 
-    /// Messages that are not ahead count as large as the others on average.
-    fn average_bytes(&self, sizes: &Sizes) -> u64 {
-        let lowest = self.lowest_needed();
-        share(sizes.between(lowest, self.end), 1, self.end - lowest)
+    /// About how many bytes the messages have that are not ahead: exact for a few, otherwise by a sample.
+    fn behind_bytes(&self, sizes: &Sizes) -> u64 {
+        let count = self.behind_count();
+        if count == 0 || sizes.total() == 0 {
+            return 0;
+        }
+        let (mut bytes, mut seen) = (0, 0);
+        self.outstanding.sample(SAMPLE, |entry| {
+            if entry.place != Place::Exhausted {
+                bytes += sizes.between(entry.sequence, entry.sequence + 1);
+                seen += 1;
+            }
+        });
+        share(bytes, count, seen)
     }
 
     /// Removes the oldest messages that wait, first those that were handed out before, until the rest is within the bound.
@@ -56,16 +70,17 @@ impl ChannelState {
         let excess = |held: u64, most: u64| if most == 0 { 0 } else { held.saturating_sub(most) };
         let (mut messages, mut bytes) =
             (excess(held.messages, bound.max_depth), excess(held.bytes, bound.max_bytes));
-        let average = self.average_bytes(sizes).max(1);
         while (messages > 0 || bytes > 0)
             && let Some(&(_, slot)) = self.waiting.front()
         {
             if !self.has_room_to_set_aside(Reason::Overflow) {
                 return;
             }
+            let sequence = self.outstanding.entry(slot).sequence;
+            let gone = sizes.between(sequence, sequence + 1).max(1);
             self.pop_waiting();
             self.leave(slot, Reason::Overflow);
-            (messages, bytes) = (messages.saturating_sub(1), bytes.saturating_sub(average));
+            (messages, bytes) = (messages.saturating_sub(1), bytes.saturating_sub(gone));
         }
         let by_bytes = match bytes {
             0 => self.cursor,
@@ -97,9 +112,23 @@ fn share(amount: u64, part: u64, whole: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::{Source, Supply};
     use crate::policy::bounds::Overflow;
     use crate::policy::effective::ChannelPolicy;
     use crate::storage::SequenceRange;
+
+    /// Supplies every requested message.
+    struct Everything;
+
+    impl Source for Everything {
+        fn first(&mut self, _: u64, max_count: u64) -> Supply {
+            Supply::Given(max_count)
+        }
+
+        fn again(&mut self, _: u64, _: u16) -> Supply {
+            Supply::Given(1)
+        }
+    }
 
     fn channel(bound: Bound) -> (ChannelState, Sizes) {
         let mut state = ChannelState::new(1, u64::MAX);
@@ -127,6 +156,22 @@ mod tests {
         state.release(32, &[], None);
         state.shed(&sizes);
         assert_eq!(state.held(&sizes), Amount::default(), "a message that is larger than the bound");
+    }
+
+    #[test]
+    fn finished_messages_do_not_change_what_the_others_weigh() {
+        let bound = Bound { max_depth: 0, max_bytes: 1_000_000, overflow: Overflow::Reject };
+        let (mut state, mut sizes) = channel(bound);
+        let key = state.add_consumer(u64::MAX, 0, crate::locality::Locality::default());
+        state.set_ready_count(key, u64::MAX);
+        sizes.note(101, 100);
+        (102..=125).for_each(|end| sizes.note(end, 50_000));
+        state.release(125, &[], None);
+        state.take(key, 0, &mut Everything);
+        let now = crate::channel::saved::Clocks { monotonic: 0, wall_ns: 0 };
+        (101..125).for_each(|sequence| state.finish(key, sequence, now).unwrap());
+        // The resolution is 1,000 bytes.
+        assert!(state.held(&sizes).bytes < 2000, "{:?}", state.held(&sizes));
     }
 
     #[test]

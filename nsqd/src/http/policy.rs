@@ -23,6 +23,7 @@ pub async fn set_topic(context: &HttpContext, request: &mut Request) -> Result<R
     }
     let topic = find_topic(context, &name)?;
     topic.change_settings(&change(Level::Topic, &query, &["topic"])?).map_err(refused)?;
+    topic.expire_now().await;
     persisted(context).await
 }
 
@@ -36,6 +37,7 @@ pub async fn set_channel(context: &HttpContext, request: &mut Request) -> Result
         word: Cow::Owned(format!("INVALID_SETTING: dead_letter: {error}")),
         ..HttpError::bad_request("")
     })?;
+    topic.expire_now().await;
     persisted(context).await
 }
 

@@ -262,6 +262,11 @@ pub fn heads(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// The bytes of each body, with its headers.
+pub fn body_sizes(frames: &[u8]) -> Vec<u64> {
+    split(frames).map(|frame| frame.len().saturating_sub(MESSAGE_FRAME_OVERHEAD) as u64).collect()
+}
+
 /// Consecutive encoded message frames, up to the first that is cut off.
 pub fn split(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = frames;

@@ -230,6 +230,7 @@ impl TopicLog {
         if form == Form::WithHeaders {
             self.note_own_ttls(first, frames, timestamp_ns);
         }
+        let sizes = self.measures_sizes.load(Ordering::Relaxed).then(|| chunk::body_sizes(frames));
         let result = journal(first, frames);
         let end = index.next_sequence();
         if result.is_err() {
@@ -241,8 +242,9 @@ impl TopicLog {
         if self.expires.load(Ordering::Relaxed) && result.is_ok() {
             self.ages.lock().note(end, ages::moment(clock::monotonic()));
         }
-        if self.measures_sizes.load(Ordering::Relaxed) && result.is_ok() {
-            self.sizes.lock().note(end, body_bytes as u64);
+        if let Some(bodies) = sizes.filter(|_| result.is_ok()) {
+            let mut sizes = self.sizes.lock();
+            bodies.into_iter().zip(first + 1..).for_each(|(bytes, end)| sizes.note(end, bytes));
         }
         result.map(|value| (SequenceRange::new(first, end), value))
     }

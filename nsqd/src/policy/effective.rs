@@ -139,8 +139,8 @@ impl Sources {
         }
         if let Subject::Channel { topic, of_topic, .. } = subject
             && matches!(setting, Setting::MaxDepth | Setting::MaxBytes | Setting::Overflow)
-            && let (Some(value), _) = self.value(setting, Subject::Topic(topic), of_topic)
-            && !subject.ignores(setting, &value)
+            && let (Some(value), origin) = self.value(setting, Subject::Topic(topic), of_topic)
+            && (origin == Origin::Api || !subject.ignores(setting, &value))
         {
             return (Some(value), Origin::Topic);
         }
@@ -200,15 +200,20 @@ impl Sources {
         let keeps_expired = template.is_some();
         let ttl = value(Setting::Ttl).map_or(0, |value| clock::nanos(value.duration()));
         let template = template.as_ref().map_or(DEFAULT_TEMPLATE, Value::text);
-        let bound = bound(value);
+        let mut bound = bound(value);
         let keeps_overflow = !bound.is_off() && bound.overflow == Overflow::DeadLetter;
+        let dead_letter = match max_attempts {
+            0 if !keeps_expired && !keeps_overflow && of_topic.is_of_dead_letters() => None,
+            // Without settings too, for messages that consumers reject.
+            _ => dead_letter::topic_name(template, topic, channel).ok(),
+        };
+        if keeps_overflow && dead_letter.is_none() {
+            // There is no topic for them, so nothing must be removed.
+            bound.overflow = Overflow::Reject;
+        }
         ChannelPolicy {
             max_attempts: u16::try_from(max_attempts).unwrap_or(u16::MAX),
-            dead_letter: match max_attempts {
-                0 if !keeps_expired && !keeps_overflow && of_topic.is_of_dead_letters() => None,
-                // Without settings too, for messages that consumers reject.
-                _ => dead_letter::topic_name(template, topic, channel).ok(),
-            },
+            dead_letter,
             ttl: shorter(ttl, self.of_topic(topic, of_topic).ttl),
             keeps_expired,
             retry: match value(Setting::Retry) {
@@ -299,6 +304,17 @@ mod tests {
             policy("dead_letters_of=x\n", "overflow=dead_letter\n").bound.overflow,
             Overflow::DeadLetter
         );
+        let of_topic = policy("dead_letters_of=x\noverflow=dead_letter\n", "");
+        assert_eq!(of_topic.bound.overflow, Overflow::DeadLetter, "set on the topic itself");
+    }
+
+    #[test]
+    fn without_a_topic_for_dead_letters_publishes_are_refused() {
+        let sources = Sources::default();
+        let topic = "t".repeat(62);
+        let own = settings("max_depth=2\noverflow=dead_letter\n");
+        let policy = sources.of_channel(&topic, &Settings::default(), "c", &own);
+        assert_eq!((policy.dead_letter, policy.bound.overflow), (None, Overflow::Reject));
     }
 
     #[test]

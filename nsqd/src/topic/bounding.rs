@@ -78,7 +78,7 @@ impl Topic {
         Amount { messages: end, bytes: self.log.with_sizes(|sizes| sizes.total()) }
     }
 
-    /// The release point or what the topic holds back has changed.
+    /// What the topic holds back has changed, or whether it holds messages back.
     #[inline]
     pub(super) fn update_gauge(&self, state: &State) {
         if self.bounds.are_on() {
@@ -88,6 +88,8 @@ impl Topic {
 
     fn set_gauge(&self, state: &State) {
         if let Some(gauge) = self.bounds.topic_gauge() {
+            // While it releases messages, those beyond the release point only wait for their commit.
+            gauge.set_on(!state.topic.point().is_releasing());
             let released = state.topic.point().released();
             let bytes = self.log.with_sizes(|sizes| sizes.before(released));
             gauge.set(Amount::default(), Amount { messages: released, bytes });
@@ -140,6 +142,15 @@ impl Topic {
     }
 }
 
+/// How much a channel may hold beyond its bound until its messages have become dead letters.
+const SLACK: Amount = Amount { messages: 10_000, bytes: 64 << 20 };
+
 fn gauge_of(channel: &Channel, bound: Bound) -> Option<Arc<Gauge>> {
-    bound.rejects().then(|| Arc::new(Gauge::new(Some(channel.name().clone()), bound)))
+    let name = channel.name().clone();
+    match bound.overflow {
+        _ if bound.is_off() => None,
+        Overflow::Reject => Some(Arc::new(Gauge::new(Some(name), bound))),
+        Overflow::DeadLetter => Some(Arc::new(Gauge::with_slack(name, bound, SLACK))),
+        Overflow::DropOldest => None,
+    }
 }

@@ -101,7 +101,7 @@ impl Bounds {
             Some(full) => Err(TopicFull {
                 channel: full.channel().map(ToString::to_string),
                 bound: full.bound(),
-                is_too_large: full.bound().is_exceeded(more.messages, more.bytes),
+                is_too_large: full.never_admits(more),
             }),
         }
     }

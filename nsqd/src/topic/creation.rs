@@ -109,6 +109,7 @@ impl Topic {
         if is_there {
             state.topic.set_has_channels();
             self.advance(&mut state);
+            self.update_gauge(&state);
         }
         drop(state);
         crate::log_info!(self.engine, "TOPIC({}): new channel({})", self.name, channel.name());
@@ -121,6 +122,7 @@ impl Topic {
         let mut state = self.state.lock();
         self.adopt_locked(&mut state, name, number, channel_state);
         state.topic.set_has_channels();
+        self.update_gauge(&state);
     }
 
     fn adopt_locked(

@@ -87,42 +87,47 @@ impl Registry {
         let exhausted = &self.engine().exhausted;
         let mut failed: Option<(Arc<Channel>, MoveError)> = None;
         let mut again = Vec::new();
+        // A batch of each channel in turn, so that none waits for another that has many.
         while let Some(channel) = exhausted.pop() {
-            if let Err(error) = self.dead_letter(&channel).await {
-                again.push(channel.clone());
-                failed = Some((channel, error));
+            match self.dead_letter(&channel).await {
+                Ok(true) => exhausted.push_again(channel),
+                Ok(false) => {}
+                Err(error) => {
+                    again.push(channel.clone());
+                    failed = Some((channel, error));
+                }
             }
         }
         again.into_iter().for_each(|channel| exhausted.push_again(channel));
         failed
     }
 
-    async fn dead_letter(self: &Arc<Self>, channel: &Arc<Channel>) -> Result<(), MoveError> {
-        while let Some((sequences, target)) = channel.exhausted(BATCH) {
-            let topic = self.dead_letter_topic(&target, channel.topic_name()).await?;
-            let (from, at_ns) = (channel.clone(), clock::wall_ns());
-            // It reads from disk.
-            let read = tokio::task::spawn_blocking(move || read_dead_letters(&from, &sequences, at_ns));
-            let mut batch = read.await.map_err(|_| MoveError::Read)??;
-            if !batch.refused.is_empty() {
-                crate::log_error!(
-                    self.engine(),
-                    "CHANNEL({}/{}): {} messages were dead letters {} times and are delivered again; expired ones are dropped",
-                    channel.topic_name(),
-                    channel.name(),
-                    batch.refused.len(),
-                    dead_letter::MAX_HOPS
-                );
-                channel.forgive(&batch.refused);
-            }
-            if !batch.lost.is_empty() {
-                // They exist nowhere any more. Their turn finds that out.
-                channel.forgive(&batch.lost);
-            }
-            batch.sequences.retain(|sequence| batch.messages.contains_key(sequence));
-            move_messages(channel, &topic, None, &batch.sequences, &batch.messages, true).await?;
+    /// Dead-letters a batch of messages. Returns whether there may be more.
+    async fn dead_letter(self: &Arc<Self>, channel: &Arc<Channel>) -> Result<bool, MoveError> {
+        let Some((sequences, target)) = channel.exhausted(BATCH) else { return Ok(false) };
+        let topic = self.dead_letter_topic(&target, channel.topic_name()).await?;
+        let (from, at_ns) = (channel.clone(), clock::wall_ns());
+        // It reads from disk.
+        let read = tokio::task::spawn_blocking(move || read_dead_letters(&from, &sequences, at_ns));
+        let mut batch = read.await.map_err(|_| MoveError::Read)??;
+        if !batch.refused.is_empty() && channel.reports_refused(clock::monotonic()) {
+            crate::log_error!(
+                self.engine(),
+                "CHANNEL({}/{}): {} messages were dead letters {} times and are delivered again; expired ones are dropped",
+                channel.topic_name(),
+                channel.name(),
+                batch.refused.len(),
+                dead_letter::MAX_HOPS
+            );
         }
-        Ok(())
+        channel.forgive(&batch.refused);
+        if !batch.lost.is_empty() {
+            // They exist nowhere any more. Their turn finds that out.
+            channel.forgive(&batch.lost);
+        }
+        batch.sequences.retain(|sequence| batch.messages.contains_key(sequence));
+        move_messages(channel, &topic, None, &batch.sequences, &batch.messages, true).await?;
+        Ok(true)
     }
 
     /// The dead-letter topic of this name, with its channel for redrives. Creates what is missing.

@@ -490,6 +490,7 @@ impl Topic {
         let mut state = self.state.lock();
         state.topic.started();
         self.advance(&mut state);
+        self.update_gauge(&state);
     }
 
     pub fn channel(&self, name: &str) -> Option<Arc<Channel>> {
@@ -518,6 +519,7 @@ impl Topic {
         let last = state.topic.channels().is_empty();
         if last {
             self.record_state(&mut state);
+            self.update_gauge(&state);
         }
         drop(state);
         drop(channel);
@@ -542,6 +544,7 @@ impl Topic {
         state.topic.set_paused(paused);
         self.record_state(&mut state);
         self.advance(&mut state);
+        self.update_gauge(&state);
     }
 
     /// Drops the messages that are not released to channels yet, and forgets the ids of all messages.

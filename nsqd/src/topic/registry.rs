@@ -200,6 +200,14 @@ impl Registry {
         }
     }
 
+    /// Removes expired messages from all channels. May read from disk.
+    pub fn expire(&self) {
+        if self.engine.upkeep_hints.expires() {
+            let (now, wall_ns) = (clock::monotonic(), clock::wall_ns());
+            self.all_unsorted().iter().for_each(|topic| topic.expire(now, wall_ns));
+        }
+    }
+
     /// Starts measuring the time from publishing to FIN, in all existing and future channels.
     pub fn measure_latencies(&self, options: LatencyOptions) {
         let window = clock::nanos(options.window);

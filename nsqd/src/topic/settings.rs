@@ -1,10 +1,14 @@
 //! Changing settings of a topic and its channels: in memory, in the journal, and in what follows from them.
 
+use std::sync::Arc;
+
 use super::retention::RetentionError;
 use super::{State, Topic};
+use crate::blocking;
 use crate::channel::Channel;
-use crate::clock::Nanos;
+use crate::clock::{self, Nanos};
 use crate::log::retention::Retention;
+use crate::policy::bounds::Overflow;
 use crate::policy::dead_letter::{self, InvalidTemplate};
 use crate::policy::effective::Subject;
 use crate::policy::setting::{Setting, Value};
@@ -70,7 +74,11 @@ impl Topic {
         // Otherwise a change of the policies could come in between, and the old values would remain.
         let state = self.state.lock();
         let sources = self.engine.policy_sources();
-        if change.iter().any(|(setting, value)| setting == Setting::MaxAttempts && value.is_some()) {
+        let needs_topic = |(setting, value): (Setting, Option<&Value>)| {
+            (setting == Setting::MaxAttempts && value.is_some())
+                || value == Some(&Value::Overflow(Overflow::DeadLetter))
+        };
+        if change.iter().any(needs_topic) {
             let mut own = channel.own_settings();
             own.apply(change);
             let subject = Subject::Channel {
@@ -128,6 +136,16 @@ impl Topic {
         self.log.set_shortest_ttl(shortest);
         if shortest > 0 {
             self.engine.upkeep_hints.set_expires();
+        }
+    }
+
+    /// Does the same as [`Topic::expire`] where nothing may block. Call it when a time to live may have changed: until then,
+    /// messages count as young if nothing is known about their age.
+    pub async fn expire_now(self: &Arc<Self>) {
+        if self.channels().iter().any(|channel| channel.ttl() > 0) {
+            let topic = self.clone();
+            // Upkeep does it too.
+            let _ = blocking::run(move || topic.expire(clock::monotonic(), clock::wall_ns())).await;
         }
     }
 

@@ -120,8 +120,7 @@ impl Work {
             segments::retain(registry)?;
         }
         if self.expire {
-            let (now, wall_ns) = (clock::monotonic(), clock::wall_ns());
-            registry.all_unsorted().iter().for_each(|topic| topic.expire(now, wall_ns));
+            registry.expire();
         }
         if self.clean {
             return clean(registry);
