@@ -188,8 +188,8 @@ fn dead_letters_and_expired_messages_are_in_the_stats_of_lookupd() {
         let (code, table, _) = nsq(&lookupd, "stat t --no-rates").await;
         assert_eq!(code, Some(0));
         let lines: Vec<&str> = table.lines().collect();
-        assert!(lines[0].ends_with("\tFLAGS\tDEAD\tPENDING\tEXPIRED"), "{table}");
-        assert!(lines[2].ends_with("\t0\t0\t1") && lines[3].ends_with("\t1\t0\t0"), "{table}");
+        assert!(lines[0].ends_with("\tFLAGS\tDEAD\tPENDING\tEXPIRED\tDROPPED\tFILTERED"), "{table}");
+        assert!(lines[2].ends_with("\t0\t0\t1\t0\t0") && lines[3].ends_with("\t1\t0\t0\t0\t0"), "{table}");
     });
 }
 
