@@ -35,6 +35,18 @@ impl Chunk {
         Chunk { first_sequence, offsets: Vec::new(), bytes: Vec::new() }
     }
 
+    /// An empty chunk behind this one, with memory for as much: a topic that has filled a chunk probably fills the next, and
+    /// growing step by step would copy each message again.
+    pub fn following(&self) -> Self {
+        let len = self.bytes.len().min(CHUNK_BYTES);
+        let count = self.offsets.len().min(len / MESSAGE_FRAME_OVERHEAD);
+        Chunk {
+            first_sequence: self.end_sequence(),
+            offsets: Vec::with_capacity(count),
+            bytes: Vec::with_capacity(len),
+        }
+    }
+
     /// Creates a chunk from frames read from disk. `offsets` are the starts of the frames.
     pub fn from_frames(first_sequence: u64, bytes: Vec<u8>, offsets: Vec<u32>) -> Self {
         Chunk { first_sequence, offsets, bytes }

@@ -164,16 +164,19 @@ impl LogIndex {
 
     fn make_room(&mut self, bytes: usize) {
         if !self.open.is_empty() && self.open.len_bytes() + bytes > self.bound.chunk_bytes {
-            self.seal();
+            self.seal_and_continue_with(self.open.following());
         }
     }
 
     /// Seals the open chunk, unless it is empty.
     pub fn seal(&mut self) {
+        self.seal_and_continue_with(Chunk::new(self.open.end_sequence()));
+    }
+
+    fn seal_and_continue_with(&mut self, next: Chunk) {
         if self.open.is_empty() {
             return;
         }
-        let next = Chunk::new(self.open.end_sequence());
         let chunk = std::mem::replace(&mut self.open, next);
         self.sealed_messages += chunk.count();
         self.sealed_bytes += chunk.len_bytes();
