@@ -146,7 +146,7 @@ impl ChannelState {
         let recall = std::mem::take(&mut self.outstanding.entry_mut(slot).recall);
         match recall {
             // Its attempts may have been used up by a change of the policy.
-            Recall::No if self.policy.max_attempts > 0 && self.has_exhausted(slot) => {
+            Recall::No if self.minds_failures && self.has_exhausted(slot) => {
                 self.exhaust(slot, Reason::Attempts);
             }
             Recall::No => self.wait(slot),

@@ -132,6 +132,8 @@ pub struct ChannelState {
     own: Settings,
     /// What follows from them and from the policies.
     pub(super) policy: ChannelPolicy,
+    /// Whether the policy has a retry schedule or a limit of attempts.
+    pub(super) minds_failures: bool,
     pub(super) departures: Departures,
     /// Messages held back since the last call of [`ChannelState::drain_held_back`].
     held_back: Vec<HeldBack>,
@@ -182,6 +184,7 @@ impl ChannelState {
             max_message_timeout,
             own: Settings::default(),
             policy: ChannelPolicy::default(),
+            minds_failures: false,
             departures: Departures::default(),
             held_back: Vec::new(),
             has_own_ttls: false,
@@ -324,17 +327,20 @@ impl ChannelState {
         }
         entry.recall = Recall::No;
         let attempts = entry.attempts;
-        let failures = self.count_failure(sequence);
-        if failures > 0 && self.is_exhausted(failures) {
-            self.exhaust(slot, Reason::Attempts);
-            return Ok(Some(Requeued { attempts, failures, delay: 0 }));
+        let mut failures = 0;
+        if self.minds_failures {
+            failures = self.count_failure(sequence);
+            if self.is_exhausted(failures) {
+                self.exhaust(slot, Reason::Attempts);
+                return Ok(Some(Requeued { attempts, failures, delay: 0 }));
+            }
         }
         if delay > 0 && !has_room {
             self.outstanding.remove(slot);
             self.departures.forget(sequence);
             return Ok(None);
         }
-        let delay = if delay > 0 { delay } else { self.retry_delay(slot) };
+        let delay = if delay == 0 && self.minds_failures { self.retry_delay(slot) } else { delay };
         if delay == 0 {
             self.wait(slot);
         } else {
@@ -442,7 +448,7 @@ impl ChannelState {
     /// Queues a message that timed out, or defers it by the retry schedule. Sets it aside if its attempts are used up.
     #[inline]
     fn time_out(&mut self, slot: Slot, now: Nanos) {
-        if self.policy.max_attempts > 0 || self.policy.retry.is_some() {
+        if self.minds_failures {
             self.time_out_by_policy(slot, now);
         } else {
             self.come_back(slot);
@@ -711,6 +717,7 @@ impl ChannelState {
     /// Sets what the channel does by policy. It applies to what happens from now on; messages that are deferred stay
     /// so, unless their attempts are used up.
     pub fn set_policy(&mut self, policy: ChannelPolicy) {
+        self.minds_failures = policy.max_attempts > 0 || policy.retry.is_some();
         self.policy = policy;
         self.unset_aside_by_policy();
         self.exhaust_all();

@@ -1,7 +1,7 @@
 //! Which journal files there are, and what was published in each.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     io,
     path::PathBuf,
     sync::{
@@ -54,7 +54,7 @@ struct Inner {
 pub(super) struct FileEntry {
     pub number: u32,
     pub bytes: u64,
-    pub topics: HashMap<TopicNumber, u64>,
+    pub topics: BTreeMap<TopicNumber, u64>,
     /// Nothing is written to it any more.
     pub sealed: bool,
     /// Part of it could not be read: it is renamed to `*.damaged` and not recycled.
@@ -100,8 +100,7 @@ impl Catalog {
 
     pub(super) fn files(&self) -> Vec<JournalFileInfo> {
         let info = |entry: &FileEntry| {
-            let mut topics: Vec<_> = entry.topics.iter().map(|(&topic, &last)| (topic, last)).collect();
-            topics.sort_unstable();
+            let topics = entry.topics.iter().map(|(&topic, &last)| (topic, last)).collect();
             JournalFileInfo {
                 number: u64::from(entry.number),
                 first_lsn: format::lsn(entry.number, format::FILE_HEADER_BYTES),
@@ -209,7 +208,7 @@ impl Catalog {
         inner.files.push_back(FileEntry {
             number,
             bytes,
-            topics: HashMap::new(),
+            topics: BTreeMap::new(),
             sealed: false,
             damaged: false,
             identity: Some(identity),

@@ -5,7 +5,7 @@
 //! newest file ends at its terminator; if there is none, the last write was torn and is cut.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -236,7 +236,7 @@ fn scan(
     let limit = open.header.last_copy_at().unwrap_or(open.len).min(open.len);
     let end = sealed_end.map_or(limit, |end| end.min(open.len));
     let mut window = Window::new(&*open.file, end);
-    let mut topics = HashMap::new();
+    let mut topics = BTreeMap::new();
     let mut offset = FILE_HEADER_BYTES;
     loop {
         if let Some(length) =
@@ -292,7 +292,7 @@ fn show_record(
     seal: Seal,
     number: u32,
     offset: u64,
-    topics: &mut HashMap<TopicNumber, u64>,
+    topics: &mut BTreeMap<TopicNumber, u64>,
     replay: &mut dyn FnMut(Lsn, Record<'_>),
 ) -> io::Result<Option<u64>> {
     let Some(content) = whole_record(window, seal, offset)? else { return Ok(None) };
