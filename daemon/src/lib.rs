@@ -3,7 +3,7 @@
 //! Nothing here knows topics or channels. The modules in reading order, which is the order in which a daemon uses
 //! them:
 //!
-//! 1. [`go_flags`] and [`go_duration`](nsq_protocol::go_duration): command lines and durations in the syntax of Go programs.
+//! 1. [`go_flags`] and [`go_duration`]: command lines and durations in the syntax of Go programs.
 //! 2. [`config_file`] and [`flags`]: the TOML file; command line and file combined.
 //! 3. [`log`]: log lines in NSQ's format.
 //! 4. [`open_files`]: the limit of open files; [`listen`]: addresses, listeners, streams; [`accept`]: accepting

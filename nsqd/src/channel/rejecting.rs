@@ -13,7 +13,7 @@ use crate::policy::dead_letter::Reason;
 /// Maximum bytes of the errors that a channel keeps. Messages that are rejected beyond it have none.
 const MAX_ERROR_BYTES: usize = 4 << 20;
 
-/// What consumers said about rejected messages, until these are dead letters. Bounded by [`MAX_ERROR_BYTES`].
+/// What consumers said about rejected messages, until these are dead letters. Bounded in bytes.
 #[derive(Debug, Default)]
 pub struct Rejections {
     errors: BTreeMap<u64, Box<str>>,
