@@ -514,9 +514,9 @@ impl Channel {
         }
     }
 
-    /// Ends every change: removes messages beyond the bound, records finished messages in the journal, frees memory below the floor, and wakes one parked
-    /// consumer that can take at once, if messages are available. That consumer's take wakes the next one, if it leaves
-    /// messages.
+    /// Ends every change: removes messages beyond the bound, records finished messages in the journal, frees memory below
+    /// the floor, and wakes one parked consumer that can take at once, if messages are available. That consumer's take wakes
+    /// the next one, if it leaves messages.
     fn after_change(&self, mut guard: MutexGuard<'_, Inner>) {
         let inner = &mut *guard;
         self.shed(inner);

@@ -57,7 +57,7 @@ impl Sizes {
         };
         let new = SizeMark { sequence: end.max(last.sequence), bytes: last.bytes.saturating_add(bytes) };
         let before = self.marks.len().checked_sub(2).map(|index| self.marks[index]);
-        // A batch is never split, but it can be far larger than the messages before it.
+        // What is noted at once is one mark, however large it is.
         match before {
             Some(before) if new.bytes - before.bytes <= self.resolution => {
                 if let Some(last) = self.marks.back_mut() {

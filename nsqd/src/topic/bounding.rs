@@ -26,6 +26,10 @@ impl Topic {
         // Without channels, no dead-letter topic is known.
         let has_gauge = !of_topic.is_off() && of_topic.overflow != Overflow::DropOldest;
         let of_held = has_gauge.then(|| Arc::new(Gauge::new(None, of_topic)));
+        // Until `update_gauge` below, it knows nothing.
+        if let Some(gauge) = &of_held {
+            gauge.set_on(false);
+        }
         // Before publishes are checked against them.
         for ((channel, _), gauge) in channels.iter().zip(&gauges) {
             channel.apply_bound(gauge.clone());
@@ -88,11 +92,11 @@ impl Topic {
 
     fn set_gauge(&self, state: &State) {
         if let Some(gauge) = self.bounds.topic_gauge() {
-            // While it releases messages, those beyond the release point only wait for their commit.
-            gauge.set_on(!state.topic.point().is_releasing());
             let released = state.topic.point().released();
             let bytes = self.log.with_sizes(|sizes| sizes.before(released));
             gauge.set(Amount::default(), Amount { messages: released, bytes });
+            // While it releases messages, those beyond the release point only wait for their commit.
+            gauge.set_on(!state.topic.point().is_releasing());
         }
     }
 
