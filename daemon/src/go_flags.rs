@@ -17,13 +17,22 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 /// let line = ["nsqd", "-verbose=T", "-tcp-address", ":0", "extra", "--nope"].map(Into::into);
 /// assert_eq!(to_clap_args(line.into_iter(), |flag| flag == "verbose"), ["nsqd", "--verbose=true", "--tcp-address=:0"]);
 /// ```
-pub fn to_clap_args(
+pub fn to_clap_args(args: impl Iterator<Item = OsString>, is_bool: impl Fn(&str) -> bool) -> Vec<OsString> {
+    split_line(args, is_bool).0
+}
+
+/// Like [`to_clap_args`], with the first argument that is not a flag, which ends the flags. The arguments after it stay
+/// in the iterator.
+pub fn split_line(
     mut args: impl Iterator<Item = OsString>,
     is_bool: impl Fn(&str) -> bool,
-) -> Vec<OsString> {
+) -> (Vec<OsString>, Option<OsString>) {
     let mut out: Vec<OsString> = args.next().into_iter().collect();
     while let Some(word) = args.next() {
-        let Some(flag) = Flag::split(&word) else { break };
+        let Some(flag) = Flag::split(&word) else {
+            let argument = if word == "--" { args.next() } else { Some(word) };
+            return (out, argument);
+        };
         let name = String::from_utf8_lossy(flag.name);
         let value = match flag.value {
             Some(value) if is_bool(&name) => Some(go_bool(value).map_or(value, |b| truth(b)).to_vec()),
@@ -36,7 +45,7 @@ pub fn to_clap_args(
         let name: &[u8] = if name == "h" { b"help" } else { flag.name };
         out.push(clap_word(name, value.as_deref()));
     }
-    out
+    (out, None)
 }
 
 /// One argument split at its dashes and its `=`.
@@ -198,6 +207,19 @@ mod tests {
         assert_eq!(rewrite(&["-a=1", "--", "-b=2"]), ["--a=1"]);
         assert_eq!(rewrite(&["-a=1", "-", "-b=2"]), ["--a=1"]);
         assert_eq!(rewrite(&["word", "-b=2"]), [""; 0]);
+    }
+
+    #[test]
+    fn first_argument_that_is_no_flag_is_returned() {
+        let argument = |words: &[&str]| {
+            let line = ["tool"].iter().chain(words).map(|word| OsString::from(*word));
+            split_line(line, |flag| flag == "gzip").1.map(|word| word.into_string().unwrap())
+        };
+        assert_eq!(argument(&["-gzip", "a", "b"]), Some("a".to_owned()));
+        assert_eq!(argument(&["-gzip", "--", "-b"]), Some("-b".to_owned()));
+        assert_eq!(argument(&["-"]), Some("-".to_owned()));
+        assert_eq!(argument(&["-a", "b", "--"]), None);
+        assert_eq!(argument(&[]), None);
     }
 
     #[test]

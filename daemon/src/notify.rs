@@ -58,6 +58,14 @@ impl Notifier {
         self.send_message("STOPPING=1\nSTATUS=stopping\n");
     }
 
+    /// Reports that the daemon is stopping, with what it is doing, and that this takes up to `another` from now. Call it
+    /// again before that time is over.
+    pub fn stopping_later(&self, status: &str, another: Duration) {
+        let status = one_line(status);
+        let microseconds = another.as_micros();
+        self.send_message(&format!("STOPPING=1\nSTATUS={status}\nEXTEND_TIMEOUT_USEC={microseconds}\n"));
+    }
+
     /// Sends watchdog messages at the requested interval until the returned guard is dropped. A task sends them, so
     /// they stop if the runtime is stuck. Returns `None` if the service manager expects none.
     pub fn keep_alive(&self) -> Option<DropGuard> {
@@ -140,6 +148,11 @@ mod tests {
         assert!(microseconds.parse::<u64>().unwrap() > 0);
         notifier.stopping();
         assert_eq!(receive(&manager), "STOPPING=1\nSTATUS=stopping\n");
+        notifier.stopping_later("draining: 2 messages left", Duration::from_secs(30));
+        assert_eq!(
+            receive(&manager),
+            "STOPPING=1\nSTATUS=draining: 2 messages left\nEXTEND_TIMEOUT_USEC=30000000\n"
+        );
         drop(manager);
         notifier.stopping();
     }

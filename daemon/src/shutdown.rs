@@ -14,6 +14,15 @@ pub struct StopSignals {
     terminate: Signal,
 }
 
+/// A signal that requests a stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopSignal {
+    /// SIGINT, such as Ctrl-C.
+    Interrupt,
+    /// SIGTERM.
+    Terminate,
+}
+
 impl StopSignals {
     /// Starts to catch the signals. Requires a tokio runtime.
     pub fn catch() -> io::Result<Self> {
@@ -25,9 +34,14 @@ impl StopSignals {
 
     /// Waits for one of the signals. Dropping the future loses no signal.
     pub async fn wait(&mut self) {
+        self.next().await;
+    }
+
+    /// Like [`StopSignals::wait`], and returns which one it was.
+    pub async fn next(&mut self) -> StopSignal {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => StopSignal::Interrupt,
+            _ = self.terminate.recv() => StopSignal::Terminate,
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The HTTP server over real sockets: behaviour outside the handlers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nsq_daemon::http::server::Timeouts;
 use nsq_daemon::http::{
-    AllowedOrigins, BodyError, HeavyAnswers, HttpError, Method, Pieces, Request, Response, Router, Server,
-    Service, response,
+    AllowedOrigins, AnswerBody, BodyError, Hangup, HeavyAnswers, HttpError, LiveSource, Method, Pieces,
+    Request, Response, Router, Server, Service, response,
 };
 use nsq_daemon::listen::{Listener, Stream, parse_address};
 use nsq_daemon::log::{Level, Logger};
@@ -28,6 +30,34 @@ enum Route {
     Wait,
     Config,
     Endless,
+    Hangup,
+    Live,
+}
+
+/// A live body: one piece at a time, as long as the client reads.
+struct Pulses {
+    count: Arc<AtomicUsize>,
+    hangup: Hangup,
+    release: Arc<Notify>,
+}
+
+const PULSE_BYTES: usize = 1 << 20;
+
+impl LiveSource for Pulses {
+    async fn next_piece(&mut self) -> Option<Bytes> {
+        tokio::select! {
+            () = self.hangup.wait() => return None,
+            () = std::future::ready(()) => {}
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Some(vec![b'x'; PULSE_BYTES].into())
+    }
+}
+
+impl Drop for Pulses {
+    fn drop(&mut self) {
+        self.release.notify_one();
+    }
 }
 
 struct Echo {
@@ -35,6 +65,7 @@ struct Echo {
     release: Arc<Notify>,
     origins: AllowedOrigins,
     heavy: HeavyAnswers,
+    pulses: Arc<AtomicUsize>,
 }
 
 impl Service for Echo {
@@ -71,6 +102,19 @@ impl Service for Echo {
                 self.release.notified().await;
                 Ok(response::empty())
             }
+            Route::Hangup => {
+                request.body.discard().await?;
+                request.hangup().wait().await;
+                self.release.notify_one();
+                Ok(response::text("too late"))
+            }
+            Route::Live => {
+                let (count, release) = (Arc::clone(&self.pulses), Arc::clone(&self.release));
+                let source = Pulses { count, hangup: request.hangup(), release };
+                let mut response = response::empty();
+                *response.body_mut() = AnswerBody::live(source);
+                Ok(response)
+            }
             Route::Endless => {
                 let write = |pieces: Pieces| async move {
                     loop {
@@ -87,7 +131,8 @@ impl Service for Echo {
 
 fn echo(router: Router<Route>, release: &Arc<Notify>) -> Echo {
     let origins = AllowedOrigins::new(&["https://admin.example".to_owned()], &[]).unwrap();
-    Echo { router, release: Arc::clone(release), origins, heavy: HeavyAnswers::default() }
+    let pulses = Arc::default();
+    Echo { router, release: Arc::clone(release), origins, heavy: HeavyAnswers::default(), pulses }
 }
 
 struct Running {
@@ -95,6 +140,7 @@ struct Running {
     shutdown: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
     release: Arc<Notify>,
+    pulses: Arc<AtomicUsize>,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
@@ -107,6 +153,8 @@ async fn start(timeouts: Timeouts) -> Running {
         .add(Method::GET, "/panic", Route::Panic)
         .add(Method::GET, "/wait", Route::Wait)
         .add(Method::GET, "/endless", Route::Endless)
+        .add(Method::POST, "/hangup", Route::Hangup)
+        .add(Method::GET, "/live", Route::Live)
         .add(Method::GET, "/config/:opt", Route::Config);
     let lines = Arc::new(Mutex::new(Vec::new()));
     let logger = Logger::to_function("", Level::Info, {
@@ -115,12 +163,13 @@ async fn start(timeouts: Timeouts) -> Running {
     });
     let release = Arc::new(Notify::new());
     let server = Server::with_timeouts(echo(router, &release), logger, timeouts);
+    let pulses = Arc::clone(&server.service().pulses);
     let listener = Listener::bind(&parse_address("127.0.0.1:0")).await.unwrap();
     let address = listener.to_string();
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     let serving = tokio::spawn(async move { server.serve(listener, token).await.unwrap() });
-    Running { address, shutdown, serving, release, lines }
+    Running { address, shutdown, serving, release, pulses, lines }
 }
 
 impl Running {
@@ -231,6 +280,37 @@ async fn panic_is_an_internal_error_and_keeps_the_connection() {
         "{answers}"
     );
     assert!(answers.ends_with("OK"));
+}
+
+#[tokio::test]
+async fn handler_learns_that_its_client_is_gone() {
+    let server = start(Timeouts::default()).await;
+    for is_half_closed in [false, true] {
+        let mut stream = server.connect().await;
+        stream.write_all(b"POST /hangup HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        if is_half_closed {
+            stream.shutdown().await.unwrap();
+            assert!(read_all(&mut stream).await.ends_with("too late"));
+        } else {
+            drop(stream);
+        }
+        tokio::time::timeout(PATIENCE, server.release.notified()).await.expect("the handler ends");
+    }
+}
+
+#[tokio::test]
+async fn live_body_waits_until_its_client_has_read() {
+    let server = start(Timeouts::default()).await;
+    let mut stream = server.connect().await;
+    stream.write_all(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    read_until(&mut stream, "\r\n\r\n").await;
+    let mut piece = vec![0; 20 * PULSE_BYTES];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut piece)).await.expect("pieces arrive").unwrap();
+    let count = server.pulses.load(Ordering::Relaxed);
+    // What the client has not read is in the sockets, and in one piece.
+    assert!((20..40).contains(&count), "{count}");
+    drop(stream);
+    tokio::time::timeout(PATIENCE, server.release.notified()).await.expect("the source is dropped");
 }
 
 #[tokio::test]

@@ -351,7 +351,16 @@ impl Connection {
             return Err(ProtocolError::new(ErrorCode::Invalid, "STATS was not negotiated"));
         };
         match stats.report(report, clock::now()) {
-            Ok(()) => self.answer(b"OK"),
+            Ok(()) => {
+                let draining = stats.inspect(|stats| stats.node().draining);
+                if let Some(node) = &self.node
+                    && node.set_draining(draining)
+                {
+                    let state = if draining { "drains" } else { "no longer drains" };
+                    info!(self.context.logger, "CLIENT({}): {state}", self.remote);
+                }
+                self.answer(b"OK");
+            }
             Err(error) => {
                 let error = ProtocolError::new(ErrorCode::BadBody, format!("STATS {error}"));
                 warn!(self.context.logger, "CLIENT({}): {error}", self.remote);

@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -56,6 +57,7 @@ pub struct Node {
     remote_address: String,
     info: PeerInfo,
     last_seen: Mutex<Moment>,
+    draining: AtomicBool,
 }
 
 impl Node {
@@ -71,6 +73,17 @@ impl Node {
     /// Records that the node sent a sign of life at `now`.
     pub fn seen(&self, now: Moment) {
         *self.last_seen.lock() = now;
+    }
+
+    /// Records whether the node reports that it drains: it refuses publishes, and consumers go on. Returns whether that
+    /// is news.
+    pub fn set_draining(&self, draining: bool) -> bool {
+        self.draining.swap(draining, Ordering::Relaxed) != draining
+    }
+
+    /// Whether the node drains.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     /// The address by which tombstones identify the node.
@@ -119,7 +132,8 @@ impl Registry {
 
     /// Adds a node that sent IDENTIFY.
     pub fn identify(&self, id: NodeId, remote_address: String, info: PeerInfo, now: Moment) -> Arc<Node> {
-        let node = Arc::new(Node { id, remote_address, info, last_seen: Mutex::new(now) });
+        let last_seen = Mutex::new(now);
+        let node = Arc::new(Node { id, remote_address, info, last_seen, draining: AtomicBool::new(false) });
         self.nodes.insert(id, Arc::clone(&node));
         node
     }
@@ -374,6 +388,7 @@ pub(crate) fn producer(node: &Node) -> Producer {
         version: info.version,
         topology_zone: info.topology_zone,
         topology_region: info.topology_region,
+        draining: node.is_draining(),
     }
 }
 
@@ -401,6 +416,7 @@ impl TopicsByNode {
             version: producer.version,
             topology_zone: producer.topology_zone,
             topology_region: producer.topology_region,
+            draining: producer.draining,
             tombstones,
             topics,
         }

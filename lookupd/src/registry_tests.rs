@@ -58,6 +58,7 @@ fn registered_topic_is_found_with_its_node_and_channels() {
         version: "1.3.0".into(),
         topology_zone: String::new(),
         topology_region: String::new(),
+        draining: false,
     };
     assert_eq!(response.producers, [expected]);
     assert_eq!(registry.topics(), ["t"]);

@@ -5,10 +5,13 @@
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use nsq_protocol::headers::Headers;
 use nsqd::channel::saved::Clocks;
 use nsqd::channel::{ChannelState, ConsumerKey};
 use nsqd::locality::Locality;
-use nsqd::log::{Source, Supply};
+use nsqd::log::{Source, Supplied, Supply};
+use nsqd::policy::effective::ChannelPolicy;
+use nsqd::policy::ordering::{Ordering, Rule};
 
 fn main() {
     divan::main();
@@ -31,6 +34,37 @@ impl Source for Endless {
 
     fn again(&mut self, _sequence: u64, _attempts: u16) -> Supply {
         Supply::Given(1)
+    }
+}
+
+/// Supplies every requested message with headers of its own.
+struct Keyed {
+    headers: Vec<String>,
+    /// Messages supplied last.
+    given: u64,
+    handed_out: Vec<u64>,
+}
+
+impl Source for Keyed {
+    fn first(&mut self, _from: u64, max_count: u64) -> Supply {
+        self.given = max_count.min(200);
+        Supply::Given(self.given)
+    }
+
+    fn again(&mut self, _sequence: u64, _attempts: u16) -> Supply {
+        self.given = 1;
+        Supply::Given(1)
+    }
+
+    fn retain(&mut self, first: u64, mut is_kept: impl FnMut(Supplied<'_>) -> bool) -> usize {
+        for sequence in first..first + self.given {
+            let json = &self.headers[sequence as usize % self.headers.len()];
+            let headers = Some(Headers::trusted(json.as_bytes()));
+            if is_kept(Supplied { sequence, headers, own_ttl: None }) {
+                self.handed_out.push(sequence);
+            }
+        }
+        0
     }
 }
 
@@ -135,4 +169,36 @@ fn time_out(bencher: Bencher, outstanding: u64) {
 #[inline(never)]
 fn measured_time_out(state: &mut ChannelState) {
     divan::black_box(state.expire(2 * SECOND, usize::MAX));
+}
+
+/// Takes and finishes messages in order by key. `keys`: how many different ones there are; with few, most messages wait for
+/// the one before.
+#[divan::bench(args = [10, 10_000])]
+fn ordered(bencher: Bencher, keys: u64) {
+    let headers: Vec<String> = (0..keys)
+        .map(|key| format!(r#"{{"trace":"4bf92f3577b34da6","nsq-key":"customer {key}"}}"#))
+        .collect();
+    bencher
+        .counter(ItemsCount::new(BATCH))
+        .with_inputs(|| {
+            let (mut state, key) = channel(0, 0);
+            let ordering = Ordering { rule: Rule::Key, skips_requeued: false };
+            state.set_policy(ChannelPolicy { ordering: Some(ordering), ..ChannelPolicy::default() }, 0);
+            state.release(BATCH, &[], None);
+            (state, key, Keyed { headers: headers.clone(), given: 0, handed_out: Vec::new() })
+        })
+        .bench_local_refs(|(state, key, source)| measured_ordered(state, *key, source));
+}
+
+#[inline(never)]
+fn measured_ordered(state: &mut ChannelState, key: ConsumerKey, source: &mut Keyed) {
+    let mut finished = 0;
+    while finished < BATCH {
+        state.take(key, SECOND, source);
+        for sequence in source.handed_out.drain(..) {
+            let _ = divan::black_box(state.finish(key, sequence, NOW));
+            finished += 1;
+        }
+        divan::black_box(state.drain_finished());
+    }
 }

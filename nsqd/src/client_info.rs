@@ -1,12 +1,16 @@
 //! What `/stats` reports about one TCP connection. The connection writes it; any thread may read it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use nsq_daemon::tls::TlsSession;
 use parking_lot::Mutex;
 
+use crate::clock::Nanos;
 use crate::locality::Locality;
+
+/// The value of `blocked_since` while the peer reads.
+const NOT_BLOCKED: Nanos = Nanos::MAX;
 
 /// What the client sent in IDENTIFY, or the defaults for it.
 #[derive(Debug, Clone, Default)]
@@ -52,6 +56,7 @@ pub struct ClientInfo {
     upgrades: Mutex<Upgrades>,
     auth: Mutex<Option<AuthIdentity>>,
     state: AtomicU8,
+    blocked_since: AtomicU64,
     published: Mutex<Vec<(String, u64)>>,
 }
 
@@ -70,8 +75,19 @@ impl ClientInfo {
             upgrades: Mutex::default(),
             auth: Mutex::default(),
             state: AtomicU8::new(0),
+            blocked_since: AtomicU64::new(NOT_BLOCKED),
             published: Mutex::default(),
         }
+    }
+
+    /// For people: client id, host name and address, without repetitions.
+    pub fn description(&self) -> String {
+        let identity = self.identity.lock();
+        let mut text = identity.client_id.clone();
+        if identity.hostname != identity.client_id && !identity.hostname.is_empty() {
+            text = format!("{text}@{}", identity.hostname);
+        }
+        format!("{text} ({})", self.remote_address)
     }
 
     pub fn identify(&self, identity: Identity) {
@@ -126,6 +142,15 @@ impl ClientInfo {
 
     pub fn set_state(&self, state: u8) {
         self.state.store(state, Ordering::Relaxed);
+    }
+
+    /// Since when the peer has not read what is sent, on the monotonic clock.
+    pub fn blocked_since(&self) -> Option<Nanos> {
+        Some(self.blocked_since.load(Ordering::Relaxed)).filter(|since| *since != NOT_BLOCKED)
+    }
+
+    pub fn set_blocked_since(&self, since: Option<Nanos>) {
+        self.blocked_since.store(since.unwrap_or(NOT_BLOCKED), Ordering::Relaxed);
     }
 
     pub fn count_published(&self, topic: &str, count: u64) {

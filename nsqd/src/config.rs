@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use md5::{Digest, Md5};
 use nsq_daemon::flags::{self as daemon_flags, Exit, Parsed};
-use nsq_daemon::http::{AllowedOrigins, InvalidOrigin};
+use nsq_daemon::http::{AllowedOrigins, CorsOrigins, InvalidCorsOrigin, InvalidOrigin};
 use nsq_daemon::listen::{Address, parse_address};
 use nsq_daemon::log::Logger;
 use nsq_daemon::tls::{self, ClientAuth, TlsOptions};
@@ -17,8 +17,11 @@ use nsq_protocol::{IdentifyLimits, Limits};
 use crate::auth::AuthOptions;
 use crate::auth::servers::{AuthMethod, AuthServersOptions};
 use crate::clock;
+use crate::drain::MoveSetup;
+use crate::drain::receiver::{InvalidTarget, ReceiverOptions, Target};
 use crate::engine::{EngineLimits, LatencyOptions};
 use crate::flags::{self, Flags, PROGRAM, QuantileList, TlsRequired, TlsVersion};
+use crate::https::HttpsOptions;
 use crate::locality::Location;
 use crate::log::retention::Retention;
 use crate::storage::Durability;
@@ -48,6 +51,8 @@ pub struct Config {
     pub auth_file: Option<PathBuf>,
     /// Web origins whose pages may make changes over HTTP.
     pub http_allowed_origins: AllowedOrigins,
+    /// Web origins whose pages may publish and consume over HTTP and read the responses.
+    pub http_cors_origins: CorsOrigins,
     /// Quantiles of the end-to-end latency, highest first.
     pub e2e_processing_latency_percentiles: Vec<f64>,
     /// Which listeners require TLS.
@@ -118,9 +123,20 @@ pub enum ConfigError {
     /// The HTTP API is to be protected, but there is no source of tokens.
     #[error("failed to instantiate nsqd - --http-auth needs --auth-file or --auth-http-address")]
     HttpAuthWithoutSource,
+    /// The address of the nsqd to which a drain moves messages is invalid.
+    #[error("failed to instantiate nsqd - --drain-to: {0}")]
+    DrainTo(#[from] InvalidTarget),
+    /// Nothing would move.
+    #[error(
+        "failed to instantiate nsqd - --drain-to needs a --drain-timeout greater than 0: messages move when it is over"
+    )]
+    DrainToWithoutTimeout,
     /// An origin is invalid.
     #[error("failed to instantiate nsqd - --http-allowed-origin: {0}")]
     AllowedOrigin(#[from] InvalidOrigin),
+    /// An origin is invalid.
+    #[error("failed to instantiate nsqd - --http-cors-origin: {0}")]
+    CorsOrigin(#[from] InvalidCorsOrigin),
 }
 
 impl Config {
@@ -177,6 +193,12 @@ impl Config {
         if flags.http_auth && flags.auth_file.is_empty() && flags.auth_http_address.is_empty() {
             return Err(ConfigError::HttpAuthWithoutSource);
         }
+        if !flags.drain_to.is_empty() {
+            Target::parse(&flags.drain_to)?;
+            if flags.drain_timeout.is_zero() {
+                return Err(ConfigError::DrainToWithoutTimeout);
+            }
+        }
         let e2e_processing_latency_percentiles = percentiles(&flags.e2e_processing_latency_percentile)?;
         if !flags.statsd_address.is_empty() && flags.statsd_interval.is_zero() {
             return Err(ConfigError::StatsdInterval);
@@ -185,6 +207,7 @@ impl Config {
         let broadcast_address = broadcast_address.unwrap_or_else(|| hostname.clone());
         let own_names = [hostname.as_str(), broadcast_address.as_str()];
         let http_allowed_origins = AllowedOrigins::new(&flags.http_allowed_origin, &own_names)?;
+        let http_cors_origins = CorsOrigins::new(&flags.http_cors_origin)?;
         Ok(Config {
             hostname,
             node_id,
@@ -193,6 +216,7 @@ impl Config {
             auth_http_request_method,
             auth_file: (!flags.auth_file.is_empty()).then(|| flags.auth_file.clone().into()),
             http_allowed_origins,
+            http_cors_origins,
             e2e_processing_latency_percentiles,
             tls_required,
             max_deflate_level,
@@ -232,6 +256,25 @@ impl Config {
         (!self.tls_root_ca_file.is_empty()).then(|| self.tls_root_ca_file.clone().into())
     }
 
+    /// How drains move messages to another nsqd. `source` is the HTTP address of this one.
+    pub fn move_setup(&self, source: String) -> MoveSetup {
+        let token_file = &self.drain_to_token_file;
+        let token_file = (!token_file.is_empty()).then(|| token_file.clone().into());
+        MoveSetup {
+            receiver: ReceiverOptions { https: self.https_options(), token_file, source },
+            patience: self.drain_to_timeout,
+        }
+    }
+
+    /// How to connect to other servers over HTTP.
+    fn https_options(&self) -> HttpsOptions {
+        HttpsOptions {
+            connect_timeout: self.http_client_connect_timeout,
+            root_ca: self.root_ca(),
+            only_tls13: self.tls_min_version == TlsVersion::Tls13,
+        }
+    }
+
     /// Whether SIGHUP has files to reload.
     pub fn can_reload(&self) -> bool {
         !self.tls_cert.is_empty() || self.auth_file.is_some() || !self.policy_file.is_empty()
@@ -260,10 +303,8 @@ impl Config {
         let servers = AuthServersOptions {
             addresses: self.auth_http_address.clone(),
             method: self.auth_http_request_method,
-            connect_timeout: self.http_client_connect_timeout,
+            https: self.https_options(),
             request_timeout: self.http_client_request_timeout,
-            root_ca: self.root_ca(),
-            only_tls13: self.tls_min_version == TlsVersion::Tls13,
         };
         AuthOptions {
             token_file: self.auth_file.clone(),

@@ -3,8 +3,10 @@
 //! - [`store`]: where the data is, and from which place in the journal a start would read it
 //! - [`numbers`]: numbers that are never given twice
 //! - [`status`]: pure; what fails, and whether the node is about to stop
+//! - [`draining`]: pure; a drain and its progress
 //! - [`upkeep_hints`]: pure; what upkeep may skip
 
+pub mod draining;
 pub mod numbers;
 pub mod status;
 pub mod store;
@@ -16,7 +18,7 @@ use std::time::Duration;
 
 use nsq_daemon::log::Logger;
 use parking_lot::RwLock;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::numbers::Numbers;
 use self::status::NodeStatus;
@@ -178,6 +180,8 @@ pub struct Engine {
     pub numbers: Numbers,
     pub status: NodeStatus,
     pub upkeep_hints: UpkeepHints,
+    /// Notified when a channel may have a rate of all nodes together.
+    pub total_rates: Notify,
     pub limits: EngineLimits,
     sources: RwLock<Arc<Sources>>,
     pub timers: Arc<Timers>,
@@ -211,6 +215,7 @@ impl Engine {
             numbers,
             status: NodeStatus::default(),
             upkeep_hints: UpkeepHints::default(),
+            total_rates: Notify::new(),
             sources: RwLock::new(Arc::new(limits.sources(policies))),
             limits,
             timers: Timers::new(),

@@ -98,6 +98,22 @@ flags! {
     /// Time to keep serving after SIGTERM or SIGINT, with /ping answering 503. A second signal stops nsqd at once.
     #[arg(long, default_value = "0", value_parser = go_duration::parse)]
     shutdown_delay: Duration;
+    /// What to do at the first SIGTERM: stop, or drain (refuse publishes and wait until consumers have everything, then
+    /// stop). Another SIGTERM or a SIGINT stops nsqd at once.
+    #[arg(long, default_value = "stop", value_parser = OnSigterm::parse)]
+    sigterm: OnSigterm;
+    /// Maximum time to wait for consumers with --sigterm=drain; 0 for no limit.
+    #[arg(long, default_value = "5m", value_parser = go_duration::parse)]
+    drain_timeout: Duration;
+    /// HTTP address of another nsqd, host:port or https://host:port. What a drain has left at its time limit moves there.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    drain_to: String;
+    /// Maximum time to move messages to --drain-to without success. Consumers have as long for their messages in flight.
+    #[arg(long, default_value = "1m", value_parser = go_duration::parse)]
+    drain_to_timeout: Duration;
+    /// File with a token that has the permission adopt at --drain-to.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    drain_to_token_file: OsString;
     /// Timeout for connecting to nsqlookupd's HTTP port and to auth servers.
     #[arg(long, default_value = "2s", value_parser = go_duration::parse)]
     http_client_connect_timeout: Duration;
@@ -123,6 +139,10 @@ flags! {
     /// repeated.
     #[arg(long)]
     http_allowed_origin: Vec<String>, key("http_allowed_origins"), guard;
+    /// Allow web pages of this origin (scheme, host and port) to publish and consume over HTTP, and to read the responses
+    /// (CORS). May be repeated.
+    #[arg(long)]
+    http_cors_origin: Vec<String>, key("http_cors_origins"), guard;
     /// Region of this node.
     #[arg(long, default_value = "", hide_default_value = true)]
     topology_region: String;
@@ -209,6 +229,12 @@ flags! {
     /// Maximum number of consumers per channel; 0 for no limit.
     #[arg(long, default_value = "0", value_parser = size)]
     max_channel_consumers: usize;
+    /// Maximum number of HTTP requests that consume at a time: waiting long polls and event streams.
+    #[arg(long, default_value = "10000", value_parser = size)]
+    max_http_consumers: usize;
+    /// Maximum number of messages per channel that are leased to long polls at a time.
+    #[arg(long, default_value = "10000", value_parser = positive)]
+    max_http_leases: u64;
     /// Maximum number of message ids that a topic with the setting dedupe remembers; about 44 bytes each. The oldest are
     /// forgotten first.
     #[arg(long, default_value = "1000000", value_parser = wire_size)]
@@ -361,6 +387,7 @@ flag_types! {
     Durability: String, |durability| durability.to_string();
     TlsRequired: Word, |required| *required as u8;
     TlsVersion: String, |version| *version as u16;
+    OnSigterm: String, |action| action.word();
 }
 
 /// An empty text means that the flag is not set.
@@ -417,6 +444,31 @@ impl TlsRequired {
     }
 }
 
+/// `--sigterm`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnSigterm {
+    #[default]
+    Stop,
+    Drain,
+}
+
+impl OnSigterm {
+    fn parse(text: &str) -> Result<Self, InvalidValue> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "drain" => Ok(Self::Drain),
+            _ => Err(InvalidValue::OnSigterm),
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Drain => "drain",
+        }
+    }
+}
+
 /// `--tls-min-version`. Its numbers are those of the TLS protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TlsVersion {
@@ -457,6 +509,8 @@ pub enum InvalidValue {
     TlsRequired,
     #[error("must be tls1.0, tls1.1, tls1.2 or tls1.3")]
     TlsVersion,
+    #[error("must be stop or drain")]
+    OnSigterm,
 }
 
 fn count(text: &str) -> Result<u64, InvalidValue> {
@@ -535,6 +589,7 @@ mod tests {
                 ("lookupd_tcp_address", "nsqlookupd_tcp_addresses"),
                 ("auth_http_address", "auth_http_addresses"),
                 ("http_allowed_origin", "http_allowed_origins"),
+                ("http_cors_origin", "http_cors_origins"),
                 ("e2e_processing_latency_percentile", "e2e_processing_latency_percentiles"),
             ]
         );

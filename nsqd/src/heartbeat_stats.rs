@@ -34,6 +34,7 @@ impl NodeStats for RegistryStats {
             start_time: stats.start_time,
             heap_in_use_bytes: stats.memory.map_or(0, |memory| memory.heap_in_use_bytes),
             topic_count: topics.len() as u64,
+            draining: registry.engine().status.is_draining(),
         };
         // One at a time: the statistics of fifty thousand topics would take memory that is never returned.
         let snapshots = topics.iter().filter_map(|topic| {

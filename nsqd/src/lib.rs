@@ -18,8 +18,8 @@
 //! # Modules, lowest first
 //!
 //! [`clock`], [`backpressure`], [`blocking`], [`damage`], [`disk_metrics`], [`disk_work`], [`health`], [`metrics`], [`storage`],
-//! [`timers`], [`auth`], [`locality`], [`client_info`], [`producers`], [`log`], [`policy`], [`channel`], [`engine`], [`topic`],
-//! [`policy_file`], [`policy_test`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`flags`], [`config`],
+//! [`timers`], [`https`], [`auth`], [`locality`], [`client_info`], [`lease`], [`producers`], [`log`], [`policy`], [`channel`], [`engine`], [`topic`],
+//! [`policy_file`], [`policy_test`], [`peek`], [`why`], [`delivery`], [`connection`], [`lookup`], [`stats`], [`upkeep`], [`import`], [`startup`], [`drain`], [`flags`], [`config`],
 //! [`statsd`], [`http`], [`heartbeat_stats`], [`nsqd`]. Each module uses only modules before it; the test `tidy`
 //! reads the order from this file.
 //!
@@ -40,9 +40,11 @@ pub mod disk_work;
 pub mod health;
 pub mod metrics;
 pub mod timers;
+pub mod https;
 pub mod auth;
 pub mod locality;
 pub mod client_info;
+pub mod lease;
 pub mod producers;
 pub mod log;
 pub mod policy;
@@ -51,6 +53,8 @@ pub mod engine;
 pub mod topic;
 pub mod policy_file;
 pub mod policy_test;
+pub mod peek;
+pub mod why;
 pub mod delivery;
 pub mod connection;
 pub mod lookup;
@@ -58,6 +62,7 @@ pub mod stats;
 pub mod upkeep;
 pub mod import;
 pub mod startup;
+pub mod drain;
 pub mod flags;
 pub mod config;
 pub mod statsd;

@@ -1,15 +1,21 @@
-//! The nsqd program: read flags, start, wait for a signal, stop. SIGHUP reloads certificates,
+//! The nsqd program: read flags, start, wait for a signal, drain if requested, stop. SIGHUP reloads certificates,
 //! tokens and policies.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nsq_daemon::log::{self, Logger};
 use nsq_daemon::notify::Notifier;
-use nsq_daemon::shutdown::StopSignals;
+use nsq_daemon::shutdown::{StopSignal, StopSignals};
 use nsqd::config::{Config, Start};
+use nsqd::drain::DrainEnd;
+use nsqd::flags::OnSigterm;
 use nsqd::nsqd::Nsqd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How often nsqd reports to the service manager that it still drains, and the time for which it asks.
+const DRAIN_NOTICE_INTERVAL: Duration = Duration::from_secs(5);
+const DRAIN_NOTICE_TIME: Duration = Duration::from_secs(60);
 
 /// Maximum wait for name lookups that still run at exit. A resolver may take minutes.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,7 +57,7 @@ async fn run(config: Box<Config>, logger: Logger) -> ExitCode {
         Ok(signal) => signal,
         Err(error) => return fatal(&logger, &error.to_string()),
     };
-    let shutdown_delay = config.shutdown_delay;
+    let (shutdown_delay, on_sigterm) = (config.shutdown_delay, config.sigterm);
     let nsqd = match Nsqd::start(*config, logger.clone()).await {
         Ok(nsqd) => nsqd,
         Err(error) => return fatal(&logger, &error.to_string()),
@@ -68,12 +74,19 @@ async fn run(config: Box<Config>, logger: Logger) -> ExitCode {
             }
         }
     };
+    let mut delay = shutdown_delay;
+    if end == End::Terminate && on_sigterm == OnSigterm::Drain {
+        let draining_since = Instant::now();
+        end = drain(&manager, &mut signals, &mut hangup, &nsqd).await;
+        // Draining makes clients and load balancers stay away as well.
+        delay = delay.saturating_sub(draining_since.elapsed());
+    }
     manager.stopping();
-    if end == End::Signal && !shutdown_delay.is_zero() {
-        end = serve_until_stop(shutdown_delay, &mut signals, &mut hangup, &nsqd).await;
+    if end.is_patient() && !delay.is_zero() {
+        end = serve_until_stop(delay, &mut signals, &mut hangup, &nsqd).await;
     }
     match nsqd.shutdown().await {
-        Ok(()) if end == End::Signal => ExitCode::SUCCESS,
+        Ok(()) if !matches!(end, End::Failure | End::NotMoved) => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
         Err(error) => fatal(&logger, &error.to_string()),
     }
@@ -82,16 +95,68 @@ async fn run(config: Box<Config>, logger: Logger) -> ExitCode {
 /// Why the daemon stops.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// A signal requested it.
-    Signal,
+    /// SIGTERM requested it.
+    Terminate,
+    /// SIGINT requested it.
+    Interrupt,
+    /// It was requested by a signal, and another signal requested that it happens at once.
+    AtOnce,
+    /// It was drained, as requested.
+    Drained,
+    /// It was drained, but messages could not be moved as requested.
+    NotMoved,
     /// A listener failed.
     Failure,
 }
 
+impl End {
+    /// Whether nsqd may keep serving for a while.
+    fn is_patient(self) -> bool {
+        matches!(self, End::Terminate | End::Interrupt | End::Drained)
+    }
+}
+
 async fn stop_reason(signals: &mut StopSignals, nsqd: &Nsqd) -> End {
     tokio::select! {
-        () = signals.wait() => End::Signal,
+        signal = signals.next() => match signal {
+            StopSignal::Terminate => End::Terminate,
+            StopSignal::Interrupt => End::Interrupt,
+        },
         () = nsqd.failed() => End::Failure,
+    }
+}
+
+/// Why the daemon stops, after a first signal.
+async fn second_reason(signals: &mut StopSignals, nsqd: &Nsqd) -> End {
+    match stop_reason(signals, nsqd).await {
+        End::Failure => End::Failure,
+        _ => End::AtOnce,
+    }
+}
+
+/// Refuses publishes and keeps serving consumers until they have everything or the time for it is over. Another signal
+/// ends the wait.
+async fn drain(
+    manager: &Notifier,
+    signals: &mut StopSignals,
+    hangup: &mut Option<Signal>,
+    nsqd: &Nsqd,
+) -> End {
+    nsqd.drain();
+    let mut notices = tokio::time::interval(DRAIN_NOTICE_INTERVAL);
+    loop {
+        tokio::select! {
+            end = second_reason(signals, nsqd) => return end,
+            end = nsqd.drained() => return match end {
+                DrainEnd::NotMoved => End::NotMoved,
+                DrainEnd::Drained | DrainEnd::Overdue => End::Drained,
+            },
+            _ = notices.tick() => {
+                let status = format!("draining: {} messages left", nsqd.remaining_count());
+                manager.stopping_later(&status, DRAIN_NOTICE_TIME);
+            }
+            () = next_hangup(hangup) => nsqd.reload().await,
+        }
     }
 }
 
@@ -108,8 +173,8 @@ async fn serve_until_stop(
     tokio::pin!(elapsed);
     loop {
         tokio::select! {
-            end = stop_reason(signals, nsqd) => return end,
-            () = &mut elapsed => return End::Signal,
+            end = second_reason(signals, nsqd) => return end,
+            () = &mut elapsed => return End::Drained,
             () = next_hangup(hangup) => nsqd.reload().await,
         }
     }

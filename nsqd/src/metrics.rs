@@ -22,6 +22,12 @@ pub struct Metrics {
     pub refused_publishes: Counter,
     /// Publishes that exceeded a bound.
     pub publishes_over_bound: Counter,
+    /// Publishes that were refused because the node drains.
+    pub publishes_while_draining: Counter,
+    /// Messages that another node's drain moved here.
+    pub adopted_messages: Counter,
+    /// Messages that a drain moved to another node.
+    pub moved_messages: Counter,
     /// Messages handed to consumers, including redeliveries.
     pub delivered_messages: Counter,
     /// FINs that succeeded.

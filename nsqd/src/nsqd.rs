@@ -26,9 +26,13 @@ use crate::config::{Config, broadcast_port};
 use crate::connection::ConnectionContext;
 use crate::connection::listener::accept_loop;
 use crate::disk_metrics::{DiskMetrics, Measured};
+use crate::drain::receiver::{CannotSend, HttpReceiver, InvalidTarget, Target};
+use crate::drain::{DrainEnd, Drainer, MoveSetup};
+use crate::engine::draining::DrainRequest;
 use crate::flags::TlsRequired;
 use crate::heartbeat_stats::RegistryStats;
 use crate::http::auth::HttpAuth;
+use crate::http::consume::HttpConsumers;
 use crate::http::{HttpContext, LookupdAddresses};
 use crate::lookup::{LookupOptions, LookupPeers};
 use crate::policy::file::{InvalidPolicies, PolicyFile};
@@ -58,6 +62,10 @@ pub enum StartError {
     Listen(#[from] ListenError),
     #[error("failed to instantiate nsqd - failed to read --policy-file - {0}")]
     PolicyFile(#[from] FileError<InvalidPolicies>),
+    #[error("failed to instantiate nsqd - --drain-to: {0}")]
+    DrainTo(#[from] InvalidTarget),
+    #[error("failed to instantiate nsqd - {0}")]
+    DrainToken(#[from] CannotSend),
     #[error("failed to load metadata - {0}")]
     Recovery(#[from] RecoveryError),
     #[error("failed to load metadata - {0}")]
@@ -80,6 +88,7 @@ pub struct Nsqd {
     config: Arc<Config>,
     registry: Arc<Registry>,
     producers: Arc<Producers>,
+    drainer: Arc<Drainer>,
     tcp_address: Option<SocketAddr>,
     http_address: Option<SocketAddr>,
     https_address: Option<SocketAddr>,
@@ -128,6 +137,13 @@ impl Nsqd {
         let started_at = SystemTime::now();
         lookup.report(Arc::new(RegistryStats::new(&registry, stats::start_time(started_at))));
 
+        let lookups = lookup.clone();
+        let moves = config.move_setup(http_name(&config, &listeners));
+        if !config.drain_to.is_empty() {
+            check_receiver(&config, moves.clone()).await?;
+        }
+        let on_change = Box::new(move || lookups.node_changed());
+        let drainer = Drainer::new(registry.clone(), logger.clone(), moves, on_change);
         let local_addr = |bound: &Bound| bound.listener.local_addr();
         let mut nsqd = Nsqd {
             tcp_address: local_addr(&listeners.tcp),
@@ -136,6 +152,7 @@ impl Nsqd {
             config,
             registry,
             producers: Arc::new(Producers::default()),
+            drainer,
             tls,
             auth,
             policy_file,
@@ -148,16 +165,16 @@ impl Nsqd {
         };
         nsqd.spawn_background();
         nsqd.spawn_statsd(listeners.http_port());
-        let http_context = nsqd.http_context(&listeners, started_at, lookup);
-        nsqd.serve_tcp(listeners.tcp);
+        let connection_context = Arc::new(nsqd.connection_context());
+        let http_context = nsqd.http_context(&listeners, started_at, lookup, &connection_context);
+        nsqd.serve_tcp(listeners.tcp, connection_context);
         nsqd.serve_https(listeners.https, http_context.clone());
         nsqd.serve_http(listeners.http, http_context);
         Ok(nsqd)
     }
 
-    fn serve_tcp(&mut self, bound: Bound) {
+    fn serve_tcp(&mut self, bound: Bound, context: Arc<ConnectionContext>) {
         nsq_daemon::info!(self.logger, "TCP: listening on {}", bound.shown());
-        let context = Arc::new(self.connection_context());
         self.serve(accept_loop(bound.listener, context, self.logger.clone(), self.stop.clone()));
     }
 
@@ -235,7 +252,9 @@ impl Nsqd {
         listeners: &Listeners,
         started_at: SystemTime,
         lookup: Arc<LookupPeers>,
+        connection: &Arc<ConnectionContext>,
     ) -> HttpContext {
+        let consumers = HttpConsumers::new(&self.config, connection.clone(), self.stop.clone());
         let auth = self.auth.clone().filter(|_| self.config.http_auth);
         HttpContext {
             registry: self.registry.clone(),
@@ -248,6 +267,8 @@ impl Nsqd {
             heavy: HeavyAnswers::default(),
             auth: auth.map(|auth| Arc::new(HttpAuth::new(auth))),
             lookupd_addresses: lookup,
+            consumers: Arc::new(consumers),
+            drainer: self.drainer.clone(),
             tls_required: None,
         }
     }
@@ -318,6 +339,23 @@ impl Nsqd {
         self.failed.cancelled().await;
     }
 
+    /// Begins to drain, in order to stop. [`Nsqd::drained`] reports the end.
+    pub fn drain(&self) {
+        let timeout = Some(self.config.drain_timeout).filter(|timeout| !timeout.is_zero());
+        let move_to = Some(self.config.drain_to.clone()).filter(|to| !to.is_empty());
+        self.drainer.begin(DrainRequest { timeout, stops: true, move_to });
+    }
+
+    /// Waits for the end of the drain that [`Nsqd::drain`] began. Dropping the future loses nothing.
+    pub async fn drained(&self) -> DrainEnd {
+        self.drainer.ended().await
+    }
+
+    /// How many messages a drain waits for.
+    pub fn remaining_count(&self) -> u64 {
+        self.drainer.status().remaining_count
+    }
+
     /// Announces a stop in `delay`. Until then everything works.
     pub fn announce_stop(&self, delay: Duration) {
         nsq_daemon::info!(self.logger, "NSQ: stopping in {}", go_duration::format(delay));
@@ -328,6 +366,7 @@ impl Nsqd {
     /// for a nonzero exit code.
     pub async fn shutdown(mut self) -> Result<(), ShutdownError> {
         nsq_daemon::info!(self.logger, "NSQ: stopping subsystems");
+        self.drainer.stop().await;
         self.registry.engine().status.set_stopping();
         self.stop.cancel();
         let mut result = Ok(());
@@ -374,6 +413,20 @@ async fn load_tls(config: &Config) -> Result<Option<Arc<ServerTls>>, TlsError> {
         Some(options) => Ok(Some(Arc::new(ServerTls::load(options).await?))),
         None => Ok(None),
     }
+}
+
+/// The HTTP address of this node, for the logs of other nodes.
+fn http_name(config: &Config, listeners: &Listeners) -> String {
+    let port = broadcast_port(config.broadcast_http_port, listeners.http_port());
+    format!("{}:{port}", config.broadcast_address)
+}
+
+/// Checks that the token and the certificates for `--drain-to` can be read. Sends nothing.
+async fn check_receiver(config: &Config, moves: MoveSetup) -> Result<(), StartError> {
+    let target = Target::parse(&config.drain_to)?;
+    let checked = tokio::task::spawn_blocking(move || HttpReceiver::new(target, &moves.receiver)).await;
+    checked.map_err(StartError::RecoveryPanicked)??;
+    Ok(())
 }
 
 /// The policy file, if there is one, and its policies.

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nsq_protocol::{
-    ChannelStats, ClientStats, DedupeStats, E2eLatency, MemoryStats, Percentile, PubCount, RetentionStats,
-    Stats, TopicStats,
+    ChannelStats, ClientStats, DedupeStats, E2eLatency, MemoryStats, MessageId, OrderStats, Percentile,
+    PubCount, RetentionStats, Stats, StorageStats, TopicStats,
 };
 
 use crate::channel::latency::{LatencyHistogram, TAKES_ALL, no_latencies};
+use crate::channel::order::OrderReport;
 use crate::channel::{Channel, ChannelState, ConsumerKey};
 use crate::client_info::ClientInfo;
 use crate::clock;
@@ -83,8 +84,21 @@ pub fn without_lists(engine: &Engine, start_time: i64, request: StatsRequest<'_>
         start_time,
         memory: (request.include_memory && !request.only_asked).then(memory_stats),
         unsynced_bytes: (request.include_storage && !request.only_asked).then(|| unsynced_bytes(engine)),
+        storage: (request.include_storage && !request.only_asked).then(|| storage(engine)).flatten(),
+        drain: engine.status.with_drain(|drain| drain.status()).filter(|_| !request.only_asked),
         ..Stats::default()
     }
+}
+
+/// The volume of the data directory; `None` if the kernel does not say.
+fn storage(engine: &Engine) -> Option<StorageStats> {
+    let volume = rustix::fs::statvfs(engine.store.data_dir.path()).ok()?;
+    let journal_bytes = engine.store.journal.as_ref().map_or(0, |journal| journal.size().1);
+    Some(StorageStats {
+        free_bytes: volume.f_bavail.saturating_mul(volume.f_frsize),
+        size_bytes: volume.f_blocks.saturating_mul(volume.f_frsize),
+        journal_bytes,
+    })
 }
 
 /// The topics to report, by name; `None` if the requested topic does not exist.
@@ -126,10 +140,11 @@ pub fn start_time(started_at: SystemTime) -> i64 {
     signed(since_epoch.as_secs())
 }
 
-/// `OK`, or `NOK - ` and the reason.
+/// `OK`, or `NOK - ` and the reason: a failure, or that clients should stay away.
 pub fn health(engine: &Engine) -> String {
     match engine.health() {
         Ok(()) if engine.status.is_leaving() => "NOK - stopping".to_owned(),
+        Ok(()) if engine.status.is_draining() => "NOK - draining".to_owned(),
         Ok(()) => "OK".to_owned(),
         Err(cause) => format!("NOK - {cause}"),
     }
@@ -246,12 +261,28 @@ impl ChannelStatsSnapshot {
                 false => Vec::new(),
             };
             latencies.measure(state);
-            (channel_numbers(state, memory_start), consumers)
+            let holder = |sequence| {
+                let owner = state.owner_of(sequence)?;
+                infos.iter().find(|(key, _)| *key == owner).map(|(_, info)| info.remote_address.clone())
+            };
+            let order = state.order_report().map(|report| {
+                let holder = report.blocked.as_ref().and_then(|blocked| holder(blocked.holder?));
+                (report, holder)
+            });
+            let has_active = state.depth() > 0 || state.in_flight_count() > 0;
+            let oldest = (request.include_storage && has_active).then(|| state.lowest_needed());
+            ((channel_numbers(state, memory_start), order, oldest), consumers)
         });
+        let (stats, order, oldest) = stats;
+        let published_at = oldest.and_then(|oldest| channel.log().published_at_latest(oldest));
+        let order = order.map(|(report, holder)| order_stats(channel, report, holder.unwrap_or_default()));
         let stats = ChannelStats {
             channel_name: channel.name().to_string(),
             clients: request.include_clients.then(Vec::new),
             e2e_processing_latency: latencies.newest(),
+            oldest_age_ms: published_at
+                .map(|at| clock::wall_ns().saturating_sub(at).max(0).unsigned_abs() / 1_000_000),
+            order,
             ..stats
         };
         Self { stats, consumers }
@@ -288,9 +319,26 @@ fn retention_stats(topic: &Topic) -> Option<RetentionStats> {
     })
 }
 
+/// `client` is the remote address of the consumer that blocks a key.
+fn order_stats(channel: &Channel, report: OrderReport, client: String) -> OrderStats {
+    let holder = report.blocked.as_ref().and_then(|blocked| blocked.holder);
+    OrderStats {
+        held_count: report.held_count,
+        blocked_key_count: report.blocked_key_count,
+        reading_stopped: report.is_stopped,
+        blocked_key_held_count: report.blocked.as_ref().map_or(0, |blocked| blocked.queue_length),
+        blocked_by: holder
+            .map(|sequence| MessageId::from_u64(channel.log().id_of(sequence)).to_string())
+            .unwrap_or_default(),
+        blocked_by_client: client,
+        blocked_key: report.blocked.map(|blocked| blocked.key),
+    }
+}
+
 fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
     let counters = state.counters();
     let delivered = |locality| state.consumers().message_count(locality);
+    let throttle = state.throttle_report(clock::monotonic());
     ChannelStats {
         depth: signed(state.depth()),
         backend_depth: signed(on_disk(state, memory_start)),
@@ -309,6 +357,10 @@ fn channel_numbers(state: &ChannelState, memory_start: u64) -> ChannelStats {
         expired_count: counters.expired_count,
         overflow_count: counters.overflow_count,
         filtered_count: counters.filtered_count,
+        cancelled_count: counters.cancelled_count,
+        throttled: throttle.is_some_and(|throttle| throttle.throttled_until.is_some()),
+        throttled_ms: throttle.map_or(0, |throttle| throttle.throttled_for / 1_000_000),
+        in_flight_limit_reached: throttle.is_some_and(|throttle| throttle.is_in_flight_limit_reached),
         ..ChannelStats::default()
     }
 }

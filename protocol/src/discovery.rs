@@ -61,6 +61,9 @@ pub struct Producer {
     /// Region of the node.
     #[serde(deserialize_with = "lenient")]
     pub topology_region: String,
+    /// Whether the node refuses publishes because it drains. Consumers go on. Left out if not.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// `/nodes`: all nodes that are not silent.
@@ -107,6 +110,9 @@ pub struct Node {
     /// The node's topics.
     #[serde(deserialize_with = "lenient")]
     pub topics: Vec<String>,
+    /// Whether the node refuses publishes because it drains. Consumers go on. Left out if not.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// `/cluster/stats`: the statistics that nodes send with their heartbeats. Not in NSQ.

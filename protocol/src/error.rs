@@ -82,7 +82,7 @@ impl ErrorCode {
 
     /// Whether nsqd closes the connection after this error. The codes of FIN, REQ, TOUCH and REJ leave the connection usable:
     /// these commands can race with the timeout of their message. E_PUB_FAILED, E_MPUB_FAILED and E_DPUB_FAILED do, too, if
-    /// [`is_topic_full`].
+    /// [`is_topic_full`] or [`is_draining`].
     pub fn is_fatal(self) -> bool {
         !matches!(self, Self::FinFailed | Self::ReqFailed | Self::TouchFailed | Self::RejFailed)
     }
@@ -102,6 +102,15 @@ pub const TOPIC_FULL: &str = "topic full";
 pub fn is_topic_full(code: &str, description: &str) -> bool {
     let of_publishes = [ErrorCode::PubFailed, ErrorCode::MpubFailed, ErrorCode::DpubFailed];
     description.starts_with(TOPIC_FULL) && of_publishes.iter().any(|of| of.as_str() == code)
+}
+
+/// The description if a publish is refused because nsqd drains. NSQ uses the word when it stops.
+pub const DRAINING: &str = "exiting";
+
+/// Whether this error refuses a publish because nsqd drains. It leaves the connection usable, and nothing is stored.
+pub fn is_draining(code: &str, description: &str) -> bool {
+    let of_publishes = [ErrorCode::PubFailed, ErrorCode::MpubFailed, ErrorCode::DpubFailed];
+    description == DRAINING && of_publishes.iter().any(|of| of.as_str() == code)
 }
 
 /// An error response to a client.

@@ -41,7 +41,10 @@ pub const VERSION_BYTES: usize = 1;
 /// Headers that nsqd understands begin with this. Others with it are refused.
 pub const RESERVED_PREFIX: &str = "nsq-";
 /// Reserved headers that a producer may set.
-pub const OF_PRODUCERS: [&str; 3] = [message_ttl::TTL, "nsq-key", "nsq-id"];
+pub const OF_PRODUCERS: [&str; 3] = [message_ttl::TTL, KEY, ID];
+
+/// Reserved header: by its value, ordered channels keep messages in order, and fair ones share.
+pub const KEY: &str = "nsq-key";
 
 /// The header that identifies a message, so that a topic can store it once.
 pub const ID: &str = "nsq-id";
@@ -131,7 +134,10 @@ impl<'a> Headers<'a> {
 
     /// The value of a header.
     pub fn get(&self, key: &str) -> Option<Cow<'a, str>> {
-        self.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+        match find(self.0, key) {
+            Ok(value) => value.map(Cow::Borrowed),
+            Err(HasEscapes) => self.iter().find(|(name, _)| name == key).map(|(_, value)| value),
+        }
     }
 
     /// All headers, in order.
@@ -168,6 +174,37 @@ fn pairs(json: &[u8]) -> Option<Vec<(Cow<'_, str>, Cow<'_, str>)>> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let pairs = deserializer.deserialize_map(Pairs).ok()?;
     deserializer.end().ok().map(|()| pairs)
+}
+
+/// A string of the object has escapes.
+struct HasEscapes;
+
+/// The value of a header in a JSON object of strings, without parsing strings that have no escapes.
+fn find<'a>(json: &'a [u8], key: &str) -> Result<Option<&'a str>, HasEscapes> {
+    let symbol = |json: &'a [u8], symbol: u8| json.trim_ascii_start().strip_prefix(&[symbol]);
+    let mut rest = symbol(json, b'{').ok_or(HasEscapes)?;
+    if symbol(rest, b'}').is_some() {
+        return Ok(None);
+    }
+    loop {
+        let (name, after) = split_plain_string(rest).ok_or(HasEscapes)?;
+        let after = symbol(after, b':').ok_or(HasEscapes)?;
+        let (value, after) = split_plain_string(after).ok_or(HasEscapes)?;
+        if name == key.as_bytes() {
+            return std::str::from_utf8(value).map(Some).map_err(|_| HasEscapes);
+        }
+        match symbol(after, b',') {
+            Some(next) => rest = next,
+            None => return symbol(after, b'}').map(|_| None).ok_or(HasEscapes),
+        }
+    }
+}
+
+/// A JSON string without escapes, and what follows it.
+fn split_plain_string(json: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = json.trim_ascii_start().strip_prefix(b"\"")?;
+    let end = memchr::memchr2(b'"', b'\\', text)?;
+    (text[end] == b'"').then(|| (&text[..end], &text[end + 1..]))
 }
 
 struct Pairs;
@@ -488,6 +525,22 @@ mod tests {
             let _ = (Headers::parse(&bytes), split_published(&bytes), split_stored(&bytes), split_delivered(&bytes));
             remove_headers(&mut bytes.clone(), 0);
             add_versions(&mut bytes.clone(), 0);
+        }
+
+        #[test]
+        fn one_header_is_found_as_by_parsing_all(
+            // Strings of JSON, with and without escapes, and names in values.
+            pairs in prop::collection::vec((r"[ab]{1,2}|\\u0061", r#"[ab:,}]{0,3}|\\"a|\\\\|é"#), 0..4),
+            space in "[ \n]{0,2}",
+        ) {
+            let pair = |(key, value): &(String, String)| format!(r#"{space}"{key}"{space}:{space}"{value}"{space}"#);
+            let json = format!("{space}{{{}{space}}}", pairs.iter().map(pair).collect::<Vec<_>>().join(","));
+            let headers = Headers::trusted(json.as_bytes());
+            prop_assert_eq!(headers.iter().count(), pairs.len(), "{}", json);
+            for key in ["a", "b", "ab", "none", "\u{e9}"] {
+                let expected = headers.iter().find(|(name, _)| name == key).map(|(_, value)| value);
+                prop_assert_eq!(headers.get(key), expected, "{} in {}", key, json);
+            }
         }
 
         #[test]

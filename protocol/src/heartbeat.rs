@@ -16,11 +16,18 @@ use crate::name::{ChannelName, TopicName};
 use crate::stats::{ChannelStats, MemoryStats, Stats, TopicStats};
 
 /// Version of these statistics, in both directions of IDENTIFY; 0 or a missing field means none. nsqd offers its version,
-/// nsqlookupd answers with the lower one of both. Version 2 adds [`Departures`].
-pub const HEARTBEAT_STATS: u8 = 2;
+/// nsqlookupd answers with the lower one of both. Version 2 adds [`Departures`], version 3 [`NodeSummary::draining`], version 4
+/// [`Departures::held_up`].
+pub const HEARTBEAT_STATS: u8 = 4;
 
 /// The first version with [`Departures`].
 const WITH_DEPARTURES: u8 = 2;
+
+/// The first version with [`NodeSummary::draining`].
+const WITH_DRAINING: u8 = 3;
+
+/// The first version with [`Departures::held_up`].
+const WITH_HELD_UP: u8 = 4;
 
 /// Maximum size of an accepted report, in bytes.
 pub const MAX_REPORT_BYTES: usize = 1 << 20;
@@ -35,7 +42,7 @@ pub const MAX_CHANNELS_PER_TOPIC: usize = 4096;
 pub const MAX_ENTRIES: usize = 250_000;
 
 /// Upper bounds of encoded sizes, in bytes: names take at most 64, numbers at most 9.
-const MAX_CHANNEL_BYTES: usize = 200;
+const MAX_CHANNEL_BYTES: usize = 238;
 const MAX_TOPIC_BYTES: usize = 160;
 
 const _: () = assert!(
@@ -75,6 +82,9 @@ pub struct NodeSummary {
     pub heap_in_use_bytes: u64,
     /// Number of all topics, reported or not.
     pub topic_count: u64,
+    /// The node refuses publishes because it drains. Left out if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// A topic; see [`TopicStats`].
@@ -122,6 +132,25 @@ pub struct Departures {
     pub overflow_count: u64,
     pub filtered_count: u64,
     pub is_full: bool,
+    /// Left out if all are 0.
+    #[serde(default, skip_serializing_if = "HeldUp::is_zero")]
+    pub held_up: HeldUp,
+}
+
+/// What operators and limits do to a channel; see [`ChannelStats`].
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HeldUp {
+    pub cancelled_count: u64,
+    pub throttled_ms: u64,
+    pub throttled: bool,
+    pub in_flight_limit_reached: bool,
+}
+
+impl HeldUp {
+    fn is_zero(&self) -> bool {
+        *self == HeldUp::default()
+    }
 }
 
 impl Departures {
@@ -156,6 +185,13 @@ impl StatsReport {
         if version < WITH_DEPARTURES {
             let channels = self.topics.iter_mut().flat_map(|topic| &mut topic.channels);
             channels.for_each(|channel| channel.departures = Departures::default());
+        }
+        if version < WITH_HELD_UP {
+            let channels = self.topics.iter_mut().flat_map(|topic| &mut topic.channels);
+            channels.for_each(|channel| channel.departures.held_up = HeldUp::default());
+        }
+        if version < WITH_DRAINING {
+            self.node.draining = false;
         }
         self.encode()
     }
@@ -249,6 +285,12 @@ impl ChannelSummary {
                 overflow_count: stats.overflow_count,
                 filtered_count: stats.filtered_count,
                 is_full: stats.is_full,
+                held_up: HeldUp {
+                    cancelled_count: stats.cancelled_count,
+                    throttled_ms: stats.throttled_ms,
+                    throttled: stats.throttled,
+                    in_flight_limit_reached: stats.in_flight_limit_reached,
+                },
             },
         })
     }
@@ -275,6 +317,10 @@ impl ChannelSummary {
             overflow_count: self.departures.overflow_count,
             filtered_count: self.departures.filtered_count,
             is_full: self.departures.is_full,
+            cancelled_count: self.departures.held_up.cancelled_count,
+            throttled_ms: self.departures.held_up.throttled_ms,
+            throttled: self.departures.held_up.throttled,
+            in_flight_limit_reached: self.departures.held_up.in_flight_limit_reached,
             ..ChannelStats::default()
         }
     }

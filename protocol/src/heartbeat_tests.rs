@@ -24,6 +24,12 @@ fn channel(name: &str, number: u64) -> ChannelSummary {
             overflow_count: number / 6,
             filtered_count: number / 7,
             is_full: number > 7,
+            held_up: HeldUp {
+                cancelled_count: number / 8,
+                throttled_ms: number / 9,
+                throttled: number > 9,
+                in_flight_limit_reached: number > 10,
+            },
         },
     }
 }
@@ -52,6 +58,7 @@ fn report(topics: Vec<TopicSummary>) -> StatsReport {
             start_time: 1,
             heap_in_use_bytes: 2,
             topic_count: 1,
+            draining: false,
         },
         topics,
         removed: vec![TopicName::new("gone").unwrap()],
@@ -83,11 +90,30 @@ fn departures_are_sent_only_to_receivers_that_know_them() {
     let some = report(vec![topic("t", vec![channel("c", 10)])]);
     let mut none = some.clone();
     none.topics[0].channels[0].departures = Departures::default();
-    assert_eq!(StatsReport::decode(&some.clone().encode_for(2)), Ok(some.clone()));
+    assert_eq!(StatsReport::decode(&some.clone().encode_for(HEARTBEAT_STATS)), Ok(some.clone()));
     assert_eq!(some.encode_for(1), none.encode());
     let header = |bytes: &[u8]| bytes[bytes.windows(2).position(|two| two == b"\xa1c").unwrap() - 1];
     assert_eq!(header(&none.encode()), 0x9d, "13 fields, as in version 1");
     assert_eq!(StatsReport::decode(&none.encode()), Ok(none));
+}
+
+#[test]
+fn draining_is_sent_only_to_receivers_that_know_it() {
+    let serving = report(vec![]);
+    let mut draining = serving.clone();
+    draining.node.draining = true;
+    assert_eq!(StatsReport::decode(&draining.clone().encode_for(3)), Ok(draining.clone()));
+    assert_eq!(draining.clone().encode_for(2), serving.encode());
+    assert_eq!(draining.encode_for(1), serving.encode());
+}
+
+#[test]
+fn an_older_receiver_gets_no_counts_that_it_does_not_know() {
+    let newest = report(vec![topic("t", vec![channel("c", 100)])]);
+    let mut without = newest.clone();
+    without.topics[0].channels[0].departures.held_up = HeldUp::default();
+    assert_eq!(newest.clone().encode_for(HEARTBEAT_STATS), newest.encode());
+    assert_eq!(newest.encode_for(3), without.encode());
 }
 
 #[test]
@@ -143,9 +169,17 @@ fn largest_report_of_nsqd_is_accepted() {
         overflow_count,
         filtered_count,
         is_full: _,
+        held_up: HeldUp { cancelled_count, throttled_ms, throttled: _, in_flight_limit_reached: _ },
     } = &mut largest.departures;
-    let departures =
-        [dead_lettered_count, dead_letter_pending, expired_count, overflow_count, filtered_count];
+    let departures = [
+        dead_lettered_count,
+        dead_letter_pending,
+        expired_count,
+        overflow_count,
+        filtered_count,
+        cancelled_count,
+        throttled_ms,
+    ];
     let counts = [&mut largest.zone_local_msg_count, &mut largest.requeue_count, &mut largest.timeout_count];
     counts.into_iter().chain(departures).for_each(|number| *number = u64::MAX);
     let channels: Vec<_> = (0..MAX_CHANNELS_PER_TOPIC)

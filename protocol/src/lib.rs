@@ -27,7 +27,8 @@
 //! - [`start_at`]: a position in a topic, where a channel starts or is moved to
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
 //! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`; [`policy`] and [`policy_test`]: its `/policy/...`;
-//!   [`dead_letters`]: its `/topic/dead` and `/topic/redrive`
+//!   [`dead_letters`]: its `/topic/dead` and `/topic/redrive`; [`drain`]: its `/config/drain`;
+//!   [`dry_run`]: its answers to `dry_run=true` and to `/channel/undo`
 //! - [`json`]: a lenient JSON reader, and JSON as NSQ's programs write it
 //! - [`redact`]: removes passwords from addresses for logs and errors
 
@@ -66,6 +67,9 @@ pub mod stats;
 pub mod stats_text;
 
 pub mod dead_letters;
+pub mod inspect;
+pub mod drain;
+pub mod dry_run;
 pub mod policy;
 pub mod policy_test;
 
@@ -86,10 +90,15 @@ pub use discovery::{
     ChannelsResponse, ClusterNode, ClusterStatsResponse, LookupResponse, Node, NodesResponse, Producer,
     TopicsResponse,
 };
-pub use error::{ErrorCode, ProtocolError, TOPIC_FULL, is_topic_full, quote};
+pub use drain::{DrainStatus, MoveState, MoveStatus};
+pub use dry_run::{DryRunChannel, DryRunResponse, UndoResponse, UndoneChannel};
+pub use error::{DRAINING, ErrorCode, ProtocolError, TOPIC_FULL, is_draining, is_topic_full, quote};
 pub use frame::{FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameType, put_frame};
 pub use identify::{
     HEADERS, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, PUB_IDS, REJECT, negotiate,
+};
+pub use inspect::{
+    ChangedMessage, MessageResponse, PeekEnd, PeekLine, PeekedConsumer, PeekedMessage, WhyCause, WhyResponse,
 };
 pub use limits::Limits;
 pub use lookup::{
@@ -100,13 +109,13 @@ pub use message::{
     MESSAGE_FRAME_OVERHEAD, MESSAGE_HEADER_BYTES, Message, MessageView, put_message_frame, set_attempts,
 };
 pub use message_id::MessageId;
-pub use name::{ChannelName, InvalidName, TopicName, is_valid_name};
+pub use name::{ChannelName, InvalidName, MAX_NAME_BYTES, TopicName, is_valid_name};
 pub use policy::{ExplainedSetting, PolicyExplainResponse};
 pub use policy_test::{PolicyTestResponse, PolicyWarning, TestedChannel, TestedRetention, TestedTopic};
 pub use printable::{is_printable, printable, printable_lines};
 pub use start_at::{InvalidStartAt, StartAt};
 pub use stats::{
-    ChannelStats, ClientStats, DedupeStats, E2eLatency, InfoResponse, MemoryStats, Percentile, PubCount,
-    RetentionStats, SeekResponse, Stats, TopicStats,
+    ChannelStats, ClientStats, DedupeStats, E2eLatency, InfoResponse, MemoryStats, OrderStats, Percentile,
+    PubCount, RetentionStats, SeekResponse, Stats, StorageStats, TopicStats,
 };
 pub use stats_text::{StatsText, render_text};

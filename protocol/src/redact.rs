@@ -33,6 +33,28 @@ pub fn without_user_info_of_urls(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// Hides the ticket in the target of an HTTP request.
+///
+/// ```
+/// # use nsq_protocol::redact::without_ticket;
+/// assert_eq!(without_ticket("/v2?ticket=3f9a&a=b"), "/v2?ticket=***&a=b");
+/// assert_eq!(without_ticket("/pub?topic=ticket"), "/pub?topic=ticket");
+/// ```
+pub fn without_ticket(target: &str) -> Cow<'_, str> {
+    let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
+    // An escaped key is the same key.
+    let is_ticket = |pair: &str| {
+        let key = pair.split('=').next().unwrap_or_default();
+        key == "ticket" || (key.contains('%') && key.len() <= 3 * "ticket".len())
+    };
+    if !query.split('&').any(is_ticket) {
+        return Cow::Borrowed(target);
+    }
+    let shown = |pair| if is_ticket(pair) { "ticket=***" } else { pair };
+    let query: Vec<&str> = query.split('&').map(shown).collect();
+    Cow::Owned(format!("{path}?{}", query.join("&")))
+}
+
 /// A URL or address that is safe to display: without user and password, and without its query, which may contain a
 /// token.
 ///

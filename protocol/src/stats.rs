@@ -31,6 +31,27 @@ pub struct Stats {
     /// Bytes written to disk that a power failure could lose; `None` if not requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unsynced_bytes: Option<u64>,
+    /// The volume of the data directory; `None` if not requested, or unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageStats>,
+    /// The state of the drain; `None` if nsqd does not drain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drain: Option<crate::drain::DrainStatus>,
+}
+
+/// The volume of nsqd's data directory. Not in NSQ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageStats {
+    /// Free bytes.
+    #[serde(deserialize_with = "lenient")]
+    pub free_bytes: u64,
+    /// Size in bytes.
+    #[serde(deserialize_with = "lenient")]
+    pub size_bytes: u64,
+    /// Bytes of nsqd's journal.
+    #[serde(deserialize_with = "lenient")]
+    pub journal_bytes: u64,
 }
 
 /// A topic.
@@ -125,6 +146,9 @@ pub struct SeekResponse {
     /// Messages that can be handed out.
     #[serde(deserialize_with = "lenient")]
     pub depth: u64,
+    /// Whether nothing was changed.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
+    pub dry_run: bool,
 }
 
 /// A channel.
@@ -190,9 +214,54 @@ pub struct ChannelStats {
     /// Messages that did not match the channel's filter, and were finished without being delivered. Not in NSQ.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
     pub filtered_count: u64,
+    /// Messages that were cancelled. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub cancelled_count: u64,
     /// Whether publishes are refused because of this channel. Not in NSQ.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
     pub is_full: bool,
+    /// Whether messages wait because the channel's rate is used up. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
+    pub throttled: bool,
+    /// How long messages waited because of that, in milliseconds, since the start or the setting. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub throttled_ms: u64,
+    /// Whether as many messages are in flight as the channel allows. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
+    pub in_flight_limit_reached: bool,
+    /// Age of the oldest message that can be handed out or is in flight, in milliseconds; deferred ones before it count too.
+    /// If it is only on disk, it is older than this. `None` if there is none, or if it is not requested. Not in NSQ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_age_ms: Option<u64>,
+    /// What the channel holds back, if it is ordered or fair. Not in NSQ.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub order: Option<OrderStats>,
+}
+
+/// What an ordered or fair channel holds back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OrderStats {
+    /// Messages that were read and wait for others of their key. They are part of `depth`.
+    #[serde(deserialize_with = "lenient")]
+    pub held_count: u64,
+    /// Keys with such messages.
+    #[serde(deserialize_with = "lenient")]
+    pub blocked_key_count: u64,
+    /// Whether the channel reads no further, because it holds too many.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
+    pub reading_stopped: bool,
+    /// The key with most messages held; `None` without any.
+    pub blocked_key: Option<String>,
+    /// How many messages of it are held.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_zero")]
+    pub blocked_key_held_count: u64,
+    /// The id of the message that these wait for.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
+    pub blocked_by: String,
+    /// The remote address of the consumer that has it in flight.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
+    pub blocked_by_client: String,
 }
 
 /// How long messages took from publishing to FIN.
@@ -388,6 +457,12 @@ pub struct InfoResponse {
     /// Region of nsqd.
     #[serde(deserialize_with = "lenient")]
     pub topology_region: String,
+    /// Whether nsqd refuses publishes because it drains.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
+    pub draining: bool,
+    /// Whether it drains and no message is left for consumers.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "is_false")]
+    pub drained: bool,
 }
 
 // serde passes references.

@@ -171,8 +171,26 @@ fn put_channel(out: &mut String, channel: &ChannelStats) -> fmt::Result {
     if channel.filtered_count > 0 {
         writeln!(out, "         filtered: {} msgs", channel.filtered_count)?;
     }
+    if channel.cancelled_count > 0 {
+        writeln!(out, "         cancelled: {} msgs", channel.cancelled_count)?;
+    }
     if channel.is_full {
         writeln!(out, "         full: publishes are refused")?;
+    }
+    if channel.throttled || channel.throttled_ms > 0 {
+        let now = if channel.throttled { " now" } else { "" };
+        writeln!(out, "         throttled{now}: {} ms in total", channel.throttled_ms)?;
+    }
+    if channel.in_flight_limit_reached {
+        writeln!(out, "         max_in_flight is reached")?;
+    }
+    if let Some(order) = channel.order.as_ref().filter(|order| order.held_count > 0) {
+        let stopped = if order.reading_stopped { ", reading stopped" } else { "" };
+        writeln!(
+            out,
+            "         held by order: {} msgs of {} keys{stopped}",
+            order.held_count, order.blocked_key_count
+        )?;
     }
     Ok(())
 }
@@ -285,6 +303,8 @@ mod tests {
             producers,
             memory: None,
             unsynced_bytes: None,
+            storage: None,
+            drain: None,
         }
     }
 

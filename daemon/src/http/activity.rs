@@ -3,17 +3,22 @@
 //! The stream and the body of the current request record what happens on a connection. Once per period the connection's
 //! task compares the record with the previous one. If the connection made no progress in a head, a body or a response,
 //! the task closes it. An idle connection may stay.
+//!
+//! hyper does not read from a connection while a handler works, so it does not notice that the client is gone. A handler
+//! that waits for something else than its body can ask for that: [`Hangup`].
 
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use super::body_memory::BodyMemory;
@@ -53,6 +58,58 @@ pub(super) struct Activity {
     last_request: AtomicU64,
     /// Shared by all connections.
     body_memory: Arc<BodyMemory>,
+    /// Bits of [`WATCHED`] and [`AWAITED`], checked after each flush.
+    interest: AtomicU8,
+    has_hung_up: AtomicBool,
+    hung_up: Notify,
+    /// Number of times that everything handed to the stream was written.
+    flushes: AtomicU64,
+    flush_waker: Mutex<Option<Waker>>,
+}
+
+/// A handler or body waits, and wants to know if the client is gone.
+const WATCHED: u8 = 1;
+/// A body waits until its last piece is written.
+const AWAITED: u8 = 2;
+
+/// Most bytes of further requests that are read while a [`Hangup`] waits. With more, a client that is gone is noticed
+/// only by writing to it.
+const READ_AHEAD_BYTES: usize = 1024;
+
+/// Reports that the client of a request is gone: it closed its side of the connection. Clients that close only their
+/// sending side count as gone too.
+#[derive(Debug, Clone)]
+pub struct Hangup(Arc<Activity>);
+
+impl Hangup {
+    pub(super) fn new(activity: Arc<Activity>) -> Self {
+        Self(activity)
+    }
+
+    /// Waits until the client is gone. Works only in the task of the connection: in a handler, or in the source of a
+    /// live body. Dropping the future loses nothing.
+    pub async fn wait(&self) {
+        let activity = &*self.0;
+        let _watching = Watching::begin(activity);
+        while !activity.has_hung_up.load(Relaxed) {
+            activity.hung_up.notified().await;
+        }
+    }
+}
+
+struct Watching<'a>(&'a Activity);
+
+impl<'a> Watching<'a> {
+    fn begin(activity: &'a Activity) -> Self {
+        activity.interest.fetch_or(WATCHED, Relaxed);
+        Self(activity)
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.interest.fetch_and(!WATCHED, Relaxed);
+    }
 }
 
 impl Activity {
@@ -84,6 +141,36 @@ impl Activity {
     /// Records that a handler finished its request and left part of the body in the stream.
     pub(super) fn body_left_unread(&self) {
         self.body_unread.store(true, Relaxed);
+    }
+
+    /// How often everything handed to the stream was written.
+    pub(super) fn flushes(&self) -> u64 {
+        self.flushes.load(Relaxed)
+    }
+
+    /// Waits until [`Activity::flushes`] differs from `before`.
+    pub(super) fn poll_flushed_since(&self, before: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if self.flushes() != before {
+            return Poll::Ready(());
+        }
+        *self.flush_waker.lock() = Some(cx.waker().clone());
+        self.interest.fetch_or(AWAITED, Relaxed);
+        Poll::Pending
+    }
+
+    fn flushed(&self) {
+        self.flushes.store(self.flushes().wrapping_add(1), Relaxed);
+        if self.interest.load(Relaxed) & AWAITED != 0 {
+            self.interest.fetch_and(!AWAITED, Relaxed);
+            if let Some(waker) = self.flush_waker.lock().take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn hang_up(&self) {
+        self.has_hung_up.store(true, Relaxed);
+        self.hung_up.notify_one();
     }
 
     fn phase(&self) -> Phase {
@@ -171,6 +258,42 @@ impl<S> Noted<S> {
         let (request_lines, escaped) = (RequestLines::default(), Bytes::new());
         Self { stream, activity, request_lines, escaped, lingering: None }
     }
+
+    /// The stream itself. `None` if bytes after the last request have been read.
+    pub(super) fn into_stream(self) -> Option<S> {
+        self.escaped.is_empty().then_some(self.stream)
+    }
+}
+
+impl<S: AsyncRead + Unpin> Noted<S> {
+    /// Escapes and counts bytes that were read. Returns the bytes to use instead, if they differ.
+    fn note_read(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if !bytes.is_empty() {
+            self.activity.read(bytes.len());
+        }
+        let escaped = self.request_lines.escape(bytes);
+        if let Some(number) = self.request_lines.last_request() {
+            self.activity.last_request.store(number, Relaxed);
+        }
+        escaped
+    }
+
+    /// Reads on while hyper does not, to notice the end of the stream.
+    fn watch(&mut self, cx: &mut Context<'_>) {
+        if !self.escaped.is_empty() || self.activity.has_hung_up.load(Relaxed) {
+            return;
+        }
+        let mut buffer = [0; READ_AHEAD_BYTES];
+        let mut buffer = ReadBuf::new(&mut buffer);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                let bytes = buffer.filled();
+                self.escaped = self.note_read(bytes).unwrap_or_else(|| bytes.to_vec()).into();
+            }
+            Poll::Ready(_) => self.activity.hang_up(),
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
@@ -183,15 +306,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Noted<S> {
         if noted.escaped.is_empty() {
             let before = buf.filled().len();
             ready!(Pin::new(&mut noted.stream).poll_read(cx, buf))?;
-            let count = buf.filled().len() - before;
-            if count > 0 {
-                noted.activity.read(count);
-            }
-            let escaped = noted.request_lines.escape(&buf.filled()[before..]);
-            if let Some(number) = noted.request_lines.last_request() {
-                noted.activity.last_request.store(number, Relaxed);
-            }
-            match escaped {
+            match noted.note_read(&buf.filled()[before..]) {
                 None => return Poll::Ready(Ok(())),
                 Some(escaped) => {
                     buf.set_filled(before);
@@ -219,6 +334,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Noted<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         self.activity.flush_blocked.store(polled.is_pending(), Relaxed);
+        if polled.is_ready() {
+            // hyper flushes only once it has written all it holds.
+            self.activity.flushed();
+        }
+        if self.activity.interest.load(Relaxed) & WATCHED != 0 {
+            self.watch(cx);
+        }
         polled
     }
 

@@ -13,14 +13,18 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION}
 use http::{Method, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use nsq_protocol::redact::without_ticket;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Noted, Phase};
-use super::router::Routing;
+use super::router::{Access, Routing};
 use super::server::Shared;
-use super::{HttpError, Request, Response, Service, response};
+use super::websocket::Session;
+use super::{HttpError, Request, Response, Service, cors, response};
 use crate::go_duration;
 use crate::listen::Remote;
 use crate::log::{Field, Level};
@@ -37,6 +41,8 @@ struct Connection<S> {
     activity: Arc<Activity>,
     remote: Remote,
     tls: Option<Arc<TlsSession>>,
+    /// Set with the response to an upgrade.
+    upgrade: Mutex<Option<(OnUpgrade, Session)>>,
 }
 
 /// Serves a connection until the client closes it, it stalls, or the server stops and the current request is answered.
@@ -47,7 +53,7 @@ pub(super) async fn drive<S: Service, IO>(
     tls: Option<TlsSession>,
     shutdown: CancellationToken,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
 {
     let activity = Arc::new(Activity::new(Arc::clone(&shared.body_memory)));
     let io = TokioIo::new(Noted::new(stream, Arc::clone(&activity)));
@@ -56,22 +62,24 @@ pub(super) async fn drive<S: Service, IO>(
         activity: Arc::clone(&activity),
         remote,
         tls: tls.map(Arc::new),
+        upgrade: Mutex::default(),
     });
+    let upgrading = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&connection);
         async move { Ok::<_, Infallible>(connection.answer(request).await) }
     });
-    let mut hyper = pin!(shared.http1.serve_connection(io, service));
+    let mut hyper = pin!(shared.http1.serve_connection(io, service).with_upgrades());
 
     let mut period = tokio::time::interval(shared.stall_timeout);
     period.tick().await;
     let mut before = activity.snapshot();
-    loop {
+    let is_stopping = loop {
         tokio::select! {
             biased;
             // Errors here are the client's: it disconnected or sent invalid HTTP.
-            _ = hyper.as_mut() => return,
-            _ = shutdown.cancelled() => break,
+            _ = hyper.as_mut() => break false,
+            _ = shutdown.cancelled() => break true,
             _ = period.tick() => {
                 let now = activity.snapshot();
                 if now.stands_still_since(&before) {
@@ -80,10 +88,34 @@ pub(super) async fn drive<S: Service, IO>(
                 before = now;
             }
         }
+    };
+    if is_stopping {
+        hyper.as_mut().graceful_shutdown();
+        let drained = tokio::time::timeout(shared.drain_timeout, drain(hyper, &activity));
+        let _ = drained.await;
+        return;
     }
-    hyper.as_mut().graceful_shutdown();
-    let drained = tokio::time::timeout(shared.drain_timeout, drain(hyper, &activity));
-    let _ = drained.await;
+    let upgrade = upgrading.upgrade.lock().take();
+    if let Some((upgraded, session)) = upgrade {
+        // Boxed: otherwise every connection would contain the memory for it.
+        Box::pin(serve_upgraded::<IO>(upgraded, session, shutdown)).await;
+    }
+}
+
+/// Runs what follows the response to an upgrade, until it ends or the server stops.
+async fn serve_upgraded<IO>(upgraded: OnUpgrade, session: Session, shutdown: CancellationToken)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+{
+    let Ok(upgraded) = upgraded.await else { return };
+    let Ok(parts) = upgraded.downcast::<TokioIo<Noted<IO>>>() else { return };
+    // A client must wait for the response before it sends more.
+    let stream = parts.io.into_inner().into_stream().filter(|_| parts.read_buf.is_empty());
+    let Some(stream) = stream else { return };
+    tokio::select! {
+        () = session.run(stream) => {}
+        () = shutdown.cancelled() => {}
+    }
 }
 
 /// Continues a connection of a stopping server as long as it makes progress. Dropping the future cuts it off.
@@ -106,8 +138,9 @@ async fn drain(mut hyper: Pin<&mut impl Future>, activity: &Activity) {
 }
 
 impl<S: Service> Connection<S> {
-    async fn answer(&self, request: hyper::Request<Incoming>) -> Response {
+    async fn answer(&self, mut request: hyper::Request<Incoming>) -> Response {
         let number = self.activity.request_began();
+        let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let mut endpoint = NO_ENDPOINT;
         let is_doubtful = |is_last: fn(u64, u64) -> bool| {
             self.activity.last_request().is_some_and(|last| is_last(number, last))
@@ -122,6 +155,9 @@ impl<S: Service> Connection<S> {
         };
         if is_doubtful(|number, last| number >= last) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let (Some(session), Some(on_upgrade)) = (response.body_mut().take_session(), on_upgrade) {
+            *self.upgrade.lock() = Some((on_upgrade, session));
         }
         if let Some(counts) = self.shared.service.request_counts() {
             counts.count(endpoint, response.status().as_u16());
@@ -142,9 +178,18 @@ impl<S: Service> Connection<S> {
         if let Some(refusal) = service.refuse(&request) {
             return refusal;
         }
-        let refusal =
-            service.allowed_origins().and_then(|origins| origins.refuse(&request.method, &request.headers));
-        if let Some(text) = refusal {
+        let path = decoded_path(&request.uri);
+        let routing = service.router().route(&request.method, &path);
+        let access = match &routing {
+            Routing::Found { access, .. } => *access,
+            _ => Access::default(),
+        };
+        let cors_origin = service.cors_origins().and_then(|origins| origins.of_request(&request.headers));
+        let readable_for = cors_origin.clone().filter(|_| access.cors);
+        if readable_for.is_none()
+            && let Some(origins) = service.allowed_origins()
+            && let Some(text) = origins.refuse(&request.method, &request.headers, access.guarded)
+        {
             let error = HttpError { status: StatusCode::FORBIDDEN, word: text.into() };
             let response = error.into_response(request.encoding);
             if let Some(entry) = self.log_entry(&request) {
@@ -152,11 +197,17 @@ impl<S: Service> Connection<S> {
             }
             return response;
         }
-        let path = decoded_path(&request.uri);
-        let (route, parameter, logged) = match service.router().route(&request.method, &path) {
-            Routing::Found { endpoint: found, route, parameter, logged } => {
+        let (route, parameter, logged) = match routing {
+            Routing::Found { endpoint: found, route, parameter, logged, .. } => {
                 *endpoint = found;
                 (route, parameter.map(str::to_owned), logged)
+            }
+            Routing::Options { allow, cors: true } => {
+                let mut response = Response::default();
+                if let Some(origin) = cors_origin {
+                    cors::allow_requests(response.headers_mut(), origin, &allow, &request.headers);
+                }
+                return with_allow(response, allow);
             }
             other => return self.answer_unrouted(&request, other),
         };
@@ -165,9 +216,12 @@ impl<S: Service> Connection<S> {
         let log = logged.then(|| self.log_entry(&request)).flatten();
         let encoding = request.encoding;
         let answered = catch_panic(service.call(route, request)).await;
-        let response = answered
+        let mut response = answered
             .unwrap_or(Err(HttpError::INTERNAL_ERROR))
             .unwrap_or_else(|error| error.into_response(encoding));
+        if let Some(origin) = readable_for {
+            cors::allow(response.headers_mut(), origin);
+        }
         if let Some(entry) = log {
             self.log(entry, response.status());
         }
@@ -177,7 +231,7 @@ impl<S: Service> Connection<S> {
     fn answer_unrouted(&self, request: &Request, routing: Routing<'_, S::Route>) -> Response {
         let error = match routing {
             Routing::Redirect { path } => return redirect(request, &path),
-            Routing::Options { allow } => return with_allow(Response::default(), allow),
+            Routing::Options { allow, .. } => return with_allow(Response::default(), allow),
             _ if request.method == Method::OPTIONS && request.path() == "*" => return Response::default(),
             Routing::MethodNotAllowed { allow } => {
                 let error = HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED");
@@ -202,6 +256,7 @@ impl<S: Service> Connection<S> {
 
     fn log(&self, entry: LogEntry, status: StatusCode) {
         let target = entry.uri.path_and_query().map_or(entry.uri.path(), |target| target.as_str());
+        let target = without_ticket(target);
         let (elapsed, status) = (entry.began.elapsed(), status.as_u16());
         let fields = [
             ("status", Field::Number(status.into())),

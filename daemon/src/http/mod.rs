@@ -8,8 +8,8 @@
 //!
 //! In reading order: [`query`], [`request`], [`response`], [`router`], [`server`] (with `activity`, which finds stalled
 //! connections, and `request_lines`, which preserves `#` in request lines), [`body`], [`pieces`], [`heavy`] and
-//! [`document`] (responses that are large or take long to generate), [`origin`] (requests that browsers send for other
-//! sites), [`pprof`].
+//! [`document`] (responses that are large or take long to generate), [`live`] (responses without a known end), [`websocket`],
+//! [`origin`] (requests that browsers send for other sites), [`cors`] (pages of other sites that may read responses), [`pprof`].
 
 pub mod query;
 
@@ -29,7 +29,13 @@ pub mod heavy;
 
 pub mod document;
 
+pub mod live;
+
+pub mod websocket;
+
 pub mod origin;
+
+pub mod cors;
 
 mod activity;
 mod body_memory;
@@ -43,8 +49,11 @@ use std::future::Future;
 
 pub use ::http::{HeaderMap, Method, StatusCode};
 
+pub use activity::Hangup;
 pub use body::AnswerBody;
+pub use cors::{CorsOrigins, InvalidCorsOrigin};
 pub use heavy::HeavyAnswers;
+pub use live::LiveSource;
 pub use origin::{AllowedOrigins, InvalidOrigin};
 pub use pieces::Pieces;
 pub use query::{InvalidQuery, Query};
@@ -70,6 +79,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// The sites whose pages may change something through a browser. The default allows every site.
     fn allowed_origins(&self) -> Option<&AllowedOrigins> {
+        None
+    }
+
+    /// The sites whose pages may use the endpoints marked with [`Router::with_cors`]. The default allows none.
+    fn cors_origins(&self) -> Option<&CorsOrigins> {
         None
     }
 

@@ -8,10 +8,15 @@
 //! name to the daemon (DNS rebinding), and then their page seems to be the daemon's own. So this counts only for
 //! addresses that no one else can own: IP addresses, names without a dot, and the names that the daemon knows as its
 //! own.
+//!
+//! Some endpoints change something although their method is GET, such as one that delivers messages: *guarded* ones. There
+//! every method counts as a change. A browser names no source when it loads an image or a script from a plain HTTP
+//! address in the network; a guarded endpoint then decides by `Referer`, and refuses a browser that sends none.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{HOST, HeaderName, ORIGIN};
+use http::header::{HOST, HeaderName, ORIGIN, REFERER, USER_AGENT};
 use http::{HeaderMap, Method};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -32,7 +37,7 @@ pub struct AllowedOrigins {
 
 /// Scheme, host and port, in lower case and without the scheme's default port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
+pub(super) struct Origin {
     scheme: String,
     authority: String,
 }
@@ -69,13 +74,17 @@ impl AllowedOrigins {
     }
 
     /// Returns the text of a refusal if the request may change something and comes from another site's page.
-    pub(super) fn refuse(&self, method: &Method, headers: &HeaderMap) -> Option<String> {
-        if self.any || method.is_safe() {
+    pub(super) fn refuse(&self, method: &Method, headers: &HeaderMap, is_guarded: bool) -> Option<String> {
+        if self.any || (method.is_safe() && !is_guarded) {
             return None;
         }
         let mut origins = headers.get_all(ORIGIN).iter();
-        let origin = origins.next().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let mut origin = origins.next().map(|value| String::from_utf8_lossy(value.as_bytes()));
         let site = headers.get(SEC_FETCH_SITE).map(|value| value.as_bytes());
+        if origin.is_none() && site.is_none() && is_guarded && is_browser(headers) {
+            origin =
+                Some(Cow::Owned(origin_of_referer(headers).unwrap_or_else(|| "an unknown site".to_owned())));
+        }
         if origin.is_none() && site.is_none_or(|site| site == b"none") {
             return None;
         }
@@ -117,7 +126,7 @@ impl AllowedOrigins {
 }
 
 impl Origin {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let scheme = scheme.to_ascii_lowercase();
         let is_scheme = !scheme.is_empty()
@@ -130,6 +139,18 @@ impl Origin {
     fn is_of(&self, host: &str) -> bool {
         self.authority == normal(host, &self.scheme)
     }
+}
+
+/// Whether the client says that it is a browser; each of them does, and a page cannot change it.
+fn is_browser(headers: &HeaderMap) -> bool {
+    headers.get(USER_AGENT).is_some_and(|value| value.as_bytes().starts_with(b"Mozilla/"))
+}
+
+fn origin_of_referer(headers: &HeaderMap) -> Option<String> {
+    let referer = headers.get(REFERER)?.to_str().ok()?;
+    let (scheme, rest) = referer.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    Some(format!("{scheme}://{authority}"))
 }
 
 /// In lower case, and without the port if it is the scheme's default.
@@ -164,7 +185,7 @@ mod tests {
     }
 
     fn is_refused(allowed: &AllowedOrigins, pairs: &[(&'static str, &str)]) -> bool {
-        allowed.refuse(&Method::POST, &headers(pairs)).is_some()
+        allowed.refuse(&Method::POST, &headers(pairs), false).is_some()
     }
 
     #[test]
@@ -204,7 +225,8 @@ mod tests {
         }
         let two = [host, ("origin", "http://127.0.0.1:4151"), ("origin", "http://evil.example")];
         assert!(is_refused(&none, &two));
-        let text = none.refuse(&Method::PUT, &headers(&[host, ("origin", "http://evil.example")])).unwrap();
+        let text =
+            none.refuse(&Method::PUT, &headers(&[host, ("origin", "http://evil.example")]), false).unwrap();
         assert!(text.starts_with("CROSS_SITE_REQUEST: ") && text.contains("http://evil.example"), "{text}");
     }
 
@@ -213,11 +235,31 @@ mod tests {
         let none = AllowedOrigins::default();
         let foreign = headers(&[("host", "h"), ("origin", "http://evil.example")]);
         for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
-            assert_eq!(none.refuse(&method, &foreign), None);
+            assert_eq!(none.refuse(&method, &foreign, false), None);
         }
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
-            assert!(none.refuse(&method, &foreign).is_some());
+            assert!(none.refuse(&method, &foreign, false).is_some());
         }
+    }
+
+    #[test]
+    fn guarded_endpoints_refuse_safe_methods_too() {
+        let none = AllowedOrigins::default();
+        let refused = |pairs: &[(&'static str, &str)]| {
+            let pairs: Vec<_> =
+                [("host", "10.0.0.1:4151")].into_iter().chain(pairs.iter().copied()).collect();
+            none.refuse(&Method::GET, &headers(&pairs), true).is_some()
+        };
+        assert!(!refused(&[]));
+        assert!(!refused(&[("user-agent", "curl/8.5.0")]));
+        assert!(!refused(&[("origin", "http://10.0.0.1:4151")]));
+        assert!(refused(&[("origin", "http://evil.example")]));
+        assert!(refused(&[("sec-fetch-site", "cross-site")]));
+        let browser = ("user-agent", "Mozilla/5.0 (X11)");
+        assert!(refused(&[browser]));
+        assert!(refused(&[browser, ("referer", "http://evil.example/http://10.0.0.1:4151")]));
+        assert!(!refused(&[browser, ("referer", "http://10.0.0.1:4151/page?a=b")]));
+        assert!(!refused(&[browser, ("sec-fetch-site", "none")]), "the user opened it");
     }
 
     #[test]

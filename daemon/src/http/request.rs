@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
-use super::activity::{Activity, Phase};
+use super::activity::{Activity, Hangup, Phase};
 use super::{Encoding, HttpError, InvalidQuery, Query};
 use crate::listen::Remote;
 use crate::tls::TlsSession;
@@ -61,6 +61,11 @@ impl Request {
     /// The path as it was sent, still escaped.
     pub fn path(&self) -> &str {
         self.uri.path()
+    }
+
+    /// Reports that the client is gone.
+    pub fn hangup(&self) -> Hangup {
+        Hangup::new(Arc::clone(&self.body.activity))
     }
 
     /// The parameters; fails if the query string is invalid.

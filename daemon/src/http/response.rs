@@ -25,6 +25,8 @@ const NSQ_V1: HeaderValue = HeaderValue::from_static("nsq; version=1.0");
 pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 /// The content type of JSON.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+/// The content type of JSON, one value on each line.
+pub const JSON_LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson; charset=utf-8");
 const MESSAGE_PACK: HeaderValue = HeaderValue::from_static("application/msgpack");
 
 /// How to encode values that are more than text.

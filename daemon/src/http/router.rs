@@ -21,6 +21,16 @@ struct Endpoint<R> {
     method: Method,
     route: R,
     logged: bool,
+    access: Access,
+}
+
+/// What pages of other sites may do with an endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Pages of the origins in [`CorsOrigins`](super::CorsOrigins) may send requests and read the responses.
+    pub cors: bool,
+    /// A request changes something although its method is safe, so it must not come from a page of an unknown site.
+    pub guarded: bool,
 }
 
 /// The result of routing a request.
@@ -36,6 +46,8 @@ pub enum Routing<'a, R> {
         parameter: Option<&'a str>,
         /// Whether the request is logged.
         logged: bool,
+        /// What pages of other sites may do.
+        access: Access,
     },
     /// The path is known in another spelling: case or slashes differ.
     Redirect {
@@ -46,6 +58,8 @@ pub enum Routing<'a, R> {
     Options {
         /// The value of the `Allow` header.
         allow: String,
+        /// Whether this may be the question of a browser before it sends a request for a page of another site.
+        cors: bool,
     },
     /// The path is known, but not for this method.
     MethodNotAllowed {
@@ -74,12 +88,33 @@ impl<R: Copy> Router<R> {
         self.insert(method, path, route, false)
     }
 
+    /// Allows pages of other origins to use these paths, as [`Access::cors`] says.
+    #[must_use]
+    pub fn with_cors(self, paths: &[&'static str]) -> Self {
+        self.change_access(paths, |access| access.cors = true)
+    }
+
+    /// Protects these paths, as [`Access::guarded`] says.
+    #[must_use]
+    pub fn guarded(self, paths: &[&'static str]) -> Self {
+        self.change_access(paths, |access| access.guarded = true)
+    }
+
+    fn change_access(mut self, paths: &[&'static str], change: impl Fn(&mut Access)) -> Self {
+        for path in paths {
+            let endpoints = self.exact.get_mut(path);
+            debug_assert!(endpoints.is_some(), "{path} was added before");
+            endpoints.into_iter().flatten().for_each(|endpoint| change(&mut endpoint.access));
+        }
+        self
+    }
+
     fn insert(mut self, method: Method, path: &'static str, route: R, logged: bool) -> Self {
         let endpoints = match path.split_once(':') {
             Some((prefix, _)) => self.prefixes.entry(prefix),
             None => self.exact.entry(path),
         };
-        endpoints.or_default().push(Endpoint { path, method, route, logged });
+        endpoints.or_default().push(Endpoint { path, method, route, logged, access: Access::default() });
         self
     }
 
@@ -87,15 +122,18 @@ impl<R: Copy> Router<R> {
     pub fn route<'p>(&self, method: &Method, path: &'p str) -> Routing<'p, R> {
         let (endpoints, parameter) = self.endpoints(path);
         if let Some(endpoint) = endpoints.iter().find(|endpoint| endpoint.method == *method) {
-            let &Endpoint { path: endpoint, route, logged, .. } = endpoint;
-            return Routing::Found { endpoint, route, parameter, logged };
+            let &Endpoint { path: endpoint, route, logged, access, .. } = endpoint;
+            return Routing::Found { endpoint, route, parameter, logged, access };
         }
         if let Some(path) = self.corrected_path(method, path) {
             return Routing::Redirect { path };
         }
         match (endpoints.is_empty(), method == Method::OPTIONS) {
             (true, _) => Routing::NotFound,
-            (false, true) => Routing::Options { allow: allow(endpoints) },
+            (false, true) => Routing::Options {
+                allow: allow(endpoints),
+                cors: endpoints.iter().any(|endpoint| endpoint.access.cors),
+            },
             (false, false) => Routing::MethodNotAllowed { allow: allow(endpoints) },
         }
     }
@@ -178,8 +216,10 @@ mod tests {
     #[test]
     fn known_paths_are_found() {
         let router = router();
-        let found =
-            |endpoint, route, parameter, logged| Routing::Found { endpoint, route, parameter, logged };
+        let found = |endpoint, route, parameter, logged| {
+            let access = Access::default();
+            Routing::Found { endpoint, route, parameter, logged, access }
+        };
         assert_eq!(router.route(&Method::GET, "/ping"), found("/ping", 1, None, true));
         assert_eq!(router.route(&Method::POST, "/pub"), found("/pub", 2, None, false));
         let config = found("/config/:opt", 4, Some("log_level"), true);
@@ -213,8 +253,21 @@ mod tests {
         assert_eq!(router.route(&Method::HEAD, "/ping"), not_allowed("GET, OPTIONS"));
         assert_eq!(router.route(&Method::GET, "/pub"), not_allowed("OPTIONS, POST"));
         assert_eq!(router.route(&Method::POST, "/config/x"), not_allowed("GET, OPTIONS, PUT"));
-        let options = Routing::Options { allow: "GET, OPTIONS".to_owned() };
+        let options = Routing::Options { allow: "GET, OPTIONS".to_owned(), cors: false };
         assert_eq!(router.route(&Method::OPTIONS, "/ping"), options);
+    }
+
+    #[test]
+    fn access_belongs_to_the_path() {
+        let router = router().with_cors(&["/pub"]).guarded(&["/ping"]);
+        let access = |method, path| match router.route(&method, path) {
+            Routing::Found { access, .. } => access,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(access(Method::POST, "/pub"), Access { cors: true, guarded: false });
+        assert_eq!(access(Method::GET, "/ping"), Access { cors: false, guarded: true });
+        assert!(matches!(router.route(&Method::OPTIONS, "/pub"), Routing::Options { cors: true, .. }));
+        assert!(matches!(router.route(&Method::OPTIONS, "/ping"), Routing::Options { cors: false, .. }));
     }
 
     proptest! {

@@ -182,7 +182,7 @@ impl<S: Service> Server<S> {
         tls: Option<TlsSession>,
         shutdown: CancellationToken,
     ) where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
     {
         connection::drive(Arc::clone(&self.shared), stream, remote, tls, shutdown).await;
     }

@@ -18,10 +18,16 @@ pub enum Permission {
     Monitor = 4,
     /// Over HTTP: create, empty, pause, delete, configure and read statistics. NSQ does not have it.
     Admin = 8,
+    /// Over HTTP: look at messages with their bodies. NSQ does not have it: an auth server that does not name it does not
+    /// grant it, as `subscribe` of other tools may be given to programs that must not see old messages.
+    Read = 16,
+    /// Over HTTP: store messages that a drain of another node moves here. NSQ does not have it.
+    Adopt = 32,
 }
 
 impl Permission {
-    pub const ALL: [Self; 4] = [Self::Publish, Self::Subscribe, Self::Monitor, Self::Admin];
+    pub const ALL: [Self; 6] =
+        [Self::Publish, Self::Subscribe, Self::Monitor, Self::Admin, Self::Read, Self::Adopt];
 
     /// The word in answers of auth servers and in token files.
     pub fn word(self) -> &'static str {
@@ -30,6 +36,8 @@ impl Permission {
             Self::Subscribe => "subscribe",
             Self::Monitor => "monitor",
             Self::Admin => "admin",
+            Self::Read => "read",
+            Self::Adopt => "adopt",
         }
     }
 
@@ -93,6 +101,23 @@ impl Authorization {
     }
 }
 
+impl Authorization {
+    /// Allows these actions for one topic and one channel; publishing needs no channel.
+    pub fn for_names(
+        permissions: &[Permission],
+        topic: &str,
+        channel: &str,
+    ) -> Result<Self, InvalidAuthorization> {
+        let exactly = |name: &str| format!("^{}$", regex::escape(name));
+        let entry = AuthorizationEntry {
+            topic: exactly(topic),
+            channels: vec![exactly(channel), exactly("")],
+            permissions: permissions.iter().map(|permission| permission.word().to_owned()).collect(),
+        };
+        Self::compile(&entry, &Patterns::default())
+    }
+}
+
 /// What a secret allows.
 #[derive(Debug, Clone)]
 pub struct Grant {
@@ -135,6 +160,10 @@ mod tests {
 
     #[test]
     fn one_authorization_must_match_topic_channel_and_permission() {
+        let all = grant(&[entry("", &[".*"], &["publish", "subscribe", "monitor", "admin"])]);
+        assert!(!all.allows(Permission::Read, "a", "c"), "bodies need their own permission");
+        let reader = grant(&[entry("^a$", &["^c$"], &["read"])]);
+        assert!(reader.allows(Permission::Read, "a", "c") && !reader.allows(Permission::Subscribe, "a", "c"));
         let split = grant(&[entry("^a$", &["^c$"], &["subscribe"]), entry("^b$", &[".*"], &["publish"])]);
         assert!(split.allows(Permission::Subscribe, "a", "c"));
         assert!(split.allows(Permission::Publish, "b", ""));
@@ -151,6 +180,17 @@ mod tests {
         };
         assert!(publish(&[".*"]) && publish(&["^foo$", ""]));
         assert!(!publish(&["^foo$"]) && !publish(&[]));
+    }
+
+    #[test]
+    fn authorization_for_names_allows_nothing_else() {
+        let permissions = [Permission::Subscribe, Permission::Publish];
+        let one = Authorization::for_names(&permissions, "a.b", "c").unwrap();
+        assert!(one.allows(Permission::Subscribe, "a.b", "c") && one.allows(Permission::Publish, "a.b", ""));
+        assert!(
+            !one.allows(Permission::Subscribe, "aXb", "c") && !one.allows(Permission::Subscribe, "a.b", "cc")
+        );
+        assert!(!one.allows(Permission::Admin, "a.b", "c"));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Requests to auth servers over HTTP: who owns a secret, and what it allows.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,20 +9,15 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use nsq_daemon::tls::files::{Authorities, FileError};
-use nsq_daemon::tls::{self, TlsError};
+use nsq_daemon::tls::TlsError;
 use nsq_protocol::AuthAnswer;
 use nsq_protocol::json::{Reader, to_json};
 use nsq_protocol::redact::{shown_address, split_user_info};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
-use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 
 use super::Credentials;
+use crate::https::{HttpsClient, HttpsOptions, root_cause};
 
 /// Maximum size of an answer.
 const MAX_ANSWER_BYTES: usize = 4 << 20;
@@ -57,20 +51,15 @@ pub struct AuthServersOptions {
     /// `host:port` or a complete URL of each server.
     pub addresses: Vec<String>,
     pub method: AuthMethod,
-    /// Limit for connecting.
-    pub connect_timeout: Duration,
+    pub https: HttpsOptions,
     /// Limit for a whole request, for each server.
     pub request_timeout: Duration,
-    /// PEM file of trusted authorities for https; `None` for the system's authorities.
-    pub root_ca: Option<PathBuf>,
-    /// Whether TLS 1.2 is refused.
-    pub only_tls13: bool,
 }
 
 /// The client for auth servers.
 pub struct AuthServers {
     options: AuthServersOptions,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpsClient,
 }
 
 /// Why no server gave a usable answer, for the log.
@@ -108,16 +97,7 @@ enum AskError {
 impl AuthServers {
     /// Sends no request yet.
     pub fn new(options: AuthServersOptions) -> Result<Self, TlsError> {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(options.connect_timeout));
-        connector.set_nodelay(true);
-        connector.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(&options)?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), options })
+        Ok(Self { client: options.https.client()?, options })
     }
 
     /// Asks the servers in turn, beginning with a random one, until `read` accepts an answer. The error lists the
@@ -223,22 +203,6 @@ impl AuthServers {
     }
 }
 
-fn tls_config(options: &AuthServersOptions) -> Result<ClientConfig, TlsError> {
-    let roots = match Authorities::load(options.root_ca.as_deref()) {
-        // Without roots, https requests fail; plain http still works.
-        Err(FileError::NoRoots) => RootCertStore::empty(),
-        authorities => authorities?.roots,
-    };
-    let versions: &[_] = match options.only_tls13 {
-        true => &[&rustls::version::TLS13],
-        false => &[&rustls::version::TLS13, &rustls::version::TLS12],
-    };
-    Ok(ClientConfig::builder_with_provider(tls::provider())
-        .with_protocol_versions(versions)?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
-}
-
 /// Returns a URL unchanged; adds `http://` and `/auth` to a host and port.
 fn endpoint(address: &str) -> String {
     if address.contains("://") { address.to_owned() } else { format!("http://{address}/auth") }
@@ -319,15 +283,6 @@ fn https_instead(target: &str, answer: &[u8]) -> Option<String> {
         _ => authority,
     };
     Some(format!("https://{host}:{port}{path}"))
-}
-
-/// The last error in the chain: it has the system's message, hyper's own messages say little.
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
 }
 
 #[cfg(test)]

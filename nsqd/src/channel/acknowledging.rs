@@ -69,6 +69,35 @@ impl Acknowledging<'_> {
         self.state().reject(key, sequence, error)
     }
 
+    /// As TOUCH, with another timeout than the consumer's. Returns the new deadline.
+    pub(super) fn extend(&mut self, sequence: u64, timeout: Nanos) -> Result<Nanos, AckError> {
+        let (key, now) = (self.key, self.now.monotonic);
+        let deadline = self.state().extend(key, sequence, timeout, now)?;
+        if let Some(inner) = self.inner() {
+            inner.schedule(Some(deadline));
+        }
+        Ok(deadline)
+    }
+
+    /// The consumer that has the message in flight since `delivered_at`.
+    pub(super) fn owner_since(
+        &mut self,
+        sequence: u64,
+        delivered_at: Nanos,
+    ) -> Result<ConsumerKey, AckError> {
+        self.state().owner_since(sequence, delivered_at)
+    }
+
+    /// From now on, the run is for this consumer.
+    pub(super) fn act_for(&mut self, key: ConsumerKey) {
+        self.key = key;
+    }
+
+    /// `None` while it is dropped.
+    pub(super) fn inner(&mut self) -> Option<&mut Inner> {
+        self.inner.as_deref_mut()
+    }
+
     fn state(&mut self) -> &mut ChannelState {
         match &mut self.inner {
             Some(inner) => &mut inner.state,

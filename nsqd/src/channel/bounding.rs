@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use super::gauge::Gauge;
+use super::order::OrderReport;
+use super::rate::ThrottleReport;
 use super::{Channel, Inner};
-use crate::clock::Nanos;
+use crate::client_info::ClientInfo;
+use crate::clock::{self, Nanos};
 use crate::log::sizes::Amount;
 use crate::policy::bounds::{Bound, IdleAction, IdleExpiry};
 
@@ -67,26 +70,57 @@ impl Channel {
         Some((dropped, inner.state.bound()))
     }
 
+    /// Whether its rate is one of all nodes together.
+    pub fn has_total_rate(&self) -> bool {
+        self.inner.lock().state.has_total_rate()
+    }
+
+    /// Sets how many nodes carry the topic.
+    pub fn set_node_count(&self, nodes: u64) {
+        let mut inner = self.inner.lock();
+        inner.state.set_node_count(nodes, clock::monotonic());
+        self.after_change(inner);
+    }
+
+    /// What the channel's order holds back, and to whom the message is in flight that blocks the most others. `None`
+    /// without an order.
+    pub fn order_report(&self) -> Option<(OrderReport, Option<Arc<ClientInfo>>)> {
+        let inner = self.inner.lock();
+        let report = inner.state.order_report()?;
+        let holder = report.blocked.as_ref().and_then(|blocked| inner.state.owner_of(blocked.holder?));
+        let info = holder.and_then(|key| inner.signals.get(key as usize)?.as_ref());
+        Some((report, info.map(|(_, info)| info.clone())))
+    }
+
+    /// What limits the channel's hand-out; `None` if nothing does.
+    pub fn throttle_report(&self) -> Option<ThrottleReport> {
+        self.inner.lock().state.throttle_report(clock::monotonic())
+    }
+
     /// Whether anything happens to the channel when it has no consumer for a while.
     pub fn expires_when_idle(&self) -> bool {
         self.inner.lock().state.idle_expiry().is_some()
     }
 
-    /// What is to be done because the channel has had no consumer for too long. After [`IdleAction::Empty`], that time
-    /// begins again.
+    /// What is to be done because the channel has had no consumer for too long. For [`IdleAction::Empty`] it is done
+    /// already, under the same lock: a consumer that subscribes now loses nothing. That time begins again then.
     pub fn idle_action(&self, now: Nanos) -> Option<(IdleAction, IdleExpiry)> {
         let mut inner = self.inner.lock();
         let idle = inner.state.idle_expiry()?;
         let is_idle = inner.state.consumers().is_empty()
             && now.saturating_sub(inner.idle_since) >= crate::clock::nanos(idle.after);
-        if !is_idle || inner.closed {
+        if !is_idle || inner.closed || inner.state.is_moving_out() {
             return None;
         }
         match idle.action {
             IdleAction::Delete => Some((IdleAction::Delete, idle)),
             IdleAction::Empty => {
                 inner.idle_since = now;
-                (inner.state.held_count() > 0).then_some((IdleAction::Empty, idle))
+                if inner.state.held_count() == 0 {
+                    return None;
+                }
+                self.empty_locked(inner);
+                Some((IdleAction::Empty, idle))
             }
         }
     }

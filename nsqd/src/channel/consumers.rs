@@ -50,6 +50,11 @@ impl Consumer {
         if self.closing { 0 } else { self.ready_count.saturating_sub(self.in_flight_count) }
     }
 
+    /// Whether it sent CLS.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     fn idle_room(&self) -> u64 {
         // Sums of this value cannot overflow.
         const MAX_ROOM: u64 = u32::MAX as u64;
@@ -250,6 +255,36 @@ impl Consumers {
         if consumer.due_at != Nanos::MAX {
             self.due.insert((consumer.due_at, key));
         }
+    }
+
+    /// Moves the messages in flight of one consumer to another. They keep their deadlines, and count as delivered to the
+    /// other one. Changes nothing if one of them does not exist.
+    pub fn hand_over(&mut self, from: ConsumerKey, to: ConsumerKey, outstanding: &mut Outstanding) {
+        if from == to || self.get(to).is_none() {
+            return;
+        }
+        let mut moved = 0;
+        while let Some(slot) = self.get(from).and_then(|consumer| consumer.in_flight.first(outstanding)) {
+            self.update(from, |consumer| {
+                consumer.in_flight.unlink(outstanding, slot);
+                consumer.in_flight_count -= 1;
+            });
+            outstanding.entry_mut(slot).owner = to;
+            self.update(to, |consumer| {
+                consumer.in_flight.insert(outstanding, slot);
+                consumer.in_flight_count += 1;
+            });
+            moved += 1;
+        }
+        // Not through `update`: the group's total already has these messages.
+        if let Some(Some(consumer)) = self.slots.get_mut(from as usize) {
+            consumer.message_count -= moved;
+        }
+        if let Some(Some(consumer)) = self.slots.get_mut(to as usize) {
+            consumer.message_count += moved;
+        }
+        self.update_due(from, outstanding);
+        self.note_deadline(to, outstanding);
     }
 
     /// Clears the in-flight lists of all consumers.

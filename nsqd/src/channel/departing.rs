@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::Channel;
 use super::bounding::REPORT_INTERVAL;
 use super::departures::Departed;
+use super::fates::Fate;
 use super::runs::Runs;
 use crate::clock::Nanos;
 use crate::storage::SequenceRange;
@@ -86,7 +87,8 @@ impl Channel {
     /// What became of these messages is durable. `are_dead_letters` counts them as such.
     pub fn departed(&self, messages: &[Departed], are_dead_letters: bool) {
         let mut inner = self.inner.lock();
-        inner.state.departed(messages);
+        let fate = if are_dead_letters { Fate::DeadLettered } else { Fate::MovedAway };
+        inner.state.departed(messages, fate);
         if are_dead_letters {
             inner.state.counters.dead_letter_count += messages.len() as u64;
         }

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 
+use super::fates::Fate;
 use super::outstanding::{Entry, Place, Slot};
 use super::rejecting::Rejections;
 use super::runs::Runs;
@@ -84,6 +85,18 @@ impl Departures {
         }
     }
 
+    /// A message that may be set aside does not become a dead letter.
+    pub(super) fn forget_set_aside(&mut self, sequence: u64) {
+        if self.exhausted.remove(&sequence).is_some() {
+            self.rejections.remove(sequence);
+        }
+    }
+
+    /// These messages were removed; the journal must know.
+    pub(super) fn note_removed(&mut self, range: SequenceRange) {
+        self.removed.push(range);
+    }
+
     /// A message is no longer outstanding.
     #[inline]
     pub(super) fn forget(&mut self, sequence: u64) {
@@ -103,6 +116,17 @@ impl Departures {
     /// The oldest message that is departing.
     pub(super) fn lowest(&self) -> Option<u64> {
         self.departing.first_key_value().map(|(&sequence, _)| sequence)
+    }
+
+    /// Why a message is to be dead-lettered; `None` if it is not set aside.
+    pub(super) fn reason(&self, sequence: u64) -> Option<Reason> {
+        self.exhausted.get(&sequence).copied()
+    }
+
+    /// The messages that are departing and would be delivered again if they came back.
+    pub(super) fn departing(&self) -> impl Iterator<Item = u64> + '_ {
+        let may_return = |of: &Departing| !matches!(of.reason, Some(Reason::Expired | Reason::Overflow));
+        self.departing.iter().filter(move |(_, of)| may_return(of)).map(|(&sequence, _)| sequence)
     }
 
     /// The departing messages of `from..to`, in order.
@@ -184,21 +208,26 @@ impl ChannelState {
 
     /// Drops messages that are ahead. The cursor must move over them.
     pub(super) fn drop_ahead(&mut self, range: SequenceRange, reason: Reason) {
-        self.count_dropped(range.len(), reason);
+        self.count_dropped(range, reason);
         self.departures.removed.push(range);
     }
 
     fn drop_message(&mut self, slot: Slot, reason: Reason) {
-        let entry = self.outstanding.remove(slot);
-        self.departures.forget(entry.sequence);
+        let entry = self.remove(slot);
         self.departures.removed.push(SequenceRange::one(entry.sequence));
-        self.count_dropped(1, reason);
+        self.count_dropped(SequenceRange::one(entry.sequence), reason);
     }
 
-    fn count_dropped(&mut self, count: u64, reason: Reason) {
+    fn count_dropped(&mut self, range: SequenceRange, reason: Reason) {
         match reason {
-            Reason::Expired => self.counters.expired_count += count,
-            Reason::Overflow => self.counters.overflow_count += count,
+            Reason::Expired => {
+                self.counters.expired_count += range.len();
+                self.fates.note(range, Fate::Expired);
+            }
+            Reason::Overflow => {
+                self.counters.overflow_count += range.len();
+                self.fates.note(range, Fate::Overflow);
+            }
             // These are never dropped.
             Reason::Attempts | Reason::Rejected => {}
         }
@@ -207,6 +236,9 @@ impl ChannelState {
     /// Removes what must not be delivered any more: messages before `sequence`, except those in flight and those that were
     /// published deferred. Messages that become dead letters are removed step by step: call it again when these are gone.
     pub fn expire_before(&mut self, sequence: u64) {
+        if self.is_moving_out {
+            return;
+        }
         self.departures.expired_before = self.departures.expired_before.max(sequence);
         self.leave_ahead(sequence, Reason::Expired);
     }
@@ -241,8 +273,12 @@ impl ChannelState {
 
     /// Removes waiting messages that have expired. Looks at all of them.
     pub fn expire_waiting(&mut self, now: Nanos) {
+        if self.is_moving_out {
+            return;
+        }
+        let queued = self.waiting.iter(&self.outstanding).map(|(_, slot)| slot);
         let expired: Vec<Slot> =
-            self.waiting.iter().map(|&(_, slot)| slot).filter(|&slot| self.is_expired(slot, now)).collect();
+            queued.chain(self.waiting_in_order()).filter(|&slot| self.is_expired(slot, now)).collect();
         if expired.is_empty() {
             return;
         }
@@ -250,10 +286,9 @@ impl ChannelState {
             expired.into_iter().map(|slot| (self.outstanding.entry(slot).sequence, slot)).collect();
         expired.sort_unstable();
         for (_, slot) in expired {
-            // It leaves its queue below.
+            self.unqueue(slot);
             self.leave(slot, Reason::Expired);
         }
-        self.leave_queues();
     }
 
     /// Whether the message at the cursor has expired and could not be removed yet.
@@ -273,7 +308,7 @@ impl ChannelState {
 
     /// Why a message is to be dead-lettered; `None` if it is not set aside.
     pub fn reason_of(&self, sequence: u64) -> Option<Reason> {
-        self.departures.exhausted.get(&sequence).copied()
+        self.departures.reason(sequence)
     }
 
     /// Returns the messages removed since the last call, for the journal.
@@ -286,6 +321,13 @@ impl ChannelState {
         let entry = self.outstanding.entry_mut(slot);
         entry.place = Place::Exhausted;
         self.departures.exhausted.insert(entry.sequence, reason);
+        if let Some(order) = &mut self.order {
+            match reason {
+                // The next one of its key follows its dead-lettering.
+                Reason::Attempts | Reason::Rejected => order.set_aside(entry.sequence),
+                Reason::Expired | Reason::Overflow => order.forget(entry.sequence),
+            }
+        }
     }
 
     /// Sets waiting and deferred messages aside whose attempts are used up, after a change of the policy or a start.
@@ -294,17 +336,14 @@ impl ChannelState {
             return;
         }
         let failed: Vec<(u64, u16)> = self.departures.failures.iter().map(|(&a, &b)| (a, b)).collect();
-        let before = self.departures.exhausted.len();
         for (sequence, failures) in failed {
             if self.is_exhausted(failures)
                 && let Some(slot) = self.outstanding.find(sequence)
                 && matches!(self.outstanding.entry(slot).place, Place::Waiting | Place::Deferred)
             {
+                self.unqueue(slot);
                 self.exhaust(slot, Reason::Attempts);
             }
-        }
-        if self.departures.exhausted.len() > before {
-            self.leave_queues();
         }
     }
 
@@ -316,6 +355,13 @@ impl ChannelState {
     /// Number of messages to dead-letter.
     pub fn exhausted_count(&self) -> usize {
         self.departures.exhausted.len()
+    }
+
+    /// Messages that are not finished, wherever they are.
+    pub fn unfinished_count(&self) -> u64 {
+        let elsewhere =
+            self.deferred.len() + self.departures.exhausted.len() + self.departures.departing.len();
+        self.depth() + (self.in_flight_count + elsewhere) as u64
     }
 
     /// Failed deliveries of a message.
@@ -373,7 +419,8 @@ impl ChannelState {
                     self.departures.set_failures(sequence, 0);
                     self.wait(slot);
                 }
-                Reason::Overflow | Reason::Rejected => self.wait(slot),
+                Reason::Rejected => self.wait(slot),
+                Reason::Overflow => self.wait_in_log_order(slot),
                 Reason::Expired => self.drop_message(slot, reason),
             }
         }
@@ -384,18 +431,19 @@ impl ChannelState {
     pub fn depart(&mut self, sequences: &[u64]) -> Vec<Departed> {
         let mut departed = Vec::with_capacity(sequences.len());
         let mut ahead = Runs::default();
-        let mut was_queued = false;
         for &sequence in sequences {
+            if self.is_in_transit(sequence) {
+                continue;
+            }
             let failures = self.departures.failures_of(sequence);
             let attempts = match self.outstanding.find(sequence) {
                 Some(slot) => {
                     let entry = self.outstanding.entry(slot);
-                    match entry.place {
-                        Place::InFlight | Place::Free => continue,
-                        Place::Waiting | Place::Deferred => was_queued = true,
-                        Place::Exhausted => {}
+                    if matches!(entry.place, Place::InFlight | Place::Free) {
+                        continue;
                     }
                     let attempts = entry.attempts;
+                    self.unqueue(slot);
                     self.outstanding.remove(slot);
                     attempts
                 }
@@ -407,21 +455,27 @@ impl ChannelState {
             };
             self.departures.forget(sequence);
             let reason = self.departures.exhausted.remove(&sequence);
+            if let Some(order) = &mut self.order
+                && !matches!(reason, Some(Reason::Expired | Reason::Overflow))
+            {
+                order.set_aside(sequence);
+            }
             self.departures.departing.insert(sequence, Departing { attempts, failures, reason });
             departed.push(Departed { sequence, attempts });
-        }
-        if was_queued {
-            self.leave_queues();
         }
         self.skip_ahead(ahead.iter());
         departed
     }
 
     /// The departure of these messages is durable.
-    pub fn departed(&mut self, messages: &[Departed]) {
+    pub fn departed(&mut self, messages: &[Departed], fate: Fate) {
         for message in messages {
-            self.departures.departing.remove(&message.sequence);
+            self.fates.note(SequenceRange::one(message.sequence), fate);
+            let was_departing = self.departures.departing.remove(&message.sequence).is_some();
             self.departures.rejections.remove(message.sequence);
+            if was_departing && let Some(order) = &mut self.order {
+                order.forget(message.sequence);
+            }
         }
     }
 
@@ -437,7 +491,7 @@ impl ChannelState {
             match reason {
                 Some(reason) if reason != Reason::Attempts => self.exhaust(slot, reason),
                 _ if self.is_exhausted(failures) => self.exhaust(slot, Reason::Attempts),
-                _ => self.wait(slot),
+                _ => self.wait_in_turn(slot),
             }
         }
         // The policy may have changed meanwhile.
@@ -471,23 +525,15 @@ impl ChannelState {
     }
 
     /// Skips these ranges ahead of the cursor, in order.
-    fn skip_ahead(&mut self, ranges: impl Iterator<Item = SequenceRange>) {
-        let mut is_new = false;
-        let mut rest = Vec::new();
+    pub(super) fn skip_ahead(&mut self, ranges: impl Iterator<Item = SequenceRange>) {
         for range in ranges.filter(|range| !range.is_empty()) {
-            is_new = true;
-            if range.from <= self.cursor && rest.is_empty() {
+            if range.from <= self.cursor {
                 self.cursor = self.cursor.max(range.to);
                 self.pass_skipped();
             } else {
-                rest.push(range);
+                let new: Vec<SequenceRange> = self.skipped.gaps(range.from, range.to).collect();
+                new.into_iter().for_each(|part| self.skipped.insert(part));
             }
-        }
-        if !rest.is_empty() {
-            self.skipped = merged(self.skipped.iter().chain(rest).collect()).into_iter().collect();
-        }
-        if is_new {
-            self.pass_skipped();
         }
     }
 

@@ -8,17 +8,27 @@
 //! - [`take`]: pure; handing out messages
 //! - [`screening`]: pure; messages that are taken back before they are handed out
 //! - [`moving`]: pure; moving the read cursor
+//! - [`order`]: pure; which messages wait for others of their key; `ordering` hands messages out by it
+//! - [`undoing`]: pure; what an empty or a move forward finished, and undoing it
 //! - [`departures`]: pure; messages that leave otherwise than by a FIN
 //! - [`policy_test`]: pure; what a policy would do with the messages
+//! - [`rate`]: pure; how many messages may be handed out now; `throttling` applies it
 //! - [`rejecting`]: pure; REJ
-//! - [`outstanding`], [`in_flight`], [`consumers`], [`runs`], [`skipped`]: pure; parts of the state
+//! - [`rescheduling`]: pure; cancelling a message, or changing when it is handed out
+//! - [`peeking`]: pure; looking at messages without changing anything
+//! - [`fates`]: pure; why messages left recently, otherwise than by a FIN
+//! - [`outstanding`], [`in_flight`], [`waiting`], [`due_times`], [`consumers`], [`runs`], [`skipped`]: pure; parts of the state.
+//!   `number_map`: pure; a map by sequence number or hash
+//! - [`intervening`]: cancels and reschedules messages, for operators and producers
 //! - [`signal`]: wakes a consumer's connection, or skips the consumer while it is busy
 //! - [`overflow`]: pure; how much the channel holds, and removing what exceeds its bound; [`gauge`]: pure; makes it readable
 //!   without the lock
 //! - `bounding`: what the channel does by its bound and without consumers
 //! - `acknowledging`: a run of FIN, REQ, TOUCH and REJ under one lock
+//! - [`leases`]: pure; messages that are leased to clients without a connection. `leasing`: takes and settles these
 //! - `departing`: takes messages out of the channel, in one journal record with what becomes of them
 //! - [`reading`]: reads messages from disk before consumers take them
+//! - [`transfer`]: pure; messages that come from another node, or go there. `moving_out`: takes them out for a drain
 //! - [`latency`]: pure; measures the time from publishing to FIN, if enabled
 //! - [`saved`]: pure; saves the state to a checkpoint, and restores it
 //! - [`replayed`]: pure; what recovery concludes from records about messages
@@ -28,16 +38,27 @@ mod bounding;
 pub mod consumers;
 pub mod departures;
 mod departing;
+pub mod due_times;
+pub mod fates;
 pub mod gauge;
 pub mod in_flight;
+pub mod intervening;
 pub mod latency;
+pub mod leases;
+mod leasing;
 pub mod moving;
+mod number_map;
+pub mod order;
+mod ordering;
 pub mod outstanding;
 pub mod overflow;
 pub mod policy_test;
+pub mod peeking;
+pub mod rate;
 pub mod reading;
 pub mod rejecting;
 pub mod replayed;
+pub mod rescheduling;
 pub mod runs;
 pub mod saved;
 pub mod screening;
@@ -45,6 +66,11 @@ pub mod signal;
 pub mod skipped;
 pub mod state;
 pub mod take;
+pub mod waiting;
+mod moving_out;
+mod throttling;
+pub mod transfer;
+pub mod undoing;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
@@ -61,6 +87,8 @@ use self::bounding::OverflowReport;
 pub use self::consumers::ConsumerKey;
 pub use self::departing::ExhaustedChannels;
 use self::gauge::Gauge;
+use self::leasing::LeaseHolder;
+pub use self::leasing::{HolderUse, Settling};
 pub use self::reading::ReadRequest;
 use self::reading::Reading;
 use self::saved::{Clocks, CursorMoved, Saving};
@@ -68,12 +96,14 @@ pub use self::signal::ConsumerSignal;
 use self::state::HeldBack;
 pub use self::state::{AckError, ChannelState, Counters};
 pub use self::take::TakeEnd;
+pub use self::undoing::{LossKind, UndoError};
 use crate::client_info::ClientInfo;
 use crate::clock::{self, Nanos};
 use crate::log::read_cache::ReadCache;
 use crate::log::reader::LogReader;
 use crate::log::{Holder, Mark, Ranges, TopicLog};
 use crate::policy::effective::ChannelPolicy;
+use crate::policy::setting::Setting;
 use crate::policy::settings::{Change, Settings};
 use crate::storage::checkpoint::ChannelCheckpoint;
 use crate::storage::journal::Journal;
@@ -101,6 +131,26 @@ struct Inner {
     refused_reported_at: Option<Nanos>,
     /// When the last consumer left.
     idle_since: Nanos,
+    /// Who paused it and when, if that was since the start.
+    paused_by: Option<PauseNote>,
+    /// Holds messages that are leased to clients without a connection.
+    holder: Option<LeaseHolder>,
+}
+
+/// Who paused a topic or channel, and when. In memory only.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PauseNote {
+    /// Wall clock, nanoseconds.
+    pub at_ns: i64,
+    /// The address that the request came from; empty if nobody asked over HTTP.
+    pub by: String,
+}
+
+impl PauseNote {
+    /// A note of this moment, unless a pause ends.
+    pub fn now(paused: bool, by: &str) -> Option<Self> {
+        paused.then(|| PauseNote { at_ns: clock::wall_ns(), by: by.to_owned() })
+    }
 }
 
 /// The arguments of [`Channel::new`].
@@ -161,6 +211,21 @@ pub struct Moved {
     pub depth: u64,
 }
 
+/// The result of [`Channel::undo`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Undone {
+    /// What was undone.
+    pub kind: LossKind,
+    /// When that happened, if it is known.
+    pub at_ns: Option<i64>,
+    /// Messages that came back.
+    pub count: u64,
+    /// Messages that are no longer retained.
+    pub lost: u64,
+    /// Messages that can be handed out now.
+    pub depth: u64,
+}
+
 /// The channel is closed: it was deleted, or nsqd is stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelClosed;
@@ -183,6 +248,8 @@ impl Channel {
                 overflow_report: OverflowReport::default(),
                 refused_reported_at: None,
                 idle_since: clock::monotonic(),
+                paused_by: None,
+                holder: None,
             }),
             deleted: AtomicBool::new(false),
             this: this.clone(),
@@ -239,16 +306,13 @@ impl Channel {
         if inner.closed {
             return Err(ChannelClosed);
         }
-        if limit > 0 && inner.state.consumers().len() >= limit {
+        if limit > 0 && inner.client_count() >= limit {
             return Ok(None);
         }
         let locality = info.locality().unwrap_or_default();
         let key = inner.state.add_consumer(message_timeout, sample_rate, locality);
         let signal = Arc::new(ConsumerSignal::default());
-        if inner.signals.len() <= key as usize {
-            inner.signals.resize_with(key as usize + 1, || None);
-        }
-        inner.signals[key as usize] = Some((signal.clone(), info));
+        inner.set_signal(key, signal.clone(), info);
         Ok(Some((key, signal)))
     }
 
@@ -257,6 +321,7 @@ impl Channel {
         loop {
             let mut inner = self.inner.lock();
             let is_removed = inner.state.remove_consumer(key, SLICE);
+            inner.holder.take_if(|holder| is_removed && holder.is(key));
             if is_removed && let Some(signal) = inner.signals.get_mut(key as usize) {
                 *signal = None;
             }
@@ -297,7 +362,20 @@ impl Channel {
     pub fn take(&self, key: ConsumerKey, out: &mut Vec<u8>, room: usize) -> Taken {
         let now = clock::monotonic();
         let mut guard = self.inner.lock();
-        let inner = &mut *guard;
+        let taken = self.take_from(&mut guard, key, now, out, room);
+        self.after_change(guard);
+        taken
+    }
+
+    #[inline(always)]
+    fn take_from(
+        &self,
+        inner: &mut Inner,
+        key: ConsumerKey,
+        now: Nanos,
+        out: &mut Vec<u8>,
+        room: usize,
+    ) -> Taken {
         if inner.state.ttl() > 0 {
             inner.state.expire_before(self.parts.log.expired_before(now, inner.state.ttl()));
         }
@@ -305,10 +383,9 @@ impl Channel {
         let (count, end) = inner.state.take(key, now, &mut reader);
         let missing = reader.missing();
         let request = self.read_request(inner, missing, now);
-        if count > 0 {
+        if count > 0 || inner.state.is_throttled() {
             inner.schedule_next();
         }
-        self.after_change(guard);
         Taken { count, end, request, at: now }
     }
 
@@ -330,7 +407,14 @@ impl Channel {
 
     /// Drops all messages.
     pub fn empty(&self) {
-        let mut inner = self.inner.lock();
+        self.empty_locked(self.inner.lock());
+    }
+
+    fn empty_locked(&self, mut inner: MutexGuard<'_, Inner>) {
+        if self.parts.log.is_retaining() {
+            let end = inner.state.end();
+            inner.state.note_loss(LossKind::Emptied, end, Some(clock::wall_ns()));
+        }
         let emptied = inner.state.empty();
         self.record(&Record::ChannelEmptied {
             topic: self.parts.topic_number,
@@ -351,8 +435,12 @@ impl Channel {
         let mut inner = self.inner.lock();
         let CursorMove { to, forward } = choose(SequenceRange::new(inner.state.cursor(), inner.state.end()))?;
         if forward {
+            if self.parts.log.is_retaining() {
+                inner.state.note_loss(LossKind::MovedForward, to, Some(clock::wall_ns()));
+            }
             inner.state.move_forward(to);
         } else {
+            self.forget_transfer(&mut inner.state);
             let marks = self.parts.log.marks_between(to, inner.state.end(), Some(self.parts.number));
             inner.state.move_back(to, &marks);
         }
@@ -368,6 +456,64 @@ impl Channel {
         Ok(moved)
     }
 
+    /// What [`Channel::move_to`] would return. Changes nothing.
+    pub fn plan_move<E>(
+        &self,
+        choose: impl FnOnce(SequenceRange) -> Result<CursorMove, E>,
+    ) -> Result<Moved, E> {
+        let inner = self.inner.lock();
+        let end = inner.state.end();
+        let CursorMove { to, forward } = choose(SequenceRange::new(inner.state.cursor(), end))?;
+        let marks = match forward {
+            true => Vec::new(),
+            false => self.parts.log.marks_between(to, end, Some(self.parts.number)),
+        };
+        Ok(Moved { to, depth: inner.state.depth_after_move(to, forward, &marks) })
+    }
+
+    /// Undoes the last empty or move forward: exactly the messages come back that were not finished then. With
+    /// `is_partial`, only those that are still retained. With `is_dry_run`, changes nothing.
+    pub fn undo(&self, is_partial: bool, is_dry_run: bool) -> Result<Undone, UndoError> {
+        let mut inner = self.inner.lock();
+        let Some(loss) = inner.state.loss() else { return Err(UndoError::NothingToUndo) };
+        if !self.parts.log.is_retaining() {
+            return Err(UndoError::NothingRetained);
+        }
+        let retained = loss.retained_from(self.parts.log.oldest_retained(), is_partial)?;
+        let (kind, at_ns, cursor) = (loss.kind, loss.at_ns, inner.state.cursor());
+        if !is_dry_run {
+            let runs = retained.runs.as_slice();
+            let (low, end) = (runs[0].from, runs[runs.len() - 1].to);
+            let marks = self.parts.log.marks_between(low, end, Some(self.parts.number));
+            self.forget_transfer(&mut inner.state);
+            inner.state.undo(runs, &marks);
+            self.record(&Record::ChannelUndone {
+                topic: self.parts.topic_number,
+                channel: self.parts.number,
+                cursor,
+                runs: runs.into(),
+            });
+            inner.schedule_next();
+        }
+        let undone = Undone {
+            kind,
+            at_ns,
+            count: retained.count,
+            lost: retained.lost,
+            depth: inner.state.depth() + if is_dry_run { retained.count } else { 0 },
+        };
+        self.after_change(inner);
+        Ok(undone)
+    }
+
+    /// Forgets what cannot be undone any more, because no message of it is retained.
+    pub fn forget_loss_before(&self, oldest: u64) {
+        let mut inner = self.inner.lock();
+        if inner.state.loss().is_some() {
+            inner.state.forget_loss_before(oldest);
+        }
+    }
+
     /// Skips the messages that are ahead of the cursor and before `sequence`.
     pub fn skip_to(&self, sequence: u64) {
         let mut inner = self.inner.lock();
@@ -377,7 +523,16 @@ impl Channel {
 
     /// Pauses or resumes hand-out.
     pub fn set_paused(&self, paused: bool) {
+        self.set_paused_by(paused, "");
+    }
+
+    /// Pauses or resumes hand-out, as somebody at this address asked.
+    pub fn set_paused_by(&self, paused: bool, by: &str) {
         let mut inner = self.inner.lock();
+        // A second pause does not change who paused it.
+        if !paused || !inner.state.is_paused() {
+            inner.paused_by = PauseNote::now(paused, by);
+        }
         inner.state.set_paused(paused);
         self.record(&Record::ChannelPaused {
             topic: self.parts.topic_number,
@@ -411,6 +566,11 @@ impl Channel {
     pub fn inspect<T>(&self, read: impl FnOnce(&ChannelState, Infos<'_>) -> T) -> T {
         let inner = self.inner.lock();
         read(&inner.state, Infos(&inner.signals))
+    }
+
+    /// Who paused the channel, if it is paused and that was since the start.
+    pub fn paused_by(&self) -> Option<PauseNote> {
+        self.inner.lock().paused_by.clone()
     }
 
     /// Starts saving the channel for a checkpoint.
@@ -486,7 +646,7 @@ impl Channel {
         let mut inner = self.inner.lock();
         let mut own = inner.state.own_settings().clone();
         own.apply(change);
-        inner.state.set_policy(policy(&own));
+        inner.state.set_policy(policy(&own), clock::monotonic());
         inner.state.set_own_settings(own);
         self.record_settings(&inner.state);
         self.after_change(inner);
@@ -496,8 +656,18 @@ impl Channel {
     pub fn apply_policy(&self, policy: impl FnOnce(&Settings) -> ChannelPolicy) {
         let mut inner = self.inner.lock();
         let policy = policy(inner.state.own_settings());
-        inner.state.set_policy(policy);
+        inner.state.set_policy(policy, clock::monotonic());
         self.after_change(inner);
+    }
+
+    /// Messages are handed out again. A later drain must not take them for those that it moved before.
+    fn forget_transfer(&self, state: &mut ChannelState) {
+        if state.own_settings().get(Setting::MovingTo).is_some() {
+            let mut own = state.own_settings().clone();
+            own.apply(&Change::removing(Setting::MovingTo));
+            state.set_own_settings(own);
+            self.record_settings(state);
+        }
     }
 
     fn record_settings(&self, state: &ChannelState) {
@@ -568,6 +738,12 @@ impl<'a> Infos<'a> {
     pub fn iter(self) -> impl Iterator<Item = (ConsumerKey, &'a Arc<ClientInfo>)> {
         self.0.iter().enumerate().filter_map(|(key, signal)| Some((key as ConsumerKey, &signal.as_ref()?.1)))
     }
+
+    /// Whether the connection of a consumer waits for one thing only, and so cannot take.
+    pub fn is_away(self, key: ConsumerKey) -> bool {
+        let signal = self.0.get(key as usize).and_then(Option::as_ref);
+        signal.is_some_and(|(signal, _)| signal.is_away())
+    }
 }
 
 impl Inner {
@@ -581,6 +757,13 @@ impl Inner {
             }
         }
         None
+    }
+
+    fn set_signal(&mut self, key: ConsumerKey, signal: Arc<ConsumerSignal>, info: Arc<ClientInfo>) {
+        if self.signals.len() <= key as usize {
+            self.signals.resize_with(key as usize + 1, || None);
+        }
+        self.signals[key as usize] = Some((signal, info));
     }
 
     fn schedule_next(&mut self) {

@@ -7,8 +7,11 @@ use nsq_protocol::headers::HeadersBuf;
 use proptest::prelude::*;
 
 use super::departures::Departed;
+use super::fates::Fate;
 use super::latency::no_latencies;
 use super::outstanding::Recall;
+use super::peeking::{Seen, Standing, Wanted};
+use super::rescheduling::{NotChanged, Rescheduled};
 use super::saved::Clocks;
 use super::state::{AckError, ChannelState, HeldBack, Requeued};
 use super::take::TakeEnd;
@@ -18,6 +21,8 @@ use crate::log::{Mark, OwnTtl, Source, Supplied, Supply};
 use crate::policy::bounds::{Bound, Overflow};
 use crate::policy::dead_letter::Reason;
 use crate::policy::effective::ChannelPolicy;
+use crate::policy::ordering::{Ordering, Rule};
+use crate::policy::rate::Limits;
 use crate::storage::SequenceRange;
 
 const TIMEOUT: u64 = 1_000;
@@ -38,6 +43,8 @@ enum Step {
     Refuse(u8),
     Subscribe(Locality),
     Disconnect(u8),
+    /// One consumer gets the messages in flight to another one.
+    HandOver(u8, u8),
     Ready(u8, u8),
     Take(u8, u8),
     /// This many messages are in memory; later ones are on disk.
@@ -56,6 +63,13 @@ enum Step {
     MaxAttempts(u16),
     /// Delivers only messages that have a color, or only those that have none, or all.
     Filter(Option<bool>),
+    Cancel(u8),
+    /// By this delay.
+    Reschedule(u8, u16),
+    /// Which messages wait for others of their key.
+    Order(Option<Ordering>),
+    /// Whether there is a rate, and how many messages may be in flight; 0 for no limit.
+    Limit(bool, u8),
     /// Takes messages out of the channel, from a share of what was published on.
     Depart(u8, u8),
     /// Whether what departs is gone or comes back.
@@ -82,6 +96,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1u8..4).prop_map(Step::Refuse),
         1 => prop::sample::select(vec![Locality::Zone, Locality::Global]).prop_map(Step::Subscribe),
         1 => any::<u8>().prop_map(Step::Disconnect),
+        1 => (any::<u8>(), any::<u8>()).prop_map(|(from, to)| Step::HandOver(from, to)),
         3 => (any::<u8>(), 0u8..12).prop_map(|(who, count)| Step::Ready(who, count)),
         8 => (any::<u8>(), 1u8..8).prop_map(|(who, room)| Step::Take(who, room)),
         2 => (any::<u8>(), 0u8..4).prop_map(|(who, in_memory)| Step::TakeFromDisk(who, in_memory)),
@@ -95,6 +110,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Retry),
         1 => (0u16..4).prop_map(Step::MaxAttempts),
         1 => any::<Option<bool>>().prop_map(Step::Filter),
+        3 => any::<u8>().prop_map(Step::Cancel),
+        4 => (any::<u8>(), prop_oneof![Just(0u16), 1u16..3000]).prop_map(|(which, delay)| Step::Reschedule(which, delay)),
+        2 => ordering().prop_map(Step::Order),
+        1 => (any::<bool>(), 0u8..8).prop_map(|(rate, most)| Step::Limit(rate, most)),
         2 => (any::<u8>(), 1u8..12).prop_map(|(share, count)| Step::Depart(share, count)),
         2 => any::<bool>().prop_map(Step::EndDeparture),
         1 => Just(Step::Forgive),
@@ -106,6 +125,22 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::MoveForward),
         1 => Just(Step::Restart),
     ]
+}
+
+fn ordering() -> impl Strategy<Value = Option<Ordering>> {
+    let rule =
+        prop::sample::select(vec![None, Some(Rule::Key), Some(Rule::Key), Some(Rule::All), Some(Rule::Fair)]);
+    (rule, any::<bool>()).prop_map(|(rule, skips_requeued)| Some(Ordering { rule: rule?, skips_requeued }))
+}
+
+/// One message in [`RATE_INTERVAL`], and at most [`BURST`] at once.
+const RATE: &str = "2000000/s";
+const RATE_INTERVAL: u64 = 500;
+const BURST: u64 = 3;
+
+/// The key of a message.
+fn key_of(sequence: u64) -> Option<&'static str> {
+    ["a", "b", "c"].get((sequence % 7 / 2) as usize).copied()
 }
 
 /// The state of a message in the model.
@@ -140,8 +175,13 @@ struct AnySource {
     taken_back: Vec<u64>,
     /// Whether messages have a time to live of their own.
     has_own_ttls: bool,
-    /// The headers of each third message.
-    color: HeadersBuf,
+}
+
+/// The headers of a message, if it has any.
+fn headers_of(sequence: u64) -> Option<HeadersBuf> {
+    let color = is_colored(sequence).then_some(("color", "red"));
+    let pairs: Vec<_> = color.into_iter().chain(key_of(sequence).map(|key| ("nsq-key", key))).collect();
+    (!pairs.is_empty()).then(|| HeadersBuf::from_pairs(pairs).unwrap())
 }
 
 fn is_colored(sequence: u64) -> bool {
@@ -168,7 +208,6 @@ impl Default for AnySource {
             last_first: 0,
             taken_back: Vec::new(),
             has_own_ttls: false,
-            color: HeadersBuf::from_pairs([("color", "red")]).unwrap(),
         }
     }
 }
@@ -188,7 +227,8 @@ impl Source for AnySource {
         self.given_last = 0;
         for (sequence, (supplied, attempts)) in (first..).zip(supplied) {
             assert_eq!(supplied, sequence);
-            let headers = is_colored(sequence).then(|| self.color.as_headers());
+            let headers = headers_of(sequence);
+            let headers = headers.as_ref().map(HeadersBuf::as_headers);
             if is_kept(Supplied { sequence, headers, own_ttl: own_ttl(sequence) }) {
                 self.given.push((sequence, attempts));
                 self.given_last += 1;
@@ -261,6 +301,13 @@ struct Pair {
     due_based: BTreeMap<u64, u64>,
     /// Failed deliveries of unfinished messages.
     failures: BTreeMap<u64, u16>,
+    ordering: Option<Ordering>,
+    /// Messages that were deferred or set aside: others of their key may have passed them.
+    passed: BTreeSet<u64>,
+    has_rate: bool,
+    max_in_flight: u64,
+    /// Since the rate is in force: when it began, and how many messages were handed out.
+    rated: (u64, u64),
     /// From publishing to FIN.
     latencies: Vec<u64>,
 }
@@ -290,9 +337,14 @@ impl Pair {
             set_aside: BTreeMap::new(),
             due_based: BTreeMap::new(),
             failures: BTreeMap::new(),
+            ordering: None,
+            passed: BTreeSet::new(),
+            has_rate: false,
+            max_in_flight: 0,
+            rated: (0, 0),
             latencies: Vec::new(),
         };
-        pair.state.set_policy(pair.policy());
+        pair.state.set_policy(pair.policy(), 0);
         pair
     }
 
@@ -312,7 +364,87 @@ impl Pair {
                 let filter = if with { "color=red" } else { "color!=red" };
                 Arc::new(filter.parse().unwrap())
             }),
+            ordering: self.ordering,
+            limits: Limits {
+                rate: self.has_rate.then(|| RATE.parse().unwrap()),
+                burst: BURST,
+                max_in_flight: self.max_in_flight,
+            },
         }
+    }
+
+    /// What a message is ordered by, in an ordered channel.
+    fn order_key(&self, sequence: u64) -> Option<&'static str> {
+        match self.ordering?.rule {
+            Rule::Key => key_of(sequence),
+            Rule::All => Some(""),
+            Rule::Fair => None,
+        }
+    }
+
+    /// Unfinished messages that another one of the same key must follow.
+    fn blockers(&self, key: &str) -> Vec<u64> {
+        let is_blocking = |sequence: u64, place: Where, attempts: u16| match place {
+            Where::Ready => false,
+            Where::InFlight { .. } => true,
+            Where::Deferred { .. } => attempts > 0,
+            Where::Exhausted | Where::Departing => {
+                !matches!(self.set_aside.get(&sequence), Some(Reason::Expired | Reason::Overflow))
+            }
+        };
+        let of_key = self.model.iter().filter(|(sequence, _)| self.order_key(**sequence) == Some(key));
+        let blocking =
+            of_key.filter(|&(&sequence, &(place, attempts))| is_blocking(sequence, place, attempts));
+        blocking.map(|(&sequence, _)| sequence).collect()
+    }
+
+    /// A message may be handed out if no other one of its key is in flight, and none that was published before waits.
+    fn check_order(&self, sequence: u64, attempts: u16) {
+        let Some(key) = self.order_key(sequence) else { return };
+        let skips = self.ordering.is_some_and(|ordering| ordering.skips_requeued);
+        for blocker in self.blockers(key) {
+            let is_in_flight = matches!(self.model[&blocker].0, Where::InFlight { .. });
+            if blocker > sequence && !is_in_flight {
+                // It was taken out of its turn.
+                continue;
+            }
+            let is_skipped = skips && matches!(self.model[&blocker].0, Where::Deferred { .. });
+            assert!(
+                is_skipped || self.passed.contains(&blocker),
+                "{sequence} before {blocker}: {:?}",
+                self.model[&blocker]
+            );
+            assert!(!is_in_flight, "{sequence} is in flight beside {blocker} of the same key");
+        }
+        // A message that failed comes again before the others of its key.
+        if attempts == 0 {
+            let earlier = self.model.range(..sequence).find(|&(earlier, (place, _))| {
+                *place == Where::Ready
+                    && !self.passed.contains(earlier)
+                    && self.order_key(*earlier) == Some(key)
+                    && !self.must_leave(*earlier)
+            });
+            assert_eq!(earlier, None, "{sequence} before an earlier one of its key");
+        }
+    }
+
+    /// Whether a message leaves the channel when its turn comes.
+    fn must_leave(&self, sequence: u64) -> bool {
+        let due_at = self.due_based.get(&sequence).copied();
+        own_ttl(sequence).is_some_and(|ttl| ttl.has_passed(due_at, self.now))
+            || self.filter.is_some_and(|with| is_colored(sequence) != with)
+    }
+
+    /// A take that made no progress left nothing behind that could be handed out.
+    fn check_nothing_is_left(&self) {
+        for (&sequence, (place, _)) in &self.model {
+            if *place == Where::Ready {
+                let key = self.order_key(sequence);
+                let is_blocked = key.is_some_and(|key| !self.blockers(key).is_empty());
+                assert!(is_blocked, "{sequence} was not handed out");
+            }
+        }
+        assert!(self.state.wake_would_be_idle(), "a woken consumer would find nothing");
     }
 
     fn clocks(&self) -> Clocks {
@@ -435,6 +567,18 @@ impl Pair {
                     self.give_back(|place| matches!(place, Where::InFlight { key: k, .. } if k == key));
                 }
             }
+            Step::HandOver(from, to) => {
+                if let (Some(from), Some(to)) = (self.consumer(from), self.consumer(to)) {
+                    self.state.hand_over(from, to);
+                    for (place, _) in self.model.values_mut() {
+                        if let Where::InFlight { key, .. } = place
+                            && *key == from
+                        {
+                            *key = to;
+                        }
+                    }
+                }
+            }
             Step::Ready(pick, count) => {
                 if let Some(key) = self.consumer(pick) {
                     self.state.set_ready_count(key, u64::from(count));
@@ -479,6 +623,9 @@ impl Pair {
                     let due = is_held_back.then_some(now + retry_delay);
                     let place = due.map_or_else(|| self.ready(sequence), |due| Where::Deferred { due });
                     self.model.get_mut(&sequence).unwrap().0 = place;
+                    if due.is_some() {
+                        self.passed.insert(sequence);
+                    }
                     if due.is_some() || failures > 0 {
                         expected.push(HeldBack { sequence, attempts, failures, due });
                     }
@@ -497,11 +644,11 @@ impl Pair {
             }
             Step::Retry(on) => {
                 self.retry_delay = if on { RETRY_DELAY } else { 0 };
-                self.state.set_policy(self.policy());
+                self.state.set_policy(self.policy(), self.now);
             }
             Step::MaxAttempts(max_attempts) => {
                 self.max_attempts = max_attempts;
-                self.state.set_policy(self.policy());
+                self.state.set_policy(self.policy(), self.now);
                 self.forgive_by_policy();
                 self.exhaust_all();
             }
@@ -512,20 +659,31 @@ impl Pair {
             }
             Step::KeepExpired(keeps_expired) => {
                 self.keeps_expired = keeps_expired;
-                self.state.set_policy(self.policy());
+                self.state.set_policy(self.policy(), self.now);
                 self.forgive_by_policy();
             }
             Step::Bound(max_depth, keeps) => {
                 let overflow = if keeps { Overflow::DeadLetter } else { Overflow::DropOldest };
                 self.bound = Bound { max_depth: max_depth.into(), max_bytes: 0, overflow };
-                self.state.set_policy(self.policy());
+                self.state.set_policy(self.policy(), self.now);
                 self.forgive_by_policy();
                 self.shed();
             }
             Step::Filter(filter) => {
                 self.filter = filter;
-                self.state.set_policy(self.policy());
+                self.state.set_policy(self.policy(), self.now);
             }
+            Step::Order(ordering) => {
+                self.ordering = ordering;
+                self.state.set_policy(self.policy(), self.now);
+            }
+            Step::Limit(has_rate, max_in_flight) => {
+                (self.has_rate, self.max_in_flight) = (has_rate, max_in_flight.into());
+                self.rated = (self.now, 0);
+                self.state.set_policy(self.policy(), self.now);
+            }
+            Step::Cancel(pick) => self.cancel(pick),
+            Step::Reschedule(pick, delay) => self.reschedule(pick, u64::from(delay)),
             Step::Depart(share, count) => self.depart(share, count),
             Step::EndDeparture(is_gone) => self.end_departure(is_gone),
             Step::Forgive => {
@@ -561,6 +719,9 @@ impl Pair {
         let place = due.map_or(Where::Ready, |due| Where::Deferred { due });
         self.model.extend((from..self.end).map(|sequence| (sequence, (place, 0))));
         self.published.extend((from..self.end).map(|sequence| (sequence, due)));
+        if due.is_some() {
+            self.passed.extend(from..self.end);
+        }
         self.shed();
     }
 
@@ -593,6 +754,7 @@ impl Pair {
             if self.bound.overflow == Overflow::DeadLetter {
                 assert_eq!(self.state.reason_of(sequence), Some(Reason::Overflow));
                 self.set_aside.insert(sequence, Reason::Overflow);
+                self.passed.insert(sequence);
                 self.model.get_mut(&sequence).unwrap().0 = Where::Exhausted;
             } else {
                 self.model.remove(&sequence);
@@ -619,11 +781,19 @@ impl Pair {
         let nearer = self.ready_counts.keys().filter(|other| self.is_near[other] && !self.is_near[&key]);
         let wanted: u64 =
             nearer.map(|other| self.ready_counts[other].saturating_sub(self.in_flight(*other))).sum();
-        if !self.paused && allowed > 0 && available > wanted {
+        let throttle = self.state.throttle_report(self.now);
+        let is_throttled = throttle.is_some_and(|throttle| {
+            throttle.throttled_until.is_some() || throttle.is_in_flight_limit_reached
+        });
+        if !self.paused && allowed > 0 && available > wanted && !is_throttled && self.ordering.is_none() {
             assert!(
                 count + taken_back > 0 || in_memory == 0,
                 "messages and room are available, but nothing was handed out"
             );
+        }
+        let may_progress = !self.paused && allowed > 0 && wanted == 0 && in_memory > 0 && !is_throttled;
+        if self.ordering.is_some() && may_progress && count + taken_back == 0 {
+            self.check_nothing_is_left();
         }
         assert_eq!(end == TakeEnd::Full, count + taken_back == u64::from(room) && end == TakeEnd::Full);
         if end == TakeEnd::OnDisk {
@@ -634,10 +804,23 @@ impl Pair {
             );
             self.state.set_unstalled();
         }
+        let in_flight =
+            self.model.values().filter(|(place, _)| matches!(place, Where::InFlight { .. })).count();
+        if self.max_in_flight > 0 && count > 0 {
+            assert!(in_flight as u64 + count <= self.max_in_flight, "too many in flight");
+        }
+        if self.has_rate {
+            self.rated.1 += count;
+            let most = BURST + 1 + (self.now - self.rated.0) / RATE_INTERVAL;
+            assert!(self.rated.1 <= most, "{} messages instead of {most}", self.rated.1);
+        }
         for (sequence, attempts) in source.given {
             let (place, seen) =
                 self.model.get_mut(&sequence).expect("handed out, but finished or never published");
             assert_eq!(*place, Where::Ready, "message {sequence} handed out twice or too early");
+            let seen_before = *seen;
+            self.check_order(sequence, seen_before);
+            let (place, seen) = self.model.get_mut(&sequence).unwrap();
             let due_at = self.due_based.get(&sequence).copied();
             let is_late = own_ttl(sequence).is_some_and(|ttl| ttl.has_passed(due_at, self.now));
             assert!(!is_late, "message {sequence} handed out too late");
@@ -659,7 +842,12 @@ impl Pair {
     /// These messages were too old when their turn came, or did not match the filter.
     fn take_back(&mut self, sequences: &[u64]) {
         for &sequence in sequences {
-            assert_eq!(self.model[&sequence].0, Where::Ready);
+            let (place, _) = self.model[&sequence];
+            if place != Where::Ready || (self.ordering.is_some() && !self.must_leave(sequence)) {
+                // Its key was looked at.
+                assert!(self.ordering.is_some());
+                continue;
+            }
             if self.filter.is_some_and(|with| is_colored(sequence) != with) {
                 self.model.remove(&sequence);
                 self.failures.remove(&sequence);
@@ -734,6 +922,9 @@ impl Pair {
         let (place, seen) = self.model.get_mut(&sequence).unwrap();
         assert_eq!(requeued, Some(Requeued { attempts: *seen, failures, delay }));
         *place = if delay == 0 { ready } else { Where::Deferred { due: self.now + delay } };
+        if delay > 0 {
+            self.passed.insert(sequence);
+        }
     }
 
     fn reject(&mut self, pick: u8) {
@@ -760,6 +951,46 @@ impl Pair {
                 self.set_aside.insert(sequence, Reason::Rejected);
                 assert_eq!(self.state.reason_of(sequence), Some(Reason::Rejected));
                 assert_eq!(self.state.error_of(sequence), Some(error));
+            }
+        }
+    }
+
+    fn cancel(&mut self, pick: u8) {
+        let Some((sequence, place)) = self.some_message(pick) else { return };
+        let before = self.state.counters().cancelled_count;
+        let cancelled = self.state.cancel(sequence);
+        match place {
+            Where::InFlight { key, .. } => assert_eq!(cancelled, Err(NotChanged::InFlight(key))),
+            Where::Departing => assert_eq!(cancelled, Err(NotChanged::Leaving)),
+            _ => {
+                assert!(cancelled.is_ok());
+                assert_eq!(self.state.cancel(sequence), Err(NotChanged::Unknown));
+                assert_eq!(self.state.fate_of(sequence), Some(Fate::Cancelled));
+                assert_eq!(self.state.counters().cancelled_count, before + 1);
+                self.model.remove(&sequence);
+                self.failures.remove(&sequence);
+                self.set_aside.remove(&sequence);
+                self.due_based.remove(&sequence);
+            }
+        }
+    }
+
+    fn reschedule(&mut self, pick: u8, delay: u64) {
+        let Some((sequence, place)) = self.some_message(pick) else { return };
+        let rescheduled = self.state.reschedule(sequence, delay, self.now);
+        let failures = self.failures.get(&sequence).copied().unwrap_or(0);
+        let due = (delay > 0).then_some(self.now + delay);
+        let (stands, seen) = self.model.get_mut(&sequence).unwrap();
+        match place {
+            Where::InFlight { key, .. } => assert_eq!(rescheduled, Err(NotChanged::InFlight(key))),
+            Where::Departing | Where::Exhausted => assert_eq!(rescheduled, Err(NotChanged::Leaving)),
+            Where::Ready if delay == 0 => assert_eq!(rescheduled.unwrap().1, None),
+            Where::Ready | Where::Deferred { .. } => {
+                assert_eq!(rescheduled.unwrap().1, Some(Rescheduled { attempts: *seen, failures, due }));
+                *stands = due.map_or(Where::Ready, |due| Where::Deferred { due });
+                if due.is_none() && *seen == 0 {
+                    self.due_based.insert(sequence, self.now);
+                }
             }
         }
     }
@@ -867,7 +1098,7 @@ impl Pair {
         let departing: Vec<Departed> =
             departing.map(|(&sequence, &(_, attempts))| Departed { sequence, attempts }).collect();
         if is_gone {
-            self.state.departed(&departing);
+            self.state.departed(&departing, Fate::MovedAway);
         } else {
             self.state.put_back(&departing);
         }
@@ -917,12 +1148,57 @@ impl Pair {
         // A message that is due now is not deferred any more.
         state.expire(self.now, usize::MAX);
         self.state = state;
-        self.state.set_policy(self.policy());
+        self.state.set_policy(self.policy(), self.now);
         self.exhaust_all();
         self.shed();
         self.expire();
         self.state.measure_latencies(LATENCY_WINDOW);
         self.latencies.clear();
+        // The bucket is full again.
+        self.rated = (self.now, 0);
+    }
+
+    /// Looking shows all unfinished messages, and where each stands.
+    fn check_looks(&self) {
+        let (mut seen, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            next = self.state.look(from, 3, Wanted::ALL, &mut seen);
+        }
+        let staying = self.model.iter().filter(|(_, (place, _))| *place != Where::Departing);
+        let staying: Vec<(u64, u16)> =
+            staying.map(|(&sequence, &(_, attempts))| (sequence, attempts)).collect();
+        let found: Vec<(u64, u16)> = seen.iter().map(|seen| (seen.sequence, seen.attempts)).collect();
+        assert_eq!(found, staying);
+        for Seen { sequence, standing, .. } in &seen {
+            assert_eq!(self.state.standing(*sequence), Some(*standing));
+            let is_right = match (self.model[sequence].0, standing) {
+                (Where::Ready, Standing::Ahead | Standing::Waiting) => {
+                    self.state.turn_of(*sequence).is_some_and(|turn| turn.before < self.state.depth())
+                }
+                (
+                    Where::InFlight { key, deadline, .. },
+                    Standing::InFlight { owner, deadline: until, .. },
+                ) => key == *owner && deadline == *until,
+                (Where::Deferred { due }, Standing::Deferred { due: until }) => due == *until,
+                (Where::Exhausted, Standing::SetAside(_)) => true,
+                _ => false,
+            };
+            assert!(is_right, "{sequence}: {standing:?}, {:?}", self.model[sequence]);
+        }
+        let (mut back, mut before) = (Vec::new(), Some(u64::MAX));
+        while let Some(at) = before {
+            before = self.state.look_back(at, 3, Wanted::ALL, &mut back);
+        }
+        back.reverse();
+        assert_eq!(back, seen);
+        let only_deferred = Wanted { deferred: true, ..Wanted::NONE };
+        let mut deferred = Vec::new();
+        assert_eq!(self.state.look(0, usize::MAX, only_deferred, &mut deferred), None);
+        assert_eq!(deferred.len(), self.state.deferred_count());
+        let finished = self.state.finished_between(SequenceRange::new(100, self.end + 5));
+        let finished: Vec<u64> = finished.into_iter().flat_map(SequenceRange::iter).collect();
+        let expected = (100..self.end).filter(|sequence| !self.model.contains_key(sequence));
+        assert_eq!(finished, expected.collect::<Vec<_>>());
     }
 
     fn check(&self) {
@@ -956,6 +1232,7 @@ impl Pair {
         let needed = self.state.needed(0, self.end, usize::MAX);
         let needed: Vec<u64> = needed.into_iter().flat_map(SequenceRange::iter).collect();
         assert_eq!(needed, self.model.keys().copied().collect::<Vec<_>>());
+        self.check_looks();
         let oldest = self.model.keys().next().copied().unwrap_or(self.end);
         assert!(self.state.lowest_needed() <= oldest, "the log would delete a message that is needed");
         let deadline = self.model.values().filter_map(|(place, _)| match place {
@@ -963,7 +1240,8 @@ impl Pair {
             Where::Deferred { due } => Some(*due),
             Where::Ready | Where::Exhausted | Where::Departing => None,
         });
-        let deadline = deadline.min();
+        let throttled = self.state.throttle_report(self.now).and_then(|throttle| throttle.throttled_until);
+        let deadline = deadline.chain(throttled).min();
         assert!(
             self.state.next_deadline().unwrap_or(u64::MAX) <= deadline.unwrap_or(u64::MAX),
             "the deadline would be missed"

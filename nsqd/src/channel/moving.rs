@@ -13,9 +13,8 @@
 //!      messages before x do not change
 //! ```
 
-use std::collections::BinaryHeap;
-
-use super::outstanding::{Place, Recall, Slot};
+use super::fates::Fate;
+use super::outstanding::{Entry, Place, Recall, Slot};
 use super::state::ChannelState;
 use crate::clock::Nanos;
 use crate::log::Mark;
@@ -40,6 +39,7 @@ impl ChannelState {
     /// Moves the cursor forward to `to`, which must not be beyond the end. All messages before it are finished.
     pub fn move_forward(&mut self, to: u64) {
         self.cursor_moves += 1;
+        self.fates.note(SequenceRange::new(self.lowest_needed().min(to), to), Fate::Skipped);
         for (sequence, slot, place) in self.entries() {
             match place {
                 Place::InFlight if sequence < to => self.outstanding.entry_mut(slot).recall = Recall::Finish,
@@ -47,16 +47,17 @@ impl ChannelState {
                 _ => {}
             }
         }
-        self.leave_queues();
         self.forget_departures(|sequence| sequence >= to);
         self.cursor = self.cursor.max(to);
         self.pass_skipped();
+        self.begin_order();
     }
 
     /// Moves the cursor back to `to`: all messages from there on are handed out (again). `marks` are the ranges from
     /// `to` on that are not handed out in order.
     pub fn move_back(&mut self, to: u64, marks: &[Mark]) {
         self.cursor_moves += 1;
+        self.loss = None;
         for (sequence, slot, place) in self.entries() {
             let entry = self.outstanding.entry_mut(slot);
             match place {
@@ -71,12 +72,31 @@ impl ChannelState {
                 _ => {}
             }
         }
-        self.leave_queues();
         self.forget_departures(|sequence| sequence < to);
         // Waiting messages are older than all that are ahead now.
-        self.waiting.iter_mut().for_each(|(after, _)| *after = to.min(*after));
+        self.waiting.limit_turns(&mut self.outstanding, to);
         self.cursor = to;
         self.put_ahead(to, marks);
+        self.begin_order();
+    }
+
+    /// What [`ChannelState::depth`] would be after a move. `marks` are as for [`ChannelState::move_back`].
+    pub fn depth_after_move(&self, to: u64, forward: bool, marks: &[Mark]) -> u64 {
+        let queued = self.waiting.iter(&self.outstanding).map(|(_, slot)| slot);
+        let waiting = queued.chain(self.waiting_in_order()).map(|slot| self.outstanding.entry(slot).sequence);
+        if forward {
+            let cursor = self.cursor.max(to);
+            let ahead: u64 = self.skipped.gaps(cursor, self.end.max(cursor)).map(|range| range.len()).sum();
+            return ahead + waiting.filter(|&sequence| sequence >= to).count() as u64;
+        }
+        let stays = |entry: &&Entry| {
+            let is_deferred = entry.place == Place::Deferred && entry.attempts == 0;
+            entry.sequence >= to && (entry.place == Place::InFlight || is_deferred)
+        };
+        let elsewhere = self.outstanding.iter().filter(stays).map(|entry| SequenceRange::one(entry.sequence));
+        let elsewhere = merged(elsewhere.chain(marks.iter().map(Mark::sequences)).collect());
+        let elsewhere: u64 = elsewhere.iter().map(|range| range.len()).sum();
+        (self.end - to).saturating_sub(elsewhere) + waiting.filter(|&sequence| sequence < to).count() as u64
     }
 
     /// Skips the messages that are ahead of the cursor and before `sequence`. Outstanding messages do not change.
@@ -102,7 +122,7 @@ impl ChannelState {
     }
 
     /// Puts all messages from `from` on ahead (again), except those in `marks` and outstanding ones.
-    fn put_ahead(&mut self, from: u64, marks: &[Mark]) {
+    pub(super) fn put_ahead(&mut self, from: u64, marks: &[Mark]) {
         let mut skipped: Vec<SequenceRange> =
             self.outstanding.iter().map(|entry| SequenceRange::one(entry.sequence)).collect();
         skipped.retain(|range| range.from >= from);
@@ -125,20 +145,10 @@ impl ChannelState {
             .collect()
     }
 
-    /// Removes a message, but not from its queue: the caller must call [`ChannelState::leave_queues`].
+    /// The caller must call [`ChannelState::begin_order`] afterwards.
     fn forget(&mut self, slot: Slot) {
+        self.unqueue(slot);
         self.outstanding.remove(slot);
-    }
-
-    /// Removes messages that are no longer outstanding from the queues.
-    pub(super) fn leave_queues(&mut self) {
-        let outstanding = &self.outstanding;
-        self.sorted_count = 0;
-        self.waiting.retain(|&(_, slot)| outstanding.entry(slot).place == Place::Waiting);
-        let deferred = std::mem::take(&mut self.deferred).into_iter();
-        self.deferred = deferred
-            .filter(|entry| outstanding.entry(entry.0.1).place == Place::Deferred)
-            .collect::<BinaryHeap<_>>();
     }
 
     /// Handles a message that was in flight and comes back: it waits, unless it was recalled.
@@ -151,15 +161,14 @@ impl ChannelState {
             }
             Recall::No => self.wait(slot),
             Recall::Finish => {
-                let dropped = self.outstanding.remove(slot);
-                self.departures.forget(dropped.sequence);
+                self.remove(slot);
             }
+            Recall::HandOut if self.order.is_some() => self.wait_in_log_order(slot),
             Recall::HandOut => {
                 let entry = self.outstanding.entry_mut(slot);
                 let turn = entry.sequence;
                 entry.place = Place::Waiting;
-                let index = self.waiting.partition_point(|&(after, _)| after <= turn);
-                self.waiting.insert(index, (turn, slot));
+                self.waiting.insert(&mut self.outstanding, turn, slot);
             }
         }
     }

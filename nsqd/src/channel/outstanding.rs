@@ -46,11 +46,13 @@ pub enum Recall {
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub sequence: u64,
-    /// In flight: when it times out. Deferred: when it is due.
+    /// In flight: when it times out. Deferred: when it is due. Waiting: its turn, see
+    /// [`Waiting`](super::waiting::Waiting).
     pub deadline: Nanos,
     /// In flight: when it was handed out; limits TOUCH.
     pub delivered_at: Nanos,
-    /// Neighbours in the owner's in-flight list; `next` also links free entries.
+    /// Neighbours in the owner's in-flight list or among the waiting messages; `next` also links free entries. Deferred:
+    /// `previous` is the ticket of [`DueTimes`](super::due_times::DueTimes).
     pub(super) previous: Slot,
     pub(super) next: Slot,
     /// In flight: the consumer's key.
@@ -151,9 +153,20 @@ impl Outstanding {
         &self.entries[slot as usize]
     }
 
+    /// The entry of a slot that may not exist any more.
+    pub fn get(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(slot as usize)
+    }
+
     /// The entry of a slot that is in use.
     pub fn entry_mut(&mut self, slot: Slot) -> &mut Entry {
         &mut self.entries[slot as usize]
+    }
+
+    /// The message is in no list.
+    pub(super) fn clear_links(&mut self, slot: Slot) {
+        let entry = self.entry_mut(slot);
+        (entry.previous, entry.next) = (NONE, NONE);
     }
 
     /// The slot of `sequence`, if it is outstanding.
@@ -275,6 +288,28 @@ impl Outstanding {
         }
         found.sort_unstable();
         found.retain(|&(sequence, _)| next.is_none_or(|next| sequence < next));
+        found.into_iter().for_each(|(_, slot)| visit(self.entry(slot)));
+        next
+    }
+
+    /// Like [`Outstanding::slice`], but for entries before `before`, the last one first. Returns before which entry to
+    /// continue.
+    pub fn slice_back(&self, before: u64, most: usize, mut visit: impl FnMut(&Entry)) -> Option<u64> {
+        let most = most.max(1);
+        let mut found: Vec<(u64, Slot)> = (self.sparse.range(..before).rev().take(most))
+            .map(|(&sequence, &slot)| (sequence, slot))
+            .collect();
+        let mut next = if found.len() == most { found.last().map(|(last, _)| *last) } else { None };
+        let end = (before.saturating_sub(self.window_start) as usize).min(self.window.len());
+        let start = end.saturating_sub(most);
+        let slots = self.window.range(start..end).enumerate().filter(|(_, slot)| **slot != NONE);
+        found.extend(slots.map(|(index, &slot)| (self.window_start + (start + index) as u64, slot)));
+        if start > 0 {
+            let looked_to = self.window_start + start as u64;
+            next = Some(next.map_or(looked_to, |next| next.max(looked_to)));
+        }
+        found.sort_unstable_by(|one, other| other.cmp(one));
+        found.retain(|&(sequence, _)| next.is_none_or(|next| sequence >= next));
         found.into_iter().for_each(|(_, slot)| visit(self.entry(slot)));
         next
     }
@@ -418,6 +453,13 @@ mod tests {
                     prop_assert!(sliced.len() - before <= most.saturating_mul(2));
                 }
                 prop_assert_eq!(&sliced, &model.keys().copied().collect::<Vec<_>>());
+                let (mut back, mut before) = (Vec::new(), Some(u64::MAX));
+                while let Some(at) = before {
+                    before = outstanding.slice_back(at, most, |entry| back.push(entry.sequence));
+                    prop_assert!(before.is_none_or(|before| before < at));
+                }
+                back.reverse();
+                prop_assert_eq!(&back, &sliced);
             }
             for (sequence, slot) in model {
                 prop_assert_eq!(outstanding.find(sequence), Some(slot));

@@ -71,14 +71,14 @@ impl ChannelState {
         let (mut messages, mut bytes) =
             (excess(held.messages, bound.max_depth), excess(held.bytes, bound.max_bytes));
         while (messages > 0 || bytes > 0)
-            && let Some(&(_, slot)) = self.waiting.front()
+            && let Some((slot, queue)) = self.oldest_waiting()
         {
             if !self.has_room_to_set_aside(Reason::Overflow) {
                 return;
             }
             let sequence = self.outstanding.entry(slot).sequence;
             let gone = sizes.between(sequence, sequence + 1).max(1);
-            self.pop_waiting();
+            self.leave_queue(queue);
             self.leave(slot, Reason::Overflow);
             (messages, bytes) = (messages.saturating_sub(1), bytes.saturating_sub(gone));
         }
@@ -132,7 +132,7 @@ mod tests {
 
     fn channel(bound: Bound) -> (ChannelState, Sizes) {
         let mut state = ChannelState::new(1, u64::MAX);
-        state.set_policy(ChannelPolicy { bound, ..ChannelPolicy::default() });
+        state.set_policy(ChannelPolicy { bound, ..ChannelPolicy::default() }, 0);
         let mut sizes = Sizes::default();
         assert!(sizes.set_smallest(1000));
         sizes.note(1, 0);

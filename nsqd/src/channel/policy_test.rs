@@ -125,7 +125,7 @@ mod tests {
 
     fn channel(max_attempts: u16) -> (ChannelState, ConsumerKey) {
         let mut state = ChannelState::new(0, u64::MAX);
-        state.set_policy(policy(max_attempts, 0));
+        state.set_policy(policy(max_attempts, 0), 0);
         let key = state.add_consumer(TIMEOUT, 0, Default::default());
         (state, key)
     }
@@ -229,7 +229,7 @@ mod tests {
             let failed_in_flight = in_flight.iter().filter(|sequence| {
                 max_attempts > 0 && state.failures_of(**sequence) >= max_attempts
             }).count();
-            state.set_policy(policy(max_attempts, ttl));
+            state.set_policy(policy(max_attempts, ttl), 0);
             if ttl > 0 {
                 state.expire_before(expired_before);
                 state.expire_waiting(now);

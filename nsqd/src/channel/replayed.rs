@@ -10,12 +10,9 @@
 //! there. [`ChannelState::settle`] keeps the queues empty, and [`ChannelState::recovered`] fills them. The topic must
 //! have released the messages of a record before the record is replayed.
 
-use std::cmp::Reverse;
-
 use super::outstanding::{Entry, Place};
 use super::state::ChannelState;
 use crate::clock::Nanos;
-use crate::log::retention::merged;
 use crate::storage::SequenceRange;
 
 impl ChannelState {
@@ -69,7 +66,7 @@ impl ChannelState {
 
     /// Call after each change that may defer messages. Those due at `now` wait; none is in a queue.
     pub fn settle(&mut self, now: Nanos) {
-        for Reverse((due, slot)) in self.deferred.drain() {
+        for (due, slot) in self.deferred.drain(&mut self.outstanding) {
             if due <= now {
                 self.outstanding.entry_mut(slot).hold_until(None);
             }
@@ -84,14 +81,14 @@ impl ChannelState {
         for (sequence, place, deadline) in entries {
             let Some(slot) = self.outstanding.find(sequence) else { continue };
             match place {
-                Place::Deferred => self.deferred.push(Reverse((deadline, slot))),
+                Place::Deferred => self.deferred.push(&mut self.outstanding, deadline, slot),
                 _ => {
                     // Handed out never, and behind the cursor: it was deferred. When it was due is not known any more.
                     if self.outstanding.entry(slot).attempts == 0 {
                         self.departures.note_due_before_start(sequence);
                     }
                     // They came before the messages that are ahead of the cursor now.
-                    self.waiting.push_back((0, slot));
+                    self.waiting.push_back(&mut self.outstanding, 0, slot);
                 }
             }
         }
@@ -103,8 +100,7 @@ impl ChannelState {
             return;
         }
         self.outstanding.insert_ahead(Entry::new(sequence, 0, Place::Waiting));
-        self.skipped =
-            merged(self.skipped.iter().chain([SequenceRange::one(sequence)]).collect()).into_iter().collect();
+        self.skipped.insert(SequenceRange::one(sequence));
         self.pass_skipped();
     }
 }

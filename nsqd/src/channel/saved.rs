@@ -8,11 +8,12 @@
 use super::outstanding::{Entry, Place, Recall};
 use super::skipped::Skipped;
 use super::state::{ChannelState, Counters};
+use super::undoing::Loss;
 use crate::clock::Nanos;
 use crate::log::retention::merged;
 use crate::policy::settings::Settings;
 use crate::storage::SequenceRange;
-use crate::storage::checkpoint::{ChannelCheckpoint, OutstandingCheckpoint};
+use crate::storage::checkpoint::{ChannelCheckpoint, LossCheckpoint, OutstandingCheckpoint};
 use crate::storage::outstanding_list::OutstandingList;
 
 /// Both clocks at one moment, to turn saved wall time into deadlines and back.
@@ -53,6 +54,7 @@ pub struct Saving {
     outstanding: OutstandingList,
     failures: Vec<(u64, u16)>,
     settings: String,
+    loss: Option<LossCheckpoint>,
     clocks: Clocks,
     /// Messages before this are saved. `None` if all are.
     next: Option<u64>,
@@ -105,8 +107,10 @@ impl Saving {
             expired_count: self.counters.expired_count,
             overflow_count: self.counters.overflow_count,
             filtered_count: self.counters.filtered_count,
+            cancelled_count: self.counters.cancelled_count,
             failures: self.failures,
             settings: self.settings,
+            loss: self.loss,
             ..ChannelCheckpoint::default()
         }
     }
@@ -123,6 +127,7 @@ impl ChannelState {
             outstanding: OutstandingList::default(),
             failures: Vec::new(),
             settings: self.own_settings().to_string(),
+            loss: self.loss().map(Loss::save),
             clocks,
             next: Some(0),
             cursor_moves: self.cursor_moves,
@@ -160,6 +165,7 @@ impl ChannelState {
             expired_count: saved.expired_count,
             overflow_count: saved.overflow_count,
             filtered_count: saved.filtered_count,
+            cancelled_count: saved.cancelled_count,
             ..Counters::default()
         };
         for entry in &saved.outstanding {
@@ -172,6 +178,7 @@ impl ChannelState {
             }
         }
         state.restore_failures(&saved.failures);
+        state.loss = saved.loss.as_ref().map(|loss| Box::new(Loss::restore(loss)));
         state
     }
 }

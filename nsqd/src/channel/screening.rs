@@ -1,12 +1,17 @@
-//! Pure: messages that are taken back when they are about to be handed out, because they are too old or do not match the
-//! channel's filter.
+//! Pure: messages that are taken back when they are about to be handed out, because they are too old, do not match the
+//! channel's filter, or wait for another one of their key.
 //!
-//! Only the message itself says so, in its headers. So it is looked at when it has been supplied. A channel without a filter,
-//! in a topic whose messages have no time to live of their own, never comes here.
+//! Only the message itself says so, in its headers. So it is looked at when it has been supplied. A channel without a filter
+//! and without an order, in a topic whose messages have no time to live of their own, never comes here.
+
+use nsq_protocol::headers;
 
 use super::departures::Departures;
+use super::fates::Fate;
+use super::order::{Admission, Order};
 use super::outstanding::{Entry, Place, Slot};
 use super::state::ChannelState;
+use super::take::Queue;
 use crate::channel::ConsumerKey;
 use crate::clock::Nanos;
 use crate::log::{Source, Supplied, Supply};
@@ -25,7 +30,9 @@ enum Verdict {
     Expired,
     /// It is finished: it does not match the filter.
     Filtered,
-    /// It stays where it is: too many messages wait to be dead-lettered.
+    /// It is held until it is its turn among the messages of its key.
+    Held,
+    /// It stays where it is: too many messages wait to be dead-lettered, or for others of their keys.
     Later,
 }
 
@@ -45,6 +52,20 @@ impl TakenBack {
     }
 }
 
+/// Decides by its key about a message that could be handed out.
+fn admit(order: Option<&mut Order>, message: &Supplied<'_>) -> Verdict {
+    let Some(order) = order else { return Verdict::HandOut };
+    let key = match message.headers {
+        Some(headers) if !order.is_of_all() => headers.get(headers::KEY),
+        _ => None,
+    };
+    match order.admit(message.sequence, key.as_deref()) {
+        Admission::HandOut => Verdict::HandOut,
+        Admission::Hold => Verdict::Held,
+        Admission::Stop => Verdict::Later,
+    }
+}
+
 impl ChannelState {
     /// Tells whether messages of the log may have a time to live of their own.
     pub fn set_has_own_ttls(&mut self, has_own_ttls: bool) {
@@ -54,7 +75,7 @@ impl ChannelState {
     /// Whether messages from `sequence` on must be looked at before they are handed out. Call after they were supplied.
     #[inline]
     pub(super) fn screens(&self, sequence: u64, source: &impl Source) -> bool {
-        self.policy.filter.is_some() || source.may_have_own_ttl(sequence)
+        self.screens_all || source.may_have_own_ttl(sequence)
     }
 
     fn verdict(&self, message: &Supplied<'_>, now: Nanos) -> Verdict {
@@ -79,6 +100,7 @@ impl ChannelState {
     ) -> Supply {
         let first = self.cursor;
         let keeps_expired = self.keeps(Reason::Expired);
+        let mut order = self.order.take();
         let mut room = Departures::MOST_EXHAUSTED.saturating_sub(self.exhausted_count());
         let mut verdicts = Vec::with_capacity(usize::try_from(count).unwrap_or(0));
         taken_back.bytes += source.retain(first, |message| {
@@ -86,6 +108,7 @@ impl ChannelState {
                 Some(Verdict::Later) => Verdict::Later,
                 _ => match self.verdict(&message, now) {
                     Verdict::Expired if keeps_expired && room == 0 => Verdict::Later,
+                    Verdict::HandOut => admit(order.as_deref_mut(), &message),
                     verdict => verdict,
                 },
             };
@@ -93,6 +116,7 @@ impl ChannelState {
             verdicts.push(verdict);
             verdict == Verdict::HandOut
         });
+        self.order = order;
         let deadline = now.saturating_add(timeout);
         let mut given = Vec::new();
         let mut at = first;
@@ -117,6 +141,10 @@ impl ChannelState {
                 Verdict::Filtered => {
                     taken_back.count += 1;
                     self.finish_filtered(at);
+                }
+                Verdict::Held => {
+                    taken_back.count += 1;
+                    self.outstanding.insert(Entry::new(at, 0, Place::Waiting));
                 }
                 Verdict::Later => {
                     taken_back.is_blocked = true;
@@ -143,35 +171,76 @@ impl ChannelState {
     /// Finishes a message that does not match the filter.
     fn finish_filtered(&mut self, sequence: u64) {
         self.counters.filtered_count += 1;
+        self.fates.note(SequenceRange::one(sequence), Fate::Filtered);
         self.finished.push(SequenceRange::one(sequence));
     }
 
-    /// Removes a waiting message, supplied just now, if it must not be handed out. Returns whether it did.
+    /// Takes a waiting message back, supplied just now, if it must not be handed out. Returns whether it did.
     pub(super) fn take_back_again(
         &mut self,
-        slot: Slot,
+        (slot, queue): (Slot, Queue),
         now: Nanos,
         source: &mut impl Source,
         taken_back: &mut TakenBack,
     ) -> bool {
         let sequence = self.outstanding.entry(slot).sequence;
         let mut verdict = Verdict::HandOut;
+        let mut order = self.order.take();
         taken_back.bytes += source.retain(sequence, |message| {
             verdict = self.verdict(&message, now);
+            if verdict == Verdict::HandOut && order.as_ref().is_some_and(|order| order.is_unlearned(sequence))
+            {
+                verdict = admit(order.as_deref_mut(), &message);
+            }
             verdict == Verdict::HandOut
         });
+        self.order = order;
         if verdict == Verdict::HandOut {
             return false;
         }
         taken_back.count += 1;
-        self.pop_waiting();
-        if verdict == Verdict::Filtered {
-            self.outstanding.remove(slot);
-            self.departures.forget(sequence);
-            self.finish_filtered(sequence);
-        } else {
-            self.leave(slot, Reason::Expired);
+        match verdict {
+            Verdict::Filtered => {
+                self.leave_queue(queue);
+                self.remove(slot);
+                self.finish_filtered(sequence);
+            }
+            Verdict::Expired => {
+                self.leave_queue(queue);
+                self.leave(slot, Reason::Expired);
+            }
+            Verdict::Held | Verdict::HandOut => {}
+            Verdict::Later => taken_back.is_blocked = true,
         }
         true
+    }
+
+    /// Learns the key of a message that does not wait, from the log.
+    pub(super) fn learn(
+        &mut self,
+        sequence: u64,
+        source: &mut impl Source,
+        taken_back: &mut TakenBack,
+    ) -> Supply {
+        let slot = self.outstanding.find(sequence);
+        let is_deferred = slot.is_some_and(|slot| self.outstanding.entry(slot).place == Place::Deferred);
+        let Some(order) = &mut self.order else { return Supply::Given(0) };
+        let supply = if order.is_of_all() { Supply::Gone(0) } else { source.again(sequence, 1) };
+        match supply {
+            Supply::Given(_) => {
+                taken_back.bytes += source.retain(sequence, |message| {
+                    let key = message.headers.and_then(|headers| headers.get(headers::KEY));
+                    order.learn(sequence, key.as_deref(), is_deferred);
+                    false
+                });
+            }
+            Supply::Lost(_) | Supply::Gone(_) => order.learn(sequence, None, is_deferred),
+            Supply::OnDisk | Supply::Full => {
+                self.wanted = Some(sequence);
+                return supply;
+            }
+        }
+        taken_back.count += 1;
+        Supply::Given(0)
     }
 }

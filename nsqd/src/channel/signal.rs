@@ -15,6 +15,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
@@ -89,6 +90,11 @@ impl ConsumerSignal {
         Call::Take
     }
 
+    /// Whether the connection waits for one thing only.
+    pub fn is_away(&self) -> bool {
+        self.state.load(Ordering::Acquire) & AWAY != 0
+    }
+
     /// The connection begins to wait. Returns whether a call is pending, to which it cannot respond now.
     fn leave(&self) -> bool {
         self.state.fetch_or(AWAY, Ordering::AcqRel) & CALLED != 0
@@ -135,6 +141,26 @@ impl<F, P> Drop for Working<'_, F, P> {
         if self.is_away {
             self.signal.come_back();
         }
+    }
+}
+
+/// A time in which a connection waits for one thing only, such as a client that must read first. It ends when this is
+/// dropped.
+pub struct Away(Arc<ConsumerSignal>);
+
+impl Away {
+    /// `pass_on` is called if a call is pending.
+    pub fn begin(signal: Arc<ConsumerSignal>, pass_on: impl FnOnce()) -> Self {
+        if signal.leave() {
+            pass_on();
+        }
+        Away(signal)
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.0.come_back();
     }
 }
 
@@ -200,6 +226,19 @@ mod tests {
         assert!(poll(&mut working).is_pending());
         assert!(!signal.call());
         drop(working);
+        assert_eq!(signal.answer(), Call::Take);
+        assert!(signal.call());
+    }
+
+    #[test]
+    fn call_while_away_is_answered_later() {
+        let signal = Arc::new(ConsumerSignal::default());
+        assert!(signal.call());
+        let passed = Cell::new(0);
+        let away = Away::begin(signal.clone(), || passed.set(passed.get() + 1));
+        assert_eq!(passed.get(), 1);
+        assert!(!signal.call(), "the connection is away");
+        drop(away);
         assert_eq!(signal.answer(), Call::Take);
         assert!(signal.call());
     }

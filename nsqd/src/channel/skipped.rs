@@ -40,6 +40,62 @@ impl Skipped {
         self.pieces.push_back(Arc::new(vec![range]));
     }
 
+    /// Adds a range anywhere. It must not overlap others. Changes one piece.
+    pub fn insert(&mut self, range: SequenceRange) {
+        if range.is_empty() {
+            return;
+        }
+        let is_before = |known: Option<&SequenceRange>| known.is_some_and(|known| known.to < range.from);
+        let index = self.pieces.partition_point(|piece| is_before(piece.last()));
+        if index == self.pieces.len() {
+            return self.push(range);
+        }
+        self.count += range.len();
+        let popped_count = if index == 0 { self.popped_count } else { 0 };
+        let piece = Arc::make_mut(&mut self.pieces[index]);
+        if popped_count > 0 {
+            piece.drain(..popped_count);
+            self.popped_count = 0;
+        }
+        let at = piece.partition_point(|known| is_before(Some(known)));
+        match piece.get_mut(at) {
+            Some(before) if before.to == range.from => {
+                before.to = range.to;
+                let to = range.to;
+                let follows = piece.get(at + 1).copied().filter(|next| next.from == to);
+                if let Some(next) = follows {
+                    piece[at].to = next.to;
+                    piece.remove(at + 1);
+                } else if at + 1 == piece.len() {
+                    self.join_with_next(index);
+                }
+            }
+            Some(after) if after.from == range.to => after.from = range.from,
+            _ => piece.insert(at, range),
+        }
+        let piece = Arc::make_mut(&mut self.pieces[index]);
+        if piece.len() > 2 * PIECE {
+            let rest = piece.split_off(piece.len() / 2);
+            self.pieces.insert(index + 1, Arc::new(rest));
+        }
+    }
+
+    /// Merges the last range of a piece with the first one of the next, if they touch.
+    fn join_with_next(&mut self, index: usize) {
+        let Some(next) = self.pieces.get(index + 1).and_then(|piece| piece.first()).copied() else { return };
+        if self.pieces[index].last().is_none_or(|last| last.to != next.from) {
+            return;
+        }
+        if let Some(last) = Arc::make_mut(&mut self.pieces[index]).last_mut() {
+            last.to = next.to;
+        }
+        let piece = Arc::make_mut(&mut self.pieces[index + 1]);
+        piece.remove(0);
+        if piece.is_empty() {
+            self.pieces.remove(index + 1);
+        }
+    }
+
     /// Number of sequence numbers in all ranges.
     pub fn count(&self) -> u64 {
         self.count
@@ -71,6 +127,23 @@ impl Skipped {
         ranges.chain([SequenceRange::new(end, end)]).filter_map(move |range| {
             let gap = SequenceRange::new(at, range.from);
             at = at.max(range.to);
+            (!gap.is_empty()).then_some(gap)
+        })
+    }
+
+    /// Like [`Skipped::gaps`], the last part first.
+    pub fn gaps_back(&self, from: u64, to: u64) -> impl Iterator<Item = SequenceRange> + '_ {
+        let index = self.pieces.partition_point(|piece| piece.first().is_some_and(|range| range.from < to));
+        let popped_count = self.popped_count;
+        let ranges = self.pieces.range(..index).enumerate().rev().flat_map(move |(index, piece)| {
+            piece[if index == 0 { popped_count } else { 0 }..].iter().rev().copied()
+        });
+        let ranges =
+            ranges.skip_while(move |range| range.from >= to).take_while(move |range| range.to > from);
+        let (start, mut at) = (from.min(to), to);
+        ranges.chain([SequenceRange::new(start, start)]).filter_map(move |range| {
+            let gap = SequenceRange::new(range.to.min(at).max(start), at);
+            at = at.min(range.from);
             (!gap.is_empty()).then_some(gap)
         })
     }
@@ -149,6 +222,45 @@ mod tests {
                 prop_assert_eq!(copy.count(), model.iter().map(|range| range.len()).sum::<u64>());
                 prop_assert_eq!(copy.is_empty(), model.is_empty());
                 prop_assert_eq!(copy.iter().collect::<Vec<_>>(), Vec::from(model));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_can_be_added_anywhere(
+            steps in proptest::collection::vec((0u64..200, 1u64..4, any::<bool>()), 1..150),
+        ) {
+            let (mut skipped, mut model) = (Skipped::default(), std::collections::BTreeSet::new());
+            let mut first = 0;
+            for (from, length, pops) in steps {
+                if pops
+                    && from.is_multiple_of(5)
+                    && let Some(range) = skipped.pop_first()
+                {
+                    range.iter().for_each(|sequence| assert!(model.remove(&sequence)));
+                    first = range.to;
+                }
+                let range = SequenceRange::new(from, from + length);
+                let is_new = from >= first && !range.iter().any(|sequence| model.contains(&sequence));
+                if is_new {
+                    skipped.insert(range);
+                    model.extend(range.iter());
+                }
+                let all: Vec<SequenceRange> = skipped.iter().collect();
+                prop_assert!(all.windows(2).all(|pair| pair[0].to < pair[1].from), "{:?}", all);
+                prop_assert_eq!(all.iter().flat_map(|range| range.iter()).collect::<Vec<_>>(),
+                    model.iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(skipped.count(), model.len() as u64);
+                for sequence in [from, from + length, from / 2] {
+                    prop_assert_eq!(skipped.contains(sequence), model.contains(&sequence));
+                }
+                let (from, to) = (from / 2, from + 20);
+                let gaps: Vec<u64> = skipped.gaps(from, to).flat_map(|range| range.iter()).collect();
+                prop_assert_eq!(&gaps, &(from..to).filter(|at| !model.contains(at)).collect::<Vec<_>>());
+                let mut back: Vec<SequenceRange> = skipped.gaps_back(from, to).collect();
+                back.reverse();
+                prop_assert_eq!(back, skipped.gaps(from, to).collect::<Vec<_>>());
             }
         }
     }

@@ -16,16 +16,19 @@
 //! deferred or waiting are *outstanding*. All others behind the cursor are finished. A waiting message is handed out
 //! after all messages that were there when it came back, as in NSQ. For this, it remembers where the end was then.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-
 use super::consumers::{ConsumerKey, Consumers};
 use super::departures::Departures;
+use super::due_times::DueTimes;
+use super::fates::{Fate, Fates};
 use super::latency::{Latencies, LatencyHistogram};
+use super::order::{Order, Waits};
 use super::outstanding::{Entry, Outstanding, Place, Recall, Slot};
+use super::rate::Throttle;
 use super::runs::Runs;
 use super::saved::Clocks;
 use super::skipped::Skipped;
+use super::undoing::Loss;
+use super::waiting::Waiting;
 use nsq_protocol::TopicName;
 
 use crate::clock::Nanos;
@@ -69,6 +72,8 @@ pub struct Counters {
     pub overflow_count: u64,
     /// Messages that did not match the filter and were finished.
     pub filtered_count: u64,
+    /// Messages that an operator or a producer cancelled.
+    pub cancelled_count: u64,
 }
 
 /// What became of a requeued message.
@@ -108,13 +113,16 @@ pub struct ChannelState {
     pub(super) skipped: Skipped,
     pub(super) outstanding: Outstanding,
     /// Waiting messages, each with the end at the time it came back.
-    pub(super) waiting: VecDeque<(u64, Slot)>,
-    /// Due times. If deferred messages are removed before they are due, this heap is rebuilt or cleared, so no entry is
-    /// stale.
-    pub(super) deferred: BinaryHeap<Reverse<(Nanos, Slot)>>,
+    pub(super) waiting: Waiting,
+    /// Due times. A message that is removed before it is due leaves at once, so no entry is stale.
+    pub(super) deferred: DueTimes,
     pub(super) paused: bool,
     /// Messages cannot be read from disk now, so nothing is handed out.
     pub(super) suspended: bool,
+    /// A drain moves the messages to another node, so nothing is handed out.
+    pub(super) is_moving_out: bool,
+    /// Messages that are on their way to another node, in order.
+    pub(super) in_transit: Vec<u64>,
     /// The last take needs messages from disk. No consumer is woken until they are read.
     pub(super) stalled: bool,
     /// Number of messages at the front of `waiting` that are sorted.
@@ -135,6 +143,20 @@ pub struct ChannelState {
     /// Whether the policy has a retry schedule or a limit of attempts.
     pub(super) minds_failures: bool,
     pub(super) departures: Departures,
+    /// Why messages left recently, otherwise than by a FIN.
+    pub(super) fates: Fates,
+    /// Which messages wait for others of their key, if the channel is ordered or fair.
+    pub(super) order: Option<Box<Order>>,
+    /// Every message is looked at before it is handed out.
+    pub(super) screens_all: bool,
+    /// The message that the last take could not hand out because it must be read from disk, if the channel has an order.
+    pub(super) wanted: Option<u64>,
+    /// What limits the hand-out.
+    pub(super) throttle: Option<Box<Throttle>>,
+    /// Between how many nodes a total rate is divided.
+    pub(super) node_count: u64,
+    /// What can be undone.
+    pub(super) loss: Option<Box<Loss>>,
     /// Messages held back since the last call of [`ChannelState::drain_held_back`].
     held_back: Vec<HeldBack>,
     /// Messages may have a time to live of their own.
@@ -155,8 +177,7 @@ pub struct ChannelState {
 #[must_use = "dropping it takes a while; drop it outside the lock"]
 pub struct Emptied {
     _outstanding: Outstanding,
-    _waiting: VecDeque<(u64, Slot)>,
-    _deferred: BinaryHeap<Reverse<(Nanos, Slot)>>,
+    _deferred: DueTimes,
     _skipped: Skipped,
     _finished: Runs,
 }
@@ -170,10 +191,12 @@ impl ChannelState {
             end: cursor,
             skipped: Skipped::default(),
             outstanding: Outstanding::default(),
-            waiting: VecDeque::new(),
-            deferred: BinaryHeap::new(),
+            waiting: Waiting::default(),
+            deferred: DueTimes::default(),
             paused: false,
             suspended: false,
+            is_moving_out: false,
+            in_transit: Vec::new(),
             stalled: false,
             sorted_count: 0,
             counters: Counters::default(),
@@ -186,6 +209,13 @@ impl ChannelState {
             policy: ChannelPolicy::default(),
             minds_failures: false,
             departures: Departures::default(),
+            fates: Fates::default(),
+            order: None,
+            screens_all: false,
+            wanted: None,
+            throttle: None,
+            node_count: 1,
+            loss: None,
             held_back: Vec::new(),
             has_own_ttls: false,
             is_blocked: false,
@@ -225,8 +255,13 @@ impl ChannelState {
                         // Without room, the message is only skipped, so it is dropped.
                         if self.has_room_to_defer() {
                             self.defer_ahead(sequence, 0, due);
+                        } else {
+                            self.fates.note(SequenceRange::one(sequence), Fate::NoRoom);
                         }
                     }
+                }
+                Mark::Adopted { attempts, failures, due, .. } => {
+                    (start..end).for_each(|sequence| self.adopt_ahead(sequence, attempts, failures, due));
                 }
             }
         }
@@ -250,6 +285,7 @@ impl ChannelState {
             let count = excess.min(range.len());
             if count > 0 {
                 dropped.push(SequenceRange::new(range.to - count, range.to));
+                self.fates.note(SequenceRange::new(range.to - count, range.to), Fate::NoRoom);
                 excess -= count;
             }
         }
@@ -263,7 +299,7 @@ impl ChannelState {
         let slot = self
             .outstanding
             .insert_ahead(Entry { deadline: due, ..Entry::new(sequence, attempts, Place::Deferred) });
-        self.deferred.push(Reverse((due, slot)));
+        self.deferred.push(&mut self.outstanding, due, slot);
     }
 
     /// Moves the cursor over skipped ranges.
@@ -300,8 +336,7 @@ impl ChannelState {
             self.come_back(slot);
             return Ok(());
         }
-        self.outstanding.remove(slot);
-        self.departures.forget(sequence);
+        self.remove(slot);
         self.finished.push(SequenceRange::one(sequence));
         Ok(())
     }
@@ -336,8 +371,8 @@ impl ChannelState {
             }
         }
         if delay > 0 && !has_room {
-            self.outstanding.remove(slot);
-            self.departures.forget(sequence);
+            self.fates.note(SequenceRange::one(sequence), Fate::NoRoom);
+            self.remove(slot);
             return Ok(None);
         }
         let delay = if delay == 0 && self.minds_failures { self.retry_delay(slot) } else { delay };
@@ -369,26 +404,51 @@ impl ChannelState {
         crate::clock::nanos(delay).min(self.policy.longest_delay)
     }
 
-    fn defer(&mut self, slot: Slot, due: Nanos) {
+    pub(super) fn defer(&mut self, slot: Slot, due: Nanos) {
         let entry = self.outstanding.entry_mut(slot);
         entry.place = Place::Deferred;
         entry.deadline = due;
-        self.deferred.push(Reverse((due, slot)));
+        if let Some(order) = &mut self.order {
+            order.defer(entry.sequence);
+        }
+        self.deferred.push(&mut self.outstanding, due, slot);
+    }
+
+    /// Removes a message that is in no queue. The next one of its key may be handed out.
+    #[inline]
+    pub(super) fn remove(&mut self, slot: Slot) -> Entry {
+        let entry = self.outstanding.remove(slot);
+        self.departures.forget(entry.sequence);
+        if let Some(order) = &mut self.order {
+            order.forget(entry.sequence);
+        }
+        entry
     }
 
     /// TOUCH: restarts the message timeout, but never beyond the maximum timeout since delivery.
     pub fn touch(&mut self, key: ConsumerKey, sequence: u64, now: Nanos) -> Result<(), AckError> {
+        let timeout = self.consumers.get(key).map_or(0, |consumer| consumer.message_timeout);
+        self.extend(key, sequence, timeout, now).map(drop)
+    }
+
+    /// As [`ChannelState::touch`], with another timeout than the consumer's. Returns the new deadline.
+    pub fn extend(
+        &mut self,
+        key: ConsumerKey,
+        sequence: u64,
+        timeout: Nanos,
+        now: Nanos,
+    ) -> Result<Nanos, AckError> {
         let slot = self.owned(key, sequence)?;
         let (outstanding, cap) = (&mut self.outstanding, self.max_message_timeout);
         self.consumers.update(key, |consumer| {
             consumer.in_flight.unlink(outstanding, slot);
             let entry = outstanding.entry_mut(slot);
-            entry.deadline =
-                now.saturating_add(consumer.message_timeout).min(entry.delivered_at.saturating_add(cap));
+            entry.deadline = now.saturating_add(timeout).min(entry.delivered_at.saturating_add(cap));
             consumer.in_flight.insert(outstanding, slot);
         });
         self.consumers.note_deadline(key, &self.outstanding);
-        Ok(())
+        Ok(self.outstanding.entry(slot).deadline)
     }
 
     pub(super) fn owned(&self, key: ConsumerKey, sequence: u64) -> Result<Slot, AckError> {
@@ -412,15 +472,47 @@ impl ChannelState {
         self.in_flight_count -= 1;
     }
 
-    /// Queues a message behind all that are there now.
+    /// Queues a message behind all that are there now. In an ordered channel, it stays before the others of its key.
+    #[inline]
     pub(super) fn wait(&mut self, slot: Slot) {
-        self.outstanding.entry_mut(slot).place = Place::Waiting;
-        self.waiting.push_back((self.end, slot));
+        let entry = self.outstanding.entry_mut(slot);
+        entry.place = Place::Waiting;
+        if let Some(order) = &mut self.order
+            && order.wait(entry.sequence) == Waits::Here
+        {
+            return self.outstanding.clear_links(slot);
+        }
+        self.waiting.push_back(&mut self.outstanding, self.end, slot);
+    }
+
+    /// Takes a message that waits or is deferred out of its queue. Does nothing if it is in none; the channel's order
+    /// is not told.
+    pub(super) fn unqueue(&mut self, slot: Slot) {
+        match self.outstanding.entry(slot).place {
+            Place::Waiting => {
+                self.waiting.remove(&mut self.outstanding, slot);
+                self.sorted_count = 0;
+            }
+            Place::Deferred => self.deferred.remove(&mut self.outstanding, slot),
+            Place::InFlight | Place::Exhausted | Place::Free => {}
+        }
+    }
+
+    /// Queues a message that takes its place in the order of the log, if the channel has an order.
+    pub(super) fn wait_in_log_order(&mut self, slot: Slot) {
+        let Some(order) = &mut self.order else { return self.wait(slot) };
+        let entry = self.outstanding.entry_mut(slot);
+        entry.place = Place::Waiting;
+        order.relearn(entry.sequence);
+        self.outstanding.clear_links(slot);
     }
 
     /// Queues messages whose in-flight deadline has passed and deferred messages that are due: at most `most`, the
     /// others in the next call. Returns the consumers that owned timed-out messages; they have room again.
     pub fn expire(&mut self, now: Nanos, most: usize) -> Vec<ConsumerKey> {
+        if let Some(throttle) = &mut self.throttle {
+            throttle.expire(now);
+        }
         let mut owners = Vec::new();
         let mut left = most;
         while left > 0
@@ -489,10 +581,10 @@ impl ChannelState {
     fn queue_due(&mut self, now: Nanos, most: usize) {
         let mut due_slots = Vec::new();
         while due_slots.len() < most
-            && let Some(&Reverse((due, slot))) = self.deferred.peek()
+            && let Some((due, slot)) = self.deferred.first()
             && due <= now
         {
-            self.deferred.pop();
+            self.deferred.pop(&mut self.outstanding);
             due_slots.push(slot);
         }
         if self.deferred.is_empty() {
@@ -503,23 +595,32 @@ impl ChannelState {
         due_slots.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
         for slot in due_slots {
             if self.is_full() {
-                let dropped = self.outstanding.remove(slot);
-                self.departures.forget(dropped.sequence);
+                let dropped = self.remove(slot);
+                self.fates.note(SequenceRange::one(dropped.sequence), Fate::NoRoom);
             } else {
                 self.note_due(slot);
-                self.wait(slot);
+                self.wait_in_turn(slot);
             }
         }
     }
 
-    fn first_in_flight(&self, key: ConsumerKey) -> Option<Slot> {
+    /// Queues a message. In an ordered channel, one that was never handed out takes its place in the order of the log.
+    pub(super) fn wait_in_turn(&mut self, slot: Slot) {
+        match self.outstanding.entry(slot).attempts {
+            0 => self.wait_in_log_order(slot),
+            _ => self.wait(slot),
+        }
+    }
+
+    pub(super) fn first_in_flight(&self, key: ConsumerKey) -> Option<Slot> {
         self.consumers.get(key)?.in_flight.first(&self.outstanding)
     }
 
     /// When [`ChannelState::expire`] may next have something to do. May be early, never late.
     pub fn next_deadline(&self) -> Option<Nanos> {
-        let deferred = self.deferred.peek().map(|&Reverse((due, _))| due);
-        self.consumers.next_due().into_iter().chain(deferred).min()
+        let deferred = self.deferred.first().map(|(due, _)| due);
+        let throttled = self.throttle.as_ref().and_then(|throttle| throttle.deadline());
+        self.consumers.next_due().into_iter().chain(deferred).chain(throttled).min()
     }
 
     /// Adds a consumer with RDY 0.
@@ -572,11 +673,16 @@ impl ChannelState {
         self.consumers.clear_in_flight();
         self.in_flight_count = 0;
         self.sorted_count = 0;
+        let oldest = self.lowest_needed();
+        self.fates.note(SequenceRange::new(oldest, self.end), Fate::Emptied);
         self.cursor = self.end;
         self.departures = Departures::default();
+        self.waiting = Waiting::default();
+        if let Some(order) = &mut self.order {
+            order.clear();
+        }
         Emptied {
             _outstanding: self.outstanding.clear(),
-            _waiting: std::mem::take(&mut self.waiting),
             _deferred: std::mem::take(&mut self.deferred),
             _skipped: std::mem::take(&mut self.skipped),
             _finished: std::mem::take(&mut self.finished),
@@ -604,7 +710,8 @@ impl ChannelState {
 
     /// Messages that can be handed out: ahead and waiting.
     pub fn depth(&self) -> u64 {
-        self.end - self.cursor - self.skipped.count() + self.waiting.len() as u64
+        let here = self.order.as_ref().map_or(0, |order| order.len());
+        self.end - self.cursor - self.skipped.count() + self.waiting.len() as u64 + here
     }
 
     /// The oldest message that is not finished. The channel needs no older ones.
@@ -648,11 +755,11 @@ impl ChannelState {
     }
 
     /// Whether a bounded channel has no room for a message that becomes due.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.bound.is_some_and(|bound| self.depth() >= bound.saturating_add(self.consumers.room()))
     }
 
-    fn has_room_to_defer(&self) -> bool {
+    pub(super) fn has_room_to_defer(&self) -> bool {
         let room = |bound: u64| bound.saturating_add(self.consumers.room());
         self.bound.is_none_or(|bound| (self.deferred.len() as u64) < room(bound))
     }
@@ -667,12 +774,13 @@ impl ChannelState {
                 // log.
                 if let Some(slot) = slot.filter(|&slot| self.outstanding.entry(slot).place != Place::InFlight)
                 {
-                    self.outstanding.remove(slot);
+                    self.unqueue(slot);
+                    self.remove(slot);
                 }
             }
+            self.fates.note(SequenceRange { from, to }, Fate::NoRoom);
             skipped.push(SequenceRange::new(from.max(self.cursor), to.min(self.end)));
         }
-        self.leave_queues();
         skipped.retain(|range| !range.is_empty());
         self.skipped = merged(skipped).into_iter().collect();
         self.pass_skipped();
@@ -716,9 +824,15 @@ impl ChannelState {
 
     /// Sets what the channel does by policy. It applies to what happens from now on; messages that are deferred stay
     /// so, unless their attempts are used up.
-    pub fn set_policy(&mut self, policy: ChannelPolicy) {
+    pub fn set_policy(&mut self, policy: ChannelPolicy, now: Nanos) {
         self.minds_failures = policy.max_attempts > 0 || policy.retry.is_some();
+        self.screens_all = policy.filter.is_some() || policy.ordering.is_some();
+        let limits_change = self.policy.limits != policy.limits;
         self.policy = policy;
+        if limits_change {
+            self.change_limits(now);
+        }
+        self.apply_ordering();
         self.unset_aside_by_policy();
         self.exhaust_all();
     }

@@ -3,9 +3,8 @@
 //! First deliveries follow publishing order. A waiting message is handed out when the cursor has passed all messages
 //! that were there when it came back.
 
-use std::collections::VecDeque;
-
 use super::consumers::{Consumer, ConsumerKey};
+use super::fates::Fate;
 use super::outstanding::{Entry, Place, Slot};
 use super::screening::TakenBack;
 use super::state::ChannelState;
@@ -15,8 +14,6 @@ use crate::log::{Source, Supply};
 use crate::policy::dead_letter::Reason;
 use crate::storage::SequenceRange;
 
-/// An empty queue with room for more than this is freed.
-const KEEP_WAITING: usize = 8192;
 /// Number of waiting messages that are sorted at a time.
 const SORTED_AT_A_TIME: usize = 8192;
 
@@ -33,6 +30,29 @@ pub enum TakeEnd {
     Full,
 }
 
+/// What a take hands out or looks at next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// A message that waits.
+    Again(Slot, Queue),
+    /// Messages ahead of the cursor, before `until`.
+    Ahead {
+        until: u64,
+    },
+    /// The key of this message must be learned first.
+    Learn(u64),
+    Nothing,
+}
+
+/// Where a message waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Queue {
+    /// First in the queue of waiting messages.
+    Waiting,
+    /// In the channel's order.
+    Ordered,
+}
+
 impl ChannelState {
     /// Hands out messages to a consumer: at most its fair share of the available ones, and at most what RDY allows.
     /// Returns how many, and why the take ended.
@@ -44,13 +64,22 @@ impl ChannelState {
             return (0, TakeEnd::Satisfied);
         }
         let locality = consumer.locality;
-        let depth = if self.paused || self.suspended { 0 } else { self.depth() };
-        let available = depth.saturating_sub(self.wanted_nearer_than(locality));
+        let available =
+            if self.paused || self.suspended || self.is_moving_out { 0 } else { self.available() };
+        let available = available.saturating_sub(self.wanted_nearer_than(locality));
         if available == 0 {
             self.consumers.park(key);
             return (0, TakeEnd::Parked);
         }
-        let share = available.div_ceil(self.consumers.eligible_count(locality).max(1) as u64).min(room);
+        let mut share = available.div_ceil(self.consumers.eligible_count(locality).max(1) as u64).min(room);
+        let is_throttled = self.throttle.is_some();
+        if is_throttled {
+            share = share.min(self.throttle_room(now));
+            if share == 0 {
+                self.consumers.park(key);
+                return (0, TakeEnd::Parked);
+            }
+        }
         let mut given = 0;
         let mut end = TakeEnd::Satisfied;
         let mut taken_back = TakenBack::default();
@@ -61,29 +90,29 @@ impl ChannelState {
                 self.consumers.park(key);
                 break;
             }
-            let next_waiting = self.waiting.front().copied();
-            let supply = match next_waiting {
-                Some((after, slot)) if self.cursor >= after && self.is_expired(slot, now) => {
-                    self.pop_waiting();
+            let supply = match self.next_turn() {
+                Turn::Again(slot, queue) if self.is_expired(slot, now) => {
+                    self.leave_queue(queue);
                     self.leave(slot, Reason::Expired);
                     continue;
                 }
-                Some((after, slot)) if self.cursor >= after => {
-                    self.give_again(key, slot, (now, timeout), source, &mut taken_back)
+                Turn::Again(slot, queue) => {
+                    self.give_again(key, (slot, queue), (now, timeout), source, &mut taken_back)
                 }
-                _ if self.cursor < self.end && !self.is_next_expired() => {
+                Turn::Learn(sequence) => self.learn(sequence, source, &mut taken_back),
+                Turn::Ahead { until } => {
                     if sample_rate > 0 && !self.sampled(sample_rate) {
                         self.finished.push(SequenceRange::one(self.cursor));
                         self.advance(1);
                         continue;
                     }
-                    let until = next_waiting
-                        .map_or(self.end, |(after, _)| after)
-                        .min(self.skipped.first().map_or(u64::MAX, |range| range.from));
-                    let most = if sample_rate > 0 { 1 } else { (share - given).min(until - self.cursor) };
+                    let most = match sample_rate {
+                        0 => (share - given).min(until - self.cursor),
+                        _ => 1,
+                    };
                     self.give_first(key, most, (now, timeout), source, &mut taken_back)
                 }
-                _ => {
+                Turn::Nothing => {
                     self.is_blocked = self.cursor < self.end && self.is_next_expired();
                     self.consumers.park(key);
                     end = TakeEnd::Parked;
@@ -115,6 +144,9 @@ impl ChannelState {
             }
         }
         self.in_flight_count += given as usize;
+        if is_throttled {
+            self.throttle_took(given, now);
+        }
         self.consumers.update(key, |consumer| {
             consumer.in_flight_count += given;
             consumer.message_count += given;
@@ -127,6 +159,44 @@ impl ChannelState {
             self.consumers.park(key);
         }
         (given, end)
+    }
+
+    #[inline]
+    fn next_turn(&self) -> Turn {
+        if self.order.is_some() {
+            return self.next_turn_in_order();
+        }
+        match self.waiting.first(&self.outstanding) {
+            Some((after, slot)) if self.cursor >= after => Turn::Again(slot, Queue::Waiting),
+            _ => self.turn_ahead(),
+        }
+    }
+
+    /// The turn of the messages ahead, if there are any.
+    #[inline]
+    pub(super) fn turn_ahead(&self) -> Turn {
+        if self.cursor >= self.end || self.is_next_expired() {
+            return Turn::Nothing;
+        }
+        let until = self.waiting.first(&self.outstanding).map_or(self.end, |(after, _)| after);
+        Turn::Ahead { until: until.min(self.skipped.first().map_or(u64::MAX, |range| range.from)) }
+    }
+
+    /// Messages that can be handed out or looked at now.
+    #[inline]
+    pub(super) fn available(&self) -> u64 {
+        match &self.order {
+            Some(order) => self.available_in_order(order),
+            None => self.depth(),
+        }
+    }
+
+    /// A message leaves its queue: the first one of the waiting messages, or one that the order knows about.
+    #[inline]
+    pub(super) fn leave_queue(&mut self, queue: Queue) {
+        if queue == Queue::Waiting {
+            self.pop_waiting();
+        }
     }
 
     /// How many messages nearer consumers may get: the parked ones, and one that was woken and has not taken yet.
@@ -174,6 +244,7 @@ impl ChannelState {
                 if matches!(supply, Supply::Lost(_)) {
                     self.counters.lost_count += up_to - self.cursor;
                 }
+                self.fates.note(SequenceRange::new(self.cursor, up_to), Fate::Lost);
                 self.finished.push(SequenceRange::new(self.cursor, up_to));
                 self.advance(up_to - self.cursor);
             }
@@ -185,7 +256,7 @@ impl ChannelState {
     fn give_again(
         &mut self,
         key: ConsumerKey,
-        slot: Slot,
+        (slot, queue): (Slot, Queue),
         (now, timeout): (Nanos, Nanos),
         source: &mut impl Source,
         taken_back: &mut TakenBack,
@@ -195,12 +266,17 @@ impl ChannelState {
         let supply = source.again(sequence, attempts);
         match supply {
             Supply::Given(_)
-                if self.screens(sequence, source) && self.take_back_again(slot, now, source, taken_back) =>
+                if self.screens(sequence, source)
+                    && self.take_back_again((slot, queue), now, source, taken_back) =>
             {
                 return Supply::Given(0);
             }
             Supply::Given(_) => {
-                self.pop_waiting();
+                self.leave_queue(queue);
+                if let Some(order) = &mut self.order {
+                    order.taken(sequence);
+                    self.wanted = None;
+                }
                 let entry = self.outstanding.entry_mut(slot);
                 entry.attempts = attempts;
                 entry.place = Place::InFlight;
@@ -212,13 +288,14 @@ impl ChannelState {
                 self.note_timestamps(sequence, source);
             }
             Supply::Lost(_) | Supply::Gone(_) => {
-                self.pop_waiting();
-                self.outstanding.remove(slot);
-                self.departures.forget(sequence);
+                self.leave_queue(queue);
+                self.remove(slot);
                 self.counters.lost_count += u64::from(matches!(supply, Supply::Lost(_)));
+                self.fates.note(SequenceRange::one(sequence), Fate::Lost);
                 self.finished.push(SequenceRange::one(sequence));
             }
-            Supply::OnDisk | Supply::Full => {}
+            Supply::OnDisk => self.wanted = Some(sequence),
+            Supply::Full => {}
         }
         supply
     }
@@ -249,11 +326,8 @@ impl ChannelState {
 
     #[inline]
     pub(super) fn pop_waiting(&mut self) {
-        self.waiting.pop_front();
+        self.waiting.pop_front(&mut self.outstanding);
         self.sorted_count = self.sorted_count.saturating_sub(1);
-        if self.waiting.is_empty() && self.waiting.capacity() > KEEP_WAITING {
-            self.waiting = VecDeque::new();
-        }
     }
 
     /// Sorts the oldest waiting messages whose turn has come by their position in the log, so that they are read in
@@ -263,24 +337,27 @@ impl ChannelState {
             return;
         }
         let cursor = self.cursor;
-        let count = self.waiting.len().min(SORTED_AT_A_TIME);
-        let mut slots: Vec<Slot> = (self.waiting.range(..count))
-            .take_while(|(after, _)| *after <= cursor)
-            .map(|(_, slot)| *slot)
+        let mut slots: Vec<Slot> = (self.waiting.iter(&self.outstanding))
+            .take(SORTED_AT_A_TIME)
+            .take_while(|(turn, _)| *turn <= cursor)
+            .map(|(_, slot)| slot)
             .collect();
         let outstanding = &self.outstanding;
         slots.sort_unstable_by_key(|slot| outstanding.entry(*slot).sequence);
         self.sorted_count = slots.len();
-        // Only messages whose turn has come are swapped, so the turns stay in order.
-        for ((_, place), slot) in self.waiting.iter_mut().zip(slots) {
-            *place = slot;
-        }
+        // Only messages whose turn has come change places, so the turns stay in order.
+        self.waiting.reorder_first(&mut self.outstanding, &slots);
     }
 
-    /// The waiting messages whose turn has come, in order.
+    /// Messages behind the cursor that are handed out next, roughly in order. If the last take ended at one that must be
+    /// read, it is the first.
     pub fn waiting_sequences(&self) -> impl Iterator<Item = u64> {
-        let due = self.waiting.iter().take_while(|(after, _)| *after <= self.cursor);
-        due.map(|(_, slot)| self.outstanding.entry(*slot).sequence)
+        let due = self.waiting.iter(&self.outstanding).take_while(|(turn, _)| *turn <= self.cursor);
+        let due = due.map(|(_, slot)| self.outstanding.entry(slot).sequence);
+        let here = self.order.as_ref().map(|order| order.wanted()).into_iter().flatten();
+        let wanted = self.wanted.filter(|_| self.order.is_some());
+        let others = here.chain(due).filter(move |sequence| Some(*sequence) != wanted);
+        wanted.into_iter().chain(others)
     }
 
     pub(super) fn advance(&mut self, count: u64) {
@@ -299,10 +376,16 @@ impl ChannelState {
     /// Returns the next parked consumer to wake, if messages are available. The consumer must take, even if it does not
     /// need messages any more. If it cannot, [`ChannelState::pass_on`] must follow.
     pub fn wake_next(&mut self) -> Option<ConsumerKey> {
-        if self.paused || self.suspended || self.stalled || self.depth() == 0 || self.woken.is_some() {
+        let is_held = self.paused || self.suspended || self.is_moving_out || self.stalled;
+        if is_held || self.available() == 0 || self.woken.is_some() {
             return None;
         }
         if self.waits_for_dead_letters() {
+            return None;
+        }
+        if let Some(throttle) = &self.throttle
+            && throttle.blocks(self.in_flight_count as u64)
+        {
             return None;
         }
         self.woken = self.consumers.unpark_next();

@@ -17,7 +17,8 @@ const MAX_KEPT_SECRET_BYTES: usize = 64 * 1024;
 
 /// The result of AUTH.
 pub(super) struct AuthSession {
-    /// Kept to request a new grant; `None` if it is longer than [`MAX_KEPT_SECRET_BYTES`].
+    /// Kept to request a new grant; `None` if it is longer than [`MAX_KEPT_SECRET_BYTES`], or if a request over HTTP
+    /// authenticated the connection.
     secret: Option<Vec<u8>>,
     grant: Grant,
     /// The topic to which publishing is allowed while the grant is valid; empty for none.
@@ -25,6 +26,15 @@ pub(super) struct AuthSession {
 }
 
 impl Connection {
+    /// Authenticates the connection before its first command. It then needs no AUTH, and cannot send one.
+    pub fn authenticate_as(&mut self, grant: Grant) {
+        self.info.authenticate(AuthIdentity {
+            identity: grant.identity.clone(),
+            identity_url: grant.identity_url.clone(),
+        });
+        self.auth_session = Some(Box::new(AuthSession { secret: None, grant, published_to: String::new() }));
+    }
+
     /// Executes AUTH.
     pub(super) async fn authenticate(&mut self, secret: &[u8]) -> Result<(), End> {
         if self.auth_session.is_some() {

@@ -4,16 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_protocol::{
-    ChannelName, Command, Decoded, ErrorCode, MessageId, ProtocolError, TopicName, Verb, decode,
+    ChannelName, Command, Decoded, ErrorCode, MessageId, ProtocolError, StartAt, TopicName, Verb, decode,
 };
 
 use super::state::ConnectionState;
 use super::{Connection, End};
 use crate::channel::{AckError, Channel, ConsumerKey, ConsumerSignal};
-use crate::clock;
+use crate::client_info::ClientInfo;
+use crate::clock::{self, Nanos};
 use crate::log::TopicLog;
-use crate::topic::Topic;
 use crate::topic::registry::Registry;
+use crate::topic::{PublishError, Topic};
 
 /// A consumer's subscription to a channel. Dropping it unsubscribes: messages in flight are handed out again.
 pub struct Subscription {
@@ -35,7 +36,92 @@ pub struct Place {
     pub signal: Arc<ConsumerSignal>,
 }
 
+/// What a consumer may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    /// How long a message may be in flight.
+    pub message_timeout: Nanos,
+    /// Percentage of messages that the consumer wants; 0 means all.
+    pub sample_rate: u8,
+    /// Start of a channel that does not exist yet.
+    pub channel_start: StartAt,
+}
+
+/// Why a consumer cannot subscribe.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscribeError {
+    /// The topic or channel cannot be created.
+    #[error(transparent)]
+    Refused(#[from] PublishError),
+    /// The channel has as many consumers as `--max-channel-consumers` allows.
+    #[error("consumers for {topic}:{channel} exceeds limit of {limit}")]
+    TooManyConsumers { topic: TopicName, channel: ChannelName, limit: usize },
+    /// The topic or channel is being deleted.
+    #[error("to deleted topic/channel")]
+    Deleted,
+}
+
 impl Subscription {
+    /// Subscribes with RDY 0. Creates topic and channel if they do not exist.
+    pub async fn open(
+        registry: &Arc<Registry>,
+        topic: &TopicName,
+        channel: &ChannelName,
+        info: &Arc<ClientInfo>,
+        options: SubscribeOptions,
+    ) -> Result<Self, SubscribeError> {
+        if let Some(subscription) = Self::try_open(registry, topic, channel, info, options).await? {
+            return Ok(subscription);
+        }
+        tokio::time::sleep(RETRY_AFTER).await;
+        let again = Self::try_open(registry, topic, channel, info, options).await?;
+        again.ok_or(SubscribeError::Deleted)
+    }
+
+    /// Returns `None` if the channel or topic was deleted meanwhile.
+    async fn try_open(
+        registry: &Arc<Registry>,
+        topic: &TopicName,
+        channel: &ChannelName,
+        info: &Arc<ClientInfo>,
+        options: SubscribeOptions,
+    ) -> Result<Option<Self>, SubscribeError> {
+        let topic = registry.get_or_create(topic).await?;
+        let channel = match topic.get_or_create_channel_at(channel, options.channel_start).await {
+            Ok(channel) => channel,
+            Err(_) if topic.is_closed() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let limit = registry.engine().limits.max_channel_consumers;
+        match channel.subscribe(info.clone(), options.message_timeout, options.sample_rate, limit) {
+            Ok(Some((key, signal))) => Ok(Some(Subscription { topic, channel, key, signal, left: false })),
+            Ok(None) => Err(SubscribeError::TooManyConsumers {
+                topic: topic.name().clone(),
+                channel: channel.name().clone(),
+                limit,
+            }),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The topic of its channel.
+    pub fn topic(&self) -> &Arc<Topic> {
+        &self.topic
+    }
+
+    /// As [`Subscription::leave`], without waiting: messages are back at once, an ephemeral channel is deleted later.
+    pub fn leave_at_once(mut self, registry: &Arc<Registry>) {
+        self.left = true;
+        let was_last = self.channel.unsubscribe(self.key);
+        if was_last
+            && self.channel.is_ephemeral()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (registry, topic, channel) = (registry.clone(), self.topic.clone(), self.channel.clone());
+            runtime.spawn(async move { registry.consumer_left(&topic, &channel).await });
+        }
+    }
+
     /// See [`Place`]. Drop it before [`Subscription::leave`].
     pub fn place(&self) -> Place {
         Place { channel: self.channel.clone(), key: self.key, signal: self.signal.clone() }
@@ -69,45 +155,18 @@ impl Connection {
     /// Executes SUB.
     pub(super) async fn subscribe(&mut self, topic: &TopicName, channel: &ChannelName) -> Result<(), End> {
         self.authorize(Verb::Sub, topic.as_str(), channel.as_str()).await?;
-        let subscription = match self.try_subscribe(topic, channel).await? {
-            Some(subscription) => subscription,
-            None => {
-                tokio::time::sleep(RETRY_AFTER).await;
-                let again = self.try_subscribe(topic, channel).await?;
-                again.ok_or_else(|| sub_failed("to deleted topic/channel"))?
-            }
+        let options = SubscribeOptions {
+            message_timeout: self.settings.message_timeout,
+            sample_rate: self.settings.sample_rate,
+            channel_start: self.settings.channel_start,
         };
-        self.subscription = Some(subscription);
+        let registry = &self.context.registry;
+        let subscription = Subscription::open(registry, topic, channel, &self.info, options).await;
+        self.subscription = Some(subscription.map_err(|error| sub_failed(&error.to_string()))?);
         self.state = ConnectionState::Subscribed;
         self.info.set_state(self.state as u8);
         self.output.ok(1);
         Ok(())
-    }
-
-    /// Returns `None` if the channel or topic was deleted meanwhile.
-    async fn try_subscribe(
-        &self,
-        topic: &TopicName,
-        channel: &ChannelName,
-    ) -> Result<Option<Subscription>, ProtocolError> {
-        let registry = &self.context.registry;
-        let topic = registry.get_or_create(topic).await.map_err(|error| sub_failed(&error.to_string()))?;
-        let channel = match topic.get_or_create_channel_at(channel, self.settings.channel_start).await {
-            Ok(channel) => channel,
-            Err(_) if topic.is_closed() => return Ok(None),
-            Err(error) => return Err(sub_failed(&error.to_string())),
-        };
-        let limit = registry.engine().limits.max_channel_consumers;
-        let (timeout, sample_rate) = (self.settings.message_timeout, self.settings.sample_rate);
-        match channel.subscribe(self.info.clone(), timeout, sample_rate, limit) {
-            Ok(Some((key, signal))) => Ok(Some(Subscription { topic, channel, key, signal, left: false })),
-            Ok(None) => Err(sub_failed(&format!(
-                "consumers for {}:{} exceeds limit of {limit}",
-                topic.name(),
-                channel.name()
-            ))),
-            Err(_) => Ok(None),
-        }
     }
 
     /// Executes RDY.

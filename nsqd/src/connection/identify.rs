@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nsq_protocol::compression::{Compressor, Decompressor};
 use nsq_protocol::{
-    ErrorCode, IdentifyLimits, IdentifyRequest, Negotiated, ProtocolError, StartAt, negotiate,
+    ErrorCode, IdentifyLimits, IdentifyReply, IdentifyRequest, Negotiated, ProtocolError, StartAt, negotiate,
 };
 
 use super::{Connection, End};
@@ -83,7 +83,14 @@ impl Connection {
         });
         let mut upgraded = false;
         if negotiated.feature_negotiation {
-            let reply = nsq_protocol::json::to_json(&negotiated.reply(&self.context.reply));
+            let reply = match self.auth_session {
+                None => nsq_protocol::json::to_json(&negotiated.reply(&self.context.reply)),
+                // The request for the WebSocket has authenticated the client.
+                Some(_) => {
+                    let reply = IdentifyReply { auth_required: false, ..self.context.reply.clone() };
+                    nsq_protocol::json::to_json(&negotiated.reply(&reply))
+                }
+            };
             self.output.respond(&reply.map_err(failed)?);
             upgraded = negotiated.tls_v1 || negotiated.snappy || negotiated.deflate;
             if upgraded {
@@ -105,7 +112,7 @@ impl Connection {
         let limits = &self.context.identify;
         let is_compressed = self.transport.is_compressed();
         IdentifyLimits {
-            tls: limits.tls && !self.transport.is_tls() && !is_compressed,
+            tls: limits.tls && self.transport.can_start_tls(),
             snappy: limits.snappy && !is_compressed,
             deflate: limits.deflate && !is_compressed,
             ..limits.clone()

@@ -8,13 +8,13 @@ use nsq_daemon::listen::{Listener, Remote, Stream};
 use nsq_daemon::log::Logger;
 use nsq_daemon::open_files::Role;
 use nsq_protocol::{ErrorCode, FrameType, MAGIC_V2, put_frame};
-use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::input::Input;
 use super::transport::Transport;
 use super::{Connection, ConnectionContext, End};
+use crate::auth::Grant;
 use crate::client_info::ClientInfo;
 use crate::clock;
 
@@ -67,22 +67,37 @@ impl Drop for Counted {
     }
 }
 
-async fn serve(mut stream: Stream, remote: Remote, counted: Counted, logger: Logger) {
+async fn serve(stream: Stream, remote: Remote, counted: Counted, logger: Logger) {
+    let connected_at = clock::wall_ns() / 1_000_000_000;
+    let info = Arc::new(ClientInfo::new(remote.to_string(), connected_at));
+    serve_transport(Transport::plain(stream), info, None, counted.0.clone(), logger).await;
+}
+
+/// Serves a connection from its magic on. With a grant, the client has authenticated itself already.
+pub async fn serve_transport(
+    mut transport: Transport,
+    info: Arc<ClientInfo>,
+    grant: Option<Grant>,
+    context: Arc<ConnectionContext>,
+    logger: Logger,
+) {
+    let remote = info.remote_address.clone();
     let mut magic = [0; 4];
-    match tokio::time::timeout(MAGIC_TIMEOUT, stream.read_exact(&mut magic)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(_)) | Err(_) => return,
+    match tokio::time::timeout(MAGIC_TIMEOUT, transport.read_exact(&mut magic)).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false) | Err(_)) | Err(_) => return,
     }
     if &magic != MAGIC_V2 {
         nsq_daemon::error!(logger, "client({remote}) bad protocol magic '{}'", magic.escape_ascii());
         let mut frame = Vec::new();
         put_frame(&mut frame, FrameType::Error, ErrorCode::BadProtocol.as_str().as_bytes());
-        Transport::plain(stream).close(&frame, false).await;
+        transport.close(&frame, false).await;
         return;
     }
-    let connected_at = clock::wall_ns() / 1_000_000_000;
-    let info = Arc::new(ClientInfo::new(remote.to_string(), connected_at));
-    let connection = Connection::new(counted.0.clone(), Transport::plain(stream), info, Input::default());
+    let mut connection = Connection::new(context, transport, info, Input::default());
+    if let Some(grant) = grant {
+        connection.authenticate_as(grant);
+    }
     let log_end = |end: &End| match end {
         End::Close => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] exiting"),
         End::Io(error) => nsq_daemon::info!(logger, "PROTOCOL(V2): [{remote}] {error}"),

@@ -392,6 +392,7 @@ impl Connection {
             output,
             subscription,
             timer,
+            info,
             blocked_since,
             has_moved,
             has_commands,
@@ -420,7 +421,9 @@ impl Connection {
                         turn.spend_bytes(transport.cost(count));
                         wrote = true;
                         if turn.is_over() {
-                            *blocked_since = None;
+                            if blocked_since.take().is_some() {
+                                info.set_blocked_since(None);
+                            }
                             return Poll::Ready(Ok(Event::Written));
                         }
                     }
@@ -436,9 +439,12 @@ impl Connection {
             }
             wrote |= transport.written_bytes() != written_bytes;
             if !blocked {
-                *blocked_since = None;
+                if blocked_since.take().is_some() {
+                    info.set_blocked_since(None);
+                }
             } else if wrote || blocked_since.is_none() {
                 *blocked_since = Some(clock::monotonic());
+                info.set_blocked_since(*blocked_since);
             }
             if std::mem::take(reads_last) {
                 if wake.as_mut().poll(cx).is_ready() {

@@ -3,7 +3,7 @@
 //! The publishes of one read are one batch: successive PUBs (or PUB_EXTs) to a topic are appended together. One write of
 //! the journal makes all publishes of the connection's turn durable, before the first of them is answered.
 //!
-//! A publish to a full topic is refused with an error that leaves the connection usable.
+//! A publish to a full topic, or to a node that drains, is refused with an error that leaves the connection usable.
 //!
 //! A connection that was granted `pub_ids` gets `OK <id>` for a message, or `OK <id> DUP` if the topic has a message with
 //! the same `nsq-id`; and `OK` for a batch, and for a message that an ephemeral topic has no room for.
@@ -21,7 +21,7 @@ use std::sync::Arc;
 const RUN_BODIES: usize = 1024;
 
 struct Pending {
-    /// The error if the topic is full; it leaves the connection usable.
+    /// The error if the topic is full or the node drains; it leaves the connection usable.
     publication: Result<Publication, ProtocolError>,
     verb: Verb,
     commands: usize,
@@ -69,8 +69,8 @@ impl Connection {
         for Pending { publication, verb, commands, messages } in pending {
             match publication {
                 Ok(publication) => publication.committed().await.map_err(|error| failed(verb, &error))?,
-                Err(full) => {
-                    self.output.error(&full);
+                Err(refusal) => {
+                    self.output.error(&refusal);
                     continue;
                 }
             }
@@ -98,14 +98,14 @@ impl Connection {
             Command::Mpub { topic: name, messages } | Command::MpubExt { topic: name, messages } => {
                 let topic = self.topic(name, verb).await?;
                 self.count_published(name, messages.len() as u64);
-                topic.append_as(form, messages.iter(), messages.body_bytes(), None)
+                topic.and_then(|topic| topic.append_as(form, messages.iter(), messages.body_bytes(), None))
             }
             Command::Dpub { topic: name, delay_ms, body }
             | Command::DpubExt { topic: name, delay_ms, message: body } => {
                 let topic = self.topic(name, verb).await?;
                 let delay = (delay_ms > 0).then(|| Duration::from_millis(delay_ms));
                 self.count_published(name, 1);
-                topic.append_as(form, [body].into_iter(), body.len(), delay)
+                topic.and_then(|topic| topic.append_as(form, [body].into_iter(), body.len(), delay))
             }
             Command::Pub { topic: name, body } | Command::PubExt { topic: name, message: body } => {
                 let topic = self.topic(name, verb).await?;
@@ -123,11 +123,15 @@ impl Connection {
                 }
                 commands = bodies.len();
                 self.count_published(name, commands as u64);
-                let appended = topic.append_as(form, bodies.iter().copied(), body_bytes, None);
-                if commands > 1 && matches!(appended, Err(PublishError::Full(_))) {
-                    // There may be room for some of them.
+                let append = |bodies: &[&[u8]], bytes| match &topic {
+                    Ok(topic) => topic.append_as(form, bodies.iter().copied(), bytes, None),
+                    Err(error) => Err(error.clone()),
+                };
+                let appended = append(&bodies, body_bytes);
+                if commands > 1 && matches!(appended, Err(PublishError::Full(_) | PublishError::Draining)) {
+                    // Each gets its own answer. If the topic is full, there may be room for some of them.
                     for body in bodies {
-                        let appended = topic.append_as(form, [body].into_iter(), body.len(), None);
+                        let appended = append(&[body], body.len());
                         pending.push(self.pending(appended, verb, 1)?);
                     }
                     return Ok(Some(used));
@@ -152,6 +156,9 @@ impl Connection {
                 self.context.registry.engine().metrics().publishes_over_bound.add(1);
                 Err(ProtocolError::new(failure_code(verb), full.to_string()))
             }
+            Err(error @ PublishError::Draining) => {
+                Err(ProtocolError::new(failure_code(verb), error.to_string()))
+            }
             Err(error) => return Err(failed(verb, &error)),
         };
         let is_batch = matches!(verb, Verb::Mpub | Verb::MpubExt);
@@ -161,7 +168,9 @@ impl Connection {
         Ok(Pending { publication, verb, commands, messages })
     }
 
-    async fn topic(&mut self, name: &str, verb: Verb) -> Result<Arc<Topic>, End> {
+    /// The topic to publish to. The inner error, if the topic is missing while the node drains, leaves the connection
+    /// usable.
+    async fn topic(&mut self, name: &str, verb: Verb) -> Result<Result<Arc<Topic>, PublishError>, End> {
         if !self.may_publish(name) {
             self.authorize(verb, name, "").await?;
         }
@@ -169,14 +178,18 @@ impl Connection {
             && topic.name().as_str() == name
             && !topic.is_closed()
         {
-            return Ok(topic.clone());
+            return Ok(Ok(topic.clone()));
         }
         let bad_topic =
             |_| ProtocolError::new(ErrorCode::BadTopic, format!("{verb} topic name is not valid"));
         let name = TopicName::new(name).map_err(bad_topic)?;
-        let topic = self.context.registry.get_or_create(&name).await.map_err(|error| failed(verb, &error))?;
+        let topic = match self.context.registry.get_or_create(&name).await {
+            Ok(topic) => topic,
+            Err(error @ PublishError::Draining) => return Ok(Err(error)),
+            Err(error) => return Err(failed(verb, &error)),
+        };
         self.last_topic = Some(topic.clone());
-        Ok(topic)
+        Ok(Ok(topic))
     }
 
     fn count_published(&mut self, topic: &str, count: u64) {

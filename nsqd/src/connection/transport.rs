@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! commands, frames  <->  [ snappy or deflate ]  <->  [ TLS ]  <->  socket
+//!                                               <->  WebSocket, over HTTP or HTTPS
 //! ```
 
 use std::future::poll_fn;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use nsq_daemon::http::websocket::WebSocketBytes;
 use nsq_daemon::listen::Stream;
 use nsq_daemon::tls::stream::accept;
 use nsq_daemon::tls::{TlsSession, TlsStream};
@@ -46,6 +48,10 @@ pub struct Transport {
 enum Wire {
     Plain(Stream),
     Tls(Box<TlsStream<Stream>>),
+    WebSocket {
+        bytes: Box<WebSocketBytes>,
+        is_https: bool,
+    },
     /// During a TLS handshake.
     Gone,
 }
@@ -76,9 +82,19 @@ impl Transport {
         Transport { wire: Wire::Plain(stream), compression: None }
     }
 
+    /// A WebSocket, which stays as it is: its TLS is that of HTTPS.
+    pub fn websocket(bytes: WebSocketBytes, is_https: bool) -> Self {
+        Transport { wire: Wire::WebSocket { bytes: Box::new(bytes), is_https }, compression: None }
+    }
+
     /// Whether the bytes are encrypted.
     pub fn is_tls(&self) -> bool {
-        matches!(self.wire, Wire::Tls(_))
+        matches!(self.wire, Wire::Tls(_) | Wire::WebSocket { is_https: true, .. })
+    }
+
+    /// Whether [`Transport::start_tls`] is possible.
+    pub fn can_start_tls(&self) -> bool {
+        matches!(self.wire, Wire::Plain(_)) && self.compression.is_none()
     }
 
     /// Reads available bytes into `buffer`. 0 bytes mean that the client sends no more.
@@ -116,6 +132,7 @@ impl Transport {
     pub fn written_bytes(&self) -> u64 {
         match (&self.compression, &self.wire) {
             (_, Wire::Tls(stream)) => stream.get_ref().0.written_bytes(),
+            (_, Wire::WebSocket { bytes, .. }) => bytes.written_bytes(),
             (Some(compression), _) => compression.written_bytes,
             (None, _) => 0,
         }
@@ -129,6 +146,18 @@ impl Transport {
     /// Whether the bytes are compressed.
     pub fn is_compressed(&self) -> bool {
         self.compression.is_some()
+    }
+
+    /// Reads exactly as many bytes as `buffer` has. Returns false if the client sends no more before that.
+    pub async fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<bool> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match poll_fn(|cx| self.poll_read(cx, &mut buffer[filled..])).await? {
+                0 => return Ok(false),
+                count => filled += count,
+            }
+        }
+        Ok(true)
     }
 
     /// Writes all of `bytes`, and flushes.
@@ -213,6 +242,7 @@ impl Transport {
             match self.wire {
                 Wire::Plain(mut stream) => close_gracefully(&mut stream).await,
                 Wire::Tls(mut stream) => close_gracefully(&mut stream).await,
+                Wire::WebSocket { mut bytes, .. } => close_gracefully(&mut bytes).await,
                 Wire::Gone => Ok(()),
             }
         };
@@ -237,6 +267,7 @@ impl Wire {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 result => result?,
             },
+            Wire::WebSocket { bytes, .. } => ready!(Pin::new(bytes).poll_read(cx, &mut buffer))?,
             Wire::Gone => {}
         }
         Poll::Ready(Ok(buffer.filled().len()))
@@ -246,6 +277,7 @@ impl Wire {
         match self {
             Wire::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Wire::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::WebSocket { bytes: stream, .. } => Pin::new(stream).poll_write(cx, bytes),
             Wire::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -254,6 +286,7 @@ impl Wire {
         match self {
             Wire::Plain(_) | Wire::Gone => Poll::Ready(Ok(())),
             Wire::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::WebSocket { bytes, .. } => Pin::new(bytes).poll_flush(cx),
         }
     }
 }

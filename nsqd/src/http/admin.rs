@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nsq_daemon::http::{HttpError, Query, Request, Response, response};
 use nsq_protocol::{ChannelName, StartAt, TopicName};
 
+use super::undo::{self, Action};
 use super::{HttpContext, not_stored, required, topic_parameter};
 use crate::channel::Channel;
 use crate::topic::Topic;
@@ -24,24 +25,32 @@ pub async fn create_topic(context: &HttpContext, request: &mut Request) -> Resul
     Ok(response::empty())
 }
 
-/// `POST /topic/delete?topic=`
+/// `POST /topic/delete?topic=[&dry_run=true]`
 pub async fn delete_topic(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let query = request.query_without_body().await?;
     let name = topic_parameter(&query)?;
+    if undo::is_dry_run(&query)? {
+        let topic = find_topic(context, &name)?;
+        return Ok(undo::plan(request, Action::DeleteTopic, &topic, None));
+    }
     if !context.registry.delete(&name).await {
         return Err(TOPIC_NOT_FOUND);
     }
     Ok(response::empty())
 }
 
-/// `POST /topic/empty?topic=`
+/// `POST /topic/empty?topic=[&dry_run=true]`
 pub async fn empty_topic(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let query = request.query_without_body().await?;
     let name = topic_parameter(&query)?;
     if !nsq_protocol::is_valid_name(name.as_bytes()) {
         return Err(INVALID_TOPIC);
     }
-    find_topic(context, &name)?.empty();
+    let topic = find_topic(context, &name)?;
+    if undo::is_dry_run(&query)? {
+        return Ok(undo::plan(request, Action::EmptyTopic, &topic, None));
+    }
+    topic.empty();
     persisted(context).await
 }
 
@@ -51,8 +60,9 @@ pub async fn pause_topic(
     request: &mut Request,
     paused: bool,
 ) -> Result<Response, HttpError> {
+    let by = request.remote.to_string();
     let query = request.query_without_body().await?;
-    find_topic(context, &topic_parameter(&query)?)?.set_paused(paused);
+    find_topic(context, &topic_parameter(&query)?)?.set_paused_by(paused, &by);
     persisted(context).await
 }
 
@@ -68,10 +78,14 @@ pub async fn create_channel(context: &HttpContext, request: &mut Request) -> Res
     Ok(response::empty())
 }
 
-/// `POST /channel/delete?topic=&channel=`: an ephemeral topic is deleted with its last channel.
+/// `POST /channel/delete?topic=&channel=[&dry_run=true]`: an ephemeral topic is deleted with its last channel.
 pub async fn delete_channel(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let query = request.query_without_body().await?;
     let (topic, name) = channel_parameters(context, &query)?;
+    if undo::is_dry_run(&query)? {
+        let channel = topic.channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
+        return Ok(undo::plan(request, Action::DeleteChannel, &topic, Some(&channel)));
+    }
     let last = topic.delete_channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
     if last {
         context.registry.topic_lost_last_channel(&topic).await;
@@ -79,9 +93,15 @@ pub async fn delete_channel(context: &HttpContext, request: &mut Request) -> Res
     persisted(context).await
 }
 
-/// `POST /channel/empty?topic=&channel=`
+/// `POST /channel/empty?topic=&channel=[&dry_run=true]`
 pub async fn empty_channel(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
-    find_channel(context, &request.query_without_body().await?)?.empty();
+    let query = request.query_without_body().await?;
+    let (topic, name) = channel_parameters(context, &query)?;
+    let channel = topic.channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
+    if undo::is_dry_run(&query)? {
+        return Ok(undo::plan(request, Action::EmptyChannel, &topic, Some(&channel)));
+    }
+    channel.empty();
     persisted(context).await
 }
 
@@ -91,7 +111,8 @@ pub async fn pause_channel(
     request: &mut Request,
     paused: bool,
 ) -> Result<Response, HttpError> {
-    find_channel(context, &request.query_without_body().await?)?.set_paused(paused);
+    let by = request.remote.to_string();
+    find_channel(context, &request.query_without_body().await?)?.set_paused_by(paused, &by);
     persisted(context).await
 }
 

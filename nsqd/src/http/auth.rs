@@ -9,17 +9,29 @@
 //! | `/pub`, `/mpub` | `publish` | the topic, no channel |
 //! | `/topic/create` | `publish` or `admin` | the topic, no channel |
 //! | `/channel/create` | `subscribe` or `admin` | topic and channel |
-//! | `/topic/delete`, `empty`, `pause`, `unpause`, `retain`, `set` | `admin` | the topic, no channel |
-//! | `/channel/delete`, `empty`, `pause`, `unpause`, `seek`, `set` | `admin` | topic and channel |
+//! | `/topic/delete`, `empty`, `pause`, `unpause`, `retain`, `set`, `undo` | `admin` | the topic, no channel |
+//! | `/channel/delete`, `empty`, `pause`, `unpause`, `seek`, `set`, `undo` | `admin` | topic and channel |
 //! | `/policy/explain` | `monitor` | topic and channel, if one is given |
 //! | `/policy/test` | `monitor` | the topic, if one is given; no channel |
 //! | `/topic/dead`, `GET /topic/redrive` | `monitor` | the topic, no channel |
 //! | `/topic/dead/messages` | `subscribe` | the topic, channel `redrive`: bodies are data |
 //! | `/topic/dead/delete`, `DELETE /topic/redrive` | `admin` | the topic, no channel |
 //! | `POST /topic/redrive` | `admin` | the topic, no channel; with `to`, also `publish` or `admin` for that topic |
+//! | `/channel/peek` | `read` | topic and channel: bodies are data |
+//! | `/topic/peek` | `read` | the topic, no channel |
+//! | `/message/cancel` | `admin` | the topic, and the channel if one is given |
+//! | `/message/requeue` | `admin` | topic and channel |
+//! | `/channel/why` | `monitor` | topic and channel |
+//! | `/channel/adopt` | `adopt` | topic and channel; no channel for messages that no channel has |
+//! | `/channel/take`, `finish`, `requeue`, `touch`, `events` | `subscribe` | topic and channel |
+//! | `/ticket` | each requested right | topic and channel, if one is given |
+//! | `/v2` | none; a valid token replaces AUTH | |
 //! | `/stats` | `monitor` | the requested ones; none for all ([`Scope`]) |
 //! | `/metrics` | `monitor` | none |
-//! | `/config/...`, `/debug/...` | `admin` | none |
+//! | `GET /config/drain` | `monitor` | none |
+//! | other `/config/...`, `/debug/...` | `admin` | none |
+//!
+//! Instead of a token, `/channel/events` and `/v2` accept a ticket (`?ticket=`), which has the rights that it was requested with.
 //!
 //! Without a topic or channel, the pattern must match the empty string, as for publishing. `admin` includes `monitor`.
 //! Errors: 401 `UNAUTHORIZED` without a valid token, 403 `FORBIDDEN` without the permission, 503 `AUTH_UNAVAILABLE`
@@ -35,6 +47,7 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::Route;
+use super::consume::tickets::{Ticket, TicketRequest, Tickets};
 use crate::auth::{AuthError, Authenticator, Credentials, Grant, Permission};
 use crate::clock;
 use crate::topic::dead_lettering::REDRIVE_CHANNEL;
@@ -65,6 +78,44 @@ pub enum Scope {
     Node,
     /// Only the requested topic and channel: no connections that use only others, and no figures that cover all topics.
     Asked,
+}
+
+/// A request that may be answered.
+pub struct Permitted {
+    pub scope: Scope,
+    /// What the token or ticket allows; `None` without one.
+    pub grant: Option<Arc<Grant>>,
+}
+
+/// Checks the ticket or the token of a request. Without `auth`, every request is allowed.
+pub async fn permit(
+    auth: Option<&HttpAuth>,
+    tickets: &Tickets,
+    route: Route,
+    request: &Request,
+) -> Result<Permitted, Refusal> {
+    if matches!(route, Route::ChannelEvents | Route::WebSocket) {
+        let query = request.query().map_err(|_| Refusal::InvalidRequest)?;
+        if let Some(text) = query.get("ticket") {
+            let ticket = tickets.redeem(&text).ok_or(Refusal::Unauthorized)?;
+            let parameter = |key| query.get(key).unwrap_or_default();
+            let is_allowed = route == Route::WebSocket
+                || ticket.allows(Permission::Subscribe, &parameter("topic"), &parameter("channel"));
+            let Ticket { grant, .. } = ticket;
+            let is_known = auth.is_none_or(|auth| {
+                grant.as_ref().is_some_and(|grant| auth.authenticator.is_current(grant, clock::monotonic()))
+            });
+            return match (is_allowed, is_known) {
+                (true, true) => Ok(Permitted { scope: Scope::Asked, grant }),
+                (_, false) => Err(Refusal::Unauthorized),
+                (false, true) => Err(Refusal::Forbidden),
+            };
+        }
+    }
+    match auth {
+        None => Ok(Permitted { scope: Scope::Node, grant: None }),
+        Some(auth) => auth.permit(route, request).await,
+    }
 }
 
 /// Why a request is refused.
@@ -118,7 +169,7 @@ enum About {
 
 /// The table in the module documentation.
 fn need(route: Route) -> Need {
-    use Permission::{Admin, Monitor, Publish, Subscribe};
+    use Permission::{Admin, Adopt, Monitor, Publish, Read, Subscribe};
     match route {
         Route::Ping => Need::Nothing,
         Route::Info => Need::Token,
@@ -130,6 +181,7 @@ fn need(route: Route) -> Need {
         | Route::TopicPause(_)
         | Route::TopicRetain
         | Route::TopicSet
+        | Route::TopicUndo
         | Route::DeadDelete
         | Route::RedriveStart
         | Route::RedriveStop => Need::Any(&[Admin], About::Topic),
@@ -137,11 +189,27 @@ fn need(route: Route) -> Need {
         | Route::ChannelEmpty
         | Route::ChannelPause(_)
         | Route::ChannelSeek
+        | Route::MessageCancel
+        | Route::MessageRequeue
+        | Route::ChannelUndo
         | Route::ChannelSet => Need::Any(&[Admin], About::Channel),
-        Route::Stats | Route::PolicyExplain => Need::Any(&[Monitor], About::Channel),
+        Route::ChannelAdopt => Need::Any(&[Adopt], About::Channel),
+        Route::ChannelPeek => Need::Any(&[Read], About::Channel),
+        Route::TopicPeek => Need::Any(&[Read], About::Topic),
+        Route::Stats | Route::PolicyExplain | Route::ChannelWhy => Need::Any(&[Monitor], About::Channel),
         Route::PolicyTest | Route::DeadLetters | Route::RedriveGet => Need::Any(&[Monitor], About::Topic),
         Route::DeadMessages => Need::Any(&[Subscribe], About::DeadLetters),
-        Route::Metrics => Need::Any(&[Monitor], About::Node),
+        Route::ChannelTake
+        | Route::ChannelFinish
+        | Route::ChannelRequeue
+        | Route::ChannelTouch
+        | Route::ChannelEvents => Need::Any(&[Subscribe], About::Channel),
+        // `permit` checks the requested rights.
+        Route::Ticket => Need::Token,
+        // The connection checks each command, as over TCP.
+        Route::WebSocket => Need::Nothing,
+        Route::Metrics | Route::DrainGet => Need::Any(&[Monitor], About::Node),
+        Route::DrainBegin | Route::DrainEnd => Need::Any(&[Admin], About::Node),
         Route::ConfigGet | Route::ConfigPut | Route::Pprof(_) | Route::SetBlockRate | Route::FreeMemory => {
             Need::Any(&[Admin], About::Node)
         }
@@ -154,15 +222,27 @@ impl HttpAuth {
     }
 
     /// Refuses a request that its token does not allow.
-    pub async fn permit(&self, route: Route, request: &Request) -> Result<Scope, Refusal> {
+    async fn permit(&self, route: Route, request: &Request) -> Result<Permitted, Refusal> {
         let need = need(route);
-        if need == Need::Nothing {
-            return Ok(Scope::Asked);
-        }
-        let token = bearer_token(request).ok_or(Refusal::Unauthorized)?;
+        let token = match (need, bearer_token(request)) {
+            (Need::Nothing, Some(token)) if route == Route::WebSocket => token,
+            (Need::Nothing, _) => return Ok(Permitted { scope: Scope::Asked, grant: None }),
+            (_, token) => token.ok_or(Refusal::Unauthorized)?,
+        };
         let grant = self.grant(token, request).await?;
-        let Need::Any(permissions, about) = need else { return Ok(Scope::Asked) };
+        let scope = Self::scope(route, need, &grant, request)?;
+        Ok(Permitted { scope, grant: Some(grant) })
+    }
+
+    fn scope(route: Route, need: Need, grant: &Grant, request: &Request) -> Result<Scope, Refusal> {
         let query = request.query().map_err(|_| Refusal::InvalidRequest)?;
+        if route == Route::Ticket
+            && let Ok(asked) = TicketRequest::parse(&query)
+            && !asked.is_allowed_by(grant)
+        {
+            return Err(Refusal::Forbidden);
+        }
+        let Need::Any(permissions, about) = need else { return Ok(Scope::Asked) };
         let parameter = |key| query.get(key).unwrap_or_default();
         let topic = if about == About::Node { Default::default() } else { parameter("topic") };
         let channel = match about {

@@ -92,6 +92,7 @@ fn set_at_start(config: &Config, option: &str) -> Option<Value> {
             json!(config.auth_http_address.iter().map(|address| shown_address(address)).collect::<Vec<_>>())
         }
         "http_allowed_origins" => json!(config.http_allowed_origins.texts()),
+        "http_cors_origins" => json!(config.http_cors_origins.texts()),
         "e2e_processing_latency_percentiles" => json!(config.e2e_processing_latency_percentiles),
         "tls_required" => json!(config.tls_required as u8),
         option => return flags::shown(config, option),

@@ -8,18 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use nsq_daemon::http::{HttpError, Query, Request, Response, StatusCode, response};
-use nsq_protocol::message_id::MessageId;
 use nsq_protocol::{
-    ChannelName, DeadDeleteResponse, DeadLettersResponse, DeadMessage, DeadMessagesResponse,
-    RedriveDestination, RedrivePlanResponse, RedriveResponse, TopicName, headers,
+    ChannelName, DeadDeleteResponse, DeadLettersResponse, DeadMessage, DeadMessagesResponse, PeekedMessage,
+    RedriveDestination, RedrivePlanResponse, RedriveResponse, TopicName,
 };
 
 use super::admin::{INVALID_TOPIC, find_topic};
 use super::{HttpContext, not_stored, topic_parameter};
-use crate::log::chunk;
+use crate::peek::shown;
 use crate::policy::setting::{Setting, Value};
 use crate::topic::dead_lettering::MoveError;
 use crate::topic::dead_summary::DeadSummary;
@@ -195,21 +192,9 @@ impl Page {
     }
 
     fn add(&mut self, sequence: u64, frame: &[u8]) {
-        let (headers, body) = headers::split_stored(frame).unwrap_or((None, &[]));
-        let headers = headers.into_iter().flat_map(|headers| headers.iter());
-        let (body, body_base64) = match std::str::from_utf8(body) {
-            Ok(body) => (Some(body.to_owned()), None),
-            Err(_) => (None, Some(BASE64_STANDARD.encode(body))),
-        };
+        let PeekedMessage { id, timestamp, headers, body, body_base64, .. } = shown::message(sequence, frame);
         self.bytes += frame.len();
-        self.messages.push(DeadMessage {
-            id: chunk::id(frame).map(|id| format!("{id:016x}")).unwrap_or_default(),
-            sequence,
-            timestamp: chunk::timestamp(frame).unwrap_or_default(),
-            headers: headers.map(|(key, value)| (key.into_owned(), value.into_owned())).collect(),
-            body,
-            body_base64,
-        });
+        self.messages.push(DeadMessage { id, sequence, timestamp, headers, body, body_base64 });
     }
 }
 
@@ -285,17 +270,8 @@ fn selection(query: &Query<'_>) -> Result<Selection, HttpError> {
             ))
         })
     });
-    let id = query.get("id").map(|text| {
-        let id = MessageId::from_slice(text.as_bytes()).and_then(MessageId::to_u64);
-        id.ok_or_else(|| {
-            bad_request(format!(
-                "INVALID_ARG_ID: id={text}: expected 16 hexadecimal digits in lower case, such as \
-                 id=0a1b2c3d4e5f6071"
-            ))
-        })
-    });
     let max = number(query, "max", &(1..=u64::MAX))?;
-    Ok(Selection { filter: filter.transpose()?, id: id.transpose()?, max })
+    Ok(Selection { filter: filter.transpose()?, id: super::messages::id(query)?, max })
 }
 
 /// A number; `None` if the parameter is missing.
@@ -319,7 +295,7 @@ pub(super) fn number(
     }
 }
 
-fn dry_run(query: &Query<'_>) -> Result<bool, HttpError> {
+pub(super) fn dry_run(query: &Query<'_>) -> Result<bool, HttpError> {
     match query.get("dry_run").as_deref() {
         None | Some("false" | "0") => Ok(false),
         Some("true" | "1") => Ok(true),

@@ -11,12 +11,23 @@
 //! | POST | `/topic/create`, `/topic/delete`, `/topic/empty`, `/topic/pause`, `/topic/unpause` | ([`admin`]) |
 //! | POST | `/channel/create`, `/channel/delete`, `/channel/empty`, `/channel/pause`, `/channel/unpause` | ([`admin`]) |
 //! | POST | `/topic/retain`, `/channel/seek` | set a topic's retention; move a channel's position ([`retention`]) |
+//! | POST | `/channel/undo`, `/topic/undo` | bring back what an empty or seek dropped ([`undo`]) |
 //! | POST | `/topic/set`, `/channel/set` | change settings of a topic or channel ([`policy`]) |
 //! | GET | `/policy/explain` | the settings in force, and where each comes from ([`policy`]) |
 //! | POST | `/policy/test` | what a policy file would do ([`policy_test`]) |
 //! | GET | `/topic/dead`, `/topic/dead/messages` | dead letters: counts, and the messages ([`dead_letters`]) |
 //! | POST | `/topic/dead/delete` | delete dead letters ([`dead_letters`]) |
 //! | POST, GET, DELETE | `/topic/redrive` | move dead letters back: start, progress, stop ([`dead_letters`]) |
+//! | GET | `/channel/peek`, `/topic/peek` | look at messages ([`peek`]) |
+//! | POST | `/message/cancel`, `/message/requeue` | finish a message, or change when it is handed out ([`messages`]) |
+//! | GET | `/channel/why` | why a channel or a message does not move ([`why`]) |
+//! | POST | `/channel/adopt` | store messages that another node moves here ([`adopt`]) |
+//! | POST | `/channel/take` | long poll: messages with leases ([`consume`]) |
+//! | POST | `/channel/finish`, `/channel/requeue`, `/channel/touch` | settle leases ([`consume`]) |
+//! | GET | `/channel/events` | server-sent events ([`consume`]) |
+//! | GET | `/v2` | NSQ's protocol in a WebSocket ([`consume`]) |
+//! | POST | `/ticket` | a ticket for one request of a browser ([`consume::tickets`]) |
+//! | GET, PUT, DELETE | `/config/drain` | refuse publishes until consumers have everything: state, begin, end ([`drain`]) |
 //! | GET, PUT | `/config/:opt` | read an option; two options can be changed ([`config`]) |
 //! | GET, POST | `/debug/pprof/...` | the pages of Go's profiler that apply here ([`debug`]) |
 //! | PUT, POST | `/debug/setblockrate`, `/debug/freememory` | ([`debug`]) |
@@ -25,18 +36,25 @@
 //! routes and formats the answers.
 
 pub mod admin;
+pub mod adopt;
 pub mod auth;
 pub mod config;
+pub mod consume;
 pub mod dead_letters;
 pub mod debug;
+pub mod drain;
 pub mod retention;
+pub mod messages;
 pub mod metrics;
+pub mod peek;
 pub mod policy;
 pub mod policy_test;
 pub mod publish;
 mod publish_headers;
 pub mod stats;
 mod stats_page;
+pub mod why;
+pub mod undo;
 
 #[cfg(test)]
 mod tests;
@@ -46,14 +64,16 @@ use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use nsq_daemon::http::{
-    AllowedOrigins, HeavyAnswers, HttpError, Method, Query, Request, Response, Router, Service, StatusCode,
-    pprof, response,
+    AllowedOrigins, CorsOrigins, HeavyAnswers, HttpError, Method, Query, Request, Response, Router, Service,
+    StatusCode, pprof, response,
 };
 use nsq_daemon::log::Logger;
 use nsq_daemon::metrics::RequestCounts;
 
-use self::auth::{HttpAuth, Scope};
+use self::auth::{HttpAuth, Permitted};
+use self::consume::HttpConsumers;
 use crate::config::Config;
+use crate::drain::Drainer;
 use crate::producers::Producers;
 use crate::topic::PublishError;
 use crate::topic::bounds::TopicFull;
@@ -88,6 +108,8 @@ pub struct HttpContext {
     /// Checks tokens; `None` if every request is allowed.
     pub auth: Option<Arc<HttpAuth>>,
     pub lookupd_addresses: Arc<dyn LookupdAddresses>,
+    pub consumers: Arc<HttpConsumers>,
+    pub drainer: Arc<Drainer>,
     /// If set, every answer is `TLS_REQUIRED` with this HTTPS port; 0 if there is none.
     pub tls_required: Option<u16>,
 }
@@ -129,6 +151,10 @@ pub enum Route {
     ChannelPause(bool),
     /// `POST /channel/seek`
     ChannelSeek,
+    /// `POST /channel/undo`
+    ChannelUndo,
+    /// `POST /topic/undo`
+    TopicUndo,
     /// `POST /channel/set`
     ChannelSet,
     /// `GET /policy/explain`
@@ -147,6 +173,38 @@ pub enum Route {
     RedriveGet,
     /// `DELETE /topic/redrive`
     RedriveStop,
+    /// `GET /channel/peek`
+    ChannelPeek,
+    /// `GET /topic/peek`
+    TopicPeek,
+    /// `POST /message/cancel`
+    MessageCancel,
+    /// `POST /message/requeue`
+    MessageRequeue,
+    /// `GET /channel/why`
+    ChannelWhy,
+    /// `POST /channel/adopt`
+    ChannelAdopt,
+    /// `POST /channel/take`
+    ChannelTake,
+    /// `POST /channel/finish`
+    ChannelFinish,
+    /// `POST /channel/requeue`
+    ChannelRequeue,
+    /// `POST /channel/touch`
+    ChannelTouch,
+    /// `GET /channel/events`
+    ChannelEvents,
+    /// `GET /v2`
+    WebSocket,
+    /// `POST /ticket`
+    Ticket,
+    /// `GET /config/drain`
+    DrainGet,
+    /// `PUT /config/drain`
+    DrainBegin,
+    /// `DELETE /config/drain`
+    DrainEnd,
     /// `GET /config/:opt`
     ConfigGet,
     /// `PUT /config/:opt`
@@ -175,18 +233,21 @@ impl Service for HttpContext {
         Some(&self.config.http_allowed_origins)
     }
 
+    fn cors_origins(&self) -> Option<&CorsOrigins> {
+        Some(&self.config.http_cors_origins)
+    }
+
     fn request_counts(&self) -> Option<&RequestCounts> {
         Some(&self.registry.engine().metrics().http_requests)
     }
 
     async fn call(&self, route: Route, mut request: Request) -> Result<Response, HttpError> {
-        let scope = match &self.auth {
-            None => Scope::Node,
-            Some(auth) => match auth.permit(route, &request).await {
-                Ok(scope) => scope,
+        let permitted =
+            match auth::permit(self.auth.as_deref(), &self.consumers.tickets, route, &request).await {
+                Ok(permitted) => permitted,
                 Err(refusal) => return Ok(refusal.into_response(&request)),
-            },
-        };
+            };
+        let Permitted { scope, grant } = permitted;
         let (context, request) = (self, &mut request);
         match route {
             Route::Publish => publish::one(context, request).await,
@@ -210,11 +271,29 @@ impl Service for HttpContext {
             Route::RedriveStart => dead_letters::start_redrive(context, request).await,
             Route::RedriveGet => dead_letters::redrive(context, request).await,
             Route::RedriveStop => dead_letters::stop_redrive(context, request).await,
+            Route::ChannelPeek => peek::channel(context, request).await,
+            Route::TopicPeek => peek::topic(context, request).await,
+            Route::MessageCancel => messages::cancel(context, request).await,
+            Route::MessageRequeue => messages::requeue(context, request).await,
+            Route::ChannelWhy => why::why(context, request).await,
+            Route::ChannelUndo => undo::channel(context, request).await,
+            Route::TopicUndo => undo::topic(context, request).await,
             Route::ChannelSeek => retention::seek(context, request).await,
             Route::ChannelCreate => admin::create_channel(context, request).await,
             Route::ChannelDelete => admin::delete_channel(context, request).await,
             Route::ChannelEmpty => admin::empty_channel(context, request).await,
             Route::ChannelPause(paused) => admin::pause_channel(context, request, paused).await,
+            Route::ChannelAdopt => adopt::adopt(context, request).await,
+            Route::ChannelTake => consume::take(context, request).await,
+            Route::ChannelFinish => consume::finish(context, request).await,
+            Route::ChannelRequeue => consume::requeue(context, request).await,
+            Route::ChannelTouch => consume::touch(context, request).await,
+            Route::ChannelEvents => consume::events(context, request).await,
+            Route::WebSocket => consume::websocket(context, request, grant).await,
+            Route::Ticket => consume::ticket(context, request, grant).await,
+            Route::DrainGet => drain::get(context, request).await,
+            Route::DrainBegin => drain::begin(context, request).await,
+            Route::DrainEnd => drain::end(context, request).await,
             Route::ConfigGet => config::get(context, request).await,
             Route::ConfigPut => config::put(context, request).await,
             Route::Pprof(page) => {
@@ -251,12 +330,42 @@ fn routes() -> Router<Route> {
         .add(Method::POST, "/topic/redrive", Route::RedriveStart)
         .add(Method::GET, "/topic/redrive", Route::RedriveGet)
         .add(Method::DELETE, "/topic/redrive", Route::RedriveStop)
+        .add(Method::GET, "/channel/peek", Route::ChannelPeek)
+        .add(Method::GET, "/topic/peek", Route::TopicPeek)
+        .add(Method::POST, "/message/cancel", Route::MessageCancel)
+        .add(Method::POST, "/message/requeue", Route::MessageRequeue)
+        .add(Method::GET, "/channel/why", Route::ChannelWhy)
+        .add(Method::POST, "/channel/undo", Route::ChannelUndo)
+        .add(Method::POST, "/topic/undo", Route::TopicUndo)
         .add(Method::POST, "/channel/seek", Route::ChannelSeek)
         .add(Method::POST, "/channel/create", Route::ChannelCreate)
         .add(Method::POST, "/channel/delete", Route::ChannelDelete)
         .add(Method::POST, "/channel/empty", Route::ChannelEmpty)
         .add(Method::POST, "/channel/pause", Route::ChannelPause(true))
         .add(Method::POST, "/channel/unpause", Route::ChannelPause(false))
+        .add_unlogged(Method::POST, "/channel/adopt", Route::ChannelAdopt)
+        .add_unlogged(Method::POST, "/channel/take", Route::ChannelTake)
+        .add_unlogged(Method::POST, "/channel/finish", Route::ChannelFinish)
+        .add_unlogged(Method::POST, "/channel/requeue", Route::ChannelRequeue)
+        .add_unlogged(Method::POST, "/channel/touch", Route::ChannelTouch)
+        .add(Method::GET, "/channel/events", Route::ChannelEvents)
+        .add(Method::GET, "/v2", Route::WebSocket)
+        .add(Method::POST, "/ticket", Route::Ticket)
+        .with_cors(&[
+            "/pub",
+            "/mpub",
+            "/channel/take",
+            "/channel/finish",
+            "/channel/requeue",
+            "/channel/touch",
+            "/channel/events",
+            "/v2",
+            "/ticket",
+        ])
+        .guarded(&["/channel/events", "/v2"])
+        .add(Method::GET, "/config/drain", Route::DrainGet)
+        .add(Method::PUT, "/config/drain", Route::DrainBegin)
+        .add(Method::DELETE, "/config/drain", Route::DrainEnd)
         .add(Method::GET, "/config/:opt", Route::ConfigGet)
         .add(Method::PUT, "/config/:opt", Route::ConfigPut)
         .add(Method::GET, "/debug/pprof/", Route::Pprof(""))
@@ -277,7 +386,7 @@ fn tls_required(https_port: u16) -> Response {
     response
 }
 
-/// `503 EXITING`: the topic is being deleted, the daemon stops, or the message could not be stored.
+/// `503 EXITING`: the topic is being deleted, the daemon drains or stops, or the message could not be stored.
 const EXITING: HttpError = HttpError::unavailable("EXITING");
 
 /// A required parameter; it may be empty.
@@ -296,7 +405,7 @@ fn refused(error: &PublishError) -> HttpError {
         PublishError::Storage(error) if error.is_in_doubt() => {
             HttpError { word: format!("EXITING: {error}").into(), ..EXITING }
         }
-        PublishError::Storage(_) | PublishError::Exiting => EXITING,
+        PublishError::Storage(_) | PublishError::Exiting | PublishError::Draining => EXITING,
         PublishError::Full(full) => topic_full(full),
         PublishError::NoSuchPlace(error) => retention::refused(*error),
     }
@@ -310,7 +419,7 @@ fn topic_full(full: &TopicFull) -> HttpError {
 /// The answer to a request other than a publish that could not be stored.
 fn not_stored(context: &HttpContext, error: PublishError) -> HttpError {
     match error {
-        PublishError::Exiting => EXITING,
+        PublishError::Exiting | PublishError::Draining => EXITING,
         PublishError::Full(full) => topic_full(&full),
         PublishError::NoSuchPlace(error) => retention::refused(error),
         PublishError::Storage(error) => {

@@ -34,7 +34,7 @@ pub async fn set_channel(context: &HttpContext, request: &mut Request) -> Result
     let channel = topic.channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
     let change = change(Level::Channel, &query, &["topic", "channel"])?;
     topic.change_channel_settings(&channel, &change).map_err(|error| HttpError {
-        word: Cow::Owned(format!("INVALID_SETTING: dead_letter: {error}")),
+        word: Cow::Owned(format!("INVALID_SETTING: {error}")),
         ..HttpError::bad_request("")
     })?;
     topic.expire_now().await;

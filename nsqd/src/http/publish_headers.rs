@@ -21,7 +21,7 @@ const PREFIX: &str = "x-nsq-";
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
 /// Parameters, and the headers that they become.
-const PARAMETERS: [(&str, &str); 3] = [("ttl", "nsq-ttl"), ("key", "nsq-key"), ("id", "nsq-id")];
+const PARAMETERS: [(&str, &str); 3] = [("ttl", "nsq-ttl"), ("key", headers::KEY), ("id", headers::ID)];
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 

@@ -5,7 +5,7 @@ use nsq_daemon::http::{HttpError, Query, Request, Response, response};
 use nsq_protocol::{SeekResponse, StartAt};
 
 use super::admin::{CHANNEL_NOT_FOUND, INVALID_TOPIC, channel_parameters, find_topic, persisted};
-use super::{HttpContext, required, topic_parameter};
+use super::{HttpContext, required, topic_parameter, undo};
 use crate::clock;
 use crate::log::retention::Retention;
 use crate::topic::retention::RetentionError;
@@ -40,20 +40,25 @@ fn limits(query: &Query<'_>) -> Result<Option<Retention>, HttpError> {
     }))
 }
 
-/// `POST /channel/seek?topic=&channel=&to=`: answers with the channel's new position.
+/// `POST /channel/seek?topic=&channel=&to=[&dry_run=true]`: answers with the channel's new position.
 pub async fn seek(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     let encoding = request.encoding;
-    let (topic, channel, place) = {
+    let (topic, channel, place, dry_run) = {
         let query = request.query_without_body().await?;
         let (topic, name) = channel_parameters(context, &query)?;
         let place = required(&query, "to", "MISSING_ARG_TO")?;
         let place: StartAt = place.parse().map_err(|_| HttpError::bad_request("INVALID_ARG_TO"))?;
         let channel = topic.channel(name.as_str()).ok_or(CHANNEL_NOT_FOUND)?;
-        (topic, channel, place)
+        (topic, channel, place, undo::is_dry_run(&query)?)
     };
-    let (placed, depth) = topic.move_channel(&channel, place).await.map_err(refused)?;
-    persisted(context).await?;
-    let answer = SeekResponse { sequence: placed.sequence, clamped: placed.clamped, depth };
+    let (placed, depth) = match dry_run {
+        true => topic.plan_move(&channel, place).await.map_err(refused)?,
+        false => topic.move_channel(&channel, place).await.map_err(refused)?,
+    };
+    if !dry_run {
+        persisted(context).await?;
+    }
+    let answer = SeekResponse { sequence: placed.sequence, clamped: placed.clamped, depth, dry_run };
     Ok(response::value(encoding, &answer))
 }
 

@@ -17,7 +17,9 @@ pub async fn ping(context: &HttpContext, request: &mut Request) -> Result<Respon
     let engine = context.registry.engine();
     let status = match engine.health() {
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        Ok(()) if engine.status.is_leaving() => StatusCode::SERVICE_UNAVAILABLE,
+        Ok(()) if engine.status.is_leaving() || engine.status.is_draining() => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Ok(()) => StatusCode::OK,
     };
     Ok(response::plain(status, stats::health(engine)))
@@ -27,6 +29,7 @@ pub async fn ping(context: &HttpContext, request: &mut Request) -> Result<Respon
 pub async fn info(context: &HttpContext, request: &mut Request) -> Result<Response, HttpError> {
     request.body.discard().await?;
     let config = &context.config;
+    let drain = context.drainer.status();
     let info = InfoResponse {
         version: NSQ_VERSION.to_owned(),
         broadcast_address: config.broadcast_address.clone(),
@@ -40,6 +43,8 @@ pub async fn info(context: &HttpContext, request: &mut Request) -> Result<Respon
         max_deflate_level: config.max_deflate_level.into(),
         topology_zone: config.topology_zone.clone(),
         topology_region: config.topology_region.clone(),
+        draining: drain.draining,
+        drained: drain.drained,
     };
     Ok(response::value(request.encoding, &info))
 }

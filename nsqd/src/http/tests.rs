@@ -7,17 +7,20 @@ use nsq_daemon::http::{HeavyAnswers, Server};
 use nsq_daemon::listen::{Address, Listener};
 use nsq_daemon::log::{Level, Logger};
 use nsq_protocol::json::to_json;
-use nsq_protocol::{ChannelName, Stats, render_text};
+use nsq_protocol::{ChannelName, IdentifyReply, Stats, render_text};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::consume::HttpConsumers;
 use super::{HttpContext, LookupdAddresses};
 use crate::channel::{ConsumerKey, ConsumerSignal};
 use crate::client_info::ClientInfo;
 use crate::config::Config;
+use crate::connection::ConnectionContext;
+use crate::drain::Drainer;
 use crate::engine::EngineLimits;
 use crate::health::Part;
 use crate::producers::Producers;
@@ -110,7 +113,21 @@ impl Daemon {
         let listener = Listener::bind(&Address::Tcp { host: "127.0.0.1".into(), port: 0 }).await.unwrap();
         let port = listener.local_port().unwrap();
         let producers = Arc::new(Producers::default());
+        let stop = CancellationToken::new();
+        let connection = Arc::new(ConnectionContext {
+            registry: registry.clone(),
+            limits: config.limits(),
+            identify: config.identify_limits(),
+            reply: IdentifyReply::default(),
+            location: None,
+            tls: None,
+            tls_required: false,
+            auth: None,
+            producers: producers.clone(),
+        });
+        let moves = config.move_setup("here:4151".to_owned());
         let context = HttpContext {
+            consumers: Arc::new(HttpConsumers::new(&config, connection, stop.clone())),
             heavy: HeavyAnswers::default(),
             registry: registry.clone(),
             producers: producers.clone(),
@@ -121,9 +138,9 @@ impl Daemon {
             http_port: port.into(),
             auth: None,
             lookupd_addresses: Arc::new(Addresses::default()),
+            drainer: Drainer::new(registry.clone(), logger.clone(), moves, Box::new(|| ())),
             tls_required: None,
         };
-        let stop = CancellationToken::new();
         let (server, stopped) = (Server::new(context, logger.clone()), stop.clone());
         tokio::spawn(async move { server.serve(listener, stopped).await });
         Self { registry, producers, logger, log, port, stop, dir: Some(dir) }

@@ -262,6 +262,11 @@ pub fn id(frame: &[u8]) -> Option<u64> {
     frame.get(ATTEMPTS_OFFSET + 2..)?.first_chunk().copied().and_then(|id| MessageId(id).to_u64())
 }
 
+/// The number of deliveries in an encoded message frame, with this one.
+pub fn attempts(frame: &[u8]) -> Option<u16> {
+    frame.get(ATTEMPTS_OFFSET..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
 /// Consecutive encoded message frames, each with all bytes that follow it.
 pub fn heads(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = frames;

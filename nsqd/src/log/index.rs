@@ -521,7 +521,7 @@ impl LogIndex {
         let marks = self.marks[first..].iter().take_while(|mark| mark.from() < to);
         let refused = marks.filter_map(|mark| match *mark {
             Mark::Skipped { from, to } => Some(SequenceRange { from, to }),
-            Mark::Deferred { .. } | Mark::Targeted { .. } => None,
+            Mark::Deferred { .. } | Mark::Targeted { .. } | Mark::Adopted { .. } => None,
         });
         merged(refused.collect())
     }

@@ -214,13 +214,14 @@ impl TopicLog {
         })
     }
 
-    fn append_marked<'a, T, E>(
+    /// Like [`TopicLog::append`], with these marks.
+    pub fn append_marked<'a, T, E, M: IntoIterator<Item = Mark>>(
         &self,
         bodies: impl Iterator<Item = &'a [u8]>,
         (form, count, body_bytes): (Form, usize, usize),
         timestamp_ns: i64,
         journal: impl FnOnce(u64, &[u8]) -> Result<T, E>,
-        mark: impl FnOnce(SequenceRange) -> Option<Mark>,
+        marks: impl FnOnce(SequenceRange) -> M,
     ) -> Result<(SequenceRange, T), E> {
         let mut index = self.index.lock();
         if form == Form::WithHeaders {
@@ -235,8 +236,10 @@ impl TopicLog {
         let end = index.next_sequence();
         if result.is_err() {
             index.undo(first);
-        } else if let Some(mark) = mark(SequenceRange::new(first, end)) {
-            self.mark_locked(&mut index, mark);
+        } else {
+            for mark in marks(SequenceRange::new(first, end)) {
+                self.mark_locked(&mut index, mark);
+            }
         }
         self.store_watermarks(&index);
         if self.expires.load(Ordering::Relaxed) && result.is_ok() {
@@ -368,6 +371,12 @@ impl TopicLog {
             Mark::Skipped { from, to } => index.retained_marks.add_void(from, to),
             Mark::Deferred { from, to, due } => index.retained_marks.add_deferred(from, to, due),
             Mark::Targeted { from, to, channel } => index.retained_marks.add_targeted(from, to, channel),
+            Mark::Adopted { from, to, channel, due, .. } => {
+                index.retained_marks.add_targeted(from, to, channel);
+                if let Some(due) = due {
+                    index.retained_marks.add_deferred(from, to, due);
+                }
+            }
         }
         index.mark(mark);
         self.has_marks.store(true, Ordering::Release);
@@ -574,6 +583,17 @@ impl TopicLog {
         self.end.store(index.next_sequence(), Ordering::Release);
         self.first_release.store(index.first_release(), Ordering::Relaxed);
         self.first_block_release.store(index.first_block_release(), Ordering::Relaxed);
+    }
+
+    /// When a message was published at the latest, in nanoseconds since 1970. Does not read from disk: for a message that is
+    /// only there, this is when the oldest later one in memory was published. `None` if there is none.
+    pub fn published_at_latest(&self, sequence: u64) -> Option<i64> {
+        let index = self.index.lock();
+        let in_memory = |sequence| match index.locate(sequence) {
+            Location::Memory(chunk) => chunk.timestamp_of(sequence),
+            _ => None,
+        };
+        in_memory(sequence).or_else(|| in_memory(index.memory_start().max(sequence)))
     }
 
     /// The sequence number that the next message gets.

@@ -272,6 +272,11 @@ impl TopicLog {
         self.index.lock().retained_marks.add_targeted(from, to, channel);
     }
 
+    /// The oldest message in the log, or the next one if there is none.
+    pub fn first_present(&self) -> u64 {
+        self.index.lock().first_present()
+    }
+
     /// Number of messages of `from..to` in the log.
     pub fn count_between(&self, from: u64, to: u64) -> u64 {
         self.index.lock().amount(from, to).messages

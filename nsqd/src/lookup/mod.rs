@@ -11,7 +11,8 @@
 //! - `backoff`: pure; when to retry
 //! - `connection`: one TCP connection
 //! - `peer`: the task of one nsqlookupd
-//! - `query`: HTTP requests for channels
+//! - `query`: HTTP requests for channels and nodes
+//! - `node_counts`: how many nodes carry a topic, for rates that they share
 //! - `node_stats`: how to ask the node for the statistics of its topics
 //! - `ledger`: pure; which statistics have changed since the last report to an nsqlookupd
 //! - `reporter`: collects statistics for the nsqlookupds that want them with heartbeats
@@ -19,6 +20,7 @@
 mod backoff;
 mod connection;
 mod ledger;
+mod node_counts;
 mod node_stats;
 mod peer;
 mod query;
@@ -85,6 +87,8 @@ pub struct LookupPeers {
     timing: Timing,
     topology: watch::Sender<Option<Arc<Topology>>>,
     reporter: watch::Sender<Option<Arc<Reporter>>>,
+    /// Changes when the node's statistics must be reported at once.
+    node_changes: watch::Sender<u64>,
     peers: Mutex<Peers>,
     /// Cancelled to end all tasks.
     stop: CancellationToken,
@@ -119,6 +123,7 @@ impl LookupPeers {
             timing,
             topology: watch::Sender::new(None),
             reporter: watch::Sender::new(None),
+            node_changes: watch::Sender::new(0),
             peers: Mutex::new(Peers { addresses: Vec::new(), tasks: Vec::new() }),
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -130,7 +135,8 @@ impl LookupPeers {
 
     /// Connects to every nsqlookupd, registers all topics and channels of the registry, and follows later changes. Call
     /// it once, after recovery. Does not keep the registry alive.
-    pub fn attach(&self, registry: &Arc<Registry>) {
+    pub fn attach(self: &Arc<Self>, registry: &Arc<Registry>) {
+        self.follow_node_counts(registry);
         let changes = registry.engine().topology();
         let registry = Arc::downgrade(registry);
         self.follow(changes, move || registry.upgrade().map(|registry| topology_of(&registry)));
@@ -139,6 +145,11 @@ impl LookupPeers {
     /// From now on, sends statistics with the heartbeats to each nsqlookupd that wants them.
     pub fn report(&self, stats: Arc<dyn NodeStats>) {
         self.reporter.send_replace(Some(Arc::new(Reporter::new(stats))));
+    }
+
+    /// Reports the node's statistics at once to each nsqlookupd that wants them: something about the node as a whole changed.
+    pub fn node_changed(&self) {
+        self.node_changes.send_modify(|version| *version += 1);
     }
 
     /// Calls `gather` now, after each of `changes`, and at intervals in between, until it returns `None`.
@@ -215,6 +226,7 @@ impl LookupPeers {
             logger: self.options.logger.clone(),
             topology: self.topology.subscribe(),
             reporter: self.reporter.subscribe(),
+            node_changes: self.node_changes.subscribe(),
             state: state.clone(),
         });
         tokio::spawn(async move {

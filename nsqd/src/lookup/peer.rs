@@ -68,6 +68,8 @@ pub(super) struct PeerParts {
     pub topology: watch::Receiver<Option<Arc<Topology>>>,
     /// Collects statistics; `None` until they are available.
     pub reporter: watch::Receiver<Option<Arc<Reporter>>>,
+    /// Changes when statistics must be reported at once.
+    pub node_changes: watch::Receiver<u64>,
     pub state: watch::Sender<PeerState>,
 }
 
@@ -175,7 +177,8 @@ impl Peer {
                 self.send_changes(&mut connection, &topology).await?;
             }
             if std::mem::take(&mut is_new) {
-                self.begin_round(&mut reports, None).await;
+                self.parts.node_changes.mark_unchanged();
+                self.begin_round(&mut reports, None, RECENT).await;
             }
             if let Some(reports) = &mut reports {
                 self.send_report(&mut connection, reports).await?;
@@ -186,24 +189,28 @@ impl Peer {
             tokio::select! {
                 _ = pings.tick() => {
                     self.ping(&mut connection).await?;
-                    self.begin_round(&mut reports, None).await;
+                    self.begin_round(&mut reports, None, RECENT).await;
                 }
                 () = changed(&mut self.parts.topology) => {}
+                () = changed(&mut self.parts.node_changes) => {
+                    self.begin_round(&mut reports, None, Duration::ZERO).await;
+                }
                 number = connection.refresh_or_broken(reports.is_some()) => {
-                    self.begin_round(&mut reports, Some(number?)).await;
+                    self.begin_round(&mut reports, Some(number?), Duration::ZERO).await;
                 }
             }
         }
     }
 
-    /// Begins a round of reports after a connect, a heartbeat, or a request with a number.
-    async fn begin_round(&self, reports: &mut Option<Reports>, refresh: Option<u64>) {
+    /// Begins a round of reports after a connect, a heartbeat, a change of the node, or a request with a number. The
+    /// statistics are at most `max_age` old.
+    async fn begin_round(&self, reports: &mut Option<Reports>, refresh: Option<u64>, max_age: Duration) {
         let Some(reports) = reports.as_mut().filter(|reports| !reports.is_refused) else { return };
         let reporter = self.parts.reporter.borrow().clone();
         let Some(reporter) = reporter else { return };
         let now = Instant::now();
         reports.refresh = refresh.unwrap_or(reports.refresh);
-        reporter.refresh(if refresh.is_some() { now } else { now.checked_sub(RECENT).unwrap_or(now) }).await;
+        reporter.refresh(now.checked_sub(max_age).unwrap_or(now)).await;
         reporter.begin_round(&mut reports.progress, reports.refresh);
         reports.reporter = Some(reporter);
     }
@@ -387,8 +394,8 @@ async fn wait_for_retry(
 }
 
 /// Waits for a change. Never completes if the sender was dropped: then this task will be dropped too.
-async fn changed(topology: &mut watch::Receiver<Option<Arc<Topology>>>) {
-    if topology.changed().await.is_err() {
+async fn changed<T>(watched: &mut watch::Receiver<T>) {
+    if watched.changed().await.is_err() {
         pending().await
     }
 }

@@ -1,4 +1,4 @@
-//! Asks an nsqlookupd over HTTP for the channels of a topic.
+//! Asks an nsqlookupd over HTTP for the channels of a topic, or for the nodes that carry it.
 
 use std::error::Error;
 use std::pin::pin;
@@ -11,8 +11,9 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use nsq_protocol::discovery;
+use nsq_protocol::discovery::{self, LookupResponse, Producer};
 use nsq_protocol::{ChannelsResponse, TopicName};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 /// Limits of a query.
@@ -48,14 +49,39 @@ pub(super) async fn channels_of(
     topic: &TopicName,
     limits: QueryLimits,
 ) -> Result<Vec<String>, QueryError> {
+    let answer: ChannelsResponse = ask(address, "channels", topic, limits).await?;
+    Ok(answer.channels)
+}
+
+/// Asks the nsqlookupd at the HTTP address `address` for the nodes that carry the topic.
+pub(super) async fn nodes_of(
+    address: &str,
+    topic: &TopicName,
+    limits: QueryLimits,
+) -> Result<Vec<Producer>, QueryError> {
+    let answer: LookupResponse = ask(address, "lookup", topic, limits).await?;
+    Ok(answer.producers)
+}
+
+async fn ask<T: DeserializeOwned>(
+    address: &str,
+    endpoint: &str,
+    topic: &TopicName,
+    limits: QueryLimits,
+) -> Result<T, QueryError> {
     let after = limits.request_timeout;
-    match timeout(after, ask(address, topic, limits)).await {
+    match timeout(after, ask_without_limit(address, endpoint, topic, limits)).await {
         Ok(answer) => answer,
         Err(_) => Err(QueryError::TimedOut { address: address.to_owned(), after }),
     }
 }
 
-async fn ask(address: &str, topic: &TopicName, limits: QueryLimits) -> Result<Vec<String>, QueryError> {
+async fn ask_without_limit<T: DeserializeOwned>(
+    address: &str,
+    endpoint: &str,
+    topic: &TopicName,
+    limits: QueryLimits,
+) -> Result<T, QueryError> {
     let cannot_connect = |reason: String| QueryError::Connect { address: address.to_owned(), reason };
     let stream = timeout(limits.connect_timeout, nsq_dial::dial(address, limits.connect_timeout))
         .await
@@ -66,7 +92,7 @@ async fn ask(address: &str, topic: &TopicName, limits: QueryLimits) -> Result<Ve
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| unusable(&error))?;
     // '#' is the only character of valid names with a meaning in a URL.
-    let path = format!("/channels?topic={}", topic.as_str().replace('#', "%23"));
+    let path = format!("/{endpoint}?topic={}", topic.as_str().replace('#', "%23"));
     let request = Request::get(path)
         .header(HOST, address)
         .header(ACCEPT, "application/vnd.nsq; version=1.0")
@@ -87,14 +113,13 @@ async fn ask(address: &str, topic: &TopicName, limits: QueryLimits) -> Result<Ve
                 unusable(&*error)
             }
         })?;
-        discovery::parse::<ChannelsResponse>(&body.to_bytes()).map_err(|error| unusable(&error))
+        discovery::parse::<T>(&body.to_bytes()).map_err(|error| unusable(&error))
     };
     // The connection must be polled too. It may end before the answer has been read from it.
-    let answer = match select(pin!(exchange), pin!(connection)).await {
+    match select(pin!(exchange), pin!(connection)).await {
         Either::Left((answer, _)) => answer,
         Either::Right((_, exchange)) => exchange.await,
-    };
-    answer.map(|answer| answer.channels)
+    }
 }
 
 /// The last error in the chain: it has the system's message, hyper's own messages say little.

@@ -13,6 +13,8 @@ use super::bounds::{Bound, IdleExpiry, Overflow};
 use super::dead_letter::{self, DEFAULT_TEMPLATE};
 use super::file::PolicyFile;
 use super::header_filter::HeaderFilter;
+use super::ordering::{Fair, OnRequeue, Order, OrderedAndFair, Ordering};
+use super::rate::Limits;
 use super::retry::Retry;
 use super::setting::{Setting, Value};
 use super::settings::Settings;
@@ -81,6 +83,10 @@ pub struct ChannelPolicy {
     pub idle_expiry: Option<IdleExpiry>,
     /// Which messages it delivers; it finishes the others. `None`: all.
     pub filter: Option<Arc<HeaderFilter>>,
+    /// Which messages wait for others.
+    pub ordering: Option<Ordering>,
+    /// How fast it delivers.
+    pub limits: Limits,
 }
 
 /// The sources of values for all topics and channels.
@@ -164,12 +170,19 @@ impl Sources {
             | Setting::MaxAttempts
             | Setting::DeadLetter
             | Setting::DeadLettersOf
+            | Setting::MovingTo
             | Setting::Dedupe
             | Setting::MaxDepth
             | Setting::MaxBytes
             | Setting::Overflow
             | Setting::IdleExpiry
-            | Setting::Filter => None,
+            | Setting::Filter
+            | Setting::Order
+            | Setting::OrderOnRequeue
+            | Setting::Fair
+            | Setting::Rate
+            | Setting::Burst
+            | Setting::MaxInFlight => None,
             Setting::Ttl => (self.ttl > 0).then(|| (Value::Duration(Duration::from_nanos(self.ttl)), "ttl")),
         }
     }
@@ -183,6 +196,13 @@ impl Sources {
         let dedupe = value(Setting::Dedupe).map_or(0, |value| clock::nanos(value.duration()));
         let bound = bound(value);
         TopicPolicy { retention: Retention { age, bytes }, ttl: shorter(ttl, self.ttl), dedupe, bound }
+    }
+
+    /// Whether the settings of a channel can be in force together.
+    pub fn check_channel(&self, subject: Subject<'_>, own: &Settings) -> Result<(), OrderedAndFair> {
+        let value = |setting| self.value(setting, subject, own).0;
+        let order = value(Setting::Order).map_or(Order::None, |value| value.order());
+        Ordering::check(order, value(Setting::Fair).map_or(Fair::None, |value| value.fair()))
     }
 
     /// What a channel works with.
@@ -230,6 +250,22 @@ impl Sources {
                 Some(Value::IdleExpiry(idle)) if !idle.after.is_zero() => Some(idle),
                 _ => None,
             },
+            ordering: Ordering::of(
+                value(Setting::Order).map_or(Order::None, |value| value.order()),
+                match value(Setting::OrderOnRequeue) {
+                    Some(Value::OnRequeue(on_requeue)) => on_requeue,
+                    _ => OnRequeue::default(),
+                },
+                value(Setting::Fair).map_or(Fair::None, |value| value.fair()),
+            ),
+            limits: Limits {
+                rate: match value(Setting::Rate) {
+                    Some(Value::Rate(rate)) => rate,
+                    _ => None,
+                },
+                burst: value(Setting::Burst).map_or(0, |value| value.count()),
+                max_in_flight: value(Setting::MaxInFlight).map_or(0, |value| value.count()),
+            },
         }
     }
 }
@@ -265,6 +301,7 @@ impl fmt::Display for Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::ordering::Rule;
 
     fn settings(text: &str) -> Settings {
         let (settings, problems) = Settings::parse(text);
@@ -285,6 +322,27 @@ mod tests {
         let subject = Subject::Channel { topic: "t", channel: "c", of_topic: &topic };
         let value = sources.value(Setting::MaxDepth, subject, &Settings::default());
         assert_eq!(value, (Some(Value::Count(1000)), Origin::Topic));
+    }
+
+    #[test]
+    fn order_wins_over_fairness_of_another_policy() {
+        let text = "[[policy]]\ntopic = \"*\"\nchannel = \"*\"\nfair = \"key\"\nrate = \"10/s total\"\nburst = 7\n\
+                    [[policy]]\ntopic = \"orders\"\nchannel = \"*\"\norder = \"key\"\n";
+        let sources = Sources { file: Arc::new(PolicyFile::parse(text).unwrap()), ..Sources::default() };
+        let policy =
+            |topic: &str, own: &str| sources.of_channel(topic, &Settings::default(), "c", &settings(own));
+        let rule = |policy: ChannelPolicy| policy.ordering.map(|ordering| ordering.rule);
+        assert_eq!(rule(policy("orders", "")), Some(Rule::Key));
+        assert_eq!(rule(policy("t", "")), Some(Rule::Fair));
+        assert_eq!(rule(policy("t", "fair=none\n")), None);
+        let limits = policy("t", "max_in_flight=3\n").limits;
+        assert_eq!((limits.burst, limits.max_in_flight), (7, 3));
+        assert!(limits.rate.is_some_and(|rate| rate.is_total));
+        assert_eq!(policy("t", "rate=0\n").limits.rate, None);
+        let both = text.replace("burst = 7", "order = \"all\"");
+        let refused = PolicyFile::parse(&both).unwrap_err();
+        assert_eq!(refused.line, 1);
+        assert!(refused.to_string().contains("order=all and fair=key exclude each other"), "{refused}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use globset::{Glob, GlobMatcher};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::ordering::{Fair, Order, OrderedAndFair, Ordering};
 use super::setting::{InvalidSetting, Setting, Value};
 use super::settings::Settings;
 
@@ -58,6 +59,9 @@ pub enum InvalidPolicy {
     Empty,
     #[error("more than {MAX_ENTRIES} policies")]
     TooMany,
+    /// Two of its settings exclude each other.
+    #[error(transparent)]
+    OrderedAndFair(#[from] OrderedAndFair),
 }
 
 /// A valid policy file; see the module.
@@ -172,7 +176,10 @@ impl Entry {
         if settings.is_empty() {
             return Err((begins_at, InvalidPolicy::Empty));
         }
-        let settings = settings.into_iter().map(|(_, setting, value)| (setting, value)).collect();
+        let settings: Settings = settings.into_iter().map(|(_, setting, value)| (setting, value)).collect();
+        let order = settings.get(Setting::Order).map_or(Order::None, Value::order);
+        let fair = settings.get(Setting::Fair).map_or(Fair::None, Value::fair);
+        Ordering::check(order, fair).map_err(|error| (begins_at, error.into()))?;
         Ok(Entry { line: line_of(begins_at), topic, channel, settings })
     }
 

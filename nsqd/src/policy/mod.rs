@@ -5,6 +5,8 @@
 //! - [`dead_letter`]: pure; names of dead-letter topics, another kind; why messages become dead letters
 //! - [`bounds`]: pure; how much a topic or channel may hold
 //! - [`header_filter`]: pure; conditions on headers
+//! - [`ordering`]: pure; order and fairness by key
+//! - [`rate`]: pure; rates, another kind of value
 //! - [`settings`]: pure; the own settings of one topic or channel, and changes of them
 //! - [`mod@file`]: pure; the policy file
 //! - [`effective`]: pure; which value is in force, and where it comes from
@@ -17,6 +19,8 @@ pub mod dead_letter;
 pub mod effective;
 pub mod file;
 pub mod header_filter;
+pub mod ordering;
+pub mod rate;
 pub mod retry;
 pub mod setting;
 pub mod settings;

@@ -10,6 +10,8 @@ use nsq_daemon::go_duration;
 
 use super::bounds::{IdleExpiry, Overflow};
 use super::header_filter::HeaderFilter;
+use super::ordering::{Fair, OnRequeue, Order, UnknownWord};
+use super::rate::Rate;
 use super::retry::Retry;
 
 /// One setting of topics or channels.
@@ -24,6 +26,7 @@ pub enum Setting {
     MaxAttempts,
     DeadLetter,
     DeadLettersOf,
+    MovingTo,
     Ttl,
     Dedupe,
     MaxDepth,
@@ -31,6 +34,12 @@ pub enum Setting {
     Overflow,
     IdleExpiry,
     Filter,
+    Order,
+    OrderOnRequeue,
+    Fair,
+    Rate,
+    Burst,
+    MaxInFlight,
 }
 
 /// What a setting applies to.
@@ -68,6 +77,10 @@ enum Kind {
     IdleExpiry,
     /// Conditions on headers, at most [`MAX_TEXT_BYTES`].
     Filter,
+    Order,
+    OnRequeue,
+    Fair,
+    Rate,
 }
 
 /// A value of a setting.
@@ -84,6 +97,11 @@ pub enum Value {
     Overflow(Overflow),
     IdleExpiry(IdleExpiry),
     Filter(Arc<HeaderFilter>),
+    Order(Order),
+    OnRequeue(OnRequeue),
+    Fair(Fair),
+    /// `None` if the setting is off.
+    Rate(Option<Rate>),
 }
 
 /// A row of the table.
@@ -104,6 +122,8 @@ pub const MAX_TEXT_BYTES: usize = 1024;
 const CLIENTS_GIVE_UP_AFTER: u64 = 5;
 /// Largest bound for a number of messages.
 const MOST_MESSAGES: u64 = 1_000_000_000_000;
+/// Most messages handed out at once or in flight.
+const MOST_AT_A_TIME: u64 = 1_000_000_000;
 /// Longest window of time.
 const MAX_WINDOW: Duration = Duration::from_secs(7 * DAY);
 const MAX_AGE: Duration = Duration::from_secs(10 * 365 * DAY);
@@ -184,6 +204,14 @@ const TABLE: &[Row] = &[
                policy files",
     },
     Row {
+        setting: Setting::MovingTo,
+        name: "moving_to",
+        applies_to: AppliesTo::Both,
+        kind: Kind::Text,
+        example: "4f0a1c8e2b7d43569e0f1a2b3c4d5e6f 10.0.0.2:4151",
+        help: "set by nsqd while a drain moves the messages to another node: the transfer and the address",
+    },
+    Row {
         setting: Setting::Ttl,
         name: "ttl",
         applies_to: AppliesTo::Both,
@@ -239,6 +267,55 @@ const TABLE: &[Row] = &[
         kind: Kind::Filter,
         example: "tenant=acme,region!=test*",
         help: "conditions on the headers of messages; the channel finishes others without delivering them",
+    },
+    Row {
+        setting: Setting::Order,
+        name: "order",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::Order,
+        example: "key",
+        help: "which messages are delivered one after the other: none, those with the same nsq-key (key), or all",
+    },
+    Row {
+        setting: Setting::OrderOnRequeue,
+        name: "order_on_requeue",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::OnRequeue,
+        example: "skip",
+        help: "with order: whether a message that was requeued with a delay blocks the others of its key until it is \
+               finished (block, the default) or lets them pass (skip)",
+    },
+    Row {
+        setting: Setting::Fair,
+        name: "fair",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::Fair,
+        example: "key",
+        help: "whether messages of an nsq-key that has more than its share in flight wait behind those of other keys",
+    },
+    Row {
+        setting: Setting::Rate,
+        name: "rate",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::Rate,
+        example: "100/s",
+        help: "how many messages the channel delivers in a second (s), minute (m) or hour (h)",
+    },
+    Row {
+        setting: Setting::Burst,
+        name: "burst",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::Count { most: MOST_AT_A_TIME },
+        example: "50",
+        help: "with rate: how many messages may be delivered at once after a pause; 0 for what the rate allows in 100 ms",
+    },
+    Row {
+        setting: Setting::MaxInFlight,
+        name: "max_in_flight",
+        applies_to: AppliesTo::Channels,
+        kind: Kind::Count { most: MOST_AT_A_TIME },
+        example: "500",
+        help: "how many messages of the channel may be in flight, to all consumers together",
     },
 ];
 
@@ -307,6 +384,10 @@ impl Setting {
             }
             Kind::Overflow => Overflow::EXPECTED.to_owned(),
             Kind::IdleExpiry => IdleExpiry::EXPECTED.to_owned(),
+            Kind::Order => Order::EXPECTED.to_owned(),
+            Kind::OnRequeue => OnRequeue::EXPECTED.to_owned(),
+            Kind::Fair => Fair::EXPECTED.to_owned(),
+            Kind::Rate => Rate::EXPECTED.to_owned(),
             Kind::Filter => format!(
                 "conditions NAME=GLOB or NAME!=GLOB, separated by commas, of at most {MAX_TEXT_BYTES} bytes"
             ),
@@ -399,6 +480,20 @@ impl Setting {
                 .parse()
                 .map(Value::Retry)
                 .map_err(|error: super::retry::InvalidRetry| refused(error.to_string())),
+            Kind::Order => {
+                text.parse().map(Value::Order).map_err(|error: UnknownWord| refused(error.to_string()))
+            }
+            Kind::OnRequeue => {
+                text.parse().map(Value::OnRequeue).map_err(|error: UnknownWord| refused(error.to_string()))
+            }
+            Kind::Fair => {
+                text.parse().map(Value::Fair).map_err(|error: UnknownWord| refused(error.to_string()))
+            }
+            Kind::Rate if text == "0" => Ok(Value::Rate(None)),
+            Kind::Rate => text
+                .parse()
+                .map(|rate| Value::Rate(Some(rate)))
+                .map_err(|error: super::rate::InvalidRate| refused(error.to_string())),
         }
     }
 }
@@ -422,6 +517,16 @@ impl Value {
     /// What happens beyond a bound; [`Overflow::Reject`] for another kind of value.
     pub fn overflow(&self) -> Overflow {
         if let Value::Overflow(overflow) = self { *overflow } else { Overflow::default() }
+    }
+
+    /// The value of `order`; none for another kind of value.
+    pub fn order(&self) -> Order {
+        if let Value::Order(order) = self { *order } else { Order::None }
+    }
+
+    /// The value of `fair`; none for another kind of value.
+    pub fn fair(&self) -> Fair {
+        if let Value::Fair(fair) = self { *fair } else { Fair::None }
     }
 
     /// The number of bytes; 0 for another kind of value.
@@ -449,6 +554,11 @@ impl fmt::Display for Value {
             Value::Overflow(overflow) => overflow.fmt(f),
             Value::IdleExpiry(idle) => idle.fmt(f),
             Value::Filter(filter) => filter.fmt(f),
+            Value::Order(order) => order.fmt(f),
+            Value::OnRequeue(on_requeue) => on_requeue.fmt(f),
+            Value::Fair(fair) => fair.fmt(f),
+            Value::Rate(Some(rate)) => rate.fmt(f),
+            Value::Rate(None) => f.write_str("0"),
         }
     }
 }
@@ -555,13 +665,23 @@ mod tests {
         assert_eq!(
             Setting::find("retian_for").unwrap_err().to_string(),
             "unknown setting \"retian_for\" (did you mean retain_for?); settings are description, owner, runbook, \
-             retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of, ttl, dedupe, max_depth, \
-             max_bytes, overflow, idle_expiry, filter"
+             retain_for, retain_bytes, retry, max_attempts, dead_letter, dead_letters_of, moving_to, ttl, dedupe, \
+             max_depth, max_bytes, overflow, idle_expiry, filter, order, order_on_requeue, fair, rate, burst, \
+             max_in_flight"
         );
         assert_eq!(
             refused(Setting::Filter, "tenant"),
             "filter=tenant: \"tenant\" is not NAME=GLOB or NAME!=GLOB; expected conditions NAME=GLOB or NAME!=GLOB, \
              separated by commas, of at most 1024 bytes, such as filter=tenant=acme,region!=test*"
+        );
+        assert_eq!(
+            refused(Setting::Order, "keys"),
+            "order=keys: it is none of them; expected none, key or all, such as order=key"
+        );
+        assert_eq!(
+            refused(Setting::Rate, "100/d"),
+            "rate=100/d: \"d\" is not s, m or h; expected NUMBER/s, NUMBER/m or NUMBER/h, with total for all nodes of \
+             the topic together, or 0 for no limit, such as rate=100/s"
         );
         assert!(!Setting::find("something").unwrap_err().to_string().contains("did you mean"));
     }

@@ -88,6 +88,16 @@ impl Change {
         Change(values.into_iter().map(|(setting, value)| (setting, Some(value))).collect())
     }
 
+    /// A change to these values.
+    pub fn to<'a>(values: impl Iterator<Item = (Setting, &'a Value)>) -> Self {
+        Change(values.map(|(setting, value)| (setting, Some(value.clone()))).collect())
+    }
+
+    /// A change that removes this setting.
+    pub fn removing(setting: Setting) -> Self {
+        Change(BTreeMap::from([(setting, None)]))
+    }
+
     /// The changed settings.
     pub fn iter(&self) -> impl Iterator<Item = (Setting, Option<&Value>)> {
         self.0.iter().map(|(setting, value)| (*setting, value.as_ref()))

@@ -69,8 +69,10 @@ impl Gaps {
             | Record::ChannelPaused { .. }
             | Record::ChannelEmptied { .. }
             | Record::ChannelMoved { .. }
+            | Record::ChannelUndone { .. }
             | Record::TopicSettings { .. }
             | Record::ChannelSettings { .. }
+            | Record::Adopted { .. }
             | Record::TopicIdsForgotten { .. } => {}
         }
     }

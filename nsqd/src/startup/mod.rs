@@ -21,13 +21,15 @@ mod checkpoint_tests;
 #[cfg(test)]
 mod dead_letter_tests;
 #[cfg(test)]
+mod idle_tests;
+#[cfg(test)]
 mod dedupe_tests;
 #[cfg(test)]
 mod lost_records_tests;
 #[cfg(test)]
 mod policy_test_tests;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 #[cfg(test)]
 mod slow_disk_tests;
 #[cfg(test)]

@@ -358,6 +358,7 @@ fn open_topic(engine: &Arc<Engine>, number: TopicNumber, mut topic: ReplayedTopi
         counters: topic.counters,
         own: topic.state.own().clone(),
         ids: std::mem::take(&mut topic.ids),
+        adoptions: std::mem::take(&mut topic.adoptions),
     };
     let live = Topic::new(engine.clone(), parts);
     for (number, mut channel) in topic.state.take_channels() {

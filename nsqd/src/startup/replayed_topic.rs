@@ -9,15 +9,17 @@ use nsq_protocol::{ChannelName, MESSAGE_FRAME_OVERHEAD, TopicName};
 use super::replay::{ReplayError, ReplayLimits};
 use crate::channel::ChannelState;
 use crate::channel::runs::Runs;
+use crate::channel::undoing::LossKind;
 use crate::clock::Nanos;
 use crate::log::repair::CheckedBlock;
-use crate::log::retention::Retention;
+use crate::log::retention::{Retention, merged};
 use crate::log::{Floor, Mark, TopicLog};
 use crate::policy::settings::Settings;
 use crate::storage::checkpoint::{ChannelCheckpoint, TopicCheckpoint};
 use crate::storage::record::Record;
 use crate::storage::{ChannelNumber, SequenceRange, is_full};
 use crate::topic::TopicCounters;
+use crate::topic::adoptions::Adoptions;
 use crate::topic::dedupe::LearnedIds;
 use crate::topic::release::ReleasePoint;
 use crate::topic::saved::{restore_marks, restore_retention, restore_taken_over};
@@ -102,6 +104,8 @@ pub struct ReplayedTopic {
     /// The ids that it remembers, if the settings say so.
     pub(super) ids: LearnedIds,
     learns_ids: bool,
+    /// Messages of other nodes.
+    pub(super) adoptions: Adoptions,
 }
 
 impl ReplayedTopic {
@@ -149,6 +153,7 @@ impl ReplayedTopic {
             has_settings: saved.settings.is_some(),
             ..Self::with(name, TopicState::new(log, point, own), end, first, limits)
         };
+        topic.adoptions = Adoptions::restore(&saved.transfers);
         topic.ids.forget_before(saved.ids.forgotten_before);
         if topic.learns_ids {
             saved.ids.list.iter().for_each(|id| topic.ids.add(id));
@@ -180,6 +185,7 @@ impl ReplayedTopic {
             keep_from: None,
             in_segments_to: 0,
             has_settings: false,
+            adoptions: Adoptions::default(),
         }
     }
 
@@ -236,6 +242,16 @@ impl ReplayedTopic {
                 return Ok(problems.is_empty());
             }
             Record::TopicIdsForgotten { before, .. } => self.ids.forget_before(before),
+            Record::Adopted { channel, transfer, first_sequence, sources, states, .. } => {
+                // The publish that follows marks its messages as those of one channel.
+                let marks = Mark::of_adopted(first_sequence, channel, states.iter(), |due| limits.due(due));
+                for mark in marks.into_iter().filter(|_| first_sequence >= self.end) {
+                    if !matches!(mark, Mark::Targeted { .. }) {
+                        self.log().mark(mark);
+                    }
+                }
+                self.adoptions.replace(transfer, sources.iter().collect());
+            }
             Record::ChannelSettings { channel, settings, .. } => {
                 let (own, problems) = Settings::parse(settings);
                 if let Some(channel) = self.state.channel_mut(&channel) {
@@ -256,7 +272,11 @@ impl ReplayedTopic {
             }
             Record::ChannelEmptied { channel, up_to, .. } => {
                 self.reach(up_to);
+                let is_retaining = self.log().is_retaining();
                 if let Some(channel) = self.state.channel_mut(&channel) {
+                    if is_retaining {
+                        channel.state.note_loss(LossKind::Emptied, up_to, None);
+                    }
                     // Nothing is in flight, so all messages before `up_to` are dropped. Newer ones stay.
                     channel.state.move_forward(up_to);
                 }
@@ -266,6 +286,9 @@ impl ReplayedTopic {
                 let log = self.log().clone();
                 if let Some(channel) = self.state.channel_mut(&channel) {
                     if forward {
+                        if log.is_retaining() {
+                            channel.state.note_loss(LossKind::MovedForward, to, None);
+                        }
                         channel.state.move_forward(to);
                     } else {
                         // The cursor was at `to` or after it.
@@ -274,6 +297,19 @@ impl ReplayedTopic {
                         channel.state.move_back(to, &log.void_marks_between(to, end, Some(number)));
                         channel.state.settle(channel.now);
                     }
+                }
+            }
+            Record::ChannelUndone { channel, cursor, runs, .. } => {
+                let runs: Vec<SequenceRange> = runs.iter().collect();
+                self.reach(runs.iter().map(|run| run.to).fold(cursor, u64::max));
+                let log = self.log().clone();
+                if let Some(channel) = self.state.channel_mut(&channel) {
+                    let runs = merged(runs.into_iter().filter(|run| !run.is_empty()).collect());
+                    let (low, end) =
+                        (runs.first().map_or(0, |run| run.from), runs.last().map_or(0, |run| run.to));
+                    let marks = log.void_marks_between(low, end, Some(channel.number));
+                    channel.state.replay_undo(cursor, &runs, &marks);
+                    channel.state.settle(channel.now);
                 }
             }
             Record::Finish { channel, runs, .. } => {

@@ -35,6 +35,21 @@ impl Topic {
         if let Some(channel) = self.channel(name.as_str()) {
             return Ok(channel);
         }
+        if self.engine.status.is_draining() {
+            return Err(PublishError::Draining);
+        }
+        self.make_channel(name, start).await
+    }
+
+    /// Like [`Topic::get_or_create_channel_at`], but also while the node drains: its own moves of messages need channels.
+    pub(super) async fn make_channel(
+        self: &Arc<Self>,
+        name: &ChannelName,
+        start: StartAt,
+    ) -> Result<Arc<Channel>, PublishError> {
+        if let Some(channel) = self.channel(name.as_str()) {
+            return Ok(channel);
+        }
         let found = self.find(start).await?;
         let (channel, ticket, placed) = {
             let mut state = self.state.lock();
@@ -138,7 +153,9 @@ impl Topic {
         let sources = self.engine.policy_sources();
         let policy =
             sources.of_channel(self.name.as_str(), state.topic.own(), name.as_str(), of.own_settings());
-        of.set_policy(policy);
+        of.set_policy(policy, clock::monotonic());
+        of.set_node_count(self.node_count(), clock::monotonic());
+        let has_total_rate = of.has_total_rate();
         let ephemeral = self.name.is_ephemeral() || name.is_ephemeral();
         let parts = ChannelParts {
             bound: ephemeral.then_some(self.engine.limits.mem_queue_size),
@@ -155,6 +172,9 @@ impl Topic {
         state.topic.insert(name, channel.clone());
         if channel.ttl() > 0 {
             self.update_ttl(state);
+        }
+        if has_total_rate {
+            self.engine.total_rates.notify_one();
         }
         self.bound_channel(&channel);
         channel

@@ -4,12 +4,12 @@
 //! One journal batch publishes them there and removes them from their channel, so that at every moment a message is in
 //! exactly one of the two places.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nsq_protocol::headers::Form;
-use nsq_protocol::{ChannelName, TopicName};
+use nsq_protocol::{ChannelName, StartAt, TopicName};
 use tokio_util::sync::CancellationToken;
 
 use super::dead_letter::{self, Death, Published};
@@ -29,7 +29,7 @@ pub const REDRIVE_CHANNEL: &str = "redrive";
 /// The time to live that a new dead-letter topic gets.
 const DEAD_LETTER_TTL: Duration = Duration::from_secs(14 * 24 * 3600);
 /// Maximum number of messages in one journal batch.
-const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 /// How long to wait after a failure.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -86,19 +86,23 @@ impl Registry {
     pub async fn dead_letter_all(self: &Arc<Self>) -> Option<(Arc<Channel>, MoveError)> {
         let exhausted = &self.engine().exhausted;
         let mut failed: Option<(Arc<Channel>, MoveError)> = None;
-        let mut again = Vec::new();
-        // A batch of each channel in turn, so that none waits for another that has many.
+        let mut again = Again::default();
+        // A batch of each channel in turn, so that none waits for another that has many. A channel that failed has its
+        // turn again after a while, even if others keep this busy.
         while let Some(channel) = exhausted.pop() {
             match self.dead_letter(&channel).await {
                 Ok(true) => exhausted.push_again(channel),
                 Ok(false) => {}
                 Err(error) => {
-                    again.push(channel.clone());
+                    again.push(Instant::now(), channel.clone());
                     failed = Some((channel, error));
                 }
             }
+            while let Some(channel) = again.pop_due(Instant::now()) {
+                exhausted.push_again(channel);
+            }
         }
-        again.into_iter().for_each(|channel| exhausted.push_again(channel));
+        again.0.into_iter().for_each(|(_, channel)| exhausted.push_again(channel));
         failed
     }
 
@@ -136,7 +140,7 @@ impl Registry {
         name: &TopicName,
         source: &TopicName,
     ) -> Result<Arc<Topic>, MoveError> {
-        let topic = self.get_or_create(name).await?;
+        let topic = self.make(name).await?;
         if topic.channel(REDRIVE_CHANNEL).is_none() {
             let channel = ChannelName::new(REDRIVE_CHANNEL).map_err(|_| PublishError::Exiting)?;
             if !topic.own_settings().is_of_dead_letters() {
@@ -147,10 +151,32 @@ impl Registry {
                 // Only retention can be refused.
                 let _ = topic.change_settings(&mark);
             }
-            topic.get_or_create_channel(&channel).await?;
+            topic.make_channel(&channel, StartAt::Latest).await?;
             crate::log_info!(self.engine(), "TOPIC({name}): holds the dead letters of {source}");
         }
         Ok(topic)
+    }
+}
+
+/// What failed, each with the time of its next attempt.
+struct Again<T>(VecDeque<(Instant, T)>);
+
+impl<T> Default for Again<T> {
+    fn default() -> Self {
+        Again(VecDeque::new())
+    }
+}
+
+impl<T> Again<T> {
+    /// Adds what failed at `now`.
+    fn push(&mut self, now: Instant, failed: T) {
+        self.0.push_back((now + RETRY, failed));
+    }
+
+    /// Removes what has waited for long enough.
+    fn pop_due(&mut self, now: Instant) -> Option<T> {
+        let is_due = self.0.front().is_some_and(|(at, _)| *at <= now);
+        if is_due { self.0.pop_front().map(|(_, failed)| failed) } else { None }
     }
 }
 
@@ -249,5 +275,21 @@ pub(super) async fn move_messages(
     match outcome.await {
         Ok(moved) => Ok(Some(moved?)),
         Err(panic) => Err(StorageError::in_doubt(panic, "the messages may be moved").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_has_its_turn_again_while_others_go_on() {
+        let (start, mut again) = (Instant::now(), Again::default());
+        again.push(start, "first");
+        again.push(start + RETRY / 2, "second");
+        assert_eq!(again.pop_due(start + RETRY / 2), None);
+        assert_eq!(again.pop_due(start + RETRY), Some("first"));
+        assert_eq!(again.pop_due(start + RETRY), None);
+        assert_eq!(again.pop_due(start + RETRY * 2), Some("second"));
     }
 }

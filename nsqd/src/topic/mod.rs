@@ -10,6 +10,8 @@
 //! - `creation`: new channels
 //! - [`retention`]: retention of finished messages; channels that start in the past or are moved
 //! - [`publication`]: a batch between append and release
+//! - [`adoptions`]: pure; which messages of other nodes the topic has; `adopting`: stores them
+//! - `moving_out`: gives messages to a drain that moves them to another node
 //! - [`dead_letter`]: pure; the headers of dead letters
 //! - [`dead_summary`]: pure; counts dead letters by cause
 //! - [`dead_lettering`]: moves messages that are set aside to dead-letter topics
@@ -17,9 +19,12 @@
 //! - `deduplicating`: storing the messages of an id once
 //! - [`bounds`]: pure; whether there is room for a publish; `bounding`: applies bounds
 //! - `watching`: channels without consumers
+//! - `remaining`: counts what a drain waits for
 //! - `settings`: changing settings of the topic and its channels
 //! - [`saved`]: the topic's part of a checkpoint
 
+pub mod adopting;
+pub mod adoptions;
 pub mod bounds;
 mod bounding;
 mod creation;
@@ -33,6 +38,8 @@ pub mod publication;
 pub mod redrive;
 pub mod registry;
 pub mod release;
+mod moving_out;
+mod remaining;
 pub mod saved;
 mod settings;
 pub mod state;
@@ -47,6 +54,8 @@ use nsq_protocol::{ChannelName, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use self::adopting::Adopting;
+use self::adoptions::Adoptions;
 use self::bounds::{Bounds, TopicFull};
 use self::dedupe::LearnedIds;
 use self::deduplicating::Ids;
@@ -54,7 +63,7 @@ pub use self::publication::{Publication, PublishedMessage};
 use self::release::ReleasePoint;
 use self::retention::RetentionError;
 use self::state::TopicState;
-use crate::channel::Channel;
+use crate::channel::{Channel, PauseNote};
 use crate::clock;
 use crate::engine::{Engine, StorageError};
 use crate::health::Part;
@@ -73,6 +82,9 @@ pub enum PublishError {
     /// The topic is being deleted, or nsqd is stopping.
     #[error("exiting")]
     Exiting,
+    /// The node drains. Another node may accept it.
+    #[error("exiting")]
+    Draining,
     /// The messages could not be made as durable as configured, or memory is full because writing to disk failed.
     #[error("{0}")]
     Storage(#[from] StorageError),
@@ -90,11 +102,22 @@ impl From<Box<TopicFull>> for PublishError {
     }
 }
 
+/// Where messages come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A client publishes them.
+    Producer,
+    /// They were in a channel of this node, and move.
+    Node,
+}
+
 /// The part of a topic that its lock protects.
 struct State {
     topic: TopicState<ChannelName, Arc<Channel>>,
     /// The release point recorded in the journal, while all channels are ephemeral.
     recorded: u64,
+    /// Who paused it and when, if that was since the start.
+    paused_by: Option<PauseNote>,
 }
 
 /// The topic's own depth, which `/stats` reports apart from the depths of its channels.
@@ -127,9 +150,12 @@ pub struct Topic {
     spilled: Notify,
     this: Weak<Topic>,
     ids: Ids,
+    adopting: Adopting,
     bounds: Bounds,
     /// Held-back messages that were dropped.
     overflow_count: AtomicU64,
+    /// How many nodes carry the topic, if a channel has a rate of all of them together.
+    node_count: AtomicU64,
 }
 
 /// What was ever published to a topic, and accepted.
@@ -153,6 +179,8 @@ pub struct TopicParts {
     pub own: Settings,
     /// Ids of messages, in case the topic remembers them.
     pub ids: LearnedIds,
+    /// Messages of other nodes.
+    pub adoptions: Adoptions,
 }
 
 impl Topic {
@@ -168,6 +196,7 @@ impl Topic {
             log: parts.log.clone(),
             state: Mutex::new(State {
                 recorded: parts.point.released(),
+                paused_by: None,
                 topic: TopicState::new(parts.log, parts.point, parts.own),
             }),
             message_count: AtomicU64::new(parts.counters.message_count),
@@ -177,8 +206,10 @@ impl Topic {
             spilled: Notify::new(),
             this: this.clone(),
             ids: Ids::new(policy.dedupe, parts.ids),
+            adopting: Adopting::new(parts.adoptions),
             bounds: Bounds::default(),
             overflow_count: AtomicU64::new(0),
+            node_count: AtomicU64::new(1),
         })
     }
 
@@ -188,6 +219,10 @@ impl Topic {
 
     pub fn number(&self) -> TopicNumber {
         self.number
+    }
+
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     pub fn log(&self) -> &Arc<TopicLog> {
@@ -219,7 +254,7 @@ impl Topic {
         body_bytes: usize,
         delay: Option<Duration>,
     ) -> Result<Publication, PublishError> {
-        let topic = self.can_append()?;
+        let topic = self.can_append(Origin::Producer)?;
         if form == Form::WithHeaders && self.ids.is_on() {
             return self.append_once(topic, bodies.collect(), body_bytes, delay);
         }
@@ -286,7 +321,7 @@ impl Topic {
         only: Option<ChannelNumber>,
         other: Option<Record<'a>>,
     ) -> Result<Publication, PublishError> {
-        let topic = self.can_append()?;
+        let topic = self.can_append(Origin::Node)?;
         let (count, body_bytes) = (bodies.len(), bodies.iter().map(|body| body.len()).sum());
         let journal = |first_sequence, frames: &[u8]| {
             let publish = Record::Publish {
@@ -306,14 +341,19 @@ impl Topic {
                 },
                 (None, None) => None,
             };
-            self.message_count.fetch_add(count as u64, Ordering::Relaxed);
-            self.message_bytes.fetch_add(body_bytes as u64, Ordering::Relaxed);
+            self.count_published(count as u64, body_bytes as u64);
             Ok::<_, StorageError>(ticket)
         };
         let wall_ns = clock::wall_ns();
         let bodies = bodies.iter().copied();
         let stored = self.log.append_targeted(bodies, (form, count, body_bytes), wall_ns, only, journal)?;
         Ok(Publication::new(topic, stored, None))
+    }
+
+    /// Counts accepted messages. Call it under the lock of the log's index.
+    fn count_published(&self, messages: u64, body_bytes: u64) {
+        self.message_count.fetch_add(messages, Ordering::Relaxed);
+        self.message_bytes.fetch_add(body_bytes, Ordering::Relaxed);
     }
 
     /// Calls `append` with the number of a channel, while the channel cannot be deleted. `None` if there is no such
@@ -324,7 +364,7 @@ impl Topic {
         Some(append(number))
     }
 
-    fn can_append(&self) -> Result<Arc<Topic>, PublishError> {
+    fn can_append(&self, origin: Origin) -> Result<Arc<Topic>, PublishError> {
         if self.is_closed() {
             return Err(PublishError::Exiting);
         }
@@ -336,11 +376,23 @@ impl Topic {
                 .storage_error("memory is full and messages cannot be moved to disk; free disk space, and nsqd then continues by itself")
                 .into());
         }
+        if self.engine.status.may_refuse_publishes() {
+            self.check_refusals(origin)?;
+        }
+        Ok(topic)
+    }
+
+    #[cold]
+    fn check_refusals(&self, origin: Origin) -> Result<(), PublishError> {
+        if origin == Origin::Producer && self.engine.status.is_draining() {
+            self.engine.metrics().publishes_while_draining.add(1);
+            return Err(PublishError::Draining);
+        }
         if self.engine.status.is_data_dir_missing() && !self.name.is_ephemeral() {
             self.engine.metrics().refused_publishes.add(1);
             return Err(self.engine.storage_error("the data directory is missing; put it back").into());
         }
-        Ok(topic)
+        Ok(())
     }
 
     /// How many of `count` messages are accepted: all, unless the topic is ephemeral, holds messages back, and reaches
@@ -540,7 +592,16 @@ impl Topic {
 
     /// Pauses or resumes releasing messages to channels.
     pub fn set_paused(&self, paused: bool) {
+        self.set_paused_by(paused, "");
+    }
+
+    /// Pauses or resumes releasing messages to channels, as somebody at this address asked.
+    pub fn set_paused_by(&self, paused: bool, by: &str) {
         let mut state = self.state.lock();
+        // A second pause does not change who paused it.
+        if !paused || !state.topic.point().is_paused() {
+            state.paused_by = PauseNote::now(paused, by);
+        }
         state.topic.set_paused(paused);
         self.record_state(&mut state);
         self.advance(&mut state);
@@ -586,6 +647,21 @@ impl Topic {
         self.log.discard();
     }
 
+    /// Who paused the topic, if it is paused and that was since the start.
+    pub fn paused_by(&self) -> Option<PauseNote> {
+        self.state.lock().paused_by.clone()
+    }
+
+    /// Messages before this are released to the channels.
+    pub fn released_to(&self) -> u64 {
+        self.state.lock().topic.point().released()
+    }
+
+    /// Messages before this are durable.
+    pub fn committed(&self) -> u64 {
+        self.state.lock().topic.point().committed()
+    }
+
     /// The messages that the topic holds back from its channels.
     pub fn depth(&self) -> TopicDepth {
         let state = self.state.lock();
@@ -594,7 +670,7 @@ impl Topic {
         let skipped: u64 = (self.log.marks().iter())
             .map(|mark| match *mark {
                 Mark::Skipped { from, to } => to.min(committed).saturating_sub(from.max(released)),
-                Mark::Deferred { .. } | Mark::Targeted { .. } => 0,
+                Mark::Deferred { .. } | Mark::Targeted { .. } | Mark::Adopted { .. } => 0,
             })
             .sum();
         TopicDepth {

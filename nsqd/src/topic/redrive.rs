@@ -367,6 +367,18 @@ impl Registry {
         self.get(topic).is_some_and(has_channel)
     }
 
+    /// Stops all redrives, and waits until they have ended.
+    pub async fn stop_redrives(&self) {
+        let running: Vec<Arc<Redrive>> = (self.redrives.iter())
+            .filter(|redrive| redrive.state() == RedriveState::Running)
+            .map(|redrive| redrive.clone())
+            .collect();
+        running.iter().for_each(|redrive| redrive.stop());
+        for redrive in running {
+            redrive.ended().await;
+        }
+    }
+
     /// Number of redrives that have not ended.
     pub fn running_redrives(&self) -> usize {
         self.redrives.iter().filter(|redrive| redrive.state() == RedriveState::Running).count()

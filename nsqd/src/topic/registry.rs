@@ -4,9 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use nsq_protocol::{ChannelName, TopicName};
+use nsq_protocol::{ChannelName, StartAt, TopicName};
 use parking_lot::Mutex;
 
+use super::adoptions::Adoptions;
 use super::dedupe::LearnedIds;
 use super::redrive::Redrive;
 use super::release::ReleasePoint;
@@ -99,6 +100,17 @@ impl Registry {
         if let Some(topic) = self.get(name.as_str()) {
             return Ok(topic);
         }
+        if self.engine.status.is_draining() {
+            return Err(PublishError::Draining);
+        }
+        self.make(name).await
+    }
+
+    /// Like [`Registry::get_or_create`], but also while the node drains: its own moves of messages need topics.
+    pub(super) async fn make(self: &Arc<Self>, name: &TopicName) -> Result<Arc<Topic>, PublishError> {
+        if let Some(topic) = self.get(name.as_str()) {
+            return Ok(topic);
+        }
         let Some(Created { topic, ticket }) = self.create(name)? else {
             return self.get(name.as_str()).ok_or(PublishError::Exiting);
         };
@@ -110,7 +122,7 @@ impl Registry {
         if let Some(oracle) = &self.oracle {
             for channel in oracle.channels_of(name).await {
                 if !channel.is_ephemeral() {
-                    topic.get_or_create_channel(&channel).await?;
+                    topic.make_channel(&channel, StartAt::Latest).await?;
                 }
             }
         }
@@ -172,6 +184,7 @@ impl Registry {
             counters: TopicCounters::default(),
             own: Settings::default(),
             ids: LearnedIds::new(limits.dedupe_max_ids),
+            adoptions: Adoptions::default(),
         };
         let topic = Topic::new(self.engine.clone(), parts);
         self.adopt(topic.clone());

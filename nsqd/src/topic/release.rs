@@ -18,13 +18,14 @@ pub struct ReleasePoint {
     paused: bool,
     has_channels: bool,
     starting: bool,
+    moving_out: bool,
 }
 
 impl ReleasePoint {
     /// For a topic whose messages before `released` are released and those before `committed` are committed. `starting`
     /// holds all messages back until [`ReleasePoint::started`].
     pub fn new(released: u64, committed: u64, paused: bool, starting: bool) -> Self {
-        ReleasePoint { released, committed, paused, has_channels: false, starting }
+        ReleasePoint { released, committed, paused, has_channels: false, starting, moving_out: false }
     }
 
     /// Records that messages before `to` are committed.
@@ -43,7 +44,12 @@ impl ReleasePoint {
 
     /// Whether messages are released as soon as they are committed.
     pub fn is_releasing(&self) -> bool {
-        self.has_channels && !self.paused && !self.starting
+        self.has_channels && !self.paused && !self.starting && !self.moving_out
+    }
+
+    /// Sets whether a drain moves the messages that are held back to another node.
+    pub fn set_moving_out(&mut self, moving_out: bool) {
+        self.moving_out = moving_out;
     }
 
     /// Moves the release point to `to`, if that is later, even if messages are held back.
@@ -91,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stops_without_a_channel_while_paused_and_while_starting() {
+    fn stops_without_a_channel_while_paused_moving_out_and_starting() {
         let mut point = ReleasePoint::new(5, 5, false, true);
         point.commit(8);
         assert_eq!(point.advance(), None);
@@ -109,6 +115,9 @@ mod tests {
         point.set_paused(false);
         assert_eq!(point.advance(), None);
         point.commit(10);
+        point.set_moving_out(true);
+        assert_eq!(point.advance(), None);
+        point.set_moving_out(false);
         assert_eq!(point.advance(), Some(SequenceRange::one(9)));
     }
 }

@@ -83,8 +83,11 @@ impl Topic {
         }
         drop(state);
         if self.log.is_retaining() {
-            for channel in self.channels().iter().filter(|channel| channel.is_ephemeral()) {
-                channel.skip_to(from);
+            for channel in self.channels() {
+                channel.forget_loss_before(from);
+                if channel.is_ephemeral() {
+                    channel.skip_to(from);
+                }
             }
         }
         Ok(freed)
@@ -129,17 +132,7 @@ impl Topic {
     ) -> Result<(Placed, u64), RetentionError> {
         let found = self.find(place).await?;
         let mut clamped = false;
-        let moved = channel.move_to(|SequenceRange { from: cursor, to: end }| {
-            if found.sequence > cursor || found.sequence >= end {
-                return Ok(CursorMove { to: found.sequence.min(end), forward: true });
-            }
-            if !self.log.is_retaining() && found.sequence < cursor {
-                return Err(RetentionError::NothingRetained);
-            }
-            let oldest = self.log.oldest_retained().min(cursor);
-            clamped = found.is_clamped_to(oldest);
-            Ok(CursorMove { to: found.sequence.max(oldest), forward: false })
-        })?;
+        let moved = channel.move_to(|ahead| self.choose_move(found, ahead, &mut clamped))?;
         let placed = Placed { sequence: moved.to, clamped };
         crate::log_info!(
             self.engine,
@@ -149,6 +142,35 @@ impl Topic {
             moved.depth
         );
         Ok((placed, moved.depth))
+    }
+
+    /// What [`Topic::move_channel`] would return. Changes nothing.
+    pub async fn plan_move(
+        self: &Arc<Self>,
+        channel: &Channel,
+        place: StartAt,
+    ) -> Result<(Placed, u64), RetentionError> {
+        let found = self.find(place).await?;
+        let mut clamped = false;
+        let moved = channel.plan_move(|ahead| self.choose_move(found, ahead, &mut clamped))?;
+        Ok((Placed { sequence: moved.to, clamped }, moved.depth))
+    }
+
+    fn choose_move(
+        &self,
+        found: Found,
+        SequenceRange { from: cursor, to: end }: SequenceRange,
+        clamped: &mut bool,
+    ) -> Result<CursorMove, RetentionError> {
+        if found.sequence > cursor || found.sequence >= end {
+            return Ok(CursorMove { to: found.sequence.min(end), forward: true });
+        }
+        if !self.log.is_retaining() && found.sequence < cursor {
+            return Err(RetentionError::NothingRetained);
+        }
+        let oldest = self.log.oldest_retained().min(cursor);
+        *clamped = found.is_clamped_to(oldest);
+        Ok(CursorMove { to: found.sequence.max(oldest), forward: false })
     }
 
     /// The start of a new channel that is requested at `found`: not before the oldest retained message, and not after

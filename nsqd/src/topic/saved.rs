@@ -13,8 +13,8 @@ use crate::policy::setting::InvalidSetting;
 use crate::policy::settings::Settings;
 use crate::storage::SequenceRange;
 use crate::storage::checkpoint::{
-    ChannelCheckpoint, DeferredCheckpoint, IdsCheckpoint, RetentionCheckpoint, TakenOverCheckpoint,
-    TargetedCheckpoint, TopicCheckpoint,
+    AdoptedCheckpoint, ChannelCheckpoint, DeferredCheckpoint, IdsCheckpoint, RetentionCheckpoint,
+    TakenOverCheckpoint, TargetedCheckpoint, TopicCheckpoint,
 };
 
 /// From this attempt on, a topic's channels are saved without slices, because they were moved during earlier attempts.
@@ -55,8 +55,10 @@ impl Topic {
     fn begin_saving(&self, clocks: Clocks) -> (TopicCheckpoint, Vec<(Arc<Channel>, Saving)>) {
         let State { topic, .. } = &*self.state.lock();
         let point = topic.point();
-        let (SavedMarks { skipped, deferred, targeted }, next_sequence, counters) =
-            (self.log).with_marks_and_end(|marks, end| (save_marks(marks, clocks), end, self.counters()));
+        let (marks, next_sequence, counters, transfers) = (self.log).with_marks_and_end(|marks, end| {
+            (save_marks(marks, clocks), end, self.counters(), self.adopting.save())
+        });
+        let SavedMarks { skipped, deferred, targeted, adopted } = marks;
         let channels = (topic.channels().values().filter(|channel| !channel.is_ephemeral()))
             .map(|channel| (channel.clone(), channel.begin_saving(clocks)))
             .collect();
@@ -78,17 +80,20 @@ impl Topic {
             settings: Some(topic.own().to_string()),
             ids: IdsCheckpoint::default(),
             taken_over: save_taken_over(&self.log),
+            unreleased_adopted: adopted,
+            transfers,
         };
         (saved, channels)
     }
 }
 
-/// The fields `skipped`, `unreleased_deferred` and `unreleased_targeted` of a [`TopicCheckpoint`].
+/// The fields `skipped`, `unreleased_deferred`, `unreleased_targeted` and `unreleased_adopted` of a [`TopicCheckpoint`].
 #[derive(Default)]
 struct SavedMarks {
     skipped: Vec<SequenceRange>,
     deferred: Vec<(u64, i64)>,
     targeted: Vec<TargetedCheckpoint>,
+    adopted: Vec<AdoptedCheckpoint>,
 }
 
 /// Saves the marks that no release has taken.
@@ -103,6 +108,10 @@ fn save_marks(marks: &[Mark], clocks: Clocks) -> SavedMarks {
             Mark::Targeted { from, to, channel } => {
                 saved.targeted.push(TargetedCheckpoint { from, to, channel })
             }
+            Mark::Adopted { from, to, channel, attempts, failures, due } => {
+                let due_ns = due.map(|due| clocks.to_wall(due));
+                saved.adopted.push(AdoptedCheckpoint { from, to, channel, attempts, failures, due_ns });
+            }
         }
     }
     saved
@@ -110,9 +119,6 @@ fn save_marks(marks: &[Mark], clocks: Clocks) -> SavedMarks {
 
 /// Restores the marks that no release has taken. `deadline` converts a saved wall time.
 pub fn restore_marks(log: &TopicLog, saved: &TopicCheckpoint, deadline: impl Fn(i64) -> Nanos) {
-    for &SequenceRange { from, to } in saved.skipped.iter().filter(|range| !range.is_empty()) {
-        log.mark(Mark::Skipped { from, to });
-    }
     for &(sequence, due_ns) in &saved.unreleased_deferred {
         log.mark(Mark::Deferred { from: sequence, to: sequence.saturating_add(1), due: deadline(due_ns) });
     }
@@ -120,6 +126,15 @@ pub fn restore_marks(log: &TopicLog, saved: &TopicCheckpoint, deadline: impl Fn(
         if from < to {
             log.mark(Mark::Targeted { from, to, channel });
         }
+    }
+    for &AdoptedCheckpoint { from, to, channel, attempts, failures, due_ns } in &saved.unreleased_adopted {
+        if from < to {
+            log.mark(Mark::Adopted { from, to, channel, attempts, failures, due: due_ns.map(&deadline) });
+        }
+    }
+    // Last, so that a refused message is skipped, whatever else it was: the newest mark comes first.
+    for &SequenceRange { from, to } in saved.skipped.iter().filter(|range| !range.is_empty()) {
+        log.mark(Mark::Skipped { from, to });
     }
 }
 

@@ -1,6 +1,7 @@
 //! Changing settings of a topic and its channels: in memory, in the journal, and in what follows from them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::retention::RetentionError;
 use super::{State, Topic};
@@ -11,9 +12,19 @@ use crate::log::retention::Retention;
 use crate::policy::bounds::Overflow;
 use crate::policy::dead_letter::{self, InvalidTemplate};
 use crate::policy::effective::Subject;
+use crate::policy::ordering::OrderedAndFair;
 use crate::policy::setting::{Setting, Value};
 use crate::policy::settings::{Change, Settings};
 use crate::storage::record::Record;
+
+/// Why settings of a channel are refused that are valid by themselves.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidChannelSetting {
+    #[error("dead_letter: {0}")]
+    DeadLetter(#[from] InvalidTemplate),
+    #[error(transparent)]
+    OrderedAndFair(#[from] OrderedAndFair),
+}
 
 impl Topic {
     /// The settings that the topic has of its own.
@@ -65,7 +76,11 @@ impl Topic {
     }
 
     /// Changes the own settings of one of the topic's channels.
-    pub fn change_channel_settings(&self, channel: &Channel, change: &Change) -> Result<(), InvalidTemplate> {
+    pub fn change_channel_settings(
+        &self,
+        channel: &Channel,
+        change: &Change,
+    ) -> Result<(), InvalidChannelSetting> {
         for (setting, value) in change.iter() {
             if let (Setting::DeadLetter, Some(template)) = (setting, value) {
                 dead_letter::topic_name(template.text(), self.name.as_str(), channel.name().as_str())?;
@@ -78,14 +93,15 @@ impl Topic {
             (setting == Setting::MaxAttempts && value.is_some())
                 || value == Some(&Value::Overflow(Overflow::DeadLetter))
         };
+        let mut own = channel.own_settings();
+        own.apply(change);
+        let subject = Subject::Channel {
+            topic: self.name.as_str(),
+            channel: channel.name().as_str(),
+            of_topic: state.topic.own(),
+        };
+        sources.check_channel(subject, &own)?;
         if change.iter().any(needs_topic) {
-            let mut own = channel.own_settings();
-            own.apply(change);
-            let subject = Subject::Channel {
-                topic: self.name.as_str(),
-                channel: channel.name().as_str(),
-                of_topic: state.topic.own(),
-            };
             let template = sources.value(Setting::DeadLetter, subject, &own).0;
             let template = template.as_ref().map_or(dead_letter::DEFAULT_TEMPLATE, Value::text);
             dead_letter::topic_name(template, self.name.as_str(), channel.name().as_str())?;
@@ -95,6 +111,7 @@ impl Topic {
         });
         self.update_ttl(&state);
         self.update_bounds(&state);
+        self.note_total_rates(&state);
         drop(state);
         for (setting, value) in change.iter() {
             if let Some(warning) = value.and_then(|value| setting.warning(value)) {
@@ -127,6 +144,7 @@ impl Topic {
         }
         self.update_ttl(state);
         self.update_bounds(state);
+        self.note_total_rates(state);
     }
 
     /// Lets the log know for which times to live it must know how old messages are.
@@ -137,6 +155,30 @@ impl Topic {
         if shortest > 0 {
             self.engine.upkeep_hints.set_expires();
         }
+    }
+
+    /// Has the number of nodes looked up, if a channel has a rate of all nodes together.
+    pub(super) fn note_total_rates(&self, state: &State) {
+        if state.topic.channels().values().any(|channel| channel.has_total_rate()) {
+            self.engine.total_rates.notify_one();
+        }
+    }
+
+    /// Whether a channel has a rate of all nodes together.
+    pub fn has_total_rates(&self) -> bool {
+        self.channels().iter().any(|channel| channel.has_total_rate())
+    }
+
+    /// Sets how many nodes carry the topic.
+    pub fn set_node_count(&self, nodes: u64) {
+        let state = self.state.lock();
+        self.node_count.store(nodes, Ordering::Relaxed);
+        state.topic.channels().values().for_each(|channel| channel.set_node_count(nodes));
+    }
+
+    /// How many nodes carry the topic, as far as it is known.
+    pub fn node_count(&self) -> u64 {
+        self.node_count.load(Ordering::Relaxed)
     }
 
     /// Does the same as [`Topic::expire`] where nothing may block. Call it when a time to live may have changed: until then,

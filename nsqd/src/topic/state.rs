@@ -98,6 +98,11 @@ impl<K: Ord, C: Follower> TopicState<K, C> {
         self.point.set_paused(paused);
     }
 
+    /// A drain moves the messages that are held back to another node. [`TopicState::advance`] must follow.
+    pub fn set_moving_out(&mut self, moving_out: bool) {
+        self.point.set_moving_out(moving_out);
+    }
+
     /// TopicSkipped: the messages `from..to`, which no channel has received, are dropped.
     pub fn skip(&mut self, from: u64, to: u64) {
         if from >= to {
@@ -189,7 +194,7 @@ impl<K: Ord, C: Follower> TopicState<K, C> {
 
     fn release(&mut self, to: u64) {
         let marks = self.log.take_marks(to);
-        let is_same_for_all = !marks.iter().any(|mark| matches!(mark, Mark::Targeted { .. }));
+        let is_same_for_all = !marks.iter().any(Mark::is_of_one_channel);
         for channel in self.channels.values_mut() {
             if is_same_for_all {
                 channel.release(to, &marks);

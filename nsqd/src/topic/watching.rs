@@ -42,7 +42,6 @@ impl Topic {
                         "CHANNEL({}/{name}): emptied, no consumer for {after}",
                         self.name
                     );
-                    channel.empty();
                 }
                 IdleAction::Delete => {
                     crate::log_warn!(

@@ -78,6 +78,27 @@ pub struct TopicCheckpoint {
     /// Messages that were taken over from NSQ. `None` if there are none any more.
     #[serde(default)]
     pub taken_over: Option<TakenOverCheckpoint>,
+    /// Messages behind the release point that another node had, with deliveries or due times.
+    #[serde(default)]
+    pub unreleased_adopted: Vec<AdoptedCheckpoint>,
+    /// The newest batch of each transfer from another node that is not complete, oldest first: the number of the transfer,
+    /// and the messages by their numbers on the other node.
+    #[serde(default)]
+    pub transfers: Vec<(u128, Vec<SequenceRange>)>,
+}
+
+/// The messages `from..to`, which only `channel` receives, as they stood on another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptedCheckpoint {
+    pub from: u64,
+    pub to: u64,
+    pub channel: ChannelNumber,
+    /// Deliveries so far.
+    pub attempts: u16,
+    /// Failed deliveries.
+    pub failures: u16,
+    /// When they are due: wall clock, nanoseconds. `None` if they can be handed out.
+    pub due_ns: Option<i64>,
 }
 
 /// Messages that were taken over from NSQ, with their old timestamps.
@@ -168,6 +189,23 @@ pub struct ChannelCheckpoint {
     /// Number of messages that did not match the channel's filter.
     #[serde(default)]
     pub filtered_count: u64,
+    /// Number of messages that were cancelled.
+    #[serde(default)]
+    pub cancelled_count: u64,
+    /// What the last empty or move forward finished, if it can be undone.
+    #[serde(default)]
+    pub loss: Option<LossCheckpoint>,
+}
+
+/// Messages that were finished by an empty or by a move of the read cursor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossCheckpoint {
+    /// The cursor was moved; otherwise, the channel was emptied.
+    pub is_move: bool,
+    /// Wall clock, nanoseconds. `None` if it is not known.
+    pub at_ns: Option<i64>,
+    /// The messages. `None` if they are too many ranges.
+    pub runs: Option<Vec<SequenceRange>>,
 }
 
 /// An outstanding message.

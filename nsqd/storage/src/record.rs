@@ -83,6 +83,21 @@ pub enum Record<'a> {
     ChannelSettings { topic: TopicNumber, channel: ChannelNumber, settings: &'a str },
     /// The topic forgot the ids of all messages before this one.
     TopicIdsForgotten { topic: TopicNumber, before: u64 },
+    /// The publish that follows in the same batch stores messages that another node had. They have the numbers from
+    /// `first_sequence` on, and `states` says how they stood there. Without sources, the transfer is complete.
+    Adopted {
+        topic: TopicNumber,
+        /// The channel that receives them. `None`: all channels of the topic.
+        channel: Option<ChannelNumber>,
+        transfer: TransferId,
+        first_sequence: u64,
+        /// The messages of the newest batch of this transfer, by their numbers on the other node. Some of them may have
+        /// been stored before.
+        sources: RunList<'a>,
+        states: StateList<'a>,
+    },
+    /// An empty or a move forward was undone: these messages are unfinished again. The read cursor was at `cursor`.
+    ChannelUndone { topic: TopicNumber, channel: ChannelNumber, cursor: u64, runs: RunList<'a> },
 }
 
 /// Declares the kinds and their bytes once, so that a kind that can be written can also be read.
@@ -131,6 +146,8 @@ kinds! {
     Removed = 19,
     PublishTargeted = 20,
     TopicIdsForgotten = 30,
+    Adopted = 37,
+    ChannelUndone = 38,
 }
 
 /// Why bytes are not a record of a known kind.
@@ -163,6 +180,8 @@ impl<'a> Record<'a> {
             | Record::ChannelMoved { topic, .. }
             | Record::TopicSettings { topic, .. }
             | Record::ChannelSettings { topic, .. }
+            | Record::ChannelUndone { topic, .. }
+            | Record::Adopted { topic, .. }
             | Record::TopicIdsForgotten { topic, .. } => topic,
         }
     }
@@ -178,7 +197,9 @@ impl<'a> Record<'a> {
             | Record::ChannelPaused { channel, .. }
             | Record::ChannelEmptied { channel, .. }
             | Record::ChannelMoved { channel, .. }
+            | Record::ChannelUndone { channel, .. }
             | Record::ChannelSettings { channel, .. } => Some(channel),
+            Record::Adopted { channel, .. } => channel,
             Record::Publish { .. }
             | Record::TopicCreated { .. }
             | Record::TopicDeleted { .. }
@@ -282,6 +303,22 @@ impl<'a> Record<'a> {
                 put_channel(out, Kind::ChannelSettings, topic, channel);
                 out.extend_from_slice(settings.as_bytes());
             }
+            Record::ChannelUndone { topic, channel, cursor, runs } => {
+                put_channel(out, Kind::ChannelUndone, topic, channel);
+                out.extend_from_slice(&cursor.to_le_bytes());
+                runs.encode(out);
+            }
+            Record::Adopted { topic, channel, transfer, first_sequence, sources, states } => {
+                put_channel(out, Kind::Adopted, topic, channel.unwrap_or(ChannelNumber::MAX));
+                out.extend_from_slice(&transfer.0.to_le_bytes());
+                out.extend_from_slice(&first_sequence.to_le_bytes());
+                let at = out.len();
+                out.extend_from_slice(&[0; 4]);
+                sources.encode(out);
+                let bytes = (out.len() - at - 4) as u32;
+                out[at..at + 4].copy_from_slice(&bytes.to_le_bytes());
+                states.encode(out);
+            }
             Record::TopicIdsForgotten { topic, before } => {
                 put_topic(out, Kind::TopicIdsForgotten, topic);
                 out.extend_from_slice(&before.to_le_bytes());
@@ -373,6 +410,23 @@ impl<'a> Record<'a> {
             Kind::ChannelSettings => {
                 let channel = fields.channel()?;
                 Record::ChannelSettings { topic, channel, settings: fields.text()? }
+            }
+            Kind::ChannelUndone => {
+                let (channel, cursor) = (fields.channel()?, fields.sequence()?);
+                Record::ChannelUndone { topic, channel, cursor, runs: RunList::decode(fields.rest())? }
+            }
+            Kind::Adopted => {
+                let channel = ChannelNumber(fields.u32()?);
+                let transfer = TransferId(fields.array().map(u128::from_le_bytes)?);
+                let first_sequence = fields.sequence()?;
+                let bytes = fields.u32()? as usize;
+                let sources = RunList::decode(fields.take(bytes)?)?;
+                let states = StateList::decode(fields.rest())?;
+                if first_sequence.checked_add(states.count())? > SEQUENCES {
+                    return None;
+                }
+                let channel = (channel < ChannelNumber::MAX).then_some(channel);
+                Record::Adopted { topic, channel, transfer, first_sequence, sources, states }
             }
             Kind::TopicIdsForgotten => Record::TopicIdsForgotten { topic, before: fields.sequence()? },
         })
@@ -474,6 +528,117 @@ impl PartialEq for RunList<'_> {
 impl Eq for RunList<'_> {}
 
 impl fmt::Debug for RunList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// The move of a channel's messages, or of a topic's, from one node to another. Random.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransferId(pub u128);
+
+/// 32 hexadecimal digits.
+impl fmt::Display for TransferId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl std::str::FromStr for TransferId {
+    type Err = InvalidTransferId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_hex = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let parsed = if is_hex { u128::from_str_radix(text, 16).ok() } else { None };
+        parsed.map(TransferId).ok_or(InvalidTransferId)
+    }
+}
+
+/// The text is not a [`TransferId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected 32 hexadecimal digits in lower case")]
+pub struct InvalidTransferId;
+
+/// How consecutive messages stood on another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AdoptedState {
+    /// Number of messages, not 0.
+    pub count: u32,
+    /// Deliveries so far.
+    pub attempts: u16,
+    /// Failed deliveries, if they are counted.
+    pub failures: u16,
+    /// When they are due, wall clock, nanoseconds; `None` if they can be handed out.
+    pub due_ns: Option<i64>,
+}
+
+/// How messages stood on another node, in the order of their sequence numbers.
+#[derive(Clone, Copy)]
+pub struct StateList<'a>(StateListKind<'a>);
+
+#[derive(Clone, Copy)]
+enum StateListKind<'a> {
+    Plain(&'a [AdoptedState]),
+    /// Already checked.
+    Coded(&'a [u8]),
+}
+
+/// Bytes of an encoded [`AdoptedState`].
+const STATE_BYTES: usize = 16;
+
+impl<'a> From<&'a [AdoptedState]> for StateList<'a> {
+    fn from(states: &'a [AdoptedState]) -> Self {
+        Self(StateListKind::Plain(states))
+    }
+}
+
+impl<'a> StateList<'a> {
+    pub fn iter(&self) -> impl Iterator<Item = AdoptedState> + use<'a> {
+        let (plain, mut coded): (&[AdoptedState], _) = match self.0 {
+            StateListKind::Plain(states) => (states, Fields(&[])),
+            StateListKind::Coded(bytes) => (&[], Fields(bytes)),
+        };
+        plain.iter().copied().chain(std::iter::from_fn(move || Self::state(&mut coded)))
+    }
+
+    /// Number of messages.
+    pub fn count(&self) -> u64 {
+        self.iter().map(|state| u64::from(state.count)).sum()
+    }
+
+    fn state(fields: &mut Fields<'_>) -> Option<AdoptedState> {
+        Some(AdoptedState {
+            count: fields.u32()?,
+            attempts: fields.u16()?,
+            failures: fields.u16()?,
+            due_ns: fields.i64().map(|due_ns| Some(due_ns).filter(|due_ns| *due_ns != NOT_DEFERRED))?,
+        })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        for AdoptedState { count, attempts, failures, due_ns } in self.iter() {
+            out.extend_from_slice(&count.to_le_bytes());
+            out.extend_from_slice(&attempts.to_le_bytes());
+            out.extend_from_slice(&failures.to_le_bytes());
+            out.extend_from_slice(&due_ns.unwrap_or(NOT_DEFERRED).to_le_bytes());
+        }
+    }
+
+    fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let list = Self(StateListKind::Coded(bytes));
+        (bytes.len().is_multiple_of(STATE_BYTES) && list.iter().all(|state| state.count > 0)).then_some(list)
+    }
+}
+
+impl PartialEq for StateList<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for StateList<'_> {}
+
+impl fmt::Debug for StateList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter()).finish()
     }
@@ -584,6 +749,12 @@ impl<'a> Fields<'a> {
         None
     }
 
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(bytes)?;
+        self.0 = tail;
+        Some(head)
+    }
+
     fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
@@ -613,6 +784,7 @@ mod tests {
         name: String,
         frames: Vec<u8>,
         runs: Vec<SequenceRange>,
+        states: Vec<AdoptedState>,
     }
 
     impl Parts {
@@ -657,6 +829,17 @@ mod tests {
                 Kind::ChannelMoved => Record::ChannelMoved { topic, channel, to: a, forward: self.flags.0 },
                 Kind::TopicSettings => Record::TopicSettings { topic, settings: &self.name },
                 Kind::ChannelSettings => Record::ChannelSettings { topic, channel, settings: &self.name },
+                Kind::ChannelUndone => {
+                    Record::ChannelUndone { topic, channel, cursor: a, runs: self.runs.as_slice().into() }
+                }
+                Kind::Adopted => Record::Adopted {
+                    topic,
+                    channel: self.flags.0.then_some(channel),
+                    transfer: TransferId(u128::from(a) << 64 | u128::from(b)),
+                    first_sequence: a >> 1,
+                    sources: self.runs.as_slice().into(),
+                    states: self.states.as_slice().into(),
+                },
                 Kind::TopicIdsForgotten => Record::TopicIdsForgotten { topic, before: a },
             }
         }
@@ -677,8 +860,9 @@ mod tests {
                     .prop_map(|(from, length)| SequenceRange::new(from, from + length)),
                 0..20,
             ),
+            prop::collection::vec(states(), 0..9),
         )
-            .prop_map(|(a, b, runs)| Parts {
+            .prop_map(|(a, b, runs, states)| Parts {
                 kind: a.0,
                 topic: TopicNumber(a.1.0),
                 channel: ChannelNumber(a.1.1),
@@ -690,7 +874,15 @@ mod tests {
                 name: b.2,
                 frames: b.3,
                 runs,
+                states,
             })
+    }
+
+    fn states() -> impl Strategy<Value = AdoptedState> {
+        let due_ns = prop::option::of(NOT_DEFERRED + 1..);
+        (1_u32.., any::<u16>(), any::<u16>(), due_ns).prop_map(|(count, attempts, failures, due_ns)| {
+            AdoptedState { count, attempts, failures, due_ns }
+        })
     }
 
     proptest! {

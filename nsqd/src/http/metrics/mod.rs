@@ -12,8 +12,11 @@ use nsq_daemon::NSQ_VERSION;
 use nsq_daemon::http::{HttpError, Request, Response};
 use nsq_daemon::log::dropped_lines;
 use nsq_daemon::metrics::{Exposition, Kind, process};
+use nsq_protocol::MoveState;
 
 use self::series::Series;
+use super::consume::tickets::MAX_TICKETS;
+use super::consume::{HttpConsumers, Kind as ConsumerKind};
 use super::{HttpContext, LookupdAddresses};
 use crate::disk_metrics::{DiskMetrics, FileMetrics};
 use crate::engine::Engine;
@@ -29,6 +32,7 @@ pub async fn metrics(context: &HttpContext, request: &mut Request) -> Result<Res
         registry: context.registry.clone(),
         producers: context.producers.clone(),
         lookupds: context.lookupd_addresses.clone(),
+        consumers: context.consumers.clone(),
         start_seconds: context.started_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
         max_series: context.config.metrics_max_series,
     };
@@ -40,6 +44,7 @@ struct Source {
     registry: Arc<Registry>,
     producers: Arc<Producers>,
     lookupds: Arc<dyn LookupdAddresses>,
+    consumers: Arc<HttpConsumers>,
     start_seconds: f64,
     max_series: u64,
 }
@@ -59,11 +64,16 @@ impl Source {
         let help = "1 as long as publishing works, else 0; /ping says why.";
         page.gauge("nsq_healthy", help, f64::from(u8::from(engine.health().is_ok())));
         self.put_lookupds(&mut page);
+        put_drain(&mut page, engine);
         put_traffic(&mut page, engine.metrics());
         let help = "TCP connections that have published.";
         page.gauge("nsq_producers", help, self.producers.all().len() as f64);
         let help = "Redrives of dead letters that are running.";
+        let transfers: usize = self.registry.all_unsorted().iter().map(|topic| topic.adoption_count()).sum();
+        let open_help = "Transfers from other nodes that are not complete.";
+        page.gauge("nsq_transfers_open", open_help, transfers as f64);
         page.gauge("nsq_redrives_running", help, self.registry.running_redrives() as f64);
+        put_http_consumers(&mut page, &self.consumers);
         put_storage(&mut page, engine);
         Series::collect(&self.registry, self.max_series).put(&mut page);
         let help = "Log lines dropped because stderr was not read or could not be written.";
@@ -79,6 +89,30 @@ impl Source {
             family.sample(&[("address", &address)], f64::from(u8::from(connected)));
         }
     }
+}
+
+fn put_drain(page: &mut Exposition, engine: &Engine) {
+    let drain = engine.status.with_drain(|drain| drain.status()).unwrap_or_default();
+    let seconds = |nanoseconds: Option<i64>| nanoseconds.map_or(0.0, |at| at as f64 / 1e9);
+    let help = "1 while nsqd refuses publishes because it drains, else 0.";
+    page.gauge("nsq_draining", help, f64::from(u8::from(drain.draining)));
+    let help = "Messages that a drain waits for; 0 without a drain.";
+    page.gauge("nsq_drain_remaining_messages", help, drain.remaining_count as f64);
+    let help = "Dead letters without a consumer and messages of topics without channels, during a drain.";
+    page.gauge("nsq_drain_held_messages", help, drain.held_count as f64);
+    let help = "When the drain began, seconds since 1970; 0 without a drain.";
+    page.gauge("nsq_drain_start_time_seconds", help, seconds(drain.started_at));
+    let help = "When the drain no longer waits for consumers, seconds since 1970; 0 for never.";
+    page.gauge("nsq_drain_deadline_seconds", help, seconds(drain.deadline_at));
+    let help = "Publishes that were refused because nsqd drained.";
+    page.counter("nsq_publishes_draining_total", help, engine.metrics().publishes_while_draining.get());
+    let help = "1 while a drain moves messages to another node, else 0.";
+    let is_moving = drain.moving.is_some_and(|moving| moving.state == MoveState::Moving);
+    page.gauge("nsq_drain_moving", help, f64::from(u8::from(is_moving)));
+    let help = "Messages that drains of this node moved to another node.";
+    page.counter("nsq_messages_moved_total", help, engine.metrics().moved_messages.get());
+    let help = "Messages that drains of other nodes moved here.";
+    page.counter("nsq_messages_adopted_total", help, engine.metrics().adopted_messages.get());
 }
 
 fn put_traffic(page: &mut Exposition, metrics: &Metrics) {
@@ -107,6 +141,24 @@ fn put_traffic(page: &mut Exposition, metrics: &Metrics) {
     page.family("nsq_delivery_latency_seconds", Kind::Histogram, help)
         .histogram(&[], &metrics.deliveries.buckets());
     metrics.http_requests.expose(page, "nsq_http_requests_total");
+}
+
+fn put_http_consumers(page: &mut Exposition, consumers: &HttpConsumers) {
+    let help = "Clients that consume over HTTP: waiting long polls, event streams, and WebSockets.";
+    let mut family = page.family("nsq_http_consumers", Kind::Gauge, help);
+    for kind in ConsumerKind::ALL {
+        family.sample(&[("kind", kind.as_str())], consumers.count(kind) as f64);
+    }
+    let help = "Requests to consume that --max-http-consumers refused.";
+    page.counter("nsq_http_consumers_refused_total", help, consumers.refused_consumers.get());
+    let help = "Messages that are leased to long polls.";
+    page.gauge("nsq_http_leases", help, consumers.lease_count() as f64);
+    let help = "Long polls that --max-http-leases refused.";
+    page.counter("nsq_http_leases_refused_total", help, consumers.refused_leases.get());
+    let help = "Tickets that are neither used nor expired.";
+    page.gauge("nsq_http_tickets", help, consumers.tickets.count() as f64);
+    let help = format!("Tickets that were refused because {MAX_TICKETS} were not used yet.");
+    page.counter("nsq_http_tickets_refused_total", &help, consumers.tickets.refused.get());
 }
 
 fn put_storage(page: &mut Exposition, engine: &Engine) {

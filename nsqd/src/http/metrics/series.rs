@@ -62,7 +62,7 @@ const TOPIC: [Metric<TopicSeries>; 11] = [
     ),
 ];
 
-const CHANNEL: [Metric<ChannelSeries>; 18] = [
+const CHANNEL: [Metric<ChannelSeries>; 25] = [
     counter("nsq_channel_messages_total", "Messages that have entered the channel.", |channel| {
         channel.stats.message_count as f64
     }),
@@ -100,9 +100,40 @@ const CHANNEL: [Metric<ChannelSeries>; 18] = [
         "Messages that did not match the channel's filter and were finished.",
         |channel| channel.stats.filtered_count as f64,
     ),
+    counter("nsq_channel_cancelled_total", "Messages that were cancelled.", |channel| {
+        channel.stats.cancelled_count as f64
+    }),
     gauge("nsq_channel_full", "1 if publishes are refused because of this channel, else 0.", |channel| {
         f64::from(u8::from(channel.stats.is_full))
     }),
+    gauge(
+        "nsq_channel_throttled",
+        "1 if messages wait because the channel's rate is used up, else 0.",
+        |channel| f64::from(u8::from(channel.stats.throttled)),
+    ),
+    counter(
+        "nsq_channel_throttled_seconds_total",
+        "Time for which messages waited because the channel's rate was used up.",
+        |channel| channel.stats.throttled_ms as f64 / 1000.0,
+    ),
+    gauge(
+        "nsq_channel_in_flight_limit_reached",
+        "1 if as many messages are in flight as the channel allows, else 0.",
+        |channel| f64::from(u8::from(channel.stats.in_flight_limit_reached)),
+    ),
+    gauge("nsq_channel_held", "Messages that wait for others of their key.", |channel| {
+        channel.stats.order.as_ref().map_or(0.0, |order| order.held_count as f64)
+    }),
+    gauge("nsq_channel_blocked_keys", "Keys with messages that wait for others of their key.", |channel| {
+        channel.stats.order.as_ref().map_or(0.0, |order| order.blocked_key_count as f64)
+    }),
+    gauge(
+        "nsq_channel_reading_stopped",
+        "1 if the channel reads no further because too many messages wait for others of their key, else 0.",
+        |channel| {
+            f64::from(u8::from(channel.stats.order.as_ref().is_some_and(|order| order.reading_stopped)))
+        },
+    ),
     gauge("nsq_channel_depth", "Messages that can be handed out.", |channel| channel.stats.depth as f64),
     gauge("nsq_channel_backend_depth", "The part of nsq_channel_depth that is only on disk.", |channel| {
         channel.stats.backend_depth as f64

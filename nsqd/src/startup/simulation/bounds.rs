@@ -24,7 +24,12 @@ impl World<'_> {
             message.is_redriven || message.may_be_gone || message.is_recalled || message.is_set_aside
         };
         let is_filtered = model.filter == Some(false);
-        if model.may_drop || is_dead_topic(&name.0) || is_filtered || model.messages.values().any(is_unclear)
+        let is_ordered = model.order > 0;
+        if model.may_drop
+            || is_ordered
+            || is_dead_topic(&name.0)
+            || is_filtered
+            || model.messages.values().any(is_unclear)
         {
             return Ok(false);
         }

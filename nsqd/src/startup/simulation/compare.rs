@@ -69,13 +69,17 @@ fn channel_matches(
     same("retry", model.retry, observed.retry)?;
     same("max_attempts", model.max_attempts, observed.max_attempts)?;
     same("ttl", model.ttl, observed.ttl)?;
+    same("order", model.order, observed.order)?;
+    same("limits", model.limits, observed.limits)?;
     same("filter", model.filter, observed.filter)?;
     same("keeps_expired", model.keeps_expired, observed.keeps_expired)?;
     same("max_depth", model.max_depth, observed.max_depth)?;
     same("keeps_overflow", model.keeps_overflow, observed.keeps_overflow)?;
     let is_needed = |body: Body| {
         model.must_come(&model.messages[&body])
-            && newest.is_some_and(|newest| newest.messages.contains_key(&body))
+            && newest
+                .and_then(|newest| newest.messages.get(&body))
+                .is_some_and(|message| !message.may_be_gone)
     };
     same_messages(&model.messages, is_needed, &observed.deliveries)?;
     let (certain, uncertain) = (model.message_count - model.uncertain_count, model.uncertain_count);
@@ -92,6 +96,9 @@ fn channel_matches(
     if model.max_depth > 0 && model.keeps_overflow {
         // The start set messages aside, and they came back behind the others.
         return Ok(());
+    }
+    if model.order > 0 {
+        return model.in_key_order(observed.deliveries.iter().map(|delivery| delivery.body));
     }
     in_order(&model.messages, &observed.deliveries)
 }

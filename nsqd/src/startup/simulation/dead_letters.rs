@@ -240,6 +240,7 @@ fn workloads_drop_messages_and_move_them_to_dead_letter_topics_and_back() {
     let contract = Contract { durability: Durability::Write, crash: Crash::Kill, lost: Lost::Nothing };
     let (runtime, mut moved, mut expired_count, mut overflow_count) = (runtime(), (0, 0), 0, 0);
     let (mut rejected_count, mut short_lived_count, mut filtered_count) = (0, 0, 0);
+    let mut undone_count = 0;
     for seed in 1..=200 {
         let mut world = World::new(contract, seed, &runtime).unwrap();
         world.run(&steps(seed)).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
@@ -249,10 +250,12 @@ fn workloads_drop_messages_and_move_them_to_dead_letter_topics_and_back() {
         rejected_count += world.rejected_count;
         short_lived_count += world.short_lived_count;
         filtered_count += world.filtered_count;
+        undone_count += world.undone_count;
     }
     // Otherwise the simulation shows nothing about them.
     assert!(moved.0 > 300 && moved.1 > 50, "{moved:?}");
     assert!(expired_count > 30 && overflow_count > 300, "{expired_count}, {overflow_count}");
     let counts = (rejected_count, short_lived_count, filtered_count);
     assert!(rejected_count > 30 && short_lived_count > 50 && filtered_count > 100, "{counts:?}");
+    assert!(undone_count > 20, "{undone_count}");
 }

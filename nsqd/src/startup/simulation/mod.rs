@@ -17,7 +17,9 @@
 //! - [`bounds`]: bounded channels
 //! - [`dead_letters`]: dead letters and redrives
 //! - [`deduplicating`]: messages with ids
+//! - [`ordering`]: channels with an order and with limits
 //! - [`short_lived`]: messages with a time to live of their own
+//! - [`undoing`]: undoing an empty or a move forward
 //! - [`observe`]: recovers a disk and reads everything in it
 //! - [`compare`]: compares the result with the model
 //! - [`explore`]: crashes everywhere; threads, seeds, shrinking
@@ -38,6 +40,7 @@ mod dead_letters;
 mod deduplicating;
 mod explore;
 mod faults;
+mod intervening;
 mod retention;
 mod meanwhile;
 mod medium;
@@ -46,8 +49,10 @@ mod scenarios;
 mod settings;
 mod short_lived;
 mod model;
-pub(super) mod observe;
+mod ordering;
+pub(crate) mod observe;
 mod steps;
+mod undoing;
 mod vanishing;
 mod world;
 

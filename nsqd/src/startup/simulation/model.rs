@@ -6,8 +6,11 @@ use std::ops::RangeInclusive;
 use super::observe::{Delivery, Observed};
 use crate::log::retention::Retention;
 
-/// Number of a body; greater numbers were published later.
+/// Number of a body; greater numbers were published later. The remainder by [`NEXT_BODY`] is the key of the message; 0 for
+/// none.
 pub type Body = u64;
+/// Difference between the numbers of bodies without keys.
+pub const NEXT_BODY: Body = 4;
 
 #[derive(Clone, Debug, Default)]
 pub struct Model {
@@ -37,6 +40,10 @@ pub struct TopicModel {
     pub ids: VecDeque<(u8, Body)>,
     /// Messages with ids that were refused after they were appended. A start may find them.
     pub doubtful: Vec<(u8, Body)>,
+    /// A message was deferred by request that was never delivered.
+    pub has_rescheduled: bool,
+    /// Messages with a short time to live of their own were published.
+    pub has_short_lived: bool,
     /// Ids that made room for those of refused messages. A start may remember them.
     pub displaced: BTreeSet<u8>,
 }
@@ -63,6 +70,10 @@ pub struct ChannelModel {
     pub filter: Option<bool>,
     /// Whether messages expire.
     pub ttl: bool,
+    /// Whether it is ordered: 0 not at all, 1 by key, 2 all messages.
+    pub order: u8,
+    /// Whether it has a rate and a limit of messages in flight.
+    pub limits: u8,
     /// Whether expired messages become dead letters.
     pub keeps_expired: bool,
     /// After how many failures messages are dead-lettered; 0 for never.
@@ -86,9 +97,23 @@ pub struct ChannelModel {
     pub gone_count: u64,
     /// The last message that was delivered for the first time.
     pub last_first: Body,
+    /// What can be undone.
+    pub lost: Lost,
+    /// A crash may have lost the action that `lost` follows from, or a later one.
+    pub is_loss_doubtful: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// The messages that were unfinished when their channel was emptied or moved forward.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Lost {
+    #[default]
+    Nothing,
+    Messages(BTreeMap<Body, MessageModel>),
+    /// Some of them may have been gone already.
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MessageModel {
     /// Attempts of its last delivery; 0 if there was none.
     pub attempts_seen: u16,
@@ -103,6 +128,8 @@ pub struct MessageModel {
     pub is_recalled: bool,
     /// It is therefore not delivered in order.
     pub is_out_of_turn: bool,
+    /// It was read past while others of its key were in flight. A start may count that as a delivery.
+    pub was_held: bool,
     /// Failed deliveries, while the channel counted them.
     pub failures: u16,
     /// It has expired, exceeds the bound or was rejected, and becomes a dead letter.
@@ -115,12 +142,14 @@ pub struct MessageModel {
     pub may_be_gone: bool,
     /// Its due time has passed in an earlier life, but not by the wall clock: it may be deferred again.
     pub may_be_deferred: bool,
+    /// It was published with a due time. A start that does not know that it was handed out defers it until then.
+    pub was_published_deferred: bool,
     /// `may_be_gone`, because its own time to live passes at once.
     pub is_short_lived: bool,
 }
 
 /// A due time in nanoseconds of wall time, as exactly as it is visible from outside.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Due {
     pub from_ns: i64,
     pub to_ns: i64,
@@ -145,6 +174,7 @@ impl Model {
         for topic in model.topics.values_mut() {
             for channel in topic.channels.values_mut() {
                 channel.come_back();
+                channel.is_loss_doubtful = true;
                 for message in channel.messages.values_mut() {
                     // The start finds out again what is to be set aside, and forgets rejections.
                     message.is_set_aside = false;
@@ -208,7 +238,7 @@ impl TopicModel {
         let numbered = bodies.iter().copied().zip(first..);
         self.published
             .extend(numbered.map(|(body, sequence)| (body, PublishedModel { sequence, due, retained })));
-        let message = MessageModel { due, ..MessageModel::default() };
+        let message = MessageModel { due, was_published_deferred: due.is_some(), ..MessageModel::default() };
         self.held.extend(bodies.iter().map(|&body| (body, message)));
         self.release();
     }
@@ -269,7 +299,8 @@ impl MessageModel {
     /// Possible attempts of its next delivery.
     pub fn next_attempts(&self) -> RangeInclusive<u16> {
         // A restart also counts earlier messages as handed out, unless they were finished.
-        let seen = self.attempts_seen.max(u16::from(self.is_out_of_turn || self.may_be_gone));
+        let seen =
+            self.attempts_seen.max(u16::from(self.is_out_of_turn || self.may_be_gone || self.was_held));
         self.attempts_kept + 1..=seen + 1
     }
 
@@ -280,7 +311,11 @@ impl MessageModel {
 
     /// Whether its next delivery is its first one and in order of publishing.
     pub fn is_first(&self) -> bool {
-        self.attempts_seen == 0 && self.due.is_none() && !self.is_out_of_turn && !self.may_be_gone
+        self.attempts_seen == 0
+            && self.due.is_none()
+            && !self.is_out_of_turn
+            && !self.may_be_gone
+            && !self.was_held
     }
 }
 

@@ -154,6 +154,8 @@ pub struct ObservedChannel {
     pub retry: bool,
     pub max_attempts: u16,
     pub ttl: bool,
+    pub order: u8,
+    pub limits: u8,
     pub keeps_expired: bool,
     pub max_depth: u64,
     pub keeps_overflow: bool,
@@ -251,13 +253,16 @@ fn observe_topic(topic: &Arc<Topic>, runtime: &Runtime) -> Result<ObservedTopic,
     Ok(observed)
 }
 
-fn observe_channel(topic: &Topic, channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
+/// Takes everything from a channel.
+pub fn observe_channel(topic: &Topic, channel: &Arc<Channel>) -> Result<ObservedChannel, String> {
     let clocks = Clocks { monotonic: clock::monotonic(), wall_ns: clock::wall_ns() };
     let mut observed = channel.inspect(|state, _| ObservedChannel {
         paused: state.is_paused(),
         retry: state.own_settings().get(Setting::Retry).is_some(),
         max_attempts: state.own_settings().get(Setting::MaxAttempts).map_or(0, |max| max.count() as u16),
         ttl: state.own_settings().get(Setting::Ttl).is_some(),
+        order: state.own_settings().get(Setting::Order).map_or(0, |order| order.order() as u8),
+        limits: state.own_settings().get(Setting::MaxInFlight).map_or(0, |most| most.count() as u8),
         keeps_expired: state.own_settings().get(Setting::DeadLetter).is_some(),
         max_depth: state.own_settings().get(Setting::MaxDepth).map_or(0, |most| most.count()),
         keeps_overflow: state
@@ -275,8 +280,9 @@ fn observe_channel(topic: &Topic, channel: &Arc<Channel>) -> Result<ObservedChan
         saved.outstanding.iter().map(|entry| (entry.sequence, entry.due_ns)).collect();
     let failures: BTreeMap<u64, u16> = saved.failures.iter().copied().collect();
     channel.set_paused(false);
-    // Otherwise the messages that come back now could exceed the bound, or not match the filter.
-    let all = [("max_depth", DEFAULT), ("filter", DEFAULT)];
+    // Otherwise the messages that come back now could exceed the bound, not match the filter or come too slowly. The order
+    // stays: each message is finished before the next one of its key comes.
+    let all = [("max_depth", DEFAULT), ("filter", DEFAULT), ("rate", DEFAULT), ("max_in_flight", DEFAULT)];
     let unbounded = Change::parse(settings::Level::Channel, all.into_iter());
     let unbounded = unbounded.map_err(|error| error.to_string())?;
     topic.change_channel_settings(channel, &unbounded).map_err(|error| error.to_string())?;

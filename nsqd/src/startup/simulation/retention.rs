@@ -4,7 +4,7 @@
 use nsq_protocol::{ChannelName, StartAt};
 
 use super::dead_letters::{dead_topic, is_dead_topic, may_hold};
-use super::model::{Body, ChannelModel, Due, MessageModel, PublishedModel, TopicModel};
+use super::model::{Body, ChannelModel, Due, Lost, MessageModel, PublishedModel, TopicModel};
 use super::world::{DURABLE_CHANNELS, World, text};
 use crate::log::retention::Retention;
 use crate::storage::Durability;
@@ -34,7 +34,10 @@ impl World<'_> {
     ) -> Result<bool, String> {
         let Some(name) = self.pick_topic(topic) else { return Ok(false) };
         let own = RETENTIONS[usize::from(limits) % RETENTIONS.len()];
-        if self.model_of(&name)?.is_ephemeral || is_dead_topic(&name) {
+        let model = self.model_of(&name)?;
+        // Nor does the model follow short-lived messages that a later channel may get.
+        let is_unclear = (model.has_rescheduled || model.has_short_lived) && model.retention.is_off();
+        if model.is_ephemeral || is_dead_topic(&name) || is_unclear {
             return Ok(false);
         }
         self.topic(&name)?.set_retention(own).map_err(text)?;
@@ -203,11 +206,16 @@ impl TopicModel {
     }
 
     fn move_forward(&mut self, channel: &str, to: u64) -> Result<(), String> {
+        let is_retaining = !self.retention.is_off();
         let channel = self.channels.get_mut(channel).ok_or("no channel")?;
         let published = &self.published;
         let is_before = |body: &Body| published.get(body).is_none_or(|message| message.sequence < to);
-        for (body, message) in channel.messages.extract_if(.., |body, _| is_before(body)) {
-            channel.dropped.extend(message.in_flight.map(|sequence| (body, sequence)));
+        let passed: Vec<_> = channel.messages.extract_if(.., |body, _| is_before(body)).collect();
+        for (body, message) in &passed {
+            channel.dropped.extend(message.in_flight.map(|sequence| (*body, sequence)));
+        }
+        if is_retaining {
+            channel.note_loss(passed.into_iter());
         }
         Ok(())
     }
@@ -215,6 +223,7 @@ impl TopicModel {
     fn move_back(&mut self, name: &str, to: u64) -> Result<(), String> {
         let again: Vec<(Body, PublishedModel)> = self.released_from(to).collect();
         let channel = self.channels.get_mut(name).ok_or("no channel")?;
+        channel.lost = Lost::Nothing;
         if let Some((first, _)) = again.first() {
             channel.last_first = channel.last_first.min(first - 1);
         }
@@ -229,6 +238,7 @@ impl TopicModel {
                     MessageModel { in_flight, is_recalled: true, is_out_of_turn: true, due, ..fresh }
                 }
                 Some(known) if known.attempts_seen == 0 && known.is_deferred() => known,
+                Some(known) if known.is_run_now() => MessageModel { is_out_of_turn: true, ..fresh },
                 // If a restart has lost the hand-out, the message may still be deferred as before.
                 Some(MessageModel { attempts_kept: 0, due: Some(due), .. }) => {
                     MessageModel { due: Some(due.or_passed()), is_out_of_turn: true, ..fresh }

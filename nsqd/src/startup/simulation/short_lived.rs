@@ -50,6 +50,7 @@ impl World<'_> {
         }
         let model = self.model_of(&name)?;
         model.publish(&numbers, first, None);
+        model.has_short_lived = true;
         for channel in model.channels.values_mut() {
             // A removal is recorded like those of dead letters.
             channel.has_removed = true;
@@ -69,7 +70,8 @@ impl ChannelModel {
     /// All messages that could be taken were taken: short-lived ones are gone.
     pub(super) fn drop_short_lived(&mut self) {
         self.messages.retain(|_, message| {
-            !message.is_short_lived || message.in_flight.is_some() || message.is_deferred()
+            // Whether one that was held back is due already is not known.
+            !message.is_short_lived || message.in_flight.is_some() || message.due.is_some()
         });
     }
 }

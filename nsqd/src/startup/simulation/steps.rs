@@ -55,6 +55,17 @@ pub enum Step {
     Reject {
         channel: u8,
     },
+    /// Cancels a message, which `which` selects.
+    Cancel {
+        channel: u8,
+        which: u8,
+    },
+    /// Delivers a deferred message now, or defers a message that waits.
+    Reschedule {
+        channel: u8,
+        which: u8,
+        delay_s: u16,
+    },
     /// A consumer disconnects and connects again.
     Reconnect {
         channel: u8,
@@ -75,6 +86,10 @@ pub enum Step {
         topic: u8,
     },
     EmptyChannel {
+        channel: u8,
+    },
+    /// Undoes the last empty or move forward of a channel.
+    Undo {
         channel: u8,
     },
     /// Sets the retention of a topic. `acknowledged` says whether the step waits for the response.
@@ -102,6 +117,21 @@ pub enum Step {
     SetFilter {
         channel: u8,
         filter: Option<bool>,
+    },
+    /// Publishes messages with keys.
+    PublishKeyed {
+        topic: u8,
+        count: u8,
+    },
+    /// Orders a channel by key (1), all its messages (2), or not (0), if nothing of it is in flight.
+    SetOrder {
+        channel: u8,
+        order: u8,
+    },
+    /// Sets a rate and a limit of messages in flight, or removes both (0).
+    SetLimits {
+        channel: u8,
+        limits: u8,
     },
     /// Sets or removes a channel's time to live.
     SetTtl {
@@ -197,7 +227,7 @@ fn step(random: &mut SmallRng) -> Step {
     let (many, large) = (random.random_range(12..40), random.random_range(200..6000));
     let delay_s = random.random_range(600..3000);
     let (share, acknowledged) = (random.random(), random.random_bool(0.7));
-    match random.random_range(0..166) {
+    match random.random_range(0..216) {
         0..=2 => Step::CreateTopic { name: random.random() },
         3 => Step::DeleteTopic { topic },
         4..=6 => Step::CreateChannel { topic, name: random.random() },
@@ -218,7 +248,8 @@ fn step(random: &mut SmallRng) -> Step {
         76..=77 => Step::PauseTopic { topic, paused },
         78..=79 => Step::PauseChannel { channel, paused },
         80 => Step::EmptyTopic { topic },
-        81 => Step::EmptyChannel { channel },
+        81 | 180..=182 => Step::EmptyChannel { channel },
+        183..=187 => Step::Undo { channel },
         82..=84 => Step::Flush,
         85 => match random.random_bool(0.2) {
             true => Step::Checkpoint,
@@ -238,17 +269,25 @@ fn step(random: &mut SmallRng) -> Step {
             Step::SetMaxAttempts { channel, max_attempts }
         }
         117..=119 => Step::Advance { channel },
-        120..=123 | 160..=165 => Step::Redrive { topic },
+        120..=123 | 160..=165 | 204..=215 => Step::Redrive { topic },
         126..=127 => Step::SetTtl { channel, on: random.random_bool(0.7) },
         128..=129 => Step::ExpireOld { topic },
         142..=145 => Step::SetBound { channel, bound: random.random() },
         130..=132 => Step::SetDedupe { topic, on: random.random_bool(0.85) },
         133..=141 => Step::PublishOnce { topic, ids: random.random() },
-        146..=151 => Step::Reject { channel },
+        146..=151 | 188..=195 => Step::Reject { channel },
         152..=155 => Step::PublishShortLived { topic, count: random.random_range(1..4) },
         156..=159 => {
             let filter = [None, None, Some(true), Some(false)][random.random_range(0..4)];
             Step::SetFilter { channel, filter }
+        }
+        166..=171 => Step::PublishKeyed { topic, count: random.random_range(1..8) },
+        172..=177 => Step::SetOrder { channel, order: [0, 1, 1, 1, 2][random.random_range(0..5)] },
+        178..=179 => Step::SetLimits { channel, limits: [0, 0, 2, 5][random.random_range(0..4)] },
+        196..=198 => Step::Cancel { channel, which: random.random() },
+        199..=203 => {
+            let delay_s = if random.random() { delay_s } else { 0 };
+            Step::Reschedule { channel, which: random.random(), delay_s }
         }
         _ => Step::CreateChannelAt { topic, name: random.random(), share },
     }

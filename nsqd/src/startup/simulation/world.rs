@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use super::compare;
 use super::dead_letters::{HEADERS_BYTES, is_dead_topic};
 use super::medium::{Cut, Medium};
-use super::model::{Body, ChannelModel, Due, MessageModel, Model, TopicModel};
+use super::model::{Body, ChannelModel, Due, MessageModel, Model, NEXT_BODY, TopicModel};
 use super::observe::{self, Came, DIR, Observed};
 use super::settings;
 use super::steps::Step;
@@ -141,8 +141,14 @@ pub struct World<'r> {
     pub rejected_count: u64,
     /// Messages that matched no filter.
     pub filtered_count: u64,
+    pub cancelled_count: u64,
+    pub rescheduled_count: u64,
     /// Messages published with a short time to live of their own.
     pub short_lived_count: u64,
+    /// Messages published with keys.
+    pub keyed_count: u64,
+    /// Messages that an undo brought back.
+    pub undone_count: u64,
     /// Bodies of messages with headers.
     pub(super) with_headers: BTreeSet<Body>,
     seed: u64,
@@ -169,7 +175,7 @@ impl<'r> World<'r> {
             consumers: BTreeMap::new(),
             model: Model::default(),
             recorded: model,
-            next_body: 1,
+            next_body: NEXT_BODY,
             published: BTreeMap::new(),
             sizes: BTreeMap::new(),
             current: Life::default(),
@@ -180,7 +186,11 @@ impl<'r> World<'r> {
             overflow_count: 0,
             rejected_count: 0,
             filtered_count: 0,
+            cancelled_count: 0,
+            rescheduled_count: 0,
             short_lived_count: 0,
+            keyed_count: 0,
+            undone_count: 0,
             with_headers: BTreeSet::new(),
             seed,
             tolerates_faults: false,
@@ -266,7 +276,18 @@ impl<'r> World<'r> {
         for (index, name) in self.consumers.keys().cloned().collect::<Vec<_>>().into_iter().enumerate() {
             let pick = u8::try_from(index).map_err(text)?;
             // The first advance retries suspended messages, and makes deferred ones due.
+            self.set_limits(pick, 0)?;
             for _ in 0..2 {
+                self.advance(pick)?;
+                self.take(pick, 1 << 20)?;
+            }
+            while self.model.channel(&name).is_some_and(|channel| channel.order > 0) {
+                // The next one of a key follows when the one before is finished.
+                let before = self.model.channel(&name).map_or(0, |channel| channel.messages.len());
+                self.finish(pick, usize::MAX, false)?;
+                if self.model.channel(&name).is_none_or(|channel| channel.messages.len() == before) {
+                    break;
+                }
                 self.advance(pick)?;
                 self.take(pick, 1 << 20)?;
             }
@@ -393,7 +414,12 @@ impl<'r> World<'r> {
             Step::Finish { channel, count, newest } => self.finish(channel, count.into(), newest),
             Step::Requeue { channel, delay_s } => self.requeue(channel, delay_s),
             Step::Reject { channel } => self.reject(channel),
+            Step::Cancel { channel, which } => self.cancel(channel, which),
+            Step::Reschedule { channel, which, delay_s } => self.reschedule(channel, which, delay_s),
             Step::SetFilter { channel, filter } => self.set_filter(channel, filter),
+            Step::PublishKeyed { topic, count } => self.publish_keyed(topic, count),
+            Step::SetOrder { channel, order } => self.set_order(channel, order),
+            Step::SetLimits { channel, limits } => self.set_limits(channel, limits),
             Step::PublishShortLived { topic, count } => self.publish_short_lived(topic, count),
             Step::Reconnect { channel } => self.reconnect(channel),
             Step::Advance { channel } => self.advance(channel),
@@ -426,14 +452,8 @@ impl<'r> World<'r> {
                 self.model_of(&name)?.empty();
                 Ok(false)
             }
-            Step::EmptyChannel { channel } => {
-                let Some((name, channel, _)) = self.pick_channel(channel) else { return Ok(false) };
-                channel.empty();
-                let model = self.model.channel(&name).ok_or("no channel")?;
-                model.messages.clear();
-                model.dropped.clear();
-                Ok(false)
-            }
+            Step::EmptyChannel { channel } => self.empty_channel(channel),
+            Step::Undo { channel } => self.undo(channel),
             Step::SetRetention { topic, limits, acknowledged } => {
                 self.set_retention(topic, limits, acknowledged)
             }
@@ -566,8 +586,8 @@ impl<'r> World<'r> {
 
     /// The number of the next message.
     pub(super) fn next_body(&mut self) -> Body {
-        self.next_body += 1;
-        self.next_body - 1
+        self.next_body += NEXT_BODY;
+        self.next_body - NEXT_BODY
     }
 
     /// Notes a message that is published to this topic and takes these bytes on disk.
@@ -585,8 +605,7 @@ impl<'r> World<'r> {
     ) -> Result<bool, String> {
         let mut waiting = Vec::new();
         for name in topics {
-            let numbers: Vec<Body> = (0..u64::from(count)).map(|index| self.next_body + index).collect();
-            self.next_body += u64::from(count);
+            let numbers: Vec<Body> = (0..count).map(|_| self.next_body()).collect();
             self.published.extend(numbers.iter().map(|&number| (number, name.clone())));
             let bodies: Vec<_> = numbers.iter().map(|&number| observe::body(number, size.into())).collect();
             let bytes = bodies.iter().map(Vec::len).sum();
@@ -620,7 +639,9 @@ impl<'r> World<'r> {
         let mut out = Vec::new();
         observe::take_into(&channel, key, &mut out, room);
         let model = self.model.channel(&name).ok_or("no channel")?;
-        for Came { sequence, body, attempts } in observe::messages(&out)? {
+        let came = observe::messages(&out)?;
+        let came_count = came.len();
+        for Came { sequence, body, attempts } in came {
             let fail = |what: &str| Err(format!("{name:?} got message {body} {what}"));
             let Some(message) = model.messages.get_mut(&body) else {
                 return fail("which is unexpected");
@@ -634,6 +655,8 @@ impl<'r> World<'r> {
             if !message.next_attempts().contains(&attempts) {
                 return fail(&format!("with attempts {attempts}: {message:?}"));
             }
+            model.check_turn(body).map_err(|what| format!("{name:?} got message {body} {what}"))?;
+            let message = model.messages.get_mut(&body).ok_or("no message")?;
             if message.is_first() {
                 if body <= model.last_first {
                     return fail(&format!("after {}", model.last_first));
@@ -644,11 +667,19 @@ impl<'r> World<'r> {
             message.may_be_deferred = false;
             message.in_flight = Some(sequence);
         }
-        let (depth, is_paused) = channel.inspect(|state, _| (state.depth(), state.is_paused()));
-        if depth == 0 {
+        model.note_held();
+        model.check_in_flight(came_count)?;
+        let (depth, deferred_count, is_paused) =
+            channel.inspect(|state, _| (state.depth(), state.deferred_count(), state.is_paused()));
+        // By the model, a message that a retry schedule holds back may be due earlier.
+        if depth == 0 && deferred_count == 0 {
             model.drop_short_lived();
         }
         if model.filter == Some(false) && !is_paused {
+            // A take ends at each read from disk, so a torn write may contain only some of the records.
+            model.finish_filtered(false);
+            self.remember(usize::MAX);
+            let model = self.model.channel(&name).ok_or("no channel")?;
             self.filtered_count += model.finish_filtered(depth == 0);
         }
         Ok(false)
@@ -809,7 +840,7 @@ pub fn both(oldest: &Model, newest: &Model, observed: &Observed) -> String {
 }
 
 impl Due {
-    fn between(from_ns: i64, delay: Duration) -> Due {
+    pub(super) fn between(from_ns: i64, delay: Duration) -> Due {
         let delay = i64::try_from(clock::nanos(delay)).unwrap_or(i64::MAX);
         Due { from_ns: from_ns + delay, to_ns: clock::wall_ns() + delay, passed: false }
     }
