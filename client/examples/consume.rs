@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsq::{Consumer, Delivery, Drain, Handler, IntoOutcome, Outcome};
+use nsq::{Consumer, Delivery, Drain, Handler, HandlerError, Outcome};
 use tokio::sync::Semaphore;
 
 struct Billing {
@@ -15,18 +15,21 @@ struct Billing {
 }
 
 impl Handler for Billing {
-    async fn handle(&self, message: Delivery) -> impl IntoOutcome {
+    type Output = Outcome;
+
+    async fn handle(&self, message: Delivery) -> Outcome {
         let Ok(order) = std::str::from_utf8(message.body()) else {
             // Redelivery cannot make the body valid.
-            return Outcome::GiveUp;
+            return Outcome::give_up("not UTF-8");
         };
         println!("{order}");
         self.handled.add_permits(1);
         Outcome::Finish
     }
 
-    async fn gave_up(&self, message: Delivery) {
+    async fn gave_up(&self, message: Delivery) -> Result<(), HandlerError> {
         eprintln!("gave up {} after {} attempts", message.id(), message.attempts());
+        Ok(())
     }
 }
 

@@ -14,14 +14,21 @@
 //! # }
 //! ```
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use nsq_protocol::{
-    ChannelsResponse, ClusterStatsResponse, DeadDeleteResponse, DeadLettersResponse, DeadMessagesResponse,
-    InfoResponse, LookupResponse, MessageBatch, NodesResponse, PolicyExplainResponse, PolicyTestResponse,
-    RedrivePlanResponse, RedriveResponse, SeekResponse, StartAt, Stats, TopicsResponse, discovery,
+use nsq_protocol::{MessageBatch, PeekLine, discovery};
+// The types of the answers.
+pub use nsq_protocol::{
+    ChangedMessage, ChannelStats, ChannelsResponse, ClientStats, ClusterNode, ClusterStatsResponse,
+    DeadDeleteResponse, DeadLetterGroup, DeadLettersResponse, DeadMessage, DeadMessagesResponse, DedupeStats,
+    DrainStatus, DryRunChannel, DryRunResponse, E2eLatency, ExplainedSetting, InfoResponse, LookupResponse,
+    MemoryStats, MessageResponse, Node, NodesResponse, PeekEnd, PeekedConsumer, PeekedMessage, Percentile,
+    PolicyExplainResponse, PolicyTestResponse, PolicyWarning, Producer as ListedProducer, PubCount,
+    RedriveDestination, RedrivePlanResponse, RedriveResponse, RetentionStats, SeekResponse, StartAt, Stats,
+    StorageStats, TestedChannel, TestedRetention, TestedTopic, TopicStats, TopicsResponse, UndoResponse,
+    UndoneChannel, WhyCause, WhyResponse,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -35,6 +42,30 @@ use crate::tls::Tls;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const USER_AGENT: &str = concat!("nsq-rs/", env!("CARGO_PKG_VERSION"));
+
+/// What [`NsqdClient::peek`] looks at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeekQuery {
+    /// `waiting`, `in_flight`, `deferred`, `dead_letter_pending` or `finished`. [default: all that are not finished]
+    pub state: Option<String>,
+    /// `head`, `tail`, `seq:NUMBER`, `before:NUMBER` or `time:TIME`. [default: `head`]
+    pub from: Option<String>,
+    /// Maximum number of messages. [default: 20, at most 1000]
+    pub limit: Option<u64>,
+    /// A regular expression that the body matches.
+    pub matching: Option<String>,
+    /// Headers that the message has: `NAME:VALUE`, or `NAME` for any value.
+    pub headers: Vec<String>,
+}
+
+/// A page of messages.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeekPage {
+    /// The messages that match.
+    pub messages: Vec<PeekedMessage>,
+    /// Why the page ends, and where the next one begins.
+    pub end: PeekEnd,
+}
 
 /// A call to a daemon's HTTP interface failed.
 #[derive(Debug, Clone, Error)]
@@ -88,6 +119,16 @@ pub enum AdminErrorKind {
     Unexpected(String),
 }
 
+/// An answer as the daemon sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RawResponse {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Bytes,
+}
+
 /// The part that both clients share.
 #[derive(Clone, Debug)]
 struct Daemon {
@@ -126,6 +167,23 @@ impl Daemon {
         Err(AdminError { method: name, url, kind })
     }
 
+    async fn raw(&self, method: &str, path: &str, body: Bytes) -> Result<RawResponse, AdminError> {
+        let url = format!("{}{path}", self.base_url);
+        let failed = |name, kind| AdminError { method: name, url: url.clone(), kind };
+        let method = Method::from_bytes(method.as_bytes()).map_err(|_| {
+            failed("GET", AdminErrorKind::Unexpected(format!("{method:?} is no HTTP method")))
+        })?;
+        let name = method_name(&method);
+        match self.http.send(method, &url, body).await {
+            Ok((status, body)) => Ok(RawResponse { status: status.as_u16(), body }),
+            Err(HttpError::Timeout(after)) => Err(failed(name, AdminErrorKind::Timeout(after))),
+            Err(HttpError::TooBig) => {
+                Err(failed(name, AdminErrorKind::Unexpected(HttpError::TooBig.to_string())))
+            }
+            Err(error) => Err(failed(name, AdminErrorKind::Unreachable(error.to_string()))),
+        }
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, AdminError> {
         self.ask(Method::GET, path, query).await
     }
@@ -162,6 +220,19 @@ impl Daemon {
 
     async fn ping(&self) -> Result<(), AdminError> {
         self.call(Method::GET, "/ping", &[], Bytes::new()).await.map(drop)
+    }
+
+    async fn time(&self) -> Result<Option<SystemTime>, AdminError> {
+        let url = url(&self.base_url, "/ping", &[]);
+        match self.http.exchange(Method::GET, &url, Bytes::new()).await {
+            Ok(reply) => Ok(reply.date),
+            Err(HttpError::Timeout(after)) => {
+                Err(AdminError { method: "GET", url, kind: AdminErrorKind::Timeout(after) })
+            }
+            Err(error) => {
+                Err(AdminError { method: "GET", url, kind: AdminErrorKind::Unreachable(error.to_string()) })
+            }
+        }
     }
 }
 
@@ -209,9 +280,24 @@ macro_rules! common_calls {
             &self.daemon.base_url
         }
 
+        /// Sends any request: `path` begins with a slash, and may have a query. An answer with any status is `Ok`.
+        pub async fn raw(
+            &self,
+            method: &str,
+            path: &str,
+            body: impl Into<Bytes>,
+        ) -> Result<RawResponse, AdminError> {
+            self.daemon.raw(method, path, body.into()).await
+        }
+
         /// Checks that the daemon is healthy. If it is not, the error says why.
         pub async fn ping(&self) -> Result<(), AdminError> {
             self.daemon.ping().await
+        }
+
+        /// Returns the daemon's time, in whole seconds, also from an unhealthy one; `None` if it does not send its time.
+        pub async fn time(&self) -> Result<Option<SystemTime>, AdminError> {
+            self.daemon.time().await
         }
 
         /// Creates a topic if it does not exist.
@@ -247,13 +333,33 @@ pub struct StatsQuery {
     pub clients: bool,
     /// Include memory statistics. [`LookupdClient::cluster_stats`] ignores this.
     pub memory: bool,
+    /// Include the disk. NSQ's own nsqd and [`LookupdClient::cluster_stats`] ignore this.
+    pub storage: bool,
 }
 
 impl Default for StatsQuery {
     /// All topics and channels, without connections and memory.
     fn default() -> Self {
-        StatsQuery { topic: None, channel: None, clients: false, memory: false }
+        StatsQuery { topic: None, channel: None, clients: false, memory: false, storage: false }
     }
+}
+
+/// How to undo an empty or a seek.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UndoOptions {
+    /// Restore what is still retained, even if that is not everything.
+    pub partial: bool,
+    /// Change nothing.
+    pub dry_run: bool,
+}
+
+/// How to drain an nsqd.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrainOptions {
+    /// How long to wait for consumers. `None` for no limit, or with `to` for nsqd's `--drain-timeout`.
+    pub timeout: Option<Duration>,
+    /// The HTTP address of another nsqd, to which what is left after the timeout moves.
+    pub to: Option<String>,
 }
 
 /// Which dead letters are meant. By default, all.
@@ -337,9 +443,30 @@ impl NsqdClient {
             ("include_clients", yes_no(query.clients)),
             ("include_mem", yes_no(query.memory)),
         ];
+        parameters.extend(query.storage.then_some(("include_storage", "true")));
         parameters.extend(query.topic.as_deref().map(|topic| ("topic", topic)));
         parameters.extend(query.channel.as_deref().map(|channel| ("channel", channel)));
         self.daemon.get("/stats", &parameters).await
+    }
+
+    /// Begins a drain, or replaces the one that is under way: nsqd refuses publishes, and consumers go on. It does not
+    /// stop at the end.
+    pub async fn begin_drain(&self, options: &DrainOptions) -> Result<DrainStatus, AdminError> {
+        let timeout = options.timeout.map(|timeout| format!("{}ns", timeout.as_nanos()));
+        let timeout = timeout.as_deref().map(|timeout| ("timeout", timeout));
+        let to = options.to.as_deref().map(|to| ("to", to));
+        let query: Vec<_> = timeout.into_iter().chain(to).collect();
+        self.daemon.ask(Method::PUT, "/config/drain", &query).await
+    }
+
+    /// Ends a drain: nsqd accepts publishes again.
+    pub async fn end_drain(&self) -> Result<DrainStatus, AdminError> {
+        self.daemon.ask(Method::DELETE, "/config/drain", &[]).await
+    }
+
+    /// Returns whether nsqd drains, and how far it is.
+    pub async fn drain_status(&self) -> Result<DrainStatus, AdminError> {
+        self.daemon.get("/config/drain", &[]).await
     }
 
     /// Publishes one message.
@@ -387,6 +514,33 @@ impl NsqdClient {
     ) -> Result<SeekResponse, AdminError> {
         let query = [("topic", topic), ("channel", channel), ("to", &to.to_string())];
         self.daemon.ask(Method::POST, "/channel/seek", &query).await
+    }
+
+    /// Returns what [`seek_channel`](NsqdClient::seek_channel) would return. Changes nothing.
+    pub async fn plan_seek(
+        &self,
+        topic: &str,
+        channel: &str,
+        to: StartAt,
+    ) -> Result<SeekResponse, AdminError> {
+        let query = [("topic", topic), ("channel", channel), ("to", &to.to_string()), ("dry_run", "true")];
+        self.daemon.ask(Method::POST, "/channel/seek", &query).await
+    }
+
+    /// Undoes the last empty or seek forward of a channel, or of all channels of the topic: the messages that were not
+    /// finished then come back, if the topic retains them.
+    pub async fn undo(
+        &self,
+        topic: &str,
+        channel: Option<&str>,
+        options: UndoOptions,
+    ) -> Result<UndoResponse, AdminError> {
+        let mut query = vec![("topic", topic)];
+        query.extend(channel.map(|channel| ("channel", channel)));
+        query.extend(options.partial.then_some(("partial", "true")));
+        query.extend(options.dry_run.then_some(("dry_run", "true")));
+        let path = if channel.is_some() { "/channel/undo" } else { "/topic/undo" };
+        self.daemon.ask(Method::POST, path, &query).await
     }
 
     /// Sets for how long, and up to how many bytes, a topic retains finished messages. Zero is no limit; if both are
@@ -443,6 +597,78 @@ impl NsqdClient {
         query.extend(limit.as_deref().map(|limit| ("limit", limit)));
         query.extend(as_settings.then_some(("as", "settings")));
         self.daemon.ask_with(Method::POST, "/policy/test", &query, file.into()).await
+    }
+
+    /// A page of messages of a channel, or of what the topic has stored if `channel` is `None`. Changes nothing.
+    pub async fn peek(
+        &self,
+        topic: &str,
+        channel: Option<&str>,
+        query: &PeekQuery,
+    ) -> Result<PeekPage, AdminError> {
+        let limit = query.limit.map(|limit| limit.to_string());
+        let mut parameters = vec![("topic", topic)];
+        parameters.extend(channel.map(|channel| ("channel", channel)));
+        parameters.extend(query.state.as_deref().map(|state| ("state", state)));
+        parameters.extend(query.from.as_deref().map(|from| ("from", from)));
+        parameters.extend(limit.as_deref().map(|limit| ("limit", limit)));
+        parameters.extend(query.matching.as_deref().map(|pattern| ("match", pattern)));
+        parameters.extend(query.headers.iter().map(|header| ("header", header.as_str())));
+        let path = if channel.is_some() { "/channel/peek" } else { "/topic/peek" };
+        let body = self.daemon.call(Method::GET, path, &parameters, Bytes::new()).await?;
+        let unexpected = |reason: String| AdminError {
+            method: "GET",
+            url: url(&self.daemon.base_url, path, &parameters),
+            kind: AdminErrorKind::Unexpected(reason),
+        };
+        let mut page = PeekPage::default();
+        let mut has_end = false;
+        for line in body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            match serde_json::from_slice(line).map_err(|error| unexpected(error.to_string()))? {
+                PeekLine::Message(message) => page.messages.push(*message),
+                PeekLine::End { end } => (page.end, has_end) = (end, true),
+            }
+        }
+        // A connection that breaks ends the answer early.
+        if has_end { Ok(page) } else { Err(unexpected("the last line is missing".to_owned())) }
+    }
+
+    /// Finishes a message that is not in flight, in one channel or in all; with `dry_run`, only says where it stands. If
+    /// no channel has it, the error [is "not found"](AdminError::is_not_found).
+    pub async fn cancel_message(
+        &self,
+        topic: &str,
+        channel: Option<&str>,
+        id: &str,
+        dry_run: bool,
+    ) -> Result<MessageResponse, AdminError> {
+        let mut query = vec![("topic", topic), ("id", id)];
+        query.extend(channel.map(|channel| ("channel", channel)));
+        query.extend(dry_run.then_some(("dry_run", "true")));
+        self.daemon.ask(Method::POST, "/message/cancel", &query).await
+    }
+
+    /// Defers a message that is not in flight, or hands it out behind all that wait if `delay` is zero; with `dry_run`,
+    /// only says where it stands. If the channel does not have it, the error [is "not found"](AdminError::is_not_found).
+    pub async fn requeue_message(
+        &self,
+        topic: &str,
+        channel: &str,
+        id: &str,
+        delay: Duration,
+        dry_run: bool,
+    ) -> Result<MessageResponse, AdminError> {
+        let delay = delay.as_millis().to_string();
+        let mut query = vec![("topic", topic), ("channel", channel), ("id", id), ("delay", &*delay)];
+        query.extend(dry_run.then_some(("dry_run", "true")));
+        self.daemon.ask(Method::POST, "/message/requeue", &query).await
+    }
+
+    /// Why a channel, or the message of this id, does not move.
+    pub async fn why(&self, topic: &str, channel: &str, id: Option<&str>) -> Result<WhyResponse, AdminError> {
+        let mut query = vec![("topic", topic), ("channel", channel)];
+        query.extend(id.map(|id| ("id", id)));
+        self.daemon.get("/channel/why", &query).await
     }
 
     /// Counts the dead letters of a dead-letter topic by cause. nsqd examines at most `limit` [default: 10000]. If the

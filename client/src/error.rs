@@ -70,6 +70,15 @@ pub enum ConfigError {
         /// Describes valid addresses.
         expected: &'static str,
     },
+    /// There is no tokio runtime: producers and consumers run tasks.
+    #[error("no tokio runtime: call this within one (for example in #[tokio::main]), or use nsq::blocking")]
+    NoRuntime,
+    /// The threads of `nsq::blocking` could not be started.
+    #[error("cannot start a tokio runtime: {reason}")]
+    Runtime {
+        /// Why.
+        reason: String,
+    },
     /// NSQ does not allow this topic or channel name.
     #[error("{name:?} is not a valid {what} name: 1 to 64 of a-z A-Z 0-9 . _ -, optionally #ephemeral")]
     InvalidName {
@@ -222,12 +231,23 @@ pub enum PublishError {
     #[error("the message body is empty")]
     Empty,
     /// Not published: the message or batch exceeds nsqd's limit.
-    #[error("message of {size} bytes exceeds the limit of {max} bytes")]
+    #[error("message {index} for topic {topic} has {size} bytes, nsqd's limit is {limit}; send it in parts")]
     TooBig {
+        /// The position of the message in the list that was given, from 0. The messages before and after it were not sent
+        /// either, unless they have results of their own: send them without this one.
+        index: usize,
+        /// The topic.
+        topic: String,
         /// The size of the message or batch, in bytes.
         size: usize,
         /// nsqd's limit, in bytes.
-        max: usize,
+        limit: usize,
+    },
+    /// Not published: the value cannot be written as JSON.
+    #[error("cannot write the message as JSON: {reason}")]
+    Encode {
+        /// Why.
+        reason: String,
     },
     /// Not published: the headers are not valid.
     #[error("invalid headers: {reason}")]
@@ -247,6 +267,12 @@ pub enum PublishError {
     /// Not published: the producer was closed.
     #[error("the producer is closed")]
     Closed,
+    /// Not published: no lookupd has listed an nsqd within this time.
+    #[error("no nsqlookupd listed an nsqd within {after:?}")]
+    NoNodes {
+        /// The time that the publish waited.
+        after: Duration,
+    },
     /// Not published: it was never written to a connection.
     #[error("not sent to nsqd {node}: {reason}")]
     NotSent {
@@ -279,6 +305,16 @@ impl PublishError {
     /// Whether nsqd may have the message despite the error.
     pub fn is_unknown(&self) -> bool {
         matches!(self, PublishError::Unknown { .. })
+    }
+
+    /// Whether nsqd refused the message because it drains: it stops soon, or an operator takes it out of service. It was
+    /// offered to other nodes, too, which failed or drain as well. Nothing was stored. Publish it again later, or to
+    /// another nsqd.
+    pub fn is_draining(&self) -> bool {
+        match self {
+            PublishError::Refused { code, description, .. } => nsq_protocol::is_draining(code, description),
+            _ => false,
+        }
     }
 
     /// Whether nsqd refused the message because a channel or topic holds too much (`max_depth`, `max_bytes`). It was offered
@@ -347,9 +383,134 @@ pub enum StartError {
     #[error(transparent)]
     Lookup(#[from] LookupError),
     /// The consumer has not subscribed at any nsqd within this time. It keeps trying.
-    #[error("not subscribed at any nsqd within {0:?}")]
-    Timeout(Duration),
+    #[error("not subscribed to topic {topic} at any nsqd within {after:?}: {}", waited_for(lookupds, nsqds))]
+    Timeout {
+        /// The time that was waited.
+        after: Duration,
+        /// The topic.
+        topic: String,
+        /// The lookupds that were asked, without user and password.
+        lookupds: Vec<String>,
+        /// The nsqds that the application set or lookupds listed.
+        nsqds: Vec<String>,
+    },
     /// The consumer is shutting down, or has stopped.
     #[error("the consumer is stopped")]
     Stopped,
+}
+
+fn waited_for(lookupds: &[String], nsqds: &[String]) -> String {
+    match (lookupds, nsqds) {
+        ([], nsqds) => format!("no connection to nsqd {}", nsqds.join(", ")),
+        (lookupds, []) => format!(
+            "nsqlookupd {} lists no nsqd with the topic; publish to it or create it first",
+            lookupds.join(", ")
+        ),
+        (lookupds, nsqds) => {
+            format!("no connection to nsqd {} (asked nsqlookupd {})", nsqds.join(", "), lookupds.join(", "))
+        }
+    }
+}
+
+/// The error of a handler: any error, a text, or a boxed error. As `anyhow::Error`, it converts from all of them with `?`,
+/// and is no `Error` itself.
+#[derive(Clone)]
+pub struct HandlerError {
+    error: Arc<dyn std::error::Error + Send + Sync>,
+    permanent: bool,
+}
+
+impl HandlerError {
+    /// An error that no redelivery can mend: the message is given up at once, not requeued.
+    pub fn permanent(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        HandlerError { error: Arc::from(error.into()), permanent: true }
+    }
+
+    /// Whether the message is given up.
+    pub fn is_permanent(&self) -> bool {
+        self.permanent
+    }
+
+    /// The error itself.
+    pub fn inner(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &*self.error
+    }
+}
+
+impl<E: Into<Box<dyn std::error::Error + Send + Sync>>> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        HandlerError { error: Arc::from(error.into()), permanent: false }
+    }
+}
+
+impl fmt::Display for HandlerError {
+    /// The error and its sources, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = self.error.to_string();
+        f.write_str(&text)?;
+        let mut source = self.error.source();
+        while let Some(error) = source {
+            let next = error.to_string();
+            // Many errors repeat their source in their own text.
+            if !text.contains(&next) {
+                write!(f, ": {next}")?;
+            }
+            text = next;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HandlerError({:?}, permanent: {})", self.error, self.permanent)
+    }
+}
+
+impl PartialEq for HandlerError {
+    /// Whether the texts are equal.
+    fn eq(&self, other: &Self) -> bool {
+        self.permanent == other.permanent && self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for HandlerError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handler_errors_show_their_sources_once() {
+        let connect = ConnectError {
+            node: "a:1".into(),
+            stage: ConnectStage::Dial,
+            cause: Disconnect::Io(Arc::new(io::Error::other("no route"))),
+        };
+        assert_eq!(HandlerError::from(connect).to_string(), "nsqd a:1: connecting: no route");
+        #[derive(Debug, Error)]
+        #[error("cannot store the order")]
+        struct Outer(#[source] io::Error);
+        let error = HandlerError::from(Outer(io::Error::other("disk full")));
+        assert_eq!(error.to_string(), "cannot store the order: disk full");
+        assert!(error.inner().downcast_ref::<Outer>().is_some());
+        assert!(HandlerError::permanent("no such tenant").is_permanent());
+    }
+
+    #[test]
+    fn a_start_timeout_names_what_was_asked() {
+        let timeout = |lookupds: &[&str], nsqds: &[&str]| {
+            let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+            let (lookupds, nsqds) = (texts(lookupds), texts(nsqds));
+            StartError::Timeout { after: Duration::from_secs(5), topic: "orders".into(), lookupds, nsqds }
+                .to_string()
+        };
+        assert_eq!(
+            timeout(&["l:4161"], &[]),
+            "not subscribed to topic orders at any nsqd within 5s: nsqlookupd l:4161 lists no nsqd with the topic; \
+             publish to it or create it first"
+        );
+        assert!(timeout(&[], &["n:4150"]).ends_with("no connection to nsqd n:4150"));
+    }
 }

@@ -79,7 +79,7 @@ pub enum Upgrade {
 }
 
 impl ServerInfo {
-    fn assumed() -> Self {
+    pub(crate) fn assumed() -> Self {
         ServerInfo {
             version: String::new(),
             max_rdy_count: ASSUMED_MAX_RDY_COUNT,

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, DATE, HOST, HeaderValue, USER_AGENT};
 use http::uri::Scheme;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -50,6 +50,15 @@ impl fmt::Display for HttpError {
             HttpError::TooBig => write!(f, "the answer is larger than {MAX_RESPONSE_BYTES} bytes"),
         }
     }
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    /// The daemon's time, in whole seconds.
+    pub(crate) date: Option<SystemTime>,
+    pub(crate) body: Bytes,
 }
 
 /// Sends requests, and keeps connections open between them. Cheap to clone.
@@ -119,11 +128,16 @@ impl HttpClient {
         url: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), HttpError> {
+        self.exchange(method, url, body).await.map(|reply| (reply.status, reply.body))
+    }
+
+    /// Like [`send`](Self::send), with the whole answer.
+    pub(crate) async fn exchange(&self, method: Method, url: &str, body: Bytes) -> Result<Reply, HttpError> {
         let exchange = async {
-            let (status, answer) = self.send_once(method.clone(), url, body.clone()).await?;
-            match https_instead(url, status, &answer) {
+            let reply = self.send_once(method.clone(), url, body.clone()).await?;
+            match https_instead(url, reply.status, &reply.body) {
                 Some(url) => self.send_once(method, &url, body).await,
-                None => Ok((status, answer)),
+                None => Ok(reply),
             }
         };
         match tokio::time::timeout(self.timeout, exchange).await {
@@ -132,12 +146,7 @@ impl HttpClient {
         }
     }
 
-    async fn send_once(
-        &self,
-        method: Method,
-        url: &str,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes), HttpError> {
+    async fn send_once(&self, method: Method, url: &str, body: Bytes) -> Result<Reply, HttpError> {
         let (socket, uri) = match url.strip_prefix(UNIX_SCHEME).and_then(|url| url.split_once(SOCKET_END)) {
             Some((path, target)) => (Some(path), format!("/{target}")),
             None => (None, url.to_owned()),
@@ -166,9 +175,11 @@ impl HttpClient {
             }
         };
         let status = response.status();
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
         let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
         match body.collect().await {
-            Ok(body) => Ok((status, body.to_bytes())),
+            Ok(body) => Ok(Reply { status, date, body: body.to_bytes() }),
             Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooBig),
             Err(error) => Err(HttpError::Connect(root_cause(&*error))),
         }

@@ -19,12 +19,12 @@
 //! let consumer = nsq::Consumer::builder("orders", "billing")
 //!     .lookupd(["127.0.0.1:4161"])
 //!     .concurrency(10)
-//!     .handler(async |message: nsq::Delivery| {
+//!     .handler_fn(|message| async move {
 //!         println!("{}", std::str::from_utf8(message.body())?);
-//!         Ok::<(), std::str::Utf8Error>(())
+//!         Ok::<(), nsq::HandlerError>(())
 //!     })
 //!     .start()?;
-//! let report = consumer.run_until(tokio::signal::ctrl_c(), nsq::Drain::default()).await;
+//! let report = consumer.run_until(nsq::shutdown_signal(), nsq::Drain::default()).await;
 //! println!("{report:?}");
 //! # Ok(())
 //! # }
@@ -44,14 +44,15 @@
 //! # }
 //! ```
 //!
-//! `examples/` contains complete programs.
+//! `examples/` contains complete programs, and `docs/CLIENT.md` explains errors, back pressure, backoff, dead letters,
+//! shutdown, tuning and testing. [`blocking`] is for threads without a runtime.
 //!
 //! # Guarantees
 //!
 //! - A publish that returns `Ok` was acknowledged by nsqd. The error of a failed one says whether nsqd may have it.
 //! - Busy handlers delay neither heartbeats nor answers.
 //! - Dropping an unanswered message requeues it.
-//! - Futures may be dropped at any time. Their documentation says what that means for the message.
+//! - Futures may be dropped at any time. A publish that is queued goes on; its documentation says so.
 //! - Every wait for nsqd or lookupd is bounded, and no task outlives its handle after a shutdown.
 //!
 //! # TLS and compression
@@ -60,8 +61,8 @@
 //!
 //! ```no_run
 //! # fn example() -> Result<(), nsq::ConfigError> {
-//! let mut config = nsq::Config::new().tls_v1(true).snappy(true);
-//! config.set("tls_root_ca_file", "ca.pem")?.set("tls_cert", "me.pem")?.set("tls_key", "me.key")?;
+//! let config = nsq::Config::new().tls_v1(true).snappy(true).tls_root_ca_file("ca.pem");
+//! let config = config.tls_cert("me.pem").tls_key("me.key");
 //! let producer = nsq::Producer::builder().nsqd("127.0.0.1:4150").config(config.clone()).build()?;
 //! let admin = nsq::admin::NsqdClient::new("https://127.0.0.1:4152")?.tls(nsq::Tls::new(&config)?);
 //! # Ok(())
@@ -102,30 +103,41 @@ mod unix_socket;
 pub mod consumer;
 pub mod producer;
 
+pub mod blocking;
+mod signal;
+
 mod backoff;
 mod lookup;
 mod membership;
+mod poll_pace;
 mod rdy;
 
 pub mod admin;
 mod http;
 
+#[cfg(feature = "test-util")]
+pub mod test_util;
+
 pub use addresses::Addresses;
-pub use config::{BackoffStrategy, Config, Interval, OptionValue, Secret, TlsVersion, Upgrades};
+pub use bytes::{self, Bytes};
+pub use config::{BackoffStrategy, Config, Interval, OptionValue, Secret, Setting, TlsVersion, Upgrades};
 pub use consumer::{
-    Consumer, ConsumerBuilder, ConsumerState, ConsumerStats, Delivery, Drain, DrainReport, Event, Handler,
-    IntoOutcome, Message, MessageStream, Outcome, Requeue, Unfinished,
+    Batch, Batches, Consumer, ConsumerBuilder, ConsumerGroup, ConsumerState, ConsumerStats, DeadLetter,
+    Delivery, Drain, DrainReport, Event, Handler, IntoOutcome, Message, MessageStream, Outcome, Requeue,
+    Unfinished,
 };
 pub use error::{
-    AnswerError, BatchError, ConfigError, ConnectError, ConnectStage, Disconnect, LookupError, PublishError,
-    StartError,
+    AnswerError, BatchError, ConfigError, ConnectError, ConnectStage, Disconnect, HandlerError, LookupError,
+    PublishError, StartError,
 };
 pub use handshake::ServerInfo;
 pub use nsq_protocol::headers::Headers;
 pub use nsq_protocol::{AuthReply, MessageId, StartAt};
 pub use producer::{
-    Guarantee, Producer, ProducerBuilder, PublishFuture, PublishedMessage, Receipt, Strategy,
+    Guarantee, NewMessage, Producer, ProducerBuilder, PublishFuture, PublishedMessage, Receipt, Strategy,
+    Topic,
 };
+pub use signal::shutdown_signal;
 pub use tls::Tls;
 pub use unix_socket::is_socket_path;
 
@@ -133,3 +145,8 @@ pub use unix_socket::is_socket_path;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Compiles the examples in the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/CLIENT.md")]
+struct Guide;

@@ -1,17 +1,21 @@
-//! Queries all lookupds concurrently and merges their answers.
+//! Queries lookupds concurrently, uses each answer as it arrives, and merges them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::{Method, StatusCode};
 use nsq_protocol::discovery;
-use nsq_protocol::{LookupResponse, NodesResponse, TopicName};
+use nsq_protocol::redact::shown_address;
+use nsq_protocol::{LookupResponse, NodesResponse, Producer, TopicName};
 use serde::de::DeserializeOwned;
 
-use crate::error::LookupError;
-use crate::http::{HttpClient, url};
+use crate::config::Config;
+use crate::error::{ConfigError, LookupError};
+use crate::http::{HttpClient, OnlyHttps, base_url, url};
+use crate::tls::Tls;
 
 /// The result of one round of lookups.
 #[derive(Debug, Default)]
@@ -32,50 +36,131 @@ pub(crate) struct Lookupd {
     pub(crate) base_url: String,
 }
 
-/// Finds the nodes that have `topic`. For `suspects` that no lookupd lists, also finds out whether they are alive.
+/// Which of the listed nodes a consumer uses. The default accepts all.
+#[derive(Clone, Default)]
+pub(crate) struct NodeFilter(Option<Arc<Accept>>);
+
+type Accept = dyn Fn(&Producer) -> bool + Send + Sync;
+
+impl NodeFilter {
+    pub(crate) fn new(accept: impl Fn(&Producer) -> bool + Send + Sync + 'static) -> Self {
+        NodeFilter(Some(Arc::new(accept)))
+    }
+
+    fn accepts(&self, node: &Producer) -> bool {
+        self.0.as_ref().is_none_or(|accept| accept(node))
+    }
+}
+
+impl std::fmt::Debug for NodeFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "NodeFilter(..)" } else { "NodeFilter(all)" })
+    }
+}
+
+/// The client for queries to these lookupds, and the lookupds with their URLs.
+pub(crate) fn lookup_client(
+    config: &Config,
+    addresses: Vec<String>,
+) -> Result<(HttpClient, Vec<Lookupd>), ConfigError> {
+    let lookupds = addresses
+        .into_iter()
+        .map(|address| Ok(Lookupd { base_url: base_url(&address)?, address: shown_address(&address).into() }))
+        .collect::<Result<Vec<_>, ConfigError>>()?;
+    let is_https = lookupds.iter().any(|lookupd: &Lookupd| lookupd.base_url.starts_with("https://"));
+    let tls = if is_https { Tls::new(config)? } else { Tls::default() };
+    let http = HttpClient::new(config.dial_timeout, config.lookupd_poll_timeout, &config.user_agent, tls);
+    let http = match config.lookupd_authorization {
+        Some(false) => http,
+        setting => http.with_secret(config.secret()?.as_ref(), OnlyHttps(setting.is_none())),
+    };
+    Ok((http, lookupds))
+}
+
+/// Finds the nodes that have `topic`. Passes the nodes of each answer to `on_answer` as it arrives, with the position of
+/// the lookupd; a failed query has none. For `suspects` that no lookupd lists, also finds out whether they are alive.
 pub(crate) async fn look_up(
     http: &HttpClient,
-    lookupds: &[Lookupd],
+    lookupds: &[(usize, Lookupd)],
     topic: &TopicName,
+    filter: &NodeFilter,
     suspects: &BTreeSet<Arc<str>>,
+    mut on_answer: impl FnMut(usize, BTreeSet<Arc<str>>),
 ) -> Lookup {
     let query = [("topic", topic.as_str())];
-    let replies: Vec<Result<LookupResponse, LookupError>> =
-        join_all(lookupds.iter().map(|lookupd| get(http, lookupd, "/lookup", &query))).await;
-    let mut lookup = merge(replies);
+    let mut asked: FuturesUnordered<_> = lookupds
+        .iter()
+        .map(|(position, lookupd)| async {
+            (*position, get::<LookupResponse>(http, lookupd, "/lookup", &query).await)
+        })
+        .collect();
+    let mut lookup = Lookup::default();
+    while let Some((position, mut reply)) = asked.next().await {
+        if let Ok(reply) = &mut reply {
+            reply.producers.retain(|node| filter.accepts(node));
+        }
+        on_answer(position, reply.as_ref().map(nodes_of).unwrap_or_default());
+        merge(&mut lookup, reply);
+    }
     if suspects.is_subset(&lookup.listed) || !lookup.any_answer {
         return lookup;
     }
-    let nodes: Vec<Result<NodesResponse, LookupError>> =
-        join_all(lookupds.iter().map(|lookupd| get(http, lookupd, "/nodes", &[]))).await;
+    let mut alive = BTreeSet::new();
     // Errors here are not reported: the lookupd has failed above, or fails in the next round.
-    let alive = alive_nodes(nodes.iter().flatten());
+    let lookupds = lookupds.iter().map(|(_, lookupd)| lookupd);
+    let _ = ask_for_nodes(http, lookupds, |nodes| alive.extend(nodes)).await;
     lookup.elsewhere =
         suspects.intersection(&alive).filter(|node| !lookup.listed.contains(*node)).cloned().collect();
     lookup
 }
 
-/// Returns the union of all answers. One answer is enough.
-fn merge(replies: Vec<Result<LookupResponse, LookupError>>) -> Lookup {
-    let mut lookup = Lookup::default();
-    for reply in replies {
-        match reply {
-            Ok(reply) => {
-                lookup.any_answer = true;
-                let nodes = reply.producers.iter().filter_map(|producer| {
-                    node_address(&producer.broadcast_address, &producer.hostname, producer.tcp_port)
-                });
-                lookup.listed.extend(nodes);
-            }
-            Err(error) => lookup.errors.push(error),
-        }
-    }
-    lookup
+/// Finds all nodes, whatever their topics. Passes those of each answer to `on_answer` as it arrives. Returns whether every
+/// lookupd answered.
+pub(crate) async fn all_nodes(
+    http: &HttpClient,
+    lookupds: &[Lookupd],
+    on_answer: impl FnMut(BTreeSet<Arc<str>>),
+) -> bool {
+    ask_for_nodes(http, lookupds.iter(), on_answer).await
 }
 
-fn alive_nodes<'a>(replies: impl Iterator<Item = &'a NodesResponse>) -> BTreeSet<Arc<str>> {
-    let nodes = replies.flat_map(|reply| &reply.producers);
-    nodes.filter_map(|node| node_address(&node.broadcast_address, &node.hostname, node.tcp_port)).collect()
+async fn ask_for_nodes<'a>(
+    http: &HttpClient,
+    lookupds: impl Iterator<Item = &'a Lookupd>,
+    mut on_answer: impl FnMut(BTreeSet<Arc<str>>),
+) -> bool {
+    let mut asked: FuturesUnordered<_> =
+        lookupds.map(|lookupd| get::<NodesResponse>(http, lookupd, "/nodes", &[])).collect();
+    let mut all_answered = true;
+    while let Some(reply) = asked.next().await {
+        match reply {
+            Ok(reply) => on_answer(
+                reply
+                    .producers
+                    .iter()
+                    .filter_map(|node| node_address(&node.broadcast_address, &node.hostname, node.tcp_port))
+                    .collect(),
+            ),
+            Err(_) => all_answered = false,
+        }
+    }
+    all_answered
+}
+
+fn nodes_of(reply: &LookupResponse) -> BTreeSet<Arc<str>> {
+    let address = |node: &Producer| node_address(&node.broadcast_address, &node.hostname, node.tcp_port);
+    reply.producers.iter().filter_map(address).collect()
+}
+
+/// Adds an answer. One answer is enough.
+fn merge(lookup: &mut Lookup, reply: Result<LookupResponse, LookupError>) {
+    match reply {
+        Ok(reply) => {
+            lookup.any_answer = true;
+            lookup.listed.extend(nodes_of(&reply));
+        }
+        Err(error) => lookup.errors.push(error),
+    }
 }
 
 fn node_address(broadcast_address: &str, hostname: &str, tcp_port: u16) -> Option<Arc<str>> {
@@ -109,8 +194,6 @@ async fn get<T: DeserializeOwned + Default>(
 
 #[cfg(test)]
 mod tests {
-    use nsq_protocol::Producer;
-
     use super::*;
 
     fn reply(nodes: &[(&str, u16)]) -> Result<LookupResponse, LookupError> {
@@ -131,12 +214,17 @@ mod tests {
 
     #[test]
     fn answers_are_merged() {
-        let lookup = merge(vec![reply(&[("a", 1), ("b", 1)]), failure(), reply(&[("b", 1), ("b", 2)])]);
+        let merged = |replies: Vec<_>| {
+            let mut lookup = Lookup::default();
+            replies.into_iter().for_each(|reply| merge(&mut lookup, reply));
+            lookup
+        };
+        let lookup = merged(vec![reply(&[("a", 1), ("b", 1)]), failure(), reply(&[("b", 1), ("b", 2)])]);
         let listed: Vec<&str> = lookup.listed.iter().map(|node| &**node).collect();
         assert_eq!(listed, ["a:1", "b:1", "b:2"]);
         assert!(lookup.any_answer);
         assert_eq!(lookup.errors.len(), 1);
-        assert!(!merge(vec![failure()]).any_answer);
+        assert!(!merged(vec![failure()]).any_answer);
     }
 
     #[test]

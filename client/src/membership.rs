@@ -125,7 +125,27 @@ impl Membership {
         confirm
     }
 
-    /// Applies the answers of lookupds. `listed` nodes have the topic; `elsewhere` are alive without it. If
+    /// Applies one answer of a round of lookups, before the others arrive: connects to the nodes that it lists.
+    pub(crate) fn found(&mut self, listed: &BTreeSet<Arc<str>>, now: Instant) {
+        for node in listed {
+            self.add(Arc::clone(node), false, now);
+            if let Some(member) = self.members.get_mut(node) {
+                member.confirm(now);
+            }
+        }
+    }
+
+    /// Whether lookupds have listed a node that is still known.
+    pub(crate) fn has_discovered(&self) -> bool {
+        self.members.values().any(|member| !member.fixed)
+    }
+
+    /// The addresses of all nodes.
+    pub(crate) fn nodes(&self) -> Vec<String> {
+        self.members.keys().map(|node| node.to_string()).collect()
+    }
+
+    /// Applies the answers of a round of lookups. `listed` nodes have the topic; `elsewhere` are alive without it. If
     /// `any_answer` is false, no lookupd answered, and nothing changes.
     pub(crate) fn looked_up(
         &mut self,
@@ -142,14 +162,11 @@ impl Membership {
         }
         let forget_after = self.options.forget_after;
         self.members.retain(|node, member| {
-            let State::Waiting { until, confirm } = member.state else { return true };
+            if !matches!(member.state, State::Waiting { .. }) {
+                return true;
+            }
             if listed.contains(node) {
-                member.missing_since = None;
-                if confirm && member.failures <= 1 {
-                    member.state = State::Waiting { until: now, confirm: false };
-                } else {
-                    member.state = State::Waiting { until, confirm: false };
-                }
+                member.confirm(now);
                 return true;
             }
             let missing_since = *member.missing_since.get_or_insert(now);
@@ -165,11 +182,6 @@ impl Membership {
         lost.map(|(node, _)| Arc::clone(node)).collect()
     }
 
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
     /// Whether some node has not been tried yet, or is being tried for the first time.
     pub(crate) fn has_untried(&self) -> bool {
         self.members
@@ -179,6 +191,14 @@ impl Membership {
 }
 
 impl Member {
+    /// A lookupd lists the node: a first attempt to reconnect need not wait any longer.
+    fn confirm(&mut self, now: Instant) {
+        let State::Waiting { until, confirm } = self.state else { return };
+        self.missing_since = None;
+        let until = if confirm && self.failures <= 1 { now } else { until };
+        self.state = State::Waiting { until, confirm: false };
+    }
+
     /// Whether the node was tried before. A newly discovered node is not a suspect.
     fn failures_known(&self) -> bool {
         self.failures > 0 || matches!(self.state, State::Waiting { confirm: true, .. })
@@ -207,6 +227,12 @@ mod tests {
 
     fn names(due: Vec<Arc<str>>) -> Vec<String> {
         due.iter().map(|node| node.to_string()).collect()
+    }
+
+    impl Membership {
+        fn is_empty(&self) -> bool {
+            self.members.is_empty()
+        }
     }
 
     #[test]
@@ -290,6 +316,21 @@ mod tests {
         membership.connected("a:1", now);
         membership.disconnected("a:1", false, now, 0.5);
         membership.looked_up(&set(&["a:1"]), &set(&[]), true, now);
+        assert_eq!(names(membership.due(now)), ["a:1"]);
+    }
+
+    #[test]
+    fn first_answer_of_a_round_is_used_at_once() {
+        let mut membership = membership();
+        let now = Instant::now();
+        membership.found(&set(&["a:1"]), now);
+        assert_eq!(names(membership.due(now)), ["a:1"]);
+        membership.found(&set(&["a:1"]), now);
+        assert!(membership.due(now).is_empty(), "it is connecting already");
+        membership.connected("a:1", now);
+        membership.disconnected("a:1", false, now, 0.5);
+        assert!(membership.due(now).is_empty(), "the node waits for a lookup");
+        membership.found(&set(&["a:1"]), now);
         assert_eq!(names(membership.due(now)), ["a:1"]);
     }
 

@@ -9,6 +9,7 @@
 
 mod duration;
 mod secret;
+mod setting;
 mod value;
 
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use secret::Secret;
+pub use setting::Setting;
 pub use value::{BackoffStrategy, Interval, OptionValue, TlsVersion};
 use value::{FromOption, Range};
 
@@ -51,8 +53,8 @@ macro_rules! options {
         impl Config {
             $( $(#[$doc])*
             #[must_use]
-            pub fn $name(mut self, value: impl Into<$type>) -> Self {
-                self.$name = value.into();
+            pub fn $name(mut self, value: impl Setting<$type>) -> Self {
+                self.$name = value.into_setting();
                 self
             } )*
 
@@ -171,6 +173,17 @@ options! {
     max_in_flight: Option<u32> = None, Range::Any;
     /// How many messages are handled at the same time.
     concurrency: u32 = 1, Range::Ints(1, 65_536);
+    /// While a handler runs, TOUCH its message before the message times out, up to nsqd's maximum.
+    keep_alive: bool = false, Range::Any;
+    /// Maximum time of one call of a handler; then its future is dropped, and the message is requeued as after an error.
+    /// Zero is no limit.
+    handler_timeout: Duration = Duration::ZERO, Range::Any;
+    /// Maximum number of messages that handlers receive per second, over all nsqds; 0 is no limit. Messages that wait for it
+    /// count for `max_in_flight`, so keep that below what is handled within `msg_timeout`.
+    rate_limit: f64 = 0.0, Range::Floats(0.0, 1_000_000.0);
+    /// How many finished messages to remember. One of them that nsqd delivers again, because its answer came too late or
+    /// got lost, is finished without being handled. 0 remembers none.
+    remember_finished: u32 = 0, Range::Ints(0, 10_000_000);
     /// How long nsqd waits for the answer to a message before it delivers the message again; zero is nsqd's default.
     msg_timeout: Duration = Duration::ZERO, Range::Any;
     /// Maximum size of a received message, in bytes; 0 is 64 MiB, or nsqd's limit if that is higher. Also the maximum
@@ -190,6 +203,12 @@ options! {
     forget_after: Duration = 10 * MINUTE, Range::Any;
     /// Timeout of one publish, including queueing, connecting and retries.
     publish_timeout: Duration = 10 * SECOND, Range::Durations(MS, 60 * MINUTE);
+    /// How long a publish that may share a batch waits for others. 0 sends it at once, with those that are queued already.
+    linger: Duration = Duration::ZERO, Range::Durations(Duration::ZERO, MINUTE);
+    /// Maximum number of messages in an automatic batch; 1 turns batches off.
+    batch_messages: u32 = 1_000, Range::Ints(1, 65_536);
+    /// Maximum size of an automatic batch, in bytes; nsqd's limit applies too.
+    batch_bytes: u32 = 1 << 20, Range::Ints(1, 1 << 30);
     /// Maximum number of unanswered publishes of one producer.
     max_pending: u32 = 10_000, Range::Ints(1, 16_777_216);
     /// Maximum size of the unanswered publishes of one producer, in bytes.
@@ -455,6 +474,25 @@ mod tests {
         assert_eq!(set("skip_lookupd_authorization", true).unwrap().lookupd_authorization, Some(true));
         assert_eq!(set("max_in_flight", "7").unwrap().effective_max_in_flight(), 7);
         assert_eq!(Config::new().concurrency(8u32).effective_max_in_flight(), 16);
+    }
+
+    #[test]
+    fn setters_take_the_types_that_one_has() {
+        let config = Config::new()
+            .client_id("me")
+            .tls_root_ca_file("ca.pem")
+            .auth_secret("s")
+            .tls_server_name(String::from("nsqd"))
+            .max_in_flight(200)
+            .concurrency(8)
+            .sample_rate(5)
+            .heartbeat_interval(SECOND)
+            .local_addr(std::net::Ipv4Addr::LOCALHOST)
+            .lookupd_authorization(true);
+        assert_eq!(config.client_id.as_deref(), Some("me"));
+        assert_eq!(config.tls_root_ca_file, Some(PathBuf::from("ca.pem")));
+        assert_eq!(config.auth_secret, Some(Secret::from("s")));
+        assert_eq!(config.client_id(None::<String>).client_id, None);
     }
 
     #[test]

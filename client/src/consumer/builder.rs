@@ -1,22 +1,25 @@
 //! Builds and starts a consumer.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use nsq_protocol::redact::shown_address;
 use nsq_protocol::{ChannelName, StartAt, TopicName};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
-use super::Consumer;
 use super::engine::{Assignment, Engine};
-use super::handler::{Handler, work};
-use super::shared::Shared;
+use super::handler::{Handler, IntoOutcome, WithState, work};
+use super::shared::{Shared, Sources};
 use super::stream::MessageStream;
+use super::{Batches, Consumer, DeadLetter, Delivery, GroupBuilder};
 use crate::addresses::Addresses;
+use crate::admin::ListedProducer;
 use crate::config::{Config, OptionValue};
 use crate::connect::Connector;
 use crate::error::{ConfigError, StartError};
-use crate::http::{HttpClient, OnlyHttps, base_url};
-use crate::lookup::Lookupd;
-use crate::tls::Tls;
+use crate::http::HttpClient;
+use crate::lookup::{NodeFilter, lookup_client};
 use crate::transport::check_address;
 
 /// The settings of a consumer that has not started.
@@ -28,11 +31,27 @@ pub struct ConsumerBuilder {
     nsqds: Vec<String>,
     lookupds: Vec<String>,
     config: Config,
+    dead_letter: Option<DeadLetter>,
+    /// The client for lookups that the consumers of a group share.
+    http: Option<HttpClient>,
+    filter: NodeFilter,
 }
+
+/// `max_attempts` if there is a place for dead letters and the application sets no number.
+const MAX_ATTEMPTS_WITH_DEAD_LETTER: u16 = 5;
 
 impl ConsumerBuilder {
     pub(super) fn new(topic: String, channel: String) -> Self {
-        ConsumerBuilder { topic, channel, nsqds: Vec::new(), lookupds: Vec::new(), config: Config::new() }
+        ConsumerBuilder {
+            topic,
+            channel,
+            nsqds: Vec::new(),
+            lookupds: Vec::new(),
+            config: Config::new(),
+            dead_letter: None,
+            http: None,
+            filter: NodeFilter::default(),
+        }
     }
 
     /// Adds nsqds to connect to. An address is `host:port` with the TCP port (4150), or the path of a unix socket.
@@ -78,6 +97,48 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Sets what happens to messages that are given up. `max_attempts` is then 5 if it is not set. For handlers only: those
+    /// who read a stream or batches answer for themselves.
+    pub fn dead_letter(mut self, dead_letter: DeadLetter) -> Self {
+        self.dead_letter = Some(dead_letter);
+        self
+    }
+
+    /// While a handler runs, touches its message before it times out, so that nsqd does not deliver it again; up to nsqd's
+    /// `max_msg_timeout`.
+    pub fn keep_alive(mut self, keep_alive: bool) -> Self {
+        self.config.keep_alive = keep_alive;
+        self
+    }
+
+    /// Sets the maximum time of one call of the handler. Then its future is dropped at its current await, and the message is
+    /// requeued as after an error.
+    pub fn handler_timeout(mut self, timeout: Duration) -> Self {
+        self.config.handler_timeout = timeout;
+        self
+    }
+
+    /// Sets the maximum number of messages that the handler receives per second: see
+    /// [`Config::rate_limit`].
+    pub fn rate_limit(mut self, per_second: f64) -> Self {
+        self.config.rate_limit = per_second;
+        self
+    }
+
+    /// Remembers this number of finished messages, so that those that nsqd delivers again are not handled twice: see
+    /// [`Config::remember_finished`].
+    pub fn remember_finished(mut self, messages: u32) -> Self {
+        self.config.remember_finished = messages;
+        self
+    }
+
+    /// Connects only to those nsqds that lookupds list and `filter` accepts. It does not apply to those of
+    /// [`nsqd`](ConsumerBuilder::nsqd).
+    pub fn filter_nodes(mut self, filter: impl Fn(&ListedProducer) -> bool + Send + Sync + 'static) -> Self {
+        self.filter = NodeFilter::new(filter);
+        self
+    }
+
     /// Sets where the channel starts if this consumer creates it, among the messages that the topic retains. The
     /// default is [`StartAt::Latest`]. An existing channel keeps its position.
     pub fn start_at(mut self, place: StartAt) -> Self {
@@ -90,16 +151,110 @@ impl ConsumerBuilder {
         HandlerConsumerBuilder { builder: self, handler }
     }
 
+    /// Sets a function or closure as the handler, and infers its argument's type.
+    ///
+    /// ```no_run
+    /// # fn example() -> Result<(), nsq::StartError> {
+    /// let consumer = nsq::Consumer::builder("orders", "billing")
+    ///     .nsqd("127.0.0.1:4150")
+    ///     .handler_fn(|order| async move { String::from_utf8(order.body().to_vec()).map(drop) })
+    ///     .start()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn handler_fn<F, Fut>(self, function: F) -> HandlerConsumerBuilder<F>
+    where
+        F: Fn(Delivery) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send,
+        Fut::Output: IntoOutcome + Send,
+    {
+        HandlerConsumerBuilder { builder: self, handler: function }
+    }
+
+    /// Sets a function or closure as the handler, which receives a clone of `state` with each message.
+    ///
+    /// ```no_run
+    /// # fn example(database: std::sync::Arc<String>) -> Result<(), nsq::StartError> {
+    /// let consumer = nsq::Consumer::builder("orders", "billing")
+    ///     .nsqd("127.0.0.1:4150")
+    ///     .handler_with(database, |database, order| async move {
+    ///         println!("{database}: {:?}", order.body());
+    ///     })
+    ///     .start()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn handler_with<S, F, Fut>(self, state: S, function: F) -> HandlerConsumerBuilder<WithState<S, F>>
+    where
+        S: Clone + Send + Sync + 'static,
+        F: Fn(S, Delivery) -> Fut + Send + Sync + 'static,
+        Fut: Future + Send,
+        Fut::Output: IntoOutcome + Send,
+    {
+        HandlerConsumerBuilder { builder: self, handler: WithState { state, function } }
+    }
+
+    /// Consumes several topics on this channel with one handler, one concurrency and one shutdown, instead of the builder's
+    /// topic: see [`Consumer::group`].
+    pub fn topics<T: Into<String>>(self, topics: impl IntoIterator<Item = T>) -> GroupBuilder {
+        GroupBuilder { builder: self, topics: topics.into_iter().map(Into::into).collect() }
+    }
+
+    pub(super) fn with_topic(mut self, topic: &str) -> Self {
+        topic.clone_into(&mut self.topic);
+        self
+    }
+
+    pub(super) fn concurrency_setting(&self) -> u32 {
+        self.config.concurrency
+    }
+
+    /// Makes clones of this builder use one client for lookups.
+    pub(super) fn sharing_lookups(mut self) -> Result<Self, StartError> {
+        self.http = Some(lookup_client(&self.config, self.lookupds.clone())?.0);
+        Ok(self)
+    }
+
+    /// Checks the settings without starting anything.
+    pub(super) fn check(self) -> Result<(), StartError> {
+        runtime()?;
+        self.build().map(drop)?;
+        Ok(())
+    }
+
+    /// Starts the consumer and returns its messages in batches of at most `max`, for bulk writes. A batch is ready when it is
+    /// full, when its oldest message has waited for `max_wait`, or when no more messages can come, because `max_in_flight`
+    /// are unanswered. `max_in_flight` must be at least `max` [default: twice `max`].
+    pub fn batches(mut self, max: usize, max_wait: Duration) -> Result<Batches, StartError> {
+        let max_in_flight = *self.config.max_in_flight.get_or_insert(max.saturating_mul(2) as u32);
+        if max == 0 || max > max_in_flight as usize {
+            return Err(
+                ConfigError::Conflict("a batch holds at least 1 and at most max_in_flight messages").into()
+            );
+        }
+        Ok(Batches::new(self.stream()?, max, max_wait))
+    }
+
     /// Starts the consumer and returns its messages as a stream. Does not wait for connections: see
-    /// [`Consumer::wait_ready`]. Must be called within a tokio runtime.
+    /// [`Consumer::wait_ready`]. Fails outside of a tokio runtime.
     pub fn stream(self) -> Result<MessageStream, StartError> {
+        let runtime = runtime()?;
         let (engine, consumer) = self.build()?;
-        tokio::spawn(engine.run());
+        runtime.spawn(engine.run());
         Ok(MessageStream::new(consumer))
     }
 
     fn build(self) -> Result<(Engine, Consumer), ConfigError> {
-        let ConsumerBuilder { topic, channel, nsqds, lookupds, config } = self;
+        let ConsumerBuilder {
+            topic,
+            channel,
+            nsqds,
+            lookupds,
+            config,
+            dead_letter,
+            http: shared_http,
+            filter,
+        } = self;
         let topic =
             TopicName::new(&topic).map_err(|_| ConfigError::InvalidName { what: "topic", name: topic })?;
         let channel = ChannelName::new(&channel)
@@ -109,23 +264,21 @@ impl ConsumerBuilder {
         }
         config.validate_consumer()?;
         let nsqds = nsqds.iter().map(|address| check_address(address)).collect::<Result<_, _>>()?;
-        let lookupds = lookupds
-            .into_iter()
-            .map(|address| {
-                Ok(Lookupd { base_url: base_url(&address)?, address: shown_address(&address).into() })
-            })
-            .collect::<Result<Vec<_>, ConfigError>>()?;
-        let is_https = lookupds.iter().any(|lookupd: &Lookupd| lookupd.base_url.starts_with("https://"));
-        let tls = if is_https { Tls::new(&config)? } else { Tls::default() };
-        let http = HttpClient::new(config.dial_timeout, config.lookupd_poll_timeout, &config.user_agent, tls);
-        let http = match config.lookupd_authorization {
-            Some(false) => http,
-            setting => http.with_secret(config.secret()?.as_ref(), OnlyHttps(setting.is_none())),
-        };
+        let (http, lookupds) = lookup_client(&config, lookupds)?;
+        let http = shared_http.unwrap_or(http);
         let config = Arc::new(config);
         let connector = Connector::new(Arc::clone(&config))?;
-        let shared = Arc::new(Shared::new(&config));
-        let assignment = Assignment { topic, channel, nsqds, lookupds };
+        let sources = Sources {
+            topic: topic.to_string(),
+            lookupds: lookupds.iter().map(|lookupd| lookupd.address.to_string()).collect(),
+            nsqds: Mutex::default(),
+        };
+        let max_attempts = match (&dead_letter, config.max_attempts) {
+            (Some(_), 0) => MAX_ATTEMPTS_WITH_DEAD_LETTER,
+            (_, max_attempts) => max_attempts,
+        };
+        let shared = Arc::new(Shared::new(&config, max_attempts, sources));
+        let assignment = Assignment { topic, channel, nsqds, lookupds, filter };
         let engine = Engine::new(Arc::clone(&shared), config, connector, http, assignment);
         Ok((engine, Consumer::new(shared)))
     }
@@ -139,16 +292,22 @@ pub struct HandlerConsumerBuilder<H> {
 }
 
 impl<H: Handler> HandlerConsumerBuilder<H> {
-    /// Starts the consumer. Does not wait for connections: see [`Consumer::wait_ready`]. Must be called
-    /// within a tokio runtime.
+    /// Starts the consumer. Does not wait for connections: see [`Consumer::wait_ready`]. Fails outside of a tokio runtime.
     pub fn start(self) -> Result<Consumer, StartError> {
-        let concurrency = self.builder.config.concurrency;
+        let runtime = runtime()?;
+        let dead_letter = self.builder.dead_letter.clone();
         let (mut engine, consumer) = self.builder.build()?;
-        let handler = Arc::new(self.handler);
-        for _ in 0..concurrency {
-            engine.spawn_worker(work(Arc::clone(&handler), Arc::clone(engine.shared())));
-        }
-        tokio::spawn(engine.run());
+        let (handler, shared) = (Arc::new(self.handler), Arc::clone(engine.shared()));
+        let _guard = runtime.enter();
+        engine.set_workers(Box::new(move |number| {
+            let (handler, shared) = (Arc::clone(&handler), Arc::clone(&shared));
+            Box::pin(work(handler, dead_letter.clone(), shared, number))
+        }));
+        runtime.spawn(engine.run());
         Ok(consumer)
     }
+}
+
+fn runtime() -> Result<Handle, ConfigError> {
+    Handle::try_current().map_err(|_| ConfigError::NoRuntime)
 }

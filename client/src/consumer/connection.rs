@@ -121,6 +121,7 @@ impl Connection {
             [ErrorCode::FinFailed, ErrorCode::ReqFailed, ErrorCode::TouchFailed, ErrorCode::RejFailed];
         if about_one_message.iter().any(|about| about.as_str() == code) {
             let node = Arc::clone(&self.link.node);
+            self.link.feedback.refused(&code);
             self.link.feedback.emit(Event::AnswerFailed { node, code, description });
             return Ok(());
         }

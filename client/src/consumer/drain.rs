@@ -99,8 +99,18 @@ impl Engine {
         self.wait_for_closes(time::now() + NSQD_CLOSE_TIMEOUT).await;
 
         let report = DrainReport {
-            finished: shared.feedback.counters.finished.load(Ordering::Relaxed) - finished_before,
-            requeued: shared.feedback.counters.requeued.load(Ordering::Relaxed) - requeued_before,
+            finished: shared
+                .feedback
+                .counters
+                .finished
+                .load(Ordering::Relaxed)
+                .saturating_sub(finished_before),
+            requeued: shared
+                .feedback
+                .counters
+                .requeued
+                .load(Ordering::Relaxed)
+                .saturating_sub(requeued_before),
             abandoned: unanswered,
             took: time::now().saturating_duration_since(started_at),
         };

@@ -4,11 +4,12 @@
 //! The engine owns the pure parts (membership, RDY distribution) and passes events to them. Connections, lookups and
 //! handlers are separate tasks that report to the engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use nsq_protocol::{ChannelName, TopicName};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -23,15 +24,26 @@ use crate::connect::Connector;
 use crate::error::{ConnectError, ConnectStage, Disconnect, StartError};
 use crate::handshake::Purpose;
 use crate::http::HttpClient;
-use crate::lookup::{Lookup, Lookupd, look_up};
+use crate::lookup::{Lookup, Lookupd, NodeFilter, look_up};
 use crate::membership::{Membership, MembershipOptions};
+use crate::poll_pace::PollPace;
 use crate::rdy::{ConnectionId, Distributor, Mode, RdyOptions};
 use crate::time;
 
 /// What connections and lookups report to the engine.
 pub(super) enum Report {
     Up(Arc<Link>),
-    Down { node: Arc<str>, id: ConnectionId, error: ConnectError },
+    Down {
+        node: Arc<str>,
+        id: ConnectionId,
+        error: ConnectError,
+    },
+    /// One lookupd answered, or failed to.
+    Answered {
+        lookupd: usize,
+        listed: BTreeSet<Arc<str>>,
+    },
+    /// All lookupds of a round have answered or failed to.
     LookedUp(Lookup),
 }
 
@@ -41,6 +53,8 @@ pub(super) struct Assignment {
     pub(super) channel: ChannelName,
     pub(super) nsqds: Vec<Arc<str>>,
     pub(super) lookupds: Vec<Lookupd>,
+    /// Which nodes of the lookupds to use.
+    pub(super) filter: NodeFilter,
 }
 
 pub(super) struct Engine {
@@ -59,14 +73,22 @@ pub(super) struct Engine {
     http: HttpClient,
     next_lookup_at: Option<Instant>,
     last_lookup_at: Option<Instant>,
-    looking_up: bool,
+    pace: PollPace,
+    /// The lookupds that have not answered yet. They are not asked again meanwhile.
+    silent_lookupds: BTreeSet<usize>,
     /// At least one lookup has completed.
     looked_up: bool,
     last_error: Option<StartError>,
     /// Connections and lookups, which stop when the engine is dropped.
     tasks: JoinSet<()>,
-    workers: JoinSet<()>,
+    /// Ends with the number of the worker.
+    workers: JoinSet<u32>,
+    live_workers: BTreeSet<u32>,
+    new_worker: Option<NewWorker>,
 }
+
+/// Makes the worker with this number, which runs until the consumer stops or its concurrency is lower.
+pub(super) type NewWorker = Box<dyn Fn(u32) -> BoxFuture<'static, ()> + Send>;
 
 /// Minimum interval between lookups because of a broken connection.
 const MIN_LOOKUP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
@@ -99,6 +121,7 @@ impl Engine {
             http,
             next_lookup_at: (!assignment.lookupds.is_empty()).then_some(now),
             assignment: Arc::new(assignment),
+            pace: PollPace::new(config.lookupd_poll_interval),
             shared,
             config,
             connector: Arc::new(connector),
@@ -109,16 +132,36 @@ impl Engine {
             reports,
             reports_tx,
             last_lookup_at: None,
-            looking_up: false,
+            silent_lookupds: BTreeSet::new(),
             looked_up: false,
             last_error: None,
             tasks: JoinSet::new(),
             workers: JoinSet::new(),
+            live_workers: BTreeSet::new(),
+            new_worker: None,
         }
     }
 
-    pub(super) fn spawn_worker(&mut self, worker: impl Future<Output = ()> + Send + 'static) {
-        self.workers.spawn(worker);
+    pub(super) fn set_workers(&mut self, new_worker: NewWorker) {
+        self.new_worker = Some(new_worker);
+        self.start_workers();
+    }
+
+    /// Starts the workers that are missing. Those that are too many end by themselves.
+    fn start_workers(&mut self) {
+        while let Some(ended) = self.workers.try_join_next() {
+            self.live_workers.retain(|worker| ended.as_ref().is_ok_and(|ended| ended != worker));
+        }
+        let Some(new_worker) = &self.new_worker else { return };
+        for worker in 0..*self.shared.concurrency.borrow() {
+            if self.live_workers.insert(worker) {
+                let run = new_worker(worker);
+                self.workers.spawn(async move {
+                    run.await;
+                    worker
+                });
+            }
+        }
     }
 
     /// Runs the consumer until a shutdown is requested, then shuts it down.
@@ -130,6 +173,7 @@ impl Engine {
             let now = time::now();
             self.connect_due(now);
             self.look_up_due(now);
+            self.start_workers();
             let wake_at = self.apply_rdy(now);
             self.publish_state(now);
             let wake_at =
@@ -210,8 +254,15 @@ impl Engine {
                 self.shared.feedback.emit(Event::Disconnected { node, reason: error.cause.clone() });
                 self.last_error = Some(StartError::Connect(error));
             }
+            Report::Answered { lookupd, listed } => {
+                self.silent_lookupds.remove(&lookupd);
+                let had_none = !self.membership.has_discovered();
+                self.membership.found(&listed, now);
+                if had_none && !listed.is_empty() {
+                    self.plan_lookup(now);
+                }
+            }
             Report::LookedUp(lookup) => {
-                self.looking_up = false;
                 self.looked_up = true;
                 self.membership.looked_up(&lookup.listed, &lookup.elsewhere, lookup.any_answer, now);
                 if lookup.any_answer && matches!(self.last_error, Some(StartError::Lookup(_))) {
@@ -228,18 +279,19 @@ impl Engine {
     }
 
     fn connect_due(&mut self, now: Instant) {
-        for node in self.membership.due(now) {
+        let due = self.membership.due(now);
+        if !due.is_empty() {
+            *self.shared.sources.nsqds.lock() = self.membership.nodes();
+        }
+        for node in due {
             let id = ConnectionId(self.next_id);
             self.next_id += 1;
-            let purpose = Purpose::Subscribe {
-                topic: self.assignment.topic.clone(),
-                channel: self.assignment.channel.clone(),
-            };
+            let subscription = (self.assignment.topic.clone(), self.assignment.channel.clone());
             let guard =
                 DownGuard { node: Arc::clone(&node), id, error: None, reports: self.reports_tx.clone() };
             self.tasks.spawn(run_connection(
                 guard,
-                purpose,
+                subscription,
                 Arc::clone(&self.connector),
                 Timeouts { silence: self.config.silence_limit(), write: self.config.write_timeout },
                 Arc::clone(&self.shared),
@@ -248,23 +300,38 @@ impl Engine {
     }
 
     fn next_lookup_due(&self) -> Option<Instant> {
-        self.next_lookup_at.filter(|_| !self.looking_up)
+        self.next_lookup_at.filter(|_| self.silent_lookupds.len() < self.assignment.lookupds.len())
+    }
+
+    /// Plans the next round: soon while no node is known, else after the configured interval.
+    fn plan_lookup(&mut self, now: Instant) {
+        let jitter = 1.0 + self.config.lookupd_poll_jitter * fastrand::f64();
+        let pause = self.pace.next_pause(self.membership.has_discovered());
+        self.next_lookup_at = Some(now + pause.mul_f64(jitter));
     }
 
     fn look_up_due(&mut self, now: Instant) {
         if self.next_lookup_due().is_none_or(|at| at > now) {
             return;
         }
-        let jitter = 1.0 + self.config.lookupd_poll_jitter * fastrand::f64();
-        self.next_lookup_at = Some(now + self.config.lookupd_poll_interval.mul_f64(jitter));
+        self.plan_lookup(now);
         self.last_lookup_at = Some(now);
-        self.looking_up = true;
+        let asked: Vec<(usize, Lookupd)> = self
+            .assignment
+            .lookupds
+            .iter()
+            .cloned()
+            .enumerate()
+            .filter(|(lookupd, _)| self.silent_lookupds.insert(*lookupd))
+            .collect();
         let http = self.http.clone();
         let assignment = Arc::clone(&self.assignment);
         let suspects = self.membership.suspects();
         let reports = self.reports_tx.clone();
         self.tasks.spawn(async move {
-            let lookup = look_up(&http, &assignment.lookupds, &assignment.topic, &suspects).await;
+            let answered = |lookupd, listed| drop(reports.send(Report::Answered { lookupd, listed }));
+            let lookup =
+                look_up(&http, &asked, &assignment.topic, &assignment.filter, &suspects, answered).await;
             // This fails only after the engine has ended, and then the result is not needed.
             let _ = reports.send(Report::LookedUp(lookup));
         });
@@ -365,11 +432,12 @@ impl Drop for DownGuard {
 
 async fn run_connection(
     mut guard: DownGuard,
-    purpose: Purpose,
+    (topic, channel): (TopicName, ChannelName),
     connector: Arc<Connector>,
     timeouts: Timeouts,
     shared: Arc<Shared>,
 ) {
+    let purpose = Purpose::Subscribe { topic: topic.clone(), channel: channel.clone() };
     let connecting = tokio::select! {
         connected = connector.connect(&guard.node, purpose) => connected,
         () = shared.feedback.stopping.cancelled() => return,
@@ -377,7 +445,13 @@ async fn run_connection(
     match connecting {
         Err(error) => guard.error = Some(error),
         Ok(established) => {
-            let link = Arc::new(Link::new(guard.id, &established, Arc::clone(&shared.feedback)));
+            let link = Arc::new(Link::new(
+                guard.id,
+                Arc::clone(&established.node),
+                &established.server,
+                (topic, channel),
+                Arc::clone(&shared.feedback),
+            ));
             let _ = guard.reports.send(Report::Up(Arc::clone(&link)));
             let cause = Connection { link, shared, timeouts }.run(established).await;
             let node = Arc::clone(&guard.node);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{Answer, Requeue};
 use crate::backoff::{Backoff, BackoffOptions, BackoffState, Epoch, Signal};
 use crate::config::Config;
-use crate::error::{Disconnect, LookupError};
+use crate::error::{Disconnect, HandlerError, LookupError};
 
 /// An event for logs and monitoring. A slow reader misses events: see [`Consumer::events`](super::Consumer::events).
 #[derive(Clone, Debug)]
@@ -49,6 +49,44 @@ pub enum Event {
         id: nsq_protocol::MessageId,
         /// How often the message was delivered.
         attempts: u16,
+        /// Why.
+        reason: String,
+    },
+    /// A message that should be given up was requeued, because [`Handler::gave_up`](super::Handler::gave_up) or publishing
+    /// the dead letter failed.
+    GiveUpFailed {
+        /// The id of the message.
+        id: nsq_protocol::MessageId,
+        /// The address of the nsqd.
+        node: Arc<str>,
+        /// How often the message was delivered.
+        attempts: u16,
+        /// Why.
+        error: HandlerError,
+    },
+    /// A handler returned an error, or exceeded `handler_timeout`. Its message was requeued, or given up if the error is
+    /// permanent.
+    HandlerFailed {
+        /// The id of the message.
+        id: nsq_protocol::MessageId,
+        /// The address of the nsqd.
+        node: Arc<str>,
+        /// How often the message was delivered.
+        attempts: u16,
+        /// The error.
+        error: HandlerError,
+    },
+    /// A message was answered after its deadline: nsqd may have delivered it again, and it is handled twice. Set
+    /// `keep_alive`, or a longer `msg_timeout`.
+    Late {
+        /// The id of the message.
+        id: nsq_protocol::MessageId,
+        /// The address of the nsqd.
+        node: Arc<str>,
+        /// How often the message was delivered.
+        attempts: u16,
+        /// How long after the deadline.
+        late_by: Duration,
     },
     /// A handler has panicked; its message was requeued.
     HandlerPanicked {
@@ -74,10 +112,14 @@ pub(super) struct Counters {
     pub(super) rejected: AtomicU64,
     pub(super) timed_out: AtomicU64,
     pub(super) gave_up: AtomicU64,
+    pub(super) duplicates: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) refused_answers: AtomicU64,
+    pub(super) lost_answers: AtomicU64,
 }
 
 /// See the module.
-pub(super) struct Feedback {
+pub(crate) struct Feedback {
     pub(super) counters: Counters,
     /// Wakes the engine.
     pub(super) wake: Notify,
@@ -99,7 +141,7 @@ pub(super) struct Feedback {
 const EVENT_CAPACITY: usize = 256;
 
 impl Feedback {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         let backoff = Backoff::new(BackoffOptions {
             strategy: config.backoff_strategy,
             multiplier: config.backoff_multiplier,
@@ -122,6 +164,8 @@ impl Feedback {
     }
 
     pub(super) fn emit(&self, event: Event) {
+        #[cfg(feature = "tracing")]
+        super::log::log(&event);
         // An error only means that there is no receiver.
         let _ = self.events.send(event);
     }
@@ -144,8 +188,16 @@ impl Feedback {
         }
     }
 
-    pub(super) fn answered(&self, answer: Answer<'_>, signal: Signal, epoch: Epoch, now: Instant) {
+    pub(super) fn answered(
+        &self,
+        answer: Answer<'_>,
+        signal: Signal,
+        epoch: Epoch,
+        now: Instant,
+        sent: bool,
+    ) {
         let counter = match answer {
+            _ if !sent => &self.counters.lost_answers,
             Answer::Finish => &self.counters.finished,
             Answer::Requeue(_) => &self.counters.requeued,
             Answer::Reject(_) => &self.counters.rejected,
@@ -157,6 +209,21 @@ impl Feedback {
         }
         if self.watch_answers.load(Ordering::SeqCst) && self.watch_answers.swap(false, Ordering::SeqCst) {
             self.wake.notify_one();
+        }
+    }
+
+    /// Takes back the count of an answer that nsqd refuses.
+    pub(super) fn refused(&self, code: &str) {
+        let counter = match code {
+            "E_FIN_FAILED" => &self.counters.finished,
+            "E_REQ_FAILED" => &self.counters.requeued,
+            "E_REJ_FAILED" => &self.counters.rejected,
+            _ => return,
+        };
+        let taken_back =
+            counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+        if taken_back.is_ok() {
+            self.counters.refused_answers.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -1,18 +1,24 @@
 //! Handlers: the application's code for a message. The return value decides how the message is answered.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use nsq_protocol::ErrorCode;
 
 use super::answer::Requeue;
+use super::dead_letter::{self, DeadLetter};
 use super::feedback::Event;
 use super::message::{Delivery, Message};
 use super::shared::Shared;
-use crate::error::AnswerError;
+use super::too_many_attempts;
+use crate::error::{AnswerError, HandlerError};
+use crate::time;
 
 /// How to answer a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +32,12 @@ pub enum Outcome {
         /// Whether this counts as a failure for backoff.
         backoff: bool,
     },
-    /// Give the message up, because it can never succeed: call [`Handler::gave_up`], then finish the message. This does
-    /// not count as a success.
-    GiveUp,
+    /// Handling failed: report the error with [`Event::HandlerFailed`](super::Event::HandlerFailed), and requeue the message
+    /// with [`Requeue::Auto`] and backoff. If the error is [permanent](HandlerError::permanent), give the message up.
+    Fail(HandlerError),
+    /// Give the message up, because it can never succeed, for this reason: call [`Handler::gave_up`], make it a dead letter
+    /// if there is a [`DeadLetter`], then finish it. This does not count as a success.
+    GiveUp(Cow<'static, str>),
     /// Reject the message, because it can never succeed: nsqd makes it a dead letter. See
     /// [`Message::reject`](super::Message::reject). With an nsqd that does not accept this, the message is requeued, and
     /// the consumer emits [`Event::AnswerFailed`](super::Event::AnswerFailed).
@@ -40,10 +49,22 @@ pub enum Outcome {
     Forget,
 }
 
+impl Outcome {
+    /// [`Outcome::GiveUp`] with a reason.
+    pub fn give_up(reason: impl Into<Cow<'static, str>>) -> Self {
+        Outcome::GiveUp(reason.into())
+    }
+}
+
 /// A type that a handler may return.
 ///
-/// `()` finishes the message. `Ok(value)` acts as `value`. `Err(_)` requeues with [`Requeue::Auto`] and backs off. An
-/// [`Outcome`] says exactly what to do.
+/// `()` finishes the message. `Ok(value)` acts as `value`. `Err(error)` reports the error, requeues with [`Requeue::Auto`]
+/// and backs off: see [`Outcome::Fail`]. An [`Outcome`] says exactly what to do.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say how to answer a message",
+    label = "the handler returns this",
+    note = "return `()`, `nsq::Outcome`, or a `Result` of one of them whose error is an error type, a text or `nsq::HandlerError`"
+)]
 pub trait IntoOutcome {
     /// Converts the return value of a handler.
     fn into_outcome(self) -> Outcome;
@@ -61,39 +82,58 @@ impl IntoOutcome for () {
     }
 }
 
-impl<T: IntoOutcome, E> IntoOutcome for Result<T, E> {
+impl<T: IntoOutcome, E: Into<HandlerError>> IntoOutcome for Result<T, E> {
     fn into_outcome(self) -> Outcome {
         match self {
             Ok(outcome) => outcome.into_outcome(),
-            Err(_) => Outcome::Requeue { delay: Requeue::Auto, backoff: true },
+            Err(error) => Outcome::Fail(error.into()),
         }
     }
 }
 
 /// Handles messages, up to `concurrency` at a time.
 ///
-/// Functions and closures `Fn(Delivery) -> impl Future` are handlers, and so are `async` closures:
+/// Functions and closures `Fn(Delivery) -> impl Future` are handlers, and so are `async` closures that capture nothing.
+/// [`ConsumerBuilder::handler_fn`](super::ConsumerBuilder::handler_fn) infers their argument's type, and
+/// [`handler_with`](super::ConsumerBuilder::handler_with) passes them a clone of a state. A type that owns what it needs
+/// implements the trait:
 ///
 /// ```
-/// # fn handler(_: impl nsq::Handler) {}
-/// handler(async |message: nsq::Delivery| println!("{:?}", message.body()));
-/// handler(|message: nsq::Delivery| async move { String::from_utf8(message.body().to_vec()).map(drop) });
-/// ```
+/// use nsq::{Delivery, Handler, HandlerError};
 ///
-/// The future of an `async` closure must not borrow the closure's captured variables. Clone them into an `async move`
-/// block as in the second line, or implement the trait for a struct that owns them.
+/// struct Billing { url: String }
+///
+/// impl Handler for Billing {
+///     type Output = Result<(), HandlerError>;
+///
+///     async fn handle(&self, order: Delivery) -> Result<(), HandlerError> {
+///         let order = std::str::from_utf8(order.body())?;
+///         println!("POST {} {order}", self.url);
+///         Ok(())
+///     }
+/// }
+/// ```
 ///
 /// A panic is caught: the message is requeued and counts as failed. At the deadline of a shutdown, the handler's future
 /// is dropped at its current await, and the message is requeued or left to time out: see [`Drain`](super::Drain).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no handler of messages",
+    label = "not a handler",
+    note = "a handler is a type that implements `nsq::Handler`, or `Fn(nsq::Delivery) -> impl Future<Output: IntoOutcome> + Send`",
+    note = "for a closure, write `.handler_fn(|message| async move {{ .. }})`; for one with captured state, `.handler_with(state, |state, message| async move {{ .. }})`"
+)]
 pub trait Handler: Send + Sync + 'static {
+    /// What [`handle`](Handler::handle) returns.
+    type Output: IntoOutcome + Send;
+
     /// Handles one message.
-    fn handle(&self, message: Delivery) -> impl Future<Output = impl IntoOutcome + Send> + Send;
+    fn handle(&self, message: Delivery) -> impl Future<Output = Self::Output> + Send;
 
     /// Receives a message that is given up, after `max_attempts` or by [`Outcome::GiveUp`], before it is finished. It
-    /// can store the message elsewhere. If it panics, the message is requeued instead.
-    fn gave_up(&self, message: Delivery) -> impl Future<Output = ()> + Send {
+    /// can store the message elsewhere. If it returns an error or panics, the message is requeued instead.
+    fn gave_up(&self, message: Delivery) -> impl Future<Output = Result<(), HandlerError>> + Send {
         drop(message);
-        std::future::ready(())
+        std::future::ready(Ok(()))
     }
 }
 
@@ -103,64 +143,231 @@ where
     Fut: Future<Output = O> + Send,
     O: IntoOutcome + Send,
 {
-    fn handle(&self, message: Delivery) -> impl Future<Output = impl IntoOutcome + Send> + Send {
+    type Output = O;
+
+    fn handle(&self, message: Delivery) -> impl Future<Output = O> + Send {
         self(message)
     }
 }
 
-/// Takes messages and runs the handler for one at a time, until the queue is closed. Dropping this future drops the
-/// handler's future and the message, which is then requeued or left to time out.
-pub(super) async fn work<H: Handler>(handler: Arc<H>, shared: Arc<Shared>) {
-    while let Some(message) = shared.queue.pop().await {
-        let is_exhausted = shared.max_attempts > 0 && message.attempts() > shared.max_attempts;
-        let delivery = Delivery::clone(&message);
-        let outcome = if is_exhausted {
-            Ok(Outcome::GiveUp)
-        } else {
-            // Concurrent calls share the handler anyway, so it must tolerate a call that ends early.
-            let handling = async { handler.handle(delivery).await.into_outcome() };
-            AssertUnwindSafe(handling).catch_unwind().await
+impl<H: Handler> Handler for Arc<H> {
+    type Output = H::Output;
+
+    fn handle(&self, message: Delivery) -> impl Future<Output = H::Output> + Send {
+        H::handle(self, message)
+    }
+
+    fn gave_up(&self, message: Delivery) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        H::gave_up(self, message)
+    }
+}
+
+/// A handler function with state: from [`ConsumerBuilder::handler_with`](super::ConsumerBuilder::handler_with).
+#[derive(Clone, Debug)]
+pub struct WithState<S, F> {
+    pub(super) state: S,
+    pub(super) function: F,
+}
+
+impl<S, F, Fut> Handler for WithState<S, F>
+where
+    S: Clone + Send + Sync + 'static,
+    F: Fn(S, Delivery) -> Fut + Send + Sync + 'static,
+    Fut: Future + Send,
+    Fut::Output: IntoOutcome + Send,
+{
+    type Output = Fut::Output;
+
+    fn handle(&self, message: Delivery) -> impl Future<Output = Fut::Output> + Send {
+        (self.function)(self.state.clone(), message)
+    }
+}
+
+/// The share of the message timeout after which a message is touched.
+const KEEP_ALIVE_SHARE: f64 = 0.6;
+
+/// How a call of the handler ended.
+enum Ended {
+    With(Outcome),
+    Panicked,
+    TimedOut(Duration),
+}
+
+/// Takes messages and runs the handler for one at a time, until the queue is closed or the concurrency is at most
+/// `number`. Dropping this future drops the handler's future and the message, which is then requeued or left to time out.
+pub(super) async fn work<H: Handler>(
+    handler: Arc<H>,
+    dead_letter: Option<DeadLetter>,
+    shared: Arc<Shared>,
+    number: u32,
+) {
+    let mut concurrency = shared.concurrency.subscribe();
+    loop {
+        if let Some(limit) = &shared.rate_limit {
+            let due = limit.lock().reserve(time::now());
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let next = tokio::select! {
+            biased;
+            _ = concurrency.wait_for(|concurrency| *concurrency <= number) => return,
+            next = shared.queue.pop() => next,
         };
-        match outcome {
-            Ok(outcome) => answer(&*handler, &shared, message, outcome).await,
-            Err(_) => {
+        let Some(message) = next else { return };
+        if shared.recent.as_ref().is_some_and(|recent| recent.lock().contains(&message.key())) {
+            shared.feedback.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+            let _ = message.finish();
+            continue;
+        }
+        let worker = Worker { handler: &*handler, dead_letter: dead_letter.as_ref(), shared: &shared };
+        if shared.max_attempts > 0 && message.attempts() > shared.max_attempts {
+            let reason = too_many_attempts(message.attempts());
+            worker.give_up(message, &reason).await;
+            continue;
+        }
+        let delivery = Delivery::clone(&message);
+        // Concurrent calls share the handler anyway, so it must tolerate a call that ends early.
+        let handling = async { handler.handle(delivery).await.into_outcome() };
+        match supervise(handling, &message, &shared).await {
+            Ended::With(outcome) => worker.answer(message, outcome).await,
+            Ended::Panicked => {
+                shared.feedback.counters.failed.fetch_add(1, Ordering::Relaxed);
                 shared.feedback.emit(Event::HandlerPanicked { id: message.id() });
                 let _ = message.requeue(Requeue::Auto);
+            }
+            Ended::TimedOut(after) => {
+                let error = format!("the handler did not end within {after:?} (handler_timeout)");
+                worker.answer(message, Outcome::Fail(error.into())).await;
             }
         }
     }
 }
 
-async fn answer<H: Handler>(handler: &H, shared: &Shared, message: Message, outcome: Outcome) {
-    // nsqd reports an answer that comes too late, and the consumer emits an event for it.
-    let _ = match outcome {
-        Outcome::Finish => message.finish(),
-        Outcome::Requeue { delay, backoff: true } => message.requeue(delay),
-        Outcome::Requeue { delay, backoff: false } => message.requeue_without_backoff(delay),
-        Outcome::Reject { reason } => {
-            let node = message.node().into();
-            let rejected = message.reject(reason);
-            if let Err(error @ AnswerError::CannotReject) = &rejected {
-                let (code, description) = (ErrorCode::RejFailed.as_str().to_owned(), error.to_string());
-                shared.feedback.emit(Event::AnswerFailed { node, code, description });
+/// Runs a handler's future: touches its message as `keep_alive` says, and ends it after `handler_timeout`.
+async fn supervise(handling: impl Future<Output = Outcome>, message: &Delivery, shared: &Shared) -> Ended {
+    let mut handling = pin!(AssertUnwindSafe(handling).catch_unwind());
+    let ended = |result: Result<Outcome, _>| result.map_or(Ended::Panicked, Ended::With);
+    if !shared.keep_alive && shared.handler_timeout.is_none() {
+        return ended(handling.await);
+    }
+    let started_at = time::now();
+    let mut touch_at = shared.keep_alive.then(|| next_touch(message, started_at)).flatten();
+    let end_at = shared.handler_timeout.map(|timeout| (started_at + timeout, timeout));
+    loop {
+        let wake_at = touch_at.into_iter().chain(end_at.map(|(at, _)| at)).min();
+        let sleep = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
             }
-            rejected
+        };
+        tokio::select! {
+            biased;
+            result = &mut handling => return ended(result),
+            () = sleep => {}
         }
-        Outcome::Forget => {
-            message.forget();
-            Ok(())
+        let now = time::now();
+        if let Some((at, timeout)) = end_at
+            && at <= now
+        {
+            return Ended::TimedOut(timeout);
         }
-        Outcome::GiveUp => {
-            let giving_up = AssertUnwindSafe(handler.gave_up(Delivery::clone(&message))).catch_unwind();
-            if giving_up.await.is_err() {
-                shared.feedback.emit(Event::HandlerPanicked { id: message.id() });
-                // The handler may not have stored the message, so it must not be lost here.
+        if touch_at.is_some_and(|at| at <= now) {
+            touch_at = match message.touch() {
+                Ok(()) | Err(AnswerError::Crowded) => next_touch(message, now),
+                // Too late, or the connection has ended.
+                Err(_) => None,
+            };
+        }
+    }
+}
+
+/// When to touch a message; `None` if that cannot extend its deadline.
+fn next_touch(message: &Delivery, now: Instant) -> Option<Instant> {
+    let deadline = message.deadline();
+    let left = deadline.saturating_duration_since(now);
+    (deadline < message.hard_deadline() && !left.is_zero()).then(|| now + left.mul_f64(KEEP_ALIVE_SHARE))
+}
+
+/// What a worker needs to answer a message.
+struct Worker<'a, H> {
+    handler: &'a H,
+    dead_letter: Option<&'a DeadLetter>,
+    shared: &'a Shared,
+}
+
+impl<H: Handler> Worker<'_, H> {
+    async fn answer(&self, message: Message, outcome: Outcome) {
+        let feedback = &self.shared.feedback;
+        // nsqd reports an answer that comes too late, and the consumer emits an event for it.
+        let _ = match outcome {
+            Outcome::Finish => {
+                if let Some(recent) = &self.shared.recent {
+                    recent.lock().add(message.key());
+                }
+                message.finish()
+            }
+            Outcome::Requeue { delay, backoff: true } => message.requeue(delay),
+            Outcome::Requeue { delay, backoff: false } => message.requeue_without_backoff(delay),
+            Outcome::Fail(error) => {
+                feedback.counters.failed.fetch_add(1, Ordering::Relaxed);
+                let (id, node, attempts) = (message.id(), message.node().into(), message.attempts());
+                feedback.emit(Event::HandlerFailed { id, node, attempts, error: error.clone() });
+                if error.is_permanent() {
+                    return self.give_up(message, &error.to_string()).await;
+                }
+                message.requeue(Requeue::Auto)
+            }
+            Outcome::Reject { reason } => self.reject(message, &reason),
+            Outcome::Forget => {
+                message.forget();
+                Ok(())
+            }
+            Outcome::GiveUp(reason) => return self.give_up(message, &reason).await,
+        };
+    }
+
+    fn reject(&self, message: Message, reason: &str) -> Result<(), AnswerError> {
+        let node = message.node().into();
+        let rejected = message.reject(reason);
+        if let Err(error @ AnswerError::CannotReject) = &rejected {
+            let (code, description) = (ErrorCode::RejFailed.as_str().to_owned(), error.to_string());
+            self.shared.feedback.emit(Event::AnswerFailed { node, code, description });
+        }
+        rejected
+    }
+
+    /// The message is finished only after the hook and the dead letter have succeeded, so it is never lost here.
+    async fn give_up(&self, message: Message, reason: &str) {
+        let feedback = &self.shared.feedback;
+        let (id, attempts) = (message.id(), message.attempts());
+        let storing = async {
+            self.handler.gave_up(Delivery::clone(&message)).await?;
+            match self.dead_letter {
+                Some(DeadLetter::Topic(topic)) => dead_letter::publish(topic, &message, reason).await,
+                Some(DeadLetter::Server) | None => Ok(()),
+            }
+        };
+        match AssertUnwindSafe(storing).catch_unwind().await {
+            Err(_) => {
+                feedback.emit(Event::HandlerPanicked { id });
                 let _ = message.requeue(Requeue::Auto);
                 return;
             }
-            shared.feedback.counters.gave_up.fetch_add(1, Ordering::Relaxed);
-            shared.feedback.emit(Event::GaveUp { id: message.id(), attempts: message.attempts() });
-            message.give_up()
+            Ok(Err(error)) => {
+                let node = message.node().into();
+                feedback.emit(Event::GiveUpFailed { id, node, attempts, error });
+                let _ = message.requeue(Requeue::Auto);
+                return;
+            }
+            Ok(Ok(())) => {}
         }
-    };
+        let given_up = match self.dead_letter {
+            Some(DeadLetter::Server) => self.reject(message, reason),
+            _ => message.give_up(),
+        };
+        if given_up != Err(AnswerError::CannotReject) {
+            feedback.counters.gave_up.fetch_add(1, Ordering::Relaxed);
+            feedback.emit(Event::GaveUp { id, attempts, reason: reason.to_owned() });
+        }
+    }
 }

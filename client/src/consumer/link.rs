@@ -5,22 +5,24 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use nsq_protocol::Command;
 use nsq_protocol::headers::split_delivered;
+use nsq_protocol::{ChannelName, Command, TopicName};
 
 use super::answer::Answer;
 use super::feedback::Feedback;
 use super::outbox::Outbox;
 use crate::backoff::{Epoch, Signal};
-use crate::connect::Established;
+use crate::handshake::ServerInfo;
 use crate::rdy::ConnectionId;
 use crate::time;
 
 /// See the module. It outlives the connection while messages are handled.
-pub(super) struct Link {
+pub(crate) struct Link {
     pub(super) id: ConnectionId,
     pub(super) node: Arc<str>,
-    pub(super) outbox: Outbox,
+    pub(super) topic: TopicName,
+    pub(super) channel: ChannelName,
+    pub(crate) outbox: Outbox,
     pub(super) max_rdy_count: u64,
     pub(super) msg_timeout: Duration,
     pub(super) max_msg_timeout: Duration,
@@ -31,6 +33,8 @@ pub(super) struct Link {
     pub(super) feedback: Arc<Feedback>,
     /// Messages that are received and not answered.
     in_flight: AtomicU64,
+    /// The RDY count that was sent last.
+    rdy: AtomicU64,
     /// When the last message arrived, in nanoseconds after `opened_at`, plus one; 0 if none has arrived.
     last_message: AtomicU64,
     opened_at: Instant,
@@ -41,11 +45,18 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(id: ConnectionId, established: &Established, feedback: Arc<Feedback>) -> Self {
-        let server = &established.server;
+    pub(crate) fn new(
+        id: ConnectionId,
+        node: Arc<str>,
+        server: &ServerInfo,
+        (topic, channel): (TopicName, ChannelName),
+        feedback: Arc<Feedback>,
+    ) -> Self {
         Link {
             id,
-            node: Arc::clone(&established.node),
+            node,
+            topic,
+            channel,
             outbox: Outbox::default(),
             max_rdy_count: server.max_rdy_count,
             msg_timeout: server.msg_timeout,
@@ -54,6 +65,7 @@ impl Link {
             can_reject: server.reject,
             feedback,
             in_flight: AtomicU64::new(0),
+            rdy: AtomicU64::new(0),
             last_message: AtomicU64::new(0),
             opened_at: time::now(),
             watch_messages: AtomicBool::new(false),
@@ -93,7 +105,14 @@ impl Link {
         self.close_wait.load(Ordering::Acquire)
     }
 
+    /// Whether nsqd can send few more messages, or none, until some are answered.
+    pub(super) fn is_starved(&self) -> bool {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        in_flight > 0 && in_flight.saturating_mul(100) >= self.rdy.load(Ordering::Relaxed).saturating_mul(85)
+    }
+
     pub(super) fn set_rdy(&self, count: u64) {
+        self.rdy.store(count, Ordering::Relaxed);
         // If the connection has ended, the engine gets a report.
         let _ = self.outbox.push(|out| Command::Rdy { count }.encode(out));
     }
@@ -102,14 +121,22 @@ impl Link {
         let _ = self.outbox.push(|out| Command::Cls.encode(out));
     }
 
-    /// Records that a message of this connection was answered or left to time out.
-    pub(super) fn answered(&self, answer: Answer<'_>, signal: Signal, epoch: Epoch, now: Instant) {
+    /// Records that a message of this connection was answered or left to time out. `sent` tells whether the answer could be
+    /// queued.
+    pub(super) fn answered(
+        &self,
+        answer: Answer<'_>,
+        signal: Signal,
+        epoch: Epoch,
+        now: Instant,
+        sent: bool,
+    ) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
-        self.feedback.answered(answer, signal, epoch, now);
+        self.feedback.answered(answer, signal, epoch, now, sent);
     }
 
     /// Counts messages that have arrived. Call it before the application can answer them.
-    pub(super) fn received(&self, count: u64, now: Instant) {
+    pub(crate) fn received(&self, count: u64, now: Instant) {
         self.in_flight.fetch_add(count, Ordering::SeqCst);
         let offset = now.saturating_duration_since(self.opened_at).as_nanos();
         self.last_message.store(u64::try_from(offset).unwrap_or(u64::MAX - 1) + 1, Ordering::SeqCst);

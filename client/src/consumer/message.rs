@@ -11,18 +11,24 @@ use nsq_protocol::headers::Headers;
 use nsq_protocol::{Command, MessageId, as_reason};
 
 use super::answer::{Answer, Requeue};
+use super::feedback::Event;
 use super::link::Link;
 use super::outbox::NotQueued;
 use crate::backoff::{Epoch, Signal};
-use crate::error::AnswerError;
+use crate::error::{AnswerError, HandlerError};
 use crate::rdy::ConnectionId;
 use crate::time;
 
 /// One delivery of a message: its content and its deadline.
 ///
 /// A [`Handler`](super::Handler) receives it and answers with its return value. Cloning is cheap, because clones share
-/// the body. Each clone has its own [`deadline`](Delivery::deadline).
+/// everything, the [`deadline`](Delivery::deadline) too.
+#[derive(Clone)]
 pub struct Delivery {
+    content: Arc<Content>,
+}
+
+struct Content {
     id: MessageId,
     /// The JSON of the headers; empty without headers.
     headers: Bytes,
@@ -37,7 +43,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(
+    pub(crate) fn new(
         message: nsq_protocol::Message,
         headers: Bytes,
         received_at: Instant,
@@ -46,59 +52,82 @@ impl Delivery {
     ) -> Self {
         let time_limit_ms = AtomicU64::new(as_ms(link.msg_timeout));
         let nsq_protocol::Message { timestamp_ns, attempts, id, body } = message;
-        Delivery { id, headers, body, timestamp_ns, attempts, received_at, time_limit_ms, epoch, link }
+        let content =
+            Content { id, headers, body, timestamp_ns, attempts, received_at, time_limit_ms, epoch, link };
+        Delivery { content: Arc::new(content) }
+    }
+
+    /// The topic that the message was published to.
+    pub fn topic(&self) -> &str {
+        self.link().topic.as_str()
+    }
+
+    /// The channel that the message came from.
+    pub fn channel(&self) -> &str {
+        self.link().channel.as_str()
+    }
+
+    fn link(&self) -> &Link {
+        &self.content.link
     }
 
     /// The id of the message: 16 bytes, which are hexadecimal digits with every known nsqd.
     pub fn id(&self) -> MessageId {
-        self.id
+        self.content.id
     }
 
     /// The published bytes, as a slice of the read buffer. A small body can keep up to 128 KiB allocated, so copy a
     /// body that you keep for long.
     pub fn body(&self) -> &Bytes {
-        &self.body
+        &self.content.body
+    }
+
+    /// The value that the body holds as JSON. The error is [permanent](HandlerError::permanent), so a handler that returns it
+    /// gives the message up: no redelivery makes the body valid.
+    pub fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, HandlerError> {
+        serde_json::from_slice(self.body())
+            .map_err(|error| HandlerError::permanent(format!("the body is not the expected JSON: {error}")))
     }
 
     /// The headers of the message. `None` if it was published without headers, or the consumer did not request them
     /// with the option `headers`, or the nsqd has none.
     pub fn headers(&self) -> Option<Headers<'_>> {
-        (!self.headers.is_empty()).then(|| Headers::trusted(&self.headers))
+        (!self.content.headers.is_empty()).then(|| Headers::trusted(&self.content.headers))
     }
 
     /// When the message was published, by nsqd's clock, in nanoseconds since 1970.
     pub fn timestamp_ns(&self) -> i64 {
-        self.timestamp_ns
+        self.content.timestamp_ns
     }
 
     /// When the message was published, by nsqd's clock.
     pub fn timestamp(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.timestamp_ns).unwrap_or(0))
+        UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.content.timestamp_ns).unwrap_or(0))
     }
 
     /// How often the message was delivered on this channel, including this delivery.
     pub fn attempts(&self) -> u16 {
-        self.attempts
+        self.content.attempts
     }
 
     /// The address of the nsqd that delivered the message: `host:port`, or the path of a unix socket.
     pub fn node(&self) -> &str {
-        &self.link.node
+        &self.link().node
     }
 
     /// When the message arrived at this client.
     pub fn received_at(&self) -> Instant {
-        self.received_at
+        self.content.received_at
     }
 
     /// When the message times out at nsqd unless it is answered or touched.
     pub fn deadline(&self) -> Instant {
-        self.received_at + Duration::from_millis(self.time_limit_ms.load(Ordering::Relaxed))
+        self.content.received_at + Duration::from_millis(self.content.time_limit_ms.load(Ordering::Relaxed))
     }
 
     /// The latest deadline that [`touch`](Delivery::touch) can set.
     pub fn hard_deadline(&self) -> Instant {
-        self.received_at + self.link.max_msg_timeout
+        self.content.received_at + self.link().max_msg_timeout
     }
 
     /// The time until [`deadline`](Delivery::deadline); zero when it has passed.
@@ -112,7 +141,8 @@ impl Delivery {
     pub fn touch(&self) -> Result<(), AnswerError> {
         let now = time::now();
         let late = now > self.deadline();
-        let queued = self.link.outbox.push_if_room(|out| Command::Touch { id: self.id }.encode(out));
+        let queued =
+            self.link().outbox.push_if_room(|out| Command::Touch { id: self.content.id }.encode(out));
         queued.map_err(|reason| match reason {
             NotQueued::Ended => AnswerError::ConnectionLost,
             NotQueued::Crowded => AnswerError::Crowded,
@@ -120,29 +150,39 @@ impl Delivery {
         if late {
             return Err(AnswerError::Late);
         }
-        let used = now.saturating_duration_since(self.received_at);
-        let limit = (used + self.link.msg_timeout).min(self.link.max_msg_timeout);
-        self.time_limit_ms.fetch_max(as_ms(limit), Ordering::Relaxed);
+        let used = now.saturating_duration_since(self.content.received_at);
+        let limit = (used + self.link().msg_timeout).min(self.link().max_msg_timeout);
+        self.content.time_limit_ms.fetch_max(as_ms(limit), Ordering::Relaxed);
         Ok(())
     }
 
     /// Whether the nsqd that delivered the message accepts [`Message::reject`]. NSQ's own does not.
     pub fn can_reject(&self) -> bool {
-        self.link.can_reject
+        self.link().can_reject
     }
 
     /// Whether the consumer is shutting down. Long work should then end soon.
     pub fn is_stopping(&self) -> bool {
-        self.link.feedback.stopping.is_cancelled()
+        self.link().feedback.stopping.is_cancelled()
     }
 
     /// Waits until the consumer starts to shut down. Cancel safe.
     pub async fn stopping(&self) {
-        self.link.feedback.stopping.cancelled().await;
+        self.link().feedback.stopping.cancelled().await;
     }
 
     pub(super) fn connection(&self) -> ConnectionId {
-        self.link.id
+        self.link().id
+    }
+
+    /// What identifies the message among those of all nsqds.
+    pub(super) fn key(&self) -> (Arc<str>, MessageId) {
+        (Arc::clone(&self.link().node), self.id())
+    }
+
+    /// The time from the delivery to the deadline.
+    pub(super) fn time_limit(&self) -> Duration {
+        Duration::from_millis(self.content.time_limit_ms.load(Ordering::Relaxed))
     }
 
     pub(super) fn is_expired(&self, now: Instant) -> bool {
@@ -153,21 +193,27 @@ impl Delivery {
     fn answer(&self, answer: Answer<'_>, signal: Signal) -> Result<(), AnswerError> {
         let now = time::now();
         let sent = match answer {
-            Answer::Finish => self.link.outbox.push(|out| Command::Fin { id: self.id }.encode(out)),
+            Answer::Finish => self.link().outbox.push(|out| Command::Fin { id: self.content.id }.encode(out)),
             Answer::Requeue(delay) => {
-                let delay_ms = as_ms(self.link.feedback.requeue_delay(delay, self.attempts));
-                self.link.outbox.push(|out| Command::Req { id: self.id, delay_ms }.encode(out))
+                let delay_ms = as_ms(self.link().feedback.requeue_delay(delay, self.content.attempts));
+                self.link().outbox.push(|out| Command::Req { id: self.content.id, delay_ms }.encode(out))
             }
             Answer::Reject(reason) => self
-                .link
+                .link()
                 .outbox
-                .push(|out| Command::Rej { id: self.id, reason: &as_reason(reason) }.encode(out)),
+                .push(|out| Command::Rej { id: self.content.id, reason: &as_reason(reason) }.encode(out)),
             Answer::Nothing => true,
         };
-        self.link.answered(answer, signal, self.epoch, now);
+        let late_by = now.checked_duration_since(self.deadline()).filter(|late| sent && !late.is_zero());
+        self.link().answered(answer, signal, self.content.epoch, now, sent);
+        if let (Some(late_by), false) = (late_by, answer == Answer::Nothing) {
+            let node = Arc::clone(&self.link().node);
+            let (id, attempts) = (self.id(), self.attempts());
+            self.link().feedback.emit(Event::Late { id, node, attempts, late_by });
+        }
         if !sent {
             Err(AnswerError::ConnectionLost)
-        } else if self.is_expired(now) {
+        } else if late_by.is_some() {
             Err(AnswerError::Late)
         } else {
             Ok(())
@@ -175,29 +221,13 @@ impl Delivery {
     }
 }
 
-impl Clone for Delivery {
-    fn clone(&self) -> Self {
-        Delivery {
-            id: self.id,
-            headers: self.headers.clone(),
-            body: self.body.clone(),
-            timestamp_ns: self.timestamp_ns,
-            attempts: self.attempts,
-            received_at: self.received_at,
-            time_limit_ms: AtomicU64::new(self.time_limit_ms.load(Ordering::Relaxed)),
-            epoch: self.epoch,
-            link: Arc::clone(&self.link),
-        }
-    }
-}
-
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
-            .field("id", &self.id)
-            .field("attempts", &self.attempts)
-            .field("node", &self.link.node)
-            .field("body_bytes", &self.body.len())
+            .field("id", &self.id())
+            .field("attempts", &self.attempts())
+            .field("node", &self.node())
+            .field("body_bytes", &self.body().len())
             .finish()
     }
 }
@@ -217,7 +247,7 @@ pub struct Message {
 }
 
 impl Message {
-    pub(super) fn new(delivery: Delivery) -> Self {
+    pub(crate) fn new(delivery: Delivery) -> Self {
         Message { delivery, answered: false }
     }
 
@@ -278,7 +308,7 @@ impl Deref for Message {
 impl Drop for Message {
     fn drop(&mut self) {
         if !self.answered {
-            let answer = self.delivery.link.feedback.answer_when_dropped();
+            let answer = self.delivery.link().feedback.answer_when_dropped();
             // A drop has no caller that could take the error.
             let _ = self.answer(answer, Signal::Failure);
         }

@@ -8,22 +8,29 @@
 //! The application uses [`ConsumerBuilder`], [`Handler`] or [`MessageStream`], [`Message`], and the handle
 //! [`Consumer`]. The implementation, lowest first: `answer`, `feedback` (what answers act on), `outbox` and `link` (a
 //! connection, as messages use it), `message`, `queue`, `shared` (common state), `connection` (the task of a link),
-//! `engine` (control), `drain` (its shutdown).
+//! `engine` (control), `drain` (its shutdown). Above the queue: `handler` and `dead_letter`, `stream` and `batches`, `group`.
 //!
 //! A message holds its link, and a link holds the feedback. Neither holds the common state, whose queue holds messages:
 //! so nothing keeps itself alive.
 
 mod answer;
+mod batches;
 mod builder;
 mod connection;
+mod dead_letter;
 mod drain;
 mod engine;
 mod feedback;
+mod group;
 mod handler;
 mod link;
+#[cfg(feature = "tracing")]
+mod log;
 mod message;
 mod outbox;
 mod queue;
+mod rate_limit;
+mod recent;
 mod shared;
 mod stream;
 
@@ -34,10 +41,17 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 pub use answer::Requeue;
+pub use batches::{Batch, Batches};
 pub use builder::{ConsumerBuilder, HandlerConsumerBuilder};
+pub use dead_letter::DeadLetter;
 pub use drain::{Drain, DrainReport, Unfinished};
 pub use feedback::Event;
-pub use handler::{Handler, IntoOutcome, Outcome};
+#[cfg(feature = "test-util")]
+pub(crate) use feedback::Feedback;
+pub use group::{ConsumerGroup, GroupBuilder, HandlerGroupBuilder};
+pub use handler::{Handler, IntoOutcome, Outcome, WithState};
+#[cfg(feature = "test-util")]
+pub(crate) use link::Link;
 pub use message::{Delivery, Message};
 pub use shared::{ConsumerState, ConsumerStats};
 pub use stream::MessageStream;
@@ -73,6 +87,12 @@ impl Consumer {
         ConsumerBuilder::new(topic.into(), channel.into())
     }
 
+    /// Returns a builder for consumers of `channel` on several topics, which
+    /// [`topics`](ConsumerBuilder::topics) sets.
+    pub fn group(channel: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder::new(String::new(), channel.into())
+    }
+
     fn new(shared: Arc<Shared>) -> Self {
         Consumer { inner: Arc::new(Inner { shared }) }
     }
@@ -102,7 +122,7 @@ impl Consumer {
         };
         match tokio::time::timeout(timeout, waiting).await {
             Ok(ready) => ready,
-            Err(_) => Err(StartError::Timeout(timeout)),
+            Err(_) => Err(self.shared().sources.timeout(timeout)),
         }
     }
 
@@ -126,6 +146,12 @@ impl Consumer {
         self.shared().stats()
     }
 
+    /// Whether a connection has in flight at least 85 % of what it may have: its nsqd sends little or nothing more until
+    /// messages are answered. An application that collects messages, to answer them together, should answer now.
+    pub fn is_starved(&self) -> bool {
+        self.shared().links.lock().iter().any(|link| link.is_starved())
+    }
+
     /// Requests no more messages until [`resume`](Consumer::resume). Messages in flight are still handled.
     pub fn pause(&self) {
         self.shared().paused.store(true, Ordering::Relaxed);
@@ -141,6 +167,13 @@ impl Consumer {
     /// Changes the maximum number of messages in flight, over all connections. 0 pauses the consumer.
     pub fn set_max_in_flight(&self, max_in_flight: u32) {
         self.shared().max_in_flight.store(max_in_flight.into(), Ordering::Relaxed);
+        self.shared().feedback.wake.notify_one();
+    }
+
+    /// Changes how many messages are handled at the same time, from 1 on. Handlers that run are not interrupted.
+    /// `max_in_flight` does not change: set it to at least the same number. Has no effect on a stream.
+    pub fn set_concurrency(&self, concurrency: u32) {
+        self.shared().concurrency.send_replace(concurrency.max(1));
         self.shared().feedback.wake.notify_one();
     }
 
@@ -187,8 +220,14 @@ fn gave_up_silently(shared: &Shared, message: Message) -> Option<Message> {
         return Some(message);
     }
     shared.feedback.counters.gave_up.fetch_add(1, Ordering::Relaxed);
-    shared.feedback.emit(Event::GaveUp { id: message.id(), attempts: message.attempts() });
+    let reason = too_many_attempts(message.attempts());
+    shared.feedback.emit(Event::GaveUp { id: message.id(), attempts: message.attempts(), reason });
     // If the connection has ended, nsqd delivers the message again, and the next delivery is given up.
     let _ = message.give_up();
     None
+}
+
+/// Why a message beyond `max_attempts` is given up.
+fn too_many_attempts(attempts: u16) -> String {
+    format!("delivered {attempts} times, more than max_attempts")
 }

@@ -27,7 +27,7 @@ pub(super) enum NotQueued {
 }
 
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     state: Mutex<State>,
     wake: Notify,
 }
@@ -74,6 +74,12 @@ impl Outbox {
             self.wake.notify_one();
         }
         Ok(())
+    }
+
+    /// What waits to be written.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn copy(&self) -> Vec<u8> {
+        self.state.lock().bytes.clone()
     }
 
     /// Makes the writer write the buffer and then close our side.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -11,6 +12,8 @@ use super::drain::{Drain, DrainReport};
 use super::feedback::Feedback;
 use super::link::Link;
 use super::queue::MessageQueue;
+use super::rate_limit::RateLimit;
+use super::recent::Recent;
 use crate::config::Config;
 use crate::error::StartError;
 
@@ -53,16 +56,26 @@ pub struct ConsumerStats {
     pub queued: u64,
     /// Messages received.
     pub received: u64,
-    /// Messages finished, those given up included.
+    /// Messages finished, those given up included. An answer that nsqd refuses, because it came too late, does not count
+    /// here nor below, but in `refused_answers`.
     pub finished: u64,
     /// Messages requeued.
     pub requeued: u64,
     /// Messages rejected: they became dead letters.
     pub rejected: u64,
+    /// Calls of the handler that returned an error, exceeded `handler_timeout` or panicked.
+    pub failed: u64,
+    /// Answers that nsqd refused: it delivers the message again, or has done so.
+    pub refused_answers: u64,
+    /// Answers that could not be sent, because their connection had ended: nsqd delivers the message again.
+    pub lost_answers: u64,
     /// Messages left to time out, because they were not taken in time or on purpose.
     pub timed_out: u64,
     /// Messages given up.
     pub gave_up: u64,
+    /// Messages that were delivered again after they had been finished, and were finished without being handled: see
+    /// [`Config::remember_finished`](crate::Config::remember_finished).
+    pub duplicates: u64,
 }
 
 pub(super) struct Shared {
@@ -71,6 +84,15 @@ pub(super) struct Shared {
     pub(super) max_in_flight: AtomicU64,
     pub(super) paused: AtomicBool,
     pub(super) max_attempts: u16,
+    pub(super) keep_alive: bool,
+    pub(super) handler_timeout: Option<Duration>,
+    pub(super) rate_limit: Option<Mutex<RateLimit>>,
+    /// The messages that handlers have finished last.
+    pub(super) recent: Option<Mutex<Recent>>,
+    /// What the consumer connects to, for errors.
+    pub(super) sources: Sources,
+    /// How many messages are handled at the same time.
+    pub(super) concurrency: watch::Sender<u32>,
     /// Ends all connections at once.
     pub(super) connections_stop: CancellationToken,
     pub(super) state: watch::Sender<ConsumerState>,
@@ -80,14 +102,37 @@ pub(super) struct Shared {
     drain: Mutex<Option<Drain>>,
 }
 
+/// What a consumer connects to.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    pub(super) topic: String,
+    pub(super) lookupds: Vec<String>,
+    /// The nsqds that the application set and that lookupds listed.
+    pub(super) nsqds: Mutex<Vec<String>>,
+}
+
+impl Sources {
+    pub(super) fn timeout(&self, after: Duration) -> StartError {
+        let (topic, lookupds) = (self.topic.clone(), self.lookupds.clone());
+        StartError::Timeout { after, topic, lookupds, nsqds: self.nsqds.lock().clone() }
+    }
+}
+
 impl Shared {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, max_attempts: u16, sources: Sources) -> Self {
         Shared {
             feedback: Arc::new(Feedback::new(config)),
             queue: MessageQueue::default(),
             max_in_flight: AtomicU64::new(config.effective_max_in_flight()),
             paused: AtomicBool::new(false),
-            max_attempts: config.max_attempts,
+            max_attempts,
+            keep_alive: config.keep_alive,
+            handler_timeout: (!config.handler_timeout.is_zero()).then_some(config.handler_timeout),
+            rate_limit: (config.rate_limit > 0.0).then(|| Mutex::new(RateLimit::new(config.rate_limit))),
+            recent: (config.remember_finished > 0)
+                .then(|| Mutex::new(Recent::new(config.remember_finished as usize))),
+            sources,
+            concurrency: watch::Sender::new(config.concurrency),
             connections_stop: CancellationToken::new(),
             state: watch::Sender::new(ConsumerState::Starting),
             report: watch::Sender::new(None),
@@ -123,6 +168,10 @@ impl Shared {
             rejected: get(&counters.rejected),
             timed_out: get(&counters.timed_out),
             gave_up: get(&counters.gave_up),
+            duplicates: get(&counters.duplicates),
+            failed: get(&counters.failed),
+            refused_answers: get(&counters.refused_answers),
+            lost_answers: get(&counters.lost_answers),
         }
     }
 }

@@ -2,40 +2,48 @@
 //!
 //! ```text
 //! publish ──▶ node queue ──many per write──▶ nsqd
-//!    ▲            │ slot                      │
+//!    ▲            │ pending                   │
 //!    └── result ──┴──── answers, in order ◀───┘
 //! ```
 //!
-//! In reading order: `builder`, this file (public calls, choice of the node, retries), `publication` (one command),
-//! `slot` (its result), `node` (queue and connection).
+//! In reading order: `builder`, this file and `topic` (public calls), `message` and `publication` (one command),
+//! `pending` (a publish under way), `pool` (the nodes, retries, deadlines), `choice` (which node), `node` (queue and
+//! connection), `batching` (which publishes share an MPUB), `discovery` (nodes from lookupds).
 
+mod batching;
 mod builder;
+mod choice;
+mod discovery;
+mod message;
 mod node;
+mod pending;
+mod pool;
 mod publication;
-mod slot;
+mod topic;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nsq_protocol::MessageId;
 use nsq_protocol::headers::{self, Form};
-use nsq_protocol::{MessageId, is_topic_full};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
-use tokio::time::Instant;
+use tokio::sync::TryAcquireError;
 use tokio_util::sync::CancellationToken;
 
 use crate::addresses::Addresses;
-use crate::config::Config;
-use crate::error::{BatchError, ConfigError, ConnectError, Disconnect, PublishError};
+use crate::error::{BatchError, ConfigError, ConnectError, ConnectStage, Disconnect, PublishError};
 use crate::handshake::{ASSUMED_MAX_BODY_SIZE, ASSUMED_MAX_MSG_SIZE, ServerInfo};
+use crate::time;
 pub use builder::{Guarantee, ProducerBuilder, Strategy};
-use node::{Node, Status};
-use publication::{Publication, SizeLimits, with_headers};
-use slot::{Cancelled, Failure, Slot, SlotResult};
+pub use message::NewMessage;
+use node::Status;
+use pending::Pending;
+use pool::Pool;
+use publication::{Publication, SizeLimits, TopicText, with_headers};
+pub use topic::Topic;
 
 /// An acknowledged publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +53,7 @@ pub struct Receipt {
     pub node: Arc<str>,
     /// The number of attempts, including the successful one.
     pub attempts: u32,
-    /// What nsqd says of the message. `None` for a batch, without [`Config::pub_ids`], and if the nsqd is NSQ's own.
+    /// What nsqd says of the message. `None` for a batch, without [`Config::pub_ids`](crate::Config::pub_ids), and if the nsqd is NSQ's own.
     pub message: Option<PublishedMessage>,
 }
 
@@ -65,27 +73,22 @@ pub struct PublishedMessage {
 /// until `publish_timeout`; then the error says whether nsqd may have the message. Concurrent calls share writes, and
 /// none waits for the answer to another.
 ///
-/// Dropping the future of a publish before the message is written cancels the publish. After that, the message is sent
-/// and the answer is discarded.
+/// A publish goes on when its future is dropped: see [`PublishFuture`]. When the last handle is dropped, what is queued is
+/// still sent, for at most `publish_timeout`; [`close`](Producer::close) waits for it.
 #[derive(Clone)]
 pub struct Producer {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    nodes: Vec<Arc<Node>>,
-    /// One permit per byte that may be pending; see [`Inner::room_for`].
-    room: Arc<Semaphore>,
-    config: Arc<Config>,
-    guarantee: Guarantee,
-    strategy: Strategy,
-    next: AtomicUsize,
-    stop: CancellationToken,
+    pool: Arc<Pool>,
+    /// Cancelled with the last handle.
+    abandoned: CancellationToken,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.abandoned.cancel();
     }
 }
 
@@ -95,20 +98,21 @@ impl Producer {
         ProducerBuilder::default()
     }
 
-    /// Builds a producer with default settings. An address is `host:port`, or the path of a unix socket. Must be called
-    /// within a tokio runtime.
+    /// Builds a producer with default settings. An address is `host:port`, or the path of a unix socket. Fails outside of
+    /// a tokio runtime.
     pub fn new(nsqd: impl Addresses) -> Result<Producer, ConfigError> {
         Producer::builder().nsqd(nsqd).build()
     }
 
-    /// Publishes one message.
+    /// Publishes one message. The future that waits for room or for the answer may be dropped; once queued, the message is
+    /// sent nevertheless.
     pub async fn publish(
         &self,
         topic: impl AsRef<str>,
-        body: impl Into<Bytes>,
+        message: impl Into<NewMessage>,
     ) -> Result<Receipt, PublishError> {
-        let publication = Publication::single(topic.as_ref(), body.into())?;
-        self.publish_now(publication, self.deadline()).await
+        let publication = Publication::new(TopicText::new(topic.as_ref())?, message.into())?;
+        self.publish_now(publication).await
     }
 
     /// Publishes one message that nsqd delivers after `delay`, which is rounded up to whole milliseconds.
@@ -118,8 +122,7 @@ impl Producer {
         delay: Duration,
         body: impl Into<Bytes>,
     ) -> Result<Receipt, PublishError> {
-        let publication = Publication::deferred(topic.as_ref(), delay, body.into())?;
-        self.publish_now(publication, self.deadline()).await
+        self.publish(topic, NewMessage::new(body).delay(delay)).await
     }
 
     /// Publishes one message with headers, given as pairs of name and value. A name has 1 to 256 of
@@ -132,13 +135,11 @@ impl Producer {
         headers: impl IntoIterator<Item = (K, V)>,
         body: impl Into<Bytes>,
     ) -> Result<Receipt, PublishError> {
-        let message = with_headers(headers, &body.into())?;
-        let publication = Publication::single(topic.as_ref(), message)?.in_form(Form::WithHeaders);
-        self.publish_now(publication, self.deadline()).await
+        self.publish(topic, message_with(headers, body)).await
     }
 
     /// Publishes one message with an id of 1 to 128 bytes. If the topic has the setting `dedupe`, its nsqd stores only the
-    /// first of several messages with the same id; with [`Config::pub_ids`], the receipt says whether this one is a
+    /// first of several messages with the same id; with [`Config::pub_ids`](crate::Config::pub_ids), the receipt says whether this one is a
     /// duplicate. Each nsqd remembers the ids of its own messages only. Otherwise as
     /// [`publish_with_headers`](Producer::publish_with_headers).
     pub async fn publish_with_id(
@@ -159,9 +160,7 @@ impl Producer {
         headers: impl IntoIterator<Item = (K, V)>,
         body: impl Into<Bytes>,
     ) -> Result<Receipt, PublishError> {
-        let message = with_headers(headers, &body.into())?;
-        let publication = Publication::deferred(topic.as_ref(), delay, message)?.in_form(Form::WithHeaders);
-        self.publish_now(publication, self.deadline()).await
+        self.publish(topic, message_with(headers, body).delay(delay)).await
     }
 
     /// Like [`publish_many`](Producer::publish_many), for messages that are given as pairs of headers and body; see
@@ -192,256 +191,225 @@ impl Producer {
     async fn publish_batches(&self, topic: &str, bodies: Vec<Bytes>, form: Form) -> Result<(), BatchError> {
         let mut acknowledged = 0;
         let fail = |acknowledged, error| BatchError { acknowledged, error };
+        let topic = TopicText::new(topic).map_err(|e| fail(0, e))?;
         let limits = self.limits_for(&bodies).await;
-        let batches = Publication::batches(topic, bodies, &limits).map_err(|e| fail(0, e))?;
+        let batches = Publication::batches(topic, bodies, form, &limits).map_err(|e| fail(0, e))?;
         for (count, batch) in batches {
-            let batch = batch.in_form(form);
-            self.publish_now(batch, self.deadline()).await.map_err(|e| fail(acknowledged, e))?;
+            self.publish_now(batch).await.map_err(|e| fail(acknowledged, e))?;
             acknowledged += count;
         }
         Ok(())
     }
 
+    /// Publishes several messages, each with its own result, in the order of the results: one that is too big or refused
+    /// fails alone. They share commands as those of [`send`](Producer::send) do. Waits for room as needed.
+    pub async fn publish_each<M: Into<NewMessage>>(
+        &self,
+        topic: impl AsRef<str>,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Vec<Result<Receipt, PublishError>> {
+        let topic = topic.as_ref();
+        let mut queued = Vec::new();
+        for (index, message) in messages.into_iter().enumerate() {
+            queued.push((index, self.enqueue(topic, message).await));
+        }
+        let mut results = Vec::with_capacity(queued.len());
+        for (at, queued) in queued {
+            let result = match queued {
+                Ok(result) => result.await,
+                Err(error) => Err(error),
+            };
+            results.push(result.map_err(|error| match error {
+                PublishError::TooBig { topic, size, limit, .. } => {
+                    PublishError::TooBig { index: at, topic, size, limit }
+                }
+                other => other,
+            }));
+        }
+        results
+    }
+
     /// Queues one message without waiting, and returns a future for the result. Messages are sent in the order of these
-    /// calls, unless one is retried. Returns [`PublishError::Full`] if too many publishes are pending.
+    /// calls, many of one topic in one MPUB. Returns [`PublishError::Full`] if too many publishes are pending:
+    /// [`enqueue`](Producer::enqueue) waits for room instead.
     pub fn send(
         &self,
         topic: impl AsRef<str>,
-        body: impl Into<Bytes>,
+        message: impl Into<NewMessage>,
     ) -> Result<PublishFuture, PublishError> {
-        let publication = Arc::new(Publication::single(topic.as_ref(), body.into())?);
-        let room =
-            match Arc::clone(&self.inner.room).try_acquire_many_owned(self.inner.room_for(&publication)) {
-                Ok(room) => room,
-                Err(TryAcquireError::NoPermits) => return Err(PublishError::Full),
-                Err(TryAcquireError::Closed) => return Err(PublishError::Closed),
-            };
-        let deadline = self.deadline();
-        let ticket = Ticket::issue(&self.inner, publication, room);
-        let producer = self.clone();
-        Ok(PublishFuture(Box::pin(async move { producer.inner.resolve(ticket, deadline).await })))
+        self.send_to(TopicText::new(topic.as_ref())?, message.into())
+    }
+
+    fn send_to(&self, topic: TopicText, message: NewMessage) -> Result<PublishFuture, PublishError> {
+        let publication = Publication::new(topic, message)?.batchable(true);
+        let cost = self.pool().cost(publication.body_bytes());
+        match self.pool().room.try_acquire_many(cost) {
+            Ok(room) => room.forget(),
+            Err(TryAcquireError::NoPermits) => return Err(PublishError::Full),
+            Err(TryAcquireError::Closed) => return Err(PublishError::Closed),
+        }
+        Ok(self.queue(publication, self.deadline(), cost))
+    }
+
+    /// Waits until there is room, queues one message, and returns a future for the result. Otherwise as
+    /// [`send`](Producer::send). Fails after `publish_timeout`. Dropping this future before it is ready publishes nothing.
+    pub async fn enqueue(
+        &self,
+        topic: impl AsRef<str>,
+        message: impl Into<NewMessage>,
+    ) -> Result<PublishFuture, PublishError> {
+        let topic = TopicText::new(topic.as_ref())?;
+        self.wait_and_queue(Publication::new(topic, message.into())?.batchable(true)).await
+    }
+
+    /// Returns a handle for one topic, whose name is checked now and not with each publish.
+    pub fn topic(&self, topic: impl AsRef<str>) -> Result<Topic, PublishError> {
+        Ok(Topic::new(self.clone(), TopicText::new(topic.as_ref())?))
     }
 
     /// Connects to the first nsqd, unless it is connected, and returns what it reports about itself. Fails if the
-    /// connection attempt fails; does not retry.
+    /// connection attempt fails, or if no lookupd has listed an nsqd yet; does not retry.
     pub async fn ping(&self) -> Result<ServerInfo, ConnectError> {
-        self.inner.nodes[0].ensure_connected().await.map(|server| (*server).clone())
+        let node = self.pool().nodes().first().cloned();
+        let Some(node) = node else {
+            let cause = Disconnect::Protocol("no nsqlookupd has listed an nsqd yet".into());
+            return Err(ConnectError { node: Arc::from("unknown"), stage: ConnectStage::Resolve, cause });
+        };
+        node.ensure_connected().await.map(|server| (*server).clone())
     }
 
-    /// Waits until every publish queued before has its result. A publish is retried by its future, so a future that is
-    /// held and never polled can block this.
+    /// Waits until every publish queued before has its result. Ends a [`linger`](ProducerBuilder::linger). Every publish
+    /// has its result after `publish_timeout` at the latest. Cancel safe.
     pub async fn flush(&self) {
-        // Permits are granted in the order of requests, so holding all means that no older publish is pending.
-        // An error means that the producer is closed and nothing is pending.
-        let _ = self.inner.room.acquire_many(self.inner.config.max_pending_bytes).await;
+        self.pool().flush().await;
     }
 
     /// Waits for the results of pending publishes, at most until `deadline`, and closes the connections. New publishes
     /// fail. Returns whether all pending publishes had their result in time; the others fail.
     pub async fn close(&self, deadline: Duration) -> bool {
-        let all = self.inner.config.max_pending_bytes;
-        let flushed = tokio::time::timeout(deadline, self.inner.room.acquire_many(all)).await.is_ok();
-        self.inner.room.close();
-        self.inner.stop.cancel();
+        let flushed = tokio::time::timeout(deadline, self.pool().flush()).await.is_ok();
+        self.pool().room.close();
+        self.pool().stop.cancel();
         flushed
     }
 
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.inner.config.publish_timeout
+    fn pool(&self) -> &Arc<Pool> {
+        &self.inner.pool
     }
 
-    async fn publish_now(
-        &self,
-        publication: Publication,
-        deadline: Instant,
-    ) -> Result<Receipt, PublishError> {
-        let publication = Arc::new(publication);
-        let cost = self.inner.room_for(&publication);
-        let acquire = Arc::clone(&self.inner.room).acquire_many_owned(cost);
-        let room = match tokio::time::timeout_at(deadline, acquire).await {
-            Ok(Ok(room)) => room,
-            Ok(Err(_)) => return Err(PublishError::Closed),
-            Err(_) => {
-                let node = Arc::clone(&self.inner.pick(None).address);
-                let reason = Disconnect::Timeout(self.inner.config.publish_timeout);
-                return Err(PublishError::NotSent { node, reason });
+    fn deadline(&self) -> Instant {
+        time::now() + self.pool().config.publish_timeout
+    }
+
+    async fn publish_now(&self, publication: Publication) -> Result<Receipt, PublishError> {
+        let may_batch = !self.pool().config.linger.is_zero();
+        let queued = self.wait_and_queue(publication.batchable(may_batch)).await?;
+        queued.await
+    }
+
+    async fn wait_and_queue(&self, publication: Publication) -> Result<PublishFuture, PublishError> {
+        let deadline = self.deadline();
+        let pool = self.pool();
+        let cost = pool.cost(publication.body_bytes());
+        let room = match pool.room.try_acquire_many(cost) {
+            Err(TryAcquireError::NoPermits) => {
+                match tokio::time::timeout_at(deadline.into(), pool.room.acquire_many(cost)).await {
+                    Ok(room) => room.map_err(|_| PublishError::Closed)?,
+                    Err(_) => return Err(self.no_room()),
+                }
             }
+            room => room.map_err(|_| PublishError::Closed)?,
         };
-        let ticket = Ticket::issue(&self.inner, publication, room);
-        self.inner.resolve(ticket, deadline).await
+        room.forget();
+        Ok(self.queue(publication, deadline, cost))
+    }
+
+    fn no_room(&self) -> PublishError {
+        let after = self.pool().config.publish_timeout;
+        match self.pool().any_node() {
+            Some(node) => {
+                let node = Arc::clone(&node.address);
+                PublishError::NotSent { node, reason: Disconnect::Timeout(after) }
+            }
+            None => PublishError::NoNodes { after },
+        }
+    }
+
+    /// Queues a publish that has its share of the pending limit.
+    fn queue(&self, publication: Publication, deadline: Instant, cost: u32) -> PublishFuture {
+        let pending = Pending::new(publication, deadline, cost);
+        self.pool().dispatch(Arc::clone(&pending), None);
+        PublishFuture { pending, producer: self.clone() }
     }
 
     /// Returns the limits for splitting a batch. Connects only if NSQ's default limits are not sufficient.
     async fn limits_for(&self, bodies: &[Bytes]) -> SizeLimits {
         let assumed = SizeLimits { max_msg_size: ASSUMED_MAX_MSG_SIZE, max_body_size: ASSUMED_MAX_BODY_SIZE };
-        let node = self.inner.pick(None);
-        let max_msg_size = self.inner.config.max_msg_size;
+        let max_msg_size = self.pool().config.max_msg_size;
+        let Some(node) = self.pool().any_node() else { return assumed };
         match node.status() {
             Status::Connected(server) => SizeLimits::of(&server, max_msg_size),
             _ if bodies.iter().all(|body| body.len() <= assumed.max_msg_size) => assumed,
-            _ => {
-                let connecting = tokio::time::timeout_at(self.deadline(), node.ensure_connected());
-                match connecting.await {
-                    Ok(Ok(server)) => SizeLimits::of(&server, max_msg_size),
-                    // Sending fails for the same reason and reports it.
-                    _ => SizeLimits { max_msg_size: usize::MAX, ..assumed },
-                }
-            }
+            _ => match tokio::time::timeout_at(self.deadline().into(), node.ensure_connected()).await {
+                Ok(Ok(server)) => SizeLimits::of(&server, max_msg_size),
+                // Sending fails for the same reason and reports it.
+                _ => SizeLimits { max_msg_size: usize::MAX, ..assumed },
+            },
         }
     }
 }
 
-/// The result of [`Producer::send`].
-#[must_use = "dropping the future can cancel the publish"]
-pub struct PublishFuture(Pin<Box<dyn Future<Output = Result<Receipt, PublishError>> + Send>>);
+fn message_with<K: AsRef<str>, V: AsRef<str>>(
+    headers: impl IntoIterator<Item = (K, V)>,
+    body: impl Into<Bytes>,
+) -> NewMessage {
+    let add = |message: NewMessage, (name, value): (K, V)| message.header(name.as_ref(), value.as_ref());
+    headers.into_iter().fold(NewMessage::new(body), add)
+}
+
+/// The result of a queued publish, from [`Producer::send`] or [`Producer::enqueue`].
+///
+/// Dropping it does not cancel the publish: the producer sends the message, repeats it as its
+/// [`Guarantee`] allows, and discards the result. [`cancel`](PublishFuture::cancel) cancels it.
+#[must_use = "the future tells whether the message was published; `.detach()` ignores that"]
+pub struct PublishFuture {
+    pending: Arc<Pending>,
+    producer: Producer,
+}
+
+impl PublishFuture {
+    /// Cancels the publish if it is not written yet. Returns whether it was: then the message is not published. Otherwise
+    /// it may be, or the result is known.
+    pub fn cancel(self) -> bool {
+        let cost = self.pending.finish_unwritten(|_| Err(PublishError::Closed));
+        self.producer.pool().give_back(cost);
+        cost > 0
+    }
+
+    /// Lets the publish go on without a result.
+    pub fn detach(self) {}
+}
 
 impl Future for PublishFuture {
     type Output = Result<Receipt, PublishError>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(context)
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.pending.poll(context)
     }
 }
 
 impl std::fmt::Debug for PublishFuture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PublishFuture").finish_non_exhaustive()
+        f.debug_struct("PublishFuture")
+            .field("topic", &self.pending.publication.topic())
+            .finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for Producer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let nodes: Vec<&str> = self.inner.nodes.iter().map(|node| &*node.address).collect();
+        let nodes = self.pool().nodes();
+        let nodes: Vec<&str> = nodes.iter().map(|node| &*node.address).collect();
         f.debug_struct("Producer").field("nodes", &nodes).finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    /// The number of permits for one publish. It is at least `max_pending_bytes / max_pending`, so that one semaphore
-    /// bounds both bytes and number. It is at most all permits, so that a huge publish is sent alone instead of never.
-    fn room_for(&self, publication: &Publication) -> u32 {
-        let max_bytes = self.config.max_pending_bytes;
-        let least = (max_bytes / self.config.max_pending).max(1);
-        u32::try_from(publication.body_bytes()).unwrap_or(u32::MAX).clamp(least, max_bytes)
-    }
-
-    /// Chooses the node for the next publish. `failed` is the node that has just failed.
-    fn pick(&self, failed: Option<&Arc<Node>>) -> &Arc<Node> {
-        let count = self.nodes.len();
-        let first = match (self.strategy, failed) {
-            (Strategy::RoundRobin, _) => self.next.fetch_add(1, Ordering::Relaxed),
-            (Strategy::Failover, None) => 0,
-            (Strategy::Failover, Some(failed)) => self
-                .nodes
-                .iter()
-                .position(|node| Arc::ptr_eq(node, failed))
-                .map_or(0, |position| position + 1),
-        };
-        let in_order = || (0..count).map(move |offset| &self.nodes[(first + offset) % count]);
-        let usable =
-            |node: &&Arc<Node>| !node.has_failed() && failed.is_none_or(|failed| !Arc::ptr_eq(node, failed));
-        let connected = match self.strategy {
-            Strategy::Failover => in_order().find(|node| usable(node) && node.is_connected()),
-            // Nodes that are not connected also get their turn, which connects them.
-            Strategy::RoundRobin => None,
-        };
-        connected.or_else(|| in_order().find(usable)).unwrap_or(&self.nodes[first % count])
-    }
-
-    /// Waits for the result, and retries what may be retried.
-    async fn resolve(&self, mut ticket: Ticket, deadline: Instant) -> Result<Receipt, PublishError> {
-        let mut attempts = 1;
-        loop {
-            let result = match tokio::time::timeout_at(deadline, ticket.result()).await {
-                Ok(result) => result,
-                Err(_) => {
-                    let timeout = Disconnect::Timeout(self.config.publish_timeout);
-                    match ticket.slot.cancel() {
-                        Cancelled::Done(result) => result,
-                        Cancelled::Written => Err(Failure::Unknown(timeout)),
-                        // The connection error says more than the timeout.
-                        Cancelled::NotSent => Err(Failure::NotSent(match ticket.node.status() {
-                            Status::Failed(error) => error.cause,
-                            _ => timeout,
-                        })),
-                    }
-                }
-            };
-            match result {
-                Ok(message) => {
-                    return Ok(Receipt { node: Arc::clone(&ticket.node.address), attempts, message });
-                }
-                Err(failure) if self.may_retry(&failure, attempts) && Instant::now() < deadline => {
-                    attempts += 1;
-                    ticket.retry_at(Arc::clone(self.pick(Some(&ticket.node))));
-                }
-                Err(failure) => return Err(publish_error(failure, &ticket.node.address)),
-            }
-        }
-    }
-
-    fn may_retry(&self, failure: &Failure, attempts: u32) -> bool {
-        if self.stop.is_cancelled() {
-            return false;
-        }
-        match failure {
-            Failure::NotSent(_) => true,
-            Failure::Unknown(_) => self.guarantee == Guarantee::AtLeastOnce,
-            // There may be room at another node. If not, the caller must slow down.
-            Failure::Refused { code, description } if is_topic_full(code, description) => {
-                (attempts as usize) < self.nodes.len()
-            }
-            // nsqd could not store it. Another node, or a later attempt, may succeed. A batch may be stored in part.
-            Failure::Refused { code, .. } => match code.as_str() {
-                "E_PUB_FAILED" | "E_DPUB_FAILED" => true,
-                "E_MPUB_FAILED" => self.guarantee == Guarantee::AtLeastOnce,
-                _ => false,
-            },
-            Failure::TooBig { .. } | Failure::HeadersUnsupported => false,
-        }
-    }
-}
-
-fn publish_error(failure: Failure, node: &Arc<str>) -> PublishError {
-    let node = Arc::clone(node);
-    match failure {
-        Failure::NotSent(Disconnect::Stopped) => PublishError::Closed,
-        Failure::NotSent(reason) => PublishError::NotSent { node, reason },
-        Failure::Unknown(reason) => PublishError::Unknown { node, reason },
-        Failure::Refused { code, description } => PublishError::Refused { node, code, description },
-        Failure::TooBig { size, max } => PublishError::TooBig { size, max },
-        Failure::HeadersUnsupported => PublishError::HeadersUnsupported { node },
-    }
-}
-
-/// A publish that has no final result. Dropping it cancels the publish if it is not written.
-struct Ticket {
-    publication: Arc<Publication>,
-    slot: Arc<Slot>,
-    node: Arc<Node>,
-}
-
-impl Ticket {
-    fn issue(inner: &Inner, publication: Arc<Publication>, room: OwnedSemaphorePermit) -> Self {
-        let slot = Slot::new(room);
-        let node = Arc::clone(inner.pick(None));
-        node.enqueue(Arc::clone(&publication), Arc::clone(&slot));
-        Ticket { publication, slot, node }
-    }
-
-    fn retry_at(&mut self, node: Arc<Node>) {
-        self.slot.retry();
-        self.node = node;
-        self.node.enqueue(Arc::clone(&self.publication), Arc::clone(&self.slot));
-    }
-
-    async fn result(&self) -> SlotResult {
-        std::future::poll_fn(|context| self.slot.poll(context)).await
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.slot.cancel();
     }
 }

@@ -2,12 +2,13 @@
 //! connection and sends publishes.
 //!
 //! Publishes are written in the order of the queue, many per write, without waiting for answers. nsqd answers in order.
-//! Unwritten publishes survive a lost connection.
+//! Unwritten publishes survive a lost connection, and those to repeat return to the front of the queue: so the first
+//! deliveries of a topic keep their order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nsq_protocol::{Command, FrameType, MessageId};
 use parking_lot::Mutex;
@@ -15,10 +16,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::PublishedMessage;
+use super::batching::{BatchLimits, Filling, Waiting, wait_for_more};
+use super::choice::stable_hash;
+use super::pending::{Answer, Failure, NodeResult, Pending};
+use super::pool::Pool;
 use super::publication::{Publication, SizeLimits};
-use super::slot::{Answer, Failure, Slot, SlotResult};
-use crate::config::Config;
-use crate::connect::{Connector, Established};
+use crate::connect::Established;
 use crate::error::{ConnectError, ConnectStage, Disconnect, split_error};
 use crate::frame_reader::FrameReader;
 use crate::handshake::{Purpose, ServerInfo};
@@ -27,6 +30,8 @@ use crate::transport::WriteHalf;
 
 /// Publishes are added to a write until it has this size.
 const MAX_BURST_BYTES: usize = 256 << 10;
+/// How long other nodes are preferred to one that refused a publish because it drains. After that, it is asked again.
+const DRAINING_FOR: Duration = Duration::from_secs(10);
 /// A connection that lasted this long was stable: it is reopened at once.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// Maximum pause between connection attempts while publishes wait.
@@ -48,49 +53,57 @@ pub(super) enum Status {
 
 pub(super) struct Node {
     pub(super) address: Arc<str>,
+    pub(super) address_hash: u64,
     queue: Mutex<Queue>,
     wake: Notify,
+    /// Ends the connection: too many publishes have no answer within their time.
+    reset: Notify,
     status: watch::Sender<Status>,
     /// A connection is requested, even if there is nothing to publish.
     wanted: AtomicBool,
-    /// There are other nodes, so publishes that cannot be sent here fail and are retried there.
-    has_alternatives: bool,
-    config: Arc<Config>,
-    connector: Arc<Connector>,
+    /// The number of publishes in the queue, for choosing a node.
+    pending: AtomicUsize,
+    /// When the node refused a publish last because it drains.
+    drains_since: Mutex<Option<Instant>>,
     stop: CancellationToken,
 }
 
 #[derive(Default)]
 struct Queue {
-    unsent: VecDeque<Entry>,
-    unanswered: VecDeque<Arc<Slot>>,
+    unsent: VecDeque<Arc<Pending>>,
+    unsent_bytes: usize,
+    /// `None` is the place of a publish whose time has passed. Its answer may still come.
+    unanswered: VecDeque<Option<Arc<Pending>>>,
+    /// The number of publishes in each unanswered command.
+    commands: VecDeque<usize>,
+    /// The places in `unanswered` without a publish.
+    holes: usize,
     /// A heartbeat needs an answer.
     nop: bool,
+    /// Something must be written without lingering.
+    is_urgent: bool,
     closed: bool,
 }
 
-struct Entry {
-    publication: Arc<Publication>,
-    slot: Arc<Slot>,
+/// Publishes that left the queue of a node, in their order.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub(super) answered: Vec<(Arc<Pending>, Answer)>,
+    pub(super) failed: Vec<(Arc<Pending>, Failure)>,
 }
 
 impl Node {
-    pub(super) fn new(
-        address: Arc<str>,
-        has_alternatives: bool,
-        config: Arc<Config>,
-        connector: Arc<Connector>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(address: Arc<str>, stop: CancellationToken) -> Self {
         Node {
+            address_hash: stable_hash(address.as_bytes()),
             address,
             queue: Mutex::default(),
             wake: Notify::new(),
+            reset: Notify::new(),
             status: watch::Sender::new(Status::Idle),
             wanted: AtomicBool::new(false),
-            has_alternatives,
-            config,
-            connector,
+            pending: AtomicUsize::new(0),
+            drains_since: Mutex::default(),
             stop,
         }
     }
@@ -107,20 +120,108 @@ impl Node {
         matches!(&*self.status.borrow(), Status::Failed(_))
     }
 
-    /// Queues a publish. Its result arrives in `slot`.
-    pub(super) fn enqueue(&self, publication: Arc<Publication>, slot: Arc<Slot>) {
+    /// Whether the node drains: it refused a publish for that a short while ago.
+    pub(super) fn is_draining(&self) -> bool {
+        let since = *self.drains_since.lock();
+        since.is_some_and(|since| time::now().saturating_duration_since(since) < DRAINING_FOR)
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Stops the task of the node, which then fails its publishes.
+    pub(super) fn retire(&self) {
+        self.stop.cancel();
+    }
+
+    /// Queues a publish. Returns it if the node has stopped.
+    pub(super) fn enqueue(&self, pending: Arc<Pending>, pool: &Pool) -> Result<(), Arc<Pending>> {
         let mut queue = self.queue.lock();
         if queue.closed {
-            drop(queue);
-            slot.complete(Err(Failure::NotSent(Disconnect::Stopped)));
-            return;
+            return Err(pending);
         }
         let was_empty = queue.unsent.is_empty();
-        queue.unsent.push_back(Entry { publication, slot });
+        queue.unsent_bytes += pending.publication.body_bytes();
+        queue.is_urgent |= !pending.publication.may_batch;
+        queue.unsent.push_back(pending);
+        self.pending.store(queue.unsent.len() + queue.unanswered.len(), Ordering::Relaxed);
+        let is_due = was_empty || (!pool.config.linger.is_zero() && queue.is_due(&pool.batch_limits));
         drop(queue);
-        if was_empty {
+        if is_due {
             self.wake.notify_one();
         }
+        Ok(())
+    }
+
+    /// Puts publishes back, in their order, before all others. Returns them if the node has stopped.
+    pub(super) fn put_back(&self, publishes: Vec<Arc<Pending>>) -> Result<(), Vec<Arc<Pending>>> {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return Err(publishes);
+        }
+        for pending in publishes.into_iter().rev() {
+            queue.unsent_bytes += pending.publication.body_bytes();
+            queue.unsent.push_front(pending);
+        }
+        queue.is_urgent = true;
+        drop(queue);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Makes the writer write now what waits for a batch to fill.
+    pub(super) fn hurry(&self) {
+        let mut queue = self.queue.lock();
+        queue.is_urgent |= !queue.unsent.is_empty();
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Adds the publishes without a result to `all`.
+    pub(super) fn collect(&self, all: &mut Vec<Arc<Pending>>) {
+        let queue = self.queue.lock();
+        all.extend(queue.unanswered.iter().flatten().chain(&queue.unsent).cloned());
+    }
+
+    /// Takes out the publishes whose time has passed. Returns them, with whether they were written, and the earliest
+    /// deadline of the others.
+    pub(super) fn expire(
+        &self,
+        now: Instant,
+        max_holes: usize,
+    ) -> (Vec<(Arc<Pending>, bool)>, Option<Instant>) {
+        let mut expired = Vec::new();
+        let mut next: Option<Instant> = None;
+        let mut is_expired = |pending: &Arc<Pending>| {
+            let expired = pending.deadline <= now;
+            if !expired {
+                next = Some(next.map_or(pending.deadline, |next| next.min(pending.deadline)));
+            }
+            expired
+        };
+        let mut queue = self.queue.lock();
+        let Queue { unsent, unsent_bytes, unanswered, holes, .. } = &mut *queue;
+        for place in unanswered.iter_mut() {
+            if let Some(pending) = place.take_if(|pending| is_expired(pending)) {
+                *holes += 1;
+                expired.push((pending, true));
+            }
+        }
+        unsent.retain(|pending| {
+            let keep = !is_expired(pending);
+            if !keep {
+                *unsent_bytes -= pending.publication.body_bytes();
+                expired.push((Arc::clone(pending), false));
+            }
+            keep
+        });
+        let is_mute = *holes > max_holes;
+        drop(queue);
+        if is_mute {
+            self.reset.notify_one();
+        }
+        (expired, next)
     }
 
     /// Requests a connection if there is none. Returns the result of the next attempt.
@@ -151,16 +252,16 @@ impl Node {
         }
     }
 
-    /// Keeps a connection open from the first demand until the producer stops.
-    pub(super) async fn run(self: Arc<Self>) {
+    /// Keeps a connection open from the first demand until the node stops.
+    pub(super) async fn run(self: Arc<Self>, pool: Arc<Pool>) {
         tokio::select! {
-            () = self.keep_connected() => {}
+            () = self.keep_connected(&pool) => {}
             () = self.stop.cancelled() => {}
         }
-        self.close();
+        self.close(&pool);
     }
 
-    async fn keep_connected(&self) {
+    async fn keep_connected(self: &Arc<Self>, pool: &Pool) {
         while !self.has_demand() {
             self.wake.notified().await;
         }
@@ -170,16 +271,16 @@ impl Node {
             if !self.has_failed() {
                 self.status.send_replace(Status::Connecting);
             }
-            match self.connector.connect(&self.address, Purpose::Publish).await {
+            match pool.connector.connect(&self.address, Purpose::Publish).await {
                 Err(error) => {
                     failures += 1;
                     let cause = error.cause.clone();
                     self.status.send_replace(Status::Failed(error));
-                    self.give_back_unsent(&cause);
+                    self.hand_over(&cause, pool);
                 }
                 Ok(established) => {
                     let connected_at = time::now();
-                    let cause = self.drive(established).await;
+                    let cause = self.drive(established, pool).await;
                     let lasted = time::now().saturating_duration_since(connected_at);
                     failures = if lasted >= STABLE_AFTER { 0 } else { failures + 1 };
                     let node = Arc::clone(&self.address);
@@ -187,11 +288,13 @@ impl Node {
                     // Set the status before publishes fail, so that their retries use other nodes.
                     let error = ConnectError { node, stage, cause: cause.clone() };
                     self.status.send_replace(Status::Failed(error));
-                    self.fail_unanswered(&cause);
-                    self.give_back_unsent(&cause);
+                    pool.settle(self, |taken| {
+                        self.take_unanswered(taken, || Failure::Unknown(cause.clone()));
+                    });
+                    self.hand_over(&cause, pool);
                 }
             }
-            self.pause(failures).await;
+            self.pause(failures, pool).await;
         }
     }
 
@@ -201,10 +304,11 @@ impl Node {
     }
 
     /// Waits before the next attempt. The wait is shorter while publishes wait for it.
-    async fn pause(&self, failures: u32) {
+    async fn pause(&self, failures: u32, pool: &Pool) {
         let Some(exponent) = failures.checked_sub(1) else { return };
         let factor = 1u32.checked_shl(exponent).unwrap_or(u32::MAX);
-        let full = self.config.reconnect_initial.saturating_mul(factor).min(self.config.reconnect_max);
+        let config = &pool.config;
+        let full = config.reconnect_initial.saturating_mul(factor).min(config.reconnect_max);
         let begun_at = time::now();
         let mut until = begun_at + full.mul_f64(0.1 + 0.9 * fastrand::f64());
         loop {
@@ -225,35 +329,51 @@ impl Node {
     }
 
     /// Publishes over a connection until it ends, and returns the reason.
-    async fn drive(&self, established: Established) -> Disconnect {
+    async fn drive(self: &Arc<Self>, established: Established, pool: &Pool) -> Disconnect {
         let Established { server, mut reader, mut writer, .. } = established;
-        let limits = SizeLimits::of(&server, self.config.max_msg_size);
+        let limits = SizeLimits::of(&server, pool.config.max_msg_size);
         let accepts_headers = server.headers;
         self.status.send_replace(Status::Connected(Arc::new(server)));
-        let reading = self.read(&mut reader);
+        let reading = self.read(&mut reader, pool);
         tokio::pin!(reading);
         tokio::select! {
             why = &mut reading => why,
             // nsqd may have closed the connection after an error frame that gives the reason. Read that first.
-            why = self.write(&mut writer, &limits, accepts_headers) => {
+            why = self.write(&mut writer, &limits, accepts_headers, pool) => {
                 tokio::time::timeout(FINAL_READ_TIMEOUT, reading).await.unwrap_or(why)
             }
+            () = self.reset.notified() => Disconnect::Timeout(pool.config.publish_timeout),
         }
     }
 
-    async fn write(&self, writer: &mut WriteHalf, limits: &SizeLimits, accepts_headers: bool) -> Disconnect {
+    async fn write(
+        self: &Arc<Self>,
+        writer: &mut WriteHalf,
+        limits: &SizeLimits,
+        accepts_headers: bool,
+        pool: &Pool,
+    ) -> Disconnect {
         let mut out = Vec::new();
-        let mut burst = Vec::new();
+        let mut burst = Burst::default();
         loop {
-            self.take_burst(&mut burst, &mut out, limits, accepts_headers);
-            for publication in burst.drain(..) {
-                publication.encode(&mut out);
+            match self.left_to_linger(pool) {
+                Some(left) => {
+                    tokio::select! {
+                        () = tokio::time::sleep(left) => {}
+                        () = self.wake.notified() => {}
+                    }
+                    continue;
+                }
+                None => self.take_burst(&mut burst, &mut out, limits, accepts_headers, pool),
             }
+            burst.encode(&mut out);
             if out.is_empty() {
                 self.wake.notified().await;
+                // Tasks that are ready now add their publishes to the same write.
+                tokio::task::yield_now().await;
                 continue;
             }
-            if let Err(why) = writer.write(&out, self.config.write_timeout).await {
+            if let Err(why) = writer.write(&out, pool.config.write_timeout).await {
                 return why;
             }
             out.clear();
@@ -262,43 +382,86 @@ impl Node {
         }
     }
 
+    /// How long the writer waits for a fuller batch; `None` if it writes now.
+    fn left_to_linger(&self, pool: &Pool) -> Option<Duration> {
+        let linger = pool.config.linger;
+        if linger.is_zero() {
+            return None;
+        }
+        let queue = self.queue.lock();
+        let oldest =
+            queue.unsent.front().filter(|_| !queue.nop)?.deadline.checked_sub(pool.config.publish_timeout)?;
+        let waiting = Waiting {
+            oldest,
+            messages: queue.unsent.len(),
+            bytes: queue.unsent_bytes,
+            is_urgent: queue.is_urgent,
+        };
+        wait_for_more(&waiting, linger, &pool.batch_limits, time::now())
+    }
+
     /// Takes the publishes for the next write. The caller encodes them without the lock.
     fn take_burst(
-        &self,
-        burst: &mut Vec<Arc<Publication>>,
+        self: &Arc<Self>,
+        burst: &mut Burst,
         out: &mut Vec<u8>,
         limits: &SizeLimits,
         accepts_headers: bool,
+        pool: &Pool,
     ) {
-        let mut rejected: Vec<(Arc<Slot>, Failure)> = Vec::new();
+        let mut rejected = Vec::new();
+        let batch_limits = pool.batch_limits.within(limits.max_body_size);
         let mut queue = self.queue.lock();
         if std::mem::take(&mut queue.nop) {
             Command::Nop.encode(out);
         }
         let mut burst_bytes = 0;
+        // The command to which more publishes may be added.
+        let mut open: Option<Filling> = None;
         while burst_bytes < MAX_BURST_BYTES {
-            let Some(Entry { publication, slot }) = queue.unsent.pop_front() else { break };
-            if let Err(failure) = publication.check(limits, accepts_headers) {
-                rejected.push((slot, failure));
+            let Some(pending) = queue.unsent.pop_front() else { break };
+            let bytes = pending.publication.body_bytes();
+            queue.unsent_bytes -= bytes;
+            if let Err(failure) = pending.publication.check(limits, accepts_headers) {
+                rejected.push((pending, failure));
                 continue;
             }
-            if !slot.write() {
+            let may_batch = pending.may_batch();
+            if !pending.write() {
                 continue;
             }
-            burst_bytes += publication.body_bytes();
-            queue.unanswered.push_back(slot);
-            burst.push(publication);
+            burst_bytes += bytes;
+            let joins = may_batch
+                && burst.publishes.last().is_some_and(|last| last.publication.may_join(&pending.publication))
+                && open.as_mut().is_some_and(|filling| filling.add(bytes, &batch_limits));
+            if joins {
+                if let (Some(command), Some(sent)) = (burst.commands.last_mut(), queue.commands.back_mut()) {
+                    *command += 1;
+                    *sent += 1;
+                }
+            } else {
+                open = may_batch.then(|| Filling::with(bytes));
+                burst.commands.push(1);
+                queue.commands.push_back(1);
+            }
+            queue.unanswered.push_back(Some(Arc::clone(&pending)));
+            burst.publishes.push(pending);
         }
+        if queue.unsent.is_empty() {
+            queue.is_urgent = false;
+        }
+        self.pending.store(queue.unsent.len() + queue.unanswered.len(), Ordering::Relaxed);
         drop(queue);
-        for (slot, failure) in rejected {
-            slot.complete(Err(failure));
+        if !rejected.is_empty() {
+            pool.settle(self, |taken| taken.failed = rejected);
         }
     }
 
-    async fn read(&self, reader: &mut FrameReader) -> Disconnect {
-        let silence_limit = self.config.silence_limit();
+    async fn read(self: &Arc<Self>, reader: &mut FrameReader, pool: &Pool) -> Disconnect {
+        let silence_limit = pool.config.silence_limit();
+        let mut answers = Vec::new();
         loop {
-            if let Err(why) = self.take_answers(reader) {
+            if let Err(why) = self.take_answers(reader, &mut answers, pool) {
                 return why;
             }
             if let Err(why) = reader.fill(silence_limit).await {
@@ -307,8 +470,12 @@ impl Node {
         }
     }
 
-    fn take_answers(&self, reader: &mut FrameReader) -> Result<(), Disconnect> {
-        let mut answers = Vec::new();
+    fn take_answers(
+        self: &Arc<Self>,
+        reader: &mut FrameReader,
+        answers: &mut Vec<NodeResult>,
+        pool: &Pool,
+    ) -> Result<(), Disconnect> {
         let outcome = loop {
             match reader.buffered() {
                 Ok(Some(frame)) if frame.is_heartbeat() => {
@@ -320,8 +487,14 @@ impl Node {
                 }
                 Ok(Some(frame)) if frame.kind == FrameType::Error => {
                     let (code, description) = split_error(&frame.data);
-                    if nsq_protocol::is_topic_full(&code, &description) {
-                        answers.push(Err(Failure::Refused { code, description }));
+                    let is_draining = nsq_protocol::is_draining(&code, &description);
+                    if is_draining {
+                        *self.drains_since.lock() = Some(time::now());
+                    }
+                    let leaves_open = is_draining || nsq_protocol::is_topic_full(&code, &description);
+                    answers
+                        .push(Err(Failure::Refused { code: code.clone(), description: description.clone() }));
+                    if leaves_open {
                         continue;
                     }
                     break Err(Disconnect::Refused { code, description });
@@ -331,68 +504,121 @@ impl Node {
                 Err(why) => break Err(why),
             }
         };
-        self.answer(answers)?;
-        if let Err(Disconnect::Refused { code, description }) = &outcome {
-            let refused = Failure::Refused { code: code.clone(), description: description.clone() };
-            self.answer(vec![Err(refused)])?;
-            // nsqd executes commands in order and stopped here, so it has not executed the publishes written after it.
-            self.fail_all_unanswered(|| Failure::NotSent(Disconnect::Closed));
-        }
+        let ends = matches!(outcome, Err(Disconnect::Refused { .. }));
+        self.answer(answers.drain(..), ends, pool)?;
         outcome
     }
 
-    /// Completes the oldest unanswered publishes.
-    fn answer(&self, results: Vec<SlotResult>) -> Result<(), Disconnect> {
-        let count = results.len();
-        if count == 0 {
+    /// Completes the oldest unanswered publishes. If the last answer `ends` the connection, the others fail: nsqd executes
+    /// commands in order and stopped there, so it has not executed the publishes written after it.
+    fn answer(
+        self: &Arc<Self>,
+        results: impl ExactSizeIterator<Item = NodeResult>,
+        ends: bool,
+        pool: &Pool,
+    ) -> Result<(), Disconnect> {
+        if results.len() == 0 {
             return Ok(());
         }
-        let answered: Vec<Arc<Slot>> = {
+        let mut is_unexpected = false;
+        pool.settle(self, |taken| {
             let mut queue = self.queue.lock();
-            let count = count.min(queue.unanswered.len());
-            queue.unanswered.drain(..count).collect()
-        };
-        let missing = answered.len() < count;
-        for (slot, result) in answered.into_iter().zip(results) {
-            slot.complete(result);
-        }
+            for result in results {
+                let Some(count) = queue.commands.pop_front() else {
+                    is_unexpected = true;
+                    break;
+                };
+                for _ in 0..count {
+                    match (queue.unanswered.pop_front().flatten(), &result) {
+                        (Some(pending), Ok(answer)) => taken.answered.push((pending, *answer)),
+                        (Some(pending), Err(failure)) if count > 1 => {
+                            taken.failed.push((pending, failure.clone().of_batch()));
+                        }
+                        (Some(pending), Err(failure)) => taken.failed.push((pending, failure.clone())),
+                        (None, _) => queue.holes = queue.holes.saturating_sub(1),
+                    }
+                }
+            }
+            self.pending.store(queue.unsent.len() + queue.unanswered.len(), Ordering::Relaxed);
+            drop(queue);
+            if ends {
+                self.take_unanswered(taken, || Failure::NotSent(Disconnect::Closed));
+            }
+        });
         // Otherwise, later answers would be taken for those of other publishes.
-        if missing { Err(Disconnect::Protocol("nsqd sent an unexpected answer".into())) } else { Ok(()) }
-    }
-
-    fn fail_unanswered(&self, cause: &Disconnect) {
-        self.fail_all_unanswered(|| Failure::Unknown(cause.clone()));
-    }
-
-    fn fail_all_unanswered(&self, failure: impl Fn() -> Failure) {
-        let unanswered = std::mem::take(&mut self.queue.lock().unanswered);
-        for slot in unanswered {
-            slot.complete(Err(failure()));
+        match is_unexpected {
+            true => Err(Disconnect::Protocol("nsqd sent an unexpected answer".into())),
+            false => Ok(()),
         }
     }
 
-    /// If there are other nodes, fails unsent publishes, which are retried there. Otherwise they wait here, except
-    /// cancelled ones.
-    fn give_back_unsent(&self, cause: &Disconnect) {
-        if self.has_alternatives {
-            self.fail_unsent(cause);
-        } else {
-            self.queue.lock().unsent.retain(|entry| !entry.slot.is_cancelled());
-        }
+    fn take_unanswered(&self, taken: &mut Taken, failure: impl Fn() -> Failure) {
+        let mut queue = self.queue.lock();
+        queue.commands.clear();
+        queue.holes = 0;
+        let unanswered = std::mem::take(&mut queue.unanswered);
+        self.pending.store(queue.unsent.len(), Ordering::Relaxed);
+        taken.failed.extend(unanswered.into_iter().flatten().map(|pending| (pending, failure())));
     }
 
-    fn fail_unsent(&self, cause: &Disconnect) {
-        let unsent = std::mem::take(&mut self.queue.lock().unsent);
-        for entry in unsent {
-            entry.slot.complete(Err(Failure::NotSent(cause.clone())));
+    /// If there are other nodes, moves unsent publishes there. Otherwise they wait here, except cancelled ones.
+    fn hand_over(self: &Arc<Self>, cause: &Disconnect, pool: &Pool) {
+        if pool.has_alternatives() {
+            pool.settle(self, |taken| self.take_unsent(taken, cause));
+            return;
         }
+        let mut queue = self.queue.lock();
+        let Queue { unsent, unsent_bytes, .. } = &mut *queue;
+        unsent.retain(|pending| !pending.is_done());
+        *unsent_bytes = unsent.iter().map(|pending| pending.publication.body_bytes()).sum();
     }
 
-    fn close(&self) {
+    fn take_unsent(&self, taken: &mut Taken, cause: &Disconnect) {
+        let mut queue = self.queue.lock();
+        queue.unsent_bytes = 0;
+        let unsent = std::mem::take(&mut queue.unsent);
+        taken.failed.extend(unsent.into_iter().map(|pending| (pending, Failure::NotSent(cause.clone()))));
+    }
+
+    fn close(self: &Arc<Self>, pool: &Pool) {
         self.queue.lock().closed = true;
-        self.fail_unanswered(&Disconnect::Stopped);
-        self.fail_unsent(&Disconnect::Stopped);
         self.status.send_replace(Status::Failed(self.stopped_error()));
+        pool.settle(self, |taken| {
+            self.take_unanswered(taken, || Failure::Unknown(Disconnect::Stopped));
+            self.take_unsent(taken, &Disconnect::Stopped);
+        });
+    }
+}
+
+impl Queue {
+    fn is_due(&self, limits: &BatchLimits) -> bool {
+        self.is_urgent || self.unsent.len() >= limits.messages || self.unsent_bytes >= limits.bytes
+    }
+}
+
+/// The publishes of one write.
+#[derive(Default)]
+struct Burst {
+    publishes: Vec<Arc<Pending>>,
+    /// The number of publishes in each command.
+    commands: Vec<usize>,
+}
+
+impl Burst {
+    /// Appends all commands to `out`, and forgets them.
+    fn encode(&mut self, out: &mut Vec<u8>) {
+        let mut rest = &self.publishes[..];
+        for count in self.commands.drain(..) {
+            let (command, others) = rest.split_at(count);
+            rest = others;
+            match command {
+                [one] => one.publication.encode(out),
+                several => {
+                    Publication::encode_together(several.iter().map(|pending| &pending.publication), out)
+                }
+            }
+        }
+        self.publishes.clear();
     }
 }
 

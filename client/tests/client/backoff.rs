@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nsq::{Config, Consumer, ConsumerState, Delivery, Requeue};
 
-use crate::stub_nsqd::StubNsqd;
 use crate::wait::{soon, until};
+use nsq::test_util::StubNsqd;
 
 fn quick() -> Config {
     Config::new()

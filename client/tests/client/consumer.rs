@@ -7,15 +7,29 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use nsq::{
-    AnswerError, Config, ConfigError, Consumer, ConsumerState, Delivery, Disconnect, Event, Handler,
-    IntoOutcome, Outcome, Requeue, StartError,
+    AnswerError, Config, ConfigError, Consumer, ConsumerState, DeadLetter, Delivery, Disconnect, Event,
+    Handler, HandlerError, Outcome, Requeue, StartError,
 };
-use nsq_protocol::{ErrorCode, ProtocolError};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::stub_nsqd::{Script, StubNsqd};
 use crate::wait::{PATIENCE, soon, until};
+use nsq::test_util::{Script, StubNsqd};
+
+/// The next event that `pick` accepts.
+async fn event<T>(
+    events: &mut tokio::sync::broadcast::Receiver<Event>,
+    mut pick: impl FnMut(Event) -> Option<T>,
+) -> T {
+    let picked = async {
+        loop {
+            if let Some(picked) = pick(events.recv().await.unwrap()) {
+                return picked;
+            }
+        }
+    };
+    soon("event", picked).await
+}
 
 fn numbers(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|n| n.to_string())
@@ -54,7 +68,8 @@ async fn handler_gets_every_message_once() {
 async fn async_closures_and_structs_are_handlers() {
     struct Counting(Arc<AtomicUsize>);
     impl Handler for Counting {
-        async fn handle(&self, message: Delivery) -> impl IntoOutcome {
+        type Output = Outcome;
+        async fn handle(&self, message: Delivery) -> Outcome {
             self.0.fetch_add(message.body().len(), Ordering::Relaxed);
             Outcome::Finish
         }
@@ -184,12 +199,14 @@ async fn an_nsqd_that_takes_no_rejections_gets_a_requeue() {
 async fn messages_beyond_max_attempts_are_passed_to_gave_up() {
     struct Failing(Arc<Mutex<Vec<u16>>>, Arc<Mutex<Vec<u16>>>);
     impl Handler for Failing {
-        async fn handle(&self, message: Delivery) -> impl IntoOutcome {
+        type Output = Result<(), &'static str>;
+        async fn handle(&self, message: Delivery) -> Self::Output {
             self.0.lock().push(message.attempts());
-            Err::<(), _>("no")
+            Err("no")
         }
-        async fn gave_up(&self, message: Delivery) {
+        async fn gave_up(&self, message: Delivery) -> Result<(), HandlerError> {
             self.1.lock().push(message.attempts());
+            if message.attempts() < 6 { Err("the store is full".into()) } else { Ok(()) }
         }
     }
     let nsqd = StubNsqd::start().await;
@@ -203,10 +220,21 @@ async fn messages_beyond_max_attempts_are_passed_to_gave_up() {
         .handler(Failing(Arc::clone(&handled), Arc::clone(&gave_up)))
         .start()
         .unwrap();
+    let mut events = consumer.events();
     until("FIN", || nsqd.count("FIN"), |count| *count == 1).await;
     assert_eq!(*handled.lock(), [1, 2, 3]);
-    assert_eq!(*gave_up.lock(), [4]);
-    assert_eq!((consumer.stats().gave_up, consumer.stats().requeued), (1, 3));
+    assert_eq!(*gave_up.lock(), [4, 5, 6], "a message that cannot be stored is requeued, not lost");
+    assert_eq!((consumer.stats().gave_up, consumer.stats().requeued), (1, 5));
+    let failure = event(&mut events, |event| match event {
+        Event::GiveUpFailed { attempts, error, .. } => Some((attempts, error.to_string())),
+        _ => None,
+    });
+    assert_eq!(failure.await, (4, "the store is full".to_owned()));
+    let given_up = event(&mut events, |event| match event {
+        Event::GaveUp { attempts, reason, .. } => Some((attempts, reason)),
+        _ => None,
+    });
+    assert_eq!(given_up.await, (6, "delivered 6 times, more than max_attempts".to_owned()));
 }
 
 #[tokio::test]
@@ -415,8 +443,8 @@ async fn refused_answers_become_events() {
 
 #[tokio::test]
 async fn failures_to_subscribe_are_reported_and_retried() {
-    let error = ProtocolError::new(ErrorCode::SubFailed, "SUB failed consumers for t:c exceeds limit of 1");
-    let nsqd = StubNsqd::with(Script { sub_error: Some(error), ..Script::default() }).await;
+    let error = "E_SUB_FAILED SUB failed consumers for t:c exceeds limit of 1";
+    let nsqd = StubNsqd::with(Script { sub_error: Some(error.into()), ..Script::default() }).await;
     let messages = Consumer::builder("t", "c").nsqd(&nsqd.address).stream().unwrap();
     let consumer = messages.consumer();
     match consumer.wait_ready(PATIENCE).await {
@@ -483,4 +511,345 @@ async fn identify_carries_the_settings() {
     ] {
         assert!(identify.contains(part), "{part} in {identify}");
     }
+}
+
+#[tokio::test]
+async fn errors_of_handlers_become_events() {
+    let nsqd = StubNsqd::start().await;
+    let builder = Consumer::builder("t", "c").nsqd(&nsqd.address).set("max_backoff_duration", 0).unwrap();
+    let consumer = builder
+        .handler_fn(|message| async move {
+            match (&message.body()[..], message.attempts()) {
+                (b"bad", _) => Err(HandlerError::permanent("no such tenant")),
+                (_, 1) => Err(std::io::Error::other("disk full").into()),
+                _ => Ok(()),
+            }
+        })
+        .start()
+        .unwrap();
+    let mut events = consumer.events();
+    nsqd.offer(["x"]);
+    let failed = event(&mut events, |event| match event {
+        Event::HandlerFailed { id, node, attempts, error } => Some((id, node, attempts, error)),
+        _ => None,
+    });
+    let (id, node, attempts, error) = failed.await;
+    assert_eq!((id.to_string().len(), &*node, attempts), (16, &*nsqd.address, 1));
+    assert_eq!(error.to_string(), "disk full");
+    assert!(error.inner().downcast_ref::<std::io::Error>().is_some());
+    until("FIN", || nsqd.count("FIN"), |count| *count == 1).await;
+    nsqd.offer(["bad"]);
+    let reason = event(&mut events, |event| match event {
+        Event::GaveUp { reason, .. } => Some(reason),
+        _ => None,
+    });
+    assert_eq!(reason.await, "no such tenant");
+    until("FIN", || nsqd.count("FIN"), |count| *count == 2).await;
+    let stats = consumer.stats();
+    assert_eq!((stats.failed, stats.requeued, stats.gave_up), (2, 1, 1));
+}
+
+#[tokio::test]
+async fn closures_with_state_and_shared_handlers_are_handlers() {
+    struct Counting(AtomicUsize);
+    impl Handler for Counting {
+        type Output = ();
+        async fn handle(&self, _: Delivery) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let nsqd = StubNsqd::start().await;
+    let builder = Consumer::builder("t", "c").nsqd(&nsqd.address);
+    let shared = Arc::new(Counting(AtomicUsize::new(0)));
+    nsqd.offer(["a"]);
+    let first = builder.clone().handler(Arc::clone(&shared)).start().unwrap();
+    until("handled", || shared.0.load(Ordering::Relaxed), |count| *count == 1).await;
+    first.shutdown(Duration::from_secs(1)).await;
+    nsqd.offer(["b"]);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let _second = builder
+        .handler_with(Arc::clone(&seen), |seen, message| async move {
+            seen.lock().push(message.body().clone());
+            String::from_utf8(message.body().to_vec()).map(drop)
+        })
+        .start()
+        .unwrap();
+    until("handled", || nsqd.count("FIN"), |count| *count == 2).await;
+    assert_eq!(seen.lock()[0], "b");
+}
+
+fn short_timeout_script() -> Script {
+    let identify_reply = r#"{"msg_timeout":200,"max_msg_timeout":60000}"#.to_owned();
+    Script { identify_reply, ..Script::default() }
+}
+
+/// Handles a message until the gate opens.
+fn gated(gate: &Arc<Semaphore>) -> impl Handler + use<> {
+    let gate = Arc::clone(gate);
+    move |_: Delivery| {
+        let gate = Arc::clone(&gate);
+        async move { gate.acquire_owned().await.unwrap().forget() }
+    }
+}
+
+#[tokio::test]
+async fn keep_alive_touches_while_the_handler_runs() {
+    let nsqd = StubNsqd::with(short_timeout_script()).await;
+    nsqd.offer(["x"]);
+    let gate = Arc::new(Semaphore::new(0));
+    let builder = Consumer::builder("t", "c").nsqd(&nsqd.address).keep_alive(true);
+    let consumer = builder.handler(gated(&gate)).start().unwrap();
+    let mut events = consumer.events();
+    // Each touch is sent before the deadline that the one before has set.
+    until("touches", || nsqd.count("TOUCH"), |count| *count >= 4).await;
+    gate.add_permits(1);
+    until("FIN", || nsqd.count("FIN"), |count| *count == 1).await;
+    let touches = nsqd.count("TOUCH");
+    consumer.shutdown(Duration::from_secs(1)).await;
+    assert_eq!(nsqd.count("TOUCH"), touches, "no touch after the answer");
+    assert!(touches < 100);
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, Event::AnswerFailed { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn late_answers_become_events_and_refused_ones_do_not_count() {
+    let nsqd = StubNsqd::with(Script { fin_fails: true, ..short_timeout_script() }).await;
+    nsqd.offer(["x"]);
+    let gate = Arc::new(Semaphore::new(0));
+    let builder = Consumer::builder("t", "c").nsqd(&nsqd.address);
+    let consumer = builder.handler(gated(&gate)).start().unwrap();
+    let mut events = consumer.events();
+    until("delivered", || nsqd.in_flight(), |count| *count == 1).await;
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    gate.add_permits(1);
+    let late = event(&mut events, |event| match event {
+        Event::Late { node, attempts, late_by, .. } => Some((node, attempts, late_by)),
+        _ => None,
+    });
+    let (node, attempts, late_by) = late.await;
+    assert_eq!((&*node, attempts), (&*nsqd.address, 1));
+    assert!(late_by > Duration::ZERO && late_by < PATIENCE);
+    until("refused", || consumer.stats().refused_answers, |count| *count == 1).await;
+    assert_eq!(consumer.stats().finished, 0, "nsqd has not finished it");
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_too_long_ends_and_its_message_is_requeued() {
+    struct Slow(Arc<AtomicUsize>);
+    struct Dropped(Arc<AtomicUsize>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    impl Handler for Slow {
+        type Output = ();
+        async fn handle(&self, message: Delivery) {
+            let _dropped = Dropped(Arc::clone(&self.0));
+            if message.attempts() == 1 {
+                std::future::pending().await
+            }
+        }
+    }
+    let nsqd = StubNsqd::start().await;
+    nsqd.offer(["x"]);
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let consumer = Consumer::builder("t", "c")
+        .nsqd(&nsqd.address)
+        .set("max_backoff_duration", 0)
+        .unwrap()
+        .handler_timeout(Duration::from_millis(50))
+        .handler(Slow(Arc::clone(&dropped)))
+        .start()
+        .unwrap();
+    let mut events = consumer.events();
+    let error = event(&mut events, |event| match event {
+        Event::HandlerFailed { error, .. } => Some(error.to_string()),
+        _ => None,
+    });
+    assert_eq!(error.await, "the handler did not end within 50ms (handler_timeout)");
+    until("FIN", || nsqd.count("FIN"), |count| *count == 1).await;
+    assert_eq!((dropped.load(Ordering::Relaxed), nsqd.count("REQ")), (2, 1));
+}
+
+#[tokio::test]
+async fn answers_on_a_lost_connection_are_counted_apart() {
+    let nsqd = StubNsqd::start().await;
+    nsqd.offer(["x"]);
+    let mut messages = Consumer::builder("t", "c").nsqd(&nsqd.address).stream().unwrap();
+    let message = soon("message", messages.next()).await.unwrap();
+    nsqd.hang_up();
+    until("again", || nsqd.state().connections_made, |count| *count == 2).await;
+    assert_eq!(message.finish(), Err(AnswerError::ConnectionLost));
+    let stats = messages.consumer().stats();
+    assert_eq!((stats.finished, stats.lost_answers), (0, 1));
+}
+
+#[tokio::test]
+async fn concurrency_can_be_changed() {
+    let nsqd = StubNsqd::start().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let (running, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let state = (Arc::clone(&gate), Arc::clone(&running), Arc::clone(&peak));
+    let consumer = Consumer::builder("t", "c")
+        .nsqd(&nsqd.address)
+        .max_in_flight(100)
+        .concurrency(2)
+        .handler_with(state, |(gate, running, peak), _| async move {
+            peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            gate.acquire_owned().await.unwrap().forget();
+            running.fetch_sub(1, Ordering::SeqCst);
+        })
+        .start()
+        .unwrap();
+    nsqd.offer(numbers(40));
+    let now_running = || running.load(Ordering::SeqCst);
+    until("two", now_running, |count| *count == 2).await;
+    consumer.set_concurrency(8);
+    until("eight", now_running, |count| *count == 8).await;
+    consumer.set_concurrency(1);
+    gate.add_permits(8);
+    // Of the eight, seven end, and one goes on.
+    until("FINs", || nsqd.count("FIN"), |count| *count == 8).await;
+    until("one", now_running, |count| *count == 1).await;
+    peak.store(0, Ordering::SeqCst);
+    gate.add_permits(32);
+    until("all", || nsqd.count("FIN"), |count| *count == 40).await;
+    assert!(peak.load(Ordering::SeqCst) <= 1);
+}
+
+#[tokio::test]
+async fn batches_are_full_waited_for_or_starved() {
+    let nsqd = StubNsqd::start().await;
+    let builder = || Consumer::builder("t", "c").nsqd(&nsqd.address).set("max_backoff_duration", 0).unwrap();
+    assert!(matches!(
+        builder().max_in_flight(5).batches(6, Duration::from_secs(1)).map(drop),
+        Err(StartError::Config(ConfigError::Conflict(_)))
+    ));
+    let mut batches = builder().max_in_flight(25).batches(10, Duration::from_secs(60)).unwrap();
+    nsqd.offer(numbers(25));
+    let (first, second) = (batches.next().await.unwrap(), batches.next().await.unwrap());
+    // The third cannot fill: all 25 are in flight.
+    let third = soon("starved", batches.next()).await.unwrap();
+    assert_eq!([first.len(), second.len(), third.len()], [10, 10, 5]);
+    for batch in [first, second] {
+        batch.finish().unwrap();
+    }
+    third.requeue(Requeue::Now).unwrap();
+    // These five do not fill a batch. Dropping the future that waits for more loses none of them.
+    until("again", || batches.consumer().stats().in_flight, |count| *count == 5).await;
+    for _ in 0..2 {
+        let next = tokio::time::timeout(Duration::from_millis(50), batches.next());
+        assert!(next.await.is_err());
+    }
+    drop(batches);
+    let mut quick = builder().batches(10, Duration::from_millis(20)).unwrap();
+    let waited = soon("waited", quick.next()).await.unwrap();
+    assert!((1..=5).contains(&waited.len()), "{waited:?}");
+    waited.into_messages().into_iter().for_each(|message| message.finish().unwrap());
+}
+
+#[tokio::test]
+async fn dead_letters_are_published_before_their_message_is_finished() {
+    let (nsqd, store) = (StubNsqd::start().await, StubNsqd::start().await);
+    let dead = nsq::Producer::builder().nsqd(&store.address).build().unwrap().topic("t.dead").unwrap();
+    let consumer = Consumer::builder("t", "c")
+        .nsqd(&nsqd.address)
+        .set("max_backoff_duration", 0)
+        .unwrap()
+        .dead_letter(DeadLetter::Topic(dead))
+        .handler_fn(|message| async move {
+            match &message.body()[..] {
+                b"bad" => Ok(Outcome::give_up("no such tenant")),
+                _ => Err("it fails"),
+            }
+        })
+        .start()
+        .unwrap();
+    nsqd.offer(["bad"]);
+    until("FIN", || nsqd.count("FIN"), |count| *count == 1).await;
+    nsqd.offer(["failing"]);
+    until("FIN", || nsqd.count("FIN"), |count| *count == 2).await;
+    assert_eq!(store.bodies(), ["bad", "failing"]);
+    assert_eq!(store.state().published[0].topic, "t.dead");
+    assert_eq!((nsqd.count("REQ"), consumer.stats().gave_up), (5, 2), "max_attempts is 5 with dead letters");
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_cannot_be_published_requeues_its_message() {
+    let refusing = StubNsqd::with(Script { refused_topic: Some("t.dead".into()), ..Script::default() }).await;
+    let nsqd = StubNsqd::start().await;
+    let dead = nsq::Producer::new(&refusing.address).unwrap().topic("t.dead").unwrap();
+    let consumer = Consumer::builder("t", "c")
+        .nsqd(&nsqd.address)
+        .set("max_backoff_duration", 0)
+        .unwrap()
+        .dead_letter(DeadLetter::Topic(dead))
+        .handler_fn(|_| async { Outcome::give_up("never") })
+        .start()
+        .unwrap();
+    let mut events = consumer.events();
+    nsqd.offer(["x"]);
+    let error = event(&mut events, |event| match event {
+        Event::GiveUpFailed { error, .. } => Some(error.to_string()),
+        _ => None,
+    });
+    assert!(error.await.contains("E_BAD_TOPIC"));
+    until("requeued", || nsqd.count("REQ"), |count| *count >= 1).await;
+    refusing.state().script.refused_topic = None;
+    until("FIN", || nsqd.count("FIN"), |count| *count == 1).await;
+    assert_eq!(refusing.bodies(), ["x"]);
+}
+
+#[tokio::test]
+async fn the_server_makes_dead_letters_of_rejected_messages() {
+    let identify_reply = r#"{"features":["reject"],"msg_timeout":60000,"max_msg_timeout":900000}"#.to_owned();
+    let nsqd = StubNsqd::with(Script { identify_reply, ..Script::default() }).await;
+    let consumer = Consumer::builder("t", "c")
+        .nsqd(&nsqd.address)
+        .dead_letter(DeadLetter::Server)
+        .handler_fn(|_| async { Outcome::give_up("no such tenant") })
+        .start()
+        .unwrap();
+    nsqd.offer(["x"]);
+    let seen = until("REJ", || nsqd.received("REJ"), |seen| seen.len() == 1).await;
+    assert!(seen[0].ends_with(" no such tenant"), "{seen:?}");
+    until("gave up", || consumer.stats().gave_up, |count| *count == 1).await;
+    assert_eq!(nsqd.count("FIN"), 0);
+}
+
+/// nsqd delivers a finished message again, because its FIN came too late or got lost.
+#[tokio::test]
+async fn finished_messages_are_not_handled_twice() {
+    let nsqd = StubNsqd::with(Script { fin_fails: true, ..Script::default() }).await;
+    let handled = Arc::new(AtomicUsize::new(0));
+    let consumer = Consumer::builder("t", "c")
+        .nsqd(&nsqd.address)
+        .remember_finished(100)
+        .handler_with(Arc::clone(&handled), |handled, _| async move {
+            handled.fetch_add(1, Ordering::Relaxed);
+        })
+        .start()
+        .unwrap();
+    nsqd.offer(["x"]);
+    until("refused", || consumer.stats().refused_answers, |count| *count == 1).await;
+    // The stub delivers under the same id, as nsqd does.
+    nsqd.state().script.fin_fails = false;
+    nsqd.redeliver();
+    until("finished", || consumer.stats().duplicates, |count| *count == 1).await;
+    until("FIN", || nsqd.in_flight(), |count| *count == 0).await;
+    assert_eq!(handled.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn handlers_receive_at_most_so_many_messages_per_second() {
+    let nsqd = StubNsqd::start().await;
+    nsqd.offer(numbers(31));
+    let started_at = std::time::Instant::now();
+    let builder = Consumer::builder("t", "c").nsqd(&nsqd.address).concurrency(4).rate_limit(50.0);
+    let _consumer = builder.handler_fn(|_| async {}).start().unwrap();
+    until("all", || nsqd.count("FIN"), |count| *count == 31).await;
+    assert!(started_at.elapsed() >= Duration::from_millis(350), "{:?}", started_at.elapsed());
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use nsq::{Config, Consumer, ConsumerState, MessageStream, StartError};
 
 use crate::stub_http::{StubHttp, producer};
-use crate::stub_nsqd::StubNsqd;
 use crate::wait::{PATIENCE, until};
+use nsq::test_util::StubNsqd;
 
 fn consume(lookupds: &[&StubHttp]) -> MessageStream {
     let addresses: Vec<String> = lookupds.iter().map(|lookupd| lookupd.address.clone()).collect();
@@ -47,6 +47,41 @@ async fn several_lookupds_are_queried_concurrently_and_merged() {
     until("both", || connected(&messages), |count| *count == 2).await;
     assert!(started_at.elapsed() < Duration::from_secs(3));
     assert_eq!(lookupds[3].lines()[0], "GET /lookup?topic=t%23ephemeral");
+}
+
+/// One of two lookupds accepts connections and never answers. With the default timeouts, the consumer waits for it for 5 s.
+#[tokio::test]
+async fn a_lookupd_that_hangs_delays_nothing() {
+    let nsqd = StubNsqd::start().await;
+    nsqd.offer(["x"]);
+    let lookupds = [StubHttp::hanging().await, StubHttp::lookupd([nsqd.address.as_str()]).await];
+    let addresses = [lookupds[0].address.clone(), lookupds[1].address.clone()];
+    let started_at = Instant::now();
+    let mut messages = Consumer::builder("t", "c").lookupd(addresses).stream().unwrap();
+    messages.consumer().wait_ready(PATIENCE).await.unwrap();
+    messages.next().await.unwrap().finish().unwrap();
+    // It takes some milliseconds; a loaded machine may need more.
+    assert!(started_at.elapsed() < Duration::from_secs(1), "{:?}", started_at.elapsed());
+}
+
+/// The poll interval is a minute, and the topic does not exist yet.
+#[tokio::test]
+async fn a_topic_that_is_created_later_is_found_soon() {
+    let nsqd = StubNsqd::start().await;
+    let lookupds = [StubHttp::hanging().await, StubHttp::start().await];
+    let addresses = [lookupds[0].address.clone(), lookupds[1].address.clone()];
+    let messages = Consumer::builder("orders", "c").lookupd(addresses).stream().unwrap();
+    let error = messages.consumer().wait_ready(Duration::from_millis(300)).await.unwrap_err();
+    let StartError::Timeout { topic, lookupds: asked, nsqds, .. } = &error else { panic!("{error}") };
+    assert_eq!((&**topic, nsqds.len()), ("orders", 0));
+    assert_eq!(*asked, lookupds.each_ref().map(|lookupd| lookupd.address.clone()));
+    assert!(error.to_string().contains("lists no nsqd with the topic"), "{error}");
+    until("two lookups", || lookupds[1].lines().len(), |count| *count >= 2).await;
+    lookupds[1].set_nodes([nsqd.address.as_str()]);
+    let started_at = Instant::now();
+    messages.consumer().wait_ready(PATIENCE).await.unwrap();
+    assert!(started_at.elapsed() < Duration::from_secs(8), "polls after 1, 2, 4 s");
+    assert_eq!(lookupds[0].lines().len(), 1, "a lookupd that has not answered is not asked again");
 }
 
 #[tokio::test]
@@ -114,4 +149,21 @@ async fn failing_lookups_are_reported() {
         other => panic!("{other:?}"),
     }
     assert!(matches!(messages.consumer().state(), ConsumerState::Failing(_)));
+}
+
+#[tokio::test]
+async fn nodes_can_be_filtered() {
+    let nsqds = [StubNsqd::start().await, StubNsqd::start().await];
+    let lookupd = StubHttp::lookupd(nsqds.iter().map(|nsqd| nsqd.address.as_str())).await;
+    let wanted = nsqds[1].address.clone();
+    let messages = Consumer::builder("t", "c")
+        .lookupd(&lookupd.address)
+        .set("lookupd_poll_interval", "20ms")
+        .unwrap()
+        .filter_nodes(move |node| wanted.ends_with(&format!(":{}", node.tcp_port)))
+        .stream()
+        .unwrap();
+    until("connected", || connected(&messages), |count| *count == 1).await;
+    until("more lookups", || lookupd.lines().len(), |count| *count > 5).await;
+    assert_eq!((nsqds[0].state().connections_made, nsqds[1].state().connections_made), (0, 1));
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use nsq::{Consumer, ConsumerState, Delivery, Drain, Unfinished};
 use tokio::sync::Semaphore;
 
-use crate::stub_nsqd::{Script, StubNsqd};
 use crate::wait::{PATIENCE, soon, until};
+use nsq::test_util::{Script, StubNsqd};
 
 /// A consumer whose handlers wait at a gate, with 10 messages in flight, 2 of them being handled.
 async fn busy(script: Script) -> (StubNsqd, Consumer, Arc<Semaphore>) {

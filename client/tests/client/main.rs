@@ -1,9 +1,8 @@
 //! Tests the library against scripted servers in this process, which do what a real nsqd does only when it fails.
 //!
-//! `stub_nsqd` and `stub_http` are the servers, `wait` waits for conditions. Each other module tests one part.
+//! `nsq::test_util` and `stub_http` have the servers, `wait` waits for conditions. Each other module tests one part.
 
 mod stub_http;
-mod stub_nsqd;
 mod wait;
 
 mod admin;
@@ -11,5 +10,6 @@ mod backoff;
 mod consumer;
 mod discovery;
 mod drain;
+mod group;
 mod producer;
 mod trouble;

@@ -1,4 +1,4 @@
-//! A minimal nsqd with one queue for all connections. It respects RDY and can be told to misbehave.
+//! A minimal nsqd in this process, with one queue for all connections. It respects RDY and can be told to misbehave.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,8 +14,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// An nsqd for tests, without files or another process: what is published is recorded, and what is offered is delivered.
+/// Clones are the same nsqd. It runs until [`stop`](StubNsqd::stop), or until its runtime ends.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use nsq::test_util::StubNsqd;
+///
+/// let nsqd = StubNsqd::start().await;
+/// nsq::Producer::new(&nsqd.address)?.publish("orders", "1 apple").await?;
+/// assert_eq!(nsqd.bodies(), ["1 apple"]);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct StubNsqd {
+    /// Where it listens: `127.0.0.1` and a free port.
     pub address: String,
     state: Arc<Mutex<State>>,
     stop: CancellationToken,
@@ -26,6 +39,8 @@ pub struct StubNsqd {
 pub struct Script {
     /// Publishing to this topic is refused with an error that ends the connection.
     pub refused_topic: Option<String>,
+    /// Publishing a message with this body is refused with an error that ends the connection.
+    pub refused_body: Option<String>,
     /// Publishes get no answer.
     pub mute: bool,
     /// The connection ends after this number of publishes. The last one is stored but not answered.
@@ -36,8 +51,8 @@ pub struct Script {
     pub heartbeat: Option<Duration>,
     /// The reply to IDENTIFY.
     pub identify_reply: String,
-    /// The reply to SUB, if not OK.
-    pub sub_error: Option<ProtocolError>,
+    /// The error that SUB gets, such as `E_SUB_FAILED too many consumers`.
+    pub sub_error: Option<String>,
     /// CLS is not confirmed.
     pub ignore_cls: bool,
 }
@@ -46,6 +61,7 @@ impl Default for Script {
     fn default() -> Self {
         Script {
             refused_topic: None,
+            refused_body: None,
             mute: false,
             hang_up_after: None,
             fin_fails: false,
@@ -59,10 +75,14 @@ impl Default for Script {
     }
 }
 
+/// A published message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
+    /// The topic.
     pub topic: String,
+    /// The delay of a deferred message in milliseconds, else 0.
     pub delay_ms: u64,
+    /// The body as text.
     pub body: String,
     /// Messages of the same command have the same number.
     pub command: usize,
@@ -71,15 +91,22 @@ pub struct Published {
 /// A command other than a publish, and its connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Received {
+    /// The number of the connection, from 1.
     pub connection: usize,
+    /// The command without its line feed; IDENTIFY with its JSON.
     pub text: String,
 }
 
+/// What the stub does and has seen. Hold the guard only briefly: the stub waits for it.
 #[derive(Default)]
 pub struct State {
+    /// How it misbehaves. Changes apply to the next command.
     pub script: Script,
+    /// The published messages, in their order.
     pub published: Vec<Published>,
+    /// The other commands, in their order.
     pub received: Vec<Received>,
+    /// The number of connections that were opened.
     pub connections_made: usize,
     /// The highest number of messages in flight, over all connections.
     pub max_in_flight_seen: usize,
@@ -103,18 +130,24 @@ struct Connection {
 }
 
 impl StubNsqd {
+    /// Starts on a free port.
     pub async fn start() -> Self {
         Self::with(Script::default()).await
     }
 
+    /// Starts on a free port, and misbehaves.
     pub async fn with(script: Script) -> Self {
         Self::start_on("127.0.0.1:0", script).await
     }
 
     /// Starts on a given address, for example again after a stop.
+    ///
+    /// # Panics
+    ///
+    /// If the address is in use.
     pub async fn start_on(address: &str, script: Script) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let listener = TcpListener::bind(address).await.expect("a free address");
+        let address = listener.local_addr().expect("it is bound").to_string();
         let state = Arc::new(Mutex::new(State { script, ..State::default() }));
         let stop = CancellationToken::new();
         let stub = StubNsqd { address, state, stop };
@@ -134,6 +167,7 @@ impl StubNsqd {
         stub
     }
 
+    /// What it does and has seen.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
@@ -152,18 +186,22 @@ impl StubNsqd {
         named.map(|r| r.text.clone()).collect()
     }
 
+    /// The number of commands with this name.
     pub fn count(&self, name: &str) -> usize {
         self.received(name).len()
     }
 
+    /// The bodies of the published messages, in their order.
     pub fn bodies(&self) -> Vec<String> {
         self.state().published.iter().map(|p| p.body.clone()).collect()
     }
 
+    /// The number of messages that are delivered and not answered.
     pub fn in_flight(&self) -> usize {
         self.state().in_flight.len()
     }
 
+    /// The number of messages that wait for a consumer.
     pub fn waiting(&self) -> usize {
         self.state().waiting.len()
     }
@@ -173,6 +211,19 @@ impl StubNsqd {
         self.state().connections.values().map(|connection| connection.rdy).collect()
     }
 
+    /// Delivers the messages in flight once more, with their ids, as nsqd does after their timeout.
+    pub fn redeliver(&self) {
+        let mut state = self.state();
+        let again: Vec<(MessageId, usize, Queued)> =
+            state.in_flight.iter().map(|(id, (owner, message))| (*id, *owner, message.clone())).collect();
+        for (id, owner, mut message) in again {
+            message.attempts += 1;
+            state.send(owner, message_frame(id, &message));
+            state.in_flight.insert(id, (owner, message));
+        }
+    }
+
+    /// Closes all connections.
     pub fn hang_up(&self) {
         for connection in self.state().connections.values() {
             connection.hang_up.cancel();
@@ -226,7 +277,9 @@ impl StubNsqd {
                 break;
             }
             if !seen_magic && buf.len() >= 4 {
-                assert_eq!(&buf[..4], MAGIC_V2);
+                if &buf[..4] != MAGIC_V2 {
+                    break;
+                }
                 buf.drain(..4);
                 seen_magic = true;
             }
@@ -239,8 +292,9 @@ impl StubNsqd {
         let lost: Vec<MessageId> =
             state.in_flight.iter().filter(|(_, (owner, _))| *owner == id).map(|(id, _)| *id).collect();
         for id in lost {
-            let (_, message) = state.in_flight.remove(&id).unwrap();
-            state.waiting.push_back(message);
+            if let Some((_, message)) = state.in_flight.remove(&id) {
+                state.waiting.push_back(message);
+            }
         }
         state.deliver();
     }
@@ -293,7 +347,9 @@ impl State {
             }
             Command::Sub { .. } => match self.script.sub_error.clone() {
                 Some(error) => {
-                    self.send_error(connection, &error);
+                    let mut frame = Vec::new();
+                    put_frame(&mut frame, FrameType::Error, error.as_bytes());
+                    self.send(connection, frame);
                     return false;
                 }
                 None => self.send(connection, response(b"OK")),
@@ -355,6 +411,11 @@ impl State {
             self.send_error(connection, &ProtocolError::new(ErrorCode::BadTopic, text));
             return false;
         }
+        let refused = self.script.refused_body.as_ref();
+        if refused.is_some_and(|refused| bodies.contains(&refused.as_bytes())) {
+            self.send_error(connection, &ProtocolError::new(ErrorCode::BadMessage, "bad message"));
+            return false;
+        }
         self.publishes += 1;
         for body in bodies {
             let body = String::from_utf8_lossy(body).into_owned();
@@ -383,14 +444,7 @@ impl State {
                 message.attempts += 1;
                 self.next_message += 1;
                 let message_id = MessageId::from_u64(self.next_message);
-                let mut frame = Vec::new();
-                put_message_frame(
-                    &mut frame,
-                    1_700_000_000_000_000_000,
-                    message.attempts,
-                    message_id,
-                    &message.body,
-                );
+                let frame = message_frame(message_id, &message);
                 self.send(*id, frame);
                 self.in_flight.insert(message_id, (*id, message));
                 self.max_in_flight_seen = self.max_in_flight_seen.max(self.in_flight.len());
@@ -408,14 +462,25 @@ impl State {
         self.send(connection, frame);
     }
 
-    pub fn send(&self, connection: usize, bytes: Vec<u8>) {
+    /// Sends a response frame on a connection.
+    pub fn respond(&self, connection: usize, data: &[u8]) {
+        self.send(connection, response(data));
+    }
+
+    fn send(&self, connection: usize, bytes: Vec<u8>) {
         if let Some(connection) = self.connections.get(&connection) {
             let _ = connection.out.send(bytes);
         }
     }
 }
 
-pub fn response(data: &[u8]) -> Vec<u8> {
+fn message_frame(id: MessageId, message: &Queued) -> Vec<u8> {
+    let mut frame = Vec::new();
+    put_message_frame(&mut frame, 1_700_000_000_000_000_000, message.attempts, id, &message.body);
+    frame
+}
+
+fn response(data: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     put_frame(&mut frame, FrameType::Response, data);
     frame

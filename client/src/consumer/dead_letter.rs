@@ -1,0 +1,55 @@
+//! Where messages go that are given up.
+
+use std::sync::Arc;
+
+use super::message::Delivery;
+use crate::error::{HandlerError, PublishError};
+use crate::producer::{NewMessage, Topic};
+
+/// What happens to a message that is given up, after `max_attempts` or by
+/// [`Outcome::GiveUp`](super::Outcome::GiveUp). If it fails, the message is requeued: it is never lost.
+#[derive(Clone, Debug)]
+pub enum DeadLetter {
+    /// Publish the body to this topic, from [`Producer::topic`](crate::Producer::topic), then finish the message. The dead
+    /// letter has the headers of the message, if the consumer [requests them](crate::Config::headers), and `dead-reason`,
+    /// `dead-topic`, `dead-channel`, `dead-id` and `dead-attempts`; without headers if the nsqd does not support them.
+    Topic(Topic),
+    /// Reject the message: nsqd moves it to the dead-letter topic of the channel. See
+    /// [`Message::reject`](super::Message::reject); NSQ's own nsqd does not support it.
+    Server,
+}
+
+/// Publishes a dead letter.
+pub(super) async fn publish(topic: &Topic, message: &Delivery, reason: &str) -> Result<(), HandlerError> {
+    let own = [
+        ("dead-reason", one_line(reason)),
+        ("dead-topic", message.topic().to_owned()),
+        ("dead-channel", message.channel().to_owned()),
+        ("dead-id", message.id().to_string()),
+        ("dead-attempts", message.attempts().to_string()),
+    ];
+    let body = message.body();
+    let mut letter = NewMessage::new(body.clone());
+    if let Some(headers) = message.headers() {
+        let kept = headers.iter().filter(|(name, _)| {
+            let is_from_nsqd = name.starts_with("nsq-");
+            !is_from_nsqd && !own.iter().any(|(own, _)| own == name)
+        });
+        letter = kept.fold(letter, |letter, (name, value)| letter.header(name, value));
+    }
+    let letter = own.into_iter().fold(letter, |letter, (name, value)| letter.header(name, value));
+    match topic.publish(letter).await {
+        Err(PublishError::HeadersUnsupported { .. }) => topic.publish(body.clone()).await.map(drop)?,
+        published => published.map(drop)?,
+    }
+    Ok(())
+}
+
+/// A header value is one line.
+fn one_line(reason: &str) -> String {
+    let cut =
+        Arc::<str>::from(reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>());
+    cut.chars().take(MAX_REASON_CHARS).collect()
+}
+
+const MAX_REASON_CHARS: usize = 500;

@@ -1,0 +1,67 @@
+//! A handle for publishing to one topic.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::publication::{Publication, TopicText};
+use super::{NewMessage, Producer, PublishFuture, Receipt};
+use crate::error::{BatchError, PublishError};
+
+/// Publishes to one topic: from [`Producer::topic`]. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    producer: Producer,
+    name: TopicText,
+}
+
+impl Topic {
+    pub(super) fn new(producer: Producer, name: TopicText) -> Self {
+        Topic { producer, name }
+    }
+
+    /// The name of the topic.
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// As [`Producer::publish`].
+    pub async fn publish(&self, message: impl Into<NewMessage>) -> Result<Receipt, PublishError> {
+        self.producer.publish_now(Publication::new(self.name, message.into())?).await
+    }
+
+    /// As [`Producer::publish_deferred`].
+    pub async fn publish_deferred(
+        &self,
+        delay: Duration,
+        body: impl Into<Bytes>,
+    ) -> Result<Receipt, PublishError> {
+        self.publish(NewMessage::new(body).delay(delay)).await
+    }
+
+    /// As [`Producer::publish_many`].
+    pub async fn publish_many<B: Into<Bytes>>(
+        &self,
+        bodies: impl IntoIterator<Item = B>,
+    ) -> Result<(), BatchError> {
+        self.producer.publish_many(self.name(), bodies).await
+    }
+
+    /// As [`Producer::publish_each`].
+    pub async fn publish_each<M: Into<NewMessage>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Vec<Result<Receipt, PublishError>> {
+        self.producer.publish_each(self.name(), messages).await
+    }
+
+    /// As [`Producer::send`].
+    pub fn send(&self, message: impl Into<NewMessage>) -> Result<PublishFuture, PublishError> {
+        self.producer.send_to(self.name, message.into())
+    }
+
+    /// As [`Producer::enqueue`].
+    pub async fn enqueue(&self, message: impl Into<NewMessage>) -> Result<PublishFuture, PublishError> {
+        self.producer.wait_and_queue(Publication::new(self.name, message.into())?.batchable(true)).await
+    }
+}
