@@ -1,36 +1,66 @@
 //! The command line: commands, flags and their help texts.
 
 use clap::{Args, Parser, Subcommand};
-use clap_complete::Shell;
+use clap_complete::ArgValueCandidates;
 
+use crate::bridge::{to_file, to_http, to_nsq};
+use crate::command::admin::AdminFlags;
+use crate::command::api::ApiFlags;
 use crate::command::auth::TokenFlags;
 use crate::command::bench::BenchFlags;
 use crate::command::change::DestroyFlags;
+use crate::command::check::{self, CheckFlags, DoctorFlags};
+use crate::command::client::{self, ChannelClientsFlags, ClientCommand};
+use crate::command::cluster_state::{self, ClusterCommand};
+use crate::command::completion::{self, Shell};
 use crate::command::create::{CreateChannelFlags, CreateTopicFlags};
 use crate::command::data::DataCommand;
 use crate::command::dead::DeadCommand;
 use crate::command::dev::DevFlags;
+use crate::command::drain::DrainFlags;
+use crate::command::explain::ExplainFlags;
+use crate::command::find::FindFlags;
+use crate::command::graph::GraphFlags;
+use crate::command::help::HelpFlags;
+use crate::command::inspect::message::MessageCommand;
+use crate::command::inspect::peek::{self, PeekFlags};
+use crate::command::inspect::why::{self, WhyFlags};
+use crate::command::lookup::{self, LookupCommand};
 use crate::command::manual::ManualFlags;
+use crate::command::node::{ConfigCommand, NodeArgument, TombstoneFlags};
 use crate::command::policy::{PolicyCommand, SetFlags};
+use crate::command::profile::{self, ProfileCommand};
 use crate::command::publish::PublishFlags;
 use crate::command::retention::{RetainFlags, SeekFlags};
+use crate::command::rtt::RttFlags;
 use crate::command::stat::StatFlags;
 use crate::command::subscribe::SubscribeFlags;
+use crate::command::support::SupportFlags;
+use crate::command::tail::TailFlags;
+use crate::command::top::{self, TopFlags};
+use crate::command::transfer::{self, TransferFlags};
+use crate::command::undo::UndoFlags;
+use crate::command::version::VersionFlags;
+use crate::command::wait::WaitFlags;
+use crate::compat::CompatFlags;
 use crate::names::{ChannelArgument, TopicArgument};
+use crate::output::OutputFlags;
 use crate::security::SecurityFlags;
 use crate::targets::TargetFlags;
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly done (stderr names the failed nodes),
-4 topic, channel, node or directory not found, 5 refused, 6 no daemon reachable, 7 damaged data, 130 interrupted.";
+4 topic, channel, node or directory not found, 5 refused, 6 no daemon reachable,
+7 time ran out before a condition was met, or data is damaged, 130 interrupted.";
 
 /// Publish, consume, administer and watch an NSQ cluster.
 #[derive(Debug, Parser)]
-#[command(name = "nsq", version, after_help = EXIT_CODES)]
+#[command(name = "nsq", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
 pub struct Cli {
-    /// Print JSON with the field names of the HTTP API.
-    #[arg(long, global = true)]
-    pub json: bool,
+    #[command(flatten)]
+    pub output: OutputFlags,
+    #[command(flatten)]
+    pub profile: ProfileFlags,
     #[command(flatten)]
     pub targets: TargetFlags,
     #[command(flatten)]
@@ -39,16 +69,47 @@ pub struct Cli {
     pub command: Command,
 }
 
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Where the cluster is")]
+pub struct ProfileFlags {
+    /// Named cluster: see `nsq profile`.
+    #[arg(long, short, global = true, value_name = "NAME", env = "NSQ_PROFILE",
+          add = ArgValueCandidates::new(completion::profiles))]
+    pub profile: Option<String>,
+    /// With --yes, do not ask before a destructive command in this protected profile.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub protected_ok: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run nsqlookupd and nsqd in one process, for development and experiments.
+    /// Run nsqlookupds, nsqds and the dashboard in one process, for development and experiments.
     Dev(DevFlags),
+    /// Run the dashboard: the web interface of the cluster.
+    Admin(AdminFlags),
     /// Publish messages from arguments, files or stdin.
     Pub(PublishFlags),
     /// Consume a channel: print its messages and finish them.
     Sub(SubscribeFlags),
+    /// Print new messages of topics, without taking any from consumers.
+    Tail(TailFlags),
+    /// Archive topics in files.
+    ToFile(to_file::Flags),
+    /// Send an HTTP request for each message of a topic.
+    ToHttp(to_http::Flags),
+    /// Publish the messages of topics to other nsqds.
+    ToNsq(to_nsq::Flags),
     /// Show depths, counters and rates of topics and channels across all nodes.
     Stat(StatFlags),
+    /// Watch channels, nodes and problems live.
+    #[command(after_help = top::HELP)]
+    Top(TopFlags),
+    /// Check for problems: a probe for monitoring systems.
+    #[command(after_help = check::CHECK_HELP)]
+    Check(CheckFlags),
+    /// Explain all problems of the cluster, and what to do about them.
+    #[command(after_help = check::DOCTOR_HELP)]
+    Doctor(DoctorFlags),
     /// List, create, delete, pause, unpause or empty topics; set their retention.
     #[command(alias = "topics", subcommand)]
     Topic(TopicCommand),
@@ -58,14 +119,54 @@ pub enum Command {
     /// Explain, check or apply settings of topics and channels.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Bring back the messages that the last empty or seek of a channel dropped.
+    Undo(UndoFlags),
     /// Count, print, move back or delete messages whose attempts are used up.
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// List nodes.
+    /// Look at messages of a channel or topic; changes nothing.
+    #[command(after_help = peek::EXAMPLES)]
+    Peek(PeekFlags),
+    /// Cancel a message, or change when it is delivered.
+    #[command(alias = "messages", subcommand)]
+    Message(MessageCommand),
+    /// Explain why a channel or a message does not move.
+    #[command(after_help = why::EXAMPLES)]
+    Why(WhyFlags),
+    /// List, show, configure, hide or drain nodes.
     #[command(alias = "nodes", subcommand)]
     Node(NodeCommand),
     /// Check the health of daemons.
     Ping,
+    /// Measure round-trip times to all nodes.
+    Rtt(RttFlags),
+    /// List channels for which conditions hold, such as --depth-over 1000 --no-consumers.
+    Find(FindFlags),
+    /// Wait until a topic or channel is empty, or has consumers.
+    Wait(WaitFlags),
+    /// Draw depth and rates of a topic or channel.
+    Graph(GraphFlags),
+    /// List nsqlookupds, show how they differ, or delete registrations that no node has.
+    #[command(alias = "lookups", subcommand, after_help = lookup::EXAMPLES)]
+    Lookup(LookupCommand),
+    /// List connections of consumers and publishers.
+    #[command(alias = "clients", subcommand, after_help = client::EXAMPLES)]
+    Client(ClientCommand),
+    /// Move messages of a channel to a topic, also of another cluster.
+    #[command(after_help = transfer::MOVE_EXAMPLES)]
+    Move(TransferFlags),
+    /// Copy waiting messages of a channel to a topic, also of another cluster.
+    #[command(after_help = transfer::COPY_EXAMPLES)]
+    Copy(TransferFlags),
+    /// Export topics and channels with their settings to a file, or apply one.
+    #[command(subcommand, after_help = cluster_state::EXAMPLES)]
+    Cluster(ClusterCommand),
+    /// Write versions, statistics, settings and metrics to a file, without bodies and secrets.
+    SupportBundle(SupportFlags),
+    /// Send any HTTP request to a node or an nsqlookupd.
+    Api(ApiFlags),
+    /// Explain an error word of the protocol or of HTTP.
+    Explain(ExplainFlags),
     /// Run a load test against nsqd.
     Bench(BenchFlags),
     /// Inspect, verify or export a data directory that no daemon uses.
@@ -74,6 +175,11 @@ pub enum Command {
     /// Create tokens for nsqd's --auth-file.
     #[command(subcommand)]
     Auth(AuthCommand),
+    /// Run a tool of NSQ, such as nsq_tail, with its own flags. Links with its name do the same.
+    Compat(CompatFlags),
+    /// List, show, choose, add, remove or edit named clusters.
+    #[command(subcommand, alias = "profiles", after_help = profile::EXAMPLES)]
+    Profile(ProfileCommand),
     /// Print a shell completion script.
     Completion {
         /// Shell to print the script for; `source <(nsq completion bash)` tries it out.
@@ -81,8 +187,10 @@ pub enum Command {
     },
     /// Write man pages of nsq, nsqd and nsqlookupd to a directory.
     Manual(ManualFlags),
-    /// Print the version.
-    Version,
+    /// Print the version; with --server, those of all daemons.
+    Version(VersionFlags),
+    /// Print the help of a command, or a page: exit-codes, formatting, targets, cheat, migrating.
+    Help(HelpFlags),
 }
 
 /// `nsq topic ...`
@@ -115,8 +223,11 @@ pub enum ChannelCommand {
     #[command(visible_alias = "ls")]
     List {
         /// Topic whose channels to list. [default: all topics]
+        #[arg(add = ArgValueCandidates::new(completion::topics))]
         topic: Option<String>,
     },
+    /// List the connections of a channel's consumers.
+    Clients(ChannelClientsFlags),
     /// Create a channel.
     Create(CreateChannelFlags),
     /// Delete a channel with its messages from all nodes and nsqlookupds.
@@ -139,6 +250,8 @@ pub enum ChannelCommand {
 pub enum AuthCommand {
     /// Create a token; print it with its entry for the token file.
     Token(TokenFlags),
+    /// Read a password from stdin; print its hash for the dashboard's --users-file.
+    Password,
 }
 
 /// `nsq node ...`
@@ -147,6 +260,16 @@ pub enum NodeCommand {
     /// List all nsqds.
     #[command(visible_alias = "ls")]
     List,
+    /// Show one nsqd.
+    #[command(alias = "describe")]
+    Show(NodeArgument),
+    /// Read or change settings of running nsqds.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Hide a node from consumers of a topic for a while; with --delete, also delete the topic there.
+    Tombstone(TombstoneFlags),
+    /// Take a node out of service: it refuses publishes, and consumers go on.
+    Drain(DrainFlags),
 }
 
 #[derive(Debug, Args)]
@@ -209,8 +332,21 @@ mod tests {
             "nsq dead redrive t.dead --id 000000000000002a --rate 10 --max 5 --to u/c --dry-run --no-wait",
             "nsq dead stop t.dead",
             "nsq dead rm t.dead --max 5 -y --dry-run",
+            "nsq node drain a:4151 --wait --wait-timeout 5m --json",
+            "nsq nodes drain a:4151 --stop-draining",
+            "nsq channel seek t/c --to latest --dry-run",
+            "nsq undo t/c --partial --dry-run",
+            "nsq undo t",
             "nsq channel create t c --start id:004000000000002a",
             "nsq sub t c --from earliest",
+            "nsq tail t u -n 3 --grep a.c --sample 10 --since 10m --print-topic --print0",
+            "nsq to-file --topic t --gzip --rotate-size 10 --work-dir=w --record json --empty-files --touch=false",
+            "nsq to-http --topic t --post http://h/ --sample 0.5 --permanent 400,422 --put --nsq-headers -n 5",
+            "nsq to-nsq --topic t --destination-nsqd-tcp-address=h:1 --on-bad-json reject --whitelist-json-field a",
+            "nsq top orders/billing --once --interval 500ms --no-color",
+            "nsq check consumer-gap depth --warn 5 --crit 10.5 --topic t --channel c --format nagios --for 1m",
+            "nsq doctor --config nsq.toml",
+            "nsq compat nsq_tail -topic t --nsqd-tcp-address=a:4150 -h",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -24,8 +24,8 @@ pub enum ExitStatus {
     Refused = 5,
     /// No daemon could be reached.
     Unreachable = 6,
-    /// Something in a data directory is damaged.
-    Damaged = 7,
+    /// A condition is not met: time ran out, or something in a data directory is damaged.
+    NotMet = 7,
     /// Interrupted by SIGINT before the command was done.
     Interrupted = 130,
 }
@@ -44,12 +44,14 @@ pub struct Failure {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// The daemon, file or name that the command was about.
+    pub target: Option<String>,
 }
 
 impl Failure {
     /// A failure without a hint.
     pub fn new(status: ExitStatus, message: impl fmt::Display) -> Self {
-        Failure { status, message: message.to_string(), hint: None }
+        Failure { status, message: message.to_string(), hint: None, target: None }
     }
 
     /// A failure with [`ExitStatus::Failed`].
@@ -79,6 +81,13 @@ impl Failure {
         self
     }
 
+    /// Adds what the command was about.
+    #[must_use]
+    pub fn target(mut self, target: impl Into<String>) -> Self {
+        self.target = Some(target.into());
+        self
+    }
+
     /// The error output for stderr, without `--json`.
     pub fn text(&self) -> String {
         let mut text = format!("nsq: {}\n", printable(&self.message));
@@ -91,7 +100,8 @@ impl Failure {
     /// The error output for stderr with `--json`: one line.
     pub fn json(&self) -> String {
         let code = self.status as u8;
-        format!("{}\n", json!({"error": {"code": code, "message": self.message, "hint": self.hint}}))
+        let Failure { message, hint, target, .. } = self;
+        format!("{}\n", json!({"error": {"code": code, "message": message, "target": target, "hint": hint}}))
     }
 }
 

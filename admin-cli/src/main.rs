@@ -1,8 +1,9 @@
 //! `nsq`: publish, consume, administer and watch an NSQ cluster.
 //!
 //! In reading order: `cli` (the command line), `targets`, `security` and `names` (parsed and validated flags),
-//! `command` (one file per verb), `cluster` (all daemons at once), `sources` (where to publish and consume), `report`
-//! (sums over all nodes), `table`, `body`, `output` (the only file that prints) and `exit_status`.
+//! `profile` (named clusters), `command` (one file per verb), `cluster` (all daemons at once), `sources` (where to publish and
+//! consume), `report` (sums over all nodes), `table`, `body`, `output` (the only module that prints), `patterns` and
+//! `exit_status`. `bridge` moves messages elsewhere. `compat` holds the tools of NSQ under their old names.
 
 mod cli;
 
@@ -22,60 +23,170 @@ mod report;
 
 mod table;
 
+mod profile;
+
+mod progress;
+
 mod body;
 
 mod output;
 
+mod patterns;
+
+mod bridge;
+
+mod compat;
+
 mod exit_status;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use cli::{AuthCommand, ChannelCommand, Cli, Command, NodeCommand, TopicCommand};
 use command::{
-    Context, auth, bench, completion, create, data, dead, delete, dev, empty, list, manual, node, pause,
-    ping, policy, publish, retention, stat, subscribe,
+    Context, Protection, admin, api, auth, bench, check, client, cluster_state, completion, create, data,
+    dead, delete, dev, drain, empty, explain, find, graph, help, inspect, list, lookup, manual, node, pause,
+    ping, policy, publish, retention, rtt, stat, subscribe, support, tail, top, transfer, undo, version,
+    wait,
 };
 use exit_status::{ExitStatus, Failure};
 use names::Object;
 use nsqd::policy::settings::Level;
-use output::Output;
+use output::{Form, Output, OutputForm, Wanted};
 use security::Security;
 use targets::Targets;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut arguments = std::env::args_os();
+    if let Some(line) = admin::called(&std::env::args_os().collect::<Vec<_>>()) {
+        return admin::run(line);
+    }
+    if let Some(tool) = arguments.next().as_ref().and_then(compat::Tool::called_as) {
+        return compat::run(tool, std::env::args_os().collect());
+    }
+    let line: Vec<OsString> = std::env::args_os().collect();
+    if completion::answer(&line) {
+        return ExitCode::SUCCESS;
+    }
+    // Before the flags are known, errors are printed in the form that they seem to ask for.
+    let is_json = line
+        .iter()
+        .any(|word| word.to_str().is_some_and(|word| word == "--json" || word.starts_with("--json=")));
+    let kind = if is_json { OutputForm::Json } else { OutputForm::Table };
+    let early = Output::new(Form { kind, ..Form::default() });
+    // For a monitoring system, the exit code of a wrong command line would be that of a critical state.
+    let is_check_line = check::is_check(line.iter().cloned());
+    let (cli, path) = match parse(line) {
+        Ok(parsed) => parsed,
+        Err(Unparsed::Clap(error)) => {
+            let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            if is_json && !is_help {
+                early.failure(&Failure::usage(error.to_string().trim_start_matches("error: ").trim_end()));
+                return ExitStatus::Usage.into();
+            }
+            if error.use_stderr() && is_check_line {
+                let _ = error.print();
+                return check::UNKNOWN.into();
+            }
+            error.exit()
+        }
+        Err(Unparsed::Failure(failure)) => {
+            early.failure(&failure);
+            return failure.status.into();
+        }
+    };
+    let is_check = matches!(cli.command, Command::Check(_) | Command::Doctor(_));
     // A load test opens thousands of connections. If raising the limit fails, connections beyond it report why they
     // fail.
     let _ = nsq_daemon::open_files::raise();
-    let output = Output::new(cli.json);
+    let wanted = cli.output.resolve(&path, Output::terminals(), |name| std::env::var(name).ok());
+    let output = match wanted {
+        Ok(Wanted::Output(form)) => Output::new(form),
+        Ok(Wanted::Fields(fields)) => {
+            let printed = early.data(fields.join("\n") + "\n");
+            return printed.map_or_else(|failure| failure.status.into(), |()| ExitCode::SUCCESS);
+        }
+        Err(failure) => {
+            early.failure(&failure);
+            return failure.status.into();
+        }
+    };
     run(cli, output).unwrap_or_else(|failure| {
         output.failure(&failure);
-        failure.status.into()
+        if is_check { check::UNKNOWN.into() } else { failure.status.into() }
     })
 }
 
+/// Why a command line has no meaning.
+enum Unparsed {
+    Clap(clap::Error),
+    Failure(Failure),
+}
+
+/// The command line, with its alias replaced, and the names of its command, such as `topic list`.
+fn parse(line: Vec<OsString>) -> Result<(Cli, String), Unparsed> {
+    let mut command = Cli::command();
+    // A wrong file must not prevent the command that mends it.
+    let is_first = |word: &str| line.get(1).is_some_and(|first| first == word);
+    let line = match profile::store::load() {
+        Ok(settings) => settings
+            .expand(line, |word| {
+                word.starts_with('-') || command.find_subcommand(word).is_some() || word == "help"
+            })
+            .map_err(Unparsed::Failure)?,
+        Err(_) if is_first("profile") || is_first("help") => line,
+        Err(failure) => return Err(Unparsed::Failure(failure)),
+    };
+    let matches = command.try_get_matches_from_mut(line).map_err(Unparsed::Clap)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| Unparsed::Clap(error.format(&mut command)))?;
+    Ok((cli, path_of(&matches)))
+}
+
+/// The names of the command and its subcommands.
+fn path_of(matches: &ArgMatches) -> String {
+    let mut names = Vec::new();
+    let mut below = matches.subcommand();
+    while let Some((name, matches)) = below {
+        names.push(name);
+        below = matches.subcommand();
+    }
+    names.join(" ")
+}
+
 fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
+    let shared = Shared { targets: cli.targets, security: cli.security, profile: cli.profile };
     match cli.command {
-        Command::Dev(flags) => dev::run(flags, output),
-        Command::Bench(flags) => {
-            let mut targets = Targets::resolve(cli.targets, |name| std::env::var(name).ok());
-            targets.security = Security::resolve(cli.security)?;
-            bench::run(&Context { targets, output }, flags)
-        }
+        Command::Dev(flags) => dev::run(flags, &shared.targets, output),
+        Command::Admin(flags) => Ok(admin::run(flags.line())),
+        Command::ToFile(flags) => bridge::to_file::run(shared.context(output)?, flags).map(ExitCode::from),
+        Command::ToHttp(flags) => bridge::to_http::run(shared.context(output)?, flags).map(ExitCode::from),
+        Command::ToNsq(flags) => bridge::to_nsq::run(shared.context(output)?, flags).map(ExitCode::from),
+        Command::Compat(flags) => flags.line().map(|(tool, line)| compat::run(tool, line)),
+        Command::Bench(flags) => bench::run(&shared.context(output)?, flags),
         Command::Data(command) => data::run(command, output).map(ExitCode::from),
         Command::Auth(AuthCommand::Token(flags)) => auth::token(&flags, output).map(ExitCode::from),
+        Command::Auth(AuthCommand::Password) => auth::password(output).map(ExitCode::from),
+        Command::Profile(command) => {
+            command::profile::run(command, &shared.targets, &shared.security, output).map(ExitCode::from)
+        }
         Command::Completion { shell } => completion::run(output, shell).map(ExitCode::from),
         Command::Manual(flags) => manual::run(&flags, output).map(ExitCode::from),
-        Command::Version => {
-            output.data(concat!("nsq ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| ExitCode::SUCCESS)
+        Command::Explain(flags) => explain::run(&flags, output).map(ExitCode::from),
+        Command::Help(flags) => help::run(&flags, output).map(ExitCode::from),
+        Command::Version(flags) if !flags.server => version::own(output).map(ExitCode::from),
+        Command::Check(flags) => {
+            let context = shared.context(output)?;
+            command::runtime()?.block_on(check::check(&context, flags))
+        }
+        Command::Doctor(flags) => {
+            let context = shared.context(output)?;
+            command::runtime()?.block_on(check::doctor(&context, flags))
         }
         command => {
-            let environment = |name: &str| std::env::var(name).ok();
-            let mut targets = Targets::resolve(cli.targets, environment);
-            targets.security = Security::resolve(cli.security)?;
-            let context = Context { targets, output };
+            let context = shared.context(output)?;
             let runtime = command::runtime()?;
             let status = runtime.block_on(on_cluster(command, &context));
             // A blocking read of a terminal cannot be interrupted.
@@ -85,11 +196,37 @@ fn run(cli: Cli, output: Output) -> Result<ExitCode, Failure> {
     }
 }
 
+/// The flags of every command that say which cluster it is about.
+struct Shared {
+    targets: targets::TargetFlags,
+    security: security::SecurityFlags,
+    profile: cli::ProfileFlags,
+}
+
+impl Shared {
+    fn context(self, output: Output) -> Result<Context, Failure> {
+        let settings = profile::store::load()?;
+        let chosen = settings.choose(self.profile.profile.as_deref())?;
+        let mut targets = Targets::resolve(self.targets, |name| std::env::var(name).ok(), chosen.as_ref())?;
+        // The secret of a profile is for its cluster, and not for any address of a flag.
+        let chosen = chosen.filter(|chosen| chosen.is_explicit || targets.are_of(&chosen.profile));
+        targets.security = Security::resolve(self.security, chosen.as_ref().map(|chosen| &chosen.profile))?;
+        let protection = chosen.filter(|chosen| chosen.profile.protected).map(|chosen| Protection {
+            profile: chosen.name,
+            color: chosen.profile.color.map_or("", profile::Color::escape),
+            confirmed: self.profile.protected_ok,
+        });
+        Ok(Context { targets, output, protection })
+    }
+}
+
 async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, Failure> {
     match command {
         Command::Pub(flags) => publish::run(context, flags).await,
         Command::Sub(flags) => subscribe::run(context, flags).await,
+        Command::Tail(flags) => tail::run(context, flags).await,
         Command::Stat(flags) => stat::run(context, &flags).await,
+        Command::Top(flags) => top::run(context, flags).await,
         Command::Topic(command) => match command {
             TopicCommand::List => list::topics(context).await,
             TopicCommand::Create(flags) => create::topic(context, &flags).await,
@@ -107,6 +244,7 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
                 let topic = topic.as_deref().map(Object::parse).transpose()?;
                 list::channels(context, topic.as_ref()).await
             }
+            ChannelCommand::Clients(flags) => client::of_channel(context, &flags).await,
             ChannelCommand::Create(flags) => create::channel(context, &flags).await,
             ChannelCommand::Seek(flags) => retention::seek(context, &flags).await,
             ChannelCommand::Set(flags) => policy::set(context, &flags, Level::Channel).await,
@@ -121,14 +259,45 @@ async fn on_cluster(command: Command, context: &Context) -> Result<ExitStatus, F
         },
         Command::Policy(command) => policy::run(context, command).await,
         Command::Dead(command) => dead::run(context, command).await,
+        Command::Peek(flags) => inspect::peek::run(context, &flags).await,
+        Command::Message(command) => inspect::message::run(context, command).await,
+        Command::Why(flags) => inspect::why::run(context, &flags).await,
+        Command::Undo(flags) => undo::run(context, &flags).await,
         Command::Ping => ping::run(context).await,
-        Command::Node(NodeCommand::List) => node::list(context).await,
+        Command::Rtt(flags) => rtt::run(context, &flags).await,
+        Command::Find(flags) => find::run(context, &flags).await,
+        Command::Wait(flags) => wait::run(context, &flags).await,
+        Command::Graph(flags) => graph::run(context, &flags).await,
+        Command::Move(flags) => transfer::run_move(context, &flags).await,
+        Command::Copy(flags) => transfer::run_copy(context, &flags).await,
+        Command::Cluster(command) => cluster_state::run(context, command).await,
+        Command::SupportBundle(flags) => support::run(context, &flags).await,
+        Command::Api(flags) => api::run(context, &flags).await,
+        Command::Lookup(command) => lookup::run(context, command).await,
+        Command::Client(command) => client::run(context, command).await,
+        Command::Version(_) => version::with_servers(context).await,
+        Command::Node(command) => match command {
+            NodeCommand::List => node::list(context).await,
+            NodeCommand::Show(node) => node::show(context, &node).await,
+            NodeCommand::Config(command) => node::config(context, &command).await,
+            NodeCommand::Tombstone(flags) => node::tombstone(context, &flags).await,
+            NodeCommand::Drain(flags) => drain::run(context, &flags).await,
+        },
         Command::Dev(_)
+        | Command::Admin(_)
         | Command::Bench(_)
+        | Command::Check(_)
+        | Command::Doctor(_)
+        | Command::ToFile(_)
+        | Command::ToHttp(_)
+        | Command::ToNsq(_)
+        | Command::Compat(_)
         | Command::Data(_)
         | Command::Auth(_)
+        | Command::Profile(_)
         | Command::Completion { .. }
         | Command::Manual(_)
-        | Command::Version => Err(Failure::failed("this command needs no cluster")),
+        | Command::Explain(_)
+        | Command::Help(_) => Err(Failure::failed("this command needs no cluster")),
     }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 use nsq_protocol::{ChannelName, TopicName};
 
+use crate::command::completion;
 use crate::exit_status::{ExitStatus, Failure};
 
 /// The rule for names, as a hint in errors.
@@ -55,7 +57,7 @@ impl fmt::Display for Object {
 #[derive(Debug, Args)]
 pub struct TopicArgument {
     /// Name of the topic.
-    #[arg(value_name = "TOPIC")]
+    #[arg(value_name = "TOPIC", add = ArgValueCandidates::new(completion::topics))]
     topic: String,
 }
 
@@ -77,7 +79,7 @@ impl TopicArgument {
 #[derive(Debug, Args)]
 pub struct ChannelArgument {
     /// Name of the topic, or TOPIC/CHANNEL.
-    #[arg(value_name = "TOPIC")]
+    #[arg(value_name = "TOPIC", add = ArgValueCandidates::new(completion::channels))]
     topic: String,
     /// Name of the channel.
     #[arg(value_name = "CHANNEL")]
@@ -121,7 +123,7 @@ fn check(what: &str, name: &str, valid: bool) -> Result<(), Failure> {
 }
 
 /// The known name most similar to `typed`; `None` if no name is similar enough.
-fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let tolerated = 1 + typed.len() / 4;
     let (distance, name) = known.into_iter().map(|name| (distance(typed, name), name)).min()?;
     (distance <= tolerated).then_some(name)

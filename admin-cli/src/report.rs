@@ -1,23 +1,12 @@
 //! Sums of the statistics of all nodes, per topic and channel, with rates between two samples. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
-use nsq_protocol::{ChannelStats, DedupeStats, Stats, TopicStats};
+use nsq_cluster::{Sample, Samples};
+use nsq_protocol::{ChannelStats, DedupeStats, TopicStats};
 use serde::{Serialize, Serializer};
 
 use crate::names::Object;
-
-/// The statistics of one node.
-#[derive(Debug, Clone)]
-pub struct Sample {
-    /// When the node answered.
-    pub taken_at: Instant,
-    pub stats: Stats,
-}
-
-/// Samples by node.
-pub type Samples = BTreeMap<String, Sample>;
 
 /// A topic on all nodes. Rates are per second. They are absent without an earlier sample.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -107,9 +96,21 @@ pub struct ChannelReport {
     /// Messages that did not match the channel's filter.
     #[serde(skip_serializing_if = "is_zero")]
     pub filtered_count: u64,
+    /// Messages that were cancelled.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cancelled_count: u64,
     /// Whether some node refuses publishes because of the channel.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_full: bool,
+    /// Whether messages wait at some node because of a rate or a limit of messages in flight.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_throttled: bool,
+    /// Whether some node reads no further because too many messages wait for others of their key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reading_stopped: bool,
+    /// Messages that wait for others of their key.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub held_count: u64,
     /// Messages that entered, per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_rate: Option<Rate>,
@@ -269,7 +270,13 @@ fn add_channel(
     sum.expired_count += channel.expired_count;
     sum.overflow_count += channel.overflow_count;
     sum.filtered_count += channel.filtered_count;
+    sum.cancelled_count += channel.cancelled_count;
     sum.is_full |= channel.is_full;
+    sum.is_throttled |= channel.throttled || channel.in_flight_limit_reached;
+    if let Some(order) = &channel.order {
+        sum.reading_stopped |= order.reading_stopped;
+        sum.held_count += order.held_count;
+    }
     let Some(earlier) = earlier else { return };
     let rate = |count: fn(&ChannelStats) -> i128| {
         earlier.as_ref().map(|earlier| earlier.rate(count(earlier.then), count(channel)))

@@ -1,4 +1,6 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use nsq_protocol::Stats;
 
 use super::*;
 

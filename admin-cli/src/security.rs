@@ -6,6 +6,29 @@ use clap::Args;
 use nsq::{Config, Secret, Tls};
 
 use crate::exit_status::Failure;
+use crate::profile::{Profile, TlsDetails, TlsProfile};
+
+/// Level of deflate without a flag.
+const DEFLATE_LEVEL: u8 = 6;
+
+impl Default for SecurityFlags {
+    fn default() -> Self {
+        SecurityFlags {
+            tls: false,
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_server_name: None,
+            tls_insecure: false,
+            auth_secret: std::env::var("NSQ_AUTH_SECRET").ok(),
+            auth_secret_file: None,
+            snappy: false,
+            deflate: false,
+            deflate_level: DEFLATE_LEVEL,
+            options: Vec::new(),
+        }
+    }
+}
 
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Security and compression")]
@@ -54,12 +77,54 @@ pub struct SecurityFlags {
     #[arg(long, global = true)]
     deflate: bool,
     /// Compression level of deflate, 1 to 9.
-    #[arg(long, global = true, value_name = "LEVEL", default_value_t = 6,
+    #[arg(long, global = true, value_name = "LEVEL", default_value_t = DEFLATE_LEVEL,
           value_parser = clap::value_parser!(u8).range(1..=9))]
     deflate_level: u8,
     /// Option of the client library, such as max_attempts=3; overrides the other flags; may be repeated.
     #[arg(long = "opt", global = true, value_name = "NAME=VALUE", short = 'X', aliases = ["consumer-opt", "producer-opt"])]
     options: Vec<String>,
+}
+
+impl SecurityFlags {
+    /// TLS and the file of the secret, for a profile.
+    pub fn for_profile(&self) -> Result<(Option<TlsProfile>, Option<PathBuf>), Failure> {
+        if self.auth_secret.is_some() {
+            return Err(Failure::usage("a profile does not hold secrets").hint(
+                "write the secret to a file that only you can read, and use --auth-secret-file FILE; unset NSQ_AUTH_SECRET",
+            ));
+        }
+        let details = TlsDetails {
+            ca: self.tls_ca.clone(),
+            cert: self.tls_cert.clone(),
+            key: self.tls_key.clone(),
+            server_name: self.tls_server_name.clone(),
+            insecure: self.tls_insecure,
+        };
+        let tls = match details == TlsDetails::default() {
+            false => Some(TlsProfile::Details(details)),
+            true => self.tls.then_some(TlsProfile::On(true)),
+        };
+        Ok((tls, self.auth_secret_file.clone()))
+    }
+
+    fn completed_by(mut self, profile: &Profile) -> Self {
+        match &profile.tls {
+            Some(TlsProfile::On(is_on)) => self.tls |= is_on,
+            Some(TlsProfile::Details(details)) => {
+                self.tls = true;
+                self.tls_ca = self.tls_ca.or_else(|| details.ca.clone());
+                self.tls_cert = self.tls_cert.or_else(|| details.cert.clone());
+                self.tls_key = self.tls_key.or_else(|| details.key.clone());
+                self.tls_server_name = self.tls_server_name.or_else(|| details.server_name.clone());
+                self.tls_insecure |= details.insecure;
+            }
+            None => {}
+        }
+        if self.auth_secret.is_none() {
+            self.auth_secret_file = self.auth_secret_file.or_else(|| profile.auth_secret_file.clone());
+        }
+        self
+    }
 }
 
 /// The validated settings.
@@ -74,8 +139,18 @@ pub struct Security {
 }
 
 impl Security {
-    /// Validates the flags and reads the files that they name.
-    pub fn resolve(flags: SecurityFlags) -> Result<Self, Failure> {
+    /// What a profile says, without flags.
+    pub fn of_profile(profile: Option<&Profile>) -> Result<Self, Failure> {
+        Self::resolve(SecurityFlags::default(), profile)
+    }
+
+    /// Validates the flags and reads the files that they name. What no flag and no variable says is taken from the
+    /// profile.
+    pub fn resolve(flags: SecurityFlags, profile: Option<&Profile>) -> Result<Self, Failure> {
+        let flags = match profile {
+            Some(profile) => flags.completed_by(profile),
+            None => flags,
+        };
         let is_named = flags.tls_ca.is_some() || flags.tls_cert.is_some() || flags.tls_key.is_some();
         let is_tls_requested = is_named || flags.tls_server_name.is_some() || flags.tls_insecure;
         let mut config = Config::new()
@@ -120,7 +195,29 @@ mod tests {
     }
 
     fn resolve(words: &[&str]) -> Result<Security, Failure> {
-        Security::resolve(Line::parse_from([&["nsq"], words].concat()).security)
+        Security::resolve(Line::parse_from([&["nsq"], words].concat()).security, None)
+    }
+
+    #[test]
+    fn profile_completes_the_flags() {
+        let profile = Profile {
+            tls: Some(TlsProfile::Details(TlsDetails {
+                server_name: Some("of-profile".to_owned()),
+                insecure: true,
+                ..TlsDetails::default()
+            })),
+            ..Profile::default()
+        };
+        let line = Line::parse_from(["nsq"]);
+        assert_eq!(line.security.for_profile().unwrap(), (None, None));
+        let expected = Config::new().tls_v1(true).tls_insecure_skip_verify(true);
+        let config = Security::resolve(line.security, Some(&profile)).unwrap().config;
+        assert_eq!(config, expected.clone().tls_server_name(Some("of-profile".to_owned())));
+        let line = Line::parse_from(["nsq", "--tls-server-name=of-flag"]);
+        assert!(line.security.for_profile().unwrap().0.is_some());
+        let config = Security::resolve(line.security, Some(&profile)).unwrap().config;
+        assert_eq!(config, expected.tls_server_name(Some("of-flag".to_owned())));
+        assert!(Line::parse_from(["nsq", "--auth-secret=s"]).security.for_profile().is_err());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Where to publish and consume, and the exit status if this fails.
 
-use nsq::{ConnectError, ConnectStage, Disconnect, PublishError, StartError};
+use std::time::Duration;
 
-use crate::cluster::{Cluster, Lookupd};
+use nsq::{ConnectError, ConnectStage, Consumer, ConsumerState, Disconnect, PublishError, StartError};
+
+use crate::cluster::{Cluster, FindError, Lookupd};
 use crate::exit_status::{ExitStatus, Failure};
 use crate::targets::{DEFAULT_NSQD_TCP, HOW_TO_SAY, Targets};
 
@@ -33,10 +35,10 @@ pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Fai
     let cluster = match Cluster::find(targets).await {
         Ok(cluster) => cluster,
         // nsqd's HTTP may be disabled. The TCP connection shows whether nsqd is running.
-        Err(failure) if failure.status == ExitStatus::Unreachable && targets.are_default() => {
+        Err(FindError::NothingHere) => {
             return Ok(TcpSources { lookupds: Vec::new(), nsqds: vec![DEFAULT_NSQD_TCP.to_owned()] });
         }
-        Err(failure) => return Err(failure),
+        Err(error) => return Err(error.into()),
     };
     if let Some(node) = cluster.nodes.iter().find(|node| node.lookupds.is_empty() && node.info.tcp_port == 0)
     {
@@ -69,6 +71,36 @@ pub async fn find(targets: &Targets, purpose: Purpose) -> Result<TcpSources, Fai
     }
 }
 
+/// What is known about a consumer that has just started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ready {
+    Subscribed,
+    /// The lookupds list no nsqd for the topic.
+    NoNodes,
+    /// Nothing yet, within the timeout. The consumer keeps trying.
+    Unknown,
+}
+
+/// Waits until the consumer has subscribed, or knows that it cannot. Fails if all attempts so far have failed; the consumer
+/// keeps trying.
+pub async fn ready(consumer: &Consumer, timeout: Duration) -> Result<Ready, StartError> {
+    let mut states = consumer.watch();
+    let settled = async {
+        loop {
+            match &*states.borrow_and_update() {
+                ConsumerState::Starting | ConsumerState::Connecting => {}
+                ConsumerState::Failing(error) => return Err(error.clone()),
+                ConsumerState::NoNodes => return Ok(Ready::NoNodes),
+                _ => return Ok(Ready::Subscribed),
+            }
+            if states.changed().await.is_err() {
+                return Ok(Ready::Unknown);
+            }
+        }
+    };
+    tokio::time::timeout(timeout, settled).await.unwrap_or(Ok(Ready::Unknown))
+}
+
 /// The failure of the command after a failed publish.
 pub fn publish_failure(error: &PublishError) -> Failure {
     let failure = |status| Failure::new(status, error);
@@ -99,7 +131,7 @@ fn connect_failure(error: &ConnectError) -> Failure {
         ConnectStage::Resolve | ConnectStage::Dial => ExitStatus::Unreachable,
         _ => status_of(&error.cause),
     };
-    with_advice(Failure::new(status, error), &error.cause)
+    with_advice(Failure::new(status, error).target(error.node.to_string()), &error.cause)
 }
 
 fn with_advice(failure: Failure, reason: &Disconnect) -> Failure {

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use nsq_protocol::printable;
+use nsq_protocol::start_at::rfc3339;
 
 use crate::report::Rate;
 
@@ -15,8 +18,27 @@ pub enum Cell {
     Count(i128),
     /// A rate per second.
     PerSecond(Rate),
+    /// A moment in nanoseconds since 1970.
+    Moment(i64),
     /// An empty cell, shown as `-`.
     None,
+}
+
+/// How a table is printed.
+#[derive(Debug, Clone, Default)]
+pub struct Style {
+    /// Aligned columns; otherwise tab-separated ones.
+    pub is_aligned: bool,
+    /// Whether to round figures.
+    pub rounds: bool,
+    /// Whether to print the headings.
+    pub header: bool,
+    /// Lines are cut to this width.
+    pub width: Option<usize>,
+    /// What begins and ends bold headings.
+    pub bold: Option<(&'static str, &'static str)>,
+    /// Zone of times; `None` for UTC and full precision.
+    pub zone: Option<TimeZone>,
 }
 
 impl From<&str> for Cell {
@@ -80,21 +102,36 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// For a terminal: aligned columns, rounded figures.
-    pub fn aligned(&self) -> String {
-        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(rounded).collect()).collect();
+    /// The table as text.
+    pub fn render(&self, style: &Style) -> String {
+        let show = |cell: &Cell| match cell {
+            Cell::Count(count) if style.rounds => figure(*count as f64, 0),
+            Cell::PerSecond(rate) if style.rounds => figure(rate.0, usize::from(rate.0 < 10.0)),
+            Cell::Moment(timestamp_ns) => moment(*timestamp_ns, style.zone.as_ref()),
+            other => exact(other),
+        };
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(show).collect()).collect();
+        if style.is_aligned { self.align(&rows, style) } else { self.separate(&rows, style) }
+    }
+
+    fn align(&self, rows: &[Vec<String>], style: &Style) -> String {
         let width = |column: usize| {
             let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([self.headings[column].len()]).max().unwrap_or(0)
+            let heading = if style.header { self.headings[column].len() } else { 0 };
+            cells.chain([heading]).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.headings.len()).map(width).collect();
-        let is_number =
-            |column: usize| self.rows.iter().any(|row| !matches!(row[column], Cell::Text(_) | Cell::None));
+        let is_number = |column: usize| {
+            self.rows.iter().any(|row| matches!(row[column], Cell::Count(_) | Cell::PerSecond(_)))
+        };
         let right: Vec<bool> = (0..self.headings.len()).map(is_number).collect();
 
         let mut text = String::new();
         let headings: Vec<String> = self.headings.iter().map(|&heading| heading.to_owned()).collect();
-        for row in std::iter::once(&headings).chain(&rows) {
+        let headings = style.header.then_some(&headings);
+        for (row, is_heading) in
+            headings.map(|row| (row, true)).into_iter().chain(rows.iter().map(|row| (row, false)))
+        {
             let mut line = String::new();
             for (column, cell) in row.iter().enumerate() {
                 let width = widths[column];
@@ -105,21 +142,51 @@ impl Table {
                     write!(line, "{cell:<width$}  ")
                 };
             }
-            text += line.trim_end();
+            let line = cut(line.trim_end(), style.width);
+            match style.bold {
+                Some((begin, end)) if is_heading => text += &format!("{begin}{line}{end}"),
+                _ => text += &line,
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    fn separate(&self, rows: &[Vec<String>], style: &Style) -> String {
+        let mut text = String::new();
+        if style.header {
+            text += &self.headings.join("\t");
+            text.push('\n');
+        }
+        for row in rows {
+            text += &row.join("\t");
             text.push('\n');
         }
         text
     }
 
     /// For programs: tab-separated cells, exact figures.
+    #[cfg(test)]
     pub fn tab_separated(&self) -> String {
-        let mut text = self.headings.join("\t") + "\n";
-        for row in &self.rows {
-            let cells: Vec<String> = row.iter().map(exact).collect();
-            text += &cells.join("\t");
-            text.push('\n');
+        self.render(&Style { header: true, ..Style::default() })
+    }
+}
+
+/// A moment in nanoseconds since 1970: in seconds of a zone, or else RFC 3339 in UTC.
+pub fn moment(timestamp_ns: i64, zone: Option<&TimeZone>) -> String {
+    let local = zone.and_then(|zone| {
+        let moment = Timestamp::from_nanosecond(timestamp_ns.into()).ok()?;
+        Some(moment.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string())
+    });
+    local.unwrap_or_else(|| rfc3339(timestamp_ns))
+}
+
+fn cut(line: &str, width: Option<usize>) -> String {
+    match width {
+        Some(width) if width > 1 && line.chars().count() > width => {
+            line.chars().take(width - 1).chain(['…']).collect()
         }
-        text
+        _ => line.to_owned(),
     }
 }
 
@@ -129,20 +196,13 @@ fn exact(cell: &Cell) -> String {
         Cell::Text(text) => printable(text).into_owned(),
         Cell::Count(count) => count.to_string(),
         Cell::PerSecond(rate) => format!("{:.1}", rate.0),
+        Cell::Moment(timestamp_ns) => rfc3339(*timestamp_ns),
         Cell::None => "-".to_owned(),
     }
 }
 
-fn rounded(cell: &Cell) -> String {
-    match cell {
-        Cell::Count(count) => figure(*count as f64, 0),
-        Cell::PerSecond(rate) => figure(rate.0, usize::from(rate.0 < 10.0)),
-        other => exact(other),
-    }
-}
-
 /// Rounds to three or four digits and a unit: `1234` stays, `12345` becomes `12.3k`.
-fn figure(number: f64, decimals: usize) -> String {
+pub fn figure(number: f64, decimals: usize) -> String {
     let mut scaled = number;
     let mut unit = "";
     for larger in ["k", "M", "G", "T", "P", "E"] {
@@ -166,9 +226,30 @@ mod tests {
         table
     }
 
+    fn aligned() -> Style {
+        Style { is_aligned: true, rounds: true, header: true, ..Style::default() }
+    }
+
+    #[test]
+    fn lines_are_cut_to_the_terminal_and_headings_are_optional() {
+        let text = table().render(&Style { width: Some(12), bold: Some(("<", ">")), ..aligned() });
+        assert_eq!(text, "<TOPIC   DEP…>\na        1.…\norders     …\n");
+        let text = table().render(&Style { rounds: false, header: false, ..aligned() });
+        assert_eq!(text, "a       1234567  0.2  -\norders        7    -  P\n");
+    }
+
+    #[test]
+    fn moments_are_local_or_utc() {
+        let mut table = Table::new(&["AT"]);
+        table.row(vec![Cell::Moment(1_795_000_000_123_456_789)]);
+        assert_eq!(table.tab_separated(), "AT\n2026-11-18T11:06:40.123456789Z\n");
+        let zone = Some(TimeZone::fixed(jiff::tz::offset(2)));
+        assert_eq!(table.render(&Style { zone, ..aligned() }), "AT\n2026-11-18 13:06:40\n");
+    }
+
     #[test]
     fn terminal_gets_aligned_columns() {
-        let text = table().aligned();
+        let text = table().render(&aligned());
         assert_eq!(text, "TOPIC   DEPTH  IN/S  FLAGS\na        1.2M   0.2  -\norders      7     -  P\n");
     }
 
@@ -177,7 +258,7 @@ mod tests {
         let mut table = Table::new(&["NODE", "ZONE"]);
         table.row(vec!["a\x1b[2J\tb".into(), "x\ny\u{202e}".into()]);
         let (node, zone) = ("a\\u{1b}[2J\\tb", "x\\ny\\u{202e}");
-        assert_eq!(table.aligned(), format!("{:13}  ZONE\n{node}  {zone}\n", "NODE"));
+        assert_eq!(table.render(&aligned()), format!("{:13}  ZONE\n{node}  {zone}\n", "NODE"));
         assert_eq!(table.tab_separated(), format!("NODE\tZONE\n{node}\t{zone}\n"));
     }
 

@@ -389,14 +389,18 @@ impl Topic {
         }
     }
 
-    /// Records that the channel was moved back to `id` by a request sent at `asked_at`.
+    /// Records that the channel was moved to `id` by a request sent at `asked_at`. Normally that is a move back. If the
+    /// channel has not yet repeated what an earlier move made it repeat, it can be a move forward, which skips messages.
     pub fn moved(&mut self, channel: usize, id: u64, asked_at: Instant, now: Instant) {
         let channel = &mut self.channels[channel];
         channel.moved_at.push(now);
         for (seen, message) in channel.deliveries.iter_mut().zip(&self.messages) {
             seen.held_until = None;
             let was_seen = seen.last_at.is_some_and(|last| last < asked_at);
-            if message.id.is_some_and(|known| known >= id) && was_seen && !seen.is_optional {
+            let Some(known) = message.id else { continue };
+            if known < id {
+                seen.is_optional |= seen.is_missing();
+            } else if was_seen && !seen.is_optional {
                 seen.must_repeat_after = Some(asked_at);
             }
         }
@@ -573,6 +577,26 @@ mod tests {
         topic.deliver(0, received(number, now + seconds(33)));
         topic.check(now + seconds(60));
         assert_eq!((topic.violations().len(), topic.missing().len()), (1, 0));
+    }
+
+    #[test]
+    fn message_to_repeat_may_be_skipped_by_a_later_move() {
+        let (mut topic, now) = topic();
+        let numbers: Vec<u64> = (0..3).map(|_| topic.send(now, Duration::ZERO)).collect();
+        for &number in &numbers {
+            topic.acknowledge(number, 0);
+            topic.deliver(0, received(number, now));
+        }
+        let later = now + seconds(1);
+        topic.begin_move(0, later);
+        topic.moved(0, numbers[0] + 100, later, later);
+        assert_eq!(topic.missing().len(), 3);
+        topic.deliver(0, received(numbers[0], now + seconds(2)));
+        topic.begin_move(0, now + seconds(3));
+        topic.moved(0, numbers[2] + 100, now + seconds(3), now + seconds(3));
+        let missing = topic.missing();
+        assert_eq!(missing.len(), 1, "the second message was skipped: {missing:?}");
+        assert!(missing[0].starts_with("t 2 "), "{missing:?}");
     }
 
     #[test]

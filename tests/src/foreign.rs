@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 
 /// Time limit for the next line of a program, and for its end.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for a browser, which loads many pages.
+const BROWSER_PATIENCE: Duration = Duration::from_secs(150);
 
 /// Existing client libraries for NSQ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,12 +60,36 @@ pub fn left_out() -> bool {
     std::env::var_os("NSQ_TESTS_NO_FOREIGN").is_some()
 }
 
+/// Runs the script of a page, with this origin and the query of its address. See `clients/browser/page.js`.
+pub fn run_page(page: &Path, origin: &str, query: &str) -> Program {
+    let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/browser/page.js");
+    let mut command = Command::new("node");
+    command.arg(runner).arg(page).args([origin, query]);
+    Program::start(format!("{} {query}", page.display()), command)
+}
+
+/// Runs a check of the dashboard in a browser. See `clients/dashboard/checks.js`.
+pub fn run_browser_check(check: &str, url: &str, arguments: &[&str]) -> Program {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let modules = tests.join(".env/dashboard/node_modules");
+    assert!(
+        modules.exists(),
+        "{} does not exist: run tests/run once, or set NSQ_TESTS_NO_FOREIGN=1 to skip these tests",
+        modules.display()
+    );
+    let mut command = Command::new("node");
+    command.arg(tests.join("clients/dashboard/checks.js")).args([check, url]).args(arguments);
+    command.env("NODE_PATH", modules);
+    Program::start(format!("{check} {}", arguments.join(" ")), command).patient(BROWSER_PATIENCE)
+}
+
 /// A running program that prints JSON lines. Killed when dropped.
 pub struct Program {
     name: String,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     stderr: Option<JoinHandle<String>>,
+    patience: Duration,
 }
 
 impl Program {
@@ -77,7 +103,13 @@ impl Program {
             let _ = stderr.read_to_end(&mut text).await;
             String::from_utf8_lossy(&text).into_owned()
         });
-        Program { name, child, lines, stderr: Some(stderr) }
+        Program { name, child, lines, stderr: Some(stderr), patience: PATIENCE }
+    }
+
+    /// With another time limit for each line and for the end.
+    fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The next line of the kind `event`. Skips lines of other kinds; an `error` line is a failure.
@@ -92,10 +124,10 @@ impl Program {
             }
             None
         };
-        match tokio::time::timeout(PATIENCE, search).await {
+        match tokio::time::timeout(self.patience, search).await {
             Ok(Some(line)) => line,
             Ok(None) => self.fail(&format!("ended before an event {event:?}")).await,
-            Err(_) => self.fail(&format!("no event {event:?} within {PATIENCE:?}")).await,
+            Err(_) => self.fail(&format!("no event {event:?} within {:?}", self.patience)).await,
         }
     }
 
@@ -118,10 +150,11 @@ impl Program {
             }
             (rest, self.child.wait().await.expect("the exit status can be read"))
         };
-        match tokio::time::timeout(PATIENCE, rest).await {
+        let patience = self.patience;
+        match tokio::time::timeout(patience, rest).await {
             Ok((rest, status)) if status.success() => rest,
             Ok((rest, status)) => self.fail(&format!("ended with {status}; its last lines: {rest:?}")).await,
-            Err(_) => self.fail(&format!("did not end within {PATIENCE:?}")).await,
+            Err(_) => self.fail(&format!("did not end within {patience:?}")).await,
         }
     }
 

@@ -106,6 +106,11 @@ impl Connection {
         Connection { stream, received: BytesMut::new() }
     }
 
+    /// The stream, and bytes that were read and belong to no response.
+    pub fn into_parts(self) -> (Box<dyn Stream>, BytesMut) {
+        (self.stream, self.received)
+    }
+
     /// Sends raw bytes. Ignores errors: the daemon may respond and close before it has read everything.
     pub async fn send(&mut self, bytes: &[u8]) {
         let sending = async {
@@ -123,7 +128,27 @@ impl Connection {
         read.unwrap_or_else(|_| panic!("{asked}: no complete response within {PATIENCE:?}"))
     }
 
+    /// Reads the head of a response whose body does not end.
+    pub async fn head(&mut self, asked: impl Into<String>) -> Option<Response> {
+        let read = tokio::time::timeout(PATIENCE, self.read_head(asked.into())).await;
+        read.expect("a response begins in time")
+    }
+
+    /// Reads one chunk of a body; `None` at its end.
+    pub async fn chunk(&mut self) -> Option<Bytes> {
+        let size = usize::from_str_radix(&self.take_line().await?, 16).expect("the size of a chunk");
+        let chunk = self.take(size).await.freeze();
+        self.take_line().await;
+        (size > 0).then_some(chunk)
+    }
+
     async fn read_answer(&mut self, asked: String) -> Option<Response> {
+        let mut response = self.read_head(asked).await?;
+        response.body = self.read_body(&response).await;
+        Some(response)
+    }
+
+    async fn read_head(&mut self, asked: String) -> Option<Response> {
         let head_end = loop {
             if let Some(end) = find(&self.received, b"\r\n\r\n") {
                 break end;
@@ -141,14 +166,12 @@ impl Connection {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
             .collect();
-        let mut response = Response { status, headers, body: Bytes::new(), asked };
-        response.body = self.read_body(&response).await;
-        Some(response)
+        Some(Response { status, headers, body: Bytes::new(), asked })
     }
 
     async fn read_body(&mut self, response: &Response) -> Bytes {
         let asked = &response.asked;
-        if asked.starts_with("HEAD ") || matches!(response.status, 204 | 304) {
+        if asked.starts_with("HEAD ") || matches!(response.status, 101 | 204 | 304) {
             return Bytes::new();
         }
         if response.header("transfer-encoding") == Some("chunked") {

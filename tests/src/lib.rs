@@ -11,6 +11,7 @@
 //! - [`certificates`]: authorities and certificates, generated for each test
 //! - [`upgrade`]: TLS, snappy and deflate for such a peer
 //! - [`http`]: a small HTTP/1.1 client, also for malformed requests
+//! - [`websocket`]: a bare WebSocket
 //! - [`auth_server`]: an auth server with configured replies
 //! - [`stats`]: `/stats` of a topic or a channel
 //! - [`wait`]: wait until a condition holds
@@ -30,6 +31,8 @@ pub mod certificates;
 pub mod upgrade;
 
 pub mod http;
+
+pub mod websocket;
 
 pub mod auth_server;
 

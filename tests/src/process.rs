@@ -39,6 +39,22 @@ pub fn ignores(pid: u32, signal: Signal) -> bool {
     ignored >> (signal.as_raw() - 1) & 1 == 1
 }
 
+/// Stops a process, and waits until none of its threads runs: on a loaded machine, some still do after the signal was sent.
+pub async fn stop(pid: u32) {
+    let process = rustix::process::Pid::from_raw(pid.cast_signed()).expect("the number of a process");
+    rustix::process::kill_process(process, Signal::STOP).expect("the process is alive");
+    crate::wait::until("all threads have stopped", async || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is alive").flatten();
+        let states = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+        // The state follows the name, which is in parentheses.
+        let states: String = states
+            .filter_map(|stat| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()))
+            .collect();
+        crate::wait::when(states, |states| states.chars().all(|state| state == 'T'))
+    })
+    .await;
+}
+
 /// Sum of the lengths of all files below `folder`, including preallocated space.
 pub fn folder_bytes(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };

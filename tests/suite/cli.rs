@@ -15,44 +15,46 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Exit code and output of a command.
 #[derive(Debug)]
-struct CommandOutput {
-    line: String,
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct CommandOutput {
+    pub line: String,
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
 }
 
 impl CommandOutput {
     /// Panics unless the command ended with this exit code.
-    fn expect(self, code: i32) -> Self {
+    pub fn expect(self, code: i32) -> Self {
         let CommandOutput { line, stdout, stderr, .. } = &self;
         assert_eq!(self.code, Some(code), "nsq {line}\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
         self
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("nsq {}: {error}: {}", self.line, self.stdout))
     }
 
     /// The cells of all rows below the headings.
-    fn rows(&self) -> Vec<Vec<&str>> {
+    pub fn rows(&self) -> Vec<Vec<&str>> {
         self.stdout.lines().skip(1).map(|line| line.split('\t').collect()).collect()
     }
 }
 
 /// `nsq` with these arguments, without its environment variables.
-fn command(line: &str) -> Command {
+pub fn command(line: &str) -> Command {
     let mut command = Command::new(binary("nsq"));
     command.args(line.split(' ').filter(|word| !word.is_empty()));
-    for name in ["NSQ_LOOKUPD", "NSQ_NSQD", "NSQ_NSQD_TCP", "NSQ_TIMEOUT"] {
+    for name in ["NSQ_LOOKUPD", "NSQ_NSQD", "NSQ_NSQD_TCP", "NSQ_TIMEOUT", "NSQ_PROFILE", "NSQ_OUTPUT"] {
         command.env_remove(name);
     }
+    // Without the profiles of the user who runs the tests.
+    command.env("XDG_CONFIG_HOME", "/nonexistent");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
 
-async fn run(mut command: Command, input: &[u8]) -> CommandOutput {
+pub async fn run(mut command: Command, input: &[u8]) -> CommandOutput {
     command.stdin(Stdio::piped());
     let line = format!("{:?}", command.as_std());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{line}: {error}"));
@@ -73,46 +75,46 @@ async fn run(mut command: Command, input: &[u8]) -> CommandOutput {
     }
 }
 
-async fn nsq(lookupd: &Daemon, line: &str) -> CommandOutput {
+pub async fn nsq(lookupd: &Daemon, line: &str) -> CommandOutput {
     nsq_with(lookupd, line, b"").await
 }
 
-async fn nsq_with(lookupd: &Daemon, line: &str, input: &[u8]) -> CommandOutput {
+pub async fn nsq_with(lookupd: &Daemon, line: &str, input: &[u8]) -> CommandOutput {
     let mut command = command(line);
     command.env("NSQ_LOOKUPD", lookupd.http().to_string());
     run(command, input).await
 }
 
 /// A command that keeps running; its output is read line by line.
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+pub struct Running {
+    pub child: Child,
+    pub lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::null()).spawn().expect("nsq starts");
         let lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
         Running { child, lines }
     }
 
-    async fn line(&mut self) -> String {
+    pub async fn line(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time");
         line.expect("stdout can be read").expect("another line")
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
         rustix::process::kill_process(pid.expect("nsq starts"), signal).expect("nsq accepts the signal");
     }
 
-    async fn exit_code(&mut self) -> Option<i32> {
+    pub async fn exit_code(&mut self) -> Option<i32> {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("nsq ends in time");
         ended.expect("an exit status").code()
     }
 }
 
-async fn cluster(size: usize) -> (Daemon, Vec<Daemon>) {
+pub async fn cluster(size: usize) -> (Daemon, Vec<Daemon>) {
     let lookupd = Daemon::lookupd().start().await;
     let mut nsqds = Vec::new();
     for _ in 0..size {
@@ -396,7 +398,7 @@ fn unreachable_node_is_named_and_the_others_are_shown() {
         assert_eq!((&error["node"], &error["code"]), (&dead.into(), &"UNREACHABLE".into()));
 
         // A node that nsqlookupd still lists but that does not answer.
-        nsqds[1].signal(Signal::STOP);
+        nsq_tests::process::stop(nsqds[1].pid()).await;
         let ran = nsq(&lookupd, "stat t --no-rates --timeout 300ms").await.expect(3);
         assert!(ran.stderr.contains(&format!("! {} stats: no answer", nsqds[1].http())), "{}", ran.stderr);
         assert_eq!(ran.rows()[0][11], "P*");
@@ -457,7 +459,7 @@ fn completion_scripts_version_and_help_work() {
     test(async {
         for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
             let ran = run(command(&format!("completion {shell}")), b"").await.expect(0);
-            assert!(ran.stdout.contains("unpause"), "{shell}");
+            assert!(ran.stdout.contains("NSQ_COMPLETE"), "{shell}: {}", ran.stdout);
         }
         run(command("completion tcsh"), b"").await.expect(2);
         assert!(run(command("version"), b"").await.expect(0).stdout.starts_with("nsq "));

@@ -129,7 +129,7 @@ fn invalid_publishes_are_refused_before_sending() {
         assert!(matches!(producer.publish("a b", "x").await, Err(PublishError::InvalidTopic { .. })));
         assert!(matches!(producer.publish("t", "").await, Err(PublishError::Empty)));
         let too_big = producer.publish("t", "x".repeat(101)).await;
-        assert!(matches!(too_big, Err(PublishError::TooBig { size: 101, max: 100 })), "{too_big:?}");
+        assert!(matches!(too_big, Err(PublishError::TooBig { size: 101, limit: 100, .. })), "{too_big:?}");
         producer.publish("t", "x".repeat(100)).await.expect("published");
         assert_eq!(nsqd.topic("t").await.map(|topic| topic.message_count), Some(1));
     });
@@ -236,7 +236,7 @@ fn handler_result_decides_the_answer() {
                         Ok(Outcome::Requeue { delay, backoff: false })
                     }
                     ("fail", 1) => Err("an error"),
-                    ("give up", _) => Ok(Outcome::GiveUp),
+                    ("give up", _) => Ok(Outcome::give_up("told to")),
                     _ => Ok(Outcome::Finish),
                 }
             }
@@ -581,5 +581,26 @@ fn secret_grants_its_permissions() {
         let refused = http.info().await.expect_err("no token").to_string();
         assert!(refused.contains("UNAUTHORIZED"), "{refused}");
         http.token(Some(nsq::Secret::from("a secret"))).info().await.expect("any token is accepted");
+    });
+}
+
+#[test]
+fn consumer_is_starved_when_most_of_what_it_may_have_is_unanswered() {
+    test(async {
+        let nsqd = Daemon::nsqd().start().await;
+        let mut messages = consumer(&nsqd).max_in_flight(4).stream().expect("valid settings");
+        let publisher = producer(&nsqd);
+        let mut taken = Vec::new();
+        for count in 1..=4 {
+            publisher.publish("t", format!("message {count}")).await.expect("nsqd accepts it");
+            taken.push(next(&mut messages).await);
+            assert_eq!(messages.consumer().is_starved(), count == 4, "{count} of 4");
+        }
+        taken.pop().map(nsq::Message::finish).expect("four messages").expect("the connection is open");
+        assert!(!messages.consumer().is_starved());
+        for message in taken {
+            message.finish().expect("the connection is open");
+        }
+        messages.consumer().shutdown(PATIENCE).await;
     });
 }

@@ -147,7 +147,7 @@ fn unresponsive_node_is_shown_with_stale_stats() {
             nsqd.publish("t", "x").await;
         }
         assert_eq!(stat(&lookupds[0], "").await["message_count"], 3);
-        nsqds[1].signal(Signal::STOP);
+        nsq_tests::process::stop(nsqds[1].pid()).await;
         let (code, printed, _) = nsq(&lookupds[0], "stat t --json --no-rates --timeout 3s").await;
         nsqds[1].signal(Signal::CONT);
         assert_eq!(code, Some(3));
@@ -188,8 +188,14 @@ fn dead_letters_and_expired_messages_are_in_the_stats_of_lookupd() {
         let (code, table, _) = nsq(&lookupd, "stat t --no-rates").await;
         assert_eq!(code, Some(0));
         let lines: Vec<&str> = table.lines().collect();
-        assert!(lines[0].ends_with("\tFLAGS\tDEAD\tPENDING\tEXPIRED\tDROPPED\tFILTERED"), "{table}");
-        assert!(lines[2].ends_with("\t0\t0\t1\t0\t0") && lines[3].ends_with("\t1\t0\t0\t0\t0"), "{table}");
+        assert!(
+            lines[0].ends_with("\tFLAGS\tDEAD\tPENDING\tEXPIRED\tDROPPED\tFILTERED\tCANCELLED"),
+            "{table}"
+        );
+        assert!(
+            lines[2].ends_with("\t0\t0\t1\t0\t0\t0") && lines[3].ends_with("\t1\t0\t0\t0\t0\t0"),
+            "{table}"
+        );
     });
 }
 
@@ -295,7 +301,7 @@ fn invalid_stats_are_refused_without_harm() {
         assert_eq!(node.ask(b"PING\n").await.as_deref(), Some("OK"));
 
         let silent = Node::connect(&lookupd, 4152, Some(json!(200))).await;
-        assert_eq!(silent.1["heartbeat_stats"], 2, "the highest version that nsqlookupd knows");
+        assert_eq!(silent.1["heartbeat_stats"], 4, "the highest version that nsqlookupd knows");
         let nodes = node_stats(&lookupd, "").await;
         let reported: Vec<_> = nodes.iter().filter(|node| !node["stats"].is_null()).collect();
         assert_eq!((nodes.len(), reported.len()), (3, 1), "{nodes:?}");

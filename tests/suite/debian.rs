@@ -76,6 +76,17 @@ fn debian_package_installs_starts_and_is_removed() {
     let completion = root.join("usr/share/bash-completion/completions/nsq");
     run(Command::new("bash").arg("-n").arg(completion));
 
+    for tool in ["nsq_stat", "nsq_tail", "nsq_to_file", "nsq_to_http", "nsq_to_nsq"] {
+        assert_eq!(run(Command::new(program(tool)).arg("-version")), format!("{tool} v1.3.0\n"));
+    }
+    assert_eq!(run(Command::new(program("nsqadmin")).arg("-version")), "nsqadmin v1.3.0 (built w/rustc)\n");
+    assert!(program("to_nsq").is_symlink());
+    for bridge in ["to-file", "to-http", "to-nsq"] {
+        let unit = root.join(format!("usr/lib/systemd/system/nsq-{bridge}@.service"));
+        let unit = fs::read_to_string(unit).expect("the package has a unit");
+        assert!(unit.contains(&format!("ExecStart=/usr/bin/nsq {bridge} $FLAGS")), "{unit}");
+    }
+
     let data = folder.path().join("data");
     fs::create_dir(&data).expect("a new folder");
     let mut nsqd = Command::new(program("nsqd"))
@@ -102,5 +113,8 @@ fn debian_package_installs_starts_and_is_removed() {
     let mut left = files(&root);
     left.retain(|path| !path.starts_with(root.join("var/lib/dpkg")));
     left.sort();
-    assert_eq!(left, ["etc/nsq/nsqd.cfg", "etc/nsq/nsqlookupd.cfg"].map(|path| root.join(path)));
+    assert_eq!(
+        left,
+        ["etc/nsq/nsqadmin.cfg", "etc/nsq/nsqd.cfg", "etc/nsq/nsqlookupd.cfg"].map(|path| root.join(path))
+    );
 }

@@ -57,6 +57,8 @@ fn assert_flags_accepted(words: &[&str]) {
     let (program, flags) = words.split_first().expect("a program");
     let name = Path::new(program).file_name().expect("a name").to_string_lossy().into_owned();
     let version = run_successfully(Command::new(binary(&name)).args(flags).arg("--version"));
+    // The dashboard is a command of nsq.
+    let name = if flags.first() == Some(&"admin") { "nsqadmin" } else { &name };
     assert!(version.starts_with(&format!("{name} v")), "{version}");
 }
 
@@ -80,7 +82,8 @@ fn units() -> (TempDir, Vec<PathBuf>) {
         std::fs::write(&copy, unit).expect("the file is writable");
         copy
     };
-    let units = files(&deploy().join("systemd"), "service").into_iter().map(place).collect();
+    let folders = [deploy().join("systemd"), deploy().join("systemd/bridges")];
+    let units = folders.iter().flat_map(|folder| files(folder, "service")).map(place).collect();
     (folder, units)
 }
 
@@ -90,7 +93,7 @@ fn systemd_accepts_the_units_and_rates_their_exposure_low() {
         return;
     }
     let (_folder, units) = units();
-    assert_eq!(units.len(), 2);
+    assert_eq!(units.len(), 6);
     for unit in &units {
         let output = run(Command::new("systemd-analyze").arg("verify").arg(unit));
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -119,6 +122,27 @@ fn units_start_existing_programs_with_valid_config_files() {
         let words: Vec<String> = words.map(|word| config(word).unwrap_or_else(|| word.to_owned())).collect();
         assert!(words.iter().any(|word| word.starts_with("--config=")));
         assert_flags_accepted(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+/// Each unit names flags of its command in a comment, as an example.
+#[test]
+fn units_of_bridges_run_with_the_flags_of_their_example() {
+    let units = files(&deploy().join("systemd/bridges"), "service");
+    assert_eq!(units.len(), 3);
+    for unit in units {
+        let unit = read(&unit);
+        let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        assert_eq!(value("Type"), Some("notify"));
+        let words: Vec<&str> = value("ExecStart").expect("a command").split(' ').collect();
+        let ["/usr/local/bin/nsq", command, "$FLAGS"] = words[..] else { panic!("{words:?}") };
+        let flags: Vec<&str> = value("#   FLAGS").expect("an example").split(' ').collect();
+        let help = run_successfully(Command::new(binary("nsq")).args([command, "--help"]));
+        for flag in flags {
+            let name = flag.split('=').next().unwrap_or_default();
+            assert!(help.contains(&format!("{name} ")), "{command} {name}");
+        }
+        assert!(value("EnvironmentFile") == Some(&*format!("/etc/nsq/{command}-%i.env")));
     }
 }
 
@@ -371,10 +395,16 @@ fn manifests_and_compose_file_are_valid_and_run_existing_programs() {
                 let help = run_successfully(Command::new(binary("nsq")).args(&words[1..]).arg("--help"));
                 assert!(help.contains("Usage: nsq ping"), "{help}");
             }
+            "nsqadmin" => {
+                let mut line = Command::new(binary("nsq"));
+                line.arg("compat").args(&words).arg("--version");
+                assert!(run_successfully(&mut line).starts_with("nsqadmin v"), "{words:?}");
+                assert_eq!(container["ports"]["4171"], 4171, "{line:?}");
+            }
             other => panic!("not one of our programs: {other}"),
         }
     }
-    assert_eq!(seen, ["nsq", "nsqd", "nsqlookupd"].map(str::to_owned).into());
+    assert_eq!(seen, ["nsq", "nsqadmin", "nsqd", "nsqlookupd"].map(str::to_owned).into());
     for (program, ports) in [("nsqd", ["4150", "4151"]), ("nsqlookupd", ["4160", "4161"])] {
         let help = run(Command::new(binary(program)).arg("--help"));
         let help = String::from_utf8_lossy(&help.stderr);
@@ -414,7 +444,7 @@ fn dockerfile_is_valid_and_contains_the_programs_the_manifests_use() {
         assert!(text.contains(&format!("target/dist/{program} ")), "{program}");
     }
     assert!(text.contains("\nUSER 65532:65532\n") && text.contains("\nHEALTHCHECK "));
-    assert!(text.contains("\nEXPOSE 4150 4151 4152 4160 4161\n"));
+    assert!(text.contains("\nEXPOSE 4150 4151 4152 4160 4161 4171\n"));
     // The build context must contain every member of the workspace.
     let ignored = read(&deploy().join("Dockerfile.dockerignore"));
     let workspace = read(&tests_folder().join("../Cargo.toml"));

@@ -98,7 +98,7 @@ fn pipelined_touches_do_not_block_others() {
             let message = peer.message().await;
             touches = format!("TOUCH {}\n", message.id_text()).into_bytes();
         }
-        publish_during_floods(&nsqd, peers, &flood(&touches, 200_000)).await;
+        publish_during_floods(&nsqd, peers, &flood(&touches, 500_000)).await;
     });
 }
 

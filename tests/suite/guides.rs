@@ -68,6 +68,9 @@ fn is_documented(text: &str, documented: &str) -> bool {
     true
 }
 
+/// A flag of an nsqd that runs beside another one.
+const SECOND: &str = "--http-address=127.0.0.1:4251";
+
 /// A daemon of a guide.
 struct Running {
     program: &'static str,
@@ -98,6 +101,13 @@ impl Place {
         script("nsqd", &format!("{free} --https-address=127.0.0.1:0"));
         script("nsqlookupd", free);
         script("nsq", "");
+        let admin = bin.join("nsqadmin");
+        let text = format!(
+            "#!/bin/sh\nexec '{}' compat nsqadmin --http-address=127.0.0.1:0 --sample-interval=1s \"$@\"\n",
+            binary("nsq").display()
+        );
+        fs::write(&admin, text).expect("a new file");
+        fs::set_permissions(&admin, fs::Permissions::from_mode(0o755)).expect("our own file");
         fs::create_dir(folder.path().join("work")).expect("a new directory");
         Place { folder, daemons: Vec::new() }
     }
@@ -129,12 +139,24 @@ impl Place {
         // The command that starts the daemon comes last. `exec` lets the signal reach it.
         let (before, command) = text.split_at(text.rfind("\nnsq").map_or(0, |end| end + 1));
         let (program, standard) = match command.split_whitespace().next() {
+            Some("nsqd") if command.contains(SECOND) => ("nsqd", [":4250", ":4251"]),
             Some("nsqd") => ("nsqd", [":4150", ":4151"]),
             Some("nsqlookupd") => ("nsqlookupd", [":4160", ":4161"]),
+            // It has no TCP listener.
+            Some("nsqadmin") => ("nsqadmin", ["", ":4171"]),
             other => panic!("{other:?} is not a daemon: {text}"),
         };
-        self.stop(Some(program)).await;
-        let log = self.folder.path().join(format!("{program}.log"));
+        let is_second = command.contains(SECOND);
+        // The ports that the guide names are not free.
+        let is_kept = |word: &&str| !word.contains("address=127.0.0.1:42");
+        let command = match is_second {
+            true => command.split_whitespace().filter(is_kept).collect::<Vec<_>>().join(" "),
+            false => command.to_owned(),
+        };
+        if !is_second {
+            self.stop(Some(program)).await;
+        }
+        let log = self.folder.path().join(format!("{program}{}.log", if is_second { "-2" } else { "" }));
         let file = fs::File::create(&log).expect("a new file");
         let mut child =
             self.shell(&format!("{before}exec {command}")).stderr(file).spawn().expect("bash is there");
@@ -154,7 +176,8 @@ impl Place {
                 .zip(used)
                 .filter_map(|(standard, used)| Some((standard, used?)))
                 .collect();
-            if ports.len() == 1 + usize::from(serves_http) { Ok(ports) } else { Err(log) }
+            let has_tcp = usize::from(program != "nsqadmin");
+            if ports.len() == has_tcp + usize::from(serves_http) { Ok(ports) } else { Err(log) }
         })
         .await;
         self.daemons.push(Running { program, child, log, ports });
@@ -218,6 +241,11 @@ fn run_guide(name: &str) {
 }
 
 #[test]
+fn examples_of_the_dashboard_guide_run() {
+    run_guide("DASHBOARD.md");
+}
+
+#[test]
 fn examples_of_the_auth_guide_run() {
     run_guide("AUTH.md");
 }
@@ -225,6 +253,11 @@ fn examples_of_the_auth_guide_run() {
 #[test]
 fn examples_of_the_cli_guide_run() {
     run_guide("CLI.md");
+}
+
+#[test]
+fn examples_of_the_tools_guide_run() {
+    run_guide("TOOLS.md");
 }
 
 #[test]
@@ -238,6 +271,11 @@ fn examples_of_the_http_reference_run() {
 }
 
 #[test]
+fn examples_of_the_http_consumers_guide_run() {
+    run_guide("HTTP_CONSUMERS.md");
+}
+
+#[test]
 fn examples_of_the_policies_guide_run() {
     run_guide("POLICIES.md");
 }
@@ -248,6 +286,16 @@ fn examples_of_the_dead_letters_guide_run() {
 }
 
 #[test]
+fn examples_of_the_peek_guide_run() {
+    run_guide("PEEK.md");
+}
+
+#[test]
+fn examples_of_the_why_guide_run() {
+    run_guide("WHY.md");
+}
+
+#[test]
 fn examples_of_the_ttl_guide_run() {
     run_guide("TTL.md");
 }
@@ -255,6 +303,16 @@ fn examples_of_the_ttl_guide_run() {
 #[test]
 fn examples_of_the_bounds_guide_run() {
     run_guide("BOUNDS.md");
+}
+
+#[test]
+fn examples_of_the_order_guide_run() {
+    run_guide("ORDER.md");
+}
+
+#[test]
+fn examples_of_the_rate_limits_guide_run() {
+    run_guide("RATE_LIMITS.md");
 }
 
 #[test]
@@ -275,6 +333,21 @@ fn examples_of_the_migration_guide_run() {
 #[test]
 fn examples_of_the_retention_guide_run() {
     run_guide("RETENTION.md");
+}
+
+#[test]
+fn examples_of_the_drain_guide_run() {
+    run_guide("DRAIN.md");
+}
+
+#[test]
+fn examples_of_the_check_guide_run() {
+    run_guide("CHECK.md");
+}
+
+#[test]
+fn examples_of_the_undo_guide_run() {
+    run_guide("UNDO.md");
 }
 
 #[test]

@@ -25,6 +25,12 @@ mod publish;
 /// Headers: who gets them, and that they survive.
 mod headers;
 
+/// The dashboard: nsqadmin's API, actions, roles, partial failure.
+mod dashboard;
+
+/// The dashboard in a real browser.
+mod dashboard_browser;
+
 /// Deduplication: a topic stores the messages of one id once.
 mod dedupe;
 
@@ -49,6 +55,14 @@ mod policies;
 /// What a policy file would do: `/policy/test`.
 mod policy_test;
 
+/// Looking at messages; cancelling and rescheduling one.
+mod peek;
+
+/// Why a channel or a message does not move.
+mod why;
+/// Order by key, fair queueing, rate limits.
+mod order;
+
 /// Messages whose attempts are used up: the dead-letter topic, redrives.
 mod dead_letters;
 
@@ -66,6 +80,28 @@ mod filter;
 
 /// Bounds of channels and topics, and channels without consumers.
 mod bounds;
+
+/// Long poll with leases.
+mod http_take;
+
+/// Server-sent events.
+mod http_events;
+
+/// NSQ's protocol in WebSockets.
+mod websocket;
+
+/// What browsers and tokens may do with the endpoints that consume: origins, tickets, permissions.
+mod http_consume_access;
+
+/// A thousand consumers over HTTP.
+mod http_consume_load;
+/// Drains: a node refuses publishes until consumers have everything.
+mod drain;
+/// Drains that move what is left to another node.
+mod drain_to;
+
+/// Dry runs, and undoing an empty or a seek.
+mod undo;
 
 /// Heartbeats and deadlines.
 mod liveness;
@@ -154,8 +190,23 @@ mod examples;
 /// The `nsq` command.
 mod cli;
 
+/// Samples of a cluster, the problems that they show, `nsq check`, `nsq doctor` and `nsq top`.
+mod cluster_watch;
+
+/// NSQ's tools under their old names, and `nsq tail`.
+mod old_tools;
+
+/// `nsq to-file`, `nsq to-http`, `nsq to-nsq`: nothing is lost, whatever happens.
+mod bridges;
+
 /// The `nsq` command over TLS and with compression.
 mod cli_security;
+
+/// The commands of `nsq` for clusters, and the forms of its output.
+mod tools;
+
+/// Profiles of `nsq`.
+mod profiles;
 
 /// `nsq bench`, one small run of each mode.
 mod bench;

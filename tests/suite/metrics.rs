@@ -146,8 +146,8 @@ fn nsqlookupd_exports_its_metrics() {
 #[test]
 fn topic_and_channel_series_are_limited() {
     test(async {
-        // One topic has 11 series, one channel 17.
-        let nsqd = Daemon::nsqd().flag("--metrics-max-series=61").start().await;
+        // One topic has 11 series, one channel 24.
+        let nsqd = Daemon::nsqd().flag("--metrics-max-series=75").start().await;
         for topic in ["a", "b", "c"] {
             nsqd.admin(&format!("/topic/create?topic={topic}")).await;
             nsqd.admin(&format!("/channel/create?topic={topic}&channel=x")).await;
@@ -156,7 +156,7 @@ fn topic_and_channel_series_are_limited() {
         }
         let page = nsqd.metrics().await;
         let labelled = page.samples.keys().filter(|series| series.contains("{topic=")).count();
-        assert!((48..=61).contains(&labelled), "{labelled}");
+        assert!((60..=75).contains(&labelled), "{labelled}");
         assert_eq!(
             page.series_of("nsq_topic_depth"),
             ["nsq_topic_depth{topic=\"a\"}", "nsq_topic_depth{topic=\"b\"}"]
@@ -196,7 +196,12 @@ fn written_data_is_synced_in_the_background() {
             nsqd.get_json("/stats?format=json&include_storage=true").await["unsynced_bytes"],
             unsynced
         );
-        assert_eq!(nsqd.get_json("/stats?format=json").await["unsynced_bytes"], Value::Null);
+        let storage = &nsqd.get_json("/stats?format=json&include_storage=true").await["storage"];
+        let bytes = |key: &str| storage[key].as_u64().expect("a number of bytes");
+        assert!(0 < bytes("free_bytes") && bytes("free_bytes") <= bytes("size_bytes"), "{storage}");
+        assert!(bytes("journal_bytes") > 0, "{storage}");
+        let plain = nsqd.get_json("/stats?format=json").await;
+        assert_eq!((&plain["unsynced_bytes"], &plain["storage"]), (&Value::Null, &Value::Null));
         for flag in ["--sync-every=3", "--sync-timeout=10ms"] {
             let other = if flag.contains("every") { "--sync-timeout=1h" } else { "--sync-every=0" };
             let nsqd = Daemon::nsqd().flag(flag).flag(other).start().await;

@@ -87,6 +87,7 @@ fn compatibility_table_names_existing_tests() {
 fn documents() -> Vec<String> {
     let docs = fs::read_dir(workspace().join("docs")).expect("the folder can be read").flatten();
     let docs = docs.map(|entry| format!("docs/{}", entry.file_name().to_string_lossy()));
+    let docs = docs.filter(|name| name.ends_with(".md"));
     ["README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md"]
         .map(str::to_owned)
         .into_iter()

@@ -348,7 +348,7 @@ fn monitor_permission_for_one_topic_hides_other_topics() {
         let producers = |stats: &Value| stats["producers"].as_array().expect("a list").clone();
         assert_eq!((producers(&stats).len(), producers(&all).len()), (2, 4));
         assert!(all.get("memory").is_some() && stats.get("memory").is_none(), "{stats}");
-        assert!(stats.get("unsynced_bytes").is_none(), "{stats}");
+        assert!(stats.get("unsynced_bytes").is_none() && stats.get("storage").is_none(), "{stats}");
         assert_eq!(stats["topics"][0]["message_count"], 2);
         assert_eq!(stats["topics"][0]["channels"][0]["clients"][0]["client_id"], "root-payroll");
         assert!(stats["topics"][0]["channels"][0]["clients"][0].get("pub_counts").is_none(), "{stats}");

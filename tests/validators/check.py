@@ -46,11 +46,13 @@ def compose(path):
                 sys.exit(f"{path}: {name} depends on {other}, which is not a service")
         ports = {}
         for mapping in service.get("ports", []):
-            outside, inside = mapping.split(":")
-            ports[outside] = int(inside)
+            outside, inside = mapping.rsplit(":", 1)
+            # An address of the host may come first.
+            ports[outside.rsplit(":", 1)[-1]] = int(inside)
         show(name, service, ports)
-        healthcheck = service["healthcheck"]["test"]
-        show(f"{name} healthcheck", {"image": service["image"], "command": healthcheck[1:]}, {})
+        if not service["healthcheck"].get("disable"):
+            healthcheck = service["healthcheck"]["test"]
+            show(f"{name} healthcheck", {"image": service["image"], "command": healthcheck[1:]}, {})
 
 
 for argument in sys.argv[1:]:

@@ -1,4 +1,5 @@
-//! `nsq auth token`: creates a token for nsqd's `--auth-file`, with its entry for that file.
+//! `nsq auth token`: creates a token for nsqd's `--auth-file`, with its entry for that file. `nsq auth password`: hashes a
+//! password for the dashboard.
 
 use std::io::Read;
 
@@ -19,6 +20,9 @@ const TOKEN_PREFIX: &str = "nsq_";
 /// cannot be guessed.
 const MIN_SECRET_BYTES: usize = 20;
 
+/// Minimum length of a password of the dashboard.
+const MIN_PASSWORD_BYTES: usize = 8;
+
 const EXPLANATION: &str = "\
 Prints the token, which is never shown again, and its entry for the token file, which holds only its hash. \
 Patterns are regular expressions that match anywhere in a name. For publishing, the channel name is empty.";
@@ -35,9 +39,9 @@ pub struct TokenFlags {
     /// Pattern of the channels that the token allows; may be repeated.
     #[arg(long, value_name = "PATTERN", default_value = ".*")]
     channel: Vec<String>,
-    /// Permissions to grant: publish, subscribe, monitor, admin.
+    /// Permissions to grant: publish, subscribe, monitor, read, admin, adopt.
     #[arg(long, value_name = "WORD", value_delimiter = ',', default_value = "publish,subscribe",
-          value_parser = ["publish", "subscribe", "monitor", "admin"])]
+          value_parser = ["publish", "subscribe", "monitor", "read", "admin", "adopt"])]
     permission: Vec<String>,
     /// Time of expiry, such as 2027-01-01T00:00:00Z. [default: never]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -66,6 +70,26 @@ pub fn token(flags: &TokenFlags, output: Output) -> Result<ExitStatus, Failure> 
     } else {
         let shown = if secret.is_none() { format!("# token: {token}\n") } else { String::new() };
         output.data(shown + &toml(flags, &hash))?;
+    }
+    Ok(ExitStatus::Done)
+}
+
+/// Reads a password from stdin and prints its hash.
+pub fn password(output: Output) -> Result<ExitStatus, Failure> {
+    let mut password = String::new();
+    std::io::stdin()
+        .read_line(&mut password)
+        .map_err(|error| Failure::failed(format_args!("cannot read stdin: {error}")))?;
+    let password = password.trim_end_matches(['\n', '\r']);
+    if password.len() < MIN_PASSWORD_BYTES {
+        let message = format!("the password is shorter than {MIN_PASSWORD_BYTES} bytes");
+        return Err(Failure::usage(message).hint("use a longer one"));
+    }
+    let hash = nsq_dashboard::hash_password(password).map_err(Failure::failed)?;
+    if output.is_json() {
+        output.json(&json!({ "password": hash }))?;
+    } else {
+        output.data(format!("password = {}\n", json!(hash)))?;
     }
     Ok(ExitStatus::Done)
 }

@@ -64,6 +64,6 @@ impl From<nsq_bench::Failure> for Failure {
             Cause::Interrupted => ExitStatus::Interrupted,
             Cause::Failed => ExitStatus::Failed,
         };
-        Failure { status, message: failure.message, hint: failure.hint }
+        Failure { status, message: failure.message, hint: failure.hint, target: None }
     }
 }

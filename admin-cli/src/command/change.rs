@@ -56,9 +56,7 @@ pub fn agreed(
         let text = format!("{kind} {object} would be {}: {what}\n", verb.done);
         return context.output.text(text).map(|()| false);
     }
-    if !flags.yes {
-        context.output.confirm(&format!("{} {kind} {object} ({what})?", verb.name))?;
-    }
+    context.confirm(&format!("{} {kind} {object} ({what})?", verb.name), flags.yes)?;
     Ok(true)
 }
 

@@ -1,4 +1,4 @@
-//! `nsq manual`: man pages of all three programs, made from the same definitions as their help texts.
+//! `nsq manual`: man pages of all four programs, made from the same definitions as their help texts.
 
 use std::fs;
 use std::path::Path;
@@ -43,8 +43,8 @@ pub fn run(flags: &ManualFlags, output: Output) -> Result<ExitStatus, Failure> {
     Ok(ExitStatus::Done)
 }
 
-/// The command lines of nsqd, nsqlookupd and nsq.
-fn programs() -> [Command; 3] {
+/// The command lines of nsqd, nsqlookupd, nsqadmin and nsq.
+fn programs() -> [Command; 4] {
     let daemon = |name: &'static str, command: Command| command.name(name).disable_version_flag(true);
     let mut cli = Cli::command();
     // Gives each command the flags that all commands share.
@@ -52,6 +52,7 @@ fn programs() -> [Command; 3] {
     [
         daemon("nsqd", nsqd::flags::Flags::command()),
         daemon("nsqlookupd", nsqlookupd::flags::Flags::command()),
+        daemon("nsqadmin", nsq_dashboard::flags::Flags::command()),
         cli,
     ]
 }
@@ -107,12 +108,12 @@ mod tests {
             "# Flags of the daemons\n\n\
              This page is made from the flags' definitions. Flags can be spelled as in Go (`-data-path=/var/lib/nsq`). The same names \
              with underscores are\nkeys of the config file (`--config`), as in NSQ, except `id` (`--node-id`), \
-             `nsqlookupd_tcp_addresses`, `auth_http_addresses`,\n`http_allowed_origins` and \
+             `nsqlookupd_tcp_addresses`, `auth_http_addresses`,\n`http_allowed_origins`, `http_cors_origins` and \
              `e2e_processing_latency_percentiles`. A flag overrides the file. Durations are written as in Go: `250ms`, \
              `2s`, `1h30m`.\n\
              The [nsq command](CLI.md) describes its flags with `nsq help COMMAND`.\n",
         );
-        for mut program in programs().into_iter().take(2) {
+        for mut program in programs().into_iter().take(3) {
             program.build();
             let _ = write!(page, "\n## {}\n\n| flag | default | |\n|---|---|---|\n", program.get_name());
             for flag in program.get_arguments().filter(|flag| !flag.is_hide_set() && flag.get_id() != "help")

@@ -68,7 +68,7 @@ pub struct ApplyFlags {
 pub struct SetFlags {
     /// The topic (for a channel: TOPIC CHANNEL or TOPIC/CHANNEL), then one KEY=VALUE or more. KEY=default removes a
     /// setting. `nsq policy settings` lists the keys.
-    #[arg(value_name = "NAME|KEY=VALUE", required = true, num_args = 2..)]
+    #[arg(value_name = "NAME|KEY=VALUE", required = true, num_args = 2.., add = clap_complete::ArgValueCandidates::new(crate::command::completion::settings))]
     words: Vec<String>,
 }
 

@@ -63,6 +63,9 @@ pub struct SeekFlags {
     #[arg(long, value_name = "PLACE", value_parser = parse_place,
           long_help = format!("Place to move the channel to.\n\n{PLACES}"))]
     to: StartAt,
+    /// Only show what would happen.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Moves the channel on all nodes that have it.
@@ -71,16 +74,21 @@ pub async fn seek(context: &Context, flags: &SeekFlags) -> Result<ExitStatus, Fa
     let object = flags.channel.object()?;
     let cluster = Cluster::find(&context.targets).await?;
     let channel = object.channel.as_deref().unwrap_or_default();
-    let call = async |node: &Node| node.client.seek_channel(&object.topic, channel, flags.to).await;
+    let call = async |node: &Node| match flags.dry_run {
+        true => node.client.plan_seek(&object.topic, channel, flags.to).await,
+        false => node.client.seek_channel(&object.topic, channel, flags.to).await,
+    };
     let answers = cluster.on_nodes(SEEK.name, call).await;
     if !context.output.is_json() {
         let line = |(node, moved): &(String, SeekResponse)| {
             let clamped = if moved.clamped { ", starting at the oldest retained message" } else { "" };
-            format!("{} delivers {} messages{clamped}\n", printable(node), moved.depth)
+            let delivers = if moved.dry_run { "would deliver" } else { "delivers" };
+            format!("{} {delivers} {} messages{clamped}\n", printable(node), moved.depth)
         };
         context.output.text(answers.good.iter().map(line).collect::<String>())?;
     }
     let good = answers.good.into_iter().map(|(node, _)| (node, ())).collect();
     let answers = Answers { good, errors: answers.errors, missing: answers.missing };
-    conclude(context, &cluster, SEEK, &object, answers).await
+    let verb = if flags.dry_run { Verb { done: "would move", ..SEEK } } else { SEEK };
+    conclude(context, &cluster, verb, &object, answers).await
 }

@@ -19,7 +19,7 @@ use crate::table::{Cell, Table};
 #[derive(Debug, Args)]
 pub struct StatFlags {
     /// Show only these: TOPIC or TOPIC/CHANNEL.
-    #[arg(value_name = "TOPIC[/CHANNEL]")]
+    #[arg(value_name = "TOPIC[/CHANNEL]", add = clap_complete::ArgValueCandidates::new(crate::command::completion::channels))]
     objects: Vec<String>,
     /// Refresh until interrupted.
     #[arg(long, short)]
@@ -99,11 +99,17 @@ pub fn flags_of_topic(topic: &TopicReport, is_partial: bool) -> String {
     letters([(topic.paused, 'P'), (is_partial, '*')])
 }
 
-/// Letters for the FLAGS column: `P` paused, `F` full, `!` no consumer, `*` some nodes are missing.
+/// Letters for the FLAGS column: `P` paused, `F` full, `T` throttled, `B` blocked by its order, `!` no consumer, `*` some
+/// nodes are missing.
 pub fn flags_of_channel(channel: &ChannelReport, is_partial: bool) -> String {
-    let flags =
-        [(channel.paused, 'P'), (channel.is_full, 'F'), (channel.client_count == 0, '!'), (is_partial, '*')];
-    letters(flags)
+    letters([
+        (channel.paused, 'P'),
+        (channel.is_full, 'F'),
+        (channel.is_throttled, 'T'),
+        (channel.reading_stopped, 'B'),
+        (channel.client_count == 0, '!'),
+        (is_partial, '*'),
+    ])
 }
 
 fn letters<const N: usize>(flags: [(bool, char); N]) -> String {
@@ -150,14 +156,14 @@ const RETENTION_HEADINGS: [&str; 3] = ["KEPT", "KEPT BYTES", "OLDEST"];
 /// Shown only if a topic remembers ids of messages.
 const DEDUPE_HEADINGS: [&str; 2] = ["IDS", "DUPS"];
 /// Shown only if messages of a channel became dead letters, will become some next, expired, exceeded its bound or did not
-/// match its filter.
-const DEPARTURE_HEADINGS: [&str; 5] = ["DEAD", "PENDING", "EXPIRED", "DROPPED", "FILTERED"];
+/// match its filter, or were cancelled.
+const DEPARTURE_HEADINGS: [&str; 6] = ["DEAD", "PENDING", "EXPIRED", "DROPPED", "FILTERED", "CANCELLED"];
 
 fn table(topics: &[TopicReport], is_partial: bool) -> Table {
     let keeps = topics.iter().any(|topic| topic.retained.is_some());
     let dedupes = topics.iter().any(|topic| topic.dedupe.is_some());
     let departs =
-        topics.iter().flat_map(|topic| &topic.channels).any(|channel| departures(channel) != [0; 5]);
+        topics.iter().flat_map(|topic| &topic.channels).any(|channel| departures(channel) != [0; 6]);
     let mut table = Table::new(&HEADINGS);
     let mut count = HEADINGS.len();
     // Where the columns of ids begin.
@@ -192,7 +198,7 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
             let oldest = Some(retained.oldest_retained_at).filter(|at| *at > 0);
             cells.push(retained.retained_count.into());
             cells.push(retained.retained_bytes.into());
-            cells.push(oldest.map_or(Cell::None, |at| nsq_protocol::start_at::rfc3339(at).into()));
+            cells.push(oldest.map_or(Cell::None, Cell::Moment));
         }
         if let Some(dedupe) = &topic.dedupe {
             cells.resize(ids_from, Cell::None);
@@ -226,13 +232,14 @@ fn table(topics: &[TopicReport], is_partial: bool) -> Table {
     table
 }
 
-fn departures(channel: &ChannelReport) -> [u64; 5] {
+fn departures(channel: &ChannelReport) -> [u64; 6] {
     [
         channel.dead_lettered_count,
         channel.dead_letter_pending,
         channel.expired_count,
         channel.overflow_count,
         channel.filtered_count,
+        channel.cancelled_count,
     ]
 }
 
@@ -252,6 +259,8 @@ mod tests {
         );
         let full = ChannelReport { is_full: true, client_count: 1, ..ChannelReport::default() };
         assert_eq!(flags_of_channel(&full, false), "F");
+        let slow = ChannelReport { is_throttled: true, reading_stopped: true, client_count: 1, ..full };
+        assert_eq!(flags_of_channel(&slow, false), "FTB");
         assert_eq!(flags_of_topic(&TopicReport::default(), true), "*");
     }
 
@@ -283,10 +292,20 @@ mod tests {
             TopicReport { channels: vec![channel(0), channel(4)], retained, ..TopicReport::default() };
         let text = table(&[topic], false).tab_separated();
         let ends: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').skip(12).collect()).collect();
-        let headings = ["DEAD", "PENDING", "EXPIRED", "DROPPED", "FILTERED", "KEPT", "KEPT BYTES", "OLDEST"];
+        let headings = [
+            "DEAD",
+            "PENDING",
+            "EXPIRED",
+            "DROPPED",
+            "FILTERED",
+            "CANCELLED",
+            "KEPT",
+            "KEPT BYTES",
+            "OLDEST",
+        ];
         assert_eq!(ends[0], headings);
-        assert_eq!(ends[1][..6], ["-", "-", "-", "-", "-", "9"]);
-        assert_eq!((&ends[2][..5], &ends[3][..5]), (&["0"; 5][..], &["0", "0", "4", "0", "0"][..]));
+        assert_eq!(ends[1][..7], ["-", "-", "-", "-", "-", "-", "9"]);
+        assert_eq!((&ends[2][..6], &ends[3][..6]), (&["0"; 6][..], &["0", "0", "4", "0", "0", "0"][..]));
         let without = TopicReport { channels: vec![channel(0)], ..TopicReport::default() };
         assert!(!table(&[without], false).tab_separated().contains("DEAD"));
     }

@@ -10,6 +10,8 @@ import time
 
 import gnsq
 
+import websocket_shim
+
 
 def parse_arguments():
     parser = argparse.ArgumentParser()
@@ -24,6 +26,7 @@ def parse_arguments():
     parser.add_argument("--tls-ca", help="authority to trust; requests TLS")
     parser.add_argument("--compression", choices=["snappy", "deflate"])
     parser.add_argument("--auth-secret")
+    parser.add_argument("--websocket", help="connect through WebSockets at this path; --nsqd is an HTTP address")
     return parser.parse_args()
 
 
@@ -46,6 +49,8 @@ def say(**event):
 
 def main():
     arguments = parse_arguments()
+    if arguments.websocket:
+        websocket_shim.install(arguments.websocket)
     consumer = gnsq.Consumer(
         arguments.topic,
         arguments.channel,

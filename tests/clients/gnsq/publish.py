@@ -10,6 +10,8 @@ import sys
 
 import gnsq
 
+import websocket_shim
+
 
 def parse_arguments():
     parser = argparse.ArgumentParser()
@@ -22,6 +24,7 @@ def parse_arguments():
     parser.add_argument("--tls-ca", help="authority to trust; requests TLS")
     parser.add_argument("--compression", choices=["snappy", "deflate"])
     parser.add_argument("--auth-secret")
+    parser.add_argument("--websocket", help="connect through WebSockets at this path; --nsqd is an HTTP address")
     return parser.parse_args()
 
 
@@ -69,6 +72,8 @@ class Connection:
 
 def main():
     arguments = parse_arguments()
+    if arguments.websocket:
+        websocket_shim.install(arguments.websocket)
     bodies = [f"{arguments.prefix}{n}".encode() for n in range(arguments.count)]
     producer = Connection(arguments) if upgrades(arguments) else gnsq.Producer(arguments.nsqd)
     producer.start()

@@ -19,6 +19,7 @@ const {values: options} = parseArgs({
     'tls-ca': {type: 'string'}, // authority to trust; requests TLS
     compression: {type: 'string'}, // snappy or deflate
     'auth-secret': {type: 'string'},
+    websocket: {type: 'string'}, // connect through WebSockets at this path; nsqd is an HTTP address
   },
 })
 
@@ -30,6 +31,8 @@ if (options['tls-ca']) {
 }
 if (options.compression) upgrades[options.compression] = true
 if (options['auth-secret']) upgrades.authSecret = options['auth-secret']
+
+if (options.websocket) require('./websocket_shim').install(options.websocket)
 
 const say = (event) => console.log(JSON.stringify(event))
 

@@ -17,6 +17,7 @@ const {values: options} = parseArgs({
     'tls-ca': {type: 'string'}, // authority to trust; requests TLS
     compression: {type: 'string'}, // snappy or deflate
     'auth-secret': {type: 'string'},
+    websocket: {type: 'string'}, // connect through WebSockets at this path; nsqd is an HTTP address
   },
 })
 
@@ -32,6 +33,8 @@ if (options['auth-secret']) upgrades.authSecret = options['auth-secret']
 const deferMs = Number(options['defer-ms'])
 const batchSize = Number(options.batch)
 const bodies = Array.from({length: Number(options.count)}, (_, n) => `${options.prefix}${n}`)
+
+if (options.websocket) require('./websocket_shim').install(options.websocket)
 
 const say = (event) => console.log(JSON.stringify(event))
 

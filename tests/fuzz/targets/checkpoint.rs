@@ -7,7 +7,8 @@ use nsq_fuzz::edit::Input;
 use nsq_fuzz::memory_storage::MemoryStorage;
 use nsq_fuzz::{FILE_RUNS, fuzz};
 use nsqd::storage::checkpoint::{
-    self, ChannelCheckpoint, Checkpoint, OutstandingCheckpoint, RetentionCheckpoint, TopicCheckpoint,
+    self, ChannelCheckpoint, Checkpoint, LossCheckpoint, OutstandingCheckpoint, RetentionCheckpoint,
+    TopicCheckpoint,
 };
 use nsqd::storage::journal::Lsn;
 
@@ -46,6 +47,12 @@ fn sample(count: u64) -> Checkpoint {
         expired_count: 4,
         overflow_count: 5,
         filtered_count: 6,
+        cancelled_count: 3,
+        loss: Some(LossCheckpoint {
+            is_move: true,
+            at_ns: Some(7),
+            runs: Some(vec![SequenceRange::new(70, 80)]),
+        }),
     };
     let topic = TopicCheckpoint {
         number: TopicNumber(2),

@@ -74,6 +74,7 @@ fn some_records(frames: &[u8]) -> Vec<Record<'_>> {
         Record::ChannelEmptied { topic: TOPIC, channel: CHANNEL, up_to: 104 },
         Record::TopicRetention { topic: TOPIC, own: true, for_ns: 1, bytes: 2, from: 100 },
         Record::ChannelMoved { topic: TOPIC, channel: CHANNEL, to: 101, forward: false },
+        Record::ChannelUndone { topic: TOPIC, channel: CHANNEL, cursor: 105, runs: (&REMOVED).into() },
         Record::TopicSettings { topic: TOPIC, settings: "retain_for=1h0m0s\n" },
         Record::ChannelSettings { topic: TOPIC, channel: CHANNEL, settings: "retry=list 1s\n" },
         Record::TopicIdsForgotten { topic: TOPIC, before: 103 },

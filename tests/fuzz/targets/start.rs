@@ -148,6 +148,7 @@ enum Fact {
     ChannelEmptied { topic: u8, channel: u8, up_to: Sequence },
     TopicRetention { topic: u8, own: bool, for_ns: Number, bytes: Number, from: Sequence },
     ChannelMoved { topic: u8, channel: u8, to: Sequence, forward: bool },
+    ChannelUndone { topic: u8, channel: u8, cursor: Sequence, first: Sequence, length: Sequence },
     TopicSettings { topic: u8, settings: u8 },
     ChannelSettings { topic: u8, channel: u8, settings: u8 },
     TopicIdsForgotten { topic: u8, before: Sequence },
@@ -276,6 +277,15 @@ impl Fact {
                 to: u64::from(to),
                 forward,
             },
+            Fact::ChannelUndone { topic, channel, cursor, first, length } => {
+                runs = [SequenceRange::new(u64::from(first), u64::from(first) + u64::from(length))];
+                Record::ChannelUndone {
+                    topic: one_topic(topic),
+                    channel: one_channel(channel),
+                    cursor: u64::from(cursor),
+                    runs: (&runs).into(),
+                }
+            }
             Fact::TopicSettings { topic, settings } => {
                 Record::TopicSettings { topic: one_topic(topic), settings: text(settings) }
             }

@@ -73,8 +73,10 @@ fn kind(record: &Record<'_>) -> &'static str {
         Record::ChannelEmptied { .. } => "channel_emptied",
         Record::TopicRetention { .. } => "topic_retention",
         Record::ChannelMoved { .. } => "channel_moved",
+        Record::ChannelUndone { .. } => "channel_undone",
         Record::TopicSettings { .. } => "topic_settings",
         Record::ChannelSettings { .. } => "channel_settings",
         Record::TopicIdsForgotten { .. } => "topic_ids_forgotten",
+        Record::Adopted { .. } => "adopted",
     }
 }

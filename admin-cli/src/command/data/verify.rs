@@ -47,7 +47,7 @@ pub fn run(output: Output, flags: &VerifyFlags) -> Result<ExitStatus, Failure> {
     progress.end();
     directory.check_unchanged()?;
     print(output, &findings)?;
-    Ok(if findings.damage.is_empty() { ExitStatus::Done } else { ExitStatus::Damaged })
+    Ok(if findings.damage.is_empty() { ExitStatus::Done } else { ExitStatus::NotMet })
 }
 
 fn print(output: Output, findings: &Findings) -> Result<(), Failure> {

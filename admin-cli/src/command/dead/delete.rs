@@ -71,9 +71,7 @@ fn agreed(
             .text(format!("{total} {letters} of {object} would be deleted on {on}\n"))
             .map(|()| false);
     }
-    if !flags.destroy.yes {
-        output.confirm(&format!("delete {total} {letters} of {object} ({on}) for good?"))?;
-    }
+    context.confirm(&format!("delete {total} {letters} of {object} ({on}) for good?"), flags.destroy.yes)?;
     Ok(true)
 }
 

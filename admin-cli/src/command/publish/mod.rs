@@ -1,10 +1,11 @@
 //! `nsq pub`: publishes arguments, files or stdin, with many messages in flight, and reports the first message that
 //! was not acknowledged.
 //!
-//! `source` reads the input, `pieces` splits it into messages, and this file sends and counts them.
+//! `source` reads the input, `pieces` splits it into messages, `template` makes messages, and this file sends and counts them.
 
-mod pieces;
-mod source;
+pub mod pieces;
+pub mod source;
+pub mod template;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::Args;
 use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::FuturesOrdered;
 use nsq::{Producer, PublishError, PublishedMessage, Receipt};
 use nsq_daemon::go_duration;
@@ -25,14 +26,24 @@ use serde_json::json;
 use super::Context;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::TopicArgument;
-use crate::sources::{self, TcpSources, publish_failure};
+use crate::sources::{self, publish_failure};
+use crate::targets::with_tcp_port;
 use pieces::parse_delimiter;
 use source::{Reading, Source};
+use template::Template;
 
 /// Maximum number of publishes that wait for their answer.
 const MAX_PENDING: usize = 1000;
 
+const EXAMPLES: &str = "\
+Examples:
+  nsq pub orders 'first' 'second'                        # two messages
+  seq 1000 | nsq pub orders --rate 100                   # lines of stdin, a hundred per second
+  nsq pub orders --count 5 'message {{n}} at {{time}}'   # from a template
+  nsq pub settings --to all reload                       # one message to every nsqd";
+
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
 pub struct PublishFlags {
     #[command(flatten)]
     topic: TopicArgument,
@@ -48,9 +59,33 @@ pub struct PublishFlags {
     /// Separator between messages in a file or on stdin; supports \n \r \t \0 \\.
     #[arg(long, value_name = "TEXT", default_value = r"\n")]
     delimiter: String,
-    /// Publish each file, or all of stdin, as one message.
+    /// Messages on stdin or in files end with a zero byte.
     #[arg(long, conflicts_with = "delimiter")]
+    print0: bool,
+    /// Publish each file, or all of stdin, as one message.
+    #[arg(long, conflicts_with_all = ["delimiter", "print0"])]
     whole: bool,
+    /// Each file, or stdin, is a JSON array: publish its elements.
+    #[arg(long, conflicts_with_all = ["delimiter", "print0", "whole"])]
+    json_array: bool,
+    /// Publish each file of a directory as one message, in the order of their names.
+    #[arg(long, value_name = "DIR")]
+    from_dir: Option<PathBuf>,
+    /// Publish each BODY N times; {{n}}, {{time}}, {{uuid}} and {{rand N}} in it are replaced.
+    #[arg(long, value_name = "N", requires = "bodies", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Publish each message to any nsqd, to all of them, or to this one: any, all, or a TCP address.
+    #[arg(long, value_name = "WHICH", default_value = "any")]
+    to: String,
+    /// How long to wait for more messages to send together.
+    #[arg(long, value_name = "DURATION", value_parser = go_duration::parse)]
+    linger: Option<Duration>,
+    /// Largest number of body bytes to send together.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// Keep the order of the messages, even if one must be sent again. Needs a single nsqd: --to ADDRESS.
+    #[arg(long)]
+    ordered: bool,
     /// Defer the messages: consumers get them only after this time.
     #[arg(long, value_name = "DURATION", value_parser = go_duration::parse)]
     defer: Option<Duration>,
@@ -82,22 +117,37 @@ pub async fn run(context: &Context, mut flags: PublishFlags) -> Result<ExitStatu
         config = config.pub_ids(true);
     }
     let headers = headers.into();
+    let (flags_to, linger, batch, ordered) = (flags.to.clone(), flags.linger, flags.batch, flags.ordered);
     let sources = flags.sources()?;
-    let TcpSources { nsqds, .. } = sources::find(&context.targets, sources::Purpose::Publish).await?;
-    let producer = Producer::builder()
-        .nsqd(&nsqds)
-        .config(config)
-        .publish_timeout(context.targets.timeout)
-        .build()
-        .map_err(Failure::from)?;
-    let mut sending =
-        Sending { producer, topic, defer, headers, pending: FuturesOrdered::new(), sent: Sent::default() };
+    let nsqds = match flags_to.as_str() {
+        "any" | "all" => sources::find(&context.targets, sources::Purpose::Publish).await?.nsqds,
+        address => vec![with_tcp_port(address)],
+    };
+    let groups: Vec<&[String]> = match flags_to.as_str() {
+        "all" => nsqds.chunks(1).collect(),
+        _ => vec![&nsqds],
+    };
+    let producers = groups.into_iter().map(|nsqds| {
+        let mut builder =
+            Producer::builder().nsqd(nsqds).config(config.clone()).publish_timeout(context.targets.timeout);
+        if let Some(linger) = linger {
+            builder = builder.linger(linger);
+        }
+        if let Some(batch) = batch {
+            builder = builder.batch_bytes(batch);
+        }
+        builder = builder.ordered(ordered);
+        builder.build().map_err(Failure::from)
+    });
+    let producers = producers.collect::<Result<Vec<_>, Failure>>()?;
+    let sent = Sent { copies: producers.len() as u64, ..Sent::default() };
+    let mut sending = Sending { producers, topic, defer, headers, pending: FuturesOrdered::new(), sent };
     let started_at = Instant::now();
     let result = sending.all(source::read(sources, reading)).await;
-    let Sending { producer, sent, topic, pending, .. } = sending;
+    let Sending { producers, sent, topic, pending, .. } = sending;
     // After a failure, messages may be left that were not sent; they must not be sent now.
     drop(pending);
-    producer.close(context.targets.timeout).await;
+    join_all(producers.iter().map(|producer| producer.close(context.targets.timeout))).await;
     match result {
         Ok(()) => {
             sent.print_summary(context, &topic, started_at.elapsed())?;
@@ -118,19 +168,27 @@ pub async fn run(context: &Context, mut flags: PublishFlags) -> Result<ExitStatu
 
 impl PublishFlags {
     fn reading(&self) -> Result<Reading, Failure> {
-        let delimiter = match self.whole {
-            true => Vec::new(),
-            false => parse_delimiter(&self.delimiter)
+        let delimiter = match (self.whole, self.print0) {
+            (true, _) => Vec::new(),
+            (false, true) => vec![0],
+            (false, false) => parse_delimiter(&self.delimiter)
                 .map_err(|error| Failure::usage(format_args!("--delimiter {}: {error}", self.delimiter)))?,
         };
         let pause = self.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
-        Ok(Reading { delimiter, skip: self.skip, pause })
+        Ok(Reading {
+            delimiter,
+            is_json_array: self.json_array,
+            skip: self.skip,
+            pause,
+            drop_final_newline: false,
+        })
     }
 
     /// The id of the only message.
     fn single_id(&mut self) -> Result<Option<String>, Failure> {
         let id = self.id.take();
         let is_single = match (self.bodies.len(), self.file.len()) {
+            _ if self.count.is_some() || self.from_dir.is_some() || self.json_array => false,
             (1, 0) => !self.stdin,
             (0, files) => self.whole && files + usize::from(self.stdin) <= 1,
             _ => false,
@@ -147,19 +205,46 @@ impl PublishFlags {
             return Err(Failure::usage("a message is empty: NSQ has no empty messages"));
         }
         let mut sources = Vec::new();
-        if !self.bodies.is_empty() {
+        if let Some(count) = self.count {
+            for body in &self.bodies {
+                let template =
+                    Template::parse(body).map_err(|why| Failure::usage(format_args!("{body:?}: {why}")))?;
+                sources.push(Source::Generated(template, count));
+            }
+        } else if !self.bodies.is_empty() {
             sources.push(Source::Bodies(self.bodies.into_iter().map(Bytes::from).collect()));
         }
         sources.extend(self.file.into_iter().map(Source::File));
-        if self.stdin || (sources.is_empty() && !std::io::stdin().is_terminal()) {
+        if let Some(folder) = &self.from_dir {
+            sources.extend(files_of(folder)?.into_iter().map(Source::WholeFile));
+        }
+        if self.stdin || (sources.is_empty() && self.from_dir.is_none() && !std::io::stdin().is_terminal()) {
             sources.push(Source::Stdin);
         }
-        if sources.is_empty() {
+        if sources.is_empty() && self.from_dir.is_none() {
             return Err(Failure::usage("nothing to publish")
                 .hint("give messages as arguments, --file FILE, or --stdin to type them line by line"));
         }
         Ok(sources)
     }
+}
+
+/// The files of a folder, by name. Hidden files are left out.
+fn files_of(folder: &std::path::Path) -> Result<Vec<PathBuf>, Failure> {
+    let failed = |error: std::io::Error| {
+        let shown = folder.display().to_string();
+        Failure::failed(format_args!("cannot read {shown}: {error}")).target(shown)
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if !is_hidden && entry.path().is_file() {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Why publishing ended early.
@@ -173,7 +258,8 @@ enum SendError {
 type Pending = BoxFuture<'static, (usize, Result<Receipt, PublishError>)>;
 
 struct Sending {
-    producer: Producer,
+    /// Every message goes to each of them; one producer chooses among its nsqds.
+    producers: Vec<Producer>,
     topic: String,
     defer: Option<Duration>,
     headers: Arc<[(String, String)]>,
@@ -206,10 +292,17 @@ impl Sending {
     }
 
     async fn one(&mut self, body: Bytes) -> Result<(), SendError> {
+        for index in 0..self.producers.len() {
+            self.to(index, body.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn to(&mut self, index: usize, body: Bytes) -> Result<(), SendError> {
         let bytes = body.len();
         let pending: Pending = match self.defer {
             None if self.headers.is_empty() => loop {
-                match self.producer.send(&self.topic, body.clone()) {
+                match self.producers[index].send(&self.topic, body.clone()) {
                     Ok(result) => break async move { (bytes, result.await) }.boxed(),
                     Err(PublishError::Full) => match self.pending.next().await {
                         Some(result) => self.sent.count(result)?,
@@ -220,7 +313,7 @@ impl Sending {
                 }
             },
             delay => {
-                let (producer, topic) = (self.producer.clone(), self.topic.clone());
+                let (producer, topic) = (self.producers[index].clone(), self.topic.clone());
                 let headers = Arc::clone(&self.headers);
                 let published = async move {
                     let pairs = headers.iter().map(|(name, value)| (name, value));
@@ -245,6 +338,9 @@ impl Sending {
 /// The messages acknowledged so far: all from the first one on, without a gap.
 #[derive(Debug, Default)]
 struct Sent {
+    /// Number of nsqds that get each message.
+    copies: u64,
+    receipts: u64,
     acknowledged: u64,
     bytes: u64,
     nodes: BTreeSet<String>,
@@ -255,8 +351,12 @@ struct Sent {
 impl Sent {
     fn count(&mut self, (bytes, result): (usize, Result<Receipt, PublishError>)) -> Result<(), SendError> {
         let receipt = result.map_err(SendError::Publish)?;
-        self.acknowledged += 1;
-        self.bytes += bytes as u64;
+        self.receipts += 1;
+        // A message is acknowledged when all its nsqds have answered.
+        if self.receipts.is_multiple_of(self.copies.max(1)) {
+            self.acknowledged += 1;
+            self.bytes += bytes as u64;
+        }
         self.message = receipt.message;
         if !self.nodes.contains(&*receipt.node) {
             self.nodes.insert(receipt.node.to_string());
@@ -265,7 +365,7 @@ impl Sent {
     }
 
     fn print_summary(&self, context: &Context, topic: &str, took: Duration) -> Result<(), Failure> {
-        let Sent { acknowledged, bytes, nodes, message } = self;
+        let Sent { acknowledged, bytes, nodes, message, .. } = self;
         if context.output.is_json() {
             let mut summary = json!({
                 "topic_name": topic,

@@ -19,12 +19,24 @@ pub struct Pieces {
     buffer: BytesMut,
     /// No delimiter in the buffer starts before this offset.
     searched: usize,
+    /// Whether a line feed at the end of the input is no part of the last piece, whatever the delimiter.
+    drops_final_newline: bool,
 }
 
 impl Pieces {
     /// Splits at `delimiter`. If it is empty, the whole input is one piece.
     pub fn new(delimiter: &[u8]) -> Self {
-        Pieces { delimiter: delimiter.to_owned(), buffer: BytesMut::new(), searched: 0 }
+        Pieces {
+            delimiter: delimiter.to_owned(),
+            buffer: BytesMut::new(),
+            searched: 0,
+            drops_final_newline: false,
+        }
+    }
+
+    /// Drops one line feed at the end of an input that does not end with the delimiter.
+    pub fn drop_final_newline(self) -> Self {
+        Pieces { drops_final_newline: true, ..self }
     }
 
     /// The buffer to read into.
@@ -52,6 +64,9 @@ impl Pieces {
     /// [`next`](Self::next) has returned `None`.
     pub fn last(&mut self) -> Option<Bytes> {
         self.searched = 0;
+        if self.drops_final_newline && self.buffer.ends_with(b"\n") {
+            self.buffer.truncate(self.buffer.len() - 1);
+        }
         let rest = self.buffer.split().freeze();
         (!rest.is_empty()).then_some(rest)
     }
@@ -124,6 +139,15 @@ mod tests {
         assert_eq!(cut(b"a\n\nb", b"\n", 9), [b"a", b"b"]);
         assert_eq!(cut(b"a\nb\n", b"\n", 9), [b"a", b"b"]);
         assert!(cut(b"", b"\n", 9).is_empty());
+    }
+
+    #[test]
+    fn final_newline_is_dropped_on_request() {
+        let mut pieces = Pieces::new(b",").drop_final_newline();
+        pieces.buffer().extend_from_slice(b"one,two\n,three\n");
+        let mut all: Vec<Bytes> = std::iter::from_fn(|| pieces.next().unwrap()).collect();
+        all.extend(pieces.last());
+        assert_eq!(all, [&b"one"[..], b"two\n", b"three"]);
     }
 
     #[test]

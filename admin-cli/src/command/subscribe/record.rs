@@ -1,21 +1,54 @@
-//! Formats a message as a line: its body, or a JSON object. Pure.
+//! Formats a message: its body, a JSON object, or as a template says.
 
 use nsq::{Delivery, Headers};
 use nsq_protocol::is_printable;
 use serde::Serialize;
 
+use super::template::Template;
 use crate::body::{Body, rfc3339};
+use crate::exit_status::Failure;
 use crate::names::Object;
+use crate::output::Output;
+
+/// What of a message is printed.
+#[derive(Debug, Clone)]
+pub enum Form {
+    Body,
+    /// JSON, in the form that the flags choose.
+    Json,
+    Template(Template),
+}
+
+impl Form {
+    /// The form that the flags choose.
+    pub fn new(output: Output, template: Option<Template>) -> Result<Self, Failure> {
+        match (output.is_json(), template) {
+            (true, Some(_)) => Err(Failure::usage("--format excludes --json, --jq and --output")),
+            (true, None) => Ok(Form::Json),
+            (false, Some(template)) => Ok(Form::Template(template)),
+            (false, None) => Ok(Form::Body),
+        }
+    }
+
+    /// Whether nsqd must be asked for headers.
+    pub fn wants_headers(&self) -> bool {
+        match self {
+            Form::Body => false,
+            Form::Json => true,
+            Form::Template(template) => template.wants_headers(),
+        }
+    }
+}
 
 /// How messages are printed.
 #[derive(Debug, Clone, Copy)]
 pub struct Style<'a> {
     /// The channel of the messages.
     pub object: &'a Object,
-    /// Whether to print JSON.
-    pub json: bool,
+    pub form: &'a Form,
     /// Whether to escape characters that could control a terminal.
     pub escape: bool,
+    pub output: Output,
 }
 
 #[derive(Serialize)]
@@ -33,18 +66,17 @@ struct Record<'a> {
 }
 
 impl Style<'_> {
-    /// The line, with its line feed.
-    pub fn line(&self, message: &Delivery) -> Vec<u8> {
-        let mut line = match (self.json, self.escape) {
-            (true, _) => self.json(message),
-            (false, true) => fit_for_terminal(message.body()).into_bytes(),
-            (false, false) => message.body().to_vec(),
-        };
-        line.push(b'\n');
-        line
+    /// The message, without a line feed after it; `None` if `--jq` leaves it out.
+    pub fn line(&self, message: &Delivery) -> Result<Option<Vec<u8>>, Failure> {
+        match self.form {
+            Form::Json => self.json(message),
+            Form::Body if self.escape => Ok(Some(fit_for_terminal(message.body()).into_bytes())),
+            Form::Body => Ok(Some(message.body().to_vec())),
+            Form::Template(template) => Ok(Some(template.render(self.object, message, self.escape))),
+        }
     }
 
-    fn json(&self, message: &Delivery) -> Vec<u8> {
+    fn json(&self, message: &Delivery) -> Result<Option<Vec<u8>>, Failure> {
         let record = Record {
             topic_name: &self.object.topic,
             channel_name: self.object.channel.as_deref().unwrap_or_default(),
@@ -55,14 +87,13 @@ impl Style<'_> {
             headers: message.headers(),
             body: (&**message.body()).into(),
         };
-        // Serializing these types cannot fail.
-        serde_json::to_vec(&record).unwrap_or_default()
+        self.output.record(&record)
     }
 }
 
 /// Escapes characters that could control a terminal, except tab and line feed. Bytes that are not UTF-8 become
 /// `\xNN`.
-fn fit_for_terminal(body: &[u8]) -> String {
+pub fn fit_for_terminal(body: &[u8]) -> String {
     let mut text = String::with_capacity(body.len());
     for chunk in body.utf8_chunks() {
         for c in chunk.valid().chars() {

@@ -279,5 +279,5 @@ fn conclude(output: Output, flags: &ExportFlags, outcome: &Outcome) -> ExitStatu
         output.warning(&format!("! {damage_count} damaged places in queues were skipped"));
     }
     output.warning("! run `nsq data verify` to find the damage");
-    ExitStatus::Damaged
+    ExitStatus::NotMet
 }
