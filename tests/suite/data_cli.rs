@@ -106,6 +106,73 @@ async fn nsqd_with_mixed_state() -> Daemon {
     nsqd
 }
 
+/// Runs `nsq` with these arguments on a data directory, and with `--json`.
+async fn offline(words: &[&str], dir: &Path) -> CommandOutput {
+    let mut command = tokio::process::Command::new(binary("nsq"));
+    command.args(words).arg("--data").arg(dir).arg("--json").kill_on_drop(true);
+    let output = command.output().await.expect("nsq starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("nsq writes UTF-8");
+    CommandOutput { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+#[test]
+fn peek_and_why_of_a_directory_match_those_of_the_next_start() {
+    test(async {
+        let mut nsqd = nsqd_with_mixed_state().await;
+        let dir = nsqd.data_path().to_owned();
+        let before = fingerprint(&dir);
+        let fields = |message: &Value| {
+            ["id", "state", "attempts", "body", "due_at", "timestamp"].map(|name| message[name].clone())
+        };
+        let peeks = ["busy", "idle", "halted"].map(|channel| format!("orders/{channel}"));
+        let mut found = Vec::new();
+        for object in &peeks {
+            let page = offline(&["peek", object, "--limit", "5000"], &dir).await.expect(0).json();
+            assert_eq!(page["messages"][0]["node"], dir.to_str().unwrap());
+            found.push(page["messages"].as_array().expect("messages").iter().map(fields).collect::<Vec<_>>());
+        }
+        let newest =
+            offline(&["peek", "orders", "--from", "tail", "--limit", "1"], &dir).await.expect(0).json();
+        assert_eq!(newest["messages"][0]["body"], "the last");
+        let matching = ["peek", "orders/idle", "--match", "^the last$", "--limit", "3"];
+        assert_eq!(
+            offline(&matching, &dir).await.expect(0).json()["messages"].as_array().map(Vec::len),
+            Some(1)
+        );
+        let why = offline(&["why", "orders/halted"], &dir).await.expect(0).json();
+        let codes: Vec<&str> = why["nodes"][0]["causes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|cause| cause["code"].as_str().unwrap())
+            .collect();
+        assert_eq!(codes, ["not_running", "channel_paused"]);
+        let deferred = found[0].iter().find(|message| message[1] == "deferred").expect("a deferred message");
+        let id = deferred[0].as_str().unwrap();
+        let why = offline(&["why", "orders/busy", id], &dir).await.expect(0).json();
+        assert_eq!(why["nodes"][0]["causes"][0]["code"], "retry_later", "{why}");
+
+        let typo = offline(&["peek", "order"], &dir).await.expect(4);
+        assert!(typo.stderr.contains("did you mean orders?"), "{typo:#?}");
+        offline(&["peek", "orders/nobody"], &dir).await.expect(4);
+        let bad = offline(&["peek", "orders", "--from", "yesterday"], &dir).await.expect(2);
+        assert!(bad.stderr.contains("before:NUMBER"), "{bad:#?}");
+        assert!(fingerprint(&dir) == before, "the directory is unchanged");
+
+        nsqd.restart().await;
+        let http = nsqd.http().to_string();
+        for (object, found) in peeks.iter().zip(found) {
+            let mut command = tokio::process::Command::new(binary("nsq"));
+            command.args(["peek", object, "--limit", "5000", "--json", "--nsqd", &http]);
+            let output = command.output().await.expect("nsq starts");
+            let page: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let live: Vec<_> = page["messages"].as_array().expect("messages").iter().map(fields).collect();
+            assert!(!live.is_empty() && live == found, "{object}");
+        }
+        offline(&["peek", "orders"], &dir).await.expect(5);
+    });
+}
+
 #[test]
 fn inspect_matches_what_a_start_finds_and_changes_nothing() {
     test(async {

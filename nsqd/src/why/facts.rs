@@ -25,6 +25,8 @@ pub struct NodeFacts {
     pub number: u16,
     /// Why publishing or the disk does not work.
     pub failure: Option<String>,
+    /// The data directory, if no nsqd runs on it.
+    pub stopped_at: Option<String>,
     /// It stops soon.
     pub is_leaving: bool,
     /// It refuses publishes until consumers have everything.

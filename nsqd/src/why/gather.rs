@@ -35,6 +35,7 @@ pub fn gather(topic: &Arc<Topic>, channel_name: &str, id: Option<u64>) -> Facts 
             number: engine.limits.node_id,
             failure: engine.health().err().map(|failure| failure.to_string()),
             is_leaving: engine.status.is_leaving(),
+            stopped_at: None,
             max_leases: None,
             drain: engine.status.with_drain(|drain| {
                 let status = drain.status();

@@ -42,7 +42,8 @@ impl Cause {
 type Rule = fn(&Facts, &ChannelFacts) -> Option<Cause>;
 
 /// In the order of severity.
-const RULES: [Rule; 28] = [
+const RULES: [Rule; 29] = [
+    not_running,
     stopping,
     unhealthy,
     topic_paused,
@@ -96,13 +97,15 @@ pub fn causes(facts: &Facts) -> Vec<Cause> {
             causes.push(of_message);
         }
         MessagePlace::Held | MessagePlace::NotCommitted => {
-            causes.retain(|cause| ["stopping", "unhealthy", "topic_paused"].contains(&cause.code));
+            causes.retain(|cause| {
+                ["not_running", "stopping", "unhealthy", "topic_paused"].contains(&cause.code)
+            });
             let at = causes.iter().take_while(|cause| cause.holds_up).count();
             causes.insert(at, of_message);
         }
         _ => {
             // Nothing else matters to it, except what stops the whole node.
-            causes.retain(|cause| ["stopping", "unhealthy"].contains(&cause.code));
+            causes.retain(|cause| ["not_running", "stopping", "unhealthy"].contains(&cause.code));
             causes.iter_mut().for_each(|cause| cause.holds_up = false);
             causes.insert(0, of_message);
         }
@@ -175,6 +178,12 @@ fn no_channel(facts: &Facts) -> Cause {
     Cause::new("no_channel", others).command(format!("nsq channel create {}", channel_of(facts)))
 }
 
+fn not_running(facts: &Facts, channel: &ChannelFacts) -> Option<Cause> {
+    let directory = facts.node.stopped_at.as_ref()?;
+    let text = format!("no nsqd runs on {directory}; {}", wait(channel.depth));
+    Some(Cause::new("not_running", text).command(format!("nsqd --data-path={directory}")))
+}
+
 fn stopping(facts: &Facts, _: &ChannelFacts) -> Option<Cause> {
     facts.node.is_leaving.then(|| Cause::new("stopping", "this nsqd is stopping".to_owned()))
 }
@@ -223,7 +232,8 @@ fn dead_letters_blocked(facts: &Facts, channel: &ChannelFacts) -> Option<Cause> 
 }
 
 fn no_consumer(facts: &Facts, channel: &ChannelFacts) -> Option<Cause> {
-    if !channel.consumers.is_empty() {
+    // Without a daemon, there is none.
+    if !channel.consumers.is_empty() || facts.node.stopped_at.is_some() {
         return None;
     }
     let text =
@@ -754,6 +764,22 @@ mod tests {
         let causes = causes(&leased);
         let cause = causes.iter().find(|cause| cause.code == "lease_limit").unwrap();
         assert!(cause.holds_up && cause.text.contains("--max-http-leases allows (3)"), "{causes:?}");
+    }
+
+    #[test]
+    fn without_a_daemon_nothing_moves() {
+        let mut stopped = facts(ChannelFacts { depth: 5, ..ChannelFacts::default() });
+        stopped.node.stopped_at = Some("/data".to_owned());
+        let found = causes(&stopped);
+        assert_eq!(codes(&stopped), ["not_running"]);
+        assert_eq!(found[0].text, "no nsqd runs on /data; 5 messages wait");
+        assert_eq!(found[0].command.as_deref(), Some("nsqd --data-path=/data"));
+        stopped.message = Some(MessageFacts {
+            id: 0x2a,
+            attempts: 1,
+            place: MessagePlace::Waiting { before: 2, is_at_least: false },
+        });
+        assert_eq!(codes(&stopped), ["not_running", "waiting"]);
     }
 
     #[test]

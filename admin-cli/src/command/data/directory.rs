@@ -21,7 +21,7 @@ use crate::exit_status::{ExitStatus, Failure};
 pub struct DirectoryFlags {
     /// The data directory (nsqd's --data-path). No daemon may be using it.
     #[arg(value_name = "DIR")]
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 /// A data directory with files of this nsqd or of NSQ.
@@ -49,13 +49,12 @@ pub struct View {
 
 impl Directory {
     /// Finds out whose files the directory holds. Fails with `Refused` if a daemon is using it.
-    pub fn open(flags: &DirectoryFlags) -> Result<Self, Failure> {
-        let path = flags.path.clone();
-        let before = marks(&path);
-        let View { storage, data_dir } = view(&path)?;
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let before = marks(path);
+        let View { storage, data_dir } = view(path)?;
         let failed =
             |error: io::Error| Failure::failed(format_args!("cannot read {}: {error}", path.display()));
-        let names: BTreeSet<String> = storage.list(&path).map_err(failed)?.into_iter().collect();
+        let names: BTreeSet<String> = storage.list(path).map_err(failed)?.into_iter().collect();
         let is_ours = ENTRIES.iter().any(|name| names.contains(*name));
         let has_nsq = names.contains(METADATA_FILE)
             || names.iter().any(|name| diskqueue::parse_file_name(name).is_some());
@@ -66,7 +65,7 @@ impl Directory {
             );
         }
         let takeover_is_due = import::is_due(&storage, &data_dir).map_err(failed)?;
-        Ok(Directory { path, is_ours, has_nsq, takeover_is_due, before })
+        Ok(Directory { path: path.to_owned(), is_ours, has_nsq, takeover_is_due, before })
     }
 
     pub fn path(&self) -> &Path {

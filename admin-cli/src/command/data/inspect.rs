@@ -207,7 +207,7 @@ pub struct QueueReport {
 
 /// Prints the contents of the directory.
 pub fn run(output: Output, flags: &InspectFlags) -> Result<ExitStatus, Failure> {
-    let directory = Directory::open(&flags.directory)?;
+    let directory = Directory::open(&flags.directory.path)?;
     let report = inspect(&directory, &flags.topics)?;
     directory.check_unchanged()?;
     for name in &flags.topics {

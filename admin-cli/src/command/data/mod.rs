@@ -13,7 +13,7 @@
 //! - `export`: writes the messages in a form for other programs
 //! - `progress`: progress on stderr
 
-mod directory;
+pub mod directory;
 mod export;
 mod findings;
 mod inspect;
@@ -21,7 +21,7 @@ mod inspect_table;
 mod journal_check;
 mod progress;
 mod queues;
-mod recovered;
+pub mod recovered;
 mod verify;
 
 use clap::Subcommand;

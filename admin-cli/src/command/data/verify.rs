@@ -31,7 +31,7 @@ pub struct VerifyFlags {
 
 /// Verifies the directory and prints the findings.
 pub fn run(output: Output, flags: &VerifyFlags) -> Result<ExitStatus, Failure> {
-    let directory = Directory::open(&flags.directory)?;
+    let directory = Directory::open(&flags.directory.path)?;
     let mut verifier = Verifier {
         directory: &directory,
         findings: Findings { path: directory.path().display().to_string(), ..Findings::default() },

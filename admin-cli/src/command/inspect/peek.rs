@@ -3,15 +3,18 @@
 use clap::{Args, ValueEnum};
 use nsq::admin::{AdminError, PeekPage, PeekQuery};
 use nsq_protocol::{PeekedMessage, printable};
+use nsqd::peek::request::{BodyPattern, PeekRequest, PeekState};
 use serde::Serialize;
 use serde_json::json;
 
+use super::offline::{Offline, OfflineFlags};
 use crate::body::rfc3339;
 use crate::cluster::{Cluster, Node, NodeError, verdict};
 use crate::command::Context;
 use crate::command::change::unknown;
 use crate::exit_status::{ExitStatus, Failure};
 use crate::names::Object;
+use crate::output::Output;
 
 /// Largest page that nsqd returns.
 const MAX_PAGE: u64 = 1000;
@@ -24,7 +27,8 @@ Examples:
   nsq peek orders/billing --state deferred       what is deferred, and until when
   nsq peek orders/billing --state in_flight      which consumer holds which message
   nsq peek orders/billing --match 'tenant.*acme' --header color:red
-  nsq peek orders --from tail --limit 5 --json   the newest messages that the topic stores";
+  nsq peek orders --from tail --limit 5 --json   the newest messages that the topic stores
+  nsq peek orders/billing --data /var/lib/nsqd   in a data directory, while no nsqd runs on it";
 
 /// Where messages stand.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -36,6 +40,18 @@ enum State {
     #[value(name = "dead_letter_pending", alias = "dead-letter-pending")]
     DeadLetterPending,
     Finished,
+}
+
+impl State {
+    fn of_nsqd(self) -> PeekState {
+        match self {
+            State::Waiting => PeekState::Waiting,
+            State::InFlight => PeekState::InFlight,
+            State::Deferred => PeekState::Deferred,
+            State::DeadLetterPending => PeekState::DeadLetterPending,
+            State::Finished => PeekState::Finished,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -61,6 +77,8 @@ pub struct PeekFlags {
     /// Print whole bodies, instead of their beginnings.
     #[arg(long)]
     full: bool,
+    #[command(flatten)]
+    offline: OfflineFlags,
 }
 
 #[derive(Serialize)]
@@ -75,13 +93,34 @@ pub async fn run(context: &Context, flags: &PeekFlags) -> Result<ExitStatus, Fai
     if object.channel.is_none() && flags.state.is_some() {
         return Err(Failure::usage("--state needs a channel: TOPIC/CHANNEL"));
     }
-    let cluster = Cluster::find(&context.targets).await?;
-    let answers = cluster.on_nodes("peek", async |node: &Node| pages(node, &object, flags).await).await;
-    let errors: Vec<NodeError> = answers.errors.iter().chain(&cluster.errors).cloned().collect();
-    if answers.good.is_empty() && errors.is_empty() {
-        return Err(unknown(&cluster, &object).await);
-    }
-    let mut messages: Vec<OnNode<'_>> = (answers.good.iter())
+    let (pages, errors) = match &flags.offline.data {
+        Some(path) => {
+            let offline = Offline::open(path, context.output)?;
+            (vec![(offline.name(), offline.peek(&object, &offline_request(&object, flags)?)?)], Vec::new())
+        }
+        None => {
+            let cluster = Cluster::find(&context.targets).await?;
+            let answers =
+                cluster.on_nodes("peek", async |node: &Node| pages(node, &object, flags).await).await;
+            let errors: Vec<NodeError> = answers.errors.iter().chain(&cluster.errors).cloned().collect();
+            if answers.good.is_empty() && errors.is_empty() {
+                return Err(unknown(&cluster, &object).await);
+            }
+            (answers.good, errors)
+        }
+    };
+    show(context.output, &object, flags, &pages, &errors)
+}
+
+/// Prints the messages of all nodes by their time.
+fn show(
+    output: Output,
+    object: &Object,
+    flags: &PeekFlags,
+    pages: &[(String, PeekPage)],
+    errors: &[NodeError],
+) -> Result<ExitStatus, Failure> {
+    let mut messages: Vec<OnNode<'_>> = (pages.iter())
         .flat_map(|(node, page)| page.messages.iter().map(move |message| OnNode { node, message }))
         .collect();
     messages.sort_by_key(|shown| shown.message.timestamp);
@@ -90,10 +129,9 @@ pub async fn run(context: &Context, flags: &PeekFlags) -> Result<ExitStatus, Fai
     }
     let more = messages.len() as u64 > flags.limit;
     messages.truncate(usize::try_from(flags.limit).unwrap_or(usize::MAX));
-    let output = context.output;
     if output.is_json() {
         let ends: Vec<_> =
-            (answers.good.iter()).map(|(node, page)| json!({ "node": node, "end": page.end })).collect();
+            (pages.iter()).map(|(node, page)| json!({ "node": node, "end": page.end })).collect();
         let mut document = json!({
             "topic_name": object.topic,
             "messages": messages,
@@ -109,7 +147,7 @@ pub async fn run(context: &Context, flags: &PeekFlags) -> Result<ExitStatus, Fai
         if messages.is_empty() {
             output.note("no message matches");
         }
-        for (node, page) in &answers.good {
+        for (node, page) in pages {
             let why = match page.end.stopped_by.as_str() {
                 "end" => continue,
                 "limit" if more || messages.len() as u64 >= flags.limit => "there may be more",
@@ -126,8 +164,38 @@ pub async fn run(context: &Context, flags: &PeekFlags) -> Result<ExitStatus, Fai
             }
         }
     }
-    output.node_errors(&errors);
-    Ok(verdict(answers.good.len(), &errors))
+    output.node_errors(errors);
+    Ok(verdict(pages.len(), errors))
+}
+
+/// The flags as nsqd's parameters.
+fn offline_request(object: &Object, flags: &PeekFlags) -> Result<PeekRequest, Failure> {
+    let from = flags.from.parse().map_err(|()| {
+        Failure::usage(format_args!("invalid --from {}", flags.from)).hint(
+            "expected head, tail, seq:NUMBER, before:NUMBER or time:TIME, such as --from time:2030-01-31T12:00:00Z",
+        )
+    })?;
+    let pattern = |text: &String| {
+        text.parse::<BodyPattern>().map_err(|reason| {
+            Failure::usage(format_args!("invalid --match {text}: {reason}"))
+                .hint("expected a regular expression")
+        })
+    };
+    let header = |condition: &String| match condition.split_once(':') {
+        Some(("", _)) => {
+            Err(Failure::usage(format_args!("invalid --header {condition}: it begins with a name")))
+        }
+        Some((name, value)) => Ok((name.to_owned(), Some(value.trim().to_owned()))),
+        None => Ok((condition.clone(), None)),
+    };
+    Ok(PeekRequest {
+        state: flags.state.map(State::of_nsqd),
+        from,
+        limit: usize::try_from(flags.limit).unwrap_or(usize::MAX),
+        matching: flags.matching.as_ref().map(pattern).transpose()?,
+        headers: flags.headers.iter().map(header).collect::<Result<_, _>>()?,
+        is_history: object.channel.is_none(),
+    })
 }
 
 /// The messages of a node that match, up to the limit.

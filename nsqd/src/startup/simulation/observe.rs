@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::deduplicating::ID_COUNT;
 use super::model::Body;
+use super::ordering::FAIR;
 use crate::channel::saved::Clocks;
 use crate::channel::{Channel, ConsumerKey, TakeEnd};
 use crate::client_info::ClientInfo;
@@ -261,7 +262,10 @@ pub fn observe_channel(topic: &Topic, channel: &Arc<Channel>) -> Result<Observed
         retry: state.own_settings().get(Setting::Retry).is_some(),
         max_attempts: state.own_settings().get(Setting::MaxAttempts).map_or(0, |max| max.count() as u16),
         ttl: state.own_settings().get(Setting::Ttl).is_some(),
-        order: state.own_settings().get(Setting::Order).map_or(0, |order| order.order() as u8),
+        order: match state.own_settings().get(Setting::Fair) {
+            Some(_) => FAIR,
+            None => state.own_settings().get(Setting::Order).map_or(0, |order| order.order() as u8),
+        },
         limits: state.own_settings().get(Setting::MaxInFlight).map_or(0, |most| most.count() as u8),
         keeps_expired: state.own_settings().get(Setting::DeadLetter).is_some(),
         max_depth: state.own_settings().get(Setting::MaxDepth).map_or(0, |most| most.count()),

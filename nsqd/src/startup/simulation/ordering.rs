@@ -13,8 +13,10 @@ use crate::policy::settings::{Change, DEFAULT, Level};
 use crate::storage::Durability;
 use crate::storage::block::BLOCK_HEADER_BYTES;
 
-/// Values of the setting `order`.
-const ORDERS: [&str; 3] = ["none", "key", "all"];
+/// Values of the settings `order` and `fair`. A value of [`ChannelModel::order`] is an index.
+const ORDERS: [[&str; 2]; 4] = [[DEFAULT, DEFAULT], ["key", DEFAULT], ["all", DEFAULT], [DEFAULT, "key"]];
+/// The value of [`ChannelModel::order`] of a channel that is fair, and promises no order.
+pub(super) const FAIR: u8 = 3;
 /// At most this many messages in an instant, and then one in a while.
 const RATE: &str = "1000/h";
 const BURST: &str = "20";
@@ -68,8 +70,9 @@ impl World<'_> {
             return Ok(false);
         }
         model.order = order;
-        let value = if order == 0 { DEFAULT } else { ORDERS[usize::from(order)] };
-        let change = Change::parse(Level::Channel, [("order", value)].into_iter()).map_err(text)?;
+        let [order, fair] = ORDERS[usize::from(order)];
+        let change =
+            Change::parse(Level::Channel, [("order", order), ("fair", fair)].into_iter()).map_err(text)?;
         self.topic(&name.0)?.change_channel_settings(&channel, &change).map_err(text)?;
         Ok(false)
     }
@@ -96,7 +99,7 @@ impl ChannelModel {
     /// What the channel orders a message by.
     fn order_key(&self, body: Body) -> Option<u64> {
         match self.order {
-            0 => None,
+            0 | FAIR => None,
             1 => Some(body % NEXT_BODY).filter(|key| *key > 0),
             _ => Some(0),
         }

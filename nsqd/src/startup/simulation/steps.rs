@@ -123,7 +123,7 @@ pub enum Step {
         topic: u8,
         count: u8,
     },
-    /// Orders a channel by key (1), all its messages (2), or not (0), if nothing of it is in flight.
+    /// Orders a channel by key (1), all its messages (2), or not (0), or makes it fair (3), if nothing of it is in flight.
     SetOrder {
         channel: u8,
         order: u8,
@@ -282,7 +282,7 @@ fn step(random: &mut SmallRng) -> Step {
             Step::SetFilter { channel, filter }
         }
         166..=171 => Step::PublishKeyed { topic, count: random.random_range(1..8) },
-        172..=177 => Step::SetOrder { channel, order: [0, 1, 1, 1, 2][random.random_range(0..5)] },
+        172..=177 => Step::SetOrder { channel, order: [0, 1, 1, 1, 2, 3, 3][random.random_range(0..7)] },
         178..=179 => Step::SetLimits { channel, limits: [0, 0, 2, 5][random.random_range(0..4)] },
         196..=198 => Step::Cancel { channel, which: random.random() },
         199..=203 => {

@@ -125,7 +125,7 @@ pub fn run(output: Output, flags: &ExportFlags) -> Result<ExitStatus, Failure> {
     if to_stdout && flags.format == Format::Nsq {
         return Err(Failure::usage("--format=nsq creates a directory: give its path instead of -"));
     }
-    let directory = Directory::open(&flags.directory)?;
+    let directory = Directory::open(&flags.directory.path)?;
     let wanted = Wanted { topics: flags.topics.clone(), channels: flags.channels.clone() };
     if to_stdout {
         let outcome = export(&directory, &wanted, flags, &mut JsonLines::to_stdout(), true)?;
