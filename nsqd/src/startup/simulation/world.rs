@@ -13,6 +13,7 @@ use super::dead_letters::{HEADERS_BYTES, is_dead_topic};
 use super::medium::{Cut, Medium};
 use super::model::{Body, ChannelModel, Due, MessageModel, Model, NEXT_BODY, TopicModel};
 use super::observe::{self, Came, DIR, Observed};
+use super::ordering::FAIR;
 use super::settings;
 use super::steps::Step;
 use crate::channel::{Channel, ConsumerKey};
@@ -666,6 +667,10 @@ impl<'r> World<'r> {
             message.attempts_seen = attempts;
             message.may_be_deferred = false;
             message.in_flight = Some(sequence);
+            if model.order == FAIR {
+                // Messages that it read past before may come in the same take.
+                model.note_held();
+            }
         }
         model.note_held();
         model.check_in_flight(came_count)?;
