@@ -13,6 +13,7 @@ import statistics
 import sys
 
 import scale
+import sweep
 import throughput
 from daemon import Daemon
 
@@ -31,13 +32,17 @@ def main() -> int:
     parser.add_argument("--pairs", default=5, type=int, help="number of runs of each row with each daemon [default: 5]")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="append figures to FILE, one line per row")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
+    parser.add_argument(
+        "--sweep", action="store_true", help="measure many small loads instead, and print the ten worst ratios"
+    )
     parser.add_argument("rows", nargs="*", help="measure only rows whose names contain one of these [default: all]")
     arguments = parser.parse_args()
     rows = [row for row in ROWS if not arguments.rows or any(part in row.name for part in arguments.rows)]
+    cells = [cell for cell in sweep.cells() if not arguments.rows or any(part in cell.name for part in arguments.rows)]
     if arguments.list:
-        print("\n".join(row.name for row in rows))
+        print("\n".join(each.name for each in (cells if arguments.sweep else rows)))
         return 0
-    if not rows:
+    if not (cells if arguments.sweep else rows):
         sys.exit("compare: no row name matches; --list prints the names")
     if arguments.pairs < 1:
         sys.exit("compare: --pairs must be at least 1")
@@ -50,12 +55,27 @@ def main() -> int:
     # On SIGTERM, stop the running daemon and remove its directory.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
+    if arguments.sweep:
+        return run_sweep(cells, sides, arguments)
     for row in rows:
         medians = measure(row, sides, arguments)
         print_row(row, medians)
         if arguments.json:
             with arguments.json.open("a") as file:
                 file.write(json.dumps({"row": row.name, **medians}) + "\n")
+    return 0
+
+
+def run_sweep(cells: list[sweep.Cell], sides: dict[str, pathlib.Path], arguments) -> int:
+    if "reference" not in sides:
+        sys.exit("compare: --sweep needs --reference")
+    results = sweep.run(cells, sides, arguments.nsq, arguments.pairs, arguments.directory)
+    print("\nworst ten, by rate")
+    for result in results[:10]:
+        sweep.print_result(result)
+    if arguments.json:
+        with arguments.json.open("a") as file:
+            file.writelines(json.dumps(result) + "\n" for result in results)
     return 0
 
 
