@@ -9,7 +9,7 @@
 //! - [`ownership`]: pure; how a log is claimed and sealed, and how chunks are appended; `simulation` tests it
 //! - [`chain`]: pure; which chunks a restore reads
 //! - [`garbage`]: pure; which objects nothing needs
-//! - [`objects`]: a store of objects, as few operations as possible; [`memory`]: in memory; [`faulty`]: one that fails, for tests
+//! - [`objects`]: a store of objects, as few operations as possible; [`memory`]: in memory; `faulty`: one that fails, for tests
 //! - [`location`]: opens the store of a URL; `stores` and `http_client`: the clouds and folders
 //! - [`probe`]: checks that a store keeps its promises
 //! - [`owner`]: claims, seals and appends
