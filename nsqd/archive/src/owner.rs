@@ -41,6 +41,9 @@ pub enum OwnerError {
     /// The store failed. The call may be repeated.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The chunk before is not appended yet. This one was not accepted.
+    #[error("the chunk before is not appended yet; finish it first")]
+    Unfinished,
     /// The log belongs to somebody else. No later call succeeds.
     #[error("the archive's log is lost to this node: {0}")]
     Lost(#[from] Lost),
@@ -121,11 +124,14 @@ impl Owner {
 
     /// Appends a chunk and returns its place. `made_at` is Unix nanoseconds.
     ///
-    /// After a failure of the store, the chunk may exist. Then call [`Owner::finish_append`] until it succeeds; until then,
-    /// this fails with the same error as that. Dropping the future has the same effect as a failure.
+    /// After a failure of the store, the chunk may exist. Then call [`Owner::finish_append`] until it succeeds; until then, no
+    /// other chunk is accepted. Dropping the future has the same effect as a failure.
     pub async fn append(&mut self, chunk: &NewChunk, made_at: i64) -> Result<Place, OwnerError> {
-        if self.appending.is_some() {
-            self.finish_append().await?;
+        if let Some(appending) = &self.appending {
+            return Err(match appending.outcome() {
+                Some(Err(lost)) => OwnerError::Lost(lost),
+                _ => OwnerError::Unfinished,
+            });
         }
         let place = self.next_chunk();
         if place.number >= MAX_NUMBER {

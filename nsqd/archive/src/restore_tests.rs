@@ -352,6 +352,22 @@ async fn a_second_process_with_the_same_log_fences_the_first() {
 }
 
 #[tokio::test]
+async fn a_chunk_is_accepted_only_after_the_one_before() {
+    let (store, objects, node, mut owner) = small_archive().await;
+    let chunk = NewChunk { content: Vec::new(), from: node.archived, to: node.archived };
+    store.set_faults(Faults { lost: 100, ..Faults::NONE });
+    let error = owner.append(&chunk, 9).await.unwrap_err();
+    assert!(is_passing(&error) && owner.is_appending(), "{error}");
+    assert!(matches!(owner.append(&chunk, 9).await, Err(OwnerError::Unfinished)));
+    store.set_faults(Faults::NONE);
+    // It landed although each answer was lost.
+    assert_eq!(owner.finish_append().await.unwrap(), Some(Place::new(Epoch(1), 4)));
+    assert_eq!(owner.finish_append().await.unwrap(), None);
+    assert_eq!(reader::verify(&objects, LOG, None).await.unwrap().chunk_count, 5);
+    owner.append(&chunk, 9).await.unwrap();
+}
+
+#[tokio::test]
 async fn restoring_needs_an_empty_directory_and_a_known_log() {
     let (_store, objects, ..) = small_archive().await;
     let dir = tempfile::tempdir().unwrap();
