@@ -13,7 +13,8 @@
 //! - `catalog`: the files, and what was published in each;
 //! - `identify`: finds out at start what each file is, even if its header or name is wrong;
 //! - `reader`: reads the files and distinguishes a torn tail from damage;
-//! - `format`: the bytes.
+//! - `format`: the bytes;
+//! - `header_copy`: a file's header outside of its file, for copies of the journal.
 //!
 //! Records go through two equal buffers that are swapped: one collects while the other is
 //! written. So in the steady state nothing is allocated, and one write (and one sync) serves
@@ -25,6 +26,7 @@ mod batch_hint;
 mod format;
 mod commit_delay;
 mod group;
+mod header_copy;
 mod identify;
 mod pending;
 mod reader;
@@ -49,6 +51,7 @@ use self::{catalog::Catalog, group::Group, writer::Writer};
 pub use self::{
     catalog::JournalFileInfo,
     commit::{Commit, Ticket},
+    header_copy::HeaderCopy,
     reader::{DamagedRange, JournalReport},
 };
 use super::{Durability, Storage, record::Record};

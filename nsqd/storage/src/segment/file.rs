@@ -333,7 +333,8 @@ fn next_id() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
-pub(super) fn file_name(number: u64) -> String {
+/// The name of a segment file.
+pub fn file_name(number: u64) -> String {
     file_kind::numbered(number, file_kind::SEGMENT)
 }
 

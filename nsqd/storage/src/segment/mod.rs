@@ -25,8 +25,8 @@ use std::{
     },
 };
 
-pub use self::file::FILE_HEADER_BYTES;
 use self::file::SegmentFile;
+pub use self::file::{FILE_HEADER_BYTES, file_name};
 pub use self::{
     file::{BlockKey, BlockRef, LoadedBlock, ReadError},
     index::BlockIndex,
