@@ -12,7 +12,9 @@ use crate::error::{ConfigError, ConnectError, ConnectStage, Disconnect};
 use crate::frame_reader::FrameReader;
 use crate::handshake::{Handshake, Progress, Purpose, ServerInfo, Upgrade};
 use crate::tls::Tls;
-use crate::transport::{Transport, WriteHalf, start_tls};
+#[cfg(feature = "tls")]
+use crate::transport::start_tls;
+use crate::transport::{ReadHalf, Transport, WriteHalf};
 
 /// The replies of the handshake are small.
 const MAX_HANDSHAKE_FRAME_BYTES: usize = 1 << 20;
@@ -32,6 +34,7 @@ pub(crate) struct Established {
 pub(crate) struct Connector {
     config: Arc<Config>,
     /// `None` without `tls_v1`.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code))]
     tls: Option<Tls>,
 }
 
@@ -102,19 +105,37 @@ impl Connector {
         // Compressed bytes may directly follow the reply that announced them. Encrypted bytes cannot: the client speaks
         // first.
         let (mut read_half, first) = reader.into_parts();
-        match compression::start(upgrade, first) {
-            Some((compression, decompression)) => {
-                writer.compress(compression);
-                read_half.decompress(decompression);
-            }
-            None => {
-                let tls = self.tls.as_ref().ok_or(Disconnect::Declined("a connection without TLS"))?;
-                let config = tls.client_config().map_err(Disconnect::Tls)?;
-                let name = tls.server_name(node).map_err(Disconnect::Tls)?;
-                (read_half, writer) = start_tls(read_half, writer, config, name).await?;
-            }
+        if upgrade == Upgrade::Tls {
+            (read_half, writer) = self.encrypt(node, read_half, writer).await?;
+        } else {
+            let (compression, decompression) = compression::start(upgrade, first)?;
+            writer.compress(compression);
+            read_half.decompress(decompression);
         }
         Ok((FrameReader::new(read_half, MAX_HANDSHAKE_FRAME_BYTES), writer))
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Connector {
+    async fn encrypt(
+        &self,
+        node: &str,
+        read_half: ReadHalf,
+        writer: WriteHalf,
+    ) -> Result<(ReadHalf, WriteHalf), Disconnect> {
+        let tls = self.tls.as_ref().ok_or(Disconnect::Declined("a connection without TLS"))?;
+        let config = tls.client_config().map_err(Disconnect::Tls)?;
+        let name = tls.server_name(node).map_err(Disconnect::Tls)?;
+        start_tls(read_half, writer, config, name).await
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+impl Connector {
+    /// Never called, because the handshake refuses an upgrade that was not requested.
+    async fn encrypt(&self, _: &str, _: ReadHalf, _: WriteHalf) -> Result<(ReadHalf, WriteHalf), Disconnect> {
+        Err(Disconnect::Tls(ConfigError::FeatureOff { what: "TLS", feature: "tls" }))
     }
 }
 

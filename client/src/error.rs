@@ -42,6 +42,16 @@ pub enum ConfigError {
     /// Two settings are in conflict.
     #[error("{0}")]
     Conflict(&'static str),
+    /// The crate was built without the feature that a setting needs.
+    #[error(
+        "{what} needs the feature {feature:?} of the crate nsq-rs, which is off: add it to `features` in Cargo.toml"
+    )]
+    FeatureOff {
+        /// The option or address.
+        what: &'static str,
+        /// The feature.
+        feature: &'static str,
+    },
     /// A certificate or key cannot be used.
     #[error("TLS: {reason}")]
     Tls {

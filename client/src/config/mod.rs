@@ -259,6 +259,14 @@ impl Config {
         if self.deflate && self.snappy {
             return Err(ConfigError::Conflict("deflate and snappy cannot both be on"));
         }
+        let wanted = [
+            (self.tls_v1, cfg!(feature = "tls"), "tls_v1", "tls"),
+            (self.snappy, cfg!(feature = "snappy"), "snappy", "snappy"),
+            (self.deflate, cfg!(feature = "deflate"), "deflate", "deflate"),
+        ];
+        if let Some((_, _, what, feature)) = wanted.into_iter().find(|(on, built, ..)| *on && !built) {
+            return Err(ConfigError::FeatureOff { what, feature });
+        }
         if self.auth_secret.is_some() && self.auth_secret_file.is_some() {
             return Err(ConfigError::Conflict("auth_secret and auth_secret_file cannot both be set"));
         }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsq_protocol::{ChannelName, StartAt, TopicName};
+use nsq_protocol::{ChannelName, Producer as ListedProducer, StartAt, TopicName};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -14,7 +14,6 @@ use super::shared::{Shared, Sources};
 use super::stream::MessageStream;
 use super::{Batches, Consumer, DeadLetter, Delivery, GroupBuilder};
 use crate::addresses::Addresses;
-use crate::admin::ListedProducer;
 use crate::config::{Config, OptionValue};
 use crate::connect::Connector;
 use crate::error::{ConfigError, StartError};
