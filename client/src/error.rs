@@ -253,8 +253,8 @@ pub enum PublishError {
         /// nsqd's limit, in bytes.
         limit: usize,
     },
-    /// Not published: the value cannot be written as JSON.
-    #[error("cannot write the message as JSON: {reason}")]
+    /// Not published: the value cannot be written as a body.
+    #[error("cannot encode the message: {reason}")]
     Encode {
         /// Why.
         reason: String,

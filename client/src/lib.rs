@@ -86,7 +86,7 @@
 //! # The code, in reading order
 //!
 //! [`config`](Config); `transport`, `unix_socket`, `tls`, `compression`, `handshake`, `connect`, `frame_reader` (how a
-//! connection is opened), `absent` (what a build without their features has instead); [`producer`]; [`consumer`] and its parts: `rdy` (how `max_in_flight` is distributed),
+//! connection is opened), `absent` (what a build without their features has instead); [`producer`]; `codec`; [`consumer`] and its parts: `rdy` (how `max_in_flight` is distributed),
 //! `backoff` (what happens when handling fails), `membership` and `lookup` (which nsqds to connect to); `admin` over `http` and
 //! `https`.
 
@@ -109,6 +109,7 @@ mod tls;
 mod transport;
 mod unix_socket;
 
+mod codec;
 pub mod consumer;
 pub mod producer;
 
@@ -135,13 +136,26 @@ use absent::{https, tls};
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
+/// Layers and services of `tower` around handlers.
+#[cfg(feature = "tower")]
+pub mod tower {
+    pub use crate::consumer::service::{
+        Failed, FromService, HandlerService, Layered, layered, service,
+    };
+}
+
 pub use addresses::Addresses;
 pub use bytes::{self, Bytes};
+pub use codec::{CodecError, DecodeBody, EncodeBody, Envelope, Json, Text};
+#[cfg(feature = "msgpack")]
+pub use codec::MsgPack;
+#[cfg(feature = "proto")]
+pub use codec::Proto;
 pub use config::{BackoffStrategy, Config, Interval, OptionValue, Secret, Setting, TlsVersion, Upgrades};
 pub use consumer::{
-    Batch, Batches, Consumer, ConsumerBuilder, ConsumerGroup, ConsumerState, ConsumerStats, DeadLetter,
-    Delivery, Drain, DrainReport, Event, Handler, IntoOutcome, Message, MessageStream, Outcome, Requeue,
-    Unfinished,
+    Batch, Batches, Call, Consumer, ConsumerBuilder, ConsumerGroup, ConsumerState, ConsumerStats, DeadLetter,
+    Delivery, Drain, DrainReport, Event, FromDelivery, Handler, IntoOutcome, Message, MessageStream, Outcome, Requeue,
+    Unfinished, WithArguments, arguments,
 };
 pub use error::{
     AnswerError, BatchError, ConfigError, ConnectError, ConnectStage, Disconnect, HandlerError, LookupError,
@@ -152,7 +166,7 @@ pub use nsq_protocol::headers::Headers;
 pub use nsq_protocol::{AuthReply, MessageId, Producer as ListedProducer, StartAt};
 pub use producer::{
     Guarantee, NewMessage, Producer, ProducerBuilder, PublishFuture, PublishedMessage, Receipt, Strategy,
-    Topic,
+    Topic, TypedTopic,
 };
 pub use signal::shutdown_signal;
 #[cfg(feature = "tls")]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use nsq_protocol::headers;
 
 use super::choice::stable_hash;
+use crate::codec::{EncodeBody, Json};
 use crate::error::PublishError;
 
 /// A message to publish: its body, and optionally headers, a delay, an id and a key.
@@ -34,8 +35,12 @@ impl NewMessage {
 
     /// A message whose body is this value as JSON.
     pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, PublishError> {
-        let body =
-            serde_json::to_vec(value).map_err(|error| PublishError::Encode { reason: error.to_string() })?;
+        NewMessage::encode(&Json(value))
+    }
+
+    /// A message whose body holds this value: see [`EncodeBody`].
+    pub fn encode(value: &impl EncodeBody) -> Result<Self, PublishError> {
+        let body = value.encode_body().map_err(|error| PublishError::Encode { reason: error.to_string() })?;
         Ok(NewMessage::new(body))
     }
 

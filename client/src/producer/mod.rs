@@ -6,7 +6,7 @@
 //!    └── result ──┴──── answers, in order ◀───┘
 //! ```
 //!
-//! In reading order: `builder`, this file and `topic` (public calls), `message` and `publication` (one command),
+//! In reading order: `builder`, this file, `topic` and `typed` (public calls), `message` and `publication` (one command),
 //! `pending` (a publish under way), `pool` (the nodes, retries, deadlines), `choice` (which node), `node` (queue and
 //! connection), `batching` (which publishes share an MPUB), `discovery` (nodes from lookupds).
 
@@ -20,6 +20,7 @@ mod pending;
 mod pool;
 mod publication;
 mod topic;
+mod typed;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -44,6 +45,7 @@ use pending::Pending;
 use pool::Pool;
 use publication::{Publication, SizeLimits, TopicText, with_headers};
 pub use topic::Topic;
+pub use typed::TypedTopic;
 
 /// An acknowledged publish.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::publication::{Publication, TopicText};
-use super::{NewMessage, Producer, PublishFuture, Receipt};
+use super::{NewMessage, Producer, PublishFuture, Receipt, TypedTopic};
+use crate::codec::EncodeBody;
 use crate::error::{BatchError, PublishError};
 
 /// Publishes to one topic: from [`Producer::topic`]. Cheap to clone.
@@ -23,6 +24,19 @@ impl Topic {
     /// The name of the topic.
     pub fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    /// Returns a handle for publishing values of one type, such as [`Json<Order>`](crate::Json).
+    ///
+    /// ```no_run
+    /// # async fn example(producer: nsq::Producer) -> Result<(), nsq::PublishError> {
+    /// let orders = producer.topic("orders")?.of::<nsq::Json<(&str, u32)>>();
+    /// orders.publish(&nsq::Json(("apple", 3))).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn of<B: EncodeBody>(&self) -> TypedTopic<B> {
+        TypedTopic::new(self.clone())
     }
 
     /// As [`Producer::publish`].
