@@ -11,6 +11,8 @@ use crate::config::Config;
 use crate::error::{ConfigError, ConnectError, ConnectStage, Disconnect};
 use crate::frame_reader::FrameReader;
 use crate::handshake::{Handshake, Progress, Purpose, ServerInfo, Upgrade};
+use crate::meters::OpenConnection;
+use crate::spans::Span;
 use crate::tls::Tls;
 #[cfg(feature = "tls")]
 use crate::transport::start_tls;
@@ -28,6 +30,8 @@ pub(crate) struct Established {
     pub(crate) server: ServerInfo,
     pub(crate) reader: FrameReader,
     pub(crate) writer: WriteHalf,
+    /// For the metrics. Ends with the connection.
+    pub(crate) _open: OpenConnection,
 }
 
 /// Opens connections, all with the same settings.
@@ -49,6 +53,24 @@ impl Connector {
         &self,
         node: &Arc<str>,
         purpose: Purpose,
+    ) -> Result<Established, ConnectError> {
+        let role = match purpose {
+            Purpose::Publish => "producer",
+            Purpose::Subscribe { .. } => "consumer",
+        };
+        let span = Span::connect(node, role);
+        let connected = span.around(self.open(node, purpose, role)).await;
+        if let Err(error) = &connected {
+            span.record("error", error);
+        }
+        connected
+    }
+
+    async fn open(
+        &self,
+        node: &Arc<str>,
+        purpose: Purpose,
+        role: &'static str,
     ) -> Result<Established, ConnectError> {
         let config = &self.config;
         let fail =
@@ -88,7 +110,8 @@ impl Connector {
                 }
                 Progress::Ready(server) => {
                     reader.set_max_frame_bytes(max_frame_bytes(config, &server));
-                    return Ok(Established { node: Arc::clone(node), server, reader, writer });
+                    let _open = OpenConnection::new(node, role);
+                    return Ok(Established { node: Arc::clone(node), server, reader, writer, _open });
                 }
             }
         }

@@ -110,6 +110,11 @@ mod transport;
 mod unix_socket;
 
 mod codec;
+mod meters;
+mod spans;
+#[cfg(feature = "otel")]
+mod trace_context;
+
 pub mod consumer;
 pub mod producer;
 
@@ -139,23 +144,21 @@ pub mod test_util;
 /// Layers and services of `tower` around handlers.
 #[cfg(feature = "tower")]
 pub mod tower {
-    pub use crate::consumer::service::{
-        Failed, FromService, HandlerService, Layered, layered, service,
-    };
+    pub use crate::consumer::service::{Failed, FromService, HandlerService, Layered, layered, service};
 }
 
 pub use addresses::Addresses;
 pub use bytes::{self, Bytes};
-pub use codec::{CodecError, DecodeBody, EncodeBody, Envelope, Json, Text};
 #[cfg(feature = "msgpack")]
 pub use codec::MsgPack;
 #[cfg(feature = "proto")]
 pub use codec::Proto;
+pub use codec::{CodecError, DecodeBody, EncodeBody, Envelope, Json, Text};
 pub use config::{BackoffStrategy, Config, Interval, OptionValue, Secret, Setting, TlsVersion, Upgrades};
 pub use consumer::{
     Batch, Batches, Call, Consumer, ConsumerBuilder, ConsumerGroup, ConsumerState, ConsumerStats, DeadLetter,
-    Delivery, Drain, DrainReport, Event, FromDelivery, Handler, IntoOutcome, Message, MessageStream, Outcome, Requeue,
-    Unfinished, WithArguments, arguments,
+    Delivery, Drain, DrainReport, Event, FromDelivery, Handler, IntoOutcome, Message, MessageStream, Outcome,
+    Requeue, Unfinished, WithArguments, arguments,
 };
 pub use error::{
     AnswerError, BatchError, ConfigError, ConnectError, ConnectStage, Disconnect, HandlerError, LookupError,

@@ -139,6 +139,9 @@ options! {
     /// Request the headers of messages from nsqd: see [`Delivery::headers`](crate::Delivery::headers). An nsqd that has
     /// no headers, such as NSQ's own, delivers messages without them.
     headers: bool = false, Range::Any;
+    /// Send the trace context of OpenTelemetry with published messages, in the headers `traceparent` and `tracestate`, and
+    /// continue the trace in handlers. Needs the feature `otel`, and nsqds with headers: NSQ's own refuse the messages.
+    trace_headers: bool = false, Range::Any;
     /// Request the ids of published messages from nsqd: see [`Receipt::message`](crate::Receipt::message). NSQ's own nsqd
     /// does not report them.
     pub_ids: bool = false, Range::Any;
@@ -263,6 +266,7 @@ impl Config {
             (self.tls_v1, cfg!(feature = "tls"), "tls_v1", "tls"),
             (self.snappy, cfg!(feature = "snappy"), "snappy", "snappy"),
             (self.deflate, cfg!(feature = "deflate"), "deflate", "deflate"),
+            (self.trace_headers, cfg!(feature = "otel"), "trace_headers", "otel"),
         ];
         if let Some((_, _, what, feature)) = wanted.into_iter().find(|(on, built, ..)| *on && !built) {
             return Err(ConfigError::FeatureOff { what, feature });

@@ -269,6 +269,7 @@ impl ConsumerBuilder {
         let connector = Connector::new(Arc::clone(&config))?;
         let sources = Sources {
             topic: topic.to_string(),
+            channel: channel.to_string(),
             lookupds: lookupds.iter().map(|lookupd| lookupd.address.to_string()).collect(),
             nsqds: Mutex::default(),
         };

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use nsq_protocol::ErrorCode;
@@ -18,7 +18,11 @@ use super::message::{Delivery, Message};
 use super::shared::Shared;
 use super::too_many_attempts;
 use crate::error::{AnswerError, HandlerError};
+use crate::meters;
+use crate::spans::Span;
 use crate::time;
+#[cfg(feature = "otel")]
+use crate::trace_context;
 
 /// How to answer a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,10 +231,14 @@ pub(super) async fn work<H: Handler>(
         let delivery = Delivery::clone(&message);
         // Concurrent calls share the handler anyway, so it must tolerate a call that ends early.
         let handling = async { handler.handle(delivery).await.into_outcome() };
-        match supervise(handling, &message, &shared).await {
+        let processing = Processing::begin(&message, &shared);
+        let ended = processing.around(supervise(handling, &message, &shared)).await;
+        processing.end(&ended, &shared);
+        match ended {
             Ended::With(outcome) => worker.answer(message, outcome).await,
             Ended::Panicked => {
                 shared.feedback.counters.failed.fetch_add(1, Ordering::Relaxed);
+                shared.feedback.meter.panicked.one();
                 shared.feedback.emit(Event::HandlerPanicked { id: message.id() });
                 let _ = message.requeue(Requeue::Auto);
             }
@@ -239,6 +247,69 @@ pub(super) async fn work<H: Handler>(
                 worker.answer(message, Outcome::Fail(error.into())).await;
             }
         }
+    }
+}
+
+/// The call of a handler, as traces and metrics show it.
+struct Processing {
+    span: Span,
+    #[cfg(feature = "otel")]
+    context: opentelemetry::Context,
+    begun_at: Option<Instant>,
+}
+
+impl Processing {
+    fn begin(message: &Delivery, shared: &Shared) -> Self {
+        if meters::ON {
+            let lag = SystemTime::now().duration_since(message.timestamp()).unwrap_or_default();
+            let wait = time::now().saturating_duration_since(message.received_at());
+            shared.feedback.meter.begins(lag, wait);
+        }
+        let begun_at = meters::ON.then(time::now);
+        #[cfg(feature = "otel")]
+        let context = trace_context::of(message.headers());
+        // The parent of the span is the one in the headers of the message.
+        #[cfg(feature = "otel")]
+        let _guard = context.clone().attach();
+        let span = Span::process(message);
+        Processing {
+            span,
+            #[cfg(feature = "otel")]
+            context,
+            begun_at,
+        }
+    }
+
+    fn around<F: Future<Output = Ended> + Send>(
+        &self,
+        handling: F,
+    ) -> impl Future<Output = Ended> + Send + use<F> {
+        let handling = self.span.around(handling);
+        #[cfg(feature = "otel")]
+        let handling = opentelemetry::context::FutureExt::with_context(handling, self.context.clone());
+        handling
+    }
+
+    fn end(&self, ended: &Ended, shared: &Shared) {
+        if let Some(begun_at) = self.begun_at {
+            shared.feedback.meter.handled(time::now().saturating_duration_since(begun_at));
+        }
+        let outcome = match ended {
+            Ended::Panicked => "panicked",
+            Ended::TimedOut(_) => "timed_out",
+            Ended::With(outcome) => match outcome {
+                Outcome::Finish => "finished",
+                Outcome::Requeue { .. } => "requeued",
+                Outcome::Fail(error) => {
+                    self.span.record("error", error);
+                    "failed"
+                }
+                Outcome::GiveUp(_) => "gave_up",
+                Outcome::Reject { .. } => "rejected",
+                Outcome::Forget => "forgotten",
+            },
+        };
+        self.span.record("nsq.outcome", outcome);
     }
 }
 
@@ -310,6 +381,7 @@ impl<H: Handler> Worker<'_, H> {
             Outcome::Requeue { delay, backoff: false } => message.requeue_without_backoff(delay),
             Outcome::Fail(error) => {
                 feedback.counters.failed.fetch_add(1, Ordering::Relaxed);
+                feedback.meter.failed.one();
                 let (id, node, attempts) = (message.id(), message.node().into(), message.attempts());
                 feedback.emit(Event::HandlerFailed { id, node, attempts, error: error.clone() });
                 if error.is_permanent() {
@@ -367,7 +439,42 @@ impl<H: Handler> Worker<'_, H> {
         };
         if given_up != Err(AnswerError::CannotReject) {
             feedback.counters.gave_up.fetch_add(1, Ordering::Relaxed);
+            feedback.meter.gave_up.one();
             feedback.emit(Event::GaveUp { id, attempts, reason: reason.to_owned() });
         }
+    }
+}
+
+#[cfg(all(test, feature = "otel", feature = "test-util"))]
+mod tests {
+    use opentelemetry::Context;
+    use opentelemetry::trace::TraceContextExt;
+
+    use super::*;
+    use crate::producer::NewMessage;
+    use crate::test_util::FakeDelivery;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[tokio::test]
+    async fn handlers_continue_the_trace_of_the_message() {
+        let shared = Shared::new(&crate::Config::new(), 0, Default::default());
+        let message = FakeDelivery::new("x").header("traceparent", PARENT).build();
+        let handling = async {
+            let context = Context::current();
+            let span = context.span().span_context().clone();
+            assert_eq!(span.trace_id().to_string(), PARENT[3..35]);
+            // What the handler publishes belongs to the same trace.
+            let published = NewMessage::new("y").traced();
+            assert_eq!(published.headers, [("traceparent".to_owned(), PARENT.to_owned())]);
+            let own = NewMessage::new("y").header("traceparent", "mine").traced();
+            assert_eq!(own.headers.len(), 1);
+            Ended::With(Outcome::Finish)
+        };
+        let processing = Processing::begin(&message, &shared);
+        let ended = processing.around(handling).await;
+        assert!(matches!(ended, Ended::With(Outcome::Finish)));
+        processing.end(&ended, &shared);
+        assert!(NewMessage::new("z").traced().headers.is_empty(), "the trace ends with the handler");
     }
 }

@@ -106,6 +106,7 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     pub(super) topic: String,
+    pub(super) channel: String,
     pub(super) lookupds: Vec<String>,
     /// The nsqds that the application set and that lookupds listed.
     pub(super) nsqds: Mutex<Vec<String>>,
@@ -121,7 +122,7 @@ impl Sources {
 impl Shared {
     pub(super) fn new(config: &Config, max_attempts: u16, sources: Sources) -> Self {
         Shared {
-            feedback: Arc::new(Feedback::new(config)),
+            feedback: Arc::new(Feedback::new(config, &sources.topic, &sources.channel)),
             queue: MessageQueue::default(),
             max_in_flight: AtomicU64::new(config.effective_max_in_flight()),
             paused: AtomicBool::new(false),

@@ -8,6 +8,8 @@ use nsq_protocol::headers;
 use super::choice::stable_hash;
 use crate::codec::{EncodeBody, Json};
 use crate::error::PublishError;
+#[cfg(feature = "otel")]
+use crate::trace_context;
 
 /// A message to publish: its body, and optionally headers, a delay, an id and a key.
 ///
@@ -22,7 +24,7 @@ use crate::error::PublishError;
 #[must_use = "a message is sent by `Producer::publish` and its siblings"]
 pub struct NewMessage {
     pub(super) body: Bytes,
-    pub(super) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     pub(super) delay: Option<Duration>,
     pub(super) key: Option<u64>,
 }
@@ -58,6 +60,17 @@ impl NewMessage {
     /// [`Producer::publish_with_id`](super::Producer::publish_with_id).
     pub fn id(self, id: impl Into<String>) -> Self {
         self.header(headers::ID, id)
+    }
+
+    /// Adds the current trace context, unless the message has one.
+    #[cfg(feature = "otel")]
+    pub(crate) fn traced(mut self) -> Self {
+        let has_own = self.headers.iter().any(|(name, _)| name == trace_context::PARENT);
+        if let (false, Some((parent, state))) = (has_own, trace_context::headers()) {
+            self.headers.push((trace_context::PARENT.to_owned(), parent));
+            self.headers.extend(state.map(|state| (trace_context::STATE.to_owned(), state)));
+        }
+        self
     }
 
     /// Makes nsqd deliver the message after `delay`, which is rounded up to whole milliseconds.

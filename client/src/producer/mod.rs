@@ -37,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::addresses::Addresses;
 use crate::error::{BatchError, ConfigError, ConnectError, ConnectStage, Disconnect, PublishError};
 use crate::handshake::{ASSUMED_MAX_BODY_SIZE, ASSUMED_MAX_MSG_SIZE, ServerInfo};
+use crate::spans::Span;
 use crate::time;
 pub use builder::{Guarantee, ProducerBuilder, Strategy};
 pub use message::NewMessage;
@@ -113,8 +114,18 @@ impl Producer {
         topic: impl AsRef<str>,
         message: impl Into<NewMessage>,
     ) -> Result<Receipt, PublishError> {
-        let publication = Publication::new(TopicText::new(topic.as_ref())?, message.into())?;
-        self.publish_now(publication).await
+        let topic = TopicText::new(topic.as_ref())?;
+        self.publish_now(self.publication(topic, message.into())?).await
+    }
+
+    /// A publish of one message, with the trace context if it is to be sent.
+    fn publication(&self, topic: TopicText, message: NewMessage) -> Result<Publication, PublishError> {
+        #[cfg(feature = "otel")]
+        let message = match self.pool().config.trace_headers {
+            true => message.traced(),
+            false => message,
+        };
+        Publication::new(topic, message)
     }
 
     /// Publishes one message that nsqd delivers after `delay`, which is rounded up to whole milliseconds.
@@ -243,7 +254,7 @@ impl Producer {
     }
 
     fn send_to(&self, topic: TopicText, message: NewMessage) -> Result<PublishFuture, PublishError> {
-        let publication = Publication::new(topic, message)?.batchable(true);
+        let publication = self.publication(topic, message)?.batchable(true);
         let cost = self.pool().cost(publication.body_bytes());
         match self.pool().room.try_acquire_many(cost) {
             Ok(room) => room.forget(),
@@ -261,7 +272,7 @@ impl Producer {
         message: impl Into<NewMessage>,
     ) -> Result<PublishFuture, PublishError> {
         let topic = TopicText::new(topic.as_ref())?;
-        self.wait_and_queue(Publication::new(topic, message.into())?.batchable(true)).await
+        self.wait_and_queue(self.publication(topic, message.into())?.batchable(true)).await
     }
 
     /// Returns a handle for one topic, whose name is checked now and not with each publish.
@@ -339,9 +350,10 @@ impl Producer {
 
     /// Queues a publish that has its share of the pending limit.
     fn queue(&self, publication: Publication, deadline: Instant, cost: u32) -> PublishFuture {
+        let span = Span::publish(publication.topic(), publication.messages(), publication.body_bytes());
         let pending = Pending::new(publication, deadline, cost);
         self.pool().dispatch(Arc::clone(&pending), None);
-        PublishFuture { pending, producer: self.clone() }
+        PublishFuture { pending, producer: self.clone(), span }
     }
 
     /// Returns the limits for splitting a batch. Connects only if NSQ's default limits are not sufficient.
@@ -377,6 +389,7 @@ fn message_with<K: AsRef<str>, V: AsRef<str>>(
 pub struct PublishFuture {
     pending: Arc<Pending>,
     producer: Producer,
+    span: Span,
 }
 
 impl PublishFuture {
@@ -396,7 +409,19 @@ impl Future for PublishFuture {
     type Output = Result<Receipt, PublishError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.pending.poll(context)
+        let polled = self.pending.poll(context);
+        match &polled {
+            Poll::Ready(Ok(receipt)) => {
+                self.span.record("server.address", &receipt.node);
+                self.span.record("nsq.attempts", receipt.attempts);
+                if let Some(message) = &receipt.message {
+                    self.span.record("messaging.message.id", message.id);
+                }
+            }
+            Poll::Ready(Err(error)) => self.span.record("error", error),
+            Poll::Pending => {}
+        }
+        polled
     }
 }
 

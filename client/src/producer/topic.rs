@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::publication::{Publication, TopicText};
+use super::publication::TopicText;
 use super::{NewMessage, Producer, PublishFuture, Receipt, TypedTopic};
 use crate::codec::EncodeBody;
 use crate::error::{BatchError, PublishError};
@@ -41,7 +41,7 @@ impl Topic {
 
     /// As [`Producer::publish`].
     pub async fn publish(&self, message: impl Into<NewMessage>) -> Result<Receipt, PublishError> {
-        self.producer.publish_now(Publication::new(self.name, message.into())?).await
+        self.producer.publish_now(self.producer.publication(self.name, message.into())?).await
     }
 
     /// As [`Producer::publish_deferred`].
@@ -76,6 +76,8 @@ impl Topic {
 
     /// As [`Producer::enqueue`].
     pub async fn enqueue(&self, message: impl Into<NewMessage>) -> Result<PublishFuture, PublishError> {
-        self.producer.wait_and_queue(Publication::new(self.name, message.into())?.batchable(true)).await
+        self.producer
+            .wait_and_queue(self.producer.publication(self.name, message.into())?.batchable(true))
+            .await
     }
 }
