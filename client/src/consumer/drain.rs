@@ -79,7 +79,8 @@ impl Engine {
         }
         // Close the queue before the signal to handlers, so that none takes another message.
         let waiting = shared.queue.close();
-        for message in waiting {
+        let held_back = shared.lanes.as_ref().map(|by_key| by_key.lanes.lock().close()).unwrap_or_default();
+        for message in waiting.into_iter().chain(held_back) {
             let _ = message.requeue_without_backoff(Requeue::Now);
         }
         shared.feedback.stopping.cancel();

@@ -14,6 +14,7 @@ use nsq_protocol::ErrorCode;
 use super::answer::Requeue;
 use super::dead_letter::{self, DeadLetter};
 use super::feedback::Event;
+use super::lanes::Entered;
 use super::message::{Delivery, Message};
 use super::shared::Shared;
 use super::too_many_attempts;
@@ -207,44 +208,40 @@ pub(super) async fn work<H: Handler>(
 ) {
     let mut concurrency = shared.concurrency.subscribe();
     loop {
-        if let Some(limit) = &shared.rate_limit {
-            let due = limit.lock().reserve(time::now());
-            tokio::time::sleep_until(due.into()).await;
-        }
+        shared.wait_for_rate().await;
         let next = tokio::select! {
             biased;
             _ = concurrency.wait_for(|concurrency| *concurrency <= number) => return,
             next = shared.queue.pop() => next,
         };
         let Some(message) = next else { return };
-        if shared.recent.as_ref().is_some_and(|recent| recent.lock().contains(&message.key())) {
-            shared.feedback.counters.duplicates.fetch_add(1, Ordering::Relaxed);
-            let _ = message.finish();
-            continue;
-        }
         let worker = Worker { handler: &*handler, dead_letter: dead_letter.as_ref(), shared: &shared };
-        if shared.max_attempts > 0 && message.attempts() > shared.max_attempts {
-            let reason = too_many_attempts(message.attempts());
-            worker.give_up(message, &reason).await;
+        let Some(by_key) = &shared.lanes else {
+            worker.process(message).await;
             continue;
-        }
-        let delivery = Delivery::clone(&message);
-        // Concurrent calls share the handler anyway, so it must tolerate a call that ends early.
-        let handling = async { handler.handle(delivery).await.into_outcome() };
-        let processing = Processing::begin(&message, &shared);
-        let ended = processing.around(supervise(handling, &message, &shared)).await;
-        processing.end(&ended, &shared);
-        match ended {
-            Ended::With(outcome) => worker.answer(message, outcome).await,
-            Ended::Panicked => {
-                shared.feedback.counters.failed.fetch_add(1, Ordering::Relaxed);
-                shared.feedback.meter.panicked.one();
-                shared.feedback.emit(Event::HandlerPanicked { id: message.id() });
-                let _ = message.requeue(Requeue::Auto);
+        };
+        let Some(key) = (by_key.key)(&message) else {
+            worker.process(message).await;
+            continue;
+        };
+        let entered = by_key.lanes.lock().enter(key, message);
+        let mut next = match entered {
+            Entered::Free(message) => Some(message),
+            Entered::Waits => None,
+            Entered::Closed(message) => {
+                let _ = message.requeue_without_backoff(Requeue::Now);
+                None
             }
-            Ended::TimedOut(after) => {
-                let error = format!("the handler did not end within {after:?} (handler_timeout)");
-                worker.answer(message, Outcome::Fail(error.into())).await;
+        };
+        while let Some(message) = next {
+            if message.is_expired(time::now()) {
+                message.forget();
+            } else {
+                worker.process(message).await;
+            }
+            next = by_key.lanes.lock().next(key);
+            if next.is_some() {
+                shared.wait_for_rate().await;
             }
         }
     }
@@ -343,9 +340,10 @@ async fn supervise(handling: impl Future<Output = Outcome>, message: &Delivery, 
             return Ended::TimedOut(timeout);
         }
         if touch_at.is_some_and(|at| at <= now) {
-            touch_at = match message.touch() {
+            let touched = if message.is_taken() { Err(AnswerError::Late) } else { message.touch() };
+            touch_at = match touched {
                 Ok(()) | Err(AnswerError::Crowded) => next_touch(message, now),
-                // Too late, or the connection has ended.
+                // Too late, the connection has ended, or the handler has taken the answer over.
                 Err(_) => None,
             };
         }
@@ -367,14 +365,46 @@ struct Worker<'a, H> {
 }
 
 impl<H: Handler> Worker<'_, H> {
+    /// Runs the handler for a message and answers it.
+    async fn process(&self, mut message: Message) {
+        let shared = self.shared;
+        if shared.recent.as_ref().is_some_and(|recent| recent.lock().contains(&message.key())) {
+            shared.feedback.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+            let _ = message.finish();
+            return;
+        }
+        if shared.max_attempts > 0 && message.attempts() > shared.max_attempts {
+            let reason = too_many_attempts(message.attempts());
+            return self.give_up(message, &reason).await;
+        }
+        let delivery = message.lend();
+        // Concurrent calls share the handler anyway, so it must tolerate a call that ends early.
+        let handling = async { self.handler.handle(delivery).await.into_outcome() };
+        let processing = Processing::begin(&message, shared);
+        let ended = processing.around(supervise(handling, &message, shared)).await;
+        processing.end(&ended, shared);
+        let Some(message) = message.take_back() else { return };
+        match ended {
+            Ended::With(outcome) => self.answer(message, outcome).await,
+            Ended::Panicked => {
+                shared.feedback.counters.failed.fetch_add(1, Ordering::Relaxed);
+                shared.feedback.meter.panicked.one();
+                shared.feedback.emit(Event::HandlerPanicked { id: message.id() });
+                let _ = message.requeue(Requeue::Auto);
+            }
+            Ended::TimedOut(after) => {
+                let error = format!("the handler did not end within {after:?} (handler_timeout)");
+                self.answer(message, Outcome::Fail(error.into())).await;
+            }
+        }
+    }
+
     async fn answer(&self, message: Message, outcome: Outcome) {
         let feedback = &self.shared.feedback;
         // nsqd reports an answer that comes too late, and the consumer emits an event for it.
         let _ = match outcome {
             Outcome::Finish => {
-                if let Some(recent) = &self.shared.recent {
-                    recent.lock().add(message.key());
-                }
+                self.remember(&message);
                 message.finish()
             }
             Outcome::Requeue { delay, backoff: true } => message.requeue(delay),
@@ -396,6 +426,13 @@ impl<H: Handler> Worker<'_, H> {
             }
             Outcome::GiveUp(reason) => return self.give_up(message, &reason).await,
         };
+    }
+
+    /// So that a delivery after a lost answer is not handled again.
+    fn remember(&self, message: &Message) {
+        if let Some(recent) = &self.shared.recent {
+            recent.lock().add(message.key());
+        }
     }
 
     fn reject(&self, message: Message, reason: &str) -> Result<(), AnswerError> {
@@ -435,7 +472,10 @@ impl<H: Handler> Worker<'_, H> {
         }
         let given_up = match self.dead_letter {
             Some(DeadLetter::Server) => self.reject(message, reason),
-            _ => message.give_up(),
+            _ => {
+                self.remember(&message);
+                message.give_up()
+            }
         };
         if given_up != Err(AnswerError::CannotReject) {
             feedback.counters.gave_up.fetch_add(1, Ordering::Relaxed);
@@ -458,7 +498,7 @@ mod tests {
 
     #[tokio::test]
     async fn handlers_continue_the_trace_of_the_message() {
-        let shared = Shared::new(&crate::Config::new(), 0, Default::default());
+        let shared = Shared::new(&crate::Config::new(), 0, Default::default(), None);
         let message = FakeDelivery::new("x").header("traceparent", PARENT).build();
         let handling = async {
             let context = Context::current();

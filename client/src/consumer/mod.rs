@@ -7,7 +7,7 @@
 //!
 //! The application uses [`ConsumerBuilder`], [`Handler`] or [`MessageStream`], [`Message`], and the handle
 //! [`Consumer`]. The implementation, lowest first: `answer`, `feedback` (what answers act on), `outbox` and `link` (a
-//! connection, as messages use it), `message`, `queue`, `shared` (common state), `connection` (the task of a link),
+//! connection, as messages use it), `message`, `queue` and `lanes` (order by key), `shared` (common state), `connection` (the task of a link),
 //! `engine` (control), `drain` (its shutdown). Above the queue: `handler` and `dead_letter`, `extract` (arguments) and `service` (tower), `stream` and `batches`, `group`.
 //!
 //! A message holds its link, and a link holds the feedback. Neither holds the common state, whose queue holds messages:
@@ -24,6 +24,7 @@ mod extract;
 mod feedback;
 mod group;
 mod handler;
+mod lanes;
 mod link;
 #[cfg(feature = "tracing")]
 mod log;
