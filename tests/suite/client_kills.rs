@@ -55,7 +55,9 @@ fn every_message_counts_once_through_kills_of_nsqd_and_nsqlookupd() {
         let consumer = Consumer::builder("orders", "billing")
             .lookupd(lookupd.http().to_string())
             .set("lookupd_poll_interval", "500ms")
-            .expect("an option")
+            // Connections that last for a few seconds only are reopened more and more slowly.
+            .and_then(|builder| builder.set("reconnect_max", "500ms"))
+            .expect("options")
             .concurrency(4)
             .max_in_flight(100)
             .remember_finished(1_000_000)

@@ -40,6 +40,7 @@ use crate::handshake::{ASSUMED_MAX_BODY_SIZE, ASSUMED_MAX_MSG_SIZE, ServerInfo};
 use crate::spans::Span;
 use crate::time;
 pub use builder::{Guarantee, ProducerBuilder, Strategy};
+pub(crate) use choice::stable_hash;
 pub use message::NewMessage;
 use node::Status;
 use pending::Pending;
