@@ -44,7 +44,7 @@ pub(crate) mod tls {
 
     /// Accepts no connection.
     #[derive(Clone, Debug, Default)]
-    pub(crate) struct Tls;
+    pub(crate) struct Tls {}
 
     impl Tls {
         pub(crate) fn new(_: &Config) -> Result<Self, ConfigError> {
@@ -75,7 +75,7 @@ pub(crate) mod https {
 
         #[cfg(feature = "admin")]
         pub(crate) fn tls(&self) -> &Tls {
-            &Tls
+            &Tls {}
         }
 
         pub(crate) async fn request(&self, _: Request<Full<Bytes>>) -> Result<Response<Incoming>, HttpError> {

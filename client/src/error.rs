@@ -101,6 +101,7 @@ pub enum ConfigError {
 
 /// How far a connection got before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ConnectStage {
     /// Resolving the host name.
     Resolve,
@@ -138,6 +139,7 @@ impl fmt::Display for ConnectStage {
 /// A connection to an nsqd could not be opened, or ended.
 #[derive(Debug, Clone, Error)]
 #[error("nsqd {node}: {stage}: {cause}")]
+#[non_exhaustive]
 pub struct ConnectError {
     /// The address as given or discovered.
     pub node: Arc<str>,
@@ -340,6 +342,7 @@ impl PublishError {
 /// Publishing several messages failed, possibly after some of them were acknowledged.
 #[derive(Debug, Clone, Error)]
 #[error("{acknowledged} messages were acknowledged, then: {error}")]
+#[non_exhaustive]
 pub struct BatchError {
     /// The number of messages, from the first, that nsqd acknowledged.
     pub acknowledged: usize,
@@ -350,6 +353,7 @@ pub struct BatchError {
 
 /// An answer to a message had no effect, or probably had none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum AnswerError {
     /// The answer was sent after the deadline of the message: nsqd may have delivered it again.
     #[error("too late: the message has timed out and may be delivered again")]
@@ -372,6 +376,7 @@ pub enum AnswerError {
 /// A query to a lookupd failed.
 #[derive(Debug, Clone, Error)]
 #[error("lookupd {lookupd}: {reason}")]
+#[non_exhaustive]
 pub struct LookupError {
     /// The address of the lookupd, without user and password.
     pub lookupd: Arc<str>,

@@ -214,7 +214,7 @@ mod off {
     }
 
     #[derive(Default)]
-    pub(crate) struct ProducerMeter;
+    pub(crate) struct ProducerMeter {}
 
     impl ProducerMeter {
         pub(crate) fn finished(&self, _: &str, _: usize, _: usize, _: Duration, _: bool) {}

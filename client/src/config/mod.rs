@@ -220,6 +220,7 @@ options! {
 
 /// The upgrades of the byte stream that a [`Config`] requests from nsqd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Upgrades {
     /// Whether TLS is required.
     pub tls: bool,

@@ -11,6 +11,7 @@ use crate::producer::{NewMessage, Topic, stable_hash};
 /// What happens to a message that is given up, after `max_attempts` or by
 /// [`Outcome::GiveUp`](super::Outcome::GiveUp). If it fails, the message is requeued: it is never lost.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum DeadLetter {
     /// Publish the body to this topic, from [`Producer::topic`](crate::Producer::topic), then finish the message. The dead
     /// letter has the headers of the message, if the consumer [requests them](crate::Config::headers), and `dead-reason`,

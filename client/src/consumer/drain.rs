@@ -23,6 +23,7 @@ const NSQD_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What happens at the deadline to messages that are still being handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Unfinished {
     /// Requeue them at once.
     Requeue,

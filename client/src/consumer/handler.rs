@@ -27,6 +27,7 @@ use crate::trace_context;
 
 /// How to answer a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Finish the message: nsqd does not deliver it again.
     Finish,

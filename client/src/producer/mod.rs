@@ -63,6 +63,7 @@ pub struct Receipt {
 
 /// A published message, as nsqd sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PublishedMessage {
     /// The id that consumers see. For a duplicate, that of the message that nsqd has.
     pub id: MessageId,

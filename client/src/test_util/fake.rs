@@ -173,6 +173,7 @@ impl FakeMessage {
 
 /// What was sent to answer a [`FakeMessage`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FakeAnswer {
     /// The message was finished.
     Finish,

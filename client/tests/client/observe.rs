@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use nsq::test_util::StubNsqd;
-use nsq::{Consumer, Delivery, HandlerError, Producer};
+use nsq::{Consumer, Delivery, Producer};
 use parking_lot::Mutex;
 use tracing::Subscriber;
 use tracing::field::{Field, Visit};
@@ -13,11 +13,13 @@ use tracing::span::{Attributes, Id, Record};
 
 use crate::wait::{PATIENCE, until};
 
-/// The fields of each span, by name of the span.
+/// The name and the fields of each span.
 #[derive(Clone, Default)]
-struct Spans(Arc<Mutex<Vec<(&'static str, BTreeMap<&'static str, String>)>>>);
+struct Spans(Arc<Mutex<Vec<(&'static str, SpanFields)>>>);
 
-struct Fields<'a>(&'a mut BTreeMap<&'static str, String>);
+type SpanFields = BTreeMap<&'static str, String>;
+
+struct Fields<'a>(&'a mut SpanFields);
 
 impl Visit for Fields<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -30,7 +32,7 @@ impl Subscriber for Spans {
         true
     }
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        let mut fields = BTreeMap::new();
+        let mut fields = SpanFields::new();
         attributes.record(&mut Fields(&mut fields));
         let mut spans = self.0.lock();
         spans.push((attributes.metadata().name(), fields));
@@ -48,7 +50,7 @@ impl Subscriber for Spans {
 }
 
 impl Spans {
-    fn named(&self, name: &str) -> Vec<BTreeMap<&'static str, String>> {
+    fn named(&self, name: &str) -> Vec<SpanFields> {
         self.0.lock().iter().filter(|(other, _)| *other == name).map(|(_, fields)| fields.clone()).collect()
     }
 }
@@ -57,9 +59,7 @@ async fn handle_one(nsqd: &StubNsqd, body: &'static str) {
     nsqd.offer([body]);
     let consumer = Consumer::builder("orders", "billing")
         .nsqd(&nsqd.address)
-        .handler_fn(
-            |order: Delivery| async move { order.json::<u32>().map(drop).map_err(HandlerError::from) },
-        )
+        .handler_fn(|order: Delivery| async move { order.json::<u32>().map(drop) })
         .start()
         .unwrap();
     until("an answer", || consumer.stats(), |stats| stats.received == 1 && stats.in_flight == 0).await;
