@@ -1,9 +1,21 @@
 //! Parameters that accept one address or several.
 
-/// One address as a string, several in one string with commas between them, or a list of such strings.
-pub trait Addresses {
+/// One address as a string, several in one string with commas between them, or a list of such strings. This trait is sealed.
+pub trait Addresses: sealed::Sealed {
     /// Returns the addresses in the given order, unchecked, without blanks around them.
     fn into_addresses(self) -> Vec<String>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for &str {}
+    impl Sealed for String {}
+    impl Sealed for &String {}
+    impl<S: Into<String>> Sealed for Vec<S> {}
+    impl<S: Into<String>, const N: usize> Sealed for [S; N] {}
+    impl<S: AsRef<str>> Sealed for &[S] {}
+    impl<S: AsRef<str>> Sealed for &Vec<S> {}
 }
 
 impl Addresses for &str {

@@ -269,6 +269,7 @@ macro_rules! common_calls {
 
         /// Sets the certificates for `https://` addresses, and for daemons that answer HTTP with `TLS_REQUIRED`.
         #[must_use]
+        #[cfg(feature = "tls")]
         pub fn tls(mut self, tls: Tls) -> Self {
             self.daemon.http = self.daemon.http.with_tls(tls);
             self

@@ -1,10 +1,11 @@
-//! The compressed halves of a connection.
+//! The compressed halves of a connection. `absent` stands in for it in a build without compression.
 
 use std::io;
 
 use bytes::BytesMut;
 use nsq_protocol::compression::{Compressor, Decompressor};
 
+use crate::error::Disconnect;
 use crate::handshake::Upgrade;
 
 /// Space for the compressed bytes of one read.
@@ -12,16 +13,18 @@ const READ_BYTES: usize = 16 << 10;
 /// Minimum space for decompressed bytes.
 const MIN_ROOM_BYTES: usize = 4 << 10;
 
-/// Creates both halves after an upgrade to compression; `None` after one to TLS. `first` are compressed bytes that
-/// were already read.
-pub(crate) fn start(upgrade: Upgrade, first: BytesMut) -> Option<(Compression, Decompression)> {
+/// Creates both halves after an upgrade to compression. `first` are compressed bytes that were already read. Fails for an
+/// upgrade that this build does not have.
+pub(crate) fn start(upgrade: Upgrade, first: BytesMut) -> Result<(Compression, Decompression), Disconnect> {
     let (compressor, decompressor) = match upgrade {
-        Upgrade::Tls => return None,
+        #[cfg(feature = "snappy")]
         Upgrade::Snappy => (Compressor::snappy(), Decompressor::snappy()),
+        #[cfg(feature = "deflate")]
         Upgrade::Deflate { level } => (Compressor::deflate(level), Decompressor::deflate()),
+        _ => return Err(Disconnect::Protocol("this program has no such compression".into())),
     };
     let compression = Compression { compressor, out: Vec::new() };
-    Some((compression, Decompression { decompressor, received: first, has_more: false }))
+    Ok((compression, Decompression { decompressor, received: first, has_more: false }))
 }
 
 /// The writing half.

@@ -11,8 +11,12 @@ use crate::config::Config;
 use crate::error::{ConfigError, ConnectError, ConnectStage, Disconnect};
 use crate::frame_reader::FrameReader;
 use crate::handshake::{Handshake, Progress, Purpose, ServerInfo, Upgrade};
+use crate::meters::OpenConnection;
+use crate::spans::Span;
 use crate::tls::Tls;
-use crate::transport::{Transport, WriteHalf, start_tls};
+#[cfg(feature = "tls")]
+use crate::transport::start_tls;
+use crate::transport::{ReadHalf, Transport, WriteHalf};
 
 /// The replies of the handshake are small.
 const MAX_HANDSHAKE_FRAME_BYTES: usize = 1 << 20;
@@ -26,12 +30,15 @@ pub(crate) struct Established {
     pub(crate) server: ServerInfo,
     pub(crate) reader: FrameReader,
     pub(crate) writer: WriteHalf,
+    /// For the metrics. Ends with the connection.
+    pub(crate) _open: OpenConnection,
 }
 
 /// Opens connections, all with the same settings.
 pub(crate) struct Connector {
     config: Arc<Config>,
     /// `None` without `tls_v1`.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code))]
     tls: Option<Tls>,
 }
 
@@ -46,6 +53,24 @@ impl Connector {
         &self,
         node: &Arc<str>,
         purpose: Purpose,
+    ) -> Result<Established, ConnectError> {
+        let role = match purpose {
+            Purpose::Publish => "producer",
+            Purpose::Subscribe { .. } => "consumer",
+        };
+        let span = Span::connect(node, role);
+        let connected = span.around(self.open(node, purpose, role)).await;
+        if let Err(error) = &connected {
+            span.record("error", error);
+        }
+        connected
+    }
+
+    async fn open(
+        &self,
+        node: &Arc<str>,
+        purpose: Purpose,
+        role: &'static str,
     ) -> Result<Established, ConnectError> {
         let config = &self.config;
         let fail =
@@ -85,7 +110,8 @@ impl Connector {
                 }
                 Progress::Ready(server) => {
                     reader.set_max_frame_bytes(max_frame_bytes(config, &server));
-                    return Ok(Established { node: Arc::clone(node), server, reader, writer });
+                    let _open = OpenConnection::new(node, role);
+                    return Ok(Established { node: Arc::clone(node), server, reader, writer, _open });
                 }
             }
         }
@@ -102,19 +128,37 @@ impl Connector {
         // Compressed bytes may directly follow the reply that announced them. Encrypted bytes cannot: the client speaks
         // first.
         let (mut read_half, first) = reader.into_parts();
-        match compression::start(upgrade, first) {
-            Some((compression, decompression)) => {
-                writer.compress(compression);
-                read_half.decompress(decompression);
-            }
-            None => {
-                let tls = self.tls.as_ref().ok_or(Disconnect::Declined("a connection without TLS"))?;
-                let config = tls.client_config().map_err(Disconnect::Tls)?;
-                let name = tls.server_name(node).map_err(Disconnect::Tls)?;
-                (read_half, writer) = start_tls(read_half, writer, config, name).await?;
-            }
+        if upgrade == Upgrade::Tls {
+            (read_half, writer) = self.encrypt(node, read_half, writer).await?;
+        } else {
+            let (compression, decompression) = compression::start(upgrade, first)?;
+            writer.compress(compression);
+            read_half.decompress(decompression);
         }
         Ok((FrameReader::new(read_half, MAX_HANDSHAKE_FRAME_BYTES), writer))
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Connector {
+    async fn encrypt(
+        &self,
+        node: &str,
+        read_half: ReadHalf,
+        writer: WriteHalf,
+    ) -> Result<(ReadHalf, WriteHalf), Disconnect> {
+        let tls = self.tls.as_ref().ok_or(Disconnect::Declined("a connection without TLS"))?;
+        let config = tls.client_config().map_err(Disconnect::Tls)?;
+        let name = tls.server_name(node).map_err(Disconnect::Tls)?;
+        start_tls(read_half, writer, config, name).await
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+impl Connector {
+    /// Never called, because the handshake refuses an upgrade that was not requested.
+    async fn encrypt(&self, _: &str, _: ReadHalf, _: WriteHalf) -> Result<(ReadHalf, WriteHalf), Disconnect> {
+        Err(Disconnect::Tls(ConfigError::FeatureOff { what: "TLS", feature: "tls" }))
     }
 }
 

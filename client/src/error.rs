@@ -42,6 +42,16 @@ pub enum ConfigError {
     /// Two settings are in conflict.
     #[error("{0}")]
     Conflict(&'static str),
+    /// The crate was built without the feature that a setting needs.
+    #[error(
+        "{what} needs the feature {feature:?} of the crate nsq-rs, which is off: add it to `features` in Cargo.toml"
+    )]
+    FeatureOff {
+        /// The option or address.
+        what: &'static str,
+        /// The feature.
+        feature: &'static str,
+    },
     /// A certificate or key cannot be used.
     #[error("TLS: {reason}")]
     Tls {
@@ -91,6 +101,7 @@ pub enum ConfigError {
 
 /// How far a connection got before it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ConnectStage {
     /// Resolving the host name.
     Resolve,
@@ -128,6 +139,7 @@ impl fmt::Display for ConnectStage {
 /// A connection to an nsqd could not be opened, or ended.
 #[derive(Debug, Clone, Error)]
 #[error("nsqd {node}: {stage}: {cause}")]
+#[non_exhaustive]
 pub struct ConnectError {
     /// The address as given or discovered.
     pub node: Arc<str>,
@@ -243,8 +255,8 @@ pub enum PublishError {
         /// nsqd's limit, in bytes.
         limit: usize,
     },
-    /// Not published: the value cannot be written as JSON.
-    #[error("cannot write the message as JSON: {reason}")]
+    /// Not published: the value cannot be written as a body.
+    #[error("cannot encode the message: {reason}")]
     Encode {
         /// Why.
         reason: String,
@@ -330,6 +342,7 @@ impl PublishError {
 /// Publishing several messages failed, possibly after some of them were acknowledged.
 #[derive(Debug, Clone, Error)]
 #[error("{acknowledged} messages were acknowledged, then: {error}")]
+#[non_exhaustive]
 pub struct BatchError {
     /// The number of messages, from the first, that nsqd acknowledged.
     pub acknowledged: usize,
@@ -340,6 +353,7 @@ pub struct BatchError {
 
 /// An answer to a message had no effect, or probably had none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum AnswerError {
     /// The answer was sent after the deadline of the message: nsqd may have delivered it again.
     #[error("too late: the message has timed out and may be delivered again")]
@@ -362,6 +376,7 @@ pub enum AnswerError {
 /// A query to a lookupd failed.
 #[derive(Debug, Clone, Error)]
 #[error("lookupd {lookupd}: {reason}")]
+#[non_exhaustive]
 pub struct LookupError {
     /// The address of the lookupd, without user and password.
     pub lookupd: Arc<str>,

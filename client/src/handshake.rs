@@ -299,7 +299,7 @@ fn identify_request(purpose: &Purpose, config: &Config) -> IdentifyRequest {
     // The grant tells a producer that nsqd knows the commands for headers.
     let is_producer = matches!(purpose, Purpose::Publish);
     let mut features = Vec::new();
-    features.extend((is_producer || config.headers).then_some(HEADERS));
+    features.extend((is_producer || config.headers || config.trace_headers).then_some(HEADERS));
     features.extend((is_producer && config.pub_ids).then_some(PUB_IDS));
     features.extend((!is_producer).then_some(REJECT));
     let host = host_name();

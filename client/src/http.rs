@@ -2,28 +2,29 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+#[cfg(feature = "admin")]
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, DATE, HOST, HeaderValue, USER_AGENT};
+#[cfg(feature = "admin")]
+use http::header::DATE;
+use http::header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use http::uri::Scheme;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nsq_protocol::redact::{shown_address, split_user_info};
-use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::ClientConfig;
 use serde::Deserialize;
 
 use crate::config::Secret;
 use crate::error::ConfigError;
+use crate::https::Https;
 use crate::tls::Tls;
 use crate::unix_socket::{self, is_socket_path};
 
@@ -57,6 +58,7 @@ impl fmt::Display for HttpError {
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     /// The daemon's time, in whole seconds.
+    #[cfg(feature = "admin")]
     pub(crate) date: Option<SystemTime>,
     pub(crate) body: Bytes,
 }
@@ -64,46 +66,47 @@ pub(crate) struct Reply {
 /// Sends requests, and keeps connections open between them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpClient {
+    #[cfg(all(feature = "admin", feature = "tls"))]
     connect_timeout: Duration,
     timeout: Duration,
     user_agent: String,
     plain: Client<HttpConnector, Full<Bytes>>,
-    tls: Tls,
+    secure: Https,
     /// The `Authorization` header, and whether to send it only over https.
     bearer: Option<(HeaderValue, OnlyHttps)>,
-    /// The client for https, created at the first use.
-    secure: Arc<Mutex<Option<Secure>>>,
 }
 
 /// Whether a secret must not be sent over plain HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OnlyHttps(pub(crate) bool);
 
-/// A client for https.
-#[derive(Debug)]
-struct Secure {
-    /// The certificates that `client` uses.
-    config: Arc<ClientConfig>,
-    client: SecureClient,
-}
-
-type SecureClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
-
 impl HttpClient {
     pub(crate) fn new(connect_timeout: Duration, timeout: Duration, user_agent: &str, tls: Tls) -> Self {
         // Remove characters that are invalid in a header, instead of failing.
         let user_agent = user_agent.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
-        let plain = builder().build(connector(connect_timeout));
-        HttpClient { connect_timeout, timeout, user_agent, plain, tls, bearer: None, secure: Arc::default() }
+        HttpClient {
+            #[cfg(all(feature = "admin", feature = "tls"))]
+            connect_timeout,
+            timeout,
+            user_agent,
+            plain: pool().build(connector(connect_timeout)),
+            secure: Https::new(connect_timeout, tls),
+            bearer: None,
+        }
     }
 
     /// Returns a client with other timeouts.
+    #[cfg(feature = "admin")]
     pub(crate) fn with_timeouts(&self, connect_timeout: Duration, timeout: Duration) -> Self {
         let bearer = self.bearer.clone();
-        HttpClient { bearer, ..Self::new(connect_timeout, timeout, &self.user_agent, self.tls.clone()) }
+        HttpClient {
+            bearer,
+            ..Self::new(connect_timeout, timeout, &self.user_agent, self.secure.tls().clone())
+        }
     }
 
     /// Returns a client with other certificates.
+    #[cfg(all(feature = "admin", feature = "tls"))]
     pub(crate) fn with_tls(&self, tls: Tls) -> Self {
         let bearer = self.bearer.clone();
         HttpClient { bearer, ..Self::new(self.connect_timeout, self.timeout, &self.user_agent, tls) }
@@ -166,44 +169,26 @@ impl HttpClient {
         }
         let response = match socket {
             Some(path) => over_unix_socket(path, request).await?,
-            None => {
-                let answering = match is_https {
-                    true => self.secure().map_err(|e| HttpError::Connect(e.to_string()))?.request(request),
-                    false => self.plain.request(request),
-                };
-                answering.await.map_err(|e| HttpError::Connect(root_cause(&e)))?
-            }
+            None if is_https => self.secure.request(request).await?,
+            None => self.plain.request(request).await.map_err(|e| HttpError::Connect(root_cause(&e)))?,
         };
         let status = response.status();
-        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
-        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
+        #[cfg(feature = "admin")]
+        let date = {
+            let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+            date.and_then(|date| httpdate::parse_http_date(date).ok())
+        };
         let body = Limited::new(response.into_body(), MAX_RESPONSE_BYTES);
         match body.collect().await {
-            Ok(body) => Ok(Reply { status, date, body: body.to_bytes() }),
+            Ok(body) => Ok(Reply {
+                status,
+                #[cfg(feature = "admin")]
+                date,
+                body: body.to_bytes(),
+            }),
             Err(error) if error.is::<LengthLimitError>() => Err(HttpError::TooBig),
             Err(error) => Err(HttpError::Connect(root_cause(&*error))),
         }
-    }
-
-    /// Returns the client for https, with the current certificates.
-    fn secure(&self) -> Result<SecureClient, ConfigError> {
-        let config = self.tls.client_config()?;
-        let mut secure = self.secure.lock();
-        if let Some(current) = &*secure
-            && Arc::ptr_eq(&current.config, &config)
-        {
-            return Ok(current.client.clone());
-        }
-        let https = HttpsConnectorBuilder::new().with_tls_config((*config).clone()).https_only();
-        let https = match self.tls.fixed_server_name() {
-            Some(name) => https.with_server_name_resolver(FixedServerNameResolver::new(name)),
-            None => https,
-        };
-        let mut connector = connector(self.connect_timeout);
-        connector.enforce_http(false);
-        let client = builder().build(https.enable_http1().wrap_connector(connector));
-        *secure = Some(Secure { config, client: client.clone() });
-        Ok(client)
     }
 }
 
@@ -222,14 +207,14 @@ async fn over_unix_socket(
     sender.send_request(request).await.map_err(failed)
 }
 
-fn connector(connect_timeout: Duration) -> HttpConnector {
+pub(crate) fn connector(connect_timeout: Duration) -> HttpConnector {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(connect_timeout));
     connector.set_nodelay(true);
     connector
 }
 
-fn builder() -> hyper_util::client::legacy::Builder {
+pub(crate) fn pool() -> hyper_util::client::legacy::Builder {
     let mut builder = Client::builder(TokioExecutor::new());
     builder.pool_idle_timeout(Duration::from_secs(30));
     builder
@@ -250,7 +235,7 @@ fn https_instead(url: &str, status: StatusCode, answer: &[u8]) -> Option<String>
 }
 
 /// Returns the last error in the chain, which is the system's. hyper's own text says little ("client error (Connect)").
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
         deepest = source;
@@ -277,6 +262,9 @@ pub(crate) fn base_url(address: &str) -> Result<String, ConfigError> {
         return Ok(format!("{UNIX_SCHEME}{address}:"));
     }
     let (scheme, rest) = match address.split_once("://") {
+        Some(("https", _)) if !cfg!(feature = "tls") => {
+            return Err(ConfigError::FeatureOff { what: "an https address", feature: "tls" });
+        }
         Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
         Some(_) => return Err(invalid(EXPECTED)),
         None => ("http", address),

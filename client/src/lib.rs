@@ -55,12 +55,17 @@
 //! - Futures may be dropped at any time. A publish that is queued goes on; its documentation says so.
 //! - Every wait for nsqd or lookupd is bounded, and no task outlives its handle after a shutdown.
 //!
+//! # Features
+//!
+//! On by default, and not needed by every program: `tls`, `snappy` and `deflate` (connections), `admin` (the HTTP
+//! interfaces). The guide lists all.
+//!
 //! # TLS and compression
 //!
 //! TLS and compression are options:
 //!
 //! ```no_run
-//! # fn example() -> Result<(), nsq::ConfigError> {
+//! # #[cfg(all(feature = "admin", feature = "tls"))] fn example() -> Result<(), nsq::ConfigError> {
 //! let config = nsq::Config::new().tls_v1(true).snappy(true).tls_root_ca_file("ca.pem");
 //! let config = config.tls_cert("me.pem").tls_key("me.key");
 //! let producer = nsq::Producer::builder().nsqd("127.0.0.1:4150").config(config.clone()).build()?;
@@ -81,9 +86,9 @@
 //! # The code, in reading order
 //!
 //! [`config`](Config); `transport`, `unix_socket`, `tls`, `compression`, `handshake`, `connect`, `frame_reader` (how a
-//! connection is opened); [`producer`]; [`consumer`] and its parts: `rdy` (how `max_in_flight` is distributed),
-//! `backoff` (what happens when handling fails), `membership` and `lookup` (which nsqds to connect to); [`admin`] over
-//! `http`.
+//! connection is opened), `absent` (what a build without their features has instead); [`producer`]; `codec`; [`consumer`] and its parts: `rdy` (how `max_in_flight` is distributed),
+//! `backoff` (what happens when handling fails), `membership` and `lookup` (which nsqds to connect to); `admin` over `http` and
+//! `https`.
 
 #![warn(missing_docs)]
 
@@ -92,13 +97,23 @@ mod config;
 mod error;
 mod time;
 
-mod connect;
+#[cfg(not(all(feature = "deflate", feature = "snappy", feature = "tls")))]
+mod absent;
+#[cfg(any(feature = "deflate", feature = "snappy"))]
 mod compression;
+mod connect;
 mod frame_reader;
 pub mod handshake;
+#[cfg(feature = "tls")]
 mod tls;
 mod transport;
 mod unix_socket;
+
+mod codec;
+mod meters;
+mod spans;
+#[cfg(feature = "otel")]
+mod trace_context;
 
 pub mod consumer;
 pub mod producer;
@@ -112,19 +127,38 @@ mod membership;
 mod poll_pace;
 mod rdy;
 
+#[cfg(feature = "admin")]
 pub mod admin;
 mod http;
+#[cfg(feature = "tls")]
+mod https;
+
+#[cfg(not(any(feature = "deflate", feature = "snappy")))]
+use absent::compression;
+#[cfg(not(feature = "tls"))]
+use absent::{https, tls};
 
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
+/// Layers and services of `tower` around handlers.
+#[cfg(feature = "tower")]
+pub mod tower {
+    pub use crate::consumer::service::{Failed, FromService, HandlerService, Layered, layered, service};
+}
+
 pub use addresses::Addresses;
 pub use bytes::{self, Bytes};
+#[cfg(feature = "msgpack")]
+pub use codec::MsgPack;
+#[cfg(feature = "proto")]
+pub use codec::Proto;
+pub use codec::{CodecError, DecodeBody, EncodeBody, Envelope, Json, Text};
 pub use config::{BackoffStrategy, Config, Interval, OptionValue, Secret, Setting, TlsVersion, Upgrades};
 pub use consumer::{
-    Batch, Batches, Consumer, ConsumerBuilder, ConsumerGroup, ConsumerState, ConsumerStats, DeadLetter,
-    Delivery, Drain, DrainReport, Event, Handler, IntoOutcome, Message, MessageStream, Outcome, Requeue,
-    Unfinished,
+    Batch, Batches, Call, Consumer, ConsumerBuilder, ConsumerGroup, ConsumerState, ConsumerStats, DeadLetter,
+    Delivery, Drain, DrainReport, Event, FromDelivery, Handler, IntoOutcome, Message, MessageStream, Outcome,
+    Requeue, Unfinished, WithArguments, arguments,
 };
 pub use error::{
     AnswerError, BatchError, ConfigError, ConnectError, ConnectStage, Disconnect, HandlerError, LookupError,
@@ -132,12 +166,13 @@ pub use error::{
 };
 pub use handshake::ServerInfo;
 pub use nsq_protocol::headers::Headers;
-pub use nsq_protocol::{AuthReply, MessageId, StartAt};
+pub use nsq_protocol::{AuthReply, MessageId, Producer as ListedProducer, StartAt};
 pub use producer::{
     Guarantee, NewMessage, Producer, ProducerBuilder, PublishFuture, PublishedMessage, Receipt, Strategy,
-    Topic,
+    Topic, TypedTopic,
 };
 pub use signal::shutdown_signal;
+#[cfg(feature = "tls")]
 pub use tls::Tls;
 pub use unix_socket::is_socket_path;
 

@@ -15,6 +15,8 @@ use serde::de::DeserializeOwned;
 use crate::config::Config;
 use crate::error::{ConfigError, LookupError};
 use crate::http::{HttpClient, OnlyHttps, base_url, url};
+use crate::meters;
+use crate::spans::Span;
 use crate::tls::Tls;
 
 /// The result of one round of lookups.
@@ -80,6 +82,20 @@ pub(crate) fn lookup_client(
 /// Finds the nodes that have `topic`. Passes the nodes of each answer to `on_answer` as it arrives, with the position of
 /// the lookupd; a failed query has none. For `suspects` that no lookupd lists, also finds out whether they are alive.
 pub(crate) async fn look_up(
+    http: &HttpClient,
+    lookupds: &[(usize, Lookupd)],
+    topic: &TopicName,
+    filter: &NodeFilter,
+    suspects: &BTreeSet<Arc<str>>,
+    on_answer: impl FnMut(usize, BTreeSet<Arc<str>>),
+) -> Lookup {
+    let span = Span::lookup(topic.as_str());
+    let lookup = span.around(ask_for_topic(http, lookupds, topic, filter, suspects, on_answer)).await;
+    span.record("nsq.nodes", lookup.listed.len());
+    lookup
+}
+
+async fn ask_for_topic(
     http: &HttpClient,
     lookupds: &[(usize, Lookupd)],
     topic: &TopicName,
@@ -180,10 +196,9 @@ async fn get<T: DeserializeOwned + Default>(
     query: &[(&str, &str)],
 ) -> Result<T, LookupError> {
     let fail = |reason: String| LookupError { lookupd: Arc::clone(&lookupd.address), reason };
-    let (status, body) = http
-        .send(Method::GET, &url(&lookupd.base_url, path, query), Bytes::new())
-        .await
-        .map_err(|e| fail(e.to_string()))?;
+    let answer = http.send(Method::GET, &url(&lookupd.base_url, path, query), Bytes::new()).await;
+    meters::looked_up(&lookupd.address, answer.is_ok());
+    let (status, body) = answer.map_err(|e| fail(e.to_string()))?;
     match status {
         StatusCode::OK => discovery::parse(&body).map_err(|e| fail(format!("the answer is not valid: {e}"))),
         // The lookupd does not know the topic, which is a valid answer.

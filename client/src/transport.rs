@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use nsq_protocol::redact::{shown_address, without_user_info};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+#[cfg(feature = "tls")]
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+#[cfg(feature = "tls")]
 use tokio_rustls::TlsConnector;
 
 use crate::compression::{Compression, Decompression};
@@ -76,6 +77,7 @@ impl Transport {
         }
     }
 
+    #[cfg(feature = "tls")]
     fn unite(read: ReadHalf, write: WriteHalf) -> Option<Self> {
         match (read.wire, write.wire) {
             (ReadWire::Tcp(read), WriteWire::Tcp(write)) => read.reunite(write).ok().map(Transport::Tcp),
@@ -88,6 +90,7 @@ impl Transport {
 }
 
 /// Performs the TLS handshake over both halves of a plain connection, and returns the encrypted halves.
+#[cfg(feature = "tls")]
 pub(crate) async fn start_tls(
     read: ReadHalf,
     write: WriteHalf,

@@ -21,12 +21,15 @@ use crate::stats::{ChannelStats, MemoryStats, Stats, TopicStats};
 pub const HEARTBEAT_STATS: u8 = 4;
 
 /// The first version with [`Departures`].
+#[cfg(feature = "heartbeat")]
 const WITH_DEPARTURES: u8 = 2;
 
 /// The first version with [`NodeSummary::draining`].
+#[cfg(feature = "heartbeat")]
 const WITH_DRAINING: u8 = 3;
 
 /// The first version with [`Departures::held_up`].
+#[cfg(feature = "heartbeat")]
 const WITH_HELD_UP: u8 = 4;
 
 /// Maximum size of an accepted report, in bytes.
@@ -173,6 +176,7 @@ pub enum ReportError {
     NoMemory,
 }
 
+#[cfg(feature = "heartbeat")]
 impl StatsReport {
     /// Encodes `self` as MessagePack.
     pub fn encode(&self) -> Vec<u8> {
@@ -227,12 +231,14 @@ impl TopicSummary {
     }
 
     /// Encodes `self` as MessagePack.
+    #[cfg(feature = "heartbeat")]
     pub fn encode(&self) -> Vec<u8> {
         // Encoding numbers and strings cannot fail.
         rmp_serde::to_vec(self).unwrap_or_default()
     }
 
     /// Decodes the output of [`TopicSummary::encode`]; `None` if it is invalid.
+    #[cfg(feature = "heartbeat")]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         rmp_serde::from_slice(bytes).ok()
     }
@@ -350,6 +356,6 @@ pub fn parse_refresh_request(data: &[u8]) -> Option<u64> {
     std::str::from_utf8(data.strip_prefix(b"REFRESH ")?).ok()?.parse().ok()
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "heartbeat"))]
 #[path = "heartbeat_tests.rs"]
 mod tests;

@@ -24,6 +24,7 @@
 //! - [`identify`]: negotiation at the start of a connection; [`auth`]: the client's identity
 //! - [`compression`]: the compressed byte streams that client and nsqd can negotiate
 //! - [`mod@printable`]: escapes untrusted text for terminals and log lines
+//! - [`mod@rfc3339`]: times as text
 //! - [`start_at`]: a position in a topic, where a channel starts or is moved to
 //! - [`lookup`]: nsqd and nsqlookupd over TCP; [`heartbeat`]: the statistics there; [`discovery`]: nsqlookupd's JSON
 //! - [`stats`] and [`stats_text`]: nsqd's `/stats` and `/info`; [`policy`] and [`policy_test`]: its `/policy/...`;
@@ -31,6 +32,10 @@
 //!   [`dry_run`]: its answers to `dry_run=true` and to `/channel/undo`
 //! - [`json`]: a lenient JSON reader, and JSON as NSQ's programs write it
 //! - [`redact`]: removes passwords from addresses for logs and errors
+
+//!
+//! The features, all on by default, are for programs that need only a part: `snappy` and `deflate` (the compressed
+//! streams), `heartbeat` (the bytes of the statistics between daemons).
 
 #![warn(missing_docs)]
 
@@ -53,10 +58,12 @@ pub mod command_decoder;
 pub mod error;
 
 pub mod identify;
+pub mod rfc3339;
 pub mod start_at;
 
 pub mod auth;
 
+#[cfg(any(feature = "deflate", feature = "snappy"))]
 pub mod compression;
 
 pub mod discovery;

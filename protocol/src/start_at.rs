@@ -3,11 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
 use crate::message_id::MessageId;
+/// Nanoseconds since 1970 as RFC 3339 in UTC.
+pub use crate::rfc3339::format as rfc3339;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A position in a topic's messages.
 ///
@@ -73,8 +72,7 @@ fn parse(text: &str) -> Option<StartAt> {
         };
         return number.checked_mul(unit_ns).map(StartAt::Time);
     }
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    i64::try_from(time.unix_timestamp_nanos()).ok().map(StartAt::Time)
+    crate::rfc3339::parse(text).map(StartAt::Time)
 }
 
 impl fmt::Display for StartAt {
@@ -88,12 +86,6 @@ impl fmt::Display for StartAt {
             StartAt::Time(ns) => f.write_str(&rfc3339(*ns)),
         }
     }
-}
-
-/// Nanoseconds since 1970 as RFC 3339 in UTC; empty if the time cannot be represented.
-pub fn rfc3339(ns: i64) -> String {
-    let time = OffsetDateTime::from_unix_timestamp_nanos(ns.into());
-    time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 impl Serialize for StartAt {

@@ -178,6 +178,12 @@ mod cluster_stats;
 /// The client library of this project.
 mod client_crate;
 
+/// What the client library builds with and without its features.
+mod client_features;
+
+/// The client library while nsqd and nsqlookupd are killed: nothing is lost, handled twice or out of order.
+mod client_kills;
+
 /// The client library over TLS, snappy and deflate; certificates that rotate under load.
 mod client_upgrades;
 

@@ -139,6 +139,9 @@ options! {
     /// Request the headers of messages from nsqd: see [`Delivery::headers`](crate::Delivery::headers). An nsqd that has
     /// no headers, such as NSQ's own, delivers messages without them.
     headers: bool = false, Range::Any;
+    /// Send the trace context of OpenTelemetry with published messages, in the headers `traceparent` and `tracestate`, and
+    /// continue the trace in handlers. Needs the feature `otel`, and nsqds with headers: NSQ's own refuse the messages.
+    trace_headers: bool = false, Range::Any;
     /// Request the ids of published messages from nsqd: see [`Receipt::message`](crate::Receipt::message). NSQ's own nsqd
     /// does not report them.
     pub_ids: bool = false, Range::Any;
@@ -217,6 +220,7 @@ options! {
 
 /// The upgrades of the byte stream that a [`Config`] requests from nsqd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Upgrades {
     /// Whether TLS is required.
     pub tls: bool,
@@ -258,6 +262,15 @@ impl Config {
         }
         if self.deflate && self.snappy {
             return Err(ConfigError::Conflict("deflate and snappy cannot both be on"));
+        }
+        let wanted = [
+            (self.tls_v1, cfg!(feature = "tls"), "tls_v1", "tls"),
+            (self.snappy, cfg!(feature = "snappy"), "snappy", "snappy"),
+            (self.deflate, cfg!(feature = "deflate"), "deflate", "deflate"),
+            (self.trace_headers, cfg!(feature = "otel"), "trace_headers", "otel"),
+        ];
+        if let Some((_, _, what, feature)) = wanted.into_iter().find(|(on, built, ..)| *on && !built) {
+            return Err(ConfigError::FeatureOff { what, feature });
         }
         if self.auth_secret.is_some() && self.auth_secret_file.is_some() {
             return Err(ConfigError::Conflict("auth_secret and auth_secret_file cannot both be set"));

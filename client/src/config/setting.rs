@@ -10,20 +10,32 @@ use nsq_protocol::StartAt;
 use super::{BackoffStrategy, Interval, Secret, TlsVersion};
 
 /// A value for an option of type `T`. An optional one takes both `value` and `Some(value)`, and a text or path takes `&str`.
-pub trait Setting<T> {
+///
+/// This trait is sealed: an option may take more types later.
+pub trait Setting<T>: sealed::Sealed<T> {
     /// Converts to the type of the option.
     fn into_setting(self) -> T;
+}
+
+mod sealed {
+    pub trait Sealed<T> {}
 }
 
 macro_rules! settings {
     ($($target:ty: $($source:ty),+;)*) => {
         $(
+            impl sealed::Sealed<Option<$target>> for Option<$target> {}
+
             impl Setting<Option<$target>> for Option<$target> {
                 fn into_setting(self) -> Option<$target> {
                     self
                 }
             }
             $(
+                impl sealed::Sealed<$target> for $source {}
+
+                impl sealed::Sealed<Option<$target>> for $source {}
+
                 impl Setting<$target> for $source {
                     fn into_setting(self) -> $target {
                         self.into()

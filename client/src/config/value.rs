@@ -53,6 +53,7 @@ option_value_from! {
 
 /// How the pauses of a backoff grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BackoffStrategy {
     /// The pause at level n is `backoff_multiplier` times 2 to the n.
     Exponential,
@@ -63,6 +64,7 @@ pub enum BackoffStrategy {
 
 /// An interval that has a default in nsqd and can be turned off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Interval {
     /// Use nsqd's default.
     ServerDefault,
@@ -91,6 +93,7 @@ impl From<Duration> for Interval {
 
 /// The lowest TLS version to accept, as the option `tls_min_version` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum TlsVersion {
     /// `ssl3.0`
     Ssl30,

@@ -15,6 +15,7 @@ pub(super) enum Answer<'a> {
 
 /// When nsqd delivers a requeued message again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Requeue {
     /// After `default_requeue_delay` times the number of attempts, at most `max_requeue_delay`.
     Auto,

@@ -1,20 +1,21 @@
 //! Builds and starts a consumer.
 
+use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsq_protocol::{ChannelName, StartAt, TopicName};
+use nsq_protocol::{ChannelName, Producer as ListedProducer, StartAt, TopicName};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::engine::{Assignment, Engine};
 use super::handler::{Handler, IntoOutcome, WithState, work};
-use super::shared::{Shared, Sources};
+use super::shared::{KeyOf, Shared, Sources};
 use super::stream::MessageStream;
 use super::{Batches, Consumer, DeadLetter, Delivery, GroupBuilder};
 use crate::addresses::Addresses;
-use crate::admin::ListedProducer;
 use crate::config::{Config, OptionValue};
 use crate::connect::Connector;
 use crate::error::{ConfigError, StartError};
@@ -35,6 +36,17 @@ pub struct ConsumerBuilder {
     /// The client for lookups that the consumers of a group share.
     http: Option<HttpClient>,
     filter: NodeFilter,
+    key: Option<Key>,
+}
+
+/// The function of [`ConsumerBuilder::order_by`].
+#[derive(Clone)]
+struct Key(KeyOf);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
 }
 
 /// `max_attempts` if there is a place for dead letters and the application sets no number.
@@ -51,6 +63,7 @@ impl ConsumerBuilder {
             dead_letter: None,
             http: None,
             filter: NodeFilter::default(),
+            key: None,
         }
     }
 
@@ -136,6 +149,31 @@ impl ConsumerBuilder {
     /// [`nsqd`](ConsumerBuilder::nsqd).
     pub fn filter_nodes(mut self, filter: impl Fn(&ListedProducer) -> bool + Send + Sync + 'static) -> Self {
         self.filter = NodeFilter::new(filter);
+        self
+    }
+
+    /// Handles messages of the same key one after the other, in the order of their arrival; others, and those without a key,
+    /// at the same time as far as `concurrency` allows. Each topic of a group has its own keys.
+    ///
+    /// It applies to the handlers of this consumer. A message that is requeued comes after those that follow it, and other
+    /// consumers of the channel get other messages of the key: the setting `order` of the channel also orders these.
+    ///
+    /// ```no_run
+    /// # fn example() -> Result<(), nsq::StartError> {
+    /// let consumer = nsq::Consumer::builder("orders", "billing")
+    ///     .nsqd("127.0.0.1:4150")
+    ///     .config(nsq::Config::new().headers(true))
+    ///     .concurrency(20)
+    ///     .order_by(|order| order.headers()?.get("customer").map(String::from))
+    ///     .handler_fn(|order| async move { println!("{:?}", order.body()) })
+    ///     .start()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn order_by<K: Hash>(mut self, key: impl Fn(&Delivery) -> Option<K> + Send + Sync + 'static) -> Self {
+        // Different keys with the same hash only wait for each other.
+        let hashes = std::hash::RandomState::new();
+        self.key = Some(Key(Arc::new(move |message| key(message).map(|key| hashes.hash_one(key)))));
         self
     }
 
@@ -254,6 +292,7 @@ impl ConsumerBuilder {
             dead_letter,
             http: shared_http,
             filter,
+            key,
         } = self;
         let topic =
             TopicName::new(&topic).map_err(|_| ConfigError::InvalidName { what: "topic", name: topic })?;
@@ -270,6 +309,7 @@ impl ConsumerBuilder {
         let connector = Connector::new(Arc::clone(&config))?;
         let sources = Sources {
             topic: topic.to_string(),
+            channel: channel.to_string(),
             lookupds: lookupds.iter().map(|lookupd| lookupd.address.to_string()).collect(),
             nsqds: Mutex::default(),
         };
@@ -277,7 +317,7 @@ impl ConsumerBuilder {
             (Some(_), 0) => MAX_ATTEMPTS_WITH_DEAD_LETTER,
             (_, max_attempts) => max_attempts,
         };
-        let shared = Arc::new(Shared::new(&config, max_attempts, sources));
+        let shared = Arc::new(Shared::new(&config, max_attempts, sources, key.map(|Key(key)| key)));
         let assignment = Assignment { topic, channel, nsqds, lookupds, filter };
         let engine = Engine::new(Arc::clone(&shared), config, connector, http, assignment);
         Ok((engine, Consumer::new(shared)))

@@ -54,6 +54,10 @@ impl Connection {
         self.link.outbox.close();
         // nsqd delivers these messages again, and answers to them can no longer be sent. So do not handle them now.
         self.shared.queue.discard_of(self.link.id);
+        if let Some(by_key) = &self.shared.lanes {
+            let gone = by_key.lanes.lock().remove(|message| message.connection() == self.link.id);
+            gone.into_iter().for_each(Message::forget);
+        }
         why
     }
 

@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
+use nsq_protocol::headers;
+
 use super::message::Delivery;
 use crate::error::{HandlerError, PublishError};
-use crate::producer::{NewMessage, Topic};
+use crate::producer::{NewMessage, Topic, stable_hash};
 
 /// What happens to a message that is given up, after `max_attempts` or by
 /// [`Outcome::GiveUp`](super::Outcome::GiveUp). If it fails, the message is requeued: it is never lost.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum DeadLetter {
     /// Publish the body to this topic, from [`Producer::topic`](crate::Producer::topic), then finish the message. The dead
     /// letter has the headers of the message, if the consumer [requests them](crate::Config::headers), and `dead-reason`,
-    /// `dead-topic`, `dead-channel`, `dead-id` and `dead-attempts`; without headers if the nsqd does not support them.
+    /// `dead-topic`, `dead-channel`, `dead-id` and `dead-attempts`; without headers if the nsqd does not support them. Its
+    /// `nsq-id` is the same for each attempt, so a topic with the setting `dedupe` has it once.
     Topic(Topic),
     /// Reject the message: nsqd moves it to the dead-letter topic of the channel. See
     /// [`Message::reject`](super::Message::reject); NSQ's own nsqd does not support it.
@@ -27,6 +31,7 @@ pub(super) async fn publish(topic: &Topic, message: &Delivery, reason: &str) -> 
         ("dead-channel", message.channel().to_owned()),
         ("dead-id", message.id().to_string()),
         ("dead-attempts", message.attempts().to_string()),
+        (headers::ID, letter_id(message)),
     ];
     let body = message.body();
     let mut letter = NewMessage::new(body.clone());
@@ -43,6 +48,13 @@ pub(super) async fn publish(topic: &Topic, message: &Delivery, reason: &str) -> 
         published => published.map(drop)?,
     }
     Ok(())
+}
+
+/// The same for each attempt to publish the dead letter of a message, so that a topic with `dedupe` has it once. Ids of messages
+/// repeat in other topics.
+fn letter_id(message: &Delivery) -> String {
+    let origin = stable_hash(format!("{}/{}", message.topic(), message.channel()).as_bytes());
+    format!("dead-{}-{origin:016x}", message.id())
 }
 
 /// A header value is one line.

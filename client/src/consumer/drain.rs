@@ -23,6 +23,7 @@ const NSQD_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What happens at the deadline to messages that are still being handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Unfinished {
     /// Requeue them at once.
     Requeue,
@@ -79,7 +80,8 @@ impl Engine {
         }
         // Close the queue before the signal to handlers, so that none takes another message.
         let waiting = shared.queue.close();
-        for message in waiting {
+        let held_back = shared.lanes.as_ref().map(|by_key| by_key.lanes.lock().close()).unwrap_or_default();
+        for message in waiting.into_iter().chain(held_back) {
             let _ = message.requeue_without_backoff(Requeue::Now);
         }
         shared.feedback.stopping.cancel();

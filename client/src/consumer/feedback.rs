@@ -14,6 +14,7 @@ use super::answer::{Answer, Requeue};
 use crate::backoff::{Backoff, BackoffOptions, BackoffState, Epoch, Signal};
 use crate::config::Config;
 use crate::error::{Disconnect, HandlerError, LookupError};
+use crate::meters::ConsumerMeter;
 
 /// An event for logs and monitoring. A slow reader misses events: see [`Consumer::events`](super::Consumer::events).
 #[derive(Clone, Debug)]
@@ -121,6 +122,7 @@ pub(super) struct Counters {
 /// See the module.
 pub(crate) struct Feedback {
     pub(super) counters: Counters,
+    pub(super) meter: ConsumerMeter,
     /// Wakes the engine.
     pub(super) wake: Notify,
     /// The next answer wakes the engine.
@@ -141,7 +143,7 @@ pub(crate) struct Feedback {
 const EVENT_CAPACITY: usize = 256;
 
 impl Feedback {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, topic: &str, channel: &str) -> Self {
         let backoff = Backoff::new(BackoffOptions {
             strategy: config.backoff_strategy,
             multiplier: config.backoff_multiplier,
@@ -150,6 +152,7 @@ impl Feedback {
         });
         Feedback {
             counters: Counters::default(),
+            meter: ConsumerMeter::new(topic, channel),
             wake: Notify::new(),
             watch_answers: AtomicBool::new(false),
             stopping: CancellationToken::new(),
@@ -196,14 +199,16 @@ impl Feedback {
         now: Instant,
         sent: bool,
     ) {
-        let counter = match answer {
-            _ if !sent => &self.counters.lost_answers,
-            Answer::Finish => &self.counters.finished,
-            Answer::Requeue(_) => &self.counters.requeued,
-            Answer::Reject(_) => &self.counters.rejected,
-            Answer::Nothing => &self.counters.timed_out,
+        let (counter, count) = match answer {
+            _ if !sent => (&self.counters.lost_answers, &self.meter.lost),
+            Answer::Finish => (&self.counters.finished, &self.meter.finished),
+            Answer::Requeue(_) => (&self.counters.requeued, &self.meter.requeued),
+            Answer::Reject(_) => (&self.counters.rejected, &self.meter.rejected),
+            Answer::Nothing => (&self.counters.timed_out, &self.meter.expired),
         };
         counter.fetch_add(1, Ordering::Relaxed);
+        count.one();
+        self.meter.answered();
         if signal == Signal::Failure || self.backing_off.load(Ordering::Acquire) {
             self.signal_backoff(signal, epoch, now);
         }
@@ -238,9 +243,13 @@ impl Feedback {
         drop(backoff);
         match state {
             BackoffState::Paused { level, until } => {
+                self.meter.backoff(level);
                 self.emit(Event::BackingOff { level, pause: until.saturating_duration_since(now) });
             }
-            _ => self.emit(Event::Recovered),
+            _ => {
+                self.meter.backoff(0);
+                self.emit(Event::Recovered);
+            }
         }
         self.wake.notify_one();
     }

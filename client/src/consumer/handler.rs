@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use nsq_protocol::ErrorCode;
@@ -14,14 +14,20 @@ use nsq_protocol::ErrorCode;
 use super::answer::Requeue;
 use super::dead_letter::{self, DeadLetter};
 use super::feedback::Event;
+use super::lanes::Entered;
 use super::message::{Delivery, Message};
 use super::shared::Shared;
 use super::too_many_attempts;
 use crate::error::{AnswerError, HandlerError};
+use crate::meters;
+use crate::spans::Span;
 use crate::time;
+#[cfg(feature = "otel")]
+use crate::trace_context;
 
 /// How to answer a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// Finish the message: nsqd does not deliver it again.
     Finish,
@@ -203,42 +209,105 @@ pub(super) async fn work<H: Handler>(
 ) {
     let mut concurrency = shared.concurrency.subscribe();
     loop {
-        if let Some(limit) = &shared.rate_limit {
-            let due = limit.lock().reserve(time::now());
-            tokio::time::sleep_until(due.into()).await;
-        }
+        shared.wait_for_rate().await;
         let next = tokio::select! {
             biased;
             _ = concurrency.wait_for(|concurrency| *concurrency <= number) => return,
             next = shared.queue.pop() => next,
         };
         let Some(message) = next else { return };
-        if shared.recent.as_ref().is_some_and(|recent| recent.lock().contains(&message.key())) {
-            shared.feedback.counters.duplicates.fetch_add(1, Ordering::Relaxed);
-            let _ = message.finish();
-            continue;
-        }
         let worker = Worker { handler: &*handler, dead_letter: dead_letter.as_ref(), shared: &shared };
-        if shared.max_attempts > 0 && message.attempts() > shared.max_attempts {
-            let reason = too_many_attempts(message.attempts());
-            worker.give_up(message, &reason).await;
+        let Some(by_key) = &shared.lanes else {
+            worker.process(message).await;
             continue;
-        }
-        let delivery = Delivery::clone(&message);
-        // Concurrent calls share the handler anyway, so it must tolerate a call that ends early.
-        let handling = async { handler.handle(delivery).await.into_outcome() };
-        match supervise(handling, &message, &shared).await {
-            Ended::With(outcome) => worker.answer(message, outcome).await,
-            Ended::Panicked => {
-                shared.feedback.counters.failed.fetch_add(1, Ordering::Relaxed);
-                shared.feedback.emit(Event::HandlerPanicked { id: message.id() });
-                let _ = message.requeue(Requeue::Auto);
+        };
+        let Some(key) = (by_key.key)(&message) else {
+            worker.process(message).await;
+            continue;
+        };
+        let entered = by_key.lanes.lock().enter(key, message);
+        let mut next = match entered {
+            Entered::Free(message) => Some(message),
+            Entered::Waits => None,
+            Entered::Closed(message) => {
+                let _ = message.requeue_without_backoff(Requeue::Now);
+                None
             }
-            Ended::TimedOut(after) => {
-                let error = format!("the handler did not end within {after:?} (handler_timeout)");
-                worker.answer(message, Outcome::Fail(error.into())).await;
+        };
+        while let Some(message) = next {
+            if message.is_expired(time::now()) {
+                message.forget();
+            } else {
+                worker.process(message).await;
+            }
+            next = by_key.lanes.lock().next(key);
+            if next.is_some() {
+                shared.wait_for_rate().await;
             }
         }
+    }
+}
+
+/// The call of a handler, as traces and metrics show it.
+struct Processing {
+    span: Span,
+    #[cfg(feature = "otel")]
+    context: opentelemetry::Context,
+    begun_at: Option<Instant>,
+}
+
+impl Processing {
+    fn begin(message: &Delivery, shared: &Shared) -> Self {
+        if meters::ON {
+            let lag = SystemTime::now().duration_since(message.timestamp()).unwrap_or_default();
+            let wait = time::now().saturating_duration_since(message.received_at());
+            shared.feedback.meter.begins(lag, wait);
+        }
+        let begun_at = meters::ON.then(time::now);
+        #[cfg(feature = "otel")]
+        let context = trace_context::of(message.headers());
+        // The parent of the span is the one in the headers of the message.
+        #[cfg(feature = "otel")]
+        let _guard = context.clone().attach();
+        let span = Span::process(message);
+        Processing {
+            span,
+            #[cfg(feature = "otel")]
+            context,
+            begun_at,
+        }
+    }
+
+    fn around<F: Future<Output = Ended> + Send>(
+        &self,
+        handling: F,
+    ) -> impl Future<Output = Ended> + Send + use<F> {
+        let handling = self.span.around(handling);
+        #[cfg(feature = "otel")]
+        let handling = opentelemetry::context::FutureExt::with_context(handling, self.context.clone());
+        handling
+    }
+
+    fn end(&self, ended: &Ended, shared: &Shared) {
+        if let Some(begun_at) = self.begun_at {
+            shared.feedback.meter.handled(time::now().saturating_duration_since(begun_at));
+        }
+        let outcome = match ended {
+            Ended::Panicked => "panicked",
+            Ended::TimedOut(_) => "timed_out",
+            Ended::With(outcome) => match outcome {
+                Outcome::Finish => "finished",
+                Outcome::Requeue { .. } => "requeued",
+                Outcome::Fail(error) => {
+                    self.span.record("error", error);
+                    "failed"
+                }
+                Outcome::GiveUp(_) => "gave_up",
+                Outcome::Reject { .. } => "rejected",
+                Outcome::Forget => "forgotten",
+            },
+        };
+        self.span.record("nsq.outcome", outcome);
     }
 }
 
@@ -272,9 +341,10 @@ async fn supervise(handling: impl Future<Output = Outcome>, message: &Delivery, 
             return Ended::TimedOut(timeout);
         }
         if touch_at.is_some_and(|at| at <= now) {
-            touch_at = match message.touch() {
+            let touched = if message.is_taken() { Err(AnswerError::Late) } else { message.touch() };
+            touch_at = match touched {
                 Ok(()) | Err(AnswerError::Crowded) => next_touch(message, now),
-                // Too late, or the connection has ended.
+                // Too late, the connection has ended, or the handler has taken the answer over.
                 Err(_) => None,
             };
         }
@@ -296,20 +366,53 @@ struct Worker<'a, H> {
 }
 
 impl<H: Handler> Worker<'_, H> {
+    /// Runs the handler for a message and answers it.
+    async fn process(&self, mut message: Message) {
+        let shared = self.shared;
+        if shared.recent.as_ref().is_some_and(|recent| recent.lock().contains(&message.key())) {
+            shared.feedback.counters.duplicates.fetch_add(1, Ordering::Relaxed);
+            let _ = message.finish();
+            return;
+        }
+        if shared.max_attempts > 0 && message.attempts() > shared.max_attempts {
+            let reason = too_many_attempts(message.attempts());
+            return self.give_up(message, &reason).await;
+        }
+        let delivery = message.lend();
+        // Concurrent calls share the handler anyway, so it must tolerate a call that ends early.
+        let handling = async { self.handler.handle(delivery).await.into_outcome() };
+        let processing = Processing::begin(&message, shared);
+        let ended = processing.around(supervise(handling, &message, shared)).await;
+        processing.end(&ended, shared);
+        let Some(message) = message.take_back() else { return };
+        match ended {
+            Ended::With(outcome) => self.answer(message, outcome).await,
+            Ended::Panicked => {
+                shared.feedback.counters.failed.fetch_add(1, Ordering::Relaxed);
+                shared.feedback.meter.panicked.one();
+                shared.feedback.emit(Event::HandlerPanicked { id: message.id() });
+                let _ = message.requeue(Requeue::Auto);
+            }
+            Ended::TimedOut(after) => {
+                let error = format!("the handler did not end within {after:?} (handler_timeout)");
+                self.answer(message, Outcome::Fail(error.into())).await;
+            }
+        }
+    }
+
     async fn answer(&self, message: Message, outcome: Outcome) {
         let feedback = &self.shared.feedback;
         // nsqd reports an answer that comes too late, and the consumer emits an event for it.
         let _ = match outcome {
             Outcome::Finish => {
-                if let Some(recent) = &self.shared.recent {
-                    recent.lock().add(message.key());
-                }
+                self.remember(&message);
                 message.finish()
             }
             Outcome::Requeue { delay, backoff: true } => message.requeue(delay),
             Outcome::Requeue { delay, backoff: false } => message.requeue_without_backoff(delay),
             Outcome::Fail(error) => {
                 feedback.counters.failed.fetch_add(1, Ordering::Relaxed);
+                feedback.meter.failed.one();
                 let (id, node, attempts) = (message.id(), message.node().into(), message.attempts());
                 feedback.emit(Event::HandlerFailed { id, node, attempts, error: error.clone() });
                 if error.is_permanent() {
@@ -324,6 +427,13 @@ impl<H: Handler> Worker<'_, H> {
             }
             Outcome::GiveUp(reason) => return self.give_up(message, &reason).await,
         };
+    }
+
+    /// So that a delivery after a lost answer is not handled again.
+    fn remember(&self, message: &Message) {
+        if let Some(recent) = &self.shared.recent {
+            recent.lock().add(message.key());
+        }
     }
 
     fn reject(&self, message: Message, reason: &str) -> Result<(), AnswerError> {
@@ -363,11 +473,49 @@ impl<H: Handler> Worker<'_, H> {
         }
         let given_up = match self.dead_letter {
             Some(DeadLetter::Server) => self.reject(message, reason),
-            _ => message.give_up(),
+            _ => {
+                self.remember(&message);
+                message.give_up()
+            }
         };
         if given_up != Err(AnswerError::CannotReject) {
             feedback.counters.gave_up.fetch_add(1, Ordering::Relaxed);
+            feedback.meter.gave_up.one();
             feedback.emit(Event::GaveUp { id, attempts, reason: reason.to_owned() });
         }
+    }
+}
+
+#[cfg(all(test, feature = "otel", feature = "test-util"))]
+mod tests {
+    use opentelemetry::Context;
+    use opentelemetry::trace::TraceContextExt;
+
+    use super::*;
+    use crate::producer::NewMessage;
+    use crate::test_util::FakeDelivery;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[tokio::test]
+    async fn handlers_continue_the_trace_of_the_message() {
+        let shared = Shared::new(&crate::Config::new(), 0, Default::default(), None);
+        let message = FakeDelivery::new("x").header("traceparent", PARENT).build();
+        let handling = async {
+            let context = Context::current();
+            let span = context.span().span_context().clone();
+            assert_eq!(span.trace_id().to_string(), PARENT[3..35]);
+            // What the handler publishes belongs to the same trace.
+            let published = NewMessage::new("y").traced();
+            assert_eq!(published.headers, [("traceparent".to_owned(), PARENT.to_owned())]);
+            let own = NewMessage::new("y").header("traceparent", "mine").traced();
+            assert_eq!(own.headers.len(), 1);
+            Ended::With(Outcome::Finish)
+        };
+        let processing = Processing::begin(&message, &shared);
+        let ended = processing.around(handling).await;
+        assert!(matches!(ended, Ended::With(Outcome::Finish)));
+        processing.end(&ended, &shared);
+        assert!(NewMessage::new("z").traced().headers.is_empty(), "the trace ends with the handler");
     }
 }

@@ -141,6 +141,7 @@ impl Link {
         let offset = now.saturating_duration_since(self.opened_at).as_nanos();
         self.last_message.store(u64::try_from(offset).unwrap_or(u64::MAX - 1) + 1, Ordering::SeqCst);
         self.feedback.counters.received.fetch_add(count, Ordering::Relaxed);
+        self.feedback.meter.received(count);
     }
 
     /// Wakes the engine if it watches for messages. Call it after [`received`](Link::received).

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -38,9 +38,18 @@ struct Content {
     received_at: Instant,
     /// Time from `received_at` to the deadline. `touch` extends it.
     time_limit_ms: AtomicU64,
+    /// One of the constants below.
+    answering: AtomicU8,
     epoch: Epoch,
     link: Arc<Link>,
 }
+
+/// The [`Message`] is answered by who has it.
+const OWNED: u8 = 0;
+/// A handler runs, and may take the answer over.
+const LENT: u8 = 1;
+/// The handler has taken the answer over.
+const TAKEN: u8 = 2;
 
 impl Delivery {
     pub(crate) fn new(
@@ -52,8 +61,19 @@ impl Delivery {
     ) -> Self {
         let time_limit_ms = AtomicU64::new(as_ms(link.msg_timeout));
         let nsq_protocol::Message { timestamp_ns, attempts, id, body } = message;
-        let content =
-            Content { id, headers, body, timestamp_ns, attempts, received_at, time_limit_ms, epoch, link };
+        let answering = AtomicU8::new(OWNED);
+        let content = Content {
+            id,
+            headers,
+            body,
+            timestamp_ns,
+            attempts,
+            received_at,
+            time_limit_ms,
+            answering,
+            epoch,
+            link,
+        };
         Delivery { content: Arc::new(content) }
     }
 
@@ -156,6 +176,31 @@ impl Delivery {
         Ok(())
     }
 
+    /// Takes the answer over from the handler that received this delivery: what the handler returns does not count any more,
+    /// and the message is answered later, from any task. Until then it is in flight and may time out; `keep_alive` does not
+    /// apply any more. Returns `None` the second time, after the handler has ended, and outside of a handler.
+    ///
+    /// ```no_run
+    /// # fn example(jobs: tokio::sync::mpsc::Sender<nsq::Message>) -> Result<(), nsq::StartError> {
+    /// let consumer = nsq::Consumer::builder("jobs", "workers")
+    ///     .nsqd("127.0.0.1:4150")
+    ///     .max_in_flight(100)
+    ///     .handler_with(jobs, |jobs, job| async move {
+    ///         if let Some(job) = job.take_answer() {
+    ///             // The task that receives it calls `finish` or `requeue`. If there is none, it is requeued.
+    ///             let _ = jobs.send(job).await;
+    ///         }
+    ///     })
+    ///     .start()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn take_answer(&self) -> Option<Message> {
+        let answering = &self.content.answering;
+        answering.compare_exchange(LENT, TAKEN, Ordering::AcqRel, Ordering::Acquire).ok()?;
+        Some(Message::new(self.clone()))
+    }
+
     /// Whether the nsqd that delivered the message accepts [`Message::reject`]. NSQ's own does not.
     pub fn can_reject(&self) -> bool {
         self.link().can_reject
@@ -169,6 +214,11 @@ impl Delivery {
     /// Waits until the consumer starts to shut down. Cancel safe.
     pub async fn stopping(&self) {
         self.link().feedback.stopping.cancelled().await;
+    }
+
+    /// Whether the handler has taken the answer over.
+    pub(super) fn is_taken(&self) -> bool {
+        self.content.answering.load(Ordering::Acquire) == TAKEN
     }
 
     pub(super) fn connection(&self) -> ConnectionId {
@@ -244,11 +294,13 @@ impl fmt::Debug for Delivery {
 pub struct Message {
     delivery: Delivery,
     answered: bool,
+    /// A handler has the delivery, and may take the answer over.
+    lent: bool,
 }
 
 impl Message {
     pub(crate) fn new(delivery: Delivery) -> Self {
-        Message { delivery, answered: false }
+        Message { delivery, answered: false, lent: false }
     }
 
     /// Finishes the message: nsqd does not deliver it again.
@@ -287,6 +339,21 @@ impl Message {
         let _ = self.answer(Answer::Nothing, Signal::Neutral);
     }
 
+    /// Returns a delivery for a handler, which may take the answer over.
+    pub(super) fn lend(&mut self) -> Delivery {
+        self.lent = true;
+        self.delivery.content.answering.store(LENT, Ordering::Release);
+        self.delivery.clone()
+    }
+
+    /// Returns the message after the handler; `None` if the handler has taken the answer over.
+    pub(super) fn take_back(mut self) -> Option<Message> {
+        let is_taken = self.delivery.content.answering.swap(OWNED, Ordering::AcqRel) == TAKEN;
+        self.lent = false;
+        self.answered = is_taken;
+        (!is_taken).then_some(self)
+    }
+
     pub(super) fn give_up(mut self) -> Result<(), AnswerError> {
         self.answer(Answer::Finish, Signal::Neutral)
     }
@@ -307,7 +374,9 @@ impl Deref for Message {
 
 impl Drop for Message {
     fn drop(&mut self) {
-        if !self.answered {
+        // The handler whose future was dropped may have taken the answer over.
+        let is_taken = self.lent && self.delivery.is_taken();
+        if !self.answered && !is_taken {
             let answer = self.delivery.link().feedback.answer_when_dropped();
             // A drop has no caller that could take the error.
             let _ = self.answer(answer, Signal::Failure);

@@ -7,8 +7,8 @@
 //!
 //! The application uses [`ConsumerBuilder`], [`Handler`] or [`MessageStream`], [`Message`], and the handle
 //! [`Consumer`]. The implementation, lowest first: `answer`, `feedback` (what answers act on), `outbox` and `link` (a
-//! connection, as messages use it), `message`, `queue`, `shared` (common state), `connection` (the task of a link),
-//! `engine` (control), `drain` (its shutdown). Above the queue: `handler` and `dead_letter`, `stream` and `batches`, `group`.
+//! connection, as messages use it), `message`, `queue` and `lanes` (order by key), `shared` (common state), `connection` (the task of a link),
+//! `engine` (control), `drain` (its shutdown). Above the queue: `handler` and `dead_letter`, `extract` (arguments) and `service` (tower), `stream` and `batches`, `group`.
 //!
 //! A message holds its link, and a link holds the feedback. Neither holds the common state, whose queue holds messages:
 //! so nothing keeps itself alive.
@@ -20,9 +20,11 @@ mod connection;
 mod dead_letter;
 mod drain;
 mod engine;
+mod extract;
 mod feedback;
 mod group;
 mod handler;
+mod lanes;
 mod link;
 #[cfg(feature = "tracing")]
 mod log;
@@ -31,6 +33,8 @@ mod outbox;
 mod queue;
 mod rate_limit;
 mod recent;
+#[cfg(feature = "tower")]
+pub(crate) mod service;
 mod shared;
 mod stream;
 
@@ -45,6 +49,7 @@ pub use batches::{Batch, Batches};
 pub use builder::{ConsumerBuilder, HandlerConsumerBuilder};
 pub use dead_letter::DeadLetter;
 pub use drain::{Drain, DrainReport, Unfinished};
+pub use extract::{Call, FromDelivery, WithArguments, arguments};
 pub use feedback::Event;
 #[cfg(feature = "test-util")]
 pub(crate) use feedback::Feedback;

@@ -10,12 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::drain::{Drain, DrainReport};
 use super::feedback::Feedback;
+use super::lanes::Lanes;
 use super::link::Link;
+use super::message::{Delivery, Message};
 use super::queue::MessageQueue;
 use super::rate_limit::RateLimit;
 use super::recent::Recent;
 use crate::config::Config;
 use crate::error::StartError;
+use crate::time;
 
 /// The state of a consumer.
 #[derive(Clone, Debug)]
@@ -87,6 +90,8 @@ pub(super) struct Shared {
     pub(super) keep_alive: bool,
     pub(super) handler_timeout: Option<Duration>,
     pub(super) rate_limit: Option<Mutex<RateLimit>>,
+    /// With order by key.
+    pub(super) lanes: Option<ByKey>,
     /// The messages that handlers have finished last.
     pub(super) recent: Option<Mutex<Recent>>,
     /// What the consumer connects to, for errors.
@@ -102,10 +107,20 @@ pub(super) struct Shared {
     drain: Mutex<Option<Drain>>,
 }
 
+/// Order by key.
+pub(super) struct ByKey {
+    pub(super) key: KeyOf,
+    pub(super) lanes: Mutex<Lanes<Message>>,
+}
+
+/// Returns the hash of a message's key; `None` if it has none.
+pub(super) type KeyOf = Arc<dyn Fn(&Delivery) -> Option<u64> + Send + Sync>;
+
 /// What a consumer connects to.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     pub(super) topic: String,
+    pub(super) channel: String,
     pub(super) lookupds: Vec<String>,
     /// The nsqds that the application set and that lookupds listed.
     pub(super) nsqds: Mutex<Vec<String>>,
@@ -119,9 +134,9 @@ impl Sources {
 }
 
 impl Shared {
-    pub(super) fn new(config: &Config, max_attempts: u16, sources: Sources) -> Self {
+    pub(super) fn new(config: &Config, max_attempts: u16, sources: Sources, key: Option<KeyOf>) -> Self {
         Shared {
-            feedback: Arc::new(Feedback::new(config)),
+            feedback: Arc::new(Feedback::new(config, &sources.topic, &sources.channel)),
             queue: MessageQueue::default(),
             max_in_flight: AtomicU64::new(config.effective_max_in_flight()),
             paused: AtomicBool::new(false),
@@ -129,6 +144,7 @@ impl Shared {
             keep_alive: config.keep_alive,
             handler_timeout: (!config.handler_timeout.is_zero()).then_some(config.handler_timeout),
             rate_limit: (config.rate_limit > 0.0).then(|| Mutex::new(RateLimit::new(config.rate_limit))),
+            lanes: key.map(|key| ByKey { key, lanes: Mutex::default() }),
             recent: (config.remember_finished > 0)
                 .then(|| Mutex::new(Recent::new(config.remember_finished as usize))),
             sources,
@@ -138,6 +154,14 @@ impl Shared {
             report: watch::Sender::new(None),
             links: Mutex::new(Vec::new()),
             drain: Mutex::new(None),
+        }
+    }
+
+    /// Waits for the next place of the rate limit.
+    pub(super) async fn wait_for_rate(&self) {
+        if let Some(limit) = &self.rate_limit {
+            let due = limit.lock().reserve(time::now());
+            tokio::time::sleep_until(due.into()).await;
         }
     }
 
@@ -161,7 +185,8 @@ impl Shared {
         ConsumerStats {
             connections,
             in_flight,
-            queued: self.queue.len() as u64,
+            queued: (self.queue.len() + self.lanes.as_ref().map_or(0, |by_key| by_key.lanes.lock().len()))
+                as u64,
             received: get(&counters.received),
             finished: get(&counters.finished),
             requeued: get(&counters.requeued),

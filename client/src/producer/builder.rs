@@ -15,6 +15,7 @@ use crate::transport::check_address;
 
 /// What a producer does when it is unknown whether nsqd has a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Guarantee {
     /// Send the message again: it is never lost, but nsqd may have it twice.
     #[default]
@@ -25,6 +26,7 @@ pub enum Guarantee {
 
 /// How a producer with several nsqds chooses one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Strategy {
     /// Use the first connected one, in the order given. Use another one only if it fails.
     #[default]

@@ -66,7 +66,7 @@ pub(super) fn choose<N>(
 }
 
 /// A hash that is the same in every process and version, so that all producers send a key to the same node.
-pub(super) fn stable_hash(bytes: &[u8]) -> u64 {
+pub(crate) fn stable_hash(bytes: &[u8]) -> u64 {
     // FNV-1a; `mix` spreads its result.
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

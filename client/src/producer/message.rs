@@ -6,7 +6,10 @@ use bytes::Bytes;
 use nsq_protocol::headers;
 
 use super::choice::stable_hash;
+use crate::codec::{EncodeBody, Json};
 use crate::error::PublishError;
+#[cfg(feature = "otel")]
+use crate::trace_context;
 
 /// A message to publish: its body, and optionally headers, a delay, an id and a key.
 ///
@@ -21,7 +24,7 @@ use crate::error::PublishError;
 #[must_use = "a message is sent by `Producer::publish` and its siblings"]
 pub struct NewMessage {
     pub(super) body: Bytes,
-    pub(super) headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     pub(super) delay: Option<Duration>,
     pub(super) key: Option<u64>,
 }
@@ -34,8 +37,12 @@ impl NewMessage {
 
     /// A message whose body is this value as JSON.
     pub fn json<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, PublishError> {
-        let body =
-            serde_json::to_vec(value).map_err(|error| PublishError::Encode { reason: error.to_string() })?;
+        NewMessage::encode(&Json(value))
+    }
+
+    /// A message whose body holds this value: see [`EncodeBody`].
+    pub fn encode(value: &impl EncodeBody) -> Result<Self, PublishError> {
+        let body = value.encode_body().map_err(|error| PublishError::Encode { reason: error.to_string() })?;
         Ok(NewMessage::new(body))
     }
 
@@ -53,6 +60,17 @@ impl NewMessage {
     /// [`Producer::publish_with_id`](super::Producer::publish_with_id).
     pub fn id(self, id: impl Into<String>) -> Self {
         self.header(headers::ID, id)
+    }
+
+    /// Adds the current trace context, unless the message has one.
+    #[cfg(feature = "otel")]
+    pub(crate) fn traced(mut self) -> Self {
+        let has_own = self.headers.iter().any(|(name, _)| name == trace_context::PARENT);
+        if let (false, Some((parent, state))) = (has_own, trace_context::headers()) {
+            self.headers.push((trace_context::PARENT.to_owned(), parent));
+            self.headers.extend(state.map(|state| (trace_context::STATE.to_owned(), state)));
+        }
+        self
     }
 
     /// Makes nsqd deliver the message after `delay`, which is rounded up to whole milliseconds.

@@ -6,7 +6,7 @@
 //!    └── result ──┴──── answers, in order ◀───┘
 //! ```
 //!
-//! In reading order: `builder`, this file and `topic` (public calls), `message` and `publication` (one command),
+//! In reading order: `builder`, this file, `topic` and `typed` (public calls), `message` and `publication` (one command),
 //! `pending` (a publish under way), `pool` (the nodes, retries, deadlines), `choice` (which node), `node` (queue and
 //! connection), `batching` (which publishes share an MPUB), `discovery` (nodes from lookupds).
 
@@ -20,6 +20,7 @@ mod pending;
 mod pool;
 mod publication;
 mod topic;
+mod typed;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -36,14 +37,17 @@ use tokio_util::sync::CancellationToken;
 use crate::addresses::Addresses;
 use crate::error::{BatchError, ConfigError, ConnectError, ConnectStage, Disconnect, PublishError};
 use crate::handshake::{ASSUMED_MAX_BODY_SIZE, ASSUMED_MAX_MSG_SIZE, ServerInfo};
+use crate::spans::Span;
 use crate::time;
 pub use builder::{Guarantee, ProducerBuilder, Strategy};
+pub(crate) use choice::stable_hash;
 pub use message::NewMessage;
 use node::Status;
 use pending::Pending;
 use pool::Pool;
 use publication::{Publication, SizeLimits, TopicText, with_headers};
 pub use topic::Topic;
+pub use typed::TypedTopic;
 
 /// An acknowledged publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +63,7 @@ pub struct Receipt {
 
 /// A published message, as nsqd sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PublishedMessage {
     /// The id that consumers see. For a duplicate, that of the message that nsqd has.
     pub id: MessageId,
@@ -111,8 +116,18 @@ impl Producer {
         topic: impl AsRef<str>,
         message: impl Into<NewMessage>,
     ) -> Result<Receipt, PublishError> {
-        let publication = Publication::new(TopicText::new(topic.as_ref())?, message.into())?;
-        self.publish_now(publication).await
+        let topic = TopicText::new(topic.as_ref())?;
+        self.publish_now(self.publication(topic, message.into())?).await
+    }
+
+    /// A publish of one message, with the trace context if it is to be sent.
+    fn publication(&self, topic: TopicText, message: NewMessage) -> Result<Publication, PublishError> {
+        #[cfg(feature = "otel")]
+        let message = match self.pool().config.trace_headers {
+            true => message.traced(),
+            false => message,
+        };
+        Publication::new(topic, message)
     }
 
     /// Publishes one message that nsqd delivers after `delay`, which is rounded up to whole milliseconds.
@@ -241,7 +256,7 @@ impl Producer {
     }
 
     fn send_to(&self, topic: TopicText, message: NewMessage) -> Result<PublishFuture, PublishError> {
-        let publication = Publication::new(topic, message)?.batchable(true);
+        let publication = self.publication(topic, message)?.batchable(true);
         let cost = self.pool().cost(publication.body_bytes());
         match self.pool().room.try_acquire_many(cost) {
             Ok(room) => room.forget(),
@@ -259,7 +274,7 @@ impl Producer {
         message: impl Into<NewMessage>,
     ) -> Result<PublishFuture, PublishError> {
         let topic = TopicText::new(topic.as_ref())?;
-        self.wait_and_queue(Publication::new(topic, message.into())?.batchable(true)).await
+        self.wait_and_queue(self.publication(topic, message.into())?.batchable(true)).await
     }
 
     /// Returns a handle for one topic, whose name is checked now and not with each publish.
@@ -337,9 +352,10 @@ impl Producer {
 
     /// Queues a publish that has its share of the pending limit.
     fn queue(&self, publication: Publication, deadline: Instant, cost: u32) -> PublishFuture {
+        let span = Span::publish(publication.topic(), publication.messages(), publication.body_bytes());
         let pending = Pending::new(publication, deadline, cost);
         self.pool().dispatch(Arc::clone(&pending), None);
-        PublishFuture { pending, producer: self.clone() }
+        PublishFuture { pending, producer: self.clone(), span }
     }
 
     /// Returns the limits for splitting a batch. Connects only if NSQ's default limits are not sufficient.
@@ -375,6 +391,7 @@ fn message_with<K: AsRef<str>, V: AsRef<str>>(
 pub struct PublishFuture {
     pending: Arc<Pending>,
     producer: Producer,
+    span: Span,
 }
 
 impl PublishFuture {
@@ -394,7 +411,19 @@ impl Future for PublishFuture {
     type Output = Result<Receipt, PublishError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.pending.poll(context)
+        let polled = self.pending.poll(context);
+        match &polled {
+            Poll::Ready(Ok(receipt)) => {
+                self.span.record("server.address", &receipt.node);
+                self.span.record("nsq.attempts", receipt.attempts);
+                if let Some(message) = &receipt.message {
+                    self.span.record("messaging.message.id", message.id);
+                }
+            }
+            Poll::Ready(Err(error)) => self.span.record("error", error),
+            Poll::Pending => {}
+        }
+        polled
     }
 }
 

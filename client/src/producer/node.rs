@@ -25,6 +25,7 @@ use crate::connect::Established;
 use crate::error::{ConnectError, ConnectStage, Disconnect, split_error};
 use crate::frame_reader::FrameReader;
 use crate::handshake::{Purpose, ServerInfo};
+use crate::meters;
 use crate::time;
 use crate::transport::WriteHalf;
 
@@ -366,6 +367,9 @@ impl Node {
                 }
                 None => self.take_burst(&mut burst, &mut out, limits, accepts_headers, pool),
             }
+            if meters::ON {
+                burst.commands().for_each(|(topic, messages)| pool.meter.written(topic, messages));
+            }
             burst.encode(&mut out);
             if out.is_empty() {
                 self.wake.notified().await;
@@ -605,6 +609,17 @@ struct Burst {
 }
 
 impl Burst {
+    /// Topic and number of messages of each command.
+    fn commands(&self) -> impl Iterator<Item = (&str, usize)> {
+        let mut rest = &self.publishes[..];
+        self.commands.iter().map(move |count| {
+            let (command, others) = rest.split_at(*count);
+            rest = others;
+            let messages = command.iter().map(|pending| pending.publication.messages()).sum();
+            (command.first().map_or("", |first| first.publication.topic()), messages)
+        })
+    }
+
     /// Appends all commands to `out`, and forgets them.
     fn encode(&mut self, out: &mut Vec<u8>) {
         let mut rest = &self.publishes[..];

@@ -16,10 +16,11 @@ use super::batching::BatchLimits;
 use super::builder::{Guarantee, Strategy};
 use super::choice::{Candidate, Request, choose, stable_hash};
 use super::node::{Node, Status, Taken};
-use super::pending::{Failure, Pending};
+use super::pending::{Failure, Outcome, Pending};
 use crate::config::Config;
 use crate::connect::Connector;
 use crate::error::{Disconnect, PublishError};
+use crate::meters::{self, ProducerMeter};
 use crate::time;
 
 /// How publishes are distributed and repeated.
@@ -39,6 +40,7 @@ pub(super) struct Pool {
     /// One permit per byte that may be pending; see [`Pool::cost`].
     pub(super) room: Semaphore,
     pub(super) stop: CancellationToken,
+    pub(super) meter: ProducerMeter,
     nodes: RwLock<Arc<[Arc<Node>]>>,
     /// Publishes that wait for a lookupd to report the first node.
     homeless: Mutex<VecDeque<Arc<Pending>>>,
@@ -71,6 +73,7 @@ impl Pool {
             connector,
             rules,
             stop,
+            meter: ProducerMeter::default(),
             nodes: RwLock::new(Arc::new([])),
             homeless: Mutex::default(),
             turn: AtomicUsize::new(0),
@@ -197,7 +200,7 @@ impl Pool {
         let mut room = 0;
         for (pending, message) in taken.answered {
             let receipt = |attempts| Receipt { node: Arc::clone(&node.address), attempts, message };
-            room += pending.finish(|attempts| Ok(receipt(attempts))) as usize;
+            room += self.finish(&pending, |attempts| Ok(receipt(attempts))) as usize;
         }
         let mut again = Vec::new();
         if !taken.failed.is_empty() {
@@ -248,7 +251,30 @@ impl Pool {
             },
             other => other,
         };
-        pending.finish(|_| Err(publish_error(failure, &node.address, topic)))
+        self.finish(pending, |_| Err(publish_error(failure, &node.address, topic)))
+    }
+
+    /// Gives a publish its result: see [`Pending::finish`].
+    fn finish(&self, pending: &Pending, outcome: impl FnOnce(u32) -> Outcome) -> u32 {
+        if !meters::ON {
+            return pending.finish(outcome);
+        }
+        let mut is_published = false;
+        let cost = pending.finish(|attempts| {
+            let outcome = outcome(attempts);
+            is_published = outcome.is_ok();
+            outcome
+        });
+        if cost > 0 {
+            let publication = &pending.publication;
+            let took = self
+                .config
+                .publish_timeout
+                .saturating_sub(pending.deadline.saturating_duration_since(time::now()));
+            let (topic, bytes) = (publication.topic(), publication.body_bytes());
+            self.meter.finished(topic, publication.messages(), bytes, took, is_published);
+        }
+        cost
     }
 
     fn may_retry(&self, failure: &Failure, attempts: u32) -> bool {
@@ -376,7 +402,7 @@ impl Pool {
         });
         for pending in expired {
             self.give_back(
-                pending.finish(|_| Err(PublishError::NoNodes { after: self.config.publish_timeout })),
+                self.finish(&pending, |_| Err(PublishError::NoNodes { after: self.config.publish_timeout })),
             );
         }
         earliest

@@ -159,6 +159,13 @@ impl Publication {
         Ok(batches.into_iter().map(publication).collect())
     }
 
+    pub(super) fn messages(&self) -> usize {
+        match &self.content {
+            Content::Single(_) | Content::Deferred(..) => 1,
+            Content::Batch(bodies, _) => bodies.len(),
+        }
+    }
+
     pub(super) fn body_bytes(&self) -> usize {
         match &self.content {
             Content::Single(body) | Content::Deferred(_, body) => body.len(),

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::publication::{Publication, TopicText};
-use super::{NewMessage, Producer, PublishFuture, Receipt};
+use super::publication::TopicText;
+use super::{NewMessage, Producer, PublishFuture, Receipt, TypedTopic};
+use crate::codec::EncodeBody;
 use crate::error::{BatchError, PublishError};
 
 /// Publishes to one topic: from [`Producer::topic`]. Cheap to clone.
@@ -25,9 +26,22 @@ impl Topic {
         self.name.as_str()
     }
 
+    /// Returns a handle for publishing values of one type, such as [`Json<Order>`](crate::Json).
+    ///
+    /// ```no_run
+    /// # async fn example(producer: nsq::Producer) -> Result<(), nsq::PublishError> {
+    /// let orders = producer.topic("orders")?.of::<nsq::Json<(&str, u32)>>();
+    /// orders.publish(&nsq::Json(("apple", 3))).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn of<B: EncodeBody>(&self) -> TypedTopic<B> {
+        TypedTopic::new(self.clone())
+    }
+
     /// As [`Producer::publish`].
     pub async fn publish(&self, message: impl Into<NewMessage>) -> Result<Receipt, PublishError> {
-        self.producer.publish_now(Publication::new(self.name, message.into())?).await
+        self.producer.publish_now(self.producer.publication(self.name, message.into())?).await
     }
 
     /// As [`Producer::publish_deferred`].
@@ -62,6 +76,8 @@ impl Topic {
 
     /// As [`Producer::enqueue`].
     pub async fn enqueue(&self, message: impl Into<NewMessage>) -> Result<PublishFuture, PublishError> {
-        self.producer.wait_and_queue(Publication::new(self.name, message.into())?.batchable(true)).await
+        self.producer
+            .wait_and_queue(self.producer.publication(self.name, message.into())?.batchable(true))
+            .await
     }
 }

@@ -134,7 +134,7 @@ impl FakeDelivery {
             reject: self.can_reject,
             ..ServerInfo::assumed()
         };
-        let feedback = Arc::new(Feedback::new(&Config::new()));
+        let feedback = Arc::new(Feedback::new(&Config::new(), &self.topic, &self.channel));
         let node = Arc::from("fake:4150");
         let link = Arc::new(Link::new(ConnectionId(0), node, &server, (topic, channel), feedback));
         let message = nsq_protocol::Message {
@@ -173,6 +173,7 @@ impl FakeMessage {
 
 /// What was sent to answer a [`FakeMessage`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FakeAnswer {
     /// The message was finished.
     Finish,

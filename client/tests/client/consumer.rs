@@ -853,3 +853,88 @@ async fn handlers_receive_at_most_so_many_messages_per_second() {
     until("all", || nsqd.count("FIN"), |count| *count == 31).await;
     assert!(started_at.elapsed() >= Duration::from_millis(350), "{:?}", started_at.elapsed());
 }
+
+#[tokio::test]
+async fn handler_passes_its_answer_to_another_task() {
+    let nsqd = StubNsqd::start().await;
+    nsqd.offer(["later", "dropped", "answered twice"]);
+    let (jobs_tx, mut jobs) = tokio::sync::mpsc::unbounded_channel();
+    let consumer = Consumer::builder("t", "c")
+        .nsqd(&nsqd.address)
+        .max_in_flight(10)
+        .handler_with(jobs_tx, |jobs_tx, job| async move {
+            let taken = job.take_answer().expect("it is the first time");
+            assert!(job.take_answer().is_none(), "there is one answer");
+            jobs_tx.send((taken, job)).map_err(|_| "no receiver")
+        })
+        .start()
+        .unwrap();
+    let (later, delivery) = soon("a job", jobs.recv()).await.unwrap();
+    let (dropped, _) = soon("a job", jobs.recv()).await.unwrap();
+    let (third, _) = soon("a job", jobs.recv()).await.unwrap();
+    assert_eq!(nsqd.in_flight(), 3, "the handler has ended, and its result is no answer");
+    assert!(delivery.take_answer().is_none(), "the handler has ended");
+    later.finish().unwrap();
+    drop(dropped);
+    third.requeue_without_backoff(Requeue::After(Duration::from_secs(60))).unwrap();
+    until("answers", || (nsqd.count("FIN"), nsqd.count("REQ")), |counts| *counts == (1, 2)).await;
+    let stats = consumer.stats();
+    assert_eq!((stats.finished, stats.requeued, stats.failed), (1, 2, 0));
+    // The stub delivers what was requeued again.
+    let report = consumer.shutdown(Duration::from_millis(10)).await;
+    assert!(report.took < PATIENCE);
+}
+
+#[tokio::test]
+async fn messages_of_one_key_are_handled_in_order_while_others_pass() {
+    let nsqd = StubNsqd::start().await;
+    let bodies = (0..300).map(|n| format!("{} {n}", n % 7));
+    nsqd.offer(bodies);
+    let key = |message: &Delivery| message.body().first().copied();
+    let running = Arc::new(Mutex::new(BTreeSet::new()));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let most = Arc::new(AtomicUsize::new(0));
+    let state = (running, Arc::clone(&seen), Arc::clone(&most));
+    let consumer = Consumer::builder("t", "c")
+        .nsqd(&nsqd.address)
+        .concurrency(4)
+        .max_in_flight(100)
+        .order_by(key)
+        .handler_with(state, move |(running, seen, most), message| async move {
+            let key = key(&message).unwrap();
+            most.fetch_max(running.lock().len() + 1, Ordering::Relaxed);
+            assert!(running.lock().insert(key), "another message of {key} is being handled");
+            tokio::task::yield_now().await;
+            seen.lock().push(String::from_utf8(message.body().to_vec()).unwrap());
+            running.lock().remove(&key);
+        })
+        .start()
+        .unwrap();
+    until("FINs", || nsqd.count("FIN"), |count| *count == 300).await;
+    assert!(most.load(Ordering::Relaxed) > 1, "other keys are handled at the same time");
+    for key in 0..7 {
+        let prefix = format!("{key} ");
+        let numbers: Vec<u32> =
+            seen.lock().iter().filter_map(|body| body.strip_prefix(&prefix)?.parse().ok()).collect();
+        assert!(numbers.len() > 40 && numbers.is_sorted(), "{numbers:?}");
+    }
+    let stats = consumer.stats();
+    assert_eq!((stats.failed, stats.queued), (0, 0));
+    consumer.shutdown(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn shutdown_requeues_messages_that_wait_for_their_key() {
+    let nsqd = StubNsqd::start().await;
+    nsqd.offer(["a", "a", "a"]);
+    let consumer = Consumer::builder("t", "c")
+        .nsqd(&nsqd.address)
+        .concurrency(3)
+        .order_by(|message| Some(message.body().clone()))
+        .handler_fn(|message| async move { message.stopping().await })
+        .start()
+        .unwrap();
+    until("messages", || consumer.stats(), |stats| stats.in_flight == 3 && stats.queued == 2).await;
+    let report = consumer.shutdown(PATIENCE).await;
+    assert_eq!((report.finished, report.requeued, report.abandoned), (1, 2, 0));
+}

@@ -11,5 +11,6 @@ mod consumer;
 mod discovery;
 mod drain;
 mod group;
+mod observe;
 mod producer;
 mod trouble;

@@ -7,28 +7,36 @@
 //! - [`deflate`]: raw deflate, one stream without end
 //! - [`snappy`]: snappy's framing format, chunks with checksums
 
+#[cfg(feature = "deflate")]
 pub mod deflate;
+#[cfg(feature = "snappy")]
 pub mod snappy;
 
+#[cfg(feature = "deflate")]
 pub use self::deflate::{DeflateCompressor, DeflateDecompressor};
+#[cfg(feature = "snappy")]
 pub use self::snappy::{SnappyCompressor, SnappyDecompressor};
 
 /// Writes one direction of a compressed connection.
 #[derive(Debug)]
 pub enum Compressor {
     /// See [`deflate`].
+    #[cfg(feature = "deflate")]
     Deflate(DeflateCompressor),
     /// See [`snappy`].
+    #[cfg(feature = "snappy")]
     Snappy(SnappyCompressor),
 }
 
 impl Compressor {
     /// Raw deflate at a level from 1 (fast) to 9 (small).
+    #[cfg(feature = "deflate")]
     pub fn deflate(level: u8) -> Self {
         Self::Deflate(DeflateCompressor::new(level))
     }
 
     /// Snappy.
+    #[cfg(feature = "snappy")]
     pub fn snappy() -> Self {
         Self::Snappy(SnappyCompressor::default())
     }
@@ -36,7 +44,9 @@ impl Compressor {
     /// Appends `input` to `out`, compressed and flushed, so the reader can decode all of it from `out`.
     pub fn compress(&mut self, input: &[u8], out: &mut Vec<u8>) {
         match self {
+            #[cfg(feature = "deflate")]
             Self::Deflate(compressor) => compressor.compress(input, out),
+            #[cfg(feature = "snappy")]
             Self::Snappy(compressor) => compressor.compress(input, out),
         }
     }
@@ -45,7 +55,9 @@ impl Compressor {
     /// not refer to earlier output.
     pub fn idle(&mut self) {
         match self {
+            #[cfg(feature = "deflate")]
             Self::Deflate(compressor) => compressor.idle(),
+            #[cfg(feature = "snappy")]
             Self::Snappy(compressor) => compressor.idle(),
         }
     }
@@ -55,18 +67,22 @@ impl Compressor {
 #[derive(Debug)]
 pub enum Decompressor {
     /// See [`deflate`].
+    #[cfg(feature = "deflate")]
     Deflate(DeflateDecompressor),
     /// See [`snappy`].
+    #[cfg(feature = "snappy")]
     Snappy(SnappyDecompressor),
 }
 
 impl Decompressor {
     /// Raw deflate of any level.
+    #[cfg(feature = "deflate")]
     pub fn deflate() -> Self {
         Self::Deflate(DeflateDecompressor::default())
     }
 
     /// Snappy.
+    #[cfg(feature = "snappy")]
     pub fn snappy() -> Self {
         Self::Snappy(SnappyDecompressor::default())
     }
@@ -75,7 +91,9 @@ impl Decompressor {
     /// that did not fit comes first in the next call, with or without more input.
     pub fn decompress(&mut self, input: &[u8], out: &mut [u8]) -> Result<Progress, CompressionError> {
         match self {
+            #[cfg(feature = "deflate")]
             Self::Deflate(decompressor) => decompressor.decompress(input, out),
+            #[cfg(feature = "snappy")]
             Self::Snappy(decompressor) => decompressor.decompress(input, out),
         }
     }
@@ -84,7 +102,9 @@ impl Decompressor {
     pub fn idle(&mut self) {
         match self {
             // Later bytes refer to its window.
+            #[cfg(feature = "deflate")]
             Self::Deflate(_) => {}
+            #[cfg(feature = "snappy")]
             Self::Snappy(decompressor) => decompressor.idle(),
         }
     }
@@ -125,6 +145,6 @@ pub enum CompressionError {
     Checksum,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "deflate", feature = "snappy"))]
 #[path = "../compression_tests.rs"]
 mod tests;

@@ -374,7 +374,7 @@ impl Sent {
                 "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
                 "nodes": nodes,
             });
-            if let Some(PublishedMessage { id, is_duplicate }) = message {
+            if let Some(PublishedMessage { id, is_duplicate, .. }) = message {
                 summary["id"] = json!(id.to_string());
                 summary["duplicate"] = json!(is_duplicate);
             }
