@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use nsq_tls::{Authorities, FileError, key, possession, version_1};
+use nsq_tls::{Authorities, Certificate, FileError, key, possession};
 use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -202,7 +202,7 @@ impl ServerCertVerifier for OrAuthority {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if key::parse(certificate).is_ok_and(|certificate| version_1::is_version_1(&certificate)) {
+        if Certificate::parse(certificate).is_ok_and(|certificate| certificate.is_version_1()) {
             return Err(nsq_tls::refused(NoNames));
         }
         match self.signed.verify_server_cert(certificate, intermediates, name, ocsp_response, now) {
@@ -268,7 +268,7 @@ impl ServerCertVerifier for AnyServer {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        key::check(&key::parse(certificate)?).map_err(nsq_tls::refused)?;
+        key::check(&Certificate::parse(certificate)?).map_err(nsq_tls::refused)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use crate::Certificate;
 use crate::key::{self, UnsupportedKey};
 
 /// Why a file cannot be used.
@@ -77,7 +78,7 @@ pub fn own_certificate(
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, FileError> {
     let chain = certificates(certificate)?;
-    let shown = key::parse(&chain[0]).ok();
+    let shown = Certificate::parse(&chain[0]).ok();
     if let Some(reason) = shown.as_ref().and_then(|shown| key::check(shown).err()) {
         return Err(FileError::UnsupportedKey { path: certificate.to_owned(), reason });
     }
@@ -86,11 +87,10 @@ pub fn own_certificate(
         .load_private_key(private_key(key)?)
         .map_err(|reason| FileError::UnusableKey { path: key.to_owned(), reason })?;
     if let (Some(shown), Some(public)) = (&shown, signing_key.public_key())
-        && shown.public_key().raw != public.as_ref()
+        && shown.encoded_public_key().is_ok_and(|shown| shown != public.as_ref())
     {
         return Err(FileError::WrongKey { key: key.to_owned(), certificate: certificate.to_owned() });
     }
-    drop(shown);
     Ok(CertifiedKey::new(chain, signing_key))
 }
 
@@ -141,11 +141,12 @@ impl Authorities {
         let mut authorities =
             Authorities { roots: RootCertStore::empty(), certificates, unusable: Vec::new() };
         for certificate in &authorities.certificates {
-            let parsed = key::parse(certificate);
-            let subject =
-                parsed.as_ref().map(|parsed| parsed.subject().as_raw().to_vec()).unwrap_or_default();
+            let parsed = Certificate::parse(certificate);
+            let subject = parsed.as_ref().map(|parsed| parsed.subject().to_vec()).unwrap_or_default();
             let checked = match &parsed {
-                Ok(parsed) => key::check(parsed).map_err(|reason| format!("{}: {reason}", parsed.subject())),
+                Ok(parsed) => {
+                    key::check(parsed).map_err(|reason| format!("{}: {reason}", parsed.subject_text()))
+                }
                 Err(_) => Ok(()),
             };
             let added = checked
@@ -180,11 +181,11 @@ impl Authorities {
 
     /// The reason why rustls rejected a certificate: more specific than `error` if possible.
     pub fn explain(&self, certificate: &[u8], error: rustls::Error) -> rustls::Error {
-        let Ok(certificate) = key::parse(certificate) else { return error };
+        let Ok(certificate) = Certificate::parse(certificate) else { return error };
         if let Err(reason) = key::check(&certificate) {
             return crate::refused(reason);
         }
-        let issuer = certificate.issuer().as_raw();
+        let issuer = certificate.issuer();
         match self.unusable.iter().find(|authority| authority.subject == issuer) {
             Some(authority) => crate::refused(UnusableAuthority(authority.reason.clone())),
             None => error,

@@ -7,18 +7,19 @@
 //!
 //! - [`files`]: certificates, keys and authorities from PEM files
 //! - [`key`]: which public keys can be used
-//! - `der`: parts of certificates in encoded form
+//! - [`Certificate`]: what a certificate says
 //! - [`possession`]: whether a peer has the key of its certificate
 //! - [`version_1`]: certificates of version 1 that an authority has signed
 
 #![warn(missing_docs)]
 
-mod der;
+mod certificate;
 pub mod files;
 pub mod key;
 pub mod possession;
 pub mod version_1;
 
+pub use certificate::Certificate;
 pub use files::{Authorities, FileError, own_certificate};
 pub use key::UnsupportedKey;
 

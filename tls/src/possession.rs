@@ -3,10 +3,10 @@
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::SignatureVerificationAlgorithm;
+use rustls::pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use rustls::{CertificateError, DigitallySignedStruct, Error, PeerMisbehaved};
 
-use crate::{der, key};
+use crate::Certificate;
 
 /// Verifies the signature of a TLS 1.3 handshake.
 pub fn verify_tls13(
@@ -15,7 +15,8 @@ pub fn verify_tls13(
     signature: &DigitallySignedStruct,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<HandshakeSignatureValid, Error> {
-    verify_tls13_signature_with_raw_key(message, &key::public_key(certificate)?, signature, algorithms)
+    let key = SubjectPublicKeyInfoDer::from(Certificate::parse(certificate)?.encoded_public_key()?);
+    verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
 }
 
 /// Verifies the signature of a TLS 1.2 handshake.
@@ -25,9 +26,7 @@ pub fn verify_tls12(
     signature: &DigitallySignedStruct,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<HandshakeSignatureValid, Error> {
-    let certificate = key::parse(certificate)?;
-    let key = certificate.public_key();
-    let algorithm = der::key_algorithm(key.raw).ok_or(CertificateError::BadEncoding)?;
+    let (algorithm, key) = Certificate::parse(certificate)?.key_parts()?;
     let (_, candidates) = algorithms
         .mapping
         .iter()
@@ -35,9 +34,7 @@ pub fn verify_tls12(
         .ok_or(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme)?;
     let verifies = |candidate: &&dyn SignatureVerificationAlgorithm| {
         candidate.public_key_alg_id().as_ref() == algorithm
-            && candidate
-                .verify_signature(&key.subject_public_key.data, message, signature.signature())
-                .is_ok()
+            && candidate.verify_signature(key, message, signature.signature()).is_ok()
     };
     if candidates.iter().any(verifies) {
         Ok(HandshakeSignatureValid::assertion())

@@ -2,12 +2,14 @@
 //! to check: an authority signed the certificate directly, and the certificate is valid now. Intermediate certificates
 //! are ignored: version 1 has no field that authorizes them to sign.
 
+use der::oid::db::rfc5280::{ANY_EXTENDED_KEY_USAGE, ID_KP_CLIENT_AUTH};
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, Error};
-use x509_parser::prelude::{X509Certificate, X509Version};
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, NameConstraints};
+use x509_cert::time::Time;
 
-use crate::{der, key};
+use crate::Certificate;
 
 /// Verifies a client's certificate of version 1; `None` if it has another version or cannot be parsed.
 pub fn verify_client(
@@ -16,34 +18,28 @@ pub fn verify_client(
     now: UnixTime,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Option<Result<(), Error>> {
-    let parsed = key::parse(certificate).ok()?;
-    is_version_1(&parsed).then(|| verify(certificate, &parsed, authorities, now, algorithms))
-}
-
-/// Whether a certificate has version 1.
-pub fn is_version_1(certificate: &X509Certificate<'_>) -> bool {
-    certificate.version() == X509Version::V1
+    let certificate = Certificate::parse(certificate).ok()?;
+    certificate.is_version_1().then(|| verify(&certificate, authorities, now, algorithms))
 }
 
 fn verify(
-    certificate_der: &[u8],
-    certificate: &X509Certificate<'_>,
+    certificate: &Certificate<'_>,
     authorities: &[CertificateDer<'_>],
     now: UnixTime,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<(), Error> {
-    if !certificate.extensions().is_empty() {
+    if certificate.has_extensions() {
         return Err(CertificateError::BadEncoding.into());
     }
     check_validity(certificate, now)?;
     let mut found = Err(CertificateError::UnknownIssuer.into());
     for authority in authorities {
-        let Ok(authority) = key::parse(authority) else { continue };
-        if authority.subject().as_raw() != certificate.issuer().as_raw() || !may_sign_clients(&authority) {
+        let Ok(authority) = Certificate::parse(authority) else { continue };
+        if authority.subject() != certificate.issuer() || !may_sign_clients(&authority) {
             continue;
         }
         found = check_validity(&authority, now)
-            .and_then(|()| check_signature(certificate_der, certificate, &authority, algorithms));
+            .and_then(|()| check_signature(certificate, &authority, algorithms));
         if found.is_ok() {
             break;
         }
@@ -51,13 +47,13 @@ fn verify(
     found
 }
 
-fn check_validity(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Error> {
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let validity = certificate.validity();
-    if now < validity.not_before.timestamp() {
+fn check_validity(certificate: &Certificate<'_>, now: UnixTime) -> Result<(), Error> {
+    let seconds = |time: Time| time.to_unix_duration().as_secs();
+    let validity = certificate.validity()?;
+    if now.as_secs() < seconds(validity.not_before) {
         return Err(CertificateError::NotValidYet.into());
     }
-    if now > validity.not_after.timestamp() {
+    if now.as_secs() > seconds(validity.not_after) {
         return Err(CertificateError::Expired.into());
     }
     Ok(())
@@ -65,50 +61,41 @@ fn check_validity(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<()
 
 /// Whether an authority's certificate permits it to sign client certificates of version 1. Name constraints are not
 /// evaluated here, so an authority with name constraints may not sign them.
-pub fn may_sign_clients(authority: &X509Certificate<'_>) -> bool {
-    if is_version_1(authority) {
+pub fn may_sign_clients(authority: &Certificate<'_>) -> bool {
+    if authority.is_version_1() {
         return true;
     }
-    let is_authority = matches!(authority.basic_constraints(), Ok(Some(basic)) if basic.value.ca);
-    let signs = match authority.key_usage() {
-        Ok(usage) => usage.is_none_or(|usage| usage.value.key_cert_sign()),
+    let is_authority = matches!(authority.extension::<BasicConstraints>(), Ok(Some(basic)) if basic.ca);
+    let signs = match authority.extension::<KeyUsage>() {
+        Ok(usage) => usage.is_none_or(|usage| usage.key_cert_sign()),
         Err(_) => false,
     };
-    let is_unconstrained = matches!(authority.name_constraints(), Ok(None));
+    let is_unconstrained = matches!(authority.extension::<NameConstraints>(), Ok(None));
     is_authority && signs && is_unconstrained && is_for_clients(authority)
 }
 
 /// Whether a certificate does not restrict its use, or permits use by clients.
-pub fn is_for_clients(certificate: &X509Certificate<'_>) -> bool {
-    match certificate.extended_key_usage() {
+pub fn is_for_clients(certificate: &Certificate<'_>) -> bool {
+    match certificate.extension::<ExtendedKeyUsage>() {
         Ok(None) => true,
-        Ok(Some(usage)) => usage.value.any || usage.value.client_auth,
+        Ok(Some(usage)) => {
+            usage.0.iter().any(|usage| [ANY_EXTENDED_KEY_USAGE, ID_KP_CLIENT_AUTH].contains(usage))
+        }
         Err(_) => false,
     }
 }
 
 fn check_signature(
-    certificate_der: &[u8],
-    certificate: &X509Certificate<'_>,
-    authority: &X509Certificate<'_>,
+    certificate: &Certificate<'_>,
+    authority: &Certificate<'_>,
     algorithms: &WebPkiSupportedAlgorithms,
 ) -> Result<(), Error> {
-    if certificate.signature_value.unused_bits != 0 {
-        return Err(CertificateError::BadEncoding.into());
-    }
-    let signed_with = der::signature_algorithm(certificate_der).ok_or(CertificateError::BadEncoding)?;
-    let key = authority.public_key();
-    let key_kind = der::key_algorithm(key.raw).ok_or(CertificateError::BadEncoding)?;
+    let signature = certificate.signature()?;
+    let (key_kind, key) = authority.key_parts()?;
     let verifies = algorithms.all.iter().any(|algorithm| {
-        algorithm.signature_alg_id().as_ref() == signed_with
+        algorithm.signature_alg_id().as_ref() == signature.algorithm
             && algorithm.public_key_alg_id().as_ref() == key_kind
-            && algorithm
-                .verify_signature(
-                    &key.subject_public_key.data,
-                    certificate.tbs_certificate.as_ref(),
-                    &certificate.signature_value.data,
-                )
-                .is_ok()
+            && algorithm.verify_signature(key, &signature.signed, signature.bytes).is_ok()
     });
     if verifies { Ok(()) } else { Err(CertificateError::BadSignature.into()) }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsq_tls::files::certificates;
-use nsq_tls::{Authorities, FileError, key, own_certificate, version_1};
+use nsq_tls::{Authorities, Certificate, FileError, own_certificate, version_1};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{CertificateError, Error};
@@ -130,12 +130,12 @@ fn non_authority_certificate_may_not_sign() {
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::ExplicitNoCa;
     let no_authority = params.self_signed(&key_pair).unwrap();
-    let parsed = key::parse(no_authority.der()).unwrap();
+    let parsed = Certificate::parse(no_authority.der()).unwrap();
     assert!(!version_1::may_sign_clients(&parsed));
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let may_sign = |params: &rcgen::CertificateParams| {
         let certificate = params.self_signed(&key_pair).unwrap();
-        version_1::may_sign_clients(&key::parse(certificate.der()).unwrap())
+        version_1::may_sign_clients(&Certificate::parse(certificate.der()).unwrap())
     };
     assert!(may_sign(&params));
     params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use nsq_tls::{Authorities, key, possession, version_1};
+use nsq_tls::{Authorities, Certificate, key, possession, version_1};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -104,7 +104,7 @@ impl ClientCertVerifier for VerifiedCertificate {
             // A certificate that is an authority's has no error of its own. Validity times are checked before this.
             Err(Error::InvalidCertificate(CertificateError::Other(_)))
                 if self.authorities.contains(certificate)
-                    && key::parse(certificate).is_ok_and(|own| version_1::is_for_clients(&own)) =>
+                    && Certificate::parse(certificate).is_ok_and(|own| version_1::is_for_clients(&own)) =>
             {
                 Ok(ClientCertVerified::assertion())
             }
@@ -159,7 +159,7 @@ impl ClientCertVerifier for AnyCertificate {
         _: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        key::check(&key::parse(certificate)?).map_err(nsq_tls::refused)?;
+        key::check(&Certificate::parse(certificate)?).map_err(nsq_tls::refused)?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use nsq_tls::Certificate;
 use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Time limit of a handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -126,7 +126,7 @@ pub struct TlsSession {
     pub cipher_suite: String,
     /// Result of ALPN; empty if it was not used.
     pub negotiated_protocol: String,
-    /// Common name of the client's certificate; empty without one.
+    /// Common name of the client's certificate, the last one if there are several; empty without one.
     pub common_name: String,
 }
 
@@ -148,14 +148,9 @@ impl TlsSession {
                 .alpn_protocol()
                 .map(|protocol| String::from_utf8_lossy(protocol).into_owned())
                 .unwrap_or_default(),
-            common_name: certificate.and_then(|certificate| common_name(certificate)).unwrap_or_default(),
+            common_name: certificate
+                .and_then(|certificate| Certificate::parse(certificate).ok()?.common_name())
+                .unwrap_or_default(),
         }
     }
-}
-
-/// Common name of the subject; the last one if there are several.
-fn common_name(certificate: &[u8]) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
-    let names = certificate.subject().iter_common_name();
-    names.filter_map(|name| name.as_str().ok()).last().map(str::to_owned)
 }
