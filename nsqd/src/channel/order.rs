@@ -22,10 +22,10 @@
 //! messages in flight are active.
 
 use std::collections::BTreeSet;
-use std::collections::hash_map::RandomState;
+use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::number_map::NumberMap;
 use crate::policy::ordering::{Ordering, Rule};
@@ -68,6 +68,11 @@ struct OfKey {
 impl OfKey {
     fn is_busy(&self) -> bool {
         !self.active.is_empty() || !self.held.is_empty()
+    }
+
+    /// Whether the key has this message alone, and it is active.
+    fn is_only(&self, sequence: u64) -> bool {
+        self.active[..] == [sequence] && self.held.is_empty() && self.idle_count == 0
     }
 }
 
@@ -207,16 +212,29 @@ impl Order {
             self.count_turn();
             return Admission::HandOut;
         };
-        let (active, held) =
-            self.keys.get(&hash).map_or((0, 0), |of_key| (of_key.active.len(), of_key.held.len()));
+        let may_wait = self.ordering.skips_requeued || self.is_fair();
+        let (active, held) = match self.keys.entry(hash) {
+            Entry::Occupied(of_key) => (of_key.get().active.len(), of_key.get().held.len()),
+            // The usual case, made short: it is the only one of its key.
+            Entry::Vacant(of_key) => {
+                let shown =
+                    if may_wait { shown(self.ordering.rule, key.unwrap_or_default()) } else { "".into() };
+                of_key.insert(OfKey { shown, active: smallvec![sequence], ..OfKey::default() });
+                self.known.insert(sequence, Known { key: hash, state: State::Active });
+                self.active_count += 1;
+                self.busy_count += 1;
+                self.unlearned.remove(&sequence);
+                self.count_turn();
+                return Admission::HandOut;
+            }
+        };
         // Older ones of its key come first.
         let is_free = held == 0 && active < if self.is_fair() { self.share() } else { 1 };
         if !is_free && !self.may_hold() {
             return Admission::Stop;
         }
         self.unlearned.remove(&sequence);
-        let may_wait = !is_free || self.ordering.skips_requeued || self.is_fair();
-        self.enter(hash, key.filter(|_| may_wait).unwrap_or_default());
+        self.enter(hash, key.filter(|_| may_wait || !is_free).unwrap_or_default());
         if is_free {
             self.set(sequence, hash, Some(State::Active));
             self.count_turn();
@@ -380,13 +398,23 @@ impl Order {
 
     /// A message is finished or gone: the next one of its key may be handed out.
     pub fn forget(&mut self, sequence: u64) {
-        if let Some(Known { key, .. }) = self.known.get(&sequence).copied() {
-            self.set(sequence, key, None);
-            self.release(key);
-        } else {
+        let Some(Known { key, state }) = self.known.remove(&sequence) else {
             self.unlearned.remove(&sequence);
             self.unlearned_active.remove(&sequence);
+            return;
+        };
+        // The usual case, made short: it is the only one of its key.
+        if state == State::Active
+            && let Entry::Occupied(of_key) = self.keys.entry(key)
+            && of_key.get().is_only(sequence)
+        {
+            of_key.remove();
+            self.active_count -= 1;
+            self.busy_count -= 1;
+            return;
         }
+        self.change(sequence, key, Some(state), None);
+        self.release(key);
     }
 
     /// Forgets all messages.
@@ -452,10 +480,9 @@ impl Order {
 
     /// Adds a key, if it is not there, and remembers its text, if one is given.
     fn enter(&mut self, key: Key, text: &str) {
-        let text = if self.is_of_all() { "" } else { text };
         let of_key = self.keys.entry(key).or_default();
         if of_key.shown.is_empty() && !text.is_empty() {
-            of_key.shown = beginning(text).into();
+            of_key.shown = shown(self.ordering.rule, text);
         }
     }
 
@@ -465,7 +492,11 @@ impl Order {
             Some(state) => self.known.insert(sequence, Known { key, state }),
             None => self.known.remove(&sequence),
         };
-        let from = from.map(|known| known.state);
+        self.change(sequence, key, from.map(|known| known.state), to);
+    }
+
+    /// The state of a message has changed in `known`: changes everything else accordingly.
+    fn change(&mut self, sequence: u64, key: Key, from: Option<State>, to: Option<State>) {
         let Some(of_key) = self.keys.get_mut(&key).filter(|_| from != to) else { return };
         let (was_busy, load) = (of_key.is_busy(), (of_key.active.len(), of_key.held.first().copied()));
         match from {
@@ -525,6 +556,11 @@ impl Order {
         }
         self.set(oldest, key, Some(State::Ready));
     }
+}
+
+/// The text of a key in reports.
+fn shown(rule: Rule, key: &str) -> Box<str> {
+    if rule == Rule::All { "".into() } else { beginning(key).into() }
 }
 
 /// The first [`SHOWN_KEY_BYTES`] of a key, or fewer: whole characters.
