@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::in_flight::InFlightList;
-use super::outstanding::Outstanding;
+use super::outstanding::{Outstanding, Slot};
 use crate::clock::Nanos;
 use crate::locality::Locality;
 
@@ -44,6 +44,9 @@ pub struct Consumer {
     number: u64,
 }
 
+/// A parked consumer's room counts at most so much: sums of it cannot overflow.
+const MAX_ROOM: u64 = u32::MAX as u64;
+
 impl Consumer {
     /// How many more messages the consumer may get.
     pub fn room(&self) -> u64 {
@@ -56,8 +59,6 @@ impl Consumer {
     }
 
     fn idle_room(&self) -> u64 {
-        // Sums of this value cannot overflow.
-        const MAX_ROOM: u64 = u32::MAX as u64;
         if self.parked { self.room().min(MAX_ROOM) } else { 0 }
     }
 }
@@ -192,6 +193,38 @@ impl Consumers {
         group.idle_room = group.idle_room + consumer.idle_room() - was.1;
         group.message_count += consumer.message_count - was.2;
         Some(result)
+    }
+
+    /// A message is in flight to this consumer. The caller adds it to the consumer's counts afterwards, with others.
+    #[inline]
+    pub fn enter_flight(&mut self, key: ConsumerKey, outstanding: &mut Outstanding, slot: Slot) {
+        if let Some(Some(consumer)) = self.slots.get_mut(key as usize) {
+            consumer.in_flight.insert(outstanding, slot);
+        }
+    }
+
+    /// A message leaves the consumer's flight. As [`Consumers::update`], but cheaper: it runs for each FIN.
+    #[inline]
+    pub fn leave_flight(
+        &mut self,
+        key: ConsumerKey,
+        outstanding: &mut Outstanding,
+        slot: Slot,
+        count: impl FnOnce(&mut Consumer),
+    ) {
+        let Some(Some(consumer)) = self.slots.get_mut(key as usize) else { return };
+        let before = consumer.room();
+        consumer.in_flight.unlink(outstanding, slot);
+        consumer.in_flight_count -= 1;
+        count(consumer);
+        let room = consumer.room();
+        if room > before {
+            let group = &mut self.groups[consumer.locality as usize];
+            group.eligible_count += usize::from(before == 0);
+            if consumer.parked {
+                group.idle_room += room.min(MAX_ROOM) - before.min(MAX_ROOM);
+            }
+        }
     }
 
     /// Parks a consumer that found nothing to take, until it is woken. Only eligible consumers are parked: others try

@@ -213,9 +213,9 @@ impl ChannelState {
     }
 
     fn drop_message(&mut self, slot: Slot, reason: Reason) {
-        let entry = self.remove(slot);
-        self.departures.removed.push(SequenceRange::one(entry.sequence));
-        self.count_dropped(SequenceRange::one(entry.sequence), reason);
+        let range = SequenceRange::one(self.remove(slot));
+        self.departures.removed.push(range);
+        self.count_dropped(range, reason);
     }
 
     fn count_dropped(&mut self, range: SequenceRange, reason: Reason) {

@@ -66,6 +66,7 @@ impl InFlightList {
     }
 
     /// Removes an entry. Call before its deadline is changed.
+    #[inline]
     pub fn unlink(&mut self, outstanding: &mut Outstanding, slot: Slot) {
         let (previous, next, deadline) = {
             let entry = outstanding.entry(slot);

@@ -222,23 +222,29 @@ impl Outstanding {
         slot
     }
 
-    /// Removes the entry of a slot that is in use and linked in no list.
-    pub fn remove(&mut self, slot: Slot) -> Entry {
-        let sequence = self.entries[slot as usize].sequence;
-        match sequence.checked_sub(self.window_start) {
-            Some(offset) if self.window.get(offset as usize) == Some(&slot) => {
-                self.window[offset as usize] = NONE;
+    /// Removes the entry of a slot that is in use and linked in no list. Returns its sequence number.
+    #[inline]
+    pub fn remove(&mut self, slot: Slot) -> u64 {
+        let entry = &mut self.entries[slot as usize];
+        let sequence = entry.sequence;
+        entry.place = Place::Free;
+        entry.next = std::mem::replace(&mut self.first_free, slot);
+        self.count -= 1;
+        // Before the window: far behind its end.
+        let place = sequence.wrapping_sub(self.window_start);
+        match self.window.get_mut(place as usize) {
+            Some(here) if *here == slot => {
+                *here = NONE;
                 self.window_count -= 1;
-                self.trim_window();
+                if place == 0 {
+                    self.trim_window();
+                }
             }
             _ => {
                 self.sparse.remove(&sequence);
             }
         }
-        let free = Entry { place: Place::Free, next: self.first_free, ..self.entries[slot as usize] };
-        self.first_free = slot;
-        self.count -= 1;
-        std::mem::replace(&mut self.entries[slot as usize], free)
+        sequence
     }
 
     /// Frees memory after a large wave of messages, if nothing is outstanding. No list or queue may contain a slot
@@ -433,7 +439,7 @@ mod tests {
                     (2, false) => { model.insert(sequence, outstanding.insert_ahead(entry(sequence))); }
                     (_, true) => {
                         let slot = model.remove(&sequence).unwrap();
-                        prop_assert_eq!(outstanding.remove(slot).sequence, sequence);
+                        prop_assert_eq!(outstanding.remove(slot), sequence);
                     }
                     _ => {}
                 }

@@ -129,9 +129,8 @@ impl ChannelState {
                         owner: key,
                         ..Entry::new(at, 1, Place::InFlight)
                     };
-                    let outstanding = &mut self.outstanding;
-                    let slot = outstanding.insert(entry);
-                    self.consumers.update(key, |consumer| consumer.in_flight.insert(outstanding, slot));
+                    let slot = self.outstanding.insert(entry);
+                    self.consumers.enter_flight(key, &mut self.outstanding, slot);
                     given.push(slot);
                 }
                 Verdict::Expired => {

@@ -414,15 +414,15 @@ impl ChannelState {
         self.deferred.push(&mut self.outstanding, due, slot);
     }
 
-    /// Removes a message that is in no queue. The next one of its key may be handed out.
+    /// Removes a message that is in no queue, and returns its sequence number. The next one of its key may be handed out.
     #[inline]
-    pub(super) fn remove(&mut self, slot: Slot) -> Entry {
-        let entry = self.outstanding.remove(slot);
-        self.departures.forget(entry.sequence);
+    pub(super) fn remove(&mut self, slot: Slot) -> u64 {
+        let sequence = self.outstanding.remove(slot);
+        self.departures.forget(sequence);
         if let Some(order) = &mut self.order {
-            order.forget(entry.sequence);
+            order.forget(sequence);
         }
-        entry
+        sequence
     }
 
     /// TOUCH: restarts the message timeout, but never beyond the maximum timeout since delivery.
@@ -463,12 +463,7 @@ impl ChannelState {
 
     pub(super) fn leave_flight(&mut self, slot: Slot, count: impl FnOnce(&mut super::consumers::Consumer)) {
         let owner = self.outstanding.entry(slot).owner;
-        let outstanding = &mut self.outstanding;
-        self.consumers.update(owner, |consumer| {
-            consumer.in_flight.unlink(outstanding, slot);
-            consumer.in_flight_count -= 1;
-            count(consumer);
-        });
+        self.consumers.leave_flight(owner, &mut self.outstanding, slot, count);
         self.in_flight_count -= 1;
     }
 
@@ -596,7 +591,7 @@ impl ChannelState {
         for slot in due_slots {
             if self.is_full() {
                 let dropped = self.remove(slot);
-                self.fates.note(SequenceRange::one(dropped.sequence), Fate::NoRoom);
+                self.fates.note(SequenceRange::one(dropped), Fate::NoRoom);
             } else {
                 self.note_due(slot);
                 self.wait_in_turn(slot);

@@ -283,8 +283,7 @@ impl ChannelState {
                 entry.owner = key;
                 entry.delivered_at = now;
                 entry.deadline = now.saturating_add(timeout);
-                let outstanding = &mut self.outstanding;
-                self.consumers.update(key, |consumer| consumer.in_flight.insert(outstanding, slot));
+                self.consumers.enter_flight(key, &mut self.outstanding, slot);
                 self.note_timestamps(sequence, source);
             }
             Supply::Lost(_) | Supply::Gone(_) => {
